@@ -1,0 +1,13 @@
+// The table of this instruction set.
+#include "kernels/table.h"
+
+#include "kernels/isa/glue.h"
+#include "kernels/isa/linear.h"
+#include "kernels/isa/simd.h"
+
+namespace cutset::CUTSET_ISA {
+
+extern const KernelTable table;
+const KernelTable table = {CUTSET_STRING(CUTSET_ISA), kGlue, kLinear};
+
+}  // namespace cutset::CUTSET_ISA

@@ -1,0 +1,76 @@
+"""Every error that Cutset raises on purpose.
+
+    CutsetError                  anything below; the command line prints it and exits with 2
+    ├── ConfigError              a flag, CUTSET_ variable, cutset.toml or models.yaml that can't be used
+    ├── ModelError               a model directory that can't be used
+    │   ├── ArchitectureError    its config.json asks for a network that Cutset doesn't know
+    │   ├── CheckpointError      its tensors are missing, misshapen, unexpected, cut off or hostile
+    │   └── TokenizerError       its tokenizer can't be read, or can't do what was asked (chat without a template)
+    ├── RequestError             a prompt or sampling parameter out of its range
+    │   └── ContextLengthError   the prompt doesn't fit in the context
+    ├── DeviceError              a device, instruction set or library that isn't there
+    └── EngineError              the engine stopped; what was running is lost
+
+The message says what was wrong and what to do, in one or two lines. A bug in Cutset is any other exception.
+"""
+
+__all__ = [
+    "ArchitectureError",
+    "CheckpointError",
+    "ConfigError",
+    "ContextLengthError",
+    "CutsetError",
+    "DeviceError",
+    "EngineError",
+    "ModelError",
+    "RequestError",
+    "TokenizerError",
+]
+
+
+class CutsetError(Exception):
+    """What the user can act on. Its message is shown as it is, without a traceback."""
+
+
+class ConfigError(CutsetError):
+    """A flag, environment variable or configuration file can't be used."""
+
+
+class ModelError(CutsetError):
+    """A model directory can't be used."""
+
+
+class ArchitectureError(ModelError):
+    """The configuration asks for a network that Cutset doesn't know."""
+
+
+class CheckpointError(ModelError):
+    """The tensors of a checkpoint are missing, misshapen, unexpected, cut off or hostile."""
+
+
+class TokenizerError(ModelError):
+    """The tokenizer can't be read or can't do what was asked."""
+
+
+class RequestError(CutsetError):
+    """A prompt or a sampling parameter is out of its range."""
+
+
+class ContextLengthError(RequestError):
+    """The prompt and what is to be generated don't fit in the context.
+
+    `prompt_tokens` and `limit` are counts of tokens.
+    """
+
+    def __init__(self, message: str, *, prompt_tokens: int, limit: int) -> None:
+        super().__init__(message)
+        self.prompt_tokens = prompt_tokens
+        self.limit = limit
+
+
+class DeviceError(CutsetError):
+    """A device, an instruction set or a library that was asked for isn't there."""
+
+
+class EngineError(CutsetError):
+    """The engine stopped; what was running is lost."""
