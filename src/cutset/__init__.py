@@ -33,7 +33,9 @@ _HOMES = {
     "LLM": "cutset.llm",
     "AsyncLLM": "cutset.llm",
     "SamplingParams": "cutset.engine.params",
-} | dict.fromkeys(["CompletionOutput", "Delta", "RequestOutput", "Timings", "TokenLogprob", "Usage"], "cutset.engine.outputs")
+} | dict.fromkeys(
+    ["CompletionOutput", "Delta", "RequestOutput", "Timings", "TokenLogprob", "Usage"], "cutset.engine.outputs"
+)
 
 
 def __getattr__(name: str) -> Any:

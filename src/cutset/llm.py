@@ -11,27 +11,29 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cutset.config import Settings, load_settings
 from cutset.engine.engine import Engine
-from cutset.engine.loop import EngineLoop, Request
+from cutset.engine.handle import RequestHandle
+from cutset.engine.loop import EngineLoop
 from cutset.engine.outputs import Delta, EngineStats, RequestOutput, collect
 from cutset.engine.params import SamplingParams
 from cutset.errors import ConfigError, RequestError
 from cutset.models.backend import build_executor, cache_blocks
 from cutset.models.chat import ChatTemplate
-from cutset.models.families import load_spec
 from cutset.models.registry import resolve, settings_for
+from cutset.models.source import open_source
 from cutset.models.tokenizer import Tokenizer
 
 __all__ = ["LLM", "AsyncLLM", "Prompt"]
 
 Prompt = str | Sequence[int] | NDArray[np.integer[Any]]
 Message = Mapping[str, Any]
+_Timed = TypeVar("_Timed", Delta, RequestOutput)
 
 
 class _Model:
@@ -45,11 +47,12 @@ class _Model:
         found = resolve(str(model), settings)
         self.settings = settings_for(found, settings)
         self.name, self.directory = found.name, found.directory
-        self.spec = load_spec(found.directory)
+        source = open_source(found.directory)
+        self.spec = source.spec
         self.tokenizer = Tokenizer.load(found.directory)
-        self._template_source = found.overrides.chat_template or self.tokenizer.chat_template
+        self._template_override = found.overrides.chat_template
         self._template: ChatTemplate | None = None
-        executor, self.choice = build_executor(found.directory, self.spec, self.settings)
+        executor, self.choice = build_executor(source, self.settings)
         context = self.settings.max_model_len or self.spec.max_positions
         self._engine = Engine(
             executor,
@@ -67,7 +70,7 @@ class _Model:
     @property
     def max_model_len(self) -> int:
         """Most tokens of one sequence, prompt and continuation together."""
-        return self._engine.limit
+        return min(self._engine.max_model_len, self._engine.cache_tokens)
 
     def stats(self) -> EngineStats:
         """How the engine stands: sequences, blocks, prefix hits, tokens."""
@@ -94,7 +97,10 @@ class _Model:
         Raises TokenizerError where the model has no template.
         """
         if self._template is None:
-            self._template = ChatTemplate.of(self.tokenizer, self._template_source)
+            given = self._template_override
+            self._template = (
+                ChatTemplate(given, **self.tokenizer.special_tokens) if given else ChatTemplate.of(self.tokenizer)
+            )
         return self.tokenizer.encode(self._template.render(messages, **variables), add_special_tokens=False)
 
     def close(self) -> None:
@@ -111,8 +117,8 @@ class LLM(_Model):
 
     `model` is a directory in Hugging Face layout, a name from models.yaml, `story` (the bundled one), or a hub id when
     downloads are allowed. The keywords are the settings that `cutset config` lists (backend, dtype, device, threads,
-    cache_mib, max_model_len, …), each over its CUTSET_ variable, cutset.toml and its default; or give all of them at once
-    as `settings`.
+    cache_mib, max_model_len, …), each over its CUTSET_ variable, cutset.toml and its default; or give all of them at
+    once as `settings`.
 
     Raises ModelError, ConfigError or DeviceError for a model that can't be loaded so.
     """
@@ -136,17 +142,14 @@ class LLM(_Model):
         encoded = [self.encode(prompt) for prompt in wanted]
         for ids, one in zip(encoded, each, strict=True):
             self._engine.check(ids, one)  # before any of them starts
-        requests: list[Request] = []
+        handles: list[RequestHandle] = []
         try:
-            for ids, one in zip(encoded, each, strict=True):
-                requests.append(self._loop.submit(ids, one))
-            return [
-                self._collected(request, prompt, ids)
-                for request, prompt, ids in zip(requests, wanted, encoded, strict=True)
-            ]
+            for prompt, ids, one in zip(wanted, encoded, each, strict=True):
+                handles.append(self._loop.submit(ids, one, prompt_text=prompt if isinstance(prompt, str) else None))
+            return [self._result(handle) for handle in handles]
         finally:
-            for request in requests:  # those that an error or Ctrl-C left running
-                request.cancel()
+            for handle in handles:  # those that an error or Ctrl-C left running
+                handle.cancel()
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Delta]:
         """Continues one prompt, piece by piece. Leaving the loop cancels the rest."""
@@ -154,27 +157,24 @@ class LLM(_Model):
 
     def chat(self, messages: Sequence[Message], params: SamplingParams | None = None) -> RequestOutput:
         """Answers a conversation: a list of {"role": …, "content": …}."""
-        ids = self.encode_chat(messages)
-        with self._loop.submit(ids, params or SamplingParams()) as request:
-            return self._collected(request, None, ids)
+        return self._result(self._loop.submit(self.encode_chat(messages), params))
 
     def stream_chat(self, messages: Sequence[Message], params: SamplingParams | None = None) -> Iterator[Delta]:
         """Answers a conversation, piece by piece."""
         return self._stream(self.encode_chat(messages), params)
 
     def _stream(self, ids: NDArray[np.int32], params: SamplingParams | None) -> Iterator[Delta]:
-        request = self._loop.submit(ids, params or SamplingParams())  # errors come here, not at the first piece
+        handle = self._loop.submit(ids, params)  # errors come here, not at the first piece
 
         def pieces() -> Iterator[Delta]:
-            with request:
-                for delta in request:
+            with handle:
+                for delta in handle:
                     yield _with_load_time(delta, self.load_s)
 
         return pieces()
 
-    def _collected(self, request: Request, prompt: Prompt | None, ids: NDArray[np.int32]) -> RequestOutput:
-        deltas = (_with_load_time(delta, self.load_s) for delta in request)
-        return collect(request.request_id, deltas, prompt=prompt if isinstance(prompt, str) else None, prompt_token_ids=ids)
+    def _result(self, handle: RequestHandle) -> RequestOutput:
+        return _with_load_time(handle.result(), self.load_s)
 
 
 class AsyncLLM(_Model):
@@ -212,13 +212,13 @@ class AsyncLLM(_Model):
         self, ids: NDArray[np.int32], params: SamplingParams | None, prompt: str | None
     ) -> RequestOutput:
         deltas = [delta async for delta in self._stream(ids, params)]
-        return collect(deltas[0].request_id, deltas, prompt=prompt, prompt_token_ids=ids)
+        return collect(deltas[0].request_id, deltas, prompt=prompt, prompt_token_ids=ids.tolist())
 
     async def _stream(self, ids: NDArray[np.int32], params: SamplingParams | None) -> AsyncIterator[Delta]:
         loop = asyncio.get_running_loop()
         pieces: asyncio.Queue[Delta] = asyncio.Queue()
-        request = self._loop.submit(
-            ids, params or SamplingParams(), on_delta=lambda delta: loop.call_soon_threadsafe(pieces.put_nowait, delta)
+        handle = self._loop.submit(
+            ids, params, on_delta=lambda delta: loop.call_soon_threadsafe(pieces.put_nowait, delta)
         )
         try:
             while True:
@@ -229,7 +229,7 @@ class AsyncLLM(_Model):
                 if delta.finished:
                     return
         finally:
-            request.cancel()
+            handle.cancel()
 
 
 def _as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
@@ -238,9 +238,10 @@ def _as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
         return [prompts]
     several = list(prompts)
     if several and not isinstance(several[0], str | Sequence | np.ndarray):
-        return [prompts]  # type: ignore[list-item]  # ids
-    return several  # type: ignore[arg-type]
+        return [cast(Prompt, prompts)]
+    return cast(list[Prompt], several)
 
 
-def _with_load_time(delta: Delta, load_s: float) -> Delta:
-    return delta if delta.timings is None else replace(delta, timings=replace(delta.timings, load_s=load_s))
+def _with_load_time(told: _Timed, load_s: float) -> _Timed:
+    """What the engine told, with the one time that it can't know."""
+    return told if told.timings is None else replace(told, timings=replace(told.timings, load_s=load_s))

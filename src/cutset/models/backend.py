@@ -13,9 +13,9 @@ from pathlib import Path
 
 from cutset.config import Settings
 from cutset.errors import DeviceError, EngineError
-from cutset.models.checkpoint import Checkpoint, check_tensors
 from cutset.models.decoder import FloatLinears, ReferenceDecoder
 from cutset.models.executor import Executor
+from cutset.models.source import Source
 from cutset.models.spec import DecoderSpec
 
 __all__ = ["Choice", "build_executor", "cache_blocks", "choose"]
@@ -55,14 +55,10 @@ def choose(settings: Settings, checkpoint_dtype: str) -> Choice:
     return Choice(backend, dtype, device, settings.thread_count)
 
 
-def build_executor(directory: Path, spec: DecoderSpec, settings: Settings) -> tuple[Executor, Choice]:
-    """The executor of the model in a directory, its weights checked against the specification.
-
-    Sets the thread budget of the libraries that compute, for the whole process.
-    """
-    checkpoint = Checkpoint(directory)
-    tensors = check_tensors(spec, checkpoint)
-    choice = choose(settings, checkpoint.float_dtype())
+def build_executor(source: Source, settings: Settings) -> tuple[Executor, Choice]:
+    """The executor of a model. Sets the thread budget of the libraries that compute, for the whole process."""
+    spec, tensors = source.spec, source.tensors
+    choice = choose(settings, source.float_dtype)
     if choice.backend == "torch":
         import torch
 

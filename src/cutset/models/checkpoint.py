@@ -19,7 +19,7 @@ from cutset.errors import CheckpointError
 from cutset.models.families import read_json
 from cutset.models.spec import DecoderSpec
 
-__all__ = ["Checkpoint", "SafetensorsFile", "Tensor", "check_tensors"]
+__all__ = ["Checkpoint", "SafetensorsFile", "Tensor", "TensorTable", "check_tensors", "whole_numbers"]
 
 MOST_HEADER_BYTES = 100_000_000  # the format's own limit
 
@@ -61,11 +61,32 @@ class Tensor:
         return values
 
 
-class SafetensorsFile(Mapping[str, Tensor]):
+class TensorTable(Mapping[str, Tensor]):
+    """Tensors by name; `directory` says in errors where they are."""
+
+    directory: Path
+    _tensors: dict[str, Tensor]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def float_dtype(self) -> str:
+        """The dtype of the largest tensor, as `float32`, `float16` or `bfloat16`."""
+        largest = max(self._tensors.values(), key=lambda t: math.prod(t.shape))
+        return {"F16": "float16", "BF16": "bfloat16"}.get(largest.dtype, "float32")
+
+
+class SafetensorsFile(TensorTable):
     """The tensors of one file by name. Raises CheckpointError for a file that is cut off or lies about itself."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = self.directory = path
         try:
             self._bytes: NDArray[np.uint8] = np.memmap(path, dtype=np.uint8, mode="r")
         except (OSError, ValueError) as error:  # numpy refuses to map an empty file with a ValueError
@@ -114,24 +135,15 @@ class SafetensorsFile(Mapping[str, Tensor]):
         dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
         if dtype not in DTYPES:
             raise CheckpointError(f"{self.path}: {name} has dtype {dtype!r}; known are {', '.join(DTYPES)}")
-        if not _whole_numbers(shape) or not _whole_numbers(offsets) or len(offsets) != 2 or len(shape) > 8:
+        if not whole_numbers(shape) or not whole_numbers(offsets) or len(offsets) != 2 or len(shape) > 8:
             raise self._wrong(f"{name!r} has no valid shape or offsets")
         begin, end = offsets
         if not begin <= end <= size or end - begin != math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize:
             raise self._wrong(f"{name!r} claims bytes {begin:,} to {end:,} of {size:,} for {dtype} {tuple(shape)}")
         return begin, end, dtype, tuple(shape)
 
-    def __getitem__(self, name: str) -> Tensor:
-        return self._tensors[name]
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
-
-
-class Checkpoint(Mapping[str, Tensor]):
+class Checkpoint(TensorTable):
     """All tensors of a model directory, from one file or from the shards that its index names."""
 
     def __init__(self, directory: Path) -> None:
@@ -143,22 +155,8 @@ class Checkpoint(Mapping[str, Tensor]):
                     raise CheckpointError(f"{name} is both in {self._tensors[name].file.name} and in {path}")
                 self._tensors[name] = tensor
 
-    def __getitem__(self, name: str) -> Tensor:
-        return self._tensors[name]
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
-
-    def float_dtype(self) -> str:
-        """The dtype of the largest tensor, as `float32`, `float16` or `bfloat16`."""
-        largest = max(self._tensors.values(), key=lambda t: t.raw.nbytes)
-        return {"F16": "float16", "BF16": "bfloat16"}.get(largest.dtype, "float32")
-
-
-def check_tensors(spec: DecoderSpec, checkpoint: Checkpoint) -> dict[str, Tensor]:
+def check_tensors(spec: DecoderSpec, checkpoint: TensorTable) -> dict[str, Tensor]:
     """The tensors of a decoder by name, each of the shape that the specification asks for.
 
     Raises CheckpointError for one that is missing, misshapen or unexpected, with its name and file.
@@ -212,7 +210,8 @@ def _files(directory: Path) -> list[Path]:
     raise CheckpointError(f"{directory} has no *.safetensors")
 
 
-def _whole_numbers(value: object) -> TypeGuard[list[int]]:
+def whole_numbers(value: object) -> TypeGuard[list[int]]:
+    """A list of sizes or offsets as JSON may hold them: no floats, no booleans, none negative or absurd."""
     return isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 48 for n in value)
 
 

@@ -60,7 +60,8 @@ class Batch:
         sequence = np.repeat(np.arange(len(counts)), counts)
         token = np.arange(len(self.token_ids)) - self.row_starts[1:][sequence] + self.context_lens[sequence]
         blocks = self.block_tables[sequence, token // block_size].astype(np.int64)
-        return blocks * block_size + token % block_size
+        slots: NDArray[np.int64] = blocks * block_size + token % block_size
+        return slots
 
     def context_slots(self, sequence: int, block_size: int) -> NDArray[np.int64]:
         """Where the whole context of a sequence lies in the cache: (context_len,)."""
