@@ -168,7 +168,9 @@ def _inspect(ref: ModelRef) -> ModelInfo:
         spec = load_spec(ref.directory)
     except ModelError as error:
         return ModelInfo(ref, "", 0, nbytes, str(error))
-    problem = "" if (ref.directory / "tokenizer.json").is_file() else "tokenizer.json is missing"
+    tokenizers = ({"tokenizer.json"}, {"vocab.json", "merges.txt"})
+    there = any(all((ref.directory / name).is_file() for name in names) for names in tokenizers)
+    problem = "" if there else "tokenizer.json is missing"
     return ModelInfo(ref, spec.family, spec.parameter_count(), nbytes, problem if weights else "no *.safetensors")
 
 
