@@ -1,4 +1,6 @@
 // The kernels between two linears, one by one, as tests and measurements call them.
+#include "bindings/glue.h"
+
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -10,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "bindings/arrays.h"
+#include "bindings/checks.h"
 #include "core/attention.h"
 #include "kernels/table.h"
 
@@ -87,7 +89,7 @@ void moe_route(In2 logits, bool normalise, Array<std::int32_t, 2> ids, Out2 weig
                            weights.data(), scratch.data());
 }
 
-void exp(In1 x, Out1 out) {
+void exponential(In1 x, Out1 out) {
   require_same_shape(out, x, "out must have the shape of x");
   kernels().glue.exp(x.data(), x.shape(0), out.data());
 }
@@ -174,7 +176,10 @@ void attention(In2 qkv, std::size_t heads, std::size_t kv_heads, std::size_t hea
 
 }  // namespace
 
-void add_glue(nb::module_& m) {
+}  // namespace cutset::bindings
+
+void bind_glue(nb::module_& m) {
+  using namespace cutset::bindings;
   m.def("embedding", &embedding, "table"_a.noconvert(), "ids"_a.noconvert(), "out"_a.noconvert(), Released());
   m.def("rms_norm", &rms_norm, "x"_a.noconvert(), "gain"_a.noconvert(), "eps"_a, "out"_a.noconvert(), Released());
   m.def("add_rms_norm", &add_rms_norm, "x"_a.noconvert(), "delta"_a.noconvert(), "gain"_a.noconvert(), "eps"_a,
@@ -185,7 +190,7 @@ void add_glue(nb::module_& m) {
   m.def("silu_mul", &silu_mul, "x"_a.noconvert(), "out"_a.noconvert(), Released());
   m.def("moe_route", &moe_route, "logits"_a.noconvert(), nb::kw_only(), "normalise"_a, "ids"_a.noconvert(),
         "weights"_a.noconvert(), Released());
-  m.def("exp", &exp, "x"_a.noconvert(), "out"_a.noconvert(), Released());
+  m.def("exp", &exponential, "x"_a.noconvert(), "out"_a.noconvert(), Released());
   m.def("cache_floats", &cache_floats, "kv_heads"_a, "head_dim"_a, "block_size"_a);
   m.def("append", &append, "qkv"_a.noconvert(), nb::kw_only(), "heads"_a, "kv_heads"_a, "head_dim"_a, "block_size"_a,
         "keys"_a.noconvert(), "values"_a.noconvert(), "row_starts"_a.noconvert(), "context_lens"_a.noconvert(),
@@ -195,5 +200,3 @@ void add_glue(nb::module_& m) {
         "context_lens"_a.noconvert(), "block_tables"_a.noconvert(), "scale"_a, "out"_a.noconvert(), "window"_a = 0,
         "key_mask"_a.noconvert() = nb::none(), "wanted"_a.noconvert() = nb::none(), Released());
 }
-
-}  // namespace cutset::bindings

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "bindings/arrays.h"
+#include "bindings/glue.h"
 #include "kernels/table.h"
 
 namespace nb = nanobind;
@@ -21,5 +21,5 @@ NB_MODULE(_native, m) {
   });
   m.def(
       "select_isa", [](const std::string& name) { return cutset::select_isa(name.c_str()); }, "name"_a);
-  cutset::bindings::add_glue(m);
+  bind_glue(m);
 }

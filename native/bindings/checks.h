@@ -26,6 +26,4 @@ inline void require(bool right, const char* message) {
   if (!right) throw std::invalid_argument(message);
 }
 
-void add_glue(nanobind::module_& m);
-
 }  // namespace cutset::bindings
