@@ -10,6 +10,9 @@ namespace cutset::CUTSET_ISA {
 
 namespace {
 
+// Up to that many queries wait for memory; then the values are fetched while the scores are computed.
+constexpr std::size_t kFewQueries = 16;
+
 // What a query has gathered so far, relative to its largest score.
 struct Softmax {
   float biggest = -kInfinity;
@@ -162,6 +165,12 @@ void run_key_tile(const AttentionTask& task, QueryTile& tile, std::size_t start,
     const std::size_t from = tile.first_key[q] > start ? tile.first_key[q] - start : 0;
     const std::size_t to = tile.end_key[q] < start + kKeyTile ? tile.end_key[q] : start + kKeyTile;
     tile.seen[q] = to > start + from ? Range{from, to - start} : Range{0, 0};
+  }
+  if (tile.count <= kFewQueries) {
+    for (std::size_t p = 0; p < kTilePacks && start + p * kPackTokens < end; ++p) {
+      if (start + (p + 1) * kPackTokens <= first) continue;
+      for (std::size_t i = 0; i < kPackTokens * padded; i += 16) __builtin_prefetch(keys.values[p] + i, 0, 2);
+    }
   }
   score_tile(task, tile, keys);
   for (std::size_t q = 0; q < tile.count; ++q) {
