@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings/linears.h"
 #include "kernels/table.h"
 
 namespace nb = nanobind;
@@ -41,5 +42,6 @@ NB_MODULE(_native, m) {
   });
   m.def(
       "select_isa", [](const std::string& name) { return cutset::select_isa(name.c_str()); }, "name"_a);
+  bind_linears(m);
   m.def("rms_norm", &rms_norm, "x"_a.noconvert(), "gain"_a.noconvert(), "eps"_a, "out"_a.noconvert());
 }
