@@ -111,27 +111,18 @@ struct Paged {
     require(values.shape(0) == blocks && values.shape(1) == LayerCache::value_floats(shape, block_size),
             "values: a wrong number of blocks or of floats a block");
     rows.sequences = context_lens.shape(0);
-    require(row_starts.shape(0) == rows.sequences + 1 && row_starts.data()[0] == 0,
-            "row_starts must begin with 0 and have one element more than context_lens");
+    require(row_starts.shape(0) == rows.sequences + 1, "row_starts must have one element more than context_lens");
     require(block_tables.shape(0) == rows.sequences, "block_tables must have a row for each sequence");
-    rows.count = static_cast<std::size_t>(row_starts.data()[rows.sequences]);
     rows.row_starts = row_starts.data();
     rows.context_lens = context_lens.data();
     rows.block_tables = block_tables.data();
     rows.table_width = block_tables.shape(1);
-    for (std::size_t s = 0; s < rows.sequences; ++s) require_sequence(s);
   }
 
-  void require_sequence(std::size_t s) const {
-    const std::int64_t own = std::int64_t{rows.row_starts[s + 1]} - rows.row_starts[s];
-    const std::int64_t context = rows.context_lens[s];
-    require(own >= 0 && own <= context, "a sequence has fewer tokens in its context than rows, or rows below 0");
-    const std::size_t used = (static_cast<std::size_t>(context) + cache.block_size - 1) / cache.block_size;
-    require(used <= rows.table_width, "a sequence has more tokens than its block table has room for");
-    for (std::size_t b = 0; b < used; ++b) {
-      const std::int32_t block = rows.block_tables[s * rows.table_width + b];
-      require(block >= 0 && static_cast<std::size_t>(block) < blocks, "a block table names a block that isn't there");
-    }
+  void check(In2 qkv) {
+    require(qkv.shape(1) == shape.qkv_size(), "qkv must be (rows, (heads + 2 * kv_heads) * head_dim)");
+    rows.count = qkv.shape(0);
+    check_rows(rows, blocks, cache.block_size);
   }
 };
 
@@ -142,36 +133,31 @@ std::pair<std::size_t, std::size_t> cache_floats(std::size_t kv_heads, std::size
 
 void append(In2 qkv, std::size_t heads, std::size_t kv_heads, std::size_t head_dim, std::size_t block_size, Out2 keys,
             Out2 values, Ids1 row_starts, Ids1 context_lens, Ids2 block_tables) {
-  const Paged paged(heads, kv_heads, head_dim, block_size, keys, values, row_starts, context_lens, block_tables);
-  require(qkv.shape(0) == paged.rows.count && qkv.shape(1) == paged.shape.qkv_size(),
-          "qkv must be (rows, (heads + 2 * kv_heads) * head_dim)");
+  Paged paged(heads, kv_heads, head_dim, block_size, keys, values, row_starts, context_lens, block_tables);
+  paged.check(qkv);
   const std::vector<Slot> slots = cache_slots(paged.rows, block_size);
   cutset::append(paged.shape, paged.cache, slots.data(), qkv.data(), 0, paged.rows.count);
 }
 
 void attention(In2 qkv, std::size_t heads, std::size_t kv_heads, std::size_t head_dim, std::size_t block_size,
                Out2 keys, Out2 values, Ids1 row_starts, Ids1 context_lens, Ids2 block_tables, float scale, Out2 out,
-               std::size_t window, std::optional<Array<const bool, 2>> key_mask, std::optional<Ids1> wanted) {
+               std::size_t window, std::optional<Array<const bool, 2>> key_mask, std::optional<Ids1> wanted,
+               ThreadPool* pool) {
   Paged paged(heads, kv_heads, head_dim, block_size, keys, values, row_starts, context_lens, block_tables);
-  require(qkv.shape(0) == paged.rows.count && qkv.shape(1) == paged.shape.qkv_size(),
-          "qkv must be (rows, (heads + 2 * kv_heads) * head_dim)");
   require(scale > 0.0f, "scale must be above 0");
   if (key_mask) {
-    const std::int32_t longest = *std::max_element(context_lens.data(), context_lens.data() + paged.rows.sequences);
-    require(key_mask->shape(0) == paged.rows.sequences && key_mask->shape(1) >= static_cast<std::size_t>(longest),
-            "key_mask must be (sequences, longest context)");
+    require(key_mask->shape(0) == paged.rows.sequences, "key_mask must be (sequences, longest context)");
     paged.rows.key_mask = reinterpret_cast<const std::uint8_t*>(key_mask->data());
     paged.rows.mask_width = key_mask->shape(1);
   }
+  paged.check(qkv);
   if (wanted) require_between(*wanted, 0, static_cast<std::int64_t>(paged.rows.count), "a wanted row isn't there");
   require(out.shape(0) == (wanted ? wanted->shape(0) : paged.rows.count) && out.shape(1) == paged.shape.q_size(),
           "out must be (rows, heads * head_dim)");
   const std::vector<Span> spans =
       wanted ? wanted_spans(paged.rows, wanted->data(), wanted->shape(0)) : all_spans(paged.rows);
-  const Attention kind = {paged.shape, window, scale};
-  for (const AttentionPiece& piece : cut_attention(paged.rows, paged.shape, spans)) {
-    run_piece(kind, paged.rows, paged.cache, piece, qkv.data(), out.data());
-  }
+  ThreadPool alone(1);
+  attend(pool ? *pool : alone, {paged.shape, window, scale}, paged.rows, paged.cache, spans, qkv.data(), out.data());
 }
 
 }  // namespace
@@ -198,5 +184,6 @@ void bind_glue(nb::module_& m) {
   m.def("attention", &attention, "qkv"_a.noconvert(), nb::kw_only(), "heads"_a, "kv_heads"_a, "head_dim"_a,
         "block_size"_a, "keys"_a.noconvert(), "values"_a.noconvert(), "row_starts"_a.noconvert(),
         "context_lens"_a.noconvert(), "block_tables"_a.noconvert(), "scale"_a, "out"_a.noconvert(), "window"_a = 0,
-        "key_mask"_a.noconvert() = nb::none(), "wanted"_a.noconvert() = nb::none(), Released());
+        "key_mask"_a.noconvert() = nb::none(), "wanted"_a.noconvert() = nb::none(), "pool"_a.none() = nb::none(),
+        Released());
 }

@@ -1,23 +1,13 @@
-// Attention of a batch of ragged rows over a paged cache, cut into pieces for threads.
+// Attention of a batch of ragged rows over a paged cache, shared out among threads.
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 #include <vector>
 
-namespace cutset {
+#include "core/pool.h"
+#include "core/rows.h"
 
-// The rows of one step; the C++ side of cutset.models.executor.Batch, which documents the fields.
-struct Rows {
-  std::size_t count = 0;
-  std::size_t sequences = 0;
-  const std::int32_t* row_starts = nullptr;    // (sequences + 1)
-  const std::int32_t* context_lens = nullptr;  // (sequences)
-  const std::int32_t* block_tables = nullptr;  // (sequences, table_width)
-  std::size_t table_width = 0;
-  const std::uint8_t* key_mask = nullptr;  // (sequences, mask_width), or nullptr
-  std::size_t mask_width = 0;
-};
+namespace cutset {
 
 struct HeadShape {
   std::size_t heads = 0;
@@ -40,39 +30,9 @@ struct LayerCache {
   static std::size_t value_floats(const HeadShape& shape, std::size_t block_size);
 };
 
-// Where a row's key and value go.
-struct Slot {
-  std::size_t block;
-  std::size_t place;
-};
-
-// One for each row.
-std::vector<Slot> cache_slots(const Rows& rows, std::size_t block_size);
-
 // Writes keys and values of the rows begin .. end.  qkv: (rows, [q | k | v])
 void append(const HeadShape& shape, const LayerCache& cache, const Slot* slots, const float* qkv, std::size_t begin,
             std::size_t end);
-
-// Consecutive rows of one sequence that attend; results go to consecutive rows of the output.
-struct Span {
-  std::size_t sequence;
-  std::size_t first_row;  // in the batch
-  std::size_t count;
-  std::size_t out_row;
-};
-
-// All rows; or `wanted` rows in that order, which may repeat.
-std::vector<Span> all_spans(const Rows& rows);
-std::vector<Span> wanted_spans(const Rows& rows, const std::int32_t* wanted, std::size_t count);
-
-// A share of a layer's attention: some rows of a span against one head of keys and values.
-struct AttentionPiece {
-  Span span;
-  std::size_t kv_head;
-};
-
-// The dearest first, so that threads that take the next one finish together. Results don't depend on the cut.
-std::vector<AttentionPiece> cut_attention(const Rows& rows, const HeadShape& shape, const std::vector<Span>& spans);
 
 struct Attention {
   HeadShape shape;
@@ -80,8 +40,9 @@ struct Attention {
   float scale = 0.0f;
 };
 
-// qkv: (rows, [q | k | v]) after the rotary embedding, out: (out rows, heads * head_dim)
-void run_piece(const Attention& attention, const Rows& rows, const LayerCache& cache, const AttentionPiece& piece,
-               const float* qkv, float* out);
+// Causal attention of the spans' rows over their sequences' caches, which hold the rows' own keys and values already.
+//   qkv: (rows, [q | k | v]) after the rotary embedding, out: (out rows, heads * head_dim)
+void attend(ThreadPool& pool, const Attention& attention, const Rows& rows, const LayerCache& cache,
+            const std::vector<Span>& spans, const float* qkv, float* out);
 
 }  // namespace cutset

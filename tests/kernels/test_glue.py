@@ -167,6 +167,7 @@ class Case:
         window: int = 0,
         mask: NDArray[np.bool_] | None = None,
         wanted: list[int] | None = None,
+        pool: native.Pool | None = None,
     ) -> list[Floats]:
         """Appends these rows and lets them attend; one array a sequence, or one of the wanted rows."""
         counts = [end - first for _, first, end in rows]
@@ -187,7 +188,8 @@ class Case:
         out = nothing(len(qkv) if wanted is None else len(wanted), self.heads * self.head_dim)
         chosen = None if wanted is None else np.array(wanted, np.int32)
         scale = self.head_dim**-0.5
-        native.attention(qkv, **where, scale=scale, out=out, window=window, key_mask=mask, wanted=chosen)
+        options = {"window": window, "key_mask": mask, "wanted": chosen, "pool": pool}
+        native.attention(qkv, **where, scale=scale, out=out, **options)
         return [out] if wanted is not None else np.split(out, starts[1:-1])
 
     def prefill(self, window: int = 0, mask: NDArray[np.bool_] | None = None) -> list[Floats]:
@@ -223,7 +225,10 @@ def test_attention_of_each_length_and_window(tokens: int, window: int) -> None:
     out = case.prefill(window)[0]
     close(out, case.expected(0, window))
     case.keys[:], case.values[:] = np.nan, np.nan
-    for first in range(tokens):  # decode
+    decoded = min(tokens, 20)
+    if decoded < tokens:
+        np.testing.assert_array_equal(case.step([(0, 0, tokens - decoded)], window)[0], out[:-decoded])
+    for first in range(tokens - decoded, tokens):
         np.testing.assert_array_equal(case.step([(0, first, first + 1)], window)[0], out[first : first + 1])
 
 
@@ -271,6 +276,9 @@ def test_attention_is_batch_invariant(heads: int, kv_heads: int, head_dim: int, 
             out = case.step([*other, (0, first, end)], window)
             np.testing.assert_array_equal(out[1], whole[0][first:end])
             np.testing.assert_array_equal(out[0][-1], whole[1][-1])
+    rows = [(s, 0, n) for s, n in enumerate(case.lens)]
+    for out, same in zip(case.step(rows, window, pool=native.Pool(3)), whole, strict=True):
+        np.testing.assert_array_equal(out, same)
     wide = Case([200, 31, 130], heads, kv_heads, head_dim, 32)
     for out, same in zip(wide.prefill(window), whole, strict=True):
         np.testing.assert_array_equal(out, same)
@@ -295,7 +303,7 @@ def test_extreme_scores(spread: float) -> None:
 def test_wrong_batches_are_refused() -> None:
     case = Case([20, 40], 4, 2, 16, 16)
     case.prefill()
-    with pytest.raises(ValueError, match="fewer tokens"):
+    with pytest.raises(ValueError, match="more rows than tokens"):
         case.step([(0, -3, 20)])
     case.tables[1, 1] = 99
     with pytest.raises(ValueError, match="block that isn't there"):
