@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings/decoder.h"
 #include "bindings/glue.h"
 #include "bindings/linears.h"
 #include "kernels/table.h"
@@ -24,4 +25,5 @@ NB_MODULE(_native, m) {
       "select_isa", [](const std::string& name) { return cutset::select_isa(name.c_str()); }, "name"_a);
   bind_linears(m);
   bind_glue(m);
+  bind_decoder(m);
 }
