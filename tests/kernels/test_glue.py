@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
+import cutset.kernels._native as native
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cutset.kernels import _native as native
 from cutset.kernels import reference
 
 Floats = NDArray[np.float32]
@@ -270,7 +271,7 @@ def test_attention_is_batch_invariant(heads: int, kv_heads: int, head_dim: int, 
         np.testing.assert_array_equal(case.step([(s, 0, n)], window)[0], whole[s])
     for cuts in ([0, 1, 64, 65, 200], [0, 7, 30, 128, 199, 200], [0, 100, 200]):
         case.keys[:], case.values[:] = np.nan, np.nan
-        for first, end in zip(cuts, cuts[1:], strict=False):
+        for first, end in pairwise(cuts):
             # two chunks of one sequence, with another one between them
             other = [(1, 0, 31)] if first == 0 else [(1, 30, 31)]
             out = case.step([*other, (0, first, end)], window)
