@@ -1,4 +1,9 @@
-// The kernels of linear layers: packing of weights, float32 products, 8-bit products.
+// The kernels of linear layers, y = x . W^T: float32 products, 8-bit products, quantisation.
+//
+// Weights are packed by panels of 32 outputs, so that one contiguous stream serves every number of rows:
+//   float32  [panel][depth][32]
+//   int8     [panel][depth / 4][32][4], the depth padded with zeros to a multiple of 64
+// The last panel is padded with zero outputs. `depth` is the length of the sums, the columns of x and W.
 #pragma once
 
 #include <cstddef>
@@ -6,6 +11,53 @@
 
 namespace cutset {
 
-struct LinearKernels {};
+constexpr std::size_t kPanel = 32;
+constexpr std::size_t kDepthStep = 64;
+
+// i8_panel may read codes of this many rows beyond the last: room for them must follow.
+constexpr std::size_t kCodeRowsMore = 31;
+
+constexpr std::size_t round_up(std::size_t n, std::size_t step) { return (n + step - 1) / step * step; }
+
+// A panel's product with encoded rows. Either `scaled` or `whole` is written, whichever isn't null.
+struct I8Job {
+  const std::uint8_t* codes;   // the rows as i8_encode wrote them
+  std::size_t rows;            //
+  std::size_t depth;           //
+  int bits;                    // as in i8_encode
+  const std::int8_t* panel;    // [depth / 4][32][4]
+  const std::int32_t* sums;    // (32,) the sum of each output's weights
+  const float* row_scales;     // (rows,) for `scaled`
+  const float* column_scales;  // (32,) for `scaled`
+  std::size_t columns;         // outputs of this panel that exist, at most 32
+  float* scaled;               // (rows, columns) float(sum) * (row_scale * column_scale)
+  std::int32_t* whole;         // (rows, columns) the sums
+  std::size_t stride;          // elements between rows of the output
+};
+
+struct LinearKernels {
+  // The most rows that f32_tile takes.
+  std::size_t f32_rows;
+  // x (rows, depth) as [depth][rows].
+  void (*f32_pack)(const float* x, std::size_t rows, std::size_t depth, float* packed);
+  // y (rows, columns) = packed_x . panel, added to what is there if `add`. Each element is one chain of
+  // multiply-adds in the order of the depth, whatever the number of rows.
+  void (*f32_tile)(const float* packed_x, std::size_t rows, std::size_t depth, const float* panel, std::size_t columns,
+                   bool add, float* y, std::size_t stride);
+
+  // Symmetric quantisation by rows to `bits` (8 to 12) bits: top = 2^(bits-1) - 1, scale = max|x| / top,
+  // q = x / scale rounded to the nearest, ties to even. A row whose scale would be below the least normal float gets
+  // scale 0 and zeros, a row with a NaN or an infinity scale NaN and zeros.
+  void (*quantize)(const float* x, std::size_t rows, std::size_t depth, int bits, std::int16_t* q, float* scales);
+  // The same, in the form that i8_panel reads: i8_code_bytes for each row.
+  std::size_t (*i8_code_bytes)(std::size_t depth, int bits);
+  void (*i8_encode)(const float* x, std::size_t rows, std::size_t depth, int bits, std::uint8_t* codes, float* scales);
+  // Of integers that fit in `bits` bits.
+  void (*i8_encode_whole)(const std::int16_t* q, std::size_t rows, std::size_t depth, int bits, std::uint8_t* codes);
+  void (*i8_panel)(const I8Job& job);
+
+  // Reads `bytes` (a multiple of 512) and gives a value that depends on all: the bound of whatever streams weights.
+  std::uint64_t (*read)(const void* data, std::size_t bytes);
+};
 
 }  // namespace cutset

@@ -5,6 +5,26 @@
 
 namespace cutset::CUTSET_ISA {
 
-constexpr LinearKernels kLinear = {};
+void f32_pack(const float* x, std::size_t rows, std::size_t depth, float* packed);
+void f32_tile(const float* packed_x, std::size_t rows, std::size_t depth, const float* panel, std::size_t columns,
+              bool add, float* y, std::size_t stride);
+void quantize(const float* x, std::size_t rows, std::size_t depth, int bits, std::int16_t* q, float* scales);
+std::size_t i8_code_bytes(std::size_t depth, int bits);
+void i8_encode(const float* x, std::size_t rows, std::size_t depth, int bits, std::uint8_t* codes, float* scales);
+void i8_encode_whole(const std::int16_t* q, std::size_t rows, std::size_t depth, int bits, std::uint8_t* codes);
+void i8_panel(const I8Job& job);
+std::uint64_t read(const void* data, std::size_t bytes);
+
+// The most rows of a float32 tile: as many accumulators as there are registers, less those for the weights.
+#if defined(CUTSET_ISA_avx512) || defined(CUTSET_ISA_avx512vnni)
+constexpr std::size_t kTileRows = 14;
+#elif defined(CUTSET_ISA_avx2) || defined(__aarch64__)
+constexpr std::size_t kTileRows = 3;
+#else
+constexpr std::size_t kTileRows = 1;
+#endif
+
+constexpr LinearKernels kLinear = {kTileRows, f32_pack,        f32_tile, quantize, i8_code_bytes,
+                                   i8_encode, i8_encode_whole, i8_panel, read};
 
 }  // namespace cutset::CUTSET_ISA

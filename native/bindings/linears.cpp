@@ -1,0 +1,183 @@
+// Linear layers and the thread pool for Python: arguments are checked here, the work is in core/.
+#include "bindings/linears.h"
+
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "bindings/arrays.h"
+#include "core/linear.h"
+#include "core/pool.h"
+
+namespace nb = nanobind;
+using nb::literals::operator""_a;
+
+namespace {
+
+using namespace cutset;
+using namespace cutset::bindings;
+
+// Scratch of each calling thread.
+Workspace& workspace() {
+  static thread_local Workspace mine;
+  return mine;
+}
+
+ThreadPool& pool_or_alone(ThreadPool* pool) {
+  static ThreadPool alone(1);
+  return pool ? *pool : alone;
+}
+
+template <class T>
+nb::ndarray<nb::numpy, T> new_array(std::initializer_list<std::size_t> shape) {
+  std::size_t count = 1;
+  for (const std::size_t n : shape) count = checked_product(count, n);
+  auto data = std::make_unique<T[]>(count);
+  T* raw = data.get();
+  nb::capsule owner(raw, [](void* p) noexcept { delete[] static_cast<T*>(p); });
+  data.release();
+  return nb::ndarray<nb::numpy, T>(raw, shape, owner);
+}
+
+const float* rows_of(const AnyArray& x, std::size_t depth) {
+  check_array<float>(x, "x", 2, "float32");
+  check_shape(x, "x", x.shape(0), depth);
+  return static_cast<const float*>(x.data());
+}
+
+float* output_of(const AnyOutput& out, const AnyArray& x, std::size_t outputs) {
+  check_array<float>(out, "out", 2, "float32");
+  check_shape(out, "out", x.shape(0), outputs);
+  check_apart(x, out);
+  return static_cast<float*>(out.data());
+}
+
+// q (rows, depth) of int8 or int16 as int16; int8 is copied to `room`.
+const std::int16_t* integers_of(const AnyArray& q, std::size_t depth, std::vector<std::int16_t>& room) {
+  if (q.dtype() == nb::dtype<std::int8_t>()) {
+    check_array<std::int8_t>(q, "q", 2, "int8 or int16");
+    check_shape(q, "q", q.shape(0), depth);
+    const std::int8_t* data = static_cast<const std::int8_t*>(q.data());
+    room.assign(data, data + q.size());
+    return room.data();
+  }
+  check_array<std::int16_t>(q, "q", 2, "int8 or int16");
+  check_shape(q, "q", q.shape(0), depth);
+  return static_cast<const std::int16_t*>(q.data());
+}
+
+void make_f32(PackedF32* self, const AnyArray& weight, ThreadPool* pool) {
+  check_array<float>(weight, "weight", 2, "float32");
+  nb::gil_scoped_release release;
+  new (self) PackedF32(static_cast<const float*>(weight.data()), weight.shape(0), weight.shape(1), pool_or_alone(pool));
+}
+
+void call_f32(const PackedF32& self, const AnyArray& x, const AnyOutput& out, ThreadPool* pool) {
+  const float* in = rows_of(x, self.depth());
+  float* y = output_of(out, x, self.outputs());
+  nb::gil_scoped_release release;
+  self.forward(pool_or_alone(pool), in, x.shape(0), y, workspace());
+}
+
+void make_i8(PackedI8* self, const AnyArray& weight, const AnyArray& scales, ThreadPool* pool) {
+  check_array<std::int8_t>(weight, "weight", 2, "int8");
+  check_array<float>(scales, "scales", 1, "float32");
+  if (scales.shape(0) != weight.shape(0)) refuse("scales must have as many elements as weight has rows");
+  nb::gil_scoped_release release;
+  new (self) PackedI8(static_cast<const std::int8_t*>(weight.data()), static_cast<const float*>(scales.data()),
+                      weight.shape(0), weight.shape(1), pool_or_alone(pool));
+}
+
+void call_i8(const PackedI8& self, const AnyArray& x, const AnyOutput& out, int bits, ThreadPool* pool) {
+  const float* in = rows_of(x, self.depth());
+  float* y = output_of(out, x, self.outputs());
+  nb::gil_scoped_release release;
+  self.forward(pool_or_alone(pool), in, x.shape(0), bits, y, workspace());
+}
+
+nb::ndarray<nb::numpy, std::int32_t> integers_i8(const PackedI8& self, const AnyArray& q, std::optional<int> bits,
+                                                 ThreadPool* pool) {
+  std::vector<std::int16_t> room;
+  const std::int16_t* in = integers_of(q, self.depth(), room);
+  auto out = new_array<std::int32_t>({q.shape(0), self.outputs()});
+  const int chosen = bits.value_or(room.empty() ? PackedI8::kMostBits : 8);
+  nb::gil_scoped_release release;
+  self.integers(pool_or_alone(pool), in, q.shape(0), chosen, out.data(), workspace());
+  return out;
+}
+
+nb::tuple quantize_rows_py(const AnyArray& x, int bits, ThreadPool* pool) {
+  check_array<float>(x, "x", 2, "float32");
+  auto q = new_array<std::int16_t>({x.shape(0), x.shape(1)});
+  auto scales = new_array<float>({x.shape(0)});
+  {
+    nb::gil_scoped_release release;
+    quantize_rows(pool_or_alone(pool), static_cast<const float*>(x.data()), x.shape(0), x.shape(1), bits, q.data(),
+                  scales.data());
+  }
+  return nb::make_tuple(q, scales);
+}
+
+nb::tuple quantize_weight_py(const AnyArray& weight, ThreadPool* pool) {
+  check_array<float>(weight, "weight", 2, "float32");
+  auto q = new_array<std::int8_t>({weight.shape(0), weight.shape(1)});
+  auto scales = new_array<float>({weight.shape(0)});
+  {
+    nb::gil_scoped_release release;
+    quantize_weight(pool_or_alone(pool), static_cast<const float*>(weight.data()), weight.shape(0), weight.shape(1),
+                    q.data(), scales.data());
+  }
+  return nb::make_tuple(q, scales);
+}
+
+// Bytes a second at which `pool` reads `bytes` of memory, the best of `times`.
+double read_bandwidth(ThreadPool* pool, std::size_t bytes, int times) {
+  nb::gil_scoped_release release;
+  Buffer memory(bytes / 512 * 512);
+  if (memory.bytes() == 0) throw std::invalid_argument("bytes must be at least 512");
+  std::fill(memory.as<char>(), memory.as<char>() + memory.bytes(), char{0});
+  double best = 0;
+  for (int i = 0; i < times; ++i) {
+    const double rate =
+        static_cast<double>(memory.bytes()) / read_seconds(pool_or_alone(pool), memory.as<void>(), memory.bytes());
+    best = std::max(best, rate);
+  }
+  return best;
+}
+
+}  // namespace
+
+void bind_linears(nb::module_& m) {
+  nb::class_<ThreadPool>(m, "Pool", "A fixed number of threads, the caller among them.")
+      .def(nb::init<int>(), "threads"_a)
+      .def_prop_ro("threads", &ThreadPool::threads);
+
+  nb::class_<PackedF32>(m, "LinearF32", "y = x . W^T in float32; weight (outputs, depth) is copied into a packed form.")
+      .def("__init__", &make_f32, "weight"_a, "pool"_a.none() = nb::none())
+      .def("__call__", &call_f32, "x"_a, "out"_a, "pool"_a.none() = nb::none(), "x (rows, depth), out (rows, outputs)")
+      .def_prop_ro("outputs", &PackedF32::outputs)
+      .def_prop_ro("depth", &PackedF32::depth)
+      .def_prop_ro("nbytes", &PackedF32::bytes);
+
+  nb::class_<PackedI8>(m, "LinearI8", "y = x . W^T with 8-bit weights and activations of 8 to 12 bits.")
+      .def("__init__", &make_i8, "weight"_a, "scales"_a, "pool"_a.none() = nb::none())
+      .def("__call__", &call_i8, "x"_a, "out"_a, "bits"_a = 8, "pool"_a.none() = nb::none(),
+           "x (rows, depth), out (rows, outputs), both float32")
+      .def("integers", &integers_i8, "q"_a, "bits"_a.none() = nb::none(), "pool"_a.none() = nb::none(),
+           "int32 sums (rows, outputs) of q (rows, depth), int8 or int16; bits is 8 or 12 unless given")
+      .def_prop_ro("outputs", &PackedI8::outputs)
+      .def_prop_ro("depth", &PackedI8::depth)
+      .def_prop_ro("most_bits", &PackedI8::most_bits)
+      .def_prop_ro("nbytes", &PackedI8::bytes);
+
+  m.def("quantize_rows", &quantize_rows_py, "x"_a, "bits"_a = 8, "pool"_a.none() = nb::none(),
+        "(q, scales) of x (rows, depth): int16 (rows, depth) and float32 (rows,)");
+  m.def("quantize_weight", &quantize_weight_py, "weight"_a, "pool"_a.none() = nb::none(),
+        "(q, scales) of weight (outputs, depth): int8 (outputs, depth) and float32 (outputs,)");
+  m.def("read_bandwidth", &read_bandwidth, "pool"_a.none(), "bytes"_a, "times"_a = 3);
+}

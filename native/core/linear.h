@@ -1,0 +1,77 @@
+// Linear layers, y = x . W^T, with weights packed once for every number of rows.
+//
+// Shapes: x (rows, depth), W (outputs, depth), y (rows, outputs), all row-major and contiguous. A row of y depends on
+// that row of x alone: not on the other rows, the threads, or how the work is cut into tasks. The weights given to a
+// constructor may go afterwards.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/memory.h"
+#include "core/pool.h"
+
+namespace cutset {
+
+class PackedF32 {
+ public:
+  // std::invalid_argument for an empty or absurd shape, std::bad_alloc.
+  PackedF32(const float* weight, std::size_t outputs, std::size_t depth, ThreadPool& pool);
+
+  std::size_t outputs() const { return outputs_; }
+  std::size_t depth() const { return depth_; }
+  std::size_t bytes() const { return panels_.bytes(); }
+
+  void forward(ThreadPool& pool, const float* x, std::size_t rows, float* y, Workspace& workspace) const;
+
+ private:
+  std::size_t outputs_, depth_;
+  Buffer panels_;  // [panel][depth][32]
+};
+
+// 8-bit weights with one scale for each output; activations are quantised by rows, see LinearKernels::quantize.
+class PackedI8 {
+ public:
+  static constexpr int kLeastBits = 8, kMostBits = 12;
+
+  // weight: -127 to 127, std::invalid_argument for -128. scales: (outputs,).
+  PackedI8(const std::int8_t* weight, const float* scales, std::size_t outputs, std::size_t depth, ThreadPool& pool);
+
+  std::size_t outputs() const { return outputs_; }
+  std::size_t depth() const { return depth_; }
+  std::size_t bytes() const { return panels_.bytes() + sums_.bytes() + scales_.bytes(); }
+
+  // The most bits of activations (8 to 12) whose sums are sure to fit in int32 with these weights; 0 if none are.
+  int most_bits() const;
+
+  // std::invalid_argument unless 8 <= bits <= most_bits().
+  void forward(ThreadPool& pool, const float* x, std::size_t rows, int bits, float* y, Workspace& workspace) const;
+
+  // The sums themselves: z (rows, outputs) = q . W^T for |q| < 2^(bits-1), which is checked (std::invalid_argument).
+  void integers(ThreadPool& pool, const std::int16_t* q, std::size_t rows, int bits, std::int32_t* z,
+                Workspace& workspace) const;
+
+ private:
+  void check(int bits) const;
+  void multiply(ThreadPool& pool, const std::uint8_t* codes, const float* row_scales, std::size_t rows, int bits,
+                float* scaled, std::int32_t* whole) const;
+
+  std::size_t outputs_, depth_;
+  Buffer panels_;              // [panel][depth / 4][32][4]
+  Buffer sums_;                // int32, sum of each output's weights
+  Buffer scales_;              // float, zero for outputs that don't exist
+  std::int64_t most_sum_ = 0;  // the largest sum of an output's |weights|
+};
+
+// Rows of floats as integers of `bits` bits; see LinearKernels::quantize. q (rows, depth), scales (rows,).
+void quantize_rows(ThreadPool& pool, const float* x, std::size_t rows, std::size_t depth, int bits, std::int16_t* q,
+                   float* scales);
+
+// Weights as 8-bit integers, by the same rule. std::invalid_argument if one is not a finite number.
+void quantize_weight(ThreadPool& pool, const float* weight, std::size_t outputs, std::size_t depth, std::int8_t* q,
+                     float* scales);
+
+// Seconds for reading `bytes` of memory once, with the widest loads that the machine has.
+double read_seconds(ThreadPool& pool, const void* data, std::size_t bytes);
+
+}  // namespace cutset

@@ -1,0 +1,159 @@
+#include <algorithm>
+#include <atomic>
+#include <climits>
+#include <stdexcept>
+#include <string>
+
+#include "core/linear.h"
+#include "core/split.h"
+#include "kernels/table.h"
+
+namespace cutset {
+
+namespace {
+
+constexpr std::size_t kLeastRows = 32, kMostRows = 512;
+
+struct PanelFacts {
+  std::int64_t most_sum = 0;  // of |weights|
+  bool legal = true;
+};
+
+PanelFacts pack_panel(const std::int8_t* weight, std::size_t outputs, std::size_t depth, std::size_t panel,
+                      std::int8_t* packed, std::int32_t* sums) {
+  PanelFacts facts;
+  const std::size_t first = panel * kPanel, count = std::min(kPanel, outputs - first);
+  const std::size_t padded = round_up(depth, kDepthStep);
+  std::fill(packed, packed + padded * kPanel, std::int8_t{0});
+  for (std::size_t c = 0; c < count; ++c) {
+    const std::int8_t* row = weight + (first + c) * depth;
+    std::int64_t sum = 0, size = 0;
+    for (std::size_t k = 0; k < depth; ++k) {
+      packed[k / 4 * (4 * kPanel) + 4 * c + k % 4] = row[k];
+      sum += row[k];
+      size += row[k] < 0 ? -row[k] : row[k];
+      facts.legal = facts.legal && row[k] != SCHAR_MIN;
+    }
+    sums[c] = static_cast<std::int32_t>(sum);
+    facts.most_sum = std::max(facts.most_sum, size);
+  }
+  for (std::size_t c = count; c < kPanel; ++c) sums[c] = 0;
+  return facts;
+}
+
+void raise(std::atomic<std::int64_t>& most, std::int64_t value) {
+  std::int64_t seen = most.load(std::memory_order_relaxed);
+  while (seen < value && !most.compare_exchange_weak(seen, value, std::memory_order_relaxed)) {
+  }
+}
+
+void check_bits(int bits) {
+  if (bits < PackedI8::kLeastBits || bits > PackedI8::kMostBits) {
+    throw std::invalid_argument("bits must be between 8 and 12, not " + std::to_string(bits));
+  }
+}
+
+}  // namespace
+
+PackedI8::PackedI8(const std::int8_t* weight, const float* scales, std::size_t outputs, std::size_t depth,
+                   ThreadPool& pool)
+    : outputs_(outputs), depth_(depth) {
+  if (outputs == 0 || depth == 0) throw std::invalid_argument("a weight matrix must not be empty");
+  if (depth > INT_MAX / 128) throw std::invalid_argument("a weight matrix has too many columns for 32-bit sums");
+  const std::size_t panels = round_up(outputs, kPanel) / kPanel, padded = round_up(depth, kDepthStep);
+  panels_ = Buffer(checked_product(panels * kPanel, padded));
+  sums_ = Buffer(panels * kPanel * sizeof(std::int32_t));
+  scales_ = Buffer(panels * kPanel * sizeof(float));
+  std::copy(scales, scales + outputs, scales_.as<float>());
+  std::fill(scales_.as<float>() + outputs, scales_.as<float>() + panels * kPanel, 0.0f);
+  std::atomic<std::int64_t> most_sum{0};
+  std::atomic<bool> legal{true};
+  pool.run(panels, [&](std::size_t p) noexcept {
+    const PanelFacts facts = pack_panel(weight, outputs, depth, p, panels_.as<std::int8_t>() + p * kPanel * padded,
+                                        sums_.as<std::int32_t>() + p * kPanel);
+    raise(most_sum, facts.most_sum);
+    if (!facts.legal) legal.store(false);
+  });
+  if (!legal.load()) throw std::invalid_argument("8-bit weights must lie between -127 and 127");
+  most_sum_ = most_sum.load();
+}
+
+int PackedI8::most_bits() const {
+  for (int bits = kMostBits; bits >= kLeastBits; --bits) {
+    if (most_sum_ * ((1 << (bits - 1)) - 1) <= INT_MAX) return bits;
+  }
+  return 0;
+}
+
+void PackedI8::check(int bits) const {
+  check_bits(bits);
+  if (bits > most_bits()) {
+    throw std::invalid_argument("sums of " + std::to_string(bits) + "-bit activations with these weights may not fit " +
+                                "in 32 bits; use at most " + std::to_string(most_bits()) + " bits");
+  }
+}
+
+void PackedI8::forward(ThreadPool& pool, const float* x, std::size_t rows, int bits, float* y,
+                       Workspace& workspace) const {
+  check(bits);
+  if (rows == 0) return;
+  const LinearKernels& kernels = cutset::kernels().linear;
+  const std::size_t stride = kernels.i8_code_bytes(depth_, bits), scales_bytes = round_up(rows * sizeof(float), 64);
+  char* room = static_cast<char*>(workspace.take(checked_product(rows + kCodeRowsMore, stride) + scales_bytes));
+  float* scales = reinterpret_cast<float*>(room);
+  std::uint8_t* codes = reinterpret_cast<std::uint8_t*>(room + scales_bytes);
+  run_ranges(pool, rows, rows_a_task(pool, rows, depth_), [&](std::size_t first, std::size_t end) {
+    kernels.i8_encode(x + first * depth_, end - first, depth_, bits, codes + first * stride, scales + first);
+  });
+  multiply(pool, codes, scales, rows, bits, y, nullptr);
+}
+
+void PackedI8::integers(ThreadPool& pool, const std::int16_t* q, std::size_t rows, int bits, std::int32_t* z,
+                        Workspace& workspace) const {
+  check(bits);
+  if (rows == 0) return;
+  const int top = (1 << (bits - 1)) - 1;
+  const auto [least, most] = std::minmax_element(q, q + rows * depth_);
+  if (*least < -top || *most > top) {
+    throw std::invalid_argument("integers of " + std::to_string(bits) + " bits must lie between " +
+                                std::to_string(-top) + " and " + std::to_string(top));
+  }
+  const LinearKernels& kernels = cutset::kernels().linear;
+  const std::size_t stride = kernels.i8_code_bytes(depth_, bits);
+  std::uint8_t* codes = static_cast<std::uint8_t*>(workspace.take(checked_product(rows + kCodeRowsMore, stride)));
+  run_ranges(pool, rows, rows_a_task(pool, rows, depth_), [&](std::size_t first, std::size_t end) {
+    kernels.i8_encode_whole(q + first * depth_, end - first, depth_, bits, codes + first * stride);
+  });
+  multiply(pool, codes, nullptr, rows, bits, nullptr, z);
+}
+
+void PackedI8::multiply(ThreadPool& pool, const std::uint8_t* codes, const float* row_scales, std::size_t rows,
+                        int bits, float* scaled, std::int32_t* whole) const {
+  const LinearKernels& kernels = cutset::kernels().linear;
+  const std::size_t panels = round_up(outputs_, kPanel) / kPanel, padded = round_up(depth_, kDepthStep);
+  const std::size_t stride = kernels.i8_code_bytes(depth_, bits);
+  const Split split = split_product(pool, rows, panels, depth_, kLeastRows, kMostRows);
+  pool.run(split.tasks(), [&](std::size_t task) noexcept {
+    const std::size_t first = task % split.row_blocks * split.rows, group = task / split.row_blocks;
+    const std::size_t last = std::min(panels, (group + 1) * split.panels);
+    for (std::size_t p = group * split.panels; p < last; ++p) {
+      const std::size_t out = first * outputs_ + p * kPanel;
+      I8Job job{};
+      job.codes = codes + first * stride;
+      job.rows = std::min(split.rows, rows - first);
+      job.depth = depth_;
+      job.bits = bits;
+      job.panel = panels_.as<std::int8_t>() + p * kPanel * padded;
+      job.sums = sums_.as<std::int32_t>() + p * kPanel;
+      job.row_scales = row_scales ? row_scales + first : nullptr;
+      job.column_scales = scales_.as<float>() + p * kPanel;
+      job.columns = std::min(kPanel, outputs_ - p * kPanel);
+      job.scaled = scaled ? scaled + out : nullptr;
+      job.whole = whole ? whole + out : nullptr;
+      job.stride = outputs_;
+      kernels.i8_panel(job);
+    }
+  });
+}
+
+}  // namespace cutset

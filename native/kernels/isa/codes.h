@@ -1,0 +1,31 @@
+// How this instruction set wants quantised rows.
+//
+// byte codes (8-bit dot products, AMX): u = q + half, half = 2^(bits-1), as one unsigned byte for 8 bits and as two
+//   limbs, low and high, above: [row][limb][stride]. The sums of u.w less half times the sum of w are the sums of q.w.
+// word codes (the others): q as int16, [row][stride]. Two of them times 8-bit weights never saturate.
+//
+// The stride is an odd number of cache lines, so that the rows of a tile don't fall into the same sets of the cache.
+#pragma once
+
+#include "kernels/linear.h"
+
+namespace cutset::CUTSET_ISA {
+
+#if defined(CUTSET_ISA_avx512vnni)
+constexpr bool kByteCodes = true;
+#else
+constexpr bool kByteCodes = false;
+#endif
+
+// Bytes between rows (byte codes: between limbs).
+constexpr std::size_t code_stride(std::size_t depth) {
+  return (round_up((kByteCodes ? 1 : 2) * round_up(depth, kDepthStep), 128)) + 64;
+}
+constexpr std::size_t limbs_of(int bits) { return kByteCodes && bits > 8 ? 2 : 1; }
+
+// sums[row * limbs + limb][32] of one panel, exact modulo 2^32. `rows` is at most kBlockRows and counts limbs as rows.
+constexpr std::size_t kBlockRows = 12;
+void i8_block(const std::uint8_t* codes, std::size_t stride, std::size_t rows, std::size_t depth,
+              const std::int8_t* panel, std::int32_t (*sums)[kPanel]);
+
+}  // namespace cutset::CUTSET_ISA

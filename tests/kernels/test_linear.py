@@ -1,0 +1,226 @@
+"""The native linear layers against their numpy twins, on every instruction set that this machine has."""
+
+import numpy as np
+import pytest
+
+from cutset.kernels import _native as native
+from cutset.kernels import reference_linear as reference
+
+POOL = native.Pool(2)
+# (outputs, depth): one, odd, just below, at and above the panels (32) and steps (64) of the packed form.
+SHAPES = [(1, 1), (5, 3), (31, 63), (32, 64), (33, 65), (64, 128), (70, 517)]
+ROWS = [*range(1, 71), 128, 300]
+
+
+@pytest.fixture(params=native.available_isas(), autouse=True)
+def isa(request):
+    before = native.isa()
+    assert native.select_isa(request.param)
+    yield request.param
+    native.select_isa(before)
+
+
+def floats(rng, rows, columns):
+    return rng.standard_normal((rows, columns), dtype=np.float32)
+
+
+def extremes(rng, top, rows, columns, dtype):
+    """Nothing but the ends of the range, with one column all of one sign: what saturates would saturate here."""
+    values = rng.choice(np.array([-top, top], dtype), (rows, columns))
+    values[0] = top
+    return values
+
+
+def run(linear, x, pool=POOL, **options):
+    """Calls with an output full of NaNs between two guards that must stay."""
+    room = np.full((x.shape[0] + 2, linear.outputs), np.nan, np.float32)
+    room[0] = room[-1] = 77
+    linear(x, room[1:-1], pool=pool, **options)
+    assert (room[0] == 77).all()
+    assert (room[-1] == 77).all()
+    return room[1:-1]
+
+
+def assert_near(got, x, weight):
+    """Within the rounding of sums of this length: (depth + 1) * 2^-24 of the sum of sizes."""
+    exact = x.astype(np.float64) @ weight.T.astype(np.float64)
+    sizes = np.abs(x).astype(np.float64) @ np.abs(weight.T).astype(np.float64)
+    assert (np.abs(got - exact) <= (x.shape[1] + 1) * 2.0**-24 * sizes).all()
+
+
+@pytest.mark.parametrize(("outputs", "depth"), SHAPES)
+def test_float_products(outputs, depth):
+    rng = np.random.default_rng(outputs)
+    weight = floats(rng, outputs, depth)
+    linear = native.LinearF32(weight, POOL)
+    for rows in ROWS:
+        x = floats(rng, rows, depth)
+        assert_near(run(linear, x), x, weight)
+
+
+@pytest.mark.parametrize("bits", [8, 9, 12])
+@pytest.mark.parametrize(("outputs", "depth"), SHAPES)
+def test_integers_at_the_ends_of_the_range(outputs, depth, bits):
+    rng = np.random.default_rng(depth)
+    weight = extremes(rng, 127, outputs, depth, np.int8)
+    linear = native.LinearI8(weight, np.ones(outputs, np.float32), POOL)
+    for rows in ROWS:
+        q = extremes(rng, reference.top_of(bits), rows, depth, np.int16)
+        assert np.array_equal(linear.integers(q, bits, pool=POOL), reference.integer_linear(q, weight))
+
+
+def test_integers_of_a_long_sum():
+    """As near to 2^31 as it may be; and q given as int8."""
+    depth = 8259
+    weight = np.full((3, depth), -127, np.int8)
+    linear = native.LinearI8(weight, np.ones(3, np.float32))
+    q = np.full((2, depth), 2047, np.int16)
+    assert linear.most_bits == 12
+    assert (linear.integers(q) == -127 * 2047 * depth).all()
+    longer = native.LinearI8(np.full((1, 2 * depth), 127, np.int8), np.ones(1, np.float32))
+    assert longer.most_bits == 11
+    with pytest.raises(ValueError, match="at most 11 bits"):
+        longer.integers(np.ones((1, 2 * depth), np.int16))
+    assert longer.integers(np.full((1, 2 * depth), 127, np.int8))[0, 0] == 127 * 127 * 2 * depth
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12])
+@pytest.mark.parametrize(("outputs", "depth"), SHAPES)
+def test_quantized_products_equal_the_twin(outputs, depth, bits):
+    rng = np.random.default_rng(bits)
+    weight, scales = native.quantize_weight(floats(rng, outputs, depth), pool=POOL)
+    linear = native.LinearI8(weight, scales)
+    for rows in (*range(1, 40), 130):
+        x = floats(rng, rows, depth) * np.exp(5 * floats(rng, rows, 1))
+        assert np.array_equal(run(linear, x, bits=bits), reference.quantized_linear(x, weight, scales, bits))
+
+
+@pytest.mark.parametrize("bits", [8, 9, 11, 12])
+def test_quantized_rows_equal_the_twin(bits):
+    rng = np.random.default_rng(bits)
+    for depth in (1, 15, 256, 1000):
+        x = floats(rng, 40, depth) * 10.0 ** rng.integers(-42, 37, (40, 1)).astype(np.float32)
+        # Ties and their neighbours, where a careless division would show.
+        top = reference.top_of(bits)
+        x[0] = rng.integers(-top, top, depth) + 0.5
+        x[1] = np.nextafter(x[0], np.float32(np.inf))
+        x[2] = np.nextafter(x[0], np.float32(-np.inf))
+        x[:3, 0] = top
+        x[3] = 0
+        for ours, twin in zip(native.quantize_rows(x, bits), reference.quantize_rows(x, bits), strict=True):
+            assert ours.dtype == twin.dtype
+            assert np.array_equal(ours, twin)
+
+
+def test_quantized_weights_equal_the_twin():
+    weight = floats(np.random.default_rng(1), 70, 300)
+    weight[3] = 0
+    for pool in (None, POOL):
+        for ours, twin in zip(native.quantize_weight(weight, pool), reference.quantize_weight(weight), strict=True):
+            assert ours.dtype == twin.dtype
+            assert np.array_equal(ours, twin)
+    weight[5, 7] = np.nan
+    with pytest.raises(ValueError, match="row 5"):
+        native.quantize_weight(weight)
+
+
+@pytest.mark.parametrize("trouble", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("bits", [8, 12])
+def test_trouble_stays_in_its_row(trouble, bits):
+    rng = np.random.default_rng(2)
+    weight, scales = native.quantize_weight(floats(rng, 40, 70))
+    x = floats(rng, 30, 70)
+    x[4, 5] = trouble
+    x[6] = 0
+    x[7] = 1e-40
+    got = run(native.LinearI8(weight, scales), x, bits=bits)
+    assert np.isnan(got[4]).all()
+    assert (got[6:8] == 0).all()
+    assert np.array_equal(got, reference.quantized_linear(x, weight, scales, bits), equal_nan=True)
+    single = run(native.LinearF32(floats(rng, 40, 70)), x)
+    assert not np.isfinite(single[4]).any()
+    assert np.isfinite(np.delete(single, 4, axis=0)).all()
+
+
+@pytest.mark.parametrize("kind", ["float32", "int8", "exact"])
+@pytest.mark.parametrize(("outputs", "depth"), [(70, 517), (300, 1100)])
+def test_a_row_does_not_depend_on_its_batch(kind, outputs, depth):
+    """Bit for bit: alone, in a batch of any size, with any number of threads."""
+    rng = np.random.default_rng(3)
+    weight = floats(rng, outputs, depth)
+    options = {"float32": {}, "int8": {"bits": 8}, "exact": {"bits": 12}}[kind]
+    linear = native.LinearF32(weight) if kind == "float32" else native.LinearI8(*native.quantize_weight(weight))
+    x = floats(rng, 300, depth)
+    alone = np.concatenate([run(linear, x[i : i + 1], None, **options) for i in range(70)])
+    for rows in (*range(2, 35), 64, 70, 128, 300):
+        for pool in (None, POOL):
+            assert np.array_equal(run(linear, x[:rows], pool, **options)[:70], alone[:rows])
+    assert np.array_equal(run(linear, x[20:61], POOL, **options), alone[20:61])
+
+
+def test_packed_form_serves_every_instruction_set(isa):
+    """Packed under one, used under another."""
+    rng = np.random.default_rng(4)
+    weight, x = floats(rng, 40, 70), floats(rng, 20, 70)
+    linear, quantized = native.LinearF32(weight), native.LinearI8(*native.quantize_weight(weight))
+    expected = run(quantized, x)
+    for other in native.available_isas():
+        native.select_isa(other)
+        assert_near(run(linear, x), x, weight)
+        assert np.array_equal(run(quantized, x), expected)
+
+
+def test_unaligned_input_and_lost_original():
+    rng = np.random.default_rng(5)
+    room = floats(rng, 1, 1 + 40 * 70)[0]
+    weight = room[1:].reshape(40, 70)
+    x = floats(rng, 1, 3 + 9 * 70)[0][3:].reshape(9, 70)
+    kept, expected = weight.copy(), reference.quantize_weight(weight)
+    linear, quantized = native.LinearF32(weight), native.LinearI8(*native.quantize_weight(weight))
+    room[:] = np.nan
+    assert_near(run(linear, x), x, kept)
+    assert np.array_equal(run(quantized, x), reference.quantized_linear(x, *expected))
+
+
+def test_no_rows():
+    linear = native.LinearF32(np.ones((4, 3), np.float32))
+    linear(np.empty((0, 3), np.float32), np.empty((0, 4), np.float32))
+    quantized = native.LinearI8(np.ones((4, 3), np.int8), np.ones(4, np.float32))
+    quantized(np.empty((0, 3), np.float32), np.empty((0, 4), np.float32))
+    assert quantized.integers(np.empty((0, 3), np.int8)).shape == (0, 4)
+
+
+def test_what_does_not_fit_is_refused():
+    ones = np.ones((4, 3), np.float32)
+    linear, x, out = native.LinearF32(ones), np.ones((2, 3), np.float32), np.ones((2, 4), np.float32)
+    quantized = native.LinearI8(ones.astype(np.int8), np.ones(4, np.float32))
+    refused = [
+        ("weight must be of type float32", lambda: native.LinearF32(ones.astype(np.float64))),
+        ("weight must have 2 dimensions", lambda: native.LinearF32(np.ones(3, np.float32))),
+        ("weight must be C-contiguous", lambda: native.LinearF32(np.asfortranarray(ones))),
+        ("empty", lambda: native.LinearF32(np.ones((0, 3), np.float32))),
+        ("empty", lambda: native.LinearI8(np.ones((3, 0), np.int8), np.ones(3, np.float32))),
+        ("scales must have as many", lambda: native.LinearI8(ones.astype(np.int8), np.ones(3, np.float32))),
+        ("between -127 and 127", lambda: native.LinearI8(np.full((1, 1), -128, np.int8), np.ones(1, np.float32))),
+        (r"x must have shape \(2, 3\)", lambda: linear(np.ones((2, 4), np.float32), out)),
+        ("x must be of type float32", lambda: linear(x.astype(np.float64), out)),
+        ("x must have 2 dimensions", lambda: linear(x[0], out)),
+        (r"out must have shape \(2, 4\)", lambda: linear(x, np.ones((2, 5), np.float32))),
+        (r"out must have shape \(2, 4\)", lambda: quantized(x, np.ones((3, 4), np.float32))),
+        ("overlap", lambda: native.LinearF32(np.ones((3, 3), np.float32))(x, x)),
+        ("aligned", lambda: linear(np.zeros(25, np.uint8)[1:].view(np.float32).reshape(2, 3), out)),
+        ("bits must be between 8 and 12", lambda: quantized(x, out, bits=7)),
+        ("bits must be between 8 and 12", lambda: quantized(x, out, bits=13)),
+        ("bits must be between 8 and 12", lambda: native.quantize_rows(x, 16)),
+        ("must lie between -127 and 127", lambda: quantized.integers(np.full((1, 3), 128, np.int16), 8)),
+        ("must lie between -2047 and 2047", lambda: quantized.integers(np.full((1, 3), -2048, np.int16))),
+        ("int8 or int16", lambda: quantized.integers(np.ones((1, 3), np.int32))),
+        ("threads", lambda: native.Pool(0)),
+    ]
+    for message, call in refused:
+        with pytest.raises(ValueError, match=message):
+            call()
+    read_only = np.ones((2, 4), np.float32)
+    read_only.flags.writeable = False
+    with pytest.raises(TypeError):
+        linear(x, read_only)
