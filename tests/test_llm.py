@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,20 @@ from cutset.errors import (
 from cutset.models.registry import BUNDLED
 
 GREEDY = SamplingParams(max_tokens=48, temperature=0, ignore_eos=True)
-PROMPTS = ["Once upon a time", "The little dog", "One day, a girl named Mia", "It was raining"]
+PROMPTS = [
+    "Once upon a time",
+    "The little dog",
+    "One day, a girl named Mia found a shiny red ball in the garden. She wanted to show it to her best friend Tom.",
+    "It was raining. A small bird sat in the tall tree and was very sad, because its nest was wet and cold. Then",
+]
+SMALL_BLOCK = {"reference": 2, "native": 16}  # the smallest that still makes long prompts cover several
+BACKENDS = pytest.mark.parametrize("backend", ["reference", "native"])
 
 
-@pytest.fixture(scope="module")
-def alone() -> list[list[int]]:
+@functools.cache
+def alone(backend: str) -> list[list[int]]:
     """What each prompt gives when nobody shares its steps, nothing is cached and the prefill is one piece."""
-    with LLM("story", threads=1, prefix_caching=False) as llm:
+    with LLM("story", threads=1, prefix_caching=False, backend=backend) as llm:
         return [llm.generate(prompt, GREEDY)[0].token_ids for prompt in PROMPTS]
 
 
@@ -58,7 +66,7 @@ def test_story_model_continues_as_in_transformers(story_dir: Path) -> None:
     assert output.text.startswith(", a little girl named Lily lived in a small house with her mom, dad, and her dog")
 
 
-@pytest.mark.parametrize("backend", ["reference", "torch"])
+@pytest.mark.parametrize("backend", ["native", "reference", "torch"])
 @pytest.mark.parametrize("which", ["bundled", "story"])
 def test_logits_of_trained_models_equal_transformers(which: str, backend: str, request: Any) -> None:
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
@@ -77,43 +85,47 @@ def test_logits_of_trained_models_equal_transformers(which: str, backend: str, r
     assert np.linalg.norm(ours - theirs) <= 1e-4 * np.linalg.norm(theirs)
 
 
-def test_prefill_and_decode_equal_whole_passes(alone: list[list[int]]) -> None:
-    with LLM("story", threads=1) as llm:
-        for prompt, tokens in zip(PROMPTS, alone, strict=True):
+@BACKENDS
+def test_prefill_and_decode_equal_whole_passes(backend: str) -> None:
+    with LLM("story", threads=1, backend=backend) as llm:
+        for prompt, tokens in zip(PROMPTS, alone(backend), strict=True):
             assert greedy_by_whole_passes(llm, prompt, len(tokens)) == tokens
-    assert len({tuple(tokens) for tokens in alone}) == len(PROMPTS)  # a decoder that returns zeros says one thing
+    # A decoder that returns zeros says one thing to every prompt.
+    assert len({tuple(tokens) for tokens in alone(backend)}) == len(PROMPTS)
 
 
+@BACKENDS
 @pytest.mark.parametrize(
     "settings",
-    [
-        {},
-        {"max_batch_tokens": 7, "max_num_seqs": 3, "block_size": 4},  # prefill in chunks
-        {"prefix_caching": False, "block_size": 1},
-    ],
-    ids=["batch", "chunks", "single-token blocks"],
+    [{}, {"max_batch_tokens": 7, "max_num_seqs": 3}, {"prefix_caching": False, "threads": 2}],
+    ids=["batch", "prefill in chunks", "two threads"],
 )
-def test_batched_equals_alone(settings: dict[str, Any], alone: list[list[int]]) -> None:
-    with LLM("story", threads=1, **settings) as llm:
-        assert [output.token_ids for output in llm.generate(PROMPTS, GREEDY)] == alone
+def test_batched_equals_alone(settings: dict[str, Any], backend: str) -> None:
+    options = {"threads": 1, "block_size": SMALL_BLOCK[backend], "backend": backend} | settings
+    with LLM("story", **options) as llm:
+        assert [output.token_ids for output in llm.generate(PROMPTS, GREEDY)] == alone(backend)
 
 
-def test_cached_equals_uncached(alone: list[list[int]]) -> None:
-    with LLM("story", threads=1, block_size=2) as llm:
+@BACKENDS
+def test_cached_equals_uncached(backend: str) -> None:
+    with LLM("story", threads=1, block_size=SMALL_BLOCK[backend], backend=backend) as llm:
         first, second = (llm.generate(PROMPTS, GREEDY) for _ in range(2))
-    assert [output.token_ids for output in first] == alone
-    assert [output.token_ids for output in second] == alone
-    assert all(output.usage is not None and output.usage.cached_tokens > 0 for output in second)
+    assert [output.token_ids for output in first] == alone(backend)
+    assert [output.token_ids for output in second] == alone(backend)
+    for output in second[2:]:
+        assert output.usage is not None
+        assert output.usage.cached_tokens >= 16
 
 
-def test_preempted_equals_not(alone: list[list[int]]) -> None:
-    with LLM("story", threads=1, cache_mib=1, block_size=4, prefix_caching=False) as llm:
-        blocks = llm.stats().blocks
-        width = 4 * blocks // 60  # as many copies of the prompts as don't fit at once
-        outputs = llm.generate(PROMPTS * max(2, width), GREEDY)
+@BACKENDS
+def test_preempted_equals_not(backend: str) -> None:
+    small = SMALL_BLOCK[backend]
+    with LLM("story", threads=1, cache_mib=1, block_size=small, prefix_caching=False, backend=backend) as llm:
+        copies = 3 + llm.stats().blocks * small // 200  # more than fit at once
+        outputs = llm.generate(PROMPTS * copies, GREEDY)
         assert llm.stats().preemptions > 0
         assert llm.stats().blocks_used == 0
-    assert [output.token_ids for output in outputs] == alone * max(2, width)
+    assert [output.token_ids for output in outputs] == alone(backend) * copies
 
 
 def test_same_seed_same_text_whoever_shares_the_batch() -> None:
@@ -128,9 +140,10 @@ def test_same_seed_same_text_whoever_shares_the_batch() -> None:
 
 
 def test_n_samples_differ_and_share_the_prompt() -> None:
-    with LLM("story", threads=1, block_size=2) as llm:
-        [output] = llm.generate(PROMPTS[2], SamplingParams(n=3, max_tokens=24, temperature=1.0, seed=5, logprobs=2))
-        [single] = llm.generate(PROMPTS[2], SamplingParams(n=1, max_tokens=24, temperature=1.0, seed=5))
+    seeded: dict[str, Any] = {"max_tokens": 24, "temperature": 1.0, "seed": 5, "ignore_eos": True}
+    with LLM("story", threads=1) as llm:
+        [output] = llm.generate(PROMPTS[0], SamplingParams(n=3, logprobs=2, **seeded))
+        [single] = llm.generate(PROMPTS[0], SamplingParams(n=1, **seeded))
     assert len({one.text for one in output.outputs}) == 3
     assert output.outputs[0].text == single.text
     assert output.usage is not None
@@ -182,17 +195,17 @@ def test_ids_are_a_prompt_too() -> None:
     assert len(outputs) == 5
 
 
-def test_async_shares_batches_and_cancels(alone: list[list[int]]) -> None:
+def test_async_shares_batches_and_cancels() -> None:
     async def work() -> None:
         async with AsyncLLM("story", threads=1) as llm:
             outputs = await asyncio.gather(*(llm.generate(prompt, GREEDY) for prompt in PROMPTS))
-            assert [output.token_ids for output in outputs] == alone
+            assert [output.token_ids for output in outputs] == alone("native")
             stream = llm.stream(PROMPTS[0], SamplingParams(max_tokens=None, ignore_eos=True))
             async for delta in stream:
                 assert delta.token_ids
                 break
             await stream.aclose()  # type: ignore[attr-defined]
-            assert (await llm.generate(PROMPTS[1], GREEDY)).token_ids == alone[1]
+            assert (await llm.generate(PROMPTS[1], GREEDY)).token_ids == alone("native")[1]
             with pytest.raises(RequestError):
                 await llm.generate([], GREEDY)
 

@@ -21,8 +21,7 @@ NB_MODULE(_native, m) {
     for (const char* const* name = cutset::available_isas(); *name; ++name) names.emplace_back(*name);
     return names;
   });
-  m.def(
-      "select_isa", [](const std::string& name) { return cutset::select_isa(name.c_str()); }, "name"_a);
+  m.def("select_isa", [](const std::string& name) { return cutset::select_isa(name.c_str()); }, "name"_a);
   bind_linears(m);
   bind_glue(m);
   bind_decoder(m);

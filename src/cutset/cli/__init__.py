@@ -37,6 +37,7 @@ COMMANDS = {
     "tokenize": Command("cutset.cli.tokenize", "show how a text becomes tokens"),
     "models": Command("cutset.cli.models", "list the bundled and the registered models"),
     "config": Command("cutset.cli.config", "show the settings in force, and where each comes from"),
+    "quantize": Command("cutset.cli.quantize", "write an integer checkpoint of a model"),
     "random": Command("cutset.cli.random", "write a random model of any size"),
     "convert": Command("cutset.cli.convert", "turn a checkpoint into an exchange file, or back"),
     "forward": Command("cutset.cli.forward", "run whole sequences through one backend and time it"),

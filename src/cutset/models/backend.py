@@ -13,8 +13,10 @@ from pathlib import Path
 
 from cutset.config import Settings
 from cutset.errors import DeviceError, EngineError
+from cutset.kernels import native
 from cutset.models.decoder import FloatLinears, ReferenceDecoder
 from cutset.models.executor import Executor
+from cutset.models.integer import ACTIVATION_BITS, IntegerLinears, Progress
 from cutset.models.source import Source
 from cutset.models.spec import DecoderSpec
 
@@ -23,42 +25,58 @@ __all__ = ["Choice", "build_executor", "cache_blocks", "choose"]
 # Of the memory that is free, at most, unless the user names a size. A GPU is taken to be ours alone.
 CACHE_SHARE = {"cpu": 0.25, "cuda": 0.85}
 HALF = ("float16", "bfloat16")
+INTEGER = ("int8", "exact")
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
     """What will run a model."""
 
-    backend: str  # reference or torch
+    backend: str  # native, reference or torch
     dtype: str
     device: str
     threads: int
 
 
-def choose(settings: Settings, checkpoint_dtype: str) -> Choice:
-    """Settles what the settings leave open. Raises DeviceError for what doesn't go together or isn't there."""
+def choose(settings: Settings, stored: str) -> Choice:
+    """Settles what the settings leave open; `stored` is the dtype of the checkpoint's weights.
+
+    Raises DeviceError for what doesn't go together or isn't there.
+    """
     backend, dtype, device = settings.backend, settings.dtype, settings.device
-    if backend == "auto":
-        backend = "torch" if device != "cpu" or dtype in HALF else "reference"
-    if backend == "native":
-        raise DeviceError("backend native is not built into this version; use --backend reference or torch")
     if dtype == "auto":
-        dtype = checkpoint_dtype if device != "cpu" else "float32"
-    if dtype in ("int8", "exact"):
-        raise DeviceError(f"dtype {dtype} needs the native backend, which is not built into this version")
-    if backend == "reference" and (device != "cpu" or dtype != "float32"):
-        raise DeviceError(
-            f"backend reference computes in float32 on the CPU, not in {dtype} on {device}; use --backend torch"
-        )
+        dtype = stored if device != "cpu" or stored == "int8" else "float32"
+    if stored == "int8" and dtype not in INTEGER:
+        raise DeviceError(f"an integer checkpoint runs in int8 or exact, not in {dtype}")
+    if backend == "auto":
+        if device != "cpu" or dtype in HALF:
+            backend = "torch"
+        else:
+            backend = "native" if native.available() else "reference"
+    runs = {"native": ("float32", *INTEGER), "reference": ("float32", *INTEGER), "torch": ("float32", *HALF)}[backend]
+    if dtype not in runs or (backend != "torch" and device != "cpu"):
+        where = "the CPU" if backend != "torch" else "CPU and CUDA"
+        raise DeviceError(f"backend {backend} computes in {', '.join(runs)} on {where}, not in {dtype} on {device}")
     if backend == "torch" and find_spec("torch") is None:
         raise DeviceError("backend torch needs torch: pip install 'cutset[torch]'")
+    if backend == "native" and settings.block_size % 16:
+        raise DeviceError(f"backend native needs a block_size that is a multiple of 16, not {settings.block_size}")
     return Choice(backend, dtype, device, settings.thread_count)
 
 
-def build_executor(source: Source, settings: Settings) -> tuple[Executor, Choice]:
-    """The executor of a model. Sets the thread budget of the libraries that compute, for the whole process."""
+def build_executor(source: Source, settings: Settings, progress: Progress | None = None) -> tuple[Executor, Choice]:
+    """The executor of a model. Sets the thread budget of the libraries that compute, for the whole process.
+
+    `progress` is told what is being done, and how many of how many are done.
+    """
     spec, tensors = source.spec, source.tensors
-    choice = choose(settings, source.float_dtype)
+    choice = choose(settings, source.dtype)
+    if choice.backend == "native":
+        from cutset.models.native import NativeDecoder, thread_pool
+
+        decoder = NativeDecoder(spec, tensors, thread_pool(choice.threads), dtype=choice.dtype, progress=progress)
+        source.forget()
+        return decoder, choice
     if choice.backend == "torch":
         import torch
 
@@ -74,6 +92,10 @@ def build_executor(source: Source, settings: Settings) -> tuple[Executor, Choice
 
     threadpool_limits(choice.threads)
     ops = NumpyOps()
+    if choice.dtype in INTEGER:
+        return ReferenceDecoder(
+            spec, tensors, ops, IntegerLinears(spec, tensors, ACTIVATION_BITS[choice.dtype])
+        ), choice
     return ReferenceDecoder(spec, tensors, ops, FloatLinears(spec, tensors, ops)), choice
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -59,6 +60,12 @@ class Tensor:
         else:
             values = self.raw.astype(np.float32)
         return values
+
+    def forget(self) -> None:
+        """Lets go of the pages of the file that this tensor lies in."""
+        mapped: mmap.mmap | None = getattr(self.raw, "_mmap", None)
+        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 class TensorTable(Mapping[str, Tensor]):

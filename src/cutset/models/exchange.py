@@ -77,7 +77,7 @@ class ExchangeFile(TensorTable):
         self.path = self.directory = path
         try:
             with path.open("rb") as file:
-                self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:  # an empty file can't be mapped
             raise CheckpointError(f"{path} can't be read: {error}") from None
         self._strings: set[tuple[int, int]] = set()
@@ -105,7 +105,7 @@ class ExchangeFile(TensorTable):
 
     def _parse(self) -> dict[str, Any]:
         """The JSON document, with [begin, end] where a long string stands in the file."""
-        data, size, at = self._bytes, len(self._bytes), 0
+        data, size, at = self.map, len(self.map), 0
         skeleton = bytearray()
         while at < size:
             begin = data.find(b'"', at)
@@ -133,11 +133,11 @@ class ExchangeFile(TensorTable):
     def _end_of_string(self, begin: int) -> int:
         end = begin - 1
         while True:
-            end = self._bytes.find(b'"', end + 1)
+            end = self.map.find(b'"', end + 1)
             if end < 0:
                 raise self._wrong("it is cut off in the middle of a string")
             escapes = end
-            while escapes > begin and self._bytes[escapes - 1] == 0x5C:  # a quote after a backslash doesn't end it
+            while escapes > begin and self.map[escapes - 1] == 0x5C:  # a quote after a backslash doesn't end it
                 escapes -= 1
             if (end - escapes) % 2 == 0:
                 return end
@@ -171,7 +171,7 @@ class ExchangeFile(TensorTable):
         text = entry.get("data")
         if isinstance(text, list) and tuple(text) in self._strings:
             begin, end = text
-            source: Any = self._bytes
+            source: Any = self.map
         elif isinstance(text, str) and text.isascii():
             begin, end, source = 0, len(text), text.encode()
         else:
@@ -243,6 +243,10 @@ class _ExchangeTensor(Tensor):
         if not np.isfinite(plain).all():
             raise CheckpointError(f"{self.file}: {self._where} holds values that aren't finite")
         return values
+
+    def forget(self) -> None:
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._source.map.madvise(mmap.MADV_DONTNEED)
 
 
 def _at(tree: object, place: tuple[str | int, ...]) -> object:

@@ -210,7 +210,8 @@ def _common(c: Fields, family: str, *, defaults: dict[str, Any], **more: Any) ->
     activation = c.values.get("hidden_act", "silu")
     if activation not in ("silu", "swish"):
         raise ArchitectureError(f"{c.source}: unknown hidden_act {activation!r}; known is silu")
-    if c.values.get("quantization_config") is not None:
+    quantization = c.table("quantization_config")
+    if quantization is not None and quantization.values.get("quant_method") != "cutset":
         raise ArchitectureError(
             f"{c.source}: a quantised checkpoint of another program; use the float one it came from"
         )

@@ -8,14 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import cutset.kernels._native as native
+from cutset.errors import CheckpointError
+from cutset.kernels.native import extension
 from cutset.models.checkpoint import Tensor
 from cutset.models.decoder import Trace
 from cutset.models.executor import Batch
+from cutset.models.integer import ACTIVATION_BITS, Progress, quantized
 from cutset.models.rope import Rope
 from cutset.models.spec import DecoderSpec, Site
 
-__all__ = ["NativeCache", "NativeDecoder", "SplitLinears", "local_linears"]
+native = extension()
+
+__all__ = ["NativeCache", "NativeDecoder", "SplitLinears", "local_linears", "thread_pool"]
 
 Floats = NDArray[np.float32]
 
@@ -41,7 +45,14 @@ class NativeDecoder:
     """
 
     def __init__(
-        self, spec: DecoderSpec, tensors: Mapping[str, Tensor], pool: Any, linears: SplitLinears | None = None
+        self,
+        spec: DecoderSpec,
+        tensors: Mapping[str, Tensor],
+        pool: Any,
+        linears: SplitLinears | None = None,
+        *,
+        dtype: str = "float32",  # of the products, where they are computed here
+        progress: Progress | None = None,
     ) -> None:
         self.spec, self.pool, self.rope = spec, pool, Rope(spec)
         moe = spec.moe
@@ -70,13 +81,13 @@ class NativeDecoder:
             pool=pool,
             **sizes,
         )
-        self.linears = linears or local_linears(self, tensors)
+        self.linears = linears or local_linears(self, tensors, dtype, progress)
 
     def new_cache(self, blocks: int, block_size: int) -> NativeCache:
         """Room for keys and values of `blocks` blocks; `block_size` must be a multiple of 16."""
         return NativeCache(self.core, blocks, block_size)
 
-    def forward(self, batch: Batch, cache: NativeCache, trace: Trace | None = None) -> Floats:
+    def forward(self, batch: Batch, cache: Any, trace: Trace | None = None) -> Floats:
         """Runs the rows of a batch; logits (wanted, vocab)."""
         cos, sin = self.rope.rows(batch.positions, batch.row_starts, batch.known_lens)
         if trace is not None or not cache.idle:
@@ -104,10 +115,33 @@ class NativeDecoder:
         return logits
 
 
-def local_linears(decoder: NativeDecoder, tensors: Mapping[str, Tensor]) -> Any:
-    """All products of a decoder in float32, computed in this process."""
+def thread_pool(threads: int) -> Any:
+    """Threads for a NativeDecoder, its caller among them."""
+    return native.Pool(threads)
+
+
+def local_linears(
+    decoder: NativeDecoder, tensors: Mapping[str, Tensor], dtype: str = "float32", progress: Progress | None = None
+) -> Any:
+    """All products of a decoder, computed in this process in float32, int8 or exact.
+
+    Raises CheckpointError where the sums of a site may not fit in 32 bits even with 8-bit activations.
+    """
     linears = native.LocalLinears(decoder.core, decoder.pool)
-    for site, layer, expert in decoder.spec.sites():
+    sites = decoder.spec.sites()
+    for number, (site, layer, expert) in enumerate(sites):
+        if progress is not None:
+            progress("packing weights", number, len(sites))
+        if dtype != "float32":
+            q, scales = quantized(
+                decoder.spec, tensors, site, layer, expert, lambda w: native.quantize_weight(w, decoder.pool)
+            )
+            packed = native.LinearI8(q, scales, decoder.pool)
+            bits = min(ACTIVATION_BITS[dtype], packed.most_bits)
+            if bits < 8:
+                raise CheckpointError(f"site {site} of layer {layer}: its sums of {q.shape[1]} products overflow")
+            linears.put(site, layer, expert, packed, bits)
+            continue
         parts = [tensors[name].float32() for name in decoder.spec.site_tensors(site, layer, expert)]
         weight = np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts))
         linears.put(site, layer, expert, native.LinearF32(weight, decoder.pool))

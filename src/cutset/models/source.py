@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cutset.config import usable_cores
 from cutset.errors import ModelError
 from cutset.models.checkpoint import Checkpoint, Tensor, check_tensors
 from cutset.models.exchange import ExchangeFile, write_exchange
 from cutset.models.families import load_spec, read_json
+from cutset.models.integer import check_integer_tensors, is_integer, verify_digests
 from cutset.models.spec import DecoderSpec
 from cutset.models.writer import write_safetensors
 
@@ -30,16 +32,25 @@ class Source:
     config: Mapping[str, Any]
     spec: DecoderSpec
     tensors: Mapping[str, Tensor]
-    float_dtype: str  # float32, float16 or bfloat16
+    dtype: str  # of the weights: float32, float16, bfloat16, or int8 (an integer checkpoint)
     inputs: Inputs | None  # input_ids and attention_mask, each (batch, tokens); exchange files have them
+
+    def forget(self) -> None:
+        """Lets go of the pages that were read; a mapped tensor is read from the file again when it is used again."""
+        for tensor in self.tensors.values():
+            tensor.forget()
 
 
 def open_source(path: Path) -> Source:
     """Opens a checkpoint directory or an exchange file. Raises ModelError for what can't be used."""
     if path.is_dir():
         spec, checkpoint = load_spec(path), Checkpoint(path)
-        tensors = check_tensors(spec, checkpoint)
-        return Source(path, read_json(path / "config.json"), spec, tensors, checkpoint.float_dtype(), None)
+        config = read_json(path / "config.json")
+        if is_integer(config):
+            tensors = check_integer_tensors(spec, checkpoint)
+            verify_digests(path, tensors, usable_cores())
+            return Source(path, config, spec, tensors, "int8", None)
+        return Source(path, config, spec, check_tensors(spec, checkpoint), checkpoint.float_dtype(), None)
     if not path.is_file():
         raise ModelError(f"{path} is neither a checkpoint directory nor an exchange file")
     file = ExchangeFile(path)
@@ -52,6 +63,8 @@ def convert(source: Source, target: Path, inputs: Inputs | None = None) -> None:
 
     Tensors keep their bytes, the configuration its content. `inputs` go into an exchange file.
     """
+    if source.dtype == "int8":
+        raise ModelError(f"{source.path} is an integer checkpoint; convert the float one that it came from")
     if source.path.is_dir():
         kept = source.inputs or inputs
         arrays = None if kept is None else (kept[0].astype(np.int32), kept[1].astype(np.uint8))
