@@ -25,6 +25,7 @@ from cutset.engine.params import SamplingParams
 from cutset.errors import ConfigError, RequestError
 from cutset.models.backend import build_executor, cache_blocks
 from cutset.models.chat import ChatTemplate
+from cutset.models.integer import Progress
 from cutset.models.registry import resolve, settings_for
 from cutset.models.source import open_source
 from cutset.models.tokenizer import Tokenizer
@@ -39,7 +40,14 @@ _Timed = TypeVar("_Timed", Delta, RequestOutput)
 class _Model:
     """What LLM and AsyncLLM share: a loaded model, and its engine in a thread of its own."""
 
-    def __init__(self, model: str | Path, *, settings: Settings | None = None, **overrides: Any) -> None:
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        settings: Settings | None = None,
+        progress: Progress | None = None,  # told what is being done while loading, and how many of how many are done
+        **overrides: Any,
+    ) -> None:
         started = time.perf_counter()
         if settings is not None and overrides:
             raise ConfigError("give either settings or single ones, not both")
@@ -52,10 +60,10 @@ class _Model:
         self.tokenizer = Tokenizer.load(found.directory)
         self._template_override = found.overrides.chat_template
         self._template: ChatTemplate | None = None
-        executor, self.choice = build_executor(source, self.settings)
+        self.executor, self.choice = build_executor(source, self.settings, progress)
         context = self.settings.max_model_len or self.spec.max_positions
         self._engine = Engine(
-            executor,
+            self.executor,
             self.tokenizer,
             blocks=cache_blocks(self.spec, self.choice, self.settings, context),
             block_size=self.settings.block_size,

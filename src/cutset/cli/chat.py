@@ -7,6 +7,7 @@ import sys
 
 from cutset.cli.answer import print_answer, statistics, tell
 from cutset.cli.options import add_settings, settings_from
+from cutset.cli.progress import Progress
 from cutset.cli.sampling import add_sampling, sampling_from
 from cutset.errors import RequestError
 
@@ -27,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     from cutset.llm import LLM
 
     start = [{"role": "system", "content": args.system}] if args.system else []
-    with LLM(args.model, settings=settings) as llm:
+    with LLM(args.model, settings=settings, progress=Progress()) as llm:
         llm.encode_chat([*start, {"role": "user", "content": "?"}])  # no template: say so before anyone types
         if sys.stdin.isatty():
             tell(HELP)

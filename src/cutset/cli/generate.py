@@ -8,6 +8,7 @@ import sys
 
 from cutset.cli.answer import figures, print_answer, statistics, tell
 from cutset.cli.options import add_json, add_settings, settings_from
+from cutset.cli.progress import Progress
 from cutset.cli.sampling import add_sampling, sampling_from
 from cutset.errors import RequestError
 
@@ -27,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     prompt = _stdin() if args.prompt == "-" else args.prompt
     from cutset.llm import LLM
 
-    with LLM(args.model, settings=settings) as llm:
+    with LLM(args.model, settings=settings, progress=Progress()) as llm:
         answer = print_answer(llm.stream(prompt, params))
         tell(statistics(answer))
     if args.json:

@@ -24,10 +24,17 @@ class Progress:
             self.shown = True
             bar = "█" * (WIDTH * done // max(total, 1))
             print(f"\r{bar:<{WIDTH}} {done}/{total} {what[:40]:<40}", end="", file=sys.stderr, flush=True)
+        if done >= total:
+            self.clear()
+
+    def clear(self) -> None:
+        """Takes the bar away."""
+        if self.shown:
+            print(f"\r{'':<{WIDTH + 60}}\r", end="", file=sys.stderr, flush=True)
+            self.shown = False
 
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.shown:
-            print(f"\r{'':<{WIDTH + 60}}\r", end="", file=sys.stderr, flush=True)
+        self.clear()

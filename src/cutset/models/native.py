@@ -131,7 +131,7 @@ def local_linears(
     sites = decoder.spec.sites()
     for number, (site, layer, expert) in enumerate(sites):
         if progress is not None:
-            progress("packing weights", number, len(sites))
+            progress("packing weights", number + 1, len(sites))
         if dtype != "float32":
             q, scales = quantized(
                 decoder.spec, tensors, site, layer, expert, lambda w: native.quantize_weight(w, decoder.pool)
