@@ -104,7 +104,8 @@ class FakeExecutor:
         return ((mix(wanted + steps) >> np.uint64(40)) / 2**21 - 4).astype(np.float32)
 
     def table(self, batch: Batch, i: int) -> NDArray[np.int32]:
-        return batch.block_tables[i]
+        table: NDArray[np.int32] = batch.block_tables[i]
+        return table
 
     def check(self, batch: Batch, cache: FakeCache) -> None:
         rows, sequences = len(batch.token_ids), len(batch.context_lens)
@@ -139,8 +140,8 @@ class SwappedExecutor(FakeExecutor):
     """Reads the table of the next sequence of the batch."""
 
     def table(self, batch: Batch, i: int) -> NDArray[np.int32]:
-        table = batch.block_tables[(i + 1) % len(batch.block_tables)]
-        return np.where(table < 0, 0, table)
+        table: NDArray[np.int32] = np.maximum(super().table(batch, (i + 1) % len(batch.block_tables)), 0)
+        return table
 
 
 class ForgetfulExecutor(FakeExecutor):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,7 @@ def outputs(deltas: Sequence[Delta]) -> dict[str, RequestOutput]:
 
 
 def run(
-    engine: Engine, requests: dict[str, tuple[Sequence[int], SamplingParams]], **add: Any
+    engine: Engine, requests: Mapping[str, tuple[Sequence[int], SamplingParams]], **add: Any
 ) -> dict[str, list[list[int]]]:
     """The tokens of each sample of each request, all handed in at once."""
     for request_id, (prompt, params) in requests.items():

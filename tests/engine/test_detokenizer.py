@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 import tokenizers
@@ -91,14 +92,34 @@ def test_pieces_add_up_word_piece(ids: list[int]) -> None:
 def test_pieces_add_up_byte_fallback(text: str) -> None:
     """Sound text in which what the vocabulary lacks comes as bytes."""
     ids: list[int] = []
+    vocab = METASPACE.inner.get_vocab()
     for character in text:
-        piece = METASPACE.inner.token_to_id(character.replace(" ", "▁"))
-        ids += (
-            [piece] if piece is not None else [METASPACE.inner.token_to_id(f"<0x{b:02X}>") for b in character.encode()]
-        )
+        piece = character.replace(" ", "▁")
+        ids += [vocab[piece]] if piece in vocab else [vocab[f"<0x{byte:02X}>"] for byte in character.encode()]
     pieces = stream(METASPACE, ids)
     assert "".join(pieces) == METASPACE.decode(ids)
     assert FFFD not in "".join(pieces)
+
+
+@pytest.mark.parametrize("text", ["👨‍👩‍👧" * 20, "é日" * 20, "x👩‍é" * 20])
+def test_long_runs_of_bytes(text: str) -> None:
+    vocab = METASPACE.inner.get_vocab()
+    pieces = stream(METASPACE, [vocab[f"<0x{byte:02X}>"] for byte in text.encode()])
+    assert [piece for piece in pieces if piece] == list(text)
+
+
+def test_a_space_after_many_special_tokens() -> None:
+    vocab = METASPACE.inner.get_vocab()
+    ids = [vocab["a"], *[vocab["<s>"]] * 50, vocab["▁x"]]
+    assert "".join(stream(METASPACE, ids)) == METASPACE.decode(ids) == "a x"
+
+
+@given(st.lists(st.integers(0, METASPACE.size - 1), max_size=100))
+def test_byte_fallback_with_bytes_that_are_no_text(ids: list[int]) -> None:
+    """Such a decoder turns a whole run of bytes into U+FFFD when one of them is wrong; what is shown stays shown."""
+    pieces = stream(METASPACE, ids)
+    if FFFD not in METASPACE.decode(ids):
+        assert "".join(pieces) == METASPACE.decode(ids)
 
 
 @given(st.text(st.sampled_from("a éß日本😀👍🏽\u200d\u0301\ufffd\ud800"), max_size=60))
@@ -156,7 +177,7 @@ def test_common_text_is_decoded_about_once_a_token() -> None:
 
 def split(text: str, cuts: list[int]) -> list[str]:
     places = sorted({0, len(text), *(cut % (len(text) + 1) for cut in cuts)})
-    return [text[a:b] for a, b in zip(places, places[1:], strict=False)]
+    return [text[a:b] for a, b in pairwise(places)]
 
 
 def slow_stop(text: str, stops: Sequence[str], *, include: bool) -> tuple[str, str | None]:

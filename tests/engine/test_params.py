@@ -107,7 +107,7 @@ def test_frozen_and_by_name_only() -> None:
     with pytest.raises(FrozenInstanceError):
         SamplingParams().n = 2  # type: ignore[misc]
     with pytest.raises(TypeError):
-        SamplingParams(2)  # type: ignore[misc]
+        SamplingParams(2)  # type: ignore[call-arg]
     assert SamplingParams(seed=1) == SamplingParams(seed=1)
 
 

@@ -47,9 +47,7 @@ anything = st.builds(
 )
 
 
-@given(
-    anything, st.integers(0, 2**32), st.booleans(), st.lists(st.integers(0, VOCAB - 1), max_size=12), st.integers(0, 3)
-)
+@given(anything, st.integers(0, 2**32), st.booleans(), st.lists(st.integers(0, 9), max_size=12), st.integers(0, 3))
 def test_equals_twin(params: SamplingParams, seed: int, rounded: bool, tokens: list[int], index: int) -> None:
     logits, ends = logits_of(seed, rounded=rounded), {1, 2}
     prompt, output = tokens[:5], tokens[5:]
@@ -119,7 +117,7 @@ def test_uniform_is_spread_and_keyed() -> None:
     assert 0 <= min(numbers) < 0.01
     assert 0.99 < max(numbers) < 1
     assert uniform(7, 5) == uniform(7, 5)
-    assert uniform(7, 5) == pytest.approx(0.4543056052750971, abs=1e-15)  # seeds must give the same text in later versions
+    assert uniform(7, 5) == 0.4543056052750971  # a seed must give the same text in later versions
 
 
 def test_temperature_near_zero_is_greedy_and_warns_of_nothing() -> None:

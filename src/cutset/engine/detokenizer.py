@@ -28,7 +28,9 @@ class Tokenizer(Protocol):
 class TextStream:
     """Turns tokens into pieces of text. The pieces joined are `decode` of all tokens.
 
-    A window of the last tokens is decoded with each new one, since a token's text depends on its neighbours.
+    A window of the last tokens is decoded with each new one, since a token's text depends on its neighbours. What has
+    been given out isn't taken back, so the promise fails where a later token changes earlier text: decoders with byte
+    fallback turn a whole run of bytes into U+FFFD when a wrong byte ends it.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True) -> None:
@@ -72,15 +74,12 @@ class TextStream:
         return not alone and bool(self._tokenizer.decode([token_id], skip_special_tokens=False))
 
     def _shorten(self) -> None:
-        forced = len(self._window) > LONGEST_WINDOW
-        if self._pending and not forced:
-            return
         kept = self._window[-OVERLAP:]
         text = self._tokenizer.decode(kept, skip_special_tokens=self._skip)
         # A sound beginning: it shows something (what follows is not taken for the start of a text, where some
         # tokenizers strip a space), and isn't in the middle of a character.
         sound = bool(text) and REPLACEMENT not in text and self._text.endswith(text)
-        if sound or forced:
+        if sound or len(self._window) > LONGEST_WINDOW:
             held = len(self._text) - self._shown
             self._window, self._text, self._shown = kept, text, max(0, len(text) - held)
 

@@ -230,7 +230,7 @@ class Engine:
                 if delta.finish_reason is not None:
                     self._scheduler.finish(sequence)
                 if delta.finished:
-                    del self._requests[delta.request_id]
+                    self._forget(sequence.request)
                 deltas.append(delta)
         return deltas
 
@@ -238,5 +238,9 @@ class Engine:
         deltas = end_deltas(request, error)
         for sequence in request.unfinished:
             self._scheduler.finish(sequence)
-        del self._requests[request.request_id]
+        self._forget(request)
         return deltas
+
+    def _forget(self, request: Request) -> None:
+        del self._requests[request.request_id]
+        request.sequences.clear()  # they know each other; its arrays would wait for the garbage collector

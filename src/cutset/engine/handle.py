@@ -17,8 +17,9 @@ __all__ = ["RequestHandle"]
 class RequestHandle:
     """The deltas of one request, as they come. Leaving it cancels the request:
 
-    breaking out of a `for` over it, leaving a `with`, losing the last reference, Ctrl-C while waiting. An error that
-    ended the request is raised where its delta would have come.
+    breaking out of a `for` over it, leaving a `with`, losing the last reference, Ctrl-C while waiting. (An exception
+    that leaves a `for` cancels when its traceback is dropped; `with` doesn't wait for that.) An error that ended the
+    request is raised where its delta would have come.
     """
 
     def __init__(

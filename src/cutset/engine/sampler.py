@@ -130,7 +130,11 @@ def kept_tokens(
 
 
 def _largest(values: NDArray[np.floating], count: int) -> NDArray[np.intp]:
-    smallest = np.partition(values, len(values) - count)[len(values) - count]
+    return _from(values, np.partition(values, len(values) - count)[len(values) - count], count)
+
+
+def _from(values: NDArray[np.floating], smallest: float, count: int) -> NDArray[np.intp]:
+    """The indices, ascending, of the `count` largest values, the last of which is `smallest`."""
     kept = values > smallest
     equals = np.flatnonzero(values == smallest)
     kept[equals[: count - np.count_nonzero(kept)]] = True
@@ -139,12 +143,12 @@ def _largest(values: NDArray[np.floating], count: int) -> NDArray[np.intp]:
 
 def _nucleus(weights: NDArray[np.float64], top_p: float) -> NDArray[np.intp]:
     probabilities = weights / weights.sum()
-    # Tokens below this threshold add up to less than 1 - top_p, so that the set is found among the others: sorting a
-    # whole vocabulary would take longer than all the rest.
-    ids = np.flatnonzero(probabilities > (1 - top_p) / (2 * len(weights)))
-    order = ids[np.argsort(-probabilities[ids], kind="stable")]
-    count = int(np.searchsorted(np.cumsum(probabilities[order]), top_p)) + 1
-    return np.sort(order[:count])
+    # Tokens below this threshold add up to less than 1 - top_p, so the set is found among the others. Values alone are
+    # sorted, which is many times faster than a stable sort of indices.
+    likely = probabilities[probabilities > (1 - top_p) / (2 * len(weights))]
+    likely = np.sort(likely)[::-1]
+    last = min(int(np.searchsorted(np.cumsum(likely), top_p)), len(likely) - 1)
+    return _from(probabilities, likely[last], last + 1)
 
 
 def choose(logits: NDArray[np.float32], samplers: Sequence[TokenSampler], known: Sequence[int]) -> list[Choice | None]:

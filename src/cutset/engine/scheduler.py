@@ -50,10 +50,9 @@ class Scheduler:
     def schedule(self) -> Plan | None:
         """The next step, or None if there is nothing to do."""
         rows: dict[Sequence, int] = {}
-        preempted = self._decodes(rows)
+        self._decodes(rows)
         self._prompts(rows, self.running)
-        if not preempted:  # otherwise the freed blocks would go back to the one that gave them up
-            self._admit(rows, self.waiting)
+        self._admit(rows, self.waiting)
         return make_plan(rows)
 
     def prefilling(self, sequences: list[Sequence]) -> list[Sequence]:
@@ -95,15 +94,13 @@ class Scheduler:
                 self.waiting[sibling] = None
                 self.waiting.move_to_end(sibling, last=False)  # they came before all that wait
 
-    def _decodes(self, rows: dict[Sequence, int]) -> bool:
-        """One row for each running sequence with one token to compute. True if one was preempted for that."""
-        before = self.preemptions
+    def _decodes(self, rows: dict[Sequence, int]) -> None:
+        """One row for each running sequence with one token to compute."""
         for sequence in list(self.running):
             if sequence.uncomputed != 1 or sequence.status is not Status.RUNNING:
                 continue
             if sequence.computed < sequence.block_count * self.block_size or self._grow(sequence, rows):
                 rows[sequence] = 1
-        return self.preemptions != before
 
     def _grow(self, sequence: Sequence, rows: dict[Sequence, int]) -> bool:
         """One block more. False if the sequence was itself the youngest and has been preempted."""
@@ -144,7 +141,8 @@ class Scheduler:
         found = self._cached_blocks(sequence) if self.prefix_caching else []
         new = -(-sequence.known // self.block_size) - len(found)
         free = self.pool.free - sum(self.pool.is_free(block) for block in found)
-        # Each running sequence keeps a block to grow into, or this one would soon be preempted.
+        # Each running sequence keeps a block to grow into, or this one would soon be preempted. One that has just been
+        # preempted doesn't come back in the same step: it gave up fewer free blocks than it needs.
         if new + len(self.running) > free and (self.running or new > free):
             return False
         self.pool.share(found)
