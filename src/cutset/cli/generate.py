@@ -40,6 +40,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _stdin() -> str:
     try:
-        return sys.stdin.read()
+        return sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise RequestError(f"the prompt on stdin is not valid UTF-8: byte {error.start} can't be read") from None
+        raise RequestError(f"the prompt on stdin is not valid UTF-8: byte {error.start} is wrong") from None

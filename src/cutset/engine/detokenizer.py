@@ -74,14 +74,18 @@ class TextStream:
         return not alone and bool(self._tokenizer.decode([token_id], skip_special_tokens=False))
 
     def _shorten(self) -> None:
-        kept = self._window[-OVERLAP:]
-        text = self._tokenizer.decode(kept, skip_special_tokens=self._skip)
-        # A sound beginning: it shows something (what follows is not taken for the start of a text, where some
-        # tokenizers strip a space), and isn't in the middle of a character.
-        sound = bool(text) and REPLACEMENT not in text and self._text.endswith(text)
-        if sound or len(self._window) > LONGEST_WINDOW:
-            held = len(self._text) - self._shown
-            self._window, self._text, self._shown = kept, text, max(0, len(text) - held)
+        forced = len(self._window) > LONGEST_WINDOW
+        if self._pending and not forced:
+            return
+        for overlap in range(OVERLAP, OVERLAP + MAX_PENDING):  # one of these begins with a whole character
+            kept = self._window[-overlap:]
+            text = self._tokenizer.decode(kept, skip_special_tokens=self._skip)
+            # It has to show something, or what follows would be taken for the start of a text, where some tokenizers
+            # strip a space; and not to begin in the middle of a character.
+            if forced or (text and REPLACEMENT not in text and self._text.endswith(text)):
+                held = len(self._text) - self._shown
+                self._window, self._text, self._shown = kept, text, max(0, len(text) - held)
+                return
 
 
 class StopMatcher:
