@@ -25,7 +25,9 @@ DESCRIPTION = (
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workload", action="append", choices=("tiny", "minimind", "w246"), help="default: all")
+    parser.add_argument(
+        "--workload", action="append", choices=("tiny", "minimind", "w246", "start"), help="default: all"
+    )
     parser.add_argument("--system", action="append", metavar="NAME", help="only these, as `native int8`; default: all")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds that count (default 5)")
     parser.add_argument("--python", metavar="FILE", help="the Python that has the opponents (default: this one)")
@@ -42,7 +44,11 @@ def run(args: argparse.Namespace) -> int:
     if args.rounds < 1:
         raise RequestError(f"--rounds must be at least 1, not {args.rounds}")
     python = args.python or sys.executable
-    for name in args.workload or WORKLOADS:
+    for name in args.workload or (*WORKLOADS, "start"):
+        if name == "start":
+            rows += (found := _start(settings.thread_count, args.rounds, python))
+            print(rows_table(found), end="\n\n", flush=True)
+            continue
         workload = WORKLOADS[name]
         with tempfile.TemporaryDirectory() as folder:
             workload.model.write_checkpoint(Path(folder) / name)
@@ -63,6 +69,36 @@ def run(args: argparse.Namespace) -> int:
         here = dataclasses.replace(here, versions=dict(here.versions) | versions)
         save(Results(shlex.join(["cutset", *sys.argv[1:]]), here, tuple(rows)), args.json)
     return 0
+
+
+def _start(threads: int, rounds: int, python: str) -> list[Row]:
+    """From process start to the first token, and memory at rest, on w246."""
+    import subprocess
+    import tempfile
+
+    from cutset.bench import opponents
+    from cutset.bench.decode import WORKLOADS
+    from cutset.bench.start import memory_rows, start_rows
+    from cutset.models.integer import write_integer_checkpoint
+    from cutset.models.source import open_source
+
+    with tempfile.TemporaryDirectory() as name:
+        floats, integers, gguf = (Path(name) / kind for kind in ("w246", "w246-int8", "w246.gguf"))
+        WORKLOADS["w246"].model.write_checkpoint(floats)
+        source = open_source(floats)
+        write_integer_checkpoint(source.spec, source.config, source.tensors, floats, integers)
+        writer = [python, opponents.__file__, "llama.cpp q8_0", str(floats), "--write-gguf", str(gguf)]
+        done = subprocess.run(writer, capture_output=True, check=False)
+        there = done.returncode == 0 and gguf.is_file()
+
+        def tell(line: str) -> None:
+            print(line, file=sys.stderr)
+
+        rows = start_rows(integers, gguf if there else None, python, threads, rounds, tell)
+        for folder, kind in ((floats, "float32"), (integers, "int8")):
+            size = (folder / "model.safetensors").stat().st_size
+            rows += memory_rows(folder, python, threads, (f"native {kind}",), size)
+    return rows
 
 
 def rows_table(rows: list[Row]) -> str:
