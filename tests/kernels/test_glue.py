@@ -285,6 +285,23 @@ def test_attention_is_batch_invariant(heads: int, kv_heads: int, head_dim: int, 
         np.testing.assert_array_equal(out, same)
 
 
+@pytest.mark.parametrize("window", [0, 700])
+def test_a_long_history_shared_out_among_threads(window: int) -> None:
+    case = Case([1300, 20], 3, 1, 16, 16)
+    whole = case.prefill(window)
+    close(whole[0], case.expected(0, window))
+    mask = np.ones((2, 1300), np.bool_)
+    mask[0, 400:1100] = False
+    masked = case.prefill(window, mask)
+    close(masked[0], case.expected(0, window, mask))
+    pool = native.Pool(3)
+    for rows in ([(0, 1299, 1300)], [(0, 1280, 1300), (1, 19, 20)]):
+        for pools, masks, expected in ((None, None, whole), (pool, None, whole), (pool, mask, masked)):
+            out = case.step(rows, window, None if masks is None else masks[: len(rows)], pool=pools)
+            for (s, first, end), part in zip(rows, out, strict=True):
+                np.testing.assert_array_equal(part, expected[s][first:end])
+
+
 def test_attention_of_wanted_rows() -> None:
     case = Case([40, 9, 70], 4, 2, 16, 16)
     whole = np.concatenate(case.prefill())

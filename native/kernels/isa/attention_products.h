@@ -66,7 +66,7 @@ inline void score_packs(const float* queries, const float* const* packs, std::si
 }
 
 // sums[q][0 .. 16 C) += sum over tokens from .. to of weights[q][token] * values[token]
-//   weights: (Q, kKeyTile), packs: 16 tokens of `padded` floats each, sums: (Q, padded)
+//   weights: (Q, kKeyTile), packs: 16 tokens of `padded` floats each, sums: (Q, padded + 16)
 template <int Q, int C>
 inline void add_values(const float* weights, const float* const* packs, std::size_t column, std::size_t padded,
                        std::size_t from, std::size_t to, float* sums) {
@@ -75,7 +75,7 @@ inline void add_values(const float* weights, const float* const* packs, std::siz
 #pragma GCC unroll 16
   for (int q = 0; q < Q; ++q) {
 #pragma GCC unroll 16
-    for (int v = 0; v < kVecs; ++v) acc[q][v] = load(sums + q * padded + column + v * kLanes);
+    for (int v = 0; v < kVecs; ++v) acc[q][v] = load(sums + q * (padded + kStateMore) + column + v * kLanes);
   }
   for (std::size_t token = from; token < to;) {
     const float* value = packs[token / kPackTokens] + token % kPackTokens * padded + column;
@@ -96,7 +96,7 @@ inline void add_values(const float* weights, const float* const* packs, std::siz
 #pragma GCC unroll 16
   for (int q = 0; q < Q; ++q) {
 #pragma GCC unroll 16
-    for (int v = 0; v < kVecs; ++v) store(sums + q * padded + column + v * kLanes, acc[q][v]);
+    for (int v = 0; v < kVecs; ++v) store(sums + q * (padded + kStateMore) + column + v * kLanes, acc[q][v]);
   }
 }
 
