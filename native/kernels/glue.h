@@ -42,7 +42,7 @@ struct AttentionTask {
 // A task works through its queries (row by row, all heads of the group) in tiles of that many.
 constexpr std::size_t kQueryTile = 64;
 // And through keys in tiles at multiples of that many tokens, whatever the rows: it fixes the order of all sums.
-constexpr std::size_t kKeyTile = 64;
+constexpr std::size_t kKeyTile = 128;
 
 // What a query gathers in a part of its history, that many tokens at multiples of that many, starts from nothing and is
 // merged in order; so that threads can share out one row's history, and it doesn't show in the result.

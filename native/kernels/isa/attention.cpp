@@ -10,7 +10,8 @@ namespace cutset::CUTSET_ISA {
 
 namespace {
 
-// Up to that many queries wait for memory; then the values are fetched while the scores are computed.
+// Up to that many queries wait for memory; then values are asked for while scores are computed. (To ask for the next
+// keys while values are added up makes it slower.)
 constexpr std::size_t kFewQueries = 16;
 
 // What queries have gathered, relative to their largest scores: for each, attention_state(head_dim) floats.
@@ -125,9 +126,15 @@ void score_tile(const AttentionTask& task, QueryTile& tile, const KeyTile& keys)
       to = tile.seen[i].to > to ? tile.seen[i].to : to;
     }
     if (from >= to) continue;
+    const std::size_t first = from / kPackTokens;
+    const std::size_t last = (to + kPackTokens - 1) / kPackTokens;
+    float* scores = tile.scores + q * kKeyTile;
     with_queries(count, [&](auto n) {
-      score_queries<n.value>(tile.queries + q, keys.keys, from / kPackTokens, (to + kPackTokens - 1) / kPackTokens,
-                             task.head_dim, tile.scores + q * kKeyTile);
+      if (q == 0 && tile.count <= kFewQueries) {
+        score_queries<n.value, true>(tile.queries, keys.keys, keys.values, first, last, task.head_dim, scores);
+      } else {
+        score_queries<n.value, false>(tile.queries + q, keys.keys, keys.keys, first, last, task.head_dim, scores);
+      }
     });
   }
 }
@@ -181,24 +188,20 @@ void run_key_tile(const AttentionTask& task, QueryTile& tile, std::size_t start,
   keys.mask = task.key_mask ? task.key_mask + start : nullptr;
   const std::size_t first = tile.first_key[0];
   const std::size_t end = tile.end_key[tile.count - 1];
+  const auto pack_of = [&](const float* heads, std::size_t stride, std::size_t token, std::size_t row) {
+    const auto block = static_cast<std::size_t>(task.block_table[token / task.block_size]);
+    return heads + block * stride + token % task.block_size * row;
+  };
   for (std::size_t p = 0; p < kTilePacks; ++p) {
     const std::size_t token = start + p * kPackTokens;
-    if (token + kPackTokens <= first || token >= end) continue;
-    const std::size_t block = static_cast<std::size_t>(task.block_table[token / task.block_size]);
-    const std::size_t place = token % task.block_size;
-    keys.keys[p] = task.keys + block * task.key_stride + place * task.head_dim;
-    keys.values[p] = task.values + block * task.value_stride + place * padded;
+    const bool seen = token + kPackTokens > first && token < end;
+    keys.keys[p] = seen ? pack_of(task.keys, task.key_stride, token, task.head_dim) : nullptr;
+    keys.values[p] = seen ? pack_of(task.values, task.value_stride, token, padded) : nullptr;
   }
   for (std::size_t q = 0; q < tile.count; ++q) {
     const std::size_t from = tile.first_key[q] > start ? tile.first_key[q] - start : 0;
     const std::size_t to = tile.end_key[q] < start + kKeyTile ? tile.end_key[q] : start + kKeyTile;
     tile.seen[q] = to > start + from ? Range{from, to - start} : Range{0, 0};
-  }
-  if (tile.count <= kFewQueries) {
-    for (std::size_t p = 0; p < kTilePacks && start + p * kPackTokens < end; ++p) {
-      if (start + (p + 1) * kPackTokens <= first) continue;
-      for (std::size_t i = 0; i < kPackTokens * padded; i += 16) __builtin_prefetch(keys.values[p] + i, 0, 2);
-    }
   }
   score_tile(task, tile, keys);
   for (std::size_t q = 0; q < tile.count; ++q) {
