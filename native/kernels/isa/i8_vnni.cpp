@@ -52,13 +52,20 @@ void block(const std::uint8_t* codes, std::size_t stride, std::size_t depth, con
 }
 
 using Block = void (*)(const std::uint8_t*, std::size_t, std::size_t, const std::int8_t*, std::int32_t (*)[kPanel]);
-constexpr Block kBlocks[kBlockRows] = {block<1, 4>, block<2, 4>, block<3, 2>, block<4, 2>,  block<5, 1>,  block<6, 1>,
-                                       block<7, 1>, block<8, 1>, block<9, 1>, block<10, 1>, block<11, 1>, block<12, 1>};
+constexpr std::size_t kMostRows = 12;
+constexpr Block kBlocks[kMostRows] = {block<1, 4>, block<2, 4>, block<3, 2>, block<4, 2>,  block<5, 1>,  block<6, 1>,
+                                      block<7, 1>, block<8, 1>, block<9, 1>, block<10, 1>, block<11, 1>, block<12, 1>};
 
 }  // namespace
 
 void i8_block(const std::uint8_t* codes, std::size_t stride, std::size_t rows, std::size_t depth,
-              const std::int8_t* panel, std::int32_t (*sums)[kPanel]) {
+              const std::int8_t* panel, [[maybe_unused]] bool fresh, std::int32_t (*sums)[kPanel]) {
+#if defined(CUTSET_ISA_amx)
+  if (rows >= kTileLeast) {
+    tile_block(codes, stride, rows, depth, panel, fresh, sums);
+    return;
+  }
+#endif
   kBlocks[rows - 1](codes, stride, depth, panel, sums);
 }
 
