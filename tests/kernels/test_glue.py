@@ -17,7 +17,11 @@ Floats = NDArray[np.float32]
 SIZES = (1, 3, 8, 15, 16, 17, 33, 63, 64, 80, 129)
 
 
-@pytest.fixture(params=native.available_isas(), autouse=True)
+# The others share their vectors, and so all of this, with avx512.
+ISAS = [isa for isa in native.available_isas() if isa in ("portable", "avx2", "avx512")]
+
+
+@pytest.fixture(params=ISAS, autouse=True)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     before = native.isa()
     assert native.select_isa(request.param)
@@ -333,3 +337,12 @@ def test_wrong_batches_are_refused() -> None:
         case.step([(0, 0, 10)], wanted=[10])
     with pytest.raises(ValueError, match="key_mask"):
         case.step([(0, 0, 10)], mask=np.ones((1, 9), np.bool_))
+
+
+@pytest.mark.parametrize("isa", [isa for isa in native.available_isas() if isa not in ISAS], indirect=True)
+def test_the_other_instruction_sets_hold_the_same_kernels(isa: str) -> None:
+    def attend(name: str) -> Floats:
+        native.select_isa(name)
+        return Case([200], 4, 2, 64, 16).prefill()[0]
+
+    np.testing.assert_array_equal(attend(isa), attend("avx512"))
