@@ -67,7 +67,6 @@ struct QueryTile {
 };
 
 struct KeyTile {
-  std::size_t start;
   const std::uint8_t* mask;  // of its first token, or nullptr
   const float* keys[kTilePacks];
   const float* values[kTilePacks];
@@ -184,7 +183,6 @@ void gather_values(QueryTile& tile, const KeyTile& keys, std::size_t padded) {
 
 void run_key_tile(const AttentionTask& task, QueryTile& tile, std::size_t start, std::size_t padded) {
   KeyTile keys;
-  keys.start = start;
   keys.mask = task.key_mask ? task.key_mask + start : nullptr;
   const std::size_t first = tile.first_key[0];
   const std::size_t end = tile.end_key[tile.count - 1];
