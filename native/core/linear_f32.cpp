@@ -10,7 +10,7 @@ namespace cutset {
 namespace {
 
 // With many rows the depth is taken in pieces, so that a piece of x stays in the second cache while panels run.
-constexpr std::size_t kDepthPiece = 512;
+constexpr std::size_t kPiece = std::size_t{1} << 18;  // elements of x
 constexpr std::size_t kMostRows = 512;
 
 void pack_panel(const float* weight, std::size_t outputs, std::size_t depth, std::size_t panel, float* packed) {
@@ -60,7 +60,7 @@ void PackedF32::forward(ThreadPool& pool, const float* x, std::size_t rows, floa
     packed = room;
   }
 
-  const std::size_t piece = tiles_a_task > 1 ? kDepthPiece : depth_;
+  const std::size_t piece = std::max<std::size_t>(1, kPiece / split.rows);
   pool.run(split.tasks(), [&](std::size_t task) noexcept {
     const std::size_t block = task % split.row_blocks, group = task / split.row_blocks;
     const std::size_t last = std::min(panels, (group + 1) * split.panels);

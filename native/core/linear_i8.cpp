@@ -135,24 +135,22 @@ void PackedI8::multiply(ThreadPool& pool, const std::uint8_t* codes, const float
   const Split split = split_product(pool, rows, panels, depth_, kLeastRows, kMostRows);
   pool.run(split.tasks(), [&](std::size_t task) noexcept {
     const std::size_t first = task % split.row_blocks * split.rows, group = task / split.row_blocks;
-    const std::size_t last = std::min(panels, (group + 1) * split.panels);
-    for (std::size_t p = group * split.panels; p < last; ++p) {
-      const std::size_t out = first * outputs_ + p * kPanel;
-      I8Job job{};
-      job.codes = codes + first * stride;
-      job.rows = std::min(split.rows, rows - first);
-      job.depth = depth_;
-      job.bits = bits;
-      job.panel = panels_.as<std::int8_t>() + p * kPanel * padded;
-      job.sums = sums_.as<std::int32_t>() + p * kPanel;
-      job.row_scales = row_scales ? row_scales + first : nullptr;
-      job.column_scales = scales_.as<float>() + p * kPanel;
-      job.columns = std::min(kPanel, outputs_ - p * kPanel);
-      job.scaled = scaled ? scaled + out : nullptr;
-      job.whole = whole ? whole + out : nullptr;
-      job.stride = outputs_;
-      kernels.i8_panel(job);
-    }
+    const std::size_t start = group * split.panels * kPanel;
+    const std::size_t out = first * outputs_ + start;
+    I8Job job{};
+    job.codes = codes + first * stride;
+    job.rows = std::min(split.rows, rows - first);
+    job.depth = depth_;
+    job.bits = bits;
+    job.panels = panels_.as<std::int8_t>() + start * padded;
+    job.sums = sums_.as<std::int32_t>() + start;
+    job.row_scales = row_scales ? row_scales + first : nullptr;
+    job.output_scales = scales_.as<float>() + start;
+    job.outputs = std::min(split.panels * kPanel, outputs_ - start);
+    job.scaled = scaled ? scaled + out : nullptr;
+    job.whole = whole ? whole + out : nullptr;
+    job.stride = outputs_;
+    kernels.i8_multiply(job);
   });
 }
 

@@ -2,9 +2,9 @@
 
 #include <cstdint>
 #include <cstdlib>
+#include <mutex>
 #include <new>
 #include <stdexcept>
-#include <utility>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -15,31 +15,12 @@ namespace cutset {
 namespace {
 
 constexpr std::size_t kLine = 64;
-
-#if defined(__linux__)
 constexpr std::size_t kHuge = std::size_t{2} << 20;
+constexpr std::size_t kSlab = std::size_t{32} << 20;  // address space: pages that nobody touches cost nothing
 
-// Whole huge pages: with pages of 4 KiB, reading weights misses the TLB all the time.
-void* map_huge(std::size_t bytes) {
-  const std::size_t reserved = bytes + kHuge;
-  void* start = mmap(nullptr, reserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (start == MAP_FAILED) throw std::bad_alloc();
-  const std::size_t before = (kHuge - reinterpret_cast<std::uintptr_t>(start) % kHuge) % kHuge;
-  char* data = static_cast<char*>(start) + before;
-  if (before) munmap(start, before);
-  munmap(data + bytes, reserved - before - bytes);
-  madvise(data, bytes, MADV_HUGEPAGE);  // a wish: without it the memory is slower, not wrong
-  return data;
-}
-#endif
-
-// How many bytes are asked of the system: whole pages or whole lines.
-std::size_t rounded(std::size_t bytes) {
+std::size_t rounded(std::size_t bytes, std::size_t step) {
   if (bytes > SIZE_MAX / 2) throw std::bad_alloc();
-#if defined(__linux__)
-  if (bytes >= kHuge) return (bytes + 4095) / 4096 * 4096;
-#endif
-  return (bytes + kLine - 1) / kLine * kLine;
+  return (bytes + step - 1) / step * step;
 }
 
 }  // namespace
@@ -50,36 +31,68 @@ std::size_t checked_product(std::size_t a, std::size_t b) {
   return product;
 }
 
+struct Buffer::Slab {
+  char* data = nullptr;
+  std::size_t bytes, used = 0;
+
+  explicit Slab(std::size_t wanted) : bytes(rounded(wanted, wanted < kHuge ? kLine : kHuge)) {
+#if defined(__linux__)
+    if (bytes >= kHuge) {
+      map_huge();
+      return;
+    }
+#endif
+    data = static_cast<char*>(std::aligned_alloc(kLine, bytes));
+    if (!data) throw std::bad_alloc();
+  }
+
+  ~Slab() {
+#if defined(__linux__)
+    if (bytes >= kHuge) {
+      munmap(data, bytes);
+      return;
+    }
+#endif
+    std::free(data);
+  }
+
+  Slab(const Slab&) = delete;
+  Slab& operator=(const Slab&) = delete;
+
+#if defined(__linux__)
+  void map_huge() {
+    const std::size_t reserved = bytes + kHuge;
+    void* start = mmap(nullptr, reserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (start == MAP_FAILED) throw std::bad_alloc();
+    const std::size_t before = (kHuge - reinterpret_cast<std::uintptr_t>(start) % kHuge) % kHuge;
+    data = static_cast<char*>(start) + before;
+    if (before) munmap(start, before);
+    if (before < kHuge) munmap(data + bytes, kHuge - before);
+    madvise(data, bytes, MADV_HUGEPAGE);  // a wish: without it the memory is slower, not wrong
+  }
+#endif
+};
+
 Buffer::Buffer(std::size_t bytes) : bytes_(bytes) {
-  if (bytes == 0) return;
-  const std::size_t whole = rounded(bytes);
-#if defined(__linux__)
-  if (bytes >= kHuge) {
-    data_ = map_huge(whole);
-    return;
+  static std::mutex guard;
+  static std::weak_ptr<Slab> current;
+  const std::size_t whole = rounded(bytes, kLine);
+  std::lock_guard<std::mutex> lock(guard);
+  slab_ = current.lock();
+  if (!slab_ || slab_->bytes - slab_->used < whole) {
+    slab_ = std::make_shared<Slab>(whole < kSlab / 2 ? kSlab : whole);
+    if (slab_->bytes > whole) current = slab_;
   }
-#endif
-  data_ = std::aligned_alloc(kLine, whole);
-  if (!data_) throw std::bad_alloc();
+  data_ = slab_->data + slab_->used;
+  slab_->used += whole;
 }
 
-Buffer::~Buffer() {
-#if defined(__linux__)
-  if (bytes_ >= kHuge) {
-    munmap(data_, rounded(bytes_));
-    return;
-  }
-#endif
-  std::free(data_);
-}
-
-Buffer::Buffer(Buffer&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
-
-Buffer& Buffer::operator=(Buffer&& other) noexcept {
-  std::swap(data_, other.data_);
-  std::swap(bytes_, other.bytes_);
-  return *this;
+Buffer Buffer::alone(std::size_t bytes) {
+  Buffer buffer;
+  buffer.slab_ = std::make_shared<Slab>(bytes ? bytes : kLine);
+  buffer.data_ = buffer.slab_->data;
+  buffer.bytes_ = bytes;
+  return buffer;
 }
 
 }  // namespace cutset

@@ -1,21 +1,26 @@
-// Memory for packed weights and scratch: aligned to cache lines, on huge pages where it is large.
+// Memory for packed weights and scratch: aligned to cache lines, on huge pages.
 #pragma once
 
 #include <cstddef>
+#include <memory>
 
 namespace cutset {
 
 // a * b, or std::length_error where that doesn't fit.
 std::size_t checked_product(std::size_t a, std::size_t b);
 
-// Uninitialised memory that belongs to one owner. Throws std::bad_alloc.
+// Uninitialised memory with one owner. Throws std::bad_alloc.
 class Buffer {
  public:
   Buffer() = default;
+  // For what lives as long as a model. Buffers share slabs of huge pages (weights end in the middle of a page, and with
+  // small pages reading them misses the TLB all the time); a slab is given back with its last buffer.
   explicit Buffer(std::size_t bytes);
-  ~Buffer();
-  Buffer(Buffer&& other) noexcept;
-  Buffer& operator=(Buffer&& other) noexcept;
+  // Memory that is given back by itself.
+  static Buffer alone(std::size_t bytes);
+
+  Buffer(Buffer&&) = default;
+  Buffer& operator=(Buffer&&) = default;
 
   std::size_t bytes() const { return bytes_; }
   template <class T>
@@ -28,6 +33,9 @@ class Buffer {
   }
 
  private:
+  struct Slab;
+
+  std::shared_ptr<Slab> slab_;
   void* data_ = nullptr;
   std::size_t bytes_ = 0;
 };
@@ -36,7 +44,7 @@ class Buffer {
 class Workspace {
  public:
   void* take(std::size_t bytes) {
-    if (bytes > buffer_.bytes()) buffer_ = Buffer(bytes + bytes / 4);
+    if (bytes > buffer_.bytes()) buffer_ = Buffer::alone(bytes + bytes / 4);
     return buffer_.as<void>();
   }
 

@@ -14,25 +14,25 @@ namespace cutset {
 constexpr std::size_t kPanel = 32;
 constexpr std::size_t kDepthStep = 64;
 
-// i8_panel may read codes of this many rows beyond the last: room for them must follow.
+// i8_multiply may read codes of this many rows beyond the last: room for them must follow.
 constexpr std::size_t kCodeRowsMore = 31;
 
 constexpr std::size_t round_up(std::size_t n, std::size_t step) { return (n + step - 1) / step * step; }
 
-// A panel's product with encoded rows. Either `scaled` or `whole` is written, whichever isn't null.
+// The product of encoded rows with one panel or several. Either `scaled` or `whole` is written, whichever isn't null.
 struct I8Job {
-  const std::uint8_t* codes;   // the rows as i8_encode wrote them
-  std::size_t rows;            //
-  std::size_t depth;           //
+  const std::uint8_t* codes;  // the rows as i8_encode wrote them
+  std::size_t rows;
+  std::size_t depth;
   int bits;                    // as in i8_encode
-  const std::int8_t* panel;    // [depth / 4][32][4]
-  const std::int32_t* sums;    // (32,) the sum of each output's weights
+  const std::int8_t* panels;   // [panel][depth / 4][32][4]
+  const std::int32_t* sums;    // (outputs,) the sum of each output's weights, padded to whole panels like the next
   const float* row_scales;     // (rows,) for `scaled`
-  const float* column_scales;  // (32,) for `scaled`
-  std::size_t columns;         // outputs of this panel that exist, at most 32
-  float* scaled;               // (rows, columns) float(sum) * (row_scale * column_scale)
-  std::int32_t* whole;         // (rows, columns) the sums
-  std::size_t stride;          // elements between rows of the output
+  const float* output_scales;  // (outputs,) for `scaled`
+  std::size_t outputs;
+  float* scaled;        // (rows, outputs) float(sum) * (row_scale * output_scale)
+  std::int32_t* whole;  // (rows, outputs) the sums
+  std::size_t stride;   // elements between rows of the output
 };
 
 struct LinearKernels {
@@ -49,12 +49,12 @@ struct LinearKernels {
   // q = x / scale rounded to the nearest, ties to even. A row whose scale would be below the least normal float gets
   // scale 0 and zeros, a row with a NaN or an infinity scale NaN and zeros.
   void (*quantize)(const float* x, std::size_t rows, std::size_t depth, int bits, std::int16_t* q, float* scales);
-  // The same, in the form that i8_panel reads: i8_code_bytes for each row.
+  // The same, in the form that i8_multiply reads: i8_code_bytes for each row.
   std::size_t (*i8_code_bytes)(std::size_t depth, int bits);
   void (*i8_encode)(const float* x, std::size_t rows, std::size_t depth, int bits, std::uint8_t* codes, float* scales);
   // Of integers that fit in `bits` bits.
   void (*i8_encode_whole)(const std::int16_t* q, std::size_t rows, std::size_t depth, int bits, std::uint8_t* codes);
-  void (*i8_panel)(const I8Job& job);
+  void (*i8_multiply)(const I8Job& job);
 
   // Reads `bytes` (a multiple of 512) and gives a value that depends on all: the bound of whatever streams weights.
   std::uint64_t (*read)(const void* data, std::size_t bytes);

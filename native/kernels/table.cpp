@@ -4,6 +4,14 @@
 #include <atomic>
 #include <cstring>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace cutset {
 
 namespace portable {
@@ -19,11 +27,30 @@ extern const KernelTable table;
 namespace avx512vnni {
 extern const KernelTable table;
 }
+namespace amx {
+extern const KernelTable table;
+}
 #endif
 
 namespace {
 
-constexpr int kMost = 4;
+constexpr int kMost = 5;
+
+#if defined(__x86_64__)
+// The processor has 8-bit tiles, and Linux lets this process use them (it asks to be asked, because the state of a
+// thread grows by eight kilobytes).
+bool amx_granted() {
+#if defined(__linux__)
+  unsigned a, b, c, d;
+  constexpr unsigned kTile = 1u << 24, kInt8 = 1u << 25;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & kTile) || !(d & kInt8)) return false;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+#endif
 
 struct Available {
   const KernelTable* tables[kMost] = {};
@@ -44,7 +71,10 @@ struct Available {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl")) {
       add(avx512::table);
-      if (__builtin_cpu_supports("avx512vnni")) add(avx512vnni::table);
+      if (__builtin_cpu_supports("avx512vnni")) {
+        add(avx512vnni::table);
+        if (amx_granted()) add(amx::table);
+      }
     }
 #endif
   }

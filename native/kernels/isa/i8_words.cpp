@@ -1,6 +1,7 @@
 // Sums of word codes: 8-bit weights widened to 16 bits, pairs of products summed in int32. (The instruction that
 // multiplies bytes, vpmaddubsw, saturates pairs at 16 bits without saying so.)
 #include "kernels/isa/codes.h"
+#include "kernels/isa/prefetch.h"
 #include "kernels/isa/simd.h"
 
 #if !defined(CUTSET_ISA_avx512vnni)
@@ -64,10 +65,13 @@ template <std::size_t kRows, std::size_t kVectors>
 void block(const std::int16_t* codes, std::size_t stride, std::size_t depth, const std::int8_t* panel,
            std::int32_t (*sums)[kPanel]) {
   Wide acc[kRows][kVectors];
-  for (auto& row : acc) {
-    for (Wide& sum : row) sum = zero();
+#pragma GCC unroll 8
+  for (std::size_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+    for (std::size_t v = 0; v < kVectors; ++v) acc[r][v] = zero();
   }
   for (std::size_t k = 0; k < depth; k += 4, panel += 4 * kPanel) {
+    fetch_ahead<kRows>(panel);
 #pragma GCC unroll 8
     for (std::size_t v = 0; v < kVectors; ++v) {
       const auto weights = weights_at(panel + v * 4 * kOutputs);
@@ -80,7 +84,9 @@ void block(const std::int16_t* codes, std::size_t stride, std::size_t depth, con
     }
   }
   std::int32_t pairs[2 * kOutputs];
+#pragma GCC unroll 8
   for (std::size_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
     for (std::size_t v = 0; v < kVectors; ++v) {
       put(pairs, acc[r][v]);
       for (std::size_t i = 0; i < kOutputs; ++i) sums[r][v * kOutputs + i] = pairs[2 * i] + pairs[2 * i + 1];
@@ -111,7 +117,7 @@ constexpr Block kBlocks[kMostRows] = {panel_block<1, 2>};
 }  // namespace
 
 void i8_block(const std::uint8_t* codes, std::size_t stride, std::size_t rows, std::size_t depth,
-              const std::int8_t* panel, std::int32_t (*sums)[kPanel]) {
+              const std::int8_t* panel, bool /*fresh*/, std::int32_t (*sums)[kPanel]) {
   const std::int16_t* words = reinterpret_cast<const std::int16_t*>(codes);
   while (rows > 0) {
     const std::size_t n = rows < kMostRows ? rows : kMostRows;

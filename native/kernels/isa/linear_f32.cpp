@@ -1,5 +1,6 @@
 // Float32 products: a tile of rows x 32 outputs stays in registers while the depth runs.
 #include "kernels/isa/linear.h"
+#include "kernels/isa/prefetch.h"
 #include "kernels/isa/simd.h"
 
 namespace cutset::CUTSET_ISA {
@@ -7,9 +8,6 @@ namespace cutset::CUTSET_ISA {
 namespace {
 
 constexpr std::size_t kVectors = kPanel / kLanes;
-
-// Weights ahead of their use, in floats: the hardware's own prefetch stops at the end of a page of 4 KiB.
-constexpr std::size_t kAhead = 2048;
 
 template <std::size_t kRows>
 void tile(const float* x, std::size_t depth, const float* panel, std::size_t columns, bool add, float* y,
@@ -25,16 +23,17 @@ void tile(const float* x, std::size_t depth, const float* panel, std::size_t col
     }
   }
   Vec sums[kRows][kVectors];
+#pragma GCC unroll 14
   for (std::size_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
     for (std::size_t v = 0; v < kVectors; ++v) {
       sums[r][v] = add ? load(out + r * out_stride + v * kLanes) : splat(0.0f);
     }
   }
   for (std::size_t k = 0; k < depth; ++k, x += kRows, panel += kPanel) {
-    if constexpr (kRows <= 4) {
-      for (std::size_t i = 0; i < kPanel; i += 16) __builtin_prefetch(panel + kAhead + i);
-    }
+    fetch_ahead<kRows>(panel);
     Vec weights[kVectors];
+#pragma GCC unroll 8
     for (std::size_t v = 0; v < kVectors; ++v) weights[v] = load(panel + v * kLanes);
 #pragma GCC unroll 14
     for (std::size_t r = 0; r < kRows; ++r) {
@@ -43,7 +42,9 @@ void tile(const float* x, std::size_t depth, const float* panel, std::size_t col
       for (std::size_t v = 0; v < kVectors; ++v) sums[r][v] = fma(value, weights[v], sums[r][v]);
     }
   }
+#pragma GCC unroll 14
   for (std::size_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
     for (std::size_t v = 0; v < kVectors; ++v) store(out + r * out_stride + v * kLanes, sums[r][v]);
   }
   if (columns < kPanel) {

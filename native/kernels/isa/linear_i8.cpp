@@ -7,60 +7,74 @@ namespace cutset::CUTSET_ISA {
 
 namespace {
 
-// From sums of codes to sums of integers, modulo 2^32: unsigned, because only the last result is known to fit.
-void combine(const I8Job& job, std::int32_t (*sums)[kPanel], std::size_t row, std::int32_t* whole) {
-  if constexpr (!kByteCodes) {
-    for (std::size_t c = 0; c < kPanel; ++c) whole[c] = sums[row][c];
-    return;
-  }
-  const std::uint32_t half = 1u << (job.bits - 1);
-  if (job.bits <= 8) {
-    for (std::size_t c = 0; c < kPanel; ++c) {
-      whole[c] = static_cast<std::int32_t>(static_cast<std::uint32_t>(sums[row][c]) -
-                                           half * static_cast<std::uint32_t>(job.sums[c]));
-    }
-    return;
-  }
+// The sum of integers from the sums of codes, modulo 2^32: unsigned, because only the last result is known to fit.
+// `shift` is half * the sum of the weights, as in codes.h.
+template <std::size_t kLimbs>
+inline std::int32_t sum_at(const std::int32_t (*sums)[kPanel], const std::uint32_t* shift, std::size_t c) {
+  std::uint32_t sum = static_cast<std::uint32_t>(sums[0][c]) - shift[c];
+  if constexpr (kLimbs == 2) sum += static_cast<std::uint32_t>(sums[1][c]) << 8;
+  return static_cast<std::int32_t>(sum);
+}
+
+template <std::size_t kLimbs>
+void whole_row(const std::int32_t (*sums)[kPanel], const std::uint32_t* shift, std::int32_t* out) {
+  for (std::size_t c = 0; c < kPanel; ++c) out[c] = sum_at<kLimbs>(sums, shift, c);
+}
+
+template <std::size_t kLimbs>
+void scaled_row(const std::int32_t (*sums)[kPanel], const std::uint32_t* shift, float row_scale,
+                const float* output_scales, float* __restrict out) {
   for (std::size_t c = 0; c < kPanel; ++c) {
-    whole[c] = static_cast<std::int32_t>(static_cast<std::uint32_t>(sums[2 * row][c]) +
-                                         256u * static_cast<std::uint32_t>(sums[2 * row + 1][c]) -
-                                         half * static_cast<std::uint32_t>(job.sums[c]));
+    out[c] = static_cast<float>(sum_at<kLimbs>(sums, shift, c)) * (row_scale * output_scales[c]);
   }
 }
 
-void finish_row(const I8Job& job, const std::int32_t* whole, std::size_t row) {
-  if (job.whole) {
-    std::int32_t* out = job.whole + row * job.stride;
-    for (std::size_t c = 0; c < job.columns; ++c) out[c] = whole[c];
-    return;
+// Rows first .. end of panel p, from the sums of their codes to the output.
+template <std::size_t kLimbs>
+void finish_rows(const I8Job& job, std::size_t p, std::size_t first, std::size_t end,
+                 const std::int32_t (*sums)[kPanel], const std::uint32_t* shift) {
+  const std::size_t at = p * kPanel, columns = job.outputs - at < kPanel ? job.outputs - at : kPanel;
+  union {
+    std::int32_t whole[kPanel];
+    float scaled[kPanel];
+  } edge;
+  for (std::size_t r = first; r < end; ++r, sums += kLimbs) {
+    const std::size_t out = r * job.stride + at;
+    if (job.whole) {
+      whole_row<kLimbs>(sums, shift, columns == kPanel ? job.whole + out : edge.whole);
+      if (columns < kPanel) __builtin_memcpy(job.whole + out, edge.whole, columns * sizeof(std::int32_t));
+    } else {
+      scaled_row<kLimbs>(sums, shift, job.row_scales[r], job.output_scales + at,
+                         columns == kPanel ? job.scaled + out : edge.scaled);
+      if (columns < kPanel) __builtin_memcpy(job.scaled + out, edge.scaled, columns * sizeof(float));
+    }
   }
-  const float scale = job.row_scales[row];
-  float* out = job.scaled + row * job.stride;
-  if (job.columns == kPanel) {
-    for (std::size_t c = 0; c < kPanel; ++c) out[c] = static_cast<float>(whole[c]) * (scale * job.column_scales[c]);
-    return;
-  }
-  for (std::size_t c = 0; c < job.columns; ++c) out[c] = static_cast<float>(whole[c]) * (scale * job.column_scales[c]);
 }
 
 }  // namespace
 
-void i8_panel(const I8Job& job) {
+void i8_multiply(const I8Job& job) {
   const std::size_t stride = code_stride(job.depth), limbs = limbs_of(job.bits);
-  const std::size_t depth = round_up(job.depth, kDepthStep);
-  const std::size_t all = job.rows * limbs;
+  const std::size_t depth = round_up(job.depth, kDepthStep), panels = round_up(job.outputs, kPanel) / kPanel;
+  const std::size_t most = kBlockRows / limbs, blocks = (job.rows + most - 1) / most;
   alignas(64) std::int32_t sums[kBlockRows][kPanel];
-  alignas(64) std::int32_t whole[kPanel];
-  // Blocks of nearly equal height: a short last one would use the machine badly.
-  const std::size_t blocks = (all + kBlockRows - 1) / kBlockRows;
-  for (std::size_t b = 0; b < blocks; ++b) {
-    const std::size_t first = job.rows * b / blocks, rows = job.rows * (b + 1) / blocks - first;
-    i8_block(job.codes + first * limbs * stride, stride, rows * limbs, depth, job.panel, sums);
-    for (std::size_t r = 0; r < rows; ++r) {
-      combine(job, sums, r, whole);
-      finish_row(job, whole, first + r);
+  alignas(64) std::uint32_t shift[kPanel] = {};
+  enter_tiles();
+  for (std::size_t p = 0; p < panels; ++p) {
+    const std::int8_t* panel = job.panels + p * kPanel * depth;
+    for (std::size_t c = 0; kByteCodes && c < kPanel; ++c) {
+      shift[c] = static_cast<std::uint32_t>(job.sums[p * kPanel + c]) << (job.bits - 1);
+    }
+    for (std::size_t b = 0; b < blocks; ++b) {
+      // Even heights where a short last block would use the machine badly.
+      const std::size_t first = kEvenBlocks ? job.rows * b / blocks : b * most;
+      const std::size_t next = kEvenBlocks ? job.rows * (b + 1) / blocks : first + most;
+      const std::size_t end = next < job.rows ? next : job.rows;
+      i8_block(job.codes + first * limbs * stride, stride, (end - first) * limbs, depth, panel, b == 0, sums);
+      (limbs == 2 ? finish_rows<2> : finish_rows<1>)(job, p, first, end, sums, shift);
     }
   }
+  leave_tiles();
 }
 
 std::uint64_t read(const void* data, std::size_t bytes) {

@@ -31,20 +31,43 @@ float scale_of(const float* x, std::size_t depth, int bits) {
   return scale < __FLT_MIN__ ? 0.0f : scale;
 }
 
-// Adding 1.5 * 2^23 leaves no bits for a fraction: the addition rounds to the nearest integer, ties to even.
-void quantize_chunk(const float* x, std::size_t n, float scale, std::int16_t* q) {
-  constexpr float kRound = 12582912.0f;
+#if defined(__FMA__)
+constexpr bool kFused = true;
+#else
+constexpr bool kFused = false;
+#endif
+
+// Adding 1.5 * 2^23 leaves no bits for a fraction: the addition rounds to the nearest integer, ties to even, and the
+// low 16 bits of the sum hold it.
+constexpr float kRound = 12582912.0f;
+
+// q = x / scale, rounded, plus a multiple of 2^16; at most kChunk elements. Division is slow: with a fused
+// multiply-add, a quotient from the reciprocal and two corrections by the remainder are rounded as the division would
+// be (Markstein 1990), where nothing can under- or overflow that isn't rounded to zero afterwards.
+void quantize_chunk(const float* x, std::size_t n, float scale, std::int32_t* q) {
   if (!(scale > 0.0f)) {
     for (std::size_t k = 0; k < n; ++k) q[k] = 0;
     return;
   }
-  for (std::size_t k = 0; k < n; ++k)
-    q[k] = static_cast<std::int16_t>(static_cast<int>(x[k] / scale + kRound - kRound));
+  float rounded[kChunk];
+  std::size_t k = 0;
+  if (kFused && scale > 0x1p-90f && scale < 0x1p90f) {
+    const Vec reciprocal = splat(1.0f / scale), minus = splat(-scale), round = splat(kRound);
+    for (; k + kLanes <= n; k += kLanes) {
+      const Vec value = load(x + k);
+      Vec quotient = mul(value, reciprocal);
+      quotient = fma(fma(quotient, minus, value), reciprocal, quotient);
+      quotient = fma(fma(quotient, minus, value), reciprocal, quotient);
+      store(rounded + k, add(quotient, round));
+    }
+  }
+  for (; k < n; ++k) rounded[k] = x[k] / scale + kRound;
+  __builtin_memcpy(q, rounded, n * sizeof(float));
 }
 
 // One chunk of a row; `codes` is the row's, `at` the chunk's place in it.
-void encode_chunk(const std::int16_t* q, std::size_t n, int bits, std::uint8_t* codes, std::size_t stride,
-                  std::size_t at) {
+template <class Integer>
+void encode_chunk(const Integer* q, std::size_t n, int bits, std::uint8_t* codes, std::size_t stride, std::size_t at) {
   if constexpr (kByteCodes) {
     const int half = 1 << (bits - 1);
     for (std::size_t k = 0; k < n; ++k) codes[at + k] = static_cast<std::uint8_t>(q[k] + half);
@@ -52,7 +75,8 @@ void encode_chunk(const std::int16_t* q, std::size_t n, int bits, std::uint8_t* 
       for (std::size_t k = 0; k < n; ++k) codes[stride + at + k] = static_cast<std::uint8_t>((q[k] + half) >> 8);
     }
   } else {
-    __builtin_memcpy(codes + 2 * at, q, 2 * n);
+    std::int16_t* words = reinterpret_cast<std::int16_t*>(codes) + at;
+    for (std::size_t k = 0; k < n; ++k) words[k] = static_cast<std::int16_t>(q[k]);
   }
 }
 
@@ -70,7 +94,12 @@ void clear_padding(std::size_t depth, int bits, std::uint8_t* codes, std::size_t
 void quantize(const float* x, std::size_t rows, std::size_t depth, int bits, std::int16_t* q, float* scales) {
   for (std::size_t r = 0; r < rows; ++r) {
     scales[r] = scale_of(x + r * depth, depth, bits);
-    quantize_chunk(x + r * depth, depth, scales[r], q + r * depth);
+    for (std::size_t k = 0; k < depth; k += kChunk) {
+      const std::size_t n = depth - k < kChunk ? depth - k : kChunk;
+      std::int32_t chunk[kChunk];
+      quantize_chunk(x + r * depth + k, n, scales[r], chunk);
+      for (std::size_t i = 0; i < n; ++i) q[r * depth + k + i] = static_cast<std::int16_t>(chunk[i]);
+    }
   }
 }
 
@@ -78,7 +107,7 @@ std::size_t i8_code_bytes(std::size_t depth, int bits) { return code_stride(dept
 
 void i8_encode(const float* x, std::size_t rows, std::size_t depth, int bits, std::uint8_t* codes, float* scales) {
   const std::size_t stride = code_stride(depth);
-  std::int16_t q[kChunk];
+  std::int32_t q[kChunk];
   for (std::size_t r = 0; r < rows; ++r, x += depth, codes += stride * limbs_of(bits)) {
     scales[r] = scale_of(x, depth, bits);
     for (std::size_t k = 0; k < depth; k += kChunk) {
