@@ -1,13 +1,81 @@
-// The kernels between two linears: norms, rotary embedding, attention, activation.
+// The kernels between two linears: embedding, norms, rotary embedding, attention, activation, routing of experts.
+//
+// Batch invariance: what a kernel writes for a row depends on that row's inputs alone (for attention: on its query
+// and the keys and values it sees), to the bit, however the rows are grouped into calls.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 namespace cutset {
 
+// The cache of keys and values lies in packs of 16 tokens, so that a block holds block_size / 16 of them. Keys are
+// transposed inside a pack: a vector holds one dimension of several tokens, and q·k needs no sum over lanes.
+//   keys    [blocks][kv_heads][block_size / 16][head_dim][16]
+//   values  [blocks][kv_heads][block_size][padded_dim(head_dim)]
+constexpr std::size_t kPackTokens = 16;
+
+constexpr std::size_t padded_dim(std::size_t head_dim) { return (head_dim + 15) / 16 * 16; }
+
+// Consecutive rows of one sequence against one head of keys and values, for the `group` query heads that share it.
+struct AttentionTask {
+  const float* q;  // (rows, group, head_dim), rows q_stride floats apart
+  std::size_t q_stride;
+  std::size_t rows;
+  std::size_t group;
+  std::size_t head_dim;
+  std::size_t position;  // place of the first row in its sequence; it sees the keys 0 .. position
+  std::size_t window;    // a row sees that many keys, itself included; 0: all of them
+  float scale;           // of the scores; above 0
+  const float* keys;     // this head in block 0; a block is key_stride floats
+  const float* values;
+  std::size_t key_stride;
+  std::size_t value_stride;
+  std::size_t block_size;
+  const std::int32_t* block_table;  // (blocks)
+  const std::uint8_t* key_mask;     // (position + rows), 0 where a key may not be seen; or nullptr
+  float* out;                       // (rows, group, head_dim), rows out_stride floats apart; zeros where no key is seen
+  std::size_t out_stride;
+  float* scratch;  // attention_scratch(head_dim) floats, 64-byte aligned for speed
+};
+
+// A task works through its queries (row by row, all heads of the group) in tiles of that many.
+constexpr std::size_t kQueryTile = 64;
+// And through keys in tiles at multiples of that many tokens, whatever the rows: it fixes the order of all sums.
+constexpr std::size_t kKeyTile = 64;
+
+constexpr std::size_t attention_scratch(std::size_t head_dim) {
+  return kQueryTile * (head_dim + padded_dim(head_dim) + kKeyTile);
+}
+
 struct GlueKernels {
-  // out[r] = x[r] / sqrt(mean(x[r]^2) + eps) * gain;  x, out: (rows, cols), gain: (cols)
+  // out[r] = table[ids[r]];  table: (vocab, cols), ids: (rows), out: (rows, cols)
+  void (*embedding)(const float* table, const std::int32_t* ids, std::size_t rows, std::size_t cols, float* out);
+  // out[r] = x[r] / sqrt(mean(x[r]^2) + eps) * gain;  x, out: (rows, cols), may be the same; gain: (cols)
   void (*rms_norm)(const float* x, const float* gain, float eps, std::size_t rows, std::size_t cols, float* out);
+  // x[r] += delta[r], then out = rms_norm(x);  x, delta, out: (rows, cols)
+  void (*add_rms_norm)(float* x, const float* delta, const float* gain, float eps, std::size_t rows, std::size_t cols,
+                       float* out);
+  // x[r] += bias;  x: (rows, cols), bias: (cols)
+  void (*add_bias)(float* x, const float* bias, std::size_t rows, std::size_t cols);
+  // out[r] += weight * x[r] for one row of `cols`
+  void (*scaled_add)(float* out, float weight, const float* x, std::size_t cols);
+  // Rotates the first `heads` heads of each row: (a, b) -> (a cos - b sin, b cos + a sin), where a and b are the two
+  // halves of a head.  x: (rows, heads, head_dim), rows `stride` floats apart; cos, sin: (rows, head_dim / 2)
+  void (*apply_rope)(float* x, std::size_t stride, const float* cos, const float* sin, std::size_t rows,
+                     std::size_t heads, std::size_t head_dim);
+  // Writes one token to place `place` of a cache block.  k, v: (kv_heads, head_dim); the block: all its heads
+  void (*append)(const float* k, const float* v, std::size_t kv_heads, std::size_t head_dim, std::size_t block_size,
+                 std::size_t place, float* key_block, float* value_block);
+  void (*attention)(const AttentionTask& task);
+  // out = silu(gate) * up;  x: (rows, [gate | up]), out: (rows, cols)
+  void (*silu_mul)(const float* x, std::size_t rows, std::size_t cols, float* out);
+  // The k most probable experts of each row by softmax, the lower number first among equals.
+  //   logits: (rows, experts); ids, weights: (rows, k); scratch: (experts)
+  void (*moe_route)(const float* logits, std::size_t rows, std::size_t experts, std::size_t k, bool renormalise,
+                    std::int32_t* ids, float* weights, float* scratch);
+  // out[i] = e^x[i], for tests;  x, out: (count)
+  void (*exp)(const float* x, std::size_t count, float* out);
 };
 
 }  // namespace cutset

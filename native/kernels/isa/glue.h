@@ -5,8 +5,23 @@
 
 namespace cutset::CUTSET_ISA {
 
+void embedding(const float* table, const std::int32_t* ids, std::size_t rows, std::size_t cols, float* out);
 void rms_norm(const float* x, const float* gain, float eps, std::size_t rows, std::size_t cols, float* out);
+void add_rms_norm(float* x, const float* delta, const float* gain, float eps, std::size_t rows, std::size_t cols,
+                  float* out);
+void add_bias(float* x, const float* bias, std::size_t rows, std::size_t cols);
+void scaled_add(float* out, float weight, const float* x, std::size_t cols);
+void apply_rope(float* x, std::size_t stride, const float* cos, const float* sin, std::size_t rows, std::size_t heads,
+                std::size_t head_dim);
+void append(const float* k, const float* v, std::size_t kv_heads, std::size_t head_dim, std::size_t block_size,
+            std::size_t place, float* key_block, float* value_block);
+void attention(const AttentionTask& task);
+void silu_mul(const float* x, std::size_t rows, std::size_t cols, float* out);
+void moe_route(const float* logits, std::size_t rows, std::size_t experts, std::size_t k, bool renormalise,
+               std::int32_t* ids, float* weights, float* scratch);
+void exp(const float* x, std::size_t count, float* out);
 
-constexpr GlueKernels kGlue = {rms_norm};
+constexpr GlueKernels kGlue = {embedding, rms_norm,  add_rms_norm, add_bias,  scaled_add, apply_rope,
+                               append,    attention, silu_mul,     moe_route, exp};
 
 }  // namespace cutset::CUTSET_ISA

@@ -14,7 +14,7 @@ __all__ = ["integer_linear", "linear", "quantize_rows", "quantize_weight", "quan
 
 def top_of(bits: int) -> int:
     """The largest integer of `bits` bits: the range is symmetric, -top to top."""
-    return 2 ** (bits - 1) - 1
+    return (1 << (bits - 1)) - 1
 
 
 def linear(x: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -34,6 +34,42 @@ class Batch:
     # False where a key may not be seen (padding). The engine never pads; whole forward passes may.
     key_mask: NDArray[np.bool_] | None = None  # (sequences, longest context)
 
+    @classmethod
+    def whole(cls, ids: NDArray[np.int32], block_size: int, attention_mask: NDArray[np.bool_] | None = None) -> Batch:
+        """Whole sequences (batch, tokens) from an empty cache, the logits of every row wanted.
+
+        Sequence i takes the next ceil(tokens / block_size) blocks. `attention_mask` (batch, tokens): False at padding.
+        """
+        count, tokens = ids.shape
+        per_sequence = -(-tokens // block_size)
+        lens = np.full(count, tokens, dtype=np.int32)
+        return cls(
+            token_ids=ids.reshape(-1).astype(np.int32),
+            positions=np.tile(np.arange(tokens, dtype=np.int32), count),
+            row_starts=np.arange(count + 1, dtype=np.int32) * tokens,
+            context_lens=lens,
+            block_tables=np.arange(count * per_sequence, dtype=np.int32).reshape(count, per_sequence),
+            logit_rows=np.arange(count * tokens, dtype=np.int32),
+            known_lens=lens,
+            key_mask=attention_mask,
+        )
+
+    def slots(self, block_size: int) -> NDArray[np.int64]:
+        """Where each row's key and value go in the cache, as block · block_size + place: (rows,)."""
+        counts = np.diff(self.row_starts)
+        sequence = np.repeat(np.arange(len(counts)), counts)
+        token = np.arange(len(self.token_ids)) - self.row_starts[1:][sequence] + self.context_lens[sequence]
+        blocks = self.block_tables[sequence, token // block_size].astype(np.int64)
+        slots: NDArray[np.int64] = blocks * block_size + token % block_size
+        return slots
+
+    def context_slots(self, sequence: int, block_size: int) -> NDArray[np.int64]:
+        """Where the whole context of a sequence lies in the cache: (context_len,)."""
+        length = int(self.context_lens[sequence])
+        blocks = self.block_tables[sequence, : -(-length // block_size)].astype(np.int64)
+        slots: NDArray[np.int64] = (blocks[:, None] * block_size + np.arange(block_size)).reshape(-1)[:length]
+        return slots
+
 
 class KVCache(Protocol):
     """Keys and values of `blocks` blocks of `block_size` tokens in every layer; its executor alone looks inside."""

@@ -1,0 +1,57 @@
+# What people type. Each target sets up what it needs in .venv; running one again at once costs nothing.
+
+PYTHON ?= python3
+BIN := .venv/bin
+# torch and its thread pools on a small machine: one pool, and none that spins while it waits.
+export OMP_WAIT_POLICY := PASSIVE
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+BUILD_INPUTS := pyproject.toml constraints.txt CMakeLists.txt $(shell find native -type f)
+SOURCES := src tests training
+NATIVE := $(shell find native -name '*.cpp' -o -name '*.h')
+
+.PHONY: help demo test test-all lint format benchmarks clean
+
+help:
+	@echo "make demo        the bundled model writes a story"
+	@echo "make test        the quick tests; make test-all adds the slow ones"
+	@echo "make lint        ruff, mypy, clang-format;  make format mends what can be mended"
+	@echo "make benchmarks  writes BENCHMARKS.md anew from the result files in benchmarks/"
+
+# The core alone: no torch.
+.venv/core.stamp: $(BUILD_INPUTS)
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	@touch $@
+
+# Everything that tests and linters need. Building the extension where its build tools lie makes the next build quick.
+.venv/dev.stamp: $(BUILD_INPUTS)
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[torch,dev]'
+	@touch $@ .venv/core.stamp
+
+demo: .venv/core.stamp
+	$(BIN)/cutset demo
+
+test: .venv/dev.stamp
+	$(BIN)/python -m pytest
+
+test-all: .venv/dev.stamp
+	$(BIN)/python -m pytest -m 'slow or not slow'
+
+lint: .venv/dev.stamp
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(NATIVE)
+
+format: .venv/dev.stamp
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/clang-format -i $(NATIVE)
+
+benchmarks: .venv/core.stamp
+	$(BIN)/cutset bench report
+
+clean:
+	rm -rf .venv build dist

@@ -1,0 +1,266 @@
+// The decoder core for Python: what a step may not read must not pass here.
+#include "bindings/decoder.h"
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstring>
+#include <initializer_list>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bindings/checks.h"
+#include "core/decoder.h"
+#include "core/linears.h"
+#include "core/step.h"
+
+namespace nb = nanobind;
+using nb::literals::operator""_a;
+
+namespace {
+
+using namespace cutset;
+using namespace cutset::bindings;
+
+constexpr const char* kSites[] = {"qkv", "o", "gate_up", "down", "lm_head"};
+
+Site site_named(const std::string& name) {
+  for (int i = 0; i < 5; ++i) {
+    if (name == kSites[i]) return static_cast<Site>(i);
+  }
+  throw nb::value_error("there is no such site");
+}
+
+nb::object copy_of(const float* data, std::size_t rows, std::size_t columns, std::size_t stride) {
+  auto memory = std::make_unique<float[]>(rows * columns + 1);
+  for (std::size_t r = 0; r < rows; ++r) {
+    std::memcpy(memory.get() + r * columns, data + r * stride, columns * sizeof(float));
+  }
+  float* raw = memory.get();
+  nb::capsule owner(raw, [](void* p) noexcept { delete[] static_cast<float*>(p); });
+  memory.release();
+  return nb::cast(nb::ndarray<nb::numpy, float>(raw, {rows, columns}, owner));
+}
+
+// A decoder and the arrays that its parameters lie in.
+struct PyDecoder {
+  std::vector<nb::ndarray<>> arrays;
+  std::unique_ptr<Decoder> decoder;
+
+  const DecoderSpec& spec() const { return decoder->spec(); }
+};
+
+// parameters[name, layer] as float32 of that shape, or nullptr if it isn't there.
+class ParameterReader {
+ public:
+  ParameterReader(const nb::dict& parameters, std::vector<nb::ndarray<>>& arrays)
+      : parameters_(parameters), arrays_(arrays) {}
+
+  const float* operator()(const char* name, int layer, std::initializer_list<std::size_t> shape) {
+    const nb::tuple key = nb::make_tuple(name, layer);
+    if (!parameters_.contains(key)) return nullptr;
+    ++used_;
+    using Any = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+    Any array;
+    if (!nb::try_cast<Any>(parameters_[key], array, false)) refuse(name, "must be a contiguous array of float32");
+    if (array.ndim() != shape.size()) refuse(name, "has a wrong number of dimensions");
+    std::size_t i = 0;
+    for (const std::size_t size : shape) {
+      if (array.shape(i++) != size) refuse(name, "has a wrong shape");
+    }
+    arrays_.push_back(nb::ndarray<>(array));
+    return array.data();
+  }
+
+  void finish() const {
+    if (used_ != nb::len(parameters_)) throw nb::value_error("there are parameters that the decoder doesn't know");
+  }
+
+ private:
+  [[noreturn]] static void refuse(const std::string& name, const char* why) {
+    throw nb::value_error((name + " " + why).c_str());
+  }
+
+  const nb::dict& parameters_;
+  std::vector<nb::ndarray<>>& arrays_;
+  std::size_t used_ = 0;
+};
+
+void make_decoder(PyDecoder* self, std::size_t vocab, std::size_t hidden, std::size_t layers, std::size_t heads,
+                  std::size_t kv_heads, std::size_t head_dim, std::size_t intermediate, float norm_eps,
+                  const nb::dict& parameters, ThreadPool& pool, std::vector<std::size_t> windows,
+                  const std::vector<bool>& sparse, std::size_t experts, std::size_t top_k, bool normalise,
+                  std::size_t expert_intermediate, std::size_t shared, std::size_t shared_intermediate) {
+  const DecoderSpec spec = {vocab,
+                            hidden,
+                            layers,
+                            {heads, kv_heads, head_dim},
+                            intermediate,
+                            norm_eps,
+                            std::move(windows),
+                            sparse,
+                            experts,
+                            top_k,
+                            normalise,
+                            expert_intermediate,
+                            shared,
+                            shared_intermediate};
+  spec.check();
+  PyDecoder made;
+  ParameterReader read(parameters, made.arrays);
+  Parameters found;
+  found.embedding = read("embedding", -1, {vocab, hidden});
+  found.final_norm = read("final_norm", -1, {hidden});
+  for (int l = 0; l < static_cast<int>(layers); ++l) {
+    LayerParameters layer;
+    layer.attention_norm = read("attention_norm", l, {hidden});
+    layer.mlp_norm = read("mlp_norm", l, {hidden});
+    layer.qkv_bias = read("qkv_bias", l, {spec.heads.qkv_size()});
+    layer.o_bias = read("o_bias", l, {hidden});
+    layer.q_norm = read("q_norm", l, {head_dim});
+    layer.k_norm = read("k_norm", l, {head_dim});
+    layer.gate_up_bias = read("gate_up_bias", l, {2 * intermediate});
+    layer.down_bias = read("down_bias", l, {hidden});
+    layer.router = read("router", l, {experts, hidden});
+    found.layers.push_back(layer);
+  }
+  read.finish();
+  made.decoder = std::make_unique<Decoder>(spec, std::move(found), pool);
+  new (self) PyDecoder(std::move(made));
+}
+
+// A step and the arrays of its batch.
+class PyStep {
+ public:
+  PyStep(const PyDecoder& decoder, KvCache& cache, ThreadPool& pool, std::optional<nb::callable> trace)
+      : spec_(decoder.spec()), step_(*decoder.decoder, cache, pool, told(std::move(trace))) {}
+
+  void begin(Ids1 token_ids, In2 cos, In2 sin, Ids1 row_starts, Ids1 context_lens, Ids2 block_tables, Ids1 logit_rows,
+             std::optional<Array<const bool, 2>> key_mask) {
+    const std::size_t rows = token_ids.shape(0);
+    const std::size_t half = spec_.heads.head_dim / 2;
+    require(cos.shape(0) == rows && cos.shape(1) == half, "cos must be (rows, head_dim / 2)");
+    require(sin.shape(0) == rows && sin.shape(1) == half, "sin must be (rows, head_dim / 2)");
+    require(row_starts.shape(0) == context_lens.shape(0) + 1, "row_starts must have one element more than sequences");
+    require(block_tables.shape(0) == context_lens.shape(0), "block_tables must have a row for each sequence");
+    require(!key_mask || key_mask->shape(0) == context_lens.shape(0), "key_mask must be (sequences, longest context)");
+    Batch batch;
+    batch.rows = {rows,
+                  context_lens.shape(0),
+                  row_starts.data(),
+                  context_lens.data(),
+                  block_tables.data(),
+                  block_tables.shape(1),
+                  key_mask ? reinterpret_cast<const std::uint8_t*>(key_mask->data()) : nullptr,
+                  key_mask ? key_mask->shape(1) : 0};
+    batch.token_ids = token_ids.data();
+    batch.cos = cos.data();
+    batch.sin = sin.data();
+    batch.logit_rows = logit_rows.data();
+    batch.wanted = logit_rows.shape(0);
+    std::vector<nb::ndarray<>> held = {
+        nb::ndarray<>(token_ids),    nb::ndarray<>(cos),          nb::ndarray<>(sin),       nb::ndarray<>(row_starts),
+        nb::ndarray<>(context_lens), nb::ndarray<>(block_tables), nb::ndarray<>(logit_rows)};
+    if (key_mask) held.push_back(nb::ndarray<>(*key_mask));
+    held_ = std::move(held);  // a step that fails to begin is done, and so are the arrays of the last one
+    nb::gil_scoped_release release;
+    step_.begin(batch);
+  }
+
+  nb::object waiting() const {
+    const Product* product = step_.waiting();
+    if (!product) return nb::none();
+    return nb::make_tuple(kSites[static_cast<int>(product->site)], product->layer, product->expert,
+                          copy_of(product->x, product->rows, product->inputs, product->inputs));
+  }
+
+  void resume(In2 y) {
+    const Product* product = step_.waiting();
+    require(product, "the step is done; begin another");
+    require(y.shape(0) == product->rows && y.shape(1) == product->outputs, "y must be (rows, outputs) of the site");
+    nb::gil_scoped_release release;
+    std::memcpy(product->y, y.data(), product->rows * product->outputs * sizeof(float));
+    step_.resume();
+  }
+
+  void run(Linears& linears) {
+    nb::gil_scoped_release release;
+    step_.run(linears);
+  }
+
+  nb::object logits() {
+    require(!step_.waiting(), "the step still waits for a product");
+    return copy_of(step_.logits(), step_.wanted(), spec_.vocab, spec_.vocab);
+  }
+
+ private:
+  static Trace told(std::optional<nb::callable> trace) {
+    if (!trace) return {};
+    return [call = std::move(*trace)](const Traced& t) {
+      nb::gil_scoped_acquire acquire;
+      const std::string name = t.expert < 0 ? t.name : std::string(t.name) + "." + std::to_string(t.expert);
+      call(name, t.layer, copy_of(t.data, t.rows, t.columns, t.stride));
+    };
+  }
+
+  const DecoderSpec& spec_;
+  Step step_;
+  std::vector<nb::ndarray<>> held_;
+};
+
+void put_f32(LocalLinears& self, const std::string& site, int layer, int expert, const PackedF32& linear) {
+  self.put(site_named(site), layer, expert, linear);
+}
+
+void put_i8(LocalLinears& self, const std::string& site, int layer, int expert, const PackedI8& linear, int bits) {
+  self.put(site_named(site), layer, expert, linear, bits);
+}
+
+}  // namespace
+
+void bind_decoder(nb::module_& m) {
+  nb::class_<PyDecoder>(m, "Decoder", "A decoder without its products; parameters are {(name, layer): float32 array}.")
+      .def("__init__", &make_decoder, nb::kw_only(), "vocab"_a, "hidden"_a, "layers"_a, "heads"_a, "kv_heads"_a,
+           "head_dim"_a, "intermediate"_a, "norm_eps"_a, "parameters"_a, "pool"_a,
+           "windows"_a = std::vector<std::size_t>(), "sparse"_a = std::vector<bool>(), "experts"_a = 0, "top_k"_a = 0,
+           "normalise"_a = false, "expert_intermediate"_a = 0, "shared"_a = 0, "shared_intermediate"_a = 0);
+
+  nb::class_<KvCache>(m, "KvCache", "Keys and values of all layers in blocks of tokens.")
+      .def(
+          "__init__",
+          [](KvCache* self, const PyDecoder& decoder, std::size_t blocks, std::size_t block_size) {
+            new (self) KvCache(decoder.spec(), blocks, block_size);
+          },
+          "decoder"_a, "blocks"_a, "block_size"_a)
+      .def_prop_ro("blocks", &KvCache::blocks)
+      .def_prop_ro("block_size", &KvCache::block_size)
+      .def_prop_ro("nbytes", &KvCache::bytes);
+
+  nb::class_<Linears>(m, "Linears");
+  nb::class_<LocalLinears, Linears>(m, "LocalLinears", "The products of a decoder, computed here.")
+      .def(
+          "__init__",
+          [](LocalLinears* self, const PyDecoder& decoder, ThreadPool& pool) {
+            new (self) LocalLinears(decoder.spec(), pool);
+          },
+          "decoder"_a, "pool"_a, nb::keep_alive<1, 3>())
+      .def("put", &put_f32, "site"_a, "layer"_a, "expert"_a, "linear"_a, nb::keep_alive<1, 5>())
+      .def("put", &put_i8, "site"_a, "layer"_a, "expert"_a, "linear"_a, "bits"_a = 8, nb::keep_alive<1, 5>());
+
+  nb::class_<PyStep>(m, "Step", "One step of a decoder, from site to site.")
+      .def(nb::init<const PyDecoder&, KvCache&, ThreadPool&, std::optional<nb::callable>>(), "decoder"_a, "cache"_a,
+           "pool"_a, "trace"_a = nb::none(), nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>(), nb::keep_alive<1, 4>())
+      .def("begin", &PyStep::begin, "token_ids"_a.noconvert(), nb::kw_only(), "cos"_a.noconvert(), "sin"_a.noconvert(),
+           "row_starts"_a.noconvert(), "context_lens"_a.noconvert(), "block_tables"_a.noconvert(),
+           "logit_rows"_a.noconvert(), "key_mask"_a.noconvert() = nb::none())
+      .def("resume", &PyStep::resume, "y"_a.noconvert())
+      .def("run", &PyStep::run, "linears"_a)
+      .def_prop_ro("waiting", &PyStep::waiting, "(site, layer, expert, rows), or None when the step is done")
+      .def_prop_ro("logits", &PyStep::logits, "(wanted, vocab)");
+}

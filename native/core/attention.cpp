@@ -1,0 +1,102 @@
+#include "core/attention.h"
+
+#include <algorithm>
+
+#include "core/memory.h"
+#include "kernels/table.h"
+
+namespace cutset {
+
+namespace {
+
+// Scratch of the thread at hand.
+float* scratch(std::size_t floats) {
+  static thread_local Workspace mine;
+  return static_cast<float*>(mine.take(floats * sizeof(float)));
+}
+
+// Some rows of a span against one head of keys and values.
+struct Piece {
+  Span span;
+  std::size_t kv_head;
+  std::size_t cost;  // keys times rows, roughly
+};
+
+// The dearest first, so that threads that take the next one finish together.
+std::vector<Piece> cut_attention(const Rows& rows, const HeadShape& shape, const std::vector<Span>& spans) {
+  const std::size_t most = std::max<std::size_t>(1, kQueryTile / shape.group());
+  std::vector<Piece> pieces;
+  for (const Span& span : spans) {
+    for (std::size_t done = 0; done < span.count; done += most) {
+      const Span part = {span.sequence, span.first_row + done, std::min(most, span.count - done), span.out_row + done};
+      const std::size_t cost = part.count * (rows.position(part.sequence, part.first_row) + kKeyTile);
+      for (std::size_t h = 0; h < shape.kv_heads; ++h) pieces.push_back({part, h, cost});
+    }
+  }
+  std::stable_sort(pieces.begin(), pieces.end(), [](const Piece& a, const Piece& b) { return a.cost > b.cost; });
+  return pieces;
+}
+
+void run_piece(const Attention& attention, const Rows& rows, const LayerCache& cache, const Piece& piece,
+               const float* qkv, float* out) {
+  const HeadShape& shape = attention.shape;
+  const std::size_t block_heads = cache.block_size * piece.kv_head;
+  const std::size_t q_start = piece.kv_head * shape.group() * shape.head_dim;
+  AttentionTask task;
+  task.q = qkv + piece.span.first_row * shape.qkv_size() + q_start;
+  task.q_stride = shape.qkv_size();
+  task.rows = piece.span.count;
+  task.group = shape.group();
+  task.head_dim = shape.head_dim;
+  task.position = rows.position(piece.span.sequence, piece.span.first_row);
+  task.window = attention.window;
+  task.scale = attention.scale;
+  task.keys = cache.keys + block_heads * shape.head_dim;
+  task.values = cache.values + block_heads * padded_dim(shape.head_dim);
+  task.key_stride = LayerCache::key_floats(shape, cache.block_size);
+  task.value_stride = LayerCache::value_floats(shape, cache.block_size);
+  task.block_size = cache.block_size;
+  task.block_table = rows.block_tables + piece.span.sequence * rows.table_width;
+  task.key_mask = rows.key_mask ? rows.key_mask + piece.span.sequence * rows.mask_width : nullptr;
+  task.out = out + piece.span.out_row * shape.q_size() + q_start;
+  task.out_stride = shape.q_size();
+  task.scratch = scratch(attention_scratch(shape.head_dim));
+  kernels().glue.attention(task);
+}
+
+}  // namespace
+
+std::size_t LayerCache::key_floats(const HeadShape& shape, std::size_t block_size) {
+  return shape.kv_heads * block_size * shape.head_dim;
+}
+
+std::size_t LayerCache::value_floats(const HeadShape& shape, std::size_t block_size) {
+  return shape.kv_heads * block_size * padded_dim(shape.head_dim);
+}
+
+void append(const HeadShape& shape, const LayerCache& cache, const Slot* slots, const float* qkv, std::size_t begin,
+            std::size_t end) {
+  const std::size_t key_floats = LayerCache::key_floats(shape, cache.block_size);
+  const std::size_t value_floats = LayerCache::value_floats(shape, cache.block_size);
+  for (std::size_t r = begin; r < end; ++r) {
+    const float* k = qkv + r * shape.qkv_size() + shape.q_size();
+    kernels().glue.append(k, k + shape.kv_size(), shape.kv_heads, shape.head_dim, cache.block_size, slots[r].place,
+                          cache.keys + slots[r].block * key_floats, cache.values + slots[r].block * value_floats);
+  }
+}
+
+void attend(ThreadPool& pool, const Attention& attention, const Rows& rows, const LayerCache& cache,
+            const std::vector<Span>& spans, const float* qkv, float* out) {
+  const std::vector<Piece> pieces = cut_attention(rows, attention.shape, spans);
+  std::size_t cost = 0;
+  for (const Piece& piece : pieces) cost += piece.cost;
+  // Below this a second thread costs more than it brings.
+  constexpr std::size_t kTooSmall = std::size_t{1} << 17;
+  if (cost * attention.shape.group() * attention.shape.head_dim < kTooSmall) {
+    for (const Piece& piece : pieces) run_piece(attention, rows, cache, piece, qkv, out);
+  } else {
+    pool.run(pieces.size(), [&](std::size_t i) noexcept { run_piece(attention, rows, cache, pieces[i], qkv, out); });
+  }
+}
+
+}  // namespace cutset

@@ -1,0 +1,50 @@
+#include "core/decoder.h"
+
+#include <stdexcept>
+#include <utility>
+
+#include "kernels/glue.h"
+
+namespace cutset {
+
+namespace {
+
+void require(bool right, const char* message) {
+  if (!right) throw std::invalid_argument(message);
+}
+
+}  // namespace
+
+Decoder::Decoder(DecoderSpec spec, Parameters parameters, ThreadPool& pool)
+    : spec_(std::move(spec)), parameters_(std::move(parameters)), routers_(spec_.layers) {
+  spec_.check();
+  require(parameters_.layers.size() == spec_.layers, "parameters must be given for each layer");
+  require(parameters_.embedding && parameters_.final_norm, "a decoder needs an embedding and a final norm");
+  for (std::size_t l = 0; l < spec_.layers; ++l) {
+    const LayerParameters& layer = parameters_.layers[l];
+    require(layer.attention_norm && layer.mlp_norm, "a layer needs attention_norm and mlp_norm");
+    require(!layer.q_norm == !layer.k_norm, "a layer needs both q_norm and k_norm, or none");
+    require(!layer.router == !spec_.is_sparse(l), "a sparse layer needs a router, and no other has one");
+    if (layer.router) routers_[l] = std::make_unique<PackedF32>(layer.router, spec_.experts, spec_.hidden, pool);
+  }
+}
+
+KvCache::KvCache(const DecoderSpec& spec, std::size_t blocks, std::size_t block_size)
+    : layers_(spec.layers), blocks_(blocks), block_size_(block_size), shape_(spec.heads) {
+  require(blocks >= 1, "a cache needs at least one block");
+  require(block_size >= 1 && block_size % kPackTokens == 0, "block_size must be a multiple of 16");
+  key_floats_ = checked_product(blocks, LayerCache::key_floats(shape_, block_size));
+  value_floats_ = checked_product(blocks, LayerCache::value_floats(shape_, block_size));
+  memory_ = Buffer(checked_product(layers_, (key_floats_ + value_floats_) * sizeof(float)));
+}
+
+LayerCache KvCache::layer(std::size_t layer) {
+  float* keys = memory_.as<float>() + layer * (key_floats_ + value_floats_);
+  return {keys, keys + key_floats_, block_size_};
+}
+
+bool KvCache::fits(const DecoderSpec& spec) const {
+  return layers_ == spec.layers && shape_.kv_heads == spec.heads.kv_heads && shape_.head_dim == spec.heads.head_dim;
+}
+
+}  // namespace cutset

@@ -1,0 +1,70 @@
+// A decoder without its products: the specification, the float32 parameters of the glue, the cache of its layers.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "core/linear.h"
+#include "core/memory.h"
+#include "core/pool.h"
+#include "core/spec.h"
+
+namespace cutset {
+
+// nullptr where the decoder has no such parameter.
+struct LayerParameters {
+  const float* attention_norm = nullptr;  // (hidden)
+  const float* mlp_norm = nullptr;        // (hidden)
+  const float* qkv_bias = nullptr;        // ([q | k | v])
+  const float* o_bias = nullptr;          // (hidden)
+  const float* q_norm = nullptr;          // (head_dim), both or none
+  const float* k_norm = nullptr;
+  const float* gate_up_bias = nullptr;  // ([gate | up]) of a dense MLP
+  const float* down_bias = nullptr;     // (hidden)
+  const float* router = nullptr;        // (experts, hidden) of a sparse layer; copied
+};
+
+struct Parameters {
+  const float* embedding = nullptr;   // (vocab, hidden)
+  const float* final_norm = nullptr;  // (hidden)
+  std::vector<LayerParameters> layers;
+};
+
+// Immutable; any number of steps may run over it at once. What the parameters point to must outlive it.
+class Decoder {
+ public:
+  // std::invalid_argument if the sizes contradict each other or a parameter is missing.
+  Decoder(DecoderSpec spec, Parameters parameters, ThreadPool& pool);
+
+  const DecoderSpec& spec() const { return spec_; }
+  const Parameters& parameters() const { return parameters_; }
+  const PackedF32& router(std::size_t layer) const { return *routers_[layer]; }
+
+ private:
+  DecoderSpec spec_;
+  Parameters parameters_;
+  std::vector<std::unique_ptr<PackedF32>> routers_;  // of the sparse layers
+};
+
+// Keys and values of `blocks` blocks of `block_size` tokens in every layer.
+class KvCache {
+ public:
+  // std::invalid_argument unless block_size is a multiple of 16; std::bad_alloc, std::length_error.
+  KvCache(const DecoderSpec& spec, std::size_t blocks, std::size_t block_size);
+
+  LayerCache layer(std::size_t layer);
+  bool fits(const DecoderSpec& spec) const;
+  std::size_t blocks() const { return blocks_; }
+  std::size_t block_size() const { return block_size_; }
+  std::size_t bytes() const { return memory_.bytes(); }
+
+ private:
+  std::size_t layers_, blocks_, block_size_;
+  HeadShape shape_;
+  std::size_t key_floats_, value_floats_;  // of one layer
+  Buffer memory_;                          // [layers][keys, values]
+};
+
+}  // namespace cutset

@@ -1,0 +1,46 @@
+// What the core must know of a decoder; the C++ side of cutset.models.spec.DecoderSpec, which documents the fields.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "core/attention.h"
+
+namespace cutset {
+
+// The products of a decoder, where a model can be cut by operator.
+enum class Site { kQkv, kO, kGateUp, kDown, kLmHead };
+
+struct DecoderSpec {
+  std::size_t vocab = 0;
+  std::size_t hidden = 0;
+  std::size_t layers = 0;
+  HeadShape heads;
+  std::size_t intermediate = 0;
+  float norm_eps = 0.0f;
+  std::vector<std::size_t> windows;  // per layer; 0: all tokens; empty: 0 everywhere
+
+  // Mixture of experts; expert number experts + s is the shared expert s, -1 a dense MLP.
+  std::vector<bool> sparse;  // per layer: its MLP is a mixture; empty: none is
+  std::size_t experts = 0;
+  std::size_t top_k = 0;
+  bool normalise = false;
+  std::size_t expert_intermediate = 0;
+  std::size_t shared = 0;
+  std::size_t shared_intermediate = 0;
+
+  std::size_t window(std::size_t layer) const { return windows.empty() ? 0 : windows[layer]; }
+  bool is_sparse(std::size_t layer) const { return !sparse.empty() && sparse[layer]; }
+  std::size_t width(int expert) const;  // of an MLP
+  std::size_t inputs(Site site, int expert) const;
+  std::size_t outputs(Site site, int expert) const;
+
+  // A number below site_count() for every site of every layer; std::invalid_argument for one that isn't there.
+  std::size_t index(Site site, int layer, int expert) const;
+  std::size_t site_count() const { return layers * (2 + 2 * (1 + experts + shared)) + 1; }
+
+  // std::invalid_argument if the sizes contradict each other.
+  void check() const;
+};
+
+}  // namespace cutset

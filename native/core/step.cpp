@@ -1,0 +1,295 @@
+#include "core/step.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+#include <utility>
+
+#include "core/split.h"
+#include "kernels/table.h"
+
+namespace cutset {
+
+namespace {
+
+void require(bool right, const char* message) {
+  if (!right) throw std::invalid_argument(message);
+}
+
+// body(begin, end) for ranges of rows, in this thread alone where there is little to do.
+template <class Body>
+void each_rows(ThreadPool& pool, std::size_t rows, std::size_t columns, const Body& body) {
+  constexpr std::size_t kTooSmall = std::size_t{1} << 14;
+  if (rows * columns < kTooSmall || pool.threads() == 1) return body(0, rows);
+  run_ranges(pool, rows, rows_a_task(pool, rows, columns), body);
+}
+
+}  // namespace
+
+float* Floats::take(std::size_t rows, std::size_t columns) {
+  const std::size_t bytes = checked_product(checked_product(rows, columns), sizeof(float));
+  if (bytes > buffer_.bytes()) buffer_ = Buffer(bytes);
+  return buffer_.as<float>();
+}
+
+Step::Step(const Decoder& decoder, KvCache& cache, ThreadPool& pool, Trace trace)
+    : decoder_(decoder), cache_(cache), pool_(pool), trace_(std::move(trace)) {
+  require(cache.fits(decoder.spec()), "the cache was made for another decoder");
+}
+
+void Step::check(const Batch& batch) const {
+  require(batch.rows.count >= 1, "a step needs at least one row");
+  check_rows(batch.rows, cache_.blocks(), cache_.block_size());
+  const auto inside = [](const std::int32_t* values, std::size_t count, std::size_t end) {
+    return std::all_of(values, values + count,
+                       [=](std::int32_t value) { return value >= 0 && static_cast<std::size_t>(value) < end; });
+  };
+  require(inside(batch.token_ids, batch.rows.count, decoder_.spec().vocab),
+          "a token id lies outside of the vocabulary");
+  require(inside(batch.logit_rows, batch.wanted, batch.rows.count), "logit_rows names a row that isn't there");
+}
+
+void Step::begin(const Batch& batch) {
+  done_ = true;
+  check(batch);
+  const DecoderSpec& spec = decoder_.spec();
+  batch_ = batch;
+  live_ = batch.rows.count;
+  layer_ = 0;
+  slots_ = cache_slots(batch.rows, cache_.block_size());
+  float* x = x_.take(live_, spec.hidden);
+  float* h = h_.take(live_, spec.hidden);
+  const float* gain = layer_parameters().attention_norm;
+  each_rows(pool_, live_, spec.hidden, [&](std::size_t begin, std::size_t end) {
+    const std::size_t at = begin * spec.hidden;
+    const GlueKernels& glue = kernels().glue;
+    glue.embedding(decoder_.parameters().embedding, batch_.token_ids + begin, end - begin, spec.hidden, x + at);
+    glue.rms_norm(x + at, gain, spec.norm_eps, end - begin, spec.hidden, h + at);
+  });
+  if (trace_) trace_({"embedding", -1, -1, x, live_, spec.hidden, spec.hidden});
+  start_layer();
+}
+
+void Step::run(Linears& linears) {
+  while (!done_) {
+    linears.forward(product_.site, product_.layer, product_.expert, product_.x, product_.rows, product_.y);
+    resume();
+  }
+}
+
+void Step::resume() {
+  require(!done_, "the step is done; begin another");
+  done_ = true;  // unless it waits again, which it doesn't after an exception
+  switch (product_.site) {
+    case Site::kQkv:
+      return after_qkv();
+    case Site::kO:
+      return after_o();
+    case Site::kGateUp:
+      return after_gate_up();
+    case Site::kDown:
+      return after_down();
+    case Site::kLmHead:
+      if (trace_) trace_({"lm_head", -1, -1, logits_.data(), live_, decoder_.spec().vocab, decoder_.spec().vocab});
+  }
+}
+
+void Step::wait(Site site, int expert, const float* x, std::size_t rows, float* y) {
+  const DecoderSpec& spec = decoder_.spec();
+  const int layer = site == Site::kLmHead ? -1 : static_cast<int>(layer_);
+  product_ = {site, layer, expert, x, rows, spec.inputs(site, expert), y, spec.outputs(site, expert)};
+  done_ = false;
+}
+
+void Step::told(const char* name, const float* data, std::size_t rows, std::size_t columns, int expert) {
+  if (trace_) trace_({name, static_cast<int>(layer_), expert, data, rows, columns, columns});
+}
+
+void Step::add_bias(const float* bias, float* x, std::size_t rows, std::size_t columns) {
+  if (!bias) return;
+  each_rows(pool_, rows, columns, [&](std::size_t begin, std::size_t end) {
+    kernels().glue.add_bias(x + begin * columns, bias, end - begin, columns);
+  });
+}
+
+// x += delta; h = norm(x)
+void Step::add_norm(const float* delta, const float* gain) {
+  const std::size_t hidden = decoder_.spec().hidden;
+  float* x = x_.data();
+  float* h = h_.data();
+  each_rows(pool_, live_, hidden, [&](std::size_t begin, std::size_t end) {
+    const std::size_t at = begin * hidden;
+    kernels().glue.add_rms_norm(x + at, delta + at, gain, decoder_.spec().norm_eps, end - begin, hidden, h + at);
+  });
+}
+
+void Step::start_layer() {
+  const DecoderSpec& spec = decoder_.spec();
+  told("attention_norm", h_.data(), live_, spec.hidden);
+  wait(Site::kQkv, -1, h_.data(), live_, qkv_.take(live_, spec.heads.qkv_size()));
+}
+
+// Norms of q and k, rotary embedding, cache: row by row, while a row is in the nearest cache.
+void Step::prepare_heads(std::size_t begin, std::size_t end) {
+  const DecoderSpec& spec = decoder_.spec();
+  const HeadShape& shape = spec.heads;
+  const LayerParameters& parameters = layer_parameters();
+  const GlueKernels& glue = kernels().glue;
+  const std::size_t half = shape.head_dim / 2;
+  const LayerCache cache = cache_.layer(layer_);
+  for (std::size_t r = begin; r < end; ++r) {
+    float* q = qkv_.data() + r * shape.qkv_size();
+    float* k = q + shape.q_size();
+    if (parameters.q_norm) {
+      glue.rms_norm(q, parameters.q_norm, spec.norm_eps, shape.heads, shape.head_dim, q);
+      glue.rms_norm(k, parameters.k_norm, spec.norm_eps, shape.kv_heads, shape.head_dim, k);
+    }
+    glue.apply_rope(q, shape.qkv_size(), batch_.cos + r * half, batch_.sin + r * half, 1, shape.heads + shape.kv_heads,
+                    shape.head_dim);
+    append(shape, cache, slots_.data(), qkv_.data(), r, r + 1);
+  }
+}
+
+void Step::after_qkv() {
+  const DecoderSpec& spec = decoder_.spec();
+  const HeadShape& shape = spec.heads;
+  add_bias(layer_parameters().qkv_bias, qkv_.data(), live_, shape.qkv_size());
+  told("qkv", qkv_.data(), live_, shape.qkv_size());
+  each_rows(pool_, live_, shape.qkv_size(), [this](std::size_t begin, std::size_t end) { prepare_heads(begin, end); });
+  if (trace_) {
+    const int layer = static_cast<int>(layer_);
+    trace_({"rope_q", layer, -1, qkv_.data(), live_, shape.q_size(), shape.qkv_size()});
+    trace_({"rope_k", layer, -1, qkv_.data() + shape.q_size(), live_, shape.kv_size(), shape.qkv_size()});
+  }
+  const std::vector<Span> spans =
+      last_layer() ? wanted_spans(batch_.rows, batch_.logit_rows, batch_.wanted) : all_spans(batch_.rows);
+  if (last_layer()) keep_wanted_rows();
+  if (live_ == 0) return;
+  const float scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim));
+  float* mixed = mixed_.take(live_, shape.q_size());
+  attend(pool_, {shape, spec.window(layer_), scale}, batch_.rows, cache_.layer(layer_), spans, qkv_.data(), mixed);
+  told("attention", mixed, live_, shape.q_size());
+  wait(Site::kO, -1, mixed, live_, y_.take(live_, spec.hidden));
+}
+
+// From the last attention on only rows with logits go on.
+void Step::keep_wanted_rows() {
+  const std::size_t hidden = decoder_.spec().hidden;
+  float* kept = spare_.take(batch_.wanted, hidden);
+  for (std::size_t i = 0; i < batch_.wanted; ++i) {
+    const float* row = x_.data() + static_cast<std::size_t>(batch_.logit_rows[i]) * hidden;
+    std::memcpy(kept + i * hidden, row, hidden * sizeof(float));
+  }
+  live_ = batch_.wanted;
+  std::swap(x_, spare_);
+  h_.take(live_, hidden);  // wanted rows may repeat and be more than all
+}
+
+void Step::after_o() {
+  const DecoderSpec& spec = decoder_.spec();
+  add_bias(layer_parameters().o_bias, y_.data(), live_, spec.hidden);
+  told("o", y_.data(), live_, spec.hidden);
+  add_norm(y_.data(), layer_parameters().mlp_norm);
+  told("attention_add", x_.data(), live_, spec.hidden);
+  told("mlp_norm", h_.data(), live_, spec.hidden);
+  if (spec.is_sparse(layer_)) {
+    route();
+    next_expert(0);
+  } else {
+    wait(Site::kGateUp, -1, h_.data(), live_, gate_up_.take(live_, 2 * spec.intermediate));
+  }
+}
+
+void Step::after_gate_up() {
+  const std::size_t width = decoder_.spec().width(product_.expert);
+  const std::size_t rows = product_.rows;
+  if (product_.expert < 0) add_bias(layer_parameters().gate_up_bias, gate_up_.data(), rows, 2 * width);
+  told("gate_up", gate_up_.data(), rows, 2 * width, product_.expert);
+  const float* gate_up = gate_up_.data();
+  float* active = active_.take(rows, width);
+  each_rows(pool_, rows, 2 * width, [&](std::size_t begin, std::size_t end) {
+    kernels().glue.silu_mul(gate_up + begin * 2 * width, end - begin, width, active + begin * width);
+  });
+  told("swiglu", active, rows, width, product_.expert);
+  wait(Site::kDown, product_.expert, active, rows, y_.take(rows, decoder_.spec().hidden));
+}
+
+void Step::after_down() {
+  const DecoderSpec& spec = decoder_.spec();
+  const int expert = product_.expert;
+  if (expert < 0) add_bias(layer_parameters().down_bias, y_.data(), live_, spec.hidden);
+  told("down", y_.data(), product_.rows, spec.hidden, expert);
+  if (expert < 0) return close_layer(y_.data());
+
+  const float* y = y_.data();
+  float* mixture = mixture_.data();
+  const auto number = static_cast<std::size_t>(expert);
+  const Routed* routed = number < spec.experts ? routed_[number].data() : nullptr;
+  each_rows(pool_, product_.rows, spec.hidden, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t i = begin; i < end; ++i) {
+      const Routed to = routed ? routed[i] : Routed{i, 1.0f};
+      kernels().glue.scaled_add(mixture + to.row * spec.hidden, to.weight, y + i * spec.hidden, spec.hidden);
+    }
+  });
+  next_expert(number + 1);
+}
+
+void Step::route() {
+  const DecoderSpec& spec = decoder_.spec();
+  float* logits = router_.take(live_, spec.experts);
+  float* scratch = router_scratch_.take(live_, spec.experts);
+  float* weights = weights_.take(live_, spec.top_k);
+  picked_.resize(live_ * spec.top_k);
+  decoder_.router(layer_).forward(pool_, h_.data(), live_, logits, workspace_);
+  told("router", logits, live_, spec.experts);
+  each_rows(pool_, live_, spec.experts * spec.top_k, [&](std::size_t begin, std::size_t end) {
+    const std::size_t at = begin * spec.experts;
+    kernels().glue.moe_route(logits + at, end - begin, spec.experts, spec.top_k, spec.normalise,
+                             picked_.data() + begin * spec.top_k, weights + begin * spec.top_k, scratch + at);
+  });
+  routed_.resize(spec.experts);
+  for (std::vector<Routed>& rows : routed_) rows.clear();
+  for (std::size_t i = 0; i < picked_.size(); ++i) {
+    routed_[static_cast<std::size_t>(picked_[i])].push_back({i / spec.top_k, weights[i]});
+  }
+  std::memset(mixture_.take(live_, spec.hidden), 0, live_ * spec.hidden * sizeof(float));
+}
+
+// In ascending order for every row, whoever shares the batch; shared experts come last.
+void Step::next_expert(std::size_t expert) {
+  const DecoderSpec& spec = decoder_.spec();
+  while (expert < spec.experts && routed_[expert].empty()) ++expert;
+  if (expert == spec.experts + spec.shared) {
+    told("experts", mixture_.data(), live_, spec.hidden);
+    return close_layer(mixture_.data());
+  }
+  const float* x = h_.data();
+  std::size_t rows = live_;
+  if (expert < spec.experts) {
+    const std::vector<Routed>& routed = routed_[expert];
+    rows = routed.size();
+    float* gathered = gathered_.take(rows, spec.hidden);
+    for (std::size_t i = 0; i < rows; ++i) {
+      std::memcpy(gathered + i * spec.hidden, x + routed[i].row * spec.hidden, spec.hidden * sizeof(float));
+    }
+    x = gathered;
+  }
+  const int number = static_cast<int>(expert);
+  wait(Site::kGateUp, number, x, rows, gate_up_.take(rows, 2 * spec.width(number)));
+}
+
+void Step::close_layer(const float* delta) {
+  const DecoderSpec& spec = decoder_.spec();
+  const Parameters& parameters = decoder_.parameters();
+  add_norm(delta, last_layer() ? parameters.final_norm : parameters.layers[layer_ + 1].attention_norm);
+  told("mlp_add", x_.data(), live_, spec.hidden);
+  if (!last_layer()) {
+    ++layer_;
+    return start_layer();
+  }
+  if (trace_) trace_({"final_norm", -1, -1, h_.data(), live_, spec.hidden, spec.hidden});
+  wait(Site::kLmHead, -1, h_.data(), live_, logits_.take(live_, spec.vocab));
+}
+
+}  // namespace cutset

@@ -1,0 +1,138 @@
+// One step of a decoder, from site to site.
+//
+// A step stops at each product and says what it waits for. A local run answers all of them in one call; a split run
+// sends them away. Rows whose logits nobody wants leave the last layer after their keys and values are stored.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "core/decoder.h"
+#include "core/linears.h"
+#include "core/rows.h"
+
+namespace cutset {
+
+struct Batch {
+  Rows rows;
+  const std::int32_t* token_ids = nullptr;  // (rows)
+  const float* cos = nullptr;               // (rows, head_dim / 2)
+  const float* sin = nullptr;
+  const std::int32_t* logit_rows = nullptr;  // (wanted)
+  std::size_t wanted = 0;
+};
+
+// A product that a step waits for.
+struct Product {
+  Site site;
+  int layer;   // -1 for lm_head
+  int expert;  // -1 outside of mixtures of experts
+  const float* x;
+  std::size_t rows;
+  std::size_t inputs;
+  float* y;  // where the product goes
+  std::size_t outputs;
+};
+
+// What an operator gave, under the names of the reference decoder; expert is -1 where there is none.
+struct Traced {
+  const char* name;
+  int layer;
+  int expert;
+  const float* data;  // (rows, columns), rows `stride` floats apart
+  std::size_t rows;
+  std::size_t columns;
+  std::size_t stride;
+};
+using Trace = std::function<void(const Traced&)>;
+
+// Room for floats that grows and stays.
+class Floats {
+ public:
+  float* take(std::size_t rows, std::size_t columns);
+  float* data() { return buffer_.as<float>(); }
+
+ private:
+  Buffer buffer_;
+};
+
+class Step {
+ public:
+  // Steps that run at once need disjoint blocks of a cache. Any number of batches may run one after another.
+  Step(const Decoder& decoder, KvCache& cache, ThreadPool& pool, Trace trace = {});
+
+  // Runs to the first product. std::invalid_argument for a batch that contradicts itself, the decoder or the cache.
+  // What the batch points to must stay until the step is done.
+  void begin(const Batch& batch);
+
+  // nullptr when the step is done.
+  const Product* waiting() const { return done_ ? nullptr : &product_; }
+
+  // Goes on to the next product; that of waiting() lies in its y.
+  void resume();
+
+  // Answers all products.
+  void run(Linears& linears);
+
+  const float* logits() { return logits_.data(); }  // (wanted, vocab)
+  std::size_t wanted() const { return batch_.wanted; }
+
+ private:
+  struct Routed {
+    std::size_t row;
+    float weight;
+  };
+
+  void check(const Batch& batch) const;
+  void wait(Site site, int expert, const float* x, std::size_t rows, float* y);
+  void start_layer();
+  void after_qkv();
+  void prepare_heads(std::size_t begin, std::size_t end);
+  void keep_wanted_rows();
+  void after_o();
+  void after_gate_up();
+  void after_down();
+  void route();
+  void next_expert(std::size_t expert);
+  void close_layer(const float* delta);
+  void add_norm(const float* delta, const float* gain);
+  void add_bias(const float* bias, float* x, std::size_t rows, std::size_t columns);
+  void told(const char* name, const float* data, std::size_t rows, std::size_t columns, int expert = -1);
+
+  const LayerParameters& layer_parameters() const { return decoder_.parameters().layers[layer_]; }
+  bool last_layer() const { return layer_ + 1 == decoder_.spec().layers; }
+
+  const Decoder& decoder_;
+  KvCache& cache_;
+  ThreadPool& pool_;
+  Trace trace_;
+  Workspace workspace_;
+
+  Batch batch_;
+  std::vector<Slot> slots_;
+  std::size_t layer_ = 0;
+  std::size_t live_ = 0;  // rows that still run
+  bool done_ = true;
+  Product product_{};
+
+  Floats x_;        // (live, hidden) the residual stream
+  Floats spare_;    // the residual stream again, when rows leave
+  Floats h_;        // (live, hidden) after a norm
+  Floats qkv_;      // (rows, [q | k | v])
+  Floats mixed_;    // (live, heads * head_dim)
+  Floats y_;        // (live, hidden) what a sublayer adds
+  Floats gate_up_;  // (live, [gate | up])
+  Floats active_;   // (live, width)
+  Floats logits_;   // (wanted, vocab)
+
+  // Of a mixture of experts:
+  Floats router_, router_scratch_, weights_;  // (live, experts) twice, (live, top_k)
+  std::vector<std::int32_t> picked_;          // (live, top_k)
+  std::vector<std::vector<Routed>> routed_;   // the rows of each expert
+  Floats gathered_;                           // (rows of an expert, hidden)
+  Floats mixture_;                            // (live, hidden)
+};
+
+}  // namespace cutset

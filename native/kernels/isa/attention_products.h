@@ -1,0 +1,128 @@
+// The two products of attention, queries with keys and weights with values, in tiles that stay in registers.
+//
+// However many queries and tokens a tile has, each element of the result is one chain of fma in the order of
+// dimensions (scores) or tokens (values). So the shape of a tile never shows in a result.
+#pragma once
+
+#include "kernels/glue.h"
+#include "kernels/isa/simd_math.h"
+
+namespace cutset::CUTSET_ISA {
+
+constexpr std::size_t kPackVecs = kPackTokens / kLanes;
+constexpr std::size_t kTilePacks = kKeyTile / kPackTokens;
+
+// Queries of a register tile, and how many packs wide it is when they are few or many.
+#if defined(CUTSET_ISA_avx512) || defined(CUTSET_ISA_avx512vnni)
+constexpr int kMostQueries = 6;
+constexpr int wide(int queries) { return queries > 0 ? 4 : 0; }
+#elif defined(CUTSET_ISA_avx2)
+constexpr int kMostQueries = 6;
+constexpr int wide(int queries) { return queries <= 1 ? 4 : queries <= 3 ? 2 : 1; }
+#else
+constexpr int kMostQueries = 3;
+constexpr int wide(int queries) { return queries <= 1 ? 2 : 1; }
+#endif
+
+// A number of queries as a type.
+template <int Q>
+struct Count {
+  static constexpr int value = Q;
+};
+
+// scores[q][token of pack p] = sum over d of queries[d][q] * packs[p][d][token]
+//   queries: (head_dim, kQueryTile), scores: (Q, kKeyTile)
+template <int Q, int P>
+inline void score_packs(const float* queries, const float* const* packs, std::size_t head_dim, float* scores) {
+  constexpr int kVecs = P * static_cast<int>(kPackVecs);
+  Vec sums[Q][kVecs];
+#pragma GCC unroll 16
+  for (int q = 0; q < Q; ++q) {
+#pragma GCC unroll 16
+    for (int v = 0; v < kVecs; ++v) sums[q][v] = splat(0.0f);
+  }
+  const float* pack[P];
+#pragma GCC unroll 4
+  for (int p = 0; p < P; ++p) pack[p] = packs[p];
+  for (std::size_t d = 0; d < head_dim; ++d) {
+    Vec keys[kVecs];
+#pragma GCC unroll 16
+    for (int v = 0; v < kVecs; ++v) {
+      keys[v] =
+          load(pack[v / static_cast<int>(kPackVecs)] + d * kPackTokens + v % static_cast<int>(kPackVecs) * kLanes);
+    }
+#pragma GCC unroll 16
+    for (int q = 0; q < Q; ++q) {
+      const Vec query = splat(queries[d * kQueryTile + q]);
+#pragma GCC unroll 16
+      for (int v = 0; v < kVecs; ++v) sums[q][v] = fma(query, keys[v], sums[q][v]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int q = 0; q < Q; ++q) {
+#pragma GCC unroll 16
+    for (int v = 0; v < kVecs; ++v) store(scores + q * kKeyTile + v * kLanes, sums[q][v]);
+  }
+}
+
+// sums[q][0 .. 16 C) += sum over tokens from .. to of weights[q][token] * values[token]
+//   weights: (Q, kKeyTile), packs: 16 tokens of `padded` floats each, sums: (Q, padded)
+template <int Q, int C>
+inline void add_values(const float* weights, const float* const* packs, std::size_t column, std::size_t padded,
+                       std::size_t from, std::size_t to, float* sums) {
+  constexpr int kVecs = C * static_cast<int>(kPackVecs);
+  Vec acc[Q][kVecs];
+#pragma GCC unroll 16
+  for (int q = 0; q < Q; ++q) {
+#pragma GCC unroll 16
+    for (int v = 0; v < kVecs; ++v) acc[q][v] = load(sums + q * padded + column + v * kLanes);
+  }
+  for (std::size_t token = from; token < to;) {
+    const float* value = packs[token / kPackTokens] + token % kPackTokens * padded + column;
+    const std::size_t pack_end = (token / kPackTokens + 1) * kPackTokens;
+    const std::size_t end = to < pack_end ? to : pack_end;
+    for (; token < end; ++token, value += padded) {
+      Vec values[kVecs];
+#pragma GCC unroll 16
+      for (int v = 0; v < kVecs; ++v) values[v] = load(value + v * kLanes);
+#pragma GCC unroll 16
+      for (int q = 0; q < Q; ++q) {
+        const Vec weight = splat(weights[q * kKeyTile + token]);
+#pragma GCC unroll 16
+        for (int v = 0; v < kVecs; ++v) acc[q][v] = fma(weight, values[v], acc[q][v]);
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int q = 0; q < Q; ++q) {
+#pragma GCC unroll 16
+    for (int v = 0; v < kVecs; ++v) store(sums + q * padded + column + v * kLanes, acc[q][v]);
+  }
+}
+
+// score_packs over the packs first .. last of a tile.
+template <int Q>
+inline void score_queries(const float* queries, const float* const* packs, std::size_t first, std::size_t last,
+                          std::size_t head_dim, float* scores) {
+  std::size_t p = first;
+  for (; p + wide(Q) <= last; p += wide(Q)) {
+    score_packs<Q, wide(Q)>(queries, packs + p, head_dim, scores + p * kPackTokens);
+  }
+  for (; p < last; ++p) score_packs<Q, 1>(queries, packs + p, head_dim, scores + p * kPackTokens);
+}
+
+// add_values over all columns.
+template <int Q>
+inline void add_all_values(const float* weights, const float* const* packs, std::size_t padded, std::size_t from,
+                           std::size_t to, float* sums) {
+  if (from >= to) return;
+  std::size_t column = 0;
+  for (; column + wide(Q) * kPackTokens <= padded; column += wide(Q) * kPackTokens) {
+    add_values<Q, wide(Q)>(weights, packs, column, padded, from, to, sums);
+  }
+  for (; column < padded; column += kPackTokens) {
+    add_values<Q, 1>(weights, packs, column, padded, from, to, sums);
+  }
+}
+
+}  // namespace cutset::CUTSET_ISA

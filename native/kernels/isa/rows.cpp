@@ -1,0 +1,39 @@
+// What happens to a row on its own: gathering, additions, the gated activation.
+#include "kernels/isa/glue.h"
+#include "kernels/isa/simd_math.h"
+
+namespace cutset::CUTSET_ISA {
+
+void embedding(const float* table, const std::int32_t* ids, std::size_t rows, std::size_t cols, float* out) {
+  for (std::size_t r = 0; r < rows; ++r) {
+    __builtin_memcpy(out + r * cols, table + static_cast<std::size_t>(ids[r]) * cols, cols * sizeof(float));
+  }
+}
+
+void add_bias(float* x, const float* bias, std::size_t rows, std::size_t cols) {
+  for (std::size_t r = 0; r < rows; ++r, x += cols) {
+    for_each_vec(cols, [&](auto get, auto put) { put(x, add(get(x), get(bias))); });
+  }
+}
+
+void scaled_add(float* out, float weight, const float* x, std::size_t cols) {
+  for_each_vec(cols, [&](auto get, auto put) { put(out, fma(splat(weight), get(x), get(out))); });
+}
+
+// SwiGLU (Shazeer 2020, arXiv:2002.05202).
+void silu_mul(const float* x, std::size_t rows, std::size_t cols, float* out) {
+  const Vec zero = splat(0.0f);
+  const Vec one = splat(1.0f);
+  for (std::size_t r = 0; r < rows; ++r, x += 2 * cols, out += cols) {
+    for_each_vec(cols, [&](auto get, auto put) {
+      const Vec gate = get(x);
+      put(out, mul(div(gate, add(one, exp(sub(zero, gate)))), get(x + cols)));
+    });
+  }
+}
+
+void exp(const float* x, std::size_t count, float* out) {
+  for_each_vec(count, [&](auto get, auto put) { put(out, exp(get(x))); });
+}
+
+}  // namespace cutset::CUTSET_ISA

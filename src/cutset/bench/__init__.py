@@ -1,0 +1,1 @@
+"""Measuring: result files, their comparison across time, and BENCHMARKS.md made from them."""

@@ -1,0 +1,62 @@
+"""Output files that are whole or not there at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import stat
+from dataclasses import asdict
+from typing import Any
+
+from cutset.errors import ConfigError
+
+__all__ = ["write_atomically", "write_json"]
+
+
+def write_atomically(path: str | os.PathLike[str], text: str) -> None:
+    """Puts `text` at `path` in one step: whoever reads it sees what was there before, or all of the new text.
+
+    A link is followed, permissions of a file that is replaced are kept, and what is no regular file (/dev/stdout, a
+    pipe) is written to directly. Raises `ConfigError` where it can't be written.
+    """
+    try:
+        if os.path.exists(path) and not os.path.isfile(path):
+            with open(path, "w", encoding="utf-8") as stream:
+                stream.write(text)
+        else:
+            _replace(os.path.realpath(path), text)
+    except BrokenPipeError:
+        raise  # the reader went away: nothing is wrong with the path
+    except (OSError, ValueError) as error:  # a ValueError: a zero byte in the path, a lone surrogate in the text
+        raise ConfigError(f"{os.fspath(path)!r} can't be written: {getattr(error, 'strerror', error)}") from error
+
+
+def _replace(target: str, text: str) -> None:
+    folder, name = os.path.split(target)
+    temporary = os.path.join(folder, f".{name[:100]}.{secrets.token_hex(6)}.tmp")
+    try:
+        with open(temporary, "x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        if os.path.exists(target):
+            os.chmod(temporary, stat.S_IMODE(os.stat(target).st_mode))
+        os.replace(temporary, target)
+    except BaseException:  # Ctrl-C too
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """`write_atomically` of a JSON document, in which dataclasses are objects.
+
+    Raises `ConfigError`, also for numbers that JSON doesn't have (NaN).
+    """
+    try:
+        text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, default=asdict)
+    except ValueError as error:
+        raise ConfigError(f"{os.fspath(path)!r} can't be written: {error}") from error
+    write_atomically(path, text + "\n")

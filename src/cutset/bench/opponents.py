@@ -1,0 +1,245 @@
+"""Other people's programs under the same work, each in a process of its own.
+
+This file is run by path, with whatever Python has the opponent installed, so it imports nothing of Cutset:
+
+    PYTHON opponents.py SYSTEM CHECKPOINT --threads N
+
+It loads the checkpoint, says {"ready": …} and then answers one JSON command a line from stdin with one JSON line:
+{"do": "forward", "batch": B, "tokens": S, "repeat": R}, {"do": "generate", "sequences": N, "prompt": P, "steps": D}
+or {"do": "rss"}.
+Times are seconds of the work alone. Each opponent gets its own preferred form of the same weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from typing import Any
+
+
+def prompt_ids(count: int, vocab: int, start: int = 300) -> list[int]:
+    return [3 + i % (vocab - 3) for i in range(start, start + count)]
+
+
+class Transformers:
+    """transformers in eager mode, or its forward pass compiled."""
+
+    def __init__(self, folder: pathlib.Path, config: dict[str, Any], threads: int, compiled: bool = False) -> None:
+        import torch
+        import transformers
+
+        torch.set_num_threads(threads)
+        self.torch, self.vocab = torch, config["vocab_size"]
+        self.versions = {"transformers": transformers.__version__, "torch": torch.__version__}
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        self.model = model.eval()
+        self.run = torch.compile(self.model, dynamic=False) if compiled else self.model
+
+    def forward(self, batch: int, tokens: int) -> float:
+        ids = self.torch.tensor([prompt_ids(tokens, self.vocab, i) for i in range(batch)])
+        with self.torch.inference_mode():
+            start = time.perf_counter()
+            self.run(ids, use_cache=False)
+            return time.perf_counter() - start
+
+    def generate(self, sequences: int, prompt: int, steps: int) -> tuple[float, float]:
+        torch = self.torch
+        ids = torch.tensor([prompt_ids(prompt, self.vocab, 300 + i) for i in range(sequences)])
+        with torch.inference_mode():
+            start = time.perf_counter()
+            out = self.model(ids, use_cache=True, logits_to_keep=1)
+            middle = time.perf_counter()
+            for _ in range(steps):
+                following = out.logits[:, -1].argmax(-1, keepdim=True)
+                out = self.model(following, past_key_values=out.past_key_values, use_cache=True)
+            return middle - start, time.perf_counter() - middle
+
+
+class CTranslate2:
+    """CTranslate2, converted from the checkpoint to float32 or int8."""
+
+    def __init__(
+        self, folder: pathlib.Path, config: dict[str, Any], threads: int, kind: str, scratch: pathlib.Path
+    ) -> None:
+        import ctranslate2
+
+        self.versions = {"ctranslate2": ctranslate2.__version__}
+        out = scratch / kind
+        ctranslate2.converters.TransformersConverter(str(folder)).convert(str(out), quantization=kind)
+        self.words = json.loads((out / "vocabulary.json").read_text())  # padded up to the config's vocab_size
+        self.model = ctranslate2.Generator(
+            str(out), device="cpu", intra_threads=threads, inter_threads=1, compute_type=kind
+        )
+
+    def _batch(self, sequences: int, tokens: int) -> list[list[str]]:
+        return [[self.words[i] for i in prompt_ids(tokens, len(self.words), 300 + n)] for n in range(sequences)]
+
+    def forward(self, batch: int, tokens: int) -> float:
+        words = self._batch(batch, tokens)
+        start = time.perf_counter()
+        self.model.forward_batch(words)
+        return time.perf_counter() - start
+
+    def generate(self, sequences: int, prompt: int, steps: int) -> tuple[float, float]:
+        words = self._batch(sequences, prompt)
+        options = {"include_prompt_in_result": False, "max_batch_size": sequences}
+        start = time.perf_counter()
+        self.model.generate_batch(words, max_length=1, **options)
+        middle = time.perf_counter()
+        self.model.generate_batch(words, max_length=steps + 1, min_length=steps + 1, **options)
+        first = middle - start
+        return first, time.perf_counter() - middle - first
+
+
+class LlamaCpp:
+    """llama.cpp through llama-cpp-python, on a GGUF file written from the same weights in F32 or Q8_0."""
+
+    def __init__(
+        self, folder: pathlib.Path, config: dict[str, Any], threads: int, kind: str, scratch: pathlib.Path
+    ) -> None:
+        import llama_cpp
+
+        self.versions = {"llama-cpp-python": llama_cpp.__version__}
+        self.vocab = config["vocab_size"]
+        path = folder if folder.suffix == ".gguf" else write_gguf(folder, config, kind, scratch)
+        self.model = llama_cpp.Llama(
+            str(path), n_ctx=512, n_threads=threads, n_threads_batch=threads, n_batch=512, n_ubatch=512, verbose=False
+        )
+
+    def forward(self, batch: int, tokens: int) -> float:
+        raise NotImplementedError("llama-cpp-python evaluates one sequence")
+
+    def generate(self, sequences: int, prompt: int, steps: int) -> tuple[float, float]:
+        if sequences > 1:
+            raise NotImplementedError("llama-cpp-python evaluates one sequence")
+        self.model.reset()
+        start = time.perf_counter()
+        self.model.eval(prompt_ids(prompt, self.vocab))
+        middle = time.perf_counter()
+        for i in range(steps):
+            self.model.eval([3 + i])
+        return middle - start, time.perf_counter() - middle
+
+
+def write_gguf(folder: pathlib.Path, config: dict[str, Any], kind: str, scratch: pathlib.Path) -> pathlib.Path:
+    """A GGUF file of a Llama checkpoint, with placeholders for a vocabulary."""
+    import gguf
+    import numpy as np
+    from safetensors import safe_open
+
+    path, quantization = scratch / f"{kind}.gguf", gguf.GGMLQuantizationType[kind]
+    heads = config["num_attention_heads"]
+    kv_heads = config.get("num_key_value_heads") or heads
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_dimension_count(config.get("head_dim") or config["hidden_size"] // heads)
+    writer.add_rope_freq_base(float(config["rope_theta"]))
+    writer.add_vocab_size(config["vocab_size"])
+    writer.add_tokenizer_model("llama")
+    names = [b"<unk>", b"<s>", b"</s>"] + [f"<0x{i:02X}>".encode() for i in range(256)]
+    names += [f"t{i}".encode() for i in range(config["vocab_size"] - len(names))]
+    writer.add_token_list(names[: config["vocab_size"]])
+    writer.add_token_scores([0.0] * config["vocab_size"])
+    writer.add_token_types(([2, 3, 3] + [6] * 256 + [1] * config["vocab_size"])[: config["vocab_size"]])
+    parts = {"q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v", "o_proj": "attn_output"}
+    parts |= {"gate_proj": "ffn_gate", "up_proj": "ffn_up", "down_proj": "ffn_down"}
+    parts |= {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
+    top = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "np") as tensors:
+            for name in tensors.keys():  # noqa: SIM118  # not a mapping
+                array, stem = tensors.get_tensor(name).astype(np.float32), name.removesuffix(".weight")
+                if stem in top:
+                    out = f"{top[stem]}.weight"
+                else:
+                    out = f"blk.{name.split('.')[2]}.{parts[stem.rsplit('.', 1)[1]]}.weight"
+                turned = {"attn_q": heads, "attn_k": kv_heads}.get(out.split(".")[2] if out.startswith("blk") else "")
+                if turned:  # rotate-half rows to llama.cpp's interleaved order
+                    shape = array.shape
+                    array = array.reshape(turned, 2, shape[0] // turned // 2, shape[1]).swapaxes(1, 2).reshape(shape)
+                array = np.ascontiguousarray(array)
+                if array.ndim == 1 or kind == "F32":
+                    writer.add_tensor(out, array)
+                else:
+                    writer.add_tensor(out, gguf.quants.quantize(array, quantization), raw_dtype=quantization)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def open_system(system: str, folder: pathlib.Path, threads: int, scratch: pathlib.Path) -> Any:
+    config = json.loads((folder / "config.json").read_text()) if folder.is_dir() else {"vocab_size": 32000}
+    if system in ("transformers", "torch.compile"):
+        return Transformers(folder, config, threads, compiled=system == "torch.compile")
+    program, kind = system.split(" ")
+    if program == "ctranslate2":
+        return CTranslate2(folder, config, threads, kind, scratch)
+    return LlamaCpp(folder, config, threads, kind.upper(), scratch)
+
+
+def run_command(system: Any, do: str, command: dict[str, Any]) -> Any:
+    """Seconds of the work; a short pass is repeated within the round, and the median counts."""
+    if do != "forward":
+        return getattr(system, do)(**command)
+    repeat = command.pop("repeat")
+    return statistics.median(system.forward(**command) for _ in range(repeat))
+
+
+def rss_bytes() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("system")
+    parser.add_argument("folder", type=pathlib.Path)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--write-gguf", type=pathlib.Path, help="only write the GGUF file there")
+    args = parser.parse_args()
+    channel, sys.stdout = sys.stdout, sys.stderr  # what libraries print isn't an answer
+
+    def answer(**content: Any) -> None:
+        print(json.dumps(content), file=channel, flush=True)
+
+    scratch = pathlib.Path(tempfile.mkdtemp())
+    try:
+        if args.write_gguf:
+            config = json.loads((args.folder / "config.json").read_text())
+            shutil.move(write_gguf(args.folder, config, args.system.split(" ")[1].upper(), scratch), args.write_gguf)
+            return
+        before = rss_bytes()
+        system = open_system(args.system, args.folder, args.threads, scratch)
+        answer(ready=args.system, versions=system.versions, rss=rss_bytes(), rss_before=before)
+        for line in sys.stdin:
+            command = json.loads(line)
+            do = command.pop("do")
+            if do == "rss":
+                answer(rss=rss_bytes())
+                continue
+            try:
+                answer(seconds=run_command(system, do, command))
+            except NotImplementedError as error:
+                answer(missing=str(error))
+    except Exception as error:  # an opponent that can't run this is a finding, not an end
+        answer(error=f"{type(error).__name__}: {error}")
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

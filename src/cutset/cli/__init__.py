@@ -1,0 +1,117 @@
+"""The command line: `cutset COMMAND …`.
+
+A command is a module with `configure(parser)`, which declares its flags, and `run(args)`, which returns the exit
+code. Only the module of the command that was asked for is imported, so that `cutset --help` answers at once.
+
+Exit codes: 0 done, 1 the command's own "no" (a regression, a difference), 2 a `CutsetError` or wrong flags, 130
+interrupted, 141 nobody reads the output. Any other exception is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import io
+import os
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from cutset.errors import ConfigError, CutsetError
+
+__all__ = ["COMMANDS", "Command", "main"]
+
+
+class Command(NamedTuple):
+    """Where a command is, and its line in `cutset --help`."""
+
+    module: str
+    help: str
+
+
+COMMANDS = {
+    "demo": Command("cutset.cli.demo", "show what Cutset does, with the bundled model"),
+    "generate": Command("cutset.cli.generate", "continue a prompt"),
+    "chat": Command("cutset.cli.chat", "talk with a model"),
+    "tokenize": Command("cutset.cli.tokenize", "show how a text becomes tokens"),
+    "models": Command("cutset.cli.models", "list the bundled and the registered models"),
+    "config": Command("cutset.cli.config", "show the settings in force, and where each comes from"),
+    "quantize": Command("cutset.cli.quantize", "write an integer checkpoint of a model"),
+    "random": Command("cutset.cli.random", "write a random model of any size"),
+    "convert": Command("cutset.cli.convert", "turn a checkpoint into an exchange file, or back"),
+    "forward": Command("cutset.cli.forward", "run whole sequences through one backend and time it"),
+    "compare": Command("cutset.cli.compare", "say whether two outputs or traces agree"),
+    "bench": Command("cutset.cli.bench", "compare result files, write BENCHMARKS.md"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line (default: the process's) and returns the exit code. Prints errors to stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that can't show a character still shows the rest
+            stream.reconfigure(errors="replace")
+    try:
+        try:
+            code = _dispatch(sys.argv[1:] if argv is None else argv)
+        except SystemExit as stop:  # how argparse ends, after help (0) or a wrong flag (2)
+            code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+        sys.stdout.flush()  # a reader that went away is noticed here, not when the interpreter exits
+        return code
+    except CutsetError as error:
+        if os.environ.get("CUTSET_DEBUG", "0") not in ("", "0"):
+            raise
+        print(f"cutset: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _dispatch(argv: Sequence[str]) -> int:
+    top = argparse.ArgumentParser(
+        prog="cutset",
+        usage="cutset [--help | --version] COMMAND …",
+        description="Runs one neural network in several places at once, and gives the answer of one.",
+        epilog=_overview(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="store_true", help="print the version and exit")
+    top.add_argument("command", nargs="?", help=argparse.SUPPRESS)
+    args = top.parse_args(argv[:1])  # what follows the command is the command's
+    if args.version:
+        print(f"cutset {_version()}")
+        return 0
+    if args.command is None:
+        top.print_help(sys.stderr)
+        return 2
+    if args.command not in COMMANDS:
+        from cutset.config import did_you_mean
+
+        raise ConfigError(f"{args.command!r} is not a command{did_you_mean(args.command, COMMANDS)}")
+    command = COMMANDS[args.command]
+    module = importlib.import_module(command.module)
+    parser = argparse.ArgumentParser(
+        prog=f"cutset {args.command}", description=f"{command.help[0].upper()}{command.help[1:]}.", allow_abbrev=False
+    )
+    module.configure(parser)
+    code: int = module.run(parser.parse_args(argv[1:]))
+    return code
+
+
+def _overview() -> str:
+    lines = [f"  {name:<10}{command.help}" for name, command in COMMANDS.items()]
+    return "\n".join(["commands:", *lines, "", "`cutset COMMAND --help` says what a command takes."])
+
+
+def _version() -> str:
+    import importlib.metadata
+
+    try:
+        return importlib.metadata.version("cutset")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"

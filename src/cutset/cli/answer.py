@@ -1,0 +1,93 @@
+"""How commands show an answer: text to stdout as it comes, one line of statistics to stderr, figures as JSON."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from cutset.engine.outputs import Delta, Timings, Usage
+
+if TYPE_CHECKING:
+    from cutset.llm import LLM
+
+__all__ = ["Answer", "figures", "print_answer", "statistics"]
+
+
+class Answer:
+    """What was printed: text, tokens, and what the last piece told."""
+
+    def __init__(self) -> None:
+        self.text, self.token_ids = "", list[int]()
+        self.finish_reason: str | None = None
+        self.usage, self.timings = Usage(0, 0, 0), Timings()
+
+
+def print_answer(deltas: Iterable[Delta]) -> Answer:
+    """Prints the pieces of one sample as they come, and a line end if the text has none."""
+    answer = Answer()
+    try:
+        for delta in deltas:
+            if delta.error is not None:
+                raise delta.error
+            answer.text += delta.text
+            answer.token_ids += delta.token_ids
+            print(delta.text, end="", flush=True)
+            if delta.usage is not None and delta.timings is not None:
+                answer.usage, answer.timings, answer.finish_reason = delta.usage, delta.timings, delta.finish_reason
+    finally:
+        if answer.text and not answer.text.endswith("\n"):
+            print()
+    return answer
+
+
+def statistics(answer: Answer) -> str:
+    """One line: how long loading and the first token took, and how fast the rest was."""
+    usage, t = answer.usage, answer.timings
+    parts = [
+        f"loaded in {t.load_s:.2f} s" if t.load_s is not None else "",
+        f"first token after {t.ttft_s * 1000:.0f} ms" if t.ttft_s is not None else "",
+        f"prompt {usage.prompt_tokens} tokens" + (f" ({usage.cached_tokens} cached)" if usage.cached_tokens else ""),
+        f"prefill {t.prefill_tps:.0f} tokens/s" if t.prefill_tps else "",
+        f"{usage.completion_tokens} generated" + (f" at {t.decode_tps:.0f} tokens/s" if t.decode_tps else ""),
+        f"ended by {answer.finish_reason}" if answer.finish_reason else "",
+    ]
+    return "[" + ", ".join(part for part in parts if part) + "]"
+
+
+def figures(command: str, llm: LLM, answer: Answer) -> dict[str, Any]:
+    """The answer and its figures in the shape of a result file."""
+    from cutset.bench.results import machine
+
+    t = answer.timings
+    system = f"cutset {llm.choice.backend} {llm.choice.dtype}"
+    rows = [
+        {"workload": llm.name, "system": system, "metric": metric, "value": value, "unit": unit, "spread": None}
+        for metric, value, unit in (
+            ("load", t.load_s, "s"),
+            ("first_token", t.ttft_s, "s"),
+            ("prefill", t.prefill_tps, "tok/s"),
+            ("decode", t.decode_tps, "tok/s"),
+        )
+        if value is not None
+    ]
+    return {
+        "command": command,
+        "machine": machine(threads=llm.choice.threads),
+        "rows": rows,
+        "output": {
+            "text": answer.text,
+            "token_ids": answer.token_ids,
+            "finish_reason": answer.finish_reason,
+            "usage": {
+                "prompt_tokens": answer.usage.prompt_tokens,
+                "completion_tokens": answer.usage.completion_tokens,
+                "cached_tokens": answer.usage.cached_tokens,
+            },
+        },
+    }
+
+
+def tell(line: str) -> None:
+    """A line for the user that is no part of the answer."""
+    print(line, file=sys.stderr, flush=True)

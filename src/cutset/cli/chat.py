@@ -1,0 +1,64 @@
+"""`cutset chat`: a conversation in the terminal. Earlier turns come from the cache, not from a new prefill."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from cutset.cli.answer import print_answer, statistics, tell
+from cutset.cli.options import add_settings, settings_from
+from cutset.cli.progress import Progress
+from cutset.cli.sampling import add_sampling, sampling_from
+from cutset.errors import RequestError
+
+__all__ = ["configure", "run"]
+
+HELP = "/reset forgets the conversation, /exit or Ctrl-D ends; Ctrl-C stops an answer"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a directory or a name of models.yaml, with a chat template")
+    parser.add_argument("--system", metavar="TEXT", help="what the model is told before the conversation")
+    add_sampling(parser, max_tokens=1024, temperature=0.7, top_p=0.95)
+    add_settings(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    params, settings = sampling_from(args), settings_from(args)
+    from cutset.llm import LLM
+
+    start = [{"role": "system", "content": args.system}] if args.system else []
+    with LLM(args.model, settings=settings, progress=Progress()) as llm:
+        llm.encode_chat([*start, {"role": "user", "content": "?"}])  # no template: say so before anyone types
+        if sys.stdin.isatty():
+            tell(HELP)
+        messages = list(start)
+        while (line := _line()) is not None:
+            if line in ("/exit", "/quit"):
+                break
+            if line == "/reset":
+                messages = list(start)
+                continue
+            if not line.strip():
+                continue
+            messages.append({"role": "user", "content": line})
+            try:
+                answer = print_answer(llm.stream_chat(messages, params))
+            except KeyboardInterrupt:  # the answer, not the conversation
+                tell("[stopped]")
+                messages.pop()
+                continue
+            except RequestError as error:  # too long by now, say: the user can /reset
+                tell(f"cutset: error: {error}")
+                messages.pop()
+                continue
+            tell(statistics(answer))
+            messages.append({"role": "assistant", "content": answer.text})
+    return 0
+
+
+def _line() -> str | None:
+    try:
+        return input("> " if sys.stdin.isatty() else "")
+    except EOFError:
+        return None

@@ -1,0 +1,30 @@
+"""`cutset convert`: a checkpoint becomes an exchange file, an exchange file a checkpoint; the bytes stay the same."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from cutset.errors import RequestError
+
+__all__ = ["configure", "run"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, metavar="FILE.json|DIR", help="what to convert")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR|FILE.json", help="the other form")
+
+
+def run(args: argparse.Namespace) -> int:
+    from cutset.models.source import convert, open_source
+
+    source = open_source(args.source)
+    to_file = args.output.suffix == ".json"
+    if to_file != source.path.is_dir() or (args.output.exists() and args.output.is_dir() == to_file):
+        raise RequestError("a checkpoint directory becomes a .json file, and an exchange file becomes a directory")
+    try:
+        convert(source, args.output)
+    except OSError as error:
+        raise RequestError(f"{args.output} can't be written: {error.strerror}") from None
+    print(f"{args.output}: {source.spec.family}, {len(source.spec.tensor_shapes())} tensors")
+    return 0

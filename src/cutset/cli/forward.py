@@ -1,0 +1,60 @@
+"""`cutset forward`: logits of whole sequences by one backend, timed, with every operator's output if wanted."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from cutset.cli.options import add_json, add_settings, settings_from
+from cutset.errors import RequestError
+
+__all__ = ["configure", "run"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, metavar="FILE.json|DIR", help="an exchange file, or a checkpoint directory")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE.npy", help="where the logits go")
+    parser.add_argument("--inputs", type=Path, metavar="FILE.json", help="exchange file whose inputs a DIR is given")
+    parser.add_argument("--warmup", type=int, default=0, metavar="N", help="passes before those that count (default 0)")
+    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="passes that count (default 1)")
+    parser.add_argument("--trace", type=Path, metavar="DIR", help="write every operator's output of one pass to DIR")
+    add_json(parser, "the times")
+    add_settings(parser, "backend", "dtype", "device", "threads")
+
+
+def run(args: argparse.Namespace) -> int:
+    settings = settings_from(args)
+    import numpy as np
+
+    from cutset.bench.forward import run_forward, write_trace
+    from cutset.bench.results import Results, machine, save, summarise
+    from cutset.models.backend import build_executor
+    from cutset.models.exchange import ExchangeFile
+    from cutset.models.source import open_source
+
+    source = open_source(args.model)
+    inputs = source.inputs if args.inputs is None else ExchangeFile(args.inputs).inputs
+    if inputs is None:
+        raise RequestError(f"{args.inputs or args.model} has no inputs; name an exchange file with --inputs")
+    if inputs[0].max() >= source.spec.vocab_size:
+        raise RequestError(f"the inputs hold id {inputs[0].max()}; the vocabulary has {source.spec.vocab_size}")
+    executor, choice = build_executor(source, settings)
+    result = run_forward(executor, inputs, args.warmup, args.repeat)
+    system = f"cutset {choice.backend} {choice.dtype}"
+    batch, tokens = inputs[0].shape
+    row = summarise(f"{args.model.stem} {batch}x{tokens}", system, "forward", result.seconds, "s")
+    spread = "" if row.spread is None else f" ± {row.spread:.1%}"
+    print(f"{system}: {row.value * 1e3:.3f} ms{spread} for {batch} x {tokens} tokens, median of {args.repeat}")
+    try:
+        if args.output is not None:
+            with args.output.open("wb") as file:  # np.save would add .npy to another name
+                np.save(file, result.logits)
+        if args.trace is not None:
+            print(f"{args.trace}: {write_trace(executor, inputs, args.trace)} operators")
+    except OSError as error:
+        raise RequestError(f"{error.filename} can't be written: {error.strerror}") from None
+    if args.json:
+        save(Results(shlex.join(["cutset", *sys.argv[1:]]), machine(choice.threads), (row,)), args.json)
+    return 0

@@ -1,0 +1,22 @@
+"""How commands print tables and sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["mib", "table"]
+
+
+def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Rows in aligned columns, two spaces apart; the columns in `right` are flush right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))] if rows else []
+    lines = []
+    for row in rows:
+        cells = zip(row, widths, strict=True)
+        lines.append("  ".join(f"{cell:>{w}}" if i in right else f"{cell:<{w}}" for i, (cell, w) in enumerate(cells)))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def mib(nbytes: int) -> str:
+    """Bytes as MiB, with one decimal."""
+    return f"{nbytes / (1 << 20):.1f} MiB"

@@ -1,0 +1,69 @@
+"""What a step brings to those who wait: sampled tokens become deltas."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cutset.engine.outputs import Delta, FinishReason
+from cutset.engine.request import Request
+from cutset.engine.sampler import Choice
+from cutset.engine.sequence import Sequence
+from cutset.errors import EngineError
+
+__all__ = ["end_deltas", "token_delta"]
+
+
+def token_delta(sequence: Sequence, choice: Choice, now: float) -> Delta:
+    """Appends a token to a sequence and says what that means. A finish_reason is the caller's to act on."""
+    request, token_id = sequence.request, choice.token_id
+    sequence.append(token_id)
+    sequence.sampler.observe(token_id)
+    request.count_token(now)
+    text, finish_reason, stop_reason = _extend_text(sequence, token_id)
+    last = finish_reason is not None and request.unfinished == [sequence]
+    return Delta(
+        request_id=request.request_id,
+        index=sequence.index,
+        text=text,
+        token_ids=(token_id,),
+        finish_reason=finish_reason,
+        stop_reason=stop_reason,
+        logprobs=None if choice.logprob is None else (choice.logprob,),
+        finished=last,
+        usage=request.usage if last else None,
+        timings=request.timings if last else None,
+    )
+
+
+def end_deltas(request: Request, error: BaseException | None) -> list[Delta]:
+    """The last delta of each sample that goes on: its request was cancelled, or lost to an error."""
+    shown: EngineError | None = None
+    if error is not None:
+        shown = EngineError(f"Request {request.request_id!r} was lost: {str(error) or type(error).__name__}.")
+        shown.__cause__ = error
+    # Text that is held back stays back: it may be half a stop string.
+    deltas = [Delta(request.request_id, one.index, finish_reason="abort", error=shown) for one in request.unfinished]
+    deltas[-1] = replace(deltas[-1], finished=True, usage=request.usage, timings=request.timings)
+    return deltas
+
+
+def _extend_text(sequence: Sequence, token_id: int) -> tuple[str, FinishReason | None, str | int | None]:
+    """The text that a sampled token brings, whether and why it ends the sample, and by which stop string or token.
+
+    The token is already part of the sequence. A token that ends the sample shows only with include_stop_str_in_output.
+    """
+    request, stream = sequence.request, sequence.text
+    params = request.params
+    ends = token_id in request.end_ids
+    may_stop = sequence.output_tokens > params.min_tokens
+    text = ""
+    if not ends or params.include_stop_str_in_output:
+        text = stream.push(token_id, may_stop=may_stop)
+    last = ends or sequence.known == sequence.limit
+    if last and stream.found is None:
+        text += stream.flush(may_stop=may_stop)
+    if stream.found is not None:
+        return text, "stop", stream.found
+    if ends:
+        return text, "stop", None if token_id in request.eos_ids else token_id
+    return text, "length" if last else None, None

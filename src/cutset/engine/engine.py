@@ -1,0 +1,246 @@
+"""The engine: requests go in, steps are run, pieces of text come out. Not thread-safe: one thread owns it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from itertools import count
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutset.engine.blocks import BlockPool
+from cutset.engine.deltas import end_deltas, token_delta
+from cutset.engine.detokenizer import Tokenizer
+from cutset.engine.intake import check_fits, check_ids, open_request
+from cutset.engine.outputs import Delta, EngineStats
+from cutset.engine.params import SamplingParams
+from cutset.engine.plan import Plan
+from cutset.engine.request import Request
+from cutset.engine.sampler import Choice, choose
+from cutset.engine.scheduler import Scheduler
+from cutset.engine.sequence import Status
+from cutset.errors import ConfigError, EngineError, RequestError
+from cutset.models.executor import Executor
+
+__all__ = ["Engine"]
+
+
+class Engine:
+    """Runs requests on an executor, many at a time.
+
+    A step is `schedule → executor.forward → choose → update`, and gives the deltas of the sequences that moved:
+
+        engine.add("a", prompt_ids, SamplingParams(temperature=0))
+        while engine.has_work:
+            for delta in engine.step():
+                print(delta.text, end="")
+
+    What a request gets depends on its own prompt, parameters and seed alone if the executor's rows do.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        tokenizer: Tokenizer,
+        *,
+        blocks: int,  # of the KV cache
+        block_size: int = 16,  # tokens
+        max_batch_tokens: int = 512,  # rows of a step
+        max_num_seqs: int = 64,  # sequences that hold blocks at a time
+        max_model_len: int | None = None,  # tokens of prompt and output; None: what the model was made for
+        prefix_caching: bool = True,
+        eos_token_ids: Iterable[int] | None = None,  # None: the model's
+        clock: Callable[[], float] = time.perf_counter,  # seconds
+    ) -> None:
+        spec = executor.spec
+        for name, value in (("blocks", blocks), ("block_size", block_size), ("max_num_seqs", max_num_seqs)):
+            if value < 1:
+                raise ConfigError(f"{name}={value} can't be used: give 1 or more.")
+        if max_batch_tokens < max_num_seqs:
+            raise ConfigError(
+                f"max_batch_tokens={max_batch_tokens} can't be used: "
+                f"each of max_num_seqs={max_num_seqs} sequences needs a row."
+            )
+        if max_model_len is not None and not 2 <= max_model_len <= spec.max_positions:
+            raise ConfigError(f"max_model_len={max_model_len} can't be used: give 2 to {spec.max_positions}.")
+        self.executor = executor
+        self.vocab_size = spec.vocab_size
+        self.max_model_len = spec.max_positions if max_model_len is None else max_model_len
+        self.cache_tokens = blocks * block_size
+        eos = spec.eos_token_ids if eos_token_ids is None else eos_token_ids
+        self.eos_token_ids = frozenset(one for one in eos if 0 <= one < self.vocab_size)
+        self._tokenizer = tokenizer
+        self._cache = executor.new_cache(blocks, block_size)
+        self._pool = BlockPool(blocks)
+        self._scheduler = Scheduler(
+            self._pool,
+            block_size=block_size,
+            max_batch_tokens=max_batch_tokens,
+            max_num_seqs=max_num_seqs,
+            prefix_caching=prefix_caching,
+        )
+        self._requests: dict[str, Request] = {}  # the unfinished ones
+        self._arrivals = count()
+        self._clock = clock
+        self._steps = self._prefill_rows = self._generated = 0
+
+    def check(self, prompt_ids: Any, params: SamplingParams) -> NDArray[np.int32]:
+        """The prompt as (tokens,) int32. Reads nothing that changes, so any thread may call it.
+
+        Raises RequestError for an empty prompt or ids outside the vocabulary, ContextLengthError for too long a prompt.
+        """
+        ids = check_ids("The prompt", prompt_ids, self.vocab_size)
+        check_ids("stop_token_ids", params.stop_ids, self.vocab_size)
+        check_fits(len(ids), context=self.max_model_len, cache=self.cache_tokens)
+        return ids
+
+    def add(
+        self,
+        request_id: str,
+        prompt_ids: Any,  # (tokens,) a list or an array of whole numbers
+        params: SamplingParams | None = None,
+        *,
+        cache_salt: str | None = None,
+    ) -> None:
+        """Queues a request. It shares blocks only with requests of the same `cache_salt`.
+
+        A salt that nobody else knows keeps others from learning, by how soon their answer comes, what was asked.
+        Raises what `check` raises, and RequestError for an id that is in use.
+        """
+        params = params or SamplingParams()
+        if request_id in self._requests:
+            raise RequestError(f"The request id {request_id!r} is in use: give another.")
+        ids = self.check(prompt_ids, params)
+        request = open_request(
+            request_id,
+            ids,
+            params,
+            arrival=next(self._arrivals),
+            now=self._clock(),
+            eos_ids=self.eos_token_ids,
+            limit=min(self.max_model_len, self.cache_tokens),
+            vocab_size=self.vocab_size,
+            tokenizer=self._tokenizer,
+            cache_salt=cache_salt,
+        )
+        self._requests[request_id] = request
+        self._scheduler.add(request.sequences)
+
+    @property
+    def has_work(self) -> bool:
+        """A request is unfinished."""
+        return bool(self._requests)
+
+    def step(self) -> list[Delta]:
+        """One forward pass with prefill and decode together. [] if there is nothing to do.
+
+        If the pass fails, the requests in it end, their last deltas have an `error`, and the others go on.
+        """
+        plan = self._scheduler.schedule()
+        return [] if plan is None else self._run(plan)
+
+    def prefill(self, request_id: str) -> list[Delta]:
+        """Computes the prompt of one request, before its turn, and samples the first token of each of its samples.
+
+        Takes several forward passes if the prompt is longer than a step, none if it has been computed. Raises
+        RequestError if there is no such request, or no room: then others have to end first.
+        """
+        request = self._requests.get(request_id)
+        if request is None:
+            raise RequestError(f"There is no unfinished request {request_id!r}.")
+        deltas: list[Delta] = []
+        while pending := self._scheduler.prefilling(request.sequences):
+            plan = self._scheduler.schedule_prefill(pending)
+            if plan is None:
+                raise RequestError(f"There is no room to start request {request_id!r}: let others end, or abort them.")
+            deltas += self._run(plan)
+        return deltas
+
+    def decode(self) -> list[Delta]:
+        """One forward pass with one row of each sequence whose prompt has been computed: a token more for each.
+
+        [] if there is none. As in `step`, one that finds no block preempts the youngest; `prefill` brings it back.
+        """
+        plan = self._scheduler.schedule_decode()
+        return [] if plan is None else self._run(plan)
+
+    def abort(self, request_id: str) -> list[Delta]:
+        """Ends a request and frees its blocks at once. Its last deltas; [] if there is no such request."""
+        request = self._requests.get(request_id)
+        return [] if request is None else self._end(request, None)
+
+    def stats(self) -> EngineStats:
+        """How the engine stands, and what it has done since it started."""
+        scheduler, pool = self._scheduler, self._pool
+        return EngineStats(
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            blocks=pool.blocks,
+            blocks_free=pool.free,
+            blocks_used=pool.blocks - pool.free,
+            prefix_queries=scheduler.prefix_queries,
+            prefix_hits=scheduler.prefix_hits,
+            preemptions=scheduler.preemptions,
+            steps=self._steps,
+            prompt_tokens=self._prefill_rows,
+            generated_tokens=self._generated,
+        )
+
+    def _run(self, plan: Plan) -> list[Delta]:
+        start = self._clock()
+        try:
+            logits = self.executor.forward(plan.batch, self._cache)
+            wanted = (len(plan.wanted), self.vocab_size)
+            if logits.shape != wanted:
+                raise EngineError(f"the executor gave logits {logits.shape} instead of {wanted}")
+            known = [sequence.known for sequence in plan.wanted]
+            choices = choose(logits, [sequence.sampler for sequence in plan.wanted], known)
+        except BaseException as error:
+            # What was being computed is lost, whatever it was. The blocks haven't been published, so nobody reads them.
+            requests = dict.fromkeys(sequence.request for sequence in plan.sequences)
+            deltas = [delta for request in requests for delta in self._end(request, error)]
+            if not isinstance(error, Exception):
+                raise
+            return deltas
+        return self._update(plan, choices, start)
+
+    def _update(self, plan: Plan, choices: list[Choice | None], start: float) -> list[Delta]:
+        now = self._clock()
+        self._steps += 1
+        prefilled: dict[Request, int] = {}
+        for sequence, rows in zip(plan.sequences, plan.rows, strict=True):
+            if rows > 1 or sequence.computed < sequence.prompt_tokens:
+                prefilled[sequence.request] = prefilled.get(sequence.request, 0) + rows
+        for request, rows in prefilled.items():
+            request.count_prefill(rows, now - start)
+            self._prefill_rows += rows
+        self._scheduler.advance(plan)
+        deltas: list[Delta] = []
+        for sequence, choice in zip(plan.wanted, choices, strict=True):
+            if sequence.status is Status.FINISHED:  # another sample of its request has just failed
+                continue
+            if choice is None:
+                error = EngineError("its logits are not numbers, or every token is masked")
+                deltas += self._end(sequence.request, error)
+            else:
+                delta = token_delta(sequence, choice, now)
+                self._generated += 1
+                if delta.finish_reason is not None:
+                    self._scheduler.finish(sequence)
+                if delta.finished:
+                    self._forget(sequence.request)
+                deltas.append(delta)
+        return deltas
+
+    def _end(self, request: Request, error: BaseException | None) -> list[Delta]:
+        deltas = end_deltas(request, error)
+        for sequence in request.unfinished:
+            self._scheduler.finish(sequence)
+        self._forget(request)
+        return deltas
+
+    def _forget(self, request: Request) -> None:
+        del self._requests[request.request_id]
+        request.sequences.clear()  # they know each other; its arrays would wait for the garbage collector

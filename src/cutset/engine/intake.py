@@ -1,0 +1,95 @@
+"""From what a caller hands in to a request that can be run."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutset.engine.blocks import root_digest
+from cutset.engine.detokenizer import Detokenizer, Tokenizer
+from cutset.engine.params import SamplingParams
+from cutset.engine.request import Request
+from cutset.engine.sampler import TokenSampler
+from cutset.engine.sequence import Sequence
+from cutset.errors import ContextLengthError, RequestError
+
+__all__ = ["check_fits", "check_ids", "open_request"]
+
+
+def check_ids(name: str, ids: Any, vocab_size: int) -> NDArray[np.int32]:
+    """Token ids as (tokens,) int32. Raises RequestError, which starts with `name`, if the vocabulary lacks one."""
+    try:
+        array = np.asarray(ids)
+    except (ValueError, OverflowError) as error:
+        raise RequestError(f"{name} must be a flat list of token ids: {error}.") from error
+    if array.size == 0:
+        array = array.astype(np.int64)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise RequestError(f"{name} must be a flat list of token ids, not {array.ndim}-dimensional {array.dtype}.")
+    wrong = array[(array < 0) | (array >= vocab_size)]
+    if wrong.size:
+        raise RequestError(
+            f"{name} has the token id {wrong[0]}, outside the vocabulary: ids go from 0 to {vocab_size - 1}."
+        )
+    return array.astype(np.int32)
+
+
+def check_fits(prompt_tokens: int, *, context: int, cache: int) -> None:
+    """Raises RequestError for no tokens, ContextLengthError if the prompt and one token more fit nowhere.
+
+    `context` is what the model can see and `cache` what all blocks hold, in tokens.
+    """
+    if prompt_tokens == 0:
+        raise RequestError("The prompt is empty: give at least one token.")
+    limit = min(context, cache)
+    excess = prompt_tokens + 1 - limit
+    if excess <= 0:
+        return
+    if cache < context:
+        where, remedy = f"the KV cache holds {cache}", "Shorten it, or give the cache more blocks."
+    else:
+        where, remedy = f"the context holds {context}", "Shorten it."
+    raise ContextLengthError(
+        f"The prompt has {prompt_tokens} tokens and needs room for one more, but {where}: {excess} too many. {remedy}",
+        prompt_tokens=prompt_tokens,
+        limit=limit,
+    )
+
+
+def open_request(
+    request_id: str,
+    prompt_ids: NDArray[np.int32],  # (tokens,) checked
+    params: SamplingParams,
+    *,
+    arrival: int,
+    now: float,
+    eos_ids: frozenset[int],
+    limit: int,  # tokens of a sequence
+    vocab_size: int,
+    tokenizer: Tokenizer,
+    cache_salt: str | None,
+) -> Request:
+    """A request with its n sequences, none of which has begun."""
+    eos_ids = frozenset() if params.ignore_eos else eos_ids
+    end_ids = eos_ids.union(params.stop_ids)
+    request = Request(request_id, params, len(prompt_ids), arrival, now, eos_ids, end_ids)
+    seed = int.from_bytes(os.urandom(8), "little") if params.seed is None else params.seed
+    if params.max_tokens is not None:
+        limit = min(limit, len(prompt_ids) + params.max_tokens)
+    root = root_digest(cache_salt)
+    for index in range(params.n):
+        sampler = TokenSampler(
+            params, seed=seed, index=index, vocab_size=vocab_size, prompt_ids=prompt_ids, end_ids=end_ids
+        )
+        text = Detokenizer(
+            tokenizer,
+            stop=params.stop_strings,
+            include_stop=params.include_stop_str_in_output,
+            skip_special_tokens=params.skip_special_tokens,
+        )
+        sequence = Sequence(request, index, prompt_ids, limit=limit, root=root, sampler=sampler, text=text)
+        request.sequences.append(sequence)
+    return request

@@ -1,0 +1,191 @@
+"""The one thread that owns an engine. Everyone else talks to it by queue."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from queue import Empty, SimpleQueue
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutset.engine.engine import Engine
+from cutset.engine.handle import RequestHandle
+from cutset.engine.outputs import Delta, EngineStats
+from cutset.engine.params import SamplingParams
+from cutset.errors import EngineError, RequestError
+
+__all__ = ["EngineLoop"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Ticket:
+    """A request that was handed in. Its id may come again; the ticket doesn't."""
+
+    request_id: str
+    prompt_ids: NDArray[np.int32]
+    params: SamplingParams
+    cache_salt: str | None
+    receive: Callable[[Delta], object]
+
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    what: Literal["add", "cancel", "close"]
+    ticket: _Ticket | None = None
+
+
+class EngineLoop:
+    """Runs an engine in a thread of its own. Its methods may be called from any thread.
+
+        with EngineLoop(engine) as loop:
+            for delta in loop.submit(prompt_ids, SamplingParams(temperature=0)):
+                print(delta.text, end="")
+
+    The thread sleeps while there is nothing to do. If it dies, every request ends with an EngineError, and so does
+    every later `submit`.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        # SimpleQueue.put may be called from a finaliser, whatever its thread holds at that moment.
+        self._commands: SimpleQueue[_Command] = SimpleQueue()
+        self._lock = threading.Lock()  # of the two below: who waits for an answer, and why nobody will get one
+        self._tickets: dict[str, _Ticket] = {}
+        self._ended: str | None = None
+        self._numbers = count(1)
+        self._stats = engine.stats()
+        self._thread = threading.Thread(target=self._run, name="cutset-engine", daemon=True)
+        self._thread.start()
+        atexit.register(self.close, 10.0)  # a daemon thread inside native code must not outlive the interpreter
+
+    def submit(
+        self,
+        prompt_ids: Any,  # (tokens,) a list or an array of whole numbers
+        params: SamplingParams | None = None,
+        *,
+        request_id: str | None = None,  # None: one is made up
+        prompt_text: str | None = None,  # only handed on to `RequestHandle.result`
+        cache_salt: str | None = None,  # as in Engine.add
+        on_delta: Callable[[Delta], object] | None = None,
+    ) -> RequestHandle:
+        """Hands in a request. Raises RequestError at once if it can't be run, EngineError if the engine has stopped.
+
+        With `on_delta`, the engine's thread calls it with each delta, and the handle only cancels. It must not block;
+        an asyncio caller passes `lambda delta: loop.call_soon_threadsafe(queue.put_nowait, delta)`. If it raises, the
+        request is cancelled.
+        """
+        params = params or SamplingParams()
+        ids = self._engine.check(prompt_ids, params)
+        deltas: SimpleQueue[Delta | None] = SimpleQueue()
+        made_up = request_id is None
+        with self._lock:
+            if self._ended is not None:
+                raise EngineError(self._ended)
+            while request_id is None or (made_up and request_id in self._tickets):
+                request_id = f"request-{next(self._numbers)}"
+            if request_id in self._tickets:
+                raise RequestError(f"The request id {request_id!r} is in use: give another.")
+            ticket = _Ticket(request_id, ids, params, cache_salt, on_delta or deltas.put)
+            self._tickets[request_id] = ticket
+            self._commands.put(_Command("add", ticket))
+        cancel = partial(self._commands.put, _Command("cancel", ticket))
+        return RequestHandle(request_id, ids, prompt_text, None if on_delta else deltas, cancel)
+
+    def stats(self) -> EngineStats:
+        """How the engine stood after its last step."""
+        return self._stats
+
+    @property
+    def alive(self) -> bool:
+        """It takes requests."""
+        return self._ended is None
+
+    def close(self, timeout: float | None = None) -> None:
+        """Ends the thread after the step it is in; requests that go on end with an EngineError. May be called twice.
+
+        Waits for the thread, at most `timeout` seconds.
+        """
+        atexit.unregister(self.close)
+        self._commands.put(_Command("close"))
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout)
+
+    def __enter__(self) -> EngineLoop:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _run(self) -> None:
+        try:
+            while self._obey():
+                deltas = self._engine.step()
+                self._stats = self._engine.stats()
+                self._deliver(deltas)
+        except BaseException as error:
+            log.exception("the engine's thread stopped")
+            self._stop(f"The engine stopped: {str(error) or type(error).__name__}.", error)
+        else:
+            self._stop("The engine was closed.", None)
+
+    def _obey(self) -> bool:
+        """Carries out the commands that have come, waiting for one if there is nothing else to do. False to close."""
+        while True:
+            try:
+                command = self._commands.get(block=not self._engine.has_work)
+            except Empty:
+                return True
+            ticket = command.ticket
+            if ticket is None:
+                return False
+            deltas: list[Delta] = []
+            if command.what == "add":
+                self._engine.add(ticket.request_id, ticket.prompt_ids, ticket.params, cache_salt=ticket.cache_salt)
+            elif self._tickets.get(ticket.request_id) is ticket:
+                deltas = self._engine.abort(ticket.request_id)
+            self._stats = self._engine.stats()
+            self._deliver(deltas)
+
+    def _deliver(self, deltas: list[Delta]) -> None:
+        for delta in deltas:
+            ticket = self._tickets.get(delta.request_id)
+            if ticket is None:
+                continue  # its receiver has raised
+            if delta.finished:
+                self._forget(ticket)  # first: who gets the last delta may hand in the same id again
+            if not self._hand_over(ticket, delta) and not delta.finished:
+                self._forget(ticket)
+                self._engine.abort(delta.request_id)
+
+    def _forget(self, ticket: _Ticket) -> None:
+        with self._lock:
+            del self._tickets[ticket.request_id]
+
+    def _hand_over(self, ticket: _Ticket, delta: Delta) -> bool:
+        try:
+            ticket.receive(delta)
+        except Exception:
+            log.exception("on_delta of request %s raised; the request is cancelled", ticket.request_id)
+            return False
+        return True
+
+    def _stop(self, why: str, error: BaseException | None) -> None:
+        with self._lock:
+            self._ended = why
+            tickets, self._tickets = list(self._tickets.values()), {}
+        for ticket in tickets:
+            if error is None:
+                self._engine.abort(ticket.request_id)
+            shown = EngineError(why)  # one each: a raised exception keeps the traceback of its thread
+            shown.__cause__ = error
+            self._hand_over(ticket, Delta(ticket.request_id, 0, finish_reason="abort", error=shown, finished=True))
+        self._stats = self._engine.stats()

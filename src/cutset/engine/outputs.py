@@ -1,0 +1,170 @@
+"""What comes out of the engine: pieces while a request runs, and the whole when it has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from cutset.errors import CutsetError
+
+__all__ = [
+    "CompletionOutput",
+    "Delta",
+    "EngineStats",
+    "FinishReason",
+    "RequestOutput",
+    "Timings",
+    "TokenLogprob",
+    "Usage",
+    "collect",
+]
+
+# stop: an end token, a stop token or a stop string. length: max_tokens or the end of the context. abort: cancelled.
+FinishReason = Literal["stop", "length", "abort"]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of a request. `cached_tokens` are those of the prompt that were not computed again."""
+
+    prompt_tokens: int
+    completion_tokens: int  # of all samples
+    cached_tokens: int
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds, and tokens a second. None where there was nothing to measure."""
+
+    load_s: float | None = None  # loading the model; the engine doesn't know it, its caller may
+    ttft_s: float | None = None  # from handing in the request to its first token
+    prefill_tps: float | None = None  # prompt tokens that were computed, over the time of their steps
+    decode_tps: float | None = None  # tokens after the first one, over the time since the first one
+
+
+class TokenLogprob(NamedTuple):
+    """Natural logarithm of a token's probability before penalties, temperature and filters."""
+
+    token_id: int
+    logprob: float
+    rank: int  # 1 = likeliest; of equals the lower id comes first
+    top: tuple[tuple[int, float], ...]  # the likeliest tokens (id, logprob), likeliest first
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """One sample of one request has moved on: a token more, its end, or both.
+
+    `text` may be empty while a character is incomplete or a stop string may be coming. The texts of a sample, joined,
+    are its text. The last delta of a request is `finished`, and has `usage` and `timings` unless the engine died.
+    """
+
+    request_id: str
+    index: int  # which of the n samples
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    finish_reason: FinishReason | None = None
+    stop_reason: str | int | None = None  # the stop string or the stop token that ended the sample
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    finished: bool = False  # the request, all its samples
+    usage: Usage | None = None
+    timings: Timings | None = None
+    error: CutsetError | None = None  # why the request was ended; then finish_reason is "abort"
+
+
+@dataclass(slots=True)
+class CompletionOutput:
+    """One sample. `token_ids` include the token that ended it; `text` doesn't, nor the stop string."""
+
+    index: int
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason | None
+    stop_reason: str | int | None = None
+    logprobs: list[TokenLogprob] | None = None
+
+
+@dataclass(slots=True)
+class RequestOutput:
+    """A request and its samples."""
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: list[int]
+    outputs: list[CompletionOutput]
+    usage: Usage | None
+    timings: Timings | None
+    finished: bool
+
+    @property
+    def text(self) -> str:
+        """Text of the first sample."""
+        return self.outputs[0].text
+
+    @property
+    def token_ids(self) -> list[int]:
+        """Tokens of the first sample."""
+        return self.outputs[0].token_ids
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """Why the first sample ended."""
+        return self.outputs[0].finish_reason
+
+
+def collect(
+    request_id: str, deltas: Iterable[Delta], *, prompt: str | None = None, prompt_token_ids: Sequence[int] = ()
+) -> RequestOutput:
+    """Joins the deltas of one request, in the order in which they came. Raises the error that ended it, if one did."""
+    outputs: dict[int, CompletionOutput] = {}
+    texts: dict[int, list[str]] = {}
+    usage, timings, finished = None, None, False
+    for delta in deltas:
+        if delta.error is not None:
+            raise delta.error
+        output = outputs.get(delta.index)
+        if output is None:
+            output = outputs[delta.index] = CompletionOutput(delta.index, "", [], None)
+            texts[delta.index] = []
+        texts[delta.index].append(delta.text)
+        output.token_ids += delta.token_ids
+        if delta.logprobs is not None:
+            output.logprobs = output.logprobs or []
+            output.logprobs += delta.logprobs
+        if delta.finish_reason is not None:
+            output.finish_reason, output.stop_reason = delta.finish_reason, delta.stop_reason
+        if delta.finished:
+            usage, timings, finished = delta.usage, delta.timings, True
+    for index, pieces in texts.items():
+        outputs[index].text = "".join(pieces)
+    return RequestOutput(
+        request_id=request_id,
+        prompt=prompt,
+        prompt_token_ids=[int(one) for one in prompt_token_ids],
+        outputs=[outputs[index] for index in sorted(outputs)],
+        usage=usage,
+        timings=timings,
+        finished=finished,
+    )
+
+
+class EngineStats(NamedTuple):
+    """How the engine stands, and what it has done since it started."""
+
+    running: int  # sequences
+    waiting: int
+    blocks: int
+    blocks_free: int  # those kept for reuse too
+    blocks_used: int
+    prefix_queries: int  # prompt tokens that were looked up
+    prefix_hits: int  # of these, tokens found
+    preemptions: int
+    steps: int
+    prompt_tokens: int  # computed in prefill, again after a preemption too
+    generated_tokens: int

@@ -1,0 +1,131 @@
+"""What a request asks of the sampler. Names and meanings are vLLM's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from cutset.errors import RequestError
+
+__all__ = ["MAX_LOGPROBS", "MAX_N", "MAX_STOP_IDS", "MAX_STOP_LENGTH", "MAX_STOP_STRINGS", "SamplingParams"]
+
+MAX_N = 128  # samples of one prompt
+MAX_LOGPROBS = 20  # most likely tokens reported at each position
+MAX_STOP_STRINGS = 64
+MAX_STOP_LENGTH = 1000  # characters
+MAX_STOP_IDS = 1024
+MAX_TOKENS = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How to draw the tokens of a request and when to stop.
+
+    The logits pass: penalties, temperature, min_p, top_k, top_p. Temperature 0 is greedy; ties go to the lowest id.
+    A value out of its range raises RequestError, which names the parameter, the value and the range.
+    """
+
+    n: int = 1  # samples of the prompt
+    max_tokens: int | None = 16  # of each sample; None: up to the end of the context
+    min_tokens: int = 0  # before that many, neither an end token nor a stop string ends the text
+    temperature: float = 1.0
+    top_p: float = 1.0  # the smallest set of likeliest tokens whose probabilities add up to it; 1 = off
+    top_k: int = 0  # that many likeliest tokens; 0 or -1 = off
+    min_p: float = 0.0  # tokens at least that likely, relative to the likeliest; 0 = off
+    seed: int | None = None  # None: a new one for each request
+    stop: str | Sequence[str] | None = None  # becomes a tuple
+    stop_token_ids: Sequence[int] | None = None  # becomes a tuple
+    ignore_eos: bool = False
+    logprobs: int | None = None  # report the sampled token and that many of the likeliest
+    repetition_penalty: float = 1.0  # of tokens in prompt and output: divides positive logits, multiplies negative ones
+    presence_penalty: float = 0.0  # subtracted from the logit of each token in the output
+    frequency_penalty: float = 0.0  # the same, times how often it is there
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+
+    def __post_init__(self) -> None:
+        _whole("n", self.n, 1, MAX_N)
+        if self.max_tokens is not None:
+            _whole("max_tokens", self.max_tokens, 1, MAX_TOKENS)
+        _whole("min_tokens", self.min_tokens, 0, MAX_TOKENS)
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise _bad("min_tokens", self.min_tokens, f"at most max_tokens, which is {self.max_tokens}")
+        _number("temperature", self.temperature, 0, 100)
+        _number("top_p", self.top_p, 0, 1, above=True)
+        _whole("top_k", self.top_k, -1, MAX_TOKENS)
+        _number("min_p", self.min_p, 0, 1)
+        if self.seed is not None:
+            _whole("seed", self.seed, -(2**63), 2**64 - 1)
+        if self.logprobs is not None:
+            _whole("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        _number("repetition_penalty", self.repetition_penalty, 0, 100, above=True)
+        _number("presence_penalty", self.presence_penalty, -2, 2)
+        _number("frequency_penalty", self.frequency_penalty, -2, 2)
+        for name in ("ignore_eos", "include_stop_str_in_output", "skip_special_tokens"):
+            if not isinstance(getattr(self, name), bool):
+                raise _bad(name, getattr(self, name), "True or False")
+        object.__setattr__(self, "stop", _stop_strings(self.stop))
+        object.__setattr__(self, "stop_token_ids", _stop_ids(self.stop_token_ids))
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """`stop` as the tuple that it has become."""
+        return tuple(self.stop or ())
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """`stop_token_ids` as the tuple that it has become."""
+        return tuple(self.stop_token_ids or ())
+
+    @property
+    def greedy(self) -> bool:
+        """The likeliest token, whatever the seed."""
+        return self.temperature == 0
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The names of all parameters, for faces that take them from elsewhere."""
+        return tuple(field.name for field in fields(cls))
+
+
+def _bad(name: str, value: object, wanted: str) -> RequestError:
+    shown = repr(value)
+    return RequestError(f"{name}={shown if len(shown) <= 80 else shown[:77] + '...'} can't be used: give {wanted}.")
+
+
+def _whole(name: str, value: Any, low: int, high: int) -> None:
+    # bool is an int to Python, but `n=True` is a mistake.
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise _bad(name, value, f"a whole number from {low} to {high}")
+
+
+def _number(name: str, value: Any, low: float, high: float, *, above: bool = False) -> None:
+    wanted = f"a number {'above' if above else 'from'} {low} {'and at most' if above else 'to'} {high}"
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise _bad(name, value, wanted)
+    if not low <= value <= high or (above and value == low):
+        raise _bad(name, value, wanted)
+
+
+def _stop_strings(stop: Any) -> tuple[str, ...]:
+    if stop is None:
+        return ()
+    strings = (stop,) if isinstance(stop, str) else stop
+    wanted = f"at most {MAX_STOP_STRINGS} strings of 1 to {MAX_STOP_LENGTH} characters"
+    if not isinstance(strings, list | tuple) or len(strings) > MAX_STOP_STRINGS:
+        raise _bad("stop", stop, wanted)
+    if not all(isinstance(one, str) and 1 <= len(one) <= MAX_STOP_LENGTH for one in strings):
+        raise _bad("stop", stop, wanted)
+    return tuple(dict.fromkeys(strings))
+
+
+def _stop_ids(ids: Any) -> tuple[int, ...]:
+    if ids is None:
+        return ()
+    if not isinstance(ids, list | tuple | set | frozenset) or len(ids) > MAX_STOP_IDS:
+        raise _bad("stop_token_ids", ids, f"a list of at most {MAX_STOP_IDS} token ids")
+    for one in ids:
+        _whole("stop_token_ids", one, 0, MAX_TOKENS)
+    return tuple(dict.fromkeys(ids))

@@ -1,0 +1,58 @@
+"""One step as arrays: what the scheduler has decided, laid out for the executor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cutset.engine.sequence import Sequence
+from cutset.models.executor import Batch
+
+__all__ = ["Plan", "make_plan"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One step."""
+
+    sequences: list[Sequence]
+    rows: list[int]  # tokens of each that are computed
+    wanted: list[Sequence]  # those whose logits are asked for, in the order of `batch.logit_rows`
+    batch: Batch
+
+
+def make_plan(rows: dict[Sequence, int]) -> Plan | None:
+    """The step that computes so many tokens of each of these sequences, which have the blocks for them."""
+    if not rows:
+        return None
+    sequences, counts = list(rows), list(rows.values())
+    starts = np.zeros(len(sequences) + 1, dtype=np.int32)
+    np.cumsum(counts, out=starts[1:])
+    token_ids = np.empty(starts[-1], dtype=np.int32)
+    positions = np.empty(starts[-1], dtype=np.int32)
+    tables = np.full((len(sequences), max(one.block_count for one in sequences)), -1, dtype=np.int32)
+    context_lens, logit_rows, wanted = [], [], []
+    end = 0
+    for i, (sequence, count) in enumerate(rows.items()):
+        start, end, done = end, end + count, sequence.computed
+        if count == 1:
+            token_ids[start], positions[start] = sequence.ids[done], done
+        else:
+            token_ids[start:end] = sequence.ids[done : done + count]
+            positions[start:end] = np.arange(done, done + count)
+        tables[i, : sequence.block_count] = sequence.table
+        context_lens.append(done + count)
+        if done + count == sequence.known:
+            logit_rows.append(end - 1)
+            wanted.append(sequence)
+    batch = Batch(
+        token_ids=token_ids,
+        positions=positions,
+        row_starts=starts,
+        context_lens=np.array(context_lens, dtype=np.int32),
+        block_tables=tables,
+        logit_rows=np.array(logit_rows, dtype=np.int32),
+        known_lens=np.array([one.known for one in sequences], dtype=np.int32),
+    )
+    return Plan(sequences, counts, wanted, batch)

@@ -1,0 +1,187 @@
+"""Logits in, tokens out.
+
+What is drawn for a sequence depends on its own logits, parameters, seed and position alone, not on who shares the
+batch. Everything between logits and token is in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutset.engine.outputs import TokenLogprob
+from cutset.engine.params import SamplingParams
+
+__all__ = ["Choice", "TokenSampler", "choose", "kept_tokens", "uniform"]
+
+
+class Choice(NamedTuple):
+    """A token, and its logprob where the request asked for it."""
+
+    token_id: int
+    logprob: TokenLogprob | None
+
+
+class TokenSampler:
+    """Draws the tokens of one sequence. Remembers which tokens it has seen, if a penalty needs it."""
+
+    def __init__(
+        self,
+        params: SamplingParams,
+        *,
+        seed: int,  # taken modulo 2**64
+        index: int,  # which of the n samples
+        vocab_size: int,
+        prompt_ids: NDArray[np.int32],  # (prompt,)
+        end_ids: Iterable[int] = (),  # tokens that are masked until there are min_tokens
+    ) -> None:
+        self.params = params
+        self.prompt_tokens = len(prompt_ids)
+        self._key = (seed % 2**64) | index << 64
+        self._end_ids = np.array(sorted(end_ids), dtype=np.intp)
+        self._seen: NDArray[np.bool_] | None = None  # (vocab,) in prompt or output
+        self._counts: NDArray[np.int32] | None = None  # (vocab,) how often in the output
+        if params.repetition_penalty != 1:
+            self._seen = np.zeros(vocab_size, dtype=np.bool_)
+            self._seen[prompt_ids] = True
+        if params.presence_penalty or params.frequency_penalty:
+            self._counts = np.zeros(vocab_size, dtype=np.int32)
+        self._penalises = self._seen is not None or self._counts is not None
+
+    def plain(self, known: int) -> bool:
+        """The next token is the likeliest, as the logits are. `known` tokens are there, the prompt's included."""
+        return self.params.greedy and not self._penalises and not self._masks(known)
+
+    def observe(self, token_id: int) -> None:
+        """The token has become part of the output."""
+        if self._seen is not None:
+            self._seen[token_id] = True
+        if self._counts is not None:
+            self._counts[token_id] += 1
+
+    def draw(self, logits: NDArray[np.float32], known: int) -> int | None:
+        """The next token for logits (vocab,), given `known` tokens, or None if the logits are no numbers."""
+        adjusted = self._adjust(logits, known)
+        best = int(adjusted.argmax())  # the first NaN, if there is one
+        if not np.isfinite(adjusted[best]):
+            return None
+        params = self.params
+        if params.greedy:
+            return best
+        ids, weights = kept_tokens(
+            adjusted, temperature=params.temperature, top_k=params.top_k, top_p=params.top_p, min_p=params.min_p
+        )
+        sums = np.cumsum(weights)
+        drawn = int(np.searchsorted(sums, uniform(self._key, known) * sums[-1], side="right"))
+        return drawn if ids is None else int(ids[drawn])
+
+    def _masks(self, known: int) -> bool:
+        return known - self.prompt_tokens < self.params.min_tokens and self._end_ids.size > 0
+
+    def _adjust(self, logits: NDArray[np.float32], known: int) -> NDArray[np.floating]:
+        masks = self._masks(known)
+        if not self._penalises and not masks:
+            return logits
+        row = logits.astype(np.float64)
+        if self._seen is not None:
+            ids = np.flatnonzero(self._seen)
+            penalty, values = self.params.repetition_penalty, row[ids]
+            row[ids] = np.where(values > 0, values / penalty, values * penalty)
+        if self._counts is not None:
+            ids = np.flatnonzero(self._counts)
+            row[ids] -= self.params.frequency_penalty * self._counts[ids] + self.params.presence_penalty
+        if masks:
+            row[self._end_ids] = -np.inf
+        return row
+
+
+def uniform(key: int, position: int) -> float:
+    """A number in [0, 1) that depends on the key (128 bits) and the position only (Philox 4x64, Salmon et al. 2011)."""
+    return float(int(np.random.Philox(key=key, counter=position).random_raw()) >> 11) * 2.0**-53
+
+
+def kept_tokens(
+    logits: NDArray[np.floating], *, temperature: float, top_k: int, top_p: float, min_p: float
+) -> tuple[NDArray[np.intp] | None, NDArray[np.float64]]:
+    """Ids, ascending (None: all), and weights of the tokens that may be drawn, for logits (vocab,) and temperature > 0.
+
+    Of equally likely tokens the lower ids are kept. At least one token is kept.
+    """
+    vocab = len(logits)
+    ids: NDArray[np.intp] | None = None
+    if 0 < top_k < vocab:
+        ids = _largest(logits, top_k)
+        logits = logits[ids]
+    scaled = logits.astype(np.float64)
+    scaled -= scaled.max()
+    with np.errstate(over="ignore", under="ignore"):  # a temperature near 0 leaves the likeliest alone
+        scaled /= temperature
+        weights = np.exp(scaled)
+    if min_p > 0:
+        kept = np.flatnonzero(weights >= min_p)  # the likeliest weighs 1
+        ids, weights = kept if ids is None else ids[kept], weights[kept]
+    if top_p < 1:
+        kept = _nucleus(weights, top_p)
+        ids, weights = kept if ids is None else ids[kept], weights[kept]
+    return ids, weights
+
+
+def _largest(values: NDArray[np.floating], count: int) -> NDArray[np.intp]:
+    return _from(values, np.partition(values, len(values) - count)[len(values) - count], count)
+
+
+def _from(values: NDArray[np.floating], smallest: float, count: int) -> NDArray[np.intp]:
+    """The indices, ascending, of the `count` largest values, the last of which is `smallest`."""
+    kept = values > smallest
+    equals = np.flatnonzero(values == smallest)
+    kept[equals[: count - np.count_nonzero(kept)]] = True
+    return np.flatnonzero(kept)
+
+
+def _nucleus(weights: NDArray[np.float64], top_p: float) -> NDArray[np.intp]:
+    probabilities = weights / weights.sum()
+    # Tokens below this threshold add up to less than 1 - top_p, so the set is found among the others. Values alone are
+    # sorted, which is many times faster than a stable sort of indices.
+    likely = probabilities[probabilities > (1 - top_p) / (2 * len(weights))]
+    likely = np.sort(likely)[::-1]
+    last = min(int(np.searchsorted(np.cumsum(likely), top_p)), len(likely) - 1)
+    return _from(probabilities, likely[last], last + 1)
+
+
+def choose(logits: NDArray[np.float32], samplers: Sequence[TokenSampler], known: Sequence[int]) -> list[Choice | None]:
+    """The next token of each sequence: logits (sequences, vocab), its sampler, and how many tokens it has.
+
+    None where the logits are NaN, infinite or all masked: sampling from them would give nonsense.
+    """
+    best = logits.argmax(axis=1)
+    choices: list[Choice | None] = []
+    for row, (sampler, length) in enumerate(zip(samplers, known, strict=True)):
+        likeliest = int(best[row])
+        token: int | None
+        if not np.isfinite(logits[row, likeliest]):  # argmax stops at a NaN
+            token = None
+        elif sampler.plain(length):
+            token = likeliest
+        else:
+            token = sampler.draw(logits[row], length)
+        if token is None:
+            choices.append(None)
+            continue
+        wanted = sampler.params.logprobs
+        choices.append(Choice(token, None if wanted is None else _logprob(logits[row], token, wanted)))
+    return choices
+
+
+def _logprob(logits: NDArray[np.float32], token_id: int, wanted: int) -> TokenLogprob:
+    values = logits.astype(np.float64)
+    values -= values.max()
+    values -= np.log(np.exp(values).sum())
+    own = logits[token_id]
+    rank = 1 + np.count_nonzero(logits > own) + np.count_nonzero(logits[:token_id] == own)
+    likeliest = _largest(logits, min(wanted, len(logits))) if wanted else np.empty(0, dtype=np.intp)
+    likeliest = likeliest[np.argsort(-logits[likeliest], kind="stable")]
+    top = tuple((int(one), float(values[one])) for one in likeliest)
+    return TokenLogprob(token_id, float(values[token_id]), int(rank), top)

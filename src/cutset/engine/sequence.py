@@ -1,0 +1,151 @@
+"""One sequence of tokens on its way through the engine."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutset.engine.blocks import child_digest
+
+if TYPE_CHECKING:
+    from cutset.engine.detokenizer import Detokenizer
+    from cutset.engine.request import Request
+    from cutset.engine.sampler import TokenSampler
+
+__all__ = ["Sequence", "Status"]
+
+
+class Status(Enum):
+    """WAITING → RUNNING → FINISHED; preemption leads from RUNNING back to WAITING."""
+
+    WAITING = "waiting"  # holds no blocks
+    RUNNING = "running"  # holds the blocks of all its known tokens but, at times, the last one
+    FINISHED = "finished"  # holds no blocks
+
+
+class Sequence:
+    """A prompt and what has been generated for it: one of the n samples of a request.
+
+    The invariant, in tokens:
+
+        cached <= computed < known <= limit
+
+    `known` tokens have been given or sampled. `computed` of them have keys and values in the blocks of `table`;
+    `cached` of these were found there instead of computed. The last known token is always still to be computed: its
+    logits give the next one. At `limit` the sequence ends.
+    """
+
+    __slots__ = (
+        "_digests",
+        "_ids",
+        "_table",
+        "block_count",
+        "cached",
+        "computed",
+        "index",
+        "known",
+        "limit",
+        "prompt_tokens",
+        "published",
+        "request",
+        "sampler",
+        "status",
+        "text",
+    )
+
+    def __init__(
+        self,
+        request: Request,
+        index: int,
+        prompt_ids: NDArray[np.int32],
+        *,
+        limit: int,
+        root: bytes,  # root_digest of those it may share blocks with
+        sampler: TokenSampler,
+        text: Detokenizer,
+    ) -> None:
+        self.request = request
+        self.index = index
+        self.sampler = sampler
+        self.text = text
+        self.prompt_tokens = len(prompt_ids)
+        self.limit = limit
+        self.status = Status.WAITING
+        self.known = len(prompt_ids)
+        self.computed = 0
+        self.cached = 0
+        self.block_count = 0
+        self.published = 0  # blocks from the start that were found, or have been published
+        self._ids = np.empty(min(limit, self.known + 64), dtype=np.int32)
+        self._ids[: self.known] = prompt_ids
+        self._table = np.empty(0, dtype=np.int32)
+        self._digests = [root]  # of the first 0, 1, 2, … full blocks, as far as they have been asked for
+
+    @property
+    def ids(self) -> NDArray[np.int32]:
+        """(known,) a view of prompt and output."""
+        return self._ids[: self.known]
+
+    @property
+    def table(self) -> NDArray[np.int32]:
+        """(block_count,) a view of the numbers of its blocks."""
+        return self._table[: self.block_count]
+
+    @property
+    def output_tokens(self) -> int:
+        """Tokens generated so far."""
+        return self.known - self.prompt_tokens
+
+    @property
+    def uncomputed(self) -> int:
+        """Known tokens that are still to be computed: 1 while it decodes."""
+        return self.known - self.computed
+
+    @property
+    def prefilling(self) -> bool:
+        """It has not yet got the logits that follow its known tokens, and more than one token leads there."""
+        return self.computed < max(self.prompt_tokens, self.known - 1)
+
+    @property
+    def age(self) -> tuple[int, int]:
+        """Older sequences compare less."""
+        return self.request.arrival, self.index
+
+    def append(self, token_id: int) -> None:
+        """A token has been sampled."""
+        if self.known == len(self._ids):
+            grown = np.empty(min(self.limit, 2 * self.known), dtype=np.int32)
+            grown[: self.known] = self._ids
+            self._ids = grown
+        self._ids[self.known] = token_id
+        self.known += 1
+
+    def hold(self, blocks: list[int]) -> None:
+        """Appends blocks to its table."""
+        count = self.block_count + len(blocks)
+        if count > len(self._table):
+            grown = np.empty(max(count, 2 * len(self._table)), dtype=np.int32)
+            grown[: self.block_count] = self.table
+            self._table = grown
+        self._table[self.block_count : count] = blocks
+        self.block_count = count
+
+    def drop(self) -> list[int]:
+        """Empties its table and forgets what was computed; the blocks are the caller's to release."""
+        blocks: list[int] = self.table.tolist()
+        self.block_count = self.computed = self.cached = self.published = 0
+        return blocks
+
+    def block_tokens(self, block: int, size: int) -> bytes:
+        """The ids in its block number `block`, which is full, as little-endian int32."""
+        return self._ids[block * size : (block + 1) * size].astype("<i4", copy=False).tobytes()
+
+    def digest(self, block: int, size: int) -> bytes:
+        """The digest of all tokens up to the end of block number `block`. `size` is the same at every call."""
+        while len(self._digests) <= block + 1:
+            done = len(self._digests) - 1
+            self._digests.append(child_digest(self._digests[done], self.block_tokens(done, size)))
+        return self._digests[block + 1]

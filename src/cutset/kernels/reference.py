@@ -1,0 +1,81 @@
+"""A numpy reference of every kernel, written to be read. The native kernels are tested against these."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["apply_rope", "attention", "embedding", "moe_route", "rms_norm", "silu_mul"]
+
+Floats = NDArray[np.float32]
+
+
+def embedding(table: Floats, ids: NDArray[np.int32]) -> Floats:
+    """Rows of `table` (vocab, hidden) by `ids` (rows,): (rows, hidden)."""
+    return table[ids]
+
+
+def rms_norm(x: Floats, gain: Floats, eps: float) -> Floats:
+    """x / sqrt(mean(x²) + eps) · gain over the last axis (Zhang and Sennrich 2019, arXiv:1910.07467)."""
+    squares = np.square(x).mean(axis=-1, keepdims=True)
+    result: Floats = x / np.sqrt(squares + np.float32(eps)) * gain
+    return result
+
+
+def apply_rope(x: Floats, cos: Floats, sin: Floats) -> Floats:
+    """Turns each pair (x[i], x[i + d/2]) of every head; x: (rows, heads, d); cos, sin: (rows, d/2)."""
+    first, second = np.split(x, 2, axis=-1)
+    cos, sin = cos[:, None, :], sin[:, None, :]
+    return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def attention(
+    q: Floats, keys: Floats, values: Floats, *, window: int = 0, key_mask: NDArray[np.bool_] | None = None
+) -> Floats:
+    """Causal attention of the last rows of one sequence over all of it.
+
+    q: (rows, heads, d); keys, values: (tokens, kv_heads, d), the rows' own tokens at the end. `window` > 0: a query
+    sees that many tokens back, itself included. `key_mask` (tokens,): False where a key may not be seen; a row
+    that sees none yields zeros. Returns (rows, heads · d).
+    """
+    rows, heads, size = q.shape
+    tokens, kv_heads, _ = keys.shape
+    grouped = q.reshape(rows, kv_heads, heads // kv_heads, size).transpose(1, 2, 0, 3)  # (kv_heads, group, rows, d)
+    scores = grouped @ keys.transpose(1, 2, 0)[:, None] * np.float32(size**-0.5)  # (kv_heads, group, rows, tokens)
+    if rows > 1 or window or key_mask is not None:
+        query = np.arange(tokens - rows, tokens)[:, None]
+        key = np.arange(tokens)[None, :]
+        seen = key <= query
+        if window:
+            seen &= key > query - window
+        if key_mask is not None:
+            seen &= key_mask
+        scores = np.where(seen, scores, -np.inf)
+    most = scores.max(axis=-1, keepdims=True)
+    weights = np.exp(scores - np.where(np.isneginf(most), 0, most))
+    total = weights.sum(axis=-1, keepdims=True)
+    mixed = weights / np.where(total == 0, 1, total) @ values.transpose(1, 0, 2)[:, None]
+    result: Floats = mixed.transpose(2, 0, 1, 3).reshape(rows, heads * size)
+    return result
+
+
+def silu_mul(gate_up: Floats) -> Floats:
+    """silu(gate) · up of rows [gate | up]: (rows, 2 · n) to (rows, n) (Shazeer 2020, arXiv:2002.05202)."""
+    gate, up = np.split(gate_up, 2, axis=-1)
+    with np.errstate(over="ignore"):  # exp of a very negative gate is infinite and the quotient right: zero
+        result: Floats = gate / (1 + np.exp(-gate)) * up
+    return result
+
+
+def moe_route(logits: Floats, top_k: int, *, normalise: bool) -> tuple[NDArray[np.int64], Floats]:
+    """The `top_k` experts of each row and their weights, each (rows, top_k); logits: (rows, experts).
+
+    Ties go to the lower expert. With `normalise` a row's weights sum to one.
+    """
+    scores = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    scores /= scores.sum(axis=-1, keepdims=True)
+    picked = np.argsort(-scores, axis=-1, kind="stable")[:, :top_k]
+    weights = np.take_along_axis(scores, picked, axis=-1)
+    if normalise:
+        weights = weights / (weights.sum(axis=-1, keepdims=True) + np.float32(1e-20))
+    return picked, weights

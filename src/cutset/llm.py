@@ -1,0 +1,255 @@
+"""LLM and AsyncLLM: a model directory becomes something that answers.
+
+This is the one place that knows all jobs: it puts tokenizer, decoder, linears and engine together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutset.config import Settings, load_settings
+from cutset.engine.engine import Engine
+from cutset.engine.handle import RequestHandle
+from cutset.engine.loop import EngineLoop
+from cutset.engine.outputs import Delta, EngineStats, RequestOutput, collect
+from cutset.engine.params import SamplingParams
+from cutset.errors import ConfigError, RequestError
+from cutset.models.backend import build_executor, cache_blocks
+from cutset.models.chat import ChatTemplate
+from cutset.models.integer import Progress
+from cutset.models.registry import resolve, settings_for
+from cutset.models.source import open_source
+from cutset.models.tokenizer import Tokenizer
+
+__all__ = ["LLM", "AsyncLLM", "Prompt"]
+
+Prompt = str | Sequence[int] | NDArray[np.integer[Any]]
+Message = Mapping[str, Any]
+_Timed = TypeVar("_Timed", Delta, RequestOutput)
+
+
+class _Model:
+    """What LLM and AsyncLLM share: a loaded model, and its engine in a thread of its own."""
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        settings: Settings | None = None,
+        progress: Progress | None = None,  # told what is being done while loading, and how many of how many are done
+        **overrides: Any,
+    ) -> None:
+        started = time.perf_counter()
+        if settings is not None and overrides:
+            raise ConfigError("give either settings or single ones, not both")
+        settings = settings or load_settings(overrides)
+        found = resolve(str(model), settings)
+        self.settings = settings_for(found, settings)
+        self.name, self.directory = found.name, found.directory
+        source = open_source(found.directory)
+        self.spec = source.spec
+        self.tokenizer = Tokenizer.load(found.directory)
+        self._template_override = found.overrides.chat_template
+        self._template: ChatTemplate | None = None
+        self.executor, self.choice = build_executor(source, self.settings, progress)
+        context = self.settings.max_model_len or self.spec.max_positions
+        self._engine = Engine(
+            self.executor,
+            self.tokenizer,
+            blocks=cache_blocks(self.spec, self.choice, self.settings, context),
+            block_size=self.settings.block_size,
+            max_batch_tokens=self.settings.max_batch_tokens,
+            max_num_seqs=self.settings.max_num_seqs,
+            max_model_len=self.settings.max_model_len or None,
+            prefix_caching=self.settings.prefix_caching,
+        )
+        self._loop = EngineLoop(self._engine)
+        self.load_s = time.perf_counter() - started
+
+    @property
+    def max_model_len(self) -> int:
+        """Most tokens of one sequence, prompt and continuation together."""
+        return min(self._engine.max_model_len, self._engine.cache_tokens)
+
+    def stats(self) -> EngineStats:
+        """How the engine stands: sequences, blocks, prefix hits, tokens."""
+        return self._loop.stats()
+
+    def encode(self, prompt: Prompt) -> NDArray[np.int32]:
+        """The token ids (tokens,) of a prompt, with the special tokens that the model expects in front.
+
+        Raises RequestError for what is neither a text nor a list of ids.
+        """
+        if isinstance(prompt, str):
+            return self.tokenizer.encode(prompt)
+        try:
+            ids = np.asarray(prompt)
+        except (ValueError, OverflowError) as error:
+            raise RequestError(f"a prompt must be a text or a list of token ids: {error}") from None
+        if ids.size and ids.dtype.kind not in "iu":
+            raise RequestError(f"a prompt must be a text or a list of token ids, not {type(prompt).__name__}")
+        return ids  # the engine checks their number and range
+
+    def encode_chat(self, messages: Sequence[Message], **variables: Any) -> NDArray[np.int32]:
+        """The token ids of a conversation, by the model's chat template, up to where the answer begins.
+
+        Raises TokenizerError where the model has no template.
+        """
+        if self._template is None:
+            given = self._template_override
+            self._template = (
+                ChatTemplate(given, **self.tokenizer.special_tokens) if given else ChatTemplate.of(self.tokenizer)
+            )
+        return self.tokenizer.encode(self._template.render(messages, **variables), add_special_tokens=False)
+
+    def close(self) -> None:
+        """Stops the engine's thread; what still runs ends with an error."""
+        self._loop.close()
+
+
+class LLM(_Model):
+    """A model on this machine.
+
+        with LLM("story") as llm:
+            for piece in llm.stream("Once upon a time", SamplingParams(max_tokens=64)):
+                print(piece.text, end="")
+
+    `model` is a directory in Hugging Face layout, a name from models.yaml, `story` (the bundled one), or a hub id when
+    downloads are allowed. The keywords are the settings that `cutset config` lists (backend, dtype, device, threads,
+    cache_mib, max_model_len, …), each over its CUTSET_ variable, cutset.toml and its default; or give all of them at
+    once as `settings`.
+
+    Raises ModelError, ConfigError or DeviceError for a model that can't be loaded so.
+    """
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def generate(
+        self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
+    ) -> list[RequestOutput]:
+        """Continues all prompts together; outputs in their order. `params` is for all, or one each."""
+        wanted = _as_prompts(prompts)
+        each = [params or SamplingParams()] * len(wanted) if not isinstance(params, Sequence) else list(params)
+        if len(each) != len(wanted):
+            raise RequestError(f"{len(each)} sampling parameters for {len(wanted)} prompts: give one, or one each")
+        encoded = [self.encode(prompt) for prompt in wanted]
+        for ids, one in zip(encoded, each, strict=True):
+            self._engine.check(ids, one)  # before any of them starts
+        handles: list[RequestHandle] = []
+        try:
+            for prompt, ids, one in zip(wanted, encoded, each, strict=True):
+                handles.append(self._loop.submit(ids, one, prompt_text=prompt if isinstance(prompt, str) else None))
+            return [self._result(handle) for handle in handles]
+        finally:
+            for handle in handles:  # those that an error or Ctrl-C left running
+                handle.cancel()
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Delta]:
+        """Continues one prompt, piece by piece. Leaving the loop cancels the rest."""
+        return self._stream(self.encode(prompt), params)
+
+    def chat(self, messages: Sequence[Message], params: SamplingParams | None = None) -> RequestOutput:
+        """Answers a conversation: a list of {"role": …, "content": …}."""
+        return self._result(self._loop.submit(self.encode_chat(messages), params))
+
+    def stream_chat(self, messages: Sequence[Message], params: SamplingParams | None = None) -> Iterator[Delta]:
+        """Answers a conversation, piece by piece."""
+        return self._stream(self.encode_chat(messages), params)
+
+    def _stream(self, ids: NDArray[np.int32], params: SamplingParams | None) -> Iterator[Delta]:
+        handle = self._loop.submit(ids, params)  # errors come here, not at the first piece
+
+        def pieces() -> Iterator[Delta]:
+            with handle:
+                for delta in handle:
+                    yield _with_load_time(delta, self.load_s)
+
+        return pieces()
+
+    def _result(self, handle: RequestHandle) -> RequestOutput:
+        return _with_load_time(handle.result(), self.load_s)
+
+
+class AsyncLLM(_Model):
+    """The same for asyncio: its engine runs in a thread of its own, and no call blocks the event loop for long.
+
+    Loading blocks; construct it before the loop serves anyone, or in a thread.
+    """
+
+    async def __aenter__(self) -> AsyncLLM:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.close)
+
+    async def generate(self, prompt: Prompt, params: SamplingParams | None = None) -> RequestOutput:
+        """Continues one prompt. Run several at once with asyncio.gather: they share batches."""
+        ids = self.encode(prompt)
+        return await self._collected(ids, params, prompt if isinstance(prompt, str) else None)
+
+    async def chat(self, messages: Sequence[Message], params: SamplingParams | None = None) -> RequestOutput:
+        """Answers a conversation."""
+        return await self._collected(self.encode_chat(messages), params, None)
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> AsyncIterator[Delta]:
+        """Continues one prompt, piece by piece. Closing the iterator, or cancelling its task, cancels the rest."""
+        return self._stream(self.encode(prompt), params)
+
+    def stream_chat(self, messages: Sequence[Message], params: SamplingParams | None = None) -> AsyncIterator[Delta]:
+        """Answers a conversation, piece by piece."""
+        return self._stream(self.encode_chat(messages), params)
+
+    async def _collected(
+        self, ids: NDArray[np.int32], params: SamplingParams | None, prompt: str | None
+    ) -> RequestOutput:
+        deltas = [delta async for delta in self._stream(ids, params)]
+        return collect(deltas[0].request_id, deltas, prompt=prompt, prompt_token_ids=ids.tolist())
+
+    async def _stream(self, ids: NDArray[np.int32], params: SamplingParams | None) -> AsyncIterator[Delta]:
+        loop = asyncio.get_running_loop()
+        pieces: asyncio.Queue[Delta] = asyncio.Queue()
+        handle = self._loop.submit(
+            ids, params, on_delta=lambda delta: loop.call_soon_threadsafe(pieces.put_nowait, delta)
+        )
+        try:
+            while True:
+                delta = await pieces.get()
+                if delta.error is not None:
+                    raise delta.error
+                yield _with_load_time(delta, self.load_s)
+                if delta.finished:
+                    return
+        finally:
+            handle.cancel()
+
+
+def _as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """One prompt or several, as several: a list of numbers is one."""
+    if isinstance(prompts, str) or (isinstance(prompts, np.ndarray) and prompts.ndim == 1):
+        return [prompts]
+    several = list(prompts)
+    if several and not isinstance(several[0], str | Sequence | np.ndarray):
+        return [cast(Prompt, prompts)]
+    return cast(list[Prompt], several)
+
+
+def _with_load_time(told: _Timed, load_s: float) -> _Timed:
+    """What the engine told, with the one time that it can't know."""
+    return told if told.timings is None else replace(told, timings=replace(told.timings, load_s=load_s))

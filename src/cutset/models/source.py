@@ -1,0 +1,82 @@
+"""A model on disk, in either form: a checkpoint directory or an exchange file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutset.config import usable_cores
+from cutset.errors import ModelError
+from cutset.models.checkpoint import Checkpoint, Tensor, check_tensors
+from cutset.models.exchange import ExchangeFile, write_exchange
+from cutset.models.families import load_spec, read_json
+from cutset.models.integer import check_integer_tensors, is_integer, verify_digests
+from cutset.models.spec import DecoderSpec
+from cutset.models.writer import write_safetensors
+
+__all__ = ["Source", "convert", "open_source"]
+
+Inputs = tuple[NDArray[np.int32], NDArray[np.bool_]]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A model: its configuration, specification and tensors, each read when it is asked for."""
+
+    path: Path
+    config: Mapping[str, Any]
+    spec: DecoderSpec
+    tensors: Mapping[str, Tensor]
+    dtype: str  # of the weights: float32, float16, bfloat16, or int8 (an integer checkpoint)
+    inputs: Inputs | None  # input_ids and attention_mask, each (batch, tokens); exchange files have them
+
+    def forget(self) -> None:
+        """Lets go of the pages that were read; a mapped tensor is read from the file again when it is used again."""
+        for tensor in self.tensors.values():
+            tensor.forget()
+
+
+def open_source(path: Path) -> Source:
+    """Opens a checkpoint directory or an exchange file. Raises ModelError for what can't be used."""
+    if path.is_dir():
+        spec, checkpoint = load_spec(path), Checkpoint(path)
+        config = read_json(path / "config.json")
+        if is_integer(config):
+            tensors = check_integer_tensors(spec, checkpoint)
+            verify_digests(path, tensors, usable_cores())
+            return Source(path, config, spec, tensors, "int8", None)
+        return Source(path, config, spec, check_tensors(spec, checkpoint), checkpoint.float_dtype(), None)
+    if not path.is_file():
+        raise ModelError(f"{path} is neither a checkpoint directory nor an exchange file")
+    file = ExchangeFile(path)
+    tensors = check_tensors(file.spec, file)
+    return Source(path, file.config, file.spec, tensors, file.float_dtype(), file.inputs)
+
+
+def convert(source: Source, target: Path, inputs: Inputs | None = None) -> None:
+    """Writes `source` in the other form: to an exchange file if it is a directory, to a directory if it is a file.
+
+    Tensors keep their bytes, the configuration its content. `inputs` go into an exchange file.
+    """
+    if source.dtype == "int8":
+        raise ModelError(f"{source.path} is an integer checkpoint; convert the float one that it came from")
+    if source.path.is_dir():
+        kept = source.inputs or inputs
+        arrays = None if kept is None else (kept[0].astype(np.int32), kept[1].astype(np.uint8))
+        meta = {"generator": "cutset convert", "head_dim": source.spec.head_dim}
+        if arrays is not None:
+            meta |= {"B": arrays[0].shape[0], "S": arrays[0].shape[1]}
+        write_exchange(target, source.config, source.tensors.__getitem__, arrays, meta)
+        return
+    import json
+
+    target.mkdir(parents=True, exist_ok=True)
+    layout = {name: (source.tensors[name].dtype, shape) for name, shape in source.spec.tensor_shapes().items()}
+    tensors = ((name, source.tensors[name].raw) for name in layout)
+    write_safetensors(target / "model.safetensors", layout, tensors, {"format": "pt"})
+    (target / "config.json").write_text(json.dumps(dict(source.config), indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,52 @@
+"""Writes checkpoints in safetensors, one tensor at a time, and whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutset.models.checkpoint import DTYPES
+
+__all__ = ["write_safetensors"]
+
+
+def write_safetensors(
+    path: Path,
+    layout: Mapping[str, tuple[str, tuple[int, ...]]],
+    tensors: Iterable[tuple[str, NDArray[Any]]],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Writes `tensors` (name, array) in the order of `layout`, which maps each name to its dtype and shape.
+
+    Dtypes are the format's (`F32`, `BF16` as uint16, `I8`, …). Only one tensor need be in memory at a time. The file
+    appears under its name when it is complete.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    at = 0
+    for name, (dtype, shape) in layout.items():
+        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(DTYPES[dtype]).itemsize
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(len(text) + 8) % 64)  # tensors start at a cache line
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    names = iter(layout)
+    try:
+        with partial.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for name, array in tensors:
+                dtype, shape = layout[name]
+                if name != next(names) or array.shape != shape or array.dtype != np.dtype(DTYPES[dtype]):
+                    raise ValueError(f"{name} {array.dtype}{array.shape} isn't what the layout says")
+                file.write(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
+            if file.tell() != 8 + len(text) + at:
+                raise ValueError("fewer tensors than the layout says")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

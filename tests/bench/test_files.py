@@ -1,0 +1,78 @@
+"""Output files: whole, or not there."""
+
+import json
+import os
+import stat
+
+import pytest
+
+from cutset.bench.files import write_atomically, write_json
+from cutset.bench.results import Machine
+from cutset.errors import ConfigError
+
+
+def test_writes_and_replaces(tmp_path):
+    path = tmp_path / "out.json"
+    write_json(path, {"ä": [1, None]})
+    write_json(str(path), {"b": 2})
+    assert path.read_text() == '{\n "b": 2\n}\n'
+    assert os.listdir(tmp_path) == ["out.json"]
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "out"
+    write_atomically(path, "old")
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_dataclasses_are_objects(tmp_path):
+    write_json(tmp_path / "out", {"machine": Machine("cpu", 2, 1, {"python": "3"})})
+    expected = {"machine": {"cpu": "cpu", "cores": 2, "threads": 1, "versions": {"python": "3"}}}
+    assert json.loads((tmp_path / "out").read_text()) == expected
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_json_has_no_nan(tmp_path, value):
+    with pytest.raises(ConfigError, match="can't be written: Out of range float"):
+        write_json(tmp_path / "out", [value])
+    assert os.listdir(tmp_path) == []
+
+
+def test_text_that_has_no_bytes(tmp_path):
+    with pytest.raises(ConfigError, match="can't be written"):
+        write_atomically(tmp_path / "out", "\udc80")
+    assert os.listdir(tmp_path) == []
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(ConfigError, match=r"gone/out' can't be written: No such file or directory"):
+        write_atomically(tmp_path / "gone" / "out", "x")
+
+
+def test_links_are_followed_and_permissions_kept(tmp_path):
+    real, link = tmp_path / "real", tmp_path / "link"
+    real.write_text("old")
+    real.chmod(0o640)
+    link.symlink_to(real)
+    write_atomically(link, "new")
+    assert link.is_symlink()
+    assert real.read_text() == "new"
+    assert stat.S_IMODE(real.stat().st_mode) == 0o640
+
+
+def test_devices_are_written_to_not_replaced(tmp_path):
+    write_atomically("/dev/null", "x")
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    read, write = os.pipe()
+    write_atomically(f"/dev/fd/{write}", "through a pipe")
+    os.close(write)
+    with os.fdopen(read) as stream:
+        assert stream.read() == "through a pipe"

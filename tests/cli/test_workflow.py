@@ -1,0 +1,120 @@
+"""Random models through the commands: made, converted, run, compared, quantised."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cutset.cli import main
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.json"
+    assert main(["random", "--hidden", "32", "--heads", "4", "--vocab", "61", "-o", str(path)]) == 0
+    return path
+
+
+def run(*argv: Any) -> int:
+    return main([str(word) for word in argv])
+
+
+def test_two_backends_agree_and_a_broken_one_does_not(model: Path, capsys: Any) -> None:
+    folder = model.parent
+    for backend in ("native", "reference"):
+        files = ("-o", folder / f"{backend}.npy", "--trace", folder / backend, "--json", folder / f"{backend}.json")
+        assert run("forward", model, "--backend", backend, "--warmup", 1, "--repeat", 3, *files) == 0
+    assert run("compare", folder / "native.npy", folder / "reference.npy", "--mask", model) == 0
+    assert "top-1 agreement 100.00%" in capsys.readouterr().out
+    assert run("compare", folder / "native", folder / "reference") == 0
+    rows = json.loads((folder / "native.json").read_text())["rows"]
+    assert rows[0]["system"] == "cutset native float32"
+    assert rows[0]["spread"] is not None
+
+    logits = np.load(folder / "native.npy")
+    assert logits.shape == (2, 5, 61)
+    np.save(folder / "zeros.npy", np.zeros_like(logits))
+    swapped = logits.copy()
+    swapped[:, [0, 1]] = swapped[:, [1, 0]]
+    np.save(folder / "swapped.npy", swapped)
+    nan = logits.copy()
+    nan[0, 0, 0] = np.nan
+    np.save(folder / "nan.npy", nan)
+    np.save(folder / "shorter.npy", logits[:, 1:])
+    for wrong in ("zeros", "swapped", "nan", "shorter"):
+        assert run("compare", folder / f"{wrong}.npy", folder / "reference.npy", "--tolerance", "1e9") == (
+            0 if wrong == "swapped" else 1
+        )
+        assert run("compare", folder / f"{wrong}.npy", folder / "reference.npy") == 1
+    zeros = folder / "zeros.npy"
+    assert run("compare", zeros, zeros) == 1  # zeros agree with nothing, themselves included
+
+
+def test_a_trace_names_the_first_operator_that_parts(model: Path, capsys: Any) -> None:
+    folder = model.parent
+    for name in ("a", "b"):
+        assert run("forward", model, "--trace", folder / name) == 0
+    broken = next((folder / "b").glob("*layer01-attention.npy"))
+    np.save(broken, np.load(broken) * 1.01)
+    capsys.readouterr()
+    assert run("compare", folder / "a", folder / "b") == 1
+    marked = [line for line in capsys.readouterr().out.splitlines() if "part here" in line]
+    assert len(marked) == 1
+    assert marked[0].startswith("layer01-attention ")
+    broken.unlink()
+    assert run("compare", folder / "a", folder / "b") == 1
+
+
+def test_convert_keeps_bytes_and_configuration_both_ways(tmp_path: Path) -> None:
+    sizes = ("--hidden", 32, "--heads", 4, "--experts", 3, "--qk-norm", "--untied")
+    assert run("random", *sizes, "-o", tmp_path / "dir") == 0
+    assert run("convert", tmp_path / "dir", "-o", tmp_path / "file.json") == 0
+    assert run("convert", tmp_path / "file.json", "-o", tmp_path / "back") == 0
+    for name in ("model.safetensors", "config.json"):
+        ours, theirs = ((tmp_path / folder / name).read_bytes() for folder in ("dir", "back"))
+        assert json.loads(ours) == json.loads(theirs) if name == "config.json" else ours == theirs
+
+
+def test_a_dir_runs_with_the_inputs_of_a_file(model: Path, tmp_path: Path) -> None:
+    assert run("convert", model, "-o", tmp_path / "dir") == 0
+    assert run("forward", tmp_path / "dir") == 2
+    assert run("forward", tmp_path / "dir", "--inputs", model, "-o", tmp_path / "a.npy") == 0
+    assert run("forward", model, "-o", tmp_path / "b.npy") == 0
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
+
+
+@pytest.mark.parametrize("dtype", ["int8", "exact"])
+def test_an_integer_checkpoint_gives_what_quantising_in_memory_gives(model: Path, dtype: str, tmp_path: Path) -> None:
+    assert run("convert", model, "-o", tmp_path / "dir") == 0
+    assert run("quantize", tmp_path / "dir", "-o", tmp_path / "int") == 0
+    for folder, output in (("dir", "a"), ("int", "b")):
+        flags = ("--inputs", model, "--dtype", dtype, "-o", tmp_path / f"{output}.npy")
+        assert run("forward", tmp_path / folder, *flags) == 0
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
+    reference = ("--backend", "reference", "-o", tmp_path / "c.npy")
+    assert run("forward", tmp_path / "int", "--inputs", model, "--dtype", dtype, *reference) == 0
+    assert run("compare", tmp_path / "a.npy", tmp_path / "c.npy") == 0
+    assert run("forward", tmp_path / "int", "--inputs", model, "--dtype", "float32") == 2
+
+
+def test_a_changed_integer_checkpoint_is_refused(model: Path, tmp_path: Path, capsys: Any) -> None:
+    assert run("convert", model, "-o", tmp_path / "dir") == 0
+    assert run("quantize", tmp_path / "dir", "-o", tmp_path / "int") == 0
+    weights = tmp_path / "int" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert run("forward", tmp_path / "int", "--inputs", model) == 2
+    assert "the file was changed" in capsys.readouterr().err
+
+
+def test_an_instruction_set_that_is_not_there(model: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setenv("CUTSET_ISA", "mmx")
+    from cutset.kernels.native import extension
+
+    with pytest.raises(Exception, match="CUTSET_ISA=mmx"):
+        extension()

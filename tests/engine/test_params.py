@@ -1,0 +1,115 @@
+"""SamplingParams: what may be asked, and what is said of the rest."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+from typing import Any
+
+import pytest
+
+from cutset.engine import SamplingParams
+from cutset.errors import RequestError
+
+BAD: list[tuple[str, Any, str]] = [
+    ("n", 0, "from 1 to 128"),
+    ("n", 129, "from 1 to 128"),
+    ("n", True, "whole number"),
+    ("n", 1.0, "whole number"),
+    ("n", "1", "whole number"),
+    ("max_tokens", 0, "from 1"),
+    ("max_tokens", -1, "from 1"),
+    ("max_tokens", 2.5, "whole number"),
+    ("min_tokens", -1, "from 0"),
+    ("min_tokens", 17, "at most max_tokens, which is 16"),
+    ("temperature", -0.1, "from 0 to 100"),
+    ("temperature", float("nan"), "from 0 to 100"),
+    ("temperature", float("inf"), "from 0 to 100"),
+    ("temperature", "1", "a number"),
+    ("temperature", True, "a number"),
+    ("temperature", None, "a number"),
+    ("top_p", 0, "above 0 and at most 1"),
+    ("top_p", 1.01, "above 0 and at most 1"),
+    ("top_p", float("nan"), "above 0 and at most 1"),
+    ("top_k", -2, "from -1"),
+    ("top_k", 1.5, "whole number"),
+    ("min_p", -0.1, "from 0 to 1"),
+    ("min_p", 1.1, "from 0 to 1"),
+    ("seed", 2**64, "whole number"),
+    ("seed", -(2**63) - 1, "whole number"),
+    ("seed", 0.5, "whole number"),
+    ("stop", "", "1 to 1000 characters"),
+    ("stop", ["a", ""], "1 to 1000 characters"),
+    ("stop", ["x" * 1001], "1 to 1000 characters"),
+    ("stop", ["a"] * 65, "at most 64"),
+    ("stop", [1], "strings"),
+    ("stop", 1, "strings"),
+    ("stop_token_ids", [-1], "from 0"),
+    ("stop_token_ids", ["a"], "whole number"),
+    ("stop_token_ids", "12", "list of at most 1024"),
+    ("stop_token_ids", 5, "list of at most 1024"),
+    ("stop_token_ids", [1] * 1025, "list of at most 1024"),
+    ("ignore_eos", 1, "True or False"),
+    ("include_stop_str_in_output", "yes", "True or False"),
+    ("skip_special_tokens", None, "True or False"),
+    ("logprobs", -1, "from 0 to 20"),
+    ("logprobs", 21, "from 0 to 20"),
+    ("logprobs", True, "from 0 to 20"),
+    ("repetition_penalty", 0, "above 0"),
+    ("repetition_penalty", float("inf"), "above 0"),
+    ("presence_penalty", 2.1, "from -2 to 2"),
+    ("presence_penalty", -2.1, "from -2 to 2"),
+    ("frequency_penalty", float("nan"), "from -2 to 2"),
+    ("frequency_penalty", "0", "from -2 to 2"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "wanted"), BAD)
+def test_refused(name: str, value: Any, wanted: str) -> None:
+    with pytest.raises(RequestError, match=wanted) as caught:
+        SamplingParams(**{name: value})
+    assert str(caught.value).startswith(f"{name}=")
+    assert len(str(caught.value)) < 250
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_tokens", None),
+        ("temperature", 0),
+        ("temperature", 100),
+        ("top_p", 1),
+        ("top_k", -1),
+        ("min_p", 1),
+        ("seed", 2**64 - 1),
+        ("seed", -(2**63)),
+        ("logprobs", 0),
+        ("repetition_penalty", 0.01),
+        ("presence_penalty", -2),
+    ],
+)
+def test_allowed(name: str, value: Any) -> None:
+    assert getattr(SamplingParams(**{name: value}), name) == value
+
+
+def test_defaults_are_vllms() -> None:
+    params = SamplingParams()
+    assert (params.n, params.max_tokens, params.temperature, params.top_p, params.top_k) == (1, 16, 1.0, 1.0, 0)
+    assert (params.stop, params.stop_token_ids, params.seed, params.logprobs) == ((), (), None, None)
+
+
+def test_stop_becomes_a_tuple_without_repeats() -> None:
+    assert SamplingParams(stop="ab").stop_strings == ("ab",)
+    assert SamplingParams(stop=["b", "a", "b"]).stop_strings == ("b", "a")
+    assert SamplingParams(stop_token_ids=[3, 3, 1]).stop_ids == (3, 1)
+
+
+def test_frozen_and_by_name_only() -> None:
+    with pytest.raises(FrozenInstanceError):
+        SamplingParams().n = 2  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        SamplingParams(2)  # type: ignore[call-arg]
+    assert SamplingParams(seed=1) == SamplingParams(seed=1)
+
+
+def test_names() -> None:
+    assert {"n", "top_k", "include_stop_str_in_output"} <= set(SamplingParams.names())

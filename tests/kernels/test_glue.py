@@ -1,0 +1,318 @@
+"""The glue kernels of every instruction set against their numpy twins, and their batch invariance to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import cutset.kernels._native as native
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cutset.kernels import reference
+
+Floats = NDArray[np.float32]
+SIZES = (1, 3, 8, 15, 16, 17, 33, 63, 64, 80, 129)
+
+
+@pytest.fixture(params=native.available_isas(), autouse=True)
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    before = native.isa()
+    assert native.select_isa(request.param)
+    yield request.param
+    native.select_isa(before)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(7)
+
+
+def floats(rng: np.random.Generator, *shape: int) -> Floats:
+    return rng.standard_normal(shape, dtype=np.float32)
+
+
+def nothing(*shape: int) -> Floats:
+    """An output that shows what was not written."""
+    return np.full(shape, np.nan, dtype=np.float32)
+
+
+def close(actual: Floats, expected: Floats, tolerance: float = 2e-6) -> None:
+    np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+# Rows on their own
+
+
+def test_embedding(rng: np.random.Generator) -> None:
+    table, ids, out = floats(rng, 11, 20), np.array([3, 0, 10, 3], np.int32), nothing(4, 20)
+    native.embedding(table, ids, out)
+    np.testing.assert_array_equal(out, reference.embedding(table, ids))
+    for bad in (-1, 11):
+        with pytest.raises(ValueError, match="outside"):
+            native.embedding(table, np.array([0, bad, 0, 0], np.int32), out)
+
+
+@pytest.mark.parametrize("cols", SIZES)
+def test_norms(rng: np.random.Generator, cols: int) -> None:
+    x, delta, gain = floats(rng, 5, cols), floats(rng, 5, cols), floats(rng, cols)
+    x[2] = 0
+    out = nothing(5, cols)
+    native.rms_norm(x, gain, 1e-5, out)
+    close(out, reference.rms_norm(x, gain, 1e-5))
+    total, alone = x + delta, nothing(1, cols)
+    native.rms_norm(total[3:4], gain, 1e-5, alone)
+    native.add_rms_norm(x, delta, gain, 1e-5, out)
+    np.testing.assert_array_equal(x, total)
+    close(out, reference.rms_norm(total, gain, 1e-5))
+    np.testing.assert_array_equal(out[3:4], alone)
+
+
+@pytest.mark.parametrize("cols", SIZES)
+def test_additions(rng: np.random.Generator, cols: int) -> None:
+    x, bias = floats(rng, 3, cols), floats(rng, cols)
+    total = x + bias
+    native.add_bias(x, bias)
+    np.testing.assert_array_equal(x, total)
+    native.scaled_add(x[1], 0.3, bias)
+    close(x[1], total[1] + np.float32(0.3) * bias)
+    np.testing.assert_array_equal(x[[0, 2]], total[[0, 2]])
+
+
+@pytest.mark.parametrize("cols", SIZES)
+def test_silu_mul(rng: np.random.Generator, cols: int) -> None:
+    x, out = floats(rng, 4, 2 * cols) * 5, nothing(4, cols)
+    x[1, :cols] = rng.choice(np.array([-1e4, -90, -80, 0, 80, 1e4], np.float32), cols)
+    native.silu_mul(x, out)
+    close(out, reference.silu_mul(x))
+    moved, end = nothing(1, cols), np.ascontiguousarray(np.roll(x[2:3], 1, axis=1))  # other lanes, or the tail
+    if cols > 1:
+        end[:, [0, cols]] = x[2:3, [cols - 1, 2 * cols - 1]]
+        native.silu_mul(end, moved)
+        np.testing.assert_array_equal(np.roll(moved, -1, axis=1), out[2:3])
+
+
+def test_exp_is_accurate() -> None:
+    x = np.concatenate([np.linspace(-87.3, 88, 400_001), np.linspace(-1e-3, 1e-3, 1001)]).astype(np.float32)
+    out = np.empty_like(x)
+    native.exp(x, out)
+    exact = np.exp(x.astype(np.float64))
+    ulps = np.abs(out - exact) / np.spacing(exact.astype(np.float32))
+    assert ulps.max() < 1.5
+    special = np.array([-np.inf, -1e4, -88, 0, -0.0, np.nan, 100, np.inf], np.float32)
+    out = np.empty_like(special)
+    native.exp(special, out)
+    capped = np.float32(np.exp(88.0))
+    np.testing.assert_allclose(out, [0, 0, 0, 1, 1, np.nan, capped, capped], rtol=2e-7)
+
+
+@pytest.mark.parametrize("head_dim", [2, 8, 16, 48, 64, 80, 96, 128])
+def test_rope(rng: np.random.Generator, head_dim: int) -> None:
+    heads, rows = 3, 4
+    x = floats(rng, rows, 5 * head_dim)
+    angles = floats(rng, rows, head_dim // 2) * 30
+    cos, sin = np.cos(angles), np.sin(angles)
+    expected = reference.apply_rope(x[:, : heads * head_dim].reshape(rows, heads, head_dim), cos, sin)
+    rest = x[:, heads * head_dim :].copy()
+    native.apply_rope(x, cos, sin, heads)
+    close(x[:, : heads * head_dim], expected.reshape(rows, -1))
+    np.testing.assert_array_equal(x[:, heads * head_dim :], rest)
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+@pytest.mark.parametrize(("experts", "top_k"), [(1, 1), (4, 2), (17, 5), (64, 8), (128, 128)])
+def test_moe_route(rng: np.random.Generator, experts: int, top_k: int, normalise: bool) -> None:
+    logits = floats(rng, 6, experts) * 3
+    logits[1] = 0.5  # all equal: the lowest numbers win
+    logits[2] = np.repeat(logits[2, : -(-experts // 2)], 2)[:experts]  # pairs of equals
+    logits[3, -1] = 1e4
+    ids, weights = np.full((6, top_k), -1, np.int32), nothing(6, top_k)
+    native.moe_route(logits, normalise=normalise, ids=ids, weights=weights)
+    expected, expected_weights = reference.moe_route(logits, top_k, normalise=normalise)
+    np.testing.assert_array_equal(ids, expected)
+    close(weights, expected_weights)
+
+
+# Attention over the paged cache
+
+
+@dataclass
+class Case:
+    """Whole sequences in a cache whose unused places hold NaN, blocks scattered and sequences interleaved."""
+
+    lens: list[int]
+    heads: int
+    kv_heads: int
+    head_dim: int
+    block_size: int
+    seed: int = 0
+    spread: float = 1.0
+
+    def __post_init__(self) -> None:
+        rng = np.random.default_rng(self.seed)
+        width = (self.heads + 2 * self.kv_heads) * self.head_dim
+        self.qkv = [floats(rng, n, width) * np.float32(self.spread) for n in self.lens]
+        blocks = [-(-n // self.block_size) for n in self.lens]
+        self.tables = np.full((len(self.lens), max(blocks) + 1), -1, np.int32)
+        free = rng.permutation(sum(blocks) + 2).astype(np.int32)
+        for i, used in enumerate(blocks):
+            self.tables[i, :used], free = free[:used], free[used:]
+        floats_of = native.cache_floats(self.kv_heads, self.head_dim, self.block_size)
+        self.keys, self.values = (nothing(sum(blocks) + 2, n) for n in floats_of)
+
+    def step(
+        self,
+        rows: list[tuple[int, int, int]],  # (sequence, first row, end row)
+        window: int = 0,
+        mask: NDArray[np.bool_] | None = None,
+        wanted: list[int] | None = None,
+        pool: native.Pool | None = None,
+    ) -> list[Floats]:
+        """Appends these rows and lets them attend; one array a sequence, or one of the wanted rows."""
+        counts = [end - first for _, first, end in rows]
+        starts = np.cumsum([0, *counts]).astype(np.int32)
+        where = {
+            "heads": self.heads,
+            "kv_heads": self.kv_heads,
+            "head_dim": self.head_dim,
+            "block_size": self.block_size,
+            "keys": self.keys,
+            "values": self.values,
+            "row_starts": starts,
+            "context_lens": np.array([end for _, _, end in rows], np.int32),
+            "block_tables": self.tables[[s for s, _, _ in rows]],
+        }
+        qkv = np.concatenate([self.qkv[s][first:end] for s, first, end in rows])
+        native.append(qkv, **where)
+        out = nothing(len(qkv) if wanted is None else len(wanted), self.heads * self.head_dim)
+        chosen = None if wanted is None else np.array(wanted, np.int32)
+        scale = self.head_dim**-0.5
+        options = {"window": window, "key_mask": mask, "wanted": chosen, "pool": pool}
+        native.attention(qkv, **where, scale=scale, out=out, **options)
+        return [out] if wanted is not None else np.split(out, starts[1:-1])
+
+    def prefill(self, window: int = 0, mask: NDArray[np.bool_] | None = None) -> list[Floats]:
+        return self.step([(s, 0, n) for s, n in enumerate(self.lens)], window, mask)
+
+    def expected(self, sequence: int, window: int = 0, mask: NDArray[np.bool_] | None = None) -> Floats:
+        rows = self.qkv[sequence].reshape(self.lens[sequence], -1, self.head_dim)
+        q, k, v = np.split(rows, [self.heads, self.heads + self.kv_heads], axis=1)
+        own = None if mask is None else mask[sequence, : self.lens[sequence]]
+        return reference.attention(q, k, v, window=window, key_mask=own)
+
+
+@pytest.mark.parametrize("head_dim", [8, 16, 20, 48, 64, 80, 96, 128])
+@pytest.mark.parametrize("block_size", [16, 32, 48])
+def test_attention_of_each_head_size(head_dim: int, block_size: int) -> None:
+    case = Case([1, 17, 70, 129], 4, 2, head_dim, block_size)
+    for s, out in enumerate(case.prefill()):
+        close(out, case.expected(s))
+
+
+@pytest.mark.parametrize("group", [1, 2, 3, 4, 7, 8, 70])
+@pytest.mark.parametrize("kv_heads", [1, 3])
+def test_attention_of_each_group(group: int, kv_heads: int) -> None:
+    case = Case([5, 150], group * kv_heads, kv_heads, 16, 16)
+    for s, out in enumerate(case.prefill()):
+        close(out, case.expected(s))
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 15, 16, 17, 63, 64, 65, 128, 300])
+@pytest.mark.parametrize("window", [0, 1, 5, 16, 64, 100, 1000])
+def test_attention_of_each_length_and_window(tokens: int, window: int) -> None:
+    case = Case([tokens], 6, 2, 24, 16)
+    out = case.prefill(window)[0]
+    close(out, case.expected(0, window))
+    case.keys[:], case.values[:] = np.nan, np.nan
+    decoded = min(tokens, 20)
+    if decoded < tokens:
+        np.testing.assert_array_equal(case.step([(0, 0, tokens - decoded)], window)[0], out[:-decoded])
+    for first in range(tokens - decoded, tokens):
+        np.testing.assert_array_equal(case.step([(0, first, first + 1)], window)[0], out[first : first + 1])
+
+
+@pytest.mark.parametrize("window", [0, 40])
+def test_attention_with_a_key_mask(rng: np.random.Generator, window: int) -> None:
+    case = Case([90, 200, 64], 4, 2, 16, 16)
+    mask = rng.random((3, 203)) < 0.6
+    mask[0, :70] = False  # left padding: the first rows see nothing
+    mask[1, 64:130] = False  # a whole key tile, and with the window all that some rows could see
+    for s, out in enumerate(case.prefill(window, mask)):
+        close(out, case.expected(s, window, mask))
+    blind = case.prefill(window, mask)[0][:70]
+    np.testing.assert_array_equal(blind, np.zeros_like(blind))
+    seen = case.prefill(window)
+    for out, same in zip(case.prefill(window, np.ones((3, 200), np.bool_)), seen, strict=True):
+        np.testing.assert_array_equal(out, same)
+
+
+def test_masked_and_later_values_are_never_touched(rng: np.random.Generator) -> None:
+    case = Case([100], 2, 1, 16, 16)
+    mask = rng.random((1, 100)) < 0.7
+    clean = case.prefill(mask=mask)[0]
+    case.qkv[0][~mask[0], 2 * 16 :] = np.inf  # keys and values
+    np.testing.assert_array_equal(case.prefill(mask=mask)[0], clean)
+    case = Case([100], 2, 1, 16, 16)
+    clean = case.prefill()[0]
+    case.qkv[0][70, 2 * 16 :] = np.nan
+    out = case.prefill()[0]
+    np.testing.assert_array_equal(out[:70], clean[:70])
+    assert np.isnan(out[70:]).all()
+
+
+@pytest.mark.parametrize("window", [0, 50])
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(4, 2, 64), (7, 1, 40), (3, 3, 16)])
+def test_attention_is_batch_invariant(heads: int, kv_heads: int, head_dim: int, window: int) -> None:
+    case = Case([200, 31, 130], heads, kv_heads, head_dim, 16)
+    whole = case.prefill(window)
+    for s, n in enumerate(case.lens):
+        np.testing.assert_array_equal(case.step([(s, 0, n)], window)[0], whole[s])
+    for cuts in ([0, 1, 64, 65, 200], [0, 7, 30, 128, 199, 200], [0, 100, 200]):
+        case.keys[:], case.values[:] = np.nan, np.nan
+        for first, end in pairwise(cuts):
+            # two chunks of one sequence, with another one between them
+            other = [(1, 0, 31)] if first == 0 else [(1, 30, 31)]
+            out = case.step([*other, (0, first, end)], window)
+            np.testing.assert_array_equal(out[1], whole[0][first:end])
+            np.testing.assert_array_equal(out[0][-1], whole[1][-1])
+    rows = [(s, 0, n) for s, n in enumerate(case.lens)]
+    for out, same in zip(case.step(rows, window, pool=native.Pool(3)), whole, strict=True):
+        np.testing.assert_array_equal(out, same)
+    wide = Case([200, 31, 130], heads, kv_heads, head_dim, 32)
+    for out, same in zip(wide.prefill(window), whole, strict=True):
+        np.testing.assert_array_equal(out, same)
+
+
+def test_attention_of_wanted_rows() -> None:
+    case = Case([40, 9, 70], 4, 2, 16, 16)
+    whole = np.concatenate(case.prefill())
+    rows = [(0, 0, 40), (1, 0, 9), (2, 0, 70)]
+    for wanted in ([39, 48, 118], list(range(119)), [5, 6, 7, 7, 3, 118, 0], []):
+        np.testing.assert_array_equal(case.step(rows, wanted=wanted)[0], whole[wanted])
+
+
+@pytest.mark.parametrize("spread", [100.0, 1e3])  # scores of some 1e4 and 1e6
+def test_extreme_scores(spread: float) -> None:
+    case = Case([90], 4, 2, 16, 16, spread=spread)
+    out = case.prefill()[0]
+    assert np.isfinite(out).all()
+    close(out / np.float32(spread), case.expected(0) / np.float32(spread), 1e-2 if spread > 100 else 1e-3)
+
+
+def test_wrong_batches_are_refused() -> None:
+    case = Case([20, 40], 4, 2, 16, 16)
+    case.prefill()
+    with pytest.raises(ValueError, match="more rows than tokens"):
+        case.step([(0, -3, 20)])
+    case.tables[1, 1] = 99
+    with pytest.raises(ValueError, match="block that isn't there"):
+        case.step([(1, 0, 40)])
+    case.tables = case.tables[:, :1].copy()
+    with pytest.raises(ValueError, match="more tokens"):
+        case.step([(1, 0, 40)])
+    with pytest.raises(ValueError, match="wanted"):
+        case.step([(0, 0, 10)], wanted=[10])
+    with pytest.raises(ValueError, match="key_mask"):
+        case.step([(0, 0, 10)], mask=np.ones((1, 9), np.bool_))

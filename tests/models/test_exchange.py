@@ -1,0 +1,178 @@
+"""Random models and exchange files: reproducible, the same bytes both ways, and hostile files refused."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cutset.errors import CutsetError, ModelError, RequestError
+from cutset.models.checkpoint import Checkpoint, check_tensors
+from cutset.models.decoder import FloatLinears, ReferenceDecoder
+from cutset.models.exchange import ExchangeFile
+from cutset.models.families import load_spec
+from cutset.models.numpy_ops import NumpyOps
+from cutset.models.random import RandomModel
+from models.test_families import relative_error, whole_logits
+
+MODELS: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "untied": {"tied": False},
+    "qwen3": {"qk_norm": True},
+    "minimind-moe": {"experts": 3},
+    "qwen3-moe": {"experts": 4, "qk_norm": True, "top_k": 3, "tied": False},
+}
+
+
+def decoder(source: ExchangeFile | Checkpoint, spec: Any) -> ReferenceDecoder:
+    tensors, ops = check_tensors(spec, source), NumpyOps()
+    return ReferenceDecoder(spec, tensors, ops, FloatLinears(spec, tensors, ops))
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_both_forms_hold_the_same_model(case: str, tmp_path: Path) -> None:
+    model = RandomModel(**MODELS[case], seed=9)
+    model.write_checkpoint(tmp_path / "dir")
+    model.write_exchange(tmp_path / "file.json")
+    file, spec = ExchangeFile(tmp_path / "file.json"), load_spec(tmp_path / "dir")
+    assert file.spec == spec == model.spec()
+    directory = Checkpoint(tmp_path / "dir")
+    for name, tensor in check_tensors(spec, directory).items():
+        assert file[name].raw.tobytes() == tensor.raw.tobytes(), name
+        assert np.abs(tensor.float32()).min(initial=1) > 0 or tensor.float32().std() > 0
+    assert file.inputs is not None
+    ids, mask = file.inputs
+    assert mask.all()
+    ours, theirs = (whole_logits(decoder(source, spec), ids, mask) for source in (file, directory))
+    np.testing.assert_array_equal(ours, theirs)
+    assert ours.std() > 0.3  # a loose tolerance must not hide a decoder that returns zeros
+
+
+@pytest.mark.parametrize("case", ["llama", "qwen3", "qwen3-moe"])
+def test_transformers_runs_the_checkpoint_alike(case: str, tmp_path: Path) -> None:
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    model = RandomModel(**MODELS[case])
+    model.write_checkpoint(tmp_path)
+    ids, _ = model.inputs()
+    oracle = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    with torch.no_grad():
+        theirs = oracle(torch.from_numpy(ids).long()).logits.numpy()
+    assert relative_error(whole_logits(decoder(Checkpoint(tmp_path), model.spec()), ids), theirs) <= 1e-4
+
+
+def test_a_seed_makes_one_model(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        RandomModel(seed=seed).write_exchange(tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert (tmp_path / "a").read_bytes() != (tmp_path / "c").read_bytes()
+
+
+def test_the_file_is_plain_json_with_plain_tensors(tmp_path: Path) -> None:
+    RandomModel(hidden=32, heads=4).write_exchange(tmp_path / "x.json", preview=3)
+    content = json.loads((tmp_path / "x.json").read_text())
+    assert set(content) == {"format", "version", "meta", "config", "inputs", "rope", "weights"}
+    assert content["meta"] == {"generator": "cutset random", "seed": 123, "B": 2, "S": 5, "head_dim": 8}
+    assert content["inputs"]["input_ids"]["dtype"] == "int32"
+    assert content["rope"]["cos"]["shape"] == [128, 8]
+    wq = content["weights"]["layers"][1]["wq"]
+    values = np.frombuffer(base64.b64decode(wq["data"]), dtype="<f4").reshape(wq["shape"])
+    assert wq["name"] == "layers.1.wq"
+    np.testing.assert_allclose(wq["preview"], values.reshape(-1)[:3])
+    assert content["weights"]["lm_head"]["data"] == content["weights"]["tok_embedding"]["data"]
+
+
+def changed(path: Path, change: Any) -> Path:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def set_at(*steps: Any) -> Any:
+    *way, last, value = steps
+
+    def change(content: Any) -> None:
+        for step in way:
+            content = content[step]
+        if value is None:
+            del content[last]
+        else:
+            content[last] = value
+
+    return change
+
+
+def encoded(values: np.ndarray) -> str:
+    return base64.b64encode(values.astype("<f4").tobytes()).decode()
+
+
+WQ = ("weights", "layers", 0, "wq")
+HOSTILE: dict[str, tuple[Any, str]] = {
+    "no weights": (set_at("weights", None), "missing"),
+    "a missing tensor": (set_at(*WQ, None), r"q_proj\.weight is missing"),
+    "an unexpected tensor": (set_at(*WQ[:3], "wz", {"shape": [1]}), "wz is unexpected"),
+    "a layer too many": (lambda c: c["weights"]["layers"].append(c["weights"]["layers"][0]), "unexpected"),
+    "another shape": (set_at(*WQ, "shape", [64, 63]), r"\(64, 63\)"),
+    "an absurd shape": (set_at(*WQ, "shape", [1 << 60, 1 << 60]), "no valid shape"),
+    "a negative shape": (set_at(*WQ, "shape", [-64, -64]), "no valid shape"),
+    "an unknown dtype": (set_at(*WQ, "dtype", "float8"), "float8"),
+    "integers for weights": (set_at(*WQ, "dtype", "int32"), "a float was expected"),
+    "another encoding": (set_at(*WQ, "encoding", "hex"), "hex"),
+    "data cut off": (set_at(*WQ, "data", "QUJD"), "base64 characters"),
+    "offsets for data": (set_at(*WQ, "data", [0, 21848]), "has no data"),
+    "bad base64": (set_at(*WQ, "data", "*" * 21848), "not valid base64"),
+    "NaN": (set_at(*WQ, "data", encoded(np.full(4096, np.nan))), "finite"),
+    "infinity": (set_at(*WQ, "data", encoded(np.full(4096, np.inf))), "finite"),
+    "heads that don't divide": (set_at("config", "num_key_value_heads", 3), "evenly"),
+    "absurd sizes": (set_at("config", "hidden_size", 1 << 50), "hidden_size must be"),
+    "no config": (set_at("config", None), "no config"),
+    "another version": (set_at("version", 99), "version 99"),
+    "another format": (set_at("format", "gguf"), "gguf"),
+    "ids outside the vocabulary": (
+        set_at("inputs", "input_ids", "data", base64.b64encode(np.full(10, 128, "<i4").tobytes()).decode()),
+        "below 128",
+    ),
+    "a mask of another shape": (set_at("inputs", "attention_mask", "shape", [5, 2]), "must be equal"),
+}
+
+
+def read_all(path: Path) -> None:
+    file = ExchangeFile(path)
+    for tensor in check_tensors(file.spec, file).values():
+        tensor.float32()
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_lying_file_is_refused(case: str, tmp_path: Path) -> None:
+    change, message = HOSTILE[case]
+    RandomModel().write_exchange(tmp_path / "x.json")
+    with pytest.raises(ModelError, match=message):
+        read_all(changed(tmp_path / "x.json", change))
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damaged_files_are_refused_or_read(tmp_path: Path, data: st.DataObject) -> None:
+    path = tmp_path / "x.json"
+    RandomModel(hidden=8, heads=2, layers=1, vocab=16, max_pos=8, intermediate=8).write_exchange(path)
+    raw = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(0, 3))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(raw[: data.draw(st.integers(0, len(raw)) | st.just(len(raw)))])
+    with contextlib.suppress(CutsetError):
+        read_all(path)
+
+
+def test_sizes_that_make_no_model_are_refused() -> None:
+    for wrong in ({"heads": 0}, {"hidden": 10}, {"kv_heads": 3}, {"layers": -1}, {"experts": 2, "top_k": 3}):
+        with pytest.raises(CutsetError):
+            RandomModel(**wrong).spec()  # type: ignore[arg-type]
+    with pytest.raises(RequestError):
+        RandomModel(seq_len=200).inputs()

@@ -1,0 +1,142 @@
+"""Logits of every family against transformers, on random checkpoints that transformers writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cutset.models.checkpoint import Checkpoint, check_tensors
+from cutset.models.decoder import FloatLinears, ReferenceDecoder
+from cutset.models.executor import Batch
+from cutset.models.families import load_spec
+from cutset.models.numpy_ops import NumpyOps
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+SMALL = {
+    "vocab_size": 131,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "pad_token_id": None,
+    "initializer_range": 0.2,  # wide enough that every part moves the logits
+}
+
+
+def rope(kind: str, **more: Any) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": 5000.0, **more}}
+
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", {}),
+    "llama-mha-tied": ("Llama", {"num_key_value_heads": 6, "tie_word_embeddings": True}),
+    "llama-mqa-bias": ("Llama", {"num_key_value_heads": 1, "attention_bias": True, "mlp_bias": True}),
+    "llama-head-dim": ("Llama", {"head_dim": 32}),
+    "llama-linear": ("Llama", rope("linear", factor=3.0)),
+    "llama-dynamic": ("Llama", {**rope("dynamic", factor=2.0), "max_position_embeddings": 16}),
+    "llama3": (
+        "Llama",
+        {
+            **rope(
+                "llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=24
+            ),
+            "head_dim": 32,
+        },
+    ),
+    "llama-yarn": ("Llama", {**rope("yarn", factor=4.0, original_max_position_embeddings=16), "head_dim": 32}),
+    "llama-yarn-mscale": (
+        "Llama",
+        {
+            **rope("yarn", factor=4.0, original_max_position_embeddings=16, mscale=1.0, mscale_all_dim=0.6),
+            "head_dim": 64,
+        },
+    ),
+    "mistral": ("Mistral", {"sliding_window": None}),
+    "mistral-window": ("Mistral", {"sliding_window": 5, "head_dim": 16}),
+    "qwen2": ("Qwen2", {}),
+    "qwen2-window": ("Qwen2", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}),
+    "qwen3": ("Qwen3", {"head_dim": 16, "tie_word_embeddings": True}),
+    "qwen3-bias": ("Qwen3", {"head_dim": 24, "attention_bias": True}),
+    "qwen3-moe": (
+        "Qwen3Moe",
+        {
+            "head_dim": 16,
+            "num_experts": 5,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 40,
+            "norm_topk_prob": True,
+            "mlp_only_layers": [1],
+        },
+    ),
+    "qwen3-moe-raw-weights": (
+        "Qwen3Moe",
+        {"head_dim": 16, "num_experts": 4, "num_experts_per_tok": 3, "moe_intermediate_size": 40},
+    ),
+}
+
+
+def write_checkpoint(directory: Path, family: str, **fields: Any) -> Any:
+    """A random model of a family, saved; its norms and biases are no ones and zeros, which would hide mistakes."""
+    torch.manual_seed(7)
+    config = getattr(transformers, f"{family}Config")(**{**SMALL, **fields})
+    model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if name.endswith("norm.weight"):
+                value.uniform_(0.5, 1.5)
+            elif name.endswith("bias"):
+                value.normal_(0, 0.3)
+    model.save_pretrained(directory)
+    return model
+
+
+def reference(directory: Path) -> ReferenceDecoder:
+    spec = load_spec(directory)
+    tensors = check_tensors(spec, Checkpoint(directory))
+    ops = NumpyOps()
+    return ReferenceDecoder(spec, tensors, ops, FloatLinears(spec, tensors, ops))
+
+
+def whole_logits(decoder: Any, ids: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+    batch = Batch.whole(ids, 16, mask)
+    logits = decoder.forward(batch, decoder.new_cache(batch.block_tables.size, 16))
+    return logits.reshape(*ids.shape, -1)
+
+
+def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
+    assert ours.shape == theirs.shape
+    assert np.abs(theirs).max() > 0.1, "the oracle's own logits must say something"
+    return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_logits_equal_those_of_transformers(case: str, tmp_path: Path) -> None:
+    family, fields = CASES[case]
+    model = write_checkpoint(tmp_path, family, **fields)
+    ids = np.random.default_rng(1).integers(0, 131, size=(2, 29)).astype(np.int32)
+    with torch.no_grad():
+        theirs = model(torch.from_numpy(ids).long()).logits.numpy()
+    assert relative_error(whole_logits(reference(tmp_path), ids), theirs) <= 1e-4
+
+
+@pytest.mark.parametrize("case", ["llama", "mistral-window", "qwen3"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_is_not_seen(case: str, side: str, tmp_path: Path) -> None:
+    family, fields = CASES[case]
+    model = write_checkpoint(tmp_path, family, **fields)
+    ids = np.random.default_rng(2).integers(0, 131, size=(3, 17)).astype(np.int32)
+    mask = np.ones((3, 17), dtype=bool)
+    for row, padding in enumerate((0, 4, 9)):
+        mask[row, slice(0, padding) if side == "left" else slice(17 - padding, None)] = False
+    with torch.no_grad():
+        theirs = model(torch.from_numpy(ids).long(), attention_mask=torch.from_numpy(mask).long()).logits.numpy()
+    ours = whole_logits(reference(tmp_path), ids, mask)
+    assert np.isfinite(ours).all()
+    assert relative_error(ours[mask], theirs[mask]) <= 1e-4

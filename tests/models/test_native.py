@@ -1,0 +1,240 @@
+"""The native executor against the reference one, and its batch invariance to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cutset.kernels._native as native
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cutset.models.checkpoint import Tensor
+from cutset.models.decoder import FloatLinears, ReferenceDecoder
+from cutset.models.executor import Batch
+from cutset.models.native import NativeDecoder
+from cutset.models.numpy_ops import NumpyOps
+from cutset.models.spec import DecoderSpec, MoESpec, RopeSpec
+
+BLOCK = 16
+DENSE = DecoderSpec(
+    family="test",
+    vocab_size=61,
+    hidden=48,
+    layers=3,
+    heads=6,
+    kv_heads=2,
+    head_dim=8,
+    intermediate=40,
+    norm_eps=1e-5,
+    max_positions=512,
+    rope=RopeSpec(theta=1e4),
+)
+MIXTURE = replace(
+    DENSE,
+    moe=MoESpec(experts=5, top_k=2, intermediate=24, normalise=True, shared=2, shared_intermediate=20),
+    sparse_layers=frozenset({0, 2}),
+)
+SPECS = {
+    "dense": DENSE,
+    "tied": replace(DENSE, tied=True, heads=4, kv_heads=4),
+    "qk-norm": replace(DENSE, qk_norm=True, head_dim=20),
+    "biases": replace(DENSE, qkv_bias=True, o_bias=True, mlp_bias=True),
+    "windows": replace(DENSE, windows=(5, 0, 20)),
+    "mixture": MIXTURE,
+    "mixture-unnormalised": replace(
+        MIXTURE,
+        moe=MoESpec(experts=8, top_k=1, intermediate=24, normalise=False),
+        sparse_layers=frozenset(range(3)),
+        qk_norm=True,
+    ),
+    "dynamic-rope": replace(DENSE, rope=RopeSpec(theta=1e4, kind="dynamic", factor=2.0, original_positions=16)),
+}
+
+
+@pytest.fixture(params=native.available_isas())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    before = native.isa()
+    native.select_isa(request.param)
+    yield request.param
+    native.select_isa(before)
+
+
+def tensors_of(spec: DecoderSpec) -> dict[str, Tensor]:
+    rng = np.random.default_rng(3)
+    found = {}
+    for name, shape in spec.tensor_shapes().items():
+        values = rng.standard_normal(shape, dtype=np.float32)
+        if name.endswith("norm.weight"):
+            values = 1 + values / 4
+        elif len(shape) == 2 and "embed" not in name:
+            values *= np.float32(1.5 * shape[1] ** -0.5)
+        found[name] = Tensor(name, Path("(random)"), "F32", values.astype(np.float32))
+    return found
+
+
+def native_decoder(spec: DecoderSpec, threads: int = 1) -> NativeDecoder:
+    return NativeDecoder(spec, tensors_of(spec), native.Pool(threads))
+
+
+def reference_decoder(spec: DecoderSpec) -> ReferenceDecoder:
+    ops, tensors = NumpyOps(), tensors_of(spec)
+    return ReferenceDecoder(spec, tensors, ops, FloatLinears(spec, tensors, ops))
+
+
+LENS = (40, 1, 23, 70)
+IDS = [np.random.default_rng(i).integers(0, 61, n).astype(np.int32) for i, n in enumerate(LENS)]
+BLOCKS = 20
+TABLES = np.random.default_rng(9).permutation(BLOCKS)[: 4 * 5].reshape(4, 5).astype(np.int32)
+
+
+def batch_of(rows: Sequence[tuple[int, int, int]], wanted: Sequence[int] | None = None) -> Batch:
+    """The rows first .. end of some sequences, as (sequence, first, end); logits of all rows unless `wanted`."""
+    starts = np.cumsum([0] + [end - first for _, first, end in rows]).astype(np.int32)
+    return Batch(
+        token_ids=np.concatenate([IDS[s][first:end] for s, first, end in rows]),
+        positions=np.concatenate([np.arange(first, end, dtype=np.int32) for _, first, end in rows]),
+        row_starts=starts,
+        context_lens=np.array([end for _, _, end in rows], np.int32),
+        block_tables=TABLES[[s for s, _, _ in rows]],
+        logit_rows=np.arange(starts[-1], dtype=np.int32) if wanted is None else np.array(wanted, np.int32),
+        known_lens=np.array([LENS[s] for s, _, _ in rows], np.int32),
+    )
+
+
+WHOLE = [(s, 0, n) for s, n in enumerate(LENS)]
+EDGES = np.cumsum((0, *LENS))
+
+
+def close(actual: NDArray[Any], expected: NDArray[Any]) -> None:
+    np.testing.assert_allclose(actual, expected, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.usefixtures("isa")
+def test_equals_the_reference(name: str) -> None:
+    ours, twin = native_decoder(SPECS[name], 2), reference_decoder(SPECS[name])
+    steps = [[(0, 0, 17), (1, 0, 1)], [(2, 0, 23), (0, 17, 39), (3, 0, 65)], [(0, 39, 40), (3, 65, 70)]]
+    cache, twin_cache = ours.new_cache(BLOCKS, BLOCK), twin.new_cache(BLOCKS, BLOCK)
+    for rows in steps:
+        close(ours.forward(batch_of(rows), cache), twin.forward(batch_of(rows), twin_cache))
+
+
+@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.usefixtures("isa")
+def test_is_batch_invariant(name: str) -> None:
+    decoder = native_decoder(SPECS[name])
+    whole = decoder.forward(batch_of(WHOLE), decoder.new_cache(BLOCKS, BLOCK))
+    threaded = native_decoder(SPECS[name], 3)
+    np.testing.assert_array_equal(threaded.forward(batch_of(WHOLE), threaded.new_cache(BLOCKS, BLOCK)), whole)
+    for s, n in enumerate(LENS):
+        alone = decoder.forward(batch_of([(s, 0, n)]), decoder.new_cache(BLOCKS, BLOCK))
+        np.testing.assert_array_equal(alone, whole[EDGES[s] : EDGES[s + 1]])
+    cache = decoder.new_cache(BLOCKS, BLOCK)
+    decoder.forward(batch_of([(3, 0, 21), (1, 0, 1)], wanted=[]), cache)
+    for first, end in ((21, 60), (60, 61), (61, 70)):
+        rows = [(0, 0, 40), (3, first, end)] if first == 60 else [(3, first, end)]
+        chunk = decoder.forward(batch_of(rows), cache)[-(end - first) :]
+        np.testing.assert_array_equal(chunk, whole[EDGES[3] + first : EDGES[3] + end])
+
+
+@pytest.mark.parametrize("name", ["dense", "mixture"])
+def test_only_wanted_rows_give_logits(name: str) -> None:
+    decoder = native_decoder(SPECS[name])
+    cache = decoder.new_cache(BLOCKS, BLOCK)
+    whole = decoder.forward(batch_of(WHOLE), cache)
+    for wanted in ([39, 40, 63, 133], [5], [7, 6, 6, 130], [], [*range(134), *range(134)]):
+        np.testing.assert_array_equal(decoder.forward(batch_of(WHOLE, wanted), cache), whole[wanted])
+
+
+def test_a_key_mask_hides_padding() -> None:
+    ours, twin = native_decoder(DENSE), reference_decoder(DENSE)
+    ids = np.random.default_rng(1).integers(0, 61, (3, 37)).astype(np.int32)
+    mask = np.ones((3, 37), np.bool_)
+    mask[0, :9] = mask[2, 30:] = False
+    batch = Batch.whole(ids, BLOCK, mask)
+    close(ours.forward(batch, ours.new_cache(9, BLOCK)), twin.forward(batch, twin.new_cache(9, BLOCK)))
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_traces_what_the_reference_traces(name: str) -> None:
+    def run(decoder: NativeDecoder | ReferenceDecoder) -> list[tuple[str, int, NDArray[Any]]]:
+        seen: list[tuple[str, int, NDArray[Any]]] = []
+        note: Callable[[str, int, Any], None] = lambda name, layer, x: seen.append((name, layer, np.array(x)))  # noqa: E731
+        decoder.forward(batch_of(WHOLE), decoder.new_cache(BLOCKS, BLOCK), note)  # type: ignore[arg-type]
+        return seen
+
+    ours, twins = run(native_decoder(SPECS[name])), run(reference_decoder(SPECS[name]))
+    assert [step[:2] for step in ours] == [step[:2] for step in twins]
+    for (_, _, x), (_, _, expected) in zip(ours, twins, strict=True):
+        close(x.reshape(expected.shape), expected)
+
+
+@pytest.mark.parametrize("name", ["tied", "mixture"])
+def test_a_split_run_gives_what_the_local_one_gives(name: str) -> None:
+    spec, tensors, pool = SPECS[name], tensors_of(SPECS[name]), native.Pool(1)
+    asked = []
+
+    def multiply(site: Any, layer: int, expert: int, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        asked.append((site, layer, expert))
+        weight = np.concatenate([tensors[part].raw for part in spec.site_tensors(site, layer, expert)])
+        out = np.empty((len(rows), len(weight)), np.float32)
+        native.LinearF32(weight)(rows, out)
+        return out
+
+    local, split = native_decoder(spec), NativeDecoder(spec, tensors, pool, multiply)
+    expected = local.forward(batch_of(WHOLE), local.new_cache(BLOCKS, BLOCK))
+    np.testing.assert_array_equal(split.forward(batch_of(WHOLE), split.new_cache(BLOCKS, BLOCK)), expected)
+    assert asked == spec.sites()
+
+
+def test_steps_run_at_once_over_one_decoder() -> None:
+    decoder = native_decoder(MIXTURE, 2)
+    cache = decoder.new_cache(BLOCKS, BLOCK)
+    whole = decoder.forward(batch_of(WHOLE), cache)
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(20):
+            results = list(threads.map(lambda s: decoder.forward(batch_of([(s, 0, LENS[s])]), cache), range(4)))
+            np.testing.assert_array_equal(np.concatenate(results), whole)
+
+
+def test_wrong_batches_are_refused_and_the_next_one_runs() -> None:
+    decoder = native_decoder(DENSE)
+    cache = decoder.new_cache(BLOCKS, BLOCK)
+    good = batch_of(WHOLE)
+    whole = decoder.forward(good, cache)
+    wrong = {
+        "token id": {"token_ids": np.full_like(good.token_ids, 61)},
+        "logit_rows": {"logit_rows": np.array([134], np.int32)},
+        "more rows than tokens": {"context_lens": good.context_lens - 1},
+        "block that isn't there": {"block_tables": good.block_tables * 0 + BLOCKS},
+        "more tokens than": {"block_tables": np.ascontiguousarray(good.block_tables[:, :2])},
+        "end with the number": {"row_starts": good.row_starts - np.array([0, 0, 0, 0, 1], np.int32)},
+        "begin with 0": {"row_starts": good.row_starts + 1},
+    }
+    for message, change in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            decoder.forward(replace(good, **change), cache)
+        np.testing.assert_array_equal(decoder.forward(good, cache), whole)
+    with pytest.raises(ValueError, match="another decoder"):
+        native.Step(native_decoder(SPECS["qk-norm"]).core, cache.kv, decoder.pool)
+    with pytest.raises(ValueError, match="multiple of 16"):
+        decoder.new_cache(4, 8)
+
+
+def test_an_error_in_a_product_leaves_the_decoder_usable() -> None:
+    def fail(site: Any, layer: int, expert: int, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        raise ConnectionError("gone")
+
+    decoder = NativeDecoder(DENSE, tensors_of(DENSE), native.Pool(1), fail)
+    cache = decoder.new_cache(BLOCKS, BLOCK)
+    with pytest.raises(ConnectionError):
+        decoder.forward(batch_of(WHOLE), cache)
+    decoder.linears = native_decoder(DENSE).linears
+    twin = native_decoder(DENSE)
+    expected = twin.forward(batch_of(WHOLE), twin.new_cache(BLOCKS, BLOCK))
+    np.testing.assert_array_equal(decoder.forward(batch_of(WHOLE), cache), expected)
