@@ -135,12 +135,25 @@ nb::tuple quantize_weight_py(const AnyArray& weight, ThreadPool* pool) {
   return nb::make_tuple(q, scales);
 }
 
-// Bytes a second at which `pool` reads an array once.
-double read_bandwidth(const AnyArray& data, ThreadPool* pool) {
+// Seconds for reading an array once.
+double read_array(const AnyArray& data, ThreadPool* pool) {
   check_array<std::uint8_t>(data, "data", 1, "uint8");
-  if (data.nbytes() < 512) refuse("data must have at least 512 bytes");
   nb::gil_scoped_release release;
-  return static_cast<double>(data.nbytes() / 512 * 512) / read_seconds(pool_or_alone(pool), data.data(), data.nbytes());
+  return read_seconds(pool_or_alone(pool), data.data(), data.nbytes());
+}
+
+// Bytes a second at which `pool` reads `bytes` of memory, the best of `times`.
+double read_bandwidth(ThreadPool* pool, std::size_t bytes, int times) {
+  nb::gil_scoped_release release;
+  Buffer memory(bytes / 512 * 512);
+  if (memory.bytes() == 0) throw std::invalid_argument("bytes must be at least 512");
+  std::fill(memory.as<char>(), memory.as<char>() + memory.bytes(), char{1});
+  double best = 0;
+  for (int i = 0; i < times; ++i) {
+    const double seconds = read_seconds(pool_or_alone(pool), memory.as<void>(), memory.bytes());
+    best = std::max(best, static_cast<double>(memory.bytes()) / seconds);
+  }
+  return best;
 }
 
 }  // namespace
@@ -172,6 +185,8 @@ void bind_linears(nb::module_& m) {
         "(q, scales) of x (rows, depth): int16 (rows, depth) and float32 (rows,)");
   m.def("quantize_weight", &quantize_weight_py, "weight"_a, "pool"_a.none() = nb::none(),
         "(q, scales) of weight (outputs, depth): int8 (outputs, depth) and float32 (outputs,)");
-  m.def("read_bandwidth", &read_bandwidth, "data"_a, "pool"_a.none() = nb::none(),
-        "bytes a second at which data, uint8 (bytes,), is read once: what streams weights can't be faster");
+  m.def("read_seconds", &read_array, "data"_a, "pool"_a.none() = nb::none(),
+        "seconds for reading data, uint8 (bytes,), once: nothing that streams weights is faster");
+  m.def("read_bandwidth", &read_bandwidth, "pool"_a.none(), "bytes"_a, "times"_a = 3,
+        "bytes a second at which memory of that size is read, the best of `times`");
 }

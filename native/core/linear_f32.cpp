@@ -27,7 +27,7 @@ PackedF32::PackedF32(const float* weight, std::size_t outputs, std::size_t depth
     : outputs_(outputs), depth_(depth) {
   if (outputs == 0 || depth == 0) throw std::invalid_argument("a weight matrix must not be empty");
   const std::size_t panels = round_up(outputs, kPanel) / kPanel;
-  panels_ = Buffer(checked_product(checked_product(panels * kPanel, depth), sizeof(float)));
+  panels_ = Buffer::shared(checked_product(checked_product(panels * kPanel, depth), sizeof(float)));
   pool.run(panels, [&](std::size_t p) noexcept {
     pack_panel(weight, outputs, depth, p, panels_.as<float>() + p * kPanel * depth);
   });

@@ -61,9 +61,9 @@ PackedI8::PackedI8(const std::int8_t* weight, const float* scales, std::size_t o
   if (outputs == 0 || depth == 0) throw std::invalid_argument("a weight matrix must not be empty");
   if (depth > INT_MAX / 128) throw std::invalid_argument("a weight matrix has too many columns for 32-bit sums");
   const std::size_t panels = round_up(outputs, kPanel) / kPanel, padded = round_up(depth, kDepthStep);
-  panels_ = Buffer(checked_product(panels * kPanel, padded));
-  sums_ = Buffer(panels * kPanel * sizeof(std::int32_t));
-  scales_ = Buffer(panels * kPanel * sizeof(float));
+  panels_ = Buffer::shared(checked_product(panels * kPanel, padded));
+  sums_ = Buffer::shared(panels * kPanel * sizeof(std::int32_t));
+  scales_ = Buffer::shared(panels * kPanel * sizeof(float));
   std::copy(scales, scales + outputs, scales_.as<float>());
   std::fill(scales_.as<float>() + outputs, scales_.as<float>() + panels * kPanel, 0.0f);
   std::atomic<std::int64_t> most_sum{0};

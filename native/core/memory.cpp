@@ -73,25 +73,23 @@ struct Buffer::Slab {
 #endif
 };
 
-Buffer::Buffer(std::size_t bytes) : bytes_(bytes) {
+Buffer::Buffer(std::size_t bytes)
+    : slab_(std::make_shared<Slab>(bytes ? bytes : kLine)), data_(slab_->data), bytes_(bytes) {}
+
+Buffer Buffer::shared(std::size_t bytes) {
   static std::mutex guard;
   static std::weak_ptr<Slab> current;
   const std::size_t whole = rounded(bytes, kLine);
-  std::lock_guard<std::mutex> lock(guard);
-  slab_ = current.lock();
-  if (!slab_ || slab_->bytes - slab_->used < whole) {
-    slab_ = std::make_shared<Slab>(whole < kSlab / 2 ? kSlab : whole);
-    if (slab_->bytes > whole) current = slab_;
-  }
-  data_ = slab_->data + slab_->used;
-  slab_->used += whole;
-}
-
-Buffer Buffer::alone(std::size_t bytes) {
   Buffer buffer;
-  buffer.slab_ = std::make_shared<Slab>(bytes ? bytes : kLine);
-  buffer.data_ = buffer.slab_->data;
+  std::lock_guard<std::mutex> lock(guard);
+  buffer.slab_ = current.lock();
+  if (!buffer.slab_ || buffer.slab_->bytes - buffer.slab_->used < whole) {
+    buffer.slab_ = std::make_shared<Slab>(whole < kSlab / 2 ? kSlab : whole);
+    if (buffer.slab_->bytes > whole) current = buffer.slab_;
+  }
+  buffer.data_ = buffer.slab_->data + buffer.slab_->used;
   buffer.bytes_ = bytes;
+  buffer.slab_->used += whole;
   return buffer;
 }
 

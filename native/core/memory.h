@@ -13,11 +13,10 @@ std::size_t checked_product(std::size_t a, std::size_t b);
 class Buffer {
  public:
   Buffer() = default;
-  // For what lives as long as a model. Buffers share slabs of huge pages (weights end in the middle of a page, and with
-  // small pages reading them misses the TLB all the time); a slab is given back with its last buffer.
   explicit Buffer(std::size_t bytes);
-  // Memory that is given back by itself.
-  static Buffer alone(std::size_t bytes);
+  // For weights, which live as long as their model: buffers share slabs of huge pages, because weights end in the
+  // middle of a page and with small pages reading them misses the TLB all the time. A slab goes with its last buffer.
+  static Buffer shared(std::size_t bytes);
 
   Buffer(Buffer&&) = default;
   Buffer& operator=(Buffer&&) = default;
@@ -44,7 +43,7 @@ class Buffer {
 class Workspace {
  public:
   void* take(std::size_t bytes) {
-    if (bytes > buffer_.bytes()) buffer_ = Buffer::alone(bytes + bytes / 4);
+    if (bytes > buffer_.bytes()) buffer_ = Buffer(bytes + bytes / 4);
     return buffer_.as<void>();
   }
 

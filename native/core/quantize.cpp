@@ -29,7 +29,7 @@ void quantize_weight(ThreadPool& pool, const float* weight, std::size_t outputs,
   const std::size_t step = rows_a_task(pool, outputs, depth);
   const LinearKernels& kernels = cutset::kernels().linear;
   const std::size_t parts = (outputs + step - 1) / step;
-  Buffer rows = Buffer::alone(checked_product(checked_product(parts, depth), sizeof(std::int16_t)));
+  Buffer rows(checked_product(checked_product(parts, depth), sizeof(std::int16_t)));
   run_ranges(pool, outputs, step, [&](std::size_t first, std::size_t end) {
     std::int16_t* row = rows.as<std::int16_t>() + first / step * depth;
     for (std::size_t r = first; r < end; ++r) {

@@ -24,16 +24,17 @@ constexpr std::size_t code_stride(std::size_t depth) {
 constexpr std::size_t limbs_of(int bits) { return kByteCodes && bits > 8 ? 2 : 1; }
 
 // sums[row * limbs + limb][32] of one panel, exact modulo 2^32. `rows` is at most kBlockRows and counts limbs as rows.
-// `fresh`: this block is the first to use the panel, whose weights come from afar.
-// Between enter_tiles and leave_tiles, which do nothing but on AMX.
+// Meanwhile `fetch_lines` cache lines from `fetch` on are asked for: a share of the panel that comes next. Between
+// enter_tiles and leave_tiles, which do nothing but on AMX.
 #if defined(CUTSET_ISA_amx)
 constexpr std::size_t kBlockRows = 32;
 constexpr bool kEvenBlocks = false;
-constexpr std::size_t kTileLeast = 4;  // with fewer rows a tile is mostly empty, and i8_block does without
+constexpr std::size_t kTileLeast = 8;  // with fewer rows a tile is mostly empty, and i8_block does without
 void enter_tiles();
 void leave_tiles();
 void tile_block(const std::uint8_t* codes, std::size_t stride, std::size_t rows, std::size_t depth,
-                const std::int8_t* panel, bool fresh, std::int32_t (*sums)[kPanel]);
+                const std::int8_t* panel, const std::int8_t* fetch, std::size_t fetch_lines,
+                std::int32_t (*sums)[kPanel]);
 #else
 constexpr std::size_t kBlockRows = 12;
 constexpr bool kEvenBlocks = true;
@@ -41,6 +42,7 @@ inline void enter_tiles() {}
 inline void leave_tiles() {}
 #endif
 void i8_block(const std::uint8_t* codes, std::size_t stride, std::size_t rows, std::size_t depth,
-              const std::int8_t* panel, bool fresh, std::int32_t (*sums)[kPanel]);
+              const std::int8_t* panel, const std::int8_t* fetch, std::size_t fetch_lines,
+              std::int32_t (*sums)[kPanel]);
 
 }  // namespace cutset::CUTSET_ISA

@@ -6,8 +6,6 @@
 
 #include <immintrin.h>
 
-#include "kernels/isa/prefetch.h"
-
 namespace cutset::CUTSET_ISA {
 
 namespace {
@@ -23,18 +21,20 @@ constexpr Configuration kConfiguration;
 
 constexpr std::size_t kStep = kDepthStep / 4 * 4 * kPanel;  // bytes of a panel that one step along the depth uses
 
-void fetch_step(const std::int8_t* panel) {
-  for (std::size_t i = 0; i < kStep; i += 128) fetch_ahead<8>(panel + i);
+// Asks for this step's share of the lines, spread evenly: in a burst they would wait for each other.
+inline void fetch_step(const std::int8_t*& fetch, std::size_t lines) {
+  for (std::size_t i = 0; i < lines; ++i, fetch += 64) __builtin_prefetch(fetch, 0, 2);
 }
 
-void tall_block(const std::uint8_t* codes, std::size_t stride, std::size_t depth, const std::int8_t* panel, bool fresh,
-                std::int32_t (*sums)[kPanel]) {
+void tall_block(const std::uint8_t* codes, std::size_t stride, std::size_t depth, const std::int8_t* panel,
+                const std::int8_t* fetch, std::size_t fetch_lines, std::int32_t (*sums)[kPanel]) {
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
+  fetch_lines = (fetch_lines * kDepthStep + depth - 1) / depth;
   for (std::size_t k = 0; k < depth; k += kDepthStep, panel += kStep) {
-    if (fresh) fetch_step(panel);
+    fetch_step(fetch, fetch_lines);
     _tile_loadd(6, panel, 128);
     _tile_loadd(4, codes + k, stride);
     _tile_dpbusd(0, 4, 6);
@@ -50,12 +50,13 @@ void tall_block(const std::uint8_t* codes, std::size_t stride, std::size_t depth
   _tile_stored(3, sums[16] + 16, 4 * kPanel);
 }
 
-void short_block(const std::uint8_t* codes, std::size_t stride, std::size_t depth, const std::int8_t* panel, bool fresh,
-                 std::int32_t (*sums)[kPanel]) {
+void short_block(const std::uint8_t* codes, std::size_t stride, std::size_t depth, const std::int8_t* panel,
+                 const std::int8_t* fetch, std::size_t fetch_lines, std::int32_t (*sums)[kPanel]) {
   _tile_zero(0);
   _tile_zero(1);
+  fetch_lines = (fetch_lines * kDepthStep + depth - 1) / depth;
   for (std::size_t k = 0; k < depth; k += kDepthStep, panel += kStep) {
-    if (fresh) fetch_step(panel);
+    fetch_step(fetch, fetch_lines);
     _tile_loadd(4, codes + k, stride);
     _tile_loadd(6, panel, 128);
     _tile_dpbusd(0, 4, 6);
@@ -74,8 +75,9 @@ void enter_tiles() { _tile_loadconfig(&kConfiguration); }
 void leave_tiles() { _tile_release(); }
 
 void tile_block(const std::uint8_t* codes, std::size_t stride, std::size_t rows, std::size_t depth,
-                const std::int8_t* panel, bool fresh, std::int32_t (*sums)[kPanel]) {
-  (rows > 16 ? tall_block : short_block)(codes, stride, depth, panel, fresh, sums);
+                const std::int8_t* panel, const std::int8_t* fetch, std::size_t fetch_lines,
+                std::int32_t (*sums)[kPanel]) {
+  (rows > 16 ? tall_block : short_block)(codes, stride, depth, panel, fetch, fetch_lines, sums);
 }
 
 }  // namespace cutset::CUTSET_ISA

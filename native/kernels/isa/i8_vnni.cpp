@@ -59,10 +59,11 @@ constexpr Block kBlocks[kMostRows] = {block<1, 4>, block<2, 4>, block<3, 2>, blo
 }  // namespace
 
 void i8_block(const std::uint8_t* codes, std::size_t stride, std::size_t rows, std::size_t depth,
-              const std::int8_t* panel, [[maybe_unused]] bool fresh, std::int32_t (*sums)[kPanel]) {
+              const std::int8_t* panel, [[maybe_unused]] const std::int8_t* fetch,
+              [[maybe_unused]] std::size_t fetch_lines, std::int32_t (*sums)[kPanel]) {
 #if defined(CUTSET_ISA_amx)
   if (rows >= kTileLeast) {
-    tile_block(codes, stride, rows, depth, panel, fresh, sums);
+    tile_block(codes, stride, rows, depth, panel, fetch, fetch_lines, sums);
     return;
   }
 #endif

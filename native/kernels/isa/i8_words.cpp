@@ -117,7 +117,8 @@ constexpr Block kBlocks[kMostRows] = {panel_block<1, 2>};
 }  // namespace
 
 void i8_block(const std::uint8_t* codes, std::size_t stride, std::size_t rows, std::size_t depth,
-              const std::int8_t* panel, bool /*fresh*/, std::int32_t (*sums)[kPanel]) {
+              const std::int8_t* panel, const std::int8_t* /*fetch*/, std::size_t /*fetch_lines*/,
+              std::int32_t (*sums)[kPanel]) {
   const std::int16_t* words = reinterpret_cast<const std::int16_t*>(codes);
   while (rows > 0) {
     const std::size_t n = rows < kMostRows ? rows : kMostRows;

@@ -30,6 +30,7 @@ void tile(const float* x, std::size_t depth, const float* panel, std::size_t col
       sums[r][v] = add ? load(out + r * out_stride + v * kLanes) : splat(0.0f);
     }
   }
+  for (std::size_t r = 0; r < kRows; ++r) fetch_output(y + r * stride);
   for (std::size_t k = 0; k < depth; ++k, x += kRows, panel += kPanel) {
     fetch_ahead<kRows>(panel);
     Vec weights[kVectors];
@@ -68,8 +69,10 @@ constexpr Tile kTiles[kTileRows] = {tile<1>};
 }  // namespace
 
 void f32_pack(const float* x, std::size_t rows, std::size_t depth, float* packed) {
-  for (std::size_t r = 0; r < rows; ++r) {
-    for (std::size_t k = 0; k < depth; ++k) packed[k * rows + r] = x[r * depth + k];
+  // Along the rows first, so that what is written is contiguous.
+  for (std::size_t k = 0; k < depth; ++k, packed += rows) {
+    const float* from = x + k;
+    for (std::size_t r = 0; r < rows; ++r, from += depth) packed[r] = *from;
   }
 }
 

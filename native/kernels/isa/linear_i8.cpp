@@ -1,6 +1,7 @@
 // 8-bit products: what is common to all instruction sets. The sums themselves are in i8_words.cpp and i8_vnni.cpp.
 #include "kernels/isa/codes.h"
 #include "kernels/isa/linear.h"
+#include "kernels/isa/prefetch.h"
 #include "kernels/isa/simd.h"
 
 namespace cutset::CUTSET_ISA {
@@ -57,11 +58,13 @@ void i8_multiply(const I8Job& job) {
   const std::size_t stride = code_stride(job.depth), limbs = limbs_of(job.bits);
   const std::size_t depth = round_up(job.depth, kDepthStep), panels = round_up(job.outputs, kPanel) / kPanel;
   const std::size_t most = kBlockRows / limbs, blocks = (job.rows + most - 1) / most;
+  const std::size_t share = blocks ? kPanel * depth / 64 / blocks + 1 : 0;
   alignas(64) std::int32_t sums[kBlockRows][kPanel];
   alignas(64) std::uint32_t shift[kPanel] = {};
   enter_tiles();
   for (std::size_t p = 0; p < panels; ++p) {
     const std::int8_t* panel = job.panels + p * kPanel * depth;
+    const std::int8_t* next_panel = panel + kPanel * depth;
     for (std::size_t c = 0; kByteCodes && c < kPanel; ++c) {
       shift[c] = static_cast<std::uint32_t>(job.sums[p * kPanel + c]) << (job.bits - 1);
     }
@@ -70,7 +73,12 @@ void i8_multiply(const I8Job& job) {
       const std::size_t first = kEvenBlocks ? job.rows * b / blocks : b * most;
       const std::size_t next = kEvenBlocks ? job.rows * (b + 1) / blocks : first + most;
       const std::size_t end = next < job.rows ? next : job.rows;
-      i8_block(job.codes + first * limbs * stride, stride, (end - first) * limbs, depth, panel, b == 0, sums);
+      for (std::size_t r = first; r < end; ++r) {
+        const std::size_t at = r * job.stride + p * kPanel;
+        fetch_output(job.whole ? static_cast<const void*>(job.whole + at) : job.scaled + at);
+      }
+      i8_block(job.codes + first * limbs * stride, stride, (end - first) * limbs, depth, panel,
+               next_panel + b * share * 64, share, sums);
       (limbs == 2 ? finish_rows<2> : finish_rows<1>)(job, p, first, end, sums, shift);
     }
   }

@@ -22,4 +22,11 @@ inline void fetch_ahead(const void* weights) {
   }
 }
 
+// A row of a panel's results is about to be written: 128 bytes, perhaps across three lines.
+inline void fetch_output(const void* results) {
+  const char* at = static_cast<const char*>(results);
+  __builtin_prefetch(at, 1, 3);
+  __builtin_prefetch(at + 64, 1, 3);
+}
+
 }  // namespace cutset::CUTSET_ISA

@@ -40,16 +40,19 @@ constexpr bool kFused = false;
 // Adding 1.5 * 2^23 leaves no bits for a fraction: the addition rounds to the nearest integer, ties to even, and the
 // low 16 bits of the sum hold it.
 constexpr float kRound = 12582912.0f;
+union Chunk {
+  float rounded[kChunk];
+  std::int32_t q[kChunk];
+};
 
 // q = x / scale, rounded, plus a multiple of 2^16; at most kChunk elements. Division is slow: with a fused
 // multiply-add, a quotient from the reciprocal and two corrections by the remainder are rounded as the division would
 // be (Markstein 1990), where nothing can under- or overflow that isn't rounded to zero afterwards.
-void quantize_chunk(const float* x, std::size_t n, float scale, std::int32_t* q) {
+void quantize_chunk(const float* x, std::size_t n, float scale, Chunk& out) {
   if (!(scale > 0.0f)) {
-    for (std::size_t k = 0; k < n; ++k) q[k] = 0;
+    for (std::size_t k = 0; k < n; ++k) out.q[k] = 0;
     return;
   }
-  float rounded[kChunk];
   std::size_t k = 0;
   if (kFused && scale > 0x1p-90f && scale < 0x1p90f) {
     const Vec reciprocal = splat(1.0f / scale), minus = splat(-scale), round = splat(kRound);
@@ -58,11 +61,10 @@ void quantize_chunk(const float* x, std::size_t n, float scale, std::int32_t* q)
       Vec quotient = mul(value, reciprocal);
       quotient = fma(fma(quotient, minus, value), reciprocal, quotient);
       quotient = fma(fma(quotient, minus, value), reciprocal, quotient);
-      store(rounded + k, add(quotient, round));
+      store(out.rounded + k, add(quotient, round));
     }
   }
-  for (; k < n; ++k) rounded[k] = x[k] / scale + kRound;
-  __builtin_memcpy(q, rounded, n * sizeof(float));
+  for (; k < n; ++k) out.rounded[k] = x[k] / scale + kRound;
 }
 
 // One chunk of a row; `codes` is the row's, `at` the chunk's place in it.
@@ -96,9 +98,9 @@ void quantize(const float* x, std::size_t rows, std::size_t depth, int bits, std
     scales[r] = scale_of(x + r * depth, depth, bits);
     for (std::size_t k = 0; k < depth; k += kChunk) {
       const std::size_t n = depth - k < kChunk ? depth - k : kChunk;
-      std::int32_t chunk[kChunk];
+      Chunk chunk;
       quantize_chunk(x + r * depth + k, n, scales[r], chunk);
-      for (std::size_t i = 0; i < n; ++i) q[r * depth + k + i] = static_cast<std::int16_t>(chunk[i]);
+      for (std::size_t i = 0; i < n; ++i) q[r * depth + k + i] = static_cast<std::int16_t>(chunk.q[i]);
     }
   }
 }
@@ -107,13 +109,13 @@ std::size_t i8_code_bytes(std::size_t depth, int bits) { return code_stride(dept
 
 void i8_encode(const float* x, std::size_t rows, std::size_t depth, int bits, std::uint8_t* codes, float* scales) {
   const std::size_t stride = code_stride(depth);
-  std::int32_t q[kChunk];
+  Chunk chunk;
   for (std::size_t r = 0; r < rows; ++r, x += depth, codes += stride * limbs_of(bits)) {
     scales[r] = scale_of(x, depth, bits);
     for (std::size_t k = 0; k < depth; k += kChunk) {
       const std::size_t n = depth - k < kChunk ? depth - k : kChunk;
-      quantize_chunk(x + k, n, scales[r], q);
-      encode_chunk(q, n, bits, codes, stride, k);
+      quantize_chunk(x + k, n, scales[r], chunk);
+      encode_chunk(chunk.q, n, bits, codes, stride, k);
     }
     clear_padding(depth, bits, codes, stride);
   }
