@@ -51,6 +51,7 @@ class Engine:
         max_num_seqs: int = 64,  # sequences that hold blocks at a time
         max_model_len: int | None = None,  # tokens of prompt and output; None: what the model was made for
         prefix_caching: bool = True,
+        drawable: int | None = None,  # ids below it can be drawn; what lies above pads the vocabulary. None: all
         eos_token_ids: Iterable[int] | None = None,  # None: the model's
         clock: Callable[[], float] = time.perf_counter,  # seconds
     ) -> None:
@@ -58,6 +59,7 @@ class Engine:
         check_sizes(blocks, block_size, max_batch_tokens, max_num_seqs, max_model_len, spec.max_positions)
         self.executor = executor
         self.vocab_size = spec.vocab_size
+        self._drawable = spec.vocab_size if drawable is None else min(drawable, spec.vocab_size)
         self.max_model_len = spec.max_positions if max_model_len is None else max_model_len
         self.cache_tokens = blocks * block_size
         self.clock = clock
@@ -187,6 +189,8 @@ class Engine:
             wanted = (len(plan.wanted), self.vocab_size)
             if logits.shape != wanted:
                 raise EngineError(f"the executor gave logits {logits.shape} instead of {wanted}")
+            if self._drawable < self.vocab_size:
+                logits[:, self._drawable :] = -np.inf
             known = [sequence.known for sequence in plan.wanted]
             choices = choose(logits, [sequence.sampler for sequence in plan.wanted], known)
         except BaseException as error:
