@@ -27,7 +27,8 @@ def main() -> int:
 
     assert Path(native.__file__).is_relative_to(BUILT), f"the tests would run on {native.__file__}"
     # Without -s pytest holds back the report of a sanitizer that ends the process.
-    return pytest.main(["-s", "-q", "-p", "no:cacheprovider", "tests/kernels", "tests/models/test_native.py", *sys.argv[1:]])
+    tests = ["tests/kernels", "tests/models/test_native.py"]
+    return pytest.main(["-s", "-q", "-p", "no:cacheprovider", *tests, *sys.argv[1:]])
 
 
 if __name__ == "__main__":

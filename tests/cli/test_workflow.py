@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from cutset.cli import main
+from cutset.cli.random import SIZES
+from cutset.models.random import RandomModel
 
 
 @pytest.fixture
@@ -17,6 +19,12 @@ def model(tmp_path: Path) -> Path:
     path = tmp_path / "model.json"
     assert main(["random", "--hidden", "32", "--heads", "4", "--vocab", "61", "-o", str(path)]) == 0
     return path
+
+
+def test_flags_state_the_defaults_of_the_model() -> None:
+    assert {name: default for name, (default, _) in SIZES.items()} == {
+        name: getattr(RandomModel(), name) for name in SIZES
+    }
 
 
 def run(*argv: Any) -> int:

@@ -48,6 +48,8 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line (default: the process's) and returns the exit code. Prints errors to stderr."""
+    # Read when torch is loaded: threads that spin while they wait make two processes on one machine crawl.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that can't show a character still shows the rest
             stream.reconfigure(errors="replace")

@@ -11,31 +11,28 @@ from cutset.errors import RequestError
 if TYPE_CHECKING:
     from cutset.models.random import RandomModel
 
-__all__ = ["add_sizes", "configure", "model_from", "run"]
+__all__ = ["SIZES", "add_sizes", "configure", "model_from", "run"]
 
+# Default and meaning of each size; the defaults are those of RandomModel, which isn't imported for `--help`.
 SIZES = {
-    "hidden": "hidden size",
-    "layers": "layers",
-    "heads": "query heads",
-    "kv_heads": "key-value heads",
-    "vocab": "tokens of the vocabulary",
-    "max_pos": "positions",
-    "seq_len": "tokens of each input sequence",
-    "batch_size": "input sequences",
-    "seed": "of weights and inputs",
-    "experts": "experts of each layer; 0 is dense",
-    "top_k": "experts that a row passes",
+    "hidden": (64, "hidden size"),
+    "layers": (2, "layers"),
+    "heads": (8, "query heads"),
+    "kv_heads": (2, "key-value heads"),
+    "vocab": (128, "tokens of the vocabulary"),
+    "max_pos": (128, "positions"),
+    "seq_len": (5, "tokens of each input sequence"),
+    "batch_size": (2, "input sequences"),
+    "seed": (123, "of weights and inputs"),
+    "experts": (0, "experts of each layer; 0 is dense"),
+    "top_k": (2, "experts that a row passes"),
 }
 
 
 def add_sizes(parser: argparse.ArgumentParser) -> None:
     """Adds the sizes of a random model as flags."""
-    from cutset.models.random import RandomModel
-
     group = parser.add_argument_group("sizes")
-    standard = RandomModel()
-    for name, text in SIZES.items():
-        default = getattr(standard, name)
+    for name, (default, text) in SIZES.items():
         group.add_argument(
             f"--{name.replace('_', '-')}", type=int, default=default, metavar="N", help=f"{text} (default {default})"
         )

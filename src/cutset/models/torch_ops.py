@@ -48,11 +48,17 @@ class TorchOps:
 
     def __init__(self, device: str = "cpu", dtype: str = "float32") -> None:
         self.device, self.dtype = torch_device(device), DTYPES[dtype]
+        self._loaded: dict[str, torch.Tensor] = {}  # a tied embedding is asked for twice and kept once
 
     def inference(self) -> AbstractContextManager[None]:
         return torch.inference_mode()
 
     def load(self, tensor: Tensor) -> torch.Tensor:
+        if tensor.name not in self._loaded:
+            self._loaded[tensor.name] = self._load(tensor)
+        return self._loaded[tensor.name]
+
+    def _load(self, tensor: Tensor) -> torch.Tensor:
         with warnings.catch_warnings():  # the mapped file is read-only, and nothing here writes to a weight
             warnings.simplefilter("ignore", UserWarning)
             raw = torch.from_numpy(tensor.raw)
