@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cutset.cli.options import add_json, add_settings, settings_from
 from cutset.cli.output import table
-from cutset.cli.random import add_sizes, model_from
+from cutset.cli.sizes import add_sizes, model_from
 
 __all__ = ["DESCRIPTION", "HELP", "configure", "run"]
 
