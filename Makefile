@@ -10,11 +10,12 @@ BUILD_INPUTS := pyproject.toml constraints.txt CMakeLists.txt $(shell find nativ
 SOURCES := src tests training
 NATIVE := $(shell find native -name '*.cpp' -o -name '*.h')
 
-.PHONY: help demo test test-all lint format benchmarks clean
+.PHONY: help demo test test-all sanitize lint format benchmarks clean
 
 help:
 	@echo "make demo        the bundled model writes a story"
 	@echo "make test        the quick tests; make test-all adds the slow ones"
+	@echo "make sanitize    the native tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make lint        ruff, mypy, clang-format;  make format mends what can be mended"
 	@echo "make benchmarks  writes BENCHMARKS.md anew from the result files in benchmarks/"
 
@@ -38,6 +39,14 @@ test: .venv/dev.stamp
 
 test-all: .venv/dev.stamp
 	$(BIN)/python -m pytest -m 'slow or not slow'
+
+# The sanitizers' libraries must be there before Python starts; the interpreter's own leaks aren't ours.
+sanitize: .venv/dev.stamp
+	$(BIN)/cmake -S . -B build/sanitized -DSKBUILD=ON -DCUTSET_SANITIZE=ON -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
+		-Dnanobind_DIR=$$($(BIN)/python -m nanobind --cmake_dir) > /dev/null
+	$(BIN)/cmake --build build/sanitized --parallel 2
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
+		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(BIN)/python tests/run_sanitized.py
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check $(SOURCES)

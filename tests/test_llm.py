@@ -20,6 +20,7 @@ from cutset.errors import (
     RequestError,
     TokenizerError,
 )
+from cutset.models.random import RandomModel
 from cutset.models.registry import BUNDLED
 
 GREEDY = SamplingParams(max_tokens=48, temperature=0, ignore_eos=True)
@@ -253,3 +254,15 @@ def test_what_is_not_there_is_said() -> None:
         LLM("story", threads=-1)
     with pytest.raises(ConfigError):
         LLM("story", max_model_len=1 << 20)
+
+
+def test_ids_that_pad_the_vocabulary_are_never_drawn(tmp_path: Path) -> None:
+    RandomModel(vocab=128).write_checkpoint(tmp_path)
+    tokenizer = json.loads((tmp_path / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"] = {word: i for word, i in tokenizer["model"]["vocab"].items() if i < 50}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with LLM(tmp_path, threads=1) as llm:
+        [output] = llm.generate("t5 t6", SamplingParams(max_tokens=100, temperature=9, seed=1, ignore_eos=True))
+    assert len(output.token_ids) == 100
+    assert max(output.token_ids) < 50
+    assert len(set(output.token_ids)) > 25

@@ -48,6 +48,15 @@ nb::object copy_of(const float* data, std::size_t rows, std::size_t columns, std
   return nb::cast(nb::ndarray<nb::numpy, float>(raw, {rows, columns}, owner));
 }
 
+// An array over the step's own memory.
+template <class T>
+nb::object view_of(T* data, std::size_t rows, std::size_t columns, std::shared_ptr<const void> memory) {
+  auto kept = std::make_unique<std::shared_ptr<const void>>(std::move(memory));
+  nb::capsule owner(kept.get(), [](void* p) noexcept { delete static_cast<std::shared_ptr<const void>*>(p); });
+  kept.release();
+  return nb::cast(nb::ndarray<nb::numpy, T>(data, {rows, columns}, owner));
+}
+
 // A decoder and the arrays that its parameters lie in.
 struct PyDecoder {
   std::vector<nb::ndarray<>> arrays;
@@ -177,15 +186,24 @@ class PyStep {
     const Product* product = step_.waiting();
     if (!product) return nb::none();
     return nb::make_tuple(kSites[static_cast<int>(product->site)], product->layer, product->expert,
-                          copy_of(product->x, product->rows, product->inputs, product->inputs));
+                          view_of(product->x, product->rows, product->inputs, product->x_memory));
   }
 
-  void resume(In2 y) {
+  nb::object output() const {
+    const Product* product = step_.waiting();
+    if (!product) return nb::none();
+    return view_of(product->y, product->rows, product->outputs, product->y_memory);
+  }
+
+  void resume(std::optional<In2> y) {
     const Product* product = step_.waiting();
     require(product, "the step is done; begin another");
-    require(y.shape(0) == product->rows && y.shape(1) == product->outputs, "y must be (rows, outputs) of the site");
+    require(!y || (y->shape(0) == product->rows && y->shape(1) == product->outputs),
+            "y must be (rows, outputs) of the site");
     nb::gil_scoped_release release;
-    std::memcpy(product->y, y.data(), product->rows * product->outputs * sizeof(float));
+    if (y && y->data() != product->y) {
+      std::memmove(product->y, y->data(), product->rows * product->outputs * sizeof(float));
+    }
     step_.resume();
   }
 
@@ -259,8 +277,11 @@ void bind_decoder(nb::module_& m) {
       .def("begin", &PyStep::begin, "token_ids"_a.noconvert(), nb::kw_only(), "cos"_a.noconvert(), "sin"_a.noconvert(),
            "row_starts"_a.noconvert(), "context_lens"_a.noconvert(), "block_tables"_a.noconvert(),
            "logit_rows"_a.noconvert(), "key_mask"_a.noconvert() = nb::none())
-      .def("resume", &PyStep::resume, "y"_a.noconvert())
+      .def("resume", &PyStep::resume, "y"_a.noconvert() = nb::none(),
+           "Goes on with the product y (rows, outputs), or with what was written to `output`.")
       .def("run", &PyStep::run, "linears"_a)
-      .def_prop_ro("waiting", &PyStep::waiting, "(site, layer, expert, rows), or None when the step is done")
+      .def_prop_ro("waiting", &PyStep::waiting,
+                   "(site, layer, expert, rows), or None when the step is done; the rows hold until `resume`")
+      .def_prop_ro("output", &PyStep::output, "where the product may be written, (rows, outputs)")
       .def_prop_ro("logits", &PyStep::logits, "(wanted, vocab)");
 }

@@ -37,12 +37,12 @@ std::vector<Piece> cut_attention(const Rows& rows, const HeadShape& shape, const
   return pieces;
 }
 
-void run_piece(const Attention& attention, const Rows& rows, const LayerCache& cache, const Piece& piece,
-               const float* qkv, float* out) {
+AttentionTask task_of(const Attention& attention, const Rows& rows, const LayerCache& cache, const Piece& piece,
+                      const float* qkv, float* out) {
   const HeadShape& shape = attention.shape;
   const std::size_t block_heads = cache.block_size * piece.kv_head;
   const std::size_t q_start = piece.kv_head * shape.group() * shape.head_dim;
-  AttentionTask task;
+  AttentionTask task{};
   task.q = qkv + piece.span.first_row * shape.qkv_size() + q_start;
   task.q_stride = shape.qkv_size();
   task.rows = piece.span.count;
@@ -60,8 +60,46 @@ void run_piece(const Attention& attention, const Rows& rows, const LayerCache& c
   task.key_mask = rows.key_mask ? rows.key_mask + piece.span.sequence * rows.mask_width : nullptr;
   task.out = out + piece.span.out_row * shape.q_size() + q_start;
   task.out_stride = shape.q_size();
-  task.scratch = scratch(attention_scratch(shape.head_dim));
+  return task;
+}
+
+void run_piece(AttentionTask task) {
+  task.scratch = scratch(attention_scratch(task.head_dim));
   kernels().glue.attention(task);
+}
+
+// Fewer pieces than threads could use, as when a long sequence decodes: each part of each history is a task.
+void attend_in_parts(ThreadPool& pool, const std::vector<AttentionTask>& tasks) {
+  struct Part {
+    const AttentionTask* task;
+    std::size_t number;
+    std::size_t state;  // where its states begin
+  };
+  std::vector<Part> parts;
+  std::vector<std::size_t> starts;  // of each task's parts
+  std::size_t floats = 0;
+  for (const AttentionTask& task : tasks) {
+    starts.push_back(parts.size());
+    const std::size_t end = task.position + task.rows;
+    const std::size_t first = task.window && task.position + 1 > task.window ? task.position + 1 - task.window : 0;
+    for (std::size_t p = first / kPartTokens; p * kPartTokens < end; ++p) {
+      parts.push_back({&task, p, floats});
+      floats += task.rows * task.group * attention_state(task.head_dim);
+    }
+  }
+  starts.push_back(parts.size());
+  static thread_local Workspace workspace;
+  float* states = static_cast<float*>(workspace.take(floats * sizeof(float)));
+  pool.run(parts.size(), [&](std::size_t i) noexcept {
+    AttentionTask task = *parts[i].task;
+    task.scratch = scratch(attention_scratch(task.head_dim));
+    kernels().glue.attention_part(task, parts[i].number, states + parts[i].state);
+  });
+  for (std::size_t t = 0; t < tasks.size(); ++t) {
+    AttentionTask task = tasks[t];
+    task.scratch = scratch(attention_scratch(task.head_dim));
+    kernels().glue.attention_merge(task, states + parts[starts[t]].state, starts[t + 1] - starts[t]);
+  }
 }
 
 }  // namespace
@@ -87,15 +125,21 @@ void append(const HeadShape& shape, const LayerCache& cache, const Slot* slots, 
 
 void attend(ThreadPool& pool, const Attention& attention, const Rows& rows, const LayerCache& cache,
             const std::vector<Span>& spans, const float* qkv, float* out) {
-  const std::vector<Piece> pieces = cut_attention(rows, attention.shape, spans);
+  std::vector<AttentionTask> tasks;
   std::size_t cost = 0;
-  for (const Piece& piece : pieces) cost += piece.cost;
+  const bool splittable = attention.shape.group() <= kQueryTile;
+  for (const Piece& piece : cut_attention(rows, attention.shape, spans)) {
+    tasks.push_back(task_of(attention, rows, cache, piece, qkv, out));
+    cost += piece.cost * attention.shape.group() * attention.shape.head_dim;
+  }
   // Below this a second thread costs more than it brings.
   constexpr std::size_t kTooSmall = std::size_t{1} << 17;
-  if (cost * attention.shape.group() * attention.shape.head_dim < kTooSmall) {
-    for (const Piece& piece : pieces) run_piece(attention, rows, cache, piece, qkv, out);
+  if (cost < kTooSmall || pool.threads() == 1) {
+    for (const AttentionTask& task : tasks) run_piece(task);
+  } else if (splittable && tasks.size() < 2 * static_cast<std::size_t>(pool.threads())) {
+    attend_in_parts(pool, tasks);
   } else {
-    pool.run(pieces.size(), [&](std::size_t i) noexcept { run_piece(attention, rows, cache, pieces[i], qkv, out); });
+    pool.run(tasks.size(), [&](std::size_t i) noexcept { run_piece(tasks[i]); });
   }
 }
 

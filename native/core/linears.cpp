@@ -16,16 +16,18 @@ void check_shape(const DecoderSpec& spec, Site site, int expert, const Packed& l
 }  // namespace
 
 void LocalLinears::put(Site site, int layer, int expert, const PackedF32& linear) {
+  const std::size_t index = spec_.index(site, layer, expert);
   check_shape(spec_, site, expert, linear);
-  packed_[spec_.index(site, layer, expert)] = &linear;
+  packed_[index] = &linear;
 }
 
 void LocalLinears::put(Site site, int layer, int expert, const PackedI8& linear, int bits) {
+  const std::size_t index = spec_.index(site, layer, expert);
   check_shape(spec_, site, expert, linear);
   if (bits < PackedI8::kLeastBits || bits > linear.most_bits()) {
     throw std::invalid_argument("these weights can't be multiplied with activations of that many bits");
   }
-  packed_[spec_.index(site, layer, expert)] = Integers{&linear, bits};
+  packed_[index] = Integers{&linear, bits};
 }
 
 void LocalLinears::forward(Site site, int layer, int expert, const float* x, std::size_t rows, float* y) {

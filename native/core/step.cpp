@@ -29,8 +29,8 @@ void each_rows(ThreadPool& pool, std::size_t rows, std::size_t columns, const Bo
 
 float* Floats::take(std::size_t rows, std::size_t columns) {
   const std::size_t bytes = checked_product(checked_product(rows, columns), sizeof(float));
-  if (bytes > buffer_.bytes()) buffer_ = Buffer(bytes);
-  return buffer_.as<float>();
+  if (bytes > memory_->bytes()) memory_ = std::make_shared<Buffer>(bytes);
+  return data();
 }
 
 Step::Step(const Decoder& decoder, KvCache& cache, ThreadPool& pool, Trace trace)
@@ -95,10 +95,12 @@ void Step::resume() {
   }
 }
 
-void Step::wait(Site site, int expert, const float* x, std::size_t rows, float* y) {
+void Step::wait(Site site, int expert, const Floats& x, std::size_t rows, const Floats& y) {
   const DecoderSpec& spec = decoder_.spec();
   const int layer = site == Site::kLmHead ? -1 : static_cast<int>(layer_);
-  product_ = {site, layer, expert, x, rows, spec.inputs(site, expert), y, spec.outputs(site, expert)};
+  product_ = {
+      site,       layer,     expert, x.data(), rows, spec.inputs(site, expert), y.data(), spec.outputs(site, expert),
+      x.memory(), y.memory()};
   done_ = false;
 }
 
@@ -127,7 +129,8 @@ void Step::add_norm(const float* delta, const float* gain) {
 void Step::start_layer() {
   const DecoderSpec& spec = decoder_.spec();
   told("attention_norm", h_.data(), live_, spec.hidden);
-  wait(Site::kQkv, -1, h_.data(), live_, qkv_.take(live_, spec.heads.qkv_size()));
+  qkv_.take(live_, spec.heads.qkv_size());
+  wait(Site::kQkv, -1, h_, live_, qkv_);
 }
 
 // Norms of q and k, rotary embedding, cache: row by row, while a row is in the nearest cache.
@@ -170,7 +173,8 @@ void Step::after_qkv() {
   float* mixed = mixed_.take(live_, shape.q_size());
   attend(pool_, {shape, spec.window(layer_), scale}, batch_.rows, cache_.layer(layer_), spans, qkv_.data(), mixed);
   told("attention", mixed, live_, shape.q_size());
-  wait(Site::kO, -1, mixed, live_, y_.take(live_, spec.hidden));
+  y_.take(live_, spec.hidden);
+  wait(Site::kO, -1, mixed_, live_, y_);
 }
 
 // From the last attention on only rows with logits go on.
@@ -197,7 +201,8 @@ void Step::after_o() {
     route();
     next_expert(0);
   } else {
-    wait(Site::kGateUp, -1, h_.data(), live_, gate_up_.take(live_, 2 * spec.intermediate));
+    gate_up_.take(live_, 2 * spec.intermediate);
+    wait(Site::kGateUp, -1, h_, live_, gate_up_);
   }
 }
 
@@ -212,7 +217,8 @@ void Step::after_gate_up() {
     kernels().glue.silu_mul(gate_up + begin * 2 * width, end - begin, width, active + begin * width);
   });
   told("swiglu", active, rows, width, product_.expert);
-  wait(Site::kDown, product_.expert, active, rows, y_.take(rows, decoder_.spec().hidden));
+  y_.take(rows, decoder_.spec().hidden);
+  wait(Site::kDown, product_.expert, active_, rows, y_);
 }
 
 void Step::after_down() {
@@ -264,19 +270,18 @@ void Step::next_expert(std::size_t expert) {
     told("experts", mixture_.data(), live_, spec.hidden);
     return close_layer(mixture_.data());
   }
-  const float* x = h_.data();
-  std::size_t rows = live_;
-  if (expert < spec.experts) {
-    const std::vector<Routed>& routed = routed_[expert];
-    rows = routed.size();
+  const bool routed = expert < spec.experts;
+  const std::size_t rows = routed ? routed_[expert].size() : live_;
+  if (routed) {
     float* gathered = gathered_.take(rows, spec.hidden);
     for (std::size_t i = 0; i < rows; ++i) {
-      std::memcpy(gathered + i * spec.hidden, x + routed[i].row * spec.hidden, spec.hidden * sizeof(float));
+      const float* row = h_.data() + routed_[expert][i].row * spec.hidden;
+      std::memcpy(gathered + i * spec.hidden, row, spec.hidden * sizeof(float));
     }
-    x = gathered;
   }
   const int number = static_cast<int>(expert);
-  wait(Site::kGateUp, number, x, rows, gate_up_.take(rows, 2 * spec.width(number)));
+  gate_up_.take(rows, 2 * spec.width(number));
+  wait(Site::kGateUp, number, routed ? gathered_ : h_, rows, gate_up_);
 }
 
 void Step::close_layer(const float* delta) {
@@ -289,7 +294,8 @@ void Step::close_layer(const float* delta) {
     return start_layer();
   }
   if (trace_) trace_({"final_norm", -1, -1, h_.data(), live_, spec.hidden, spec.hidden});
-  wait(Site::kLmHead, -1, h_.data(), live_, logits_.take(live_, spec.vocab));
+  logits_.take(live_, spec.vocab);
+  wait(Site::kLmHead, -1, h_, live_, logits_);
 }
 
 }  // namespace cutset

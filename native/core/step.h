@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <vector>
 
 #include "core/decoder.h"
@@ -34,6 +35,7 @@ struct Product {
   std::size_t inputs;
   float* y;  // where the product goes
   std::size_t outputs;
+  std::shared_ptr<const void> x_memory, y_memory;  // keep x and y readable, even when the step has gone on
 };
 
 // What an operator gave, under the names of the reference decoder; expert is -1 where there is none.
@@ -48,14 +50,15 @@ struct Traced {
 };
 using Trace = std::function<void(const Traced&)>;
 
-// Room for floats that grows and stays.
+// Room for floats that grows and stays. Whoever shares its memory keeps what it had before it grew.
 class Floats {
  public:
   float* take(std::size_t rows, std::size_t columns);
-  float* data() { return buffer_.as<float>(); }
+  float* data() const { return memory_->as<float>(); }
+  const std::shared_ptr<Buffer>& memory() const { return memory_; }
 
  private:
-  Buffer buffer_;
+  std::shared_ptr<Buffer> memory_ = std::make_shared<Buffer>();
 };
 
 class Step {
@@ -86,7 +89,7 @@ class Step {
   };
 
   void check(const Batch& batch) const;
-  void wait(Site site, int expert, const float* x, std::size_t rows, float* y);
+  void wait(Site site, int expert, const Floats& x, std::size_t rows, const Floats& y);
   void start_layer();
   void after_qkv();
   void prepare_heads(std::size_t begin, std::size_t end);

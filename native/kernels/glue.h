@@ -42,10 +42,18 @@ struct AttentionTask {
 // A task works through its queries (row by row, all heads of the group) in tiles of that many.
 constexpr std::size_t kQueryTile = 64;
 // And through keys in tiles at multiples of that many tokens, whatever the rows: it fixes the order of all sums.
-constexpr std::size_t kKeyTile = 64;
+constexpr std::size_t kKeyTile = 128;
+
+// What a query gathers in a part of its history, that many tokens at multiples of that many, starts from nothing and is
+// merged in order; so that threads can share out one row's history, and it doesn't show in the result.
+constexpr std::size_t kPartTokens = 512;
+
+// Floats of what one query has gathered: sums, largest score, sum of weights.
+constexpr std::size_t kStateMore = 16;
+constexpr std::size_t attention_state(std::size_t head_dim) { return padded_dim(head_dim) + kStateMore; }
 
 constexpr std::size_t attention_scratch(std::size_t head_dim) {
-  return kQueryTile * (head_dim + padded_dim(head_dim) + kKeyTile);
+  return kQueryTile * (head_dim + 2 * attention_state(head_dim) + kKeyTile);
 }
 
 struct GlueKernels {
@@ -68,6 +76,11 @@ struct GlueKernels {
   void (*append)(const float* k, const float* v, std::size_t kv_heads, std::size_t head_dim, std::size_t block_size,
                  std::size_t place, float* key_block, float* value_block);
   void (*attention)(const AttentionTask& task);
+  // The same in two steps, for at most kQueryTile queries (rows * group): what they gather in the part of the history
+  // that begins at token part * kPartTokens, and the result of all parts.
+  //   states: (parts, queries, attention_state(head_dim))
+  void (*attention_part)(const AttentionTask& task, std::size_t part, float* states);
+  void (*attention_merge)(const AttentionTask& task, const float* states, std::size_t parts);
   // out = silu(gate) * up;  x: (rows, [gate | up]), out: (rows, cols)
   void (*silu_mul)(const float* x, std::size_t rows, std::size_t cols, float* out);
   // The k most probable experts of each row by softmax, the lower number first among equals.

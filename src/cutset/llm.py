@@ -71,6 +71,7 @@ class _Model:
             max_num_seqs=self.settings.max_num_seqs,
             max_model_len=self.settings.max_model_len or None,
             prefix_caching=self.settings.prefix_caching,
+            drawable=self.tokenizer.vocab_size,
         )
         self._loop = EngineLoop(self._engine)
         self.load_s = time.perf_counter() - started

@@ -298,7 +298,22 @@ class TestFailure:
         deltas = drain(engine)
         errors = [delta.error for delta in deltas if delta.error]
         assert len(errors) == 2
-        assert str(errors[0]) == "Request 'bad' was lost: its logits are not numbers, or every token is masked."
+        assert str(errors[0]) == "Request 'bad' was lost: its logits are not numbers, or all are masked."
+        good = [delta for delta in deltas if delta.request_id == "good"]
+        assert outputs(good)["good"].token_ids == slow_generate([1, 2], GREEDY)
+
+    def test_a_tokenizer_that_fails_ends_its_request_only(self) -> None:
+        class Broken(ByteTokenizer):
+            def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+                if not skip_special_tokens:
+                    raise ValueError("no such token")
+                return super().decode(ids)
+
+        engine = make_engine(tokenizer=Broken())
+        engine.add("good", [1, 2], GREEDY)
+        engine.add("bad", [1, 2], replace(GREEDY, skip_special_tokens=False))
+        deltas = drain(engine)
+        assert [str(delta.error) for delta in deltas if delta.error] == ["Request 'bad' was lost: no such token."]
         good = [delta for delta in deltas if delta.request_id == "good"]
         assert outputs(good)["good"].token_ids == slow_generate([1, 2], GREEDY)
 
@@ -326,6 +341,13 @@ class TestAccount:
         assert timings.prefill_tps == pytest.approx(20 / 3)
         assert timings.decode_tps == 1
         assert timings.load_s is None
+
+    def test_time_in_a_queue_before(self) -> None:
+        engine, now = self.engine()
+        engine.add("a", [1], GREEDY, added=now[0] - 7)
+        timings = outputs(drain(engine))["a"].timings
+        assert timings is not None
+        assert timings.ttft_s == 8
 
     def test_cached_tokens_don_t_count_as_computed(self) -> None:
         engine, _ = self.engine()

@@ -133,6 +133,37 @@ def test_masked_tokens_are_never_drawn() -> None:
         assert {sampler(params).draw(logits, position) for position in range(60)} == {7, 9}
 
 
+@pytest.mark.parametrize(
+    ("params", "prompt", "output", "expected"),
+    [
+        ({}, [3], [3, 3, 3], 3),
+        ({"presence_penalty": 0.4}, [], [3, 3, 3], 3),
+        ({"presence_penalty": 0.6}, [], [3], 4),
+        ({"presence_penalty": 0.6}, [3, 3], [], 3),  # the output only
+        ({"frequency_penalty": 0.2}, [], [3, 3], 3),
+        ({"frequency_penalty": 0.2}, [], [3, 3, 3], 4),
+        ({"frequency_penalty": 0.2}, [3, 3, 3], [], 3),
+        ({"repetition_penalty": 1.3}, [], [3, 3, 3], 3),  # once, however often it is there
+        ({"repetition_penalty": 1.4}, [], [3], 4),
+        ({"repetition_penalty": 1.4}, [3], [], 4),  # prompt and output
+        ({"repetition_penalty": 0.5}, [4], [], 4),
+        ({"presence_penalty": -0.6}, [], [4], 4),
+    ],
+)
+def test_penalties(params: dict[str, float], prompt: list[int], output: list[int], expected: int) -> None:
+    logits = np.full(VOCAB, -1, dtype=np.float32)
+    logits[3], logits[4] = 2, 1.5
+    fast = sampler(SamplingParams(temperature=0, **params), prompt=prompt)  # type: ignore[arg-type]
+    for token in output:
+        fast.observe(token)
+    assert fast.draw(logits, len(prompt) + len(output)) == expected
+
+
+def test_repetition_penalty_of_negative_logits() -> None:
+    logits = np.array([-1, -1.1, -3], dtype=np.float32)
+    assert sampler(SamplingParams(temperature=0, repetition_penalty=1.2), prompt=[0]).draw(logits, 1) == 1
+
+
 def test_min_tokens_masks_the_end() -> None:
     logits = np.zeros(VOCAB, dtype=np.float32)
     logits[1], logits[2] = 9, 8

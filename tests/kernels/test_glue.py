@@ -17,7 +17,11 @@ Floats = NDArray[np.float32]
 SIZES = (1, 3, 8, 15, 16, 17, 33, 63, 64, 80, 129)
 
 
-@pytest.fixture(params=native.available_isas(), autouse=True)
+# The others share their vectors, and so all of this, with avx512.
+ISAS = [isa for isa in native.available_isas() if isa in ("portable", "avx2", "avx512")]
+
+
+@pytest.fixture(params=ISAS, autouse=True)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     before = native.isa()
     assert native.select_isa(request.param)
@@ -285,6 +289,23 @@ def test_attention_is_batch_invariant(heads: int, kv_heads: int, head_dim: int, 
         np.testing.assert_array_equal(out, same)
 
 
+@pytest.mark.parametrize("window", [0, 700])
+def test_a_long_history_shared_out_among_threads(window: int) -> None:
+    case = Case([1300, 20], 3, 1, 16, 16)
+    whole = case.prefill(window)
+    close(whole[0], case.expected(0, window))
+    mask = np.ones((2, 1300), np.bool_)
+    mask[0, 400:1100] = False
+    masked = case.prefill(window, mask)
+    close(masked[0], case.expected(0, window, mask))
+    pool = native.Pool(3)
+    for rows in ([(0, 1299, 1300)], [(0, 1280, 1300), (1, 19, 20)]):
+        for pools, masks, expected in ((None, None, whole), (pool, None, whole), (pool, mask, masked)):
+            out = case.step(rows, window, None if masks is None else masks[: len(rows)], pool=pools)
+            for (s, first, end), part in zip(rows, out, strict=True):
+                np.testing.assert_array_equal(part, expected[s][first:end])
+
+
 def test_attention_of_wanted_rows() -> None:
     case = Case([40, 9, 70], 4, 2, 16, 16)
     whole = np.concatenate(case.prefill())
@@ -316,3 +337,12 @@ def test_wrong_batches_are_refused() -> None:
         case.step([(0, 0, 10)], wanted=[10])
     with pytest.raises(ValueError, match="key_mask"):
         case.step([(0, 0, 10)], mask=np.ones((1, 9), np.bool_))
+
+
+@pytest.mark.parametrize("isa", [isa for isa in native.available_isas() if isa not in ISAS], indirect=True)
+def test_the_other_instruction_sets_hold_the_same_kernels(isa: str) -> None:
+    def attend(name: str) -> Floats:
+        native.select_isa(name)
+        return Case([200], 4, 2, 64, 16).prefill()[0]
+
+    np.testing.assert_array_equal(attend(isa), attend("avx512"))

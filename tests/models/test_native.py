@@ -192,6 +192,46 @@ def test_a_split_run_gives_what_the_local_one_gives(name: str) -> None:
     assert asked == spec.sites()
 
 
+def integer_linears(decoder: NativeDecoder, bits: int) -> Any:
+    linears, tensors = native.LocalLinears(decoder.core, decoder.pool), tensors_of(decoder.spec)
+    for site, layer, expert in decoder.spec.sites():
+        weight = np.concatenate([tensors[part].raw for part in decoder.spec.site_tensors(site, layer, expert)])
+        linears.put(site, layer, expert, native.LinearI8(*native.quantize_weight(weight)), bits)
+    return linears
+
+
+@pytest.mark.parametrize("bits", [8, 12])
+@pytest.mark.usefixtures("isa")
+def test_integer_products(bits: int) -> None:
+    decoder, threaded = native_decoder(MIXTURE), native_decoder(MIXTURE, 3)
+    exact = decoder.forward(batch_of(WHOLE), decoder.new_cache(BLOCKS, BLOCK))
+    decoder.linears, threaded.linears = integer_linears(decoder, bits), integer_linears(threaded, bits)
+    whole = decoder.forward(batch_of(WHOLE), decoder.new_cache(BLOCKS, BLOCK))
+    assert 0 < np.abs(whole - exact).mean() < 0.1 * np.abs(exact).mean()
+    np.testing.assert_array_equal(threaded.forward(batch_of(WHOLE), threaded.new_cache(BLOCKS, BLOCK)), whole)
+    alone = decoder.forward(batch_of([(3, 0, 70)]), decoder.new_cache(BLOCKS, BLOCK))
+    np.testing.assert_array_equal(alone, whole[EDGES[3] :])
+
+
+def test_linears_must_fit_their_sites() -> None:
+    decoder = native_decoder(MIXTURE)
+    linears, linear = native.LocalLinears(decoder.core, decoder.pool), native.LinearF32(np.ones((3, 48), np.float32))
+    for site, layer, expert, message in (
+        ("qkv", 0, -1, "another shape"),
+        ("qkv", 3, -1, "no such layer"),
+        ("down", 0, -1, "no such expert"),
+        ("down", 1, 0, "no such expert"),
+        ("gate_up", 0, 7, "no such expert"),
+        ("gate_up", 0, 6, "another shape"),
+        ("up", 0, 0, "no such site"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            linears.put(site, layer, expert, linear)
+    decoder.linears = linears
+    with pytest.raises(ValueError, match="a site has no weights"):
+        decoder.forward(batch_of(WHOLE), decoder.new_cache(BLOCKS, BLOCK))
+
+
 def test_steps_run_at_once_over_one_decoder() -> None:
     decoder = native_decoder(MIXTURE, 2)
     cache = decoder.new_cache(BLOCKS, BLOCK)

@@ -10,13 +10,44 @@ namespace cutset::CUTSET_ISA {
 
 namespace {
 
-// Up to that many queries wait for memory; then the values are fetched while the scores are computed.
+// Up to that many queries wait for memory; then values are asked for while scores are computed. (To ask for the next
+// keys while values are added up makes it slower.)
 constexpr std::size_t kFewQueries = 16;
 
-// What a query has gathered so far, relative to its largest score.
-struct Softmax {
-  float biggest = -kInfinity;
-  float sum = 0.0f;
+// What queries have gathered, relative to their largest scores: for each, attention_state(head_dim) floats.
+struct States {
+  float* memory;
+  std::size_t padded;
+
+  float* sums(std::size_t q) const { return memory + q * (padded + kStateMore); }
+  float& biggest(std::size_t q) const { return sums(q)[padded]; }
+  float& sum(std::size_t q) const { return sums(q)[padded + 1]; }
+
+  void clear(std::size_t count) const {
+    __builtin_memset(memory, 0, count * (padded + kStateMore) * sizeof(float));
+    for (std::size_t q = 0; q < count; ++q) biggest(q) = -kInfinity;
+  }
+
+  void scale(std::size_t q, float factor) const {
+    sum(q) *= factor;
+    for (std::size_t c = 0; c < padded; c += kLanes) store(sums(q) + c, mul(load(sums(q) + c), splat(factor)));
+  }
+
+  // Takes in what was gathered in a later part.
+  void merge(std::size_t count, const States& part) const {
+    for (std::size_t q = 0; q < count; ++q) {
+      if (part.biggest(q) == -kInfinity) continue;
+      if (!(part.biggest(q) <= biggest(q))) {
+        scale(q, exp(biggest(q) - part.biggest(q)));
+        biggest(q) = part.biggest(q);
+      }
+      const float factor = exp(part.biggest(q) - biggest(q));
+      sum(q) += factor * part.sum(q);
+      for (std::size_t c = 0; c < padded; c += kLanes) {
+        store(sums(q) + c, fma(splat(factor), load(part.sums(q) + c), load(sums(q) + c)));
+      }
+    }
+  }
 };
 
 // The tokens of a key tile that a query sees.
@@ -29,23 +60,20 @@ struct QueryTile {
   std::size_t count;
   std::size_t first_key[kQueryTile];  // a query sees the keys first_key .. end_key, unless masked
   std::size_t end_key[kQueryTile];
-  Softmax softmax[kQueryTile];
   Range seen[kQueryTile];  // of the key tile at hand
   float* queries;          // (head_dim, kQueryTile)
-  float* sums;             // (kQueryTile, padded)
+  States gathered;         // in the part at hand
   float* scores;           // (kQueryTile, kKeyTile)
 };
 
 struct KeyTile {
-  std::size_t start;
   const std::uint8_t* mask;  // of its first token, or nullptr
   const float* keys[kTilePacks];
   const float* values[kTilePacks];
 };
 
 // Turns the scores of one query into weights, and rescales what it has gathered if a larger score came up.
-void weigh(float* scores, Range& seen, const std::uint8_t* mask, float scale, std::size_t padded, Softmax& softmax,
-           float* sums) {
+void weigh(float* scores, Range& seen, const std::uint8_t* mask, float scale, const States& gathered, std::size_t q) {
   const std::size_t first = seen.from / kLanes * kLanes;
   const std::size_t last = (seen.to + kLanes - 1) / kLanes * kLanes;
   for (std::size_t t = first; t < seen.from; ++t) scores[t] = -kInfinity;
@@ -60,19 +88,18 @@ void weigh(float* scores, Range& seen, const std::uint8_t* mask, float scale, st
     seen.to = seen.from;
     return;
   }
-  if (!(biggest <= softmax.biggest)) {
-    const float shrink = exp(softmax.biggest - biggest);
-    softmax.biggest = biggest;
-    softmax.sum *= shrink;
-    for (std::size_t c = 0; c < padded; c += kLanes) store(sums + c, mul(load(sums + c), splat(shrink)));
+  if (!(biggest <= gathered.biggest(q))) {
+    gathered.scale(q, exp(gathered.biggest(q) - biggest));
+    gathered.biggest(q) = biggest;
   }
+  const Vec base = splat(-gathered.biggest(q));
   Vec total = splat(0.0f);
   for (std::size_t t = first; t < last; t += kLanes) {
-    const Vec weights = exp(fma(load(scores + t), splat(scale), splat(-softmax.biggest)));
+    const Vec weights = exp(fma(load(scores + t), splat(scale), base));
     store(scores + t, weights);
     total = add(total, weights);
   }
-  softmax.sum += sum_lanes(total);
+  gathered.sum(q) += sum_lanes(total);
 }
 
 // Calls the function made for `count` queries.
@@ -98,9 +125,15 @@ void score_tile(const AttentionTask& task, QueryTile& tile, const KeyTile& keys)
       to = tile.seen[i].to > to ? tile.seen[i].to : to;
     }
     if (from >= to) continue;
+    const std::size_t first = from / kPackTokens;
+    const std::size_t last = (to + kPackTokens - 1) / kPackTokens;
+    float* scores = tile.scores + q * kKeyTile;
     with_queries(count, [&](auto n) {
-      score_queries<n.value>(tile.queries + q, keys.keys, from / kPackTokens, (to + kPackTokens - 1) / kPackTokens,
-                             task.head_dim, tile.scores + q * kKeyTile);
+      if (q == 0 && tile.count <= kFewQueries) {
+        score_queries<n.value, true>(tile.queries, keys.keys, keys.values, first, last, task.head_dim, scores);
+      } else {
+        score_queries<n.value, false>(tile.queries + q, keys.keys, keys.keys, first, last, task.head_dim, scores);
+      }
     });
   }
 }
@@ -121,16 +154,17 @@ void gather_run(QueryTile& tile, const KeyTile& keys, std::size_t padded, Range 
     }
     if (common.from >= common.to) common.from = common.to = run.to;
     const float* weights = tile.scores + q * kKeyTile;
-    float* sums = tile.sums + q * padded;
+    float* sums = tile.gathered.sums(q);
     for (std::size_t i = 0; i < count; ++i) {
       const std::size_t to = own[i].to < common.from ? own[i].to : common.from;
-      add_all_values<1>(weights + i * kKeyTile, keys.values, padded, own[i].from, to, sums + i * padded);
+      add_all_values<1>(weights + i * kKeyTile, keys.values, padded, own[i].from, to, sums + i * (padded + kStateMore));
     }
     if (common.from == common.to) continue;
     with_queries(count,
                  [&](auto n) { add_all_values<n.value>(weights, keys.values, padded, common.from, common.to, sums); });
     for (std::size_t i = 0; i < count; ++i) {
-      add_all_values<1>(weights + i * kKeyTile, keys.values, padded, common.to, own[i].to, sums + i * padded);
+      add_all_values<1>(weights + i * kKeyTile, keys.values, padded, common.to, own[i].to,
+                        sums + i * (padded + kStateMore));
     }
   }
 }
@@ -149,78 +183,103 @@ void gather_values(QueryTile& tile, const KeyTile& keys, std::size_t padded) {
 
 void run_key_tile(const AttentionTask& task, QueryTile& tile, std::size_t start, std::size_t padded) {
   KeyTile keys;
-  keys.start = start;
   keys.mask = task.key_mask ? task.key_mask + start : nullptr;
   const std::size_t first = tile.first_key[0];
   const std::size_t end = tile.end_key[tile.count - 1];
+  const auto pack_of = [&](const float* heads, std::size_t stride, std::size_t token, std::size_t row) {
+    const auto block = static_cast<std::size_t>(task.block_table[token / task.block_size]);
+    return heads + block * stride + token % task.block_size * row;
+  };
   for (std::size_t p = 0; p < kTilePacks; ++p) {
     const std::size_t token = start + p * kPackTokens;
-    if (token + kPackTokens <= first || token >= end) continue;
-    const std::size_t block = static_cast<std::size_t>(task.block_table[token / task.block_size]);
-    const std::size_t place = token % task.block_size;
-    keys.keys[p] = task.keys + block * task.key_stride + place * task.head_dim;
-    keys.values[p] = task.values + block * task.value_stride + place * padded;
+    const bool seen = token + kPackTokens > first && token < end;
+    keys.keys[p] = seen ? pack_of(task.keys, task.key_stride, token, task.head_dim) : nullptr;
+    keys.values[p] = seen ? pack_of(task.values, task.value_stride, token, padded) : nullptr;
   }
   for (std::size_t q = 0; q < tile.count; ++q) {
     const std::size_t from = tile.first_key[q] > start ? tile.first_key[q] - start : 0;
     const std::size_t to = tile.end_key[q] < start + kKeyTile ? tile.end_key[q] : start + kKeyTile;
     tile.seen[q] = to > start + from ? Range{from, to - start} : Range{0, 0};
   }
-  if (tile.count <= kFewQueries) {
-    for (std::size_t p = 0; p < kTilePacks && start + p * kPackTokens < end; ++p) {
-      if (start + (p + 1) * kPackTokens <= first) continue;
-      for (std::size_t i = 0; i < kPackTokens * padded; i += 16) __builtin_prefetch(keys.values[p] + i, 0, 2);
-    }
-  }
   score_tile(task, tile, keys);
   for (std::size_t q = 0; q < tile.count; ++q) {
     if (tile.seen[q].from == tile.seen[q].to) continue;
-    weigh(tile.scores + q * kKeyTile, tile.seen[q], keys.mask, task.scale, padded, tile.softmax[q],
-          tile.sums + q * padded);
+    weigh(tile.scores + q * kKeyTile, tile.seen[q], keys.mask, task.scale, tile.gathered, q);
   }
   gather_values(tile, keys, padded);
 }
 
-void start_queries(const AttentionTask& task, QueryTile& tile, std::size_t first, std::size_t padded) {
+void start_queries(const AttentionTask& task, QueryTile& tile, std::size_t first) {
   for (std::size_t q = 0; q < tile.count; ++q) {
     const std::size_t row = (first + q) / task.group;
     const float* query = task.q + row * task.q_stride + (first + q) % task.group * task.head_dim;
     for (std::size_t d = 0; d < task.head_dim; ++d) tile.queries[d * kQueryTile + q] = query[d];
     tile.end_key[q] = task.position + row + 1;
     tile.first_key[q] = task.window && tile.end_key[q] > task.window ? tile.end_key[q] - task.window : 0;
-    tile.softmax[q] = Softmax{};
   }
-  __builtin_memset(tile.sums, 0, tile.count * padded * sizeof(float));
 }
 
-void finish_queries(const AttentionTask& task, const QueryTile& tile, std::size_t first, std::size_t padded) {
-  for (std::size_t q = 0; q < tile.count; ++q) {
+void finish_queries(const AttentionTask& task, const States& gathered, std::size_t first, std::size_t count) {
+  for (std::size_t q = 0; q < count; ++q) {
     float* out = task.out + (first + q) / task.group * task.out_stride + (first + q) % task.group * task.head_dim;
-    const float* sums = tile.sums + q * padded;
-    const float sum = tile.softmax[q].sum;
+    const float* sums = gathered.sums(q);
+    const float sum = gathered.sum(q);
     const Vec divisor = splat(sum == 0.0f ? 1.0f : sum);
     for_each_vec(task.head_dim, [&](auto get, auto put) { put(out, div(get(sums), divisor)); });
+  }
+}
+
+QueryTile make_tile(const AttentionTask& task, std::size_t first) {
+  const std::size_t total = task.rows * task.group;
+  QueryTile tile;
+  tile.count = total - first < kQueryTile ? total - first : kQueryTile;
+  tile.gathered = {task.scratch, padded_dim(task.head_dim)};
+  tile.scores = task.scratch + 2 * kQueryTile * attention_state(task.head_dim);
+  tile.queries = tile.scores + kQueryTile * kKeyTile;
+  start_queries(task, tile, first);
+  return tile;
+}
+
+void run_part(const AttentionTask& task, QueryTile& tile, std::size_t part) {
+  tile.gathered.clear(tile.count);
+  const std::size_t part_end = (part + 1) * kPartTokens;
+  const std::size_t end = tile.end_key[tile.count - 1] < part_end ? tile.end_key[tile.count - 1] : part_end;
+  const std::size_t first = tile.first_key[0] > part * kPartTokens ? tile.first_key[0] : part * kPartTokens;
+  for (std::size_t start = first / kKeyTile * kKeyTile; start < end; start += kKeyTile) {
+    run_key_tile(task, tile, start, tile.gathered.padded);
   }
 }
 
 }  // namespace
 
 void attention(const AttentionTask& task) {
-  const std::size_t padded = padded_dim(task.head_dim);
-  const std::size_t total = task.rows * task.group;
-  QueryTile tile;
-  tile.sums = task.scratch;
-  tile.scores = tile.sums + kQueryTile * padded;
-  tile.queries = tile.scores + kQueryTile * kKeyTile;
-  for (std::size_t first = 0; first < total; first += kQueryTile) {
-    tile.count = total - first < kQueryTile ? total - first : kQueryTile;
-    start_queries(task, tile, first, padded);
-    const std::size_t end = tile.end_key[tile.count - 1];
-    for (std::size_t start = tile.first_key[0] / kKeyTile * kKeyTile; start < end; start += kKeyTile) {
-      run_key_tile(task, tile, start, padded);
+  for (std::size_t first = 0; first < task.rows * task.group; first += kQueryTile) {
+    QueryTile tile = make_tile(task, first);
+    const States all = {task.scratch + kQueryTile * attention_state(task.head_dim), tile.gathered.padded};
+    all.clear(tile.count);
+    for (std::size_t p = tile.first_key[0] / kPartTokens; p * kPartTokens < tile.end_key[tile.count - 1]; ++p) {
+      run_part(task, tile, p);
+      all.merge(tile.count, tile.gathered);
     }
-    finish_queries(task, tile, first, padded);
+    finish_queries(task, all, first, tile.count);
   }
+}
+
+void attention_part(const AttentionTask& task, std::size_t part, float* states) {
+  QueryTile tile = make_tile(task, 0);
+  tile.gathered.memory = states;
+  run_part(task, tile, part);
+}
+
+void attention_merge(const AttentionTask& task, const float* states, std::size_t parts) {
+  const std::size_t count = task.rows * task.group;
+  const States all = {task.scratch, padded_dim(task.head_dim)};
+  all.clear(count);
+  for (std::size_t p = 0; p < parts; ++p) {
+    // Parts are only read.
+    all.merge(count, {const_cast<float*>(states) + p * count * attention_state(task.head_dim), all.padded});
+  }
+  finish_queries(task, all, 0, count);
 }
 
 }  // namespace cutset::CUTSET_ISA

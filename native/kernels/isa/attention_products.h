@@ -32,8 +32,10 @@ struct Count {
 
 // scores[q][token of pack p] = sum over d of queries[d][q] * packs[p][d][token]
 //   queries: (head_dim, kQueryTile), scores: (Q, kKeyTile)
-template <int Q, int P>
-inline void score_packs(const float* queries, const float* const* packs, std::size_t head_dim, float* scores) {
+// Few queries wait for memory: then the packs at `fetch` are asked for meanwhile, line by line.
+template <int Q, int P, bool Fetch>
+inline void score_packs(const float* queries, const float* const* packs, const float* const* fetch,
+                        std::size_t head_dim, float* scores) {
   constexpr int kVecs = P * static_cast<int>(kPackVecs);
   Vec sums[Q][kVecs];
 #pragma GCC unroll 16
@@ -45,6 +47,10 @@ inline void score_packs(const float* queries, const float* const* packs, std::si
 #pragma GCC unroll 4
   for (int p = 0; p < P; ++p) pack[p] = packs[p];
   for (std::size_t d = 0; d < head_dim; ++d) {
+    if constexpr (Fetch) {
+#pragma GCC unroll 4
+      for (int p = 0; p < P; ++p) __builtin_prefetch(fetch[p] + d * kPackTokens);
+    }
     Vec keys[kVecs];
 #pragma GCC unroll 16
     for (int v = 0; v < kVecs; ++v) {
@@ -66,7 +72,7 @@ inline void score_packs(const float* queries, const float* const* packs, std::si
 }
 
 // sums[q][0 .. 16 C) += sum over tokens from .. to of weights[q][token] * values[token]
-//   weights: (Q, kKeyTile), packs: 16 tokens of `padded` floats each, sums: (Q, padded)
+//   weights: (Q, kKeyTile), packs: 16 tokens of `padded` floats each, sums: (Q, padded + 16)
 template <int Q, int C>
 inline void add_values(const float* weights, const float* const* packs, std::size_t column, std::size_t padded,
                        std::size_t from, std::size_t to, float* sums) {
@@ -75,7 +81,7 @@ inline void add_values(const float* weights, const float* const* packs, std::siz
 #pragma GCC unroll 16
   for (int q = 0; q < Q; ++q) {
 #pragma GCC unroll 16
-    for (int v = 0; v < kVecs; ++v) acc[q][v] = load(sums + q * padded + column + v * kLanes);
+    for (int v = 0; v < kVecs; ++v) acc[q][v] = load(sums + q * (padded + kStateMore) + column + v * kLanes);
   }
   for (std::size_t token = from; token < to;) {
     const float* value = packs[token / kPackTokens] + token % kPackTokens * padded + column;
@@ -96,19 +102,19 @@ inline void add_values(const float* weights, const float* const* packs, std::siz
 #pragma GCC unroll 16
   for (int q = 0; q < Q; ++q) {
 #pragma GCC unroll 16
-    for (int v = 0; v < kVecs; ++v) store(sums + q * padded + column + v * kLanes, acc[q][v]);
+    for (int v = 0; v < kVecs; ++v) store(sums + q * (padded + kStateMore) + column + v * kLanes, acc[q][v]);
   }
 }
 
 // score_packs over the packs first .. last of a tile.
-template <int Q>
-inline void score_queries(const float* queries, const float* const* packs, std::size_t first, std::size_t last,
-                          std::size_t head_dim, float* scores) {
+template <int Q, bool Fetch>
+inline void score_queries(const float* queries, const float* const* packs, const float* const* fetch, std::size_t first,
+                          std::size_t last, std::size_t head_dim, float* scores) {
   std::size_t p = first;
   for (; p + wide(Q) <= last; p += wide(Q)) {
-    score_packs<Q, wide(Q)>(queries, packs + p, head_dim, scores + p * kPackTokens);
+    score_packs<Q, wide(Q), Fetch>(queries, packs + p, fetch + p, head_dim, scores + p * kPackTokens);
   }
-  for (; p < last; ++p) score_packs<Q, 1>(queries, packs + p, head_dim, scores + p * kPackTokens);
+  for (; p < last; ++p) score_packs<Q, 1, Fetch>(queries, packs + p, fetch + p, head_dim, scores + p * kPackTokens);
 }
 
 // add_values over all columns.

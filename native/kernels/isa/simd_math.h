@@ -29,6 +29,14 @@ inline Vec power_of_two(Vec shifted) {
   return _mm512_castsi512_ps(_mm512_add_epi32(bits, _mm512_set1_epi32(0x3F800000)));
 }
 
+// The largest lane.
+inline float max_lanes(Vec v) {
+  const __m256 eight = _mm256_max_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
 #elif defined(CUTSET_ISA_avx2)
 
 inline Vec sub(Vec a, Vec b) { return _mm256_sub_ps(a, b); }
@@ -44,6 +52,12 @@ inline Vec zero_below(Vec x, Vec limit, Vec v) { return _mm256_and_ps(_mm256_cmp
 inline Vec power_of_two(Vec shifted) {
   const __m256i bits = _mm256_slli_epi32(_mm256_castps_si256(shifted), 23);
   return _mm256_castsi256_ps(_mm256_add_epi32(bits, _mm256_set1_epi32(0x3F800000)));
+}
+
+inline float max_lanes(Vec v) {
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
 
 #else
@@ -70,20 +84,15 @@ inline Vec power_of_two(Vec shifted) {
   __builtin_memcpy(&v, &bits, sizeof v);
   return v;
 }
+inline float max_lanes(Vec v) {
+  const float first = v[0] > v[1] ? v[0] : v[1];
+  const float second = v[2] > v[3] ? v[2] : v[3];
+  return first > second ? first : second;
+}
 
 #endif
 
 constexpr float kInfinity = __builtin_inff();
-
-// The largest lane.
-inline float max_lanes(Vec v) {
-  float lanes[kLanes];
-  store(lanes, v);
-  for (std::size_t half = kLanes / 2; half > 0; half /= 2) {
-    for (std::size_t i = 0; i < half; ++i) lanes[i] = lanes[i] > lanes[i + half] ? lanes[i] : lanes[i + half];
-  }
-  return lanes[0];
-}
 
 // e^x to 1 ulp for x in [-87.33, 88]: 0 below, where results would be subnormal, and e^88 above. The polynomial and the
 // splitting of ln 2 are those of Cephes' expf (S. L. Moshier).

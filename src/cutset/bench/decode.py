@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +31,6 @@ OPPONENTS = (
 )
 FLOAT = ("native float32", "transformers", "torch.compile", "ctranslate2 float32", "llama.cpp f32")
 INTEGER = ("native int8", "native exact", "ctranslate2 int8", "llama.cpp q8_0")
-START_TIMEOUT_S = 900.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,16 +220,3 @@ def _roofline(workload: Workload, name: str, rows: list[Row], bandwidth: list[fl
         if row.metric == "decode" and "sequences" not in name
         for width in [4 if "32" in row.system or row.system == "transformers" else 1]
     ]
-
-
-def seconds_to_first_token(argv: list[str], timeout: float = START_TIMEOUT_S) -> float:
-    """From the start of a process to its first byte on stdout."""
-    start = time.perf_counter()
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        assert process.stdout is not None
-        first = process.stdout.read(1)
-        elapsed = time.perf_counter() - start
-        process.stdout.read()
-        if process.wait(timeout) or not first:
-            raise EngineError(f"{' '.join(argv[:3])} … ended with {process.returncode} before its first token")
-    return elapsed

@@ -65,6 +65,9 @@ def main() -> None:
         channel.write(json.dumps(content) + "\n")
         channel.flush()
 
+    import cutset.llm
+    import cutset.models.native  # noqa: F401  # libraries count as interpreter
+
     before = rss_bytes()
     backend, dtype = args.system.split(" ")
     own = Own(backend, dtype, args.folder, args.threads)

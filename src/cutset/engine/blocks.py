@@ -17,8 +17,9 @@ DIGEST_BYTES = 16
 
 def root_digest(salt: str | None) -> bytes:
     """The digest of no tokens. Requests share blocks only with those of the same salt."""
-    # The two cases hash different kinds of text, so no salt a user could write equals "no salt".
-    return hashlib.blake2b(b"shared" if salt is None else b"salt:" + salt.encode(), digest_size=DIGEST_BYTES).digest()
+    # The two cases hash different texts, so no salt equals "no salt"; surrogatepass takes every str.
+    text = b"shared" if salt is None else b"salt:" + salt.encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(text, digest_size=DIGEST_BYTES).digest()
 
 
 def child_digest(parent: bytes, tokens: bytes) -> bytes:

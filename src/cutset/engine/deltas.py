@@ -39,7 +39,8 @@ def end_deltas(request: Request, error: BaseException | None) -> list[Delta]:
     """The last delta of each sample that goes on: its request was cancelled, or lost to an error."""
     shown: EngineError | None = None
     if error is not None:
-        shown = EngineError(f"Request {request.request_id!r} was lost: {str(error) or type(error).__name__}.")
+        why = str(error).rstrip(".") or type(error).__name__
+        shown = EngineError(f"Request {request.request_id!r} was lost: {why}.")
         shown.__cause__ = error
     # Text that is held back stays back: it may be half a stop string.
     deltas = [Delta(request.request_id, one.index, finish_reason="abort", error=shown) for one in request.unfinished]

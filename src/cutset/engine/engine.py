@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cutset.engine.blocks import BlockPool
 from cutset.engine.deltas import end_deltas, token_delta
 from cutset.engine.detokenizer import Tokenizer
-from cutset.engine.intake import check_fits, check_ids, open_request
+from cutset.engine.intake import check_fits, check_ids, check_sizes, open_request
 from cutset.engine.outputs import Delta, EngineStats
 from cutset.engine.params import SamplingParams
 from cutset.engine.plan import Plan
@@ -21,7 +21,7 @@ from cutset.engine.request import Request
 from cutset.engine.sampler import Choice, choose
 from cutset.engine.scheduler import Scheduler
 from cutset.engine.sequence import Status
-from cutset.errors import ConfigError, EngineError, RequestError
+from cutset.errors import EngineError, RequestError
 from cutset.models.executor import Executor
 
 __all__ = ["Engine"]
@@ -51,24 +51,18 @@ class Engine:
         max_num_seqs: int = 64,  # sequences that hold blocks at a time
         max_model_len: int | None = None,  # tokens of prompt and output; None: what the model was made for
         prefix_caching: bool = True,
+        drawable: int | None = None,  # ids below it can be drawn; what lies above pads the vocabulary. None: all
         eos_token_ids: Iterable[int] | None = None,  # None: the model's
         clock: Callable[[], float] = time.perf_counter,  # seconds
     ) -> None:
         spec = executor.spec
-        for name, value in (("blocks", blocks), ("block_size", block_size), ("max_num_seqs", max_num_seqs)):
-            if value < 1:
-                raise ConfigError(f"{name}={value} can't be used: give 1 or more.")
-        if max_batch_tokens < max_num_seqs:
-            raise ConfigError(
-                f"max_batch_tokens={max_batch_tokens} can't be used: "
-                f"each of max_num_seqs={max_num_seqs} sequences needs a row."
-            )
-        if max_model_len is not None and not 2 <= max_model_len <= spec.max_positions:
-            raise ConfigError(f"max_model_len={max_model_len} can't be used: give 2 to {spec.max_positions}.")
+        check_sizes(blocks, block_size, max_batch_tokens, max_num_seqs, max_model_len, spec.max_positions)
         self.executor = executor
         self.vocab_size = spec.vocab_size
+        self._drawable = spec.vocab_size if drawable is None else min(drawable, spec.vocab_size)
         self.max_model_len = spec.max_positions if max_model_len is None else max_model_len
         self.cache_tokens = blocks * block_size
+        self.clock = clock
         eos = spec.eos_token_ids if eos_token_ids is None else eos_token_ids
         self.eos_token_ids = frozenset(one for one in eos if 0 <= one < self.vocab_size)
         self._tokenizer = tokenizer
@@ -83,7 +77,6 @@ class Engine:
         )
         self._requests: dict[str, Request] = {}  # the unfinished ones
         self._arrivals = count()
-        self._clock = clock
         self._steps = self._prefill_rows = self._generated = 0
 
     def check(self, prompt_ids: Any, params: SamplingParams) -> NDArray[np.int32]:
@@ -103,6 +96,7 @@ class Engine:
         params: SamplingParams | None = None,
         *,
         cache_salt: str | None = None,
+        added: float | None = None,  # when it was handed in, by `clock`; None: now
     ) -> None:
         """Queues a request. It shares blocks only with requests of the same `cache_salt`.
 
@@ -118,7 +112,7 @@ class Engine:
             ids,
             params,
             arrival=next(self._arrivals),
-            now=self._clock(),
+            added=self.clock() if added is None else added,
             eos_ids=self.eos_token_ids,
             limit=min(self.max_model_len, self.cache_tokens),
             vocab_size=self.vocab_size,
@@ -189,12 +183,14 @@ class Engine:
         )
 
     def _run(self, plan: Plan) -> list[Delta]:
-        start = self._clock()
+        start = self.clock()
         try:
             logits = self.executor.forward(plan.batch, self._cache)
             wanted = (len(plan.wanted), self.vocab_size)
             if logits.shape != wanted:
                 raise EngineError(f"the executor gave logits {logits.shape} instead of {wanted}")
+            if self._drawable < self.vocab_size:
+                logits[:, self._drawable :] = -np.inf
             known = [sequence.known for sequence in plan.wanted]
             choices = choose(logits, [sequence.sampler for sequence in plan.wanted], known)
         except BaseException as error:
@@ -207,13 +203,9 @@ class Engine:
         return self._update(plan, choices, start)
 
     def _update(self, plan: Plan, choices: list[Choice | None], start: float) -> list[Delta]:
-        now = self._clock()
+        now = self.clock()
         self._steps += 1
-        prefilled: dict[Request, int] = {}
-        for sequence, rows in zip(plan.sequences, plan.rows, strict=True):
-            if rows > 1 or sequence.computed < sequence.prompt_tokens:
-                prefilled[sequence.request] = prefilled.get(sequence.request, 0) + rows
-        for request, rows in prefilled.items():
+        for request, rows in plan.prefill_rows().items():
             request.count_prefill(rows, now - start)
             self._prefill_rows += rows
         self._scheduler.advance(plan)
@@ -222,16 +214,19 @@ class Engine:
             if sequence.status is Status.FINISHED:  # another sample of its request has just failed
                 continue
             if choice is None:
-                error = EngineError("its logits are not numbers, or every token is masked")
-                deltas += self._end(sequence.request, error)
-            else:
+                deltas += self._end(sequence.request, EngineError("its logits are not numbers, or all are masked"))
+                continue
+            try:
                 delta = token_delta(sequence, choice, now)
-                self._generated += 1
-                if delta.finish_reason is not None:
-                    self._scheduler.finish(sequence)
-                if delta.finished:
-                    self._forget(sequence.request)
-                deltas.append(delta)
+            except Exception as error:  # the tokenizer's; the others go on
+                deltas += self._end(sequence.request, error)
+                continue
+            self._generated += 1
+            if delta.finish_reason is not None:
+                self._scheduler.finish(sequence)
+            if delta.finished:
+                self._forget(sequence.request)
+            deltas.append(delta)
         return deltas
 
     def _end(self, request: Request, error: BaseException | None) -> list[Delta]:

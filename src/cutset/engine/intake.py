@@ -14,9 +14,29 @@ from cutset.engine.params import SamplingParams
 from cutset.engine.request import Request
 from cutset.engine.sampler import TokenSampler
 from cutset.engine.sequence import Sequence
-from cutset.errors import ContextLengthError, RequestError
+from cutset.errors import ConfigError, ContextLengthError, RequestError
 
-__all__ = ["check_fits", "check_ids", "open_request"]
+__all__ = ["check_fits", "check_ids", "check_sizes", "open_request"]
+
+
+def check_sizes(
+    blocks: int,
+    block_size: int,
+    max_batch_tokens: int,
+    max_num_seqs: int,
+    max_model_len: int | None,
+    max_positions: int,
+) -> None:
+    """Raises ConfigError for sizes that no engine can have."""
+    for name, value in (("blocks", blocks), ("block_size", block_size), ("max_num_seqs", max_num_seqs)):
+        if value < 1:
+            raise ConfigError(f"{name}={value} can't be used: give 1 or more.")
+    if max_batch_tokens < max_num_seqs:
+        raise ConfigError(
+            f"max_batch_tokens={max_batch_tokens} can't be used: each of max_num_seqs={max_num_seqs} needs a row."
+        )
+    if max_model_len is not None and not 2 <= max_model_len <= max_positions:
+        raise ConfigError(f"max_model_len={max_model_len} can't be used: give 2 to {max_positions}.")
 
 
 def check_ids(name: str, ids: Any, vocab_size: int) -> NDArray[np.int32]:
@@ -65,7 +85,7 @@ def open_request(
     params: SamplingParams,
     *,
     arrival: int,
-    now: float,
+    added: float,
     eos_ids: frozenset[int],
     limit: int,  # tokens of a sequence
     vocab_size: int,
@@ -75,7 +95,7 @@ def open_request(
     """A request with its n sequences, none of which has begun."""
     eos_ids = frozenset() if params.ignore_eos else eos_ids
     end_ids = eos_ids.union(params.stop_ids)
-    request = Request(request_id, params, len(prompt_ids), arrival, now, eos_ids, end_ids)
+    request = Request(request_id, params, len(prompt_ids), arrival, added, eos_ids, end_ids)
     seed = int.from_bytes(os.urandom(8), "little") if params.seed is None else params.seed
     if params.max_tokens is not None:
         limit = min(limit, len(prompt_ids) + params.max_tokens)

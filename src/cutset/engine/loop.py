@@ -34,6 +34,7 @@ class _Ticket:
     prompt_ids: NDArray[np.int32]
     params: SamplingParams
     cache_salt: str | None
+    added: float
     receive: Callable[[Delta], object]
 
 
@@ -83,7 +84,7 @@ class EngineLoop:
         an asyncio caller passes `lambda delta: loop.call_soon_threadsafe(queue.put_nowait, delta)`. If it raises, the
         request is cancelled.
         """
-        params = params or SamplingParams()
+        params, added = params or SamplingParams(), self._engine.clock()
         ids = self._engine.check(prompt_ids, params)
         deltas: SimpleQueue[Delta | None] = SimpleQueue()
         made_up = request_id is None
@@ -94,7 +95,7 @@ class EngineLoop:
                 request_id = f"request-{next(self._numbers)}"
             if request_id in self._tickets:
                 raise RequestError(f"The request id {request_id!r} is in use: give another.")
-            ticket = _Ticket(request_id, ids, params, cache_salt, on_delta or deltas.put)
+            ticket = _Ticket(request_id, ids, params, cache_salt, added, on_delta or deltas.put)
             self._tickets[request_id] = ticket
             self._commands.put(_Command("add", ticket))
         cancel = partial(self._commands.put, _Command("cancel", ticket))
@@ -133,7 +134,7 @@ class EngineLoop:
                 self._deliver(deltas)
         except BaseException as error:
             log.exception("the engine's thread stopped")
-            self._stop(f"The engine stopped: {str(error) or type(error).__name__}.", error)
+            self._stop(f"The engine stopped: {str(error).rstrip('.') or type(error).__name__}.", error)
         else:
             self._stop("The engine was closed.", None)
 
@@ -149,11 +150,22 @@ class EngineLoop:
                 return False
             deltas: list[Delta] = []
             if command.what == "add":
-                self._engine.add(ticket.request_id, ticket.prompt_ids, ticket.params, cache_salt=ticket.cache_salt)
+                deltas = self._add(ticket)
             elif self._tickets.get(ticket.request_id) is ticket:
                 deltas = self._engine.abort(ticket.request_id)
             self._stats = self._engine.stats()
             self._deliver(deltas)
+
+    def _add(self, ticket: _Ticket) -> list[Delta]:
+        try:
+            self._engine.add(
+                ticket.request_id, ticket.prompt_ids, ticket.params, cache_salt=ticket.cache_salt, added=ticket.added
+            )
+        except Exception as error:  # it was checked before; what is wrong with it must not end the others
+            shown = EngineError(f"Request {ticket.request_id!r} couldn't be added: {error}.")
+            shown.__cause__ = error
+            return [Delta(ticket.request_id, 0, finish_reason="abort", error=shown, finished=True)]
+        return []
 
     def _deliver(self, deltas: list[Delta]) -> None:
         for delta in deltas:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cutset.engine.request import Request
 from cutset.engine.sequence import Sequence
 from cutset.models.executor import Batch
 
@@ -20,6 +21,14 @@ class Plan:
     rows: list[int]  # tokens of each that are computed
     wanted: list[Sequence]  # those whose logits are asked for, in the order of `batch.logit_rows`
     batch: Batch
+
+    def prefill_rows(self) -> dict[Request, int]:
+        """The rows of prompts in it. To be asked before the scheduler counts them as computed."""
+        found: dict[Request, int] = {}
+        for sequence, rows in zip(self.sequences, self.rows, strict=True):
+            if rows > 1 or sequence.computed < sequence.prompt_tokens:
+                found[sequence.request] = found.get(sequence.request, 0) + rows
+        return found
 
 
 def make_plan(rows: dict[Sequence, int]) -> Plan | None:

@@ -16,7 +16,7 @@ from cutset.errors import DeviceError, EngineError
 from cutset.kernels import native
 from cutset.models.decoder import FloatLinears, ReferenceDecoder
 from cutset.models.executor import Executor
-from cutset.models.integer import ACTIVATION_BITS, IntegerLinears, Progress
+from cutset.models.integer import IntegerLinears, Progress
 from cutset.models.source import Source
 from cutset.models.spec import DecoderSpec
 
@@ -93,9 +93,7 @@ def build_executor(source: Source, settings: Settings, progress: Progress | None
     threadpool_limits(choice.threads)
     ops = NumpyOps()
     if choice.dtype in INTEGER:
-        return ReferenceDecoder(
-            spec, tensors, ops, IntegerLinears(spec, tensors, ACTIVATION_BITS[choice.dtype])
-        ), choice
+        return ReferenceDecoder(spec, tensors, ops, IntegerLinears(spec, tensors, choice.dtype)), choice
     return ReferenceDecoder(spec, tensors, ops, FloatLinears(spec, tensors, ops)), choice
 
 

@@ -13,7 +13,7 @@ from cutset.kernels.native import extension
 from cutset.models.checkpoint import Tensor
 from cutset.models.decoder import Trace
 from cutset.models.executor import Batch
-from cutset.models.integer import ACTIVATION_BITS, Progress, quantized
+from cutset.models.integer import Progress, activation_bits, quantized
 from cutset.models.rope import Rope
 from cutset.models.spec import DecoderSpec, Site
 
@@ -137,7 +137,7 @@ def local_linears(
                 decoder.spec, tensors, site, layer, expert, lambda w: native.quantize_weight(w, decoder.pool)
             )
             packed = native.LinearI8(q, scales, decoder.pool)
-            bits = min(ACTIVATION_BITS[dtype], packed.most_bits)
+            bits = min(activation_bits(dtype, site), packed.most_bits)
             if bits < 8:
                 raise CheckpointError(f"site {site} of layer {layer}: its sums of {q.shape[1]} products overflow")
             linears.put(site, layer, expert, packed, bits)

@@ -1,0 +1,92 @@
+"""From the start of a process to its first token, and the memory of a loaded model at rest."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from cutset.bench.decode import System
+from cutset.bench.results import Row, summarise
+from cutset.errors import EngineError
+
+__all__ = ["LLAMA", "memory_rows", "start_rows"]
+
+TIMEOUT_S = 600.0
+# What `cutset generate` does, with llama-cpp-python: load, read the prompt, write the likeliest token.
+LLAMA = """
+import sys
+from llama_cpp import Llama
+model = Llama(sys.argv[1], n_ctx=512, n_threads=int(sys.argv[2]), n_threads_batch=int(sys.argv[2]), verbose=False)
+model.eval([int(word) for word in sys.argv[3].split()])
+print(model.sample(temp=0.0), flush=True)
+"""
+
+
+def seconds_to_first_byte(argv: list[str]) -> float:
+    """From the start of a process to its first byte on stdout. Raises EngineError if none comes."""
+    start = time.perf_counter()
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        first = process.stdout.read(1)
+        elapsed = time.perf_counter() - start
+        process.stdout.read()
+        if process.wait(TIMEOUT_S) or not first:
+            raise EngineError(f"{argv[0]} ended with {process.returncode} before its first token")
+    return elapsed
+
+
+def start_rows(
+    folder: Path, gguf: Path | None, python: str, threads: int, rounds: int, tell: Callable[[str], None]
+) -> list[Row]:
+    """Seconds to the first token: the bundled model, and an integer checkpoint in `folder` beside llama.cpp on the same
+    weights in `gguf`. In turns; the first round warms the page cache and doesn't count."""
+    ids = [5 + i for i in range(16)]
+    ours = [sys.executable, "-m", "cutset.cli"]
+    generate = ["generate", "--max-tokens", "1", "--ignore-eos", "--threads", str(threads), "--prompt"]
+    commands = {
+        ("start: cutset --help", "cutset"): [*ours, "--help"],
+        ("start: bundled model", "cutset native float32"): [*ours, *generate, "Once upon a time", "story"],
+        ("start: w246", "cutset native int8"): [*ours, *generate, " ".join(f"t{i}" for i in ids), str(folder)],
+    }
+    if gguf is not None:
+        words = " ".join(map(str, ids))
+        commands["start: w246", "llama.cpp q8_0"] = [python, "-c", LLAMA, str(gguf), str(threads), words]
+    samples: dict[tuple[str, str], list[float]] = {key: [] for key in commands}
+    for number in range(-1, rounds):
+        for key, command in commands.items():
+            try:
+                seconds = seconds_to_first_byte(command)
+            except EngineError as error:
+                tell(f"{key[0]}: without {key[1]}: {error}")
+                continue
+            if number >= 0:
+                samples[key].append(seconds)
+        tell(f"start: round {number + 1} of {rounds}")
+    return [
+        summarise(workload, system, "first byte", values, "s")
+        for (workload, system), values in samples.items()
+        if values
+    ]
+
+
+def memory_rows(folder: Path, python: str, threads: int, names: tuple[str, ...], weights: int) -> list[Row]:
+    """Resident memory of a loaded model less that of the interpreter with its libraries, as a share of `weights` bytes.
+    No KV cache is resident yet."""
+    rows = []
+    for name in names:
+        system = System(name, folder, threads, python)
+        system.close()
+        label = f"cutset {name}" if name.startswith("native") else name
+        rows.append(
+            Row(
+                f"memory at rest: {folder.name}",
+                label,
+                "share of weights",
+                (system.rss - system.rss_before) / weights * 100,
+                "%",
+            )
+        )
+    return rows

@@ -1,0 +1,34 @@
+"""Runs the native tests on an extension built with AddressSanitizer and UndefinedBehaviorSanitizer.
+
+`make sanitize` builds it into build/sanitized and starts this with the sanitizers' libraries loaded. The package that
+pip installed finds itself before any path, so its finder is taken out first.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+BUILT = ROOT / "build" / "sanitized"
+
+
+def main() -> int:
+    package = BUILT / "package" / "cutset"
+    shutil.rmtree(package, ignore_errors=True)
+    shutil.copytree(ROOT / "src" / "cutset", package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    for extension in BUILT.glob("_native*.so"):
+        shutil.copy(extension, package / "kernels")
+    sys.meta_path[:] = [finder for finder in sys.meta_path if "ScikitBuild" not in type(finder).__name__]
+    sys.path.insert(0, str(package.parent))
+    import cutset.kernels._native as native
+    import pytest
+
+    assert Path(native.__file__).is_relative_to(BUILT), f"the tests would run on {native.__file__}"
+    # Without -s pytest holds back the report of a sanitizer that ends the process.
+    return pytest.main(["-s", "-q", "-p", "no:cacheprovider", "tests/kernels", "tests/models/test_native.py", *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
