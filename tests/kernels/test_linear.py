@@ -41,11 +41,16 @@ def run(linear, x, pool=POOL, **options):
     return room[1:-1]
 
 
-def assert_near(got, x, weight):
-    """Within the rounding of sums of this length: (depth + 1) * 2^-24 of the sum of sizes."""
+def near(x, weight):
+    """The product in float64, and how far sums of this length may be from it by rounding."""
     exact = x.astype(np.float64) @ weight.T.astype(np.float64)
     sizes = np.abs(x).astype(np.float64) @ np.abs(weight.T).astype(np.float64)
-    assert (np.abs(got - exact) <= (x.shape[1] + 1) * 2.0**-24 * sizes).all()
+    return exact, (x.shape[1] + 1) * 2.0**-24 * sizes
+
+
+def assert_near(got, x, weight):
+    exact, bound = near(x, weight)
+    assert (np.abs(got - exact) <= bound).all()
 
 
 @pytest.mark.parametrize(("outputs", "depth"), SHAPES)
@@ -53,9 +58,10 @@ def test_float_products(outputs, depth):
     rng = np.random.default_rng(outputs)
     weight = floats(rng, outputs, depth)
     linear = native.LinearF32(weight, POOL)
+    x = floats(rng, ROWS[-1], depth)
+    exact, bound = near(x, weight)
     for rows in ROWS:
-        x = floats(rng, rows, depth)
-        assert_near(run(linear, x), x, weight)
+        assert (np.abs(run(linear, x[:rows]) - exact[:rows]) <= bound[:rows]).all()
 
 
 @pytest.mark.parametrize("bits", [8, 9, 12])
@@ -64,9 +70,11 @@ def test_integers_at_the_ends_of_the_range(outputs, depth, bits):
     rng = np.random.default_rng(depth)
     weight = extremes(rng, 127, outputs, depth, np.int8)
     linear = native.LinearI8(weight, np.ones(outputs, np.float32), POOL)
+    q = extremes(rng, reference.top_of(bits), ROWS[-1], depth, np.int16)
+    expected = reference.integer_linear(q, weight)
     for rows in ROWS:
-        q = extremes(rng, reference.top_of(bits), rows, depth, np.int16)
-        assert np.array_equal(linear.integers(q, bits, pool=POOL), reference.integer_linear(q, weight))
+        assert np.array_equal(linear.integers(q[-rows:], bits, pool=POOL), expected[-rows:])
+    assert np.array_equal(linear.integers(q[:1], bits), expected[:1])
 
 
 def test_integers_of_a_long_sum():
@@ -90,9 +98,10 @@ def test_quantized_products_equal_the_twin(outputs, depth, bits):
     rng = np.random.default_rng(bits)
     weight, scales = native.quantize_weight(floats(rng, outputs, depth), pool=POOL)
     linear = native.LinearI8(weight, scales)
+    x = floats(rng, 130, depth) * np.exp(5 * floats(rng, 130, 1))
+    expected = reference.quantized_linear(x, weight, scales, bits)
     for rows in (*range(1, 40), 130):
-        x = floats(rng, rows, depth) * np.exp(5 * floats(rng, rows, 1))
-        assert np.array_equal(run(linear, x, bits=bits), reference.quantized_linear(x, weight, scales, bits))
+        assert np.array_equal(run(linear, x[-rows:], bits=bits), expected[-rows:])
 
 
 @pytest.mark.parametrize("bits", [8, 9, 11, 12])
@@ -156,6 +165,18 @@ def test_a_row_does_not_depend_on_its_batch(kind, outputs, depth):
         for pool in (None, POOL):
             assert np.array_equal(run(linear, x[:rows], pool, **options)[:70], alone[:rows])
     assert np.array_equal(run(linear, x[20:61], POOL, **options), alone[20:61])
+
+
+def test_more_rows_than_a_task_takes():
+    rng = np.random.default_rng(6)
+    weight, x = floats(rng, 40, 130), floats(rng, 1101, 130)
+    linear, quantized = native.LinearF32(weight), native.LinearI8(*native.quantize_weight(weight))
+    for pool in (None, POOL):
+        assert_near(run(linear, x, pool), x, weight)
+        for bits in (8, 12):
+            expected = reference.quantized_linear(x, *reference.quantize_weight(weight), bits)
+            assert np.array_equal(run(quantized, x, pool, bits=bits), expected)
+    assert np.array_equal(run(linear, x)[700:701], run(linear, x[700:701]))
 
 
 def test_packed_form_serves_every_instruction_set(isa):
