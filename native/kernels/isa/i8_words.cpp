@@ -99,7 +99,8 @@ template <std::size_t kRows, std::size_t kVectors>
 void panel_block(const std::int16_t* codes, std::size_t stride, std::size_t depth, const std::int8_t* panel,
                  std::int32_t (*sums)[kPanel]) {
   for (std::size_t c = 0; c < kPanel; c += kVectors * kOutputs) {
-    block<kRows, kVectors>(codes, stride, depth, panel + 4 * c, reinterpret_cast<std::int32_t(*)[kPanel]>(sums[0] + c));
+    block<kRows, kVectors>(codes, stride, depth, panel + 4 * c,
+                           reinterpret_cast<std::int32_t (*)[kPanel]>(sums[0] + c));
   }
 }
 
