@@ -1,0 +1,1 @@
+"""How the bundled story model is made: a story generator, a small Llama in torch, a training script."""
