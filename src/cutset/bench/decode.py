@@ -6,6 +6,7 @@ round, so that a noisy neighbour disturbs all of them alike. Figures are medians
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -120,8 +121,11 @@ class System:
     def ask(self, command: dict[str, Any]) -> Any:
         """Seconds, one or two of them; None where the system can't do that. Raises EngineError if it failed."""
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(command) + "\n")
-        self.process.stdin.flush()
+        try:
+            self.process.stdin.write(json.dumps(command) + "\n")
+            self.process.stdin.flush()
+        except OSError:  # it has died since
+            raise EngineError(f"{self.name}: its process ended with {self.process.wait()}") from None
         answer = self._answer()
         if "error" in answer:
             raise EngineError(f"{self.name}: {answer['error']}")
@@ -130,7 +134,8 @@ class System:
     def close(self) -> None:
         """Ends the process."""
         if self.process.stdin is not None:
-            self.process.stdin.close()
+            with contextlib.suppress(OSError):
+                self.process.stdin.close()
         try:
             self.process.wait(timeout=20)
         except subprocess.TimeoutExpired:
@@ -178,8 +183,15 @@ def _run_task(
     ours = next((system for system in systems if system.name.startswith("native")), None)
     size = workload.model.spec().parameter_count()
     for number in range(-1, rounds):  # one round to warm up
-        for system in systems:
-            seconds = system.ask(task.command)
+        for system in list(systems):
+            try:
+                seconds = system.ask(task.command)
+            except EngineError as error:  # a finding, not an end
+                if system.name.startswith("native"):
+                    raise
+                tell(f"{workload.name}: {task.name}: without {error}")
+                systems.remove(system)
+                continue
             if number >= 0 and seconds is not None:
                 for metric, value in _figures(task.command, seconds).items():
                     samples.setdefault((system.name, metric), []).append(value)

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
         for prompt in PROMPTS:
             tell("")
             print(prompt, end="", flush=True)
-            answer = print_answer(llm.stream(prompt, SamplingParams(max_tokens=160, temperature=0)))
+            answer = print_answer(llm.stream(prompt, SamplingParams(max_tokens=320, temperature=0)))
             tell(statistics(answer))
         tell("\nNext: cutset generate story --prompt 'One day' --temperature 0.8, or cutset --help.")
     return 0

@@ -126,7 +126,9 @@ class RandomModel:
         directory.mkdir(parents=True, exist_ok=True)
         tensors = ((name, self.tensor(name).raw) for name in layout)
         write_safetensors(directory / "model.safetensors", layout, tensors, {"format": "pt"})
-        for name, value in (("tokenizer.json", _tokenizer(self.vocab)), ("config.json", config)):
+        words = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "t1", "eos_token": "t2", "unk_token": "t0"}
+        files = {"tokenizer.json": _tokenizer(self.vocab), "tokenizer_config.json": words, "config.json": config}
+        for name, value in files.items():
             (directory / name).write_text(json.dumps(value, indent=2) + "\n")
 
     def write_exchange(self, path: Path, *, preview: int = 16) -> None:
