@@ -6,16 +6,18 @@ BIN := .venv/bin
 export OMP_WAIT_POLICY := PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-BUILD_INPUTS := pyproject.toml constraints.txt CMakeLists.txt $(shell find native -type f)
+RUNNER_INPUTS := CMakeLists.txt $(shell find native -type f -not -path 'native/bindings/*')
+BUILD_INPUTS := pyproject.toml constraints.txt CMakeLists.txt $(shell find native -type f -not -path 'native/runner/*')
 SOURCES := src tests training
 NATIVE := $(shell find native -name '*.cpp' -o -name '*.h')
 
-.PHONY: help demo test test-all lint format benchmarks clean
+.PHONY: help demo test test-all lint format runner runner-asan benchmarks clean
 
 help:
 	@echo "make demo        the bundled model writes a story"
 	@echo "make test        the quick tests; make test-all adds the slow ones"
 	@echo "make lint        ruff, mypy, clang-format;  make format mends what can be mended"
+	@echo "make runner      builds build/runner/cutset-runner, which needs no Python; runner-asan one with sanitizers"
 	@echo "make benchmarks  writes BENCHMARKS.md anew from the result files in benchmarks/"
 
 # The core alone: no torch.
@@ -49,6 +51,19 @@ format: .venv/dev.stamp
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/clang-format -i $(NATIVE)
+
+runner: build/runner/cutset-runner
+runner-asan: build/runner-asan/cutset-runner
+build/runner-asan/cutset-runner: SANITIZE := ON
+
+# What goes wrong when it is configured is one line in most cases: a package that is missing.
+build/%/cutset-runner: $(RUNNER_INPUTS)
+	@command -v cmake >/dev/null || { echo "make runner needs cmake: install the package cmake" >&2; exit 1; }
+	@mkdir -p $(@D)
+	@cmake -S . -B $(@D) -DCUTSET_RUNNER=ON -DCUTSET_SANITIZE=$(or $(SANITIZE),OFF) >$(@D)/configure.log 2>&1 || \
+		{ grep 'cutset-runner needs' $(@D)/configure.log >&2 || cat $(@D)/configure.log >&2; exit 1; }
+	cmake --build $(@D) --target cutset-runner --parallel $(or $(JOBS),2)
+	@touch $@
 
 benchmarks: .venv/core.stamp
 	$(BIN)/cutset bench report
