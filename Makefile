@@ -61,7 +61,7 @@ build/%/cutset-runner: $(RUNNER_INPUTS)
 	@command -v cmake >/dev/null || { echo "make runner needs cmake: install the package cmake" >&2; exit 1; }
 	@mkdir -p $(@D)
 	@cmake -S . -B $(@D) -DCUTSET_RUNNER=ON -DCUTSET_SANITIZE=$(or $(SANITIZE),OFF) >$(@D)/configure.log 2>&1 || \
-		{ grep 'cutset-runner needs' $(@D)/configure.log >&2 || cat $(@D)/configure.log >&2; exit 1; }
+		{ grep -o 'cutset-runner needs.*' $(@D)/configure.log >&2 || cat $(@D)/configure.log >&2; exit 1; }
 	cmake --build $(@D) --target cutset-runner --parallel $(or $(JOBS),2)
 	@touch $@
 

@@ -123,7 +123,7 @@ Tensors ExchangeFile::tensors(const ModelSpec& spec) const {
     // A tied embedding may lie under the head's name alone.
     const bool may_miss = spec.tied && wanted.place == "tok_embedding";
     if (!there && !may_miss) {
-      fail(file_.path(), ": tensor ", wanted.name, " (weights.", wanted.place, ") is missing; the config asks for it");
+      fail(file_.path(), ": tensor ", wanted.name, " is missing; the config asks for it (weights/", wanted.place, ")");
     }
   });
   if (spec.tied) look("lm_head.weight", "lm_head", {spec.core.vocab, spec.core.hidden});
