@@ -2,21 +2,24 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+CMAKE := $(shell command -v cmake || echo $(BIN)/cmake)
 # torch and its thread pools on a small machine: one pool, and none that spins while it waits.
 export OMP_WAIT_POLICY := PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-BUILD_INPUTS := pyproject.toml constraints.txt CMakeLists.txt $(shell find native -type f)
-SOURCES := src tests training
+RUNNER_INPUTS := CMakeLists.txt $(shell find native -type f -not -path 'native/bindings/*')
+BUILD_INPUTS := pyproject.toml constraints.txt CMakeLists.txt $(shell find native -type f -not -path 'native/runner/*')
+SOURCES := src tests training benchmarks
 NATIVE := $(shell find native -name '*.cpp' -o -name '*.h')
 
-.PHONY: help demo test test-all sanitize lint format benchmarks clean
+.PHONY: help demo test test-all sanitize lint format runner runner-asan benchmarks clean
 
 help:
 	@echo "make demo        the bundled model writes a story"
 	@echo "make test        the quick tests; make test-all adds the slow ones"
 	@echo "make sanitize    the native tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make lint        ruff, mypy, clang-format;  make format mends what can be mended"
+	@echo "make runner      builds build/runner/cutset-runner, which needs no Python; runner-asan one with sanitizers"
 	@echo "make benchmarks  writes BENCHMARKS.md anew from the result files in benchmarks/"
 
 # The core alone: no torch.
@@ -42,9 +45,9 @@ test-all: .venv/dev.stamp
 
 # The sanitizers' libraries must be there before Python starts; the interpreter's own leaks aren't ours.
 sanitize: .venv/dev.stamp
-	$(BIN)/cmake -S . -B build/sanitized -DSKBUILD=ON -DCUTSET_SANITIZE=ON -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
+	$(CMAKE) -S . -B build/sanitized -DSKBUILD=ON -DCUTSET_SANITIZE=ON -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
 		-Dnanobind_DIR=$$($(BIN)/python -m nanobind --cmake_dir) > /dev/null
-	$(BIN)/cmake --build build/sanitized --parallel 2
+	$(CMAKE) --build build/sanitized --parallel 2
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(BIN)/python tests/run_sanitized.py
 
@@ -58,6 +61,19 @@ format: .venv/dev.stamp
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/clang-format -i $(NATIVE)
+
+runner: build/runner/cutset-runner
+runner-asan: build/runner-asan/cutset-runner
+build/runner-asan/cutset-runner: SANITIZE := ON
+
+# What goes wrong when it is configured is one line in most cases: a package that is missing.
+build/%/cutset-runner: $(RUNNER_INPUTS)
+	@command -v $(CMAKE) >/dev/null || { echo "make runner needs cmake: install the package cmake" >&2; exit 1; }
+	@mkdir -p $(@D)
+	@$(CMAKE) -S . -B $(@D) -DCUTSET_RUNNER=ON -DCUTSET_SANITIZE=$(or $(SANITIZE),OFF) >$(@D)/configure.log 2>&1 || \
+		{ grep -o 'cutset-runner needs.*' $(@D)/configure.log >&2 || cat $(@D)/configure.log >&2; exit 1; }
+	$(CMAKE) --build $(@D) --target cutset-runner --parallel $(or $(JOBS),2)
+	@touch $@
 
 benchmarks: .venv/core.stamp
 	$(BIN)/cutset bench report

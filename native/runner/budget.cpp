@@ -1,0 +1,51 @@
+#include <unistd.h>
+
+#include <algorithm>
+#include <iomanip>
+#include <sstream>
+
+#include "runner/error.h"
+#include "runner/model.h"
+
+namespace cutset::runner {
+
+namespace {
+
+// In floating point: sizes that are each allowed can multiply to more than 64 bits hold.
+double product(const Shape& shape) {
+  double all = 1;
+  for (const std::size_t size : shape) all *= static_cast<double>(size);
+  return all;
+}
+
+std::string gigabytes(double bytes) {
+  std::ostringstream out;
+  out << std::setprecision(3) << bytes / (1 << 30) << " GiB";
+  return out.str();
+}
+
+double weight_bytes(const ModelSpec& spec, Precision precision) {
+  const double matrix_width = precision == Precision::kFloat32 ? 4 : 1;
+  double bytes = 0;
+  each_tensor(spec, [&](const Wanted& wanted) { bytes += product(wanted.shape) * (wanted.matrix ? matrix_width : 4); });
+  if (spec.tied) bytes += product({spec.core.vocab, spec.core.hidden}) * matrix_width;
+  return bytes;
+}
+
+}  // namespace
+
+void check_memory(const ModelSpec& spec, Precision precision, std::size_t batch, std::size_t tokens) {
+  const double rows = product({batch, tokens});
+  const double cache = rows * product({2 * 4, spec.core.layers, spec.core.heads.kv_size()});
+  const double logits = rows * product({4, spec.core.vocab});
+  const double widest = static_cast<double>(std::max(
+      {spec.core.heads.qkv_size(), 2 * spec.core.intermediate, 2 * spec.core.expert_intermediate, spec.core.hidden}));
+  const double needed = weight_bytes(spec, precision) + cache + logits + rows * widest * 4;
+  const double there = static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGE_SIZE));
+  if (needed > there) {
+    fail("this takes ", gigabytes(needed), " of memory; the machine has ", gigabytes(there),
+         ": use a smaller model, or inputs with fewer tokens");
+  }
+}
+
+}  // namespace cutset::runner

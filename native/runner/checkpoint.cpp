@@ -1,0 +1,85 @@
+#include "runner/checkpoint.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <set>
+
+#include "runner/error.h"
+#include "runner/families.h"
+#include "runner/json.h"
+
+namespace cutset::runner {
+
+namespace {
+
+bool has_extension(const std::string& name, const std::string& extension) {
+  return std::filesystem::path(name).extension() == extension;
+}
+
+// The shards that an index names. A name with a path in it could lead out of the directory.
+std::vector<std::string> named_files(const std::string& directory, const std::string& index) {
+  const Json table = read_json(index);
+  const Json& map = member(table, "weight_map");
+  std::set<std::string> names;
+  bool right = map.is_object() && !map.empty();
+  if (right) {
+    for (const Json& name : map) {
+      right = right && name.is_string();
+      if (name.is_string()) names.insert(name.get<std::string>());
+    }
+  }
+  if (!right) fail(index, ": weight_map must map tensors to files");
+  std::vector<std::string> files;
+  for (const std::string& name : names) {
+    if (name.find('/') != std::string::npos || name.find('\0') != std::string::npos ||
+        !has_extension(name, ".safetensors")) {
+      fail(index, ": ", quoted(Json(name)), " is not the name of a safetensors file beside it");
+    }
+    files.push_back(directory + "/" + name);
+    if (!is_file(files.back())) fail(files.back(), " is missing; ", index, " names it");
+  }
+  return files;
+}
+
+std::vector<std::string> weight_files(const std::string& directory) {
+  const std::string index = directory + "/model.safetensors.index.json";
+  if (is_file(index)) return named_files(directory, index);
+  std::vector<std::string> files;
+  bool pickled = false;
+  for (const auto& entry : std::filesystem::directory_iterator(directory)) {
+    const std::string name = entry.path().filename().string();
+    if (has_extension(name, ".safetensors")) files.push_back(entry.path().string());
+    pickled = pickled || has_extension(name, ".bin") || has_extension(name, ".pt") || has_extension(name, ".pth");
+  }
+  if (files.size() == 1) return files;
+  if (!files.empty()) fail(directory, " has ", files.size(), " safetensors files but no model.safetensors.index.json");
+  if (pickled) {
+    fail(directory, " has only pickled weights, which can run code when they are read: convert them to safetensors");
+  }
+  fail(directory, " has no *.safetensors");
+}
+
+}  // namespace
+
+Checkpoint::Checkpoint(const std::string& directory) : directory_(directory) {
+  if (!is_directory(directory)) fail(directory, " is neither an exchange file nor a checkpoint directory");
+  for (const std::string& path : weight_files(directory)) files_.push_back(std::make_unique<MappedFile>(path));
+}
+
+ModelSpec Checkpoint::spec() const {
+  const std::string path = directory_ + "/config.json";
+  return spec_from_config(read_json(path), path);
+}
+
+Tensors Checkpoint::tensors(const ModelSpec& spec) const {
+  Tensors all;
+  for (const auto& file : files_) {
+    for (auto& [name, tensor] : safetensors(*file)) {
+      const auto [at, fresh] = all.try_emplace(name, std::move(tensor));
+      if (!fresh) fail(name, " is both in ", at->second.file->path(), " and in ", file->path());
+    }
+  }
+  return checked_tensors(spec, std::move(all), directory_);
+}
+
+}  // namespace cutset::runner

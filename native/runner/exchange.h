@@ -1,0 +1,43 @@
+// Exchange files: one JSON file with a model, its inputs and base64 weights. See docs/exchange-format.md.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "runner/skeleton.h"
+#include "runner/tensor.h"
+
+namespace cutset::runner {
+
+// Whole sequences, (batch, tokens) each.
+struct Inputs {
+  std::size_t batch = 0;
+  std::size_t tokens = 0;
+  std::vector<std::int32_t> ids;
+  std::vector<std::uint8_t> mask;  // 1 for a token, 0 for padding
+};
+
+class ExchangeFile {
+ public:
+  // Error for a file that is cut off or of another format.
+  explicit ExchangeFile(const std::string& path);
+
+  // Error for a file without a config, or with one out of range.
+  ModelSpec spec() const;
+
+  // The tensors of a model. Error for a file that lies about them; each is decoded when it is read.
+  Tensors tensors(const ModelSpec& spec) const;
+
+  // Nothing if the file has none. Error for ids and masks that are out of range for the model.
+  std::optional<Inputs> inputs(const ModelSpec& spec, ThreadPool& pool) const;
+
+ private:
+  Tensor described(const Json& entry, const std::string& where) const;
+
+  MappedFile file_;
+  Skeleton skeleton_;
+};
+
+}  // namespace cutset::runner

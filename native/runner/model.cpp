@@ -1,0 +1,121 @@
+#include "runner/model.h"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+#include <utility>
+
+#include "runner/error.h"
+
+namespace cutset::runner {
+
+namespace {
+
+constexpr const char* kEmbedding = "model.embed_tokens.weight";
+
+std::size_t count(const Tensor& tensor) { return elements(tensor.shape, tensor.where); }
+
+}  // namespace
+
+Model::Model(ModelSpec spec, const Tensors& tensors, Precision precision, ThreadPool& pool)
+    : spec_(std::move(spec)), tensors_(tensors), pool_(pool) {
+  Parameters parameters;
+  parameters.embedding = kept({kEmbedding});
+  parameters.final_norm = kept({"model.norm.weight"});
+  for (std::size_t layer = 0; layer < spec_.core.layers; ++layer) parameters.layers.push_back(layer_parameters(layer));
+  decoder_ = std::make_unique<Decoder>(spec_.core, std::move(parameters), pool);
+  linears_ = std::make_unique<LocalLinears>(spec_.core, pool);
+  each_site(spec_, [&](Site site, int layer, int expert, const std::vector<std::string>& names) {
+    if (precision == Precision::kFloat32) return pack_floats(site, layer, expert, names);
+    pack_integers(site, layer, expert, names, precision == Precision::kInt8 ? 8 : 12);
+  });
+  for (Workspace* used : {&stack_, &codes_, &scales_}) *used = Workspace();
+}
+
+const float* Model::kept(const std::vector<std::string>& names) {
+  std::size_t all = 0;
+  for (const std::string& name : names) all += count(tensors_.at(name));
+  Buffer memory(checked_product(all, sizeof(float)));
+  float* next = memory.as<float>();
+  for (const std::string& name : names) {
+    const Tensor& tensor = tensors_.at(name);
+    tensor.read_floats(pool_, next);
+    next += count(tensor);
+  }
+  kept_.push_back(std::move(memory));
+  return kept_.back().as<float>();
+}
+
+LayerParameters Model::layer_parameters(std::size_t layer) {
+  const std::string block = "model.layers." + std::to_string(layer) + ".";
+  const std::string attention = block + "self_attn.", mlp = block + "mlp.";
+  LayerParameters found;
+  found.attention_norm = kept({block + "input_layernorm.weight"});
+  found.mlp_norm = kept({block + "post_attention_layernorm.weight"});
+  if (spec_.qkv_bias) {
+    found.qkv_bias = kept({attention + "q_proj.bias", attention + "k_proj.bias", attention + "v_proj.bias"});
+  }
+  if (spec_.o_bias) found.o_bias = kept({attention + "o_proj.bias"});
+  if (spec_.qk_norm) {
+    found.q_norm = kept({attention + "q_norm.weight"});
+    found.k_norm = kept({attention + "k_norm.weight"});
+  }
+  if (spec_.core.is_sparse(layer)) {
+    found.router = kept({mlp + "gate.weight"});
+  } else if (spec_.mlp_bias) {
+    found.gate_up_bias = kept({mlp + "gate_proj.bias", mlp + "up_proj.bias"});
+    found.down_bias = kept({mlp + "down_proj.bias"});
+  }
+  return found;
+}
+
+// The matrices of a site in float32, their rows one after another.
+const float* Model::stacked(const std::vector<std::string>& names) {
+  if (names.front() == kEmbedding) return decoder_->parameters().embedding;
+  std::size_t all = 0;
+  for (const std::string& name : names) all += count(tensors_.at(name));
+  float* weight = static_cast<float*>(stack_.take(checked_product(all, sizeof(float))));
+  float* next = weight;
+  for (const std::string& name : names) {
+    tensors_.at(name).read_floats(pool_, next);
+    next += count(tensors_.at(name));
+  }
+  return weight;
+}
+
+void Model::pack_floats(Site site, int layer, int expert, const std::vector<std::string>& names) {
+  const std::size_t outputs = spec_.core.outputs(site, expert), depth = spec_.core.inputs(site, expert);
+  floats_.push_back(std::make_unique<PackedF32>(stacked(names), outputs, depth, pool_));
+  linears_->put(site, layer, expert, *floats_.back());
+}
+
+void Model::pack_integers(Site site, int layer, int expert, const std::vector<std::string>& names, int bits) {
+  const std::size_t outputs = spec_.core.outputs(site, expert), depth = spec_.core.inputs(site, expert);
+  auto* codes = static_cast<std::int8_t*>(codes_.take(checked_product(outputs, depth)));
+  auto* scales = static_cast<float*>(scales_.take(checked_product(outputs, sizeof(float))));
+  const std::string& where = tensors_.at(stored_name(spec_, names.front())).where;
+  try {
+    if (spec_.integer) {
+      std::size_t row = 0;
+      for (const std::string& name : names) {
+        const Tensor& matrix = tensors_.at(stored_name(spec_, name));
+        matrix.read(pool_, codes + row * depth);
+        tensors_.at(scale_name(stored_name(spec_, name))).read_floats(pool_, scales + row);
+        row += matrix.shape[0];
+      }
+      if (std::any_of(scales, scales + outputs, [](float scale) { return scale < 0; })) {
+        fail("the scales of ", where, " must not be negative");
+      }
+    } else {
+      quantize_weight(pool_, stacked(names), outputs, depth, codes, scales);
+    }
+    integers_.push_back(std::make_unique<PackedI8>(codes, scales, outputs, depth, pool_));
+  } catch (const std::invalid_argument& error) {
+    fail(where, " can't be used: ", error.what());
+  }
+  const int possible = std::min(bits, integers_.back()->most_bits());
+  if (possible < PackedI8::kLeastBits) fail(where, ": its sums of ", depth, " products overflow");
+  linears_->put(site, layer, expert, *integers_.back(), possible);
+}
+
+}  // namespace cutset::runner
