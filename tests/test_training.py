@@ -135,7 +135,7 @@ def test_tiny_training_run(tmp_path: Path) -> None:
     out = tmp_path / "model"
     command = [sys.executable, str(ROOT / "training" / "train.py"), "--out", str(out), "--threads", "1"]
     done = subprocess.run(
-        [*command, "--steps", "3", "--stories", "3000", "--tokens", "600", "--quiet"],
+        [*command, "--steps", "3", "--stories", "2000", "--tokens", "600", "--quiet"],
         capture_output=True,
         text=True,
         timeout=300,
