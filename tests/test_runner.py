@@ -22,7 +22,7 @@ from cutset.models.checkpoint import Tensor
 from cutset.models.decoder import FloatLinears, ReferenceDecoder
 from cutset.models.exchange import write_exchange
 from cutset.models.families import spec_from_config
-from cutset.models.integer import ACTIVATION_BITS, IntegerLinears, write_integer_checkpoint
+from cutset.models.integer import IntegerLinears, write_integer_checkpoint
 from cutset.models.numpy_ops import NumpyOps
 from cutset.models.random import RandomModel
 from cutset.models.source import Source, open_source
@@ -244,7 +244,7 @@ def test_integer_products(dtype: str, tied: bool, tmp_path: Path) -> None:
     file = write_file(tmp_path / "model.json", config)
     source = open_source(file)
     write_integer_checkpoint(source.spec, config, source.tensors, tmp_path, tmp_path / "int8")
-    linears = IntegerLinears(source.spec, source.tensors, ACTIVATION_BITS[dtype])
+    linears = IntegerLinears(source.spec, source.tensors, dtype)
     executor = ReferenceDecoder(source.spec, source.tensors, NumpyOps(), linears)
     assert source.inputs is not None
     expected = run_forward(executor, source.inputs).logits

@@ -15,6 +15,11 @@ constexpr const char* kEmbedding = "model.embed_tokens.weight";
 
 std::size_t count(const Tensor& tensor) { return elements(tensor.shape, tensor.where); }
 
+// As cutset.models.integer has it, which says why.
+int activation_bits(Precision precision, Site site) {
+  return precision == Precision::kInt8 && site == Site::kGateUp ? 8 : 12;
+}
+
 }  // namespace
 
 Model::Model(ModelSpec spec, const Tensors& tensors, Precision precision, ThreadPool& pool)
@@ -27,7 +32,7 @@ Model::Model(ModelSpec spec, const Tensors& tensors, Precision precision, Thread
   linears_ = std::make_unique<LocalLinears>(spec_.core, pool);
   each_site(spec_, [&](Site site, int layer, int expert, const std::vector<std::string>& names) {
     if (precision == Precision::kFloat32) return pack_floats(site, layer, expert, names);
-    pack_integers(site, layer, expert, names, precision == Precision::kInt8 ? 8 : 12);
+    pack_integers(site, layer, expert, names, activation_bits(precision, site));
   });
   for (Workspace* used : {&stack_, &codes_, &scales_}) *used = Workspace();
 }
