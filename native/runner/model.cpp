@@ -20,6 +20,11 @@ int activation_bits(Precision precision, Site site) {
 
 std::size_t count(const Tensor& tensor) { return elements(tensor.shape, tensor.where); }
 
+// As cutset.models.integer has it, which says why.
+int activation_bits(Precision precision, Site site) {
+  return precision == Precision::kInt8 && site == Site::kGateUp ? 8 : 12;
+}
+
 }  // namespace
 
 Model::Model(ModelSpec spec, const Tensors& tensors, Precision precision, ThreadPool& pool)

@@ -90,7 +90,7 @@ median time of the pass alone, and half the range between the quartiles as a sha
   --warmup N         passes before those that count (default 0)
   --repeat N         passes that count (default 1)
 
-CUTSET_ISA names the instruction set: portable, avx2, avx512 or avx512vnni (default: the best that the machine has).
+CUTSET_ISA names the instruction set, such as portable (default: the best that the machine has; a wrong name lists them).
 Exit code: 0, or 2 and one line on stderr.
 )";
 }

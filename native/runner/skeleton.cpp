@@ -10,6 +10,7 @@ namespace {
 
 constexpr std::size_t kLong = 1024;  // characters from which a string is left in the file
 constexpr std::size_t kMost = std::size_t{256} << 20;
+constexpr std::size_t kForget = std::size_t{64} << 20;  // bytes after which the pages looked through are given back
 
 }  // namespace
 
@@ -21,8 +22,12 @@ Skeleton::Skeleton(const MappedFile& file) : file_(file) {
       fail(file.path(), ": more than ", kMost >> 20, " MiB of it are not tensors");
     kept += piece;
   };
-  std::size_t at = 0;
+  std::size_t at = 0, forgotten = 0;
   while (at < text.size()) {
+    if (at - forgotten > kForget) {
+      file.forget();
+      forgotten = at;
+    }
     const std::size_t begin = std::min(text.find('"', at), text.size());
     keep(text.substr(at, begin - at));
     if (begin == text.size()) break;
