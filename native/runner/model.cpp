@@ -13,11 +13,6 @@ namespace {
 
 constexpr const char* kEmbedding = "model.embed_tokens.weight";
 
-// The rule of cutset.models.integer.activation_bits, which says why.
-int activation_bits(Precision precision, Site site) {
-  return precision == Precision::kInt8 && site == Site::kGateUp ? 8 : 12;
-}
-
 std::size_t count(const Tensor& tensor) { return elements(tensor.shape, tensor.where); }
 
 // As cutset.models.integer has it, which says why.
