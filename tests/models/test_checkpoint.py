@@ -201,6 +201,12 @@ def test_pickled_weights_are_never_read(tmp_path: Path) -> None:
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings must be"),
         ({"eos_token_id": "</s>"}, "eos_token_id must be"),
         ({"quantization_config": {"bits": 4}}, "quantised"),
+        ({"rope_theta": 10**400}, "rope_theta must be"),
+        ({"rope_theta": 1e-300}, "aren't finite"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0}, "rope_theta": 1.0, "head_dim": 8}, "aren't finite"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 4.0}, "head_dim": 2}, "aren't finite"),
+        ({"model_type": "qwen3_moe", "num_key_value_heads": 2, "num_experts": 4096, "num_hidden_layers": 4096}, "MLPs"),
+        ({"model_type": "qwen3_moe", "num_local_experts": 1 << 30}, "num_local_experts must be"),
         ({"model_type": "qwen3_moe", "num_experts": 2, "num_experts_per_tok": 3}, "num_experts_per_tok is 3"),
     ],
 )

@@ -47,7 +47,8 @@ def exchange_names(spec: DecoderSpec) -> dict[str, tuple[str | int, ...]]:
     attention |= {"q_norm.weight": "q_norm", "k_norm.weight": "k_norm"}
     mlp = {f"{p}_proj.weight": f"w_{p}" for p in ("gate", "up", "down")}
     mlp |= {f"{p}_proj.bias": f"b_{p}" for p in ("gate", "up", "down")}
-    for name in spec.tensor_shapes():
+    shapes = spec.tensor_shapes()
+    for name in shapes:
         pieces = name.split(".")
         if pieces[1] != "layers":
             continue
@@ -64,7 +65,7 @@ def exchange_names(spec: DecoderSpec) -> dict[str, tuple[str | int, ...]]:
         else:
             where = (mlp[rest],)
         places[name] = ("layers", layer, *where)
-    return {name: place for name, place in places.items() if name in spec.tensor_shapes() or name == "lm_head.weight"}
+    return {name: place for name, place in places.items() if name in shapes or name == "lm_head.weight"}
 
 
 class ExchangeFile(TensorTable):
@@ -93,11 +94,13 @@ class ExchangeFile(TensorTable):
         self.meta: dict[str, Any] = content["meta"] if isinstance(content.get("meta"), dict) else {}
         weights = content.get("weights")
         self._tensors: dict[str, Tensor] = {}
-        for name, place in exchange_names(self.spec).items():
+        shapes = self.spec.tensor_shapes() | {"lm_head.weight": (self.spec.vocab_size, self.spec.hidden)}
+        places = exchange_names(self.spec)
+        for name, place in places.items():
             entry = _at(weights, place)
             if entry is not None:
-                self._tensors[name] = self._tensor(name, entry, place)
-        self._check_names(weights)
+                self._tensors[name] = self._tensor(name, entry, place, shapes[name])
+        self._check_names(weights, set(places.values()))
         self.inputs = self._inputs(content.get("inputs"))
 
     def _wrong(self, what: str) -> CheckpointError:
@@ -142,12 +145,11 @@ class ExchangeFile(TensorTable):
             if (end - escapes) % 2 == 0:
                 return end
 
-    def _tensor(self, name: str, entry: object, place: tuple[str | int, ...]) -> Tensor:
+    def _tensor(self, name: str, entry: object, place: tuple[str | int, ...], wanted: tuple[int, ...]) -> Tensor:
         where = "weights." + ".".join(map(str, place))
         dtype, shape = self._described(entry, where)
-        wanted = dict(self.spec.tensor_shapes()) | {"lm_head.weight": (self.spec.vocab_size, self.spec.hidden)}
-        if shape != wanted[name]:
-            raise self._wrong(f"{where} has shape {shape}; the config asks for {wanted[name]}")
+        if shape != wanted:
+            raise self._wrong(f"{where} has shape {shape}; the config asks for {wanted}")
         if dtype not in FLOATS:
             raise self._wrong(f"{where} holds {dtype}; a float was expected")
         return _ExchangeTensor(name, self, where, dtype, shape, entry)
@@ -156,7 +158,7 @@ class ExchangeFile(TensorTable):
         if not isinstance(entry, dict):
             raise self._wrong(f"{where} is not a tensor")
         dtype, shape, encoding = entry.get("dtype"), entry.get("shape"), entry.get("encoding", "base64")
-        if dtype not in NAMES:
+        if not isinstance(dtype, str) or dtype not in NAMES:
             raise self._wrong(f"{where} has dtype {dtype!r}; known are {', '.join(NAMES)}")
         if encoding != "base64":
             raise self._wrong(f"{where} has encoding {encoding!r}; known is base64")
@@ -185,6 +187,8 @@ class ExchangeFile(TensorTable):
             for at in range(0, size, CHUNK):
                 first = begin + at // 3 * 4
                 piece = binascii.a2b_base64(source[first : min(first + CHUNK // 3 * 4, end)], strict_mode=True)
+                if len(piece) != min(CHUNK, size - at):  # more padding than the length allows
+                    raise ValueError("it has the wrong padding")
                 raw[at : at + len(piece)] = np.frombuffer(piece, dtype=np.uint8)
         except (binascii.Error, ValueError) as error:
             raise self._wrong(f"{where} is not valid base64 ({error})") from None
@@ -192,9 +196,8 @@ class ExchangeFile(TensorTable):
         values.flags.writeable = False
         return values
 
-    def _check_names(self, weights: object) -> None:
+    def _check_names(self, weights: object, places: set[tuple[str | int, ...]]) -> None:
         """Refuses weights that the config has no place for: they are a slip, or another model."""
-        places = set(exchange_names(self.spec).values())
         for place in _places(weights, ()):
             if place not in places:
                 where = ".".join(map(str, place))
@@ -259,10 +262,10 @@ def _at(tree: object, place: tuple[str | int, ...]) -> object:
 
 
 def _places(tree: object, place: tuple[str | int, ...]) -> Iterator[tuple[str | int, ...]]:
-    if isinstance(tree, dict) and "shape" not in tree and len(place) < MOST_SHAPE:
+    if isinstance(tree, dict) and tree and "shape" not in tree and len(place) < MOST_SHAPE:
         for key, value in tree.items():
             yield from _places(value, (*place, key))
-    elif isinstance(tree, list):
+    elif isinstance(tree, list) and tree:
         for index, value in enumerate(tree):
             yield from _places(value, (*place, index))
     elif place:

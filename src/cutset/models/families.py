@@ -8,7 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cutset.errors import ArchitectureError, CheckpointError, ModelError
+from cutset.models.rope import inverse_frequencies
 from cutset.models.spec import DecoderSpec, MoESpec, RopeSpec
 
 __all__ = ["FAMILIES", "load_spec", "read_json", "spec_from_config"]
@@ -27,9 +30,12 @@ MOST = {
     "moe_intermediate_size": 1 << 22,
     "max_position_embeddings": 1 << 27,
     "num_experts": 4096,
+    "num_local_experts": 4096,
     "n_routed_experts": 4096,
     "n_shared_experts": 256,
 }
+MOST_MLPS = 1 << 18  # layers times experts
+MOST_NUMBER = 1e30
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -103,9 +109,8 @@ class Fields:
             if default is None:
                 raise ArchitectureError(f"{self.source}: {name} is missing")
             return default
-        right = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not right or not math.isfinite(value) or value <= 0:
-            raise self.wrong(name, "a positive number")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= MOST_NUMBER:
+            raise self.wrong(name, f"a positive number of at most {MOST_NUMBER:g}")
         return float(value)
 
     def flag(self, name: str, default: bool = False) -> bool:
@@ -160,6 +165,21 @@ def _rope(c: Fields, theta: float, max_positions: int) -> RopeSpec:
             attention_factor=_yarn_attention_factor(scaling, factor),
         )
     raise ArchitectureError(f"{c.source}: unknown rope scaling {kind!r}; known are linear, dynamic, llama3, yarn")
+
+
+def _check_rope(c: Fields, fields: dict[str, Any], head_dim: int) -> None:
+    """Refuses a rotary embedding whose numbers, each allowed, give frequencies that aren't finite."""
+    rope: RopeSpec = fields["rope"]
+    try:
+        with np.errstate(all="ignore"):
+            finite = all(
+                np.isfinite(inverse_frequencies(rope, head_dim, known)).all()
+                for known in (0, 2 * rope.original_positions)
+            )
+    except (ArithmeticError, ValueError):
+        finite = False
+    if not finite:
+        raise ArchitectureError(f"{c.source}: its {rope.kind} rotary embedding gives frequencies that aren't finite")
 
 
 def _yarn_attention_factor(scaling: Fields, factor: float) -> float:
@@ -221,6 +241,10 @@ def _common(c: Fields, family: str, *, defaults: dict[str, Any], **more: Any) ->
         "rope": _rope(c, defaults.get("theta", 10000.0), positions),
         "tied": c.flag("tie_word_embeddings", defaults.get("tied", False)),
     }
+    moe: MoESpec | None = more.get("moe")
+    if moe is not None and layers * (moe.experts + moe.shared) > MOST_MLPS:
+        raise ArchitectureError(f"{c.source}: {layers} layers of {moe.experts} experts are more than {MOST_MLPS} MLPs")
+    _check_rope(c, fields | more, head_dim)
     return DecoderSpec(
         family=family,
         vocab_size=vocab,
