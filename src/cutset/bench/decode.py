@@ -202,6 +202,8 @@ def _run_task(
     rows = []
     for (system_name, metric), values in samples.items():
         label = f"cutset {system_name}" if system_name.startswith("native") else system_name
+        if metric != "forward":  # whole-number weights race each other, and floats each other
+            metric += ", 8-bit weights" if system_name in INTEGER else ", float32"
         unit = "ms" if metric == "forward" else "tok/s"
         rows.append(summarise(name, label, metric, values, unit))
     if bandwidth:
@@ -227,8 +229,8 @@ def _roofline(workload: Workload, name: str, rows: list[Row], bandwidth: list[fl
     read = spec.parameter_count() - (0 if spec.tied else spec.vocab_size * spec.hidden)
     best = sorted(bandwidth)[len(bandwidth) // 2]
     return [
-        Row(name, row.system, "decode, share of read bandwidth", row.value * read * width / best * 100, "%", row.spread)
+        Row(name, row.system, "share of read bandwidth", row.value * read * width / best * 100, "%", row.spread)
         for row in rows
-        if row.metric == "decode" and "sequences" not in name
-        for width in [4 if "32" in row.system or row.system == "transformers" else 1]
+        if row.metric.startswith("decode") and "sequences" not in name
+        for width in [4 if row.metric.endswith("float32") else 1]
     ]

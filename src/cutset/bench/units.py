@@ -11,7 +11,7 @@ COSTS = ("s", "ms", "us", "µs", "ns", "B", "kB", "KiB", "MB", "MiB", "GB", "GiB
 UNITS = dict.fromkeys(RATES, True) | dict.fromkeys(COSTS, False)
 # Metrics whose unit says the opposite, or nothing. `roof` is per cent of what the machine can do.
 METRICS = {"accuracy": True, "agreement": True, "hit rate": True, "roof": True, "speedup": True, "rel error": False}
-METRICS |= {"top-1 agreement": True, "decode, share of read bandwidth": True}
+METRICS |= {"top-1 agreement": True, "share of read bandwidth": True}
 
 
 def higher_is_better(unit: str, metric: str) -> bool:
