@@ -36,8 +36,8 @@ clock, so weights differ from run to run; `--steps N` fixes the number of steps.
 **Try.** It continues openings such as `Once upon a time`, `One day`, `The little dog` or `Mia and Tom`.
 
 **Limits.** It knows some 1,400 words and nineteen kinds of story. It cannot answer questions, follow instructions or
-hold facts, and it sometimes mixes up who is who or what was lost. A prompt far from a children's story gives
-nonsense. Its held-out loss says how well it knows its generator, not how well it knows English.
+hold facts, and it sometimes mixes up who is who or what was lost. A prompt far from a children's story gives nonsense.
+Its held-out loss says how well it knows its generator, not how well it knows English.
 """
 
 
@@ -82,7 +82,7 @@ def write(out: Path, model: Llama, tokenizer: Tokenizer, facts: dict[str, float]
     save_file(model.checkpoint(), part / "model.safetensors", metadata={"format": "pt"})
     tokenizer.save(str(part / "tokenizer.json"), pretty=False)
     write_json(part / "config.json", full)
-    write_json(part / "generation_config.json", {**ids, "max_length": model.s.context})
+    write_json(part / "generation_config.json", ids)
     special = {"bos_token": BEGIN, "eos_token": END, "pad_token": PAD}
     write_json(
         part / "tokenizer_config.json",

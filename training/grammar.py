@@ -14,7 +14,7 @@ Word = Mapping[str, str | Sequence[str]]
 
 _TOKEN = re.compile(r"[\[\]|]|\{[^}]*\}|<[a-z0-9-]+>|[^\[\]|{}<>]+")
 _ARTICLE = re.compile(r"\b([aA])~ (?=(\w))")
-_START = re.compile(r'(?:^|(?<=[.!?] )|(?<=\n)|(?<=\." )|(?:(?<=^)|(?<=[ \n]))")([a-z])')
+_START = re.compile(r'(?:^|(?<=[.!?] )|(?<=\n)|(?<=\." )|(?<![^ \n])")([a-z])')
 
 
 def parse(template: str) -> Node:

@@ -236,7 +236,7 @@ def tell(rng: random.Random, plot: Plot) -> str:
     if "duo" in flags:
         cast["friend"] = words.friend()
     cast["lesson"] = {"": plot.lesson}
-    telling = Telling(rng, macros() | {"lesson": parse(plot.lesson)}, cast, words.pick)
+    telling = Telling(rng, macros(), cast, words.pick)
     parts: list[str] = []
     for step in plot.steps:
         ways = [way for way in step.ways if way.needs <= flags]

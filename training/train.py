@@ -149,7 +149,7 @@ def main() -> None:
     texts = tell_many(args.stories, args.seed)
     tokenizer = make_tokenizer(texts[:20_000], Shape.vocab)
     rows = encode(tokenizer, texts)
-    test_rows = encode(tokenizer, tell_many(min(1000, args.stories), HELD_OUT_SEED))
+    test_rows = encode(tokenizer, tell_many(min(1000, args.stories // 10), HELD_OUT_SEED))
     model = Llama(Shape())
     params = sum(p.numel() for p in model.parameters())
     print(
