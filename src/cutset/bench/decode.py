@@ -93,8 +93,10 @@ class System:
         self.name = name
         ours = name.startswith("native")
         program = ["-m", "cutset.bench.own"] if ours else [str(Path(__file__).with_name("opponents.py"))]
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("CUTSET_")}
-        environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+        # Everyone waits as they choose: with OMP_WAIT_POLICY=PASSIVE llama.cpp decodes at half its speed, with ACTIVE
+        # its idle threads would slow the others down. By default OpenMP spins a little and then sleeps.
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("CUTSET_", "OMP_"))}
+        environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         self.process = subprocess.Popen(
             [sys.executable if ours else python, *program, name, str(folder), "--threads", str(threads)],
             stdin=subprocess.PIPE,
