@@ -35,7 +35,8 @@ const Json* at(const Json* tree, const std::string& place) {
 // Refuses weights that the config has no place for: they are a slip, or another model.
 void check_places(const Json& tree, const std::unordered_set<const Json*>& known, const std::string& where,
                   std::size_t depth = 0) {
-  const bool inner = depth < kMostDimensions && (tree.is_array() || (tree.is_object() && !tree.contains("shape")));
+  const bool inner =
+      depth < kMostDimensions && !tree.empty() && (tree.is_array() || (tree.is_object() && !tree.contains("shape")));
   if (!inner) {
     if (depth && !known.count(&tree)) fail(where, " is unexpected; the config has no place for it");
     return;

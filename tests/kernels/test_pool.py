@@ -70,7 +70,8 @@ def test_an_idle_pool_uses_no_core():
     time.sleep(0.05)
     before = time.process_time()
     time.sleep(0.3)
-    assert time.process_time() - before < 0.05
+    # One thread that waits actively would take 0.3 s; other libraries' threads in this process take a little.
+    assert time.process_time() - before < 0.15
 
 
 def test_pools_come_and_go():

@@ -129,7 +129,7 @@ HOSTILE: dict[str, tuple[Any, str]] = {
     "offsets for data": (set_at(*WQ, "data", [0, 21848]), "has no data"),
     "bad base64": (set_at(*WQ, "data", "*" * 21848), "not valid base64"),
     "a list for a dtype": (set_at(*WQ, "dtype", ["float32"]), "has dtype"),
-    "too much padding": (set_at("weights", "tok_embedding", "data", "A" * 43690 + "=="), "padding"),
+    "too much padding": (set_at("weights", "tok_embedding", "data", "A" * 43690 + "=="), "not valid base64"),
     "empty lists": (set_at("weights", "more", [[]]), "unexpected"),
     "NaN": (set_at(*WQ, "data", encoded(np.full(4096, np.nan))), "finite"),
     "infinity": (set_at(*WQ, "data", encoded(np.full(4096, np.inf))), "finite"),
