@@ -9,7 +9,13 @@
     ├── RequestError             a prompt or sampling parameter out of its range
     │   └── ContextLengthError   the prompt doesn't fit in the context
     ├── DeviceError              a device, instruction set or library that isn't there
-    └── EngineError              the engine stopped; what was running is lost
+    ├── EngineError              the engine stopped; what was running is lost
+    ├── LinkError                a channel between two parties
+    │   ├── LinkTimeout          the other side didn't answer, or didn't take what was sent, in time
+    │   ├── LinkClosed           the other side closed the channel, died, or was never there
+    │   └── FrameError           what came isn't a frame, or is larger than allowed
+    └── OffloadError             the mode that was asked for can't be kept
+        └── IntegrityError       a party gave a wrong product: the session is over
 
 The message says what was wrong and what to do, in one or two lines. A bug in Cutset is any other exception.
 """
@@ -22,7 +28,13 @@ __all__ = [
     "CutsetError",
     "DeviceError",
     "EngineError",
+    "FrameError",
+    "IntegrityError",
+    "LinkClosed",
+    "LinkError",
+    "LinkTimeout",
     "ModelError",
+    "OffloadError",
     "RequestError",
     "TokenizerError",
 ]
@@ -74,3 +86,27 @@ class DeviceError(CutsetError):
 
 class EngineError(CutsetError):
     """The engine stopped; what was running is lost."""
+
+
+class LinkError(CutsetError):
+    """A channel between two parties failed."""
+
+
+class LinkTimeout(LinkError):
+    """The other side didn't answer, or didn't take what was sent, in time."""
+
+
+class LinkClosed(LinkError):
+    """The other side closed the channel, died, or was never there."""
+
+
+class FrameError(LinkError):
+    """What came isn't a frame, or is larger than allowed."""
+
+
+class OffloadError(CutsetError):
+    """The mode that was asked for can't be kept, so nothing is sent."""
+
+
+class IntegrityError(OffloadError):
+    """A party gave a wrong product or broke the protocol; the session is over."""
