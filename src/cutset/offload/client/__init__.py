@@ -1,0 +1,1 @@
+"""The trusted side: quantises, masks, sends, unmasks, checks."""

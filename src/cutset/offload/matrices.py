@@ -1,0 +1,105 @@
+"""The matrices of a model that an accelerator multiplies with, by number, and the digest that names them all.
+
+Both sides make this table from their own files; nothing of it is taken from the other side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutset.kernels.reference_field import P
+from cutset.models.integer import Progress, quantized
+from cutset.models.source import Source
+from cutset.models.spec import Site
+
+__all__ = [
+    "LEAST_BITS",
+    "MOST_BITS",
+    "Matrix",
+    "ModelDigest",
+    "activation_bits_of",
+    "column_bounds",
+    "each_matrix",
+]
+
+LEAST_BITS, MOST_BITS = 8, 12
+BLOCK = 1 << 22  # elements that are worked on at a time
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Matrix:
+    """One product: its place in the model and its weights in integers, as canonical rounding gives them."""
+
+    number: int
+    site: Site
+    layer: int  # -1 for lm_head
+    expert: int  # -1 outside of mixtures of experts
+    weight: NDArray[np.int8]  # (outputs, depth)
+    scales: NDArray[np.float32]  # (outputs,)
+
+    @property
+    def outputs(self) -> int:
+        return int(self.weight.shape[0])
+
+    @property
+    def depth(self) -> int:
+        return int(self.weight.shape[1])
+
+    @property
+    def name(self) -> str:
+        """For messages: `layer 3 down`, `layer 3 down of expert 2`, `lm_head`."""
+        where = self.site if self.layer < 0 else f"layer {self.layer} {self.site}"
+        return where if self.expert < 0 else f"{where} of expert {self.expert}"
+
+
+def each_matrix(source: Source, progress: Progress | None = None) -> Iterator[Matrix]:
+    """The matrices of a model in the order of a forward pass, one at a time; a float checkpoint is quantised now.
+
+    Raises CheckpointError for weights that can't be quantised.
+    """
+    sites = source.spec.sites()
+    for number, (site, layer, expert) in enumerate(sites):
+        if progress is not None:
+            progress("reading weights", number + 1, len(sites))
+        weight, scales = quantized(source.spec, source.tensors, site, layer, expert)
+        yield Matrix(number, site, layer, expert, weight, scales)
+
+
+def column_bounds(weight: NDArray[np.int8]) -> NDArray[np.int32]:
+    """The sum of |W| of each output, (outputs,): times the largest |q| it bounds every product."""
+    outputs, depth = weight.shape
+    bounds = np.empty(outputs, dtype=np.int32)
+    step = max(1, BLOCK // depth)
+    for first in range(0, outputs, step):
+        np.abs(weight[first : first + step]).sum(axis=1, dtype=np.int32, out=bounds[first : first + step])
+    return bounds
+
+
+def activation_bits_of(bounds: NDArray[np.int32]) -> int:
+    """The most bits of activations, up to 12, whose products are sure to lie within (P - 1) / 2; 0 if 8 are too many."""
+    most = int(bounds.max(initial=0))
+    for bits in range(MOST_BITS, LEAST_BITS - 1, -1):
+        if ((1 << (bits - 1)) - 1) * most <= (P - 1) // 2:
+            return bits
+    return 0
+
+
+class ModelDigest:
+    """SHA-256 over the place, shape and bytes of every matrix: equal for equal weights, however they are stored."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, matrix: Matrix) -> None:
+        """Matrices are added in their order."""
+        shape = f"{matrix.site} {matrix.layer} {matrix.expert} {matrix.outputs}x{matrix.depth}\n"
+        self._digest.update(shape.encode())
+        self._digest.update(np.ascontiguousarray(matrix.weight).data.cast("B"))
+
+    def hex(self) -> str:
+        return self._digest.hexdigest()
