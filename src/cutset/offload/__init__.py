@@ -1,1 +1,1 @@
-"""The big products of a decoder, multiplied by an accelerator that nobody needs to trust."""
+"""Private offload: a trusted client, and an accelerator that multiplies and learns nothing."""

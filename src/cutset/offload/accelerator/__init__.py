@@ -1,1 +1,1 @@
-"""The untrusted side: multiplies."""
+"""The untrusted side: products of matrices, and nothing else."""

@@ -1,1 +1,1 @@
-"""The trusted side: quantises, masks, sends, unmasks, checks."""
+"""The trusted side: masks, pads, checks."""
