@@ -150,8 +150,8 @@ class LLM(_Model):
 
     `model` is a directory in Hugging Face layout, a name from models.yaml, `story` (the bundled one), or a hub id when
     downloads are allowed. The keywords are the settings that `cutset config` lists (backend, dtype, device, threads,
-    cache_mib, max_model_len, offload, mode, …), each over its CUTSET_ variable, cutset.toml and its default; or give all of them at
-    once as `settings`.
+    cache_mib, max_model_len, offload, mode, …), each over its CUTSET_ variable, cutset.toml and its default; or give
+    all of them at once as `settings`.
 
     Raises ModelError, ConfigError or DeviceError for a model that can't be loaded so.
     """

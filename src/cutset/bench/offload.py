@@ -193,7 +193,7 @@ def figures(workload: Workload, told: dict[str, Any], filled: dict[str, Any]) ->
     parts = told.get("parts")
     if parts is None:
         return found
-    if "calls" in told and told["calls"]:
+    if told.get("calls"):
         for part, seconds in parts.items():
             found[f"time in {part}", "ms"] = seconds * 1e3
         found["explained", "%"] = 100 * sum(parts.values()) / told["s"]

@@ -11,7 +11,7 @@ __all__ = ["plot"]
 
 
 def plot(rows: list[Row], path: Path) -> None:
-    """One panel a workload, one bar a system, one colour a part; milliseconds. Raises DeviceError without matplotlib."""
+    """One panel a workload, one bar a system, one colour a part, in ms. Raises DeviceError without matplotlib."""
     try:
         import matplotlib
 

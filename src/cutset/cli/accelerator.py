@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         accelerator.close()
     counted = accelerator.counters
     tell(
-        f"stopped: {counted['clients']:.0f} clients, {counted['calls']:.0f} calls in {counted['products']:.0f} products, "
-        f"{counted['rows']:.0f} rows, busy {counted['busy_s']:.1f} s"
+        f"stopped: {counted['clients']:.0f} clients, {counted['rows']:.0f} rows of {counted['calls']:.0f} calls in "
+        f"{counted['products']:.0f} products, busy {counted['busy_s']:.1f} s"
     )
     return 0

@@ -81,7 +81,7 @@ def column_bounds(weight: NDArray[np.int8]) -> NDArray[np.int32]:
 
 
 def activation_bits_of(bounds: NDArray[np.int32]) -> int:
-    """The most bits of activations, up to 12, whose products are sure to lie within (P - 1) / 2; 0 if 8 are too many."""
+    """The most bits of activations (8 to 12) whose products are sure to lie within (P - 1) / 2; 0 if none are."""
     most = int(bounds.max(initial=0))
     for bits in range(MOST_BITS, LEAST_BITS - 1, -1):
         if ((1 << (bits - 1)) - 1) * most <= (P - 1) // 2:

@@ -10,7 +10,7 @@ from cutset.models.integer import Progress
 from cutset.models.registry import resolve
 from cutset.models.source import open_source
 from cutset.offload.accelerator.products import NativeProducts, Products, TorchProducts
-from cutset.offload.accelerator.server import Accelerator, Quota
+from cutset.offload.accelerator.server import DEFAULT_QUOTA, Accelerator, Quota
 from cutset.offload.matrices import ModelDigest, each_matrix
 
 __all__ = ["open_accelerator"]
@@ -21,7 +21,7 @@ def open_accelerator(
     address: str,
     settings: Settings,
     *,
-    quota: Quota = Quota(),
+    quota: Quota = DEFAULT_QUOTA,
     key: str | None = None,
     allow: str | None = None,
     makes_pads: bool = True,

@@ -35,7 +35,7 @@ from cutset.offload.messages import (
 )
 from cutset.version import software
 
-__all__ = ["Accelerator", "Quota"]
+__all__ = ["DEFAULT_QUOTA", "Accelerator", "Quota"]
 
 Array = NDArray[Any]
 RESIDUES, INTEGERS = np.dtype(np.uint32), np.dtype(np.int16)
@@ -52,6 +52,9 @@ class Quota:
     reply: float = 1.0  # seconds that a client may take to make room for its answer
 
 
+DEFAULT_QUOTA = Quota()
+
+
 class Accelerator:
     """Serves a listener with the products of one model, in one thread."""
 
@@ -63,7 +66,7 @@ class Accelerator:
         *,
         device: str,
         threads: int,
-        quota: Quota = Quota(),
+        quota: Quota = DEFAULT_QUOTA,
         makes_pads: bool = True,
     ) -> None:
         self.listener, self.products, self.quota = listener, products, quota

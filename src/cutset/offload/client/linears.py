@@ -6,6 +6,7 @@ Stands where `native.LocalLinears` stands in a local run, and gives the same bit
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,8 @@ class OffloadLinears:
             raise OffloadError("masked modes need pads, the others have no use for them")
         self.session, self.weights, self.mode, self.pads, self.pad_rows = session, weights, mode, pads, pad_rows
         self.parts = Parts()
+        # Told the name, the first integers and what is sent instead; for whoever wants to show it.
+        self.watch: Callable[[str, list[int], list[int]], None] | None = None
         self._pool, self._native = pool, extension()
         self._lock = threading.Lock()
         self._after: str = ""  # the site of the last call
@@ -92,6 +95,8 @@ class OffloadLinears:
                 arrays[0][...] = q
             else:
                 native.mask(q, pad.r, arrays[0], pool)
+            if self.watch is not None:
+                self.watch(matrix.name, q[0, :8].tolist(), arrays[0][0, :8].tolist())
             parts.lap("mask" if pad is not None else "send")
 
         dtype = INTEGERS if pad is None else RESIDUES
@@ -137,7 +142,8 @@ class OffloadLinears:
             raise self.session.broke(f"answered {matrix.name} with something that is no product")
         if arrays[0].dtype != wanted or arrays[0].shape != (rows, matrix.outputs):
             raise self.session.broke(
-                f"answered {matrix.name} with {arrays[0].dtype} {arrays[0].shape}, not {wanted} {(rows, matrix.outputs)}"
+                f"answered {matrix.name} with {arrays[0].dtype} {arrays[0].shape}, not "
+                f"{wanted} {(rows, matrix.outputs)}"
             )
         return arrays[0]
 

@@ -130,9 +130,9 @@ def _check_apart(settings: Settings) -> None:
     if settings.pads_same_host:
         return
     same = "pads_from must be another party than offload, or together they read everything"
-    if settings.pads_key is not None and settings.accelerator_key is not None:
-        if load_public(settings.pads_key) == load_public(settings.accelerator_key):
-            raise OffloadError(f"{same}: both have the same key")
+    keys = [load_public(path) for path in (settings.pads_key, settings.accelerator_key) if path is not None]
+    if len(keys) == 2 and keys[0] == keys[1]:
+        raise OffloadError(f"{same}: both have the same key")
     if _hosts(settings.offload) & _hosts(settings.pads_from):
         raise OffloadError(f"{same}: both are on one host")
 

@@ -49,6 +49,9 @@ class Patience:
     redial: float = 0.1  # between attempts to open a link
 
 
+DEFAULT_PATIENCE = Patience()
+
+
 @dataclass(slots=True)
 class _Pending:
     """What was sent and not yet answered; `fill` writes the same bytes each time."""
@@ -62,7 +65,7 @@ class _Pending:
 class Session:
     """Calls to the accelerator behind `dial`, one at a time, from one thread."""
 
-    def __init__(self, dial: Dial, patience: Patience = Patience(), digest: str | None = None) -> None:
+    def __init__(self, dial: Dial, patience: Patience = DEFAULT_PATIENCE, digest: str | None = None) -> None:
         self._dial, self.patience, self._digest = dial, patience, digest
         self._link: Link | None = None
         self._calls = 0
