@@ -13,7 +13,7 @@ from typing import Any
 from cutset.config import Settings
 from cutset.errors import ConfigError, DeviceError, OffloadError
 from cutset.kernels import native
-from cutset.link import Link, connect, parse_address
+from cutset.link import Link, Timeouts, connect, parse_address
 from cutset.link.keys import load_keys, load_public
 from cutset.models.backend import Choice
 from cutset.models.integer import Progress
@@ -122,7 +122,7 @@ def dial(settings: Settings, address: str, server_key: Path | None) -> Link:
         if settings.key is None or server_key is None:
             raise ConfigError(f"{address} needs --key and the other side's public key; see `cutset keys`")
         keys = load_keys(settings.key).expecting(load_public(server_key))
-    return connect(address, keys=keys)
+    return connect(address, keys=keys, timeouts=Timeouts(connect=min(5.0, settings.offload_timeout)))
 
 
 def _check_apart(settings: Settings) -> None:
