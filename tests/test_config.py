@@ -55,7 +55,7 @@ def test_flags_over_environment_over_file_over_defaults(place):
 
 def test_every_setting_can_come_from_every_source(place):
     values = {str: ("int8", "exact"), int: ("3", "4"), bool: ("false", "true"), Path: ("a", "b")}
-    special = {"backend": ("native", "torch"), "device": ("cuda:1", "cuda")}
+    special = {"backend": ("native", "torch"), "device": ("cuda:1", "cuda"), "verify": ("changed", "always")}
     for name, option in OPTIONS.items():
         low, high = special.get(name, values[option.kind])
         toml = low if option.kind in (int, bool) else f'"{low}"'

@@ -92,6 +92,7 @@ def _is(help: str, **limits: Any) -> dict[str, Option]:
 BACKENDS = ("auto", "reference", "torch", "native")
 DTYPES = ("auto", "float32", "float16", "bfloat16", "int8", "exact")
 DEVICES = {"pattern": "cpu|cuda(:[0-9]{1,3})?", "choices": ("cpu", "cuda", "cuda:N")}
+DIGESTS = "compare an integer checkpoint with its digests: where its files have changed since the last time, or always"
 BESIDE = "models.yaml, the registered models; looked for beside cutset.toml, then in the current directory"
 
 
@@ -112,6 +113,7 @@ class Settings:
     max_num_seqs: int = field(default=64, metadata=_is("most sequences in a step", low=1, high=65536))
     max_batch_tokens: int = field(default=512, metadata=_is("most tokens in a step", low=1))
     prefix_caching: bool = field(default=True, metadata=_is("reuse the KV cache of equal beginnings"))
+    verify: str = field(default="changed", metadata=_is(DIGESTS, choices=("changed", "always")))
     download: bool = field(default=False, metadata=_is("download models named by a hub id"))
     offline: bool = field(default=False, metadata=_is("never touch the network, whatever else is said"))
     models_file: Path | None = field(default=None, metadata=_is(BESIDE))

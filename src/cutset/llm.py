@@ -54,7 +54,7 @@ class _Model:
         found = resolve(str(model), settings)
         self.settings = settings_for(found, settings)
         self.name, self.directory = found.name, found.directory
-        source = open_source(found.directory)
+        source = open_source(found.directory, self.settings.verify)
         self.spec = source.spec
         self.tokenizer = Tokenizer.load(found.directory)
         self._template_override = found.overrides.chat_template
