@@ -57,7 +57,7 @@ def test_every_setting_can_come_from_every_source(place):
     values = {str: ("int8", "exact"), int: ("3", "4"), bool: ("false", "true"), Path: ("a", "b")}
     address, policy = ("shm://a", "ipc://b"), ("wait", "fail")
     special = {"backend": ("native", "torch"), "device": ("cuda:1", "cuda"), "pads_policy": policy}
-    special |= {"offload": address, "pads_from": address}
+    special |= {"offload": address, "pads_from": address, "verify": ("changed", "always")}
     for name, option in OPTIONS.items():
         if option.flag_only:
             continue

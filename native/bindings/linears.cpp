@@ -4,6 +4,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
+#include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <memory>
@@ -93,6 +94,22 @@ void make_i8(PackedI8* self, const AnyArray& weight, const AnyArray& scales, Thr
                       weight.shape(0), weight.shape(1), pool_or_alone(pool));
 }
 
+// Several matrices, stacked.
+void make_i8_of(PackedI8* self, const std::vector<AnyArray>& weights, const std::vector<AnyArray>& scales,
+                ThreadPool* pool) {
+  if (weights.empty() || weights.size() != scales.size()) refuse("give as many arrays of scales as of weights");
+  std::vector<RowsI8> parts;
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    check_array<std::int8_t>(weights[i], "weight", 2, "int8");
+    check_array<float>(scales[i], "scales", 1, "float32");
+    check_shape(weights[i], "weight", scales[i].shape(0), weights[0].shape(1));
+    parts.push_back({static_cast<const std::int8_t*>(weights[i].data()), static_cast<const float*>(scales[i].data()),
+                     weights[i].shape(0)});
+  }
+  nb::gil_scoped_release release;
+  new (self) PackedI8(parts, weights[0].shape(1), pool_or_alone(pool));
+}
+
 void call_i8(const PackedI8& self, const AnyArray& x, const AnyOutput& out, int bits, ThreadPool* pool) {
   const float* in = rows_of(x, self.depth());
   float* y = output_of(out, x, self.outputs());
@@ -172,6 +189,8 @@ void bind_linears(nb::module_& m) {
 
   nb::class_<PackedI8>(m, "LinearI8", "y = x . W^T with 8-bit weights and activations of 8 to 12 bits.")
       .def("__init__", &make_i8, "weight"_a, "scales"_a, "pool"_a.none() = nb::none())
+      .def("__init__", &make_i8_of, "weights"_a, "scales"_a, "pool"_a.none() = nb::none(),
+           "matrices of the same depth, stacked: lists of int8 (outputs, depth) and float32 (outputs,)")
       .def("__call__", &call_i8, "x"_a, "out"_a, "bits"_a = 8, "pool"_a.none() = nb::none(),
            "x (rows, depth), out (rows, outputs), both float32")
       .def("integers", &integers_i8, "q"_a, "bits"_a.none() = nb::none(), "pool"_a.none() = nb::none(),

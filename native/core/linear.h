@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "core/memory.h"
 #include "core/pool.h"
@@ -29,13 +30,21 @@ class PackedF32 {
   Buffer panels_;  // [panel][depth][32]
 };
 
+// Rows of a weight matrix, as they lie in a file: 8-bit weights (outputs, depth) with one scale for each output.
+struct RowsI8 {
+  const std::int8_t* weight;
+  const float* scales;
+  std::size_t outputs;
+};
+
 // 8-bit weights with one scale for each output; activations are quantised by rows, see LinearKernels::quantize.
 class PackedI8 {
  public:
   static constexpr int kLeastBits = 8, kMostBits = 12;
 
-  // weight: -127 to 127, std::invalid_argument for -128. scales: (outputs,).
+  // weight: -127 to 127, std::invalid_argument for -128. scales: (outputs,). Or the rows of several matrices, stacked.
   PackedI8(const std::int8_t* weight, const float* scales, std::size_t outputs, std::size_t depth, ThreadPool& pool);
+  PackedI8(const std::vector<RowsI8>& parts, std::size_t depth, ThreadPool& pool);
 
   std::size_t outputs() const { return outputs_; }
   std::size_t depth() const { return depth_; }

@@ -14,33 +14,6 @@ namespace {
 
 constexpr std::size_t kLeastRows = 32, kMostRows = 512;
 
-struct PanelFacts {
-  std::int64_t most_sum = 0;  // of |weights|
-  bool legal = true;
-};
-
-PanelFacts pack_panel(const std::int8_t* weight, std::size_t outputs, std::size_t depth, std::size_t panel,
-                      std::int8_t* packed, std::int32_t* sums) {
-  PanelFacts facts;
-  const std::size_t first = panel * kPanel, count = std::min(kPanel, outputs - first);
-  const std::size_t padded = round_up(depth, kDepthStep);
-  std::fill(packed, packed + padded * kPanel, std::int8_t{0});
-  for (std::size_t c = 0; c < count; ++c) {
-    const std::int8_t* row = weight + (first + c) * depth;
-    std::int64_t sum = 0, size = 0;
-    for (std::size_t k = 0; k < depth; ++k) {
-      packed[k / 4 * (4 * kPanel) + 4 * c + k % 4] = row[k];
-      sum += row[k];
-      size += row[k] < 0 ? -row[k] : row[k];
-      facts.legal = facts.legal && row[k] != SCHAR_MIN;
-    }
-    sums[c] = static_cast<std::int32_t>(sum);
-    facts.most_sum = std::max(facts.most_sum, size);
-  }
-  for (std::size_t c = count; c < kPanel; ++c) sums[c] = 0;
-  return facts;
-}
-
 void raise(std::atomic<std::int64_t>& most, std::int64_t value) {
   std::int64_t seen = most.load(std::memory_order_relaxed);
   while (seen < value && !most.compare_exchange_weak(seen, value, std::memory_order_relaxed)) {
@@ -57,20 +30,31 @@ void check_bits(int bits) {
 
 PackedI8::PackedI8(const std::int8_t* weight, const float* scales, std::size_t outputs, std::size_t depth,
                    ThreadPool& pool)
-    : outputs_(outputs), depth_(depth) {
-  if (outputs == 0 || depth == 0) throw std::invalid_argument("a weight matrix must not be empty");
+    : PackedI8({{weight, scales, outputs}}, depth, pool) {}
+
+PackedI8::PackedI8(const std::vector<RowsI8>& parts, std::size_t depth, ThreadPool& pool) : outputs_(0), depth_(depth) {
+  std::vector<const std::int8_t*> rows;
+  for (const RowsI8& part : parts) {
+    for (std::size_t r = 0; r < part.outputs; ++r) rows.push_back(part.weight + r * depth);
+  }
+  outputs_ = rows.size();
+  if (outputs_ == 0 || depth == 0) throw std::invalid_argument("a weight matrix must not be empty");
   if (depth > INT_MAX / 128) throw std::invalid_argument("a weight matrix has too many columns for 32-bit sums");
-  const std::size_t panels = round_up(outputs, kPanel) / kPanel, padded = round_up(depth, kDepthStep);
+  const std::size_t panels = round_up(outputs_, kPanel) / kPanel, padded = round_up(depth, kDepthStep);
   panels_ = Buffer::shared(checked_product(panels * kPanel, padded));
   sums_ = Buffer::shared(panels * kPanel * sizeof(std::int32_t));
   scales_ = Buffer::shared(panels * kPanel * sizeof(float));
-  std::copy(scales, scales + outputs, scales_.as<float>());
-  std::fill(scales_.as<float>() + outputs, scales_.as<float>() + panels * kPanel, 0.0f);
+  float* scales = scales_.as<float>();
+  for (const RowsI8& part : parts) scales = std::copy(part.scales, part.scales + part.outputs, scales);
+  std::fill(scales, scales_.as<float>() + panels * kPanel, 0.0f);
+  const LinearKernels& kernels = cutset::kernels().linear;
   std::atomic<std::int64_t> most_sum{0};
   std::atomic<bool> legal{true};
   pool.run(panels, [&](std::size_t p) noexcept {
-    const PanelFacts facts = pack_panel(weight, outputs, depth, p, panels_.as<std::int8_t>() + p * kPanel * padded,
-                                        sums_.as<std::int32_t>() + p * kPanel);
+    const std::size_t first = p * kPanel;
+    const PanelFacts facts =
+        kernels.i8_pack(rows.data() + first, std::min(kPanel, outputs_ - first), depth,
+                        panels_.as<std::int8_t>() + first * padded, sums_.as<std::int32_t>() + first);
     raise(most_sum, facts.most_sum);
     if (!facts.legal) legal.store(false);
   });

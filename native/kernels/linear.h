@@ -35,6 +35,12 @@ struct I8Job {
   std::size_t stride;   // elements between rows of the output
 };
 
+// What packing has seen of a panel.
+struct PanelFacts {
+  std::int64_t most_sum;  // the largest sum of an output's |weights|
+  bool legal;             // no weight is -128
+};
+
 struct LinearKernels {
   // The most rows that f32_tile takes.
   std::size_t f32_rows;
@@ -55,6 +61,11 @@ struct LinearKernels {
   // Of integers that fit in `bits` bits.
   void (*i8_encode_whole)(const std::int16_t* q, std::size_t rows, std::size_t depth, int bits, std::uint8_t* codes);
   void (*i8_multiply)(const I8Job& job);
+
+  // `count` rows of weights, at most 32 and each of `depth`, to one panel; sums (32,): of each row's weights, zero for
+  // rows that don't exist.
+  PanelFacts (*i8_pack)(const std::int8_t* const* rows, std::size_t count, std::size_t depth, std::int8_t* panel,
+                        std::int32_t* sums);
 
   // Reads `bytes` (a multiple of 512) and gives a value that depends on all: the bound of whatever streams weights.
   std::uint64_t (*read)(const void* data, std::size_t bytes);

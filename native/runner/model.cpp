@@ -96,25 +96,29 @@ void Model::pack_floats(Site site, int layer, int expert, const std::vector<std:
 
 void Model::pack_integers(Site site, int layer, int expert, const std::vector<std::string>& names, int bits) {
   const std::size_t outputs = spec_.core.outputs(site, expert), depth = spec_.core.inputs(site, expert);
-  auto* codes = static_cast<std::int8_t*>(codes_.take(checked_product(outputs, depth)));
   auto* scales = static_cast<float*>(scales_.take(checked_product(outputs, sizeof(float))));
   const std::string& where = tensors_.at(stored_name(spec_, names.front())).where;
   try {
     if (spec_.integer) {
-      std::size_t row = 0;
+      std::vector<RowsI8> parts;
+      float* next = scales;
       for (const std::string& name : names) {
         const Tensor& matrix = tensors_.at(stored_name(spec_, name));
-        matrix.read(pool_, codes + row * depth);
-        tensors_.at(scale_name(stored_name(spec_, name))).read_floats(pool_, scales + row);
-        row += matrix.shape[0];
+        // An integer checkpoint is mapped and never base64.
+        parts.push_back({reinterpret_cast<const std::int8_t*>(matrix.data.data()), next, matrix.shape[0]});
+        tensors_.at(scale_name(stored_name(spec_, name))).read_floats(pool_, next);
+        next += matrix.shape[0];
       }
       if (std::any_of(scales, scales + outputs, [](float scale) { return scale < 0; })) {
         fail("the scales of ", where, " must not be negative");
       }
+      integers_.push_back(std::make_unique<PackedI8>(parts, depth, pool_));
+      tensors_.at(stored_name(spec_, names.front())).file->forget();
     } else {
+      auto* codes = static_cast<std::int8_t*>(codes_.take(checked_product(outputs, depth)));
       quantize_weight(pool_, stacked(names), outputs, depth, codes, scales);
+      integers_.push_back(std::make_unique<PackedI8>(codes, scales, outputs, depth, pool_));
     }
-    integers_.push_back(std::make_unique<PackedI8>(codes, scales, outputs, depth, pool_));
   } catch (const std::invalid_argument& error) {
     fail(where, " can't be used: ", error.what());
   }

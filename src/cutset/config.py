@@ -100,6 +100,7 @@ MODE_NAMES = ("", "plain", "verified", "masked", "masked+verified", "local")
 MODE = "what an offload promises; none: masked+verified. Only accepted here, where it is seen"
 PADS = "when no pad is ready: wait, compute it here (inline), fail; auto: inline in idle time's place, else wait"
 SAME_HOST = "let the one that makes pads be on the accelerator's host: for tests alone, it breaks every promise"
+DIGESTS = "compare an integer checkpoint with its digests: where its files have changed since the last time, or always"
 BESIDE = "models.yaml, the registered models; looked for beside cutset.toml, then in the current directory"
 
 
@@ -133,6 +134,7 @@ class Settings:
     key: Path | None = field(default=None, metadata=_is("with tcp: this side's secret key, see `cutset keys`"))
     accelerator_key: Path | None = field(default=None, metadata=_is("with tcp: the accelerator's public key"))
     pads_key: Path | None = field(default=None, metadata=_is("with tcp: the public key of the one that makes pads"))
+    verify: str = field(default="changed", metadata=_is(DIGESTS, choices=("changed", "always")))
     download: bool = field(default=False, metadata=_is("download models named by a hub id"))
     offline: bool = field(default=False, metadata=_is("never touch the network, whatever else is said"))
     models_file: Path | None = field(default=None, metadata=_is(BESIDE))

@@ -63,7 +63,8 @@ class _Model:
             from cutset.offload.client.open import check_settings
 
             mode = check_settings(self.settings)
-        source = open_source(found.directory)
+        # The trusted side of an offload takes nobody's word for its own files, not even its own of last time.
+        source = open_source(found.directory, self.settings.verify if mode is None else "always")
         self.spec = source.spec
         self.tokenizer = Tokenizer.load(found.directory)
         self._template_override = found.overrides.chat_template

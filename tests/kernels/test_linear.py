@@ -191,6 +191,34 @@ def test_packed_form_serves_every_instruction_set(isa):
         assert np.array_equal(run(quantized, x), expected)
 
 
+@pytest.mark.parametrize("rows", [(1,), (5, 70, 2), (31, 1, 33), (32, 64), (3, 0, 40)])
+@pytest.mark.parametrize("depth", [1, 63, 256, 517])
+def test_matrices_are_stacked(rows, depth):
+    """As if they had been one, wherever the panels begin; and weights may lie at any address."""
+    rng = np.random.default_rng(depth)
+    room = rng.integers(-127, 128, sum(rows) * depth + 1).astype(np.int8)[1:]
+    whole = room.reshape(-1, depth)
+    scales = rng.random(sum(rows), dtype=np.float32)
+    ends = np.cumsum(rows)[:-1]
+    stacked = native.LinearI8(np.split(whole, ends), np.split(scales, ends), POOL)
+    assert (stacked.outputs, stacked.depth) == whole.shape
+    x = floats(rng, 3, depth)
+    assert np.array_equal(run(stacked, x, bits=12), reference.quantized_linear(x, whole, scales, 12))
+    q = extremes(rng, 2047, 13, depth, np.int16)
+    assert np.array_equal(stacked.integers(q, 12), reference.integer_linear(q, whole))
+
+
+@pytest.mark.parametrize("row", [0, 31, 32, 69])
+@pytest.mark.parametrize("column", [0, 70, 516])
+def test_one_weight_out_of_range_is_found(row, column):
+    weight = np.full((70, 517), 127, np.int8)
+    weight[row, column] = -128
+    with pytest.raises(ValueError, match="between -127 and 127"):
+        native.LinearI8(weight, np.ones(70, np.float32), POOL)
+    weight[row, column] = -127
+    assert native.LinearI8(weight, np.ones(70, np.float32), POOL).most_bits == 12
+
+
 def test_unaligned_input_and_lost_original():
     rng = np.random.default_rng(5)
     room = floats(rng, 1, 1 + 40 * 70)[0]
@@ -222,6 +250,14 @@ def test_what_does_not_fit_is_refused():
         ("empty", lambda: native.LinearF32(np.ones((0, 3), np.float32))),
         ("empty", lambda: native.LinearI8(np.ones((3, 0), np.int8), np.ones(3, np.float32))),
         ("scales must have as many", lambda: native.LinearI8(ones.astype(np.int8), np.ones(3, np.float32))),
+        ("empty", lambda: native.LinearI8([np.ones((0, 3), np.int8)], [np.ones(0, np.float32)])),
+        ("as many arrays", lambda: native.LinearI8([], [])),
+        ("as many arrays", lambda: native.LinearI8([np.ones((4, 3), np.int8)], [])),
+        ("type int8", lambda: native.LinearI8([ones], [np.ones(4, np.float32)])),
+        (
+            r"weight must have shape \(1, 3\)",
+            lambda: native.LinearI8([np.ones((1, n), np.int8) for n in (3, 4)], [np.ones(1, np.float32)] * 2),
+        ),
         ("between -127 and 127", lambda: native.LinearI8(np.full((1, 1), -128, np.int8), np.ones(1, np.float32))),
         (r"x must have shape \(2, 3\)", lambda: linear(np.ones((2, 4), np.float32), out)),
         ("x must be of type float32", lambda: linear(x.astype(np.float64), out)),

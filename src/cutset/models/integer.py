@@ -26,6 +26,7 @@ from cutset.kernels.reference_linear import quantize_weight, quantized_linear
 from cutset.models.checkpoint import Tensor, TensorTable
 from cutset.models.families import read_json
 from cutset.models.spec import DecoderSpec, Site
+from cutset.models.verified import observe, remember, remembered
 from cutset.models.writer import write_safetensors
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "check_integer_tensors",
     "is_integer",
     "quantized",
+    "quantized_parts",
     "verify_digests",
     "write_integer_checkpoint",
 ]
@@ -117,15 +119,15 @@ def check_integer_tensors(spec: DecoderSpec, table: TensorTable) -> dict[str, Te
     return dict(table)
 
 
-def quantized(
+def quantized_parts(
     spec: DecoderSpec,
     tensors: Mapping[str, Tensor],
     site: Site,
     layer: int,
     expert: int,
     quantize: Callable[[NDArray[np.float32]], QuantizedWeight] = quantize_weight,
-) -> QuantizedWeight:
-    """The weights of a site, its matrices stacked: read from an integer checkpoint, or quantised now."""
+) -> list[QuantizedWeight]:
+    """The matrices of a site one by one: the mapped file of an integer checkpoint itself, or quantised now."""
     parts: list[QuantizedWeight] = []
     for name in spec.site_tensors(site, layer, expert):
         stored = _stored(spec, name)
@@ -139,6 +141,19 @@ def quantized(
                 parts.append(quantize(np.ascontiguousarray(tensors[name].float32())))
             except ValueError as error:
                 raise CheckpointError(f"{tensors[name].file}: {name} can't be quantised: {error}") from None
+    return parts
+
+
+def quantized(
+    spec: DecoderSpec,
+    tensors: Mapping[str, Tensor],
+    site: Site,
+    layer: int,
+    expert: int,
+    quantize: Callable[[NDArray[np.float32]], QuantizedWeight] = quantize_weight,
+) -> QuantizedWeight:
+    """The weights of a site, its matrices stacked: (outputs, depth) and (outputs,)."""
+    parts = quantized_parts(spec, tensors, site, layer, expert, quantize)
     if len(parts) == 1:
         return parts[0]
     return np.concatenate([q for q, _ in parts]), np.concatenate([scale for _, scale in parts])
@@ -206,8 +221,16 @@ def write_integer_checkpoint(
         raise
 
 
-def verify_digests(directory: Path, tensors: Mapping[str, Tensor], threads: int) -> None:
-    """Compares every tensor with `digests.json`. Raises CheckpointError for the first that differs."""
+def verify_digests(directory: Path, tensors: Mapping[str, Tensor], threads: int, *, always: bool = False) -> None:
+    """Compares every tensor with `digests.json`, unless the same files passed before (see cutset.models.verified) and
+    `always` is false. Raises CheckpointError for the first that differs."""
+    files = {tensor.file for tensor in tensors.values()} | {directory / "digests.json"}
+    try:
+        seen = observe(sorted(files))
+    except OSError as error:
+        raise CheckpointError(f"{error.filename} can't be read: {error.strerror}") from None
+    if not always and remembered(directory, seen):
+        return
     wanted = read_json(directory / "digests.json")
     if set(wanted) != set(tensors):
         raise CheckpointError(f"{directory / 'digests.json'} doesn't name the tensors of this checkpoint")
@@ -216,6 +239,7 @@ def verify_digests(directory: Path, tensors: Mapping[str, Tensor], threads: int)
         for name, digest in zip(names, pool.map(lambda name: _digest(tensors[name].raw), names), strict=True):
             if digest != wanted[name]:
                 raise CheckpointError(f"{tensors[name].file}: the digest of {name} doesn't match: the file was changed")
+    remember(directory, seen)
 
 
 def _digest(value: NDArray[Any]) -> str:

@@ -13,7 +13,7 @@ from cutset.kernels.native import extension
 from cutset.models.checkpoint import Tensor
 from cutset.models.decoder import Trace
 from cutset.models.executor import Batch
-from cutset.models.integer import Progress, activation_bits, quantized
+from cutset.models.integer import Progress, activation_bits, quantized_parts
 from cutset.models.rope import Rope
 from cutset.models.spec import DecoderSpec, Site
 
@@ -134,17 +134,17 @@ def local_linears(
         if progress is not None:
             progress("packing weights", number + 1, len(sites))
         if dtype != "float32":
-            q, scales = quantized(
+            parts = quantized_parts(
                 decoder.spec, tensors, site, layer, expert, lambda w: native.quantize_weight(w, decoder.pool)
             )
-            packed = native.LinearI8(q, scales, decoder.pool)
+            packed = native.LinearI8([q for q, _ in parts], [scales for _, scales in parts], decoder.pool)
             bits = min(activation_bits(dtype, site), packed.most_bits)
             if bits < 8:
-                raise CheckpointError(f"site {site} of layer {layer}: its sums of {q.shape[1]} products overflow")
+                raise CheckpointError(f"site {site} of layer {layer}: its sums of {packed.depth} products overflow")
             linears.put(site, layer, expert, packed, bits)
             continue
-        parts = [tensors[name].float32() for name in decoder.spec.site_tensors(site, layer, expert)]
-        weight = np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts))
+        floats = [tensors[name].float32() for name in decoder.spec.site_tensors(site, layer, expert)]
+        weight = np.ascontiguousarray(floats[0] if len(floats) == 1 else np.concatenate(floats))
         linears.put(site, layer, expert, native.LinearF32(weight, decoder.pool))
     return linears
 
