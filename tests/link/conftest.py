@@ -14,7 +14,7 @@ import pytest
 from cutset.link import Limits, Link, Listener, Timeouts, connect, listen
 from cutset.link.keys import new_keys
 
-KINDS = ("inproc", "ipc", "tcp")
+KINDS = ("inproc", "shm", "ipc", "tcp")
 QUICK = Timeouts(connect=5, send=5, recv=5)
 
 

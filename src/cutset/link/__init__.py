@@ -46,6 +46,10 @@ def connect(
         from cutset.link import inproc
 
         return inproc.connect(address, timeouts, limits)
+    if where.scheme == "shm":
+        from cutset.link import shm as shm
+
+        return shm.connect(where, timeouts, limits)
     from cutset.link import dealer
 
     return dealer.connect(where, keys, timeouts, limits)
@@ -68,6 +72,10 @@ def listen(
         from cutset.link import inproc
 
         return inproc.listen(address, timeouts, limits)
+    if where.scheme == "shm":
+        from cutset.link import shm_listener as shm
+
+        return shm.listen(where, timeouts, limits)
     from cutset.link import router
 
     return router.listen(where, keys, allow, timeouts, limits)
