@@ -55,6 +55,11 @@ class Batcher:
     def clients(self) -> int:
         return len(self._clients)
 
+    @property
+    def complete(self) -> bool:
+        """Every client waits for something: nobody else can bring company."""
+        return all(client.calls for client in self._clients.values())
+
     def join(self, client: Hashable) -> None:
         """A newcomer starts level with who got least, so that it can't crowd the others out."""
         if client not in self._clients:

@@ -94,14 +94,15 @@ class Accelerator:
     def turn(self, timeout: float) -> None:
         """Takes what has come, waits up to `timeout` seconds if nothing has, multiplies at most once."""
         wait = self._batcher.wait(time.monotonic())
-        if wait is None or wait > 0:
-            self._take(timeout if wait is None else min(wait, timeout))
-        while self._take(0.0):  # whatever else is there
-            pass
+        if wait != 0.0:
+            took = self._take(timeout if wait is None else min(wait, timeout))
+            while took and not self._batcher.complete:  # whatever else is there
+                took = self._take(0.0)
         for link in self.listener.gone():
             self._forget(link)
-        if self._batcher.wait(time.monotonic()) == 0.0:
-            self._multiply(self._batcher.take(time.monotonic()))
+        now = time.monotonic()
+        if self._batcher.wait(now) == 0.0:
+            self._multiply(self._batcher.take(now))
 
     def _take(self, timeout: float) -> bool:
         """One message, if one is there."""
