@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "bindings/arrays.h"
+#include "bindings/common.h"
 #include "core/linear.h"
 #include "core/pool.h"
 
@@ -27,22 +28,6 @@ using namespace cutset::bindings;
 Workspace& workspace() {
   static thread_local Workspace mine;
   return mine;
-}
-
-ThreadPool& pool_or_alone(ThreadPool* pool) {
-  static ThreadPool alone(1);
-  return pool ? *pool : alone;
-}
-
-template <class T>
-nb::ndarray<nb::numpy, T> new_array(std::initializer_list<std::size_t> shape) {
-  std::size_t count = 1;
-  for (const std::size_t n : shape) count = checked_product(count, n);
-  auto data = std::make_unique<T[]>(count);
-  T* raw = data.get();
-  nb::capsule owner(raw, [](void* p) noexcept { delete[] static_cast<T*>(p); });
-  data.release();
-  return nb::ndarray<nb::numpy, T>(raw, shape, owner);
 }
 
 const float* rows_of(const AnyArray& x, std::size_t depth) {
@@ -117,15 +102,31 @@ void call_i8(const PackedI8& self, const AnyArray& x, const AnyOutput& out, int 
   self.forward(pool_or_alone(pool), in, x.shape(0), bits, y, workspace());
 }
 
-nb::ndarray<nb::numpy, std::int32_t> integers_i8(const PackedI8& self, const AnyArray& q, std::optional<int> bits,
-                                                 ThreadPool* pool) {
+nb::object integers_i8(const PackedI8& self, const AnyArray& q, std::optional<int> bits, ThreadPool* pool,
+                       std::optional<AnyOutput> out) {
   std::vector<std::int16_t> room;
   const std::int16_t* in = integers_of(q, self.depth(), room);
-  auto out = new_array<std::int32_t>({q.shape(0), self.outputs()});
+  const Result<std::int32_t> result(out, q.shape(0), self.outputs(), "int32");
+  if (out) check_apart(q, *out);
   const int chosen = bits.value_or(room.empty() ? PackedI8::kMostBits : 8);
-  nb::gil_scoped_release release;
-  self.integers(pool_or_alone(pool), in, q.shape(0), chosen, out.data(), workspace());
-  return out;
+  {
+    nb::gil_scoped_release release;
+    self.integers(pool_or_alone(pool), in, q.shape(0), chosen, result.data, workspace());
+  }
+  return result.object;
+}
+
+nb::object residues_i8(const PackedI8& self, const AnyArray& x, ThreadPool* pool, std::optional<AnyOutput> out) {
+  check_array<std::uint32_t>(x, "x", 2, "uint32");
+  check_shape(x, "x", x.shape(0), self.depth());
+  const Result<std::uint32_t> result(out, x.shape(0), self.outputs(), "uint32");
+  if (out) check_apart(x, *out);
+  {
+    nb::gil_scoped_release release;
+    self.residues(pool_or_alone(pool), static_cast<const std::uint32_t*>(x.data()), x.shape(0), result.data,
+                  workspace());
+  }
+  return result.object;
 }
 
 nb::tuple quantize_rows_py(const AnyArray& x, int bits, ThreadPool* pool) {
@@ -194,7 +195,11 @@ void bind_linears(nb::module_& m) {
       .def("__call__", &call_i8, "x"_a, "out"_a, "bits"_a = 8, "pool"_a.none() = nb::none(),
            "x (rows, depth), out (rows, outputs), both float32")
       .def("integers", &integers_i8, "q"_a, "bits"_a.none() = nb::none(), "pool"_a.none() = nb::none(),
+           "out"_a.none() = nb::none(),
            "int32 sums (rows, outputs) of q (rows, depth), int8 or int16; bits is 8 or 12 unless given")
+      .def("residues", &residues_i8, "x"_a, "pool"_a.none() = nb::none(), "out"_a.none() = nb::none(),
+           "x . W^T mod 2^31 - 1, uint32 (rows, outputs), of residues x (rows, depth); ValueError if some x is not "
+           "below")
       .def_prop_ro("outputs", &PackedI8::outputs)
       .def_prop_ro("depth", &PackedI8::depth)
       .def_prop_ro("most_bits", &PackedI8::most_bits)

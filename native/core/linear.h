@@ -11,6 +11,7 @@
 
 #include "core/memory.h"
 #include "core/pool.h"
+#include "kernels/linear.h"
 
 namespace cutset {
 
@@ -41,6 +42,7 @@ struct RowsI8 {
 class PackedI8 {
  public:
   static constexpr int kLeastBits = 8, kMostBits = 12;
+  static constexpr std::size_t kMostResidueDepth = INT32_MAX / (255 * 127);
 
   // weight: -127 to 127, std::invalid_argument for -128. scales: (outputs,). Or the rows of several matrices, stacked.
   PackedI8(const std::int8_t* weight, const float* scales, std::size_t outputs, std::size_t depth, ThreadPool& pool);
@@ -50,7 +52,8 @@ class PackedI8 {
   std::size_t depth() const { return depth_; }
   std::size_t bytes() const { return panels_.bytes() + sums_.bytes() + scales_.bytes(); }
 
-  // The most bits of activations (8 to 12) whose sums are sure to fit in int32 with these weights; 0 if none are.
+  // The most bits of activations (8 to 12) whose sums are sure to lie between -(2^30 - 1) and 2^30 - 1 with these
+  // weights, so that they are the same in int32 and in the field of kernels/field.h; 0 if none are.
   int most_bits() const;
 
   // std::invalid_argument unless 8 <= bits <= most_bits().
@@ -60,10 +63,15 @@ class PackedI8 {
   void integers(ThreadPool& pool, const std::int16_t* q, std::size_t rows, int bits, std::int32_t* z,
                 Workspace& workspace) const;
 
+  // z (rows, outputs) = x . W^T mod P for residues x (rows, depth). std::invalid_argument for an x that isn't below P,
+  // and for more columns than kMostResidueDepth.
+  void residues(ThreadPool& pool, const std::uint32_t* x, std::size_t rows, std::uint32_t* z,
+                Workspace& workspace) const;
+
  private:
   void check(int bits) const;
-  void multiply(ThreadPool& pool, const std::uint8_t* codes, const float* row_scales, std::size_t rows, int bits,
-                float* scaled, std::int32_t* whole) const;
+  // Sets what the rows and this matrix give; `job` has the rows' codes, `stride` bytes each, bits, and one output.
+  void multiply(ThreadPool& pool, const I8Job& job, std::size_t stride) const;
 
   std::size_t outputs_, depth_;
   Buffer panels_;              // [panel][depth / 4][32][4]

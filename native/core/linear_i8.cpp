@@ -6,6 +6,7 @@
 
 #include "core/linear.h"
 #include "core/split.h"
+#include "kernels/field.h"
 #include "kernels/table.h"
 
 namespace cutset {
@@ -64,7 +65,7 @@ PackedI8::PackedI8(const std::vector<RowsI8>& parts, std::size_t depth, ThreadPo
 
 int PackedI8::most_bits() const {
   for (int bits = kMostBits; bits >= kLeastBits; --bits) {
-    if (most_sum_ * ((1 << (bits - 1)) - 1) <= INT_MAX) return bits;
+    if (most_sum_ * ((1 << (bits - 1)) - 1) <= kHalfPrime) return bits;
   }
   return 0;
 }
@@ -72,8 +73,8 @@ int PackedI8::most_bits() const {
 void PackedI8::check(int bits) const {
   check_bits(bits);
   if (bits > most_bits()) {
-    throw std::invalid_argument("sums of " + std::to_string(bits) + "-bit activations with these weights may not fit " +
-                                "in 32 bits; use at most " + std::to_string(most_bits()) + " bits");
+    throw std::invalid_argument("sums of " + std::to_string(bits) + "-bit activations with these weights may pass " +
+                                "2^30 - 1; use at most " + std::to_string(most_bits()) + " bits");
   }
 }
 
@@ -89,7 +90,13 @@ void PackedI8::forward(ThreadPool& pool, const float* x, std::size_t rows, int b
   run_ranges(pool, rows, rows_a_task(pool, rows, depth_), [&](std::size_t first, std::size_t end) {
     kernels.i8_encode(x + first * depth_, end - first, depth_, bits, codes + first * stride, scales + first);
   });
-  multiply(pool, codes, scales, rows, bits, y, nullptr);
+  I8Job job{};
+  job.codes = codes;
+  job.rows = rows;
+  job.bits = bits;
+  job.row_scales = scales;
+  job.scaled = y;
+  multiply(pool, job, stride);
 }
 
 void PackedI8::integers(ThreadPool& pool, const std::int16_t* q, std::size_t rows, int bits, std::int32_t* z,
@@ -108,31 +115,62 @@ void PackedI8::integers(ThreadPool& pool, const std::int16_t* q, std::size_t row
   run_ranges(pool, rows, rows_a_task(pool, rows, depth_), [&](std::size_t first, std::size_t end) {
     kernels.i8_encode_whole(q + first * depth_, end - first, depth_, bits, codes + first * stride);
   });
-  multiply(pool, codes, nullptr, rows, bits, nullptr, z);
+  I8Job job{};
+  job.codes = codes;
+  job.rows = rows;
+  job.bits = bits;
+  job.whole = z;
+  multiply(pool, job, stride);
 }
 
-void PackedI8::multiply(ThreadPool& pool, const std::uint8_t* codes, const float* row_scales, std::size_t rows,
-                        int bits, float* scaled, std::int32_t* whole) const {
+void PackedI8::residues(ThreadPool& pool, const std::uint32_t* x, std::size_t rows, std::uint32_t* z,
+                        Workspace& workspace) const {
+  if (depth_ > kMostResidueDepth) {
+    throw std::invalid_argument("residues can be multiplied with at most " + std::to_string(kMostResidueDepth) +
+                                " columns, not " + std::to_string(depth_));
+  }
+  if (rows == 0) return;
+  const LinearKernels& kernels = cutset::kernels().linear;
+  const std::size_t stride = kernels.i8_residue_bytes(depth_), limb = stride / kResidueLimbs;
+  const std::size_t bytes = checked_product(rows, stride) + kCodeRowsMore * limb;
+  std::uint8_t* codes = static_cast<std::uint8_t*>(workspace.take(bytes));
+  std::atomic<bool> canonical{true};
+  run_ranges(pool, rows, rows_a_task(pool, rows, depth_), [&](std::size_t first, std::size_t end) {
+    std::uint32_t most = 0;
+    for (std::size_t i = first * depth_; i < end * depth_; ++i) most = std::max(most, x[i]);
+    if (most >= kPrime) canonical.store(false, std::memory_order_relaxed);
+    kernels.i8_encode_residues(x + first * depth_, end - first, depth_, codes + first * stride);
+  });
+  if (!canonical.load()) throw std::invalid_argument("x must hold residues, which are below 2147483647");
+  I8Job job{};
+  job.codes = codes;
+  job.rows = rows;
+  job.bits = kLeastBits;
+  job.residues = z;
+  multiply(pool, job, stride);
+}
+
+void PackedI8::multiply(ThreadPool& pool, const I8Job& whole, std::size_t stride) const {
   const LinearKernels& kernels = cutset::kernels().linear;
   const std::size_t panels = round_up(outputs_, kPanel) / kPanel, padded = round_up(depth_, kDepthStep);
-  const std::size_t stride = kernels.i8_code_bytes(depth_, bits);
-  const Split split = split_product(pool, rows, panels, depth_, kLeastRows, kMostRows);
+  const std::size_t limbs = whole.residues ? kResidueLimbs : 1;
+  const Split split = split_product(pool, whole.rows, panels, depth_, kLeastRows / limbs, kMostRows / limbs);
   pool.run(split.tasks(), [&](std::size_t task) noexcept {
     const std::size_t first = task % split.row_blocks * split.rows, group = task / split.row_blocks;
     const std::size_t start = group * split.panels * kPanel;
     const std::size_t out = first * outputs_ + start;
-    I8Job job{};
-    job.codes = codes + first * stride;
-    job.rows = std::min(split.rows, rows - first);
+    I8Job job = whole;
+    job.codes += first * stride;
+    job.rows = std::min(split.rows, whole.rows - first);
     job.depth = depth_;
-    job.bits = bits;
     job.panels = panels_.as<std::int8_t>() + start * padded;
     job.sums = sums_.as<std::int32_t>() + start;
-    job.row_scales = row_scales ? row_scales + first : nullptr;
+    if (job.row_scales) job.row_scales += first;
     job.output_scales = scales_.as<float>() + start;
     job.outputs = std::min(split.panels * kPanel, outputs_ - start);
-    job.scaled = scaled ? scaled + out : nullptr;
-    job.whole = whole ? whole + out : nullptr;
+    if (job.scaled) job.scaled += out;
+    if (job.whole) job.whole += out;
+    if (job.residues) job.residues += out;
     job.stride = outputs_;
     kernels.i8_multiply(job);
   });

@@ -5,6 +5,7 @@ import pytest
 
 from cutset.kernels import _native as native
 from cutset.kernels import reference_linear as reference
+from cutset.models.integer import most_bits
 
 POOL = native.Pool(2)
 # (outputs, depth): one, odd, just below, at and above the panels (32) and steps (64) of the packed form.
@@ -78,8 +79,8 @@ def test_integers_at_the_ends_of_the_range(outputs, depth, bits):
 
 
 def test_integers_of_a_long_sum():
-    """As near to 2^31 as it may be; and q given as int8."""
-    depth = 8259
+    """As near to 2^30 as it may be; and q given as int8."""
+    depth = 4130
     weight = np.full((3, depth), -127, np.int8)
     linear = native.LinearI8(weight, np.ones(3, np.float32))
     q = np.full((2, depth), 2047, np.int16)
@@ -90,6 +91,10 @@ def test_integers_of_a_long_sum():
     with pytest.raises(ValueError, match="at most 11 bits"):
         longer.integers(np.ones((1, 2 * depth), np.int16))
     assert longer.integers(np.full((1, 2 * depth), 127, np.int8))[0, 0] == 127 * 127 * 2 * depth
+    for matrix, packed in ((weight, linear), (np.full((1, 2 * depth), 127, np.int8), longer)):
+        assert most_bits(matrix) == packed.most_bits
+    edge = native.LinearI8(np.full((2, depth + 1), -127, np.int8), np.ones(2, np.float32))
+    assert edge.most_bits == most_bits(np.full((2, depth + 1), -127, np.int8)) == 11
 
 
 @pytest.mark.parametrize("bits", [8, 10, 12])

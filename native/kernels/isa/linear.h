@@ -12,6 +12,8 @@ void quantize(const float* x, std::size_t rows, std::size_t depth, int bits, std
 std::size_t i8_code_bytes(std::size_t depth, int bits);
 void i8_encode(const float* x, std::size_t rows, std::size_t depth, int bits, std::uint8_t* codes, float* scales);
 void i8_encode_whole(const std::int16_t* q, std::size_t rows, std::size_t depth, int bits, std::uint8_t* codes);
+std::size_t i8_residue_bytes(std::size_t depth);
+void i8_encode_residues(const std::uint32_t* x, std::size_t rows, std::size_t depth, std::uint8_t* codes);
 void i8_multiply(const I8Job& job);
 PanelFacts i8_pack(const std::int8_t* const* rows, std::size_t count, std::size_t depth, std::int8_t* panel,
                    std::int32_t* sums);
@@ -26,7 +28,8 @@ constexpr std::size_t kTileRows = 3;
 constexpr std::size_t kTileRows = 1;
 #endif
 
-constexpr LinearKernels kLinear = {kTileRows, f32_pack,        f32_tile,    quantize, i8_code_bytes,
-                                   i8_encode, i8_encode_whole, i8_multiply, i8_pack,  read};
+constexpr LinearKernels kLinear = {kTileRows,          f32_pack,    f32_tile,        quantize,
+                                   i8_code_bytes,      i8_encode,   i8_encode_whole, i8_residue_bytes,
+                                   i8_encode_residues, i8_multiply, i8_pack,         read};
 
 }  // namespace cutset::CUTSET_ISA

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.errors import CheckpointError, ModelError
-from cutset.kernels.reference_linear import quantize_weight, quantized_linear
+from cutset.kernels.reference_linear import quantize_weight, quantized_linear, top_of
 from cutset.models.checkpoint import Tensor, TensorTable
 from cutset.models.families import read_json
 from cutset.models.spec import DecoderSpec, Site
@@ -30,11 +30,14 @@ from cutset.models.verified import observe, remember, remembered
 from cutset.models.writer import write_safetensors
 
 __all__ = [
+    "MOST_SUM",
     "IntegerLinears",
     "QuantizedWeight",
     "activation_bits",
+    "bits_of_site",
     "check_integer_tensors",
     "is_integer",
+    "most_bits",
     "quantized",
     "quantized_parts",
     "verify_digests",
@@ -42,6 +45,9 @@ __all__ = [
 ]
 
 VERSION = 1
+# Sums of a site lie between -MOST_SUM and MOST_SUM, whatever the activations: half of the prime field of offload, so
+# that a sum is the same number there.
+MOST_SUM = 2**30 - 1
 QuantizedWeight = tuple[NDArray[np.int8], NDArray[np.float32]]  # (rows, columns) and one scale a row
 Progress = Callable[[str, int, int], None]  # what is done, how many of how many
 # What goes along with the weights.
@@ -56,13 +62,33 @@ CARRIED = (
 
 
 def activation_bits(dtype: str, site: Site) -> int:
-    """Bits of the activations that a site multiplies, in `int8` or `exact`.
+    """Bits of the activations that a site multiplies, in `int8` or `exact`, where the sums allow it (`bits_of_site`).
 
     `int8` takes 8 at `gate_up`, which is half of all products, and 12 elsewhere: 8 everywhere changes the likeliest
     token at 3 % of the positions of a small model, 8 there alone hardly more than the 8-bit weights do by
     themselves (`cutset bench quality`). Decoding is bound by reading the weights, which are the same.
     """
     return 8 if dtype == "int8" and site == "gate_up" else 12
+
+
+def most_bits(weight: NDArray[np.int8]) -> int:
+    """The most bits of activations, 12 to 8, whose sums with these weights (outputs, depth) can't pass MOST_SUM.
+
+    0 if there are none. The sums that a row's activations of b bits can reach are (2^(b-1) - 1) * sum |w|.
+    """
+    largest = int(np.abs(weight.astype(np.int16)).sum(axis=1, dtype=np.int64).max())
+    return next((bits for bits in range(12, 7, -1) if top_of(bits) * largest <= MOST_SUM), 0)
+
+
+def bits_of_site(dtype: str, site: Site, layer: int, weight: NDArray[np.int8]) -> int:
+    """What `activation_bits` asks for, or fewer where the sums of this matrix ask for it.
+
+    Raises CheckpointError where even 8 are too many.
+    """
+    bits = min(activation_bits(dtype, site), most_bits(weight))
+    if bits < 8:
+        raise CheckpointError(f"site {site} of layer {layer}: its sums of {weight.shape[1]} products overflow")
+    return bits
 
 
 def is_integer(config: Mapping[str, Any]) -> bool:
@@ -163,11 +189,15 @@ class IntegerLinears:
     """The products in integers, in numpy: the slow twin of the native ones. See cutset.models.decoder.Linears."""
 
     def __init__(self, spec: DecoderSpec, tensors: Mapping[str, Tensor], dtype: str) -> None:
-        self.dtype = dtype
         self.weights = {site: quantized(spec, tensors, *site) for site in spec.sites()}
+        self.bits = {
+            (site, layer, expert): bits_of_site(dtype, site, layer, weight)
+            for (site, layer, expert), (weight, _) in self.weights.items()
+        }
 
     def __call__(self, site: Site, layer: int, expert: int, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        return quantized_linear(rows, *self.weights[site, layer, expert], activation_bits(self.dtype, site))
+        key = site, layer, expert
+        return quantized_linear(rows, *self.weights[key], self.bits[key])
 
 
 def write_integer_checkpoint(

@@ -126,7 +126,7 @@ def local_linears(
 ) -> Any:
     """All products of a decoder, computed in this process in float32, int8 or exact.
 
-    Raises CheckpointError where the sums of a site may not fit in 32 bits even with 8-bit activations.
+    Raises CheckpointError where the sums of a site may pass 2^30 - 1 even with 8-bit activations.
     """
     linears = native.LocalLinears(decoder.core, decoder.pool)
     sites = decoder.spec.sites()
