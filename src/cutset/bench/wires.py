@@ -72,7 +72,8 @@ class ZmqWire(Wire):
     def __init__(self, address: str, bind: bool) -> None:
         import zmq
 
-        self.sock: Any = zmq.Context.instance().socket(zmq.PAIR)
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+        self.sock = context.socket(zmq.PAIR)
         self.sock.linger = 0
         self.sock.rcvtimeo = self.sock.sndtimeo = int(PATIENCE * 1000)
         if bind:
