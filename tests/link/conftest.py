@@ -13,8 +13,9 @@ import pytest
 
 from cutset.link import Limits, Link, Listener, Timeouts, connect, listen
 from cutset.link.keys import new_keys
+from link.mock import MockLink
 
-KINDS = ("inproc", "shm", "ipc", "tcp")
+KINDS = ("inproc", "shm", "ipc", "tcp", "mock")
 QUICK = Timeouts(connect=5, send=5, recv=5)
 
 
@@ -37,7 +38,12 @@ class Place:
 @contextlib.contextmanager
 def place(kind: str, folder: Path, limits: Limits) -> Iterator[Place]:
     name = uuid.uuid4().hex[:12]
-    address = {"inproc": f"inproc://{name}", "shm": f"shm://{name}", "ipc": f"ipc://{folder / name}"}.get(kind)
+    address = {
+        "inproc": f"inproc://{name}",
+        "mock": f"inproc://{name}",
+        "shm": f"shm://{name}",
+        "ipc": f"ipc://{folder / name}",
+    }.get(kind)
     server, client = new_keys(), new_keys()
     if kind == "tcp":
         listener = listen("tcp://127.0.0.1:0", keys=server, allow={client.public}, timeouts=QUICK, limits=limits)
@@ -47,7 +53,8 @@ def place(kind: str, folder: Path, limits: Limits) -> Iterator[Place]:
 
     def dial(**changes: object) -> Link:
         keys = client.expecting(server.public) if kind == "tcp" else None
-        made.append(connect(listener.address, **{"keys": keys, "timeouts": QUICK, "limits": limits, **changes}))
+        link = connect(listener.address, **{"keys": keys, "timeouts": QUICK, "limits": limits, **changes})
+        made.append(MockLink(link) if kind == "mock" else link)
         return made[-1]
 
     try:

@@ -45,6 +45,7 @@ COMMANDS = {
     "convert": Command("cutset.cli.convert", "turn a checkpoint into an exchange file, or back"),
     "forward": Command("cutset.cli.forward", "run whole sequences through one backend and time it"),
     "compare": Command("cutset.cli.compare", "say whether two outputs or traces agree"),
+    "keys": Command("cutset.cli.keys", "make the key pairs that tcp links need"),
     "bench": Command("cutset.cli.bench", "compare result files, write BENCHMARKS.md"),
 }
 

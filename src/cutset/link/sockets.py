@@ -21,7 +21,7 @@ from zmq.utils.monitor import parse_monitor_message
 __all__ = ["SharedSocket"]
 
 SLICE = 0.1  # seconds; a wait is never longer without a look at signals and at the connection
-POLITE = 0.0005  # seconds between two tries to send, when there is no room
+RETRY_MS = 2  # between two tries to send when there is no room, should a receiver eat the signal that there is
 COPIED = 1 << 16  # bytes; sending a smaller message by copy is quicker
 
 
@@ -38,6 +38,8 @@ class SharedSocket:
         self._poll = select.poll()
         self._poll.register(raw.FD, select.POLLIN)
         self._poll.register(self._wake, select.POLLIN)
+        self._room = select.poll()
+        self._room.register(raw.FD, select.POLLIN)
         self.closed = False
 
     def send(self, parts: Sequence[bytes | bytearray], timeout: float, alive: Callable[[], bool] | None) -> bool:
@@ -67,7 +69,7 @@ class SharedSocket:
                     return False
             if now >= deadline:
                 return False
-            time.sleep(POLITE)
+            self._room.poll(RETRY_MS)
 
     def recv(self, timeout: float, alive: Callable[[], bool]) -> list[zmq.Frame] | None:
         """The parts of the next message; None after `timeout`, or when there is none and `alive` says no."""
