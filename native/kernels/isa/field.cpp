@@ -33,7 +33,7 @@ template <std::size_t kVectors>
 struct Shorts {
   using Integer = std::int16_t;
   using Table = ColumnTable<kVectors>;
-  static constexpr std::size_t kStep = 2 * kLanes;
+  static constexpr std::size_t kStep = 2 * kLanes, kRun = kRunOfShorts;
   static void add_step(Sums<kVectors>& sums, const Integer* x, const Words<kVectors>& words) {
     sums.add_words(load_ints(x), words);
   }
@@ -43,7 +43,7 @@ template <std::size_t kVectors, class Type>
 struct Longs {
   using Integer = Type;
   using Table = PairTable<kVectors>;
-  static constexpr std::size_t kStep = kLanes;
+  static constexpr std::size_t kStep = kLanes, kRun = kRunOfIntegers;
   static void add_step(Sums<kVectors>& sums, const Integer* x, const Words<kVectors>& words) {
     // The top bit counts 2^31 = 1, or -2^31 = -1.
     const Ints bits = load_ints(x), top = right<31>(bits), rest = centred(both(bits, splat_int(kPrimeBits)));
@@ -60,7 +60,7 @@ void add_row(const typename Kind::Integer* x, std::size_t n, const typename Kind
   std::size_t step = 0;
   for (; (step + 1) * Kind::kStep <= n; ++step) {
     Kind::add_step(sums, x + step * Kind::kStep, table.steps[step]);
-    if (step % kRun == kRun - 1) sums.move_to(totals);
+    if (step % Kind::kRun == Kind::kRun - 1) sums.move_to(totals);
   }
   if (step * Kind::kStep < n) {
     typename Kind::Integer room[Kind::kStep] = {};

@@ -2,7 +2,7 @@
 //
 // How products with residues are summed: a residue is centred and cut into three signed limbs of 11 bits; the other
 // factor into signed halves of 16 bits. The instructions that multiply 16-bit numbers then give sums in 32 bits that
-// may grow for kRun steps. Where the other factor z has 32 bits, z = low + 2^16 high, the two halves of a lane meet the
+// may grow for some steps. Where the other factor z has 32 bits, z = low + 2^16 high, the two halves of a lane meet the
 // limbs of s and of 2^16 s mod P, so that both products have the same weight.
 #pragma once
 
@@ -24,13 +24,13 @@ Verdict settle(const SettleJob& job);
 
 constexpr FieldKernels kField = {mask, dots_i16, dots_i32, dots_u32, project, settle};
 
-constexpr std::size_t kLimbs = 3;       // of a residue
-constexpr std::size_t kColumns = 1024;  // whose limbs are prepared at a time: they stay in the first cache
+constexpr std::size_t kLimbs = 3;      // of a residue
+constexpr std::size_t kColumns = 512;  // whose limbs are prepared at a time: they stay in the first cache
 constexpr std::size_t kSteps = kColumns / kLanes;
 
 // In each step a lane gets at most 2^15 * 2^10 twice, for halves of int16, or once and half of it, for those of a
 // centred integer: 31 and 42 steps would just fit.
-constexpr std::size_t kRun = 16;
+constexpr std::size_t kRunOfShorts = 16, kRunOfIntegers = 32;
 
 // The integers in [-kHalfPrime, kHalfPrime] of residues.
 inline Ints centred(Ints residues) {

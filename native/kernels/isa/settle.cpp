@@ -80,7 +80,7 @@ Fault settle_row(const std::uint32_t* reply, const std::uint32_t* pad, float row
     store(out + c, mul(to_floats(z), mul(scale, load(columns.scales + c))));
     if constexpr (kChecks > 0) {
       sums.add_integers(z, columns.table.steps[c / kLanes]);
-      if (c / kLanes % kRun == kRun - 1) sums.move_to(totals);
+      if (c / kLanes % kRunOfIntegers == kRunOfIntegers - 1) sums.move_to(totals);
     }
   }
   if (c < n) {

@@ -31,7 +31,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._master = os.urandom(SEED_BYTES)
-        self._process = os.getpid()
+        self.process = os.getpid()
         self._lock = threading.Lock()
         self._next = 0
 
@@ -48,7 +48,7 @@ class Ledger:
 
     def check_process(self) -> None:
         """Raises OffloadError in a process that was forked from the one that made the ledger."""
-        if os.getpid() != self._process:
+        if os.getpid() != self.process:
             raise OffloadError(
                 "this process was forked after the model was loaded; load it again here, pads are single-use"
             )
