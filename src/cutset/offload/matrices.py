@@ -23,12 +23,10 @@ __all__ = [
     "Matrix",
     "ModelDigest",
     "activation_bits_of",
-    "column_bounds",
     "each_matrix",
 ]
 
 LEAST_BITS, MOST_BITS = 8, 12
-BLOCK = 1 << 22  # elements that are worked on at a time
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,16 +66,6 @@ def each_matrix(source: Source, progress: Progress | None = None) -> Iterator[Ma
             progress("reading weights", number + 1, len(sites))
         weight, scales = quantized(source.spec, source.tensors, site, layer, expert)
         yield Matrix(number, site, layer, expert, weight, scales)
-
-
-def column_bounds(weight: NDArray[np.int8]) -> NDArray[np.int32]:
-    """The sum of |W| of each output, (outputs,): times the largest |q| it bounds every product."""
-    outputs, depth = weight.shape
-    bounds = np.empty(outputs, dtype=np.int32)
-    step = max(1, BLOCK // depth)
-    for first in range(0, outputs, step):
-        np.abs(weight[first : first + step]).sum(axis=1, dtype=np.int32, out=bounds[first : first + step])
-    return bounds
 
 
 def activation_bits_of(bounds: NDArray[np.int32]) -> int:

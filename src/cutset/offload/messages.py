@@ -13,6 +13,7 @@ import msgspec
 from cutset.errors import FrameError
 
 __all__ = [
+    "MOST_PADS",
     "PROTOCOL",
     "AskCounters",
     "Counters",
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 PROTOCOL = 1
+MOST_PADS = 8  # requests of one MakePads
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 Word = Annotated[str, msgspec.Meta(max_length=200)]
@@ -78,7 +80,9 @@ class MakePads(msgspec.Struct, tag="pads", array_like=True, forbid_unknown_field
     """Expand single-use seeds into residues R (rows, depth) and multiply each with its matrix."""
 
     call: Count
-    requests: Annotated[list[tuple[Count, Count, bytes]], msgspec.Meta(max_length=8)]  # matrix, rows, seed (32 bytes)
+    requests: Annotated[
+        list[tuple[Count, Count, bytes]], msgspec.Meta(max_length=MOST_PADS)
+    ]  # matrix, rows, seed (32 bytes)
 
 
 class SelfTest(msgspec.Struct, tag="selftest", array_like=True, forbid_unknown_fields=True):

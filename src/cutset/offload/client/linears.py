@@ -16,7 +16,7 @@ from cutset.errors import IntegrityError, OffloadError
 from cutset.kernels.native import extension
 from cutset.link import Frame
 from cutset.models.spec import Site
-from cutset.offload.client.checks import blame
+from cutset.offload.client.idle import Idle
 from cutset.offload.client.pads import Pad, PadPool
 from cutset.offload.client.parts import Parts
 from cutset.offload.client.session import Session, multiply
@@ -61,6 +61,7 @@ class OffloadLinears:
         self.watch: Callable[[str, list[int], list[int]], None] | None = None
         self._pool, self._native = pool, extension()
         self._lock = threading.Lock()
+        self._idle = None if pads is None else Idle(pads)
         self._after: str = ""  # the site of the last call
 
     def __call__(self, site: Site, layer: int, expert: int, rows: Floats, out: Floats) -> None:
@@ -68,8 +69,8 @@ class OffloadLinears:
         with self._lock:
             # What ran since the last call is the decoder's part of the layer, or the engine between two steps.
             self.parts.lap("attention" if self._after == "qkv" else "other")
-            if self.pads is not None:
-                self.pads.busy()
+            if self._idle is not None:
+                self._idle.touch()
             matrix = self.weights.matrices[self.weights.numbers[site, layer, expert]]
             most = self.session.welcome.max_rows
             for first in range(0, len(rows), most):
@@ -86,7 +87,7 @@ class OffloadLinears:
         parts.lap("quantise")
         pad: Pad | None = None
         if self.pads is not None:
-            pad = self.pads.take(matrix.number, sent)
+            pad = self.pads.take(matrix.number, sent, pool)
             parts.lap("mask")
 
         def fill(arrays: list[NDArray[Any]]) -> None:
@@ -102,7 +103,8 @@ class OffloadLinears:
         dtype = INTEGERS if pad is None else RESIDUES
         self.session.send(multiply(matrix.number), [(dtype, q.shape)], fill)
         parts.lap("send")
-        expected = None if matrix.secrets is None else matrix.secrets.expected(q)  # while the other side multiplies
+        check = matrix.check
+        expected = None if check is None else check.expected(q, pool)  # while the other side multiplies
         parts.lap("check")
         message, frame = self.session.receive()
         waited = parts.lap("wait")
@@ -118,7 +120,7 @@ class OffloadLinears:
             pad=None if pad is None else pad.product,
             bounds=matrix.bounds if self.mode.verified else None,
             top=matrix.top,
-            secrets=None if matrix.secrets is None else matrix.secrets.vectors,
+            secrets=None if check is None else check.secrets,
             expected=expected,
             pool=pool,
         )
@@ -153,21 +155,23 @@ class OffloadLinears:
         """Says who gave a wrong product, and ends the session."""
         where = f"row {row}" + (f", column {column}" if column >= 0 else "")
         what = f"gave {LIES[code]} for {matrix.name} ({where})"
-        if pad is None or matrix.secrets is None or self.pads is None:
+        if pad is None or matrix.check is None:
             return self.session.broke(what)
-        accelerator, pad_server = blame(matrix.secrets, q, pad, reply)
-        if pad_server and self.pads.remote:
-            both = " and so did the accelerator" if accelerator else ""
-            return self.session.fail(
-                IntegrityError(
-                    f"the pad server {what}{both}. Nothing of it was used and the session is over: "
-                    "find out why, or use --pads idle"
-                )
+        sent = self._native.mask(q, pad.r, pool=self._pool)
+        blame = matrix.check.blame(sent, reply, pad.r, pad.product, self._pool)
+        if not blame.pad_server:
+            return self.session.broke(what)
+        return self.session.fail(
+            IntegrityError(
+                f"the {blame} {what}. Nothing of it was used and the session is over: "
+                "find out why, or make pads here (leave out --pads-from)"
             )
-        return self.session.broke(what)
+        )
 
     def close(self) -> None:
         """Ends the session and the making of pads."""
         self.session.close()
+        if self._idle is not None:
+            self._idle.close()
         if self.pads is not None:
             self.pads.close()

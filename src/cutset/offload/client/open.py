@@ -8,21 +8,24 @@ import socket
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from cutset.config import Settings
 from cutset.errors import ConfigError, DeviceError, OffloadError
 from cutset.kernels import native
+from cutset.kernels.reference_field import Residues
 from cutset.link import Link, Timeouts, connect, parse_address
 from cutset.link.keys import load_keys, load_public
 from cutset.models.backend import Choice
 from cutset.models.integer import Progress
 from cutset.models.native import NativeDecoder, thread_pool
 from cutset.models.source import Source
+from cutset.offload.client.ledger import Ledger
 from cutset.offload.client.linears import OffloadLinears
-from cutset.offload.client.pads import PadPool, Policy
+from cutset.offload.client.pads import Empty, PadPool
 from cutset.offload.client.session import Patience, Session
 from cutset.offload.client.weights import ClientWeights, load_weights
+from cutset.offload.messages import MOST_PADS
 from cutset.offload.modes import DEFAULT_MODE, Mode, mode_named
 
 __all__ = ["Offload", "check_settings", "dial", "open_offload"]
@@ -93,7 +96,7 @@ def open_offload(source: Source, settings: Settings, mode: Mode, progress: Progr
             )
             if not pad_session.welcome.makes_pads:
                 raise OffloadError(f"{settings.pads_from} makes no pads: start it without --no-pads")
-        pads = _pad_pool(weights, settings, pool, pad_session) if mode.masked else None
+        pads = _pad_pool(weights, settings, pad_session) if mode.masked else None
         linears = OffloadLinears(session, weights, mode, pool, pads, pad_rows=settings.pad_rows and mode.masked)
         decoder = NativeDecoder(source.spec, source.tensors, pool, linears)
         source.forget()
@@ -106,13 +109,30 @@ def open_offload(source: Source, settings: Settings, mode: Mode, progress: Progr
     return Offload(decoder, choice, mode, linears, pad_session)
 
 
-def _pad_pool(weights: ClientWeights, settings: Settings, pool: Any, pad_session: Session | None) -> PadPool:
-    policy: Policy = "wait"
+def _pad_pool(weights: ClientWeights, settings: Settings, pad_session: Session | None) -> PadPool:
+    chosen = {"wait": "wait", "inline": "inline", "fail": "fail"}
+    empty: Empty = "inline" if pad_session is None else "wait"
     if settings.pads_policy != "auto":
-        policy = settings.pads_policy  # type: ignore[assignment]
-    elif pad_session is None:
-        policy = "inline"
-    raise NotImplementedError
+        empty = cast(Empty, chosen[settings.pads_policy])
+    matrices = weights.matrices
+
+    def multiply(requests: list[tuple[int, bytes, int]]) -> list[Residues]:
+        if pad_session is None:
+            raise OffloadError("there is no pad server")
+        found: list[Residues] = []
+        for first in range(0, len(requests), MOST_PADS):
+            some = requests[first : first + MOST_PADS]
+            found += pad_session.pads(some, [matrices[number].outputs for number, _, _ in some])
+        return found
+
+    return PadPool(
+        Ledger(),
+        matrices,
+        multiply=None if pad_session is None else multiply,
+        empty=empty,
+        memory=settings.pads_mib << 20,
+        timeout=float(settings.offload_timeout),
+    )
 
 
 def dial(settings: Settings, address: str, server_key: Path | None) -> Link:

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from cutset.errors import CheckpointError, OffloadError
 from cutset.kernels.native import extension
+from cutset.kernels.reference_field import Residues
 from cutset.models.integer import Progress
 from cutset.models.source import Source
-from cutset.offload.client.checks import Secrets
-from cutset.offload.matrices import Matrix, ModelDigest, activation_bits_of, column_bounds, each_matrix
+from cutset.offload.client.checks import Check, sums_of_sizes
+from cutset.offload.matrices import Matrix, ModelDigest, activation_bits_of, each_matrix
 from cutset.offload.modes import Mode
 
 __all__ = ["ClientMatrix", "ClientWeights", "load_weights"]
@@ -33,8 +34,15 @@ class ClientMatrix:
     bits: int  # of the activations
     scales: NDArray[np.float32]  # (outputs,)
     bounds: NDArray[np.int32]  # (outputs,) the sum of |W|
-    secrets: Secrets | None  # for checks, where the mode has them
+    check: Check | None  # where the mode has it
     packed: Any  # native.LinearI8, where the client makes its own pads; else None
+
+    def residues(self, x: Residues, pool: Any = None, out: Residues | None = None) -> Residues:
+        """x . W^T mod P, for pads that are made here."""
+        if self.packed is None:
+            raise OffloadError("the weights weren't kept: pads come from elsewhere")
+        product: Residues = self.packed.residues(x, pool=pool, out=out)
+        return product
 
     @property
     def top(self) -> int:
@@ -75,7 +83,7 @@ def load_weights(
 
 
 def _client_matrix(matrix: Matrix, mode: Mode, pool: Any, native: Any) -> ClientMatrix:
-    bounds = column_bounds(matrix.weight)
+    bounds = sums_of_sizes(matrix.weight)
     bits = activation_bits_of(bounds)
     if bits == 0:
         raise CheckpointError(
@@ -89,6 +97,6 @@ def _client_matrix(matrix: Matrix, mode: Mode, pool: Any, native: Any) -> Client
         bits=bits,
         scales=matrix.scales,
         bounds=bounds,
-        secrets=Secrets(matrix.weight, pool) if mode.verified else None,
+        check=Check(matrix.weight, pool) if mode.verified else None,
         packed=None if native is None else native.LinearI8(matrix.weight, matrix.scales, pool),
     )
