@@ -38,6 +38,18 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"ipc://{tmp_path}/a" if request.param == "ipc" else f"shm://cutset-test-{os.getpid()}-{time.time_ns()}"
 
 
+def follow(llm: LLM, tokens: list[int], after_8: Callable[[], None]) -> None:
+    """Collects the tokens of an answer, and does something once 8 of them are there. Raises what the answer ends with."""
+    done = False
+    for delta in llm.stream(PROMPT, LONG):
+        if delta.error is not None:
+            raise delta.error
+        tokens += delta.token_ids
+        if len(tokens) >= 8 and not done:
+            done = True
+            after_8()
+
+
 def test_an_answer_through_another_process(address: str, start: Start, expected: list[int]) -> None:
     accelerator = start(address)
     with LLM("story", threads=1, offload=address) as llm:
@@ -53,17 +65,15 @@ def test_an_accelerator_that_is_killed_and_restarted_costs_no_token(
     address: str, start: Start, expected: list[int]
 ) -> None:
     first = start(address)
+    again = threading.Thread(target=start, args=(address,))
     tokens: list[int] = []
+
+    def restart() -> None:
+        first.kill()
+        again.start()
+
     with LLM("story", threads=1, offload=address) as llm:
-        again = None
-        for delta in llm.stream(PROMPT, LONG):
-            assert delta.error is None, delta.error
-            tokens += delta.token_ids
-            if len(tokens) >= 8 and again is None:
-                first.kill()
-                again = threading.Thread(target=start, args=(address,))
-                again.start()
-        assert again is not None
+        follow(llm, tokens, restart)
         again.join()
         assert llm.offload is not None
         assert llm.offload.linears.session.redialled > 0
@@ -75,17 +85,16 @@ def test_an_accelerator_that_is_killed_for_good_is_an_error_in_time(
 ) -> None:
     accelerator = start(address)
     tokens: list[int] = []
+    started = [0.0]
+
+    def kill() -> None:
+        accelerator.kill()
+        started[0] = time.monotonic()
+
     with LLM("story", threads=1, offload=address, offload_timeout=2) as llm:
-        started = 0.0
         with pytest.raises(LinkError, match="gave no answer within 2 s"):
-            for delta in llm.stream(PROMPT, LONG):
-                if delta.error is not None:
-                    raise delta.error
-                tokens += delta.token_ids
-                if len(tokens) >= 8 and not started:
-                    accelerator.kill()
-                    started = time.monotonic()
-        assert time.monotonic() - started < 15
+            follow(llm, tokens, kill)
+        assert time.monotonic() - started[0] < 15
     assert tokens == expected[: len(tokens)]
 
 
@@ -95,15 +104,13 @@ def test_an_accelerator_that_comes_back_with_another_model_is_refused(
     RandomModel(hidden=64, heads=4, kv_heads=2, vocab=128).write_checkpoint(tmp_path / "other")
     accelerator = start(address)
     tokens: list[int] = []
-    with LLM("story", threads=1, offload=address) as llm, pytest.raises(OffloadError, match="another model"):  # noqa: PT012
-        again = None
-        for delta in llm.stream(PROMPT, LONG):
-            if delta.error is not None:
-                raise delta.error
-            tokens += delta.token_ids
-            if len(tokens) >= 8 and again is None:
-                accelerator.kill()
-                again = start(address, str(tmp_path / "other"))
+
+    def replace() -> None:
+        accelerator.kill()
+        start(address, str(tmp_path / "other"))
+
+    with LLM("story", threads=1, offload=address) as llm, pytest.raises(OffloadError, match="another model"):
+        follow(llm, tokens, replace)
     assert tokens == expected[: len(tokens)]
 
 

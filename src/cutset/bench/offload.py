@@ -28,6 +28,8 @@ __all__ = ["SITE_PARTS", "WORKLOADS", "Setting", "Workload", "accelerator", "run
 # What a client computes because its products are elsewhere; the rest is the decoder, waiting, and the other side.
 SITE_PARTS = ("quantise", "mask", "serialise", "send", "check", "unmask")
 LOCAL = ("float32", "int8", "exact")
+MOST_PADS_MIB = 1024
+BLOCK = 32  # rows of pads that are made together
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +253,21 @@ def _arguments(workload: Workload, folder: Path, system: str, address: str, sett
     chosen = ["--mode", system] + ([] if system in LOCAL else ["--offload", address])
     if system == "float32":
         folder = folder.with_name("floats")
-    return [str(folder), *chosen, "--threads", str(setting.threads), "--context", str(workload.context)]
+    chosen += ["--threads", str(setting.threads), "--context", str(workload.context)]
+    return [str(folder), *chosen, "--pads-mib", str(pads_mib(folder, workload))]
+
+
+def pads_mib(folder: Path, workload: Workload) -> int:
+    """Room for the pads of one run, and no more: what is made beyond would disturb the others. Room for a row if that
+    is too much: then they are made inline."""
+    from cutset.models.families import load_spec
+
+    spec = load_spec(folder)
+    shapes = spec.tensor_shapes()
+    row = sum(4 * (shapes[spec.site_tensors(*site)[0]][1]) for site in spec.sites())
+    row += sum(4 * shapes[name][0] for site in spec.sites() for name in spec.site_tensors(*site))
+    mib = -(-(workload.prompt + workload.decode + BLOCK) * row // (1 << 20))
+    return mib if mib <= MOST_PADS_MIB else -(-row // (1 << 20))
 
 
 @contextlib.contextmanager

@@ -81,8 +81,10 @@ class Client:
         """Makes the pads of one run ahead; seconds and CPU seconds of it."""
         wall, cpu = time.perf_counter(), _cpu()
         offload = self.llm.offload
-        if offload is not None and offload.linears.pads is not None:
-            offload.linears.pads.fill(prompt + decode - 1, 600.0)  # the last token isn't fed back
+        pads = None if offload is None else offload.linears.pads
+        rows = prompt + decode - 1  # the last token isn't fed back
+        if pads is not None and rows * pads.row_bytes <= pads.memory:  # or else they are made inline, in the run
+            pads.fill(rows, 600.0)
         return {"s": time.perf_counter() - wall, "cpu_s": _cpu() - cpu}
 
     def run(self, prompt: int, decode: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from cutset.link.keys import load_allowed, load_keys
 from cutset.models.integer import Progress
 from cutset.models.registry import resolve
 from cutset.models.source import open_source
-from cutset.offload.accelerator.products import NativeProducts, Products, TorchProducts
+from cutset.offload.accelerator.products import NativeProducts, Products, self_test
 from cutset.offload.accelerator.server import DEFAULT_QUOTA, Accelerator, Quota
 from cutset.offload.matrices import ModelDigest, each_matrix
 
@@ -40,11 +40,15 @@ def open_accelerator(
     if settings.device == "cpu":
         products = NativeProducts(settings.thread_count)
     else:
+        from cutset.offload.accelerator.torch_products import TorchProducts
+
         products = TorchProducts(settings.device, settings.thread_count)
-    digest = ModelDigest()
+    self_test(products)
+    digest, shapes = ModelDigest(), list[tuple[int, int]]()
     for matrix in each_matrix(source, progress):
         digest.add(matrix)
-        products.add(matrix.weight)
+        products.put(matrix.number, matrix.weight)
+        shapes.append((matrix.outputs, matrix.depth))
     source.forget()
     listener = listen(
         address,
@@ -55,8 +59,8 @@ def open_accelerator(
     return Accelerator(
         listener,
         products,
+        shapes,
         digest.hex(),
-        device=settings.device,
         threads=settings.thread_count,
         quota=quota,
         makes_pads=makes_pads,

@@ -6,17 +6,17 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cutset.errors import FrameError, LinkError
+from cutset.errors import CutsetError, FrameError, LinkError
 from cutset.link import Frame, Link, Listener
 from cutset.offload.accelerator.batcher import Batcher, Call
-from cutset.offload.accelerator.products import Products, multiply_once
+from cutset.offload.accelerator.products import Products
 from cutset.offload.client.masks import SEED_BYTES, residues
 from cutset.offload.messages import (
     PROTOCOL,
@@ -38,6 +38,7 @@ from cutset.version import software
 __all__ = ["DEFAULT_QUOTA", "Accelerator", "Quota"]
 
 Array = NDArray[Any]
+SELF_TEST = "self-test"
 RESIDUES, INTEGERS = np.dtype(np.uint32), np.dtype(np.int16)
 
 
@@ -62,20 +63,20 @@ class Accelerator:
         self,
         listener: Listener,
         products: Products,
+        shapes: Sequence[tuple[int, int]],  # (outputs, depth) of the matrices 0, 1, …
         digest: str,
         *,
-        device: str,
         threads: int,
         quota: Quota = DEFAULT_QUOTA,
         makes_pads: bool = True,
     ) -> None:
-        self.listener, self.products, self.quota = listener, products, quota
+        self.listener, self.products, self.shapes, self.quota = listener, products, shapes, quota
         self.welcome = Welcome(
             protocol=PROTOCOL,
             software=software(),
             digest=digest,
-            matrices=len(products.shapes),
-            device=device,
+            matrices=len(shapes),
+            device=products.device,
             threads=threads,
             max_rows=quota.max_rows,
             makes_pads=makes_pads,
@@ -147,10 +148,10 @@ class Accelerator:
         self._send(link, self.welcome)
 
     def _queue(self, link: Link, message: Multiply, frame: Frame) -> None:
-        if message.matrix >= len(self.products.shapes):
+        if message.matrix >= len(self.shapes):
             self._refuse(link, message.call, f"there is no matrix {message.matrix}")
             return
-        _, depth = self.products.shapes[message.matrix]
+        _, depth = self.shapes[message.matrix]
         x = frame.arrays[0] if len(frame.arrays) == 1 else None
         if x is None or x.dtype not in (RESIDUES, INTEGERS) or x.ndim != 2 or x.shape[1] != depth or not len(x):
             wanted = f"matrix {message.matrix} takes one array (rows, {depth}) of uint32 or int16"
@@ -201,14 +202,14 @@ class Accelerator:
             return
         for matrix, rows, seed in message.requests:
             total += rows
-            if matrix >= len(self.products.shapes) or len(seed) != SEED_BYTES or not 0 < total <= self.quota.max_rows:
+            if matrix >= len(self.shapes) or len(seed) != SEED_BYTES or not 0 < total <= self.quota.max_rows:
                 self._refuse(
                     link, message.call, "pads are asked for with a matrix, 1 row or more, and 32 bytes of seed"
                 )
                 return
         answers = []
         for matrix, rows, seed in message.requests:
-            _, depth = self.products.shapes[matrix]
+            _, depth = self.shapes[matrix]
             answers.append(self.products.residues(matrix, residues(seed, rows * depth).reshape(rows, depth)))
         self.counters["pads"] += total
         self.counters["busy_s"] += time.perf_counter() - started
@@ -220,11 +221,18 @@ class Accelerator:
             return
         weight, x, q = (np.array(array) for array in arrays)
         try:
-            residues, integers = multiply_once(self.products, weight, x, q)
+            self.products.put(SELF_TEST, weight)
+        except CutsetError as error:
+            self._refuse(link, call, str(error))
+            return
+        try:
+            products = [self.products.residues(SELF_TEST, x), self.products.integers(SELF_TEST, q)]
         except ValueError as error:
             self._refuse(link, call, str(error))
             return
-        self._send(link, Product(call, 0.0, len(x)), [residues, integers])
+        finally:
+            self.products.drop(SELF_TEST)
+        self._send(link, Product(call, 0.0, len(x)), products)
 
     def _is_self_test(self, arrays: tuple[Array, ...]) -> bool:
         if [array.dtype for array in arrays] != [np.dtype(np.int8), RESIDUES, INTEGERS]:
