@@ -39,7 +39,7 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def follow(llm: LLM, tokens: list[int], after_8: Callable[[], None]) -> None:
-    """Collects the tokens of an answer, and does something once 8 of them are there. Raises what the answer ends with."""
+    """Collects the tokens of an answer; does something once 8 are there; raises what the answer ends with."""
     done = False
     for delta in llm.stream(PROMPT, LONG):
         if delta.error is not None:
