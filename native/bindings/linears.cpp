@@ -205,6 +205,7 @@ void bind_linears(nb::module_& m) {
       .def_prop_ro("most_bits", &PackedI8::most_bits)
       .def_prop_ro("nbytes", &PackedI8::bytes);
 
+  m.attr("most_residue_depth") = PackedI8::kMostResidueDepth;
   m.def("quantize_rows", &quantize_rows_py, "x"_a, "bits"_a = 8, "pool"_a.none() = nb::none(),
         "(q, scales) of x (rows, depth): int16 (rows, depth) and float32 (rows,)");
   m.def("quantize_weight", &quantize_weight_py, "weight"_a, "pool"_a.none() = nb::none(),

@@ -40,6 +40,7 @@ __all__ = [
     "most_bits",
     "quantized",
     "quantized_parts",
+    "sums_of_sizes",
     "verify_digests",
     "write_integer_checkpoint",
 ]
@@ -71,12 +72,21 @@ def activation_bits(dtype: str, site: Site) -> int:
     return 8 if dtype == "int8" and site == "gate_up" else 12
 
 
+def sums_of_sizes(weight: NDArray[np.int8]) -> NDArray[np.int32]:
+    """sum_k |W_jk| of each output, int32 (outputs,); with the largest activation it bounds that output's sums."""
+    sums = np.empty(weight.shape[0], np.int32)
+    for start in range(0, len(sums), 1024):  # so that only a part is widened at a time
+        part = np.abs(weight[start : start + 1024].astype(np.int16))
+        part.sum(axis=1, dtype=np.int32, out=sums[start : start + 1024])
+    return sums
+
+
 def most_bits(weight: NDArray[np.int8]) -> int:
     """The most bits of activations, 12 to 8, whose sums with these weights (outputs, depth) can't pass MOST_SUM.
 
     0 if there are none. The sums that a row's activations of b bits can reach are (2^(b-1) - 1) * sum |w|.
     """
-    largest = int(np.abs(weight.astype(np.int16)).sum(axis=1, dtype=np.int64).max())
+    largest = int(sums_of_sizes(weight).max())
     return next((bits for bits in range(12, 7, -1) if top_of(bits) * largest <= MOST_SUM), 0)
 
 

@@ -12,21 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cutset.kernels.reference_field import P
 from cutset.models.integer import Progress, quantized
 from cutset.models.source import Source
 from cutset.models.spec import Site
 
 __all__ = [
-    "LEAST_BITS",
-    "MOST_BITS",
     "Matrix",
     "ModelDigest",
-    "activation_bits_of",
     "each_matrix",
 ]
-
-LEAST_BITS, MOST_BITS = 8, 12
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,15 +60,6 @@ def each_matrix(source: Source, progress: Progress | None = None) -> Iterator[Ma
             progress("reading weights", number + 1, len(sites))
         weight, scales = quantized(source.spec, source.tensors, site, layer, expert)
         yield Matrix(number, site, layer, expert, weight, scales)
-
-
-def activation_bits_of(bounds: NDArray[np.int32]) -> int:
-    """The most bits of activations (8 to 12) whose products are sure to lie within (P - 1) / 2; 0 if none are."""
-    most = int(bounds.max(initial=0))
-    for bits in range(MOST_BITS, LEAST_BITS - 1, -1):
-        if ((1 << (bits - 1)) - 1) * most <= (P - 1) // 2:
-            return bits
-    return 0
 
 
 class ModelDigest:

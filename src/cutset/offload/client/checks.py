@@ -17,20 +17,9 @@ from cutset.kernels.native import extension
 from cutset.kernels.reference_field import P, Residues
 from cutset.offload.client.masks import random_residues
 
-__all__ = ["REPETITIONS", "Blame", "Check", "sums_of_sizes"]
+__all__ = ["REPETITIONS", "Blame", "Check"]
 
 REPETITIONS = 2
-ROWS = 1024  # of weights that are widened at a time
-
-
-def sums_of_sizes(weight: NDArray[np.int8]) -> NDArray[np.int32]:
-    """sum_k |W_jk| of each output, int32 (outputs,): with the largest activation it bounds the output's sums."""
-    sums = np.empty(weight.shape[0], np.int32)
-    for start in range(0, len(sums), ROWS):
-        part = weight[start : start + ROWS].astype(np.int16)
-        np.abs(part, out=part)
-        part.sum(axis=1, dtype=np.int32, out=sums[start : start + ROWS])
-    return sums
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cutset.errors import CheckpointError, OffloadError
+from cutset.errors import OffloadError
 from cutset.kernels.native import extension
 from cutset.kernels.reference_field import Residues
-from cutset.models.integer import Progress
+from cutset.models.integer import Progress, bits_of_site, sums_of_sizes
 from cutset.models.source import Source
-from cutset.offload.client.checks import Check, sums_of_sizes
-from cutset.offload.matrices import Matrix, ModelDigest, activation_bits_of, each_matrix
+from cutset.offload.client.checks import Check
+from cutset.offload.matrices import Matrix, ModelDigest, each_matrix
 from cutset.offload.modes import Mode
 
 __all__ = ["ClientMatrix", "ClientWeights", "load_weights"]
@@ -83,20 +83,14 @@ def load_weights(
 
 
 def _client_matrix(matrix: Matrix, mode: Mode, pool: Any, native: Any) -> ClientMatrix:
-    bounds = sums_of_sizes(matrix.weight)
-    bits = activation_bits_of(bounds)
-    if bits == 0:
-        raise CheckpointError(
-            f"{matrix.name}: its sums of {matrix.depth} products may not fit in the field of 2^31 - 1"
-        )
     return ClientMatrix(
         number=matrix.number,
         name=matrix.name,
         outputs=matrix.outputs,
         depth=matrix.depth,
-        bits=bits,
+        bits=bits_of_site("exact", matrix.site, matrix.layer, matrix.weight),
         scales=matrix.scales,
-        bounds=bounds,
+        bounds=sums_of_sizes(matrix.weight),
         check=Check(matrix.weight, pool) if mode.verified else None,
         packed=None if native is None else native.LinearI8(matrix.weight, matrix.scales, pool),
     )
