@@ -23,11 +23,12 @@ from cutset.errors import EngineError
 from cutset.models.random import RandomModel
 from cutset.offload.modes import MODES
 
-__all__ = ["SITE_PARTS", "WORKLOADS", "Setting", "Workload", "accelerator", "run_clients", "run_workload"]
+__all__ = ["SITE_PARTS", "SYSTEMS", "WORKLOADS", "Setting", "Workload", "accelerator", "run_clients", "run_workload"]
 
 # What a client computes because its products are elsewhere; the rest is the decoder, waiting, and the other side.
 SITE_PARTS = ("quantise", "mask", "serialise", "send", "check", "unmask")
 LOCAL = ("float32", "int8", "exact")
+SYSTEMS = (*LOCAL, "plain", "verified", "masked", "masked+verified")
 MOST_PADS_MIB = 1024
 BLOCK = 32  # rows of pads that are made together
 
@@ -40,7 +41,7 @@ class Workload:
     model: RandomModel | None
     prompt: int
     decode: int
-    systems: tuple[str, ...] = (*LOCAL, "plain", "verified", "masked", "masked+verified")
+    systems: tuple[str, ...] = SYSTEMS
     context: int = 1024
 
 

@@ -17,6 +17,7 @@ def plot(rows: list[Row], path: Path) -> None:
 
         matplotlib.use("Agg")
         from matplotlib import pyplot
+        from matplotlib.patches import Patch
     except ImportError:
         from cutset.errors import DeviceError
 
@@ -29,7 +30,8 @@ def plot(rows: list[Row], path: Path) -> None:
     totals = {(row.workload, row.system): row.value for row in rows if row.metric == "total"}
     workloads = list(dict.fromkeys(workload for workload, _, _ in found))
     figure, panels = pyplot.subplots(len(workloads), 1, figsize=(9, 1 + 2.6 * len(workloads)), squeeze=False)
-    colours = dict(zip(PARTS, pyplot.get_cmap("tab10").colors, strict=True))
+    palette = matplotlib.colormaps["tab10"]
+    colours = {part: palette(number) for number, part in enumerate(PARTS)}
     for panel, workload in zip(panels[:, 0], workloads, strict=True):
         systems = [system for name, system in totals if name == workload]
         for place, system in enumerate(systems):
@@ -44,8 +46,8 @@ def plot(rows: list[Row], path: Path) -> None:
         panel.invert_yaxis()
         panel.set_xlabel("ms")
         panel.set_title(workload.removeprefix("offload "), loc="left")
-    handles = [pyplot.Rectangle((0, 0), 1, 1, color=colours[part]) for part in PARTS]
-    handles.append(pyplot.Rectangle((0, 0), 1, 1, color="lightgrey"))
+    handles = [Patch(color=colours[part]) for part in PARTS]
+    handles.append(Patch(color="lightgrey"))
     figure.legend(handles, [*PARTS, "run here"], loc="outside upper center", ncols=6, fontsize=8)
     figure.set_layout_engine("constrained")
     figure.savefig(path, dpi=120)

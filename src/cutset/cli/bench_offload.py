@@ -43,7 +43,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from cutset.bench.offload import WORKLOADS, Setting, Workload, integer_checkpoint, run_clients, run_workload
+    from cutset.bench.offload import (
+        SYSTEMS,
+        WORKLOADS,
+        Setting,
+        Workload,
+        integer_checkpoint,
+        run_clients,
+        run_workload,
+    )
 
     if args.rounds < 1 or args.prompt < 1 or args.decode < 1 or args.clients < 1 or args.threads < 1:
         raise RequestError("--rounds, --prompt, --decode, --clients and --threads must be at least 1")
@@ -58,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         from cutset.models.registry import resolve
 
         found = resolve(args.model, load_settings())
-        systems = tuple(args.system) if args.system else Workload.systems
+        systems = tuple(args.system) if args.system else SYSTEMS
         systems = tuple(system for system in systems if system != "float32")
         workload = Workload(found.name, None, args.prompt, args.decode, systems, args.prompt + args.decode + 16)
         with tempfile.TemporaryDirectory() as folder:

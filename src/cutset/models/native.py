@@ -108,7 +108,8 @@ class NativeDecoder:
             step.run(self.linears)
         else:
             while (waiting := step.waiting) is not None:
-                self.linears(*waiting, step.output)
+                site, layer, expert, rows = waiting
+                self.linears(site, layer, expert, rows, step.output)
                 step.resume()
         logits: Floats = step.logits
         if trace is None:

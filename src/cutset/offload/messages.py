@@ -117,7 +117,7 @@ class Refused(msgspec.Struct, tag="refused", array_like=True, forbid_unknown_fie
 Message = Hello | Welcome | Multiply | Product | MakePads | SelfTest | AskCounters | Counters | Refused
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Message)
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 
 encode = _encoder.encode
 

@@ -8,7 +8,6 @@ window, and who got fewer rows so far goes first.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +20,7 @@ __all__ = ["Batcher", "Call"]
 class Call:
     """A product that a client waits for."""
 
-    client: Hashable
+    client: Any  # hashable; what it is doesn't matter here
     number: int  # the client's own
     matrix: int
     masked: bool
@@ -46,7 +45,7 @@ class Batcher:
 
     def __init__(self, *, window: float, max_rows: int, max_waiting: int) -> None:
         self.window, self.max_rows, self.max_waiting = window, max_rows, max_waiting
-        self._clients: dict[Hashable, _Client] = {}
+        self._clients: dict[Any, _Client] = {}
 
     def __len__(self) -> int:
         return sum(len(client.calls) for client in self._clients.values())
@@ -60,13 +59,13 @@ class Batcher:
         """Every client waits for something: nobody else can bring company."""
         return all(client.calls for client in self._clients.values())
 
-    def join(self, client: Hashable) -> None:
+    def join(self, client: Any) -> None:
         """A newcomer starts level with who got least, so that it can't crowd the others out."""
         if client not in self._clients:
             least = min((other.rows for other in self._clients.values()), default=0)
             self._clients[client] = _Client(rows=least)
 
-    def leave(self, client: Hashable) -> None:
+    def leave(self, client: Any) -> None:
         """Forgets a client and what it waited for."""
         self._clients.pop(client, None)
 
@@ -108,7 +107,8 @@ class Batcher:
             key = min(company, key=lambda one: (-company[one], one))
         same = [call for call in heads if call.key == key]
         same.sort(key=lambda call: (self._clients[call.client].rows, call.arrived))
-        batch, rows = [], 0
+        batch: list[Call] = []
+        rows = 0
         for call in same:
             if batch and rows + len(call.x) > self.max_rows:
                 break

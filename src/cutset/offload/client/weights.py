@@ -73,7 +73,8 @@ def load_weights(
             "Use --mode local, or --mode verified if the accelerator may see everything"
         )
     native = extension()
-    digest, matrices, numbers = ModelDigest(), [], {}
+    digest, matrices = ModelDigest(), list[ClientMatrix]()
+    numbers: dict[tuple[str, int, int], int] = {}
     for matrix in each_matrix(source, progress):
         digest.add(matrix)
         matrices.append(_client_matrix(matrix, mode, pool, native if pack else None))
