@@ -26,6 +26,8 @@ from cutset.link.zeromq import GOODBYE, KEYS_HELP, configure
 
 __all__ = ["listen"]
 
+PATIENCE = 1.0  # seconds
+
 Event = zmq.Event
 
 
@@ -73,8 +75,7 @@ class ClientEnd(Channel):
 
     def close(self) -> None:
         if self.open:
-            with contextlib.suppress(zmq.ZMQError):
-                self.listener.sock.send((self.route, b""), 0, None)
+            self.listener.dismiss(self.route)
             self.listener.drop(self)
 
 
@@ -88,6 +89,7 @@ class ZmqListener:
         self._ends: dict[bytes, ClientEnd] = {}
         self._waiting: deque[ClientEnd] = deque()  # once for each frame in an inbox
         self._gone: list[Link] = []
+        self._cut: dict[int, float] = {}  # connections that broke, and when; their last messages may still wait
 
     def recv(self, timeout: float) -> tuple[Link, Frame] | None:
         deadline = time.monotonic() + timeout
@@ -123,8 +125,11 @@ class ZmqListener:
             self.drop(end)
             end = None
         if end is None:
-            self.look()  # so that an old connection's end isn't taken for this one's
+            self._read_events()  # so that an old connection's end isn't taken for this one's
+            if fd in self._cut:
+                return None
             if len(self._ends) >= self.limits.clients:
+                self.dismiss(route)
                 return None
             end = self._ends[route] = ClientEnd(self, route, fd, peer)
         if len(parts) != 2 or not len(parts[1].buffer):
@@ -139,14 +144,26 @@ class ZmqListener:
 
     def look(self) -> bool:
         """Reads what happened to connections. True, so that whoever waits goes on."""
-        broken: dict[int, bool] = {}
-        for event, fd in self.sock.events():
-            if event in (Event.DISCONNECTED, Event.CLOSED, Event.ACCEPTED):
-                broken[fd] = event != Event.ACCEPTED
-        # A descriptor that was given out again has an older holder, if any, that is gone as well.
-        for end in [end for end in self._ends.values() if end.fd in broken]:
-            self.drop(end)
+        self._read_events()
+        if self._cut:
+            # Their last frames come first, unless others keep this side busy.
+            before = time.monotonic() - (PATIENCE if self.sock.readable() else 0)
+            for end in [end for end in self._ends.values() if self._cut.get(end.fd, before + 1) <= before]:
+                self.drop(end)
         return True
+
+    def _read_events(self) -> None:
+        for event, fd in self.sock.events():
+            if event in (Event.DISCONNECTED, Event.CLOSED):
+                self._cut[fd] = time.monotonic()
+            elif event == Event.ACCEPTED:  # with a descriptor that may have had an older holder
+                self._cut.pop(fd, None)
+                for end in [end for end in self._ends.values() if end.fd == fd]:
+                    self.drop(end)
+
+    def dismiss(self, route: bytes) -> None:
+        with contextlib.suppress(zmq.ZMQError):
+            self.sock.send((route, b""), 0, None)
 
     def drop(self, end: ClientEnd) -> None:
         if end.open:
