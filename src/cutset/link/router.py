@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
-import stat
 import time
 from collections import deque
 from collections.abc import Collection
@@ -22,7 +20,7 @@ from cutset.link.keys import Keys
 from cutset.link.limits import Limits, Timeouts
 from cutset.link.sockets import SharedSocket
 from cutset.link.zap import DOMAIN, Door
-from cutset.link.zeromq import GOODBYE, KEYS_HELP, configure
+from cutset.link.zeromq import GOODBYE, KEYS_HELP, bind_file, configure
 
 __all__ = ["listen"]
 
@@ -218,7 +216,7 @@ def listen(
             raw.ipv6 = where.place.startswith("[")
             raw.bind(str(where))
         else:
-            _bind_file(raw, where)
+            bind_file(raw, where)
     except zmq.ZMQError as error:
         _abandon(context, allowed)
         raise LinkError(f"can't listen at {where}: {error.strerror}") from None
@@ -233,20 +231,3 @@ def _abandon(context: zmq.Context[Any], allowed: Door | None) -> None:
     if allowed is not None:
         allowed.stop()
     context.destroy(linger=0)
-
-
-def _bind_file(raw: zmq.Socket[bytes], where: Address) -> None:
-    """Binds a socket file that only this user can open. A file that a dead listener left is taken over."""
-    path = where.place
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise LinkError(f"{path} is there and isn't a socket: remove it, or name another path")
-        with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(ConnectionRefusedError):
-            probe.settimeout(1)
-            probe.connect(path)
-            raise LinkError(f"{where} is taken: something listens there already")
-    before = os.umask(0o177)
-    try:
-        raw.bind(str(where))
-    finally:
-        os.umask(before)

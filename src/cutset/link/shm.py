@@ -1,4 +1,4 @@
-"""Links over shared memory: one end, and the client's way to the listener (shm_listener.py is the other side).
+"""Links over shared memory: one end. shm_client.py and shm_listener.py are the two ways to one.
 
 Each client has two rings in a file of its own. What fits in half a ring is sent and received in place; what doesn't
 travels in pieces, which the receiving side puts together in private memory.
@@ -6,11 +6,9 @@ travels in pieces, which the receiving side puts together in private memory.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import mmap
 import os
-import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,9 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cutset.config import usable_cores
-from cutset.errors import DeviceError, FrameError, LinkClosed, LinkError
-from cutset.link import segment
-from cutset.link.addresses import Address
+from cutset.errors import DeviceError, FrameError, LinkClosed
 from cutset.link.channel import timed_out
 from cutset.link.frames import Frame, Layout, Part, decode, encode, plan
 from cutset.link.interface import Reservation
@@ -33,10 +29,9 @@ try:
 except ImportError as error:
     raise DeviceError(f"shared memory needs the extension ({error}); reinstall Cutset with a C++ compiler") from None
 
-__all__ = ["ShmLink", "connect", "extension", "patience"]
+__all__ = ["DATA_BELL", "SLICE", "ShmLink", "extension", "patience"]
 
 SLICE = 0.1  # seconds; how often a waiting side looks whether the other one lives
-RETRY = 0.02  # seconds
 DATA_BELL = 128  # offset in a ring's words
 extension: Any = _ring
 WHOLE, FIRST, NEXT, CLOSED = _ring.WHOLE, _ring.FIRST, _ring.NEXT, _ring.CLOSED
@@ -256,82 +251,3 @@ class ShmLink:
     def close(self) -> None:
         self._deaf = True
         self.over("this link was closed here")
-
-
-def connect(where: Address, timeouts: Timeouts, limits: Limits) -> ShmLink:
-    deadline = time.monotonic() + timeouts.connect
-    while True:
-        try:
-            found = _dial(where, timeouts, limits)
-        except FileNotFoundError:
-            found = None
-        if found is not None:
-            return found
-        if time.monotonic() >= deadline:
-            raise LinkClosed(f"nobody listens at {where}: start the other side first, and as the same user")
-        time.sleep(RETRY)
-
-
-def _dial(where: Address, timeouts: Timeouts, limits: Limits) -> ShmLink | None:
-    """A link, or None when nobody listens."""
-    locks = segment.Locks(segment.open_file(segment.control_path(where.place)))
-    try:
-        control = segment.map_file(locks.descriptor, segment.CONTROL_BYTES)
-        if _ring.load64(control, 0) != segment.MAGIC:
-            raise LinkError(f"{where} isn't a listener's, or one of another version of Cutset")
-        epoch = _ring.load64(control, segment.EPOCH)
-        if _ring.load32(control, segment.STATE) != segment.OPEN or not locks.taken(0):
-            locks.let_go()
-            return None
-        link = _claim(where, timeouts, limits, locks, control, epoch)
-    except BaseException:
-        locks.let_go()
-        raise
-    return link
-
-
-def _claim(
-    where: Address, timeouts: Timeouts, limits: Limits, locks: segment.Locks, control: mmap.mmap, epoch: int
-) -> ShmLink:
-    slots = min(_ring.load32(control, segment.SLOTS), segment.MAX_SLOTS)
-    for index in range(slots):
-        slot, locked = segment.FIRST_SLOT + index * segment.SLOT, locks.take(1 + index)
-        wanted = segment.CLAIMED if locked else segment.UNLOCKED
-        if locked is not False and _ring.compare_exchange(control, slot, segment.FREE, wanted):
-            break
-        locks.give(1 + index)
-    else:
-        raise LinkClosed(f"{where} has as many clients as it takes, {slots}")
-    spin, naps = patience(timeouts)
-    up = down = -(-limits.ring // segment.PAGE) * segment.PAGE
-    number = secrets.randbits(64)
-    path = segment.ring_path(where.place, number)
-    try:
-        memory = segment.create(path, segment.ring_bytes(up, down))
-    except BaseException:
-        _ring.store32(control, slot, segment.FREE)
-        raise
-    sender = _ring.Sender(memory, 0, up, epoch, control, segment.BELL, spin, naps)
-    base = segment.PAGE + up
-    receiver = _ring.Receiver(memory, base, down, epoch, memory, base + DATA_BELL, spin, naps)
-    flags = (segment.LOCKS if locked else 0) | (0 if naps else segment.FUTEXES)
-    for offset, value in ((segment.SLOT_NAME, number), (segment.SLOT_UP, up), (segment.SLOT_DOWN, down)):
-        _ring.store64(control, slot + offset, value)
-    _ring.store32(control, slot + segment.SLOT_PID, os.getpid())
-    _ring.store32(control, slot + segment.SLOT_FLAGS, flags)
-    _ring.store32(control, slot, segment.OFFERED)
-    _ring.fetch_add(control, segment.JOINS, 1)
-    _ring.ring_bell(control, segment.BELL)
-
-    def alive() -> bool:
-        same = _ring.load64(control, segment.EPOCH) == epoch and _ring.load32(control, segment.STATE) == segment.OPEN
-        return same and locks.taken(0) and _ring.load32(control, slot) != segment.REFUSED
-
-    def ended(link: ShmLink) -> None:
-        if not alive():  # else the listener removes the file, when it has read what is in there
-            with contextlib.suppress(OSError):
-                path.unlink()
-        locks.let_go()
-
-    text = str(where)
-    return ShmLink(text, text, timeouts, limits, memory, sender, receiver, base, 0, alive, ended)
