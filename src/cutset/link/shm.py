@@ -12,7 +12,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -82,7 +82,7 @@ class ShmLink:
         self._done: set[int] = set()  # of these, the ones released before an older one
         self._partial: np.ndarray[Any, Any] | None = None
         self._filled = 0
-        self._why = ""  # what ended the link
+        self.why = ""  # what ended the link; empty while it lasts
         self._deaf = False  # what came before isn't read any more
 
     def send(self, header: bytes, arrays: Sequence[ArrayLike] = (), *, timeout: float | None = None) -> None:
@@ -90,7 +90,12 @@ class ShmLink:
         limit = self.timeouts.send if timeout is None else timeout
         if total > self._whole:
             self._send_pieces(parts, total, limit)
-        elif self._why or self._try(self._sender.send, parts, 0) != 1:
+            return
+        try:
+            sent = 0 if self.why else self._sender.send(parts, 0.0)
+        except Broken as error:
+            self._broken(error)
+        if sent != 1:
             self._wait(functools.partial(self._sender.send, parts), limit)
 
     def reserve(self, header: bytes, layout: Layout, *, timeout: float | None = None) -> Reservation:
@@ -103,8 +108,7 @@ class ShmLink:
             private = tuple(np.ndarray(shape, dtype, data, offset) for dtype, shape, offset in places)
             view = np.frombuffer(data, np.uint8)
             return Reservation(private, lambda: self._send_pieces([view], total, limit))
-        if self._why or self._try(self._sender.claim, total, 0) != 1:
-            self._wait(functools.partial(self._sender.claim, total), limit)
+        self._wait(functools.partial(self._sender.claim, total), limit)
         base = self._outgoing + self._sender.offset
         self._memory[base : base + len(front)] = front
         arrays = tuple(np.ndarray(shape, dtype, self._memory, base + offset) for dtype, shape, offset in places)
@@ -113,11 +117,10 @@ class ShmLink:
     def recv(self, timeout: float | None = None) -> Frame:
         limit = self.timeouts.recv if timeout is None else timeout
         deadline = time.monotonic() + limit
-        if self._held:
-            self._release(self._held[-1], all_before=True)
+        self._release_all()
         left = limit
         while True:
-            record = self._next(min(left, SLICE))
+            record = self._next(left if left < SLICE else SLICE)
             if record is not None and (frame := self.take(*record)) is not None:
                 return frame
             if (left := deadline - time.monotonic()) <= 0:
@@ -128,16 +131,19 @@ class ShmLink:
     def _next(self, wait: float) -> Any:
         """The next record, or None. Raises LinkClosed when none will come."""
         if self._deaf:
-            raise LinkClosed(self._why)
-        record = self._try(self.receiver.recv, wait)
-        if record is None and (self._why or not self.alive()):
-            record = self._try(self.receiver.recv, 0.0)  # it may have sent just before
-            if record is None:
-                self.over(f"{self.peer} died or was restarted")
-                raise LinkClosed(self._why)
+            raise LinkClosed(self.why)
+        try:
+            record = self.receiver.recv(wait)
+            if record is None and (self.why or not self.alive()):
+                record = self.receiver.recv(0.0)  # it may have sent just before
+                if record is None:
+                    self.over(f"{self.peer} died or was restarted")
+                    raise LinkClosed(self.why)
+        except Broken as error:
+            self._broken(error)
         if record is not None and record[0] == CLOSED:
             self.over(f"{self.peer} closed the link")
-            raise LinkClosed(self._why)
+            raise LinkClosed(self.why)
         return record
 
     def take(self, kind: int, offset: int, length: int, total: int, end: int) -> Frame | None:
@@ -170,21 +176,26 @@ class ShmLink:
         data, self._partial = self._partial, None
         return decode(data.data.toreadonly(), 0, data.nbytes, self._limit)
 
-    def _release(self, end: int, all_before: bool = False) -> None:
-        held, last = self._held, 0
-        if all_before:
-            held.clear()
+    def _release(self, end: int) -> None:
+        """Records are given back to the ring from the oldest one on."""
+        held, done = self._held, self._done
+        if not held or end < held[0]:
+            return  # its link received again since
+        if end != held[0]:
+            done.add(end)
+            return
+        held.popleft()
+        while held and held[0] in done:
+            end = held.popleft()
+            done.remove(end)
+        self.receiver.release(end)
+
+    def _release_all(self) -> None:
+        if self._held:
+            end = self._held[-1]
+            self._held.clear()
             self._done.clear()
-            last = end
-        else:
-            self._done.add(end)
-            while held and held[0] in self._done:
-                last = held.popleft()
-                self._done.remove(last)
-            if end not in held:
-                self._done.discard(end)
-        if last:
-            self.receiver.release(last)
+            self.receiver.release(end)
 
     def _send_pieces(self, parts: list[Part], total: int, limit: float) -> None:
         """A frame larger than half the ring, a quarter of the ring at a time."""
@@ -207,20 +218,20 @@ class ShmLink:
         self._check(False)
         self._sender.commit(WHOLE, total)
 
-    def _try(self, call: Callable[..., Any], *args: Any) -> Any:
-        try:
-            return call(*args)
-        except Broken as error:
-            self._deaf = True
-            self.over(f"{self.peer} broke the ring: {error}")
-            raise FrameError(f"{self.peer} broke the ring: {error}; the link is closed") from None
+    def _broken(self, error: Exception) -> NoReturn:
+        self._deaf = True
+        self.over(f"{self.peer} broke the ring: {error}")
+        raise FrameError(f"{self.peer} broke the ring: {error}; the link is closed") from None
 
     def _wait(self, call: Callable[[float], int], limit: float) -> None:
         """Calls until it says 1. Raises LinkTimeout and LinkClosed."""
         deadline = time.monotonic() + limit
         while True:
             left = max(0.0, deadline - time.monotonic())
-            found = -1 if self._why else self._try(call, min(left, SLICE))
+            try:
+                found = -1 if self.why else call(min(left, SLICE))
+            except Broken as error:
+                self._broken(error)
             if found == 1:
                 return
             self._check(found < 0)
@@ -229,21 +240,17 @@ class ShmLink:
 
     def _check(self, closed: bool) -> None:
         """Raises LinkClosed when the other side has gone."""
-        if not self._why and closed:
+        if not self.why and closed:
             self.over(f"{self.peer} closed the link")
-        elif not self._why and not self.alive():
+        elif not self.why and not self.alive():
             self.over(f"{self.peer} died or was restarted")
-        if self._why:
-            raise LinkClosed(self._why)
-
-    @property
-    def is_over(self) -> bool:
-        return bool(self._why)
+        if self.why:
+            raise LinkClosed(self.why)
 
     def over(self, why: str) -> None:
         """Ends the link, once. What the other side sent before can still be received."""
-        if not self._why:
-            self._why = why
+        if not self.why:
+            self.why = why
             self._sender.close()
             self.receiver.close()
             self._ended(self)
