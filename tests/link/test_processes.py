@@ -232,3 +232,25 @@ def test_a_socket_file_is_for_its_owner_and_stale_ones_are_taken_over(tmp_path: 
         listen(pair.address)
     assert path.read_text() == "precious"
     assert os.listdir(tmp_path) == [path.name]
+
+
+def test_frames_of_a_client_that_died_don_t_make_a_new_one(pair: Pair) -> None:
+    listener = pair.listen()
+    with party("mute", listener.address, *pair.paths("client", "server")) as process:
+        assert said(process) == ["ready"]
+        process.kill()
+        process.wait()
+        gone: list[Link] = []
+        seen = []
+        deadline = time.monotonic() + 10
+        while not gone and time.monotonic() < deadline:
+            gone += listener.gone()
+            if (found := listener.recv(0.1)) is not None:
+                seen.append(found[0])
+                found[1].release()
+            elif not seen:
+                break  # the frame died with its client
+        assert gone == seen
+        assert listener.recv(0.3) is None
+        assert listener.gone() == []
+    listener.close()

@@ -47,7 +47,7 @@ def connect(
 
         return inproc.connect(address, timeouts, limits)
     if where.scheme == "shm":
-        from cutset.link import shm as shm
+        from cutset.link import shm_client as shm
 
         return shm.connect(where, timeouts, limits)
     from cutset.link import dealer

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
-import stat
 import time
 from collections import deque
 from collections.abc import Collection
@@ -22,9 +20,11 @@ from cutset.link.keys import Keys
 from cutset.link.limits import Limits, Timeouts
 from cutset.link.sockets import SharedSocket
 from cutset.link.zap import DOMAIN, Door
-from cutset.link.zeromq import GOODBYE, KEYS_HELP, configure
+from cutset.link.zeromq import GOODBYE, KEYS_HELP, bind_file, configure
 
 __all__ = ["listen"]
+
+PATIENCE = 1.0  # seconds
 
 Event = zmq.Event
 
@@ -73,8 +73,7 @@ class ClientEnd(Channel):
 
     def close(self) -> None:
         if self.open:
-            with contextlib.suppress(zmq.ZMQError):
-                self.listener.sock.send((self.route, b""), 0, None)
+            self.listener.dismiss(self.route)
             self.listener.drop(self)
 
 
@@ -88,6 +87,7 @@ class ZmqListener:
         self._ends: dict[bytes, ClientEnd] = {}
         self._waiting: deque[ClientEnd] = deque()  # once for each frame in an inbox
         self._gone: list[Link] = []
+        self._cut: dict[int, float] = {}  # connections that broke, and when; their last messages may still wait
 
     def recv(self, timeout: float) -> tuple[Link, Frame] | None:
         deadline = time.monotonic() + timeout
@@ -123,8 +123,11 @@ class ZmqListener:
             self.drop(end)
             end = None
         if end is None:
-            self.look()  # so that an old connection's end isn't taken for this one's
+            self._read_events()  # so that an old connection's end isn't taken for this one's
+            if fd in self._cut:
+                return None
             if len(self._ends) >= self.limits.clients:
+                self.dismiss(route)
                 return None
             end = self._ends[route] = ClientEnd(self, route, fd, peer)
         if len(parts) != 2 or not len(parts[1].buffer):
@@ -139,14 +142,26 @@ class ZmqListener:
 
     def look(self) -> bool:
         """Reads what happened to connections. True, so that whoever waits goes on."""
-        broken: dict[int, bool] = {}
-        for event, fd in self.sock.events():
-            if event in (Event.DISCONNECTED, Event.CLOSED, Event.ACCEPTED):
-                broken[fd] = event != Event.ACCEPTED
-        # A descriptor that was given out again has an older holder, if any, that is gone as well.
-        for end in [end for end in self._ends.values() if end.fd in broken]:
-            self.drop(end)
+        self._read_events()
+        if self._cut:
+            # Their last frames come first, unless others keep this side busy.
+            before = time.monotonic() - (PATIENCE if self.sock.readable() else 0)
+            for end in [end for end in self._ends.values() if self._cut.get(end.fd, before + 1) <= before]:
+                self.drop(end)
         return True
+
+    def _read_events(self) -> None:
+        for event, fd in self.sock.events():
+            if event in (Event.DISCONNECTED, Event.CLOSED):
+                self._cut[fd] = time.monotonic()
+            elif event == Event.ACCEPTED:  # with a descriptor that may have had an older holder
+                self._cut.pop(fd, None)
+                for end in [end for end in self._ends.values() if end.fd == fd]:
+                    self.drop(end)
+
+    def dismiss(self, route: bytes) -> None:
+        with contextlib.suppress(zmq.ZMQError):
+            self.sock.send((route, b""), 0, None)
 
     def drop(self, end: ClientEnd) -> None:
         if end.open:
@@ -201,7 +216,7 @@ def listen(
             raw.ipv6 = where.place.startswith("[")
             raw.bind(str(where))
         else:
-            _bind_file(raw, where)
+            bind_file(raw, where)
     except zmq.ZMQError as error:
         _abandon(context, allowed)
         raise LinkError(f"can't listen at {where}: {error.strerror}") from None
@@ -216,20 +231,3 @@ def _abandon(context: zmq.Context[Any], allowed: Door | None) -> None:
     if allowed is not None:
         allowed.stop()
     context.destroy(linger=0)
-
-
-def _bind_file(raw: zmq.Socket[bytes], where: Address) -> None:
-    """Binds a socket file that only this user can open. A file that a dead listener left is taken over."""
-    path = where.place
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise LinkError(f"{path} is there and isn't a socket: remove it, or name another path")
-        with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(ConnectionRefusedError):
-            probe.settimeout(1)
-            probe.connect(path)
-            raise LinkError(f"{where} is taken: something listens there already")
-    before = os.umask(0o177)
-    try:
-        raw.bind(str(where))
-    finally:
-        os.umask(before)

@@ -1,4 +1,4 @@
-"""Links over shared memory: one end, and the client's way to the listener (shm_listener.py is the other side).
+"""Links over shared memory: one end. shm_client.py and shm_listener.py are the two ways to one.
 
 Each client has two rings in a file of its own. What fits in half a ring is sent and received in place; what doesn't
 travels in pieces, which the receiving side puts together in private memory.
@@ -6,23 +6,19 @@ travels in pieces, which the receiving side puts together in private memory.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import mmap
 import os
-import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from cutset.config import usable_cores
-from cutset.errors import DeviceError, FrameError, LinkClosed, LinkError
-from cutset.link import segment
-from cutset.link.addresses import Address
+from cutset.errors import DeviceError, FrameError, LinkClosed
 from cutset.link.channel import timed_out
 from cutset.link.frames import Frame, Layout, Part, decode, encode, plan
 from cutset.link.interface import Reservation
@@ -33,10 +29,9 @@ try:
 except ImportError as error:
     raise DeviceError(f"shared memory needs the extension ({error}); reinstall Cutset with a C++ compiler") from None
 
-__all__ = ["ShmLink", "connect", "extension", "patience"]
+__all__ = ["DATA_BELL", "SLICE", "ShmLink", "extension", "patience"]
 
 SLICE = 0.1  # seconds; how often a waiting side looks whether the other one lives
-RETRY = 0.02  # seconds
 DATA_BELL = 128  # offset in a ring's words
 extension: Any = _ring
 WHOLE, FIRST, NEXT, CLOSED = _ring.WHOLE, _ring.FIRST, _ring.NEXT, _ring.CLOSED
@@ -87,7 +82,7 @@ class ShmLink:
         self._done: set[int] = set()  # of these, the ones released before an older one
         self._partial: np.ndarray[Any, Any] | None = None
         self._filled = 0
-        self._why = ""  # what ended the link
+        self.why = ""  # what ended the link; empty while it lasts
         self._deaf = False  # what came before isn't read any more
 
     def send(self, header: bytes, arrays: Sequence[ArrayLike] = (), *, timeout: float | None = None) -> None:
@@ -95,7 +90,12 @@ class ShmLink:
         limit = self.timeouts.send if timeout is None else timeout
         if total > self._whole:
             self._send_pieces(parts, total, limit)
-        elif self._why or self._try(self._sender.send, parts, 0) != 1:
+            return
+        try:
+            sent = 0 if self.why else self._sender.send(parts, 0.0)
+        except Broken as error:
+            self._broken(error)
+        if sent != 1:
             self._wait(functools.partial(self._sender.send, parts), limit)
 
     def reserve(self, header: bytes, layout: Layout, *, timeout: float | None = None) -> Reservation:
@@ -108,8 +108,7 @@ class ShmLink:
             private = tuple(np.ndarray(shape, dtype, data, offset) for dtype, shape, offset in places)
             view = np.frombuffer(data, np.uint8)
             return Reservation(private, lambda: self._send_pieces([view], total, limit))
-        if self._why or self._try(self._sender.claim, total, 0) != 1:
-            self._wait(functools.partial(self._sender.claim, total), limit)
+        self._wait(functools.partial(self._sender.claim, total), limit)
         base = self._outgoing + self._sender.offset
         self._memory[base : base + len(front)] = front
         arrays = tuple(np.ndarray(shape, dtype, self._memory, base + offset) for dtype, shape, offset in places)
@@ -118,11 +117,10 @@ class ShmLink:
     def recv(self, timeout: float | None = None) -> Frame:
         limit = self.timeouts.recv if timeout is None else timeout
         deadline = time.monotonic() + limit
-        if self._held:
-            self._release(self._held[-1], all_before=True)
+        self._release_all()
         left = limit
         while True:
-            record = self._next(min(left, SLICE))
+            record = self._next(left if left < SLICE else SLICE)
             if record is not None and (frame := self.take(*record)) is not None:
                 return frame
             if (left := deadline - time.monotonic()) <= 0:
@@ -133,16 +131,19 @@ class ShmLink:
     def _next(self, wait: float) -> Any:
         """The next record, or None. Raises LinkClosed when none will come."""
         if self._deaf:
-            raise LinkClosed(self._why)
-        record = self._try(self.receiver.recv, wait)
-        if record is None and (self._why or not self.alive()):
-            record = self._try(self.receiver.recv, 0.0)  # it may have sent just before
-            if record is None:
-                self.over(f"{self.peer} died or was restarted")
-                raise LinkClosed(self._why)
+            raise LinkClosed(self.why)
+        try:
+            record = self.receiver.recv(wait)
+            if record is None and (self.why or not self.alive()):
+                record = self.receiver.recv(0.0)  # it may have sent just before
+                if record is None:
+                    self.over(f"{self.peer} died or was restarted")
+                    raise LinkClosed(self.why)
+        except Broken as error:
+            self._broken(error)
         if record is not None and record[0] == CLOSED:
             self.over(f"{self.peer} closed the link")
-            raise LinkClosed(self._why)
+            raise LinkClosed(self.why)
         return record
 
     def take(self, kind: int, offset: int, length: int, total: int, end: int) -> Frame | None:
@@ -175,21 +176,26 @@ class ShmLink:
         data, self._partial = self._partial, None
         return decode(data.data.toreadonly(), 0, data.nbytes, self._limit)
 
-    def _release(self, end: int, all_before: bool = False) -> None:
-        held, last = self._held, 0
-        if all_before:
-            held.clear()
+    def _release(self, end: int) -> None:
+        """Records are given back to the ring from the oldest one on."""
+        held, done = self._held, self._done
+        if not held or end < held[0]:
+            return  # its link received again since
+        if end != held[0]:
+            done.add(end)
+            return
+        held.popleft()
+        while held and held[0] in done:
+            end = held.popleft()
+            done.remove(end)
+        self.receiver.release(end)
+
+    def _release_all(self) -> None:
+        if self._held:
+            end = self._held[-1]
+            self._held.clear()
             self._done.clear()
-            last = end
-        else:
-            self._done.add(end)
-            while held and held[0] in self._done:
-                last = held.popleft()
-                self._done.remove(last)
-            if end not in held:
-                self._done.discard(end)
-        if last:
-            self.receiver.release(last)
+            self.receiver.release(end)
 
     def _send_pieces(self, parts: list[Part], total: int, limit: float) -> None:
         """A frame larger than half the ring, a quarter of the ring at a time."""
@@ -212,20 +218,20 @@ class ShmLink:
         self._check(False)
         self._sender.commit(WHOLE, total)
 
-    def _try(self, call: Callable[..., Any], *args: Any) -> Any:
-        try:
-            return call(*args)
-        except Broken as error:
-            self._deaf = True
-            self.over(f"{self.peer} broke the ring: {error}")
-            raise FrameError(f"{self.peer} broke the ring: {error}; the link is closed") from None
+    def _broken(self, error: Exception) -> NoReturn:
+        self._deaf = True
+        self.over(f"{self.peer} broke the ring: {error}")
+        raise FrameError(f"{self.peer} broke the ring: {error}; the link is closed") from None
 
     def _wait(self, call: Callable[[float], int], limit: float) -> None:
         """Calls until it says 1. Raises LinkTimeout and LinkClosed."""
         deadline = time.monotonic() + limit
         while True:
             left = max(0.0, deadline - time.monotonic())
-            found = -1 if self._why else self._try(call, min(left, SLICE))
+            try:
+                found = -1 if self.why else call(min(left, SLICE))
+            except Broken as error:
+                self._broken(error)
             if found == 1:
                 return
             self._check(found < 0)
@@ -234,21 +240,17 @@ class ShmLink:
 
     def _check(self, closed: bool) -> None:
         """Raises LinkClosed when the other side has gone."""
-        if not self._why and closed:
+        if not self.why and closed:
             self.over(f"{self.peer} closed the link")
-        elif not self._why and not self.alive():
+        elif not self.why and not self.alive():
             self.over(f"{self.peer} died or was restarted")
-        if self._why:
-            raise LinkClosed(self._why)
-
-    @property
-    def is_over(self) -> bool:
-        return bool(self._why)
+        if self.why:
+            raise LinkClosed(self.why)
 
     def over(self, why: str) -> None:
         """Ends the link, once. What the other side sent before can still be received."""
-        if not self._why:
-            self._why = why
+        if not self.why:
+            self.why = why
             self._sender.close()
             self.receiver.close()
             self._ended(self)
@@ -256,82 +258,3 @@ class ShmLink:
     def close(self) -> None:
         self._deaf = True
         self.over("this link was closed here")
-
-
-def connect(where: Address, timeouts: Timeouts, limits: Limits) -> ShmLink:
-    deadline = time.monotonic() + timeouts.connect
-    while True:
-        try:
-            found = _dial(where, timeouts, limits)
-        except FileNotFoundError:
-            found = None
-        if found is not None:
-            return found
-        if time.monotonic() >= deadline:
-            raise LinkClosed(f"nobody listens at {where}: start the other side first, and as the same user")
-        time.sleep(RETRY)
-
-
-def _dial(where: Address, timeouts: Timeouts, limits: Limits) -> ShmLink | None:
-    """A link, or None when nobody listens."""
-    locks = segment.Locks(segment.open_file(segment.control_path(where.place)))
-    try:
-        control = segment.map_file(locks.descriptor, segment.CONTROL_BYTES)
-        if _ring.load64(control, 0) != segment.MAGIC:
-            raise LinkError(f"{where} isn't a listener's, or one of another version of Cutset")
-        epoch = _ring.load64(control, segment.EPOCH)
-        if _ring.load32(control, segment.STATE) != segment.OPEN or not locks.taken(0):
-            locks.let_go()
-            return None
-        link = _claim(where, timeouts, limits, locks, control, epoch)
-    except BaseException:
-        locks.let_go()
-        raise
-    return link
-
-
-def _claim(
-    where: Address, timeouts: Timeouts, limits: Limits, locks: segment.Locks, control: mmap.mmap, epoch: int
-) -> ShmLink:
-    slots = min(_ring.load32(control, segment.SLOTS), segment.MAX_SLOTS)
-    for index in range(slots):
-        slot, locked = segment.FIRST_SLOT + index * segment.SLOT, locks.take(1 + index)
-        wanted = segment.CLAIMED if locked else segment.UNLOCKED
-        if locked is not False and _ring.compare_exchange(control, slot, segment.FREE, wanted):
-            break
-        locks.give(1 + index)
-    else:
-        raise LinkClosed(f"{where} has as many clients as it takes, {slots}")
-    spin, naps = patience(timeouts)
-    up = down = -(-limits.ring // segment.PAGE) * segment.PAGE
-    number = secrets.randbits(64)
-    path = segment.ring_path(where.place, number)
-    try:
-        memory = segment.create(path, segment.ring_bytes(up, down))
-    except BaseException:
-        _ring.store32(control, slot, segment.FREE)
-        raise
-    sender = _ring.Sender(memory, 0, up, epoch, control, segment.BELL, spin, naps)
-    base = segment.PAGE + up
-    receiver = _ring.Receiver(memory, base, down, epoch, memory, base + DATA_BELL, spin, naps)
-    flags = (segment.LOCKS if locked else 0) | (0 if naps else segment.FUTEXES)
-    for offset, value in ((segment.SLOT_NAME, number), (segment.SLOT_UP, up), (segment.SLOT_DOWN, down)):
-        _ring.store64(control, slot + offset, value)
-    _ring.store32(control, slot + segment.SLOT_PID, os.getpid())
-    _ring.store32(control, slot + segment.SLOT_FLAGS, flags)
-    _ring.store32(control, slot, segment.OFFERED)
-    _ring.fetch_add(control, segment.JOINS, 1)
-    _ring.ring_bell(control, segment.BELL)
-
-    def alive() -> bool:
-        same = _ring.load64(control, segment.EPOCH) == epoch and _ring.load32(control, segment.STATE) == segment.OPEN
-        return same and locks.taken(0) and _ring.load32(control, slot) != segment.REFUSED
-
-    def ended(link: ShmLink) -> None:
-        if not alive():  # else the listener removes the file, when it has read what is in there
-            with contextlib.suppress(OSError):
-                path.unlink()
-        locks.let_go()
-
-    text = str(where)
-    return ShmLink(text, text, timeouts, limits, memory, sender, receiver, base, 0, alive, ended)

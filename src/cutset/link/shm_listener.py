@@ -21,6 +21,7 @@ from cutset.link.shm import extension as _ring
 __all__ = ["listen"]
 
 SENDER_CLOSED = 8  # offset in the words of the ring that the client sends on
+CLOSED, BROKEN, JOINED = _ring.CLOSED, _ring.BROKEN, _ring.JOINED
 LOOK = 0.25  # seconds between two looks whether clients live
 
 
@@ -44,33 +45,40 @@ class ShmListener:
         self._open = True
 
     def recv(self, timeout: float) -> tuple[Link, Frame] | None:
-        deadline = time.monotonic() + timeout
-        left = timeout
-        while True:
-            if not self._open:
-                raise LinkClosed(f"the listener at {self.address} was closed")
-            record = self._poller.recv(min(left, SLICE))
-            now = time.monotonic()
+        now = time.monotonic()
+        deadline, left = now + timeout, timeout
+        while self._open:
             if now - self._looked > LOOK:
                 self._look(now)
             if self._ended:
                 self._sweep()
-            if record is None:
-                if (left := deadline - now) <= 0:
+            record = self._poller.recv(left if left < SLICE else SLICE)
+            if record is not None and (found := self._handle(*record)) is not None:
+                return found
+            now = time.monotonic()
+            if (left := deadline - now) <= 0:
+                if record is None:
                     return None
-                continue
-            left = max(0.0, deadline - now)
-            slot, kind, *rest = record
-            if kind == _ring.JOINED:
-                self._admit()
-            elif (link := self._links.get(slot)) is None or link.is_over:
-                continue
-            elif kind in (_ring.CLOSED, _ring.BROKEN):
-                link.over(f"{link.peer} closed the link" if kind == _ring.CLOSED else f"{link.peer} broke the ring")
-            else:
-                with contextlib.suppress(FrameError):
-                    if (frame := link.take(kind, *rest)) is not None:
-                        return link, frame
+                left = 0.0
+        raise LinkClosed(f"the listener at {self.address} was closed")
+
+    def _handle(
+        self, slot: int, kind: int, offset: int, length: int, total: int, end: int
+    ) -> tuple[Link, Frame] | None:
+        if kind == JOINED:
+            self._admit()
+            return None
+        link = self._links.get(slot)
+        if link is None or link.why:
+            return None  # it ended just now
+        if kind in (CLOSED, BROKEN):
+            link.over(f"{link.peer} closed the link" if kind == CLOSED else f"{link.peer} broke the ring")
+            return None
+        try:
+            frame = link.take(kind, offset, length, total, end)
+        except FrameError:
+            return None
+        return None if frame is None else (link, frame)
 
     def _admit(self) -> None:
         for slot in range(self._limits.clients):
@@ -124,7 +132,7 @@ class ShmListener:
         """Finds clients that died."""
         self._looked = now
         for link in list(self._links.values()):
-            if not link.is_over and not link.alive():
+            if not link.why and not link.alive():
                 link.over(f"{link.peer} died")
         for slot in range(self._limits.clients):
             if slot in self._links or (state := _ring.load32(self._control, self._at(slot))) == segment.FREE:

@@ -97,6 +97,11 @@ class SharedSocket:
                 if not self.closed:  # else the descriptor may be someone else's by now
                     os.eventfd_read(self._wake)
 
+    def readable(self) -> bool:
+        """A message waits."""
+        with self._lock:
+            return not self.closed and bool(int(self._raw.EVENTS) & zmq.POLLIN)
+
     def events(self, wait: float = 0.0) -> Iterator[tuple[int, int]]:
         """What happened to connections since the last call: (event, descriptor or detail)."""
         with self._monitor_lock:
