@@ -179,12 +179,10 @@ def test_a_split_run_gives_what_the_local_one_gives(name: str) -> None:
     spec, tensors, pool = SPECS[name], tensors_of(SPECS[name]), native.Pool(1)
     asked = []
 
-    def multiply(site: Any, layer: int, expert: int, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    def multiply(site: Any, layer: int, expert: int, rows: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         asked.append((site, layer, expert))
         weight = np.concatenate([tensors[part].raw for part in spec.site_tensors(site, layer, expert)])
-        out = np.empty((len(rows), len(weight)), np.float32)
         native.LinearF32(weight)(rows, out)
-        return out
 
     local, split = native_decoder(spec), NativeDecoder(spec, tensors, pool, multiply)
     expected = local.forward(batch_of(WHOLE), local.new_cache(BLOCKS, BLOCK))
@@ -267,7 +265,7 @@ def test_wrong_batches_are_refused_and_the_next_one_runs() -> None:
 
 
 def test_an_error_in_a_product_leaves_the_decoder_usable() -> None:
-    def fail(site: Any, layer: int, expert: int, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    def fail(site: Any, layer: int, expert: int, rows: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         raise ConnectionError("gone")
 
     decoder = NativeDecoder(DENSE, tensors_of(DENSE), native.Pool(1), fail)

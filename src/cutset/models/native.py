@@ -23,8 +23,8 @@ __all__ = ["NativeCache", "NativeDecoder", "SplitLinears", "local_linears", "thr
 
 Floats = NDArray[np.float32]
 
-# Rows (n, in) to (n, out) of a site, without bias: cutset.models.decoder.Linears in float32.
-SplitLinears = Callable[[Site, int, int, Floats], Floats]
+# (site, layer, expert, rows, out): rows (n, in) to out (n, out), without bias, in float32.
+SplitLinears = Callable[[Site, int, int, Floats, Floats], None]
 
 
 class NativeCache:
@@ -108,7 +108,8 @@ class NativeDecoder:
             step.run(self.linears)
         else:
             while (waiting := step.waiting) is not None:
-                step.resume(self.linears(*waiting))
+                self.linears(*waiting, step.output)
+                step.resume()
         logits: Floats = step.logits
         if trace is None:
             cache.idle.append(step)
