@@ -23,7 +23,8 @@ GROUPS = 32  # of positions, by the column's place in its row
 
 def words(wire: Array) -> Array:
     """The bytes of any array as residues, so that a wire of another kind can be tested: uint32 below p."""
-    return np.minimum(np.ascontiguousarray(wire).reshape(-1).view(np.uint32) & P, P - 1).reshape(wire.shape[0], -1)
+    residues: Array = np.minimum(np.ascontiguousarray(wire).view(np.uint32) & P, P - 1)
+    return residues.reshape(wire.shape[0], -1)
 
 
 def chi_square(counts: Array, expected: Array) -> float:

@@ -1,0 +1,1 @@
+"""Private offload: a trusted client, and an accelerator that multiplies and learns nothing."""
