@@ -87,6 +87,7 @@ def test_huge_pages(text, verdict, tmp_path):
 
 
 def test_shared_memory(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUTSET_SHM_DIR", raising=False)
     assert found("shared memory", tmp_path)[0].verdict == "bad"
     (tmp_path / "dev/shm").mkdir(parents=True)
     [finding] = found("shared memory", tmp_path)

@@ -129,6 +129,9 @@ def test_what_is_asked_for_is_in_it(small):
     assert document["sgx"]["max_threads"] == 16  # 5 and Gramine's 4 and 3 of ours, up to a power of two
     assert document["loader"]["env"]["CUTSET_THREADS"] == "5"
     arguments = rendered(small, pads_from="tcp://pads:7")["loader"]["argv"]
+    assert arguments[arguments.index("--pads-key") + 1] == "/private/pads.pub"
+    assert "--accelerator-key" not in arguments
+    assert rendered(small, "tcp://far:7")["loader"]["argv"].count("--key") == 1
     assert arguments[arguments.index("--pads-from") + 1] == "tcp://pads:7"
     assert arguments[arguments.index("--mode") + 1] == "masked+verified"
 
@@ -167,6 +170,7 @@ def test_a_larger_context_makes_a_larger_enclave(small):
     [
         ({"address": "ipc:///tmp/x"}, OffloadError, "can't be reached from an enclave"),
         ({"pads_from": "inproc://x"}, OffloadError, "can't be reached from an enclave"),
+        ({"pads_from": "shm://x"}, OffloadError, "pads come over tcp"),
         ({"use": Use(context=1 << 30)}, ConfigError, "the context must be at most the model's"),
         ({"attestation": "trust me"}, ConfigError, "attestation must be one of dcap, none"),
     ],

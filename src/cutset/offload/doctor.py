@@ -90,9 +90,9 @@ def huge_pages(root: Path) -> Iterator[Finding]:
 
 
 def shared_memory(root: Path) -> Iterator[Finding]:
-    place = root / "dev/shm"
+    place = root / (os.environ.get("CUTSET_SHM_DIR") or "dev/shm")  # an absolute path stays what it is
     if not place.is_dir():
-        yield Finding("shared memory", "there is no /dev/shm", "bad", "mount a tmpfs there, or use ipc:// and tcp://")
+        yield Finding("shared memory", f"there is no {place}", "bad", "mount a tmpfs there, or use ipc:// and tcp://")
         return
     status = os.statvfs(place)
     free, size = (blocks * status.f_frsize for blocks in (status.f_bavail, status.f_blocks))
@@ -103,9 +103,9 @@ def shared_memory(root: Path) -> Iterator[Finding]:
                 ring[-1] = 1
     except OSError as error:
         advice = f"a client's ring takes {RING_BYTES // MIB} MiB: enlarge it (docker: --shm-size=1g) or use ipc://"
-        yield Finding("shared memory", f"no ring can be made in /dev/shm: {error.strerror}", "bad", advice)
+        yield Finding("shared memory", f"no ring can be made in {place}: {error.strerror}", "bad", advice)
         return
-    found = f"/dev/shm: {free // MIB} of {size // MIB} MiB free, a ring can be made"
+    found = f"{place}: {free // MIB} of {size // MIB} MiB free, a ring can be made"
     if free < 4 * RING_BYTES:
         yield Finding("shared memory", found, "warn", "room for few clients; enlarge it (docker: --shm-size=1g)")
     else:

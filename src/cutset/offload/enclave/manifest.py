@@ -19,7 +19,7 @@ from cutset.offload.enclave.sizes import Use, enclave_bytes, parts, size_text
 __all__ = ["ATTESTATIONS", "Manifest", "render"]
 
 ATTESTATIONS = ("dcap", "none")
-RING = "/dev/shm/cutset"  # the one directory in which rings lie
+RING = "/dev/shm/cutset"  # the one directory in which rings lie; both sides find it by CUTSET_SHM_DIR
 GRAMINE_THREADS = 4  # Gramine's own, as its documentation counts them
 LINK_THREADS = 3  # the pads' thread, and two of ZeroMQ
 TEXT = """\
@@ -96,6 +96,8 @@ def render(
     for each in (address, pads_from) if pads_from else (address,):
         if not each.startswith(("shm://", "tcp://")):
             raise OffloadError(f"{each!r} can't be reached from an enclave: use shm:// or tcp://")
+    if pads_from.startswith("shm://"):
+        raise OffloadError(f"{pads_from!r} is on this machine, as the accelerator may be: pads come over tcp://")
     ring = f"{RING}/" if address.startswith("shm://") else ""
     client = client or client_files()
     weights = model_files(model)
@@ -103,6 +105,7 @@ def render(
     size = enclave_bytes(sizes)
     mounts = [(mount.path, mount.source) for mount in client.mounts] + [("/model", model)]
     lines = [f"  {{ path = {_text(path)}, uri = {_text(f'file:{source}')} }}," for path, source in mounts]
+    # Keys of the links are there too.
     lines.append('  { type = "encrypted", path = "/private", uri = "file:private", key_name = "private" },')
     if ring:
         lines.append(f'  {{ type = "untrusted_shm", path = {_text(ring[:-1])}, uri = {_text(f"dev:{ring}")} }},')
@@ -127,8 +130,11 @@ def render(
 
 def _generate(address: str, pads_from: str, use: Use) -> list[str]:
     arguments = ["generate", "/model", "--offload", address, "--mode", "masked+verified"]
+    if not address.startswith("shm://"):
+        arguments += ["--key", "/private/client.key", "--accelerator-key", "/private/accelerator.pub"]
     if pads_from:
-        arguments += ["--pads-from", pads_from]
+        arguments += ["--key", "/private/client.key"] if address.startswith("shm://") else []
+        arguments += ["--pads-from", pads_from, "--pads-key", "/private/pads.pub"]
     arguments += ["--max-model-len", str(use.context), "--max-num-seqs", str(use.sequences)]
     return [*arguments, "--prompt-file", "/private/prompt.txt", "--output", "/private/answer.txt"]
 
@@ -146,6 +152,7 @@ def _environment(use: Use) -> dict[str, str]:
         "OPENBLAS_NUM_THREADS": str(use.threads),
         "CUTSET_THREADS": str(use.threads),
         "CUTSET_OFFLINE": "1",
+        "CUTSET_SHM_DIR": RING,
     }
 
 
