@@ -8,6 +8,7 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 
+import jinja2
 import pytest
 
 from cutset.cli import main
@@ -55,6 +56,21 @@ def test_the_rendered_manifest_is_sound(client):
     assert [uri for uri, sha in entries.items() if sha is None and "gramine" not in uri] == []
     assert sum(uri.endswith(("cutset/llm.py", "encodings/utf_8.py")) for uri in entries) == 2
     assert not any(part in uri for uri in entries for part in ("/torch/", "/transformers/", "__pycache__"))
+
+
+def test_it_is_sound_as_gramine_fills_it_in(client):
+    """`gramine-manifest` renders Jinja with an object that knows where Gramine lies."""
+
+    class Gramine:
+        libos = "/usr/lib/x86_64-linux-gnu/gramine/libsysdb.so"
+
+        def runtimedir(self):
+            return "/usr/lib/x86_64-linux-gnu/gramine/runtime/glibc"
+
+    text = render(STORY, "shm://cutset", USE, client=client).text
+    document = tomllib.loads(jinja2.Template(text).render(gramine=Gramine()))
+    assert "{{" not in str(document)
+    assert problems(document) == []
 
 
 def host(path, root):

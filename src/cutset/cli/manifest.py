@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     for name, size in manifest.sizes.items():
         print(f"{name:<32}{size / (1 << 20):>10.1f} MiB")
     print(f"{'enclave, a power of two above':<32}{size_text(manifest.enclave_size):>14}")
-    print(f"{args.output / NAME}: {manifest.files} files by digest; next: make -C deploy/gramine")
+    print(f"{args.output / NAME}: {manifest.files} files by digest; deploy/gramine/Makefile signs it")
     return 0
 
 
