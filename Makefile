@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 RUNNER_INPUTS := CMakeLists.txt $(shell find native -type f -not -path 'native/bindings/*')
 BUILD_INPUTS := pyproject.toml constraints.txt CMakeLists.txt $(shell find native -type f -not -path 'native/runner/*')
-SOURCES := src tests training benchmarks
+SOURCES := src tests training benchmarks attacks
 NATIVE := $(shell find native -name '*.cpp' -o -name '*.h')
 
 .PHONY: help demo test test-all sanitize lint format runner runner-asan benchmarks clean

@@ -46,6 +46,8 @@ COMMANDS = {
     "forward": Command("cutset.cli.forward", "run whole sequences through one backend and time it"),
     "compare": Command("cutset.cli.compare", "say whether two outputs or traces agree"),
     "keys": Command("cutset.cli.keys", "make the key pairs that tcp links need"),
+    "manifest": Command("cutset.cli.manifest", "write or check a Gramine manifest for the client"),
+    "doctor": Command("cutset.cli.doctor", "say what this machine has, and what to change"),
     "bench": Command("cutset.cli.bench", "compare result files, write BENCHMARKS.md"),
 }
 

@@ -1,0 +1,31 @@
+"""`python -m attacks`: the table."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from attacks.suite import ATTACKS
+
+__all__ = ["main"]
+
+
+def main() -> int:
+    """Prints every attack and what came of it; 1 if one didn't go as it must."""
+    parser = argparse.ArgumentParser(
+        prog="python -m attacks", description="Runs every attack and says what came of it."
+    )
+    parser.add_argument("--ideas", action="store_true", help="say how each attack works")
+    args = parser.parse_args()
+    wrong = 0
+    for attack in ATTACKS:
+        old = attack.old()
+        wrong += not old.succeeded
+        print(f"{attack.name:<30}{attack.scheme:<28}{'broken' if old.succeeded else 'HELD'}: {old.figure}")
+        if args.ideas:
+            print(f"    {attack.idea}")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
