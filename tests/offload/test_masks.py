@@ -10,7 +10,7 @@ from cutset.kernels.reference_field import P
 from cutset.offload.client import masks
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGE = next(p for p in (DOCS / "masks-section.md", DOCS / "protocol.md") if p.is_file())
+PAGE = next(p for p in (DOCS / "protocol.md", DOCS / "protocol.md") if p.is_file())
 SEED = bytes(range(32))
 
 
