@@ -37,6 +37,13 @@ struct RowsI8 {
   std::size_t outputs;
 };
 
+// The same packed: [panel][depth / 4][32][4], see kernels/linear.h, at any address.
+struct PanelsI8 {
+  const std::int8_t* panels;
+  const float* scales;
+  std::size_t outputs, depth;
+};
+
 // 8-bit weights with one scale for each output; activations are quantised by rows, see LinearKernels::quantize.
 class PackedI8 {
  public:
@@ -45,10 +52,12 @@ class PackedI8 {
   // weight: -127 to 127, std::invalid_argument for -128. scales: (outputs,). Or the rows of several matrices, stacked.
   PackedI8(const std::int8_t* weight, const float* scales, std::size_t outputs, std::size_t depth, ThreadPool& pool);
   PackedI8(const std::vector<RowsI8>& parts, std::size_t depth, ThreadPool& pool);
+  // Weights that are packed already and stay where they are, in a mapped file for instance; they must outlive this.
+  PackedI8(const PanelsI8& panels, ThreadPool& pool);
 
   std::size_t outputs() const { return outputs_; }
   std::size_t depth() const { return depth_; }
-  std::size_t bytes() const { return panels_.bytes() + sums_.bytes() + scales_.bytes(); }
+  std::size_t bytes() const;
 
   // The most bits of activations (8 to 12) whose sums are sure to fit in int32 with these weights; 0 if none are.
   int most_bits() const;
@@ -61,15 +70,21 @@ class PackedI8 {
                 Workspace& workspace) const;
 
  private:
+  // Room for sums and scales; those of outputs that don't exist are zero.
+  void prepare();
+  // most_sum_ and sums_, from facts(first output, sums) of each panel.
+  template <class Facts>
+  void survey(ThreadPool& pool, const Facts& facts);
   void check(int bits) const;
   void multiply(ThreadPool& pool, const std::uint8_t* codes, const float* row_scales, std::size_t rows, int bits,
                 float* scaled, std::int32_t* whole) const;
 
   std::size_t outputs_, depth_;
-  Buffer panels_;              // [panel][depth / 4][32][4]
-  Buffer sums_;                // int32, sum of each output's weights
-  Buffer scales_;              // float, zero for outputs that don't exist
-  std::int64_t most_sum_ = 0;  // the largest sum of an output's |weights|
+  const std::int8_t* panels_ = nullptr;  // [panel][depth / 4][32][4]
+  Buffer own_;                           // where they lie, unless elsewhere
+  Buffer sums_;                          // int32, sum of each output's weights
+  Buffer scales_;                        // float, zero for outputs that don't exist
+  std::int64_t most_sum_ = 0;            // the largest sum of an output's |weights|
 };
 
 // Rows of floats as integers of `bits` bits; see LinearKernels::quantize. q (rows, depth), scales (rows,).

@@ -10,11 +10,9 @@ replaced by `weight_scale`. The rest, the embedding included, is `F32`. `config.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +22,8 @@ from numpy.typing import NDArray
 from cutset.errors import CheckpointError, ModelError
 from cutset.kernels.reference_linear import quantize_weight, quantized_linear
 from cutset.models.checkpoint import Tensor, TensorTable
-from cutset.models.families import read_json
+from cutset.models.digests import DIGESTS, digest
 from cutset.models.spec import DecoderSpec, Site
-from cutset.models.verified import observe, remember, remembered
 from cutset.models.writer import write_safetensors
 
 __all__ = [
@@ -37,7 +34,6 @@ __all__ = [
     "is_integer",
     "quantized",
     "quantized_parts",
-    "verify_digests",
     "write_integer_checkpoint",
 ]
 
@@ -202,7 +198,7 @@ def write_integer_checkpoint(
                 value = scales  # of the matrix before it
             else:
                 value = tensors[name].float32()
-            digests[name] = _digest(value)
+            digests[name] = digest(value)
             yield name, value
             if progress is not None:
                 progress(name, number + 1, len(layout))
@@ -214,34 +210,8 @@ def write_integer_checkpoint(
             for file in source.glob(pattern):
                 shutil.copyfile(file, target / file.name)
         changed = dict(config) | {"quantization_config": {"quant_method": "cutset", "version": VERSION}}
-        for name, content in (("digests.json", digests), ("config.json", changed)):
+        for name, content in ((DIGESTS, digests), ("config.json", changed)):
             (target / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     except BaseException:  # Ctrl-C too: no half of a checkpoint stays
         shutil.rmtree(target, ignore_errors=True)
         raise
-
-
-def verify_digests(directory: Path, tensors: Mapping[str, Tensor], threads: int, *, always: bool = False) -> None:
-    """Compares every tensor with `digests.json`, unless the same files passed before (see cutset.models.verified) and
-    `always` is false. Raises CheckpointError for the first that differs."""
-    files = {tensor.file for tensor in tensors.values()} | {directory / "digests.json"}
-    try:
-        seen = observe(sorted(files))
-    except OSError as error:
-        raise CheckpointError(f"{error.filename} can't be read: {error.strerror}") from None
-    if not always and remembered(directory, seen):
-        return
-    wanted = read_json(directory / "digests.json")
-    if set(wanted) != set(tensors):
-        raise CheckpointError(f"{directory / 'digests.json'} doesn't name the tensors of this checkpoint")
-    with ThreadPoolExecutor(max(1, threads)) as pool:  # hashing leaves the interpreter free
-        names = list(tensors)
-        for name, digest in zip(names, pool.map(lambda name: _digest(tensors[name].raw), names), strict=True):
-            if digest != wanted[name]:
-                raise CheckpointError(f"{tensors[name].file}: the digest of {name} doesn't match: the file was changed")
-    remember(directory, seen)
-
-
-def _digest(value: NDArray[Any]) -> str:
-    array = np.ascontiguousarray(value)
-    return hashlib.sha256(array.data.cast("B") if array.size else b"").hexdigest()

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from cutset.config import usable_cores
 from cutset.errors import ModelError
 from cutset.models.checkpoint import Checkpoint, Tensor, check_tensors
+from cutset.models.digests import verify_digests
 from cutset.models.exchange import ExchangeFile, write_exchange
 from cutset.models.families import load_spec, read_json
-from cutset.models.integer import check_integer_tensors, is_integer, verify_digests
+from cutset.models.integer import check_integer_tensors, is_integer
 from cutset.models.spec import DecoderSpec
 from cutset.models.writer import write_safetensors
 
