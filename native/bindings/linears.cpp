@@ -4,6 +4,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
+#include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
@@ -121,10 +122,10 @@ std::unique_ptr<PackedI8> packed_i8(const AnyArray& panels, const AnyArray& scal
       panels.shape(3) != 4) {
     refuse("panels must have shape (outputs / 32, depth / 4, 32, 4), both rounded up, not " + shape_of(panels));
   }
+  const PanelsI8 given = {static_cast<const std::int8_t*>(panels.data()), static_cast<const float*>(scales.data()),
+                          outputs, depth};
   nb::gil_scoped_release release;
-  return std::make_unique<PackedI8>(PanelsI8{static_cast<const std::int8_t*>(panels.data()),
-                                             static_cast<const float*>(scales.data()), outputs, depth},
-                                    pool_or_alone(pool));
+  return std::make_unique<PackedI8>(given, pool_or_alone(pool));
 }
 
 void call_i8(const PackedI8& self, const AnyArray& x, const AnyOutput& out, int bits, ThreadPool* pool) {
@@ -217,6 +218,14 @@ void bind_linears(nb::module_& m) {
            "int32 sums (rows, outputs) of q (rows, depth), int8 or int16; bits is 8 or 12 unless given")
       .def_prop_ro("outputs", &PackedI8::outputs)
       .def_prop_ro("depth", &PackedI8::depth)
+      .def(
+          "move_in",
+          [](PackedI8& self, ThreadPool* pool) {
+            nb::gil_scoped_release release;
+            return self.move_in(pool_or_alone(pool));
+          },
+          "pool"_a.none() = nb::none(),
+          "copies weights that lie elsewhere to huge pages of its own; the bytes, 0 if they are there already")
       .def_prop_ro("most_bits", &PackedI8::most_bits)
       .def_prop_ro("nbytes", &PackedI8::bytes);
 

@@ -3,6 +3,7 @@
 #include <climits>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "core/linear.h"
 #include "core/split.h"
@@ -58,7 +59,7 @@ PackedI8::PackedI8(const PanelsI8& panels, ThreadPool& pool)
   prepare();
   std::copy(panels.scales, panels.scales + outputs_, scales_.as<float>());
   survey(pool, [&](std::size_t first, std::int32_t* sums) {
-    const std::int8_t* panel = panels_ + first * round_up(depth_, kDepthStep);
+    const std::int8_t* panel = panels.panels + first * round_up(depth_, kDepthStep);
     return kernels().linear.i8_measure(panel, std::min(kPanel, outputs_ - first), depth_, sums);
   });
 }
@@ -84,6 +85,19 @@ void PackedI8::survey(ThreadPool& pool, const Facts& facts) {
   if (!legal.load())
     throw std::invalid_argument("8-bit weights must lie between -127 and 127, and padding must be zero");
   most_sum_ = most_sum.load();
+}
+
+std::size_t PackedI8::move_in(ThreadPool& pool) {
+  if (own_.bytes() > 0) return 0;
+  const std::size_t bytes = panel_bytes(outputs_, depth_);
+  Buffer own = Buffer::shared(bytes);
+  const std::int8_t* from = panels_.load(std::memory_order_relaxed);
+  run_ranges(pool, bytes, std::size_t{1} << 19, [&](std::size_t first, std::size_t end) {
+    std::copy(from + first, from + end, own.as<std::int8_t>() + first);
+  });
+  own_ = std::move(own);
+  panels_.store(own_.as<std::int8_t>(), std::memory_order_release);
+  return bytes;
 }
 
 std::size_t PackedI8::bytes() const { return panel_bytes(outputs_, depth_) + sums_.bytes() + scales_.bytes(); }
@@ -143,6 +157,7 @@ void PackedI8::multiply(ThreadPool& pool, const std::uint8_t* codes, const float
   const std::size_t panels = round_up(outputs_, kPanel) / kPanel, padded = round_up(depth_, kDepthStep);
   const std::size_t stride = kernels.i8_code_bytes(depth_, bits);
   const Split split = split_product(pool, rows, panels, depth_, kLeastRows, kMostRows);
+  const std::int8_t* weights = panels_.load(std::memory_order_acquire);
   pool.run(split.tasks(), [&](std::size_t task) noexcept {
     const std::size_t first = task % split.row_blocks * split.rows, group = task / split.row_blocks;
     const std::size_t start = group * split.panels * kPanel;
@@ -152,7 +167,7 @@ void PackedI8::multiply(ThreadPool& pool, const std::uint8_t* codes, const float
     job.rows = std::min(split.rows, rows - first);
     job.depth = depth_;
     job.bits = bits;
-    job.panels = panels_ + start * padded;
+    job.panels = weights + start * padded;
     job.sums = sums_.as<std::int32_t>() + start;
     job.row_scales = row_scales ? row_scales + first : nullptr;
     job.output_scales = scales_.as<float>() + start;

@@ -15,6 +15,7 @@ __all__ = [
     "integer_linear",
     "linear",
     "pack_weight",
+    "packed_shape",
     "quantize_rows",
     "quantize_weight",
     "quantized_linear",
@@ -62,10 +63,15 @@ def quantize_weight(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDAr
 def pack_weight(weight: NDArray[np.int8]) -> NDArray[np.int8]:
     """weight (outputs, depth) by panels of 32 outputs, (panels, padded depth / 4, 32, 4): the form that the native
     kernels read. Outputs are padded to a multiple of 32, the depth to one of 64, with zeros."""
-    outputs, depth = weight.shape
-    padded = np.zeros((-(-outputs // PANEL) * PANEL, -(-depth // DEPTH_STEP) * DEPTH_STEP), dtype=np.int8)
-    padded[:outputs, :depth] = weight
-    return np.ascontiguousarray(padded.reshape(-1, PANEL, padded.shape[1] // 4, 4).swapaxes(1, 2))
+    panels, groups, _, _ = packed_shape(*weight.shape)
+    padded = np.zeros((panels * PANEL, groups * 4), dtype=np.int8)
+    padded[: weight.shape[0], : weight.shape[1]] = weight
+    return np.ascontiguousarray(padded.reshape(panels, PANEL, groups, 4).swapaxes(1, 2))
+
+
+def packed_shape(outputs: int, depth: int) -> tuple[int, int, int, int]:
+    """The shape of a packed weight."""
+    return -(-outputs // PANEL), -(-depth // DEPTH_STEP) * DEPTH_STEP // 4, PANEL, 4
 
 
 def unpack_weight(panels: NDArray[np.int8], outputs: int, depth: int) -> NDArray[np.int8]:

@@ -51,7 +51,7 @@ def open_source(path: Path, verify: str = "changed") -> Source:
         spec, checkpoint = load_spec(path), Checkpoint(path)
         config = read_json(path / "config.json")
         if is_integer(config):
-            tensors = check_integer_tensors(spec, checkpoint)
+            tensors = check_integer_tensors(spec, config, checkpoint)
             verify_digests(path, tensors, usable_cores(), always=verify == "always")
             return Source(path, config, spec, tensors, "int8", None)
         return Source(path, config, spec, check_tensors(spec, checkpoint), checkpoint.float_dtype(), None)
