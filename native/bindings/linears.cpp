@@ -4,6 +4,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
+#include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
@@ -15,6 +16,7 @@
 #include "bindings/common.h"
 #include "core/linear.h"
 #include "core/pool.h"
+#include "kernels/linear.h"
 
 namespace nb = nanobind;
 using nb::literals::operator""_a;
@@ -93,6 +95,22 @@ void make_i8_of(PackedI8* self, const std::vector<AnyArray>& weights, const std:
   }
   nb::gil_scoped_release release;
   new (self) PackedI8(parts, weights[0].shape(1), pool_or_alone(pool));
+}
+
+// Packed already: panels (panels, padded depth / 4, 32, 4), which the caller keeps alive.
+std::unique_ptr<PackedI8> packed_i8(const AnyArray& panels, const AnyArray& scales, std::size_t depth,
+                                    ThreadPool* pool) {
+  check_array<std::int8_t>(panels, "panels", 4, "int8");
+  check_array<float>(scales, "scales", 1, "float32");
+  const std::size_t outputs = scales.shape(0), groups = round_up(depth, kDepthStep) / 4;
+  if (panels.shape(0) != round_up(outputs, kPanel) / kPanel || panels.shape(1) != groups || panels.shape(2) != kPanel ||
+      panels.shape(3) != 4) {
+    refuse("panels must have shape (outputs / 32, depth / 4, 32, 4), both rounded up, not " + shape_of(panels));
+  }
+  const PanelsI8 given = {static_cast<const std::int8_t*>(panels.data()), static_cast<const float*>(scales.data()),
+                          outputs, depth};
+  nb::gil_scoped_release release;
+  return std::make_unique<PackedI8>(given, pool_or_alone(pool));
 }
 
 void call_i8(const PackedI8& self, const AnyArray& x, const AnyOutput& out, int bits, ThreadPool* pool) {
@@ -192,6 +210,9 @@ void bind_linears(nb::module_& m) {
       .def("__init__", &make_i8, "weight"_a, "scales"_a, "pool"_a.none() = nb::none())
       .def("__init__", &make_i8_of, "weights"_a, "scales"_a, "pool"_a.none() = nb::none(),
            "matrices of the same depth, stacked: lists of int8 (outputs, depth) and float32 (outputs,)")
+      .def_static("packed", &packed_i8, "panels"_a, "scales"_a, "depth"_a, "pool"_a.none() = nb::none(),
+                  nb::keep_alive<0, 1>(),
+                  "weights that are packed already, as reference_linear.pack_weight does it; they are not copied")
       .def("__call__", &call_i8, "x"_a, "out"_a, "bits"_a = 8, "pool"_a.none() = nb::none(),
            "x (rows, depth), out (rows, outputs), both float32")
       .def("integers", &integers_i8, "q"_a, "bits"_a.none() = nb::none(), "pool"_a.none() = nb::none(),
@@ -202,6 +223,14 @@ void bind_linears(nb::module_& m) {
            "below")
       .def_prop_ro("outputs", &PackedI8::outputs)
       .def_prop_ro("depth", &PackedI8::depth)
+      .def(
+          "move_in",
+          [](PackedI8& self, ThreadPool* pool) {
+            nb::gil_scoped_release release;
+            return self.move_in(pool_or_alone(pool));
+          },
+          "pool"_a.none() = nb::none(),
+          "copies weights that lie elsewhere to huge pages of its own; the bytes, 0 if they are there already")
       .def_prop_ro("most_bits", &PackedI8::most_bits)
       .def_prop_ro("nbytes", &PackedI8::bytes);
 

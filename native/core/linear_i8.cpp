@@ -3,6 +3,7 @@
 #include <climits>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "core/linear.h"
 #include "core/split.h"
@@ -19,6 +20,10 @@ void raise(std::atomic<std::int64_t>& most, std::int64_t value) {
   std::int64_t seen = most.load(std::memory_order_relaxed);
   while (seen < value && !most.compare_exchange_weak(seen, value, std::memory_order_relaxed)) {
   }
+}
+
+std::size_t panel_bytes(std::size_t outputs, std::size_t depth) {
+  return checked_product(round_up(outputs, kPanel), round_up(depth, kDepthStep));
 }
 
 void check_bits(int bits) {
@@ -39,29 +44,64 @@ PackedI8::PackedI8(const std::vector<RowsI8>& parts, std::size_t depth, ThreadPo
     for (std::size_t r = 0; r < part.outputs; ++r) rows.push_back(part.weight + r * depth);
   }
   outputs_ = rows.size();
-  if (outputs_ == 0 || depth == 0) throw std::invalid_argument("a weight matrix must not be empty");
-  if (depth > INT_MAX / 128) throw std::invalid_argument("a weight matrix has too many columns for 32-bit sums");
-  const std::size_t panels = round_up(outputs_, kPanel) / kPanel, padded = round_up(depth, kDepthStep);
-  panels_ = Buffer::shared(checked_product(panels * kPanel, padded));
-  sums_ = Buffer::shared(panels * kPanel * sizeof(std::int32_t));
-  scales_ = Buffer::shared(panels * kPanel * sizeof(float));
+  prepare();
   float* scales = scales_.as<float>();
   for (const RowsI8& part : parts) scales = std::copy(part.scales, part.scales + part.outputs, scales);
-  std::fill(scales, scales_.as<float>() + panels * kPanel, 0.0f);
-  const LinearKernels& kernels = cutset::kernels().linear;
+  own_ = Buffer::shared(panel_bytes(outputs_, depth_));
+  panels_ = own_.as<std::int8_t>();
+  survey(pool, [&](std::size_t first, std::int32_t* sums) {
+    std::int8_t* panel = own_.as<std::int8_t>() + first * round_up(depth_, kDepthStep);
+    return kernels().linear.i8_pack(rows.data() + first, std::min(kPanel, outputs_ - first), depth_, panel, sums);
+  });
+}
+
+PackedI8::PackedI8(const PanelsI8& panels, ThreadPool& pool)
+    : outputs_(panels.outputs), depth_(panels.depth), panels_(panels.panels) {
+  prepare();
+  std::copy(panels.scales, panels.scales + outputs_, scales_.as<float>());
+  survey(pool, [&](std::size_t first, std::int32_t* sums) {
+    const std::int8_t* panel = panels.panels + first * round_up(depth_, kDepthStep);
+    return kernels().linear.i8_measure(panel, std::min(kPanel, outputs_ - first), depth_, sums);
+  });
+}
+
+void PackedI8::prepare() {
+  if (outputs_ == 0 || depth_ == 0) throw std::invalid_argument("a weight matrix must not be empty");
+  if (depth_ > INT_MAX / 128) throw std::invalid_argument("a weight matrix has too many columns for 32-bit sums");
+  const std::size_t padded = round_up(outputs_, kPanel);
+  sums_ = Buffer::shared(padded * sizeof(std::int32_t));
+  scales_ = Buffer::shared(padded * sizeof(float));
+  std::fill(scales_.as<float>() + outputs_, scales_.as<float>() + padded, 0.0f);
+}
+
+template <class Facts>
+void PackedI8::survey(ThreadPool& pool, const Facts& facts) {
   std::atomic<std::int64_t> most_sum{0};
   std::atomic<bool> legal{true};
-  pool.run(panels, [&](std::size_t p) noexcept {
-    const std::size_t first = p * kPanel;
-    const PanelFacts facts =
-        kernels.i8_pack(rows.data() + first, std::min(kPanel, outputs_ - first), depth,
-                        panels_.as<std::int8_t>() + first * padded, sums_.as<std::int32_t>() + first);
-    raise(most_sum, facts.most_sum);
-    if (!facts.legal) legal.store(false);
+  pool.run(round_up(outputs_, kPanel) / kPanel, [&](std::size_t panel) noexcept {
+    const PanelFacts found = facts(panel * kPanel, sums_.as<std::int32_t>() + panel * kPanel);
+    raise(most_sum, found.most_sum);
+    if (!found.legal) legal.store(false);
   });
-  if (!legal.load()) throw std::invalid_argument("8-bit weights must lie between -127 and 127");
+  if (!legal.load())
+    throw std::invalid_argument("8-bit weights must lie between -127 and 127, and padding must be zero");
   most_sum_ = most_sum.load();
 }
+
+std::size_t PackedI8::move_in(ThreadPool& pool) {
+  if (own_.bytes() > 0) return 0;
+  const std::size_t bytes = panel_bytes(outputs_, depth_);
+  Buffer own = Buffer::shared(bytes);
+  const std::int8_t* from = panels_.load(std::memory_order_relaxed);
+  run_ranges(pool, bytes, std::size_t{1} << 19, [&](std::size_t first, std::size_t end) {
+    std::copy(from + first, from + end, own.as<std::int8_t>() + first);
+  });
+  own_ = std::move(own);
+  panels_.store(own_.as<std::int8_t>(), std::memory_order_release);
+  return bytes;
+}
+
+std::size_t PackedI8::bytes() const { return panel_bytes(outputs_, depth_) + sums_.bytes() + scales_.bytes(); }
 
 int PackedI8::most_bits() const {
   for (int bits = kMostBits; bits >= kLeastBits; --bits) {
@@ -155,6 +195,7 @@ void PackedI8::multiply(ThreadPool& pool, const I8Job& whole, std::size_t stride
   const std::size_t panels = round_up(outputs_, kPanel) / kPanel, padded = round_up(depth_, kDepthStep);
   const std::size_t limbs = whole.residues ? kResidueLimbs : 1;
   const Split split = split_product(pool, whole.rows, panels, depth_, kLeastRows / limbs, kMostRows / limbs);
+  const std::int8_t* weights = panels_.load(std::memory_order_acquire);
   pool.run(split.tasks(), [&](std::size_t task) noexcept {
     const std::size_t first = task % split.row_blocks * split.rows, group = task / split.row_blocks;
     const std::size_t start = group * split.panels * kPanel;
@@ -163,7 +204,7 @@ void PackedI8::multiply(ThreadPool& pool, const I8Job& whole, std::size_t stride
     job.codes += first * stride;
     job.rows = std::min(split.rows, whole.rows - first);
     job.depth = depth_;
-    job.panels = panels_.as<std::int8_t>() + start * padded;
+    job.panels = weights + start * padded;
     job.sums = sums_.as<std::int32_t>() + start;
     if (job.row_scales) job.row_scales += first;
     job.output_scales = scales_.as<float>() + start;

@@ -40,10 +40,10 @@ struct I8Job {
   std::size_t stride;       // elements between rows of the output
 };
 
-// What packing has seen of a panel.
+// What there is to know of a panel.
 struct PanelFacts {
   std::int64_t most_sum;  // the largest sum of an output's |weights|
-  bool legal;             // no weight is -128
+  bool legal;             // no weight is -128, and the padding is zero
 };
 
 struct LinearKernels {
@@ -74,6 +74,8 @@ struct LinearKernels {
   // rows that don't exist.
   PanelFacts (*i8_pack)(const std::int8_t* const* rows, std::size_t count, std::size_t depth, std::int8_t* panel,
                         std::int32_t* sums);
+  // The facts and sums of a panel that is packed already, with `count` rows.
+  PanelFacts (*i8_measure)(const std::int8_t* panel, std::size_t count, std::size_t depth, std::int32_t* sums);
 
   // Reads `bytes` (a multiple of 512) and gives a value that depends on all: the bound of whatever streams weights.
   std::uint64_t (*read)(const void* data, std::size_t bytes);

@@ -213,6 +213,43 @@ def test_matrices_are_stacked(rows, depth):
     assert np.array_equal(stacked.integers(q, 12), reference.integer_linear(q, whole))
 
 
+@pytest.mark.parametrize(("outputs", "depth"), SHAPES)
+@pytest.mark.parametrize("skew", [0, 1])
+def test_packed_weights_are_used_where_they_lie(outputs, depth, skew):
+    """Then moved; and the array stays while it is needed."""
+    rng = np.random.default_rng(depth)
+    weight = extremes(rng, 127, outputs, depth, np.int8)
+    panels = reference.pack_weight(weight)
+    assert panels.shape == reference.packed_shape(outputs, depth)
+    assert np.array_equal(reference.unpack_weight(panels, outputs, depth), weight)
+    room = np.zeros(panels.size + skew, np.int8)
+    there = room[skew:].reshape(panels.shape)
+    there[:] = panels
+    scales = rng.random(outputs, dtype=np.float32)
+    linear, same = native.LinearI8.packed(there, scales, depth, POOL), native.LinearI8(weight, scales)
+    assert (linear.outputs, linear.depth, linear.nbytes) == (outputs, depth, same.nbytes)
+    assert linear.most_bits == same.most_bits == 12
+    x = floats(rng, 33, depth)
+    expected = run(same, x, bits=12)
+    assert np.array_equal(run(linear, x, bits=12), expected)
+    del room, there
+    assert np.array_equal(run(linear, x, bits=12), expected)
+    assert linear.move_in(POOL) == panels.size
+    assert linear.move_in(POOL) == 0
+    assert np.array_equal(run(linear, x, bits=12), expected)
+    assert same.move_in() == 0
+
+
+def test_most_bits_of_packed_weights():
+    """Long enough for sums of |weights| that fit in no 16 bits."""
+    weight = np.full((40, 2 * 8259), -127, np.int8)
+    weight[:39] = 1
+    linear = native.LinearI8.packed(reference.pack_weight(weight), np.ones(40, np.float32), weight.shape[1], POOL)
+    assert linear.most_bits == 11
+    q = np.full((1, weight.shape[1]), 1023, np.int16)
+    assert np.array_equal(linear.integers(q, 11), reference.integer_linear(q, weight))
+
+
 @pytest.mark.parametrize("row", [0, 31, 32, 69])
 @pytest.mark.parametrize("column", [0, 70, 516])
 def test_one_weight_out_of_range_is_found(row, column):
@@ -220,6 +257,8 @@ def test_one_weight_out_of_range_is_found(row, column):
     weight[row, column] = -128
     with pytest.raises(ValueError, match="between -127 and 127"):
         native.LinearI8(weight, np.ones(70, np.float32), POOL)
+    with pytest.raises(ValueError, match="between -127 and 127"):
+        native.LinearI8.packed(reference.pack_weight(weight), np.ones(70, np.float32), 517, POOL)
     weight[row, column] = -127
     assert native.LinearI8(weight, np.ones(70, np.float32), POOL).most_bits == 12
 
@@ -262,6 +301,17 @@ def test_what_does_not_fit_is_refused():
         (
             r"weight must have shape \(1, 3\)",
             lambda: native.LinearI8([np.ones((1, n), np.int8) for n in (3, 4)], [np.ones(1, np.float32)] * 2),
+        ),
+        (
+            "panels must have shape",
+            lambda: native.LinearI8.packed(np.zeros((1, 8, 32, 4), np.int8), np.ones(4, np.float32), 3),
+        ),
+        ("4 dimensions", lambda: native.LinearI8.packed(np.zeros((32, 64), np.int8), np.ones(4, np.float32), 3)),
+        ("empty", lambda: native.LinearI8.packed(np.zeros((0, 16, 32, 4), np.int8), np.ones(0, np.float32), 3)),
+        ("empty", lambda: native.LinearI8.packed(np.zeros((1, 0, 32, 4), np.int8), np.ones(4, np.float32), 0)),
+        (
+            "padding must be zero",
+            lambda: native.LinearI8.packed(np.ones((1, 16, 32, 4), np.int8), np.ones(32, np.float32), 63),
         ),
         ("between -127 and 127", lambda: native.LinearI8(np.full((1, 1), -128, np.int8), np.ones(1, np.float32))),
         (r"x must have shape \(2, 3\)", lambda: linear(np.ones((2, 4), np.float32), out)),

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cutset.errors import CheckpointError
-from cutset.models import integer
+from cutset.models import digests
 from cutset.models.integer import write_integer_checkpoint
 from cutset.models.random import RandomModel
 from cutset.models.source import open_source
@@ -34,13 +34,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of what was hashed since the test began."""
     sizes: list[int] = []
-    original = integer._digest
+    original = digests.digest
 
     def counting(value: Any) -> str:
         sizes.append(value.nbytes)
         return original(value)
 
-    monkeypatch.setattr(integer, "_digest", counting)
+    monkeypatch.setattr(digests, "digest", counting)
     return sizes
 
 
@@ -116,9 +116,9 @@ def test_a_changed_file_is_refused(folder: Path, change: Callable[[Path], None],
 
 def test_changed_digests_are_refused(folder: Path) -> None:
     open_source(folder)
-    digests = json.loads((folder / "digests.json").read_text())
-    digests["model.norm.weight"] = "0" * 64
-    (folder / "digests.json").write_text(json.dumps(digests))
+    content = json.loads((folder / "digests.json").read_text())
+    content["model.norm.weight"] = "0" * 64
+    (folder / "digests.json").write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match="the file was changed"):
         open_source(folder)
     (folder / "digests.json").unlink()
@@ -139,14 +139,13 @@ def test_a_file_that_may_still_change_unseen_is_not_remembered(tmp_path: Path, m
 
 
 def test_a_change_while_it_is_hashed_is_not_remembered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = integer._digest
+    original = digests.digest
 
     def changing(value: Any) -> str:
-        flip(folder / "model.safetensors")
-        flip(folder / "model.safetensors")
+        (folder / "model.safetensors").touch()
         return original(value)
 
-    monkeypatch.setattr(integer, "_digest", changing)
+    monkeypatch.setattr(digests, "digest", changing)
     open_source(folder)
     assert places(folder) == []
 

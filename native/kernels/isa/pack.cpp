@@ -50,4 +50,39 @@ PanelFacts i8_pack(const std::int8_t* const* rows, std::size_t count, std::size_
   return facts;
 }
 
+PanelFacts i8_measure(const std::int8_t* panel, std::size_t count, std::size_t depth, std::int32_t* sums) {
+  const std::size_t groups = round_up(depth, kDepthStep) / 4;
+  std::int32_t sizes[kPanel] = {};
+  for (std::size_t c = 0; c < kPanel; ++c) sums[c] = 0;
+  std::int8_t least = 0;
+  // Sums of so many weights fit in 16 bits.
+  constexpr std::size_t kRun = 256;
+  for (std::size_t first = 0; first < groups; first += kRun) {
+    const std::size_t end = groups - first < kRun ? groups : first + kRun;
+    std::int16_t part[kGroup] = {}, size[kGroup] = {};
+    for (std::size_t g = first; g < end; ++g) {
+      const std::int8_t* at = panel + g * kGroup;
+      for (std::size_t i = 0; i < kGroup; ++i) {
+        const std::int16_t weight = at[i];
+        part[i] = static_cast<std::int16_t>(part[i] + weight);
+        size[i] = static_cast<std::int16_t>(size[i] + (weight < 0 ? -weight : weight));
+        least = at[i] < least ? at[i] : least;
+      }
+    }
+    for (std::size_t i = 0; i < kGroup; ++i) {
+      sums[i / 4] += part[i];
+      sizes[i / 4] += size[i];
+    }
+  }
+  PanelFacts facts{0, least >= -127};
+  for (std::size_t c = 0; c < kPanel; ++c) {
+    facts.most_sum = sizes[c] > facts.most_sum ? sizes[c] : facts.most_sum;
+    facts.legal = facts.legal && (c < count || sizes[c] == 0);
+  }
+  for (std::size_t k = depth; k < 4 * groups; ++k) {
+    for (std::size_t c = 0; c < kPanel; ++c) facts.legal = facts.legal && panel[k / 4 * kGroup + 4 * c + k % 4] == 0;
+  }
+  return facts;
+}
+
 }  // namespace cutset::CUTSET_ISA

@@ -3,18 +3,20 @@
 Rounding is canonical: scale = max|w| / 127 in float32, q = w / scale to the nearest integer, ties to even. Whoever
 quantises a float checkpoint gets these bytes, so it makes no difference where it is done.
 
-Every matrix of a site is stored as `I8` under its own name, its scales as `F32` (rows,) under that name with `weight`
-replaced by `weight_scale`. The rest, the embedding included, is `F32`. `config.json` is the model's own, with
-`quantization_config: {"quant_method": "cutset", "version": 1}`. `digests.json` has the SHA-256 of every tensor's bytes.
+The matrices of a site are stacked and stored packed, as `I8` (panels, padded depth / 4, 32, 4), which is what the
+native kernels read: see cutset.kernels.reference_linear.pack_weight. So a mapped file is used as it is. The name is
+that of the matrix, or `qkv_proj` and `gate_up_proj` for several. The scales are `F32` (rows,) under that name with
+`weight` replaced by `weight_scale`. The rest, the embedding included, is `F32`. `config.json` is the model's own, with
+`quantization_config: {"quant_method": "cutset", "version": 2}`. `digests.json` has the SHA-256 of every tensor.
+
+Version 1, which is still read, has every matrix by itself under its own name, as `I8` (rows, columns).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.errors import CheckpointError, ModelError
-from cutset.kernels.reference_linear import quantize_weight, quantized_linear, top_of
+from cutset.kernels.reference_linear import (
+    pack_weight,
+    packed_shape,
+    quantize_weight,
+    quantized_linear,
+    top_of,
+    unpack_weight,
+)
 from cutset.models.checkpoint import Tensor, TensorTable
-from cutset.models.families import read_json
+from cutset.models.digests import DIGESTS, digest
 from cutset.models.spec import DecoderSpec, Site
-from cutset.models.verified import observe, remember, remembered
 from cutset.models.writer import write_safetensors
 
 __all__ = [
@@ -38,14 +46,14 @@ __all__ = [
     "check_integer_tensors",
     "is_integer",
     "most_bits",
+    "packed",
     "quantized",
     "quantized_parts",
     "sums_of_sizes",
-    "verify_digests",
     "write_integer_checkpoint",
 ]
 
-VERSION = 1
+VERSION = 2
 # Sums of a site lie between -MOST_SUM and MOST_SUM, whatever the activations: half of the prime field of offload, so
 # that a sum is the same number there.
 MOST_SUM = 2**30 - 1
@@ -112,11 +120,10 @@ def scale_name(name: str) -> str:
     return name.removesuffix("weight") + "weight_scale"
 
 
-def matrices(spec: DecoderSpec) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the matrices that are quantised; a tied lm_head is stored as `lm_head.weight`."""
-    shapes = spec.tensor_shapes()
-    names = [name for site in spec.sites() for name in spec.site_tensors(*site)]
-    return {_stored(spec, name): shapes[name] for name in names}
+def packed_name(spec: DecoderSpec, site: Site, layer: int, expert: int) -> str:
+    """Where the packed weights of a site are stored."""
+    first = spec.site_tensors(site, layer, expert)[0]
+    return _stored(spec, first.replace("q_proj", "qkv_proj").replace("gate_proj", "gate_up_proj"))
 
 
 def _stored(spec: DecoderSpec, name: str) -> str:
@@ -124,23 +131,38 @@ def _stored(spec: DecoderSpec, name: str) -> str:
     return "lm_head.weight" if spec.tied and name == "model.embed_tokens.weight" else name
 
 
-def stored_shapes(spec: DecoderSpec) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Dtype and shape of every tensor of an integer checkpoint."""
-    quantised = matrices(spec)
-    layout: dict[str, tuple[str, tuple[int, ...]]] = {}
-    for name, shape in spec.tensor_shapes().items():
-        if name not in quantised:
-            layout[name] = ("F32", shape)
-    for name, shape in quantised.items():
-        layout[name] = ("I8", shape)
-        layout[scale_name(name)] = ("F32", shape[:1])
-    return layout
+def site_depth(spec: DecoderSpec, site: Site, expert: int) -> int:
+    """The length of a site's sums."""
+    return {"o": spec.q_size, "down": spec.mlp_width(expert)}.get(site, spec.hidden)
 
 
-def check_integer_tensors(spec: DecoderSpec, table: TensorTable) -> dict[str, Tensor]:
+def stored_shapes(spec: DecoderSpec, version: int = VERSION) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Dtype and shape of every tensor of an integer checkpoint, in the order in which they are written: packed weights
+    first, so that all of them begin at a cache line."""
+    shapes = spec.tensor_shapes()
+    names = {site: spec.site_tensors(*site) for site in spec.sites()}
+    weights, scales = dict[str, tuple[str, tuple[int, ...]]](), dict[str, tuple[str, tuple[int, ...]]]()
+    for site, parts in names.items():
+        if version == 1:
+            for name in parts:
+                weights[_stored(spec, name)] = ("I8", shapes[name])
+                scales[scale_name(_stored(spec, name))] = ("F32", shapes[name][:1])
+        else:
+            name, outputs = packed_name(spec, *site), sum(shapes[part][0] for part in parts)
+            weights[name] = ("I8", packed_shape(outputs, site_depth(spec, site[0], site[2])))
+            scales[scale_name(name)] = ("F32", (outputs,))
+    matrices = {name for parts in names.values() for name in parts}
+    kept = {name for name in shapes if name not in matrices or _stored(spec, name) != name}
+    return weights | scales | {name: ("F32", shape) for name, shape in shapes.items() if name in kept}
+
+
+def check_integer_tensors(spec: DecoderSpec, config: Mapping[str, Any], table: TensorTable) -> dict[str, Tensor]:
     """The tensors of an integer checkpoint by name. Raises CheckpointError for one that is missing, misshapen,
-    unexpected, or out of range."""
-    layout = stored_shapes(spec)
+    unexpected, or out of range, or for a version that isn't known."""
+    version = config["quantization_config"].get("version")
+    if version not in (1, VERSION) or isinstance(version, bool):
+        raise CheckpointError(f"{table.directory}: an integer checkpoint of version {version!r}; quantise it again")
+    layout = stored_shapes(spec, version)
     for name, (dtype, shape) in layout.items():
         if name not in table:
             raise CheckpointError(f"{table.directory}: tensor {name} is missing; the configuration asks for it")
@@ -155,29 +177,22 @@ def check_integer_tensors(spec: DecoderSpec, table: TensorTable) -> dict[str, Te
     return dict(table)
 
 
-def quantized_parts(
-    spec: DecoderSpec,
-    tensors: Mapping[str, Tensor],
-    site: Site,
-    layer: int,
-    expert: int,
-    quantize: Callable[[NDArray[np.float32]], QuantizedWeight] = quantize_weight,
-) -> list[QuantizedWeight]:
-    """The matrices of a site one by one: the mapped file of an integer checkpoint itself, or quantised now."""
-    parts: list[QuantizedWeight] = []
-    for name in spec.site_tensors(site, layer, expert):
-        stored = _stored(spec, name)
-        if stored in tensors and tensors[stored].dtype == "I8":
-            scales = tensors[scale_name(stored)].float32()
-            if not (np.isfinite(scales).all() and (scales >= 0).all()):
-                raise CheckpointError(f"{tensors[stored].file}: the scales of {stored} must be finite and not negative")
-            parts.append((tensors[stored].raw, scales))
-        else:
-            try:
-                parts.append(quantize(np.ascontiguousarray(tensors[name].float32())))
-            except ValueError as error:
-                raise CheckpointError(f"{tensors[name].file}: {name} can't be quantised: {error}") from None
-    return parts
+def packed(
+    spec: DecoderSpec, tensors: Mapping[str, Tensor], site: Site, layer: int, expert: int
+) -> QuantizedWeight | None:
+    """The packed weights of a site, as pack_weight has them and as they lie in the mapped file, and one scale an
+    output (outputs,); None if they aren't stored so."""
+    found = tensors.get(packed_name(spec, site, layer, expert))
+    if found is None or found.dtype != "I8" or len(found.shape) != 4:
+        return None
+    return found.raw, _scales(tensors, found.name)
+
+
+def _scales(tensors: Mapping[str, Tensor], name: str) -> NDArray[np.float32]:
+    scales = tensors[scale_name(name)].float32()
+    if not (np.isfinite(scales).all() and (scales >= 0).all()):
+        raise CheckpointError(f"{tensors[name].file}: the scales of {name} must be finite and not negative")
+    return scales
 
 
 def quantized(
@@ -188,11 +203,36 @@ def quantized(
     expert: int,
     quantize: Callable[[NDArray[np.float32]], QuantizedWeight] = quantize_weight,
 ) -> QuantizedWeight:
-    """The weights of a site, its matrices stacked: (outputs, depth) and (outputs,)."""
+    """The weights of a site, its matrices stacked, (outputs, depth), and one scale an output (outputs,): read from an
+    integer checkpoint, or quantised now."""
+    if (stored := packed(spec, tensors, site, layer, expert)) is not None:
+        return unpack_weight(stored[0], len(stored[1]), site_depth(spec, site, expert)), stored[1]
     parts = quantized_parts(spec, tensors, site, layer, expert, quantize)
     if len(parts) == 1:
         return parts[0]
     return np.concatenate([q for q, _ in parts]), np.concatenate([scale for _, scale in parts])
+
+
+def quantized_parts(
+    spec: DecoderSpec,
+    tensors: Mapping[str, Tensor],
+    site: Site,
+    layer: int,
+    expert: int,
+    quantize: Callable[[NDArray[np.float32]], QuantizedWeight] = quantize_weight,
+) -> list[QuantizedWeight]:
+    """The matrices of a site one by one, where they aren't packed."""
+    parts: list[QuantizedWeight] = []
+    for name in spec.site_tensors(site, layer, expert):
+        stored = _stored(spec, name)
+        if stored in tensors and tensors[stored].dtype == "I8":
+            parts.append((tensors[stored].raw, _scales(tensors, stored)))
+        else:
+            try:
+                parts.append(quantize(np.ascontiguousarray(tensors[name].float32())))
+            except ValueError as error:
+                raise CheckpointError(f"{tensors[name].file}: {name} can't be quantised: {error}") from None
+    return parts
 
 
 class IntegerLinears:
@@ -226,23 +266,20 @@ def write_integer_checkpoint(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ModelError(f"{target} is not an empty directory; name a new one")
     layout, digests = stored_shapes(spec), dict[str, str]()
-    originals = {_stored(spec, name): name for site in spec.sites() for name in spec.site_tensors(*site)}
+    sites = {packed_name(spec, *site): site for site in spec.sites()}
 
     def values() -> Iterator[tuple[str, NDArray[Any]]]:
-        scales: NDArray[np.float32] = np.empty(0, dtype=np.float32)
-        for number, (name, (dtype, _)) in enumerate(layout.items()):
+        scales: dict[str, NDArray[np.float32]] = {}
+        for number, name in enumerate(layout):
             value: NDArray[Any]
-            if dtype == "I8":
-                original = tensors[originals[name]]
-                try:
-                    value, scales = quantize(np.ascontiguousarray(original.float32()))
-                except ValueError as error:
-                    raise CheckpointError(f"{original.file}: {original.name} can't be quantised: {error}") from None
-            elif name.endswith("weight_scale"):
-                value = scales  # of the matrix before it
+            if name in sites:
+                weight, scales[scale_name(name)] = quantized(spec, tensors, *sites[name], quantize)
+                value = pack_weight(weight)
+            elif name in scales:
+                value = scales[name]
             else:
                 value = tensors[name].float32()
-            digests[name] = _digest(value)
+            digests[name] = digest(value)
             yield name, value
             if progress is not None:
                 progress(name, number + 1, len(layout))
@@ -254,34 +291,8 @@ def write_integer_checkpoint(
             for file in source.glob(pattern):
                 shutil.copyfile(file, target / file.name)
         changed = dict(config) | {"quantization_config": {"quant_method": "cutset", "version": VERSION}}
-        for name, content in (("digests.json", digests), ("config.json", changed)):
+        for name, content in ((DIGESTS, digests), ("config.json", changed)):
             (target / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     except BaseException:  # Ctrl-C too: no half of a checkpoint stays
         shutil.rmtree(target, ignore_errors=True)
         raise
-
-
-def verify_digests(directory: Path, tensors: Mapping[str, Tensor], threads: int, *, always: bool = False) -> None:
-    """Compares every tensor with `digests.json`, unless the same files passed before (see cutset.models.verified) and
-    `always` is false. Raises CheckpointError for the first that differs."""
-    files = {tensor.file for tensor in tensors.values()} | {directory / "digests.json"}
-    try:
-        seen = observe(sorted(files))
-    except OSError as error:
-        raise CheckpointError(f"{error.filename} can't be read: {error.strerror}") from None
-    if not always and remembered(directory, seen):
-        return
-    wanted = read_json(directory / "digests.json")
-    if set(wanted) != set(tensors):
-        raise CheckpointError(f"{directory / 'digests.json'} doesn't name the tensors of this checkpoint")
-    with ThreadPoolExecutor(max(1, threads)) as pool:  # hashing leaves the interpreter free
-        names = list(tensors)
-        for name, digest in zip(names, pool.map(lambda name: _digest(tensors[name].raw), names), strict=True):
-            if digest != wanted[name]:
-                raise CheckpointError(f"{tensors[name].file}: the digest of {name} doesn't match: the file was changed")
-    remember(directory, seen)
-
-
-def _digest(value: NDArray[Any]) -> str:
-    array = np.ascontiguousarray(value)
-    return hashlib.sha256(array.data.cast("B") if array.size else b"").hexdigest()
