@@ -70,11 +70,3 @@ def test_who_lied(case):
     z[1, 1] += 1
     assert check.blame(q, z) == Blame(True, False)
     assert [str(Blame(True, False)), str(Blame(True, True))] == ["accelerator", "accelerator and the pad server"]
-
-
-def test_sums_of_sizes():
-    weight = np.random.default_rng(1).integers(-127, 128, (2500, 7)).astype(np.int8)
-    weight[0] = -127
-    expected = np.abs(weight.astype(np.int32)).sum(axis=1)
-    assert np.array_equal(sums_of_sizes(weight), expected)
-    assert sums_of_sizes(weight).dtype == np.int32
