@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cutset.link import Limits, Link, Listener, Timeouts, connect, listen
+from cutset.link import Limits, Link, Listener, Timeouts, connect, listen, segment
 from cutset.link.keys import new_keys
 from link.mock import MockLink
 
@@ -87,6 +88,14 @@ def echoing(listener: Listener) -> Iterator[list[BaseException]]:
     finally:
         stop.set()
         thread.join()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared_memory() -> Iterator[None]:
+    """A directory of these tests, so that what killed listeners leave goes away."""
+    with tempfile.TemporaryDirectory(dir=segment.directory()) as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUTSET_SHM_DIR", folder)
+        yield
 
 
 @pytest.fixture(params=KINDS)

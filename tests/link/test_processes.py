@@ -234,6 +234,15 @@ def test_a_socket_file_is_for_its_owner_and_stale_ones_are_taken_over(tmp_path: 
     assert os.listdir(tmp_path) == [path.name]
 
 
+def test_a_socket_file_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = f"ipc://{tmp_path}/s"
+    listener = listen(address)
+    monkeypatch.setattr(os, "geteuid", lambda: os.stat(tmp_path).st_uid + 1)
+    with pytest.raises(LinkError, match="another user"):
+        connect(address)
+    listener.close()
+
+
 def test_frames_of_a_client_that_died_don_t_make_a_new_one(pair: Pair) -> None:
     listener = pair.listen()
     with party("mute", listener.address, *pair.paths("client", "server")) as process:

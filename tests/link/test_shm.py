@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import uuid
@@ -119,6 +120,37 @@ def test_a_full_directory_is_an_error(address: str, monkeypatch: pytest.MonkeyPa
     listener.close()
 
 
+def test_a_system_without_fallocate(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(os, "posix_fallocate", missing)
+    listener = listen(address, limits=LIMITS)
+    link = dial(address)
+    link.send(b"x", [np.arange(20_000)])
+    assert until(listener, b"x")
+    link.close()
+    listener.close()
+
+
+def test_an_older_reservation_can_t_be_sent(address: str) -> None:
+    listener = listen(address, limits=LIMITS)
+    link = dial(address)
+    older, newer = (link.reserve(name, [(np.uint8, (size,))]) for name, size in ((b"old", 1000), (b"new", 10)))
+    with pytest.raises(RuntimeError, match="another one"):
+        older.commit()
+    newer.commit()
+    assert until(listener, b"new")
+    stale = link.reserve(b"stale", [])
+    link.send(b"sent")
+    with pytest.raises(RuntimeError):
+        stale.commit()
+    assert until(listener, b"sent")
+    assert listener.recv(0) is None
+    link.close()
+    listener.close()
+
+
 def test_a_ring_that_is_larger_than_allowed_is_refused(address: str) -> None:
     listener = listen(address, limits=Limits(max_ring=1 << 16))
     link = connect(address, timeouts=QUICK, limits=LIMITS)
@@ -161,7 +193,7 @@ def test_without_locks_and_futexes(address: str, monkeypatch: pytest.MonkeyPatch
     """As a client in an enclave: the listener takes naps, and learns of a close but not of a death."""
     listener = listen(address, limits=LIMITS)
     with monkeypatch.context() as patch:
-        patch.setattr(shm, "in_enclave", lambda: True)
+        patch.setattr(segment, "in_enclave", lambda: True)
         patch.setattr(segment.Locks, "take", lambda *_: None)
         link = dial(address)
     for _ in range(3):

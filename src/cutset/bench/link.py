@@ -33,7 +33,7 @@ TARGETS = (
 def named(nbytes: int) -> str:
     """64 B, 256 KiB, 4 MiB."""
     for unit, size in (("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if nbytes >= size:
+        if nbytes >= size and nbytes % size == 0:
             return f"{nbytes // size} {unit}"
     return f"{nbytes} B"
 

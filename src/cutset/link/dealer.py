@@ -13,7 +13,7 @@ from cutset.link.channel import Channel, timed_out
 from cutset.link.keys import Keys
 from cutset.link.limits import Limits, Timeouts
 from cutset.link.sockets import SharedSocket
-from cutset.link.zeromq import GOODBYE, KEYS_HELP, configure
+from cutset.link.zeromq import GOODBYE, KEYS_HELP, check_file, configure
 
 __all__ = ["connect"]
 
@@ -80,33 +80,44 @@ def connect(where: Address, keys: Keys | None, timeouts: Timeouts, limits: Limit
         raise ConfigError(f"{where}: '*' is for listening; name the host to connect to")
     deadline = time.monotonic() + timeouts.connect
     context: zmq.Context[Any] = zmq.Context()
-    while True:
-        raw = context.socket(zmq.DEALER)
-        sock = SharedSocket(context, raw, None)
-        outcome = None
-        try:
-            configure(raw, limits)
-            if keys is not None and where.scheme == "tcp":
-                raw.curve_serverkey = keys.server
-                raw.curve_publickey, raw.curve_secretkey = keys.public, keys.secret
-                raw.ipv6 = where.place.startswith("[")
-            raw.connect(str(where))
-            outcome = _handshake(sock, deadline)
-            if outcome == Event.HANDSHAKE_SUCCEEDED:
-                peer = keys.server.hex() if where.scheme == "tcp" and keys and keys.server else str(where)
-                return ZmqLink(sock, str(where), peer, timeouts, limits)
-            if outcome == Event.HANDSHAKE_FAILED_AUTH:
-                raise LinkError(f"{where} refused this key: its owner must allow the client's public key")
-            if outcome is not None:
-                raise LinkError(f"{where} doesn't answer as it should: another server's key, or not Cutset")
+    try:
+        while (sock := _attempt(context, where, keys, limits, deadline)) is None:
             if time.monotonic() >= deadline:
                 raise LinkClosed(f"nobody answers at {where}: start the other side, and check the address and its key")
-        except zmq.ZMQError as error:
+            time.sleep(RETRY)
+    except BaseException as error:
+        context.term()
+        if isinstance(error, zmq.ZMQError):
             raise LinkError(f"can't connect to {where}: {error.strerror}") from None
-        finally:
-            if outcome != Event.HANDSHAKE_SUCCEEDED:
-                sock.close(0, last=time.monotonic() >= deadline or outcome is not None)
-        time.sleep(RETRY)
+        raise
+    peer = keys.server.hex() if where.scheme == "tcp" and keys and keys.server else str(where)
+    return ZmqLink(sock, str(where), peer, timeouts, limits)
+
+
+def _attempt(
+    context: zmq.Context[Any], where: Address, keys: Keys | None, limits: Limits, deadline: float
+) -> SharedSocket | None:
+    """A connected socket, or None when nobody was there."""
+    raw = context.socket(zmq.DEALER)
+    sock, outcome = SharedSocket(context, raw, None), None
+    try:
+        configure(raw, limits)
+        if where.scheme == "ipc":
+            check_file(where)
+        elif keys is not None:
+            raw.curve_serverkey = keys.server
+            raw.curve_publickey, raw.curve_secretkey = keys.public, keys.secret
+            raw.ipv6 = where.place.startswith("[")
+        raw.connect(str(where))
+        outcome = _handshake(sock, deadline)
+    finally:
+        if outcome != Event.HANDSHAKE_SUCCEEDED:
+            sock.close(0, last=False)
+    if outcome == Event.HANDSHAKE_FAILED_AUTH:
+        raise LinkError(f"{where} refused this key: its owner must allow the client's public key")
+    if outcome not in (None, Event.HANDSHAKE_SUCCEEDED):
+        raise LinkError(f"{where} doesn't answer as it should: another server's key, or not Cutset")
+    return sock if outcome is not None else None
 
 
 def _handshake(sock: SharedSocket, deadline: float) -> Event | None:

@@ -90,25 +90,25 @@ def encode(header: bytes, arrays: Sequence[ArrayLike], limit: int) -> tuple[list
     """
     if len(arrays) > MAX_ARRAYS:
         raise FrameError(f"a frame has at most {MAX_ARRAYS} arrays, not {len(arrays)}")
-    ready, described, nbytes = [], [], 0
+    described, size = [], 0
+    parts: list[Part] = [b""]  # the front's place; it ends at a multiple of ALIGN, so it can be written last
     for array in arrays:
-        if type(array) is not np.ndarray or array.dtype not in CODES or not array.flags.c_contiguous:
+        if type(array) is not np.ndarray:
             array = _plain(array)
-        if array.ndim > MAX_DIMS:
-            raise FrameError(f"an array in a frame has at most {MAX_DIMS} dimensions, not {array.ndim}")
-        described.append((CODES[array.dtype], array.shape))
-        ready.append(array)
-        nbytes += array.nbytes
-    if nbytes > limit:
-        raise FrameError(f"a frame of {nbytes} bytes is larger than the limit of {limit}; see Limits.frame")
-    parts: list[Part] = [_front(header, described)]
-    total = len(parts[0])
-    for array in ready:
-        if total % ALIGN:
-            parts.append(gap := ZEROS[total % ALIGN :])
-            total += len(gap)
+        code = CODES.get(array.dtype)
+        if code is None or not array.flags.c_contiguous:
+            array = _plain(array)
+            code = CODES[array.dtype]
+        shape = array.shape
+        if len(shape) > MAX_DIMS:
+            raise FrameError(f"an array in a frame has at most {MAX_DIMS} dimensions, not {len(shape)}")
+        described.append((code, shape))
+        if gap := -size % ALIGN:
+            parts.append(ZEROS[:gap])
         parts.append(array)
-        total += array.nbytes
+        size += gap + array.nbytes
+    parts[0] = front = _front(header, described)
+    total = len(front) + size
     if total > limit:
         raise FrameError(f"a frame of {total} bytes is larger than the limit of {limit}; see Limits.frame")
     return parts, total
@@ -187,8 +187,7 @@ def _front(header: bytes, described: list[tuple[int, tuple[int, ...]]]) -> bytes
     if len(header) > MAX_HEADER:
         raise FrameError(f"a header of {len(header)} bytes is larger than the limit of {MAX_HEADER}")
     head = _encode_head((header, described))
-    front = PRELUDE.pack(b"CUT", VERSION, len(head)) + head
-    return front + ZEROS[len(front) % ALIGN :] if len(front) % ALIGN else front
+    return PRELUDE.pack(b"CUT", VERSION, len(head)) + head + ZEROS[: -(PRELUDE.size + len(head)) % ALIGN]
 
 
 def _plain(value: ArrayLike) -> np.ndarray[Any, Any]:

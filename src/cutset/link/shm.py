@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import mmap
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from numpy.typing import ArrayLike
 
 from cutset.config import usable_cores
 from cutset.errors import DeviceError, FrameError, LinkClosed
+from cutset.link import segment
 from cutset.link.channel import timed_out
 from cutset.link.frames import Frame, Layout, Part, decode, encode, plan
 from cutset.link.interface import Reservation
@@ -38,14 +38,9 @@ WHOLE, FIRST, NEXT, CLOSED = _ring.WHOLE, _ring.FIRST, _ring.NEXT, _ring.CLOSED
 Broken = _ring.Broken
 
 
-def in_enclave() -> bool:
-    """An enclave's futexes don't reach other processes, nor do its locks."""
-    return os.path.exists("/dev/attestation/attestation_type")
-
-
 def patience(timeouts: Timeouts) -> tuple[float, bool]:
     """Seconds awake, and whether to take naps instead of sleeping on a futex."""
-    return (timeouts.spin if usable_cores() > 1 else 0.0), in_enclave()
+    return (timeouts.spin if usable_cores() > 1 else 0.0), segment.in_enclave()
 
 
 class ShmLink:
@@ -83,6 +78,7 @@ class ShmLink:
         self._partial: np.ndarray[Any, Any] | None = None
         self._filled = 0
         self.why = ""  # what ended the link; empty while it lasts
+        self._reserved: object = None  # the reservation that has the ring's free place
         self._deaf = False  # what came before isn't read any more
 
     def send(self, header: bytes, arrays: Sequence[ArrayLike] = (), *, timeout: float | None = None) -> None:
@@ -112,7 +108,8 @@ class ShmLink:
         base = self._outgoing + self._sender.offset
         self._memory[base : base + len(front)] = front
         arrays = tuple(np.ndarray(shape, dtype, self._memory, base + offset) for dtype, shape, offset in places)
-        return Reservation(arrays, lambda: self._commit(total))
+        self._reserved = ticket = object()
+        return Reservation(arrays, lambda: self._commit(total, ticket))
 
     def recv(self, timeout: float | None = None) -> Frame:
         limit = self.timeouts.recv if timeout is None else timeout
@@ -214,7 +211,10 @@ class ShmLink:
                     self._wait(send, max(0.0, deadline - time.monotonic()))
                     piece, room, kind = [], size, NEXT
 
-    def _commit(self, total: int) -> None:
+    def _commit(self, total: int, ticket: object) -> None:
+        if self._reserved is not ticket:
+            raise RuntimeError("this reservation was dropped when another one was made")
+        self._reserved = None
         self._check(False)
         self._sender.commit(WHOLE, total)
 

@@ -17,7 +17,7 @@ from cutset.errors import LinkError
 from cutset.link.addresses import Address
 from cutset.link.limits import Limits
 
-__all__ = ["GOODBYE", "KEYS_HELP", "bind_file", "configure"]
+__all__ = ["GOODBYE", "KEYS_HELP", "bind_file", "check_file", "configure"]
 
 HEARTBEAT = 1000  # ms between heartbeats
 SILENCE = 4000  # ms without an answer to one, after which the other side counts as dead
@@ -51,3 +51,10 @@ def bind_file(raw: zmq.Socket[bytes], where: Address) -> None:
         raw.bind(str(where))
     finally:
         os.umask(before)
+
+
+def check_file(where: Address) -> None:
+    """Refuses a socket file that another user put there, who would read everything."""
+    with contextlib.suppress(OSError):
+        if os.geteuid() not in (0, os.stat(where.place).st_uid):
+            raise LinkError(f"{where} belongs to another user: choose a path in a directory of your own")

@@ -14,7 +14,7 @@ from cutset.config import Settings
 from cutset.errors import ConfigError, DeviceError, OffloadError
 from cutset.kernels import native
 from cutset.kernels.reference_field import Residues
-from cutset.link import Link, Timeouts, connect, parse_address
+from cutset.link import Limits, Link, Timeouts, connect, parse_address
 from cutset.link.keys import load_keys, load_public
 from cutset.models.backend import Choice
 from cutset.models.integer import Progress
@@ -85,8 +85,11 @@ def open_offload(source: Source, settings: Settings, mode: Mode, progress: Progr
     pack = pack and (not settings.pads_from or settings.pads_policy == "inline")
     weights = load_weights(source, mode, pool, pack=pack, progress=progress)
     patience = Patience(total=float(settings.offload_timeout), resend=max(1.0, settings.offload_timeout / 3))
+    ring = _ring(weights)
     session = Session(
-        lambda: dial(settings, settings.offload, settings.accelerator_key), patience, digest=weights.digest
+        lambda: dial(settings, settings.offload, settings.accelerator_key, ring),
+        patience,
+        digest=weights.digest,
     )
     pad_session: Session | None = None
     try:
@@ -135,14 +138,21 @@ def _pad_pool(weights: ClientWeights, settings: Settings, pad_session: Session |
     )
 
 
-def dial(settings: Settings, address: str, server_key: Path | None) -> Link:
-    """Opens a link with the keys that the settings name."""
+def dial(settings: Settings, address: str, server_key: Path | None, ring: int = 1 << 20) -> Link:
+    """Opens a link with the keys that the settings name. `ring`: bytes each way, in shared memory."""
     keys = None
     if address.startswith("tcp://"):
         if settings.key is None or server_key is None:
             raise ConfigError(f"{address} needs --key and the other side's public key; see `cutset keys`")
         keys = load_keys(settings.key).expecting(load_public(server_key))
-    return connect(address, keys=keys, timeouts=Timeouts(connect=min(5.0, settings.offload_timeout)))
+    timeouts = Timeouts(connect=min(5.0, settings.offload_timeout))
+    return connect(address, keys=keys, timeouts=timeouts, limits=Limits(ring=ring))
+
+
+def _ring(weights: ClientWeights) -> int:
+    """A ring in which the rows of a middling prefill are sent and received in place, and no more than that."""
+    widest = max(max(matrix.outputs, matrix.depth) for matrix in weights.matrices if matrix.site != "lm_head")
+    return min(max(1 << 20, 1 << (2 * 4 * 128 * widest - 1).bit_length()), 64 << 20)
 
 
 def _check_apart(settings: Settings) -> None:

@@ -209,7 +209,7 @@ class Session:
         """Dials and greets. Raises OffloadError where the other side has another version or another model."""
         self._link = self._dial()
         try:
-            left = max(0.05, end - time.monotonic())
+            left = max(0.05, min(self.patience.resend, end - time.monotonic()))
             self._link.send(encode(Hello(PROTOCOL, software())), timeout=left)
             frame = self._link.recv(left)
             welcome = decode(frame.header)

@@ -16,6 +16,7 @@ from cutset.kernels.native import extension
 from cutset.kernels.reference_field import Residues
 from cutset.models.integer import Progress, bits_of_site, sums_of_sizes
 from cutset.models.source import Source
+from cutset.models.spec import Site
 from cutset.offload.client.checks import Check
 from cutset.offload.matrices import Matrix, ModelDigest, each_matrix
 from cutset.offload.modes import Mode
@@ -28,6 +29,7 @@ class ClientMatrix:
     """One matrix as its client knows it."""
 
     number: int
+    site: Site
     name: str
     outputs: int
     depth: int
@@ -86,6 +88,7 @@ def load_weights(
 def _client_matrix(matrix: Matrix, mode: Mode, pool: Any, native: Any) -> ClientMatrix:
     return ClientMatrix(
         number=matrix.number,
+        site=matrix.site,
         name=matrix.name,
         outputs=matrix.outputs,
         depth=matrix.depth,

@@ -1,0 +1,168 @@
+"""A link that loses, repeats and breaks frames: the right answer, or an error in time."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cutset.errors import IntegrityError, LinkError, LinkTimeout, OffloadError
+from cutset.kernels.reference_field import P, residue_product
+from cutset.link import Link, connect, listen
+from cutset.offload.accelerator.products import NativeProducts
+from cutset.offload.accelerator.server import Accelerator, Quota
+from cutset.offload.client.ping import ping
+from cutset.offload.client.session import Patience, Session, multiply
+from cutset.offload.messages import Product
+from link.mock import MockLink
+
+NUMBERS = itertools.count()
+RNG = np.random.default_rng(5)
+WEIGHTS = [RNG.integers(-127, 128, (outputs, 48), dtype=np.int8) for outputs in (40, 7)]
+QUOTA = Quota(max_rows=16, window=0.0)
+SHORT = Patience(total=5.0, resend=0.1, redial=0.01)
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    name = f"inproc://session-{next(NUMBERS)}"
+    products = NativeProducts(1)
+    for number, weight in enumerate(WEIGHTS):
+        products.put(number, weight)
+    shapes = [(int(w.shape[0]), int(w.shape[1])) for w in WEIGHTS]
+    accelerator = Accelerator(listen(name), products, shapes, "digest", threads=1, quota=QUOTA)
+    stop = threading.Event()
+    thread = threading.Thread(target=accelerator.serve, args=(stop.is_set,), daemon=True)
+    thread.start()
+    yield name
+    stop.set()
+    thread.join(10)
+    accelerator.close()
+
+
+def product(session: Session, matrix: int, x: Any) -> Any:
+    def fill(arrays: list[Any]) -> None:
+        arrays[0][...] = x
+
+    session.send(multiply(matrix), [(x.dtype, x.shape)], fill)
+    message, frame = session.receive()
+    assert isinstance(message, Product)
+    found = np.array(frame.arrays[0])
+    frame.release()
+    return found
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        ("",),
+        ("", "drop"),
+        ("", "duplicate", "duplicate"),
+        ("", "delay"),
+        ("", "truncate"),
+        ("", "", "drop", "duplicate", "", "delay", "truncate"),
+    ],
+    ids="-".join,
+)
+def test_the_right_product_whatever_the_link_does(faults: tuple[str, ...], address: str) -> None:
+    dials: list[MockLink] = []
+
+    def dial() -> Link:
+        turned = len(dials) % len(faults)  # or the same frame would meet the same fault on every new link
+        dials.append(MockLink(connect(address), faults[turned:] + faults[:turned], seed=len(dials)))
+        return dials[-1]
+
+    session = Session(dial, SHORT)
+    for turn in range(12):
+        x = RNG.integers(0, P, (1 + turn % 3, 48), dtype=np.uint32)
+        matrix = turn % 2
+        np.testing.assert_array_equal(product(session, matrix, x), residue_product(x, WEIGHTS[matrix]))
+    if "drop" in faults:
+        assert session.resent > 0
+    session.close()
+
+
+def test_a_frame_is_sent_again_byte_for_byte(address: str) -> None:
+    link = MockLink(connect(address), ("", "drop"))  # every second frame is lost
+    session = Session(lambda: link, SHORT)
+    product(session, 0, RNG.integers(0, P, (2, 48), dtype=np.uint32))
+    assert len(link.sent) == 3
+    assert link.sent[1] == link.sent[2]
+    session.close()
+
+
+def test_a_link_that_loses_everything_is_an_error_in_time(address: str) -> None:
+    link = MockLink(connect(address), ("", *["drop"] * 1000))
+    session = Session(lambda: link, Patience(total=0.5, resend=0.1))
+    with pytest.raises(LinkTimeout, match=r"no answer within 0\.5 s"):
+        product(session, 0, np.zeros((1, 48), np.uint32))
+    session.close()
+
+
+def test_ping_knows_an_exact_device(address: str) -> None:
+    session = Session(lambda: connect(address), SHORT)
+    pong = ping(session, times=3)
+    assert pong.exact
+    assert pong.welcome.matrices == 2
+    assert pong.counters["clients"] == 1
+    session.close()
+
+
+@pytest.mark.parametrize(
+    ("matrix", "x", "message"),
+    [
+        (2, np.zeros((1, 48), np.uint32), "there is no matrix 2"),
+        (0, np.zeros((1, 47), np.uint32), r"takes one array \(rows, 48\)"),
+        (0, np.zeros((1, 48), np.int32), r"takes one array \(rows, 48\)"),
+        (0, np.zeros((0, 48), np.uint32), r"takes one array \(rows, 48\)"),
+        (0, np.zeros((17, 48), np.uint32), "17 rows are too many"),
+        (0, np.full((1, 48), P, np.uint32), "below 2147483647"),
+        (0, np.full((1, 48), 30000, np.int16), "must lie between"),
+    ],
+)
+def test_what_an_accelerator_refuses(matrix: int, x: Any, message: str, address: str) -> None:
+    session = Session(lambda: connect(address), SHORT)
+    with pytest.raises(OffloadError, match=message):
+        product(session, matrix, x)
+    good = np.ones((1, 48), np.int16)  # and goes on
+    np.testing.assert_array_equal(product(session, 0, good), good.astype(np.int32) @ WEIGHTS[0].T.astype(np.int32))
+    session.close()
+
+
+def test_another_version_is_refused_by_name(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cutset.offload.client.session.PROTOCOL", 2)
+    with pytest.raises(OffloadError, match="speaks version 1 of the protocol, this client 2"):
+        Session(lambda: connect(address), SHORT)
+
+
+def test_a_broken_session_stays_broken(address: str) -> None:
+    session = Session(lambda: connect(address), SHORT)
+    error = session.broke("gave nonsense")
+    for _ in range(2):
+        with pytest.raises(IntegrityError) as caught:
+            product(session, 0, np.zeros((1, 48), np.uint32))
+        assert caught.value is error
+
+
+def test_what_listens_but_is_no_accelerator_is_an_error() -> None:
+    name = f"inproc://session-{next(NUMBERS)}"
+    listener = listen(name)
+    stop = threading.Event()
+
+    def chat() -> None:
+        while not stop.is_set():
+            if (got := listener.recv(0.05)) is not None:
+                got[0].send(b"hello to you too", timeout=1.0)
+                got[1].release()
+
+    thread = threading.Thread(target=chat, daemon=True)
+    thread.start()
+    with pytest.raises(LinkError, match="isn't one of the offload's"):
+        Session(lambda: connect(name), SHORT)
+    stop.set()
+    thread.join(5)
+    listener.close()
