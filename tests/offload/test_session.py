@@ -63,7 +63,7 @@ def product(session: Session, matrix: int, x: Any) -> Any:
         ("", "drop"),
         ("", "duplicate", "duplicate"),
         ("", "delay"),
-        ("", "truncate"),
+        ("", "truncate", ""),
         ("", "", "drop", "duplicate", "", "delay", "truncate"),
     ],
     ids="-".join,
