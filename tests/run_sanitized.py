@@ -20,14 +20,18 @@ def main() -> int:
     shutil.copytree(ROOT / "src" / "cutset", package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     for extension in BUILT.glob("_native*.so"):
         shutil.copy(extension, package / "kernels")
+    for extension in BUILT.glob("_ring*.so"):
+        shutil.copy(extension, package / "link")
     sys.meta_path[:] = [finder for finder in sys.meta_path if "ScikitBuild" not in type(finder).__name__]
     sys.path.insert(0, str(package.parent))
     import cutset.kernels._native as native
+    import cutset.link._ring as ring
     import pytest
 
-    assert Path(native.__file__).is_relative_to(BUILT), f"the tests would run on {native.__file__}"
+    for module in (native, ring):
+        assert Path(module.__file__).is_relative_to(BUILT), f"the tests would run on {module.__file__}"
     # Without -s pytest holds back the report of a sanitizer that ends the process.
-    tests = ["tests/kernels", "tests/models/test_native.py"]
+    tests = ["tests/kernels", "tests/models/test_native.py", "tests/link/test_ring.py", "tests/link/test_shm.py"]
     return pytest.main(["-s", "-q", "-p", "no:cacheprovider", *tests, *sys.argv[1:]])
 
 

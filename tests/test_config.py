@@ -55,8 +55,12 @@ def test_flags_over_environment_over_file_over_defaults(place):
 
 def test_every_setting_can_come_from_every_source(place):
     values = {str: ("int8", "exact"), int: ("3", "4"), bool: ("false", "true"), Path: ("a", "b")}
-    special = {"backend": ("native", "torch"), "device": ("cuda:1", "cuda")}
+    address, policy = ("shm://a", "ipc://b"), ("wait", "fail")
+    special = {"backend": ("native", "torch"), "device": ("cuda:1", "cuda"), "pads_policy": policy}
+    special |= {"offload": address, "pads_from": address, "verify": ("changed", "always")}
     for name, option in OPTIONS.items():
+        if option.flag_only:
+            continue
         low, high = special.get(name, values[option.kind])
         toml = low if option.kind in (int, bool) else f'"{low}"'
         write(place, f"{name} = {toml}\n")
@@ -67,6 +71,16 @@ def test_every_setting_can_come_from_every_source(place):
         assert from_file.sources[name].startswith("cutset.toml (")
         assert from_env.sources[name] == option.variable
         assert from_flag.sources[name] == option.flag
+
+
+@pytest.mark.parametrize(("name", "value"), [("mode", "masked+verified"), ("pads_same_host", "true")])
+def test_what_weakens_a_promise_comes_from_a_flag_alone(place, name, value):
+    assert str(getattr(load(place, {name: value}), name)).lower() == value
+    with pytest.raises(ConfigError, match=f"CUTSET_{name.upper()} is not accepted: give --"):
+        load(place, **{f"CUTSET_{name.upper()}": value})
+    write(place, f"{name} = {value if name != 'mode' else repr(value)}\n")
+    with pytest.raises(ConfigError, match=r"cutset\.toml .* is not accepted"):
+        load(place)
 
 
 def test_the_file_here_hides_the_one_at_home(place):
@@ -130,7 +144,12 @@ def test_a_negated_flag_is_named_as_it_was_given(place):
         ({}, {}, "thread = 2", "'thread' in cutset.toml (FILE) is not a setting; did you mean 'threads'?"),
         ({"thread": 2}, {}, "", "'thread' is not a setting; did you mean 'threads'?"),
         ({}, {}, "max-model-len = 2", "did you mean 'max_model_len'?"),
-        ({}, {}, "[zzzz]\nq = 2", "'zzzz' in cutset.toml (FILE) is not a setting; known: backend, block_size,"),
+        (
+            {},
+            {},
+            "[zzzz]\nq = 2",
+            "'zzzz' in cutset.toml (FILE) is not a setting; known: accelerator_key, backend,",
+        ),
         ({}, {}, "threads = ", "FILE is not valid TOML: "),
         ({}, {}, "threads = " + "9" * 5000, "FILE is not valid TOML: "),
         ({}, {}, "a = " + "[" * 5000, "FILE is not valid TOML: "),

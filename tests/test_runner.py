@@ -29,6 +29,9 @@ from cutset.models.source import Source, open_source
 from cutset.models.writer import write_safetensors
 from models.test_checkpoint import hostile, test_a_lying_header_is_refused
 from models.test_exchange import HOSTILE, changed
+from models.test_integer import QKV, put
+from models.test_integer import change as change_tensor
+from old_checkpoint import write_version_1
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNNER = ROOT / "build/runner/cutset-runner"
@@ -250,8 +253,38 @@ def test_integer_products(dtype: str, tied: bool, tmp_path: Path) -> None:
     expected = run_forward(executor, source.inputs).logits
     ours = logits_of(file, "--dtype", dtype)
     assert_equal(ours, expected, source.inputs[1], 2e-2)  # a value on the edge between two codes may fall either way
-    stored = logits_of(tmp_path / "int8", "--inputs", file, "--dtype", dtype)
-    np.testing.assert_array_equal(stored, ours)
+    write_version_1(tmp_path / "int8", tmp_path / "old")
+    for folder in ("int8", "old"):
+        stored = logits_of(tmp_path / folder, "--inputs", file, "--dtype", dtype)
+        np.testing.assert_array_equal(stored, ours)
+
+
+def test_bad_integer_checkpoints_are_refused(tmp_path: Path) -> None:
+    config = config_of("llama")
+    file = write_file(tmp_path / "model.json", config)
+    source, folder = open_source(file), tmp_path / "int8"
+    write_integer_checkpoint(source.spec, config, source.tensors, tmp_path, folder)
+    good = {file: file.read_bytes() for file in folder.iterdir()}
+    for name, index, value, message in (
+        (QKV, (0, 3, 5, 1), -128, "between -127 and 127"),
+        (QKV, (0, -1, 0, 0), 1, "padding must be zero"),
+        (f"{QKV}_scale", (3,), -1, "must not be negative"),
+        (f"{QKV}_scale", (3,), np.nan, "aren't finite"),
+    ):
+        change_tensor(folder, name, put(index, value))
+        assert message in refused(folder, "--inputs", file)
+        for path, content in good.items():
+            path.write_bytes(content)
+    stored = json.loads((folder / "config.json").read_text())
+    for version, message in (
+        (1, "q_proj.weight is missing"),
+        (3, "version 3"),
+        (True, "version true"),
+        (None, "version"),
+    ):
+        stored["quantization_config"]["version"] = version
+        (folder / "config.json").write_text(json.dumps(stored))
+        assert message in refused(folder, "--inputs", file)
 
 
 def test_shards_are_one_checkpoint(tmp_path: Path) -> None:

@@ -103,7 +103,9 @@ struct Paged {
 
   Paged(std::size_t heads, std::size_t kv_heads, std::size_t head_dim, std::size_t block_size, Out2 keys, Out2 values,
         Ids1 row_starts, Ids1 context_lens, Ids2 block_tables)
-      : shape{heads, kv_heads, head_dim}, cache{keys.data(), values.data(), block_size}, blocks(keys.shape(0)) {
+      : shape{heads, kv_heads, head_dim},
+        cache{keys.data(), values.data(), block_size, keys.shape(1), values.shape(1)},
+        blocks(keys.shape(0)) {
     require(kv_heads >= 1 && heads % kv_heads == 0 && heads > 0, "kv_heads must divide heads");
     require(head_dim >= 1 && head_dim <= 1024, "head_dim must be between 1 and 1024");
     require(block_size >= 1 && block_size % kPackTokens == 0, "block_size must be a multiple of 16");

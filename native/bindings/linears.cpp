@@ -4,6 +4,8 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
+#include <nanobind/stl/unique_ptr.h>
+#include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <memory>
@@ -11,8 +13,10 @@
 #include <vector>
 
 #include "bindings/arrays.h"
+#include "bindings/common.h"
 #include "core/linear.h"
 #include "core/pool.h"
+#include "kernels/linear.h"
 
 namespace nb = nanobind;
 using nb::literals::operator""_a;
@@ -26,22 +30,6 @@ using namespace cutset::bindings;
 Workspace& workspace() {
   static thread_local Workspace mine;
   return mine;
-}
-
-ThreadPool& pool_or_alone(ThreadPool* pool) {
-  static ThreadPool alone(1);
-  return pool ? *pool : alone;
-}
-
-template <class T>
-nb::ndarray<nb::numpy, T> new_array(std::initializer_list<std::size_t> shape) {
-  std::size_t count = 1;
-  for (const std::size_t n : shape) count = checked_product(count, n);
-  auto data = std::make_unique<T[]>(count);
-  T* raw = data.get();
-  nb::capsule owner(raw, [](void* p) noexcept { delete[] static_cast<T*>(p); });
-  data.release();
-  return nb::ndarray<nb::numpy, T>(raw, shape, owner);
 }
 
 const float* rows_of(const AnyArray& x, std::size_t depth) {
@@ -93,6 +81,38 @@ void make_i8(PackedI8* self, const AnyArray& weight, const AnyArray& scales, Thr
                       weight.shape(0), weight.shape(1), pool_or_alone(pool));
 }
 
+// Several matrices, stacked.
+void make_i8_of(PackedI8* self, const std::vector<AnyArray>& weights, const std::vector<AnyArray>& scales,
+                ThreadPool* pool) {
+  if (weights.empty() || weights.size() != scales.size()) refuse("give as many arrays of scales as of weights");
+  std::vector<RowsI8> parts;
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    check_array<std::int8_t>(weights[i], "weight", 2, "int8");
+    check_array<float>(scales[i], "scales", 1, "float32");
+    check_shape(weights[i], "weight", scales[i].shape(0), weights[0].shape(1));
+    parts.push_back({static_cast<const std::int8_t*>(weights[i].data()), static_cast<const float*>(scales[i].data()),
+                     weights[i].shape(0)});
+  }
+  nb::gil_scoped_release release;
+  new (self) PackedI8(parts, weights[0].shape(1), pool_or_alone(pool));
+}
+
+// Packed already: panels (panels, padded depth / 4, 32, 4), which the caller keeps alive.
+std::unique_ptr<PackedI8> packed_i8(const AnyArray& panels, const AnyArray& scales, std::size_t depth,
+                                    ThreadPool* pool) {
+  check_array<std::int8_t>(panels, "panels", 4, "int8");
+  check_array<float>(scales, "scales", 1, "float32");
+  const std::size_t outputs = scales.shape(0), groups = round_up(depth, kDepthStep) / 4;
+  if (panels.shape(0) != round_up(outputs, kPanel) / kPanel || panels.shape(1) != groups || panels.shape(2) != kPanel ||
+      panels.shape(3) != 4) {
+    refuse("panels must have shape (outputs / 32, depth / 4, 32, 4), both rounded up, not " + shape_of(panels));
+  }
+  const PanelsI8 given = {static_cast<const std::int8_t*>(panels.data()), static_cast<const float*>(scales.data()),
+                          outputs, depth};
+  nb::gil_scoped_release release;
+  return std::make_unique<PackedI8>(given, pool_or_alone(pool));
+}
+
 void call_i8(const PackedI8& self, const AnyArray& x, const AnyOutput& out, int bits, ThreadPool* pool) {
   const float* in = rows_of(x, self.depth());
   float* y = output_of(out, x, self.outputs());
@@ -100,15 +120,31 @@ void call_i8(const PackedI8& self, const AnyArray& x, const AnyOutput& out, int 
   self.forward(pool_or_alone(pool), in, x.shape(0), bits, y, workspace());
 }
 
-nb::ndarray<nb::numpy, std::int32_t> integers_i8(const PackedI8& self, const AnyArray& q, std::optional<int> bits,
-                                                 ThreadPool* pool) {
+nb::object integers_i8(const PackedI8& self, const AnyArray& q, std::optional<int> bits, ThreadPool* pool,
+                       std::optional<AnyOutput> out) {
   std::vector<std::int16_t> room;
   const std::int16_t* in = integers_of(q, self.depth(), room);
-  auto out = new_array<std::int32_t>({q.shape(0), self.outputs()});
+  const Result<std::int32_t> result(out, q.shape(0), self.outputs(), "int32");
+  if (out) check_apart(q, *out);
   const int chosen = bits.value_or(room.empty() ? PackedI8::kMostBits : 8);
-  nb::gil_scoped_release release;
-  self.integers(pool_or_alone(pool), in, q.shape(0), chosen, out.data(), workspace());
-  return out;
+  {
+    nb::gil_scoped_release release;
+    self.integers(pool_or_alone(pool), in, q.shape(0), chosen, result.data, workspace());
+  }
+  return result.object;
+}
+
+nb::object residues_i8(const PackedI8& self, const AnyArray& x, ThreadPool* pool, std::optional<AnyOutput> out) {
+  check_array<std::uint32_t>(x, "x", 2, "uint32");
+  check_shape(x, "x", x.shape(0), self.depth());
+  const Result<std::uint32_t> result(out, x.shape(0), self.outputs(), "uint32");
+  if (out) check_apart(x, *out);
+  {
+    nb::gil_scoped_release release;
+    self.residues(pool_or_alone(pool), static_cast<const std::uint32_t*>(x.data()), x.shape(0), result.data,
+                  workspace());
+  }
+  return result.object;
 }
 
 nb::tuple quantize_rows_py(const AnyArray& x, int bits, ThreadPool* pool) {
@@ -172,15 +208,33 @@ void bind_linears(nb::module_& m) {
 
   nb::class_<PackedI8>(m, "LinearI8", "y = x . W^T with 8-bit weights and activations of 8 to 12 bits.")
       .def("__init__", &make_i8, "weight"_a, "scales"_a, "pool"_a.none() = nb::none())
+      .def("__init__", &make_i8_of, "weights"_a, "scales"_a, "pool"_a.none() = nb::none(),
+           "matrices of the same depth, stacked: lists of int8 (outputs, depth) and float32 (outputs,)")
+      .def_static("packed", &packed_i8, "panels"_a, "scales"_a, "depth"_a, "pool"_a.none() = nb::none(),
+                  nb::keep_alive<0, 1>(),
+                  "weights that are packed already, as reference_linear.pack_weight does it; they are not copied")
       .def("__call__", &call_i8, "x"_a, "out"_a, "bits"_a = 8, "pool"_a.none() = nb::none(),
            "x (rows, depth), out (rows, outputs), both float32")
       .def("integers", &integers_i8, "q"_a, "bits"_a.none() = nb::none(), "pool"_a.none() = nb::none(),
+           "out"_a.none() = nb::none(),
            "int32 sums (rows, outputs) of q (rows, depth), int8 or int16; bits is 8 or 12 unless given")
+      .def("residues", &residues_i8, "x"_a, "pool"_a.none() = nb::none(), "out"_a.none() = nb::none(),
+           "x . W^T mod 2^31 - 1, uint32 (rows, outputs), of residues x (rows, depth); ValueError if some x is not "
+           "below")
       .def_prop_ro("outputs", &PackedI8::outputs)
       .def_prop_ro("depth", &PackedI8::depth)
+      .def(
+          "move_in",
+          [](PackedI8& self, ThreadPool* pool) {
+            nb::gil_scoped_release release;
+            return self.move_in(pool_or_alone(pool));
+          },
+          "pool"_a.none() = nb::none(),
+          "copies weights that lie elsewhere to huge pages of its own; the bytes, 0 if they are there already")
       .def_prop_ro("most_bits", &PackedI8::most_bits)
       .def_prop_ro("nbytes", &PackedI8::bytes);
 
+  m.attr("most_residue_depth") = PackedI8::kMostResidueDepth;
   m.def("quantize_rows", &quantize_rows_py, "x"_a, "bits"_a = 8, "pool"_a.none() = nb::none(),
         "(q, scales) of x (rows, depth): int16 (rows, depth) and float32 (rows,)");
   m.def("quantize_weight", &quantize_weight_py, "weight"_a, "pool"_a.none() = nb::none(),

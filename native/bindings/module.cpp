@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "bindings/decoder.h"
+#include "bindings/field.h"
 #include "bindings/glue.h"
 #include "bindings/linears.h"
 #include "kernels/table.h"
@@ -24,5 +25,6 @@ NB_MODULE(_native, m) {
   m.def("select_isa", [](const std::string& name) { return cutset::select_isa(name.c_str()); }, "name"_a);
   bind_linears(m);
   bind_glue(m);
+  bind_field(m);
   bind_decoder(m);
 }

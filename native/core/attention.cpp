@@ -53,8 +53,8 @@ AttentionTask task_of(const Attention& attention, const Rows& rows, const LayerC
   task.scale = attention.scale;
   task.keys = cache.keys + block_heads * shape.head_dim;
   task.values = cache.values + block_heads * padded_dim(shape.head_dim);
-  task.key_stride = LayerCache::key_floats(shape, cache.block_size);
-  task.value_stride = LayerCache::value_floats(shape, cache.block_size);
+  task.key_stride = cache.key_stride;
+  task.value_stride = cache.value_stride;
   task.block_size = cache.block_size;
   task.block_table = rows.block_tables + piece.span.sequence * rows.table_width;
   task.key_mask = rows.key_mask ? rows.key_mask + piece.span.sequence * rows.mask_width : nullptr;
@@ -114,12 +114,11 @@ std::size_t LayerCache::value_floats(const HeadShape& shape, std::size_t block_s
 
 void append(const HeadShape& shape, const LayerCache& cache, const Slot* slots, const float* qkv, std::size_t begin,
             std::size_t end) {
-  const std::size_t key_floats = LayerCache::key_floats(shape, cache.block_size);
-  const std::size_t value_floats = LayerCache::value_floats(shape, cache.block_size);
   for (std::size_t r = begin; r < end; ++r) {
     const float* k = qkv + r * shape.qkv_size() + shape.q_size();
     kernels().glue.append(k, k + shape.kv_size(), shape.kv_heads, shape.head_dim, cache.block_size, slots[r].place,
-                          cache.keys + slots[r].block * key_floats, cache.values + slots[r].block * value_floats);
+                          cache.keys + slots[r].block * cache.key_stride,
+                          cache.values + slots[r].block * cache.value_stride);
   }
 }
 

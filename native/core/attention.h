@@ -25,6 +25,8 @@ struct LayerCache {
   float* keys = nullptr;
   float* values = nullptr;
   std::size_t block_size = 0;  // a multiple of kPackTokens
+  std::size_t key_stride = 0;  // floats from a block to the next one
+  std::size_t value_stride = 0;
 
   static std::size_t key_floats(const HeadShape& shape, std::size_t block_size);  // of one block
   static std::size_t value_floats(const HeadShape& shape, std::size_t block_size);

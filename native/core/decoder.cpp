@@ -33,14 +33,19 @@ KvCache::KvCache(const DecoderSpec& spec, std::size_t blocks, std::size_t block_
     : layers_(spec.layers), blocks_(blocks), block_size_(block_size), shape_(spec.heads) {
   require(blocks >= 1, "a cache needs at least one block");
   require(block_size >= 1 && block_size % kPackTokens == 0, "block_size must be a multiple of 16");
-  key_floats_ = checked_product(blocks, LayerCache::key_floats(shape_, block_size));
-  value_floats_ = checked_product(blocks, LayerCache::value_floats(shape_, block_size));
-  memory_ = Buffer(checked_product(layers_, (key_floats_ + value_floats_) * sizeof(float)));
+  key_floats_ = LayerCache::key_floats(shape_, block_size);
+  layer_floats_ = key_floats_ + LayerCache::value_floats(shape_, block_size);
+  block_floats_ = checked_product(layers_, layer_floats_);
+  // An odd number of pages, so that the blocks of one head don't fall into the same sets of the cache.
+  constexpr std::size_t kPageFloats = 4096 / sizeof(float);
+  if (block_floats_ > 32 * kPageFloats)
+    block_floats_ = ((block_floats_ + kPageFloats - 1) / kPageFloats | 1) * kPageFloats;
+  memory_ = Buffer(checked_product(blocks, checked_product(block_floats_, sizeof(float))));
 }
 
 LayerCache KvCache::layer(std::size_t layer) {
-  float* keys = memory_.as<float>() + layer * (key_floats_ + value_floats_);
-  return {keys, keys + key_floats_, block_size_};
+  float* keys = memory_.as<float>() + layer * layer_floats_;
+  return {keys, keys + key_floats_, block_size_, block_floats_, block_floats_};
 }
 
 bool KvCache::fits(const DecoderSpec& spec) const {

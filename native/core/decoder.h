@@ -63,8 +63,9 @@ class KvCache {
  private:
   std::size_t layers_, blocks_, block_size_;
   HeadShape shape_;
-  std::size_t key_floats_, value_floats_;  // of one layer
-  Buffer memory_;                          // [layers][keys, values]
+  std::size_t key_floats_, layer_floats_, block_floats_;  // of one block: keys of a layer, a layer, all layers
+  // [blocks][layers][keys, values], so that short contexts touch little of it: fresh memory is what a start waits for.
+  Buffer memory_;
 };
 
 }  // namespace cutset

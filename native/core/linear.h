@@ -5,11 +5,14 @@
 // constructor may go afterwards.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "core/memory.h"
 #include "core/pool.h"
+#include "kernels/linear.h"
 
 namespace cutset {
 
@@ -29,19 +32,42 @@ class PackedF32 {
   Buffer panels_;  // [panel][depth][32]
 };
 
+// Rows of a weight matrix, as they lie in a file: 8-bit weights (outputs, depth) with one scale for each output.
+struct RowsI8 {
+  const std::int8_t* weight;
+  const float* scales;
+  std::size_t outputs;
+};
+
+// The same packed: [panel][depth / 4][32][4], see kernels/linear.h, at any address.
+struct PanelsI8 {
+  const std::int8_t* panels;
+  const float* scales;
+  std::size_t outputs, depth;
+};
+
 // 8-bit weights with one scale for each output; activations are quantised by rows, see LinearKernels::quantize.
 class PackedI8 {
  public:
   static constexpr int kLeastBits = 8, kMostBits = 12;
+  static constexpr std::size_t kMostResidueDepth = INT32_MAX / (255 * 127);
 
-  // weight: -127 to 127, std::invalid_argument for -128. scales: (outputs,).
+  // weight: -127 to 127, std::invalid_argument for -128. scales: (outputs,). Or the rows of several matrices, stacked.
   PackedI8(const std::int8_t* weight, const float* scales, std::size_t outputs, std::size_t depth, ThreadPool& pool);
+  PackedI8(const std::vector<RowsI8>& parts, std::size_t depth, ThreadPool& pool);
+  // Weights that are packed already and stay where they are, in a mapped file for instance; they must outlive this.
+  PackedI8(const PanelsI8& panels, ThreadPool& pool);
 
   std::size_t outputs() const { return outputs_; }
   std::size_t depth() const { return depth_; }
-  std::size_t bytes() const { return panels_.bytes() + sums_.bytes() + scales_.bytes(); }
+  std::size_t bytes() const;
 
-  // The most bits of activations (8 to 12) whose sums are sure to fit in int32 with these weights; 0 if none are.
+  // Copies weights that lie elsewhere to memory of its own, on huge pages, which is faster to run through than a mapped
+  // file: how many bytes, 0 if there is nothing to do. Products may run meanwhile, another move_in may not.
+  std::size_t move_in(ThreadPool& pool);
+
+  // The most bits of activations (8 to 12) whose sums are sure to lie between -(2^30 - 1) and 2^30 - 1 with these
+  // weights, so that they are the same in int32 and in the field of kernels/field.h; 0 if none are.
   int most_bits() const;
 
   // std::invalid_argument unless 8 <= bits <= most_bits().
@@ -51,16 +77,27 @@ class PackedI8 {
   void integers(ThreadPool& pool, const std::int16_t* q, std::size_t rows, int bits, std::int32_t* z,
                 Workspace& workspace) const;
 
+  // z (rows, outputs) = x . W^T mod P for residues x (rows, depth). std::invalid_argument for an x that isn't below P,
+  // and for more columns than kMostResidueDepth.
+  void residues(ThreadPool& pool, const std::uint32_t* x, std::size_t rows, std::uint32_t* z,
+                Workspace& workspace) const;
+
  private:
+  // Room for sums and scales; those of outputs that don't exist are zero.
+  void prepare();
+  // most_sum_ and sums_, from facts(first output, sums) of each panel.
+  template <class Facts>
+  void survey(ThreadPool& pool, const Facts& facts);
   void check(int bits) const;
-  void multiply(ThreadPool& pool, const std::uint8_t* codes, const float* row_scales, std::size_t rows, int bits,
-                float* scaled, std::int32_t* whole) const;
+  // Sets what the rows and this matrix give; `job` has the rows' codes, `stride` bytes each, bits, and one output.
+  void multiply(ThreadPool& pool, const I8Job& job, std::size_t stride) const;
 
   std::size_t outputs_, depth_;
-  Buffer panels_;              // [panel][depth / 4][32][4]
-  Buffer sums_;                // int32, sum of each output's weights
-  Buffer scales_;              // float, zero for outputs that don't exist
-  std::int64_t most_sum_ = 0;  // the largest sum of an output's |weights|
+  std::atomic<const std::int8_t*> panels_{nullptr};  // [panel][depth / 4][32][4]
+  Buffer own_;                                       // where they lie, unless elsewhere
+  Buffer sums_;                                      // int32, sum of each output's weights
+  Buffer scales_;                                    // float, zero for outputs that don't exist
+  std::int64_t most_sum_ = 0;                        // the largest sum of an output's |weights|
 };
 
 // Rows of floats as integers of `bits` bits; see LinearKernels::quantize. q (rows, depth), scales (rows,).

@@ -3,9 +3,11 @@
 #include <climits>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "core/linear.h"
 #include "core/split.h"
+#include "kernels/field.h"
 #include "kernels/table.h"
 
 namespace cutset {
@@ -14,37 +16,14 @@ namespace {
 
 constexpr std::size_t kLeastRows = 32, kMostRows = 512;
 
-struct PanelFacts {
-  std::int64_t most_sum = 0;  // of |weights|
-  bool legal = true;
-};
-
-PanelFacts pack_panel(const std::int8_t* weight, std::size_t outputs, std::size_t depth, std::size_t panel,
-                      std::int8_t* packed, std::int32_t* sums) {
-  PanelFacts facts;
-  const std::size_t first = panel * kPanel, count = std::min(kPanel, outputs - first);
-  const std::size_t padded = round_up(depth, kDepthStep);
-  std::fill(packed, packed + padded * kPanel, std::int8_t{0});
-  for (std::size_t c = 0; c < count; ++c) {
-    const std::int8_t* row = weight + (first + c) * depth;
-    std::int64_t sum = 0, size = 0;
-    for (std::size_t k = 0; k < depth; ++k) {
-      packed[k / 4 * (4 * kPanel) + 4 * c + k % 4] = row[k];
-      sum += row[k];
-      size += row[k] < 0 ? -row[k] : row[k];
-      facts.legal = facts.legal && row[k] != SCHAR_MIN;
-    }
-    sums[c] = static_cast<std::int32_t>(sum);
-    facts.most_sum = std::max(facts.most_sum, size);
-  }
-  for (std::size_t c = count; c < kPanel; ++c) sums[c] = 0;
-  return facts;
-}
-
 void raise(std::atomic<std::int64_t>& most, std::int64_t value) {
   std::int64_t seen = most.load(std::memory_order_relaxed);
   while (seen < value && !most.compare_exchange_weak(seen, value, std::memory_order_relaxed)) {
   }
+}
+
+std::size_t panel_bytes(std::size_t outputs, std::size_t depth) {
+  return checked_product(round_up(outputs, kPanel), round_up(depth, kDepthStep));
 }
 
 void check_bits(int bits) {
@@ -57,30 +36,76 @@ void check_bits(int bits) {
 
 PackedI8::PackedI8(const std::int8_t* weight, const float* scales, std::size_t outputs, std::size_t depth,
                    ThreadPool& pool)
-    : outputs_(outputs), depth_(depth) {
-  if (outputs == 0 || depth == 0) throw std::invalid_argument("a weight matrix must not be empty");
-  if (depth > INT_MAX / 128) throw std::invalid_argument("a weight matrix has too many columns for 32-bit sums");
-  const std::size_t panels = round_up(outputs, kPanel) / kPanel, padded = round_up(depth, kDepthStep);
-  panels_ = Buffer::shared(checked_product(panels * kPanel, padded));
-  sums_ = Buffer::shared(panels * kPanel * sizeof(std::int32_t));
-  scales_ = Buffer::shared(panels * kPanel * sizeof(float));
-  std::copy(scales, scales + outputs, scales_.as<float>());
-  std::fill(scales_.as<float>() + outputs, scales_.as<float>() + panels * kPanel, 0.0f);
+    : PackedI8({{weight, scales, outputs}}, depth, pool) {}
+
+PackedI8::PackedI8(const std::vector<RowsI8>& parts, std::size_t depth, ThreadPool& pool) : outputs_(0), depth_(depth) {
+  std::vector<const std::int8_t*> rows;
+  for (const RowsI8& part : parts) {
+    for (std::size_t r = 0; r < part.outputs; ++r) rows.push_back(part.weight + r * depth);
+  }
+  outputs_ = rows.size();
+  prepare();
+  float* scales = scales_.as<float>();
+  for (const RowsI8& part : parts) scales = std::copy(part.scales, part.scales + part.outputs, scales);
+  own_ = Buffer::shared(panel_bytes(outputs_, depth_));
+  panels_ = own_.as<std::int8_t>();
+  survey(pool, [&](std::size_t first, std::int32_t* sums) {
+    std::int8_t* panel = own_.as<std::int8_t>() + first * round_up(depth_, kDepthStep);
+    return kernels().linear.i8_pack(rows.data() + first, std::min(kPanel, outputs_ - first), depth_, panel, sums);
+  });
+}
+
+PackedI8::PackedI8(const PanelsI8& panels, ThreadPool& pool)
+    : outputs_(panels.outputs), depth_(panels.depth), panels_(panels.panels) {
+  prepare();
+  std::copy(panels.scales, panels.scales + outputs_, scales_.as<float>());
+  survey(pool, [&](std::size_t first, std::int32_t* sums) {
+    const std::int8_t* panel = panels.panels + first * round_up(depth_, kDepthStep);
+    return kernels().linear.i8_measure(panel, std::min(kPanel, outputs_ - first), depth_, sums);
+  });
+}
+
+void PackedI8::prepare() {
+  if (outputs_ == 0 || depth_ == 0) throw std::invalid_argument("a weight matrix must not be empty");
+  if (depth_ > INT_MAX / 128) throw std::invalid_argument("a weight matrix has too many columns for 32-bit sums");
+  const std::size_t padded = round_up(outputs_, kPanel);
+  sums_ = Buffer::shared(padded * sizeof(std::int32_t));
+  scales_ = Buffer::shared(padded * sizeof(float));
+  std::fill(scales_.as<float>() + outputs_, scales_.as<float>() + padded, 0.0f);
+}
+
+template <class Facts>
+void PackedI8::survey(ThreadPool& pool, const Facts& facts) {
   std::atomic<std::int64_t> most_sum{0};
   std::atomic<bool> legal{true};
-  pool.run(panels, [&](std::size_t p) noexcept {
-    const PanelFacts facts = pack_panel(weight, outputs, depth, p, panels_.as<std::int8_t>() + p * kPanel * padded,
-                                        sums_.as<std::int32_t>() + p * kPanel);
-    raise(most_sum, facts.most_sum);
-    if (!facts.legal) legal.store(false);
+  pool.run(round_up(outputs_, kPanel) / kPanel, [&](std::size_t panel) noexcept {
+    const PanelFacts found = facts(panel * kPanel, sums_.as<std::int32_t>() + panel * kPanel);
+    raise(most_sum, found.most_sum);
+    if (!found.legal) legal.store(false);
   });
-  if (!legal.load()) throw std::invalid_argument("8-bit weights must lie between -127 and 127");
+  if (!legal.load())
+    throw std::invalid_argument("8-bit weights must lie between -127 and 127, and padding must be zero");
   most_sum_ = most_sum.load();
 }
 
+std::size_t PackedI8::move_in(ThreadPool& pool) {
+  if (own_.bytes() > 0) return 0;
+  const std::size_t bytes = panel_bytes(outputs_, depth_);
+  Buffer own = Buffer::shared(bytes);
+  const std::int8_t* from = panels_.load(std::memory_order_relaxed);
+  run_ranges(pool, bytes, std::size_t{1} << 19, [&](std::size_t first, std::size_t end) {
+    std::copy(from + first, from + end, own.as<std::int8_t>() + first);
+  });
+  own_ = std::move(own);
+  panels_.store(own_.as<std::int8_t>(), std::memory_order_release);
+  return bytes;
+}
+
+std::size_t PackedI8::bytes() const { return panel_bytes(outputs_, depth_) + sums_.bytes() + scales_.bytes(); }
+
 int PackedI8::most_bits() const {
   for (int bits = kMostBits; bits >= kLeastBits; --bits) {
-    if (most_sum_ * ((1 << (bits - 1)) - 1) <= INT_MAX) return bits;
+    if (most_sum_ * ((1 << (bits - 1)) - 1) <= kHalfPrime) return bits;
   }
   return 0;
 }
@@ -88,8 +113,8 @@ int PackedI8::most_bits() const {
 void PackedI8::check(int bits) const {
   check_bits(bits);
   if (bits > most_bits()) {
-    throw std::invalid_argument("sums of " + std::to_string(bits) + "-bit activations with these weights may not fit " +
-                                "in 32 bits; use at most " + std::to_string(most_bits()) + " bits");
+    throw std::invalid_argument("sums of " + std::to_string(bits) + "-bit activations with these weights may pass " +
+                                "2^30 - 1; use at most " + std::to_string(most_bits()) + " bits");
   }
 }
 
@@ -105,7 +130,13 @@ void PackedI8::forward(ThreadPool& pool, const float* x, std::size_t rows, int b
   run_ranges(pool, rows, rows_a_task(pool, rows, depth_), [&](std::size_t first, std::size_t end) {
     kernels.i8_encode(x + first * depth_, end - first, depth_, bits, codes + first * stride, scales + first);
   });
-  multiply(pool, codes, scales, rows, bits, y, nullptr);
+  I8Job job{};
+  job.codes = codes;
+  job.rows = rows;
+  job.bits = bits;
+  job.row_scales = scales;
+  job.scaled = y;
+  multiply(pool, job, stride);
 }
 
 void PackedI8::integers(ThreadPool& pool, const std::int16_t* q, std::size_t rows, int bits, std::int32_t* z,
@@ -124,31 +155,63 @@ void PackedI8::integers(ThreadPool& pool, const std::int16_t* q, std::size_t row
   run_ranges(pool, rows, rows_a_task(pool, rows, depth_), [&](std::size_t first, std::size_t end) {
     kernels.i8_encode_whole(q + first * depth_, end - first, depth_, bits, codes + first * stride);
   });
-  multiply(pool, codes, nullptr, rows, bits, nullptr, z);
+  I8Job job{};
+  job.codes = codes;
+  job.rows = rows;
+  job.bits = bits;
+  job.whole = z;
+  multiply(pool, job, stride);
 }
 
-void PackedI8::multiply(ThreadPool& pool, const std::uint8_t* codes, const float* row_scales, std::size_t rows,
-                        int bits, float* scaled, std::int32_t* whole) const {
+void PackedI8::residues(ThreadPool& pool, const std::uint32_t* x, std::size_t rows, std::uint32_t* z,
+                        Workspace& workspace) const {
+  if (depth_ > kMostResidueDepth) {
+    throw std::invalid_argument("residues can be multiplied with at most " + std::to_string(kMostResidueDepth) +
+                                " columns, not " + std::to_string(depth_));
+  }
+  if (rows == 0) return;
+  const LinearKernels& kernels = cutset::kernels().linear;
+  const std::size_t stride = kernels.i8_residue_bytes(depth_), limb = stride / kResidueLimbs;
+  const std::size_t bytes = checked_product(rows, stride) + kCodeRowsMore * limb;
+  std::uint8_t* codes = static_cast<std::uint8_t*>(workspace.take(bytes));
+  std::atomic<bool> canonical{true};
+  run_ranges(pool, rows, rows_a_task(pool, rows, depth_), [&](std::size_t first, std::size_t end) {
+    std::uint32_t most = 0;
+    for (std::size_t i = first * depth_; i < end * depth_; ++i) most = std::max(most, x[i]);
+    if (most >= kPrime) canonical.store(false, std::memory_order_relaxed);
+    kernels.i8_encode_residues(x + first * depth_, end - first, depth_, codes + first * stride);
+  });
+  if (!canonical.load()) throw std::invalid_argument("x must hold residues, which are below 2147483647");
+  I8Job job{};
+  job.codes = codes;
+  job.rows = rows;
+  job.bits = kLeastBits;
+  job.residues = z;
+  multiply(pool, job, stride);
+}
+
+void PackedI8::multiply(ThreadPool& pool, const I8Job& whole, std::size_t stride) const {
   const LinearKernels& kernels = cutset::kernels().linear;
   const std::size_t panels = round_up(outputs_, kPanel) / kPanel, padded = round_up(depth_, kDepthStep);
-  const std::size_t stride = kernels.i8_code_bytes(depth_, bits);
-  const Split split = split_product(pool, rows, panels, depth_, kLeastRows, kMostRows);
+  const std::size_t limbs = whole.residues ? kResidueLimbs : 1;
+  const Split split = split_product(pool, whole.rows, panels, depth_, kLeastRows / limbs, kMostRows / limbs);
+  const std::int8_t* weights = panels_.load(std::memory_order_acquire);
   pool.run(split.tasks(), [&](std::size_t task) noexcept {
     const std::size_t first = task % split.row_blocks * split.rows, group = task / split.row_blocks;
     const std::size_t start = group * split.panels * kPanel;
     const std::size_t out = first * outputs_ + start;
-    I8Job job{};
-    job.codes = codes + first * stride;
-    job.rows = std::min(split.rows, rows - first);
+    I8Job job = whole;
+    job.codes += first * stride;
+    job.rows = std::min(split.rows, whole.rows - first);
     job.depth = depth_;
-    job.bits = bits;
-    job.panels = panels_.as<std::int8_t>() + start * padded;
+    job.panels = weights + start * padded;
     job.sums = sums_.as<std::int32_t>() + start;
-    job.row_scales = row_scales ? row_scales + first : nullptr;
+    if (job.row_scales) job.row_scales += first;
     job.output_scales = scales_.as<float>() + start;
     job.outputs = std::min(split.panels * kPanel, outputs_ - start);
-    job.scaled = scaled ? scaled + out : nullptr;
-    job.whole = whole ? whole + out : nullptr;
+    if (job.scaled) job.scaled += out;
+    if (job.whole) job.whole += out;
+    if (job.residues) job.residues += out;
     job.stride = outputs_;
     kernels.i8_multiply(job);
   });

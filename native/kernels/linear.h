@@ -19,7 +19,11 @@ constexpr std::size_t kCodeRowsMore = 31;
 
 constexpr std::size_t round_up(std::size_t n, std::size_t step) { return (n + step - 1) / step * step; }
 
-// The product of encoded rows with one panel or several. Either `scaled` or `whole` is written, whichever isn't null.
+// How many limbs of 8 bits a residue of the field has; see kernels/field.h.
+constexpr std::size_t kResidueLimbs = 4;
+
+// The product of encoded rows with one panel or several. Of `scaled`, `whole` and `residues` the one that isn't null is
+// written; `residues` is for rows that i8_encode_residues wrote, with whatever `bits`.
 struct I8Job {
   const std::uint8_t* codes;  // the rows as i8_encode wrote them
   std::size_t rows;
@@ -30,9 +34,16 @@ struct I8Job {
   const float* row_scales;     // (rows,) for `scaled`
   const float* output_scales;  // (outputs,) for `scaled`
   std::size_t outputs;
-  float* scaled;        // (rows, outputs) float(sum) * (row_scale * output_scale)
-  std::int32_t* whole;  // (rows, outputs) the sums
-  std::size_t stride;   // elements between rows of the output
+  float* scaled;            // (rows, outputs) float(sum) * (row_scale * output_scale)
+  std::int32_t* whole;      // (rows, outputs) the sums
+  std::uint32_t* residues;  // (rows, outputs) the sums mod P
+  std::size_t stride;       // elements between rows of the output
+};
+
+// What there is to know of a panel.
+struct PanelFacts {
+  std::int64_t most_sum;  // the largest sum of an output's |weights|
+  bool legal;             // no weight is -128, and the padding is zero
 };
 
 struct LinearKernels {
@@ -54,7 +65,17 @@ struct LinearKernels {
   void (*i8_encode)(const float* x, std::size_t rows, std::size_t depth, int bits, std::uint8_t* codes, float* scales);
   // Of integers that fit in `bits` bits.
   void (*i8_encode_whole)(const std::int16_t* q, std::size_t rows, std::size_t depth, int bits, std::uint8_t* codes);
+  // Of residues; i8_residue_bytes for each row. Their limbs' sums must fit in int32: 255 * 127 * depth < 2^31.
+  std::size_t (*i8_residue_bytes)(std::size_t depth);
+  void (*i8_encode_residues)(const std::uint32_t* x, std::size_t rows, std::size_t depth, std::uint8_t* codes);
   void (*i8_multiply)(const I8Job& job);
+
+  // `count` rows of weights, at most 32 and each of `depth`, to one panel; sums (32,): of each row's weights, zero for
+  // rows that don't exist.
+  PanelFacts (*i8_pack)(const std::int8_t* const* rows, std::size_t count, std::size_t depth, std::int8_t* panel,
+                        std::int32_t* sums);
+  // The facts and sums of a panel that is packed already, with `count` rows.
+  PanelFacts (*i8_measure)(const std::int8_t* panel, std::size_t count, std::size_t depth, std::int32_t* sums);
 
   // Reads `bytes` (a multiple of 512) and gives a value that depends on all: the bound of whatever streams weights.
   std::uint64_t (*read)(const void* data, std::size_t bytes);

@@ -64,13 +64,17 @@ void check_words(const Fields& c) {
   check_token_ids(c, "eos_token_id");
 }
 
-bool is_integer(const Fields& c) {
+int integer_version(const Fields& c) {
   const std::optional<Fields> quantization = c.table("quantization_config");
-  if (!quantization) return false;
+  if (!quantization) return 0;
   if (quantization->word("quant_method", "") != "cutset") {
     fail(c.source(), ": a quantised checkpoint of another program; use the float one it came from");
   }
-  return true;
+  const Json& version = quantization->value("version");
+  if (version != 1 && version != 2) {
+    fail(c.source(), ": an integer checkpoint of version ", quoted(version), "; quantise it again");
+  }
+  return version.get<int>();
 }
 
 HeadShape read_heads(const Fields& c, std::size_t hidden, const Defaults& defaults) {
@@ -97,7 +101,7 @@ ModelSpec common(const Fields& c, const Defaults& defaults) {
   core.intermediate = c.integer("intermediate_size", defaults.intermediate);
   core.norm_eps = static_cast<float>(c.number("rms_norm_eps", defaults.eps));
   check_words(c);
-  spec.integer = is_integer(c);
+  spec.integer = integer_version(c);
   spec.max_positions = c.integer("max_position_embeddings", defaults.positions);
   spec.rope = read_rope(c, defaults.theta, spec.max_positions);
   spec.tied = c.flag("tie_word_embeddings", defaults.tied);

@@ -1,6 +1,10 @@
 // Which tensors a model must hold, in float and in integer checkpoints.
+#include <cstring>
+#include <string>
 #include <utility>
+#include <vector>
 
+#include "kernels/linear.h"
 #include "runner/error.h"
 #include "runner/tensor.h"
 
@@ -61,20 +65,37 @@ std::string stored_name(const ModelSpec& spec, const std::string& matrix) {
   return spec.integer && spec.tied && matrix == kEmbedding ? kHead : matrix;
 }
 
+std::string packed_name(const ModelSpec& spec, const std::vector<std::string>& matrices) {
+  std::string name = stored_name(spec, matrices.front());
+  for (const auto& [one, several] : {std::pair("q_proj", "qkv_proj"), std::pair("gate_proj", "gate_up_proj")}) {
+    const std::size_t at = name.find(one);
+    if (at != std::string::npos) name.replace(at, std::strlen(one), several);
+  }
+  return name;
+}
+
 std::string scale_name(const std::string& matrix) { return matrix + "_scale"; }
 
 Tensors checked_tensors(const ModelSpec& spec, Tensors tensors, const std::string& where) {
   if (spec.integer) {
     Picker pick(std::move(tensors), where);
-    const auto matrix = [&pick](const std::string& name, const Shape& shape) {
+    const auto quantised = [&pick](const std::string& name, const Shape& shape, std::size_t outputs) {
       pick.exactly(name, shape, Dtype::kI8);
-      pick.exactly(scale_name(name), {shape[0]}, Dtype::kF32);
+      pick.exactly(scale_name(name), {outputs}, Dtype::kF32);
     };
+    const bool packed = spec.integer > 1;
     each_tensor(spec, [&](const Wanted& wanted) {
-      if (wanted.matrix) return matrix(wanted.name, wanted.shape);
-      pick.exactly(wanted.name, wanted.shape, Dtype::kF32);
+      if (!wanted.matrix) return pick.exactly(wanted.name, wanted.shape, Dtype::kF32);
+      if (!packed) quantised(wanted.name, wanted.shape, wanted.shape[0]);
     });
-    if (spec.tied) matrix(kHead, {spec.core.vocab, spec.core.hidden});
+    if (spec.tied && !packed) quantised(kHead, {spec.core.vocab, spec.core.hidden}, spec.core.vocab);
+    if (packed) {
+      each_site(spec, [&](Site site, int, int expert, const std::vector<std::string>& names) {
+        const std::size_t outputs = spec.core.outputs(site, expert), depth = spec.core.inputs(site, expert);
+        const Shape shape = {round_up(outputs, kPanel) / kPanel, round_up(depth, kDepthStep) / 4, kPanel, 4};
+        quantised(packed_name(spec, names), shape, outputs);
+      });
+    }
     return pick.finish();
   }
   if (spec.tied) {  // both names may be there; which one is kept differs from program to program

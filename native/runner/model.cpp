@@ -94,27 +94,50 @@ void Model::pack_floats(Site site, int layer, int expert, const std::vector<std:
   linears_->put(site, layer, expert, *floats_.back());
 }
 
+// The weights of a site from an integer checkpoint, which is mapped and never base64.
+void Model::stored_integers(const std::vector<std::string>& names, float* scales, std::size_t outputs,
+                            std::size_t depth) {
+  const auto bytes = [](const Tensor& tensor) { return reinterpret_cast<const std::int8_t*>(tensor.data.data()); };
+  std::vector<RowsI8> parts;
+  float* next = scales;
+  const auto read_scales = [&](const std::string& name) {
+    const Tensor& stored = tensors_.at(scale_name(name));
+    stored.read_floats(pool_, next);
+    if (std::any_of(next, next + stored.shape[0], [](float scale) { return scale < 0; })) {
+      fail(stored.where, " must not be negative");
+    }
+    next += stored.shape[0];
+  };
+  if (spec_.integer > 1) {
+    const std::string name = packed_name(spec_, names);
+    read_scales(name);
+    integers_.push_back(std::make_unique<PackedI8>(PanelsI8{bytes(tensors_.at(name)), scales, outputs, depth}, pool_));
+    integers_.back()->move_in(pool_);
+    return;
+  }
+  for (const std::string& part : names) {
+    const Tensor& matrix = tensors_.at(stored_name(spec_, part));
+    parts.push_back({bytes(matrix), next, matrix.shape[0]});
+    read_scales(stored_name(spec_, part));
+  }
+  integers_.push_back(std::make_unique<PackedI8>(parts, depth, pool_));
+}
+
 void Model::pack_integers(Site site, int layer, int expert, const std::vector<std::string>& names, int bits) {
   const std::size_t outputs = spec_.core.outputs(site, expert), depth = spec_.core.inputs(site, expert);
-  auto* codes = static_cast<std::int8_t*>(codes_.take(checked_product(outputs, depth)));
   auto* scales = static_cast<float*>(scales_.take(checked_product(outputs, sizeof(float))));
-  const std::string& where = tensors_.at(stored_name(spec_, names.front())).where;
+  const std::string name = spec_.integer > 1 ? packed_name(spec_, names) : stored_name(spec_, names.front());
+  const Tensor& first = tensors_.at(name);
+  const std::string& where = first.where;
   try {
     if (spec_.integer) {
-      std::size_t row = 0;
-      for (const std::string& name : names) {
-        const Tensor& matrix = tensors_.at(stored_name(spec_, name));
-        matrix.read(pool_, codes + row * depth);
-        tensors_.at(scale_name(stored_name(spec_, name))).read_floats(pool_, scales + row);
-        row += matrix.shape[0];
-      }
-      if (std::any_of(scales, scales + outputs, [](float scale) { return scale < 0; })) {
-        fail("the scales of ", where, " must not be negative");
-      }
+      stored_integers(names, scales, outputs, depth);
+      first.file->forget();
     } else {
+      auto* codes = static_cast<std::int8_t*>(codes_.take(checked_product(outputs, depth)));
       quantize_weight(pool_, stacked(names), outputs, depth, codes, scales);
+      integers_.push_back(std::make_unique<PackedI8>(codes, scales, outputs, depth, pool_));
     }
-    integers_.push_back(std::make_unique<PackedI8>(codes, scales, outputs, depth, pool_));
   } catch (const std::invalid_argument& error) {
     fail(where, " can't be used: ", error.what());
   }

@@ -30,6 +30,7 @@ class Model {
   LayerParameters layer_parameters(std::size_t layer);
   void pack_floats(Site site, int layer, int expert, const std::vector<std::string>& names);
   void pack_integers(Site site, int layer, int expert, const std::vector<std::string>& names, int bits);
+  void stored_integers(const std::vector<std::string>& names, float* scales, std::size_t outputs, std::size_t depth);
   const float* stacked(const std::vector<std::string>& names);
 
   ModelSpec spec_;

@@ -23,7 +23,7 @@ struct ModelSpec {
   bool o_bias = false;
   bool mlp_bias = false;
   bool qk_norm = false;
-  bool integer = false;  // the configuration is that of an integer checkpoint
+  int integer = 0;  // the version of an integer checkpoint's form; 0: floats
 };
 
 // A tensor that a model must hold.

@@ -45,6 +45,8 @@ Tensors checked_tensors(const ModelSpec& spec, Tensors tensors, const std::strin
 
 // In an integer checkpoint: the name under which a matrix is stored, and that of its scales.
 std::string stored_name(const ModelSpec& spec, const std::string& matrix);
+// The name under which the matrices of a site are stored together, packed.
+std::string packed_name(const ModelSpec& spec, const std::vector<std::string>& matrices);
 std::string scale_name(const std::string& matrix);
 
 }  // namespace cutset::runner

@@ -92,6 +92,15 @@ def _is(help: str, **limits: Any) -> dict[str, Option]:
 BACKENDS = ("auto", "reference", "torch", "native")
 DTYPES = ("auto", "float32", "float16", "bfloat16", "int8", "exact")
 DEVICES = {"pattern": "cpu|cuda(:[0-9]{1,3})?", "choices": ("cpu", "cuda", "cuda:N")}
+ADDRESSES = {
+    "pattern": r"|(shm|ipc|tcp|inproc)://[^\0]{1,200}",
+    "choices": ("shm://NAME", "ipc://PATH", "tcp://HOST:PORT"),
+}
+MODE_NAMES = ("", "plain", "verified", "masked", "masked+verified", "local")
+MODE = "what an offload promises; none: masked+verified. Only accepted here, where it is seen"
+PADS = "when no pad is ready: wait, compute it here (inline), fail; auto: inline in idle time's place, else wait"
+SAME_HOST = "let the one that makes pads be on the accelerator's host: for tests alone, it breaks every promise"
+DIGESTS = "compare an integer checkpoint with its digests: where its files have changed since the last time, or always"
 BESIDE = "models.yaml, the registered models; looked for beside cutset.toml, then in the current directory"
 
 
@@ -112,6 +121,20 @@ class Settings:
     max_num_seqs: int = field(default=64, metadata=_is("most sequences in a step", low=1, high=65536))
     max_batch_tokens: int = field(default=512, metadata=_is("most tokens in a step", low=1))
     prefix_caching: bool = field(default=True, metadata=_is("reuse the KV cache of equal beginnings"))
+    offload: str = field(default="", metadata=_is("the accelerator that multiplies; none: this machine", **ADDRESSES))
+    mode: str = field(default="", metadata=_is(MODE, choices=MODE_NAMES, flag_only=True))
+    offload_timeout: int = field(default=30, metadata=_is("seconds that a call to an accelerator may take", low=1))
+    pads_from: str = field(
+        default="", metadata=_is("a second accelerator that makes pads; none: idle time", **ADDRESSES)
+    )
+    pads_same_host: bool = field(default=False, metadata=_is(SAME_HOST, flag_only=True))
+    pads_policy: str = field(default="auto", metadata=_is(PADS, choices=("auto", "wait", "inline", "fail")))
+    pads_mib: int = field(default=256, metadata=_is("most memory for pads in MiB", low=1))
+    pad_rows: bool = field(default=False, metadata=_is("hide the number of rows in masked modes, up to a power of two"))
+    key: Path | None = field(default=None, metadata=_is("with tcp: this side's secret key, see `cutset keys`"))
+    accelerator_key: Path | None = field(default=None, metadata=_is("with tcp: the accelerator's public key"))
+    pads_key: Path | None = field(default=None, metadata=_is("with tcp: the public key of the one that makes pads"))
+    verify: str = field(default="changed", metadata=_is(DIGESTS, choices=("changed", "always")))
     download: bool = field(default=False, metadata=_is("download models named by a hub id"))
     offline: bool = field(default=False, metadata=_is("never touch the network, whatever else is said"))
     models_file: Path | None = field(default=None, metadata=_is(BESIDE))

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +24,14 @@ from cutset.engine.params import SamplingParams
 from cutset.errors import ConfigError, RequestError
 from cutset.models.backend import build_executor, cache_blocks
 from cutset.models.chat import ChatTemplate
+from cutset.models.executor import Executor
 from cutset.models.integer import Progress
 from cutset.models.registry import resolve, settings_for
 from cutset.models.source import open_source
 from cutset.models.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from cutset.offload.client.open import Offload
 
 __all__ = ["LLM", "AsyncLLM", "Prompt"]
 
@@ -54,12 +58,28 @@ class _Model:
         found = resolve(str(model), settings)
         self.settings = settings_for(found, settings)
         self.name, self.directory = found.name, found.directory
-        source = open_source(found.directory)
+        mode = None
+        if self.settings.offload or self.settings.mode or self.settings.pads_from or self.settings.pad_rows:
+            from cutset.offload.client.open import check_settings
+
+            mode = check_settings(self.settings)
+        # The trusted side of an offload takes nobody's word for its own files, not even its own of last time.
+        source = open_source(found.directory, self.settings.verify if mode is None else "always")
         self.spec = source.spec
         self.tokenizer = Tokenizer.load(found.directory)
         self._template_override = found.overrides.chat_template
         self._template: ChatTemplate | None = None
-        self.executor, self.choice = build_executor(source, self.settings, progress)
+        self.offload: Offload | None = None
+        self.executor: Executor
+        if mode is not None and mode.remote:
+            from cutset.offload.client.open import open_offload
+
+            self.offload = open_offload(source, self.settings, mode, progress)
+            self.executor, self.choice = self.offload.executor, self.offload.choice
+        else:
+            chosen = self.settings if mode is None else replace(self.settings, dtype="exact")
+            self.executor, self.choice = build_executor(source, chosen, progress)
+        self.mode = mode.name if mode is not None else ""
         context = self.settings.max_model_len or self.spec.max_positions
         self._engine = Engine(
             self.executor,
@@ -69,11 +89,15 @@ class _Model:
             max_batch_tokens=self.settings.max_batch_tokens,
             max_num_seqs=self.settings.max_num_seqs,
             max_model_len=self.settings.max_model_len or None,
-            prefix_caching=self.settings.prefix_caching,
+            prefix_caching=self.settings.prefix_caching and (mode is None or not mode.masked or self._asked_to_reuse()),
             drawable=self.tokenizer.vocab_size,
         )
         self._loop = EngineLoop(self._engine)
         self.load_s = time.perf_counter() - started
+
+    def _asked_to_reuse(self) -> bool:
+        """In masked modes the rows that are missing from a request's shapes would tell that its beginning is known."""
+        return self.settings.sources["prefix_caching"] != "default"
 
     @property
     def max_model_len(self) -> int:
@@ -114,6 +138,8 @@ class _Model:
     def close(self) -> None:
         """Stops the engine's thread; what still runs ends with an error."""
         self._loop.close()
+        if self.offload is not None:
+            self.offload.close()
 
 
 class LLM(_Model):
@@ -125,8 +151,8 @@ class LLM(_Model):
 
     `model` is a directory in Hugging Face layout, a name from models.yaml, `story` (the bundled one), or a hub id when
     downloads are allowed. The keywords are the settings that `cutset config` lists (backend, dtype, device, threads,
-    cache_mib, max_model_len, …), each over its CUTSET_ variable, cutset.toml and its default; or give all of them at
-    once as `settings`.
+    cache_mib, max_model_len, offload, mode, …), each over its CUTSET_ variable, cutset.toml and its default; or give
+    all of them at once as `settings`.
 
     Raises ModelError, ConfigError or DeviceError for a model that can't be loaded so.
     """

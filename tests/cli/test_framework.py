@@ -75,7 +75,7 @@ def test_help_imports_no_command():
     text, line = loaded("--help")
     assert line == "LOADED [] ['cutset.cli', 'cutset.errors']"
     for name, (_, help) in COMMANDS.items():
-        assert f"  {name:<10}{help}" in text
+        assert f"  {name:<13}{help}" in text
 
 
 def test_help_is_quick():
@@ -133,7 +133,7 @@ def test_as_a_module():
     ("argv", "message"),
     [
         (["genrate"], "cutset: error: 'genrate' is not a command; did you mean 'generate'?\n"),
-        (["zzz"], "cutset: error: 'zzz' is not a command; known: bench, "),
+        (["zzz"], "cutset: error: 'zzz' is not a command; known: accelerator, "),
         (["--bogus"], "cutset: error: unrecognized arguments: --bogus\n"),
         (["--vers"], "cutset: error: unrecognized arguments: --vers\n"),
         (["config", "--thread", "2"], "cutset config: error: unrecognized arguments: --thread 2\n"),

@@ -5,6 +5,7 @@ import pytest
 
 from cutset.kernels import _native as native
 from cutset.kernels import reference_linear as reference
+from cutset.models.integer import most_bits
 
 POOL = native.Pool(2)
 # (outputs, depth): one, odd, just below, at and above the panels (32) and steps (64) of the packed form.
@@ -78,8 +79,8 @@ def test_integers_at_the_ends_of_the_range(outputs, depth, bits):
 
 
 def test_integers_of_a_long_sum():
-    """As near to 2^31 as it may be; and q given as int8."""
-    depth = 8259
+    """As near to 2^30 as it may be; and q given as int8."""
+    depth = 4130
     weight = np.full((3, depth), -127, np.int8)
     linear = native.LinearI8(weight, np.ones(3, np.float32))
     q = np.full((2, depth), 2047, np.int16)
@@ -90,6 +91,10 @@ def test_integers_of_a_long_sum():
     with pytest.raises(ValueError, match="at most 11 bits"):
         longer.integers(np.ones((1, 2 * depth), np.int16))
     assert longer.integers(np.full((1, 2 * depth), 127, np.int8))[0, 0] == 127 * 127 * 2 * depth
+    for matrix, packed in ((weight, linear), (np.full((1, 2 * depth), 127, np.int8), longer)):
+        assert most_bits(matrix) == packed.most_bits
+    edge = native.LinearI8(np.full((2, depth + 1), -127, np.int8), np.ones(2, np.float32))
+    assert edge.most_bits == most_bits(np.full((2, depth + 1), -127, np.int8)) == 11
 
 
 @pytest.mark.parametrize("bits", [8, 10, 12])
@@ -191,6 +196,73 @@ def test_packed_form_serves_every_instruction_set(isa):
         assert np.array_equal(run(quantized, x), expected)
 
 
+@pytest.mark.parametrize("rows", [(1,), (5, 70, 2), (31, 1, 33), (32, 64), (3, 0, 40)])
+@pytest.mark.parametrize("depth", [1, 63, 256, 517])
+def test_matrices_are_stacked(rows, depth):
+    """As if they had been one, wherever the panels begin; and weights may lie at any address."""
+    rng = np.random.default_rng(depth)
+    room = rng.integers(-127, 128, sum(rows) * depth + 1).astype(np.int8)[1:]
+    whole = room.reshape(-1, depth)
+    scales = rng.random(sum(rows), dtype=np.float32)
+    ends = np.cumsum(rows)[:-1]
+    stacked = native.LinearI8(np.split(whole, ends), np.split(scales, ends), POOL)
+    assert (stacked.outputs, stacked.depth) == whole.shape
+    x = floats(rng, 3, depth)
+    assert np.array_equal(run(stacked, x, bits=12), reference.quantized_linear(x, whole, scales, 12))
+    q = extremes(rng, 2047, 13, depth, np.int16)
+    assert np.array_equal(stacked.integers(q, 12), reference.integer_linear(q, whole))
+
+
+@pytest.mark.parametrize(("outputs", "depth"), SHAPES)
+@pytest.mark.parametrize("skew", [0, 1])
+def test_packed_weights_are_used_where_they_lie(outputs, depth, skew):
+    """Then moved; and the array stays while it is needed."""
+    rng = np.random.default_rng(depth)
+    weight = extremes(rng, 127, outputs, depth, np.int8)
+    panels = reference.pack_weight(weight)
+    assert panels.shape == reference.packed_shape(outputs, depth)
+    assert np.array_equal(reference.unpack_weight(panels, outputs, depth), weight)
+    room = np.zeros(panels.size + skew, np.int8)
+    there = room[skew:].reshape(panels.shape)
+    there[:] = panels
+    scales = rng.random(outputs, dtype=np.float32)
+    linear, same = native.LinearI8.packed(there, scales, depth, POOL), native.LinearI8(weight, scales)
+    assert (linear.outputs, linear.depth, linear.nbytes) == (outputs, depth, same.nbytes)
+    assert linear.most_bits == same.most_bits == 12
+    x = floats(rng, 33, depth)
+    expected = run(same, x, bits=12)
+    assert np.array_equal(run(linear, x, bits=12), expected)
+    del room, there
+    assert np.array_equal(run(linear, x, bits=12), expected)
+    assert linear.move_in(POOL) == panels.size
+    assert linear.move_in(POOL) == 0
+    assert np.array_equal(run(linear, x, bits=12), expected)
+    assert same.move_in() == 0
+
+
+def test_most_bits_of_packed_weights():
+    """Long enough for sums of |weights| that fit in no 16 bits."""
+    weight = np.full((40, 2 * 8259), -127, np.int8)
+    weight[:39] = 1
+    linear = native.LinearI8.packed(reference.pack_weight(weight), np.ones(40, np.float32), weight.shape[1], POOL)
+    assert linear.most_bits == 10
+    q = np.full((1, weight.shape[1]), 511, np.int16)
+    assert np.array_equal(linear.integers(q, 10), reference.integer_linear(q, weight))
+
+
+@pytest.mark.parametrize("row", [0, 31, 32, 69])
+@pytest.mark.parametrize("column", [0, 70, 516])
+def test_one_weight_out_of_range_is_found(row, column):
+    weight = np.full((70, 517), 127, np.int8)
+    weight[row, column] = -128
+    with pytest.raises(ValueError, match="between -127 and 127"):
+        native.LinearI8(weight, np.ones(70, np.float32), POOL)
+    with pytest.raises(ValueError, match="between -127 and 127"):
+        native.LinearI8.packed(reference.pack_weight(weight), np.ones(70, np.float32), 517, POOL)
+    weight[row, column] = -127
+    assert native.LinearI8(weight, np.ones(70, np.float32), POOL).most_bits == 12
+
+
 def test_unaligned_input_and_lost_original():
     rng = np.random.default_rng(5)
     room = floats(rng, 1, 1 + 40 * 70)[0]
@@ -222,6 +294,25 @@ def test_what_does_not_fit_is_refused():
         ("empty", lambda: native.LinearF32(np.ones((0, 3), np.float32))),
         ("empty", lambda: native.LinearI8(np.ones((3, 0), np.int8), np.ones(3, np.float32))),
         ("scales must have as many", lambda: native.LinearI8(ones.astype(np.int8), np.ones(3, np.float32))),
+        ("empty", lambda: native.LinearI8([np.ones((0, 3), np.int8)], [np.ones(0, np.float32)])),
+        ("as many arrays", lambda: native.LinearI8([], [])),
+        ("as many arrays", lambda: native.LinearI8([np.ones((4, 3), np.int8)], [])),
+        ("type int8", lambda: native.LinearI8([ones], [np.ones(4, np.float32)])),
+        (
+            r"weight must have shape \(1, 3\)",
+            lambda: native.LinearI8([np.ones((1, n), np.int8) for n in (3, 4)], [np.ones(1, np.float32)] * 2),
+        ),
+        (
+            "panels must have shape",
+            lambda: native.LinearI8.packed(np.zeros((1, 8, 32, 4), np.int8), np.ones(4, np.float32), 3),
+        ),
+        ("4 dimensions", lambda: native.LinearI8.packed(np.zeros((32, 64), np.int8), np.ones(4, np.float32), 3)),
+        ("empty", lambda: native.LinearI8.packed(np.zeros((0, 16, 32, 4), np.int8), np.ones(0, np.float32), 3)),
+        ("empty", lambda: native.LinearI8.packed(np.zeros((1, 0, 32, 4), np.int8), np.ones(4, np.float32), 0)),
+        (
+            "padding must be zero",
+            lambda: native.LinearI8.packed(np.ones((1, 16, 32, 4), np.int8), np.ones(32, np.float32), 63),
+        ),
         ("between -127 and 127", lambda: native.LinearI8(np.full((1, 1), -128, np.int8), np.ones(1, np.float32))),
         (r"x must have shape \(2, 3\)", lambda: linear(np.ones((2, 4), np.float32), out)),
         ("x must be of type float32", lambda: linear(x.astype(np.float64), out)),

@@ -12,7 +12,12 @@ void quantize(const float* x, std::size_t rows, std::size_t depth, int bits, std
 std::size_t i8_code_bytes(std::size_t depth, int bits);
 void i8_encode(const float* x, std::size_t rows, std::size_t depth, int bits, std::uint8_t* codes, float* scales);
 void i8_encode_whole(const std::int16_t* q, std::size_t rows, std::size_t depth, int bits, std::uint8_t* codes);
+std::size_t i8_residue_bytes(std::size_t depth);
+void i8_encode_residues(const std::uint32_t* x, std::size_t rows, std::size_t depth, std::uint8_t* codes);
 void i8_multiply(const I8Job& job);
+PanelFacts i8_pack(const std::int8_t* const* rows, std::size_t count, std::size_t depth, std::int8_t* panel,
+                   std::int32_t* sums);
+PanelFacts i8_measure(const std::int8_t* panel, std::size_t count, std::size_t depth, std::int32_t* sums);
 std::uint64_t read(const void* data, std::size_t bytes);
 
 // The most rows of a float32 tile: as many accumulators as there are registers, less those for the weights.
@@ -24,7 +29,8 @@ constexpr std::size_t kTileRows = 3;
 constexpr std::size_t kTileRows = 1;
 #endif
 
-constexpr LinearKernels kLinear = {kTileRows, f32_pack,        f32_tile,    quantize, i8_code_bytes,
-                                   i8_encode, i8_encode_whole, i8_multiply, read};
+constexpr LinearKernels kLinear = {
+    kTileRows,        f32_pack,           f32_tile,    quantize, i8_code_bytes, i8_encode, i8_encode_whole,
+    i8_residue_bytes, i8_encode_residues, i8_multiply, i8_pack,  i8_measure,    read};
 
 }  // namespace cutset::CUTSET_ISA

@@ -1,4 +1,5 @@
 // 8-bit products: what is common to all instruction sets. The sums themselves are in i8_words.cpp and i8_vnni.cpp.
+#include "kernels/field.h"
 #include "kernels/isa/codes.h"
 #include "kernels/isa/linear.h"
 #include "kernels/isa/prefetch.h"
@@ -52,10 +53,30 @@ void finish_rows(const I8Job& job, std::size_t p, std::size_t first, std::size_t
   }
 }
 
+// The same for residues: the sums of their limbs, mod P.
+void finish_residues(const I8Job& job, std::size_t p, std::size_t first, std::size_t end,
+                     const std::int32_t (*sums)[kPanel]) {
+  const std::size_t at = p * kPanel, columns = job.outputs - at < kPanel ? job.outputs - at : kPanel;
+  for (std::size_t r = first; r < end; ++r, sums += kResidueLimbs) {
+    std::uint32_t out[kPanel];
+    for (std::size_t c = 0; c < kPanel; ++c) {
+      const std::int64_t low = sums[0][c] + std::int64_t{sums[1][c]} * 256;
+      const std::int64_t high = sums[2][c] + std::int64_t{sums[3][c]} * 256;
+      out[c] = residue_of(low + high * 65536);
+    }
+    __builtin_memcpy(job.residues + r * job.stride + at, out, columns * sizeof(std::uint32_t));
+  }
+}
+
+const void* output_at(const I8Job& job, std::size_t at) {
+  if (job.residues) return job.residues + at;
+  return job.whole ? static_cast<const void*>(job.whole + at) : job.scaled + at;
+}
+
 }  // namespace
 
 void i8_multiply(const I8Job& job) {
-  const std::size_t stride = code_stride(job.depth), limbs = limbs_of(job.bits);
+  const std::size_t stride = code_stride(job.depth), limbs = job.residues ? kResidueLimbs : limbs_of(job.bits);
   const std::size_t depth = round_up(job.depth, kDepthStep), panels = round_up(job.outputs, kPanel) / kPanel;
   const std::size_t most = kBlockRows / limbs, blocks = (job.rows + most - 1) / most;
   const std::size_t share = blocks ? kPanel * depth / 64 / blocks + 1 : 0;
@@ -74,12 +95,15 @@ void i8_multiply(const I8Job& job) {
       const std::size_t next = kEvenBlocks ? job.rows * (b + 1) / blocks : first + most;
       const std::size_t end = next < job.rows ? next : job.rows;
       for (std::size_t r = first; r < end; ++r) {
-        const std::size_t at = r * job.stride + p * kPanel;
-        fetch_output(job.whole ? static_cast<const void*>(job.whole + at) : job.scaled + at);
+        fetch_output(output_at(job, r * job.stride + p * kPanel));
       }
       i8_block(job.codes + first * limbs * stride, stride, (end - first) * limbs, depth, panel,
                next_panel + b * share * 64, share, sums);
-      (limbs == 2 ? finish_rows<2> : finish_rows<1>)(job, p, first, end, sums, shift);
+      if (job.residues) {
+        finish_residues(job, p, first, end, sums);
+      } else {
+        (limbs == 2 ? finish_rows<2> : finish_rows<1>)(job, p, first, end, sums, shift);
+      }
     }
   }
   leave_tiles();

@@ -28,7 +28,8 @@ def prompt_ids(count: int, vocab: int, start: int = 300) -> list[int]:
 
 
 class Transformers:
-    """transformers in eager mode, or its forward pass compiled."""
+    """transformers in eager mode, or compiled as its documentation says: the forward pass by torch.compile with static
+    shapes, over a cache of fixed size whose memory stays."""
 
     def __init__(self, folder: pathlib.Path, config: dict[str, Any], threads: int, compiled: bool = False) -> None:
         import torch
@@ -39,7 +40,9 @@ class Transformers:
         self.versions = {"transformers": transformers.__version__, "torch": torch.__version__}
         model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         self.model = model.eval()
+        self.compiled = compiled
         self.run = torch.compile(self.model, dynamic=False) if compiled else self.model
+        self.caches: dict[tuple[int, int], Any] = {}  # by sequences and tokens; another one would be compiled anew
 
     def forward(self, batch: int, tokens: int) -> float:
         ids = self.torch.tensor([prompt_ids(tokens, self.vocab, i) for i in range(batch)])
@@ -52,13 +55,26 @@ class Transformers:
         torch = self.torch
         ids = torch.tensor([prompt_ids(prompt, self.vocab, 300 + i) for i in range(sequences)])
         with torch.inference_mode():
+            cache = self._static_cache(sequences, prompt + steps) if self.compiled else None
             start = time.perf_counter()
-            out = self.model(ids, use_cache=True, logits_to_keep=1)
+            out = self.run(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
             middle = time.perf_counter()
             for _ in range(steps):
                 following = out.logits[:, -1].argmax(-1, keepdim=True)
-                out = self.model(following, past_key_values=out.past_key_values, use_cache=True)
+                out = self.run(following, past_key_values=out.past_key_values, use_cache=True, logits_to_keep=1)
             return middle - start, time.perf_counter() - middle
+
+    def _static_cache(self, sequences: int, tokens: int) -> Any:
+        if (sequences, tokens) not in self.caches:
+            from transformers import StaticCache
+
+            cache, config = StaticCache(config=self.model.config, max_cache_len=tokens), self.model.config
+            heads = config.num_key_value_heads
+            width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+            cache.early_initialization(sequences, heads, width, self.torch.float32, self.torch.device("cpu"))
+            self.caches[sequences, tokens] = cache
+        self.caches[sequences, tokens].reset()
+        return self.caches[sequences, tokens]
 
 
 class CTranslate2:
@@ -106,7 +122,7 @@ class LlamaCpp:
         import llama_cpp
 
         self.versions = {"llama-cpp-python": llama_cpp.__version__}
-        self.vocab = config["vocab_size"]
+        self.vocab, self.threads = config["vocab_size"], threads
         path = folder if folder.suffix == ".gguf" else write_gguf(folder, config, kind, scratch)
         self.model = llama_cpp.Llama(
             str(path), n_ctx=512, n_threads=threads, n_threads_batch=threads, n_batch=512, n_ubatch=512, verbose=False
@@ -117,7 +133,7 @@ class LlamaCpp:
 
     def generate(self, sequences: int, prompt: int, steps: int) -> tuple[float, float]:
         if sequences > 1:
-            raise NotImplementedError("llama-cpp-python evaluates one sequence")
+            return self._generate_many(sequences, prompt, steps)
         self.model.reset()
         start = time.perf_counter()
         self.model.eval(prompt_ids(prompt, self.vocab))
@@ -125,6 +141,41 @@ class LlamaCpp:
         for i in range(steps):
             self.model.eval([3 + i])
         return middle - start, time.perf_counter() - middle
+
+    def _generate_many(self, sequences: int, prompt: int, steps: int) -> tuple[float, float]:
+        """Several sequences in one batch, by the library's own functions: the class of llama-cpp-python takes one."""
+        from llama_cpp import llama_cpp as library
+
+        options = library.llama_context_default_params()
+        options.n_ctx, options.n_seq_max = sequences * -(-(prompt + steps) // 256) * 256, sequences
+        options.n_batch, options.n_ubatch = sequences * prompt, 512
+        options.n_threads = options.n_threads_batch = self.threads
+        context = library.llama_init_from_model(self.model.model, options)
+        batch = library.llama_batch_init(sequences * prompt, 0, 1)
+        try:
+            prompts = [prompt_ids(prompt, self.vocab, 300 + i) for i in range(sequences)]
+            start = time.perf_counter()
+            self._decode(library, context, batch, prompts, 0)
+            middle = time.perf_counter()
+            for i in range(steps):
+                self._decode(library, context, batch, [[3 + i + s] for s in range(sequences)], prompt + i)
+            return middle - start, time.perf_counter() - middle
+        finally:
+            library.llama_batch_free(batch)
+            library.llama_free(context)
+
+    def _decode(self, library: Any, context: Any, batch: Any, rows: list[list[int]], position: int) -> None:
+        """One step: `rows` are the tokens of each sequence from `position` on; the last of each gets logits."""
+        batch.n_tokens = 0
+        for sequence, tokens in enumerate(rows):
+            for place, token in enumerate(tokens):
+                at, batch.n_tokens = batch.n_tokens, batch.n_tokens + 1
+                batch.token[at], batch.pos[at] = token, position + place
+                batch.n_seq_id[at], batch.seq_id[at][0] = 1, sequence
+                batch.logits[at] = place == len(tokens) - 1
+        if code := library.llama_decode(context, batch):
+            raise RuntimeError(f"llama_decode ended with {code}")
+        library.llama_get_logits_ith(context, batch.n_tokens - 1)  # waits for the result
 
 
 def write_gguf(folder: pathlib.Path, config: dict[str, Any], kind: str, scratch: pathlib.Path) -> pathlib.Path:

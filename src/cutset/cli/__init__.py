@@ -15,6 +15,7 @@ import importlib
 import io
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -37,11 +38,14 @@ COMMANDS = {
     "tokenize": Command("cutset.cli.tokenize", "show how a text becomes tokens"),
     "models": Command("cutset.cli.models", "list the bundled and the registered models"),
     "config": Command("cutset.cli.config", "show the settings in force, and where each comes from"),
+    "accelerator": Command("cutset.cli.accelerator", "multiply for clients that needn't trust this machine"),
+    "ping": Command("cutset.cli.ping", "ask whether an accelerator is there and multiplies exactly"),
     "quantize": Command("cutset.cli.quantize", "write an integer checkpoint of a model"),
     "random": Command("cutset.cli.random", "write a random model of any size"),
     "convert": Command("cutset.cli.convert", "turn a checkpoint into an exchange file, or back"),
     "forward": Command("cutset.cli.forward", "run whole sequences through one backend and time it"),
     "compare": Command("cutset.cli.compare", "say whether two outputs or traces agree"),
+    "keys": Command("cutset.cli.keys", "make the key pairs that tcp links need"),
     "manifest": Command("cutset.cli.manifest", "write or check a Gramine manifest for the client"),
     "doctor": Command("cutset.cli.doctor", "say what this machine has, and what to change"),
     "bench": Command("cutset.cli.bench", "compare result files, write BENCHMARKS.md"),
@@ -52,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line (default: the process's) and returns the exit code. Prints errors to stderr."""
     # Read when torch is loaded: threads that spin while they wait make two processes on one machine crawl.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    warnings.showwarning = _show_warning
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that can't show a character still shows the rest
             stream.reconfigure(errors="replace")
@@ -73,6 +78,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _show_warning(message: Warning | str, *where: object, **more: object) -> None:
+    """A warning is for the user, who has no use for the line of code that gave it."""
+    print(f"cutset: warning: {message}", file=sys.stderr)
 
 
 def _dispatch(argv: Sequence[str]) -> int:
@@ -108,7 +118,7 @@ def _dispatch(argv: Sequence[str]) -> int:
 
 
 def _overview() -> str:
-    lines = [f"  {name:<10}{command.help}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:<13}{command.help}" for name, command in COMMANDS.items()]
     return "\n".join(["commands:", *lines, "", "`cutset COMMAND --help` says what a command takes."])
 
 

@@ -9,12 +9,19 @@ from cutset.bench.diff import Line, compare
 from cutset.bench.files import write_atomically
 from cutset.bench.report import format_value, report
 from cutset.bench.results import load
-from cutset.cli import bench_decode, bench_exchange, bench_quality
+from cutset.cli import bench_decode, bench_exchange, bench_link, bench_offload, bench_quality
 from cutset.cli.output import table
 
 __all__ = ["configure", "run"]
 
 HEAD = ("verdict", "workload", "metric", "system", "against", "ratio in OLD", "in NEW", "change", "allowed", "note")
+BENCHES = {
+    "decode": bench_decode,
+    "offload": bench_offload,
+    "link": bench_link,
+    "exchange": bench_exchange,
+    "quality": bench_quality,
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     make.add_argument("--output", metavar="FILE", default="BENCHMARKS.md", help="default BENCHMARKS.md")
     make.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the file is out of date")
     make.set_defaults(act=_report)
-    for name, module in (("decode", bench_decode), ("exchange", bench_exchange), ("quality", bench_quality)):
+    for name, module in BENCHES.items():
         parser = actions.add_parser(name, help=module.HELP, description=module.DESCRIPTION, allow_abbrev=False)
         module.configure(parser)
         parser.set_defaults(act=module.run)

@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="passes that count (default 1)")
     parser.add_argument("--trace", type=Path, metavar="DIR", help="write every operator's output of one pass to DIR")
     add_json(parser, "the times")
-    add_settings(parser, "backend", "dtype", "device", "threads")
+    add_settings(parser, "backend", "dtype", "device", "threads", "verify")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from cutset.models.exchange import ExchangeFile
     from cutset.models.source import open_source
 
-    source = open_source(args.model)
+    source = open_source(args.model, settings.verify)
     inputs = source.inputs if args.inputs is None else ExchangeFile(args.inputs).inputs
     if inputs is None:
         raise RequestError(f"{args.inputs or args.model} has no inputs; name an exchange file with --inputs")

@@ -8,7 +8,7 @@ from cutset.engine.outputs import Delta, FinishReason
 from cutset.engine.request import Request
 from cutset.engine.sampler import Choice
 from cutset.engine.sequence import Sequence
-from cutset.errors import EngineError
+from cutset.errors import CutsetError, EngineError, LinkError, OffloadError
 
 __all__ = ["end_deltas", "token_delta"]
 
@@ -37,8 +37,10 @@ def token_delta(sequence: Sequence, choice: Choice, now: float) -> Delta:
 
 def end_deltas(request: Request, error: BaseException | None) -> list[Delta]:
     """The last delta of each sample that goes on: its request was cancelled, or lost to an error."""
-    shown: EngineError | None = None
-    if error is not None:
+    shown: CutsetError | None = None
+    if isinstance(error, LinkError | OffloadError):  # says itself what was lost and what to do
+        shown = error
+    elif error is not None:
         why = str(error).rstrip(".") or type(error).__name__
         shown = EngineError(f"Request {request.request_id!r} was lost: {why}.")
         shown.__cause__ = error

@@ -89,7 +89,7 @@ def settle(
 
     reply: int32 (n, outputs), or uint32 residues with `pad` = R . W^T mod P, residues (n, outputs); then the integers
       are z = (reply - pad) mod P, lifted to the centre.
-    bounds: int32 (outputs,), sum_k |W_jk|; |z| must be at most top * bounds[j], and at most HALF with bounds or without.
+    bounds: int32 (outputs,), sum_k |W_jk|; |z| must be at most top * bounds[j], and always at most HALF.
     secrets, expected: residues (reps, outputs) and (n, reps); z . secrets mod P must be what is expected, row by row.
     out: float32 (n, outputs) = float32(z) * (row_scales[i] * output_scales[j]).
 

@@ -9,7 +9,21 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["integer_linear", "linear", "quantize_rows", "quantize_weight", "quantized_linear", "top_of"]
+__all__ = [
+    "DEPTH_STEP",
+    "PANEL",
+    "integer_linear",
+    "linear",
+    "pack_weight",
+    "packed_shape",
+    "quantize_rows",
+    "quantize_weight",
+    "quantized_linear",
+    "top_of",
+    "unpack_weight",
+]
+
+PANEL, DEPTH_STEP = 32, 64  # of the packed form
 
 
 def top_of(bits: int) -> int:
@@ -44,6 +58,26 @@ def quantize_weight(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDAr
         raise ValueError("the weights hold a NaN or an infinity")
     q, scale = quantize_rows(weight, 8)
     return q.astype(np.int8), scale
+
+
+def pack_weight(weight: NDArray[np.int8]) -> NDArray[np.int8]:
+    """weight (outputs, depth) by panels of 32 outputs, (panels, padded depth / 4, 32, 4): the form that the native
+    kernels read. Outputs are padded to a multiple of 32, the depth to one of 64, with zeros."""
+    panels, groups, _, _ = packed_shape(*weight.shape)
+    padded = np.zeros((panels * PANEL, groups * 4), dtype=np.int8)
+    padded[: weight.shape[0], : weight.shape[1]] = weight
+    return np.ascontiguousarray(padded.reshape(panels, PANEL, groups, 4).swapaxes(1, 2))
+
+
+def packed_shape(outputs: int, depth: int) -> tuple[int, int, int, int]:
+    """The shape of a packed weight."""
+    return -(-outputs // PANEL), -(-depth // DEPTH_STEP) * DEPTH_STEP // 4, PANEL, 4
+
+
+def unpack_weight(panels: NDArray[np.int8], outputs: int, depth: int) -> NDArray[np.int8]:
+    """The weight (outputs, depth) that was packed."""
+    rows = panels.swapaxes(1, 2).reshape(panels.shape[0] * PANEL, panels.shape[1] * 4)
+    return np.ascontiguousarray(rows[:outputs, :depth])
 
 
 def integer_linear(q: NDArray[np.integer], weight: NDArray[np.int8]) -> NDArray[np.int32]:

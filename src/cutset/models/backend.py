@@ -75,7 +75,8 @@ def build_executor(source: Source, settings: Settings, progress: Progress | None
         from cutset.models.native import NativeDecoder, thread_pool
 
         decoder = NativeDecoder(spec, tensors, thread_pool(choice.threads), dtype=choice.dtype, progress=progress)
-        source.forget()
+        if not decoder.mapped:
+            source.forget()
         return decoder, choice
     if choice.backend == "torch":
         import torch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from cutset.kernels.native import extension
 from cutset.models.checkpoint import Tensor
 from cutset.models.decoder import Trace
 from cutset.models.executor import Batch
-from cutset.models.integer import Progress, activation_bits, quantized
+from cutset.models.integer import Progress, activation_bits, packed, quantized_parts, site_depth
 from cutset.models.rope import Rope
 from cutset.models.spec import DecoderSpec, Site
 
@@ -22,6 +23,8 @@ native = extension()
 __all__ = ["NativeCache", "NativeDecoder", "SplitLinears", "local_linears", "thread_pool"]
 
 Floats = NDArray[np.float32]
+
+MOVED_BYTES = 4 << 20  # of weights in one step, at least: a fraction of what the step reads
 
 # (site, layer, expert, rows, out): rows (n, in) to out (n, out), without bias, in float32.
 SplitLinears = Callable[[Site, int, int, Floats, Floats], None]
@@ -81,6 +84,9 @@ class NativeDecoder:
             pool=pool,
             **sizes,
         )
+        # Weights that lie in a mapped file, which is quick to start with but slower than huge pages in the long run.
+        self._mapped: list[Any] = []
+        self._tensors, self._started = tensors, False
         self.linears = linears or local_linears(self, tensors, dtype, progress)
 
     def new_cache(self, blocks: int, block_size: int) -> NativeCache:
@@ -89,6 +95,7 @@ class NativeDecoder:
 
     def forward(self, batch: Batch, cache: Any, trace: Trace | None = None) -> Floats:
         """Runs the rows of a batch; logits (wanted, vocab)."""
+        self._move_in()
         cos, sin = self.rope.rows(batch.positions, batch.row_starts, batch.known_lens)
         if trace is not None or not cache.idle:
             step = native.Step(self.core, cache.kv, self.pool, trace)
@@ -108,12 +115,31 @@ class NativeDecoder:
             step.run(self.linears)
         else:
             while (waiting := step.waiting) is not None:
-                self.linears(*waiting, step.output)
+                site, layer, expert, rows = waiting
+                self.linears(site, layer, expert, rows, step.output)
                 step.resume()
         logits: Floats = step.logits
         if trace is None:
             cache.idle.append(step)
         return logits
+
+    @property
+    def mapped(self) -> bool:
+        """Some weights are still used where they lie in the file."""
+        return bool(self._mapped)
+
+    def _move_in(self) -> None:
+        """Moves some weights to huge pages, once the first token is out."""
+        if not self._started or not self._mapped:
+            self._started = True
+            return
+        moved = 0
+        with suppress(IndexError):  # another thread took the last one
+            while moved < MOVED_BYTES:
+                moved += self._mapped.pop().move_in(self.pool)
+        if not self._mapped:
+            for tensor in self._tensors.values():
+                tensor.forget()
 
 
 def thread_pool(threads: int) -> Any:
@@ -126,7 +152,7 @@ def local_linears(
 ) -> Any:
     """All products of a decoder, computed in this process in float32, int8 or exact.
 
-    Raises CheckpointError where the sums of a site may not fit in 32 bits even with 8-bit activations.
+    Raises CheckpointError where the sums of a site may pass 2^30 - 1 even with 8-bit activations.
     """
     linears = native.LocalLinears(decoder.core, decoder.pool)
     sites = decoder.spec.sites()
@@ -134,19 +160,31 @@ def local_linears(
         if progress is not None:
             progress("packing weights", number + 1, len(sites))
         if dtype != "float32":
-            q, scales = quantized(
-                decoder.spec, tensors, site, layer, expert, lambda w: native.quantize_weight(w, decoder.pool)
-            )
-            packed = native.LinearI8(q, scales, decoder.pool)
-            bits = min(activation_bits(dtype, site), packed.most_bits)
+            linear = _integer_linear(decoder, tensors, site, layer, expert)
+            bits = min(activation_bits(dtype, site), linear.most_bits)
             if bits < 8:
-                raise CheckpointError(f"site {site} of layer {layer}: its sums of {q.shape[1]} products overflow")
-            linears.put(site, layer, expert, packed, bits)
+                raise CheckpointError(f"site {site} of layer {layer}: its sums of {linear.depth} products overflow")
+            linears.put(site, layer, expert, linear, bits)
             continue
-        parts = [tensors[name].float32() for name in decoder.spec.site_tensors(site, layer, expert)]
-        weight = np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts))
+        floats = [tensors[name].float32() for name in decoder.spec.site_tensors(site, layer, expert)]
+        weight = np.ascontiguousarray(floats[0] if len(floats) == 1 else np.concatenate(floats))
         linears.put(site, layer, expert, native.LinearF32(weight, decoder.pool))
     return linears
+
+
+def _integer_linear(decoder: NativeDecoder, tensors: Mapping[str, Tensor], site: Site, layer: int, expert: int) -> Any:
+    stored = packed(decoder.spec, tensors, site, layer, expert)
+    try:
+        if stored is not None:
+            linear = native.LinearI8.packed(*stored, site_depth(decoder.spec, site, expert), decoder.pool)
+            decoder._mapped.append(linear)
+            return linear
+        parts = quantized_parts(
+            decoder.spec, tensors, site, layer, expert, lambda w: native.quantize_weight(w, decoder.pool)
+        )
+        return native.LinearI8([q for q, _ in parts], [scales for _, scales in parts], decoder.pool)
+    except ValueError as error:
+        raise CheckpointError(f"site {site} of layer {layer} can't be used: {error}") from None
 
 
 def _parameters(spec: DecoderSpec, tensors: Mapping[str, Tensor]) -> dict[tuple[str, int], Floats]:

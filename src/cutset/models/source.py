@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from cutset.config import usable_cores
 from cutset.errors import ModelError
 from cutset.models.checkpoint import Checkpoint, Tensor, check_tensors
+from cutset.models.digests import verify_digests
 from cutset.models.exchange import ExchangeFile, write_exchange
 from cutset.models.families import load_spec, read_json
-from cutset.models.integer import check_integer_tensors, is_integer, verify_digests
+from cutset.models.integer import check_integer_tensors, is_integer
 from cutset.models.spec import DecoderSpec
 from cutset.models.writer import write_safetensors
 
@@ -41,14 +42,17 @@ class Source:
             tensor.forget()
 
 
-def open_source(path: Path) -> Source:
-    """Opens a checkpoint directory or an exchange file. Raises ModelError for what can't be used."""
+def open_source(path: Path, verify: str = "changed") -> Source:
+    """Opens a checkpoint directory or an exchange file. Raises ModelError for what can't be used.
+
+    The digests of an integer checkpoint are compared where its files have changed since the last time, or `always`.
+    """
     if path.is_dir():
         spec, checkpoint = load_spec(path), Checkpoint(path)
         config = read_json(path / "config.json")
         if is_integer(config):
-            tensors = check_integer_tensors(spec, checkpoint)
-            verify_digests(path, tensors, usable_cores())
+            tensors = check_integer_tensors(spec, config, checkpoint)
+            verify_digests(path, tensors, usable_cores(), always=verify == "always")
             return Source(path, config, spec, tensors, "int8", None)
         return Source(path, config, spec, check_tensors(spec, checkpoint), checkpoint.float_dtype(), None)
     if not path.is_file():

@@ -1,0 +1,142 @@
+"""A client of `cutset bench offload` in a process of its own: loads a model in one mode and runs what it is told.
+
+PYTHON -m cutset.bench.offload_client MODEL --mode MODE [--offload ADDRESS] --threads N
+Reads commands as JSON lines from stdin, answers each with one line on stdout:
+  {"do": "fill", "prompt": P, "decode": D}     pads for one such run, where the mode has them
+  {"do": "run", "prompt": P, "decode": D}      seconds, CPU seconds, parts, bytes and tokens of one run
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutset.bench.opponents import prompt_ids
+from cutset.engine.params import SamplingParams
+from cutset.llm import LLM
+from cutset.offload.client.parts import Parts
+
+__all__ = ["main"]
+
+LOCAL = ("float32", "int8", "exact")  # dtypes that run here; a mode otherwise
+
+
+class TimedLinears:
+    """The products of a local run, one call each, with the time they take: what an offload's sites are held against."""
+
+    def __init__(self, llm: LLM, folder: Path, dtype: str) -> None:
+        from cutset.kernels.native import extension
+        from cutset.models.integer import activation_bits, quantized
+        from cutset.models.source import open_source
+
+        native, source = extension(), open_source(folder)
+        self.pool, self.parts = llm.executor.pool, Parts()  # type: ignore[attr-defined]
+        self.linears: dict[tuple[str, int, int], tuple[Any, dict[str, int]]] = {}
+        for site, layer, expert in llm.spec.sites():
+            if dtype == "float32":
+                names = llm.spec.site_tensors(site, layer, expert)
+                weight = np.concatenate([source.tensors[name].float32() for name in names])
+                self.linears[site, layer, expert] = native.LinearF32(weight, self.pool), {}
+            else:
+                packed = native.LinearI8(*quantized(llm.spec, source.tensors, site, layer, expert), self.pool)
+                bits = min(activation_bits(dtype, site), packed.most_bits)
+                self.linears[site, layer, expert] = packed, {"bits": bits}
+
+    def __call__(self, site: str, layer: int, expert: int, rows: NDArray[Any], out: NDArray[Any]) -> None:
+        self.parts.lap("other")
+        linear, bits = self.linears[site, layer, expert]
+        linear(rows, out, pool=self.pool, **bits)
+        self.parts.lap("accelerator")
+
+
+class Client:
+    """One model in one mode."""
+
+    def __init__(self, folder: Path, mode: str, address: str, threads: int, context: int, pads_mib: int) -> None:
+        chosen: dict[str, Any] = {"dtype": mode} if mode in LOCAL else {"offload": address, "mode": mode}
+        if mode not in LOCAL:
+            chosen["pads_mib"] = pads_mib
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that plain is no secret is known here
+            self.llm = LLM(
+                folder, threads=threads, max_model_len=context, max_num_seqs=1, prefix_caching=False, **chosen
+            )
+        self.linears: Any = None
+        if self.llm.offload is not None:
+            self.linears = self.llm.offload.linears
+        elif mode in LOCAL:
+            self.linears = TimedLinears(self.llm, folder, mode)
+            self.llm.executor.linears = self.linears  # type: ignore[attr-defined]
+
+    def fill(self, prompt: int, decode: int) -> dict[str, Any]:
+        """Makes the pads of one run ahead; seconds and CPU seconds of it."""
+        wall, cpu = time.perf_counter(), _cpu()
+        offload = self.llm.offload
+        pads = None if offload is None else offload.linears.pads
+        rows = prompt + decode - 1  # the last token isn't fed back
+        if pads is not None and rows * pads.row_bytes <= pads.memory:  # or else they are made inline, in the run
+            pads.fill(rows, 600.0)
+        return {"s": time.perf_counter() - wall, "cpu_s": _cpu() - cpu}
+
+    def run(self, prompt: int, decode: int) -> dict[str, Any]:
+        """Prefill of `prompt` tokens and `decode` greedy ones."""
+        ids = prompt_ids(prompt, self.llm.spec.vocab_size, 300)
+        if self.linears is not None:
+            self.linears.parts = Parts()
+        wall, cpu = time.perf_counter(), _cpu()
+        first = 0.0
+        tokens: list[int] = []
+        for delta in self.llm.stream(ids, SamplingParams(max_tokens=decode, temperature=0, ignore_eos=True)):
+            if delta.error is not None:
+                raise delta.error
+            tokens += delta.token_ids
+            first = first or time.perf_counter() - wall
+        told: dict[str, Any] = {"tokens": tokens, "prefill_s": first}
+        if self.linears is not None:
+            parts = self.linears.parts
+            parts.lap("other")
+            told |= {"parts": parts.wall, "part_cpu": parts.cpu, "calls": parts.calls}
+            told |= {"up": parts.bytes_up, "down": parts.bytes_down}
+        told |= {"s": time.perf_counter() - wall, "cpu_s": _cpu() - cpu}
+        return told
+
+
+def _cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--mode", required=True)
+    parser.add_argument("--offload", default="")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--context", type=int, default=1024)
+    parser.add_argument("--pads-mib", type=int, default=1024)
+    args = parser.parse_args()
+    client = Client(args.folder, args.mode, args.offload, args.threads, args.context, args.pads_mib)
+    _say({"load_s": client.llm.load_s})
+    for line in sys.stdin:
+        command = json.loads(line)
+        act = client.fill if command["do"] == "fill" else client.run
+        _say(act(command["prompt"], command["decode"]))
+    client.llm.close()
+
+
+def _say(answer: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""`cutset ping`: is an accelerator there, is it the right one, and does its device multiply exactly?"""
+
+from __future__ import annotations
+
+import argparse
+
+from cutset.cli.options import add_json, add_settings, settings_from
+from cutset.cli.output import table
+from cutset.config import Settings
+from cutset.errors import CutsetError
+
+__all__ = ["configure", "run"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("address", metavar="ADDRESS", help="shm://NAME, ipc://PATH or tcp://HOST:PORT")
+    parser.add_argument("--model", metavar="MODEL", help="compare what it has loaded with this model")
+    parser.add_argument("--timeout", type=float, default=5.0, metavar="S", help="seconds to wait (default 5)")
+    add_json(parser, "what came back")
+    add_settings(parser, "key", "accelerator_key", "models_file", "offline", "download")
+
+
+def run(args: argparse.Namespace) -> int:
+    settings = settings_from(args)
+    from cutset.offload.client.open import dial
+    from cutset.offload.client.ping import ping
+    from cutset.offload.client.session import Patience, Session
+
+    digest = _digest(args.model, settings) if args.model else None
+    try:
+        session = Session(
+            lambda: dial(settings, args.address, settings.accelerator_key), Patience(args.timeout, args.timeout)
+        )
+        try:
+            pong = ping(session)
+        finally:
+            session.close()
+    except CutsetError as error:
+        print(f"no: {error}")
+        return 1
+    welcome = pong.welcome
+    same = digest is None or digest == welcome.digest
+    rows = [
+        ("reachable", f"yes, {welcome.software}, protocol {welcome.protocol}"),
+        ("model", f"{welcome.matrices} matrices, digest {welcome.digest}"),
+        ("device", f"{welcome.device}, {welcome.threads} threads, at most {welcome.max_rows} rows at once"),
+        ("round trip", f"{pong.latency * 1e6:.0f} µs"),
+        ("exact arithmetic", "yes" if pong.exact else "NO: its products are wrong"),
+        ("so far", f"{pong.counters.get('calls', 0):.0f} calls, {pong.counters.get('rows', 0):.0f} rows"),
+    ]
+    if digest is not None:
+        rows.insert(2, ("the same as MODEL", "yes" if same else f"NO: MODEL's digest is {digest}"))
+    print(table(rows))
+    if args.json:
+        from cutset.bench.files import write_json
+
+        found = {"digest": welcome.digest, "device": welcome.device, "software": welcome.software}
+        write_json(args.json, found | {"latency_s": pong.latency, "exact": pong.exact, "counters": pong.counters})
+    return 0 if pong.exact and same else 1
+
+
+def _digest(model: str, settings: Settings) -> str:
+    from cutset.models.registry import resolve
+    from cutset.models.source import open_source
+    from cutset.offload.matrices import ModelDigest, each_matrix
+
+    source, digest = open_source(resolve(model, settings).directory), ModelDigest()
+    for matrix in each_matrix(source):
+        digest.add(matrix)
+    return digest.hex()

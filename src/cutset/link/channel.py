@@ -1,0 +1,64 @@
+"""Links that carry whole byte strings: everything but shared memory."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from cutset.errors import LinkTimeout
+from cutset.link.frames import Frame, Layout, Part, decode, encode, plan
+from cutset.link.interface import Reservation
+from cutset.link.limits import Limits, Timeouts
+
+__all__ = ["Channel", "timed_out"]
+
+
+def timed_out(peer: str, waited: float, sending: bool) -> LinkTimeout:
+    if sending:
+        return LinkTimeout(f"{peer} took nothing for {waited:g} s: it is busy or stopped")
+    return LinkTimeout(f"nothing came from {peer} for {waited:g} s: it is busy or stopped")
+
+
+class Channel(ABC):
+    """A Link over `_put` and `_take`, which move the bytes of one frame."""
+
+    def __init__(self, address: str, peer: str, timeouts: Timeouts, limits: Limits) -> None:
+        self.address = address
+        self.peer = peer
+        self._timeouts = timeouts
+        self._limit = limits.frame
+
+    @abstractmethod
+    def _put(self, data: bytes | bytearray, timeout: float) -> None:
+        """Sends the bytes of a frame, which nobody changes any more."""
+
+    @abstractmethod
+    def _take(self, timeout: float) -> memoryview:
+        """The bytes of the next frame, read-only."""
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def send(self, header: bytes, arrays: Sequence[ArrayLike] = (), *, timeout: float | None = None) -> None:
+        parts, _ = encode(header, arrays, self._limit)
+        self._put(joined(parts), self._timeouts.send if timeout is None else timeout)
+
+    def reserve(self, header: bytes, layout: Layout, *, timeout: float | None = None) -> Reservation:
+        front, places, total = plan(header, layout, self._limit)
+        data = bytearray(total)
+        data[: len(front)] = front
+        arrays: tuple[np.ndarray[Any, Any], ...] = tuple(np.ndarray(s, d, data, offset) for d, s, offset in places)
+        wait = self._timeouts.send if timeout is None else timeout
+        return Reservation(arrays, lambda: self._put(data, wait))
+
+    def recv(self, timeout: float | None = None) -> Frame:
+        data = self._take(self._timeouts.recv if timeout is None else timeout)
+        return decode(data, 0, data.nbytes, self._limit)
+
+
+def joined(parts: list[Part]) -> bytes:
+    return parts[0] if len(parts) == 1 and isinstance(parts[0], bytes) else b"".join(parts)  # type: ignore[arg-type]

@@ -1,0 +1,120 @@
+"""The client's end of a ZeroMQ link."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import zmq
+
+from cutset.errors import ConfigError, FrameError, LinkClosed, LinkError
+from cutset.link.addresses import Address
+from cutset.link.channel import Channel, timed_out
+from cutset.link.keys import Keys
+from cutset.link.limits import Limits, Timeouts
+from cutset.link.sockets import SharedSocket
+from cutset.link.zeromq import GOODBYE, KEYS_HELP, configure
+
+__all__ = ["connect"]
+
+RETRY = 0.05  # seconds between two tries to connect
+
+Event = zmq.Event
+OUTCOMES = (
+    Event.HANDSHAKE_SUCCEEDED,
+    Event.HANDSHAKE_FAILED_AUTH,
+    Event.HANDSHAKE_FAILED_PROTOCOL,
+    Event.HANDSHAKE_FAILED_NO_DETAIL,
+)
+
+
+class ZmqLink(Channel):
+    """The client's end."""
+
+    def __init__(self, sock: SharedSocket, address: str, peer: str, timeouts: Timeouts, limits: Limits) -> None:
+        super().__init__(address, peer, timeouts, limits)
+        self._sock = sock
+        self._why = ""  # what ended the link
+
+    def _put(self, data: bytes | bytearray, timeout: float) -> None:
+        if self._why:
+            raise LinkClosed(self._why)
+        if not self._sock.send((data,), timeout, self._alive):
+            if self._why:
+                raise LinkClosed(self._why)
+            raise timed_out(self.peer, timeout, sending=True)
+
+    def _take(self, timeout: float) -> memoryview:
+        if self._why and self._sock.closed:
+            raise LinkClosed(self._why)
+        parts = self._sock.recv(timeout, self._alive)
+        if parts is None:
+            if self._why:
+                raise LinkClosed(self._why)
+            raise timed_out(self.peer, timeout, sending=False)
+        if len(parts) != 1:
+            raise FrameError(f"{self.peer} sent a message of {len(parts)} parts, where a frame has one")
+        if not len(parts[0].buffer):
+            self._why = f"{self.peer} ended the link"
+            raise LinkClosed(self._why)
+        return parts[0].buffer.toreadonly()
+
+    def _alive(self) -> bool:
+        for event, _ in self._sock.events():
+            if event in (Event.DISCONNECTED, Event.CLOSED, Event.MONITOR_STOPPED):
+                self._why = f"{self.peer} broke off the connection, or died"
+        return not self._why
+
+    def close(self) -> None:
+        if not self._sock.closed:
+            if not self._why:
+                self._sock.send((b"",), 0, None)
+            self._sock.close(0 if self._why else GOODBYE)
+        self._why = self._why or "this link was closed here"
+
+
+def connect(where: Address, keys: Keys | None, timeouts: Timeouts, limits: Limits) -> ZmqLink:
+    if where.scheme == "tcp" and (keys is None or keys.server is None):
+        raise ConfigError(f"{where}: {KEYS_HELP}, and name the server's public key")
+    if where.place.startswith("*"):
+        raise ConfigError(f"{where}: '*' is for listening; name the host to connect to")
+    deadline = time.monotonic() + timeouts.connect
+    context: zmq.Context[Any] = zmq.Context()
+    while True:
+        raw = context.socket(zmq.DEALER)
+        sock = SharedSocket(context, raw, None)
+        outcome = None
+        try:
+            configure(raw, limits)
+            if keys is not None and where.scheme == "tcp":
+                raw.curve_serverkey = keys.server
+                raw.curve_publickey, raw.curve_secretkey = keys.public, keys.secret
+                raw.ipv6 = where.place.startswith("[")
+            raw.connect(str(where))
+            outcome = _handshake(sock, deadline)
+            if outcome == Event.HANDSHAKE_SUCCEEDED:
+                peer = keys.server.hex() if where.scheme == "tcp" and keys and keys.server else str(where)
+                return ZmqLink(sock, str(where), peer, timeouts, limits)
+            if outcome == Event.HANDSHAKE_FAILED_AUTH:
+                raise LinkError(f"{where} refused this key: its owner must allow the client's public key")
+            if outcome is not None:
+                raise LinkError(f"{where} doesn't answer as it should: another server's key, or not Cutset")
+            if time.monotonic() >= deadline:
+                raise LinkClosed(f"nobody answers at {where}: start the other side, and check the address and its key")
+        except zmq.ZMQError as error:
+            raise LinkError(f"can't connect to {where}: {error.strerror}") from None
+        finally:
+            if outcome != Event.HANDSHAKE_SUCCEEDED:
+                sock.close(0, last=time.monotonic() >= deadline or outcome is not None)
+        time.sleep(RETRY)
+
+
+def _handshake(sock: SharedSocket, deadline: float) -> Event | None:
+    """How the connection began; None when nobody was there, or nobody answered in time."""
+    while time.monotonic() < deadline:
+        for event, _ in sock.events(wait=min(0.1, max(0.0, deadline - time.monotonic()))):
+            if event in OUTCOMES:
+                return Event(event)
+            if event in (Event.CLOSED, Event.DISCONNECTED, Event.CONNECT_RETRIED):
+                return None
+    return None

@@ -1,0 +1,88 @@
+"""What every link is: one end of a two-way channel, and the listener that makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from cutset.link.frames import Frame, Layout
+
+__all__ = ["Link", "Listener", "Reservation"]
+
+
+class Reservation:
+    """Room for one frame. Fill `arrays`, then `commit()`; without it nothing is sent."""
+
+    __slots__ = ("_commit", "arrays")
+
+    def __init__(self, arrays: tuple[np.ndarray[Any, Any], ...], commit: Callable[[], None]) -> None:
+        self.arrays = arrays
+        self._commit: Callable[[], None] | None = commit
+
+    def commit(self) -> None:
+        """Sends the frame. The arrays must not be written after that. Raises LinkTimeout and LinkClosed."""
+        commit, self._commit = self._commit, None
+        if commit is None:
+            raise RuntimeError("this reservation was already sent or dropped")
+        commit()
+
+    def __enter__(self) -> Reservation:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._commit = None
+
+
+class Link(Protocol):
+    """One end of a channel. Frames arrive in order, each once, or the link fails.
+
+    One thread may send while another one receives; two threads may not do the same at once. `timeout` is in
+    seconds; None is the link's own (`Timeouts`), never "for ever". Every method raises LinkClosed once the other side
+    has gone; frames that came before that are still received.
+    """
+
+    @property
+    def address(self) -> str:
+        """What was connected to."""
+
+    @property
+    def peer(self) -> str:
+        """Who is at the other end: with tcp the public key, proven; elsewhere a text for messages."""
+
+    def send(self, header: bytes, arrays: Sequence[ArrayLike] = (), *, timeout: float | None = None) -> None:
+        """Sends a frame; the arrays may be changed afterwards. Raises LinkTimeout (nothing was sent), FrameError."""
+
+    def reserve(self, header: bytes, layout: Layout, *, timeout: float | None = None) -> Reservation:
+        """Room for a frame whose arrays are filled in place. Nothing else may be sent before it is sent or dropped."""
+
+    def recv(self, timeout: float | None = None) -> Frame:
+        """The next frame; the one before it is released. Raises LinkTimeout, and FrameError for what isn't a frame."""
+
+    def close(self) -> None:
+        """Ends the channel. A second call does nothing."""
+
+
+class Listener(Protocol):
+    """Where clients arrive. One thread at a time may use it; it may send on any of its links."""
+
+    @property
+    def address(self) -> str:
+        """What clients connect to; with tcp and port 0, the port that was found."""
+
+    def recv(self, timeout: float) -> tuple[Link, Frame] | None:
+        """The next frame and its client, in turns; None after `timeout` seconds. New clients are admitted meanwhile.
+
+        Every frame must be released. What isn't a frame ends that client's link.
+        """
+
+    def gone(self) -> list[Link]:
+        """Clients that closed, died or broke the protocol since the last call."""
+
+    def close(self) -> None:
+        """Ends every link and frees the address. A second call does nothing."""

@@ -1,0 +1,233 @@
+"""The listener's end of ZeroMQ links: one ROUTER for all clients."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections import deque
+from collections.abc import Collection
+from typing import Any
+
+import zmq
+
+from cutset.errors import ConfigError, FrameError, LinkClosed, LinkError
+from cutset.link.addresses import Address
+from cutset.link.channel import Channel, timed_out
+from cutset.link.frames import Frame, decode
+from cutset.link.interface import Link
+from cutset.link.keys import Keys
+from cutset.link.limits import Limits, Timeouts
+from cutset.link.sockets import SharedSocket
+from cutset.link.zap import DOMAIN, Door
+from cutset.link.zeromq import GOODBYE, KEYS_HELP, bind_file, configure
+
+__all__ = ["listen"]
+
+PATIENCE = 1.0  # seconds
+
+Event = zmq.Event
+
+
+class ClientEnd(Channel):
+    """The listener's end for one client: `route` is the client's name inside the ROUTER, `fd` its connection there."""
+
+    def __init__(self, listener: ZmqListener, route: bytes, fd: int, peer: str) -> None:
+        super().__init__(listener.address, peer, listener.timeouts, listener.limits)
+        self.listener = listener
+        self.route = route
+        self.fd = fd
+        self.inbox: deque[Frame] = deque()  # came while another client's frame was waited for
+        self.open = True
+
+    def _put(self, data: bytes | bytearray, timeout: float) -> None:
+        if self.open:
+            try:
+                if self.listener.sock.send((self.route, data), timeout, self._alive):
+                    return
+            except zmq.ZMQError as error:
+                if error.errno != zmq.EHOSTUNREACH:
+                    raise
+                self.listener.drop(self)
+        if not self.open:
+            raise LinkClosed(f"{self.peer} went away")
+        raise timed_out(self.peer, timeout, sending=True)
+
+    def _alive(self) -> bool:
+        self.listener.look()
+        return self.open
+
+    def recv(self, timeout: float | None = None) -> Frame:
+        limit = self._timeouts.recv if timeout is None else timeout
+        deadline = time.monotonic() + limit
+        while not self.inbox:
+            if not self.open:
+                raise LinkClosed(f"{self.peer} went away")
+            if (left := deadline - time.monotonic()) < 0:
+                raise timed_out(self.peer, limit, sending=False)
+            self.listener.fill(min(left, 0.1))
+        return self.inbox.popleft()
+
+    def _take(self, timeout: float) -> memoryview:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        if self.open:
+            self.listener.dismiss(self.route)
+            self.listener.drop(self)
+
+
+class ZmqListener:
+    def __init__(self, sock: SharedSocket, address: str, timeouts: Timeouts, limits: Limits, path: str | None) -> None:
+        self.sock = sock
+        self.address = address
+        self.timeouts = timeouts
+        self.limits = limits
+        self.path = path
+        self._ends: dict[bytes, ClientEnd] = {}
+        self._waiting: deque[ClientEnd] = deque()  # once for each frame in an inbox
+        self._gone: list[Link] = []
+        self._cut: dict[int, float] = {}  # connections that broke, and when; their last messages may still wait
+
+    def recv(self, timeout: float) -> tuple[Link, Frame] | None:
+        deadline = time.monotonic() + timeout
+        while True:
+            while self._waiting:
+                end = self._waiting.popleft()
+                if end.inbox:  # else `end.recv` took it
+                    return end, end.inbox.popleft()
+            left = deadline - time.monotonic()
+            if (got := self._next(max(left, 0))) is not None:
+                return got
+            if left <= 0:
+                return None
+
+    def fill(self, timeout: float) -> None:
+        """Waits for one frame of any client and leaves it with that one."""
+        if (got := self._next(timeout)) is not None:
+            end, frame = got
+            end.inbox.append(frame)
+            self._waiting.append(end)
+
+    def _next(self, timeout: float) -> tuple[ClientEnd, Frame] | None:
+        """One message. None after `timeout`, and for a message that isn't a frame."""
+        if self.sock.closed:
+            raise LinkClosed(f"the listener at {self.address} was closed")
+        parts = self.sock.recv(timeout, self.look)
+        if parts is None:
+            return None
+        route, fd = parts[0].bytes, int(parts[-1].get(zmq.SRCFD))
+        peer = _peer_of(parts[-1])
+        end = self._ends.get(route)
+        if end is not None and (end.fd != fd or end.peer != peer):  # the same name on another connection
+            self.drop(end)
+            end = None
+        if end is None:
+            self._read_events()  # so that an old connection's end isn't taken for this one's
+            if fd in self._cut:
+                return None
+            if len(self._ends) >= self.limits.clients:
+                self.dismiss(route)
+                return None
+            end = self._ends[route] = ClientEnd(self, route, fd, peer)
+        if len(parts) != 2 or not len(parts[1].buffer):
+            self.drop(end)
+            return None
+        data = parts[1].buffer.toreadonly()
+        try:
+            return end, decode(data, 0, data.nbytes, self.limits.frame)
+        except FrameError:
+            end.close()
+            return None
+
+    def look(self) -> bool:
+        """Reads what happened to connections. True, so that whoever waits goes on."""
+        self._read_events()
+        if self._cut:
+            # Their last frames come first, unless others keep this side busy.
+            before = time.monotonic() - (PATIENCE if self.sock.readable() else 0)
+            for end in [end for end in self._ends.values() if self._cut.get(end.fd, before + 1) <= before]:
+                self.drop(end)
+        return True
+
+    def _read_events(self) -> None:
+        for event, fd in self.sock.events():
+            if event in (Event.DISCONNECTED, Event.CLOSED):
+                self._cut[fd] = time.monotonic()
+            elif event == Event.ACCEPTED:  # with a descriptor that may have had an older holder
+                self._cut.pop(fd, None)
+                for end in [end for end in self._ends.values() if end.fd == fd]:
+                    self.drop(end)
+
+    def dismiss(self, route: bytes) -> None:
+        with contextlib.suppress(zmq.ZMQError):
+            self.sock.send((route, b""), 0, None)
+
+    def drop(self, end: ClientEnd) -> None:
+        if end.open:
+            end.open = False
+            if self._ends.get(end.route) is end:
+                del self._ends[end.route]
+            self._gone.append(end)
+
+    def gone(self) -> list[Link]:
+        if not self.sock.closed:
+            self.look()
+        found, self._gone = self._gone, []
+        return found
+
+    def close(self) -> None:
+        if self.sock.closed:
+            return
+        for end in list(self._ends.values()):
+            end.close()
+        self.sock.close(GOODBYE)
+        if self.path is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(self.path)
+
+
+def _peer_of(part: zmq.Frame) -> str:
+    try:
+        return str(part.get("User-Id"))  # the key, as `Door` wrote it
+    except zmq.ZMQError:
+        return "a client on this machine"
+
+
+def listen(
+    where: Address, keys: Keys | None, allow: Collection[bytes] | None, timeouts: Timeouts, limits: Limits
+) -> ZmqListener:
+    context: zmq.Context[Any] = zmq.Context()
+    allowed = None
+    try:
+        raw = context.socket(zmq.ROUTER)
+        configure(raw, limits)
+        raw.router_mandatory = True
+        if where.scheme == "tcp":
+            if keys is None or not allow:
+                raise ConfigError(f"{where}: {KEYS_HELP}, and name the clients' public keys that may connect")
+            allowed = Door(context, frozenset(allow))
+            raw.curve_server = True
+            raw.curve_publickey, raw.curve_secretkey = keys.public, keys.secret
+            raw.zap_domain = DOMAIN
+        sock = SharedSocket(context, raw, allowed)
+        path = where.place if where.scheme == "ipc" else None
+        if path is None:
+            raw.ipv6 = where.place.startswith("[")
+            raw.bind(str(where))
+        else:
+            bind_file(raw, where)
+    except zmq.ZMQError as error:
+        _abandon(context, allowed)
+        raise LinkError(f"can't listen at {where}: {error.strerror}") from None
+    except BaseException:
+        _abandon(context, allowed)
+        raise
+    address = str(where) if path is not None else raw.last_endpoint.decode().rstrip("\0")
+    return ZmqListener(sock, address, timeouts, limits, path)
+
+
+def _abandon(context: zmq.Context[Any], allowed: Door | None) -> None:
+    if allowed is not None:
+        allowed.stop()
+    context.destroy(linger=0)

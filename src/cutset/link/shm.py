@@ -1,0 +1,260 @@
+"""Links over shared memory: one end. shm_client.py and shm_listener.py are the two ways to one.
+
+Each client has two rings in a file of its own. What fits in half a ring is sent and received in place; what doesn't
+travels in pieces, which the receiving side puts together in private memory.
+"""
+
+from __future__ import annotations
+
+import functools
+import mmap
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from cutset.config import usable_cores
+from cutset.errors import DeviceError, FrameError, LinkClosed
+from cutset.link.channel import timed_out
+from cutset.link.frames import Frame, Layout, Part, decode, encode, plan
+from cutset.link.interface import Reservation
+from cutset.link.limits import Limits, Timeouts
+
+try:
+    import cutset.link._ring as _ring
+except ImportError as error:
+    raise DeviceError(f"shared memory needs the extension ({error}); reinstall Cutset with a C++ compiler") from None
+
+__all__ = ["DATA_BELL", "SLICE", "ShmLink", "extension", "patience"]
+
+SLICE = 0.1  # seconds; how often a waiting side looks whether the other one lives
+DATA_BELL = 128  # offset in a ring's words
+extension: Any = _ring
+WHOLE, FIRST, NEXT, CLOSED = _ring.WHOLE, _ring.FIRST, _ring.NEXT, _ring.CLOSED
+Broken = _ring.Broken
+
+
+def in_enclave() -> bool:
+    """An enclave's futexes don't reach other processes, nor do its locks."""
+    return os.path.exists("/dev/attestation/attestation_type")
+
+
+def patience(timeouts: Timeouts) -> tuple[float, bool]:
+    """Seconds awake, and whether to take naps instead of sleeping on a futex."""
+    return (timeouts.spin if usable_cores() > 1 else 0.0), in_enclave()
+
+
+class ShmLink:
+    """One end. `alive` says whether the other side is there; `ended` is told once when the link is over."""
+
+    def __init__(
+        self,
+        address: str,
+        peer: str,
+        timeouts: Timeouts,
+        limits: Limits,
+        memory: mmap.mmap,
+        sender: Any,
+        receiver: Any,
+        incoming: int,
+        outgoing: int,
+        alive: Callable[[], bool],
+        ended: Callable[[ShmLink], None],
+    ) -> None:
+        self.address = address
+        self.peer = peer
+        self.timeouts = timeouts
+        self.receiver = receiver
+        self._sender = sender
+        self._limit = limits.frame
+        self._whole: int = sender.largest
+        self._memory = memory
+        self._view = memoryview(memory).toreadonly()
+        self._incoming = incoming  # where the ring that is received from begins in the memory
+        self._outgoing = outgoing
+        self.alive = alive
+        self._ended = ended
+        self._held: deque[int] = deque()  # ends of records that were received and not yet released
+        self._done: set[int] = set()  # of these, the ones released before an older one
+        self._partial: np.ndarray[Any, Any] | None = None
+        self._filled = 0
+        self.why = ""  # what ended the link; empty while it lasts
+        self._deaf = False  # what came before isn't read any more
+
+    def send(self, header: bytes, arrays: Sequence[ArrayLike] = (), *, timeout: float | None = None) -> None:
+        parts, total = encode(header, arrays, self._limit)
+        limit = self.timeouts.send if timeout is None else timeout
+        if total > self._whole:
+            self._send_pieces(parts, total, limit)
+            return
+        try:
+            sent = 0 if self.why else self._sender.send(parts, 0.0)
+        except Broken as error:
+            self._broken(error)
+        if sent != 1:
+            self._wait(functools.partial(self._sender.send, parts), limit)
+
+    def reserve(self, header: bytes, layout: Layout, *, timeout: float | None = None) -> Reservation:
+        """What is written into the arrays is seen by the other side at once, sent or not."""
+        front, places, total = plan(header, layout, self._limit)
+        limit = self.timeouts.send if timeout is None else timeout
+        if total > self._whole:
+            data = bytearray(total)
+            data[: len(front)] = front
+            private = tuple(np.ndarray(shape, dtype, data, offset) for dtype, shape, offset in places)
+            view = np.frombuffer(data, np.uint8)
+            return Reservation(private, lambda: self._send_pieces([view], total, limit))
+        self._wait(functools.partial(self._sender.claim, total), limit)
+        base = self._outgoing + self._sender.offset
+        self._memory[base : base + len(front)] = front
+        arrays = tuple(np.ndarray(shape, dtype, self._memory, base + offset) for dtype, shape, offset in places)
+        return Reservation(arrays, lambda: self._commit(total))
+
+    def recv(self, timeout: float | None = None) -> Frame:
+        limit = self.timeouts.recv if timeout is None else timeout
+        deadline = time.monotonic() + limit
+        self._release_all()
+        left = limit
+        while True:
+            record = self._next(left if left < SLICE else SLICE)
+            if record is not None and (frame := self.take(*record)) is not None:
+                return frame
+            if (left := deadline - time.monotonic()) <= 0:
+                if record is None:
+                    raise timed_out(self.peer, limit, sending=False)
+                left = 0.0
+
+    def _next(self, wait: float) -> Any:
+        """The next record, or None. Raises LinkClosed when none will come."""
+        if self._deaf:
+            raise LinkClosed(self.why)
+        try:
+            record = self.receiver.recv(wait)
+            if record is None and (self.why or not self.alive()):
+                record = self.receiver.recv(0.0)  # it may have sent just before
+                if record is None:
+                    self.over(f"{self.peer} died or was restarted")
+                    raise LinkClosed(self.why)
+        except Broken as error:
+            self._broken(error)
+        if record is not None and record[0] == CLOSED:
+            self.over(f"{self.peer} closed the link")
+            raise LinkClosed(self.why)
+        return record
+
+    def take(self, kind: int, offset: int, length: int, total: int, end: int) -> Frame | None:
+        """The frame in a record, or that it completes. Raises FrameError, after which the link is over."""
+        try:
+            if kind == WHOLE:
+                self._held.append(end)
+                release = functools.partial(self._release, end)
+                return decode(self._view, self._incoming + offset, length, self._limit, release)
+            return self._piece(kind, offset, length, total, end)
+        except FrameError:
+            self._deaf = True
+            self.over(f"{self.peer} sent what isn't a frame")
+            raise
+
+    def _piece(self, kind: int, offset: int, length: int, total: int, end: int) -> Frame | None:
+        if kind == FIRST:  # a frame that was given up in the middle is forgotten
+            if not length <= total <= self._limit:
+                raise FrameError(f"a frame of {total} bytes is larger than the limit of {self._limit}")
+            self._partial, self._filled = np.empty(total, np.uint8), 0
+        if self._partial is None or self._filled + length > self._partial.nbytes:
+            raise FrameError("a piece of a frame came that belongs to none")
+        start = self._incoming + offset
+        self._partial[self._filled : self._filled + length] = np.frombuffer(self._view, np.uint8, length, start)
+        self._filled += length
+        self._held.append(end)
+        self._release(end)
+        if self._filled < self._partial.nbytes:
+            return None
+        data, self._partial = self._partial, None
+        return decode(data.data.toreadonly(), 0, data.nbytes, self._limit)
+
+    def _release(self, end: int) -> None:
+        """Records are given back to the ring from the oldest one on."""
+        held, done = self._held, self._done
+        if not held or end < held[0]:
+            return  # its link received again since
+        if end != held[0]:
+            done.add(end)
+            return
+        held.popleft()
+        while held and held[0] in done:
+            end = held.popleft()
+            done.remove(end)
+        self.receiver.release(end)
+
+    def _release_all(self) -> None:
+        if self._held:
+            end = self._held[-1]
+            self._held.clear()
+            self._done.clear()
+            self.receiver.release(end)
+
+    def _send_pieces(self, parts: list[Part], total: int, limit: float) -> None:
+        """A frame larger than half the ring, a quarter of the ring at a time."""
+        deadline, sent, kind = time.monotonic() + limit, 0, FIRST
+        piece: list[memoryview] = []
+        room = size = self._whole // 2
+        for part in parts:
+            view = memoryview(part.reshape(-1).view(np.uint8).data if isinstance(part, np.ndarray) else part)
+            while view.nbytes:
+                piece.append(view[:room])
+                room -= piece[-1].nbytes
+                sent += piece[-1].nbytes
+                view = view[piece[-1].nbytes :]
+                if room == 0 or sent == total:
+                    send = functools.partial(self._sender.send, piece, kind=kind, total=total)
+                    self._wait(send, max(0.0, deadline - time.monotonic()))
+                    piece, room, kind = [], size, NEXT
+
+    def _commit(self, total: int) -> None:
+        self._check(False)
+        self._sender.commit(WHOLE, total)
+
+    def _broken(self, error: Exception) -> NoReturn:
+        self._deaf = True
+        self.over(f"{self.peer} broke the ring: {error}")
+        raise FrameError(f"{self.peer} broke the ring: {error}; the link is closed") from None
+
+    def _wait(self, call: Callable[[float], int], limit: float) -> None:
+        """Calls until it says 1. Raises LinkTimeout and LinkClosed."""
+        deadline = time.monotonic() + limit
+        while True:
+            left = max(0.0, deadline - time.monotonic())
+            try:
+                found = -1 if self.why else call(min(left, SLICE))
+            except Broken as error:
+                self._broken(error)
+            if found == 1:
+                return
+            self._check(found < 0)
+            if left <= 0:
+                raise timed_out(self.peer, limit, sending=True)
+
+    def _check(self, closed: bool) -> None:
+        """Raises LinkClosed when the other side has gone."""
+        if not self.why and closed:
+            self.over(f"{self.peer} closed the link")
+        elif not self.why and not self.alive():
+            self.over(f"{self.peer} died or was restarted")
+        if self.why:
+            raise LinkClosed(self.why)
+
+    def over(self, why: str) -> None:
+        """Ends the link, once. What the other side sent before can still be received."""
+        if not self.why:
+            self.why = why
+            self._sender.close()
+            self.receiver.close()
+            self._ended(self)
+
+    def close(self) -> None:
+        self._deaf = True
+        self.over("this link was closed here")

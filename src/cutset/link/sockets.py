@@ -1,0 +1,132 @@
+"""A ZeroMQ socket that one thread may send on while another one receives.
+
+ZeroMQ's own sockets are for one thread at a time. Here a lock is held for calls that don't wait, and waiting is done
+on the socket's descriptor outside of it. That descriptor tells only once that something came, and a call that sends
+may eat that signal; so a sender that finds something to be received says so on a second descriptor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+__all__ = ["SharedSocket"]
+
+SLICE = 0.1  # seconds; a wait is never longer without a look at signals and at the connection
+RETRY_MS = 2  # between two tries to send when there is no room, should a receiver eat the signal that there is
+COPIED = 1 << 16  # bytes; sending a smaller message by copy is quicker
+
+
+class SharedSocket:
+    def __init__(self, context: zmq.Context[Any], raw: zmq.Socket[bytes], owned: Any) -> None:
+        self._context = context
+        self._raw = raw
+        self._owned = owned  # stopped when the socket closes
+        self._lock = threading.Lock()
+        self._monitor = raw.get_monitor_socket(zmq.EVENT_ALL)
+        self._monitor_lock = threading.Lock()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._receiving = False
+        self._poll = select.poll()
+        self._poll.register(raw.FD, select.POLLIN)
+        self._poll.register(self._wake, select.POLLIN)
+        self._room = select.poll()
+        self._room.register(raw.FD, select.POLLIN)
+        self.closed = False
+
+    def send(self, parts: Sequence[bytes | bytearray], timeout: float, alive: Callable[[], bool] | None) -> bool:
+        """False when there was no room until `timeout`, or when `alive`, asked now and then, said no."""
+        deadline, asked = None, 0.0
+        while True:
+            with self._lock:
+                if self.closed:
+                    return False
+                try:
+                    for part in parts[:-1]:
+                        self._raw.send(part, zmq.DONTWAIT | zmq.SNDMORE)
+                    self._raw.send(parts[-1], zmq.DONTWAIT, copy=len(parts[-1]) < COPIED)
+                    sent = True
+                except zmq.Again:
+                    sent = False
+                if self._receiving and int(self._raw.EVENTS) & zmq.POLLIN:
+                    os.eventfd_write(self._wake, 1)
+            if sent:
+                return True
+            now = time.monotonic()
+            if deadline is None:
+                deadline = now + timeout
+            if now - asked > SLICE and alive is not None:
+                asked = now
+                if not alive():
+                    return False
+            if now >= deadline:
+                return False
+            self._room.poll(RETRY_MS)
+
+    def recv(self, timeout: float, alive: Callable[[], bool]) -> list[zmq.Frame] | None:
+        """The parts of the next message; None after `timeout`, or when there is none and `alive` says no."""
+        deadline = None
+        while True:
+            with self._lock:
+                if self.closed:
+                    return None
+                self._receiving = False
+                try:
+                    return self._raw.recv_multipart(zmq.DONTWAIT, copy=False)
+                except zmq.Again:
+                    self._receiving = True
+            now = time.monotonic()
+            if deadline is None:
+                deadline = now + timeout
+            if (left := deadline - now) <= 0:
+                return None
+            if not self._poll.poll(min(left, SLICE) * 1000) and not alive():
+                # What came before the connection broke is still to be had.
+                with self._lock, contextlib.suppress(zmq.Again):
+                    return None if self.closed else self._raw.recv_multipart(zmq.DONTWAIT, copy=False)
+                return None
+            with self._lock, contextlib.suppress(BlockingIOError):
+                if not self.closed:  # else the descriptor may be someone else's by now
+                    os.eventfd_read(self._wake)
+
+    def readable(self) -> bool:
+        """A message waits."""
+        with self._lock:
+            return not self.closed and bool(int(self._raw.EVENTS) & zmq.POLLIN)
+
+    def events(self, wait: float = 0.0) -> Iterator[tuple[int, int]]:
+        """What happened to connections since the last call: (event, descriptor or detail)."""
+        with self._monitor_lock:
+            if self.closed:
+                return
+            if wait:
+                self._monitor.poll(int(wait * 1000) + 1)
+            while True:
+                try:
+                    message = parse_monitor_message(self._monitor.recv_multipart(zmq.DONTWAIT))
+                except zmq.Again:
+                    return
+                yield int(message["event"]), int(message["value"])
+
+    def close(self, linger: int, *, last: bool = True) -> None:
+        """`linger`: milliseconds that may pass until what waits is sent. The `last` socket ends the context too."""
+        with self._lock, self._monitor_lock:
+            if self.closed:
+                return
+            self.closed = True
+            self._raw.disable_monitor()
+            self._raw.close(linger)
+            self._monitor.close(0)
+            if self._owned is not None:
+                self._owned.stop()
+            os.close(self._wake)
+        if last:
+            self._context.term()

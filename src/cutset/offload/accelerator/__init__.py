@@ -1,0 +1,1 @@
+"""The untrusted side: products of matrices, and nothing else."""

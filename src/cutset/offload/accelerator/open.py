@@ -1,0 +1,67 @@
+"""From a model and an address to an accelerator that serves."""
+
+from __future__ import annotations
+
+from cutset.config import Settings
+from cutset.errors import ConfigError
+from cutset.link import Limits, listen
+from cutset.link.keys import load_allowed, load_keys
+from cutset.models.integer import Progress
+from cutset.models.registry import resolve
+from cutset.models.source import open_source
+from cutset.offload.accelerator.products import NativeProducts, Products, self_test
+from cutset.offload.accelerator.server import DEFAULT_QUOTA, Accelerator, Quota
+from cutset.offload.matrices import ModelDigest, each_matrix
+
+__all__ = ["open_accelerator"]
+
+
+def open_accelerator(
+    model: str,
+    address: str,
+    settings: Settings,
+    *,
+    quota: Quota = DEFAULT_QUOTA,
+    key: str | None = None,
+    allow: str | None = None,
+    makes_pads: bool = True,
+    progress: Progress | None = None,
+) -> Accelerator:
+    """Loads the matrices of a model, and nothing else of it, and listens.
+
+    Raises ModelError, DeviceError, ConfigError or LinkError.
+    """
+    if address.startswith("tcp://") and not (key and allow):
+        raise ConfigError(
+            "tcp needs --key (this side's secret key) and --allow (the clients' public keys); see `cutset keys`"
+        )
+    source = open_source(resolve(model, settings).directory)
+    products: Products
+    if settings.device == "cpu":
+        products = NativeProducts(settings.thread_count)
+    else:
+        from cutset.offload.accelerator.torch_products import TorchProducts
+
+        products = TorchProducts(settings.device, settings.thread_count)
+    self_test(products)
+    digest, shapes = ModelDigest(), list[tuple[int, int]]()
+    for matrix in each_matrix(source, progress):
+        digest.add(matrix)
+        products.put(matrix.number, matrix.weight)
+        shapes.append((matrix.outputs, matrix.depth))
+    source.forget()
+    listener = listen(
+        address,
+        keys=None if key is None else load_keys(key),
+        allow=None if allow is None else load_allowed(allow),
+        limits=Limits(),
+    )
+    return Accelerator(
+        listener,
+        products,
+        shapes,
+        digest.hex(),
+        threads=settings.thread_count,
+        quota=quota,
+        makes_pads=makes_pads,
+    )

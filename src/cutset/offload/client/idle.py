@@ -1,0 +1,48 @@
+"""When is a client idle? When no product was wanted for a moment: only then are pads made ahead here."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import ExitStack
+
+from cutset.offload.client.pads import PadPool
+
+__all__ = ["Idle"]
+
+AFTER = 0.1  # seconds without a product
+
+
+class Idle:
+    """Tells a pool of pads that a request is running, from the first `touch` until none came for a moment."""
+
+    def __init__(self, pads: PadPool) -> None:
+        self._pads = pads
+        self._last = 0.0
+        self._running = threading.Event()
+        self._closed = False
+        self._thread = threading.Thread(target=self._watch, name="cutset-idle", daemon=True)
+        self._thread.start()
+
+    def touch(self) -> None:
+        """A product is wanted."""
+        self._last = time.monotonic()
+        if not self._running.is_set():
+            self._running.set()
+
+    def close(self) -> None:
+        """Ends the watching."""
+        self._closed = True
+        self._running.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while True:
+            self._running.wait()
+            with ExitStack() as stack:
+                stack.enter_context(self._pads.busy())
+                while not self._closed and (left := self._last + AFTER - time.monotonic()) > 0:
+                    time.sleep(left)
+                if self._closed:
+                    return
+                self._running.clear()

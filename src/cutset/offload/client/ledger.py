@@ -1,0 +1,96 @@
+"""The record that no pad is used twice.
+
+A ledger belongs to one process: it has a master key that nobody else has and that is never stored, and counts the
+blocks of pads from 0 on. A block's rows are handed out from the first to the last, each once. A child process that was
+forked would count on from the same place under the same key, so there every use is an error.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass, field
+
+from cutset.errors import OffloadError
+from cutset.offload.client.masks import SEED_BYTES, seed_of
+
+__all__ = ["Block", "Ledger", "Span"]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Rows start .. start + rows of a block: what a pad is made of."""
+
+    block: int
+    start: int
+    rows: int
+
+
+class Ledger:
+    """The blocks of pads of one process. Any thread may use it."""
+
+    def __init__(self) -> None:
+        self._master = os.urandom(SEED_BYTES)
+        self.process = os.getpid()
+        self._lock = threading.Lock()
+        self._next = 0
+
+    def __repr__(self) -> str:
+        return f"Ledger(blocks={self._next})"
+
+    def __reduce__(self) -> str:
+        raise TypeError("a ledger stays in its process")
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks were opened."""
+        return self._next
+
+    def check_process(self) -> None:
+        """Raises OffloadError in a process that was forked from the one that made the ledger."""
+        if os.getpid() != self.process:
+            raise OffloadError(
+                "this process was forked after the model was loaded; load it again here, pads are single-use"
+            )
+
+    def open(self, rows: int) -> Block:
+        """A new block: its number was never used before."""
+        self.check_process()
+        if rows < 1:
+            raise ValueError("a block has at least one row")
+        with self._lock:
+            number = self._next
+            self._next += 1
+        return Block(number, rows, self)
+
+    def seed(self, number: int) -> bytes:
+        """The seed of a block that was opened."""
+        self.check_process()
+        if not 0 <= number < self._next:
+            raise ValueError(f"block {number} was never opened")
+        return seed_of(self._master, number)
+
+
+@dataclass
+class Block:
+    """A block of pads, all of one matrix. `rows` in all, of which `taken` were handed out."""
+
+    number: int
+    rows: int
+    ledger: Ledger = field(repr=False)
+    taken: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def left(self) -> int:
+        return self.rows - self.taken
+
+    def take(self, rows: int) -> Span:
+        """The next rows. OffloadError if there are not so many left, or after a fork."""
+        self.ledger.check_process()
+        with self.lock:
+            if not 0 < rows <= self.left:
+                raise OffloadError(f"block {self.number} of the pads has {self.left} rows left, not {rows}")
+            span = Span(self.number, self.taken, rows)
+            self.taken += rows
+        return span

@@ -1,0 +1,177 @@
+"""The products of a decoder, multiplied by an accelerator: quantise, mask, send, receive, unmask, check.
+
+Stands where `native.LocalLinears` stands in a local run, and gives the same bits.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutset.errors import IntegrityError, OffloadError
+from cutset.kernels.native import extension
+from cutset.link import Frame
+from cutset.models.spec import Site
+from cutset.offload.client.idle import Idle
+from cutset.offload.client.pads import Pad, PadPool
+from cutset.offload.client.parts import Parts
+from cutset.offload.client.session import Session, multiply
+from cutset.offload.client.weights import ClientMatrix, ClientWeights
+from cutset.offload.messages import Product
+from cutset.offload.modes import Mode
+
+__all__ = ["OffloadLinears", "bucket"]
+
+Floats = NDArray[np.float32]
+RESIDUES, INTEGERS, SUMS = np.dtype(np.uint32), np.dtype(np.int16), np.dtype(np.int32)
+LIES = {
+    1: "a value that is no residue",
+    2: "a value beyond what its column can reach",
+    3: "a product that fails the check",
+}
+
+
+def bucket(rows: int) -> int:
+    """The next power of two: what `pad_rows` shows instead of the number of rows."""
+    return 1 << (rows - 1).bit_length()
+
+
+class OffloadLinears:
+    """cutset.models.native.SplitLinears over a Session. One call at a time; callers wait for each other."""
+
+    def __init__(
+        self,
+        session: Session,
+        weights: ClientWeights,
+        mode: Mode,
+        pool: Any,
+        pads: PadPool | None = None,  # in masked modes
+        *,
+        pad_rows: bool = False,
+    ) -> None:
+        if mode.masked != (pads is not None):
+            raise OffloadError("masked modes need pads, the others have no use for them")
+        self.session, self.weights, self.mode, self.pads, self.pad_rows = session, weights, mode, pads, pad_rows
+        self.parts = Parts()
+        # Told the name, the first integers and what is sent instead; for whoever wants to show it.
+        self.watch: Callable[[str, list[int], list[int]], None] | None = None
+        self._pool, self._native = pool, extension()
+        self._lock = threading.Lock()
+        self._idle = None if pads is None else Idle(pads)
+        self._after: str = ""  # the site of the last call
+
+    def __call__(self, site: Site, layer: int, expert: int, rows: Floats, out: Floats) -> None:
+        """rows (n, depth) to out (n, outputs). Raises IntegrityError for a lie, LinkError when nobody answers."""
+        with self._lock:
+            # What ran since the last call is the decoder's part of the layer, or the engine between two steps.
+            self.parts.lap("attention" if self._after == "qkv" else "other")
+            if self._idle is not None:
+                self._idle.touch()
+            matrix = self.weights.matrices[self.weights.numbers[site, layer, expert]]
+            most = self.session.welcome.max_rows
+            for first in range(0, len(rows), most):
+                self._multiply(matrix, rows[first : first + most], out[first : first + most])
+            self._after = site
+
+    def _multiply(self, matrix: ClientMatrix, rows: Floats, out: Floats) -> None:
+        parts, native, pool = self.parts, self._native, self._pool
+        q, scales = native.quantize_rows(rows, matrix.bits, pool)
+        sent = min(bucket(len(q)), self.session.welcome.max_rows) if self.pad_rows else len(q)
+        if sent > len(q):  # rows of zeros, which a mask makes look like any other
+            q = np.concatenate([q, np.zeros((sent - len(q), matrix.depth), dtype=np.int16)])
+            scales = np.concatenate([scales, np.zeros(sent - len(rows), dtype=np.float32)])
+        parts.lap("quantise")
+        pad: Pad | None = None
+        if self.pads is not None:
+            pad = self.pads.take(matrix.number, sent, pool)
+            parts.lap("mask")
+
+        def fill(arrays: list[NDArray[Any]]) -> None:
+            parts.lap("serialise")
+            if pad is None:
+                arrays[0][...] = q
+            else:
+                native.mask(q, pad.r, arrays[0], pool)
+            if self.watch is not None:
+                self.watch(matrix.name, q[0, :8].tolist(), arrays[0][0, :8].tolist())
+            parts.lap("mask" if pad is not None else "send")
+
+        dtype = INTEGERS if pad is None else RESIDUES
+        self.session.send(multiply(matrix.number), [(dtype, q.shape)], fill)
+        parts.lap("send")
+        check = matrix.check
+        expected = None if check is None else check.expected(q, pool)  # while the other side multiplies
+        parts.lap("check")
+        message, frame = self.session.receive()
+        waited = parts.lap("wait")
+        reply = self._reply(matrix, message, frame, sent)
+        if isinstance(message, Product):
+            parts.move("wait", "accelerator", max(0.0, min(waited, message.seconds)))
+        whole = out if sent == len(out) else np.empty((sent, matrix.outputs), dtype=np.float32)
+        code, row, column = native.settle(
+            reply,
+            scales,
+            matrix.scales,
+            whole,
+            pad=None if pad is None else pad.product,
+            bounds=matrix.bounds if self.mode.verified else None,
+            top=matrix.top,
+            secrets=None if check is None else check.secrets,
+            expected=expected,
+            pool=pool,
+        )
+        if code:
+            raise self._lied(matrix, q, pad, np.array(reply), code, row, column)
+        if whole is not out:
+            out[...] = whole[: len(out)]
+        parts.lap("unmask")
+        frame.release()
+        parts.calls += 1
+        parts.rows += sent
+        parts.bytes_up += q.size * dtype.itemsize
+        parts.bytes_down += sent * matrix.outputs * 4
+        parts.lap("serialise")
+
+    def _reply(self, matrix: ClientMatrix, message: object, frame: Frame, rows: int) -> NDArray[Any]:
+        """The one array of an answer, of the shape and type that was asked for."""
+        wanted = RESIDUES if self.mode.masked else SUMS
+        arrays = frame.arrays
+        if not isinstance(message, Product) or len(arrays) != 1:
+            raise self.session.broke(f"answered {matrix.name} with something that is no product")
+        if arrays[0].dtype != wanted or arrays[0].shape != (rows, matrix.outputs):
+            raise self.session.broke(
+                f"answered {matrix.name} with {arrays[0].dtype} {arrays[0].shape}, not "
+                f"{wanted} {(rows, matrix.outputs)}"
+            )
+        return arrays[0]
+
+    def _lied(
+        self, matrix: ClientMatrix, q: Any, pad: Pad | None, reply: Any, code: int, row: int, column: int
+    ) -> IntegrityError:
+        """Says who gave a wrong product, and ends the session."""
+        where = f"row {row}" + (f", column {column}" if column >= 0 else "")
+        what = f"gave {LIES[code]} for {matrix.name} ({where})"
+        if pad is None or matrix.check is None:
+            return self.session.broke(what)
+        sent = self._native.mask(q, pad.r, pool=self._pool)
+        blame = matrix.check.blame(sent, reply, pad.r, pad.product, self._pool)
+        if not blame.pad_server:
+            return self.session.broke(what)
+        return self.session.fail(
+            IntegrityError(
+                f"the {blame} {what}. Nothing of it was used and the session is over: "
+                "find out why, or make pads here (leave out --pads-from)"
+            )
+        )
+
+    def close(self) -> None:
+        """Ends the session and the making of pads."""
+        self.session.close()
+        if self._idle is not None:
+            self._idle.close()
+        if self.pads is not None:
+            self.pads.close()

@@ -1,0 +1,173 @@
+"""From settings to a decoder whose products are multiplied elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import socket
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from cutset.config import Settings
+from cutset.errors import ConfigError, DeviceError, OffloadError
+from cutset.kernels import native
+from cutset.kernels.reference_field import Residues
+from cutset.link import Link, Timeouts, connect, parse_address
+from cutset.link.keys import load_keys, load_public
+from cutset.models.backend import Choice
+from cutset.models.integer import Progress
+from cutset.models.native import NativeDecoder, thread_pool
+from cutset.models.source import Source
+from cutset.offload.client.ledger import Ledger
+from cutset.offload.client.linears import OffloadLinears
+from cutset.offload.client.pads import Empty, PadPool
+from cutset.offload.client.session import Patience, Session
+from cutset.offload.client.weights import ClientWeights, load_weights
+from cutset.offload.messages import MOST_PADS
+from cutset.offload.modes import DEFAULT_MODE, Mode, mode_named
+
+__all__ = ["Offload", "check_settings", "dial", "open_offload"]
+
+
+@dataclass(frozen=True, slots=True)
+class Offload:
+    """A decoder that is split, and what splits it."""
+
+    executor: NativeDecoder
+    choice: Choice
+    mode: Mode
+    linears: OffloadLinears
+    pad_session: Session | None
+
+    def close(self) -> None:
+        """Ends the sessions and the making of pads."""
+        self.linears.close()
+        if self.pad_session is not None:
+            self.pad_session.close()
+
+
+def check_settings(settings: Settings) -> Mode | None:
+    """The mode that the settings ask for, None for a run without offload. Raises ConfigError or DeviceError."""
+    if not (settings.offload or settings.mode):
+        if settings.pads_from or settings.pad_rows:
+            raise ConfigError("pads_from and pad_rows belong to an offload: give --offload ADDRESS too")
+        return None
+    mode = mode_named(settings.mode or DEFAULT_MODE)
+    if mode.remote and not settings.offload:
+        raise ConfigError(f"--mode {mode.name} needs an accelerator: give --offload ADDRESS")
+    if settings.dtype not in ("auto", "exact"):
+        raise ConfigError(f"an offload computes in exact, not in {settings.dtype}: leave out --dtype")
+    if settings.device != "cpu" or settings.backend not in ("auto", "native"):
+        raise ConfigError("the client of an offload runs on the native backend: leave out --backend and --device")
+    if mode.remote and not native.available():
+        raise DeviceError("the client of an offload needs the native extension: install Cutset with a C++ compiler")
+    if settings.pads_from and not mode.masked:
+        raise ConfigError(f"--pads-from has no use in mode {mode.name}: only masked modes have pads")
+    return mode
+
+
+def open_offload(source: Source, settings: Settings, mode: Mode, progress: Progress | None = None) -> Offload:
+    """Connects, compares the models, reads the weights.
+
+    Raises LinkError where nobody answers, OffloadError where the mode can't be kept, and what loading raises.
+    """
+    pool = thread_pool(settings.thread_count)
+    if mode.name == "plain":
+        warnings.warn(
+            f"mode plain: whoever runs {settings.offload} reads every prompt and answer, and can change both",
+            stacklevel=2,
+        )
+    if settings.pads_from:
+        _check_apart(settings)
+    pack = mode.masked  # pads are made here, or in place of a server that fails to
+    pack = pack and (not settings.pads_from or settings.pads_policy == "inline")
+    weights = load_weights(source, mode, pool, pack=pack, progress=progress)
+    patience = Patience(total=float(settings.offload_timeout), resend=max(1.0, settings.offload_timeout / 3))
+    session = Session(
+        lambda: dial(settings, settings.offload, settings.accelerator_key), patience, digest=weights.digest
+    )
+    pad_session: Session | None = None
+    try:
+        if settings.pads_from:
+            pad_session = Session(
+                lambda: dial(settings, settings.pads_from, settings.pads_key), patience, digest=weights.digest
+            )
+            if not pad_session.welcome.makes_pads:
+                raise OffloadError(f"{settings.pads_from} makes no pads: start it without --no-pads")
+        pads = _pad_pool(weights, settings, pad_session) if mode.masked else None
+        linears = OffloadLinears(session, weights, mode, pool, pads, pad_rows=settings.pad_rows and mode.masked)
+        decoder = NativeDecoder(source.spec, source.tensors, pool, linears)
+        source.forget()
+    except BaseException:
+        session.close()
+        if pad_session is not None:
+            pad_session.close()
+        raise
+    choice = Choice("native", "exact", "cpu", settings.thread_count)
+    return Offload(decoder, choice, mode, linears, pad_session)
+
+
+def _pad_pool(weights: ClientWeights, settings: Settings, pad_session: Session | None) -> PadPool:
+    chosen = {"wait": "wait", "inline": "inline", "fail": "fail"}
+    empty: Empty = "inline" if pad_session is None else "wait"
+    if settings.pads_policy != "auto":
+        empty = cast(Empty, chosen[settings.pads_policy])
+    matrices = weights.matrices
+
+    def multiply(requests: list[tuple[int, bytes, int]]) -> list[Residues]:
+        if pad_session is None:
+            raise OffloadError("there is no pad server")
+        found: list[Residues] = []
+        for first in range(0, len(requests), MOST_PADS):
+            some = requests[first : first + MOST_PADS]
+            found += pad_session.pads(some, [matrices[number].outputs for number, _, _ in some])
+        return found
+
+    return PadPool(
+        Ledger(),
+        matrices,
+        multiply=None if pad_session is None else multiply,
+        empty=empty,
+        memory=settings.pads_mib << 20,
+        timeout=float(settings.offload_timeout),
+    )
+
+
+def dial(settings: Settings, address: str, server_key: Path | None) -> Link:
+    """Opens a link with the keys that the settings name."""
+    keys = None
+    if address.startswith("tcp://"):
+        if settings.key is None or server_key is None:
+            raise ConfigError(f"{address} needs --key and the other side's public key; see `cutset keys`")
+        keys = load_keys(settings.key).expecting(load_public(server_key))
+    return connect(address, keys=keys, timeouts=Timeouts(connect=min(5.0, settings.offload_timeout)))
+
+
+def _check_apart(settings: Settings) -> None:
+    """Who makes pads must not be who multiplies: together they see everything. Raises OffloadError."""
+    if settings.pads_same_host:
+        return
+    same = "pads_from must be another party than offload, or together they read everything"
+    keys = [load_public(path) for path in (settings.pads_key, settings.accelerator_key) if path is not None]
+    if len(keys) == 2 and keys[0] == keys[1]:
+        raise OffloadError(f"{same}: both have the same key")
+    if _hosts(settings.offload) & _hosts(settings.pads_from):
+        raise OffloadError(f"{same}: both are on one host")
+
+
+def _hosts(address: str) -> set[str]:
+    """Where an address may lead; shared memory and sockets in the file system are this machine."""
+    where = parse_address(address)
+    if where.scheme != "tcp":
+        return {"this machine"}
+    try:
+        found = {str(entry[4][0]) for entry in socket.getaddrinfo(where.place.rpartition(":")[0].strip("[]"), None)}
+    except OSError as error:
+        raise OffloadError(f"{address}: its host can't be found: {error.strerror}") from None
+    own = {host for host in found if ipaddress.ip_address(host.partition("%")[0]).is_loopback}
+    with contextlib.suppress(OSError):
+        mine = {str(entry[4][0]) for entry in socket.getaddrinfo(socket.gethostname(), None)}
+        own |= found & mine
+    return found | ({"this machine"} if own else set())

@@ -1,0 +1,101 @@
+"""Who makes blocks of pads: this machine, or a pad server that gets the blocks' seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutset.errors import IntegrityError
+from cutset.kernels.reference_field import P, Residues
+from cutset.offload.client.ledger import Block, Ledger, Span
+from cutset.offload.client.masks import residues
+
+__all__ = ["Here", "Made", "Matrix", "Multiply", "Server", "open_block"]
+
+# multiply([(matrix, seed, rows), …]) gives R . W^T of each, uint32 (rows, outputs), R being the seed's residues.
+Multiply = Callable[[list[tuple[int, bytes, int]]], Sequence[NDArray[np.uint32]]]
+
+SLICE = 1 << 30  # products between two looks whether to give way: some milliseconds
+REQUESTS = 64  # blocks that one call of a pad server may ask for
+
+
+class Matrix(Protocol):
+    """What makes pads of a matrix: the native LinearI8, or its twin. With a pad server alone, `residues` isn't used."""
+
+    @property
+    def depth(self) -> int: ...
+    @property
+    def outputs(self) -> int: ...
+    def residues(self, x: Residues, pool: Any = None, out: Residues | None = None) -> Residues: ...
+
+
+@dataclass
+class Made:
+    """A block with its R (rows, depth) and R . W^T (rows, outputs)."""
+
+    matrix: int
+    block: Block
+    r: Residues
+    product: Residues
+
+    def take(self, rows: int) -> tuple[Residues, Residues, Span]:
+        span = self.block.take(rows)
+        part = slice(span.start, span.start + rows)
+        return self.r[part], self.product[part], span
+
+
+def open_block(ledger: Ledger, rows: int, depth: int) -> tuple[Block, Residues]:
+    """A new block and its R (rows, depth)."""
+    block = ledger.open(rows)
+    return block, residues(ledger.seed(block.number), rows * depth).reshape(rows, depth)
+
+
+class Here:
+    """Multiplies in the calling thread. `give_way()` is called every few milliseconds and gives False to stop."""
+
+    def __init__(self, ledger: Ledger, matrices: Sequence[Matrix], give_way: Callable[[], bool]) -> None:
+        self.ledger, self.matrices, self.give_way = ledger, matrices, give_way
+
+    def make(self, wanted: list[tuple[int, int]]) -> list[Made]:
+        """The first of the wanted blocks, which are matrices and rows; none if it was stopped."""
+        index, rows = wanted[0]
+        matrix = self.matrices[index]
+        block, r = open_block(self.ledger, rows, matrix.depth)
+        product: Residues = np.empty((rows, matrix.outputs), np.uint32)
+        step = max(4, SLICE // (matrix.depth * matrix.outputs))
+        for at in range(0, rows, step):
+            matrix.residues(r[at : at + step], out=product[at : at + step])
+            if not self.give_way():
+                return []
+        return [Made(index, block, r, product)]
+
+
+class Server:
+    """Sends seeds to a pad server, and draws the same residues here."""
+
+    def __init__(self, ledger: Ledger, matrices: Sequence[Matrix], multiply: Multiply) -> None:
+        self.ledger, self.matrices, self.multiply = ledger, matrices, multiply
+
+    def make(self, wanted: list[tuple[int, int]]) -> list[Made]:
+        """Some of the wanted blocks. IntegrityError for what can't be right; whether it is right, the checks see."""
+        wanted = wanted[:REQUESTS]
+        opened = [open_block(self.ledger, rows, self.matrices[index].depth) for index, rows in wanted]
+        seeds = [(i, self.ledger.seed(block.number), n) for (i, n), (block, _) in zip(wanted, opened, strict=True)]
+        products = self.multiply(seeds)
+        if len(products) != len(opened):
+            raise IntegrityError(f"the pad server gave {len(products)} products for {len(opened)}; the session is over")
+        made = []
+        for (index, rows), (block, r), product in zip(wanted, opened, products, strict=True):
+            shape = (rows, self.matrices[index].outputs)
+            if product.shape != shape or product.dtype != np.uint32:
+                found = f"{product.dtype} {product.shape}"
+                raise IntegrityError(f"the pad server gave {found}, not uint32 {shape}; the session is over")
+            kept = np.array(product)  # before it is looked at: it may lie where the server still writes
+            if int(kept.max()) >= P:
+                raise IntegrityError("the pad server gave a product that isn't of residues; the session is over")
+            made.append(Made(index, block, r, kept))
+        return made

@@ -1,0 +1,272 @@
+"""Pads: single-use masks R with their products R . W^T, made before they are needed.
+
+A pool keeps pads of every matrix, in blocks of rows, up to a level that its memory allows. A thread makes them: here,
+while nothing else is running, or from the products of a second accelerator, which is sent the blocks' seeds. A pad that
+is wanted and isn't there is waited for, or made on the spot, or an error.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutset.errors import CutsetError, IntegrityError, OffloadError
+from cutset.kernels.native import extension
+from cutset.kernels.reference_field import Residues
+from cutset.offload.client.ledger import Ledger, Span
+from cutset.offload.client.pad_sources import Here, Made, Matrix, Multiply, Server, open_block
+
+__all__ = ["Counters", "Empty", "Pad", "PadPool"]
+
+Empty = Literal["wait", "inline", "fail"]
+
+
+class Pad:
+    """r (n, depth) and product (n, outputs), residues, for one set of bytes. `number` is its own."""
+
+    def __init__(self, r: Residues, product: Residues, number: int, spans: tuple[Span, ...] = ()) -> None:
+        self.r, self.product, self.number, self.spans = r, product, number, spans
+        self._used = False
+
+    def __repr__(self) -> str:
+        return f"Pad({self.number}, {self.spans})"
+
+    def mask(self, q: NDArray[np.int16], out: Residues | None = None, pool: Any = None) -> Residues:
+        """(q + r) mod P. Once: who has to send again sends the same bytes, or takes another pad."""
+        if self._used:
+            raise OffloadError(f"pad {self.number} was used already; a pad masks one set of bytes")
+        self._used = True
+        masked: Residues = extension().mask(q, self.r, out, pool)
+        return masked
+
+    def drop(self) -> None:
+        """Lets the memory go. After the mask, only finding out who lied needs r."""
+        self.r = self.product = np.empty((0, 0), np.uint32)
+        self._used = True
+
+
+@dataclass
+class Counters:
+    """Rows made ahead, used, and made inline; times and seconds that a request waited; CPU seconds of the thread that
+    makes pads; the rows that are ready of the matrix that has fewest."""
+
+    made: int = 0
+    used: int = 0
+    inline: int = 0
+    waited: int = 0
+    seconds_waited: float = 0.0
+    cpu_seconds: float = 0.0
+    level: int = 0
+
+
+class PadPool:
+    """Pads of many matrices. `take` and `busy` are for whoever answers requests; any thread may call them."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        matrices: Sequence[Matrix],
+        *,
+        multiply: Multiply | None = None,
+        empty: Empty = "wait",
+        memory: int = 1 << 30,
+        block_rows: int = 32,
+        most_rows: int | None = None,
+        timeout: float = 60.0,
+    ) -> None:
+        """multiply: a pad server; None makes pads here when idle. memory: bytes of pads that are kept ready; that and
+        `most_rows` limit the rows of each matrix. timeout: seconds to wait for a pad.
+
+        OffloadError if the memory isn't enough for a row of every matrix.
+        """
+        self.ledger, self.matrices, self.empty = ledger, matrices, empty
+        self.memory, self.timeout = memory, timeout
+        self.row_bytes = sum(4 * (m.depth + m.outputs) for m in matrices)
+        fitting = memory // max(self.row_bytes, 1)
+        if fitting < 1:
+            raise OffloadError(f"a row of pads takes {self.row_bytes} bytes, but only {memory} are allowed; allow more")
+        self.target = fitting if most_rows is None else max(0, min(most_rows, fitting))
+        self.block_rows = max(1, min(block_rows, self.target))
+        self._counters = Counters()
+        self._pads = 0
+        self._made: list[deque[Made]] = [deque() for _ in matrices]
+        self._level = [0] * len(matrices)
+        self._demand = [0] * len(matrices)  # rows that someone waits for
+        self._busy = 0
+        self._closed = False
+        self._failure: Exception | None = None
+        self._changed = threading.Condition()
+        self._gives_way = multiply is None
+        self._source = (
+            Here(ledger, matrices, self._give_way) if multiply is None else Server(ledger, matrices, multiply)
+        )
+        self._thread = threading.Thread(target=self._run, name="cutset-pads", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> PadPool:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the thread and drops all pads."""
+        if os.getpid() != self.ledger.process:
+            return  # the thread, and whoever held the lock, are the parent's
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join()
+        for made in self._made:
+            made.clear()
+        self._level = [0] * len(self.matrices)
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """A request is running: meanwhile no pads are made here, but for those that are waited for."""
+        with self._changed:
+            self._busy += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._busy -= 1
+                self._changed.notify_all()
+
+    def counters(self) -> Counters:
+        with self._changed:
+            return replace(self._counters, level=min(self._level, default=0))
+
+    def take(self, matrix: int, rows: int, pool: Any = None) -> Pad:
+        """A pad of `rows` rows that were never given out before. `pool`: threads for making it inline.
+
+        OffloadError where there is none by the policy, in time, or after a fork, or if the pad server is gone;
+        IntegrityError if that gave what can't be right.
+        """
+        self.ledger.check_process()
+        if rows < 1:
+            raise ValueError("a pad has at least one row")
+        with self._changed:
+            self._check()
+            if self.empty == "fail" and self._level[matrix] < rows:
+                ready = f"{self._level[matrix]} rows of pads are ready, {rows} are needed"
+                raise OffloadError(f"{ready}; let more be made before, or let an empty pool wait")
+            if self.empty == "wait" and self._level[matrix] < rows:
+                self._counters.waited += 1
+                start = time.monotonic()
+                self._wait({matrix: rows}, self.timeout)
+                self._counters.seconds_waited += time.monotonic() - start
+            parts = self._pull(matrix, min(rows, self._level[matrix]))
+            missing = rows - sum(span.rows for _, _, span in parts)
+            self._counters.used += rows
+            self._counters.inline += missing
+            self._pads += 1
+            number = self._pads
+            self._changed.notify_all()
+        if missing:
+            block, r = open_block(self.ledger, missing, self.matrices[matrix].depth)
+            parts.append(Made(matrix, block, r, self.matrices[matrix].residues(r, pool)).take(missing))
+        spans = tuple(span for _, _, span in parts)
+        if len(parts) == 1:
+            return Pad(parts[0][0], parts[0][1], number, spans)
+        return Pad(np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts]), number, spans)
+
+    def fill(self, rows: int, timeout: float | None = None) -> None:
+        """Returns when `rows` rows of every matrix are ready. OffloadError if they don't fit, or not in time."""
+        self.ledger.check_process()
+        if rows * self.row_bytes > self.memory:
+            size = f"{rows} rows of pads take {rows * self.row_bytes} bytes"
+            raise OffloadError(f"{size}, but only {self.memory} are allowed; allow more")
+        with self._changed:
+            self._wait(dict.fromkeys(range(len(self.matrices)), rows), timeout or self.timeout)
+
+    # From here on whoever calls holds the lock.
+
+    def _check(self) -> None:
+        if self._closed:
+            raise OffloadError("the pads were closed")
+        if self._failure is None:
+            return
+        if isinstance(self._failure, IntegrityError):
+            raise self._failure
+        if isinstance(self._failure, CutsetError):
+            raise OffloadError(f"no more pads: {self._failure}") from self._failure
+        raise RuntimeError("the thread that makes pads failed") from self._failure
+
+    def _wait(self, rows: dict[int, int], timeout: float) -> None:
+        """Until there are so many rows of these matrices."""
+        end = time.monotonic() + timeout
+        try:
+            while any(self._level[matrix] < wanted for matrix, wanted in rows.items()):
+                self._check()
+                for matrix, wanted in rows.items():
+                    self._demand[matrix] = max(self._demand[matrix], wanted)
+                self._changed.notify_all()
+                left = end - time.monotonic()
+                if left <= 0:
+                    raise OffloadError(f"pads weren't ready in {timeout:g} s; allow more time, or make them inline")
+                self._changed.wait(left)
+        finally:
+            for matrix in rows:
+                self._demand[matrix] = 0
+
+    def _pull(self, matrix: int, rows: int) -> list[tuple[Residues, Residues, Span]]:
+        """Rows that are ready, from the oldest block on."""
+        parts, made = [], self._made[matrix]
+        self._level[matrix] -= rows
+        while rows:
+            parts.append(made[0].take(min(rows, made[0].block.left)))
+            rows -= parts[-1][2].rows
+            if not made[0].block.left:
+                made.popleft()
+        return parts
+
+    def _wanted(self) -> list[tuple[int, int]]:
+        """Matrices and rows to make next: what someone waits for, or else what is lowest."""
+        asked = [(m, rows - self._level[m]) for m, rows in enumerate(self._demand) if rows > self._level[m]]
+        if asked:
+            return [(m, min(rows, self.block_rows)) for m, rows in asked]
+        if self._busy and self._gives_way:
+            return []
+        room = [(level, m) for m, level in enumerate(self._level) if level + self.block_rows <= self.target]
+        return [(m, self.block_rows) for _, m in sorted(room)]
+
+    # From here on it is the thread that calls, without the lock.
+
+    def _give_way(self) -> bool:
+        """Waits while a request runs, unless someone waits for pads. False if the pool was closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or not self._busy or any(self._demand))
+            return not self._closed
+
+    def _run(self) -> None:
+        with suppress(OSError, AttributeError):  # Linux gives each thread a priority of its own
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+        try:
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._closed or self._wanted())
+                    if self._closed:
+                        return
+                    wanted = self._wanted()
+                made = self._source.make(wanted)
+                with self._changed:
+                    for pads in made:
+                        self._made[pads.matrix].append(pads)
+                        self._level[pads.matrix] += pads.block.rows
+                        self._counters.made += pads.block.rows
+                    self._counters.cpu_seconds = time.thread_time()
+                    self._changed.notify_all()
+        except Exception as failure:
+            with self._changed:
+                self._failure = failure
+                self._changed.notify_all()

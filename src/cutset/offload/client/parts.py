@@ -1,0 +1,45 @@
+"""Where the time of a split run goes: laps of one clock, so that nothing between two laps is lost."""
+
+from __future__ import annotations
+
+import time
+
+__all__ = ["PARTS", "Parts"]
+
+# In the order of a call. `wait` is what the accelerator's own word doesn't explain: the link, and other clients.
+PARTS = (
+    "quantise",
+    "mask",
+    "serialise",
+    "send",
+    "check",
+    "wait",
+    "accelerator",
+    "unmask",
+    "attention",
+    "other",
+)
+
+
+class Parts:
+    """Seconds by part, wall clock and CPU time of the calling thread. One thread uses it."""
+
+    def __init__(self) -> None:
+        self.wall = dict.fromkeys(PARTS, 0.0)
+        self.cpu = dict.fromkeys(PARTS, 0.0)
+        self.calls = self.rows = self.bytes_up = self.bytes_down = 0
+        self._wall, self._cpu = time.perf_counter(), time.thread_time()
+
+    def lap(self, part: str) -> float:
+        """What passed since the last lap was `part`; gives its seconds."""
+        wall, cpu = time.perf_counter(), time.thread_time()
+        passed = wall - self._wall
+        self.wall[part] += passed
+        self.cpu[part] += cpu - self._cpu
+        self._wall, self._cpu = wall, cpu
+        return passed
+
+    def move(self, source: str, target: str, seconds: float) -> None:
+        """`seconds` of wall clock that counted as `source` were `target`."""
+        self.wall[source] -= seconds
+        self.wall[target] += seconds

@@ -1,0 +1,282 @@
+"""A client's conversation with one accelerator: greeting, calls, and what happens when something gets lost.
+
+A call is idempotent: the accelerator keeps nothing of it. So a lost frame is sent again, byte for byte the same, and a
+lost link is opened again, until the time is up. Then the call fails; nothing weaker is ever tried instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutset.errors import FrameError, IntegrityError, LinkClosed, LinkError, LinkTimeout, OffloadError
+from cutset.link import Frame, Link
+from cutset.offload.messages import (
+    PROTOCOL,
+    AskCounters,
+    Counters,
+    Hello,
+    MakePads,
+    Message,
+    Multiply,
+    Product,
+    Refused,
+    SelfTest,
+    Welcome,
+    decode,
+    encode,
+)
+from cutset.version import software
+
+__all__ = ["Patience", "Session"]
+
+Array = NDArray[Any]
+Dial = Callable[[], Link]  # opens the link
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a call may take in all, and after how long without an answer its frame is sent again; seconds."""
+
+    total: float = 30.0
+    resend: float = 10.0
+    redial: float = 0.1  # between attempts to open a link
+
+
+DEFAULT_PATIENCE = Patience()
+
+
+@dataclass(slots=True)
+class _Pending:
+    """What was sent and not yet answered; `fill` writes the same bytes each time."""
+
+    call: int
+    message: Message
+    layout: list[tuple[np.dtype[Any], tuple[int, ...]]]
+    fill: Callable[[list[Array]], None]
+
+
+class Session:
+    """Calls to the accelerator behind `dial`, one at a time, from one thread."""
+
+    def __init__(self, dial: Dial, patience: Patience = DEFAULT_PATIENCE, digest: str | None = None) -> None:
+        self._dial, self.patience, self._digest = dial, patience, digest
+        self._link: Link | None = None
+        self._calls = 0
+        self._pending: _Pending | None = None
+        self._broken: IntegrityError | None = None
+        self.resent = self.redialled = 0
+        self.welcome = self._open(time.monotonic() + patience.total)
+
+    @property
+    def address(self) -> str:
+        return self._link.address if self._link else "?"
+
+    @property
+    def peer(self) -> str:
+        """Who is at the other end: the public key with tcp."""
+        return self._link.peer if self._link else "?"
+
+    def send(
+        self,
+        message: Callable[[int], Message],  # of the number of the call
+        layout: list[tuple[np.dtype[Any], tuple[int, ...]]],
+        fill: Callable[[list[Array]], None],
+        filled: Callable[[], None] | None = None,  # told when the arrays are written, before they leave
+    ) -> None:
+        """Sends a call; `receive` gives its answer."""
+        if self._broken is not None:
+            raise self._broken
+        self._calls += 1
+        self._pending = _Pending(self._calls, message(self._calls), layout, fill)
+        try:
+            self._transmit(self._live(), self.patience.resend, filled)
+        except LinkTimeout:
+            pass  # `receive` sends it again
+        except LinkClosed:
+            self._drop()
+
+    def receive(self) -> tuple[Message, Frame]:
+        """The answer to the last `send`. Raises OffloadError where it was refused, LinkError when the time is up."""
+        pending = self._pending
+        if pending is None:
+            raise OffloadError("nothing was asked of the accelerator")
+        end = time.monotonic() + self.patience.total
+        while True:
+            left = end - time.monotonic()
+            if left <= 0:
+                raise LinkTimeout(self._gave_up())
+            try:
+                link = self._live() if self._link else self._reopened(end)
+                frame = link.recv(min(left, self.patience.resend))
+                message = decode(frame.header)
+            except LinkTimeout:
+                self._resend(end)
+                continue
+            except LinkClosed:
+                self._drop()
+                time.sleep(self.patience.redial)
+                continue
+            except FrameError:  # nonsense on the link: what is lost is asked for again
+                self._drop()
+                continue
+            if getattr(message, "call", None) != pending.call:
+                frame.release()  # an answer to an earlier sending of an earlier call
+                continue
+            if isinstance(message, Refused):
+                raise OffloadError(f"the accelerator at {link.address} refused: {message.reason}")
+            self._pending = None
+            return message, frame
+
+    def call(self, message: Callable[[int], Message], arrays: list[Array] | None = None) -> tuple[Message, Frame]:
+        """`send` and `receive` with arrays that are there already."""
+        given = arrays or []
+
+        def fill(out: list[Array]) -> None:
+            for target, source in zip(out, given, strict=True):
+                target[...] = source
+
+        self.send(message, [(array.dtype, array.shape) for array in given], fill)
+        return self.receive()
+
+    def counters(self) -> dict[str, float]:
+        """What the accelerator says that it has done."""
+        message, frame = self.call(AskCounters)
+        frame.release()
+        if not isinstance(message, Counters):
+            raise self.broke("answered a question about its counters with something else")
+        return message.values
+
+    def self_test(self, weight: Array, x: Array, q: Array) -> tuple[Array, Array]:
+        """Products of residues x (rows, depth) and integers q with a weight that is sent along; copies."""
+        message, frame = self.call(SelfTest, [weight, x, q])
+        shape = (len(x), len(weight))
+        if not isinstance(message, Product) or [a.shape for a in frame.arrays] != [shape, shape]:
+            raise self.broke("answered the self-test with something else")
+        residues, integers = (np.array(array) for array in frame.arrays)
+        frame.release()
+        return residues, integers
+
+    def pads(self, requests: list[tuple[int, bytes, int]], outputs: list[int]) -> list[Array]:
+        """R · W^T of seeds, each (rows, outputs), copied; `requests` are (matrix, seed, rows)."""
+        asked = [(matrix, rows, seed) for matrix, seed, rows in requests]
+        message, frame = self.call(lambda number: MakePads(number, asked))
+        wanted = [((rows, width), np.dtype(np.uint32)) for (_, _, rows), width in zip(requests, outputs, strict=True)]
+        if not isinstance(message, Product) or [(a.shape, a.dtype) for a in frame.arrays] != wanted:
+            raise self.broke("sent pads of another shape than was asked for")
+        products = [np.array(array) for array in frame.arrays]
+        frame.release()
+        return products
+
+    def broke(self, what: str) -> IntegrityError:
+        """Ends the session for good; every later call raises the same error."""
+        if self._broken is None:
+            self._broken = IntegrityError(
+                f"the accelerator at {self.address} {what}. Nothing of it was used and the session is over: "
+                "find out why, or use another accelerator"
+            )
+            self.close()
+        return self._broken
+
+    def fail(self, error: IntegrityError) -> IntegrityError:
+        """Ends the session with an error that names somebody else too."""
+        self._broken = self._broken or error
+        self.close()
+        return self._broken
+
+    def close(self) -> None:
+        """Can be called twice."""
+        self._drop()
+
+    def _live(self) -> Link:
+        if self._link is None:
+            raise LinkClosed("the link to the accelerator is closed")
+        return self._link
+
+    def _drop(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            with contextlib.suppress(LinkError):
+                link.close()
+
+    def _open(self, end: float) -> Welcome:
+        """Dials and greets. Raises OffloadError where the other side has another version or another model."""
+        self._link = self._dial()
+        try:
+            left = max(0.05, end - time.monotonic())
+            self._link.send(encode(Hello(PROTOCOL, software())), timeout=left)
+            frame = self._link.recv(left)
+            welcome = decode(frame.header)
+            frame.release()
+            self._check(welcome)
+        except BaseException:
+            self._drop()
+            raise
+        if not isinstance(welcome, Welcome):  # _check has said so
+            raise OffloadError("not welcome")
+        return welcome
+
+    def _check(self, welcome: Message) -> None:
+        where = self.address
+        if isinstance(welcome, Refused):
+            raise OffloadError(f"the accelerator at {where} refused: {welcome.reason}")
+        if not isinstance(welcome, Welcome):
+            raise OffloadError(f"what listens at {where} is no accelerator of Cutset")
+        if welcome.protocol != PROTOCOL:
+            raise OffloadError(
+                f"the accelerator at {where} speaks version {welcome.protocol} of the protocol, this client "
+                f"{PROTOCOL}: install the same Cutset on both sides (there: {welcome.software})"
+            )
+        if self._digest is not None and welcome.digest != self._digest:
+            raise OffloadError(
+                f"the accelerator at {where} has loaded another model (its weights' digest is {welcome.digest[:12]}…, "
+                f"ours {self._digest[:12]}…): start it with the same checkpoint"
+            )
+        if welcome.max_rows < 1:
+            raise OffloadError(f"the accelerator at {where} takes no rows")
+
+    def _reopened(self, end: float) -> Link:
+        """Opens the link again and repeats what is unanswered. A closed or absent other side is a LinkClosed."""
+        self.redialled += 1
+        self.welcome = self._open(end)
+        link = self._live()
+        self._transmit(link, max(0.05, end - time.monotonic()))
+        return link
+
+    def _resend(self, end: float) -> None:
+        if self._link is None:
+            return
+        self.resent += 1
+        try:
+            self._transmit(self._link, max(0.05, min(self.patience.resend, end - time.monotonic())))
+        except LinkTimeout:
+            pass
+        except LinkClosed:
+            self._drop()
+
+    def _transmit(self, link: Link, timeout: float, filled: Callable[[], None] | None = None) -> None:
+        pending = self._pending
+        if pending is None:
+            return
+        with link.reserve(encode(pending.message), pending.layout, timeout=timeout) as room:
+            pending.fill(list(room.arrays))
+            if filled is not None:
+                filled()
+            room.commit()
+
+    def _gave_up(self) -> str:
+        return (
+            f"the accelerator gave no answer within {self.patience.total:g} s (tried {self.resent} resends and "
+            f"{self.redialled} new links in this session): is it running, and is it overloaded?"
+        )
+
+
+def multiply(matrix: int) -> Callable[[int], Multiply]:
+    """For Session.send: multiplies with this matrix."""
+    return lambda call: Multiply(call, matrix)

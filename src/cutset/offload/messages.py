@@ -1,0 +1,130 @@
+"""What client and accelerator say to each other: the headers of frames, as docs/protocol.md specifies them.
+
+A message is a msgpack array whose first element names its kind. Whoever decodes one takes nothing for granted: a
+message that isn't exactly of these types is a FrameError.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from cutset.errors import FrameError
+
+__all__ = [
+    "MOST_PADS",
+    "PROTOCOL",
+    "AskCounters",
+    "Counters",
+    "Hello",
+    "MakePads",
+    "Message",
+    "Multiply",
+    "Product",
+    "Refused",
+    "SelfTest",
+    "Welcome",
+    "decode",
+    "encode",
+]
+
+PROTOCOL = 1
+MOST_PADS = 8  # requests of one MakePads
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+Word = Annotated[str, msgspec.Meta(max_length=200)]
+Text = Annotated[str, msgspec.Meta(max_length=500)]
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class Hello(msgspec.Struct, tag="hello", array_like=True, forbid_unknown_fields=True):
+    """Client to accelerator, first on every link."""
+
+    protocol: Count
+    software: Word
+
+
+class Welcome(msgspec.Struct, tag="welcome", array_like=True, forbid_unknown_fields=True):
+    """The answer to Hello. The client compares it with its own files and believes nothing else of it."""
+
+    protocol: Count
+    software: Word
+    digest: Word  # cutset.offload.matrices.model_digest of what is loaded
+    matrices: Count
+    device: Word
+    threads: Count
+    max_rows: Count  # of one Multiply
+    makes_pads: bool
+
+
+class Multiply(msgspec.Struct, tag="multiply", array_like=True, forbid_unknown_fields=True):
+    """Multiply the frame's one array (rows, depth) with a matrix: residues (uint32) or integers (int16)."""
+
+    call: Count
+    matrix: Count
+
+
+class Product(msgspec.Struct, tag="product", array_like=True, forbid_unknown_fields=True):
+    """The answer to Multiply or MakePads, with one array (rows, outputs) for each: uint32 residues or int32 integers.
+
+    `seconds` and `shared` (rows of all clients in the same product) are the accelerator's own word.
+    """
+
+    call: Count
+    seconds: Seconds
+    shared: Count
+
+
+class MakePads(msgspec.Struct, tag="pads", array_like=True, forbid_unknown_fields=True):
+    """Expand single-use seeds into residues R (rows, depth) and multiply each with its matrix."""
+
+    call: Count
+    requests: Annotated[
+        list[tuple[Count, Count, bytes]], msgspec.Meta(max_length=MOST_PADS)
+    ]  # matrix, rows, seed (32 bytes)
+
+
+class SelfTest(msgspec.Struct, tag="selftest", array_like=True, forbid_unknown_fields=True):
+    """Multiply with a weight that comes along: arrays weight int8 (outputs, depth), x uint32 and q int16 (rows, depth).
+
+    The answer is a Product with residues and integers.
+    """
+
+    call: Count
+
+
+class AskCounters(msgspec.Struct, tag="counters?", array_like=True, forbid_unknown_fields=True):
+    """What has the accelerator done so far?"""
+
+    call: Count
+
+
+class Counters(msgspec.Struct, tag="counters", array_like=True, forbid_unknown_fields=True):
+    """The answer to AskCounters: names and numbers."""
+
+    call: Count
+    values: Annotated[dict[Word, float], msgspec.Meta(max_length=64)]
+
+
+class Refused(msgspec.Struct, tag="refused", array_like=True, forbid_unknown_fields=True):
+    """Why a message wasn't answered. Never a traceback."""
+
+    call: Count
+    reason: Text
+
+
+Message = Hello | Welcome | Multiply | Product | MakePads | SelfTest | AskCounters | Counters | Refused
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+
+encode = _encoder.encode
+
+
+def decode(header: bytes) -> Message:
+    """Raises FrameError for what is none of the messages above."""
+    try:
+        return _decoder.decode(header)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise FrameError(f"the other side sent a message that isn't one of the offload's: {error}") from None

@@ -1,0 +1,246 @@
+"""What only shared memory has: files, slots, views in place, and words that a liar writes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cutset.errors import ConfigError, FrameError, LinkClosed, LinkError, LinkTimeout
+from cutset.link import Limits, Link, Listener, Timeouts, connect, listen, segment, shm
+from cutset.link import shm_listener as listener_module
+
+QUICK = Timeouts(connect=1, send=2, recv=2)
+LIMITS = Limits(ring=1 << 18, clients=4)
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUTSET_SHM_DIR", str(tmp_path))
+
+
+@pytest.fixture
+def address() -> str:
+    return f"shm://{uuid.uuid4().hex[:8]}"
+
+
+def dial(address: str) -> shm.ShmLink:
+    link = connect(address, timeouts=QUICK, limits=LIMITS)
+    assert isinstance(link, shm.ShmLink)
+    return link
+
+
+def test_arrays_lie_in_the_ring(address: str) -> None:
+    listener = listen(address, limits=LIMITS)
+    link = dial(address)
+    with link.reserve(b"", [(np.uint32, (100,)), (np.complex128, (3,))]) as room:
+        assert room.arrays[0].ctypes.data % 64 == room.arrays[1].ctypes.data % 64 == 0
+        room.arrays[0][:] = 1
+        room.commit()
+        found = listener.recv(1)
+        assert found is not None
+        room.arrays[0][:] = 2  # what nobody should do, and a liar does
+    assert (found[1].arrays[0] == 2).all()
+    # Views outlive the link: the memory stays mapped as long as they do.
+    kept = found[1].arrays[0]
+    link.close()
+    listener.close()
+    del link, listener, found, room
+    assert (kept == 2).all()
+
+
+def test_frames_may_be_released_in_any_order(address: str) -> None:
+    listener = listen(address, limits=LIMITS)
+    link = dial(address)
+    rng, held, sent, seen = random.Random(5), [], 0, 0
+    for _ in range(400):
+        try:
+            link.send(sent.to_bytes(4, "little"), [np.full(2000, sent)], timeout=0)
+            sent += 1
+        except LinkTimeout:
+            assert held
+        while (found := listener.recv(0)) is not None:
+            assert int.from_bytes(found[1].header, "little") == seen
+            held.append((seen, found[1]))
+            seen += 1
+        while held and (len(held) > 5 or rng.random() < 0.5):
+            number, frame = held.pop(rng.randrange(len(held)))
+            assert (frame.arrays[0] == number).all()
+            frame.release()
+    assert seen > 300
+    link.close()
+    listener.close()
+
+
+def test_a_frame_in_pieces_that_was_given_up_is_forgotten(address: str) -> None:
+    listener = listen(address, limits=LIMITS)
+    link = dial(address)
+    with pytest.raises(LinkTimeout):
+        link.send(b"too slow", [np.ones(1 << 20, np.uint8)], timeout=0.05)
+    assert listener.recv(0.05) is None
+    link.send(b"small", [np.arange(5)])
+    found = listener.recv(1)
+    assert found is not None
+    assert found[1].header == b"small"
+    link.close()
+    listener.close()
+
+
+def test_slots_are_counted_and_used_again(address: str) -> None:
+    listener = listen(address, limits=LIMITS)
+    for _ in range(3):
+        links = [dial(address) for _ in range(4)]
+        with pytest.raises(LinkClosed, match="as many clients"):
+            dial(address)
+        for link in links:
+            link.close()
+        for _ in range(20):
+            assert listener.recv(0.01) is None
+        assert len(listener.gone()) == 4
+    listener.close()
+
+
+def test_a_full_directory_is_an_error(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    listener = listen(address, limits=LIMITS)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(LinkError, match="no room for 0 MiB"):
+            dial(address)
+    dial(address).close()  # the slot was given back
+    listener.close()
+
+
+def test_a_ring_that_is_larger_than_allowed_is_refused(address: str) -> None:
+    listener = listen(address, limits=Limits(max_ring=1 << 16))
+    link = connect(address, timeouts=QUICK, limits=LIMITS)
+    link.send(b"x")
+    assert listener.recv(0.05) is None
+    with pytest.raises(LinkClosed):
+        link.recv(1)
+    listener.close()
+
+
+@pytest.mark.parametrize("what", ["a link", "open to others", "another size", "a directory"])
+def test_odd_files_are_refused(address: str, tmp_path: Path, what: str) -> None:
+    path = segment.control_path(address[6:])
+    if what == "a link":
+        (tmp_path / "precious").write_bytes(b"x")
+        path.symlink_to(tmp_path / "precious")
+    elif what == "a directory":
+        path.mkdir()
+    else:
+        path.write_bytes(b"x" * (10 if what == "another size" else segment.CONTROL_BYTES))
+        path.chmod(0o600 if what == "another size" else 0o666)
+    with pytest.raises(LinkError):
+        connect(address, timeouts=Timeouts(connect=0.1))
+    if what == "another size":
+        listen(address).close()
+    else:
+        with pytest.raises(LinkError):
+            listen(address)
+    if what == "a link":
+        assert (tmp_path / "precious").read_bytes() == b"x"
+
+
+def test_there_must_be_a_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUTSET_SHM_DIR", "/nowhere")
+    with pytest.raises(ConfigError, match="CUTSET_SHM_DIR"):
+        listen("shm://x")
+
+
+def test_without_locks_and_futexes(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a client in an enclave: the listener takes naps, and learns of a close but not of a death."""
+    listener = listen(address, limits=LIMITS)
+    with monkeypatch.context() as patch:
+        patch.setattr(shm, "in_enclave", lambda: True)
+        patch.setattr(segment.Locks, "take", lambda *_: None)
+        link = dial(address)
+    for _ in range(3):
+        link.send(b"x", [np.arange(1000)])
+        found = listener.recv(1)
+        assert found is not None
+        found[0].send(b"y")
+        assert link.recv().header == b"y"
+        found[1].release()
+    link.close()
+    assert listener.recv(0.2) is None
+    assert listener.gone() == [found[0]]
+    listener.close()
+
+
+def test_garbage_in_the_rings_is_an_error_or_a_closed_link(address: str) -> None:
+    listener = listen(address, limits=LIMITS)
+    rng = random.Random(1)
+    good = dial(address)
+    for turn in range(60):
+        bad = dial(address)
+        bad.send(bytes([turn]), [np.arange(100)])
+        end = until(listener, bytes([turn]))
+        end.send(b"reply", [np.arange(50)])
+        bad.send(b"more", [np.arange(50)])
+        memory = bad._memory
+        spots = [
+            0,
+            64,
+            256,
+            segment.PAGE + LIMITS.ring,
+            segment.PAGE + LIMITS.ring + 64,
+            segment.PAGE + LIMITS.ring + 256,
+        ]
+        for _ in range(1 + turn % 3):
+            at = rng.choice(spots) + 8 * rng.randrange(8)
+            memory[at : at + 8] = rng.choice([rng.randbytes(8), bytes(8), b"\xff" * 8, b"\x40" + bytes(7)])
+        for action in ("receive", "reply", "send"):
+            with contextlib.suppress(LinkClosed, LinkTimeout, FrameError):
+                if action == "receive":
+                    bad.recv(0)
+                else:
+                    (bad if action == "send" else end).send(b"x", timeout=0)
+        listener.recv(0)
+        bad.close()
+        good.send(b"fine")
+        until(listener, b"fine")
+    listener.close()
+
+
+def until(listener: Listener, header: bytes) -> Link:
+    """The client whose frame has this header; others are passed over."""
+    while True:
+        found = listener.recv(1)
+        assert found is not None
+        found[1].release()
+        if found[1].header == header:
+            return found[0]
+
+
+def test_garbage_in_the_control_file_is_an_error_or_nothing(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener_module, "LOOK", 0.0)
+    listener = listen(address, limits=LIMITS)
+    rng = random.Random(2)
+    path = segment.control_path(address[6:])
+    for _ in range(100):
+        with path.open("r+b") as file:
+            for _ in range(4):
+                file.seek(segment.FIRST_SLOT + rng.randrange(4) * segment.SLOT + 8 * rng.randrange(5))
+                file.write(rng.choice([rng.randbytes(8), bytes(8), b"\x02" + bytes(7), b"\xff" * 8]))
+            file.seek(segment.JOINS)
+            file.write(rng.randbytes(4))
+        assert listener.recv(0.001) is None
+        listener.gone()
+    with path.open("r+b") as file:
+        file.seek(segment.FIRST_SLOT)
+        file.write(bytes(segment.SLOT * 4))
+    link = dial(address)
+    link.send(b"fine")
+    assert (listener.recv(1) or (None, None))[1] is not None
+    link.close()
+    listener.close()

@@ -1,0 +1,184 @@
+"""Bad luck with real processes: killed, restarted, slow, strangers. A clear error or the right text, never another."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cutset import LLM, SamplingParams
+from cutset.config import load_settings
+from cutset.errors import LinkError, OffloadError
+from cutset.link.keys import new_keys, save_keys
+from cutset.models.random import RandomModel
+from cutset.offload.client.open import dial
+from cutset.offload.client.session import Session
+
+LONG = SamplingParams(max_tokens=60, temperature=0, ignore_eos=True)
+PROMPT = "Once upon a time"
+Start = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[int]:
+    with LLM("story", threads=1, mode="local") as llm:
+        return llm.generate(PROMPT, LONG)[0].token_ids
+
+
+@pytest.fixture(params=["ipc", "shm"])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return f"ipc://{tmp_path}/a" if request.param == "ipc" else f"shm://cutset-test-{os.getpid()}-{time.time_ns()}"
+
+
+def follow(llm: LLM, tokens: list[int], after_8: Callable[[], None]) -> None:
+    """Collects the tokens of an answer; does something once 8 are there; raises what the answer ends with."""
+    done = False
+    for delta in llm.stream(PROMPT, LONG):
+        if delta.error is not None:
+            raise delta.error
+        tokens += delta.token_ids
+        if len(tokens) >= 8 and not done:
+            done = True
+            after_8()
+
+
+def test_an_answer_through_another_process(address: str, start: Start, expected: list[int]) -> None:
+    accelerator = start(address)
+    with LLM("story", threads=1, offload=address) as llm:
+        assert llm.generate(PROMPT, LONG)[0].token_ids == expected
+        assert llm.offload is not None
+        assert llm.offload.linears.session.counters()["calls"] > 0
+    code, said = accelerator.stop()
+    assert code == 0
+    assert "stopped: 1 clients" in said
+
+
+def test_an_accelerator_that_is_killed_and_restarted_costs_no_token(
+    address: str, start: Start, expected: list[int]
+) -> None:
+    first = start(address)
+    again = threading.Thread(target=start, args=(address,))
+    tokens: list[int] = []
+
+    def restart() -> None:
+        first.kill()
+        again.start()
+
+    with LLM("story", threads=1, offload=address) as llm:
+        follow(llm, tokens, restart)
+        again.join()
+        assert llm.offload is not None
+        assert llm.offload.linears.session.redialled > 0
+    assert tokens == expected
+
+
+def test_an_accelerator_that_is_killed_for_good_is_an_error_in_time(
+    address: str, start: Start, expected: list[int]
+) -> None:
+    accelerator = start(address)
+    tokens: list[int] = []
+    started = [0.0]
+
+    def kill() -> None:
+        accelerator.kill()
+        started[0] = time.monotonic()
+
+    with LLM("story", threads=1, offload=address, offload_timeout=2) as llm:
+        with pytest.raises(LinkError, match="gave no answer within 2 s"):
+            follow(llm, tokens, kill)
+        assert time.monotonic() - started[0] < 15
+    assert tokens == expected[: len(tokens)]
+
+
+def test_an_accelerator_that_comes_back_with_another_model_is_refused(
+    address: str, start: Start, expected: list[int], tmp_path: Path
+) -> None:
+    RandomModel(hidden=64, heads=4, kv_heads=2, vocab=128).write_checkpoint(tmp_path / "other")
+    accelerator = start(address)
+    tokens: list[int] = []
+
+    def replace() -> None:
+        accelerator.kill()
+        start(address, str(tmp_path / "other"))
+
+    with LLM("story", threads=1, offload=address) as llm, pytest.raises(OffloadError, match="another model"):
+        follow(llm, tokens, replace)
+    assert tokens == expected[: len(tokens)]
+
+
+CLIENT = """
+import sys
+from cutset import LLM, SamplingParams
+llm = LLM("story", threads=1, offload=sys.argv[1])
+for delta in llm.stream("Once upon a time", SamplingParams(max_tokens=400, temperature=0, ignore_eos=True)):
+    print("token", flush=True)
+"""
+
+
+def test_a_client_that_is_killed_is_forgotten(address: str, start: Start) -> None:
+    start(address)
+    client = subprocess.Popen([sys.executable, "-c", CLIENT, address], stdout=subprocess.PIPE, text=True)
+    assert client.stdout is not None
+    assert client.stdout.readline() == "token\n"
+    asking = Session(lambda: dial(load_settings({}), address, None))
+    assert asking.counters()["connected"] == 2
+    client.send_signal(signal.SIGKILL)
+    client.communicate()
+    end = time.monotonic() + 15
+    while asking.counters()["connected"] > 1:
+        assert time.monotonic() < end, "a dead client is still there"
+        time.sleep(0.1)
+    asking.close()
+
+
+def test_over_tcp_with_keys_and_not_without(start: Start, expected: list[int], tmp_path: Path) -> None:
+    for name in ("server", "client", "stranger"):
+        save_keys(new_keys(), name, tmp_path)
+    (tmp_path / "allowed").mkdir()
+    (tmp_path / "client.pub").rename(tmp_path / "allowed" / "client.pub")
+    keys = ("--key", str(tmp_path / "server.key"), "--allow", str(tmp_path / "allowed"))
+    accelerator = start("tcp://127.0.0.1:0", "story", *keys)
+    address = accelerator.lines[-1].split()[2].rstrip(":")
+    assert address.startswith("tcp://127.0.0.1:")
+    known = {"key": tmp_path / "client.key", "accelerator_key": tmp_path / "server.pub"}
+    with LLM("story", threads=1, offload=address, **known) as llm:
+        assert llm.generate(PROMPT, LONG)[0].token_ids == expected
+    for wrong in ({"key": tmp_path / "stranger.key"}, {"accelerator_key": tmp_path / "stranger.pub"}):
+        with pytest.raises(LinkError):
+            LLM("story", threads=1, offload=address, offload_timeout=2, **(known | wrong))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_accelerator_is_stopped_by_a_signal(number: int, start: Start, ipc: str) -> None:
+    accelerator = start(ipc)
+    accelerator.process.send_signal(number)
+    code, said = accelerator.stop()
+    assert code == 0
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["story", "--listen", "tcp://127.0.0.1:0"], "tcp needs --key"),
+        (["story", "--listen", "nonsense"], "is not an address"),
+        (["nothing-here", "--listen", "inproc://x"], "nothing-here"),
+        (["story", "--listen", "ipc:///nowhere/at/all"], "nowhere"),
+        (["story", "--listen", "inproc://x", "--max-rows", "0"], "--max-rows"),
+    ],
+)
+def test_wrong_arguments_are_one_line_and_exit_code_2(arguments: list[str], message: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "cutset", "accelerator", *arguments], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
