@@ -71,13 +71,13 @@ def accelerator() -> str:
     return address
 
 
-def run(middle: Middle | None = None, *, pads: Middle | None = None, mode: str = "", prompt: str = PROMPT) -> Run:
-    """Answers a prompt through the man in the middle; with `pads`, another one stands before a pad server."""
+def run(middle: Middle | None = None, *, pads: Middle | None = None, prompt: str = PROMPT, **options: Any) -> Run:
+    """Answers a prompt through the man in the middle; with `pads`, another one stands before a pad server.
+
+    `options` are settings of the client."""
     middle = middle or Middle()
     proxies = [Proxy(accelerator(), each) for each in (middle, pads) if each is not None]
-    options: dict[str, Any] = {"offload": proxies[0].address, "offload_timeout": 5, "threads": 1}
-    if mode:
-        options["mode"] = mode
+    options |= {"offload": proxies[0].address, "offload_timeout": 5, "threads": 1}
     if pads is not None:
         options |= {"pads_from": proxies[1].address, "pads_same_host": True}
     states: list[tuple[str, Array, Array]] = []

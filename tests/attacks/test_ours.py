@@ -1,5 +1,6 @@
 """Every attack fails on the real client, and what leaves it in a masked answer is uniform."""
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -9,7 +10,9 @@ from attacks.statistics import TESTS, failures
 from attacks.suite import ATTACKS
 from cutset.errors import IntegrityError
 from cutset.offload.client import ledger, pad_sources
-from cutset.offload.messages import Hello, Multiply, Product
+from cutset.offload.messages import Hello, Multiply, Product, Welcome
+
+PROMPT = ours.PROMPT
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
@@ -80,6 +83,30 @@ def test_a_client_whose_masks_are_small_is_found(monkeypatch):
     honest = pad_sources.residues
     monkeypatch.setattr(pad_sources, "residues", lambda *args: honest(*args) >> 4)
     assert ours.noise_is_no_pad().succeeded
+
+
+class TakesFew(Middle):
+    """Says that it takes a few rows at once, to count them by the calls."""
+
+    def __init__(self, most):
+        super().__init__()
+        self.most = most
+
+    def reply(self, asked: Sent, answer: Sent) -> list[Sent]:
+        if isinstance(answer.message, Welcome):
+            return [Sent(msgspec.structs.replace(answer.message, max_rows=self.most), ())]
+        return [answer]
+
+
+@pytest.mark.parametrize("most", [1, 3, 8, 4096])
+def test_padded_rows_hide_their_number_from_whoever_takes_few(most):
+    found = [ours.run(TakesFew(most), pad_rows=True, prompt=prompt) for prompt in (PROMPT, PROMPT[:-12], PROMPT[:-24])]
+    lengths = [len(each.prompt) for each in found]
+    assert len(set(lengths)) == 3
+    assert {8 < length <= 16 for length in lengths} == {True}
+    assert found[0].tokens == ours.right()
+    shapes = [[sent.arrays[0].shape for sent in each.products] for each in found]
+    assert shapes[0] == shapes[1] == shapes[2]
 
 
 def test_nothing_is_sent_after_a_lie():
