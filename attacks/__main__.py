@@ -19,11 +19,14 @@ def main() -> int:
     args = parser.parse_args()
     wrong = 0
     for attack in ATTACKS:
-        old = attack.old()
-        wrong += not old.succeeded
-        print(f"{attack.name:<30}{attack.scheme:<28}{'broken' if old.succeeded else 'HELD'}: {old.figure}")
+        old, ours = attack.old(), attack.ours()
+        wrong += not old.succeeded or ours.succeeded
+        print(attack.name.upper())
         if args.ideas:
-            print(f"    {attack.idea}")
+            print(f"  {attack.idea}")
+        print(f"  {attack.scheme:<28}{'broken' if old.succeeded else 'HELD  '}  {old.figure}")
+        print(f"  {'cutset masked+verified':<28}{'BROKEN' if ours.succeeded else 'held  '}  {ours.figure}")
+    print(f"\n{len(ATTACKS)} attacks, {wrong} that didn't go as they must")
     return 1 if wrong else 0
 
 

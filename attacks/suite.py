@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from attacks import lying, reading
+from attacks import lying, ours, reading
 from attacks.setting import Outcome
 
 __all__ = ["ATTACKS", "Attack"]
@@ -17,6 +17,7 @@ class Attack:
 
     scheme: str
     old: Callable[[], Outcome]
+    ours: Callable[[], Outcome]
 
     @property
     def name(self) -> str:
@@ -33,21 +34,21 @@ TRUSTING = "a client that believes"
 FIELD = "pads mod p, half checked"
 
 ATTACKS = (
-    Attack(FLOAT_PAD, reading.noise_is_no_pad),
-    Attack(FLOAT_PAD, reading.mask_reuse),
-    Attack("mask sent beside the value", reading.mask_beside_value),
-    Attack("two copies and a scalar", reading.scalar_from_shared_keys),
-    Attack("two copies and a scalar", reading.scalar_from_softmax),
-    Attack("mixed tokens", reading.known_plaintext),
-    Attack(TRUSTING, reading.ids_in_clear),
-    Attack(TRUSTING, reading.norms_from_the_accelerator),
-    Attack("fallback to clear", reading.downgrade),
-    Attack(TRUSTING, lying.tamper_one_element),
-    Attack(TRUSTING, lying.replay),
-    Attack(TRUSTING, lying.swapped_layers),
-    Attack(TRUSTING, lying.truncated_reply),
-    Attack("lengths obeyed", lying.oversized_reply),
-    Attack(FIELD, lying.add_p),
-    Attack("pads mod 2³²", lying.error_of_half_the_ring),
-    Attack(FIELD, lying.lying_pad_server),
+    Attack(FLOAT_PAD, reading.noise_is_no_pad, ours.noise_is_no_pad),
+    Attack(FLOAT_PAD, reading.mask_reuse, ours.mask_reuse),
+    Attack("mask sent beside the value", reading.mask_beside_value, ours.mask_beside_value),
+    Attack("two copies and a scalar", reading.scalar_from_shared_keys, ours.no_product_of_secrets),
+    Attack("two copies and a scalar", reading.scalar_from_softmax, ours.no_product_of_secrets),
+    Attack("mixed tokens", reading.known_plaintext, ours.known_plaintext),
+    Attack(TRUSTING, reading.ids_in_clear, ours.ids_in_clear),
+    Attack(TRUSTING, reading.norms_from_the_accelerator, ours.norms_from_the_accelerator),
+    Attack("fallback to clear", reading.downgrade, ours.downgrade),
+    Attack(TRUSTING, lying.tamper_one_element, ours.tamper_one_element),
+    Attack(TRUSTING, lying.replay, ours.replay),
+    Attack(TRUSTING, lying.swapped_layers, ours.swapped_layers),
+    Attack(TRUSTING, lying.truncated_reply, ours.truncated_reply),
+    Attack("lengths obeyed", lying.oversized_reply, ours.oversized_reply),
+    Attack(FIELD, lying.add_p, ours.add_p),
+    Attack("pads mod 2³²", lying.error_of_half_the_ring, ours.error_of_half_the_ring),
+    Attack(FIELD, lying.lying_pad_server, ours.lying_pad_server),
 )

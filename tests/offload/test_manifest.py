@@ -1,9 +1,11 @@
 """The rendered manifest: sound by our own linter, and what it measures is enough to run the client, and all of it."""
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
+import sys
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -91,33 +93,52 @@ sys.exit(code or (f"from outside: {sorted(strangers)}" if strangers else 0))
 """
 
 
+@contextlib.contextmanager
+def accelerator(ring):
+    """An accelerator outside, with its ring in the directory `ring`."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("CUTSET_")}
+    environ["CUTSET_SHM_DIR"] = str(ring)
+    command = [sys.executable, "-m", "cutset", "accelerator", "story", "--listen", "shm://cutset", "--threads", "1"]
+    with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert any("listening" in line for line in process.stderr)
+            yield
+        finally:
+            process.terminate()
+
+
 def test_what_is_measured_runs_the_client(client, tmp_path, capsys):
-    """A tree of the measured files alone, in their places: the client answers in it and loads nothing else."""
+    """A tree of the measured files alone, in their places, and the manifest's own arguments and variables: the client
+    answers through an accelerator outside, and loads nothing else."""
     document, root = rendered(client), tmp_path / "root"
-    measured = {Path(entry["uri"].removeprefix("file:")) for entry in document["sgx"]["trusted_files"]}
+    measured = {Path(entry["uri"].removeprefix("file:")) for entry in document["sgx"]["trusted_files"][2:]}
     for mount in document["fs"]["mounts"]:
-        source = Path(mount["uri"].removeprefix("file:"))
-        if "gramine" in mount["uri"] or mount.get("type"):
+        source = Path(mount["uri"].partition(":")[2])
+        if mount.get("type"):
+            host(mount["path"], root).mkdir(parents=True)
             continue
         for file in measured:
             if file == source or file.is_relative_to(source):
                 target = host(mount["path"], root) / file.relative_to(source)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(file, target)
-    (root / "private").mkdir()
     (root / "private/prompt.txt").write_text("Once upon a time")
-    environ = {name: str(value) for name, value in document["loader"]["env"].items()}
-    for name in ("PYTHONHOME", "PYTHONPATH"):
-        environ[name] = str(host(environ[name], root))
-    environ["LD_LIBRARY_PATH"] = str(root / "libs")
-    asked = [host("/private/prompt.txt", root), "--output", host("/private/answer.txt", root), "--max-tokens", "8"]
-    command = [root / "python/bin/python3", *document["loader"]["argv"][1:5], "-c", CHECK, root, "generate"]
-    command += [root / "model", "--prompt-file", *asked]
-    done = subprocess.run(list(map(str, command)), env=environ, cwd=root, capture_output=True, text=True, timeout=120)
+    places = ("/python", "/app", "/lib:/libs", "/model", "/private", "/dev")
+
+    def inside(text):
+        return str(host(text, root)).replace(":/", f":{root}/") if text.startswith(places) else text
+
+    environ = {name: inside(value) for name, value in document["loader"]["env"].items()}
+    python, *flags, _, module = [inside(word) for word in document["loader"]["argv"][:7]]
+    assert module == "cutset.cli"
+    words = [inside(word) for word in document["loader"]["argv"][7:]]
+    command = [python, *flags, "-c", CHECK, str(root), *words, "--max-tokens", "8"]
+    with accelerator(root / "dev/shm/cutset"):
+        done = subprocess.run(command, env=environ, cwd=root, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert main(["generate", "story", "--prompt", "Once upon a time", "--max-tokens", "8", "--threads", "1"]) == 0
-    assert (root / "private/answer.txt").read_text() == capsys.readouterr().out
     assert done.stdout == ""
+    assert main(["generate", "story", "--prompt", "Once upon a time", "--max-tokens", "8", "--mode", "local"]) == 0
+    assert (root / "private/answer.txt").read_text() == capsys.readouterr().out
 
 
 def test_only_the_ring_is_shared(small):

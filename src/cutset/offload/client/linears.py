@@ -72,15 +72,20 @@ class OffloadLinears:
             if self._idle is not None:
                 self._idle.touch()
             matrix = self.weights.matrices[self.weights.numbers[site, layer, expert]]
-            most = self.session.welcome.max_rows
-            for first in range(0, len(rows), most):
-                self._multiply(matrix, rows[first : first + most], out[first : first + most])
+            most, total = self.session.welcome.max_rows, len(rows)
+            if (
+                self.pad_rows
+            ):  # rounded up before it is split: the accelerator chooses `most`, and would count the calls
+                total, most = bucket(total), bucket(most + 1) // 2
+            for first in range(0, total, most):
+                part = slice(first, first + most)
+                self._multiply(matrix, rows[part], out[part], min(most, total - first))
             self._after = site
 
-    def _multiply(self, matrix: ClientMatrix, rows: Floats, out: Floats) -> None:
+    def _multiply(self, matrix: ClientMatrix, rows: Floats, out: Floats, sent: int) -> None:
+        """Sends `sent` rows, of which `rows` may be fewer, and even none."""
         parts, native, pool = self.parts, self._native, self._pool
         q, scales = native.quantize_rows(rows, matrix.bits, pool)
-        sent = min(bucket(len(q)), self.session.welcome.max_rows) if self.pad_rows else len(q)
         if sent > len(q):  # rows of zeros, which a mask makes look like any other
             q = np.concatenate([q, np.zeros((sent - len(q), matrix.depth), dtype=np.int16)])
             scales = np.concatenate([scales, np.zeros(sent - len(rows), dtype=np.float32)])
