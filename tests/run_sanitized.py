@@ -31,7 +31,8 @@ def main() -> int:
     for module in (native, ring):
         assert Path(module.__file__).is_relative_to(BUILT), f"the tests would run on {module.__file__}"
     # Without -s pytest holds back the report of a sanitizer that ends the process.
-    tests = ["tests/kernels", "tests/models/test_native.py", "tests/link/test_ring.py", "tests/link/test_shm.py"]
+    tests = ["tests/kernels", "tests/models/test_native.py", "tests/models/test_integer.py"]
+    tests += ["tests/link/test_ring.py", "tests/link/test_shm.py"]
     return pytest.main(["-s", "-q", "-p", "no:cacheprovider", *tests, *sys.argv[1:]])
 
 

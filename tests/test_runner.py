@@ -275,6 +275,13 @@ def test_bad_integer_checkpoints_are_refused(tmp_path: Path) -> None:
         assert message in refused(folder, "--inputs", file)
         for path, content in good.items():
             path.write_bytes(content)
+    digests = json.loads((folder / "digests.json").read_text())
+    for wrong in ({**digests, QKV: "0" * 64}, {**digests, QKV: None}, {**digests, "more": "0"}, {"more": "0"}, {}, []):
+        (folder / "digests.json").write_text(json.dumps(wrong))
+        assert "digest" in refused(folder, "--inputs", file)
+    (folder / "digests.json").unlink()
+    assert "digests.json" in refused(folder, "--inputs", file)
+    (folder / "digests.json").write_text(json.dumps(digests))
     stored = json.loads((folder / "config.json").read_text())
     for version, message in (
         (1, "q_proj.weight is missing"),
@@ -285,6 +292,21 @@ def test_bad_integer_checkpoints_are_refused(tmp_path: Path) -> None:
         stored["quantization_config"]["version"] = version
         (folder / "config.json").write_text(json.dumps(stored))
         assert message in refused(folder, "--inputs", file)
+
+
+@pytest.mark.parametrize("hidden", [12, 14, 16, 30])
+def test_digests_are_compared(hidden: int, tmp_path: Path) -> None:
+    """Norms of 48, 56, 64 and 120 bytes: padding begins before, at and after the end of a block."""
+    model = RandomModel(hidden=hidden, heads=1, kv_heads=1, vocab=61)
+    model.write_checkpoint(tmp_path / "float")
+    model.write_exchange(tmp_path / "file.json")
+    source, folder = open_source(tmp_path / "float"), tmp_path / "int8"
+    write_integer_checkpoint(source.spec, source.config, source.tensors, tmp_path / "float", folder)
+    logits_of(folder, "--inputs", tmp_path / "file.json")
+    flipped = bytearray((folder / "model.safetensors").read_bytes())
+    flipped[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(flipped)
+    assert "the file was changed" in refused(folder, "--inputs", tmp_path / "file.json")
 
 
 def test_shards_are_one_checkpoint(tmp_path: Path) -> None:

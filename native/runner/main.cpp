@@ -10,6 +10,7 @@
 
 #include "kernels/table.h"
 #include "runner/checkpoint.h"
+#include "runner/digest.h"
 #include "runner/error.h"
 #include "runner/exchange.h"
 #include "runner/forward.h"
@@ -81,6 +82,7 @@ void run(const Options& options) {
   const Precision precision = precision_of(options, spec);
   const Inputs inputs = find_inputs(options, *source, spec, pool);
   const Tensors tensors = source->tensors(spec);
+  if (spec.integer && !source->exchange()) check_digests(options.model, tensors, pool);
   check_memory(spec, precision, inputs.batch, inputs.tokens);
   Model model(spec, tensors, precision, pool);
   Forward forward(model, inputs, pool);

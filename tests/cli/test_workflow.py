@@ -117,8 +117,9 @@ def test_a_changed_integer_checkpoint_is_refused(model: Path, tmp_path: Path, ca
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    assert run("forward", tmp_path / "int", "--inputs", model) == 2
-    assert "the file was changed" in capsys.readouterr().err
+    for verify in ("changed", "always"):
+        assert run("forward", tmp_path / "int", "--inputs", model, "--verify", verify) == 2
+        assert "the file was changed" in capsys.readouterr().err
 
 
 def test_an_instruction_set_that_is_not_there(model: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

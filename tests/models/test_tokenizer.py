@@ -16,8 +16,8 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Backend
 
 from cutset.errors import RequestError, TokenizerError
-from cutset.models import tokenizer as module
 from cutset.models.tokenizer import Tokenizer
+from cutset.models.tokenizer_kinds import QWEN2_WORDS
 
 CORPUS = [
     "Once upon a time there was a girl named Lily. She said 'I'm happy', and 123 + 456 = 579!\n\n  Tabs\tand   spaces.",
@@ -97,7 +97,7 @@ def sentencepiece_like(*, post_processor: bool = True) -> Backend:
 def qwen_like() -> Backend:
     backend = byte_level()
     backend.normalizer = normalizers.NFC()
-    words = pre_tokenizers.Split(Regex(module._QWEN2_WORDS), behavior="isolated")
+    words = pre_tokenizers.Split(Regex(QWEN2_WORDS), behavior="isolated")
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
@@ -372,7 +372,7 @@ def test_malformed_files_are_named(tmp_path: Path, name: str, content: bytes, me
 
 def test_files_that_are_too_large_or_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, byte_level())
-    monkeypatch.setattr(module, "MAX_JSON_BYTES", 1 << 10)
+    monkeypatch.setattr("cutset.models.tokenizer.MAX_JSON_BYTES", 1 << 10)
     with pytest.raises(TokenizerError, match=r"tokenizer\.json: larger than"):
         Tokenizer.load(tmp_path)
     (tmp_path / "tokenizer.json").unlink()

@@ -39,6 +39,8 @@ def verify_digests(directory: Path, tensors: Mapping[str, Tensor], threads: int,
         for name, found in zip(names, pool.map(lambda name: digest(tensors[name].raw), names), strict=True):
             if found != wanted[name]:
                 raise CheckpointError(f"{tensors[name].file}: the digest of {name} doesn't match: the file was changed")
+    for tensor in tensors.values():
+        tensor.forget()  # what isn't used needn't stay in memory
     remember(directory, seen)
 
 
