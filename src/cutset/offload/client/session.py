@@ -125,6 +125,7 @@ class Session:
                 continue
             except FrameError:  # nonsense on the link: what is lost is asked for again
                 self._drop()
+                time.sleep(self.patience.redial)
                 continue
             if getattr(message, "call", None) != pending.call:
                 frame.release()  # an answer to an earlier sending of an earlier call
