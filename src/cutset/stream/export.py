@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -21,7 +20,8 @@ from cutset.errors import GraphError
 from cutset.stream.explain import explain, line_of
 from cutset.stream.flops import flops
 from cutset.stream.graph import ITEM_BYTES, Argument, Graph, Keyword, Node, Read, Value, Weight
-from cutset.stream.operators import resolve, short_name
+from cutset.stream.naming import node_names, place
+from cutset.stream.operators import resolve
 
 __all__ = ["Exported", "export"]
 
@@ -83,7 +83,7 @@ class _Reader:
         results = self._results()
         needed = _needed(results)
         called = [n for n in self.program.graph.nodes if n in needed and n.op != "placeholder"]
-        names = _names([n for n in called if not _is_item(n)], {value.name for value in self.inputs})
+        names = node_names([n for n in called if not _is_item(n)], {value.name for value in self.inputs})
         nodes = []
         for node in called:
             if _is_item(node):
@@ -164,7 +164,7 @@ class _Reader:
         first = made[0] if several else made
         return Node(
             name=name,
-            path=_place(node)[0],
+            path=place(node)[0],
             op=op,
             args=args,
             kwargs=tuple((key, self._argument(node, argument)) for key, argument in node.kwargs.items()),
@@ -208,32 +208,11 @@ def _is_tensor(argument: Any) -> bool:
     return isinstance(argument, torch.fx.Node) and isinstance(argument.meta.get("val"), Tensor)
 
 
-def _place(node: Any) -> tuple[str, str]:
-    """The path of the module that a node belongs to, and a key that tells its calls apart."""
-    stack = node.meta.get("nn_module_stack") or {}
-    key = next(reversed(stack), "")
-    return (str(stack[key][0]), str(key)) if stack else ("", "")
-
-
-def _names(nodes: list[Any], taken: set[str]) -> dict[Any, str]:
-    """A unique name for each node: `features.0`, `layer1.0.add`, `layer1.0.relu#2` for the second call of a module."""
-    places = {node: _place(node) for node in nodes}
-    calls = Counter(places.values())
-    outer = {path[:i] for path, _ in calls for i, letter in enumerate(path) if letter == "."}
-    names, seen = {}, Counter(taken)
-    for node in nodes:
-        path, _ = places[node]
-        name = path
-        if not path or path in outer or calls[places[node]] > 1:
-            name = ".".join(filter(None, (path, short_name(str(node.target)) if "." in str(node.target) else node.name)))
-        seen[name] += 1
-        names[node] = name if seen[name] == 1 else f"{name}#{seen[name]}"
-    return names
-
-
 def _value(node: Any, name: str, fake: Any) -> Value:
     if not isinstance(fake, Tensor):
-        raise GraphError(f"{node.target} makes a number out of values, which differs from picture to picture{line_of(node)}")
+        raise GraphError(
+            f"{node.target} makes a number out of values, which differs from picture to picture{line_of(node)}"
+        )
     shape = tuple(fake.shape)
     if not all(isinstance(size, int) for size in shape):
         raise GraphError(f"the shape of what {node.target} makes depends on values{line_of(node)}")

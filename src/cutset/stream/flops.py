@@ -10,10 +10,22 @@ __all__ = ["flops"]
 Shape = Sequence[int]
 
 # Operators that move values, or only look at them in another way.
-MOVES = frozenset(
-    "_to_copy alias cat chunk clone constant_pad_nd copy detach empty expand flatten full index_select pad permute "
-    "reshape repeat select slice slice_scatter split split_with_sizes squeeze stack t to transpose unbind unflatten "
-    "unsqueeze upsample_nearest2d view zeros ones".split()
+MOVES = (
+    *("_to_copy", "alias", "clone", "copy", "detach", "to", "empty", "full", "ones", "zeros"),
+    *(
+        "cat",
+        "chunk",
+        "split",
+        "split_with_sizes",
+        "stack",
+        "unbind",
+        "index_select",
+        "select",
+        "slice",
+        "slice_scatter",
+    ),
+    *("expand", "flatten", "permute", "reshape", "squeeze", "t", "transpose", "unflatten", "unsqueeze", "view"),
+    *("constant_pad_nd", "pad", "repeat", "upsample_nearest2d"),
 )
 PRODUCTS = frozenset(("mm", "bmm", "matmul", "mv", "dot"))
 # Operations an output value, where it isn't one.
@@ -48,7 +60,8 @@ def flops(op: str, shapes: Sequence[Shape | None], output: Shape, numbers: Seque
         return math.prod(first)
     if "pool" in op:
         window = numbers[1] if len(numbers) > 1 else 1
-        return made * (math.prod(window) if isinstance(window, tuple) else int(window))  # type: ignore[arg-type,call-overload]
+        sizes = window if isinstance(window, tuple) else (window,)
+        return made * math.prod(size for size in sizes if isinstance(size, int))
     if op in ("mean", "sum", "amax", "amin", "max", "min", "argmax") and first is not None:
         return math.prod(first)
     return made * PER_VALUE.get(op, 1)

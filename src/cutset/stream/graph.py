@@ -14,7 +14,7 @@ from functools import cached_property
 
 from cutset.errors import GraphError
 
-__all__ = ["ITEM_BYTES", "Argument", "Cut", "Graph", "Keyword", "Node", "Read", "Value", "Weight"]
+__all__ = ["ITEM_BYTES", "Argument", "Cut", "Graph", "Keyword", "Node", "Read", "Value", "Weight", "short_name"]
 
 ITEM_BYTES = {
     "bool": 1,
@@ -28,6 +28,15 @@ ITEM_BYTES = {
     "float32": 4,
     "float64": 8,
 }
+
+# Operators that are better known by other names.
+SHORT = {"_native_batch_norm_legit_no_training": "batch_norm", "_to_copy": "to", "_softmax": "softmax"}
+
+
+def short_name(op: str) -> str:
+    """`conv2d` of `aten.conv2d.default`."""
+    name = op.split(".")[1] if op.startswith("aten.") else op
+    return SHORT.get(name, name)
 
 
 @dataclass(frozen=True)
@@ -170,7 +179,7 @@ class Graph:
         return sum(node.flops for node in self.nodes)
 
     def cut(self, done: int | Collection[int]) -> Cut:
-        """The cut after the first `done` nodes, or after a closed set of nodes. Raises GraphError if it isn't closed."""
+        """The cut after the first `done` nodes, or after a set of nodes. Raises GraphError if that isn't closed."""
         if isinstance(done, int):
             if not 0 <= done <= len(self.nodes):
                 raise GraphError(f"there is no cut {done}: the graph has {len(self.nodes)} nodes")

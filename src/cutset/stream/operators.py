@@ -14,21 +14,18 @@ import torch
 
 from cutset.errors import GraphError
 
-__all__ = ["KEYWORDS", "resolve", "short_name"]
+__all__ = ["KEYWORDS", "resolve"]
 
 # What may stand for a dtype, layout or memory format in an argument.
 KEYWORDS: dict[str, dict[str, Any]] = {
     "dtype": {
         name: getattr(torch, name)
-        for name in "bool uint8 int8 int16 int32 int64 float16 bfloat16 float32 float64".split()
+        for name in ["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64"]
     },
     "layout": {"strided": torch.strided},
-    "memory_format": {
-        name: getattr(torch, name) for name in ("contiguous_format", "channels_last", "preserve_format")
-    },
+    "memory_format": {name: getattr(torch, name) for name in ("contiguous_format", "channels_last", "preserve_format")},
 }
 CREATION = frozenset(("arange", "full", "ones", "scalar_tensor", "zeros"))
-SHORT = {"_native_batch_norm_legit_no_training": "batch_norm", "_to_copy": "to", "_softmax": "softmax"}
 
 
 @cache
@@ -49,9 +46,3 @@ def resolve(name: str) -> Any:
     if torch.Tag.nondeterministic_seeded in tags:
         raise GraphError(f"operator {name} draws random numbers; a stage couldn't repeat them")
     return overload
-
-
-def short_name(op: str) -> str:
-    """`conv2d` of `aten.conv2d.default`; batch norm and casts by their usual names."""
-    name = op.split(".")[1]
-    return SHORT.get(name, name)

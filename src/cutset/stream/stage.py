@@ -50,9 +50,9 @@ class Stage:
     def run(self, inputs: Mapping[str, Tensor], observe: Observe | None = None) -> dict[str, Tensor]:
         """The outputs of this stage, by name, for the inputs of this name.
 
-        `inputs` may hold more; it is not changed, and what it keeps is not freed. No output shares memory with an input,
-        a weight or another output, so that each side may overwrite its own. `observe` is told each node and its seconds
-        (of the call, so on a GPU not of the work). Raises GraphError for an input that is missing or misshapen.
+        `inputs` may hold more; it is not changed, and what it keeps is not freed. No output shares memory with an
+        input, a weight or another output, so that each side may overwrite its own. `observe` is told each node and its
+        seconds (of the call, so on a GPU not of the work). Raises GraphError for an input that is missing or misshapen.
         """
         values: dict[str, Tensor] = {}
         for name in self.inputs:
@@ -105,7 +105,7 @@ def _check(tensor: Tensor, value: Value, kind: str) -> None:
     dtype = str(tensor.dtype).removeprefix("torch.")
     if tuple(tensor.shape) != value.shape or dtype != value.dtype:
         raise GraphError(
-            f"the {kind} {value.name} is {dtype} {tuple(tensor.shape)}; the graph was made for {value.dtype} {value.shape}"
+            f"the {kind} {value.name} is {dtype} {tuple(tensor.shape)}; the graph has {value.dtype} {value.shape} there"
         )
 
 

@@ -79,10 +79,12 @@ class GoogLeNet(Network):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Logits (n, 1000), or features (n, 1024, height/32, width/32)."""
-        x = self.maxpool1(self.conv1(self.pictures(pictures)))
+        x: Tensor = self.maxpool1(self.conv1(self.pictures(pictures)))
         x = self.maxpool2(self.conv3(self.conv2(x)))
         x = self.maxpool3(self.inception3b(self.inception3a(x)))
         x = self.inception4c(self.inception4b(self.inception4a(x)))
         x = self.maxpool4(self.inception4e(self.inception4d(x)))
         x = self.inception5b(self.inception5a(x))
-        return self.fc(self.dropout(torch.flatten(self.avgpool(x), 1))) if self.head else x
+        if self.head:
+            x = self.fc(self.dropout(torch.flatten(self.avgpool(x), 1)))
+        return x

@@ -62,9 +62,11 @@ class ResNet50(Network):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Logits (n, 1000), or features (n, 2048, height/32, width/32)."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(self.pictures(pictures)))))
+        x: Tensor = self.maxpool(self.relu(self.bn1(self.conv1(self.pictures(pictures)))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(torch.flatten(self.avgpool(x), 1)) if self.head else x
+        if self.head:
+            x = self.fc(torch.flatten(self.avgpool(x), 1))
+        return x
 
     @staticmethod
     def gain(name: str) -> float:
