@@ -20,7 +20,7 @@ LANE = 14  # distance of the lines on the left
 LETTER = 7.3  # width of a letter of the monospaced text
 BAR = 130  # the longest bar
 NUMBER = 78  # room for the number before a bar
-TOP = 92  # of the first line
+TOP = 112  # of the first line
 COLOURS = 6
 
 STYLE = """
@@ -98,12 +98,15 @@ class _Drawing:
         )
         yield f'<text class="title" x="24" y="24">{escape(self.title)}</text>'
         yield f'<text class="faint" x="24" y="48">{totals}</text>'
+        note = (
+            '<tspan class="low">red</tspan>: a cut of fewer bytes than every one before it; '
+            "pale: one of several tensors (×n); filled dots have weights"
+        )
+        yield f'<text class="faint" x="24" y="66">{note}</text>'
         for name, x in self.columns.items():
             wide = name in ("MFLOP", "weights, kB", "cut, kB")
             kind, left = ("faint end", x - 8) if wide else ("faint", x)
             yield f'<text class="{kind}" x="{left:.0f}" y="{TOP - 16}">{name}</text>'
-        note = '<tspan class="low">red</tspan>: less than every cut before; pale: ×n tensors'
-        yield f'<text class="faint" x="{self.columns["cut, kB"]:.0f}" y="{TOP - 16}">{note}</text>'
         yield f'<line class="line" x1="16" x2="{self.width - 16}" y1="{TOP - 4}" y2="{TOP - 4}"/>'
 
     def _row(self, row: int) -> str:
