@@ -60,7 +60,7 @@ class Stage:
                 raise GraphError(f"the input {name} is missing; this stage needs it")
             _check(inputs[name], self.graph.values[name], "input")
             values[name] = _lay(inputs[name].detach().to(self.device), self.graph.values[name].order)
-        with torch.inference_mode():
+        with torch.no_grad():
             for (node, call), frees in zip(self._calls, self._frees, strict=True):
                 begin = time.perf_counter() if observe else 0.0
                 args = [self._argument(a, values) for a in node.args]
