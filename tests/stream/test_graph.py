@@ -13,7 +13,8 @@ from torch import Tensor, nn  # noqa: E402
 
 from cutset.errors import GraphError  # noqa: E402
 from cutset.stream.export import export  # noqa: E402
-from cutset.stream.graph import Graph, Node, Read, Value  # noqa: E402
+from cutset.stream.graph import Graph  # noqa: E402
+from cutset.stream.node import Node, Read, Value  # noqa: E402
 from stream.networks import InPlace, Many, Skips, Tied, filled  # noqa: E402
 
 PICTURE = torch.zeros(1, 3, 8, 8)

@@ -72,7 +72,7 @@ def picture_size(text: str) -> tuple[int, int]:
 
 def _rows(graph: Graph) -> list[tuple[str, ...]]:
     from cutset.stream.drawing import lows
-    from cutset.stream.graph import short_name
+    from cutset.stream.node import short_name
     from cutset.stream.units import kilobytes, shape_text
 
     low = lows(graph)

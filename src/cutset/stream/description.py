@@ -12,7 +12,8 @@ import math
 from typing import Any
 
 from cutset.errors import GraphError
-from cutset.stream.graph import ITEM_BYTES, Argument, Graph, Keyword, Node, Read, Value, Weight
+from cutset.stream.graph import Graph
+from cutset.stream.node import ITEM_BYTES, Argument, Keyword, Node, Read, Value, Weight
 
 __all__ = ["FORMAT", "describe", "graph_digest", "read_description"]
 

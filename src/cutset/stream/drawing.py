@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from html import escape
 
 from cutset.stream.description import graph_digest
-from cutset.stream.graph import Graph, Node, Value, short_name
+from cutset.stream.graph import Graph
 from cutset.stream.lanes import Edge, lay_out
+from cutset.stream.node import Node, Value, short_name
 from cutset.stream.units import count, kilobytes, shape_text
 
 __all__ = ["html", "lows", "svg"]

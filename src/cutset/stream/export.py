@@ -19,8 +19,9 @@ from torch.export.graph_signature import InputKind, OutputKind
 from cutset.errors import GraphError
 from cutset.stream.explain import explain, line_of
 from cutset.stream.flops import flops
-from cutset.stream.graph import ITEM_BYTES, Argument, Graph, Keyword, Node, Read, Value, Weight
+from cutset.stream.graph import Graph
 from cutset.stream.naming import node_names, place
+from cutset.stream.node import ITEM_BYTES, Argument, Keyword, Node, Read, Value, Weight
 from cutset.stream.operators import resolve
 
 __all__ = ["Exported", "export"]

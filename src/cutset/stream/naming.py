@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from cutset.stream.graph import short_name
+from cutset.stream.node import short_name
 
 __all__ = ["node_names", "place"]
 

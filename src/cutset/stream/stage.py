@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from cutset.errors import GraphError
-from cutset.stream.graph import Argument, Graph, Keyword, Node, Read, Value, Weight
+from cutset.stream.graph import Graph
+from cutset.stream.node import Argument, Keyword, Node, Read, Value, Weight
 from cutset.stream.operators import KEYWORDS, resolve
 
 __all__ = ["Stage"]

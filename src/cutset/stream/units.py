@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cutset.stream.graph import Value
+from cutset.stream.node import Value
 
 __all__ = ["count", "kilobytes", "shape_text"]
 

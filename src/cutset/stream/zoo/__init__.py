@@ -7,6 +7,7 @@ float32 that is normalised already. It gives logits (n, 1000), or with `head=Fal
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,10 +36,12 @@ def build(
     weights: Path | None = None,
     seed: int = 0,
     shapes_only: bool = False,
+    tell: Callable[[str], None] | None = None,
 ) -> Network:
     """A network of the zoo in inference mode, with the weights of a file or random ones by seed.
 
-    With `shapes_only` its parameters lie on torch's meta device: shapes without values or memory, for a graph.
+    With `shapes_only` its parameters lie on torch's meta device: shapes without values or memory, for a graph. `tell`
+    hears what of a file was not needed: auxiliary heads, and the head where it is left out.
     Raises ModelError for an unknown name or where torch isn't installed, CheckpointError for weights that don't fit.
     """
     if name not in ZOO:
@@ -60,5 +63,8 @@ def build(
     if weights is None:
         fill_random(network, seed)
     else:
-        load_weights(network, weights)
+        rest = load_weights(network, weights)
+        if rest and tell:
+            parts = sorted({name.split(".")[0] for name in rest})
+            tell(f"{weights}: {len(rest)} tensors are not needed and were left out ({', '.join(parts)})")
     return network
