@@ -65,6 +65,12 @@ def test_the_digest_is_of_layers_and_shapes_not_of_values(graph: Graph) -> None:
     assert graph_digest(export(filled(Skips()), torch.ones(1, 3, 8, 9)).graph) != graph_digest(graph)
 
 
+def test_a_graph_without_values_is_the_same(graph: Graph) -> None:
+    with torch.device("meta"):
+        empty = Skips()
+    assert export(empty, torch.zeros(1, 3, 8, 8, device="meta")).graph == graph
+
+
 def test_the_digest_of_a_tensor_is_of_its_values_dtype_and_shape() -> None:
     x = torch.arange(6, dtype=torch.float32).view(2, 3)
     others = [x.view(3, 2), x.int(), x + 1, x.bfloat16(), x.t()]

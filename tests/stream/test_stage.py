@@ -15,6 +15,7 @@ from torch import Tensor, nn  # noqa: E402
 from cutset.errors import GraphError  # noqa: E402
 from cutset.stream.export import Exported, export  # noqa: E402
 from cutset.stream.stage import Stage  # noqa: E402
+from cutset.stream.zoo import build  # noqa: E402
 from stream.networks import InPlace, Many, Skips, Tied, filled  # noqa: E402
 
 
@@ -83,6 +84,20 @@ def test_any_three_stages_in_any_legal_order_equal_the_module() -> None:
         assert torch.equal(found, expected)
 
 
+def test_a_network_of_the_zoo_in_four_stages_equals_itself() -> None:
+    network = build("googlenet")
+    pictures = torch.randint(0, 256, (1, 3, 64, 80), dtype=torch.uint8, generator=torch.Generator().manual_seed(4))
+    exported = export(network, pictures)
+    with torch.no_grad():
+        expected = network(pictures)
+    trunk = next(k for k in exported.graph.trunk if k > 60)
+    cuts = [0, 20, trunk, 131, len(exported.graph.nodes)]  # two of them inside a block
+    assert sum(len(exported.graph.cuts[k].values) > 1 for k in cuts) == 2
+    parts = [list(range(a, b)) for a, b in itertools.pairwise(cuts)]
+    [found] = run(exported, parts, {"pictures": pictures})
+    assert torch.equal(found, expected)
+
+
 def test_memory_order_is_restored_so_that_kernels_stay_the_same() -> None:
     module = filled(Skips()).to(memory_format=torch.channels_last)
     x = picture(1, 3, 16, 12).contiguous(memory_format=torch.channels_last)
@@ -90,9 +105,12 @@ def test_memory_order_is_restored_so_that_kernels_stay_the_same() -> None:
     assert any(value.order == (0, 2, 3, 1) for value in exported.graph.values.values())
     with torch.no_grad():
         expected = module(x)
-    values = {"x": x}
+    rows = {name: tensor.contiguous() for name, tensor in exported.tensors.items()}
+    values = {"x": x.contiguous()}
     for i in range(len(exported.graph.nodes)):  # as after a link, which carries rows
-        made = Stage(exported.graph, [i], exported.tensors).run(values)
+        stage = Stage(exported.graph, [i], rows)
+        assert all(t.stride() == exported.tensors[name].stride() for name, t in stage.weights.items())
+        made = stage.run(values)
         values |= {name: tensor.contiguous() for name, tensor in made.items()}
     assert torch.equal(values[exported.graph.outputs[0]], expected)
 

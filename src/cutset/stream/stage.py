@@ -45,8 +45,9 @@ class Stage:
     def _weight(self, name: str, tensors: Mapping[str, Tensor]) -> Tensor:
         if name not in tensors:
             raise GraphError(f"the weight {name} is missing; this stage needs it")
-        _check(tensors[name], self.graph.weights[name], "weight")
-        return tensors[name].detach().to(self.device)
+        value = self.graph.weights[name]
+        _check(tensors[name], value, "weight")
+        return _lay(tensors[name].detach().to(self.device), value.order)
 
     def run(self, inputs: Mapping[str, Tensor], observe: Observe | None = None) -> dict[str, Tensor]:
         """The outputs of this stage, by name, for the inputs of this name.
