@@ -110,6 +110,26 @@ def test_what_is_no_graph_is_refused(graph: Graph) -> None:
         assert len(str(caught.value)) < 300
 
 
+class Attention(nn.Module):
+    def forward(self, x: Any) -> Any:
+        return torch.nn.functional.scaled_dot_product_attention(x, x + 1, x * 2)
+
+
+def test_dropout_may_stand_in_a_graph_while_it_is_off() -> None:
+    module, x = Attention(), torch.rand(2, 2, 5, 8)
+    graph, tensors = export(module, x)
+    [at] = [i for i, node in enumerate(graph.nodes) if "attention" in node.op]
+    with torch.no_grad():
+        expected = module(x)
+    [found] = Stage(graph, range(len(graph.nodes)), tensors).run({"x": x}).values()
+    assert torch.equal(found, expected)
+    assert graph.nodes[at].flops == 2 * (2 * 2 * 5) * 5 * (8 + 8)
+    table = describe(graph)
+    table["nodes"][at]["args"] = [*table["nodes"][at]["args"][:3], None, 0.5]
+    with pytest.raises(GraphError, match="draws random numbers"):
+        Stage(read_description(table), [at], tensors)
+
+
 @pytest.mark.parametrize(
     "name",
     [

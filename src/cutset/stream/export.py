@@ -6,10 +6,12 @@ what does nothing in inference (dropout, assertions, copies) is left out.
 
 from __future__ import annotations
 
+import io
+import logging
 import operator
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +24,7 @@ from cutset.stream.flops import flops
 from cutset.stream.graph import Graph
 from cutset.stream.naming import node_names, place
 from cutset.stream.node import ITEM_BYTES, Argument, Keyword, Node, Read, Value, Weight
-from cutset.stream.operators import resolve
+from cutset.stream.operators import operator_of
 
 __all__ = ["Exported", "export"]
 
@@ -46,8 +48,7 @@ def export(module: nn.Module, *inputs: Tensor) -> Exported:
     depend on data, state that a call changes, randomness, operators of other libraries than torch.
     """
     name = type(module).__name__
-    with _inference(module), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's parts about each other
+    with _inference(module), torch.no_grad(), _quiet():
         try:
             program: Any = torch.export.export(module, inputs).run_decompositions({})
         except Exception as error:  # torch raises many kinds; a module that can't be exported is the user's to mend
@@ -67,6 +68,22 @@ def _inference(module: nn.Module) -> Iterator[None]:
     finally:
         for part in training:
             part.training = True
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Holds back what torch prints before it raises, and the warnings of its parts about each other."""
+    loggers = [logging.getLogger(f"torch.{name}") for name in ("export._trace", "fx.experimental.symbolic_shapes")]
+    before = [logger.disabled for logger in loggers]
+    for logger in loggers:
+        logger.disabled = True
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, disabled in zip(loggers, before, strict=True):
+            logger.disabled = disabled
 
 
 class _Reader:
@@ -140,12 +157,8 @@ class _Reader:
         return bool(before.stride() == after.stride())  # a copy can also close gaps in memory
 
     def _node(self, node: Any, name: str, needed: set[Any]) -> Node:
-        try:
-            if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
-                raise GraphError(f"operator {node.target} is not one that a stage can run")
-            resolve(str(node.target))
-        except GraphError as error:
-            raise GraphError(f"{error}{line_of(node)}") from None
+        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+            raise GraphError(f"operator {node.target} is not one that a stage can run{line_of(node)}")
         made = node.meta["val"]
         several = isinstance(made, tuple | list)
         wanted = [True]
@@ -163,7 +176,7 @@ class _Reader:
         args = tuple(self._argument(node, argument) for argument in node.args)
         shapes = [tuple(a.meta["val"].shape) if _is_tensor(a) else None for a in node.args]
         first = made[0] if several else made
-        return Node(
+        found = Node(
             name=name,
             path=place(node)[0],
             op=op,
@@ -173,6 +186,11 @@ class _Reader:
             several=several,
             flops=flops(op.split(".")[1], shapes, tuple(first.shape), args),
         )
+        try:
+            operator_of(found)
+        except GraphError as error:
+            raise GraphError(f"{error}{line_of(node)}") from None
+        return found
 
     def _argument(self, node: Any, argument: Any) -> Argument:
         if isinstance(argument, torch.fx.Node):

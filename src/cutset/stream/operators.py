@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from cutset.errors import GraphError
+from cutset.stream.node import Node
 
-__all__ = ["KEYWORDS", "resolve"]
+__all__ = ["KEYWORDS", "operator_of", "resolve"]
 
 # What may stand for a dtype, layout or memory format in an argument.
 KEYWORDS: dict[str, dict[str, Any]] = {
@@ -25,6 +26,8 @@ KEYWORDS: dict[str, dict[str, Any]] = {
     "layout": {"strided": torch.strided},
     "memory_format": {name: getattr(torch, name) for name in ("contiguous_format", "channels_last", "preserve_format")},
 }
+# Arguments without which an operator that could draw random numbers draws none (attention, recurrent layers).
+DROPOUT = ("dropout_p", "train", "training")
 CREATION = frozenset(("arange", "full", "ones", "scalar_tensor", "zeros"))
 
 
@@ -43,6 +46,18 @@ def resolve(name: str) -> Any:
     gives = schema.returns and all(str(r.type) in ("Tensor", "List[Tensor]", "Tensor[]") for r in schema.returns)
     if schema.is_mutable or not takes or not gives:
         raise GraphError(f"operator {name} is not a function from tensors to tensors; a stage can't run it")
-    if torch.Tag.nondeterministic_seeded in tags:
+    if torch.Tag.nondeterministic_seeded in tags and not any(a.name in DROPOUT for a in schema.arguments):
         raise GraphError(f"operator {name} draws random numbers; a stage couldn't repeat them")
+    return overload
+
+
+def operator_of(node: Node) -> Any:
+    """The operator of a node. Raises GraphError as `resolve` does, and where its dropout is on."""
+    overload = resolve(node.op)
+    if torch.Tag.nondeterministic_seeded in overload.tags:
+        given, named = node.args, dict(node.kwargs)
+        for i, argument in enumerate(overload._schema.arguments):
+            value = given[i] if i < len(given) else named.get(argument.name, argument.default_value)
+            if argument.name in DROPOUT and value:
+                raise GraphError(f"operator {node.op} draws random numbers; a stage couldn't repeat them")
     return overload

@@ -12,7 +12,7 @@ from torch import Tensor
 from cutset.errors import GraphError
 from cutset.stream.graph import Graph
 from cutset.stream.node import Argument, Keyword, Node, Read, Value, Weight
-from cutset.stream.operators import KEYWORDS, resolve
+from cutset.stream.operators import KEYWORDS, operator_of
 
 __all__ = ["Stage"]
 
@@ -37,7 +37,7 @@ class Stage:
         self.nodes = tuple(sorted(set(nodes)))
         self.inputs, self.outputs = graph.boundary(self.nodes)
         self.weights = {name: self._weight(name, tensors) for name in graph.weights_of(self.nodes)}
-        self._calls = [(graph.nodes[i], resolve(graph.nodes[i].op)) for i in self.nodes]
+        self._calls = [(graph.nodes[i], operator_of(graph.nodes[i])) for i in self.nodes]
         last = {name: i for i in self.nodes for name in graph.nodes[i].reads}
         kept = set(self.outputs)
         self._frees = [tuple(n for n in graph.nodes[i].reads if last[n] == i and n not in kept) for i in self.nodes]
