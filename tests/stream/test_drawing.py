@@ -68,12 +68,14 @@ def test_the_drawing_needs_no_network_and_has_two_palettes(skips: Graph) -> None
         assert "<script" not in text
         assert "url(" not in text
         assert "prefers-color-scheme: dark" in text
-    light, dark = re.search(r"svg \{(.*?)\}", svg(skips, "x"), re.S), re.search(r"svg \{([^}]*)\} \}", svg(skips, "x"))
-    assert light is not None
-    assert dark is not None
-    names = [set(re.findall(r"(--\w+):", match[1])) for match in (light, dark)]
-    assert names[0] == names[1]
-    assert set(re.findall(r"var\((--\w+)\)", svg(skips, "x"))) <= names[0]
+    light, dark = (
+        dict(re.findall(r"\.(\w+) \{ (?:fill|stroke): (#\w{6})", half))
+        for half in svg(skips, "x").split("@media (prefers-color-scheme: dark)")
+    )
+    assert light.keys() == dark.keys()
+    assert all(light[name] != dark[name] for name in light)
+    used = {word for kind in re.findall(r'class="([^"]+)"', svg(skips, "x")) for word in kind.split()}
+    assert used - light.keys() == {"dot", "edge", "end", "row", "title", "under"}
 
 
 def test_lows_are_the_cuts_that_nobody_before_undercuts(skips: Graph) -> None:

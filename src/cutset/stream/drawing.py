@@ -17,27 +17,47 @@ from cutset.stream.units import count, kilobytes, shape_text
 __all__ = ["html", "lows", "svg"]
 
 ROW = 20  # height of a line
+DOWN = 4  # from the middle of a line of text to its foot
 LANE = 14  # distance of the lines on the left
 LETTER = 7.3  # width of a letter of the monospaced text
 BAR = 130  # the longest bar
 NUMBER = 78  # room for the number before a bar
 TOP = 112  # of the first line
-COLOURS = 6
 
-STYLE = """
-svg { --paper: #ffffff; --ink: #1f2328; --faint: #656d76; --line: #e6e8eb; --flops: #4477aa; --weights: #9a6fb0;
-  --cut: #228833; --mark: #cc3311; --l0: #57606a; --l1: #0077bb; --l2: #ee7733; --l3: #009988; --l4: #cc3377;
-  --l5: #8a7a00; background: var(--paper); }
-@media (prefers-color-scheme: dark) { svg { --paper: #14171a; --ink: #e3e6e9; --faint: #9aa3ac; --line: #2a2f35;
-  --flops: #7aa6d6; --weights: #bf98d2; --cut: #5fbf6c; --mark: #ff7a5c; --l0: #aab4be; --l1: #4db1f0; --l2: #ffa266;
-  --l3: #3fc7b5; --l4: #f07ab0; --l5: #d8c74a; } }
-text { font: 12px ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace; fill: var(--ink);
-  dominant-baseline: central; white-space: pre; }
-.title { font-size: 17px; font-weight: 600; } .faint { fill: var(--faint); } .end { text-anchor: end; }
-.line { stroke: var(--line); } .edge { fill: none; stroke-width: 2; } .dot { stroke-width: 2; }
-.low { fill: var(--mark); font-weight: 600; }
-.row:hover .under { fill: var(--line); } .under { fill: transparent; }
+# Colours in light and in dark. Classes and no CSS variables, which some programs that show SVG don't know.
+PALETTE = {
+    "paper": ("#ffffff", "#14171a"),
+    "ink": ("#1f2328", "#e3e6e9"),
+    "faint": ("#656d76", "#9aa3ac"),
+    "line": ("#e6e8eb", "#2a2f35"),
+    "flops": ("#4477aa", "#7aa6d6"),
+    "weights": ("#9a6fb0", "#bf98d2"),
+    "cut": ("#228833", "#5fbf6c"),
+    "low": ("#cc3311", "#ff7a5c"),
+}
+LANES = (
+    ("#57606a", "#aab4be"),
+    ("#0077bb", "#4db1f0"),
+    ("#ee7733", "#ffa266"),
+    ("#009988", "#3fc7b5"),
+    ("#cc3377", "#f07ab0"),
+    ("#8a7a00", "#d8c74a"),
+)
+SHAPES = """
+text { font: 12px ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace; white-space: pre; }
+.title { font-size: 17px; font-weight: 600; } .end { text-anchor: end; } .low { font-weight: 600; }
+.rule { stroke-width: 1; } .edge { fill: none; stroke-width: 2; } .dot { stroke-width: 2; }
+.under { opacity: 0; } .row:hover .under { opacity: 1; }
 """
+
+
+def _style() -> str:
+    rules = []
+    for k in (0, 1):
+        fills = [f".{name} {{ fill: {colours[k]}; }}" for name, colours in PALETTE.items()]
+        lanes = [f".s{i} {{ stroke: {lane[k]}; }} .f{i} {{ fill: {lane[k]}; }}" for i, lane in enumerate(LANES)]
+        rules.append(" ".join([*fills, f".rule {{ stroke: {PALETTE['line'][k]}; }}", *lanes]))
+    return f"{SHAPES}{rules[0]}\n@media (prefers-color-scheme: dark) {{ {rules[1]} }}\n"
 
 
 def html(graph: Graph, title: str) -> str:
@@ -82,8 +102,8 @@ class _Drawing:
     def lines(self) -> Iterator[str]:
         size = f'width="{self.width}" height="{self.height}" viewBox="0 0 {self.width} {self.height}"'
         yield f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img"><title>{escape(self.title)}</title>'
-        yield f"<style>{STYLE}</style>"
-        yield f'<rect width="{self.width}" height="{self.height}" fill="var(--paper)"/>'
+        yield f"<style>{_style()}</style>"
+        yield f'<rect width="{self.width}" height="{self.height}" class="paper"/>'
         yield from self._head()
         yield from (self._row(row) for row in range(len(self.graph.nodes) + 2))
         yield from (self._edge(edge) for edge in self.lanes.edges)
@@ -97,26 +117,26 @@ class _Drawing:
             f"{len(graph.nodes)} layers · {count(graph.flops)}FLOP a picture (a multiply-add is two) · "
             f"{count(weights)}B of weights · {len(graph.trunk)} cuts of one tensor · graph {graph_digest(graph)[:12]}"
         )
-        yield f'<text class="title" x="24" y="24">{escape(self.title)}</text>'
-        yield f'<text class="faint" x="24" y="48">{totals}</text>'
+        yield f'<text class="title ink" x="24" y="28">{escape(self.title)}</text>'
+        yield f'<text class="faint" x="24" y="52">{totals}</text>'
         note = (
             '<tspan class="low">red</tspan>: a cut of fewer bytes than every one before it; '
             "pale: one of several tensors (×n); filled dots have weights"
         )
-        yield f'<text class="faint" x="24" y="66">{note}</text>'
+        yield f'<text class="faint" x="24" y="70">{note}</text>'
         for name, x in self.columns.items():
             wide = name in ("MFLOP", "weights, kB", "cut, kB")
             kind, left = ("faint end", x - 8) if wide else ("faint", x)
-            yield f'<text class="{kind}" x="{left:.0f}" y="{TOP - 16}">{name}</text>'
-        yield f'<line class="line" x1="16" x2="{self.width - 16}" y1="{TOP - 4}" y2="{TOP - 4}"/>'
+            yield f'<text class="{kind}" x="{left:.0f}" y="{TOP - 12}">{name}</text>'
+        yield f'<line class="rule" x1="16" x2="{self.width - 16}" y1="{TOP - 4}" y2="{TOP - 4}"/>'
 
     def _row(self, row: int) -> str:
         graph, y = self.graph, self._y(row)
         node = graph.nodes[row - 1] if 0 < row <= len(graph.nodes) else None
-        parts = [f'<rect class="under" x="16" y="{y - ROW / 2}" width="{self.width - 32}" height="{ROW}"/>']
+        parts = [f'<rect class="under line" x="16" y="{y - ROW / 2}" width="{self.width - 32}" height="{ROW}"/>']
 
-        def text(column: str, words: str, kind: str = "") -> None:
-            parts.append(f'<text class="{kind}" x="{self.columns[column]:.0f}" y="{y}">{escape(words)}</text>')
+        def text(column: str, words: str, kind: str = "ink") -> None:
+            parts.append(f'<text class="{kind}" x="{self.columns[column]:.0f}" y="{y + DOWN}">{escape(words)}</text>')
 
         if node:
             weights = graph.weight_bytes([row - 1])
@@ -145,8 +165,8 @@ class _Drawing:
             return []
         x, width = self.columns[column], max(1.0, BAR * amount / most)
         opacity = ' opacity="0.45"' if pale else ""
-        number = f'<text class="end {kind or "faint"}" x="{x - 8:.0f}" y="{y}">{words}</text>'
-        bar = f'<rect x="{x:.0f}" y="{y - 6}" width="{width:.1f}" height="12" fill="var(--{colour})"{opacity}/>'
+        number = f'<text class="end {kind or "faint"}" x="{x - 8:.0f}" y="{y + DOWN}">{words}</text>'
+        bar = f'<rect x="{x:.0f}" y="{y - 6}" width="{width:.1f}" height="12" class="{colour}"{opacity}/>'
         return [number, bar]
 
     def _edge(self, edge: Edge) -> str:
@@ -159,7 +179,7 @@ class _Drawing:
             path += (
                 self._curve(begin, first, edge.lane) + f"V{self._y(last - 1)}" + self._curve(edge.lane, last - 1, end)
             )
-        return f'<path class="edge" stroke="var(--l{edge.lane % COLOURS})" d="{path}"/>'
+        return f'<path class="edge s{edge.lane % len(LANES)}" d="{path}"/>'
 
     def _curve(self, begin: int, row: int, end: int) -> str:
         """From one lane to another, within a row."""
@@ -169,9 +189,9 @@ class _Drawing:
 
     def _dot(self, row: int, lane: int) -> str:
         heavy = 0 < row <= len(self.graph.nodes) and self.graph.nodes[row - 1].weights
-        colour = f"var(--l{lane % COLOURS})"
-        fill = colour if heavy else "var(--paper)"
-        return f'<circle class="dot" cx="{self._x(lane)}" cy="{self._y(row)}" r="4" stroke="{colour}" fill="{fill}"/>'
+        colour = lane % len(LANES)
+        kind = f"dot s{colour} {f'f{colour}' if heavy else 'paper'}"
+        return f'<circle class="{kind}" cx="{self._x(lane)}" cy="{self._y(row)}" r="4"/>'
 
     def _x(self, lane: int) -> int:
         return 24 + LANE * lane
