@@ -5,6 +5,7 @@
     ├── ModelError               a model directory that can't be used
     │   ├── ArchitectureError    its config.json asks for a network that Cutset doesn't know
     │   ├── CheckpointError      its tensors are missing, misshapen, unexpected, cut off or hostile
+    │   ├── GraphError           it can't be exported as a graph of layers, or not be cut in that place
     │   └── TokenizerError       its tokenizer can't be read, or can't do what was asked (chat without a template)
     ├── RequestError             a prompt or sampling parameter out of its range
     │   └── ContextLengthError   the prompt doesn't fit in the context
@@ -29,6 +30,7 @@ __all__ = [
     "DeviceError",
     "EngineError",
     "FrameError",
+    "GraphError",
     "IntegrityError",
     "LinkClosed",
     "LinkError",
@@ -58,6 +60,10 @@ class ArchitectureError(ModelError):
 
 class CheckpointError(ModelError):
     """The tensors of a checkpoint are missing, misshapen, unexpected, cut off or hostile."""
+
+
+class GraphError(ModelError):
+    """A network can't be exported as a graph of layers, or a graph can't be read, cut or run as was asked."""
 
 
 class TokenizerError(ModelError):

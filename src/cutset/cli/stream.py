@@ -1,0 +1,24 @@
+"""`cutset stream`: a network over several machines, layer by layer, for the pictures of a video."""
+
+from __future__ import annotations
+
+import argparse
+
+from cutset.cli import stream_graph
+
+__all__ = ["configure", "run"]
+
+ACTIONS = (("graph", stream_graph),)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for name, module in ACTIONS:
+        parser = actions.add_parser(name, help=module.HELP, description=module.DESCRIPTION, allow_abbrev=False)
+        module.configure(parser)
+        parser.set_defaults(act=module.run)
+
+
+def run(args: argparse.Namespace) -> int:
+    code: int = args.act(args)
+    return code

@@ -1,0 +1,115 @@
+"""`cutset stream graph`: a network's layers, what each costs, and what a cut after it would send."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cutset.bench.files import write_atomically, write_json
+from cutset.cli.options import add_json
+from cutset.cli.output import table
+from cutset.errors import RequestError
+
+if TYPE_CHECKING:
+    from cutset.stream.graph import Graph
+
+__all__ = ["DESCRIPTION", "HELP", "configure", "picture_size", "run"]
+
+HELP = "show the layers of a network and where it can be cut"
+DESCRIPTION = (
+    "Prints the layers of a network with what each costs, and how many bytes a cut after it sends, uncompressed. "
+    "Computes nothing and needs no weights. With -o it draws the same."
+)
+HEAD = ("layer", "operator", "output", "MFLOP", "weights, kB", "cut, kB", "tensors", "")
+LARGEST = 16384  # rows or columns of a picture
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="alexnet, vgg16, vgg19, googlenet or resnet50")
+    parser.add_argument("--size", default="480x720", metavar="HxW", help="rows x columns (default 480x720)")
+    parser.add_argument("--features", action="store_true", help="stop before the head")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE.svg|FILE.html", help="draw it")
+    add_json(parser, "the graph and its cuts")
+
+
+def run(args: argparse.Namespace) -> int:
+    height, width = picture_size(args.size)
+    if args.output and args.output.suffix not in (".svg", ".html"):
+        raise RequestError(f"{args.output} ends neither in .svg nor in .html")
+
+    from cutset.stream.zoo import build
+
+    network = build(args.model, head=not args.features, shapes_only=True)
+    # Loaded after the zoo, which says so where torch is missing.
+    import torch
+
+    from cutset.stream.drawing import html, svg
+    from cutset.stream.export import export
+    from cutset.stream.units import count
+
+    graph = export(network, torch.empty(1, 3, height, width, dtype=torch.uint8, device="meta")).graph
+    print(table(_rows(graph), right=(3, 4, 5, 6)))
+    weights = graph.weight_bytes(range(len(graph.nodes)))
+    print(f"\n{len(graph.nodes)} layers, {count(graph.flops)}FLOP a picture, {count(weights)}B of weights")
+    print("*: fewer bytes than every cut before it")
+    if args.output:
+        name = f"{args.model}{' --features' if args.features else ''}, {height}×{width}"
+        write_atomically(args.output, (html if args.output.suffix == ".html" else svg)(graph, name))
+    if args.json:
+        write_json(args.json, _document(graph, args.model, args.features))
+    return 0
+
+
+def picture_size(text: str) -> tuple[int, int]:
+    """Rows and columns of `480x720`. Raises RequestError."""
+    match = re.fullmatch(r"([0-9]{1,5})[x×]([0-9]{1,5})", text)
+    if match is None or not all(0 < int(n) <= LARGEST for n in match.groups()):
+        raise RequestError(f"--size must be rows x columns of at most {LARGEST:,}, as 480x720, not {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def _rows(graph: Graph) -> list[tuple[str, ...]]:
+    from cutset.stream.drawing import lows
+    from cutset.stream.node import short_name
+    from cutset.stream.units import kilobytes, shape_text
+
+    low = lows(graph)
+    first = graph.cuts[0]
+    shapes = ", ".join(map(shape_text, graph.inputs))
+    rows: list[tuple[str, ...]] = [
+        HEAD,
+        ("input", "", shapes, "", "", kilobytes(first.nbytes), str(len(first.values)), "*"),
+    ]
+    for i, node in enumerate(graph.nodes):
+        cut, weights = graph.cuts[i + 1], graph.weight_bytes([i])
+        rows.append(
+            (
+                node.name,
+                short_name(node.op),
+                ", ".join(map(shape_text, node.made)),
+                f"{node.flops / 1e6:,.1f}",
+                kilobytes(weights) if weights else "–",
+                kilobytes(cut.nbytes),
+                str(len(cut.values)),
+                "*" if i + 1 in low else "",
+            )
+        )
+    return rows
+
+
+def _document(graph: Graph, model: str, features: bool) -> dict[str, Any]:
+    from cutset.stream.description import describe, graph_digest
+
+    cuts = [{"after": k, "tensors": list(cut.values), "bytes": cut.nbytes} for k, cut in enumerate(graph.cuts)]
+    return {
+        "command": "cutset stream graph",
+        "model": model,
+        "features": features,
+        "digest": graph_digest(graph),
+        "flops": graph.flops,
+        "weight_bytes": graph.weight_bytes(range(len(graph.nodes))),
+        "cuts": cuts,
+        "graph": describe(graph),
+    }

@@ -1,0 +1,12 @@
+"""One network over several machines, layer by layer, for the pictures of a video. Needs torch (extra `torch`).
+
+    node         values, and layers that read some and make others
+    graph        layers in order, and the legal cuts
+    export       a torch module becomes a graph and its tensors
+    stage        runs a part of a graph
+    zoo          AlexNet, VGG, GoogLeNet, ResNet50
+    description  a graph as JSON, and its digest
+    drawing      a graph as SVG or HTML
+
+Nothing is imported here: what doesn't compute (tables, drawings, plans) works without torch.
+"""

@@ -1,0 +1,41 @@
+"""What torch.export says at length, in a line or two: the user's line of code and the reason."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["explain", "line_of"]
+
+INSIDE = (str(Path(torch.__file__).parent), str(Path(__file__).parent / "export.py"))
+
+
+def explain(name: str, error: BaseException) -> str:
+    """The message for a module of class `name` that torch.export raised `error` for."""
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
+    where = f" at {Path(own[-1].filename).name}:{own[-1].lineno} `{own[-1].line}`" if own else ""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    text = re.sub(r"\s*\(unhinted:.*", "", text)
+    hint = ""
+    if "data-dependent" in text or "DataDependent" in type(error).__name__:
+        hint = "; what is computed may not depend on the values of a picture"
+    return f"{name} can't be exported{where}: {text[:240]}{hint}"
+
+
+def line_of(node: Any) -> str:
+    """` at FILE:LINE` for a node of torch's graph, as far as it is known."""
+    frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
+    own = [(file, line) for file, line in frames if _is_users(file)]
+    return f" at {Path(own[-1][0]).name}:{own[-1][1]}" if own else ""
+
+
+def _is_users(file: str) -> bool:
+    return not file.startswith(INSIDE) and not file.startswith("<") and Path(file).suffix == ".py" and _outside(file)
+
+
+def _outside(file: str) -> bool:
+    return "contextlib.py" not in file  # wraps torch's calls

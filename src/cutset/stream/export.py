@@ -1,0 +1,250 @@
+"""A torch module becomes a graph and its tensors, through torch.export.
+
+What torch.export gives is made functional first (an in-place ReLU becomes an ordinary one, also through views), and
+what does nothing in inference (dropout, assertions, copies) is left out.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import operator
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.export.graph_signature import InputKind, OutputKind
+
+from cutset.errors import GraphError
+from cutset.stream.explain import explain, line_of
+from cutset.stream.flops import flops
+from cutset.stream.graph import Graph
+from cutset.stream.naming import node_names, place
+from cutset.stream.node import ITEM_BYTES, Argument, Keyword, Node, Read, Value, Weight
+from cutset.stream.operators import operator_of
+
+__all__ = ["Exported", "export"]
+
+# Operators that give back what they take, where they have no further arguments.
+NOTHING = ("aten.alias.default", "aten.clone.default", "aten.detach.default", "aten.lift_fresh_copy.default")
+WEIGHTS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
+
+
+class Exported(NamedTuple):
+    """A graph, and its weights by name: parameters, buffers and constants, not copied."""
+
+    graph: Graph
+    tensors: dict[str, Tensor]
+
+
+def export(module: nn.Module, *inputs: Tensor) -> Exported:
+    """The graph of a module in inference mode, for inputs of these shapes and dtypes.
+
+    The values of the inputs don't matter; with a module on the meta device nothing is computed or allocated. The module
+    is not changed. Raises GraphError, with the operator or the line, for what can't be exported or cut: branches that
+    depend on data, state that a call changes, randomness, operators of other libraries than torch.
+    """
+    name = type(module).__name__
+    with _inference(module), torch.no_grad(), _quiet():
+        try:
+            program: Any = torch.export.export(module, inputs).run_decompositions({})
+        except Exception as error:  # torch raises many kinds; a module that can't be exported is the user's to mend
+            raise GraphError(explain(name, error)) from error
+    try:
+        return _Reader(program).read()
+    except GraphError as error:
+        raise GraphError(f"{name} can't be cut: {error}") from None
+
+
+@contextmanager
+def _inference(module: nn.Module) -> Iterator[None]:
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Holds back what torch prints before it raises, and the warnings of its parts about each other."""
+    loggers = [logging.getLogger(f"torch.{name}") for name in ("export._trace", "fx.experimental.symbolic_shapes")]
+    before = [logger.disabled for logger in loggers]
+    for logger in loggers:
+        logger.disabled = True
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, disabled in zip(loggers, before, strict=True):
+            logger.disabled = disabled
+
+
+class _Reader:
+    """Goes through an exported program once, in order. `known` says what each of its nodes is in an argument."""
+
+    def __init__(self, program: Any) -> None:
+        self.program = program
+        self.known: dict[Any, Argument] = {}
+        self.inputs: list[Value] = []
+        self.weights: dict[str, Value] = {}
+        self.tensors: dict[str, Tensor] = {}
+
+    def read(self) -> Exported:
+        self._placeholders()
+        results = self._results()
+        needed = _needed(results)
+        called = [n for n in self.program.graph.nodes if n in needed and n.op != "placeholder"]
+        names = node_names([n for n in called if not _is_item(n)], {value.name for value in self.inputs})
+        nodes = []
+        for node in called:
+            if _is_item(node):
+                made = self.known[node.args[0]]
+                self.known[node] = made[node.args[1]] if isinstance(made, tuple) else made
+            elif self._does_nothing(node):
+                self.known[node] = self._argument(node, node.args[0])
+            else:
+                nodes.append(self._node(node, names[node], needed))
+        outputs = [self.known[node] for node in results]
+        for output in outputs:
+            if isinstance(output, Weight):
+                raise GraphError(f"it returns its own weight {output.name}")
+        graph = Graph(
+            tuple(self.inputs), tuple(o.name for o in outputs if isinstance(o, Read)), tuple(nodes), self.weights
+        )
+        used = graph.weights_of(range(len(nodes)))
+        self.weights = {name: self.weights[name] for name in used}
+        graph = Graph(graph.inputs, graph.outputs, graph.nodes, self.weights)
+        return Exported(graph, {name: self.tensors[name] for name in used})
+
+    def _placeholders(self) -> None:
+        found = [node for node in self.program.graph.nodes if node.op == "placeholder"]
+        for node, spec in zip(found, self.program.graph_signature.input_specs, strict=True):
+            if spec.kind == InputKind.USER_INPUT:
+                self.inputs.append(_value(node, node.name, node.meta["val"]))
+                self.known[node] = Read(node.name)
+            elif spec.kind in WEIGHTS:
+                table = self.program.state_dict if spec.target in self.program.state_dict else self.program.constants
+                self.tensors[spec.target] = table[spec.target].detach()
+                self.weights[spec.target] = _value(node, spec.target, node.meta["val"])
+                self.known[node] = Weight(spec.target)
+            else:
+                raise GraphError(f"it takes {node.name}, which is no tensor")
+
+    def _results(self) -> list[Any]:
+        """The nodes that the module returns."""
+        [end] = [node for node in self.program.graph.nodes if node.op == "output"]
+        results = []
+        for node, spec in zip(end.args[0], self.program.graph_signature.output_specs, strict=True):
+            if spec.kind == OutputKind.BUFFER_MUTATION:
+                raise GraphError(f"a call changes its buffer {spec.target}, and a stage keeps no state of its own")
+            if spec.kind == OutputKind.USER_OUTPUT:
+                if not isinstance(node, torch.fx.Node):
+                    raise GraphError(f"it returns {node!r} where a tensor is expected")
+                results.append(node)
+        return results
+
+    def _does_nothing(self, node: Any) -> bool:
+        if str(node.target) not in NOTHING or len(node.args) != 1 or node.kwargs:
+            return False
+        before, after = node.args[0].meta["val"], node.meta["val"]
+        return bool(before.stride() == after.stride())  # a copy can also close gaps in memory
+
+    def _node(self, node: Any, name: str, needed: set[Any]) -> Node:
+        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+            raise GraphError(f"operator {node.target} is not one that a stage can run{line_of(node)}")
+        made = node.meta["val"]
+        several = isinstance(made, tuple | list)
+        wanted = [True]
+        if several:
+            read = {user.args[1] for user in node.users if _is_item(user) and user in needed}
+            wanted = [i in read for i in range(len(made))]
+        alone = sum(wanted) == 1
+        outputs = [
+            _value(node, name if alone else f"{name}:{i}", fake) if want else None
+            for i, (want, fake) in enumerate(zip(wanted, made if several else [made], strict=True))
+        ]
+        reads = tuple(Read(value.name) if value else None for value in outputs)
+        self.known[node] = reads if several else reads[0]
+        op = str(node.target)
+        args = tuple(self._argument(node, argument) for argument in node.args)
+        shapes = [tuple(a.meta["val"].shape) if _is_tensor(a) else None for a in node.args]
+        first = made[0] if several else made
+        found = Node(
+            name=name,
+            path=place(node)[0],
+            op=op,
+            args=args,
+            kwargs=tuple((key, self._argument(node, argument)) for key, argument in node.kwargs.items()),
+            outputs=tuple(outputs),
+            several=several,
+            flops=flops(op.split(".")[1], shapes, tuple(first.shape), args),
+        )
+        try:
+            operator_of(found)
+        except GraphError as error:
+            raise GraphError(f"{error}{line_of(node)}") from None
+        return found
+
+    def _argument(self, node: Any, argument: Any) -> Argument:
+        if isinstance(argument, torch.fx.Node):
+            return self.known[argument]
+        if isinstance(argument, tuple | list):
+            return tuple(self._argument(node, element) for element in argument)
+        if argument is None or isinstance(argument, bool | int | float | str):
+            return argument
+        if isinstance(argument, torch.device):
+            return Keyword("device", "")  # wherever the stage runs
+        for kind in ("dtype", "layout", "memory_format"):
+            if isinstance(argument, getattr(torch, kind)):
+                return Keyword(kind, str(argument).removeprefix("torch."))
+        raise GraphError(f"operator {node.target} takes {type(argument).__name__} {argument}{line_of(node)}")
+
+
+def _needed(results: list[Any]) -> set[Any]:
+    """These nodes and all that they read from."""
+    needed: set[Any] = set()
+    waiting = list(results)
+    while waiting:
+        node = waiting.pop()
+        if node not in needed:
+            needed.add(node)
+            waiting.extend(node.all_input_nodes)
+    return needed
+
+
+def _is_item(node: Any) -> bool:
+    return node.op == "call_function" and node.target is operator.getitem
+
+
+def _is_tensor(argument: Any) -> bool:
+    return isinstance(argument, torch.fx.Node) and isinstance(argument.meta.get("val"), Tensor)
+
+
+def _value(node: Any, name: str, fake: Any) -> Value:
+    if not isinstance(fake, Tensor):
+        raise GraphError(
+            f"{node.target} makes a number out of values, which differs from picture to picture{line_of(node)}"
+        )
+    shape = tuple(fake.shape)
+    if not all(isinstance(size, int) for size in shape):
+        raise GraphError(f"the shape of what {node.target} makes depends on values{line_of(node)}")
+    dtype = str(fake.dtype).removeprefix("torch.")
+    if dtype not in ITEM_BYTES:
+        raise GraphError(f"{node.target} makes {dtype}, which can't be sent{line_of(node)}")
+    return Value(name, shape, dtype, _order(fake))
+
+
+def _order(fake: Tensor) -> tuple[int, ...] | None:
+    """How a dense tensor lies in memory where it isn't contiguous: kernels, and so the last bits, depend on it."""
+    if fake.is_contiguous():
+        return None
+    strides = fake.stride()
+    order = tuple(sorted(range(fake.dim()), key=lambda d: (-strides[d], d)))
+    return order if fake.permute(order).is_contiguous() else None

@@ -1,0 +1,109 @@
+"""What a graph is made of: values, and nodes that read some and make others. Knows no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+__all__ = ["ITEM_BYTES", "Argument", "Keyword", "Node", "Read", "Value", "Weight", "short_name"]
+
+ITEM_BYTES = {
+    "bool": 1,
+    "uint8": 1,
+    "int8": 1,
+    "int16": 2,
+    "int32": 4,
+    "int64": 8,
+    "float16": 2,
+    "bfloat16": 2,
+    "float32": 4,
+    "float64": 8,
+}
+
+# Operators that are better known by other names.
+SHORT = {"_native_batch_norm_legit_no_training": "batch_norm", "_to_copy": "to", "_softmax": "softmax"}
+
+
+def short_name(op: str) -> str:
+    """`conv2d` of `aten.conv2d.default`."""
+    name = op.split(".")[1] if op.startswith("aten.") else op
+    return SHORT.get(name, name)
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor that a node makes, a graph takes, or a network has as a weight."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str  # a key of ITEM_BYTES
+    order: tuple[int, ...] | None = None  # dimensions from the slowest to the fastest in memory; None: as numbered
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+
+
+@dataclass(frozen=True)
+class Read:
+    """An argument: the value of this name."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Weight:
+    """An argument: the parameter, buffer or constant of this name."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Keyword:
+    """An argument that torch names: a dtype, layout or memory format, or the device on which the stage runs."""
+
+    kind: str  # dtype, layout, memory_format, device
+    name: str  # "" for the device
+
+
+Argument = Read | Weight | Keyword | bool | int | float | str | tuple["Argument", ...] | None
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operator. It makes one value, or as many as `outputs` has; None stands for one that nobody reads."""
+
+    name: str  # unique: the module's path where it is the module's only node, else path, operator and number
+    path: str  # of the module, as `features.0`; "" for what the outermost one does itself
+    op: str  # torch's name of the operator and its overload, as `aten.conv2d.default`
+    args: tuple[Argument, ...]
+    kwargs: tuple[tuple[str, Argument], ...]
+    outputs: tuple[Value | None, ...]
+    several: bool  # the operator returns a tuple or a list
+    flops: int  # a multiply-add counts as two
+
+    @property
+    def made(self) -> tuple[Value, ...]:
+        """The values that somebody reads."""
+        return tuple(value for value in self.outputs if value is not None)
+
+    @cached_property
+    def reads(self) -> tuple[str, ...]:
+        """The names of the values that it takes, each once, in order."""
+        return tuple(dict.fromkeys(a.name for a in self._flat() if isinstance(a, Read)))
+
+    @cached_property
+    def weights(self) -> tuple[str, ...]:
+        """The names of the weights that it takes, each once, in order."""
+        return tuple(dict.fromkeys(a.name for a in self._flat() if isinstance(a, Weight)))
+
+    def _flat(self) -> Iterable[Argument]:
+        waiting: list[Argument] = [tuple(value for _, value in self.kwargs), self.args]
+        while waiting:
+            argument = waiting.pop()
+            if isinstance(argument, tuple):
+                waiting.extend(reversed(argument))
+            else:
+                yield argument

@@ -1,0 +1,63 @@
+"""Which of torch's operators may stand in a graph: pure functions from tensors to tensors, by name.
+
+A graph can come from elsewhere, so names are looked up among torch's own operators alone, and those that write to
+their arguments, draw random numbers or take no tensor (as one that maps a file does) are refused.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Any
+
+import torch
+
+from cutset.errors import GraphError
+from cutset.stream.node import Node
+
+__all__ = ["KEYWORDS", "operator_of", "resolve"]
+
+# What may stand for a dtype, layout or memory format in an argument.
+KEYWORDS: dict[str, dict[str, Any]] = {
+    "dtype": {
+        name: getattr(torch, name)
+        for name in ["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64"]
+    },
+    "layout": {"strided": torch.strided},
+    "memory_format": {name: getattr(torch, name) for name in ("contiguous_format", "channels_last", "preserve_format")},
+}
+# Arguments without which an operator that could draw random numbers draws none (attention, recurrent layers).
+DROPOUT = ("dropout_p", "train", "training")
+CREATION = frozenset(("arange", "full", "ones", "scalar_tensor", "zeros"))
+
+
+@cache
+def resolve(name: str) -> Any:
+    """The operator of a name like `aten.conv2d.default`. Raises GraphError for one that may not stand in a graph."""
+    match = re.fullmatch(r"aten\.([A-Za-z]\w*|_[A-Za-z]\w*)\.(\w+)", name, re.ASCII)
+    if match is None:
+        raise GraphError(f"operator {name[:80]} is not one of torch's own (aten); a stage can't run it")
+    try:
+        overload = getattr(getattr(torch.ops.aten, match[1]), match[2])
+        schema, tags = overload._schema, overload.tags
+    except AttributeError:
+        raise GraphError(f"torch {torch.__version__} has no operator {name[:80]}") from None
+    takes = any("Tensor" in str(argument.type) for argument in schema.arguments) or match[1] in CREATION
+    gives = schema.returns and all(str(r.type) in ("Tensor", "List[Tensor]", "Tensor[]") for r in schema.returns)
+    if schema.is_mutable or not takes or not gives:
+        raise GraphError(f"operator {name} is not a function from tensors to tensors; a stage can't run it")
+    if torch.Tag.nondeterministic_seeded in tags and not any(a.name in DROPOUT for a in schema.arguments):
+        raise GraphError(f"operator {name} draws random numbers; a stage couldn't repeat them")
+    return overload
+
+
+def operator_of(node: Node) -> Any:
+    """The operator of a node. Raises GraphError as `resolve` does, and where its dropout is on."""
+    overload = resolve(node.op)
+    if torch.Tag.nondeterministic_seeded in overload.tags:
+        given, named = node.args, dict(node.kwargs)
+        for i, argument in enumerate(overload._schema.arguments):
+            value = given[i] if i < len(given) else named.get(argument.name, argument.default_value)
+            if argument.name in DROPOUT and value:
+                raise GraphError(f"operator {node.op} draws random numbers; a stage couldn't repeat them")
+    return overload
