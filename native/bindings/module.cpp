@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "bindings/decoder.h"
+#include "bindings/delta.h"
 #include "bindings/glue.h"
 #include "bindings/linears.h"
 #include "kernels/table.h"
@@ -25,4 +26,5 @@ NB_MODULE(_native, m) {
   bind_linears(m);
   bind_glue(m);
   bind_decoder(m);
+  bind_delta(m);
 }

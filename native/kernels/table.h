@@ -4,6 +4,7 @@
 // row-major float32 unless it says otherwise.
 #pragma once
 
+#include "kernels/delta.h"
 #include "kernels/glue.h"
 #include "kernels/linear.h"
 
@@ -13,6 +14,7 @@ struct KernelTable {
   const char* isa;
   GlueKernels glue;
   LinearKernels linear;
+  DeltaKernels delta;
 };
 
 // The table in force: the best that this machine has, or the one that select_isa chose.
