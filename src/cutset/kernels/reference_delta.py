@@ -64,7 +64,7 @@ def near(base: Tensor, fresh: Tensor, threshold: float) -> NDArray[np.bool_]:
     if fresh.dtype != np.float32:
         raise ValueError("only float32 and uint8 take a threshold")
     limit = np.float32(threshold)
-    if limit > threshold:
+    if float(limit) > threshold:
         limit = np.nextafter(limit, np.float32(0))
     with np.errstate(invalid="ignore", over="ignore"):
         # Rounding is monotonic: were the distance above the limit, its rounded value would not be below it.
