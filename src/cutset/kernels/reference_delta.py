@@ -1,8 +1,8 @@
 """The delta codec's kernels in numpy: what the native ones compute, written to be read.
 
-A mask has a bit for each element, the first one lowest in the first byte, and zeros after the last. Values are the bytes
-of the elements that changed, in order. Elements of 1, 2, 4 or 8 bytes are compared as bits: -0.0 isn't 0.0, and a NaN is
-itself. Shapes don't matter here, only that arrays are contiguous.
+A mask has a bit for each element, the first one lowest in the first byte, and zeros after the last. Values are the
+bytes of the elements that changed, in order. Elements of 1, 2, 4 or 8 bytes are compared as bits: -0.0 isn't 0.0, and a
+NaN is itself. Shapes don't matter here, only that arrays are contiguous.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ def near(base: Tensor, fresh: Tensor, threshold: float) -> NDArray[np.bool_]:
 def delta_decode(held: Tensor, mask: Bytes, values: Bytes) -> int:
     """Writes `values` to the places of `held` that `mask` names.
 
-    Returns 0; or 1 if the mask names another number of places, or one beyond the end, and nothing was written. The native
-    kernel returns 2 if the mask changed while it was read: `held` is of no use then. Raises ValueError for a mask of
-    another length, and for values that aren't whole elements.
+    Returns 0; or 1 if the mask names another number of places, or one beyond the end, and nothing was written. The
+    native kernel returns 2 if the mask changed while it was read: `held` is of no use then. Raises ValueError for a
+    mask of another length, and for values that aren't whole elements.
     """
     if mask.size != (held.size + 7) // 8:
         raise ValueError("mask must have a bit for each element, in whole bytes")
@@ -92,6 +92,6 @@ def delta_decode(held: Tensor, mask: Bytes, values: Bytes) -> int:
 def bits(tensor: Tensor) -> Tensor:
     """The elements of a contiguous tensor in a row, as unsigned integers that share its memory."""
     flat = tensor.reshape(-1)
-    if not np.shares_memory(flat, tensor) and tensor.size:
+    if not tensor.flags.c_contiguous:
         raise ValueError("a tensor must be contiguous")
     return flat.view(f"u{tensor.itemsize}")
