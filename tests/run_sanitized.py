@@ -27,7 +27,7 @@ def main() -> int:
 
     assert Path(native.__file__).is_relative_to(BUILT), f"the tests would run on {native.__file__}"
     # Without -s pytest holds back the report of a sanitizer that ends the process.
-    tests = ["tests/kernels", "tests/models/test_native.py"]
+    tests = ["tests/kernels", "tests/models/test_native.py", "tests/stream/test_codec.py"]
     return pytest.main(["-s", "-q", "-p", "no:cacheprovider", *tests, *sys.argv[1:]])
 
 

@@ -48,7 +48,7 @@ def video(rng, tensor, share):
 def test_a_thousand_deltas_give_the_dense_tensor():
     """Bit for bit, whatever form each payload takes; one in fifty is lost, and costs one request."""
     rng = np.random.default_rng(0)
-    tensor = rng.standard_normal((8, 13, 9), np.float32)
+    tensor = rng.standard_normal((8, 31, 29), np.float32)
     encoder, decoder = pair(tensor)
     forms, requests, lost, shown = set(), 0, 0, 0
     for sequence in range(1000):
@@ -74,7 +74,7 @@ def test_a_thousand_deltas_give_the_dense_tensor():
     assert shown + requests + lost == 1000
     assert 0 < requests <= lost
     assert {(kind, encoding) for kind, encoding, _ in forms} == {("key", "dense"), ("key", "bits"), ("delta", "bits")}
-    assert any("none" not in compression for *_, compression in forms)
+    assert any(set(compression) > {"none"} for *_, compression in forms)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -240,7 +240,7 @@ def test_values_beyond_float16_go_as_float32():
         assert encoded.payload.wire == ("<f4" if value == 7e4 else "<f2")
         decoder.decode(*sent(encoded))
         assert np.array_equal(decoder.tensor[50], tensor[50], equal_nan=True)
-        assert np.nanmax(np.abs(np.delete(decoder.tensor - tensor, 50))) <= 2**-11
+        assert np.abs(np.delete(decoder.tensor, 50) - np.delete(tensor, 50)).max() <= 2**-11
 
 
 def test_budgets_that_make_no_sense():
