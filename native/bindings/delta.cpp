@@ -102,6 +102,18 @@ int decode(AnyOut held, BytesIn mask, BytesIn values) {
                                        values.size() / held.itemsize());
 }
 
+std::size_t nest(BytesIn mask, BytesOut out) {
+  require(out.size() >= nested_bytes((mask.size() + 7) / 8) + kNestSlack,
+          "out is too short for any mask of that length");
+  require_apart(mask, out);
+  return kernels().delta.nest(mask.data(), mask.size(), out.data());
+}
+
+bool unnest(BytesIn nested, BytesOut mask) {
+  require_apart(nested, mask);
+  return kernels().delta.unnest(nested.data(), nested.size(), mask.data(), mask.size());
+}
+
 }  // namespace
 
 }  // namespace cutset::bindings
@@ -112,5 +124,8 @@ void bind_delta(nb::module_& m) {
         "values"_a.noconvert(), "threshold"_a = 0.0);
   m.def("delta_compare", &difference, "base"_a.noconvert(), "fresh"_a.noconvert(), "mask"_a.noconvert(),
         "values"_a.noconvert(), "threshold"_a = 0.0);
+  using Released = nb::call_guard<nb::gil_scoped_release>;
+  m.def("mask_nest", &nest, "mask"_a.noconvert(), "out"_a.noconvert(), Released());
+  m.def("mask_unnest", &unnest, "nested"_a.noconvert(), "mask"_a.noconvert(), Released());
   m.def("delta_decode", &decode, "held"_a.noconvert(), "mask"_a.noconvert(), "values"_a.noconvert());
 }

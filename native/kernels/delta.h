@@ -11,6 +11,11 @@ namespace cutset {
 
 constexpr std::size_t mask_bytes(std::size_t count) { return (count + 7) / 8; }
 
+// A nested mask leaves out zeros. A bit for each word of eight bytes of the mask, lowest first, in whole bytes: whether
+// one of them isn't zero. Then for each such word a byte that says which, and those.
+constexpr std::size_t nested_bytes(std::size_t words) { return (words + 7) / 8 + 9 * words; }  // at most
+constexpr std::size_t kNestSlack = 8;  // bytes that may be written after them
+
 // The place of an element size in the tables below: 1, 2, 4 and 8 bytes at 0 to 3, another one at 4.
 constexpr std::size_t width_place(std::size_t bytes) {
   return bytes == 1 ? 0 : bytes == 2 ? 1 : bytes == 4 ? 2 : bytes == 8 ? 3 : 4;
@@ -41,6 +46,11 @@ struct DeltaKernels {
   // read, whatever they say.
   int (*decode[4])(void* held, std::size_t count, const std::uint8_t* mask, const std::uint8_t* values,
                    std::size_t given);
+  // Writes the nested form of a mask to out, of nested_bytes((bytes + 7) / 8) + kNestSlack bytes, and returns its
+  // length.
+  std::size_t (*nest)(const std::uint8_t* mask, std::size_t bytes, std::uint8_t* out);
+  // The mask again. False, and a mask of no use, for anything that `nest` doesn't write. Reads each byte once.
+  bool (*unnest)(const std::uint8_t* nested, std::size_t length, std::uint8_t* mask, std::size_t bytes);
 };
 
 }  // namespace cutset

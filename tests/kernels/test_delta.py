@@ -239,3 +239,52 @@ def test_hostile_masks(data):
         assert code == 0 or (held.view(np.uint8) == 3).all()
         results.append((code, held.tobytes()))
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.005, 0.1, 0.6, 1.0])
+def test_nested_masks(share):
+    for size in (0, 1, 7, 8, 9, 15, 63, 64, 65, 71, 512, 513, 1000):
+        rng = np.random.default_rng(size)
+        mask = np.packbits(rng.random(8 * size) < share, bitorder="little")
+        lengths = []
+        for kernels in (native, reference):
+            nested, whole = guarded(reference.nested_room(size), offset=1)
+            length = kernels.mask_nest(mask, nested)
+            assert whole()
+            lengths.append(nested[:length].tobytes())
+        assert lengths[0] == lengths[1]
+        nested, _ = guarded(len(lengths[0]), offset=3)
+        nested[...] = np.frombuffer(lengths[0], np.uint8)
+        for kernels in (native, reference):
+            again, whole = guarded(size)
+            assert kernels.mask_unnest(nested, again)
+            assert whole()
+            assert again.tobytes() == mask.tobytes()
+            assert not kernels.mask_unnest(np.append(nested, np.uint8(1)), again)
+            if nested.size:
+                assert not kernels.mask_unnest(nested[:-1].copy(), again)
+        with pytest.raises(ValueError):
+            native.mask_nest(mask, np.zeros(reference.nested_room(size) - 1, np.uint8))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 80), st.binary(max_size=60), st.data())
+def test_hostile_nested_masks(size, nested, data):
+    """Any bytes, and right ones with one changed: taken as the twin takes them, and only what `nest` would write."""
+    if data.draw(st.booleans()):
+        mask = np.resize(np.frombuffer(nested or b"\0", np.uint8), size)
+        out = np.zeros(reference.nested_room(size), np.uint8)
+        right = out[: native.mask_nest(mask, out)]
+        if right.size:
+            right[data.draw(st.integers(0, right.size - 1))] ^= 1 << data.draw(st.integers(0, 7))
+        nested = right.tobytes()
+    results = []
+    for kernels in (native, reference):
+        mask, whole = guarded(size)
+        taken = kernels.mask_unnest(np.frombuffer(nested, np.uint8), mask)
+        assert whole()
+        results.append((taken, mask.tobytes() if taken else None))
+    assert results[0] == results[1]
+    if taken:
+        out = np.zeros(reference.nested_room(size), np.uint8)
+        assert out[: native.mask_nest(mask, out)].tobytes() == nested

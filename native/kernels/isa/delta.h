@@ -15,10 +15,14 @@ int decode_u8(void* held, std::size_t count, const std::uint8_t* mask, const std
 int decode_u16(void* held, std::size_t count, const std::uint8_t* mask, const std::uint8_t* values, std::size_t given);
 int decode_u32(void* held, std::size_t count, const std::uint8_t* mask, const std::uint8_t* values, std::size_t given);
 int decode_u64(void* held, std::size_t count, const std::uint8_t* mask, const std::uint8_t* values, std::size_t given);
+std::size_t nest(const std::uint8_t* mask, std::size_t bytes, std::uint8_t* out);
+bool unnest(const std::uint8_t* nested, std::size_t length, std::uint8_t* mask, std::size_t bytes);
 
 constexpr DeltaKernels kDelta = {{encode_u8, encode_u16, encode_u32, encode_u64},
                                  encode_near_f32,
                                  encode_near_u8,
-                                 {decode_u8, decode_u16, decode_u32, decode_u64}};
+                                 {decode_u8, decode_u16, decode_u32, decode_u64},
+                                 nest,
+                                 unnest};
 
 }  // namespace cutset::CUTSET_ISA

@@ -78,12 +78,33 @@ inline std::uint64_t bytes_apart_each(const std::uint8_t* a, const std::uint8_t*
   return word;
 }
 
+// The bytes of a word that aren't zero, as bits.
+inline std::size_t filled(std::uint64_t word) {
+  constexpr std::uint64_t kLow = 0x7f7f7f7f7f7f7f7f;
+  const std::uint64_t tops = ((word & kLow) + kLow | word) & ~kLow;
+  return (tops >> 7) * 0x0102040810204080 >> 56;
+}
+
 #if !defined(CUTSET_ISA_avx2) && !defined(CUTSET_ISA_avx512) && !defined(CUTSET_ISA_avx512vnni)
 inline std::uint64_t floats_apart(const std::uint32_t* a, const std::uint32_t* b, float threshold) {
   return floats_apart_each(a, b, threshold);
 }
 inline std::uint64_t bytes_apart(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t threshold) {
   return bytes_apart_each(a, b, threshold);
+}
+
+// The bytes of `word` that `which` names, first ones first, with zeros or anything after them; and back, with zeros
+// between.
+inline std::uint64_t pack_bytes(std::uint64_t word, std::size_t which) {
+  std::uint64_t packed = 0;
+  for (std::size_t at = 0; which; which &= which - 1, at += 8) packed |= (word >> 8 * lowest(which) & 0xff) << at;
+  return packed;
+}
+
+inline std::uint64_t spread_bytes(std::uint64_t packed, std::size_t which) {
+  std::uint64_t word = 0;
+  for (; which; which &= which - 1, packed >>= 8) word |= (packed & 0xff) << 8 * lowest(which);
+  return word;
 }
 #endif
 

@@ -38,6 +38,18 @@ inline __m128i pairs(__m128i indices) {
 
 // Eight bytes or pairs of bytes at once, by table.
 
+inline std::uint64_t pack_bytes(std::uint64_t word, std::size_t which) {
+  const __m128i packed =
+      _mm_shuffle_epi8(_mm_cvtsi64_si128(static_cast<long long>(word)), eight_bytes(kShuffles.front[which]));
+  return static_cast<std::uint64_t>(_mm_cvtsi128_si64(packed));
+}
+
+inline std::uint64_t spread_bytes(std::uint64_t packed, std::size_t which) {
+  const __m128i word =
+      _mm_shuffle_epi8(_mm_cvtsi64_si128(static_cast<long long>(packed)), eight_bytes(kShuffles.rank[which]));
+  return static_cast<std::uint64_t>(_mm_cvtsi128_si64(word));
+}
+
 inline void pack(const std::uint8_t* from, std::uint64_t word, std::uint8_t* to) {
   for (std::size_t group = 0; group < 8; ++group) {
     const std::size_t byte = byte_of(word, group);

@@ -9,7 +9,7 @@ from cutset.bench.diff import Line, compare
 from cutset.bench.files import write_atomically
 from cutset.bench.report import format_value, report
 from cutset.bench.results import load
-from cutset.cli import bench_decode, bench_exchange, bench_offload, bench_quality
+from cutset.cli import bench_decode, bench_delta, bench_exchange, bench_offload, bench_quality
 from cutset.cli.output import table
 
 __all__ = ["configure", "run"]
@@ -44,6 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         ("decode", bench_decode),
         ("offload", bench_offload),
         ("exchange", bench_exchange),
+        ("delta", bench_delta),
         ("quality", bench_quality),
     ):
         parser = actions.add_parser(name, help=module.HELP, description=module.DESCRIPTION, allow_abbrev=False)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["delta_compare", "delta_decode", "delta_encode"]
+__all__ = ["delta_compare", "delta_decode", "delta_encode", "mask_nest", "mask_unnest", "nested_room"]
 
 Tensor = np.ndarray[Any, Any]
 Bytes = NDArray[np.uint8]
@@ -87,6 +87,56 @@ def delta_decode(held: Tensor, mask: Bytes, values: Bytes) -> int:
         return 1
     bits(held)[named[: held.size]] = np.frombuffer(values.tobytes(), bits(held).dtype)
     return 0
+
+
+def nested_room(mask_bytes: int) -> int:
+    """Bytes that `mask_nest` wants for its output."""
+    words = (mask_bytes + 7) // 8
+    return (words + 7) // 8 + 9 * words + 8
+
+
+def mask_nest(mask: Bytes, out: Bytes) -> int:
+    """Writes the nested form of a mask to `out` (at least `nested_room` bytes), and returns its length.
+
+    It leaves out zeros: a bit for each word of eight bytes, whether one of them isn't zero, in whole bytes; then for
+    each such word a byte that says which, and those.
+    """
+    words = np.zeros((-(-mask.size // 8), 8), np.uint8)
+    words.reshape(-1)[: mask.size] = mask
+    there = words.any(axis=1)
+    top = np.packbits(there, bitorder="little")
+    which = np.packbits(words[there] != 0, axis=1, bitorder="little").reshape(-1)
+    rest = [np.concatenate([which[i : i + 1], word[word != 0]]) for i, word in enumerate(words[there])]
+    nested = np.concatenate([top, *rest])
+    if out.size < nested_room(mask.size):
+        raise ValueError("out is too short for any mask of that length")
+    out[: nested.size] = nested
+    return int(nested.size)
+
+
+def mask_unnest(nested: Bytes, mask: Bytes) -> bool:
+    """Writes the mask of which `nested` is the nested form; False if it is none, and then `mask` is of no use."""
+    count = -(-mask.size // 8)
+    words = np.zeros((count, 8), np.uint8)
+    at = -(-count // 8)
+    if nested.size < at:
+        return False
+    there = np.unpackbits(nested[:at], bitorder="little").astype(bool)
+    if there[count:].any():
+        return False
+    for word in np.flatnonzero(there):
+        if at == nested.size:
+            return False
+        which = np.unpackbits(nested[at : at + 1], bitorder="little").astype(bool)
+        more = int(which.sum())
+        found = nested[at + 1 : at + 1 + more]
+        if not more or found.size < more or not found.all():
+            return False
+        words[word, which] = found
+        at += 1 + more
+    flat = words.reshape(-1)
+    mask[...] = flat[: mask.size]
+    return at == nested.size and not flat[mask.size :].any()
 
 
 def bits(tensor: Tensor) -> Tensor:

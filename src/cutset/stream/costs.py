@@ -27,8 +27,8 @@ def kernels() -> Any:
 
 @dataclass(slots=True)
 class Costs:
-    """Seconds a byte, running means. For "dense" and "bits" a byte of the dense tensor, for a compressor a byte of what
-    it is given. `decode` is the receiver's; until it says otherwise it is taken to be as fast as this machine.
+    """Seconds a byte, running means. For "dense" and "bits" a byte of the dense tensor, for "nested" and a compressor a
+    byte of what it is given. `decode` is the receiver's; until it says otherwise, it is as fast as this machine.
     """
 
     encode: dict[str, float] = field(default_factory=dict)
@@ -96,6 +96,10 @@ def _measure() -> Costs:
     encode()
     some = values[: count * 4].copy()
     costs.decode["bits"] = _best(lambda: kernel.delta_decode(held, mask, some)) / SAMPLE
+    nested = np.zeros(reference_delta.nested_room(mask.size), np.uint8)
+    costs.encode["nested"] = _best(partial(kernel.mask_nest, mask, nested)) / mask.size
+    short = nested[: kernel.mask_nest(mask, nested)]
+    costs.decode["nested"] = _best(partial(kernel.mask_unnest, short, mask.copy())) / mask.size
     costs.encode["dense"] = 0.0  # sent as it lies
     costs.decode["dense"] = _best(lambda: np.copyto(held, base)) / SAMPLE
     data = np.concatenate([mask, some])

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from cutset.errors import FrameError
 from cutset.kernels.reference_delta import bits
-from cutset.stream.compression import Compressor, decompress
+from cutset.stream.compression import decompress
 from cutset.stream.costs import Costs, kernels
-from cutset.stream.payload import Channel, KeyRequest, Payload, check
+from cutset.stream.payload import Channel, Compression, KeyRequest, Payload, check
 
 __all__ = ["Decoder", "Verdict"]
 
@@ -74,7 +74,7 @@ class Decoder:
         if payload.kind == "delta" and (payload.epoch != self.epoch or payload.base != self.sequence):
             return self._ask(payload)
         parts = [
-            array if name == "none" else self._decompressed(name, array, size)
+            self._decompressed(name, array, size)
             for array, name, size in zip(arrays, payload.compression, sizes, strict=True)
         ]
         if payload.wire != payload.dtype:
@@ -106,9 +106,16 @@ class Decoder:
         self._asked = KeyRequest(channel.source, channel.edge, payload.plan, payload.epoch, payload.sequence)
         return Verdict.NEED_KEY
 
-    def _decompressed(self, name: Compressor, array: Bytes, size: int) -> Bytes:
+    def _decompressed(self, name: Compression, array: Bytes, size: int) -> Bytes:
         start = time.perf_counter()
-        plain = decompress(name, array, size)
+        if name == "none":
+            return array
+        if name == "nested":
+            plain = np.empty(size, np.uint8)
+            if not kernels().mask_unnest(array, plain):
+                raise FrameError(f"edge {self.channel.edge}: a nested mask that is none")
+        else:
+            plain = decompress(name, array, size)
         self.costs.learn_decode(name, size, time.perf_counter() - start)
         return plain
 

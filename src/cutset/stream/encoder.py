@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.errors import ConfigError
-from cutset.kernels.reference_delta import bits
+from cutset.kernels.reference_delta import bits, nested_room
 from cutset.stream.budget import EXACT, Budget
 from cutset.stream.compression import Compressor, available, compress
 from cutset.stream.costs import Costs, Ratio, kernels, measured
@@ -27,8 +27,10 @@ Bytes = NDArray[np.uint8]
 
 PROBE_EVERY = 16  # payloads
 PROBE_BYTES = 1 << 16  # of each array
-LEAST = 256  # bytes; less isn't compressed
+LEAST = 64  # bytes; less isn't made smaller
 MANY = 0.3  # a share of changed elements above which a key may be smaller, for all the zeros
+HOPELESS = 0.97  # a share of changed elements, in a sample, at which a delta isn't tried
+BLOCKS, BLOCK = 64, 64  # of the sample, in elements
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,10 @@ class Encoder:
         form = None
         share = 1.0
         if self._held is not None and self._key is not None:
-            form = self._delta(self._held, fresh, wire)
+            if budget.threshold or _share(bits(self._held), bits(fresh)) < HOPELESS:
+                form = self._delta(self._held, fresh, wire)
+            else:
+                self._hold(fresh)
             if form is not None:
                 share = form.count / max(channel.elements, 1)
         elif self._deltas:
@@ -176,11 +181,12 @@ class Encoder:
             here = costs.decode.get("bits", 0.0) * dense + (delta.count * width + mask_bytes) / bandwidth
             if here < best:
                 best, form = here, delta
-        count = int(np.count_nonzero(bits(held)))
-        if costs.seconds("bits", dense) + (count * width + mask_bytes) / bandwidth < best:
-            mask, values = _room(held, count)
-            kernels().delta_encode(None, held, mask, values)
-            return _Form(True, count, mask, values)
+        there = _share(bits(held), None) * held.size
+        if costs.seconds("bits", dense) + (there * width + mask_bytes) / bandwidth < best:
+            mask, values = _room(held, held.size - math.ceil(mask_bytes / width))
+            count = kernels().delta_encode(None, held, mask, values)
+            if count >= 0:
+                return _Form(True, count, mask, values[: count * held.itemsize])
         # A copy, because the encoder or the caller goes on writing to it.
         return form or _Form(True, held.size, None, bits(held).copy().view(np.uint8))
 
@@ -194,23 +200,36 @@ class Encoder:
         return tuple(data for data, _ in packed), tuple(name for _, name in packed)
 
     def _compressed(self, part: str, data: Bytes) -> tuple[Bytes, Compression]:
+        """The cheapest of: as it is; nested, for a mask; compressed."""
+        costs, bandwidth = self.costs, self.bandwidth
+        how: Compression
+        best, chosen, how = data.size / bandwidth, data, "none"
+        if data.size < LEAST:
+            return chosen, how
+        if part == "mask" and costs.seconds("nested", data.size) < best:
+            start = time.perf_counter()
+            out = np.empty(nested_room(data.size), np.uint8)
+            nested = out[: kernels().mask_nest(data, out)]
+            costs.learn_encode("nested", data.size, time.perf_counter() - start)
+            here = nested.size / bandwidth + costs.decode.get("nested", 0.0) * data.size
+            if here < best:
+                best, chosen, how = here, nested, "nested"
         name, ratio = self._compressor, self._ratios[part]
-        if name is None or data.size < LEAST:
-            return data, "none"
-        seconds = self.costs.seconds(name, data.size)
-        if seconds >= data.size / self.bandwidth:  # couldn't pay even if nothing were left
-            return data, "none"
-        if self._made % PROBE_EVERY == 0 or ratio.value is None:
+        seconds = math.inf if name is None else costs.seconds(name, data.size)
+        if name is None or seconds >= best:  # couldn't pay even if nothing were left
+            return chosen, how
+        if ratio.value is None or self._made % PROBE_EVERY == 0:
             middle = data[max((data.size - PROBE_BYTES) // 2, 0) :][:PROBE_BYTES]
             ratio.learn(middle.size, compress(name, middle).size)
         assert ratio.value is not None
-        if (1 - ratio.value) * data.size / self.bandwidth <= seconds:
-            return data, "none"
-        start = time.perf_counter()
-        smaller = compress(name, data)
-        self.costs.learn_encode(name, data.size, time.perf_counter() - start)
-        ratio.learn(data.size, smaller.size)
-        return (smaller, name) if smaller.size < data.size else (data, "none")
+        if seconds + ratio.value * data.size / bandwidth < best:
+            start = time.perf_counter()
+            smaller = compress(name, data)
+            costs.learn_encode(name, data.size, time.perf_counter() - start)
+            ratio.learn(data.size, smaller.size)
+            if smaller.size < chosen.size:
+                return smaller, name
+        return chosen, how
 
 
 @dataclass(slots=True)
@@ -226,6 +245,17 @@ class _Form:
 def _room(tensor: Tensor, most: int) -> tuple[Bytes, Bytes]:
     """A mask, and room for `most` values. Memory that isn't written is not taken from the machine."""
     return np.empty((tensor.size + 7) // 8, np.uint8), np.empty(most * tensor.itemsize, np.uint8)
+
+
+def _share(a: Tensor, b: Tensor | None) -> float:
+    """The share of elements that differ, or aren't zero, in a sample of two tensors' bits."""
+    step = max(a.size // BLOCKS, 1)
+    whole = a.size // step * step
+
+    def sample(x: Tensor) -> Tensor:
+        return x[:whole].reshape(-1, step)[:, :BLOCK]
+
+    return float(np.mean(sample(a) != (0 if b is None else sample(b)))) if whole else 0.0
 
 
 def _for_wire(tensor: Tensor, budget: Budget, dtype: str) -> tuple[Tensor, str]:

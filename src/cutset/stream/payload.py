@@ -29,7 +29,7 @@ Size = Annotated[int, msgspec.Meta(ge=0, le=MAX_BYTES)]
 Edge = Annotated[str, msgspec.Meta(max_length=MAX_EDGE)]
 Shape = Annotated[tuple[Size, ...], msgspec.Meta(max_length=MAX_DIMS)]
 DType = Literal["u1", "i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f2", "<f4", "<f8"]
-Compression = Literal["none", "zlib", "zstd"]
+Compression = Literal["none", "nested", "zlib", "zstd"]  # nested: for masks
 Compressions = Annotated[tuple[Compression, ...], msgspec.Meta(min_length=1, max_length=2)]
 
 
@@ -137,6 +137,8 @@ def check(payload: Payload, arrays: Sequence[np.ndarray[Any, Any]], channel: Cha
     for array, size, compression in zip(arrays, sizes, payload.compression, strict=True):
         if array.dtype != np.uint8 or array.ndim != 1:
             raise FrameError(f"edge {channel.edge}: an array of a payload isn't bytes")
+        if compression == "nested" and (payload.encoding == "dense" or array is not arrays[0]):
+            raise FrameError(f"edge {channel.edge}: values can't be nested")
         if compression == "none" and array.size != size:
             raise FrameError(f"edge {channel.edge}: {array.size} bytes of a payload where {size} are expected")
     return sizes
