@@ -102,6 +102,17 @@ int decode(AnyOut held, BytesIn mask, BytesIn values) {
                                        values.size() / held.itemsize());
 }
 
+int gather(AnyIn held, BytesIn mask, BytesOut values) {
+  const std::size_t place = place_of(held);
+  require_mask(mask.size(), held.size());
+  require(values.size() % held.itemsize() == 0, "values must be whole elements");
+  require_apart(held, values);
+  require_apart(mask, values);
+  const nb::gil_scoped_release released;
+  return kernels().delta.gather[place](held.data(), held.size(), mask.data(), values.data(),
+                                       values.size() / held.itemsize());
+}
+
 std::size_t nest(BytesIn mask, BytesOut out) {
   require(out.size() >= nested_bytes((mask.size() + 7) / 8) + kNestSlack,
           "out is too short for any mask of that length");
@@ -127,5 +138,6 @@ void bind_delta(nb::module_& m) {
   using Released = nb::call_guard<nb::gil_scoped_release>;
   m.def("mask_nest", &nest, "mask"_a.noconvert(), "out"_a.noconvert(), Released());
   m.def("mask_unnest", &unnest, "nested"_a.noconvert(), "mask"_a.noconvert(), Released());
+  m.def("delta_gather", &gather, "held"_a.noconvert(), "mask"_a.noconvert(), "values"_a.noconvert());
   m.def("delta_decode", &decode, "held"_a.noconvert(), "mask"_a.noconvert(), "values"_a.noconvert());
 }

@@ -46,6 +46,9 @@ struct DeltaKernels {
   // read, whatever they say.
   int (*decode[4])(void* held, std::size_t count, const std::uint8_t* mask, const std::uint8_t* values,
                    std::size_t given);
+  // Writes the elements of held that the mask names to values. Returns what decode does.
+  int (*gather[4])(const void* held, std::size_t count, const std::uint8_t* mask, std::uint8_t* values,
+                   std::size_t given);
   // Writes the nested form of a mask to out, of nested_bytes((bytes + 7) / 8) + kNestSlack bytes, and returns its
   // length.
   std::size_t (*nest)(const std::uint8_t* mask, std::size_t bytes, std::uint8_t* out);

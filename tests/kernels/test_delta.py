@@ -96,6 +96,10 @@ def test_twins(dtype, share):
             # The last values must end where the array ends.
             packed, _ = guarded(values.size, offset=1)
             packed[...] = values
+            gathered, gathered_whole = guarded(values.size, offset=5)
+            assert kernels.delta_gather(held, mask, gathered) == 0
+            assert gathered.tobytes() == base[changed].tobytes()
+            assert gathered_whole()
             assert kernels.delta_decode(held, mask, packed) == 0
             assert held.tobytes() == fresh.tobytes()
             assert whole()
@@ -198,8 +202,9 @@ def test_what_does_not_fit_together(kernels):
     with pytest.raises(ValueError):
         kernels.delta_encode(tensor.astype(np.int32), tensor.astype(np.int32), mask, values, 1.0)
     for bad_mask, bad_values in ((mask[:2], values[:0]), (np.zeros(4, np.uint8), values[:0]), (mask, values[:3])):
-        with pytest.raises(ValueError):
-            kernels.delta_decode(tensor, bad_mask, bad_values)
+        for call in (kernels.delta_decode, kernels.delta_gather):
+            with pytest.raises(ValueError):
+                call(tensor, bad_mask, bad_values)
 
 
 def test_overlap_and_types_are_refused():
@@ -237,6 +242,10 @@ def test_hostile_masks(data):
         code = kernels.delta_decode(held, mask, values)
         assert whole()
         assert code == 0 or (held.view(np.uint8) == 3).all()
+        gathered, gathered_whole = guarded(values.size, offset=1)
+        assert kernels.delta_gather(held, mask, gathered) == code
+        assert gathered_whole()
+        assert code or np.array_equal(gathered, values)
         results.append((code, held.tobytes()))
     assert results[0] == results[1]
 

@@ -167,6 +167,25 @@ def test_the_choice_follows_the_measured_costs():
         assert encoder.encode(half_zero, 0).payload.encoding == expected
 
 
+@pytest.mark.parametrize("dtype", ["u1", "<i2", "<f4", "<f8"])
+def test_changes_of_values_compress_better(dtype):
+    """Values that move a little: their changes go over a slow link, and the tensor is exact all the same."""
+    rng = np.random.default_rng(9)
+    tensor = rng.integers(0, 256, (3, 80, 100)).astype(dtype)
+    kinds = {}
+    for bandwidth in (1e6, math.inf):
+        encoder, decoder = pair(tensor, bandwidth=bandwidth)
+        now = tensor.copy()
+        for sequence in range(6):
+            now[:, 20:50, 30:80] += rng.integers(0, 3, (3, 30, 50)).astype(dtype)
+            encoded = encoder.encode(now, sequence)
+            assert decoder.decode(*sent(encoded)) is Verdict.APPLIED
+            assert same(decoder.tensor, now)
+            kinds[bandwidth, encoded.payload.kind] = encoded.payload.values
+    assert kinds[1e6, "delta"] == "change"
+    assert kinds[1e6, "key"] == kinds[math.inf, "key"] == kinds[math.inf, "delta"] == "plain"
+
+
 def test_costs_are_learned():
     costs = Costs()
     costs.learn_encode("bits", 100, 1.0)  # too little to say anything
@@ -414,7 +433,10 @@ FIELDS = {
     "encoding": st.sampled_from(["dense", "bits"]),
     "wire": st.sampled_from(DTYPES),
     "count": NUMBERS | st.integers(0, 310),
-    "compression": st.lists(st.sampled_from(["none", "zlib", *available()]), min_size=0, max_size=3).map(tuple),
+    "values": st.sampled_from(["plain", "change"]),
+    "compression": st.lists(st.sampled_from(["none", "nested", "zlib", *available()]), min_size=0, max_size=3).map(
+        tuple
+    ),
 }
 KEEP = ("kind", "sequence", "base", "key")
 

@@ -135,6 +135,28 @@ int decode(void* target, std::size_t count, const std::uint8_t* mask, const std:
   return left ? 2 : 0;
 }
 
+template <class T>
+int gather(const void* source, std::size_t count, const std::uint8_t* mask, std::uint8_t* values, std::size_t given) {
+  if (!names(mask, count, given)) return 1;
+  const T* held = static_cast<const T*>(source);
+  std::size_t left = given;
+  for (std::size_t i = 0; i < count; i += kChunk) {
+    const std::size_t rest = count - i < kChunk ? count - i : kChunk;
+    const std::uint64_t word = read_word(mask + i / 8, mask_bytes(rest));
+    if (!word) continue;
+    const std::size_t more = ones(word);
+    if (more > left || (rest < kChunk && word >> rest)) return 2;
+    if (left >= kChunk && rest == kChunk) {
+      pack(held + i, word, values);
+    } else {
+      pack_each(held + i, word, values);
+    }
+    left -= more;
+    values += more * sizeof(T);
+  }
+  return left ? 2 : 0;
+}
+
 }  // namespace
 
 std::ptrdiff_t encode_u8(const DeltaTask& task) { return encode_bits<std::uint8_t>(task); }
@@ -158,6 +180,19 @@ int decode_u32(void* held, std::size_t count, const std::uint8_t* mask, const st
 }
 int decode_u64(void* held, std::size_t count, const std::uint8_t* mask, const std::uint8_t* values, std::size_t given) {
   return decode<std::uint64_t>(held, count, mask, values, given);
+}
+
+int gather_u8(const void* held, std::size_t count, const std::uint8_t* mask, std::uint8_t* values, std::size_t given) {
+  return gather<std::uint8_t>(held, count, mask, values, given);
+}
+int gather_u16(const void* held, std::size_t count, const std::uint8_t* mask, std::uint8_t* values, std::size_t given) {
+  return gather<std::uint16_t>(held, count, mask, values, given);
+}
+int gather_u32(const void* held, std::size_t count, const std::uint8_t* mask, std::uint8_t* values, std::size_t given) {
+  return gather<std::uint32_t>(held, count, mask, values, given);
+}
+int gather_u64(const void* held, std::size_t count, const std::uint8_t* mask, std::uint8_t* values, std::size_t given) {
+  return gather<std::uint64_t>(held, count, mask, values, given);
 }
 
 }  // namespace cutset::CUTSET_ISA

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["delta_compare", "delta_decode", "delta_encode", "mask_nest", "mask_unnest", "nested_room"]
+__all__ = ["delta_compare", "delta_decode", "delta_encode", "delta_gather", "mask_nest", "mask_unnest", "nested_room"]
 
 Tensor = np.ndarray[Any, Any]
 Bytes = NDArray[np.uint8]
@@ -86,6 +86,19 @@ def delta_decode(held: Tensor, mask: Bytes, values: Bytes) -> int:
     if named[held.size :].any() or int(named.sum()) * held.itemsize != values.size:
         return 1
     bits(held)[named[: held.size]] = np.frombuffer(values.tobytes(), bits(held).dtype)
+    return 0
+
+
+def delta_gather(held: Tensor, mask: Bytes, values: Bytes) -> int:
+    """Writes the elements of `held` that `mask` names to `values`. Returns and raises what `delta_decode` does."""
+    if mask.size != (held.size + 7) // 8:
+        raise ValueError("mask must have a bit for each element, in whole bytes")
+    if values.size % held.itemsize:
+        raise ValueError("values must be whole elements")
+    named = np.unpackbits(mask, bitorder="little").astype(bool)
+    if named[held.size :].any() or int(named.sum()) * held.itemsize != values.size:
+        return 1
+    values[...] = bits(held)[named[: held.size]].view(np.uint8)
     return 0
 
 

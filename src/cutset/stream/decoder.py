@@ -14,6 +14,7 @@ from cutset.errors import FrameError
 from cutset.kernels.reference_delta import bits
 from cutset.stream.compression import decompress
 from cutset.stream.costs import Costs, kernels
+from cutset.stream.packing import from_change
 from cutset.stream.payload import Channel, Compression, KeyRequest, Payload, check
 
 __all__ = ["Decoder", "Verdict"]
@@ -128,8 +129,17 @@ class Decoder:
         if payload.kind == "key":
             self.sequence = None  # until all of it is there
             self._held.fill(0)
+        if payload.values == "change":
+            mask, change = parts
+            old = np.empty_like(change)
+            if kernels().delta_gather(self._held, mask, old):
+                raise self._wrong(payload)
+            parts = [mask, from_change(change, old, self._held.itemsize)]
         code = kernels().delta_decode(self._held, *parts)
         if code == 2:
             self.sequence = None
         if code:
-            raise FrameError(f"edge {self.channel.edge}: a payload whose mask doesn't name {payload.count} values")
+            raise self._wrong(payload)
+
+    def _wrong(self, payload: Payload) -> FrameError:
+        return FrameError(f"edge {self.channel.edge}: a payload whose mask doesn't name {payload.count} values")

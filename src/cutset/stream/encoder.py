@@ -14,20 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.errors import ConfigError
-from cutset.kernels.reference_delta import bits, nested_room
+from cutset.kernels.reference_delta import bits
 from cutset.stream.budget import EXACT, Budget
-from cutset.stream.compression import Compressor, available, compress
-from cutset.stream.costs import Costs, Ratio, kernels, measured
-from cutset.stream.payload import Channel, Compression, DType, KeyRequest, Payload
+from cutset.stream.compression import Compressor, available
+from cutset.stream.costs import Costs, kernels, measured
+from cutset.stream.packing import Form, Packer
+from cutset.stream.payload import Channel, DType, KeyRequest, Payload
 
 __all__ = ["Encoded", "Encoder"]
 
 Tensor = np.ndarray[Any, Any]
 Bytes = NDArray[np.uint8]
 
-PROBE_EVERY = 16  # payloads
-PROBE_BYTES = 1 << 16  # of each array
-LEAST = 64  # bytes; less isn't made smaller
 MANY = 0.3  # a share of changed elements above which a key may be smaller, for all the zeros
 HOPELESS = 0.97  # a share of changed elements, in a sample, at which a delta isn't tried
 BLOCKS, BLOCK = 64, 64  # of the sample, in elements
@@ -79,13 +77,11 @@ class Encoder:
         self.budget = budget
         self.costs = measured() if costs is None else costs
         self._deltas = deltas
-        self._compressor = available()[0] if compressor == "best" else compressor
+        self._packer = Packer(self.costs, available()[0] if compressor == "best" else compressor)
         self._dtype = np.dtype(channel.dtype)
         self._held: Tensor | None = None
         self._sequence: int | None = None
         self._key: int | None = None
-        self._ratios = {"mask": Ratio(), "values": Ratio(), "dense": Ratio()}
-        self._made = 0
 
     def lost(self) -> None:
         """What was encoded last didn't get through: the next payload is a key."""
@@ -116,9 +112,11 @@ class Encoder:
             raise ConfigError(f"edge {channel.edge}: picture {sequence} after picture {self._sequence}")
         budget.check(channel.dtype)
         fresh, wire = _for_wire(np.ascontiguousarray(tensor), budget, channel.dtype)
+        # Until all of it is done: whatever goes wrong on the way, the next payload is a key.
+        key, self._key = self._key, None
         form = None
         share = 1.0
-        if self._held is not None and self._key is not None:
+        if self._held is not None and key is not None:
             if budget.threshold or _share(bits(self._held), bits(fresh)) < HOPELESS:
                 form = self._delta(self._held, fresh, wire)
             else:
@@ -130,12 +128,10 @@ class Encoder:
         if form is None or share > MANY:
             form = self._key_form(fresh if self._held is None else self._held, form, wire)
         base = None if form.key else self._sequence
-        self._sequence = sequence
-        if form.key:
-            self._key = sequence
-        assert self._key is not None
-        arrays, compressions = self._pack(form, wire)
-        self._made += 1
+        if form.key or key is None:
+            key = sequence
+        self._packer.bandwidth = self.bandwidth
+        packed = self._packer.pack(form, channel.dtype, wire)
         payload = Payload(
             kind="key" if form.key else "delta",
             source=channel.source,
@@ -144,15 +140,17 @@ class Encoder:
             epoch=self.epoch,
             sequence=sequence,
             base=base,
-            key=self._key,
+            key=key,
             dtype=cast(DType, channel.dtype),
             shape=channel.shape,
             encoding="dense" if form.mask is None else "bits",
             wire=cast(DType, wire),
             count=form.count,
-            compression=compressions,
+            compression=packed.compression,
+            values=packed.values,
         )
-        return Encoded(payload, arrays, share, time.perf_counter() - start)
+        self._sequence, self._key = sequence, key
+        return Encoded(payload, packed.arrays, share, time.perf_counter() - start)
 
     def _hold(self, fresh: Tensor) -> None:
         if self._held is None:
@@ -160,19 +158,27 @@ class Encoder:
         else:
             np.copyto(self._held, fresh)
 
-    def _delta(self, held: Tensor, fresh: Tensor, wire: str) -> _Form | None:
+    def _delta(self, held: Tensor, fresh: Tensor, wire: str) -> Form | None:
         """What changed, and `held` brought up to it; None where so much changed that a dense key is smaller."""
         bits_in_values = -(-fresh.size // (8 * np.dtype(wire).itemsize))  # the mask's size, in values
         mask, values = _room(fresh, fresh.size - bits_in_values)
         start = time.perf_counter()
-        count = kernels().delta_encode(held, fresh, mask, values, self.budget.threshold)
-        self.costs.learn_encode("bits", fresh.nbytes, time.perf_counter() - start)
+        kernel, threshold, old = kernels(), self.budget.threshold, None
+        self._packer.bandwidth = self.bandwidth
+        apart = self._packer.compresses and wire == self.channel.dtype  # what is replaced may be of use
+        count = (kernel.delta_compare if apart else kernel.delta_encode)(held, fresh, mask, values, threshold)
         if count < 0:
             self._hold(fresh)
             return None
-        return _Form(False, count, mask, values[: count * fresh.itemsize])
+        values = values[: count * fresh.itemsize]
+        if apart:
+            old = np.empty_like(values)
+            kernel.delta_gather(held, mask, old)
+            kernel.delta_decode(held, mask, values)
+        self.costs.learn_encode("bits", fresh.nbytes, time.perf_counter() - start)
+        return Form(False, count, mask, values, old)
 
-    def _key_form(self, held: Tensor, delta: _Form | None, wire: str) -> _Form:
+    def _key_form(self, held: Tensor, delta: Form | None, wire: str) -> Form:
         """The cheapest of: the delta, if there is one; all of the tensor; its elements that aren't zero."""
         width, mask_bytes, bandwidth = np.dtype(wire).itemsize, held.size / 8, self.bandwidth
         costs, dense = self.costs, held.nbytes
@@ -186,60 +192,9 @@ class Encoder:
             mask, values = _room(held, held.size - math.ceil(mask_bytes / width))
             count = kernels().delta_encode(None, held, mask, values)
             if count >= 0:
-                return _Form(True, count, mask, values[: count * held.itemsize])
+                return Form(True, count, mask, values[: count * held.itemsize])
         # A copy, because the encoder or the caller goes on writing to it.
-        return form or _Form(True, held.size, None, bits(held).copy().view(np.uint8))
-
-    def _pack(self, form: _Form, wire: str) -> tuple[tuple[Bytes, ...], tuple[Compression, ...]]:
-        """The arrays as they are sent: values in the wire's dtype, each array compressed where that pays."""
-        values = form.values
-        if wire != self.channel.dtype:
-            values = values.view(self.channel.dtype).astype(wire).view(np.uint8)
-        parts = {"dense": values} if form.mask is None else {"mask": form.mask, "values": values}
-        packed = [self._compressed(name, data) for name, data in parts.items()]
-        return tuple(data for data, _ in packed), tuple(name for _, name in packed)
-
-    def _compressed(self, part: str, data: Bytes) -> tuple[Bytes, Compression]:
-        """The cheapest of: as it is; nested, for a mask; compressed."""
-        costs, bandwidth = self.costs, self.bandwidth
-        how: Compression
-        best, chosen, how = data.size / bandwidth, data, "none"
-        if data.size < LEAST:
-            return chosen, how
-        if part == "mask" and costs.seconds("nested", data.size) < best:
-            start = time.perf_counter()
-            out = np.empty(nested_room(data.size), np.uint8)
-            nested = out[: kernels().mask_nest(data, out)]
-            costs.learn_encode("nested", data.size, time.perf_counter() - start)
-            here = nested.size / bandwidth + costs.decode.get("nested", 0.0) * data.size
-            if here < best:
-                best, chosen, how = here, nested, "nested"
-        name, ratio = self._compressor, self._ratios[part]
-        seconds = math.inf if name is None else costs.seconds(name, data.size)
-        if name is None or seconds >= best:  # couldn't pay even if nothing were left
-            return chosen, how
-        if ratio.value is None or self._made % PROBE_EVERY == 0:
-            middle = data[max((data.size - PROBE_BYTES) // 2, 0) :][:PROBE_BYTES]
-            ratio.learn(middle.size, compress(name, middle).size)
-        assert ratio.value is not None
-        if seconds + ratio.value * data.size / bandwidth < best:
-            start = time.perf_counter()
-            smaller = compress(name, data)
-            costs.learn_encode(name, data.size, time.perf_counter() - start)
-            ratio.learn(data.size, smaller.size)
-            if smaller.size < chosen.size:
-                return smaller, name
-        return chosen, how
-
-
-@dataclass(slots=True)
-class _Form:
-    """A payload before its arrays are packed; without a mask it is dense."""
-
-    key: bool
-    count: int
-    mask: Bytes | None
-    values: Bytes
+        return form or Form(True, held.size, None, bits(held).copy().view(np.uint8))
 
 
 def _room(tensor: Tensor, most: int) -> tuple[Bytes, Bytes]:

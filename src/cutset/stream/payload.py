@@ -84,6 +84,7 @@ class Payload(msgspec.Struct, tag="payload", array_like=True, forbid_unknown_fie
     wire: DType  # of the values: dtype, or <f2 for a tensor of <f4
     count: Size  # of values
     compression: Compressions  # of each array
+    values: Literal["plain", "change"]  # change: from the values that are replaced, see docs/stream-protocol.md
 
 
 class KeyRequest(msgspec.Struct, tag="key?", array_like=True, forbid_unknown_fields=True, frozen=True):
@@ -125,6 +126,8 @@ def check(payload: Payload, arrays: Sequence[np.ndarray[Any, Any]], channel: Cha
         raise FrameError(f"edge {channel.edge}: a {payload.kind} whose base is {payload.base}")
     if payload.base is not None and not payload.key <= payload.base < payload.sequence:
         raise FrameError(f"edge {channel.edge}: a delta of picture {payload.sequence} to picture {payload.base}")
+    if payload.values == "change" and (key or payload.wire != payload.dtype or payload.encoding == "dense"):
+        raise FrameError(f"edge {channel.edge}: changes to what isn't there")
     values = payload.count * np.dtype(payload.wire).itemsize
     if payload.encoding == "dense":
         right = key and payload.count == channel.elements
