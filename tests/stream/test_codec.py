@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
+from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -521,3 +524,23 @@ def test_zstd_that_lies_about_its_size():
         lying[place] ^= 0xFF
         with contextlib.suppress(FrameError):
             assert decompress("zstd", np.frombuffer(bytes(lying), np.uint8), 70_000).size == 70_000
+
+
+def test_the_example_of_the_specification():
+    """Bytes from docs/stream-protocol.md, read with nothing of the encoder; and written by it."""
+    text = (Path(__file__).parents[2] / "docs" / "stream-protocol.md").read_text(encoding="utf-8")
+    lines = dict(re.findall(r"^(header|mask|nested|plain|change) +([0-9a-f ]+)$", text.split("## Example")[1], re.M))
+    held = np.full(20, 1000, "<u2")
+    fresh = held.copy()
+    fresh[0], fresh[-1] = 1001, 999
+    channel = Channel(0, "e", "<u2", (20,))
+    parts = {name: np.frombuffer(bytes.fromhex(line), np.uint8) for name, line in lines.items()}
+    for mask, nesting in (("mask", "none"), ("nested", "nested")):
+        for values in ("plain", "change"):
+            encoder, decoder = Encoder(channel, plan=0, epoch=2, costs=FREE.copy()), Decoder(channel)
+            assert decoder.decode(*sent(encoder.encode(held, 7))) is Verdict.APPLIED
+            encoded = encoder.encode(fresh, 8).payload
+            assert encode(encoded).hex() == lines["header"].replace(" ", "")
+            payload = msgspec.structs.replace(encoded, compression=(nesting, "none"), values=values)
+            assert decoder.decode(payload, [parts[mask], parts[values]]) is Verdict.APPLIED
+            assert same(decoder.tensor, fresh)
