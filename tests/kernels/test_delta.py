@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import cutset.kernels._native as native
@@ -221,6 +222,30 @@ def test_overlap_and_types_are_refused():
     read_only.flags.writeable = False
     with pytest.raises(TypeError):
         native.delta_decode(read_only, np.zeros(1, np.uint8), np.zeros(0, np.uint8))
+
+
+def test_a_mask_that_changes_while_it_is_read():
+    """As in memory that the other side writes to: whatever comes of it, nothing is written outside, and none read."""
+    size = 100_000
+    right = np.packbits(np.random.default_rng(4).random(size) < 0.1, bitorder="little")
+    mask = right.copy()
+    values = np.ones(int(np.unpackbits(right).sum()), np.uint32).view(np.uint8)
+    held, whole = guarded(size, np.uint32)
+    stop = threading.Event()
+
+    def lie():
+        while not stop.is_set():
+            mask[size // 32 :] = 0xFF
+            mask[...] = right
+
+    liar = threading.Thread(target=lie)
+    liar.start()
+    codes = {native.delta_decode(held, mask, values) for _ in range(300)}
+    codes |= {native.delta_gather(held, mask, values) for _ in range(300)}
+    stop.set()
+    liar.join()
+    assert codes <= {0, 1, 2}
+    assert whole()
 
 
 @settings(max_examples=150, deadline=None)

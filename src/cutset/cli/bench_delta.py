@@ -14,8 +14,8 @@ __all__ = ["DESCRIPTION", "HELP", "configure", "run"]
 
 HELP = "the delta codec of a cut edge beside other codings"
 DESCRIPTION = (
-    "Encodes and decodes consecutive tensors of which 0, 1, 10, 30 and 100 % move, on one core: the delta codec, the "
-    "dense tensor, zstd of it, and compressed sparse rows by channel. Shows GB/s of dense tensor, and bytes."
+    "Encodes and decodes consecutive tensors of which 0, 1, 10, 30 and 100 % changed, on one core: the delta codec, "
+    "the dense tensor, zstd of it, and compressed sparse rows by channel. Shows GB/s of dense tensor, and bytes."
 )
 METRICS = ("encode + decode", "encode", "decode", "bytes, of dense")
 

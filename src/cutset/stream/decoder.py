@@ -28,7 +28,7 @@ class Verdict(Enum):
 
     APPLIED = "applied"
     STALE = "stale"  # a duplicate, or of an earlier plan or epoch: drop it
-    AHEAD = "ahead"  # of a plan that this side doesn't know yet: keep it until that comes
+    AHEAD = "ahead"  # of a plan that this side doesn't know yet: keep it (a copy) until that comes
     NEED_KEY = "need key"  # can't be applied: send `key_request()`
     WAITING = "waiting"  # can't be applied either; a key has been asked for
 

@@ -170,7 +170,9 @@ class Encoder:
         if count < 0:
             self._hold(fresh)
             return None
-        values = values[: count * fresh.itemsize]
+        room, values = values.size, values[: count * fresh.itemsize]
+        if 2 * values.size < room:  # what waits to be sent shouldn't hold on to all of that
+            values = values.copy()
         if apart:
             old = np.empty_like(values)
             kernel.delta_gather(held, mask, old)
