@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "bindings/decoder.h"
+#include "bindings/delta.h"
 #include "bindings/field.h"
 #include "bindings/glue.h"
 #include "bindings/linears.h"
@@ -27,4 +28,5 @@ NB_MODULE(_native, m) {
   bind_glue(m);
   bind_field(m);
   bind_decoder(m);
+  bind_delta(m);
 }

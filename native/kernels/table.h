@@ -4,6 +4,7 @@
 // row-major float32 unless it says otherwise.
 #pragma once
 
+#include "kernels/delta.h"
 #include "kernels/field.h"
 #include "kernels/glue.h"
 #include "kernels/linear.h"
@@ -15,6 +16,7 @@ struct KernelTable {
   GlueKernels glue;
   LinearKernels linear;
   FieldKernels field;
+  DeltaKernels delta;
 };
 
 // The table in force: the best that this machine has, or the one that select_isa chose.

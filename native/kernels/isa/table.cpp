@@ -1,6 +1,7 @@
 // The table of this instruction set.
 #include "kernels/table.h"
 
+#include "kernels/isa/delta.h"
 #include "kernels/isa/field.h"
 #include "kernels/isa/glue.h"
 #include "kernels/isa/linear.h"
@@ -9,6 +10,6 @@
 namespace cutset::CUTSET_ISA {
 
 extern const KernelTable table;
-const KernelTable table = {CUTSET_STRING(CUTSET_ISA), kGlue, kLinear, kField};
+const KernelTable table = {CUTSET_STRING(CUTSET_ISA), kGlue, kLinear, kField, kDelta};
 
 }  // namespace cutset::CUTSET_ISA

@@ -9,7 +9,7 @@ from cutset.bench.diff import Line, compare
 from cutset.bench.files import write_atomically
 from cutset.bench.report import format_value, report
 from cutset.bench.results import load
-from cutset.cli import bench_decode, bench_exchange, bench_link, bench_offload, bench_quality
+from cutset.cli import bench_decode, bench_delta, bench_exchange, bench_link, bench_offload, bench_quality
 from cutset.cli.output import table
 
 __all__ = ["configure", "run"]
@@ -19,6 +19,7 @@ BENCHES = {
     "decode": bench_decode,
     "offload": bench_offload,
     "link": bench_link,
+    "delta": bench_delta,
     "exchange": bench_exchange,
     "quality": bench_quality,
 }

@@ -1,4 +1,4 @@
-"""One network over several machines, layer by layer, for the pictures of a video. Needs torch (extra `torch`).
+"""One network over several machines, layer by layer, for the pictures of a video. What computes needs torch.
 
     node         values, and layers that read some and make others
     graph        layers in order, and the legal cuts
@@ -7,6 +7,7 @@
     zoo          AlexNet, VGG, GoogLeNet, ResNet50
     description  a graph as JSON, and its digest
     drawing      a graph as SVG or HTML
+    codec        what crosses a cut: payloads, their encoder and decoder
 
-Nothing is imported here: what doesn't compute (tables, drawings, plans) works without torch.
+Nothing is imported here: what doesn't compute (tables, drawings, plans, payloads) works without torch.
 """
