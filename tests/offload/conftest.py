@@ -49,7 +49,8 @@ class AcceleratorProcess:
 
     def __init__(self, address: str, model: str = "story", *more: str) -> None:
         command = [sys.executable, "-m", "cutset", "accelerator", model, "--listen", address, "--threads", "1", *more]
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("CUTSET_")}
+        mine = ("CUTSET_SHM_DIR", "CUTSET_ISA")
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("CUTSET_") or k in mine}
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
         assert self.process.stderr is not None
         self.lines = []

@@ -34,7 +34,8 @@ def expected() -> list[int]:
 
 
 @pytest.fixture(params=["ipc", "shm"])
-def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def address(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("CUTSET_SHM_DIR", str(tmp_path))  # what is killed leaves a file behind
     return f"ipc://{tmp_path}/a" if request.param == "ipc" else f"shm://cutset-test-{os.getpid()}-{time.time_ns()}"
 
 
