@@ -231,6 +231,8 @@ void bind_linears(nb::module_& m) {
           },
           "pool"_a.none() = nb::none(),
           "copies weights that lie elsewhere to huge pages of its own; the bytes, 0 if they are there already")
+      .def("warm", &PackedI8::warm, "offset"_a, "bytes"_a, nb::call_guard<nb::gil_scoped_release>(),
+           "reads weights into the cache from a byte on; where it ended")
       .def_prop_ro("most_bits", &PackedI8::most_bits)
       .def_prop_ro("nbytes", &PackedI8::bytes);
 

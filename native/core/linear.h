@@ -66,6 +66,10 @@ class PackedI8 {
   // file: how many bytes, 0 if there is nothing to do. Products may run meanwhile, another move_in may not.
   std::size_t move_in(ThreadPool& pool);
 
+  // Reads weights into the cache: `bytes` of them from `offset` on, which are cut to whole lines and to what there is.
+  // Gives where it ended. Whoever knows what will be multiplied next fills a wait with it.
+  std::size_t warm(std::size_t offset, std::size_t bytes) const;
+
   // The most bits of activations (8 to 12) whose sums are sure to lie between -(2^30 - 1) and 2^30 - 1 with these
   // weights, so that they are the same in int32 and in the field of kernels/field.h; 0 if none are.
   int most_bits() const;

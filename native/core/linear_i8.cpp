@@ -103,6 +103,18 @@ std::size_t PackedI8::move_in(ThreadPool& pool) {
 
 std::size_t PackedI8::bytes() const { return panel_bytes(outputs_, depth_) + sums_.bytes() + scales_.bytes(); }
 
+std::size_t PackedI8::warm(std::size_t offset, std::size_t bytes) const {
+  constexpr std::size_t kStep = 512;  // what the kernel reads at a time
+  const std::size_t all = panel_bytes(outputs_, depth_) / kStep * kStep;
+  const std::size_t first = std::min(offset / kStep * kStep, all);
+  const std::size_t count = std::min(bytes / kStep * kStep, all - first);
+  static std::atomic<std::uint64_t> kept;  // so that no compiler leaves the reading out
+  if (count > 0) {
+    kept.store(kernels().linear.read(panels_.load(std::memory_order_acquire) + first, count), std::memory_order_relaxed);
+  }
+  return first + count;
+}
+
 int PackedI8::most_bits() const {
   for (int bits = kMostBits; bits >= kLeastBits; --bits) {
     if (most_sum_ * ((1 << (bits - 1)) - 1) <= kHalfPrime) return bits;

@@ -4,6 +4,7 @@ PYTHON -m cutset.bench.offload_client MODEL --mode MODE [--offload ADDRESS] --th
 Reads commands as JSON lines from stdin, answers each with one line on stdout:
   {"do": "fill", "prompt": P, "decode": D}     pads for one such run, where the mode has them
   {"do": "run", "prompt": P, "decode": D}      seconds, CPU seconds, parts, bytes and tokens of one run
+  {"do": "run counting cpu", …}                the same with the CPU seconds of each part, and somewhat slower
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class TimedLinears:
         from cutset.models.source import open_source
 
         native, source = extension(), open_source(folder)
-        self.pool, self.parts = llm.executor.pool, Parts()  # type: ignore[attr-defined]
+        self.pool, self.parts = llm.executor.pool, Parts(count_cpu=True)  # type: ignore[attr-defined]
         self.linears: dict[tuple[str, int, int], tuple[Any, dict[str, int]]] = {}
         for site, layer, expert in llm.spec.sites():
             if dtype == "float32":
@@ -73,25 +74,30 @@ class Client:
         self.linears: Any = None
         if self.llm.offload is not None:
             self.linears = self.llm.offload.linears
-        elif mode in LOCAL:
-            self.linears = TimedLinears(self.llm, folder, mode)
-            self.llm.executor.linears = self.linears  # type: ignore[attr-defined]
+        self.timed = TimedLinears(self.llm, folder, mode) if mode in LOCAL else None
 
     def fill(self, prompt: int, decode: int) -> dict[str, Any]:
-        """Makes the pads of one run ahead; seconds and CPU seconds of it."""
-        wall, cpu = time.perf_counter(), _cpu()
+        """Makes the pads of one run ahead; CPU seconds that so many take. None where they don't fit: then they are made
+        in the run."""
         offload = self.llm.offload
         pads = None if offload is None else offload.linears.pads
         rows = prompt + decode - 1  # the last token isn't fed back
-        if pads is not None and rows * pads.row_bytes <= pads.memory:  # or else they are made inline, in the run
-            pads.fill(rows, 600.0)
-        return {"s": time.perf_counter() - wall, "cpu_s": _cpu() - cpu}
+        if offload is None or pads is None or rows * pads.row_bytes > pads.memory:
+            return {"cpu_s": None}
+        pads.fill(rows, 600.0)
+        counted = pads.counters()
+        return {"cpu_s": counted.cpu_seconds / counted.made * rows * len(pads.matrices)}
 
-    def run(self, prompt: int, decode: int) -> dict[str, Any]:
-        """Prefill of `prompt` tokens and `decode` greedy ones."""
+    def run(self, prompt: int, decode: int, count_cpu: bool = False) -> dict[str, Any]:
+        """Prefill of `prompt` tokens and `decode` greedy ones. Counting CPU by part slows decoding by a few percent."""
         ids = prompt_ids(prompt, self.llm.spec.vocab_size, 300)
+        whole = None
+        if self.timed is not None and count_cpu:  # otherwise a local run is what it always is: one call a step
+            executor: Any = self.llm.executor
+            whole, executor.linears = executor.linears, self.timed
+            self.linears = self.timed
         if self.linears is not None:
-            self.linears.parts = Parts()
+            self.linears.parts = Parts(count_cpu=count_cpu)
         wall, cpu = time.perf_counter(), _cpu()
         first = 0.0
         tokens: list[int] = []
@@ -106,6 +112,8 @@ class Client:
             parts.lap("other")
             told |= {"parts": parts.wall, "part_cpu": parts.cpu, "calls": parts.calls}
             told |= {"up": parts.bytes_up, "down": parts.bytes_down}
+        if whole is not None:
+            executor.linears, self.linears = whole, None
         told |= {"s": time.perf_counter() - wall, "cpu_s": _cpu() - cpu}
         return told
 
@@ -128,8 +136,8 @@ def main() -> None:
     _say({"load_s": client.llm.load_s})
     for line in sys.stdin:
         command = json.loads(line)
-        act = client.fill if command["do"] == "fill" else client.run
-        _say(act(command["prompt"], command["decode"]))
+        size = command["prompt"], command["decode"]
+        _say(client.fill(*size) if command["do"] == "fill" else client.run(*size, command["do"] == "run counting cpu"))
     client.llm.close()
 
 

@@ -38,6 +38,9 @@ class Products(Protocol):
         """q . W^T (n, outputs) of activations q (n, depth). ValueError for q of another shape, or so large that a sum
         could pass 2^30 - 1."""
 
+    def warm(self, matrix: Hashable, offset: int, nbytes: int) -> int:
+        """Brings weights closer, `nbytes` from `offset` on, because they will be wanted next; where it ended."""
+
     def residues(self, matrix: Hashable, x: Residues, out: Residues | None = None) -> Residues:
         """x . W^T mod P (n, outputs) of residues x (n, depth). ValueError for another shape or x not below P."""
 
@@ -69,6 +72,9 @@ class NativeProducts:
         linear = self._linears[matrix]
         z: NDArray[np.int32] = linear.integers(q, linear.most_bits, self._pool, out)
         return z
+
+    def warm(self, matrix: Hashable, offset: int, nbytes: int) -> int:
+        return int(self._linears[matrix].warm(offset, nbytes))
 
     def residues(self, matrix: Hashable, x: Residues, out: Residues | None = None) -> Residues:
         z: Residues = self._linears[matrix].residues(x, self._pool, out)

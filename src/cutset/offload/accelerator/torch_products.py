@@ -100,6 +100,9 @@ class TorchProducts:
         z = self._int8(m, rows, 2) if self._way == "int8" else self._float64(m, [rows])
         return self._give(z.to(torch.int32), out, np.int32)
 
+    def warm(self, matrix: Hashable, offset: int, nbytes: int) -> int:
+        return offset  # a device has memory of its own
+
     def residues(self, matrix: Hashable, x: Residues, out: Residues | None = None) -> Residues:
         m = self._matrices[matrix]
         _check(x, np.uint32, m.depth, "x")
