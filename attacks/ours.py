@@ -362,7 +362,11 @@ def swapped_layers() -> Outcome:
 
 
 def lying_pad_server() -> Outcome:
-    pads = _Liar(_one(lambda value: (value + 1) % P))
+    # About the second row of a block, which a short answer uses up.
+    def second(block: Array) -> Array:
+        return np.broadcast_to(np.arange(len(block))[:, None] == 1, block.shape)
+
+    pads = _Liar(_one(lambda value: (value + 1) % P, second))
     pads.at = 3
     found = run(Middle(), pads=pads)
     outcome = _caught(pads, found)

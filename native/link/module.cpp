@@ -248,6 +248,9 @@ NB_MODULE(_ring, m) {
       .def("close", [](PySender& self) { self.sender.close(); });
   nb::class_<PyReceiver>(m, "Receiver")
       .def(nb::init<nb::handle, std::uint64_t, std::uint64_t, std::uint64_t, nb::handle, std::uint64_t, double, bool>())
+      .def_prop_rw(
+          "spin", [](const PyReceiver& self) { return self.patience.spin; },
+          [](PyReceiver& self, double spin) { self.patience.spin = spin; })
       .def("recv", &PyReceiver::recv)
       .def("release", [](PyReceiver& self, std::uint64_t end) { self.receiver.release(end); })
       .def("close", [](PyReceiver& self) { self.receiver.close(); });
@@ -256,6 +259,9 @@ NB_MODULE(_ring, m) {
       .def_prop_rw(
           "naps", [](const PyPoller& self) { return self.patience.naps; },
           [](PyPoller& self, bool naps) { self.patience.naps = naps; })
+      .def_prop_rw(
+          "spin", [](const PyPoller& self) { return self.patience.spin; },
+          [](PyPoller& self, double spin) { self.patience.spin = spin; })
       .def("add", &PyPoller::add)
       .def("remove", &PyPoller::remove)
       .def("recv", &PyPoller::recv);

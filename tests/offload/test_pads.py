@@ -196,11 +196,14 @@ def test_a_pad_masks_one_set_of_bytes(matrices):
         out = np.zeros((2, 12), np.uint32)
         pad.mask(q, out)
         assert np.array_equal(out, field.mask(q, pad.r))
+        assert np.array_equal(pad.mask(q), out)  # the same bytes, sent again
+        with pytest.raises(ValueError, match="read-only"):
+            q[0, 0] = 1
         with pytest.raises(OffloadError, match="used already"):
-            pad.mask(q)
+            pad.mask(q.copy())
         pad = pool.take(0, 2)
         pad.drop()
-        assert pad.r.size == pad.product.size == 0
+        assert pad.pieces == ()
         with pytest.raises(OffloadError, match="used already"):
             pad.mask(q)
 

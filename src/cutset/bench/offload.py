@@ -43,6 +43,7 @@ class Workload:
     decode: int
     systems: tuple[str, ...] = SYSTEMS
     context: int = 1024
+    whole: bool = False  # one pass with the logits of all rows: so that all of them reach every site of one layer
 
 
 W246 = RandomModel(
@@ -51,7 +52,7 @@ W246 = RandomModel(
 LAYER7B = RandomModel(hidden=4096, layers=1, heads=32, kv_heads=32, intermediate=11008, vocab=256, max_pos=1024)
 WORKLOADS = {
     "w246": Workload("w246", W246, 128, 32),
-    "layer7b": Workload("layer7b", LAYER7B, 128, 1),
+    "layer7b": Workload("layer7b", LAYER7B, 128, 1, whole=True),
     "w246-4k": Workload("w246-4k", W246, 4096, 1, ("exact", "plain", "masked+verified"), context=4160),
 }
 
@@ -169,7 +170,7 @@ def run_workload(workload: Workload, folder: Path, setting: Setting) -> list[Row
 
 def run_one(client: Process, do: str, workload: Workload) -> dict[str, Any]:
     """One command and its answer."""
-    client.ask(do=do, prompt=workload.prompt, decode=workload.decode)
+    client.ask(do=do, prompt=workload.prompt, decode=workload.decode, whole=workload.whole)
     return client.answer()
 
 
@@ -182,7 +183,7 @@ def check_equal_work(workload: Workload, tokens: dict[str, list[int]]) -> None:
     """All made as many tokens, and all of exact the same ones."""
     exact = [system for system in tokens if system == "exact" or system in MODES]
     for system, found in tokens.items():
-        if len(found) != workload.decode:
+        if len(found) != (workload.prompt if workload.whole else workload.decode):
             raise EngineError(f"{workload.name}: {system} made {len(found)} tokens, not {workload.decode}")
         if system in exact and found != tokens[exact[0]]:
             raise EngineError(
@@ -245,7 +246,7 @@ def _together(clients: Sequence[Process], workload: Workload) -> float:
         run_one(client, "fill", workload)
     started = time.perf_counter()
     for client in clients:
-        client.ask(do="run", prompt=workload.prompt, decode=workload.decode)
+        client.ask(do="run", prompt=workload.prompt, decode=workload.decode, whole=False)
     answers = [client.answer() for client in clients]
     seconds = time.perf_counter() - started
     if any(len(answer["tokens"]) != workload.decode for answer in answers):

@@ -2,8 +2,8 @@
 
 PYTHON -m cutset.bench.offload_client MODEL --mode MODE [--offload ADDRESS] --threads N
 Reads commands as JSON lines from stdin, answers each with one line on stdout:
-  {"do": "fill", "prompt": P, "decode": D}     pads for one such run, where the mode has them
-  {"do": "run", "prompt": P, "decode": D}      seconds, CPU seconds, parts, bytes and tokens of one run
+  {"do": "fill", "prompt": P, "decode": D}     pads for one such run, where the mode has them; CPU seconds
+  {"do": "run", "prompt": P, "decode": D, "whole": false}      seconds, CPU seconds, parts, bytes and tokens of one run
   {"do": "run counting cpu", …}                the same with the CPU seconds of each part, and somewhat slower
 """
 
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from cutset.bench.opponents import prompt_ids
 from cutset.engine.params import SamplingParams
 from cutset.llm import LLM
+from cutset.models.executor import Batch
 from cutset.offload.client.parts import Parts
 
 __all__ = ["main"]
@@ -72,6 +73,9 @@ class Client:
                 folder, threads=threads, max_model_len=context, max_num_seqs=1, prefix_caching=False, **chosen
             )
         self.linears: Any = None
+        self._cache = self.llm.executor.new_cache(16, 16)  # for whole passes of up to 256 tokens
+        while getattr(self.llm.executor, "mapped", False):  # weights move to where they stay, step by step
+            self._generate([1], 8, 0.0)
         if self.llm.offload is not None:
             self.linears = self.llm.offload.linears
         self.timed = TimedLinears(self.llm, folder, mode) if mode in LOCAL else None
@@ -88,32 +92,44 @@ class Client:
         counted = pads.counters()
         return {"cpu_s": counted.cpu_seconds / counted.made * rows * len(pads.matrices)}
 
-    def run(self, prompt: int, decode: int, count_cpu: bool = False) -> dict[str, Any]:
-        """Prefill of `prompt` tokens and `decode` greedy ones. Counting CPU by part slows decoding by a few percent."""
-        ids = prompt_ids(prompt, self.llm.spec.vocab_size, 300)
-        whole = None
-        if self.timed is not None and count_cpu:  # otherwise a local run is what it always is: one call a step
-            executor: Any = self.llm.executor
-            whole, executor.linears = executor.linears, self.timed
-            self.linears = self.timed
-        if self.linears is not None:
-            self.linears.parts = Parts(count_cpu=count_cpu)
-        wall, cpu = time.perf_counter(), _cpu()
-        first = 0.0
-        tokens: list[int] = []
+    def _generate(self, ids: list[int], decode: int, started: float) -> tuple[list[int], float]:
+        """Tokens, and seconds from `started` to the first one."""
+        tokens, first = list[int](), 0.0
         for delta in self.llm.stream(ids, SamplingParams(max_tokens=decode, temperature=0, ignore_eos=True)):
             if delta.error is not None:
                 raise delta.error
             tokens += delta.token_ids
-            first = first or time.perf_counter() - wall
+            first = first or time.perf_counter() - started
+        return tokens, first
+
+    def _pass(self, ids: list[int]) -> tuple[list[int], float]:
+        """The likeliest next token after each one, from one pass; seconds of the pass."""
+        batch = Batch.whole(np.array([ids], dtype=np.int32), 16)
+        started = time.perf_counter()
+        logits = self.llm.executor.forward(batch, self._cache)
+        seconds = time.perf_counter() - started
+        return logits.argmax(axis=1).tolist(), seconds
+
+    def run(self, prompt: int, decode: int, whole: bool, count_cpu: bool = False) -> dict[str, Any]:
+        """Prefill of `prompt` tokens and `decode` greedy ones. Counting CPU by part slows decoding by a few percent."""
+        ids = prompt_ids(prompt, self.llm.spec.vocab_size, 300)
+        own = None
+        if self.timed is not None and count_cpu:  # otherwise a local run is what it always is: one call a step
+            executor: Any = self.llm.executor
+            own, executor.linears = executor.linears, self.timed
+            self.linears = self.timed
+        if self.linears is not None:
+            self.linears.parts = Parts(count_cpu=count_cpu)
+        wall, cpu = time.perf_counter(), _cpu()
+        tokens, first = self._pass(ids) if whole else self._generate(ids, decode, wall)
         told: dict[str, Any] = {"tokens": tokens, "prefill_s": first}
         if self.linears is not None:
             parts = self.linears.parts
             parts.lap("other")
             told |= {"parts": parts.wall, "part_cpu": parts.cpu, "calls": parts.calls}
             told |= {"up": parts.bytes_up, "down": parts.bytes_down}
-        if whole is not None:
-            executor.linears, self.linears = whole, None
+        if own is not None:
+            executor.linears, self.linears = own, None
         told |= {"s": time.perf_counter() - wall, "cpu_s": _cpu() - cpu}
         return told
 
@@ -137,7 +153,8 @@ def main() -> None:
     for line in sys.stdin:
         command = json.loads(line)
         size = command["prompt"], command["decode"]
-        _say(client.fill(*size) if command["do"] == "fill" else client.run(*size, command["do"] == "run counting cpu"))
+        counting = command["do"] == "run counting cpu"
+        _say(client.fill(*size) if command["do"] == "fill" else client.run(*size, command["whole"], counting))
     client.llm.close()
 
 

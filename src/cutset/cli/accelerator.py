@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--allow", metavar="PATH", help="with tcp: a file or directory of the clients' public keys")
     parser.add_argument("--max-rows", type=int, default=4096, metavar="N", help="most rows of a product (default 4096)")
     parser.add_argument(
-        "--window-us", type=int, default=1000, metavar="N", help="how long a call waits for company (default 1000)"
+        "--window-us", type=int, default=2000, metavar="N", help="how long a call waits for company (default 2000)"
     )
     parser.add_argument("--no-pads", action="store_true", help="refuse to make pads for clients of other accelerators")
     add_settings(parser, "threads", "device", "offline", "download", "models_file")

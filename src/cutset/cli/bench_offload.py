@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import shlex
 import sys
 import tempfile
@@ -79,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
             if args.system:
                 workload = dataclasses.replace(workload, systems=tuple(args.system))
             assert workload.model is not None
+            if "CUTSET_ISA" in os.environ:  # other kernels are another workload
+                workload = dataclasses.replace(workload, name=f"{workload.name}, {os.environ['CUTSET_ISA']}")
             with integer_checkpoint(workload.model) as folder_path:
                 if name == "clients":
                     rows += run_clients(folder_path, setting, (1, args.clients), args.system or CLIENTS, 32)

@@ -43,6 +43,9 @@ class Channel(ABC):
     @abstractmethod
     def close(self) -> None: ...
 
+    def stay_awake(self, seconds: float) -> None:  # noqa: B027
+        """This link sleeps at once."""
+
     def send(self, header: bytes, arrays: Sequence[ArrayLike] = (), *, timeout: float | None = None) -> None:
         parts, _ = encode(header, arrays, self._limit)
         self._put(joined(parts), self._timeouts.send if timeout is None else timeout)

@@ -113,6 +113,9 @@ class InprocListener:
         found, self._gone = self._gone, []
         return found
 
+    def stay_awake(self, seconds: float) -> None:
+        """This listener sleeps at once."""
+
     def close(self) -> None:
         with _registry:
             if _listeners.get(self.address) is self:

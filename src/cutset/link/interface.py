@@ -64,6 +64,10 @@ class Link(Protocol):
     def recv(self, timeout: float | None = None) -> Frame:
         """The next frame; the one before it is released. Raises LinkTimeout, and FrameError for what isn't a frame."""
 
+    def stay_awake(self, seconds: float) -> None:
+        """How long a wait for a frame stays awake before it sleeps, where the link has that choice: waking up takes a
+        while, and staying awake takes a core."""
+
     def close(self) -> None:
         """Ends the channel. A second call does nothing."""
 
@@ -83,6 +87,10 @@ class Listener(Protocol):
 
     def gone(self) -> list[Link]:
         """Clients that closed, died or broke the protocol since the last call."""
+
+    def stay_awake(self, seconds: float) -> None:
+        """How long a wait for a frame stays awake before it sleeps, where the link has that choice: waking up takes a
+        while, and staying awake takes a core."""
 
     def close(self) -> None:
         """Ends every link and frees the address. A second call does nothing."""

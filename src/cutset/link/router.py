@@ -176,6 +176,9 @@ class ZmqListener:
         found, self._gone = self._gone, []
         return found
 
+    def stay_awake(self, seconds: float) -> None:
+        """This listener sleeps at once."""
+
     def close(self) -> None:
         if self.sock.closed:
             return

@@ -255,6 +255,9 @@ class ShmLink:
             self.receiver.close()
             self._ended(self)
 
+    def stay_awake(self, seconds: float) -> None:
+        self.receiver.spin = seconds if usable_cores() > 1 else 0.0
+
     def close(self) -> None:
         self._deaf = True
         self.over("this link was closed here")

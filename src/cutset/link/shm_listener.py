@@ -9,6 +9,7 @@ import secrets
 import time
 from collections import deque
 
+from cutset.config import usable_cores
 from cutset.errors import FrameError, LinkClosed, LinkError
 from cutset.link import segment
 from cutset.link.addresses import Address
@@ -155,6 +156,9 @@ class ShmListener:
         self._sweep()
         found, self._gone = self._gone, []
         return found
+
+    def stay_awake(self, seconds: float) -> None:
+        self._poller.spin = seconds if usable_cores() > 1 else 0.0
 
     def close(self) -> None:
         if not self._open:

@@ -1,8 +1,9 @@
 """Which waiting calls are multiplied together, and when.
 
-Rows of different clients at the same matrix share one product, which reads the weights once. That is worth a short
-wait: a decoding client comes back for the next matrix in a fraction of a millisecond. Nobody waits longer than the
-window, and who got fewer rows so far goes first.
+Rows of different clients at the same matrix share one product, which reads the weights once. Clients that decode go
+through the matrices in the same order, so those that are behind are served first until they have caught up, and from
+then on all come back for the same matrix at nearly the same time. Whoever was answered is waited for as long as the
+window; nobody is overtaken for longer than PATIENCE; who got fewer rows so far goes first where not all fit.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-__all__ = ["Batcher", "Call"]
+__all__ = ["PATIENCE", "Batcher", "Call"]
+
+PATIENCE = 0.2  # seconds that a call may be overtaken by others: enough to catch up, once
 
 
 @dataclass(slots=True, eq=False)
@@ -37,14 +40,15 @@ class Call:
 class _Client:
     calls: deque[Call] = field(default_factory=deque)
     rows: int = 0  # multiplied so far
-    seen: float = 0.0  # when its last call arrived
+    answered: float = float("-inf")  # when it got its last answer
+    next: tuple[int, bool] = (0, False)  # what it will want if it goes on
 
 
 class Batcher:
     """The calls that wait, by client. Knows no links and no products; `now` is any monotonic clock in seconds."""
 
-    def __init__(self, *, window: float, max_rows: int, max_waiting: int) -> None:
-        self.window, self.max_rows, self.max_waiting = window, max_rows, max_waiting
+    def __init__(self, *, matrices: int, window: float, max_rows: int, max_waiting: int) -> None:
+        self.matrices, self.window, self.max_rows, self.max_waiting = matrices, window, max_rows, max_waiting
         self._clients: dict[Any, _Client] = {}
 
     def __len__(self) -> int:
@@ -76,35 +80,39 @@ class Batcher:
         if len(client.calls) >= self.max_waiting:
             return False
         client.calls.append(call)
-        client.seen = call.arrived
         return True
+
+    def answered(self, client: Any, now: float) -> None:
+        """A client has its answer, and will be back soon if it goes on."""
+        if client in self._clients:
+            self._clients[client].answered = now
 
     def wait(self, now: float) -> float | None:
         """Seconds for which another call is worth waiting for: 0 to multiply now, None if nothing waits."""
         heads = [client.calls[0] for client in self._clients.values() if client.calls]
         if not heads:
             return None
-        # Whoever called lately and waits for nothing is on its way back.
-        lately = now - 4 * self.window
-        away = sum(1 for client in self._clients.values() if not client.calls and client.seen > lately)
+        away = [client.answered for client in self._clients.values() if not client.calls]
         if not away or len(heads) >= self.max_rows:
             return 0.0
-        return max(0.0, min(call.arrived for call in heads) + self.window - now)
+        meeting = self._meeting(now)
+        if any(call.key != meeting for call in heads):
+            return 0.0  # somebody has to catch up
+        # Not beyond the window of the call that waits longest, however many come and go.
+        end = min(max(away), min(call.arrived for call in heads)) + self.window
+        return max(0.0, end - now)
 
     def take(self, now: float) -> list[Call]:
         """The calls of the next product, removed: those of one key, at most `max_rows` rows, one at least."""
         heads = [client.calls[0] for client in self._clients.values() if client.calls]
         if not heads:
             return []
-        late = [call for call in heads if now - call.arrived > 2 * self.window]
-        if late:  # fairness before company
-            key = min(late, key=lambda call: call.arrived).key
-        else:
-            company: dict[tuple[int, bool], int] = {}
-            for call in heads:
-                company[call.key] = company.get(call.key, 0) + 1
-            # Most company; among equals who is furthest behind in the model, so that others can be caught up with.
-            key = min(company, key=lambda one: (-company[one], one))
+        oldest = min(heads, key=lambda call: call.arrived)
+        key, meeting = oldest.key, self._meeting(now)
+        if now - oldest.arrived <= PATIENCE:
+            behind = {call.key for call in heads} - {meeting}
+            # Who has the fewest matrices to go joins soonest.
+            key = min(behind, key=lambda one: (meeting[0] - one[0]) % self.matrices) if behind else meeting
         same = [call for call in heads if call.key == key]
         same.sort(key=lambda call: (self._clients[call.client].rows, call.arrived))
         batch: list[Call] = []
@@ -118,4 +126,16 @@ class Batcher:
             client = self._clients[call.client]
             client.calls.popleft()
             client.rows += len(call.x)
+            client.next = (call.matrix + 1) % self.matrices, call.masked
         return batch
+
+    def _meeting(self, now: float) -> tuple[int, bool]:
+        """The key at which most clients are, or will be when they come back; the others have to catch up."""
+        company: dict[tuple[int, bool], tuple[int, float]] = {}
+        for client in self._clients.values():
+            since = client.calls[0].arrived if client.calls else client.answered
+            if client.calls or now - since <= self.window:
+                key = client.calls[0].key if client.calls else client.next
+                count, first = company.get(key, (0, now))
+                company[key] = count + 1, min(first, since)
+        return max(company, key=lambda key: (company[key][0], -company[key][1]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cutset.config import Settings
 from cutset.errors import ConfigError
-from cutset.link import Timeouts, listen
+from cutset.link import listen
 from cutset.link.keys import load_allowed, load_keys
 from cutset.models.integer import Progress
 from cutset.models.registry import resolve
@@ -13,7 +13,6 @@ from cutset.offload.accelerator.products import NativeProducts, Products, self_t
 from cutset.offload.accelerator.server import DEFAULT_QUOTA, Accelerator, Quota
 from cutset.offload.matrices import ModelDigest, each_matrix
 
-SPIN = 0.0005
 __all__ = ["open_accelerator"]
 
 
@@ -55,7 +54,6 @@ def open_accelerator(
         address,
         keys=None if key is None else load_keys(key),
         allow=None if allow is None else load_allowed(allow),
-        timeouts=Timeouts(spin=SPIN),
     )
     return Accelerator(
         listener,

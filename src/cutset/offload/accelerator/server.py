@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cutset.config import usable_cores
 from cutset.errors import CutsetError, FrameError, LinkError
 from cutset.link import Frame, Link, Listener
 from cutset.offload.accelerator.batcher import Batcher, Call
@@ -39,6 +40,7 @@ __all__ = ["DEFAULT_QUOTA", "Accelerator", "Quota"]
 
 Array = NDArray[Any]
 SELF_TEST = "self-test"
+AWAKE, BRIEFLY = 0.0005, 0.00002  # seconds
 WARM_BYTES = 1 << 20  # half of a common second-level cache
 WARM_STEP = 1 << 18  # some microseconds
 RESIDUES, INTEGERS = np.dtype(np.uint32), np.dtype(np.int16)
@@ -51,7 +53,7 @@ class Quota:
     max_rows: int = 4096  # of a call, and of a product that several share
     max_waiting: int = 4  # calls of a client that wait
     max_self_test: int = 1 << 20  # elements of each array of a self-test
-    window: float = 0.001  # seconds
+    window: float = 0.002  # seconds
     reply: float = 1.0  # seconds that a client may take to make room for its answer
 
 
@@ -83,7 +85,9 @@ class Accelerator:
             max_rows=quota.max_rows,
             makes_pads=makes_pads,
         )
-        self._batcher = Batcher(window=quota.window, max_rows=quota.max_rows, max_waiting=quota.max_waiting)
+        self._batcher = Batcher(
+            matrices=len(shapes), window=quota.window, max_rows=quota.max_rows, max_waiting=quota.max_waiting
+        )
         self._greeted: set[Link] = set()
         self._next, self._warmed = 0, WARM_BYTES  # what is wanted next, and how much of it was read ahead
         self.counters = dict.fromkeys(
@@ -162,6 +166,7 @@ class Accelerator:
         if link not in self._greeted:
             self._greeted.add(link)
             self._batcher.join(link)
+            self._stay_awake()
             self.counters["clients"] += 1
         # Another version gets a Welcome too: it says what is spoken here.
         self._send(link, self.welcome)
@@ -209,6 +214,7 @@ class Accelerator:
             part = z[first : first + len(call.x)]
             first += len(call.x)
             self._send(call.client, Product(call.number, seconds, rows), [part])
+            self._batcher.answered(call.client, time.monotonic())
         self.counters["calls"] += len(batch)
         self.counters["rows"] += rows
         self.counters["products"] += 1
@@ -285,8 +291,13 @@ class Accelerator:
     def _forget(self, link: Link) -> None:
         self._greeted.discard(link)
         self._batcher.leave(link)
+        self._stay_awake()
         with contextlib.suppress(LinkError):
             link.close()
+
+    def _stay_awake(self) -> None:
+        """A core may be spent on waiting as long as every client can have one of its own."""
+        self.listener.stay_awake(AWAKE if self._batcher.clients < usable_cores() else BRIEFLY)
 
     def close(self) -> None:
         """Closes the listener; clients see their links end."""

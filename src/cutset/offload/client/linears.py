@@ -28,6 +28,8 @@ __all__ = ["OffloadLinears", "bucket"]
 
 Floats = NDArray[np.float32]
 RESIDUES, INTEGERS, SUMS = np.dtype(np.uint32), np.dtype(np.int16), np.dtype(np.int32)
+ALONE = 64  # calls without company after which a client takes itself to be alone
+AWAKE, BRIEFLY = 0.0005, 0.00002  # seconds: longer than most products take, and hardly any
 LIES = {
     1: "a value that is no residue",
     2: "a value beyond what its column can reach",
@@ -63,6 +65,8 @@ class OffloadLinears:
         self._lock = threading.Lock()
         self._idle = None if pads is None else Idle(pads)
         self._after: str = ""  # the site of the last call
+        self._alone = ALONE  # calls since others were seen
+        session.stay_awake(AWAKE)
 
     def __call__(self, site: Site, layer: int, expert: int, rows: Floats, out: Floats) -> None:
         """rows (n, depth) to out (n, outputs). Raises IntegrityError for a lie, LinkError when nobody answers."""
@@ -100,7 +104,7 @@ class OffloadLinears:
             if pad is None:
                 arrays[0][...] = q
             else:
-                native.mask(q, pad.r, arrays[0], pool)
+                pad.mask(q, arrays[0], pool)
             if self.watch is not None:
                 self.watch(matrix.name, q[0, :8].tolist(), arrays[0][0, :8].tolist())
             parts.lap("mask" if pad is not None else "send")
@@ -115,22 +119,26 @@ class OffloadLinears:
         waited = parts.lap("wait")
         reply = self._reply(matrix, message, frame, sent)
         if isinstance(message, Product):
+            self._others(message.shared > sent)
             parts.move("wait", "accelerator", max(0.0, min(waited, message.seconds)))
         whole = out if sent == len(out) else np.empty((sent, matrix.outputs), dtype=np.float32)
-        code, row, column = native.settle(
-            reply,
-            scales,
-            matrix.scales,
-            whole,
-            pad=None if pad is None else pad.product,
-            bounds=matrix.bounds if self.mode.verified else None,
-            top=matrix.top,
-            secrets=None if check is None else check.secrets,
-            expected=expected,
-            pool=pool,
-        )
-        if code:
-            raise self._lied(matrix, q, pad, np.array(reply), code, row, column)
+        for part, mask in [(slice(0, sent), None)] if pad is None else [(p, m) for p, _, m in pad.slices()]:
+            code, row, column = native.settle(
+                reply[part],
+                scales[part],
+                matrix.scales,
+                whole[part],
+                pad=mask,
+                bounds=matrix.bounds if self.mode.verified else None,
+                top=matrix.top,
+                secrets=None if check is None else check.secrets,
+                expected=None if expected is None else expected[part],
+                pool=pool,
+            )
+            if code:
+                raise self._lied(matrix, q, pad, np.array(reply), code, row + part.start, column)
+        if pad is not None:
+            pad.drop()
         if whole is not out:
             out[...] = whole[: len(out)]
         parts.lap("unmask")
@@ -140,6 +148,12 @@ class OffloadLinears:
         parts.bytes_up += q.size * dtype.itemsize
         parts.bytes_down += sent * matrix.outputs * 4
         parts.lap("serialise")
+
+    def _others(self, seen: bool) -> None:
+        """Whether other clients share the accelerator: then cores are wanted, and waiting here stays asleep."""
+        self._alone = 0 if seen else self._alone + 1
+        if self._alone in (0, ALONE):
+            self.session.stay_awake(BRIEFLY if seen else AWAKE)
 
     def _reply(self, matrix: ClientMatrix, message: object, frame: Frame, rows: int) -> NDArray[Any]:
         """The one array of an answer, of the shape and type that was asked for."""

@@ -28,7 +28,6 @@ from cutset.offload.client.weights import ClientWeights, load_weights
 from cutset.offload.messages import MOST_PADS
 from cutset.offload.modes import DEFAULT_MODE, Mode, mode_named
 
-SPIN = 0.0005
 __all__ = ["Offload", "check_settings", "dial", "open_offload"]
 
 
@@ -146,7 +145,7 @@ def dial(settings: Settings, address: str, server_key: Path | None, ring: int = 
         if settings.key is None or server_key is None:
             raise ConfigError(f"{address} needs --key and the other side's public key; see `cutset keys`")
         keys = load_keys(settings.key).expecting(load_public(server_key))
-    timeouts = Timeouts(connect=min(5.0, settings.offload_timeout), spin=SPIN)
+    timeouts = Timeouts(connect=min(5.0, settings.offload_timeout))
     return connect(address, keys=keys, timeouts=timeouts, limits=Limits(ring=ring))
 
 

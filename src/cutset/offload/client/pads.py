@@ -31,27 +31,51 @@ Empty = Literal["wait", "inline", "fail"]
 
 
 class Pad:
-    """r (n, depth) and product (n, outputs), residues, for one set of bytes. `number` is its own."""
+    """The residues R and R . W^T for one set of bytes, in pieces as they lay in their blocks. `number` is its own."""
 
-    def __init__(self, r: Residues, product: Residues, number: int, spans: tuple[Span, ...] = ()) -> None:
-        self.r, self.product, self.number, self.spans = r, product, number, spans
-        self._used = False
+    def __init__(
+        self, pieces: Sequence[tuple[Residues, Residues]], number: int = 0, spans: tuple[Span, ...] = ()
+    ) -> None:
+        self.pieces, self.number, self.spans = tuple(pieces), number, spans
+        self._bytes: NDArray[np.int16] | None = None
+        self._dropped = False
 
     def __repr__(self) -> str:
         return f"Pad({self.number}, {self.spans})"
 
+    @property
+    def r(self) -> Residues:
+        """(n, depth)"""
+        return np.concatenate([r for r, _ in self.pieces])
+
+    @property
+    def product(self) -> Residues:
+        """(n, outputs)"""
+        return np.concatenate([product for _, product in self.pieces])
+
+    def slices(self) -> Iterator[tuple[slice, Residues, Residues]]:
+        """The rows of each piece, its R and its R . W^T."""
+        first = 0
+        for r, product in self.pieces:
+            yield slice(first, first + len(r)), r, product
+            first += len(r)
+
     def mask(self, q: NDArray[np.int16], out: Residues | None = None, pool: Any = None) -> Residues:
-        """(q + r) mod P. Once: who has to send again sends the same bytes, or takes another pad."""
-        if self._used:
+        """(q + r) mod P. Again only for the very array of the first time, which can't be written from then on: who has
+        to send again sends the same bytes, or takes another pad."""
+        if self._dropped or (self._bytes is not None and self._bytes is not q):
             raise OffloadError(f"pad {self.number} was used already; a pad masks one set of bytes")
-        self._used = True
-        masked: Residues = extension().mask(q, self.r, out, pool)
-        return masked
+        q.flags.writeable = False
+        self._bytes = q
+        if out is None:
+            out = np.empty(q.shape, np.uint32)
+        for rows, r, _ in self.slices():
+            extension().mask(q[rows], r, out[rows], pool)
+        return out
 
     def drop(self) -> None:
         """Lets the memory go. After the mask, only finding out who lied needs r."""
-        self.r = self.product = np.empty((0, 0), np.uint32)
-        self._used = True
+        self.pieces, self._bytes, self._dropped = (), None, True
 
 
 @dataclass
@@ -79,7 +103,7 @@ class PadPool:
         multiply: Multiply | None = None,
         empty: Empty = "wait",
         memory: int = 1 << 30,
-        block_rows: int = 32,
+        block_rows: int = 64,
         most_rows: int | None = None,
         timeout: float = 60.0,
     ) -> None:
@@ -175,10 +199,7 @@ class PadPool:
         if missing:
             block, r = open_block(self.ledger, missing, self.matrices[matrix].depth)
             parts.append(Made(matrix, block, r, self.matrices[matrix].residues(r, pool)).take(missing))
-        spans = tuple(span for _, _, span in parts)
-        if len(parts) == 1:
-            return Pad(parts[0][0], parts[0][1], number, spans)
-        return Pad(np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts]), number, spans)
+        return Pad([part[:2] for part in parts], number, tuple(part[2] for part in parts))
 
     def fill(self, rows: int, timeout: float | None = None) -> None:
         """Returns when `rows` rows of every matrix are ready. OffloadError if they don't fit, or not in time."""

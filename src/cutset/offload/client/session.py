@@ -68,6 +68,7 @@ class Session:
     def __init__(self, dial: Dial, patience: Patience = DEFAULT_PATIENCE, digest: str | None = None) -> None:
         self._dial, self.patience, self._digest = dial, patience, digest
         self._link: Link | None = None
+        self._awake = 0.0
         self._calls = 0
         self._pending: _Pending | None = None
         self._broken: IntegrityError | None = None
@@ -82,6 +83,12 @@ class Session:
     def peer(self) -> str:
         """Who is at the other end: the public key with tcp."""
         return self._link.peer if self._link else "?"
+
+    def stay_awake(self, seconds: float) -> None:
+        """How long a wait for an answer stays awake before it sleeps."""
+        self._awake = seconds
+        if self._link is not None:
+            self._link.stay_awake(seconds)
 
     def send(
         self,
@@ -209,6 +216,7 @@ class Session:
     def _open(self, end: float) -> Welcome:
         """Dials and greets. Raises OffloadError where the other side has another version or another model."""
         self._link = self._dial()
+        self._link.stay_awake(self._awake)
         try:
             left = max(0.05, min(self.patience.resend, end - time.monotonic()))
             self._link.send(encode(Hello(PROTOCOL, software())), timeout=left)
