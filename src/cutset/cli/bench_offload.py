@@ -79,10 +79,11 @@ def run(args: argparse.Namespace) -> int:
             workload = WORKLOADS["w246" if name == "clients" else name]
             if args.system:
                 workload = dataclasses.replace(workload, systems=tuple(args.system))
-            assert workload.model is not None
+            model = workload.model
+            assert model is not None
             if "CUTSET_ISA" in os.environ:  # other kernels are another workload
                 workload = dataclasses.replace(workload, name=f"{workload.name}, {os.environ['CUTSET_ISA']}")
-            with integer_checkpoint(workload.model) as folder_path:
+            with integer_checkpoint(model) as folder_path:
                 if name == "clients":
                     rows += run_clients(folder_path, setting, (1, args.clients), args.system or CLIENTS, 32)
                 else:
