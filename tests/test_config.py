@@ -56,8 +56,13 @@ def test_flags_over_environment_over_file_over_defaults(place):
 def test_every_setting_can_come_from_every_source(place):
     values = {str: ("int8", "exact"), int: ("3", "4"), bool: ("false", "true"), Path: ("a", "b")}
     address, policy = ("shm://a", "ipc://b"), ("wait", "fail")
-    special = {"backend": ("native", "torch"), "device": ("cuda:1", "cuda"), "pads_policy": policy}
-    special |= {"offload": address, "pads_from": address, "verify": ("changed", "always")}
+    special = {
+        "backend": ("native", "torch"),
+        "device": ("cuda:1", "cuda"),
+        "pads_policy": policy,
+        "pads": ("idle", "inline"),
+    }
+    special |= {"pads": ("idle", "inline"), "offload": address, "pads_from": address, "verify": ("changed", "always")}
     for name, option in OPTIONS.items():
         if option.flag_only:
             continue

@@ -110,7 +110,8 @@ std::size_t PackedI8::warm(std::size_t offset, std::size_t bytes) const {
   const std::size_t count = std::min(bytes / kStep * kStep, all - first);
   static std::atomic<std::uint64_t> kept;  // so that no compiler leaves the reading out
   if (count > 0) {
-    kept.store(kernels().linear.read(panels_.load(std::memory_order_acquire) + first, count), std::memory_order_relaxed);
+    kept.store(kernels().linear.read(panels_.load(std::memory_order_acquire) + first, count),
+               std::memory_order_relaxed);
   }
   return first + count;
 }

@@ -98,6 +98,7 @@ ADDRESSES = {
 }
 MODE_NAMES = ("", "plain", "verified", "masked", "masked+verified", "local")
 MODE = "what an offload promises; none: masked+verified. Only accepted here, where it is seen"
+WHEN = "when pads are made here: ahead, in idle time, or inline"
 PADS = "when no pad is ready: wait, compute it here (inline), fail; auto: inline in idle time's place, else wait"
 SAME_HOST = "let the one that makes pads be on the accelerator's host: for tests alone, it breaks every promise"
 DIGESTS = "compare an integer checkpoint with its digests: where its files have changed since the last time, or always"
@@ -128,6 +129,9 @@ class Settings:
         default="", metadata=_is("a second accelerator that makes pads; none: idle time", **ADDRESSES)
     )
     pads_same_host: bool = field(default=False, metadata=_is(SAME_HOST, flag_only=True))
+    pads: str = field(
+        default="idle", metadata=_is("pads are made ahead in idle time, or inline", choices=("idle", "inline"))
+    )
     pads_policy: str = field(default="auto", metadata=_is(PADS, choices=("auto", "wait", "inline", "fail")))
     pads_mib: int = field(default=256, metadata=_is("most memory for pads in MiB", low=1))
     pad_rows: bool = field(default=False, metadata=_is("hide the number of rows in masked modes, up to a power of two"))

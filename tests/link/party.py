@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 
@@ -15,6 +16,7 @@ LIMITS = Limits(ring=1 << 20)
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     role, address, *files = sys.argv[1:]
     keys = load_keys(files[0]) if files else None
     if role == "echo":

@@ -81,8 +81,8 @@ inline std::uint64_t bytes_apart_each(const std::uint8_t* a, const std::uint8_t*
 // The bytes of a word that aren't zero, as bits.
 inline std::size_t filled(std::uint64_t word) {
   constexpr std::uint64_t kLow = 0x7f7f7f7f7f7f7f7f;
-  const std::uint64_t tops = ((word & kLow) + kLow | word) & ~kLow;
-  return (tops >> 7) * 0x0102040810204080 >> 56;
+  const std::uint64_t tops = (((word & kLow) + kLow) | word) & ~kLow;
+  return ((tops >> 7) * 0x0102040810204080) >> 56;
 }
 
 #if !defined(CUTSET_ISA_avx2) && !defined(CUTSET_ISA_avx512) && !defined(CUTSET_ISA_avx512vnni)

@@ -27,6 +27,7 @@ def plot(rows: list[Row], path: Path) -> None:
         for row in rows
         if row.metric.startswith("time in ")
     }
+    pads = {(row.workload, row.system): row.value for row in rows if row.metric == "client CPU, pads made ahead"}
     totals = {(row.workload, row.system): row.value for row in rows if row.metric == "total"}
     workloads = list(dict.fromkeys(workload for workload, _, _ in found))
     figure, panels = pyplot.subplots(len(workloads), 1, figsize=(9, 1 + 2.6 * len(workloads)), squeeze=False)
@@ -40,6 +41,8 @@ def plot(rows: list[Row], path: Path) -> None:
                 value = found.get((workload, system, part), 0.0)
                 panel.barh(place, value, left=start, color=colours[part])
                 start += value
+            if ahead := pads.get((workload, system)):  # CPU time, before the run, but not for nothing
+                panel.barh(place, ahead, left=start, color="none", edgecolor="grey", hatch="///")
             if start == 0:  # a local run: no parts
                 panel.barh(place, totals[workload, system], color="lightgrey")
         panel.set_yticks(range(len(systems)), [system.removeprefix("cutset ") for system in systems])
@@ -47,8 +50,8 @@ def plot(rows: list[Row], path: Path) -> None:
         panel.set_xlabel("ms")
         panel.set_title(workload.removeprefix("offload "), loc="left")
     handles = [Patch(color=colours[part]) for part in PARTS]
-    handles.append(Patch(color="lightgrey"))
-    figure.legend(handles, [*PARTS, "run here"], loc="outside upper center", ncols=6, fontsize=8)
+    handles += [Patch(facecolor="none", edgecolor="grey", hatch="///"), Patch(color="lightgrey")]
+    figure.legend(handles, [*PARTS, "pads, made ahead", "run here"], loc="outside upper center", ncols=6, fontsize=8)
     figure.set_layout_engine("constrained")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

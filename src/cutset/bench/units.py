@@ -7,11 +7,29 @@ from cutset.errors import ConfigError
 __all__ = ["higher_is_better"]
 
 RATES = ("tok/s", "GB/s", "MB/s", "MiB/s", "GFLOP/s", "GOP/s", "TOP/s", "pictures/s", "requests/s", "rows/s", "x")
-COSTS = ("s", "ms", "us", "µs", "ns", "B", "kB", "KiB", "MB", "MiB", "GB", "GiB", "B/picture", "%", "rel", "rel error")
+COSTS = (
+    "s",
+    "ms",
+    "us",
+    "µs",
+    "ns",
+    "B",
+    "kB",
+    "KiB",
+    "MB",
+    "MiB",
+    "GB",
+    "GiB",
+    "B/picture",
+    "%",
+    "rel",
+    "rel error",
+    "calls",
+)
 UNITS = dict.fromkeys(RATES, True) | dict.fromkeys(COSTS, False)
 # Metrics whose unit says the opposite, or nothing. `roof` is per cent of what the machine can do.
 METRICS = {"accuracy": True, "agreement": True, "hit rate": True, "roof": True, "speedup": True, "rel error": False}
-METRICS |= {"top-1 agreement": True, "share of read bandwidth": True}
+METRICS |= {"top-1 agreement": True, "explained": True, "share of read bandwidth": True}
 
 
 def higher_is_better(unit: str, metric: str) -> bool:

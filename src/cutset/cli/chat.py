@@ -53,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
                 messages.pop()
                 continue
             tell(statistics(answer))
+            if llm.offload is not None:
+                tell(llm.offload.summary())
             messages.append({"role": "assistant", "content": answer.text})
     return 0
 

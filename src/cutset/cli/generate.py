@@ -38,6 +38,8 @@ def run(args: argparse.Namespace) -> int:
     with LLM(args.model, settings=settings, progress=Progress()) as llm, _text_to(args.output):
         answer = print_answer(llm.stream(prompt, params))
         tell(statistics(answer))
+        if llm.offload is not None:
+            tell(llm.offload.summary())
     if args.json:
         from cutset.bench.files import write_json
 

@@ -41,6 +41,18 @@ class Offload:
     linears: OffloadLinears
     pad_session: Session | None
 
+    def summary(self) -> str:
+        """One line: the mode that was kept, what went over the link, and where pads came from."""
+        parts = self.linears.parts
+        said = f"mode {self.mode.name}: {parts.calls} calls to {self.linears.session.address}"
+        said += f", {parts.bytes_up / 1e6:.1f} MB up, {parts.bytes_down / 1e6:.1f} MB down"
+        if self.linears.pads is not None:
+            pads = self.linears.pads.counters()
+            said += f"; {pads.used} rows of pads, {pads.made} made ahead, {pads.inline} inline"
+            if pads.waited:
+                said += f", waited {pads.seconds_waited:.1f} s for some"
+        return f"[{said}]"
+
     def close(self) -> None:
         """Ends the sessions and the making of pads."""
         self.linears.close()
@@ -134,6 +146,7 @@ def _pad_pool(weights: ClientWeights, settings: Settings, pad_session: Session |
         multiply=None if pad_session is None else multiply,
         empty=empty,
         memory=settings.pads_mib << 20,
+        most_rows=0 if settings.pads == "inline" and pad_session is None else None,
         timeout=float(settings.offload_timeout),
     )
 
