@@ -8,16 +8,19 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cutset import LLM, SamplingParams
 from cutset.config import load_settings
 from cutset.errors import LinkError, OffloadError
 from cutset.link.keys import new_keys, save_keys
+from cutset.models.executor import Batch
 from cutset.models.random import RandomModel
 from cutset.offload.client.open import dial
 from cutset.offload.client.session import Session
@@ -60,6 +63,35 @@ def test_an_answer_through_another_process(address: str, start: Start, expected:
     code, said = accelerator.stop()
     assert code == 0
     assert "stopped: 1 clients" in said
+
+
+@pytest.mark.parametrize("kind", ["shm", "ipc", "tcp"])
+def test_every_mode_gives_the_same_bits_over_every_link(
+    kind: str, start: Start, expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUTSET_SHM_DIR", str(tmp_path))
+    for name in ("server", "client"):
+        save_keys(new_keys(), name, tmp_path)
+    keys = {"key": tmp_path / "client.key", "accelerator_key": tmp_path / "server.pub"} if kind == "tcp" else {}
+    more = ("--key", str(tmp_path / "server.key"), "--allow", str(tmp_path / "client.pub")) if kind == "tcp" else ()
+    wanted = {"shm": f"shm://links-{os.getpid()}", "ipc": f"ipc://{tmp_path}/a", "tcp": "tcp://127.0.0.1:0"}[kind]
+    address = start(wanted, "story", *more).lines[-1].split()[2].rstrip(":")
+    with LLM("story", threads=1, mode="local") as llm:
+        logits = whole_pass(llm)
+    for mode in ("plain", "verified", "masked", "masked+verified"):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="mode plain")
+            llm = LLM("story", threads=1, offload=address, mode=mode, **keys)
+        with llm:
+            assert llm.generate(PROMPT, LONG)[0].token_ids == expected
+            np.testing.assert_array_equal(whole_pass(llm), logits)
+
+
+def whole_pass(llm: LLM) -> Any:
+    """The logits of all rows of two sequences at once."""
+    ids = llm.encode("One day, a girl named Mia found a red ball. She wanted to")
+    batch = Batch.whole(np.stack([ids[:11], ids[1:12]]), 16)
+    return llm.executor.forward(batch, llm.executor.new_cache(batch.block_tables.size, 16))
 
 
 def test_an_accelerator_that_is_killed_and_restarted_costs_no_token(
