@@ -94,7 +94,8 @@ def run(args: argparse.Namespace) -> int:
         print(line)
     if args.json:
         words = ["MODEL" if word == args.model else word for word in ["cutset", *sys.argv[1:]]]
-        save(Results(shlex.join(words), machine(args.threads), tuple(rows)), args.json)
+        isa = f"CUTSET_ISA={os.environ['CUTSET_ISA']} " if "CUTSET_ISA" in os.environ else ""
+        save(Results(isa + shlex.join(words), machine(args.threads), tuple(rows)), args.json)
     if args.plot:
         from cutset.bench.offload_plot import plot
 
