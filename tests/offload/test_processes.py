@@ -131,6 +131,28 @@ def test_an_accelerator_that_is_killed_for_good_is_an_error_in_time(
     assert tokens == expected[: len(tokens)]
 
 
+@pytest.mark.parametrize("ever", [True, False])
+def test_an_accelerator_that_stands_still(ever: bool, address: str, start: Start, expected: list[int]) -> None:
+    """For a while: the answer goes on. For good: an error in time."""
+    accelerator = start(address)
+    tokens: list[int] = []
+    again = threading.Timer(1.2, lambda: accelerator.process.send_signal(signal.SIGCONT))
+
+    def stop() -> None:
+        accelerator.process.send_signal(signal.SIGSTOP)
+        if ever:
+            again.start()
+
+    with LLM("story", threads=1, offload=address, offload_timeout=20 if ever else 2) as llm:
+        if ever:
+            follow(llm, tokens, stop)
+        else:
+            with pytest.raises(LinkError, match="gave no answer within 2 s"):
+                follow(llm, tokens, stop)
+    assert tokens == (expected if ever else expected[: len(tokens)])
+    assert len(tokens) >= 8
+
+
 def test_an_accelerator_that_comes_back_with_another_model_is_refused(
     address: str, start: Start, expected: list[int], tmp_path: Path
 ) -> None:
