@@ -10,6 +10,7 @@ import pytest
 
 from cutset.errors import FrameError, LinkClosed, LinkError, LinkTimeout
 from cutset.link import Link, listen
+from cutset.link.keys import new_keys
 from link.conftest import Place, echoing
 
 RNG = np.random.default_rng(0)
@@ -263,10 +264,10 @@ def test_a_frame_that_is_too_large_is_refused_before_it_is_sent(there: Place) ->
 
 
 def test_an_address_that_is_taken(there: Place) -> None:
-    if there.kind == "tcp":
-        pytest.skip("tested with keys")
+    keys = new_keys()
+    secured = {"keys": keys, "allow": {keys.public}} if there.kind == "tcp" else {}
     with pytest.raises(LinkError):
-        listen(there.address)
+        listen(there.address, **secured)
 
 
 def test_one_thread_sends_while_another_receives(there: Place) -> None:

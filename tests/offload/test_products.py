@@ -27,12 +27,9 @@ KINDS = {
 def products(request):
     if request.param.startswith("cuda") and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    try:
-        return KINDS[request.param]()
-    except DeviceError as error:
-        if request.param == "cpu int8":
-            pytest.skip(f"this build of torch has no 8-bit product: {error}")
-        raise
+    if "int8" in request.param and not hasattr(torch, "_int_mm"):
+        pytest.skip("this build of torch has no 8-bit product")
+    return KINDS[request.param]()  # a device that multiplies wrongly is a failure, not a skip
 
 
 def case(n, outputs, depth, top=2047):
