@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cutset.errors import ConfigError, FrameError
-from cutset.stream.codec import Budget, Channel, Costs, Decoder, Encoder, OutputBudget, Verdict, available
-from cutset.stream.compression import compress, decompress
-from cutset.stream.payload import DTYPES, KeyRequest, Payload, decode, encode
+from cutset.stream.delta import Budget, Channel, Costs, Decoder, Encoder, OutputBudget, Verdict, available
+from cutset.stream.delta.compression import compress, decompress
+from cutset.stream.delta.payload import DTYPES, KeyRequest, Payload, decode, encode
 
 FREE = Costs()  # nothing costs anything: whatever is smaller is taken
 

@@ -21,8 +21,8 @@ import numpy as np
 
 from cutset.bench.results import Row, summarise
 from cutset.errors import CutsetError
-from cutset.stream.codec import Channel, Decoder, Encoder, Verdict, available
-from cutset.stream.compression import Compressor, compress, decompress
+from cutset.stream.delta import Channel, Decoder, Encoder, Verdict, available
+from cutset.stream.delta.compression import Compressor, compress, decompress
 
 __all__ = ["SHARES", "TENSORS", "run_delta"]
 

@@ -7,7 +7,9 @@
     zoo          AlexNet, VGG, GoogLeNet, ResNet50
     description  a graph as JSON, and its digest
     drawing      a graph as SVG or HTML
-    codec        what crosses a cut: payloads, their encoder and decoder
+    planning     plans: which worker runs which layers
+    trace        where the time of every picture went
+    delta        what crosses a cut: payloads, their encoder and decoder
 
 Nothing is imported here: what doesn't compute (tables, drawings, plans, payloads) works without torch.
 """

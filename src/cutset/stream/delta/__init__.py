@@ -3,12 +3,12 @@
 Deltas carry new values at changed positions, so the decoder's tensor is the encoder's to the bit at every step.
 """
 
-from cutset.stream.budget import EXACT, Budget, OutputBudget
-from cutset.stream.compression import available
-from cutset.stream.costs import Costs, measured
-from cutset.stream.decoder import Decoder, Verdict
-from cutset.stream.encoder import Encoded, Encoder
-from cutset.stream.payload import Channel, KeyRequest, Payload, decode, encode
+from cutset.stream.delta.budget import EXACT, Budget, OutputBudget
+from cutset.stream.delta.compression import available
+from cutset.stream.delta.costs import Costs, measured
+from cutset.stream.delta.decoder import Decoder, Verdict
+from cutset.stream.delta.encoder import Encoded, Encoder
+from cutset.stream.delta.payload import Channel, KeyRequest, Payload, decode, encode
 
 __all__ = [
     "EXACT",

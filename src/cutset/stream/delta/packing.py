@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.kernels.reference_delta import nested_room
-from cutset.stream.compression import Compressor, compress
-from cutset.stream.costs import Costs, Ratio, kernels
-from cutset.stream.payload import Compression
+from cutset.stream.delta.compression import Compressor, compress
+from cutset.stream.delta.costs import Costs, Ratio, kernels
+from cutset.stream.delta.payload import Compression
 
 __all__ = ["Form", "Packed", "Packer", "from_change", "to_change"]
 

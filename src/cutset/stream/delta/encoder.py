@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from cutset.errors import ConfigError
 from cutset.kernels.reference_delta import bits
-from cutset.stream.budget import EXACT, Budget
-from cutset.stream.compression import Compressor, available
-from cutset.stream.costs import Costs, kernels, measured
-from cutset.stream.packing import Form, Packer
-from cutset.stream.payload import Channel, DType, KeyRequest, Payload
+from cutset.stream.delta.budget import EXACT, Budget
+from cutset.stream.delta.compression import Compressor, available
+from cutset.stream.delta.costs import Costs, kernels, measured
+from cutset.stream.delta.packing import Form, Packer
+from cutset.stream.delta.payload import Channel, DType, KeyRequest, Payload
 
 __all__ = ["Encoded", "Encoder"]
 

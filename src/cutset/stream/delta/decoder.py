@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from cutset.errors import FrameError
 from cutset.kernels.reference_delta import bits
-from cutset.stream.compression import decompress
-from cutset.stream.costs import Costs, kernels
-from cutset.stream.packing import from_change
-from cutset.stream.payload import Channel, Compression, KeyRequest, Payload, check
+from cutset.stream.delta.compression import decompress
+from cutset.stream.delta.costs import Costs, kernels
+from cutset.stream.delta.packing import from_change
+from cutset.stream.delta.payload import Channel, Compression, KeyRequest, Payload, check
 
 __all__ = ["Decoder", "Verdict"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cutset.kernels import native, reference_delta
-from cutset.stream.compression import available, compress, decompress
+from cutset.stream.delta.compression import available, compress, decompress
 
 __all__ = ["Costs", "Ratio", "kernels", "measured"]
 

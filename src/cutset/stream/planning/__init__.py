@@ -1,0 +1,4 @@
+"""Which worker runs which layers, and what that costs.
+
+plan     a plan, its edges, and its file
+"""

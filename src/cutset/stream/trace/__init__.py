@@ -1,0 +1,4 @@
+"""Where the time of every picture went.
+
+spans    what parties note
+"""
