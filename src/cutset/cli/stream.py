@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from cutset.cli import stream_graph
+from cutset.cli import stream_graph, stream_trace
 
 __all__ = ["configure", "run"]
 
-ACTIONS = (("graph", stream_graph),)
+ACTIONS = (("graph", stream_graph), ("trace", stream_trace))
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
