@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -69,8 +69,8 @@ class Auth:
 class Guard:
     """Middleware that lets through what `Auth` allows; `scope["cutset.client"]` says who it is."""
 
-    def __init__(self, app: ASGIApp, auth: Auth) -> None:
-        self.app, self.auth = app, auth
+    def __init__(self, app: ASGIApp, auth: Auth, refused: Callable[[int], object] = lambda status: None) -> None:
+        self.app, self.auth, self.refused = app, auth, refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -83,6 +83,7 @@ class Guard:
                 scope["cutset.client"] = self.auth.client(headers.get(b"authorization", b""))
             await self.app(scope, receive, send)
             return
+        self.refused(error.status)
         body = error.body()
         shown = error.headers | {"content-type": "application/json", "content-length": str(len(body))}
         encoded = [(name.encode(), value.encode()) for name, value in shown.items()]

@@ -68,7 +68,8 @@ class _Endpoint(ABC):
                 else:
                     await self._whole(generation, answer, params.n, send)
             except ClientGone:
-                return
+                for watch in service.watches:
+                    watch.client_left()
             finally:
                 watcher.cancel()
                 with contextlib.suppress(asyncio.CancelledError):

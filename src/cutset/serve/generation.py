@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 
@@ -14,6 +15,7 @@ from cutset.engine.outputs import Delta, Usage
 from cutset.engine.params import SamplingParams
 from cutset.llm import AsyncLLM
 from cutset.serve.mailbox import Mailbox
+from cutset.serve.watch import Watch
 
 __all__ = ["Generation"]
 
@@ -31,7 +33,13 @@ class Generation:
         prompts: Sequence[NDArray[np.int32]],
         params: SamplingParams,
         salt: str | None = None,
+        watches: Sequence[Watch] = (),
     ) -> None:
+        self.started = time.perf_counter()
+        self.prompt_tokens = sum(len(ids) for ids in prompts)
+        self.samples = len(prompts) * params.n
+        self._watches = watches
+        self._last: dict[tuple[int, int], float] = {}  # when each sample got its last token
         self._came = asyncio.Event()
         self._pieces: list[tuple[int, Delta]] = []
         self._left = len(prompts)
@@ -76,6 +84,9 @@ class Generation:
                     self._left -= 1
                     if delta.usage is not None:
                         self._usages.append(delta.usage)
+            if not self._left:
+                for watch in self._watches:
+                    watch.request_ended(time.perf_counter() - self.started, self.prompt_tokens, self.tokens)
             yield some
 
     def end(self, error: Exception) -> None:
@@ -96,6 +107,15 @@ class Generation:
             handle.cancel()
 
     def _receive(self, number: int, delta: Delta) -> None:
-        self.tokens += len(delta.token_ids)
         self._pieces.append((number, delta))
         self._came.set()
+        if delta.token_ids:
+            self.tokens += len(delta.token_ids)
+            now, sample = time.perf_counter(), (number, delta.index)
+            before = self._last.get(sample)
+            self._last[sample] = now
+            for watch in self._watches:
+                watch.token(now - (before or self.started), before is None)
+        if delta.finish_reason is not None:
+            for watch in self._watches:
+                watch.sample_ended(delta.finish_reason)

@@ -70,6 +70,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.service.stop()
+        self.service.hub.close()
         timer = asyncio.get_running_loop().call_later(self.service.limits.grace_s, self.service.close)
         try:
             await super().shutdown(sockets)
@@ -84,7 +85,7 @@ def configuration(app: ASGIApp, limits: Limits) -> uvicorn.Config:
         app,
         http="h11",
         ws="none",
-        lifespan="off",
+        lifespan="auto",
         loop="asyncio",
         log_level="warning",
         access_log=False,

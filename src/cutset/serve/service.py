@@ -16,9 +16,11 @@ from cutset.engine.params import SamplingParams
 from cutset.llm import AsyncLLM, Prompt
 from cutset.serve.errors import NO_RETRY, ApiError
 from cutset.serve.generation import Generation
+from cutset.serve.hub import Hub
 from cutset.serve.limits import Admission, Limits
 from cutset.serve.logprobs import TokenTexts
 from cutset.serve.mailbox import Mailbox
+from cutset.serve.watch import Watch
 from cutset.version import software
 
 __all__ = ["Service", "salted"]
@@ -38,6 +40,8 @@ class Service:
         self.fingerprint = f"{software().replace(' ', '-')}-{llm.choice.backend}-{llm.choice.dtype}"
         self.admission = Admission(llm.settings.max_num_seqs + self.limits.queue)
         self.running: dict[str, Generation] = {}
+        self.watches: list[Watch] = []
+        self.hub = Hub()
         self.stopping = False
         # One thread: long texts wait for each other, not the short ones for them.
         self._tokenising = ThreadPoolExecutor(1, "cutset-tokenise")
@@ -59,6 +63,10 @@ class Service:
         """Raises ApiError 503 while the server is being stopped, or when its engine has ended."""
         if self.stopping:
             raise ApiError(503, "the server is being stopped", kind="server_error", headers={"connection": "close"})
+        if not self.llm.alive:
+            raise ApiError(
+                503, "the engine has stopped; the server's log says why", kind="server_error", headers=NO_RETRY
+            )
 
     async def encode(self, prompt: Prompt) -> NDArray[np.int32]:
         """As LLM.encode."""
@@ -79,7 +87,7 @@ class Service:
         """Hands prompts in. Raises what Generation raises."""
         if self._mailbox is None:
             self._mailbox = Mailbox(asyncio.get_running_loop())
-        return Generation(self.llm, self._mailbox, list(prompts), params, salt)
+        return Generation(self.llm, self._mailbox, list(prompts), params, salt, self.watches)
 
     @contextmanager
     def watching(self, name: str, generation: Generation) -> Iterator[None]:
@@ -94,6 +102,11 @@ class Service:
         finally:
             timer.cancel()
             del self.running[name]
+
+    def refused(self, status: int) -> None:
+        """A request was answered with an error."""
+        for watch in self.watches:
+            watch.refused(status)
 
     def stop(self) -> None:
         """From now on requests are refused; those that run go on."""
