@@ -59,6 +59,7 @@ class OffloadLinears:
             raise OffloadError("masked modes need pads, the others have no use for them")
         self.session, self.weights, self.mode, self.pads, self.pad_rows = session, weights, mode, pads, pad_rows
         self.parts = Parts()
+        self.checks_passed = self.checks_failed = 0  # products, and replies that were none
         # Told the name, the first integers and what is sent instead; for whoever wants to show it.
         self.watch: Callable[[str, list[int], list[int]], None] | None = None
         self._pool, self._native = pool, extension()
@@ -137,6 +138,7 @@ class OffloadLinears:
             )
             if code:
                 raise self._lied(matrix, q, pad, np.array(reply), code, row + part.start, column)
+        self.checks_passed += self.mode.verified
         if pad is not None:
             pad.drop()
         if whole is not out:
@@ -172,6 +174,7 @@ class OffloadLinears:
         self, matrix: ClientMatrix, q: Any, pad: Pad | None, reply: Any, code: int, row: int, column: int
     ) -> IntegrityError:
         """Says who gave a wrong product, and ends the session."""
+        self.checks_failed += 1
         where = f"row {row}" + (f", column {column}" if column >= 0 else "")
         what = f"gave {LIES[code]} for {matrix.name} ({where})"
         if pad is None or matrix.check is None:
