@@ -84,7 +84,7 @@ class ZmqListener:
         self.timeouts = timeouts
         self.limits = limits
         self.path = path
-        self._ends: dict[bytes, ClientEnd] = {}
+        self._ends: dict[bytes, ClientEnd] = {}  # whoever sends from another thread may drop one at any moment
         self._waiting: deque[ClientEnd] = deque()  # once for each frame in an inbox
         self._gone: list[Link] = []
         self._cut: dict[int, float] = {}  # connections that broke, and when; their last messages may still wait
@@ -146,7 +146,7 @@ class ZmqListener:
         if self._cut:
             # Their last frames come first, unless others keep this side busy.
             before = time.monotonic() - (PATIENCE if self.sock.readable() else 0)
-            for end in [end for end in self._ends.values() if self._cut.get(end.fd, before + 1) <= before]:
+            for end in [end for end in list(self._ends.values()) if self._cut.get(end.fd, before + 1) <= before]:
                 self.drop(end)
         return True
 
@@ -156,7 +156,7 @@ class ZmqListener:
                 self._cut[fd] = time.monotonic()
             elif event == Event.ACCEPTED:  # with a descriptor that may have had an older holder
                 self._cut.pop(fd, None)
-                for end in [end for end in self._ends.values() if end.fd == fd]:
+                for end in [end for end in list(self._ends.values()) if end.fd == fd]:
                     self.drop(end)
 
     def dismiss(self, route: bytes) -> None:
@@ -220,7 +220,7 @@ def listen(
             raw.bind(str(where))
         else:
             bind_file(raw, where)
-    except zmq.ZMQError as error:
+    except (zmq.ZMQError, OSError) as error:
         _abandon(context, allowed)
         raise LinkError(f"can't listen at {where}: {error.strerror}") from None
     except BaseException:
