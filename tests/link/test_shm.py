@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import random
+import time
 import uuid
 from pathlib import Path
 
@@ -275,4 +276,42 @@ def test_garbage_in_the_control_file_is_an_error_or_nothing(address: str, monkey
     link.send(b"fine")
     assert (listener.recv(1) or (None, None))[1] is not None
     link.close()
+    listener.close()
+
+
+class Pieces:
+    """A ring in which there is always the beginning of a large frame, however often one is taken out."""
+
+    def __init__(self, before: tuple[int, ...] = ()) -> None:
+        self.before, self.until = before, time.monotonic() + 5
+
+    def recv(self, _: float) -> tuple[int, ...]:
+        assert time.monotonic() < self.until, "it receives for ever"
+        return (*self.before, shm.FIRST, 0, 8, 1 << 20, 64)
+
+    def release(self, _: int) -> None:
+        pass
+
+    close = remove = release
+
+
+def test_pieces_without_end_are_a_timeout(address: str) -> None:
+    listener = listen(address, limits=LIMITS)
+    link = dial(address)
+    link.receiver = Pieces()
+    with pytest.raises(LinkTimeout):
+        link.recv(0.05)
+    link.close()
+    listener.close()
+
+
+def test_a_listener_returns_in_time_whatever_pieces_come(address: str) -> None:
+    listener = listen(address, limits=LIMITS)
+    link = dial(address)
+    link.send(b"here")
+    end = until(listener, b"here")
+    assert isinstance(end, shm.ShmLink)
+    assert isinstance(listener, listener_module.ShmListener)
+    end.receiver, listener._poller = Pieces(), Pieces((0,))
+    assert listener.recv(0.05) is None
     listener.close()
