@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import random
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -289,7 +290,7 @@ class Pieces:
         assert time.monotonic() < self.until, "it receives for ever"
         return (*self.before, shm.FIRST, 0, 8, 1 << 20, 64)
 
-    def release(self, _: int) -> None:
+    def release(self, *_: int) -> None:
         pass
 
     close = remove = release
@@ -314,4 +315,44 @@ def test_a_listener_returns_in_time_whatever_pieces_come(address: str) -> None:
     assert isinstance(listener, listener_module.ShmListener)
     end.receiver, listener._poller = Pieces(), Pieces((0,))
     assert listener.recv(0.05) is None
+    listener.close()
+
+
+def test_frames_are_released_by_one_thread_while_another_one_receives(address: str) -> None:
+    """Each step of a release may be followed by one of the other thread."""
+    listener = listen(address, limits=LIMITS)
+    link = dial(address)
+    for name in (b"a", b"b"):
+        link.send(name, [np.arange(100)])
+    first, second = (listener.recv(1) for _ in range(2))
+    assert first is not None
+    assert second is not None
+    end = first[0]
+    assert isinstance(end, shm.ShmLink)
+    given = end.receiver
+
+    class Slow:
+        """Gives records back, and lets the other thread try to do so at the worst moment."""
+
+        def release(self, at: int) -> None:
+            if not racing:
+                racing.append(threading.Thread(target=second[1].release))
+                racing[0].start()
+                racing[0].join(0.2)
+            given.release(at)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(given, name)
+
+    racing: list[threading.Thread] = []
+    end.receiver = Slow()
+    first[1].release()
+    racing[0].join()
+    end.receiver = given
+    for _ in range(20):  # all of the ring is free again
+        link.send(b"c", [np.zeros(100_000, np.uint8)])
+        found = listener.recv(1)
+        assert found is not None
+        found[1].release()
+    link.close()
     listener.close()
