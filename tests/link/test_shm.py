@@ -280,6 +280,23 @@ def test_garbage_in_the_control_file_is_an_error_or_nothing(address: str, monkey
     listener.close()
 
 
+@pytest.mark.parametrize("made", [0, segment.CONTROL_BYTES])
+def test_a_client_waits_while_the_listener_begins(address: str, monkeypatch: pytest.MonkeyPatch, made: int) -> None:
+    """Its file is there, but empty or without a word yet."""
+    path = segment.control_path(address[6:])
+    path.write_bytes(bytes(made))
+    path.chmod(0o600)
+    with pytest.raises(LinkClosed, match="nobody listens"):
+        connect(address, timeouts=Timeouts(connect=0.05))
+    starting = threading.Timer(0.1, lambda: started.append(listen(address, limits=LIMITS)))
+    started: list[Listener] = []
+    starting.start()
+    link = dial(address)
+    link.close()
+    starting.join()
+    started[0].close()
+
+
 class Pieces:
     """A ring in which there is always the beginning of a large frame, however often one is taken out."""
 
@@ -355,4 +372,12 @@ def test_frames_are_released_by_one_thread_while_another_one_receives(address: s
         assert found is not None
         found[1].release()
     link.close()
+    listener.close()
+
+
+def test_a_link_is_closed_while_another_thread_looks_whether_the_other_side_lives(address: str) -> None:
+    listener = listen(address, limits=LIMITS)
+    link = dial(address)
+    link.close()
+    assert not link.alive()
     listener.close()
