@@ -9,6 +9,7 @@
     drawing      a graph as SVG or HTML
     planning     plans: which worker runs which layers
     trace        where the time of every picture went
+    sparsity     how much of every value changes: measured and predicted
     delta        what crosses a cut: payloads, their encoder and decoder
 
 Nothing is imported here: what doesn't compute (tables, drawings, plans, payloads) works without torch.
