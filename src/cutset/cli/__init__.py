@@ -35,6 +35,7 @@ COMMANDS = {
     "demo": Command("cutset.cli.demo", "show what Cutset does, with the bundled model"),
     "generate": Command("cutset.cli.generate", "continue a prompt"),
     "chat": Command("cutset.cli.chat", "talk with a model"),
+    "serve": Command("cutset.cli.serve", "answer OpenAI's clients over HTTP, with a dashboard"),
     "tokenize": Command("cutset.cli.tokenize", "show how a text becomes tokens"),
     "models": Command("cutset.cli.models", "list the bundled and the registered models"),
     "config": Command("cutset.cli.config", "show the settings in force, and where each comes from"),

@@ -9,6 +9,7 @@
     drawing      a graph as SVG or HTML
     planning     plans: which worker runs which layers
     trace        where the time of every picture went
+    emulation    links and machines that aren't there
     delta        what crosses a cut: payloads, their encoder and decoder
     messages     what parties say to each other; wire: how that goes over links; hop: the codecs of a hop
     model        a graph with its weights and their digests
