@@ -11,6 +11,7 @@
 #include "bindings/field.h"
 #include "bindings/glue.h"
 #include "bindings/linears.h"
+#include "bindings/remote.h"
 #include "kernels/table.h"
 
 namespace nb = nanobind;
@@ -29,4 +30,5 @@ NB_MODULE(_native, m) {
   bind_field(m);
   bind_decoder(m);
   bind_delta(m);
+  bind_remote(m);
 }

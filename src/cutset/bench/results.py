@@ -20,9 +20,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cutset.bench.files import write_json
 from cutset.config import read_bounded, usable_cores
 from cutset.errors import ConfigError
+from cutset.files import write_json
 
 __all__ = ["Machine", "Results", "Row", "load", "machine", "save", "summarise"]
 

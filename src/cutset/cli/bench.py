@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 
 from cutset.bench.diff import Line, compare
-from cutset.bench.files import write_atomically
 from cutset.bench.report import format_value, report
 from cutset.bench.results import load
 from cutset.cli import bench_decode, bench_delta, bench_exchange, bench_link, bench_offload, bench_quality
 from cutset.cli.output import table
+from cutset.files import write_atomically
 
 __all__ = ["configure", "run"]
 

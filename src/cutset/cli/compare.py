@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         print(one)
     print(f"they {'agree' if agree else 'DIFFER'} (tolerance {args.tolerance:g})")
     if args.json:
-        from cutset.bench.files import write_json
+        from cutset.files import write_json
 
         write_json(args.json, {"agree": agree, "tolerance": args.tolerance, "steps": _plain(found)})
     return 0 if agree else 1

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cutset.bench.files import write_json
 from cutset.cli.options import add_json, add_settings, settings_from
 from cutset.cli.output import table
 from cutset.config import OPTIONS
+from cutset.files import write_json
 
 __all__ = ["configure", "run"]
 

@@ -14,7 +14,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from cutset.bench.files import write_json
+    from cutset.files import write_json
     from cutset.offload.doctor import examine
 
     findings = examine()

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         if llm.offload is not None:
             tell(llm.offload.summary())
     if args.json:
-        from cutset.bench.files import write_json
+        from cutset.files import write_json
 
         write_json(args.json, figures(shlex.join(["cutset", *sys.argv[1:]]), llm, answer))
     return 0

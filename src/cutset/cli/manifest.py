@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     if args.sequences < 1 or (args.context is not None and args.context < 1):
         raise ConfigError("--context and --sequences must be at least 1")
     settings = settings_from(args)
-    from cutset.bench.files import write_atomically
+    from cutset.files import write_atomically
     from cutset.models.families import load_spec
     from cutset.models.registry import resolve
     from cutset.offload.enclave.manifest import render

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from cutset.bench.files import write_json
 from cutset.cli.options import add_json, add_settings, settings_from
 from cutset.cli.output import mib, table
+from cutset.files import write_json
 from cutset.models.registry import ModelInfo, catalogue
 
 __all__ = ["configure", "run"]

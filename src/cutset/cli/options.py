@@ -29,7 +29,7 @@ def settings_from(args: argparse.Namespace) -> Settings:
 
 
 def add_json(parser: argparse.ArgumentParser, what: str) -> None:
-    """Adds `--json FILE`, which is `args.json` (None without); write it with `cutset.bench.files.write_json`."""
+    """Adds `--json FILE`, which is `args.json` (None without); write it with `cutset.files.write_json`."""
     parser.add_argument("--json", metavar="FILE", help=f"write {what} to FILE as JSON")
 
 

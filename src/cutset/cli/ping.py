@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         rows.insert(2, ("the same as MODEL", "yes" if same else f"NO: MODEL's digest is {digest}"))
     print(table(rows))
     if args.json:
-        from cutset.bench.files import write_json
+        from cutset.files import write_json
 
         found = {"digest": welcome.digest, "device": welcome.device, "software": welcome.software}
         write_json(args.json, found | {"latency_s": pong.latency, "exact": pong.exact, "counters": pong.counters})

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import argparse
 
-from cutset.cli import stream_graph
+from cutset.cli import (
+    stream_graph,
+    stream_trace,
+    stream_worker,
+)
 
 __all__ = ["configure", "run"]
 
-ACTIONS = (("graph", stream_graph),)
+ACTIONS = (
+    ("graph", stream_graph),
+    ("trace", stream_trace),
+    ("worker", stream_worker),
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cutset.bench.files import write_atomically, write_json
 from cutset.cli.options import add_json
 from cutset.cli.output import table
 from cutset.errors import RequestError
+from cutset.files import write_atomically, write_json
 
 if TYPE_CHECKING:
     from cutset.stream.graph import Graph

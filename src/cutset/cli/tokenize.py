@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
         for token_id in ids:
             print(f"{token_id:>{width}}  {tokenizer.token(token_id)}")
     if args.json:
-        from cutset.bench.files import write_json
+        from cutset.files import write_json
 
         write_json(args.json, {"text": args.text, "token_ids": ids, "tokens": [tokenizer.token(i) for i in ids]})
     return 0

@@ -8,6 +8,7 @@ import os
 import secrets
 import time
 from collections import deque
+from collections.abc import Collection
 
 from cutset.config import usable_cores
 from cutset.errors import FrameError, LinkClosed, LinkError
@@ -156,6 +157,9 @@ class ShmListener:
         self._sweep()
         found, self._gone = self._gone, []
         return found
+
+    def expect(self, keys: Collection[bytes]) -> None:
+        """Who connects here has no key."""
 
     def stay_awake(self, seconds: float) -> None:
         self._poller.spin = seconds if usable_cores() > 1 else 0.0

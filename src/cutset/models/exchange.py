@@ -12,7 +12,6 @@ import itertools
 import json
 import math
 import mmap
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.errors import CheckpointError
+from cutset.files import appearing
 from cutset.models.checkpoint import DTYPES, FLOATS, Tensor, TensorTable, whole_numbers
 from cutset.models.families import spec_from_config
 from cutset.models.rope import Rope
@@ -308,14 +308,9 @@ def write_exchange(
         # A tied head is written out like any other, for readers that know nothing of ties.
         source = "model.embed_tokens.weight" if spec.tied and name == "lm_head.weight" else name
         node[place[-1]] = functools.partial(read, source)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            _write(file, tree, (), preview)
-            file.write(b"\n")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with appearing(path) as file:
+        _write(file, tree, (), preview)
+        file.write(b"\n")
 
 
 def _grown(node: Any, step: str | int, empty: Any) -> Any:

@@ -15,11 +15,12 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
+
+from cutset.files import appearing
 
 __all__ = ["Observation", "observe", "remember", "remembered"]
 
@@ -70,12 +71,8 @@ def remember(directory: Path, seen: Observation) -> None:
             return
         place = _place(directory)
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        partial = place.with_name(f".{place.name}.{secrets.token_hex(6)}")
-        try:
-            partial.write_text(json.dumps(seen.files), encoding="utf-8")
-            os.replace(partial, place)
-        finally:
-            partial.unlink(missing_ok=True)
+        with appearing(place) as file:
+            file.write(json.dumps(seen.files).encode())
 
 
 def _place(directory: Path) -> Path:

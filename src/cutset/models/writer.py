@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cutset.files import appearing
 from cutset.models.checkpoint import DTYPES
 
 __all__ = ["write_safetensors"]
@@ -35,18 +35,13 @@ def write_safetensors(
         at += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(len(text) + 8) % 64)  # tensors start at a cache line
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
     names = iter(layout)
-    try:
-        with partial.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for name, array in tensors:
-                dtype, shape = layout[name]
-                if name != next(names) or array.shape != shape or array.dtype != np.dtype(DTYPES[dtype]):
-                    raise ValueError(f"{name} {array.dtype}{array.shape} isn't what the layout says")
-                file.write(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
-            if file.tell() != 8 + len(text) + at:
-                raise ValueError("fewer tensors than the layout says")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with appearing(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name, array in tensors:
+            dtype, shape = layout[name]
+            if name != next(names) or array.shape != shape or array.dtype != np.dtype(DTYPES[dtype]):
+                raise ValueError(f"{name} {array.dtype}{array.shape} isn't what the layout says")
+            file.write(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
+        if file.tell() != 8 + len(text) + at:
+            raise ValueError("fewer tensors than the layout says")

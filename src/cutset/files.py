@@ -7,12 +7,28 @@ import json
 import os
 import secrets
 import stat
+from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import IO, Any
 
 from cutset.errors import ConfigError
 
-__all__ = ["write_atomically", "write_json"]
+__all__ = ["appearing", "write_atomically", "write_json"]
+
+
+@contextlib.contextmanager
+def appearing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """A new file to write to, which stands at `path` once the block ends well; else nothing is left. Raises OSError."""
+    folder, name = os.path.split(os.fspath(path))
+    temporary = os.path.join(folder, f".{name[:100]}.{secrets.token_hex(6)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+        os.replace(temporary, path)
+    except BaseException:  # Ctrl-C too
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
 
 
 def write_atomically(path: str | os.PathLike[str], text: str) -> None:
@@ -34,20 +50,12 @@ def write_atomically(path: str | os.PathLike[str], text: str) -> None:
 
 
 def _replace(target: str, text: str) -> None:
-    folder, name = os.path.split(target)
-    temporary = os.path.join(folder, f".{name[:100]}.{secrets.token_hex(6)}.tmp")
-    try:
-        with open(temporary, "x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+    with appearing(target) as file:
+        file.write(text.encode())
         if os.path.exists(target):
-            os.chmod(temporary, stat.S_IMODE(os.stat(target).st_mode))
-        os.replace(temporary, target)
-    except BaseException:  # Ctrl-C too
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+            os.fchmod(file.fileno(), stat.S_IMODE(os.stat(target).st_mode))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

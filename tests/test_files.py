@@ -6,9 +6,9 @@ import stat
 
 import pytest
 
-from cutset.bench.files import write_atomically, write_json
 from cutset.bench.results import Machine
 from cutset.errors import ConfigError
+from cutset.files import write_atomically, write_json
 
 
 def test_writes_and_replaces(tmp_path):

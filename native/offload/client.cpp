@@ -1,0 +1,175 @@
+#include "offload/client.h"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+
+#include "core/linear.h"
+
+namespace cutset::offload {
+
+namespace {
+
+constexpr std::uint64_t kAlone = 64;  // calls without company after which a client takes itself to be alone
+
+}  // namespace
+
+RemoteLinears::RemoteLinears(DecoderSpec spec, ThreadPool& pool, Rules rules)
+    : spec_(static_cast<DecoderSpec&&>(spec)), pool_(pool), rules_(rules), alone_(kAlone) {
+  matrices_.resize(spec_.site_count());
+  pads_.resize(spec_.site_count());
+}
+
+void RemoteLinears::put(Site site, int layer, int expert, const ClientMatrix& matrix) {
+  if (matrix.depth != spec_.inputs(site, expert) || matrix.outputs != spec_.outputs(site, expert)) {
+    throw std::invalid_argument("a matrix has another shape than its site");
+  }
+  if (matrix.number >= pads_.size() || matrix.bits < 2 || matrix.bits > 16 || matrix.checks > kMostChecks) {
+    throw std::invalid_argument("a matrix has a number, bits or checks that can't be");
+  }
+  matrices_[spec_.index(site, layer, expert)] = matrix;
+}
+
+void RemoteLinears::lend(std::uint64_t matrix, const PadRows& pads) { pads_.at(matrix) = pads; }
+
+std::size_t RemoteLinears::take(std::uint64_t matrix, std::size_t rows) {
+  PadRows& pads = pads_.at(matrix);
+  if (rows > pads.left()) throw std::invalid_argument("so many rows of pads aren't left");
+  const std::size_t first = pads.next;
+  pads.next += rows;
+  return first;
+}
+
+void RemoteLinears::attach(link::SenderEnd sender, link::ReceiverEnd receiver) {
+  sender_ = sender;
+  receiver_ = receiver;
+}
+
+Stop RemoteLinears::run(Step& step, bool count_cpu) {
+  if (!sender_.sender || !receiver_.receiver) throw std::logic_error("there is no link");
+  const link::Turn sending(*sender_.busy), receiving(*receiver_.busy);
+  laps.start(count_cpu);
+  counters = Counters();
+  while (const Product* product = step.waiting()) {
+    laps.lap(product->site == Site::kO ? kAttention : kOther);
+    const Stop stop = call(*product);
+    if (stop != Stop::kDone) return stop;
+    step.resume();
+  }
+  return Stop::kDone;
+}
+
+Stop RemoteLinears::call(const Product& product) {
+  const ClientMatrix& matrix = matrices_[spec_.index(product.site, product.layer, product.expert)];
+  const std::size_t rows = product.rows;
+  at = &matrix;
+  if (matrix.depth == 0 || rows == 0 || rows > most_rows) return Stop::kBefore;
+  if (rules_.pad_rows && (rows & (rows - 1)) != 0) return Stop::kBefore;
+  if (rules_.masked && pads_[matrix.number].left() < rows) return Stop::kNoPad;
+  if (!write(product, matrix)) return Stop::kBefore;
+  if (matrix.checks > 0) {  // while the other side multiplies
+    expected_.resize(rows * matrix.checks);
+    dots(pool_, q.data(), rows, matrix.depth, matrix.projected, matrix.checks, expected_.data());
+  }
+  laps.lap(kCheck);
+  return receive(product, matrix);
+}
+
+// False where there is no room, or no link: nothing happened then.
+bool RemoteLinears::write(const Product& product, const ClientMatrix& matrix) {
+  const std::size_t count = product.rows * matrix.depth;
+  const Multiply message{calls + 1, matrix.number, rules_.masked, product.rows, matrix.depth};
+  char front[kMostFront];
+  const std::size_t begin = write_front(message, front);
+  link::Sender& sender = *sender_.sender;
+  try {
+    if (begin + message.bytes() > sender.largest() || sender.receiver_closed() ||
+        !sender.claim(begin + message.bytes())) {
+      return false;
+    }
+  } catch (const link::Broken&) {
+    return false;  // the twin meets it too, and says so
+  }
+  ++calls;
+  char* room = sender.data();
+  scales.resize(product.rows);
+  // What is multiplied must be known here where it is checked or masked. Nobody else writes to `q`.
+  const bool kept = rules_.masked || matrix.checks > 0;
+  q.resize(kept ? count : 0);
+  quantize_rows(pool_, product.x, product.rows, matrix.depth, matrix.bits,
+                kept ? q.data() : reinterpret_cast<std::int16_t*>(room + begin), scales.data());
+  laps.lap(kQuantise);
+  if (rules_.masked) {
+    PadRows& pads = pads_[matrix.number];
+    const std::size_t first = pads.next;
+    pads.next += product.rows;  // first of all: these rows are used from here on
+    pad = {pads.r + first * matrix.depth, pads.product + first * matrix.outputs, product.rows, first};
+    mask(pool_, q.data(), pad.r, count, reinterpret_cast<std::uint32_t*>(room + begin));
+    laps.lap(kMask);
+  } else if (kept) {
+    std::memcpy(room + begin, q.data(), count * sizeof(std::int16_t));
+  }
+  std::memcpy(room, front, begin);
+  sender.commit(link::kWhole, begin + message.bytes());
+  laps.lap(kSend);
+  return true;
+}
+
+Stop RemoteLinears::receive(const Product& product, const ClientMatrix& matrix) {
+  link::Receiver& receiver = *receiver_.receiver;
+  record = link::Record();
+  bool found = false;
+  try {
+    found = receiver.wait(record, link::kSlice, *receiver_.patience);
+  } catch (const link::Broken&) {
+    laps.lap(kWait);
+    return Stop::kBroken;
+  }
+  const double waited = laps.lap(kWait);
+  if (!found || record.kind == link::kClosed) return Stop::kUnanswered;
+  Answer answer;
+  answer_at = record.kind == link::kWhole ? read_front(receiver.data(record), record.length, answer) : 0;
+  if (answer_at == 0 || answer.call != calls || answer.masked != rules_.masked || answer.rows != product.rows ||
+      answer.outputs != matrix.outputs) {
+    return Stop::kOdd;
+  }
+  const double computed = std::min(waited, answer.seconds);
+  laps.wall[kWait] -= computed;
+  laps.wall[kAccelerator] += computed;
+  company(answer.shared, product.rows);
+  return settle(product, matrix);
+}
+
+Stop RemoteLinears::settle(const Product& product, const ClientMatrix& matrix) {
+  SettleJob job{};
+  job.reply = reinterpret_cast<const std::uint32_t*>(answer());
+  job.pad = rules_.masked ? pad.product : nullptr;
+  job.row_scales = scales.data();
+  job.output_scales = matrix.scales;
+  job.bounds = matrix.bounds;
+  job.top = (1 << (matrix.bits - 1)) - 1;
+  job.secrets = matrix.secrets;
+  job.expected = expected_.data();
+  job.checks = matrix.checks;
+  job.rows = product.rows;
+  job.outputs = matrix.outputs;
+  job.out = product.y;
+  verdict = cutset::settle(pool_, job);
+  laps.lap(kUnmask);
+  if (verdict.code != Verdict::kGood) return Stop::kLied;
+  release();
+  ++counters.calls;
+  counters.rows += product.rows;
+  counters.bytes_up += product.rows * matrix.depth * (rules_.masked ? 4 : 2);
+  counters.bytes_down += product.rows * matrix.outputs * 4;
+  laps.lap(kSerialise);
+  return Stop::kDone;
+}
+
+// Where others share the accelerator cores are wanted, and waiting here stays asleep.
+void RemoteLinears::company(std::uint64_t shared, std::uint64_t sent) {
+  alone_ = shared > sent ? 0 : alone_ + 1;
+  receiver_.patience->spin = alone_ < kAlone ? awake_in_company : awake;
+}
+
+}  // namespace cutset::offload

@@ -1,0 +1,10 @@
+"""The coordinator: the camera's side. Sends pictures into the chain of workers and takes the results.
+
+coordinator  the thread that decides: dispatches, delivers in order, re-plans after a disturbance
+remote       one worker as seen from here: link, life, clock
+switching    a plan on its way to being used
+flights      pictures on their way, and the order of results
+feeding      pictures from sources, read ahead by a thread each
+result       what comes out
+local        workers on this machine
+"""

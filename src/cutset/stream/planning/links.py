@@ -1,0 +1,111 @@
+"""How long bytes take from one party to the next: measured while pictures flow, and robust to what goes wrong."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutset.errors import ConfigError
+
+__all__ = ["Hop", "LinkEstimate", "path"]
+
+Floats = NDArray[np.floating[Any]]
+
+WINDOW = 24  # observations
+FADE = 0.85  # of an observation's weight, with each that comes after it
+APART = 0.25  # two sizes say something of latency if they differ by this share of the larger
+LEAST_PAIRS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """A link between neighbours: bytes a second, and seconds until the first of them is there."""
+
+    bandwidth: float = math.inf
+    latency: float = 0.0
+
+    def check(self, what: str) -> None:
+        """Raises ConfigError for what no link can be."""
+        if not self.bandwidth > 0:
+            raise ConfigError(f"{what} has a bandwidth of {self.bandwidth:g} B/s: it must be above 0")
+        if not 0 <= self.latency < math.inf:
+            raise ConfigError(f"{what} has a latency of {self.latency:g} s: it must be finite and not below 0")
+
+
+def path(hops: Sequence[Hop], i: int, j: int) -> Hop:
+    """The connection between parties i and j: the least bandwidth and the sum of the latencies between."""
+    between = hops[min(i, j) : max(i, j)]
+    return Hop(min((h.bandwidth for h in between), default=math.inf), sum(h.latency for h in between))
+
+
+class LinkEstimate:
+    """Latency and bandwidth of a connection, from what it was seen to carry.
+
+    Seconds are fitted as latency + bytes / bandwidth. Both are weighted medians over the last observations, younger
+    ones counting more: one frame that waited for a busy machine moves nothing, a change that lasts shows after a few
+    frames. Sizes that are all alike can't tell latency from bandwidth; then the latency stays what it was.
+    """
+
+    def __init__(self, start: Hop | None = None) -> None:
+        self.latency = start.latency if start else 0.0
+        self.bandwidth = start.bandwidth if start else math.inf
+        self.count = 0
+        self.spread = math.inf  # share of the seconds by which the middle half of the observations misses the fit
+        self._seen: deque[tuple[float, float]] = deque(maxlen=WINDOW)
+
+    @property
+    def hop(self) -> Hop:
+        return Hop(self.bandwidth, self.latency)
+
+    @property
+    def sure(self) -> float:
+        """0: nothing was observed, 1: many observations that agree."""
+        return 0.0 if self.count == 0 else min(self.count / 8, 1.0) / (1.0 + self.spread)
+
+    def seconds(self, nbytes: float) -> float:
+        return self.latency + nbytes / self.bandwidth
+
+    def observe(self, nbytes: float, seconds: float) -> None:
+        """A frame of that size took so long from being sent to being there. What can't be is left out."""
+        if not (math.isfinite(seconds) and seconds > 0 and math.isfinite(nbytes) and nbytes > 0):
+            return
+        self.count += 1
+        self._seen.append((float(nbytes), float(seconds)))
+        sizes, times = np.array(self._seen).T
+        weights = FADE ** np.arange(len(sizes) - 1, -1, -1)
+        slope = self._slope(sizes, times, weights)
+        if slope is not None:
+            left = times - sizes * slope
+            self.latency = max(_median(left, weights), 0.0)
+        # Large frames say more of the bandwidth, and those that took no longer than the latency nothing.
+        rest = times - self.latency
+        useful = rest > 0.05 * times
+        if useful.any():
+            per_byte = _median(rest[useful] / sizes[useful], (weights * sizes)[useful])
+            self.bandwidth = 1 / per_byte
+        fitted = self.latency + sizes / self.bandwidth
+        self.spread = _median(np.abs(times - fitted) / np.maximum(fitted, 1e-9), weights)
+
+    def _slope(self, sizes: Floats, times: Floats, weights: Floats) -> float | None:
+        """Seconds a byte, after Theil and Sen: the median over pairs of different size."""
+        first, second = np.triu_indices(len(sizes), 1)
+        apart = np.abs(sizes[first] - sizes[second])
+        chosen = apart > APART * np.maximum(sizes[first], sizes[second])
+        if chosen.sum() < LEAST_PAIRS:
+            return None
+        first, second = first[chosen], second[chosen]
+        slopes = (times[first] - times[second]) / (sizes[first] - sizes[second])
+        slope = _median(slopes, weights[first] * weights[second] * apart[chosen])
+        return slope if slope > 0 else None
+
+
+def _median(values: Floats, weights: Floats) -> float:
+    order = np.argsort(values)
+    total = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(total, total[-1] / 2)])

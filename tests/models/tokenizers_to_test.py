@@ -1,0 +1,108 @@
+"""Small tokenizers of every kind, and the directories that hold them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer as Backend
+
+from cutset.models.tokenizer_kinds import QWEN2_WORDS
+
+CORPUS = [
+    "Once upon a time there was a girl named Lily. She said 'I'm happy', and 123 + 456 = 579!\n\n  Tabs\tand   spaces.",
+    "héllo wörld ñandú, 日本語 テスト 中文 🙂👍🏽 don't we'll they've it's <b>x</b> [INST] hi [/INST]",
+] * 10
+
+TEXTS = [
+    "",
+    "Hello world",
+    " leading",
+    "  two leading",
+    "trailing ",
+    " ",
+    "   ",
+    "\n",
+    "\n\n a\r\n\tb",
+    "a  b   c",
+    "héllo e\u0301 ﬁ",
+    "日本語 中文",
+    "🙂👍🏽 x",
+    "x\x00y\u200b",
+    "12345 678",
+    "I'm DON'T they've",
+    "<s>Hello</s> there",
+    " </s> x</s></s>",
+    "a<|im_start|>user\nhi<|im_end|>\n",
+    "<unk> <|endoftext|><extra> word<tool> B <tool>C",
+    "def f(x):\n    return x",
+]
+
+
+def byte_level() -> Backend:
+    """Like GPT-2, Llama 3 and MiniMind: byte-level BPE."""
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=420,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(CORPUS, trainer)
+    return backend
+
+
+def sentencepiece_like(*, post_processor: bool = True) -> Backend:
+    """Like Llama 2: BPE over ▁ with a token for every byte."""
+    backend = Backend(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    special = ["<unk>", "<s>", "</s>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, special_tokens=special + [f"<0x{byte:02X}>" for byte in range(256)], show_progress=False
+    )
+    backend.train_from_iterator(CORPUS, trainer)
+    state = json.loads(backend.to_str())
+    state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] in special]
+    backend = Backend.from_str(json.dumps(state))
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    if post_processor:
+        backend.post_processor = processors.TemplateProcessing(single="<s> $A", pair=None, special_tokens=[("<s>", 1)])
+    return backend
+
+
+def qwen_like() -> Backend:
+    backend = byte_level()
+    backend.normalizer = normalizers.NFC()
+    words = pre_tokenizers.Split(Regex(QWEN2_WORDS), behavior="isolated")
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    backend.add_special_tokens(["<extra>"])
+    backend.add_tokens([AddedToken("<tool>", lstrip=True)])
+    return backend
+
+
+def unigram() -> Backend:
+    backend = Backend(models.Unigram())
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=300, special_tokens=["<unk>", "<s>", "</s>"], unk_token="<unk>", show_progress=False
+    )
+    backend.train_from_iterator(CORPUS, trainer)
+    return backend
+
+
+def write(directory: Path, backend: Backend | None, **files: Any) -> Path:
+    """A model directory; `files` are JSON files by their names without .json."""
+    if backend is not None:
+        backend.save(str(directory / "tokenizer.json"))
+    for name, content in files.items():
+        (directory / f"{name}.json").write_text(json.dumps(content))
+    return directory

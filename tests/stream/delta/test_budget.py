@@ -1,0 +1,92 @@
+"""With a threshold or float16 the error stays within the budget at every step."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from cutset.errors import ConfigError
+from cutset.stream.delta import Budget, Channel, Encoder, OutputBudget
+from stream.delta.payloads import FREE, pair, same, sent
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("threshold", [0.0, 0.05, 1.0])
+def test_the_bound_holds_at_every_step(threshold, half):
+    """A walk that would drift: each step is below the threshold, all of them together far above it."""
+    rng = np.random.default_rng(5)
+    tensor = rng.standard_normal((4, 257), np.float32)
+    budget = Budget(threshold, half)
+    encoder, decoder = pair(tensor, budget=budget)
+    sizes = []
+    for sequence in range(200):
+        tensor = tensor + np.float32(0.01) * rng.standard_normal(tensor.shape, np.float32) + np.float32(0.005)
+        encoded = encoder.encode(tensor, sequence)
+        sizes.append(encoded.nbytes)
+        decoder.decode(*sent(encoded))
+        exact = tensor.astype(np.float64)
+        assert (np.abs(decoder.tensor - exact) <= np.vectorize(budget.bound)(np.abs(exact))).all()
+    if budget.exact:
+        assert same(decoder.tensor, tensor)
+    else:
+        assert np.mean(sizes[1:]) < tensor.nbytes * (0.3 if threshold else 0.6)
+
+
+def test_a_lower_threshold_holds_at_once():
+    rng = np.random.default_rng(6)
+    tensor = rng.standard_normal(300).astype(np.float32)
+    encoder, decoder = pair(tensor, budget=Budget(1.0))
+    for sequence, threshold in enumerate((1.0, 1.0, 0.1, 0.0)):
+        encoder.budget = Budget(threshold)
+        tensor = tensor + rng.standard_normal(300).astype(np.float32) * np.float32(0.4)
+        decoder.decode(*sent(encoder.encode(tensor, sequence)))
+        assert np.abs(decoder.tensor - tensor.astype(np.float64)).max() <= threshold
+    assert same(decoder.tensor, tensor)
+
+
+def test_levels_of_a_picture():
+    rng = np.random.default_rng(7)
+    picture = rng.integers(0, 256, (3, 48, 64), np.uint8)
+    encoder, decoder = pair(picture, budget=Budget(8))
+    for sequence in range(20):
+        picture = np.clip(picture + rng.integers(-5, 6, picture.shape), 0, 255).astype(np.uint8)
+        decoder.decode(*sent(encoder.encode(picture, sequence)))
+        assert np.abs(decoder.tensor.astype(int) - picture).max() <= 8
+
+
+def test_values_beyond_float16_go_as_float32():
+    tensor = np.linspace(-1, 1, 100, dtype=np.float32)
+    encoder, decoder = pair(tensor, budget=Budget(half=True))
+    for sequence, value in enumerate((np.inf, 7e4, 1.0, np.nan)):
+        tensor[50] = value
+        encoded = encoder.encode(tensor, sequence)
+        assert encoded.payload.wire == ("<f4" if value == 7e4 else "<f2")
+        decoder.decode(*sent(encoded))
+        assert np.array_equal(decoder.tensor[50], tensor[50], equal_nan=True)
+        assert np.abs(np.delete(decoder.tensor, 50) - np.delete(tensor, 50)).max() <= 2**-11
+
+
+def test_budgets_that_make_no_sense():
+    integers = Channel(0, "x", "<i4", (4,))
+    for budget in (Budget(1.0), Budget(half=True)):
+        with pytest.raises(ConfigError):
+            Encoder(integers, budget=budget, costs=FREE)
+    for threshold in (-1, math.nan, math.inf):
+        with pytest.raises(ConfigError):
+            Budget(threshold)
+    with pytest.raises(ConfigError):
+        OutputBudget(math.inf, {})
+
+
+def test_the_budget_of_the_output():
+    shared = OutputBudget(0.1, {"a": Budget(0.5), "b": Budget(0.0, half=True)})
+    error = 0.4
+    for _ in range(20):
+        error = 1.5 * shared.budget("a").threshold
+        shared.observe(error)
+    assert 0.02 < error <= 0.1 * 1.25
+    assert shared.budget("b").half
+    assert shared.observe(math.nan)
+    assert OutputBudget(0.0, {"a": Budget(0.5, half=True)}).budget("a").exact
