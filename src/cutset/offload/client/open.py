@@ -151,14 +151,17 @@ def _pad_pool(weights: ClientWeights, settings: Settings, pad_session: Session |
     )
 
 
-def dial(settings: Settings, address: str, server_key: Path | None, ring: int = 1 << 20) -> Link:
-    """Opens a link with the keys that the settings name. `ring`: bytes each way, in shared memory."""
+def dial(
+    settings: Settings, address: str, server_key: Path | None, ring: int = 1 << 20, timeout: float | None = None
+) -> Link:
+    """Opens a link with the keys that the settings name. `ring`: bytes each way, in shared memory. `timeout`: seconds
+    until somebody must have answered, other than the settings say."""
     keys = None
     if address.startswith("tcp://"):
         if settings.key is None or server_key is None:
             raise ConfigError(f"{address} needs --key and the other side's public key; see `cutset keys`")
         keys = load_keys(settings.key).expecting(load_public(server_key))
-    timeouts = Timeouts(connect=min(5.0, settings.offload_timeout))
+    timeouts = Timeouts(connect=min(5.0, settings.offload_timeout) if timeout is None else timeout)
     return connect(address, keys=keys, timeouts=timeouts, limits=Limits(ring=ring))
 
 
