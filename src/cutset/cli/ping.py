@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from cutset.cli.options import add_json, add_settings, settings_from
-from cutset.cli.output import table
+from cutset.cli.output import printable, table
 from cutset.config import Settings
 from cutset.errors import ConfigError, CutsetError
 
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     except ConfigError:  # a question that can't be asked
         raise
     except CutsetError as error:
-        print(f"no: {error}")
+        print(f"no: {printable(str(error))}")
         return 1
     welcome = pong.welcome
     same = digest is None or digest == welcome.digest
