@@ -72,7 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CutsetError as error:
         if os.environ.get("CUTSET_DEBUG", "0") not in ("", "0"):
             raise
-        print(f"cutset: error: {error}", file=sys.stderr)
+        from cutset.cli.output import printable
+
+        print(f"cutset: error: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
