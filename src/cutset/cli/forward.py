@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         if args.trace is not None:
             print(f"{args.trace}: {write_trace(executor, inputs, args.trace)} operators")
     except OSError as error:
-        raise RequestError(f"{error.filename} can't be written: {error.strerror}") from None
+        raise RequestError(f"{error.filename or args.output} can't be written: {error.strerror}") from None
     if args.json:
         save(Results(shlex.join(["cutset", *sys.argv[1:]]), machine(choice.threads), (row,)), args.json)
     return 0
