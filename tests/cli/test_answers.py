@@ -108,6 +108,22 @@ def test_chat_keeps_the_conversation(tmp_path: Path) -> None:
     assert "cached" in figures[1]
 
 
+def test_chat_goes_on_after_bytes_that_are_no_text(tmp_path: Path) -> None:
+    template = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
+    (tmp_path / "models.yaml").write_text(
+        json.dumps({"talker": {"path": str(BUNDLED["story"]), "chat_template": template}})
+    )
+    argv = [sys.executable, "-m", "cutset.cli", "chat", "talker", "--temperature", "0", "--max-tokens", "4"]
+    strict = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(
+        argv, input=b"\xff\xfe\nOnce upon a time\n", capture_output=True, timeout=60, cwd=tmp_path, env=strict
+    )
+    assert done.returncode == 0
+    assert b"isn't valid Unicode" in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert done.stdout.strip()
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
