@@ -30,14 +30,30 @@ void RemoteLinears::put(Site site, int layer, int expert, const ClientMatrix& ma
   matrices_[spec_.index(site, layer, expert)] = matrix;
 }
 
-void RemoteLinears::lend(std::uint64_t matrix, const PadRows& pads) { pads_.at(matrix) = pads; }
+void RemoteLinears::lend(std::uint64_t matrix, const PadRows& pads) {
+  if (pads.rows > 0) pads_.at(matrix).push_back(pads);
+}
 
-std::size_t RemoteLinears::take(std::uint64_t matrix, std::size_t rows) {
-  PadRows& pads = pads_.at(matrix);
-  if (rows > pads.left()) throw std::invalid_argument("so many rows of pads aren't left");
-  const std::size_t first = pads.next;
-  pads.next += rows;
-  return first;
+std::size_t RemoteLinears::left(std::uint64_t matrix) const {
+  std::size_t rows = 0;
+  for (const PadRows& pads : pads_.at(matrix)) rows += pads.rows;
+  return rows;
+}
+
+std::vector<PadRows> RemoteLinears::take(std::uint64_t matrix, std::size_t rows) {
+  if (rows > left(matrix)) throw std::invalid_argument("so many rows of pads aren't left");
+  std::deque<PadRows>& pads = pads_[matrix];
+  std::vector<PadRows> taken;
+  while (rows > 0) {
+    PadRows& from = pads.front();
+    taken.push_back(from);
+    taken.back().rows = std::min(rows, from.rows);
+    rows -= taken.back().rows;
+    from.first += taken.back().rows;
+    from.rows -= taken.back().rows;
+    if (from.rows == 0) pads.pop_front();
+  }
+  return taken;
 }
 
 void RemoteLinears::attach(link::SenderEnd sender, link::ReceiverEnd receiver) {
@@ -63,9 +79,10 @@ Stop RemoteLinears::call(const Product& product) {
   const ClientMatrix& matrix = matrices_[spec_.index(product.site, product.layer, product.expert)];
   const std::size_t rows = product.rows;
   at = &matrix;
+  wanted = rows;
   if (matrix.depth == 0 || rows == 0 || rows > most_rows) return Stop::kBefore;
   if (rules_.pad_rows && (rows & (rows - 1)) != 0) return Stop::kBefore;
-  if (rules_.masked && pads_[matrix.number].left() < rows) return Stop::kNoPad;
+  if (rules_.masked && left(matrix.number) < rows) return Stop::kNoPad;
   if (!write(product, matrix)) return Stop::kBefore;
   if (matrix.checks > 0) {  // while the other side multiplies
     expected_.resize(rows * matrix.checks);
@@ -100,11 +117,13 @@ bool RemoteLinears::write(const Product& product, const ClientMatrix& matrix) {
                 kept ? q.data() : reinterpret_cast<std::int16_t*>(room + begin), scales.data());
   laps.lap(kQuantise);
   if (rules_.masked) {
-    PadRows& pads = pads_[matrix.number];
-    const std::size_t first = pads.next;
-    pads.next += product.rows;  // first of all: these rows are used from here on
-    pad = {pads.r + first * matrix.depth, pads.product + first * matrix.outputs, product.rows, first};
-    mask(pool_, q.data(), pad.r, count, reinterpret_cast<std::uint32_t*>(room + begin));
+    pad = take(matrix.number, product.rows);  // these rows are used from here on, whatever happens
+    std::size_t at = 0;
+    for (const PadRows& rows : pad) {
+      mask(pool_, q.data() + at, rows.r + rows.first * matrix.depth, rows.rows * matrix.depth,
+           reinterpret_cast<std::uint32_t*>(room + begin) + at);
+      at += rows.rows * matrix.depth;
+    }
     laps.lap(kMask);
   } else if (kept) {
     std::memcpy(room + begin, q.data(), count * sizeof(std::int16_t));
@@ -142,19 +161,28 @@ Stop RemoteLinears::receive(const Product& product, const ClientMatrix& matrix) 
 
 Stop RemoteLinears::settle(const Product& product, const ClientMatrix& matrix) {
   SettleJob job{};
-  job.reply = reinterpret_cast<const std::uint32_t*>(answer());
-  job.pad = rules_.masked ? pad.product : nullptr;
-  job.row_scales = scales.data();
   job.output_scales = matrix.scales;
   job.bounds = matrix.bounds;
   job.top = (1 << (matrix.bits - 1)) - 1;
   job.secrets = matrix.secrets;
-  job.expected = expected_.data();
   job.checks = matrix.checks;
-  job.rows = product.rows;
   job.outputs = matrix.outputs;
-  job.out = product.y;
-  verdict = cutset::settle(pool_, job);
+  verdict = Verdict{Verdict::kGood, 0, 0};
+  PadRows whole;
+  whole.rows = product.rows;
+  const std::size_t pieces = rules_.masked ? pad.size() : 1;
+  for (std::size_t i = 0, row = 0; i < pieces && verdict.code == Verdict::kGood; ++i) {
+    const PadRows& piece = rules_.masked ? pad[i] : whole;
+    job.reply = reinterpret_cast<const std::uint32_t*>(answer()) + row * matrix.outputs;
+    job.pad = rules_.masked ? piece.product + piece.first * matrix.outputs : nullptr;
+    job.row_scales = scales.data() + row;
+    job.expected = matrix.checks > 0 ? expected_.data() + row * matrix.checks : nullptr;
+    job.rows = piece.rows;
+    job.out = product.y + row * matrix.outputs;
+    verdict = cutset::settle(pool_, job);
+    verdict.row += row;
+    row += piece.rows;
+  }
   laps.lap(kUnmask);
   if (verdict.code != Verdict::kGood) return Stop::kLied;
   release();
