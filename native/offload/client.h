@@ -97,6 +97,9 @@ class RemoteLinears {
  private:
   Stop call(const Product& product);
   bool write(const Product& product, const ClientMatrix& matrix);
+  void fill(const Product& product, const ClientMatrix& matrix, char* room);
+  void mask_rows(const ClientMatrix& matrix, std::size_t first, std::size_t count, std::uint32_t* out);
+  void expect(const ClientMatrix& matrix, std::size_t first, std::size_t count);
   Stop receive(const Product& product, const ClientMatrix& matrix);
   Stop settle(const Product& product, const ClientMatrix& matrix);
   void company(std::uint64_t shared, std::uint64_t sent);
