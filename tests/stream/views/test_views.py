@@ -139,9 +139,9 @@ def test_latency_comes_from_traces() -> None:
     data = latency.latency(traces)
     one, many = data["rows"]
     assert (one["run"], one["in_flight"], one["pictures"]) == ("one", 1, 1)
-    assert one["latency"]["50"] == pytest.approx(0.041)
-    # Picture k starts at 10 k ms and is done at 41 + 20 k ms.
-    starts, ends = [0.01 * k for k in range(8)], [0.041 + 0.02 * k for k in range(8)]
+    assert one["latency"]["50"] == pytest.approx(0.040)  # without the capture
+    # Picture k is sent at 10 k + 1 ms and is done at 41 + 20 k ms.
+    starts, ends = [0.01 * k + 0.001 for k in range(8)], [0.041 + 0.02 * k for k in range(8)]
     most = max(sum(s <= t < e for s, e in zip(starts, ends, strict=True)) for t in starts)
     assert many["in_flight"] == most == latency.in_flight(latencies(pipeline(8)))
     assert many["throughput"] == pytest.approx(8 / ends[-1])
