@@ -1,4 +1,6 @@
-"""Views of experiments with streams. Each computes its data, which --json writes, and draws from that alone.
+"""What people would rather see than read, of experiments with streams.
+
+A view computes its data, which --json writes, and draws from that alone.
 
 changed  changed fraction by layer: of all pictures, by channel of one, between two given ones
 spread   a layer's changed fraction over the picture's, with fits
