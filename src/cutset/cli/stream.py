@@ -6,6 +6,9 @@ import argparse
 
 from cutset.cli import (
     stream_graph,
+    stream_plan,
+    stream_profile,
+    stream_simulate,
     stream_trace,
     stream_worker,
 )
@@ -14,6 +17,9 @@ __all__ = ["configure", "run"]
 
 ACTIONS = (
     ("graph", stream_graph),
+    ("plan", stream_plan),
+    ("profile", stream_profile),
+    ("simulate", stream_simulate),
     ("trace", stream_trace),
     ("worker", stream_worker),
 )

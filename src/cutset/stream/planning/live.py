@@ -6,12 +6,14 @@ worker is lost or back, and now and then. The answer is the plan that runs alrea
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from threading import RLock
 from typing import Literal
 
 from cutset.errors import ConfigError
+from cutset.stream.messages import Report
 from cutset.stream.planning.cost import Cost, Model
 from cutset.stream.planning.line import Line
 from cutset.stream.planning.observed import Observed
@@ -24,7 +26,7 @@ __all__ = ["LivePlanner"]
 
 
 class LivePlanner:
-    """Plans again and again, for the workers that are there, by what was measured until then. One thread at a time.
+    """Plans again and again, for the workers that are there, by what was measured until then. Any thread may call.
 
     `problem` has every worker that could take part and what is known of it at the start; `who` is the scheduler or its
     name. Workers and the coordinator are named as in plans.
@@ -41,19 +43,23 @@ class LivePlanner:
         self._party = {COORDINATOR: 0} | {machine.name: i + 1 for i, machine in enumerate(problem.machines)}
         self._better = 0  # looks in a row in which another plan was worth a switch
         self._why = ""
+        self._lock = RLock()  # reports come from another thread than questions
 
     def layers(self, worker: str, nodes: Sequence[int], seconds: Sequence[float]) -> None:
         """A worker took so long for each of these nodes, for one picture."""
-        self.observed.layers(worker, nodes, seconds)
+        with self._lock:
+            self.observed.layers(worker, nodes, seconds)
 
     def stage(self, worker: str, nodes: Sequence[int], seconds: float) -> None:
         """A worker took so long for all of these nodes, for one picture: it may be faster or slower than thought."""
-        self.observed.stage(worker, nodes, seconds)
+        with self._lock:
+            self.observed.stage(worker, nodes, seconds)
 
     def hop(self, sender: str, receiver: str, nbytes: int, seconds: float) -> None:
         """A picture's payloads took so long, by one clock, from being sent until all of them were there."""
         if sender in self._party and receiver in self._party:
-            self.line.observe(self._party[sender], self._party[receiver], nbytes, seconds)
+            with self._lock:
+                self.line.observe(self._party[sender], self._party[receiver], nbytes, seconds)
 
     def payload(
         self,
@@ -67,19 +73,47 @@ class LivePlanner:
         decode: float = 0.0,
     ) -> None:
         """A value was sent with so many bytes; encoding and decoding took so many seconds, where that is known."""
-        self.observed.payload(value, kind, nbytes)
-        self.observed.codec(sender, value, kind, "encode", encode)
-        self.observed.codec(receiver, value, kind, "decode", decode)
+        with self._lock:
+            self.observed.payload(value, kind, nbytes)
+            self.observed.codec(sender, value, kind, "encode", encode)
+            self.observed.codec(receiver, value, kind, "decode", decode)
+
+    def report(self, report: Report, plan: Plan, offsets: Mapping[str, float]) -> None:
+        """Takes a party's report of a picture under that plan; `offsets`: parties' clocks less the coordinator's."""
+        stages = {stage.worker: stage.nodes for stage in plan.stages}
+        order = [COORDINATOR, *stages]
+        if report.party not in order:
+            return
+        if nodes := stages.get(report.party):
+            if report.layer_seconds is not None and len(report.layer_seconds) == len(nodes):
+                self.layers(report.party, nodes, report.layer_seconds)
+            else:
+                spans = [span.end - span.start for span in report.spans if span.kind == "compute"]
+                self.stage(report.party, nodes, sum(spans))
+        if report.hop is not None:
+            sender = order[order.index(report.party) - 1]  # of what came to the coordinator: the last stage
+            sent = report.hop.sent - offsets.get(sender, 0.0)
+            there = report.hop.last - offsets.get(report.party, 0.0)
+            self.hop(sender, report.party, report.hop.nbytes, there - sent)
+        for edge in report.edges:
+            if edge.kind != "picture":
+                self.payload(edge.edge, edge.kind, edge.nbytes, sender=report.party, encode=edge.encode_seconds)
+        for edge in report.received:
+            if edge.kind != "picture":
+                seconds = edge.decode_seconds
+                with self._lock:
+                    self.observed.codec(report.party, edge.edge, edge.kind, "decode", seconds)
 
     def holds(self, worker: str, weights: Collection[str]) -> None:
         """A worker has these weights: they needn't be sent."""
-        self.observed.holds[worker] = frozenset(weights)
+        with self._lock:
+            self.observed.holds[worker] = frozenset(weights)
 
     def problem(self, alive: Collection[str] | None = None) -> Problem:
         """The problem as it is known now, for the workers that are there (all without `alive`)."""
-        now = replace(
-            self.start, machines=self.observed.machines(), traffic=self.observed.traffic(), hops=self.line.hops
-        )
+        with self._lock:
+            machines, traffic, hops = self.observed.machines(), self.observed.traffic(), self.line.hops
+        now = replace(self.start, machines=machines, traffic=traffic, hops=hops)
         return now if alive is None else now.among(alive)
 
     def __call__(self, alive: Collection[str], why: str) -> Plan:
@@ -94,7 +128,8 @@ class LivePlanner:
         self._better = self._better + 1 if self.decision.better else 0
         if self._better >= self.policy.patience or self.decision.now == float("inf"):
             self.current, self._better = candidate, 0
-            self.line.forget(self._connections(candidate))
+            with self._lock:
+                self.line.forget(self._connections(candidate))
         return self.current
 
     def _candidate(self, model: Model) -> Plan:
