@@ -97,9 +97,8 @@ def basis(profile: Profile, wish: Wish) -> str:
 
 
 def _wish(args: argparse.Namespace) -> Wish:
-    from cutset.cli.stream_table import memory_limits
+    from cutset.cli.stream_table import memory_limits, speeds
     from cutset.stream.emulation.hop import parse_hops
-    from cutset.stream.emulation.speed import parse_speeds
     from cutset.stream.profile.setup import Wish
 
     names = tuple(name for name in args.workers.split(",") if name)
@@ -108,7 +107,7 @@ def _wish(args: argparse.Namespace) -> Wish:
     if len(limits) == 1:
         limits *= count
     return Wish(
-        speeds=parse_speeds(args.speed, count),
+        speeds=speeds(args.speed, count),
         hops=parse_hops(args.link, count),
         names=names,
         memory=limits,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cutset.stream.planning.simulate import Simulation
     from cutset.stream.planning.traffic import Traffic
 
-__all__ = ["check_outputs", "memory_limits", "show"]
+__all__ = ["check_outputs", "memory_limits", "show", "speeds"]
 
 HEAD = ("", "plan", "picture", "latency, ms", "pictures/s", "layers", "codec", "links", "first, ms", "kB/picture")
 BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
@@ -38,6 +38,17 @@ def memory_limits(text: str) -> tuple[int | None, ...]:
         else:
             raise RequestError(f"{part!r}: write memory as 500MB, 2GiB, or - for no limit, with commas between workers")
     return tuple(limits)
+
+
+def speeds(text: str, count: int) -> tuple[float, ...]:
+    """`0.125,0.25,4`: of `count` workers, one for all or one for each. Raises RequestError."""
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise RequestError(f"{text!r}: write speeds as 0.125,0.25,4, where 1 is the profile's machine") from None
+    if len(found) not in (1, count):
+        raise RequestError(f"{len(found)} speeds for {count} workers: name one for all, or one for each")
+    return found * count if len(found) == 1 else found
 
 
 def check_outputs(args: argparse.Namespace) -> None:

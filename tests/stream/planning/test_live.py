@@ -104,6 +104,10 @@ def test_a_lost_worker_is_left_at_once_and_taken_back_if_it_pays() -> None:
     answers = [planner(ALL, "cloud is back") for _ in range(4)]
     assert answers[0] == without
     assert answers[-1] == before
+    assert planner.look(ALL) is None
+    found = planner.look(("edge",), "only one is left")
+    assert found is not None
+    assert [stage.worker for stage in found.stages] == ["edge"]
     with pytest.raises(CutsetError, match="no worker"):
         planner((), "all were lost")
 

@@ -19,7 +19,7 @@ from cutset.stream.planning.line import Line
 from cutset.stream.planning.observed import Observed
 from cutset.stream.planning.plan import COORDINATOR, Plan
 from cutset.stream.planning.problem import Problem
-from cutset.stream.planning.replan import Decision, Policy, decide
+from cutset.stream.planning.replan import Decision, Policy, decide, same
 from cutset.stream.planning.schedulers import Scheduler, scheduler
 
 __all__ = ["LivePlanner"]
@@ -131,6 +131,12 @@ class LivePlanner:
             with self._lock:
                 self.line.forget(self._connections(candidate))
         return self.current
+
+    def look(self, alive: Collection[str], why: str = "what was measured since") -> Plan | None:
+        """Another plan, if one is worth the switch now; None: go on. To be called now and then."""
+        before = self.current
+        plan = self(alive, why)
+        return None if before is not None and same(plan, before) else plan
 
     def _candidate(self, model: Model) -> Plan:
         try:
