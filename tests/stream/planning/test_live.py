@@ -195,19 +195,19 @@ def test_a_switch_must_pay_for_the_weights_that_it_sends() -> None:
 
 
 def test_reports_of_a_run_are_taken() -> None:
-    """Times of stages and layers, bytes on hops by clocks that differ, payloads; of other parties nothing."""
+    """Times of stages and layers, bytes on hops, payloads; of other parties nothing."""
     planner = LivePlanner(problem())
     plan = Plan("g", (StagePlan("edge", (0, 1)), StagePlan("cloud", tuple(range(2, LAYERS)))))
-    offsets = {"edge": 100.0, "cloud": -50.0}
     sent = EdgeReport("v1", "delta", 30_000, 0.3, 20_000, 0.0, 0.0)
     for i in range(8):
         compute = [Span("compute", 0, i, 101.0, 101.48)]
-        planner.report(Report(1, 0, 0, i, "edge", compute, None, [], [sent], None), plan, offsets)
+        planner.report(Report(1, 0, 0, i, "edge", compute, None, [], [sent], None), plan, 0.0)
         nbytes = 30_000 + 9_000 * i
-        hop = HopReport(nbytes, 102.0, -48.0, -48.0 + 0.05 + nbytes / 1e6)
+        hop = HopReport(nbytes, 102.0, 102.0, 103.0)
+        took = 0.05 + nbytes / 1e6
         layers = [0.02] * (LAYERS - 2)
-        planner.report(Report(1, 0, 0, i, "cloud", [], hop, [sent], [], layers), plan, offsets)
-        planner.report(Report(1, 0, 0, i, "moon", [], hop, [], [], None), plan, offsets)
+        planner.report(Report(1, 0, 0, i, "cloud", [], hop, [sent], [], layers), plan, took)
+        planner.report(Report(1, 0, 0, i, "moon", [], hop, [], [], None), plan, took)
     now = planner.problem()
     assert now.machines[0].seconds == pytest.approx(np.full(LAYERS, 0.24))
     assert now.machines[2].seconds == pytest.approx(np.full(LAYERS, 0.02))

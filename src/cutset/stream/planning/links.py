@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cutset.stream.emulation.hop import Hop
+from cutset.stream.emulation.hop import MOST_LATENCY, Hop
 
-__all__ = ["LinkEstimate"]
+__all__ = ["Hop", "LinkEstimate"]
 
 Floats = NDArray[np.floating[Any]]
 
@@ -69,7 +69,7 @@ class LinkEstimate:
         slope = self._slope(sizes, times, weights)
         if slope is not None:
             left = times - sizes * slope
-            self.latency = max(_median(left, weights), 0.0)
+            self.latency = min(max(_median(left, weights), 0.0), MOST_LATENCY)
         # Large frames say more of the bandwidth, and those that took no longer than the latency nothing.
         rest = times - self.latency
         useful = rest > 0.05 * times

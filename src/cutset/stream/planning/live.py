@@ -6,7 +6,7 @@ worker is lost or back, and now and then. The answer is the plan that runs alrea
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from threading import RLock
@@ -78,8 +78,8 @@ class LivePlanner:
             self.observed.codec(sender, value, kind, "encode", encode)
             self.observed.codec(receiver, value, kind, "decode", decode)
 
-    def report(self, report: Report, plan: Plan, offsets: Mapping[str, float]) -> None:
-        """Takes a party's report of a picture under that plan; `offsets`: parties' clocks less the coordinator's."""
+    def report(self, report: Report, plan: Plan, seconds: float) -> None:
+        """Takes a party's report of a picture under that plan, whose bytes took so many seconds to that party."""
         stages = {stage.worker: stage.nodes for stage in plan.stages}
         order = [COORDINATOR, *stages]
         if report.party not in order:
@@ -92,17 +92,14 @@ class LivePlanner:
                 self.stage(report.party, nodes, sum(spans))
         if report.hop is not None:
             sender = order[order.index(report.party) - 1]  # of what came to the coordinator: the last stage
-            sent = report.hop.sent - offsets.get(sender, 0.0)
-            there = report.hop.last - offsets.get(report.party, 0.0)
-            self.hop(sender, report.party, report.hop.nbytes, there - sent)
+            self.hop(sender, report.party, report.hop.nbytes, seconds)
         for edge in report.edges:
             if edge.kind != "picture":
                 self.payload(edge.edge, edge.kind, edge.nbytes, sender=report.party, encode=edge.encode_seconds)
         for edge in report.received:
             if edge.kind != "picture":
-                seconds = edge.decode_seconds
                 with self._lock:
-                    self.observed.codec(report.party, edge.edge, edge.kind, "decode", seconds)
+                    self.observed.codec(report.party, edge.edge, edge.kind, "decode", edge.decode_seconds)
 
     def holds(self, worker: str, weights: Collection[str]) -> None:
         """A worker has these weights: they needn't be sent."""
