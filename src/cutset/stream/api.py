@@ -61,14 +61,15 @@ class Stream:
         threads: int = 1,
         keys: Keys | None = None,
         options: Options | None = None,
-        observe: Callable[[Report], None] | None = None,
+        observe: Callable[[Report, Plan, float], None] | None = None,
         tell: Callable[[str], None] = lambda line: None,
     ) -> None:
         """`planner(model, workers that are there, why)` makes the plans; `plan` is the first one.
 
         `rate`: pictures a second of each source. `deadline`: seconds after capture, when a picture is dropped.
         `threads` are each local worker's. `options` overrides mode, in_flight, rate, deadline, threshold and half.
-        `observe` hears each party's report of each picture, and `tell` what happens; both from another thread.
+        `observe` hears each party's report of each picture, with the plan and the seconds that the picture's bytes took
+        to that party; `tell` hears what happens. Both are called from another thread.
         Raises CutsetError: ConfigError, GraphError, ModelError, RequestError.
         """
         if not sources:

@@ -42,6 +42,7 @@ __all__ = [
     "Refused",
     "Report",
     "Retire",
+    "Tune",
     "Weight",
     "Welcome",
     "Work",
@@ -170,6 +171,13 @@ class Ready(_Message, tag="ready"):
     plan: Count
 
 
+class Tune(_Message, tag="tune"):
+    """Coordinator to worker: the hop after your stage was seen to carry so many bytes a second. Encode for that."""
+
+    plan: Count
+    bandwidth: Seconds
+
+
 class Retire(_Message, tag="retire"):
     """Coordinator to worker: plans with lower numbers than this are over; forget what only they need."""
 
@@ -293,6 +301,7 @@ Message = (
     | Prepared
     | Connect
     | Ready
+    | Tune
     | Retire
     | Work
     | More

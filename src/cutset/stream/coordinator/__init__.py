@@ -4,6 +4,7 @@ coordinator  the thread that decides: dispatches, delivers in order, re-plans af
 remote       one worker as seen from here: link, life, clock
 switching    a plan on its way to being used
 flights      pictures on their way, and the order of results
+links        what connections were seen to carry
 feeding      pictures from sources, read ahead by a thread each
 result       what comes out
 local        workers on this machine

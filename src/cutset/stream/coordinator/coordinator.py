@@ -10,17 +10,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from cutset.errors import ConfigError, CutsetError, FrameError, LinkError
-from cutset.link import Link
 from cutset.stream.coordinator.feeding import Feeder
 from cutset.stream.coordinator.flights import Flight, Flights
+from cutset.stream.coordinator.links import Links
 from cutset.stream.coordinator.remote import Event, Remote
 from cutset.stream.coordinator.result import Result
 from cutset.stream.coordinator.switching import Options, Route, Switch
 from cutset.stream.delta import KeyRequest
 from cutset.stream.hop import Gap, to_array
-from cutset.stream.messages import Failed, Lost, Need, Pace, Prepared, Ready, Report, Retire, Work
+from cutset.stream.messages import Failed, Lost, Need, Pace, Prepared, Ready, Report, Retire, Tune, Work
 from cutset.stream.model import Model
 from cutset.stream.planning.plan import COORDINATOR, Plan
+from cutset.stream.trace.align import Clock
 from cutset.stream.trace.spans import Span
 from cutset.stream.wire import pieces
 
@@ -47,12 +48,15 @@ class Coordinator:
         options: Options,
         *,
         keys: Any = None,
-        wrap: Callable[[str, Link], Link] | None = None,
-        hops: Mapping[tuple[str, str], Pace] | None = None,
-        observe: Callable[[Report], None] | None = None,
+        paces: Mapping[tuple[str, str], Pace] | None = None,
+        observe: Callable[[Report, Plan, float], None] | None = None,
         tell: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """`workers`: name to address and public key. `wrap` and `hops` emulate links. `tell` hears what happens."""
+        """`workers`: name to address and public key; `tell` hears what happens.
+
+        `paces` are emulated connections, by sender and receiver: workers are told theirs.
+        `observe` gets every report, its plan, and the seconds of the report's hop by one clock.
+        """
         if not workers:
             raise ConfigError("a stream needs at least one worker")
         self.model, self.options, self.planner = model, options, planner
@@ -60,7 +64,9 @@ class Coordinator:
         self.plans: list[tuple[int, Plan, str]] = []  # number, plan, and why it was made
         self.events: queue.SimpleQueue[Event | Callable[[], None] | None] = queue.SimpleQueue()
         self._observe, self._tell = observe, tell
-        self._hops = dict(hops or {})
+        self._paces = dict(paces or {})
+        self.links = Links(self._paces, self._clock_of)
+        self._past: dict[int, Route] = {}  # routes by number, for the reports that come late
         self._flights = Flights()
         self._route: Route | None = None
         self._old: list[Route] = []
@@ -85,7 +91,7 @@ class Coordinator:
                 told=self.events.put,
                 keys=keys,
                 key=key,
-                wrap=None if wrap is None else lambda link, name=name: wrap(name, link),  # type: ignore[misc]
+                pace=self._paces.get((COORDINATOR, name)),
             )
         self._feeders = [Feeder(i, source, model.picture, self._wake, options.rate) for i, source in enumerate(sources)]
         self._thread = threading.Thread(target=self._run, name="cutset-coordinator", daemon=True)
@@ -96,7 +102,8 @@ class Coordinator:
     @property
     def offsets(self) -> dict[str, float]:
         """Seconds to take from each worker's clock to have this one's."""
-        return {name: remote.clock.offset for name, remote in self.remotes.items()}
+        now = time.monotonic()
+        return {name: now - remote.clock.ours(now) for name, remote in self.remotes.items()}
 
     def propose(self, plan: Plan, why: str) -> None:
         """Goes over to another plan while pictures are on their way, unless a disturbance comes first."""
@@ -182,8 +189,7 @@ class Coordinator:
         elif isinstance(message, Work):
             self._result(event, message)
         elif isinstance(message, Report):
-            if self._observe is not None:
-                self._observe(message)
+            self._report(message)
         elif isinstance(message, Lost):
             self._lost(message)
         elif isinstance(message, Failed):
@@ -277,7 +283,7 @@ class Coordinator:
             return
         start = time.monotonic()
         try:
-            tensors, _ = route.receiver.decode(work, event.arrays)
+            tensors, received = route.receiver.decode(work, event.arrays)
         except Gap as gap:
             for wanted in gap.requests:
                 event.remote.say(wanted)
@@ -300,15 +306,42 @@ class Coordinator:
         now = time.monotonic()
         outputs = {name: to_array(tensors[name]) for name in self.model.graph.outputs}
         self._flights.finish(flight, outputs, "", work.plan, now)
-        if self._observe is not None:
-            if event.hop is not None:
-                hop = event.hop
-                flight.spans.append(Span("receive", work.source, work.picture, hop.first, hop.last, hop.nbytes))
-            flight.spans.append(Span("decode", work.source, work.picture, start, now))
-            report = Report(
-                work.plan, work.epoch, work.source, work.picture, COORDINATOR, flight.spans, event.hop, [], [], None
+        if event.hop is not None:
+            hop = event.hop
+            flight.spans.append(Span("receive", work.source, work.picture, hop.first, hop.last, hop.nbytes))
+        flight.spans.append(Span("decode", work.source, work.picture, start, now))
+        self._report(
+            Report(
+                plan=work.plan,
+                epoch=work.epoch,
+                source=work.source,
+                picture=work.picture,
+                party=COORDINATOR,
+                spans=flight.spans,
+                hop=event.hop,
+                received=received,
+                edges=flight.edges,
+                layer_seconds=None,
             )
-            self._observe(report)
+        )
+
+    def _report(self, report: Report) -> None:
+        """A party's report of a picture, this one's included: what links carry, and whoever wants to know."""
+        route, seconds = self._past.get(report.plan), 0.0
+        if route is None or report.hop is None:
+            return
+        sender = route.sender_to(report.party)
+        if sender:
+            seconds, news = self.links.learn(sender, report.party, report.hop)
+            if news is not None and sender == COORDINATOR:
+                route.sender.bandwidth = news
+            elif news is not None:
+                self.remotes[sender].say(Tune(report.plan, news))
+        if self._observe is not None:
+            self._observe(report, route.plan, seconds)
+
+    def _clock_of(self, party: str) -> Clock | None:
+        return None if party == COORDINATOR else self.remotes[party].clock
 
     def _tick(self) -> None:
         now, options = time.monotonic(), self.options
@@ -381,7 +414,10 @@ class Coordinator:
         self.plans.append((self._number, plan, why))
         remotes = [self.remotes[stage.worker] for stage in plan.stages]
         route = Route(self._number, self._epoch, plan, self.model, remotes, self.options)
-        self._switch = Switch(route, self.model, self.options, self._hops)
+        self._past[self._number] = route
+        self._past.pop(self._number - 8, None)
+        route.sender.bandwidth = self.links.bandwidth(COORDINATOR, route.first.name)
+        self._switch = Switch(route, self.model, self.options, self._paces, self.links)
 
     def _reasons(self, names: Iterable[str]) -> str:
         return "; ".join(f"{name}: {self.remotes[name].why}" for name in names)[:600]
@@ -427,7 +463,7 @@ class Coordinator:
         start = time.monotonic()
         ticket = self._flights.send(flight, route.number, start)
         name = self.model.picture.name
-        work, arrays, _ = route.sender.encode(flight.source, flight.picture, ticket, {name: flight.pixels})
+        work, arrays, flight.edges = route.sender.encode(flight.source, flight.picture, ticket, {name: flight.pixels})
         encoded = time.monotonic()
         source, picture, size = flight.source, flight.picture, sum(work.lengths)
         spans = flight.spans = [

@@ -10,6 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from cutset.stream.coordinator.result import Result
+from cutset.stream.messages import EdgeReport
 from cutset.stream.trace.spans import Span
 
 __all__ = ["Flight", "Flights"]
@@ -30,6 +31,7 @@ class Flight:
     attempts: int = 0
     result: Result | None = None
     spans: list[Span] = field(default_factory=list)
+    edges: list[EdgeReport] = field(default_factory=list)
 
     @property
     def flying(self) -> bool:
