@@ -16,6 +16,7 @@
 #include "bindings/arrays.h"
 #include "bindings/common.h"
 #include "bindings/decoder.h"
+#include "bindings/ends.h"
 #include "offload/client.h"
 
 namespace nb = nanobind;
@@ -26,13 +27,6 @@ namespace {
 using namespace cutset;
 using namespace cutset::bindings;
 using namespace cutset::offload;
-
-// What an end's capsule points to. The object is kept alive by the caller.
-template <class End>
-End end_of(nb::handle object) {
-  const nb::capsule capsule = nb::cast<nb::capsule>(object.attr("end")());
-  return *static_cast<End*>(capsule.data(End::kName));
-}
 
 template <class T>
 const T* table(const std::optional<AnyArray>& array, const char* name, std::size_t rows, std::size_t columns,

@@ -145,6 +145,32 @@ def test_bad_input_gets_one_clear_error(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["generate", "someone/some-model", "--prompt", "x"],
+        ["chat", "someone/some-model"],
+        ["tokenize", "someone/some-model", "x"],
+        ["quantize", "someone/some-model", "-o", "int"],
+        ["bench", "quality", "someone/some-model"],
+    ],
+)
+def test_offline_never_touches_the_network(argv: list[str], cutset: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    asked = []
+
+    def download(hub_id: str, *, local_files_only: bool, **more: Any) -> str:
+        asked.append(local_files_only)
+        raise OSError("it isn't in the cache")
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    monkeypatch.setenv("CUTSET_DOWNLOAD", "1")
+    code, _, err = cutset(*argv, "--offline")
+    assert code == 2
+    assert "offline (from --offline) forbids fetching it" in err
+    assert asked == [True]
+
+
 def test_ctrl_c_stops_cleanly() -> None:
     argv = [sys.executable, "-m", "cutset.cli", "generate", "story", "--prompt", "Once", "--max-tokens", "100000"]
     running = subprocess.Popen([*argv, "--ignore-eos", "--temperature", "1"], stdout=-1, stderr=-1, text=True)

@@ -13,6 +13,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from cutset.errors import ConfigError
+from cutset.serve.connection import Connection
 from cutset.serve.limits import Limits
 from cutset.serve.service import Service
 
@@ -83,7 +84,7 @@ def configuration(app: ASGIApp, limits: Limits) -> uvicorn.Config:
     """How uvicorn runs an application of ours. h11 bounds the size of headers; httptools doesn't."""
     return uvicorn.Config(
         app,
-        http="h11",
+        http=Connection,
         ws="none",
         lifespan="auto",
         loop="asyncio",
