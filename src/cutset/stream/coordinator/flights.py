@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cutset.stream.coordinator.result import Result
 from cutset.stream.messages import EdgeReport
+from cutset.stream.sources.history import Restart
 from cutset.stream.trace.spans import Span
 
 __all__ = ["Flight", "Flights"]
@@ -25,6 +26,7 @@ class Flight:
     time: float
     pixels: NDArray[Any]
     captured: float
+    own: Restart | None = None  # packets of this picture alone, where the source is encoded
     sent: float = 0.0
     plan: int = -1  # that it was sent by; -1: not on its way
     ticket: int = -1

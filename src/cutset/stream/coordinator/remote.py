@@ -121,7 +121,6 @@ class Remote:
                 link = self._dial()
             except CutsetError as error:
                 self.why = str(error)
-                self._told(Event(self, self.life, error))
                 self._rest(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
                 continue

@@ -11,8 +11,9 @@ from cutset.errors import CutsetError
 from cutset.stream.coordinator.links import Links
 from cutset.stream.coordinator.remote import Remote
 from cutset.stream.delta import Budget
+from cutset.stream.forms import FormSender
 from cutset.stream.hop import Receiver, Sender
-from cutset.stream.messages import Connect, Pace, Peer, Prepare
+from cutset.stream.messages import Codec, Connect, Pace, Peer, Prepare
 from cutset.stream.model import Model
 from cutset.stream.planning.plan import COORDINATOR, Plan, write_plan
 
@@ -48,6 +49,9 @@ class Route:
         self.sender = Sender(
             [model.graph.values[name] for name in hops[0]], plan=number, epoch=epoch, deltas=options.deltas
         )
+        self.forms: FormSender | None = None
+        if plan.picture != "uint8":
+            self.forms = FormSender(plan.picture, model.picture, plan=number, epoch=epoch)
         self.receiver = Receiver([model.graph.values[name] for name in hops[-1]], plan=number)
         self.pictures = 0  # that came back
 
@@ -74,20 +78,33 @@ class Switch:
     """Tells the workers of a route to get ready. `ready` once all are."""
 
     def __init__(
-        self, route: Route, model: Model, options: Options, paces: Mapping[tuple[str, str], Pace], links: Links
+        self,
+        route: Route,
+        model: Model,
+        options: Options,
+        paces: Mapping[tuple[str, str], Pace],
+        links: Links,
+        codecs: list[Codec | None],
     ) -> None:
         self.route, self.begun = route, time.monotonic()
         self._waiting = {remote.name for remote in route.remotes}
         self._connecting = False
         self.ready = False
-        self._prepare(model, options, paces, links)
+        self._prepare(model, options, paces, links, codecs)
 
     @property
     def waiting(self) -> list[str]:
         """The workers that haven't answered."""
         return sorted(self._waiting)
 
-    def _prepare(self, model: Model, options: Options, paces: Mapping[tuple[str, str], Pace], links: Links) -> None:
+    def _prepare(
+        self,
+        model: Model,
+        options: Options,
+        paces: Mapping[tuple[str, str], Pace],
+        links: Links,
+        codecs: list[Codec | None],
+    ) -> None:
         route = self.route
         text = write_plan(route.plan)
         for i, (stage, remote) in enumerate(zip(route.plan.stages, route.remotes, strict=True)):
@@ -116,6 +133,7 @@ class Switch:
                     profile=options.profile,
                     pace=paces.get((remote.name, to)) if after is not None else None,
                     back=paces.get((remote.name, COORDINATOR)),
+                    codecs=codecs if i == 0 else [],
                 )
             )
 

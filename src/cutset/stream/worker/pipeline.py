@@ -129,7 +129,7 @@ class Pipeline:
         work = job.work
         try:
             with speed.work():
-                job.values, job.received = job.run.receiver.decode(work, job.arrays)
+                job.values, job.received = job.run.decode(work, job.arrays)
         except Gap as gap:
             for wanted in gap.requests:
                 job.ask(wanted)

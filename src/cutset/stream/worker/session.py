@@ -146,9 +146,9 @@ class Session:
 
     def _work(self, link: Link, work: Work, arrays: Sequence[Bytes]) -> None:
         planned = self._plans.get(work.plan)
-        limit = max((p.run.receiver.limit for p in self._plans.values() if p.run is not None), default=0)
+        limit = max((p.run.limit for p in self._plans.values() if p.run is not None), default=0)
         if planned is not None and planned.run is not None:
-            limit = planned.run.receiver.limit
+            limit = planned.run.limit
         elif work.plan >= self._retired:
             raise FrameError(f"a picture of plan {work.plan} came, which isn't prepared here")
         self._picture(link, self._upstream[link].begin(work, arrays, limit or sum(work.lengths) + 1))
