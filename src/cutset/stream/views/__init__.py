@@ -1,5 +1,6 @@
-"""What people would rather see than read, of experiments with streams. A view computes its data, which --json writes, and
-draws from that alone.
+"""What people would rather see than read, of experiments with streams.
+
+A view computes its data, which --json writes, and draws from that alone.
 
 changed  changed fraction by layer: of all pictures, by channel of one, between two given ones
 spread   a layer's changed fraction over the picture's, with fits
