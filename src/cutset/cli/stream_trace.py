@@ -8,10 +8,10 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cutset.files import write_atomically, write_json
 from cutset.cli.options import add_json
 from cutset.cli.output import table
 from cutset.errors import RequestError
+from cutset.files import write_atomically, write_json
 
 if TYPE_CHECKING:
     from cutset.stream.trace.record import Trace
