@@ -58,18 +58,10 @@ def test_numbers_change_during_a_stream(page: Any) -> None:  # noqa: F811
     with open_panel() as (hub, url):
         page.goto(url)
         becomes(page, "state", "live")
-        feeds: list[StreamFeed] = []
-        with Stream(
-            small_network(), pictures, workers=2, rate=30, observe=lambda report: [f.report(report) for f in feeds]
-        ) as stream:
-            feed = StreamFeed(
-                hub,
-                stream.model.graph,
-                model="skips",
-                source="a moving patch",
-                workers=list(stream.coordinator.remotes),
-            )
-            feeds.append(feed)
+        feed = StreamFeed(hub)
+        with Stream(small_network(), pictures, workers=2, rate=30, observe=feed.report) as stream:
+            workers = list(stream.coordinator.remotes)
+            feed.begin(stream.model.graph, model="skips", source="a moving patch", workers=workers)
             seen, bars = set(), page.locator("#gantt rect")
             for result in stream:
                 feed.plans(stream.coordinator.plans, stream.coordinator.offsets, result.picture)
@@ -94,5 +86,5 @@ def test_numbers_change_during_a_stream(page: Any) -> None:  # noqa: F811
 def test_a_late_watcher_gets_what_went_before() -> None:
     hub = Hub()
     graph = Model.of(small_network(), (1, 3, 12, 14)).graph
-    StreamFeed(hub, graph, model="skips", source="none", workers=["a", "b"])
+    StreamFeed(hub).begin(graph, model="skips", source="none", workers=["a", "b"])
     assert set(hub._last) == {"stream", "graph"}

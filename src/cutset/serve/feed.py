@@ -45,27 +45,16 @@ Explain = Callable[[Plan], tuple[float | None, Sequence[tuple[str, float]]]]
 
 
 class StreamFeed:
-    """Publishes a stream. `report` is for `Stream(observe=)`, `result` for each result that comes out.
+    """Publishes a stream: `begin` it, then `report` is for `Stream(observe=)`, and `result` for each result.
 
     `labels` are the names of the classes; `explain(plan)` gives the seconds of a picture that a plan was expected to
-    take, and other plans that were compared, by name. Only source 0 is shown.
+    take, and other plans that were compared, by name. Only source 0 is shown. Reports before `begin` are dropped.
     """
 
-    def __init__(
-        self,
-        hub: Hub,
-        graph: Graph,
-        *,
-        model: str,
-        source: str,
-        workers: Sequence[str],
-        mode: str = "delta",
-        rate: float | None = None,
-        labels: Sequence[str] = (),
-        explain: Explain | None = None,
-    ) -> None:
-        self._hub, self._graph, self._labels, self._explain = hub, graph, labels, explain
+    def __init__(self, hub: Hub, *, labels: Sequence[str] = (), explain: Explain | None = None) -> None:
+        self._hub, self._labels, self._explain = hub, labels, explain
         self._lock = threading.Lock()  # reports and results come from different threads
+        self._graph: Graph | None = None
         self._plans: dict[int, Plan] = {}
         self._offsets: Mapping[str, float] = {}
         self._links: dict[tuple[str, str], LinkEstimate] = {}
@@ -74,12 +63,25 @@ class StreamFeed:
         self._next = 0.0  # when another may be
         self._done = deque[float](maxlen=32)
         self._before: NDArray[Any] | None = None
+
+    def begin(
+        self,
+        graph: Graph,
+        *,
+        model: str,
+        source: str,
+        workers: Sequence[str],
+        mode: str = "delta",
+        rate: float | None = None,
+    ) -> None:
+        """What runs where: the workers in the order of the line, pictures a second of the source."""
         height, width = graph.inputs[0].shape[2:]
         parties = [COORDINATOR, *workers]
-        hub.publish(
+        self._hub.publish(
             StreamEvent(model=model, source=source, size=(height, width), rate=rate, mode=mode, parties=parties)
         )
-        hub.publish(GraphEvent(nodes=_nodes(graph)))
+        self._hub.publish(GraphEvent(nodes=_nodes(graph)))
+        self._graph = graph
 
     def plans(self, known: Sequence[tuple[int, Plan, str]], offsets: Mapping[str, float], picture: int = 0) -> None:
         """The coordinator's `plans` and `offsets`, as they are now. A new plan is shown as one from `picture` on."""
@@ -103,7 +105,7 @@ class StreamFeed:
 
     def report(self, report: Report) -> None:
         """What one party did for one picture."""
-        if report.source != 0:
+        if report.source != 0 or self._graph is None:
             return
         with self._lock:
             self._observe_hop(report)
