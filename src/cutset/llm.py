@@ -5,8 +5,9 @@ This is the one place that knows all jobs: it puts tokenizer, decoder, linears a
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -108,6 +109,15 @@ class _Model:
         """How the engine stands: sequences, blocks, prefix hits, tokens."""
         return self._loop.stats()
 
+    @property
+    def alive(self) -> bool:
+        """The engine takes requests. It doesn't after `close`, nor after an error that ended its thread."""
+        return self._loop.alive
+
+    def check(self, ids: NDArray[np.int32], params: SamplingParams) -> None:
+        """Raises RequestError, or ContextLengthError, if these ids (tokens,) can't be continued so."""
+        self._engine.check(ids, params)
+
     def encode(self, prompt: Prompt) -> NDArray[np.int32]:
         """The token ids (tokens,) of a prompt, with the special tokens that the model expects in front.
 
@@ -140,6 +150,13 @@ class _Model:
         self._loop.close()
         if self.offload is not None:
             self.offload.close()
+
+    def __del__(self) -> None:
+        # The thread would keep the weights of a model that nobody can ask any more. It may have failed to load.
+        if hasattr(self, "_loop"):
+            self._loop.close(10.0)
+        if (offload := getattr(self, "offload", None)) is not None:
+            offload.close()
 
 
 class LLM(_Model):
@@ -244,6 +261,21 @@ class AsyncLLM(_Model):
         """Answers a conversation, piece by piece."""
         return self._stream(self.encode_chat(messages), params)
 
+    def submit(
+        self,
+        ids: NDArray[np.int32],  # (tokens,)
+        params: SamplingParams | None = None,
+        *,
+        on_delta: Callable[[Delta], object],
+        cache_salt: str | None = None,
+    ) -> RequestHandle:
+        """Hands in a prompt; the engine's thread calls `on_delta`, which must not block, with each piece of the answer.
+
+        For servers that wait for many answers at once. The handle cancels. Only requests of the same `cache_salt` share
+        what is cached. Raises RequestError at once for a prompt that can't be run, EngineError if the engine stopped.
+        """
+        return self._loop.submit(ids, params, on_delta=on_delta, cache_salt=cache_salt)
+
     async def _collected(
         self, ids: NDArray[np.int32], params: SamplingParams | None, prompt: str | None
     ) -> RequestOutput:
@@ -255,9 +287,12 @@ class AsyncLLM(_Model):
 
         loop = asyncio.get_running_loop()
         pieces: asyncio.Queue[Delta] = asyncio.Queue()
-        handle = self._loop.submit(
-            ids, params, on_delta=lambda delta: loop.call_soon_threadsafe(pieces.put_nowait, delta)
-        )
+
+        def receive(delta: Delta) -> None:
+            with contextlib.suppress(RuntimeError):  # the event loop has closed, so nobody waits any more
+                loop.call_soon_threadsafe(pieces.put_nowait, delta)
+
+        handle = self._loop.submit(ids, params, on_delta=receive)
         try:
             while True:
                 delta = await pieces.get()

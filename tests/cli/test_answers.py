@@ -108,6 +108,22 @@ def test_chat_keeps_the_conversation(tmp_path: Path) -> None:
     assert "cached" in figures[1]
 
 
+def test_chat_goes_on_after_bytes_that_are_no_text(tmp_path: Path) -> None:
+    template = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
+    (tmp_path / "models.yaml").write_text(
+        json.dumps({"talker": {"path": str(BUNDLED["story"]), "chat_template": template}})
+    )
+    argv = [sys.executable, "-m", "cutset.cli", "chat", "talker", "--temperature", "0", "--max-tokens", "4"]
+    strict = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(
+        argv, input=b"\xff\xfe\nOnce upon a time\n", capture_output=True, timeout=60, cwd=tmp_path, env=strict
+    )
+    assert done.returncode == 0
+    assert b"isn't valid Unicode" in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert done.stdout.strip()
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -143,6 +159,32 @@ def test_bad_input_gets_one_clear_error(
     assert err.count("\n") <= 3
     assert "Traceback" not in err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["generate", "someone/some-model", "--prompt", "x"],
+        ["chat", "someone/some-model"],
+        ["tokenize", "someone/some-model", "x"],
+        ["quantize", "someone/some-model", "-o", "int"],
+        ["bench", "quality", "someone/some-model"],
+    ],
+)
+def test_offline_never_touches_the_network(argv: list[str], cutset: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    asked = []
+
+    def download(hub_id: str, *, local_files_only: bool, **more: Any) -> str:
+        asked.append(local_files_only)
+        raise OSError("it isn't in the cache")
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    monkeypatch.setenv("CUTSET_DOWNLOAD", "1")
+    code, _, err = cutset(*argv, "--offline")
+    assert code == 2
+    assert "offline (from --offline) forbids fetching it" in err
+    assert asked == [True]
 
 
 def test_ctrl_c_stops_cleanly() -> None:

@@ -82,6 +82,19 @@ class ShmLink:
         self.why = ""  # what ended the link; empty while it lasts
         self._reserved: object = None  # the reservation that has the ring's free place
         self._deaf = False  # what came before isn't read any more
+        self._returned: tuple[int, int, int, int, int] | None = None
+
+    def ends(self) -> tuple[Any, Any] | None:
+        """Sender and receiver, for native code to talk on until this link is used again; None once it is over. Frames
+        that were received are released."""
+        if self.why or self._returned is not None:
+            return None
+        self._release_all()
+        return self._sender, self.receiver
+
+    def put_back(self, record: tuple[int, int, int, int, int]) -> None:
+        """A record that native code received: the next `recv` begins with it."""
+        self._returned = record
 
     def send(self, header: bytes, arrays: Sequence[ArrayLike] = (), *, timeout: float | None = None) -> None:
         parts, total = encode(header, arrays, self._limit)
@@ -132,6 +145,9 @@ class ShmLink:
         """The next record, or None. Raises LinkClosed when none will come."""
         if self._deaf:
             raise LinkClosed(self.why)
+        if self._returned is not None:
+            record, self._returned = self._returned, None
+            return record
         try:
             record = self.receiver.recv(wait)
             if record is None and (self.why or not self.alive()):

@@ -115,6 +115,7 @@ def open_offload(source: Source, settings: Settings, mode: Mode, progress: Progr
         pads = _pad_pool(weights, settings, pad_session) if mode.masked else None
         linears = OffloadLinears(session, weights, mode, pool, pads, pad_rows=settings.pad_rows and mode.masked)
         decoder = NativeDecoder(source.spec, source.tensors, pool, linears)
+        linears.quicken(decoder.core)
         source.forget()
     except BaseException:
         session.close()
