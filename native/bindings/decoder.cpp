@@ -28,15 +28,6 @@ namespace {
 using namespace cutset;
 using namespace cutset::bindings;
 
-constexpr const char* kSites[] = {"qkv", "o", "gate_up", "down", "lm_head"};
-
-Site site_named(const std::string& name) {
-  for (int i = 0; i < 5; ++i) {
-    if (name == kSites[i]) return static_cast<Site>(i);
-  }
-  throw nb::value_error("there is no such site");
-}
-
 nb::object copy_of(const float* data, std::size_t rows, std::size_t columns, std::size_t stride) {
   auto memory = std::make_unique<float[]>(rows * columns + 1);
   for (std::size_t r = 0; r < rows; ++r) {
@@ -56,14 +47,6 @@ nb::object view_of(T* data, std::size_t rows, std::size_t columns, std::shared_p
   kept.release();
   return nb::cast(nb::ndarray<nb::numpy, T>(data, {rows, columns}, owner));
 }
-
-// A decoder and the arrays that its parameters lie in.
-struct PyDecoder {
-  std::vector<nb::ndarray<>> arrays;
-  std::unique_ptr<Decoder> decoder;
-
-  const DecoderSpec& spec() const { return decoder->spec(); }
-};
 
 // parameters[name, layer] as float32 of that shape, or nullptr if it isn't there.
 class ParameterReader {
@@ -212,6 +195,11 @@ class PyStep {
     step_.run(linears);
   }
 
+  int run_by(StepRunner& runner) {
+    nb::gil_scoped_release release;
+    return runner.run(step_);
+  }
+
   nb::object logits() {
     require(!step_.waiting(), "the step still waits for a product");
     return copy_of(step_.logits(), step_.wanted(), spec_.vocab, spec_.vocab);
@@ -271,6 +259,7 @@ void bind_decoder(nb::module_& m) {
       .def("put", &put_f32, "site"_a, "layer"_a, "expert"_a, "linear"_a, nb::keep_alive<1, 5>())
       .def("put", &put_i8, "site"_a, "layer"_a, "expert"_a, "linear"_a, "bits"_a = 8, nb::keep_alive<1, 5>());
 
+  nb::class_<StepRunner>(m, "StepRunner");
   nb::class_<PyStep>(m, "Step", "One step of a decoder, from site to site.")
       .def(nb::init<const PyDecoder&, KvCache&, ThreadPool&, std::optional<nb::callable>>(), "decoder"_a, "cache"_a,
            "pool"_a, "trace"_a = nb::none(), nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>(), nb::keep_alive<1, 4>())
@@ -280,6 +269,7 @@ void bind_decoder(nb::module_& m) {
       .def("resume", &PyStep::resume, "y"_a.noconvert() = nb::none(),
            "Goes on with the product y (rows, outputs), or with what was written to `output`.")
       .def("run", &PyStep::run, "linears"_a)
+      .def("run_by", &PyStep::run_by, "runner"_a, "0 when the step is done; else why it waits, see RemoteLinears")
       .def_prop_ro("waiting", &PyStep::waiting,
                    "(site, layer, expert, rows), or None when the step is done; the rows hold until `resume`")
       .def_prop_ro("output", &PyStep::output, "where the product may be written, (rows, outputs)")

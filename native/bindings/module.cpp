@@ -11,6 +11,8 @@
 #include "bindings/field.h"
 #include "bindings/glue.h"
 #include "bindings/linears.h"
+#include "bindings/remote.h"
+#include "bindings/server.h"
 #include "kernels/table.h"
 
 namespace nb = nanobind;
@@ -29,4 +31,6 @@ NB_MODULE(_native, m) {
   bind_field(m);
   bind_decoder(m);
   bind_delta(m);
+  bind_remote(m);
+  bind_server(m);
 }

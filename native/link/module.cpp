@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "link/ends.h"
 #include "link/ring.h"
 
 namespace nb = nanobind;
@@ -44,18 +45,6 @@ class Memory {
   Py_buffer view_;
 };
 
-// Two threads at once in one end would break it: that is refused.
-class Turn {
- public:
-  explicit Turn(std::atomic<bool>& busy) : busy_(busy) {
-    if (busy_.exchange(true)) throw std::runtime_error("one end of a link is used by two threads at once");
-  }
-  ~Turn() { busy_.store(false); }
-
- private:
-  std::atomic<bool>& busy_;
-};
-
 std::uint64_t checked(std::uint64_t capacity) {
   if (capacity < 4096 || capacity % 4096 || capacity > (1ull << 31)) throw nb::value_error("capacity");
   return capacity;
@@ -77,6 +66,8 @@ struct PySender {
         bell_memory(bell_object),
         sender(memory.at<RingWords>(base, checked(capacity)), capacity, epoch, bell_memory.at<Bell>(bell)),
         patience{spin, naps} {}
+
+  SenderEnd end{&sender, &busy};
 
   // 1: there is room, 0: there was none in time, -1: the receiver closed.
   int room(std::uint64_t length, double timeout) {
@@ -148,6 +139,8 @@ struct PyReceiver {
         receiver(memory.at<RingWords>(base, checked(capacity)), capacity, epoch, bell_memory.at<Bell>(bell)),
         patience{spin, naps} {}
 
+  ReceiverEnd end{&receiver, &patience, &busy};
+
   nb::object recv(double timeout) {
     Turn turn(busy);
     Record record = receiver.poll();
@@ -170,6 +163,8 @@ struct PyPoller {
       : memory(object),
         poller(memory.at<Bell>(bell), memory.at<std::atomic<std::uint32_t>>(joins)),
         patience{spin, naps} {}
+
+  PollerEnd end{&poller, &patience, &busy};
 
   void add(std::uint64_t token, nb::object receiver) {
     Turn turn(busy);
@@ -197,6 +192,12 @@ struct PyPoller {
     return nb::make_tuple(token, static_cast<int>(record.kind), record.offset, record.length, record.total, record.end);
   }
 };
+
+// Valid as long as the object lives.
+template <class Object>
+nb::capsule end_of(Object& self) {
+  return nb::capsule(&self.end, decltype(self.end)::kName);
+}
 
 template <class T>
 T load(nb::handle object, std::uint64_t offset) {
@@ -245,12 +246,14 @@ NB_MODULE(_ring, m) {
       .def("claim", &PySender::claim)
       .def("commit", &PySender::commit)
       .def("send", &PySender::send, "parts"_a, "timeout"_a, "kind"_a = static_cast<int>(kWhole), "total"_a = 0)
+      .def("end", &end_of<PySender>)
       .def("close", [](PySender& self) { self.sender.close(); });
   nb::class_<PyReceiver>(m, "Receiver")
       .def(nb::init<nb::handle, std::uint64_t, std::uint64_t, std::uint64_t, nb::handle, std::uint64_t, double, bool>())
       .def_prop_rw(
           "spin", [](const PyReceiver& self) { return self.patience.spin; },
           [](PyReceiver& self, double spin) { self.patience.spin = spin; })
+      .def("end", &end_of<PyReceiver>)
       .def("recv", &PyReceiver::recv)
       .def("release", [](PyReceiver& self, std::uint64_t end) { self.receiver.release(end); })
       .def("close", [](PyReceiver& self) { self.receiver.close(); });
@@ -263,6 +266,7 @@ NB_MODULE(_ring, m) {
           "spin", [](const PyPoller& self) { return self.patience.spin; },
           [](PyPoller& self, double spin) { self.patience.spin = spin; })
       .def("add", &PyPoller::add)
+      .def("end", &end_of<PyPoller>)
       .def("remove", &PyPoller::remove)
       .def("recv", &PyPoller::recv);
 }

@@ -145,6 +145,8 @@ class Receiver {
   // The next record; kNone where there is none. Throws Broken.
   Record poll();
   bool wait(Record& record, double seconds, Patience patience);
+  // What a record carries.
+  const char* data(const Record& record) const { return reinterpret_cast<const char*>(words_) + record.offset; }
   // Records up to this end may be overwritten.
   void release(std::uint64_t end);
   void close();

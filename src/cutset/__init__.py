@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cutset.engine.outputs import CompletionOutput, Delta, RequestOutput, Timings, TokenLogprob, Usage
     from cutset.engine.params import SamplingParams
     from cutset.llm import LLM, AsyncLLM
+    from cutset.stream.api import Stream
 
 __all__ = [
     "LLM",
@@ -24,6 +25,7 @@ __all__ = [
     "Delta",
     "RequestOutput",
     "SamplingParams",
+    "Stream",
     "Timings",
     "TokenLogprob",
     "Usage",
@@ -33,6 +35,7 @@ _HOMES = {
     "LLM": "cutset.llm",
     "AsyncLLM": "cutset.llm",
     "SamplingParams": "cutset.engine.params",
+    "Stream": "cutset.stream.api",
 } | dict.fromkeys(
     ["CompletionOutput", "Delta", "RequestOutput", "Timings", "TokenLogprob", "Usage"], "cutset.engine.outputs"
 )

@@ -21,7 +21,8 @@ from cutset.errors import ConfigError
 
 __all__ = ["OPTIONS", "Option", "Settings", "did_you_mean", "gather", "load_settings", "read_bounded", "usable_cores"]
 
-RESERVED = ("CUTSET_CONFIG", "CUTSET_DEBUG", "CUTSET_ISA", "CUTSET_SHM_DIR")  # variables that aren't settings
+# Variables that aren't settings.
+RESERVED = ("CUTSET_API_KEY", "CUTSET_CONFIG", "CUTSET_DEBUG", "CUTSET_ISA", "CUTSET_SHM_DIR")
 WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 

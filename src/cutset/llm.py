@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -108,6 +108,15 @@ class _Model:
     def stats(self) -> EngineStats:
         """How the engine stands: sequences, blocks, prefix hits, tokens."""
         return self._loop.stats()
+
+    @property
+    def alive(self) -> bool:
+        """The engine takes requests. It doesn't after `close`, nor after an error that ended its thread."""
+        return self._loop.alive
+
+    def check(self, ids: NDArray[np.int32], params: SamplingParams) -> None:
+        """Raises RequestError, or ContextLengthError, if these ids (tokens,) can't be continued so."""
+        self._engine.check(ids, params)
 
     def encode(self, prompt: Prompt) -> NDArray[np.int32]:
         """The token ids (tokens,) of a prompt, with the special tokens that the model expects in front.
@@ -251,6 +260,21 @@ class AsyncLLM(_Model):
     def stream_chat(self, messages: Sequence[Message], params: SamplingParams | None = None) -> AsyncIterator[Delta]:
         """Answers a conversation, piece by piece."""
         return self._stream(self.encode_chat(messages), params)
+
+    def submit(
+        self,
+        ids: NDArray[np.int32],  # (tokens,)
+        params: SamplingParams | None = None,
+        *,
+        on_delta: Callable[[Delta], object],
+        cache_salt: str | None = None,
+    ) -> RequestHandle:
+        """Hands in a prompt; the engine's thread calls `on_delta`, which must not block, with each piece of the answer.
+
+        For servers that wait for many answers at once. The handle cancels. Only requests of the same `cache_salt` share
+        what is cached. Raises RequestError at once for a prompt that can't be run, EngineError if the engine stopped.
+        """
+        return self._loop.submit(ids, params, on_delta=on_delta, cache_salt=cache_salt)
 
     async def _collected(
         self, ids: NDArray[np.int32], params: SamplingParams | None, prompt: str | None

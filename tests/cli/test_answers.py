@@ -228,3 +228,22 @@ def test_the_demo_tells_stories(cutset: Any) -> None:
     assert out.count("\n") >= 3
     assert out.startswith("Once upon a time")
     assert "parameters" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_demo_leaves_nothing_behind_when_it_is_killed(tmp_path: Path, number: signal.Signals) -> None:
+    def until(there: bool) -> None:
+        deadline = time.monotonic() + 30
+        while any(tmp_path.glob("*.ctl")) != there:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    environ = os.environ | {"CUTSET_SHM_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "cutset.cli", "demo", "--threads", "1"]
+    running = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until(there=True)  # the accelerator's, which runs in a process of its own
+    finally:
+        running.send_signal(number)
+        running.wait(20)
+    until(there=False)

@@ -189,6 +189,12 @@ def test_debug_shows_the_traceback(monkeypatch, capsys):
     assert main(["fake"]) == 2
 
 
+def test_errors_of_another_party_can_t_command_the_terminal(monkeypatch, capsys):
+    command(monkeypatch, fails(CutsetError("it said: \x1b[2J\x9b31m\rfine\nuse another one")))
+    assert main(["fake"]) == 2
+    assert capsys.readouterr().err == "cutset: error: it said: \ufffd[2J\ufffd31m\ufffdfine\nuse another one\n"
+
+
 def test_interrupt_is_quiet(monkeypatch, capsys):
     command(monkeypatch, fails(KeyboardInterrupt()))
     assert main(["fake"]) == 130

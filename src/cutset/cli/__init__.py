@@ -36,6 +36,7 @@ COMMANDS = {
     "demo": Command("cutset.cli.demo", "show what Cutset does, with the bundled model"),
     "generate": Command("cutset.cli.generate", "continue a prompt"),
     "chat": Command("cutset.cli.chat", "talk with a model"),
+    "serve": Command("cutset.cli.serve", "answer OpenAI's clients over HTTP, with a dashboard"),
     "tokenize": Command("cutset.cli.tokenize", "show how a text becomes tokens"),
     "models": Command("cutset.cli.models", "list the bundled and the registered models"),
     "config": Command("cutset.cli.config", "show the settings in force, and where each comes from"),
@@ -77,7 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (CutsetError, OSError, MemoryError) as error:
         if os.environ.get("CUTSET_DEBUG", "0") not in ("", "0"):
             raise
-        print(f"cutset: error: {_message(error)}", file=sys.stderr)
+        from cutset.cli.output import printable
+
+        print(f"cutset: error: {printable(_message(error))}", file=sys.stderr)
         try:
             sys.stdout.flush()
         except OSError:  # what is left can't be written: not now, and not when the interpreter exits

@@ -4,11 +4,29 @@ from __future__ import annotations
 
 import argparse
 
-from cutset.cli import stream_graph
+from cutset.cli import (
+    stream_graph,
+    stream_plan,
+    stream_profile,
+    stream_show,
+    stream_simulate,
+    stream_trace,
+    stream_train,
+    stream_worker,
+)
 
 __all__ = ["configure", "run"]
 
-ACTIONS = (("graph", stream_graph),)
+ACTIONS = (
+    ("graph", stream_graph),
+    ("show", stream_show),
+    ("plan", stream_plan),
+    ("profile", stream_profile),
+    ("simulate", stream_simulate),
+    ("trace", stream_trace),
+    ("train", stream_train),
+    ("worker", stream_worker),
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

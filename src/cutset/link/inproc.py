@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Collection
 
 from cutset.errors import FrameError, LinkClosed, LinkError
 from cutset.link.channel import Channel, timed_out
@@ -112,6 +113,9 @@ class InprocListener:
                 self._drop(end)
         found, self._gone = self._gone, []
         return found
+
+    def expect(self, keys: Collection[bytes]) -> None:
+        """Who connects here has no key."""
 
     def stay_awake(self, seconds: float) -> None:
         """This listener sleeps at once."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -87,6 +87,12 @@ class Listener(Protocol):
 
     def gone(self) -> list[Link]:
         """Clients that closed, died or broke the protocol since the last call."""
+
+    def expect(self, keys: Collection[bytes]) -> None:
+        """Lets these public keys connect over tcp too, instead of those of the call before; links that are there stay.
+
+        Elsewhere nobody has a key, and this does nothing.
+        """
 
     def stay_awake(self, seconds: float) -> None:
         """How long a wait for a frame stays awake before it sleeps, where the link has that choice: waking up takes a

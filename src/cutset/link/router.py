@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Collection
@@ -78,13 +79,23 @@ class ClientEnd(Channel):
 
 
 class ZmqListener:
-    def __init__(self, sock: SharedSocket, address: str, timeouts: Timeouts, limits: Limits, path: str | None) -> None:
+    def __init__(
+        self,
+        sock: SharedSocket,
+        address: str,
+        timeouts: Timeouts,
+        limits: Limits,
+        path: str | None,
+        door: Door | None = None,
+    ) -> None:
         self.sock = sock
+        self._door = door
+        self._looking = threading.RLock()  # who waits to send on a link looks too, from another thread
         self.address = address
         self.timeouts = timeouts
         self.limits = limits
         self.path = path
-        self._ends: dict[bytes, ClientEnd] = {}
+        self._ends: dict[bytes, ClientEnd] = {}  # whoever sends from another thread may drop one at any moment
         self._waiting: deque[ClientEnd] = deque()  # once for each frame in an inbox
         self._gone: list[Link] = []
         self._cut: dict[int, float] = {}  # connections that broke, and when; their last messages may still wait
@@ -123,7 +134,8 @@ class ZmqListener:
             self.drop(end)
             end = None
         if end is None:
-            self._read_events()  # so that an old connection's end isn't taken for this one's
+            with self._looking:
+                self._read_events()  # so that an old connection's end isn't taken for this one's
             if fd in self._cut:
                 return None
             if len(self._ends) >= self.limits.clients:
@@ -142,13 +154,18 @@ class ZmqListener:
 
     def look(self) -> bool:
         """Reads what happened to connections. True, so that whoever waits goes on."""
-        self._read_events()
-        if self._cut:
-            # Their last frames come first, unless others keep this side busy.
-            before = time.monotonic() - (PATIENCE if self.sock.readable() else 0)
-            for end in [end for end in self._ends.values() if self._cut.get(end.fd, before + 1) <= before]:
-                self.drop(end)
+        with self._looking:
+            self._read_events()
+            if self._cut:
+                # Their last frames come first, unless others keep this side busy.
+                before = time.monotonic() - (PATIENCE if self.sock.readable() else 0)
+                for end in [end for end in list(self._ends.values()) if self._cut.get(end.fd, before + 1) <= before]:
+                    self.drop(end)
         return True
+
+    def expect(self, keys: Collection[bytes]) -> None:
+        if self._door is not None:
+            self._door.expect(frozenset(keys))
 
     def _read_events(self) -> None:
         for event, fd in self.sock.events():
@@ -156,7 +173,7 @@ class ZmqListener:
                 self._cut[fd] = time.monotonic()
             elif event == Event.ACCEPTED:  # with a descriptor that may have had an older holder
                 self._cut.pop(fd, None)
-                for end in [end for end in self._ends.values() if end.fd == fd]:
+                for end in [end for end in list(self._ends.values()) if end.fd == fd]:
                     self.drop(end)
 
     def dismiss(self, route: bytes) -> None:
@@ -164,16 +181,18 @@ class ZmqListener:
             self.sock.send((route, b""), 0, None)
 
     def drop(self, end: ClientEnd) -> None:
-        if end.open:
-            end.open = False
-            if self._ends.get(end.route) is end:
-                del self._ends[end.route]
-            self._gone.append(end)
+        with self._looking:
+            if end.open:
+                end.open = False
+                if self._ends.get(end.route) is end:
+                    del self._ends[end.route]
+                self._gone.append(end)
 
     def gone(self) -> list[Link]:
         if not self.sock.closed:
             self.look()
-        found, self._gone = self._gone, []
+        with self._looking:
+            found, self._gone = self._gone, []
         return found
 
     def stay_awake(self, seconds: float) -> None:
@@ -220,14 +239,14 @@ def listen(
             raw.bind(str(where))
         else:
             bind_file(raw, where)
-    except zmq.ZMQError as error:
+    except (zmq.ZMQError, OSError) as error:
         _abandon(context, allowed)
         raise LinkError(f"can't listen at {where}: {error.strerror}") from None
     except BaseException:
         _abandon(context, allowed)
         raise
     address = str(where) if path is not None else raw.last_endpoint.decode().rstrip("\0")
-    return ZmqListener(sock, address, timeouts, limits, path)
+    return ZmqListener(sock, address, timeouts, limits, path, allowed)
 
 
 def _abandon(context: zmq.Context[Any], allowed: Door | None) -> None:

@@ -38,8 +38,7 @@ class SharedSocket:
         self._poll = select.poll()
         self._poll.register(raw.FD, select.POLLIN)
         self._poll.register(self._wake, select.POLLIN)
-        self._room = select.poll()
-        self._room.register(raw.FD, select.POLLIN)
+        self._descriptor = raw.FD
         self.closed = False
 
     def send(self, parts: Sequence[bytes | bytearray], timeout: float, alive: Callable[[], bool] | None) -> bool:
@@ -69,7 +68,9 @@ class SharedSocket:
                     return False
             if now >= deadline:
                 return False
-            self._room.poll(RETRY_MS)
+            room = select.poll()  # its own: several may wait to send, on one listener's links
+            room.register(self._descriptor, select.POLLIN)
+            room.poll(RETRY_MS)
 
     def recv(self, timeout: float, alive: Callable[[], bool]) -> list[zmq.Frame] | None:
         """The parts of the next message; None after `timeout`, or when there is none and `alive` says no."""

@@ -18,10 +18,11 @@ VERSION = b"1.0"
 
 
 class Door:
-    """Answers in a thread of its own, until `stop`. `allowed` are public keys of 32 bytes."""
+    """Answers in a thread of its own, until `stop`. `allowed` are public keys of 32 bytes; `expect` adds others."""
 
     def __init__(self, context: zmq.Context[Any], allowed: frozenset[bytes]) -> None:
         self._allowed = allowed
+        self._expected: frozenset[bytes] = frozenset()
         self._sock = context.socket(zmq.REP)
         self._sock.linger = 0
         self._sock.bind("inproc://zeromq.zap.01")
@@ -39,9 +40,13 @@ class Door:
         number = request[1] if len(request) > 1 else b""
         # version, number, domain, address, identity, mechanism, the client's public key
         good = len(request) == 7 and request[0] == VERSION and request[2] == DOMAIN and request[5] == b"CURVE"
-        if good and request[6] in self._allowed:
+        if good and (request[6] in self._allowed or request[6] in self._expected):
             return [VERSION, number, b"200", b"OK", request[6].hex().encode(), b""]
         return [VERSION, number, b"400", b"this key is not allowed", b"", b""]
+
+    def expect(self, keys: frozenset[bytes]) -> None:
+        """Allows these too, and no longer those of the call before."""
+        self._expected = keys
 
     def stop(self) -> None:
         self._stop.set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,14 @@ MOVED_BYTES = 4 << 20  # of weights in one step, at least: a fraction of what th
 
 # (site, layer, expert, rows, out): rows (n, in) to out (n, out), without bias, in float32.
 SplitLinears = Callable[[Site, int, int, Floats, Floats], None]
+
+
+@runtime_checkable
+class StepLinears(Protocol):
+    """SplitLinears that can also answer all products of a native.Step themselves."""
+
+    def __call__(self, site: Site, layer: int, expert: int, rows: Floats, out: Floats) -> None: ...
+    def run(self, step: Any) -> None: ...
 
 
 class NativeCache:
@@ -113,6 +121,8 @@ class NativeDecoder:
         )
         if isinstance(self.linears, native.Linears):
             step.run(self.linears)
+        elif isinstance(self.linears, StepLinears):
+            self.linears.run(step)
         else:
             while (waiting := step.waiting) is not None:
                 site, layer, expert, rows = waiting

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 from cutset.offload.client.pads import PadPool
 
@@ -19,6 +20,7 @@ class Idle:
     def __init__(self, pads: PadPool) -> None:
         self._pads = pads
         self._last = 0.0
+        self._held = False
         self._running = threading.Event()
         self._closed = False
         self._thread = threading.Thread(target=self._watch, name="cutset-idle", daemon=True)
@@ -29,6 +31,17 @@ class Idle:
         self._last = time.monotonic()
         if not self._running.is_set():
             self._running.set()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Products are wanted until this ends, however long they take."""
+        self._held = True
+        self.touch()
+        try:
+            yield
+        finally:
+            self._last = time.monotonic()
+            self._held = False
 
     def close(self) -> None:
         """Ends the watching."""
@@ -41,7 +54,10 @@ class Idle:
             self._running.wait()
             with ExitStack() as stack:
                 stack.enter_context(self._pads.busy())
-                while not self._closed and (left := self._last + AFTER - time.monotonic()) > 0:
+                while not self._closed:
+                    left = AFTER if self._held else self._last + AFTER - time.monotonic()
+                    if left <= 0:
+                        break
                     time.sleep(left)
                 if self._closed:
                     return

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from cutset.errors import IntegrityError, OffloadError
 from cutset.kernels.native import extension
 from cutset.link import Frame
 from cutset.models.spec import Site
+from cutset.offload.client.hot import HotCalls, Stop
 from cutset.offload.client.idle import Idle
 from cutset.offload.client.pads import Pad, PadPool
 from cutset.offload.client.parts import Parts
@@ -42,8 +45,26 @@ def bucket(rows: int) -> int:
     return 1 << (rows - 1).bit_length()
 
 
+@dataclass(slots=True)
+class _Asked:
+    """A call that was sent: its integers q (n, depth), their scales (n,), and its pad if it has one."""
+
+    matrix: ClientMatrix
+    q: NDArray[np.int16]
+    scales: Floats
+    pad: Pad | None
+
+    @property
+    def rows(self) -> int:
+        return len(self.q)
+
+
 class OffloadLinears:
-    """cutset.models.native.SplitLinears over a Session. One call at a time; callers wait for each other."""
+    """cutset.models.native.SplitLinears over a Session. One call at a time; callers wait for each other.
+
+    `run` answers whole steps. On a link in shared memory native code does that (hot.py); what is out of the ordinary is
+    done here.
+    """
 
     def __init__(
         self,
@@ -59,73 +80,125 @@ class OffloadLinears:
             raise OffloadError("masked modes need pads, the others have no use for them")
         self.session, self.weights, self.mode, self.pads, self.pad_rows = session, weights, mode, pads, pad_rows
         self.parts = Parts()
+        self.checks_passed = self.checks_failed = 0  # products, and replies that were none
         # Told the name, the first integers and what is sent instead; for whoever wants to show it.
         self.watch: Callable[[str, list[int], list[int]], None] | None = None
+        self.hot: HotCalls | None = None  # None: every call is made here
         self._pool, self._native = pool, extension()
         self._lock = threading.Lock()
         self._idle = None if pads is None else Idle(pads)
-        self._after: str = ""  # the site of the last call
         self._alone = ALONE  # calls since others were seen
         session.stay_awake(AWAKE)
 
     def __call__(self, site: Site, layer: int, expert: int, rows: Floats, out: Floats) -> None:
         """rows (n, depth) to out (n, outputs). Raises IntegrityError for a lie, LinkError when nobody answers."""
-        with self._lock:
-            # What ran since the last call is the decoder's part of the layer, or the engine between two steps.
-            self.parts.lap("attention" if self._after == "qkv" else "other")
-            if self._idle is not None:
-                self._idle.touch()
-            matrix = self.weights.matrices[self.weights.numbers[site, layer, expert]]
-            most, total = self.session.welcome.max_rows, len(rows)
-            if (
-                self.pad_rows
-            ):  # rounded up before it is split: the accelerator chooses `most`, and would count the calls
-                total, most = bucket(total), bucket(most + 1) // 2
-            for first in range(0, total, most):
-                part = slice(first, first + most)
-                self._multiply(matrix, rows[part], out[part], min(most, total - first))
-            self._after = site
+        with self._lock, nullcontext() if self._idle is None else self._idle.running():
+            self._call(site, layer, expert, rows, out)
+
+    def run(self, step: Any) -> None:
+        """Answers all products of a native.Step. Raises what a call raises."""
+        with self._lock, nullcontext() if self._idle is None else self._idle.running():
+            while step.waiting is not None:
+                stop = Stop.BEFORE
+                if self.hot is not None and self.watch is None:
+                    stop = self.hot.run(step, self.parts)
+                if stop == Stop.DONE:
+                    return
+                site, layer, expert, rows = step.waiting
+                if stop == Stop.BEFORE:
+                    self._call(site, layer, expert, rows, step.output)
+                else:
+                    self._finish(stop, self.weights.of(site, layer, expert), rows, step.output)
+                step.resume()
+
+    def quicken(self, core: Any) -> None:
+        """From now on steps of this native.Decoder are answered by native code where the link allows it."""
+        awake = AWAKE, BRIEFLY
+        pads, padded = self.pads, self.pad_rows
+        self.hot = HotCalls(core, self.session, self.weights, self.mode, self._pool, pads, awake, pad_rows=padded)
+
+    def _call(self, site: Site, layer: int, expert: int, rows: Floats, out: Floats) -> None:
+        # What ran since the last call is the decoder's part of the layer, or the engine between two steps.
+        self.parts.lap("attention" if site == "o" else "other")
+        matrix = self.weights.of(site, layer, expert)
+        most, total = self.session.welcome.max_rows, len(rows)
+        if self.pad_rows:  # rounded up before it is split: the accelerator chooses `most`, and would count the calls
+            total, most = bucket(total), bucket(most + 1) // 2
+        for first in range(0, total, most):
+            part = slice(first, first + most)
+            self._multiply(matrix, rows[part], out[part], min(most, total - first))
 
     def _multiply(self, matrix: ClientMatrix, rows: Floats, out: Floats, sent: int) -> None:
         """Sends `sent` rows, of which `rows` may be fewer, and even none."""
-        parts, native, pool = self.parts, self._native, self._pool
-        q, scales = native.quantize_rows(rows, matrix.bits, pool)
+        parts = self.parts
+        q, scales = self._native.quantize_rows(rows, matrix.bits, self._pool)
         if sent > len(q):  # rows of zeros, which a mask makes look like any other
             q = np.concatenate([q, np.zeros((sent - len(q), matrix.depth), dtype=np.int16)])
             scales = np.concatenate([scales, np.zeros(sent - len(rows), dtype=np.float32)])
         parts.lap("quantise")
-        pad: Pad | None = None
+        pad = None
         if self.pads is not None:
-            pad = self.pads.take(matrix.number, sent, pool)
+            lent = [] if self.hot is None else self.hot.take(matrix.number, sent)
+            missing = sent - sum(span.rows for _, _, span in lent)
+            pad = self.pads.take(matrix.number, missing, self._pool) if missing else Pad([])
+            pad = pad.behind(lent)
             parts.lap("mask")
+        asked = _Asked(matrix, q, scales, pad)
+        self.session.send(multiply(matrix.number), self._layout(asked), self._filler(asked))
+        parts.lap("send")
+        self._receive(asked, out)
+
+    def _layout(self, asked: _Asked) -> list[tuple[np.dtype[Any], tuple[int, ...]]]:
+        return [(INTEGERS if asked.pad is None else RESIDUES, asked.q.shape)]
+
+    def _filler(self, asked: _Asked) -> Callable[[list[NDArray[Any]]], None]:
+        """Writes what is sent; the same bytes each time."""
 
         def fill(arrays: list[NDArray[Any]]) -> None:
-            parts.lap("serialise")
-            if pad is None:
-                arrays[0][...] = q
+            self.parts.lap("serialise")
+            if asked.pad is None:
+                arrays[0][...] = asked.q
             else:
-                pad.mask(q, arrays[0], pool)
+                asked.pad.mask(asked.q, arrays[0], self._pool)
             if self.watch is not None:
-                self.watch(matrix.name, q[0, :8].tolist(), arrays[0][0, :8].tolist())
-            parts.lap("mask" if pad is not None else "send")
+                self.watch(asked.matrix.name, asked.q[0, :8].tolist(), arrays[0][0, :8].tolist())
+            self.parts.lap("mask" if asked.pad is not None else "send")
 
-        dtype = INTEGERS if pad is None else RESIDUES
-        self.session.send(multiply(matrix.number), [(dtype, q.shape)], fill)
-        parts.lap("send")
+        return fill
+
+    def _finish(self, stop: Stop, matrix: ClientMatrix, rows: Floats, out: Floats) -> None:
+        """A call that native code has sent and couldn't finish."""
+        if self.hot is None:
+            raise RuntimeError("no call was sent by native code")
+        q, scales, pad = self.hot.sent()
+        if q is None:  # the integers are in the ring alone, where others may write; the same rows give the same again
+            q, scales = self._native.quantize_rows(rows, matrix.bits, self._pool)
+        asked = _Asked(matrix, q, scales, pad)
+        if stop == Stop.LIED:
+            raise self._lied(asked, self.hot.answer(), *self.hot.verdict())
+        record = self.hot.record() if stop == Stop.ODD else None
+        self.session.adopt(
+            multiply(matrix.number), self._layout(asked), self._filler(asked), record, broken=stop == Stop.BROKEN
+        )
+        self._receive(asked, out)
+
+    def _receive(self, asked: _Asked, out: Floats) -> None:
+        """Takes the answer of a call. `out` may have fewer rows than were sent, and even none."""
+        parts, native, pool, matrix, pad = self.parts, self._native, self._pool, asked.matrix, asked.pad
         check = matrix.check
-        expected = None if check is None else check.expected(q, pool)  # while the other side multiplies
+        expected = None if check is None else check.expected(asked.q, pool)  # while the other side multiplies
         parts.lap("check")
         message, frame = self.session.receive()
         waited = parts.lap("wait")
-        reply = self._reply(matrix, message, frame, sent)
+        reply = self._reply(matrix, message, frame, asked.rows)
         if isinstance(message, Product):
-            self._others(message.shared > sent)
+            self._others(message.shared > asked.rows)
             parts.move("wait", "accelerator", max(0.0, min(waited, message.seconds)))
-        whole = out if sent == len(out) else np.empty((sent, matrix.outputs), dtype=np.float32)
-        for part, mask in [(slice(0, sent), None)] if pad is None else [(p, m) for p, _, m in pad.slices()]:
+        whole = out if asked.rows == len(out) else np.empty((asked.rows, matrix.outputs), dtype=np.float32)
+        for part, mask in [(slice(0, asked.rows), None)] if pad is None else [(p, m) for p, _, m in pad.slices()]:
             code, row, column = native.settle(
                 reply[part],
-                scales[part],
+                asked.scales[part],
                 matrix.scales,
                 whole[part],
                 pad=mask,
@@ -136,7 +209,8 @@ class OffloadLinears:
                 pool=pool,
             )
             if code:
-                raise self._lied(matrix, q, pad, np.array(reply), code, row + part.start, column)
+                raise self._lied(asked, np.array(reply), code, row + part.start, column)
+        self.checks_passed += self.mode.verified
         if pad is not None:
             pad.drop()
         if whole is not out:
@@ -144,9 +218,9 @@ class OffloadLinears:
         parts.lap("unmask")
         frame.release()
         parts.calls += 1
-        parts.rows += sent
-        parts.bytes_up += q.size * dtype.itemsize
-        parts.bytes_down += sent * matrix.outputs * 4
+        parts.rows += asked.rows
+        parts.bytes_up += asked.q.size * (INTEGERS if pad is None else RESIDUES).itemsize
+        parts.bytes_down += asked.rows * matrix.outputs * 4
         parts.lap("serialise")
 
     def _others(self, seen: bool) -> None:
@@ -168,15 +242,15 @@ class OffloadLinears:
             )
         return arrays[0]
 
-    def _lied(
-        self, matrix: ClientMatrix, q: Any, pad: Pad | None, reply: Any, code: int, row: int, column: int
-    ) -> IntegrityError:
+    def _lied(self, asked: _Asked, reply: Any, code: int, row: int, column: int) -> IntegrityError:
         """Says who gave a wrong product, and ends the session."""
+        self.checks_failed += 1
+        matrix, pad = asked.matrix, asked.pad
         where = f"row {row}" + (f", column {column}" if column >= 0 else "")
         what = f"gave {LIES[code]} for {matrix.name} ({where})"
         if pad is None or matrix.check is None:
             return self.session.broke(what)
-        sent = self._native.mask(q, pad.r, pool=self._pool)
+        sent = self._native.mask(asked.q, pad.r, pool=self._pool)
         blame = matrix.check.blame(sent, reply, pad.r, pad.product, self._pool)
         if not blame.pad_server:
             return self.session.broke(what)
@@ -190,6 +264,7 @@ class OffloadLinears:
     def close(self) -> None:
         """Ends the session and the making of pads."""
         self.session.close()
+        self.hot = None
         if self._idle is not None:
             self._idle.close()
         if self.pads is not None:

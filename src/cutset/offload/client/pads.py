@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from operator import add
 from typing import Any, Literal
 
 import numpy as np
@@ -52,6 +53,13 @@ class Pad:
     def product(self) -> Residues:
         """(n, outputs)"""
         return np.concatenate([product for _, product in self.pieces])
+
+    def behind(self, pieces: Sequence[tuple[Residues, Residues, Span]]) -> Pad:
+        """This pad, not used yet, with these rows before it."""
+        if not pieces:
+            return self
+        before = [(r, product) for r, product, _ in pieces]
+        return Pad([*before, *self.pieces], self.number, (*(span for _, _, span in pieces), *self.spans))
 
     def slices(self) -> Iterator[tuple[slice, Residues, Residues]]:
         """The rows of each piece, its R and its R . W^T."""
@@ -124,6 +132,7 @@ class PadPool:
         self._pads = 0
         self._made: list[deque[Made]] = [deque() for _ in matrices]
         self._level = [0] * len(matrices)
+        self._lent = [0] * len(matrices)  # and not used yet
         self._demand = [0] * len(matrices)  # rows that someone waits for
         self._busy = 0
         self._closed = False
@@ -168,7 +177,7 @@ class PadPool:
 
     def counters(self) -> Counters:
         with self._changed:
-            return replace(self._counters, level=min(self._level, default=0))
+            return replace(self._counters, level=min(map(add, self._level, self._lent), default=0))
 
     def take(self, matrix: int, rows: int, pool: Any = None) -> Pad:
         """A pad of `rows` rows that were never given out before. `pool`: threads for making it inline.
@@ -201,6 +210,30 @@ class PadPool:
             parts.append(Made(matrix, block, r, self.matrices[matrix].residues(r, pool)).take(missing))
         return Pad([part[:2] for part in parts], number, tuple(part[2] for part in parts))
 
+    def lend(self, matrix: int) -> tuple[Residues, Residues, Span] | None:
+        """All that is ready of the oldest block of a matrix: R (n, depth), R . W^T and which rows they are; None where
+        nothing is ready. They count as handed out: who has them uses each once, from the first on, and tells `spend`.
+        """
+        self.ledger.check_process()
+        with self._changed:
+            self._check()
+            if not self._made[matrix]:
+                return None
+            made = self._made[matrix].popleft()
+            rows = made.block.left
+            self._level[matrix] -= rows
+            self._lent[matrix] += rows
+            return made.take(rows)
+
+    def spend(self, rows: dict[int, int]) -> None:
+        """So many lent rows of these matrices were used."""
+        with self._changed:
+            for matrix, spent in rows.items():
+                self._lent[matrix] -= spent
+                self._counters.used += spent
+            if not (self._busy and self._gives_way):  # there is room for more, and someone may make them now
+                self._changed.notify_all()
+
     def fill(self, rows: int, timeout: float | None = None) -> None:
         """Returns when `rows` rows of every matrix are ready. OffloadError if they don't fit, or not in time."""
         self.ledger.check_process()
@@ -208,7 +241,8 @@ class PadPool:
             size = f"{rows} rows of pads take {rows * self.row_bytes} bytes"
             raise OffloadError(f"{size}, but only {self.memory} are allowed; allow more")
         with self._changed:
-            self._wait(dict.fromkeys(range(len(self.matrices)), rows), timeout or self.timeout)
+            wanted = {matrix: rows - lent for matrix, lent in enumerate(self._lent)}
+            self._wait(wanted, timeout or self.timeout)
 
     # From here on whoever calls holds the lock.
 
@@ -258,7 +292,8 @@ class PadPool:
             return [(m, min(rows, self.block_rows)) for m, rows in asked]
         if self._busy and self._gives_way:
             return []
-        room = [(level, m) for m, level in enumerate(self._level) if level + self.block_rows <= self.target]
+        levels = enumerate(map(add, self._level, self._lent))
+        room = [(level, m) for m, level in levels if level + self.block_rows <= self.target]
         return [(m, self.block_rows) for _, m in sorted(room)]
 
     # From here on it is the thread that calls, without the lock.

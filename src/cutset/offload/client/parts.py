@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 __all__ = ["PARTS", "Parts"]
 
@@ -43,6 +44,16 @@ class Parts:
             self.cpu[part] += cpu - self._cpu
             self._cpu = cpu
         return passed
+
+    def add(self, wall: Sequence[float], cpu: Sequence[float]) -> None:
+        """Parts that native code measured since the last lap, in the order of PARTS. What is missing up to now was
+        spent on the way there and back, and is `other`."""
+        for part, passed, used in zip(PARTS, wall, cpu, strict=True):
+            self.wall[part] += passed
+            self.cpu[part] += used
+        self._wall += sum(wall)
+        self._cpu += sum(cpu)
+        self.lap("other")
 
     def move(self, source: str, target: str, seconds: float) -> None:
         """`seconds` of wall clock that counted as `source` were `target`."""

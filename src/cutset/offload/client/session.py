@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,7 +69,7 @@ class Session:
         self._dial, self.patience, self._digest = dial, patience, digest
         self._link: Link | None = None
         self._awake = 0.0
-        self._calls = 0
+        self.calls = 0  # the number of the last one
         self._pending: _Pending | None = None
         self._broken: IntegrityError | None = None
         self.resent = self.redialled = 0
@@ -100,13 +100,38 @@ class Session:
         """Sends a call; `receive` gives its answer."""
         if self._broken is not None:
             raise self._broken
-        self._calls += 1
-        self._pending = _Pending(self._calls, message(self._calls), layout, fill)
+        self.calls += 1
+        self._pending = _Pending(self.calls, message(self.calls), layout, fill)
         try:
             self._transmit(self._live(), self.patience.resend, filled)
         except LinkTimeout:
             pass  # `receive` sends it again
         except LinkClosed:
+            self._drop()
+
+    def ring(self) -> tuple[Any, Any, Any] | None:
+        """The link, if it is in shared memory, and its two ends, on which native code may make calls until the session
+        is used again; it counts on from `calls`."""
+        ends = getattr(self._link, "ends", None)
+        if self._broken is not None or ends is None or (found := ends()) is None:
+            return None
+        return self._link, *found
+
+    def adopt(
+        self,
+        message: Callable[[int], Message],
+        layout: list[tuple[np.dtype[Any], tuple[int, ...]]],
+        fill: Callable[[list[Array]], None],
+        record: tuple[int, int, int, int, int] | None = None,
+        *,
+        broken: bool = False,
+    ) -> None:
+        """The last call was sent by native code, as `send` would have sent it: `receive` goes on with it. record: what
+        came already; broken: the ring makes no sense any more."""
+        self._pending = _Pending(self.calls, message(self.calls), layout, fill)
+        if record is not None and self._link is not None:
+            cast(Any, self._link).put_back(record)
+        if broken:
             self._drop()
 
     def receive(self) -> tuple[Message, Frame]:

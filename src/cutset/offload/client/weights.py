@@ -60,6 +60,9 @@ class ClientWeights:
     numbers: dict[tuple[str, int, int], int]
     digest: str
 
+    def of(self, site: Site, layer: int, expert: int) -> ClientMatrix:
+        return self.matrices[self.numbers[site, layer, expert]]
+
 
 def load_weights(
     source: Source, mode: Mode, pool: Any, *, pack: bool, progress: Progress | None = None

@@ -15,7 +15,7 @@ from cutset.errors import CheckpointError
 from cutset.models.checkpoint import FLOATS, SafetensorsFile
 from cutset.stream.zoo.network import Network
 
-__all__ = ["fill_random", "load_weights", "random_tensor"]
+__all__ = ["fill_random", "load_weights", "open_weights", "random_tensor"]
 
 COUNTER = "num_batches_tracked"  # written while training, read by nobody here; files of old programs lack it
 
@@ -54,7 +54,7 @@ def load_weights(network: Network, path: Path) -> list[str]:
     or unexpected is a CheckpointError. A `.safetensors` file is mapped; another one must be a state dictionary that
     torch reads without unpickling objects.
     """
-    found = _open(path)
+    found = open_weights(path)
     wanted = dict(network.state_dict())
     for name, target in wanted.items():
         tensor = found.get(name)
@@ -81,7 +81,8 @@ def _dtype(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _open(path: Path) -> Mapping[str, Tensor]:
+def open_weights(path: Path) -> Mapping[str, Tensor]:
+    """The tensors of a weight file by name. Raises CheckpointError."""
     if path.suffix == ".safetensors":
         return _Mapped(SafetensorsFile(path))
     if not path.is_file():

@@ -1,0 +1,112 @@
+"""`cutset serve`: an OpenAI-compatible server with metrics and a dashboard."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cutset.cli.answer import tell
+from cutset.cli.options import add_settings, settings_from
+from cutset.cli.progress import Progress
+from cutset.config import read_bounded
+from cutset.errors import ConfigError
+
+if TYPE_CHECKING:
+    from socket import socket
+
+    from cutset.llm import AsyncLLM
+    from cutset.serve.auth import Auth
+    from cutset.serve.limits import Limits
+
+__all__ = ["configure", "run"]
+
+# Flag, default, least, most, help.
+LIMITS = (
+    ("max-body", 4096, 1, 1 << 20, "KiB of a request's body"),
+    ("max-queue", 256, 0, 1 << 16, "samples that may wait for others; more are refused with 429"),
+    ("max-seconds", 600, 1, 1 << 20, "seconds that an answer may take"),
+    ("max-connections", 1000, 1, 1 << 16, "connections at a time"),
+    ("grace", 30, 0, 3600, "seconds that running answers get when the server is stopped"),
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a directory, a name of models.yaml, or story (the bundled one)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1, this machine)")
+    parser.add_argument("--port", type=int, default=8000, metavar="N", help="default 8000; 0 takes a free one")
+    parser.add_argument(
+        "--api-key",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="clients must send it; needed where --host isn't this machine. Others here can read a command line: "
+        "better give --api-key-file FILE or CUTSET_API_KEY. May be given several times",
+    )
+    parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="a file with a key a line")
+    parser.add_argument(
+        "--served-model-name",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="what clients call the model (default: its own name); may be given several times",
+    )
+    group = parser.add_argument_group("limits")
+    for name, default, _, _, text in LIMITS:
+        group.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default {default})")
+    add_settings(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    settings = settings_from(args)
+    for name, _, least, most, _ in LIMITS:
+        if not least <= getattr(args, name.replace("-", "_")) <= most:
+            raise ConfigError(f"--{name} must be from {least} to {most}")
+    if not 0 <= args.port <= 65535:
+        raise ConfigError("--port must be from 0 to 65535")
+    try:
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ModuleNotFoundError:
+        raise ConfigError("cutset serve needs a few packages more: pip install 'cutset[serve]'") from None
+    from cutset.serve.auth import Auth, keys_from
+    from cutset.serve.limits import Limits
+    from cutset.serve.server import bind
+
+    text = read_bounded(args.api_key_file) if args.api_key_file else ""
+    auth = Auth(keys_from(args.api_key, text, os.environ.get("CUTSET_API_KEY", "")), args.host)
+    listening = bind(args.host, args.port)
+    with listening:
+        from cutset.llm import AsyncLLM
+
+        limits = Limits(
+            body_bytes=args.max_body << 10,
+            queue=args.max_queue,
+            request_s=args.max_seconds,
+            connections=args.max_connections,
+            grace_s=args.grace,
+        )
+        llm = AsyncLLM(args.model, settings=settings, progress=Progress())
+        try:
+            return _serve(llm, args.served_model_name, limits, auth, listening)
+        finally:
+            llm.close()
+
+
+def _serve(llm: AsyncLLM, names: list[str], limits: Limits, auth: Auth, listening: socket) -> int:
+    from cutset.serve.app import build_app
+    from cutset.serve.server import Server, url_of
+    from cutset.serve.service import Service
+
+    service = Service(llm, names=names, limits=limits)
+    server = Server(build_app(service, auth), service, tell)
+    where = url_of(listening)
+    how = f"mode {llm.mode}" if llm.mode else f"{llm.choice.backend} {llm.choice.dtype}"
+    tell(f"serving {', '.join(service.names)} ({how}) at {where}/v1; dashboard at {where}/")
+    server.run(sockets=[listening])
+    stats = llm.stats()
+    tell(f"stopped: {stats.generated_tokens} tokens generated, {stats.prompt_tokens} prompt tokens computed")
+    if llm.offload is not None:
+        tell(llm.offload.summary())
+    return 0

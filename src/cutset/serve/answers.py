@@ -1,0 +1,134 @@
+"""Answers in OpenAI's shapes: whole, or in chunks as they are generated."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import msgspec
+
+from cutset.engine.outputs import Delta, TokenLogprob, Usage
+from cutset.serve.logprobs import TokenTexts, chat_logprobs, completion_logprobs
+
+__all__ = ["Answer", "ChatAnswer", "CompletionAnswer", "event", "usage"]
+
+DONE = b"data: [DONE]\n\n"
+
+
+def event(content: Any) -> bytes:
+    """A server-sent event."""
+    return b"data: " + msgspec.json.encode(content) + b"\n\n"
+
+
+def usage(counted: Usage) -> dict[str, Any]:
+    """`usage`, with the prompt's tokens that were in the KV cache."""
+    return {
+        "prompt_tokens": counted.prompt_tokens,
+        "completion_tokens": counted.completion_tokens,
+        "total_tokens": counted.total_tokens,
+        "prompt_tokens_details": {"cached_tokens": counted.cached_tokens},
+    }
+
+
+class Answer:
+    """One answer while it comes. Choice `number` is sample `number % n` of prompt `number // n`.
+
+    `told` is added to the answer, or to the last chunk of each choice: what was kept of what was promised.
+    """
+
+    prefix = object_name = chunk_name = ""
+
+    def __init__(self, model: str, fingerprint: str, texts: TokenTexts, told: dict[str, Any]) -> None:
+        self.id = f"{self.prefix}-{os.urandom(12).hex()}"
+        self._head = {"created": int(time.time()), "model": model, "system_fingerprint": fingerprint}
+        self._texts, self._told = texts, told
+        self._choices: dict[int, dict[str, Any]] = {}
+        self._pieces: dict[int, list[str]] = {}
+        self._logprobs: dict[int, list[TokenLogprob]] = {}
+
+    def add(self, number: int, delta: Delta) -> None:
+        """For `whole`: one more piece of a choice."""
+        self._pieces.setdefault(number, []).append(delta.text)
+        if delta.logprobs is not None:
+            self._logprobs.setdefault(number, []).extend(delta.logprobs)
+        if delta.finish_reason is not None:
+            ended = {"finish_reason": delta.finish_reason, "stop_reason": delta.stop_reason}
+            self._choices[number] = {"index": number} | ended
+
+    def whole(self, counted: Usage) -> bytes:
+        """The answer, after every choice has ended."""
+        choices = []
+        for number, choice in sorted(self._choices.items()):
+            logprobs = self._logprobs.get(number)
+            shown = None if logprobs is None else self._report(number, logprobs)
+            choices.append(choice | self._content("".join(self._pieces[number])) | {"logprobs": shown})
+        body = {"id": self.id, "object": self.object_name} | self._head
+        return msgspec.json.encode(body | {"choices": choices, "usage": usage(counted)} | self._told)
+
+    def chunk(self, number: int, delta: Delta, with_usage: bool) -> bytes:
+        """One piece of a choice as an event; b"" for a piece that shows nothing."""
+        begins = number not in self._pieces
+        if begins:
+            self._pieces[number] = []
+        if not (delta.text or begins or delta.finish_reason or delta.logprobs):
+            return b""
+        shown = None if delta.logprobs is None else self._report(number, list(delta.logprobs))
+        choice = {"index": number} | self._part(delta.text, begins)
+        choice |= {"logprobs": shown, "finish_reason": delta.finish_reason}
+        body = {"id": self.id, "object": self.chunk_name} | self._head | {"choices": [choice]}
+        if delta.finish_reason is not None:
+            choice["stop_reason"] = delta.stop_reason
+            body |= self._told
+        return event(body | {"usage": None} if with_usage else body)
+
+    def usage_chunk(self, counted: Usage) -> bytes:
+        """The last chunk of a stream that was asked for its usage."""
+        body = {"id": self.id, "object": self.chunk_name} | self._head
+        return event(body | {"choices": [], "usage": usage(counted)} | self._told)
+
+    def _content(self, text: str) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _part(self, text: str, begins: bool) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _report(self, number: int, logprobs: list[TokenLogprob]) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+class CompletionAnswer(Answer):
+    """Of `/v1/completions`."""
+
+    prefix, object_name, chunk_name = "cmpl", "text_completion", "text_completion"
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._offsets: dict[int, int] = {}
+
+    def _content(self, text: str) -> dict[str, Any]:
+        return {"text": text}
+
+    def _part(self, text: str, begins: bool) -> dict[str, Any]:
+        return {"text": text}
+
+    def _report(self, number: int, logprobs: list[TokenLogprob]) -> dict[str, Any]:
+        told, self._offsets[number] = completion_logprobs(logprobs, self._texts, self._offsets.get(number, 0))
+        return told
+
+
+class ChatAnswer(Answer):
+    """Of `/v1/chat/completions`."""
+
+    prefix, object_name, chunk_name = "chatcmpl", "chat.completion", "chat.completion.chunk"
+
+    def _content(self, text: str) -> dict[str, Any]:
+        return {"message": {"role": "assistant", "content": text, "refusal": None}}
+
+    def _part(self, text: str, begins: bool) -> dict[str, Any]:
+        if begins:
+            return {"delta": {"role": "assistant", "content": text}}
+        return {"delta": {"content": text} if text else {}}
+
+    def _report(self, number: int, logprobs: list[TokenLogprob]) -> dict[str, Any]:
+        return chat_logprobs(logprobs, self._texts)

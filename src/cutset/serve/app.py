@@ -1,0 +1,145 @@
+"""The ASGI application: which path leads where."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any, cast
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
+
+from cutset.errors import CutsetError
+from cutset.serve.auth import Auth, Guard
+from cutset.serve.endpoints import ChatCompletions, Completions
+from cutset.serve.errors import NO_RETRY, ApiError, as_api_error
+from cutset.serve.hub import Hub
+from cutset.serve.metrics import Metrics
+from cutset.serve.pages import dashboard_routes
+from cutset.serve.readings import Ticker
+from cutset.serve.service import Service
+
+__all__ = ["build_app", "build_dashboard"]
+
+
+def build_app(service: Service, auth: Auth) -> ASGIApp:
+    """The server's application, behind the guard."""
+    pages = Pages(service)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        ticker = asyncio.create_task(Ticker(service).run())
+        try:
+            yield
+        finally:
+            ticker.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await ticker
+
+    return guarded(
+        [
+            Route("/v1/models", pages.models),
+            Route("/v1/models/{name:path}", pages.model),
+            Route("/v1/completions", Completions(service), methods=["POST"]),
+            Route("/v1/chat/completions", ChatCompletions(service), methods=["POST"]),
+            Route("/health", pages.health),
+            Route("/metrics", pages.metrics),
+            *dashboard_routes(service.hub),
+        ],
+        auth,
+        lifespan,
+        service.refused,
+    )
+
+
+def build_dashboard(hub: Hub, auth: Auth) -> ASGIApp:
+    """The dashboard alone, for events that somebody else publishes."""
+
+    async def health(request: Request) -> Response:
+        return _json({"status": "ok"})
+
+    return guarded([Route("/health", health), *dashboard_routes(hub)], auth)
+
+
+def guarded(
+    routes: list[BaseRoute],
+    auth: Auth,
+    lifespan: Any = None,
+    refused: Callable[[int], object] = lambda status: None,  # told the status of each error that is answered
+) -> ASGIApp:
+    """An application with these routes, that answers errors in OpenAI's shape."""
+
+    def answered(answer: Callable[[Request, Exception], ApiError]) -> Callable[[Request, Exception], Any]:
+        async def handle(request: Request, error: Exception) -> Response:
+            shown = answer(request, error)
+            refused(shown.status)
+            return Response(shown.body(), shown.status, shown.headers, media_type="application/json")
+
+        return handle
+
+    handlers: Any = {kind: answered(answer) for kind, answer in ANSWERS.items()}
+    return Guard(Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan), auth, refused)
+
+
+class Pages:
+    """What is answered at once."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self._metrics = Metrics(service)
+
+    async def models(self, request: Request) -> Response:
+        return _json({"object": "list", "data": [self._card(name) for name in self.service.names]})
+
+    async def model(self, request: Request) -> Response:
+        return _json(self._card(self.service.check_model(request.path_params["name"])))
+
+    async def health(self, request: Request) -> Response:
+        """200 while requests are taken, 503 when the server is being stopped or its engine has ended."""
+        self.service.check_open()
+        return _json({"status": "ok"})
+
+    async def metrics(self, request: Request) -> Response:
+        """For Prometheus."""
+        return Response(self._metrics.text(), media_type="text/plain; version=0.0.4")
+
+    def _card(self, name: str) -> dict[str, Any]:
+        service = self.service
+        return {
+            "id": name,
+            "object": "model",
+            "created": service.started,
+            "owned_by": "cutset",
+            "max_model_len": service.llm.max_model_len,
+            "cutset": {"mode": service.mode},
+        }
+
+
+def _json(content: Any) -> Response:
+    return Response(msgspec.json.encode(content), media_type="application/json")
+
+
+def _known(request: Request, error: Exception) -> ApiError:
+    return error if isinstance(error, ApiError) else as_api_error(cast(CutsetError, error))
+
+
+def _http(request: Request, error: Exception) -> ApiError:
+    """An unknown path, or a method that it doesn't take."""
+    failed = cast(HTTPException, error)
+    what = {404: "there is no such path", 405: "this path doesn't take that method"}
+    text = f"{what.get(failed.status_code, failed.detail)}: {request.method} {request.url.path[:100]}"
+    return ApiError(failed.status_code, text, headers=failed.headers)
+
+
+def _bug(request: Request, error: Exception) -> ApiError:
+    # What went wrong is the operator's to know, and is in the log.
+    return ApiError(500, "the server failed; its log says why", kind="server_error", headers=NO_RETRY)
+
+
+ANSWERS = {ApiError: _known, CutsetError: _known, HTTPException: _http, Exception: _bug}

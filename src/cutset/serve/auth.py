@@ -1,0 +1,121 @@
+"""Who may ask: API keys, and only requests that were meant for this server."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+from collections.abc import Callable, Sequence
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from cutset.errors import ConfigError
+from cutset.serve.errors import ApiError
+
+__all__ = ["Auth", "Guard", "keys_from"]
+
+MOST_KEYS = 1000
+OPEN = ("/", "/health")  # and the dashboard's files, which tell nothing
+OPEN_FOLDER = "/dashboard/"
+
+
+def keys_from(given: Sequence[str], file: str = "", variable: str = "") -> list[str]:
+    """API keys from flags, a file with one a line, and a variable. Raises ConfigError, which names none of them."""
+    keys = [key.strip() for key in (*given, *file.splitlines(), variable)]
+    keys = [key for key in dict.fromkeys(keys) if key]
+    if given and not all(key.strip() for key in given):
+        raise ConfigError("--api-key is empty: give a key")
+    if len(keys) > MOST_KEYS:
+        raise ConfigError(f"there are {len(keys)} API keys; at most {MOST_KEYS} are taken")
+    for key in keys:
+        if not 8 <= len(key) <= 512 or not key.isascii() or not key.isprintable() or " " in key:
+            raise ConfigError("an API key must have 8 to 512 printable ASCII characters and no space")
+    return keys
+
+
+class Auth:
+    """The keys, as digests. Raises ConfigError where a server that others can reach would have none."""
+
+    def __init__(self, keys: Sequence[str], host: str) -> None:
+        self._digests = [_digest(key.encode()) for key in keys]
+        self.loopback = is_loopback(host)
+        if not keys and not self.loopback:
+            raise ConfigError(
+                f"listening on {host} lets others in: give --api-key-file FILE, or CUTSET_API_KEY, or leave out --host"
+            )
+
+    @property
+    def needed(self) -> bool:
+        """Clients must send a key."""
+        return bool(self._digests)
+
+    def client(self, header: bytes) -> str | None:
+        """Who sent this Authorization header: a name that tells nothing of the key. None: nobody we know."""
+        scheme, _, key = header.partition(b" ")
+        if scheme.lower() != b"bearer":
+            return None
+        sent, found = _digest(key.strip()), None
+        for known in self._digests:  # all of them, so that the time doesn't tell which
+            if hmac.compare_digest(sent, known):
+                found = known
+        return None if found is None else hashlib.sha256(b"cutset-client" + found).hexdigest()
+
+    @property
+    def several(self) -> bool:
+        """Clients may have different keys."""
+        return len(self._digests) > 1
+
+
+class Guard:
+    """Middleware that lets through what `Auth` allows; `scope["cutset.client"]` says who it is."""
+
+    def __init__(self, app: ASGIApp, auth: Auth, refused: Callable[[int], object] = lambda status: None) -> None:
+        self.app, self.auth, self.refused = app, auth, refused
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        error = self._refusal(scope["path"], headers)
+        if error is None:
+            if self.auth.several:
+                scope["cutset.client"] = self.auth.client(headers.get(b"authorization", b""))
+            await self.app(scope, receive, send)
+            return
+        self.refused(error.status)
+        body = error.body()
+        shown = error.headers | {"content-type": "application/json", "content-length": str(len(body))}
+        encoded = [(name.encode(), value.encode()) for name, value in shown.items()]
+        await send({"type": "http.response.start", "status": error.status, "headers": encoded})
+        await send({"type": "http.response.body", "body": body})
+
+    def _refusal(self, path: str, headers: dict[bytes, bytes]) -> ApiError | None:
+        if self.auth.needed:
+            if path in OPEN or path.startswith(OPEN_FOLDER) or self.auth.client(headers.get(b"authorization", b"")):
+                return None
+            missing = b"authorization" not in headers
+            text = "send an API key: `Authorization: Bearer KEY`" if missing else "that API key isn't known here"
+            more = {"www-authenticate": "Bearer", "connection": "close"}
+            return ApiError(401, text, code="invalid_api_key", headers=more)
+        # Without keys whoever reaches the server may use it. A page in a browser on this machine does, if its own name
+        # leads here (DNS rebinding); but it can't choose what the browser says the host is.
+        host = headers.get(b"host", b"").decode("latin-1")
+        name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
+        if is_loopback(name.strip("[]")):
+            return None
+        return ApiError(
+            403, f"this server answers to localhost, not to {host[:100]!r}: give it an API key to be reached"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """`localhost`, or an address that only this machine reaches."""
+    try:
+        return host.lower() == "localhost" or ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

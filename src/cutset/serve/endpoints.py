@@ -1,0 +1,154 @@
+"""`/v1/completions` and `/v1/chat/completions`: from the bytes of a request to those of its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.types import Receive, Scope, Send
+
+from cutset.errors import CutsetError
+from cutset.serve.answers import DONE, Answer, ChatAnswer, CompletionAnswer
+from cutset.serve.errors import ApiError, as_api_error
+from cutset.serve.generation import Generation
+from cutset.serve.limits import read_body
+from cutset.serve.requests import ChatRequest, CompletionRequest, parse
+from cutset.serve.service import Service, salted
+
+__all__ = ["ChatCompletions", "Completions"]
+
+Prompts = list[NDArray[np.int32]]
+
+
+class ClientGone(Exception):
+    """Nobody waits for the answer any more."""
+
+
+class _Endpoint(ABC):
+    """An ASGI application: Starlette's own requests don't tell soon enough that a client has left."""
+
+    answer: type[Answer]
+    kind: type[CompletionRequest] | type[ChatRequest]
+    default_tokens: int | None = None  # where a request doesn't say how many; None: to the end of the context
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+
+    @abstractmethod
+    async def prompts(self, request: Any) -> Prompts:
+        """The token ids of each prompt."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        service = self.service
+        service.check_open()
+        body = await read_body(scope, receive, send, service.limits)
+        if body is None:
+            return
+        request = parse(body, self.kind)
+        model = service.check_model(request.model)
+        params = request.sampling(self.default_tokens)
+        prompts = await self.prompts(request)
+        self._check_room(prompts, request.limit())
+        told = {"cutset": {"mode": service.mode}}
+        answer = self.answer(model, service.fingerprint, service.texts, told)
+        with (
+            service.admission.admit(len(prompts) * params.n),
+            service.generate(prompts, params, salted(scope.get("cutset.client"), request.cache_salt)) as generation,
+            service.watching(answer.id, generation),
+        ):
+            watcher = asyncio.create_task(_until_gone(receive, generation))
+            try:
+                if request.stream:
+                    wants_usage = bool(request.stream_options and request.stream_options.include_usage)
+                    await self._stream(generation, answer, params.n, wants_usage, send)
+                else:
+                    await self._whole(generation, answer, params.n, send)
+            except ClientGone:
+                for watch in service.watches:
+                    watch.client_left()
+            finally:
+                watcher.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await watcher
+
+    def _check_room(self, prompts: Prompts, wanted: int | None) -> None:
+        """Raises ApiError if a prompt and the tokens that were asked for are more than the context."""
+        limit = self.service.llm.max_model_len
+        longest = max(len(ids) for ids in prompts)
+        if wanted is not None and longest < limit < longest + wanted:
+            raise ApiError(
+                400,
+                f"this model's context is {limit} tokens, but {longest + wanted} were asked for ({longest} in the "
+                f"prompt, {wanted} in the answer): shorten the prompt or the answer",
+                code="context_length_exceeded",
+            )
+
+    async def _whole(self, generation: Generation, answer: Answer, n: int, send: Send) -> None:
+        async for pieces in generation.pieces():
+            for prompt, delta in pieces:
+                answer.add(prompt * n + delta.index, delta)
+        body = answer.whole(generation.usage)
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers + self._mode()})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _stream(self, generation: Generation, answer: Answer, n: int, wants_usage: bool, send: Send) -> None:
+        started = False
+        try:
+            async for pieces in generation.pieces():
+                if not started:  # only now: an error before the first token still has a status of its own
+                    headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
+                    await send({"type": "http.response.start", "status": 200, "headers": headers + self._mode()})
+                    started = True
+                text = b"".join(answer.chunk(prompt * n + one.index, one, wants_usage) for prompt, one in pieces)
+                if text:
+                    await self._write(text, generation, send)
+        except (CutsetError, ApiError) as error:
+            if not started:
+                raise
+            shown = error if isinstance(error, ApiError) else as_api_error(error)
+            await self._write(b"data: " + shown.body() + b"\n\n", generation, send, more=False)
+            return
+        end = (answer.usage_chunk(generation.usage) if wants_usage else b"") + DONE
+        await self._write(end, generation, send, more=False)
+
+    async def _write(self, text: bytes, generation: Generation, send: Send, more: bool = True) -> None:
+        """Raises ClientGone if the client takes nothing for too long."""
+        try:
+            async with asyncio.timeout(self.service.limits.write_s):
+                await send({"type": "http.response.body", "body": text, "more_body": more})
+        except TimeoutError:
+            raise ClientGone from None
+
+    def _mode(self) -> list[tuple[bytes, bytes]]:
+        return [(b"x-cutset-mode", self.service.mode.encode())]
+
+
+class Completions(_Endpoint):
+    """`POST /v1/completions`."""
+
+    answer, kind, default_tokens = CompletionAnswer, CompletionRequest, 16
+
+    async def prompts(self, request: CompletionRequest) -> Prompts:
+        return [await self.service.encode(prompt) for prompt in request.prompts()]
+
+
+class ChatCompletions(_Endpoint):
+    """`POST /v1/chat/completions`."""
+
+    answer, kind = ChatAnswer, ChatRequest
+
+    async def prompts(self, request: ChatRequest) -> Prompts:
+        # OpenAI's newer name; templates know the older one.
+        messages = [one | {"role": "system"} if one.get("role") == "developer" else one for one in request.messages]
+        return [await self.service.encode_chat(messages, request.chat_template_kwargs or {})]
+
+
+async def _until_gone(receive: Receive, generation: Generation) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    generation.end(ClientGone())

@@ -1,0 +1,67 @@
+"""Errors in the shape that OpenAI's clients expect."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import msgspec
+
+from cutset.errors import (
+    ContextLengthError,
+    CutsetError,
+    EngineError,
+    IntegrityError,
+    LinkError,
+    OffloadError,
+    RequestError,
+    TokenizerError,
+)
+
+__all__ = ["NO_RETRY", "ApiError", "as_api_error", "invalid"]
+
+NO_RETRY = {"x-should-retry": "false"}  # OpenAI's clients obey it; without it they try a 5xx twice more
+
+
+class ApiError(Exception):
+    """What a client did wrong, or can't have: an HTTP status and the body that says so."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        code: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.kind, self.code, self.param = status, message, kind, code, param
+        self.headers = dict(headers or {})
+
+    def body(self) -> bytes:
+        """`{"error": {"message", "type", "param", "code"}}`."""
+        told = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
+        return msgspec.json.encode({"error": told})
+
+
+def invalid(message: str, param: str | None = None, code: str | None = None) -> ApiError:
+    """A request that can't be served as it is."""
+    return ApiError(400, message, param=param, code=code)
+
+
+def as_api_error(error: CutsetError) -> ApiError:
+    """What a client is told about an error of the engine or of an offload."""
+    text = str(error)
+    if isinstance(error, ContextLengthError):
+        return invalid(text, code="context_length_exceeded")
+    if isinstance(error, RequestError | TokenizerError):
+        named = re.match(r"(\w+)=", text)  # SamplingParams names the parameter first
+        return invalid(text, named[1] if named else None)
+    if isinstance(error, IntegrityError):
+        return ApiError(502, text, kind="server_error", code="integrity_error", headers=NO_RETRY)
+    if isinstance(error, OffloadError | LinkError):
+        return ApiError(502, text, kind="server_error", code="offload_error", headers=NO_RETRY)
+    code = "engine_error" if isinstance(error, EngineError) else None
+    return ApiError(500, text, kind="server_error", code=code, headers=NO_RETRY)

@@ -1,0 +1,209 @@
+"""The dashboard's events: JSON objects whose `type` is one of the tags below. docs/dashboard-events.md describes them.
+
+A browser gets the last event of each kind when it connects, then all as they come; who is slow misses old ones.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+__all__ = [
+    "Accelerator",
+    "EngineEvent",
+    "Event",
+    "GraphEvent",
+    "Hop",
+    "LayersEvent",
+    "LinksEvent",
+    "ModelEvent",
+    "Node",
+    "OffloadEvent",
+    "Pads",
+    "PictureEvent",
+    "PlanEvent",
+    "Request",
+    "SpansEvent",
+    "Stage",
+    "StreamEvent",
+    "encode_event",
+]
+
+
+class Event(msgspec.Struct, tag_field="type", kw_only=True, frozen=True):
+    """What all events are."""
+
+
+class ModelEvent(Event, tag="model", frozen=True):
+    """What is served, and how."""
+
+    name: str
+    mode: str  # of an offload; "local" without one
+    sees: str  # what an accelerator sees, in words
+    backend: str
+    dtype: str
+    threads: int
+    context: int  # tokens of a sequence
+    block_size: int  # tokens
+    most_running: int  # sequences
+    software: str
+
+
+class Request(msgspec.Struct, frozen=True):
+    """One that runs. `tokens` are generated so far, of all its samples."""
+
+    id: str
+    seconds: float  # since it was handed in
+    prompt_tokens: int
+    tokens: int
+    samples: int
+
+
+class EngineEvent(Event, tag="engine", frozen=True):
+    """How the engine stands. What ends in `_total` counts up since the server started."""
+
+    time: float  # seconds of a clock that only goes forward
+    running: int  # sequences
+    waiting: int
+    blocks: int  # of the KV cache
+    blocks_used: int
+    prefix_queries_total: int  # prompt tokens looked up in the cache
+    prefix_hits_total: int
+    preemptions_total: int
+    steps_total: int
+    prompt_tokens_total: int
+    generated_tokens_total: int
+    alive: bool
+    requests: list[Request]  # the oldest ones
+
+
+class Pads(msgspec.Struct, frozen=True):
+    """Rows of pads: ready of the matrix that has fewest, made ahead, used, made inline; seconds waited for some."""
+
+    ready: int
+    made_total: int
+    used_total: int
+    inline_total: int
+    waited_s_total: float
+
+
+class Accelerator(msgspec.Struct, frozen=True):
+    """A party that multiplies, or makes pads."""
+
+    address: str
+    role: str  # "multiplies", "makes pads"
+    device: str
+    threads: int
+    resent_total: int
+    redialled_total: int
+
+
+class OffloadEvent(Event, tag="offload", frozen=True):
+    """What crosses the cut of an offload. `parts` are seconds of wall clock by part, in the order of a call."""
+
+    time: float
+    parts: dict[str, float]
+    calls_total: int
+    rows_total: int
+    bytes_up_total: int
+    bytes_down_total: int
+    checks_passed_total: int
+    checks_failed_total: int
+    verified: bool
+    pads: Pads | None  # None in modes without masks
+    accelerators: list[Accelerator]
+
+
+class StreamEvent(Event, tag="stream", frozen=True):
+    """A stream that has started: what runs where, over which pictures. `parties` are in the order of the line."""
+
+    model: str
+    source: str
+    size: tuple[int, int]  # height, width
+    rate: float | None  # pictures a second of the source
+    mode: str  # "full" or "delta"
+    parties: list[str]  # the coordinator first
+
+
+class Node(msgspec.Struct, frozen=True):
+    """A layer. `cut` is what crosses after it, in bytes, where one tensor does; None inside of blocks."""
+
+    name: str
+    operator: str
+    flops: int
+    cut: int | None
+
+
+class GraphEvent(Event, tag="graph", frozen=True):
+    """The network's layers in order."""
+
+    nodes: list[Node]
+
+
+class Stage(msgspec.Struct, frozen=True):
+    """One party's share of the layers, by their numbers."""
+
+    party: str
+    nodes: list[int]
+
+
+class PlanEvent(Event, tag="plan", frozen=True):
+    """Who runs what, from picture `since` on, and why. `rejected` are other plans with what they would have cost."""
+
+    stages: list[Stage]
+    scheduler: str
+    picture: str  # the form in which pictures reach the first stage
+    since: int
+    why: str
+    expected_ms: float | None  # of a picture
+    rejected: list[tuple[str, float]]  # name, ms
+
+
+class SpansEvent(Event, tag="spans", frozen=True):
+    """What parties did on a picture: rows of [party, kind, start, end], seconds of the coordinator's clock."""
+
+    picture: int
+    spans: list[tuple[str, str, float, float]]
+
+
+class LayersEvent(Event, tag="layers", frozen=True):
+    """The share of changed elements, 0 to 1, of the values on the cuts and of others that were measured, by node."""
+
+    picture: int
+    changed: dict[int, float]
+
+
+class Hop(msgspec.Struct, frozen=True):
+    """A link between two parties: estimated bandwidth in bytes a second, latency in seconds, bytes of a picture."""
+
+    source: str
+    target: str
+    bandwidth: float | None
+    latency: float | None
+    nbytes: int
+    kind: str  # of its payloads: "key", "delta", "picture"
+
+
+class LinksEvent(Event, tag="links", frozen=True):
+    """The links as they are estimated now."""
+
+    time: float
+    hops: list[Hop]
+
+
+class PictureEvent(Event, tag="picture", frozen=True):
+    """A picture with its result. `tiles`: the changed share of each tile in 0..100, row by row; `image`: a data URL."""
+
+    picture: int
+    latency_ms: float
+    rate: float | None  # pictures a second, lately
+    result: list[tuple[str, float]]  # label, score; likeliest first
+    dropped: str  # why there is no result, or ""
+    size: tuple[int, int]  # height, width
+    grid: tuple[int, int]  # rows, columns of tiles
+    tiles: list[int]
+    image: str
+
+
+def encode_event(event: Event) -> bytes:
+    """As a server-sent event."""
+    return b"data: " + msgspec.json.encode(event) + b"\n\n"

@@ -1,0 +1,121 @@
+"""One API request while it runs: its prompts in the engine, and what they bring."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutset.engine.handle import RequestHandle
+from cutset.engine.outputs import Delta, Usage
+from cutset.engine.params import SamplingParams
+from cutset.llm import AsyncLLM
+from cutset.serve.mailbox import Mailbox
+from cutset.serve.watch import Watch
+
+__all__ = ["Generation"]
+
+
+class Generation:
+    """The prompts of one request, run together. Leave it as a context, and what still runs gives its blocks back.
+
+    Raises RequestError or ContextLengthError if one of the prompts can't be run; then none is.
+    """
+
+    def __init__(
+        self,
+        llm: AsyncLLM,
+        mailbox: Mailbox,
+        prompts: Sequence[NDArray[np.int32]],
+        params: SamplingParams,
+        salt: str | None = None,
+        watches: Sequence[Watch] = (),
+    ) -> None:
+        self.started = time.perf_counter()
+        self.prompt_tokens = sum(len(ids) for ids in prompts)
+        self.samples = len(prompts) * params.n
+        self._watches = watches
+        self._last: dict[tuple[int, int], float] = {}  # when each sample got its last token
+        self._came = asyncio.Event()
+        self._pieces: list[tuple[int, Delta]] = []
+        self._left = len(prompts)
+        self._handles: list[RequestHandle] = []
+        self._usages: list[Usage] = []
+        self._error: Exception | None = None
+        self.tokens = 0  # generated so far
+        for ids in prompts:
+            llm.check(ids, params)
+        try:
+            for number, ids in enumerate(prompts):
+                receive = partial(mailbox.put, partial(self._receive, number))
+                self._handles.append(llm.submit(ids, params, on_delta=receive, cache_salt=salt))
+        except BaseException:
+            self.cancel()
+            raise
+
+    @property
+    def usage(self) -> Usage:
+        """Of all prompts that have ended."""
+        return Usage(
+            sum(one.prompt_tokens for one in self._usages),
+            sum(one.completion_tokens for one in self._usages),
+            sum(one.cached_tokens for one in self._usages),
+        )
+
+    async def pieces(self) -> AsyncIterator[list[tuple[int, Delta]]]:
+        """What has come since the last time, with the number of its prompt; whoever is slow gets more at once.
+
+        Raises the error that ended a prompt, or what `end` was given.
+        """
+        while self._left:
+            await self._came.wait()
+            self._came.clear()
+            if self._error is not None:
+                raise self._error
+            some, self._pieces = self._pieces, []
+            for _, delta in some:
+                if delta.error is not None:
+                    raise delta.error
+                if delta.finished:
+                    self._left -= 1
+                    if delta.usage is not None:
+                        self._usages.append(delta.usage)
+            if not self._left:
+                for watch in self._watches:
+                    watch.request_ended(time.perf_counter() - self.started, self.prompt_tokens, self.tokens)
+            yield some
+
+    def end(self, error: Exception) -> None:
+        """Has `pieces` raise `error` next: the client has left, or may not have more."""
+        self._error = self._error or error
+        self._came.set()
+        self.cancel()
+
+    def __enter__(self) -> Generation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cancel()
+
+    def cancel(self) -> None:
+        """Ends what still runs. Never blocks."""
+        for handle in self._handles:
+            handle.cancel()
+
+    def _receive(self, number: int, delta: Delta) -> None:
+        self._pieces.append((number, delta))
+        self._came.set()
+        if delta.token_ids:
+            self.tokens += len(delta.token_ids)
+            now, sample = time.perf_counter(), (number, delta.index)
+            before = self._last.get(sample)
+            self._last[sample] = now
+            for watch in self._watches:
+                watch.token(now - (before or self.started), before is None)
+        if delta.finish_reason is not None:
+            for watch in self._watches:
+                watch.sample_ended(delta.finish_reason)

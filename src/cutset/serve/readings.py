@@ -1,0 +1,111 @@
+"""What a service says of itself, as events: for the dashboard and for Prometheus."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from cutset.offload.client.session import Session
+from cutset.serve.events import Accelerator, EngineEvent, ModelEvent, OffloadEvent, Pads, Request
+from cutset.serve.service import Service
+from cutset.version import software
+
+__all__ = ["Ticker", "engine_event", "model_event", "offload_event"]
+
+MOST_REQUESTS = 32
+SECONDS = 0.5
+
+
+def model_event(service: Service) -> ModelEvent:
+    """What doesn't change."""
+    llm, settings = service.llm, service.llm.settings
+    return ModelEvent(
+        name=service.names[0],
+        mode=service.mode,
+        sees="nothing: everything is multiplied here" if llm.offload is None else llm.offload.mode.sees,
+        backend=llm.choice.backend,
+        dtype=llm.choice.dtype,
+        threads=llm.choice.threads,
+        context=llm.max_model_len,
+        block_size=settings.block_size,
+        most_running=settings.max_num_seqs,
+        software=software(),
+    )
+
+
+def engine_event(service: Service) -> EngineEvent:
+    """How the engine stood after its last step."""
+    stats, now = service.llm.stats(), time.perf_counter()
+    requests = [
+        Request(name, now - one.started, one.prompt_tokens, one.tokens, one.samples)
+        for name, one in list(service.running.items())[:MOST_REQUESTS]
+    ]
+    return EngineEvent(
+        time=now,
+        running=stats.running,
+        waiting=stats.waiting,
+        blocks=stats.blocks,
+        blocks_used=stats.blocks_used,
+        prefix_queries_total=stats.prefix_queries,
+        prefix_hits_total=stats.prefix_hits,
+        preemptions_total=stats.preemptions,
+        steps_total=stats.steps,
+        prompt_tokens_total=stats.prompt_tokens,
+        generated_tokens_total=stats.generated_tokens,
+        alive=service.llm.alive,
+        requests=requests,
+    )
+
+
+def offload_event(service: Service) -> OffloadEvent | None:
+    """What crossed the cut so far; None without an offload."""
+    offload = service.llm.offload
+    if offload is None:
+        return None
+    linears = offload.linears
+    parts, pads = linears.parts, None
+    if linears.pads is not None:
+        counted = linears.pads.counters()
+        pads = Pads(counted.level, counted.made, counted.used, counted.inline, counted.seconds_waited)
+    accelerators = [_accelerator(linears.session, "multiplies")]
+    if offload.pad_session is not None:
+        accelerators.append(_accelerator(offload.pad_session, "makes pads"))
+    return OffloadEvent(
+        time=time.perf_counter(),
+        parts={name: max(0.0, seconds) for name, seconds in parts.wall.items()},
+        calls_total=parts.calls,
+        rows_total=parts.rows,
+        bytes_up_total=parts.bytes_up,
+        bytes_down_total=parts.bytes_down,
+        checks_passed_total=linears.checks_passed,
+        checks_failed_total=linears.checks_failed,
+        verified=offload.mode.verified,
+        pads=pads,
+        accelerators=accelerators,
+    )
+
+
+def _accelerator(session: Session, role: str) -> Accelerator:
+    welcome = session.welcome
+    return Accelerator(session.address, role, welcome.device, welcome.threads, session.resent, session.redialled)
+
+
+class Ticker:
+    """Publishes readings while somebody watches; costs nothing otherwise."""
+
+    def __init__(self, service: Service) -> None:
+        self.service, self.hub = service, service.hub
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        self.hub.publish(model_event(self.service))
+        while True:
+            if self.hub.watched:
+                self.publish()
+            await asyncio.sleep(SECONDS)
+
+    def publish(self) -> None:
+        """One reading of each kind."""
+        self.hub.publish(engine_event(self.service))
+        if (offload := offload_event(self.service)) is not None:
+            self.hub.publish(offload)

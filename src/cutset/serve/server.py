@@ -1,0 +1,113 @@
+"""Runs the application with uvicorn: a socket before the model, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from cutset.errors import ConfigError
+from cutset.serve.connection import Connection
+from cutset.serve.limits import Limits
+from cutset.serve.service import Service
+
+__all__ = ["Server", "bind", "serve_in_thread", "url_of"]
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that can be listened on; bound first, so that a taken port is known before a model is loaded.
+
+    Raises ConfigError.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
+            0
+        ]
+        found = socket.socket(family, kind)
+    except OSError as error:
+        raise ConfigError(f"can't listen on {host}: {error.strerror or error}") from None
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+    except OSError as error:
+        found.close()
+        raise ConfigError(f"can't listen on {host} port {port}: {error.strerror}; choose another --port") from None
+    return found
+
+
+def url_of(listening: socket.socket) -> str:
+    """`http://127.0.0.1:8000`"""
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class Server(uvicorn.Server):
+    """Takes no more requests at the first signal, waits for those that run, and tells their clients when it doesn't.
+
+    The second signal ends at once.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service, tell: Callable[[str], None] = lambda line: None) -> None:
+        limits = service.limits
+        super().__init__(configuration(app, limits))
+        self.service, self._tell = service, tell
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # Not uvicorn's: it raises the signal again when all is done, and the process would end as if it had failed.
+        if self.should_exit:
+            self.force_exit = True
+            return
+        self.should_exit = True
+        self.service.stop()
+        if running := len(self.service.running):
+            grace = self.service.limits.grace_s
+            self._tell(f"stopping: waiting up to {grace:g} s for {running} requests; Ctrl-C again ends at once")
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.service.stop()
+        self.service.hub.close()
+        timer = asyncio.get_running_loop().call_later(self.service.limits.grace_s, self.service.close)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            timer.cancel()
+            self.service.close()
+
+
+def configuration(app: ASGIApp, limits: Limits) -> uvicorn.Config:
+    """How uvicorn runs an application of ours. h11 bounds the size of headers; httptools doesn't."""
+    return uvicorn.Config(
+        app,
+        http=Connection,
+        ws="none",
+        lifespan="auto",
+        loop="asyncio",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=int(limits.grace_s) + 5,
+        limit_concurrency=limits.connections,
+        h11_max_incomplete_event_size=65536,
+    )
+
+
+@contextlib.contextmanager
+def serve_in_thread(server: uvicorn.Server, listening: socket.socket) -> Iterator[str]:
+    """Runs a server in a thread of its own while the context is open; gives its address."""
+    thread = threading.Thread(target=server.run, args=([listening],), name="cutset-http", daemon=True)
+    thread.start()
+    while not server.started and thread.is_alive():
+        thread.join(0.01)
+    try:
+        yield url_of(listening)
+    finally:
+        server.should_exit = True
+        thread.join(30)

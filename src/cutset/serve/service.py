@@ -1,0 +1,124 @@
+"""What the endpoints share: the model, who may use it, what runs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutset.engine.params import SamplingParams
+from cutset.llm import AsyncLLM, Prompt
+from cutset.serve.errors import NO_RETRY, ApiError
+from cutset.serve.generation import Generation
+from cutset.serve.hub import Hub
+from cutset.serve.limits import Admission, Limits
+from cutset.serve.logprobs import TokenTexts
+from cutset.serve.mailbox import Mailbox
+from cutset.serve.watch import Watch
+from cutset.version import software
+
+__all__ = ["Service", "salted"]
+
+BRIEF = 8192  # characters that are tokenised at once, on the event loop
+
+
+class Service:
+    """A model that is being served."""
+
+    def __init__(self, llm: AsyncLLM, *, names: Sequence[str] = (), limits: Limits | None = None) -> None:
+        self.llm, self.limits = llm, limits or Limits()
+        self.names = tuple(names) or (llm.name,)
+        self.mode = llm.mode or "local"
+        self.texts = TokenTexts(llm.tokenizer)
+        self.started = int(time.time())
+        self.fingerprint = f"{software().replace(' ', '-')}-{llm.choice.backend}-{llm.choice.dtype}"
+        self.admission = Admission(llm.settings.max_num_seqs + self.limits.queue)
+        self.running: dict[str, Generation] = {}
+        self.watches: list[Watch] = []
+        self.hub = Hub()
+        self.stopping = False
+        # One thread: long texts wait for each other, not the short ones for them.
+        self._tokenising = ThreadPoolExecutor(1, "cutset-tokenise")
+        self._mailbox: Mailbox | None = None
+
+    def check_model(self, name: str | None) -> str:
+        """The name that the request used. Raises ApiError 404 for one that isn't served."""
+        if name is not None and name not in self.names:
+            shown = name if len(name) <= 100 else name[:97] + "..."
+            raise ApiError(
+                404,
+                f"the model {shown!r} isn't served here; this server has {', '.join(self.names)}",
+                code="model_not_found",
+                param="model",
+            )
+        return name or self.names[0]
+
+    def check_open(self) -> None:
+        """Raises ApiError 503 while the server is being stopped, or when its engine has ended."""
+        if self.stopping:
+            raise ApiError(503, "the server is being stopped", kind="server_error", headers={"connection": "close"})
+        if not self.llm.alive:
+            raise ApiError(
+                503, "the engine has stopped; the server's log says why", kind="server_error", headers=NO_RETRY
+            )
+
+    async def encode(self, prompt: Prompt) -> NDArray[np.int32]:
+        """As LLM.encode."""
+        return await self._tokenised(len(prompt), self.llm.encode, prompt)
+
+    async def encode_chat(self, messages: list[dict[str, Any]], variables: dict[str, Any]) -> NDArray[np.int32]:
+        """As LLM.encode_chat."""
+        size = sum(len(str(one.get("content", ""))) for one in messages)
+        return await self._tokenised(size, lambda: self.llm.encode_chat(messages, **variables))
+
+    async def _tokenised(self, size: int, encode: Any, *args: Any) -> NDArray[np.int32]:
+        if size <= BRIEF:
+            ids: NDArray[np.int32] = encode(*args)
+            return ids
+        return await asyncio.get_running_loop().run_in_executor(self._tokenising, encode, *args)
+
+    def generate(self, prompts: Iterable[NDArray[np.int32]], params: SamplingParams, salt: str | None) -> Generation:
+        """Hands prompts in. Raises what Generation raises."""
+        if self._mailbox is None:
+            self._mailbox = Mailbox(asyncio.get_running_loop())
+        return Generation(self.llm, self._mailbox, list(prompts), params, salt, self.watches)
+
+    @contextmanager
+    def watching(self, name: str, generation: Generation) -> Iterator[None]:
+        """While it runs, it has a time limit, and a stopping server tells its client."""
+        self.running[name] = generation
+        late = ApiError(
+            504, f"the answer took longer than {self.limits.request_s:g} s", kind="timeout", headers=NO_RETRY
+        )
+        timer = asyncio.get_running_loop().call_later(self.limits.request_s, generation.end, late)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            del self.running[name]
+
+    def refused(self, status: int) -> None:
+        """A request was answered with an error."""
+        for watch in self.watches:
+            watch.refused(status)
+
+    def stop(self) -> None:
+        """From now on requests are refused; those that run go on."""
+        self.stopping = True
+
+    def close(self) -> None:
+        """Ends what still runs, telling its clients."""
+        for generation in list(self.running.values()):
+            generation.end(ApiError(503, "the server was stopped before the answer was complete", kind="server_error"))
+        self._tokenising.shutdown(wait=False, cancel_futures=True)
+
+
+def salted(client: str | None, salt: str | None) -> str | None:
+    """A salt that differs by client: who has another key doesn't learn from timing what was asked with this one."""
+    return salt if client is None else f"{client}:{salt or ''}"

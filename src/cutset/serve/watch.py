@@ -1,0 +1,26 @@
+"""Who is told what happens to requests."""
+
+from __future__ import annotations
+
+from cutset.engine.outputs import FinishReason
+
+__all__ = ["Watch"]
+
+
+class Watch:
+    """Told what happens to requests; for metrics."""
+
+    def token(self, seconds: float, first: bool) -> None:
+        """A sample got a token, so long after the one before it or, the first, after the request."""
+
+    def sample_ended(self, reason: FinishReason) -> None:
+        """One sample of a request has ended."""
+
+    def request_ended(self, seconds: float, prompt_tokens: int, tokens: int) -> None:
+        """All have."""
+
+    def refused(self, status: int) -> None:
+        """A request was answered with an error."""
+
+    def client_left(self) -> None:
+        """Before its answer was complete."""

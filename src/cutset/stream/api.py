@@ -1,0 +1,207 @@
+"""Stream: pictures in, results out, from Python."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from cutset.errors import ConfigError, CutsetError, RequestError
+from cutset.stream.coordinator.coordinator import Coordinator, Planner
+from cutset.stream.coordinator.even import even_plan
+from cutset.stream.coordinator.local import LocalWorkers
+from cutset.stream.coordinator.result import Result
+from cutset.stream.coordinator.switching import Options
+from cutset.stream.delta import Budget
+from cutset.stream.messages import Pace, Report
+from cutset.stream.model import Model
+from cutset.stream.planning.plan import Plan
+
+if TYPE_CHECKING:
+    from cutset.link.keys import Keys
+
+__all__ = ["Stream"]
+
+
+class Stream:
+    """Results for the pictures of one or several sources, computed by several workers.
+
+        with Stream("alexnet", pictures, workers=3) as stream:
+            for result in stream:
+                print(result.picture, result.top(1))
+
+    `model` is a name of the zoo, a torch module, or a `Model`. A source is any iterable of pictures: arrays
+    (3, height, width) or (1, 3, height, width) of uint8, or of the dtype that a module of your own takes.
+    `workers` is a number, for processes on this machine, or names and addresses, nearest to the camera first.
+    Results come in order for each source; leaving the `with` block early stops everything.
+    """
+
+    def __init__(
+        self,
+        model: str | nn.Module | Model,
+        *sources: Iterable[Any],
+        workers: int | Sequence[str] | Mapping[str, tuple[str, bytes | None]] = 2,
+        plan: Plan | None = None,
+        planner: Callable[[Model, Sequence[str], str], Plan] | None = None,
+        mode: Literal["delta", "full"] = "delta",
+        in_flight: int = 4,
+        rate: float | None = None,
+        deadline: float | None = None,
+        threshold: float = 0.0,
+        half: bool = False,
+        head: bool = True,
+        weights: Path | None = None,
+        seed: int = 0,
+        threads: int = 1,
+        keys: Keys | None = None,
+        paces: Mapping[tuple[str, str], Pace] | None = None,
+        options: Options | None = None,
+        observe: Callable[[Report, Plan, float], None] | None = None,
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """`planner(model, workers that are there, why)` makes the plans; `plan` is the first one.
+
+        `rate`: pictures a second of each source. `deadline`: seconds after capture, when a picture is dropped.
+        `threads` are each local worker's; `keys` this side's pair, for tcp. `paces` emulate slow connections, by the
+        names of sender and receiver. `options` overrides mode, in_flight, rate, deadline, threshold and half.
+        `observe` hears each party's report of each picture, with the plan and the seconds that the picture's bytes took
+        to that party; `tell` hears what happens. Both are called from another thread.
+        Raises CutsetError: ConfigError, GraphError, ModelError, RequestError.
+        """
+        if not sources:
+            raise RequestError("a stream needs a source of pictures")
+        if mode not in ("delta", "full"):
+            raise ConfigError(f"the mode is delta or full, not {mode!r}")
+        if not 1 <= in_flight <= 1024:
+            raise ConfigError(f"the number of pictures in flight must be from 1 to 1024, not {in_flight}")
+        for name, value in (("rate", rate), ("deadline", deadline)):
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} must be above 0, not {value}")
+        self._over = False
+        self._local: LocalWorkers | None = None
+        self._coordinator: Coordinator | None = None
+        settings = options or Options(
+            deltas=mode == "delta",
+            in_flight=in_flight,
+            budget=Budget(threshold, half),
+            rate=rate,
+            deadline=deadline,
+        )
+        read = list(sources)
+        if not isinstance(model, Model):
+            first, read[0] = _peek(iter(sources[0]))
+            model = _model(model, first, head, weights, seed)
+        self.model = model
+        if plan is not None:
+            plan.check(model.graph, model.digest)
+        try:
+            named = self._workers(workers, threads)
+            self._coordinator = Coordinator(
+                model,
+                named,
+                _planner(model, plan, planner),
+                read,
+                settings,
+                codecs=[getattr(source, "codec", None) for source in sources],
+                keys=keys,
+                paces=paces,
+                observe=observe,
+                tell=tell,
+            )
+        except BaseException:
+            self.close()
+            raise
+
+    def _workers(
+        self, workers: int | Sequence[str] | Mapping[str, tuple[str, bytes | None]], threads: int
+    ) -> Mapping[str, tuple[str, bytes | None]]:
+        if isinstance(workers, int):
+            self._local = LocalWorkers(workers, threads=threads)
+            self._local.stock(self.model)
+            return self._local.addresses
+        if isinstance(workers, Mapping):
+            return workers
+        if len(set(workers)) != len(workers):
+            raise ConfigError("a worker is named twice")
+        return {address: (address, None) for address in workers}
+
+    @property
+    def coordinator(self) -> Coordinator:
+        """What runs: plans, clock offsets, `propose` for another plan. Raises RequestError once closed."""
+        if self._coordinator is None:
+            raise RequestError("this stream is closed")
+        return self._coordinator
+
+    @property
+    def local(self) -> LocalWorkers | None:
+        """The workers on this machine, if the stream started them."""
+        return self._local
+
+    def __iter__(self) -> Iterator[Result]:
+        return self
+
+    def __next__(self) -> Result:
+        """Waits for the next result. Raises CutsetError if the stream can't go on."""
+        if self._over or self._coordinator is None:
+            raise StopIteration
+        item = self._coordinator.results.get()
+        if isinstance(item, Result):
+            self._coordinator.took()
+            return item
+        self._over = True
+        if isinstance(item, CutsetError):
+            raise item
+        raise StopIteration
+
+    def close(self) -> None:
+        """Stops whatever is on its way, and the workers that were started. A second call does nothing."""
+        coordinator, self._coordinator = self._coordinator, None
+        if coordinator is not None:
+            coordinator.close()
+        if self._local is not None:
+            self._local.close()
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _peek(source: Iterator[Any]) -> tuple[Any, Iterable[Any]]:
+    first = next(source, None)
+    if first is None:
+        raise RequestError("the source has no picture")
+    return first, itertools.chain([first], source)
+
+
+def _model(model: str | nn.Module, first: Any, head: bool, weights: Path | None, seed: int) -> Model:
+    """The network for pictures like this one."""
+    picture = np.asarray(getattr(first, "pixels", first))
+    shape = picture.shape if picture.ndim == 4 else (1, *picture.shape)
+    if len(shape) != 4 or shape[0] != 1:
+        raise RequestError(f"a picture has shape (channels, height, width), not {list(picture.shape)}")
+    if isinstance(model, str):
+        from cutset.stream.zoo import build
+
+        if shape[1] != 3 or picture.dtype != np.uint8:
+            raise RequestError(f"pictures are uint8 (3, height, width), not {picture.dtype} {list(picture.shape)}")
+        model = build(model, head=head, weights=weights, seed=seed)
+    return Model.of(model, shape, getattr(torch, picture.dtype.name))
+
+
+def _planner(model: Model, first: Plan | None, planner: Callable[[Model, Sequence[str], str], Plan] | None) -> Planner:
+    def plan(alive: Sequence[str], why: str) -> Plan:
+        if first is not None and all(stage.worker in alive for stage in first.stages):
+            return first
+        return planner(model, alive, why) if planner is not None else even_plan(model, alive)
+
+    return plan

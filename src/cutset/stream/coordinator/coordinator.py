@@ -1,0 +1,342 @@
+"""The thread that decides: which plan is used, and what to do when something breaks."""
+
+from __future__ import annotations
+
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from cutset.errors import ConfigError, CutsetError, FrameError, LinkError
+from cutset.stream.coordinator.attendance import Attendance
+from cutset.stream.coordinator.links import Links
+from cutset.stream.coordinator.pictures import Pictures
+from cutset.stream.coordinator.remote import Event, Remote
+from cutset.stream.coordinator.switching import Options, Route, Switch
+from cutset.stream.delta import KeyRequest
+from cutset.stream.forms import codec_message
+from cutset.stream.hop import Gap
+from cutset.stream.messages import Failed, Lost, Need, Pace, Prepared, Ready, Report, Retire, Tune, Work
+from cutset.stream.model import Model
+from cutset.stream.planning.plan import COORDINATOR, Plan
+from cutset.stream.sources.codec import VideoCodec
+
+__all__ = ["Coordinator", "Planner"]
+
+# Who is there, in the order in which workers were named, and why a plan is wanted.
+Planner = Callable[[Sequence[str], str], Plan]
+
+TICK = 0.05  # seconds
+WAIT_FOR_ALL = 5.0  # seconds at the start, until plans are made with those who are there
+PAST = 8  # plans whose late reports are still understood
+
+
+class Coordinator:
+    """Runs from its making until `close`. `results` gets each Result in order for its source, then None or an error."""
+
+    def __init__(
+        self,
+        model: Model,
+        workers: Mapping[str, tuple[str, bytes | None]],
+        planner: Planner,
+        sources: Sequence[Iterable[Any]],
+        options: Options,
+        *,
+        codecs: Sequence[VideoCodec | None] = (),
+        keys: Any = None,
+        paces: Mapping[tuple[str, str], Pace] | None = None,
+        observe: Callable[[Report, Plan, float], None] | None = None,
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """`workers`: name to address and public key; `codecs`: of the sources; `tell` hears what happens.
+
+        `paces` are emulated connections, by sender and receiver: workers are told theirs.
+        `observe` gets every report, its plan, and the seconds of the report's hop by one clock.
+        """
+        if not workers:
+            raise ConfigError("a stream needs at least one worker")
+        self.model, self.options, self.planner = model, options, planner
+        self.plans: list[tuple[int, Plan, str]] = []  # number, plan, and why it was made
+        self._events: queue.SimpleQueue[Event | Callable[[], None] | None] = queue.SimpleQueue()
+        self._observe, self._tell = observe, tell
+        self._paces = dict(paces or {})
+        self._codecs = [codec_message(codec) for codec in codecs]
+        self.links = Links(self._paces, lambda party: None if party == COORDINATOR else self.remotes[party].clock)
+        self._route: Route | None = None
+        self._old: list[Route] = []  # by which pictures are still on their way
+        self._past: dict[int, Route] = {}  # routes by number, for the reports that come late
+        self._switch: Switch | None = None
+        self._proposed: tuple[Plan, str] | None = None
+        self._number, self._epoch, self._retired = 0, 0, 0
+        self._wanted = "the stream begins"  # why a plan is wanted, or empty
+        self._begun = time.monotonic()
+        self._stopped = self._woken = False
+        session = secrets.token_bytes(16)
+        self.remotes: dict[str, Remote] = {}
+        for name, (address, key) in workers.items():
+            pace = self._paces.get((COORDINATOR, name))
+            self.remotes[name] = Remote(
+                name, address, session=session, told=self._events.put, keys=keys, key=key, pace=pace
+            )
+        self._attendance = Attendance(self.remotes, options)
+        self._pictures = Pictures(model, sources, codecs, options, self._wake)
+        self.results = self._pictures.results
+        self._thread = threading.Thread(target=self._run, name="cutset-coordinator", daemon=True)
+        self._thread.start()
+
+    # Other threads.
+
+    @property
+    def offsets(self) -> dict[str, float]:
+        """Seconds to take from each worker's clock to have this one's."""
+        now = time.monotonic()
+        return {name: now - remote.clock.ours(now) for name, remote in self.remotes.items()}
+
+    def propose(self, plan: Plan, why: str) -> None:
+        """Goes over to another plan while pictures are on their way, unless a disturbance comes first."""
+        plan.check(self.model.graph, self.model.digest)
+
+        def take() -> None:
+            self._proposed = (plan, why)
+
+        self._events.put(take)
+
+    def took(self) -> None:
+        """A result was taken from `results`: there is room for another picture."""
+        self._pictures.took()
+        self._wake()
+
+    def close(self) -> None:
+        """Ends the stream, whatever is on its way."""
+        self._stopped = True
+        self._events.put(None)
+        self._thread.join(10.0)
+
+    def _wake(self) -> None:
+        if not self._woken:
+            self._woken = True
+            self._events.put(None)
+
+    # The coordinator's thread, all of it.
+
+    def _run(self) -> None:
+        end: CutsetError | None = None
+        try:
+            while not self._stopped and not self._pictures.done:
+                self._hear()
+                self._tick()
+                self._replan()
+                if self._route is not None and self._route.whole:
+                    self._retire()
+                    self._pictures.dispatch(self._route)
+                self._pictures.deliver()
+        except CutsetError as error:
+            end = error
+        except Exception as error:  # a bug, here or in a planner: whoever waits for results must hear of it
+            end = LinkError(f"the coordinator failed: {type(error).__name__}: {error}")
+            end.__cause__ = error
+        finally:
+            self._pictures.close()
+            closers = [threading.Thread(target=remote.close, daemon=True) for remote in self.remotes.values()]
+            for closer in closers:
+                closer.start()
+            for closer in closers:
+                closer.join(3.0)
+            self.results.put(end)
+
+    def _hear(self) -> None:
+        """Waits for an event, and takes all that have come."""
+        try:
+            event = self._events.get(timeout=TICK)
+            self._woken = False
+            while True:
+                if isinstance(event, Event):
+                    self._heed(event)
+                elif event is not None:
+                    event()
+                event = self._events.get_nowait()
+        except queue.Empty:
+            return
+
+    def _heed(self, event: Event) -> None:
+        remote, message = event.remote, event.message
+        if isinstance(message, CutsetError):
+            if event.life == remote.life:
+                self._down(remote, str(message))
+        elif event.life != remote.life or not remote.up:
+            return
+        elif message == "up":
+            self._tell(f"{remote.name} is there: {remote.card.cpu if remote.card else ''}")
+            if self._route is not None or self._switch is not None:
+                self._want(f"{remote.name} came")
+        elif isinstance(message, Work):
+            self._result(event, message)
+        elif isinstance(message, Report):
+            self._report(message)
+        elif isinstance(message, Lost):
+            self._pictures.lost(message.plan, message.source, message.picture, message.ticket)
+        elif isinstance(message, Failed):
+            self._failed(remote, message)
+        elif isinstance(message, KeyRequest):
+            for route in self._routes():
+                if route.number == message.plan and route.first is remote:
+                    route.sender.request(message)
+        elif self._switch is not None and getattr(message, "plan", -1) == self._switch.route.number:
+            if isinstance(message, Need):
+                sent = self._switch.send_weights(self.model, remote, message.weights)
+                self._tell(f"{remote.name} gets {len(message.weights)} weights, {sent / 1e6:.1f} MB")
+            elif isinstance(message, Prepared):
+                self._switch.prepared(remote.name)
+            elif isinstance(message, Ready):
+                self._switch.connected(remote.name)
+                if self._switch.ready:
+                    self._begin(self._switch.route)
+
+    def _routes(self) -> list[Route]:
+        return [*self._old, *([self._route] if self._route is not None else [])]
+
+    def _result(self, event: Event, work: Work) -> None:
+        route = next((r for r in self._routes() if r.number == work.plan and r.last is event.remote), None)
+        if route is None:
+            return
+        try:
+            report = self._pictures.came(route, event, work)
+        except Gap as gap:
+            for wanted in gap.requests:
+                event.remote.say(wanted)
+            self._pictures.lost(work.plan, work.source, work.picture, work.ticket)
+            return
+        except FrameError as error:
+            self._failed(event.remote, Failed(work.plan, event.remote.name, str(error)))
+            return
+        self._attendance.worked(remote.name for remote in route.remotes)
+        if report is not None:
+            self._report(report)
+
+    def _report(self, report: Report) -> None:
+        """A party's report of a picture, this one's included: what links carry, and whoever wants to know."""
+        route, seconds = self._past.get(report.plan), 0.0
+        if route is None or report.hop is None:
+            return
+        sender = route.sender_to(report.party)
+        if sender:
+            seconds, news = self.links.learn(sender, report.party, report.hop)
+            if news is not None and sender == COORDINATOR:
+                route.sender.bandwidth = news
+            elif news is not None:
+                self.remotes[sender].say(Tune(report.plan, news))
+        if self._observe is not None:
+            self._observe(report, route.plan, seconds)
+
+    def _down(self, remote: Remote, why: str) -> None:
+        self._tell(f"{remote.name} is gone: {why}")
+        if self._switch is not None and remote in self._switch.route.remotes:
+            self._switch = None
+            self._want(f"{remote.name} is gone")
+        if any(remote in route.remotes for route in self._routes()):
+            self._break(f"{remote.name} is gone")
+
+    def _failed(self, remote: Remote, message: Failed) -> None:
+        concerned = self._switch is not None and self._switch.route.number == message.plan
+        if not concerned and all(route.number != message.plan for route in self._routes()):
+            return  # of a plan that is over
+        self._tell(f"{remote.name} reports of plan {message.plan}: {message.reason}")
+        blamed = message.party if message.party in self.remotes else remote.name
+        self._attendance.failed(blamed, message.reason, remote.name)
+        if concerned:
+            self._switch = None
+            self._want(message.reason)
+        else:
+            self._break(message.reason)
+
+    def _want(self, why: str) -> None:
+        self._wanted = self._wanted or why
+
+    def _break(self, why: str) -> None:
+        """The routes in use can't be: what is on its way is sent again, by a new plan."""
+        self._old, self._route = [], None
+        self._epoch += 1
+        self._pictures.flights.grounded()
+        self._want(why)
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        self._attendance.beat(now)
+        why = self._pictures.overdue(now)
+        if why:
+            self._break(why)
+        switch, most = self._switch, self.options.prepare
+        if switch is not None and now - switch.begun > most:
+            for name in switch.waiting:
+                self._attendance.bench(name, f"it didn't get ready in {most:g} s")
+            self._want(f"{', '.join(switch.waiting)} didn't get ready in {most:g} s")
+            self._switch = None
+        for name in self._attendance.back(now):
+            self._want(f"{name} may try again")
+
+    def _replan(self) -> None:
+        now = time.monotonic()
+        if self._attendance.in_doubt(now):
+            return
+        alive = self._attendance.alive()
+        if self._attendance.alone(now, bool(alive)) > self.options.patience:
+            self._pictures.give_up("no worker is left")
+            raise LinkError(f"no worker is left. {self._attendance.reasons(self.remotes)}")
+        waited = now - self._begun
+        if not alive or (not self.plans and len(alive) < len(self.remotes) and waited < WAIT_FOR_ALL):
+            return
+        if self._wanted:
+            why, self._wanted, self._proposed = self._wanted, "", None
+            plan = self.planner(alive, why)
+        elif self._proposed is not None and self._route is not None and self._switch is None:
+            (plan, why), self._proposed = self._proposed, None
+        else:
+            return
+        current = self._route.plan if self._route is not None else None
+        if current is not None and (plan.stages, plan.picture) == (current.stages, current.picture):
+            self._switch = None
+            return
+        plan.check(self.model.graph, self.model.digest)
+        missing = [stage.worker for stage in plan.stages if stage.worker not in alive]
+        if any(name not in self.remotes for name in missing):
+            raise ConfigError(f"the plan is for {', '.join(missing)}; the workers are {', '.join(self.remotes)}")
+        if missing:
+            reasons = self._attendance.reasons(missing)
+            raise ConfigError(f"the plan needs {', '.join(missing)}, which can't be reached: {reasons}")
+        self._start(plan, why)
+
+    def _start(self, plan: Plan, why: str) -> None:
+        """Tells the workers to prepare."""
+        self._number += 1
+        if self._route is None:
+            self._retire()
+        self.plans.append((self._number, plan, why))
+        remotes = [self.remotes[stage.worker] for stage in plan.stages]
+        route = Route(self._number, self._epoch, plan, self.model, remotes, self.options)
+        self._past[self._number] = route
+        self._past.pop(self._number - PAST, None)
+        route.sender.bandwidth = self.links.bandwidth(COORDINATOR, route.first.name)
+        self._switch = Switch(route, self.model, self.options, self._paces, self.links, self._codecs)
+
+    def _begin(self, route: Route) -> None:
+        """From now on pictures take this route."""
+        self._switch = None
+        if self._route is not None:
+            self._old.append(self._route)
+        self._route = route
+        stages = ", ".join(f"{stage.worker} {stage.nodes[0]}–{stage.nodes[-1]}" for stage in route.plan.stages)
+        self._tell(f"plan {route.number}: {stages}")
+        self._retire()
+
+    def _retire(self) -> None:
+        """Ends the plans by which nothing is on its way any more."""
+        oldest = self._pictures.flights.oldest_plan()
+        current = self._route.number if self._route is not None else self._number
+        before = min(oldest, current) if oldest is not None else current
+        if before > self._retired:
+            self._retired = before
+            self._old = [route for route in self._old if route.number >= before]
+            for remote in self.remotes.values():
+                remote.say(Retire(before))

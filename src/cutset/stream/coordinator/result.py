@@ -1,0 +1,54 @@
+"""What a stream gives for each picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Result"]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The outputs for one picture, or why there are none. Times are seconds of `time.monotonic()`."""
+
+    source: int  # number of the source, from 0
+    picture: int  # number in the source, from 0
+    time: float  # in the video, or of capture, as the source says; seconds
+    outputs: Mapping[str, NDArray[Any]]  # by the graph's names; empty when dropped
+    dropped: str  # why, or empty
+    plan: int  # number of the plan that made it
+    captured: float  # when the source gave it
+    sent: float  # when it was last sent; as `captured` if never
+    done: float
+    attempts: int  # how often it was sent
+    pixels: NDArray[Any]  # the picture itself
+
+    @property
+    def output(self) -> NDArray[Any]:
+        """The network's first output. Raises KeyError for a picture that was dropped."""
+        if not self.outputs:
+            raise KeyError(f"picture {self.picture} was dropped: {self.dropped}")
+        return next(iter(self.outputs.values()))
+
+    @property
+    def latency(self) -> float:
+        """Seconds from sending to the result."""
+        return self.done - self.sent
+
+    @property
+    def age(self) -> float:
+        """Seconds from capture to the result."""
+        return self.done - self.captured
+
+    def top(self, count: int = 5) -> list[tuple[int, float]]:
+        """The classes of largest probability: number and softmax of the first output (1, classes). Largest first."""
+        logits = self.output.reshape(-1).astype(np.float64)
+        shares = np.exp(logits - logits.max())
+        shares /= shares.sum()
+        best = np.argsort(-shares, kind="stable")[:count]
+        return [(int(i), float(shares[i])) for i in best]

@@ -1,0 +1,83 @@
+"""A machine that is slower than this one: work is followed by sleep."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from cutset.errors import ConfigError
+
+__all__ = ["Speed", "parse_speeds"]
+
+LEAST = 1e-3
+SHORTEST = 1e-4  # seconds; shorter sleeps are saved up, since the system's own are longer
+
+
+class Speed:
+    """`factor`: the emulated machine's speed as a share of this one's, in (0, 1]. For one thread.
+
+    What counts is the CPU time of the thread that works, so that neighbours on the same core don't count twice. With
+    several compute threads that of the one that calls them counts, which waits for them awake.
+    """
+
+    def __init__(
+        self,
+        factor: float = 1.0,
+        *,
+        cpu: Callable[[], float] = time.thread_time,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.factor = factor
+        self._cpu, self._clock, self._sleep = cpu, clock, sleep
+        self._debt = 0.0  # seconds to sleep; below 0 after a sleep that was too long
+
+    @property
+    def factor(self) -> float:
+        """It may be changed at any time, and holds for what is paid from then on."""
+        return self._factor
+
+    @factor.setter
+    def factor(self, factor: float) -> None:
+        if not LEAST <= factor <= 1:
+            raise ConfigError(f"a speed must be between {LEAST:g} and 1, where 1 is this machine's, not {factor:g}")
+        self._factor = factor
+
+    def seconds(self, cpu_seconds: float) -> float:
+        """How long that work takes at this speed."""
+        return cpu_seconds / self._factor
+
+    def pay(self, cpu_seconds: float) -> None:
+        """Sleeps as much longer as work of so many seconds of CPU takes at this speed."""
+        if self._factor == 1:
+            return
+        self._debt += cpu_seconds * (1 / self._factor - 1)
+        if self._debt < SHORTEST:
+            return
+        start = self._clock()
+        self._sleep(self._debt)
+        # A sleep that was far too long is the system's, not the machine's.
+        self._debt = max(self._debt - (self._clock() - start), -0.01)
+
+    @contextmanager
+    def work(self) -> Iterator[None]:
+        """Pays for the CPU time of this thread within."""
+        start = self._cpu()
+        try:
+            yield
+        finally:
+            self.pay(self._cpu() - start)
+
+
+def parse_speeds(text: str, count: int) -> tuple[float, ...]:
+    """`0.125,0.25,1`: the factors of `count` workers; one for all, or one each. Raises ConfigError."""
+    try:
+        factors = [Speed(float(part)).factor for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"{text!r}: write speeds as 0.125,0.25,1, where 1 is this machine's") from None
+    if len(factors) == 1:
+        return tuple(factors * count)
+    if len(factors) != count:
+        raise ConfigError(f"{len(factors)} speeds for {count} workers: name one for all, or one for each")
+    return tuple(factors)

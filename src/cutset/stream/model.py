@@ -1,0 +1,73 @@
+"""What a coordinator runs: a graph, its weights, and the digests of both."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cutset.errors import GraphError
+from cutset.stream.description import describe, graph_digest
+from cutset.stream.digest import tensor_digest
+from cutset.stream.export import export
+from cutset.stream.graph import Graph
+from cutset.stream.messages import Weight
+from cutset.stream.node import Value
+from cutset.stream.stage import Stage
+from cutset.stream.wire import PIECE, pack
+
+__all__ = ["Model"]
+
+
+class Model:
+    """A network for pictures of one size."""
+
+    def __init__(self, graph: Graph, tensors: Mapping[str, Tensor]) -> None:
+        if len(graph.inputs) != 1:
+            raise GraphError(f"the network takes {len(graph.inputs)} inputs; a stream gives it one, the picture")
+        self.graph = graph
+        self.tensors = dict(tensors)
+        self.digest = graph_digest(graph)
+        self._digests: dict[str, str] = {}
+        self._whole: Stage | None = None
+
+    @classmethod
+    def of(cls, module: nn.Module, shape: tuple[int, ...], dtype: torch.dtype = torch.uint8) -> Model:
+        """Exports a module for pictures of this shape. Raises GraphError."""
+        return cls(*export(module, torch.zeros(shape, dtype=dtype)))
+
+    @property
+    def picture(self) -> Value:
+        """What it takes."""
+        return self.graph.inputs[0]
+
+    @cached_property
+    def description(self) -> bytes:
+        """The graph as JSON."""
+        return json.dumps(describe(self.graph), separators=(",", ":"), allow_nan=False).encode()
+
+    def weight_digest(self, name: str) -> str:
+        """SHA-256 of a weight; computed when it is first asked for."""
+        if name not in self._digests:
+            self._digests[name] = tensor_digest(self.tensors[name])
+        return self._digests[name]
+
+    def weight_frames(self, name: str) -> Iterator[tuple[bytes, list[NDArray[np.uint8]]]]:
+        """The frames that carry a weight to a worker."""
+        data = self.tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        for at in range(0, data.size, PIECE):
+            header, _ = pack(Weight(self.weight_digest(name), at, data.size))
+            yield header, [data[at : at + PIECE]]
+
+    def run(self, picture: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """The outputs of the whole network, computed here: what every plan must give."""
+        if self._whole is None:
+            self._whole = Stage(self.graph, range(len(self.graph.nodes)), self.tensors)
+        made = self._whole.run({self.picture.name: torch.from_numpy(picture)})
+        return {name: made[name].numpy() for name in self.graph.outputs}

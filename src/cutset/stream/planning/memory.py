@@ -1,0 +1,70 @@
+"""How much memory a stage between two cuts needs, for all pairs of cuts at once."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutset.stream.graph import Graph
+from cutset.stream.planning.cost import stage_bytes
+from cutset.stream.planning.lattice import Lattice
+from cutset.stream.planning.problem import Problem
+
+__all__ = ["is_order", "order_bytes", "pair_bytes"]
+
+
+def is_order(sets: Lattice) -> bool:
+    """Whether the sets are the cuts of the graph's order, each node alone."""
+    nodes = sets.done.shape[1]
+    return len(sets.done) == nodes + 1 and bool((sets.done == np.tri(nodes + 1, nodes, -1, dtype=bool)).all())
+
+
+def pair_bytes(problem: Problem, sets: Lattice) -> NDArray[np.float64]:
+    """(sets, sets): what a stage from one set to the other needs (`stage_bytes`); infinite where it is none."""
+    if is_order(sets):
+        stages = order_bytes(problem.graph)
+        held = sets.nbytes[:, None] + (sets.nbytes[None, :] if problem.mode == "delta" else 0)
+        return stages + held
+    needs = np.full((len(sets.values),) * 2, np.inf)
+    for a, b in np.argwhere(sets.after()):
+        nodes = tuple(int(i) for i in np.flatnonzero(sets.done[b] & ~sets.done[a]))
+        needs[a, b] = stage_bytes(problem, nodes, int(sets.nbytes[a]), int(sets.nbytes[b]))
+    return needs
+
+
+def order_bytes(graph: Graph) -> NDArray[np.float64]:
+    """(nodes + 1, nodes + 1): weights and values at their most of the nodes from one place of the order to another.
+
+    The same as `Graph.weight_bytes` and `Graph.peak_bytes`, one node more at a time.
+    """
+    count = len(graph.nodes)
+    needs = np.full((count + 1, count + 1), np.inf)
+    sizes = {name: value.nbytes for name, value in graph.values.items()}
+    for first in range(count):
+        alive = np.zeros(count - first)  # while each node runs
+        weights: set[str] = set()
+        weight_bytes = 0
+        read: dict[str, int] = {}  # of the values from before: their last reader so far
+        kept = 0  # made here so far, and needed by nodes or the caller that come later
+        leaving: dict[int, int] = {}  # bytes whose last reader is that node
+        for i in range(first, count):
+            node, at = graph.nodes[i], i - first
+            for name in node.reads:
+                if graph.maker[name] < first:
+                    # Held from the start until its last reader: this one now.
+                    alive[read[name] - first + 1 if name in read else 0 : at] += sizes[name]
+                    read[name] = i
+            alive[at] += sum(sizes[name] for name in node.reads if name in read)
+            made = sum(value.nbytes for value in node.made)
+            alive[at] += kept + made
+            for value in node.made:
+                if last := max(graph.readers[value.name], default=0):
+                    leaving[last] = leaving.get(last, 0) + value.nbytes
+                    kept += value.nbytes
+            kept -= leaving.pop(i, 0)
+            for name in node.weights:
+                if name not in weights:
+                    weights.add(name)
+                    weight_bytes += graph.weights[name].nbytes
+            needs[first, i + 1] = weight_bytes + alive[: at + 1].max()
+    return needs

@@ -1,0 +1,84 @@
+"""The best plan under the cost model, among all plans whose stages lie between cuts of the graph.
+
+Latency is one search (see `search`). The time between pictures is the larger of the slowest part and the latency over
+the pictures in flight: a plan that stays under p in both exists if the least latency with all parts under p is at most
+p times their number. Halving the range of p, then going down until nothing better is found, gives the least p exactly.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from cutset.stream.planning.cost import Model
+from cutset.stream.planning.lattice import Lattice, lattice
+from cutset.stream.planning.plan import Plan
+from cutset.stream.planning.problem import Problem
+from cutset.stream.planning.schedulers.interface import none_fits, signed
+from cutset.stream.planning.search import Found, Search
+
+__all__ = ["Optimal"]
+
+MOST_SETS = 1200  # closed sets that are looked at; a chain has one more than nodes
+MOST_WITH_MEMORY = 150  # where memory is limited, and every pair of sets must be measured
+CLOSE = 0.02  # the range of p at which halving ends
+STEP = 1 - 1e-10
+
+
+class Optimal:
+    name = "optimal"
+
+    def plan(self, problem: Problem, model: Model | None = None) -> Plan:
+        """Raises ConfigError where no plan is allowed."""
+        model = model or Model(problem)
+        search = Search(model, candidates(problem))
+        quickest = search.run()
+        if quickest is None:
+            raise none_fits(problem)
+        if problem.objective == "latency":
+            if problem.rate is None:
+                return signed(quickest.plan, self.name)
+            keeps_up = search.run(1 / problem.rate)
+            if keeps_up and keeps_up.latency * problem.rate <= (problem.in_flight or math.inf):
+                return signed(keeps_up.plan, self.name)
+        return signed(_throughput(model, search, quickest).plan, self.name)
+
+
+def candidates(problem: Problem) -> Lattice:
+    """The cuts to search: all, or where branches make too many, those of the order and the smallest of the others."""
+    sets = lattice(problem.graph)
+    limited = any(machine.memory is not None for machine in problem.machines)
+    chain = len(problem.graph.nodes) + 1
+    if len(sets.values) <= chain:
+        return sets
+    most = MOST_WITH_MEMORY if limited else MOST_SETS
+    if len(sets.values) <= most:
+        return sets
+    size = sets.done.sum(1)
+    order = np.flatnonzero((np.cumsum(sets.done, 1)[np.arange(len(size)), size - 1] == size) | (size == 0))
+    if limited:
+        return sets.only(order.tolist())
+    others = np.setdiff1d(np.argsort(sets.nbytes, kind="stable"), order, assume_unique=True)
+    return sets.only([*order.tolist(), *others[: max(most - len(order), 0)].tolist()])
+
+
+def _throughput(model: Model, search: Search, quickest: Found) -> Found:
+    share = 1 / model.problem.in_flight if model.problem.in_flight else 0.0
+
+    def period(found: Found) -> float:
+        return max(model.cost(found.plan).slowest.seconds, found.latency * share)
+
+    best, high = quickest, period(quickest)
+    low = quickest.latency * share
+    while high - low > CLOSE * high:
+        middle = (low + high) / 2
+        found = search.run(middle)
+        if found is None or found.latency * share > middle:
+            low = middle
+        else:
+            best, high = found, min(period(found), middle)
+    while (found := search.run(high * STEP)) is not None and period(found) < high * STEP:
+        best, high = found, period(found)
+    # Among those that are as quick, the one of least latency.
+    return search.run(high) or best

@@ -1,0 +1,85 @@
+"""A worker's link to the next one: pictures go out, requests for keys come back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from cutset.errors import CutsetError, LinkError, LinkTimeout
+from cutset.link import Timeouts, connect
+from cutset.stream.delta import KeyRequest
+from cutset.stream.messages import PROTOCOL, Hello, Message, Pace, Peer, Refused, Welcome
+from cutset.stream.wire import LIMITS, Outbox, pack, unpack
+from cutset.version import software
+
+__all__ = ["Neighbour", "dial"]
+
+TIMEOUTS = Timeouts(connect=4.0, recv=4.0)
+SLICE = 0.5  # seconds
+
+
+class Neighbour:
+    """Says to `told` what the next worker asks for and, once, why the link ended."""
+
+    def __init__(self, name: str, outbox: Outbox, told: Callable[[Neighbour, Message | CutsetError], None]) -> None:
+        self.name, self.outbox, self._told = name, outbox, told
+        self._open = True
+        threading.Thread(target=self._listen, name=f"cutset-next-{name}", daemon=True).start()
+
+    def broke(self, error: CutsetError) -> None:
+        if self._open:
+            self._open = False
+            self.outbox.broken = True
+            self._told(self, error)
+
+    def close(self) -> None:
+        self._open = False
+        self.outbox.close()
+
+    def _listen(self) -> None:
+        while self._open:
+            try:
+                frame = self.outbox.link.recv(SLICE)
+                message, _ = unpack(frame)
+                frame.release()
+            except LinkTimeout:
+                continue
+            except CutsetError as error:
+                self.broke(error)
+                return
+            if isinstance(message, KeyRequest):
+                self._told(self, message)
+            elif isinstance(message, Refused):
+                self.broke(LinkError(message.reason))
+
+
+def dial(
+    peer: Peer,
+    name: str,
+    secret: bytes,
+    keys: Any,
+    pace: Pace | None,
+    told: Callable[[Neighbour, Message | CutsetError], None],
+) -> Neighbour:
+    """Connects to the next worker and waits until it agrees. Raises LinkError."""
+    if peer.key is not None:
+        if keys is None:
+            raise LinkError(f"{peer.address} needs a key, and this worker has none (--key)")
+        keys = keys.expecting(peer.key)
+    link = connect(peer.address, keys=keys, timeouts=TIMEOUTS, limits=LIMITS)
+    try:
+        header, arrays = pack(Hello(PROTOCOL, software(), "worker", secret, name))
+        link.send(header, arrays)
+        answer, _ = unpack(link.recv())
+        if not isinstance(answer, Welcome):
+            raise LinkError(answer.reason if isinstance(answer, Refused) else "it gave no answer to hello")
+    except BaseException:
+        link.close()
+        raise
+    made: list[Neighbour] = []
+    outbox = Outbox(link, f"{name}-next", lambda error: made[0].broke(error))
+    if pace is not None:
+        outbox.pace(pace)
+    made.append(Neighbour(peer.name, outbox, told))
+    return made[0]

@@ -1,0 +1,78 @@
+"""A server of the bundled model in this process, and OpenAI's own client."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("starlette")
+pytest.importorskip("openai")
+
+import openai
+
+from cutset.config import load_settings
+from cutset.llm import AsyncLLM
+from cutset.models.registry import BUNDLED
+from cutset.serve.app import build_app
+from cutset.serve.auth import Auth
+from cutset.serve.limits import Limits
+from cutset.serve.server import Server, bind, serve_in_thread
+from cutset.serve.service import Service
+
+TEMPLATE = "{% for m in messages %}{{ m.role if m.role != 'user' }}{{ m.content }}{% endfor %}"
+
+
+class Running:
+    """A server, where it is, and what is behind it."""
+
+    def __init__(self, service: Service, url: str) -> None:
+        self.service, self.url = service, url
+
+    def client(self, key: str = "none", **more: object) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=60, **more)
+
+    def idle(self, seconds: float = 10) -> None:
+        """Waits until nothing runs and every block is free."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            stats = self.service.llm.stats()
+            if not (stats.running or stats.waiting or stats.blocks_used or self.service.admission.taken):
+                return
+            time.sleep(0.01)
+        raise AssertionError(f"still busy: {stats}, {self.service.admission.taken} admitted")
+
+
+@pytest.fixture(scope="module")
+def llm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AsyncLLM]:
+    """The bundled model, with a chat template."""
+    folder: Path = tmp_path_factory.mktemp("models")
+    (folder / "chat.jinja").write_text(TEMPLATE)
+    (folder / "models.yaml").write_text(f"tale:\n  path: {BUNDLED['story']}\n  chat_template: chat.jinja\n")
+    found = AsyncLLM("tale", settings=load_settings({"threads": 1, "models_file": folder / "models.yaml"}))
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def serve(llm: AsyncLLM) -> Iterator[Callable[..., Running]]:
+    """Starts servers that end with the module."""
+    import contextlib
+
+    with contextlib.ExitStack() as stack:
+
+        def begin(keys: tuple[str, ...] = (), **limits: float) -> Running:
+            service = Service(llm, limits=Limits(**limits))
+            listening = bind("127.0.0.1", 0)
+            server = Server(build_app(service, Auth(keys, "127.0.0.1")), service)
+            return Running(service, stack.enter_context(serve_in_thread(server, listening)))
+
+        yield begin
+
+
+@pytest.fixture(scope="module")
+def server(serve: Callable[..., Running]) -> Running:
+    """One without keys."""
+    return serve()
