@@ -33,6 +33,7 @@ def main() -> int:
     # Without -s pytest holds back the report of a sanitizer that ends the process.
     tests = ["tests/kernels", "tests/models/test_native.py", "tests/models/test_integer.py"]
     tests += ["tests/link/test_ring.py", "tests/link/test_shm.py"]
+    tests += [f"tests/offload/test_{name}.py" for name in ("fronts", "batcher", "session", "hot")]
     tests += ["tests/stream/test_codec.py"]
     return pytest.main(["-s", "-q", "-p", "no:cacheprovider", *tests, *sys.argv[1:]])
 
