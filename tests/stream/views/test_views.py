@@ -125,13 +125,13 @@ def test_errors_are_by_picture_and_layer(changes: Changes, trained: Trained) -> 
 
 
 def test_costs_are_added_up_and_checked(changes: Changes) -> None:
-    data = costs.costs(changes.graph, {"edge": [0.5, 0.25], "cloud": [0.1, 0.1]})
+    data = costs.costs(["one", "two"], {"edge": [0.5, 0.25], "cloud": [0.1, 0.1]})
     assert data["workers"] == {"edge": [0.5, 0.25], "cloud": [0.1, 0.1]}
     assert "edge 750 ms" in data["title"]
     with pytest.raises(RequestError, match="3 layers"):
-        costs.costs(changes.graph, {"edge": [1, 2, 3]})
+        costs.costs(["one", "two"], {"edge": [1, 2, 3]})
     with pytest.raises(RequestError, match="no worker"):
-        costs.costs(changes.graph, {})
+        costs.costs(["one", "two"], {})
 
 
 def test_latency_comes_from_traces() -> None:
@@ -164,7 +164,7 @@ def cases(changes: Changes, trained: Trained) -> dict[str, tuple[figure.Draw, di
         "spread": (spread.draw, spread.spread(changes)),
         "sizes": (sizes.draw, sizes.sizes(changes, trained)),
         "errors": (errors.draw, errors.errors(changes, trained)),
-        "costs": (costs.draw, costs.costs(changes.graph, {"edge": [0.5, 0.2], "cloud": [0.1, 0.1]})),
+        "costs": (costs.draw, costs.costs(["one", "two"], {"edge": [0.5, 0.2], "cloud": [0.1, 0.1]})),
         "latency": (latency.draw, latency.latency({"a": Trace("", pipeline(2)), "b": Trace("", pipeline(5))})),
     }
 
