@@ -14,6 +14,7 @@ from cutset.files import write_json
 if TYPE_CHECKING:
     from cutset.stream.profile.profile import Profile
     from cutset.stream.views.figure import Draw
+    from cutset.stream.views.runs import Run
 
 __all__ = ["DESCRIPTION", "HELP", "VIEWS", "configure", "run"]
 
@@ -26,7 +27,7 @@ VIEWS = {
     "sizes": "bytes by layer: raw, measured deltas, predicted ones (--sparsity)",
     "errors": "prediction error by picture and layer (--sparsity)",
     "costs": "time by layer and worker: show costs PROFILE …",
-    "latency": "latency by pictures in flight: show latency TRACE …",
+    "latency": "latency by pictures in flight: show latency RUN …",
 }
 DESCRIPTION = "Views: " + "; ".join(f"{name}: {words}" for name, words in VIEWS.items()) + "."
 
@@ -70,7 +71,7 @@ def _view(args: argparse.Namespace) -> tuple[dict[str, Any], Draw]:
     from cutset.stream.views import changed, costs, errors, latency, sizes, spread
 
     if args.view == "latency":
-        return latency.latency(_traces(args)), latency.draw
+        return latency.latency(_runs(args)), latency.draw
     if args.view == "costs":
         return costs.costs(*_profiles(args)), costs.draw
     if args.view == "pair":
@@ -94,13 +95,13 @@ def _view(args: argparse.Namespace) -> tuple[dict[str, Any], Draw]:
     return sizes.sizes(changes, trained), sizes.draw
 
 
-def _traces(args: argparse.Namespace) -> dict[str, Any]:
-    from cutset.stream.trace.chrome import read_trace
+def _runs(args: argparse.Namespace) -> dict[str, Run]:
+    from cutset.stream.views.runs import read_run
 
     paths = [Path(path) for path in (args.model, *args.files) if path]
     if not paths:
-        raise RequestError("latency takes the traces of runs: show latency run1.json run3.json …")
-    return {path.name.split(".")[0]: read_trace(path) for path in paths}
+        raise RequestError("latency takes traces or JSON files of runs: show latency run1.json run4.json …")
+    return {path.name.split(".")[0]: read_run(path) for path in paths}
 
 
 def _profiles(args: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:

@@ -120,7 +120,7 @@ def test_costs_of_profiles(tmp_path: Path) -> None:
         (["show", "changed", "alexnet", "-o", "x.png", "--data", "x.npz"], "either"),
         (["show", "changed", "-o", "x.png", "--data", "none.npz"], "can't read"),
         (["show", "errors", "-o", "x.png", "--data", "none.npz"], "--sparsity"),
-        (["show", "latency", "-o", "x.png"], "traces"),
+        (["show", "latency", "-o", "x.png"], "of runs"),
         (["show", "costs", "-o", "x.png"], "profiles"),
         (["show", "pair", "alexnet", "a.png", "-o", "x.png"], "two image files"),
         (["show", "pair", "alexnet", "a.txt", "b.txt", "-o", "x.png"], "ends in none"),
