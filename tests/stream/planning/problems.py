@@ -19,6 +19,10 @@ def value(name: str, size: int) -> Value:
     return Value(name, (size,), "float32")
 
 
+def layer(name: str, *reads: str) -> Node:
+    return Node(name, name, "aten.relu.default", tuple(map(Read, reads)), (), (value(name, 5),), False, 1)
+
+
 def random_graph(rng: random.Random, nodes: int, branchy: float = 0.5) -> Graph:
     """Each node reads the one before it or others, and every value is read by somebody."""
     made = [value("x", rng.randint(1, 30))]
