@@ -87,6 +87,7 @@ def random_problem(seed: int, **given: object) -> Problem:
         "horizon": rng.choice([math.inf, 1, 5.5]),
         "pictures_stay": rng.random() < 0.25,
         "codec": rng.choice([1.0, 4.0]),
+        "slack": rng.choice([0.0, 0.0, 0.1]),
     }
     return Problem(
         graph,

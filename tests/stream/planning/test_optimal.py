@@ -50,7 +50,8 @@ def test_optimal_is_the_best_of_all_plans() -> None:
         found.check(problem.graph, problem.digest)
         assert why_not(problem, found) is None, f"seed {seed}"
         first, second = zip(rank(problem, model.cost(best)), rank(problem, model.cost(found)), strict=True)
-        assert close(*first), f"seed {seed}: {first}"
+        # With slack the best time between pictures may be given up for latency, so only that must be the same.
+        assert close(*first) or (problem.slack and problem.objective == "throughput"), f"seed {seed}: {first}"
         # A plain latency has no second wish.
         assert close(*second) or (problem.objective == "latency" and problem.rate is None), f"seed {seed}: {second}"
         kinds[f"{problem.objective}, {len(found.stages)} stages"] += 1
@@ -71,7 +72,11 @@ def test_no_scheduler_is_better() -> None:
             other = plan_or_none(name, problem, model)
             if other is not None:
                 assert found is not None
-                assert rank(problem, model.cost(other))[0] >= rank(problem, model.cost(found))[0] * (1 - 1e-9)
+                costs = [model.cost(other), model.cost(found)]
+                firsts = [rank(problem, cost)[0] for cost in costs]
+                assert firsts[0] * (1 + problem.slack) >= firsts[1] * (1 - 1e-9)
+                if firsts[0] < firsts[1] * (1 - 1e-9):
+                    assert costs[0].latency >= costs[1].latency * (1 - 1e-9)
                 assert why_not(problem, other) is None
                 compared[name] += 1
     assert min(compared.values()) > 20, compared

@@ -46,6 +46,7 @@ class Wish:
     rate: float | None = None
     mode: Mode = "delta"
     horizon: float = math.inf
+    slack: float = 0.03
     pictures_stay: bool = False
     changed: float = 0.2  # share of every value that changes from picture to picture, where nothing was measured
     jpeg: bool = False  # plans may send JPEG pictures, which changes the results
@@ -178,6 +179,7 @@ def problem_of(graph: Graph, digest: str, profile: Profile, sizes: Sizes | None,
         rate=wish.rate,
         mode=wish.mode,
         horizon=wish.horizon,
+        slack=wish.slack,
         pictures_stay=wish.pictures_stay,
     )
 

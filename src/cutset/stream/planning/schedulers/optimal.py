@@ -95,4 +95,5 @@ def _throughput(model: Model, search: Search, quickest: Found) -> Found:
     while (found := search.run(high * STEP)) is not None and period(found) < high * STEP:
         best, high = found, period(found)
     # Among those that are as quick, the one of least latency.
-    return search.run(high) or best
+    slack = model.problem.slack if model.problem.objective == "throughput" else 0.0
+    return search.run(high * (1 + slack)) or best
