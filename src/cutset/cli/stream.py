@@ -6,6 +6,7 @@ import argparse
 
 from cutset.cli import (
     stream_graph,
+    stream_run,
     stream_trace,
     stream_worker,
 )
@@ -14,6 +15,7 @@ __all__ = ["configure", "run"]
 
 ACTIONS = (
     ("graph", stream_graph),
+    ("run", stream_run),
     ("trace", stream_trace),
     ("worker", stream_worker),
 )

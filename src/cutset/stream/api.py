@@ -59,6 +59,7 @@ class Stream:
         weights: Path | None = None,
         seed: int = 0,
         threads: int = 1,
+        speeds: Sequence[float] = (),
         keys: Keys | None = None,
         paces: Mapping[tuple[str, str], Pace] | None = None,
         options: Options | None = None,
@@ -68,10 +69,11 @@ class Stream:
         """`planner(model, workers that are there, why)` makes the plans; `plan` is the first one.
 
         `rate`: pictures a second of each source. `deadline`: seconds after capture, when a picture is dropped.
-        `threads` are each local worker's; `keys` this side's pair, for tcp. `paces` emulate slow connections, by the
-        names of sender and receiver. `options` overrides mode, in_flight, rate, deadline, threshold and half.
-        `observe` hears each party's report of each picture, with the plan and the seconds that the picture's bytes took
-        to that party; `tell` hears what happens. Both are called from another thread.
+        `threads` and `speeds` (emulated, up to 1) are the local workers'; `keys` this side's pair, for tcp.
+        `paces` emulate slow connections, by the names of sender and receiver.
+        `options` overrides mode, in_flight, rate, deadline, threshold and half.
+        `observe` hears each party's report of each picture, times on this side's clock, with the plan and the seconds
+        that the picture's bytes took to that party; `tell` hears what happens. Both are called from another thread.
         Raises CutsetError: ConfigError, GraphError, ModelError, RequestError.
         """
         if not sources:
@@ -101,7 +103,7 @@ class Stream:
         if plan is not None:
             plan.check(model.graph, model.digest)
         try:
-            named = self._workers(workers, threads)
+            named = self._workers(workers, threads, speeds)
             self._coordinator = Coordinator(
                 model,
                 named,
@@ -119,10 +121,13 @@ class Stream:
             raise
 
     def _workers(
-        self, workers: int | Sequence[str] | Mapping[str, tuple[str, bytes | None]], threads: int
+        self,
+        workers: int | Sequence[str] | Mapping[str, tuple[str, bytes | None]],
+        threads: int,
+        speeds: Sequence[float],
     ) -> Mapping[str, tuple[str, bytes | None]]:
         if isinstance(workers, int):
-            self._local = LocalWorkers(workers, threads=threads)
+            self._local = LocalWorkers(workers, threads=threads, speeds=speeds)
             self._local.stock(self.model)
             return self._local.addresses
         if isinstance(workers, Mapping):
