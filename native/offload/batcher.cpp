@@ -135,7 +135,8 @@ std::vector<std::unique_ptr<Call>> Batcher::take(double now) {
       const auto to_go = [&](const Key& from) {
         return (where.matrix + matrices_ - from.matrix % matrices_) % matrices_;
       };
-      if (!behind || to_go(one) < to_go(chosen)) chosen = one;
+      const std::uint64_t far = to_go(one), least = to_go(chosen);
+      if (!behind || far < least || (far == least && one < chosen)) chosen = one;
       behind = true;
     }
     if (!behind) chosen = where;

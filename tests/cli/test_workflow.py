@@ -118,6 +118,25 @@ def test_a_dir_runs_with_the_inputs_of_a_file(model: Path, tmp_path: Path) -> No
     assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
 
 
+def test_inputs_that_are_longer_than_the_model_are_refused(model: Path, tmp_path: Path, capsys: Any) -> None:
+    assert run("random", "--max-pos", 300, "--seq-len", 200, "--vocab", 61, "-o", tmp_path / "long.json") == 0
+    assert run("forward", model, "--inputs", tmp_path / "long.json", "-o", tmp_path / "x.npy") == 2
+    assert "the inputs have 200 tokens; the model has 128 positions" in capsys.readouterr().err
+    assert not (tmp_path / "x.npy").exists()
+
+
+def test_large_numbers_that_differ_do_not_agree(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).standard_normal((3, 7)) * 1e160
+    np.save(tmp_path / "a.npy", values)
+    np.save(tmp_path / "b.npy", values + 1e152)
+    np.save(tmp_path / "tiny.npy", values * 1e-320)
+    report = tmp_path / "report.json"
+    assert run("compare", tmp_path / "a.npy", tmp_path / "b.npy", "--tolerance", "1e-9") == 1
+    assert run("compare", tmp_path / "a.npy", tmp_path / "b.npy", "--tolerance", "1e-7", "--json", report) == 0
+    assert json.loads(report.read_text())["steps"]["array"]["cosine"] == pytest.approx(1)
+    assert run("compare", tmp_path / "tiny.npy", tmp_path / "tiny.npy") == 0
+
+
 @pytest.mark.parametrize("dtype", ["int8", "exact"])
 def test_an_integer_checkpoint_gives_what_quantising_in_memory_gives(model: Path, dtype: str, tmp_path: Path) -> None:
     assert run("convert", model, "-o", tmp_path / "dir") == 0

@@ -22,7 +22,7 @@ from cutset.serve.limits import Limits
 from cutset.serve.server import Server, bind, serve_in_thread
 from cutset.serve.service import Service
 
-TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+TEMPLATE = "{% for m in messages %}{{ m.role if m.role != 'user' }}{{ m.content }}{% endfor %}"
 
 
 class Running:

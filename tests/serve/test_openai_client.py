@@ -88,6 +88,16 @@ def test_chat(server: Running) -> None:
     assert "".join(delta.content or "" for delta in deltas) == message.content
 
 
+def test_a_developer_is_the_system(server: Running) -> None:
+    client = server.client()
+
+    def tokens(role: str) -> int:
+        messages = [{"role": role, "content": "Be brief."}, *CHAT]
+        return client.chat.completions.create(model="tale", messages=messages, max_tokens=1).usage.prompt_tokens
+
+    assert tokens("developer") == tokens("system") != tokens("user")
+
+
 def test_the_clients_own_stream_helper(server: Running) -> None:
     asked = {"model": "tale", "messages": CHAT, "temperature": 0, "stop": "."}  # it takes `length` for an error
     with server.client().chat.completions.stream(**asked) as stream:

@@ -141,6 +141,8 @@ class System:
             self.process.wait(timeout=20)
         except subprocess.TimeoutExpired:
             self.process.kill()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
 
 
 def run_workload(

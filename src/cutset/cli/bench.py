@@ -8,7 +8,7 @@ from pathlib import Path
 from cutset.bench.diff import Line, compare
 from cutset.bench.report import format_value, report
 from cutset.bench.results import load
-from cutset.cli import bench_decode, bench_delta, bench_exchange, bench_link, bench_offload, bench_quality
+from cutset.cli import bench_decode, bench_delta, bench_exchange, bench_link, bench_offload, bench_quality, bench_serve
 from cutset.cli.output import table
 from cutset.files import write_atomically
 
@@ -22,6 +22,7 @@ BENCHES = {
     "delta": bench_delta,
     "exchange": bench_exchange,
     "quality": bench_quality,
+    "serve": bench_serve,
 }
 
 

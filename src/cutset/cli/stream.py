@@ -6,8 +6,13 @@ import argparse
 
 from cutset.cli import (
     stream_graph,
+    stream_plan,
+    stream_profile,
     stream_run,
+    stream_show,
+    stream_simulate,
     stream_trace,
+    stream_train,
     stream_worker,
 )
 
@@ -16,7 +21,12 @@ __all__ = ["configure", "run"]
 ACTIONS = (
     ("graph", stream_graph),
     ("run", stream_run),
+    ("show", stream_show),
+    ("plan", stream_plan),
+    ("profile", stream_profile),
+    ("simulate", stream_simulate),
     ("trace", stream_trace),
+    ("train", stream_train),
     ("worker", stream_worker),
 )
 

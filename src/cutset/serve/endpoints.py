@@ -143,7 +143,9 @@ class ChatCompletions(_Endpoint):
     answer, kind = ChatAnswer, ChatRequest
 
     async def prompts(self, request: ChatRequest) -> Prompts:
-        return [await self.service.encode_chat(request.messages, request.chat_template_kwargs or {})]
+        # OpenAI's newer name; templates know the older one.
+        messages = [one | {"role": "system"} if one.get("role") == "developer" else one for one in request.messages]
+        return [await self.service.encode_chat(messages, request.chat_template_kwargs or {})]
 
 
 async def _until_gone(receive: Receive, generation: Generation) -> None:

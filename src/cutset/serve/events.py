@@ -5,8 +5,6 @@ A browser gets the last event of each kind when it connects, then all as they co
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 __all__ = [
@@ -182,7 +180,7 @@ class Hop(msgspec.Struct, frozen=True):
     bandwidth: float | None
     latency: float | None
     nbytes: int
-    kind: str  # "key" or "delta"
+    kind: str  # of its payloads: "key", "delta", "picture"
 
 
 class LinksEvent(Event, tag="links", frozen=True):
@@ -198,12 +196,12 @@ class PictureEvent(Event, tag="picture", frozen=True):
     picture: int
     latency_ms: float
     rate: float | None  # pictures a second, lately
-    result: list[tuple[str, float]]  # label, score
+    result: list[tuple[str, float]]  # label, score; likeliest first
+    dropped: str  # why there is no result, or ""
     size: tuple[int, int]  # height, width
     grid: tuple[int, int]  # rows, columns of tiles
     tiles: list[int]
     image: str
-    more: dict[str, Any] = {}  # msgspec copies it
 
 
 def encode_event(event: Event) -> bytes:

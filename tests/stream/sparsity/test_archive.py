@@ -32,6 +32,7 @@ def write(path: Path, members: dict[str, bytes]) -> Path:
 
 def test_arrays_come_back(tmp_path: Path) -> None:
     arrays = {"a": np.arange(6, dtype=np.int64).reshape(2, 3), "b": np.zeros((0, 4), np.float32), "c": np.float64(2.5)}
+    arrays["d"] = np.asfortranarray(np.arange(6.0).reshape(2, 3))
     write_archive(tmp_path / "x.npz", {"format": "f", "more": [1]}, {k: np.asarray(v) for k, v in arrays.items()})
     header, back = read_archive(tmp_path / "x.npz", "f", "a test")
     assert header == {"format": "f", "more": [1]}

@@ -2,8 +2,8 @@
 
 import { make, shape } from "./draw.js";
 
-const KINDS = ["compute", "encode", "decode", "send", "receive", "wait", "capture", "deliver"];
-const PICTURES = 8; // that are shown
+const KINDS = ["compute", "encode", "decode", "send", "receive", "wait", "deliver"];
+const PICTURES = 8, SECONDS = 3; // that are shown, at most
 const ROW = 34, LEFT = 110, WIDTH = 1000, HEAD = 22;
 
 export class Gantt {
@@ -25,8 +25,11 @@ export class Gantt {
   }
 
   draw() {
-    const all = [...this.pictures].flatMap(([picture, spans]) => spans.map((span) => [picture, ...span]));
+    let all = [...this.pictures].flatMap(([picture, spans]) => spans.map((span) => [picture, ...span]));
     if (!all.length) return;
+    // A picture may have been captured long before anybody could take it.
+    const newest = Math.max(...all.map((span) => span[4]));
+    all = all.filter(([, , kind, begin]) => begin > newest - SECONDS && kind !== "capture");
     const parties = [...new Set([...this.parties, ...all.map((span) => span[1])])];
     const start = Math.min(...all.map((span) => span[3]));
     const end = Math.max(...all.map((span) => span[4]), start + 1e-3);
@@ -61,7 +64,7 @@ export class Gantt {
     const last = Math.max(...this.pictures.keys());
     const sums = new Map();
     for (const [party, kind, begin, until] of this.pictures.get(last))
-      if (kind !== "wait") sums.set(`${party} ${kind}`, (sums.get(`${party} ${kind}`) ?? 0) + until - begin);
+      if (KINDS.includes(kind) && kind !== "wait") sums.set(`${party} ${kind}`, (sums.get(`${party} ${kind}`) ?? 0) + until - begin);
     return `picture ${last}: ` + [...sums].map(([what, s]) => `${what} ${(s * 1000).toFixed(1)} ms`).join(", ");
   }
 }

@@ -24,7 +24,7 @@ export function offload(event) {
   }
   parts(event);
   fill("accelerators",
-    event.accelerators.map((one) => [one.address, one.role, `${one.device}, ${one.threads} threads`,
+    event.accelerators.map((one) => [one.address, one.role, one.device,
       whole(one.resent_total), whole(one.redialled_total)]), [3, 4]);
 }
 
@@ -37,7 +37,7 @@ function parts(event) {
   const sum = lately.reduce((a, b) => a + b, 0);
   const shares = lately.map((seconds) => (sum ? seconds / sum : 0));
   byId("parts-bar").replaceChildren(...names.map((name, i) => {
-    const piece = make("span", { class: `k${i % 8}`, title: `${name} ${percent(shares[i], 1)}` });
+    const piece = make("span", { class: `k${i % 10}`, title: `${name} ${percent(shares[i], 1)}` });
     piece.style.flex = `${shares[i]} 0 0`;
     return piece;
   }));
@@ -46,6 +46,6 @@ function parts(event) {
 }
 
 function withChip(name, i) {
-  const cell = make("span", {}, make("span", { class: `chip k${i % 8}`, "aria-hidden": "true" }), name);
+  const cell = make("span", {}, make("span", { class: `chip k${i % 10}`, "aria-hidden": "true" }), name);
   return cell;
 }

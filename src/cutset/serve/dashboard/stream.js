@@ -67,7 +67,7 @@ function layout() {
       make("td", {}, node.operator),
       make("td", {}, who),
       make("td", { class: "num" }, `${(node.flops / 1e6).toFixed(1)} MFLOP`),
-      make("td", {}, make("span", { class: "bar", "aria-hidden": "true" }, bar), text),
+      make("td", {}, make("span", { class: "bar none", "aria-hidden": "true" }, bar), text),
       make("td", { class: "num" }, node.cut === null ? "" : bytes(node.cut))));
   });
   byId("nodes").replaceChildren(...rows);
@@ -77,6 +77,7 @@ export function layers(event) {
   for (const [node, share] of Object.entries(event.changed)) {
     const cells = changedCells.get(Number(node));
     if (!cells) continue;
+    cells[0].parentElement.classList.remove("none");
     cells[0].style.width = percent(share, 1).replace(" ", "");
     say(cells[1], percent(share, 1));
   }
@@ -87,7 +88,7 @@ export function links(event) {
     `${hop.source} → ${hop.target}`,
     hop.bandwidth === null ? "?" : `${bytes(hop.bandwidth)}/s`,
     hop.latency === null ? "?" : `${(hop.latency * 1000).toFixed(1)} ms`,
-    bytes(hop.nbytes), hop.kind]), [1, 2, 3]);
+    bytes(hop.nbytes), hop.kind || "–"]), [1, 2, 3]);
 }
 
 export function spans(event) {
@@ -97,11 +98,11 @@ export function spans(event) {
 export function picture(event) {
   shown = event;
   const image = byId("image");
-  image.src = event.image;
+  if (event.image) image.src = event.image;
   const changed = event.tiles.filter((share) => share > 0).length;
   image.alt = `picture ${event.picture} of the video; ${changed} of ${event.tiles.length} tiles changed`;
   const [best] = event.result;
-  say("result", best ? `${best[0]} ${percent(best[1])}` : "–");
+  say("result", event.dropped ? `dropped: ${event.dropped}` : best ? `${best[0]} ${percent(best[1])}` : "done");
   const pace = event.rate === null ? "" : `, ${rate(event.rate)} pictures/s`;
   say("picture-note", `picture ${whole(event.picture)}: ${rate(event.latency_ms)} ms${pace}; ` +
     `${percent(changed / Math.max(event.tiles.length, 1))} of its tiles changed`);

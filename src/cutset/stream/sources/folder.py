@@ -12,7 +12,7 @@ from cutset.stream.sources.file import LOCAL
 from cutset.stream.sources.packets import size_text
 from cutset.stream.sources.picture import Picture, Source
 
-__all__ = ["ENDINGS", "FolderSource"]
+__all__ = ["ENDINGS", "FolderSource", "open_picture"]
 
 # How names end, and FFmpeg's reader for that: what is inside decides nothing.
 ENDINGS = {".png": "png_pipe", ".jpg": "jpeg_pipe", ".jpeg": "jpeg_pipe", ".bmp": "bmp_pipe", ".webp": "webp_pipe"}
@@ -43,7 +43,7 @@ class FolderSource(Source):
         while self._next < len(self._files):
             index, file = self._next, self._files[self._next]
             self._next += 1
-            with _open(file, self._scale) as source:
+            with open_picture(file, self._scale) as source:
                 if source.coded != self._coded:
                     raise SourceError(
                         f"{file}, picture {index}: {size_text(source.coded)} after ones of {size_text(self._coded)}"
@@ -53,12 +53,16 @@ class FolderSource(Source):
                     break
 
 
-def _open(file: Path, size: tuple[int, int] | None) -> ContainerSource:
-    return ContainerSource(f"file:{file}", str(file), size=size, container=ENDINGS[file.suffix.lower()], options=LOCAL)
+def open_picture(file: Path, size: tuple[int, int] | None = None) -> ContainerSource:
+    """A source of one picture, a file whose name ends in one of ENDINGS. Raises SourceError."""
+    container = ENDINGS.get(file.suffix.lower())
+    if container is None:
+        raise SourceError(f"{file} ends in none of {', '.join(ENDINGS)}")
+    return ContainerSource(f"file:{file}", str(file), size=size, container=container, options=LOCAL)
 
 
 def _first(file: Path, size: tuple[int, int] | None) -> tuple[tuple[int, int], tuple[int, int]]:
-    with _open(file, size) as source:
+    with open_picture(file, size) as source:
         return source.coded, source.size
 
 

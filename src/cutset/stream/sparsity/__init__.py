@@ -5,6 +5,7 @@ changes    what was measured, and its file
 features   what is known of a picture before it is run
 layers     what predicts one layer
 predictor  what predicts them all, and its file
+forecast   bytes of deltas foreseen, from the pictures that came last
 fit        training (scikit-learn), and errors on held-out pictures
 sizes      from fractions to bytes
 archive    files of arrays without pickle

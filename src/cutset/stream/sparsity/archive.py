@@ -29,7 +29,8 @@ def write_archive(path: Path, header: Mapping[str, Any], arrays: Mapping[str, Ar
     text = np.frombuffer(json.dumps(header, allow_nan=False).encode(), np.uint8)
     try:
         with appearing(path) as file:
-            np.savez_compressed(file, allow_pickle=False, **{HEADER: text}, **arrays)
+            rows = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+            np.savez_compressed(file, allow_pickle=False, **{HEADER: text}, **rows)
     except OSError as error:
         raise ConfigError(f"{str(path)!r} can't be written: {error.strerror}") from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -57,9 +58,8 @@ def fit(changes: Changes, holdout: float = 0.25, tell: Callable[[int, int], None
         if tell:
             tell(i + 1, len(graph.nodes))
     mean = dict(zip(changes.names, seen.fractions.mean(axis=0).tolist(), strict=True))
-    trained = Trained(graph, changes.source, layers, mean, _masks(seen), Errors(0, mean, mean))
-    errors = _errors(trained, unseen, seen.fractions[-1])
-    return Trained(graph, changes.source, layers, mean, _masks(seen), errors)
+    untested = Trained(graph, changes.source, layers, mean, _masks(seen), Errors(int(seen.pictures[-1]), 0, mean, mean))
+    return replace(untested, errors=_errors(untested, unseen, seen.fractions[-1]))
 
 
 def _best(node: Node, reads: Sequence[Floats], known: Floats, truth: Floats) -> Layer:
@@ -157,4 +157,4 @@ def _errors(trained: Trained, unseen: Changes, before: NDArray[np.float32]) -> E
     lasts = dict(zip(unseen.names, np.abs(last - truth).mean(axis=0, dtype=np.float64).tolist(), strict=True))
     # The input is known when a picture is sent, whatever is said of the rest.
     lasts[trained.graph.inputs[0].name] = 0.0
-    return Errors(len(truth), ours, lasts)
+    return Errors(trained.errors.seen, len(truth), ours, lasts)

@@ -58,8 +58,9 @@ class LastPicture:
 
 @dataclass(frozen=True)
 class Errors:
-    """On pictures that the training hasn't seen: mean absolute error of each value's changed fraction."""
+    """On pictures that the training hasn't seen, those after `seen`: mean absolute error of changed fractions."""
 
+    seen: int  # number of the last picture that it was trained on
     pictures: int
     trained: Mapping[str, float]
     last: Mapping[str, float]
@@ -145,6 +146,7 @@ def write_trained(path: Path, trained: Trained) -> None:
         "format": FORMAT,
         "source": trained.source,
         "graph": describe(trained.graph),
+        "seen": errors.seen,
         "held_out": errors.pictures,
         "layers": {name: layer.kind for name, layer in trained.layers.items()},
     }
@@ -172,11 +174,11 @@ def read_trained(path: Path) -> Trained:
             for node in graph.nodes
             for value in node.made
         }
-        count = int(header["held_out"])
+        seen, count = int(header["seen"]), int(header["held_out"])
         source = str(header["source"])[:200]
     except (AttributeError, GraphError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{str(path)!r} is not {WHAT}: {error}") from None
-    return Trained(graph, source, layers, mean, mask, Errors(count, ours, last))
+    return Trained(graph, source, layers, mean, mask, Errors(seen, count, ours, last))
 
 
 def _layer(graph: Graph, name: str, kind: str, number: int, arrays: Mapping[str, Any]) -> Layer:

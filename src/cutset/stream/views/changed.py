@@ -36,7 +36,13 @@ def draw_by_layer(figure: Any, data: Mapping[str, Any]) -> None:
     share = np.array(data["share"]).T
     extent = (-0.5, share.shape[1] - 0.5, 0, 1)
     shades = axes.imshow(
-        np.ma.masked_equal(share, 0), origin="lower", aspect="auto", extent=extent, cmap="Blues", vmin=-0.15
+        np.ma.masked_equal(share, 0),
+        origin="lower",
+        aspect="auto",
+        extent=extent,
+        cmap="Blues",
+        vmin=-0.15,
+        interpolation="nearest",
     )
     places = range(share.shape[1])
     for p, line in (("10", ":"), ("50", "-"), ("90", ":")):

@@ -31,8 +31,8 @@ def errors(changes: Changes, trained: Trained) -> dict[str, Any]:
     last[:, 0] = 0.0  # the picture itself is known
     return {
         "view": "errors",
-        "title": f"Prediction errors by picture and layer: {changes.source or 'a source'}; mean "
-        f"{100 * ours.mean():.1f} % trained, {100 * last.mean():.1f} % last picture",
+        "title": f"Prediction errors by picture and layer: {changes.source or 'a source'}",
+        "seen": trained.errors.seen if trained.source == changes.source else None,
         "layers": list(changes.names),
         "pictures": changes.pictures[1:].tolist(),
         "trained": ours.tolist(),
@@ -45,12 +45,27 @@ def draw(figure: Any, data: Mapping[str, Any]) -> None:
     top, bottom = figure.subplots(2, 1, sharex=True)
     most = max(float(np.percentile(data[key], 99)) for key in ("trained", "last picture")) or 1.0
     shades = None
+    seen = data["seen"]
     first, last = data["pictures"][0], data["pictures"][-1]
     for axes, key in ((top, "trained"), (bottom, "last picture")):
         table = np.array(data[key])
         extent = (-0.5, table.shape[1] - 0.5, first - 0.5, last + 0.5)
-        shades = axes.imshow(table, origin="lower", aspect="auto", extent=extent, cmap="magma_r", vmin=0, vmax=most)
-        axes.set_title(f"{key}: off by {100 * table.mean():.1f} % in the mean")
+        shades = axes.imshow(
+            table,
+            origin="lower",
+            aspect="auto",
+            extent=extent,
+            cmap="magma_r",
+            vmin=0,
+            vmax=most,
+            interpolation="nearest",
+        )
+        held = table[np.array(data["pictures"]) > (seen or 0)]
+        words = f"{key}: off by {100 * (held if held.size else table).mean():.1f} % in the mean"
+        if seen and first <= seen < last:
+            axes.axhline(seen + 0.5, color="grey", lw=1)
+            words += f" of the pictures after {seen}, which the training hasn't seen"
+        axes.set_title(words)
         axes.set_ylabel("picture")
         axes.grid(visible=False)
     layers_below(bottom, data["layers"])

@@ -19,7 +19,7 @@ NOTE = "in flight"  # what a trace says of itself
 
 def in_flight(pictures: Sequence[Latency]) -> int:
     """The most pictures that were on their way at once."""
-    ends = [(p.segments[0].start, 1) for p in pictures if p.segments]
+    ends = [(p.segments[-1].end - p.in_flight, 1) for p in pictures if p.segments]
     ends += [(p.segments[-1].end, -1) for p in pictures if p.segments]
     now = most = 0
     for _, change in sorted(ends):  # at one moment, those that end before those that begin
@@ -39,7 +39,7 @@ def latency(traces: Mapping[str, Trace]) -> dict[str, Any]:
         if not done:
             raise RequestError(f"{name}: no picture of this trace has a result")
         said = trace.notes.get(NOTE, "")
-        seconds = np.array([picture.seconds for picture in done])
+        seconds = np.array([picture.in_flight for picture in done])
         wall = max(p.segments[-1].end for p in done) - min(p.segments[0].start for p in done)
         rows.append(
             {
@@ -61,7 +61,7 @@ def draw(figure: Any, data: Mapping[str, Any]) -> None:
     low = middle - np.array([row["latency"]["10"] for row in data["rows"]]) * 1e3
     high = np.array([row["latency"]["90"] for row in data["rows"]]) * 1e3 - middle
     axes.bar(places, middle, 0.55, color=BLUE, yerr=[low, high], ecolor="grey", capsize=4)
-    axes.set_ylabel("latency, ms: median, 10 to 90 %", color=BLUE)
+    axes.set_ylabel("from sending to result, ms: median, 10 to 90 %", color=BLUE)
     axes.set_xticks(places, [f"{row['in_flight']}\n{row['run']}" for row in data["rows"]])
     axes.set_xlabel("pictures in flight, and the run")
     other = axes.twinx()

@@ -52,7 +52,7 @@ def spread(changes: Changes, layers: Sequence[str] = ()) -> dict[str, Any]:
         "title": f"Changed fraction of layers over that of the picture: {len(pixels)} pictures of "
         f"{changes.source or 'a source'}",
         "panels": panels,
-        "size": (min(4, len(panels)) * 3.2 + 0.5, rows * 2.7 + 0.8),
+        "size": (max(9.0, min(4, len(panels)) * 3.2 + 0.5), max(4.5, rows * 2.7 + 0.8)),
     }
 
 

@@ -1,0 +1,227 @@
+"""What a stream does, as the dashboard's events. Knows no torch: it reads graphs, plans, reports and results."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutset.serve.events import (
+    GraphEvent,
+    Hop,
+    LayersEvent,
+    LinksEvent,
+    Node,
+    PictureEvent,
+    PlanEvent,
+    SpansEvent,
+    Stage,
+    StreamEvent,
+)
+from cutset.serve.hub import Hub
+from cutset.serve.png import data_url
+from cutset.stream.graph import Graph
+from cutset.stream.node import short_name
+from cutset.stream.planning.links import LinkEstimate
+from cutset.stream.planning.plan import COORDINATOR, Plan
+
+if TYPE_CHECKING:
+    from cutset.stream.coordinator.result import Result
+    from cutset.stream.messages import Report
+
+__all__ = ["StreamFeed"]
+
+PACE_S = 0.1  # between two pictures that are shown
+MOST_SPANS = 200  # of a party's report
+MOST_COLUMNS = 32  # tiles across a picture
+MOST_CLASSES = 100_000  # an output with more numbers is no list of classes
+Explain = Callable[[Plan], tuple[float | None, Sequence[tuple[str, float]]]]
+
+
+class StreamFeed:
+    """Publishes a stream: `begin` it, then `report` is for `Stream(observe=)`, and `result` for each result.
+
+    `labels` are the names of the classes; `explain(plan)` gives the seconds of a picture that a plan was expected to
+    take, and other plans that were compared, by name. Only source 0 is shown. Reports before `begin` are dropped.
+    """
+
+    def __init__(self, hub: Hub, *, labels: Sequence[str] = (), explain: Explain | None = None) -> None:
+        self._hub, self._labels, self._explain = hub, labels, explain
+        self._lock = threading.Lock()  # reports and results come from different threads
+        self._graph: Graph | None = None
+        self._plans: dict[int, Plan] = {}
+        self._offsets: Mapping[str, float] = {}
+        self._links: dict[tuple[str, str], LinkEstimate] = {}
+        self._hops: dict[tuple[str, str], Hop] = {}
+        self._shown = deque[int](maxlen=64)  # pictures that are shown
+        self._next = 0.0  # when another may be
+        self._done = deque[float](maxlen=32)
+        self._before: NDArray[Any] | None = None
+
+    def begin(
+        self,
+        graph: Graph,
+        *,
+        model: str,
+        source: str,
+        workers: Sequence[str],
+        mode: str = "delta",
+        rate: float | None = None,
+    ) -> None:
+        """What runs where: the workers in the order of the line, pictures a second of the source."""
+        height, width = graph.inputs[0].shape[2:]
+        parties = [COORDINATOR, *workers]
+        self._hub.publish(
+            StreamEvent(model=model, source=source, size=(height, width), rate=rate, mode=mode, parties=parties)
+        )
+        self._hub.publish(GraphEvent(nodes=_nodes(graph)))
+        self._graph = graph
+
+    def plans(self, known: Sequence[tuple[int, Plan, str]], offsets: Mapping[str, float], picture: int = 0) -> None:
+        """The coordinator's `plans` and `offsets`, as they are now. A new plan is shown as one from `picture` on."""
+        with self._lock:
+            self._offsets = dict(offsets)
+            new = [one for one in known if one[0] not in self._plans]
+            self._plans |= {number: plan for number, plan, _ in new}
+        for _, plan, why in new:
+            expected, others = self._explain(plan) if self._explain is not None else (None, ())
+            self._hub.publish(
+                PlanEvent(
+                    stages=[Stage(stage.worker, list(stage.nodes)) for stage in plan.stages],
+                    scheduler=plan.scheduler,
+                    picture=plan.picture,
+                    since=picture,
+                    why=why,
+                    expected_ms=None if expected is None else expected * 1e3,
+                    rejected=[(name, seconds * 1e3) for name, seconds in others],
+                )
+            )
+
+    def report(self, report: Report) -> None:
+        """What one party did for one picture."""
+        if report.source != 0 or self._graph is None:
+            return
+        with self._lock:
+            self._observe_hop(report)
+            if not self._is_shown(report.picture):
+                return
+            offset = self._offsets.get(report.party, 0.0)
+            # In the order in which a picture passes them.
+            hops = [self._hops[pair] for pair in pairwise(self._chain(report.plan)) if pair in self._hops]
+        spans: list[tuple[str, str, float, float]] = [
+            (report.party, span.kind, span.start - offset, span.end - offset)
+            for span in report.spans[:MOST_SPANS]
+            if not (span.kind == "compute" and span.name)  # single layers: too fine to see
+        ]
+        self._hub.publish(SpansEvent(picture=report.picture, spans=spans))
+        maker = self._graph.maker
+        changed = {maker[one.edge]: one.changed for one in report.edges if maker.get(one.edge, -1) >= 0}
+        if changed:
+            self._hub.publish(LayersEvent(picture=report.picture, changed=changed))
+        if report.hop is not None:
+            self._hub.publish(LinksEvent(time=time.monotonic(), hops=hops))
+
+    def result(self, result: Result) -> None:
+        """A picture is done."""
+        if result.source != 0:
+            return
+        self._done.append(result.done)
+        before, self._before = self._before, result.pixels
+        with self._lock:
+            if not (self._hub.watched and self._is_shown(result.picture)):
+                return
+        seconds = self._done[-1] - self._done[0]
+        grid, tiles = changed_tiles(before, result.pixels)
+        height, width = result.pixels.shape[2:]
+        self._hub.publish(
+            PictureEvent(
+                picture=result.picture,
+                latency_ms=result.latency * 1e3,
+                rate=(len(self._done) - 1) / seconds if seconds > 0 else None,
+                result=self._classes(result),
+                dropped=result.dropped,
+                size=(height, width),
+                grid=grid,
+                tiles=tiles,
+                image=data_url(result.pixels) if result.pixels.dtype == np.uint8 else "",
+            )
+        )
+
+    def _is_shown(self, picture: int) -> bool:
+        """All parties' reports of a picture are shown, and its result, or none."""
+        if picture in self._shown:
+            return True
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + PACE_S
+        self._shown.append(picture)
+        return True
+
+    def _observe_hop(self, report: Report) -> None:
+        chain, hop = self._chain(report.plan), report.hop
+        if hop is None or report.party not in chain:
+            return
+        at = len(chain) - 1 if report.party == COORDINATOR else chain.index(report.party)
+        pair = (chain[at - 1], chain[at])
+        sent = hop.sent - self._offsets.get(pair[0], 0.0)
+        link = self._links.setdefault(pair, LinkEstimate())
+        link.observe(hop.nbytes, hop.last - self._offsets.get(pair[1], 0.0) - sent)
+        known = np.isfinite(link.bandwidth)
+        kinds = {one.kind for one in report.received}
+        self._hops[pair] = Hop(
+            source=pair[0],
+            target=pair[1],
+            bandwidth=float(link.bandwidth) if known else None,
+            latency=float(link.latency) if link.count else None,
+            nbytes=hop.nbytes,
+            kind=", ".join(sorted(kinds)),
+        )
+
+    def _chain(self, number: int) -> list[str]:
+        """The parties that a picture passes under a plan; none for a plan that isn't known yet."""
+        plan = self._plans.get(number)
+        return [] if plan is None else [COORDINATOR, *(stage.worker for stage in plan.stages), COORDINATOR]
+
+    def _classes(self, result: Result) -> list[tuple[str, float]]:
+        if not result.outputs or result.output.ndim != 2 or result.output.size > MOST_CLASSES:
+            return []
+        named = dict(enumerate(self._labels))
+        return [(named.get(number, f"class {number}"), share) for number, share in result.top(3)]
+
+
+def _nodes(graph: Graph) -> list[Node]:
+    trunk = set(graph.trunk)
+    return [
+        Node(node.name, short_name(node.op), node.flops, graph.cuts[i + 1].nbytes if i + 1 in trunk else None)
+        for i, node in enumerate(graph.nodes)
+    ]
+
+
+def changed_tiles(before: NDArray[Any] | None, now: NDArray[Any]) -> tuple[tuple[int, int], list[int]]:
+    """Rows and columns of tiles of a picture (1, channels, height, width), and the changed share of each in percent.
+
+    All of it counts as changed where there is nothing to compare with.
+    """
+    height, width = now.shape[2:]
+    side = max(8, -(-max(height, width) // MOST_COLUMNS))
+    rows, columns = -(-height // side), -(-width // side)
+    if before is None or before.shape != now.shape:
+        return (rows, columns), [100] * (rows * columns)
+    moved = np.zeros((rows * side, columns * side), dtype=np.uint8)
+    moved[:height, :width] = (before != now).any(axis=(0, 1))
+    inside = np.zeros_like(moved)
+    inside[:height, :width] = 1
+
+    def sums(cells: NDArray[np.uint8]) -> NDArray[np.int64]:
+        found: NDArray[np.int64] = cells.reshape(rows, side, columns, side).sum(axis=(1, 3), dtype=np.int64)
+        return found
+
+    shares = -(-100 * sums(moved) // sums(inside))  # rounded up: a single pixel shows
+    return (rows, columns), [int(share) for share in shares.flat]

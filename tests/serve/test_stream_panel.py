@@ -1,0 +1,90 @@
+"""The stream's panel: events of a real stream, and the page that shows them."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from cutset.serve.feed import StreamFeed, changed_tiles  # noqa: E402
+from cutset.serve.hub import Hub  # noqa: E402
+from cutset.serve.panel import open_panel  # noqa: E402
+from cutset.serve.png import png  # noqa: E402
+from cutset.stream.api import Stream  # noqa: E402
+from cutset.stream.model import Model  # noqa: E402
+from stream.run.pictures import moving, small_network  # noqa: E402
+from tests.serve.test_dashboard import becomes, browser, page  # noqa: E402, F401  # fixtures
+
+
+def unpack(data: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """A second reader of PNG, for what `png` writes."""
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    at, chunks = 8, {}
+    while at < len(data):
+        size, kind = struct.unpack(">I4s", data[at : at + 8])
+        body = data[at + 8 : at + 8 + size]
+        assert struct.unpack(">I", data[at + 8 + size : at + 12 + size])[0] == zlib.crc32(kind + body)
+        chunks[kind], at = body, at + 12 + size
+    width, height, depth, colour = struct.unpack(">IIBB", chunks[b"IHDR"][:10])
+    assert (depth, colour) == (8, 2)
+    rows = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(height, 1 + 3 * width)
+    assert not rows[:, 0].any()
+    return rows[:, 1:].reshape(height, width, 3)
+
+
+def test_a_png_has_the_pictures_pixels() -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (7, 11, 3), dtype=np.uint8)
+    assert np.array_equal(unpack(png(rgb)), rgb)
+
+
+def test_tiles_say_where_a_picture_changed() -> None:
+    before = np.zeros((1, 3, 20, 30), np.uint8)
+    now = before.copy()
+    now[0, 1, 9, 17] = 1  # tile (1, 2) of tiles of 8 × 8
+    now[0, :, 16:, 24:] = 5  # all of the last one, which is 4 × 6
+    grid, tiles = changed_tiles(before, now)
+    assert grid == (3, 4)
+    assert {i: share for i, share in enumerate(tiles) if share} == {1 * 4 + 2: 2, 11: 100}
+    assert changed_tiles(None, now)[1] == [100] * 12
+
+
+def test_numbers_change_during_a_stream(page: Any) -> None:  # noqa: F811
+    pictures = moving(400, 24, 28)
+    with open_panel() as (hub, url):
+        page.goto(url)
+        becomes(page, "state", "live")
+        feed = StreamFeed(hub)
+        with Stream(small_network(), pictures, workers=2, rate=30, observe=feed.report) as stream:
+            workers = list(stream.coordinator.remotes)
+            feed.begin(stream.model.graph, model="skips", source="a moving patch", workers=workers)
+            seen, bars = set(), page.locator("#gantt rect")
+            for result in stream:
+                feed.plans(stream.coordinator.plans, stream.coordinator.offsets, result.picture)
+                feed.result(result)
+                page.wait_for_timeout(1)
+                seen.add(page.text_content("#picture-note"))
+                # To the first worker, to the second, and back.
+                if len(seen) > 5 and bars.count() > 10 and page.locator("#links tr").count() == 3:
+                    break
+            assert len(seen) > 5, "the page shows one picture for ever"
+            assert page.title().startswith("skips")
+            assert page.locator("#nodes tr:not(.cut)").count() == len(stream.model.graph.nodes)
+            assert page.locator("#nodes tr.cut").count() == 1
+            assert page.locator("#links tr").count() == 3
+            assert bars.count() > 10
+            assert "compute" in page.get_attribute("#gantt", "aria-label")
+            assert page.evaluate("document.getElementById('image').naturalWidth") == 28
+            page.set_viewport_size({"width": 360, "height": 700})
+            assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_a_late_watcher_gets_what_went_before() -> None:
+    hub = Hub()
+    graph = Model.of(small_network(), (1, 3, 12, 14)).graph
+    StreamFeed(hub).begin(graph, model="skips", source="none", workers=["a", "b"])
+    assert set(hub._last) == {"stream", "graph"}
