@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cutset.cli.options import add_json
 from cutset.cli.stream_graph import picture_size
+from cutset.cli.stream_planner import add_planning, advisor
 from cutset.errors import ConfigError, RequestError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from cutset.stream.check import Check
     from cutset.stream.coordinator.result import Result
     from cutset.stream.coordinator.summary import Summary
+    from cutset.stream.model import Model
 
 __all__ = ["DESCRIPTION", "HELP", "configure", "run"]
 
@@ -63,7 +65,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parties.add_argument("--speed", metavar="S,S,S", help="emulate slower local workers: 0.125,0.5,1")
 
     travel = parser.add_argument_group("how pictures travel")
-    travel.add_argument("--plan", type=Path, metavar="FILE", help="the first plan, as `cutset stream plan` writes it")
     travel.add_argument("--mode", choices=("delta", "full"), default="delta", help="send what changed, or all")
     travel.add_argument("--in-flight", type=int, default=4, metavar="N", help="pictures on their way (default 4)")
     travel.add_argument("--threshold", type=float, default=0.0, metavar="T", help="activations that are off by T stay")
@@ -71,6 +72,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     travel.add_argument("--patience", type=float, default=20.0, metavar="S", help="wait so long for lost workers")
     travel.add_argument("--silence", type=float, default=3.0, metavar="S", help="take a worker for dead after S")
 
+    add_planning(parser)
     out = parser.add_argument_group("output")
     out.add_argument("--check", action="store_true", help="run the whole network here too, and compare")
     out.add_argument("--trace", type=Path, metavar="FILE", help="write what every party did when")
@@ -97,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_arguments(args: argparse.Namespace) -> None:
-    for name in ("limit", "rate", "deadline", "patience", "silence"):
+    for name in ("limit", "rate", "deadline", "patience", "silence", "look"):
         value = getattr(args, name)
         if value is not None and not 0 < value < 1e9:
             raise RequestError(f"--{name} must be above 0, not {value:g}")
@@ -182,16 +184,20 @@ def _open(args: argparse.Namespace, sources: list[Any]) -> tuple[Stream, Summary
         patience=args.patience,
         silence=args.silence,
     )
+    model = _model(args, sources[0].size)
+    speeds = _speeds(args, len(names))
+    advised = None
+    if args.scheduler != "even" and (args.scheduler or not args.plan):
+        live = sources[0].live
+        advised = advisor(args, model, names, speeds, args.source[0], live, _tell)
     stream = Stream(
-        args.model,
+        model,
         *sources,
         workers=workers,
         plan=read_plan(args.plan) if args.plan else None,
-        head=not args.features,
-        weights=args.weights,
-        seed=args.seed,
+        planner=advised,
         threads=args.threads,
-        speeds=_speeds(args, len(names)),
+        speeds=speeds,
         keys=keys,
         paces=_paces(args, names),
         options=options,
@@ -199,6 +205,15 @@ def _open(args: argparse.Namespace, sources: list[Any]) -> tuple[Stream, Summary
         tell=_tell,
     )
     return stream, summary, recorder
+
+
+def _model(args: argparse.Namespace, size: tuple[int, int]) -> Model:
+    from cutset.stream.zoo import build
+
+    network = build(args.model, head=not args.features, weights=args.weights, seed=args.seed, tell=_tell)
+    from cutset.stream.model import Model
+
+    return Model.of(network, (1, 3, *size))
 
 
 def _workers(args: argparse.Namespace) -> tuple[Any, list[str], Any]:
