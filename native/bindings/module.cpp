@@ -12,6 +12,7 @@
 #include "bindings/glue.h"
 #include "bindings/linears.h"
 #include "bindings/remote.h"
+#include "bindings/server.h"
 #include "kernels/table.h"
 
 namespace nb = nanobind;
@@ -31,4 +32,5 @@ NB_MODULE(_native, m) {
   bind_decoder(m);
   bind_delta(m);
   bind_remote(m);
+  bind_server(m);
 }

@@ -16,6 +16,7 @@
 #include "bindings/arrays.h"
 #include "bindings/common.h"
 #include "bindings/decoder.h"
+#include "bindings/ends.h"
 #include "offload/client.h"
 
 namespace nb = nanobind;
@@ -26,13 +27,6 @@ namespace {
 using namespace cutset;
 using namespace cutset::bindings;
 using namespace cutset::offload;
-
-// What an end's capsule points to. The object is kept alive by the caller.
-template <class End>
-End end_of(nb::handle object) {
-  const nb::capsule capsule = nb::cast<nb::capsule>(object.attr("end")());
-  return *static_cast<End*>(capsule.data(End::kName));
-}
 
 template <class T>
 const T* table(const std::optional<AnyArray>& array, const char* name, std::size_t rows, std::size_t columns,
@@ -93,16 +87,20 @@ class PyRemote : public StepRunner {
     ends_ = {std::move(sender), std::move(receiver)};
   }
 
-  void lend(std::uint64_t number, const AnyArray& r, const AnyArray& product) {
+  void lend(std::uint64_t number, std::uint64_t name, const AnyArray& r, const AnyArray& product) {
     const auto shape = shapes_.find(number);
-    if (shape == shapes_.end()) refuse("there is no such matrix");
+    if (shape == shapes_.end() || r.ndim() != 2) refuse("there is no such matrix, or r hasn't 2 dimensions");
     PadRows pads;
-    pads.r = table<std::uint32_t>(r, "r", r.shape(0), shape->second.second, "uint32");
+    pads.name = name;
     pads.rows = r.shape(0);
+    pads.r = table<std::uint32_t>(r, "r", pads.rows, shape->second.second, "uint32");
     pads.product = table<std::uint32_t>(product, "product", pads.rows, shape->second.first, "uint32");
     linears.lend(number, pads);
-    pads_[number] = {nb::cast(r), nb::cast(product)};
+    pads_[name] = {nb::cast(r), nb::cast(product)};
   }
+
+  // Lets lent rows go that are used up.
+  void let_go(std::uint64_t name) { pads_.erase(name); }
 
   nb::tuple record() const {
     const link::Record& found = linears.record;
@@ -135,6 +133,12 @@ class PyRemote : public StepRunner {
   std::map<std::uint64_t, std::pair<nb::object, nb::object>> pads_;
   std::map<std::uint64_t, std::pair<std::size_t, std::size_t>> shapes_;  // (outputs, depth)
 };
+
+nb::list pieces(const std::vector<PadRows>& pads) {
+  nb::list told;
+  for (const PadRows& rows : pads) told.append(nb::make_tuple(rows.name, rows.first, rows.rows));
+  return told;
+}
 
 nb::bytes front_of_multiply(std::uint64_t call, std::uint64_t matrix, bool masked, std::uint64_t rows,
                             std::uint64_t depth) {
@@ -180,11 +184,15 @@ void bind_remote(nb::module_& m) {
       .def("put", &PyRemote::put, "site"_a, "layer"_a, "expert"_a, nb::kw_only(), "number"_a, "bits"_a, "scales"_a,
            "bounds"_a.none(), "secrets"_a.none(), "projected"_a.none(), "depth"_a)
       .def("attach", &PyRemote::attach, "sender"_a, "receiver"_a, "talks on the ends of a link in shared memory")
-      .def("lend", &PyRemote::lend, "number"_a, "r"_a, "product"_a, "rows of pads, each to be used once here")
+      .def("lend", &PyRemote::lend, "number"_a, "name"_a, "r"_a, "product"_a,
+           "rows of pads of a matrix, each to be used once here; `name` is for `take` and `pad`")
+      .def("let_go", &PyRemote::let_go, "name"_a)
       .def(
           "take",
-          [](PyRemote& self, std::uint64_t number, std::size_t rows) { return self.linears.take(number, rows); },
-          "number"_a, "rows"_a, "takes lent rows away; where they begin")
+          [](PyRemote& self, std::uint64_t number, std::size_t rows) {
+            return pieces(self.linears.take(number, rows));
+          },
+          "number"_a, "rows"_a, "takes lent rows away: (name, first, rows) of each piece")
       .def(
           "left", [](const PyRemote& self, std::uint64_t number) { return self.linears.left(number); }, "number"_a)
       .def("sent", &PyRemote::sent)
@@ -192,6 +200,7 @@ void bind_remote(nb::module_& m) {
       .def_prop_ro("record", &PyRemote::record)
       .def_rw("count_cpu", &PyRemote::count_cpu)
       .def_prop_ro("number", [](const PyRemote& self) { return self.linears.at ? self.linears.at->number : 0; })
+      .def_prop_ro("wanted", [](const PyRemote& self) { return self.linears.wanted; })
       .def_prop_rw(
           "most_rows", [](const PyRemote& self) { return self.linears.most_rows; },
           [](PyRemote& self, std::size_t rows) { self.linears.most_rows = rows; })
@@ -211,8 +220,8 @@ void bind_remote(nb::module_& m) {
                      return nb::make_tuple(found.calls, found.rows, found.bytes_up, found.bytes_down);
                    })
       .def_prop_ro(
-          "pad", [](const PyRemote& self) { return nb::make_tuple(self.linears.pad.next, self.linears.pad.rows); },
-          "where the rows of the last pad begin among the lent ones, and how many they are")
+          "pad", [](const PyRemote& self) { return pieces(self.linears.pad); },
+          "the rows of the last pad, as `take` gives them")
       .def_prop_ro("verdict", [](const PyRemote& self) {
         const Verdict& found = self.linears.verdict;
         const bool row = found.code == Verdict::kCheckFailed;

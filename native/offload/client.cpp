@@ -12,6 +12,10 @@ namespace {
 
 constexpr std::uint64_t kAlone = 64;  // calls without company after which a client takes itself to be alone
 
+// Integers that are quantised, masked and checked at a time, and rows: what was read stays near, and a tile is worth
+// preparing the check's vectors for it.
+constexpr std::size_t kTile = std::size_t{1} << 17, kLeastTile = 16;
+
 }  // namespace
 
 RemoteLinears::RemoteLinears(DecoderSpec spec, ThreadPool& pool, Rules rules)
@@ -30,14 +34,30 @@ void RemoteLinears::put(Site site, int layer, int expert, const ClientMatrix& ma
   matrices_[spec_.index(site, layer, expert)] = matrix;
 }
 
-void RemoteLinears::lend(std::uint64_t matrix, const PadRows& pads) { pads_.at(matrix) = pads; }
+void RemoteLinears::lend(std::uint64_t matrix, const PadRows& pads) {
+  if (pads.rows > 0) pads_.at(matrix).push_back(pads);
+}
 
-std::size_t RemoteLinears::take(std::uint64_t matrix, std::size_t rows) {
-  PadRows& pads = pads_.at(matrix);
-  if (rows > pads.left()) throw std::invalid_argument("so many rows of pads aren't left");
-  const std::size_t first = pads.next;
-  pads.next += rows;
-  return first;
+std::size_t RemoteLinears::left(std::uint64_t matrix) const {
+  std::size_t rows = 0;
+  for (const PadRows& pads : pads_.at(matrix)) rows += pads.rows;
+  return rows;
+}
+
+std::vector<PadRows> RemoteLinears::take(std::uint64_t matrix, std::size_t rows) {
+  if (rows > left(matrix)) throw std::invalid_argument("so many rows of pads aren't left");
+  std::deque<PadRows>& pads = pads_[matrix];
+  std::vector<PadRows> taken;
+  while (rows > 0) {
+    PadRows& from = pads.front();
+    taken.push_back(from);
+    taken.back().rows = std::min(rows, from.rows);
+    rows -= taken.back().rows;
+    from.first += taken.back().rows;
+    from.rows -= taken.back().rows;
+    if (from.rows == 0) pads.pop_front();
+  }
+  return taken;
 }
 
 void RemoteLinears::attach(link::SenderEnd sender, link::ReceiverEnd receiver) {
@@ -63,21 +83,64 @@ Stop RemoteLinears::call(const Product& product) {
   const ClientMatrix& matrix = matrices_[spec_.index(product.site, product.layer, product.expert)];
   const std::size_t rows = product.rows;
   at = &matrix;
+  wanted = rows;
   if (matrix.depth == 0 || rows == 0 || rows > most_rows) return Stop::kBefore;
   if (rules_.pad_rows && (rows & (rows - 1)) != 0) return Stop::kBefore;
-  if (rules_.masked && pads_[matrix.number].left() < rows) return Stop::kNoPad;
+  if (rules_.masked && left(matrix.number) < rows) return Stop::kNoPad;
   if (!write(product, matrix)) return Stop::kBefore;
-  if (matrix.checks > 0) {  // while the other side multiplies
-    expected_.resize(rows * matrix.checks);
-    dots(pool_, q.data(), rows, matrix.depth, matrix.projected, matrix.checks, expected_.data());
-  }
-  laps.lap(kCheck);
+  if (rows <= std::max(kLeastTile, kTile / matrix.depth)) expect(matrix, 0, rows);  // while the other side multiplies
   return receive(product, matrix);
+}
+
+// Writes what is sent to `room`. Many rows go through the caches a few at a time.
+void RemoteLinears::fill(const Product& product, const ClientMatrix& matrix, char* room) {
+  const std::size_t rows = product.rows, depth = matrix.depth;
+  scales.resize(rows);
+  // What is multiplied must be known here where it is checked or masked. Nobody else writes to `q`.
+  const bool kept = rules_.masked || matrix.checks > 0;
+  q.resize(kept ? rows * depth : 0);
+  expected_.resize(rows * matrix.checks);
+  if (rules_.masked) pad = take(matrix.number, rows);  // these rows are used from here on, whatever happens
+  const std::size_t step = std::max<std::size_t>(kLeastTile, kTile / depth);
+  for (std::size_t first = 0; first < rows; first += step) {
+    const std::size_t count = std::min(step, rows - first), at = first * depth;
+    std::int16_t* const to = kept ? q.data() + at : reinterpret_cast<std::int16_t*>(room) + at;
+    quantize_rows(pool_, product.x + at, count, depth, matrix.bits, to, scales.data() + first);
+    laps.lap(kQuantise);
+    if (rules_.masked) {
+      mask_rows(matrix, first, count, reinterpret_cast<std::uint32_t*>(room) + at);
+      laps.lap(kMask);
+    } else if (kept) {
+      std::memcpy(room + at * sizeof(std::int16_t), to, count * depth * sizeof(std::int16_t));
+      laps.lap(kSend);
+    }
+    if (rows > step) expect(matrix, first, count);  // while they are near; few rows are sent first
+  }
+}
+
+// Masks rows first … with the rows of pads that are theirs.
+void RemoteLinears::mask_rows(const ClientMatrix& matrix, std::size_t first, std::size_t count, std::uint32_t* out) {
+  std::size_t begin = 0;  // of a piece of the pad, in rows of the call
+  for (const PadRows& piece : pad) {
+    const std::size_t from = std::max(first, begin), end = std::min(first + count, begin + piece.rows);
+    if (from < end) {
+      mask(pool_, q.data() + from * matrix.depth, piece.r + (piece.first + from - begin) * matrix.depth,
+           (end - from) * matrix.depth, out + (from - first) * matrix.depth);
+    }
+    begin += piece.rows;
+  }
+}
+
+// What the checks of rows first … must give.
+void RemoteLinears::expect(const ClientMatrix& matrix, std::size_t first, std::size_t count) {
+  if (matrix.checks == 0) return;
+  dots(pool_, q.data() + first * matrix.depth, count, matrix.depth, matrix.projected, matrix.checks,
+       expected_.data() + first * matrix.checks);
+  laps.lap(kCheck);
 }
 
 // False where there is no room, or no link: nothing happened then.
 bool RemoteLinears::write(const Product& product, const ClientMatrix& matrix) {
-  const std::size_t count = product.rows * matrix.depth;
   const Multiply message{calls + 1, matrix.number, rules_.masked, product.rows, matrix.depth};
   char front[kMostFront];
   const std::size_t begin = write_front(message, front);
@@ -92,23 +155,7 @@ bool RemoteLinears::write(const Product& product, const ClientMatrix& matrix) {
   }
   ++calls;
   char* room = sender.data();
-  scales.resize(product.rows);
-  // What is multiplied must be known here where it is checked or masked. Nobody else writes to `q`.
-  const bool kept = rules_.masked || matrix.checks > 0;
-  q.resize(kept ? count : 0);
-  quantize_rows(pool_, product.x, product.rows, matrix.depth, matrix.bits,
-                kept ? q.data() : reinterpret_cast<std::int16_t*>(room + begin), scales.data());
-  laps.lap(kQuantise);
-  if (rules_.masked) {
-    PadRows& pads = pads_[matrix.number];
-    const std::size_t first = pads.next;
-    pads.next += product.rows;  // first of all: these rows are used from here on
-    pad = {pads.r + first * matrix.depth, pads.product + first * matrix.outputs, product.rows, first};
-    mask(pool_, q.data(), pad.r, count, reinterpret_cast<std::uint32_t*>(room + begin));
-    laps.lap(kMask);
-  } else if (kept) {
-    std::memcpy(room + begin, q.data(), count * sizeof(std::int16_t));
-  }
+  fill(product, matrix, room + begin);
   std::memcpy(room, front, begin);
   sender.commit(link::kWhole, begin + message.bytes());
   laps.lap(kSend);
@@ -142,19 +189,28 @@ Stop RemoteLinears::receive(const Product& product, const ClientMatrix& matrix) 
 
 Stop RemoteLinears::settle(const Product& product, const ClientMatrix& matrix) {
   SettleJob job{};
-  job.reply = reinterpret_cast<const std::uint32_t*>(answer());
-  job.pad = rules_.masked ? pad.product : nullptr;
-  job.row_scales = scales.data();
   job.output_scales = matrix.scales;
   job.bounds = matrix.bounds;
   job.top = (1 << (matrix.bits - 1)) - 1;
   job.secrets = matrix.secrets;
-  job.expected = expected_.data();
   job.checks = matrix.checks;
-  job.rows = product.rows;
   job.outputs = matrix.outputs;
-  job.out = product.y;
-  verdict = cutset::settle(pool_, job);
+  verdict = Verdict{Verdict::kGood, 0, 0};
+  PadRows whole;
+  whole.rows = product.rows;
+  const std::size_t pieces = rules_.masked ? pad.size() : 1;
+  for (std::size_t i = 0, row = 0; i < pieces && verdict.code == Verdict::kGood; ++i) {
+    const PadRows& piece = rules_.masked ? pad[i] : whole;
+    job.reply = reinterpret_cast<const std::uint32_t*>(answer()) + row * matrix.outputs;
+    job.pad = rules_.masked ? piece.product + piece.first * matrix.outputs : nullptr;
+    job.row_scales = scales.data() + row;
+    job.expected = matrix.checks > 0 ? expected_.data() + row * matrix.checks : nullptr;
+    job.rows = piece.rows;
+    job.out = product.y + row * matrix.outputs;
+    verdict = cutset::settle(pool_, job);
+    verdict.row += row;
+    row += piece.rows;
+  }
   laps.lap(kUnmask);
   if (verdict.code != Verdict::kGood) return Stop::kLied;
   release();

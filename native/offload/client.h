@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <vector>
 
 #include "core/field.h"
@@ -41,13 +42,12 @@ struct ClientMatrix {
   std::size_t checks = 0;
 };
 
-// Rows of pads that are handed out here, each once, from the first on.
+// Rows of pads that are handed out here, each once, from the first on. `name` is for whoever lent them.
 struct PadRows {
+  std::uint64_t name = 0;
   const std::uint32_t* r = nullptr;        // (rows, depth)
   const std::uint32_t* product = nullptr;  // (rows, outputs)
-  std::size_t rows = 0, next = 0;
-
-  std::size_t left() const { return rows - next; }
+  std::size_t first = 0, rows = 0;         // that are left, or in use; pointers are to the first of all
 };
 
 class RemoteLinears {
@@ -63,11 +63,11 @@ class RemoteLinears {
   RemoteLinears(DecoderSpec spec, ThreadPool& pool, Rules rules);
 
   void put(Site site, int layer, int expert, const ClientMatrix& matrix);
-  // Rows of pads of a matrix; what was left of earlier ones is never used.
+  // Rows of pads of a matrix, to be used after those that are there. They must stay until another call is made.
   void lend(std::uint64_t matrix, const PadRows& pads);
-  // Takes rows away for use elsewhere: the first of them. `rows` must be left.
-  std::size_t take(std::uint64_t matrix, std::size_t rows);
-  std::size_t left(std::uint64_t matrix) const { return matrix < pads_.size() ? pads_[matrix].left() : 0; }
+  // Takes rows, for use here or elsewhere; so many must be left.
+  std::vector<PadRows> take(std::uint64_t matrix, std::size_t rows);
+  std::size_t left(std::uint64_t matrix) const;
 
   // Talks on this link from now on.
   void attach(link::SenderEnd sender, link::ReceiverEnd receiver);
@@ -84,11 +84,12 @@ class RemoteLinears {
   // What a run stopped at.
   link::Record record;
   Verdict verdict{};
-  PadRows pad;                       // the rows that were used, if masked
+  std::vector<PadRows> pad;          // the rows that were used, if masked
   std::size_t answer_at = 0;         // where the array begins in `record`
   std::vector<std::int16_t> q;       // empty where it wasn't kept
   std::vector<float> scales;         // of the rows
   const ClientMatrix* at = nullptr;  // the matrix
+  std::size_t wanted = 0;            // its rows
 
   const char* answer() const { return receiver_.receiver->data(record) + answer_at; }
   void release() { receiver_.receiver->release(record.end); }
@@ -96,6 +97,9 @@ class RemoteLinears {
  private:
   Stop call(const Product& product);
   bool write(const Product& product, const ClientMatrix& matrix);
+  void fill(const Product& product, const ClientMatrix& matrix, char* room);
+  void mask_rows(const ClientMatrix& matrix, std::size_t first, std::size_t count, std::uint32_t* out);
+  void expect(const ClientMatrix& matrix, std::size_t first, std::size_t count);
   Stop receive(const Product& product, const ClientMatrix& matrix);
   Stop settle(const Product& product, const ClientMatrix& matrix);
   void company(std::uint64_t shared, std::uint64_t sent);
@@ -103,8 +107,8 @@ class RemoteLinears {
   DecoderSpec spec_;
   ThreadPool& pool_;
   Rules rules_;
-  std::vector<ClientMatrix> matrices_;  // by the specification's index
-  std::vector<PadRows> pads_;           // by number
+  std::vector<ClientMatrix> matrices_;     // by the specification's index
+  std::vector<std::deque<PadRows>> pads_;  // by number
   link::SenderEnd sender_{};
   link::ReceiverEnd receiver_{};
   std::vector<std::uint32_t> expected_;

@@ -126,6 +126,10 @@ void read_mixture(const Fields& c, const Mixture& mixture, DecoderSpec& core) {
   core.normalise = c.flag("norm_topk_prob", mixture.normalise);
   core.shared = mixture.shared;
   core.shared_intermediate = mixture.shared ? c.integer("intermediate_size", mixture.width) : 0;
+  constexpr std::size_t kMostMlps = std::size_t{1} << 18;
+  if (core.layers * (core.experts + core.shared) > kMostMlps) {
+    fail(c.source(), ": ", core.layers, " layers of ", core.experts, " experts are more than ", kMostMlps, " MLPs");
+  }
 }
 
 ModelSpec llama(const Fields& c) {

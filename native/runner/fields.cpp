@@ -1,6 +1,5 @@
 #include "runner/fields.h"
 
-#include <cmath>
 #include <map>
 
 #include "runner/error.h"
@@ -56,8 +55,9 @@ double Fields::number(const char* name, std::optional<double> otherwise) const {
     if (!otherwise) fail(source_, ": ", name, " is missing");
     return *otherwise;
   }
-  if (!found.is_number() || !std::isfinite(found.get<double>()) || found.get<double>() <= 0) {
-    wrong(name, "a positive number");
+  constexpr double kMost = 1e30;
+  if (!found.is_number() || !(found.get<double>() > 0 && found.get<double>() <= kMost)) {
+    wrong(name, "a positive number of at most 1e+30");
   }
   return found.get<double>();
 }

@@ -11,6 +11,7 @@
     │   └── ContextLengthError   the prompt doesn't fit in the context
     ├── DeviceError              a device, instruction set or library that isn't there
     ├── EngineError              the engine stopped; what was running is lost
+    ├── SourceError              a video, folder, camera or stream whose pictures can't be had
     ├── LinkError                a channel between two parties
     │   ├── LinkTimeout          the other side didn't answer, or didn't take what was sent, in time
     │   ├── LinkClosed           the other side closed the channel, died, or was never there
@@ -38,6 +39,7 @@ __all__ = [
     "ModelError",
     "OffloadError",
     "RequestError",
+    "SourceError",
     "TokenizerError",
 ]
 
@@ -92,6 +94,10 @@ class DeviceError(CutsetError):
 
 class EngineError(CutsetError):
     """The engine stopped; what was running is lost."""
+
+
+class SourceError(CutsetError):
+    """A video, a folder of pictures, a camera or a stream can't be opened or read."""
 
 
 class LinkError(CutsetError):

@@ -5,6 +5,7 @@ This is the one place that knows all jobs: it puts tokenizer, decoder, linears a
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -150,6 +151,13 @@ class _Model:
         if self.offload is not None:
             self.offload.close()
 
+    def __del__(self) -> None:
+        # The thread would keep the weights of a model that nobody can ask any more. It may have failed to load.
+        if hasattr(self, "_loop"):
+            self._loop.close(10.0)
+        if (offload := getattr(self, "offload", None)) is not None:
+            offload.close()
+
 
 class LLM(_Model):
     """A model on this machine.
@@ -279,9 +287,12 @@ class AsyncLLM(_Model):
 
         loop = asyncio.get_running_loop()
         pieces: asyncio.Queue[Delta] = asyncio.Queue()
-        handle = self._loop.submit(
-            ids, params, on_delta=lambda delta: loop.call_soon_threadsafe(pieces.put_nowait, delta)
-        )
+
+        def receive(delta: Delta) -> None:
+            with contextlib.suppress(RuntimeError):  # the event loop has closed, so nobody waits any more
+                loop.call_soon_threadsafe(pieces.put_nowait, delta)
+
+        handle = self._loop.submit(ids, params, on_delta=receive)
         try:
             while True:
                 delta = await pieces.get()

@@ -108,6 +108,22 @@ def test_chat_keeps_the_conversation(tmp_path: Path) -> None:
     assert "cached" in figures[1]
 
 
+def test_chat_goes_on_after_bytes_that_are_no_text(tmp_path: Path) -> None:
+    template = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
+    (tmp_path / "models.yaml").write_text(
+        json.dumps({"talker": {"path": str(BUNDLED["story"]), "chat_template": template}})
+    )
+    argv = [sys.executable, "-m", "cutset.cli", "chat", "talker", "--temperature", "0", "--max-tokens", "4"]
+    strict = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(
+        argv, input=b"\xff\xfe\nOnce upon a time\n", capture_output=True, timeout=60, cwd=tmp_path, env=strict
+    )
+    assert done.returncode == 0
+    assert b"isn't valid Unicode" in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert done.stdout.strip()
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -145,6 +161,32 @@ def test_bad_input_gets_one_clear_error(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["generate", "someone/some-model", "--prompt", "x"],
+        ["chat", "someone/some-model"],
+        ["tokenize", "someone/some-model", "x"],
+        ["quantize", "someone/some-model", "-o", "int"],
+        ["bench", "quality", "someone/some-model"],
+    ],
+)
+def test_offline_never_touches_the_network(argv: list[str], cutset: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    asked = []
+
+    def download(hub_id: str, *, local_files_only: bool, **more: Any) -> str:
+        asked.append(local_files_only)
+        raise OSError("it isn't in the cache")
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    monkeypatch.setenv("CUTSET_DOWNLOAD", "1")
+    code, _, err = cutset(*argv, "--offline")
+    assert code == 2
+    assert "offline (from --offline) forbids fetching it" in err
+    assert asked == [True]
+
+
 def test_ctrl_c_stops_cleanly() -> None:
     argv = [sys.executable, "-m", "cutset.cli", "generate", "story", "--prompt", "Once", "--max-tokens", "100000"]
     running = subprocess.Popen([*argv, "--ignore-eos", "--temperature", "1"], stdout=-1, stderr=-1, text=True)
@@ -170,3 +212,22 @@ def test_the_demo_tells_stories(cutset: Any) -> None:
     assert out.count("\n") >= 3
     assert out.startswith("Once upon a time")
     assert "parameters" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_demo_leaves_nothing_behind_when_it_is_killed(tmp_path: Path, number: signal.Signals) -> None:
+    def until(there: bool) -> None:
+        deadline = time.monotonic() + 30
+        while any(tmp_path.glob("*.ctl")) != there:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    environ = os.environ | {"CUTSET_SHM_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "cutset.cli", "demo", "--threads", "1"]
+    running = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until(there=True)  # the accelerator's, which runs in a process of its own
+    finally:
+        running.send_signal(number)
+        running.wait(20)
+    until(there=False)

@@ -189,6 +189,12 @@ def test_debug_shows_the_traceback(monkeypatch, capsys):
     assert main(["fake"]) == 2
 
 
+def test_errors_of_another_party_can_t_command_the_terminal(monkeypatch, capsys):
+    command(monkeypatch, fails(CutsetError("it said: \x1b[2J\x9b31m\rfine\nuse another one")))
+    assert main(["fake"]) == 2
+    assert capsys.readouterr().err == "cutset: error: it said: \ufffd[2J\ufffd31m\ufffdfine\nuse another one\n"
+
+
 def test_interrupt_is_quiet(monkeypatch, capsys):
     command(monkeypatch, fails(KeyboardInterrupt()))
     assert main(["fake"]) == 130
@@ -199,6 +205,47 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
     command(monkeypatch, fails(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
         main(["fake"])
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["config"],
+        ["generate", "story", "--prompt", "Once", "--max-tokens", "3"],
+        ["generate", "story", "--prompt", "Once", "--max-tokens", "3", "--output", "/dev/full"],
+    ],
+)
+def test_a_full_disk_is_one_line(argv):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "cutset.cli", *argv]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "cutset: error: No space left on device"
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["forward", "x" * 300], ["convert", "x" * 300, "-o", "y.json"], ["models", "--models-file", "x" * 300]],
+)
+def test_a_name_that_is_too_long_is_one_line(argv, capsys):
+    assert main(argv) == 2
+    shown = os.path.abspath("x" * 300) if argv[0] == "models" else "x" * 300
+    assert capsys.readouterr().err == f"cutset: error: {shown}: File name too long\n"
+
+
+def test_a_current_directory_that_is_gone_is_one_line(tmp_path):
+    code = "import os, sys; os.rmdir(os.getcwd()); from cutset.cli import main; sys.exit(main())"
+    (tmp_path / "gone").mkdir()
+    done = python(code, "config", cwd=tmp_path / "gone")
+    assert (done.returncode, done.stderr) == (2, "cutset: error: No such file or directory\n")
+
+
+def test_memory_that_is_not_there_is_one_line(monkeypatch, capsys):
+    command(monkeypatch, fails(MemoryError("Unable to allocate 7 TiB")))
+    assert main(["fake"]) == 2
+    assert capsys.readouterr().err == "cutset: error: there is not enough memory: Unable to allocate 7 TiB\n"
 
 
 def test_the_exit_code_is_the_commands_own(monkeypatch):
@@ -270,6 +317,14 @@ def test_models(here, capsys):
     assert models["mine"]["usable"] is False
     assert models["mine"]["description"] == "not yet"
     assert models["story"]["directory"].endswith(str(Path("bundled/story")))
+
+
+def test_a_model_whose_weights_are_gone_is_listed(here, capsys):
+    (here / "models.yaml").write_text("broken: model")
+    (here / "model").mkdir()
+    (here / "model" / "model.safetensors").symlink_to(here / "gone")
+    assert main(["models"]) == 0
+    assert "broken can't be used" in capsys.readouterr().out
 
 
 def result(path, ours, rival):

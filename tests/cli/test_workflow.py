@@ -87,6 +87,29 @@ def test_convert_keeps_bytes_and_configuration_both_ways(tmp_path: Path) -> None
         assert json.loads(ours) == json.loads(theirs) if name == "config.json" else ours == theirs
 
 
+@pytest.mark.parametrize("command", ["random", "convert"])
+def test_nothing_is_written_over_a_checkpoint(command: str, model: Path, tmp_path: Path, capsys: Any) -> None:
+    """Weights that an index names would be read in place of the new ones."""
+    target = tmp_path / "dir"
+    assert run("random", "-o", target) == 0
+    before = {path.name: path.read_bytes() for path in target.iterdir()}
+    words = ("--seed", 5) if command == "random" else (model,)
+    assert run(command, *words, "-o", target) == 2
+    assert "not an empty directory" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == before
+
+
+def test_half_of_a_checkpoint_does_not_stay(model: Path, tmp_path: Path) -> None:
+    content = json.loads(model.read_text())
+    content["weights"]["layers"][1]["w_down"]["data"] = "*" * len(content["weights"]["layers"][1]["w_down"]["data"])
+    model.write_text(json.dumps(content))
+    (tmp_path / "there").mkdir()
+    for name in ("new", "there"):
+        assert run("convert", model, "-o", tmp_path / name) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "there"]
+    assert not any((tmp_path / "there").iterdir())
+
+
 def test_a_dir_runs_with_the_inputs_of_a_file(model: Path, tmp_path: Path) -> None:
     assert run("convert", model, "-o", tmp_path / "dir") == 0
     assert run("forward", tmp_path / "dir") == 2
@@ -95,10 +118,32 @@ def test_a_dir_runs_with_the_inputs_of_a_file(model: Path, tmp_path: Path) -> No
     assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
 
 
+def test_inputs_that_are_longer_than_the_model_are_refused(model: Path, tmp_path: Path, capsys: Any) -> None:
+    assert run("random", "--max-pos", 300, "--seq-len", 200, "--vocab", 61, "-o", tmp_path / "long.json") == 0
+    assert run("forward", model, "--inputs", tmp_path / "long.json", "-o", tmp_path / "x.npy") == 2
+    assert "the inputs have 200 tokens; the model has 128 positions" in capsys.readouterr().err
+    assert not (tmp_path / "x.npy").exists()
+
+
+def test_large_numbers_that_differ_do_not_agree(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).standard_normal((3, 7)) * 1e160
+    np.save(tmp_path / "a.npy", values)
+    np.save(tmp_path / "b.npy", values + 1e152)
+    np.save(tmp_path / "tiny.npy", values * 1e-320)
+    report = tmp_path / "report.json"
+    assert run("compare", tmp_path / "a.npy", tmp_path / "b.npy", "--tolerance", "1e-9") == 1
+    assert run("compare", tmp_path / "a.npy", tmp_path / "b.npy", "--tolerance", "1e-7", "--json", report) == 0
+    assert json.loads(report.read_text())["steps"]["array"]["cosine"] == pytest.approx(1)
+    assert run("compare", tmp_path / "tiny.npy", tmp_path / "tiny.npy") == 0
+
+
 @pytest.mark.parametrize("dtype", ["int8", "exact"])
 def test_an_integer_checkpoint_gives_what_quantising_in_memory_gives(model: Path, dtype: str, tmp_path: Path) -> None:
     assert run("convert", model, "-o", tmp_path / "dir") == 0
+    (tmp_path / "dir" / "tokenizer.json").write_text("{}")
+    (tmp_path / "dir" / "tokenizer_notes").mkdir()  # only files go along
     assert run("quantize", tmp_path / "dir", "-o", tmp_path / "int") == 0
+    assert (tmp_path / "int" / "tokenizer.json").read_text() == "{}"
     for folder, output in (("dir", "a"), ("int", "b")):
         flags = ("--inputs", model, "--dtype", dtype, "-o", tmp_path / f"{output}.npy")
         assert run("forward", tmp_path / folder, *flags) == 0

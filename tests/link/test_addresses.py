@@ -44,6 +44,8 @@ def test_addresses(text: str) -> None:
         "ipc://@abstract",
         "ipc://a\0b",
         "ipc://" + "a" * 101,
+        "ipc://" + "ä" * 51,
+        "ipc://\udcff",
         "tcp://host",
         "tcp://host:",
         "tcp://host:70000",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,24 @@ def test_a_pair_is_saved_and_loaded(tmp_path: Path) -> None:
         save_keys(new_keys(), "edge", tmp_path / "deep")
     with pytest.raises(ConfigError, match="name"):
         save_keys(keys, "../edge", tmp_path)
+
+
+def test_a_pair_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    code = """
+import resource, sys
+from pathlib import Path
+from cutset.errors import ConfigError
+from cutset.link.keys import new_keys, save_keys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
+try:
+    save_keys(new_keys(), "edge", Path(sys.argv[1]))
+except ConfigError as error:
+    print(error)
+"""
+    for room in ("0", "100"):  # bytes: for none of it, and for the first half of the secret
+        done = subprocess.run([sys.executable, "-c", code, tmp_path, room], capture_output=True, text=True, check=True)
+        assert f"{tmp_path}/edge.key can't be written: File too large" in done.stdout
+        assert not list(tmp_path.iterdir())
 
 
 def test_secrets_aren_t_shown() -> None:

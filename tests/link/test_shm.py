@@ -6,6 +6,8 @@ import contextlib
 import errno
 import os
 import random
+import threading
+import time
 import uuid
 from pathlib import Path
 
@@ -275,4 +277,107 @@ def test_garbage_in_the_control_file_is_an_error_or_nothing(address: str, monkey
     link.send(b"fine")
     assert (listener.recv(1) or (None, None))[1] is not None
     link.close()
+    listener.close()
+
+
+@pytest.mark.parametrize("made", [0, segment.CONTROL_BYTES])
+def test_a_client_waits_while_the_listener_begins(address: str, monkeypatch: pytest.MonkeyPatch, made: int) -> None:
+    """Its file is there, but empty or without a word yet."""
+    path = segment.control_path(address[6:])
+    path.write_bytes(bytes(made))
+    path.chmod(0o600)
+    with pytest.raises(LinkClosed, match="nobody listens"):
+        connect(address, timeouts=Timeouts(connect=0.05))
+    starting = threading.Timer(0.1, lambda: started.append(listen(address, limits=LIMITS)))
+    started: list[Listener] = []
+    starting.start()
+    link = dial(address)
+    link.close()
+    starting.join()
+    started[0].close()
+
+
+class Pieces:
+    """A ring in which there is always the beginning of a large frame, however often one is taken out."""
+
+    def __init__(self, before: tuple[int, ...] = ()) -> None:
+        self.before, self.until = before, time.monotonic() + 5
+
+    def recv(self, _: float) -> tuple[int, ...]:
+        assert time.monotonic() < self.until, "it receives for ever"
+        return (*self.before, shm.FIRST, 0, 8, 1 << 20, 64)
+
+    def release(self, *_: int) -> None:
+        pass
+
+    close = remove = release
+
+
+def test_pieces_without_end_are_a_timeout(address: str) -> None:
+    listener = listen(address, limits=LIMITS)
+    link = dial(address)
+    link.receiver = Pieces()
+    with pytest.raises(LinkTimeout):
+        link.recv(0.05)
+    link.close()
+    listener.close()
+
+
+def test_a_listener_returns_in_time_whatever_pieces_come(address: str) -> None:
+    listener = listen(address, limits=LIMITS)
+    link = dial(address)
+    link.send(b"here")
+    end = until(listener, b"here")
+    assert isinstance(end, shm.ShmLink)
+    assert isinstance(listener, listener_module.ShmListener)
+    end.receiver, listener._poller = Pieces(), Pieces((0,))
+    assert listener.recv(0.05) is None
+    listener.close()
+
+
+def test_frames_are_released_by_one_thread_while_another_one_receives(address: str) -> None:
+    """Each step of a release may be followed by one of the other thread."""
+    listener = listen(address, limits=LIMITS)
+    link = dial(address)
+    for name in (b"a", b"b"):
+        link.send(name, [np.arange(100)])
+    first, second = (listener.recv(1) for _ in range(2))
+    assert first is not None
+    assert second is not None
+    end = first[0]
+    assert isinstance(end, shm.ShmLink)
+    given = end.receiver
+
+    class Slow:
+        """Gives records back, and lets the other thread try to do so at the worst moment."""
+
+        def release(self, at: int) -> None:
+            if not racing:
+                racing.append(threading.Thread(target=second[1].release))
+                racing[0].start()
+                racing[0].join(0.2)
+            given.release(at)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(given, name)
+
+    racing: list[threading.Thread] = []
+    end.receiver = Slow()
+    first[1].release()
+    racing[0].join()
+    end.receiver = given
+    for _ in range(20):  # all of the ring is free again
+        link.send(b"c", [np.zeros(100_000, np.uint8)])
+        found = listener.recv(1)
+        assert found is not None
+        found[1].release()
+    link.close()
+    listener.close()
+
+
+def test_a_link_is_closed_while_another_thread_looks_whether_the_other_side_lives(address: str) -> None:
+    listener = listen(address, limits=LIMITS)
+    link = dial(address)
+    link.close()
+    assert not link.alive()
     listener.close()

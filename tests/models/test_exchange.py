@@ -13,13 +13,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cutset.errors import CutsetError, ModelError, RequestError
+from cutset.errors import CutsetError, ModelError
 from cutset.models.checkpoint import Checkpoint, check_tensors
 from cutset.models.decoder import FloatLinears, ReferenceDecoder
 from cutset.models.exchange import ExchangeFile
 from cutset.models.families import load_spec
 from cutset.models.numpy_ops import NumpyOps
 from cutset.models.random import RandomModel
+from cutset.models.source import convert, open_source
+from cutset.models.writer import write_safetensors
 from models.test_families import relative_error, whole_logits
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -173,9 +175,36 @@ def test_damaged_files_are_refused_or_read(tmp_path: Path, data: st.DataObject) 
         read_all(path)
 
 
-def test_sizes_that_make_no_model_are_refused() -> None:
-    for wrong in ({"heads": 0}, {"hidden": 10}, {"kv_heads": 3}, {"layers": -1}, {"experts": 2, "top_k": 3}):
-        with pytest.raises(CutsetError):
-            RandomModel(**wrong).spec()  # type: ignore[arg-type]
-    with pytest.raises(RequestError):
-        RandomModel(seq_len=200).inputs()
+def test_a_dtype_that_the_format_lacks_is_refused(tmp_path: Path) -> None:
+    model = RandomModel()
+    layout = {name: ("F64", shape) for name, shape in model.spec().tensor_shapes().items()}
+    tensors = ((name, model.tensor(name).raw.astype(np.float64)) for name in layout)
+    model.write_checkpoint(tmp_path / "dir")
+    write_safetensors(tmp_path / "dir" / "model.safetensors", layout, tensors)
+    with pytest.raises(CutsetError, match=r"embed_tokens.weight is F64.*float32"):
+        convert(open_source(tmp_path / "dir"), tmp_path / "x.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["dir"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"heads": 0},
+        {"heads": -1},
+        {"hidden": 10},
+        {"kv_heads": 3},
+        {"layers": -1},
+        {"experts": 2, "top_k": 3},
+        {"experts": -1},
+        {"intermediate": 0},
+        {"seed": -1},
+        {"seq_len": 200},
+        {"batch_size": 0},
+        {"batch_size": 1 << 16, "seq_len": 1 << 20, "max_pos": 1 << 20},
+        {"vocab": 1 << 24, "hidden": 1 << 20, "heads": 1 << 10},
+    ],
+)
+def test_sizes_that_make_no_model_are_refused(wrong: dict[str, int], tmp_path: Path) -> None:
+    with pytest.raises(CutsetError):
+        RandomModel(**wrong).write_exchange(tmp_path / "x.json")  # type: ignore[arg-type]
+    assert not any(tmp_path.iterdir())

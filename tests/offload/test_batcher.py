@@ -1,20 +1,74 @@
-"""Which calls share a product: who is behind catches up, who was just answered is waited for, nobody starves."""
+"""Which calls share a product: who is behind catches up, who was just answered is waited for, nobody starves.
+
+Each test runs over the batcher and its twin in native code.
+"""
 
 from __future__ import annotations
 
 import heapq
+from typing import Any
 
 import numpy as np
 import pytest
 
+from cutset.kernels.native import extension
 from cutset.offload.accelerator.batcher import PATIENCE, Batcher, Call
 
 WINDOW = 0.002
 MATRICES = 13
 
 
-def batcher(max_rows: int = 64, max_waiting: int = 4) -> Batcher:
-    return Batcher(matrices=MATRICES, window=WINDOW, max_rows=max_rows, max_waiting=max_waiting)
+class NativeBatcher:
+    """The native one under the same names."""
+
+    def __init__(self, **sizes: Any) -> None:
+        self.native = extension().Batcher(**sizes)
+        self.names: list[str] = []
+        self.calls: dict[tuple[int, int], Call] = {}
+
+    def __len__(self) -> int:
+        return len(self.native)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.native, name)
+
+    def number(self, client: str) -> int:
+        if client not in self.names:
+            self.names.append(client)
+        return self.names.index(client)
+
+    def join(self, client: str) -> None:
+        self.native.join(self.number(client))
+
+    def leave(self, client: str) -> None:
+        self.native.leave(self.number(client))
+
+    def answered(self, client: str, now: float) -> None:
+        self.native.answered(self.number(client), now)
+
+    def add(self, call: Call) -> bool:
+        number = len(self.calls)
+        self.calls[self.number(call.client), number] = call
+        x = call.x if call.masked else call.x.astype(np.int16)
+        return bool(self.native.add(self.number(call.client), number, call.matrix, x, call.arrived))
+
+    def take(self, now: float) -> list[Call]:
+        taken = [(self.calls[client, number], matrix) for client, number, matrix in self.native.take(now)]
+        assert all(call.matrix == matrix for call, matrix in taken)
+        return [call for call, _ in taken]
+
+
+KINDS = {"python": Batcher, "native": NativeBatcher}
+kind: Any = Batcher
+
+
+@pytest.fixture(params=list(KINDS), autouse=True)
+def _each_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "kind", KINDS[request.param])
+
+
+def batcher(max_rows: int = 64, max_waiting: int = 4) -> Any:
+    return kind(matrices=MATRICES, window=WINDOW, max_rows=max_rows, max_waiting=max_waiting)
 
 
 def call(client: str, matrix: int, arrived: float, rows: int = 1, masked: bool = True) -> Call:
@@ -157,3 +211,39 @@ def test_clients_that_decode_fall_into_step(cores: int) -> None:
             free[core] = max(free[core], now) + 0.00015 * float(rng.uniform(0.8, 1.4))
             heapq.heappush(coming, (free[core], client))
     assert served / products > 6
+
+
+def test_both_choose_the_same() -> None:
+    """Long random histories, with rows, quotas, and clients that come and go."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        sizes = {"matrices": MATRICES, "window": WINDOW, "max_rows": 12, "max_waiting": 2}
+        twins: list[Any] = [Batcher(**sizes), NativeBatcher(**sizes)]
+        now = 1.0
+        for _ in range(400):
+            now += float(rng.exponential(0.0007))
+            name, what = str(rng.integers(6)), rng.random()
+            if what < 0.5:
+                matrix = int(rng.integers(4)) if rng.random() < 0.8 else int(rng.integers(MATRICES))
+                one = call(name, matrix, now, rows=int(rng.integers(1, 7)), masked=bool(rng.integers(2)))
+                assert twins[0].add(one) == twins[1].add(one)
+            elif what < 0.55:
+                for twin in twins:
+                    twin.leave(name)
+            elif what < 0.6:
+                for twin in twins:
+                    twin.join(name)
+            else:
+                waits = [twin.wait(now) for twin in twins]
+                assert waits[0] == waits[1]
+                if waits[0] == 0.0:
+                    batches = [[id(one) for one in twin.take(now)] for twin in twins]
+                    first = twins[0].clients
+                    assert batches[0] == batches[1]
+                    assert first == twins[1].clients
+                    for one in batches[0]:
+                        answered = next(c for c in twins[1].calls.values() if id(c) == one)
+                        for twin in twins:
+                            twin.answered(answered.client, now + 0.0002)
+            assert len(twins[0]) == len(twins[1])
+            assert twins[0].complete == twins[1].complete

@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from cutset.cli import main
+from cutset.errors import LinkClosed
+from cutset.link import Timeouts
 from cutset.models.random import RandomModel
 
 Start = Callable[..., Any]
@@ -52,6 +55,37 @@ def test_ping(start: Start, ipc: str, tmp_path: Path) -> None:
     other = cutset("ping", ipc, "--model", str(tmp_path / "other"))
     assert other.returncode == 1
     assert "the same as MODEL NO" in " ".join(other.stdout.split())
+
+
+@pytest.mark.parametrize("seconds", ["0.3", "20"])
+def test_ping_waits_as_long_as_it_is_told(monkeypatch: pytest.MonkeyPatch, seconds: str) -> None:
+    waited: list[float] = []
+
+    def connect(address: str, *, timeouts: Timeouts, **_: object) -> None:
+        waited.append(timeouts.connect)
+        raise LinkClosed("nobody")
+
+    monkeypatch.setattr("cutset.offload.client.open.connect", connect)
+    assert main(["ping", "shm://nobody-is-here", "--timeout", seconds]) == 1
+    assert waited == [float(seconds)]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("shm://x", "--timeout", "-1"),
+        ("shm://x", "--timeout", "0"),
+        ("shm://x", "--timeout", "nan"),
+        ("shm://x", "--timeout", "inf"),
+        ("shm:/x",),
+        ("tcp://127.0.0.1:1",),
+    ],
+)
+def test_ping_refuses_what_can_t_be_asked(capsys: pytest.CaptureFixture[str], more: tuple[str, ...]) -> None:
+    assert main(["ping", *more]) == 2
+    said = capsys.readouterr()
+    assert "error" in said.err
+    assert not said.out
 
 
 def test_pads_of_a_second_party_and_who_may_not_be_one(start: Start, tmp_path: Path) -> None:

@@ -246,6 +246,12 @@ def test_the_command(tmp_path, capsys, monkeypatch, small):
     template.write_text(template.read_text().replace("sgx.debug = false", "sgx.debug = true"))
     assert main(["manifest", "--check", str(template)]) == 1
     assert "sgx.debug: opens the enclave to the host" in capsys.readouterr().out
+    for words in (["-o", "out", "story"], ["story", "-o", "out"], ["story", "--context", "64", "-o", "out"]):
+        assert main(["manifest", *words, "--", "ping", "shm://cutset", "--json", "-o"]) == 0
+        assert '"cutset.cli", "ping", "shm://cutset", "--json", "-o"]' in template.read_text()
+    for address in ("shm://../x", "tcp://x", "tcp://host:1 x"):
+        assert main(["manifest", "story", "-o", "out", "--offload", address]) == 2
+        assert main(["manifest", "story", "-o", "out", "--pads-from", address]) == 2
     assert main(["manifest", "story"]) == 2
     assert main(["manifest", "story", "-o", "out", "--context", "0"]) == 2
     assert main(["manifest", "--check", "nothing"]) == 2

@@ -111,6 +111,7 @@ HOLES = [
     ("sgx.enclave_size", "3G", "not a power of two"),
     ("sgx.enclave_size", None, "must be given"),
     ("sgx.enclave_size", "0", "not a power of two"),
+    ("sgx.enclave_size", "9" * 5000, "must be given"),
     ("sgx.remote_attestation", None, "remote_attestation"),
 ]
 
@@ -130,6 +131,19 @@ def test_the_whole_of_shared_memory_is_refused():
     document = changed("sgx.allowed_files", ["dev:/dev/shm/"])
     document["fs"]["mounts"][-1]["uri"] = "dev:/dev/shm/"
     assert any("mount the one directory of the ring" in problem for problem in lint(document))
+
+
+@pytest.mark.parametrize("uri", ["dev:/dev/shm/..", "dev:/dev/shm/../", "dev:/dev/shm/../x", "dev:/dev/shm/."])
+def test_a_way_out_of_shared_memory_is_refused(uri):
+    document = changed("sgx.allowed_files", [uri])
+    document["fs"]["mounts"][-1]["uri"] = uri
+    assert any("untrusted_shm of" in problem for problem in lint(document))
+
+
+def test_paths_that_can_t_be():
+    for path in ("sgx.trusted_files+", "sgx.allowed_files+"):
+        lint(changed(path, "file:/srv/a\0b"))
+    lint(changed("fs.mounts+", {"path": "/x", "uri": "file:/srv/a\0b"}))
 
 
 def test_every_rule_refuses_something():
@@ -186,9 +200,10 @@ def test_a_historical_manifest(tmp_path):
 
 def test_files_that_are_no_manifest(tmp_path):
     path = tmp_path / "x"
-    path.write_text("sgx = [")
-    with pytest.raises(ConfigError, match="is not valid TOML"):
-        lint_file(path)
+    for text in ("sgx = [", "x = " + "9" * 5000):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match="is not valid TOML"):
+            lint_file(path)
     path.write_bytes(b"\xff")
     with pytest.raises(ConfigError, match="can't be read"):
         lint_file(path)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from cutset.errors import IntegrityError, LinkError, LinkTimeout, OffloadError
 from cutset.kernels.reference_field import P, residue_product
 from cutset.link import Link, connect, listen
+from cutset.offload.accelerator.hot import HotAccelerator, new_accelerator
 from cutset.offload.accelerator.products import NativeProducts
 from cutset.offload.accelerator.server import Accelerator, Quota
 from cutset.offload.client.ping import ping
@@ -27,14 +30,15 @@ QUOTA = Quota(max_rows=16, window=0.0)
 SHORT = Patience(total=5.0, resend=0.1, redial=0.01)
 
 
-@pytest.fixture
-def address() -> Iterator[str]:
-    name = f"inproc://session-{next(NUMBERS)}"
+@contextmanager
+def serving(scheme: str) -> Iterator[str]:
+    name = f"{scheme}://session-{os.getpid()}-{next(NUMBERS)}"
     products = NativeProducts(1)
     for number, weight in enumerate(WEIGHTS):
         products.put(number, weight)
     shapes = [(int(w.shape[0]), int(w.shape[1])) for w in WEIGHTS]
-    accelerator = Accelerator(listen(name), products, shapes, "digest", threads=1, quota=QUOTA)
+    accelerator = new_accelerator(listen(name), products, shapes, "digest", threads=1, quota=QUOTA)
+    assert type(accelerator) is {"inproc": Accelerator, "shm": HotAccelerator}[scheme]
     stop = threading.Event()
     thread = threading.Thread(target=accelerator.serve, args=(stop.is_set,), daemon=True)
     thread.start()
@@ -42,6 +46,19 @@ def address() -> Iterator[str]:
     stop.set()
     thread.join(10)
     accelerator.close()
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    with serving("inproc") as name:
+        yield name
+
+
+@pytest.fixture(params=["inproc", "shm"])
+def either(request: pytest.FixtureRequest) -> Iterator[str]:
+    """An accelerator in Python, or one whose loop is native."""
+    with serving(request.param) as name:
+        yield name
 
 
 def product(session: Session, matrix: int, x: Any) -> Any:
@@ -103,8 +120,8 @@ def test_a_link_that_loses_everything_is_an_error_in_time(address: str) -> None:
     session.close()
 
 
-def test_ping_knows_an_exact_device(address: str) -> None:
-    session = Session(lambda: connect(address), SHORT)
+def test_ping_knows_an_exact_device(either: str) -> None:
+    session = Session(lambda: connect(either), SHORT)
     pong = ping(session, times=3)
     assert pong.exact
     assert pong.welcome.matrices == 2
@@ -124,8 +141,8 @@ def test_ping_knows_an_exact_device(address: str) -> None:
         (0, np.full((1, 48), 30000, np.int16), "must lie between"),
     ],
 )
-def test_what_an_accelerator_refuses(matrix: int, x: Any, message: str, address: str) -> None:
-    session = Session(lambda: connect(address), SHORT)
+def test_what_an_accelerator_refuses(matrix: int, x: Any, message: str, either: str) -> None:
+    session = Session(lambda: connect(either), SHORT)
     with pytest.raises(OffloadError, match=message):
         product(session, matrix, x)
     good = np.ones((1, 48), np.int16)  # and goes on
@@ -133,14 +150,14 @@ def test_what_an_accelerator_refuses(matrix: int, x: Any, message: str, address:
     session.close()
 
 
-def test_another_version_is_refused_by_name(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_is_refused_by_name(either: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cutset.offload.client.session.PROTOCOL", 2)
     with pytest.raises(OffloadError, match="speaks version 1 of the protocol, this client 2"):
-        Session(lambda: connect(address), SHORT)
+        Session(lambda: connect(either), SHORT)
 
 
-def test_a_broken_session_stays_broken(address: str) -> None:
-    session = Session(lambda: connect(address), SHORT)
+def test_a_broken_session_stays_broken(either: str) -> None:
+    session = Session(lambda: connect(either), SHORT)
     error = session.broke("gave nonsense")
     for _ in range(2):
         with pytest.raises(IntegrityError) as caught:

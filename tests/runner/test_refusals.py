@@ -131,6 +131,9 @@ def test_a_damaged_directory_is_refused(tmp_path: Path) -> None:
         ({"head_dim": 7}, "is odd"),
         ({"rms_norm_eps": 0}, "rms_norm_eps must be"),
         ({"rope_theta": 1e-300}, "aren't finite"),
+        ({"rope_theta": 1e31}, "at most 1e+30"),
+        ({"rms_norm_eps": 1e300}, "at most 1e+30"),
+        ({"model_type": "minimind", "use_moe": True, "n_routed_experts": 4096, "num_hidden_layers": 4096}, "MLPs"),
     ):
         (folder / "config.json").write_text(json.dumps(config | change))
         assert text in message(), change

@@ -53,6 +53,7 @@ def test_tiles_say_where_a_picture_changed() -> None:
     assert changed_tiles(None, now)[1] == [100] * 12
 
 
+@pytest.mark.slow
 def test_numbers_change_during_a_stream(page: Any) -> None:  # noqa: F811
     pictures = moving(400, 24, 28)
     with open_panel() as (hub, url):

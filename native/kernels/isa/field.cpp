@@ -184,17 +184,40 @@ void project_columns(const std::int8_t* weight, std::size_t outputs, std::size_t
 
 }  // namespace
 
-void mask(const std::int16_t* q, const std::uint32_t* r, std::size_t n, std::uint32_t* out) {
+namespace {
+
+// kPast: the sums leave the caches, and rows of pads, which nobody has read before, are asked for ahead.
+template <bool kPast>
+std::size_t mask_vectors(const std::int16_t* q, const std::uint32_t* r, std::size_t n, std::uint32_t* out) {
+  constexpr std::size_t kAhead = 512;  // elements; found by measurement
   const Ints prime = splat_int(kPrimeBits);
   std::size_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
+    if constexpr (kPast) __builtin_prefetch(r + i + kAhead);
     const Ints integer = widen(q + i);
     // Unsigned, the one that is in range is the lesser one: a negative number is large.
     const Ints residue = least_unsigned(integer, add(integer, prime));
     const Ints sum = add(residue, load_ints(r + i));
-    store_ints(out + i, least_unsigned(sum, sub(sum, prime)));
+    const Ints masked = least_unsigned(sum, sub(sum, prime));
+    if constexpr (kPast) {
+      store_past(out + i, masked);
+    } else {
+      store_ints(out + i, masked);
+    }
   }
-  for (; i < n; ++i) out[i] = residue_of(std::int64_t{q[i]} + r[i]);
+  if constexpr (kPast) stored();
+  return i;
+}
+
+}  // namespace
+
+void mask(const std::int16_t* q, const std::uint32_t* r, std::size_t n, std::uint32_t* out) {
+  // Much is for another core, which reads it when it isn't in this one's caches any more.
+  constexpr std::size_t kMuch = std::size_t{1} << 15;
+  const bool past = n >= kMuch && reinterpret_cast<std::uintptr_t>(out) % sizeof(Ints) == 0;
+  for (std::size_t i = (past ? mask_vectors<true> : mask_vectors<false>)(q, r, n, out); i < n; ++i) {
+    out[i] = residue_of(std::int64_t{q[i]} + r[i]);
+  }
 }
 
 void dots_i16(const std::int16_t* x, std::size_t rows, std::size_t depth, const std::uint32_t* v, std::size_t vectors,

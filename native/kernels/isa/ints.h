@@ -17,6 +17,9 @@ inline Ints load_ints(const void* p) { return _mm512_loadu_si512(p); }
 // Of memory that someone else may write to meanwhile: whatever is done with the value, it is read once.
 inline Ints read_once(const void* p) { return *static_cast<const volatile __m512i_u*>(p); }
 inline void store_ints(void* p, Ints v) { _mm512_storeu_si512(p, v); }
+// Past the caches, to an address that is a multiple of a vector's size; `stored` before anyone is told.
+inline void store_past(void* p, Ints v) { _mm512_stream_si512(static_cast<__m512i*>(p), v); }
+inline void stored() { _mm_sfence(); }
 inline Ints splat_int(std::int32_t x) { return _mm512_set1_epi32(x); }
 inline Ints add(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
 inline Ints sub(Ints a, Ints b) { return _mm512_sub_epi32(a, b); }
@@ -59,6 +62,7 @@ inline Ints widen(const std::int8_t* p) {
   return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
 inline Vec to_floats(Ints a) { return _mm512_cvtepi32_ps(a); }
+inline Ints as_bits(Vec a) { return _mm512_castps_si512(a); }
 
 #elif defined(CUTSET_ISA_avx2)
 
@@ -66,6 +70,8 @@ using Ints = __m256i;
 inline Ints load_ints(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 inline Ints read_once(const void* p) { return *static_cast<const volatile __m256i_u*>(p); }
 inline void store_ints(void* p, Ints v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
+inline void store_past(void* p, Ints v) { _mm256_stream_si256(static_cast<__m256i*>(p), v); }
+inline void stored() { _mm_sfence(); }
 inline Ints splat_int(std::int32_t x) { return _mm256_set1_epi32(x); }
 inline Ints add(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
 inline Ints sub(Ints a, Ints b) { return _mm256_sub_epi32(a, b); }
@@ -101,6 +107,7 @@ inline Ints widen(const std::int8_t* p) {
   return _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
 }
 inline Vec to_floats(Ints a) { return _mm256_cvtepi32_ps(a); }
+inline Ints as_bits(Vec a) { return _mm256_castps_si256(a); }
 
 #else
 
@@ -116,6 +123,8 @@ inline Ints load_ints(const void* p) {
 }
 inline Ints read_once(const void* p) { return *static_cast<const volatile LooseInts*>(p); }
 inline void store_ints(void* p, Ints v) { __builtin_memcpy(p, &v, sizeof v); }
+inline void store_past(void* p, Ints v) { store_ints(p, v); }
+inline void stored() {}
 inline Ints splat_int(std::int32_t x) {
   const std::uint32_t u = static_cast<std::uint32_t>(x);
   return Ints{u, u, u, u};
@@ -161,6 +170,11 @@ inline Ints widen(const Integer* p) {
   return v;
 }
 inline Vec to_floats(Ints a) { return __builtin_convertvector(as_signed(a), Vec); }
+inline Ints as_bits(Vec a) {
+  Ints bits;
+  __builtin_memcpy(&bits, &a, sizeof bits);
+  return bits;
+}
 
 #endif
 

@@ -61,8 +61,8 @@ template <bool kMasked>
   return fault;
 }
 
-// n columns of one row. `next` elements on is the next row, which is asked for.
-template <bool kMasked, std::size_t kChecks>
+// n columns of one row. `next` elements on is the next row, which is asked for. kPast: results leave the caches.
+template <bool kMasked, std::size_t kChecks, bool kPast>
 Fault settle_row(const std::uint32_t* reply, const std::uint32_t* pad, float row_scale, const Columns<kChecks>& columns,
                  std::size_t n, std::size_t next, float* out, std::uint64_t* totals) {
   const Vec scale = splat(row_scale);
@@ -72,12 +72,17 @@ Fault settle_row(const std::uint32_t* reply, const std::uint32_t* pad, float row
   for (; c + kLanes <= n; c += kLanes) {
     __builtin_prefetch(reply + next + c);
     if constexpr (kMasked) __builtin_prefetch(pad + next + c);
-    __builtin_prefetch(out + next + c, 1);
+    if constexpr (!kPast) __builtin_prefetch(out + next + c, 1);
     const Ints raw = read_once(reply + c);
     Ints z;
     const unsigned wrong = lift<kMasked>(raw, pad + c, load_ints(columns.limits + c), z);
     if (__builtin_expect(wrong != 0, 0)) return fault_at<kMasked>(raw, wrong, c);
-    store(out + c, mul(to_floats(z), mul(scale, load(columns.scales + c))));
+    const Vec scaled = mul(to_floats(z), mul(scale, load(columns.scales + c)));
+    if constexpr (kPast) {
+      store_past(out + c, as_bits(scaled));
+    } else {
+      store(out + c, scaled);
+    }
     if constexpr (kChecks > 0) {
       sums.add_integers(z, columns.table.steps[c / kLanes]);
       if (c / kLanes % kRunOfIntegers == kRunOfIntegers - 1) sums.move_to(totals);
@@ -102,7 +107,7 @@ Fault settle_row(const std::uint32_t* reply, const std::uint32_t* pad, float row
   return {};
 }
 
-template <bool kMasked, std::size_t kChecks>
+template <bool kMasked, std::size_t kChecks, bool kPast>
 Verdict settle_rows(const SettleJob& job) {
   Columns<kChecks> columns;
   std::uint64_t totals[kSettleRows][kMostChecks] = {};
@@ -114,14 +119,15 @@ Verdict settle_rows(const SettleJob& job) {
     for (std::size_t r = 0; r < rows; ++r) {
       const std::size_t at = r * job.outputs + first;
       const Fault fault =
-          settle_row<kMasked, kChecks>(job.reply + at, kMasked ? job.pad + at : nullptr, job.row_scales[r], columns, n,
-                                       job.outputs, job.out + at, totals[r]);
+          settle_row<kMasked, kChecks, kPast>(job.reply + at, kMasked ? job.pad + at : nullptr, job.row_scales[r],
+                                              columns, n, job.outputs, job.out + at, totals[r]);
       if (fault.code != Verdict::kGood) {
         found = {fault.code, r, first + fault.column};
         rows = r;
       }
     }
   }
+  if constexpr (kPast) stored();
   for (std::size_t r = 0; r < rows; ++r) {
     for (std::size_t i = 0; i < kChecks; ++i) {
       if (totals[r][i] % kPrime != job.expected[r * kChecks + i]) return {Verdict::kCheckFailed, r, 0};
@@ -130,17 +136,22 @@ Verdict settle_rows(const SettleJob& job) {
   return found;
 }
 
+template <bool kMasked, std::size_t kChecks>
+Verdict settle_any(const SettleJob& job) {
+  // What is more than the caches keep is written past them: that saves reading what is overwritten.
+  constexpr std::size_t kMuch = std::size_t{1} << 18;
+  const bool aligned = reinterpret_cast<std::uintptr_t>(job.out) % sizeof(Ints) == 0 && job.outputs % kLanes == 0;
+  return aligned && job.rows * job.outputs >= kMuch ? settle_rows<kMasked, kChecks, true>(job)
+                                                    : settle_rows<kMasked, kChecks, false>(job);
+}
+
 }  // namespace
 
 Verdict settle(const SettleJob& job) {
   if (job.pad) {
-    return (job.checks == 0   ? settle_rows<true, 0>
-            : job.checks == 1 ? settle_rows<true, 1>
-                              : settle_rows<true, 2>)(job);
+    return (job.checks == 0 ? settle_any<true, 0> : job.checks == 1 ? settle_any<true, 1> : settle_any<true, 2>)(job);
   }
-  return (job.checks == 0   ? settle_rows<false, 0>
-          : job.checks == 1 ? settle_rows<false, 1>
-                            : settle_rows<false, 2>)(job);
+  return (job.checks == 0 ? settle_any<false, 0> : job.checks == 1 ? settle_any<false, 1> : settle_any<false, 2>)(job);
 }
 
 }  // namespace cutset::CUTSET_ISA

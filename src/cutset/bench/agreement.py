@@ -65,15 +65,21 @@ def compare_arrays(a: NDArray[Any], b: NDArray[Any], mask: NDArray[np.bool_] | N
             return _apart(a, f"the {which} holds values that aren't finite")
         if not values.any():
             return _apart(a, f"the {which} is all zeros")
-    norm_x, norm_y, apart = (float(np.linalg.norm(v)) for v in (x, y, x - y))
+    norm_x, norm_y, apart = (_norm(v) for v in (x, y, x - y))
     return Agreement(
         shape=a.shape,
         relative_l2=apart / norm_y,
         max_error=float(np.abs(x - y).max()),
-        cosine=float((x * y).sum() / (norm_x * norm_y)),
+        cosine=float((x / norm_x * (y / norm_y)).sum()),
         top1=float((x.argmax(axis=1) == y.argmax(axis=1)).mean()),
         positions=len(x),
     )
+
+
+def _norm(values: NDArray[np.float64]) -> float:
+    """The Euclidean norm; squares of very large or small numbers are numbers no more."""
+    largest = float(np.abs(values).max())
+    return largest * float(np.linalg.norm(values / largest)) if largest else 0.0
 
 
 def _apart(a: NDArray[Any], problem: str) -> Agreement:

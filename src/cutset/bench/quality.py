@@ -65,10 +65,15 @@ def _score(executor: Any, texts: Sequence[Text]) -> tuple[float, NDArray[np.int6
 
 
 def measure_quality(
-    model: str, prompts: Sequence[str], dtypes: Sequence[str], threads: int = 0, models_file: Path | None = None
+    model: str,
+    prompts: Sequence[str],
+    dtypes: Sequence[str],
+    threads: int = 0,
+    models_file: Path | None = None,
+    offline: bool | None = None,  # None: as CUTSET_OFFLINE or cutset.toml say
 ) -> dict[str, Quality]:
     """The quality of each dtype of a float model, on the native backend. `threads` 0: all usable cores."""
-    options: dict[str, Any] = {"backend": "native", "threads": threads, "models_file": models_file}
+    options: dict[str, Any] = {"backend": "native", "threads": threads, "models_file": models_file, "offline": offline}
     with LLM(model, dtype="float32", **options) as llm:
         texts = likely_texts(llm, prompts)
         base, plain = _score(llm.executor, texts)

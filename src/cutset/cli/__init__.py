@@ -3,8 +3,9 @@
 A command is a module with `configure(parser)`, which declares its flags, and `run(args)`, which returns the exit
 code. Only the module of the command that was asked for is imported, so that `cutset --help` answers at once.
 
-Exit codes: 0 done, 1 the command's own "no" (a regression, a difference), 2 a `CutsetError` or wrong flags, 130
-interrupted, 141 nobody reads the output. Any other exception is a bug and keeps its traceback.
+Exit codes: 0 done, 1 the command's own "no" (a regression, a difference), 2 a `CutsetError`, wrong flags, or what the
+system refuses (a full disk, a name that is too long, memory), 130 interrupted, 141 nobody reads the output. Any other
+exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -69,17 +70,35 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
         sys.stdout.flush()  # a reader that went away is noticed here, not when the interpreter exits
         return code
-    except CutsetError as error:
-        if os.environ.get("CUTSET_DEBUG", "0") not in ("", "0"):
-            raise
-        print(f"cutset: error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_stdout()
         return 141
+    except (CutsetError, OSError, MemoryError) as error:
+        if os.environ.get("CUTSET_DEBUG", "0") not in ("", "0"):
+            raise
+        from cutset.cli.output import printable
+
+        print(f"cutset: error: {printable(_message(error))}", file=sys.stderr)
+        try:
+            sys.stdout.flush()
+        except OSError:  # what is left can't be written: not now, and not when the interpreter exits
+            _give_up_stdout()
+        return 2
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return f"there is not enough memory: {error}".removesuffix(": ")
+    if isinstance(error, OSError) and error.strerror:
+        return f"{os.fspath(error.filename)}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
+
+
+def _give_up_stdout() -> None:
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_warning(message: Warning | str, *where: object, **more: object) -> None:

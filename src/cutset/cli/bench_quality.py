@@ -36,7 +36,8 @@ def run(args: argparse.Namespace) -> int:
 
     settings = settings_from(args)
     prompts = args.prompt or PROMPTS
-    found = measure_quality(args.model, prompts, ("int8", "exact"), settings.threads, settings.models_file)
+    options = (settings.threads, settings.models_file, settings.offline)
+    found = measure_quality(args.model, prompts, ("int8", "exact"), *options)
     head = ("dtype", "perplexity", "rise", "top-1 agreement", "positions")
     rows = [
         (dtype, f"{one.perplexity:.4f}", f"{one.rise:+.2%}", f"{one.top1:.2%}", str(one.positions))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 
 from cutset.cli.answer import print_answer, statistics, tell
@@ -30,6 +31,8 @@ def run(args: argparse.Namespace) -> int:
     start = [{"role": "system", "content": args.system}] if args.system else []
     with LLM(args.model, settings=settings, progress=Progress()) as llm:
         llm.encode_chat([*start, {"role": "user", "content": "?"}])  # no template: say so before anyone types
+        if isinstance(sys.stdin, io.TextIOWrapper):  # what isn't text is refused line by line, like a prompt
+            sys.stdin.reconfigure(errors="surrogateescape")
         if sys.stdin.isatty():
             tell(HELP)
         messages = list(start)

@@ -24,6 +24,13 @@ __all__ = ["configure", "run"]
 
 PROMPTS = ("Once upon a time", "The little dog")
 PARAMS = SamplingParams(max_tokens=200, temperature=0)
+# `cutset …` that is sent SIGTERM when the process that started it dies, even of SIGKILL (PR_SET_PDEATHSIG is 1).
+CHILD = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+from cutset.cli import main
+sys.exit(main(sys.argv[2:]) if os.getppid() == int(sys.argv[1]) else 1)
+"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -95,7 +102,7 @@ def _few(numbers: list[int]) -> str:
 def _accelerator(threads: int) -> Iterator[str]:
     """`cutset accelerator story` while it is needed; gives its address."""
     address = f"shm://cutset-demo-{os.getpid()}"
-    command: list[Any] = [sys.executable, "-m", "cutset", "accelerator", "story", "--listen", address]
+    command: list[Any] = [sys.executable, "-c", CHILD, str(os.getpid()), "accelerator", "story", "--listen", address]
     process = subprocess.Popen([*command, "--threads", str(threads)], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:

@@ -40,6 +40,8 @@ def run(args: argparse.Namespace) -> int:
         raise RequestError(f"{args.inputs or args.model} has no inputs; name an exchange file with --inputs")
     if inputs[0].max() >= source.spec.vocab_size:
         raise RequestError(f"the inputs hold id {inputs[0].max()}; the vocabulary has {source.spec.vocab_size}")
+    if (tokens := inputs[0].shape[1]) > source.spec.max_positions:
+        raise RequestError(f"the inputs have {tokens} tokens; the model has {source.spec.max_positions} positions")
     executor, choice = build_executor(source, settings)
     result = run_forward(executor, inputs, args.warmup, args.repeat)
     system = f"cutset {choice.backend} {choice.dtype}"
@@ -54,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         if args.trace is not None:
             print(f"{args.trace}: {write_trace(executor, inputs, args.trace)} operators")
     except OSError as error:
-        raise RequestError(f"{error.filename} can't be written: {error.strerror}") from None
+        raise RequestError(f"{error.filename or args.output} can't be written: {error.strerror}") from None
     if args.json:
         save(Results(shlex.join(["cutset", *sys.argv[1:]]), machine(choice.threads), (row,)), args.json)
     return 0

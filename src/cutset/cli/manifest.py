@@ -30,6 +30,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("command", nargs="*", metavar="-- COMMAND", help="what runs inside, after `cutset`")
     add_settings(parser, "threads", "models_file")
+    # Else MODEL and COMMAND are looked for in one place, and flags between them leave no room for the second.
+    parser.parse_args = parser.parse_intermixed_args  # type: ignore[method-assign]
 
 
 def run(args: argparse.Namespace) -> int:

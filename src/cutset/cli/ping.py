@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 from cutset.cli.options import add_json, add_settings, settings_from
-from cutset.cli.output import table
+from cutset.cli.output import printable, table
 from cutset.config import Settings
-from cutset.errors import CutsetError
+from cutset.errors import ConfigError, CutsetError
 
 __all__ = ["configure", "run"]
 
@@ -21,6 +21,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if not 0 < args.timeout <= 3600:
+        raise ConfigError(f"--timeout must be above 0 and at most 3600 seconds, not {args.timeout:g}")
     settings = settings_from(args)
     from cutset.offload.client.open import dial
     from cutset.offload.client.ping import ping
@@ -29,14 +31,17 @@ def run(args: argparse.Namespace) -> int:
     digest = _digest(args.model, settings) if args.model else None
     try:
         session = Session(
-            lambda: dial(settings, args.address, settings.accelerator_key), Patience(args.timeout, args.timeout)
+            lambda: dial(settings, args.address, settings.accelerator_key, timeout=args.timeout),
+            Patience(args.timeout, args.timeout),
         )
         try:
             pong = ping(session)
         finally:
             session.close()
+    except ConfigError:  # a question that can't be asked
+        raise
     except CutsetError as error:
-        print(f"no: {error}")
+        print(f"no: {printable(str(error))}")
         return 1
     welcome = pong.welcome
     same = digest is None or digest == welcome.digest

@@ -26,7 +26,10 @@ def run(args: argparse.Namespace) -> int:
         elif args.output.is_file():
             raise RequestError(f"{args.output} is a file; name a directory, or a file that ends in .json")
         else:
-            model.write_checkpoint(args.output)
+            from cutset.models.writer import new_directory
+
+            with new_directory(args.output):
+                model.write_checkpoint(args.output)
     except OSError as error:
         raise RequestError(f"{args.output} can't be written: {error.strerror}") from None
     print(f"{args.output}: {model.spec().family}, {model.spec().parameter_count():,} parameters, seed {model.seed}")

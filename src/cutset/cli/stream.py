@@ -6,7 +6,9 @@ import argparse
 
 from cutset.cli import (
     stream_graph,
+    stream_show,
     stream_trace,
+    stream_train,
     stream_worker,
 )
 
@@ -14,7 +16,9 @@ __all__ = ["configure", "run"]
 
 ACTIONS = (
     ("graph", stream_graph),
+    ("show", stream_show),
     ("trace", stream_trace),
+    ("train", stream_train),
     ("worker", stream_worker),
 )
 

@@ -93,17 +93,24 @@ def _work_rows(works: tuple[Work, ...], wall: float) -> list[tuple[str, ...]]:
 def _headline(pictures: tuple[Latency, ...], done: list[Latency], wall: float) -> str:
     if not done:
         return f"{len(pictures)} pictures, none with a result; the times are of what was done for them"
-    seconds = sorted(picture.seconds * 1e3 for picture in done)
-    late = seconds[min(len(seconds) - 1, round(0.95 * (len(seconds) - 1)))]
     missing = f"; {len(pictures) - len(done)} had no result" if len(done) < len(pictures) else ""
     return (
-        f"{len(done)} pictures in {wall:.3f} s, {len(done) / wall if wall else 0:.2f} a second; latency median "
-        f"{statistics.median(seconds):.1f} ms, mean {statistics.fmean(seconds):.1f}, 95 % below {late:.1f}{missing}"
+        f"{len(done)} pictures in {wall:.3f} s, {len(done) / wall if wall else 0:.2f} a second{missing}\n"
+        f"from capture to result: {_summary([picture.seconds for picture in done])}\n"
+        f"from sending to result: {_summary([picture.in_flight for picture in done])}"
+    )
+
+
+def _summary(seconds: list[float]) -> str:
+    late = sorted(seconds)[round(0.95 * (len(seconds) - 1))]
+    return (
+        f"median {statistics.median(seconds) * 1e3:.1f} ms, mean {statistics.fmean(seconds) * 1e3:.1f}, "
+        f"95 % below {late * 1e3:.1f}"
     )
 
 
 def _split_rows(split: dict[Any, float], mean: float) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = [("mean latency", "", "ms", "share")]
+    rows: list[tuple[str, ...]] = [("from capture to result, mean", "", "ms", "share")]
     for (party, part), seconds in split.items():
         rows.append((party, part, f"{seconds * 1e3:.2f}", f"{100 * seconds / mean if mean else 0:.1f} %"))
     return [*rows, ("sum", "", f"{sum(split.values()) * 1e3:.2f}", "")]
@@ -158,6 +165,7 @@ def _document(trace: Trace, works: tuple[Work, ...], pictures: tuple[Latency, ..
                 "picture": picture.picture,
                 "delivered": picture.delivered,
                 "latency": picture.seconds,
+                "in_flight": picture.in_flight,
                 "split": [{"party": p, "part": part, "seconds": s} for (p, part), s in picture.split().items()],
             }
             for picture in pictures

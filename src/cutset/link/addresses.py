@@ -38,10 +38,17 @@ def parse_address(text: str) -> Address:
         raise ConfigError(
             f"{text!r}: a name is up to 64 letters, digits, '.', '_' or '-', and starts with none of these"
         )
-    if scheme == "ipc" and (not place or place[0] == "@" or "\0" in place or len(place.encode()) > MAX_PATH):
-        raise ConfigError(f"{text!r}: the path of a socket file has 1 to {MAX_PATH} bytes")
+    if scheme == "ipc" and (not place or place[0] == "@" or "\0" in place or not _fits(place)):
+        raise ConfigError(f"{text!r}: the path of a socket file has 1 to {MAX_PATH} bytes of UTF-8")
     if scheme == "tcp":
         host, _, port = place.rpartition(":")
         if not HOST.fullmatch(host) or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
             raise ConfigError(f"{text!r}: write tcp://HOST:PORT, with a port of up to 65535")
     return Address(scheme, place)
+
+
+def _fits(path: str) -> bool:
+    try:
+        return len(path.encode()) <= MAX_PATH
+    except UnicodeEncodeError:  # bytes of a command line that aren't text
+        return False

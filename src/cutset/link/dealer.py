@@ -13,7 +13,7 @@ from cutset.link.channel import Channel, timed_out
 from cutset.link.keys import Keys
 from cutset.link.limits import Limits, Timeouts
 from cutset.link.sockets import SharedSocket
-from cutset.link.zeromq import GOODBYE, KEYS_HELP, check_file, configure
+from cutset.link.zeromq import GOODBYE, KEYS_HELP, check_owner, configure
 
 __all__ = ["connect"]
 
@@ -102,14 +102,12 @@ def _attempt(
     sock, outcome = SharedSocket(context, raw, None), None
     try:
         configure(raw, limits)
-        if where.scheme == "ipc":
-            check_file(where)
-        elif keys is not None:
+        if where.scheme == "tcp" and keys is not None:
             raw.curve_serverkey = keys.server
             raw.curve_publickey, raw.curve_secretkey = keys.public, keys.secret
             raw.ipv6 = where.place.startswith("[")
         raw.connect(str(where))
-        outcome = _handshake(sock, deadline)
+        outcome = _handshake(sock, where, deadline)
     finally:
         if outcome != Event.HANDSHAKE_SUCCEEDED:
             sock.close(0, last=False)
@@ -120,10 +118,12 @@ def _attempt(
     return sock if outcome is not None else None
 
 
-def _handshake(sock: SharedSocket, deadline: float) -> Event | None:
+def _handshake(sock: SharedSocket, where: Address, deadline: float) -> Event | None:
     """How the connection began; None when nobody was there, or nobody answered in time."""
     while time.monotonic() < deadline:
-        for event, _ in sock.events(wait=min(0.1, max(0.0, deadline - time.monotonic()))):
+        for event, detail in sock.events(wait=min(0.1, max(0.0, deadline - time.monotonic()))):
+            if event == Event.CONNECTED and where.scheme == "ipc":
+                check_owner(where, detail)
             if event in OUTCOMES:
                 return Event(event)
             if event in (Event.CLOSED, Event.DISCONNECTED, Event.CONNECT_RETRIED):

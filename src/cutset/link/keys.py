@@ -57,14 +57,20 @@ def save_keys(keys: Keys, name: str, directory: Path) -> tuple[Path, Path]:
     for path in texts:
         if os.path.lexists(path):
             raise ConfigError(f"{path} is there already: a key is never overwritten; choose another name")
+    made: list[Path] = []
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for path, (mode, text) in texts.items():
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+            made.append(path)
             with os.fdopen(descriptor, "w") as file:
                 file.write(text)
-    except OSError as error:
-        raise ConfigError(f"{error.filename} can't be written: {error.strerror}") from None
+    except BaseException as error:  # both files or none: half a pair is of no use, and in the way of the next
+        for path in made:
+            path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise ConfigError(f"{error.filename or made[-1]} can't be written: {error.strerror}") from None
+        raise
     return secret, public
 
 

@@ -95,7 +95,7 @@ class ZmqListener:
         self.timeouts = timeouts
         self.limits = limits
         self.path = path
-        self._ends: dict[bytes, ClientEnd] = {}
+        self._ends: dict[bytes, ClientEnd] = {}  # whoever sends from another thread may drop one at any moment
         self._waiting: deque[ClientEnd] = deque()  # once for each frame in an inbox
         self._gone: list[Link] = []
         self._cut: dict[int, float] = {}  # connections that broke, and when; their last messages may still wait
@@ -239,7 +239,7 @@ def listen(
             raw.bind(str(where))
         else:
             bind_file(raw, where)
-    except zmq.ZMQError as error:
+    except (zmq.ZMQError, OSError) as error:
         _abandon(context, allowed)
         raise LinkError(f"can't listen at {where}: {error.strerror}") from None
     except BaseException:

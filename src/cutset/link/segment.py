@@ -156,7 +156,7 @@ class Locks:
         try:
             request = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
             answer = fcntl.fcntl(self.descriptor, fcntl.F_OFD_GETLK, request)
-        except (OSError, AttributeError):
+        except (OSError, AttributeError, ValueError):  # a ValueError: another thread closed the file
             return self.descriptor >= 0
         return bool(FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
@@ -170,6 +170,6 @@ class Locks:
         """Unlocks everything and closes the file. The memory's own descriptor stays, so closing alone isn't enough."""
         for byte in list(self._held):
             self.give(byte)
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import mmap
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -75,6 +76,7 @@ class ShmLink:
         self._ended = ended
         self._held: deque[int] = deque()  # ends of records that were received and not yet released
         self._done: set[int] = set()  # of these, the ones released before an older one
+        self._releasing = threading.Lock()  # whoever computes may release while another thread receives
         self._partial: np.ndarray[Any, Any] | None = None
         self._filled = 0
         self.why = ""  # what ended the link; empty while it lasts
@@ -134,7 +136,8 @@ class ShmLink:
             if record is not None and (frame := self.take(*record)) is not None:
                 return frame
             if (left := deadline - time.monotonic()) <= 0:
-                if record is None:
+                # Pieces that are there already are still put together; a liar's come for ever.
+                if record is None or left < -SLICE:
                     raise timed_out(self.peer, limit, sending=False)
                 left = 0.0
 
@@ -192,23 +195,25 @@ class ShmLink:
     def _release(self, end: int) -> None:
         """Records are given back to the ring from the oldest one on."""
         held, done = self._held, self._done
-        if not held or end < held[0]:
-            return  # its link received again since
-        if end != held[0]:
-            done.add(end)
-            return
-        held.popleft()
-        while held and held[0] in done:
-            end = held.popleft()
-            done.remove(end)
-        self.receiver.release(end)
+        with self._releasing:
+            if not held or end < held[0]:
+                return  # its link received again since
+            if end != held[0]:
+                done.add(end)
+                return
+            held.popleft()
+            while held and held[0] in done:
+                end = held.popleft()
+                done.remove(end)
+            self.receiver.release(end)
 
     def _release_all(self) -> None:
-        if self._held:
-            end = self._held[-1]
-            self._held.clear()
-            self._done.clear()
-            self.receiver.release(end)
+        with self._releasing:
+            if self._held:
+                end = self._held[-1]
+                self._held.clear()
+                self._done.clear()
+                self.receiver.release(end)
 
     def _send_pieces(self, parts: list[Part], total: int, limit: float) -> None:
         """A frame larger than half the ring, a quarter of the ring at a time."""

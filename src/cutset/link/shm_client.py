@@ -38,8 +38,15 @@ def _dial(where: Address, timeouts: Timeouts, limits: Limits) -> ShmLink | None:
     """A link, or None when nobody listens."""
     locks = segment.Locks(segment.open_file(segment.control_path(where.place)))
     try:
+        if os.fstat(locks.descriptor).st_size == 0:  # a listener begins at this moment
+            locks.let_go()
+            return None
         control = segment.map_file(locks.descriptor, segment.CONTROL_BYTES)
-        if _ring.load64(control, 0) != segment.MAGIC:
+        magic = _ring.load64(control, 0)
+        if magic == 0:  # the same, a moment later
+            locks.let_go()
+            return None
+        if magic != segment.MAGIC:
             raise LinkError(f"{where} isn't a listener's, or one of another version of Cutset")
         epoch = _ring.load64(control, segment.EPOCH)
         if _ring.load32(control, segment.STATE) != segment.OPEN or not locks.taken(0):

@@ -39,7 +39,7 @@ class ShmListener:
         self._control = control
         self._epoch = epoch
         self._patience = patience(timeouts)
-        self._poller = _ring.Poller(control, segment.BELL, segment.JOINS, *self._patience)
+        self.poller = _ring.Poller(control, segment.BELL, segment.JOINS, *self._patience)
         self._links: dict[int, ShmLink] = {}  # by slot
         self._ended: deque[tuple[int, ShmLink]] = deque()  # to be swept up by the thread that listens
         self._gone: list[Link] = []
@@ -54,19 +54,22 @@ class ShmListener:
                 self._look(now)
             if self._ended:
                 self._sweep()
-            record = self._poller.recv(left if left < SLICE else SLICE)
-            if record is not None and (found := self._handle(*record)) is not None:
+            record = self.poller.recv(left if left < SLICE else SLICE)
+            if record is not None and (found := self.handle(*record)) is not None:
                 return found
             now = time.monotonic()
             if (left := deadline - now) <= 0:
-                if record is None:
+                if record is None or left < -SLICE:  # pieces may come for ever
                     return None
                 left = 0.0
         raise LinkClosed(f"the listener at {self.address} was closed")
 
-    def _handle(
-        self, slot: int, kind: int, offset: int, length: int, total: int, end: int
-    ) -> tuple[Link, Frame] | None:
+    def slot(self, link: Link) -> int | None:
+        """What the poller calls a client."""
+        return next((slot for slot, one in self._links.items() if one is link), None)
+
+    def handle(self, slot: int, kind: int, offset: int, length: int, total: int, end: int) -> tuple[Link, Frame] | None:
+        """Does what a record of the poller asks for; the frame and its client, where it completes one."""
         if kind == JOINED:
             self._admit()
             return None
@@ -110,7 +113,7 @@ class ShmListener:
             path.unlink(missing_ok=True)  # both sides have it mapped: nothing is left when they die
         spin, naps = self._patience
         if not flags & segment.FUTEXES:  # it can't wake this side, which must look by itself
-            naps = self._poller.naps = True
+            naps = self.poller.naps = True
         base = segment.PAGE + up
         receiver = _ring.Receiver(memory, 0, up, self._epoch, control, segment.BELL, spin, naps)
         sender = _ring.Sender(memory, base, down, self._epoch, memory, base + DATA_BELL, spin, naps)
@@ -127,7 +130,7 @@ class ShmListener:
         self._links[slot] = ShmLink(
             self.address, peer, self._timeouts, self._limits, memory, sender, receiver, 0, base, alive, ended
         )
-        self._poller.add(slot, receiver)
+        self.poller.add(slot, receiver)
         _ring.store32(control, at, segment.ACCEPTED)
 
     def _look(self, now: float) -> None:
@@ -147,7 +150,7 @@ class ShmListener:
             slot, link = self._ended.popleft()
             if self._links.get(slot) is link:
                 del self._links[slot]
-                self._poller.remove(slot)
+                self.poller.remove(slot)
                 _ring.store32(self._control, self._at(slot), segment.FREE)
                 self._gone.append(link)
 
@@ -162,7 +165,7 @@ class ShmListener:
         """Who connects here has no key."""
 
     def stay_awake(self, seconds: float) -> None:
-        self._poller.spin = seconds if usable_cores() > 1 else 0.0
+        self.poller.spin = seconds if usable_cores() > 1 else 0.0
 
     def close(self) -> None:
         if not self._open:

@@ -7,9 +7,11 @@ sender ends the link. Nothing reconnects: a connection that breaks is a link tha
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import stat
+import struct
 
 import zmq
 
@@ -17,12 +19,13 @@ from cutset.errors import LinkError
 from cutset.link.addresses import Address
 from cutset.link.limits import Limits
 
-__all__ = ["GOODBYE", "KEYS_HELP", "bind_file", "check_file", "configure"]
+__all__ = ["GOODBYE", "KEYS_HELP", "bind_file", "check_owner", "configure"]
 
 HEARTBEAT = 1000  # ms between heartbeats
 SILENCE = 4000  # ms without an answer to one, after which the other side counts as dead
 HANDSHAKE = 5000  # ms
 GOODBYE = 200  # ms that close() may take to send what waits
+CREDENTIALS = struct.Struct("iII")  # process, user and group
 KEYS_HELP = "tcp needs keys: make them with `cutset keys new NAME`"
 
 
@@ -53,8 +56,17 @@ def bind_file(raw: zmq.Socket[bytes], where: Address) -> None:
         os.umask(before)
 
 
-def check_file(where: Address) -> None:
-    """Refuses a socket file that another user put there, who would read everything."""
-    with contextlib.suppress(OSError):
-        if os.geteuid() not in (0, os.stat(where.place).st_uid):
-            raise LinkError(f"{where} belongs to another user: choose a path in a directory of your own")
+def check_owner(where: Address, descriptor: int) -> None:
+    """Refuses a connection to another user, who put a socket file there and would read everything.
+
+    The system says who listens at the other end: the file could be another one by now.
+    """
+    try:
+        with socket.socket(fileno=os.dup(descriptor)) as connection:
+            answer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+    except OSError as error:
+        if error.errno == errno.EBADF:
+            return  # it broke just now, as the handshake will find
+        raise LinkError(f"{where}: can't be told whose it is: {error.strerror}") from None
+    if CREDENTIALS.unpack(answer)[1] != os.geteuid():
+        raise LinkError(f"{where} belongs to another user: choose a path in a directory of your own")

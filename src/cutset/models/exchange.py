@@ -284,7 +284,7 @@ def write_exchange(
     """Writes an exchange file, one tensor in memory at a time, whole or not at all.
 
     `read` gives a tensor by its name in Hugging Face layout; `preview` values of each are written out in plain.
-    Raises CheckpointError for weights that aren't finite.
+    Raises CheckpointError for weights that aren't finite, or of a dtype that the format lacks.
     """
     spec = spec_from_config(dict(config), "config")
     cos, sin = Rope(spec).rows(
@@ -344,7 +344,11 @@ def _write_tensor(file: IO[bytes], name: str, tensor: Tensor, preview: int) -> N
     plain = tensor.float32() if tensor.dtype in FLOATS else raw
     if not np.isfinite(plain).all():
         raise CheckpointError(f"{tensor.file}: {tensor.name} holds values that aren't finite")
-    kind = next(kind for kind, code in NAMES.items() if code == tensor.dtype)
+    kind = next((kind for kind, code in NAMES.items() if code == tensor.dtype), None)
+    if kind is None:
+        raise CheckpointError(
+            f"{tensor.file}: {tensor.name} is {tensor.dtype}, which exchange files don't have; store it as float32"
+        )
     file.write(
         json.dumps({"name": name, "shape": list(tensor.shape), "dtype": kind, "encoding": "base64"})[:-1].encode()
     )

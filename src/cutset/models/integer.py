@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cutset.errors import CheckpointError, ModelError
+from cutset.errors import CheckpointError
 from cutset.kernels.reference_linear import (
     pack_weight,
     packed_shape,
@@ -35,7 +35,7 @@ from cutset.kernels.reference_linear import (
 from cutset.models.checkpoint import Tensor, TensorTable
 from cutset.models.digests import DIGESTS, digest
 from cutset.models.spec import DecoderSpec, Site
-from cutset.models.writer import write_safetensors
+from cutset.models.writer import new_directory, write_safetensors
 
 __all__ = [
     "MOST_SUM",
@@ -263,8 +263,6 @@ def write_integer_checkpoint(
 
     Raises CheckpointError for weights that aren't finite, ModelError for a target that holds something already.
     """
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ModelError(f"{target} is not an empty directory; name a new one")
     layout, digests = stored_shapes(spec), dict[str, str]()
     sites = {packed_name(spec, *site): site for site in spec.sites()}
 
@@ -284,15 +282,12 @@ def write_integer_checkpoint(
             if progress is not None:
                 progress(name, number + 1, len(layout))
 
-    target.mkdir(parents=True, exist_ok=True)
-    try:
+    with new_directory(target):
         write_safetensors(target / "model.safetensors", layout, values(), {"format": "cutset-int8"})
         for pattern in CARRIED if source.is_dir() else ():
             for file in source.glob(pattern):
-                shutil.copyfile(file, target / file.name)
+                if file.is_file():
+                    shutil.copyfile(file, target / file.name)
         changed = dict(config) | {"quantization_config": {"quant_method": "cutset", "version": VERSION}}
         for name, content in ((DIGESTS, digests), ("config.json", changed)):
             (target / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    except BaseException:  # Ctrl-C too: no half of a checkpoint stays
-        shutil.rmtree(target, ignore_errors=True)
-        raise

@@ -6,6 +6,7 @@ would hide a norm that is left out), biases aren't zero.
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ from cutset.models.spec import DecoderSpec
 from cutset.models.writer import write_safetensors
 
 __all__ = ["RandomModel"]
+
+MOST_PARAMETERS = 1 << 38  # a terabyte
+MOST_TOKENS = 1 << 24  # of all inputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,15 +50,17 @@ class RandomModel:
     def config(self) -> dict[str, Any]:
         """The model's config.json: the plainest family that has what is asked for, so that others can run it too.
 
-        Raises ArchitectureError for sizes that make no model.
+        Raises ArchitectureError or RequestError for sizes that make no model.
         """
+        if self.seed < 0 or self.experts < 0:
+            raise RequestError(f"seed and experts must be at least 0, not {self.seed} and {self.experts}")
         family = {
             (False, False): ("llama", "LlamaForCausalLM"),
             (False, True): ("qwen3", "Qwen3ForCausalLM"),
             (True, True): ("qwen3_moe", "Qwen3MoeForCausalLM"),
             (True, False): ("minimind", "MiniMindForCausalLM"),
         }[self.experts > 0, self.qk_norm]
-        width = self.intermediate or 64 * -(-(self.hidden * 8 // 3) // 64)
+        width = 64 * -(-(self.hidden * 8 // 3) // 64) if self.intermediate is None else self.intermediate
         config: dict[str, Any] = {
             "model_type": family[0],
             "architectures": [family[1]],
@@ -93,6 +99,8 @@ class RandomModel:
         spec = spec_from_config(config, "cutset random")
         if spec.head_dim * self.heads != self.hidden:
             raise RequestError(f"hidden {self.hidden} doesn't divide into {self.heads} heads")
+        if (parameters := spec.parameter_count()) > MOST_PARAMETERS:
+            raise RequestError(f"{parameters:,} parameters are more than {MOST_PARAMETERS:,}: use smaller sizes")
         return config
 
     def spec(self) -> DecoderSpec:
@@ -103,15 +111,16 @@ class RandomModel:
         """input_ids and attention_mask, each (batch, tokens); the mask is all ones. The first draw of the seed."""
         if not (1 <= self.batch_size <= 1 << 16 and 1 <= self.seq_len <= self.max_pos):
             raise RequestError(f"batch_size and seq_len must be at least 1, seq_len at most max_pos ({self.max_pos})")
+        if self.batch_size * self.seq_len > MOST_TOKENS:
+            raise RequestError(f"{self.batch_size} x {self.seq_len} are more than {MOST_TOKENS} tokens")
         rng = np.random.default_rng(self.seed)
         ids = rng.integers(0, self.vocab, size=(self.batch_size, self.seq_len)).astype(np.int32)
         return ids, np.ones(ids.shape, dtype=np.uint8)
 
     def tensor(self, name: str) -> Tensor:
         """One tensor in float32, by its name in Hugging Face layout. Each has a random stream of its own."""
-        shapes = self.spec().tensor_shapes()
-        shape = shapes[name]
-        rng = np.random.default_rng([self.seed, list(shapes).index(name) + 1])
+        number, shape = _places(self)[name]
+        rng = np.random.default_rng([self.seed, number])
         if name.endswith("norm.weight"):
             values = rng.uniform(0.5, 1.5, size=shape).astype(np.float32)
         elif len(shape) == 1:
@@ -138,9 +147,15 @@ class RandomModel:
             "seed": self.seed,
             "B": self.batch_size,
             "S": self.seq_len,
-            "head_dim": self.hidden // self.heads,
+            "head_dim": self.spec().head_dim,
         }
         write_exchange(path, self.config(), self.tensor, self.inputs(), meta, preview=preview)
+
+
+@functools.lru_cache(maxsize=1)  # of thousands of tensors, each asks
+def _places(model: RandomModel) -> dict[str, tuple[int, tuple[int, ...]]]:
+    """Number, from 1 on, and shape of each tensor by name."""
+    return {name: (number, shape) for number, (name, shape) in enumerate(model.spec().tensor_shapes().items(), 1)}
 
 
 def _tokenizer(vocab: int) -> dict[str, Any]:

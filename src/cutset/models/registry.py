@@ -162,7 +162,8 @@ def catalogue(settings: Settings) -> list[ModelInfo]:
 def _inspect(ref: ModelRef) -> ModelInfo:
     from cutset.models.families import load_spec
 
-    weights = sorted(ref.directory.glob("*.safetensors")) if ref.directory.is_dir() else []
+    found = sorted(ref.directory.glob("*.safetensors")) if ref.directory.is_dir() else []
+    weights = [path for path in found if path.is_file()]  # a link may lead nowhere
     nbytes = sum(path.stat().st_size for path in weights)
     try:
         spec = load_spec(ref.directory)

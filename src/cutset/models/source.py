@@ -18,7 +18,7 @@ from cutset.models.exchange import ExchangeFile, write_exchange
 from cutset.models.families import load_spec, read_json
 from cutset.models.integer import check_integer_tensors, is_integer
 from cutset.models.spec import DecoderSpec
-from cutset.models.writer import write_safetensors
+from cutset.models.writer import new_directory, write_safetensors
 
 __all__ = ["Source", "convert", "open_source"]
 
@@ -65,7 +65,8 @@ def open_source(path: Path, verify: str = "changed") -> Source:
 def convert(source: Source, target: Path, inputs: Inputs | None = None) -> None:
     """Writes `source` in the other form: to an exchange file if it is a directory, to a directory if it is a file.
 
-    Tensors keep their bytes, the configuration its content. `inputs` go into an exchange file.
+    Tensors keep their bytes, the configuration its content. `inputs` go into an exchange file. Raises ModelError for a
+    directory that holds something already.
     """
     if source.dtype == "int8":
         raise ModelError(f"{source.path} is an integer checkpoint; convert the float one that it came from")
@@ -79,8 +80,8 @@ def convert(source: Source, target: Path, inputs: Inputs | None = None) -> None:
         return
     import json
 
-    target.mkdir(parents=True, exist_ok=True)
     layout = {name: (source.tensors[name].dtype, shape) for name, shape in source.spec.tensor_shapes().items()}
     tensors = ((name, source.tensors[name].raw) for name in layout)
-    write_safetensors(target / "model.safetensors", layout, tensors, {"format": "pt"})
-    (target / "config.json").write_text(json.dumps(dict(source.config), indent=2) + "\n", encoding="utf-8")
+    with new_directory(target):
+        write_safetensors(target / "model.safetensors", layout, tensors, {"format": "pt"})
+        (target / "config.json").write_text(json.dumps(dict(source.config), indent=2) + "\n", encoding="utf-8")

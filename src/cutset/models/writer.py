@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterable, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cutset.errors import ModelError
 from cutset.files import appearing
 from cutset.models.checkpoint import DTYPES
 
-__all__ = ["write_safetensors"]
+__all__ = ["new_directory", "write_safetensors"]
+
+
+@contextlib.contextmanager
+def new_directory(path: Path) -> Iterator[None]:
+    """A directory for a checkpoint, made now or empty so far; unless the block ends well, nothing stays in it.
+
+    Raises ModelError for one that holds something: what lay there, an index of other weights say, would be read with
+    what is written.
+    """
+    there = path.exists()
+    if there and (not path.is_dir() or any(path.iterdir())):
+        raise ModelError(f"{path} is not an empty directory; name a new one")
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:  # Ctrl-C too: no half of a checkpoint stays
+        for entry in path.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        if not there:
+            path.rmdir()
+        raise
 
 
 def write_safetensors(

@@ -33,8 +33,9 @@ PROTOCOL = 1
 MOST_PADS = 8  # requests of one MakePads
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
-Word = Annotated[str, msgspec.Meta(max_length=200)]
-Text = Annotated[str, msgspec.Meta(max_length=500)]
+PRINTABLE = r"\A[^\x00-\x1f\x7f-\x9f]*\Z"  # texts end on the terminal of the other side, which obeys the rest
+Word = Annotated[str, msgspec.Meta(max_length=200, pattern=PRINTABLE)]
+Text = Annotated[str, msgspec.Meta(max_length=500, pattern=PRINTABLE)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 
 

@@ -9,6 +9,9 @@
     drawing      a graph as SVG or HTML
     planning     plans: which worker runs which layers
     trace        where the time of every picture went
+    sources      pictures from files, folders, cameras, streams, arrays, or made up; encoded packets
+    sparsity     how much of every value changes: measured and predicted
+    views        drawings of experiments
     emulation    links and machines that aren't there
     delta        what crosses a cut: payloads, their encoder and decoder
     messages     what parties say to each other; wire: how that goes over links; hop: the codecs of a hop

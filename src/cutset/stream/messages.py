@@ -70,7 +70,7 @@ class _Message(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
 
 class Hello(_Message, tag="hello"):
-    """First on every link, from whoever opened it. `session` is secret: only the coordinator and its workers know it."""
+    """First on every link, from whoever opened it. `session` is a secret of the coordinator and its workers."""
 
     protocol: Count
     software: Word

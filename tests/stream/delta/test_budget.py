@@ -90,3 +90,14 @@ def test_the_budget_of_the_output():
     assert shared.budget("b").half
     assert shared.observe(math.nan)
     assert OutputBudget(0.0, {"a": Budget(0.5, half=True)}).budget("a").exact
+
+
+def test_the_budget_of_the_output_never_loosens_what_an_edge_may_leave_out():
+    shared = OutputBudget(0.1, {"a": Budget(0.5), "b": Budget(0.0, half=True)})
+    assert not shared.observe(0.0)  # a video in which nothing moves
+    for _ in range(8000):
+        shared.observe(0.0)
+    assert shared.budget("a") == Budget(0.5)
+    shared.observe(1.0)
+    shared.observe(0.01)
+    assert shared.budget("a").threshold < 0.5

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cutset.stream.coordinator.result import Result
+from cutset.stream.model import Model
 from stream.networks import Skips, filled
 
 
@@ -38,3 +42,24 @@ def moving(count: int, height: int = 12, width: int = 14, seed: int = 0) -> list
         picture[:, :, y : y + 4, x : x + 4] = rng.integers(0, 256, (1, 3, 4, 4), dtype=np.uint8)
         found.append(picture)
     return found
+
+
+def small_model(height: int = 12, width: int = 14) -> Model:
+    return Model.of(small_network(), (1, 3, height, width))
+
+
+def expected(pictures: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+    """What the small network gives, computed here in one piece."""
+    module = small_network()
+    with torch.no_grad():
+        found = [module(torch.from_numpy(p)).numpy() for p in pictures]
+    assert len({f.tobytes() for f in found}) == len({p.tobytes() for p in pictures}), "results that look alike"
+    return found
+
+
+def same(results: Sequence[Result], wanted: Sequence[NDArray[Any]]) -> None:
+    """Every picture's result, in order, to the bit."""
+    assert [r.picture for r in results] == list(range(len(wanted)))
+    for result, output in zip(results, wanted, strict=True):
+        assert not result.dropped, result.dropped
+        assert np.array_equal(result.output, output), f"picture {result.picture} is wrong"

@@ -46,7 +46,7 @@ def test_bars_stand_where_the_spans_are() -> None:
     places = sorted((float(b.get("x", 0)), float(b.get("width", 0))) for b in found)
     scale = 1200 - 190 - 24
     wanted = sorted(
-        (190 + scale * (s.start - begin) / length, max(scale * (s.end - s.start) / length, 0.5)) for s in spans
+        (190 + scale * (s.start - begin) / length, max(scale * (s.end - s.start) / length, 1.0)) for s in spans
     )
     for (x, width), (x2, width2) in zip(places, wanted, strict=True):
         assert x == pytest.approx(x2, abs=0.02)

@@ -27,6 +27,7 @@ def test_a_picture_alone_spends_what_was_put_in() -> None:
     }
     assert sum(split.values()) == pytest.approx(latency.seconds)
     assert latency.delivered
+    assert latency.in_flight == pytest.approx(0.040)
 
 
 def test_later_pictures_queue_behind_the_one_before() -> None:
@@ -62,6 +63,14 @@ def test_the_way_over_a_link_is_transfer() -> None:
     [latency] = latencies(timeline)
     assert latency.split() == {("a", "send"): 1.0, ("b", "transfer"): 2.0, ("b", "decode"): 1.0}
     assert not latency.delivered
+
+
+def test_a_result_is_delivered_or_decoded_at_home() -> None:
+    spans = [Span("capture", 0, 0, 0.0, 0.0), Span("send", 0, 0, 0.0, 1.0)]
+    there = [Span("decode", 0, 0, 1.0, 2.0)]
+    [without] = latencies({"home": spans, "edge": there})
+    [decoded] = latencies({"home": [*spans, Span("decode", 0, 0, 3.0, 4.0)], "edge": there})
+    assert (without.delivered, decoded.delivered) == (False, True)
 
 
 def test_the_mean_split_sums_to_the_mean_latency() -> None:

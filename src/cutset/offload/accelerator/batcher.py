@@ -112,7 +112,7 @@ class Batcher:
         if now - oldest.arrived <= PATIENCE:
             behind = {call.key for call in heads} - {meeting}
             # Who has the fewest matrices to go joins soonest.
-            key = min(behind, key=lambda one: (meeting[0] - one[0]) % self.matrices) if behind else meeting
+            key = min(behind, key=lambda one: ((meeting[0] - one[0]) % self.matrices, one)) if behind else meeting
         same = [call for call in heads if call.key == key]
         same.sort(key=lambda call: (self._clients[call.client].rows, call.arrived))
         batch: list[Call] = []

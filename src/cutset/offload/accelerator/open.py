@@ -9,6 +9,7 @@ from cutset.link.keys import load_allowed, load_keys
 from cutset.models.integer import Progress
 from cutset.models.registry import resolve
 from cutset.models.source import open_source
+from cutset.offload.accelerator.hot import new_accelerator
 from cutset.offload.accelerator.products import NativeProducts, Products, self_test
 from cutset.offload.accelerator.server import DEFAULT_QUOTA, Accelerator, Quota
 from cutset.offload.matrices import ModelDigest, each_matrix
@@ -55,7 +56,7 @@ def open_accelerator(
         keys=None if key is None else load_keys(key),
         allow=None if allow is None else load_allowed(allow),
     )
-    return Accelerator(
+    return new_accelerator(
         listener,
         products,
         shapes,

@@ -50,18 +50,22 @@ class NativeProducts:
 
     def __init__(self, threads: int) -> None:
         self._native = extension()
-        self._pool = self._native.Pool(threads)
+        self.pool = self._native.Pool(threads)
         self._linears: dict[Hashable, Any] = {}
         self.device = f"cpu, {self._native.isa()}, {threads} threads"
 
     def put(self, matrix: Hashable, weight: NDArray[np.int8]) -> None:
         try:
-            linear = self._native.LinearI8(weight, np.ones(weight.shape[0], np.float32), self._pool)
+            linear = self._native.LinearI8(weight, np.ones(weight.shape[0], np.float32), self.pool)
         except ValueError as error:
             raise CheckpointError(f"matrix {matrix}: {error}") from None
         if linear.most_bits < 8 or linear.depth > self._native.most_residue_depth:
             raise CheckpointError(f"matrix {matrix}: sums of {linear.depth} products overflow")
         self._linears[matrix] = linear
+
+    def linears(self, count: int) -> list[Any]:
+        """The native.LinearI8 of the matrices 0, 1, …"""
+        return [self._linears[number] for number in range(count)]
 
     def drop(self, matrix: Hashable) -> None:
         del self._linears[matrix]
@@ -70,14 +74,14 @@ class NativeProducts:
         self, matrix: Hashable, q: NDArray[np.int16], out: NDArray[np.int32] | None = None
     ) -> NDArray[np.int32]:
         linear = self._linears[matrix]
-        z: NDArray[np.int32] = linear.integers(q, linear.most_bits, self._pool, out)
+        z: NDArray[np.int32] = linear.integers(q, linear.most_bits, self.pool, out)
         return z
 
     def warm(self, matrix: Hashable, offset: int, nbytes: int) -> int:
         return int(self._linears[matrix].warm(offset, nbytes))
 
     def residues(self, matrix: Hashable, x: Residues, out: Residues | None = None) -> Residues:
-        z: Residues = self._linears[matrix].residues(x, self._pool, out)
+        z: Residues = self._linears[matrix].residues(x, self.pool, out)
         return z
 
 

@@ -73,6 +73,7 @@ class Accelerator:
         threads: int,
         quota: Quota = DEFAULT_QUOTA,
         makes_pads: bool = True,
+        batcher: Batcher | None = None,
     ) -> None:
         self.listener, self.products, self.shapes, self.quota = listener, products, shapes, quota
         self.welcome = Welcome(
@@ -85,9 +86,10 @@ class Accelerator:
             max_rows=quota.max_rows,
             makes_pads=makes_pads,
         )
-        self._batcher = Batcher(
-            matrices=len(shapes), window=quota.window, max_rows=quota.max_rows, max_waiting=quota.max_waiting
-        )
+        if batcher is None:
+            rows, waiting = quota.max_rows, quota.max_waiting
+            batcher = Batcher(matrices=len(shapes), window=quota.window, max_rows=rows, max_waiting=waiting)
+        self._batcher = batcher
         self._greeted: set[Link] = set()
         self._next, self._warmed = 0, WARM_BYTES  # what is wanted next, and how much of it was read ahead
         self.counters = dict.fromkeys(
@@ -133,7 +135,10 @@ class Accelerator:
         got = self.listener.recv(timeout)
         if got is None:
             return False
-        link, frame = got
+        self._took(*got)
+        return True
+
+    def _took(self, link: Link, frame: Frame) -> None:
         try:
             self.counters["bytes_in"] += sum(array.nbytes for array in frame.arrays)
             self._heed(link, decode(frame.header), frame)
@@ -141,7 +146,6 @@ class Accelerator:
             self._refuse(link, 0, str(error))
         finally:
             frame.release()
-        return True
 
     def _heed(self, link: Link, message: Message, frame: Frame) -> None:
         """Acts on a message."""

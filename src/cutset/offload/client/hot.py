@@ -16,7 +16,7 @@ from cutset.offload.client.ledger import Span
 from cutset.offload.client.pads import Pad, PadPool
 from cutset.offload.client.parts import Parts
 from cutset.offload.client.session import Session
-from cutset.offload.client.weights import ClientMatrix, ClientWeights
+from cutset.offload.client.weights import ClientWeights
 from cutset.offload.modes import Mode
 
 __all__ = ["HotCalls", "Stop"]
@@ -72,8 +72,10 @@ class HotCalls:
                 depth=matrix.depth,
             )
         self._link: Any = None
-        self._lent: dict[int, Lent] = {}
-        self._left: dict[int, int] = {}  # of the lent rows, as the pool of pads was last told
+        self._lent: dict[int, Lent] = {}  # by a name of its own
+        self._names: dict[int, list[int]] = {}  # of what was lent of a matrix and may be in use
+        self._left: dict[int, int] = {}  # rows of it, as the pool of pads was last told
+        self._next = 0
 
     def run(self, step: Any, parts: Parts) -> Stop:
         """Answers products of a native.Step until it is done, or something is out of the ordinary."""
@@ -101,25 +103,22 @@ class HotCalls:
             self._spend()
             if stop != Stop.NO_PAD:
                 return stop
-            if not self._borrow(remote.number):
+            if not self._borrow(remote.number, remote.wanted):
                 return Stop.BEFORE
 
     def take(self, number: int, rows: int) -> list[Lent]:
         """Lent rows of a matrix for a call that isn't made here: as many as there are, at most `rows`."""
         rows = min(rows, self._remote.left(number))
-        if not rows:
-            return []
-        piece = self._piece(number, self._remote.take(number, rows), rows)
+        taken = [self._piece(*piece) for piece in self._remote.take(number, rows)] if rows else []
         self._spend()
-        return [piece]
+        return taken
 
-    def sent(self, matrix: ClientMatrix) -> tuple[NDArray[Any] | None, NDArray[Any], Pad | None]:
+    def sent(self) -> tuple[NDArray[Any] | None, NDArray[Any], Pad | None]:
         """Of the call that was stopped at: its integers, if they were kept, their scales, and its pad."""
         q, scales = self._remote.sent()
         if self._pads is None:
             return q, scales, None
-        r, product, span = self._piece(matrix.number, *self._remote.pad)
-        return q, scales, Pad([(r, product)], 0, (span,))
+        return q, scales, Pad([]).behind([self._piece(*piece) for piece in self._remote.pad])
 
     def record(self) -> tuple[int, int, int, int, int]:
         """What came from the ring and wasn't the usual answer."""
@@ -136,18 +135,28 @@ class HotCalls:
         verdict: tuple[int, int, int] = self._remote.verdict
         return verdict
 
-    def _piece(self, number: int, first: int, rows: int) -> Lent:
-        r, product, span = self._lent[number]
+    def _piece(self, name: int, first: int, rows: int) -> Lent:
+        r, product, span = self._lent[name]
         part = slice(first, first + rows)
         return r[part], product[part], Span(span.block, span.start + first, rows)
 
-    def _borrow(self, number: int) -> bool:
-        """True where there are new rows of pads now. A rest that is too small is for the slow twin to use up."""
-        if self._pads is None or self._remote.left(number) or (lent := self._pads.lend(number)) is None:
+    def _borrow(self, number: int, rows: int) -> bool:
+        """True once so many rows of pads of a matrix are lent. A rest that is too small is for the slow twin to use."""
+        if self._pads is None:
             return False
-        self._lent[number] = lent
-        self._left[number] = lent[2].rows
-        self._remote.lend(number, lent[0], lent[1])
+        names, remote = self._names.setdefault(number, []), self._remote
+        left = remote.left(number)
+        while names and sum(self._lent[name][2].rows for name in names[1:]) >= left:  # the oldest is used up
+            remote.let_go(names[0])
+            del self._lent[names.pop(0)]
+        while remote.left(number) < rows:
+            if (lent := self._pads.lend(number)) is None:
+                return False
+            self._next += 1
+            self._lent[self._next] = lent
+            names.append(self._next)
+            remote.lend(number, self._next, lent[0], lent[1])
+            self._left[number] = remote.left(number)
         return True
 
     def _spend(self) -> None:

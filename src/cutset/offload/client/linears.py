@@ -170,7 +170,7 @@ class OffloadLinears:
         """A call that native code has sent and couldn't finish."""
         if self.hot is None:
             raise RuntimeError("no call was sent by native code")
-        q, scales, pad = self.hot.sent(matrix)
+        q, scales, pad = self.hot.sent()
         if q is None:  # the integers are in the ring alone, where others may write; the same rows give the same again
             q, scales = self._native.quantize_rows(rows, matrix.bits, self._pool)
         asked = _Asked(matrix, q, scales, pad)

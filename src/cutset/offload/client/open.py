@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import socket
 import warnings
@@ -27,6 +26,8 @@ from cutset.offload.client.session import Patience, Session
 from cutset.offload.client.weights import ClientWeights, load_weights
 from cutset.offload.messages import MOST_PADS
 from cutset.offload.modes import DEFAULT_MODE, Mode, mode_named
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 __all__ = ["Offload", "check_settings", "dial", "open_offload"]
 
@@ -152,14 +153,17 @@ def _pad_pool(weights: ClientWeights, settings: Settings, pad_session: Session |
     )
 
 
-def dial(settings: Settings, address: str, server_key: Path | None, ring: int = 1 << 20) -> Link:
-    """Opens a link with the keys that the settings name. `ring`: bytes each way, in shared memory."""
+def dial(
+    settings: Settings, address: str, server_key: Path | None, ring: int = 1 << 20, timeout: float | None = None
+) -> Link:
+    """Opens a link with the keys that the settings name. `ring`: bytes each way, in shared memory. `timeout`: seconds
+    until somebody must have answered, other than the settings say."""
     keys = None
     if address.startswith("tcp://"):
         if settings.key is None or server_key is None:
             raise ConfigError(f"{address} needs --key and the other side's public key; see `cutset keys`")
         keys = load_keys(settings.key).expecting(load_public(server_key))
-    timeouts = Timeouts(connect=min(5.0, settings.offload_timeout))
+    timeouts = Timeouts(connect=min(5.0, settings.offload_timeout) if timeout is None else timeout)
     return connect(address, keys=keys, timeouts=timeouts, limits=Limits(ring=ring))
 
 
@@ -187,11 +191,27 @@ def _hosts(address: str) -> set[str]:
     if where.scheme != "tcp":
         return {"this machine"}
     try:
-        found = {str(entry[4][0]) for entry in socket.getaddrinfo(where.place.rpartition(":")[0].strip("[]"), None)}
+        listed = socket.getaddrinfo(where.place.rpartition(":")[0].strip("[]"), None)
     except OSError as error:
         raise OffloadError(f"{address}: its host can't be found: {error.strerror}") from None
-    own = {host for host in found if ipaddress.ip_address(host.partition("%")[0]).is_loopback}
-    with contextlib.suppress(OSError):
-        mine = {str(entry[4][0]) for entry in socket.getaddrinfo(socket.gethostname(), None)}
-        own |= found & mine
-    return found | ({"this machine"} if own else set())
+    found = {_plain(str(entry[4][0])) for entry in listed}
+    return {str(host) for host in found} | ({"this machine"} if any(map(_is_here, found)) else set())
+
+
+def _plain(host: str) -> IPAddress:
+    """The same host in one spelling: ::ffff:10.0.0.5 is 10.0.0.5."""
+    found = ipaddress.ip_address(host.partition("%")[0])
+    return getattr(found, "ipv4_mapped", None) or found
+
+
+def _is_here(host: IPAddress) -> bool:
+    """An address of this machine: that of any interface can be bound, another one's can't."""
+    if host.is_loopback or host.is_unspecified:
+        return True
+    family = socket.AF_INET if host.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.bind((str(host), 0))
+    except OSError:
+        return False
+    return True

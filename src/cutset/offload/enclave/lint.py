@@ -20,6 +20,7 @@ from cutset.errors import ConfigError
 __all__ = ["lint", "lint_file"]
 
 MOST_BYTES = 64 << 20
+MOST_DIGITS = 20  # of the enclave's size
 # A host's directories that hold far more than one program needs, or that others write to.
 WIDE = (
     "/",
@@ -59,7 +60,7 @@ def lint_file(path: Path) -> list[str]:
     """`lint` of a file. Raises ConfigError where it can't be read or isn't TOML."""
     try:
         return lint(tomllib.loads(read_bounded(path, MOST_BYTES)))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a syntax error, or a number of thousands of digits
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
 
 
@@ -164,7 +165,7 @@ def shared_memory(document: Document) -> Iterator[str]:
         yield f"fs.mounts: {len(found)} untrusted_shm mounts; the ring needs one"
     for mount in found:
         path = str(mount.get("uri", "")).partition(":")[2].rstrip("/")
-        if PurePosixPath(path).parent != PurePosixPath("/dev/shm"):
+        if PurePosixPath(path).parent != PurePosixPath("/dev/shm") or path.endswith("/.."):
             yield f"fs.mounts: untrusted_shm of {path!r}: mount the one directory of the ring in /dev/shm"
 
 
@@ -177,7 +178,7 @@ def sizes(document: Document) -> Iterator[str]:
     text = _get(document, "sgx.enclave_size")
     units = {"K": 10, "M": 20, "G": 30}
     number = str(text)[:-1] if str(text)[-1:] in units else str(text)
-    if not number.isdecimal() or not number.isascii():
+    if not number.isdecimal() or not number.isascii() or len(number) > MOST_DIGITS:
         yield "sgx.enclave_size: must be given, as 4G or 512M"
     elif (size := int(number) << units.get(str(text)[-1], 0)) < 1 or size & (size - 1):
         yield f"sgx.enclave_size: {text} is not a power of two"
@@ -229,7 +230,7 @@ def _writable(path: str) -> bool:
         try:
             if each.stat().st_mode & stat.S_IWOTH:
                 return True
-        except OSError:
+        except (OSError, ValueError):  # a ValueError: a zero byte in the path
             continue
     return False
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cutset.errors import ConfigError, ModelError, OffloadError
+from cutset.link import parse_address
 from cutset.models.source import open_source
 from cutset.offload.enclave.files import Measured, client_files, digest, model_files
 from cutset.offload.enclave.sizes import Use, enclave_bytes, parts, size_text
@@ -96,6 +97,7 @@ def render(
     for each in (address, pads_from) if pads_from else (address,):
         if not each.startswith(("shm://", "tcp://")):
             raise OffloadError(f"{each!r} can't be reached from an enclave: use shm:// or tcp://")
+        parse_address(each)
     if pads_from.startswith("shm://"):
         raise OffloadError(f"{pads_from!r} is on this machine, as the accelerator may be: pads come over tcp://")
     ring = f"{RING}/" if address.startswith("shm://") else ""

@@ -32,6 +32,7 @@ Planner = Callable[[Sequence[str], str], Plan]
 TICK = 0.05  # seconds
 STRIKES = 2  # failures without a picture in between, after which a worker is left out for a while
 BENCH = 10.0  # seconds that it is left out
+MOMENT = 0.25  # seconds that a worker which another one lost has to prove dead, before plans are made with it
 
 
 class Coordinator:
@@ -70,7 +71,7 @@ class Coordinator:
         self._strikes: dict[str, int] = {}
         self._benched: dict[str, float] = {}
         self._alone_since: float | None = time.monotonic()
-        self._pinged = 0.0
+        self._pinged = self._not_before = 0.0
         self._given = 0  # results that nobody has taken yet
         self._stopped = False
         self._woken = False
@@ -253,6 +254,8 @@ class Coordinator:
         blamed = message.party if message.party in self.remotes else remote.name
         self._tell(f"{remote.name} reports of plan {message.plan}: {message.reason}")
         self._strikes[blamed] = self._strikes.get(blamed, 0) + 1
+        if blamed != remote.name:
+            self._not_before = time.monotonic() + MOMENT
         if self._strikes[blamed] >= STRIKES:
             self._benched[blamed] = time.monotonic() + BENCH
             self.remotes[blamed].why = message.reason
@@ -339,6 +342,8 @@ class Coordinator:
     def _replan(self) -> None:
         now = time.monotonic()
         alive = self._alive(now)
+        if now < self._not_before and all(self.remotes[name].up for name in self._strikes):
+            return
         if not alive:
             if self._alone_since is None:
                 self._alone_since = now

@@ -59,6 +59,8 @@ class LocalWorkers:
 
     def start(self, name: str) -> None:
         """Starts a worker, or starts it again."""
+        if name in self._processes:
+            _end(self._processes[name])
         speed = self._speeds[self.names.index(name)] if self._speeds else 1.0
         command = [sys.executable, "-m", "cutset.cli", "stream", "worker"]
         command += ["--listen", f"ipc://{self.directory}/{name}", "--threads", str(self._threads)]
@@ -87,16 +89,9 @@ class LocalWorkers:
     def close(self) -> None:
         """Stops the workers and removes the directory. A second call does nothing."""
         for process in self._processes.values():
-            if process.stdin is not None:
-                with contextlib.suppress(OSError):
-                    process.stdin.close()
-            process.terminate()
+            process.terminate()  # all at once
         for process in self._processes.values():
-            try:
-                process.wait(3.0)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            _end(process)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def __enter__(self) -> LocalWorkers:
@@ -106,6 +101,19 @@ class LocalWorkers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Stops a process if it runs, and takes it away."""
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+    process.terminate()
+    try:
+        process.wait(3.0)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _environment(threads: int) -> Mapping[str, str]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.errors import ConfigError, CutsetError, LinkError, LinkTimeout
-from cutset.link import Link, Timeouts, connect
+from cutset.link import Link, Timeouts, connect, parse_address
 from cutset.stream.coordinator.clock import Clock
 from cutset.stream.messages import (
     PROTOCOL,
@@ -65,7 +65,7 @@ class Remote:
         wrap: Callable[[Link], Link] | None = None,
         connect_timeout: float = 5.0,
     ) -> None:
-        if address.startswith("tcp://") and (keys is None or key is None):
+        if parse_address(address).scheme == "tcp" and (keys is None or key is None):
             raise ConfigError(f"{address} needs --key (your own pair) and the worker's public key; see `cutset keys`")
         self.name, self.address, self.key = name, address, key
         self.up = False

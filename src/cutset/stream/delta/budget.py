@@ -53,7 +53,8 @@ EXACT = Budget()
 
 
 class OutputBudget:
-    """Scales the edges' thresholds together so that the error of the final output stays within `limit`.
+    """Scales the edges' thresholds together, down from what they are, so that the error of the final output stays
+    within `limit`.
 
     What is guaranteed is each edge's own bound. The output's error follows from the network and is only known where it
     is measured (`--check`): tell it with `observe`. A lower threshold holds from the next payload on, so an excess
@@ -78,5 +79,5 @@ class OutputBudget:
         if not error <= self.limit:
             self.scale *= min(max(self.limit / error, 0.1), 0.8) if math.isfinite(error) else 0.1
         elif error < self.limit / 2:
-            self.scale *= 1.1
+            self.scale = min(1.1 * self.scale, 1.0)
         return self.scale != before

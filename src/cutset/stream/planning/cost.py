@@ -86,11 +86,18 @@ class Model:
         self.crossings = Crossings(problem)
         self._keys = self.crossings if problem.mode == "full" else Crossings(replace(problem, mode="full"))
 
+    def parts(self, plan: Plan) -> tuple[Part, ...]:
+        """What every picture passes, in order."""
+        return _parts(self.problem, plan, self.crossings)
+
+    def first(self, plan: Plan) -> tuple[Part, ...]:
+        """The same for the first picture, when every hop carries keys."""
+        return _parts(self.problem, plan, self._keys)
+
     def cost(self, plan: Plan) -> Cost:
         """The cost of a legal plan; see `why_not`."""
-        parts, keys = (_parts(self.problem, plan, table) for table in (self.crossings, self._keys))
-        first = sum(part.seconds + part.latency for part in keys)
-        return Cost(parts, first, _weights(self.problem, plan), self.problem.in_flight)
+        first = sum(part.seconds + part.latency for part in self.first(plan))
+        return Cost(self.parts(plan), first, _weights(self.problem, plan), self.problem.in_flight)
 
 
 def _parts(problem: Problem, plan: Plan, crossings: Crossings) -> tuple[Part, ...]:

@@ -41,7 +41,8 @@ class Line:
 
     def _spread(self, i: int, j: int, seen: Hop) -> None:
         hops, between = list(self.hops), range(i, j)
-        slowest = min(between, key=lambda k: hops[k].bandwidth)
+        # Of hops that seem alike the last: plans that stay nearer to the camera are tried, and show what is true.
+        slowest = min(between, key=lambda k: (hops[k].bandwidth, -k))
         if seen.bandwidth < hops[slowest].bandwidth:
             hops[slowest] = replace(hops[slowest], bandwidth=seen.bandwidth)
         latency = sum(hops[k].latency for k in between)

@@ -21,6 +21,8 @@ WINDOW = 24  # observations
 FADE = 0.85  # of an observation's weight, with each that comes after it
 APART = 0.25  # two sizes say something of latency if they differ by this share of the larger
 LEAST_PAIRS = 6
+CHANGED = 4  # observations in a row that all miss the fit the same way: what was before doesn't count any more
+MISSED = 0.25  # by this share at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,8 @@ class LinkEstimate:
         self.latency = start.latency if start else 0.0
         self.bandwidth = start.bandwidth if start else math.inf
         self.count = 0
-        self.spread = math.inf  # share of the seconds by which the middle half of the observations misses the fit
+        self.spread = math.inf  # share of the seconds by which observations miss the fit, in the mean
+        self._missed = 0  # in a row; below 0 where they were quicker
         self._seen: deque[tuple[float, float]] = deque(maxlen=WINDOW)
 
     @property
@@ -75,8 +78,15 @@ class LinkEstimate:
         """A frame of that size took so long from being sent to being there. What can't be is left out."""
         if not (math.isfinite(seconds) and seconds > 0 and math.isfinite(nbytes) and nbytes > 0):
             return
+        off = seconds / self.seconds(nbytes) - 1 if self.count else 0.0
+        side = 0 if abs(off) < MISSED else 1 if off > 0 else -1
+        self._missed = self._missed + side if side * self._missed >= 0 and side else side
         self.count += 1
         self._seen.append((float(nbytes), float(seconds)))
+        if abs(self._missed) >= CHANGED:
+            self._missed = 0
+            while len(self._seen) > CHANGED:
+                self._seen.popleft()
         sizes, times = np.array(self._seen).T
         weights = FADE ** np.arange(len(sizes) - 1, -1, -1)
         slope = self._slope(sizes, times, weights)
@@ -90,7 +100,7 @@ class LinkEstimate:
             per_byte = _median(rest[useful] / sizes[useful], (weights * sizes)[useful])
             self.bandwidth = 1 / per_byte
         fitted = self.latency + sizes / self.bandwidth
-        self.spread = _median(np.abs(times - fitted) / np.maximum(fitted, 1e-9), weights)
+        self.spread = float(np.average(np.abs(times - fitted) / np.maximum(fitted, 1e-9), weights=weights))
 
     def _slope(self, sizes: Floats, times: Floats, weights: Floats) -> float | None:
         """Seconds a byte, after Theil and Sen: the median over pairs of different size."""

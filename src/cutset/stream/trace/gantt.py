@@ -21,6 +21,7 @@ LEFT, RIGHT = 190, 24  # of the plot
 ROW, BAR = 20, 16  # height of a lane, and of a bar in it
 GAP = 12  # between parties
 TOP = 96
+LEAST = 1.0  # width of a bar that can be seen
 LETTER = 6.6  # width of a letter in a bar
 TICKS = 10
 
@@ -159,7 +160,7 @@ class _Chart:
     def _lane(self, party: str, lane: Lane, y: int) -> Iterator[str]:
         for span in lane.spans:
             start, end = span.start - self.begin, span.end - self.begin
-            x, width = self._x(start), max(self._x(end) - self._x(start), 0.5)
+            x, width = self._x(start), max(self._x(end) - self._x(start), LEAST)
             colour = (span.picture + 3 * span.source) % len(PICTURES)
             label = f"{span.source}:{span.picture}" if self.several else str(span.picture)
             yield (

@@ -11,7 +11,7 @@ from typing import Literal
 from cutset.stream.trace.lanes import Timeline
 from cutset.stream.trace.spans import Kind, Span
 
-__all__ = ["Part", "Segment", "by_picture", "path"]
+__all__ = ["Part", "Placed", "Segment", "by_picture", "path"]
 
 Part = Kind | Literal["transfer", "queue"]
 

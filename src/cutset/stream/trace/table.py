@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cutset.stream.trace.lanes import KINDS, Timeline
-from cutset.stream.trace.path import Part, Segment, by_picture, path
+from cutset.stream.trace.path import Part, Placed, Segment, by_picture, path
 from cutset.stream.trace.spans import Kind, Span
 
 __all__ = ["Latency", "Work", "latencies", "mean_split", "window", "work"]
@@ -37,7 +37,14 @@ class Latency:
 
     @property
     def seconds(self) -> float:
+        """From the capture to the result."""
         return self.segments[-1].end - self.segments[0].start if self.segments else 0.0
+
+    @property
+    def in_flight(self) -> float:
+        """From the first work on it, after it has waited to be sent."""
+        starts = (segment.start for segment in self.segments if segment.part not in ("capture", "queue", "wait"))
+        return self.segments[-1].end - next(starts, self.segments[-1].end) if self.segments else 0.0
 
     def split(self) -> dict[tuple[str, Part], float]:
         """Seconds by party and part, in the order in which the picture met them."""
@@ -79,11 +86,17 @@ def _covered(spans: Iterable[Span], begin: float, end: float) -> float:
 
 
 def latencies(timeline: Timeline) -> tuple[Latency, ...]:
-    """Every picture's, in order of their starts. One without a `deliver` span has had no result."""
+    """Every picture's, in order of their starts."""
     return tuple(
-        Latency(source, picture, path(placed), any(span.kind == "deliver" for _, span in placed))
+        Latency(source, picture, path(placed), _delivered(placed))
         for (source, picture), placed in by_picture(timeline).items()
     )
+
+
+def _delivered(placed: Sequence[Placed]) -> bool:
+    """Whether it had a result: one was delivered, or decoded where the picture was captured."""
+    home = {party for party, span in placed if span.kind == "capture"}
+    return any(span.kind == "deliver" or (span.kind == "decode" and party in home) for party, span in placed)
 
 
 def mean_split(pictures: Iterable[Latency]) -> dict[tuple[str, Part], float]:

@@ -14,7 +14,7 @@
     for (const { bar, text, a, b } of bars) {
       const seen = b >= from && a <= to;
       bar.setAttribute("visibility", seen ? "visible" : "hidden");
-      const x = place(a), width = Math.max(place(b) - x, 0.5), first = Math.max(x, left), last = Math.min(x + width, right);
+      const x = place(a), width = Math.max(place(b) - x, 1), first = Math.max(x, left), last = Math.min(x + width, right);
       if (seen) { bar.setAttribute("x", x); bar.setAttribute("width", width); text.setAttribute("x", (first + last) / 2); }
       text.setAttribute("visibility", seen && last - first > letter * text.textContent.length + 4 ? "visible" : "hidden");
     }

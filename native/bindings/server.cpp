@@ -1,0 +1,175 @@
+// The accelerator's hot loop and its batcher for Python; native/offload/server.h and batcher.h document them.
+#include "bindings/server.h"
+
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "bindings/arrays.h"
+#include "bindings/common.h"
+#include "bindings/ends.h"
+#include "offload/server.h"
+
+namespace nb = nanobind;
+using nb::literals::operator""_a;
+
+namespace {
+
+using namespace cutset;
+using namespace cutset::bindings;
+using namespace cutset::offload;
+
+std::unique_ptr<Call> call_of(std::uint64_t client, std::uint64_t number, std::uint64_t matrix, const AnyArray& x,
+                              double arrived) {
+  auto call = std::make_unique<Call>();
+  call->masked = x.dtype() == nb::dtype<std::uint32_t>();
+  if (call->masked) {
+    check_array<std::uint32_t>(x, "x", 2, "uint32 or int16");
+  } else {
+    check_array<std::int16_t>(x, "x", 2, "uint32 or int16");
+  }
+  call->client = client;
+  call->number = number;
+  call->matrix = matrix;
+  call->rows = x.shape(0);
+  call->arrived = arrived;
+  call->room.reset(new std::uint32_t[(x.nbytes() + 3) / 4]);
+  const char* data = static_cast<const char*>(x.data());
+  std::copy(data, data + x.nbytes(), reinterpret_cast<char*>(call->room.get()));
+  return call;
+}
+
+nb::object wait_of(const Batcher& self, double now) {
+  const double seconds = self.wait(now);
+  return seconds == Batcher::kNothing ? nb::none() : nb::object(nb::float_(seconds));
+}
+
+nb::list take_from(Batcher& self, double now) {
+  nb::list taken;
+  for (const auto& call : self.take(now)) taken.append(nb::make_tuple(call->client, call->number, call->matrix));
+  return taken;
+}
+
+// The server and what it points to.
+class PyServer {
+ public:
+  PyServer(nb::list linears, ThreadPool& pool, Batcher& batcher, nb::object poller, std::size_t max_rows,
+           std::size_t warm_bytes, std::size_t warm_step)
+      : poller_(std::move(poller)),
+        server_(matrices(linears), pool, batcher, end_of<link::PollerEnd>(poller_), {max_rows, warm_bytes, warm_step}) {
+    for (nb::handle linear : linears) held_.push_back(nb::borrow(linear));
+  }
+
+  void greet(std::uint64_t client, nb::object sender, nb::object receiver) {
+    server_.greet(client, end_of<link::SenderEnd>(sender), end_of<link::ReceiverEnd>(receiver));
+    ends_[client] = {std::move(sender), std::move(receiver)};
+  }
+
+  void forget(std::uint64_t client) {
+    server_.forget(client);
+    ends_.erase(client);
+  }
+
+  bool queue(std::uint64_t client, std::uint64_t number, std::uint64_t matrix, const AnyArray& x) {
+    if (matrix >= held_.size() || x.ndim() != 2 || x.shape(0) == 0 ||
+        x.shape(1) != nb::cast<const PackedI8&>(held_[matrix]).depth()) {
+      refuse("there is no such matrix, or x has another depth");
+    }
+    return server_.queue(call_of(client, number, matrix, x, Server::now()));
+  }
+
+  int turn(double seconds) {
+    nb::gil_scoped_release release;
+    return static_cast<int>(server_.turn(seconds));
+  }
+
+  nb::tuple record() const {
+    const link::Record& found = server_.record;
+    return nb::make_tuple(server_.client, static_cast<int>(found.kind), found.offset, found.length, found.total,
+                          found.end);
+  }
+
+  nb::tuple refusal() const { return nb::make_tuple(server_.client, server_.number, server_.reason); }
+
+  // (client, call, seconds, shared, z); z is a copy.
+  nb::tuple product() const {
+    const Answer& what = server_.answer;
+    return nb::make_tuple(server_.client, what.call, what.seconds, what.shared,
+                          what.masked ? copy<std::uint32_t>(what) : copy<std::int32_t>(what));
+  }
+
+  // What was counted since the last time.
+  nb::dict counted() {
+    const Server::Counters found = std::exchange(server_.counters, {});
+    nb::dict told;
+    told["calls"] = found.calls;
+    told["rows"] = found.rows;
+    told["products"] = found.products;
+    told["shared_rows"] = found.shared_rows;
+    told["bytes_in"] = found.bytes_in;
+    told["bytes_out"] = found.bytes_out;
+    told["busy_s"] = found.busy;
+    return told;
+  }
+
+ private:
+  static std::vector<const PackedI8*> matrices(const nb::list& linears) {
+    std::vector<const PackedI8*> found;
+    for (nb::handle linear : linears) found.push_back(&nb::cast<const PackedI8&>(linear));
+    if (found.empty()) refuse("there are no matrices");
+    return found;
+  }
+
+  template <class T>
+  nb::object copy(const Answer& what) const {
+    auto made = new_array<T>({what.rows, what.outputs});
+    const T* data = reinterpret_cast<const T*>(server_.product);
+    std::copy(data, data + what.rows * what.outputs, made.data());
+    return nb::cast(made);
+  }
+
+  nb::object poller_;
+  std::vector<nb::object> held_;
+  std::map<std::uint64_t, std::pair<nb::object, nb::object>> ends_;
+  Server server_;
+};
+
+}  // namespace
+
+void bind_server(nb::module_& m) {
+  nb::class_<Batcher>(m, "Batcher", "Which waiting calls are multiplied together, and when.")
+      .def(nb::init<std::uint64_t, double, std::size_t, std::size_t>(), nb::kw_only(), "matrices"_a, "window"_a,
+           "max_rows"_a, "max_waiting"_a)
+      .def("__len__", &Batcher::waiting)
+      .def_prop_ro("clients", &Batcher::clients)
+      .def_prop_ro("complete", &Batcher::complete)
+      .def("join", &Batcher::join, "client"_a)
+      .def("leave", &Batcher::leave, "client"_a)
+      .def(
+          "add",
+          [](Batcher& self, std::uint64_t client, std::uint64_t number, std::uint64_t matrix, const AnyArray& x,
+             double arrived) { return self.add(call_of(client, number, matrix, x, arrived)); },
+          "client"_a, "number"_a, "matrix"_a, "x"_a, "arrived"_a)
+      .def("answered", &Batcher::answered, "client"_a, "now"_a)
+      .def("wait", &wait_of, "now"_a)
+      .def("take", &take_from, "now"_a, "(client, number, matrix) of the calls of the next product, which are removed");
+
+  nb::class_<PyServer>(m, "Server", "The hot loop of an accelerator in shared memory.")
+      .def(nb::init<nb::list, ThreadPool&, Batcher&, nb::object, std::size_t, std::size_t, std::size_t>(), "linears"_a,
+           "pool"_a, "batcher"_a, "poller"_a, nb::kw_only(), "max_rows"_a, "warm_bytes"_a, "warm_step"_a,
+           nb::keep_alive<1, 3>(), nb::keep_alive<1, 4>())
+      .def("greet", &PyServer::greet, "client"_a, "sender"_a, "receiver"_a)
+      .def("forget", &PyServer::forget, "client"_a)
+      .def("queue", &PyServer::queue, "client"_a, "number"_a, "matrix"_a, "x"_a)
+      .def("turn", &PyServer::turn, "seconds"_a)
+      .def_prop_ro("record", &PyServer::record)
+      .def_prop_ro("refusal", &PyServer::refusal)
+      .def_prop_ro("product", &PyServer::product)
+      .def("counted", &PyServer::counted);
+}

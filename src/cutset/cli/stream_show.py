@@ -1,0 +1,115 @@
+"""`cutset stream show`: pictures of experiments."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cutset.cli.options import add_json
+from cutset.cli.stream_measuring import add_measuring, changes_from, measured, only_endings
+from cutset.errors import RequestError
+from cutset.files import write_json
+
+if TYPE_CHECKING:
+    from cutset.stream.views.figure import Draw
+
+__all__ = ["DESCRIPTION", "HELP", "VIEWS", "configure", "run"]
+
+HELP = "draw changed fractions, sizes, prediction errors, costs or latencies"
+VIEWS = {
+    "changed": "changed fraction by layer, of all pictures",
+    "channels": "the same by channel, of one picture (--picture)",
+    "pair": "between two image files: show pair MODEL A B",
+    "spread": "changed fraction of layers (--layer) over that of the picture, with fits",
+    "sizes": "bytes by layer: raw, measured deltas, predicted ones (--sparsity)",
+    "errors": "prediction error by picture and layer (--sparsity)",
+    "latency": "latency by pictures in flight: show latency TRACE …",
+}
+DESCRIPTION = "Views: " + "; ".join(f"{name}: {words}" for name, words in VIEWS.items()) + "."
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("view", metavar="VIEW", help=", ".join(VIEWS))
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="alexnet, vgg16, vgg19, googlenet or resnet50")
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="image files or traces, as the view wants")
+    add_measuring(parser)
+    parser.add_argument("--sparsity", type=Path, metavar="FILE.npz", help="a model of `cutset stream train`")
+    parser.add_argument("--picture", type=int, default=1, metavar="N", help="for channels (default 1)")
+    parser.add_argument("--layer", action="append", default=[], metavar="NAME", help="for spread; may be repeated")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE.png|FILE.svg", help="draw it")
+    parser.add_argument("--dark", action="store_true", help="on a dark background")
+    add_json(parser, "what is drawn")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.view not in VIEWS:
+        from cutset.config import did_you_mean
+
+        raise RequestError(f"there is no view {args.view!r}{did_you_mean(args.view, VIEWS)}")
+    if not args.output and not args.json:
+        raise RequestError("say where it goes: -o FILE.png, -o FILE.svg or --json FILE")
+    if args.output:
+        only_endings(args.output, ".png", ".svg")
+    if args.files and args.view not in ("pair", "latency"):
+        raise RequestError(f"{args.view} takes no {args.files[0]}")
+    data, draw = _view(args)
+    if args.output:
+        from cutset.stream.views.figure import save
+
+        save(draw, data, args.output, dark=args.dark)
+    if args.json:
+        write_json(args.json, {"command": "cutset stream show"} | data)
+    return 0
+
+
+def _view(args: argparse.Namespace) -> tuple[dict[str, Any], Draw]:
+    """What the view shows, and what draws that."""
+    from cutset.stream.views import changed, errors, latency, sizes, spread
+
+    if args.view == "latency":
+        return latency.latency(_traces(args)), latency.draw
+    if args.view == "pair":
+        return changed.pair(_pair(args), (args.files[0].name, args.files[1].name)), changed.draw_pair
+    trained = None
+    if args.view in ("sizes", "errors") and args.sparsity:
+        from cutset.stream.sparsity.predictor import read_trained
+
+        trained = read_trained(args.sparsity)
+    if args.view == "errors" and trained is None:
+        raise RequestError("errors are of a model: give --sparsity FILE, from `cutset stream train`")
+    changes = changes_from(args)
+    if args.view == "changed":
+        return changed.by_layer(changes), changed.draw_by_layer
+    if args.view == "channels":
+        return changed.by_channel(changes, args.picture), changed.draw_by_channel
+    if args.view == "spread":
+        return spread.spread(changes, args.layer), spread.draw
+    if trained is not None and args.view == "errors":
+        return errors.errors(changes, trained), errors.draw
+    return sizes.sizes(changes, trained), sizes.draw
+
+
+def _traces(args: argparse.Namespace) -> dict[str, Any]:
+    from cutset.stream.trace.chrome import read_trace
+
+    paths = [Path(path) for path in (args.model, *args.files) if path]
+    if not paths:
+        raise RequestError("latency takes the traces of runs: show latency run1.json run3.json …")
+    return {path.name.split(".")[0]: read_trace(path) for path in paths}
+
+
+def _pair(args: argparse.Namespace) -> Any:
+    """What changes in MODEL from one image file to another."""
+    from cutset.cli.stream_graph import picture_size
+    from cutset.stream.sources.folder import open_picture
+
+    if len(args.files) != 2 or not args.model:
+        raise RequestError("pair takes a model and two image files: show pair alexnet a.png b.png")
+    found = []
+    for path in args.files:
+        with open_picture(path, picture_size(args.size) if args.size else None) as source:
+            found += [picture.pixels for picture in source]
+    if len(found) != 2 or found[0].shape != found[1].shape:
+        raise RequestError(f"{args.files[0]} and {args.files[1]} are of different sizes; give --size HxW")
+    return measured(args, iter(found), args.files[1].name, 2)

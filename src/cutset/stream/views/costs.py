@@ -1,0 +1,44 @@
+"""Seconds by layer of several workers: each layer's, and added up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cutset.errors import RequestError
+from cutset.stream.graph import Graph
+from cutset.stream.views.figure import COLOURS, layers_below
+
+__all__ = ["costs", "draw"]
+
+
+def costs(graph: Graph, workers: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """`workers`: of each the seconds of every node. Raises RequestError where there are none, or of another network."""
+    for name, seconds in workers.items():
+        if len(seconds) != len(graph.nodes):
+            raise RequestError(f"{name} has times of {len(seconds)} layers; the graph has {len(graph.nodes)}")
+    if not workers:
+        raise RequestError("no worker's times were given")
+    return {
+        "view": "costs",
+        "title": "Time by layer: " + ", ".join(f"{name} {sum(s) * 1e3:,.0f} ms" for name, s in workers.items()),
+        "layers": [node.name for node in graph.nodes],
+        "workers": {name: [float(s) for s in seconds] for name, seconds in workers.items()},
+        "size": (min(max(9.0, 2 + 0.24 * len(graph.nodes)), 18.0), 7.5),
+    }
+
+
+def draw(figure: Any, data: Mapping[str, Any]) -> None:
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    count = len(data["workers"])
+    for k, (name, seconds) in enumerate(data["workers"].items()):
+        places, colour = np.arange(len(seconds)), COLOURS[k % len(COLOURS)]
+        width = 0.8 / count
+        top.bar(places + (k - (count - 1) / 2) * width, np.array(seconds) * 1e3, width, color=colour, label=name)
+        bottom.step(places, np.cumsum(seconds) * 1e3, where="mid", color=colour, lw=1.4)
+    top.set_ylabel("ms a layer")
+    bottom.set_ylabel("ms up to there")
+    top.legend(loc="upper left", ncols=min(count, 6), bbox_to_anchor=(0, 1.2))
+    layers_below(bottom, data["layers"])

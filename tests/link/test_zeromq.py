@@ -1,0 +1,85 @@
+"""What only ZeroMQ's links have: socket files and whose they are."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from cutset.errors import LinkError
+from cutset.link import Timeouts, connect, listen, router
+
+QUICK = Timeouts(connect=1, send=1, recv=1)
+OTHER = """
+import os, sys
+from cutset.link import listen, router
+os.setuid(65534)
+listener = listen(sys.argv[1])
+os.chmod(sys.argv[1].removeprefix("ipc://"), 0o666)
+print("ready", flush=True)
+while True:
+    listener.recv(0.2)
+"""
+
+
+def test_a_place_where_no_socket_can_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    for path in ("file/x", "nowhere/x", "file"):
+        with pytest.raises(LinkError):
+            listen(f"ipc://{tmp_path / path}")
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can listen as somebody else")
+def test_root_doesn_t_talk_with_another_user_s_listener(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = Path(os.environ.get("TMPDIR", "/tmp"), f"cutset-test-{os.getpid()}")
+    folder.mkdir(mode=0o777)
+    folder.chmod(0o777)
+    address = f"ipc://{folder / 'theirs'}"
+    process = subprocess.Popen([sys.executable, "-c", OTHER, address], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        with pytest.raises(LinkError, match="another user"):
+            connect(address, timeouts=QUICK)
+    finally:
+        process.kill()
+        process.communicate()
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+
+
+def test_whose_socket_it_is_is_asked_of_the_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file could be another one by the time that the connection is made."""
+    listener = listen(f"ipc://{tmp_path / 'x'}")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "geteuid", lambda: 12345)
+        patch.setattr(os, "stat", lambda *_, **__: SimpleNamespace(st_uid=12345))
+        with pytest.raises(LinkError, match="another user"):
+            connect(listener.address, timeouts=QUICK)
+    listener.close()
+
+
+def test_links_may_end_in_another_thread_while_the_listener_looks(tmp_path: Path) -> None:
+    class Ending(router.ClientEnd):
+        """Ends at the worst moment, as another thread's `send` can: while the listener goes through all of them."""
+
+        def __getattribute__(self, name: str) -> object:
+            if name == "fd":
+                self.listener.drop(self)
+            return super().__getattribute__(name)
+
+    listener = listen(f"ipc://{tmp_path / 'x'}")
+    assert isinstance(listener, router.ZmqListener)
+    for number in range(3):
+        end = Ending(listener, bytes([number]), -1, "somebody")
+        listener._ends[end.route] = end
+    listener._cut = {1 << 20: 0.0}  # so that it looks at all of them
+    listener.look()
+    assert len(listener.gone()) == 3
+    listener.close()

@@ -1,0 +1,140 @@
+"""Workers that die, stand still, come back, or can't go on: every picture still has its result, in order."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from cutset.errors import CutsetError  # noqa: E402
+from cutset.link import Timeouts, connect  # noqa: E402
+from cutset.stream.api import Stream  # noqa: E402
+from cutset.stream.coordinator.local import LocalWorkers  # noqa: E402
+from cutset.stream.coordinator.switching import Options  # noqa: E402
+from stream.run.pictures import expected, moving, same, small_model  # noqa: E402
+
+QUICK = Options(in_flight=4, rate=60, silence=1.0, beat=0.1)
+
+
+@dataclass
+class Log:
+    """What a stream told, and when."""
+
+    lines: list[tuple[float, str]] = field(default_factory=list)
+
+    def __call__(self, line: str) -> None:
+        self.lines.append((time.monotonic(), line))
+
+    def when(self, text: str) -> float:
+        return next(at for at, line in self.lines if text in line)
+
+
+@pytest.fixture
+def healed(workers: LocalWorkers) -> Iterator[LocalWorkers]:
+    """The shared workers; whoever is dead afterwards is started again."""
+    yield workers
+    for name in workers.names:
+        process = workers.process(name)
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGCONT)
+        else:
+            workers.start(name)
+            connect(workers.addresses[name][0], timeouts=Timeouts(connect=30)).close()
+
+
+def kill(local: LocalWorkers, name: str) -> None:
+    local.process(name).kill()
+    local.process(name).wait()
+
+
+def stop(local: LocalWorkers, name: str) -> None:
+    os.kill(local.process(name).pid, signal.SIGSTOP)
+
+
+def terminate(local: LocalWorkers, name: str) -> None:
+    local.process(name).terminate()
+    local.process(name).wait()
+
+
+def disturbed(
+    local: LocalWorkers, count: int, deeds: dict[int, Callable[[], None]], options: Options = QUICK
+) -> tuple[list[Any], Log, Any]:
+    """Results of `count` pictures, with something done after some of them."""
+    log, pictures, results = Log(), moving(count), []
+    with Stream(small_model(), pictures, workers=local.addresses, options=options, tell=log) as stream:
+        for result in stream:
+            results.append(result)
+            if result.picture in deeds:
+                deeds[result.picture]()
+        plans = stream.coordinator.plans
+    same(results, expected(pictures))
+    return results, log, plans
+
+
+@pytest.mark.parametrize("name", ["worker1", "worker2", "worker3"])
+def test_a_worker_is_killed(healed: LocalWorkers, name: str) -> None:
+    results, log, plans = disturbed(healed, 60, {20: lambda: kill(healed, name)})
+    assert len(plans) == 2
+    assert [stage.worker for stage in plans[1][1].stages] == [n for n in healed.names if n != name]
+    assert any(r.attempts > 1 for r in results), "nothing was on its way: this shows nothing"
+    gone, again = log.when(f"{name} is gone"), log.when("plan 2:")
+    assert again - gone < 10, "weights were on the disk"
+
+
+@pytest.mark.parametrize("name", ["worker1", "worker2"])
+def test_a_worker_stands_still(healed: LocalWorkers, name: str) -> None:
+    _, log, plans = disturbed(healed, 60, {15: lambda: stop(healed, name)})
+    assert any("no sign of life" in line for _, line in log.lines)
+    assert name not in [stage.worker for stage in plans[-1][1].stages]
+
+
+def test_a_worker_that_ends_in_order(healed: LocalWorkers) -> None:
+    _, _, plans = disturbed(healed, 50, {15: lambda: terminate(healed, "worker2")})
+    assert len(plans) >= 2
+
+
+def test_two_of_three_are_killed_one_after_the_other(healed: LocalWorkers) -> None:
+    deeds = {10: lambda: kill(healed, "worker3"), 12: lambda: kill(healed, "worker1")}
+    _, _, plans = disturbed(healed, 60, deeds)
+    assert [stage.worker for stage in plans[-1][1].stages] == ["worker2"]
+
+
+def test_a_worker_that_comes_back_is_used_again(healed: LocalWorkers) -> None:
+    def again() -> None:
+        healed.start("worker2")
+
+    _, _, plans = disturbed(healed, 700, {10: lambda: kill(healed, "worker2"), 30: again})
+    assert [len(plan.stages) for _, plan, _ in plans] == [3, 2, 3]
+
+
+def test_when_all_are_killed_what_was_on_its_way_is_reported_as_dropped(healed: LocalWorkers) -> None:
+    pictures: list[Any] = moving(200)
+    results: list[Any] = []
+    options = Options(in_flight=4, rate=60, silence=1.0, patience=1.0)
+
+    def kill_all() -> Iterator[Any]:
+        for picture in pictures:
+            yield picture
+            if len(results) > 10:
+                for name in healed.names:
+                    kill(healed, name)
+
+    with (
+        Stream(small_model(), kill_all(), workers=healed.addresses, options=options) as stream,
+        pytest.raises(CutsetError, match="no worker is left"),
+    ):
+        results.extend(stream)
+    assert [r.picture for r in results] == list(range(len(results)))
+    good = [r for r in results if not r.dropped]
+    assert len(good) >= 11
+    for result, wanted in zip(good, expected(pictures), strict=False):
+        assert np.array_equal(result.output, wanted)
+    assert [r.dropped for r in results if r.dropped] == ["no worker is left"] * (len(results) - len(good))

@@ -1,0 +1,7 @@
+"""Tests of sources that decode need PyAV."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("av")

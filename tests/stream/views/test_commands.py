@@ -1,0 +1,117 @@
+"""`cutset stream train` and `cutset stream show` as a user meets them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cutset.cli import main
+from cutset.stream.trace.chrome import write_trace
+from cutset.stream.trace.record import Trace
+from stream.trace.pipeline import pipeline
+
+pytest.importorskip("sklearn")
+pytest.importorskip("matplotlib")
+pytest.importorskip("av")
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what was measured and the model that was trained by it."""
+    folder = tmp_path_factory.mktemp("trained")
+    source = "generated:64x80,seed=2,shapes=2"
+    arguments = ["--features", "--source", source, "--limit", "24", "--keep", str(folder / "data.npz")]
+    arguments += ["-o", str(folder / "model.npz"), "--json", str(folder / "train.json")]
+    assert main(["stream", "train", "alexnet", *arguments]) == 0
+    return folder
+
+
+def test_training_says_what_is_better(measured: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = json.loads((measured / "train.json").read_text())
+    assert (document["seen"], document["held_out"]) == (17, 6)
+    ours, last = document["bytes_off"]["trained"], document["bytes_off"]["last picture"]
+    assert document["better"] == ("trained" if ours < last else "last picture")
+    again = measured / "again.npz"
+    assert main(["stream", "train", "--data", str(measured / "data.npz"), "-o", str(again)]) == 0
+    out = capsys.readouterr().out
+    assert "features.12" in out
+    assert "on 6 held-out pictures" in out
+
+
+@pytest.mark.parametrize("view", ["changed", "channels", "spread", "sizes", "errors"])
+def test_views_of_a_measurement(view: str, measured: Path, tmp_path: Path) -> None:
+    arguments = [
+        "--data",
+        str(measured / "data.npz"),
+        "-o",
+        str(tmp_path / "x.png"),
+        "--json",
+        str(tmp_path / "x.json"),
+    ]
+    if view in ("sizes", "errors"):
+        arguments += ["--sparsity", str(measured / "model.npz")]
+    assert main(["stream", "show", view, *arguments]) == 0
+    assert (tmp_path / "x.png").stat().st_size > 5000
+    assert json.loads((tmp_path / "x.json").read_text())["view"] == view
+
+
+def test_a_pair_of_image_files(tmp_path: Path) -> None:
+    from matplotlib.image import imsave
+
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (64, 80, 3), np.uint8)
+    imsave(tmp_path / "a.png", picture)
+    picture[:32] += 1
+    imsave(tmp_path / "b.png", picture)
+    files = [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    out = tmp_path / "pair.json"
+    assert main(["stream", "show", "pair", "alexnet", *files, "--features", "--json", str(out)]) == 0
+    document = json.loads(out.read_text())
+    assert document["changed"][0] == pytest.approx(0.5)
+    assert document["changed"][-1] > 0
+
+
+def test_latency_of_traces(tmp_path: Path) -> None:
+    for count in (1, 4):
+        (tmp_path / f"run{count}.json").write_bytes(write_trace(Trace("", pipeline(count))))
+    files = [str(tmp_path / f"run{count}.json") for count in (4, 1)]
+    assert main(["stream", "show", "latency", *files, "-o", str(tmp_path / "x.svg")]) == 0
+    assert "pictures in flight" in (tmp_path / "x.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["show", "change", "-o", "x.png"], "did you mean 'changed'"),
+        (["show", "changed", "--data", "x.npz"], "say where it goes"),
+        (["show", "changed", "-o", "x.png"], "say what to measure"),
+        (["show", "changed", "-o", "x.pdf"], ".svg"),
+        (["show", "changed", "alexnet", "-o", "x.png", "--data", "x.npz"], "either"),
+        (["show", "changed", "-o", "x.png", "--data", "none.npz"], "can't read"),
+        (["show", "errors", "-o", "x.png", "--data", "none.npz"], "--sparsity"),
+        (["show", "latency", "-o", "x.png"], "traces"),
+        (["show", "pair", "alexnet", "a.png", "-o", "x.png"], "two image files"),
+        (["show", "pair", "alexnet", "a.txt", "b.txt", "-o", "x.png"], "ends in none"),
+        (["show", "sizes", "alexnet", "extra", "-o", "x.png"], "takes no extra"),
+        (["train", "alexnet", "-o", "x.npz"], "say what to measure"),
+        (["train", "alexnet", "--source", "generated:64x64", "-o", "x.json"], ".npz"),
+        (["train", "alexnet", "--source", "generated:64x64", "--limit", "1", "-o", "x.npz"], "--limit"),
+        (["train", "alexnet", "--source", "generated:64x64", "--holdout", "1.5", "-o", "x.npz"], "--holdout"),
+        (["train", "alexnet", "--source", "nothing.mp4", "-o", "x.npz"], "no file or folder"),
+        (["train", "alexnet", "--source", "generated:64x64", "--limit", "4", "--features", "-o", "x.npz"], "too few"),
+    ],
+)
+def test_wrong_arguments(
+    arguments: list[str],
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["stream", *arguments]) == 2
+    assert words in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
