@@ -6,7 +6,10 @@ import argparse
 
 from cutset.cli import (
     stream_graph,
+    stream_plan,
+    stream_profile,
     stream_show,
+    stream_simulate,
     stream_trace,
     stream_train,
     stream_worker,
@@ -17,6 +20,9 @@ __all__ = ["configure", "run"]
 ACTIONS = (
     ("graph", stream_graph),
     ("show", stream_show),
+    ("plan", stream_plan),
+    ("profile", stream_profile),
+    ("simulate", stream_simulate),
     ("trace", stream_trace),
     ("train", stream_train),
     ("worker", stream_worker),

@@ -32,6 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", type=Path, metavar="FILE", help="a file of weights that needn't be sent")
     parser.add_argument("--memory", metavar="SIZE", help="refuse stages that need more, as 2GiB (default: no limit)")
     parser.add_argument("--device", default="cpu", metavar="NAME", help="torch's name of a device (default cpu)")
+    parser.add_argument("--speed", type=float, default=1.0, metavar="S", help="emulate a slower machine: 0.125, 0.5")
     parser.add_argument("--with-parent", action="store_true", help=argparse.SUPPRESS)  # end when stdin closes
 
 
@@ -68,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
         weights=args.weights,
         memory=memory,
         device=args.device,
+        speed=args.speed,
         tell=_tell,
     )
 

@@ -19,7 +19,7 @@ from cutset.stream.coordinator.local import LocalWorkers
 from cutset.stream.coordinator.result import Result
 from cutset.stream.coordinator.switching import Options
 from cutset.stream.delta import Budget
-from cutset.stream.messages import Report
+from cutset.stream.messages import Pace, Report
 from cutset.stream.model import Model
 from cutset.stream.planning.plan import Plan
 
@@ -60,15 +60,18 @@ class Stream:
         seed: int = 0,
         threads: int = 1,
         keys: Keys | None = None,
+        paces: Mapping[tuple[str, str], Pace] | None = None,
         options: Options | None = None,
-        observe: Callable[[Report], None] | None = None,
+        observe: Callable[[Report, Plan, float], None] | None = None,
         tell: Callable[[str], None] = lambda line: None,
     ) -> None:
         """`planner(model, workers that are there, why)` makes the plans; `plan` is the first one.
 
         `rate`: pictures a second of each source. `deadline`: seconds after capture, when a picture is dropped.
-        `threads` are each local worker's. `options` overrides mode, in_flight, rate, deadline, threshold and half.
-        `observe` hears each party's report of each picture, and `tell` what happens; both from another thread.
+        `threads` are each local worker's; `keys` this side's pair, for tcp. `paces` emulate slow connections, by the
+        names of sender and receiver. `options` overrides mode, in_flight, rate, deadline, threshold and half.
+        `observe` hears each party's report of each picture, with the plan and the seconds that the picture's bytes took
+        to that party; `tell` hears what happens. Both are called from another thread.
         Raises CutsetError: ConfigError, GraphError, ModelError, RequestError.
         """
         if not sources:
@@ -90,9 +93,9 @@ class Stream:
             rate=rate,
             deadline=deadline,
         )
-        read = [iter(source) for source in sources]
+        read = list(sources)
         if not isinstance(model, Model):
-            first, read[0] = _peek(read[0])
+            first, read[0] = _peek(iter(sources[0]))
             model = _model(model, first, head, weights, seed)
         self.model = model
         if plan is not None:
@@ -100,7 +103,16 @@ class Stream:
         try:
             named = self._workers(workers, threads)
             self._coordinator = Coordinator(
-                model, named, _planner(model, plan, planner), read, settings, keys=keys, observe=observe, tell=tell
+                model,
+                named,
+                _planner(model, plan, planner),
+                read,
+                settings,
+                codecs=[getattr(source, "codec", None) for source in sources],
+                keys=keys,
+                paces=paces,
+                observe=observe,
+                tell=tell,
             )
         except BaseException:
             self.close()
@@ -164,7 +176,7 @@ class Stream:
         self.close()
 
 
-def _peek(source: Iterator[Any]) -> tuple[Any, Iterator[Any]]:
+def _peek(source: Iterator[Any]) -> tuple[Any, Iterable[Any]]:
     first = next(source, None)
     if first is None:
         raise RequestError("the source has no picture")

@@ -12,6 +12,7 @@ import msgspec
 
 from cutset.errors import FrameError
 from cutset.stream.delta.payload import KeyRequest, Payload
+from cutset.stream.planning.plan import PictureForm
 from cutset.stream.trace.spans import Span
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Body",
     "Bye",
     "Card",
+    "Codec",
     "Connect",
     "EdgeReport",
     "Failed",
@@ -42,6 +44,7 @@ __all__ = [
     "Refused",
     "Report",
     "Retire",
+    "Tune",
     "Weight",
     "Welcome",
     "Work",
@@ -52,6 +55,7 @@ __all__ = [
 PROTOCOL = 1
 MOST_BODY = 16 << 20  # bytes of a message that lies in an array
 MOST_EDGES = 200  # values on a hop: their payloads fit in a header
+MOST_ARRAYS = 8192  # of a picture: packets of a group, or two for each value
 MOST_WEIGHTS = 100_000
 MOST_SOURCES = 256
 
@@ -113,6 +117,18 @@ class Pace(_Message):
     latency: Seconds
 
 
+Side = Annotated[int, msgspec.Meta(ge=1, le=16384)]
+
+
+class Codec(_Message):
+    """What a source's packets are encoded with; see cutset.stream.sources.codec."""
+
+    name: Word
+    extradata: Annotated[bytes, msgspec.Meta(max_length=64 << 10)]
+    coded: tuple[Side, Side]
+    size: tuple[Side, Side]
+
+
 class Prepare(_Message, tag="prepare"):
     """Coordinator to worker: get ready for your stage of this plan. Answered by Need or not, and Prepared or Failed."""
 
@@ -133,6 +149,7 @@ class Prepare(_Message, tag="prepare"):
     profile: bool  # report the seconds of each layer
     pace: Pace | None  # emulate this hop towards `next`
     back: Pace | None  # and this one towards the coordinator
+    codecs: Annotated[list[Codec | None], msgspec.Meta(max_length=MOST_SOURCES)] = []  # of each source, for `packets`
 
 
 class Need(_Message, tag="need"):
@@ -170,6 +187,13 @@ class Ready(_Message, tag="ready"):
     plan: Count
 
 
+class Tune(_Message, tag="tune"):
+    """Coordinator to worker: the hop after your stage was seen to carry so many bytes a second. Encode for that."""
+
+    plan: Count
+    bandwidth: Seconds
+
+
 class Retire(_Message, tag="retire"):
     """Coordinator to worker: plans with lower numbers than this are over; forget what only they need."""
 
@@ -180,7 +204,7 @@ class Work(_Message, tag="work"):
     """One picture on one hop. Its bytes, the arrays of all payloads in order, come in this frame and in More.
 
     `ticket` is the payloads' sequence number: it rises with every picture that a source sends, also when one is sent
-    again. Without payloads the arrays are the picture itself, in the plan's form.
+    again. Without payloads the arrays are the picture itself, in the form that `form` says.
     """
 
     plan: Count
@@ -189,8 +213,11 @@ class Work(_Message, tag="work"):
     picture: Count
     ticket: Count
     payloads: Annotated[list[Payload], msgspec.Meta(max_length=MOST_EDGES)]
-    lengths: Annotated[list[Count], msgspec.Meta(max_length=2 * MOST_EDGES)]  # bytes of each array
+    lengths: Annotated[list[Count], msgspec.Meta(max_length=MOST_ARRAYS)]  # bytes of each array
     sent: float  # by the sender's clock, when the first byte went
+    form: PictureForm = "uint8"
+    opens: bool = False  # of packets: a group of pictures begins
+    skipped: Count = 0  # of packets: pictures that come out before
 
 
 class More(_Message, tag="more"):
@@ -293,6 +320,7 @@ Message = (
     | Prepared
     | Connect
     | Ready
+    | Tune
     | Retire
     | Work
     | More

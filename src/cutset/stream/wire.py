@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -15,7 +16,7 @@ from cutset.errors import CutsetError, FrameError, LinkTimeout
 from cutset.link import Frame, Limits, Link
 from cutset.link.frames import MAX_ARRAYS, MAX_HEADER
 from cutset.stream import messages
-from cutset.stream.messages import MOST_BODY, Body, Message, More, Work
+from cutset.stream.messages import MOST_BODY, Body, Message, More, Pace, Work
 
 __all__ = ["LIMITS", "PIECE", "Assembler", "Outbox", "pack", "pieces", "unpack"]
 
@@ -155,6 +156,16 @@ class Outbox:
             self._data.append((iter(frames), done))
             self._ready.notify_all()
         return True
+
+    def pace(self, pace: Pace) -> None:
+        """From now on this link is as slow as that one would be."""
+        from cutset.stream.emulation import EmulatedLink, Hop
+
+        hop = Hop(pace.bandwidth or math.inf, pace.latency)
+        if isinstance(self.link, EmulatedLink):
+            self.link.hop = hop
+        else:
+            self.link = EmulatedLink(self.link, hop, queue=2, limits=LIMITS)
 
     def bulk(self, frames: Iterable[Packed]) -> None:
         """Queues frames that go when there is nothing else to send."""

@@ -7,9 +7,9 @@ import random
 
 import numpy as np
 
+from cutset.stream.emulation.hop import Hop
 from cutset.stream.graph import Graph
 from cutset.stream.node import Node, Read, Value, Weight
-from cutset.stream.planning.links import Hop
 from cutset.stream.planning.machines import Machine
 from cutset.stream.planning.problem import Problem
 from cutset.stream.planning.traffic import Coded, Traffic

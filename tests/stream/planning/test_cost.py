@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from cutset.errors import CutsetError
+from cutset.stream.emulation.hop import Hop
 from cutset.stream.graph import Graph
 from cutset.stream.node import Node, Read, Value, Weight
 from cutset.stream.planning.compare import best, compare, explain, stages_text
 from cutset.stream.planning.cost import Model, why_not
-from cutset.stream.planning.links import Hop
 from cutset.stream.planning.machines import Machine, scaled
 from cutset.stream.planning.plan import Plan, StagePlan
 from cutset.stream.planning.problem import Problem
@@ -162,9 +162,7 @@ def test_what_is_wrong_with_other_plans() -> None:
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"hops": (Hop(0.0), Hop())}, "bandwidth of 0"),
         ({"hops": (Hop(),)}, "2 links"),
-        ({"hops": (Hop(1.0, -1.0), Hop())}, "latency"),
         ({"machines": (Machine("a", SECONDS), Machine("a", SECONDS))}, "name of its own"),
         ({"machines": (Machine("a", SECONDS[:2]), Machine("b", SECONDS))}, "another model"),
         ({"machines": (Machine("a", SECONDS * math.nan), Machine("b", SECONDS))}, "finite"),

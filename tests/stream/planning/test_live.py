@@ -10,17 +10,19 @@ import numpy as np
 import pytest
 
 from cutset.errors import CutsetError
+from cutset.stream.emulation.hop import Hop, path
 from cutset.stream.graph import Graph
+from cutset.stream.messages import EdgeReport, HopReport, Report
 from cutset.stream.node import Node, Read, Value, Weight
 from cutset.stream.planning.cost import Model
-from cutset.stream.planning.links import Hop
 from cutset.stream.planning.live import LivePlanner
 from cutset.stream.planning.machines import Machine
-from cutset.stream.planning.plan import COORDINATOR, Plan
+from cutset.stream.planning.plan import COORDINATOR, Plan, StagePlan
 from cutset.stream.planning.problem import Problem
 from cutset.stream.planning.replan import Policy, decide, each_picture
 from cutset.stream.planning.schedulers.interface import single
 from cutset.stream.planning.traffic import spread
+from cutset.stream.trace.spans import Span
 
 LAYERS = 10
 ALL = ("edge", "middle", "cloud")
@@ -102,6 +104,10 @@ def test_a_lost_worker_is_left_at_once_and_taken_back_if_it_pays() -> None:
     answers = [planner(ALL, "cloud is back") for _ in range(4)]
     assert answers[0] == without
     assert answers[-1] == before
+    assert planner.look(ALL) is None
+    found = planner.look(("edge",), "only one is left")
+    assert found is not None
+    assert [stage.worker for stage in found.stages] == ["edge"]
     with pytest.raises(CutsetError, match="no worker"):
         planner((), "all were lost")
 
@@ -186,6 +192,28 @@ def test_a_switch_must_pay_for_the_weights_that_it_sends() -> None:
     assert not decide(model, cloud, edge, Policy()).better
     same = decide(model, cloud, replace(cloud, scheduler="other"), Policy())
     assert (same.better, same.switch) == (False, 0.0)
+
+
+def test_reports_of_a_run_are_taken() -> None:
+    """Times of stages and layers, bytes on hops, payloads; of other parties nothing."""
+    planner = LivePlanner(problem())
+    plan = Plan("g", (StagePlan("edge", (0, 1)), StagePlan("cloud", tuple(range(2, LAYERS)))))
+    sent = EdgeReport("v1", "delta", 30_000, 0.3, 20_000, 0.0, 0.0)
+    for i in range(8):
+        compute = [Span("compute", 0, i, 101.0, 101.48)]
+        planner.report(Report(1, 0, 0, i, "edge", compute, None, [], [sent], None), plan, 0.0)
+        nbytes = 30_000 + 9_000 * i
+        hop = HopReport(nbytes, 102.0, 102.0, 103.0)
+        took = 0.05 + nbytes / 1e6
+        layers = [0.02] * (LAYERS - 2)
+        planner.report(Report(1, 0, 0, i, "cloud", [], hop, [sent], [], layers), plan, took)
+        planner.report(Report(1, 0, 0, i, "moon", [], hop, [], [], None), plan, took)
+    now = planner.problem()
+    assert now.machines[0].seconds == pytest.approx(np.full(LAYERS, 0.24))
+    assert now.machines[2].seconds == pytest.approx(np.full(LAYERS, 0.02))
+    assert now.traffic["v1"].delta[0].nbytes == 30_000
+    way = path(now.hops, 1, 3)
+    assert (way.bandwidth, way.latency) == (pytest.approx(1e6, rel=0.01), pytest.approx(0.05, abs=0.002))
 
 
 def test_a_small_gain_is_left() -> None:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from cutset.errors import CutsetError
+from cutset.stream.emulation.hop import Hop
 from cutset.stream.planning.cost import Model, rank, why_not
 from cutset.stream.planning.lattice import closed_sets, lattice
-from cutset.stream.planning.links import Hop
 from cutset.stream.planning.machines import Machine
 from cutset.stream.planning.memory import order_bytes
 from cutset.stream.planning.plan import Plan

@@ -107,7 +107,12 @@ def test_several_sources_are_kept_apart(workers: LocalWorkers) -> None:
 def test_reports_tell_what_every_party_did(workers: LocalWorkers) -> None:
     reports: list[Report] = []
     pictures = moving(5)
-    with Stream(small_model(), pictures, workers=workers.addresses, observe=reports.append) as stream:
+
+    def observe(report: Report, plan: Plan, seconds: float) -> None:
+        assert 0 <= seconds < 10
+        reports.append(report)
+
+    with Stream(small_model(), pictures, workers=workers.addresses, observe=observe) as stream:
         assert len(list(stream)) == 5
         offsets = stream.coordinator.offsets
     assert all(abs(offset) < 0.05 for offset in offsets.values()), "one machine, one clock"

@@ -1,9 +1,12 @@
 """The coordinator: the camera's side. Sends pictures into the chain of workers and takes the results.
 
-coordinator  the thread that decides: dispatches, delivers in order, re-plans after a disturbance
+coordinator  the thread that decides: which plan is used, and what to do when something breaks
+pictures     what is sent when, and what comes out
+attendance   which workers are there and fit for work
 remote       one worker as seen from here: link, life, clock
 switching    a plan on its way to being used
 flights      pictures on their way, and the order of results
+links        what connections were seen to carry
 feeding      pictures from sources, read ahead by a thread each
 result       what comes out
 local        workers on this machine

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cutset.errors import CutsetError, RequestError
 from cutset.stream.coordinator.flights import Flight
 from cutset.stream.node import Value
+from cutset.stream.sources.history import Restart
 
 __all__ = ["Feeder"]
 
@@ -98,7 +99,11 @@ class Feeder:
                 f"{value.dtype} {list(value.shape)}"
             )
         now = time.monotonic()
-        return Flight(self.number, number, float(getattr(item, "time", now)), pixels, now)
+        flight = Flight(self.number, number, float(getattr(item, "time", now)), pixels, now)
+        packets = getattr(item, "packets", None)
+        if packets is not None:
+            flight.own = Restart(tuple(packets), item.skipped, item.opens)
+        return flight
 
     def _sleep(self, until: float) -> None:
         while self._open and (left := until - time.monotonic()) > 0:

@@ -10,6 +10,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from cutset.stream.coordinator.result import Result
+from cutset.stream.messages import EdgeReport
+from cutset.stream.sources.history import Restart
 from cutset.stream.trace.spans import Span
 
 __all__ = ["Flight", "Flights"]
@@ -24,12 +26,14 @@ class Flight:
     time: float
     pixels: NDArray[Any]
     captured: float
+    own: Restart | None = None  # packets of this picture alone, where the source is encoded
     sent: float = 0.0
     plan: int = -1  # that it was sent by; -1: not on its way
     ticket: int = -1
     attempts: int = 0
     result: Result | None = None
     spans: list[Span] = field(default_factory=list)
+    edges: list[EdgeReport] = field(default_factory=list)
 
     @property
     def flying(self) -> bool:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from cutset.errors import ConfigError, CutsetError, LinkError, LinkTimeout
 from cutset.link import Link, Timeouts, connect, parse_address
-from cutset.stream.coordinator.clock import Clock
 from cutset.stream.messages import (
     PROTOCOL,
     Bye,
@@ -22,12 +21,14 @@ from cutset.stream.messages import (
     HopReport,
     Message,
     More,
+    Pace,
     Ping,
     Pong,
     Refused,
     Welcome,
     Work,
 )
+from cutset.stream.trace.align import Clock
 from cutset.stream.wire import LIMITS, Assembler, Outbox, pack, unpack
 from cutset.version import software
 
@@ -51,7 +52,7 @@ class Event:
 
 
 class Remote:
-    """`told` hears every event, from this remote's thread. `wrap` may put an emulation around each new link."""
+    """`told` hears every event, from this remote's thread. `pace` is emulated in the direction to the worker."""
 
     def __init__(
         self,
@@ -62,7 +63,7 @@ class Remote:
         told: Callable[[Event], None],
         keys: Any = None,
         key: bytes | None = None,
-        wrap: Callable[[Link], Link] | None = None,
+        pace: Pace | None = None,
         connect_timeout: float = 5.0,
     ) -> None:
         if parse_address(address).scheme == "tcp" and (keys is None or key is None):
@@ -75,7 +76,7 @@ class Remote:
         self.card: Card | None = None
         self.clock = Clock()
         self.graphs: set[str] = set()  # that were described on this link
-        self._session, self._told, self._wrap = session, told, wrap
+        self._session, self._told, self._pace = session, told, pace
         self._keys = keys.expecting(key) if key is not None and keys is not None else None
         self._timeouts = Timeouts(connect=connect_timeout, recv=connect_timeout)
         self._outbox: Outbox | None = None
@@ -120,7 +121,6 @@ class Remote:
                 link = self._dial()
             except CutsetError as error:
                 self.why = str(error)
-                self._told(Event(self, self.life, error))
                 self._rest(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
                 continue
@@ -130,6 +130,8 @@ class Remote:
             self.clock = Clock()
             self.heard = time.monotonic()
             outbox = Outbox(link, self.name, self._lost)
+            if self._pace is not None:
+                outbox.pace(self._pace)
             self._outbox = outbox
             self.up = True
             self._told(Event(self, self.life, "up"))
@@ -146,8 +148,6 @@ class Remote:
     def _dial(self) -> Link:
         link = connect(self.address, keys=self._keys, timeouts=self._timeouts, limits=LIMITS)
         try:
-            if self._wrap is not None:
-                link = self._wrap(link)
             header, arrays = pack(Hello(PROTOCOL, software(), "coordinator", self._session, self.name))
             link.send(header, arrays)
             answer, _ = unpack(link.recv(self._timeouts.connect))
@@ -182,7 +182,7 @@ class Remote:
             try:
                 message, arrays = unpack(frame)
                 if isinstance(message, Pong):
-                    self.clock.learn(message.time, message.now, now)
+                    self.clock.observe(message.time, message.now, now)
                 elif isinstance(message, Work | More):
                     if isinstance(message, Work):
                         whole = assembler.begin(message, arrays, LARGEST_RESULT)

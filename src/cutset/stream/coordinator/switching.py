@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cutset.errors import CutsetError
+from cutset.stream.coordinator.links import Links
 from cutset.stream.coordinator.remote import Remote
 from cutset.stream.delta import Budget
+from cutset.stream.forms import FormSender
 from cutset.stream.hop import Receiver, Sender
-from cutset.stream.messages import Connect, Pace, Peer, Prepare
+from cutset.stream.messages import Codec, Connect, Pace, Peer, Prepare
 from cutset.stream.model import Model
-from cutset.stream.planning.plan import Plan, write_plan
+from cutset.stream.planning.plan import COORDINATOR, Plan, write_plan
 
 __all__ = ["Options", "Route", "Switch"]
 
@@ -38,13 +40,18 @@ class Options:
 class Route:
     """A plan in use: the coordinator's end of its first and of its last hop."""
 
-    def __init__(self, number: int, epoch: int, plan: Plan, model: Model, remotes: list[Remote], options: Options):
+    def __init__(
+        self, number: int, epoch: int, plan: Plan, model: Model, remotes: list[Remote], options: Options
+    ) -> None:
         self.number, self.epoch, self.plan = number, epoch, plan
         self.remotes, self.lives = remotes, [remote.life for remote in remotes]
         hops = plan.edges(model.graph)
         self.sender = Sender(
             [model.graph.values[name] for name in hops[0]], plan=number, epoch=epoch, deltas=options.deltas
         )
+        self.forms: FormSender | None = None
+        if plan.picture != "uint8":
+            self.forms = FormSender(plan.picture, model.picture, plan=number, epoch=epoch)
         self.receiver = Receiver([model.graph.values[name] for name in hops[-1]], plan=number)
         self.pictures = 0  # that came back
 
@@ -56,6 +63,11 @@ class Route:
     def last(self) -> Remote:
         return self.remotes[-1]
 
+    def sender_to(self, party: str) -> str:
+        """Who sends pictures to this party; "" where the route doesn't pass it."""
+        names = [COORDINATOR, *(remote.name for remote in self.remotes), COORDINATOR]
+        return names[names.index(party, 1) - 1] if party in names[1:] else ""
+
     @property
     def whole(self) -> bool:
         """Every worker still has the link over which it was prepared."""
@@ -65,26 +77,41 @@ class Route:
 class Switch:
     """Tells the workers of a route to get ready. `ready` once all are."""
 
-    def __init__(self, route: Route, model: Model, options: Options, hops: Mapping[tuple[str, str], Pace]) -> None:
+    def __init__(
+        self,
+        route: Route,
+        model: Model,
+        options: Options,
+        paces: Mapping[tuple[str, str], Pace],
+        links: Links,
+        codecs: list[Codec | None],
+    ) -> None:
         self.route, self.begun = route, time.monotonic()
         self._waiting = {remote.name for remote in route.remotes}
         self._connecting = False
         self.ready = False
-        self._prepare(model, options, hops)
+        self._prepare(model, options, paces, links, codecs)
 
     @property
     def waiting(self) -> list[str]:
         """The workers that haven't answered."""
         return sorted(self._waiting)
 
-    def _prepare(self, model: Model, options: Options, hops: Mapping[tuple[str, str], Pace]) -> None:
+    def _prepare(
+        self,
+        model: Model,
+        options: Options,
+        paces: Mapping[tuple[str, str], Pace],
+        links: Links,
+        codecs: list[Codec | None],
+    ) -> None:
         route = self.route
         text = write_plan(route.plan)
         for i, (stage, remote) in enumerate(zip(route.plan.stages, route.remotes, strict=True)):
             after = route.remotes[i + 1] if i + 1 < len(route.remotes) else None
             before = route.remotes[i - 1].key if i else None
-            pace = hops.get((remote.name, after.name if after else ""))
-            bandwidth = pace.bandwidth if pace is not None else 0.0
+            to = after.name if after is not None else COORDINATOR
+            bandwidth = links.bandwidth(remote.name, to)
             new = model.digest not in remote.graphs
             remote.graphs.add(model.digest)
             remote.say(
@@ -104,8 +131,9 @@ class Switch:
                     half=options.budget.half,
                     bandwidth=0.0 if math.isinf(bandwidth) else bandwidth,
                     profile=options.profile,
-                    pace=pace if after is not None else None,
-                    back=hops.get((remote.name, "")),
+                    pace=paces.get((remote.name, to)) if after is not None else None,
+                    back=paces.get((remote.name, COORDINATOR)),
+                    codecs=codecs if i == 0 else [],
                 )
             )
 

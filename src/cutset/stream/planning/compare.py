@@ -35,7 +35,7 @@ def compare(
 ) -> list[Choice]:
     """The plans of these schedulers, and all on the last machine in every form of the picture.
 
-    `others` are forms that no plan may take (a JPEG changes the picture), shown for comparison.
+    `others` are forms that the schedulers don't take, for comparison: a JPEG changes the picture.
     """
     model = Model(problem)
     found = []
@@ -50,7 +50,8 @@ def compare(
     for form in forms:
         if form != "uint8":
             plan = single(problem, len(problem.machines) - 1, form, "")
-            reason = "it changes the picture" if form not in problem.pictures else why_not(problem, plan) or ""
+            lossy = form == "jpeg" and form not in problem.pictures
+            reason = "it changes the picture" if lossy else why_not(every.problem, plan) or ""
             found.append(Choice(f"cloud, {form}", plan, every.cost(plan), reason))
     return found
 
@@ -78,6 +79,8 @@ def explain(problem: Problem, chosen: Choice, choices: Iterable[Choice]) -> str:
     text = f"{what}. Its slowest part is {slow.name}, {slow.seconds * 1e3:,.1f} ms a picture."
     if not others:
         return f"{text} Every other plan is the same or isn't allowed."
+    if others[0][0] <= mine * 1.005:
+        return f"{text}\n{others[0][1]} is as good under this model."
     unit = "between pictures" if problem.objective == "throughput" else "a picture"
     return f"{text}\nThe next is {others[0][1]}: {others[0][0] * 1e3:,.1f} ms {unit}, not {mine * 1e3:,.1f}."
 

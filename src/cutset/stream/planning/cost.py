@@ -13,8 +13,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from cutset.stream.emulation.hop import path
 from cutset.stream.planning.crossing import Crossings, Table
-from cutset.stream.planning.links import path
 from cutset.stream.planning.plan import COORDINATOR, Plan
 from cutset.stream.planning.problem import Problem
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cutset.stream.planning.links import path
+from cutset.stream.emulation.hop import path
 from cutset.stream.planning.problem import Problem
 from cutset.stream.planning.traffic import Traffic
 

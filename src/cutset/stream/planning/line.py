@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from cutset.stream.planning.links import Hop, LinkEstimate, path
+from cutset.stream.emulation.hop import Hop, path
+from cutset.stream.planning.links import LinkEstimate
 
 __all__ = ["Line"]
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cutset.errors import ConfigError
+from cutset.stream.emulation.hop import MOST_LATENCY, Hop
 
-__all__ = ["Hop", "LinkEstimate", "path"]
+__all__ = ["Hop", "LinkEstimate"]
 
 Floats = NDArray[np.floating[Any]]
 
@@ -23,27 +21,6 @@ APART = 0.25  # two sizes say something of latency if they differ by this share 
 LEAST_PAIRS = 6
 CHANGED = 4  # observations in a row that all miss the fit the same way: what was before doesn't count any more
 MISSED = 0.25  # by this share at least
-
-
-@dataclass(frozen=True, slots=True)
-class Hop:
-    """A link between neighbours: bytes a second, and seconds until the first of them is there."""
-
-    bandwidth: float = math.inf
-    latency: float = 0.0
-
-    def check(self, what: str) -> None:
-        """Raises ConfigError for what no link can be."""
-        if not self.bandwidth > 0:
-            raise ConfigError(f"{what} has a bandwidth of {self.bandwidth:g} B/s: it must be above 0")
-        if not 0 <= self.latency < math.inf:
-            raise ConfigError(f"{what} has a latency of {self.latency:g} s: it must be finite and not below 0")
-
-
-def path(hops: Sequence[Hop], i: int, j: int) -> Hop:
-    """The connection between parties i and j: the least bandwidth and the sum of the latencies between."""
-    between = hops[min(i, j) : max(i, j)]
-    return Hop(min((h.bandwidth for h in between), default=math.inf), sum(h.latency for h in between))
 
 
 class LinkEstimate:
@@ -92,7 +69,7 @@ class LinkEstimate:
         slope = self._slope(sizes, times, weights)
         if slope is not None:
             left = times - sizes * slope
-            self.latency = max(_median(left, weights), 0.0)
+            self.latency = min(max(_median(left, weights), 0.0), MOST_LATENCY)
         # Large frames say more of the bandwidth, and those that took no longer than the latency nothing.
         rest = times - self.latency
         useful = rest > 0.05 * times

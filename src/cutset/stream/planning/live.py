@@ -9,22 +9,24 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from threading import RLock
 from typing import Literal
 
 from cutset.errors import ConfigError
+from cutset.stream.messages import Report
 from cutset.stream.planning.cost import Cost, Model
 from cutset.stream.planning.line import Line
 from cutset.stream.planning.observed import Observed
 from cutset.stream.planning.plan import COORDINATOR, Plan
 from cutset.stream.planning.problem import Problem
-from cutset.stream.planning.replan import Decision, Policy, decide
+from cutset.stream.planning.replan import Decision, Policy, decide, same
 from cutset.stream.planning.schedulers import Scheduler, scheduler
 
 __all__ = ["LivePlanner"]
 
 
 class LivePlanner:
-    """Plans again and again, for the workers that are there, by what was measured until then. One thread at a time.
+    """Plans again and again, for the workers that are there, by what was measured until then. Any thread may call.
 
     `problem` has every worker that could take part and what is known of it at the start; `who` is the scheduler or its
     name. Workers and the coordinator are named as in plans.
@@ -41,19 +43,23 @@ class LivePlanner:
         self._party = {COORDINATOR: 0} | {machine.name: i + 1 for i, machine in enumerate(problem.machines)}
         self._better = 0  # looks in a row in which another plan was worth a switch
         self._why = ""
+        self._lock = RLock()  # reports come from another thread than questions
 
     def layers(self, worker: str, nodes: Sequence[int], seconds: Sequence[float]) -> None:
         """A worker took so long for each of these nodes, for one picture."""
-        self.observed.layers(worker, nodes, seconds)
+        with self._lock:
+            self.observed.layers(worker, nodes, seconds)
 
     def stage(self, worker: str, nodes: Sequence[int], seconds: float) -> None:
         """A worker took so long for all of these nodes, for one picture: it may be faster or slower than thought."""
-        self.observed.stage(worker, nodes, seconds)
+        with self._lock:
+            self.observed.stage(worker, nodes, seconds)
 
     def hop(self, sender: str, receiver: str, nbytes: int, seconds: float) -> None:
         """A picture's payloads took so long, by one clock, from being sent until all of them were there."""
         if sender in self._party and receiver in self._party:
-            self.line.observe(self._party[sender], self._party[receiver], nbytes, seconds)
+            with self._lock:
+                self.line.observe(self._party[sender], self._party[receiver], nbytes, seconds)
 
     def payload(
         self,
@@ -67,19 +73,44 @@ class LivePlanner:
         decode: float = 0.0,
     ) -> None:
         """A value was sent with so many bytes; encoding and decoding took so many seconds, where that is known."""
-        self.observed.payload(value, kind, nbytes)
-        self.observed.codec(sender, value, kind, "encode", encode)
-        self.observed.codec(receiver, value, kind, "decode", decode)
+        with self._lock:
+            self.observed.payload(value, kind, nbytes)
+            self.observed.codec(sender, value, kind, "encode", encode)
+            self.observed.codec(receiver, value, kind, "decode", decode)
+
+    def report(self, report: Report, plan: Plan, seconds: float) -> None:
+        """Takes a party's report of a picture under that plan, whose bytes took so many seconds to that party."""
+        stages = {stage.worker: stage.nodes for stage in plan.stages}
+        order = [COORDINATOR, *stages]
+        if report.party not in order:
+            return
+        if nodes := stages.get(report.party):
+            if report.layer_seconds is not None and len(report.layer_seconds) == len(nodes):
+                self.layers(report.party, nodes, report.layer_seconds)
+            else:
+                spans = [span.end - span.start for span in report.spans if span.kind == "compute"]
+                self.stage(report.party, nodes, sum(spans))
+        if report.hop is not None:
+            sender = order[order.index(report.party) - 1]  # of what came to the coordinator: the last stage
+            self.hop(sender, report.party, report.hop.nbytes, seconds)
+        for edge in report.edges:
+            if edge.kind != "picture":
+                self.payload(edge.edge, edge.kind, edge.nbytes, sender=report.party, encode=edge.encode_seconds)
+        for edge in report.received:
+            if edge.kind != "picture":
+                with self._lock:
+                    self.observed.codec(report.party, edge.edge, edge.kind, "decode", edge.decode_seconds)
 
     def holds(self, worker: str, weights: Collection[str]) -> None:
         """A worker has these weights: they needn't be sent."""
-        self.observed.holds[worker] = frozenset(weights)
+        with self._lock:
+            self.observed.holds[worker] = frozenset(weights)
 
     def problem(self, alive: Collection[str] | None = None) -> Problem:
         """The problem as it is known now, for the workers that are there (all without `alive`)."""
-        now = replace(
-            self.start, machines=self.observed.machines(), traffic=self.observed.traffic(), hops=self.line.hops
-        )
+        with self._lock:
+            machines, traffic, hops = self.observed.machines(), self.observed.traffic(), self.line.hops
+        now = replace(self.start, machines=machines, traffic=traffic, hops=hops)
         return now if alive is None else now.among(alive)
 
     def __call__(self, alive: Collection[str], why: str) -> Plan:
@@ -94,8 +125,15 @@ class LivePlanner:
         self._better = self._better + 1 if self.decision.better else 0
         if self._better >= self.policy.patience or self.decision.now == float("inf"):
             self.current, self._better = candidate, 0
-            self.line.forget(self._connections(candidate))
+            with self._lock:
+                self.line.forget(self._connections(candidate))
         return self.current
+
+    def look(self, alive: Collection[str], why: str = "what was measured since") -> Plan | None:
+        """Another plan, if one is worth the switch now; None: go on. To be called now and then."""
+        before = self.current
+        plan = self(alive, why)
+        return None if before is not None and same(plan, before) else plan
 
     def _candidate(self, model: Model) -> Plan:
         try:

@@ -10,8 +10,8 @@ from itertools import pairwise
 from typing import Literal
 
 from cutset.errors import ConfigError
+from cutset.stream.emulation.hop import Hop, path
 from cutset.stream.graph import Graph
-from cutset.stream.planning.links import Hop, path
 from cutset.stream.planning.machines import Machine
 from cutset.stream.planning.plan import PictureForm
 from cutset.stream.planning.privacy import picture_like
@@ -52,8 +52,6 @@ class Problem:
             raise ConfigError(f"{len(names)} workers need {len(names)} links, one to each; there are {len(self.hops)}")
         for machine in self.machines:
             machine.check(len(self.graph.nodes))
-        for i, hop in enumerate(self.hops):
-            hop.check(f"the link to {names[i]}")
         if not self.graph.nodes:
             raise ConfigError("the graph has no layers to plan")
         if missing := [name for name in self.graph.values if name not in self.traffic]:

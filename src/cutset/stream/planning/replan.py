@@ -8,7 +8,7 @@ from cutset.stream.planning.cost import Cost, Model, why_not
 from cutset.stream.planning.plan import Plan
 from cutset.stream.planning.problem import Problem
 
-__all__ = ["Decision", "Policy", "decide", "each_picture"]
+__all__ = ["Decision", "Policy", "decide", "each_picture", "same"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def decide(model: Model, current: Plan, candidate: Plan, policy: Policy) -> Deci
     if reason := why_not(problem, current):
         return Decision(True, float("inf"), after, switch, f"the current plan is over: {reason}")
     before = each_picture(problem, model.cost(current))
-    if _same(current, candidate):
+    if same(current, candidate):
         return Decision(False, before, after, 0.0, f"{_ms(before)} a picture; no plan is better")
     gain = before - after
     text = f"{_ms(before)} a picture now, {_ms(after)} with another plan"
@@ -64,7 +64,8 @@ def decide(model: Model, current: Plan, candidate: Plan, policy: Policy) -> Deci
     )
 
 
-def _same(a: Plan, b: Plan) -> bool:
+def same(a: Plan, b: Plan) -> bool:
+    """Whether they do the same, whoever made them."""
     return (a.stages, a.picture) == (b.stages, b.picture)
 
 

@@ -79,5 +79,7 @@ def dial(
         raise
     made: list[Neighbour] = []
     outbox = Outbox(link, f"{name}-next", lambda error: made[0].broke(error))
+    if pace is not None:
+        outbox.pace(pace)
     made.append(Neighbour(peer.name, outbox, told))
     return made[0]

@@ -10,6 +10,7 @@ import torch
 from cutset.errors import ConfigError, DeviceError
 from cutset.link import listen
 from cutset.link.keys import load_allowed, load_keys
+from cutset.stream.emulation import Speed
 from cutset.stream.wire import LIMITS
 from cutset.stream.worker.server import Worker
 from cutset.stream.worker.session import Setting
@@ -27,6 +28,7 @@ def open_worker(
     weights: Path | None = None,
     memory: int = 0,
     device: str = "cpu",
+    speed: float = 1.0,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Worker:
     """Listens. Raises ConfigError, DeviceError or LinkError."""
@@ -42,6 +44,13 @@ def open_worker(
     allowed = None if allow is None else load_allowed(allow)
     listener = listen(address, keys=keys, allow=allowed, limits=LIMITS)
     setting = Setting(
-        threads=threads, device=device, memory=memory, cache=cache, weights=weights, keys=keys, coordinators=allowed
+        threads=threads,
+        device=device,
+        memory=memory,
+        cache=cache,
+        weights=weights,
+        keys=keys,
+        coordinators=allowed,
+        speed=Speed(speed).factor,
     )
     return Worker(listener, setting, tell=tell)

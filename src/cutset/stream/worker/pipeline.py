@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cutset.errors import CutsetError
 from cutset.stream.delta import KeyRequest
+from cutset.stream.emulation import Speed
 from cutset.stream.hop import Gap, to_array
 from cutset.stream.messages import EdgeReport, Failed, HopReport, Lost, Message, Report, Work
 from cutset.stream.trace.spans import Kind, Span
@@ -51,10 +52,8 @@ class Job:
 class Pipeline:
     """Takes pictures in any number that the session admits; `say` sends a message to the coordinator."""
 
-    def __init__(
-        self, name: str, threads: int, say: Callable[[Message], None], pay: Callable[[float], None] | None = None
-    ) -> None:
-        self._name, self._threads, self._say, self._pay = name, threads, say, pay
+    def __init__(self, name: str, threads: int, say: Callable[[Message], None], speed: float = 1.0) -> None:
+        self._name, self._threads, self._say, self._speed = name, threads, say, speed
         self._come: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._decoded: queue.Queue[Job | None] = queue.Queue(WAITING)
         self._computed: queue.Queue[Job | None] = queue.Queue(WAITING)
@@ -76,19 +75,22 @@ class Pipeline:
         self._come.put(None)
 
     def _decode(self) -> None:
+        speed = Speed(self._speed)
         while (job := self._come.get()) is not None and self.open:
-            self._guarded(job, self._decode_one, self._decoded)
+            self._guarded(job, self._decode_one, self._decoded, speed)
         self._pass(self._decoded, None)
 
     def _compute(self) -> None:
         torch.set_num_threads(self._threads)  # OpenMP keeps this by thread
+        speed = Speed(self._speed)
         while (job := self._decoded.get()) is not None and self.open:
-            self._guarded(job, self._compute_one, self._computed)
+            self._guarded(job, self._compute_one, self._computed, speed)
         self._pass(self._computed, None)
 
     def _encode(self) -> None:
+        speed = Speed(self._speed)
         while (job := self._computed.get()) is not None and self.open:
-            self._guarded(job, self._encode_one, None)
+            self._guarded(job, self._encode_one, None, speed)
 
     def _pass(self, to: queue.Queue[Job | None], job: Job | None) -> None:
         while True:
@@ -99,11 +101,13 @@ class Pipeline:
                 if not self.open:
                     return
 
-    def _guarded(self, job: Job, work: Callable[[Job], bool], to: queue.Queue[Job | None] | None) -> None:
+    def _guarded(
+        self, job: Job, work: Callable[[Job, Speed], bool], to: queue.Queue[Job | None] | None, speed: Speed
+    ) -> None:
         """Runs one step; what goes wrong is told to the coordinator, and the thread goes on."""
         ok = False
         try:
-            ok = work(job)
+            ok = work(job, speed)
         except CutsetError as error:
             self._say(Failed(job.run.number, self._name, str(error)[:500]))
         except MemoryError:
@@ -118,13 +122,14 @@ class Pipeline:
             with self._lock:
                 self.waiting -= 1
 
-    def _decode_one(self, job: Job) -> bool:
+    def _decode_one(self, job: Job, speed: Speed) -> bool:
         start = time.monotonic()
         job.note("receive", job.hop.first, job.hop.last, job.hop.nbytes)
         job.note("wait", job.came, start)
         work = job.work
         try:
-            job.values, job.received = job.run.receiver.decode(work, job.arrays)
+            with speed.work():
+                job.values, job.received = job.run.decode(work, job.arrays)
         except Gap as gap:
             for wanted in gap.requests:
                 job.ask(wanted)
@@ -135,18 +140,20 @@ class Pipeline:
         job.note("decode", start, time.monotonic())
         return True
 
-    def _compute_one(self, job: Job) -> bool:
-        start, cpu = time.monotonic(), time.thread_time()
-        job.values, job.layer_seconds = job.run.compute(job.values)
-        if self._pay is not None:
-            self._pay(time.thread_time() - cpu)
+    def _compute_one(self, job: Job, speed: Speed) -> bool:
+        start = time.monotonic()
+        with speed.work():
+            job.values, job.layer_seconds = job.run.compute(job.values)
+        if job.layer_seconds is not None:
+            job.layer_seconds = [speed.seconds(seconds) for seconds in job.layer_seconds]
         job.note("compute", start, time.monotonic())
         return True
 
-    def _encode_one(self, job: Job) -> bool:
+    def _encode_one(self, job: Job, speed: Speed) -> bool:
         start, work, run = time.monotonic(), job.work, job.run
         arrays: dict[str, NDArray[Any]] = {name: to_array(tensor) for name, tensor in job.values.items()}
-        made, parts, edges = run.sender.encode(work.source, work.picture, work.ticket, arrays)
+        with speed.work():
+            made, parts, edges = run.sender.encode(work.source, work.picture, work.ticket, arrays)
         job.values = {}
         job.note("encode", start, time.monotonic())
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cutset.errors import ConfigError, GraphError
 from cutset.stream.delta import Budget
+from cutset.stream.forms import FormReceiver
 from cutset.stream.graph import Graph
 from cutset.stream.hop import Receiver, Sender
-from cutset.stream.messages import MOST_EDGES, Prepare
+from cutset.stream.messages import MOST_EDGES, EdgeReport, Prepare, Work
 from cutset.stream.planning.plan import Plan
 from cutset.stream.stage import Stage
 
@@ -45,6 +48,9 @@ class PlanRun:
         self.takes, self.gives = hops[at], hops[at + 1]
         self.stage = Stage(graph, plan.stages[at].nodes, tensors, device)
         self.receiver = Receiver([graph.values[name] for name in self.takes], plan=order.plan)
+        self._forms: FormReceiver | None = None
+        if self.first and plan.picture != "uint8":
+            self._forms = FormReceiver(graph.inputs[0], order.codecs)
         budget = Budget() if self.last else Budget(order.threshold, order.half)
         self.sender = Sender(
             [graph.values[name] for name in self.gives],
@@ -54,6 +60,17 @@ class PlanRun:
             budget=budget,
             bandwidth=order.bandwidth or math.inf,
         )
+
+    @property
+    def limit(self) -> int:
+        """The most bytes that a picture may have on its way here."""
+        return self.receiver.limit if self._forms is None else self._forms.limit
+
+    def decode(self, work: Work, arrays: Sequence[NDArray[np.uint8]]) -> tuple[dict[str, Tensor], list[EdgeReport]]:
+        """The values of a picture, and what decoding cost. Raises Gap, and FrameError for what isn't right."""
+        if self._forms is not None:
+            return self._forms.decode(work, arrays)
+        return self.receiver.decode(work, arrays)
 
     def compute(self, values: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[float] | None]:
         """The values of the next hop: made here, or passed on. And each layer's seconds, if they were asked for."""

@@ -32,6 +32,7 @@ from cutset.stream.messages import (
     Prepared,
     Ready,
     Retire,
+    Tune,
     Weight,
     Work,
 )
@@ -60,7 +61,7 @@ class Setting:
     weights: Path | None = None
     keys: Any = None  # cutset.link.keys.Keys, with tcp
     coordinators: frozenset[bytes] | None = None  # with tcp: the public keys of those who may give orders
-    pay: Callable[[float], None] | None = None  # for emulated slowness: told the CPU seconds of each picture
+    speed: float = 1.0  # emulated, as a share of this machine's
 
 
 @dataclass
@@ -90,7 +91,7 @@ class Session:
         self.outbox = Outbox(link, f"{name}-back", lambda error: self.end(str(error)))
         self.say = self.outbox.say
         self._store = WeightStore(setting.cache, setting.weights)
-        self._pipeline = Pipeline(name, setting.threads, self.say, setting.pay)
+        self._pipeline = Pipeline(name, setting.threads, self.say, setting.speed)
         self._graphs: dict[str, Graph] = {}
         self._plans: dict[int, _Planned] = {}
         self._retired = 0
@@ -134,6 +135,10 @@ class Session:
             planned = self._plans.get(message.plan)
             if planned is not None and planned.run is not None and planned.run.last:
                 planned.run.sender.request(message)
+        elif isinstance(message, Tune):
+            planned = self._plans.get(message.plan)
+            if planned is not None and planned.run is not None and message.bandwidth > 0:
+                planned.run.sender.bandwidth = message.bandwidth
         elif isinstance(message, Prepare | Weight | Connect | Retire):
             self._orders.put((message, [np.array(array) for array in arrays]))
         else:
@@ -141,9 +146,9 @@ class Session:
 
     def _work(self, link: Link, work: Work, arrays: Sequence[Bytes]) -> None:
         planned = self._plans.get(work.plan)
-        limit = max((p.run.receiver.limit for p in self._plans.values() if p.run is not None), default=0)
+        limit = max((p.run.limit for p in self._plans.values() if p.run is not None), default=0)
         if planned is not None and planned.run is not None:
-            limit = planned.run.receiver.limit
+            limit = planned.run.limit
         elif work.plan >= self._retired:
             raise FrameError(f"a picture of plan {work.plan} came, which isn't prepared here")
         self._picture(link, self._upstream[link].begin(work, arrays, limit or sum(work.lengths) + 1))
@@ -224,6 +229,8 @@ class Session:
         if order.previous is not None:
             known = {p.order.previous for p in self._plans.values()} | {order.previous}
             self._expect(frozenset(key for key in known if key is not None))
+        if order.back is not None:
+            self.outbox.pace(order.back)
         planned = _Planned(order, graph, plan, set())
         for name, digest in order.weights.items():
             if name not in graph.weights:

@@ -1,0 +1,59 @@
+"""What the connections in use were seen to carry, from the times that parties report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+from cutset.stream.messages import HopReport, Pace
+from cutset.stream.planning.links import Hop, LinkEstimate
+from cutset.stream.trace.align import Clock
+
+__all__ = ["Links"]
+
+NEWS = 0.25  # share by which a bandwidth must have changed to be worth telling
+ENOUGH = 4  # frames before the first
+LEAST_BYTES = 8192  # of a frame; smaller ones tell of the processes at both ends
+LEAST_SECONDS = 0.002  # a link that is quicker needs no care
+
+
+class Links:
+    """Estimates by sender and receiver. `paces` are those that are emulated, and known from the start."""
+
+    def __init__(self, paces: Mapping[tuple[str, str], Pace], clock: Callable[[str], Clock | None]) -> None:
+        self._clock = clock  # of a party; None for this one
+        self._estimates = {pair: LinkEstimate(_hop(pace)) for pair, pace in paces.items()}
+        self._told: dict[tuple[str, str], float] = {}
+        self._last: dict[tuple[str, str], float] = {}  # when the picture before was there
+
+    def bandwidth(self, sender: str, receiver: str) -> float:
+        """Bytes a second, as far as known; infinite where nothing is."""
+        estimate = self._estimates.get((sender, receiver))
+        found = math.inf if estimate is None else estimate.bandwidth
+        self._told[sender, receiver] = found
+        return found
+
+    def learn(self, sender: str, receiver: str, hop: HopReport) -> tuple[float, float | None]:
+        """Takes a report: the seconds that its bytes took, and the bandwidth if that is news to the sender."""
+        estimate = self._estimates.setdefault((sender, receiver), LinkEstimate())
+        # It may have waited behind the picture before it: that is no fault of the link.
+        last, free = self._ours(receiver, hop.last), self._last.get((sender, receiver), -math.inf) - estimate.latency
+        seconds = last - max(self._ours(sender, hop.sent), free)
+        self._last[sender, receiver] = last
+        known = math.isfinite(estimate.bandwidth)
+        if hop.nbytes < LEAST_BYTES or (not known and seconds < LEAST_SECONDS):
+            return seconds, None
+        estimate.observe(hop.nbytes, seconds)
+        told, found = self._told.get((sender, receiver), math.inf), estimate.bandwidth
+        if estimate.count < ENOUGH or not math.isfinite(found) or abs(found - told) <= NEWS * found:
+            return seconds, None
+        self._told[sender, receiver] = found
+        return seconds, found
+
+    def _ours(self, party: str, time: float) -> float:
+        clock = self._clock(party)
+        return time if clock is None else clock.ours(time)
+
+
+def _hop(pace: Pace) -> Hop:
+    return Hop(pace.bandwidth or math.inf, pace.latency)

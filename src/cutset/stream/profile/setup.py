@@ -1,0 +1,193 @@
+"""From a network, a machine and a source of pictures to a problem that planners can solve."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from cutset.config import usable_cores
+from cutset.errors import ConfigError, RequestError
+from cutset.stream.emulation.hop import Hop
+from cutset.stream.graph import Graph
+from cutset.stream.planning.machines import scaled
+from cutset.stream.planning.plan import PictureForm
+from cutset.stream.planning.problem import Objective, Problem
+from cutset.stream.planning.traffic import Coded, Mode, Traffic, changed, dense
+from cutset.stream.profile.cache import cpu_name, keep, kept, versions
+from cutset.stream.profile.profile import FORMAT, Profile, Sizes, forms, machine_of, put
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Wish", "guessed_traffic", "measure_pictures", "measure_profile", "other_forms", "problem_of"]
+
+Tell = Callable[[str, int, int], None]
+MORE = 48  # pictures of an encoded source, whose packets differ more than pictures do
+
+
+def _quiet(what: str, done: int, total: int) -> None:
+    """Tells nobody."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a user says of machines, links and what counts; see `Problem` for the words."""
+
+    speeds: Sequence[float] = (1.0,)  # of each worker, as multiples of its profile's machine
+    hops: Sequence[Hop] = (Hop(),)
+    names: Sequence[str] = ()  # of the workers; none: worker1, worker2, …
+    memory: Sequence[int | None] = ()  # bytes of each worker; none: no limits
+    objective: Objective = "latency"
+    in_flight: int = 1
+    rate: float | None = None
+    mode: Mode = "delta"
+    horizon: float = math.inf
+    pictures_stay: bool = False
+    changed: float = 0.2  # share of every value that changes from picture to picture, where nothing was measured
+    jpeg: bool = False  # plans may send JPEG pictures, which changes the results
+    profiles: Sequence[Profile] = field(default_factory=tuple)  # of each worker; none: all are the first machine's
+
+
+def measure_profile(
+    name: str,
+    graph: Graph,
+    digest: str,
+    tensors: Mapping[str, Tensor],
+    *,
+    threads: int,
+    fresh: bool = False,
+    tell: Tell = _quiet,
+) -> Profile:
+    """This machine's profile of a network, from the cache unless `fresh`. Sets torch's threads for measuring."""
+    if not fresh and (known := kept(digest, threads)) is not None:
+        return known
+    import torch
+
+    from cutset.stream.delta.costs import measured
+    from cutset.stream.profile.layers import measure_layers
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        times = measure_layers(graph, tensors, tell=tell)
+    finally:
+        torch.set_num_threads(before)
+    costs = measured()
+    shape = graph.inputs[0].shape
+    profile = Profile(
+        format=FORMAT,
+        model=name,
+        size=(shape[-2], shape[-1]) if len(shape) > 1 else (1, shape[-1]),
+        graph=digest,
+        cpu=cpu_name(),
+        cores=usable_cores(),
+        threads=threads,
+        versions=versions(),
+        seconds=times.seconds,
+        spread=times.spread,
+        whole=times.whole,
+        observing=times.overhead,
+        rounds=times.rounds,
+        encode=costs.encode,
+        decode=costs.decode,
+    )
+    keep(profile)
+    return profile
+
+
+def guessed_traffic(graph: Graph, profile: Profile, share: float) -> dict[str, Traffic]:
+    """Traffic of values of which that share changes, with this machine's codec: plain, and with a shorter mask."""
+    if not 0 <= share <= 1:
+        raise ConfigError(f"the share that changes must be from 0 to 1, not {share:g}")
+    encode, decode = profile.encode.get("bits", 0.0), profile.decode.get("bits", 0.0)
+    copy = profile.decode.get("dense", 0.0)
+    return {
+        value.name: Traffic((dense(value, copy),), (changed(value, share, encode, decode),))
+        for value in graph.values.values()
+    }
+
+
+def measure_pictures(
+    graph: Graph, tensors: Mapping[str, Tensor], source: str, *, size: tuple[int, int], count: int, tell: Tell = _quiet
+) -> Sizes:
+    """What values cost to send for the first `count` pictures of a source, and the pictures in their forms.
+
+    Raises CutsetError for a source that can't be read, has pictures of another size, or too few.
+    """
+    from cutset.stream.profile.forms import measured_forms
+    from cutset.stream.profile.sizes import measure_sizes
+    from cutset.stream.sources import open_source
+
+    with open_source(source, limit=max(count, MORE)) as opened:
+        if opened.size != size:
+            raise RequestError(
+                f"the pictures of {opened.name} are {opened.size[0]}x{opened.size[1]}, the network is for "
+                f"{size[0]}x{size[1]}; leave --size out to take the source's"
+            )
+        pictures = list(opened) if opened.codec else list(islice(opened, count))
+        ways = measured_forms(opened.codec, pictures)
+    values = measure_sizes(graph, tensors, [picture.pixels for picture in pictures[:count]], tell)
+    return Sizes(
+        source=source,
+        pictures=min(count, len(pictures)),
+        values={name: put(one.traffic, one.changed) for name, one in values.items()},
+        forms={form: put(traffic, 1.0) for form, traffic in ways.items() if form != "uint8"},
+    )
+
+
+def problem_of(graph: Graph, digest: str, profile: Profile, sizes: Sizes | None, wish: Wish) -> Problem:
+    """The problem that a user states. Raises ConfigError for numbers that don't go together or can't be."""
+    count = len(wish.speeds)
+    names = tuple(wish.names) or tuple(f"worker{i + 1}" for i in range(count))
+    profiles = tuple(wish.profiles) or (profile,) * count
+    memory = tuple(wish.memory) or (None,) * count
+    for what, many in (("names", names), ("profiles", profiles), ("memory limits", memory), ("links", wish.hops)):
+        if len(many) != count:
+            raise ConfigError(f"there are {count} workers and {len(many)} {what}; give one for each")
+    for each in (profile, *profiles):
+        each.check(graph, digest, f"the profile of {each.cpu}")
+    machines = tuple(
+        scaled(machine_of(own, name, memory=limit, reference=profile), speed)
+        for own, name, limit, speed in zip(profiles, names, memory, wish.speeds, strict=True)
+    )
+    traffic = sizes.traffic() if sizes else guessed_traffic(graph, profile, wish.changed)
+    return Problem(
+        graph=graph,
+        digest=digest,
+        machines=machines,
+        hops=tuple(wish.hops),
+        traffic=traffic,
+        pictures=picture_forms(graph, traffic, sizes, jpeg=wish.jpeg),
+        objective=wish.objective,
+        in_flight=wish.in_flight,
+        rate=wish.rate,
+        mode=wish.mode,
+        horizon=wish.horizon,
+        pictures_stay=wish.pictures_stay,
+    )
+
+
+def picture_forms(
+    graph: Graph, traffic: Mapping[str, Traffic], sizes: Sizes | None, *, jpeg: bool = False
+) -> dict[PictureForm, Traffic]:
+    """The forms in which a plan may send pictures: as they are, and encoded where the source is."""
+    first = graph.inputs[0]
+    found: dict[PictureForm, Traffic] = {"uint8": traffic[first.name]}
+    known = forms(sizes) if sizes else {}
+    for form in ("packets", "jpeg") if jpeg else ("packets",):
+        if form in known:
+            found[form] = known[form]
+    return found
+
+
+def other_forms(problem: Problem, sizes: Sizes | None) -> dict[PictureForm, Traffic]:
+    """Forms that are shown for comparison alone: a JPEG, and floating-point numbers as older systems send them."""
+    first = problem.graph.inputs[0]
+    others: dict[PictureForm, Traffic] = {}
+    if first.dtype == "uint8":
+        others["float32"] = Traffic((Coded(4 * first.nbytes),))
+    known = forms(sizes) if sizes else {}
+    return {**others, **{form: known[form] for form in ("float32", "jpeg") if form in known}}

@@ -1,0 +1,108 @@
+"""What every value of a network costs to send, for pictures of a source: the real network, encoder and decoder.
+
+Between two cuts of the trunk the layers run for all pictures before the next ones do, so that no more is held than what
+crosses one cut, once a picture, and the values of one block.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cutset.errors import ConfigError, RequestError
+from cutset.stream.delta import Channel, Decoder, Encoder, Verdict
+from cutset.stream.graph import Graph
+from cutset.stream.hop import channel_of, to_array
+from cutset.stream.node import Value
+from cutset.stream.planning.traffic import Coded, Traffic
+from cutset.stream.stage import Stage
+
+__all__ = ["Measured", "measure_sizes"]
+
+FAST, SLOW = math.inf, 1e6  # bytes a second of the two links that values are encoded for
+LEAST = 3  # pictures: a key and two deltas
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One value: its traffic, and the mean share of its elements that changed."""
+
+    traffic: Traffic
+    changed: float
+
+
+def measure_sizes(
+    graph: Graph,
+    tensors: Mapping[str, Tensor],
+    pictures: Sequence[NDArray[np.uint8]],
+    tell: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> dict[str, Measured]:
+    """Every value of the graph, for consecutive pictures of its input's shape. Raises RequestError for too few."""
+    if len(graph.inputs) != 1:
+        raise ConfigError("sizes are measured for networks with one input, the picture")
+    if len(pictures) < LEAST:
+        raise RequestError(f"sizes need at least {LEAST} pictures; the source has {len(pictures)}")
+    [picture] = graph.inputs
+    held = [{picture.name: torch.from_numpy(np.ascontiguousarray(each))} for each in pictures]
+    found = {picture.name: _measure(picture, [each[picture.name] for each in held])}
+    places = sorted({*graph.trunk, 0, len(graph.nodes)})
+    for begin, end in pairwise(places):
+        nodes = range(begin, end)
+        # The values that stay inside the block are outputs here, so that they can be looked at.
+        inside = [value for i in nodes for value in graph.nodes[i].made]
+        shown = replace(graph, outputs=tuple(dict.fromkeys((*graph.outputs, *(value.name for value in inside)))))
+        stage = Stage(shown, nodes, tensors)
+        made = [stage.run(each) for each in held]
+        for value in inside:
+            found[value.name] = _measure(value, [each[value.name] for each in made])
+        passes = graph.cuts[end].values
+        held = [
+            {name: new[name] if name in new else old[name] for name in passes}
+            for old, new in zip(held, made, strict=True)
+        ]
+        tell("sizes", end, len(graph.nodes))
+    return found
+
+
+def _measure(value: Value, tensors: Sequence[Tensor]) -> Measured:
+    channel = channel_of(0, value)
+    arrays = [to_array(tensor).astype(channel.dtype, copy=False) for tensor in tensors]
+    plain = _encode(channel, arrays, FAST)
+    ways = [plain, _encode(channel, arrays, SLOW)]
+    keys = tuple(way[0][0] for way in ways)
+    deltas = tuple(_median([coded for coded, _ in way[1:]]) for way in ways)
+    return Measured(Traffic(keys, deltas), statistics.fmean(share for _, share in plain[1:]))
+
+
+def _encode(channel: Channel, arrays: Sequence[NDArray[Any]], bandwidth: float) -> list[tuple[Coded, float]]:
+    encoder = Encoder(channel, bandwidth=bandwidth)
+    decoder = Decoder(channel)
+    found = []
+    for i, array in enumerate(arrays):
+        begin = time.perf_counter()
+        encoded = encoder.encode(array, i)
+        middle = time.perf_counter()
+        if decoder.decode(encoded.payload, encoded.arrays) is not Verdict.APPLIED:
+            raise RuntimeError(f"{channel.edge}: the codec lost its own payload")
+        seconds = time.perf_counter() - middle
+        found.append((Coded(encoded.nbytes, middle - begin, seconds), encoded.changed))
+    return found
+
+
+def _median(ways: Sequence[Coded]) -> Coded:
+    # Bytes in the mean, because they add up; times as the median, because a busy machine isn't the codec's fault.
+    return Coded(
+        statistics.fmean(way.nbytes for way in ways),
+        statistics.median(way.encode for way in ways),
+        statistics.median(way.decode for way in ways),
+    )
