@@ -128,7 +128,10 @@ class Encoder:
         elif self._deltas:
             self._hold(fresh)
         if form is None or share > MANY:
-            form = self._key_form(fresh if self._held is None else self._held, form, wire)
+            form = self._key_form(fresh, form, wire)
+            if form.key and share < 1:
+                # Not what was held: that may be in float32 what the wire would round.
+                self._hold(fresh)
         base = None if form.key else self._sequence
         if form.key or key is None:
             key = sequence
