@@ -101,7 +101,7 @@ void RemoteLinears::fill(const Product& product, const ClientMatrix& matrix, cha
   q.resize(kept ? rows * depth : 0);
   expected_.resize(rows * matrix.checks);
   if (rules_.masked) pad = take(matrix.number, rows);  // these rows are used from here on, whatever happens
-  const std::size_t step = std::max<std::size_t>(kLeastTile, kTile / depth);
+  const std::size_t step = kept ? std::max<std::size_t>(kLeastTile, kTile / depth) : rows;
   for (std::size_t first = 0; first < rows; first += step) {
     const std::size_t count = std::min(step, rows - first), begin = first * depth;
     std::int16_t* const to = (kept ? q.data() : reinterpret_cast<std::int16_t*>(room)) + begin;
