@@ -192,7 +192,7 @@ def dropped(self: Odd, link: Any, message: Product, arrays: list[Any]) -> bool:
 
 def late(self: Odd, link: Any, message: Product, arrays: list[Any]) -> bool:
     if self.answers == 7:
-        time.sleep(0.25)
+        time.sleep(0.8)
     return False
 
 
