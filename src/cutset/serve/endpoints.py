@@ -39,8 +39,8 @@ class _Endpoint(ABC):
         self.service = service
 
     @abstractmethod
-    async def prompts(self, request: Any) -> Prompts:
-        """The token ids of each prompt."""
+    async def prompts(self, request: Any, size: int) -> Prompts:
+        """The token ids of each prompt of a request of so many bytes."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         service = self.service
@@ -51,7 +51,7 @@ class _Endpoint(ABC):
         request = parse(body, self.kind)
         model = service.check_model(request.model)
         params = request.sampling(self.default_tokens)
-        prompts = await self.prompts(request)
+        prompts = await self.prompts(request, len(body))
         self._check_room(prompts, request.limit())
         told = {"cutset": {"mode": service.mode}}
         answer = self.answer(model, service.fingerprint, service.texts, told)
@@ -133,7 +133,7 @@ class Completions(_Endpoint):
 
     answer, kind, default_tokens = CompletionAnswer, CompletionRequest, 16
 
-    async def prompts(self, request: CompletionRequest) -> Prompts:
+    async def prompts(self, request: CompletionRequest, size: int) -> Prompts:
         return [await self.service.encode(prompt) for prompt in request.prompts()]
 
 
@@ -142,10 +142,10 @@ class ChatCompletions(_Endpoint):
 
     answer, kind = ChatAnswer, ChatRequest
 
-    async def prompts(self, request: ChatRequest) -> Prompts:
+    async def prompts(self, request: ChatRequest, size: int) -> Prompts:
         # OpenAI's newer name; templates know the older one.
         messages = [one | {"role": "system"} if one.get("role") == "developer" else one for one in request.messages]
-        return [await self.service.encode_chat(messages, request.chat_template_kwargs or {})]
+        return [await self.service.encode_chat(messages, request.chat_template_kwargs or {}, size)]
 
 
 async def _until_gone(receive: Receive, generation: Generation) -> None:
