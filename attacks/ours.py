@@ -28,6 +28,7 @@ __all__ = ["P", "Run", "capture", "residues", "run"]
 P = 2**31 - 1
 PROMPT = "Once upon a time, there was a little girl named Lily."
 TOKENS = 6
+LINK = "inproc"  # what the client reaches the man in the middle over; with shm it makes its calls in native code
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def run(middle: Middle | None = None, *, pads: Middle | None = None, prompt: str
 
     `options` are settings of the client."""
     middle = middle or Middle()
-    proxies = [Proxy(accelerator(), each) for each in (middle, pads) if each is not None]
+    proxies = [Proxy(accelerator(), each, LINK) for each in (middle, pads) if each is not None]
     options |= {"offload": proxies[0].address, "offload_timeout": 5, "threads": 1}
     if pads is not None:
         options |= {"pads_from": proxies[1].address, "pads_same_host": True}
@@ -90,7 +91,9 @@ def run(middle: Middle | None = None, *, pads: Middle | None = None, prompt: str
             llm = LLM("story", **options)
         with llm:
             ids = np.asarray(llm.encode(prompt))
-            if llm.offload is not None:
+            if llm.offload is not None and llm.offload.linears.pads is not None and LINK == "shm":
+                llm.offload.linears.pads.fill(len(ids) + TOKENS)
+            if llm.offload is not None and LINK != "shm":  # being watched is slow
                 llm.offload.linears.watch = lambda *seen: states.append((seen[0], np.array(seen[1]), np.array(seen[2])))
             [output] = llm.generate([prompt], SamplingParams(max_tokens=TOKENS, temperature=0, ignore_eos=True))
             tokens = tuple(output.token_ids)

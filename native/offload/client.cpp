@@ -103,15 +103,15 @@ void RemoteLinears::fill(const Product& product, const ClientMatrix& matrix, cha
   if (rules_.masked) pad = take(matrix.number, rows);  // these rows are used from here on, whatever happens
   const std::size_t step = std::max<std::size_t>(kLeastTile, kTile / depth);
   for (std::size_t first = 0; first < rows; first += step) {
-    const std::size_t count = std::min(step, rows - first), at = first * depth;
-    std::int16_t* const to = kept ? q.data() + at : reinterpret_cast<std::int16_t*>(room) + at;
-    quantize_rows(pool_, product.x + at, count, depth, matrix.bits, to, scales.data() + first);
+    const std::size_t count = std::min(step, rows - first), begin = first * depth;
+    std::int16_t* const to = (kept ? q.data() : reinterpret_cast<std::int16_t*>(room)) + begin;
+    quantize_rows(pool_, product.x + begin, count, depth, matrix.bits, to, scales.data() + first);
     laps.lap(kQuantise);
     if (rules_.masked) {
-      mask_rows(matrix, first, count, reinterpret_cast<std::uint32_t*>(room) + at);
+      mask_rows(matrix, first, count, reinterpret_cast<std::uint32_t*>(room) + begin);
       laps.lap(kMask);
     } else if (kept) {
-      std::memcpy(room + at * sizeof(std::int16_t), to, count * depth * sizeof(std::int16_t));
+      std::memcpy(room + begin * sizeof(std::int16_t), to, count * depth * sizeof(std::int16_t));
       laps.lap(kSend);
     }
     if (rows > step) expect(matrix, first, count);  // while they are near; few rows are sent first
@@ -224,8 +224,13 @@ Stop RemoteLinears::settle(const Product& product, const ClientMatrix& matrix) {
 
 // Where others share the accelerator cores are wanted, and waiting here stays asleep.
 void RemoteLinears::company(std::uint64_t shared, std::uint64_t sent) {
-  alone_ = shared > sent ? 0 : alone_ + 1;
-  receiver_.patience->spin = alone_ < kAlone ? awake_in_company : awake;
+  if (shared > sent) {
+    alone_ = 0;
+    clients_ = shared / sent;  // about as many, and perhaps more
+  } else {
+    ++alone_;
+  }
+  receiver_.patience->spin = alone_ >= kAlone ? awake : clients_ < cores ? awake_in_company : 0;
 }
 
 }  // namespace cutset::offload

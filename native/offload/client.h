@@ -78,6 +78,7 @@ class RemoteLinears {
   std::uint64_t calls = 0;
   std::size_t most_rows = 0;  // that the accelerator takes
   double awake = 0, awake_in_company = 0;
+  std::uint64_t cores = 0;  // where there are more parties than these, waits don't stay awake at all
   // Told after a run.
   Laps laps;
   Counters counters;
@@ -112,7 +113,8 @@ class RemoteLinears {
   link::SenderEnd sender_{};
   link::ReceiverEnd receiver_{};
   std::vector<std::uint32_t> expected_;
-  std::uint64_t alone_ = 0;  // calls since others were seen
+  std::uint64_t alone_ = 0;    // calls since others were seen
+  std::uint64_t clients_ = 1;  // of the accelerator, as it seems
 };
 
 }  // namespace cutset::offload

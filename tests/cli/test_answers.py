@@ -200,6 +200,22 @@ def test_ctrl_c_stops_cleanly() -> None:
     assert "Traceback" not in err
 
 
+def test_ctrl_c_stops_the_demo_at_once() -> None:
+    """A terminal sends it to every process; the client must not wait for an accelerator that ended."""
+    argv = [sys.executable, "-m", "cutset.cli", "demo", "--threads", "1"]
+    running = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=-1, text=True, start_new_session=True)
+    assert running.stderr is not None
+    try:
+        assert any("Now an accelerator" in line for line in running.stderr)
+        time.sleep(1.5)  # it has started by then, or is starting
+        os.killpg(running.pid, signal.SIGINT)
+        _, err = running.communicate(timeout=20)  # less than what a call may take
+    finally:
+        running.kill()
+    assert running.returncode in (0, 130)
+    assert "Traceback" not in err
+
+
 def test_a_reader_that_goes_away_is_no_error() -> None:
     command = f"{sys.executable} -m cutset.cli generate story --prompt Once --max-tokens 200 --ignore-eos | head -c 1"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)

@@ -56,7 +56,8 @@ class HotCalls:
     ) -> None:
         self._session, self._pads = session, pads
         self._remote = extension().RemoteLinears(core, pool, masked=mode.masked, pad_rows=pad_rows)
-        self._remote.stay_awake(*(awake if usable_cores() > 1 else (0.0, 0.0)))
+        cores = usable_cores()
+        self._remote.stay_awake(*(awake if cores > 1 else (0.0, 0.0)), cores)
         for (site, layer, expert), number in weights.numbers.items():
             matrix = weights.matrices[number]
             self._remote.put(

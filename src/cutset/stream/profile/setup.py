@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cutset.config import usable_cores
 from cutset.errors import ConfigError, RequestError
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Wish", "guessed_traffic", "measure_pictures", "measure_profile", "other_forms", "problem_of"]
 
 Tell = Callable[[str, int, int], None]
+MOST_HELD = 1 << 29  # bytes of pictures
 MORE = 48  # pictures of an encoded source, whose packets differ more than pictures do
 
 
@@ -45,6 +46,7 @@ class Wish:
     rate: float | None = None
     mode: Mode = "delta"
     horizon: float = math.inf
+    slack: float = 0.03
     pictures_stay: bool = False
     changed: float = 0.2  # share of every value that changes from picture to picture, where nothing was measured
     jpeg: bool = False  # plans may send JPEG pictures, which changes the results
@@ -113,29 +115,40 @@ def guessed_traffic(graph: Graph, profile: Profile, share: float) -> dict[str, T
 def measure_pictures(
     graph: Graph, tensors: Mapping[str, Tensor], source: str, *, size: tuple[int, int], count: int, tell: Tell = _quiet
 ) -> Sizes:
-    """What values cost to send for the first `count` pictures of a source, and the pictures in their forms.
+    """What values cost to send for `count` pictures of a source, and the pictures in their forms.
 
+    They are pairs of consecutive ones, spread over the first `MORE`; of a live source those that come first.
     Raises CutsetError for a source that can't be read, has pictures of another size, or too few.
     """
     from cutset.stream.profile.forms import measured_forms
     from cutset.stream.profile.sizes import measure_sizes
     from cutset.stream.sources import open_source
 
-    with open_source(source, limit=max(count, MORE)) as opened:
+    room = max(MOST_HELD // (3 * size[0] * size[1]), 2)
+    with open_source(source, limit=min(max(count, MORE), room)) as opened:
         if opened.size != size:
             raise RequestError(
                 f"the pictures of {opened.name} are {opened.size[0]}x{opened.size[1]}, the network is for "
                 f"{size[0]}x{size[1]}; leave --size out to take the source's"
             )
-        pictures = list(opened) if opened.codec else list(islice(opened, count))
+        pictures = list(islice(opened, count)) if opened.live else list(opened)
         ways = measured_forms(opened.codec, pictures)
-    values = measure_sizes(graph, tensors, [picture.pixels for picture in pictures[:count]], tell)
+    groups = _pairs([picture.pixels for picture in pictures], count)
+    values = measure_sizes(graph, tensors, groups, tell)
     return Sizes(
         source=source,
-        pictures=min(count, len(pictures)),
+        pictures=sum(map(len, groups)),
         values={name: put(one.traffic, one.changed) for name, one in values.items()},
         forms={form: put(traffic, 1.0) for form, traffic in ways.items() if form != "uint8"},
     )
+
+
+def _pairs(pictures: list[Any], count: int) -> list[list[Any]]:
+    pairs = min(count, len(pictures)) // 2
+    if pairs < 1:
+        raise RequestError("sizes need at least two pictures; the source has fewer")
+    places = [i * (len(pictures) - 2) // max(pairs - 1, 1) for i in range(pairs)]
+    return [pictures[at : at + 2] for at in places]
 
 
 def problem_of(graph: Graph, digest: str, profile: Profile, sizes: Sizes | None, wish: Wish) -> Problem:
@@ -166,6 +179,7 @@ def problem_of(graph: Graph, digest: str, profile: Profile, sizes: Sizes | None,
         rate=wish.rate,
         mode=wish.mode,
         horizon=wish.horizon,
+        slack=wish.slack,
         pictures_stay=wish.pictures_stay,
     )
 
