@@ -130,7 +130,9 @@ def rows_of_bytes(workload: str, cuts: Sequence[CutBytes]) -> Iterator[Row]:
     yield Row(workload, "cutset", AGAINST_BOUND, max(cut.bound for cut in cuts), "rel")
     yield Row(workload, "cutset", AGAINST_CSR, max(cut.against_csr for cut in cuts), "rel")
     if first := first_cuts(cuts):
-        yield Row(workload, "cutset", FIRST_CUTS, min(float(np.mean(cut.full) / np.mean(cut.delta)) for cut in first), "x")
+        yield Row(
+            workload, "cutset", FIRST_CUTS, min(float(np.mean(cut.full) / np.mean(cut.delta)) for cut in first), "x"
+        )
     smallest = float("inf")
     for cut in cuts:
         if cut not in first and cut.value.nbytes >= smallest:
