@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from cutset.bench.results import Row, summarise
+from cutset.bench.stream_session import wait_for
 from cutset.bench.stream_videos import Video
 from cutset.errors import CutsetError
 from cutset.stream.api import Stream
@@ -109,6 +110,7 @@ def run_faults(
             LocalWorkers(WORKERS) as workers,
         ):
             workers.stock(model)
+            wait_for(workers)
             options = Options(in_flight=4, silence=2.0, beat=0.1)
             begun = time.monotonic()
             with Stream(

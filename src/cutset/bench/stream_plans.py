@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.bench.results import Row, summarise
-from cutset.bench.stream_session import IN_FLIGHT, Pictures, Played, paces, play
+from cutset.bench.stream_session import IN_FLIGHT, Pictures, Played, paces, play, wait_for
 from cutset.bench.stream_videos import Video
 from cutset.errors import CutsetError
 from cutset.stream.coordinator.local import LocalWorkers
@@ -137,6 +137,7 @@ def run_plans(name: str, model: Model, video: Video, quick: bool, tell: Callable
     runs: dict[Any, Played] = {}
     with LocalWorkers(len(SPEEDS), speeds=SPEEDS) as workers:
         workers.stock(model)
+        wait_for(workers)
         links = paces(workers.names, HOPS)
         for encoded in (False, True) if "packets" in problem.pictures else (False,):
             workload = f"{name}, {video.name}, {'encoded' if encoded else 'raw'}"
