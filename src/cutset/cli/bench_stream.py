@@ -51,16 +51,19 @@ def run(args: argparse.Namespace) -> int:
     def tell(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    setting = Setting(videos, tuple(args.model or MODELS), args.quick, tell)
+    if args.json and not Path(args.json).absolute().parent.is_dir():
+        raise RequestError(f"--json: there is no folder {Path(args.json).parent}")
+    setting = Setting(videos, tuple(dict.fromkeys(args.model or MODELS)), args.quick, tell)
     rows: list[Row] = []
-    for name in args.part or PARTS:
-        if name not in parts:
-            raise RequestError(f"there is no part {name!r}")
-        rows += parts[name](setting)
+    try:
+        for name in dict.fromkeys(args.part or PARTS):
+            for row in parts[name](setting):
+                rows.append(row)
+    finally:  # what was measured before something failed was a quarter of an hour's work
+        if rows and args.json:
+            packages = ("torch", "av", "zstandard")
+            save(Results(shlex.join(["cutset", *sys.argv[1:]]), machine(1, packages), tuple(rows)), args.json)
     print(rows_table(rows))
     if lines := judge(rows):
         print("\n" + table([("to reach", "", "worst", "reached", "where"), *lines], right=(2,)))
-    if args.json:
-        packages = ("torch", "av", "zstandard")
-        save(Results(shlex.join(["cutset", *sys.argv[1:]]), machine(1, packages), tuple(rows)), args.json)
     return 0
