@@ -79,7 +79,10 @@ def disturbed(
     return results, log, plans
 
 
-@pytest.mark.parametrize("name", ["worker1", "worker2", "worker3"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("name", [pytest.param("worker1", marks=SLOW), "worker2", pytest.param("worker3", marks=SLOW)])
 def test_a_worker_is_killed(healed: LocalWorkers, name: str) -> None:
     results, log, plans = disturbed(healed, 60, {20: lambda: kill(healed, name)})
     assert len(plans) == 2
@@ -89,18 +92,20 @@ def test_a_worker_is_killed(healed: LocalWorkers, name: str) -> None:
     assert again - gone < 10, "weights were on the disk"
 
 
-@pytest.mark.parametrize("name", ["worker1", "worker2"])
+@pytest.mark.parametrize("name", ["worker1", pytest.param("worker2", marks=SLOW)])
 def test_a_worker_stands_still(healed: LocalWorkers, name: str) -> None:
     _, log, plans = disturbed(healed, 60, {15: lambda: stop(healed, name)})
     assert any("no sign of life" in line for _, line in log.lines)
     assert name not in [stage.worker for stage in plans[-1][1].stages]
 
 
+@SLOW
 def test_a_worker_that_ends_in_order(healed: LocalWorkers) -> None:
     _, _, plans = disturbed(healed, 50, {15: lambda: terminate(healed, "worker2")})
     assert len(plans) >= 2
 
 
+@SLOW
 def test_two_of_three_are_killed_one_after_the_other(healed: LocalWorkers) -> None:
     deeds = {10: lambda: kill(healed, "worker3"), 12: lambda: kill(healed, "worker1")}
     _, _, plans = disturbed(healed, 60, deeds)
@@ -115,6 +120,7 @@ def test_a_worker_that_comes_back_is_used_again(healed: LocalWorkers) -> None:
     assert [len(plan.stages) for _, plan, _ in plans] == [3, 2, 3]
 
 
+@SLOW
 def test_when_all_are_killed_what_was_on_its_way_is_reported_as_dropped(healed: LocalWorkers) -> None:
     pictures: list[Any] = moving(200)
     results: list[Any] = []
