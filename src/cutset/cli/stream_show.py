@@ -12,7 +12,9 @@ from cutset.errors import RequestError
 from cutset.files import write_json
 
 if TYPE_CHECKING:
+    from cutset.stream.profile.profile import Profile
     from cutset.stream.views.figure import Draw
+    from cutset.stream.views.runs import Run
 
 __all__ = ["DESCRIPTION", "HELP", "VIEWS", "configure", "run"]
 
@@ -24,7 +26,8 @@ VIEWS = {
     "spread": "changed fraction of layers (--layer) over that of the picture, with fits",
     "sizes": "bytes by layer: raw, measured deltas, predicted ones (--sparsity)",
     "errors": "prediction error by picture and layer (--sparsity)",
-    "latency": "latency by pictures in flight: show latency TRACE …",
+    "costs": "time by layer and worker: show costs PROFILE …",
+    "latency": "latency by pictures in flight: show latency RUN …",
 }
 DESCRIPTION = "Views: " + "; ".join(f"{name}: {words}" for name, words in VIEWS.items()) + "."
 
@@ -51,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         raise RequestError("say where it goes: -o FILE.png, -o FILE.svg or --json FILE")
     if args.output:
         only_endings(args.output, ".png", ".svg")
-    if args.files and args.view not in ("pair", "latency"):
+    if args.files and args.view not in ("pair", "costs", "latency"):
         raise RequestError(f"{args.view} takes no {args.files[0]}")
     data, draw = _view(args)
     if args.output:
@@ -65,10 +68,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _view(args: argparse.Namespace) -> tuple[dict[str, Any], Draw]:
     """What the view shows, and what draws that."""
-    from cutset.stream.views import changed, errors, latency, sizes, spread
+    from cutset.stream.views import changed, costs, errors, latency, sizes, spread
 
     if args.view == "latency":
-        return latency.latency(_traces(args)), latency.draw
+        return latency.latency(_runs(args)), latency.draw
+    if args.view == "costs":
+        return costs.costs(*_profiles(args)), costs.draw
     if args.view == "pair":
         return changed.pair(_pair(args), (args.files[0].name, args.files[1].name)), changed.draw_pair
     trained = None
@@ -90,13 +95,45 @@ def _view(args: argparse.Namespace) -> tuple[dict[str, Any], Draw]:
     return sizes.sizes(changes, trained), sizes.draw
 
 
-def _traces(args: argparse.Namespace) -> dict[str, Any]:
-    from cutset.stream.trace.chrome import read_trace
+def _runs(args: argparse.Namespace) -> dict[str, Run]:
+    from cutset.stream.views.runs import read_run
 
     paths = [Path(path) for path in (args.model, *args.files) if path]
     if not paths:
-        raise RequestError("latency takes the traces of runs: show latency run1.json run3.json …")
-    return {path.name.split(".")[0]: read_trace(path) for path in paths}
+        raise RequestError("latency takes traces or JSON files of runs: show latency run1.json run4.json …")
+    return {path.name.split(".")[0]: read_run(path) for path in paths}
+
+
+def _profiles(args: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
+    """The names of the layers, and by worker their seconds."""
+    from cutset.stream.profile.profile import read_profile
+
+    paths = [Path(path) for path in (args.model, *args.files) if path]
+    if not paths:
+        raise RequestError("costs takes the profiles of workers: show costs edge.json cloud.json …")
+    profiles = {path.name.split(".")[0]: read_profile(path) for path in paths}
+    if len({profile.graph for profile in profiles.values()}) > 1:
+        raise RequestError("these profiles are of different networks or picture sizes")
+    first = next(iter(profiles.values()))
+    return _names(first), {name: profile.seconds for name, profile in profiles.items()}
+
+
+def _names(profile: Profile) -> list[str]:
+    """The layers of the network that a profile names, or their numbers where that isn't known here."""
+    from cutset.stream.zoo import ZOO, build
+
+    name, _, flags = profile.model.partition(" ")
+    if name in ZOO:
+        network = build(name, head="--features" not in flags, shapes_only=True)
+        # Loaded after the zoo, which says so where torch is missing.
+        import torch
+
+        from cutset.stream.export import export
+
+        graph = export(network, torch.empty(1, 3, *profile.size, dtype=torch.uint8, device="meta")).graph
+        if len(graph.nodes) == len(profile.seconds):
+            return [node.name for node in graph.nodes]
+    return [str(number) for number in range(len(profile.seconds))]
 
 
 def _pair(args: argparse.Namespace) -> Any:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
+import torch
 
 from cutset.cli import main
+from cutset.stream.export import export
+from cutset.stream.profile.profile import Profile, write_profile
 from cutset.stream.trace.chrome import write_trace
 from cutset.stream.trace.record import Trace
+from cutset.stream.zoo import build
 from stream.trace.pipeline import pipeline
 
 pytest.importorskip("sklearn")
@@ -82,6 +87,29 @@ def test_latency_of_traces(tmp_path: Path) -> None:
     assert "pictures in flight" in (tmp_path / "x.svg").read_text()
 
 
+def test_costs_of_profiles(tmp_path: Path) -> None:
+    """Names come from the network that a profile is of."""
+    graph = export(
+        build("alexnet", shapes_only=True), torch.empty(1, 3, 64, 80, dtype=torch.uint8, device="meta")
+    ).graph
+    seconds = tuple(0.001 * k for k in range(len(graph.nodes)))
+    edge = Profile(
+        format="cutset-profile-1", model="alexnet", size=(64, 80), graph="0" * 64, cpu="", cores=1, threads=1,
+        versions={}, seconds=seconds, spread=seconds, whole=1.0, observing=0.0, rounds=3, encode={}, decode={},
+    )  # fmt: skip
+    cloud = msgspec.structs.replace(edge, seconds=tuple(s / 8 for s in seconds))
+    other = msgspec.structs.replace(edge, graph="1" * 64)
+    for name, profile in (("edge", edge), ("cloud", cloud), ("other", other)):
+        (tmp_path / f"{name}.json").write_text(write_profile(profile))
+    edge_file, cloud_file, other_file = (str(tmp_path / f"{name}.json") for name in ("edge", "cloud", "other"))
+    out = tmp_path / "x.json"
+    assert main(["stream", "show", "costs", edge_file, cloud_file, "--json", str(out)]) == 0
+    document = json.loads(out.read_text())
+    assert document["layers"] == [node.name for node in graph.nodes]
+    assert document["workers"]["cloud"][8] == pytest.approx(0.001)
+    assert main(["stream", "show", "costs", edge_file, other_file, "--json", str(out)]) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -92,7 +120,8 @@ def test_latency_of_traces(tmp_path: Path) -> None:
         (["show", "changed", "alexnet", "-o", "x.png", "--data", "x.npz"], "either"),
         (["show", "changed", "-o", "x.png", "--data", "none.npz"], "can't read"),
         (["show", "errors", "-o", "x.png", "--data", "none.npz"], "--sparsity"),
-        (["show", "latency", "-o", "x.png"], "traces"),
+        (["show", "latency", "-o", "x.png"], "of runs"),
+        (["show", "costs", "-o", "x.png"], "profiles"),
         (["show", "pair", "alexnet", "a.png", "-o", "x.png"], "two image files"),
         (["show", "pair", "alexnet", "a.txt", "b.txt", "-o", "x.png"], "ends in none"),
         (["show", "sizes", "alexnet", "extra", "-o", "x.png"], "takes no extra"),

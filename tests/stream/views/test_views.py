@@ -18,9 +18,11 @@ from cutset.stream.sparsity.changes import Changes
 from cutset.stream.sparsity.layers import Means
 from cutset.stream.sparsity.predictor import Errors, Trained
 from cutset.stream.sparsity.sizes import delta_bytes
+from cutset.stream.trace.chrome import read_trace, write_trace
 from cutset.stream.trace.record import Trace
 from cutset.stream.trace.table import latencies
 from cutset.stream.views import changed, costs, errors, figure, latency, sizes, spread
+from cutset.stream.views.runs import Run, most_at_once, of_trace, read_run
 from stream.trace.pipeline import pipeline
 
 pytest.importorskip("matplotlib")
@@ -125,29 +127,57 @@ def test_errors_are_by_picture_and_layer(changes: Changes, trained: Trained) -> 
 
 
 def test_costs_are_added_up_and_checked(changes: Changes) -> None:
-    data = costs.costs(changes.graph, {"edge": [0.5, 0.25], "cloud": [0.1, 0.1]})
+    data = costs.costs(["one", "two"], {"edge": [0.5, 0.25], "cloud": [0.1, 0.1]})
     assert data["workers"] == {"edge": [0.5, 0.25], "cloud": [0.1, 0.1]}
     assert "edge 750 ms" in data["title"]
     with pytest.raises(RequestError, match="3 layers"):
-        costs.costs(changes.graph, {"edge": [1, 2, 3]})
+        costs.costs(["one", "two"], {"edge": [1, 2, 3]})
     with pytest.raises(RequestError, match="no worker"):
-        costs.costs(changes.graph, {})
+        costs.costs(["one", "two"], {})
+
+
+def run(count: int) -> Run:
+    """As its file says it: times from 0."""
+    return of_trace(read_trace(write_trace(Trace("", pipeline(count)))), "")
 
 
 def test_latency_comes_from_traces() -> None:
-    traces = {"many": Trace("", pipeline(8)), "one": Trace("", pipeline(1))}
-    data = latency.latency(traces)
+    data = latency.latency({"many": run(8), "one": run(1)})
     one, many = data["rows"]
     assert (one["run"], one["in_flight"], one["pictures"]) == ("one", 1, 1)
     assert one["latency"]["50"] == pytest.approx(0.040)  # without the capture
     # Picture k is sent at 10 k + 1 ms and is done at 41 + 20 k ms.
     starts, ends = [0.01 * k + 0.001 for k in range(8)], [0.041 + 0.02 * k for k in range(8)]
     most = max(sum(s <= t < e for s, e in zip(starts, ends, strict=True)) for t in starts)
-    assert many["in_flight"] == most == latency.in_flight(latencies(pipeline(8)))
+    assert many["in_flight"] == most == most_at_once(latencies(pipeline(8)))
     assert many["throughput"] == pytest.approx(8 / ends[-1])
-    assert latency.latency({"a": Trace("", pipeline(2), {"in flight": "6"})})["rows"][0]["in_flight"] == 6
+    assert of_trace(Trace("", pipeline(2), {"in flight": "6"}), "").in_flight == 6
     with pytest.raises(RequestError, match="no picture"):
-        latency.latency({"a": Trace("", {"x": []})})
+        of_trace(Trace("", {"x": []}), "a trace")
+
+
+def test_latency_comes_from_the_documents_of_runs(tmp_path: Path) -> None:
+    pictures = [{"latency_s": 0.1 * k, "picture": k} | ({"dropped": "late"} if k == 9 else {}) for k in range(10)]
+    rows = [{"metric": "latency", "value": 1.0}, {"metric": "throughput", "value": 7.5}]
+    document = {"command": "cutset stream run", "pictures": pictures, "rows": rows, "in_flight": 3}
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(document))
+    found = read_run(path)
+    assert (found.in_flight, len(found.latencies), found.throughput) == (3, 9, 7.5)
+    assert max(found.latencies) == pytest.approx(0.8)
+    path.write_bytes(write_trace(Trace("", pipeline(4))))
+    assert read_run(path) == run(4)
+    for other, words in (
+        (document | {"command": "cutset stream plan"}, "is of `cutset stream plan`"),
+        (document | {"pictures": "many"}, "not a trace"),
+        ({}, "not a trace"),
+    ):
+        path.write_text(json.dumps(other))
+        with pytest.raises(ConfigError, match=words):
+            read_run(path)
+    path.write_text(json.dumps(document | {"pictures": pictures[9:]}))
+    with pytest.raises(RequestError, match="no picture"):
+        read_run(path)
 
 
 def drawn(path: Path) -> NDArray[np.uint8]:
@@ -164,8 +194,8 @@ def cases(changes: Changes, trained: Trained) -> dict[str, tuple[figure.Draw, di
         "spread": (spread.draw, spread.spread(changes)),
         "sizes": (sizes.draw, sizes.sizes(changes, trained)),
         "errors": (errors.draw, errors.errors(changes, trained)),
-        "costs": (costs.draw, costs.costs(changes.graph, {"edge": [0.5, 0.2], "cloud": [0.1, 0.1]})),
-        "latency": (latency.draw, latency.latency({"a": Trace("", pipeline(2)), "b": Trace("", pipeline(5))})),
+        "costs": (costs.draw, costs.costs(["one", "two"], {"edge": [0.5, 0.2], "cloud": [0.1, 0.1]})),
+        "latency": (latency.draw, latency.latency({"a": run(2), "b": run(5)})),
     }
 
 

@@ -22,6 +22,7 @@ ROW, BAR = 20, 16  # height of a lane, and of a bar in it
 GAP = 12  # between parties
 TOP = 96
 LEAST = 1.0  # width of a bar that can be seen
+MOST_NOTE = 158  # letters of the line below the title
 LETTER = 6.6  # width of a letter in a bar
 TICKS = 10
 
@@ -126,7 +127,8 @@ class _Chart:
     def _head(self) -> Iterator[str]:
         yield f'<text class="title ink" x="24" y="28">{escape(self.title)}</text>'
         words = f"{self.pictures} pictures · {len(self.rows)} parties · {_seconds(self.length)}"
-        yield f'<text class="faint" x="24" y="50">{escape(" · ".join(filter(None, (words, self.note))))}</text>'
+        line = " · ".join(filter(None, (words, self.note)))[:MOST_NOTE]
+        yield f'<text class="faint" x="24" y="50">{escape(line)}</text>'
         x = LEFT
         for kind, share in STRENGTH.items():
             yield f'<rect x="{x}" y="63" width="14" height="12" class="ink" fill-opacity="{share}"/>'

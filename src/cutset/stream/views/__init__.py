@@ -8,5 +8,6 @@ sizes    bytes by layer: raw, measured deltas, predicted ones
 errors   how far predictions are off, by picture and layer
 costs    seconds by layer and worker
 latency  latency by number of pictures in flight
+runs     the latencies of a run, from its trace or its JSON
 figure   how all of them are drawn and saved (matplotlib)
 """

@@ -8,25 +8,24 @@ from typing import Any
 import numpy as np
 
 from cutset.errors import RequestError
-from cutset.stream.graph import Graph
 from cutset.stream.views.figure import COLOURS, layers_below
 
 __all__ = ["costs", "draw"]
 
 
-def costs(graph: Graph, workers: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """`workers`: of each the seconds of every node. Raises RequestError where there are none, or of another network."""
+def costs(layers: Sequence[str], workers: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """`workers`: of each the seconds of every layer. Raises RequestError where they are none or other ones."""
     for name, seconds in workers.items():
-        if len(seconds) != len(graph.nodes):
-            raise RequestError(f"{name} has times of {len(seconds)} layers; the graph has {len(graph.nodes)}")
+        if len(seconds) != len(layers):
+            raise RequestError(f"{name} has times of {len(seconds)} layers; the network has {len(layers)}")
     if not workers:
         raise RequestError("no worker's times were given")
     return {
         "view": "costs",
         "title": "Time by layer: " + ", ".join(f"{name} {sum(s) * 1e3:,.0f} ms" for name, s in workers.items()),
-        "layers": [node.name for node in graph.nodes],
+        "layers": list(layers),
         "workers": {name: [float(s) for s in seconds] for name, seconds in workers.items()},
-        "size": (min(max(9.0, 2 + 0.24 * len(graph.nodes)), 18.0), 7.5),
+        "size": (min(max(9.0, 2 + 0.24 * len(layers)), 18.0), 7.5),
     }
 
 
