@@ -132,7 +132,7 @@ def measure_pictures(
     Raises CutsetError for a source that can't be read, has pictures of another size, or too few.
     """
     from cutset.stream.profile.forms import measured_forms
-    from cutset.stream.profile.sizes import measure_sizes
+    from cutset.stream.profile.sizes import as_tensor, measure_sizes, measure_value
     from cutset.stream.sources import open_source
 
     room = max(MOST_HELD // (3 * size[0] * size[1]), 2)
@@ -146,6 +146,9 @@ def measure_pictures(
         ways = measured_forms(opened.codec, pictures)
     groups = typical_pairs([picture.pixels for picture in pictures], count)
     values = measure_sizes(graph, tensors, groups, tell)
+    # Of the picture itself all that were read are looked at: that needs no network.
+    first = graph.inputs[0]
+    values[first.name] = measure_value(first, [as_tensor(each.pixels) for each in pictures])
     return Sizes(
         source=source,
         pictures=sum(map(len, groups)),
