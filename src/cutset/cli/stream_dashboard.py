@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -11,9 +12,11 @@ from typing import TYPE_CHECKING
 from cutset.errors import ConfigError
 
 if TYPE_CHECKING:
-    from cutset.serve.feed import StreamFeed
+    from cutset.serve.feed import Explain, StreamFeed
+    from cutset.stream.planning.live import LivePlanner
+    from cutset.stream.planning.plan import Plan
 
-__all__ = ["add_dashboard", "dashboard"]
+__all__ = ["add_dashboard", "dashboard", "explainer"]
 
 HERE = "127.0.0.1:8001"
 
@@ -51,3 +54,21 @@ def dashboard(where: str | None, tell: Callable[[str], None]) -> Iterator[Stream
     with open_panel(host.strip("[]") or "127.0.0.1", int(port), keys) as (hub, url):
         tell(f"dashboard at {url}/")
         yield StreamFeed(hub)
+
+
+def explainer(planner: LivePlanner) -> Explain:
+    """What a plan was expected to cost, and the other plans that there are, by what the planner knows then."""
+
+    def explain(plan: Plan) -> tuple[float | None, list[tuple[str, float]]]:
+        from cutset.stream.planning.compare import compare
+        from cutset.stream.planning.replan import each_picture
+
+        problem = planner.problem()
+        others = {}
+        for one in compare(problem):
+            if one.cost is not None and one.name != plan.scheduler:
+                others[f"{one.name}, not allowed" if one.why_not else one.name] = each_picture(problem, one.cost)
+        expected = each_picture(problem, planner.cost(plan))
+        return expected, [(name, seconds) for name, seconds in others.items() if math.isfinite(seconds)]
+
+    return explain

@@ -12,11 +12,13 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from cutset.cli.options import add_json
+from cutset.cli.stream_dashboard import add_dashboard, dashboard, explainer
 from cutset.cli.stream_graph import picture_size
 from cutset.cli.stream_planner import add_planning, advisor
 from cutset.errors import ConfigError, RequestError
 
 if TYPE_CHECKING:
+    from cutset.serve.feed import StreamFeed
     from cutset.stream.api import Stream
     from cutset.stream.check import Check
     from cutset.stream.coordinator.result import Result
@@ -76,6 +78,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     out = parser.add_argument_group("output")
     out.add_argument("--check", action="store_true", help="run the whole network here too, and compare")
     out.add_argument("--trace", type=Path, metavar="FILE", help="write what every party did when")
+    add_dashboard(out)
     out.add_argument("--quiet", action="store_true", help="no line for each picture")
     add_json(parser, "the summary and every picture's figures")
 
@@ -95,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
         sizes = {source.size for source in sources}
         if len(sizes) > 1:
             raise RequestError("the sources have pictures of different sizes; give --size")
-        return _play(args, sources)
+        return _play(args, sources, stack.enter_context(dashboard(args.dashboard, _tell)))
 
 
 def _check_arguments(args: argparse.Namespace) -> None:
@@ -113,12 +116,12 @@ def _tell(line: str) -> None:
     print(f"stream: {line}", file=sys.stderr, flush=True)
 
 
-def _play(args: argparse.Namespace, sources: list[Any]) -> int:
+def _play(args: argparse.Namespace, sources: list[Any], feed: StreamFeed | None) -> int:
     import torch
 
     from cutset.stream.check import Check
 
-    stream, summary, recorder = _open(args, sources)
+    stream, summary, recorder = _open(args, sources, feed)
     torch.set_num_threads(args.threads)
     check = Check(stream.model) if args.check else None
     pictures: list[dict[str, Any]] = []
@@ -131,6 +134,9 @@ def _play(args: argparse.Namespace, sources: list[Any]) -> int:
         with stream:
             for result in stream:
                 summary.result(result)
+                if feed is not None:
+                    feed.plans(stream.coordinator.plans, result.picture)
+                    feed.result(result)
                 error = check.compare(result) if check is not None else None
                 if not args.quiet:
                     print(_line(result, len(sources) > 1, args.features), flush=True)
@@ -154,8 +160,8 @@ def _play(args: argparse.Namespace, sources: list[Any]) -> int:
     return 1 if check is not None and exact and not check.within(RELATIVE) else 0
 
 
-def _open(args: argparse.Namespace, sources: list[Any]) -> tuple[Stream, Summary, Any]:
-    """The stream, its summary, and what records the trace."""
+def _open(args: argparse.Namespace, sources: list[Any], feed: StreamFeed | None) -> tuple[Stream, Summary, Any]:
+    """The stream, its summary, and what records the trace; the dashboard, if there is one, is told what comes."""
     from cutset.stream.api import Stream
     from cutset.stream.coordinator.summary import Summary
     from cutset.stream.coordinator.switching import Options
@@ -174,6 +180,8 @@ def _open(args: argparse.Namespace, sources: list[Any]) -> tuple[Stream, Summary
         summary.report(report, plan, seconds)
         if recorder is not None:
             recorder.add(report.party, report.spans)
+        if feed is not None:
+            feed.report(report, plan, seconds)
 
     options = Options(
         deltas=args.mode == "delta",
@@ -190,6 +198,10 @@ def _open(args: argparse.Namespace, sources: list[Any]) -> tuple[Stream, Summary
     if args.scheduler != "even" and (args.scheduler or not args.plan):
         live = sources[0].live
         advised = advisor(args, model, names, speeds, args.source[0], live, _tell)
+    if feed is not None:
+        feed.explain = None if advised is None else explainer(advised.planner)
+        rate = args.rate or sources[0].rate
+        feed.begin(model.graph, model=args.model, source=args.source[0], workers=names, mode=args.mode, rate=rate)
     stream = Stream(
         model,
         *sources,

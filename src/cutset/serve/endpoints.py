@@ -92,8 +92,9 @@ class _Endpoint(ABC):
             for prompt, delta in pieces:
                 answer.add(prompt * n + delta.index, delta)
         body = answer.whole(generation.usage)
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        await send({"type": "http.response.start", "status": 200, "headers": headers + self._mode()})
+        size = (b"content-length", str(len(body)).encode())
+        headers = self._headers(answer, (b"content-type", b"application/json"), size)
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
     async def _stream(self, generation: Generation, answer: Answer, n: int, wants_usage: bool, send: Send) -> None:
@@ -101,8 +102,9 @@ class _Endpoint(ABC):
         try:
             async for pieces in generation.pieces():
                 if not started:  # only now: an error before the first token still has a status of its own
-                    headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
-                    await send({"type": "http.response.start", "status": 200, "headers": headers + self._mode()})
+                    kind = (b"content-type", b"text/event-stream")
+                    headers = self._headers(answer, kind, (b"cache-control", b"no-cache"))
+                    await send({"type": "http.response.start", "status": 200, "headers": headers})
                     started = True
                 text = b"".join(answer.chunk(prompt * n + one.index, one, wants_usage) for prompt, one in pieces)
                 if text:
@@ -124,8 +126,8 @@ class _Endpoint(ABC):
         except TimeoutError:
             raise ClientGone from None
 
-    def _mode(self) -> list[tuple[bytes, bytes]]:
-        return [(b"x-cutset-mode", self.service.mode.encode())]
+    def _headers(self, answer: Answer, *more: tuple[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+        return [*more, (b"x-cutset-mode", self.service.mode.encode()), (b"x-request-id", answer.id.encode())]
 
 
 class Completions(_Endpoint):

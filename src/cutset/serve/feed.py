@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cutset.errors import CutsetError
 from cutset.serve.events import (
     GraphEvent,
     Hop,
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from cutset.stream.coordinator.result import Result
     from cutset.stream.messages import Report
 
-__all__ = ["StreamFeed"]
+__all__ = ["Explain", "StreamFeed"]
 
 PACE_S = 0.1  # between two pictures that are shown
 MOST_SPANS = 200  # of a party's report
@@ -55,7 +57,7 @@ class StreamFeed:
         self._hub, self._labels, self.explain = hub, labels, explain
         self._lock = threading.Lock()  # reports and results come from different threads
         self._graph: Graph | None = None
-        self._known = 0  # plans that have been shown
+        self._known = self._newest = 0  # plans that have been shown, the number of the last one
         self._links: dict[tuple[str, str], LinkEstimate] = {}
         self._hops: dict[tuple[str, str], Hop] = {}
         self._shown = deque[int](maxlen=64)  # pictures that are shown
@@ -85,19 +87,39 @@ class StreamFeed:
     def plans(self, known: Sequence[tuple[int, Plan, str]], picture: int = 0) -> None:
         """The coordinator's `plans` as they are now: number, plan, why. New ones are shown as from `picture` on."""
         new, self._known = known[self._known :], len(known)
-        for _, plan, why in new:
+        for number, plan, why in new:
+            self._newest = number
+            self._show(number, plan, why, picture, None, ())
+            if self.explain is not None:  # may take a while, and pictures are waiting
+                threading.Thread(target=self._explained, args=(number, plan, why, picture), daemon=True).start()
+
+    def _explained(self, number: int, plan: Plan, why: str, picture: int) -> None:
+        with contextlib.suppress(CutsetError):  # then the plan is shown alone
             expected, others = self.explain(plan) if self.explain is not None else (None, ())
-            self._hub.publish(
-                PlanEvent(
-                    stages=[Stage(stage.worker, list(stage.nodes)) for stage in plan.stages],
-                    scheduler=plan.scheduler,
-                    picture=plan.picture,
-                    since=picture,
-                    why=why,
-                    expected_ms=None if expected is None else expected * 1e3,
-                    rejected=[(name, seconds * 1e3) for name, seconds in others],
-                )
+            if number == self._newest:
+                self._show(number, plan, why, picture, expected, others)
+
+    def _show(
+        self,
+        number: int,
+        plan: Plan,
+        why: str,
+        picture: int,
+        expected: float | None,
+        others: Sequence[tuple[str, float]],
+    ) -> None:
+        self._hub.publish(
+            PlanEvent(
+                number=number,
+                stages=[Stage(stage.worker, list(stage.nodes)) for stage in plan.stages],
+                scheduler=plan.scheduler,
+                picture=plan.picture,
+                since=picture,
+                why=why,
+                expected_ms=None if expected is None else expected * 1e3,
+                rejected=[(name, seconds * 1e3) for name, seconds in others],
             )
+        )
 
     def report(self, report: Report, plan: Plan, seconds: float) -> None:
         """What one party did for one picture, times on the coordinator's clock; its bytes took so long to get there."""
