@@ -28,6 +28,7 @@ __all__ = ["P", "Run", "capture", "residues", "run"]
 P = 2**31 - 1
 PROMPT = "Once upon a time, there was a little girl named Lily."
 TOKENS = 6
+LINK = "inproc"  # what the client reaches the man in the middle over; with shm it makes its calls in native code
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def run(middle: Middle | None = None, *, pads: Middle | None = None, prompt: str
 
     `options` are settings of the client."""
     middle = middle or Middle()
-    proxies = [Proxy(accelerator(), each) for each in (middle, pads) if each is not None]
+    proxies = [Proxy(accelerator(), each, LINK) for each in (middle, pads) if each is not None]
     options |= {"offload": proxies[0].address, "offload_timeout": 5, "threads": 1}
     if pads is not None:
         options |= {"pads_from": proxies[1].address, "pads_same_host": True}
@@ -90,7 +91,9 @@ def run(middle: Middle | None = None, *, pads: Middle | None = None, prompt: str
             llm = LLM("story", **options)
         with llm:
             ids = np.asarray(llm.encode(prompt))
-            if llm.offload is not None:
+            if llm.offload is not None and llm.offload.linears.pads is not None and LINK == "shm":
+                llm.offload.linears.pads.fill(len(ids) + TOKENS)
+            if llm.offload is not None and LINK != "shm":  # being watched is slow
                 llm.offload.linears.watch = lambda *seen: states.append((seen[0], np.array(seen[1]), np.array(seen[2])))
             [output] = llm.generate([prompt], SamplingParams(max_tokens=TOKENS, temperature=0, ignore_eos=True))
             tokens = tuple(output.token_ids)
@@ -246,13 +249,13 @@ class _Liar(Middle):
 
     def __init__(self, lie: Callable[[Array], Array]) -> None:
         super().__init__()
-        self.lie, self.seen, self.told = lie, 0, 0
+        self.lie, self.seen, self.told, self.before = lie, 0, 0, 0
 
     def reply(self, asked: Sent, answer: Sent) -> list[Sent]:
         if isinstance(answer.message, Product):
             self.seen += 1
             if self.seen == self.at:
-                self.told += 1
+                self.told, self.before = self.told + 1, len(self.wire)
                 return [Sent(answer.message, tuple(self.lie(array) for array in answer.arrays))]
         return [answer]
 
@@ -261,6 +264,8 @@ def _caught(middle: _Liar | _Replays | _Swaps, found: Run | None = None) -> Outc
     """Held if the lie was told, nothing was said, the session ended at once, and nothing more was sent."""
     found = found or run(middle)
     held = middle.told == 1 and isinstance(found.error, IntegrityError) and not found.tokens
+    if more := len(middle.wire) - middle.before if middle.wire is found.wire else 0:  # else it is a pad server's
+        return Outcome(True, f"{more} more messages were sent after the lie")
     return Outcome(not held, _name(found) if middle.told else "the lie was never told")
 
 
@@ -326,7 +331,7 @@ class _Replays(Middle):
     def __init__(self) -> None:
         super().__init__()
         self.last: dict[tuple[int, int], tuple[Array, ...]] = {}
-        self.told = 0
+        self.told = self.before = 0
 
     def reply(self, asked: Sent, answer: Sent) -> list[Sent]:
         if not isinstance(asked.message, Multiply):
@@ -335,7 +340,7 @@ class _Replays(Middle):
         old = self.last.setdefault(key, answer.arrays)
         if old is answer.arrays or self.told:
             return [answer]
-        self.told += 1
+        self.told, self.before = 1, len(self.wire)
         return [Sent(answer.message, old)]
 
 
@@ -348,11 +353,11 @@ class _Swaps(Middle):
 
     def __init__(self) -> None:
         super().__init__()
-        self.told = 0
+        self.told = self.before = 0
 
     def request(self, sent: Sent) -> Sent:
         if isinstance(sent.message, Multiply) and sent.message.matrix == 0 and not self.told:
-            self.told += 1
+            self.told, self.before = 1, len(self.wire)
             return Sent(Multiply(sent.message.call, 4), sent.arrays)
         return sent
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 from typing import NamedTuple
 
@@ -44,9 +45,9 @@ class Middle:
 class Proxy:
     """Listens at `address`, sends on to `target`. Every request has one answer there, so one thread is enough."""
 
-    def __init__(self, target: str, middle: Middle) -> None:
+    def __init__(self, target: str, middle: Middle, link: str = "inproc") -> None:
         self.target, self.middle = target, middle
-        self.address = f"inproc://middle-{next(NUMBERS)}"
+        self.address = f"{link}://middle-{os.getpid()}-{next(NUMBERS)}"
         self._listener = listen(self.address)
         self._onward: dict[Link, Link] = {}
         self._stop = threading.Event()

@@ -138,12 +138,20 @@ class _Model:
 
         Raises TokenizerError where the model has no template.
         """
+        return self.encode_rendered(self.render_chat(messages, **variables))
+
+    def render_chat(self, messages: Sequence[Message], **variables: Any) -> str:
+        """A conversation as the model's chat template writes it. Raises TokenizerError where there is none."""
         if self._template is None:
             given = self._template_override
             self._template = (
                 ChatTemplate(given, **self.tokenizer.special_tokens) if given else ChatTemplate.of(self.tokenizer)
             )
-        return self.tokenizer.encode(self._template.render(messages, **variables), add_special_tokens=False)
+        return self._template.render(messages, **variables)
+
+    def encode_rendered(self, text: str) -> NDArray[np.int32]:
+        """The token ids of what `render_chat` gave."""
+        return self.tokenizer.encode(text, add_special_tokens=False)
 
     def close(self) -> None:
         """Stops the engine's thread; what still runs ends with an error."""

@@ -6,10 +6,13 @@ import pytest
 
 from attacks import ours
 from attacks.proxy import Middle, Sent
+from attacks.setting import Outcome
 from attacks.statistics import TESTS, failures
 from attacks.suite import ATTACKS
 from cutset.errors import IntegrityError
 from cutset.offload.client import ledger, pad_sources
+from cutset.offload.client.hot import HotCalls, Stop
+from cutset.offload.client.linears import OffloadLinears
 from cutset.offload.messages import Hello, Multiply, Product, Welcome
 
 PROMPT = ours.PROMPT
@@ -19,6 +22,61 @@ PROMPT = ours.PROMPT
 def test_the_attack_fails_on_ours(attack):
     outcome = attack.ours()
     assert not outcome.succeeded, outcome.figure
+
+
+@pytest.fixture
+def native(monkeypatch, tmp_path):
+    """The client makes its calls in native code; gives how many steps it made so."""
+    ours.capture.cache_clear()
+    monkeypatch.setattr(ours, "LINK", "shm")
+    monkeypatch.setenv("CUTSET_SHM_DIR", str(tmp_path))
+    steps = []
+    run = HotCalls.run
+    monkeypatch.setattr(HotCalls, "run", lambda *given: steps.append(run(*given)) or steps[-1])
+    yield steps
+    ours.capture.cache_clear()
+
+
+NEEDS_A_WATCHER = "known plaintext"
+
+
+@pytest.mark.parametrize(
+    "attack", [attack for attack in ATTACKS if attack.name != NEEDS_A_WATCHER], ids=lambda attack: attack.name
+)
+def test_the_attack_fails_on_native_calls(attack, native):
+    outcome = attack.ours()
+    assert not outcome.succeeded, outcome.figure
+    assert set(native) & {Stop.DONE, Stop.LIED, Stop.ODD}
+
+
+def test_native_calls_through_an_honest_man_in_the_middle(native):
+    found = ours.run()
+    assert found.tokens == ours.right()
+    assert {sent.arrays[0].dtype for sent in found.products} == {np.dtype(np.uint32)}
+    assert native.count(Stop.DONE) >= ours.TOKENS - 2  # an answer that takes long on a busy machine ends one
+
+
+def test_a_liar_deceives_native_calls_without_checks(native):
+    class Loud(Middle):
+        def reply(self, asked: Sent, answer: Sent) -> list[Sent]:
+            if isinstance(answer.message, Product):
+                return [Sent(answer.message, (np.roll(answer.arrays[0], 1, axis=1),))]
+            return [answer]
+
+    assert ours.run(Loud(), mode="masked").tokens not in ((), ours.right())
+    assert isinstance(ours.run(Loud()).error, IntegrityError)
+
+
+def test_a_client_that_goes_on_after_a_lie_is_a_hole(monkeypatch):
+    """It raises the right error and says nothing, but asks something before."""
+    lied = OffloadLinears._lied
+
+    def goes_on(self, *what):
+        self.session.counters()
+        return lied(self, *what)
+
+    monkeypatch.setattr(OffloadLinears, "_lied", goes_on)
+    assert ours.tamper_one_element() == Outcome(True, "1 more messages were sent after the lie")
 
 
 # Without these the attacks might fail because nothing goes through the man in the middle.

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from cutset.cli import main
+from cutset.link import segment
 from cutset.models.registry import BUNDLED
 
 Output = tuple[int, str, str]
@@ -200,6 +201,22 @@ def test_ctrl_c_stops_cleanly() -> None:
     assert "Traceback" not in err
 
 
+def test_ctrl_c_stops_the_demo_at_once() -> None:
+    """A terminal sends it to every process; the client must not wait for an accelerator that ended."""
+    argv = [sys.executable, "-m", "cutset.cli", "demo", "--threads", "1"]
+    running = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=-1, text=True, start_new_session=True)
+    assert running.stderr is not None
+    try:
+        assert any("Now an accelerator" in line for line in running.stderr)
+        time.sleep(1.5)  # it has started by then, or is starting
+        os.killpg(running.pid, signal.SIGINT)
+        _, err = running.communicate(timeout=20)  # less than what a call may take
+    finally:
+        running.kill()
+    assert running.returncode in (0, 130)
+    assert "Traceback" not in err
+
+
 def test_a_reader_that_goes_away_is_no_error() -> None:
     command = f"{sys.executable} -m cutset.cli generate story --prompt Once --max-tokens 200 --ignore-eos | head -c 1"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
@@ -215,10 +232,20 @@ def test_the_demo_tells_stories(cutset: Any) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_the_demo_leaves_nothing_behind_when_it_is_killed(tmp_path: Path, number: signal.Signals) -> None:
+def test_the_demo_leaves_no_accelerator_behind_when_it_is_killed(tmp_path: Path, number: signal.Signals) -> None:
+    def listening(control: Path) -> bool:
+        try:
+            locks = segment.Locks(segment.open_file(control))
+        except FileNotFoundError:
+            return False
+        try:
+            return locks.taken(0)
+        finally:
+            locks.let_go()
+
     def until(there: bool) -> None:
         deadline = time.monotonic() + 30
-        while any(tmp_path.glob("*.ctl")) != there:
+        while any(listening(control) for control in tmp_path.glob("*.ctl")) != there:
             assert time.monotonic() < deadline
             time.sleep(0.02)
 

@@ -271,6 +271,16 @@ def test_a_reader_that_goes_away(argument):
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+@pytest.mark.parametrize(
+    ("command", "code"), [("config >&-", 0), ("config 2>&-", 0), ("tokenize >&- 2>&-", 2), ("tokenize no x >&-", 2)]
+)
+def test_closed_output(command, code):
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m cutset.cli {command}"], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+
+
 def test_a_terminal_without_unicode():
     environ = os.environ | {"PYTHONPATH": SOURCE, "PYTHONIOENCODING": "ascii"}
     command = [sys.executable, "-m", "cutset.cli", "--help"]

@@ -283,3 +283,23 @@ def test_one_thread_sends_while_another_receives(there: Place) -> None:
         for number in range(count):
             assert int.from_bytes(link.recv().header, "little") == number
         thread.join()
+
+
+def test_who_receives_while_another_thread_closes_is_told_so(there: Place) -> None:
+    link = there.dial()
+    link.send(b"hello")
+    there.first()
+    failed: list[BaseException] = []
+
+    def receive() -> None:
+        try:
+            link.recv(5)
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=receive)
+    thread.start()
+    time.sleep(0.05)
+    link.close()
+    thread.join(10)
+    assert [type(error) for error in failed] == [LinkClosed]

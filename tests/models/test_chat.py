@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -322,6 +323,33 @@ def test_bombs_are_stopped(source: str) -> None:
     assert time.perf_counter() - started < 30  # most take milliseconds; the machine may be busy
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ 'a'.encode().ljust(300000000) }}",
+        "{{ ('a' * 3000).encode().replace('a'.encode(), ('b' * 100000).encode()) }}",
+        "{{ ('b' * 100000).encode().join(['a'.encode()] * 3000) }}",
+        "{{ '%300000000d'.encode() % 1 }}",
+        "{{ '\t'.encode().expandtabs(300000000) }}",
+        "{{ (1).to_bytes(300000000, 'big') }}",
+        "{{ ('a' * 3000).translate({97: 'b' * 100000}) }}",
+        "{{ ('a' * 3000) | join('b' * 100000) }}",
+        "{{ ('a ' * 3000) | wordwrap(1, wrapstring='b' * 100000) }}",
+        "{{ ('http://a.bc ' * 3000) | urlize(rel='b' * 100000) }}",
+        "{{ ('\n' * 3000) | indent('b' * 100000, blank=true) }}",
+    ],
+)
+def test_bombs_are_stopped_before_they_go_off(source: str) -> None:
+    template = ChatTemplate(source)
+    tracemalloc.start()
+    try:
+        with pytest.raises(TokenizerError, match="it builds more than"):
+            template.render(PAIRS)
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_limits_leave_room_for_long_conversations() -> None:

@@ -6,6 +6,8 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 from tokenizers import Tokenizer as Backend
 
 from cutset.errors import RequestError
-from cutset.models.tokenizer import Tokenizer
+from cutset.models.tokenizer import LONG_TEXT, Tokenizer
 from models.tokenizers_to_test import CORPUS, TEXTS, byte_level, sentencepiece_like, write
 
 
@@ -22,6 +24,31 @@ def test_round_trip_keeps_every_text(tmp_path: Path) -> None:
     tokenizer = Tokenizer.load(write(tmp_path, byte_level()))
     for text in TEXTS:
         assert tokenizer.decode(tokenizer.encode(text), skip_special_tokens=False) == text
+
+
+def test_a_long_text_lets_other_threads_run(tmp_path: Path) -> None:
+    """A server tokenises what strangers send; its engine and its other clients must not stand still meanwhile."""
+    tokenizer = Tokenizer.load(write(tmp_path, byte_level()))
+    text = " ".join(TEXTS) * (200_000 // len(" ".join(TEXTS)))
+    assert len(text) > LONG_TEXT
+    turns, done = 0, threading.Event()
+
+    def count() -> None:
+        nonlocal turns
+        while not done.is_set():
+            turns += 1
+            time.sleep(0)
+
+    other = threading.Thread(target=count)
+    other.start()
+    before = turns
+    ids = tokenizer.encode(text)
+    during = turns - before
+    done.set()
+    other.join()
+    assert during > 100
+    assert np.array_equal(ids, tokenizer._backend.encode(text).ids)  # its twin, which lets nobody run
+    assert len(text) <= len(ids) * tokenizer.longest_token
 
 
 def test_special_tokens_are_left_out_even_if_normalised(tmp_path: Path) -> None:
@@ -99,7 +126,7 @@ def test_loading_is_light(tmp_path: Path) -> None:
     """The client's start must not pay for torch, transformers or Jinja."""
     write(tmp_path, byte_level())
     program = (
-        "import sys; from pathlib import Path; from cutset.models.tokenizer import Tokenizer;"
+        "import sys; from pathlib import Path; from cutset.models.tokenizer import LONG_TEXT, Tokenizer;"
         "early = 'tokenizers' in sys.modules;"
         f"Tokenizer.load(Path({str(tmp_path)!r})).encode('x');"
         "heavy = {'torch', 'transformers', 'jinja2', 'huggingface_hub'} & set(sys.modules);"

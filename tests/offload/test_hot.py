@@ -21,6 +21,9 @@ from cutset.config import load_settings
 from cutset.errors import CutsetError, IntegrityError, OffloadError
 from cutset.kernels.reference_field import P
 from cutset.link import Limits, Link, listen
+from cutset.link.shm import extension as ring
+from cutset.models.executor import Batch
+from cutset.models.random import RandomModel
 from cutset.models.registry import BUNDLED
 from cutset.models.source import open_source
 from cutset.offload.accelerator.hot import HotAccelerator
@@ -29,6 +32,7 @@ from cutset.offload.accelerator.products import NativeProducts
 from cutset.offload.accelerator.server import Accelerator
 from cutset.offload.client import linears as slow
 from cutset.offload.client.hot import HotCalls, Stop
+from cutset.offload.client.parts import Parts
 from cutset.offload.client.session import Session
 from cutset.offload.matrices import ModelDigest, each_matrix
 from cutset.offload.messages import Message, Multiply, Product, Refused
@@ -135,8 +139,12 @@ def test_hot_and_slow_send_the_same_and_say_the_same(
                 llm.offload.linears.hot = None
             elif llm.offload.linears.pads is not None:
                 llm.offload.linears.pads.fill(40)
+            parts = llm.offload.linears.parts = Parts(count_cpu=hot)
+            started, cpu_started = parts._wall, parts._cpu
             assert llm.generate(PROMPT, TOKENS)[0].token_ids == expected
-            parts = llm.offload.linears.parts
+            assert sum(parts.wall.values()) == pytest.approx(parts._wall - started, abs=1e-9)  # nothing is lost
+            if hot:
+                assert sum(parts.cpu.values()) == pytest.approx(parts._cpu - cpu_started, abs=1e-9)
             assert parts.calls == len(accelerator.asked)
             assert parts.rows == sum(len(x) for _, x in accelerator.asked)
             assert parts.bytes_up == sum(x.nbytes for _, x in accelerator.asked)
@@ -184,7 +192,7 @@ def dropped(self: Odd, link: Any, message: Product, arrays: list[Any]) -> bool:
 
 def late(self: Odd, link: Any, message: Product, arrays: list[Any]) -> bool:
     if self.answers == 7:
-        time.sleep(0.25)
+        time.sleep(0.8)
     return False
 
 
@@ -212,6 +220,12 @@ def closed(self: Odd, link: Any, message: Product, arrays: list[Any]) -> bool:
     return self.answers == 7
 
 
+def breaks(self: Odd, link: Any, message: Product, arrays: list[Any]) -> bool:
+    if self.answers == 7:  # the ring's head where no record can end
+        ring.store64(link._memory, link._outgoing, 12345)
+    return self.answers == 7
+
+
 def slow_encode(message: Message) -> bytes:
     from cutset.offload.messages import encode
 
@@ -227,6 +241,7 @@ def slow_encode(message: Message) -> bytes:
         (repeated, Stop.ODD),
         (noise, Stop.ODD),
         (closed, Stop.UNANSWERED),
+        (breaks, Stop.BROKEN),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -244,7 +259,7 @@ def test_what_is_unusual_is_finished_by_the_twin(
         assert stops[Stop.DONE] >= 6
         sent = accelerator.asked
         again = [i for i in range(1, len(sent)) if sent[i][0] == sent[i - 1][0]]
-        assert bool(again) == (odd in (dropped, noise, closed))
+        assert bool(again) == (odd in (dropped, noise, closed, breaks))
         for i in again:  # byte for byte
             np.testing.assert_array_equal(sent[i][1], sent[i - 1][1])
 
@@ -317,6 +332,42 @@ def test_many_clients_of_a_hot_accelerator(rows: dict[str, Any], loaded: Loaded,
         assert accelerator.counters["clients"] == 5
         assert accelerator.counters["calls"] >= accelerator.counters["products"] > 0
     assert len(accelerator._waiting) == 0
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose products of 520 rows are more than kernels keep in the caches."""
+    folder = tmp_path_factory.mktemp("wide")
+    RandomModel(hidden=512, layers=1, heads=8, kv_heads=8, intermediate=1024, vocab=128).write_checkpoint(folder)
+    return folder
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_many_rows_at_once(mode: str, wide: Path, stops: Counter[Stop], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cutset.offload.client.open._ring", lambda weights: 16 << 20)
+    address = f"shm://wide-{os.getpid()}-{MODES.index(mode)}"
+    ids = np.random.default_rng(3).integers(0, 128, (1, 520)).astype(np.int32)
+
+    def whole_pass(llm: LLM) -> Any:
+        batch = Batch.whole(ids, 16)
+        return llm.executor.forward(batch, llm.executor.new_cache(batch.block_tables.size, 16))
+
+    with LLM(wide, threads=1, mode="local") as llm:
+        expected = whole_pass(llm)
+    accelerator = open_accelerator(str(wide), address, load_settings({"threads": 1}))
+    ended = serve_in_thread(accelerator)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="mode plain")
+            llm = LLM(wide, threads=1, offload=address, mode=mode)
+        with llm:
+            assert llm.offload is not None
+            if llm.offload.linears.pads is not None:
+                llm.offload.linears.pads.fill(520)
+            np.testing.assert_array_equal(whole_pass(llm), expected)
+    finally:
+        ended()
+    assert stops[Stop.BEFORE] == 0
 
 
 def test_async_over_an_offload(loaded: Loaded, expected: list[int]) -> None:

@@ -30,9 +30,16 @@ class Running:
 
     def __init__(self, service: Service, url: str) -> None:
         self.service, self.url = service, url
+        self._clients: dict[str, openai.OpenAI] = {}
 
-    def client(self, key: str = "none", **more: object) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=60, **more)
+    def client(self, key: str = "none") -> openai.OpenAI:
+        if key not in self._clients:
+            self._clients[key] = openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=60)
+        return self._clients[key]
+
+    def close(self) -> None:
+        for client in self._clients.values():
+            client.close()
 
     def idle(self, seconds: float = 10) -> None:
         """Waits until nothing runs and every block is free."""
@@ -67,7 +74,9 @@ def serve(llm: AsyncLLM) -> Iterator[Callable[..., Running]]:
             service = Service(llm, limits=Limits(**limits))
             listening = bind("127.0.0.1", 0)
             server = Server(build_app(service, Auth(keys, "127.0.0.1")), service)
-            return Running(service, stack.enter_context(serve_in_thread(server, listening)))
+            running = Running(service, stack.enter_context(serve_in_thread(server, listening)))
+            stack.callback(running.close)
+            return running
 
         yield begin
 

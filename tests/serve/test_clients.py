@@ -121,6 +121,19 @@ def test_nonsense_is_400(server: Running, body: bytes) -> None:
     assert (found.status_code, found.json()["error"]["type"]) == (400, "invalid_request_error")
 
 
+def test_long_texts_are_tokenised_apart_and_far_too_long_ones_not_at_all(server: Running) -> None:
+    most = server.service._most_characters
+    for length, why in ((most // 2, "tokens"), (most + 8, "characters")):
+        for path, asked in (
+            ("completions", {"prompt": "a b " * (length // 4)}),
+            ("chat/completions", {"messages": [{"role": "x" * (length // 2), "content": "a b " * (length // 8 + 1)}]}),
+        ):
+            found = httpx.post(f"{server.url}/v1/{path}", json=asked, timeout=60)
+            error = found.json()["error"]
+            assert (found.status_code, error["code"]) == (400, "context_length_exceeded"), error
+            assert why in error["message"]
+
+
 def test_half_a_surrogate_pair_is_400(server: Running) -> None:
     assert post(server, b'{"prompt": "\\ud800", "max_tokens": 1}').status_code == 400
 

@@ -45,5 +45,6 @@ def test_the_kept_mode_is_named_and_a_lie_is_told(inproc: str) -> None:  # noqa:
                 running.client().completions.create(**ASKED)
             assert (caught.value.status_code, caught.value.code) == (502, "integrity_error")
             running.idle()
+            running.close()
     finally:
         llm.close()

@@ -33,6 +33,7 @@ def test_completion(server: Running, expected: str) -> None:
     assert found.usage.completion_tokens == 24
     assert found.usage.prompt_tokens + 24 == found.usage.total_tokens
     assert found.model_extra["cutset"] == {"mode": "local"}
+    assert found._request_id == found.id  # what a user reports is what the dashboard shows
 
 
 def test_streamed_completion(server: Running, expected: str) -> None:
@@ -192,6 +193,7 @@ def test_vllms_parameters(server: Running, expected: str) -> None:
         ({"prompt": ["a"] * 200}, openai.BadRequestError, None, "prompt"),
         ({"prompt": [1, "a"]}, openai.BadRequestError, None, "prompt"),
         ({"prompt": [10**7]}, openai.BadRequestError, None, None),
+        ({"extra_body": {"stream_options": {"include_usage": True}}}, openai.BadRequestError, None, "stream_options"),
         ({"echo": True}, openai.BadRequestError, None, "echo"),
         ({"best_of": 3}, openai.BadRequestError, None, "best_of"),
         ({"logit_bias": {"5": 100}}, openai.BadRequestError, None, "logit_bias"),

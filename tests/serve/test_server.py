@@ -52,6 +52,19 @@ def test_metrics_count_what_happens(server: Running) -> None:
     assert after["process_resident_memory_bytes"] > 1e6
 
 
+def test_a_server_whose_engine_has_ended_says_so(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(server.service.llm), "alive", False)
+    assert httpx.get(f"{server.url}/health").status_code == 503
+    with pytest.raises(openai.InternalServerError, match="engine has stopped") as caught:
+        server.client().completions.create(model="tale", prompt="Once")
+    assert caught.value.status_code == 503
+
+
+def test_the_trusted_side_serves_without_torch() -> None:
+    code = "import sys, cutset.serve.app, cutset.serve.server, cutset.serve.feed; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 class Process:
     """`cutset serve story` in a process of its own."""
 
@@ -102,7 +115,8 @@ def stream_from(url: str, texts: list[str], errors: list[Exception], tokens: int
 
     def read() -> None:
         try:
-            texts.extend(chunk.choices[0].text for chunk in stream)
+            with client, stream:
+                texts.extend(chunk.choices[0].text for chunk in stream)
         except Exception as error:
             errors.append(error)
 
@@ -114,9 +128,8 @@ def stream_from(url: str, texts: list[str], errors: list[Exception], tokens: int
 def test_a_stopped_server_finishes_what_runs(start: type[Process]) -> None:
     server, texts, errors = start(), list[str](), list[Exception]()
     reader = stream_from(server.url, texts, errors, 300)
-    events = httpx.stream("GET", f"{server.url}/events")  # a dashboard that is open doesn't hold it up
-    events.__enter__()
-    code, said = server.stop()
+    with httpx.stream("GET", f"{server.url}/events"):  # a dashboard that is open doesn't hold it up
+        code, said = server.stop()
     reader.join(10)
     assert (code, errors) == (0, [])
     assert len(texts) >= 16 * 290  # a few tokens show no text of their own

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import argparse
 import struct
+import threading
 import zlib
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from cutset.cli.stream_dashboard import HERE, add_dashboard, dashboard  # noqa: E402
+from cutset.errors import ConfigError  # noqa: E402
+from cutset.serve.events import Event, PlanEvent  # noqa: E402
 from cutset.serve.feed import StreamFeed, changed_tiles  # noqa: E402
 from cutset.serve.hub import Hub  # noqa: E402
 from cutset.serve.panel import open_panel  # noqa: E402
 from cutset.serve.png import png  # noqa: E402
 from cutset.stream.api import Stream  # noqa: E402
 from cutset.stream.model import Model  # noqa: E402
+from cutset.stream.planning.plan import Plan, StagePlan  # noqa: E402
 from stream.run.pictures import moving, small_network  # noqa: E402
 from tests.serve.test_dashboard import becomes, browser, page  # noqa: E402, F401  # fixtures
 
@@ -53,6 +60,7 @@ def test_tiles_say_where_a_picture_changed() -> None:
     assert changed_tiles(None, now)[1] == [100] * 12
 
 
+@pytest.mark.slow
 def test_numbers_change_during_a_stream(page: Any) -> None:  # noqa: F811
     pictures = moving(400, 24, 28)
     with open_panel() as (hub, url):
@@ -64,7 +72,7 @@ def test_numbers_change_during_a_stream(page: Any) -> None:  # noqa: F811
             feed.begin(stream.model.graph, model="skips", source="a moving patch", workers=workers)
             seen, bars = set(), page.locator("#gantt rect")
             for result in stream:
-                feed.plans(stream.coordinator.plans, stream.coordinator.offsets, result.picture)
+                feed.plans(stream.coordinator.plans, result.picture)
                 feed.result(result)
                 page.wait_for_timeout(1)
                 seen.add(page.text_content("#picture-note"))
@@ -81,6 +89,54 @@ def test_numbers_change_during_a_stream(page: Any) -> None:  # noqa: F811
             assert page.evaluate("document.getElementById('image').naturalWidth") == 28
             page.set_viewport_size({"width": 360, "height": 700})
             assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_the_flag_opens_a_panel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUTSET_API_KEY", raising=False)
+    parser = argparse.ArgumentParser()
+    add_dashboard(parser)
+    assert (parser.parse_args([]).dashboard, parser.parse_args(["--dashboard"]).dashboard) == (None, HERE)
+    with dashboard(None, print) as feed:
+        assert feed is None
+    said: list[str] = []
+    for where in ("0", "localhost:0", "127.0.0.1:0"):
+        with dashboard(where, said.append) as feed:
+            assert isinstance(feed, StreamFeed)
+            url = said[-1].removeprefix("dashboard at ")
+            assert httpx.get(url).status_code == 200
+    for where in ("", "x", "70000", "localhost:", "0.0.0.0:0"):  # the last one would let others in
+        with pytest.raises(ConfigError), dashboard(where, said.append):
+            pass
+
+
+def test_a_plan_is_shown_at_once_and_explained_when_that_is_known() -> None:
+    graph = Model.of(small_network(), (1, 3, 12, 14)).graph
+    shown: list[PlanEvent] = []
+    explained = threading.Event()
+
+    class Listening(Hub):
+        def publish(self, event: Event) -> None:
+            if isinstance(event, PlanEvent):
+                shown.append(event)
+                if event.rejected:
+                    explained.set()
+
+    go_on = threading.Event()
+
+    def explain(plan: Plan) -> tuple[float, list[tuple[str, float]]]:
+        assert go_on.wait(10)
+        return 0.02, [("cloud", 0.05)]
+
+    feed = StreamFeed(Listening(), explain=explain)
+    feed.begin(graph, model="skips", source="none", workers=["a"])
+    whole = Plan("", (StagePlan("a", tuple(range(len(graph.nodes)))),), scheduler="edge")
+    feed.plans([(1, whole, "the stream begins")])
+    feed.plans([(1, whole, "the stream begins")], 5)  # nothing new
+    assert [(one.number, one.expected_ms, one.rejected) for one in shown] == [(1, None, [])]
+    go_on.set()
+    assert explained.wait(10)
+    assert [(one.number, one.expected_ms, one.rejected) for one in shown[1:]] == [(1, 20.0, [("cloud", 50.0)])]
+    assert [one.why for one in shown] == ["the stream begins"] * 2
 
 
 def test_a_late_watcher_gets_what_went_before() -> None:

@@ -21,7 +21,7 @@ LINKS = ["--link", "8MB/s,20ms", "--link", "4MB/s,20ms", "--link", "1MB/s,20ms",
 def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("profile") / "p.json"
     source = ["--source", "generated:64x96,seed=3"]
-    assert main(["stream", "profile", *NET, *source, "--threads", "1", "--pictures", "3", "-o", str(path)]) == 0
+    assert main(["stream", "profile", *NET, *source, "--threads", "1", "--pictures", "4", "-o", str(path)]) == 0
     return path
 
 
@@ -32,7 +32,7 @@ def test_profile_shows_layers_and_sizes(profile: Path, capsys: pytest.CaptureFix
     assert any(line.startswith("features.0 ") and "conv2d" in line for line in lines)
     found = read_profile(profile)
     assert found.sizes is not None
-    assert found.sizes.pictures == 3
+    assert found.sizes.pictures == 4
     assert len(found.seconds) == 16
     assert found.model == "alexnet --features"
 
@@ -91,7 +91,7 @@ def test_pictures_that_stay_leave_no_choice(profile: Path, capsys: pytest.Captur
         (["--profile", "none.json"], "can't read the profile"),
         (["--size", "0x0"], "--size"),
         (["--source", "nowhere.mp4"], "no file or folder"),
-        (["--pictures", "2"], "--pictures"),
+        (["--pictures", "1"], "--pictures"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(flags: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:

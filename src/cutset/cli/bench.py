@@ -8,7 +8,16 @@ from pathlib import Path
 from cutset.bench.diff import Line, compare
 from cutset.bench.report import format_value, report
 from cutset.bench.results import load
-from cutset.cli import bench_decode, bench_delta, bench_exchange, bench_link, bench_offload, bench_quality, bench_serve
+from cutset.cli import (
+    bench_decode,
+    bench_delta,
+    bench_exchange,
+    bench_link,
+    bench_offload,
+    bench_quality,
+    bench_serve,
+    bench_stream,
+)
 from cutset.cli.output import table
 from cutset.files import write_atomically
 
@@ -23,6 +32,7 @@ BENCHES = {
     "exchange": bench_exchange,
     "quality": bench_quality,
     "serve": bench_serve,
+    "stream": bench_stream,
 }
 
 

@@ -103,7 +103,10 @@ def _accelerator(threads: int) -> Iterator[str]:
     """`cutset accelerator story` while it is needed; gives its address."""
     address = f"shm://cutset-demo-{os.getpid()}"
     command: list[Any] = [sys.executable, "-c", CHILD, str(os.getpid()), "accelerator", "story", "--listen", address]
-    process = subprocess.Popen([*command, "--threads", str(threads)], stderr=subprocess.PIPE, text=True)
+    # In a session of its own, or Ctrl-C would end it first and the client would wait for its answer.
+    process = subprocess.Popen(
+        [*command, "--threads", str(threads)], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     assert process.stderr is not None
     try:
         said = []

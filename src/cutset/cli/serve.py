@@ -74,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
     from cutset.serve.limits import Limits
     from cutset.serve.server import bind
 
+    # A text is tokenised in one thread, which gives way to the engine; threads of the tokenizer's own wouldn't.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     text = read_bounded(args.api_key_file) if args.api_key_file else ""
     auth = Auth(keys_from(args.api_key, text, os.environ.get("CUTSET_API_KEY", "")), args.host)
     listening = bind(args.host, args.port)

@@ -8,6 +8,7 @@ from cutset.cli import (
     stream_graph,
     stream_plan,
     stream_profile,
+    stream_run,
     stream_show,
     stream_simulate,
     stream_trace,
@@ -19,6 +20,7 @@ __all__ = ["configure", "run"]
 
 ACTIONS = (
     ("graph", stream_graph),
+    ("run", stream_run),
     ("show", stream_show),
     ("plan", stream_plan),
     ("profile", stream_profile),

@@ -49,7 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--changed", type=float, default=0.2, metavar="SHARE", help="of every value, without --source (default 0.2)"
     )
-    parser.add_argument("--pictures", type=int, default=6, metavar="N", help="of the source to measure (default 6)")
+    parser.add_argument("--pictures", type=int, default=8, metavar="N", help="of the source to measure (default 8)")
     parser.add_argument(
         "--profile", type=Path, metavar="FILE", help="of `cutset stream profile`, in place of measuring"
     )
@@ -72,8 +72,8 @@ def run(args: argparse.Namespace) -> int:
     from cutset.stream.profile.setup import other_forms, problem_of
 
     check_outputs(args)
-    if not 3 <= args.pictures <= 1000:
-        raise RequestError("--pictures must be from 3 to 1000")
+    if not 2 <= args.pictures <= 1000:
+        raise RequestError("--pictures must be from 2 to 1000")
     wish = _wish(args)
     given = read_profile(args.profile) if args.profile else None
     threads = settings_from(args).thread_count

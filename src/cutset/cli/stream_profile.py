@@ -29,7 +29,7 @@ DESCRIPTION = (
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_network(parser)
-    parser.add_argument("--pictures", type=int, default=6, metavar="N", help="of the source (default 6)")
+    parser.add_argument("--pictures", type=int, default=8, metavar="N", help="of the source to measure (default 8)")
     parser.add_argument("--fresh", action="store_true", help="measure again what is remembered")
     parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="write the profile, for --profile FILE")
     add_json(parser, "the same as --out")
@@ -37,8 +37,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if not 3 <= args.pictures <= 1000:
-        raise RequestError("--pictures must be from 3 to 1000")
+    if not 2 <= args.pictures <= 1000:
+        raise RequestError("--pictures must be from 2 to 1000")
     threads = settings_from(args).thread_count
     with Progress() as progress:
         net = network(args)
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         f"they add up to the time of a run that nobody observes; observing cost {profile.observing:+.1%}."
     )
     if profile.sizes:
-        print(f"changed, delta: means over {profile.sizes.pictures} pictures of {profile.sizes.source}")
+        print(f"changed, delta: medians over {profile.sizes.pictures} pictures of {profile.sizes.source}")
     for path in (args.out, args.json):
         if path:
             from cutset.stream.profile.profile import write_profile

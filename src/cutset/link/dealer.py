@@ -67,10 +67,11 @@ class ZmqLink(Channel):
 
     def close(self) -> None:
         if not self._sock.closed:
-            if not self._why:
+            broken = bool(self._why)
+            self._why = self._why or "this link was closed here"  # before: another thread may wait for a frame
+            if not broken:
                 self._sock.send((b"",), 0, None)
-            self._sock.close(0 if self._why else GOODBYE)
-        self._why = self._why or "this link was closed here"
+            self._sock.close(0 if broken else GOODBYE)
 
 
 def connect(where: Address, keys: Keys | None, timeouts: Timeouts, limits: Limits) -> ZmqLink:

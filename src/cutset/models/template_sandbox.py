@@ -94,22 +94,41 @@ def _formatted(template: str, opening: str, values: Iterable[object]) -> int:
 
 
 def _predicted(name: str, subject: object, args: Sequence[object]) -> int:
-    """About how long the result of a str method or filter gets, for those that can make much of little."""
+    """About how long the result of a method of str, bytes or int, or of a filter, gets, where it can make much of
+    little."""
     width = _most(args)
-    if name in ("center", "ljust", "rjust", "zfill", "batch", "slice", "round"):
+    if name in ("center", "ljust", "rjust", "zfill", "batch", "slice", "round", "to_bytes"):
         return width
     if name == "tojson":
         return 1024 * width
     if name == "join":
         glue = args[0] if args else ""
         items, glue = (subject, glue) if isinstance(subject, (list, tuple)) else (glue, subject)
+        if isinstance(items, (str, bytes)):  # character by character; which of the two is the glue doesn't matter
+            return len(items) * (1 + _size(glue)) + _size(glue)
         return sum(_size(item) + _size(glue) for item in items) if isinstance(items, (list, tuple)) else 0
-    if not isinstance(subject, str):
-        return 0
+    if isinstance(subject, bytes):  # a character for each byte
+        subject, args = subject.decode("latin-1"), [_text_of(value) for value in args]
+    return _predicted_text(name, subject, args, width) if isinstance(subject, str) else 0
+
+
+def _text_of(value: object) -> object:
+    return value.decode("latin-1") if isinstance(value, bytes) else value
+
+
+def _predicted_text(name: str, subject: str, args: Sequence[object], width: int) -> int:
+    longest = max((len(value) for value in args if isinstance(value, str)), default=0)
     if name in ("indent", "expandtabs"):
-        return len(subject) + width * (1 + subject.count("\n") + subject.count("\t"))
+        return len(subject) + max(width, longest) * (1 + subject.count("\n") + subject.count("\t"))
     if name == "replace" and len(args) > 1:
         return len(subject) + subject.count(str(args[0])) * _size(args[1])
+    if name == "translate" and args and isinstance(args[0], dict):
+        return len(subject) * max(map(_size, args[0].values()), default=0)
+    if name == "wordwrap":  # what stands between two lines may be given
+        least = min((value for value in args if type(value) is int and value > 0), default=79)
+        return len(subject) + longest * (subject.count("\n") + 1 + len(subject) // least)
+    if name == "urlize":  # so may what stands in each link
+        return len(subject) + longest * len(subject.split())
     if name in ("format", "format_map"):
         nested = re.search(r":[^}]*\{", subject) is not None
         return max(_formatted(subject, "%", args), _formatted(subject, "{", args), width if nested else 0)
@@ -125,6 +144,7 @@ def _operator_size(operator: str, left: Any, right: Any) -> int:
         return 1024 * (bits + abs(right).bit_length()) if operator == "*" else 0
     if operator == "*" and (isinstance(left, int) or isinstance(right, int)):
         return _size(left) * _most([right]) + _size(right) * _most([left])
+    left = _text_of(left)
     if operator == "%" and isinstance(left, str):
         values = right if isinstance(right, tuple) else right.values() if isinstance(right, dict) else [right]
         return max(_formatted(left, "%", values), _most(values) if "*" in left else 0)
@@ -255,7 +275,8 @@ def sandbox_class() -> Callable[[], Any]:
         def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
             subject = getattr(getattr(__obj, "__wrapped__", __obj), "__self__", None)  # Jinja wraps str.format
             name = getattr(__obj, "__name__", "")
-            __self.spend(_predicted(name, subject, [*args, *kwargs.values()]) if isinstance(subject, str) else 0)
+            grows = isinstance(subject, (str, bytes, int))
+            __self.spend(_predicted(name, subject, [*args, *kwargs.values()]) if grows else 0)
             result = super().call(__context, __obj, *args, **kwargs)
             __self.spend(_size(result))
             return result

@@ -13,6 +13,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     import tokenizers
 
 __all__ = ["MAX_JSON_BYTES", "MAX_TEMPLATE_BYTES", "Tokenizer"]
+
+LONG_TEXT = 1024  # characters; what is shorter is done in a millisecond or two
 
 
 class Tokenizer:
@@ -125,6 +128,11 @@ class Tokenizer:
         except TokenizerError as error:
             raise TokenizerError(f"{directory}: {error}") from error
 
+    @cached_property
+    def longest_token(self) -> int:
+        """Characters of the longest token, or more: a text has at least that share of its length in tokens."""
+        return max(map(len, self._backend.get_vocab(with_added_tokens=True)), default=1)
+
     @property
     def chat_template(self) -> str | None:
         """Source of the model's chat template; None if it has none, or several without a default."""
@@ -144,7 +152,11 @@ class Tokenizer:
             raise RequestError(f"a text to encode must be a str, not {type(text).__name__}")
         try:
             with from_rust("the tokenizer failed on a text"):
-                return np.array(self._backend.encode(text, add_special_tokens=add_special_tokens).ids, dtype=np.int32)
+                if len(text) <= LONG_TEXT:
+                    found = self._backend.encode(text, add_special_tokens=add_special_tokens)
+                else:  # of the two only this one lets other threads run meanwhile
+                    found = self._backend.encode_batch([text], add_special_tokens=add_special_tokens)[0]
+                return np.array(found.ids, dtype=np.int32)
         except TokenizerError as error:
             # Rust has no strings with surrogates; looked for only here because looking costs a pass over the text.
             if surrogate := re.search("[\ud800-\udfff]", text):

@@ -39,8 +39,8 @@ class _Endpoint(ABC):
         self.service = service
 
     @abstractmethod
-    async def prompts(self, request: Any) -> Prompts:
-        """The token ids of each prompt."""
+    async def prompts(self, request: Any, size: int) -> Prompts:
+        """The token ids of each prompt of a request of so many bytes."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         service = self.service
@@ -51,7 +51,7 @@ class _Endpoint(ABC):
         request = parse(body, self.kind)
         model = service.check_model(request.model)
         params = request.sampling(self.default_tokens)
-        prompts = await self.prompts(request)
+        prompts = await self.prompts(request, len(body))
         self._check_room(prompts, request.limit())
         told = {"cutset": {"mode": service.mode}}
         answer = self.answer(model, service.fingerprint, service.texts, told)
@@ -92,8 +92,9 @@ class _Endpoint(ABC):
             for prompt, delta in pieces:
                 answer.add(prompt * n + delta.index, delta)
         body = answer.whole(generation.usage)
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        await send({"type": "http.response.start", "status": 200, "headers": headers + self._mode()})
+        size = (b"content-length", str(len(body)).encode())
+        headers = self._headers(answer, (b"content-type", b"application/json"), size)
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
     async def _stream(self, generation: Generation, answer: Answer, n: int, wants_usage: bool, send: Send) -> None:
@@ -101,8 +102,9 @@ class _Endpoint(ABC):
         try:
             async for pieces in generation.pieces():
                 if not started:  # only now: an error before the first token still has a status of its own
-                    headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
-                    await send({"type": "http.response.start", "status": 200, "headers": headers + self._mode()})
+                    kind = (b"content-type", b"text/event-stream")
+                    headers = self._headers(answer, kind, (b"cache-control", b"no-cache"))
+                    await send({"type": "http.response.start", "status": 200, "headers": headers})
                     started = True
                 text = b"".join(answer.chunk(prompt * n + one.index, one, wants_usage) for prompt, one in pieces)
                 if text:
@@ -124,8 +126,8 @@ class _Endpoint(ABC):
         except TimeoutError:
             raise ClientGone from None
 
-    def _mode(self) -> list[tuple[bytes, bytes]]:
-        return [(b"x-cutset-mode", self.service.mode.encode())]
+    def _headers(self, answer: Answer, *more: tuple[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+        return [*more, (b"x-cutset-mode", self.service.mode.encode()), (b"x-request-id", answer.id.encode())]
 
 
 class Completions(_Endpoint):
@@ -133,7 +135,7 @@ class Completions(_Endpoint):
 
     answer, kind, default_tokens = CompletionAnswer, CompletionRequest, 16
 
-    async def prompts(self, request: CompletionRequest) -> Prompts:
+    async def prompts(self, request: CompletionRequest, size: int) -> Prompts:
         return [await self.service.encode(prompt) for prompt in request.prompts()]
 
 
@@ -142,10 +144,10 @@ class ChatCompletions(_Endpoint):
 
     answer, kind = ChatAnswer, ChatRequest
 
-    async def prompts(self, request: ChatRequest) -> Prompts:
+    async def prompts(self, request: ChatRequest, size: int) -> Prompts:
         # OpenAI's newer name; templates know the older one.
         messages = [one | {"role": "system"} if one.get("role") == "developer" else one for one in request.messages]
-        return [await self.service.encode_chat(messages, request.chat_template_kwargs or {})]
+        return [await self.service.encode_chat(messages, request.chat_template_kwargs or {}, size)]
 
 
 async def _until_gone(receive: Receive, generation: Generation) -> None:

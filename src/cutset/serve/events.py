@@ -149,6 +149,7 @@ class Stage(msgspec.Struct, frozen=True):
 class PlanEvent(Event, tag="plan", frozen=True):
     """Who runs what, from picture `since` on, and why. `rejected` are other plans with what they would have cost."""
 
+    number: int
     stages: list[Stage]
     scheduler: str
     picture: str  # the form in which pictures reach the first stage

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cutset.errors import CutsetError
 from cutset.serve.events import (
     GraphEvent,
     Hop,
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from cutset.stream.coordinator.result import Result
     from cutset.stream.messages import Report
 
-__all__ = ["StreamFeed"]
+__all__ = ["Explain", "StreamFeed"]
 
 PACE_S = 0.1  # between two pictures that are shown
 MOST_SPANS = 200  # of a party's report
@@ -52,11 +54,10 @@ class StreamFeed:
     """
 
     def __init__(self, hub: Hub, *, labels: Sequence[str] = (), explain: Explain | None = None) -> None:
-        self._hub, self._labels, self._explain = hub, labels, explain
+        self._hub, self._labels, self.explain = hub, labels, explain
         self._lock = threading.Lock()  # reports and results come from different threads
         self._graph: Graph | None = None
-        self._plans: dict[int, Plan] = {}
-        self._offsets: Mapping[str, float] = {}
+        self._known = self._newest = 0  # plans that have been shown, the number of the last one
         self._links: dict[tuple[str, str], LinkEstimate] = {}
         self._hops: dict[tuple[str, str], Hop] = {}
         self._shown = deque[int](maxlen=64)  # pictures that are shown
@@ -83,39 +84,56 @@ class StreamFeed:
         self._hub.publish(GraphEvent(nodes=_nodes(graph)))
         self._graph = graph
 
-    def plans(self, known: Sequence[tuple[int, Plan, str]], offsets: Mapping[str, float], picture: int = 0) -> None:
-        """The coordinator's `plans` and `offsets`, as they are now. A new plan is shown as one from `picture` on."""
-        with self._lock:
-            self._offsets = dict(offsets)
-            new = [one for one in known if one[0] not in self._plans]
-            self._plans |= {number: plan for number, plan, _ in new}
-        for _, plan, why in new:
-            expected, others = self._explain(plan) if self._explain is not None else (None, ())
-            self._hub.publish(
-                PlanEvent(
-                    stages=[Stage(stage.worker, list(stage.nodes)) for stage in plan.stages],
-                    scheduler=plan.scheduler,
-                    picture=plan.picture,
-                    since=picture,
-                    why=why,
-                    expected_ms=None if expected is None else expected * 1e3,
-                    rejected=[(name, seconds * 1e3) for name, seconds in others],
-                )
-            )
+    def plans(self, known: Sequence[tuple[int, Plan, str]], picture: int = 0) -> None:
+        """The coordinator's `plans` as they are now: number, plan, why. New ones are shown as from `picture` on."""
+        new, self._known = known[self._known :], len(known)
+        for number, plan, why in new:
+            self._newest = number
+            self._show(number, plan, why, picture, None, ())
+            if self.explain is not None:  # may take a while, and pictures are waiting
+                threading.Thread(target=self._explained, args=(number, plan, why, picture), daemon=True).start()
 
-    def report(self, report: Report) -> None:
-        """What one party did for one picture."""
+    def _explained(self, number: int, plan: Plan, why: str, picture: int) -> None:
+        with contextlib.suppress(CutsetError):  # then the plan is shown alone
+            expected, others = self.explain(plan) if self.explain is not None else (None, ())
+            if number == self._newest:
+                self._show(number, plan, why, picture, expected, others)
+
+    def _show(
+        self,
+        number: int,
+        plan: Plan,
+        why: str,
+        picture: int,
+        expected: float | None,
+        others: Sequence[tuple[str, float]],
+    ) -> None:
+        self._hub.publish(
+            PlanEvent(
+                number=number,
+                stages=[Stage(stage.worker, list(stage.nodes)) for stage in plan.stages],
+                scheduler=plan.scheduler,
+                picture=plan.picture,
+                since=picture,
+                why=why,
+                expected_ms=None if expected is None else expected * 1e3,
+                rejected=[(name, seconds * 1e3) for name, seconds in others],
+            )
+        )
+
+    def report(self, report: Report, plan: Plan, seconds: float) -> None:
+        """What one party did for one picture, times on the coordinator's clock; its bytes took so long to get there."""
         if report.source != 0 or self._graph is None:
             return
+        chain = [COORDINATOR, *(stage.worker for stage in plan.stages), COORDINATOR]
         with self._lock:
-            self._observe_hop(report)
+            self._observe_hop(report, chain, seconds)
             if not self._is_shown(report.picture):
                 return
-            offset = self._offsets.get(report.party, 0.0)
             # In the order in which a picture passes them.
-            hops = [self._hops[pair] for pair in pairwise(self._chain(report.plan)) if pair in self._hops]
+            hops = [self._hops[pair] for pair in pairwise(chain) if pair in self._hops]
         spans: list[tuple[str, str, float, float]] = [
-            (report.party, span.kind, span.start - offset, span.end - offset)
+            (report.party, span.kind, span.start, span.end)
             for span in report.spans[:MOST_SPANS]
             if not (span.kind == "compute" and span.name)  # single layers: too fine to see
         ]
@@ -164,30 +182,21 @@ class StreamFeed:
         self._shown.append(picture)
         return True
 
-    def _observe_hop(self, report: Report) -> None:
-        chain, hop = self._chain(report.plan), report.hop
-        if hop is None or report.party not in chain:
+    def _observe_hop(self, report: Report, chain: Sequence[str], seconds: float) -> None:
+        hop = report.hop
+        if hop is None or report.party not in chain[1:]:
             return
-        at = len(chain) - 1 if report.party == COORDINATOR else chain.index(report.party)
-        pair = (chain[at - 1], chain[at])
-        sent = hop.sent - self._offsets.get(pair[0], 0.0)
+        pair = (chain[chain.index(report.party, 1) - 1], report.party)
         link = self._links.setdefault(pair, LinkEstimate())
-        link.observe(hop.nbytes, hop.last - self._offsets.get(pair[1], 0.0) - sent)
-        known = np.isfinite(link.bandwidth)
-        kinds = {one.kind for one in report.received}
+        link.observe(hop.nbytes, seconds)
         self._hops[pair] = Hop(
             source=pair[0],
             target=pair[1],
-            bandwidth=float(link.bandwidth) if known else None,
+            bandwidth=float(link.bandwidth) if np.isfinite(link.bandwidth) else None,
             latency=float(link.latency) if link.count else None,
             nbytes=hop.nbytes,
-            kind=", ".join(sorted(kinds)),
+            kind=", ".join(sorted({one.kind for one in report.received})),
         )
-
-    def _chain(self, number: int) -> list[str]:
-        """The parties that a picture passes under a plan; none for a plan that isn't known yet."""
-        plan = self._plans.get(number)
-        return [] if plan is None else [COORDINATOR, *(stage.worker for stage in plan.stages), COORDINATOR]
 
     def _classes(self, result: Result) -> list[tuple[str, float]]:
         if not result.outputs or result.output.ndim != 2 or result.output.size > MOST_CLASSES:

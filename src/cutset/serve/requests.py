@@ -74,6 +74,8 @@ class _Common(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         for name, value in self.unserved().items():
             if value:
                 raise invalid(f"{name} isn't supported by this server: leave it out", name)
+        if self.stream_options is not None and not self.stream:
+            raise invalid("stream_options needs stream: true", "stream_options")
         given = {name: getattr(self, name, None) for name in SamplingParams.names()}
         given |= {"logprobs": self.reported(), "max_tokens": self.limit() or max_tokens}
         if self.limit() == 0:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,8 @@ from cutset.version import software
 
 __all__ = ["Service", "salted"]
 
-BRIEF = 8192  # characters that are tokenised at once, on the event loop
+BRIEF = 2048  # characters that are tokenised at once, on the event loop; some milliseconds
+SPARE = 4  # normalisers may shorten a text, but hardly by so much
 
 
 class Service:
@@ -44,8 +47,10 @@ class Service:
         self.hub = Hub()
         self.stopping = False
         # One thread: long texts wait for each other, not the short ones for them.
-        self._tokenising = ThreadPoolExecutor(1, "cutset-tokenise")
+        self._tokenising = ThreadPoolExecutor(1, "cutset-tokenise", initializer=_give_way)
         self._mailbox: Mailbox | None = None
+        # Beyond it nobody need count the tokens, which takes seconds for a text that fills a body.
+        self._most_characters = max(BRIEF, SPARE * llm.max_model_len * llm.tokenizer.longest_token)
 
     def check_model(self, name: str | None) -> str:
         """The name that the request used. Raises ApiError 404 for one that isn't served."""
@@ -69,19 +74,38 @@ class Service:
             )
 
     async def encode(self, prompt: Prompt) -> NDArray[np.int32]:
-        """As LLM.encode."""
-        return await self._tokenised(len(prompt), self.llm.encode, prompt)
+        """As LLM.encode. Raises ApiError for a text that is far too long."""
+        if not isinstance(prompt, str):
+            return self.llm.encode(prompt)
+        self._check_length(prompt)
+        return await self._in_turn(len(prompt), lambda: self.llm.encode(prompt))
 
-    async def encode_chat(self, messages: list[dict[str, Any]], variables: dict[str, Any]) -> NDArray[np.int32]:
-        """As LLM.encode_chat."""
-        size = sum(len(str(one.get("content", ""))) for one in messages)
-        return await self._tokenised(size, lambda: self.llm.encode_chat(messages, **variables))
+    async def encode_chat(
+        self, messages: list[dict[str, Any]], variables: dict[str, Any], size: int
+    ) -> NDArray[np.int32]:
+        """As LLM.encode_chat; `size` is that of the request. Raises ApiError for a text that is far too long."""
 
-    async def _tokenised(self, size: int, encode: Any, *args: Any) -> NDArray[np.int32]:
+        def encode() -> NDArray[np.int32]:
+            text = self.llm.render_chat(messages, **variables)
+            self._check_length(text)
+            return self.llm.encode_rendered(text)
+
+        return await self._in_turn(size, encode)
+
+    async def _in_turn(self, size: int, encode: Callable[[], NDArray[np.int32]]) -> NDArray[np.int32]:
+        """Here and now if it is soon done, or else in the thread for long texts."""
         if size <= BRIEF:
-            ids: NDArray[np.int32] = encode(*args)
-            return ids
-        return await asyncio.get_running_loop().run_in_executor(self._tokenising, encode, *args)
+            return encode()
+        return await asyncio.get_running_loop().run_in_executor(self._tokenising, encode)
+
+    def _check_length(self, text: str) -> None:
+        if len(text) > self._most_characters:
+            raise ApiError(
+                400,
+                f"the prompt has {len(text)} characters, far more than the context of {self.llm.max_model_len} tokens "
+                "holds: shorten it",
+                code="context_length_exceeded",
+            )
 
     def generate(self, prompts: Iterable[NDArray[np.int32]], params: SamplingParams, salt: str | None) -> Generation:
         """Hands prompts in. Raises what Generation raises."""
@@ -117,6 +141,12 @@ class Service:
         for generation in list(self.running.values()):
             generation.end(ApiError(503, "the server was stopped before the answer was complete", kind="server_error"))
         self._tokenising.shutdown(wait=False, cancel_futures=True)
+
+
+def _give_way() -> None:
+    """The calling thread's work isn't urgent. Linux gives each thread a priority of its own."""
+    with suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
 def salted(client: str | None, salt: str | None) -> str | None:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from cutset.errors import ConfigError, CutsetError, RequestError
+from cutset.stream.coordinator.advisor import Advisor
 from cutset.stream.coordinator.coordinator import Coordinator, Planner
 from cutset.stream.coordinator.even import even_plan
 from cutset.stream.coordinator.local import LocalWorkers
@@ -48,7 +49,7 @@ class Stream:
         *sources: Iterable[Any],
         workers: int | Sequence[str] | Mapping[str, tuple[str, bytes | None]] = 2,
         plan: Plan | None = None,
-        planner: Callable[[Model, Sequence[str], str], Plan] | None = None,
+        planner: Advisor | Callable[[Model, Sequence[str], str], Plan] | None = None,
         mode: Literal["delta", "full"] = "delta",
         in_flight: int = 4,
         rate: float | None = None,
@@ -59,19 +60,22 @@ class Stream:
         weights: Path | None = None,
         seed: int = 0,
         threads: int = 1,
+        speeds: Sequence[float] = (),
         keys: Keys | None = None,
         paces: Mapping[tuple[str, str], Pace] | None = None,
         options: Options | None = None,
         observe: Callable[[Report, Plan, float], None] | None = None,
         tell: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """`planner(model, workers that are there, why)` makes the plans; `plan` is the first one.
+        """`planner(model, workers that are there, why)` makes the plans, or an `Advisor` does, which also makes better
+        ones while pictures flow; without, all workers get as many operations. `plan` is the first plan.
 
         `rate`: pictures a second of each source. `deadline`: seconds after capture, when a picture is dropped.
-        `threads` are each local worker's; `keys` this side's pair, for tcp. `paces` emulate slow connections, by the
-        names of sender and receiver. `options` overrides mode, in_flight, rate, deadline, threshold and half.
-        `observe` hears each party's report of each picture, with the plan and the seconds that the picture's bytes took
-        to that party; `tell` hears what happens. Both are called from another thread.
+        `threads` and `speeds` (emulated, up to 1) are the local workers'; `keys` this side's pair, for tcp.
+        `paces` emulate slow connections, by the names of sender and receiver.
+        `options` overrides mode, in_flight, rate, deadline, threshold and half.
+        `observe` hears each party's report of each picture, times on this side's clock, with the plan and the seconds
+        that the picture's bytes took to that party; `tell` hears what happens. Both are called from another thread.
         Raises CutsetError: ConfigError, GraphError, ModelError, RequestError.
         """
         if not sources:
@@ -86,6 +90,7 @@ class Stream:
         self._over = False
         self._local: LocalWorkers | None = None
         self._coordinator: Coordinator | None = None
+        self._advisor: Advisor | None = None
         settings = options or Options(
             deltas=mode == "delta",
             in_flight=in_flight,
@@ -101,7 +106,10 @@ class Stream:
         if plan is not None:
             plan.check(model.graph, model.digest)
         try:
-            named = self._workers(workers, threads)
+            named = self._workers(workers, threads, speeds)
+            if isinstance(planner, Advisor):
+                self._advisor = planner
+                observe = _both(planner.observe, observe)
             self._coordinator = Coordinator(
                 model,
                 named,
@@ -114,15 +122,20 @@ class Stream:
                 observe=observe,
                 tell=tell,
             )
+            if self._advisor is not None:
+                self._advisor.propose = self._coordinator.propose
         except BaseException:
             self.close()
             raise
 
     def _workers(
-        self, workers: int | Sequence[str] | Mapping[str, tuple[str, bytes | None]], threads: int
+        self,
+        workers: int | Sequence[str] | Mapping[str, tuple[str, bytes | None]],
+        threads: int,
+        speeds: Sequence[float],
     ) -> Mapping[str, tuple[str, bytes | None]]:
         if isinstance(workers, int):
-            self._local = LocalWorkers(workers, threads=threads)
+            self._local = LocalWorkers(workers, threads=threads, speeds=speeds)
             self._local.stock(self.model)
             return self._local.addresses
         if isinstance(workers, Mapping):
@@ -164,6 +177,8 @@ class Stream:
         coordinator, self._coordinator = self._coordinator, None
         if coordinator is not None:
             coordinator.close()
+        if self._advisor is not None:
+            self._advisor.close()
         if self._local is not None:
             self._local.close()
 
@@ -174,6 +189,17 @@ class Stream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _both(
+    first: Callable[[Report, Plan, float], None], second: Callable[[Report, Plan, float], None] | None
+) -> Callable[[Report, Plan, float], None]:
+    def observe(report: Report, plan: Plan, seconds: float) -> None:
+        first(report, plan, seconds)
+        if second is not None:
+            second(report, plan, seconds)
+
+    return observe
 
 
 def _peek(source: Iterator[Any]) -> tuple[Any, Iterable[Any]]:
@@ -198,10 +224,14 @@ def _model(model: str | nn.Module, first: Any, head: bool, weights: Path | None,
     return Model.of(model, shape, getattr(torch, picture.dtype.name))
 
 
-def _planner(model: Model, first: Plan | None, planner: Callable[[Model, Sequence[str], str], Plan] | None) -> Planner:
+def _planner(
+    model: Model, first: Plan | None, planner: Advisor | Callable[[Model, Sequence[str], str], Plan] | None
+) -> Planner:
     def plan(alive: Sequence[str], why: str) -> Plan:
         if first is not None and all(stage.worker in alive for stage in first.stages):
             return first
+        if isinstance(planner, Advisor):
+            return planner.plan(alive, why)
         return planner(model, alive, why) if planner is not None else even_plan(model, alive)
 
     return plan

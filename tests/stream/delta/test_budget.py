@@ -68,6 +68,27 @@ def test_values_beyond_float16_go_as_float32():
         assert np.abs(np.delete(decoder.tensor, 50) - np.delete(tensor, 50)).max() <= 2**-11
 
 
+def test_a_key_in_float16_after_float32_values_that_stayed():
+    """One number beyond float16 makes a payload float32. Its other numbers may stay at the receiver for long, as
+    float32; a key that is smaller, because most of the tensor became zero, must not round them behind our back."""
+    tensor = np.linspace(100, 200, 200, dtype=np.float32)
+    tensor[0], tensor[1:5], tensor[5:9] = 7e4, 65519.5, 0.1
+    encoder, decoder = pair(tensor, budget=Budget(20.0, half=True))
+    encoded = encoder.encode(tensor, 0)
+    assert encoded.payload.wire == "<f4"
+    decoder.decode(*sent(encoded))
+    tensor = tensor.copy()
+    tensor[0], tensor[1:5], tensor[50:] = 1000, 65510, 0
+    encoded = encoder.encode(tensor, 1)
+    assert (encoded.payload.kind, encoded.payload.encoding) == ("key", "bits")
+    decoder.decode(*sent(encoded))
+    assert (np.abs(decoder.tensor - tensor) <= np.vectorize(encoder.budget.bound)(tensor)).all(), decoder.tensor[:9]
+    assert same(decoder.tensor, encoder._held)
+    tensor[5:9] += 21
+    decoder.decode(*sent(encoder.encode(tensor, 2)))
+    assert same(decoder.tensor, encoder._held)
+
+
 def test_budgets_that_make_no_sense():
     integers = Channel(0, "x", "<i4", (4,))
     for budget in (Budget(1.0), Budget(half=True)):

@@ -61,3 +61,13 @@ def test_costs_are_learned():
         decoder.decode(*sent(encoder.encode(tensor, sequence)))
     assert decoder.costs.decode["bits"] > 0
     assert encoder.costs.encode["bits"] > 0
+
+
+def test_one_spot_of_the_picture_doesnt_speak_for_all_of_it():
+    """As many channels as the sample has blocks, and only their corners change."""
+    before = np.random.default_rng(2).standard_normal((1, 64, 40, 100), np.float32)
+    after = before.copy()
+    after[:, :, 0, :] += 1
+    encoder = Encoder(Channel.of(0, "x", before), bandwidth=1e6)
+    encoder.encode(before, 0)
+    assert encoder.encode(after, 1).payload.kind == "delta"

@@ -19,6 +19,10 @@ def value(name: str, size: int) -> Value:
     return Value(name, (size,), "float32")
 
 
+def layer(name: str, *reads: str) -> Node:
+    return Node(name, name, "aten.relu.default", tuple(map(Read, reads)), (), (value(name, 5),), False, 1)
+
+
 def random_graph(rng: random.Random, nodes: int, branchy: float = 0.5) -> Graph:
     """Each node reads the one before it or others, and every value is read by somebody."""
     made = [value("x", rng.randint(1, 30))]
@@ -83,6 +87,7 @@ def random_problem(seed: int, **given: object) -> Problem:
         "horizon": rng.choice([math.inf, 1, 5.5]),
         "pictures_stay": rng.random() < 0.25,
         "codec": rng.choice([1.0, 4.0]),
+        "slack": rng.choice([0.0, 0.0, 0.1]),
     }
     return Problem(
         graph,

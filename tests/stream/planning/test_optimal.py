@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from cutset.errors import CutsetError
 from cutset.stream.emulation.hop import Hop
+from cutset.stream.graph import Graph
 from cutset.stream.planning.cost import Model, rank, why_not
 from cutset.stream.planning.lattice import closed_sets, lattice
 from cutset.stream.planning.machines import Machine
@@ -18,7 +20,9 @@ from cutset.stream.planning.plan import Plan
 from cutset.stream.planning.problem import Problem
 from cutset.stream.planning.schedulers import SCHEDULERS, scheduler
 from cutset.stream.planning.schedulers.exhaustive import every_plan
-from stream.planning.problems import random_graph, random_problem, random_traffic
+from cutset.stream.planning.search import Search, StepSearch
+from cutset.stream.planning.traffic import Coded, Traffic
+from stream.planning.problems import layer, random_graph, random_problem, random_traffic, value
 
 
 def plan_or_none(name: str, problem: Problem, model: Model) -> Plan | None:
@@ -35,7 +39,7 @@ def close(a: float, b: float) -> bool:
 def test_optimal_is_the_best_of_all_plans() -> None:
     """Both objectives, with rates, memory limits, pictures that stay, branches, several forms of the picture."""
     kinds: Counter[str] = Counter()
-    for seed in range(500):
+    for seed in range(400):
         problem = random_problem(seed)
         model = Model(problem)
         best, found = (plan_or_none(name, problem, model) for name in ("exhaustive", "optimal"))
@@ -46,7 +50,8 @@ def test_optimal_is_the_best_of_all_plans() -> None:
         found.check(problem.graph, problem.digest)
         assert why_not(problem, found) is None, f"seed {seed}"
         first, second = zip(rank(problem, model.cost(best)), rank(problem, model.cost(found)), strict=True)
-        assert close(*first), f"seed {seed}: {first}"
+        # With slack the best time between pictures may be given up for latency, so only that must be the same.
+        assert close(*first) or (problem.slack and problem.objective == "throughput"), f"seed {seed}: {first}"
         # A plain latency has no second wish.
         assert close(*second) or (problem.objective == "latency" and problem.rate is None), f"seed {seed}: {second}"
         kinds[f"{problem.objective}, {len(found.stages)} stages"] += 1
@@ -67,10 +72,52 @@ def test_no_scheduler_is_better() -> None:
             other = plan_or_none(name, problem, model)
             if other is not None:
                 assert found is not None
-                assert rank(problem, model.cost(other))[0] >= rank(problem, model.cost(found))[0] * (1 - 1e-9)
+                costs = [model.cost(other), model.cost(found)]
+                firsts = [rank(problem, cost)[0] for cost in costs]
+                assert firsts[0] * (1 + problem.slack) >= firsts[1] * (1 - 1e-9)
+                if firsts[0] < firsts[1] * (1 - 1e-9):
+                    assert costs[0].latency >= costs[1].latency * (1 - 1e-9)
                 assert why_not(problem, other) is None
                 compared[name] += 1
     assert min(compared.values()) > 20, compared
+
+
+def test_the_search_by_steps_is_the_search_by_pairs() -> None:
+    split = 0
+    for seed in range(150):
+        given = random_problem(seed)
+        problem = replace(given, machines=tuple(replace(machine, memory=None) for machine in given.machines))
+        model, sets = Model(problem), lattice(problem.graph)
+        pairs, steps = Search(model, sets).run(), StepSearch(model, sets).run()
+        assert (pairs is None) == (steps is None)
+        if pairs is not None and steps is not None:
+            assert close(pairs.latency, steps.latency), f"seed {seed}"
+            steps.plan.check(problem.graph, problem.digest)
+            assert close(model.cost(steps.plan).latency, steps.latency)
+            split += len(steps.plan.stages) > 1
+    assert split > 20
+
+
+def test_a_network_with_more_closed_sets_than_pairs_can_be_looked_at() -> None:
+    """Six branches of four layers between two layers: 5^6 closed sets and a few."""
+    layers = [layer("a", "x")]
+    for branch in range(6):
+        for i in range(4):
+            layers.append(layer(f"b{branch}{i}", f"b{branch}{i - 1}" if i else "a"))
+    layers.append(layer("z", *(f"b{branch}3" for branch in range(6))))
+    graph = Graph((value("x", 9),), ("z",), tuple(layers), {})
+    assert len(lattice(graph).values) == 5**6 + 2
+    # Only the branches' third layers are small, so the best cut goes through all branches at once.
+    traffic = {name: Traffic((Coded(1.0 if name[0] == "b" and name[2] == "2" else 100.0),)) for name in graph.values}
+    seconds = np.full(len(layers), 1.0)
+    fast_there = np.where([node.name[0] == "z" or node.name[2:] == "3" for node in layers], 0.01, 9.0)
+    machines = (Machine("u", seconds), Machine("v", fast_there))
+    problem = Problem(graph, "digest", machines, (Hop(), Hop(1000.0)), traffic, {"uint8": traffic["x"]}, mode="full")
+    plan = scheduler("optimal").plan(problem)
+    assert {layers[i].name for i in plan.stages[0].nodes} == {"a", *(f"b{k}{i}" for k in range(6) for i in range(3))}
+    loaded = replace(problem, objective="throughput", in_flight=8)
+    found = scheduler("optimal").plan(loaded)
+    found.check(graph, "digest")
 
 
 def test_every_plan_is_legal_and_there_once() -> None:

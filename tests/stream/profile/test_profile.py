@@ -22,7 +22,7 @@ from cutset.stream.profile import cache
 from cutset.stream.profile.forms import measured_forms
 from cutset.stream.profile.layers import measure_layers
 from cutset.stream.profile.profile import Profile, read_profile, write_profile
-from cutset.stream.profile.setup import Wish, measure_pictures, measure_profile, other_forms, problem_of
+from cutset.stream.profile.setup import Wish, measure_pictures, measure_profile, other_forms, problem_of, typical_pairs
 from cutset.stream.profile.sizes import measure_sizes
 from cutset.stream.stage import Stage
 from stream.networks import Skips, filled
@@ -79,27 +79,48 @@ def test_layers_add_up_to_the_whole(net) -> None:  # type: ignore[no-untyped-def
 def test_sizes_are_those_of_the_encoder_on_every_value(net) -> None:  # type: ignore[no-untyped-def]
     """The twin runs the whole network for each picture, and one encoder for each value."""
     graph, tensors, _ = net
-    taken = pictures(4)
-    found = measure_sizes(graph, tensors, taken)
+    taken = pictures(5)
+    found = measure_sizes(graph, tensors, [taken[:3], taken[3:]])
     assert set(found) == set(graph.values)
     everything = replace(graph, outputs=tuple(graph.values)[1:])
     stage = Stage(everything, range(len(graph.nodes)), tensors)
     runs = [stage.run({graph.inputs[0].name: torch.from_numpy(each)}) for each in taken]
     for name, value in graph.values.items():
         encoder = Encoder(channel_of(0, value))
-        arrays = [taken[i] if name == graph.inputs[0].name else to_array(runs[i][name]) for i in range(4)]
-        made = [encoder.encode(array, i) for i, array in enumerate(arrays)]
-        assert found[name].traffic.key[0].nbytes == made[0].nbytes
-        assert found[name].traffic.delta[0].nbytes == pytest.approx(np.mean([each.nbytes for each in made[1:]]))
-        assert found[name].changed == pytest.approx(np.mean([each.changed for each in made[1:]]))
+        arrays = [taken[i] if name == graph.inputs[0].name else to_array(runs[i][name]) for i in range(5)]
+        made = [encoder.encode(array, i) for i, array in enumerate(arrays[:3])]
+        encoder.lost()
+        made += [encoder.encode(array, 3 + i) for i, array in enumerate(arrays[3:])]
+        deltas = [made[1], made[2], made[4]]
+        assert found[name].traffic.key[0].nbytes == np.median([made[0].nbytes, made[3].nbytes])
+        assert found[name].traffic.delta[0].nbytes == np.median([each.nbytes for each in deltas])
+        assert found[name].changed == np.median([each.changed for each in deltas])
     assert 0 < found[graph.inputs[0].name].changed < 0.2
     assert max(one.changed for one in found.values()) > 0.2
 
 
 def test_too_few_pictures_are_refused(net) -> None:  # type: ignore[no-untyped-def]
     graph, tensors, _ = net
-    with pytest.raises(CutsetError, match="at least 3 pictures"):
-        measure_sizes(graph, tensors, pictures(2))
+    for groups in ([], [pictures(2), pictures(1)]):
+        with pytest.raises(CutsetError, match="at least two pictures"):
+            measure_sizes(graph, tensors, groups)
+
+
+def test_pairs_are_typical() -> None:
+    """Twenty pictures of which one changes altogether and the others by their number: no pair is an extreme one."""
+    pictures = [np.zeros(1000, np.uint8)]
+    for i in range(1, 20):
+        each = pictures[-1].copy()
+        each[: 1000 if i == 7 else i] += 1
+        pictures.append(each)
+    for count in (2, 4, 8):
+        groups = typical_pairs(pictures, count)
+        changed = [np.count_nonzero(a != b) for a, b in groups]
+        assert len(groups) == count // 2
+        assert abs(np.median(changed) - 11) <= 1
+    assert len(typical_pairs(pictures[:3], 100)) == 1
+    with pytest.raises(CutsetError, match="at least two"):
+        typical_pairs(pictures[:1], 8)
 
 
 @pytest.fixture

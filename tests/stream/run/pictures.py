@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ def moving(count: int, height: int = 12, width: int = 14, seed: int = 0) -> list
     return found
 
 
+@cache
 def small_model(height: int = 12, width: int = 14) -> Model:
     return Model.of(small_network(), (1, 3, height, width))
 

@@ -7,6 +7,9 @@ remote       one worker as seen from here: link, life, clock
 switching    a plan on its way to being used
 flights      pictures on their way, and the order of results
 links        what connections were seen to carry
+advisor      tells a planner what was seen, and proposes better plans
+even         the plainest plan
+summary      figures of a run
 feeding      pictures from sources, read ahead by a thread each
 result       what comes out
 local        workers on this machine

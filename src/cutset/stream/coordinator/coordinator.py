@@ -11,7 +11,7 @@ from typing import Any
 
 from cutset.errors import ConfigError, CutsetError, FrameError, LinkError
 from cutset.stream.coordinator.attendance import Attendance
-from cutset.stream.coordinator.links import Links
+from cutset.stream.coordinator.links import Links, aligned
 from cutset.stream.coordinator.pictures import Pictures
 from cutset.stream.coordinator.remote import Event, Remote
 from cutset.stream.coordinator.switching import Options, Route, Switch
@@ -53,7 +53,7 @@ class Coordinator:
         """`workers`: name to address and public key; `codecs`: of the sources; `tell` hears what happens.
 
         `paces` are emulated connections, by sender and receiver: workers are told theirs.
-        `observe` gets every report, its plan, and the seconds of the report's hop by one clock.
+        `observe` gets every report, times on this side's clock, its plan, and the seconds of the report's hop.
         """
         if not workers:
             raise ConfigError("a stream needs at least one worker")
@@ -63,7 +63,7 @@ class Coordinator:
         self._observe, self._tell = observe, tell
         self._paces = dict(paces or {})
         self._codecs = [codec_message(codec) for codec in codecs]
-        self.links = Links(self._paces, lambda party: None if party == COORDINATOR else self.remotes[party].clock)
+        self.links = Links(self._paces, self._ours)
         self._route: Route | None = None
         self._old: list[Route] = []  # by which pictures are still on their way
         self._past: dict[int, Route] = {}  # routes by number, for the reports that come late
@@ -131,7 +131,8 @@ class Coordinator:
                 if self._route is not None and self._route.whole:
                     self._retire()
                     self._pictures.dispatch(self._route)
-                self._pictures.deliver()
+                for report in self._pictures.deliver():
+                    self._report(report)
         except CutsetError as error:
             end = error
         except Exception as error:  # a bug, here or in a planner: whoever waits for results must hear of it
@@ -202,7 +203,7 @@ class Coordinator:
         if route is None:
             return
         try:
-            report = self._pictures.came(route, event, work)
+            self._pictures.came(route, event, work)
         except Gap as gap:
             for wanted in gap.requests:
                 event.remote.say(wanted)
@@ -212,8 +213,6 @@ class Coordinator:
             self._failed(event.remote, Failed(work.plan, event.remote.name, str(error)))
             return
         self._attendance.worked(remote.name for remote in route.remotes)
-        if report is not None:
-            self._report(report)
 
     def _report(self, report: Report) -> None:
         """A party's report of a picture, this one's included: what links carry, and whoever wants to know."""
@@ -228,7 +227,11 @@ class Coordinator:
             elif news is not None:
                 self.remotes[sender].say(Tune(report.plan, news))
         if self._observe is not None:
-            self._observe(report, route.plan, seconds)
+            self._observe(aligned(report, sender, self._ours), route.plan, seconds)
+
+    def _ours(self, party: str, time: float) -> float:
+        """A time of a party's clock on this one's."""
+        return time if party == COORDINATOR else self.remotes[party].clock.ours(time)
 
     def _down(self, remote: Remote, why: str) -> None:
         self._tell(f"{remote.name} is gone: {why}")

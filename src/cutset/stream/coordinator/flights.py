@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from cutset.stream.coordinator.result import Result
-from cutset.stream.messages import EdgeReport
+from cutset.stream.messages import EdgeReport, Report
 from cutset.stream.sources.history import Restart
 from cutset.stream.trace.spans import Span
 
@@ -32,6 +32,7 @@ class Flight:
     ticket: int = -1
     attempts: int = 0
     result: Result | None = None
+    report: Report | None = None  # this side's, once the result is there
     spans: list[Span] = field(default_factory=list)
     edges: list[EdgeReport] = field(default_factory=list)
 

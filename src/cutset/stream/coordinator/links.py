@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-from cutset.stream.messages import HopReport, Pace
-from cutset.stream.planning.links import Hop, LinkEstimate
-from cutset.stream.trace.align import Clock
+from msgspec.structs import replace
 
-__all__ = ["Links"]
+from cutset.stream.messages import HopReport, Pace, Report
+from cutset.stream.planning.links import Hop, LinkEstimate
+
+__all__ = ["Links", "aligned"]
 
 NEWS = 0.25  # share by which a bandwidth must have changed to be worth telling
 ENOUGH = 4  # frames before the first
@@ -20,8 +21,8 @@ LEAST_SECONDS = 0.002  # a link that is quicker needs no care
 class Links:
     """Estimates by sender and receiver. `paces` are those that are emulated, and known from the start."""
 
-    def __init__(self, paces: Mapping[tuple[str, str], Pace], clock: Callable[[str], Clock | None]) -> None:
-        self._clock = clock  # of a party; None for this one
+    def __init__(self, paces: Mapping[tuple[str, str], Pace], ours: Callable[[str, float], float]) -> None:
+        self._ours = ours  # a time of a party's clock on this one's
         self._estimates = {pair: LinkEstimate(_hop(pace)) for pair, pace in paces.items()}
         self._told: dict[tuple[str, str], float] = {}
         self._last: dict[tuple[str, str], float] = {}  # when the picture before was there
@@ -50,9 +51,15 @@ class Links:
         self._told[sender, receiver] = found
         return seconds, found
 
-    def _ours(self, party: str, time: float) -> float:
-        clock = self._clock(party)
-        return time if clock is None else clock.ours(time)
+
+def aligned(report: Report, sender: str, ours: Callable[[str, float], float]) -> Report:
+    """The report with all times on this side's clock."""
+    spans = [replace(s, start=ours(report.party, s.start), end=ours(report.party, s.end)) for s in report.spans]
+    hop = report.hop
+    if hop is not None:
+        first, last = ours(report.party, hop.first), ours(report.party, hop.last)
+        hop = replace(hop, sent=ours(sender, hop.sent) if sender else hop.sent, first=first, last=last)
+    return replace(report, spans=spans, hop=hop)
 
 
 def _hop(pace: Pace) -> Hop:

@@ -121,21 +121,18 @@ class Pictures:
         if flight is not None and (flight.plan, flight.ticket) == (plan, ticket):
             flight.plan = -1
 
-    def came(self, route: Route, event: Event, work: Work) -> Report | None:
-        """Takes a result; the coordinator's own report of that picture, if it is news.
-
-        Raises Gap where a payload before it is missing, FrameError for what isn't right.
-        """
+    def came(self, route: Route, event: Event, work: Work) -> None:
+        """Takes a result. Raises Gap where a payload before it is missing, FrameError for what isn't right."""
         start = time.monotonic()
         tensors, received = route.receiver.decode(work, event.arrays)
         self.flights.landed(work.plan, work.source, work.ticket)
         flight = self.flights.find(work.source, work.picture)
         if flight is None:
-            return None
+            return
         if flight.plan == work.plan:
             flight.plan = -1
         if flight.result is not None:
-            return None
+            return
         now = time.monotonic()
         outputs = {name: to_array(tensors[name]) for name in self.model.graph.outputs}
         self.flights.finish(flight, outputs, "", work.plan, now)
@@ -143,7 +140,7 @@ class Pictures:
             hop = event.hop
             flight.spans.append(Span("receive", work.source, work.picture, hop.first, hop.last, hop.nbytes))
         flight.spans.append(Span("decode", work.source, work.picture, start, now))
-        return Report(
+        flight.report = Report(
             plan=work.plan,
             epoch=work.epoch,
             source=work.source,
@@ -173,9 +170,16 @@ class Pictures:
                 self.flights.finish(flight, {}, why, max(flight.plan, 0), time.monotonic())
         self.deliver()
 
-    def deliver(self) -> None:
-        """Puts results in their order into `results`."""
+    def deliver(self) -> list[Report]:
+        """Puts results in their order into `results`; this side's reports of those pictures."""
+        reports = []
         for flight in self.flights.deliver():
-            if flight.result is not None:
-                self._given += 1
-                self.results.put(flight.result)
+            if flight.result is None:
+                continue
+            self._given += 1
+            self.results.put(flight.result)
+            if flight.report is not None:
+                now = time.monotonic()
+                flight.spans.append(Span("deliver", flight.source, flight.picture, flight.result.done, now))
+                reports.append(flight.report)
+        return reports

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -29,6 +30,7 @@ Bytes = NDArray[np.uint8]
 MANY = 0.3  # a share of changed elements above which a key may be smaller, for all the zeros
 HOPELESS = 0.97  # a share of changed elements, in a sample, at which a delta isn't tried
 BLOCKS, BLOCK = 64, 64  # of the sample, in elements
+GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,10 @@ class Encoder:
         elif self._deltas:
             self._hold(fresh)
         if form is None or share > MANY:
-            form = self._key_form(fresh if self._held is None else self._held, form, wire)
+            form = self._key_form(fresh, form, wire)
+            if form.key and share < 1:
+                # Not what was held: that may be in float32 what the wire would round.
+                self._hold(fresh)
         base = None if form.key else self._sequence
         if form.key or key is None:
             key = sequence
@@ -206,13 +211,22 @@ def _room(tensor: Tensor, most: int) -> tuple[Bytes, Bytes]:
 
 def _share(a: Tensor, b: Tensor | None) -> float:
     """The share of elements that differ, or aren't zero, in a sample of two tensors' bits."""
-    step = max(a.size // BLOCKS, 1)
-    whole = a.size // step * step
+    places = _places(a.size)
+    return float(np.mean(a[places] != (0 if b is None else b[places]))) if a.size else 0.0
 
-    def sample(x: Tensor) -> Tensor:
-        return x[:whole].reshape(-1, step)[:, :BLOCK]
 
-    return float(np.mean(sample(a) != (0 if b is None else sample(b)))) if whole else 0.0
+@lru_cache(maxsize=64)
+def _places(size: int) -> NDArray[np.int64]:
+    """What the sample takes: blocks in equal parts of the tensor, each in another place of its part.
+
+    Were it the same place, a tensor with as many channels as blocks would be judged by one spot of the picture.
+    """
+    step = size // BLOCKS
+    if step <= BLOCK:
+        return np.arange(size)
+    numbers = np.arange(BLOCKS)
+    starts = numbers * step + (numbers * GOLDEN % 1 * (step - BLOCK)).astype(np.int64)
+    return (starts[:, np.newaxis] + np.arange(BLOCK)).reshape(-1)
 
 
 def _for_wire(tensor: Tensor, budget: Budget, dtype: str) -> tuple[Tensor, str]:

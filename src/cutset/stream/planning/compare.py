@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from cutset.errors import ConfigError
-from cutset.stream.planning.cost import Cost, Model, rank, why_not
+from cutset.stream.planning.cost import Cost, Model, choose, why_not
 from cutset.stream.planning.plan import PictureForm, Plan
 from cutset.stream.planning.problem import Problem
 from cutset.stream.planning.replan import each_picture
@@ -58,10 +58,10 @@ def compare(
 
 def best(problem: Problem, choices: Iterable[Choice]) -> Choice:
     """The best that is allowed. Raises ConfigError if none is."""
-    allowed = [(rank(problem, one.cost), one) for one in choices if one.plan and one.cost and not one.why_not]
+    allowed = [(one, one.cost) for one in choices if one.plan and one.cost and not one.why_not]
     if not allowed:
         raise ConfigError(next((one.why_not for one in choices if one.why_not), "no plan is allowed"))
-    return min(allowed, key=lambda pair: pair[0])[1]
+    return allowed[choose(problem, [cost for _, cost in allowed])][0]
 
 
 def explain(problem: Problem, chosen: Choice, choices: Iterable[Choice]) -> str:

@@ -10,6 +10,7 @@ where that is longer.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -18,7 +19,7 @@ from cutset.stream.planning.crossing import Crossings, Table
 from cutset.stream.planning.plan import COORDINATOR, Plan
 from cutset.stream.planning.problem import Problem
 
-__all__ = ["Cost", "Model", "Part", "rank", "stage_bytes", "why_not"]
+__all__ = ["Cost", "Model", "Part", "choose", "rank", "stage_bytes", "why_not"]
 
 PartKind = Literal["encode", "link", "decode", "compute"]
 
@@ -184,6 +185,16 @@ def why_not(problem: Problem, plan: Plan) -> str | None:
             if needs > memory:
                 return f"{stage.worker} needs {needs / 1e6:,.0f} MB of memory and may use {memory / 1e6:,.0f}"
     return None
+
+
+def choose(problem: Problem, costs: Sequence[Cost]) -> int:
+    """The number of the best. Raises ValueError without any."""
+    ranks = [rank(problem, cost) for cost in costs]
+    best = min(ranks)
+    if problem.objective == "throughput":
+        enough = best[0] * (1 + problem.slack)
+        return min((latency, i) for i, (period, latency) in enumerate(ranks) if period <= enough)[1]
+    return ranks.index(best)
 
 
 def rank(problem: Problem, cost: Cost) -> tuple[float, float]:

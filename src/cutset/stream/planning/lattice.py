@@ -35,6 +35,22 @@ class Lattice:
         found: NDArray[np.bool_] = (common == size[:, None]) & (size[None, :] > size[:, None])
         return found
 
+    def steps(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Pairs of numbers of sets, of which the second has one node more than the first."""
+        rows = np.packbits(self.done, axis=1)
+        number = {row.tobytes(): i for i, row in enumerate(rows)}
+        before, after = [], []
+        for node in range(self.done.shape[1]):
+            byte, bit = node // 8, np.uint8(128 >> node % 8)
+            without = np.flatnonzero(~self.done[:, node])
+            more = rows[without]
+            more[:, byte] |= bit
+            for a, row in zip(without.tolist(), more, strict=True):
+                if (b := number.get(row.tobytes())) is not None:
+                    before.append(a)
+                    after.append(b)
+        return np.array(before, np.int64), np.array(after, np.int64)
+
     def only(self, chosen: Sequence[int]) -> Lattice:
         """With these sets alone, in their order."""
         rows = sorted(chosen)

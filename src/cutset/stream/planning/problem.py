@@ -27,7 +27,8 @@ class Problem:
     """All that a plan's cost depends on. Parties are on a line: 0 is the coordinator, worker i is party i + 1.
 
     `latency` wants the least time of a picture that passes alone, among the plans that keep up with `rate`;
-    `throughput` wants the least time between pictures with `in_flight` of them on their way, then the least latency.
+    `throughput` wants the least time between pictures with `in_flight` of them on their way; among the plans that come
+    within `slack` of that, the least latency.
     """
 
     graph: Graph
@@ -43,6 +44,7 @@ class Problem:
     horizon: float = math.inf  # pictures for which a plan stays; keys are spread over them
     pictures_stay: bool = False  # the first stage is on the first worker, and no picture goes on from there
     codec: float = 1.0  # of the coordinator, as a machine's
+    slack: float = 0.0  # throughput: times between pictures that differ by this share count as equal
 
     def __post_init__(self) -> None:
         names = [machine.name for machine in self.machines]
@@ -58,6 +60,8 @@ class Problem:
             raise ConfigError(f"there are no sizes for {missing[0]!r}; they are of another model")
         if not self.pictures:
             raise ConfigError("there is no form in which a picture could reach the first worker")
+        if not 0 <= self.slack < 1:
+            raise ConfigError(f"slack is a share below 1, not {self.slack:g}")
         if self.in_flight < 0 or not self.horizon >= 1 or not (self.rate is None or 0 < self.rate < math.inf):
             raise ConfigError("in-flight must be at least 0, a rate above 0, and a horizon at least 1 picture")
 

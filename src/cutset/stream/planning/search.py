@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from cutset.stream.planning.lattice import Lattice
 from cutset.stream.planning.memory import pair_bytes
 from cutset.stream.planning.plan import Plan, StagePlan
 
-__all__ = ["Found", "Search"]
+__all__ = ["Found", "Search", "StepSearch"]
 
 Floats = NDArray[np.float64]
 SLACK = 1 + 1e-12  # of a limit: sums in another order differ by that
@@ -47,14 +48,18 @@ class Search:
         forms = crossings.forms
         self._start = (forms.seconds + crossings.latency)[:, 0, 1:]
         self._start_worst = np.maximum(np.maximum(forms.encode, forms.wire), forms.decode)[:, 0, 1:]
-        self._legal = sets.after()
         if problem.pictures_stay:
             shows = [bool(problem.picture_like.intersection(values)) for values in sets.values]
             self._hop[shows, 1:, 1:] = math.inf
             self._start[:, 1:] = math.inf
-        self._needs = None
-        if any(machine.memory is not None for machine in problem.machines):
-            self._needs = pair_bytes(problem, sets)
+        self._needs: Floats | None = None
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Which pairs of cuts have a stage between them, and what it needs."""
+        self._legal = self.sets.after()
+        if any(machine.memory is not None for machine in self.problem.machines):
+            self._needs = pair_bytes(self.problem, self.sets)
 
     def run(self, limit: float = math.inf) -> Found | None:
         """The plan of least latency in which no part takes more than `limit` seconds; None if there is none."""
@@ -104,3 +109,41 @@ class Search:
         done = np.where(good, arrive[begins, None] + takes, math.inf)
         best = np.argmin(done, axis=0)
         return done[best, np.arange(len(work))], begins[best]
+
+
+class StepSearch(Search):
+    """The same where nothing is limited, for many more cuts: stages grow by one node at a time.
+
+    Without limits a stage's seconds are a sum over its nodes, so the best place to begin is the best one of any set
+    that lacks one node, or that set itself: no pairs of cuts are looked at.
+    """
+
+    def _prepare(self) -> None:
+        size = self.sets.done.sum(1)
+        before, after = self.sets.steps()
+        order = np.lexsort((after, size[after]))
+        self._before, after = before[order], after[order]
+        # For each number of nodes: its steps, the sets that they lead to, and where each set's steps begin.
+        self._levels = []
+        for first, last in pairwise([*np.flatnonzero(np.diff(size[after], prepend=-1)).tolist(), len(after)]):
+            reached, starts = np.unique(after[first:last], return_index=True)
+            self._levels.append((first, last, reached, starts))
+
+    def _stage(self, w: int, arrive: Floats, limit: float) -> tuple[Floats, NDArray[np.int64]]:
+        if not math.isinf(limit):
+            raise ValueError("a search without pairs knows no limits")
+        work = self._work[:, w]
+        begin = np.arange(len(work))  # the best place to begin, of the set itself and all that it has
+        least = arrive - work
+        inner = np.full(len(work), math.inf)  # the same without the set itself: a stage has at least one node
+        inner_begin = np.zeros(len(work), np.int64)
+        for first, last, reached, starts in self._levels:
+            given = least[self._before[first:last]]
+            lowest = np.minimum.reduceat(given, starts)
+            counts = np.diff([*starts, last - first])
+            is_lowest = given == np.repeat(lowest, counts)
+            at = np.minimum.reduceat(np.where(is_lowest, np.arange(last - first), last), starts)
+            inner[reached], inner_begin[reached] = lowest, begin[self._before[first:last][at]]
+            better = lowest < least[reached]
+            least[reached[better]], begin[reached[better]] = lowest[better], inner_begin[reached[better]]
+        return inner + work + self._overhead[w], inner_begin

@@ -31,7 +31,7 @@ class Cost(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     key: Ways
     delta: Ways
-    changed: Positive  # the mean share of its elements that changed from picture to picture
+    changed: Positive  # share of its elements that changed from picture to picture
 
 
 class Sizes(msgspec.Struct, forbid_unknown_fields=True, frozen=True):

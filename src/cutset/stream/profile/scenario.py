@@ -90,9 +90,9 @@ def read_scenario(path: Path) -> Scenario:
     for key, known in CHOICES.items():
         if key in given and given[key] not in known:
             raise ConfigError(f"{path}: {key} is {' or '.join(known)}, not {given[key]!r}")
-    pictures = given.get("pictures", 6)
-    if not 3 <= pictures <= 1000:
-        raise ConfigError(f"{path}: pictures must be from 3 to 1000")
+    pictures = given.get("pictures", 8)
+    if not 2 <= pictures <= 1000:
+        raise ConfigError(f"{path}: pictures must be from 2 to 1000")
     source = given.get("source")
     if source and ":" not in source:
         source = str(path.parent / source)

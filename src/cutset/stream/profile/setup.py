@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cutset.config import usable_cores
 from cutset.errors import ConfigError, RequestError
@@ -22,9 +25,18 @@ from cutset.stream.profile.profile import FORMAT, Profile, Sizes, forms, machine
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Wish", "guessed_traffic", "measure_pictures", "measure_profile", "other_forms", "problem_of"]
+__all__ = [
+    "Wish",
+    "guessed_traffic",
+    "measure_pictures",
+    "measure_profile",
+    "other_forms",
+    "problem_of",
+    "typical_pairs",
+]
 
 Tell = Callable[[str, int, int], None]
+MOST_HELD = 1 << 29  # bytes of pictures
 MORE = 48  # pictures of an encoded source, whose packets differ more than pictures do
 
 
@@ -45,6 +57,7 @@ class Wish:
     rate: float | None = None
     mode: Mode = "delta"
     horizon: float = math.inf
+    slack: float = 0.03
     pictures_stay: bool = False
     changed: float = 0.2  # share of every value that changes from picture to picture, where nothing was measured
     jpeg: bool = False  # plans may send JPEG pictures, which changes the results
@@ -113,29 +126,46 @@ def guessed_traffic(graph: Graph, profile: Profile, share: float) -> dict[str, T
 def measure_pictures(
     graph: Graph, tensors: Mapping[str, Tensor], source: str, *, size: tuple[int, int], count: int, tell: Tell = _quiet
 ) -> Sizes:
-    """What values cost to send for the first `count` pictures of a source, and the pictures in their forms.
+    """What values cost to send for `count` pictures of a source, and the pictures in their forms.
 
+    They are typical pairs of the first `MORE`; of a live source those that come first.
     Raises CutsetError for a source that can't be read, has pictures of another size, or too few.
     """
     from cutset.stream.profile.forms import measured_forms
     from cutset.stream.profile.sizes import measure_sizes
     from cutset.stream.sources import open_source
 
-    with open_source(source, limit=max(count, MORE)) as opened:
+    room = max(MOST_HELD // (3 * size[0] * size[1]), 2)
+    with open_source(source, limit=min(max(count, MORE), room)) as opened:
         if opened.size != size:
             raise RequestError(
                 f"the pictures of {opened.name} are {opened.size[0]}x{opened.size[1]}, the network is for "
                 f"{size[0]}x{size[1]}; leave --size out to take the source's"
             )
-        pictures = list(opened) if opened.codec else list(islice(opened, count))
+        pictures = list(islice(opened, count)) if opened.live else list(opened)
         ways = measured_forms(opened.codec, pictures)
-    values = measure_sizes(graph, tensors, [picture.pixels for picture in pictures[:count]], tell)
+    groups = typical_pairs([picture.pixels for picture in pictures], count)
+    values = measure_sizes(graph, tensors, groups, tell)
     return Sizes(
         source=source,
-        pictures=min(count, len(pictures)),
+        pictures=sum(map(len, groups)),
         values={name: put(one.traffic, one.changed) for name, one in values.items()},
         forms={form: put(traffic, 1.0) for form, traffic in ways.items() if form != "uint8"},
     )
+
+
+def typical_pairs(pictures: Sequence[NDArray[np.uint8]], count: int) -> list[list[NDArray[np.uint8]]]:
+    """Pairs of consecutive pictures, `count` pictures in all, in which as much changes as in all pairs.
+
+    Of the pairs in order of how much changes, those at even distances: their median is near that of all.
+    """
+    wanted = min(count, len(pictures)) // 2
+    if wanted < 1:
+        raise RequestError("sizes need at least two pictures; the source has fewer")
+    shares = [np.count_nonzero(a != b) for a, b in pairwise(pictures)]
+    order = sorted(range(len(shares)), key=shares.__getitem__)
+    places = sorted(order[int((i + 0.5) * len(order) / wanted)] for i in range(wanted))
+    return [list(pictures[at : at + 2]) for at in places]
 
 
 def problem_of(graph: Graph, digest: str, profile: Profile, sizes: Sizes | None, wish: Wish) -> Problem:
@@ -166,6 +196,7 @@ def problem_of(graph: Graph, digest: str, profile: Profile, sizes: Sizes | None,
         rate=wish.rate,
         mode=wish.mode,
         horizon=wish.horizon,
+        slack=wish.slack,
         pictures_stay=wish.pictures_stay,
     )
 

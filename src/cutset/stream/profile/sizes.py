@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -30,12 +30,11 @@ from cutset.stream.stage import Stage
 __all__ = ["Measured", "measure_sizes"]
 
 FAST, SLOW = math.inf, 1e6  # bytes a second of the two links that values are encoded for
-LEAST = 3  # pictures: a key and two deltas
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One value: its traffic, and the mean share of its elements that changed."""
+    """One value: its traffic, and the share of its elements that changed. Medians."""
 
     traffic: Traffic
     changed: float
@@ -44,17 +43,21 @@ class Measured:
 def measure_sizes(
     graph: Graph,
     tensors: Mapping[str, Tensor],
-    pictures: Sequence[NDArray[np.uint8]],
+    groups: Sequence[Sequence[NDArray[np.uint8]]],
     tell: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> dict[str, Measured]:
-    """Every value of the graph, for consecutive pictures of its input's shape. Raises RequestError for too few."""
+    """Every value of the graph, for groups of consecutive pictures of its input's shape.
+
+    The first of each group is sent as a key, the others as deltas. Raises RequestError for groups that have none.
+    """
     if len(graph.inputs) != 1:
         raise ConfigError("sizes are measured for networks with one input, the picture")
-    if len(pictures) < LEAST:
-        raise RequestError(f"sizes need at least {LEAST} pictures; the source has {len(pictures)}")
+    if not groups or min(map(len, groups)) < 2:
+        raise RequestError("sizes need at least two pictures in a row; the source has fewer")
+    starts = tuple(accumulate((len(group) for group in groups[:-1]), initial=0))
     [picture] = graph.inputs
-    held = [{picture.name: torch.from_numpy(np.ascontiguousarray(each))} for each in pictures]
-    found = {picture.name: _measure(picture, [each[picture.name] for each in held])}
+    held = [{picture.name: torch.from_numpy(np.ascontiguousarray(each))} for group in groups for each in group]
+    found = {picture.name: _measure(picture, [each[picture.name] for each in held], starts)}
     places = sorted({*graph.trunk, 0, len(graph.nodes)})
     for begin, end in pairwise(places):
         nodes = range(begin, end)
@@ -64,7 +67,7 @@ def measure_sizes(
         stage = Stage(shown, nodes, tensors)
         made = [stage.run(each) for each in held]
         for value in inside:
-            found[value.name] = _measure(value, [each[value.name] for each in made])
+            found[value.name] = _measure(value, [each[value.name] for each in made], starts)
         passes = graph.cuts[end].values
         held = [
             {name: new[name] if name in new else old[name] for name in passes}
@@ -74,21 +77,24 @@ def measure_sizes(
     return found
 
 
-def _measure(value: Value, tensors: Sequence[Tensor]) -> Measured:
+def _measure(value: Value, tensors: Sequence[Tensor], starts: Sequence[int]) -> Measured:
     channel = channel_of(0, value)
     arrays = [to_array(tensor).astype(channel.dtype, copy=False) for tensor in tensors]
-    plain = _encode(channel, arrays, FAST)
-    ways = [plain, _encode(channel, arrays, SLOW)]
-    keys = tuple(way[0][0] for way in ways)
-    deltas = tuple(_median([coded for coded, _ in way[1:]]) for way in ways)
-    return Measured(Traffic(keys, deltas), statistics.fmean(share for _, share in plain[1:]))
+    ways = [_encode(channel, arrays, starts, bandwidth) for bandwidth in (FAST, SLOW)]
+    rest = [i for i in range(len(arrays)) if i not in starts]
+    keys, deltas = (tuple(_median([way[i][0] for i in chosen]) for way in ways) for chosen in (starts, rest))
+    return Measured(Traffic(keys, deltas), statistics.median(ways[0][i][1] for i in rest))
 
 
-def _encode(channel: Channel, arrays: Sequence[NDArray[Any]], bandwidth: float) -> list[tuple[Coded, float]]:
+def _encode(
+    channel: Channel, arrays: Sequence[NDArray[Any]], starts: Sequence[int], bandwidth: float
+) -> list[tuple[Coded, float]]:
     encoder = Encoder(channel, bandwidth=bandwidth)
     decoder = Decoder(channel)
     found = []
     for i, array in enumerate(arrays):
+        if i in starts:
+            encoder.lost()
         begin = time.perf_counter()
         encoded = encoder.encode(array, i)
         middle = time.perf_counter()
@@ -100,9 +106,5 @@ def _encode(channel: Channel, arrays: Sequence[NDArray[Any]], bandwidth: float) 
 
 
 def _median(ways: Sequence[Coded]) -> Coded:
-    # Bytes in the mean, because they add up; times as the median, because a busy machine isn't the codec's fault.
-    return Coded(
-        statistics.fmean(way.nbytes for way in ways),
-        statistics.median(way.encode for way in ways),
-        statistics.median(way.decode for way in ways),
-    )
+    """The picture in the middle: a few with much change don't make a plan, nor does a machine that was busy."""
+    return Coded(*map(statistics.median, zip(*ways, strict=True)))

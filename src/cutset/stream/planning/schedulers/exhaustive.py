@@ -9,7 +9,7 @@ from math import comb
 import numpy as np
 
 from cutset.errors import ConfigError
-from cutset.stream.planning.cost import Model, rank, why_not
+from cutset.stream.planning.cost import Model, choose, why_not
 from cutset.stream.planning.lattice import closed_sets
 from cutset.stream.planning.plan import Plan, StagePlan
 from cutset.stream.planning.problem import Problem
@@ -26,11 +26,10 @@ class Exhaustive:
     def plan(self, problem: Problem, model: Model | None = None) -> Plan:
         """Raises ConfigError for a problem with more than 200,000 plans."""
         model = model or Model(problem)
-        plans = (plan for plan in every_plan(problem) if why_not(problem, plan) is None)
-        best = min(plans, key=lambda plan: rank(problem, model.cost(plan)), default=None)
-        if best is None:
+        plans = [plan for plan in every_plan(problem) if why_not(problem, plan) is None]
+        if not plans:
             raise none_fits(problem)
-        return signed(best, self.name)
+        return signed(plans[choose(problem, [model.cost(plan) for plan in plans])], self.name)
 
 
 def every_plan(problem: Problem) -> Iterator[Plan]:

@@ -16,11 +16,12 @@ from cutset.stream.planning.lattice import Lattice, lattice
 from cutset.stream.planning.plan import Plan
 from cutset.stream.planning.problem import Problem
 from cutset.stream.planning.schedulers.interface import none_fits, signed
-from cutset.stream.planning.search import Found, Search
+from cutset.stream.planning.search import Found, Search, StepSearch
 
 __all__ = ["Optimal"]
 
-MOST_SETS = 1200  # closed sets that are looked at; a chain has one more than nodes
+MOST_SETS = 1200  # closed sets of which all pairs are looked at; a chain has one more than nodes
+MOST_STAGES = 6_000_000  # pairs of sets, for each worker
 MOST_WITH_MEMORY = 150  # where memory is limited, and every pair of sets must be measured
 CLOSE = 0.02  # the range of p at which halving ends
 STEP = 1 - 1e-10
@@ -32,6 +33,11 @@ class Optimal:
     def plan(self, problem: Problem, model: Model | None = None) -> Plan:
         """Raises ConfigError where no plan is allowed."""
         model = model or Model(problem)
+        limited = any(machine.memory is not None for machine in problem.machines)
+        if problem.objective == "latency" and not limited and len((sets := lattice(problem.graph)).values) > MOST_SETS:
+            alone = StepSearch(model, sets).run()
+            if alone is not None and _keeps_up(model, alone):
+                return signed(alone.plan, self.name)
         search = Search(model, candidates(problem))
         quickest = search.run()
         if quickest is None:
@@ -52,7 +58,7 @@ def candidates(problem: Problem) -> Lattice:
     chain = len(problem.graph.nodes) + 1
     if len(sets.values) <= chain:
         return sets
-    most = MOST_WITH_MEMORY if limited else MOST_SETS
+    most = MOST_WITH_MEMORY if limited else min(MOST_SETS, math.isqrt(MOST_STAGES // len(problem.machines)))
     if len(sets.values) <= most:
         return sets
     size = sets.done.sum(1)
@@ -61,6 +67,14 @@ def candidates(problem: Problem) -> Lattice:
         return sets.only(order.tolist())
     others = np.setdiff1d(np.argsort(sets.nbytes, kind="stable"), order, assume_unique=True)
     return sets.only([*order.tolist(), *others[: max(most - len(order), 0)].tolist()])
+
+
+def _keeps_up(model: Model, found: Found) -> bool:
+    problem = model.problem
+    if problem.rate is None:
+        return True
+    between = model.cost(found.plan).period
+    return between * problem.rate <= 1 + 1e-9
 
 
 def _throughput(model: Model, search: Search, quickest: Found) -> Found:
@@ -81,4 +95,5 @@ def _throughput(model: Model, search: Search, quickest: Found) -> Found:
     while (found := search.run(high * STEP)) is not None and period(found) < high * STEP:
         best, high = found, period(found)
     # Among those that are as quick, the one of least latency.
-    return search.run(high) or best
+    slack = model.problem.slack if model.problem.objective == "throughput" else 0.0
+    return search.run(high * (1 + slack)) or best

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cutset.stream.planning.cost import Model, rank, why_not
+from cutset.stream.planning.cost import Model, choose, why_not
 from cutset.stream.planning.plan import PictureForm, Plan
 from cutset.stream.planning.problem import Problem
 from cutset.stream.planning.schedulers.interface import allowed, none_fits, single
@@ -38,4 +38,4 @@ class Forward:
         legal = [plan for plan in plans if why_not(problem, plan) is None]
         if not legal:
             raise none_fits(problem)
-        return min(legal, key=lambda plan: rank(problem, model.cost(plan)))
+        return legal[choose(problem, [model.cost(plan) for plan in legal])]

@@ -1,0 +1,109 @@
+"""The planner of `cutset stream run`: from its flags to a LivePlanner, and what it says of the alternatives."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cutset.cli.progress import Progress
+from cutset.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cutset.stream.coordinator.advisor import Advisor
+    from cutset.stream.model import Model
+    from cutset.stream.planning.problem import Problem
+
+__all__ = ["add_planning", "advisor"]
+
+PICTURES = 6  # of the source, on which sizes are measured
+
+
+def add_planning(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that say how plans are made."""
+    group = parser.add_argument_group("plans")
+    group.add_argument("--plan", type=Path, metavar="FILE", help="the first plan, as `cutset stream plan` writes it")
+    group.add_argument(
+        "--scheduler",
+        metavar="NAME",
+        help="make plans from measurements: optimal, balance, neighbourhood, edge, cloud, forward, exhaustive "
+        "(default: optimal; even: as many operations for each, without measuring)",
+    )
+    group.add_argument("--objective", choices=("latency", "throughput"), default="latency")
+    group.add_argument("--pictures-stay", action="store_true", help="no picture leaves the first worker")
+    group.add_argument("--profile", metavar="A,B,C", help="of each worker, as `cutset stream profile` writes it")
+    group.add_argument("--look", type=float, default=2.0, metavar="S", help="seconds between looks for a better plan")
+
+
+def advisor(
+    args: argparse.Namespace,
+    model: Model,
+    names: Sequence[str],
+    speeds: Sequence[float],
+    source: str,
+    live: bool,
+    tell: Callable[[str], None],
+) -> Advisor:
+    """Measures this machine and the source, and says what the schedulers' plans would cost."""
+    from cutset.stream.coordinator.advisor import Advisor
+    from cutset.stream.planning.live import LivePlanner
+
+    problem = _problem(args, model, names, speeds, source, live)
+    name = args.scheduler or "optimal"
+    planner = LivePlanner(problem, name)
+    for line in _alternatives(problem, name):
+        tell(line)
+    return Advisor(planner, args.look, tell)
+
+
+def _problem(
+    args: argparse.Namespace, model: Model, names: Sequence[str], speeds: Sequence[float], source: str, live: bool
+) -> Problem:
+    from cutset.stream.emulation import parse_hops
+    from cutset.stream.profile.profile import read_profile
+    from cutset.stream.profile.setup import Wish, measure_pictures, measure_profile, problem_of
+
+    given = [read_profile(Path(path)) for path in args.profile.split(",")] if args.profile else []
+    if len(given) not in (0, 1, len(names)):
+        raise ConfigError(f"--profile names {len(given)} files for {len(names)} workers")
+    given = given * len(names) if len(given) == 1 else given
+    _, _, height, width = model.picture.shape
+    with Progress() as progress:
+        measured: Any = measure_profile(
+            args.model, model.graph, model.digest, model.tensors, threads=args.threads, tell=progress
+        )
+        sizes = None
+        if not live:
+            sizes = measure_pictures(
+                model.graph, model.tensors, source, size=(height, width), count=PICTURES, tell=progress
+            )
+    wish = Wish(
+        speeds=tuple(speeds) or (1.0,) * len(names),
+        hops=parse_hops(args.link, len(names)),
+        names=tuple(names),
+        objective=args.objective,
+        in_flight=args.in_flight,
+        rate=args.rate,
+        mode=args.mode,
+        pictures_stay=args.pictures_stay,
+        profiles=tuple(given),
+    )
+    return problem_of(model.graph, model.digest, measured, sizes, wish)
+
+
+def _alternatives(problem: Problem, name: str) -> list[str]:
+    """What each scheduler's plan would cost, a line."""
+    from cutset.stream.planning.compare import best, compare, explain, stages_text
+
+    choices = compare(problem)
+    found = []
+    for one in choices:
+        if one.cost is not None and one.plan is not None:
+            cost = f"{one.cost.latency * 1e3:.1f} ms, {1 / one.cost.period:.2f} pictures/s at most"
+            refused = f" ({one.why_not})" if one.why_not else ""
+            found.append(f"{one.name}: {cost}: {stages_text(one.plan, len(problem.graph.nodes))}{refused}")
+        else:
+            found.append(f"{one.name}: {one.why_not}")
+    found += explain(problem, best(problem, choices), choices).splitlines()
+    return [*found, f"plans are made by: {name}"]

@@ -1,0 +1,103 @@
+"""Between a run and its planner: tells the planner what was seen, and proposes a better plan when there is one."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from cutset.errors import CutsetError
+from cutset.stream.messages import Report
+from cutset.stream.planning.live import LivePlanner
+from cutset.stream.planning.plan import COORDINATOR, Plan
+
+__all__ = ["Advisor"]
+
+LEAST_BYTES = 4096  # of a picture on a hop; smaller ones tell of the processes at both ends
+
+
+class Advisor:
+    """Owns a LivePlanner. `plan` is the coordinator's planner, `observe` takes its reports, a thread does the rest.
+
+    `propose(plan, why)` is called from that thread. `look`: seconds between two looks for a better plan.
+    """
+
+    def __init__(
+        self, planner: LivePlanner, look: float = 2.0, tell: Callable[[str], None] = lambda line: None
+    ) -> None:
+        self.planner = planner
+        self.propose: Callable[[Plan, str], None] | None = None
+        self._look, self._tell = look, tell
+        self._lock = threading.Lock()  # the planner is for one thread at a time
+        self._alive: Sequence[str] = ()
+        self._seen: queue.SimpleQueue[tuple[Report, Plan, float] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="cutset-advisor", daemon=True)
+        self._thread.start()
+
+    def plan(self, alive: Sequence[str], why: str) -> Plan:
+        """The plan to use now."""
+        with self._lock:
+            self._alive = tuple(alive)
+            return self.planner(alive, why)
+
+    def observe(self, report: Report, plan: Plan, seconds: float) -> None:
+        """A party's report; never waits."""
+        self._seen.put((report, plan, seconds))
+
+    def close(self) -> None:
+        self._seen.put(None)
+        self._thread.join(5.0)
+
+    def _run(self) -> None:
+        looked = time.monotonic()
+        while True:
+            try:
+                seen = self._seen.get(timeout=self._look)
+                if seen is None:
+                    return
+                with self._lock:
+                    _feed(self.planner, *seen)
+            except queue.Empty:
+                pass
+            if time.monotonic() - looked >= self._look and self._alive:
+                try:
+                    self._consider()
+                except CutsetError as error:  # the plan that runs goes on
+                    self._tell(f"no better plan: {error}")
+                looked = time.monotonic()
+
+    def _consider(self) -> None:
+        with self._lock:
+            before = self.planner.current
+            if before is None:
+                return
+            after = self.planner(self._alive, "a look at what was measured")
+            why = self.planner.explain()
+        if after is not before and self.propose is not None:
+            self.propose(after, why)
+
+
+def _feed(planner: LivePlanner, report: Report, plan: Plan, seconds: float) -> None:
+    """What a report says of machines, links and values."""
+    party, hop = report.party, report.hop
+    names = [COORDINATOR, *(stage.worker for stage in plan.stages), COORDINATOR]
+    if party not in names[1:]:
+        return
+    at = names.index(party, 1)
+    if hop is not None and hop.nbytes >= LEAST_BYTES:
+        planner.hop(names[at - 1], party, hop.nbytes, seconds)
+    for edge in report.received:
+        if edge.kind != "picture":
+            planner.payload(edge.edge, edge.kind, edge.nbytes, receiver=party, decode=edge.decode_seconds)
+    for edge in report.edges:
+        if edge.kind != "picture":
+            planner.payload(edge.edge, edge.kind, edge.nbytes, sender=party, encode=edge.encode_seconds)
+    if party == COORDINATOR:
+        return
+    nodes = plan.stages[at - 1].nodes
+    if report.layer_seconds is not None:
+        planner.layers(party, nodes, report.layer_seconds)
+    spent = sum(span.end - span.start for span in report.spans if span.kind == "compute")
+    if spent > 0:
+        planner.stage(party, nodes, spent)
