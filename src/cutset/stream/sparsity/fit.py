@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -37,8 +36,10 @@ def fit(changes: Changes, holdout: float = 0.25, tell: Callable[[int, int], None
     A layer is fitted to what is predicted for the values that it reads, not to what was measured there: so errors
     don't add up on the way. Raises RequestError for too few pictures, DeviceError without scikit-learn.
     """
-    if importlib.util.find_spec("sklearn") is None:
-        raise DeviceError("training needs scikit-learn: pip install 'cutset[stream]'")
+    try:
+        import sklearn.neural_network  # noqa: F401 (its libraries must be loaded before their threads are limited)
+    except ImportError:
+        raise DeviceError("training needs scikit-learn: pip install 'cutset[stream]'") from None
     count = len(changes.pictures)
     train = count - round(count * holdout)
     if train < LEAST or train == count:
