@@ -249,13 +249,13 @@ class _Liar(Middle):
 
     def __init__(self, lie: Callable[[Array], Array]) -> None:
         super().__init__()
-        self.lie, self.seen, self.told = lie, 0, 0
+        self.lie, self.seen, self.told, self.before = lie, 0, 0, 0
 
     def reply(self, asked: Sent, answer: Sent) -> list[Sent]:
         if isinstance(answer.message, Product):
             self.seen += 1
             if self.seen == self.at:
-                self.told += 1
+                self.told, self.before = self.told + 1, len(self.wire)
                 return [Sent(answer.message, tuple(self.lie(array) for array in answer.arrays))]
         return [answer]
 
@@ -264,6 +264,8 @@ def _caught(middle: _Liar | _Replays | _Swaps, found: Run | None = None) -> Outc
     """Held if the lie was told, nothing was said, the session ended at once, and nothing more was sent."""
     found = found or run(middle)
     held = middle.told == 1 and isinstance(found.error, IntegrityError) and not found.tokens
+    if more := len(middle.wire) - middle.before if middle.wire is found.wire else 0:  # else it is a pad server's
+        return Outcome(True, f"{more} more messages were sent after the lie")
     return Outcome(not held, _name(found) if middle.told else "the lie was never told")
 
 
@@ -329,7 +331,7 @@ class _Replays(Middle):
     def __init__(self) -> None:
         super().__init__()
         self.last: dict[tuple[int, int], tuple[Array, ...]] = {}
-        self.told = 0
+        self.told = self.before = 0
 
     def reply(self, asked: Sent, answer: Sent) -> list[Sent]:
         if not isinstance(asked.message, Multiply):
@@ -338,7 +340,7 @@ class _Replays(Middle):
         old = self.last.setdefault(key, answer.arrays)
         if old is answer.arrays or self.told:
             return [answer]
-        self.told += 1
+        self.told, self.before = 1, len(self.wire)
         return [Sent(answer.message, old)]
 
 
@@ -351,11 +353,11 @@ class _Swaps(Middle):
 
     def __init__(self) -> None:
         super().__init__()
-        self.told = 0
+        self.told = self.before = 0
 
     def request(self, sent: Sent) -> Sent:
         if isinstance(sent.message, Multiply) and sent.message.matrix == 0 and not self.told:
-            self.told += 1
+            self.told, self.before = 1, len(self.wire)
             return Sent(Multiply(sent.message.call, 4), sent.arrays)
         return sent
 

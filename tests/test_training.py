@@ -129,6 +129,19 @@ def test_bundled_model() -> None:
     layout_is_sound(BUNDLED)
 
 
+def test_a_directory_that_is_no_model_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    from training import train
+
+    (tmp_path / "thesis.txt").write_text("years of work")
+    monkeypatch.setattr(train, "tell_many", lambda *_: pytest.fail("it began"))
+    for out in (tmp_path, tmp_path / "thesis.txt"):
+        monkeypatch.setattr(sys, "argv", ["train.py", "--out", str(out)])
+        with pytest.raises(SystemExit, match="is no model of an earlier run"):
+            train.main()
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
 @pytest.mark.slow
 def test_tiny_training_run(tmp_path: Path) -> None:
     pytest.importorskip("torch")

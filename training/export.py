@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -69,6 +70,13 @@ def config(shape: Shape, tokenizer: Tokenizer) -> dict[str, object]:
         "pad_token_id": tokenizer.token_to_id(PAD),
         "torch_dtype": "float16",
     }
+
+
+def check_target(out: Path) -> None:
+    """Ends the program for an `out` that holds something other than a model: it would be replaced."""
+    there = out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "config.json").is_file()))
+    if there or out.absolute() == Path.cwd():
+        sys.exit(f"{out} is no model of an earlier run, and would be replaced: give another --out")
 
 
 def write(out: Path, model: Llama, tokenizer: Tokenizer, facts: dict[str, float]) -> None:

@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from training.data import END, IGNORED, encode, make_tokenizer, packed, padded, single, tell_many
-from training.export import write
+from training.export import check_target, write
 from training.model import Llama, Shape
 
 PROMPTS = ("Once upon a time", "One day", "The little dog", "Mia and Tom", "There was")
@@ -141,6 +141,7 @@ def continuation(model: Llama, tokenizer: Tokenizer, prompt: str, temperature: f
 def main() -> None:
     """Tell stories, train on them, measure, write."""
     args = arguments()
+    check_target(args.out)
     start = time.monotonic()
     keep_memory()
     torch.set_num_threads(args.threads)

@@ -107,13 +107,16 @@ class PyRemote : public StepRunner {
     return nb::make_tuple(static_cast<int>(found.kind), found.offset, found.length, found.total, found.end);
   }
 
-  // The integers that were sent and the scales of their rows; None for integers that lie in the ring alone.
+  // The integers that were sent, the scales of their rows, and what the checks must give, (rows, checks) or None. None
+  // for integers that lie in the ring alone.
   nb::tuple sent() const {
     const std::size_t rows = linears.scales.size();
     auto scales = new_array<float>({rows});
     std::copy(linears.scales.begin(), linears.scales.end(), scales.data());
-    if (linears.q.empty()) return nb::make_tuple(nb::none(), scales);
-    return nb::make_tuple(copied(linears.q.data(), rows, linears.at->depth), scales);
+    if (linears.q.empty()) return nb::make_tuple(nb::none(), scales, nb::none());
+    const std::size_t checks = linears.at->checks;
+    const nb::object expected = checks ? copied(linears.expected.data(), rows, checks) : nb::none();
+    return nb::make_tuple(copied(linears.q.data(), rows, linears.at->depth), scales, expected);
   }
 
   // A copy of the answer that is wrong.
@@ -199,6 +202,9 @@ void bind_remote(nb::module_& m) {
       .def("answer", &PyRemote::answer)
       .def_prop_ro("record", &PyRemote::record)
       .def_rw("count_cpu", &PyRemote::count_cpu)
+      .def_prop_rw(
+          "patience", [](const PyRemote& self) { return self.linears.patience; },
+          [](PyRemote& self, double seconds) { self.linears.patience = seconds; })
       .def_prop_ro("number", [](const PyRemote& self) { return self.linears.at ? self.linears.at->number : 0; })
       .def_prop_ro("wanted", [](const PyRemote& self) { return self.linears.wanted; })
       .def_prop_rw(

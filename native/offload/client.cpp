@@ -99,9 +99,9 @@ void RemoteLinears::fill(const Product& product, const ClientMatrix& matrix, cha
   // What is multiplied must be known here where it is checked or masked. Nobody else writes to `q`.
   const bool kept = rules_.masked || matrix.checks > 0;
   q.resize(kept ? rows * depth : 0);
-  expected_.resize(rows * matrix.checks);
+  expected.resize(rows * matrix.checks);
   if (rules_.masked) pad = take(matrix.number, rows);  // these rows are used from here on, whatever happens
-  const std::size_t step = std::max<std::size_t>(kLeastTile, kTile / depth);
+  const std::size_t step = kept ? std::max<std::size_t>(kLeastTile, kTile / depth) : rows;
   for (std::size_t first = 0; first < rows; first += step) {
     const std::size_t count = std::min(step, rows - first), begin = first * depth;
     std::int16_t* const to = (kept ? q.data() : reinterpret_cast<std::int16_t*>(room)) + begin;
@@ -135,7 +135,7 @@ void RemoteLinears::mask_rows(const ClientMatrix& matrix, std::size_t first, std
 void RemoteLinears::expect(const ClientMatrix& matrix, std::size_t first, std::size_t count) {
   if (matrix.checks == 0) return;
   dots(pool_, q.data() + first * matrix.depth, count, matrix.depth, matrix.projected, matrix.checks,
-       expected_.data() + first * matrix.checks);
+       expected.data() + first * matrix.checks);
   laps.lap(kCheck);
 }
 
@@ -167,7 +167,12 @@ Stop RemoteLinears::receive(const Product& product, const ClientMatrix& matrix) 
   record = link::Record();
   bool found = false;
   try {
-    found = receiver.wait(record, link::kSlice, *receiver_.patience);
+    // In slices; one that ends early was ended by a signal, which Python shall see.
+    for (double left = patience; !found && left > 0; left -= link::kSlice) {
+      const double started = Laps::now();
+      found = receiver.wait(record, std::min(left, link::kSlice), *receiver_.patience);
+      if (!found && Laps::now() - started < 0.9 * std::min(left, link::kSlice)) break;
+    }
   } catch (const link::Broken&) {
     laps.lap(kWait);
     return Stop::kBroken;
@@ -204,7 +209,7 @@ Stop RemoteLinears::settle(const Product& product, const ClientMatrix& matrix) {
     job.reply = reinterpret_cast<const std::uint32_t*>(answer()) + row * matrix.outputs;
     job.pad = rules_.masked ? piece.product + piece.first * matrix.outputs : nullptr;
     job.row_scales = scales.data() + row;
-    job.expected = matrix.checks > 0 ? expected_.data() + row * matrix.checks : nullptr;
+    job.expected = matrix.checks > 0 ? expected.data() + row * matrix.checks : nullptr;
     job.rows = piece.rows;
     job.out = product.y + row * matrix.outputs;
     verdict = cutset::settle(pool_, job);

@@ -24,7 +24,7 @@ enum class Stop : int {
   kDone = 0,        // the step is
   kBefore = 1,      // nothing was sent
   kNoPad = 2,       // nothing was sent, since there aren't enough rows of pads
-  kUnanswered = 3,  // sent, and no answer came for a while
+  kUnanswered = 3,  // sent, and no answer came in time, or a signal did
   kOdd = 4,         // sent; what came is in `record`, and isn't the usual answer
   kBroken = 5,      // sent, and then the ring was broken
   kLied = 6,        // the answer, in `record`, is wrong: see `verdict`
@@ -78,19 +78,21 @@ class RemoteLinears {
   std::uint64_t calls = 0;
   std::size_t most_rows = 0;  // that the accelerator takes
   double awake = 0, awake_in_company = 0;
-  std::uint64_t cores = 0;  // where there are more parties than these, waits don't stay awake at all
+  double patience = link::kSlice;  // seconds for which an answer is waited for here
+  std::uint64_t cores = 0;         // where there are more parties than these, waits don't stay awake at all
   // Told after a run.
   Laps laps;
   Counters counters;
   // What a run stopped at.
   link::Record record;
   Verdict verdict{};
-  std::vector<PadRows> pad;          // the rows that were used, if masked
-  std::size_t answer_at = 0;         // where the array begins in `record`
-  std::vector<std::int16_t> q;       // empty where it wasn't kept
-  std::vector<float> scales;         // of the rows
-  const ClientMatrix* at = nullptr;  // the matrix
-  std::size_t wanted = 0;            // its rows
+  std::vector<PadRows> pad;             // the rows that were used, if masked
+  std::size_t answer_at = 0;            // where the array begins in `record`
+  std::vector<std::int16_t> q;          // empty where it wasn't kept
+  std::vector<float> scales;            // of the rows
+  std::vector<std::uint32_t> expected;  // of the checks, (rows, checks)
+  const ClientMatrix* at = nullptr;     // the matrix
+  std::size_t wanted = 0;               // its rows
 
   const char* answer() const { return receiver_.receiver->data(record) + answer_at; }
   void release() { receiver_.receiver->release(record.end); }
@@ -112,7 +114,6 @@ class RemoteLinears {
   std::vector<std::deque<PadRows>> pads_;  // by number
   link::SenderEnd sender_{};
   link::ReceiverEnd receiver_{};
-  std::vector<std::uint32_t> expected_;
   std::uint64_t alone_ = 0;    // calls since others were seen
   std::uint64_t clients_ = 1;  // of the accelerator, as it seems
 };

@@ -35,10 +35,11 @@ class Laps {
 
   std::array<double, kParts> wall{}, cpu{};
 
- private:
   static double now() {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
   }
+
+ private:
   static double thread_time() {
     timespec time{};
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);

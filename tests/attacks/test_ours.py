@@ -6,11 +6,13 @@ import pytest
 
 from attacks import ours
 from attacks.proxy import Middle, Sent
+from attacks.setting import Outcome
 from attacks.statistics import TESTS, failures
 from attacks.suite import ATTACKS
 from cutset.errors import IntegrityError
 from cutset.offload.client import ledger, pad_sources
 from cutset.offload.client.hot import HotCalls, Stop
+from cutset.offload.client.linears import OffloadLinears
 from cutset.offload.messages import Hello, Multiply, Product, Welcome
 
 PROMPT = ours.PROMPT
@@ -63,6 +65,18 @@ def test_a_liar_deceives_native_calls_without_checks(native):
 
     assert ours.run(Loud(), mode="masked").tokens not in ((), ours.right())
     assert isinstance(ours.run(Loud()).error, IntegrityError)
+
+
+def test_a_client_that_goes_on_after_a_lie_is_a_hole(monkeypatch):
+    """It raises the right error and says nothing, but asks something before."""
+    lied = OffloadLinears._lied
+
+    def goes_on(self, *what):
+        self.session.counters()
+        return lied(self, *what)
+
+    monkeypatch.setattr(OffloadLinears, "_lied", goes_on)
+    assert ours.tamper_one_element() == Outcome(True, "1 more messages were sent after the lie")
 
 
 # Without these the attacks might fail because nothing goes through the man in the middle.

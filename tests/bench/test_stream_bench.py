@@ -16,9 +16,15 @@ from cutset.bench.stream import PARTS as STREAM_PARTS  # noqa: E402
 from cutset.bench.stream import Setting  # noqa: E402
 from cutset.bench.stream_bytes import CutBytes, csr_bytes, measure_bytes  # noqa: E402
 from cutset.bench.stream_planning import chain, large_problem  # noqa: E402
+from cutset.bench.stream_plans import LATENCY, Candidate, chosen, errors_of, verdicts  # noqa: E402
+from cutset.bench.stream_session import Played, paces  # noqa: E402
 from cutset.bench.stream_videos import find_videos, generated  # noqa: E402
 from cutset.cli.bench_stream import PARTS  # noqa: E402
+from cutset.stream.emulation import Hop  # noqa: E402
+from cutset.stream.messages import Pace  # noqa: E402
 from cutset.stream.node import Value  # noqa: E402
+from cutset.stream.planning.cost import Cost, Part  # noqa: E402
+from cutset.stream.planning.plan import Plan, StagePlan  # noqa: E402
 from cutset.stream.planning.schedulers import scheduler  # noqa: E402
 
 SMALL = (96, 128)
@@ -65,6 +71,57 @@ def test_rows_make_a_page(tmp_path: Path):
     rows = tuple(STREAM_PARTS["bytes"](quick()))
     save(Results("cutset bench stream", machine(1), rows), tmp_path / "stream.json")
     assert "CSR" in report(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["plans", "faults"])
+def test_parts_that_start_workers(tmp_path: Path, part: str):
+    rows = tuple(STREAM_PARTS[part](quick()))
+    save(Results("cutset bench stream", machine(1), rows), tmp_path / "stream.json")
+    assert report(tmp_path)
+    if part == "faults":
+        [error] = [row.value for row in rows if row.unit == "rel error"]
+        assert error == 0
+    else:
+        measured = {row.system for row in rows if row.metric == LATENCY}
+        assert {"cutset optimal", "balance", "edge", "cloud", "cloud, float32"} <= measured
+
+
+def candidate(system: str, metric: str, latency: float, plan: Plan, deltas: bool = True) -> Candidate:
+    cost = Cost((Part("compute", "worker1", latency),), latency, 0.0, 1)
+    return Candidate(system, metric, plan, deltas, cost)
+
+
+def test_the_verdict_compares_with_the_best_that_was_run():
+    whole, split = (StagePlan("worker1", (0, 1)),), (StagePlan("worker1", (0,)), StagePlan("worker2", (1,)))
+    found = [
+        candidate("cutset optimal", LATENCY, 1.0, Plan("", whole)),
+        candidate("balance", LATENCY, 2.0, Plan("", split)),
+        candidate("cloud, jpeg", LATENCY, 0.5, Plan("", whole, "jpeg")),
+        candidate("edge", LATENCY, 0.1, Plan("", whole), deltas=False),
+    ]
+    runs = {
+        found[0].key: Played([1.5, 1.5, 9.0]),
+        found[1].key: Played([1.0, 1.2, 1.1]),
+        found[2].key: Played([0.1]),
+    }
+    [row] = list(verdicts("x", found, runs))
+    assert row.value == pytest.approx(1.5 / 1.1), "neither the JPEG nor what wasn't run"
+    assert errors_of(found[:2], runs) == pytest.approx([100 / 3, 100 * (2 / 1.1 - 1)])
+
+
+def test_slow_networks_are_run_by_serious_plans_alone():
+    plan = Plan("", ())
+    found = [candidate(str(s), LATENCY, s, plan) for s in (1.0, 1.9, 2.1, 7.0)]
+    assert [one.system for one in chosen(found, serious=True)] == ["1.0", "1.9"]
+    assert [one.system for one in chosen(found, serious=False)] == ["1.0", "1.9", "2.1"]
+
+
+def test_connections_of_a_line():
+    found = paces(["a", "b"], (Hop(8e6, 0.002), Hop(1e6, 0.01)))
+    assert len(found) == 6
+    assert found["coordinator", "b"] == found["b", "coordinator"] == Pace(1e6, 0.012)
+    assert found["a", "b"] == Pace(1e6, 0.01)
 
 
 def test_a_large_problem_can_be_planned():

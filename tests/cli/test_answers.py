@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from cutset.cli import main
+from cutset.link import segment
 from cutset.models.registry import BUNDLED
 
 Output = tuple[int, str, str]
@@ -231,10 +232,20 @@ def test_the_demo_tells_stories(cutset: Any) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_the_demo_leaves_nothing_behind_when_it_is_killed(tmp_path: Path, number: signal.Signals) -> None:
+def test_the_demo_leaves_no_accelerator_behind_when_it_is_killed(tmp_path: Path, number: signal.Signals) -> None:
+    def listening(control: Path) -> bool:
+        try:
+            locks = segment.Locks(segment.open_file(control))
+        except FileNotFoundError:
+            return False
+        try:
+            return locks.taken(0)
+        finally:
+            locks.let_go()
+
     def until(there: bool) -> None:
         deadline = time.monotonic() + 30
-        while any(tmp_path.glob("*.ctl")) != there:
+        while any(listening(control) for control in tmp_path.glob("*.ctl")) != there:
             assert time.monotonic() < deadline
             time.sleep(0.02)
 

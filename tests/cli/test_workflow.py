@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,23 @@ def test_a_dir_runs_with_the_inputs_of_a_file(model: Path, tmp_path: Path) -> No
     assert run("forward", tmp_path / "dir", "--inputs", model, "-o", tmp_path / "a.npy") == 0
     assert run("forward", model, "-o", tmp_path / "b.npy") == 0
     assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_padding_is_not_seen(backend: str, model: Path, tmp_path: Path) -> None:
+    """Whatever ids stand where the mask has a zero; and without the mask they would show."""
+
+    def logits(name: str, first: int, masked: bool) -> Any:
+        content = json.loads(model.read_text())
+        ids, mask = np.array([[first, 5, 6, 7, 8]] * 2, "<i4"), np.array([[not masked, 1, 1, 1, 1]] * 2, "u1")
+        for key, value in (("input_ids", ids), ("attention_mask", mask)):
+            content["inputs"][key]["data"] = base64.b64encode(value.tobytes()).decode()
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+        assert run("forward", tmp_path / f"{name}.json", "--backend", backend, "-o", tmp_path / "x.npy") == 0
+        return np.load(tmp_path / "x.npy")[:, 1:]
+
+    np.testing.assert_array_equal(logits("a", 3, True), logits("b", 4, True))
+    assert np.abs(logits("c", 3, False) - logits("d", 4, False)).max() > 0.01
 
 
 def test_inputs_that_are_longer_than_the_model_are_refused(model: Path, tmp_path: Path, capsys: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,20 @@ def test_damaged_files_are_refused_or_read(tmp_path: Path, data: st.DataObject) 
     path.write_bytes(raw[: data.draw(st.integers(0, len(raw)) | st.just(len(raw)))])
     with contextlib.suppress(CutsetError):
         read_all(path)
+
+
+def test_a_file_is_read_piece_by_piece(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    RandomModel(hidden=256, heads=4, layers=4, vocab=64, max_pos=16).write_exchange(path)
+    tracemalloc.start()
+    try:
+        file = ExchangeFile(path)
+        for tensor in check_tensors(file.spec, file).values():
+            assert tensor.float32().std() > 0
+        largest = max(np.prod(tensor.shape) * 4 for tensor in file.values())
+        assert tracemalloc.get_traced_memory()[1] < 8 * largest < path.stat().st_size / 2
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_dtype_that_the_format_lacks_is_refused(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from cutset.errors import CutsetError, IntegrityError, OffloadError
 from cutset.kernels.reference_field import P
 from cutset.link import Limits, Link, listen
 from cutset.link.shm import extension as ring
+from cutset.models.executor import Batch
+from cutset.models.random import RandomModel
 from cutset.models.registry import BUNDLED
 from cutset.models.source import open_source
 from cutset.offload.accelerator.hot import HotAccelerator
@@ -190,7 +192,7 @@ def dropped(self: Odd, link: Any, message: Product, arrays: list[Any]) -> bool:
 
 def late(self: Odd, link: Any, message: Product, arrays: list[Any]) -> bool:
     if self.answers == 7:
-        time.sleep(0.25)
+        time.sleep(0.8)
     return False
 
 
@@ -330,6 +332,42 @@ def test_many_clients_of_a_hot_accelerator(rows: dict[str, Any], loaded: Loaded,
         assert accelerator.counters["clients"] == 5
         assert accelerator.counters["calls"] >= accelerator.counters["products"] > 0
     assert len(accelerator._waiting) == 0
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose products of 520 rows are more than kernels keep in the caches."""
+    folder = tmp_path_factory.mktemp("wide")
+    RandomModel(hidden=512, layers=1, heads=8, kv_heads=8, intermediate=1024, vocab=128).write_checkpoint(folder)
+    return folder
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_many_rows_at_once(mode: str, wide: Path, stops: Counter[Stop], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cutset.offload.client.open._ring", lambda weights: 16 << 20)
+    address = f"shm://wide-{os.getpid()}-{MODES.index(mode)}"
+    ids = np.random.default_rng(3).integers(0, 128, (1, 520)).astype(np.int32)
+
+    def whole_pass(llm: LLM) -> Any:
+        batch = Batch.whole(ids, 16)
+        return llm.executor.forward(batch, llm.executor.new_cache(batch.block_tables.size, 16))
+
+    with LLM(wide, threads=1, mode="local") as llm:
+        expected = whole_pass(llm)
+    accelerator = open_accelerator(str(wide), address, load_settings({"threads": 1}))
+    ended = serve_in_thread(accelerator)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="mode plain")
+            llm = LLM(wide, threads=1, offload=address, mode=mode)
+        with llm:
+            assert llm.offload is not None
+            if llm.offload.linears.pads is not None:
+                llm.offload.linears.pads.fill(520)
+            np.testing.assert_array_equal(whole_pass(llm), expected)
+    finally:
+        ended()
+    assert stops[Stop.BEFORE] == 0
 
 
 def test_async_over_an_offload(loaded: Loaded, expected: list[int]) -> None:

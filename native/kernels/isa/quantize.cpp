@@ -1,5 +1,6 @@
 // Rows of floats as rows of integers, the same on every instruction set: each step is one IEEE operation.
 #include "kernels/isa/codes.h"
+#include "kernels/isa/ints.h"
 #include "kernels/isa/linear.h"
 #include "kernels/isa/simd.h"
 
@@ -93,16 +94,34 @@ void clear_padding(std::size_t depth, int bits, std::uint8_t* codes, std::size_t
 
 }  // namespace
 
-void quantize(const float* x, std::size_t rows, std::size_t depth, int bits, std::int16_t* q, float* scales) {
+namespace {
+
+// kPast: past the caches, for rows that go to another core; a chunk is a number of whole vectors then.
+template <bool kPast>
+void quantize_rows(const float* x, std::size_t rows, std::size_t depth, int bits, std::int16_t* q, float* scales) {
   for (std::size_t r = 0; r < rows; ++r) {
     scales[r] = scale_of(x + r * depth, depth, bits);
     for (std::size_t k = 0; k < depth; k += kChunk) {
       const std::size_t n = depth - k < kChunk ? depth - k : kChunk;
       Chunk chunk;
       quantize_chunk(x + r * depth + k, n, scales[r], chunk);
-      for (std::size_t i = 0; i < n; ++i) q[r * depth + k + i] = static_cast<std::int16_t>(chunk.q[i]);
+      alignas(64) std::int16_t room[kChunk];
+      std::int16_t* const to = kPast ? room : q + r * depth + k;
+      for (std::size_t i = 0; i < n; ++i) to[i] = static_cast<std::int16_t>(chunk.q[i]);
+      if constexpr (kPast) {
+        for (std::size_t i = 0; i < n; i += 2 * kLanes) store_past(q + r * depth + k + i, load_ints(room + i));
+      }
     }
   }
+  if constexpr (kPast) stored();
+}
+
+}  // namespace
+
+void quantize(const float* x, std::size_t rows, std::size_t depth, int bits, std::int16_t* q, float* scales) {
+  constexpr std::size_t kMuch = std::size_t{1} << 18;  // elements, more than are used again soon
+  const bool aligned = reinterpret_cast<std::uintptr_t>(q) % sizeof(Ints) == 0 && depth % (2 * kLanes) == 0;
+  (aligned && rows * depth >= kMuch ? quantize_rows<true> : quantize_rows<false>)(x, rows, depth, bits, q, scales);
 }
 
 std::size_t i8_code_bytes(std::size_t depth, int bits) { return code_stride(depth) * limbs_of(bits); }

@@ -68,4 +68,21 @@ def _planning(setting: Setting) -> Iterator[Row]:
     yield from run_planning(graphs, 1 if setting.quick else 3, setting.tell)
 
 
-PARTS: dict[str, Part] = {"bytes": _bytes, "planning": _planning}
+def _plans(setting: Setting) -> Iterator[Row]:
+    from cutset.bench.stream_plans import run_plans
+
+    for video in setting.videos:
+        for name in setting.models:
+            yield from run_plans(name, setting.model(name, video), video, setting.quick, setting.tell)
+
+
+def _faults(setting: Setting) -> Iterator[Row]:
+    from cutset.bench.stream_faults import run_faults
+
+    video = min(setting.videos, key=lambda video: video.size[0] * video.size[1])
+    count, kills = (60, 1) if setting.quick else (1000, 3)
+    model = setting.model("alexnet", video)
+    yield from run_faults("alexnet", model, video, count, kills, setting.tell)
+
+
+PARTS: dict[str, Part] = {"bytes": _bytes, "plans": _plans, "faults": _faults, "planning": _planning}

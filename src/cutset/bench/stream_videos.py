@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cutset.stream.sources import Picture, Source, open_source
+from cutset.stream.sources import Picture, Source, VideoCodec, open_source
 
 __all__ = ["Video", "find_videos", "generated"]
 
@@ -37,6 +37,19 @@ class Video:
         """`count` consecutive pictures; fewer where the video ends."""
         with self.open() as source:
             return list(islice(source, start, start + count))
+
+    def from_group(self, start: int, count: int) -> tuple[list[Picture], VideoCodec | None]:
+        """`count` pictures from the first one at or after `start` at which a decoder can begin; what they are encoded
+        with, if they are. From the beginning where the video is too short."""
+        with self.open() as source:
+            found: list[Picture] = []
+            for picture in source:
+                if found or (picture.index >= start and (picture.opens or picture.packets is None)):
+                    found.append(picture)
+                if len(found) == count:
+                    return found, source.codec
+            codec = source.codec
+        return self.pictures(count), codec
 
     def places(self, starts: Sequence[int], count: int) -> list[list[Pixels]]:
         """`count` consecutive pictures from each of some places, rising; those beyond the video's end are left out."""

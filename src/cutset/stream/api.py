@@ -224,7 +224,9 @@ def _model(model: str | nn.Module, first: Any, head: bool, weights: Path | None,
     return Model.of(model, shape, getattr(torch, picture.dtype.name))
 
 
-def _planner(model: Model, first: Plan | None, planner: Callable[[Model, Sequence[str], str], Plan] | None) -> Planner:
+def _planner(
+    model: Model, first: Plan | None, planner: Advisor | Callable[[Model, Sequence[str], str], Plan] | None
+) -> Planner:
     def plan(alive: Sequence[str], why: str) -> Plan:
         if first is not None and all(stage.worker in alive for stage in first.stages):
             return first

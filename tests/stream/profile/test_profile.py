@@ -22,7 +22,7 @@ from cutset.stream.profile import cache
 from cutset.stream.profile.forms import measured_forms
 from cutset.stream.profile.layers import measure_layers
 from cutset.stream.profile.profile import Profile, read_profile, write_profile
-from cutset.stream.profile.setup import Wish, measure_pictures, measure_profile, other_forms, problem_of
+from cutset.stream.profile.setup import Wish, measure_pictures, measure_profile, other_forms, problem_of, typical_pairs
 from cutset.stream.profile.sizes import measure_sizes
 from cutset.stream.stage import Stage
 from stream.networks import Skips, filled
@@ -104,6 +104,23 @@ def test_too_few_pictures_are_refused(net) -> None:  # type: ignore[no-untyped-d
     for groups in ([], [pictures(2), pictures(1)]):
         with pytest.raises(CutsetError, match="at least two pictures"):
             measure_sizes(graph, tensors, groups)
+
+
+def test_pairs_are_typical() -> None:
+    """Twenty pictures of which one changes altogether and the others by their number: no pair is an extreme one."""
+    pictures = [np.zeros(1000, np.uint8)]
+    for i in range(1, 20):
+        each = pictures[-1].copy()
+        each[: 1000 if i == 7 else i] += 1
+        pictures.append(each)
+    for count in (2, 4, 8):
+        groups = typical_pairs(pictures, count)
+        changed = [np.count_nonzero(a != b) for a, b in groups]
+        assert len(groups) == count // 2
+        assert abs(np.median(changed) - 11) <= 1
+    assert len(typical_pairs(pictures[:3], 100)) == 1
+    with pytest.raises(CutsetError, match="at least two"):
+        typical_pairs(pictures[:1], 8)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from cutset.offload.modes import Mode
 
 __all__ = ["HotCalls", "Stop"]
 
+PATIENCE = 1.0  # seconds that native code waits for an answer; whether the other side lives is looked after here
 Lent = tuple[Any, Any, Span]  # R (n, depth), R . W^T (n, outputs), and which rows they are
 
 
@@ -92,6 +93,7 @@ class HotCalls:
             self._link = link
         remote.calls, remote.most_rows = self._session.calls, self._session.welcome.max_rows
         remote.count_cpu = parts.count_cpu
+        remote.patience = min(PATIENCE, self._session.patience.resend)
         while True:
             try:
                 stop = Stop(step.run_by(remote))
@@ -114,12 +116,13 @@ class HotCalls:
         self._spend()
         return taken
 
-    def sent(self) -> tuple[NDArray[Any] | None, NDArray[Any], Pad | None]:
-        """Of the call that was stopped at: its integers, if they were kept, their scales, and its pad."""
-        q, scales = self._remote.sent()
+    def sent(self) -> tuple[NDArray[Any] | None, NDArray[Any], NDArray[Any] | None, Pad | None]:
+        """Of the call that was stopped at: its integers, if they were kept, their scales, what its check must give, and
+        its pad."""
+        q, scales, expected = self._remote.sent()
         if self._pads is None:
-            return q, scales, None
-        return q, scales, Pad([]).behind([self._piece(*piece) for piece in self._remote.pad])
+            return q, scales, expected, None
+        return q, scales, expected, Pad([]).behind([self._piece(*piece) for piece in self._remote.pad])
 
     def record(self) -> tuple[int, int, int, int, int]:
         """What came from the ring and wasn't the usual answer."""

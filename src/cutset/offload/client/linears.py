@@ -53,6 +53,7 @@ class _Asked:
     q: NDArray[np.int16]
     scales: Floats
     pad: Pad | None
+    expected: NDArray[np.uint32] | None = None  # what the check must give, where that is known already
 
     @property
     def rows(self) -> int:
@@ -170,10 +171,10 @@ class OffloadLinears:
         """A call that native code has sent and couldn't finish."""
         if self.hot is None:
             raise RuntimeError("no call was sent by native code")
-        q, scales, pad = self.hot.sent()
+        q, scales, expected, pad = self.hot.sent()
         if q is None:  # the integers are in the ring alone, where others may write; the same rows give the same again
             q, scales = self._native.quantize_rows(rows, matrix.bits, self._pool)
-        asked = _Asked(matrix, q, scales, pad)
+        asked = _Asked(matrix, q, scales, pad, expected)
         if stop == Stop.LIED:
             raise self._lied(asked, self.hot.answer(), *self.hot.verdict())
         record = self.hot.record() if stop == Stop.ODD else None
@@ -185,8 +186,9 @@ class OffloadLinears:
     def _receive(self, asked: _Asked, out: Floats) -> None:
         """Takes the answer of a call. `out` may have fewer rows than were sent, and even none."""
         parts, native, pool, matrix, pad = self.parts, self._native, self._pool, asked.matrix, asked.pad
-        check = matrix.check
-        expected = None if check is None else check.expected(asked.q, pool)  # while the other side multiplies
+        check, expected = matrix.check, asked.expected
+        if check is not None and expected is None:
+            expected = check.expected(asked.q, pool)  # while the other side multiplies
         parts.lap("check")
         message, frame = self.session.receive()
         waited = parts.lap("wait")

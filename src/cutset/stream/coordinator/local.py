@@ -110,7 +110,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.stdin.close()
     process.terminate()
     try:
-        process.wait(3.0)
+        process.wait(1.0)  # it holds nothing that would be lost
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

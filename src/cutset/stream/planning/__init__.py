@@ -17,5 +17,6 @@ compare     the plans of all schedulers side by side
 simulate    pictures through the stages of a plan, event by event
 replan      whether another plan is worth a switch
 observed    what a run has seen of its machines and values
+stale       when what was seen is too old
 live        the planner of a run
 """

@@ -17,7 +17,7 @@ class Line:
     """
 
     def __init__(self, hops: Sequence[Hop]) -> None:
-        self.hops = tuple(hops)
+        self.hops = self._start = tuple(hops)
         self._connections: dict[tuple[int, int], LinkEstimate] = {}
 
     def observe(self, sender: int, receiver: int, nbytes: float, seconds: float) -> None:
@@ -34,6 +34,11 @@ class Line:
     def estimate(self, sender: int, receiver: int) -> LinkEstimate | None:
         """What is known of a connection that was used."""
         return self._connections.get((min(sender, receiver), max(sender, receiver)))
+
+    def restore(self, hop: int) -> None:
+        """Takes a hop for what it was at the start, if it seems worse than that."""
+        if self.hops[hop].bandwidth < self._start[hop].bandwidth:
+            self.hops = (*self.hops[:hop], self._start[hop], *self.hops[hop + 1 :])
 
     def forget(self, used: Sequence[tuple[int, int]]) -> None:
         """Drops the observations of connections that aren't used any more: they grow old."""

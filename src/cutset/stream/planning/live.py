@@ -6,7 +6,7 @@ worker is lost or back, and now and then. The answer is the plan that runs alrea
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from threading import RLock
@@ -21,6 +21,8 @@ from cutset.stream.planning.plan import COORDINATOR, Plan
 from cutset.stream.planning.problem import Problem
 from cutset.stream.planning.replan import Decision, Policy, decide, same
 from cutset.stream.planning.schedulers import Scheduler, scheduler
+from cutset.stream.planning.stale import Stale
+from cutset.stream.planning.traffic import Traffic
 
 __all__ = ["LivePlanner"]
 
@@ -29,20 +31,29 @@ class LivePlanner:
     """Plans again and again, for the workers that are there, by what was measured until then. Any thread may call.
 
     `problem` has every worker that could take part and what is known of it at the start; `who` is the scheduler or its
-    name. Workers and the coordinator are named as in plans.
+    name. `forecast` gives the traffic that the pictures of now will cause, from that which was known at the start, as
+    `sparsity.Forecast.traffic` does. Workers and the coordinator are named as in plans.
     """
 
-    def __init__(self, problem: Problem, who: Scheduler | str = "optimal", policy: Policy | None = None) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        who: Scheduler | str = "optimal",
+        policy: Policy | None = None,
+        forecast: Callable[[Mapping[str, Traffic]], Mapping[str, Traffic]] | None = None,
+    ) -> None:
         self.start = problem
         self.policy = policy or Policy()
         self.current: Plan | None = None
         self.decision: Decision | None = None
         self.line = Line(problem.hops)
         self.observed = Observed(problem)
+        self._forecast = forecast
         self._who = scheduler(who) if isinstance(who, str) else who
         self._party = {COORDINATOR: 0} | {machine.name: i + 1 for i, machine in enumerate(problem.machines)}
         self._better = 0  # looks in a row in which another plan was worth a switch
         self._why = ""
+        self._stale = Stale()
         self._lock = RLock()  # reports come from another thread than questions
 
     def layers(self, worker: str, nodes: Sequence[int], seconds: Sequence[float]) -> None:
@@ -108,13 +119,15 @@ class LivePlanner:
 
     def problem(self, alive: Collection[str] | None = None) -> Problem:
         """The problem as it is known now, for the workers that are there (all without `alive`)."""
+        foreseen = self._forecast(self.start.traffic) if self._forecast else None
         with self._lock:
-            machines, traffic, hops = self.observed.machines(), self.observed.traffic(), self.line.hops
+            machines, traffic, hops = self.observed.machines(), self.observed.traffic(foreseen), self.line.hops
         now = replace(self.start, machines=machines, traffic=traffic, hops=hops)
         return now if alive is None else now.among(alive)
 
     def __call__(self, alive: Collection[str], why: str) -> Plan:
         """The plan to use now. Raises ConfigError where no plan is possible with these workers."""
+        self._forget(alive)
         model = Model(self.problem(alive))
         self._why = why
         candidate = self._candidate(model)
@@ -128,6 +141,19 @@ class LivePlanner:
             with self._lock:
                 self.line.forget(self._connections(candidate))
         return self.current
+
+    def _forget(self, alive: Collection[str]) -> None:
+        """Workers and links that looked bad and haven't been used since get another chance, ever more seldom."""
+        if self.current is None:
+            return
+        pairs = self._connections(self.current)
+        used = {k for i, j in pairs for k in range(min(i, j), max(i, j))} | {s.worker for s in self.current.stages}
+        with self._lock:
+            for thing in self._stale.look([*alive, *range(len(self.line.hops))], used):
+                if isinstance(thing, int):
+                    self.line.restore(thing)
+                elif isinstance(thing, str):
+                    self.observed.forget(thing)
 
     def look(self, alive: Collection[str], why: str = "what was measured since") -> Plan | None:
         """Another plan, if one is worth the switch now; None: go on. To be called now and then."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -64,6 +64,11 @@ class Observed:
             if expected > 0:
                 self._pace[worker].observe(seconds / expected)
 
+    def forget(self, worker: str) -> None:
+        """Takes a worker for as quick as at the start, if it seems slower."""
+        if worker in self._pace and (self._pace[worker].value or 0.0) > 1.0:
+            self._pace[worker], self._nodes[worker] = Running(), {}
+
     def payload(self, value: str, kind: Kind, nbytes: int) -> None:
         if value in self._problem.traffic:
             self._sizes.setdefault((value, kind), Running()).observe(nbytes)
@@ -96,9 +101,11 @@ class Observed:
             )
         return tuple(found)
 
-    def traffic(self) -> dict[str, Traffic]:
-        """Sizes as they were seen; deltas of values that weren't seen change as the others did."""
-        known = {value: traffic for value, traffic in self._problem.traffic.items() if traffic.delta}
+    def traffic(self, base: Mapping[str, Traffic] | None = None) -> dict[str, Traffic]:
+        """Sizes as they were seen. Deltas of values that weren't: as in `base`, which is foreseen for the pictures that
+        come now; without it, as at the start, moved as those that were seen did."""
+        foreseen, base = base is not None, self._problem.traffic if base is None else base
+        known = {value: traffic for value, traffic in base.items() if traffic.delta and not foreseen}
         ratios = []
         for value, traffic in known.items():
             seen = self._size(value, "delta")
@@ -106,7 +113,7 @@ class Observed:
                 ratios.append(seen / _nearest(traffic.delta, seen))
         shift = statistics.median(ratios) if ratios else 1.0
         found = {}
-        for value, traffic in self._problem.traffic.items():
+        for value, traffic in base.items():
             most = max(way.nbytes for way in traffic.key)
             key, delta = self._size(value, "key"), self._size(value, "delta")
             deltas = _moved(traffic.delta, shift, most) if delta is None else _matching(traffic.delta, delta)

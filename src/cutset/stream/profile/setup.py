@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+from itertools import islice, pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cutset.config import usable_cores
 from cutset.errors import ConfigError, RequestError
@@ -22,7 +25,15 @@ from cutset.stream.profile.profile import FORMAT, Profile, Sizes, forms, machine
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Wish", "guessed_traffic", "measure_pictures", "measure_profile", "other_forms", "problem_of"]
+__all__ = [
+    "Wish",
+    "guessed_traffic",
+    "measure_pictures",
+    "measure_profile",
+    "other_forms",
+    "problem_of",
+    "typical_pairs",
+]
 
 Tell = Callable[[str, int, int], None]
 MOST_HELD = 1 << 29  # bytes of pictures
@@ -117,7 +128,7 @@ def measure_pictures(
 ) -> Sizes:
     """What values cost to send for `count` pictures of a source, and the pictures in their forms.
 
-    They are pairs of consecutive ones, spread over the first `MORE`; of a live source those that come first.
+    They are typical pairs of the first `MORE`; of a live source those that come first.
     Raises CutsetError for a source that can't be read, has pictures of another size, or too few.
     """
     from cutset.stream.profile.forms import measured_forms
@@ -133,7 +144,7 @@ def measure_pictures(
             )
         pictures = list(islice(opened, count)) if opened.live else list(opened)
         ways = measured_forms(opened.codec, pictures)
-    groups = _pairs([picture.pixels for picture in pictures], count)
+    groups = typical_pairs([picture.pixels for picture in pictures], count)
     values = measure_sizes(graph, tensors, groups, tell)
     return Sizes(
         source=source,
@@ -143,12 +154,18 @@ def measure_pictures(
     )
 
 
-def _pairs(pictures: list[Any], count: int) -> list[list[Any]]:
-    pairs = min(count, len(pictures)) // 2
-    if pairs < 1:
+def typical_pairs(pictures: Sequence[NDArray[np.uint8]], count: int) -> list[list[NDArray[np.uint8]]]:
+    """Pairs of consecutive pictures, `count` pictures in all, in which as much changes as in all pairs.
+
+    Of the pairs in order of how much changes, those at even distances: their median is near that of all.
+    """
+    wanted = min(count, len(pictures)) // 2
+    if wanted < 1:
         raise RequestError("sizes need at least two pictures; the source has fewer")
-    places = [i * (len(pictures) - 2) // max(pairs - 1, 1) for i in range(pairs)]
-    return [pictures[at : at + 2] for at in places]
+    shares = [np.count_nonzero(a != b) for a, b in pairwise(pictures)]
+    order = sorted(range(len(shares)), key=shares.__getitem__)
+    places = sorted(order[int((i + 0.5) * len(order) / wanted)] for i in range(wanted))
+    return [list(pictures[at : at + 2]) for at in places]
 
 
 def problem_of(graph: Graph, digest: str, profile: Profile, sizes: Sizes | None, wish: Wish) -> Problem:

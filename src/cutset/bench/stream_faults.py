@@ -1,0 +1,164 @@
+"""`cutset bench stream`, faults: are results the dense network's when plans change and workers die in the middle?
+
+Links and speeds are this machine's. Every result is compared with the network run here in one piece, with as many
+threads. A worker that is killed is started again some pictures later; its weights are on the workers' disks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from cutset.bench.results import Row, summarise
+from cutset.bench.stream_videos import Video
+from cutset.errors import CutsetError
+from cutset.stream.api import Stream
+from cutset.stream.coordinator.local import LocalWorkers
+from cutset.stream.coordinator.result import Result
+from cutset.stream.coordinator.switching import Options
+from cutset.stream.model import Model
+from cutset.stream.planning.plan import Plan, StagePlan
+
+__all__ = ["Faults", "run_faults"]
+
+WORKERS, PLANS = 3, 6
+PATIENCE = 60.0  # seconds
+
+
+@dataclass
+class Faults:
+    """What happens after which share of the pictures: another plan, a worker that is killed, one that is started again.
+
+    Before a plan and a kill, no result is taken until all workers are there.
+    """
+
+    count: int
+    deeds: deque[tuple[float, str, str]]
+    told: list[tuple[float, str]] = field(default_factory=list)
+    killed: list[tuple[float, str]] = field(default_factory=list)
+
+    @classmethod
+    def spread(cls, count: int, kills: int) -> Faults:
+        """Some re-plans, and after each kill pictures enough until that worker is started again."""
+        deeds = [(0.05 + 0.9 * i / PLANS, "plan", str(i)) for i in range(PLANS)]
+        for i in range(kills):
+            share, name = 0.1 + 0.8 * i / kills, f"worker{1 + (i + 1) % WORKERS}"
+            deeds += [(share, "kill", name), (share + 0.05, "start", name)]
+        return cls(count, deque(sorted(deeds)))
+
+    def tell(self, line: str) -> None:
+        self.told.append((time.monotonic(), line))
+
+    def noticed(self, killed: float, name: str) -> float | None:
+        """When the coordinator first said that something is wrong with a worker that was killed."""
+        return next((at for at, line in self.told if at >= killed and name in line), None)
+
+    def happen(self, stream: Stream, workers: LocalWorkers, picture: int) -> None:
+        """Does what is due after this picture."""
+        while self.deeds and picture >= int(self.deeds[0][0] * self.count):
+            _, deed, what = self.deeds[0]
+            self.deeds.popleft()
+            if deed != "start":
+                _all_there(stream)
+            if deed == "plan":
+                stream.coordinator.propose(moved(stream.model, workers.names, int(what)), "the benchmark wants another")
+            elif deed == "kill":
+                self.killed.append((time.monotonic(), what))
+                workers.process(what).kill()
+            else:
+                workers.start(what)
+
+
+def moved(model: Model, names: list[str], step: int) -> Plan:
+    """A plan with other boundaries for each step, of about the same work each."""
+    graph, count = model.graph, len(model.graph.nodes)
+    total, done, third = max(graph.flops, 1), 0, [0]
+    for i, node in enumerate(graph.nodes):
+        done += node.flops
+        if len(third) < WORKERS and done >= total * len(third) / WORKERS:
+            third.append(i + 1)
+    first = min(max(third[1] + step % 3 - 1, 1), count - 2)
+    second = min(max(third[-1] + step % 2, first + 1), count - 1)
+    bounds = (0, first, second, count)
+    stages = tuple(StagePlan(name, tuple(range(bounds[i], bounds[i + 1]))) for i, name in enumerate(names))
+    return Plan(model.digest, stages, scheduler="moved")
+
+
+def run_faults(
+    name: str, model: Model, video: Video, count: int, kills: int, tell: Callable[[str], None]
+) -> Iterator[Row]:
+    """Rows: the error, pictures with other bits, and from a worker's death to the first new payload and result."""
+    import torch
+
+    faults = Faults.spread(count, kills)
+    workload = f"{name}, {video.name}: {count} pictures, {kills} kills"
+    tell(f"faults: {workload}")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    errors: list[float] = []
+    results: list[Result] = []
+    try:
+        with (
+            video.open(limit=count) as source,
+            LocalWorkers(WORKERS) as workers,
+        ):
+            workers.stock(model)
+            options = Options(in_flight=4, silence=2.0, beat=0.1)
+            begun = time.monotonic()
+            with Stream(
+                model, (p.pixels for p in source), workers=workers.addresses, options=options, tell=faults.tell
+            ) as stream:
+                for result in stream:
+                    errors.append(_error(model, result))
+                    results.append(result)
+                    faults.happen(stream, workers, result.picture)
+                plans = len(stream.coordinator.plans)
+            seconds = time.monotonic() - begun
+    finally:
+        torch.set_num_threads(before)
+    if [result.picture for result in results] != list(range(count)):
+        raise CutsetError(f"{len(results)} of {count} pictures came back, or in another order")
+    again = sum(result.attempts > 1 for result in results)
+    tell(f"faults: {plans} plans, {len(faults.killed)} kills, {again} pictures sent again, {seconds:.0f} s")
+    yield Row(workload, "cutset", "error against the dense network, largest", max(errors), "rel error")
+    yield Row(workload, "cutset", "results with other bits", 100 * sum(e != 0 for e in errors) / count, "%")
+    sent, done = _recoveries(faults, results)
+    yield summarise(workload, "cutset", "a worker killed: from detection to the first new payload", sent, "s")
+    yield Row(workload, "cutset", "a worker killed: the same, the longest", max(sent), "s")
+    yield summarise(workload, "cutset", "a worker killed: from detection to the first new result", done, "s")
+
+
+def _all_there(stream: Stream) -> None:
+    remotes, until = stream.coordinator.remotes.values(), time.monotonic() + PATIENCE
+    while not all(remote.up for remote in remotes):
+        if time.monotonic() > until:
+            raise CutsetError(f"a worker that was started again didn't come in {PATIENCE:g} s")
+        time.sleep(0.02)
+
+
+def _error(model: Model, result: Result) -> float:
+    """The largest difference from the dense network, as a share of its largest value."""
+    if result.dropped:
+        raise CutsetError(f"picture {result.picture} was dropped: {result.dropped}")
+    right = next(iter(model.run(result.pixels).values()))
+    if np.array_equal(right, result.output):
+        return 0.0
+    return float(np.abs(result.output - right).max() / np.abs(right).max())
+
+
+def _recoveries(faults: Faults, results: list[Result]) -> tuple[list[float], list[float]]:
+    """For each kill: seconds from its detection until a picture was sent by the next plan, and until its result."""
+    sent, done = [], []
+    for killed, name in faults.killed:
+        at = faults.noticed(killed, name)
+        if at is None:
+            raise CutsetError(f"nobody noticed that {name} was killed")
+        last = max((result.plan for result in results if result.sent < at), default=0)
+        after = [result for result in results if result.plan > last and result.sent > at]
+        sent.append(min(result.sent for result in after) - at)
+        done.append(min(result.done for result in after) - at)
+    return sent, done

@@ -1,0 +1,252 @@
+"""`cutset bench stream`, plans: what every scheduler's plan is said to cost, and what it costs when it is run.
+
+A coordinator and three workers on this machine, nearest to the camera first: 8, 4 and 1 times slower than it would be
+without emulation at first, then 4 times, then not at all; links of 8, 4 and 1 MB/s. *raw* pictures come as from a
+camera without an encoder, *encoded* ones with the video's own packets, which plans may forward. Opponents send every
+picture to the last machine, as floating-point numbers, bytes, JPEG (which changes it) or packets, or are the plans of
+the other schedulers. What two names plan alike is run once.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutset.bench.results import Row, summarise
+from cutset.bench.stream_session import IN_FLIGHT, Pictures, Played, paces, play
+from cutset.bench.stream_videos import Video
+from cutset.errors import CutsetError
+from cutset.stream.coordinator.local import LocalWorkers
+from cutset.stream.emulation import Hop
+from cutset.stream.model import Model
+from cutset.stream.planning.compare import compare, stages_text
+from cutset.stream.planning.cost import Cost
+from cutset.stream.planning.cost import Model as CostModel
+from cutset.stream.planning.plan import Plan
+from cutset.stream.planning.problem import Problem
+from cutset.stream.profile.profile import Profile, Sizes
+from cutset.stream.profile.setup import Wish, measure_profile, other_forms, problem_of
+from cutset.stream.sources import Picture, VideoCodec
+
+__all__ = [
+    "HOPS",
+    "LATENCY",
+    "PERIOD",
+    "SPEEDS",
+    "Candidate",
+    "candidates",
+    "chosen",
+    "errors_of",
+    "run_plans",
+    "verdicts",
+]
+
+SPEEDS = (0.125, 0.25, 1.0)
+HOPS = (Hop(8e6, 0.002), Hop(4e6, 0.005), Hop(1e6, 0.010))
+SCHEDULERS = ("optimal", "balance", "neighbourhood", "edge", "cloud", "forward")
+PATIENCE = 6.0  # seconds that a phase of a plan may take
+SLOW = 6.0  # seconds a picture, above which a plan isn't run
+SERIOUS = 2.0  # times the best plan's latency or time between pictures: of slow networks only such plans are run
+START = 100  # the first picture that is played, or the next one that opens a group
+AT_MOST = Pictures.needed(10, 16)
+SAME_FULL = "cutset optimal's plan, full"
+LATENCY, PERIOD = "latency a picture, alone", f"time between pictures, {IN_FLIGHT} on their way"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A plan for one of the two objectives, under the name of who made it."""
+
+    system: str
+    metric: str  # LATENCY or PERIOD
+    plan: Plan
+    deltas: bool
+    cost: Cost
+
+    @property
+    def seconds(self) -> float:
+        """What is predicted of the metric."""
+        return self.cost.latency if self.metric == LATENCY else self.cost.period
+
+    @property
+    def key(self) -> Any:
+        """The same for plans that run alike."""
+        return self.plan.stages, self.plan.picture, self.deltas or self.plan.picture != "uint8"
+
+
+def candidates(problem: Problem, sizes: Sizes, encoded: bool) -> list[Candidate]:
+    """Every plan that is compared. `problem` allows packets where the source is encoded; its objective is replaced."""
+    others = other_forms(problem, sizes)
+    forms = {form: one for form, one in problem.pictures.items() if encoded or form == "uint8"}
+    found: dict[tuple[str, str], Candidate] = {}
+
+    def add(metric: str, asked: Problem, names: Sequence[str], suffix: str = "", lossy: bool = False) -> None:
+        for choice in compare(asked, names, others if lossy else {}):
+            if choice.plan is None or choice.cost is None or (choice.name not in names and not lossy):
+                continue
+            system = ("cutset " if choice.name == "optimal" else "") + choice.name + suffix
+            found[system, metric] = Candidate(system, metric, choice.plan, asked.mode == "delta", choice.cost)
+
+    for metric in (LATENCY, PERIOD):
+        alone = metric == LATENCY
+        asked = replace(
+            problem,
+            objective="latency" if alone else "throughput",
+            in_flight=1 if alone else IN_FLIGHT,
+            pictures=forms,
+        )
+        add(metric, asked, SCHEDULERS, lossy=True)
+        full = replace(asked, mode="full", pictures={"uint8": forms["uint8"]})
+        add(metric, full, ("optimal", "cloud"), ", full")
+        if "jpeg" in others:
+            add(metric, replace(asked, pictures={**forms, "jpeg": others["jpeg"]}), ("optimal",), ", JPEG allowed")
+        best = found["cutset optimal", metric]
+        if alone and best.plan.picture == "uint8":
+            same = replace(best, system=SAME_FULL, deltas=False, cost=CostModel(full).cost(best.plan))
+            found[same.system, metric] = same
+    return list(found.values())
+
+
+def chosen(found: Sequence[Candidate], serious: bool) -> list[Candidate]:
+    """Those that are run: not those that take minutes."""
+    kept = []
+    for metric in (LATENCY, PERIOD):
+        mine = [one for one in found if one.metric == metric]
+        most = SERIOUS * min((one.seconds for one in mine), default=SLOW) if serious else SLOW
+        kept += [one for one in mine if one.seconds <= most]
+    return kept
+
+
+def run_plans(name: str, model: Model, video: Video, quick: bool, tell: Callable[[str], None]) -> Iterator[Row]:
+    """Rows for raw and encoded pictures of a video."""
+    tell(f"plans: {name}, {video.name}: profile")
+    few = quick or name.startswith("vgg")
+    pictures, codec = video.from_group(START, AT_MOST)
+    profile, sizes = _measured(name, model, pictures[: 3 if few else 8], codec, video.name)
+    wish = Wish(speeds=SPEEDS, hops=HOPS)
+    problem = problem_of(model.graph, model.digest, profile, sizes, wish)
+    errors: list[float] = []
+    runs: dict[Any, Played] = {}
+    with LocalWorkers(len(SPEEDS), speeds=SPEEDS) as workers:
+        workers.stock(model)
+        links = paces(workers.names, HOPS)
+        for encoded in (False, True) if "packets" in problem.pictures else (False,):
+            workload = f"{name}, {video.name}, {'encoded' if encoded else 'raw'}"
+            found = candidates(problem, sizes, encoded)
+            _show(found, len(model.graph.nodes), workload, tell)
+            some = chosen(found, serious=profile.whole > 1.0)
+            _play_all(model, workers, links, (pictures, codec), some, runs, quick, tell)
+            yield from _rows(workload, found, runs)
+            yield from verdicts(workload, found, runs)
+            errors += errors_of(found, runs)
+    yield summarise(f"{name}, {video.name}, all plans", "cutset", "prediction error of the latency", errors, "%")
+
+
+def _measured(
+    name: str, model: Model, pictures: Sequence[Picture], codec: VideoCodec | None, source: str
+) -> tuple[Profile, Sizes]:
+    import torch
+
+    from cutset.stream.profile.forms import measured_forms
+    from cutset.stream.profile.profile import put
+    from cutset.stream.profile.sizes import measure_sizes
+
+    profile = measure_profile(name, model.graph, model.digest, model.tensors, threads=1, fresh=True)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        values = measure_sizes(model.graph, model.tensors, [picture.pixels for picture in pictures])
+    finally:
+        torch.set_num_threads(before)
+    forms = measured_forms(codec, pictures)
+    return profile, Sizes(
+        source=source,
+        pictures=len(pictures),
+        values={value: put(one.traffic, one.changed) for value, one in values.items()},
+        forms={form: put(traffic, 1.0) for form, traffic in forms.items() if form != "uint8"},
+    )
+
+
+def _show(found: Sequence[Candidate], layers: int, workload: str, tell: Callable[[str], None]) -> None:
+    for one in found:
+        plan = f"{one.plan.picture}: {stages_text(one.plan, layers)}"
+        tell(f"plans: {workload}: {one.system}, {one.metric}: {one.seconds * 1e3:,.0f} ms predicted; {plan}")
+
+
+def _play_all(
+    model: Model,
+    workers: LocalWorkers,
+    links: Mapping[Any, Any],
+    source: tuple[Sequence[Picture], VideoCodec | None],
+    found: Sequence[Candidate],
+    runs: dict[Any, Played],
+    quick: bool,
+    tell: Callable[[str], None],
+) -> None:
+    """Adds to `runs`, by the candidates' keys. Raises CutsetError where two exact plans give different results."""
+    pictures, codec = source
+    truth: list[NDArray[Any]] = next((run.outputs for run in runs.values() if run.outputs), [])
+    for one in found:
+        if one.key in runs:
+            continue
+        latency = one.cost.latency
+        period = min((o.seconds for o in found if o.key == one.key and o.metric == PERIOD), default=latency)
+        alone = 2 if quick else int(np.clip(PATIENCE / latency, 3, 10))
+        together = 2 if quick else int(np.clip(PATIENCE / period, 4, 16)) if latency < SLOW else 0
+        what = Pictures(pictures, codec if one.plan.picture == "packets" else None, alone, together)
+        tell(f"plans: runs {one.system}: {one.plan.picture}, {'delta' if one.deltas else 'full'}, {alone}+{together}")
+        runs[one.key] = played = play(model, workers, links, one.plan, what, deltas=one.deltas)
+        if one.plan.picture == "jpeg":
+            played.outputs = []
+        elif not all(np.array_equal(mine, right) for mine, right in zip(played.outputs, truth, strict=False)):
+            raise CutsetError(f"{one.system} gives other results than the plans before it")
+        truth = max(truth, played.outputs, key=len)
+
+
+def _figure(one: Candidate, runs: Mapping[Any, Played]) -> float | None:
+    """Seconds of the candidate's metric as measured; None where it wasn't run."""
+    played = runs.get(one.key)
+    if played is None:
+        return None
+    seconds = statistics.median(played.latency) if one.metric == LATENCY else played.period
+    return seconds if math.isfinite(seconds) else None
+
+
+def _rows(workload: str, found: Sequence[Candidate], runs: Mapping[Any, Played]) -> Iterator[Row]:
+    for one in found:
+        yield Row(workload, one.system, f"{one.metric}, predicted", one.seconds * 1e3, "ms")
+        seconds = _figure(one, runs)
+        if seconds is None:
+            continue
+        played = runs[one.key]
+        if one.metric == LATENCY:
+            yield summarise(workload, one.system, one.metric, [s * 1e3 for s in played.latency], "ms")
+            yield Row(workload, one.system, "bytes a picture, all links", statistics.fmean(played.nbytes), "B/picture")
+        else:
+            yield Row(workload, one.system, one.metric, seconds * 1e3, "ms")
+
+
+def verdicts(workload: str, found: Sequence[Candidate], runs: Mapping[Any, Played]) -> Iterator[Row]:
+    """The optimal plan against the best of all that was run: 1 where it is the best."""
+    for name, lossy in (("cutset optimal", False), ("cutset optimal, JPEG allowed", True)):
+        for metric in (LATENCY, PERIOD):
+            figures = {
+                one.system: seconds
+                for one in found
+                if one.metric == metric and (lossy or one.plan.picture != "jpeg") and (seconds := _figure(one, runs))
+            }
+            if name in figures:
+                ratio = figures[name] / min(figures.values())
+                yield Row(workload, name, f"{metric}: the plan ÷ the best that was run", ratio, "rel")
+
+
+def errors_of(found: Sequence[Candidate], runs: Mapping[Any, Played]) -> list[float]:
+    """Per cent by which the predicted latency misses the measured one, each plan once."""
+    pairs = {one.key: (one.seconds, _figure(one, runs)) for one in found if one.metric == LATENCY}
+    return [abs(predicted / measured - 1) * 100 for predicted, measured in pairs.values() if measured]

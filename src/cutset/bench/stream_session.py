@@ -1,0 +1,156 @@
+"""`cutset bench stream`: plays a video through workers by one plan, and says how long that took and what was sent.
+
+Pictures go alone first, each when the result of the one before is there: that is a picture's latency. Then as many are
+on their way as are allowed, for the time between pictures. The first pictures of each phase don't count.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutset.errors import CutsetError
+from cutset.stream.coordinator.coordinator import Coordinator
+from cutset.stream.coordinator.local import LocalWorkers
+from cutset.stream.coordinator.result import Result
+from cutset.stream.coordinator.switching import Options
+from cutset.stream.emulation import Hop, path
+from cutset.stream.messages import Pace, Report
+from cutset.stream.model import Model
+from cutset.stream.planning.plan import COORDINATOR, Plan
+from cutset.stream.sources import VideoCodec
+
+__all__ = ["IN_FLIGHT", "Pictures", "Played", "paces", "play"]
+
+IN_FLIGHT = 4
+FIRST_ALONE, FIRST_TOGETHER = 2, 4  # pictures of each phase that don't count: keys, and a pipeline that fills
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What is played: `alone` pictures one by one and `together` at once count; `codec` is an encoded source's."""
+
+    pictures: Sequence[Any]
+    codec: VideoCodec | None
+    alone: int
+    together: int
+
+    @staticmethod
+    def needed(alone: int, together: int) -> int:
+        """How many pictures there must be."""
+        return FIRST_ALONE + alone + FIRST_TOGETHER + together
+
+
+@dataclass
+class Played:
+    """Seconds and bytes. `spans` are the seconds of each kind of work by party, for a picture that passed alone."""
+
+    latency: list[float] = field(default_factory=list)
+    first: float = math.nan  # of the first picture, without the preparation of the plan
+    period: float = math.nan  # between pictures, with IN_FLIGHT on their way
+    nbytes: list[float] = field(default_factory=list)  # of each picture but the first, on all links
+    spans: dict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
+    outputs: list[NDArray[Any]] = field(default_factory=list)
+
+
+def paces(names: Sequence[str], hops: Sequence[Hop]) -> dict[tuple[str, str], Pace]:
+    """Between all parties of a line, both ways: hop i leads to worker i."""
+    line = [COORDINATOR, *names]
+    found = {}
+    for i, sender in enumerate(line):
+        for j, receiver in enumerate(line):
+            hop = path(hops, i, j)
+            if i != j:
+                found[sender, receiver] = Pace(hop.bandwidth if math.isfinite(hop.bandwidth) else 0.0, hop.latency)
+    return found
+
+
+class _Gate:
+    """Gives each of the first pictures when the result of the one before is there, and then all."""
+
+    def __init__(self, pictures: Sequence[Any], alone: int) -> None:
+        self._pictures, self._alone = pictures, alone
+        self._free = threading.Semaphore(1)
+        self.open = True
+
+    def __iter__(self) -> Iterator[Any]:
+        for number, picture in enumerate(self._pictures):
+            while number <= self._alone and not self._free.acquire(timeout=0.1):
+                if not self.open:
+                    return
+            yield picture
+
+    def came(self) -> None:
+        self._free.release()
+
+
+def play(
+    model: Model,
+    workers: LocalWorkers,
+    links: Mapping[tuple[str, str], Pace],
+    plan: Plan,
+    what: Pictures,
+    *,
+    deltas: bool = True,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Played:
+    """Runs a plan. Raises CutsetError, also where a picture has no result."""
+    alone = FIRST_ALONE + what.alone
+    count = Pictures.needed(what.alone, what.together) if what.together else alone
+    played, reports, gate = Played(), list[Report](), _Gate(what.pictures[:count], alone)
+
+    def observe(report: Report, plan: Plan, seconds: float) -> None:
+        reports.append(report)
+
+    coordinator = Coordinator(
+        model,
+        workers.addresses,
+        lambda alive, why: plan,
+        [gate],
+        Options(deltas=deltas, in_flight=IN_FLIGHT, late=600.0, silence=30.0),
+        codecs=[what.codec],
+        paces=links,
+        observe=observe,
+        tell=tell,
+    )
+    results: list[Result] = []
+    try:
+        while (result := coordinator.results.get()) is not None:
+            if isinstance(result, CutsetError):
+                raise result
+            if result.dropped:
+                raise CutsetError(f"picture {result.picture} was dropped: {result.dropped}")
+            results.append(result)
+            coordinator.took()
+            gate.came()
+    finally:
+        gate.open = False
+        coordinator.close()
+    if len(results) != count or any(result.attempts > 1 for result in results):
+        raise CutsetError(f"{len(results)} of {count} pictures came back, or some were sent twice: nothing is measured")
+    played.first = results[0].latency
+    played.latency = [result.latency for result in results[FIRST_ALONE:alone]]
+    if what.together:
+        last = results[alone + FIRST_TOGETHER - 1 :]
+        played.period = (last[-1].done - last[0].done) / (len(last) - 1)
+    played.outputs = [np.array(result.output) for result in results]
+    _count(played, reports, alone)
+    return played
+
+
+def _count(played: Played, reports: Sequence[Report], alone: int) -> None:
+    sent: dict[int, float] = defaultdict(float)
+    for report in reports:
+        if report.hop is not None and report.picture:
+            sent[report.picture] += report.hop.nbytes
+        if FIRST_ALONE <= report.picture < alone:
+            for span in report.spans:
+                played.spans[report.party, span.kind].append(span.end - span.start)
+    played.nbytes = list(sent.values())
