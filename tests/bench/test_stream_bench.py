@@ -11,13 +11,15 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("av")
 
 from cutset.bench.report import report  # noqa: E402
-from cutset.bench.results import Results, machine, save  # noqa: E402
+from cutset.bench.results import Results, Row, machine, save  # noqa: E402
 from cutset.bench.stream import PARTS as STREAM_PARTS  # noqa: E402
 from cutset.bench.stream import Setting  # noqa: E402
-from cutset.bench.stream_bytes import CutBytes, csr_bytes, measure_bytes  # noqa: E402
-from cutset.bench.stream_planning import chain, large_problem  # noqa: E402
-from cutset.bench.stream_plans import LATENCY, Candidate, chosen, errors_of, verdicts  # noqa: E402
+from cutset.bench.stream_bytes import AGAINST_CSR, FIRST_CUTS, CutBytes, csr_bytes, measure_bytes  # noqa: E402
+from cutset.bench.stream_faults import ERROR, RECOVERY  # noqa: E402
+from cutset.bench.stream_planning import TIME, chain, large_problem, run_planning  # noqa: E402
+from cutset.bench.stream_plans import CHOSEN, LATENCY, MISSED, Candidate, chosen, errors_of, verdicts  # noqa: E402
 from cutset.bench.stream_session import Played, paces  # noqa: E402
+from cutset.bench.stream_targets import TARGETS, judge  # noqa: E402
 from cutset.bench.stream_videos import find_videos, generated  # noqa: E402
 from cutset.cli.bench_stream import PARTS  # noqa: E402
 from cutset.stream.emulation import Hop  # noqa: E402
@@ -122,6 +124,29 @@ def test_connections_of_a_line():
     assert len(found) == 6
     assert found["coordinator", "b"] == found["b", "coordinator"] == Pace(1e6, 0.012)
     assert found["a", "b"] == Pace(1e6, 0.01)
+
+
+def test_targets_take_the_worst_row():
+    rows = [
+        Row("vgg16, x", "cutset", AGAINST_CSR, 0.9, "rel"),
+        Row("alexnet, x", "cutset", AGAINST_CSR, 1.2, "rel"),
+        Row("a chain: 200 layers", "cutset optimal", TIME, 0.3, "s"),
+        Row("a chain: 200 layers", "cutset neighbourhood", TIME, 9.0, "s"),
+        Row("vgg16, one-by-one 432x768", "cutset", FIRST_CUTS, 3.5, "x"),
+    ]
+    assert [(line[0].split()[0], line[2], line[3]) for line in judge(rows)] == [
+        ("bytes", "1.20", "NO"),
+        ("full", "3.50", "yes"),
+        ("seconds", "0.300", "yes"),
+    ]
+
+
+def test_every_target_is_a_figure_of_some_part():
+    setting = quick()
+    rows = [*STREAM_PARTS["bytes"](setting), *run_planning({"a chain": chain(5)}, 1, lambda line: None)]
+    known = {row.metric for row in rows} | {ERROR, RECOVERY, MISSED, f"{LATENCY}: {CHOSEN}"}
+    for target in TARGETS:
+        assert any(metric.endswith(target.metric) for metric in known), target.text
 
 
 def test_a_large_problem_can_be_planned():

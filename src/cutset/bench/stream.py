@@ -47,7 +47,7 @@ def _bytes(setting: Setting) -> Iterator[Row]:
                 video.places(starts, count),
                 lambda line, workload=workload: setting.tell(f"bytes: {workload}: {line}"),  # type: ignore[misc]
             )
-            rows = list(rows_of_bytes(workload, model.graph, cuts))
+            rows = list(rows_of_bytes(workload, cuts))
             for key, of in (("bound", "(changed + mask)"), ("against_csr", "CSR")):
                 worst = max(cuts, key=lambda cut: float(getattr(cut, key)))
                 setting.tell(f"  worst against {of}: {getattr(worst, key):.3f}, {worst.value.name}")

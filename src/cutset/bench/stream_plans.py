@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.bench.results import Row, summarise
-from cutset.bench.stream_session import IN_FLIGHT, Pictures, Played, paces, play
+from cutset.bench.stream_session import IN_FLIGHT, Pictures, Played, paces, play, wait_for
 from cutset.bench.stream_videos import Video
 from cutset.errors import CutsetError
 from cutset.stream.coordinator.local import LocalWorkers
@@ -55,6 +55,8 @@ SLOW = 6.0  # seconds a picture, above which a plan isn't run
 SERIOUS = 2.0  # times the best plan's latency or time between pictures: of slow networks only such plans are run
 START = 100  # the first picture that is played, or the next one that opens a group
 AT_MOST = Pictures.needed(10, 16)
+CHOSEN = "the plan ÷ the best that was run"
+MISSED = "prediction error of the latency"
 SAME_FULL = "cutset optimal's plan, full"
 LATENCY, PERIOD = "latency a picture, alone", f"time between pictures, {IN_FLIGHT} on their way"
 
@@ -135,6 +137,7 @@ def run_plans(name: str, model: Model, video: Video, quick: bool, tell: Callable
     runs: dict[Any, Played] = {}
     with LocalWorkers(len(SPEEDS), speeds=SPEEDS) as workers:
         workers.stock(model)
+        wait_for(workers)
         links = paces(workers.names, HOPS)
         for encoded in (False, True) if "packets" in problem.pictures else (False,):
             workload = f"{name}, {video.name}, {'encoded' if encoded else 'raw'}"
@@ -145,12 +148,13 @@ def run_plans(name: str, model: Model, video: Video, quick: bool, tell: Callable
             yield from _rows(workload, found, runs)
             yield from verdicts(workload, found, runs)
             errors += errors_of(found, runs)
-    yield summarise(f"{name}, {video.name}, all plans", "cutset", "prediction error of the latency", errors, "%")
+    yield summarise(f"{name}, {video.name}, all plans", "cutset", MISSED, errors, "%")
 
 
 def _measured(
     name: str, model: Model, pictures: Sequence[Picture], codec: VideoCodec | None, source: str, count: int
 ) -> tuple[Profile, Sizes]:
+    """Layers, and what values cost for some pairs of pictures from all over those that are played."""
     import torch
 
     profile = measure_profile(name, model.graph, model.digest, model.tensors, threads=1, fresh=True)
@@ -232,7 +236,7 @@ def verdicts(workload: str, found: Sequence[Candidate], runs: Mapping[Any, Playe
             }
             if name in figures:
                 ratio = figures[name] / min(figures.values())
-                yield Row(workload, name, f"{metric}: the plan ÷ the best that was run", ratio, "rel")
+                yield Row(workload, name, f"{metric}: {CHOSEN}", ratio, "rel")
 
 
 def errors_of(found: Sequence[Candidate], runs: Mapping[Any, Played]) -> list[float]:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.errors import CutsetError
+from cutset.link import Timeouts, connect
 from cutset.stream.coordinator.coordinator import Coordinator
 from cutset.stream.coordinator.local import LocalWorkers
 from cutset.stream.coordinator.result import Result
@@ -27,7 +28,7 @@ from cutset.stream.model import Model
 from cutset.stream.planning.plan import COORDINATOR, Plan
 from cutset.stream.sources import VideoCodec
 
-__all__ = ["IN_FLIGHT", "Pictures", "Played", "paces", "play"]
+__all__ = ["IN_FLIGHT", "Pictures", "Played", "paces", "play", "wait_for"]
 
 IN_FLIGHT = 4
 FIRST_ALONE, FIRST_TOGETHER = 2, 4  # pictures of each phase that don't count: keys, and a pipeline that fills
@@ -55,7 +56,7 @@ class Played:
     latency: list[float] = field(default_factory=list)
     first: float = math.nan  # of the first picture, without the preparation of the plan
     period: float = math.nan  # between pictures, with IN_FLIGHT on their way
-    nbytes: list[float] = field(default_factory=list)  # of each picture but the first, on all links
+    nbytes: list[int] = field(default_factory=list)  # of each picture but the first, on all links
     spans: dict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
     outputs: list[NDArray[Any]] = field(default_factory=list)
 
@@ -70,6 +71,12 @@ def paces(names: Sequence[str], hops: Sequence[Hop]) -> dict[tuple[str, str], Pa
             if i != j:
                 found[sender, receiver] = Pace(hop.bandwidth if math.isfinite(hop.bandwidth) else 0.0, hop.latency)
     return found
+
+
+def wait_for(workers: LocalWorkers, seconds: float = 60.0) -> None:
+    """Until all of them answer. Raises LinkError."""
+    for address, _ in workers.addresses.values():
+        connect(address, timeouts=Timeouts(connect=seconds)).close()
 
 
 class _Gate:
@@ -141,16 +148,17 @@ def play(
         last = results[alone + FIRST_TOGETHER - 1 :]
         played.period = (last[-1].done - last[0].done) / (len(last) - 1)
     played.outputs = [np.array(result.output) for result in results]
-    _count(played, reports, alone)
+    _count(played, reports, alone, len(plan.stages) + 1)
     return played
 
 
-def _count(played: Played, reports: Sequence[Report], alone: int) -> None:
-    sent: dict[int, float] = defaultdict(float)
+def _count(played: Played, reports: Sequence[Report], alone: int, parties: int) -> None:
+    sent: dict[int, list[int]] = defaultdict(list)
     for report in reports:
         if report.hop is not None and report.picture:
-            sent[report.picture] += report.hop.nbytes
+            sent[report.picture].append(report.hop.nbytes)
         if FIRST_ALONE <= report.picture < alone:
             for span in report.spans:
                 played.spans[report.party, span.kind].append(span.end - span.start)
-    played.nbytes = list(sent.values())
+    # Of the last pictures some reports may come after the end.
+    played.nbytes = [sum(counts) for counts in sent.values() if len(counts) == parties]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cutset.cli.bench_decode import rows_table
 from cutset.cli.options import add_json
+from cutset.cli.output import table
 from cutset.errors import RequestError
 
 __all__ = ["DESCRIPTION", "HELP", "configure", "run"]
@@ -39,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from cutset.bench.results import Results, Row, machine, save
     from cutset.bench.stream import PARTS as parts
     from cutset.bench.stream import Setting
+    from cutset.bench.stream_targets import judge
     from cutset.bench.stream_videos import find_videos
     from cutset.cli.stream_graph import picture_size
 
@@ -56,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
             raise RequestError(f"there is no part {name!r}")
         rows += parts[name](setting)
     print(rows_table(rows))
+    if lines := judge(rows):
+        print("\n" + table([("to reach", "", "worst", "reached", "where"), *lines], right=(2,)))
     if args.json:
         packages = ("torch", "av", "zstandard")
         save(Results(shlex.join(["cutset", *sys.argv[1:]]), machine(1, packages), tuple(rows)), args.json)
