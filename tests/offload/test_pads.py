@@ -248,3 +248,49 @@ def test_a_closed_pool(matrices):
     assert not pool._thread.is_alive()
     with pytest.raises(OffloadError, match="closed"):
         pool.take(0, 1)
+
+
+@pytest.mark.parametrize("source", ["idle", "remote"])
+def test_what_is_lent_is_handed_out_and_counted(matrices, source):
+    multiply = PadServer(matrices) if source == "remote" else None
+    with pool_of(matrices, multiply=multiply, empty="wait") as pool:
+        pool.fill(12)
+        spans, rows = set(), 0
+        for _ in range(3):
+            r, product, span = pool.lend(1)
+            assert np.array_equal(product, field.residue_product(r, matrices[1].weight))
+            assert len(r) == span.rows == 4
+            spans |= {(span.block, row) for row in range(span.start, span.start + span.rows)}
+            rows += span.rows
+            pool.spend({1: 1})  # of each block one row is used: the others still take room
+        assert len(spans) == rows == 12
+        counters = pool.counters()
+        assert counters.used == 3
+        assert counters.level == 9
+        pad = pool.take(1, 2)  # never a lent row
+        taken = {(span.block, row) for span in pad.spans for row in range(span.start, span.start + span.rows)}
+        assert not spans & taken
+        pool.fill(9)  # what is lent counts
+        assert pool._lent[1] == 9
+        pool.spend({1: 9})
+        pool.fill(12)
+        assert pool.counters().level == 12
+
+
+def test_a_pad_may_begin_with_lent_rows(matrices):
+    with pool_of(matrices, empty="inline") as pool:
+        pool.fill(4)
+        lent = pool.lend(0)
+        pad = pool.take(0, 5).behind([lent])
+        assert_right(pad, matrices[0], 9)
+        q = np.arange(9 * 12, dtype=np.int16).reshape(9, 12)
+        assert np.array_equal(pad.mask(q), (q + pad.r.astype(np.int64)) % P)
+
+
+def test_nothing_is_lent_after_a_fork_or_from_an_empty_pool(matrices):
+    with pool_of(matrices, most_rows=0) as pool:
+        assert pool.lend(0) is None
+        pool.ledger.process += 1
+        with pytest.raises(OffloadError, match="forked"):
+            pool.lend(0)
+        pool.ledger.process -= 1

@@ -164,4 +164,4 @@ def test_a_taken_port_is_known_before_the_model_is_loaded(start: type[Process]) 
         text=True,
         check=False,
     )
-    assert (done.returncode, "choose another --port" in done.stderr) == (2, True)
+    assert (done.returncode, "choose another port" in done.stderr) == (2, True)

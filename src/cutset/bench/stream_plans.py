@@ -31,7 +31,7 @@ from cutset.stream.planning.cost import Model as CostModel
 from cutset.stream.planning.plan import Plan
 from cutset.stream.planning.problem import Problem
 from cutset.stream.profile.profile import Profile, Sizes
-from cutset.stream.profile.setup import Wish, measure_profile, other_forms, problem_of
+from cutset.stream.profile.setup import Wish, measure_profile, other_forms, problem_of, sizes_of
 from cutset.stream.sources import Picture, VideoCodec
 
 __all__ = [
@@ -130,7 +130,7 @@ def run_plans(name: str, model: Model, video: Video, quick: bool, tell: Callable
     tell(f"plans: {name}, {video.name}: profile")
     few = quick or name.startswith("vgg")
     pictures, codec = video.from_group(START, AT_MOST)
-    profile, sizes = _measured(name, model, pictures, 2 if few else 4, codec, video.name)
+    profile, sizes = _measured(name, model, pictures, codec, video.name, 4 if few else 8)
     wish = Wish(speeds=SPEEDS, hops=HOPS)
     problem = problem_of(model.graph, model.digest, profile, sizes, wish)
     errors: list[float] = []
@@ -152,31 +152,18 @@ def run_plans(name: str, model: Model, video: Video, quick: bool, tell: Callable
 
 
 def _measured(
-    name: str, model: Model, pictures: Sequence[Picture], pairs: int, codec: VideoCodec | None, source: str
+    name: str, model: Model, pictures: Sequence[Picture], codec: VideoCodec | None, source: str, count: int
 ) -> tuple[Profile, Sizes]:
     """Layers, and what values cost for some pairs of pictures from all over those that are played."""
     import torch
 
-    from cutset.stream.profile.forms import measured_forms
-    from cutset.stream.profile.profile import put
-    from cutset.stream.profile.sizes import measure_sizes
-
     profile = measure_profile(name, model.graph, model.digest, model.tensors, threads=1, fresh=True)
-    step = max((len(pictures) - 2) // pairs, 1)
-    groups = [[picture.pixels for picture in pictures[at : at + 2]] for at in range(0, pairs * step, step)]
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        values = measure_sizes(model.graph, model.tensors, groups)
+        return profile, sizes_of(model.graph, model.tensors, pictures, codec, source, count=count)
     finally:
         torch.set_num_threads(before)
-    forms = measured_forms(codec, pictures)
-    return profile, Sizes(
-        source=source,
-        pictures=sum(map(len, groups)),
-        values={value: put(one.traffic, one.changed) for value, one in values.items()},
-        forms={form: put(traffic, 1.0) for form, traffic in forms.items() if form != "uint8"},
-    )
 
 
 def _show(found: Sequence[Candidate], layers: int, workload: str, tell: Callable[[str], None]) -> None:

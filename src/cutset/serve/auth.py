@@ -41,7 +41,8 @@ class Auth:
         self.loopback = is_loopback(host)
         if not keys and not self.loopback:
             raise ConfigError(
-                f"listening on {host} lets others in: give --api-key-file FILE, or CUTSET_API_KEY, or leave out --host"
+                f"listening on {host} lets others in: set CUTSET_API_KEY (`cutset serve` takes --api-key-file too), or "
+                "listen on 127.0.0.1"
             )
 
     @property

@@ -37,7 +37,7 @@ def bind(host: str, port: int) -> socket.socket:
         found.bind(address)
     except OSError as error:
         found.close()
-        raise ConfigError(f"can't listen on {host} port {port}: {error.strerror}; choose another --port") from None
+        raise ConfigError(f"can't listen on {host} port {port}: {error.strerror}; choose another port") from None
     return found
 
 

@@ -7,6 +7,7 @@
     zoo          AlexNet, VGG, GoogLeNet, ResNet50
     description  a graph as JSON, and its digest
     drawing      a graph as SVG or HTML
+    profile      what layers and values cost here: measured, kept, and made a problem for planners
     planning     plans: which worker runs which layers
     trace        where the time of every picture went
     sources      pictures from files, folders, cameras, streams, arrays, or made up; encoded packets

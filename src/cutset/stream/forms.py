@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cutset.errors import ConfigError, FrameError
-from cutset.stream.messages import Codec, EdgeReport, Work
+from cutset.stream.messages import MOST_ARRAYS, Codec, EdgeReport, Work
 from cutset.stream.node import Value
 from cutset.stream.planning.plan import PictureForm
 from cutset.stream.sources.codec import VideoCodec
@@ -61,7 +61,7 @@ class FormSender:
             chosen = own if own is not None and (follows or own.opens) else None
             if chosen is None and history is not None:
                 chosen = history.restart(picture)
-            if chosen is None:  # its group is too long to be kept
+            if chosen is None or len(chosen.packets) > MOST_ARRAYS:  # its group is too long
                 form, arrays = "uint8", [pixels.reshape(-1)]
                 self._last.pop(source, None)
             else:

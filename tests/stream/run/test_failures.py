@@ -21,7 +21,7 @@ from cutset.stream.coordinator.local import LocalWorkers  # noqa: E402
 from cutset.stream.coordinator.switching import Options  # noqa: E402
 from stream.run.pictures import expected, moving, same, small_model  # noqa: E402
 
-QUICK = Options(in_flight=4, rate=60, silence=1.0, beat=0.1)
+QUICK = Options(in_flight=4, rate=60, silence=2.0, beat=0.1)
 
 
 @dataclass
@@ -79,28 +79,32 @@ def disturbed(
     return results, log, plans
 
 
-@pytest.mark.parametrize("name", ["worker1", "worker2", "worker3"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("name", [pytest.param("worker1", marks=SLOW), "worker2", pytest.param("worker3", marks=SLOW)])
 def test_a_worker_is_killed(healed: LocalWorkers, name: str) -> None:
     results, log, plans = disturbed(healed, 60, {20: lambda: kill(healed, name)})
-    assert len(plans) == 2
-    assert [stage.worker for stage in plans[1][1].stages] == [n for n in healed.names if n != name]
+    assert [stage.worker for stage in plans[-1][1].stages] == [n for n in healed.names if n != name]
     assert any(r.attempts > 1 for r in results), "nothing was on its way: this shows nothing"
-    gone, again = log.when(f"{name} is gone"), log.when("plan 2:")
+    gone, again = log.when(f"{name} is gone"), log.when(f"plan {len(plans)}:")
     assert again - gone < 10, "weights were on the disk"
 
 
-@pytest.mark.parametrize("name", ["worker1", "worker2"])
+@pytest.mark.parametrize("name", ["worker1", pytest.param("worker2", marks=SLOW)])
 def test_a_worker_stands_still(healed: LocalWorkers, name: str) -> None:
     _, log, plans = disturbed(healed, 60, {15: lambda: stop(healed, name)})
     assert any("no sign of life" in line for _, line in log.lines)
     assert name not in [stage.worker for stage in plans[-1][1].stages]
 
 
+@SLOW
 def test_a_worker_that_ends_in_order(healed: LocalWorkers) -> None:
     _, _, plans = disturbed(healed, 50, {15: lambda: terminate(healed, "worker2")})
     assert len(plans) >= 2
 
 
+@SLOW
 def test_two_of_three_are_killed_one_after_the_other(healed: LocalWorkers) -> None:
     deeds = {10: lambda: kill(healed, "worker3"), 12: lambda: kill(healed, "worker1")}
     _, _, plans = disturbed(healed, 60, deeds)
@@ -108,13 +112,34 @@ def test_two_of_three_are_killed_one_after_the_other(healed: LocalWorkers) -> No
 
 
 def test_a_worker_that_comes_back_is_used_again(healed: LocalWorkers) -> None:
-    def again() -> None:
-        healed.start("worker2")
+    given: list[Any] = []
+    until = time.monotonic() + 60
 
-    _, _, plans = disturbed(healed, 700, {10: lambda: kill(healed, "worker2"), 30: again})
-    assert [len(plan.stages) for _, plan, _ in plans] == [3, 2, 3]
+    def pictures() -> Iterator[Any]:
+        some = moving(50)
+        while time.monotonic() < until:
+            given.append(some[len(given) % 50])
+            yield given[-1]
+
+    results: list[Any] = []
+    with Stream(small_model(), pictures(), workers=healed.addresses, options=QUICK) as stream:
+        for result in stream:
+            results.append(result)
+            if result.picture == 10:
+                kill(healed, "worker2")
+            if result.picture == 30:
+                healed.start("worker2")
+            names = {number: [stage.worker for stage in plan.stages] for number, plan, _ in stream.coordinator.plans}
+            if result.picture > 30 and "worker2" in names[result.plan]:
+                break
+        else:
+            pytest.fail("it was not used again")
+    assert any("worker2" not in used for used in names.values()), "it was never missed"
+    wanted = expected(moving(50))
+    same(results, [wanted[i % 50] for i in range(len(results))])
 
 
+@SLOW
 def test_when_all_are_killed_what_was_on_its_way_is_reported_as_dropped(healed: LocalWorkers) -> None:
     pictures: list[Any] = moving(200)
     results: list[Any] = []

@@ -107,7 +107,9 @@ class Accelerator:
         if wait != 0.0:
             took = self._warm() if wait is None else False
             took = took or self._take(timeout if wait is None else min(wait, timeout))
-            while took and not self._batcher.complete:  # whatever else is there
+            # Whatever else is there; for a while, since some clients may never stop asking.
+            end = time.monotonic() + self.quota.window
+            while took and not self._batcher.complete and time.monotonic() < end:
                 took = self._take(0.0)
         for link in self.listener.gone():
             self._forget(link)
@@ -205,7 +207,7 @@ class Accelerator:
         try:
             x = batch[0].x if len(batch) == 1 else np.concatenate([call.x for call in batch])
             z = multiply(matrix, x)
-        except ValueError as error:
+        except (ValueError, MemoryError) as error:
             if len(batch) > 1:  # somebody's numbers are wrong: each alone, so that the others don't suffer
                 for call in batch:
                     self._multiply([call])

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from cutset.config import usable_cores
 from cutset.kernels.native import extension
 from cutset.offload.client.ledger import Span
-from cutset.offload.client.pads import Pad, PadPool
+from cutset.offload.client.pad import Pad
+from cutset.offload.client.pads import PadPool
 from cutset.offload.client.parts import Parts
 from cutset.offload.client.session import Session
 from cutset.offload.client.weights import ClientWeights

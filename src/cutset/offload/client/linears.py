@@ -20,7 +20,8 @@ from cutset.link import Frame
 from cutset.models.spec import Site
 from cutset.offload.client.hot import HotCalls, Stop
 from cutset.offload.client.idle import Idle
-from cutset.offload.client.pads import Pad, PadPool
+from cutset.offload.client.pad import Pad
+from cutset.offload.client.pads import PadPool
 from cutset.offload.client.parts import Parts
 from cutset.offload.client.session import Session, multiply
 from cutset.offload.client.weights import ClientMatrix, ClientWeights

@@ -71,6 +71,9 @@ function layout() {
       make("td", { class: "num" }, node.cut === null ? "" : bytes(node.cut))));
   });
   byId("nodes").replaceChildren(...rows);
+  const frame = byId("layers").parentElement;
+  const cut = byId("nodes").querySelector(".cut");
+  if (cut) frame.scrollTop = cut.offsetTop - frame.clientHeight / 2; // what a plan is about, in a long list
 }
 
 export function layers(event) {

@@ -30,6 +30,7 @@ Planner = Callable[[Sequence[str], str], Plan]
 
 TICK = 0.05  # seconds
 WAIT_FOR_ALL = 5.0  # seconds at the start, until plans are made with those who are there
+LAST_WORDS = 0.5  # seconds that reports of the last pictures may come after their results
 PAST = 8  # plans whose late reports are still understood
 
 
@@ -72,6 +73,7 @@ class Coordinator:
         self._number, self._epoch, self._retired = 0, 0, 0
         self._wanted = "the stream begins"  # why a plan is wanted, or empty
         self._begun = time.monotonic()
+        self._owed = 0  # reports of pictures whose results are there
         self._stopped = self._woken = False
         session = secrets.token_bytes(16)
         self.remotes: dict[str, Remote] = {}
@@ -133,6 +135,9 @@ class Coordinator:
                     self._pictures.dispatch(self._route)
                 for report in self._pictures.deliver():
                     self._report(report)
+            until = time.monotonic() + LAST_WORDS
+            while self._owed > 0 and not self._stopped and time.monotonic() < until:
+                self._hear()
         except CutsetError as error:
             end = error
         except Exception as error:  # a bug, here or in a planner: whoever waits for results must hear of it
@@ -175,6 +180,7 @@ class Coordinator:
         elif isinstance(message, Work):
             self._result(event, message)
         elif isinstance(message, Report):
+            self._owed -= 1
             self._report(message)
         elif isinstance(message, Lost):
             self._pictures.lost(message.plan, message.source, message.picture, message.ticket)
@@ -212,6 +218,7 @@ class Coordinator:
         except FrameError as error:
             self._failed(event.remote, Failed(work.plan, event.remote.name, str(error)))
             return
+        self._owed += len(route.remotes)
         self._attendance.worked(remote.name for remote in route.remotes)
 
     def _report(self, report: Report) -> None:

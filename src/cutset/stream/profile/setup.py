@@ -25,6 +25,8 @@ from cutset.stream.profile.profile import FORMAT, Profile, Sizes, forms, machine
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cutset.stream.sources import Picture, VideoCodec
+
 __all__ = [
     "Wish",
     "guessed_traffic",
@@ -32,6 +34,7 @@ __all__ = [
     "measure_profile",
     "other_forms",
     "problem_of",
+    "sizes_of",
     "typical_pairs",
 ]
 
@@ -126,13 +129,10 @@ def guessed_traffic(graph: Graph, profile: Profile, share: float) -> dict[str, T
 def measure_pictures(
     graph: Graph, tensors: Mapping[str, Tensor], source: str, *, size: tuple[int, int], count: int, tell: Tell = _quiet
 ) -> Sizes:
-    """What values cost to send for `count` pictures of a source, and the pictures in their forms.
+    """`sizes_of` the first pictures of a source, at most `MORE` or `count`; of a live one, the `count` that come first.
 
-    They are typical pairs of the first `MORE`; of a live source those that come first.
     Raises CutsetError for a source that can't be read, has pictures of another size, or too few.
     """
-    from cutset.stream.profile.forms import measured_forms
-    from cutset.stream.profile.sizes import measure_sizes
     from cutset.stream.sources import open_source
 
     room = max(MOST_HELD // (3 * size[0] * size[1]), 2)
@@ -143,9 +143,32 @@ def measure_pictures(
                 f"{size[0]}x{size[1]}; leave --size out to take the source's"
             )
         pictures = list(islice(opened, count)) if opened.live else list(opened)
-        ways = measured_forms(opened.codec, pictures)
+        return sizes_of(graph, tensors, pictures, opened.codec, source, count=count, tell=tell)
+
+
+def sizes_of(
+    graph: Graph,
+    tensors: Mapping[str, Tensor],
+    pictures: Sequence[Picture],
+    codec: VideoCodec | None,
+    source: str,
+    *,
+    count: int,
+    tell: Tell = _quiet,
+) -> Sizes:
+    """What values cost to send for consecutive pictures, and the pictures in their forms.
+
+    `count` of them go through the network, as typical pairs; the pictures themselves are all looked at. Packets are
+    decoded from the first on, so it must open a group. `source` is their name.
+    """
+    from cutset.stream.profile.forms import measured_forms
+    from cutset.stream.profile.sizes import as_tensor, measure_sizes, measure_value
+
+    ways = measured_forms(codec, pictures)
     groups = typical_pairs([picture.pixels for picture in pictures], count)
     values = measure_sizes(graph, tensors, groups, tell)
+    first = graph.inputs[0]
+    values[first.name] = measure_value(first, [as_tensor(each.pixels) for each in pictures])
     return Sizes(
         source=source,
         pictures=sum(map(len, groups)),

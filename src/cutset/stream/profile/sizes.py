@@ -27,7 +27,7 @@ from cutset.stream.node import Value
 from cutset.stream.planning.traffic import Coded, Traffic
 from cutset.stream.stage import Stage
 
-__all__ = ["Measured", "measure_sizes"]
+__all__ = ["Measured", "as_tensor", "measure_sizes", "measure_value"]
 
 FAST, SLOW = math.inf, 1e6  # bytes a second of the two links that values are encoded for
 
@@ -56,8 +56,8 @@ def measure_sizes(
         raise RequestError("sizes need at least two pictures in a row; the source has fewer")
     starts = tuple(accumulate((len(group) for group in groups[:-1]), initial=0))
     [picture] = graph.inputs
-    held = [{picture.name: torch.from_numpy(np.ascontiguousarray(each))} for group in groups for each in group]
-    found = {picture.name: _measure(picture, [each[picture.name] for each in held], starts)}
+    held = [{picture.name: as_tensor(each)} for group in groups for each in group]
+    found = {picture.name: measure_value(picture, [each[picture.name] for each in held], starts)}
     places = sorted({*graph.trunk, 0, len(graph.nodes)})
     for begin, end in pairwise(places):
         nodes = range(begin, end)
@@ -67,7 +67,7 @@ def measure_sizes(
         stage = Stage(shown, nodes, tensors)
         made = [stage.run(each) for each in held]
         for value in inside:
-            found[value.name] = _measure(value, [each[value.name] for each in made], starts)
+            found[value.name] = measure_value(value, [each[value.name] for each in made], starts)
         passes = graph.cuts[end].values
         held = [
             {name: new[name] if name in new else old[name] for name in passes}
@@ -77,7 +77,13 @@ def measure_sizes(
     return found
 
 
-def _measure(value: Value, tensors: Sequence[Tensor], starts: Sequence[int]) -> Measured:
+def as_tensor(picture: NDArray[np.uint8]) -> Tensor:
+    """The picture without a copy, unless it is read-only, of which torch warns."""
+    return torch.from_numpy(np.require(picture, requirements=["C", "W"]))
+
+
+def measure_value(value: Value, tensors: Sequence[Tensor], starts: Sequence[int] = (0,)) -> Measured:
+    """One value of consecutive pictures; `starts` are the places at which a group of them begins, with a key."""
     channel = channel_of(0, value)
     arrays = [to_array(tensor).astype(channel.dtype, copy=False) for tensor in tensors]
     ways = [_encode(channel, arrays, starts, bandwidth) for bandwidth in (FAST, SLOW)]

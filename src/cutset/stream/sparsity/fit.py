@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from cutset.errors import DeviceError, RequestError
 from cutset.stream.node import Node, short_name
@@ -36,8 +36,10 @@ def fit(changes: Changes, holdout: float = 0.25, tell: Callable[[int, int], None
     A layer is fitted to what is predicted for the values that it reads, not to what was measured there: so errors
     don't add up on the way. Raises RequestError for too few pictures, DeviceError without scikit-learn.
     """
-    if importlib.util.find_spec("sklearn") is None:
-        raise DeviceError("training needs scikit-learn: pip install 'cutset[stream]'")
+    try:
+        import sklearn.neural_network  # noqa: F401 (its libraries must be loaded before their threads are limited)
+    except ImportError:
+        raise DeviceError("training needs scikit-learn: pip install 'cutset[stream]'") from None
     count = len(changes.pictures)
     train = count - round(count * holdout)
     if train < LEAST or train == count:
@@ -50,13 +52,14 @@ def fit(changes: Changes, holdout: float = 0.25, tell: Callable[[int, int], None
     known = seen.features.astype(np.float64)
     found = start(graph, known)
     layers: dict[str, Layer] = {}
-    for i, node in enumerate(graph.nodes):
-        reads = [found[name] for name in node.reads] or [np.zeros((train, 1))]
-        for value in node.made:
-            layers[value.name] = _best(node, reads, known, seen.changed[value.name].astype(np.float64))
-            found[value.name] = run(layers[value.name], node, found, known)
-        if tell:
-            tell(i + 1, len(graph.nodes))
+    with threadpool_limits(1):  # the matrices are small: more threads would wait for each other
+        for i, node in enumerate(graph.nodes):
+            reads = [found[name] for name in node.reads] or [np.zeros((train, 1))]
+            for value in node.made:
+                layers[value.name] = _best(node, reads, known, seen.changed[value.name].astype(np.float64))
+                found[value.name] = run(layers[value.name], node, found, known)
+            if tell:
+                tell(i + 1, len(graph.nodes))
     mean = dict(zip(changes.names, seen.fractions.mean(axis=0).tolist(), strict=True))
     untested = Trained(graph, changes.source, layers, mean, _masks(seen), Errors(int(seen.pictures[-1]), 0, mean, mean))
     return replace(untested, errors=_errors(untested, unseen, seen.fractions[-1]))
@@ -98,19 +101,21 @@ def fit_channels(reads: Sequence[Floats], truth: Floats) -> Channels:
 
 def fit_means(reads: Sequence[Floats], truth: Floats) -> Means:
     """Least squares of all channels on the means of what is read."""
-    from sklearn.linear_model import Ridge
-
-    model = Ridge(alpha=RIDGE).fit(means(reads), truth)
-    return Means(np.atleast_2d(model.coef_).T.copy(), np.atleast_1d(model.intercept_).copy())
+    return Means(*_ridge(means(reads), truth, RIDGE))
 
 
 def fit_picture(reads: Sequence[Floats], truth: Floats) -> Picture:
     """Least squares of all channels on the picture's features, slightly held back: they resemble each other."""
-    from sklearn.linear_model import Ridge
+    return Picture(*_ridge(reads[0], truth, SHRINK))
 
-    [known] = reads
-    model = Ridge(alpha=SHRINK).fit(known, truth)
-    return Picture(np.atleast_2d(model.coef_).T.copy(), np.atleast_1d(model.intercept_).copy())
+
+def _ridge(x: Floats, truth: Floats, alpha: float) -> tuple[Floats, Floats]:
+    """Weights (columns of x, channels) and bias (channels,)."""
+    middle, target = x.mean(axis=0), truth.mean(axis=0)
+    centred = x - middle
+    square = centred.T @ centred + alpha * np.eye(x.shape[1])
+    weights = np.linalg.solve(square, centred.T @ (truth - target))
+    return weights, target - middle @ weights
 
 
 def fit_network(reads: Sequence[Floats], truth: Floats) -> Network:
