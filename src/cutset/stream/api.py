@@ -152,6 +152,11 @@ class Stream:
         return self._coordinator
 
     @property
+    def advisor(self) -> Advisor | None:
+        """What plans and looks for better plans, if it was given as `planner`."""
+        return self._advisor
+
+    @property
     def local(self) -> LocalWorkers | None:
         """The workers on this machine, if the stream started them."""
         return self._local
