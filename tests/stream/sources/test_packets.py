@@ -10,7 +10,7 @@ import pytest
 
 from conftest import DATA
 from cutset.errors import ConfigError, FrameError
-from cutset.stream.sources import CODECS, PacketDecoder, PacketHistory, VideoCodec, joined, open_source, split
+from cutset.stream.sources import CODECS, PacketDecoder, PacketHistory, VideoCodec, open_source
 from stream.sources.clips import pictures, write_clip
 
 CLIPS = {
@@ -161,24 +161,6 @@ def test_codecs_that_are_not_offered():
         with pytest.raises(ConfigError, match="rows and columns"):
             VideoCodec("h264", b"", size, (4, 4))
     assert "h264" in CODECS
-
-
-def test_packets_travel_as_two_arrays():
-    for packets in ((), (b"",), (b"abc", b"", b"d")):
-        lengths, data = joined(packets)
-        assert split(lengths, data) == packets
-    good, data = joined((b"abc", b"d"))
-    for bad in (
-        (good[:1], data),
-        (good + 1, data),
-        (good.astype(np.int64), data),
-        (good, data.view(np.int8)),
-        (good.reshape(2, 1), data),
-        (np.zeros(1 << 17, np.uint32), data[:0]),
-        (np.array([2**32 - 1, 5], np.uint32), data),
-    ):
-        with pytest.raises(FrameError):
-            split(*bad)
 
 
 @pytest.mark.parametrize("name", ["bottle-detection.mp4", "one-by-one-person-detection.mp4"])

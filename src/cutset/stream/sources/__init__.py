@@ -11,7 +11,6 @@ from cutset.stream.sources.history import PacketHistory, Restart
 from cutset.stream.sources.open import open_source
 from cutset.stream.sources.packets import PacketDecoder
 from cutset.stream.sources.picture import Picture, Source
-from cutset.stream.sources.wire import joined, split
 
 __all__ = [
     "CODECS",
@@ -26,7 +25,5 @@ __all__ = [
     "VideoCodec",
     "decode_jpeg",
     "encode_jpeg",
-    "joined",
     "open_source",
-    "split",
 ]
