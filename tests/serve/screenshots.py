@@ -1,4 +1,4 @@
-"""Takes the pictures of the dashboard that the documentation shows: python -m tests.serve.screenshots DIRECTORY [VIDEO]"""
+"""Takes the dashboard's pictures for the documentation: python -m tests.serve.screenshots DIRECTORY [VIDEO]"""
 
 from __future__ import annotations
 

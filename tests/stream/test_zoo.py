@@ -176,7 +176,7 @@ def test_pictures_are_normalised_and_floats_pass() -> None:
 
 
 def test_an_unknown_network_is_refused() -> None:
-    with pytest.raises(ModelError, match=r"the zoo has no 'vgg61'.*it has alexnet, vgg16"):
+    with pytest.raises(ModelError, match="the zoo has no 'vgg61'"):
         build("vgg61")
 
 

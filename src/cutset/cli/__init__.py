@@ -47,11 +47,11 @@ COMMANDS = {
     "convert": Command("cutset.cli.convert", "turn a checkpoint into an exchange file, or back"),
     "forward": Command("cutset.cli.forward", "run whole sequences through one backend and time it"),
     "compare": Command("cutset.cli.compare", "say whether two outputs or traces agree"),
-    "stream": Command("cutset.cli.stream", "a video network over several machines: see its layers and where to cut"),
+    "stream": Command("cutset.cli.stream", "a video network over several machines: run it, plan it, look at it"),
     "keys": Command("cutset.cli.keys", "make the key pairs that tcp links need"),
     "manifest": Command("cutset.cli.manifest", "write or check a Gramine manifest for the client"),
     "doctor": Command("cutset.cli.doctor", "say what this machine has, and what to change"),
-    "bench": Command("cutset.cli.bench", "compare result files, write BENCHMARKS.md"),
+    "bench": Command("cutset.cli.bench", "measure, compare result files, write BENCHMARKS.md"),
 }
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cutset.stream.coordinator.advisor import Advisor
     from cutset.stream.model import Model
     from cutset.stream.planning.problem import Problem
+    from cutset.stream.sparsity.forecast import Forecast
 
 __all__ = ["add_planning", "advisor"]
 
@@ -33,6 +34,9 @@ def add_planning(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--objective", choices=("latency", "throughput"), default="latency")
     group.add_argument("--pictures-stay", action="store_true", help="no picture leaves the first worker")
     group.add_argument("--profile", metavar="A,B,C", help="of each worker, as `cutset stream profile` writes it")
+    group.add_argument(
+        "--sparsity", type=Path, metavar="FILE", help="foresee what changes by a model of `cutset stream train`"
+    )
     group.add_argument("--look", type=float, default=2.0, metavar="S", help="seconds between looks for a better plan")
 
 
@@ -51,10 +55,24 @@ def advisor(
 
     problem = _problem(args, model, names, speeds, source, live)
     name = args.scheduler or "optimal"
-    planner = LivePlanner(problem, name)
+    forecast = _forecast(args.sparsity, model, tell) if args.sparsity else None
+    planner = LivePlanner(problem, name, forecast=forecast.traffic if forecast is not None else None)
     for line in _alternatives(problem, name):
         tell(line)
-    return Advisor(planner, args.look, tell)
+    return Advisor(planner, args.look, tell, forecast)
+
+
+def _forecast(path: Path, model: Model, tell: Callable[[str], None]) -> Forecast:
+    from cutset.stream.description import graph_digest
+    from cutset.stream.sparsity.forecast import Forecast
+    from cutset.stream.sparsity.predictor import read_trained
+
+    trained = read_trained(path)
+    if graph_digest(trained.graph) != model.digest:
+        raise ConfigError(f"{path} was trained for another network or picture size; see `cutset stream train`")
+    forecast = Forecast(trained)
+    tell(forecast.why)
+    return forecast
 
 
 def _problem(

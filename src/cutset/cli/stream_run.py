@@ -132,8 +132,11 @@ def _play(args: argparse.Namespace, sources: list[Any], feed: StreamFeed | None)
     before = signal.signal(signal.SIGTERM, stop)
     try:
         with stream:
+            forecast = stream.advisor.forecast if stream.advisor is not None else None
             for result in stream:
                 summary.result(result)
+                if forecast is not None and result.source == 0:
+                    forecast.picture(result.pixels)
                 if feed is not None:
                     feed.plans(stream.coordinator.plans, result.picture)
                     feed.result(result)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from cutset.link.keys import Keys
 
 __all__ = ["Stream"]
+
+
+STARTING = 30.0  # seconds that workers on a busy machine may take to start
 
 
 class Stream:
@@ -103,6 +107,8 @@ class Stream:
             first, read[0] = _peek(iter(sources[0]))
             model = _model(model, first, head, weights, seed)
         self.model = model
+        if isinstance(workers, int):  # they are on their way
+            settings = replace(settings, gather=max(settings.gather, STARTING))
         if plan is not None:
             plan.check(model.graph, model.digest)
         try:
@@ -150,6 +156,11 @@ class Stream:
         if self._coordinator is None:
             raise RequestError("this stream is closed")
         return self._coordinator
+
+    @property
+    def advisor(self) -> Advisor | None:
+        """What plans and looks for better plans, if it was given as `planner`."""
+        return self._advisor
 
     @property
     def local(self) -> LocalWorkers | None:

@@ -36,6 +36,9 @@ def open_accelerator(
         raise ConfigError(
             "tcp needs --key (this side's secret key) and --allow (the clients' public keys); see `cutset keys`"
         )
+    # Before the model, which takes long: whoever named a wrong file should know at once.
+    keys = None if key is None else load_keys(key)
+    allowed = None if allow is None else load_allowed(allow)
     source = open_source(resolve(model, settings).directory)
     products: Products
     if settings.device == "cpu":
@@ -53,8 +56,8 @@ def open_accelerator(
     source.forget()
     listener = listen(
         address,
-        keys=None if key is None else load_keys(key),
-        allow=None if allow is None else load_allowed(allow),
+        keys=keys,
+        allow=allowed,
     )
     return new_accelerator(
         listener,

@@ -207,7 +207,7 @@ class Accelerator:
         try:
             x = batch[0].x if len(batch) == 1 else np.concatenate([call.x for call in batch])
             z = multiply(matrix, x)
-        except (ValueError, MemoryError) as error:
+        except (ValueError, MemoryError, RuntimeError) as error:  # torch says so where a device has no room
             if len(batch) > 1:  # somebody's numbers are wrong: each alone, so that the others don't suffer
                 for call in batch:
                     self._multiply([call])

@@ -11,6 +11,7 @@ from cutset.errors import CutsetError
 from cutset.stream.messages import Report
 from cutset.stream.planning.live import LivePlanner
 from cutset.stream.planning.plan import COORDINATOR, Plan
+from cutset.stream.sparsity.forecast import Forecast
 
 __all__ = ["Advisor"]
 
@@ -20,13 +21,19 @@ LEAST_BYTES = 4096  # of a picture on a hop; smaller ones tell of the processes 
 class Advisor:
     """Owns a LivePlanner. `plan` is the coordinator's planner, `observe` takes its reports, a thread does the rest.
 
-    `propose(plan, why)` is called from that thread. `look`: seconds between two looks for a better plan.
+    `propose(plan, why)` is called from that thread. `look`: seconds between two looks for a better plan. `forecast` is
+    told what changed of the values that are sent; whoever has the pictures shows it those.
     """
 
     def __init__(
-        self, planner: LivePlanner, look: float = 2.0, tell: Callable[[str], None] = lambda line: None
+        self,
+        planner: LivePlanner,
+        look: float = 2.0,
+        tell: Callable[[str], None] = lambda line: None,
+        forecast: Forecast | None = None,
     ) -> None:
         self.planner = planner
+        self.forecast = forecast
         self.propose: Callable[[Plan, str], None] | None = None
         self._look, self._tell = look, tell
         self._lock = threading.Lock()  # the planner is for one thread at a time
@@ -58,6 +65,9 @@ class Advisor:
                     return
                 with self._lock:
                     _feed(self.planner, *seen)
+                if self.forecast is not None:
+                    changed = {edge.edge: edge.changed for edge in seen[0].edges if edge.kind == "delta"}
+                    self.forecast.changed(changed)
             except queue.Empty:
                 pass
             if time.monotonic() - looked >= self._look and self._alive:

@@ -29,7 +29,6 @@ __all__ = ["Coordinator", "Planner"]
 Planner = Callable[[Sequence[str], str], Plan]
 
 TICK = 0.05  # seconds
-WAIT_FOR_ALL = 5.0  # seconds at the start, until plans are made with those who are there
 LAST_WORDS = 0.5  # seconds that reports of the last pictures may come after their results
 PAST = 8  # plans whose late reports are still understood
 
@@ -295,7 +294,7 @@ class Coordinator:
             self._pictures.give_up("no worker is left")
             raise LinkError(f"no worker is left. {self._attendance.reasons(self.remotes)}")
         waited = now - self._begun
-        if not alive or (not self.plans and len(alive) < len(self.remotes) and waited < WAIT_FOR_ALL):
+        if not alive or (not self.plans and len(alive) < len(self.remotes) and waited < self.options.gather):
             return
         if self._wanted:
             why, self._wanted, self._proposed = self._wanted, "", None

@@ -32,6 +32,7 @@ class Options:
     profile: bool = False  # workers report the seconds of every layer
     silence: float = 3.0  # without a sign of life, after which a worker counts as dead
     beat: float = 0.25  # between two pings
+    gather: float = 5.0  # at the start, until plans are made with those who are there
     patience: float = 20.0  # without any worker, after which the stream ends
     late: float = 120.0  # that a picture may be on its way before something counts as broken
     prepare: float = 600.0  # that workers may take to get ready

@@ -45,7 +45,7 @@ def build(
     Raises ModelError for an unknown name or where torch isn't installed, CheckpointError for weights that don't fit.
     """
     if name not in ZOO:
-        raise ModelError(f"the zoo has no {name!r}{did_you_mean(name, ZOO)}; it has {', '.join(ZOO)}")
+        raise ModelError(f"the zoo has no {name!r}{did_you_mean(name, ZOO)}")
     try:
         import torch
     except ImportError:

@@ -1,0 +1,68 @@
+"""`cutset stream run` and `cutset stream worker` as a user types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from cutset.cli.stream_worker import size_in_bytes
+from cutset.errors import ConfigError
+
+RUN = [sys.executable, "-m", "cutset.cli", "stream", "run", "alexnet", "--scheduler", "even"]
+
+
+@pytest.mark.slow
+def test_a_run_prints_a_line_a_picture_checks_and_writes_figures(tmp_path: Path) -> None:
+    files = ["--json", str(tmp_path / "r.json"), "--trace", str(tmp_path / "t.json")]
+    more = ["--source", "generated:80x80,pictures=4", "--workers", "2", "--check"]
+    done = subprocess.run([*RUN, *more, *files], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["0", "1", "2", "3"]
+    assert "all 4 pictures have the bits" in done.stderr
+    figures = json.loads((tmp_path / "r.json").read_text())
+    assert {row["metric"] for row in figures["rows"]} >= {"latency", "throughput", "largest error"}
+    assert len(figures["pictures"]) == 4
+    assert (tmp_path / "t.json").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_leaves_no_worker() -> None:
+    command = [*RUN, "--source", "generated:80x80", "--workers", "1", "--quiet"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "plan 1:" in line:
+                break
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert children, "no worker was started"
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if process.stderr is not None:
+            process.stderr.close()
+    for child in children:
+        for _ in range(100):
+            if not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split(")")[1][:3]:
+                break
+            os.sched_yield()
+            subprocess.run(["sleep", "0.1"], check=True)
+        else:
+            pytest.fail("a worker outlived the run")
+
+
+def test_sizes_as_people_write_them() -> None:
+    assert size_in_bytes("500MB") == 500_000_000
+    assert size_in_bytes("2GiB") == 2 << 30
+    assert size_in_bytes("1.5k") == 1500
+    for wrong in ("", "x", "-1", "0", "3TB", "1e9"):
+        with pytest.raises(ConfigError):
+            size_in_bytes(wrong)
