@@ -55,6 +55,7 @@ SLOW = 6.0  # seconds a picture, above which a plan isn't run
 SERIOUS = 1.5  # times the best plan's latency or time between pictures: of slow networks only such plans are run
 START = 100  # the first picture that is played, or the next one that opens a group
 AT_MOST = Pictures.needed(10, 16)
+NEAR = 12  # of these, that sizes are measured on: about those that pass alone
 CHOSEN = "the plan ÷ the best that was run"
 MISSED = "prediction error of the latency"
 SAME_FULL = "cutset optimal's plan, full"
@@ -130,7 +131,7 @@ def run_plans(name: str, model: Model, video: Video, quick: bool, tell: Callable
     tell(f"plans: {name}, {video.name}: profile")
     few = quick or name.startswith("vgg")
     pictures, codec = video.from_group(START, AT_MOST)
-    profile, sizes = _measured(name, model, pictures, codec, video.name, 4 if few else 8)
+    profile, sizes = _measured(name, model, pictures[:NEAR], codec, video.name, 4 if few else 8)
     wish = Wish(speeds=SPEEDS, hops=HOPS)
     problem = problem_of(model.graph, model.digest, profile, sizes, wish)
     errors: list[float] = []
@@ -154,7 +155,7 @@ def run_plans(name: str, model: Model, video: Video, quick: bool, tell: Callable
 def _measured(
     name: str, model: Model, pictures: Sequence[Picture], codec: VideoCodec | None, source: str, count: int
 ) -> tuple[Profile, Sizes]:
-    """Layers, and what values cost for some pairs of pictures from all over those that are played."""
+    """Layers, and what values cost for some pairs of pictures from all over these."""
     import torch
 
     profile = measure_profile(name, model.graph, model.digest, model.tensors, threads=1, fresh=True)
