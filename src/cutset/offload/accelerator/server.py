@@ -42,7 +42,7 @@ Array = NDArray[Any]
 SELF_TEST = "self-test"
 AWAKE, BRIEFLY = 0.0005, 0.00002  # seconds
 WARM_BYTES = 1 << 20  # half of a common second-level cache
-WARM_STEP = 1 << 18  # some microseconds
+WARM_STEP = 1 << 16  # a few microseconds, which a call that comes meanwhile waits
 RESIDUES, INTEGERS = np.dtype(np.uint32), np.dtype(np.int16)
 
 
