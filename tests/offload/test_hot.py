@@ -146,6 +146,7 @@ def test_hot_and_slow_send_the_same_and_say_the_same(
             if hot:
                 assert sum(parts.cpu.values()) == pytest.approx(parts._cpu - cpu_started, abs=1e-9)
             assert parts.calls == len(accelerator.asked)
+            assert llm.offload.linears.checks_passed == (parts.calls if "verified" in mode else 0)
             assert parts.rows == sum(len(x) for _, x in accelerator.asked)
             assert parts.bytes_up == sum(x.nbytes for _, x in accelerator.asked)
             assert (stops[Stop.DONE] >= 6) == hot  # of 8; on a busy machine an answer may take too long
