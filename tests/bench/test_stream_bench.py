@@ -15,7 +15,7 @@ from cutset.bench.results import Results, Row, machine, save  # noqa: E402
 from cutset.bench.stream import PARTS as STREAM_PARTS  # noqa: E402
 from cutset.bench.stream import Setting  # noqa: E402
 from cutset.bench.stream_bytes import AGAINST_CSR, FIRST_CUTS, CutBytes, csr_bytes, measure_bytes  # noqa: E402
-from cutset.bench.stream_faults import ERROR, RECOVERY  # noqa: E402
+from cutset.bench.stream_faults import ERROR, RECOVERY, Faults  # noqa: E402
 from cutset.bench.stream_planning import TIME, chain, large_problem, run_planning  # noqa: E402
 from cutset.bench.stream_plans import CHOSEN, LATENCY, MISSED, Candidate, chosen, errors_of, verdicts  # noqa: E402
 from cutset.bench.stream_session import Played, paces  # noqa: E402
@@ -161,3 +161,18 @@ def test_without_videos_pictures_are_made_up(tmp_path: Path):
     pictures = video.pictures(2, 3)
     assert [picture.index for picture in pictures] == [3, 4]
     assert (pictures[0].pixels != pictures[1].pixels).any()
+
+
+@pytest.mark.parametrize("kills", [1, 2, 3, 6])
+def test_nothing_else_happens_while_a_worker_is_away(kills: int) -> None:
+    """Plans and kills wait until all workers are there: one between a kill and its start would wait for ever."""
+    away = None
+    for share, deed, what in Faults.spread(1000, kills).deeds:
+        assert 0 < share < 1
+        if deed == "start":
+            assert what == away
+            away = None
+        else:
+            assert away is None
+            away = what if deed == "kill" else None
+    assert away is None

@@ -46,11 +46,11 @@ class Faults:
 
     @classmethod
     def spread(cls, count: int, kills: int) -> Faults:
-        """Some re-plans, and after each kill pictures enough until that worker is started again."""
+        """Some re-plans, and after some of them a worker that is killed and started again before the next one."""
         deeds = [(0.05 + 0.9 * i / PLANS, "plan", str(i)) for i in range(PLANS)]
         for i in range(kills):
-            share, name = 0.1 + 0.8 * i / kills, f"worker{1 + (i + 1) % WORKERS}"
-            deeds += [(share, "kill", name), (share + 0.05, "start", name)]
+            share, name = deeds[i * PLANS // kills][0], f"worker{1 + (i + 1) % WORKERS}"
+            deeds += [(share + 0.03, "kill", name), (share + 0.08, "start", name)]
         return cls(count, deque(sorted(deeds)))
 
     def tell(self, line: str) -> None:
