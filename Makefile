@@ -37,8 +37,9 @@ help:
 demo: .venv/core.stamp
 	$(BIN)/cutset demo
 
+# A file of tests stays in one process: what it sets up once serves all of it.
 test: .venv/dev.stamp
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: .venv/dev.stamp
 	$(BIN)/python -m pytest -m 'slow or not slow'
