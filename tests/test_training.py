@@ -15,8 +15,8 @@ BUNDLED = ROOT / "src" / "cutset" / "bundled" / "story"
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from training import grammar  # noqa: E402
-from training.stories import stories  # noqa: E402
+from training import grammar
+from training.stories import stories
 
 FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 

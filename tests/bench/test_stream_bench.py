@@ -10,24 +10,24 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("av")
 
-from cutset.bench.report import report  # noqa: E402
-from cutset.bench.results import Results, Row, machine, save  # noqa: E402
-from cutset.bench.stream import PARTS as STREAM_PARTS  # noqa: E402
-from cutset.bench.stream import Setting  # noqa: E402
-from cutset.bench.stream_bytes import AGAINST_CSR, FIRST_CUTS, CutBytes, csr_bytes, measure_bytes  # noqa: E402
-from cutset.bench.stream_faults import ERROR, RECOVERY, Faults  # noqa: E402
-from cutset.bench.stream_planning import TIME, chain, large_problem, run_planning  # noqa: E402
-from cutset.bench.stream_plans import CHOSEN, LATENCY, MISSED, Candidate, chosen, errors_of, verdicts  # noqa: E402
-from cutset.bench.stream_session import Played, paces  # noqa: E402
-from cutset.bench.stream_targets import TARGETS, judge  # noqa: E402
-from cutset.bench.stream_videos import find_videos, generated  # noqa: E402
-from cutset.cli.bench_stream import PARTS  # noqa: E402
-from cutset.stream.emulation import Hop  # noqa: E402
-from cutset.stream.messages import Pace  # noqa: E402
-from cutset.stream.node import Value  # noqa: E402
-from cutset.stream.planning.cost import Cost, Part  # noqa: E402
-from cutset.stream.planning.plan import Plan, StagePlan  # noqa: E402
-from cutset.stream.planning.schedulers import scheduler  # noqa: E402
+from cutset.bench.report import report
+from cutset.bench.results import Results, Row, machine, save
+from cutset.bench.stream import PARTS as STREAM_PARTS
+from cutset.bench.stream import Setting
+from cutset.bench.stream_bytes import AGAINST_CSR, FIRST_CUTS, CutBytes, csr_bytes, measure_bytes
+from cutset.bench.stream_faults import ERROR, RECOVERY, Faults
+from cutset.bench.stream_planning import TIME, chain, large_problem, run_planning
+from cutset.bench.stream_plans import CHOSEN, LATENCY, MISSED, PERIOD, Candidate, chosen, errors_of, near_best, verdicts
+from cutset.bench.stream_session import Played, paces
+from cutset.bench.stream_targets import TARGETS, judge
+from cutset.bench.stream_videos import find_videos, generated
+from cutset.cli.bench_stream import PARTS
+from cutset.stream.emulation import Hop
+from cutset.stream.messages import Pace
+from cutset.stream.node import Value
+from cutset.stream.planning.cost import Cost, Part
+from cutset.stream.planning.plan import Plan, StagePlan
+from cutset.stream.planning.schedulers import scheduler
 
 SMALL = (96, 128)
 
@@ -110,6 +110,22 @@ def test_the_verdict_compares_with_the_best_that_was_run():
     [row] = list(verdicts("x", found, runs))
     assert row.value == pytest.approx(1.5 / 1.1), "neither the JPEG nor what wasn't run"
     assert errors_of(found[:2], runs) == pytest.approx([100 / 3, 100 * (2 / 1.1 - 1)])
+
+
+def test_later_rounds_run_what_came_near_the_best():
+    plans = [Plan("", (StagePlan("worker1", (i,)),)) for i in range(4)]
+    found = [candidate(str(i), LATENCY, 1.0, plan) for i, plan in enumerate(plans)]
+    found.append(candidate("3", PERIOD, 1.0, plans[3]))
+    runs = {one.key: Played([seconds]) for one, seconds in zip(found, (1.0, 1.4, 1.6, 9.0), strict=False)}
+    runs[plans[3].stages, "uint8", True].periods = [2.0]
+    assert [(one.system, one.metric) for one in near_best(found, runs)] == [
+        ("0", LATENCY),
+        ("1", LATENCY),
+        ("3", PERIOD),
+    ]
+    both = Played([1.0], 5.0, [2.0], [7], outputs=[np.zeros(1)]).then(Played([3.0], 6.0, [4.0], [8]))
+    assert (both.latency, both.first, both.periods, both.nbytes) == ([1.0, 3.0], 5.0, [2.0, 4.0], [7, 8])
+    assert len(both.outputs) == 1
 
 
 def test_slow_networks_are_run_by_serious_plans_alone():

@@ -272,9 +272,16 @@ def test_a_reader_that_goes_away(argument):
 
 
 @pytest.mark.parametrize(
-    ("command", "code"), [("config >&-", 0), ("config 2>&-", 0), ("tokenize >&- 2>&-", 2), ("tokenize no x >&-", 2)]
+    ("command", "code"),
+    [
+        ("config >&-", 0),
+        ("config 2>&-", 0),
+        ("tokenize >&- 2>&-", 2),
+        ("tokenize no x >&-", 2),
+        ("generate no --prompt - <&-", 2),
+    ],
 )
-def test_closed_output(command, code):
+def test_closed_streams(command, code):
     done = subprocess.run(
         ["sh", "-c", f"{sys.executable} -m cutset.cli {command}"], capture_output=True, text=True, timeout=60
     )

@@ -9,8 +9,8 @@ from cutset.kernels.reference_linear import integer_linear
 from cutset.offload.accelerator.products import NativeProducts, self_test
 
 torch = pytest.importorskip("torch")
-from cutset.offload.accelerator import torch_products  # noqa: E402
-from cutset.offload.accelerator.torch_products import TorchProducts  # noqa: E402
+from cutset.offload.accelerator import torch_products
+from cutset.offload.accelerator.torch_products import TorchProducts
 
 KINDS = {
     "native": lambda: NativeProducts(2),

@@ -14,18 +14,18 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from cutset.cli.stream_dashboard import HERE, add_dashboard, dashboard  # noqa: E402
-from cutset.errors import ConfigError  # noqa: E402
-from cutset.serve.events import Event, PlanEvent  # noqa: E402
-from cutset.serve.feed import StreamFeed, changed_tiles  # noqa: E402
-from cutset.serve.hub import Hub  # noqa: E402
-from cutset.serve.panel import open_panel  # noqa: E402
-from cutset.serve.png import png  # noqa: E402
-from cutset.stream.api import Stream  # noqa: E402
-from cutset.stream.model import Model  # noqa: E402
-from cutset.stream.planning.plan import Plan, StagePlan  # noqa: E402
-from stream.run.pictures import moving, small_network  # noqa: E402
-from tests.serve.test_dashboard import becomes, browser, page  # noqa: E402, F401  # fixtures
+from cutset.cli.stream_dashboard import HERE, add_dashboard, dashboard
+from cutset.errors import ConfigError
+from cutset.serve.events import Event, PlanEvent
+from cutset.serve.feed import StreamFeed, changed_tiles
+from cutset.serve.hub import Hub
+from cutset.serve.panel import open_panel
+from cutset.serve.png import png
+from cutset.stream.api import Stream
+from cutset.stream.model import Model
+from cutset.stream.planning.plan import Plan, StagePlan
+from stream.run.pictures import moving, small_network
+from tests.serve.test_dashboard import becomes, browser, page  # noqa: F401  # fixtures
 
 
 def unpack(data: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:

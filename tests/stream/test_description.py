@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
-from torch import nn  # noqa: E402
+from torch import nn
 
-from cutset.errors import GraphError  # noqa: E402
-from cutset.stream.description import FORMAT, describe, graph_digest, read_description  # noqa: E402
-from cutset.stream.digest import tensor_digest  # noqa: E402
-from cutset.stream.export import export  # noqa: E402
-from cutset.stream.graph import Graph  # noqa: E402
-from cutset.stream.operators import resolve  # noqa: E402
-from cutset.stream.stage import Stage  # noqa: E402
-from stream.networks import Many, Skips, filled  # noqa: E402
+from cutset.errors import GraphError
+from cutset.stream.description import FORMAT, describe, graph_digest, read_description
+from cutset.stream.digest import tensor_digest
+from cutset.stream.export import export
+from cutset.stream.graph import Graph
+from cutset.stream.operators import resolve
+from cutset.stream.stage import Stage
+from stream.networks import Many, Skips, filled
 
 
 class Odd(nn.Module):

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
-from cutset.cli import main  # noqa: E402
-from cutset.stream.description import graph_digest, read_description  # noqa: E402
-from cutset.stream.drawing import html, lows, svg  # noqa: E402
-from cutset.stream.export import export  # noqa: E402
-from cutset.stream.graph import Graph  # noqa: E402
-from cutset.stream.lanes import lay_out  # noqa: E402
-from cutset.stream.units import count, kilobytes  # noqa: E402
-from stream.networks import Many, Skips, filled  # noqa: E402
+from cutset.cli import main
+from cutset.stream.description import graph_digest, read_description
+from cutset.stream.drawing import html, lows, svg
+from cutset.stream.export import export
+from cutset.stream.graph import Graph
+from cutset.stream.lanes import lay_out
+from cutset.stream.units import count, kilobytes
+from stream.networks import Many, Skips, filled
 
 
 @pytest.fixture(scope="module")

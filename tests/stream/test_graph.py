@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
-from torch import Tensor, nn  # noqa: E402
+from torch import Tensor, nn
 
-from cutset.errors import GraphError  # noqa: E402
-from cutset.stream.export import export  # noqa: E402
-from cutset.stream.graph import Graph  # noqa: E402
-from cutset.stream.node import Node, Read, Value  # noqa: E402
-from stream.networks import InPlace, Many, Skips, Tied, filled  # noqa: E402
+from cutset.errors import GraphError
+from cutset.stream.export import export
+from cutset.stream.graph import Graph
+from cutset.stream.node import Node, Read, Value
+from stream.networks import InPlace, Many, Skips, Tied, filled
 
 PICTURE = torch.zeros(1, 3, 8, 8)
 

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
-from torch import Tensor, nn  # noqa: E402
+from torch import Tensor, nn
 
-from cutset.errors import GraphError  # noqa: E402
-from cutset.stream.export import Exported, export  # noqa: E402
-from cutset.stream.stage import Stage  # noqa: E402
-from cutset.stream.zoo import build  # noqa: E402
-from stream.networks import InPlace, Many, Skips, Tied, filled  # noqa: E402
+from cutset.errors import GraphError
+from cutset.stream.export import Exported, export
+from cutset.stream.stage import Stage
+from cutset.stream.zoo import build
+from stream.networks import InPlace, Many, Skips, Tied, filled
 
 
 def picture(*shape: int, seed: int = 3) -> Tensor:

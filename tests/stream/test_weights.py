@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
-from cutset.errors import CheckpointError  # noqa: E402
-from cutset.stream.zoo import build  # noqa: E402
-from cutset.stream.zoo.weights import load_weights, random_tensor  # noqa: E402
+from cutset.errors import CheckpointError
+from cutset.stream.zoo import build
+from cutset.stream.zoo.weights import load_weights, random_tensor
 
 
 def test_random_weights_depend_on_seed_and_name_alone() -> None:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
-from torch import nn  # noqa: E402
+from torch import nn
 
-from cutset.errors import ModelError  # noqa: E402
-from cutset.stream.export import export  # noqa: E402
-from cutset.stream.zoo import ZOO, build  # noqa: E402
+from cutset.errors import ModelError
+from cutset.stream.export import export
+from cutset.stream.zoo import ZOO, build
 
 Shapes = dict[str, tuple[int, ...]]
 PARAMETERS = {

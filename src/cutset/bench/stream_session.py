@@ -55,10 +55,22 @@ class Played:
 
     latency: list[float] = field(default_factory=list)
     first: float = math.nan  # of the first picture, without the preparation of the plan
-    period: float = math.nan  # between pictures, with IN_FLIGHT on their way
+    periods: list[float] = field(default_factory=list)  # of each run, between pictures with IN_FLIGHT on their way
     nbytes: list[int] = field(default_factory=list)  # of each picture but the first, on all links
     spans: dict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
     outputs: list[NDArray[Any]] = field(default_factory=list)
+
+    def then(self, other: Played) -> Played:
+        """This and another run of the same plan."""
+        spans = defaultdict(list, {key: self.spans[key] + other.spans[key] for key in {*self.spans, *other.spans}})
+        return Played(
+            self.latency + other.latency,
+            self.first,
+            self.periods + other.periods,
+            self.nbytes + other.nbytes,
+            spans,
+            max(self.outputs, other.outputs, key=len),
+        )
 
 
 def paces(names: Sequence[str], hops: Sequence[Hop]) -> dict[tuple[str, str], Pace]:
@@ -146,7 +158,7 @@ def play(
     played.latency = [result.latency for result in results[FIRST_ALONE:alone]]
     if what.together:
         last = results[alone + FIRST_TOGETHER - 1 :]
-        played.period = (last[-1].done - last[0].done) / (len(last) - 1)
+        played.periods = [(last[-1].done - last[0].done) / (len(last) - 1)]
     played.outputs = [np.array(result.output) for result in results]
     _count(played, reports, alone, len(plan.stages) + 1)
     return played

@@ -70,6 +70,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     travel.add_argument("--mode", choices=("delta", "full"), default="delta", help="send what changed, or all")
     travel.add_argument("--in-flight", type=int, default=4, metavar="N", help="pictures on their way (default 4)")
     travel.add_argument("--threshold", type=float, default=0.0, metavar="T", help="activations that are off by T stay")
+    travel.add_argument("--levels", type=int, default=0, metavar="N", help="pixels that are off by N of 255 stay")
+    travel.add_argument(
+        "--max-error",
+        type=float,
+        metavar="E",
+        help="choose the threshold so that the output is off by this share of its largest element; every 16th picture "
+        "is computed here too. --threshold, --levels and --float16 are then the most that is tried",
+    )
     travel.add_argument("--float16", action="store_true", help="send activations as float16")
     travel.add_argument("--patience", type=float, default=20.0, metavar="S", help="wait so long for lost workers")
     travel.add_argument("--silence", type=float, default=3.0, metavar="S", help="take a worker for dead after S")
@@ -155,11 +163,14 @@ def _play(args: argparse.Namespace, sources: list[Any], feed: StreamFeed | None)
             write_atomically(args.trace, write_trace(recorder.trace()).decode())
         for line in summary.lines():
             _tell(line)
+        if stream.accuracy is not None:
+            _tell(stream.accuracy.line())
         if check is not None:
             _tell(check.line())
     if args.json:
         _write(args, summary, plans, pictures, check)
-    exact = not args.threshold and not args.float16 and all(plan.picture != "jpeg" for _, plan, _ in plans)
+    lossy = args.threshold or args.float16 or args.levels or args.max_error
+    exact = not lossy and all(plan.picture != "jpeg" for _, plan, _ in plans)
     return 1 if check is not None and exact and not check.within(RELATIVE) else 0
 
 
@@ -190,6 +201,7 @@ def _open(args: argparse.Namespace, sources: list[Any], feed: StreamFeed | None)
         deltas=args.mode == "delta",
         in_flight=args.in_flight,
         budget=Budget(args.threshold, args.float16),
+        levels=args.levels,
         deadline=args.deadline,
         rate=args.rate,
         patience=args.patience,
@@ -211,6 +223,7 @@ def _open(args: argparse.Namespace, sources: list[Any], feed: StreamFeed | None)
         workers=workers,
         plan=read_plan(args.plan) if args.plan else None,
         planner=advised,
+        max_error=args.max_error,
         threads=args.threads,
         speeds=speeds,
         keys=keys,

@@ -21,7 +21,10 @@ __all__ = ["Server", "bind", "serve_in_thread", "url_of"]
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that can be listened on; bound first, so that a taken port is known before a model is loaded.
+    """A socket that listens; taken first, so that a port of somebody else's is known before a model is loaded.
+
+    It listens at once: two sockets that are only bound may share a port, and who comes second would know too late.
+    Clients that come early wait until the model is there.
 
     Raises ConfigError.
     """
@@ -35,6 +38,7 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
+        found.listen(2048)
     except OSError as error:
         found.close()
         raise ConfigError(f"can't listen on {host} port {port}: {error.strerror}; choose another port") from None

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from cutset.errors import ConfigError, CutsetError, RequestError
+from cutset.stream.accuracy import Accuracy
 from cutset.stream.coordinator.advisor import Advisor
 from cutset.stream.coordinator.coordinator import Coordinator, Planner
 from cutset.stream.coordinator.even import even_plan
@@ -60,6 +61,8 @@ class Stream:
         deadline: float | None = None,
         threshold: float = 0.0,
         half: bool = False,
+        levels: int = 0,
+        max_error: float | None = None,
         head: bool = True,
         weights: Path | None = None,
         seed: int = 0,
@@ -76,8 +79,11 @@ class Stream:
 
         `rate`: pictures a second of each source. `deadline`: seconds after capture, when a picture is dropped.
         `threads` and `speeds` (emulated, up to 1) are the local workers'; `keys` this side's pair, for tcp.
+        Activations that are off by `threshold` and pixels that are off by `levels` aren't sent again; `half` sends
+        activations as float16. `max_error`, a share of the output's largest element, scales these down, or looks for a
+        threshold if none is given: every 16th picture is computed here too.
         `paces` emulate slow connections, by the names of sender and receiver.
-        `options` overrides mode, in_flight, rate, deadline, threshold and half.
+        `options` overrides mode, in_flight, rate, deadline, threshold, half and levels.
         `observe` hears each party's report of each picture, times on this side's clock, with the plan and the seconds
         that the picture's bytes took to that party; `tell` hears what happens. Both are called from another thread.
         Raises CutsetError: ConfigError, GraphError, ModelError, RequestError.
@@ -99,9 +105,16 @@ class Stream:
             deltas=mode == "delta",
             in_flight=in_flight,
             budget=Budget(threshold, half),
+            levels=levels,
             rate=rate,
             deadline=deadline,
         )
+        if not 0 <= settings.levels <= 255:
+            raise ConfigError(f"levels must be from 0 to 255, not {settings.levels}")
+        self.accuracy: Accuracy | None = None
+        if max_error is not None:
+            self.accuracy = Accuracy(max_error, settings.budget, settings.levels)
+            settings = replace(settings, budget=self.accuracy.budget, levels=self.accuracy.levels)
         read = list(sources)
         if not isinstance(model, Model):
             first, read[0] = _peek(iter(sources[0]))
@@ -176,6 +189,8 @@ class Stream:
             raise StopIteration
         item = self._coordinator.results.get()
         if isinstance(item, Result):
+            if self.accuracy is not None and self.accuracy.check(self.model, item):
+                self._coordinator.allow(self.accuracy.budget, self.accuracy.levels)
             self._coordinator.took()
             return item
         self._over = True

@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from cutset.stream.coordinator.result import Result
 from cutset.stream.model import Model
 
-__all__ = ["Check"]
+__all__ = ["Check", "difference"]
+
+
+def difference(found: Mapping[str, NDArray[Any]], wanted: Mapping[str, NDArray[Any]]) -> tuple[float, float, bool]:
+    """The largest error of an element; of all outputs the largest as a share of that output's largest element; and
+    whether all have the same bits. What has other shapes, or a NaN on one side alone, is infinitely wrong.
+    """
+    worst = relative = 0.0
+    equal = True
+    for name, right in wanted.items():
+        one = found[name]
+        if one.shape == right.shape and one.tobytes() == right.tobytes():
+            continue
+        equal = False
+        error = np.inf
+        if one.shape == right.shape:
+            with np.errstate(invalid="ignore"):
+                apart = np.abs(one.astype(np.float64) - right.astype(np.float64))
+            error = float(np.nan_to_num(apart, nan=np.inf).max(initial=0.0))
+        most = float(np.abs(right.astype(np.float64)).max(initial=0.0))
+        worst = max(worst, error)
+        relative = max(relative, error / most if most else (np.inf if error else 0.0))
+    return worst, relative, equal
 
 
 class Check:
@@ -24,20 +50,9 @@ class Check:
         if result.dropped:
             return None
         self.pictures += 1
-        worst, equal = 0.0, True
-        for name, wanted in self._model.run(result.pixels).items():
-            found = result.outputs[name]
-            equal = equal and found.tobytes() == wanted.tobytes()
-            with np.errstate(invalid="ignore"):
-                apart = np.abs(found.astype(np.float64) - wanted.astype(np.float64))
-            error = float(np.nan_to_num(apart, nan=np.inf).max(initial=0.0)) if found.shape == wanted.shape else np.inf
-            if found.tobytes() == wanted.tobytes():
-                error = 0.0
-            worst = max(worst, error)
-            most = float(np.abs(wanted.astype(np.float64)).max(initial=0.0))
-            self.relative = max(self.relative, error / most if most else (np.inf if error else 0.0))
+        worst, relative, equal = difference(result.outputs, self._model.run(result.pixels))
         self.equal += equal
-        self.largest = max(self.largest, worst)
+        self.largest, self.relative = max(self.largest, worst), max(self.relative, relative)
         return worst
 
     def within(self, relative: float) -> bool:

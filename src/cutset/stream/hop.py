@@ -71,17 +71,23 @@ class Sender:
         epoch: int,
         deltas: bool = True,
         budget: Budget = EXACT,
+        levels: int = 0,
         bandwidth: float = math.inf,
     ) -> None:
         self.values = {value.name: value for value in values}
         self.plan, self.epoch = plan, epoch
         self.bandwidth = bandwidth
-        self._deltas, self._budget = deltas, budget
+        self._deltas = deltas
+        self.allow(budget, levels)
         self._encoders: dict[tuple[int, str], Encoder] = {}
         self._costs: Costs | None = None
         self._requests: list[KeyRequest] = []
         for value in values:
             channel_of(0, value)  # refused now rather than in the middle
+
+    def allow(self, budget: Budget, levels: int) -> None:
+        """From the next picture on float32 values may be off by the budget, uint8 pictures by `levels`. Any thread."""
+        self._budgets = {"float32": budget, "uint8": Budget(levels)}
 
     def request(self, wanted: KeyRequest) -> None:
         """The receiver couldn't apply a payload; heard before the next picture. From any thread."""
@@ -99,9 +105,11 @@ class Sender:
         payloads: list[Payload] = []
         arrays: list[Bytes] = []
         reports = []
+        budgets = self._budgets
         for name in self.values:
             encoder = self._encoder(source, name)
             encoder.bandwidth = self.bandwidth
+            encoder.budget = budgets.get(self.values[name].dtype, EXACT)
             made = encoder.encode(tensors[name], ticket)
             payloads.append(made.payload)
             arrays += made.arrays
@@ -114,9 +122,8 @@ class Sender:
         encoder = self._encoders.get((source, name))
         if encoder is None:
             channel = channel_of(source, self.values[name])
-            budget = self._budget if channel.dtype == "<f4" else EXACT
             encoder = self._encoders[source, name] = Encoder(
-                channel, plan=self.plan, epoch=self.epoch, budget=budget, deltas=self._deltas, costs=self._costs
+                channel, plan=self.plan, epoch=self.epoch, deltas=self._deltas, costs=self._costs
             )
             self._costs = encoder.costs
         return encoder

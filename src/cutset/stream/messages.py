@@ -20,6 +20,7 @@ __all__ = [
     "MOST_EDGES",
     "MOST_SOURCES",
     "PROTOCOL",
+    "Allow",
     "Beat",
     "Body",
     "Bye",
@@ -66,6 +67,7 @@ Text = Annotated[str, msgspec.Meta(max_length=1000)]
 Digest = Annotated[str, msgspec.Meta(min_length=64, max_length=64, pattern="^[0-9a-f]{64}$")]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Key = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+Levels = Annotated[int, msgspec.Meta(ge=0, le=255)]  # that pixels may be off by
 Session = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 
 
@@ -145,6 +147,7 @@ class Prepare(_Message, tag="prepare"):
     deltas: bool
     threshold: Seconds
     half: bool
+    levels: Levels
     bandwidth: Seconds  # of the hop after this stage as far as known, bytes a second; 0: no limit
     profile: bool  # report the seconds of each layer
     pace: Pace | None  # emulate this hop towards `next`
@@ -192,6 +195,14 @@ class Tune(_Message, tag="tune"):
 
     plan: Count
     bandwidth: Seconds
+
+
+class Allow(_Message, tag="allow"):
+    """Coordinator to worker: what your stages send may be off by so much from now on, whatever Prepare said."""
+
+    threshold: Seconds
+    half: bool
+    levels: Levels
 
 
 class Retire(_Message, tag="retire"):
@@ -321,6 +332,7 @@ Message = (
     | Connect
     | Ready
     | Tune
+    | Allow
     | Retire
     | Work
     | More

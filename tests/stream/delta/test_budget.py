@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cutset.errors import ConfigError
-from cutset.stream.delta import Budget, Channel, Encoder, OutputBudget
+from cutset.stream.delta import Budget, Channel, Encoder
 from stream.delta.payloads import FREE, pair, same, sent
 
 
@@ -97,28 +97,3 @@ def test_budgets_that_make_no_sense():
     for threshold in (-1, math.nan, math.inf):
         with pytest.raises(ConfigError):
             Budget(threshold)
-    with pytest.raises(ConfigError):
-        OutputBudget(math.inf, {})
-
-
-def test_the_budget_of_the_output():
-    shared = OutputBudget(0.1, {"a": Budget(0.5), "b": Budget(0.0, half=True)})
-    error = 0.4
-    for _ in range(20):
-        error = 1.5 * shared.budget("a").threshold
-        shared.observe(error)
-    assert 0.02 < error <= 0.1 * 1.25
-    assert shared.budget("b").half
-    assert shared.observe(math.nan)
-    assert OutputBudget(0.0, {"a": Budget(0.5, half=True)}).budget("a").exact
-
-
-def test_the_budget_of_the_output_never_loosens_what_an_edge_may_leave_out():
-    shared = OutputBudget(0.1, {"a": Budget(0.5), "b": Budget(0.0, half=True)})
-    assert not shared.observe(0.0)  # a video in which nothing moves
-    for _ in range(8000):
-        shared.observe(0.0)
-    assert shared.budget("a") == Budget(0.5)
-    shared.observe(1.0)
-    shared.observe(0.01)
-    assert shared.budget("a").threshold < 0.5

@@ -122,6 +122,26 @@ def test_sleeps_that_last_too_long_are_taken_off_the_next_and_short_ones_saved_u
     assert clock.sleeps <= 101
 
 
+def test_work_that_is_always_the_same_counts_as_the_least_it_took_lately():
+    clock = Clock()
+    speed = speed_of(clock, 0.25)
+    for _ in range(3):
+        speed.pay(1.0, "a")  # and one second of work
+    before = clock.now
+    speed.pay(1.5, "a")  # the caches were cold: 4 seconds all the same
+    assert clock.now - before == pytest.approx(2.5)
+    before = clock.now
+    speed.pay(1.5, "b")
+    assert clock.now - before == pytest.approx(4.5)
+    for _ in range(9):
+        before = clock.now
+        speed.pay(2.0, "a")  # it has become slower for good
+    assert clock.now - before == pytest.approx(6.0)
+    for kind in range(100):
+        speed.pay(1.0, kind)
+    assert len(speed._took) <= 8
+
+
 def test_full_speed_never_sleeps():
     clock = Clock()
     speed_of(clock, 1.0).pay(10.0)

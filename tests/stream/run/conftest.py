@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from cutset.stream.coordinator.local import LocalWorkers  # noqa: E402
+from cutset.stream.coordinator.local import LocalWorkers
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,47 @@ def test_a_run_that_is_killed_leaves_no_worker() -> None:
             subprocess.run(["sleep", "0.1"], check=True)
         else:
             pytest.fail("a worker outlived the run")
+
+
+def throttled(pid: int, over: threading.Event) -> None:
+    """Lets a process run a quarter of the time, as on a machine that got something else to do."""
+    while not over.wait(0.03):
+        os.kill(pid, signal.SIGSTOP)
+        over.wait(0.09)
+        os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.slow
+def test_a_worker_that_becomes_slow_gets_less_to_do(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cutset.cli", "stream", "run", "alexnet", "--source", "generated:160x160"]
+    command += ["--workers", "2", "--rate", "10", "--limit", "250", "--look", "0.5", "--check", "--quiet"]
+    told: list[str] = []
+    over = threading.Event()
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    )
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            told.append(line)
+            if "plan 1:" in line:
+                (name,) = {part.split()[0] for part in line.split("plan 1: ")[1].split(", ")}  # the other has no use
+                children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+                (pid,) = [c for c in children if f"/{name}\0" in Path(f"/proc/{c}/cmdline").read_text()]
+                threading.Thread(target=throttled, args=(int(pid), over), daemon=True).start()
+            if "plan 2:" in line:
+                over.set()
+        assert process.wait(60) == 0, "".join(told)
+    finally:
+        over.set()
+        process.kill()
+        process.wait()
+        if process.stderr is not None:
+            process.stderr.close()
+    second = next((line for line in told if "plan 2:" in line), "")
+    assert second, "".join(told)
+    assert f"{name} " not in second
+    assert "all 250 pictures have the bits" in told[-1], told[-1]
 
 
 def test_sizes_as_people_write_them() -> None:

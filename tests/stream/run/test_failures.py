@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from cutset.errors import CutsetError  # noqa: E402
-from cutset.link import Timeouts, connect  # noqa: E402
-from cutset.stream.api import Stream  # noqa: E402
-from cutset.stream.coordinator.local import LocalWorkers  # noqa: E402
-from cutset.stream.coordinator.switching import Options  # noqa: E402
-from stream.run.pictures import expected, moving, same, small_model  # noqa: E402
+from cutset.errors import CutsetError
+from cutset.link import Timeouts, connect
+from cutset.stream.api import Stream
+from cutset.stream.coordinator.local import LocalWorkers
+from cutset.stream.coordinator.switching import Options
+from stream.run.passage import Passage
+from stream.run.pictures import expected, moving, same, small_model
 
 QUICK = Options(in_flight=4, rate=60, silence=2.0, beat=0.1)
 
@@ -65,11 +66,16 @@ def terminate(local: LocalWorkers, name: str) -> None:
 
 
 def disturbed(
-    local: LocalWorkers, count: int, deeds: dict[int, Callable[[], None]], options: Options = QUICK
+    local: LocalWorkers,
+    count: int,
+    deeds: dict[int, Callable[[], None]],
+    options: Options = QUICK,
+    others: dict[str, str] | None = None,
 ) -> tuple[list[Any], Log, Any]:
-    """Results of `count` pictures, with something done after some of them."""
+    """Results of `count` pictures, with something done after some of them. `others` are addresses to use instead."""
     log, pictures, results = Log(), moving(count), []
-    with Stream(small_model(), pictures, workers=local.addresses, options=options, tell=log) as stream:
+    addresses = local.addresses | {name: (address, None) for name, address in (others or {}).items()}
+    with Stream(small_model(), pictures, workers=addresses, options=options, tell=log) as stream:
         for result in stream:
             results.append(result)
             if result.picture in deeds:
@@ -137,6 +143,41 @@ def test_a_worker_that_comes_back_is_used_again(healed: LocalWorkers) -> None:
     assert any("worker2" not in used for used in names.values()), "it was never missed"
     wanted = expected(moving(50))
     same(results, [wanted[i % 50] for i in range(len(results))])
+
+
+@pytest.fixture
+def passage(healed: LocalWorkers) -> Iterator[Passage]:
+    """On the way to worker2."""
+    with Passage(f"{healed.directory}/passage", healed.addresses["worker2"][0]) as found:
+        yield found
+
+
+def test_the_link_between_two_workers_is_cut(healed: LocalWorkers, passage: Passage) -> None:
+    """Both live, and both still have the coordinator's link."""
+    results, log, plans = disturbed(
+        healed, 60, {20: lambda: passage.cut(1), 40: passage.mend}, others={"worker2": passage.address}
+    )
+    assert passage.count >= 2, "no worker's link came this way"
+    assert any(r.attempts > 1 for r in results), "nothing was on its way: this shows nothing"
+    assert "worker2" not in [stage.worker for stage in plans[1][1].stages] or len(plans) > 2
+    assert not any("worker1 is gone" in line or "worker3 is gone" in line for _, line in log.lines)
+
+
+@SLOW
+def test_nothing_comes_through_between_two_workers_and_neither_is_told(healed: LocalWorkers, passage: Passage) -> None:
+    options = replace(QUICK, rate=20)
+    _, _, plans = disturbed(healed, 60, {20: lambda: passage.block(1)}, options, {"worker2": passage.address})
+    assert len(plans) > 1
+
+
+@SLOW
+def test_a_worker_is_cut_off_and_comes_back(healed: LocalWorkers, passage: Passage) -> None:
+    _, log, plans = disturbed(
+        healed, 200, {20: passage.cut, 60: passage.mend}, replace(QUICK, rate=30), {"worker2": passage.address}
+    )
+    assert "worker2" not in [stage.worker for stage in plans[1][1].stages]
+    assert log.when("worker2 is gone") < [at for at, line in log.lines if "worker2 is there" in line][-1]
+    assert "worker2" in [stage.worker for stage in plans[-1][1].stages]
 
 
 @SLOW

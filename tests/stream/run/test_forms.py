@@ -12,17 +12,17 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("av")
 
-from cutset.errors import FrameError  # noqa: E402
-from cutset.stream.api import Stream  # noqa: E402
-from cutset.stream.coordinator.even import even_plan  # noqa: E402
-from cutset.stream.coordinator.local import LocalWorkers  # noqa: E402
-from cutset.stream.coordinator.switching import Options  # noqa: E402
-from cutset.stream.forms import FormReceiver, FormSender  # noqa: E402
-from cutset.stream.sources.codec import VideoCodec  # noqa: E402
-from cutset.stream.sources.encode import H264Encoder, decode_jpeg, encode_jpeg  # noqa: E402
-from cutset.stream.sources.packets import PacketDecoder  # noqa: E402
-from cutset.stream.sources.picture import Picture, Source  # noqa: E402
-from stream.run.pictures import expected, moving, same, small_model  # noqa: E402
+from cutset.errors import FrameError
+from cutset.stream.api import Stream
+from cutset.stream.coordinator.even import even_plan
+from cutset.stream.coordinator.local import LocalWorkers
+from cutset.stream.coordinator.switching import Options
+from cutset.stream.forms import FormReceiver, FormSender
+from cutset.stream.sources.codec import VideoCodec
+from cutset.stream.sources.encode import H264Encoder, decode_jpeg, encode_jpeg
+from cutset.stream.sources.packets import PacketDecoder
+from cutset.stream.sources.picture import Picture, Source
+from stream.run.pictures import expected, moving, same, small_model
 
 SIZE = (32, 48)
 

@@ -11,14 +11,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from cutset.errors import CutsetError, FrameError, LinkClosed  # noqa: E402
-from cutset.link import Frame, connect, listen  # noqa: E402
-from cutset.stream import messages  # noqa: E402
-from cutset.stream.coordinator.links import Links  # noqa: E402
-from cutset.stream.hop import Gap, Receiver, Sender  # noqa: E402
-from cutset.stream.messages import Beat, HopReport, More, Need, Pace, Work  # noqa: E402
-from cutset.stream.node import Value  # noqa: E402
-from cutset.stream.wire import LIMITS, PIECE, Assembler, Outbox, pack, pieces, unpack  # noqa: E402
+from cutset.errors import CutsetError, FrameError, LinkClosed
+from cutset.link import Frame, connect, listen
+from cutset.stream import messages
+from cutset.stream.coordinator.links import Links
+from cutset.stream.hop import Gap, Receiver, Sender
+from cutset.stream.messages import Beat, HopReport, More, Need, Pace, Work
+from cutset.stream.node import Value
+from cutset.stream.wire import LIMITS, PIECE, Assembler, Outbox, pack, pieces, unpack
 
 VALUES = [Value("a", (1, 4, 30, 31), "float32"), Value("b", (1, 100), "uint8"), Value("c", (3,), "bfloat16")]
 

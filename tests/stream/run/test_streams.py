@@ -13,17 +13,17 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from cutset.errors import ConfigError, CutsetError, GraphError, RequestError  # noqa: E402
-from cutset.stream.api import Stream  # noqa: E402
-from cutset.stream.coordinator.even import even_plan  # noqa: E402
-from cutset.stream.coordinator.local import LocalWorkers  # noqa: E402
-from cutset.stream.export import export  # noqa: E402
-from cutset.stream.messages import Report  # noqa: E402
-from cutset.stream.model import Model  # noqa: E402
-from cutset.stream.planning.plan import Plan, StagePlan  # noqa: E402
-from cutset.stream.zoo import build  # noqa: E402
-from stream.networks import Many, filled  # noqa: E402
-from stream.run.pictures import expected, moving, same, small_model  # noqa: E402
+from cutset.errors import ConfigError, CutsetError, GraphError, RequestError
+from cutset.stream.api import Stream
+from cutset.stream.coordinator.even import even_plan
+from cutset.stream.coordinator.local import LocalWorkers
+from cutset.stream.export import export
+from cutset.stream.messages import Report
+from cutset.stream.model import Model
+from cutset.stream.planning.plan import COORDINATOR, Plan, StagePlan
+from cutset.stream.zoo import build
+from stream.networks import Many, filled
+from stream.run.pictures import expected, moving, same, small_model
 
 
 @pytest.mark.parametrize("mode", ["full", "delta"])
@@ -219,3 +219,56 @@ def test_an_even_plan_covers_every_node() -> None:
     model = small_model()
     for count in (1, 2, 3, 40):
         even_plan(model, [f"w{i}" for i in range(count)]).check(model.graph, model.digest)
+
+
+def noisy(count: int, levels: int) -> list[Any]:
+    """A camera that stands still in bad light: every pixel is off by some levels, and a patch moves."""
+    rng = np.random.default_rng(3)
+    found = moving(count, 24, 28)
+    return [np.clip(p + rng.integers(-levels, levels + 1, p.shape), 0, 255).astype(np.uint8) for p in found]
+
+
+def sent(local: LocalWorkers, pictures: list[Any], **how: Any) -> tuple[list[Any], dict[str, int]]:
+    """Results, and the bytes that the coordinator and the workers sent after the first picture."""
+    total = {"coordinator": 0, "workers": 0}
+
+    def observe(report: Report, plan: Plan, seconds: float) -> None:
+        if report.picture:
+            party = "coordinator" if report.party == COORDINATOR else "workers"
+            total[party] += sum(edge.nbytes for edge in report.edges)
+
+    with Stream(small_model(24, 28), pictures, workers=local.addresses, observe=observe, **how) as stream:
+        return list(stream), total
+
+
+def test_what_may_be_left_out_is_and_the_output_stays_near(workers: LocalWorkers) -> None:
+    pictures = noisy(10, 2)
+    wanted = expected(pictures)
+    exact, whole = sent(workers, pictures)
+    same(exact, wanted)
+
+    def worst(results: list[Any]) -> float:
+        return max(float(np.abs(r.output - w).max() / np.abs(w).max()) for r, w in zip(results, wanted, strict=True))
+
+    by_levels, fewer = sent(workers, pictures, levels=4)
+    assert fewer["coordinator"] < 0.5 * whole["coordinator"]
+    assert 0 < worst(by_levels) < 0.2
+    by_threshold, fewer = sent(workers, pictures, threshold=0.05)
+    assert fewer["coordinator"] == whole["coordinator"], "pictures are not activations"
+    assert fewer["workers"] < 0.8 * whole["workers"]
+    assert 0 < worst(by_threshold) < 0.2
+
+
+def test_the_error_of_the_output_is_kept_within_a_limit(workers: LocalWorkers) -> None:
+    pictures = noisy(120, 2)
+    wanted = expected(pictures)
+    with Stream(
+        small_model(24, 28), pictures, workers=workers.addresses, threshold=3.0, levels=30, max_error=0.02, in_flight=1
+    ) as stream:
+        results = list(stream)
+    assert stream.accuracy is not None
+    errors = [float(np.abs(r.output - w).max() / np.abs(w).max()) for r, w in zip(results, wanted, strict=True)]
+    assert max(errors[:20]) > 0.02, "it was never tight: this shows nothing"
+    assert sorted(errors[60:])[-10] <= 0.02
+    assert stream.accuracy.above >= 1
+    assert stream.accuracy.largest > 0.02

@@ -14,14 +14,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from cutset.errors import CutsetError, LinkClosed, LinkError  # noqa: E402
-from cutset.link import Link, Timeouts, connect, listen  # noqa: E402
-from cutset.link.keys import Keys, new_keys  # noqa: E402
-from cutset.stream.api import Stream  # noqa: E402
-from cutset.stream.coordinator.even import even_plan  # noqa: E402
-from cutset.stream.coordinator.switching import Options  # noqa: E402
-from cutset.stream.digest import tensor_digest  # noqa: E402
-from cutset.stream.messages import (  # noqa: E402
+from cutset.errors import CutsetError, LinkClosed, LinkError
+from cutset.link import Link, Timeouts, connect, listen
+from cutset.link.keys import Keys, new_keys
+from cutset.stream.api import Stream
+from cutset.stream.coordinator.even import even_plan
+from cutset.stream.coordinator.switching import Options
+from cutset.stream.digest import tensor_digest
+from cutset.stream.messages import (
     PROTOCOL,
     Beat,
     Bye,
@@ -42,14 +42,14 @@ from cutset.stream.messages import (  # noqa: E402
     Work,
     encode,
 )
-from cutset.stream.model import Model  # noqa: E402
-from cutset.stream.node import Value  # noqa: E402
-from cutset.stream.planning.plan import write_plan  # noqa: E402
-from cutset.stream.wire import LIMITS, pack, unpack  # noqa: E402
-from cutset.stream.worker.server import Worker  # noqa: E402
-from cutset.stream.worker.session import Setting  # noqa: E402
-from cutset.stream.worker.weights import WeightStore, save_weight  # noqa: E402
-from stream.run.pictures import expected, moving, same, small_model  # noqa: E402
+from cutset.stream.model import Model
+from cutset.stream.node import Value
+from cutset.stream.planning.plan import write_plan
+from cutset.stream.wire import LIMITS, pack, unpack
+from cutset.stream.worker.server import Worker
+from cutset.stream.worker.session import Setting
+from cutset.stream.worker.weights import WeightStore, save_weight
+from stream.run.pictures import expected, moving, same, small_model
 
 SECRET = bytes(16)
 QUICK = Timeouts(connect=3.0, send=3.0, recv=3.0)
@@ -154,6 +154,7 @@ def order(model: Model, number: int = 1, **changes: Any) -> Prepare:
         "deltas": True,
         "threshold": 0.0,
         "half": False,
+        "levels": 0,
         "bandwidth": 0.0,
         "profile": False,
         "pace": None,

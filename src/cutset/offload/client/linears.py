@@ -114,7 +114,9 @@ class OffloadLinears:
                     self._call(site, layer, expert, rows, step.output)
                 else:
                     self._finish(stop, self.weights.of(site, layer, expert), rows, step.output)
+                self.parts.lap("other")
                 step.resume()
+                self._decoded(step.waiting[0] if step.waiting is not None else None)
 
     def quicken(self, core: Any) -> None:
         """From now on steps of this native.Decoder are answered by native code where the link allows it."""
@@ -124,7 +126,7 @@ class OffloadLinears:
 
     def _call(self, site: Site, layer: int, expert: int, rows: Floats, out: Floats) -> None:
         # What ran since the last call is the decoder's part of the layer, or the engine between two steps.
-        self.parts.lap("attention" if site == "o" else "other")
+        self._decoded(site)
         matrix = self.weights.of(site, layer, expert)
         most, total = self.session.welcome.max_rows, len(rows)
         if self.pad_rows:  # rounded up before it is split: the accelerator chooses `most`, and would count the calls
@@ -132,6 +134,10 @@ class OffloadLinears:
         for first in range(0, total, most):
             part = slice(first, first + most)
             self._multiply(matrix, rows[part], out[part], min(most, total - first))
+
+    def _decoded(self, site: Site | None) -> None:
+        """What passed since the last lap is the decoder's work before this site's product."""
+        self.parts.lap("attention" if site == "o" else "other")
 
     def _multiply(self, matrix: ClientMatrix, rows: Floats, out: Floats, sent: int) -> None:
         """Sends `sent` rows, of which `rows` may be fewer, and even none."""
@@ -185,6 +191,7 @@ class OffloadLinears:
         self.session.adopt(
             multiply(matrix.number), self._layout(asked), self._filler(asked), record, broken=stop == Stop.BROKEN
         )
+        self.parts.lap("send")
         self._receive(asked, out)
 
     def _receive(self, asked: _Asked, out: Floats) -> None:
@@ -193,7 +200,7 @@ class OffloadLinears:
         check, expected = matrix.check, asked.expected
         if check is not None and expected is None:
             expected = check.expected(asked.q, pool)  # while the other side multiplies
-        parts.lap("check")
+            parts.lap("check")
         message, frame = self.session.receive()
         waited = parts.lap("wait")
         reply = self._reply(matrix, message, frame, asked.rows)

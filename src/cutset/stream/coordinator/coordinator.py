@@ -7,6 +7,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from cutset.errors import ConfigError, CutsetError, FrameError, LinkError
@@ -15,10 +16,10 @@ from cutset.stream.coordinator.links import Links, aligned
 from cutset.stream.coordinator.pictures import Pictures
 from cutset.stream.coordinator.remote import Event, Remote
 from cutset.stream.coordinator.switching import Options, Route, Switch
-from cutset.stream.delta import KeyRequest
+from cutset.stream.delta import Budget, KeyRequest
 from cutset.stream.forms import codec_message
 from cutset.stream.hop import Gap
-from cutset.stream.messages import Failed, Lost, Need, Pace, Prepared, Ready, Report, Retire, Tune, Work
+from cutset.stream.messages import Allow, Failed, Lost, Need, Pace, Prepared, Ready, Report, Retire, Tune, Work
 from cutset.stream.model import Model
 from cutset.stream.planning.plan import COORDINATOR, Plan
 from cutset.stream.sources.codec import VideoCodec
@@ -103,6 +104,19 @@ class Coordinator:
             self._proposed = (plan, why)
 
         self._events.put(take)
+
+    def allow(self, budget: Budget, levels: int) -> None:
+        """From now on activations may be off by the budget, and pictures by levels, wherever they are sent."""
+
+        def change() -> None:
+            self.options = replace(self.options, budget=budget, levels=levels)
+            routes = self._routes() + ([self._switch.route] if self._switch is not None else [])
+            for route in routes:
+                route.allow(self.options)
+            for remote in self.remotes.values():
+                remote.say(Allow(budget.threshold, budget.half, levels))
+
+        self._events.put(change)
 
     def took(self) -> None:
         """A result was taken from `results`: there is room for another picture."""

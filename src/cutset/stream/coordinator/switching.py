@@ -26,7 +26,8 @@ class Options:
 
     deltas: bool = True
     in_flight: int = 4
-    budget: Budget = field(default_factory=Budget)
+    budget: Budget = field(default_factory=Budget)  # of activations
+    levels: int = 0  # that uint8 pictures may be off by
     deadline: float | None = None  # seconds after capture, when a picture is dropped
     rate: float | None = None  # pictures a second of each source
     profile: bool = False  # workers report the seconds of every layer
@@ -50,11 +51,16 @@ class Route:
         self.sender = Sender(
             [model.graph.values[name] for name in hops[0]], plan=number, epoch=epoch, deltas=options.deltas
         )
+        self.allow(options)
         self.forms: FormSender | None = None
         if plan.picture != "uint8":
             self.forms = FormSender(plan.picture, model.picture, plan=number, epoch=epoch)
         self.receiver = Receiver([model.graph.values[name] for name in hops[-1]], plan=number)
         self.pictures = 0  # that came back
+
+    def allow(self, options: Options) -> None:
+        """What the pictures that the first worker gets may be off by."""
+        self.sender.allow(Budget(), options.levels)
 
     @property
     def first(self) -> Remote:
@@ -130,6 +136,7 @@ class Switch:
                     deltas=options.deltas,
                     threshold=options.budget.threshold,
                     half=options.budget.half,
+                    levels=options.levels,
                     bandwidth=0.0 if math.isinf(bandwidth) else bandwidth,
                     profile=options.profile,
                     pace=paces.get((remote.name, to)) if after is not None else None,

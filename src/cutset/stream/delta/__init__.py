@@ -3,7 +3,7 @@
 Deltas carry new values at changed positions, so the decoder's tensor is the encoder's to the bit at every step.
 """
 
-from cutset.stream.delta.budget import EXACT, Budget, OutputBudget
+from cutset.stream.delta.budget import EXACT, Budget
 from cutset.stream.delta.compression import available
 from cutset.stream.delta.costs import Costs, measured
 from cutset.stream.delta.decoder import Decoder, Verdict
@@ -19,7 +19,6 @@ __all__ = [
     "Encoded",
     "Encoder",
     "KeyRequest",
-    "OutputBudget",
     "Payload",
     "Verdict",
     "available",

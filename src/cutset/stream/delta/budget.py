@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cutset.errors import ConfigError
 
-__all__ = ["EXACT", "Budget", "OutputBudget"]
+__all__ = ["EXACT", "Budget"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,34 +49,3 @@ class Budget:
 
 
 EXACT = Budget()
-
-
-class OutputBudget:
-    """Scales the edges' thresholds together, down from what they are, so that the error of the final output stays
-    within `limit`.
-
-    What is guaranteed is each edge's own bound. The output's error follows from the network and is only known where it
-    is measured (`--check`): tell it with `observe`. A lower threshold holds from the next payload on, so an excess
-    lasts as long as it isn't observed, and no longer.
-    """
-
-    def __init__(self, limit: float, edges: Mapping[str, Budget]) -> None:
-        if not 0 <= limit < math.inf:
-            raise ConfigError(f"the limit on the output's error must be 0 or above, not {limit}")
-        self.limit = limit
-        self.scale = 1.0 if limit else 0.0
-        self._edges = dict(edges)
-
-    def budget(self, edge: str) -> Budget:
-        """What the edge's encoder must keep from now on."""
-        whole = self._edges[edge]
-        return replace(whole, threshold=whole.threshold * self.scale, half=whole.half and self.limit > 0)
-
-    def observe(self, error: float) -> bool:
-        """Takes the error of an output; True if the budgets changed. Down fast, up slowly."""
-        before = self.scale
-        if not error <= self.limit:
-            self.scale *= min(max(self.limit / error, 0.1), 0.8) if math.isfinite(error) else 0.1
-        elif error < self.limit / 2:
-            self.scale = min(1.1 * self.scale, 1.0)
-        return self.scale != before

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 
 from cutset.errors import ConfigError
@@ -11,6 +12,9 @@ from cutset.errors import ConfigError
 __all__ = ["Speed", "parse_speeds"]
 
 LEAST = 1e-3
+LATELY = 9  # times that work of a kind was done
+KINDS = 8  # of work that are remembered
+MOST_AHEAD = -0.01  # seconds of debt
 SHORTEST = 1e-4  # seconds; shorter sleeps are saved up, since the system's own are longer
 
 
@@ -19,6 +23,9 @@ class Speed:
 
     What counts is the CPU time of the thread that works, so that neighbours on the same core don't count twice. With
     several compute threads that of the one that calls them counts, which waits for them awake.
+
+    This machine works slower just after it slept, which the emulated one, busy all that time, wouldn't have: work that
+    is the same every time counts as the least that it took lately.
     """
 
     def __init__(
@@ -31,6 +38,7 @@ class Speed:
     ) -> None:
         self.factor = factor
         self._cpu, self._clock, self._sleep = cpu, clock, sleep
+        self._took: dict[Hashable, deque[float]] = {}  # CPU seconds of work that is the same every time, newest last
         self._debt = 0.0  # seconds to sleep; below 0 after a sleep that was too long
 
     @property
@@ -48,26 +56,36 @@ class Speed:
         """How long that work takes at this speed."""
         return cpu_seconds / self._factor
 
-    def pay(self, cpu_seconds: float) -> None:
-        """Sleeps as much longer as work of so many seconds of CPU takes at this speed."""
+    def pay(self, cpu_seconds: float, same: Hashable = None) -> None:
+        """Sleeps as much longer as work of so many seconds of CPU takes at this speed. `same` names work that is the
+        same every time.
+        """
         if self._factor == 1:
             return
-        self._debt += cpu_seconds * (1 / self._factor - 1)
+        least = cpu_seconds
+        if same is not None:
+            took = self._took.pop(same, deque(maxlen=LATELY))
+            took.append(cpu_seconds)
+            least = min(took)
+            self._took[same] = took
+            if len(self._took) > KINDS:
+                del self._took[next(iter(self._took))]
+        self._debt = max(self._debt + least / self._factor - cpu_seconds, MOST_AHEAD)
         if self._debt < SHORTEST:
             return
         start = self._clock()
         self._sleep(self._debt)
         # A sleep that was far too long is the system's, not the machine's.
-        self._debt = max(self._debt - (self._clock() - start), -0.01)
+        self._debt = max(self._debt - (self._clock() - start), MOST_AHEAD)
 
     @contextmanager
-    def work(self) -> Iterator[None]:
-        """Pays for the CPU time of this thread within."""
+    def work(self, same: Hashable = None) -> Iterator[None]:
+        """Pays for the CPU time of this thread within. `same` names work that is the same every time."""
         start = self._cpu()
         try:
             yield
         finally:
-            self.pay(self._cpu() - start)
+            self.pay(self._cpu() - start, same)
 
 
 def parse_speeds(text: str, count: int) -> tuple[float, ...]:

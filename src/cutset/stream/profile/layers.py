@@ -19,6 +19,7 @@ __all__ = ["LayerTimes", "measure_layers"]
 ROUNDS = 7
 BUDGET = 20.0  # seconds; a network that takes longer is measured at least twice
 WARM = 1
+PAUSE = 0.05  # seconds before each run: a stage waits between pictures, and works slower for a while then
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,9 @@ def measure_layers(
     budget: float = BUDGET,
     tell: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> LayerTimes:
-    """Runs the network on made-up pictures, observed and not in turn. Threads are torch's, as they are set."""
+    """Runs the network on made-up pictures, observed and not in turn, with pauses as between pictures that come from a
+    camera. Threads are torch's, as they are set.
+    """
     stage = Stage(graph, range(len(graph.nodes)), tensors)
     inputs = {value.name: _made_up(value.shape, value.dtype) for value in graph.inputs}
     for _ in range(WARM):
@@ -49,6 +52,7 @@ def measure_layers(
     observed: list[list[float]] = []
     start = time.perf_counter()
     for done in range(rounds):
+        time.sleep(PAUSE)
         begin = time.perf_counter()
         stage.run(inputs)
         alone.append(time.perf_counter() - begin)
@@ -57,6 +61,7 @@ def measure_layers(
         def note(node: Node, seconds: float, times: list[float] = times) -> None:
             times.append(seconds)
 
+        time.sleep(PAUSE)
         stage.run(inputs, note)
         observed.append(times)
         tell("layers", done + 1, rounds)

@@ -142,7 +142,7 @@ class Pipeline:
 
     def _compute_one(self, job: Job, speed: Speed) -> bool:
         start = time.monotonic()
-        with speed.work():
+        with speed.work(job.run.number):  # layers cost the same whatever the picture
             job.values, job.layer_seconds = job.run.compute(job.values)
         if job.layer_seconds is not None:
             job.layer_seconds = [speed.seconds(seconds) for seconds in job.layer_seconds]

@@ -16,7 +16,7 @@ from cutset.stream.delta import Budget
 from cutset.stream.forms import FormReceiver
 from cutset.stream.graph import Graph
 from cutset.stream.hop import Receiver, Sender
-from cutset.stream.messages import MOST_EDGES, EdgeReport, Prepare, Work
+from cutset.stream.messages import MOST_EDGES, Allow, EdgeReport, Prepare, Work
 from cutset.stream.planning.plan import Plan
 from cutset.stream.stage import Stage
 
@@ -51,15 +51,19 @@ class PlanRun:
         self._forms: FormReceiver | None = None
         if self.first and plan.picture != "uint8":
             self._forms = FormReceiver(graph.inputs[0], order.codecs)
-        budget = Budget() if self.last else Budget(order.threshold, order.half)
         self.sender = Sender(
             [graph.values[name] for name in self.gives],
             plan=order.plan,
             epoch=order.epoch,
             deltas=order.deltas,
-            budget=budget,
             bandwidth=order.bandwidth or math.inf,
         )
+        self.allow(order)
+
+    def allow(self, said: Prepare | Allow) -> None:
+        """What is sent may be off by so much; results are what was computed."""
+        if not self.last:
+            self.sender.allow(Budget(said.threshold, said.half), said.levels)
 
     @property
     def limit(self) -> int:

@@ -21,6 +21,7 @@ from cutset.stream.delta import KeyRequest
 from cutset.stream.description import graph_digest, read_description
 from cutset.stream.graph import Graph
 from cutset.stream.messages import (
+    Allow,
     Connect,
     Failed,
     HopReport,
@@ -95,6 +96,7 @@ class Session:
         self._graphs: dict[str, Graph] = {}
         self._plans: dict[int, _Planned] = {}
         self._retired = 0
+        self._allowed: Prepare | Allow | None = None  # the newest word on thresholds
         self._nexts: dict[tuple[str, bytes | None], Neighbour] = {}
         self._upstream: dict[Link, Assembler] = {link: Assembler()}
         self._outboxes: dict[Link, Outbox] = {link: self.outbox}
@@ -139,7 +141,14 @@ class Session:
             planned = self._plans.get(message.plan)
             if planned is not None and planned.run is not None and message.bandwidth > 0:
                 planned.run.sender.bandwidth = message.bandwidth
+        elif isinstance(message, Allow):
+            self._allowed = message
+            for planned in list(self._plans.values()):
+                if planned.run is not None:
+                    planned.run.allow(message)
         elif isinstance(message, Prepare | Weight | Connect | Retire):
+            if isinstance(message, Prepare):
+                self._allowed = message
             self._orders.put((message, [np.array(array) for array in arrays]))
         else:
             raise FrameError("this message is not for a worker")
@@ -292,6 +301,8 @@ class Session:
         run = PlanRun(order, graph, planned.plan, tensors, self._setting.device)
         warm_up(run)
         planned.run = run
+        if self._allowed is not None:  # may have come while the stage was made
+            run.allow(self._allowed)
         self.say(Prepared(order.plan, planned.loaded, time.monotonic() - planned.begun))
 
     def _connect(self, number: int) -> None:
