@@ -208,6 +208,9 @@ void bind_remote(nb::module_& m) {
       .def_prop_ro("number", [](const PyRemote& self) { return self.linears.at ? self.linears.at->number : 0; })
       .def_prop_ro("wanted", [](const PyRemote& self) { return self.linears.wanted; })
       .def_prop_rw(
+          "row", [](const PyRemote& self) { return self.linears.row; },
+          [](PyRemote& self, std::size_t row) { self.linears.row = row; })
+      .def_prop_rw(
           "most_rows", [](const PyRemote& self) { return self.linears.most_rows; },
           [](PyRemote& self, std::size_t rows) { self.linears.most_rows = rows; })
       .def_prop_rw(

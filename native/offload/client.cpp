@@ -72,20 +72,47 @@ Stop RemoteLinears::run(Step& step, bool count_cpu) {
   counters = Counters();
   while (const Product* product = step.waiting()) {
     laps.lap(product->site == Site::kO ? kAttention : kOther);
-    const Stop stop = call(*product);
+    const Stop stop = answer_all(*product);
     if (stop != Stop::kDone) return stop;
     step.resume();
   }
   return Stop::kDone;
 }
 
-Stop RemoteLinears::call(const Product& product) {
+// A product in as many calls as it takes, of about as many rows each.
+Stop RemoteLinears::answer_all(const Product& product) {
   const ClientMatrix& matrix = matrices_[spec_.index(product.site, product.layer, product.expert)];
-  const std::size_t rows = product.rows;
   at = &matrix;
-  wanted = rows;
-  if (matrix.depth == 0 || rows == 0 || rows > most_rows) return Stop::kBefore;
-  if (rules_.pad_rows && (rows & (rows - 1)) != 0) return Stop::kBefore;
+  wanted = product.rows - std::min(row, product.rows);
+  if (matrix.depth == 0 || wanted == 0) return Stop::kBefore;
+  if (rules_.pad_rows && (product.rows & (product.rows - 1)) != 0) return Stop::kBefore;
+  const std::size_t largest = most(matrix);
+  if (largest == 0) return Stop::kBefore;
+  const std::size_t calls_needed = (wanted + largest - 1) / largest;
+  const std::size_t each = rules_.pad_rows ? largest : (wanted + calls_needed - 1) / calls_needed;
+  while (row < product.rows) {
+    Product part = product;
+    part.rows = wanted = std::min(each, product.rows - row);
+    part.x += row * matrix.depth;
+    part.y += row * matrix.outputs;
+    const Stop stop = call(part, matrix);
+    if (stop != Stop::kDone) return stop;
+    row += part.rows;
+  }
+  row = 0;
+  return Stop::kDone;
+}
+
+// Rows that a call may have: both it and its answer must fit in a ring as they are.
+std::size_t RemoteLinears::most(const ClientMatrix& matrix) const {
+  const std::size_t room = sender_.sender->largest(), width = std::max(matrix.outputs, matrix.depth) * 4;
+  std::size_t rows = room <= kMostFront ? 0 : std::min(most_rows, (room - kMostFront) / width);
+  while (rules_.pad_rows && (rows & (rows - 1)) != 0) rows &= rows - 1;
+  return rows;
+}
+
+Stop RemoteLinears::call(const Product& product, const ClientMatrix& matrix) {
+  const std::size_t rows = product.rows;
   if (rules_.masked && left(matrix.number) < rows) return Stop::kNoPad;
   if (!write(product, matrix)) return Stop::kBefore;
   if (rows <= std::max(kLeastTile, kTile / matrix.depth)) expect(matrix, 0, rows);  // while the other side multiplies

@@ -74,6 +74,10 @@ class RemoteLinears {
 
   Stop run(Step& step, bool count_cpu);
 
+  // The row of the first product at which a run begins, and of the last one at which it stopped. What is larger than
+  // the ring takes, or the accelerator, is sent in several calls.
+  std::size_t row = 0;
+
   // Set before a run: the number of the last call, and how long waits stay awake alone and in company; seconds.
   std::uint64_t calls = 0;
   std::size_t most_rows = 0;  // that the accelerator takes
@@ -92,13 +96,15 @@ class RemoteLinears {
   std::vector<float> scales;            // of the rows
   std::vector<std::uint32_t> expected;  // of the checks, (rows, checks)
   const ClientMatrix* at = nullptr;     // the matrix
-  std::size_t wanted = 0;               // its rows
+  std::size_t wanted = 0;               // rows of the call, from `row` on
 
   const char* answer() const { return receiver_.receiver->data(record) + answer_at; }
   void release() { receiver_.receiver->release(record.end); }
 
  private:
-  Stop call(const Product& product);
+  Stop answer_all(const Product& product);
+  std::size_t most(const ClientMatrix& matrix) const;
+  Stop call(const Product& product, const ClientMatrix& matrix);
   bool write(const Product& product, const ClientMatrix& matrix);
   void fill(const Product& product, const ClientMatrix& matrix, char* room);
   void mask_rows(const ClientMatrix& matrix, std::size_t first, std::size_t count, std::uint32_t* out);

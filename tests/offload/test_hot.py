@@ -10,6 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from cutset.offload.accelerator.open import open_accelerator
 from cutset.offload.accelerator.products import NativeProducts
 from cutset.offload.accelerator.server import Accelerator
 from cutset.offload.client import linears as slow
+from cutset.offload.client import open as opening
 from cutset.offload.client.hot import HotCalls, Stop
 from cutset.offload.client.parts import Parts
 from cutset.offload.client.session import Session
@@ -157,6 +159,82 @@ def test_hot_and_slow_send_the_same_and_say_the_same(
         assert first.dtype == second.dtype
         assert first.shape == second.shape
         assert np.array_equal(first, second) == (not mode.startswith("masked"))
+
+
+@pytest.mark.parametrize("pad_rows", [False, True])
+@pytest.mark.parametrize("mode", MODES)
+def test_what_a_ring_is_too_small_for_is_sent_in_several_calls(
+    mode: str, pad_rows: bool, loaded: Loaded, stops: Counter[Stop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "_ring", lambda weights: 1 << 17)
+    prompt = list(range(5, 69))  # as many as a power of two: what isn't that is rounded up by the slow twin
+    with LLM("story", threads=1, mode="local") as llm:
+        wanted = llm.generate(prompt, TOKENS)[0].token_ids
+    with serving(loaded) as accelerator, client(accelerator.listener.address, mode, pad_rows=pad_rows) as llm:
+        assert llm.offload is not None
+        linears = llm.offload.linears
+        if linears.pads is not None:
+            linears.pads.fill(80)
+        assert llm.generate(prompt, TOKENS)[0].token_ids == wanted
+        rows = Counter(message.matrix for message, x in accelerator.asked if len(x) > 1)
+        assert max(rows.values()) > 1, "nothing was split"
+        if pad_rows and linears.pads is not None:
+            assert all(len(x) & (len(x) - 1) == 0 for _, x in accelerator.asked)
+        if linears.pads is not None:
+            assert linears.pads.counters().used == linears.parts.rows == sum(len(x) for _, x in accelerator.asked)
+    assert stops[Stop.DONE] >= 6
+
+
+def test_a_call_in_the_middle_of_a_product_is_finished_by_the_slow_twin(
+    loaded: Loaded, stops: Counter[Stop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a product in several calls some are answered, one is odd, and the rest comes after."""
+    monkeypatch.setattr(opening, "_ring", lambda weights: 1 << 17)
+    prompt = list(range(5, 69))  # as many as a power of two: what isn't that is rounded up by the slow twin
+    with LLM("story", threads=1, mode="local") as llm:
+        wanted = llm.generate(prompt, TOKENS)[0].token_ids
+    with serving(loaded) as accelerator, client(accelerator.listener.address, "masked+verified") as llm:
+        assert llm.offload is not None
+        assert llm.offload.linears.pads is not None
+        llm.offload.linears.pads.fill(80)
+        seen: set[int] = set()
+
+        def slowly(self: Odd, link: Any, message: Message, arrays: list[Any]) -> bool:
+            """The second call of every product gets its answer only when it is asked for again."""
+            if not isinstance(message, Product) or message.call % 3 or message.call in seen:
+                return False
+            seen.add(message.call)
+            return True
+
+        accelerator.odd = slowly.__get__(accelerator)
+        llm.offload.linears.session.patience = replace(llm.offload.linears.session.patience, resend=0.05)
+        assert llm.generate(prompt, TOKENS)[0].token_ids == wanted
+    assert stops[Stop.UNANSWERED] > 3
+    assert seen
+
+
+def test_what_the_decoder_does_between_slow_calls_counts_as_its_own(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where native code stops before each call, attention is still attention."""
+    prompt, found = PROMPT * 60, []
+    for stopped in (False, True):
+        with serving(loaded) as accelerator, client(accelerator.listener.address, "plain") as llm:
+            assert llm.offload is not None
+            if stopped:
+
+                def run(self: HotCalls, step: Any, parts: Parts) -> Stop:
+                    parts.add([0.0] * 10, [0.0] * 10)
+                    return Stop.BEFORE
+
+                monkeypatch.setattr(HotCalls, "run", run)
+            else:
+                llm.offload.linears.hot = None
+            llm.generate(prompt, TOKENS)
+            found.append(dict(llm.offload.linears.parts.wall))
+    assert found[0]["attention"] > 0.002
+    assert found[1]["attention"] > found[0]["attention"] / 5
+    assert found[0]["check"] == found[1]["check"] == 0
 
 
 def test_each_row_of_a_lent_pad_masks_one_row(loaded: Loaded, expected: list[int]) -> None:
@@ -291,17 +369,18 @@ def test_a_lie_ends_the_session(mode: str, change: Any, loaded: Loaded, stops: C
         assert len(accelerator.asked) == 7
 
 
-def test_a_ring_that_is_too_small_is_for_the_twin(
-    loaded: Loaded, expected: list[int], stops: Counter[Stop], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_small_ring(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In native code calls are made to fit, in the twin frames come in pieces."""
     monkeypatch.setattr("cutset.offload.client.open._ring", lambda weights: 1 << 16)
     long = " ".join([PROMPT] * 20)
     with LLM("story", threads=1, mode="local") as llm:
         wanted = llm.generate(long, TOKENS)[0].token_ids
-    for kind in (Odd, HotAccelerator):
+    for kind, hot in ((Odd, True), (Odd, False), (HotAccelerator, True), (HotAccelerator, False)):
         with serving(loaded, kind) as accelerator, client(accelerator.listener.address, "verified") as llm:
+            assert llm.offload is not None
+            if not hot:
+                llm.offload.linears.hot = None
             assert llm.generate(long, TOKENS)[0].token_ids == wanted
-        assert stops[Stop.BEFORE] + stops[Stop.ODD] > 0
 
 
 @pytest.mark.parametrize("rows", [{}, {"pad_rows": True}])

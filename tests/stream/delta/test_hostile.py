@@ -122,6 +122,8 @@ def test_compressed_data_is_bounded(name):
     for wrong in (packed[:-1], packed[1:], np.concatenate([packed, packed]), packed[:0], data):
         with pytest.raises(FrameError):
             decompress(name, wrong, data.size)
+    with pytest.raises(FrameError):
+        decompress(name, np.concatenate([compress(name, data[:0]), data[:3]]), 0)
 
 
 def test_zstd_that_lies_about_its_size():

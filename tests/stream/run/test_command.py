@@ -45,6 +45,9 @@ def test_a_run_that_is_killed_leaves_no_worker() -> None:
                 break
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         assert children, "no worker was started"
+        arguments = Path(f"/proc/{children[0]}/cmdline").read_text().split("\0")
+        directory = Path(arguments[arguments.index("--listen") + 1].removeprefix("ipc://")).parent
+        assert directory.is_dir()
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -58,6 +61,51 @@ def test_a_run_that_is_killed_leaves_no_worker() -> None:
             subprocess.run(["sleep", "0.1"], check=True)
         else:
             pytest.fail("a worker outlived the run")
+    assert not directory.exists()
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a profile and a trained sparsity model of small pictures."""
+    folder = tmp_path_factory.mktemp("measured")
+    source = ["alexnet", "--source", "generated:96x96,pictures=60", "--threads", "1"]
+    for command in (
+        ["profile", *source, "-o", str(folder / "profile.json")],
+        ["train", "alexnet", "--source", "generated:96x96,pictures=60", "-o", str(folder / "trained.npz")],
+    ):
+        done = subprocess.run([*RUN[:4], *command], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_a_run_with_profiles_a_trained_model_and_pictures_that_stay(measured: Path, tmp_path: Path) -> None:
+    profile = str(measured / "profile.json")
+    more = ["--workers", "2", "--profile", f"{profile},{profile}", "--sparsity", str(measured / "trained.npz")]
+    more += ["--pictures-stay", "--speed", "0.25,1", "--link", "8MB/s,1ms", "--json", str(tmp_path / "r.json")]
+    command = [*RUN[:6], "--source", "generated:96x96,pictures=12", "--check", "--quiet", *more]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "all 12 pictures have the bits" in done.stderr
+    assert "sparsity" in done.stderr or "trained" in done.stderr or "predict" in done.stderr, done.stderr
+    plans = json.loads((tmp_path / "r.json").read_text())["plans"]
+    assert all(plan["stages"][0]["worker"] == "worker1" and plan["stages"][0]["nodes"] for plan in plans)
+
+
+@pytest.mark.slow
+def test_a_run_that_may_be_wrong_by_a_share() -> None:
+    more = ["--workers", "2", "--levels", "8", "--threshold", "0.5", "--max-error", "0.05", "--check", "--quiet"]
+    done = subprocess.run(
+        [*RUN, "--source", "generated:96x96,pictures=40", *more], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "accuracy: 7 pictures were computed here too" in done.stderr
+    for wrong, says in (("--levels=300", "levels"), ("--max-error=-1", "error"), ("--threshold=-1", "threshold")):
+        done = subprocess.run(
+            [*RUN, "--source", "generated:96x96,pictures=2", wrong], capture_output=True, text=True, timeout=120
+        )
+        assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+        assert says in done.stderr.splitlines()[-1]
 
 
 def throttled(pid: int, over: threading.Event) -> None:

@@ -106,7 +106,7 @@ def test_a_worker_stands_still(healed: LocalWorkers, name: str) -> None:
 
 @SLOW
 def test_a_worker_that_ends_in_order(healed: LocalWorkers) -> None:
-    _, _, plans = disturbed(healed, 50, {15: lambda: terminate(healed, "worker2")})
+    _, _, plans = disturbed(healed, 150, {15: lambda: terminate(healed, "worker2")})
     assert len(plans) >= 2
 
 

@@ -47,7 +47,7 @@ from cutset.stream.node import Value
 from cutset.stream.planning.plan import write_plan
 from cutset.stream.wire import LIMITS, pack, unpack
 from cutset.stream.worker.server import Worker
-from cutset.stream.worker.session import Setting
+from cutset.stream.worker.setting import Setting
 from cutset.stream.worker.weights import WeightStore, save_weight
 from stream.run.pictures import expected, moving, same, small_model
 

@@ -82,6 +82,7 @@ class HotCalls:
 
     def run(self, step: Any, parts: Parts) -> Stop:
         """Answers products of a native.Step until it is done, or something is out of the ordinary."""
+        self._remote.row = 0
         ring = self._session.ring()
         if ring is None:
             return Stop.BEFORE
@@ -109,6 +110,11 @@ class HotCalls:
                 return stop
             if not self._borrow(remote.number, remote.wanted):
                 return Stop.BEFORE
+
+    @property
+    def rows(self) -> slice:
+        """Of the product that the step waits for: those of the call that was stopped at. Those before are answered."""
+        return slice(self._remote.row, self._remote.row + self._remote.wanted)
 
     def take(self, number: int, rows: int) -> list[Lent]:
         """Lent rows of a matrix for a call that isn't made here: as many as there are, at most `rows`."""

@@ -101,19 +101,22 @@ class OffloadLinears:
         """Answers all products of a native.Step. Raises what a call raises."""
         with self._lock, nullcontext() if self._idle is None else self._idle.running():
             while step.waiting is not None:
-                stop = Stop.BEFORE
+                stop, part = Stop.BEFORE, slice(0, 0)
                 if self.hot is not None and self.watch is None:
                     before = self.parts.calls
                     stop = self.hot.run(step, self.parts)
+                    part = self.hot.rows
                     if self.mode.verified:  # native code counts the calls whose answers it found good
                         self.checks_passed += self.parts.calls - before
                 if stop == Stop.DONE:
                     return
                 site, layer, expert, rows = step.waiting
-                if stop == Stop.BEFORE:
-                    self._call(site, layer, expert, rows, step.output)
-                else:
-                    self._finish(stop, self.weights.of(site, layer, expert), rows, step.output)
+                out, rest = step.output, part.start
+                if stop != Stop.BEFORE:
+                    self._finish(stop, self.weights.of(site, layer, expert), rows[part], out[part])
+                    rest = part.stop
+                if rest < len(rows) or stop == Stop.BEFORE:
+                    self._call(site, layer, expert, rows[rest:], out[rest:])
                 self.parts.lap("other")
                 step.resume()
                 self._decoded(step.waiting[0] if step.waiting is not None else None)

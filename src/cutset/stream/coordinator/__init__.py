@@ -1,6 +1,7 @@
 """The coordinator: the camera's side. Sends pictures into the chain of workers and takes the results.
 
-coordinator  the thread that decides: which plan is used, and what to do when something breaks
+coordinator  the thread that decides: which plan is wanted, and what to do when something breaks
+routes       the plans in use, those that are being left, and the next one
 pictures     what is sent when, and what comes out
 attendance   which workers are there and fit for work
 remote       one worker as seen from here: link, life, clock

@@ -15,11 +15,11 @@ from cutset.stream.coordinator.attendance import Attendance
 from cutset.stream.coordinator.links import Links, aligned
 from cutset.stream.coordinator.pictures import Pictures
 from cutset.stream.coordinator.remote import Event, Remote
-from cutset.stream.coordinator.switching import Options, Route, Switch
+from cutset.stream.coordinator.routes import Routes
+from cutset.stream.coordinator.switching import Options
 from cutset.stream.delta import Budget, KeyRequest
-from cutset.stream.forms import codec_message
 from cutset.stream.hop import Gap
-from cutset.stream.messages import Allow, Failed, Lost, Need, Pace, Prepared, Ready, Report, Retire, Tune, Work
+from cutset.stream.messages import Allow, Failed, Lost, Need, Pace, Prepared, Ready, Report, Tune, Work
 from cutset.stream.model import Model
 from cutset.stream.planning.plan import COORDINATOR, Plan
 from cutset.stream.sources.codec import VideoCodec
@@ -31,7 +31,6 @@ Planner = Callable[[Sequence[str], str], Plan]
 
 TICK = 0.05  # seconds
 LAST_WORDS = 0.5  # seconds that reports of the last pictures may come after their results
-PAST = 8  # plans whose late reports are still understood
 
 
 class Coordinator:
@@ -59,18 +58,11 @@ class Coordinator:
         if not workers:
             raise ConfigError("a stream needs at least one worker")
         self.model, self.options, self.planner = model, options, planner
-        self.plans: list[tuple[int, Plan, str]] = []  # number, plan, and why it was made
         self._events: queue.SimpleQueue[Event | Callable[[], None] | None] = queue.SimpleQueue()
         self._observe, self._tell = observe, tell
         self._paces = dict(paces or {})
-        self._codecs = [codec_message(codec) for codec in codecs]
         self.links = Links(self._paces, self._ours)
-        self._route: Route | None = None
-        self._old: list[Route] = []  # by which pictures are still on their way
-        self._past: dict[int, Route] = {}  # routes by number, for the reports that come late
-        self._switch: Switch | None = None
         self._proposed: tuple[Plan, str] | None = None
-        self._number, self._epoch, self._retired = 0, 0, 0
         self._wanted = "the stream begins"  # why a plan is wanted, or empty
         self._begun = time.monotonic()
         self._owed = 0  # reports of pictures whose results are there
@@ -82,6 +74,7 @@ class Coordinator:
             self.remotes[name] = Remote(
                 name, address, session=session, told=self._events.put, keys=keys, key=key, pace=pace
             )
+        self._routes = Routes(model, self.remotes, self._paces, self.links, codecs, tell)
         self._attendance = Attendance(self.remotes, options)
         self._pictures = Pictures(model, sources, codecs, options, self._wake)
         self.results = self._pictures.results
@@ -89,6 +82,11 @@ class Coordinator:
         self._thread.start()
 
     # Other threads.
+
+    @property
+    def plans(self) -> list[tuple[int, Plan, str]]:
+        """Number and plan of all there were, and why each was made."""
+        return self._routes.plans
 
     @property
     def offsets(self) -> dict[str, float]:
@@ -110,9 +108,7 @@ class Coordinator:
 
         def change() -> None:
             self.options = replace(self.options, budget=budget, levels=levels)
-            routes = self._routes() + ([self._switch.route] if self._switch is not None else [])
-            for route in routes:
-                route.allow(self.options)
+            self._routes.allow(self.options)
             for remote in self.remotes.values():
                 remote.say(Allow(budget.threshold, budget.half, levels))
 
@@ -143,9 +139,10 @@ class Coordinator:
                 self._hear()
                 self._tick()
                 self._replan()
-                if self._route is not None and self._route.whole:
-                    self._retire()
-                    self._pictures.dispatch(self._route)
+                route = self._routes.current
+                if route is not None and route.whole:
+                    self._routes.retire(self._pictures.flights.oldest_plan())
+                    self._pictures.dispatch(route)
                 for report in self._pictures.deliver():
                     self._report(report)
             until = time.monotonic() + LAST_WORDS
@@ -188,7 +185,7 @@ class Coordinator:
             return
         elif message == "up":
             self._tell(f"{remote.name} is there: {remote.card.cpu if remote.card else ''}")
-            if self._route is not None or self._switch is not None:
+            if self._routes.current is not None or self._routes.switch is not None:
                 self._want(f"{remote.name} came")
         elif isinstance(message, Work):
             self._result(event, message)
@@ -200,25 +197,14 @@ class Coordinator:
         elif isinstance(message, Failed):
             self._failed(remote, message)
         elif isinstance(message, KeyRequest):
-            for route in self._routes():
+            for route in self._routes.used:
                 if route.number == message.plan and route.first is remote:
                     route.sender.request(message)
-        elif self._switch is not None and getattr(message, "plan", -1) == self._switch.route.number:
-            if isinstance(message, Need):
-                sent = self._switch.send_weights(self.model, remote, message.weights)
-                self._tell(f"{remote.name} gets {len(message.weights)} weights, {sent / 1e6:.1f} MB")
-            elif isinstance(message, Prepared):
-                self._switch.prepared(remote.name)
-            elif isinstance(message, Ready):
-                self._switch.connected(remote.name)
-                if self._switch.ready:
-                    self._begin(self._switch.route)
-
-    def _routes(self) -> list[Route]:
-        return [*self._old, *([self._route] if self._route is not None else [])]
+        elif isinstance(message, Need | Prepared | Ready):
+            self._routes.answered(remote, message, self._pictures.flights.oldest_plan())
 
     def _result(self, event: Event, work: Work) -> None:
-        route = next((r for r in self._routes() if r.number == work.plan and r.last is event.remote), None)
+        route = next((r for r in self._routes.used if r.number == work.plan and r.last is event.remote), None)
         if route is None:
             return
         try:
@@ -236,7 +222,7 @@ class Coordinator:
 
     def _report(self, report: Report) -> None:
         """A party's report of a picture, this one's included: what links carry, and whoever wants to know."""
-        route, seconds = self._past.get(report.plan), 0.0
+        route, seconds = self._routes.past.get(report.plan), 0.0
         if route is None or report.hop is None:
             return
         sender = route.sender_to(report.party)
@@ -255,21 +241,23 @@ class Coordinator:
 
     def _down(self, remote: Remote, why: str) -> None:
         self._tell(f"{remote.name} is gone: {why}")
-        if self._switch is not None and remote in self._switch.route.remotes:
-            self._switch = None
+        switch = self._routes.switch
+        if switch is not None and remote in switch.route.remotes:
+            self._routes.switch = None
             self._want(f"{remote.name} is gone")
-        if any(remote in route.remotes for route in self._routes()):
+        if any(remote in route.remotes for route in self._routes.used):
             self._break(f"{remote.name} is gone")
 
     def _failed(self, remote: Remote, message: Failed) -> None:
-        concerned = self._switch is not None and self._switch.route.number == message.plan
-        if not concerned and all(route.number != message.plan for route in self._routes()):
+        switch = self._routes.switch
+        concerned = switch is not None and switch.route.number == message.plan
+        if not concerned and all(route.number != message.plan for route in self._routes.used):
             return  # of a plan that is over
         self._tell(f"{remote.name} reports of plan {message.plan}: {message.reason}")
         blamed = message.party if message.party in self.remotes else remote.name
         self._attendance.failed(blamed, message.reason, remote.name)
         if concerned:
-            self._switch = None
+            self._routes.switch = None
             self._want(message.reason)
         else:
             self._break(message.reason)
@@ -279,8 +267,7 @@ class Coordinator:
 
     def _break(self, why: str) -> None:
         """The routes in use can't be: what is on its way is sent again, by a new plan."""
-        self._old, self._route = [], None
-        self._epoch += 1
+        self._routes.drop()
         self._pictures.flights.grounded()
         self._want(why)
 
@@ -290,17 +277,17 @@ class Coordinator:
         why = self._pictures.overdue(now)
         if why:
             self._break(why)
-        switch, most = self._switch, self.options.prepare
+        switch, most = self._routes.switch, self.options.prepare
         if switch is not None and now - switch.begun > most:
             for name in switch.waiting:
                 self._attendance.bench(name, f"it didn't get ready in {most:g} s")
             self._want(f"{', '.join(switch.waiting)} didn't get ready in {most:g} s")
-            self._switch = None
+            self._routes.switch = None
         for name in self._attendance.back(now):
             self._want(f"{name} may try again")
 
     def _replan(self) -> None:
-        now = time.monotonic()
+        now, routes = time.monotonic(), self._routes
         if self._attendance.in_doubt(now):
             return
         alive = self._attendance.alive()
@@ -308,18 +295,18 @@ class Coordinator:
             self._pictures.give_up("no worker is left")
             raise LinkError(f"no worker is left. {self._attendance.reasons(self.remotes)}")
         waited = now - self._begun
-        if not alive or (not self.plans and len(alive) < len(self.remotes) and waited < self.options.gather):
+        if not alive or (not routes.plans and len(alive) < len(self.remotes) and waited < self.options.gather):
             return
         if self._wanted:
             why, self._wanted, self._proposed = self._wanted, "", None
             plan = self.planner(alive, why)
-        elif self._proposed is not None and self._route is not None and self._switch is None:
+        elif self._proposed is not None and routes.current is not None and routes.switch is None:
             (plan, why), self._proposed = self._proposed, None
         else:
             return
-        current = self._route.plan if self._route is not None else None
+        current = routes.current.plan if routes.current is not None else None
         if current is not None and (plan.stages, plan.picture) == (current.stages, current.picture):
-            self._switch = None
+            routes.switch = None
             return
         plan.check(self.model.graph, self.model.digest)
         missing = [stage.worker for stage in plan.stages if stage.worker not in alive]
@@ -328,38 +315,4 @@ class Coordinator:
         if missing:
             reasons = self._attendance.reasons(missing)
             raise ConfigError(f"the plan needs {', '.join(missing)}, which can't be reached: {reasons}")
-        self._start(plan, why)
-
-    def _start(self, plan: Plan, why: str) -> None:
-        """Tells the workers to prepare."""
-        self._number += 1
-        if self._route is None:
-            self._retire()
-        self.plans.append((self._number, plan, why))
-        remotes = [self.remotes[stage.worker] for stage in plan.stages]
-        route = Route(self._number, self._epoch, plan, self.model, remotes, self.options)
-        self._past[self._number] = route
-        self._past.pop(self._number - PAST, None)
-        route.sender.bandwidth = self.links.bandwidth(COORDINATOR, route.first.name)
-        self._switch = Switch(route, self.model, self.options, self._paces, self.links, self._codecs)
-
-    def _begin(self, route: Route) -> None:
-        """From now on pictures take this route."""
-        self._switch = None
-        if self._route is not None:
-            self._old.append(self._route)
-        self._route = route
-        stages = ", ".join(f"{stage.worker} {stage.nodes[0]}–{stage.nodes[-1]}" for stage in route.plan.stages)
-        self._tell(f"plan {route.number}: {stages}")
-        self._retire()
-
-    def _retire(self) -> None:
-        """Ends the plans by which nothing is on its way any more."""
-        oldest = self._pictures.flights.oldest_plan()
-        current = self._route.number if self._route is not None else self._number
-        before = min(oldest, current) if oldest is not None else current
-        if before > self._retired:
-            self._retired = before
-            self._old = [route for route in self._old if route.number >= before]
-            for remote in self.remotes.values():
-                remote.say(Retire(before))
+        routes.start(plan, why, self.options, self._pictures.flights.oldest_plan())

@@ -25,7 +25,8 @@ class LocalWorkers:
     """Starts `count` workers on ipc in a directory that only this user can open, and stops them when closed.
 
     They share a cache of weights there; `stock` fills it, so that nothing has to be sent. Each worker watches its
-    standard input, a pipe from here: when this process dies, however it does, the pipe closes and the worker ends.
+    standard input, a pipe from here: when this process dies, however it does, the pipe closes and the worker ends and
+    removes the directory.
     """
 
     def __init__(
@@ -64,7 +65,8 @@ class LocalWorkers:
         speed = self._speeds[self.names.index(name)] if self._speeds else 1.0
         command = [sys.executable, "-m", "cutset.cli", "stream", "worker"]
         command += ["--listen", f"ipc://{self.directory}/{name}", "--threads", str(self._threads)]
-        command += ["--cache", str(self.cache), "--with-parent", *self._extra]
+        command += ["--cache", str(self.cache), "--with-parent", str(self.directory)]
+        command += self._extra
         if speed != 1.0:
             command += ["--speed", str(speed)]
         self._processes[name] = subprocess.Popen(
@@ -107,6 +109,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     """Stops a process if it runs, and takes it away."""
     if process.stdin is not None:
         with contextlib.suppress(OSError):
+            process.stdin.write(b".")  # on purpose: others may still use the directory
             process.stdin.close()
     process.terminate()
     try:

@@ -70,6 +70,9 @@ def _from_zstd(source: bytes, size: int) -> bytes | None:
         # The library allocates what the data says of its size, so that is compared before.
         if library.get_frame_parameters(source).content_size != size:
             return None
+        if not size:  # the library wouldn't look further
+            reader = library.ZstdDecompressor().decompressobj()
+            return None if reader.decompress(source) or not reader.eof or reader.unused_data else b""
         plain: bytes = library.ZstdDecompressor().decompress(source, max_output_size=size, allow_extra_data=False)
     except library.ZstdError as error:
         raise FrameError(f"compressed data can't be read: {error}") from None

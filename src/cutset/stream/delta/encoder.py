@@ -29,6 +29,7 @@ Bytes = NDArray[np.uint8]
 
 MANY = 0.3  # a share of changed elements above which a key may be smaller, for all the zeros
 HOPELESS = 0.97  # a share of changed elements, in a sample, at which a delta isn't tried
+SMALL = 1 << 20  # bytes of a tensor of which to encode all costs hardly more than to look at a sample
 BLOCKS, BLOCK = 64, 64  # of the sample, in elements
 GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -119,7 +120,8 @@ class Encoder:
         form = None
         share = 1.0
         if self._held is not None and key is not None:
-            if budget.threshold or _share(bits(self._held), bits(fresh)) < HOPELESS:
+            sure = budget.threshold or fresh.nbytes < SMALL
+            if sure or _share(bits(self._held), bits(fresh)) < HOPELESS:
                 form = self._delta(self._held, fresh, wire)
             else:
                 self._hold(fresh)

@@ -13,7 +13,7 @@ from cutset.link.keys import load_allowed, load_keys
 from cutset.stream.emulation import Speed
 from cutset.stream.wire import LIMITS
 from cutset.stream.worker.server import Worker
-from cutset.stream.worker.session import Setting
+from cutset.stream.worker.setting import Setting
 
 __all__ = ["open_worker"]
 

@@ -15,7 +15,8 @@ from cutset.errors import CutsetError, FrameError, LinkError
 from cutset.link import Frame, Link, Listener
 from cutset.stream.messages import PROTOCOL, Beat, Bye, Card, Hello, Message, Ping, Pong, Refused, Welcome
 from cutset.stream.wire import pack, unpack
-from cutset.stream.worker.session import Session, Setting
+from cutset.stream.worker.session import Session
+from cutset.stream.worker.setting import Setting
 from cutset.version import software
 
 __all__ = ["BEAT", "SILENCE", "Worker"]
