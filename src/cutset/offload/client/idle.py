@@ -62,3 +62,5 @@ class Idle:
                 if self._closed:
                     return
                 self._running.clear()
+                if self._held or self._last + AFTER > time.monotonic():  # somebody came just now, and saw it set
+                    self._running.set()
