@@ -34,7 +34,7 @@ def command(*words: str, until: str) -> Iterator[re.Match[str]]:
 
 
 def ask(url: str) -> None:
-    body = {"prompt": "Once upon a time", "max_tokens": 400, "n": 6, "ignore_eos": True}
+    body = {"prompt": "Once upon a time", "max_tokens": 450, "n": 16, "ignore_eos": True}
     wanted = urllib.request.Request(f"{url}/v1/completions", json.dumps(body).encode())
     wanted.add_header("content-type", "application/json")
     urllib.request.urlopen(wanted).read()
@@ -53,6 +53,7 @@ def main(folder: Path, source: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     size = "224x320" if source.startswith("generated") else "240x360"
     run = ("stream", "run", "alexnet", "--source", source, "--size", size, "--rate", "6", "--workers", "2", "--quiet")
+    run += ("--objective", "throughput")  # which splits the network
     listen = f"shm://screenshots-{os.getpid()}"
     with sync_playwright() as started:
         browser = started.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
@@ -60,9 +61,9 @@ def main(folder: Path, source: str) -> None:
             command("accelerator", "story", "--listen", listen, "--threads", "1", until="listening"),
             command("serve", "story", "--offload", listen, "--port", "0", until=r"http://\S+?:\d+") as found,
         ):
-            asking = [threading.Thread(target=ask, args=(found[0],)) for _ in range(3)]
+            asking = [threading.Thread(target=ask, args=(found[0],)) for _ in range(4)]
             threading.Timer(3.0, lambda: [one.start() for one in asking]).start()
-            take(browser, found[0], folder / "dashboard-offload.png", "light", "#requests tr:nth-child(3)", 3)
+            take(browser, found[0], folder / "dashboard-offload.png", "light", "#requests tr:nth-child(3)", 2)
             for one in asking:
                 one.join()
         with command(*run, "--dashboard", "0", until=r"http://\S+?:\d+") as found:

@@ -61,6 +61,7 @@ def explainer(planner: LivePlanner) -> Explain:
 
     def explain(plan: Plan) -> tuple[float | None, list[tuple[str, float]]]:
         from cutset.stream.planning.compare import compare
+        from cutset.stream.planning.cost import Model
         from cutset.stream.planning.replan import each_picture
 
         problem = planner.problem()
@@ -68,7 +69,7 @@ def explainer(planner: LivePlanner) -> Explain:
         for one in compare(problem):
             if one.cost is not None and one.name != plan.scheduler:
                 others[f"{one.name}, not allowed" if one.why_not else one.name] = each_picture(problem, one.cost)
-        expected = each_picture(problem, planner.cost(plan))
+        expected = each_picture(problem, Model(problem).cost(plan))
         return expected, [(name, seconds) for name, seconds in others.items() if math.isfinite(seconds)]
 
     return explain

@@ -40,7 +40,8 @@ export class Gantt {
     for (let time = 0; time <= end - start; time += step) {
       const at = x(start + time);
       parts.push(shape("line", { class: "grid", x1: at, x2: at, y1: HEAD - 4, y2: height }));
-      parts.push(shape("text", { class: "late", x: at + 3, y: 12 }, `${+(time * 1000).toFixed(1)} ms`));
+      if (at < WIDTH - 70) // or it would be cut off
+        parts.push(shape("text", { class: "late", x: at + 3, y: 12 }, `${+(time * 1000).toFixed(1)} ms`));
     }
     parties.forEach((party, i) => parts.push(shape("text", { x: 4, y: HEAD + i * ROW + ROW / 2 + 4 }, party.slice(0, 14))));
     for (const [picture, party, kind, begin, until] of all) {

@@ -40,6 +40,7 @@ __all__ = [
 
 Tell = Callable[[str, int, int], None]
 MOST_HELD = 1 << 29  # bytes of pictures
+QUICKER = 2.0  # times as quick as remembered: then the machine was busy when it was measured
 MORE = 48  # pictures of an encoded source, whose packets differ more than pictures do
 
 
@@ -77,17 +78,20 @@ def measure_profile(
     fresh: bool = False,
     tell: Tell = _quiet,
 ) -> Profile:
-    """This machine's profile of a network, from the cache unless `fresh`. Sets torch's threads for measuring."""
-    if not fresh and (known := kept(digest, threads)) is not None:
-        return known
+    """This machine's profile of a network, from the cache unless `fresh`, or if the network is much quicker now: the
+    machine was busy then. Sets torch's threads for measuring.
+    """
     import torch
 
     from cutset.stream.delta.costs import measured
-    from cutset.stream.profile.layers import measure_layers
+    from cutset.stream.profile.layers import measure_layers, quickest
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
+        known = None if fresh else kept(digest, threads)
+        if known is not None and known.whole <= QUICKER * quickest(graph, tensors):
+            return known
         times = measure_layers(graph, tensors, tell=tell)
     finally:
         torch.set_num_threads(before)
@@ -130,18 +134,14 @@ def measure_pictures(
     graph: Graph, tensors: Mapping[str, Tensor], source: str, *, size: tuple[int, int], count: int, tell: Tell = _quiet
 ) -> Sizes:
     """`sizes_of` the first pictures of a source, at most `MORE` or `count`; of a live one, the `count` that come first.
+    They are scaled to `size` where they have another.
 
-    Raises CutsetError for a source that can't be read, has pictures of another size, or too few.
+    Raises CutsetError for a source that can't be read or has too few pictures.
     """
     from cutset.stream.sources import open_source
 
     room = max(MOST_HELD // (3 * size[0] * size[1]), 2)
-    with open_source(source, limit=min(max(count, MORE), room)) as opened:
-        if opened.size != size:
-            raise RequestError(
-                f"the pictures of {opened.name} are {opened.size[0]}x{opened.size[1]}, the network is for "
-                f"{size[0]}x{size[1]}; leave --size out to take the source's"
-            )
+    with open_source(source, limit=min(max(count, MORE), room), size=size) as opened:
         pictures = list(islice(opened, count)) if opened.live else list(opened)
         return sizes_of(graph, tensors, pictures, opened.codec, source, count=count, tell=tell)
 
