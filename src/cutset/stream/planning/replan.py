@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from cutset.stream.planning.cost import Cost, Model, why_not
@@ -58,10 +59,9 @@ def decide(model: Model, current: Plan, candidate: Plan, policy: Policy) -> Deci
         return Decision(False, before, after, switch, f"{text}: less than {policy.margin:.0%} to gain")
     if gain * policy.horizon <= switch * (1 + policy.margin):
         return Decision(False, before, after, switch, f"{text}, but {_ms(switch)} to switch")
-    pictures = switch / gain
-    return Decision(
-        True, before, after, switch, f"{text}; the switch takes {_ms(switch)}, {pictures:.0f} pictures' gain"
-    )
+    pictures = math.ceil(switch / gain)
+    worth = f"{_ms(switch)}, which {pictures} pictures win back" if pictures > 1 else f"{_ms(switch)}"
+    return Decision(True, before, after, switch, f"{text}; the switch takes {worth}")
 
 
 def same(a: Plan, b: Plan) -> bool:
