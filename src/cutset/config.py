@@ -59,7 +59,7 @@ class Option:
     def expects(self) -> str:
         """What a value must be, in words."""
         numbers = f"a whole number from {self.low} to {self.high}"
-        words = "one of " + ", ".join(self.choices)
+        words = "one of " + ", ".join(choice for choice in self.choices if choice)
         return {int: numbers, bool: "true or false", Path: "a path"}.get(self.kind, words)
 
     def from_text(self, text: str, where: str, base: Path) -> Any:

@@ -247,9 +247,12 @@ def _model(args: argparse.Namespace, size: tuple[int, int]) -> Model:
 def _workers(args: argparse.Namespace) -> tuple[Any, list[str], Any]:
     """A number or addresses with keys, the names, and this side's own keys."""
     from cutset.link.keys import load_keys, load_public
+    from cutset.stream.coordinator.local import MOST_WORKERS
 
     if args.workers.isascii() and args.workers.isdigit():
-        count = int(args.workers)
+        count = int(args.workers[:9])
+        if not 1 <= count <= MOST_WORKERS:
+            raise ConfigError(f"--workers must be from 1 to {MOST_WORKERS}, or addresses")
         return count, [f"worker{i + 1}" for i in range(count)], None
     names = [name for name in args.workers.split(",") if name]
     if args.speed:

@@ -16,9 +16,9 @@ from cutset.errors import ConfigError
 from cutset.stream.model import Model
 from cutset.stream.worker.weights import save_weight
 
-__all__ = ["LocalWorkers"]
+__all__ = ["MOST_WORKERS", "LocalWorkers"]
 
-MOST = 64
+MOST_WORKERS = 64
 
 
 class LocalWorkers:
@@ -38,8 +38,8 @@ class LocalWorkers:
         extra: Sequence[str] = (),
         quiet: bool = True,
     ) -> None:
-        if not 1 <= count <= MOST:
-            raise ConfigError(f"the number of workers must be from 1 to {MOST}, not {count}")
+        if not 1 <= count <= MOST_WORKERS:
+            raise ConfigError(f"the number of workers must be from 1 to {MOST_WORKERS}, not {count}")
         self.directory = Path(tempfile.mkdtemp(prefix="cutset-"))  # mode 0700
         self.cache = self.directory / "weights"
         self.names = [f"worker{i + 1}" for i in range(count)]
