@@ -1,4 +1,4 @@
-"""The other process of a test: `python party.py echo|client ADDRESS [KEYS…]`. Says "ready" when it is."""
+"""The other process of a test: `python party.py echo|late|client ADDRESS [KEYS…]`. Says "ready" when it is."""
 
 from __future__ import annotations
 
@@ -19,6 +19,19 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     role, address, *files = sys.argv[1:]
     keys = load_keys(files[0]) if files else None
+    if role == "late":  # takes one frame, does nothing for a while, and then takes all that came meanwhile
+        listener = listen(address, keys=keys, allow=[load_public(files[1])] if files else None, limits=LIMITS)
+        print("ready", listener.address, flush=True)
+        counts: list[int] = []
+        for pause in (10.0, 0.0):
+            while (found := listener.recv(1.0 if counts else 10.0)) is not None:
+                found[1].release()
+                counts.append(1)
+                if pause:
+                    break
+            time.sleep(3.0 if pause else 0.0)
+        print("took", len(counts), flush=True)
+        return
     if role == "echo":
         allow = [load_public(files[1])] if files else None
         listener = listen(address, keys=keys, allow=allow)

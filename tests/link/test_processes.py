@@ -263,3 +263,22 @@ def test_frames_of_a_client_that_died_don_t_make_a_new_one(pair: Pair) -> None:
         assert listener.recv(0.3) is None
         assert listener.gone() == []
     listener.close()
+
+
+@pytest.mark.parametrize("kind", ["ipc", "tcp"])
+def test_who_floods_a_listener_that_is_busy_and_goes_does_not_end_it(kind: str, tmp_path: Path) -> None:
+    """With heartbeats libzmq aborted here: its queue full, the connection broken, and then something to send."""
+    pair = Pair(kind, tmp_path)
+    with party("late", pair.address, *pair.paths("server", "client")) as process:
+        _, address = said(process)
+        keys = pair.keys["client"].expecting(pair.keys["server"].public) if pair.keys else None
+        for sender in range(2):
+            link = connect(address, keys=keys, timeouts=Timeouts(connect=10, send=0.2), limits=LIMITS)
+            with contextlib.suppress(LinkTimeout):
+                for _ in range(100):
+                    link.send(b"more", [np.zeros(1000)])
+            if sender == 0:
+                time.sleep(0.3)  # what was sent is there
+            link.close()
+        assert said(process)[:1] == ["took"]
+        assert process.wait(10) == 0

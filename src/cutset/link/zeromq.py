@@ -21,8 +21,10 @@ from cutset.link.limits import Limits
 
 __all__ = ["GOODBYE", "KEYS_HELP", "bind_file", "check_owner", "configure"]
 
-HEARTBEAT = 1000  # ms between heartbeats
-SILENCE = 4000  # ms without an answer to one, after which the other side counts as dead
+# A network that is gone is noticed by the system's own means. ZeroMQ's heartbeats do it too, but end the process
+# (assertion !_io_error) where a connection breaks whose queue is full: https://github.com/zeromq/libzmq/pull/4852
+IDLE, INTERVAL, PROBES = 2, 1, 3  # seconds until TCP asks an idle peer, between two questions, and how many
+UNACKNOWLEDGED = 5000  # ms that what was sent may stay so
 HANDSHAKE = 5000  # ms
 GOODBYE = 200  # ms that close() may take to send what waits
 CREDENTIALS = struct.Struct("iII")  # process, user and group
@@ -33,7 +35,9 @@ def configure(sock: zmq.Socket[bytes], limits: Limits) -> None:
     sock.linger = 0
     sock.sndhwm = sock.rcvhwm = limits.queue
     sock.maxmsgsize = limits.frame
-    sock.heartbeat_ivl, sock.heartbeat_timeout = HEARTBEAT, SILENCE
+    sock.tcp_keepalive, sock.tcp_keepalive_cnt = 1, PROBES
+    sock.tcp_keepalive_idle, sock.tcp_keepalive_intvl = IDLE, INTERVAL
+    sock.tcp_maxrt = UNACKNOWLEDGED
     sock.handshake_ivl = HANDSHAKE
     sock.reconnect_ivl = -1
     sock.immediate = True  # nothing waits for a connection that isn't there

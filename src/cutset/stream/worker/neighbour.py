@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 from cutset.errors import CutsetError, LinkError, LinkTimeout
 from cutset.link import Timeouts, connect
 from cutset.stream.delta import KeyRequest
-from cutset.stream.messages import PROTOCOL, Hello, Message, Pace, Peer, Refused, Welcome
-from cutset.stream.wire import LIMITS, Outbox, pack, unpack
+from cutset.stream.messages import PROTOCOL, Hello, Message, Pace, Peer, Ping, Refused, Welcome
+from cutset.stream.wire import LIMITS, PIECE, Outbox, pack, unpack
 from cutset.version import software
 
 __all__ = ["Neighbour", "dial"]
 
 TIMEOUTS = Timeouts(connect=4.0, recv=4.0)
 SLICE = 0.5  # seconds
+SILENCE = 5.0  # seconds without a word, after which the next worker counts as gone; longer where the hop is slow
 
 
 class Neighbour:
@@ -24,6 +27,7 @@ class Neighbour:
 
     def __init__(self, name: str, outbox: Outbox, told: Callable[[Neighbour, Message | CutsetError], None]) -> None:
         self.name, self.outbox, self._told = name, outbox, told
+        self.bandwidth = math.inf  # bytes a second, as far as known
         self._open = True
         threading.Thread(target=self._listen, name=f"cutset-next-{name}", daemon=True).start()
 
@@ -37,8 +41,21 @@ class Neighbour:
         self._open = False
         self.outbox.close()
 
+    @property
+    def _patience(self) -> float:
+        """Seconds of silence: a ping may wait behind all that is queued for this link."""
+        return SILENCE + (LIMITS.queue + 4) * PIECE / self.bandwidth
+
     def _listen(self) -> None:
+        heard, asked, number = time.monotonic(), 0.0, 0
         while self._open:
+            now = time.monotonic()
+            if now - heard > self._patience:
+                self.broke(LinkTimeout(f"{self.name} gave no sign of life for {now - heard:.0f} s"))
+                return
+            if now - asked > SILENCE / 5:
+                asked, number = now, number + 1
+                self.outbox.say(Ping(number, now))
             try:
                 frame = self.outbox.link.recv(SLICE)
                 message, _ = unpack(frame)
@@ -48,6 +65,7 @@ class Neighbour:
             except CutsetError as error:
                 self.broke(error)
                 return
+            heard = time.monotonic()
             if isinstance(message, KeyRequest):
                 self._told(self, message)
             elif isinstance(message, Refused):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import queue
 import threading
 import time
@@ -206,6 +207,7 @@ class Preparation:
                 except CutsetError as error:
                     raise _Unreachable(peer.name, str(error)) from None
                 self._nexts[key] = found
+            found.bandwidth = planned.order.bandwidth or math.inf
             planned.next = found
         self._say(Ready(number))
 

@@ -13,7 +13,7 @@ import torch
 from cutset.config import usable_cores
 from cutset.errors import CutsetError, FrameError, LinkError
 from cutset.link import Frame, Link, Listener
-from cutset.stream.messages import PROTOCOL, Beat, Bye, Card, Hello, Message, Ping, Pong, Refused, Welcome
+from cutset.stream.messages import PROTOCOL, Beat, Bye, Card, Hello, Message, Ping, Refused, Welcome
 from cutset.stream.wire import pack, unpack
 from cutset.stream.worker.session import Session
 from cutset.stream.worker.setting import Setting
@@ -99,9 +99,8 @@ class Worker:
             self._greet(link, message)
         elif session is None or not session.knows(link):
             raise FrameError("say hello first")
-        elif isinstance(message, Ping) and link is session.link:
-            session.heard = time.monotonic()
-            session.say(Pong(message.number, message.time, time.monotonic()))
+        elif isinstance(message, Ping):
+            session.pong(link, message)
         elif isinstance(message, Bye) and link is session.link:
             session.end("the coordinator is done")
         else:

@@ -18,6 +18,8 @@ from cutset.stream.messages import (
     Lost,
     Message,
     More,
+    Ping,
+    Pong,
     Prepare,
     Retire,
     Tune,
@@ -72,6 +74,12 @@ class Session:
     def knows(self, link: Link) -> bool:
         return link in self._upstream
 
+    def pong(self, link: Link, ping: Ping) -> None:
+        """Somebody on a link of this session wants to know whether this worker lives, and its clock."""
+        if link is self.link:
+            self.heard = time.monotonic()
+        self._outboxes[link].say(Pong(ping.number, ping.time, time.monotonic()))
+
     def heed(self, link: Link, message: Message, arrays: Sequence[Bytes]) -> None:
         """Acts on a message of one of this session's links. Raises FrameError for one that may not come there."""
         if link is self.link:
@@ -90,6 +98,8 @@ class Session:
             planned = self._plans.get(message.plan)
             if planned is not None and planned.run is not None and message.bandwidth > 0:
                 planned.run.sender.bandwidth = message.bandwidth
+                if planned.next is not None:
+                    planned.next.bandwidth = message.bandwidth
         elif isinstance(message, Allow):
             self._preparation.allow(message)
         elif isinstance(message, Prepare | Weight | Connect | Retire):
