@@ -24,7 +24,7 @@ __all__ = ["GOODBYE", "KEYS_HELP", "bind_file", "check_owner", "configure"]
 # A network that is gone is noticed by the system's own means. ZeroMQ's heartbeats do it too, but end the process
 # (assertion !_io_error) where a connection breaks whose queue is full: https://github.com/zeromq/libzmq/pull/4852
 IDLE, INTERVAL, PROBES = 2, 1, 3  # seconds until TCP asks an idle peer, between two questions, and how many
-UNACKNOWLEDGED = 5000  # ms that what was sent may stay so
+UNACKNOWLEDGED = 60_000  # ms that what was sent may stay so; also where the other side has no time to read
 HANDSHAKE = 5000  # ms
 GOODBYE = 200  # ms that close() may take to send what waits
 CREDENTIALS = struct.Struct("iII")  # process, user and group

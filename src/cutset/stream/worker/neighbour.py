@@ -48,8 +48,12 @@ class Neighbour:
 
     def _listen(self) -> None:
         heard, asked, number = time.monotonic(), 0.0, 0
+        before = heard
         while self._open:
             now = time.monotonic()
+            if now - before > 4 * SLICE:  # it was this process that stood still
+                heard = now
+            before = now
             if now - heard > self._patience:
                 self.broke(LinkTimeout(f"{self.name} gave no sign of life for {now - heard:.0f} s"))
                 return
