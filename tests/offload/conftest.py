@@ -8,14 +8,21 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cutset.config import load_settings
+from cutset.models.registry import BUNDLED
+from cutset.models.source import open_source
 from cutset.offload.accelerator.open import open_accelerator
+from cutset.offload.accelerator.products import NativeProducts
 from cutset.offload.accelerator.server import Accelerator, Quota
+from cutset.offload.client.hot import HotCalls, Stop
+from cutset.offload.matrices import ModelDigest, each_matrix
 
 NUMBERS = itertools.count()
 
@@ -92,3 +99,29 @@ def start() -> Iterator[Callable[..., AcceleratorProcess]]:
 def ipc(tmp_path: Path) -> str:
     """An address that nobody has."""
     return f"ipc://{tmp_path}/a"
+
+
+@pytest.fixture(scope="module")
+def loaded() -> tuple[NativeProducts, list[tuple[int, int]], str]:
+    """The matrices of the bundled model, loaded once."""
+    products, digest, shapes = NativeProducts(1), ModelDigest(), list[tuple[int, int]]()
+    for matrix in each_matrix(open_source(BUNDLED["story"])):
+        digest.add(matrix)
+        products.put(matrix.number, matrix.weight)
+        shapes.append((matrix.outputs, matrix.depth))
+    return products, shapes, digest.hex()
+
+
+@pytest.fixture
+def stops(monkeypatch: pytest.MonkeyPatch) -> Counter[Stop]:
+    """How often native code stopped, and why."""
+    seen: Counter[Stop] = Counter()
+    run = HotCalls.run
+
+    def counted(self: HotCalls, *given: Any) -> Stop:
+        stop = run(self, *given)
+        seen[stop] += 1
+        return stop
+
+    monkeypatch.setattr(HotCalls, "run", counted)
+    return seen

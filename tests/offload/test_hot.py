@@ -8,9 +8,6 @@ import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,28 +18,20 @@ from cutset import LLM, AsyncLLM, SamplingParams
 from cutset.config import load_settings
 from cutset.errors import CutsetError, IntegrityError, OffloadError
 from cutset.kernels.reference_field import P
-from cutset.link import Limits, Link, listen
+from cutset.link import Limits
 from cutset.link.shm import extension as ring
 from cutset.models.executor import Batch
 from cutset.models.random import RandomModel
-from cutset.models.registry import BUNDLED
-from cutset.models.source import open_source
 from cutset.offload.accelerator.hot import HotAccelerator
 from cutset.offload.accelerator.open import open_accelerator
-from cutset.offload.accelerator.products import NativeProducts
 from cutset.offload.accelerator.server import Accelerator
 from cutset.offload.client import linears as slow
-from cutset.offload.client import open as opening
 from cutset.offload.client.hot import HotCalls, Stop
 from cutset.offload.client.parts import Parts
 from cutset.offload.client.session import Session
-from cutset.offload.matrices import ModelDigest, each_matrix
-from cutset.offload.messages import Message, Multiply, Product, Refused
+from cutset.offload.messages import Message, Product, Refused
 from offload.conftest import serve_in_thread
-
-MODES = ["plain", "verified", "masked", "masked+verified"]
-PROMPT = "Once upon a time"
-TOKENS = SamplingParams(max_tokens=8, temperature=0, ignore_eos=True)
+from offload.hot import MODES, PROMPT, TOKENS, Loaded, Odd, client, serving
 
 
 @pytest.fixture(autouse=True)
@@ -54,79 +43,6 @@ def _own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def expected() -> list[int]:
     with LLM("story", threads=1, mode="local") as llm:
         return llm.generate(PROMPT, TOKENS)[0].token_ids
-
-
-@pytest.fixture(scope="module")
-def loaded() -> tuple[NativeProducts, list[tuple[int, int]], str]:
-    """The matrices of the bundled model, loaded once."""
-    products, digest, shapes = NativeProducts(1), ModelDigest(), list[tuple[int, int]]()
-    for matrix in each_matrix(open_source(BUNDLED["story"])):
-        digest.add(matrix)
-        products.put(matrix.number, matrix.weight)
-        shapes.append((matrix.outputs, matrix.depth))
-    return products, shapes, digest.hex()
-
-
-class Odd(Accelerator):
-    """The slow twin of an accelerator. It keeps what it was asked, and `odd` may do something else than answer it."""
-
-    odd: Callable[[Odd, Any, Message, list[Any]], bool] | None = None
-
-    def __init__(self, *given: Any, **more: Any) -> None:
-        super().__init__(*given, **more)
-        self.asked: list[tuple[Multiply, Any]] = []
-        self.answers = 0
-
-    def _queue(self, link: Link, message: Multiply, frame: Any) -> None:
-        self.asked.append((message, np.array(frame.arrays[0])))
-        super()._queue(link, message, frame)
-
-    def _send(self, link: Any, message: Message, arrays: list[Any] | None = None) -> None:
-        if isinstance(message, Product):
-            self.answers += 1
-            if self.odd is not None and self.odd(link, message, list(arrays or [])):
-                return
-        super()._send(link, message, arrays)
-
-
-Loaded = tuple[NativeProducts, list[tuple[int, int]], str]
-
-
-@contextmanager
-def serving(loaded: Loaded, kind: type[Any] = Odd, odd: Any = None) -> Iterator[Any]:
-    products, shapes, digest = loaded
-    accelerator = kind(listen(f"shm://hot-{os.getpid()}-{time.time_ns()}"), products, shapes, digest, threads=1)
-    if odd is not None:
-        accelerator.odd = odd.__get__(accelerator)
-    ended = serve_in_thread(accelerator)
-    try:
-        yield accelerator
-    finally:
-        ended()
-
-
-@contextmanager
-def client(address: str, mode: str, **more: Any) -> Iterator[LLM]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="mode plain")
-        llm = LLM("story", threads=1, offload=address, mode=mode, **more)
-    with llm:
-        yield llm
-
-
-@pytest.fixture
-def stops(monkeypatch: pytest.MonkeyPatch) -> Counter[Stop]:
-    """How often native code stopped, and why."""
-    seen: Counter[Stop] = Counter()
-    run = HotCalls.run
-
-    def counted(self: HotCalls, *given: Any) -> Stop:
-        stop = run(self, *given)
-        seen[stop] += 1
-        return stop
-
-    monkeypatch.setattr(HotCalls, "run", counted)
-    return seen
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -159,58 +75,6 @@ def test_hot_and_slow_send_the_same_and_say_the_same(
         assert first.dtype == second.dtype
         assert first.shape == second.shape
         assert np.array_equal(first, second) == (not mode.startswith("masked"))
-
-
-@pytest.mark.parametrize("pad_rows", [False, True])
-@pytest.mark.parametrize("mode", MODES)
-def test_what_a_ring_is_too_small_for_is_sent_in_several_calls(
-    mode: str, pad_rows: bool, loaded: Loaded, stops: Counter[Stop], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(opening, "_ring", lambda weights: 1 << 17)
-    prompt = list(range(5, 69))  # as many as a power of two: what isn't that is rounded up by the slow twin
-    with LLM("story", threads=1, mode="local") as llm:
-        wanted = llm.generate(prompt, TOKENS)[0].token_ids
-    with serving(loaded) as accelerator, client(accelerator.listener.address, mode, pad_rows=pad_rows) as llm:
-        assert llm.offload is not None
-        linears = llm.offload.linears
-        if linears.pads is not None:
-            linears.pads.fill(80)
-        assert llm.generate(prompt, TOKENS)[0].token_ids == wanted
-        rows = Counter(message.matrix for message, x in accelerator.asked if len(x) > 1)
-        assert max(rows.values()) > 1, "nothing was split"
-        if pad_rows and linears.pads is not None:
-            assert all(len(x) & (len(x) - 1) == 0 for _, x in accelerator.asked)
-        if linears.pads is not None:
-            assert linears.pads.counters().used == linears.parts.rows == sum(len(x) for _, x in accelerator.asked)
-    assert stops[Stop.DONE] >= 6
-
-
-def test_a_call_in_the_middle_of_a_product_is_finished_by_the_slow_twin(
-    loaded: Loaded, stops: Counter[Stop], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of a product in several calls some are answered, one is odd, and the rest comes after."""
-    monkeypatch.setattr(opening, "_ring", lambda weights: 1 << 17)
-    prompt = list(range(5, 69))  # as many as a power of two: what isn't that is rounded up by the slow twin
-    with LLM("story", threads=1, mode="local") as llm:
-        wanted = llm.generate(prompt, TOKENS)[0].token_ids
-    with serving(loaded) as accelerator, client(accelerator.listener.address, "masked+verified") as llm:
-        assert llm.offload is not None
-        assert llm.offload.linears.pads is not None
-        llm.offload.linears.pads.fill(80)
-        seen: set[int] = set()
-
-        def slowly(self: Odd, link: Any, message: Message, arrays: list[Any]) -> bool:
-            """The second call of every product gets its answer only when it is asked for again."""
-            if not isinstance(message, Product) or message.call % 3 or message.call in seen:
-                return False
-            seen.add(message.call)
-            return True
-
-        accelerator.odd = slowly.__get__(accelerator)
-        llm.offload.linears.session.patience = replace(llm.offload.linears.session.patience, resend=0.05)
-        assert llm.generate(prompt, TOKENS)[0].token_ids == wanted
-    assert stops[Stop.UNANSWERED] > 3
-    assert seen
 
 
 def test_what_the_decoder_does_between_slow_calls_counts_as_its_own(
@@ -367,20 +231,6 @@ def test_a_lie_ends_the_session(mode: str, change: Any, loaded: Loaded, stops: C
         with pytest.raises(IntegrityError):
             llm.generate(PROMPT, TOKENS)
         assert len(accelerator.asked) == 7
-
-
-def test_a_small_ring(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In native code calls are made to fit, in the twin frames come in pieces."""
-    monkeypatch.setattr("cutset.offload.client.open._ring", lambda weights: 1 << 16)
-    long = " ".join([PROMPT] * 20)
-    with LLM("story", threads=1, mode="local") as llm:
-        wanted = llm.generate(long, TOKENS)[0].token_ids
-    for kind, hot in ((Odd, True), (Odd, False), (HotAccelerator, True), (HotAccelerator, False)):
-        with serving(loaded, kind) as accelerator, client(accelerator.listener.address, "verified") as llm:
-            assert llm.offload is not None
-            if not hot:
-                llm.offload.linears.hot = None
-            assert llm.generate(long, TOKENS)[0].token_ids == wanted
 
 
 @pytest.mark.parametrize("rows", [{}, {"pad_rows": True}])

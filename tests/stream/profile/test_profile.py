@@ -48,7 +48,7 @@ def exported() -> tuple[object, dict[str, torch.Tensor]]:
 
 
 @pytest.fixture
-def net(exported):  # type: ignore[no-untyped-def]
+def net(exported):
     graph, tensors = exported
     return graph, tensors, graph_digest(graph)
 
@@ -64,7 +64,7 @@ def pictures(count: int) -> list[np.ndarray]:  # type: ignore[type-arg]
     return found
 
 
-def test_layers_add_up_to_the_whole(net) -> None:  # type: ignore[no-untyped-def]
+def test_layers_add_up_to_the_whole(net) -> None:
     graph, tensors, _ = net
     seen: list[tuple[str, int, int]] = []
     times = measure_layers(graph, tensors, rounds=3, tell=lambda *what: seen.append(what))
@@ -76,7 +76,7 @@ def test_layers_add_up_to_the_whole(net) -> None:  # type: ignore[no-untyped-def
     assert measure_layers(graph, tensors, rounds=50, budget=0.0).rounds == 2
 
 
-def test_sizes_are_those_of_the_encoder_on_every_value(net) -> None:  # type: ignore[no-untyped-def]
+def test_sizes_are_those_of_the_encoder_on_every_value(net) -> None:
     """The twin runs the whole network for each picture, and one encoder for each value."""
     graph, tensors, _ = net
     taken = pictures(5)
@@ -99,7 +99,7 @@ def test_sizes_are_those_of_the_encoder_on_every_value(net) -> None:  # type: ig
     assert max(one.changed for one in found.values()) > 0.2
 
 
-def test_too_few_pictures_are_refused(net) -> None:  # type: ignore[no-untyped-def]
+def test_too_few_pictures_are_refused(net) -> None:
     graph, tensors, _ = net
     for groups in ([], [pictures(2), pictures(1)]):
         with pytest.raises(CutsetError, match="at least two pictures"):
@@ -124,12 +124,12 @@ def test_pairs_are_typical() -> None:
 
 
 @pytest.fixture
-def profile(net) -> Profile:  # type: ignore[no-untyped-def]
+def profile(net) -> Profile:
     graph, tensors, digest = net
     return measure_profile("net", graph, digest, tensors, threads=1)
 
 
-def test_a_profile_is_remembered_for_what_it_depends_on(net, profile, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_a_profile_is_remembered_for_what_it_depends_on(net, profile, monkeypatch) -> None:
     graph, tensors, digest = net
     assert measure_profile("net", graph, digest, tensors, threads=1) == profile
     assert measure_profile("net", graph, digest, tensors, threads=1, fresh=True).whole != profile.whole
@@ -139,7 +139,7 @@ def test_a_profile_is_remembered_for_what_it_depends_on(net, profile, monkeypatc
     assert cache.kept(digest, 1) is None
 
 
-def test_a_profile_from_a_busy_machine_is_measured_again(net, profile, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_a_profile_from_a_busy_machine_is_measured_again(net, profile, tmp_path: Path, monkeypatch) -> None:
     graph, tensors, digest = net
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     cache.keep(msgspec.structs.replace(profile, whole=100.0))
@@ -149,7 +149,7 @@ def test_a_profile_from_a_busy_machine_is_measured_again(net, profile, tmp_path:
     assert found.whole < 50
 
 
-def test_the_file_gives_the_profile_back(net, profile, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_the_file_gives_the_profile_back(net, profile, tmp_path: Path) -> None:
     graph, tensors, _ = net
     sizes = measure_pictures(graph, tensors, f"generated:{SIZE[0]}x{SIZE[1]},seed=2", size=SIZE, count=4)
     whole = msgspec.structs.replace(profile, sizes=sizes)
@@ -166,7 +166,7 @@ def test_what_is_no_profile_is_refused(text: str, tmp_path: Path) -> None:
         read_profile(tmp_path / "none.json")
 
 
-def test_a_profile_of_another_network_is_refused(net, profile) -> None:  # type: ignore[no-untyped-def]
+def test_a_profile_of_another_network_is_refused(net, profile) -> None:
     graph, _, digest = net
     profile.check(graph, digest)
     with pytest.raises(CutsetError, match="another model"):
@@ -175,7 +175,7 @@ def test_a_profile_of_another_network_is_refused(net, profile) -> None:  # type:
         msgspec.structs.replace(profile, seconds=(1.0,)).check(graph, digest)
 
 
-def test_a_problem_of_what_was_measured(net, profile) -> None:  # type: ignore[no-untyped-def]
+def test_a_problem_of_what_was_measured(net, profile) -> None:
     graph, tensors, digest = net
     sizes = measure_pictures(graph, tensors, f"generated:{SIZE[0]}x{SIZE[1]}", size=SIZE, count=4)
     wish = Wish(speeds=(0.5, 1.0), hops=(Hop(1e6), Hop(1e5)), names=("a", "b"), memory=(None, 10**9), in_flight=2)
@@ -203,13 +203,13 @@ def test_a_problem_of_what_was_measured(net, profile) -> None:  # type: ignore[n
         ({"in_flight": -1}, "in-flight"),
     ],
 )
-def test_wishes_that_do_not_go_together(net, profile, wrong, says) -> None:  # type: ignore[no-untyped-def]
+def test_wishes_that_do_not_go_together(net, profile, wrong, says) -> None:
     graph, _, digest = net
     with pytest.raises(CutsetError, match=says):
         problem_of(graph, digest, profile, None, Wish(**wrong))
 
 
-def test_guessed_sizes(net, profile) -> None:  # type: ignore[no-untyped-def]
+def test_guessed_sizes(net, profile) -> None:
     graph, _, digest = net
     problem = problem_of(graph, digest, profile, None, Wish(changed=0.25))
     name = graph.inputs[0].name
@@ -218,7 +218,7 @@ def test_guessed_sizes(net, profile) -> None:  # type: ignore[no-untyped-def]
     assert problem.traffic[name].delta[0].nbytes == elements / 4 + elements / 8
 
 
-def test_pictures_of_another_size_are_scaled(net, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_pictures_of_another_size_are_scaled(net, tmp_path: Path) -> None:
     image = pytest.importorskip("PIL.Image")
     for i in range(4):
         image.fromarray(np.full((48, 64, 3), 40 * i, np.uint8)).save(tmp_path / f"{i}.png")
