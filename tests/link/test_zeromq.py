@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import subprocess
 import sys
+import threading
+import time
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -52,6 +57,28 @@ def test_root_doesn_t_talk_with_another_user_s_listener(tmp_path_factory: pytest
         for path in folder.iterdir():
             path.unlink()
         folder.rmdir()
+
+
+def test_a_link_that_nobody_closes_is_collected(tmp_path: Path) -> None:
+    """In a cycle, the collector may come to ZeroMQ's context before its sockets, and wait for them for ever."""
+    address = f"ipc://{tmp_path / 'x'}"
+    with contextlib.closing(listen(address)) as listener:
+        forgotten: list[object] = [connect(address, timeouts=QUICK)]
+        forgotten.append(forgotten)
+        forgotten[0].send(b"hello")  # type: ignore[attr-defined]
+        assert listener.recv(1) is not None
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            del forgotten
+            collecting = threading.Thread(target=gc.collect, daemon=True)
+            collecting.start()
+            collecting.join(10)
+        assert not collecting.is_alive(), "the collector waits"
+        assert any("never closed" in str(warning.message) for warning in told)
+        deadline = time.monotonic() + 10
+        while not listener.gone() and time.monotonic() < deadline:
+            listener.recv(0.05)
+        assert time.monotonic() < deadline, "the connection is still there"
 
 
 def test_whose_socket_it_is_is_asked_of_the_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

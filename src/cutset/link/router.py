@@ -220,7 +220,7 @@ def listen(
     where: Address, keys: Keys | None, allow: Collection[bytes] | None, timeouts: Timeouts, limits: Limits
 ) -> ZmqListener:
     context: zmq.Context[Any] = zmq.Context()
-    allowed = None
+    allowed = sock = None
     try:
         raw = context.socket(zmq.ROUTER)
         configure(raw, limits)
@@ -240,16 +240,18 @@ def listen(
         else:
             bind_file(raw, where)
     except (zmq.ZMQError, OSError) as error:
-        _abandon(context, allowed)
+        _abandon(context, allowed, sock)
         raise LinkError(f"can't listen at {where}: {error.strerror}") from None
     except BaseException:
-        _abandon(context, allowed)
+        _abandon(context, allowed, sock)
         raise
     address = str(where) if path is not None else raw.last_endpoint.decode().rstrip("\0")
     return ZmqListener(sock, address, timeouts, limits, path, allowed)
 
 
-def _abandon(context: zmq.Context[Any], allowed: Door | None) -> None:
-    if allowed is not None:
+def _abandon(context: zmq.Context[Any], allowed: Door | None, sock: SharedSocket | None) -> None:
+    if sock is not None:
+        sock.close(0, last=False)
+    elif allowed is not None:
         allowed.stop()
     context.destroy(linger=0)

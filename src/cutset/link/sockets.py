@@ -12,7 +12,10 @@ import os
 import select
 import threading
 import time
+import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import zmq
@@ -27,9 +30,8 @@ COPIED = 1 << 16  # bytes; sending a smaller message by copy is quicker
 
 class SharedSocket:
     def __init__(self, context: zmq.Context[Any], raw: zmq.Socket[bytes], owned: Any) -> None:
-        self._context = context
+        """`owned` is stopped when the socket closes."""
         self._raw = raw
-        self._owned = owned  # stopped when the socket closes
         self._lock = threading.Lock()
         self._monitor = raw.get_monitor_socket(zmq.EVENT_ALL)
         self._monitor_lock = threading.Lock()
@@ -40,6 +42,10 @@ class SharedSocket:
         self._poll.register(self._wake, select.POLLIN)
         self._descriptor = raw.FD
         self.closed = False
+        # Should nobody close it: pyzmq would end the context first, and wait for its sockets for ever.
+        self._held = _Held(context, raw, self._monitor, owned, self._wake)
+        self._end = weakref.finalize(self, _forgotten, self._held)
+        self._end.atexit = False
 
     def send(self, parts: Sequence[bytes | bytearray], timeout: float, alive: Callable[[], bool] | None) -> bool:
         """False when there was no room until `timeout`, or when `alive`, asked now and then, said no."""
@@ -123,11 +129,33 @@ class SharedSocket:
             if self.closed:
                 return
             self.closed = True
-            self._raw.disable_monitor()
-            self._raw.close(linger)
-            self._monitor.close(0)
-            if self._owned is not None:
-                self._owned.stop()
-            os.close(self._wake)
+            self._end.detach()
+            self._held.release(linger)
         if last:
-            self._context.term()
+            self._held.context.term()
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What a socket must give back."""
+
+    context: zmq.Context[Any]
+    raw: zmq.Socket[bytes]
+    monitor: zmq.Socket[bytes]
+    owned: Any
+    wake: int
+
+    def release(self, linger: int) -> None:
+        """All but the context."""
+        self.raw.disable_monitor()
+        self.raw.close(linger)
+        self.monitor.close(0)
+        if self.owned is not None:
+            self.owned.stop()
+        os.close(self.wake)
+
+
+def _forgotten(held: _Held) -> None:
+    held.release(linger=0)
+    held.context.term()
+    warnings.warn("a link was never closed", ResourceWarning, stacklevel=2)

@@ -62,6 +62,7 @@ class Preparation:
         self._nexts: dict[tuple[str, bytes | None], Neighbour] = {}
         self._allowed: Prepare | Allow | None = None  # the newest word on thresholds
         self._orders: queue.SimpleQueue[tuple[Message, Sequence[Bytes]] | None] = queue.SimpleQueue()
+        self._closing = False
         threading.Thread(target=self._obey, name=f"cutset-prepare-{name}", daemon=True).start()
 
     def put(self, message: Prepare | Weight | Connect | Retire, arrays: Sequence[Bytes]) -> None:
@@ -78,17 +79,21 @@ class Preparation:
                 planned.run.allow(message)
 
     def close(self) -> None:
+        self._closing = True
         self._orders.put(None)
-        for neighbour in list(self._nexts.values()):
-            neighbour.close()
+        self._leave()
         self.plans.clear()
         self._store.keep(())
+
+    def _leave(self) -> None:
+        for neighbour in list(self._nexts.values()):
+            neighbour.close()
 
     # The thread that prepares.
 
     def _obey(self) -> None:
         torch.set_num_threads(self._setting.threads)
-        while (order := self._orders.get()) is not None:
+        while (order := self._orders.get()) is not None and not self._closing:
             message, arrays = order
             number = getattr(message, "plan", 0)
             try:
@@ -106,6 +111,7 @@ class Preparation:
             except (MemoryError, RuntimeError, OSError) as error:  # torch has no kinds of its own
                 self.plans.pop(number, None)
                 self._say(Failed(number, self._name, f"{type(error).__name__}: {str(error)[:300]}"))
+        self._leave()  # should a link have been made after `close`
 
     def _blame(self, error: CutsetError) -> str:
         return error.party if isinstance(error, _Unreachable) else self._name
@@ -200,6 +206,8 @@ class Preparation:
             key = (peer.address, peer.key)
             found = self._nexts.get(key)
             if found is None or found.outbox.broken:
+                if found is not None:
+                    found.close()
                 try:
                     found = dial(
                         peer, self._name, self._secret, self._setting.keys, planned.order.pace, self._next_says
