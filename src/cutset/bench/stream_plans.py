@@ -6,6 +6,9 @@ camera without an encoder, *encoded* ones with the video's own packets, which pl
 picture to the last machine, as floating-point numbers, bytes, JPEG (which changes it) or packets, or are the plans of
 the other schedulers. What two names plan alike is run once a round; in the later rounds, backwards and forwards in
 turn, only what came near the best in the first.
+
+Planners know what values cost to send for the pictures that are played, so that plans are judged here and no forecast:
+those that pass alone for latency, those that are on their way together for the time between pictures.
 """
 
 from __future__ import annotations
@@ -51,14 +54,15 @@ __all__ = [
 SPEEDS = (0.125, 0.25, 1.0)
 HOPS = (Hop(8e6, 0.002), Hop(4e6, 0.005), Hop(1e6, 0.010))
 SCHEDULERS = ("optimal", "balance", "neighbourhood", "edge", "cloud", "forward")
-PATIENCE = 4.0  # seconds that a phase of a plan may take in a round
+PATIENCE = 4.0  # seconds that a phase of a plan may take in a round, unless its least pictures take longer
+ALONE, TOGETHER = (3, 10), (8, 16)  # pictures that count in a round, at least and at most
 ROUNDS, FEW_ROUNDS = 3, 2  # these of slow networks
 NEAR_BEST = 1.5  # times the best plan's latency or time between pictures: such plans are run in every round
 SLOW = 6.0  # seconds a picture, above which a plan isn't run
 SERIOUS = 1.5  # times the best plan's latency or time between pictures: of slow networks only such plans are run
 START = 100  # the first picture that is played, or the next one that opens a group
-AT_MOST = Pictures.needed(10, 16)
-NEAR = 12  # of these, that sizes are measured on: about those that pass alone
+AT_MOST = Pictures.needed(ALONE[1], TOGETHER[1])
+MEASURED = 12  # of the pictures of a phase, that sizes are measured on
 CHOSEN = "the plan ÷ the best that was run"
 MISSED = "prediction error of the latency"
 SAME_FULL = "cutset optimal's plan, full"
@@ -86,10 +90,8 @@ class Candidate:
         return self.plan.stages, self.plan.picture, self.deltas or self.plan.picture != "uint8"
 
 
-def candidates(problem: Problem, sizes: Sizes, encoded: bool) -> list[Candidate]:
-    """Every plan that is compared. `problem` allows packets where the source is encoded; its objective is replaced."""
-    others = other_forms(problem, sizes)
-    forms = {form: one for form, one in problem.pictures.items() if encoded or form == "uint8"}
+def candidates(problems: Mapping[str, tuple[Problem, Sizes]], encoded: bool) -> list[Candidate]:
+    """Every plan that is compared. `problems`, by metric, allow packets where the source is encoded."""
     found: dict[tuple[str, str], Candidate] = {}
 
     def add(metric: str, asked: Problem, names: Sequence[str], suffix: str = "", lossy: bool = False) -> None:
@@ -99,21 +101,17 @@ def candidates(problem: Problem, sizes: Sizes, encoded: bool) -> list[Candidate]
             system = ("cutset " if choice.name == "optimal" else "") + choice.name + suffix
             found[system, metric] = Candidate(system, metric, choice.plan, asked.mode == "delta", choice.cost)
 
-    for metric in (LATENCY, PERIOD):
-        alone = metric == LATENCY
-        asked = replace(
-            problem,
-            objective="latency" if alone else "throughput",
-            in_flight=1 if alone else IN_FLIGHT,
-            pictures=forms,
-        )
+    for metric, (problem, sizes) in problems.items():
+        others = other_forms(problem, sizes)
+        forms = {form: one for form, one in problem.pictures.items() if encoded or form == "uint8"}
+        asked = replace(problem, pictures=forms)
         add(metric, asked, SCHEDULERS, lossy=True)
         full = replace(asked, mode="full", pictures={"uint8": forms["uint8"]})
         add(metric, full, ("optimal", "cloud"), ", full")
         if "jpeg" in others:
             add(metric, replace(asked, pictures={**forms, "jpeg": others["jpeg"]}), ("optimal",), ", JPEG allowed")
         best = found["cutset optimal", metric]
-        if alone and best.plan.picture == "uint8":
+        if metric == LATENCY and best.plan.picture == "uint8":
             same = replace(best, system=SAME_FULL, deltas=False, cost=CostModel(full).cost(best.plan))
             found[same.system, metric] = same
     return list(found.values())
@@ -134,9 +132,8 @@ def run_plans(name: str, model: Model, video: Video, quick: bool, tell: Callable
     tell(f"plans: {name}, {video.name}: profile")
     few = quick or name.startswith("vgg")
     pictures, codec = video.from_group(START, AT_MOST)
-    profile, sizes = _measured(name, model, pictures[:NEAR], codec, video.name, 4 if few else 8)
-    wish = Wish(speeds=SPEEDS, hops=HOPS)
-    problem = problem_of(model.graph, model.digest, profile, sizes, wish)
+    profile = measure_profile(name, model.graph, model.digest, model.tensors, threads=1, fresh=True)
+    problems = _problems(model, profile, pictures, codec, video.name, few)
     errors: list[float] = []
     runs: dict[Any, Played] = {}
     with LocalWorkers(len(SPEEDS), speeds=SPEEDS) as workers:
@@ -145,9 +142,9 @@ def run_plans(name: str, model: Model, video: Video, quick: bool, tell: Callable
         links = paces(workers.names, HOPS)
         workloads: dict[str, list[Candidate]] = {}
         some: list[Candidate] = []
-        for encoded in (False, True) if "packets" in problem.pictures else (False,):
+        for encoded in (False, True) if codec is not None else (False,):
             workload = f"{name}, {video.name}, {'encoded' if encoded else 'raw'}"
-            workloads[workload] = found = candidates(problem, sizes, encoded)
+            workloads[workload] = found = candidates(problems, encoded)
             _show(found, len(model.graph.nodes), workload, tell)
             some += chosen(found, serious=profile.whole > 1.0)
         for turn in range(1 if quick else FEW_ROUNDS if few else ROUNDS):
@@ -161,19 +158,31 @@ def run_plans(name: str, model: Model, video: Video, quick: bool, tell: Callable
     yield summarise(f"{name}, {video.name}, all plans", "cutset", MISSED, errors, "%")
 
 
-def _measured(
-    name: str, model: Model, pictures: Sequence[Picture], codec: VideoCodec | None, source: str, count: int
-) -> tuple[Profile, Sizes]:
-    """Layers, and what values cost for some pairs of pictures from all over these."""
+def _problems(
+    model: Model, profile: Profile, pictures: Sequence[Picture], codec: VideoCodec | None, source: str, few: bool
+) -> dict[str, tuple[Problem, Sizes]]:
+    """By metric: the problem, with what values cost for the pictures of that phase."""
     import torch
 
-    profile = measure_profile(name, model.graph, model.digest, model.tensors, threads=1, fresh=True)
+    which = 0 if few else 1  # what the near-best plans come to
+    first, last = Pictures.phases(ALONE[which], TOGETHER[which])
+    found = {}
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return profile, sizes_of(model.graph, model.tensors, pictures, codec, source, count=count)
+        for metric, phase in ((LATENCY, first), (PERIOD, last)):
+            sizes = sizes_of(model.graph, model.tensors, pictures, codec, source, count=MEASURED, among=phase)
+            alone = metric == LATENCY
+            wish = Wish(
+                speeds=SPEEDS,
+                hops=HOPS,
+                objective="latency" if alone else "throughput",
+                in_flight=1 if alone else IN_FLIGHT,
+            )
+            found[metric] = problem_of(model.graph, model.digest, profile, sizes, wish), sizes
     finally:
         torch.set_num_threads(before)
+    return found
 
 
 def _show(found: Sequence[Candidate], layers: int, workload: str, tell: Callable[[str], None]) -> None:
@@ -202,8 +211,8 @@ def _play_all(
         done.add(one.key)
         latency = one.cost.latency
         period = min((o.seconds for o in found if o.key == one.key and o.metric == PERIOD), default=latency)
-        alone = 2 if quick else int(np.clip(PATIENCE / latency, 3, 10))
-        together = 2 if quick else int(np.clip(PATIENCE / period, 4, 16)) if latency < SLOW else 0
+        alone = 2 if quick else int(np.clip(PATIENCE / latency, *ALONE))
+        together = 2 if quick else int(np.clip(PATIENCE / period, *TOGETHER)) if latency < SLOW else 0
         what = Pictures(pictures, codec if one.plan.picture == "packets" else None, alone, together)
         tell(f"plans: runs {one.system}: {one.plan.picture}, {'delta' if one.deltas else 'full'}, {alone}+{together}")
         played = play(model, workers, links, one.plan, what, deltas=one.deltas)

@@ -48,6 +48,12 @@ class Pictures:
         """How many pictures there must be."""
         return FIRST_ALONE + alone + FIRST_TOGETHER + together
 
+    @staticmethod
+    def phases(alone: int, together: int) -> tuple[slice, slice]:
+        """Which pictures count in each phase, with the one before them."""
+        first, last = FIRST_ALONE - 1, FIRST_ALONE + alone + FIRST_TOGETHER - 1
+        return slice(first, first + 1 + alone), slice(last, last + 1 + together)
+
 
 @dataclass
 class Played:

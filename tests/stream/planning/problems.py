@@ -56,7 +56,7 @@ def random_traffic(rng: random.Random, nbytes: int) -> Traffic:
         packed = Coded(nbytes * share * rng.random(), rng.random() * nbytes * 0.2, rng.random() * nbytes * 0.1)
         return (plain, packed) if rng.random() < 0.5 else (plain,)
 
-    return Traffic(ways(1.0), ways(rng.random()) if rng.random() < 0.9 else ())
+    return Traffic(ways(1.0), ways(rng.random()) if rng.random() < 0.9 else (), 0.5 + rng.random())
 
 
 def random_problem(seed: int, **given: object) -> Problem:

@@ -58,7 +58,8 @@ class Crossings:
 
     def _table(self, traffic: Mapping[Any, Traffic]) -> Table:
         problem = self.problem
-        ways = [one.ways(problem.mode, problem.horizon) for one in traffic.values()]
+        mean = problem.objective == "throughput"
+        ways = [one.ways(problem.mode, problem.horizon, mean=mean) for one in traffic.values()]
         most = max(map(len, ways))
         # (rows, ways, sender, receiver); a row with fewer ways than others repeats its first.
         coded = np.array([[*row, *row[:1] * (most - len(row))] for row in ways], np.float64)

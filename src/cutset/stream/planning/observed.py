@@ -117,7 +117,8 @@ class Observed:
             most = max(way.nbytes for way in traffic.key)
             key, delta = self._size(value, "key"), self._size(value, "delta")
             deltas = _moved(traffic.delta, shift, most) if delta is None else _matching(traffic.delta, delta)
-            found[value] = Traffic(traffic.key if key is None else _matching(traffic.key, key), deltas)
+            keys = traffic.key if key is None else _matching(traffic.key, key)
+            found[value] = replace(traffic, key=keys, delta=deltas)
         return found
 
     def _size(self, value: str, kind: Kind) -> float | None:

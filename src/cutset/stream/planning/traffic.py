@@ -25,21 +25,28 @@ class Coded(NamedTuple):
 class Traffic:
     """The ways to encode a key (all of a value) and a delta (what changed); the sender takes the quickest for its link.
 
-    Without deltas every picture costs a key.
+    Without deltas every picture costs a key. Deltas are those of a typical picture. A few pictures with much change
+    make no difference to that, but they do to how many a link carries: `mean` is the bytes of all deltas together, as a
+    multiple of as many typical ones.
     """
 
     key: tuple[Coded, ...]
     delta: tuple[Coded, ...] = ()
+    mean: float = 1.0
 
-    def ways(self, mode: Mode, horizon: float) -> tuple[Coded, ...]:
-        """What a picture costs in the mean over `horizon` pictures, of which the first is a key."""
+    def ways(self, mode: Mode, horizon: float, *, mean: bool = False) -> tuple[Coded, ...]:
+        """What a picture costs in the mean over `horizon` pictures, of which the first is a key and the others are
+        typical ones, or with `mean` as many as there are of each.
+        """
         if mode == "full" or not self.delta:
             return self.key
+        factor = self.mean if mean else 1.0
+        deltas = tuple(way._replace(nbytes=way.nbytes * factor) for way in self.delta)
         first = 1 / horizon
         if first == 0:
-            return self.delta
-        ways = (self.key[min(i, len(self.key) - 1)] for i in range(len(self.delta)))
-        return tuple(_mean(key, delta, first) for key, delta in zip(ways, self.delta, strict=True))
+            return deltas
+        ways = (self.key[min(i, len(self.key) - 1)] for i in range(len(deltas)))
+        return tuple(_mean(key, delta, first) for key, delta in zip(ways, deltas, strict=True))
 
 
 def _mean(key: Coded, delta: Coded, first: float) -> Coded:

@@ -30,7 +30,7 @@ def _timed() -> Iterator[_Clock]:
 
 
 def packet_form(codec: Any, pictures: Sequence[Any]) -> Traffic:
-    """Of consecutive pictures of an encoded source, from its first one: mean bytes, and seconds to decode."""
+    """Of consecutive pictures of an encoded source, from its first one."""
     from cutset.stream.sources import PacketDecoder
 
     decoder = PacketDecoder(codec)
@@ -40,9 +40,9 @@ def packet_form(codec: Any, pictures: Sequence[Any]) -> Traffic:
             decoder.decode(picture.packets, opens=picture.opens, skipped=picture.skipped)
         times.append(clock.seconds)
     sizes = [sum(map(len, picture.packets)) for picture in pictures]
-    seconds = statistics.median(times)
+    typical = max(statistics.median(sizes), 1)
     key = Coded(max(sizes[0], 1), 0.0, times[0])
-    return Traffic((key,), (Coded(statistics.fmean(sizes), 0.0, seconds),))
+    return Traffic((key,), (Coded(typical, 0.0, statistics.median(times)),), statistics.fmean(sizes) / typical)
 
 
 def jpeg_form(pictures: Sequence[NDArray[np.uint8]]) -> Traffic | None:

@@ -32,6 +32,7 @@ class Cost(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     key: Ways
     delta: Ways
     changed: Positive  # share of its elements that changed from picture to picture
+    mean: Positive = 1.0  # see Traffic
 
 
 class Sizes(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -116,11 +117,11 @@ def read_profile(path: Path) -> Profile:
 
 def put(traffic: Traffic, changed: float) -> Cost:
     """A value's traffic as the file has it."""
-    return Cost(list(traffic.key), list(traffic.delta), changed)
+    return Cost(list(traffic.key), list(traffic.delta), changed, traffic.mean)
 
 
 def _traffic(cost: Cost) -> Traffic:
-    return Traffic(tuple(Coded(*way) for way in cost.key), tuple(Coded(*way) for way in cost.delta))
+    return Traffic(tuple(Coded(*way) for way in cost.key), tuple(Coded(*way) for way in cost.delta), cost.mean)
 
 
 def forms(sizes: Sizes) -> Mapping[Literal["float32", "jpeg", "packets"], Traffic]:

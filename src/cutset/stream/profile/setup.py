@@ -154,21 +154,23 @@ def sizes_of(
     source: str,
     *,
     count: int,
+    among: slice = slice(None),
     tell: Tell = _quiet,
 ) -> Sizes:
     """What values cost to send for consecutive pictures, and the pictures in their forms.
 
-    `count` of them go through the network, as typical pairs; the pictures themselves are all looked at. Packets are
-    decoded from the first on, so it must open a group. `source` is their name.
+    `count` of those `among` them go through the network, as typical pairs. Packets are decoded from the first on, so it
+    must open a group. `source` is their name.
     """
     from cutset.stream.profile.forms import measured_forms
     from cutset.stream.profile.sizes import as_tensor, measure_sizes, measure_value
 
     ways = measured_forms(codec, pictures)
-    groups = typical_pairs([picture.pixels for picture in pictures], count)
+    chosen = pictures[among]
+    groups = typical_pairs([picture.pixels for picture in chosen], count)
     values = measure_sizes(graph, tensors, groups, tell)
     first = graph.inputs[0]
-    values[first.name] = measure_value(first, [as_tensor(each.pixels) for each in pictures])
+    values[first.name] = measure_value(first, [as_tensor(each.pixels) for each in chosen])
     return Sizes(
         source=source,
         pictures=sum(map(len, groups)),

@@ -34,7 +34,7 @@ FAST, SLOW = math.inf, 1e6  # bytes a second of the two links that values are en
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One value: its traffic, and the share of its elements that changed. Medians."""
+    """One value: its traffic, and the median share of its elements that changed."""
 
     traffic: Traffic
     changed: float
@@ -89,7 +89,9 @@ def measure_value(value: Value, tensors: Sequence[Tensor], starts: Sequence[int]
     ways = [_encode(channel, arrays, starts, bandwidth) for bandwidth in (FAST, SLOW)]
     rest = [i for i in range(len(arrays)) if i not in starts]
     keys, deltas = (tuple(_median([way[i][0] for i in chosen]) for way in ways) for chosen in (starts, rest))
-    return Measured(Traffic(keys, deltas), statistics.median(ways[0][i][1] for i in rest))
+    typical = deltas[0].nbytes
+    mean = statistics.fmean(ways[0][i][0].nbytes for i in rest) / typical if typical else 1.0
+    return Measured(Traffic(keys, deltas, mean), statistics.median(ways[0][i][1] for i in rest))
 
 
 def _encode(

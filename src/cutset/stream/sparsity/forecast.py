@@ -60,5 +60,6 @@ class Forecast:
             nbytes = self.nbytes(name) if name in self._trained.graph.values else None
             if nbytes is not None and traffic.delta and traffic.delta[0].nbytes > 0:
                 factor = nbytes / traffic.delta[0].nbytes
-                found[name] = Traffic(traffic.key, tuple(w._replace(nbytes=w.nbytes * factor) for w in traffic.delta))
+                deltas = tuple(way._replace(nbytes=way.nbytes * factor) for way in traffic.delta)
+                found[name] = Traffic(traffic.key, deltas)  # a mean already
         return found
