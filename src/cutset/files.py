@@ -31,27 +31,28 @@ def appearing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         raise
 
 
-def write_atomically(path: str | os.PathLike[str], text: str) -> None:
-    """Puts `text` at `path` in one step: whoever reads it sees what was there before, or all of the new text.
+def write_atomically(path: str | os.PathLike[str], content: str | bytes | memoryview) -> None:
+    """Puts `content` at `path` in one step: whoever reads it sees what was there before, or all of it. Text is UTF-8.
 
     A link is followed, permissions of a file that is replaced are kept, and what is no regular file (/dev/stdout, a
     pipe) is written to directly. Raises `ConfigError` where it can't be written.
     """
     try:
+        data = content.encode() if isinstance(content, str) else content
         if os.path.exists(path) and not os.path.isfile(path):
-            with open(path, "w", encoding="utf-8") as stream:
-                stream.write(text)
+            with open(path, "wb") as stream:
+                stream.write(data)
         else:
-            _replace(os.path.realpath(path), text)
+            _replace(os.path.realpath(path), data)
     except BrokenPipeError:
         raise  # the reader went away: nothing is wrong with the path
     except (OSError, ValueError) as error:  # a ValueError: a zero byte in the path, a lone surrogate in the text
         raise ConfigError(f"{os.fspath(path)!r} can't be written: {getattr(error, 'strerror', error)}") from error
 
 
-def _replace(target: str, text: str) -> None:
+def _replace(target: str, data: bytes | memoryview) -> None:
     with appearing(target) as file:
-        file.write(text.encode())
+        file.write(data)
         if os.path.exists(target):
             os.fchmod(file.fileno(), stat.S_IMODE(os.stat(target).st_mode))
         file.flush()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import io
 import shlex
 import sys
 from pathlib import Path
 
 from cutset.cli.options import add_json, add_settings, settings_from
 from cutset.errors import RequestError
+from cutset.files import write_atomically
 
 __all__ = ["configure", "run"]
 
@@ -51,12 +53,13 @@ def run(args: argparse.Namespace) -> int:
     print(f"{system}: {row.value * 1e3:.3f} ms{spread} for {batch} x {tokens} tokens, median of {args.repeat}")
     try:
         if args.output is not None:
-            with args.output.open("wb") as file:  # np.save would add .npy to another name
-                np.save(file, result.logits)
+            file = io.BytesIO()  # np.save would add .npy to another name
+            np.save(file, result.logits)
+            write_atomically(args.output, file.getbuffer())
         if args.trace is not None:
             print(f"{args.trace}: {write_trace(executor, inputs, args.trace)} operators")
     except OSError as error:
-        raise RequestError(f"{error.filename or args.output} can't be written: {error.strerror}") from None
+        raise RequestError(f"{error.filename or args.trace} can't be written: {error.strerror}") from None
     if args.json:
         save(Results(shlex.join(["cutset", *sys.argv[1:]]), machine(choice.threads), (row,)), args.json)
     return 0

@@ -123,6 +123,7 @@ class Outbox:
     def __init__(self, link: Link, name: str, broken: Callable[[CutsetError], None], most: int = 2) -> None:
         self.link = link
         self.broken = False
+        self.carried = 0  # frames of weights that left
         self._tell = broken
         self._most = most
         self._control: deque[Packed] = deque()
@@ -219,6 +220,7 @@ class Outbox:
                             self._bulk.popleft()
                 if packed is not None:
                     self._send(packed)
+                    self.carried += bulk is not None
             except CutsetError as error:
                 self._fail(error)
                 return

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,10 +21,13 @@ torch = pytest.importorskip("torch")
 from cutset.errors import CutsetError
 from cutset.link import Timeouts, connect
 from cutset.stream.api import Stream
+from cutset.stream.coordinator.even import even_plan
 from cutset.stream.coordinator.local import LocalWorkers
-from cutset.stream.coordinator.switching import Options
+from cutset.stream.coordinator.switching import Options, Route, Switch
+from cutset.stream.worker.preparation import Preparation
 from stream.run.passage import Passage
 from stream.run.pictures import expected, moving, same, small_model
+from stream.run.running import Running
 
 QUICK = Options(in_flight=4, rate=60, silence=2.0, beat=0.1)
 
@@ -143,6 +150,47 @@ def test_a_worker_that_comes_back_is_used_again(healed: LocalWorkers) -> None:
     assert any("worker2" not in used for used in names.values()), "it was never missed"
     wanted = expected(moving(50))
     same(results, [wanted[i % 50] for i in range(len(results))])
+
+
+def test_a_worker_that_never_gets_ready_is_left_out(
+    workers: LocalWorkers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lives, and answers; but the thread that should prepare stands still."""
+    released = threading.Event()
+    monkeypatch.setattr(Preparation, "_prepare", lambda self, order: released.wait(60))
+    stuck = Running(f"ipc://{tmp_path}/stuck")
+    log, pictures = Log(), moving(20)
+    addresses = {"worker1": workers.addresses["worker1"], "stuck": (stuck.address, None)}
+    options = replace(QUICK, prepare=1.0)
+    try:
+        with Stream(small_model(), pictures, workers=addresses, options=options, tell=log) as stream:
+            results = list(stream)
+            plans = stream.coordinator.plans
+    finally:
+        released.set()
+        stuck.close()
+    same(results, expected(pictures))
+    assert [[stage.worker for stage in plan.stages] for _, plan, _ in plans[:2]] == [["worker1", "stuck"], ["worker1"]]
+    assert "stuck didn't get ready in 1 s" in plans[1][2]
+
+
+def test_workers_that_get_weights_are_waited_for() -> None:
+    """As long as frames of weights leave, or answers come."""
+    model = small_model()
+    plan = even_plan(model, ["a", "b"])
+    remotes: Any = [SimpleNamespace(name=name, carried=0, life=1, graphs=set(), say=lambda m: None) for name in "ab"]
+    for remote in remotes:
+        remote.address, remote.key = f"ipc:///{remote.name}", None
+    links: Any = SimpleNamespace(bandwidth=lambda *parties: math.inf)
+    switch = Switch(Route(1, 0, plan, model, remotes, QUICK), model, QUICK, {}, links, [])
+    begun = time.monotonic()
+    assert 90 < switch.stands_still(begun + 100) <= 101
+    remotes[1].carried = 5
+    assert switch.stands_still(begun + 100) == 0
+    assert switch.stands_still(begun + 130) == 30
+    switch.prepared("a")
+    assert switch.stands_still(time.monotonic()) < 1
+    assert switch.waiting == ["b"]
 
 
 @pytest.fixture

@@ -46,33 +46,13 @@ from cutset.stream.model import Model
 from cutset.stream.node import Value
 from cutset.stream.planning.plan import write_plan
 from cutset.stream.wire import LIMITS, pack, unpack
-from cutset.stream.worker.server import Worker
 from cutset.stream.worker.setting import Setting
 from cutset.stream.worker.weights import WeightStore, save_weight
 from stream.run.pictures import expected, moving, same, small_model
+from stream.run.running import Running
 
 SECRET = bytes(16)
 QUICK = Timeouts(connect=3.0, send=3.0, recv=3.0)
-
-
-class Running:
-    """A worker in a thread of this process."""
-
-    def __init__(self, address: str, setting: Setting | None = None, **how: Any) -> None:
-        self.said: list[str] = []
-        keys, allow = how.pop("keys", None), how.pop("allow", None)
-        listener = listen(address, keys=keys, allow=allow, limits=LIMITS)
-        self.worker = Worker(listener, setting or Setting(), tell=self.said.append, **how)
-        self.address = listener.address
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self.worker.serve, args=(self._stop.is_set,), daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._stop.set()
-        self._thread.join(10)
-        assert not self._thread.is_alive(), "the worker doesn't stop"
-        self.worker.close()
 
 
 @pytest.fixture

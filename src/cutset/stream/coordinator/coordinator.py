@@ -278,7 +278,7 @@ class Coordinator:
         if why:
             self._break(why)
         switch, most = self._routes.switch, self.options.prepare
-        if switch is not None and now - switch.begun > most:
+        if switch is not None and switch.stands_still(now) > most:
             for name in switch.waiting:
                 self._attendance.bench(name, f"it didn't get ready in {most:g} s")
             self._want(f"{', '.join(switch.waiting)} didn't get ready in {most:g} s")

@@ -92,6 +92,12 @@ class Remote:
             raise LinkError(f"{self.name} isn't connected: {self.why}")
         return self._outbox
 
+    @property
+    def carried(self) -> int:
+        """Frames of weights that left on this link."""
+        outbox = self._outbox
+        return 0 if outbox is None else outbox.carried
+
     def say(self, message: Message) -> None:
         """Sends a message if there is a link; one that is lost with the link is no loss."""
         if self._outbox is not None:

@@ -36,7 +36,7 @@ class Options:
     gather: float = 5.0  # at the start, until plans are made with those who are there
     patience: float = 20.0  # without any worker, after which the stream ends
     late: float = 120.0  # that a picture may be on its way before something counts as broken
-    prepare: float = 600.0  # that workers may take to get ready
+    prepare: float = 120.0  # that workers may take to get ready, from when the last of their weights left here
 
 
 class Route:
@@ -93,8 +93,9 @@ class Switch:
         links: Links,
         codecs: list[Codec | None],
     ) -> None:
-        self.route, self.begun = route, time.monotonic()
+        self.route = route
         self._waiting = {remote.name for remote in route.remotes}
+        self._carried, self._moved = 0, time.monotonic()
         self._connecting = False
         self.ready = False
         self._prepare(model, options, paces, links, codecs)
@@ -103,6 +104,13 @@ class Switch:
     def waiting(self) -> list[str]:
         """The workers that haven't answered."""
         return sorted(self._waiting)
+
+    def stands_still(self, now: float) -> float:
+        """Seconds since the last sign that somebody gets ready: an answer, or weights that leave."""
+        carried = sum(remote.carried for remote in self.route.remotes)
+        if carried != self._carried:
+            self._carried, self._moved = carried, now
+        return now - self._moved
 
     def _prepare(
         self,
@@ -147,6 +155,7 @@ class Switch:
 
     def prepared(self, name: str) -> None:
         """A worker has its stage. When all have, they are told to connect."""
+        self._moved = time.monotonic()
         if not self._connecting:
             self._waiting.discard(name)
             if not self._waiting:
@@ -157,6 +166,7 @@ class Switch:
 
     def connected(self, name: str) -> None:
         """A worker has dialled the next one."""
+        self._moved = time.monotonic()
         if self._connecting:
             self._waiting.discard(name)
             self.ready = not self._waiting
