@@ -60,9 +60,11 @@ export class Gantt {
     this.svg.replaceChildren(...parts);
   }
 
-  /** The last picture in words. */
+  /** The last picture in words: the last of those that most parties told of, for reports come one by one. */
   words() {
-    const last = Math.max(...this.pictures.keys());
+    const told = ([, spans]) => new Set(spans.map(([party]) => party)).size;
+    const most = Math.max(...[...this.pictures].map(told));
+    const last = Math.max(...[...this.pictures].filter((one) => told(one) === most).map(([picture]) => picture));
     const sums = new Map();
     for (const [party, kind, begin, until] of this.pictures.get(last))
       if (KINDS.includes(kind) && kind !== "wait") sums.set(`${party} ${kind}`, (sums.get(`${party} ${kind}`) ?? 0) + until - begin);
