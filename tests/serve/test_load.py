@@ -14,12 +14,24 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from cutset.bench.serve_load import Answer, ask
+from cutset.bench.serve_load import Answer, Asking
 from tests.serve.test_clients import request
 from tests.serve.test_server import Process, readings, start  # noqa: F401  # a fixture
 
 CLIENTS = 64
 SECONDS = float(os.environ.get("LOAD_SECONDS", "120"))
+
+
+async def ask(url: str, prompt: list[int], tokens: int) -> Answer:
+    where, asking = urlsplit(url), Asking(url, prompt, tokens)
+    reader, writer = await asyncio.open_connection(where.hostname, where.port)
+    try:
+        writer.write(asking.message)
+        while piece := await reader.read(1 << 16):
+            asking.heard(piece)
+    finally:
+        writer.close()
+    return asking.answer()
 
 
 async def client(url: str, number: int, end: float, answers: list[Answer]) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
+import selectors
+import socket
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from cutset.errors import EngineError
 
-__all__ = ["Answer", "ask", "ask_together"]
+__all__ = ["Answer", "Asking", "ask_together"]
+
+SILENCE = 120.0  # seconds after which the server counts as gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,52 +27,82 @@ class Answer:
     whole_s: float
 
 
-async def ask(url: str, prompt: Sequence[int], tokens: int) -> Answer:
-    """Asks for that many tokens, greedy. Raises EngineError for anything but all of them."""
-    where = urlsplit(url)
-    body = json.dumps(
-        {
-            "prompt": list(prompt),
-            "max_tokens": tokens,
-            "temperature": 0,
-            "ignore_eos": True,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-    )
-    head = (
-        f"POST /v1/completions HTTP/1.1\r\nHost: {where.netloc}\r\nConnection: close\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    start = time.perf_counter()
-    reader, writer = await asyncio.open_connection(where.hostname, where.port)
-    try:
-        writer.write((head + body).encode())
-        first, tail = 0.0, b""
-        while piece := await reader.read(1 << 16):
-            if not first and b"data: " in piece:
-                first = time.perf_counter() - start
-            tail = (tail + piece)[-4096:]
-    finally:
-        writer.close()
-    whole = time.perf_counter() - start
-    counted = tail.rpartition(b'"completion_tokens":')[2].partition(b",")[0]
-    if b"data: [DONE]" not in tail or counted != str(tokens).encode():
-        raise EngineError(f"the server didn't give {tokens} tokens, but ended with {tail[-200:]!r}")
-    return Answer(tokens, first, whole)
+class Asking:
+    """A request for that many tokens, greedy, and what was heard of its answer. Whoever has a connection carries it:
+    `message` first, then each piece to `heard` until the server closes.
+    """
+
+    def __init__(self, url: str, prompt: Sequence[int], tokens: int) -> None:
+        body = json.dumps(
+            {
+                "prompt": list(prompt),
+                "max_tokens": tokens,
+                "temperature": 0,
+                "ignore_eos": True,
+                "stream": True,
+                "stream_options": {"include_usage": True},
+            }
+        )
+        head = (
+            f"POST /v1/completions HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\nConnection: close\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        self.message = (head + body).encode()
+        self._tokens, self._tail = tokens, b""
+        self._start, self._first = time.perf_counter(), 0.0
+
+    def heard(self, piece: bytes) -> None:
+        if not self._first and b"data: " in piece:
+            self._first = time.perf_counter() - self._start
+        self._tail = (self._tail + piece)[-4096:]
+
+    def answer(self) -> Answer:
+        """After the end. Raises EngineError for anything but all of the tokens."""
+        whole = time.perf_counter() - self._start
+        counted = self._tail.rpartition(b'"completion_tokens":')[2].partition(b",")[0]
+        if b"data: [DONE]" not in self._tail or counted != str(self._tokens).encode():
+            raise EngineError(f"the server didn't give {self._tokens} tokens, but ended with {self._tail[-200:]!r}")
+        return Answer(self._tokens, self._first, whole)
 
 
 def ask_together(
     url: str, prompts: Sequence[Sequence[int]], tokens: int, *, each: int = 1
 ) -> tuple[float, list[Answer]]:
-    """All prompts at once, `each` times one after another: seconds until all are done, and the answers."""
+    """All prompts at once, `each` times one after another: seconds until all are done, and the answers.
 
-    async def client(prompt: Sequence[int]) -> list[Answer]:
-        return [await ask(url, prompt, tokens) for _ in range(each)]
+    Raises EngineError.
+    """
+    where, answers = urlsplit(url), list[Answer]()
+    waiting = [deque([prompt] * each) for prompt in prompts]
+    with selectors.DefaultSelector() as selector:
 
-    async def run() -> list[list[Answer]]:
-        return await asyncio.gather(*(client(prompt) for prompt in prompts))
+        def ask(client: int) -> None:
+            asking = Asking(url, waiting[client].popleft(), tokens)
+            connection = socket.create_connection((where.hostname, where.port), SILENCE)
+            selector.register(connection, selectors.EVENT_READ, (client, asking))
+            connection.sendall(asking.message)
 
-    start = time.perf_counter()
-    answers = asyncio.run(run())
-    return time.perf_counter() - start, [answer for some in answers for answer in some]
+        start = time.perf_counter()
+        try:
+            for client in range(len(waiting)):
+                ask(client)
+            while selector.get_map():
+                if not (ready := selector.select(SILENCE)):
+                    raise EngineError(f"the server said nothing for {SILENCE:g} s")
+                for key, _ in ready:
+                    connection, (client, asking) = key.fileobj, key.data
+                    assert isinstance(connection, socket.socket)
+                    if piece := connection.recv(1 << 16):
+                        asking.heard(piece)
+                        continue
+                    selector.unregister(connection)
+                    connection.close()
+                    answers.append(asking.answer())
+                    if waiting[client]:
+                        ask(client)
+        except OSError as error:
+            raise EngineError(f"the connection to the server broke: {error}") from None
+        finally:
+            for key in list(selector.get_map().values()):
+                key.fileobj.close()  # type: ignore[union-attr]
+    return time.perf_counter() - start, answers
