@@ -1,8 +1,9 @@
-"""uvicorn's HTTP/1.1 connections, which may not take for ever to send the head of a request."""
+"""uvicorn's HTTP/1.1 connections, which may not take for ever to send a request's head, nor to read an answer."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -10,13 +11,20 @@ __all__ = ["Connection"]
 
 
 class Connection(H11Protocol):
-    """Closed `head_s` seconds after it was opened, or the next request's first bytes came, if no request has begun.
+    """Closed `head_s` seconds after it was opened, or the next request's first bytes came, if no request has begun; and
+    when its client has read too little of an answer for `write_s` seconds. uvicorn itself only closes connections that
+    are idle between two requests.
 
-    uvicorn itself only closes connections that are idle between two requests.
+    Who waits in `receive` is told that the client has left, and `send` does nothing from then on.
     """
 
     head_s = 20.0
     _late: asyncio.TimerHandle | None = None
+    _stuck: asyncio.TimerHandle | None = None  # since the buffer is full
+
+    def __init__(self, *args: Any, write_s: float, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._write_s = write_s
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -31,7 +39,22 @@ class Connection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        self._moves()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._stuck is None:
+            self._stuck = self.loop.call_later(self._write_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._moves()
+        super().resume_writing()
+
+    def _moves(self) -> None:
+        if self._stuck is not None:
+            self._stuck.cancel()
+            self._stuck = None
 
     def _await_head(self) -> None:
         if self._late is None:

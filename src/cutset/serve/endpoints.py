@@ -108,23 +108,15 @@ class _Endpoint(ABC):
                     started = True
                 text = b"".join(answer.chunk(prompt * n + one.index, one, wants_usage) for prompt, one in pieces)
                 if text:
-                    await self._write(text, generation, send)
+                    await send({"type": "http.response.body", "body": text, "more_body": True})
         except (CutsetError, ApiError) as error:
             if not started:
                 raise
             shown = error if isinstance(error, ApiError) else as_api_error(error)
-            await self._write(b"data: " + shown.body() + b"\n\n", generation, send, more=False)
+            await send({"type": "http.response.body", "body": b"data: " + shown.body() + b"\n\n"})
             return
         end = (answer.usage_chunk(generation.usage) if wants_usage else b"") + DONE
-        await self._write(end, generation, send, more=False)
-
-    async def _write(self, text: bytes, generation: Generation, send: Send, more: bool = True) -> None:
-        """Raises ClientGone if the client takes nothing for too long."""
-        try:
-            async with asyncio.timeout(self.service.limits.write_s):
-                await send({"type": "http.response.body", "body": text, "more_body": more})
-        except TimeoutError:
-            raise ClientGone from None
+        await send({"type": "http.response.body", "body": end})
 
     def _headers(self, answer: Answer, *more: tuple[bytes, bytes]) -> list[tuple[bytes, bytes]]:
         return [*more, (b"x-cutset-mode", self.service.mode.encode()), (b"x-request-id", answer.id.encode())]

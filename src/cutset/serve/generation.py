@@ -40,7 +40,7 @@ class Generation:
         self.samples = len(prompts) * params.n
         self._watches = watches
         self._last: dict[tuple[int, int], float] = {}  # when each sample got its last token
-        self._came = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None  # of whoever waits for the next piece
         self._pieces: list[tuple[int, Delta]] = []
         self._left = len(prompts)
         self._handles: list[RequestHandle] = []
@@ -72,8 +72,9 @@ class Generation:
         Raises the error that ended a prompt, or what `end` was given.
         """
         while self._left:
-            await self._came.wait()
-            self._came.clear()
+            if not self._pieces and self._error is None:
+                self._waiter = asyncio.get_running_loop().create_future()
+                await self._waiter
             if self._error is not None:
                 raise self._error
             some, self._pieces = self._pieces, []
@@ -92,7 +93,7 @@ class Generation:
     def end(self, error: Exception) -> None:
         """Has `pieces` raise `error` next: the client has left, or may not have more."""
         self._error = self._error or error
-        self._came.set()
+        self._wake()
         self.cancel()
 
     def __enter__(self) -> Generation:
@@ -106,9 +107,13 @@ class Generation:
         for handle in self._handles:
             handle.cancel()
 
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
     def _receive(self, number: int, delta: Delta) -> None:
         self._pieces.append((number, delta))
-        self._came.set()
+        self._wake()
         if delta.token_ids:
             self.tokens += len(delta.token_ids)
             now, sample = time.perf_counter(), (number, delta.index)

@@ -100,8 +100,8 @@ class Hub:
 class Watchers:
     """`GET /events`: an ASGI application that sends a hub's events until the browser leaves or the hub is closed."""
 
-    def __init__(self, hub: Hub, write_s: float = 30.0) -> None:
-        self.hub, self.write_s = hub, write_s
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self.hub.watching() as watcher:
@@ -110,11 +110,8 @@ class Watchers:
                 headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
                 while not watcher.ended:
-                    async with asyncio.timeout(self.write_s):
-                        await send({"type": "http.response.body", "body": await watcher.take(), "more_body": True})
+                    await send({"type": "http.response.body", "body": await watcher.take(), "more_body": True})
                 await send({"type": "http.response.body", "body": b""})
-            except TimeoutError:
-                pass  # it reads nothing; uvicorn closes the connection
             finally:
                 gone.cancel()
                 with contextlib.suppress(asyncio.CancelledError):

@@ -7,6 +7,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import FrameType
 
 import uvicorn
@@ -88,7 +89,7 @@ def configuration(app: ASGIApp, limits: Limits) -> uvicorn.Config:
     """How uvicorn runs an application of ours. h11 bounds the size of headers; httptools doesn't."""
     return uvicorn.Config(
         app,
-        http=Connection,
+        http=partial(Connection, write_s=limits.write_s),  # type: ignore[arg-type]  # a class, it says; it calls it
         ws="none",
         lifespan="auto",
         loop="asyncio",
