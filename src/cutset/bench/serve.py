@@ -25,6 +25,7 @@ from cutset.errors import EngineError
 __all__ = ["ENGINE", "SERVER", "Load", "run_load"]
 
 ENGINE, SERVER = "cutset engine int8", "cutset server int8"
+COMPARED = 4  # times that engine and server are compared in a round: they differ by less than one run from the next
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +79,17 @@ def run_load(
     try:
         with server(folder, threads) as url:
             for number in range(-1, rounds):  # one round to warm up
-                found = _compare(engine, url, load, prompts)
+                for _ in range(COMPARED if number >= 0 else 1):
+                    found = _compare(engine, url, load, prompts)
+                    if number >= 0:
+                        for key, value in found.items():
+                            rates.setdefault(key, []).append(value)
+                        shares.append(100 * found[SERVER, "generate"] / found[ENGINE, "generate"])
                 for count in load.clients:
                     seconds, answers = ask_together(url, prompts[:count], load.decode, each=load.each)
                     if number >= 0:
                         many[count].append(sum(answer.tokens for answer in answers) / seconds)
                         firsts[count] += [answer.first_s for answer in answers]
-                if number >= 0:
-                    for key, value in found.items():
-                        rates.setdefault(key, []).append(value)
-                    shares.append(100 * found[SERVER, "generate"] / found[ENGINE, "generate"])
                 tell(f"{load.name}: round {number + 1} of {rounds}")
     finally:
         engine.close()
