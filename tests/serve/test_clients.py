@@ -14,6 +14,7 @@ import openai
 import pytest
 
 from cutset.serve.connection import Connection
+from cutset.serve.events import Hop, LinksEvent
 from tests.serve.conftest import Running
 
 LONG = {"model": "tale", "prompt": "Once", "max_tokens": 400, "temperature": 1, "extra_body": {"ignore_eos": True}}
@@ -171,6 +172,21 @@ def test_reading_nothing_for_too_long_ends_the_answer(serve: Callable[..., Runni
         slow.sendall(request(body))
         wait_for(lambda: server.service.llm.stats().running)
         server.idle(60)
+
+
+def test_a_browser_that_reads_nothing_for_too_long_loses_its_place(serve: Callable[..., Running]) -> None:
+    hub = (server := serve(write_s=0.3)).service.hub
+    with raw(server) as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        slow.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        wait_for(lambda: hub.watched)
+
+        def gone() -> bool:
+            for i in range(50):
+                hub.publish(LinksEvent(time=i, hops=[Hop("a" * 1000, "b" * 1000, None, None, 1, "key")] * 20))
+            return not hub.watched
+
+        wait_for(gone, 30)
 
 
 def test_others_get_their_texts_beside_all_this(server: Running) -> None:

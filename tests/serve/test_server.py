@@ -14,8 +14,10 @@ from collections.abc import Iterator
 import httpx
 import openai
 import pytest
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from cutset.serve.metrics import BETWEEN, Metrics
 from tests.serve.conftest import Running
 
 
@@ -50,6 +52,23 @@ def test_metrics_count_what_happens(server: Running) -> None:
     assert more("vllm:prompt_tokens_total") > 0
     assert after["vllm:num_requests_running"] == after["vllm:kv_cache_usage_perc"] == 0
     assert after["process_resident_memory_bytes"] > 1e6
+
+
+def test_the_histogram_of_every_token_is_what_the_library_s_would_be(server: Running) -> None:
+    metrics = Metrics(server.service)
+    server.service.watches.remove(metrics)
+    registry = CollectorRegistry()
+    name, text = "vllm:inter_token_latency_seconds", "Between two tokens of a sample"
+    twin = Histogram(name, text, ["model_name"], buckets=BETWEEN, registry=registry).labels(server.service.names[0])
+    for seconds in (0.0, 0.0005, 0.001, 0.0011, 0.05, 0.0750001, 2.4, 2.5, 99.0):  # at ends, between, beyond
+        metrics.token(seconds, first=False)
+        twin.observe(seconds)
+
+    def shown(data: bytes) -> list[str]:
+        return [line for line in data.decode().splitlines() if name in line and "_created" not in line]
+
+    assert shown(metrics.text()) == shown(generate_latest(registry))
+    assert len(shown(metrics.text())) == len(BETWEEN) + 1 + 4
 
 
 def test_a_server_whose_engine_has_ended_says_so(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
