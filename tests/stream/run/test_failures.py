@@ -18,12 +18,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from cutset.errors import CutsetError
+from cutset.errors import ConfigError, CutsetError
 from cutset.link import Timeouts, connect
 from cutset.stream.api import Stream
 from cutset.stream.coordinator.even import even_plan
 from cutset.stream.coordinator.local import LocalWorkers
 from cutset.stream.coordinator.switching import Options, Route, Switch
+from cutset.stream.planning.plan import Plan
 from cutset.stream.worker.preparation import Preparation
 from stream.run.passage import Passage
 from stream.run.pictures import expected, moving, same, small_model
@@ -150,6 +151,33 @@ def test_a_worker_that_comes_back_is_used_again(healed: LocalWorkers) -> None:
     assert any("worker2" not in used for used in names.values()), "it was never missed"
     wanted = expected(moving(50))
     same(results, [wanted[i % 50] for i in range(len(results))])
+
+
+def test_a_proposal_that_came_too_late_ends_nothing(healed: LocalWorkers) -> None:
+    """Nobody used the worker that died, so no plan had to be made; and the plan that needs it was on its way."""
+    model, log, pictures = small_model(), Log(), moving(60)
+    alone, late = even_plan(model, ["worker1"]), even_plan(model, ["worker1", "worker3"])
+    asked: list[str] = []
+
+    def planner(model: Any, alive: Any, why: str) -> Plan:
+        asked.append(why)
+        return alone
+
+    results = []
+    with Stream(model, pictures, workers=healed.addresses, planner=planner, options=QUICK, tell=log) as stream:
+        with pytest.raises(ConfigError, match="the plan is for worker9"):
+            stream.coordinator.propose(even_plan(model, ["worker9"]), "a test")
+        for result in stream:
+            results.append(result)
+            if result.picture == 10:
+                kill(healed, "worker3")
+                while not any("worker3 is gone" in line for _, line in log.lines):
+                    time.sleep(0.01)
+                stream.coordinator.propose(late, "a test")
+        plans = [plan for _, plan, _ in stream.coordinator.plans]
+    same(results, expected(pictures))
+    assert plans == [alone]
+    assert asked[1:] == ["a plan was proposed for worker3, no longer there"]
 
 
 def test_a_worker_that_never_gets_ready_is_left_out(

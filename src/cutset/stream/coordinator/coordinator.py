@@ -95,8 +95,13 @@ class Coordinator:
         return {name: now - remote.clock.ours(now) for name, remote in self.remotes.items()}
 
     def propose(self, plan: Plan, why: str) -> None:
-        """Goes over to another plan while pictures are on their way, unless a disturbance comes first."""
+        """Goes over to another plan while pictures are on their way, unless a disturbance comes first.
+
+        Raises ConfigError for a plan of another model or other workers. Where one of its workers isn't there any more,
+        the planner is asked again.
+        """
         plan.check(self.model.graph, self.model.digest)
+        self._check_names(plan)
 
         def take() -> None:
             self._proposed = (plan, why)
@@ -271,6 +276,11 @@ class Coordinator:
         self._pictures.flights.grounded()
         self._want(why)
 
+    def _check_names(self, plan: Plan) -> None:
+        """Raises ConfigError for workers that this stream hasn't."""
+        if missing := [stage.worker for stage in plan.stages if stage.worker not in self.remotes]:
+            raise ConfigError(f"the plan is for {', '.join(missing)}; the workers are {', '.join(self.remotes)}")
+
     def _tick(self) -> None:
         now = time.monotonic()
         self._attendance.beat(now)
@@ -302,6 +312,10 @@ class Coordinator:
             plan = self.planner(alive, why)
         elif self._proposed is not None and routes.current is not None and routes.switch is None:
             (plan, why), self._proposed = self._proposed, None
+            if missing := [stage.worker for stage in plan.stages if stage.worker not in alive]:
+                # Who proposed it didn't know yet, and takes it for the plan that is used.
+                self._want(f"a plan was proposed for {', '.join(missing)}, no longer there")
+                return
         else:
             return
         current = routes.current.plan if routes.current is not None else None
@@ -309,10 +323,8 @@ class Coordinator:
             routes.switch = None
             return
         plan.check(self.model.graph, self.model.digest)
-        missing = [stage.worker for stage in plan.stages if stage.worker not in alive]
-        if any(name not in self.remotes for name in missing):
-            raise ConfigError(f"the plan is for {', '.join(missing)}; the workers are {', '.join(self.remotes)}")
-        if missing:
+        self._check_names(plan)
+        if missing := [stage.worker for stage in plan.stages if stage.worker not in alive]:
             reasons = self._attendance.reasons(missing)
             raise ConfigError(f"the plan needs {', '.join(missing)}, which can't be reached: {reasons}")
         routes.start(plan, why, self.options, self._pictures.flights.oldest_plan())
