@@ -63,13 +63,14 @@ def test_a_link_that_nobody_closes_is_collected(tmp_path: Path) -> None:
     """In a cycle, the collector may come to ZeroMQ's context before its sockets, and wait for them for ever."""
     address = f"ipc://{tmp_path / 'x'}"
     with contextlib.closing(listen(address)) as listener:
-        forgotten: list[object] = [connect(address, timeouts=QUICK)]
-        forgotten.append(forgotten)
-        forgotten[0].send(b"hello")  # type: ignore[attr-defined]
+        link = connect(address, timeouts=QUICK)
+        link.send(b"hello")
         assert listener.recv(1) is not None
+        forgotten: list[object] = [link]
+        forgotten.append(forgotten)
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
-            del forgotten
+            del forgotten, link
             collecting = threading.Thread(target=gc.collect, daemon=True)
             collecting.start()
             collecting.join(10)

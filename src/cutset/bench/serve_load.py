@@ -74,11 +74,13 @@ def ask_together(
     """
     where, answers = urlsplit(url), list[Answer]()
     waiting = [deque([prompt] * each) for prompt in prompts]
+    open_ones: dict[int, socket.socket] = {}
     with selectors.DefaultSelector() as selector:
 
         def ask(client: int) -> None:
             asking = Asking(url, waiting[client].popleft(), tokens)
             connection = socket.create_connection((where.hostname, where.port), SILENCE)
+            open_ones[client] = connection
             selector.register(connection, selectors.EVENT_READ, (client, asking))
             connection.sendall(asking.message)
 
@@ -86,23 +88,22 @@ def ask_together(
         try:
             for client in range(len(waiting)):
                 ask(client)
-            while selector.get_map():
+            while open_ones:
                 if not (ready := selector.select(SILENCE)):
                     raise EngineError(f"the server said nothing for {SILENCE:g} s")
                 for key, _ in ready:
-                    connection, (client, asking) = key.fileobj, key.data
-                    assert isinstance(connection, socket.socket)
-                    if piece := connection.recv(1 << 16):
+                    client, asking = key.data
+                    if piece := open_ones[client].recv(1 << 16):
                         asking.heard(piece)
                         continue
-                    selector.unregister(connection)
-                    connection.close()
+                    selector.unregister(key.fileobj)
+                    open_ones.pop(client).close()
                     answers.append(asking.answer())
                     if waiting[client]:
                         ask(client)
         except OSError as error:
             raise EngineError(f"the connection to the server broke: {error}") from None
         finally:
-            for key in list(selector.get_map().values()):
-                key.fileobj.close()  # type: ignore[union-attr]
+            for connection in open_ones.values():
+                connection.close()
     return time.perf_counter() - start, answers

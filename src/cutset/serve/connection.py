@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -18,13 +17,9 @@ class Connection(H11Protocol):
     Who waits in `receive` is told that the client has left, and `send` does nothing from then on.
     """
 
-    head_s = 20.0
+    head_s, write_s = 20.0, 30.0
     _late: asyncio.TimerHandle | None = None
     _stuck: asyncio.TimerHandle | None = None  # since the buffer is full
-
-    def __init__(self, *args: Any, write_s: float, **more: Any) -> None:
-        super().__init__(*args, **more)
-        self._write_s = write_s
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -45,7 +40,7 @@ class Connection(H11Protocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         if self._stuck is None:
-            self._stuck = self.loop.call_later(self._write_s, self.transport.abort)
+            self._stuck = self.loop.call_later(self.write_s, self.transport.abort)
 
     def resume_writing(self) -> None:
         self._moves()

@@ -7,7 +7,6 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from functools import partial
 from types import FrameType
 
 import uvicorn
@@ -87,9 +86,13 @@ class Server(uvicorn.Server):
 
 def configuration(app: ASGIApp, limits: Limits) -> uvicorn.Config:
     """How uvicorn runs an application of ours. h11 bounds the size of headers; httptools doesn't."""
+
+    class Limited(Connection):
+        write_s = limits.write_s
+
     return uvicorn.Config(
         app,
-        http=partial(Connection, write_s=limits.write_s),  # type: ignore[arg-type]  # a class, it says; it calls it
+        http=Limited,
         ws="none",
         lifespan="auto",
         loop="asyncio",

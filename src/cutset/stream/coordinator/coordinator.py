@@ -6,7 +6,7 @@ import queue
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -278,7 +278,7 @@ class Coordinator:
 
     def _check_names(self, plan: Plan) -> None:
         """Raises ConfigError for workers that this stream hasn't."""
-        if missing := [stage.worker for stage in plan.stages if stage.worker not in self.remotes]:
+        if missing := _lacking(plan, self.remotes):
             raise ConfigError(f"the plan is for {', '.join(missing)}; the workers are {', '.join(self.remotes)}")
 
     def _tick(self) -> None:
@@ -312,7 +312,7 @@ class Coordinator:
             plan = self.planner(alive, why)
         elif self._proposed is not None and routes.current is not None and routes.switch is None:
             (plan, why), self._proposed = self._proposed, None
-            if missing := [stage.worker for stage in plan.stages if stage.worker not in alive]:
+            if missing := _lacking(plan, alive):
                 # Who proposed it didn't know yet, and takes it for the plan that is used.
                 self._want(f"a plan was proposed for {', '.join(missing)}, no longer there")
                 return
@@ -324,7 +324,12 @@ class Coordinator:
             return
         plan.check(self.model.graph, self.model.digest)
         self._check_names(plan)
-        if missing := [stage.worker for stage in plan.stages if stage.worker not in alive]:
+        if missing := _lacking(plan, alive):
             reasons = self._attendance.reasons(missing)
             raise ConfigError(f"the plan needs {', '.join(missing)}, which can't be reached: {reasons}")
         routes.start(plan, why, self.options, self._pictures.flights.oldest_plan())
+
+
+def _lacking(plan: Plan, workers: Collection[str]) -> list[str]:
+    """The workers of a plan that aren't among these."""
+    return [stage.worker for stage in plan.stages if stage.worker not in workers]
