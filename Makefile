@@ -12,11 +12,13 @@ BUILD_INPUTS := pyproject.toml constraints.txt CMakeLists.txt $(shell find nativ
 SOURCES := src tests training benchmarks attacks
 NATIVE := $(shell find native -name '*.cpp' -o -name '*.h')
 
-.PHONY: help demo test test-all sanitize lint format runner runner-asan benchmarks clean
+.PHONY: help demo test test-all test-oldest wheel sanitize lint format runner runner-asan benchmarks clean
 
 help:
 	@echo "make demo        the bundled model writes a story"
 	@echo "make test        the quick tests; make test-all adds the slow ones"
+	@echo "make test-oldest the quick tests with the oldest libraries that are supported"
+	@echo "make wheel       builds dist/: an sdist, and a wheel that installs without a compiler"
 	@echo "make sanitize    the native tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make lint        ruff, mypy, clang-format;  make format mends what can be mended"
 	@echo "make runner      builds build/runner/cutset-runner, which needs no Python; runner-asan one with sanitizers"
@@ -38,11 +40,29 @@ demo: .venv/core.stamp
 	$(BIN)/cutset demo
 
 # A file of tests stays in one process: what it sets up once serves all of it.
-test: .venv/dev.stamp
+test: .venv/dev.stamp runner wheel
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-all: .venv/dev.stamp
+test-all: .venv/dev.stamp runner runner-asan wheel
 	$(BIN)/python -m pytest -m 'slow or not slow'
+
+# The quick tests with the lowest versions that pyproject.toml allows, in an environment of their own.
+test-oldest: .venv-oldest/stamp
+	.venv-oldest/bin/python -m pytest -n 2 --dist loadfile
+
+.venv-oldest/stamp: $(BUILD_INPUTS) tests/oldest.py
+	@test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	$(PYTHON) tests/oldest.py > .venv-oldest/oldest.txt
+	.venv-oldest/bin/python -m pip install --quiet -c .venv-oldest/oldest.txt -e '.[torch,stream,serve,hub,dev]'
+	@touch $@
+
+# Built where the environment's build tools lie, so that what was compiled for the tests is taken as it is.
+wheel: .venv/wheel.stamp
+.venv/wheel.stamp: .venv/dev.stamp LICENSE README.md $(shell find src -type f -not -name '*.pyc')
+	@rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist --sdist .
+	$(BIN)/python -m build --no-isolation --outdir dist --wheel .
+	@touch $@
 
 # The sanitizers' libraries must be there before Python starts; the interpreter's own leaks aren't ours.
 sanitize: .venv/dev.stamp
@@ -63,6 +83,9 @@ format: .venv/dev.stamp
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/clang-format -i $(NATIVE)
 
+# Where .venv has the header library, so that a machine without its package builds the runner.
+JSON_INCLUDE = $(abspath $(shell ls -d .venv/lib/python3*/site-packages/nlohmann_json/include 2>/dev/null))
+
 runner: build/runner/cutset-runner
 runner-asan: build/runner-asan/cutset-runner
 build/runner-asan/cutset-runner: SANITIZE := ON
@@ -71,7 +94,8 @@ build/runner-asan/cutset-runner: SANITIZE := ON
 build/%/cutset-runner: $(RUNNER_INPUTS)
 	@command -v $(CMAKE) >/dev/null || { echo "make runner needs cmake: install the package cmake" >&2; exit 1; }
 	@mkdir -p $(@D)
-	@$(CMAKE) -S . -B $(@D) -DCUTSET_RUNNER=ON -DCUTSET_SANITIZE=$(or $(SANITIZE),OFF) >$(@D)/configure.log 2>&1 || \
+	@$(CMAKE) -S . -B $(@D) -DCUTSET_RUNNER=ON -DCUTSET_SANITIZE=$(or $(SANITIZE),OFF) \
+		-DCUTSET_JSON_INCLUDE="$(JSON_INCLUDE)" >$(@D)/configure.log 2>&1 || \
 		{ grep -o 'cutset-runner needs.*' $(@D)/configure.log >&2 || cat $(@D)/configure.log >&2; exit 1; }
 	$(CMAKE) --build $(@D) --target cutset-runner --parallel $(or $(JOBS),2)
 	@touch $@
@@ -80,4 +104,4 @@ benchmarks: .venv/core.stamp
 	$(BIN)/cutset bench report
 
 clean:
-	rm -rf .venv build dist
+	rm -rf .venv .venv-oldest build dist

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import skips
+
 # Real models and videos beside the project; tests that need them skip where they are absent.
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -22,3 +24,17 @@ def story_dir() -> Path:
     if not (DATA / "story" / "config.json").is_file():
         pytest.skip("the story model is not beside the project")
     return DATA / "story"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Under `.ci/run` a skip that tests/skips.py doesn't allow fails the run."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if not skips.strict() or hasattr(session.config, "workerinput") or reporter is None:
+        return
+    reasons = [report.longrepr[2] for report in reporter.stats.get("skipped", []) if isinstance(report.longrepr, tuple)]
+    if wrong := skips.not_allowed(reasons):
+        reporter.write_line("")
+        for reason in wrong:
+            reporter.write_line(f"not an allowed skip (tests/skips.py): {reason}", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

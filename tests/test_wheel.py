@@ -1,0 +1,111 @@
+"""The wheel that `make wheel` built, in an empty environment on a machine without a compiler."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DIST = ROOT / "dist"
+
+
+def one(pattern: str) -> Path:
+    found = list(DIST.glob(pattern))
+    if not found:
+        pytest.skip("the wheel is not built: make wheel")
+    assert len(found) == 1, f"{DIST} holds several: {found}"
+    return found[0]
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bin directory of an environment that holds the wheel and what it depends on."""
+    wheel, home = one("*.whl"), tmp_path_factory.mktemp("wheel")
+    subprocess.run([sys.executable, "-m", "venv", str(home / "env")], check=True, timeout=120)
+    python = home / "env/bin/python"
+    install = [
+        python,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--only-binary",
+        ":all:",
+        "-c",
+        ROOT / "constraints.txt",
+        wheel,
+    ]
+    subprocess.run(list(map(str, install)), check=True, timeout=300, env=bare(home / "env/bin"), cwd=home)
+    return home / "env/bin"
+
+
+def bare(path: Path) -> dict[str, str]:
+    """Variables of a machine without compilers, and without this checkout on Python's path."""
+    kept = {
+        name: value for name, value in os.environ.items() if name.startswith(("PIP_", "HOME", "LANG", "XDG_", "http"))
+    }
+    return kept | {"PATH": str(path), "CC": "/bin/false", "CXX": "/bin/false", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+
+
+def call(installed: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [str(installed / "cutset"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=bare(installed), cwd=installed)
+
+
+def test_a_wheel_runs_the_demo_without_a_compiler(installed: Path) -> None:
+    done = call(installed, "demo")
+    assert done.returncode == 0, done.stderr
+    assert "Once upon a time" in done.stdout
+
+
+def test_a_wheel_shows_its_commands(installed: Path) -> None:
+    done = call(installed, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "generate" in done.stdout
+    assert "serve" in done.stdout
+
+
+def test_a_wheel_uses_its_own_native_extension(installed: Path) -> None:
+    code = "import cutset.kernels._native as kernels, cutset.link._ring as ring; print(kernels.__file__, ring.__file__)"
+    done = subprocess.run(
+        [str(installed / "python"), "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=bare(installed),
+        cwd=installed,
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(str(installed.parent) in path for path in done.stdout.split()), done.stdout
+
+
+def test_the_wheel_holds_the_package_and_its_licence_alone() -> None:
+    with zipfile.ZipFile(one("*.whl")) as wheel:
+        names = wheel.namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert all(top == "cutset" or top.endswith(".dist-info") for top in tops), tops
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert not [name for name in names if name.endswith((".cpp", ".h"))]
+    assert "cutset/bundled/story/model.safetensors" in names
+    assert "cutset/py.typed" in names
+
+
+def test_the_sdist_builds_from_what_it_holds() -> None:
+    with tarfile.open(one("*.tar.gz")) as sdist:
+        names = {name.partition("/")[2] for name in sdist.getnames()}
+    for needed in (
+        "pyproject.toml",
+        "CMakeLists.txt",
+        "LICENSE",
+        "README.md",
+        "native/core/step.cpp",
+        "src/cutset/llm.py",
+    ):
+        assert needed in names, needed
+    assert not [name for name in names if name.startswith(("build/", ".venv", "dist/"))]
