@@ -139,6 +139,8 @@ class Stream:
                 keys=keys,
                 paces=paces,
                 observe=observe,
+                holds=None if self._advisor is None else self._advisor.holds,
+                memory=None if self._advisor is None else self._advisor.memory,
                 tell=tell,
             )
             if self._advisor is not None:

@@ -30,7 +30,9 @@ __all__ = [
     "EdgeReport",
     "Failed",
     "Hello",
+    "Holds",
     "HopReport",
+    "Inventory",
     "Lost",
     "Message",
     "More",
@@ -53,7 +55,7 @@ __all__ = [
     "encode",
 ]
 
-PROTOCOL = 1
+PROTOCOL = 2
 MOST_BODY = 16 << 20  # bytes of a message that lies in an array
 MOST_EDGES = 200  # values on a hop: their payloads fit in a header
 MOST_ARRAYS = 8192  # of a picture: packets of a group, or two for each value
@@ -153,6 +155,21 @@ class Prepare(_Message, tag="prepare"):
     pace: Pace | None  # emulate this hop towards `next`
     back: Pace | None  # and this one towards the coordinator
     codecs: Annotated[list[Codec | None], msgspec.Meta(max_length=MOST_SOURCES)] = []  # of each source, for `packets`
+
+
+class Inventory(_Message, tag="inventory"):
+    """Coordinator to worker: all weights of a graph. Answered by Holds, now and whenever that changes."""
+
+    graph: Digest
+    description: Annotated[bytes, msgspec.Meta(max_length=MOST_BODY)]  # of the graph, JSON; empty if sent before
+    weights: Annotated[dict[Name, Digest], msgspec.Meta(max_length=MOST_WEIGHTS)]
+
+
+class Holds(_Message, tag="holds"):
+    """Worker to coordinator: those weights of the last Inventory that needn't be sent here."""
+
+    graph: Digest
+    weights: Annotated[list[Name], msgspec.Meta(max_length=MOST_WEIGHTS)]
 
 
 class Need(_Message, tag="need"):
@@ -325,6 +342,8 @@ class Body(_Message, tag="body"):
 Message = (
     Hello
     | Welcome
+    | Inventory
+    | Holds
     | Prepare
     | Need
     | Weight

@@ -143,15 +143,15 @@ def test_weights_are_sent_to_whoever_lacks_them() -> None:
 
 
 def test_memory_counts_weights_values_and_what_edges_hold() -> None:
-    # Stage `a`: 36,000 B of weights, 410 B of values at once, and both ends' copies of 10 and 400 B.
-    needs = 36_000 + 410 + 10 + 400
+    # Stage `a`: 36,000 B of weights, 410 B of values at once, three inputs of 10 B that wait, three outputs of 400 B.
+    needs = 36_000 + 410 + 3 * 10 + 3 * 400
 
     def limited(memory: int) -> Problem:
         return problem(machines=(replace(problem().machines[0], memory=memory), problem().machines[1]))
 
     assert why_not(limited(needs), split()) is None
     assert "memory" in (why_not(limited(needs - 1), split()) or "")
-    assert why_not(replace(limited(needs - 1), mode="full"), split()) is None
+    assert why_not(replace(limited(needs), in_flight=2), split()) is not None
 
 
 def test_pictures_that_stay() -> None:

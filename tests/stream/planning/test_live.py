@@ -281,7 +281,7 @@ def test_weights_that_a_worker_has_need_not_be_sent() -> None:
 
 
 def test_a_baseline_without_a_plan_gives_way() -> None:
-    small = tuple(replace(machine, memory=900_000) for machine in problem().machines)
+    small = tuple(replace(machine, memory=1_400_000) for machine in problem().machines)
     tight = replace(problem(), machines=(replace(small[0], memory=10_000), *small[1:]))
     plan = LivePlanner(tight, "edge")(ALL, "start")
     assert plan.scheduler == "optimal"

@@ -5,17 +5,15 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from cutset.errors import CutsetError
 from cutset.stream.messages import Report
 from cutset.stream.planning.live import LivePlanner
-from cutset.stream.planning.plan import COORDINATOR, Plan
+from cutset.stream.planning.plan import Plan
 from cutset.stream.sparsity.forecast import Forecast
 
 __all__ = ["Advisor"]
-
-LEAST_BYTES = 4096  # of a picture on a hop; smaller ones tell of the processes at both ends
 
 
 class Advisor:
@@ -52,6 +50,14 @@ class Advisor:
         """A party's report; never waits."""
         self._seen.put((report, plan, seconds))
 
+    def holds(self, worker: str, weights: Collection[str]) -> None:
+        """A worker says that these weights need not be sent to it."""
+        self.planner.holds(worker, weights)
+
+    def memory(self, worker: str, nbytes: int) -> None:
+        """A worker says that it may use so much, 0 for no limit."""
+        self.planner.memory(worker, nbytes)
+
     def close(self) -> None:
         self._seen.put(None)
         self._thread.join(5.0)
@@ -63,8 +69,7 @@ class Advisor:
                 seen = self._seen.get(timeout=self._look)
                 if seen is None:
                     return
-                with self._lock:
-                    _feed(self.planner, *seen)
+                self.planner.report(*seen)
                 if self.forecast is not None:
                     changed = {edge.edge: edge.changed for edge in seen[0].edges if edge.kind == "delta"}
                     self.forecast.changed(changed)
@@ -79,35 +84,9 @@ class Advisor:
 
     def _consider(self) -> None:
         with self._lock:
-            before = self.planner.current
-            if before is None:
+            if self.planner.current is None:
                 return
-            after = self.planner(self._alive, "a look at what was measured")
+            better = self.planner.look(self._alive)
             why = self.planner.explain()
-        if after is not before and self.propose is not None:
-            self.propose(after, why)
-
-
-def _feed(planner: LivePlanner, report: Report, plan: Plan, seconds: float) -> None:
-    """What a report says of machines, links and values."""
-    party, hop = report.party, report.hop
-    names = [COORDINATOR, *(stage.worker for stage in plan.stages), COORDINATOR]
-    if party not in names[1:]:
-        return
-    at = names.index(party, 1)
-    if hop is not None and hop.nbytes >= LEAST_BYTES:
-        planner.hop(names[at - 1], party, hop.nbytes, seconds)
-    for edge in report.received:
-        if edge.kind != "picture":
-            planner.payload(edge.edge, edge.kind, edge.nbytes, receiver=party, decode=edge.decode_seconds)
-    for edge in report.edges:
-        if edge.kind != "picture":
-            planner.payload(edge.edge, edge.kind, edge.nbytes, sender=party, encode=edge.encode_seconds)
-    if party == COORDINATOR:
-        return
-    nodes = plan.stages[at - 1].nodes
-    if report.layer_seconds is not None:
-        planner.layers(party, nodes, report.layer_seconds)
-    spent = sum(span.end - span.start for span in report.spans if span.kind == "compute")
-    if spent > 0:
-        planner.stage(party, nodes, spent)
+        if better is not None and self.propose is not None:
+            self.propose(better, why)

@@ -19,7 +19,20 @@ from cutset.stream.coordinator.routes import Routes
 from cutset.stream.coordinator.switching import Options
 from cutset.stream.delta import Budget, KeyRequest
 from cutset.stream.hop import Gap
-from cutset.stream.messages import Allow, Failed, Lost, Need, Pace, Prepared, Ready, Report, Tune, Work
+from cutset.stream.messages import (
+    Allow,
+    Failed,
+    Holds,
+    Inventory,
+    Lost,
+    Need,
+    Pace,
+    Prepared,
+    Ready,
+    Report,
+    Tune,
+    Work,
+)
 from cutset.stream.model import Model
 from cutset.stream.planning.plan import COORDINATOR, Plan
 from cutset.stream.sources.codec import VideoCodec
@@ -48,18 +61,24 @@ class Coordinator:
         keys: Any = None,
         paces: Mapping[tuple[str, str], Pace] | None = None,
         observe: Callable[[Report, Plan, float], None] | None = None,
+        holds: Callable[[str, Collection[str]], None] | None = None,
+        memory: Callable[[str, int], None] | None = None,
         tell: Callable[[str], None] = lambda line: None,
     ) -> None:
         """`workers`: name to address and public key; `codecs`: of the sources; `tell` hears what happens.
 
         `paces` are emulated connections, by sender and receiver: workers are told theirs.
         `observe` gets every report, times on this side's clock, its plan, and the seconds of the report's hop.
+        `holds` gets a worker and the names of the weights that it says need not be sent to it; `memory` a worker and
+        the bytes that it may use, 0 for no limit. Both are called before the first plan of a worker is asked for, and
+        when it changes.
         """
         if not workers:
             raise ConfigError("a stream needs at least one worker")
         self.model, self.options, self.planner = model, options, planner
         self._events: queue.SimpleQueue[Event | Callable[[], None] | None] = queue.SimpleQueue()
         self._observe, self._tell = observe, tell
+        self._holds, self._memory = holds, memory
         self._paces = dict(paces or {})
         self.links = Links(self._paces, self._ours)
         self._proposed: tuple[Plan, str] | None = None
@@ -190,6 +209,11 @@ class Coordinator:
             return
         elif message == "up":
             self._tell(f"{remote.name} is there: {remote.card.cpu if remote.card else ''}")
+            if remote.card is not None and self._memory is not None:
+                self._memory(remote.name, remote.card.memory)
+            if self._holds is not None:
+                weights = {name: self.model.weight_digest(name) for name in self.model.graph.weights}
+                remote.say(Inventory(self.model.digest, remote.description(self.model), weights))
             if self._routes.current is not None or self._routes.switch is not None:
                 self._want(f"{remote.name} came")
         elif isinstance(message, Work):
@@ -205,6 +229,9 @@ class Coordinator:
             for route in self._routes.used:
                 if route.number == message.plan and route.first is remote:
                     route.sender.request(message)
+        elif isinstance(message, Holds):
+            if self._holds is not None and message.graph == self.model.digest:
+                self._holds(remote.name, message.weights)
         elif isinstance(message, Need | Prepared | Ready):
             self._routes.answered(remote, message, self._pictures.flights.oldest_plan())
 

@@ -28,6 +28,7 @@ from cutset.stream.messages import (
     Welcome,
     Work,
 )
+from cutset.stream.model import Model
 from cutset.stream.trace.align import Clock
 from cutset.stream.wire import LIMITS, Assembler, Outbox, pack, unpack
 from cutset.version import software
@@ -102,6 +103,12 @@ class Remote:
         """Sends a message if there is a link; one that is lost with the link is no loss."""
         if self._outbox is not None:
             self._outbox.say(message)
+
+    def description(self, model: Model) -> bytes:
+        """The graph's description for the next message on this link: empty where it was sent already."""
+        new = model.digest not in self.graphs
+        self.graphs.add(model.digest)
+        return model.description if new else b""
 
     def ping(self) -> None:
         self._pings += 1

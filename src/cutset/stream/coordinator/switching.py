@@ -127,15 +127,13 @@ class Switch:
             before = route.remotes[i - 1].key if i else None
             to = after.name if after is not None else COORDINATOR
             bandwidth = links.bandwidth(remote.name, to)
-            new = model.digest not in remote.graphs
-            remote.graphs.add(model.digest)
             remote.say(
                 Prepare(
                     plan=route.number,
                     epoch=route.epoch,
                     name=remote.name,
                     graph=model.digest,
-                    description=model.description if new else b"",
+                    description=remote.description(model),
                     stages=text,
                     weights={name: model.weight_digest(name) for name in model.graph.weights_of(stage.nodes)},
                     next=None if after is None else Peer(after.name, after.address, after.key),

@@ -16,10 +16,11 @@ from typing import Literal
 
 from cutset.stream.emulation.hop import path
 from cutset.stream.planning.crossing import Crossings, Table
+from cutset.stream.planning.memory import stage_memory
 from cutset.stream.planning.plan import COORDINATOR, Plan
 from cutset.stream.planning.problem import Problem
 
-__all__ = ["Cost", "Model", "Part", "choose", "rank", "stage_bytes", "why_not"]
+__all__ = ["Cost", "Model", "Part", "choose", "rank", "why_not"]
 
 PartKind = Literal["encode", "link", "decode", "compute"]
 
@@ -149,16 +150,6 @@ def _weights(problem: Problem, plan: Plan) -> float:
     return seconds
 
 
-def stage_bytes(problem: Problem, nodes: tuple[int, ...], takes: int, gives: int) -> int:
-    """Bytes of memory for a stage: its weights, its values at their most, and what both ends of its edges hold.
-
-    `takes` and `gives` are the bytes of all values on the hop to it and from it, those that pass it by as well.
-    """
-    graph = problem.graph
-    held = takes + (gives if problem.mode == "delta" else 0)
-    return graph.weight_bytes(nodes) + graph.peak_bytes(nodes) + held
-
-
 def why_not(problem: Problem, plan: Plan) -> str | None:
     """Why a plan isn't allowed here: None if it is. Its stages must cover the graph (`Plan.check`)."""
     if plan.picture not in problem.pictures:
@@ -181,7 +172,7 @@ def why_not(problem: Problem, plan: Plan) -> str | None:
                 return "what is sent on would show the picture"
         memory = problem.machines[worker or 0].memory
         if memory is not None:
-            needs = stage_bytes(problem, stage.nodes, before.nbytes, after.nbytes)
+            needs = stage_memory(problem.graph, stage.nodes, before.nbytes, after.nbytes, problem.in_flight)
             if needs > memory:
                 return f"{stage.worker} needs {needs / 1e6:,.0f} MB of memory and may use {memory / 1e6:,.0f}"
     return None

@@ -91,31 +91,35 @@ class LivePlanner:
 
     def report(self, report: Report, plan: Plan, seconds: float) -> None:
         """Takes a party's report of a picture under that plan, whose bytes took so many seconds to that party."""
-        stages = {stage.worker: stage.nodes for stage in plan.stages}
+        party, stages = report.party, {stage.worker: stage.nodes for stage in plan.stages}
         order = [COORDINATOR, *stages]
-        if report.party not in order:
+        if party not in order:
             return
-        if nodes := stages.get(report.party):
+        if nodes := stages.get(party):
             if report.layer_seconds is not None and len(report.layer_seconds) == len(nodes):
-                self.layers(report.party, nodes, report.layer_seconds)
+                self.layers(party, nodes, report.layer_seconds)
             else:
-                spans = [span.end - span.start for span in report.spans if span.kind == "compute"]
-                self.stage(report.party, nodes, sum(spans))
+                self.stage(party, nodes, sum(span.end - span.start for span in report.spans if span.kind == "compute"))
         if report.hop is not None:
-            sender = order[order.index(report.party) - 1]  # of what came to the coordinator: the last stage
-            self.hop(sender, report.party, report.hop.nbytes, seconds)
+            sender = order[order.index(party) - 1]  # of what came to the coordinator: the last stage
+            self.hop(sender, party, report.hop.nbytes, seconds)
         for edge in report.edges:
             if edge.kind != "picture":
-                self.payload(edge.edge, edge.kind, edge.nbytes, sender=report.party, encode=edge.encode_seconds)
+                self.payload(edge.edge, edge.kind, edge.nbytes, sender=party, encode=edge.encode_seconds)
         for edge in report.received:
             if edge.kind != "picture":
                 with self._lock:
-                    self.observed.codec(report.party, edge.edge, edge.kind, "decode", edge.decode_seconds)
+                    self.observed.codec(party, edge.edge, edge.kind, "decode", edge.decode_seconds)
 
     def holds(self, worker: str, weights: Collection[str]) -> None:
         """A worker has these weights: they needn't be sent."""
         with self._lock:
             self.observed.holds[worker] = frozenset(weights)
+
+    def memory(self, worker: str, nbytes: int) -> None:
+        """A worker says how many bytes it may use, 0 for no limit of its own."""
+        with self._lock:
+            self.observed.memory[worker] = nbytes
 
     def problem(self, alive: Collection[str] | None = None) -> Problem:
         """The problem as it is known now, for the workers that are there (all without `alive`)."""

@@ -1,16 +1,34 @@
-"""How much memory a stage between two cuts needs, for all pairs of cuts at once."""
+"""How much memory a stage needs: what planners count with, and what workers refuse by."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cutset.stream.graph import Graph
-from cutset.stream.planning.cost import stage_bytes
 from cutset.stream.planning.lattice import Lattice
 from cutset.stream.planning.problem import Problem
 
-__all__ = ["is_order", "order_bytes", "pair_bytes"]
+__all__ = ["is_order", "order_bytes", "pair_bytes", "stage_memory"]
+
+WAITING = 2  # items between two threads of a worker, beside those in flight
+SENDING = 3  # items whose values are computed, encoded or held by the encoder
+
+
+def stage_memory(graph: Graph, nodes: Collection[int], takes: float, gives: float, in_flight: int) -> float:
+    """Bytes for a stage: weights, values at their most, items that wait, and what both ends of its hops hold.
+
+    `takes` and `gives` are the bytes of all values on the hop to it and from it, those that pass it by as well.
+    """
+    return float(graph.weight_bytes(nodes) + graph.peak_bytes(nodes) + _held(takes, gives, in_flight))
+
+
+def _held(takes: Any, gives: Any, in_flight: int) -> Any:
+    """Beside weights and values: of one stage, or of arrays of them."""
+    return (max(in_flight, 1) + WAITING) * takes + SENDING * gives
 
 
 def is_order(sets: Lattice) -> bool:
@@ -20,15 +38,15 @@ def is_order(sets: Lattice) -> bool:
 
 
 def pair_bytes(problem: Problem, sets: Lattice) -> NDArray[np.float64]:
-    """(sets, sets): what a stage from one set to the other needs (`stage_bytes`); infinite where it is none."""
+    """(sets, sets): what a stage from one set to the other needs (`stage_memory`); infinite where it is none."""
     if is_order(sets):
         stages = order_bytes(problem.graph)
-        held = sets.nbytes[:, None] + (sets.nbytes[None, :] if problem.mode == "delta" else 0)
-        return stages + held
+        needs: NDArray[np.float64] = stages + _held(sets.nbytes[:, None], sets.nbytes[None, :], problem.in_flight)
+        return needs
     needs = np.full((len(sets.values),) * 2, np.inf)
     for a, b in np.argwhere(sets.after()):
         nodes = tuple(int(i) for i in np.flatnonzero(sets.done[b] & ~sets.done[a]))
-        needs[a, b] = stage_bytes(problem, nodes, int(sets.nbytes[a]), int(sets.nbytes[b]))
+        needs[a, b] = stage_memory(problem.graph, nodes, sets.nbytes[a], sets.nbytes[b], problem.in_flight)
     return needs
 
 

@@ -50,6 +50,7 @@ class Observed:
         self._nodes: dict[str, dict[int, Running]] = {machine.name: {} for machine in problem.machines}
         self._sizes: dict[tuple[str, Kind], Running] = {}
         self.holds: dict[str, frozenset[str]] = {}
+        self.memory: dict[str, int] = {}  # that workers say they may use, 0 for no limit
 
     def layers(self, worker: str, nodes: Sequence[int], seconds: Sequence[float]) -> None:
         if worker in self._nodes and len(nodes) == len(seconds):
@@ -95,9 +96,15 @@ class Observed:
                     if value is not None:
                         seconds[node] = value
             codec = self._codec[machine.name].value
-            holds = self.holds.get(machine.name, machine.holds)
+            limits = [limit for limit in (machine.memory, self.memory.get(machine.name)) if limit]
             found.append(
-                replace(machine, seconds=seconds, codec=machine.codec if codec is None else codec, holds=holds)
+                replace(
+                    machine,
+                    seconds=seconds,
+                    codec=machine.codec if codec is None else codec,
+                    memory=min(limits, default=None),
+                    holds=self.holds.get(machine.name, machine.holds),
+                )
             )
         return tuple(found)
 

@@ -17,10 +17,18 @@ from cutset.stream.forms import FormReceiver
 from cutset.stream.graph import Graph
 from cutset.stream.hop import Receiver, Sender
 from cutset.stream.messages import MOST_EDGES, Allow, EdgeReport, Prepare, Work
+from cutset.stream.planning.memory import stage_memory
 from cutset.stream.planning.plan import Plan
 from cutset.stream.stage import Stage
 
-__all__ = ["PlanRun", "place_of"]
+__all__ = ["PlanRun", "memory_of", "place_of", "warm_up"]
+
+
+def memory_of(graph: Graph, plan: Plan, name: str, in_flight: int) -> float:
+    """Bytes that this worker's stage may need."""
+    at, hops = place_of(plan, name), plan.edges(graph)
+    takes, gives = (sum(graph.values[value].nbytes for value in hops[i]) for i in (at, at + 1))
+    return stage_memory(graph, plan.stages[at].nodes, takes, gives, in_flight)
 
 
 def place_of(plan: Plan, name: str) -> int:
@@ -81,14 +89,6 @@ class PlanRun:
         seconds: list[float] | None = [] if self.order.profile else None
         made = self.stage.run(values, None if seconds is None else lambda _, spent: seconds.append(spent))
         return {name: made[name] if name in made else values[name] for name in self.gives}, seconds
-
-    @staticmethod
-    def memory(graph: Graph, plan: Plan, name: str, in_flight: int) -> int:
-        """Bytes that this stage may need: weights, values while it runs, pictures that wait, and what codecs hold."""
-        at = place_of(plan, name)
-        nodes, hops = plan.stages[at].nodes, plan.edges(graph)
-        hop_bytes = [sum(graph.values[v].nbytes for v in hops[i]) for i in (at, at + 1)]
-        return graph.weight_bytes(nodes) + graph.peak_bytes(nodes) + (in_flight + 2) * hop_bytes[0] + 3 * hop_bytes[1]
 
 
 def warm_up(run: PlanRun) -> float:

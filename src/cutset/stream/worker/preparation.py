@@ -18,11 +18,24 @@ from cutset.errors import ConfigError, CutsetError, FrameError, LinkClosed
 from cutset.stream.delta import KeyRequest
 from cutset.stream.description import graph_digest, read_description
 from cutset.stream.graph import Graph
-from cutset.stream.messages import Allow, Connect, Failed, Message, Need, Prepare, Prepared, Ready, Retire, Weight
+from cutset.stream.messages import (
+    Allow,
+    Connect,
+    Failed,
+    Holds,
+    Inventory,
+    Message,
+    Need,
+    Prepare,
+    Prepared,
+    Ready,
+    Retire,
+    Weight,
+)
 from cutset.stream.planning.plan import Plan, read_plan
 from cutset.stream.wire import Outbox
 from cutset.stream.worker.neighbour import Neighbour, dial
-from cutset.stream.worker.plan_run import PlanRun, warm_up
+from cutset.stream.worker.plan_run import PlanRun, memory_of, warm_up
 from cutset.stream.worker.setting import Setting
 from cutset.stream.worker.weights import WeightStore
 
@@ -59,13 +72,15 @@ class Preparation:
         self._outbox, self._say = outbox, outbox.say
         self._store = WeightStore(setting.cache, setting.weights)
         self._graphs: dict[str, Graph] = {}
+        self._inventory: Inventory | None = None
+        self._reported: list[str] | None = None  # what the coordinator was told that is held here
         self._nexts: dict[tuple[str, bytes | None], Neighbour] = {}
         self._allowed: Prepare | Allow | None = None  # the newest word on thresholds
         self._orders: queue.SimpleQueue[tuple[Message, Sequence[Bytes]] | None] = queue.SimpleQueue()
         self._closing = False
         threading.Thread(target=self._obey, name=f"cutset-prepare-{name}", daemon=True).start()
 
-    def put(self, message: Prepare | Weight | Connect | Retire, arrays: Sequence[Bytes]) -> None:
+    def put(self, message: Inventory | Prepare | Weight | Connect | Retire, arrays: Sequence[Bytes]) -> None:
         """Obeys an order of the coordinator soon. The arrays are the caller's no more."""
         if isinstance(message, Prepare):
             self._allowed = message
@@ -97,7 +112,10 @@ class Preparation:
             message, arrays = order
             number = getattr(message, "plan", 0)
             try:
-                if isinstance(message, Prepare):
+                if isinstance(message, Inventory):
+                    self._graph(message)
+                    self._inventory, self._reported = message, None
+                elif isinstance(message, Prepare):
                     self._prepare(message)
                 elif isinstance(message, Weight):
                     self._weight(message, arrays)
@@ -105,6 +123,7 @@ class Preparation:
                     self._connect(message.plan)
                 elif isinstance(message, Retire):
                     self._retire(message.before)
+                self._report_holdings()
             except CutsetError as error:
                 self.plans.pop(number, None)
                 self._say(Failed(number, self._blame(error), str(error)[:800]))
@@ -124,9 +143,11 @@ class Preparation:
         graph = self._graph(order)
         plan = read_plan(order.stages)
         plan.check(graph, order.graph)
-        limit, need = self._setting.memory, PlanRun.memory(graph, plan, order.name, order.in_flight)
+        limit, need = self._setting.memory, memory_of(graph, plan, order.name, order.in_flight)
         if limit and need > limit:
-            raise ConfigError(f"this stage needs about {need >> 20} MiB; this worker may use {limit >> 20} (--memory)")
+            raise ConfigError(
+                f"this stage needs about {need / 2**20:,.0f} MiB; this worker may use {limit >> 20} (--memory)"
+            )
         if order.previous is not None:
             known = {p.order.previous for p in self.plans.values()} | {order.previous}
             self._expect(frozenset(key for key in known if key is not None))
@@ -147,7 +168,22 @@ class Preparation:
         else:
             self._build(planned)
 
-    def _graph(self, order: Prepare) -> Graph:
+    def _report_holdings(self) -> None:
+        """Tells the coordinator which weights of its inventory needn't be sent, when that has changed."""
+        inventory = self._inventory
+        if inventory is None or any(planned.missing for planned in self.plans.values()):
+            return
+        values = self._graphs[inventory.graph].weights
+        held = [
+            name
+            for name, digest in inventory.weights.items()
+            if name in values and self._store.holds(name, values[name], digest)
+        ]
+        if held != self._reported:
+            self._reported = held
+            self._say(Holds(inventory.graph, held))
+
+    def _graph(self, order: Inventory | Prepare) -> Graph:
         if order.description:
             if len(self._graphs) >= MOST_GRAPHS:
                 raise ConfigError("too many graphs in one session")

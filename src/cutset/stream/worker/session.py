@@ -15,6 +15,7 @@ from cutset.stream.messages import (
     Allow,
     Connect,
     HopReport,
+    Inventory,
     Lost,
     Message,
     More,
@@ -102,7 +103,7 @@ class Session:
                     planned.next.bandwidth = message.bandwidth
         elif isinstance(message, Allow):
             self._preparation.allow(message)
-        elif isinstance(message, Prepare | Weight | Connect | Retire):
+        elif isinstance(message, Inventory | Prepare | Weight | Connect | Retire):
             self._preparation.put(message, [np.array(array) for array in arrays])
         else:
             raise FrameError("this message is not for a worker")

@@ -55,6 +55,17 @@ class WeightStore:
             self._held[digest] = tensor
         return tensor
 
+    def holds(self, name: str, value: Value, digest: str) -> bool:
+        """Whether `find` is likely to find it: a file's digest is compared only when it is used."""
+        if digest in self._held:
+            return True
+        if self.cache is not None:
+            with contextlib.suppress(OSError):
+                if (self.cache / digest).stat().st_size == value.nbytes:
+                    return True
+        named = self._names() if self._file is not None else {}
+        return name in named and tuple(named[name].shape) == value.shape
+
     def keep(self, digests: Collection[str]) -> None:
         """Forgets, in memory, every other weight."""
         self._held = {digest: tensor for digest, tensor in self._held.items() if digest in digests}
@@ -107,16 +118,20 @@ class WeightStore:
         return tensor
 
     def _from_file(self, name: str, value: Value, digest: str) -> Tensor | None:
+        tensor = self._names().get(name)
+        if tensor is None or tuple(tensor.shape) != value.shape:
+            return None
+        tensor = tensor.to(getattr(torch, value.dtype))
+        return tensor if tensor_digest(tensor) == digest else None
+
+    def _names(self) -> Any:
+        """The tensors of the weight file by name."""
         from cutset.stream.zoo.weights import open_weights
 
         assert self._file is not None
         if self._named is None:
             self._named = open_weights(self._file)
-        tensor = self._named.get(name)
-        if tensor is None or tuple(tensor.shape) != value.shape:
-            return None
-        tensor = tensor.to(getattr(torch, value.dtype))
-        return tensor if tensor_digest(tensor) == digest else None
+        return self._named
 
 
 def save_weight(cache: Path, digest: str, tensor: Tensor) -> None:
