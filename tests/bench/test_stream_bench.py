@@ -18,12 +18,11 @@ from cutset.bench.stream_bytes import AGAINST_CSR, FIRST_CUTS, CutBytes, csr_byt
 from cutset.bench.stream_faults import ERROR, RECOVERY, Faults
 from cutset.bench.stream_planning import TIME, chain, large_problem, run_planning
 from cutset.bench.stream_plans import CHOSEN, LATENCY, MISSED, PERIOD, Candidate, chosen, errors_of, near_best, verdicts
-from cutset.bench.stream_session import Played, paces
+from cutset.bench.stream_session import Played
 from cutset.bench.stream_targets import TARGETS, judge
 from cutset.bench.stream_videos import find_videos, generated
 from cutset.cli.bench_stream import PARTS
-from cutset.stream.emulation import Hop
-from cutset.stream.messages import Pace
+from cutset.stream.emulation import Hop, connections
 from cutset.stream.node import Value
 from cutset.stream.planning.cost import Cost, Part
 from cutset.stream.planning.plan import Plan, StagePlan
@@ -136,10 +135,10 @@ def test_slow_networks_are_run_by_serious_plans_alone():
 
 
 def test_connections_of_a_line():
-    found = paces(["a", "b"], (Hop(8e6, 0.002), Hop(1e6, 0.01)))
+    found = connections(["coordinator", "a", "b"], (Hop(8e6, 0.002), Hop(1e6, 0.01)))
     assert len(found) == 6
-    assert found["coordinator", "b"] == found["b", "coordinator"] == Pace(1e6, 0.012)
-    assert found["a", "b"] == Pace(1e6, 0.01)
+    assert found["coordinator", "b"] == found["b", "coordinator"] == Hop(1e6, 0.012)
+    assert found["a", "b"] == Hop(1e6, 0.01)
 
 
 def test_targets_take_the_worst_row():

@@ -23,16 +23,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.bench.results import Row, summarise
-from cutset.bench.stream_session import IN_FLIGHT, Pictures, Played, paces, play, wait_for
+from cutset.bench.stream_session import IN_FLIGHT, Pictures, Played, play, wait_for
 from cutset.bench.stream_videos import Video
 from cutset.errors import CutsetError
 from cutset.stream.coordinator.local import LocalWorkers
-from cutset.stream.emulation import Hop
+from cutset.stream.emulation import Hop, connections
 from cutset.stream.model import Model
 from cutset.stream.planning.compare import compare, stages_text
 from cutset.stream.planning.cost import Cost
 from cutset.stream.planning.cost import Model as CostModel
-from cutset.stream.planning.plan import Plan
+from cutset.stream.planning.plan import COORDINATOR, Plan
 from cutset.stream.planning.problem import Problem
 from cutset.stream.profile.profile import Profile, Sizes
 from cutset.stream.profile.setup import Wish, measure_profile, other_forms, problem_of, sizes_of
@@ -139,7 +139,7 @@ def run_plans(name: str, model: Model, video: Video, quick: bool, tell: Callable
     with LocalWorkers(len(SPEEDS), speeds=SPEEDS) as workers:
         workers.stock(model)
         wait_for(workers)
-        links = paces(workers.names, HOPS)
+        links = connections([COORDINATOR, *workers.names], HOPS)
         workloads: dict[str, list[Candidate]] = {}
         some: list[Candidate] = []
         for encoded in (False, True) if codec is not None else (False,):

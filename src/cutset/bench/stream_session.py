@@ -22,13 +22,13 @@ from cutset.stream.coordinator.coordinator import Coordinator
 from cutset.stream.coordinator.local import LocalWorkers
 from cutset.stream.coordinator.result import Result
 from cutset.stream.coordinator.switching import Options
-from cutset.stream.emulation import Hop, path
-from cutset.stream.messages import Pace, Report
+from cutset.stream.emulation import Hop
+from cutset.stream.messages import Report
 from cutset.stream.model import Model
-from cutset.stream.planning.plan import COORDINATOR, Plan
+from cutset.stream.planning.plan import Plan
 from cutset.stream.sources import VideoCodec
 
-__all__ = ["IN_FLIGHT", "Pictures", "Played", "paces", "play", "wait_for"]
+__all__ = ["IN_FLIGHT", "Pictures", "Played", "play", "wait_for"]
 
 IN_FLIGHT = 4
 FIRST_ALONE, FIRST_TOGETHER = 2, 4  # pictures of each phase that don't count: keys, and a pipeline that fills
@@ -79,18 +79,6 @@ class Played:
         )
 
 
-def paces(names: Sequence[str], hops: Sequence[Hop]) -> dict[tuple[str, str], Pace]:
-    """Between all parties of a line, both ways: hop i leads to worker i."""
-    line = [COORDINATOR, *names]
-    found = {}
-    for i, sender in enumerate(line):
-        for j, receiver in enumerate(line):
-            hop = path(hops, i, j)
-            if i != j:
-                found[sender, receiver] = Pace(hop.bandwidth if math.isfinite(hop.bandwidth) else 0.0, hop.latency)
-    return found
-
-
 def wait_for(workers: LocalWorkers, seconds: float = 60.0) -> None:
     """Until all of them answer. Raises LinkError."""
     for address, _ in workers.addresses.values():
@@ -119,7 +107,7 @@ class _Gate:
 def play(
     model: Model,
     workers: LocalWorkers,
-    links: Mapping[tuple[str, str], Pace],
+    links: Mapping[tuple[str, str], Hop],
     plan: Plan,
     what: Pictures,
     *,

@@ -274,22 +274,12 @@ def _speeds(args: argparse.Namespace, count: int) -> tuple[float, ...]:
 
 def _paces(args: argparse.Namespace, names: list[str]) -> dict[tuple[str, str], Any] | None:
     """Every connection of the line of parties, emulated."""
-    import math
-
-    from cutset.stream.emulation import parse_hops, path
-    from cutset.stream.messages import Pace
+    from cutset.stream.emulation import connections, parse_hops
     from cutset.stream.planning.plan import COORDINATOR
 
     if not args.link:
         return None
-    hops, parties = parse_hops(args.link, len(names)), [COORDINATOR, *names]
-    found = {}
-    for i, sender in enumerate(parties):
-        for j, receiver in enumerate(parties):
-            if i != j:
-                hop = path(hops, i, j)
-                found[sender, receiver] = Pace(0.0 if math.isinf(hop.bandwidth) else hop.bandwidth, hop.latency)
-    return found
+    return connections([COORDINATOR, *names], parse_hops(args.link, len(names)))
 
 
 def _line(result: Result, several: bool, features: bool) -> str:

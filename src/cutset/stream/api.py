@@ -22,7 +22,8 @@ from cutset.stream.coordinator.local import LocalWorkers
 from cutset.stream.coordinator.result import Result
 from cutset.stream.coordinator.switching import Options
 from cutset.stream.delta import Budget
-from cutset.stream.messages import Pace, Report
+from cutset.stream.emulation.hop import Hop
+from cutset.stream.messages import Report
 from cutset.stream.model import Model
 from cutset.stream.planning.plan import Plan
 
@@ -69,7 +70,7 @@ class Stream:
         threads: int = 1,
         speeds: Sequence[float] = (),
         keys: Keys | None = None,
-        paces: Mapping[tuple[str, str], Pace] | None = None,
+        paces: Mapping[tuple[str, str], Hop] | None = None,
         options: Options | None = None,
         observe: Callable[[Report, Plan, float], None] | None = None,
         tell: Callable[[str], None] = lambda line: None,
@@ -128,7 +129,6 @@ class Stream:
             named = self._workers(workers, threads, speeds)
             if isinstance(planner, Advisor):
                 self._advisor = planner
-                observe = _both(planner.observe, observe)
             self._coordinator = Coordinator(
                 model,
                 named,
@@ -139,8 +139,7 @@ class Stream:
                 keys=keys,
                 paces=paces,
                 observe=observe,
-                holds=None if self._advisor is None else self._advisor.holds,
-                memory=None if self._advisor is None else self._advisor.memory,
+                advisor=self._advisor,
                 tell=tell,
             )
             if self._advisor is not None:
@@ -217,17 +216,6 @@ class Stream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _both(
-    first: Callable[[Report, Plan, float], None], second: Callable[[Report, Plan, float], None] | None
-) -> Callable[[Report, Plan, float], None]:
-    def observe(report: Report, plan: Plan, seconds: float) -> None:
-        first(report, plan, seconds)
-        if second is not None:
-            second(report, plan, seconds)
-
-    return observe
 
 
 def _peek(source: Iterator[Any]) -> tuple[Any, Iterable[Any]]:

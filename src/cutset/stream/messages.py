@@ -10,8 +10,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from cutset.errors import FrameError
+from cutset.errors import ConfigError, FrameError
 from cutset.stream.delta.payload import KeyRequest, Payload
+from cutset.stream.emulation.hop import Hop
 from cutset.stream.planning.plan import PictureForm
 from cutset.stream.trace.spans import Span
 
@@ -37,7 +38,6 @@ __all__ = [
     "Message",
     "More",
     "Need",
-    "Pace",
     "Peer",
     "Ping",
     "Pong",
@@ -68,6 +68,7 @@ Name = Annotated[str, msgspec.Meta(max_length=1000)]
 Text = Annotated[str, msgspec.Meta(max_length=1000)]
 Digest = Annotated[str, msgspec.Meta(min_length=64, max_length=64, pattern="^[0-9a-f]{64}$")]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
+Rate = Annotated[float, msgspec.Meta(gt=0)]  # bytes a second, infinite for no limit
 Key = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Levels = Annotated[int, msgspec.Meta(ge=0, le=255)]  # that pixels may be off by
 Session = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
@@ -114,13 +115,6 @@ class Peer(_Message):
     key: Key | None
 
 
-class Pace(_Message):
-    """An emulated hop: bytes a second (0: no limit) and seconds of latency."""
-
-    bandwidth: Seconds
-    latency: Seconds
-
-
 Side = Annotated[int, msgspec.Meta(ge=1, le=16384)]
 
 
@@ -150,10 +144,10 @@ class Prepare(_Message, tag="prepare"):
     threshold: Seconds
     half: bool
     levels: Levels
-    bandwidth: Seconds  # of the hop after this stage as far as known, bytes a second; 0: no limit
+    bandwidth: Rate  # of the hop after this stage as far as known, infinite where it isn't
     profile: bool  # report the seconds of each layer
-    pace: Pace | None  # emulate this hop towards `next`
-    back: Pace | None  # and this one towards the coordinator
+    pace: Hop | None  # emulate this hop towards `next`
+    back: Hop | None  # and this one towards the coordinator
     codecs: Annotated[list[Codec | None], msgspec.Meta(max_length=MOST_SOURCES)] = []  # of each source, for `packets`
 
 
@@ -211,7 +205,7 @@ class Tune(_Message, tag="tune"):
     """Coordinator to worker: the hop after your stage was seen to carry so many bytes a second. Encode for that."""
 
     plan: Count
-    bandwidth: Seconds
+    bandwidth: Rate
 
 
 class Allow(_Message, tag="allow"):
@@ -375,5 +369,5 @@ def decode(header: bytes) -> Message:
     """Raises FrameError for what is none of the messages above."""
     try:
         return _decoder.decode(header)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+    except (ConfigError, msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise FrameError(f"the other side sent a message that isn't one of a stream's: {error}") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import deque
@@ -16,7 +15,8 @@ from cutset.errors import CutsetError, FrameError, LinkTimeout
 from cutset.link import Frame, Limits, Link
 from cutset.link.frames import MAX_ARRAYS, MAX_HEADER
 from cutset.stream import messages
-from cutset.stream.messages import MOST_BODY, Body, Message, More, Pace, Work
+from cutset.stream.emulation.hop import Hop
+from cutset.stream.messages import MOST_BODY, Body, Message, More, Work
 
 __all__ = ["LIMITS", "PIECE", "Assembler", "Outbox", "pack", "pieces", "unpack"]
 
@@ -158,11 +158,10 @@ class Outbox:
             self._ready.notify_all()
         return True
 
-    def pace(self, pace: Pace) -> None:
+    def pace(self, hop: Hop) -> None:
         """From now on this link is as slow as that one would be."""
-        from cutset.stream.emulation import EmulatedLink, Hop
+        from cutset.stream.emulation import EmulatedLink
 
-        hop = Hop(pace.bandwidth or math.inf, pace.latency)
         if isinstance(self.link, EmulatedLink):
             self.link.hop = hop
         else:

@@ -80,13 +80,13 @@ def test_tiny_frames_say_nothing_of_the_bandwidth() -> None:
 
 def test_what_is_seen_of_a_connection_speaks_of_its_slowest_hop() -> None:
     line = Line((Hop(8e6), Hop(4e6), Hop(2e6, 0.01)))
-    line.observe(0, 2, 1_000_000, 1.0)
+    line.learn(0, 2, Hop(1e6))
     assert [hop.bandwidth for hop in line.hops] == pytest.approx([8e6, 1e6, 2e6])
-    line.observe(2, 3, 100_000, 0.11)
-    line.observe(3, 0, 1_000_000, 1.01)  # the other way round is the same connection
+    line.learn(2, 3, Hop(1e6, 0.01))
+    line.learn(3, 0, Hop(1e6, 0.01))  # the other way round is the same connection
     assert [hop.bandwidth for hop in line.hops] == pytest.approx([8e6, 1e6, 1e6], rel=0.01)
     quick = Line((Hop(1e6), Hop(4e6)))
-    quick.observe(0, 2, 1_000_000, 0.1)
+    quick.learn(0, 2, Hop(1e7))
     assert [hop.bandwidth for hop in quick.hops] == pytest.approx([1e7, 1e7])
 
 

@@ -16,6 +16,7 @@ from cutset.stream.graph import Graph
 from cutset.stream.messages import EdgeReport, HopReport, Report
 from cutset.stream.node import Node, Read, Value, Weight
 from cutset.stream.planning.cost import Model
+from cutset.stream.planning.links import LinkEstimate
 from cutset.stream.planning.live import LivePlanner
 from cutset.stream.planning.machines import Machine
 from cutset.stream.planning.plan import COORDINATOR, Plan, StagePlan
@@ -62,18 +63,30 @@ def test_the_first_answer_is_the_schedulers() -> None:
     assert [stage.worker for stage in edge(ALL, "start").stages] == ["edge"]
 
 
+class Carried:
+    """The estimate that a coordinator keeps of one connection, and hands to the planner with every picture."""
+
+    def __init__(self, planner: LivePlanner, sender: str, receiver: str, start: Hop) -> None:
+        self._planner, self._pair, self._estimate = planner, (sender, receiver), LinkEstimate(start)
+
+    def picture(self, nbytes: int, seconds: float) -> None:
+        self._estimate.observe(nbytes, seconds)
+        self._planner.hop(*self._pair, self._estimate.hop)
+
+
 def test_noise_moves_nothing_and_a_change_moves_it_once() -> None:
     """Bandwidth that jumps by ±40 % for 200 pictures; then the last link is down to a hundredth for good."""
     rng = random.Random(0)
     planner = LivePlanner(problem())
+    link = Carried(planner, COORDINATOR, "cloud", path(problem().hops, 0, 3))
     plans = [planner(ALL, "start")]
     for _ in range(200):
         nbytes = rng.randint(30_000, 50_000)
-        planner.hop(COORDINATOR, "cloud", nbytes, 0.015 + nbytes / (8e6 * rng.uniform(0.6, 1.4)))
+        link.picture(nbytes, 0.015 + nbytes / (8e6 * rng.uniform(0.6, 1.4)))
         plans.append(planner(ALL, "a look"))
     assert len(set(plans)) == 1
     for _ in range(12):
-        planner.hop(COORDINATOR, "cloud", 40_000, 0.015 + 40_000 / 8e4)
+        link.picture(40_000, 0.015 + 40_000 / 8e4)
         plans.append(planner(ALL, "a look"))
     assert len(set(plans)) == 2, "one switch"
     assert plans[-1] != plans[0]
@@ -154,9 +167,10 @@ def test_a_worker_that_was_slow_gets_another_chance_ever_more_seldom() -> None:
 
 def test_a_link_that_was_bad_gets_another_chance() -> None:
     planner = LivePlanner(problem())
+    link = Carried(planner, COORDINATOR, "cloud", path(problem().hops, 0, 3))
     planner(ALL, "start")
     for _ in range(12):
-        planner.hop(COORDINATOR, "cloud", 40_000, 0.015 + 40_000 / 8e4)
+        link.picture(40_000, 0.015 + 40_000 / 8e4)
         planner(ALL, "a look")
     assert planner.current is not None
     assert {stage.worker for stage in planner.current.stages} <= {"edge", "middle"}
@@ -245,16 +259,18 @@ def test_reports_of_a_run_are_taken() -> None:
     """Times of stages and layers, bytes on hops, payloads; of other parties nothing."""
     planner = LivePlanner(problem())
     plan = Plan("g", (StagePlan("edge", (0, 1)), StagePlan("cloud", tuple(range(2, LAYERS)))))
+    link = Carried(planner, "edge", "cloud", path(problem().hops, 1, 3))
     sent = EdgeReport("v1", "delta", 30_000, 0.3, 20_000, 0.0, 0.0)
     for i in range(8):
         compute = [Span("compute", 0, i, 101.0, 101.48)]
-        planner.report(Report(1, 0, 0, i, "edge", compute, None, [], [sent], None), plan, 0.0)
+        planner.report(Report(1, 0, 0, i, "edge", compute, None, [], [sent], None), plan)
         nbytes = 30_000 + 9_000 * i
         hop = HopReport(nbytes, 102.0, 102.0, 103.0)
         took = 0.05 + nbytes / 1e6
         layers = [0.02] * (LAYERS - 2)
-        planner.report(Report(1, 0, 0, i, "cloud", [], hop, [sent], [], layers), plan, took)
-        planner.report(Report(1, 0, 0, i, "moon", [], hop, [], [], None), plan, took)
+        planner.report(Report(1, 0, 0, i, "cloud", [], hop, [sent], [], layers), plan)
+        link.picture(nbytes, took)
+        planner.report(Report(1, 0, 0, i, "moon", [], hop, [], [], None), plan)
     now = planner.problem()
     assert now.machines[0].seconds == pytest.approx(np.full(LAYERS, 0.24))
     assert now.machines[2].seconds == pytest.approx(np.full(LAYERS, 0.02))

@@ -206,9 +206,9 @@ def test_workers_that_get_weights_are_waited_for() -> None:
     """As long as frames of weights leave, or answers come."""
     model = small_model()
     plan = even_plan(model, ["a", "b"])
-    remotes: Any = [SimpleNamespace(name=name, carried=0, life=1, graphs=set(), say=lambda m: None) for name in "ab"]
+    remotes: Any = [SimpleNamespace(name=name, carried=0, life=1, say=lambda m: None) for name in "ab"]
     for remote in remotes:
-        remote.address, remote.key = f"ipc:///{remote.name}", None
+        remote.address, remote.key, remote.description = f"ipc:///{remote.name}", None, lambda m: b""
     links: Any = SimpleNamespace(bandwidth=lambda *parties: math.inf)
     switch = Switch(Route(1, 0, plan, model, remotes, QUICK), model, QUICK, {}, links, [])
     begun = time.monotonic()

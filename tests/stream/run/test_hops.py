@@ -15,8 +15,9 @@ from cutset.errors import CutsetError, FrameError, LinkClosed
 from cutset.link import Frame, connect, listen
 from cutset.stream import messages
 from cutset.stream.coordinator.links import Links
+from cutset.stream.emulation import Hop
 from cutset.stream.hop import Gap, Receiver, Sender
-from cutset.stream.messages import Beat, HopReport, More, Need, Pace, Work
+from cutset.stream.messages import Beat, HopReport, More, Need, Work
 from cutset.stream.node import Value
 from cutset.stream.wire import LIMITS, PIECE, Assembler, Outbox, pack, pieces, unpack
 
@@ -200,5 +201,5 @@ def test_a_link_is_measured_without_the_time_behind_another_picture() -> None:
 
 
 def test_an_emulated_link_is_known_from_the_start() -> None:
-    links = Links({("a", "b"): Pace(4e6, 0.01)}, lambda _, time: time)
+    links = Links({("a", "b"): Hop(4e6, 0.01)}, lambda _, time: time)
     assert links.bandwidth("a", "b") == 4e6

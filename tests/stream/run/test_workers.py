@@ -135,7 +135,7 @@ def order(model: Model, number: int = 1, **changes: Any) -> Prepare:
         "threshold": 0.0,
         "half": False,
         "levels": 0,
-        "bandwidth": 0.0,
+        "bandwidth": float("inf"),
         "profile": False,
         "pace": None,
         "back": None,

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 
 from cutset.errors import CutsetError
+from cutset.stream.emulation.hop import Hop
 from cutset.stream.messages import Report
 from cutset.stream.planning.live import LivePlanner
 from cutset.stream.planning.plan import Plan
@@ -36,7 +37,7 @@ class Advisor:
         self._look, self._tell = look, tell
         self._lock = threading.Lock()  # the planner is for one thread at a time
         self._alive: Sequence[str] = ()
-        self._seen: queue.SimpleQueue[tuple[Report, Plan, float] | None] = queue.SimpleQueue()
+        self._seen: queue.SimpleQueue[tuple[Report, Plan] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="cutset-advisor", daemon=True)
         self._thread.start()
 
@@ -46,9 +47,13 @@ class Advisor:
             self._alive = tuple(alive)
             return self.planner(alive, why)
 
-    def observe(self, report: Report, plan: Plan, seconds: float) -> None:
+    def observe(self, report: Report, plan: Plan) -> None:
         """A party's report; never waits."""
-        self._seen.put((report, plan, seconds))
+        self._seen.put((report, plan))
+
+    def carries(self, sender: str, receiver: str, hop: Hop) -> None:
+        """What a connection is now estimated to carry."""
+        self.planner.hop(sender, receiver, hop)
 
     def holds(self, worker: str, weights: Collection[str]) -> None:
         """A worker says that these weights need not be sent to it."""

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from cutset.errors import ConfigError, CutsetError, FrameError, LinkError
+from cutset.stream.coordinator.advisor import Advisor
 from cutset.stream.coordinator.attendance import Attendance
 from cutset.stream.coordinator.links import Links, aligned
 from cutset.stream.coordinator.pictures import Pictures
@@ -18,6 +19,7 @@ from cutset.stream.coordinator.remote import Event, Remote
 from cutset.stream.coordinator.routes import Routes
 from cutset.stream.coordinator.switching import Options
 from cutset.stream.delta import Budget, KeyRequest
+from cutset.stream.emulation.hop import Hop
 from cutset.stream.hop import Gap
 from cutset.stream.messages import (
     Allow,
@@ -26,7 +28,6 @@ from cutset.stream.messages import (
     Inventory,
     Lost,
     Need,
-    Pace,
     Prepared,
     Ready,
     Report,
@@ -59,26 +60,23 @@ class Coordinator:
         *,
         codecs: Sequence[VideoCodec | None] = (),
         keys: Any = None,
-        paces: Mapping[tuple[str, str], Pace] | None = None,
+        paces: Mapping[tuple[str, str], Hop] | None = None,
         observe: Callable[[Report, Plan, float], None] | None = None,
-        holds: Callable[[str, Collection[str]], None] | None = None,
-        memory: Callable[[str, int], None] | None = None,
+        advisor: Advisor | None = None,
         tell: Callable[[str], None] = lambda line: None,
     ) -> None:
         """`workers`: name to address and public key; `codecs`: of the sources; `tell` hears what happens.
 
         `paces` are emulated connections, by sender and receiver: workers are told theirs.
         `observe` gets every report, times on this side's clock, its plan, and the seconds of the report's hop.
-        `holds` gets a worker and the names of the weights that it says need not be sent to it; `memory` a worker and
-        the bytes that it may use, 0 for no limit. Both are called before the first plan of a worker is asked for, and
-        when it changes.
+        `advisor` hears the same of machines, links and values, and what workers say of their weights and memory.
         """
         if not workers:
             raise ConfigError("a stream needs at least one worker")
         self.model, self.options, self.planner = model, options, planner
         self._events: queue.SimpleQueue[Event | Callable[[], None] | None] = queue.SimpleQueue()
         self._observe, self._tell = observe, tell
-        self._holds, self._memory = holds, memory
+        self._advisor = advisor
         self._paces = dict(paces or {})
         self.links = Links(self._paces, self._ours)
         self._proposed: tuple[Plan, str] | None = None
@@ -209,9 +207,9 @@ class Coordinator:
             return
         elif message == "up":
             self._tell(f"{remote.name} is there: {remote.card.cpu if remote.card else ''}")
-            if remote.card is not None and self._memory is not None:
-                self._memory(remote.name, remote.card.memory)
-            if self._holds is not None:
+            if self._advisor is not None:
+                if remote.card is not None:
+                    self._advisor.memory(remote.name, remote.card.memory)
                 weights = {name: self.model.weight_digest(name) for name in self.model.graph.weights}
                 remote.say(Inventory(self.model.digest, remote.description(self.model), weights))
             if self._routes.current is not None or self._routes.switch is not None:
@@ -230,8 +228,8 @@ class Coordinator:
                 if route.number == message.plan and route.first is remote:
                     route.sender.request(message)
         elif isinstance(message, Holds):
-            if self._holds is not None and message.graph == self.model.digest:
-                self._holds(remote.name, message.weights)
+            if self._advisor is not None and message.graph == self.model.digest:
+                self._advisor.holds(remote.name, message.weights)
         elif isinstance(message, Need | Prepared | Ready):
             self._routes.answered(remote, message, self._pictures.flights.oldest_plan())
 
@@ -264,8 +262,13 @@ class Coordinator:
                 route.sender.bandwidth = news
             elif news is not None:
                 self.remotes[sender].say(Tune(report.plan, news))
+        report = aligned(report, sender, self._ours)
+        if self._advisor is not None:
+            self._advisor.observe(report, route.plan)
+            if sender and (hop := self.links.estimate(sender, report.party)) is not None:
+                self._advisor.carries(sender, report.party, hop)
         if self._observe is not None:
-            self._observe(aligned(report, sender, self._ours), route.plan, seconds)
+            self._observe(report, route.plan, seconds)
 
     def _ours(self, party: str, time: float) -> float:
         """A time of a party's clock on this one's."""

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from msgspec.structs import replace
 
-from cutset.stream.messages import HopReport, Pace, Report
-from cutset.stream.planning.links import Hop, LinkEstimate
+from cutset.stream.messages import HopReport, Report
+from cutset.stream.planning.links import LEAST_BYTES, Hop, LinkEstimate
 
 __all__ = ["Links", "aligned"]
 
 NEWS = 0.25  # share by which a bandwidth must have changed to be worth telling
 ENOUGH = 4  # frames before the first
-LEAST_BYTES = 8192  # of a frame; smaller ones tell of the processes at both ends
 LEAST_SECONDS = 0.002  # a link that is quicker needs no care
 
 
 class Links:
-    """Estimates by sender and receiver. `paces` are those that are emulated, and known from the start."""
+    """The one estimate of every connection, by sender and receiver; the planner is handed what is estimated here.
 
-    def __init__(self, paces: Mapping[tuple[str, str], Pace], ours: Callable[[str, float], float]) -> None:
+    `paces` are those that are emulated, and known from the start.
+    """
+
+    def __init__(self, paces: Mapping[tuple[str, str], Hop], ours: Callable[[str, float], float]) -> None:
         self._ours = ours  # a time of a party's clock on this one's
-        self._estimates = {pair: LinkEstimate(_hop(pace)) for pair, pace in paces.items()}
+        self._estimates = {pair: LinkEstimate(pace) for pair, pace in paces.items()}
         self._told: dict[tuple[str, str], float] = {}
         self._last: dict[tuple[str, str], float] = {}  # when the picture before was there
 
@@ -33,6 +35,17 @@ class Links:
         found = math.inf if estimate is None else estimate.bandwidth
         self._told[sender, receiver] = found
         return found
+
+    def estimate(self, sender: str, receiver: str) -> Hop | None:
+        """What the connection carries, as far as its frames have told; None before the first that tells something."""
+        estimate = self._estimates.get((sender, receiver))
+        return None if estimate is None or not estimate.count else estimate.hop
+
+    def forget(self, used: Collection[tuple[str, str]]) -> None:
+        """Connections that aren't used any more keep their last estimate, and begin anew when they are used again."""
+        for pair, estimate in self._estimates.items():
+            if pair not in used and estimate.count:
+                self._estimates[pair] = LinkEstimate(estimate.hop)
 
     def learn(self, sender: str, receiver: str, hop: HopReport) -> tuple[float, float | None]:
         """Takes a report: the seconds that its bytes took, and the bandwidth if that is news to the sender."""
@@ -60,7 +73,3 @@ def aligned(report: Report, sender: str, ours: Callable[[str, float], float]) ->
         first, last = ours(report.party, hop.first), ours(report.party, hop.last)
         hop = replace(hop, sent=ours(sender, hop.sent) if sender else hop.sent, first=first, last=last)
     return replace(report, spans=spans, hop=hop)
-
-
-def _hop(pace: Pace) -> Hop:
-    return Hop(pace.bandwidth or math.inf, pace.latency)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cutset.errors import ConfigError, CutsetError, LinkError, LinkTimeout
 from cutset.link import Link, Timeouts, connect, parse_address
+from cutset.stream.emulation.hop import Hop
 from cutset.stream.messages import (
     PROTOCOL,
     Bye,
@@ -21,7 +22,6 @@ from cutset.stream.messages import (
     HopReport,
     Message,
     More,
-    Pace,
     Ping,
     Pong,
     Refused,
@@ -64,7 +64,7 @@ class Remote:
         told: Callable[[Event], None],
         keys: Any = None,
         key: bytes | None = None,
-        pace: Pace | None = None,
+        pace: Hop | None = None,
         connect_timeout: float = 5.0,
     ) -> None:
         if parse_address(address).scheme == "tcp" and (keys is None or key is None):

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from cutset.stream.coordinator.links import Links
 from cutset.stream.coordinator.remote import Remote
 from cutset.stream.coordinator.switching import Options, Route, Switch
+from cutset.stream.emulation.hop import Hop
 from cutset.stream.forms import codec_message
-from cutset.stream.messages import Need, Pace, Prepared, Ready, Retire
+from cutset.stream.messages import Need, Prepared, Ready, Retire
 from cutset.stream.model import Model
 from cutset.stream.planning.plan import COORDINATOR, Plan
 from cutset.stream.sources.codec import VideoCodec
@@ -25,7 +26,7 @@ class Routes:
         self,
         model: Model,
         remotes: Mapping[str, Remote],
-        paces: Mapping[tuple[str, str], Pace],
+        paces: Mapping[tuple[str, str], Hop],
         links: Links,
         codecs: Sequence[VideoCodec | None],
         tell: Callable[[str], None],
@@ -83,6 +84,7 @@ class Routes:
         if self.current is not None:
             self._old.append(self.current)
         self.current = route
+        self._links.forget([pair for used in self.used for pair in used.connections])
         stages = ", ".join(f"{stage.worker} {stage.nodes[0]}–{stage.nodes[-1]}" for stage in route.plan.stages)
         self._tell(f"plan {route.number}: {stages}")
         self.retire(oldest)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from cutset.errors import CutsetError
 from cutset.stream.coordinator.links import Links
 from cutset.stream.coordinator.remote import Remote
 from cutset.stream.delta import Budget
+from cutset.stream.emulation.hop import Hop
 from cutset.stream.forms import FormSender
 from cutset.stream.hop import Receiver, Sender
-from cutset.stream.messages import Codec, Connect, Pace, Peer, Prepare
+from cutset.stream.messages import Codec, Connect, Peer, Prepare
 from cutset.stream.model import Model
 from cutset.stream.planning.plan import COORDINATOR, Plan, write_plan
 
@@ -72,8 +73,12 @@ class Route:
 
     def sender_to(self, party: str) -> str:
         """Who sends pictures to this party; "" where the route doesn't pass it."""
-        names = [COORDINATOR, *(remote.name for remote in self.remotes), COORDINATOR]
-        return names[names.index(party, 1) - 1] if party in names[1:] else ""
+        return next((sender for sender, receiver in self.connections if receiver == party), "")
+
+    @property
+    def connections(self) -> list[tuple[str, str]]:
+        """Sender and receiver of each hop, in the order in which pictures pass them."""
+        return list(pairwise([COORDINATOR, *(remote.name for remote in self.remotes), COORDINATOR]))
 
     @property
     def whole(self) -> bool:
@@ -89,7 +94,7 @@ class Switch:
         route: Route,
         model: Model,
         options: Options,
-        paces: Mapping[tuple[str, str], Pace],
+        paces: Mapping[tuple[str, str], Hop],
         links: Links,
         codecs: list[Codec | None],
     ) -> None:
@@ -116,7 +121,7 @@ class Switch:
         self,
         model: Model,
         options: Options,
-        paces: Mapping[tuple[str, str], Pace],
+        paces: Mapping[tuple[str, str], Hop],
         links: Links,
         codecs: list[Codec | None],
     ) -> None:
@@ -126,7 +131,6 @@ class Switch:
             after = route.remotes[i + 1] if i + 1 < len(route.remotes) else None
             before = route.remotes[i - 1].key if i else None
             to = after.name if after is not None else COORDINATOR
-            bandwidth = links.bandwidth(remote.name, to)
             remote.say(
                 Prepare(
                     plan=route.number,
@@ -143,7 +147,7 @@ class Switch:
                     threshold=options.budget.threshold,
                     half=options.budget.half,
                     levels=options.levels,
-                    bandwidth=0.0 if math.isinf(bandwidth) else bandwidth,
+                    bandwidth=links.bandwidth(remote.name, to),
                     profile=options.profile,
                     pace=paces.get((remote.name, to)) if after is not None else None,
                     back=paces.get((remote.name, COORDINATOR)),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from cutset.errors import ConfigError
 
-__all__ = ["DIRECT", "Hop", "parse_hop", "parse_hops", "path"]
+__all__ = ["DIRECT", "Hop", "connections", "parse_hop", "parse_hops", "path"]
 
 BYTES = {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6}
@@ -18,9 +19,11 @@ MOST_LATENCY = 60.0
 HELP = "write a link as 8MB/s,20ms: bandwidth in B, kB, MB, MiB or GB a second, latency in s, ms or us"
 
 
-@dataclass(frozen=True, slots=True)
-class Hop:
-    """`bandwidth`: bytes a second each way; `latency`: seconds one way. Raises ConfigError for what can't be."""
+class Hop(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """`bandwidth`: bytes a second each way, infinite for no limit; `latency`: seconds one way.
+
+    Messages carry it as it is. Raises ConfigError for what can't be.
+    """
 
     bandwidth: float = math.inf
     latency: float = 0.0
@@ -82,3 +85,9 @@ def path(hops: Sequence[Hop], i: int, j: int) -> Hop:
         raise ConfigError(f"there are parties 0 to {len(hops)} on this line, not {i} and {j}")
     between = hops[low:high]
     return Hop(min((hop.bandwidth for hop in between), default=math.inf), sum(hop.latency for hop in between))
+
+
+def connections(parties: Sequence[str], hops: Sequence[Hop]) -> dict[tuple[str, str], Hop]:
+    """What lies between all parties of a line, by sender and receiver; hop k leads from party k to party k + 1."""
+    numbers = range(len(parties))
+    return {(parties[i], parties[j]): path(hops, i, j) for i in numbers for j in numbers if i != j}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cutset.stream.emulation.hop import MOST_LATENCY, Hop
 
-__all__ = ["Hop", "LinkEstimate"]
+__all__ = ["LEAST_BYTES", "Hop", "LinkEstimate"]
 
 Floats = NDArray[np.floating[Any]]
 
@@ -21,6 +21,7 @@ APART = 0.25  # two sizes say something of latency if they differ by this share 
 LEAST_PAIRS = 6
 CHANGED = 4  # observations in a row that all miss the fit the same way: what was before doesn't count any more
 MISSED = 0.25  # by this share at least
+LEAST_BYTES = 8192  # of a frame; smaller ones tell of the processes at both ends rather than of the link
 
 
 class LinkEstimate:

@@ -16,6 +16,7 @@ from cutset.errors import ConfigError
 from cutset.stream.messages import Report
 from cutset.stream.planning.cost import Cost, Model
 from cutset.stream.planning.line import Line
+from cutset.stream.planning.links import Hop
 from cutset.stream.planning.observed import Observed
 from cutset.stream.planning.plan import COORDINATOR, Plan
 from cutset.stream.planning.problem import Problem
@@ -66,11 +67,11 @@ class LivePlanner:
         with self._lock:
             self.observed.stage(worker, nodes, seconds)
 
-    def hop(self, sender: str, receiver: str, nbytes: int, seconds: float) -> None:
-        """A picture's payloads took so long, by one clock, from being sent until all of them were there."""
+    def hop(self, sender: str, receiver: str, seen: Hop) -> None:
+        """What a connection is now estimated to carry; see `coordinator.links`."""
         if sender in self._party and receiver in self._party:
             with self._lock:
-                self.line.observe(self._party[sender], self._party[receiver], nbytes, seconds)
+                self.line.learn(self._party[sender], self._party[receiver], seen)
 
     def payload(
         self,
@@ -89,20 +90,16 @@ class LivePlanner:
             self.observed.codec(sender, value, kind, "encode", encode)
             self.observed.codec(receiver, value, kind, "decode", decode)
 
-    def report(self, report: Report, plan: Plan, seconds: float) -> None:
-        """Takes a party's report of a picture under that plan, whose bytes took so many seconds to that party."""
+    def report(self, report: Report, plan: Plan) -> None:
+        """Takes a party's report of a picture under that plan: its layers, and the values that it sent and took."""
         party, stages = report.party, {stage.worker: stage.nodes for stage in plan.stages}
-        order = [COORDINATOR, *stages]
-        if party not in order:
+        if party != COORDINATOR and party not in stages:
             return
         if nodes := stages.get(party):
             if report.layer_seconds is not None and len(report.layer_seconds) == len(nodes):
                 self.layers(party, nodes, report.layer_seconds)
             else:
                 self.stage(party, nodes, sum(span.end - span.start for span in report.spans if span.kind == "compute"))
-        if report.hop is not None:
-            sender = order[order.index(party) - 1]  # of what came to the coordinator: the last stage
-            self.hop(sender, party, report.hop.nbytes, seconds)
         for edge in report.edges:
             if edge.kind != "picture":
                 self.payload(edge.edge, edge.kind, edge.nbytes, sender=party, encode=edge.encode_seconds)
@@ -142,8 +139,6 @@ class LivePlanner:
         self._better = self._better + 1 if self.decision.better else 0
         if self._better >= self.policy.patience or self.decision.now == float("inf"):
             self.current, self._better = candidate, 0
-            with self._lock:
-                self.line.forget(self._connections(candidate))
         return self.current
 
     def _forget(self, alive: Collection[str]) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 from cutset.errors import CutsetError, LinkError, LinkTimeout
 from cutset.link import Timeouts, connect
 from cutset.stream.delta import KeyRequest
-from cutset.stream.messages import PROTOCOL, Hello, Message, Pace, Peer, Ping, Refused, Welcome
+from cutset.stream.emulation.hop import Hop
+from cutset.stream.messages import PROTOCOL, Hello, Message, Peer, Ping, Refused, Welcome
 from cutset.stream.wire import LIMITS, PIECE, Outbox, pack, unpack
 from cutset.version import software
 
@@ -81,7 +82,7 @@ def dial(
     name: str,
     secret: bytes,
     keys: Any,
-    pace: Pace | None,
+    pace: Hop | None,
     told: Callable[[Neighbour, Message | CutsetError], None],
 ) -> Neighbour:
     """Connects to the next worker and waits until it agrees. Raises LinkError."""

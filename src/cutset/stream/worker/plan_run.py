@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 
@@ -64,7 +63,7 @@ class PlanRun:
             plan=order.plan,
             epoch=order.epoch,
             deltas=order.deltas,
-            bandwidth=order.bandwidth or math.inf,
+            bandwidth=order.bandwidth,
         )
         self.allow(order)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import queue
 import threading
 import time
@@ -251,7 +250,7 @@ class Preparation:
                 except CutsetError as error:
                     raise _Unreachable(peer.name, str(error)) from None
                 self._nexts[key] = found
-            found.bandwidth = planned.order.bandwidth or math.inf
+            found.bandwidth = planned.order.bandwidth
             planned.next = found
         self._say(Ready(number))
 
