@@ -91,7 +91,7 @@ class _Model:
             max_num_seqs=self.settings.max_num_seqs,
             max_model_len=self.settings.max_model_len or None,
             prefix_caching=self.settings.prefix_caching and (mode is None or not mode.masked or self._asked_to_reuse()),
-            drawable=self.tokenizer.vocab_size,
+            without_token=self.tokenizer.ids_without_token(self.spec.vocab_size).tolist(),
         )
         self._loop = EngineLoop(self._engine)
         self.load_s = time.perf_counter() - started

@@ -7,8 +7,10 @@ other tokens. The cache starts full of rubbish. `slow_logits` computes the same 
 
 from __future__ import annotations
 
+import codecs
+import copy
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -159,10 +161,6 @@ class ByteTokenizer:
 
     PIECES: tuple[str, ...] = (" the", "ab", "a", "b", "é", "😀", "stop", "\n\n", "END", " ", "ST", "OP", "日本", "x")
 
-    def __init__(self) -> None:
-        self.calls = 0
-        self.longest = 0
-
     def bytes_of(self, token_id: int) -> bytes:
         if token_id < 256:
             return bytes([token_id])
@@ -171,7 +169,38 @@ class ByteTokenizer:
         return self.PIECES[(token_id - 258) % len(self.PIECES)].encode()
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        self.calls += 1
-        self.longest = max(self.longest, len(ids))
         kept = [one for one in ids if not (skip_special_tokens and one in (EOS, SPECIAL))]
         return b"".join(self.bytes_of(one) for one in kept).decode("utf-8", "replace")
+
+    def incremental(self, *, skip_special_tokens: bool = True) -> ByteDecoder:
+        return ByteDecoder(self, skip_special_tokens)
+
+
+class ByteDecoder:
+    """The text of a ByteTokenizer's tokens while they come, by Python's own decoder."""
+
+    def __init__(self, tokenizer: ByteTokenizer, skip_special_tokens: bool) -> None:
+        self.tokenizer, self.skip = tokenizer, skip_special_tokens
+        self.half = b""
+
+    def push(self, ids: Iterable[int]) -> str:
+        kept = [one for one in ids if not (self.skip and one in (EOS, SPECIAL))]
+        data = self.half + b"".join(self.tokenizer.bytes_of(one) for one in kept)
+        text, used = codecs.utf_8_decode(data, "replace", False)
+        self.half = data[used:]
+        return text
+
+    def so_far(self) -> str:
+        return ""
+
+    def rest(self) -> str:
+        return self.half.decode("utf-8", "replace")
+
+    def completes(self, token_id: int) -> bool:
+        start = self.tokenizer.bytes_of(token_id)[:1]
+        whole = self.half + start + b"\x80" * 3  # at least one of the ends is a character, if this is the start of one
+        ends = [whole[:length] for length in range(len(self.half) + 1, 5)]
+        return bool(self.half) and any(len(end.decode("utf-8", "ignore").encode()) == len(end) for end in ends)
+
+    def copy(self) -> ByteDecoder:
+        return copy.copy(self)

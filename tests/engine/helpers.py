@@ -55,3 +55,11 @@ def run(
 def prompts(count: int, *, seed: int = 0, low: int = 1, high: int = 40, vocab: int = 300) -> list[list[int]]:
     generator = np.random.default_rng(seed)
     return [generator.integers(0, vocab, size=generator.integers(low, high)).tolist() for _ in range(count)]
+
+
+def added(before: str, whole: str) -> str:
+    """What a text has beyond another one: all from the first character that differs."""
+    same = 0
+    while same < min(len(before), len(whole)) and before[same] == whole[same]:
+        same += 1
+    return whole[same:]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from cutset.engine import Engine, SamplingParams
 from cutset.errors import ConfigError, ContextLengthError, EngineError, RequestError
 from cutset.models.executor import Batch, KVCache
 
-from .fake import EOS, ByteTokenizer, FakeExecutor, make_spec, slow_logits
+from .fake import EOS, SPECIAL, ByteDecoder, ByteTokenizer, FakeExecutor, make_spec, slow_logits
 from .helpers import GREEDY, assert_empty, drain, make_engine, outputs, prompts, run
 from .twin import slow_generate
 
@@ -303,11 +303,15 @@ class TestFailure:
         assert outputs(good)["good"].token_ids == slow_generate([1, 2], GREEDY)
 
     def test_a_tokenizer_that_fails_ends_its_request_only(self) -> None:
-        class Broken(ByteTokenizer):
-            def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-                if not skip_special_tokens:
+        class BrokenDecoder(ByteDecoder):
+            def push(self, ids: Iterable[int]) -> str:
+                if list(ids) != [1, 2] and not self.skip:
                     raise ValueError("no such token")
-                return super().decode(ids)
+                return super().push(ids)
+
+        class Broken(ByteTokenizer):
+            def incremental(self, *, skip_special_tokens: bool = True) -> ByteDecoder:
+                return BrokenDecoder(self, skip_special_tokens)
 
         engine = make_engine(tokenizer=Broken())
         engine.add("good", [1, 2], GREEDY)
@@ -388,9 +392,27 @@ class TestAccount:
         assert output.logprobs[0].rank == 1
         assert len(output.logprobs[0].top) == 2
 
-    def test_tokenizer_is_asked_about_once_a_token(self) -> None:
-        tokenizer = ByteTokenizer()
-        engine = make_engine(Scripted(list(b"abcdefgh" * 20)), tokenizer)
-        engine.add("a", [1], SamplingParams(temperature=0, max_tokens=160))
+    def test_the_tokenizer_reads_every_token_once(self) -> None:
+        asked: list[int] = []
+
+        class Counting(ByteTokenizer):
+            def bytes_of(self, token_id: int) -> bytes:
+                asked.append(token_id)
+                return super().bytes_of(token_id)
+
+        engine = make_engine(tokenizer=Counting())
+        engine.add("a", [1] * 20, replace(GREEDY, n=4, max_tokens=40))
         drain(engine)
-        assert tokenizer.calls < 200
+        assert len(asked) == 20 + 4 * 40  # the samples share what comes of the prompt
+
+    def test_text_offsets(self) -> None:
+        """Into the text that is given out: characters come whole, special tokens show not, a stop string is cut."""
+        raw = [*"é😀".encode(), SPECIAL, *b"ab"]
+        output = write(raw, logprobs=0)
+        assert output.text == "é😀ab"
+        assert [one.text_offset for one in output.logprobs] == [0, 0, 1, 1, 1, 1, 2, 2, 3]
+        shown = write(raw, logprobs=0, skip_special_tokens=False)
+        assert [one.text_offset for one in shown.logprobs][6:] == [2, 9, 10]
+        assert [one.text_offset for one in write(b"xstop", logprobs=0, stop="sto").logprobs] == [0, 1, 1, 1]
+        assert [one.text_offset for one in write([97, EOS], logprobs=0).logprobs] == [0, 1]
+        assert [one.text_offset for one in write([97, 0xF0, EOS], logprobs=0).logprobs] == [0, 1, 2]

@@ -13,7 +13,7 @@ import pytest
 from cutset.engine import SamplingParams
 
 from .fake import ByteTokenizer, FakeExecutor, ForgetfulExecutor, SwappedExecutor, ZerosExecutor, slow_logits
-from .helpers import GREEDY, assert_empty, drain, make_engine, outputs, prompts, run
+from .helpers import GREEDY, added, assert_empty, drain, make_engine, outputs, prompts, run
 from .twin import slow_generate
 
 RANDOM = SamplingParams(temperature=0.8, top_k=40, top_p=0.95, seed=11, max_tokens=12)
@@ -290,8 +290,10 @@ def test_text_is_that_of_the_tokens() -> None:
     engine = make_engine(tokenizer=tokenizer)
     for one, (prompt, params) in requests.items():
         engine.add(one, prompt, replace(params, max_tokens=60))
-    for output in outputs(drain(engine)).values():
-        assert output.text == tokenizer.decode(output.token_ids)
+    for one, output in outputs(drain(engine)).items():
+        prompt = list(requests[one][0])
+        before, whole = tokenizer.decode(prompt), tokenizer.decode([*prompt, *output.token_ids])
+        assert output.text == added(before, whole)
 
 
 def test_the_slow_loop_is_not_the_engine() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,87 @@ def unigram() -> Backend:
     )
     backend.train_from_iterator(CORPUS, trainer)
     return backend
+
+
+def word_piece(decoder: decoders.Decoder | None = None) -> Backend:
+    """Like BERT: pieces of words begin with ##, and spaces before marks go."""
+    words = [
+        "[UNK]",
+        "un",
+        "##able",
+        "##s",
+        "dog",
+        ".",
+        "'",
+        "do",
+        "n't",
+        "##.",
+        "##n",
+        "##t",
+        "s",
+        "##'",
+        "'s",
+        "!",
+        ",",
+        "?",
+    ]
+    backend = Backend(models.WordPiece({word: i for i, word in enumerate([*words, " ", " '", "a .", "x '"])}))
+    backend.decoder = decoder or decoders.WordPiece()
+    backend.add_special_tokens(["[SEP]", "[UNK]"])
+    return backend
+
+
+def of_tokens(decoder: decoders.Decoder | None, *tokens: str) -> Backend:
+    """A decoder, and as much vocabulary as its rules need; all bytes of characters in several ways."""
+    backend = Backend(models.BPE({token: i for i, token in enumerate(dict.fromkeys(tokens))}, []))
+    if decoder is not None:
+        backend.decoder = decoder
+    backend.add_special_tokens(["<s>", "</s>"])
+    return backend
+
+
+BYTES = [f"<0x{byte:02X}>" for byte in "aé你\ufffd😀 ".encode() + b"\xff\x80"]
+LLAMA_STEPS = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+# Every decoder of the library, alone and in sequences that checkpoints have or could have.
+DECODERS: dict[str, Callable[[], Backend]] = {
+    "byte level": byte_level,
+    "llama": sentencepiece_like,
+    "qwen": qwen_like,
+    "unigram": unigram,
+    "word piece": word_piece,
+    "word piece as it is": lambda: word_piece(decoders.WordPiece(cleanup=False)),
+    "none": lambda: of_tokens(None, "a", "b", ".", "", " "),
+    "byte fallback": lambda: of_tokens(
+        decoders.Sequence(LLAMA_STEPS), "▁", "▁▁a", "b", "\ufffd", "<0xe4>", "<0x+A>", "<0xZZ>", "", *BYTES
+    ),
+    "byte fallback, not joined": lambda: of_tokens(
+        decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()]), "▁a", "▁", "b▁▁", *BYTES
+    ),
+    "metaspace": lambda: of_tokens(decoders.Metaspace(), "▁a", "▁", "▁▁", "b▁▁", "b", ""),
+    "metaspace, never": lambda: of_tokens(decoders.Metaspace(prepend_scheme="never"), "▁a", "▁", "b▁▁"),
+    "suffixes": lambda: of_tokens(decoders.BPEDecoder(), "a</w>", "b", "c</w>d", "</w>", ""),
+    "strip left": lambda: of_tokens(decoders.Sequence([decoders.Fuse(), decoders.Strip("a", 3, 0)]), "aa", "b", "a"),
+    "strip right": lambda: of_tokens(
+        decoders.Sequence([decoders.Fuse(), decoders.Strip("b", 0, 2)]), "xx", "bx", "ab", "bbbx", "b"
+    ),
+    "replace in all": lambda: of_tokens(
+        decoders.Sequence([decoders.Fuse(), decoders.Replace("aab", "X"), decoders.Replace("Xa", "aa")]),
+        *("a", "b", "ab", "aa", "X", "ba"),
+    ),
+    "a pattern in all": lambda: of_tokens(
+        decoders.Sequence([decoders.Fuse(), decoders.Replace(Regex("a+b"), "X"), decoders.Replace("Xa", "aa")]),
+        *("a", "b", "ab", "aa", "X", "ba"),
+    ),
+    "a pattern in each": lambda: of_tokens(
+        decoders.Sequence([decoders.Replace(Regex("a+"), "X"), decoders.Replace("X", "é"), decoders.ByteLevel()]),
+        *("a", "ba", "aa", "é", "Ã", "©", "Ġ"),
+    ),
+    "bytes of bytes": lambda: of_tokens(
+        decoders.Sequence([decoders.ByteLevel(), decoders.Replace("ab", "é"), decoders.ByteLevel()]),
+        *("a", "b", "ä", "½", "ł", "Ġ"),
+    ),
+    "ctc": lambda: of_tokens(decoders.CTC(), "a", "b", "|", "<pad>", "n't"),
+}
 
 
 def write(directory: Path, backend: Backend | None, **files: Any) -> Path:

@@ -19,7 +19,7 @@ def token_delta(sequence: Sequence, choice: Choice, now: float) -> Delta:
     sequence.append(token_id)
     sequence.sampler.observe(token_id)
     request.count_token(now)
-    text, finish_reason, stop_reason = _extend_text(sequence, token_id)
+    text, offset, finish_reason, stop_reason = _extend_text(sequence, token_id)
     last = finish_reason is not None and request.unfinished == [sequence]
     return Delta(
         request_id=request.request_id,
@@ -28,7 +28,7 @@ def token_delta(sequence: Sequence, choice: Choice, now: float) -> Delta:
         token_ids=(token_id,),
         finish_reason=finish_reason,
         stop_reason=stop_reason,
-        logprobs=None if choice.logprob is None else (choice.logprob,),
+        logprobs=None if choice.logprob is None else (choice.logprob._replace(text_offset=offset),),
         finished=last,
         usage=request.usage if last else None,
         timings=request.timings if last else None,
@@ -50,23 +50,27 @@ def end_deltas(request: Request, error: BaseException | None) -> list[Delta]:
     return deltas
 
 
-def _extend_text(sequence: Sequence, token_id: int) -> tuple[str, FinishReason | None, str | int | None]:
-    """The text that a sampled token brings, whether and why it ends the sample, and by which stop string or token.
+def _extend_text(sequence: Sequence, token_id: int) -> tuple[str, int, FinishReason | None, str | int | None]:
+    """What a sampled token does to the text of its sample.
 
-    The token is already part of the sequence. A token that ends the sample shows only with include_stop_str_in_output.
+    The text that it brings, where in the sample's text it begins, whether and why it ends the sample, and by which stop
+    string or token. The token is already part of the sequence. A token that ends the sample shows only with
+    include_stop_str_in_output.
     """
     request, stream = sequence.request, sequence.text
     params = request.params
     ends = token_id in request.end_ids
     may_stop = sequence.output_tokens > params.min_tokens
     text = ""
-    if not ends or params.include_stop_str_in_output:
+    shows = not ends or params.include_stop_str_in_output
+    if shows:
         text = stream.push(token_id, may_stop=may_stop)
     last = ends or sequence.known == sequence.limit
     if last and stream.found is None:
         text += stream.flush(may_stop=may_stop)
+    offset = stream.begins if shows else stream.length
     if stream.found is not None:
-        return text, "stop", stream.found
+        return text, offset, "stop", stream.found
     if ends:
-        return text, "stop", None if token_id in request.eos_ids else token_id
-    return text, "length" if last else None, None
+        return text, offset, "stop", None if token_id in request.eos_ids else token_id
+    return text, offset, "length" if last else None, None

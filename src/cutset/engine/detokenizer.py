@@ -1,175 +1,235 @@
-"""Text of a sequence while it grows: no half characters, no half stop strings.
+"""Text of an answer while it grows: no half characters, no half stop strings.
 
 Work for a token doesn't grow with the length of the text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from copy import copy
+from typing import Protocol, Self
 
-__all__ = ["Detokenizer", "StopMatcher", "TextStream", "Tokenizer"]
+from cutset.engine.stops import StopMatcher
 
-REPLACEMENT = "\ufffd"  # what a decoder puts where bytes are not (yet) a character
-MAX_PENDING = 4  # a UTF-8 character has at most 4 bytes and a token at least one
-WINDOW = 12  # tokens decoded again with each new one, at most, while the text is sound
-LONGEST_WINDOW = 32  # the same where it isn't
-OVERLAP = 4  # tokens of the window that stay when it is shortened
+__all__ = ["Detokenizer", "TextStream", "Tokenizer"]
+
+
+class TextDecoder(Protocol):
+    """Decodes one text while its tokens come. Pieces that were given out never change."""
+
+    def push(self, ids: Iterable[int]) -> str:
+        """The text that has become certain with these tokens."""
+        ...
+
+    def so_far(self) -> str:
+        """What would follow if no token came any more, but for the half of a character."""
+        ...
+
+    def rest(self) -> str:
+        """What follows if no token comes any more."""
+        ...
+
+    def completes(self, token_id: int) -> bool:
+        """Whether this token would go on with a character that is half there."""
+        ...
+
+    def copy(self) -> Self:
+        """Another one that has got the same tokens."""
+        ...
 
 
 class Tokenizer(Protocol):
     """What the engine needs of a tokenizer."""
 
-    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """The text of these tokens, with U+FFFD for bytes that are no character."""
+    def incremental(self, *, skip_special_tokens: bool = True) -> TextDecoder:
+        """A decoder for one text, with U+FFFD for bytes that are no character."""
         ...
 
 
 class TextStream:
-    """Turns tokens into pieces of text. The pieces joined are `decode` of all tokens.
+    """Turns the tokens of an answer into pieces of text: `decode` of prompt and answer without `decode` of the prompt.
 
-    A window of the last tokens is decoded with each new one, since a token's text depends on its neighbours. What has
-    been given out isn't taken back, so the promise fails where a later token changes earlier text: decoders with byte
-    fallback turn a whole run of bytes into U+FFFD when a wrong byte ends it.
+    Where the answer changes the end of the prompt's text (it completes a character, say), its text begins at the first
+    character that differs.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True) -> None:
-        self._tokenizer = tokenizer
-        self._skip = skip_special_tokens
-        self._window: list[int] = []
-        self._text = ""  # of the window
-        self._shown = 0  # characters of it that have been given out
-        self._pending = 0  # tokens since the text last ended in a whole character
+    def __init__(
+        self, tokenizer: Tokenizer, prompt_ids: Iterable[int] = (), *, skip_special_tokens: bool = True
+    ) -> None:
+        self._decoder = tokenizer.incremental(skip_special_tokens=skip_special_tokens)
+        self._decoder.push(prompt_ids)
+        self._before = self._decoder.rest()  # the prompt's text as far as the answer could change it
+
+    def copy(self) -> TextStream:
+        """Another one that has got the same tokens."""
+        made = copy(self)
+        made._decoder = self._decoder.copy()
+        return made
 
     def push(self, token_id: int) -> str:
         """The text that has become certain with this token."""
-        window = self._window
-        window.append(token_id)
-        text = self._tokenizer.decode(window, skip_special_tokens=self._skip)
-        if self._skip and text == self._text and self._is_special(token_id):
-            window.pop()  # it never shows, and a run of such tokens would fill the window
-            return ""
-        self._text = text
-        certain = len(text.rstrip(REPLACEMENT))
-        if certain == len(text):
-            self._pending = 0
-        else:
-            self._pending += 1
-            if self._pending >= MAX_PENDING:  # no character takes that long: only the last one may yet come right
-                certain = len(text) - 1
-        piece = text[self._shown : certain]
-        self._shown = max(self._shown, certain)
-        if len(window) > WINDOW:
-            self._shorten()
-        return piece
+        piece = self._decoder.push((token_id,))
+        if not self._before:
+            return piece
+        same = _in_common(self._before, piece)
+        self._before = self._before[same:] if same == len(piece) else ""
+        return piece[same:]
+
+    @property
+    def tail(self) -> str:
+        """What the text has beyond the pieces so far, but for half a character. A later token may still change it."""
+        return self._answered(self._decoder.so_far())
+
+    def completes(self, token_id: int) -> bool:
+        """Whether this token would go on with a character that is half there."""
+        return self._decoder.completes(token_id)
 
     def flush(self) -> str:
         """The rest: U+FFFD for a character that stayed incomplete."""
-        piece = self._text[self._shown :]
-        self._shown = len(self._text)
-        return piece
+        return self._answered(self._decoder.rest())
 
-    def _is_special(self, token_id: int) -> bool:
-        alone = self._tokenizer.decode([token_id], skip_special_tokens=True)
-        return not alone and bool(self._tokenizer.decode([token_id], skip_special_tokens=False))
-
-    def _shorten(self) -> None:
-        forced = len(self._window) > LONGEST_WINDOW
-        if self._pending and not forced:
-            return
-        for overlap in range(OVERLAP, OVERLAP + MAX_PENDING):  # one of these begins with a whole character
-            kept = self._window[-overlap:]
-            text = self._tokenizer.decode(kept, skip_special_tokens=self._skip)
-            # It has to show something, or what follows would be taken for the start of a text, where some tokenizers
-            # strip a space; and not to begin in the middle of a character.
-            if forced or (text and REPLACEMENT not in text and self._text.endswith(text)):
-                held = len(self._text) - self._shown
-                self._window, self._text, self._shown = kept, text, max(0, len(text) - held)
-                return
+    def _answered(self, text: str) -> str:
+        return text[_in_common(self._before, text) :] if self._before else text
 
 
-class StopMatcher:
-    """Looks for stop strings in a text that comes in pieces, one character after another (Knuth-Morris-Pratt).
+def _in_common(first: str, second: str) -> int:
+    """Characters with which both texts begin."""
+    if second.startswith(first):
+        return len(first)
+    return next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), len(second))
 
-    The string that is complete first stops the text; of two that end at the same place, the longer one. So the result
-    doesn't depend on how the text is cut into pieces.
+
+class _Marked:
+    """Looks for stop strings in the text with its special tokens, where these are hidden from the text given out.
+
+    Remembers how long both texts were after each token, so as to say where in the one a place in the other lies.
     """
 
-    def __init__(self, stops: Sequence[str], *, include: bool = False) -> None:
-        # Longest first: it wins where several end at once.
-        self._stops = sorted(stops, key=len, reverse=True)
-        self._borders = [_borders(stop) for stop in self._stops]
-        self._matched = [0] * len(self._stops)  # characters of each stop string that the text ends with
-        self._held = ""
-        self._include = include
-        self.found: str | None = None
+    def __init__(self, stream: TextStream, stops: Sequence[str], *, include: bool) -> None:
+        self._stream = stream
+        self._matcher = StopMatcher(stops, include=include)
+        self._length = 0  # of all pieces
+        self._lengths = [(0, 0)]  # of this text and of the one given out, after each token from `limit` on
 
-    def push(self, piece: str, *, may_stop: bool = True) -> str:
-        """The text that can be given out. With `may_stop` false, a stop string that ends in this piece is just text."""
-        if not self._stops or not piece:
-            return piece
-        text = self._held + piece
-        for offset, character in enumerate(piece, start=len(self._held) + 1):
-            for which, stop in enumerate(self._stops):
-                if self._advance(which, character) == len(stop):
-                    if may_stop:
-                        self.found, self._held = stop, ""
-                        return text[: offset if self._include else offset - len(stop)]
-                    self._matched[which] = self._borders[which][-1]
-        hold = max(self._matched)
-        self._held = text[len(text) - hold :]
-        return text[: len(text) - hold]
+    @property
+    def found(self) -> str | None:
+        """The stop string that has ended this text."""
+        return self._matcher.found
 
-    def flush(self) -> str:
-        """What was held back; it has turned out to be no stop string."""
-        held, self._held = self._held, ""
-        return held
+    def push(self, token_id: int, given: int, *, may_stop: bool) -> None:
+        """`given` is the length of the text without special tokens after this one."""
+        piece, tail = self._stream.push(token_id), self._stream.tail
+        self._matcher.push(piece, tail, may_stop=may_stop)
+        self._length += len(piece)
+        self._note(self._length + len(tail), given)
 
-    def _advance(self, which: int, character: str) -> int:
-        stop, borders, matched = self._stops[which], self._borders[which], self._matched[which]
-        while matched and stop[matched] != character:
-            matched = borders[matched - 1]
-        matched += stop[matched] == character
-        self._matched[which] = matched
-        return matched
+    def flush(self, given: int, *, may_stop: bool) -> None:
+        """The end of both texts."""
+        piece = self._stream.flush()
+        self._matcher.push(piece, may_stop=may_stop)
+        self._note(self._length + len(piece), given)
 
+    def limit(self) -> int:
+        """Characters of the text without special tokens that can be given out."""
+        at = self._matcher.limit
+        after = bisect_right(self._lengths, at, key=lambda one: one[0])
+        first, given = self._lengths[max(0, after - 1)]
+        if first < at and after < len(self._lengths):  # inside a token; of a hidden one nothing shows
+            last, whole = self._lengths[after]
+            given = max(given, whole - (last - at))
+        del self._lengths[: max(0, after - 1)]
+        return given
 
-def _borders(stop: str) -> list[int]:
-    # borders[i]: length of the longest proper prefix of stop[: i + 1] that is also its suffix
-    borders = [0] * len(stop)
-    matched = 0
-    for i in range(1, len(stop)):
-        while matched and stop[i] != stop[matched]:
-            matched = borders[matched - 1]
-        matched += stop[i] == stop[matched]
-        borders[i] = matched
-    return borders
+    def copy(self) -> _Marked:
+        """Another one that has got the same tokens."""
+        made = copy(self)
+        made._stream, made._matcher = self._stream.copy(), self._matcher.copy()
+        made._lengths = list(self._lengths)
+        return made
+
+    def _note(self, length: int, given: int) -> None:
+        # A token may take away from the ends of texts what others brought.
+        while len(self._lengths) > 1 and (self._lengths[-1][0] > length or self._lengths[-1][1] > given):
+            self._lengths.pop()
+        self._lengths.append((length, given))
 
 
 class Detokenizer:
-    """TextStream, then StopMatcher."""
+    """The text of an answer, up to a stop string.
+
+    Stop strings are looked for in what is given out, and where special tokens are hidden, in the text with them too.
+    """
 
     def __init__(
         self,
         tokenizer: Tokenizer,
+        prompt_ids: Iterable[int] = (),
         *,
         stop: Sequence[str] = (),
         include_stop: bool = False,
         skip_special_tokens: bool = True,
+        offsets: bool = True,  # whether anybody will ask where a token `begins`
     ) -> None:
-        self._stream = TextStream(tokenizer, skip_special_tokens=skip_special_tokens)
+        self._offsets, self._looks_ahead = offsets, offsets or bool(stop)
+        self._stream = TextStream(tokenizer, prompt_ids, skip_special_tokens=skip_special_tokens)
         self._matcher = StopMatcher(stop, include=include_stop)
-
-    @property
-    def found(self) -> str | None:
-        """The stop string that has ended the text."""
-        return self._matcher.found
+        self._marked: _Marked | None = None
+        if stop and skip_special_tokens:
+            marked = TextStream(tokenizer, prompt_ids, skip_special_tokens=False)
+            self._marked = _Marked(marked, stop, include=include_stop)
+        self._tail = ""
+        self._ready = ""  # what the matcher lets through and isn't given out yet
+        self._given = 0  # characters
+        self.length = 0  # characters that are certain, given out or not
+        self.begins = 0  # characters before those that the last token brought
+        self.found: str | None = None  # the stop string that has ended the text
 
     def push(self, token_id: int, *, may_stop: bool = True) -> str:
         """The text that can be given out with this token. Not to be called once a stop string is found."""
-        return self._matcher.push(self._stream.push(token_id), may_stop=may_stop)
+        if self._offsets:  # half a character is U+FFFD if this token doesn't go on with it
+            before = self._tail if self._stream.completes(token_id) else self._stream.flush()
+        piece = self._stream.push(token_id)
+        tail = self._stream.tail if self._looks_ahead else ""
+        if self._offsets:
+            self.begins = max(self.begins, self.length + _in_common(before, piece + tail))
+        self._tail = tail
+        self.length += len(piece)
+        self._ready += self._matcher.push(piece, tail, may_stop=may_stop)
+        if self._marked is not None:
+            self._marked.push(token_id, self.length + len(tail), may_stop=may_stop)
+        return self._give(end=False)
 
     def flush(self, *, may_stop: bool = True) -> str:
         """The rest of the text, at its end."""
-        text = self._matcher.push(self._stream.flush(), may_stop=may_stop)
-        return text if self.found is not None else text + self._matcher.flush()
+        piece, self._tail = self._stream.flush(), ""
+        self.length += len(piece)
+        self._ready += self._matcher.push(piece, may_stop=may_stop)
+        if self._matcher.found is None:
+            self._ready += self._matcher.flush()
+        if self._marked is not None:
+            self._marked.flush(self.length, may_stop=may_stop)
+        return self._give(end=True)
+
+    def copy(self) -> Detokenizer:
+        """Another one that has got the same tokens."""
+        made = copy(self)
+        made._stream, made._matcher = self._stream.copy(), self._matcher.copy()
+        made._marked = None if self._marked is None else self._marked.copy()
+        return made
+
+    def _give(self, *, end: bool) -> str:
+        self.found = self._matcher.found
+        limit = self._given + len(self._ready)
+        if self._marked is not None:
+            marked = self._marked.limit()
+            if self._marked.found is not None and (self.found is None or marked < limit):
+                if self.found is None:
+                    self._ready += self._matcher.flush() + self._tail
+                self.found, limit = self._marked.found, marked
+            elif self.found is None and not end:
+                limit = min(limit, marked)
+        count = max(0, limit - self._given)
+        text, self._ready = self._ready[:count], self._ready[count:]
+        self._given += len(text)
+        return text

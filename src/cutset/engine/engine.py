@@ -51,7 +51,7 @@ class Engine:
         max_num_seqs: int = 64,  # sequences that hold blocks at a time
         max_model_len: int | None = None,  # tokens of prompt and output; None: what the model was made for
         prefix_caching: bool = True,
-        drawable: int | None = None,  # ids below it can be drawn; what lies above pads the vocabulary. None: all
+        without_token: Iterable[int] = (),  # ids for which the tokenizer has no token: never drawn, and in no prompt
         eos_token_ids: Iterable[int] | None = None,  # None: the model's
         clock: Callable[[], float] = time.perf_counter,  # seconds
     ) -> None:
@@ -59,7 +59,9 @@ class Engine:
         check_sizes(blocks, block_size, max_batch_tokens, max_num_seqs, max_model_len, spec.max_positions)
         self.executor = executor
         self.vocab_size = spec.vocab_size
-        self._drawable = spec.vocab_size if drawable is None else min(drawable, spec.vocab_size)
+        self._without_token = np.zeros(spec.vocab_size, dtype=np.bool_)
+        self._without_token[list(without_token)] = True
+        self._masked = np.flatnonzero(self._without_token)
         self.max_model_len = spec.max_positions if max_model_len is None else max_model_len
         self.cache_tokens = blocks * block_size
         self.clock = clock
@@ -82,9 +84,10 @@ class Engine:
     def check(self, prompt_ids: Any, params: SamplingParams) -> NDArray[np.int32]:
         """The prompt as (tokens,) int32. Reads nothing that changes, so any thread may call it.
 
-        Raises RequestError for an empty prompt or ids outside the vocabulary, ContextLengthError for too long a prompt.
+        Raises RequestError for an empty prompt, ids outside the vocabulary or without a token, ContextLengthError for
+        too long a prompt.
         """
-        ids = check_ids("The prompt", prompt_ids, self.vocab_size)
+        ids = check_ids("The prompt", prompt_ids, self.vocab_size, self._without_token)
         check_ids("stop_token_ids", params.stop_ids, self.vocab_size)
         check_fits(len(ids), context=self.max_model_len, cache=self.cache_tokens)
         return ids
@@ -189,8 +192,8 @@ class Engine:
             wanted = (len(plan.wanted), self.vocab_size)
             if logits.shape != wanted:
                 raise EngineError(f"the executor gave logits {logits.shape} instead of {wanted}")
-            if self._drawable < self.vocab_size:
-                logits[:, self._drawable :] = -np.inf
+            if self._masked.size:
+                logits[:, self._masked] = -np.inf
             known = [sequence.known for sequence in plan.wanted]
             choices = choose(logits, [sequence.sampler for sequence in plan.wanted], known)
         except BaseException as error:

@@ -39,8 +39,13 @@ def check_sizes(
         raise ConfigError(f"max_model_len={max_model_len} can't be used: give 2 to {max_positions}.")
 
 
-def check_ids(name: str, ids: Any, vocab_size: int) -> NDArray[np.int32]:
-    """Token ids as (tokens,) int32. Raises RequestError, which starts with `name`, if the vocabulary lacks one."""
+def check_ids(
+    name: str, ids: Any, vocab_size: int, without_token: NDArray[np.bool_] | None = None
+) -> NDArray[np.int32]:
+    """Token ids as (tokens,) int32. Raises RequestError, which starts with `name`, if the vocabulary lacks one.
+
+    `without_token` (vocab,) says of each id whether the tokenizer has none for it; such ids are refused too.
+    """
     try:
         array = np.asarray(ids)
     except (ValueError, OverflowError) as error:
@@ -54,6 +59,8 @@ def check_ids(name: str, ids: Any, vocab_size: int) -> NDArray[np.int32]:
         raise RequestError(
             f"{name} has the token id {wrong[0]}, outside the vocabulary: ids go from 0 to {vocab_size - 1}."
         )
+    if without_token is not None and (wrong := array[without_token[array]]).size:
+        raise RequestError(f"{name} has the token id {wrong[0]}, for which the tokenizer has no token: leave it out.")
     return array.astype(np.int32)
 
 
@@ -100,16 +107,19 @@ def open_request(
     if params.max_tokens is not None:
         limit = min(limit, len(prompt_ids) + params.max_tokens)
     root = root_digest(cache_salt)
+    first = Detokenizer(
+        tokenizer,
+        prompt_ids.tolist(),
+        stop=params.stop_strings,
+        include_stop=params.include_stop_str_in_output,
+        skip_special_tokens=params.skip_special_tokens,
+        offsets=params.logprobs is not None,
+    )
     for index in range(params.n):
         sampler = TokenSampler(
             params, seed=seed, index=index, vocab_size=vocab_size, prompt_ids=prompt_ids, end_ids=end_ids
         )
-        text = Detokenizer(
-            tokenizer,
-            stop=params.stop_strings,
-            include_stop=params.include_stop_str_in_output,
-            skip_special_tokens=params.skip_special_tokens,
-        )
+        text = first.copy() if index else first
         sequence = Sequence(request, index, prompt_ids, limit=limit, root=root, sampler=sampler, text=text)
         request.sequences.append(sequence)
     return request

@@ -18,6 +18,7 @@ __all__ = [
     "TokenLogprob",
     "Usage",
     "collect",
+    "within",
 ]
 
 # stop: an end token, a stop token or a stop string. length: max_tokens or the end of the context. abort: cancelled.
@@ -54,15 +55,17 @@ class TokenLogprob(NamedTuple):
     token_id: int
     logprob: float
     rank: int  # 1 = likeliest; of equals the lower id comes first
-    top: tuple[tuple[int, float], ...]  # the likeliest tokens (id, logprob), likeliest first
+    top: tuple[tuple[int, float], ...]  # the likeliest tokens (id, logprob), likeliest first; none that is impossible
+    text_offset: int = 0  # characters of its sample's text before the token's
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
     """One sample of one request has moved on: a token more, its end, or both.
 
-    `text` may be empty while a character is incomplete or a stop string may be coming. The texts of a sample, joined,
-    are its text. The last delta of a request is `finished`, and has `usage` and `timings` unless the engine died.
+    `text` may be empty while a later token could change it (a character is incomplete, say) or a stop string may be
+    coming. The texts of a sample, joined, are its text. The last delta of a request is `finished`, and has `usage` and
+    `timings` unless the engine died.
     """
 
     request_id: str
@@ -80,7 +83,10 @@ class Delta:
 
 @dataclass(slots=True)
 class CompletionOutput:
-    """One sample. `token_ids` include the token that ended it; `text` doesn't, nor the stop string."""
+    """One sample. `token_ids` include the token that ended it; `text` doesn't, nor the stop string.
+
+    `text` is what prompt and output, decoded together, have beyond the decoded prompt.
+    """
 
     index: int
     text: str
@@ -118,6 +124,11 @@ class RequestOutput:
         return self.outputs[0].finish_reason
 
 
+def within(logprobs: Iterable[TokenLogprob], length: int) -> list[TokenLogprob]:
+    """Tokens of a text of `length` characters: those that a stop string cut away begin at its end."""
+    return [one if one.text_offset <= length else one._replace(text_offset=length) for one in logprobs]
+
+
 def collect(
     request_id: str, deltas: Iterable[Delta], *, prompt: str | None = None, prompt_token_ids: Sequence[int] = ()
 ) -> RequestOutput:
@@ -142,7 +153,10 @@ def collect(
         if delta.finished:
             usage, timings, finished = delta.usage, delta.timings, True
     for index, pieces in texts.items():
-        outputs[index].text = "".join(pieces)
+        output = outputs[index]
+        output.text = "".join(pieces)
+        if output.logprobs is not None:
+            output.logprobs = within(output.logprobs, len(output.text))
     return RequestOutput(
         request_id=request_id,
         prompt=prompt,

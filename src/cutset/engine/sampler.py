@@ -183,5 +183,5 @@ def _logprob(logits: NDArray[np.float32], token_id: int, wanted: int) -> TokenLo
     rank = 1 + np.count_nonzero(logits > own) + np.count_nonzero(logits[:token_id] == own)
     likeliest = _largest(logits, min(wanted, len(logits))) if wanted else np.empty(0, dtype=np.intp)
     likeliest = likeliest[np.argsort(-logits[likeliest], kind="stable")]
-    top = tuple((int(one), float(values[one])) for one in likeliest)
+    top = tuple((int(one), float(values[one])) for one in likeliest if values[one] > -np.inf)
     return TokenLogprob(token_id, float(values[token_id]), int(rank), top)

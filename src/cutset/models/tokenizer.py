@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.errors import RequestError, TokenizerError
+from cutset.models.incremental import DecodingSteps, IncrementalDecoder
 from cutset.models.tokenizer_added import add_tokens, surround
 from cutset.models.tokenizer_files import (
     MAX_JSON_BYTES,
@@ -38,15 +39,18 @@ if TYPE_CHECKING:
 __all__ = ["MAX_JSON_BYTES", "MAX_TEMPLATE_BYTES", "Tokenizer"]
 
 LONG_TEXT = 1024  # characters; what is shorter is done in a millisecond or two
+# What `clean_up_tokenization_spaces` replaces, in this order.
+CLEANUPS = [(f" {mark}", mark) for mark in ".?!,"]
+CLEANUPS += [(" ' ", "'"), *((f" {end}", end) for end in ("n't", "'m", "'s", "'ve", "'re"))]
 
 
 class Tokenizer:
     """A model's tokenizer. Safe to use from several threads.
 
-    `vocab_size` counts the vocabulary and the added tokens (`len(tokenizer)` in transformers); where the ids have
-    gaps, the largest lies beyond it. `special_ids` are those that `decode` leaves out. `special_tokens` maps
-    `"bos_token"`, `"eos_token"` and whatever else the model names to their text, as chat templates want it.
-    `chat_templates` maps names to sources, `chat_template` is the one called `"default"`.
+    `vocab_size` counts the vocabulary and the added tokens (`len(tokenizer)` in transformers). It bounds no id: the ids
+    may have gaps (`ids_without_token`), and then the largest lies beyond it. `special_ids` are those that `decode`
+    leaves out. `special_tokens` maps `"bos_token"`, `"eos_token"` and whatever else the model names to their text, as
+    chat templates want it. `chat_templates` maps names to sources, `chat_template` is the one called `"default"`.
     """
 
     def __init__(
@@ -61,7 +65,7 @@ class Tokenizer:
         self.special_tokens = dict(special_tokens or {})
         self.chat_templates = dict(chat_templates or {})
         self._backend = backend
-        self._clean_up_spaces = clean_up_spaces
+        self._cleanups = CLEANUPS if clean_up_spaces else []
         with from_rust("the tokenizer can't be used"):
             backend.no_truncation()
             backend.no_padding()
@@ -73,6 +77,8 @@ class Tokenizer:
                     raise TokenizerError(f"the tokenizer's post-processor adds token {token_id}, which doesn't exist")
         self._added = {token_id: token.content for token_id, token in added.items()}
         self.special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
+        self._special_texts = frozenset(self._added[token_id] for token_id in self.special_ids)
+        self._written: dict[int, str] = {}
         self.bos_token_id = self._id_of("bos_token")
         self.eos_token_id = self._id_of("eos_token")
         self.pad_token_id = self._id_of("pad_token")
@@ -181,7 +187,30 @@ class Tokenizer:
             known = [token_id for token_id in known if token_id not in self.special_ids]
         with from_rust("the tokenizer failed to decode"):
             text = self._backend.decode(known, skip_special_tokens=skip_special_tokens)
-        return _without_spaces(text) if self._clean_up_spaces else text
+        for old, new in self._cleanups:
+            text = text.replace(old, new)
+        return text
+
+    def incremental(self, *, skip_special_tokens: bool = True) -> IncrementalDecoder:
+        """Decodes one text while its tokens come; the pieces are what `decode` says of all of them."""
+        written, read = self._written.get, self._read
+        hidden = self.special_ids if skip_special_tokens else frozenset[int]()
+        alike = self._special_texts if skip_special_tokens else frozenset[str]()  # Rust knows them by their text
+
+        def texts(ids: Iterable[int]) -> list[str]:
+            found = [written(token_id) or read(token_id) for token_id in ids if token_id not in hidden]
+            return [text for text in found if text not in alike]
+
+        return IncrementalDecoder(self._steps, texts)
+
+    def token_bytes(self, token_id: int) -> bytes | None:
+        """The bytes that a token stands for; None where it stands for a text. They may be part of a character."""
+        return self._steps.bytes_of(self._read(token_id))
+
+    def ids_without_token(self, count: int) -> NDArray[np.int32]:
+        """The ids (ids,) below `count` that no token has, ascending: the gaps of a vocabulary, and what pads it."""
+        named, added = self._backend.id_to_token, self._added
+        return np.array([one for one in range(count) if named(one) is None and one not in added], dtype=np.int32)
 
     def token(self, token_id: int) -> str:
         """The token of an id as it is in the vocabulary, e.g. `▁the` or `<0x0A>`; RequestError if there is none."""
@@ -189,6 +218,16 @@ class Tokenizer:
         text = self._added.get(token_id, text)  # Rust gives the normalised text of an added token
         if text is None:
             raise RequestError(f"token id {token_id} isn't in the vocabulary of {self.vocab_size} tokens")
+        return text
+
+    @cached_property
+    def _steps(self) -> DecodingSteps:
+        return DecodingSteps(self._backend.decoder, self._cleanups)
+
+    def _read(self, token_id: int) -> str:
+        """A token as the library's decoders get it."""
+        self.token(token_id)
+        text = self._written[token_id] = str(self._backend.id_to_token(token_id))
         return text
 
     def _known(self, token_id: int) -> int:
@@ -209,12 +248,3 @@ def _as_ints(ids: Sequence[int] | NDArray[Any]) -> list[int]:
         return [operator.index(token_id) for token_id in ids]
     except TypeError as error:
         raise RequestError(f"token ids must be a sequence of integers: {error}") from error
-
-
-def _without_spaces(text: str) -> str:
-    for after in (".", "?", "!", ","):
-        text = text.replace(" " + after, after)
-    text = text.replace(" ' ", "'")
-    for after in ("n't", "'m", "'s", "'ve", "'re"):
-        text = text.replace(" " + after, after)
-    return text

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from cutset.engine.outputs import Delta, TokenLogprob, Usage
+from cutset.engine.outputs import Delta, TokenLogprob, Usage, within
 from cutset.serve.logprobs import TokenTexts, chat_logprobs, completion_logprobs
 
 __all__ = ["Answer", "ChatAnswer", "CompletionAnswer", "event", "usage"]
@@ -60,9 +60,9 @@ class Answer:
         """The answer, after every choice has ended."""
         choices = []
         for number, choice in sorted(self._choices.items()):
-            logprobs = self._logprobs.get(number)
-            shown = None if logprobs is None else self._report(number, logprobs)
-            choices.append(choice | self._content("".join(self._pieces[number])) | {"logprobs": shown})
+            text, logprobs = "".join(self._pieces[number]), self._logprobs.get(number)
+            shown = None if logprobs is None else self._report(within(logprobs, len(text)))
+            choices.append(choice | self._content(text) | {"logprobs": shown})
         body = {"id": self.id, "object": self.object_name} | self._head
         return msgspec.json.encode(body | {"choices": choices, "usage": usage(counted)} | self._told)
 
@@ -71,9 +71,10 @@ class Answer:
         begins = number not in self._pieces
         if begins:
             self._pieces[number] = []
-        if not (delta.text or begins or delta.finish_reason or delta.logprobs):
+        logprobs = self._due(number, delta)
+        if not (delta.text or begins or delta.finish_reason or logprobs):
             return b""
-        shown = None if delta.logprobs is None else self._report(number, list(delta.logprobs))
+        shown = None if logprobs is None else self._report(logprobs)
         choice = {"index": number} | self._part(delta.text, begins)
         choice |= {"logprobs": shown, "finish_reason": delta.finish_reason}
         body = {"id": self.id, "object": self.chunk_name} | self._head | {"choices": [choice]}
@@ -93,7 +94,11 @@ class Answer:
     def _part(self, text: str, begins: bool) -> dict[str, Any]:
         raise NotImplementedError
 
-    def _report(self, number: int, logprobs: list[TokenLogprob]) -> dict[str, Any]:
+    def _due(self, number: int, delta: Delta) -> list[TokenLogprob] | None:
+        """The log-probabilities that a chunk tells."""
+        return None if delta.logprobs is None else list(delta.logprobs)
+
+    def _report(self, logprobs: list[TokenLogprob]) -> dict[str, Any]:
         raise NotImplementedError
 
 
@@ -104,7 +109,7 @@ class CompletionAnswer(Answer):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._offsets: dict[int, int] = {}
+        self._given: dict[int, int] = {}  # characters of each choice
 
     def _content(self, text: str) -> dict[str, Any]:
         return {"text": text}
@@ -112,9 +117,19 @@ class CompletionAnswer(Answer):
     def _part(self, text: str, begins: bool) -> dict[str, Any]:
         return {"text": text}
 
-    def _report(self, number: int, logprobs: list[TokenLogprob]) -> dict[str, Any]:
-        told, self._offsets[number] = completion_logprobs(logprobs, self._texts, self._offsets.get(number, 0))
-        return told
+    def _due(self, number: int, delta: Delta) -> list[TokenLogprob] | None:
+        """Those of tokens whose place in the text is certain: what is held back may be half a stop string."""
+        given = self._given[number] = self._given.get(number, 0) + len(delta.text)
+        waiting = self._logprobs.setdefault(number, [])
+        waiting += delta.logprobs or ()
+        due = [one for one in waiting if one.text_offset <= given]
+        if delta.finish_reason is not None:
+            due = within(waiting, given)
+        del waiting[: len(due)]
+        return due or None
+
+    def _report(self, logprobs: list[TokenLogprob]) -> dict[str, Any]:
+        return completion_logprobs(logprobs, self._texts)
 
 
 class ChatAnswer(Answer):
@@ -130,5 +145,5 @@ class ChatAnswer(Answer):
             return {"delta": {"role": "assistant", "content": text}}
         return {"delta": {"content": text} if text else {}}
 
-    def _report(self, number: int, logprobs: list[TokenLogprob]) -> dict[str, Any]:
+    def _report(self, logprobs: list[TokenLogprob]) -> dict[str, Any]:
         return chat_logprobs(logprobs, self._texts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -15,18 +14,8 @@ __all__ = ["TokenTexts", "chat_logprobs", "completion_logprobs"]
 LEAST = -9999.0  # OpenAI's stand-in for what is impossible; JSON has no infinity
 
 
-def _byte_table() -> dict[str, int]:
-    """The characters that byte-level vocabularies write bytes with (Radford et al. 2019)."""
-    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    hidden = [byte for byte in range(256) if byte not in shown]
-    return {chr(byte): byte for byte in shown} | {chr(256 + i): byte for i, byte in enumerate(hidden)}
-
-
-BYTES = _byte_table()
-
-
 class TokenTexts:
-    """What a single token adds to a text, and its bytes where they are known."""
+    """What a single token adds to a text, and its bytes."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -35,14 +24,10 @@ class TokenTexts:
         self._before = tokenizer.decode(self._anchor, skip_special_tokens=False)
         self.of = lru_cache(1 << 16)(self._of)
 
-    def _of(self, token_id: int) -> tuple[str, list[int] | None]:
+    def _of(self, token_id: int) -> tuple[str, list[int]]:
         text = self._tokenizer.decode([*self._anchor, token_id], skip_special_tokens=False)[len(self._before) :]
-        if "\ufffd" not in text:
-            return text, list(text.encode())
-        piece = self._tokenizer.token(token_id)  # part of a character
-        if byte := re.fullmatch("<0x([0-9A-F]{2})>", piece):
-            return text, [int(byte[1], 16)]
-        return text, [BYTES[one] for one in piece] if all(one in BYTES for one in piece) else None
+        data = self._tokenizer.token_bytes(token_id)  # part of a character may be in them
+        return text, list(text.encode() if data is None else data)
 
 
 def chat_logprobs(found: Sequence[TokenLogprob], texts: TokenTexts) -> dict[str, Any]:
@@ -56,18 +41,16 @@ def chat_logprobs(found: Sequence[TokenLogprob], texts: TokenTexts) -> dict[str,
     return {"content": content, "refusal": None}
 
 
-def completion_logprobs(found: Sequence[TokenLogprob], texts: TokenTexts, offset: int) -> tuple[dict[str, Any], int]:
-    """`logprobs` of a completion choice whose text so far has `offset` characters, and the offset after it."""
+def completion_logprobs(found: Sequence[TokenLogprob], texts: TokenTexts) -> dict[str, Any]:
+    """`logprobs` of a completion choice."""
     told: dict[str, Any] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
     for one in found:
-        text = texts.of(one.token_id)[0]
-        told["tokens"].append(text)
+        told["tokens"].append(texts.of(one.token_id)[0])
         told["token_logprobs"].append(max(one.logprob, LEAST))
         # Tokens that read alike are one key; the likeliest comes first and stays. What was drawn is always there.
         likeliest: dict[str, float] = {}
         for token_id, logprob in (*one.top, (one.token_id, one.logprob)):
             likeliest.setdefault(texts.of(token_id)[0], max(logprob, LEAST))
         told["top_logprobs"].append(likeliest)
-        told["text_offset"].append(offset)
-        offset += len(text)
-    return told, offset
+        told["text_offset"].append(one.text_offset)
+    return told
