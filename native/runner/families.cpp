@@ -255,7 +255,13 @@ ModelSpec spec_from_config(const Json& config, const std::string& source) {
     if (truthy(fields.value(name))) fail(source, ": ", name, " is not supported");
   }
   const auto read = families.find(fields.word("model_type", ""));
-  if (read != families.end()) return read->second(fields);
+  if (read != families.end()) {
+    const ModelSpec spec = read->second(fields);
+    if (spec.rope.kind == "dynamic" && spec.core.heads.head_dim <= 2) {  // its exponent divides by head_dim - 2
+      fail(source, ": its dynamic rotary embedding gives frequencies that aren't finite");
+    }
+    return spec;
+  }
   std::string known;
   for (const auto& family : families) known += (known.empty() ? "" : ", ") + family.first;
   fail(source, ": unknown model_type ", quoted(fields.value("model_type")), "; known are ", known);

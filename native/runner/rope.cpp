@@ -73,9 +73,6 @@ RopeTable rope_table(const RopeSpec& rope, std::size_t head_dim, std::size_t tok
   const Frequencies frequencies = inverse_frequencies(rope, head_dim, tokens);
   const auto scale = static_cast<float>(rope.attention_factor);
   const auto most = static_cast<float>(tokens);
-  if (rope.kind == "dynamic" && head_dim <= 2) {
-    fail("the configuration's dynamic rotary embedding gives frequencies that aren't finite");
-  }
   const auto infinite = [most](float f) { return !std::isfinite(f * most); };
   if (!std::isfinite(scale) || std::any_of(frequencies.begin(), frequencies.end(), infinite)) {
     fail("the configuration's rope scaling gives angles that aren't finite");
