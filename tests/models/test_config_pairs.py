@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from cutset import LLM, SamplingParams
 from cutset.errors import ArchitectureError
-from cutset.models.families import spec_from_config
+from cutset.models.families import load_spec, spec_from_config
+from cutset.models.registry import BUNDLED
 from cutset.models.source import open_source
 from models.config_pairs import PAIRS, REFUSED, SIZES, config_of
 from runner.files import drawn, reference, write_directory
@@ -56,8 +59,6 @@ def test_what_a_qwen_file_without_key_value_heads_means() -> None:
 
 
 def test_end_tokens_are_united(tmp_path: Path) -> None:
-    from cutset.models.families import load_spec
-
     def found(config: dict[str, Any], generation: Any = None, named: int | None = None) -> set[int]:
         (tmp_path / "config.json").write_text(json.dumps(SIZES | config))
         (tmp_path / "generation_config.json").unlink(missing_ok=True)
@@ -76,3 +77,26 @@ def test_end_tokens_are_united(tmp_path: Path) -> None:
     assert found({}, None, 9) == {9}
     with pytest.raises(ArchitectureError, match=r"generation_config\.json: eos_token_id must be a token id or a list"):
         found({}, "</s>")
+
+
+@pytest.mark.parametrize(
+    ("config", "generation"),
+    [({"eos_token_id": 2}, None), ({"eos_token_id": None}, None), ({"eos_token_id": 2}, {"eos_token_id": 0}), ({}, {})],
+)
+def test_an_answer_ends_where_the_tokenizer_says(
+    tmp_path: Path, config: dict[str, Any], generation: dict[str, Any] | None
+) -> None:
+    folder = tmp_path / "story"
+    shutil.copytree(BUNDLED["story"], folder)
+    stored = json.loads((folder / "config.json").read_text())
+    del stored["eos_token_id"]
+    (folder / "config.json").write_text(json.dumps(stored | config))
+    (folder / "generation_config.json").unlink()
+    if generation is not None:
+        (folder / "generation_config.json").write_text(json.dumps(generation))
+    params = SamplingParams(temperature=0, max_tokens=400)
+    with LLM(folder, threads=1) as llm, LLM("story", threads=1) as whole:
+        [found], [expected] = llm.generate("The dog said:", params), whole.generate("The dog said:", params)
+    assert found.outputs[0].finish_reason == "stop"
+    assert found.outputs[0].token_ids == expected.outputs[0].token_ids
+    assert len(found.outputs[0].token_ids) < 200
