@@ -178,10 +178,11 @@ def _inspect(ref: ModelRef) -> ModelInfo:
 
     nbytes, unusable = 0, ""
     try:
-        weights = weight_files(ref.directory)
-        nbytes = sum(path.stat().st_size for path in weights)
-        for path in weights:
+        for path in weight_files(ref.directory):
+            if not path.is_file():
+                raise ModelError(f"{path} is a link to a file that is gone")
             check_no_pointer_at(path, ModelError)
+            nbytes += path.stat().st_size
     except ModelError as error:
         unusable = str(error).removeprefix(f"{ref.directory} has ")
     try:
