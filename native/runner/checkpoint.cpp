@@ -16,6 +16,8 @@ bool has_extension(const std::string& name, const std::string& extension) {
   return std::filesystem::path(name).extension() == extension;
 }
 
+bool begins_with(const std::string& text, const char* beginning) { return text.rfind(beginning, 0) == 0; }
+
 // The shards that an index names. A name with a path in it could lead out of the directory.
 std::vector<std::string> named_files(const std::string& directory, const std::string& index) {
   const Json table = read_json(index);
@@ -36,23 +38,34 @@ std::vector<std::string> named_files(const std::string& directory, const std::st
       fail(index, ": ", quoted(Json(name)), " is not the name of a safetensors file beside it");
     }
     files.push_back(directory + "/" + name);
-    if (!is_file(files.back())) fail(files.back(), " is missing; ", index, " names it");
   }
   return files;
 }
 
 std::vector<std::string> weight_files(const std::string& directory) {
   const std::string index = directory + "/model.safetensors.index.json";
-  if (is_file(index)) return named_files(directory, index);
+  const std::vector<std::string> shards = is_file(index) ? named_files(directory, index) : std::vector<std::string>();
+  const std::string whole = directory + "/model.safetensors";
+  if (is_file(whole)) return {whole};
+  for (const std::string& shard : shards) {
+    if (!is_file(shard)) fail(shard, " is missing; ", index, " names it");
+  }
+  if (!shards.empty()) return shards;
   std::vector<std::string> files;
+  std::string stray;
   bool pickled = false;
   for (const auto& entry : std::filesystem::directory_iterator(directory)) {
     const std::string name = entry.path().filename().string();
-    if (has_extension(name, ".safetensors")) files.push_back(entry.path().string());
+    if (has_extension(name, ".safetensors")) {
+      // The weights in another form, or something to add to them.
+      const bool part = begins_with(name, "adapter_") || begins_with(name, "consolidated");
+      part ? void(stray = name) : files.push_back(entry.path().string());
+    }
     pickled = pickled || has_extension(name, ".bin") || has_extension(name, ".pt") || has_extension(name, ".pth");
   }
   if (files.size() == 1) return files;
   if (!files.empty()) fail(directory, " has ", files.size(), " safetensors files but no model.safetensors.index.json");
+  if (!stray.empty()) fail(directory, " has ", stray, ", but no model.safetensors: that is no whole model");
   if (pickled) {
     fail(directory, " has only pickled weights, which can run code when they are read: convert them to safetensors");
   }
@@ -66,12 +79,16 @@ Checkpoint::Checkpoint(const std::string& directory) : directory_(directory) {
   for (const std::string& path : weight_files(directory)) files_.push_back(std::make_unique<MappedFile>(path));
 }
 
-ModelSpec Checkpoint::spec() const {
+ModelSpec Checkpoint::spec(ThreadPool& pool) const {
   const std::string path = directory_ + "/config.json";
-  return spec_from_config(read_json(path), path);
+  ModelSpec spec = spec_from_config(read_json(path), path);
+  if (spec.tied && !spec.integer) spec.tied = !has_own_head(all(), pool);
+  return spec;
 }
 
-Tensors Checkpoint::tensors(const ModelSpec& spec) const {
+Tensors Checkpoint::tensors(const ModelSpec& spec) const { return checked_tensors(spec, all(), directory_); }
+
+Tensors Checkpoint::all() const {
   Tensors all;
   for (const auto& file : files_) {
     for (auto& [name, tensor] : safetensors(*file)) {
@@ -79,7 +96,7 @@ Tensors Checkpoint::tensors(const ModelSpec& spec) const {
       if (!fresh) fail(name, " is both in ", at->second.file->path(), " and in ", file->path());
     }
   }
-  return checked_tensors(spec, std::move(all), directory_);
+  return all;
 }
 
 }  // namespace cutset::runner

@@ -14,10 +14,12 @@ class Checkpoint {
   // Error for a directory without a readable model, or whose files lie about themselves.
   explicit Checkpoint(const std::string& directory);
 
-  ModelSpec spec() const;
+  ModelSpec spec(ThreadPool& pool) const;
   Tensors tensors(const ModelSpec& spec) const;
 
  private:
+  Tensors all() const;
+
   std::string directory_;
   std::vector<std::unique_ptr<MappedFile>> files_;
 };

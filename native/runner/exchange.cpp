@@ -66,11 +66,21 @@ ExchangeFile::ExchangeFile(const std::string& path) : file_(path), skeleton_(fil
   }
 }
 
-ModelSpec ExchangeFile::spec() const {
+ModelSpec ExchangeFile::spec(ThreadPool& pool) const {
   Json config = member(skeleton_.document(), "config");
   if (!config.is_object()) fail(file_.path(), " has no config");
   if (!config.contains("model_type")) config["model_type"] = "minimind";
-  return spec_from_config(config, file_.path() + ": config");
+  ModelSpec spec = spec_from_config(config, file_.path() + ": config");
+  if (!spec.tied) return spec;
+  Tensors both;
+  const Json& weights = member(skeleton_.document(), "weights");
+  for (const auto& [name, place] :
+       {std::pair("model.embed_tokens.weight", "tok_embedding"), {"lm_head.weight", "lm_head"}}) {
+    const Json& entry = member(weights, place);
+    if (!entry.is_null()) both.emplace(name, weight(entry, place, {spec.core.vocab, spec.core.hidden}));
+  }
+  spec.tied = !has_own_head(both, pool);
+  return spec;
 }
 
 Tensor ExchangeFile::described(const Json& entry, const std::string& where) const {
@@ -96,6 +106,21 @@ Tensor ExchangeFile::described(const Json& entry, const std::string& where) cons
   return tensor;
 }
 
+Tensor ExchangeFile::weight(const Json& entry, const std::string& place, const Shape& shape) const {
+  std::string where = file_.path() + ": weights." + place;
+  for (char& c : where) c = c == '/' && &c >= &where[file_.path().size()] ? '.' : c;
+  Tensor tensor = described(entry, where);
+  if (tensor.shape != shape) {
+    fail(where, " has shape ", text(tensor.shape), "; the config asks for ", text(shape));
+  }
+  if (!is_float(tensor.dtype)) fail(where, " holds ", runner::name(tensor.dtype), "; a float was expected");
+  const std::size_t wanted = base64_size(elements(shape, where) * width(tensor.dtype));
+  if (tensor.data.size() != wanted) {
+    fail(where, " has ", tensor.data.size(), " base64 characters; its shape asks for ", wanted);
+  }
+  return tensor;
+}
+
 Tensors ExchangeFile::tensors(const ModelSpec& spec) const {
   Tensors found;
   std::unordered_set<const Json*> known;
@@ -105,18 +130,7 @@ Tensors ExchangeFile::tensors(const ModelSpec& spec) const {
     if (!entry) return false;
     known.insert(entry);
     if (entry->is_null()) return false;
-    std::string where = file_.path() + ": weights." + place;
-    for (char& c : where) c = c == '/' && &c >= &where[file_.path().size()] ? '.' : c;
-    Tensor tensor = described(*entry, where);
-    if (tensor.shape != shape) {
-      fail(where, " has shape ", text(tensor.shape), "; the config asks for ", text(shape));
-    }
-    if (!is_float(tensor.dtype)) fail(where, " holds ", runner::name(tensor.dtype), "; a float was expected");
-    const std::size_t wanted = base64_size(elements(shape, where) * width(tensor.dtype));
-    if (tensor.data.size() != wanted) {
-      fail(where, " has ", tensor.data.size(), " base64 characters; its shape asks for ", wanted);
-    }
-    found.emplace(name, std::move(tensor));
+    found.emplace(name, weight(*entry, place, shape));
     return true;
   };
   each_tensor(spec, [&](const Wanted& wanted) {

@@ -25,7 +25,7 @@ class ExchangeFile {
   explicit ExchangeFile(const std::string& path);
 
   // Error for a file without a config, or with one out of range.
-  ModelSpec spec() const;
+  ModelSpec spec(ThreadPool& pool) const;
 
   // The tensors of a model. Error for a file that lies about them; each is decoded when it is read.
   Tensors tensors(const ModelSpec& spec) const;
@@ -35,6 +35,8 @@ class ExchangeFile {
 
  private:
   Tensor described(const Json& entry, const std::string& where) const;
+  // The weight of an entry at a place below `weights`. Error for one of another shape or kind.
+  Tensor weight(const Json& entry, const std::string& place, const Shape& shape) const;
 
   MappedFile file_;
   Skeleton skeleton_;

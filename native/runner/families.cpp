@@ -22,6 +22,9 @@ struct Defaults {
   bool tied = false;
 };
 
+// `sliding_window`: null is none; it is absent where a file keeps to the families' default.
+std::size_t read_window(const Fields& c) { return c.integer("sliding_window", c.names("sliding_window") ? 0 : 4096); }
+
 // Windows by layer: `layer_types` where the file has it, else `window` from layer `first` on.
 Windows read_windows(const Fields& c, std::size_t window, std::size_t first) {
   const std::size_t layers = c.integer("num_hidden_layers");
@@ -35,13 +38,18 @@ Windows read_windows(const Fields& c, std::size_t window, std::size_t first) {
     c.wrong("layer_types", "a list of " + std::to_string(layers) + " times full_attention or sliding_attention");
   };
   if (!kinds.is_array() || kinds.size() != layers) wrong();
-  for (std::size_t i = 0; i < layers; ++i) {
-    if (kinds[i] == "sliding_attention") {
-      windows[i] = c.integer("sliding_window");
-    } else if (kinds[i] != "full_attention") {
-      wrong();
-    }
+  bool slides = false;
+  for (const Json& kind : kinds) {
+    slides = slides || kind == "sliding_attention";
+    if (kind != "sliding_attention" && kind != "full_attention" && kind != "attention") wrong();
   }
+  if (!slides) return windows;
+  if (c.value("use_sliding_window") == false) {
+    fail(c.source(), ": layer_types names sliding layers, but use_sliding_window is false");
+  }
+  if (!window) window = read_window(c);
+  if (!window) fail(c.source(), ": layer_types names sliding layers, but sliding_window is null");
+  for (std::size_t i = 0; i < layers; ++i) windows[i] = kinds[i] == "sliding_attention" ? window : 0;
   return windows;
 }
 
@@ -79,7 +87,8 @@ int integer_version(const Fields& c) {
 
 HeadShape read_heads(const Fields& c, std::size_t hidden, const Defaults& defaults) {
   const std::size_t heads = c.integer("num_attention_heads");
-  const std::size_t kv_heads = c.integer("num_key_value_heads", defaults.kv_heads.value_or(heads));
+  const std::size_t absent = c.names("num_key_value_heads") ? heads : defaults.kv_heads.value_or(heads);
+  const std::size_t kv_heads = c.integer("num_key_value_heads", absent);
   if (heads % kv_heads) {
     fail(c.source(), ": ", heads, " attention heads can't share ", kv_heads, " key-value heads evenly");
   }
@@ -104,6 +113,7 @@ ModelSpec common(const Fields& c, const Defaults& defaults) {
   spec.integer = integer_version(c);
   spec.max_positions = c.integer("max_position_embeddings", defaults.positions);
   spec.rope = read_rope(c, defaults.theta, spec.max_positions);
+  spec.longest = longest(spec.rope, spec.max_positions);
   spec.tied = c.flag("tie_word_embeddings", defaults.tied);
   return spec;
 }
@@ -143,19 +153,25 @@ ModelSpec mistral(const Fields& c) {
   Defaults defaults{131072};
   defaults.kv_heads = 8;
   ModelSpec spec = common(c, defaults);
-  // The window is absent in the file only if the file is older than the field, and then it was 4096.
-  const std::size_t absent = c.names("sliding_window") ? 0 : 4096;
-  spec.core.windows = read_windows(c, c.integer("sliding_window", absent), 0);
+  spec.core.windows = read_windows(c, read_window(c), 0);
   return spec;
 }
 
 Windows qwen_windows(const Fields& c) {
-  const std::size_t window = c.flag("use_sliding_window") ? c.integer("sliding_window", 4096) : 0;
+  const std::size_t window = c.flag("use_sliding_window") ? read_window(c) : 0;
   return read_windows(c, window, c.integer("max_window_layers", 28, 0));
 }
 
+// What an absent num_key_value_heads means: 32, or all heads where those can't share 32, as in a file by hand.
+std::size_t qwen_kv_heads(const Fields& c) {
+  const std::size_t heads = c.integer("num_attention_heads");
+  return heads % 32 ? heads : 32;
+}
+
 ModelSpec qwen2(const Fields& c) {
-  ModelSpec spec = common(c, {32768});
+  Defaults defaults{32768};
+  defaults.kv_heads = qwen_kv_heads(c);
+  ModelSpec spec = common(c, defaults);
   spec.qkv_bias = true;
   spec.core.windows = qwen_windows(c);
   return spec;
@@ -164,6 +180,7 @@ ModelSpec qwen2(const Fields& c) {
 ModelSpec qwen3(const Fields& c) {
   Defaults defaults{32768};
   defaults.head_dim = 128;
+  defaults.kv_heads = qwen_kv_heads(c);
   ModelSpec spec = common(c, defaults);
   spec.qk_norm = true;
   spec.qkv_bias = spec.o_bias = c.flag("attention_bias");
@@ -177,8 +194,9 @@ ModelSpec qwen3_moe(const Fields& c) {
   ModelSpec spec = common(c, defaults);
   spec.qk_norm = true;
   spec.qkv_bias = spec.o_bias = c.flag("attention_bias");
-  spec.core.windows = read_windows(c, c.flag("use_sliding_window") ? c.integer("sliding_window", 4096) : 0, 0);
-  const char* experts = c.has("num_experts") ? "num_experts" : "num_local_experts";
+  // Of all layers: the family has no layer_types.
+  spec.core.windows.assign(spec.core.layers, c.flag("use_sliding_window") ? read_window(c) : 0);
+  const char* experts = c.has("num_local_experts") ? "num_local_experts" : "num_experts";
   read_mixture(c, {experts, 128, 8, 768, false}, spec.core);
   const std::size_t step = c.integer("decoder_sparse_step", 1);
   const Json& dense = c.value("mlp_only_layers");
@@ -212,6 +230,7 @@ ModelSpec minimind(const Fields& c) {
     spec.rope.original_positions = 2048;
     spec.rope.half_ramp = true;
   }
+  spec.longest = longest(spec.rope, spec.max_positions);
   spec.qk_norm = c.flag("qk_norm", !old);
   if (!c.flag("use_moe")) return spec;
   spec.core.sparse.assign(spec.core.layers, true);
@@ -232,8 +251,17 @@ ModelSpec spec_from_config(const Json& config, const std::string& source) {
       {"llama", llama}, {"mistral", mistral},     {"qwen2", qwen2},
       {"qwen3", qwen3}, {"qwen3_moe", qwen3_moe}, {"minimind", minimind}};
   const Fields fields(config, source);
+  for (const char* name : {"per_layer_config", "transformers_weights"}) {
+    if (truthy(fields.value(name))) fail(source, ": ", name, " is not supported");
+  }
   const auto read = families.find(fields.word("model_type", ""));
-  if (read != families.end()) return read->second(fields);
+  if (read != families.end()) {
+    const ModelSpec spec = read->second(fields);
+    if (spec.rope.kind == "dynamic" && spec.core.heads.head_dim <= 2) {  // its exponent divides by head_dim - 2
+      fail(source, ": its dynamic rotary embedding gives frequencies that aren't finite");
+    }
+    return spec;
+  }
   std::string known;
   for (const auto& family : families) known += (known.empty() ? "" : ", ") + family.first;
   fail(source, ": unknown model_type ", quoted(fields.value("model_type")), "; known are ", known);

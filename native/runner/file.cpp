@@ -14,6 +14,8 @@ namespace cutset::runner {
 
 namespace {
 
+constexpr std::string_view kPointer = "version https://git-lfs.github.com/spec/";  // how one begins
+
 struct Descriptor {
   int number;
   ~Descriptor() {
@@ -38,6 +40,10 @@ MappedFile::MappedFile(const std::string& path) : path_(path) {
   void* data = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file.number, 0);
   if (data == MAP_FAILED) fail(path, " can't be mapped: ", std::strerror(errno));
   data_ = static_cast<const char*>(data);
+  if (bytes().substr(0, kPointer.size()) == kPointer) {
+    munmap(data, size_);  // no destructor runs
+    fail(path, " is a Git LFS pointer, not the file itself: fetch it with `git lfs pull`");
+  }
 }
 
 MappedFile::~MappedFile() { munmap(const_cast<char*>(data_), size_); }

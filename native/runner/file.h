@@ -9,7 +9,7 @@ namespace cutset::runner {
 
 class MappedFile {
  public:
-  // Error for a file that is empty or can't be read.
+  // Error for a file that is empty or can't be read, and for what stands in a clone for one that wasn't fetched.
   explicit MappedFile(const std::string& path);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;

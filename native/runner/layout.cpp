@@ -76,6 +76,11 @@ std::string packed_name(const ModelSpec& spec, const std::vector<std::string>& m
 
 std::string scale_name(const std::string& matrix) { return matrix + "_scale"; }
 
+bool has_own_head(const Tensors& tensors, ThreadPool& pool) {
+  const auto embedding = tensors.find(kEmbedding), head = tensors.find(kHead);
+  return embedding != tensors.end() && head != tensors.end() && !same_values(embedding->second, head->second, pool);
+}
+
 Tensors checked_tensors(const ModelSpec& spec, Tensors tensors, const std::string& where) {
   if (spec.integer) {
     Picker pick(std::move(tensors), where);

@@ -42,7 +42,7 @@ class Source {
   }
 
   const ExchangeFile* exchange() const { return exchange_.get(); }
-  ModelSpec spec() const { return exchange_ ? exchange_->spec() : checkpoint_->spec(); }
+  ModelSpec spec(ThreadPool& pool) const { return exchange_ ? exchange_->spec(pool) : checkpoint_->spec(pool); }
   Tensors tensors(const ModelSpec& spec) const {
     return exchange_ ? exchange_->tensors(spec) : checkpoint_->tensors(spec);
   }
@@ -78,7 +78,7 @@ void run(const Options& options) {
   const int cores = static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, 1024u));
   ThreadPool pool(options.threads ? options.threads : cores);
   const auto source = std::make_unique<Source>(options.model);
-  const ModelSpec spec = source->spec();
+  const ModelSpec spec = source->spec(pool);
   const Precision precision = precision_of(options, spec);
   const Inputs inputs = find_inputs(options, *source, spec, pool);
   const Tensors tensors = source->tensors(spec);

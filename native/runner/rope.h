@@ -24,6 +24,9 @@ struct RopeSpec {
   double attention_factor = 1.0;
 };
 
+// As cutset.models.spec.DecoderSpec.longest has it: the most tokens that a sequence can have.
+std::size_t longest(const RopeSpec& rope, std::size_t max_positions);
+
 // What rope_parameters, rope_scaling and rope_theta of a configuration say; `theta` where they say nothing.
 RopeSpec read_rope(const Fields& config, double theta, std::size_t max_positions);
 

@@ -18,6 +18,7 @@ struct ModelSpec {
   DecoderSpec core;
   RopeSpec rope;
   std::size_t max_positions = 0;
+  std::size_t longest = 0;  // tokens of a sequence, at most
   bool tied = false;
   bool qkv_bias = false;
   bool o_bias = false;

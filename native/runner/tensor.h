@@ -36,12 +36,18 @@ struct Tensor {
   void read_floats(ThreadPool& pool, float* out) const;
 };
 
+// The same values in the same shape, whatever they are stored as.
+bool same_values(const Tensor& one, const Tensor& other, ThreadPool& pool);
+
 // Tensors under their names in Hugging Face layout.
 using Tensors = std::map<std::string, Tensor>;
 
 // The tensors of a model, each of the shape and kind that the specification asks for. `where` is where they were looked
 // for. Error for one that is missing, misshapen or unexpected.
 Tensors checked_tensors(const ModelSpec& spec, Tensors tensors, const std::string& where);
+
+// A head of its own, which differs from the embedding: it counts, whatever the configuration says of ties.
+bool has_own_head(const Tensors& tensors, ThreadPool& pool);
 
 // In an integer checkpoint: the name under which a matrix is stored, and that of its scales.
 std::string stored_name(const ModelSpec& spec, const std::string& matrix);

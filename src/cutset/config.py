@@ -119,7 +119,7 @@ class Settings:
     threads: int = field(default=0, metadata=_is("threads; 0: one for each core this process may use", high=1024))
     block_size: int = field(default=16, metadata=_is("tokens in a block of the KV cache", low=1, high=1024))
     cache_mib: int = field(default=0, metadata=_is("size of the KV cache in MiB; 0: chosen"))
-    max_model_len: int = field(default=0, metadata=_is("longest context in tokens; 0: the model's"))
+    max_model_len: int = field(default=0, metadata=_is("longest context in tokens; 0: all that the model is made for"))
     max_num_seqs: int = field(default=64, metadata=_is("most sequences in a step", low=1, high=65536))
     max_batch_tokens: int = field(default=512, metadata=_is("most tokens in a step", low=1))
     prefix_caching: bool = field(default=True, metadata=_is("reuse the KV cache of equal beginnings"))

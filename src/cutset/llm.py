@@ -81,7 +81,7 @@ class _Model:
             chosen = self.settings if mode is None else replace(self.settings, dtype="exact")
             self.executor, self.choice = build_executor(source, chosen, progress)
         self.mode = mode.name if mode is not None else ""
-        context = self.settings.max_model_len or self.spec.max_positions
+        context = self.settings.max_model_len or self.spec.context
         self._engine = Engine(
             self.executor,
             self.tokenizer,
@@ -92,6 +92,7 @@ class _Model:
             max_model_len=self.settings.max_model_len or None,
             prefix_caching=self.settings.prefix_caching and (mode is None or not mode.masked or self._asked_to_reuse()),
             without_token=self.tokenizer.ids_without_token(self.spec.vocab_size).tolist(),
+            eos_token_ids=self.spec.end_tokens(self.tokenizer.eos_token_id),
         )
         self._loop = EngineLoop(self._engine)
         self.load_s = time.perf_counter() - started

@@ -230,4 +230,4 @@ def test_end_tokens_come_from_the_generation_config_too(tmp_path: Path) -> None:
     write_llama(tmp_path, eos_token_id=2)
     assert load_spec(tmp_path).eos_token_ids == (2,)
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [3, 5, 999]}')
-    assert load_spec(tmp_path).eos_token_ids == (3, 5)
+    assert load_spec(tmp_path).eos_token_ids == (2, 3, 5)

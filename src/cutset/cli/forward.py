@@ -42,8 +42,8 @@ def run(args: argparse.Namespace) -> int:
         raise RequestError(f"{args.inputs or args.model} has no inputs; name an exchange file with --inputs")
     if inputs[0].max() >= source.spec.vocab_size:
         raise RequestError(f"the inputs hold id {inputs[0].max()}; the vocabulary has {source.spec.vocab_size}")
-    if (tokens := inputs[0].shape[1]) > source.spec.max_positions:
-        raise RequestError(f"the inputs have {tokens} tokens; the model has {source.spec.max_positions} positions")
+    if (tokens := inputs[0].shape[1]) > source.spec.longest:
+        raise RequestError(f"the inputs have {tokens} tokens; the model has {source.spec.longest} positions")
     executor, choice = build_executor(source, settings)
     result = run_forward(executor, inputs, args.warmup, args.repeat)
     system = f"cutset {choice.backend} {choice.dtype}"

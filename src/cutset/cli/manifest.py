@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
     directory = resolve(args.model, settings).directory
     use = Use(
-        context=args.context or load_spec(directory).max_positions,
+        context=args.context or load_spec(directory).context,
         sequences=args.sequences,
         threads=settings.thread_count,
         pads_here=not args.pads_from,

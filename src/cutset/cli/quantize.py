@@ -37,4 +37,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _megabytes(folder: Path) -> float:
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e6
+    from cutset.models.checkpoint import weight_files
+
+    return sum(file.stat().st_size for file in weight_files(folder)) / 1e6

@@ -49,20 +49,20 @@ class Engine:
         block_size: int = 16,  # tokens
         max_batch_tokens: int = 512,  # rows of a step
         max_num_seqs: int = 64,  # sequences that hold blocks at a time
-        max_model_len: int | None = None,  # tokens of prompt and output; None: what the model was made for
+        max_model_len: int | None = None,  # tokens of prompt and output; None: what the model is made for
         prefix_caching: bool = True,
         without_token: Iterable[int] = (),  # ids for which the tokenizer has no token: never drawn, and in no prompt
         eos_token_ids: Iterable[int] | None = None,  # None: the model's
         clock: Callable[[], float] = time.perf_counter,  # seconds
     ) -> None:
         spec = executor.spec
-        check_sizes(blocks, block_size, max_batch_tokens, max_num_seqs, max_model_len, spec.max_positions)
+        check_sizes(blocks, block_size, max_batch_tokens, max_num_seqs, max_model_len, spec.longest)
         self.executor = executor
         self.vocab_size = spec.vocab_size
         self._without_token = np.zeros(spec.vocab_size, dtype=np.bool_)
         self._without_token[list(without_token)] = True
         self._masked = np.flatnonzero(self._without_token)
-        self.max_model_len = spec.max_positions if max_model_len is None else max_model_len
+        self.max_model_len = spec.context if max_model_len is None else max_model_len
         self.cache_tokens = blocks * block_size
         self.clock = clock
         eos = spec.eos_token_ids if eos_token_ids is None else eos_token_ids
@@ -75,6 +75,7 @@ class Engine:
             block_size=block_size,
             max_batch_tokens=max_batch_tokens,
             max_num_seqs=max_num_seqs,
+            max_model_len=self.max_model_len,
             prefix_caching=prefix_caching,
         )
         self._requests: dict[str, Request] = {}  # the unfinished ones

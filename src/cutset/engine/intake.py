@@ -25,7 +25,7 @@ def check_sizes(
     max_batch_tokens: int,
     max_num_seqs: int,
     max_model_len: int | None,
-    max_positions: int,
+    longest: int,
 ) -> None:
     """Raises ConfigError for sizes that no engine can have."""
     for name, value in (("blocks", blocks), ("block_size", block_size), ("max_num_seqs", max_num_seqs)):
@@ -35,8 +35,8 @@ def check_sizes(
         raise ConfigError(
             f"max_batch_tokens={max_batch_tokens} can't be used: each of max_num_seqs={max_num_seqs} needs a row."
         )
-    if max_model_len is not None and not 2 <= max_model_len <= max_positions:
-        raise ConfigError(f"max_model_len={max_model_len} can't be used: give 2 to {max_positions}.")
+    if max_model_len is not None and not 2 <= max_model_len <= longest:
+        raise ConfigError(f"max_model_len={max_model_len} can't be used: give 2 to {longest}, the most for this model.")
 
 
 def check_ids(

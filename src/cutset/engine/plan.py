@@ -31,8 +31,11 @@ class Plan:
         return found
 
 
-def make_plan(rows: dict[Sequence, int]) -> Plan | None:
-    """The step that computes so many tokens of each of these sequences, which have the blocks for them."""
+def make_plan(rows: dict[Sequence, int], max_model_len: int) -> Plan | None:
+    """The step that computes so many tokens of each of these sequences, which have the blocks for them.
+
+    `max_model_len` is the limit of every sequence, which a stretched rotary embedding depends on.
+    """
     if not rows:
         return None
     sequences, counts = list(rows), list(rows.values())
@@ -62,6 +65,6 @@ def make_plan(rows: dict[Sequence, int]) -> Plan | None:
         context_lens=np.array(context_lens, dtype=np.int32),
         block_tables=tables,
         logit_rows=np.array(logit_rows, dtype=np.int32),
-        known_lens=np.array([one.known for one in sequences], dtype=np.int32),
+        known_lens=np.full(len(sequences), max_model_len, dtype=np.int32),
     )
     return Plan(sequences, counts, wanted, batch)

@@ -22,12 +22,20 @@ class Scheduler:
     """
 
     def __init__(
-        self, pool: BlockPool, *, block_size: int, max_batch_tokens: int, max_num_seqs: int, prefix_caching: bool
+        self,
+        pool: BlockPool,
+        *,
+        block_size: int,
+        max_batch_tokens: int,
+        max_num_seqs: int,
+        max_model_len: int,
+        prefix_caching: bool,
     ) -> None:
         self.pool = pool
         self.block_size = block_size
         self.max_batch_tokens = max_batch_tokens
         self.max_num_seqs = max_num_seqs
+        self.max_model_len = max_model_len
         self.prefix_caching = prefix_caching
         self.running: dict[Sequence, None] = {}  # a dict for its order and O(1) removal
         self.waiting: OrderedDict[Sequence, None] = OrderedDict()
@@ -53,7 +61,7 @@ class Scheduler:
         self._decodes(rows)
         self._prompts(rows, self.running)
         self._admit(rows, self.waiting)
-        return make_plan(rows)
+        return make_plan(rows, self.max_model_len)
 
     def prefilling(self, sequences: list[Sequence]) -> list[Sequence]:
         """Those of these sequences that wait, or whose prompts are not yet computed."""
@@ -64,13 +72,13 @@ class Scheduler:
         rows: dict[Sequence, int] = {}
         self._prompts(rows, [sequence for sequence in sequences if sequence in self.running])
         self._admit(rows, [sequence for sequence in sequences if sequence in self.waiting])
-        return make_plan(rows)
+        return make_plan(rows, self.max_model_len)
 
     def schedule_decode(self) -> Plan | None:
         """A step with one row of each sequence whose prompt has been computed, or None if there is none."""
         rows: dict[Sequence, int] = {}
         self._decodes(rows)
-        return make_plan(rows)
+        return make_plan(rows, self.max_model_len)
 
     def advance(self, plan: Plan) -> None:
         """The rows of this plan have been computed: their full blocks can be found from now on."""

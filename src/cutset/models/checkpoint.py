@@ -10,6 +10,7 @@ import json
 import math
 import mmap
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -17,12 +18,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.errors import CheckpointError
-from cutset.models.families import read_json
+from cutset.models.fields import read_json
+from cutset.models.lfs import MOST_POINTER_BYTES, check_no_pointer
 from cutset.models.spec import DecoderSpec
 
-__all__ = ["Checkpoint", "SafetensorsFile", "Tensor", "TensorTable", "check_tensors", "whole_numbers"]
+__all__ = [
+    "Checkpoint",
+    "SafetensorsFile",
+    "Tensor",
+    "TensorTable",
+    "check_tensors",
+    "fitted",
+    "weight_files",
+    "whole_numbers",
+]
 
 MOST_HEADER_BYTES = 100_000_000  # the format's own limit
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+STRAY = ("adapter_", "consolidated")  # the weights in another form, or something to add to them
+PIECE = 1 << 22  # bytes compared at a time
 
 # bfloat16 has no numpy type: its bytes are kept as uint16.
 DTYPES: dict[str, Any] = {
@@ -61,6 +75,16 @@ class Tensor:
             values = self.raw.astype(np.float32)
         return values
 
+    def equals(self, other: Tensor) -> bool:
+        """The same values in the same shape, whatever they are stored as; NaN equals the same bits alone."""
+        if self.shape != other.shape:
+            return False
+        if self.dtype != other.dtype:
+            return self.dtype in FLOATS and other.dtype in FLOATS and bool((self.float32() == other.float32()).all())
+        ours, theirs = (np.ascontiguousarray(each.raw).reshape(-1).view(np.uint8) for each in (self, other))
+        pieces = (slice(at, at + PIECE) for at in range(0, len(ours), PIECE))
+        return all(np.array_equal(ours[piece], theirs[piece]) for piece in pieces)
+
     def forget(self) -> None:
         """Lets go of the pages of the file that this tensor lies in."""
         mapped: mmap.mmap | None = getattr(self.raw, "_mmap", None)
@@ -98,6 +122,7 @@ class SafetensorsFile(TensorTable):
             self._bytes: NDArray[np.uint8] = np.memmap(path, dtype=np.uint8, mode="r")
         except (OSError, ValueError) as error:  # numpy refuses to map an empty file with a ValueError
             raise CheckpointError(f"{path} can't be read: {error}") from None
+        check_no_pointer(path, self._bytes[:MOST_POINTER_BYTES].tobytes(), CheckpointError)
         self._tensors, self.metadata = self._read_header()
 
     def _wrong(self, what: str) -> CheckpointError:
@@ -156,11 +181,19 @@ class Checkpoint(TensorTable):
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._tensors: dict[str, Tensor] = {}
-        for path in _files(directory):
+        for path in weight_files(directory):
             for name, tensor in SafetensorsFile(path).items():
                 if name in self._tensors:
                     raise CheckpointError(f"{name} is both in {self._tensors[name].file.name} and in {path}")
                 self._tensors[name] = tensor
+
+
+def fitted(spec: DecoderSpec, checkpoint: TensorTable) -> tuple[DecoderSpec, dict[str, Tensor]]:
+    """`check_tensors`, and the specification that is true of them: a head of its own counts, whatever the file of the
+    configuration says of ties."""
+    if spec.tied and _has_own_head(checkpoint):
+        spec = replace(spec, tied=False)
+    return spec, _checked(spec, checkpoint)
 
 
 def check_tensors(spec: DecoderSpec, checkpoint: TensorTable) -> dict[str, Tensor]:
@@ -168,12 +201,22 @@ def check_tensors(spec: DecoderSpec, checkpoint: TensorTable) -> dict[str, Tenso
 
     Raises CheckpointError for one that is missing, misshapen or unexpected, with its name and file.
     """
+    if spec.tied and _has_own_head(checkpoint):
+        raise CheckpointError(f"{checkpoint[HEAD].file}: {HEAD} differs from {EMBEDDING}, which it should be tied to")
+    return _checked(spec, checkpoint)
+
+
+def _has_own_head(checkpoint: TensorTable) -> bool:
+    return EMBEDDING in checkpoint and HEAD in checkpoint and not checkpoint[HEAD].equals(checkpoint[EMBEDDING])
+
+
+def _checked(spec: DecoderSpec, checkpoint: TensorTable) -> dict[str, Tensor]:
     wanted = spec.tensor_shapes()
     found = dict(checkpoint)
     if spec.tied:  # both names may be there; which one is kept differs from program to program
-        copy = found.pop("lm_head.weight", None)
+        copy = found.pop(HEAD, None)
         if copy is not None:
-            found.setdefault("model.embed_tokens.weight", copy)
+            found.setdefault(EMBEDDING, copy)
     # Buffers that old programs saved; the frequencies follow from the configuration.
     found = {name: tensor for name, tensor in found.items() if not name.endswith("rotary_emb.inv_freq")}
     where = checkpoint.directory
@@ -192,29 +235,45 @@ def check_tensors(spec: DecoderSpec, checkpoint: TensorTable) -> dict[str, Tenso
     return found
 
 
-def _files(directory: Path) -> list[Path]:
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors that hold a model's weights, the first of: model.safetensors, the shards of its index, the only
+    one there is. What others leave beside them (an adapter, Mistral's consolidated file) isn't looked at.
+
+    Raises CheckpointError where there are none or it can't be told which.
+    """
     index = directory / "model.safetensors.index.json"
-    if index.is_file():
-        table = read_json(index).get("weight_map")
-        if not isinstance(table, dict) or not table or not all(isinstance(name, str) for name in table.values()):
-            raise CheckpointError(f"{index}: weight_map must map tensors to files")
-        names = sorted(set(table.values()))
-        for name in names:  # a name with a path in it could lead out of the directory
-            if Path(name).name != name or not name.endswith(".safetensors"):
-                raise CheckpointError(f"{index}: {name!r} is not the name of a safetensors file beside it")
-            if not (directory / name).is_file():
-                raise CheckpointError(f"{directory / name} is missing; {index.name} names it")
-        return [directory / name for name in names]
-    files = sorted(directory.glob("*.safetensors"))
+    shards = _shards(index) if index.is_file() else []
+    if (whole := directory / "model.safetensors").is_file():
+        return [whole]
+    for path in shards:
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing; {index.name} names it")
+    if shards:
+        return shards
+    found = sorted(directory.glob("*.safetensors"))
+    files = [path for path in found if not path.name.startswith(STRAY)]
     if len(files) == 1:
         return files
     if files:
         raise CheckpointError(f"{directory} has {len(files)} safetensors files but no {index.name}")
+    if found:
+        raise CheckpointError(f"{directory} has {found[0].name}, but no model.safetensors: that is no whole model")
     if any(directory.glob("*.bin")) or any(directory.glob("*.pt*")):
         raise CheckpointError(
             f"{directory} has only pickled weights, which can run code when they are read: convert them to safetensors"
         )
     raise CheckpointError(f"{directory} has no *.safetensors")
+
+
+def _shards(index: Path) -> list[Path]:
+    table = read_json(index).get("weight_map")
+    if not isinstance(table, dict) or not table or not all(isinstance(name, str) for name in table.values()):
+        raise CheckpointError(f"{index}: weight_map must map tensors to files")
+    names = sorted(set(table.values()))
+    for name in names:  # a name with a path in it could lead out of the directory
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise CheckpointError(f"{index}: {name!r} is not the name of a safetensors file beside it")
+    return [index.with_name(name) for name in names]
 
 
 def whole_numbers(value: object) -> TypeGuard[list[int]]:

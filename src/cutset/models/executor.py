@@ -28,8 +28,8 @@ class Batch:
     context_lens: NDArray[np.int32]  # (sequences,) tokens in the cache after this step
     block_tables: NDArray[np.int32]  # (sequences, blocks) block numbers, -1 where there is none
     logit_rows: NDArray[np.int32]  # (wanted,) the rows whose logits are asked for
-    # Known tokens of each sequence, those not yet computed too: dynamic rope stretches by it, so that a prefill in
-    # chunks gives what one piece gives.
+    # The length that each sequence is known to keep to from its start: an engine's limit, all tokens of a whole pass.
+    # Dynamic rope stretches to it; by the length of the moment, one key would be rotated in several ways.
     known_lens: NDArray[np.int32]  # (sequences,)
     # False where a key may not be seen (padding). The engine never pads; whole forward passes may.
     key_mask: NDArray[np.bool_] | None = None  # (sequences, longest context)

@@ -1,74 +1,46 @@
-"""Reads a `config.json` in Hugging Face layout into a DecoderSpec. A new family is one function in `FAMILIES`."""
+"""Reads a `config.json` in Hugging Face layout into a DecoderSpec. A new family is one function in `FAMILIES`.
+
+Where a file has both an old and a new key, or lacks one, what counts is what transformers 5.23 makes of it;
+docs/models.md lists the pairs, `native/runner/families.cpp` reads the same.
+"""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from cutset.errors import ArchitectureError, CheckpointError, ModelError
-from cutset.models.rope import inverse_frequencies
+from cutset.errors import ArchitectureError, ModelError
+from cutset.models.fields import Fields, read_json
+from cutset.models.rope_config import check_rope, read_rope
 from cutset.models.spec import DecoderSpec, MoESpec, RopeSpec
 
 __all__ = ["FAMILIES", "load_spec", "read_json", "spec_from_config"]
 
-MOST_JSON_BYTES = 64 << 20
-
-# Sizes beyond these are no model but an attack or a slip; they are checked before anything is allocated.
-MOST = {
-    "vocab_size": 1 << 24,
-    "hidden_size": 1 << 20,
-    "num_hidden_layers": 4096,
-    "num_attention_heads": 1 << 14,
-    "num_key_value_heads": 1 << 14,
-    "head_dim": 1 << 14,
-    "intermediate_size": 1 << 22,
-    "moe_intermediate_size": 1 << 22,
-    "max_position_embeddings": 1 << 27,
-    "num_experts": 4096,
-    "num_local_experts": 4096,
-    "n_routed_experts": 4096,
-    "n_shared_experts": 256,
-}
 MOST_MLPS = 1 << 18  # layers times experts
-MOST_NUMBER = 1e30
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of at most 64 MiB. Raises ModelError for anything else."""
-    try:
-        if path.stat().st_size > MOST_JSON_BYTES:
-            raise ModelError(f"{path} is larger than {MOST_JSON_BYTES >> 20} MiB: that is no configuration")
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(f"{path} is missing") from None
-    except OSError as error:
-        raise ModelError(f"{path} can't be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} must hold a JSON object, not {type(value).__name__}")
-    return value
+LAYER_TYPES = {"full_attention": False, "attention": False, "sliding_attention": True}  # whether it has a window
+# Fields that say which weights or layers are meant, in ways that nothing here follows.
+UNSUPPORTED = ("per_layer_config", "transformers_weights")
 
 
 def load_spec(directory: Path) -> DecoderSpec:
-    """The specification of the model in a directory, end tokens of its `generation_config.json` included.
+    """The specification of the model in a directory, with the end tokens of its `generation_config.json` too.
 
     Raises ModelError where a file is missing or malformed, ArchitectureError for a network that isn't known.
     """
     if not directory.is_dir():
         raise ModelError(f"{directory} is not a directory: give one with config.json and *.safetensors")
-    config = read_json(directory / "config.json")
-    generation = directory / "generation_config.json"
-    if generation.is_file():
-        eos = read_json(generation).get("eos_token_id")
-        if eos is not None:
-            config["eos_token_id"] = eos
-    return spec_from_config(config, str(directory / "config.json"))
+    spec = spec_from_config(read_json(directory / "config.json"), str(directory / "config.json"))
+    path = directory / "generation_config.json"
+    if not path.is_file():
+        return spec
+    named = Fields(read_json(path), str(path)).token_ids("eos_token_id", spec.vocab_size)
+    if not named:
+        return spec
+    stated = () if spec.eos_assumed else spec.eos_token_ids
+    return replace(spec, eos_token_ids=tuple(dict.fromkeys(stated + named)), eos_assumed=False)
 
 
 def spec_from_config(config: dict[str, Any], source: str = "config.json") -> DecoderSpec:
@@ -77,120 +49,11 @@ def spec_from_config(config: dict[str, Any], source: str = "config.json") -> Dec
     read = FAMILIES.get(family) if isinstance(family, str) else None
     if read is None:
         raise ArchitectureError(f"{source}: unknown model_type {family!r}; known are {', '.join(sorted(FAMILIES))}")
-    return read(Fields(config, source))
-
-
-class Fields:
-    """Typed access to the fields of a configuration; every error names the field and the file."""
-
-    def __init__(self, values: dict[str, Any], source: str) -> None:
-        self.values, self.source = values, source
-
-    def wrong(self, name: str, wanted: str) -> CheckpointError | ArchitectureError:
-        return ArchitectureError(f"{self.source}: {name} must be {wanted}, not {self.values.get(name)!r}")
-
-    def has(self, name: str) -> bool:
-        return self.values.get(name) is not None
-
-    def integer(self, name: str, default: int | None = None, least: int = 1) -> int:
-        value = self.values.get(name)
-        if value is None:
-            if default is None:
-                raise ArchitectureError(f"{self.source}: {name} is missing")
-            return default
-        most = MOST.get(name, 1 << 31)
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise self.wrong(name, f"an integer from {least} to {most}")
-        return value
-
-    def number(self, name: str, default: float | None = None) -> float:
-        value = self.values.get(name)
-        if value is None:
-            if default is None:
-                raise ArchitectureError(f"{self.source}: {name} is missing")
-            return default
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= MOST_NUMBER:
-            raise self.wrong(name, f"a positive number of at most {MOST_NUMBER:g}")
-        return float(value)
-
-    def flag(self, name: str, default: bool = False) -> bool:
-        value = self.values.get(name)
-        if value is None:
-            return default
-        if not isinstance(value, bool):
-            raise self.wrong(name, "true or false")
-        return value
-
-    def table(self, name: str) -> Fields | None:
-        value = self.values.get(name)
-        if value is None:
-            return None
-        if not isinstance(value, dict):
-            raise self.wrong(name, "an object")
-        return Fields(value, f"{self.source}: {name}")
-
-
-def _rope(c: Fields, theta: float, max_positions: int) -> RopeSpec:
-    # transformers 5 writes rope_parameters; before that it was rope_theta beside rope_scaling.
-    scaling = c.table("rope_parameters") or c.table("rope_scaling")
-    theta = c.number("rope_theta", theta)
-    if scaling is None:
-        return RopeSpec(theta)
-    theta = scaling.number("rope_theta", theta)
-    kind = scaling.values.get("rope_type", scaling.values.get("type", "default"))
-    if scaling.number("partial_rotary_factor", 1.0) != 1.0 or c.number("partial_rotary_factor", 1.0) != 1.0:
-        raise ArchitectureError(f"{c.source}: a partial_rotary_factor other than 1 is not supported")
-    if kind == "default":
-        return RopeSpec(theta)
-    if kind == "linear":
-        return RopeSpec(theta, kind, scaling.number("factor"))
-    if kind == "dynamic":
-        return RopeSpec(theta, kind, scaling.number("factor"), original_positions=max_positions)
-    original = scaling.integer("original_max_position_embeddings", max_positions)
-    if kind == "llama3":
-        low, high = scaling.number("low_freq_factor"), scaling.number("high_freq_factor")
-        if low >= high:
-            raise ArchitectureError(f"{scaling.source}: low_freq_factor must be below high_freq_factor")
-        return RopeSpec(theta, kind, scaling.number("factor"), original, low_freq_factor=low, high_freq_factor=high)
-    if kind == "yarn":
-        factor = scaling.number("factor", max_positions / original)
-        return RopeSpec(
-            theta,
-            kind,
-            factor,
-            original,
-            beta_fast=scaling.number("beta_fast", 32.0),
-            beta_slow=scaling.number("beta_slow", 1.0),
-            truncate=scaling.flag("truncate", True),
-            attention_factor=_yarn_attention_factor(scaling, factor),
-        )
-    raise ArchitectureError(f"{c.source}: unknown rope scaling {kind!r}; known are linear, dynamic, llama3, yarn")
-
-
-def _check_rope(c: Fields, fields: dict[str, Any], head_dim: int) -> None:
-    """Refuses a rotary embedding whose numbers, each allowed, give frequencies that aren't finite."""
-    rope: RopeSpec = fields["rope"]
-    try:
-        with np.errstate(all="ignore"):
-            finite = all(
-                np.isfinite(inverse_frequencies(rope, head_dim, known)).all()
-                for known in (0, 2 * rope.original_positions)
-            )
-    except (ArithmeticError, ValueError):
-        finite = False
-    if not finite:
-        raise ArchitectureError(f"{c.source}: its {rope.kind} rotary embedding gives frequencies that aren't finite")
-
-
-def _yarn_attention_factor(scaling: Fields, factor: float) -> float:
-    def mscale(weight: float) -> float:
-        return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
-
-    if scaling.has("attention_factor"):
-        return scaling.number("attention_factor")
-    if scaling.values.get("mscale") and scaling.values.get("mscale_all_dim"):
-        return mscale(scaling.number("mscale")) / mscale(scaling.number("mscale_all_dim"))
-    return mscale(1.0)
+    fields = Fields(config, source)
+    for name in UNSUPPORTED:
+        if config.get(name):
+            raise ArchitectureError(f"{source}: {name} is not supported")
+    return read(fields)
 
 
 def _windows(c: Fields, layers: int, window: int, first: int) -> tuple[int, ...]:
@@ -198,27 +61,37 @@ def _windows(c: Fields, layers: int, window: int, first: int) -> tuple[int, ...]
     kinds = c.values.get("layer_types")
     if kinds is None:
         return tuple(window if i >= first else 0 for i in range(layers)) if window else ()
-    known = ("full_attention", "sliding_attention")
-    if not isinstance(kinds, list) or len(kinds) != layers or any(kind not in known for kind in kinds):
-        raise c.wrong("layer_types", f"a list of {layers} times {' or '.join(known)}")
-    if "sliding_attention" not in kinds:
+    known = isinstance(kinds, list) and all(isinstance(kind, str) and kind in LAYER_TYPES for kind in kinds)
+    if not known or len(kinds) != layers:
+        raise c.wrong("layer_types", f"a list of {layers} times full_attention or sliding_attention")
+    sliding = [LAYER_TYPES[kind] for kind in kinds]
+    if not any(sliding):
         return ()
-    size = c.integer("sliding_window")
-    return tuple(size if kind == "sliding_attention" else 0 for kind in kinds)
+    if c.values.get("use_sliding_window") is False:
+        raise ArchitectureError(f"{c.source}: layer_types names sliding layers, but use_sliding_window is false")
+    size = window or _window(c)
+    if not size:
+        raise ArchitectureError(f"{c.source}: layer_types names sliding layers, but sliding_window is null")
+    return tuple(size if slides else 0 for slides in sliding)
 
 
-def _token_ids(c: Fields, name: str, vocab: int, default: int | None) -> tuple[int, ...]:
-    value = c.values.get(name, default)
-    ids = value if isinstance(value, list) else [] if value is None else [value]
-    if any(isinstance(i, bool) or not isinstance(i, int) for i in ids):
-        raise c.wrong(name, "a token id or a list of them")
-    return tuple(i for i in ids if 0 <= i < vocab)  # some files name -1 or a token of a larger vocabulary
+def _window(c: Fields) -> int:
+    """`sliding_window`: null is none; it is absent where a file keeps to the families' default."""
+    return c.integer("sliding_window", 0 if c.names("sliding_window") else 4096)
+
+
+def _end_tokens(c: Fields, vocab: int, assumed: int | None) -> dict[str, Any]:
+    if c.names("eos_token_id") or assumed is None:
+        return {"eos_token_ids": c.token_ids("eos_token_id", vocab)}
+    return {"eos_token_ids": (assumed,) if assumed < vocab else (), "eos_assumed": True}
 
 
 def _common(c: Fields, family: str, *, defaults: dict[str, Any], **more: Any) -> DecoderSpec:
     hidden, layers = c.integer("hidden_size"), c.integer("num_hidden_layers")
     heads = c.integer("num_attention_heads")
-    kv_heads = c.integer("num_key_value_heads", defaults.get("kv_heads", heads))
+    kv_heads = c.integer(
+        "num_key_value_heads", heads if c.names("num_key_value_heads") else defaults.get("kv_heads", heads)
+    )
     vocab = c.integer("vocab_size")
     if heads % kv_heads:
         raise ArchitectureError(f"{c.source}: {heads} attention heads can't share {kv_heads} key-value heads evenly")
@@ -236,15 +109,16 @@ def _common(c: Fields, family: str, *, defaults: dict[str, Any], **more: Any) ->
             f"{c.source}: a quantised checkpoint of another program; use the float one it came from"
         )
     positions = c.integer("max_position_embeddings", defaults["positions"])
-    bos = _token_ids(c, "bos_token_id", vocab, defaults.get("bos"))
+    bos = c.token_ids("bos_token_id", vocab) if c.names("bos_token_id") or "bos" not in defaults else (defaults["bos"],)
     fields: dict[str, Any] = {
-        "rope": _rope(c, defaults.get("theta", 10000.0), positions),
+        "rope": read_rope(c, defaults.get("theta", 10000.0), positions),
         "tied": c.flag("tie_word_embeddings", defaults.get("tied", False)),
     }
     moe: MoESpec | None = more.get("moe")
     if moe is not None and layers * (moe.experts + moe.shared) > MOST_MLPS:
         raise ArchitectureError(f"{c.source}: {layers} layers of {moe.experts} experts are more than {MOST_MLPS} MLPs")
-    _check_rope(c, fields | more, head_dim)
+    fields |= more
+    check_rope(fields["rope"], head_dim, c.source)
     return DecoderSpec(
         family=family,
         vocab_size=vocab,
@@ -257,8 +131,8 @@ def _common(c: Fields, family: str, *, defaults: dict[str, Any], **more: Any) ->
         norm_eps=c.number("rms_norm_eps", defaults.get("eps", 1e-6)),
         max_positions=positions,
         bos_token_id=bos[0] if bos else None,
-        eos_token_ids=_token_ids(c, "eos_token_id", vocab, defaults.get("eos")),
-        **(fields | more),
+        **_end_tokens(c, vocab, defaults.get("eos")),
+        **fields,
     )
 
 
@@ -269,25 +143,30 @@ def _llama(c: Fields) -> DecoderSpec:
 
 
 def _mistral(c: Fields) -> DecoderSpec:
-    # The window is absent in the file only if the file is older than the field, and then it was 4096.
-    window = c.integer("sliding_window") if c.has("sliding_window") else 0 if "sliding_window" in c.values else 4096
-    windows = _windows(c, c.integer("num_hidden_layers"), window, 0)
+    windows = _windows(c, c.integer("num_hidden_layers"), _window(c), 0)
     defaults = {"positions": 131072, "kv_heads": 8, "bos": 1, "eos": 2}
     return _common(c, "mistral", defaults=defaults, windows=windows)
 
 
 def _qwen_windows(c: Fields) -> tuple[int, ...]:
-    window = c.integer("sliding_window", 4096) if c.flag("use_sliding_window") else 0
+    window = _window(c) if c.flag("use_sliding_window") else 0
     return _windows(c, c.integer("num_hidden_layers"), window, c.integer("max_window_layers", 28, least=0))
 
 
 def _qwen2(c: Fields) -> DecoderSpec:
-    return _common(c, "qwen2", defaults={"positions": 32768}, qkv_bias=True, windows=_qwen_windows(c))
+    defaults = {"positions": 32768, "kv_heads": _qwen_kv_heads(c)}
+    return _common(c, "qwen2", defaults=defaults, qkv_bias=True, windows=_qwen_windows(c))
+
+
+def _qwen_kv_heads(c: Fields) -> int:
+    """What an absent num_key_value_heads means: 32, or all heads where those can't share 32, as in a file by hand."""
+    heads = c.integer("num_attention_heads")
+    return heads if heads % 32 else 32
 
 
 def _qwen3(c: Fields) -> DecoderSpec:
     bias = c.flag("attention_bias")
-    defaults = {"positions": 32768, "head_dim": 128}
+    defaults = {"positions": 32768, "head_dim": 128, "kv_heads": _qwen_kv_heads(c)}
     return _common(c, "qwen3", defaults=defaults, qk_norm=True, qkv_bias=bias, o_bias=bias, windows=_qwen_windows(c))
 
 
@@ -296,7 +175,8 @@ def _qwen3_moe(c: Fields) -> DecoderSpec:
     step, dense = c.integer("decoder_sparse_step", 1), c.values.get("mlp_only_layers") or []
     if not isinstance(dense, list):
         raise c.wrong("mlp_only_layers", "a list of layers")
-    window = c.integer("sliding_window", 4096) if c.flag("use_sliding_window") else 0
+    window = _window(c) if c.flag("use_sliding_window") else 0  # of all layers: the family has no layer_types
+    experts = "num_local_experts" if c.has("num_local_experts") else "num_experts"
     return _common(
         c,
         "qwen3_moe",
@@ -304,8 +184,8 @@ def _qwen3_moe(c: Fields) -> DecoderSpec:
         qk_norm=True,
         qkv_bias=bias,
         o_bias=bias,
-        windows=_windows(c, layers, window, 0),
-        moe=_moe(c, "num_experts" if c.has("num_experts") else "num_local_experts", 128, 8, 768, normalise=False),
+        windows=(window,) * layers if window else (),
+        moe=_moe(c, experts, 128, 8, 768, normalise=False),
         sparse_layers=frozenset(i for i in range(layers) if i not in dense and (i + 1) % step == 0),
     )
 

@@ -35,6 +35,7 @@ from cutset.kernels.reference_linear import (
 from cutset.models.checkpoint import Tensor, TensorTable
 from cutset.models.digests import DIGESTS, digest
 from cutset.models.spec import DecoderSpec, Site
+from cutset.models.tokenizer_files import tokenizer_files
 from cutset.models.writer import new_directory, write_safetensors
 
 __all__ = [
@@ -59,15 +60,6 @@ VERSION = 2
 MOST_SUM = 2**30 - 1
 QuantizedWeight = tuple[NDArray[np.int8], NDArray[np.float32]]  # (rows, columns) and one scale a row
 Progress = Callable[[str, int, int], None]  # what is done, how many of how many
-# What goes along with the weights.
-CARRIED = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "generation_config.json",
-    "chat_template*",
-    "vocab.json",
-    "merges.txt",
-)
 
 
 def activation_bits(dtype: str, site: Site) -> int:
@@ -259,7 +251,8 @@ def write_integer_checkpoint(
     progress: Progress | None = None,
     quantize: Callable[[NDArray[np.float32]], QuantizedWeight] = quantize_weight,
 ) -> None:
-    """Quantises a float checkpoint into the directory `target`, with the tokenizer of the directory `source`.
+    """Quantises a float checkpoint into the directory `target`, with what lies beside the weights in `source`: the
+    tokenizer, its templates and generation_config.json.
 
     Raises CheckpointError for weights that aren't finite, ModelError for a target that holds something already.
     """
@@ -284,10 +277,18 @@ def write_integer_checkpoint(
 
     with new_directory(target):
         write_safetensors(target / "model.safetensors", layout, values(), {"format": "cutset-int8"})
-        for pattern in CARRIED if source.is_dir() else ():
-            for file in source.glob(pattern):
-                if file.is_file():
-                    shutil.copyfile(file, target / file.name)
+        _carry(source, target)
         changed = dict(config) | {"quantization_config": {"quant_method": "cutset", "version": VERSION}}
         for name, content in ((DIGESTS, digests), ("config.json", changed)):
             (target / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _carry(source: Path, target: Path) -> None:
+    """Copies what belongs to a model beside its weights."""
+    if not source.is_dir():
+        return
+    generation = source / "generation_config.json"
+    for file in (*tokenizer_files(source), *([generation] if generation.is_file() else [])):
+        place = target / file.relative_to(source)
+        place.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, place)

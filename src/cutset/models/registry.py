@@ -25,6 +25,8 @@ from typing import Any
 
 from cutset.config import OPTIONS, Settings, did_you_mean, read_bounded
 from cutset.errors import ConfigError, DeviceError, ModelError
+from cutset.models.lfs import check_no_pointer, check_no_pointer_at
+from cutset.models.tokenizer_files import SENTENCEPIECE_FILES, TEMPLATE_FOLDER
 
 __all__ = ["BUNDLED", "ModelInfo", "ModelRef", "Overrides", "catalogue", "registered", "resolve", "settings_for"]
 
@@ -32,9 +34,18 @@ BUNDLED: dict[str, Path] = {"story": Path(__file__).parent.parent / "bundled" / 
 KEYS = ("path", "dtype", "chat_template", "max_model_len", "description")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 # Weights that are data, not code: a pickle (.bin, .pt) or a .py runs what its author likes.
-HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "vocab.txt", "merges.txt")
-# Folders hold other formats of the same weights, and Mistral's consolidated file holds them a second time.
-HUB_SKIPPED = ("*/*", "consolidated*", "*.bin", "*.pt", "*.pth", "*.py")
+HUB_FILES = ("*.safetensors", "*.json", "*.jinja", *SENTENCEPIECE_FILES, "vocab.txt", "merges.txt")
+
+
+def _folders_but(kept: str) -> tuple[str, ...]:
+    """Patterns for all that lies in folders other than `kept`, or in folders within it; their * crosses folders."""
+    elsewhere = (f"{kept[:i]}[!{letter}]*/*" for i, letter in enumerate(kept))
+    beginnings = (f"{kept[:i]}/*" for i in range(1, len(kept)))
+    return (*elsewhere, *beginnings, f"{kept}[!/]*/*", f"{kept}/*/*")
+
+
+# Other folders hold other formats of the same weights, and Mistral's consolidated file holds them a second time.
+HUB_SKIPPED = (*_folders_but(TEMPLATE_FOLDER), "consolidated*", "adapter_*", "*.bin", "*.pt", "*.pth", "*.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +75,7 @@ class ModelInfo:
     ref: ModelRef
     architecture: str
     parameters: int
-    nbytes: int  # of the *.safetensors
+    nbytes: int  # of its weights
     problem: str
 
 
@@ -144,7 +155,9 @@ def _entry(name: Any, value: Any, file: Path) -> ModelRef:
             OPTIONS[key].check(value[key], f"{file}: {key} of {name!r}")
     template = value.get("chat_template")
     if template is not None and not any(mark in template for mark in ("{{", "{%", "\n")):
-        template = read_bounded(file.parent / os.path.expanduser(template))
+        place = file.parent / os.path.expanduser(template)
+        template = read_bounded(place)
+        check_no_pointer(place, template.encode(), ConfigError)
     overrides = Overrides(value.get("dtype"), template, value.get("max_model_len"), value.get("description", ""))
     return ModelRef(file.parent / os.path.expanduser(value["path"]), name, overrides, str(file))
 
@@ -160,11 +173,18 @@ def catalogue(settings: Settings) -> list[ModelInfo]:
 
 
 def _inspect(ref: ModelRef) -> ModelInfo:
+    from cutset.models.checkpoint import weight_files
     from cutset.models.families import load_spec
 
-    found = sorted(ref.directory.glob("*.safetensors")) if ref.directory.is_dir() else []
-    weights = [path for path in found if path.is_file()]  # a link may lead nowhere
-    nbytes = sum(path.stat().st_size for path in weights)
+    nbytes, unusable = 0, ""
+    try:
+        for path in weight_files(ref.directory):
+            if not path.is_file():
+                raise ModelError(f"{path} is a link to a file that is gone")
+            check_no_pointer_at(path, ModelError)
+            nbytes += path.stat().st_size
+    except ModelError as error:
+        unusable = str(error).removeprefix(f"{ref.directory} has ")
     try:
         spec = load_spec(ref.directory)
     except ModelError as error:
@@ -172,7 +192,7 @@ def _inspect(ref: ModelRef) -> ModelInfo:
     tokenizers = ({"tokenizer.json"}, {"vocab.json", "merges.txt"})
     there = any(all((ref.directory / name).is_file() for name in names) for names in tokenizers)
     problem = "" if there else "tokenizer.json is missing"
-    return ModelInfo(ref, spec.family, spec.parameter_count(), nbytes, problem if weights else "no *.safetensors")
+    return ModelInfo(ref, spec.family, spec.parameter_count(), nbytes, unusable or problem)
 
 
 def _hub_snapshot(hub_id: str, settings: Settings, near: str) -> Path:

@@ -18,11 +18,14 @@ __all__ = ["Rope", "inverse_frequencies"]
 Floats = NDArray[np.float32]
 
 
-def inverse_frequencies(rope: RopeSpec, head_dim: int, known_len: int = 0) -> Floats:
-    """Radians per position of each pair, (head_dim / 2,). `known_len` matters for the dynamic kind alone."""
+def inverse_frequencies(rope: RopeSpec, head_dim: int, limit: int = 0) -> Floats:
+    """Radians per position of each pair, (head_dim / 2,).
+
+    `limit` matters for the dynamic kind alone, which is stretched to sequences of so many tokens.
+    """
     theta = rope.theta
-    if rope.kind == "dynamic" and known_len > rope.original_positions:  # NTK-aware, after bloc97 (2023)
-        stretch = rope.factor * known_len / rope.original_positions - (rope.factor - 1)
+    if rope.kind == "dynamic" and limit > rope.original_positions:  # NTK-aware, after bloc97 (2023)
+        stretch = rope.factor * limit / rope.original_positions - (rope.factor - 1)
         theta *= stretch ** (head_dim / (head_dim - 2))
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
     plain = (np.float32(1.0) / np.float32(theta) ** exponents).astype(np.float32)
@@ -62,31 +65,57 @@ def _yarn_ramp(rope: RopeSpec, head_dim: int) -> Floats:
     return clipped
 
 
-class Rope:
-    """The rotary table of a decoder; it grows with the positions that are asked for."""
+class _Table:
+    """Cosines and sines of positions 0, 1, … by one set of frequencies; it grows with what is asked for."""
 
-    def __init__(self, spec: DecoderSpec) -> None:
-        self.spec, self.head_dim = spec.rope, spec.head_dim
-        self.frequencies = inverse_frequencies(self.spec, self.head_dim)
-        self._grown = self._table(np.arange(0), self.frequencies)
+    def __init__(self, rope: RopeSpec, head_dim: int, limit: int) -> None:
+        self.limit = limit
+        self._frequencies = inverse_frequencies(rope, head_dim, limit)
+        self._scale = np.float32(rope.attention_factor)
+        self._grown = self._upto(0)
 
-    def _table(self, positions: NDArray[np.integer], frequencies: Floats) -> tuple[Floats, Floats]:
-        angles = positions.astype(np.float32)[:, None] * frequencies
-        scale = np.float32(self.spec.attention_factor)
-        return np.cos(angles) * scale, np.sin(angles) * scale
+    def _upto(self, positions: int) -> tuple[Floats, Floats]:
+        angles = np.arange(positions).astype(np.float32)[:, None] * self._frequencies
+        return np.cos(angles) * self._scale, np.sin(angles) * self._scale
 
-    def rows(
-        self, positions: NDArray[np.int32], row_starts: NDArray[np.int32], known_lens: NDArray[np.int32]
-    ) -> tuple[Floats, Floats]:
-        """cos and sin, each (rows, head_dim / 2), of the rows of a batch."""
+    def rows(self, positions: NDArray[np.int32]) -> tuple[Floats, Floats]:
         wanted = int(positions.max(initial=-1)) + 1
         table = self._grown  # read once: another thread may put a longer one in its place
         if wanted > len(table[0]):
-            self._grown = table = self._table(np.arange(max(2 * len(table[0]), wanted, 256)), self.frequencies)
-        cos, sin = table[0][positions], table[1][positions]
-        if self.spec.kind == "dynamic":
-            for i in np.flatnonzero(known_lens > self.spec.original_positions):
-                rows = slice(row_starts[i], row_starts[i + 1])
-                stretched = inverse_frequencies(self.spec, self.head_dim, int(known_lens[i]))
-                cos[rows], sin[rows] = self._table(positions[rows], stretched)
+            self._grown = table = self._upto(max(2 * len(table[0]), wanted, 256))
+        return table[0][positions], table[1][positions]
+
+
+class Rope:
+    """The rotary table of a decoder.
+
+    A row's angles depend on its position and on the limit that its sequence has from the start. They must never depend
+    on how long a sequence is at the moment: what lies in the cache was rotated when it was shorter.
+    """
+
+    def __init__(self, spec: DecoderSpec) -> None:
+        self.spec, self.head_dim = spec.rope, spec.head_dim
+        self._plain = self._stretched = _Table(self.spec, self.head_dim, 0)
+
+    def _table(self, limit: int) -> _Table:
+        if self.spec.kind != "dynamic" or limit <= self.spec.original_positions:
+            return self._plain
+        table = self._stretched  # an engine has one limit; whole passes one each
+        if table.limit != limit:
+            with np.errstate(over="ignore"):  # a base beyond float32 turns no more, as in other implementations
+                self._stretched = table = _Table(self.spec, self.head_dim, limit)
+        return table
+
+    def rows(
+        self, positions: NDArray[np.int32], row_starts: NDArray[np.int32], limits: NDArray[np.int32]
+    ) -> tuple[Floats, Floats]:
+        """cos and sin, each (rows, head_dim / 2), of the rows of a batch; `limits` (sequences,) as in Batch."""
+        if self.spec.kind != "dynamic":
+            return self._plain.rows(positions)
+        by_row = np.repeat(limits, np.diff(row_starts))
+        cos = np.empty((len(positions), self.head_dim // 2), dtype=np.float32)
+        sin = np.empty_like(cos)
+        for limit in np.unique(limits):
+            chosen = by_row == limit
+            cos[chosen], sin[chosen] = self._table(int(limit)).rows(positions[chosen])
         return cos, sin

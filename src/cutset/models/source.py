@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cutset.config import usable_cores
 from cutset.errors import ModelError
-from cutset.models.checkpoint import Checkpoint, Tensor, check_tensors
+from cutset.models.checkpoint import Checkpoint, Tensor, TensorTable, fitted
 from cutset.models.digests import verify_digests
 from cutset.models.exchange import ExchangeFile, write_exchange
 from cutset.models.families import load_spec, read_json
@@ -54,12 +54,20 @@ def open_source(path: Path, verify: str = "changed") -> Source:
             tensors = check_integer_tensors(spec, config, checkpoint)
             verify_digests(path, tensors, usable_cores(), always=verify == "always")
             return Source(path, config, spec, tensors, "int8", None)
-        return Source(path, config, spec, check_tensors(spec, checkpoint), checkpoint.float_dtype(), None)
+        return _float_source(path, config, spec, checkpoint, None)
     if not path.is_file():
         raise ModelError(f"{path} is neither a checkpoint directory nor an exchange file")
     file = ExchangeFile(path)
-    tensors = check_tensors(file.spec, file)
-    return Source(path, file.config, file.spec, tensors, file.float_dtype(), file.inputs)
+    return _float_source(path, file.config, file.spec, file, file.inputs)
+
+
+def _float_source(
+    path: Path, config: Mapping[str, Any], spec: DecoderSpec, table: TensorTable, inputs: Inputs | None
+) -> Source:
+    true, tensors = fitted(spec, table)
+    if true.tied != spec.tied:  # whoever writes the configuration out again writes what is true
+        config = {**config, "tie_word_embeddings": true.tied}
+    return Source(path, config, true, tensors, table.float_dtype(), inputs)
 
 
 def convert(source: Source, target: Path, inputs: Inputs | None = None) -> None:

@@ -12,7 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["DecoderSpec", "MoESpec", "RopeSpec", "Site"]
+__all__ = ["MOST_POSITIONS", "DecoderSpec", "MoESpec", "RopeSpec", "Site"]
+
+MOST_POSITIONS = 1 << 27
 
 Site = Literal["qkv", "o", "gate_up", "down", "lm_head"]
 
@@ -27,7 +29,7 @@ class RopeSpec:
     theta: float
     kind: str = "default"
     factor: float = 1.0
-    original_positions: int = 0  # the trained length that `dynamic`, `llama3` and `yarn` stretch
+    original_positions: int = 0  # the trained length that `linear`, `dynamic`, `llama3` and `yarn` stretch
     low_freq_factor: float = 1.0  # llama3
     high_freq_factor: float = 4.0  # llama3
     beta_fast: float = 32.0  # yarn
@@ -35,6 +37,16 @@ class RopeSpec:
     truncate: bool = True  # yarn: round the ends of the ramp to whole dimensions
     half_ramp: bool = False  # yarn: MiniMind ends the ramp at head_dim / 2 - 1, the others at head_dim - 1
     attention_factor: float = 1.0  # yarn: multiplies cos and sin
+
+    @property
+    def reach(self) -> int:
+        """Positions that a stretched embedding is meant for; 0 where the model's own number holds.
+
+        Files with `llama3`, and MiniMind's with `yarn`, count them in that number.
+        """
+        if self.kind in ("linear", "dynamic", "yarn") and not self.half_ramp:
+            return int(min(self.factor * self.original_positions, MOST_POSITIONS))
+        return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +74,7 @@ class DecoderSpec:
     head_dim: int
     intermediate: int
     norm_eps: float
-    max_positions: int
+    max_positions: int  # as the configuration has it; see `context`
     rope: RopeSpec
     tied: bool = False  # lm_head is the embedding
     qkv_bias: bool = False
@@ -74,6 +86,23 @@ class DecoderSpec:
     sparse_layers: frozenset[int] = frozenset()  # layers whose MLP is a mixture of experts
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
+    eos_assumed: bool = False  # no configuration names an end token: the family's usual one is taken
+
+    @property
+    def context(self) -> int:
+        """Tokens that a sequence may have unless a limit is given: those that its rotary embedding is made for."""
+        return max(self.max_positions, self.rope.reach)
+
+    @property
+    def longest(self) -> int:
+        """The largest limit that can be given. A `dynamic` embedding is stretched to any."""
+        return MOST_POSITIONS if self.rope.kind == "dynamic" else self.context
+
+    def end_tokens(self, named: int | None) -> tuple[int, ...]:
+        """Tokens that end an answer: those of the configurations, and the one that the tokenizer names, if any."""
+        if named is None:
+            return self.eos_token_ids
+        return tuple(dict.fromkeys((*(() if self.eos_assumed else self.eos_token_ids), named)))
 
     @property
     def q_size(self) -> int:

@@ -9,26 +9,49 @@ from pathlib import Path
 from typing import Any
 
 from cutset.errors import CutsetError, TokenizerError
+from cutset.models.lfs import check_no_pointer_at
 
 __all__ = [
     "MAX_JSON_BYTES",
     "MAX_TEMPLATE_BYTES",
+    "SENTENCEPIECE_FILES",
+    "TEMPLATE_FOLDER",
     "chat_templates",
     "check_file",
     "from_rust",
     "json_object",
     "read_bytes",
     "read_object",
+    "tokenizer_files",
 ]
 
 MAX_JSON_BYTES = 64 << 20  # of each JSON file; the largest tokenizer.json in use have about 35 MB
 MAX_TEMPLATE_BYTES = 1 << 20
+TEMPLATE_FOLDER = "additional_chat_templates"
+SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+# All that loading looks at in a model directory, and forms of it that other programs read.
+PATTERNS = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    *SENTENCEPIECE_FILES[1:],
+    "chat_template*",
+    f"{TEMPLATE_FOLDER}/*.jinja",
+)
+
+
+def tokenizer_files(directory: Path) -> list[Path]:
+    """The files of a model directory that make its tokenizer and its chat templates, for whoever takes them along."""
+    return sorted({file for pattern in PATTERNS for file in directory.glob(pattern) if file.is_file()})
 
 
 def chat_templates(directory: Path, config: Mapping[str, Any]) -> dict[str, str]:
     """Sources by name: files before tokenizer_config.json, that before the older chat_template.json."""
     files = {"default": directory / "chat_template.jinja"} if (directory / "chat_template.jinja").exists() else {}
-    files |= {path.stem: path for path in sorted((directory / "additional_chat_templates").glob("*.jinja"))}
+    files |= {path.stem: path for path in sorted((directory / TEMPLATE_FOLDER).glob("*.jinja"))}
     if files:
         return {name: read_text(path, MAX_TEMPLATE_BYTES) for name, path in files.items()}
     where = "tokenizer_config.json"
@@ -85,6 +108,7 @@ def check_file(path: Path, limit: int) -> None:
         raise TokenizerError(f"{path}: not a file")
     if path.stat().st_size > limit:
         raise TokenizerError(f"{path}: larger than {limit >> 20} MiB")
+    check_no_pointer_at(path, TokenizerError)
 
 
 @contextmanager

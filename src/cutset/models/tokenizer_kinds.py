@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cutset.errors import TokenizerError
-from cutset.models.tokenizer_files import MAX_JSON_BYTES, check_file, from_rust
+from cutset.models.lfs import check_no_pointer_at
+from cutset.models.tokenizer_files import MAX_JSON_BYTES, SENTENCEPIECE_FILES, check_file, from_rust
 
 if TYPE_CHECKING:
     import tokenizers
@@ -47,7 +48,6 @@ DEFAULT_TOKENS = {
 QWEN2_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 
 
 def class_of(config: Mapping[str, Any], model_config: Mapping[str, Any], *, byte_level: bool) -> str:
@@ -116,8 +116,9 @@ def from_vocab_and_merges(directory: Path, kind: str, config: Mapping[str, Any])
             f'python -c "from transformers import AutoTokenizer as T; '
             f"T.from_pretrained('{directory}').save_pretrained('{directory}')\""
         )
-        for name in _SENTENCEPIECE_FILES:
+        for name in SENTENCEPIECE_FILES:
             if (directory / name).exists():
+                check_no_pointer_at(directory / name, TokenizerError)
                 raise TokenizerError(
                     f"{directory}: has {name} but no tokenizer.json. Convert it once, with transformers, "
                     f"sentencepiece and protobuf installed: {convert}"

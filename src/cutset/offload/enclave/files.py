@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cutset.errors import DeviceError, ModelError
+from cutset.models.tokenizer_files import tokenizer_files
 
 __all__ = ["Measured", "Mount", "client_files", "digest", "model_files"]
 
@@ -87,10 +88,11 @@ def digest(path: Path) -> str:
 
 def model_files(directory: Path) -> tuple[Path, ...]:
     """The files of a model that the client reads: data only, never code."""
-    found = sorted(file for file in directory.iterdir() if file.is_file() and file.suffix in MODEL_SUFFIXES)
+    found = {file for file in directory.iterdir() if file.is_file() and file.suffix in MODEL_SUFFIXES}
     if not any(file.name == "config.json" for file in found):
         raise ModelError(f"{directory} has no config.json; name the directory of a model")
-    return tuple(found)
+    found |= {file for file in tokenizer_files(directory) if file.suffix in MODEL_SUFFIXES}  # templates in a folder
+    return tuple(sorted(found))
 
 
 def client_files() -> Measured:

@@ -92,8 +92,8 @@ def render(
         )
     if attestation not in ATTESTATIONS:
         raise ConfigError(f"attestation must be one of {', '.join(ATTESTATIONS)}, not {attestation!r}")
-    if use.context > spec.max_positions:
-        raise ConfigError(f"the context must be at most the model's {spec.max_positions} tokens, not {use.context}")
+    if use.context > spec.longest:
+        raise ConfigError(f"the context must be at most the model's {spec.longest} tokens, not {use.context}")
     for each in (address, pads_from) if pads_from else (address,):
         if not each.startswith(("shm://", "tcp://")):
             raise OffloadError(f"{each!r} can't be reached from an enclave: use shm:// or tcp://")

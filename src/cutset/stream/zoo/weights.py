@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cutset.errors import CheckpointError
 from cutset.models.checkpoint import FLOATS, SafetensorsFile
+from cutset.models.lfs import check_no_pointer_at
 from cutset.stream.zoo.network import Network
 
 __all__ = ["fill_random", "load_weights", "open_weights", "random_tensor"]
@@ -87,6 +88,7 @@ def open_weights(path: Path) -> Mapping[str, Tensor]:
         return _Mapped(SafetensorsFile(path))
     if not path.is_file():
         raise CheckpointError(f"{path} is not a file")
+    check_no_pointer_at(path, CheckpointError)
     try:
         table = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch each raise their own; none of them is a bug of ours
