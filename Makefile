@@ -46,14 +46,16 @@ test: .venv/dev.stamp runner wheel
 test-all: .venv/dev.stamp runner runner-asan wheel
 	$(BIN)/python -m pytest -m 'slow or not slow'
 
-# The quick tests with the lowest versions that pyproject.toml allows, in an environment of their own.
+# The quick tests with the lowest versions that users may have, in an environment of their own; transformers, which
+# needs newer ones, is absent, and so are its comparisons.
 test-oldest: .venv-oldest/stamp
 	.venv-oldest/bin/python -m pytest -n 2 --dist loadfile
 
 .venv-oldest/stamp: $(BUILD_INPUTS) tests/oldest.py
 	@test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
 	$(PYTHON) tests/oldest.py > .venv-oldest/oldest.txt
-	.venv-oldest/bin/python -m pip install --quiet -c .venv-oldest/oldest.txt -e '.[torch,stream,serve,hub,dev]'
+	.venv-oldest/bin/python -m pip install --quiet -c .venv-oldest/oldest.txt -e '.[torch,stream,serve,hub]' \
+		pytest pytest-xdist hypothesis safetensors ml_dtypes openai httpx
 	@touch $@
 
 # Built where the environment's build tools lie, so that what was compiled for the tests is taken as it is.

@@ -1,4 +1,7 @@
-"""Prints the lowest versions that pyproject.toml allows, as constraints for pip: what `make test-oldest` runs with."""
+"""Prints the lowest versions that pyproject.toml allows to users, as constraints for pip: for `make test-oldest`.
+
+The extras `dev` and `bench` are tools of this repository, and run with the versions of constraints.txt.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import re
 import tomllib
 from pathlib import Path
 
+TOOLS = ("bench", "dev")
 ROOT = Path(__file__).resolve().parent.parent
 BOUND = re.compile(r"(?P<name>[A-Za-z0-9_.-]+)(\[[^]]*\])?>=(?P<version>[0-9][0-9A-Za-z.]*)")
 
@@ -13,7 +17,7 @@ BOUND = re.compile(r"(?P<name>[A-Za-z0-9_.-]+)(\[[^]]*\])?>=(?P<version>[0-9][0-
 def lowest() -> dict[str, str]:
     """Each library with the highest of its lower bounds, since one environment holds all extras."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = project["optional-dependencies"]
+    extras = {name: needs for name, needs in project["optional-dependencies"].items() if name not in TOOLS}
     found: dict[str, str] = {}
     for text in [*project["dependencies"], *(text for extra in extras.values() for text in extra)]:
         bound = BOUND.fullmatch(text)
