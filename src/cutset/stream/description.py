@@ -104,7 +104,7 @@ def _value(row: object) -> Value:
         raise ValueError(f"{str(dtype)[:40]!r} is not a dtype")
     sizes = tuple(_whole(size) for size in _list(shape))
     value = Value(_text(name), sizes, dtype, *_layout(layout, sizes))
-    if len(sizes) > MOST_DIMENSIONS or max(value.nbytes, value.room * ITEM_BYTES[dtype]) > MOST_BYTES:
+    if len(sizes) > MOST_DIMENSIONS or value.memory > MOST_BYTES:
         raise ValueError(f"{value.name} is too large")
     if value.offset * ITEM_BYTES[dtype] >= ALIGNMENT:
         raise ValueError(f"{value.name} has no valid offset")

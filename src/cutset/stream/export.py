@@ -27,7 +27,7 @@ from cutset.stream.flops import flops
 from cutset.stream.graph import Graph
 from cutset.stream.naming import node_names, place
 from cutset.stream.node import ITEM_BYTES, Argument, Keyword, Node, Read, Value, Weight
-from cutset.stream.operators import operator_of
+from cutset.stream.operators import keyword, operator_of
 from cutset.stream.stage import layout_of
 from cutset.stream.state import Attributes
 from cutset.stream.trial import NO_STATE, Trial
@@ -215,6 +215,8 @@ class _Reader:
                 if not isinstance(node, torch.fx.Node):
                     raise GraphError(f"it returns {node!r} where a tensor is expected")
                 results.append(node)
+        if not results:
+            raise GraphError("it returns no tensor")
         return results
 
     def _does_nothing(self, node: Any) -> bool:
@@ -270,7 +272,12 @@ class _Reader:
             return Keyword("device", "")  # wherever the stage runs
         for kind in ("dtype", "layout", "memory_format"):
             if isinstance(argument, getattr(torch, kind)):
-                return Keyword(kind, str(argument).removeprefix("torch."))
+                found = Keyword(kind, str(argument).removeprefix("torch."))
+                try:
+                    keyword(found)
+                except GraphError as error:
+                    raise GraphError(f"{error}{line_of(node)}") from None
+                return found
         raise GraphError(f"operator {node.target} takes {type(argument).__name__} {argument}{line_of(node)}")
 
     def _constant(self, node: Any) -> Argument:

@@ -75,6 +75,11 @@ class Value:
         strides = self.strides or strides_of(self.shape)
         return self.offset + 1 + sum((size - 1) * stride for size, stride in zip(self.shape, strides, strict=True))
 
+    @property
+    def memory(self) -> int:
+        """The bytes that a copy of it takes: its own, or those of the memory with its gaps if they are more."""
+        return max(self.nbytes, self.room * ITEM_BYTES[self.dtype])
+
 
 def strides_of(shape: tuple[int, ...], order: tuple[int, ...] | None = None) -> tuple[int, ...]:
     """The strides of a dense tensor whose dimensions lie in this order, the slowest first; in elements."""

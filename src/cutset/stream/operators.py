@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from cutset.errors import GraphError
-from cutset.stream.node import Node
+from cutset.stream.node import Keyword, Node
 
-__all__ = ["KEYWORDS", "UNDEFINED", "draws", "operator_of", "resolve"]
+__all__ = ["UNDEFINED", "draws", "keyword", "operator_of", "resolve"]
 
 # What may stand for a dtype, layout or memory format in an argument.
 KEYWORDS: dict[str, dict[str, Any]] = {
@@ -26,7 +26,10 @@ KEYWORDS: dict[str, dict[str, Any]] = {
         for name in ["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64"]
     },
     "layout": {"strided": torch.strided},
-    "memory_format": {name: getattr(torch, name) for name in ("contiguous_format", "channels_last", "preserve_format")},
+    "memory_format": {
+        name: getattr(torch, name)
+        for name in ("contiguous_format", "channels_last", "channels_last_3d", "preserve_format")
+    },
 }
 # How the names of operators begin that make tensors without values.
 UNDEFINED = ("empty", "new_empty")
@@ -62,6 +65,14 @@ def operator_of(node: Node) -> Any:
     if draws(overload, node.args, dict(node.kwargs)):
         raise GraphError(f"operator {node.op} draws random numbers; a stage couldn't repeat them")
     return overload
+
+
+def keyword(argument: Keyword) -> Any:
+    """Torch's object of that name. Raises GraphError for one that may not stand in a graph."""
+    found = KEYWORDS.get(argument.kind, {}).get(argument.name)
+    if found is None:
+        raise GraphError(f"{argument.kind} {argument.name[:40]} is none that a stage can use")
+    return found
 
 
 def draws(overload: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 from cutset.errors import GraphError
 from cutset.stream.graph import Graph
 from cutset.stream.node import ALIGNMENT, Argument, Keyword, Node, Read, Value, Weight, strides_of
-from cutset.stream.operators import KEYWORDS, operator_of
+from cutset.stream.operators import keyword, operator_of
 
 __all__ = ["Stage", "lay", "layout_of"]
 
@@ -92,7 +92,7 @@ class Stage:
         if isinstance(argument, tuple):
             return [self._argument(element, values) for element in argument]
         if isinstance(argument, Keyword):
-            return self.device if argument.kind == "device" else KEYWORDS[argument.kind][argument.name]
+            return self.device if argument.kind == "device" else keyword(argument)
         return argument
 
     def _own(self, outputs: dict[str, Tensor], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
