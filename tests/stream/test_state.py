@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.nn import functional
 from cutset.errors import GraphError
 from cutset.stream.api import Stream
 from cutset.stream.export import export
+from cutset.stream.stage import Stage
 from cutset.stream.trial import same_bits
 from stream.networks import Skips, filled
 
@@ -269,3 +271,49 @@ def test_a_stream_refuses_state_before_anything_starts() -> None:
     pictures = [np.zeros((3, 8, 8), np.float32)] * 2
     with pytest.raises(GraphError, match="Keeps can't be cut: a call changes its attribute k,"):
         Stream(Keeps(counts, k=0), pictures, workers=["ipc:///nowhere"])
+
+
+class Hooked(nn.Module):
+    """Hands a feature on through a hook, as extractors of features do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.features = nn.Conv2d(3, 4, 3), {}
+        self.conv.register_forward_hook(lambda module, given, made: self.features.update(conv=made))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.conv(x)
+        result: Tensor = self.features["conv"] * 2
+        return result
+
+
+def normalised() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch has a newer kind; models with this one are around
+        return nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 4, 3)), nn.utils.spectral_norm(nn.Conv2d(4, 2, 1)))
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (Hooked, (1, 3, 8, 8)),
+        (normalised, (1, 3, 8, 8)),
+        (lambda: nn.LSTM(6, 4, num_layers=2, batch_first=True), (2, 5, 6)),
+        (lambda: nn.GRU(6, 4, bidirectional=True), (5, 2, 6)),
+    ],
+)
+def test_what_is_written_before_it_is_read_is_no_state(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    module, x = make().eval(), torch.rand(shape, generator=torch.Generator().manual_seed(1))
+    graph, tensors = export(module, x)
+    found = Stage(graph, range(len(graph.nodes)), tensors).run({graph.inputs[0].name: x})
+    with torch.no_grad():
+        right = torch.utils._pytree.tree_leaves(module(x))
+    assert same_bits([found[name] for name in graph.outputs], right)
+
+
+def test_state_is_refused_where_nothing_is_computed() -> None:
+    with torch.device("meta"):
+        module = Keeps(before, prev=None)
+    with pytest.raises(GraphError, match="a call changes its attribute prev,"):
+        export(module, torch.zeros(1, 3, 4, 4, device="meta"))

@@ -41,7 +41,7 @@ class Constants:
         """Computes a node if it depends on nothing; False for the others. Raises GraphError."""
         if not isinstance(node, torch.fx.Node) or node.op != "call_function":
             return False
-        made = node.meta.get("val")
+        made: Any = node.meta.get("val")
         if _leaves_memory(node) and all(isinstance(size, int) for size in made.shape):
             zeros = torch.empty_strided(made.shape, made.stride(), dtype=made.dtype, device=made.device).zero_()
             self.undefined.append(node)

@@ -66,8 +66,8 @@ def export(module: nn.Module, *inputs: Tensor) -> Exported:
             if assigned and trial is not None:
                 before.restore()
                 trial.first()  # it may have been a table that is made at the first call and then used
-                program, assigned = _program(module, inputs)
-            if assigned:
+                program, _ = _program(module, inputs)
+            if assigned and trial is None:  # else the trial sees whether a real call does that
                 raise GraphError(f"a call changes its attribute {', '.join(assigned)}, {NO_STATE}")
             reader = _Reader(program)
             graph, tensors = reader.read()
@@ -94,7 +94,8 @@ def _program(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Any, list[s
         except Exception as error:  # torch raises many kinds; a module that can't be exported is the user's to mend
             raise _CannotExport(explain(type(module).__name__, error)) from error
     found = [ASSIGNED.search(str(one.message)) for one in warned]
-    return program, [name.removeprefix("self.") for match in found if match for name in match[1].split(", ")]
+    names = [name.removeprefix("self.") for match in found if match for name in match[1].split(", ")]
+    return program, [name for name in names if "._flat_weights[" not in f".{name}"]  # those of torch's recurrent layers
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
+from torch.nn.parameter import is_lazy
 
 __all__ = ["Attributes"]
 
@@ -32,10 +34,14 @@ class Attributes:
         self._tensors = [(t, t._version, t.clone()) for t in plain if type(t) is Tensor and not t.is_inference()]
         self._seen = dict(_all(module))
 
-    def changed(self) -> list[str]:
-        """The names of those that are others now, as `layers.0.count`."""
-        now = dict(_all(self._module))
-        return sorted(name for name in {*now, *self._seen} if now.get(name, _GONE) != self._seen.get(name, _GONE))
+    def changed(self, loose: bool = False) -> list[str]:
+        """The names of those that are others now, as `layers.0.count`.
+
+        A tensor with the bits of the one before is the same: old kinds of weight normalisation make it anew. `loose`
+        leaves out tensors in lists and dictionaries, where hooks put them for use in the same call.
+        """
+        now, seen = dict(_all(self._module)), self._seen
+        return sorted(name for name in {*now, *seen} if _differs(seen.get(name, _GONE), now.get(name, _GONE), loose))
 
     def restore(self) -> None:
         """Puts back what was there: attributes, and what lists, dictionaries, sets and tensors among them held."""
@@ -84,8 +90,8 @@ def _shown(value: Any, left: list[int], depth: int) -> Any:
     left[0] -= 1
     if isinstance(value, PLAIN):
         return type(value).__name__, repr(value)
-    if isinstance(value, Tensor):
-        return _Same(value), None if value.is_inference() else value._version
+    if isinstance(value, Tensor) and not is_lazy(value):
+        return _Held(value)
     if isinstance(value, np.ndarray) and not value.dtype.hasobject:
         return value.dtype.str, value.shape, hashlib.sha256(value.tobytes()).digest()
     if left[0] < 0 or depth >= DEEP or isinstance(value, nn.Module | type | types.ModuleType):
@@ -103,6 +109,14 @@ def _shown(value: Any, left: list[int], depth: int) -> Any:
     return _Same(value), repr(value) if isinstance(value, Iterator) else None
 
 
+def _differs(before: Any, now: Any, loose: bool, inside: bool = False) -> bool:
+    if isinstance(before, _Held) and isinstance(now, _Held):
+        return not (loose and inside) and not now.equals(before)
+    if isinstance(before, tuple | list) and type(before) is type(now) and len(before) == len(now):
+        return any(_differs(one, other, loose, True) for one, other in zip(before, now, strict=True))
+    return bool(before != now)
+
+
 class _Same:
     """Equal to the same object alone."""
 
@@ -113,3 +127,26 @@ class _Same:
         return isinstance(other, _Same) and other.what is self.what
 
     __hash__ = None  # type: ignore[assignment]
+
+
+class _Held:
+    """A tensor, and how often it had been written to."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor, self.version = tensor, _version(tensor)
+
+    def equals(self, before: _Held) -> bool:
+        one, other = self.tensor, before.tensor
+        if one is other:
+            return self.version == before.version
+        if _version(other) != before.version or (one.shape, one.dtype, one.device) != (
+            other.shape,
+            other.dtype,
+            other.device,
+        ):
+            return False
+        return type(one) is type(other) and not isinstance(one, FakeTensor) and bool(torch.equal(one, other))
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
