@@ -53,9 +53,9 @@ def export(module: nn.Module, *inputs: Tensor) -> Exported:
 
     The module is called a few times, with these inputs (with random ones in place of zeros) and with others, to see
     how values lie in memory and that it keeps nothing from one call to the next; with a module on the meta device
-    nothing is computed or allocated. The module is not changed. Raises GraphError, with the operator, the line or the
-    attribute, for what can't be exported or cut: branches that depend on data, state that a call changes, randomness,
-    operators of other libraries than torch.
+    nothing is computed or allocated. The module stays as it was, but for tables that its first call makes. Raises
+    GraphError, with the operator, the line or the attribute, for what can't be exported or cut: branches that depend on
+    data, state that a call changes, randomness, operators of other libraries than torch.
     """
     name = type(module).__name__
     with inference(module), torch.no_grad():
