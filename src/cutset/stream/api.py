@@ -25,6 +25,7 @@ from cutset.stream.delta import Budget
 from cutset.stream.emulation.hop import Hop
 from cutset.stream.messages import Report
 from cutset.stream.model import Model
+from cutset.stream.node import ITEM_BYTES
 from cutset.stream.planning.plan import Plan
 
 if TYPE_CHECKING:
@@ -227,7 +228,12 @@ def _peek(source: Iterator[Any]) -> tuple[Any, Iterable[Any]]:
 
 def _model(model: str | nn.Module, first: Any, head: bool, weights: Path | None, seed: int) -> Model:
     """The network for pictures like this one."""
-    picture = np.asarray(getattr(first, "pixels", first))
+    try:
+        picture = np.asarray(getattr(first, "pixels", first))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise RequestError(f"a picture must be an array: {str(error).splitlines()[0][:200]}") from None
+    if picture.dtype.name not in ITEM_BYTES:
+        raise RequestError(f"pictures of dtype {picture.dtype} can't be sent; known: {', '.join(ITEM_BYTES)}")
     shape = picture.shape if picture.ndim == 4 else (1, *picture.shape)
     if len(shape) != 4 or shape[0] != 1:
         raise RequestError(f"a picture has shape (channels, height, width), not {list(picture.shape)}")
@@ -237,7 +243,7 @@ def _model(model: str | nn.Module, first: Any, head: bool, weights: Path | None,
         if shape[1] != 3 or picture.dtype != np.uint8:
             raise RequestError(f"pictures are uint8 (3, height, width), not {picture.dtype} {list(picture.shape)}")
         model = build(model, head=head, weights=weights, seed=seed)
-    return Model.of(model, shape, getattr(torch, picture.dtype.name))
+    return Model.of(model, shape, getattr(torch, picture.dtype.name), picture)
 
 
 def _planner(

@@ -16,28 +16,37 @@ __all__ = ["Check", "difference"]
 
 def difference(found: Mapping[str, NDArray[Any]], wanted: Mapping[str, NDArray[Any]]) -> tuple[float, float, bool]:
     """The largest error of an element; of all outputs the largest as a share of that output's largest element; and
-    whether all have the same bits. What has other shapes, or a NaN on one side alone, is infinitely wrong.
+    whether all have the same bits. What has another shape or dtype, or an infinity or NaN on one side alone, is
+    infinitely wrong. Of truth values that differ the error is 1.
     """
     worst = relative = 0.0
     equal = True
     for name, right in wanted.items():
         one = found[name]
-        if one.shape == right.shape and one.tobytes() == right.tobytes():
+        if (one.shape, one.dtype) == (right.shape, right.dtype) and one.tobytes() == right.tobytes():
             continue
         equal = False
-        error = np.inf
-        if one.shape == right.shape:
-            with np.errstate(invalid="ignore"):
-                apart = np.abs(one.astype(np.float64) - right.astype(np.float64))
-            error = float(np.nan_to_num(apart, nan=np.inf).max(initial=0.0))
-        most = float(np.abs(right.astype(np.float64)).max(initial=0.0))
+        error = _error(one, right) if (one.shape, one.dtype.kind) == (right.shape, right.dtype.kind) else np.inf
+        finite = right[np.isfinite(right)]
+        most = max((abs(float(bound)) for bound in (finite.max(), finite.min())), default=0.0) if finite.size else 0.0
         worst = max(worst, error)
         relative = max(relative, error / most if most else (np.inf if error else 0.0))
     return worst, relative, equal
 
 
+def _error(one: NDArray[Any], right: NDArray[Any]) -> float:
+    """The largest error of an element, for arrays of one shape and kind."""
+    if right.dtype.kind in "iu":  # exact: float64 would take large numbers for equal
+        low, high = np.minimum(one, right).astype(np.int64), np.maximum(one, right).astype(np.int64)
+        return float((high - low).view(np.uint64).max(initial=0))
+    a, b = one.astype(np.float64), right.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        apart = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
+    return float(np.where(np.isnan(apart), np.inf, apart).max(initial=0.0))
+
+
 class Check:
-    """Computes every picture again, here; as many threads as torch has in this process."""
+    """Computes every picture again, here, by the module itself; as many threads as torch has in this process."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
@@ -55,13 +64,14 @@ class Check:
         self.largest, self.relative = max(self.largest, worst), max(self.relative, relative)
         return worst
 
-    def within(self, relative: float) -> bool:
-        """Whether no error was larger, as a share of the largest element of its output."""
-        return self.relative <= relative
+    @property
+    def exact(self) -> bool:
+        """Whether every picture had the bits of the network in one piece."""
+        return self.equal == self.pictures
 
     def line(self) -> str:
         """What is said at the end."""
-        if self.equal == self.pictures:
+        if self.exact:
             return f"check: all {self.pictures} pictures have the bits of the network in one piece"
         return (
             f"check: {self.equal} of {self.pictures} pictures have the bits of the network in one piece; largest error "

@@ -13,7 +13,7 @@ from typing import Any
 
 from cutset.errors import GraphError
 from cutset.stream.graph import Graph
-from cutset.stream.node import ITEM_BYTES, Argument, Keyword, Node, Read, Value, Weight
+from cutset.stream.node import ALIGNMENT, ITEM_BYTES, Argument, Keyword, Node, Read, Value, Weight, strides_of
 
 __all__ = ["FORMAT", "describe", "graph_digest", "read_description"]
 
@@ -63,7 +63,12 @@ def read_description(table: object) -> Graph:
 
 
 def _put_value(value: Value) -> list[Any]:
-    return [value.name, value.dtype, list(value.shape), None if value.order is None else list(value.order)]
+    layout: Any = None
+    if value.offset or value.strides is not None:
+        layout = {"strides": list(value.strides or strides_of(value.shape)), "offset": value.offset}
+        if value.order is not None and not value.offset:
+            layout = list(value.order)
+    return [value.name, value.dtype, list(value.shape), layout]
 
 
 def _put_node(node: Node) -> dict[str, Any]:
@@ -94,16 +99,32 @@ def _put(argument: Argument) -> Any:
 
 
 def _value(row: object) -> Value:
-    name, dtype, shape, order = _list(row)
+    name, dtype, shape, layout = _list(row)
     if dtype not in ITEM_BYTES:
         raise ValueError(f"{str(dtype)[:40]!r} is not a dtype")
     sizes = tuple(_whole(size) for size in _list(shape))
-    value = Value(_text(name), sizes, dtype, None if order is None else tuple(_whole(d) for d in _list(order)))
-    if len(sizes) > MOST_DIMENSIONS or value.nbytes > MOST_BYTES:
+    value = Value(_text(name), sizes, dtype, *_layout(layout, sizes))
+    if len(sizes) > MOST_DIMENSIONS or value.memory > MOST_BYTES:
         raise ValueError(f"{value.name} is too large")
-    if value.order is not None and sorted(value.order) != list(range(len(sizes))):
-        raise ValueError(f"{value.name} has no valid order of dimensions")
+    if value.offset * ITEM_BYTES[dtype] >= ALIGNMENT:
+        raise ValueError(f"{value.name} has no valid offset")
     return value
+
+
+def _layout(layout: object, shape: tuple[int, ...]) -> tuple[tuple[int, ...] | None, int]:
+    """Strides and offset: of None, of the order of a dense tensor's dimensions, or as they are."""
+    if layout is None:
+        return None, 0
+    if isinstance(layout, dict):
+        strides, offset = tuple(_whole(stride) for stride in _list(layout["strides"])), _whole(layout["offset"])
+        if len(strides) != len(shape):
+            raise ValueError("a tensor has as many strides as dimensions")
+        return None if strides == strides_of(shape) else strides, offset
+    order = tuple(_whole(d) for d in _list(layout))
+    if sorted(order) != list(range(len(shape))):
+        raise ValueError("a tensor has no valid order of dimensions")
+    strides = strides_of(shape, order)
+    return None if strides == strides_of(shape) else strides, 0
 
 
 def _node(row: Any) -> Node:

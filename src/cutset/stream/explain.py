@@ -20,6 +20,8 @@ def explain(name: str, error: BaseException) -> str:
     where = f" at {Path(own[-1].filename).name}:{own[-1].lineno} `{own[-1].line}`" if own else ""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     text = re.sub(r"\s*\(unhinted:.*", "", text)
+    if changed := re.match(r"Constant (\S+) is mutated in the forward", text):
+        text = f"a call changes its attribute {changed[1]}, and a stage keeps no state of its own"
     hint = ""
     if "data-dependent" in text or "DataDependent" in type(error).__name__:
         hint = "; what is computed may not depend on the values of a picture"

@@ -7,10 +7,12 @@ what does nothing in inference (dropout, assertions, copies) is left out.
 from __future__ import annotations
 
 import io
+import itertools
 import logging
 import operator
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager, redirect_stderr
 from typing import Any, NamedTuple
 
@@ -19,17 +21,23 @@ from torch import Tensor, nn
 from torch.export.graph_signature import InputKind, OutputKind
 
 from cutset.errors import GraphError
+from cutset.stream.constants import Constants
 from cutset.stream.explain import explain, line_of
 from cutset.stream.flops import flops
 from cutset.stream.graph import Graph
 from cutset.stream.naming import node_names, place
 from cutset.stream.node import ITEM_BYTES, Argument, Keyword, Node, Read, Value, Weight
-from cutset.stream.operators import operator_of
+from cutset.stream.operators import keyword, operator_of
+from cutset.stream.stage import layout_of
+from cutset.stream.state import Attributes
+from cutset.stream.trial import NO_STATE, Trial
 
-__all__ = ["Exported", "export"]
+__all__ = ["Exported", "export", "inference"]
 
 # Operators that give back what they take, where they have no further arguments.
 NOTHING = ("aten.alias.default", "aten.clone.default", "aten.detach.default", "aten.lift_fresh_copy.default")
+ASSIGNED = re.compile(r"tensor attributes? (self\..+?) (?:was|were) assigned during export")
+CHANGED = {OutputKind.BUFFER_MUTATION: "buffer", OutputKind.PARAMETER_MUTATION: "parameter"}
 WEIGHTS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
 
@@ -43,24 +51,56 @@ class Exported(NamedTuple):
 def export(module: nn.Module, *inputs: Tensor) -> Exported:
     """The graph of a module in inference mode, for inputs of these shapes and dtypes.
 
-    The values of the inputs don't matter; with a module on the meta device nothing is computed or allocated. The module
-    is not changed. Raises GraphError, with the operator or the line, for what can't be exported or cut: branches that
-    depend on data, state that a call changes, randomness, operators of other libraries than torch.
+    The module is called a few times, with these inputs (with random ones in place of zeros) and with others, to see
+    how values lie in memory and that it keeps nothing from one call to the next; with a module on the meta device
+    nothing is computed or allocated. The module stays as it was, but for tables that its first call makes. Raises
+    GraphError, with the operator, the line or the attribute, for what can't be exported or cut: branches that depend on
+    data, state that a call changes, randomness, operators of other libraries than torch.
     """
     name = type(module).__name__
-    with _inference(module), torch.no_grad(), _quiet():
+    with inference(module), torch.no_grad():
+        before = Attributes(module)
+        try:
+            program, assigned = _program(module, inputs)
+            trial = Trial(module, inputs) if Trial.possible(module, inputs) else None
+            if assigned and trial is not None:
+                before.restore()
+                trial.first()  # it may have been a table that is made at the first call and then used
+                program, _ = _program(module, inputs)
+            if assigned and trial is None:  # else the trial sees whether a real call does that
+                raise GraphError(f"a call changes its attribute {', '.join(assigned)}, {NO_STATE}")
+            reader = _Reader(program)
+            graph, tensors = reader.read()
+            if trial is not None:
+                graph = trial.settle(graph, tensors, *reader.otherwise(tensors))
+            return Exported(graph, tensors)
+        except _CannotExport:
+            before.restore()
+            raise
+        except GraphError as error:
+            before.restore()
+            raise GraphError(f"{name} can't be cut: {error}") from error.__cause__
+
+
+class _CannotExport(GraphError):
+    """What torch.export refuses."""
+
+
+def _program(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Any, list[str]]:
+    """What torch.export gives, and the attributes that a call set to tensors."""
+    with _quiet() as warned:
         try:
             program: Any = torch.export.export(module, inputs).run_decompositions({})
         except Exception as error:  # torch raises many kinds; a module that can't be exported is the user's to mend
-            raise GraphError(explain(name, error)) from error
-    try:
-        return _Reader(program).read()
-    except GraphError as error:
-        raise GraphError(f"{name} can't be cut: {error}") from None
+            raise _CannotExport(explain(type(module).__name__, error)) from error
+    found = [ASSIGNED.search(str(one.message)) for one in warned]
+    names = [name.removeprefix("self.") for match in found if match for name in match[1].split(", ")]
+    return program, [name for name in names if "._flat_weights[" not in f".{name}"]  # those of torch's recurrent layers
 
 
 @contextmanager
-def _inference(module: nn.Module) -> Iterator[None]:
+def inference(module: nn.Module) -> Iterator[None]:
+    """The module in inference mode, and then as it was."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:
@@ -71,16 +111,16 @@ def _inference(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Holds back what torch prints before it raises, and the warnings of its parts about each other."""
+def _quiet() -> Iterator[list[warnings.WarningMessage]]:
+    """Holds back what torch prints before it raises, and the warnings of its parts about each other: they are given."""
     loggers = [logging.getLogger(f"torch.{name}") for name in ("export._trace", "fx.experimental.symbolic_shapes")]
     before = [logger.disabled for logger in loggers]
     for logger in loggers:
         logger.disabled = True
     try:
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
+        with warnings.catch_warnings(record=True) as warned, redirect_stderr(io.StringIO()):
+            warnings.simplefilter("always")
+            yield warned
     finally:
         for logger, disabled in zip(loggers, before, strict=True):
             logger.disabled = disabled
@@ -95,33 +135,59 @@ class _Reader:
         self.inputs: list[Value] = []
         self.weights: dict[str, Value] = {}
         self.tensors: dict[str, Tensor] = {}
+        self.constants = Constants()
+        self.folded: dict[str, Any] = {}  # names of weights that are constants, and their nodes
+        self.names: dict[Any, str] = {}
 
     def read(self) -> Exported:
         self._placeholders()
         results = self._results()
         needed = _needed(results)
         called = [n for n in self.program.graph.nodes if n in needed and n.op != "placeholder"]
-        names = node_names([n for n in called if not _is_item(n)], {value.name for value in self.inputs})
+        self.names = node_names([n for n in called if not _is_item(n)], {value.name for value in self.inputs})
         nodes = []
         for node in called:
+            if self.constants.take(node):
+                continue
             if _is_item(node):
                 made = self.known[node.args[0]]
                 self.known[node] = made[node.args[1]] if isinstance(made, tuple) else made
             elif self._does_nothing(node):
                 self.known[node] = self._argument(node, node.args[0])
             else:
-                nodes.append(self._node(node, names[node], needed))
-        outputs = [self.known[node] for node in results]
-        for output in outputs:
-            if isinstance(output, Weight):
-                raise GraphError(f"it returns its own weight {output.name}")
-        graph = Graph(
-            tuple(self.inputs), tuple(o.name for o in outputs if isinstance(o, Read)), tuple(nodes), self.weights
-        )
+                nodes.append(self._node(node, self.names[node], needed))
+        outputs = self._outputs([self._argument(node, node) for node in results], nodes)
+        graph = Graph(tuple(self.inputs), outputs, tuple(nodes), self.weights)
         used = graph.weights_of(range(len(nodes)))
         self.weights = {name: self.weights[name] for name in used}
         graph = Graph(graph.inputs, graph.outputs, graph.nodes, self.weights)
         return Exported(graph, {name: self.tensors[name] for name in used})
+
+    def otherwise(self, used: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+        """Other tensors for the weights that torch.empty left undefined, and where it was called."""
+        others = {name: self.constants.otherwise(node) for name, node in self.folded.items() if name in used}
+        found = {name: other for name, other in others.items() if other is not self.tensors[name]}
+        return found, next((line for node in self.constants.undefined if (line := line_of(node))), "")
+
+    def _outputs(self, found: list[Argument], nodes: list[Node]) -> tuple[str, ...]:
+        """The names of what the module returns. A weight, and an input if there is nothing to do, needs a copy."""
+        values = {v.name: v for v in (*self.inputs, *(v for node in nodes for v in node.made))}
+        computes = bool(nodes)
+        copied: dict[Argument, str] = {}
+        names = []
+        for output in found:
+            if not isinstance(output, Read | Weight):
+                raise GraphError(f"it returns {output!r} where a tensor is expected")
+            if isinstance(output, Weight) or not computes:
+                if output not in copied:
+                    before = (values if isinstance(output, Read) else self.weights)[output.name]
+                    value = Value(_free(f"{output.name}.clone", values), before.shape, before.dtype)
+                    nodes.append(Node(value.name, "", "aten.clone.default", (output,), (), (value,), False, 0))
+                    values[value.name], copied[output] = value, value.name
+                names.append(copied[output])
+            else:
+                names.append(output.name)
+        return tuple(names)
 
     def _placeholders(self) -> None:
         found = [node for node in self.program.graph.nodes if node.op == "placeholder"]
@@ -132,9 +198,11 @@ class _Reader:
             elif spec.kind in WEIGHTS:
                 table = self.program.state_dict if spec.target in self.program.state_dict else self.program.constants
                 self.tensors[spec.target] = table[spec.target].detach()
-                self.weights[spec.target] = _value(node, spec.target, node.meta["val"])
+                self.weights[spec.target] = _value(node, spec.target, self.tensors[spec.target])
                 self.known[node] = Weight(spec.target)
             else:
+                if isinstance(self.program.constants.get(spec.target), torch.Generator):
+                    raise GraphError("it draws random numbers; a stage couldn't repeat them")
                 raise GraphError(f"it takes {node.name}, which is no tensor")
 
     def _results(self) -> list[Any]:
@@ -142,12 +210,14 @@ class _Reader:
         [end] = [node for node in self.program.graph.nodes if node.op == "output"]
         results = []
         for node, spec in zip(end.args[0], self.program.graph_signature.output_specs, strict=True):
-            if spec.kind == OutputKind.BUFFER_MUTATION:
-                raise GraphError(f"a call changes its buffer {spec.target}, and a stage keeps no state of its own")
+            if spec.kind in CHANGED:
+                raise GraphError(f"a call changes its {CHANGED[spec.kind]} {spec.target}, {NO_STATE}")
             if spec.kind == OutputKind.USER_OUTPUT:
                 if not isinstance(node, torch.fx.Node):
                     raise GraphError(f"it returns {node!r} where a tensor is expected")
                 results.append(node)
+        if not results:
+            raise GraphError("it returns no tensor")
         return results
 
     def _does_nothing(self, node: Any) -> bool:
@@ -194,7 +264,7 @@ class _Reader:
 
     def _argument(self, node: Any, argument: Any) -> Argument:
         if isinstance(argument, torch.fx.Node):
-            return self.known[argument]
+            return self._constant(argument) if argument in self.constants else self.known[argument]
         if isinstance(argument, tuple | list):
             return tuple(self._argument(node, element) for element in argument)
         if argument is None or isinstance(argument, bool | int | float | str):
@@ -203,8 +273,33 @@ class _Reader:
             return Keyword("device", "")  # wherever the stage runs
         for kind in ("dtype", "layout", "memory_format"):
             if isinstance(argument, getattr(torch, kind)):
-                return Keyword(kind, str(argument).removeprefix("torch."))
+                found = Keyword(kind, str(argument).removeprefix("torch."))
+                try:
+                    keyword(found)
+                except GraphError as error:
+                    raise GraphError(f"{error}{line_of(node)}") from None
+                return found
         raise GraphError(f"operator {node.target} takes {type(argument).__name__} {argument}{line_of(node)}")
+
+    def _constant(self, node: Any) -> Argument:
+        """A constant becomes a weight where something reads it."""
+        made = self.constants[node]
+        if not isinstance(made, Tensor):
+            return self._argument(node, made)
+        if node not in self.known:
+            parent = node.args[0] if _is_item(node) else node
+            name = self.names[parent] + (f":{node.args[1]}" if _is_item(node) else "")
+            name = _free(name, self.weights)
+            self.weights[name] = _value(node, name, made)
+            self.tensors[name], self.folded[name] = made, node
+            self.known[node] = Weight(name)
+        return self.known[node]
+
+
+def _free(name: str, taken: Container[str]) -> str:
+    """The name, with a number if it is taken."""
+    names = itertools.chain([name], (f"{name}#{i}" for i in itertools.count(2)))
+    return next(one for one in names if one not in taken)
 
 
 def _needed(results: list[Any]) -> set[Any]:
@@ -236,15 +331,8 @@ def _value(node: Any, name: str, fake: Any) -> Value:
     if not all(isinstance(size, int) for size in shape):
         raise GraphError(f"the shape of what {node.target} makes depends on values{line_of(node)}")
     dtype = str(fake.dtype).removeprefix("torch.")
+    if fake.layout != torch.strided:
+        raise GraphError(f"{node.target} makes a tensor that isn't dense, which can't be sent{line_of(node)}")
     if dtype not in ITEM_BYTES:
         raise GraphError(f"{node.target} makes {dtype}, which can't be sent{line_of(node)}")
-    return Value(name, shape, dtype, _order(fake))
-
-
-def _order(fake: Tensor) -> tuple[int, ...] | None:
-    """How a dense tensor lies in memory where it isn't contiguous: kernels, and so the last bits, depend on it."""
-    if fake.is_contiguous():
-        return None
-    strides = fake.stride()
-    order = tuple(sorted(range(fake.dim()), key=lambda d: (-strides[d], d)))
-    return order if fake.permute(order).is_contiguous() else None
+    return Value(name, shape, dtype, *layout_of(fake))

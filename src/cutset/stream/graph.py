@@ -124,12 +124,13 @@ class Graph:
             leaves = any(i not in inside for i in numbers) and self.maker[name] in inside
             last[name] = len(self.nodes) if leaves else max((i for i in numbers if i in inside), default=-1)
         held = {n for i in chosen for n in self.nodes[i].reads if self.maker[n] not in inside}
-        now = peak = sum(self.values[name].nbytes for name in held)
+        sizes = {n: value.memory if n in held else value.nbytes for n, value in self.values.items()}
+        now = peak = sum(sizes[name] for name in held)
         for i in chosen:
             now += sum(value.nbytes for value in self.nodes[i].made)
             peak = max(peak, now)
             gone = {*self.nodes[i].reads, *(value.name for value in self.nodes[i].made)}
-            now -= sum(self.values[name].nbytes for name in gone if last[name] <= i)
+            now -= sum(sizes[name] for name in gone if last[name] <= i)
         return peak
 
     def boundary(self, nodes: Collection[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from cutset.stream.delta import EXACT, Budget, Channel, Costs, Decoder, Encoder,
 from cutset.stream.messages import EdgeReport, Work
 from cutset.stream.node import Value
 
-__all__ = ["Gap", "Receiver", "Sender", "channel_of", "to_array"]
+__all__ = ["Gap", "Receiver", "Sender", "channel_of", "to_array", "to_result", "to_tensor"]
 
 Bytes = NDArray[np.uint8]
 
@@ -44,11 +44,23 @@ def to_array(tensor: Tensor) -> NDArray[Any]:
     return array
 
 
-def _to_tensor(array: NDArray[Any], value: Value) -> Tensor:
-    """A copy of what a decoder holds. torch allocates it: products may depend on where a tensor is aligned."""
+def to_result(tensor: Tensor) -> NDArray[Any]:
+    """The tensor for whoever reads it: of its own dtype, but bfloat16, which numpy hasn't, as float32 of its value."""
+    tensor = tensor.detach().cpu().contiguous()
+    array: NDArray[Any] = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    return array
+
+
+def to_tensor(array: NDArray[Any], value: Value) -> Tensor:
+    """A copy of what a decoder holds, or of a picture. torch allocates it: products may depend on the alignment."""
     tensor = torch.empty(value.shape, dtype=getattr(torch, value.dtype))
-    np.copyto((tensor.view(BITS[value.dtype]) if value.dtype in BITS else tensor).numpy(), array)
+    np.copyto((tensor.view(BITS[value.dtype]) if value.dtype in BITS else tensor).numpy(), _bits(array, value))
     return tensor
+
+
+def _bits(array: NDArray[Any], value: Value) -> NDArray[Any]:
+    """A picture as payloads carry it."""
+    return array.view(DTYPES[value.dtype]) if array.dtype.name == value.dtype and value.dtype in BITS else array
 
 
 class Gap(Exception):
@@ -73,11 +85,13 @@ class Sender:
         budget: Budget = EXACT,
         levels: int = 0,
         bandwidth: float = math.inf,
+        exact: Collection[str] = (),
     ) -> None:
+        """`exact` names values that no budget is for, as numbers of classes in uint8."""
         self.values = {value.name: value for value in values}
         self.plan, self.epoch = plan, epoch
         self.bandwidth = bandwidth
-        self._deltas = deltas
+        self._deltas, self._exact = deltas, frozenset(exact)
         self.allow(budget, levels)
         self._encoders: dict[tuple[int, str], Encoder] = {}
         self._costs: Costs | None = None
@@ -109,8 +123,8 @@ class Sender:
         for name in self.values:
             encoder = self._encoder(source, name)
             encoder.bandwidth = self.bandwidth
-            encoder.budget = budgets.get(self.values[name].dtype, EXACT)
-            made = encoder.encode(tensors[name], ticket)
+            encoder.budget = EXACT if name in self._exact else budgets.get(self.values[name].dtype, EXACT)
+            made = encoder.encode(_bits(tensors[name], self.values[name]), ticket)
             payloads.append(made.payload)
             arrays += made.arrays
             size = encoder.channel.elements
@@ -158,7 +172,7 @@ class Receiver:
                 requests.append(decoder.key_request())
             stale += verdict is Verdict.STALE
             if verdict is Verdict.APPLIED and decoder.tensor is not None:
-                tensors[payload.edge] = _to_tensor(decoder.tensor, self.values[payload.edge])
+                tensors[payload.edge] = to_tensor(decoder.tensor, self.values[payload.edge])
             elements, nbytes = decoder.channel.elements, sum(array.size for array in taken)
             share = payload.count / max(elements, 1)
             seconds = time.perf_counter() - start

@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from cutset.errors import GraphError
 from cutset.stream.description import describe, graph_digest
 from cutset.stream.digest import tensor_digest
-from cutset.stream.export import export
+from cutset.stream.export import export, inference
 from cutset.stream.graph import Graph
+from cutset.stream.hop import to_result, to_tensor
 from cutset.stream.messages import Weight
 from cutset.stream.node import Value
 from cutset.stream.stage import Stage
+from cutset.stream.trial import call
 from cutset.stream.wire import PIECE, pack
 
 __all__ = ["Model"]
@@ -28,19 +30,30 @@ __all__ = ["Model"]
 class Model:
     """A network for pictures of one size."""
 
-    def __init__(self, graph: Graph, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, graph: Graph, tensors: Mapping[str, Tensor], module: nn.Module | None = None) -> None:
+        """`module` is what the graph was exported from, to compare with."""
         if len(graph.inputs) != 1:
             raise GraphError(f"the network takes {len(graph.inputs)} inputs; a stream gives it one, the picture")
         self.graph = graph
         self.tensors = dict(tensors)
         self.digest = graph_digest(graph)
         self._digests: dict[str, str] = {}
+        self._module = module
         self._whole: Stage | None = None
 
     @classmethod
-    def of(cls, module: nn.Module, shape: tuple[int, ...], dtype: torch.dtype = torch.uint8) -> Model:
-        """Exports a module for pictures of this shape. Raises GraphError."""
-        return cls(*export(module, torch.zeros(shape, dtype=dtype)))
+    def of(
+        cls,
+        module: nn.Module,
+        shape: tuple[int, ...],
+        dtype: torch.dtype = torch.uint8,
+        picture: NDArray[Any] | None = None,
+    ) -> Model:
+        """Exports a module for pictures of this shape, as `picture` is one. Raises GraphError."""
+        example = torch.zeros(shape, dtype=dtype)
+        if picture is not None:
+            example = to_tensor(picture.reshape(shape), Value("picture", shape, str(dtype).removeprefix("torch.")))
+        return cls(*export(module, example), module)
 
     @property
     def picture(self) -> Value:
@@ -66,8 +79,16 @@ class Model:
             yield header, [data[at : at + PIECE]]
 
     def run(self, picture: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """The outputs of the whole network, computed here: what every plan must give."""
-        if self._whole is None:
-            self._whole = Stage(self.graph, range(len(self.graph.nodes)), self.tensors)
-        made = self._whole.run({self.picture.name: torch.from_numpy(picture)})
-        return {name: made[name].numpy() for name in self.graph.outputs}
+        """The outputs of the network in one piece, computed here: what every plan must give.
+
+        The module itself computes them where there is one, else the graph.
+        """
+        pixels = to_tensor(picture, self.picture)
+        if self._module is not None:
+            with inference(self._module), torch.no_grad():
+                made = dict(zip(self.graph.outputs, call(self._module, [pixels]), strict=True))
+        else:
+            if self._whole is None:
+                self._whole = Stage(self.graph, range(len(self.graph.nodes)), self.tensors)
+            made = {self.picture.name: pixels, **self._whole.run({self.picture.name: pixels})}
+        return {name: to_result(made[name]) for name in self.graph.outputs}

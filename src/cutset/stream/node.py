@@ -7,7 +7,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-__all__ = ["ITEM_BYTES", "Argument", "Keyword", "Node", "Read", "Value", "Weight", "short_name"]
+__all__ = [
+    "ALIGNMENT",
+    "ITEM_BYTES",
+    "Argument",
+    "Keyword",
+    "Node",
+    "Read",
+    "Value",
+    "Weight",
+    "short_name",
+    "strides_of",
+]
+
+ALIGNMENT = 64  # bytes; where torch begins what it allocates
 
 ITEM_BYTES = {
     "bool": 1,
@@ -39,11 +52,42 @@ class Value:
     name: str
     shape: tuple[int, ...]
     dtype: str  # a key of ITEM_BYTES
-    order: tuple[int, ...] | None = None  # dimensions from the slowest to the fastest in memory; None: as numbered
+    strides: tuple[int, ...] | None = None  # of the whole network's tensor, in elements; None: row-major
+    offset: int = 0  # elements between a boundary of ALIGNMENT bytes and the first one
 
     @property
     def nbytes(self) -> int:
         return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+
+    @property
+    def order(self) -> tuple[int, ...] | None:
+        """The dimensions from the slowest to the fastest, of a dense tensor that isn't row-major; None for others."""
+        if self.strides is None:
+            return None
+        order = tuple(sorted(range(len(self.shape)), key=lambda d: (-self.strides[d], d)))  # type: ignore[index]
+        return order if self.strides == strides_of(self.shape, order) else None
+
+    @property
+    def room(self) -> int:
+        """The elements of the memory in which it lies, with the gaps between them."""
+        if not math.prod(self.shape):
+            return 0
+        strides = self.strides or strides_of(self.shape)
+        return self.offset + 1 + sum((size - 1) * stride for size, stride in zip(self.shape, strides, strict=True))
+
+    @property
+    def memory(self) -> int:
+        """The bytes that a copy of it takes: its own, or those of the memory with its gaps if they are more."""
+        return max(self.nbytes, self.room * ITEM_BYTES[self.dtype])
+
+
+def strides_of(shape: tuple[int, ...], order: tuple[int, ...] | None = None) -> tuple[int, ...]:
+    """The strides of a dense tensor whose dimensions lie in this order, the slowest first; in elements."""
+    strides, step = [0] * len(shape), 1
+    for d in reversed(order if order is not None else range(len(shape))):
+        strides[d] = step
+        step *= max(shape[d], 1)
+    return tuple(strides)
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from cutset.errors import GraphError
 from cutset.stream.graph import Graph
-from cutset.stream.node import Argument, Keyword, Node, Read, Value, Weight
-from cutset.stream.operators import KEYWORDS, operator_of
+from cutset.stream.node import ALIGNMENT, Argument, Keyword, Node, Read, Value, Weight, strides_of
+from cutset.stream.operators import keyword, operator_of
 
-__all__ = ["Stage"]
+__all__ = ["Stage", "lay", "layout_of"]
 
 Observe = Callable[[Node, float], None]
+Look = Callable[[Value, Tensor], None]
 
 
 class Stage:
@@ -47,21 +48,24 @@ class Stage:
             raise GraphError(f"the weight {name} is missing; this stage needs it")
         value = self.graph.weights[name]
         _check(tensors[name], value, "weight")
-        return _lay(tensors[name].detach().to(self.device), value.order)
+        return lay(tensors[name].detach().to(self.device), value)
 
-    def run(self, inputs: Mapping[str, Tensor], observe: Observe | None = None) -> dict[str, Tensor]:
+    def run(
+        self, inputs: Mapping[str, Tensor], observe: Observe | None = None, look: Look | None = None
+    ) -> dict[str, Tensor]:
         """The outputs of this stage, by name, for the inputs of this name.
 
         `inputs` may hold more; it is not changed, and what it keeps is not freed. No output shares memory with an
         input, a weight or another output, so that each side may overwrite its own. `observe` is told each node and its
-        seconds (of the call, so on a GPU not of the work). Raises GraphError for an input that is missing or misshapen.
+        seconds (of the call, so on a GPU not of the work), `look` each value as it lies there. Raises GraphError for an
+        input that is missing or misshapen.
         """
         values: dict[str, Tensor] = {}
         for name in self.inputs:
             if name not in inputs:
                 raise GraphError(f"the input {name} is missing; this stage needs it")
             _check(inputs[name], self.graph.values[name], "input")
-            values[name] = _lay(inputs[name].detach().to(self.device), self.graph.values[name].order)
+            values[name] = lay(inputs[name].detach().to(self.device), self.graph.values[name])
         with torch.no_grad():
             for (node, call), frees in zip(self._calls, self._frees, strict=True):
                 begin = time.perf_counter() if observe else 0.0
@@ -71,6 +75,8 @@ class Stage:
                 for value, tensor in zip(node.outputs, made if node.several else (made,), strict=True):
                     if value is not None:
                         values[value.name] = tensor
+                        if look:
+                            look(value, tensor)
                 del made
                 for name in frees:
                     del values[name]
@@ -86,7 +92,7 @@ class Stage:
         if isinstance(argument, tuple):
             return [self._argument(element, values) for element in argument]
         if isinstance(argument, Keyword):
-            return self.device if argument.kind == "device" else KEYWORDS[argument.kind][argument.name]
+            return self.device if argument.kind == "device" else keyword(argument)
         return argument
 
     def _own(self, outputs: dict[str, Tensor], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -111,9 +117,22 @@ def _check(tensor: Tensor, value: Value, kind: str) -> None:
         )
 
 
-def _lay(tensor: Tensor, order: tuple[int, ...] | None) -> Tensor:
-    """The same values in the memory order that the whole network has there."""
-    if order is None:
-        return tensor.contiguous()
-    back = sorted(range(len(order)), key=order.__getitem__)
-    return tensor.permute(order).contiguous().permute(back)
+def layout_of(tensor: Tensor) -> tuple[tuple[int, ...] | None, int]:
+    """`strides` and `offset` of the value that a tensor is."""
+    strides, offset = tuple(tensor.stride()), int(tensor.storage_offset()) % (ALIGNMENT // tensor.itemsize)
+    return None if strides == strides_of(tuple(tensor.shape)) else strides, offset
+
+
+def lay(tensor: Tensor, value: Value) -> Tensor:
+    """The same values as they lie in memory in the whole network, gaps and repeats included: kernels depend on it."""
+    strides = value.strides or strides_of(value.shape)
+    if layout_of(tensor) == (value.strides, value.offset):
+        return tensor
+    laid = torch.empty(value.room, dtype=tensor.dtype, device=tensor.device)
+    laid = laid.as_strided(value.shape, strides, value.offset if laid.numel() else 0)
+    to = laid
+    for d, stride in enumerate(strides):
+        if stride == 0 and value.shape[d] > 1:  # an element that stands for many is written once
+            to, tensor = to.narrow(d, 0, 1), tensor.narrow(d, 0, 1)
+    to.copy_(tensor)
+    return laid

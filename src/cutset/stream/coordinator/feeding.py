@@ -91,6 +91,7 @@ class Feeder:
     def _flight(self, number: int, item: Any) -> Flight:
         value = self._value
         pixels: NDArray[Any] = np.array(getattr(item, "pixels", item), order="C")  # a copy: sources reuse theirs
+        pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
         if pixels.shape == value.shape[1:] and value.shape[0] == 1:
             pixels = pixels[np.newaxis]
         if pixels.shape != value.shape or pixels.dtype.name != value.dtype:

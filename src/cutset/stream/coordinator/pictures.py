@@ -13,7 +13,7 @@ from cutset.stream.coordinator.flights import Flight, Flights
 from cutset.stream.coordinator.remote import Event
 from cutset.stream.coordinator.result import Result
 from cutset.stream.coordinator.switching import Options, Route
-from cutset.stream.hop import to_array
+from cutset.stream.hop import to_result
 from cutset.stream.messages import Report, Work
 from cutset.stream.model import Model
 from cutset.stream.planning.plan import COORDINATOR
@@ -134,7 +134,7 @@ class Pictures:
         if flight.result is not None:
             return
         now = time.monotonic()
-        outputs = {name: to_array(tensors[name]) for name in self.model.graph.outputs}
+        outputs = {name: to_result(tensors[name]) for name in self.model.graph.outputs}
         self.flights.finish(flight, outputs, "", work.plan, now)
         if event.hop is not None:
             hop = event.hop

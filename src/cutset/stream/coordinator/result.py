@@ -19,7 +19,7 @@ class Result:
     source: int  # number of the source, from 0
     picture: int  # number in the source, from 0
     time: float  # in the video, or of capture, as the source says; seconds
-    outputs: Mapping[str, NDArray[Any]]  # by the graph's names; empty when dropped
+    outputs: Mapping[str, NDArray[Any]]  # by the graph's names, bfloat16 as float32; empty when dropped
     dropped: str  # why, or empty
     plan: int  # number of the plan that made it
     captured: float  # when the source gave it
@@ -48,6 +48,8 @@ class Result:
     def top(self, count: int = 5) -> list[tuple[int, float]]:
         """The classes of largest probability: number and softmax of the first output (1, classes). Largest first."""
         logits = self.output.reshape(-1).astype(np.float64)
+        if not logits.size:
+            return []
         shares = np.exp(logits - logits.max())
         shares /= shares.sum()
         best = np.argsort(-shares, kind="stable")[:count]

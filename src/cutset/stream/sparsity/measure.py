@@ -14,6 +14,7 @@ from cutset.errors import RequestError
 from cutset.kernels.reference_delta import bits, nested_room
 from cutset.stream.delta.costs import kernels
 from cutset.stream.graph import Graph
+from cutset.stream.hop import to_array
 from cutset.stream.node import Value
 from cutset.stream.sparsity.changes import Changes
 from cutset.stream.sparsity.features import tile_shares
@@ -52,7 +53,7 @@ def measure(
         row: dict[str, tuple[float, int]] = {}
 
         def note(name: str, tensor: Tensor, row: dict[str, tuple[float, int]] = row) -> None:
-            fresh = np.ascontiguousarray(tensor.numpy()).reshape(-1)
+            fresh = to_array(tensor).reshape(-1)
             if name in held:
                 fractions, nbytes = compare(graph.values[name], held[name], fresh)
                 changed[name].append(fractions)

@@ -64,6 +64,7 @@ class PlanRun:
             epoch=order.epoch,
             deltas=order.deltas,
             bandwidth=order.bandwidth,
+            exact=[v.name for v in graph.values.values() if v.dtype == "uint8" and v not in graph.inputs],  # no pixels
         )
         self.allow(order)
 

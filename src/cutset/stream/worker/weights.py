@@ -46,6 +46,8 @@ class WeightStore:
 
     def find(self, name: str, value: Value, digest: str) -> Tensor | None:
         """The weight `name` with this digest, or None where it isn't here."""
+        if not value.nbytes:
+            return torch.empty(value.shape, dtype=getattr(torch, value.dtype))
         if digest in self._held:
             return self._held[digest]
         tensor = self._cached(value, digest)

@@ -41,6 +41,7 @@ class Network(nn.Module):
 
     STATISTICS = IMAGENET
     HEAD: tuple[str, ...] = ()  # how the names of the head's parameters begin
+    PURE = True  # nothing stays from call to call, and values lie in memory as the exporter says; tests hold that
     UNUSED: tuple[str, ...] = ()  # how names begin that weight files have and inference doesn't need
 
     def __init__(self) -> None:
