@@ -52,6 +52,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="what clients call the model (default: its own name); may be given several times",
     )
+    parser.add_argument(
+        "--on-integrity-error",
+        choices=("refuse", "reopen", "stop"),
+        default="refuse",
+        help="after a wrong product of an accelerator: refuse requests, open a new session with it (at most 5 "
+        "times), or stop with exit code 1 (default refuse)",
+    )
     group = parser.add_argument_group("limits")
     for name, default, _, _, text in LIMITS:
         group.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default {default})")
@@ -91,24 +98,27 @@ def run(args: argparse.Namespace) -> int:
         )
         llm = AsyncLLM(args.model, settings=settings, progress=Progress())
         try:
-            return _serve(llm, args.served_model_name, limits, auth, listening)
+            return _serve(args, llm, limits, auth, listening)
         finally:
             llm.close()
 
 
-def _serve(llm: AsyncLLM, names: list[str], limits: Limits, auth: Auth, listening: socket) -> int:
+def _serve(args: argparse.Namespace, llm: AsyncLLM, limits: Limits, auth: Auth, listening: socket) -> int:
     from cutset.serve.app import build_app
     from cutset.serve.server import Server, url_of
     from cutset.serve.service import Service
 
-    service = Service(llm, names=names, limits=limits)
+    service = Service(llm, names=args.served_model_name, limits=limits, on_integrity_error=args.on_integrity_error)
     server = Server(build_app(service, auth), service, tell)
     where = url_of(listening)
     how = f"mode {llm.mode}" if llm.mode else f"{llm.choice.backend} {llm.choice.dtype}"
     tell(f"serving {', '.join(service.names)} ({how}) at {where}/v1; dashboard at {where}/")
+    if llm.generation.values:
+        own = ", ".join(f"{name} {value}" for name, value in llm.generation.values.items())
+        tell(f"where requests don't say: {own:.300} (generation_config.json; --no-generation-config turns it off)")
     server.run(sockets=[listening])
     stats = llm.stats()
     tell(f"stopped: {stats.generated_tokens} tokens generated, {stats.prompt_tokens} prompt tokens computed")
     if llm.offload is not None:
         tell(llm.offload.summary())
-    return 0
+    return 1 if service.readiness.stopped else 0

@@ -41,6 +41,7 @@ def build_app(service: Service, auth: Auth) -> ASGIApp:
             ticker.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await ticker
+            await service.readiness.close()
 
     return guarded(
         [
@@ -101,8 +102,10 @@ class Pages:
         return _json(self._card(self.service.check_model(request.path_params["name"])))
 
     async def health(self, request: Request) -> Response:
-        """200 while requests are taken, 503 when the server is being stopped or its engine has ended."""
+        """200 while requests are taken, 503 when the server is being stopped, its engine has ended, or an accelerator
+        gave a wrong product."""
         self.service.check_open()
+        self.service.readiness.check_health()
         return _json({"status": "ok"})
 
     async def metrics(self, request: Request) -> Response:

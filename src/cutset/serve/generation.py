@@ -121,6 +121,9 @@ class Generation:
             self._last[sample] = now
             for watch in self._watches:
                 watch.token(now - (before or self.started), before is None)
+        if delta.error is not None:
+            for watch in self._watches:
+                watch.request_failed(delta.error)
         if delta.finish_reason is not None:
             for watch in self._watches:
                 watch.sample_ended(delta.finish_reason)

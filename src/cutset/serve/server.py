@@ -61,12 +61,16 @@ class Server(uvicorn.Server):
         limits = service.limits
         super().__init__(configuration(app, limits))
         self.service, self._tell = service, tell
+        service.readiness.stop = self._stop
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # Not uvicorn's: it raises the signal again when all is done, and the process would end as if it had failed.
         if self.should_exit:
             self.force_exit = True
             return
+        self._stop()
+
+    def _stop(self) -> None:
         self.should_exit = True
         self.service.stop()
         if running := len(self.service.running):
