@@ -28,6 +28,14 @@ LIMITS = (
     ("max-queue", 256, 0, 1 << 16, "samples that may wait for others; more are refused with 429"),
     ("max-seconds", 600, 1, 1 << 20, "seconds that an answer may take"),
     ("max-connections", 1000, 1, 1 << 16, "connections at a time"),
+    (
+        "max-waiting",
+        128,
+        1,
+        1 << 16,
+        "connections of one address that have sent no whole request; the oldest is closed",
+    ),
+    ("max-unread", 4096, 64, 1 << 20, "KiB of memory for what a stream's client hasn't read; then the stream ends"),
     ("grace", 30, 0, 3600, "seconds that running answers get when the server is stopped"),
 )
 
@@ -51,6 +59,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME",
         help="what clients call the model (default: its own name); may be given several times",
+    )
+    parser.add_argument(
+        "--forwarded-allow-ips",
+        default="",
+        metavar="ADDRESSES",
+        help="proxies that are believed in X-Forwarded-Proto and X-Forwarded-For: addresses and networks, with commas "
+        "between (default none)",
     )
     parser.add_argument(
         "--on-integrity-error",
@@ -78,12 +93,14 @@ def run(args: argparse.Namespace) -> int:
     except ModuleNotFoundError:
         raise ConfigError("cutset serve needs a few packages more: pip install 'cutset[serve]'") from None
     from cutset.serve.auth import Auth, keys_from
+    from cutset.serve.crowd import networks
     from cutset.serve.limits import Limits
     from cutset.serve.server import bind
 
     # A text is tokenised in one thread, which gives way to the engine; threads of the tokenizer's own wouldn't.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     text = read_bounded(args.api_key_file) if args.api_key_file else ""
+    networks(_proxies(args))
     auth = Auth(keys_from(args.api_key, text, os.environ.get("CUTSET_API_KEY", "")), args.host)
     listening = bind(args.host, args.port)
     with listening:
@@ -94,6 +111,8 @@ def run(args: argparse.Namespace) -> int:
             queue=args.max_queue,
             request_s=args.max_seconds,
             connections=args.max_connections,
+            waiting=args.max_waiting,
+            unread_bytes=args.max_unread << 10,
             grace_s=args.grace,
         )
         llm = AsyncLLM(args.model, settings=settings, progress=Progress())
@@ -103,13 +122,17 @@ def run(args: argparse.Namespace) -> int:
             llm.close()
 
 
+def _proxies(args: argparse.Namespace) -> list[str]:
+    return [text.strip() for text in args.forwarded_allow_ips.split(",") if text.strip()]
+
+
 def _serve(args: argparse.Namespace, llm: AsyncLLM, limits: Limits, auth: Auth, listening: socket) -> int:
     from cutset.serve.app import build_app
     from cutset.serve.server import Server, url_of
     from cutset.serve.service import Service
 
     service = Service(llm, names=args.served_model_name, limits=limits, on_integrity_error=args.on_integrity_error)
-    server = Server(build_app(service, auth), service, tell)
+    server = Server(build_app(service, auth), service, tell, _proxies(args))
     where = url_of(listening)
     how = f"mode {llm.mode}" if llm.mode else f"{llm.choice.backend} {llm.choice.dtype}"
     tell(f"serving {', '.join(service.names)} ({how}) at {where}/v1; dashboard at {where}/")

@@ -13,13 +13,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cutset.errors import CutsetError
-from cutset.serve.auth import Auth, Guard
+from cutset.serve.auth import Auth, Guard, refuse
 from cutset.serve.endpoints import ChatCompletions, Completions
 from cutset.serve.errors import NO_RETRY, ApiError, as_api_error
 from cutset.serve.hub import Hub
+from cutset.serve.limits import CLOSE
 from cutset.serve.metrics import Metrics
 from cutset.serve.pages import dashboard_routes
 from cutset.serve.readings import Ticker
@@ -85,7 +86,27 @@ def guarded(
         return handle
 
     handlers: Any = {kind: answered(answer) for kind, answer in ANSWERS.items()}
-    return Guard(Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan), auth, refused)
+    app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+    app.router.redirect_slashes = False
+    return Entrance(Guard(app, auth, refused), refused)
+
+
+class Entrance:
+    """Middleware for what comes before a request's meaning: where it ends, and how its path is written."""
+
+    def __init__(self, app: ASGIApp, refused: Callable[[int], object]) -> None:
+        self.app, self.refused = app, refused
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            names = {name for name, _ in scope["headers"]}
+            if b"content-length" in names and b"transfer-encoding" in names:
+                # A proxy may think that it ends elsewhere, so nothing that follows on the connection is read.
+                text = "the request has both Content-Length and Transfer-Encoding: send one of them"
+                await refuse(ApiError(400, text, headers=CLOSE), send, self.refused)
+                return
+            scope["path"] = scope["path"].rstrip("/") or "/"  # no redirect: it would have to know the scheme
+        await self.app(scope, receive, send)
 
 
 class Pages:

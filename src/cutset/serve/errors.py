@@ -66,7 +66,7 @@ def as_api_error(error: CutsetError) -> ApiError:
     log.error("a request failed: %s", error)
     status, code, what = 500, "", "the server failed"
     if isinstance(error, IntegrityError):
-        status, code, what = 502, "integrity_error", "an offload failed a check, so there is no answer"
+        status, code, what = 502, "integrity_error", "an accelerator gave a wrong product, so there is no answer"
     elif isinstance(error, OffloadError | LinkError):
         status, code, what = 502, "offload_error", "an offload failed, so there is no answer"
     elif isinstance(error, EngineError):

@@ -103,7 +103,7 @@ class Readiness(Watch):
 def _not_ready() -> ApiError:
     return ApiError(
         503,
-        "the server isn't ready: an offload failed a check; the server's log says more",
+        "the server isn't ready: an accelerator gave a wrong product; the server's log says more",
         kind="server_error",
         code="integrity_error",
         headers=NO_RETRY,

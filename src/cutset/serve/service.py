@@ -144,11 +144,14 @@ class Service:
                 code="context_length_exceeded",
             )
 
-    def generate(self, prompts: Iterable[NDArray[np.int32]], params: SamplingParams, salt: str | None) -> Generation:
+    def generate(
+        self, prompts: Iterable[NDArray[np.int32]], params: SamplingParams, salt: str | None, *, stream: bool
+    ) -> Generation:
         """Hands prompts in. Raises what Generation raises."""
+        unread = self.limits.unread_bytes if stream else None
         if self._mailbox is None:
             self._mailbox = Mailbox(asyncio.get_running_loop())
-        return Generation(self.llm, self._mailbox, list(prompts), params, salt, self.watches)
+        return Generation(self.llm, self._mailbox, list(prompts), params, salt, self.watches, unread)
 
     @contextmanager
     def watching(self, name: str, generation: Generation) -> Iterator[None]:
