@@ -50,7 +50,8 @@ class TemplateProcesses:
 
     def __init__(self, source: str, tool_source: str | None = None) -> None:
         """Raises TokenizerError for a template that isn't valid, or takes too long to compile."""
-        self._sources = json.dumps({"source": source, "tool_source": tool_source, "limits": limits()})
+        bounds = {"limits": limits(), "memory": MEMORY, "seconds": 2 * SECONDS}
+        self._sources = json.dumps({"source": source, "tool_source": tool_source, **bounds})
         self._places = threading.BoundedSemaphore(MOST_PROCESSES)
         self._free: list[_Process] = []  # appending to and popping from a list needs no lock
         self._owner = os.getpid()
@@ -199,20 +200,22 @@ class _Process:
 
 def serve() -> None:
     """The process: answers until the other end closes."""
-    _limit_memory()
     with socket.socket(fileno=0) as channel, channel.makefile("rwb") as stream:
 
         def answer(kind: bytes, content: bytes = b"") -> None:
             stream.write(HEAD.pack(kind, len(content)) + content)
             stream.flush()
 
-        rendering: Rendering | None = None
+        rendering, seconds = None, 2 * SECONDS
         answer(READY)
         while head := stream.read(HEAD.size):
             kind, size = HEAD.unpack(head)
             asked = json.loads(stream.read(size).decode("utf-8", "surrogatepass"))
-            _limit_time()
             try:
+                if kind == COMPILE:
+                    _limit_memory(asked["memory"])
+                    seconds = asked["seconds"]
+                _limit_time(seconds)
                 if kind == COMPILE:
                     set_limits(*asked["limits"])
                     rendering = Rendering(asked["source"], asked["tool_source"])
@@ -229,21 +232,21 @@ def serve() -> None:
                 answer(DONE, content)
 
 
-def _limit_memory() -> None:
+def _limit_memory(nbytes: int) -> None:
     with contextlib.suppress(ImportError, OSError, ValueError):  # not every system has such limits
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_AS, (nbytes, nbytes))
 
 
-def _limit_time() -> None:
+def _limit_time(seconds: float) -> None:
     """The process ends itself if whoever would end it is gone."""
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
         used = resource.getrusage(resource.RUSAGE_SELF)
-        end = int(used.ru_utime + used.ru_stime + 2 * SECONDS) + 1
+        end = int(used.ru_utime + used.ru_stime + seconds) + 1
         resource.setrlimit(resource.RLIMIT_CPU, (end, resource.getrlimit(resource.RLIMIT_CPU)[1]))
 
 
