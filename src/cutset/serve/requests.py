@@ -171,8 +171,9 @@ def parse(body: bytes, kind: type[_Request]) -> _Request:
         return msgspec.convert(without_unserved(fields), kind)
     except msgspec.ValidationError as error:
         text = str(error)
-        found = re.search(r"`\$\.?([^`]*)`$", text) or re.search(r"(?:field|unknown field) `([^`]*)`", text)
-        raise invalid(f"the request can't be used: {_short(text)}", found[1] if found else None) from None
+        found = re.search(r"field `([^`]*)`", text), re.search(r"`\$\.?([^`]*)`$", text)
+        where = ".".join(one[1] for one in reversed(found) if one is not None and one[1])
+        raise invalid(f"the request can't be used: {_short(text)}", where or None) from None
     except (ValueError, RecursionError) as error:  # malformed JSON, wrong UTF-8, brackets without end
         raise invalid(f"the body isn't valid JSON: {_short(str(error))}", code="invalid_json") from None
 
