@@ -25,7 +25,7 @@ class Own:
     def __init__(self, backend: str, dtype: str, folder: Path, threads: int) -> None:
         from cutset.llm import LLM
 
-        options = {"prefix_caching": False, "cache_mib": 256, "generation_config": False}
+        options: dict[str, Any] = {"prefix_caching": False, "cache_mib": 256, "generation_config": False}
         self.llm = LLM(folder, backend=backend, dtype=dtype, threads=threads, **options)
         self.threads = threads
 
