@@ -103,6 +103,7 @@ WHEN = "when pads are made here: ahead, in idle time, or inline"
 PADS = "when no pad is ready: wait, compute it here (inline), fail; auto: inline in idle time's place, else wait"
 SAME_HOST = "let the one that makes pads be on the accelerator's host: for tests alone, it breaks every promise"
 DIGESTS = "compare an integer checkpoint with its digests: where its files have changed since the last time, or always"
+GENERATION = "take sampling parameters that a request doesn't name from the model's generation_config.json"
 BESIDE = "models.yaml, the registered models; looked for beside cutset.toml, then in the current directory"
 
 
@@ -123,6 +124,7 @@ class Settings:
     max_num_seqs: int = field(default=64, metadata=_is("most sequences in a step", low=1, high=65536))
     max_batch_tokens: int = field(default=512, metadata=_is("most tokens in a step", low=1))
     prefix_caching: bool = field(default=True, metadata=_is("reuse the KV cache of equal beginnings"))
+    generation_config: bool = field(default=True, metadata=_is(GENERATION))
     offload: str = field(default="", metadata=_is("the accelerator that multiplies; none: this machine", **ADDRESSES))
     mode: str = field(default="", metadata=_is(MODE, choices=MODE_NAMES, flag_only=True))
     offload_timeout: int = field(default=30, metadata=_is("seconds that a call to an accelerator may take", low=1))

@@ -6,8 +6,10 @@ This is the one place that knows all jobs: it puts tokenizer, decoder, linears a
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -22,10 +24,11 @@ from cutset.engine.handle import RequestHandle
 from cutset.engine.loop import EngineLoop
 from cutset.engine.outputs import Delta, EngineStats, RequestOutput, collect
 from cutset.engine.params import SamplingParams
-from cutset.errors import ConfigError, RequestError
+from cutset.errors import ConfigError, ModelError, RequestError
 from cutset.models.backend import build_executor, cache_blocks
 from cutset.models.chat import ChatTemplate
 from cutset.models.executor import Executor
+from cutset.models.generation_config import GenerationDefaults, generation_defaults
 from cutset.models.integer import Progress
 from cutset.models.registry import resolve, settings_for
 from cutset.models.source import open_source
@@ -70,6 +73,8 @@ class _Model:
         self.tokenizer = Tokenizer.load(found.directory)
         self._template_override = found.overrides.chat_template
         self._template: ChatTemplate | None = None
+        self._template_lock = threading.Lock()
+        self.generation = sampling_defaults(found.directory, self.spec.max_positions, self.settings)
         self.offload: Offload | None = None
         self.executor: Executor
         if mode is not None and mode.remote:
@@ -115,9 +120,13 @@ class _Model:
         """The engine takes requests. It doesn't after `close`, nor after an error that ended its thread."""
         return self._loop.alive
 
+    def params(self, params: SamplingParams | None = None) -> SamplingParams:
+        """The parameters in force: those that were given, then the model's (`generation_config.json`), then ours."""
+        return (params or SamplingParams()).with_defaults(self.generation.values)
+
     def check(self, ids: NDArray[np.int32], params: SamplingParams) -> None:
         """Raises RequestError, or ContextLengthError, if these ids (tokens,) can't be continued so."""
-        self._engine.check(ids, params)
+        self._engine.check(ids, self.params(params))
 
     def encode(self, prompt: Prompt) -> NDArray[np.int32]:
         """The token ids (tokens,) of a prompt, with the special tokens that the model expects in front.
@@ -134,21 +143,27 @@ class _Model:
             raise RequestError(f"a prompt must be a text or a list of token ids, not {type(prompt).__name__}")
         return ids  # the engine checks their number and range
 
-    def encode_chat(self, messages: Sequence[Message], **variables: Any) -> NDArray[np.int32]:
+    def encode_chat(self, messages: Sequence[Message], /, **variables: Any) -> NDArray[np.int32]:
         """The token ids of a conversation, by the model's chat template, up to where the answer begins.
 
         Raises TokenizerError where the model has no template.
         """
         return self.encode_rendered(self.render_chat(messages, **variables))
 
-    def render_chat(self, messages: Sequence[Message], **variables: Any) -> str:
+    def render_chat(self, messages: Sequence[Message], /, **variables: Any) -> str:
         """A conversation as the model's chat template writes it. Raises TokenizerError where there is none."""
-        if self._template is None:
-            given = self._template_override
-            self._template = (
-                ChatTemplate(given, **self.tokenizer.special_tokens) if given else ChatTemplate.of(self.tokenizer)
-            )
-        return self._template.render(messages, **variables)
+        return self.chat_template().render(messages, **variables)
+
+    def chat_template(self) -> ChatTemplate:
+        """The model's chat template, compiled when it is first asked for, which takes a moment. Raises TokenizerError
+        where there is none."""
+        with self._template_lock:
+            if self._template is None:
+                given = self._template_override
+                self._template = (
+                    ChatTemplate(given, **self.tokenizer.special_tokens) if given else ChatTemplate.of(self.tokenizer)
+                )
+            return self._template
 
     def encode_rendered(self, text: str) -> NDArray[np.int32]:
         """The token ids of what `render_chat` gave."""
@@ -157,6 +172,8 @@ class _Model:
     def close(self) -> None:
         """Stops the engine's thread; what still runs ends with an error."""
         self._loop.close()
+        if self._template is not None:
+            self._template.close()
         if self.offload is not None:
             self.offload.close()
 
@@ -196,9 +213,10 @@ class LLM(_Model):
     ) -> list[RequestOutput]:
         """Continues all prompts together; outputs in their order. `params` is for all, or one each."""
         wanted = _as_prompts(prompts)
-        each = [params or SamplingParams()] * len(wanted) if not isinstance(params, Sequence) else list(params)
+        each = list(params) if isinstance(params, Sequence) else [params or SamplingParams()] * len(wanted)
         if len(each) != len(wanted):
             raise RequestError(f"{len(each)} sampling parameters for {len(wanted)} prompts: give one, or one each")
+        each = [self.params(one) for one in each]
         encoded = [self.encode(prompt) for prompt in wanted]
         for ids, one in zip(encoded, each, strict=True):
             self._engine.check(ids, one)  # before any of them starts
@@ -217,14 +235,14 @@ class LLM(_Model):
 
     def chat(self, messages: Sequence[Message], params: SamplingParams | None = None) -> RequestOutput:
         """Answers a conversation: a list of {"role": …, "content": …}."""
-        return self._result(self._loop.submit(self.encode_chat(messages), params))
+        return self._result(self._loop.submit(self.encode_chat(messages), self.params(params)))
 
     def stream_chat(self, messages: Sequence[Message], params: SamplingParams | None = None) -> Iterator[Delta]:
         """Answers a conversation, piece by piece."""
         return self._stream(self.encode_chat(messages), params)
 
     def _stream(self, ids: NDArray[np.int32], params: SamplingParams | None) -> Iterator[Delta]:
-        handle = self._loop.submit(ids, params)  # errors come here, not at the first piece
+        handle = self._loop.submit(ids, self.params(params))  # errors come here, not at the first piece
 
         def pieces() -> Iterator[Delta]:
             with handle:
@@ -255,20 +273,22 @@ class AsyncLLM(_Model):
 
     async def generate(self, prompt: Prompt, params: SamplingParams | None = None) -> RequestOutput:
         """Continues one prompt. Run several at once with asyncio.gather: they share batches."""
-        ids = self.encode(prompt)
+        ids = await _elsewhere(lambda: self.encode(prompt))
         return await self._collected(ids, params, prompt if isinstance(prompt, str) else None)
 
     async def chat(self, messages: Sequence[Message], params: SamplingParams | None = None) -> RequestOutput:
         """Answers a conversation."""
-        return await self._collected(self.encode_chat(messages), params, None)
+        return await self._collected(await _elsewhere(lambda: self.encode_chat(messages)), params, None)
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> AsyncIterator[Delta]:
-        """Continues one prompt, piece by piece. Closing the iterator, or cancelling its task, cancels the rest."""
-        return self._stream(self.encode(prompt), params)
+        """Continues one prompt, piece by piece. Closing the iterator, or cancelling its task, cancels the rest.
+
+        What is wrong with the prompt is raised at the first piece."""
+        return self._stream(lambda: self.encode(prompt), params)
 
     def stream_chat(self, messages: Sequence[Message], params: SamplingParams | None = None) -> AsyncIterator[Delta]:
         """Answers a conversation, piece by piece."""
-        return self._stream(self.encode_chat(messages), params)
+        return self._stream(lambda: self.encode_chat(messages), params)
 
     def submit(
         self,
@@ -283,15 +303,22 @@ class AsyncLLM(_Model):
         For servers that wait for many answers at once. The handle cancels. Only requests of the same `cache_salt` share
         what is cached. Raises RequestError at once for a prompt that can't be run, EngineError if the engine stopped.
         """
-        return self._loop.submit(ids, params, on_delta=on_delta, cache_salt=cache_salt)
+        return self._loop.submit(ids, self.params(params), on_delta=on_delta, cache_salt=cache_salt)
 
     async def _collected(
         self, ids: NDArray[np.int32], params: SamplingParams | None, prompt: str | None
     ) -> RequestOutput:
-        deltas = [delta async for delta in self._stream(ids, params)]
+        deltas = [delta async for delta in self._pieces(ids, params)]
         return collect(deltas[0].request_id, deltas, prompt=prompt, prompt_token_ids=ids.tolist())
 
-    async def _stream(self, ids: NDArray[np.int32], params: SamplingParams | None) -> AsyncIterator[Delta]:
+    async def _stream(
+        self, encode: Callable[[], NDArray[np.int32]], params: SamplingParams | None
+    ) -> AsyncIterator[Delta]:
+        async with contextlib.aclosing(self._pieces(await _elsewhere(encode), params)) as pieces:
+            async for delta in pieces:
+                yield delta
+
+    async def _pieces(self, ids: NDArray[np.int32], params: SamplingParams | None) -> AsyncGenerator[Delta]:
         import asyncio
 
         loop = asyncio.get_running_loop()
@@ -301,7 +328,7 @@ class AsyncLLM(_Model):
             with contextlib.suppress(RuntimeError):  # the event loop has closed, so nobody waits any more
                 loop.call_soon_threadsafe(pieces.put_nowait, delta)
 
-        handle = self._loop.submit(ids, params, on_delta=receive)
+        handle = self._loop.submit(ids, self.params(params), on_delta=receive)
         try:
             while True:
                 delta = await pieces.get()
@@ -312,6 +339,36 @@ class AsyncLLM(_Model):
                     return
         finally:
             handle.cancel()
+
+
+def sampling_defaults(directory: Path, context: int, settings: Settings) -> GenerationDefaults:
+    """The sampling parameters that a model in `directory`, with a context of so many tokens, names itself.
+
+    Warns of what it asks for and isn't done here. Raises ModelError for values that can't be.
+    """
+    if not settings.generation_config:
+        return GenerationDefaults()
+    found = generation_defaults(directory, context)
+    remedy = "correct it, or give --no-generation-config"
+    try:
+        SamplingParams(**found.values)
+    except RequestError as error:
+        raise ModelError(f"{found.file}: {str(error).rstrip('.')}; {remedy}") from None
+    if found.undone:
+        asked = ", ".join(f"{name}={value!r:.40}" for name, value in sorted(found.undone.items()))
+        warnings.warn(
+            f"{found.file} asks for what isn't done here: {asked:.400}. Answers differ from those of systems that do; "
+            f"{remedy}",
+            stacklevel=3,
+        )
+    return found
+
+
+async def _elsewhere(encode: Callable[[], NDArray[np.int32]]) -> NDArray[np.int32]:
+    """In a thread: a long text takes a while, and a chat waits for the process that renders it."""
+    import asyncio
+
+    return await asyncio.to_thread(encode)
 
 
 def _as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

@@ -44,6 +44,7 @@ def test_the_kept_mode_is_named_and_a_lie_is_told(inproc: str) -> None:  # noqa:
             with pytest.raises(openai.APIStatusError, match="wrong product") as caught:
                 running.client().completions.create(**ASKED)
             assert (caught.value.status_code, caught.value.code) == (502, "integrity_error")
+            assert "says this test" not in str(caught.value)  # the log tells more, to whom it concerns
             running.idle()
             running.close()
     finally:

@@ -65,6 +65,7 @@ class Client:
 
     def __init__(self, folder: Path, mode: str, address: str, threads: int, context: int, pads_mib: int) -> None:
         chosen: dict[str, Any] = {"dtype": mode} if mode in LOCAL else {"offload": address, "mode": mode}
+        chosen["generation_config"] = False
         if mode not in LOCAL:
             chosen["pads_mib"] = pads_mib
         with warnings.catch_warnings():

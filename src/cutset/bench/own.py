@@ -25,7 +25,8 @@ class Own:
     def __init__(self, backend: str, dtype: str, folder: Path, threads: int) -> None:
         from cutset.llm import LLM
 
-        self.llm = LLM(folder, backend=backend, dtype=dtype, threads=threads, prefix_caching=False, cache_mib=256)
+        options: dict[str, Any] = {"prefix_caching": False, "cache_mib": 256, "generation_config": False}
+        self.llm = LLM(folder, backend=backend, dtype=dtype, threads=threads, **options)
         self.threads = threads
 
     def forward(self, batch: int, tokens: int) -> float:

@@ -74,6 +74,7 @@ def measure_quality(
 ) -> dict[str, Quality]:
     """The quality of each dtype of a float model, on the native backend. `threads` 0: all usable cores."""
     options: dict[str, Any] = {"backend": "native", "threads": threads, "models_file": models_file, "offline": offline}
+    options["generation_config"] = False
     with LLM(model, dtype="float32", **options) as llm:
         texts = likely_texts(llm, prompts)
         base, plain = _score(llm.executor, texts)

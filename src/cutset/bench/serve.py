@@ -44,7 +44,7 @@ class Load:
 def server(folder: Path, threads: int) -> Iterator[str]:
     """`cutset serve` over a checkpoint, without the prefix cache; its address. Raises EngineError."""
     command = [sys.executable, "-m", "cutset", "serve", str(folder), "--port", "0", "--dtype", "int8"]
-    command += ["--threads", str(threads), "--no-prefix-caching", "--cache-mib", "256"]
+    command += ["--threads", str(threads), "--no-prefix-caching", "--no-generation-config", "--cache-mib", "256"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("CUTSET_", "OMP_"))}
     environment |= {"OMP_NUM_THREADS": str(threads)}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)

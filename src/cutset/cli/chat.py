@@ -25,11 +25,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    params, settings = sampling_from(args), settings_from(args)
+    sampling_from(args)  # what can't be is said before a model is loaded
+    settings = settings_from(args)
     from cutset.llm import LLM
 
     start = [{"role": "system", "content": args.system}] if args.system else []
     with LLM(args.model, settings=settings, progress=Progress()) as llm:
+        params = sampling_from(args, llm.generation.values)
         llm.encode_chat([*start, {"role": "user", "content": "?"}])  # no template: say so before anyone types
         if isinstance(sys.stdin, io.TextIOWrapper):  # what isn't text is refused line by line, like a prompt
             sys.stdin.reconfigure(errors="surrogateescape")

@@ -1,13 +1,14 @@
-"""`cutset config`: the settings in force, and where each comes from."""
+"""`cutset config`: the settings in force, and where each comes from; with a model, its sampling parameters too."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from cutset.cli.options import add_json, add_settings, settings_from
 from cutset.cli.output import table
-from cutset.config import OPTIONS
+from cutset.config import OPTIONS, Settings
 from cutset.files import write_json
 
 __all__ = ["configure", "run"]
@@ -16,20 +17,54 @@ WORDS = {True: "yes", False: "no", None: "none"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="MODEL", help="also how a request to it is sampled that doesn't say how")
     add_json(parser, "the settings and their sources")
     add_settings(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     settings = settings_from(args)
+    sampling: dict[str, tuple[Any, str]] = {}
+    if args.model is not None:
+        settings, sampling = _of_model(args.model, settings)
     values = {name: getattr(settings, name) for name in OPTIONS}
-    shown = {name: WORDS[value] if isinstance(value, bool | None) else str(value) for name, value in values.items()}
+    shown = {name: _shown(value) for name, value in values.items()}
     if not settings.threads:
         shown["threads"] = f"0 = {settings.thread_count}"
     print(table([("setting", "value", "from"), *((name, shown[name], settings.sources[name]) for name in OPTIONS)]))
+    if sampling:
+        rows = [(name, _shown(value), source) for name, (value, source) in sampling.items()]
+        print("\n" + table([("sampling", "value", "from"), *rows]))
     print(f"\nread: {settings.file or 'no cutset.toml'}")
     if args.json:
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
         document = {name: {"value": plain[name], "source": settings.sources[name]} for name in OPTIONS}
-        write_json(args.json, {"file": str(settings.file) if settings.file else None, "settings": document})
+        found: dict[str, Any] = {"file": str(settings.file) if settings.file else None, "settings": document}
+        if sampling:
+            found["model"] = args.model
+            found["sampling"] = {name: {"value": value, "source": source} for name, (value, source) in sampling.items()}
+        write_json(args.json, found)
     return 0
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(repr, value)) or "none"
+    return WORDS[value] if isinstance(value, bool | None) else str(value)
+
+
+def _of_model(model: str, settings: Settings) -> tuple[Settings, dict[str, tuple[Any, str]]]:
+    """The settings for one model, and its sampling parameters, each with where it comes from."""
+    from cutset.engine.params import SamplingParams
+    from cutset.llm import sampling_defaults
+    from cutset.models.families import load_spec
+    from cutset.models.registry import resolve, settings_for
+
+    ref = resolve(model, settings)
+    settings = settings_for(ref, settings)
+    own = sampling_defaults(ref.directory, load_spec(ref.directory).max_positions, settings)
+    params = SamplingParams.of({}, own.values)
+    source = f"{own.file.name} ({own.file})" if own.file else "default"
+    return settings, {
+        name: (getattr(params, name), source if name in own.values else "default") for name in SamplingParams.names()
+    }

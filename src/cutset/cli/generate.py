@@ -31,11 +31,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    params, settings = sampling_from(args), settings_from(args)
+    sampling_from(args)  # what can't be is said before a model is loaded
+    settings = settings_from(args)
     prompt = read_bounded(args.prompt_file) if args.prompt_file else _stdin() if args.prompt == "-" else args.prompt
     from cutset.llm import LLM
 
     with LLM(args.model, settings=settings, progress=Progress()) as llm, _text_to(args.output):
+        params = sampling_from(args, llm.generation.values)
         answer = print_answer(llm.stream(prompt, params))
         tell(statistics(answer))
         if llm.offload is not None:

@@ -28,6 +28,14 @@ LIMITS = (
     ("max-queue", 256, 0, 1 << 16, "samples that may wait for others; more are refused with 429"),
     ("max-seconds", 600, 1, 1 << 20, "seconds that an answer may take"),
     ("max-connections", 1000, 1, 1 << 16, "connections at a time"),
+    (
+        "max-waiting",
+        128,
+        1,
+        1 << 16,
+        "connections of one address that have sent no whole request; the oldest is closed",
+    ),
+    ("max-unread", 4096, 64, 1 << 20, "KiB of memory for what a stream's client hasn't read; then the stream ends"),
     ("grace", 30, 0, 3600, "seconds that running answers get when the server is stopped"),
 )
 
@@ -52,6 +60,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="what clients call the model (default: its own name); may be given several times",
     )
+    parser.add_argument(
+        "--forwarded-allow-ips",
+        default="",
+        metavar="ADDRESSES",
+        help="proxies that are believed in X-Forwarded-Proto and X-Forwarded-For: addresses and networks, with commas "
+        "between (default none)",
+    )
+    parser.add_argument(
+        "--on-integrity-error",
+        choices=("refuse", "reopen", "stop"),
+        default="refuse",
+        help="after a wrong product of an accelerator: refuse requests, open a new session with it (at most 5 "
+        "times), or stop with exit code 1 (default refuse)",
+    )
     group = parser.add_argument_group("limits")
     for name, default, _, _, text in LIMITS:
         group.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default {default})")
@@ -71,12 +93,14 @@ def run(args: argparse.Namespace) -> int:
     except ModuleNotFoundError:
         raise ConfigError("cutset serve needs a few packages more: pip install 'cutset[serve]'") from None
     from cutset.serve.auth import Auth, keys_from
+    from cutset.serve.crowd import networks
     from cutset.serve.limits import Limits
     from cutset.serve.server import bind
 
     # A text is tokenised in one thread, which gives way to the engine; threads of the tokenizer's own wouldn't.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     text = read_bounded(args.api_key_file) if args.api_key_file else ""
+    networks(_proxies(args))
     auth = Auth(keys_from(args.api_key, text, os.environ.get("CUTSET_API_KEY", "")), args.host)
     listening = bind(args.host, args.port)
     with listening:
@@ -87,28 +111,37 @@ def run(args: argparse.Namespace) -> int:
             queue=args.max_queue,
             request_s=args.max_seconds,
             connections=args.max_connections,
+            waiting=args.max_waiting,
+            unread_bytes=args.max_unread << 10,
             grace_s=args.grace,
         )
         llm = AsyncLLM(args.model, settings=settings, progress=Progress())
         try:
-            return _serve(llm, args.served_model_name, limits, auth, listening)
+            return _serve(args, llm, limits, auth, listening)
         finally:
             llm.close()
 
 
-def _serve(llm: AsyncLLM, names: list[str], limits: Limits, auth: Auth, listening: socket) -> int:
+def _proxies(args: argparse.Namespace) -> list[str]:
+    return [text.strip() for text in args.forwarded_allow_ips.split(",") if text.strip()]
+
+
+def _serve(args: argparse.Namespace, llm: AsyncLLM, limits: Limits, auth: Auth, listening: socket) -> int:
     from cutset.serve.app import build_app
     from cutset.serve.server import Server, url_of
     from cutset.serve.service import Service
 
-    service = Service(llm, names=names, limits=limits)
-    server = Server(build_app(service, auth), service, tell)
+    service = Service(llm, names=args.served_model_name, limits=limits, on_integrity_error=args.on_integrity_error)
+    server = Server(build_app(service, auth), service, tell, _proxies(args))
     where = url_of(listening)
     how = f"mode {llm.mode}" if llm.mode else f"{llm.choice.backend} {llm.choice.dtype}"
     tell(f"serving {', '.join(service.names)} ({how}) at {where}/v1; dashboard at {where}/")
+    if llm.generation.values:
+        own = ", ".join(f"{name} {value}" for name, value in llm.generation.values.items())
+        tell(f"where requests don't say: {own:.300} (generation_config.json; --no-generation-config turns it off)")
     server.run(sockets=[listening])
     stats = llm.stats()
     tell(f"stopped: {stats.generated_tokens} tokens generated, {stats.prompt_tokens} prompt tokens computed")
     if llm.offload is not None:
         tell(llm.offload.summary())
-    return 0
+    return 1 if service.readiness.stopped else 0

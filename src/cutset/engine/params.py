@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
 
 from cutset.errors import RequestError
 
@@ -25,8 +25,12 @@ class SamplingParams:
 
     The logits pass: penalties, temperature, min_p, top_k, top_p. Temperature 0 is greedy; ties go to the lowest id.
     A value out of its range raises RequestError, which names the parameter, the value and the range.
+
+    What isn't given may be the model's to say (`with_defaults`): `named` are those that were given. To
+    `dataclasses.replace` all of them are.
     """
 
+    named: frozenset[str] = field(init=False, repr=False, compare=False)
     n: int = 1  # samples of the prompt
     max_tokens: int | None = 16  # of each sample; None: up to the end of the context
     min_tokens: int = 0  # before that many, neither an end token nor a stop string ends the text
@@ -44,6 +48,11 @@ class SamplingParams:
     frequency_penalty: float = 0.0  # the same, times how often it is there
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
+
+    def __new__(cls, **given: Any) -> Self:
+        made = object.__new__(cls)
+        object.__setattr__(made, "named", frozenset(name for name in given if name in cls.__dataclass_fields__))
+        return made
 
     def __post_init__(self) -> None:
         _whole("n", self.n, 1, MAX_N)
@@ -87,7 +96,25 @@ class SamplingParams:
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """The names of all parameters, for faces that take them from elsewhere."""
-        return tuple(field.name for field in fields(cls))
+        return tuple(field.name for field in fields(cls) if field.init)
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> SamplingParams:
+        """What is given by name, `defaults` for the rest. Of min_tokens and max_tokens a default gives way to the one
+        that is given. Raises RequestError."""
+        values = {**defaults, **given}
+        least, most = values.get("min_tokens", 0), values.get("max_tokens", cls().max_tokens)
+        if isinstance(least, int) and isinstance(most, int) and least > most:
+            if "min_tokens" not in given:
+                values["min_tokens"] = most
+            elif "max_tokens" not in given:
+                values["max_tokens"] = least
+        return cls(**values)
+
+    def with_defaults(self, defaults: Mapping[str, Any]) -> SamplingParams:
+        """These, with `defaults` where none was named."""
+        values = {name: getattr(self, name) for name in self.names()}
+        return SamplingParams.of({name: values[name] for name in self.named}, values | dict(defaults))
 
 
 def _bad(name: str, value: object, wanted: str) -> RequestError:

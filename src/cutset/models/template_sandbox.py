@@ -4,9 +4,9 @@ What the limits cover: attribute tricks and changes to what it is given (Jinja's
 `MAX_RANGE`), endless loops and recursion (a budget of steps), strings and lists that grow by doubling (operators, `~`,
 `set` blocks, macros), padding to a huge width, and the length of the output.
 
-What they don't cover: one operation that prints a nested list with a long string in many places (`tojson`, `~`), and
-slow operations on strings just below the limit. Such a template can take gigabytes or minutes. Models of people you
-trust that little need a process with a memory limit.
+What they don't cover: one operation that compares, hashes or prints a nested list (`==`, `tojson`, `~`), and slow
+operations on strings just below the limit. Such a template would take gigabytes, or for ever; its process is ended then
+(template_process.py).
 """
 
 from __future__ import annotations

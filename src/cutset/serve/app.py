@@ -13,13 +13,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cutset.errors import CutsetError
-from cutset.serve.auth import Auth, Guard
+from cutset.serve.auth import Auth, Guard, refuse
 from cutset.serve.endpoints import ChatCompletions, Completions
 from cutset.serve.errors import NO_RETRY, ApiError, as_api_error
 from cutset.serve.hub import Hub
+from cutset.serve.limits import CLOSE
 from cutset.serve.metrics import Metrics
 from cutset.serve.pages import dashboard_routes
 from cutset.serve.readings import Ticker
@@ -41,6 +42,7 @@ def build_app(service: Service, auth: Auth) -> ASGIApp:
             ticker.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await ticker
+            await service.readiness.close()
 
     return guarded(
         [
@@ -84,7 +86,27 @@ def guarded(
         return handle
 
     handlers: Any = {kind: answered(answer) for kind, answer in ANSWERS.items()}
-    return Guard(Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan), auth, refused)
+    app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+    app.router.redirect_slashes = False
+    return Entrance(Guard(app, auth, refused), refused)
+
+
+class Entrance:
+    """Middleware for what comes before a request's meaning: where it ends, and how its path is written."""
+
+    def __init__(self, app: ASGIApp, refused: Callable[[int], object]) -> None:
+        self.app, self.refused = app, refused
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            names = {name for name, _ in scope["headers"]}
+            if b"content-length" in names and b"transfer-encoding" in names:
+                # A proxy may think that it ends elsewhere, so nothing that follows on the connection is read.
+                text = "the request has both Content-Length and Transfer-Encoding: send one of them"
+                await refuse(ApiError(400, text, headers=CLOSE), send, self.refused)
+                return
+            scope["path"] = scope["path"].rstrip("/") or "/"  # no redirect: it would have to know the scheme
+        await self.app(scope, receive, send)
 
 
 class Pages:
@@ -101,8 +123,10 @@ class Pages:
         return _json(self._card(self.service.check_model(request.path_params["name"])))
 
     async def health(self, request: Request) -> Response:
-        """200 while requests are taken, 503 when the server is being stopped or its engine has ended."""
+        """200 while requests are taken, 503 when the server is being stopped, its engine has ended, or an accelerator
+        gave a wrong product."""
         self.service.check_open()
+        self.service.readiness.check_health()
         return _json({"status": "ok"})
 
     async def metrics(self, request: Request) -> Response:

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from cutset.errors import ConfigError
 from cutset.serve.errors import ApiError
 
-__all__ = ["Auth", "Guard", "keys_from"]
+__all__ = ["Auth", "Guard", "keys_from", "refuse"]
 
 MOST_KEYS = 1000
 OPEN = ("/", "/health")  # and the dashboard's files, which tell nothing
@@ -84,12 +84,7 @@ class Guard:
                 scope["cutset.client"] = self.auth.client(headers.get(b"authorization", b""))
             await self.app(scope, receive, send)
             return
-        self.refused(error.status)
-        body = error.body()
-        shown = error.headers | {"content-type": "application/json", "content-length": str(len(body))}
-        encoded = [(name.encode(), value.encode()) for name, value in shown.items()]
-        await send({"type": "http.response.start", "status": error.status, "headers": encoded})
-        await send({"type": "http.response.body", "body": body})
+        await refuse(error, send, self.refused)
 
     def _refusal(self, path: str, headers: dict[bytes, bytes]) -> ApiError | None:
         if self.auth.needed:
@@ -108,6 +103,16 @@ class Guard:
         return ApiError(
             403, f"this server answers to localhost, not to {host[:100]!r}: give it an API key to be reached"
         )
+
+
+async def refuse(error: ApiError, send: Send, refused: Callable[[int], object]) -> None:
+    """Answers with an error before any application is asked."""
+    refused(error.status)
+    body = error.body()
+    shown = error.headers | {"content-type": "application/json", "content-length": str(len(body))}
+    encoded = [(name.encode(), value.encode()) for name, value in shown.items()]
+    await send({"type": "http.response.start", "status": error.status, "headers": encoded})
+    await send({"type": "http.response.body", "body": body})
 
 
 def is_loopback(host: str) -> bool:

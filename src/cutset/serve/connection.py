@@ -1,10 +1,13 @@
-"""uvicorn's HTTP/1.1 connections, which may not take for ever to send a request's head, nor to read an answer."""
+"""uvicorn's HTTP/1.1 connections, which may not take for ever to send a request's head, nor to read an answer, and of
+which one address may not have too many that only wait."""
 
 from __future__ import annotations
 
 import asyncio
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from cutset.serve.crowd import Crowd
 
 __all__ = ["Connection"]
 
@@ -14,28 +17,52 @@ class Connection(H11Protocol):
     when its client has read too little of an answer for `write_s` seconds. uvicorn itself only closes connections that
     are idle between two requests.
 
-    Who waits in `receive` is told that the client has left, and `send` does nothing from then on.
+    While it has sent no whole request it is part of the `crowd`, which may close it for newer ones. Who waits in
+    `receive` is told that the client has left, and `send` does nothing from then on.
     """
 
+    crowd: Crowd
     head_s, write_s = 20.0, 30.0
     _late: asyncio.TimerHandle | None = None
     _stuck: asyncio.TimerHandle | None = None  # since the buffer is full
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
+            self.crowd.make_room()
         self._await_head()
+        self._join()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self.cycle is None or self.cycle.response_complete:
+        if self.idle:
             self._await_head()
         else:
             self._stop_waiting()
+        if self.idle or self.cycle.more_body:
+            self._join()
+        else:
+            self.crowd.leave(self)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.idle:
+            self._join()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
         self._moves()
+        self.crowd.leave(self)
         super().connection_lost(exc)
+
+    @property
+    def idle(self) -> bool:
+        """No request has begun since the last answer."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def drop(self) -> None:
+        """Closes it: what it was sent already it still gets."""
+        self.transport.close()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -62,5 +89,9 @@ class Connection(H11Protocol):
 
     def _give_up(self) -> None:
         self._late = None
-        if (self.cycle is None or self.cycle.response_complete) and not self.transport.is_closing():
+        if self.idle and not self.transport.is_closing():
             self.transport.close()
+
+    def _join(self) -> None:
+        if not self.transport.is_closing():
+            self.crowd.join(self, self.client[0] if self.client else "")

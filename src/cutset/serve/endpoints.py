@@ -39,8 +39,12 @@ class _Endpoint(ABC):
         self.service = service
 
     @abstractmethod
-    async def prompts(self, request: Any, size: int) -> Prompts:
-        """The token ids of each prompt of a request of so many bytes."""
+    def count(self, request: Any) -> int:
+        """How many prompts a request has."""
+
+    @abstractmethod
+    async def prompts(self, request: Any) -> Prompts:
+        """The token ids of each."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         service = self.service
@@ -50,30 +54,33 @@ class _Endpoint(ABC):
             return
         request = parse(body, self.kind)
         model = service.check_model(request.model)
-        params = request.sampling(self.default_tokens)
-        prompts = await self.prompts(request, len(body))
-        self._check_room(prompts, request.limit())
-        told = {"cutset": {"mode": service.mode}}
-        answer = self.answer(model, service.fingerprint, service.texts, told)
-        with (
-            service.admission.admit(len(prompts) * params.n),
-            service.generate(prompts, params, salted(scope.get("cutset.client"), request.cache_salt)) as generation,
-            service.watching(answer.id, generation),
-        ):
-            watcher = asyncio.create_task(_until_gone(receive, generation))
-            try:
-                if request.stream:
-                    wants_usage = bool(request.stream_options and request.stream_options.include_usage)
-                    await self._stream(generation, answer, params.n, wants_usage, send)
-                else:
-                    await self._whole(generation, answer, params.n, send)
-            except ClientGone:
-                for watch in service.watches:
-                    watch.client_left()
-            finally:
-                watcher.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await watcher
+        params = request.sampling(self.default_tokens, service.llm.generation.values)
+        with service.admission.admit(self.count(request) * params.n):  # to make its prompts takes time too
+            prompts = await self.prompts(request)
+            self._check_room(prompts, request.limit())
+            answer = self.answer(model, service.fingerprint, service.texts, {"cutset": {"mode": service.mode}})
+            salt = salted(scope.get("cutset.client"), request.cache_salt)
+            running = service.generate(prompts, params, salt, stream=bool(request.stream))
+            with running as generation, service.watching(answer.id, generation):
+                await self._answer(request, params.n, generation, answer, receive, send)
+
+    async def _answer(
+        self, request: Any, n: int, generation: Generation, answer: Answer, receive: Receive, send: Send
+    ) -> None:
+        watcher = asyncio.create_task(_until_gone(receive, generation))
+        try:
+            if request.stream:
+                wants_usage = bool(request.stream_options and request.stream_options.include_usage)
+                await self._stream(generation, answer, n, wants_usage, send)
+            else:
+                await self._whole(generation, answer, n, send)
+        except ClientGone:
+            for watch in self.service.watches:
+                watch.client_left()
+        finally:
+            watcher.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watcher
 
     def _check_room(self, prompts: Prompts, wanted: int | None) -> None:
         """Raises ApiError if a prompt and the tokens that were asked for are more than the context."""
@@ -127,7 +134,10 @@ class Completions(_Endpoint):
 
     answer, kind, default_tokens = CompletionAnswer, CompletionRequest, 16
 
-    async def prompts(self, request: CompletionRequest, size: int) -> Prompts:
+    def count(self, request: CompletionRequest) -> int:
+        return len(request.prompts())
+
+    async def prompts(self, request: CompletionRequest) -> Prompts:
         return [await self.service.encode(prompt) for prompt in request.prompts()]
 
 
@@ -136,10 +146,18 @@ class ChatCompletions(_Endpoint):
 
     answer, kind = ChatAnswer, ChatRequest
 
-    async def prompts(self, request: ChatRequest, size: int) -> Prompts:
-        # OpenAI's newer name; templates know the older one.
-        messages = [one | {"role": "system"} if one.get("role") == "developer" else one for one in request.messages]
-        return [await self.service.encode_chat(messages, request.chat_template_kwargs or {}, size)]
+    def count(self, request: ChatRequest) -> int:
+        return 1
+
+    async def prompts(self, request: ChatRequest) -> Prompts:
+        text = await self.service.render(
+            request.conversation(),
+            request.variables(),
+            request.chat_template_kwargs or {},
+            add_generation_prompt=request.add_generation_prompt,
+            continue_final_message=bool(request.continue_final_message),
+        )
+        return [await self.service.encode_rendered(text)]
 
 
 async def _until_gone(receive: Receive, generation: Generation) -> None:

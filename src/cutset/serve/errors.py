@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 
@@ -19,6 +20,8 @@ from cutset.errors import (
 )
 
 __all__ = ["NO_RETRY", "ApiError", "as_api_error", "invalid"]
+
+log = logging.getLogger(__name__)
 
 NO_RETRY = {"x-should-retry": "false"}  # OpenAI's clients obey it; without it they try a 5xx twice more
 
@@ -52,16 +55,22 @@ def invalid(message: str, param: str | None = None, code: str | None = None) -> 
 
 
 def as_api_error(error: CutsetError) -> ApiError:
-    """What a client is told about an error of the engine or of an offload."""
+    """What a client is told about an error of the engine or of an offload: that it failed. Where, the log says: of a
+    split model that would tell about others' requests, and about the accelerator."""
     text = str(error)
     if isinstance(error, ContextLengthError):
         return invalid(text, code="context_length_exceeded")
     if isinstance(error, RequestError | TokenizerError):
         named = re.match(r"(\w+)=", text)  # SamplingParams names the parameter first
         return invalid(text, named[1] if named else None)
+    log.error("a request failed: %s", error)
+    status, code, what = 500, "", "the server failed"
     if isinstance(error, IntegrityError):
-        return ApiError(502, text, kind="server_error", code="integrity_error", headers=NO_RETRY)
-    if isinstance(error, OffloadError | LinkError):
-        return ApiError(502, text, kind="server_error", code="offload_error", headers=NO_RETRY)
-    code = "engine_error" if isinstance(error, EngineError) else None
-    return ApiError(500, text, kind="server_error", code=code, headers=NO_RETRY)
+        status, code, what = 502, "integrity_error", "an accelerator gave a wrong product, so there is no answer"
+    elif isinstance(error, OffloadError | LinkError):
+        status, code, what = 502, "offload_error", "an offload failed, so there is no answer"
+    elif isinstance(error, EngineError):
+        code, what = "engine_error", "the engine failed, so there is no answer"
+    return ApiError(
+        status, f"{what}; the server's log says more", kind="server_error", code=code or None, headers=NO_RETRY
+    )

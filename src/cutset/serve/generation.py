@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -14,10 +16,27 @@ from cutset.engine.handle import RequestHandle
 from cutset.engine.outputs import Delta, Usage
 from cutset.engine.params import SamplingParams
 from cutset.llm import AsyncLLM
+from cutset.serve.errors import NO_RETRY, ApiError
 from cutset.serve.mailbox import Mailbox
 from cutset.serve.watch import Watch
 
 __all__ = ["Generation"]
+
+MOST_TAKEN = 128  # pieces: a connection's buffer gets no larger than what they become
+
+
+@dataclass(slots=True)
+class _Piece:
+    """What wasn't read yet: part of a sample of prompt `number`, and about how much memory it takes."""
+
+    number: int
+    delta: Delta
+    nbytes: int
+
+
+def _nbytes(delta: Delta) -> int:
+    found = 400 + len(delta.text)
+    return found + sum(200 + 120 * len(one.top) for one in delta.logprobs or ())
 
 
 class Generation:
@@ -34,14 +53,17 @@ class Generation:
         params: SamplingParams,
         salt: str | None = None,
         watches: Sequence[Watch] = (),
+        most_unread: int | None = None,  # bytes of memory; None: nobody can read yet
     ) -> None:
         self.started = time.perf_counter()
         self.prompt_tokens = sum(len(ids) for ids in prompts)
         self.samples = len(prompts) * params.n
-        self._watches = watches
+        self._watches, self._most_unread = watches, most_unread
         self._last: dict[tuple[int, int], float] = {}  # when each sample got its last token
         self._waiter: asyncio.Future[None] | None = None  # of whoever waits for the next piece
-        self._pieces: list[tuple[int, Delta]] = []
+        self._pieces: deque[_Piece] = deque()
+        self._newest: dict[tuple[int, int], _Piece] = {}  # of each sample, if it hasn't been taken
+        self._unread = 0  # bytes of memory
         self._left = len(prompts)
         self._handles: list[RequestHandle] = []
         self._usages: list[Usage] = []
@@ -67,7 +89,8 @@ class Generation:
         )
 
     async def pieces(self) -> AsyncIterator[list[tuple[int, Delta]]]:
-        """What has come since the last time, with the number of its prompt; whoever is slow gets more at once.
+        """What has come since the last time, with the number of its prompt; whoever is slow gets more at once, and
+        several tokens in one piece.
 
         Raises the error that ended a prompt, or what `end` was given.
         """
@@ -77,7 +100,7 @@ class Generation:
                 await self._waiter
             if self._error is not None:
                 raise self._error
-            some, self._pieces = self._pieces, []
+            some = self._take()
             for _, delta in some:
                 if delta.error is not None:
                     raise delta.error
@@ -93,6 +116,8 @@ class Generation:
     def end(self, error: Exception) -> None:
         """Has `pieces` raise `error` next: the client has left, or may not have more."""
         self._error = self._error or error
+        self._pieces.clear()
+        self._newest.clear()
         self._wake()
         self.cancel()
 
@@ -111,8 +136,40 @@ class Generation:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
+    def _take(self) -> list[tuple[int, Delta]]:
+        """The oldest pieces, not more than are soon sent."""
+        some: list[tuple[int, Delta]] = []
+        while self._pieces and len(some) < MOST_TAKEN:
+            piece = self._pieces.popleft()
+            some.append((piece.number, piece.delta))
+            self._unread -= piece.nbytes
+            if self._newest.get((piece.number, piece.delta.index)) is piece:
+                del self._newest[piece.number, piece.delta.index]
+        return some
+
+    def _keep(self, number: int, delta: Delta) -> None:
+        before = self._newest.get((number, delta.index))
+        if before is not None and delta.logprobs is None and len(self._pieces) >= MOST_TAKEN:
+            before.delta = replace(delta, text=before.delta.text + delta.text, token_ids=())
+            before.nbytes += len(delta.text)
+            self._unread += len(delta.text)
+        else:
+            piece = self._newest[number, delta.index] = _Piece(number, delta, _nbytes(delta))
+            self._pieces.append(piece)
+            self._unread += piece.nbytes
+        if self._most_unread is not None and self._unread > self._most_unread:
+            self.end(
+                ApiError(
+                    408,
+                    f"the client has left {self._unread} bytes of the answer unread, more than the {self._most_unread} "
+                    "that are kept: read faster, or ask for less at once",
+                    headers=NO_RETRY,
+                )
+            )
+
     def _receive(self, number: int, delta: Delta) -> None:
-        self._pieces.append((number, delta))
+        if self._error is None:
+            self._keep(number, delta)
         self._wake()
         if delta.token_ids:
             self.tokens += len(delta.token_ids)
@@ -121,6 +178,9 @@ class Generation:
             self._last[sample] = now
             for watch in self._watches:
                 watch.token(now - (before or self.started), before is None)
+        if delta.error is not None:
+            for watch in self._watches:
+                watch.request_failed(delta.error)
         if delta.finish_reason is not None:
             for watch in self._watches:
                 watch.sample_ended(delta.finish_reason)

@@ -17,6 +17,7 @@ __all__ = ["Hub", "Watchers"]
 
 MOST_WATCHERS = 32
 MOST_KEPT = 200  # events that a slow watcher is behind
+MOST_BYTES = 4 << 20  # of them; a single larger one is kept
 PING_S = 15.0
 
 
@@ -25,13 +26,18 @@ class _Watcher:
 
     def __init__(self, first: list[bytes], ended: bool) -> None:
         self._loop = asyncio.get_running_loop()
-        self._events: deque[bytes] = deque(first, maxlen=MOST_KEPT)
+        self._events: deque[bytes] = deque(first)
+        self._lock = threading.Lock()
         self._came = asyncio.Event()
         self._came.set()
         self.ended = ended
 
     def put(self, data: bytes) -> None:
-        self._events.append(data)
+        with self._lock:
+            self._events.append(data)
+            size = sum(map(len, self._events)) if len(self._events) > 1 else 0
+            while len(self._events) > MOST_KEPT or (size > MOST_BYTES and len(self._events) > 1):
+                size -= len(self._events.popleft())
         self.wake()
 
     def wake(self) -> None:
@@ -46,9 +52,9 @@ class _Watcher:
         except TimeoutError:
             return b": still here\n\n"
         self._came.clear()
-        parts = []
-        while self._events:
-            parts.append(self._events.popleft())
+        with self._lock:
+            parts = list(self._events)
+            self._events.clear()
         return b"".join(parts)
 
 

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from cutset.serve.errors import ApiError
 
-__all__ = ["Admission", "Limits", "read_body"]
+__all__ = ["CLOSE", "Admission", "Limits", "read_body"]
 
 DRAIN_BYTES, DRAIN_SECONDS = 256 << 20, 5.0  # read and dropped of a body that is too large
 
@@ -19,7 +19,8 @@ DRAIN_BYTES, DRAIN_SECONDS = 256 << 20, 5.0  # read and dropped of a body that i
 @dataclass(frozen=True, slots=True)
 class Limits:
     """`queue`: samples that may wait beside those that run. Seconds: of a whole request, of reading its body, of a
-    client that reads nothing of its answer, and of what runs when the server is stopped."""
+    client that reads nothing of its answer, and of what runs when the server is stopped. `waiting`: connections of one
+    address that have sent no whole request. `unread_bytes`: of memory, for what a stream's client hasn't read."""
 
     body_bytes: int = 4 << 20
     queue: int = 256
@@ -28,6 +29,8 @@ class Limits:
     write_s: float = 30.0
     grace_s: float = 30.0
     connections: int = 1000
+    waiting: int = 128
+    unread_bytes: int = 4 << 20
 
 
 class Admission:

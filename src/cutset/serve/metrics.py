@@ -129,6 +129,11 @@ class _Readings(Collector):
             yield _counter(f"vllm:{name}", text, value, labels)
         yield _counter("cutset_steps", "Forward passes", engine.steps_total, {})
         yield _gauge("cutset_kv_blocks", "Blocks of the KV cache", engine.blocks, {})
+        readiness = self.service.readiness
+        yield _gauge("cutset_ready", "1 while requests are taken", self.service.ready, {})
+        yield _counter(
+            "cutset_integrity_failures", "Sessions that a wrong product of an accelerator ended", readiness.failures, {}
+        )
         mode = {"mode": self.service.mode}
         yield _gauge("cutset_mode", "1 for the mode of offload that is kept", 1, mode)
         yield from self._offload()

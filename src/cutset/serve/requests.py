@@ -1,17 +1,20 @@
 """What a client may ask: OpenAI's parameters, and vLLM's beside them.
 
-What would change the answer and isn't served (tools, JSON schemas, biases) is refused; what wouldn't is ignored.
+What would change the answer and isn't served (tools, JSON schemas, biases) is refused; what wouldn't is ignored
+(fields.py).
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
 
 from cutset.engine.params import SamplingParams
 from cutset.serve.errors import invalid
+from cutset.serve.fields import NOTHING, TO_TEMPLATE, without_unserved
 
 __all__ = ["MOST_PROMPTS", "ChatRequest", "CompletionRequest", "parse"]
 
@@ -19,10 +22,12 @@ MOST_PROMPTS = 128  # of one request
 _Request = TypeVar("_Request", bound="_Common")
 
 
-class StreamOptions(msgspec.Struct):
-    """`include_usage`: a last chunk with the usage of the whole request."""
+class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
+    """`include_usage`: a last chunk with the usage of the whole request. The other pads events to hide their sizes."""
 
     include_usage: bool | None = None
+    include_obfuscation: bool | None = None  # changes nothing of the answer
+    continuous_usage_stats: bool | None = None  # vLLM's: refused
 
 
 class _Common(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -47,19 +52,7 @@ class _Common(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
     cache_salt: str | None = None  # requests share the KV cache only with those of the same salt
-    # Ignored.
-    user: str | None = None
-    metadata: Any = None
-    store: Any = None
-    service_tier: Any = None
-    safety_identifier: Any = None
-    prompt_cache_key: Any = None
-    # Refused, unless they ask for nothing.
-    logit_bias: Any = None
-
-    def unserved(self) -> dict[str, Any]:
-        """Parameters that are refused unless they ask for nothing."""
-        return {"logit_bias": self.logit_bias}
+    add_special_tokens: bool | None = None  # around the prompt; refused where it isn't what is done anyway
 
     def reported(self) -> int | None:
         """How many of the likeliest tokens to report; None for no log-probabilities."""
@@ -69,19 +62,25 @@ class _Common(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         """Most tokens of each sample, where the request says it."""
         return self.max_tokens
 
-    def sampling(self, max_tokens: int | None) -> SamplingParams:
-        """The engine's parameters; `max_tokens` where the request doesn't say. Raises RequestError, ApiError."""
-        for name, value in self.unserved().items():
-            if value:
+    def check(self) -> None:
+        """Raises ApiError for what isn't served."""
+        if self.stream_options is not None:
+            if not self.stream:
+                raise invalid("stream_options needs stream: true", "stream_options")
+            if self.stream_options.continuous_usage_stats:
+                name = "stream_options.continuous_usage_stats"
                 raise invalid(f"{name} isn't supported by this server: leave it out", name)
-        if self.stream_options is not None and not self.stream:
-            raise invalid("stream_options needs stream: true", "stream_options")
-        given = {name: getattr(self, name, None) for name in SamplingParams.names()}
-        given |= {"logprobs": self.reported(), "max_tokens": self.limit() or max_tokens}
         if self.limit() == 0:
             raise invalid("max_tokens=0 can't be used: give 1 or more", "max_tokens")
-        return SamplingParams(**{name: value for name, value in given.items() if value is not None}
-                              | {"max_tokens": given["max_tokens"]})  # fmt: skip
+
+    def sampling(self, max_tokens: int | None, defaults: Mapping[str, Any]) -> SamplingParams:
+        """The engine's parameters: what the request doesn't say is the model's `defaults` to say; `max_tokens` where
+        neither does. Raises RequestError, ApiError."""
+        self.check()
+        asked = {name: getattr(self, name, None) for name in SamplingParams.names()}
+        asked |= {"logprobs": self.reported(), "max_tokens": self.limit()}
+        given = {name: value for name, value in asked.items() if value is not None}
+        return SamplingParams.of(given, {"max_tokens": max_tokens, **defaults})
 
 
 class CompletionRequest(_Common):
@@ -90,12 +89,13 @@ class CompletionRequest(_Common):
     prompt: str | list[int | str | list[int]]
     logprobs: int | None = None
     best_of: int | None = None
-    echo: bool | None = None
-    suffix: str | None = None
 
-    def unserved(self) -> dict[str, Any]:
-        more = {"echo": self.echo, "suffix": self.suffix}
-        return super().unserved() | more | {"best_of": self.best_of if self.best_of != (self.n or 1) else None}
+    def check(self) -> None:
+        super().check()
+        if self.best_of not in (None, self.n or 1):
+            raise invalid("best_of isn't supported by this server: leave it out", "best_of")
+        if self.add_special_tokens is False:
+            raise invalid("add_special_tokens: false isn't supported: give token ids instead", "add_special_tokens")
 
     def reported(self) -> int | None:
         return self.logprobs
@@ -120,29 +120,40 @@ class ChatRequest(_Common):
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
+    # For the chat template; all but the first two where it knows them.
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    reasoning_effort: Any = None  # ignored
-    verbosity: Any = None  # ignored
-    parallel_tool_calls: Any = None  # ignored: there are no tools
-    tools: list[Any] | None = None
-    tool_choice: Any = None
-    functions: list[Any] | None = None
-    function_call: Any = None
-    response_format: Any = None
-    modalities: list[str] | None = None
-    audio: Any = None
-    prediction: Any = None
-    web_search_options: Any = None
+    reasoning_effort: str | int | float | None = None
+    verbosity: str | int | float | None = None
+    documents: list[Any] | None = None
 
-    def unserved(self) -> dict[str, Any]:
-        harmless = {"tool_choice": ("none", "auto"), "function_call": ("none", "auto")}
-        harmless |= {"response_format": ({"type": "text"},), "modalities": (["text"],)}  # type: ignore[dict-item]
-        names = (*harmless, "tools", "functions", "audio", "prediction", "web_search_options")
-        found = {name: getattr(self, name) for name in names}
-        return super().unserved() | {n: v for n, v in found.items() if v not in harmless.get(n, ())}
+    def check(self) -> None:
+        super().check()
+        if self.add_special_tokens:
+            raise invalid("add_special_tokens isn't supported: the chat template writes them", "add_special_tokens")
+        if self.continue_final_message and self.add_generation_prompt:
+            raise invalid("give either continue_final_message or add_generation_prompt", "continue_final_message")
+
+    def variables(self) -> dict[str, Any]:
+        """Fields that are variables of the chat template."""
+        found = {name: getattr(self, name) for name in TO_TEMPLATE}
+        return {
+            name: value for name, value in found.items() if value is not None and value not in NOTHING.get(name, ())
+        }
+
+    def conversation(self) -> list[dict[str, Any]]:
+        """The messages, by the names of roles that templates know. Raises ApiError for what can't be read."""
+        found = []
+        for index, message in enumerate(self.messages):
+            if message.get("audio") is not None:
+                raise invalid(f"messages[{index}].audio can't be read: this model reads nothing but text", "messages")
+            developer = message.get("role") == "developer"  # OpenAI's newer name
+            found.append(message | {"role": "system"} if developer else message)
+        return found
 
     def reported(self) -> int | None:
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise invalid("top_logprobs needs logprobs: true", "top_logprobs")
         return (self.top_logprobs or 0) if self.logprobs else None
 
@@ -153,11 +164,16 @@ class ChatRequest(_Common):
 def parse(body: bytes, kind: type[_Request]) -> _Request:
     """The request in a body. Raises ApiError that names what is wrong."""
     try:
-        return msgspec.json.decode(body, type=kind)
+        fields = msgspec.json.decode(body, type=dict[str, Any])
+        options = fields.get("stream_options")
+        if isinstance(options, dict):
+            fields["stream_options"] = {name: value for name, value in options.items() if value is not None}
+        return msgspec.convert(without_unserved(fields), kind)
     except msgspec.ValidationError as error:
         text = str(error)
-        found = re.search(r"`\$\.?([^`]*)`$", text) or re.search(r"(?:field|unknown field) `([^`]*)`", text)
-        raise invalid(f"the request can't be used: {_short(text)}", found[1] if found else None) from None
+        found = re.search(r"field `([^`]*)`", text), re.search(r"`\$\.?([^`]*)`$", text)
+        where = ".".join(one[1] for one in reversed(found) if one is not None and one[1])
+        raise invalid(f"the request can't be used: {_short(text)}", where or None) from None
     except (ValueError, RecursionError) as error:  # malformed JSON, wrong UTF-8, brackets without end
         raise invalid(f"the body isn't valid JSON: {_short(str(error))}", code="invalid_json") from None
 

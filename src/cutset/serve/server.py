@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
 import uvicorn
@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 
 from cutset.errors import ConfigError
 from cutset.serve.connection import Connection
+from cutset.serve.crowd import Crowd
 from cutset.serve.limits import Limits
 from cutset.serve.service import Service
 
@@ -57,16 +58,25 @@ class Server(uvicorn.Server):
     The second signal ends at once.
     """
 
-    def __init__(self, app: ASGIApp, service: Service, tell: Callable[[str], None] = lambda line: None) -> None:
-        limits = service.limits
-        super().__init__(configuration(app, limits))
+    def __init__(
+        self,
+        app: ASGIApp,
+        service: Service,
+        tell: Callable[[str], None] = lambda line: None,
+        proxies: Sequence[str] = (),
+    ) -> None:
+        super().__init__(configuration(app, service.limits, proxies))
         self.service, self._tell = service, tell
+        service.readiness.stop = self._stop
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # Not uvicorn's: it raises the signal again when all is done, and the process would end as if it had failed.
         if self.should_exit:
             self.force_exit = True
             return
+        self._stop()
+
+    def _stop(self) -> None:
         self.should_exit = True
         self.service.stop()
         if running := len(self.service.running):
@@ -84,11 +94,15 @@ class Server(uvicorn.Server):
             self.service.close()
 
 
-def configuration(app: ASGIApp, limits: Limits) -> uvicorn.Config:
-    """How uvicorn runs an application of ours. h11 bounds the size of headers; httptools doesn't."""
+def configuration(app: ASGIApp, limits: Limits, proxies: Sequence[str] = ()) -> uvicorn.Config:
+    """How uvicorn runs an application of ours. h11 bounds the size of headers; httptools doesn't.
+
+    `proxies`: addresses and networks that are believed in what X-Forwarded-Proto and X-Forwarded-For say.
+    """
 
     class Limited(Connection):
         write_s = limits.write_s
+        crowd = Crowd(limits.waiting, proxies)
 
     return uvicorn.Config(
         app,
@@ -99,7 +113,8 @@ def configuration(app: ASGIApp, limits: Limits) -> uvicorn.Config:
         log_level="warning",
         access_log=False,
         server_header=False,
-        proxy_headers=False,
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=list(proxies),
         timeout_keep_alive=30,
         timeout_graceful_shutdown=int(limits.grace_s) + 5,
         limit_concurrency=limits.connections,

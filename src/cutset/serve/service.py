@@ -16,12 +16,15 @@ from numpy.typing import NDArray
 
 from cutset.engine.params import SamplingParams
 from cutset.llm import AsyncLLM, Prompt
+from cutset.models.template_process import MOST_PROCESSES
 from cutset.serve.errors import NO_RETRY, ApiError
+from cutset.serve.fields import variables
 from cutset.serve.generation import Generation
 from cutset.serve.hub import Hub
 from cutset.serve.limits import Admission, Limits
 from cutset.serve.logprobs import TokenTexts
 from cutset.serve.mailbox import Mailbox
+from cutset.serve.readiness import Policy, Readiness
 from cutset.serve.watch import Watch
 from cutset.version import software
 
@@ -34,7 +37,14 @@ SPARE = 4  # normalisers may shorten a text, but hardly by so much
 class Service:
     """A model that is being served."""
 
-    def __init__(self, llm: AsyncLLM, *, names: Sequence[str] = (), limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        llm: AsyncLLM,
+        *,
+        names: Sequence[str] = (),
+        limits: Limits | None = None,
+        on_integrity_error: Policy = "refuse",
+    ) -> None:
         self.llm, self.limits = llm, limits or Limits()
         self.names = tuple(names) or (llm.name,)
         self.mode = llm.mode or "local"
@@ -43,11 +53,13 @@ class Service:
         self.fingerprint = f"{software().replace(' ', '-')}-{llm.choice.backend}-{llm.choice.dtype}"
         self.admission = Admission(llm.settings.max_num_seqs + self.limits.queue)
         self.running: dict[str, Generation] = {}
-        self.watches: list[Watch] = []
+        self.readiness = Readiness(llm.offload, on_integrity_error)
+        self.watches: list[Watch] = [self.readiness]
         self.hub = Hub()
         self.stopping = False
         # One thread: long texts wait for each other, not the short ones for them.
         self._tokenising = ThreadPoolExecutor(1, "cutset-tokenise", initializer=_give_way)
+        self._rendering = ThreadPoolExecutor(MOST_PROCESSES, "cutset-render")  # they wait for processes
         self._mailbox: Mailbox | None = None
         # Beyond it nobody need count the tokens, which takes seconds for a text that fills a body.
         self._most_characters = max(BRIEF, SPARE * llm.max_model_len * llm.tokenizer.longest_token)
@@ -65,13 +77,19 @@ class Service:
         return name or self.names[0]
 
     def check_open(self) -> None:
-        """Raises ApiError 503 while the server is being stopped, or when its engine has ended."""
+        """Raises ApiError 503 while the server is being stopped, when its engine has ended, or after a lie."""
         if self.stopping:
             raise ApiError(503, "the server is being stopped", kind="server_error", headers={"connection": "close"})
         if not self.llm.alive:
             raise ApiError(
                 503, "the engine has stopped; the server's log says why", kind="server_error", headers=NO_RETRY
             )
+        self.readiness.check()
+
+    @property
+    def ready(self) -> bool:
+        """Requests are taken."""
+        return not self.stopping and self.llm.alive and self.readiness.ready
 
     async def encode(self, prompt: Prompt) -> NDArray[np.int32]:
         """As LLM.encode. Raises ApiError for a text that is far too long."""
@@ -80,17 +98,36 @@ class Service:
         self._check_length(prompt)
         return await self._in_turn(len(prompt), lambda: self.llm.encode(prompt))
 
-    async def encode_chat(
-        self, messages: list[dict[str, Any]], variables: dict[str, Any], size: int
-    ) -> NDArray[np.int32]:
-        """As LLM.encode_chat; `size` is that of the request. Raises ApiError for a text that is far too long."""
+    async def render(
+        self,
+        messages: list[dict[str, Any]],
+        own: dict[str, Any],
+        given: dict[str, Any],
+        *,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool = False,
+    ) -> str:
+        """A conversation as the chat template writes it, with variables that are the request's `own` fields and those
+        that it has `given` beside them. The event loop never waits for a template: it may come from anybody.
 
-        def encode() -> NDArray[np.int32]:
-            text = self.llm.render_chat(messages, **variables)
-            self._check_length(text)
-            return self.llm.encode_rendered(text)
+        Raises ApiError for variables that can't be, and what LLM.render_chat raises.
+        """
 
-        return await self._in_turn(size, encode)
+        def render() -> str:
+            template = self.llm.chat_template()
+            return template.render(
+                messages,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                **variables(own, given, template.variables, template.special_tokens),
+            )
+
+        return await asyncio.get_running_loop().run_in_executor(self._rendering, render)
+
+    async def encode_rendered(self, text: str) -> NDArray[np.int32]:
+        """As LLM.encode_rendered. Raises ApiError for a text that is far too long."""
+        self._check_length(text)
+        return await self._in_turn(len(text), lambda: self.llm.encode_rendered(text))
 
     async def _in_turn(self, size: int, encode: Callable[[], NDArray[np.int32]]) -> NDArray[np.int32]:
         """Here and now if it is soon done, or else in the thread for long texts."""
@@ -107,11 +144,14 @@ class Service:
                 code="context_length_exceeded",
             )
 
-    def generate(self, prompts: Iterable[NDArray[np.int32]], params: SamplingParams, salt: str | None) -> Generation:
+    def generate(
+        self, prompts: Iterable[NDArray[np.int32]], params: SamplingParams, salt: str | None, *, stream: bool
+    ) -> Generation:
         """Hands prompts in. Raises what Generation raises."""
+        unread = self.limits.unread_bytes if stream else None
         if self._mailbox is None:
             self._mailbox = Mailbox(asyncio.get_running_loop())
-        return Generation(self.llm, self._mailbox, list(prompts), params, salt, self.watches)
+        return Generation(self.llm, self._mailbox, list(prompts), params, salt, self.watches, unread)
 
     @contextmanager
     def watching(self, name: str, generation: Generation) -> Iterator[None]:
@@ -141,6 +181,7 @@ class Service:
         for generation in list(self.running.values()):
             generation.end(ApiError(503, "the server was stopped before the answer was complete", kind="server_error"))
         self._tokenising.shutdown(wait=False, cancel_futures=True)
+        self._rendering.shutdown(wait=False, cancel_futures=True)
 
 
 def _give_way() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cutset.engine.outputs import FinishReason
+from cutset.errors import CutsetError
 
 __all__ = ["Watch"]
 
@@ -18,6 +19,9 @@ class Watch:
 
     def request_ended(self, seconds: float, prompt_tokens: int, tokens: int) -> None:
         """All have."""
+
+    def request_failed(self, error: CutsetError) -> None:
+        """A request was lost to an error of the engine, or of an offload."""
 
     def refused(self, status: int) -> None:
         """A request was answered with an error."""

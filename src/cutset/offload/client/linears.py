@@ -277,6 +277,11 @@ class OffloadLinears:
             )
         )
 
+    def renew(self) -> None:
+        """As Session.renew, between two calls."""
+        with self._lock:
+            self.session.renew()
+
     def close(self) -> None:
         """Ends the session and the making of pads."""
         self.session.close()

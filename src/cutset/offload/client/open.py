@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from cutset.config import Settings
-from cutset.errors import ConfigError, DeviceError, OffloadError
+from cutset.errors import ConfigError, DeviceError, IntegrityError, OffloadError
 from cutset.kernels import native
 from cutset.kernels.reference_field import Residues
 from cutset.link import Limits, Link, Timeouts, connect, parse_address
@@ -53,6 +53,18 @@ class Offload:
             if pads.waited:
                 said += f", waited {pads.seconds_waited:.1f} s for some"
         return f"[{said}]"
+
+    @property
+    def broken(self) -> IntegrityError | None:
+        """The lie that ended the session with the accelerator, or the making of pads."""
+        pads = self.linears.pads
+        return self.linears.session.broken or (None if pads is None else pads.broken)
+
+    def renew(self) -> None:
+        """Opens a new session after that. Raises what Session.renew raises, and the lie where it was about pads."""
+        if self.linears.pads is not None and self.linears.pads.broken is not None:
+            raise self.linears.pads.broken
+        self.linears.renew()
 
     def close(self) -> None:
         """Ends the sessions and the making of pads."""

@@ -117,6 +117,11 @@ class PadPool:
                 self._busy -= 1
                 self._changed.notify_all()
 
+    @property
+    def broken(self) -> IntegrityError | None:
+        """What the pad server gave and can't be right: there are no more pads."""
+        return self._failure if isinstance(self._failure, IntegrityError) else None
+
     def counters(self) -> Counters:
         with self._changed:
             return replace(self._counters, level=min(map(add, self._level, self._lent), default=0))

@@ -72,6 +72,7 @@ class Session:
         self.calls = 0  # the number of the last one
         self._pending: _Pending | None = None
         self._broken: IntegrityError | None = None
+        self._renewable = True
         self.resent = self.redialled = 0
         self.welcome = self._open(time.monotonic() + patience.total)
 
@@ -218,10 +219,30 @@ class Session:
         return self._broken
 
     def fail(self, error: IntegrityError) -> IntegrityError:
-        """Ends the session with an error that names somebody else too."""
-        self._broken = self._broken or error
+        """Ends the session with an error that names somebody else too; no new one would help."""
+        self._broken, self._renewable = self._broken or error, False
         self.close()
         return self._broken
+
+    @property
+    def broken(self) -> IntegrityError | None:
+        """Why the session is over."""
+        return self._broken
+
+    def renew(self) -> None:
+        """Opens a new session with the accelerator after a lie ended this one. The next lie ends that too.
+
+        Raises that lie's error where somebody else had part in it, and what opening a session raises; then this one
+        stays over.
+        """
+        broken = self._broken
+        if broken is None:
+            return
+        if not self._renewable:
+            raise broken
+        self._drop()
+        self.welcome = self._open(time.monotonic() + self.patience.total)
+        self._pending, self._broken = None, None
 
     def close(self) -> None:
         """Can be called twice."""
