@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cutset.cli.answer import figures, print_answer, statistics, tell
-from cutset.cli.options import add_json, add_settings, output_path, settings_from
+from cutset.cli.options import add_json, add_settings, different, output_path, settings_from
 from cutset.cli.progress import Progress
 from cutset.cli.sampling import add_sampling, sampling_from
 from cutset.config import read_bounded
@@ -31,6 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    different(args, "output", "json")
     params, settings = sampling_from(args), settings_from(args)
     prompt = read_bounded(args.prompt_file) if args.prompt_file else _stdin() if args.prompt == "-" else args.prompt
     from cutset.llm import LLM

@@ -10,7 +10,16 @@ from cutset.config import OPTIONS, Option, Settings, load_settings
 from cutset.errors import ConfigError
 from cutset.files import check_writable
 
-__all__ = ["add_json", "add_settings", "different", "output_file", "output_path", "settings_from", "worker_threads"]
+__all__ = [
+    "add_json",
+    "add_settings",
+    "different",
+    "output_file",
+    "output_folder",
+    "output_path",
+    "settings_from",
+    "worker_threads",
+]
 
 
 def add_settings(parser: argparse.ArgumentParser, *names: str) -> None:
@@ -56,6 +65,17 @@ def output_file(text: str) -> str:
 def output_path(text: str) -> Path:
     """`output_file` as a Path."""
     return Path(output_file(text))
+
+
+def output_folder(text: str) -> Path:
+    """The same for a directory, which may not be there yet."""
+    path = Path(text)
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    try:
+        check_writable(there / "file")
+    except ConfigError as error:
+        raise ConfigError(f"no files can be written in {text!r}: {error}") from None
+    return path
 
 
 def different(args: argparse.Namespace, *names: str) -> None:

@@ -154,9 +154,9 @@ def test_a_worker_that_comes_and_goes_uses_up_the_patience(silent: Silent) -> No
 
 def test_a_worker_that_comes_and_goes_is_left_out_while_others_are_there(workers: LocalWorkers, silent: Silent) -> None:
     told: list[str] = []
-    options = replace(FLAPPING, patience=20.0, gather=20.0)
+    options = replace(FLAPPING, patience=20.0, gather=20.0, rate=20)
     addresses = {"worker1": workers.addresses["worker1"], "silent": (silent.listener.address, None)}
-    pictures = moving(20)
+    pictures = moving(50)
     with (
         Stream(small_model(), pictures, workers=addresses, options=options, tell=told.append) as stream,
         ends_within(stream, 60),

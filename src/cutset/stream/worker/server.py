@@ -22,8 +22,8 @@ from cutset.version import software
 __all__ = ["BEAT", "SILENCE", "Worker"]
 
 BEAT = 0.2  # seconds between two signs of life
-# Seconds without a word of the coordinator, after which it counts as dead. A graph is one message, which takes long on a
-# slow link; a link that breaks is noticed at once, and the same coordinator may come back at any time.
+# Seconds without a word of the coordinator, after which it counts as dead. A graph is one message, which takes long on
+# a slow link; a link that breaks is noticed at once, and the same coordinator may come back at any time.
 SILENCE = 60.0
 
 
