@@ -8,7 +8,7 @@ import pytest
 
 from cutset.bench.results import Machine
 from cutset.errors import ConfigError
-from cutset.files import write_atomically, write_json
+from cutset.files import check_writable, write_atomically, write_json
 
 
 def test_writes_and_replaces(tmp_path):
@@ -76,3 +76,31 @@ def test_devices_are_written_to_not_replaced(tmp_path):
     os.close(write)
     with os.fdopen(read) as stream:
         assert stream.read() == "through a pipe"
+
+
+@pytest.mark.parametrize(
+    "path", ["gone/out", "", "a" * 300, "file/out", "\0", "/proc/out", "/sys/out", ".", "link-to-gone", "dev/fd/999"]
+)
+def test_what_cannot_be_written_is_known_before(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "link-to-gone").symlink_to(tmp_path / "gone" / "out")
+    before = sorted(os.listdir(tmp_path))
+    with pytest.raises(ConfigError, match="can't be written"):
+        check_writable(path)
+    with pytest.raises(ConfigError, match="can't be written"):
+        write_atomically(path, "x")
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_asking_changes_nothing(tmp_path):
+    old = tmp_path / "old"
+    old.write_text("kept")
+    old.chmod(0o440)
+    check_writable(old)
+    check_writable(tmp_path / "new")
+    check_writable("/dev/null")
+    assert os.listdir(tmp_path) == ["old"]
+    assert old.read_text() == "kept"
+    os.mkfifo(tmp_path / "pipe")
+    check_writable(tmp_path / "pipe")  # nobody reads it yet: it doesn't wait

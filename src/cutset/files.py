@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -13,14 +14,13 @@ from typing import IO, Any
 
 from cutset.errors import ConfigError
 
-__all__ = ["appearing", "write_atomically", "write_json"]
+__all__ = ["appearing", "check_writable", "write_atomically", "write_json"]
 
 
 @contextlib.contextmanager
 def appearing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """A new file to write to, which stands at `path` once the block ends well; else nothing is left. Raises OSError."""
-    folder, name = os.path.split(os.fspath(path))
-    temporary = os.path.join(folder, f".{name[:100]}.{secrets.token_hex(6)}.tmp")
+    temporary = _beside(path)
     try:
         with open(temporary, "xb") as file:
             yield file
@@ -29,6 +29,29 @@ def appearing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def _beside(path: str | os.PathLike[str]) -> str:
+    folder, name = os.path.split(os.fspath(path))
+    return os.path.join(folder, f".{name[:100]}.{secrets.token_hex(6)}.tmp")
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raises `ConfigError` now for what `write_atomically` couldn't write later. Nothing is left, or changed."""
+    try:
+        target = os.path.realpath(path)
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISDIR(os.stat(target).st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if os.path.exists(path) and not os.path.isfile(path):
+            if not os.access(path, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            return
+        temporary = _beside(target)
+        with open(temporary, "xb"):
+            os.unlink(temporary)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{os.fspath(path)!r} can't be written: {getattr(error, 'strerror', error)}") from error
 
 
 def write_atomically(path: str | os.PathLike[str], content: str | bytes | memoryview) -> None:

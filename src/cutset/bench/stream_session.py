@@ -148,8 +148,8 @@ def play(
         coordinator.close()
     if len(results) != count or any(result.attempts > 1 for result in results):
         raise CutsetError(f"{len(results)} of {count} pictures came back, or some were sent twice: nothing is measured")
-    played.first = results[0].latency
-    played.latency = [result.latency for result in results[FIRST_ALONE:alone]]
+    played.first = results[0].transit
+    played.latency = [result.transit for result in results[FIRST_ALONE:alone]]
     if what.together:
         last = results[alone + FIRST_TOGETHER - 1 :]
         played.periods = [(last[-1].done - last[0].done) / (len(last) - 1)]

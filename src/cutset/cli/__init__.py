@@ -4,8 +4,8 @@ A command is a module with `configure(parser)`, which declares its flags, and `r
 code. Only the module of the command that was asked for is imported, so that `cutset --help` answers at once.
 
 Exit codes: 0 done, 1 the command's own "no" (a regression, a difference), 2 a `CutsetError`, wrong flags, or what the
-system refuses (a full disk, a name that is too long, memory), 130 interrupted, 141 nobody reads the output. Any other
-exception is a bug and keeps its traceback.
+system refuses (a full disk, a name that is too long, memory), 130 interrupted, 143 terminated, 141 nobody reads the
+output. Any other exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
         sys.stdout.flush()  # a reader that went away is noticed here, not when the interpreter exits
         return code
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as stop:
+        return getattr(stop, "code", 130)  # another one for SIGTERM
     except BrokenPipeError:
         _give_up_stdout()
         return 141

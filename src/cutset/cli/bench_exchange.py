@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from pathlib import Path
 
-from cutset.cli.options import add_json, add_settings, settings_from
+from cutset.cli.options import add_json, add_settings, output_path, settings_from
 from cutset.cli.output import table
 from cutset.cli.sizes import add_sizes, model_from
 
@@ -25,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sweep", action="store_true", help="four sizes, from 64 x 2 to 512 x 8, instead of one")
     parser.add_argument("--warmup", type=int, default=5, metavar="N", help="passes before those that count (default 5)")
     parser.add_argument("--repeat", type=int, default=20, metavar="N", help="passes that count (default 20)")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the times to FILE (.png, .svg)")
+    parser.add_argument("--plot", type=output_path, metavar="FILE", help="draw the times to FILE (.png, .svg)")
     add_json(parser, "the figures")
     add_settings(parser, "threads")
 

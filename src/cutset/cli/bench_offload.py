@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cutset.bench.results import Results, Row, machine, save
 from cutset.cli.bench_decode import rows_table
-from cutset.cli.options import add_json
+from cutset.cli.options import add_json, output_file
 from cutset.cli.output import table
 from cutset.errors import RequestError
 
@@ -39,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", metavar="cpu|cuda:N", help="of the accelerator (default cpu)")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds that count (default 5)")
     parser.add_argument("--clients", type=int, default=8, metavar="N", help="clients at once (default 8)")
-    parser.add_argument("--plot", metavar="FILE", help="draw the time by part to a PNG or SVG")
+    parser.add_argument("--plot", type=output_file, metavar="FILE", help="draw the time by part to a PNG or SVG")
     add_json(parser, "the figures")
 
 

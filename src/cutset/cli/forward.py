@@ -8,7 +8,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from cutset.cli.options import add_json, add_settings, settings_from
+from cutset.cli.options import add_json, add_settings, different, output_folder, output_path, settings_from
 from cutset.errors import RequestError
 from cutset.files import write_atomically
 
@@ -17,16 +17,17 @@ __all__ = ["configure", "run"]
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, metavar="FILE.json|DIR", help="an exchange file, or a checkpoint directory")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE.npy", help="where the logits go")
+    parser.add_argument("-o", "--output", type=output_path, metavar="FILE.npy", help="where the logits go")
     parser.add_argument("--inputs", type=Path, metavar="FILE.json", help="exchange file whose inputs a DIR is given")
     parser.add_argument("--warmup", type=int, default=0, metavar="N", help="passes before those that count (default 0)")
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="passes that count (default 1)")
-    parser.add_argument("--trace", type=Path, metavar="DIR", help="write every operator's output of one pass to DIR")
+    parser.add_argument("--trace", type=output_folder, metavar="DIR", help="write what every operator gives to DIR")
     add_json(parser, "the times")
     add_settings(parser, "backend", "dtype", "device", "threads", "verify")
 
 
 def run(args: argparse.Namespace) -> int:
+    different(args, "output", "json")
     settings = settings_from(args)
     import numpy as np
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cutset.cli.answer import figures, print_answer, statistics, tell
-from cutset.cli.options import add_json, add_settings, settings_from
+from cutset.cli.options import add_json, add_settings, different, output_path, settings_from
 from cutset.cli.progress import Progress
 from cutset.cli.sampling import add_sampling, sampling_from
 from cutset.config import read_bounded
@@ -24,13 +24,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     prompt = parser.add_mutually_exclusive_group(required=True)
     prompt.add_argument("--prompt", metavar="TEXT", help="what to continue; - reads it from stdin")
     prompt.add_argument("--prompt-file", type=Path, metavar="FILE", help="a file with what to continue")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the text to FILE instead of stdout")
+    parser.add_argument("--output", type=output_path, metavar="FILE", help="write the text to FILE instead of stdout")
     add_sampling(parser, max_tokens=128, temperature=0)
     add_json(parser, "text, tokens and figures")
     add_settings(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    different(args, "output", "json")
     sampling_from(args)  # what can't be is said before a model is loaded
     settings = settings_from(args)
     prompt = read_bounded(args.prompt_file) if args.prompt_file else _stdin() if args.prompt == "-" else args.prompt

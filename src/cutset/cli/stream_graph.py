@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cutset.cli.options import add_json
+from cutset.cli.options import add_json, different, output_path
 from cutset.cli.output import table
 from cutset.errors import RequestError
 from cutset.files import write_atomically, write_json
@@ -30,11 +29,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="alexnet, vgg16, vgg19, googlenet or resnet50")
     parser.add_argument("--size", default="480x720", metavar="HxW", help="rows x columns (default 480x720)")
     parser.add_argument("--features", action="store_true", help="stop before the head")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE.svg|FILE.html", help="draw it")
+    parser.add_argument("-o", "--output", type=output_path, metavar="FILE.svg|FILE.html", help="draw it")
     add_json(parser, "the graph and its cuts")
 
 
 def run(args: argparse.Namespace) -> int:
+    different(args, "output", "json")
     height, width = picture_size(args.size)
     if args.output and args.output.suffix not in (".svg", ".html"):
         raise RequestError(f"{args.output} ends neither in .svg nor in .html")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cutset.cli.options import output_path
 from cutset.cli.progress import Progress
 from cutset.errors import ConfigError, RequestError
 
@@ -31,7 +32,7 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--features", action="store_true", help="stop before the head")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="weights (default: random ones)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of random weights (default 0)")
-    parser.add_argument("--keep", type=Path, metavar="FILE.npz", help="write what was measured, for --data")
+    parser.add_argument("--keep", type=output_path, metavar="FILE.npz", help="write what was measured, for --data")
 
 
 def changes_from(args: argparse.Namespace) -> Changes:

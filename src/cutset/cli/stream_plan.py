@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cutset.cli.options import add_json, add_settings, settings_from
+from cutset.cli.options import add_json, different, output_path, worker_threads
 from cutset.cli.progress import Progress
 from cutset.cli.stream_network import add_network, network
 from cutset.errors import RequestError
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cutset.stream.profile.profile import Profile
     from cutset.stream.profile.setup import Wish
 
-__all__ = ["DESCRIPTION", "HELP", "add_outputs", "basis", "configure", "run"]
+__all__ = ["DESCRIPTION", "HELP", "add_outputs", "add_threads", "basis", "configure", "run"]
 
 HELP = "show what every plan would cost, and which is best"
 DESCRIPTION = (
@@ -54,14 +54,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--profile", type=Path, metavar="FILE", help="of `cutset stream profile`, in place of measuring"
     )
     add_outputs(parser)
-    add_settings(parser, "threads")
+    add_threads(parser)
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """Adds `--threads` with the default of `cutset stream run`, so that a plan is for what a run does."""
+    parser.add_argument(
+        "--threads",
+        type=worker_threads,
+        default=1,
+        metavar="N",
+        help="of each worker, as for a run (default 1)",
+    )
 
 
 def add_outputs(parser: argparse.ArgumentParser) -> None:
     """Adds what `plan` and `simulate` write, and which scheduler's plan."""
     parser.add_argument("--scheduler", metavar="NAME", help="take this one's plan (default: the best)")
-    parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="write the plan, for `cutset stream run --plan`")
-    parser.add_argument("--gantt", type=Path, metavar="FILE.svg|FILE.html", help="draw simulated pictures")
+    parser.add_argument("-o", "--out", type=output_path, metavar="FILE", help="write the plan, for `run --plan FILE`")
+    parser.add_argument("--gantt", type=output_path, metavar="FILE.svg|FILE.html", help="draw simulated pictures")
     parser.add_argument("--simulate", type=int, default=12, metavar="N", help="pictures to simulate (default 12)")
     add_json(parser, "the table")
 
@@ -72,26 +83,28 @@ def run(args: argparse.Namespace) -> int:
     from cutset.stream.profile.setup import other_forms, problem_of
 
     check_outputs(args)
+    different(args, "out", "gantt", "json")
     if not 2 <= args.pictures <= 1000:
         raise RequestError("--pictures must be from 2 to 1000")
     wish = _wish(args)
     given = read_profile(args.profile) if args.profile else None
-    threads = settings_from(args).thread_count
     with Progress() as progress:
         net = network(args)
-        profile = given or net.profile(threads, tell=progress)
+        profile = given or net.profile(args.threads, tell=progress)
         profile.check(net.graph, net.digest, str(args.profile or "the profile"))
         if args.source:
             profile = net.with_sizes(profile, args.pictures, tell=progress)
     problem = problem_of(net.graph, net.digest, profile, profile.sizes, wish)
     print(f"{net.name}, {net.size[0]}x{net.size[1]}; {basis(profile, wish)}")
-    show(problem, other_forms(problem, profile.sizes), args, f"cutset stream plan {net.name}")
+    show(problem, other_forms(problem, profile.sizes), args, f"cutset stream plan {net.name}", profile.threads)
     return 0
 
 
 def basis(profile: Profile, wish: Wish) -> str:
     """Where the numbers are from."""
-    sizes, threads = profile.sizes, f"{profile.threads} thread{'s' if profile.threads > 1 else ''}"
+    sizes, many = profile.sizes, profile.threads > 1
+    threads = f"{profile.threads} thread{'s' if many else ''} a worker"
+    threads += f" (`cutset stream run` gives it 1: say --threads {profile.threads} there)" if many else ""
     values = f"sizes: {sizes.pictures} pictures of {sizes.source}" if sizes else f"{wish.changed:.0%} of values change"
     return f"layers: {profile.cpu}, {threads}; {values}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,9 @@ from cutset.errors import ConfigError
 if TYPE_CHECKING:
     from cutset.stream.coordinator.advisor import Advisor
     from cutset.stream.model import Model
+    from cutset.stream.planning.plan import Plan
     from cutset.stream.planning.problem import Problem
+    from cutset.stream.sources import Source
     from cutset.stream.sparsity.forecast import Forecast
 
 __all__ = ["add_planning", "advisor"]
@@ -46,20 +49,36 @@ def advisor(
     names: Sequence[str],
     speeds: Sequence[float],
     source: str,
-    live: bool,
+    sources: Sequence[Source],
     tell: Callable[[str], None],
 ) -> Advisor:
     """Measures this machine and the source, and says what the schedulers' plans would cost."""
     from cutset.stream.coordinator.advisor import Advisor
     from cutset.stream.planning.live import LivePlanner
 
-    problem = _problem(args, model, names, speeds, source, live)
+    problem = _problem(args, model, names, speeds, source, sources, tell)
     name = args.scheduler or "optimal"
     forecast = _forecast(args.sparsity, model, tell) if args.sparsity else None
     planner = LivePlanner(problem, name, forecast=forecast.traffic if forecast is not None else None)
     for line in _alternatives(problem, name):
         tell(line)
     return Advisor(planner, args.look, tell, forecast)
+
+
+def allowed(args: argparse.Namespace, plan: Plan | None, advised: Advisor | None) -> None:
+    """Raises ConfigError where --plan, or an even split, can't keep what --pictures-stay promises."""
+    from cutset.stream.planning.cost import why_not
+
+    if not args.pictures_stay:
+        return
+    if advised is None:
+        raise ConfigError("--pictures-stay is kept by plans that are made here: name one, as --scheduler optimal")
+    problem = advised.planner.problem()
+    if plan is not None:
+        plan.check(problem.graph, problem.digest)
+        forms = {**problem.pictures, plan.picture: problem.pictures["uint8"]}
+        if why := why_not(replace(problem, pictures=forms), plan):
+            raise ConfigError(f"{args.plan}: {why} (--pictures-stay)")
 
 
 def _forecast(path: Path, model: Model, tell: Callable[[str], None]) -> Forecast:
@@ -76,7 +95,13 @@ def _forecast(path: Path, model: Model, tell: Callable[[str], None]) -> Forecast
 
 
 def _problem(
-    args: argparse.Namespace, model: Model, names: Sequence[str], speeds: Sequence[float], source: str, live: bool
+    args: argparse.Namespace,
+    model: Model,
+    names: Sequence[str],
+    speeds: Sequence[float],
+    source: str,
+    sources: Sequence[Source],
+    tell: Callable[[str], None],
 ) -> Problem:
     from cutset.stream.emulation import parse_hops
     from cutset.stream.profile.profile import read_profile
@@ -92,7 +117,7 @@ def _problem(
             args.model, model.graph, model.digest, model.tensors, threads=args.threads, tell=progress
         )
         sizes = None
-        if not live:
+        if not sources[0].live:
             sizes = measure_pictures(
                 model.graph, model.tensors, source, size=(height, width), count=PICTURES, tell=progress
             )
@@ -107,7 +132,15 @@ def _problem(
         pictures_stay=args.pictures_stay,
         profiles=tuple(given),
     )
-    return problem_of(model.graph, model.digest, measured, sizes, wish)
+    for name, profile in zip(names, given, strict=False):
+        if profile.threads != args.threads and args.workers.isdigit():
+            tell(f"the profile of {name} is for {profile.threads} threads; --threads gives it {args.threads}")
+    problem = problem_of(model.graph, model.digest, measured, sizes, wish)
+    if any(other.codec is None for other in sources):  # packets aren't for all
+        forms = dict(problem.pictures)
+        forms.pop("packets", None)
+        problem = replace(problem, pictures=forms)
+    return problem
 
 
 def _alternatives(problem: Problem, name: str) -> list[str]:

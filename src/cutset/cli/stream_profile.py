@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cutset.cli.options import add_json, add_settings, settings_from
+from cutset.cli.options import add_json, add_settings, output_path, settings_from
 from cutset.cli.output import table
 from cutset.cli.progress import Progress
 from cutset.cli.stream_network import add_network, network
@@ -31,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_network(parser)
     parser.add_argument("--pictures", type=int, default=8, metavar="N", help="of the source to measure (default 8)")
     parser.add_argument("--fresh", action="store_true", help="measure again what is remembered")
-    parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="write the profile, for --profile FILE")
+    parser.add_argument("-o", "--out", type=output_path, metavar="FILE", help="write the profile, for --profile FILE")
     add_json(parser, "the same as --out")
     add_settings(parser, "threads")
 

@@ -5,24 +5,21 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import signal
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from cutset.cli.options import add_json
+from cutset.cli.interruption import Interrupted, Interruption
+from cutset.cli.options import add_json, different, output_path, worker_threads
 from cutset.cli.stream_dashboard import add_dashboard, dashboard, explainer
 from cutset.cli.stream_graph import picture_size
-from cutset.cli.stream_planner import add_planning, advisor
+from cutset.cli.stream_planner import add_planning, advisor, allowed
+from cutset.cli.stream_results import Results
 from cutset.errors import ConfigError, RequestError
 
 if TYPE_CHECKING:
     from cutset.serve.feed import StreamFeed
     from cutset.stream.api import Stream
-    from cutset.stream.check import Check
-    from cutset.stream.coordinator.result import Result
-    from cutset.stream.coordinator.summary import Summary
     from cutset.stream.model import Model
 
 __all__ = ["DESCRIPTION", "HELP", "configure", "run"]
@@ -30,7 +27,8 @@ __all__ = ["DESCRIPTION", "HELP", "configure", "run"]
 HELP = "play videos through a network on several workers"
 DESCRIPTION = (
     "Splits a network over workers and plays one or several sources through it. Prints one line a picture, in order; "
-    "what happens, and the summary, go to stderr. The exit code is 1 where --check found another bit."
+    "what happens, and the summary, go to stderr. The exit code is 1 where --check found another bit. Ctrl-C and "
+    "SIGTERM end a run in order: the summary and all files are of what was done until then; the second ends it at once."
 )
 
 
@@ -59,7 +57,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parties.add_argument("--key", type=Path, metavar="FILE", help="with tcp: this side's secret key")
     parties.add_argument("--worker-keys", metavar="A,B,C", help="with tcp: the workers' public keys, in their order")
-    parties.add_argument("--threads", type=int, default=1, metavar="N", help="of each local worker (default 1)")
+    parties.add_argument(
+        "--threads", type=worker_threads, default=1, metavar="N", help="of each local worker (default 1)"
+    )
     parties.add_argument(
         "--link", action="append", default=[], metavar="8MB/s,20ms", help="emulate the link to each next worker"
     )
@@ -84,7 +84,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_planning(parser)
     out = parser.add_argument_group("output")
     out.add_argument("--check", action="store_true", help="run the whole network here too, and compare")
-    out.add_argument("--trace", type=Path, metavar="FILE", help="write what every party did when")
+    out.add_argument("--trace", type=output_path, metavar="FILE", help="write what every party did when")
     add_dashboard(out)
     out.add_argument("--quiet", action="store_true", help="no line for each picture")
     add_json(parser, "the summary and every picture's figures")
@@ -98,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
 
     size = picture_size(args.size) if args.size else None
     with contextlib.ExitStack() as stack:
+        signals = stack.enter_context(Interruption())
         sources: list[Source] = []
         for text in args.source:
             sources.append(open_source(text, limit=args.limit, size=size))
@@ -105,76 +106,63 @@ def run(args: argparse.Namespace) -> int:
         sizes = {source.size for source in sources}
         if len(sizes) > 1:
             raise RequestError("the sources have pictures of different sizes; give --size")
-        return _play(args, sources, stack.enter_context(dashboard(args.dashboard, _tell)))
+        return _play(args, sources, stack.enter_context(dashboard(args.dashboard, _tell)), signals)
 
 
 def _check_arguments(args: argparse.Namespace) -> None:
+    different(args, "json", "trace")
     for name in ("limit", "rate", "deadline", "patience", "silence", "look"):
         value = getattr(args, name)
         if value is not None and not 0 < value < 1e9:
             raise RequestError(f"--{name} must be above 0, not {value:g}")
     if not 1 <= args.in_flight <= 1024:
         raise RequestError(f"--in-flight must be from 1 to 1024, not {args.in_flight}")
-    if not 1 <= args.threads <= 1024:
-        raise RequestError("--threads must be from 1 to 1024")
 
 
 def _tell(line: str) -> None:
     print(f"stream: {line}", file=sys.stderr, flush=True)
 
 
-def _play(args: argparse.Namespace, sources: list[Any], feed: StreamFeed | None) -> int:
+def _play(args: argparse.Namespace, sources: list[Any], feed: StreamFeed | None, signals: Interruption) -> int:
     import torch
 
     from cutset.stream.check import Check
 
-    stream, summary, recorder = _open(args, sources, feed)
+    stream, results = _open(args, sources, feed)
     torch.set_num_threads(args.threads)
-    check = Check(stream.model) if args.check else None
-    pictures: list[dict[str, Any]] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
+    results.check = check = Check(stream.model) if args.check else None
+    results.accuracy = stream.accuracy
     try:
         with stream:
+            signals.on_signal(stream.stop)
             forecast = stream.advisor.forecast if stream.advisor is not None else None
-            for result in stream:
-                summary.result(result)
-                if forecast is not None and result.source == 0:
-                    forecast.picture(result.pixels)
-                if feed is not None:
-                    feed.plans(stream.coordinator.plans, result.picture)
-                    feed.result(result)
-                error = check.compare(result) if check is not None else None
-                if not args.quiet:
-                    print(_line(result, len(sources) > 1, args.features), flush=True)
-                if args.json:
-                    pictures.append(_figures(result, error))
-            plans = list(stream.coordinator.plans)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        if recorder is not None:
-            from cutset.files import write_atomically
-            from cutset.stream.trace.chrome import write_trace
-
-            write_atomically(args.trace, write_trace(recorder.trace()).decode())
-        for line in summary.lines():
-            _tell(line)
-        if stream.accuracy is not None:
-            _tell(stream.accuracy.line())
-        if check is not None:
-            _tell(check.line())
-    if args.json:
-        _write(args, summary, plans, pictures, check)
+            try:
+                for result in stream:
+                    if forecast is not None and result.source == 0:
+                        forecast.picture(result.pixels)
+                    if feed is not None:
+                        feed.plans(stream.coordinator.plans, result.picture)
+                        feed.result(result)
+                    results.add(result)
+            finally:
+                results.plans = list(stream.coordinator.plans)
+    except Interrupted:  # the second signal: at once
+        raise
+    except BaseException as error:
+        results.finish(_tell, str(error) or type(error).__name__)
+        raise
+    if signals.number:
+        _tell(f"{signals.name}: what was done is written")
+    results.finish(_tell, signals.name or "all pictures are done")
     lossy = args.threshold or args.float16 or args.levels or args.max_error
-    exact = not lossy and all(plan.picture != "jpeg" for _, plan, _ in plans)
-    return 1 if check is not None and exact and not check.exact else 0
+    exact = not lossy and all(plan.picture != "jpeg" for _, plan, _ in results.plans)
+    if check is not None and exact and not check.exact:
+        return 1
+    return 128 + signals.number if signals.number else 0
 
 
-def _open(args: argparse.Namespace, sources: list[Any], feed: StreamFeed | None) -> tuple[Stream, Summary, Any]:
-    """The stream, its summary, and what records the trace; the dashboard, if there is one, is told what comes."""
+def _open(args: argparse.Namespace, sources: list[Any], feed: StreamFeed | None) -> tuple[Stream, Results]:
+    """The stream, and what takes its results; the dashboard, if there is one, is told what comes."""
     from cutset.stream.api import Stream
     from cutset.stream.coordinator.summary import Summary
     from cutset.stream.coordinator.switching import Options
@@ -184,6 +172,7 @@ def _open(args: argparse.Namespace, sources: list[Any], feed: StreamFeed | None)
     from cutset.stream.trace.record import Recorder
 
     workers, names, keys = _workers(args)
+    plan = read_plan(args.plan) if args.plan else None
     summary = Summary()
     recorder = None
     if args.trace:
@@ -210,8 +199,9 @@ def _open(args: argparse.Namespace, sources: list[Any], feed: StreamFeed | None)
     speeds = _speeds(args, len(names))
     advised = None
     if args.scheduler != "even" and (args.scheduler or not args.plan):
-        live = sources[0].live
-        advised = advisor(args, model, names, speeds, args.source[0], live, _tell)
+        advised = advisor(args, model, names, speeds, args.source[0], sources, _tell)
+    if plan is not None or advised is None:
+        allowed(args, plan, advised)
     if feed is not None:
         feed.explain = None if advised is None else explainer(advised.planner)
         rate = args.rate or sources[0].rate
@@ -220,7 +210,7 @@ def _open(args: argparse.Namespace, sources: list[Any], feed: StreamFeed | None)
         model,
         *sources,
         workers=workers,
-        plan=read_plan(args.plan) if args.plan else None,
+        plan=plan,
         planner=advised,
         max_error=args.max_error,
         threads=args.threads,
@@ -231,7 +221,7 @@ def _open(args: argparse.Namespace, sources: list[Any], feed: StreamFeed | None)
         observe=observe,
         tell=_tell,
     )
-    return stream, summary, recorder
+    return stream, Results(args, summary, recorder)
 
 
 def _model(args: argparse.Namespace, size: tuple[int, int]) -> Model:
@@ -279,63 +269,3 @@ def _paces(args: argparse.Namespace, names: list[str]) -> dict[tuple[str, str], 
     if not args.link:
         return None
     return connections([COORDINATOR, *names], parse_hops(args.link, len(names)))
-
-
-def _line(result: Result, several: bool, features: bool) -> str:
-    start = f"{result.source} " if several else ""
-    start += f"{result.picture:>6} {result.time:9.3f} s"
-    if result.dropped:
-        return f"{start}  dropped: {result.dropped}"
-    end = f"{result.latency * 1e3:8.1f} ms"
-    if features:
-        shape = "×".join(map(str, result.output.shape))
-        zero = float((result.output == 0).mean())
-        return f"{start}  {shape}  mean {float(result.output.mean()):+.6f}  zero {zero:.1%} {end}"
-    best = "  ".join(f"{number:>4} {share:.4f}" for number, share in result.top(3))
-    return f"{start}  {best} {end}"
-
-
-def _figures(result: Result, error: float | None) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "source": result.source,
-        "picture": result.picture,
-        "plan": result.plan,
-        "latency_s": result.latency,
-        "age_s": result.age,
-        "attempts": result.attempts,
-    }
-    return found | ({"dropped": result.dropped} if result.dropped else {}) | ({} if error is None else {"error": error})
-
-
-def _write(args: argparse.Namespace, summary: Summary, plans: Any, pictures: Any, check: Check | None) -> None:
-    from cutset.bench.results import Row, machine, summarise
-    from cutset.files import write_json
-
-    workload = f"{args.model}, {', '.join(args.source)}, {args.mode}"
-    rows = []
-    if summary.latencies:
-        rows.append(summarise(workload, "cutset stream", "latency", summary.latencies, "s"))
-    if summary.rate is not None:
-        rows.append(Row(workload, "cutset stream", "throughput", summary.rate, "pictures/s"))
-    for (sender, receiver), sizes in summary.hops.items():
-        name = f"bytes {sender} to {receiver}"
-        rows.append(summarise(workload, "cutset stream", name, [float(size) for size in sizes], "B"))
-    if check is not None:
-        rows.append(Row(workload, "cutset stream", "largest error", check.largest, "absolute"))
-    document = {
-        "command": "cutset stream run",
-        "machine": machine(args.threads, ("torch",)),
-        "rows": rows,
-        "plans": [
-            {
-                "number": number,
-                "why": why,
-                "scheduler": plan.scheduler,
-                "picture": plan.picture,
-                "stages": [{"worker": stage.worker, "nodes": list(stage.nodes)} for stage in plan.stages],
-            }
-            for number, plan, why in plans
-        ],
-        "pictures": pictures,
-    }
-    write_json(args.json, document)

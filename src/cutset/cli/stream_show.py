@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cutset.cli.options import add_json
+from cutset.cli.options import add_json, different, output_path
 from cutset.cli.stream_measuring import add_measuring, changes_from, measured, only_endings
 from cutset.errors import RequestError
 from cutset.files import write_json
@@ -40,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sparsity", type=Path, metavar="FILE.npz", help="a model of `cutset stream train`")
     parser.add_argument("--picture", type=int, default=1, metavar="N", help="for channels (default 1)")
     parser.add_argument("--layer", action="append", default=[], metavar="NAME", help="for spread; may be repeated")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE.png|FILE.svg", help="draw it")
+    parser.add_argument("-o", "--output", type=output_path, metavar="FILE.png|FILE.svg", help="draw it")
     parser.add_argument("--dark", action="store_true", help="on a dark background")
     add_json(parser, "what is drawn")
 
@@ -52,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
         raise RequestError(f"there is no view {args.view!r}{did_you_mean(args.view, VIEWS)}")
     if not args.output and not args.json:
         raise RequestError("say where it goes: -o FILE.png, -o FILE.svg or --json FILE")
+    different(args, "output", "keep", "json")
     if args.output:
         only_endings(args.output, ".png", ".svg")
     if args.files and args.view not in ("pair", "costs", "latency"):

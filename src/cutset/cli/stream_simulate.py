@@ -6,10 +6,10 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from cutset.cli.options import add_settings, settings_from
+from cutset.cli.options import different
 from cutset.cli.progress import Progress
 from cutset.cli.stream_network import Network, build_network
-from cutset.cli.stream_plan import add_outputs, basis
+from cutset.cli.stream_plan import add_outputs, add_threads, basis
 
 __all__ = ["DESCRIPTION", "HELP", "configure", "run"]
 
@@ -37,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("file", metavar="FILE.toml|FILE.json", type=Path, help="what to simulate")
     add_outputs(parser)
-    add_settings(parser, "threads")
+    add_threads(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,11 +48,11 @@ def run(args: argparse.Namespace) -> int:
     from cutset.stream.profile.setup import other_forms, problem_of
 
     check_outputs(args)
+    different(args, "out", "gantt", "json")
     scenario = read_scenario(args.file)
     given = read_profile(scenario.profile) if scenario.profile else None
     own = {path: read_profile(path) for path in scenario.profiles if path is not None}
     size = picture_size(scenario.size) if scenario.size else given.size if given else None
-    threads = settings_from(args).thread_count
     with Progress() as progress:
         net: Network = build_network(
             scenario.model,
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
             weights=scenario.weights,
             seed=scenario.seed,
         )
-        profile = given or net.profile(threads, tell=progress)
+        profile = given or net.profile(args.threads, tell=progress)
         profile.check(net.graph, net.digest, str(scenario.profile or "the profile"))
         if scenario.source:
             profile = net.with_sizes(profile, scenario.pictures, tell=progress)
@@ -71,5 +71,7 @@ def run(args: argparse.Namespace) -> int:
     wish = replace(scenario.wish, memory=memory, profiles=profiles)
     problem = problem_of(net.graph, net.digest, profile, profile.sizes, wish)
     print(f"{net.name}, {net.size[0]}x{net.size[1]}; {basis(profile, wish)}")
-    show(problem, other_forms(problem, profile.sizes), args, f"cutset stream simulate {args.file.name}")
+    show(
+        problem, other_forms(problem, profile.sizes), args, f"cutset stream simulate {args.file.name}", profile.threads
+    )
     return 0

@@ -64,8 +64,13 @@ def check_outputs(args: argparse.Namespace) -> None:
         scheduler(args.scheduler)
 
 
-def show(problem: Problem, others: Mapping[PictureForm, Traffic], args: argparse.Namespace, title: str) -> None:
-    """Prints the table, what wins and why, and what the simulation says; writes what was asked for."""
+def show(
+    problem: Problem, others: Mapping[PictureForm, Traffic], args: argparse.Namespace, title: str, threads: int
+) -> None:
+    """Prints the table, what wins and why, and what the simulation says; writes what was asked for.
+
+    `threads` are those of each worker for which layers were measured.
+    """
     from cutset.stream.planning.compare import ALWAYS, best, compare, explain
     from cutset.stream.planning.cost import Model
     from cutset.stream.planning.plan import write_plan
@@ -94,7 +99,7 @@ def show(problem: Problem, others: Mapping[PictureForm, Traffic], args: argparse
     if args.gantt:
         _draw(ran, args, title, _conditions(problem))
     if args.json:
-        write_json(args.json, _document(problem, choices, chosen, ran, title))
+        write_json(args.json, _document(problem, choices, chosen, ran, title) | {"threads": threads})
 
 
 def _conditions(problem: Problem) -> str:

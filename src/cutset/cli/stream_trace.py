@@ -8,7 +8,7 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cutset.cli.options import add_json
+from cutset.cli.options import add_json, different, output_path
 from cutset.cli.output import table
 from cutset.errors import RequestError
 from cutset.files import write_atomically, write_json
@@ -28,13 +28,14 @@ DESCRIPTION = (
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("trace", metavar="FILE", type=Path, help="the trace")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE.svg|FILE.html", help="draw the Gantt chart")
+    parser.add_argument("-o", "--output", type=output_path, metavar="FILE.svg|FILE.html", help="draw the Gantt chart")
     parser.add_argument("--pictures", metavar="A-B", help="only pictures A to B, and the time of those")
     parser.add_argument("--picture", type=int, metavar="N", help="show the way of this picture (default: the slowest)")
     add_json(parser, "the tables")
 
 
 def run(args: argparse.Namespace) -> int:
+    different(args, "output", "json")
     first, last = _range(args.pictures) if args.pictures else (0, 1 << 62)
     if args.output and args.output.suffix not in (".svg", ".html"):
         raise RequestError(f"{args.output} ends neither in .svg nor in .html")

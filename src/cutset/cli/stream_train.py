@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cutset.cli.options import add_json
+from cutset.cli.options import add_json, different, output_path
 from cutset.cli.output import table
 from cutset.cli.progress import Progress
 from cutset.cli.stream_measuring import add_measuring, changes_from, only_endings
@@ -33,12 +32,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--holdout", type=float, default=0.25, metavar="SHARE", help="of the pictures, the last (default 0.25)"
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.npz", help="where the model goes")
+    parser.add_argument(
+        "-o", "--output", type=output_path, required=True, metavar="FILE.npz", help="where the model goes"
+    )
     add_json(parser, "the errors")
 
 
 def run(args: argparse.Namespace) -> int:
     only_endings(args.output, ".npz")
+    different(args, "output", "keep", "json")
     if not 0 < args.holdout < 1:
         raise RequestError(f"--holdout must be between 0 and 1, not {args.holdout:g}")
     changes = changes_from(args)

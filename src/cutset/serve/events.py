@@ -192,10 +192,14 @@ class LinksEvent(Event, tag="links", frozen=True):
 
 
 class PictureEvent(Event, tag="picture", frozen=True):
-    """A picture with its result. `tiles`: the changed share of each tile in 0..100, row by row; `image`: a data URL."""
+    """A picture with its result. `tiles`: the changed share of each tile in 0..100, row by row; `image`: a data URL.
+
+    `latency_ms` is from capture to the result, `transit_ms` from the last sending: links and layers alone.
+    """
 
     picture: int
     latency_ms: float
+    transit_ms: float
     rate: float | None  # pictures a second, lately
     result: list[tuple[str, float]]  # label, score; likeliest first
     dropped: str  # why there is no result, or ""

@@ -160,7 +160,8 @@ class StreamFeed:
         self._hub.publish(
             PictureEvent(
                 picture=result.picture,
-                latency_ms=result.latency * 1e3,
+                latency_ms=result.age * 1e3,
+                transit_ms=result.transit * 1e3,
                 rate=(len(self._done) - 1) / seconds if seconds > 0 else None,
                 result=self._classes(result),
                 dropped=result.dropped,

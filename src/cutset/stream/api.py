@@ -18,6 +18,7 @@ from cutset.stream.accuracy import Accuracy
 from cutset.stream.coordinator.advisor import Advisor
 from cutset.stream.coordinator.coordinator import Coordinator, Planner
 from cutset.stream.coordinator.even import even_plan
+from cutset.stream.coordinator.fitting import check_fits, lacking
 from cutset.stream.coordinator.local import LocalWorkers
 from cutset.stream.coordinator.result import Result
 from cutset.stream.coordinator.switching import Options
@@ -27,6 +28,7 @@ from cutset.stream.messages import Report
 from cutset.stream.model import Model
 from cutset.stream.node import ITEM_BYTES
 from cutset.stream.planning.plan import Plan
+from cutset.stream.sources.codec import VideoCodec
 
 if TYPE_CHECKING:
     from cutset.link.keys import Keys
@@ -124,8 +126,12 @@ class Stream:
         self.model = model
         if isinstance(workers, int):  # they are on their way
             settings = replace(settings, gather=max(settings.gather, STARTING))
+        codecs: list[VideoCodec | None] = [getattr(source, "codec", None) for source in sources]
         if plan is not None:
-            plan.check(model.graph, model.digest)
+            names = [f"worker{i + 1}" for i in range(workers)] if isinstance(workers, int) else list(workers)
+            check_fits(plan, model, names, codecs)
+            if idle := set(names) - {stage.worker for stage in plan.stages}:
+                tell(f"the plan gives nothing to do to {', '.join(name for name in names if name in idle)}")
         try:
             named = self._workers(workers, threads, speeds)
             if isinstance(planner, Advisor):
@@ -133,10 +139,10 @@ class Stream:
             self._coordinator = Coordinator(
                 model,
                 named,
-                _planner(model, plan, planner),
+                _planner(model, plan, planner, tell),
                 read,
                 settings,
-                codecs=[getattr(source, "codec", None) for source in sources],
+                codecs=codecs,
                 keys=keys,
                 paces=paces,
                 observe=observe,
@@ -200,6 +206,13 @@ class Stream:
             raise item
         raise StopIteration
 
+    def stop(self) -> None:
+        """No further result: iterating ends, also where it waits. From any thread, and from a signal handler."""
+        self._over = True
+        coordinator = self._coordinator
+        if coordinator is not None:
+            coordinator.results.put(None)
+
     def close(self) -> None:
         """Stops whatever is on its way, and the workers that were started. A second call does nothing."""
         coordinator, self._coordinator = self._coordinator, None
@@ -247,11 +260,17 @@ def _model(model: str | nn.Module, first: Any, head: bool, weights: Path | None,
 
 
 def _planner(
-    model: Model, first: Plan | None, planner: Advisor | Callable[[Model, Sequence[str], str], Plan] | None
+    model: Model,
+    first: Plan | None,
+    planner: Advisor | Callable[[Model, Sequence[str], str], Plan] | None,
+    tell: Callable[[str], None],
 ) -> Planner:
     def plan(alive: Sequence[str], why: str) -> Plan:
-        if first is not None and all(stage.worker in alive for stage in first.stages):
-            return first
+        if first is not None:
+            missing = lacking(first, alive)
+            if not missing:
+                return first
+            tell(f"the plan that was given needs {', '.join(missing)}, not there now: another one is made")
         if isinstance(planner, Advisor):
             return planner.plan(alive, why)
         return planner(model, alive, why) if planner is not None else even_plan(model, alive)

@@ -58,8 +58,8 @@ class Check:
         """The largest error of a result; None for one that was dropped."""
         if result.dropped:
             return None
-        self.pictures += 1
         worst, relative, equal = difference(result.outputs, self._model.run(result.pixels))
+        self.pictures += 1
         self.equal += equal
         self.largest, self.relative = max(self.largest, worst), max(self.relative, relative)
         return worst

@@ -71,12 +71,12 @@ class Model:
             self._digests[name] = tensor_digest(self.tensors[name])
         return self._digests[name]
 
-    def weight_frames(self, name: str) -> Iterator[tuple[bytes, list[NDArray[np.uint8]]]]:
-        """The frames that carry a weight to a worker."""
+    def weight_frames(self, name: str, size: int = PIECE) -> Iterator[tuple[bytes, list[NDArray[np.uint8]]]]:
+        """The frames that carry a weight to a worker, at most `size` bytes each."""
         data = self.tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-        for at in range(0, data.size, PIECE):
+        for at in range(0, data.size, size):
             header, _ = pack(Weight(self.weight_digest(name), at, data.size))
-            yield header, [data[at : at + PIECE]]
+            yield header, [data[at : at + size]]
 
     def run(self, picture: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """The outputs of the network in one piece, computed here: what every plan must give.

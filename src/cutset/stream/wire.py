@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from msgspec import structs
@@ -18,12 +19,17 @@ from cutset.stream import messages
 from cutset.stream.emulation.hop import Hop
 from cutset.stream.messages import MOST_BODY, Body, Message, More, Work
 
-__all__ = ["LIMITS", "PIECE", "Assembler", "Outbox", "pack", "pieces", "unpack"]
+if TYPE_CHECKING:
+    from cutset.stream.emulation import EmulatedLink
+
+__all__ = ["LIMITS", "PIECE", "Assembler", "Outbox", "paced", "pack", "piece_bytes", "pieces", "unpack"]
 
 Bytes = NDArray[np.uint8]
 Packed = tuple[bytes, Sequence[Bytes]]
 
 PIECE = 256 << 10  # bytes of arrays in a frame: on a slow link a heartbeat waits for one of them, not for a tensor
+LEAST_PIECE = 1 << 10
+PIECE_SECONDS = 0.25  # that a frame takes at most on a link whose bandwidth is known
 LIMITS = Limits(frame=MOST_BODY + (1 << 20), queue=16)
 GIVE_UP = 30.0  # seconds without room for a frame, after which the other side counts as gone
 
@@ -53,17 +59,35 @@ def unpack(frame: Frame) -> tuple[Message, tuple[Bytes, ...]]:
     return message, ()
 
 
-def pieces(work: Work, arrays: Sequence[Bytes]) -> Iterator[Packed]:
-    """The frames of a picture, made when they are sent. `arrays` have the lengths that `work` says."""
+def piece_bytes(bandwidth: float) -> int:
+    """Bytes of arrays in a frame, for a link of so many bytes a second."""
+    return int(min(PIECE, max(bandwidth * PIECE_SECONDS, LEAST_PIECE)))
+
+
+def paced(link: Link, hop: Hop) -> EmulatedLink:
+    """The link, from now on as slow as that one would be."""
+    from cutset.stream.emulation import EmulatedLink
+
+    if isinstance(link, EmulatedLink):
+        link.hop = hop
+        return link
+    return EmulatedLink(link, hop, queue=2, limits=LIMITS)
+
+
+def pieces(work: Work, arrays: Sequence[Bytes], size: int = PIECE) -> Iterator[Packed]:
+    """The frames of a picture, made when they are sent. `arrays` have the lengths that `work` says.
+
+    At most `size` bytes of arrays a frame.
+    """
     header = messages.encode(structs.replace(work, sent=time.monotonic()))
     parts: list[Bytes] = []
-    room = PIECE
+    room = size
     for array in arrays:
         at = 0
         while at < array.size:
             if not room or len(parts) == MAX_ARRAYS:
                 yield header, parts
-                header, parts, room = messages.encode(More()), [], PIECE
+                header, parts, room = messages.encode(More()), [], size
             part = array[at : at + room]
             parts.append(part)
             at += part.size
@@ -131,6 +155,8 @@ class Outbox:
         self._bulk: deque[Iterator[Packed]] = deque()
         self._ready = threading.Condition()
         self._closing = False
+        self._busy = False  # with what isn't a message
+        self._moved = True  # some of that left since the last heartbeat
         self._thread = threading.Thread(target=self._run, name=f"cutset-send-{name}", daemon=True)
         self._thread.start()
 
@@ -141,6 +167,18 @@ class Outbox:
             if not self.broken and not self._closing:
                 self._control.append(packed)
                 self._ready.notify_all()
+
+    def beat(self, message: Message) -> None:
+        """Queues a heartbeat, unless something else waits that is one as well.
+
+        On a link that is as slow as heartbeats are frequent, at least one other frame leaves between two of them.
+        """
+        with self._ready:
+            waiting = self._busy or self._data or self._bulk
+            if self._control or (waiting and not self._moved):
+                return
+            self._moved = False
+        self.say(message)
 
     def data(
         self, frames: Iterable[Packed], *, wait: bool = True, done: Callable[[float, float], None] | None = None
@@ -160,12 +198,7 @@ class Outbox:
 
     def pace(self, hop: Hop) -> None:
         """From now on this link is as slow as that one would be."""
-        from cutset.stream.emulation import EmulatedLink
-
-        if isinstance(self.link, EmulatedLink):
-            self.link.hop = hop
-        else:
-            self.link = EmulatedLink(self.link, hop, queue=2, limits=LIMITS)
+        self.link = paced(self.link, hop)
 
     def bulk(self, frames: Iterable[Packed]) -> None:
         """Queues frames that go when there is nothing else to send."""
@@ -206,6 +239,8 @@ class Outbox:
                         self._ready.notify_all()
                     elif current is None:
                         bulk = self._bulk[0]
+                self._busy = current is not None or bulk is not None
+                self._moved = self._moved or packed is None
             try:
                 if packed is None and current is not None:
                     packed = next(current, None)

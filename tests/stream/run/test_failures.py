@@ -23,6 +23,7 @@ from cutset.link import Timeouts, connect
 from cutset.stream.api import Stream
 from cutset.stream.coordinator.even import even_plan
 from cutset.stream.coordinator.local import LocalWorkers
+from cutset.stream.coordinator.summary import Summary
 from cutset.stream.coordinator.switching import Options, Route, Switch
 from cutset.stream.planning.plan import Plan
 from cutset.stream.worker.preparation import Preparation
@@ -107,8 +108,17 @@ def test_a_worker_is_killed(healed: LocalWorkers, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["worker1", pytest.param("worker2", marks=SLOW)])
 def test_a_worker_stands_still(healed: LocalWorkers, name: str) -> None:
-    _, log, plans = disturbed(healed, 60, {15: lambda: stop(healed, name)})
+    results, log, plans = disturbed(healed, 60, {15: lambda: stop(healed, name)})
     assert any("no sign of life" in line for _, line in log.lines)
+    summary = Summary()
+    for result in results:
+        summary.result(result)
+    waited = max(result.latency for result in results)
+    assert waited >= QUICK.silence, "it waited for the worker's silence, whenever it was sent last"
+    assert f"{waited * 1e3:.1f} ms (largest)" in summary.lines()[1]
+    again = [result for result in results if result.attempts > 1]
+    assert again
+    assert all(result.transit < result.latency - 1 for result in again), "links and layers alone"
     assert name not in [stage.worker for stage in plans[-1][1].stages]
 
 
@@ -215,7 +225,7 @@ def test_workers_that_get_weights_are_waited_for() -> None:
     assert 90 < switch.stands_still(begun + 100) <= 101
     remotes[1].carried = 5
     assert switch.stands_still(begun + 100) == 0
-    assert switch.stands_still(begun + 130) == 30
+    assert switch.stands_still(begun + 130) == pytest.approx(30)
     switch.prepared("a")
     assert switch.stands_still(time.monotonic()) < 1
     assert switch.waiting == ["b"]

@@ -107,7 +107,8 @@ export function picture(event) {
   const [best] = event.result;
   say("result", event.dropped ? `dropped: ${event.dropped}` : best ? `${best[0]} ${percent(best[1])}` : "done");
   const pace = event.rate === null ? "" : `, ${rate(event.rate)} pictures/s`;
-  say("picture-note", `picture ${whole(event.picture)}: ${rate(event.latency_ms)} ms${pace}; ` +
+  say("picture-note", `picture ${whole(event.picture)}: ${rate(event.latency_ms)} ms from capture, ` +
+    `${rate(event.transit_ms)} ms of it links and layers${pace}; ` +
     `${percent(changed / Math.max(event.tiles.length, 1))} of its tiles changed`);
   paint();
 }

@@ -6,13 +6,14 @@ import queue
 import secrets
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from cutset.errors import ConfigError, CutsetError, FrameError, LinkError
 from cutset.stream.coordinator.advisor import Advisor
 from cutset.stream.coordinator.attendance import Attendance
+from cutset.stream.coordinator.fitting import check_fits, lacking
 from cutset.stream.coordinator.links import Links, aligned
 from cutset.stream.coordinator.pictures import Pictures
 from cutset.stream.coordinator.remote import Event, Remote
@@ -37,6 +38,7 @@ from cutset.stream.messages import (
 from cutset.stream.model import Model
 from cutset.stream.planning.plan import COORDINATOR, Plan
 from cutset.stream.sources.codec import VideoCodec
+from cutset.stream.wire import piece_bytes
 
 __all__ = ["Coordinator", "Planner"]
 
@@ -44,6 +46,8 @@ __all__ = ["Coordinator", "Planner"]
 Planner = Callable[[Sequence[str], str], Plan]
 
 TICK = 0.05  # seconds
+MOST_LATE = 3  # times that pictures may be sent again because they don't come back, without a result in between
+LONG_MESSAGE = 16 << 10  # bytes; what workers say is rarely longer
 LAST_WORDS = 0.5  # seconds that reports of the last pictures may come after their results
 
 
@@ -77,11 +81,15 @@ class Coordinator:
         self._events: queue.SimpleQueue[Event | Callable[[], None] | None] = queue.SimpleQueue()
         self._observe, self._tell = observe, tell
         self._advisor = advisor
+        self._codecs = list(codecs) or [None for _ in sources]
         self._paces = dict(paces or {})
         self.links = Links(self._paces, self._ours)
         self._proposed: tuple[Plan, str] | None = None
         self._wanted = "the stream begins"  # why a plan is wanted, or empty
+        self._offered = ""  # why another plan is possible, once the one that gets ready is used
         self._begun = time.monotonic()
+        self._moved = time.monotonic()  # when a party last told of a picture
+        self._late = 0  # how often pictures were late since the last result
         self._owed = 0  # reports of pictures whose results are there
         self._stopped = self._woken = False
         session = secrets.token_bytes(16)
@@ -89,10 +97,17 @@ class Coordinator:
         for name, (address, key) in workers.items():
             pace = self._paces.get((COORDINATOR, name))
             self.remotes[name] = Remote(
-                name, address, session=session, told=self._events.put, keys=keys, key=key, pace=pace
+                name,
+                address,
+                session=session,
+                told=self._events.put,
+                keys=keys,
+                key=key,
+                pace=pace,
+                back=self._paces.get((name, COORDINATOR)),
             )
         self._routes = Routes(model, self.remotes, self._paces, self.links, codecs, tell)
-        self._attendance = Attendance(self.remotes, options)
+        self._attendance = Attendance(self.remotes, options, self._queued, tell)
         self._pictures = Pictures(model, sources, codecs, options, self._wake)
         self.results = self._pictures.results
         self._thread = threading.Thread(target=self._run, name="cutset-coordinator", daemon=True)
@@ -114,11 +129,10 @@ class Coordinator:
     def propose(self, plan: Plan, why: str) -> None:
         """Goes over to another plan while pictures are on their way, unless a disturbance comes first.
 
-        Raises ConfigError for a plan of another model or other workers. Where one of its workers isn't there any more,
-        the planner is asked again.
+        Raises ConfigError for a plan of another model, other workers or other sources. Where one of its workers isn't
+        there any more, the planner is asked again.
         """
-        plan.check(self.model.graph, self.model.digest)
-        self._check_names(plan)
+        check_fits(plan, self.model, self.remotes, self._codecs)
 
         def take() -> None:
             self._proposed = (plan, why)
@@ -213,7 +227,10 @@ class Coordinator:
                 weights = {name: self.model.weight_digest(name) for name in self.model.graph.weights}
                 remote.say(Inventory(self.model.digest, remote.description(self.model), weights))
             if self._routes.current is not None or self._routes.switch is not None:
-                self._want(f"{remote.name} came")
+                if self._attendance.comes_and_goes(remote.name):
+                    self._offered = f"{remote.name} came again"
+                else:
+                    self._want(f"{remote.name} came")
         elif isinstance(message, Work):
             self._result(event, message)
         elif isinstance(message, Report):
@@ -248,10 +265,12 @@ class Coordinator:
             self._failed(event.remote, Failed(work.plan, event.remote.name, str(error)))
             return
         self._owed += len(route.remotes)
+        self._late = 0
         self._attendance.worked(remote.name for remote in route.remotes)
 
     def _report(self, report: Report) -> None:
         """A party's report of a picture, this one's included: what links carry, and whoever wants to know."""
+        self._moved = time.monotonic()
         route, seconds = self._routes.past.get(report.plan), 0.0
         if route is None or report.hop is None:
             return
@@ -276,6 +295,7 @@ class Coordinator:
 
     def _down(self, remote: Remote, why: str) -> None:
         self._tell(f"{remote.name} is gone: {why}")
+        self._attendance.lost(remote.name, why)
         switch = self._routes.switch
         if switch is not None and remote in switch.route.remotes:
             self._routes.switch = None
@@ -297,6 +317,11 @@ class Coordinator:
         else:
             self._break(message.reason)
 
+    def _queued(self, name: str) -> float:
+        """Seconds that a heartbeat of a worker may wait behind a message, or a frame of its results."""
+        carries = self.links.carries(name, COORDINATOR)
+        return max(piece_bytes(carries), LONG_MESSAGE) / carries
+
     def _want(self, why: str) -> None:
         self._wanted = self._wanted or why
 
@@ -306,25 +331,25 @@ class Coordinator:
         self._pictures.flights.grounded()
         self._want(why)
 
-    def _check_names(self, plan: Plan) -> None:
-        """Raises ConfigError for workers that this stream hasn't."""
-        if missing := _lacking(plan, self.remotes):
-            raise ConfigError(f"the plan is for {', '.join(missing)}; the workers are {', '.join(self.remotes)}")
-
     def _tick(self) -> None:
         now = time.monotonic()
         self._attendance.beat(now)
-        why = self._pictures.overdue(now)
+        why = self._pictures.overdue(now, self._moved, self.options.late + self._routes.expected)
         if why:
+            self._late += 1
+            if self._late >= MOST_LATE:
+                self._pictures.give_up(why)
+                raise LinkError(f"{why}, {self._late} times one after the other: give the stream up")
             self._break(why)
-        switch, most = self._routes.switch, self.options.prepare
+        switch = self._routes.switch
+        most = self.options.prepare + (0.0 if switch is None else switch.expected)
         if switch is not None and switch.stands_still(now) > most:
             for name in switch.waiting:
                 self._attendance.bench(name, f"it didn't get ready in {most:g} s")
             self._want(f"{', '.join(switch.waiting)} didn't get ready in {most:g} s")
             self._routes.switch = None
         for name in self._attendance.back(now):
-            self._want(f"{name} may try again")
+            self._offered = f"{name} may try again"
 
     def _replan(self) -> None:
         now, routes = time.monotonic(), self._routes
@@ -335,14 +360,17 @@ class Coordinator:
             self._pictures.give_up("no worker is left")
             raise LinkError(f"no worker is left. {self._attendance.reasons(self.remotes)}")
         waited = now - self._begun
-        if not alive or (not routes.plans and len(alive) < len(self.remotes) and waited < self.options.gather):
+        gather = self.options.gather + max(remote.emulated for remote in self.remotes.values())
+        if not alive or (not routes.plans and len(alive) < len(self.remotes) and waited < gather):
             return
+        if routes.switch is None and self._offered:  # it doesn't take the others from what they get ready for
+            self._want(self._offered)
         if self._wanted:
-            why, self._wanted, self._proposed = self._wanted, "", None
+            why, self._wanted, self._offered, self._proposed = self._wanted, "", "", None
             plan = self.planner(alive, why)
         elif self._proposed is not None and routes.current is not None and routes.switch is None:
             (plan, why), self._proposed = self._proposed, None
-            if missing := _lacking(plan, alive):
+            if missing := lacking(plan, alive):
                 # Who proposed it didn't know yet, and takes it for the plan that is used.
                 self._want(f"a plan was proposed for {', '.join(missing)}, no longer there")
                 return
@@ -352,14 +380,8 @@ class Coordinator:
         if current is not None and (plan.stages, plan.picture) == (current.stages, current.picture):
             routes.switch = None
             return
-        plan.check(self.model.graph, self.model.digest)
-        self._check_names(plan)
-        if missing := _lacking(plan, alive):
+        check_fits(plan, self.model, self.remotes, self._codecs)
+        if missing := lacking(plan, alive):
             reasons = self._attendance.reasons(missing)
             raise ConfigError(f"the plan needs {', '.join(missing)}, which can't be reached: {reasons}")
         routes.start(plan, why, self.options, self._pictures.flights.oldest_plan())
-
-
-def _lacking(plan: Plan, workers: Collection[str]) -> list[str]:
-    """The workers of a plan that aren't among these."""
-    return [stage.worker for stage in plan.stages if stage.worker not in workers]

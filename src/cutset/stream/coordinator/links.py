@@ -30,9 +30,8 @@ class Links:
         self._last: dict[tuple[str, str], float] = {}  # when the picture before was there
 
     def bandwidth(self, sender: str, receiver: str) -> float:
-        """Bytes a second, as far as known; infinite where nothing is."""
-        estimate = self._estimates.get((sender, receiver))
-        found = math.inf if estimate is None else estimate.bandwidth
+        """What it carries; the sender is told."""
+        found = self.carries(sender, receiver)
         self._told[sender, receiver] = found
         return found
 
@@ -46,6 +45,16 @@ class Links:
         for pair, estimate in self._estimates.items():
             if pair not in used and estimate.count:
                 self._estimates[pair] = LinkEstimate(estimate.hop)
+
+    def carries(self, sender: str, receiver: str) -> float:
+        """Bytes a second, as far as known; infinite where nothing is."""
+        estimate = self._estimates.get((sender, receiver))
+        return math.inf if estimate is None else estimate.bandwidth
+
+    def expected(self, sender: str, receiver: str, nbytes: float) -> float:
+        """Seconds that so many bytes take, as far as known; 0 where nothing is."""
+        estimate = self._estimates.get((sender, receiver))
+        return 0.0 if estimate is None else estimate.latency + nbytes / estimate.bandwidth
 
     def learn(self, sender: str, receiver: str, hop: HopReport) -> tuple[float, float | None]:
         """Takes a report: the seconds that its bytes took, and the bandwidth if that is news to the sender."""

@@ -21,7 +21,7 @@ from cutset.stream.sources.codec import VideoCodec
 from cutset.stream.sources.history import PacketHistory
 from cutset.stream.sources.picture import Picture
 from cutset.stream.trace.spans import Span
-from cutset.stream.wire import pieces
+from cutset.stream.wire import piece_bytes, pieces
 
 __all__ = ["Pictures"]
 
@@ -112,7 +112,8 @@ class Pictures:
         def left(begin: float, end: float) -> None:
             spans.append(Span("send", source, picture, begin, end, size))
 
-        route.first.outbox.data(pieces(work, arrays), wait=False, done=left)
+        frames = pieces(work, arrays, piece_bytes(route.sender.bandwidth))
+        route.first.outbox.data(frames, wait=False, done=left)
 
     def lost(self, plan: int, source: int, picture: int, ticket: int) -> None:
         """A picture got stuck on its way: it is sent again."""
@@ -153,14 +154,16 @@ class Pictures:
             layer_seconds=None,
         )
 
-    def overdue(self, now: float) -> str:
-        """Drops what is past its deadline. Why something must be broken, where a picture is out far too long."""
-        deadline, late = self.options.deadline, self.options.late
+    def overdue(self, now: float, moved: float, late: float) -> str:
+        """Drops what is past its deadline. Why something must be broken, where a picture is out far too long: `late`
+        seconds in which it didn't come back, nor did any party tell of one since `moved`.
+        """
+        deadline = self.options.deadline
         for flight in self.flights:
             if flight.result is None and deadline is not None and now - flight.captured > deadline:
                 self.flights.finish(flight, {}, f"not done {deadline:g} s after capture", max(flight.plan, 0), now)
-            if flight.flying and now - flight.sent > late:
-                return f"picture {flight.picture} didn't come back in {late:g} s"
+            if flight.flying and now - max(flight.sent, moved) > late:
+                return f"picture {flight.picture} didn't come back in {late:.3g} s"
         return ""
 
     def give_up(self, why: str) -> None:

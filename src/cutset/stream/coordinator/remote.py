@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.errors import ConfigError, CutsetError, LinkError, LinkTimeout
-from cutset.link import Link, Timeouts, connect, parse_address
+from cutset.link import Frame, Link, Timeouts, connect, parse_address
 from cutset.stream.emulation.hop import Hop
+from cutset.stream.heartbeat import RoundTrips
 from cutset.stream.messages import (
     PROTOCOL,
     Bye,
@@ -30,13 +31,14 @@ from cutset.stream.messages import (
 )
 from cutset.stream.model import Model
 from cutset.stream.trace.align import Clock
-from cutset.stream.wire import LIMITS, Assembler, Outbox, pack, unpack
+from cutset.stream.wire import LIMITS, Assembler, Outbox, paced, pack, unpack
 from cutset.version import software
 
 __all__ = ["Event", "Remote"]
 
 Bytes = NDArray[np.uint8]
 SLICE = 0.25  # seconds
+ASK = 0.5  # seconds between two pings before there is an answer to hello
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 3.0  # seconds between two tries to reach a worker
 LARGEST_RESULT = 1 << 30
 
@@ -53,7 +55,9 @@ class Event:
 
 
 class Remote:
-    """`told` hears every event, from this remote's thread. `pace` is emulated in the direction to the worker."""
+    """`told` hears every event, from this remote's thread. `pace` is emulated in the direction to the worker, from the
+    handshake on; `back`, in the other one, by the worker from its first plan on.
+    """
 
     def __init__(
         self,
@@ -65,6 +69,7 @@ class Remote:
         keys: Any = None,
         key: bytes | None = None,
         pace: Hop | None = None,
+        back: Hop | None = None,
         connect_timeout: float = 5.0,
     ) -> None:
         if parse_address(address).scheme == "tcp" and (keys is None or key is None):
@@ -72,10 +77,12 @@ class Remote:
         self.name, self.address, self.key = name, address, key
         self.up = False
         self.life = 0
-        self.heard = 0.0
+        self._heard = self._looked = 0.0  # when a frame came, and when there was none
         self.why = "it was never reached"
         self.card: Card | None = None
         self.clock = Clock()
+        self.emulated = sum(way.latency for way in (pace, back) if way is not None)  # seconds of a round trip
+        self.trips = RoundTrips(self.emulated)
         self.graphs: set[str] = set()  # that were described on this link
         self._session, self._told, self._pace = session, told, pace
         self._keys = keys.expecting(key) if key is not None and keys is not None else None
@@ -110,9 +117,15 @@ class Remote:
         self.graphs.add(model.digest)
         return model.description if new else b""
 
+    @property
+    def quiet(self) -> float:
+        """Seconds in which nothing came, although somebody waited for it."""
+        return self._looked - self._heard
+
     def ping(self) -> None:
         self._pings += 1
-        self.say(Ping(self._pings, time.monotonic()))
+        if self._outbox is not None:
+            self._outbox.beat(Ping(self._pings, time.monotonic()))
 
     def cut(self, why: str) -> None:
         """Takes the link for dead. It is dialled again."""
@@ -130,6 +143,7 @@ class Remote:
     def _run(self) -> None:
         pause = FIRST_PAUSE
         while self._open:
+            self.trips = RoundTrips(self.emulated)
             try:
                 link = self._dial()
             except CutsetError as error:
@@ -141,10 +155,8 @@ class Remote:
             self.life += 1
             self.graphs = set()
             self.clock = Clock()
-            self.heard = time.monotonic()
+            self._heard = self._looked = time.monotonic()
             outbox = Outbox(link, self.name, self._lost)
-            if self._pace is not None:
-                outbox.pace(self._pace)
             self._outbox = outbox
             self.up = True
             self._told(Event(self, self.life, "up"))
@@ -159,11 +171,15 @@ class Remote:
             time.sleep(0.05)
 
     def _dial(self) -> Link:
-        link = connect(self.address, keys=self._keys, timeouts=self._timeouts, limits=LIMITS)
+        link: Link = connect(self.address, keys=self._keys, timeouts=self._timeouts, limits=LIMITS)
         try:
+            if self._pace is not None:
+                link = paced(link, self._pace)
             header, arrays = pack(Hello(PROTOCOL, software(), "coordinator", self._session, self.name))
+            begun = time.monotonic()
             link.send(header, arrays)
-            answer, _ = unpack(link.recv(self._timeouts.connect))
+            answer, _ = unpack(self._answer(link, begun + self._timeouts.connect + self.emulated))
+            self.trips.observe(time.monotonic() - begun)
             if isinstance(answer, Refused):
                 raise LinkError(answer.reason)
             if not isinstance(answer, Welcome) or answer.protocol != PROTOCOL:
@@ -173,6 +189,18 @@ class Remote:
             link.close()
             raise
         return link
+
+    def _answer(self, link: Link, until: float) -> Frame:
+        """The answer to hello. Meanwhile the worker hears pings: on a link with a long way it would hear nothing."""
+        while True:
+            try:
+                return link.recv(min(ASK, max(until - time.monotonic(), 0.0)))
+            except LinkTimeout:
+                if not self._open or time.monotonic() >= until:
+                    raise
+                self._pings += 1
+                header, arrays = pack(Ping(self._pings, time.monotonic()))
+                link.send(header, arrays)
 
     def _lost(self, error: CutsetError) -> None:
         """Once a link: from whichever thread notices."""
@@ -187,14 +215,19 @@ class Remote:
             try:
                 frame = link.recv(SLICE)
             except LinkTimeout:
+                now = time.monotonic()
+                if now - self._looked > 4 * SLICE:  # it was this process that stood still
+                    self._heard = now
+                self._looked = now
                 continue
             except CutsetError as error:
                 self._lost(error)
                 return
-            self.heard = now = time.monotonic()
+            self._heard = self._looked = now = time.monotonic()
             try:
                 message, arrays = unpack(frame)
                 if isinstance(message, Pong):
+                    self.trips.observe(now - message.time)
                     self.clock.observe(message.time, message.now, now)
                 elif isinstance(message, Work | More):
                     if isinstance(message, Work):

@@ -22,7 +22,7 @@ class Result:
     outputs: Mapping[str, NDArray[Any]]  # by the graph's names, bfloat16 as float32; empty when dropped
     dropped: str  # why, or empty
     plan: int  # number of the plan that made it
-    captured: float  # when the source gave it
+    captured: float  # when a camera gave it, when it was due at the rate asked for, or when it was read; see Feeder
     sent: float  # when it was last sent; as `captured` if never
     done: float
     attempts: int  # how often it was sent
@@ -36,14 +36,19 @@ class Result:
         return next(iter(self.outputs.values()))
 
     @property
-    def latency(self) -> float:
-        """Seconds from sending to the result."""
-        return self.done - self.sent
+    def age(self) -> float:
+        """Seconds from capture to the result, with all waiting and every time that it had to be sent again."""
+        return self.done - self.captured
 
     @property
-    def age(self) -> float:
-        """Seconds from capture to the result."""
-        return self.done - self.captured
+    def latency(self) -> float:
+        """The age: what whoever needs the result waits for."""
+        return self.age
+
+    @property
+    def transit(self) -> float:
+        """Seconds from the last sending to the result: links and layers alone."""
+        return self.done - self.sent
 
     def top(self, count: int = 5) -> list[tuple[int, float]]:
         """The classes of largest probability: number and softmax of the first output (1, classes). Largest first."""

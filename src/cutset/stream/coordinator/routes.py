@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 from cutset.stream.coordinator.links import Links
 from cutset.stream.coordinator.remote import Remote
@@ -13,6 +14,7 @@ from cutset.stream.messages import Need, Prepared, Ready, Retire
 from cutset.stream.model import Model
 from cutset.stream.planning.plan import COORDINATOR, Plan
 from cutset.stream.sources.codec import VideoCodec
+from cutset.stream.wire import piece_bytes
 
 __all__ = ["Routes"]
 
@@ -39,6 +41,17 @@ class Routes:
         self.past: dict[int, Route] = {}  # by number, for the reports that come late
         self._old: list[Route] = []  # by which pictures are still on their way
         self._number = self._epoch = self._retired = 0
+        self._in_flight = 1
+
+    @property
+    def expected(self) -> float:
+        """Seconds that links are known to need for the pictures on their way, whatever changes in them."""
+        return max((self._expected(route) for route in self.used), default=0.0)
+
+    def _expected(self, route: Route) -> float:
+        parties = [COORDINATOR, *(remote.name for remote in route.remotes), COORDINATOR]
+        pairs = zip(pairwise(parties), route.nbytes, strict=True)
+        return sum(self._links.expected(*pair, self._in_flight * nbytes) for pair, nbytes in pairs)
 
     @property
     def used(self) -> list[Route]:
@@ -60,6 +73,7 @@ class Routes:
         route = Route(self._number, self._epoch, plan, self._model, remotes, options)
         self.past[self._number] = route
         self.past.pop(self._number - PAST, None)
+        self._in_flight = options.in_flight
         route.sender.bandwidth = self._links.bandwidth(COORDINATOR, route.first.name)
         self.switch = Switch(route, self._model, options, self._paces, self._links, self._codecs)
 
@@ -69,7 +83,8 @@ class Routes:
         if switch is None or message.plan != switch.route.number:
             return
         if isinstance(message, Need):
-            sent = switch.send_weights(self._model, remote, message.weights)
+            carries = self._links.carries(COORDINATOR, remote.name)
+            sent = switch.send_weights(self._model, remote, message.weights, piece_bytes(carries))
             self._tell(f"{remote.name} gets {len(message.weights)} weights, {sent / 1e6:.1f} MB")
         elif isinstance(message, Prepared):
             switch.prepared(remote.name)

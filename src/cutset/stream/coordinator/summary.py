@@ -28,8 +28,8 @@ def quantile(values: Sequence[float], share: float) -> float:
 class Summary:
     """Tell it every report (from any thread) and every result."""
 
-    latencies: list[float] = field(default_factory=list)
-    ages: list[float] = field(default_factory=list)
+    latencies: list[float] = field(default_factory=list)  # from capture to the result
+    transits: list[float] = field(default_factory=list)  # from the last sending to the result
     done: list[float] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
     again: int = 0  # pictures that were sent more than once
@@ -44,7 +44,7 @@ class Summary:
             self.dropped[result.dropped] += 1
             return
         self.latencies.append(result.latency)
-        self.ages.append(result.age)
+        self.transits.append(result.transit)
         self.done.append(result.done)
 
     def report(self, report: Report, plan: Plan, seconds: float) -> None:
@@ -70,9 +70,9 @@ class Summary:
         """What is said at the end."""
         found = [f"{len(self.done)} pictures, {sum(self.dropped.values())} dropped, {self.again} sent again"]
         if self.latencies:
-            median, late = statistics.median(self.latencies), quantile(self.latencies, 0.95)
             speed = f", {self.rate:.2f} pictures/s" if self.rate is not None else ""
-            found.append(f"latency {median * 1e3:.1f} ms (median), {late * 1e3:.1f} ms (95 %){speed}")
+            found.append(f"latency from capture to result: {_spread(self.latencies)}{speed}")
+            found.append(f"of which links and layers, from the last sending on: {_spread(self.transits)}")
         with self._lock:
             for (sender, receiver), sizes in self.hops.items():
                 steady = statistics.median(sizes)
@@ -82,3 +82,8 @@ class Summary:
                 found.append(f"{party}: computes {statistics.median(seconds) * 1e3:.1f} ms a picture")
         found += [f"dropped: {reason} ({count}×)" for reason, count in self.dropped.items()]
         return found
+
+
+def _spread(seconds: Sequence[float]) -> str:
+    shown = (statistics.median(seconds), "median"), (quantile(seconds, 0.95), "95 %"), (max(seconds), "largest")
+    return ", ".join(f"{value * 1e3:.1f} ms ({name})" for value, name in shown)

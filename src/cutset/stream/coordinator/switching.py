@@ -20,6 +20,8 @@ from cutset.stream.planning.plan import COORDINATOR, Plan, write_plan
 
 __all__ = ["Options", "Route", "Switch"]
 
+FLOATS = 4  # bytes of a pixel that is sent as a number
+
 
 @dataclass(frozen=True)
 class Options:
@@ -57,6 +59,9 @@ class Route:
         if plan.picture != "uint8":
             self.forms = FormSender(plan.picture, model.picture, plan=number, epoch=epoch)
         self.receiver = Receiver([model.graph.values[name] for name in hops[-1]], plan=number)
+        form = FLOATS if plan.picture == "float32" else 1
+        self.nbytes = [sum(model.graph.values[name].nbytes for name in hop) for hop in hops]  # of each hop, at most
+        self.nbytes[0] *= form
         self.pictures = 0  # that came back
 
     def allow(self, options: Options) -> None:
@@ -109,6 +114,11 @@ class Switch:
     def waiting(self) -> list[str]:
         """The workers that haven't answered."""
         return sorted(self._waiting)
+
+    @property
+    def expected(self) -> float:
+        """Seconds that orders and answers take on emulated links."""
+        return sum(2 * remote.emulated for remote in self.route.remotes)
 
     def stands_still(self, now: float) -> float:
         """Seconds since the last sign that somebody gets ready: an answer, or weights that leave."""
@@ -173,12 +183,12 @@ class Switch:
             self._waiting.discard(name)
             self.ready = not self._waiting
 
-    def send_weights(self, model: Model, remote: Remote, names: list[str]) -> int:
-        """Sends a worker what it misses; bytes. Raises CutsetError for what isn't the model's."""
+    def send_weights(self, model: Model, remote: Remote, names: list[str], size: int) -> int:
+        """Sends a worker what it misses, `size` bytes a frame; bytes. Raises CutsetError for what isn't the model's."""
         sent = 0
         for name in names:
             if name not in model.tensors:
                 raise CutsetError(f"{remote.name} asks for a weight that the model hasn't: {name[:80]}")
-            remote.outbox.bulk(model.weight_frames(name))
+            remote.outbox.bulk(model.weight_frames(name, size))
             sent += model.tensors[name].nbytes
         return sent

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -18,6 +19,7 @@ PictureForm = Literal["uint8", "float32", "jpeg", "packets"]
 COORDINATOR = "coordinator"
 FORMAT = "cutset-plan-1"
 MOST_BYTES = 16 << 20  # of a plan's file
+MOST_NODES = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +104,23 @@ def read_plan(source: Path | bytes) -> Plan:
             raise ConfigError(f"{source} is too large for a plan")
         data = source.read_bytes() if isinstance(source, Path) else source
         file = msgspec.json.decode(data, type=_File)
+        json.loads(data, object_pairs_hook=_once)
         if file.format != FORMAT:
             raise ConfigError(f"this is not a plan: its format is not {FORMAT}")
         stages = tuple(StagePlan(stage.worker, _numbers(stage.nodes)) for stage in file.stages)
     except OSError as error:
         raise ConfigError(f"can't read the plan: {error}") from None
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"this is not a plan: {error}") from None
     return Plan(file.graph, stages, file.picture, file.scheduler)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for i, (name, _) in enumerate(pairs) if name in [other for other, _ in pairs[:i]])
+        raise ConfigError(f"this is not a plan: {twice!r} is said twice")
+    return found
 
 
 def _ranges(numbers: Sequence[int]) -> list[int | list[int]]:
@@ -126,7 +137,9 @@ def _numbers(ranges: list[int | list[int]]) -> tuple[int, ...]:
     found: list[int] = []
     for entry in ranges:
         first, last = (entry, entry) if isinstance(entry, int) else (entry[0], entry[-1]) if len(entry) == 2 else (1, 0)
-        if not 0 <= first <= last < 100_000:
-            raise ConfigError(f"this is not a plan: {entry} is no range of nodes")
+        if not 0 <= first <= last < MOST_NODES:
+            raise ConfigError(f"this is not a plan: {str(entry)[:60]} is no range of nodes")
+        if len(found) + last - first >= MOST_NODES:
+            raise ConfigError(f"this is not a plan: a stage has more than {MOST_NODES:,} nodes")
         found += range(first, last + 1)
     return tuple(found)

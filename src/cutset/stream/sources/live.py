@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -59,7 +60,8 @@ class LiveSource(Source):
     def _read(self) -> None:
         lost = False  # packets were let go: nothing can be decoded until a group opens
         try:
-            for picture in self._source:
+            for read in self._source:
+                picture = replace(read, captured=time.monotonic())
                 with self._changed:
                     if self._closed:
                         break

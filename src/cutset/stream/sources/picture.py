@@ -28,6 +28,7 @@ class Picture:
     bit; an empty one ends a group of pictures, and there may be none at all. None: the source isn't encoded.
     `opens`: a group begins here, so a decoder must begin anew, and a new one can begin.
     `skipped`: how many pictures that a live source dropped come out of a decoder before this one.
+    `captured`: of what is live, when it came, on the clock of `time.monotonic()`.
     """
 
     index: int
@@ -36,6 +37,7 @@ class Picture:
     packets: tuple[bytes, ...] | None = None
     opens: bool = False
     skipped: int = 0
+    captured: float | None = None
 
 
 class Source(ABC):

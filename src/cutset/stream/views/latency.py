@@ -35,7 +35,7 @@ def draw(figure: Any, data: Mapping[str, Any]) -> None:
     low = middle - np.array([row["latency"]["10"] for row in data["rows"]]) * 1e3
     high = np.array([row["latency"]["90"] for row in data["rows"]]) * 1e3 - middle
     axes.bar(places, middle, 0.55, color=BLUE, yerr=[low, high], ecolor="grey", capsize=4)
-    axes.set_ylabel("from sending to result, ms: median, 10 to 90 %", color=BLUE)
+    axes.set_ylabel("from the last sending to the result, ms: median, 10 to 90 %", color=BLUE)
     axes.set_xticks(places, [f"{row['in_flight'] or '?'}\n{row['run'][-20:]}" for row in data["rows"]])
     axes.set_xlabel("pictures in flight, and the run")
     other = axes.twinx()

@@ -24,7 +24,10 @@ Seconds = Annotated[float, msgspec.Meta(ge=0)]
 
 @dataclass(frozen=True)
 class Run:
-    """`latencies`: seconds from sending to result. `in_flight`: pictures that were allowed at once; 0 if not known."""
+    """`latencies`: seconds from the last sending to the result.
+
+    `in_flight`: pictures that were allowed at once; 0 if not known.
+    """
 
     in_flight: int
     latencies: tuple[float, ...]
@@ -32,7 +35,8 @@ class Run:
 
 
 class _Picture(msgspec.Struct):
-    latency_s: Seconds
+    latency_s: Seconds  # from capture; of older documents, from the last sending
+    transit_s: Seconds | None = None
     dropped: str = ""
 
 
@@ -61,7 +65,11 @@ def read_run(path: Path) -> Run:
         return of_trace(read_trace(data), str(path))
     if document.command != COMMAND:
         raise ConfigError(f"{path} is of `{document.command[:40]}`, not of `{COMMAND}`")
-    done = tuple(picture.latency_s for picture in document.pictures if not picture.dropped)
+    done = tuple(
+        picture.latency_s if picture.transit_s is None else picture.transit_s
+        for picture in document.pictures
+        if not picture.dropped
+    )
     if not done:
         raise RequestError(f"{path}: no picture of this run has a result")
     speed = next((row.value for row in document.rows if row.metric == "throughput"), 0.0)

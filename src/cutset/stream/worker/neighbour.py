@@ -9,11 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 from cutset.errors import CutsetError, LinkError, LinkTimeout
-from cutset.link import Timeouts, connect
+from cutset.link import Link, Timeouts, connect
 from cutset.stream.delta import KeyRequest
 from cutset.stream.emulation.hop import Hop
-from cutset.stream.messages import PROTOCOL, Hello, Message, Peer, Ping, Refused, Welcome
-from cutset.stream.wire import LIMITS, PIECE, Outbox, pack, unpack
+from cutset.stream.heartbeat import RoundTrips
+from cutset.stream.messages import PROTOCOL, Hello, Message, Peer, Ping, Pong, Refused, Welcome
+from cutset.stream.wire import LIMITS, Outbox, paced, pack, piece_bytes, unpack
 from cutset.version import software
 
 __all__ = ["Neighbour", "dial"]
@@ -21,13 +22,16 @@ __all__ = ["Neighbour", "dial"]
 TIMEOUTS = Timeouts(connect=4.0, recv=4.0)
 SLICE = 0.5  # seconds
 SILENCE = 5.0  # seconds without a word, after which the next worker counts as gone; longer where the hop is slow
+ASK = 1.0  # seconds between two pings
 
 
 class Neighbour:
     """Says to `told` what the next worker asks for and, once, why the link ended."""
 
-    def __init__(self, name: str, outbox: Outbox, told: Callable[[Neighbour, Message | CutsetError], None]) -> None:
-        self.name, self.outbox, self._told = name, outbox, told
+    def __init__(
+        self, name: str, outbox: Outbox, trips: RoundTrips, told: Callable[[Neighbour, Message | CutsetError], None]
+    ) -> None:
+        self.name, self.outbox, self._trips, self._told = name, outbox, trips, told
         self.bandwidth = math.inf  # bytes a second, as far as known
         self._open = True
         threading.Thread(target=self._listen, name=f"cutset-next-{name}", daemon=True).start()
@@ -45,7 +49,7 @@ class Neighbour:
     @property
     def _patience(self) -> float:
         """Seconds of silence: a ping may wait behind all that is queued for this link."""
-        return SILENCE + (LIMITS.queue + 4) * PIECE / self.bandwidth
+        return self._trips.silence(SILENCE, (LIMITS.queue + 4) * piece_bytes(self.bandwidth) / self.bandwidth)
 
     def _listen(self) -> None:
         heard, asked, number = time.monotonic(), 0.0, 0
@@ -58,9 +62,9 @@ class Neighbour:
             if now - heard > self._patience:
                 self.broke(LinkTimeout(f"{self.name} gave no sign of life for {now - heard:.0f} s"))
                 return
-            if now - asked > SILENCE / 5:
+            if now - asked > ASK:
                 asked, number = now, number + 1
-                self.outbox.say(Ping(number, now))
+                self.outbox.beat(Ping(number, now))
             try:
                 frame = self.outbox.link.recv(SLICE)
                 message, _ = unpack(frame)
@@ -71,7 +75,9 @@ class Neighbour:
                 self.broke(error)
                 return
             heard = time.monotonic()
-            if isinstance(message, KeyRequest):
+            if isinstance(message, Pong):
+                self._trips.observe(heard - message.time)
+            elif isinstance(message, KeyRequest):
                 self._told(self, message)
             elif isinstance(message, Refused):
                 self.broke(LinkError(message.reason))
@@ -90,11 +96,17 @@ def dial(
         if keys is None:
             raise LinkError(f"{peer.address} needs a key, and this worker has none (--key)")
         keys = keys.expecting(peer.key)
-    link = connect(peer.address, keys=keys, timeouts=TIMEOUTS, limits=LIMITS)
+    link: Link = connect(peer.address, keys=keys, timeouts=TIMEOUTS, limits=LIMITS)
+    latency = 0.0 if pace is None else pace.latency
+    trips = RoundTrips(latency)
     try:
+        if pace is not None:
+            link = paced(link, pace)
         header, arrays = pack(Hello(PROTOCOL, software(), "worker", secret, name))
+        begun = time.monotonic()
         link.send(header, arrays)
-        answer, _ = unpack(link.recv())
+        answer, _ = unpack(link.recv(TIMEOUTS.recv + latency))
+        trips.observe(time.monotonic() - begun)
         if not isinstance(answer, Welcome):
             raise LinkError(answer.reason if isinstance(answer, Refused) else "it gave no answer to hello")
     except BaseException:
@@ -102,7 +114,5 @@ def dial(
         raise
     made: list[Neighbour] = []
     outbox = Outbox(link, f"{name}-next", lambda error: made[0].broke(error))
-    if pace is not None:
-        outbox.pace(pace)
-    made.append(Neighbour(peer.name, outbox, told))
+    made.append(Neighbour(peer.name, outbox, trips, told))
     return made[0]

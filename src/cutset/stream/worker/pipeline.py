@@ -21,7 +21,7 @@ from cutset.stream.emulation import Speed
 from cutset.stream.hop import Gap, to_array
 from cutset.stream.messages import EdgeReport, Failed, HopReport, Lost, Message, Report, Work
 from cutset.stream.trace.spans import Kind, Span
-from cutset.stream.wire import Outbox, pieces
+from cutset.stream.wire import Outbox, piece_bytes, pieces
 from cutset.stream.worker.plan_run import PlanRun
 
 __all__ = ["Job", "Pipeline"]
@@ -174,4 +174,4 @@ class Pipeline:
                 )
             )
 
-        return job.to.data(pieces(made, parts), done=left)
+        return job.to.data(pieces(made, parts, piece_bytes(run.sender.bandwidth)), done=left)

@@ -22,7 +22,9 @@ from cutset.version import software
 __all__ = ["BEAT", "SILENCE", "Worker"]
 
 BEAT = 0.2  # seconds between two signs of life
-SILENCE = 15.0  # seconds without a word of the coordinator, after which it counts as dead
+# Seconds without a word of the coordinator, after which it counts as dead. A graph is one message, which takes long on
+# a slow link; a link that breaks is noticed at once, and the same coordinator may come back at any time.
+SILENCE = 60.0
 
 
 class Worker:
@@ -75,7 +77,7 @@ class Worker:
         now = time.monotonic()
         if now - self._beat >= BEAT:
             self._beat = now
-            session.say(Beat())
+            session.outbox.beat(Beat())
         if now - session.heard > self._silence:
             session.end(f"nothing came from the coordinator for {self._silence:g} s")
         if session.over:

@@ -1,0 +1,133 @@
+"""What `cutset stream run` gives: a line a picture, the summary, and files that are written however the run ends."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cutset.stream.accuracy import Accuracy
+    from cutset.stream.check import Check
+    from cutset.stream.coordinator.result import Result
+    from cutset.stream.coordinator.summary import Summary
+    from cutset.stream.planning.plan import Plan
+    from cutset.stream.trace.record import Recorder
+
+__all__ = ["Results"]
+
+SYSTEM = "cutset stream"
+
+
+class Results:
+    """Tell it every result; `finish` says and writes what there is."""
+
+    def __init__(self, args: argparse.Namespace, summary: Summary, recorder: Recorder | None) -> None:
+        self.summary, self.recorder = summary, recorder
+        self.check: Check | None = None
+        self.accuracy: Accuracy | None = None
+        self.plans: Sequence[tuple[int, Plan, str]] = ()
+        self._args = args
+        self._pictures: list[dict[str, Any]] = []
+
+    def add(self, result: Result) -> None:
+        """Compares a picture, if that is wanted, and prints its line."""
+        self.summary.result(result)
+        error = self.check.compare(result) if self.check is not None else None
+        if not self._args.quiet:
+            print(_line(result, len(self._args.source) > 1, self._args.features), flush=True)
+        if self._args.json:
+            self._pictures.append(_figures(result, error))
+
+    def finish(self, tell: Callable[[str], None], ended: str) -> None:
+        """Says the summary and writes the files, each whole; `ended` is why the run is over. Raises ConfigError."""
+        for line in self.summary.lines():
+            tell(line)
+        if self.accuracy is not None:
+            tell(self.accuracy.line())
+        if self.check is not None:
+            tell(self.check.line())
+        with contextlib.ExitStack() as both:  # a file that can't be written doesn't keep the other one from it
+            if self._args.json:
+                both.callback(self._write, ended)
+            if self.recorder is not None:
+                both.callback(self._write_trace, self.recorder)
+
+    def _write_trace(self, recorder: Recorder) -> None:
+        from cutset.files import write_atomically
+        from cutset.stream.trace.chrome import write_trace
+
+        write_atomically(self._args.trace, write_trace(recorder.trace()).decode())
+
+    def _write(self, ended: str) -> None:
+        from cutset.bench.results import machine
+        from cutset.files import write_json
+
+        document = {
+            "command": "cutset stream run",
+            "machine": machine(self._args.threads, ("torch",)),
+            "rows": self._rows(),
+            "ended": ended,
+            "in_flight": self._args.in_flight,
+            "plans": [
+                {
+                    "number": number,
+                    "why": why,
+                    "scheduler": plan.scheduler,
+                    "picture": plan.picture,
+                    "stages": [{"worker": stage.worker, "nodes": list(stage.nodes)} for stage in plan.stages],
+                }
+                for number, plan, why in self.plans
+            ],
+            "pictures": self._pictures,
+        }
+        write_json(self._args.json, document)
+
+    def _rows(self) -> list[Any]:
+        from cutset.bench.results import Row, summarise
+        from cutset.stream.coordinator.summary import quantile
+
+        args, summary = self._args, self.summary
+        workload = f"{args.model}, {', '.join(args.source)}, {args.mode}"
+        rows = []
+        for metric, seconds in (("latency", summary.latencies), ("links and layers", summary.transits)):
+            if seconds:
+                rows.append(summarise(workload, SYSTEM, metric, seconds, "s"))
+                rows.append(Row(workload, SYSTEM, f"{metric}, 95 %", quantile(seconds, 0.95), "s"))
+                rows.append(Row(workload, SYSTEM, f"{metric}, largest", max(seconds), "s"))
+        if summary.rate is not None:
+            rows.append(Row(workload, SYSTEM, "throughput", summary.rate, "pictures/s"))
+        for (sender, receiver), sizes in summary.hops.items():
+            name = f"bytes {sender} to {receiver}"
+            rows.append(summarise(workload, SYSTEM, name, [float(size) for size in sizes], "B"))
+        if self.check is not None:
+            rows.append(Row(workload, SYSTEM, "largest error", self.check.largest, "absolute"))
+        return rows
+
+
+def _line(result: Result, several: bool, features: bool) -> str:
+    start = f"{result.source} " if several else ""
+    start += f"{result.picture:>6} {result.time:9.3f} s"
+    if result.dropped:
+        return f"{start}  dropped: {result.dropped}"
+    end = f"{result.age * 1e3:8.1f} ms"
+    if features:
+        shape = "×".join(map(str, result.output.shape))
+        zero = float((result.output == 0).mean())
+        return f"{start}  {shape}  mean {float(result.output.mean()):+.6f}  zero {zero:.1%} {end}"
+    best = "  ".join(f"{number:>4} {share:.4f}" for number, share in result.top(3))
+    return f"{start}  {best} {end}"
+
+
+def _figures(result: Result, error: float | None) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "source": result.source,
+        "picture": result.picture,
+        "plan": result.plan,
+        "latency_s": result.latency,  # from capture
+        "age_s": result.age,
+        "transit_s": result.transit,  # from the last sending: links and layers alone
+        "attempts": result.attempts,
+    }
+    return found | ({"dropped": result.dropped} if result.dropped else {}) | ({} if error is None else {"error": error})
