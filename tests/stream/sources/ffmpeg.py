@@ -20,20 +20,22 @@ def ffmpeg(*arguments: object) -> bytes:
 
 
 def make(path: Path, *encoding: object, size: str = "64x48", pictures: int = 20, rate: int = 10) -> Path:
-    """A video of moving pictures; `encoding` are FFmpeg's arguments."""
-    source = f"testsrc2=size={size}:rate={rate}"
+    """A video of moving pictures with some noise, so that none equals another; `encoding` are FFmpeg's arguments."""
+    source = f"testsrc2=size={size}:rate={rate},noise=alls=12:allf=t:all_seed=7"
     ffmpeg("-f", "lavfi", "-i", source, "-frames:v", pictures, *encoding, path)
     return path
 
 
-def rgb24(path: Path, size: tuple[int, int], *before: object, sited: bool = True, to: str = "iw:ih") -> np.ndarray:
-    """Every picture (pictures, 3, rows, columns) as FFmpeg has them: not turned, unless `before` says `-autorotate`.
+def rgb24(
+    path: Path, size: tuple[int, int], *, turned: bool = False, sited: bool = True, to: str = "iw:ih"
+) -> np.ndarray:
+    """Every picture (pictures, 3, rows, columns) as FFmpeg has them, scaled to `to`.
 
     H.264, HEVC and MPEG-4 say that a colour is that of the left one of two pixels (`sited`). FFmpeg's libraries heed
     that; its program does only from version 7 on, before it has to be told.
     """
-    rotation = () if "-autorotate" in before else ("-noautorotate",)
+    rotation = () if turned else ("-noautorotate",)
     scale = f"scale={to}:flags={EXACT}" + (":in_h_chr_pos=0" if sited else "") + ":interl=-1"
     raw = ("-map", "0:V:0", "-vsync", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "-")
-    data = ffmpeg(*rotation, *before, "-i", path, "-sws_flags", EXACT, "-vf", scale, *raw)
+    data = ffmpeg(*rotation, "-i", path, "-sws_flags", EXACT, "-vf", scale, *raw)
     return np.frombuffer(data, np.uint8).reshape(-1, *size, 3).transpose(0, 3, 1, 2)

@@ -11,6 +11,7 @@ from typing import Any
 
 from cutset.errors import SourceError
 from cutset.stream.sources.codec import CODECS, MAX_EXTRADATA, VideoCodec
+from cutset.stream.sources.damage import Damage
 from cutset.stream.sources.faults import Faults, Tolerance, quiet
 from cutset.stream.sources.groups import Groups, Shown
 from cutset.stream.sources.libav import libav, reason, to_rgb
@@ -51,8 +52,8 @@ class ContainerSource(Source):
         """
         av = libav()
         self.name, self._wanted, self._live = name, size, timeout is not None
-        self._tolerance, self._tell = tolerance or Tolerance(), tell
         self.faults = before.faults if before is not None else Faults()
+        self._damage = Damage(name, self.faults, tolerance or Tolerance(), tell)
         start = time.monotonic()
         try:
             self._container: Any = av.open(place, format=container, options=dict(options or {}), timeout=timeout)
@@ -71,33 +72,32 @@ class ContainerSource(Source):
         self._stream = stream = self._choose()
         self.coded = (stream.height, stream.width)
         self.rate = float(stream.average_rate) if stream.average_rate else None
-        self._count = self._bad_run = 0
-        self._why = ""  # of the last bad packet
         self._time: float | None = None  # of the last picture
         self._origin: float | None = None
         self._demuxed = self._demux()
         self._ahead: deque[Any] = deque()
         self._orientation = UPRIGHT
+        stream.codec_context.thread_count = 1
         extradata = bytes(stream.codec_context.extradata or b"")
         name = stream.codec_context.codec.canonical_name
         if name in CODECS and len(extradata) <= MAX_EXTRADATA:
+            self._probe()
             check_size(self.name, self.coded)
-            self._orientation = self._probe()
             size = self._wanted or turned_size(self.coded, self._orientation)
             self.codec = VideoCodec(name, extradata, self.coded, size, self._orientation)
         groups = None
         if before is None and self.codec is not None:
-            groups = Groups(self.codec, self._bad)
+            groups = Groups(self.codec, self._damage)
         elif before is not None:
             self.codec, own = before.codec, self.codec
             if self.codec and own and (own.name, own.orientation) == (self.codec.name, self.codec.orientation):
-                groups = Groups(self.codec, self._bad, coded=self.codec.coded, extradata=extradata)
+                groups = Groups(self.codec, self._damage, coded=self.codec.coded, extradata=extradata)
         self._agreed = before is not None
         frames = self._plain() if groups is None else groups.frames(self._packets())
         self._pictures = map(self._picture, frames)
         self._first: Picture | None = next(self._pictures, None)
         if self._first is None:
-            raise SourceError(f"{self.name} has no pictures{self._why and f': {self._why}'}")
+            raise SourceError(f"{self.name} has no pictures{self._damage.why and f': {self._damage.why}'}")
 
     def _choose(self) -> Any:
         """The first video stream that isn't the picture on the cover of a sound."""
@@ -138,8 +138,8 @@ class ContainerSource(Source):
                 return
             except (av.FFmpegError, ValueError) as error:
                 if self._live:
-                    raise SourceError(f"{self.name}: after {self._count} pictures: {reason(error)}") from None
-                self._bad(reason(error))
+                    raise SourceError(f"{self.name}: after {self._damage.pictures} pictures: {reason(error)}") from None
+                self._damage.bad(reason(error))
 
     def _packets(self) -> Iterator[Any]:
         """Those that were looked at already, and the rest."""
@@ -147,10 +147,9 @@ class ContainerSource(Source):
             yield self._ahead.popleft()
         yield from self._demuxed
 
-    def _probe(self) -> int:
-        """Which way up pictures are. Containers tell only the decoder that they bring, so it decodes one."""
+    def _probe(self) -> None:
+        """Which way up pictures are, and their size: containers tell only the decoder that they bring."""
         av, context = libav(), self._stream.codec_context
-        context.thread_count = 1
         for packet in islice(self._demuxed, PROBED):
             self._ahead.append(packet)
             data = bytes(packet)
@@ -161,66 +160,52 @@ class ContainerSource(Source):
             except (av.FFmpegError, ValueError):  # whoever decodes it for its pixels will say so
                 context.flush_buffers()
             if frames:
-                return frame_orientation(frames[0], data)
-        return UPRIGHT
+                self._orientation = frame_orientation(frames[0], data)
+                self.coded = (frames[0].height, frames[0].width)
+                return
 
     def _plain(self) -> Iterator[Shown]:
         """Frames of a codec whose packets aren't forwarded."""
         av, context = libav(), self._stream.codec_context
-        context.thread_count = 1
-        waits = False  # for a key frame
+        damage = self._damage
         for packet in self._with_end():
-            if waits and (packet is None or not packet.is_keyframe):
+            if damage.waits if packet is None else not damage.takes(packet.is_keyframe):
                 continue
+            frames = []
             try:
                 frames = context.decode(packet)
-                waits = False
             except (av.FFmpegError, ValueError) as error:
                 context.flush_buffers()
-                waits, frames = True, []
-                self._bad(reason(error))
+                damage.bad(reason(error))
             for frame in frames:
                 if frame.is_corrupt:
-                    waits = True
-                    self._bad("a picture is incomplete")
+                    damage.bad("a picture is incomplete")
                     break
-                if not self._count:
+                if not damage.pictures:
                     self._orientation = frame_orientation(frame, bytes(packet) if packet is not None else b"")
                 yield Shown(frame, frame.pts)
+        damage.end()
 
     def _with_end(self) -> Iterator[Any]:
         yield from self._packets()
         yield None  # what the codec held back
 
-    def _bad(self, why: str) -> None:
-        """Counts a packet that can't be decoded. Raises SourceError for one too many."""
-        self._why = why
-        self._bad_run += 1
-        self.faults.bad_packets += 1
-        if self._bad_run > self._tolerance.bad_packets:
-            many = f"{self._bad_run} bad packets one after another, the last: " if self._bad_run > 1 else ""
-            raise SourceError(f"{self.name}: after {self._count} pictures: {many}{why}")
-        if self.faults.bad_packets & (self.faults.bad_packets - 1) == 0:  # 1, 2, 4, 8: a log isn't flooded
-            counted = f"{self.faults.bad_packets} bad packets so far" if self.faults.bad_packets > 1 else "a bad packet"
-            self._tell(f"{self.name}: after {self._count} pictures: {counted} ({why}); on at the next key frame")
-
     def _picture(self, shown: Shown) -> Picture:
-        coded = (shown.frame.height, shown.frame.width)
-        if not self._count:
+        coded, number = (shown.frame.height, shown.frame.width), self._damage.pictures
+        if not number:
             self._adopt(coded)
         if coded != self.coded and self._wanted is None:
             now, first = (size_text(turned_size(size, self._orientation)) for size in (coded, self.coded))
             raise SourceError(
-                f"{self.name}, picture {self._count}: {now} after ones of {first}; give a size to scale all of them to"
+                f"{self.name}, picture {number}: {now} after ones of {first}; give a size to scale all of them to"
             )
         try:
             pixels = to_rgb(shown.frame, self.size, self._orientation)
         except libav().FFmpegError as error:
-            raise SourceError(f"{self.name}, picture {self._count}: {reason(error)}") from None
+            raise SourceError(f"{self.name}, picture {number}: {reason(error)}") from None
         self._time = self._when(shown.stamp)
-        self._count += 1
-        self._bad_run = 0
-        return Picture(self._count - 1, pixels, self._time, shown.packets, shown.opens, shown.skipped)
+        self._damage.picture()
+        return Picture(number, pixels, self._time, shown.packets, shown.opens, shown.skipped)
 
     def _adopt(self, coded: tuple[int, int]) -> None:
         """The first picture decides, whatever its container says."""

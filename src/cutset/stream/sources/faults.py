@@ -25,7 +25,7 @@ class Tolerance:
     was lost (0: a lost source isn't dialled again); pauses between tries double from `pause` to `longest`.
     """
 
-    bad_packets: int = 10
+    bad_packets: int = 25
     timeout: float = 10.0
     patience: float = 60.0
     pause: float = 0.5
@@ -40,7 +40,7 @@ class Tolerance:
                 raise SourceError(f"the {field.name} of a source must be above 0 s, not {value:g}")
 
     def pauses(self, tries: int, jitter: Callable[[], float] = random.random) -> float:
-        """Seconds before the next try, after so many that failed: half of it by chance, so that not all come at once."""
+        """Seconds before the next try, after so many that failed; half by chance, so that not all come at once."""
         whole = min(self.pause * 2.0 ** min(tries, 60), self.longest)
         return whole * (1 + jitter()) / 2
 
@@ -50,6 +50,7 @@ class Faults:
     """Counts of one source. Written by the thread that reads it, read by any."""
 
     bad_packets: int = 0  # that couldn't be decoded
+    passed_over: int = 0  # packets after those, until a key frame
     lost: int = 0  # times that a live source went away
     reconnects: int = 0  # times that it came back
     away: float = 0.0  # seconds in all
@@ -60,5 +61,6 @@ class Faults:
         if self.lost:
             found.append(f"lost {self.lost}×, back {self.reconnects}×, away for {self.away:.1f} s")
         if self.bad_packets:
-            found.append(f"{self.bad_packets} bad packet{'s' * (self.bad_packets > 1)}")
+            rest = f", {self.passed_over} more passed over" if self.passed_over else ""
+            found.append(f"{self.bad_packets} bad packet{'s' * (self.bad_packets > 1)}{rest}")
         return "; ".join(found)

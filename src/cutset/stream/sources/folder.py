@@ -46,9 +46,7 @@ class FolderSource(Source):
         others = [file for file in files if file.suffix.lower() in OTHERS]
         if others:
             kinds = ", ".join(sorted({file.suffix.lower() for file in others}))
-            tell(
-                f"{folder}: {len(others)} files that end in {kinds} are left out; those in {', '.join(ENDINGS)} are read"
-            )
+            tell(f"{folder}: left out are {len(others)} pictures that end in {kinds}; read are {', '.join(ENDINGS)}")
         self._scale = size
         self._next = 0
         with open_picture(self._files[0], size) as source:
@@ -61,8 +59,8 @@ class FolderSource(Source):
             with open_picture(file, self._scale) as source:
                 if source.size != self.size:
                     raise SourceError(
-                        f"{file}, picture {index}: {size_text(source.size)} after ones of {size_text(self.size)}; give a "
-                        "size to scale all of them to"
+                        f"{file}, picture {index}: {size_text(source.size)} after ones of {size_text(self.size)}; "
+                        "give a size to scale all of them to"
                     )
                 for picture in source:
                     yield Picture(index, picture.pixels, index / RATE)

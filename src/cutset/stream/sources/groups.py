@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from cutset.errors import FrameError
 from cutset.stream.sources.codec import VideoCodec, opens_group
+from cutset.stream.sources.damage import Damage
 from cutset.stream.sources.packets import PacketDecoder
 from cutset.stream.sources.parameters import Parameters
 
@@ -29,7 +30,7 @@ class Shown:
 
 
 class Groups:
-    """Reads a video. `bad` hears why a packet can't be decoded, and raises what is to end the reading.
+    """Reads a video. `damage` hears of packets that can't be decoded, and raises what is to end the reading.
 
     After a bad packet nothing is shown until the next key frame. What came before it in its group is: pictures that the
     codec holds back for their order, too. Pictures that the container hides (before the beginning of an edit) are
@@ -42,16 +43,15 @@ class Groups:
     def __init__(
         self,
         codec: VideoCodec,
-        bad: Callable[[str], None],
+        damage: Damage,
         *,
         coded: tuple[int, int] | None = None,
         extradata: bytes | None = None,
     ) -> None:
-        self._codec, self._bad, self._coded = codec, bad, coded
+        self._codec, self._damage, self._coded = codec, damage, coded
         self._parameters = Parameters(codec, extradata)
         self._decoder = PacketDecoder(codec, any_size=True)
         self._serial = 0  # stands for the time stamp in the decoder: containers have the same stamp twice
-        self._damaged = False
         self._forget()
 
     def _forget(self) -> None:
@@ -70,33 +70,32 @@ class Groups:
         for packet in packets:
             yield from self._packet(packet)
         yield from self._end()
+        self._damage.end()
 
     def _packet(self, packet: Any) -> Iterator[Shown]:
+        key = packet.is_keyframe or self._codec.name == "mjpeg"
+        waited = self._damage.waits
         try:
             if packet.has_sidedata("new_extradata"):
                 self._parameters.change(bytes(packet.get_sidedata("new_extradata")))
-            data = self._parameters.lengths(bytes(packet))
-        except (ValueError, OverflowError) as error:
-            self._damage(str(error))
-            return
-        if self._damaged:
-            if not (packet.is_keyframe or self._codec.name == "mjpeg"):
+            if not self._damage.takes(key):
                 return
-            self._begin()
-        elif self._nbytes and opens_group(self._codec, data, packet.is_keyframe):
-            yield from self._end()
-            self._begin()
-        self._serial += 1
-        self._notes[self._serial] = (packet.pts, packet.is_discard)
-        if len(self._notes) > MOST_NOTES:
-            del self._notes[next(iter(self._notes))]
-        try:
+            data = self._parameters.lengths(bytes(packet))
+            if waited:
+                self._begin()
+            elif self._nbytes and opens_group(self._codec, data, key):
+                yield from self._end()
+                self._begin()
+            self._serial += 1
+            self._notes[self._serial] = (packet.pts, packet.is_discard)
+            if len(self._notes) > MOST_NOTES:
+                del self._notes[next(iter(self._notes))]
             data = self._parameters.before(not self._nbytes) + data
             self._decoder.feed(data, self._serial)
         except (FrameError, ValueError, OverflowError) as error:
             yield from self._held_back()
-            if not self._damaged:
-                self._damage(str(error))
+            if not self._damage.waits:
+                self._spoil(str(error))
             return
         self._pending.append(data)
         self._remember(data)
@@ -104,7 +103,6 @@ class Groups:
 
     def _begin(self) -> None:
         self._decoder.begin()
-        self._damaged = False
         self._forget()
 
     def _remember(self, data: bytes) -> None:
@@ -116,22 +114,22 @@ class Groups:
 
     def _end(self) -> Iterator[Shown]:
         """The rest of a group."""
-        if self._damaged:
+        if self._damage.waits:
             return
         self._pending.append(b"")
         try:
             self._decoder.end()
         except FrameError as error:
-            self._damage(str(error))
+            self._spoil(str(error))
             return
         yield from self._ready()
 
     def _ready(self) -> Iterator[Shown]:
-        while not self._damaged and (decoded := self._decoder.ready()) is not None:
+        while not self._damage.waits and (decoded := self._decoder.ready()) is not None:
             frame = decoded.frame
             stamp, hidden = self._notes.pop(decoded.stamp or 0, (None, False))
             if frame.is_corrupt:  # the codec filled in what is missing, and later pictures are made from it
-                self._damage("a picture is incomplete")
+                self._spoil("a picture is incomplete")
                 return
             self._out += 1
             if hidden:
@@ -169,7 +167,6 @@ class Groups:
             count -= 1
         return count
 
-    def _damage(self, why: str) -> None:
-        self._damaged = True
+    def _spoil(self, why: str) -> None:
         self._pending.clear()
-        self._bad(why)
+        self._damage.bad(why)

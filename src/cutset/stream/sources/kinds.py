@@ -10,8 +10,8 @@ __all__ = ["READ", "head_of", "is_animated", "what_it_is"]
 
 HEAD = 4096  # bytes
 READ = (
-    "read are MP4, MOV, Matroska, WebM, AVI, MPEG, OGG, FLV, WMV, GIF, APNG, IVF and Y4M files, raw H.264, HEVC, AV1 and "
-    "MJPEG, and PNG, JPEG, BMP and WebP pictures"
+    "read are MP4, MOV, Matroska, WebM, AVI, MPEG, OGG, FLV, WMV, GIF, APNG, IVF and Y4M files, raw H.264, HEVC, AV1 "
+    "and MJPEG, and PNG, JPEG, BMP and WebP pictures"
 )
 # What files begin with that aren't read.
 NAMES = {

@@ -29,7 +29,7 @@ class Picture:
     `packets`: of an encoded source, what a PacketDecoder needs after the picture before to give these pixels, to the
     bit; an empty one ends a group of pictures, and there may be none at all. None: the source isn't encoded.
     `opens`: a group begins here, so a decoder must begin anew, and a new one can begin.
-    `skipped`: how many pictures that a live source dropped, or a container hides, come out of a decoder before this one.
+    `skipped`: how many pictures that a live source dropped or a container hides come out of a decoder before this one.
     """
 
     index: int

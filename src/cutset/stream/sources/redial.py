@@ -81,24 +81,21 @@ class RedialledSource(Source):
         if lost - self._since > self._tolerance.longest:
             self._tries = 0
         tries, away = 0, self.faults.away
-        said = f"lost after {self._count} pictures ({why})"
+        said = news = f"lost after {self._count} pictures ({why})"
         while True:
             left = self._tolerance.patience - (self._clock() - lost)
             if left <= 0:
-                last = f"; the last: {why}" if tries else ""
-                raise SourceLost(
-                    f"{self.name}: {said} and not back in {self._tolerance.patience:g} s, {tries} tries{last}"
-                )
+                tried = f" in {self._tolerance.patience:g} s, {tries} tries; the last: {news}" if tries else ""
+                raise SourceLost(f"{self.name}: {said} and not back{tried}")
             pause = self._tolerance.pauses(self._tries, self._jitter)
-            self._tell(f"{self.name}: {said}; next try in {pause:.1f} s")
+            self._tell(f"{self.name}: {news}; next try in {pause:.1f} s")
             if self._wait(min(pause, left)):
                 return False
             tries, self._tries = tries + 1, self._tries + 1
             try:
                 source = self._opens(self._source)
             except SourceError as error:
-                said_now = str(error).removeprefix(f"can't open {self.name}: ").removeprefix(f"{self.name}: ")
-                why, said = said_now, f"lost after {self._count} pictures; try {tries}: {said_now}"
+                news = str(error).removeprefix(f"can't open {self.name}: ").removeprefix(f"{self.name}: ")
                 self.faults.away = away + self._clock() - self._last
                 continue
             break
