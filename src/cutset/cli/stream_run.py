@@ -15,6 +15,7 @@ from cutset.cli.options import add_json
 from cutset.cli.stream_dashboard import add_dashboard, dashboard, explainer
 from cutset.cli.stream_graph import picture_size
 from cutset.cli.stream_planner import add_planning, advisor
+from cutset.cli.stream_sources import SourceWatch, add_tolerance, tolerance_from
 from cutset.errors import ConfigError, RequestError
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ __all__ = ["DESCRIPTION", "HELP", "configure", "run"]
 HELP = "play videos through a network on several workers"
 DESCRIPTION = (
     "Splits a network over workers and plays one or several sources through it. Prints one line a picture, in order; "
-    "what happens, and the summary, go to stderr. The exit code is 1 where --check found a difference."
+    "what happens, and the summary, go to stderr. The exit code is 1 where --check found a difference, or a "
+    "camera was lost and didn't come back."
 )
 RELATIVE = 1e-5  # error that --check allows in exact mode: other processors round otherwise
 
@@ -42,13 +44,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="VIDEO",
-        help="a file, folder, camera:0, rtsp://…, or generated:480x720; may be repeated",
+        help="a video, a picture, a folder of them, camera:0, rtsp://…, or generated:480x720; may be repeated",
     )
-    parser.add_argument("--size", metavar="HxW", help="scale pictures to so many rows and columns")
+    parser.add_argument("--size", metavar="HxW", help="scale pictures to so many rows and columns, whatever theirs are")
     parser.add_argument("--limit", type=int, metavar="N", help="at most so many pictures of each source")
     parser.add_argument("--rate", type=float, metavar="R", help="pictures a second of each source")
     parser.add_argument("--deadline", type=float, metavar="S", help="drop what isn't done S seconds after capture")
 
+    add_tolerance(parser)
     network = parser.add_argument_group("network")
     network.add_argument("--features", action="store_true", help="stop before the head")
     network.add_argument("--weights", type=Path, metavar="FILE", help="safetensors, or weights that torch saved")
@@ -95,18 +98,20 @@ def run(args: argparse.Namespace) -> int:
     _check_arguments(args)
     # Before torch is loaded, which reads it then: --check needs the workers' number for the same bits.
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(args.threads)
-    from cutset.stream.sources import Source, open_source
+    from cutset.stream.sources import open_source
 
+    watch, tolerance = SourceWatch(_tell), tolerance_from(args)
     size = picture_size(args.size) if args.size else None
     with contextlib.ExitStack() as stack:
-        sources: list[Source] = []
         for text in args.source:
-            sources.append(open_source(text, limit=args.limit, size=size))
-            stack.callback(sources[-1].close)
-        sizes = {source.size for source in sources}
+            source = open_source(text, limit=args.limit, size=size, tolerance=tolerance, tell=watch.heard)
+            watch.sources.append(source)
+            stack.callback(source.close)
+        sizes = {source.size for source in watch.sources}
         if len(sizes) > 1:
             raise RequestError("the sources have pictures of different sizes; give --size")
-        return _play(args, sources, stack.enter_context(dashboard(args.dashboard, _tell)))
+        watch.feed = stack.enter_context(dashboard(args.dashboard, _tell))
+        return _play(args, watch)
 
 
 def _check_arguments(args: argparse.Namespace) -> None:
@@ -124,11 +129,12 @@ def _tell(line: str) -> None:
     print(f"stream: {line}", file=sys.stderr, flush=True)
 
 
-def _play(args: argparse.Namespace, sources: list[Any], feed: StreamFeed | None) -> int:
+def _play(args: argparse.Namespace, watch: SourceWatch) -> int:
     import torch
 
     from cutset.stream.check import Check
 
+    sources, feed = watch.sources, watch.feed
     stream, summary, recorder = _open(args, sources, feed)
     torch.set_num_threads(args.threads)
     check = Check(stream.model) if args.check else None
@@ -141,7 +147,7 @@ def _play(args: argparse.Namespace, sources: list[Any], feed: StreamFeed | None)
     try:
         with stream:
             forecast = stream.advisor.forecast if stream.advisor is not None else None
-            for result in stream:
+            for result in watch.results(stream):
                 summary.result(result)
                 if forecast is not None and result.source == 0:
                     forecast.picture(result.pixels)
@@ -161,17 +167,17 @@ def _play(args: argparse.Namespace, sources: list[Any], feed: StreamFeed | None)
             from cutset.stream.trace.chrome import write_trace
 
             write_atomically(args.trace, write_trace(recorder.trace()).decode())
-        for line in summary.lines():
+        for line in (*summary.lines(), *watch.lines()):
             _tell(line)
         if stream.accuracy is not None:
             _tell(stream.accuracy.line())
         if check is not None:
             _tell(check.line())
     if args.json:
-        _write(args, summary, plans, pictures, check)
+        _write(args, summary, plans, pictures, check, watch)
     lossy = args.threshold or args.float16 or args.levels or args.max_error
     exact = not lossy and all(plan.picture != "jpeg" for _, plan, _ in plans)
-    return 1 if check is not None and exact and not check.within(RELATIVE) else 0
+    return 1 if watch.lost or (check is not None and exact and not check.within(RELATIVE)) else 0
 
 
 def _open(args: argparse.Namespace, sources: list[Any], feed: StreamFeed | None) -> tuple[Stream, Summary, Any]:
@@ -318,7 +324,9 @@ def _figures(result: Result, error: float | None) -> dict[str, Any]:
     return found | ({"dropped": result.dropped} if result.dropped else {}) | ({} if error is None else {"error": error})
 
 
-def _write(args: argparse.Namespace, summary: Summary, plans: Any, pictures: Any, check: Check | None) -> None:
+def _write(
+    args: argparse.Namespace, summary: Summary, plans: Any, pictures: Any, check: Check | None, watch: SourceWatch
+) -> None:
     from cutset.bench.results import Row, machine, summarise
     from cutset.files import write_json
 
@@ -347,6 +355,7 @@ def _write(args: argparse.Namespace, summary: Summary, plans: Any, pictures: Any
             }
             for number, plan, why in plans
         ],
+        "sources": watch.figures(),
         "pictures": pictures,
     }
     write_json(args.json, document)
