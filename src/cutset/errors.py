@@ -12,6 +12,7 @@
     ├── DeviceError              a device, instruction set or library that isn't there
     ├── EngineError              the engine stopped; what was running is lost
     ├── SourceError              a video, folder, camera or stream whose pictures can't be had
+    │   └── SourceLost           a camera or stream that was lost while it played, and didn't come back
     ├── LinkError                a channel between two parties
     │   ├── LinkTimeout          the other side didn't answer, or didn't take what was sent, in time
     │   ├── LinkClosed           the other side closed the channel, died, or was never there
@@ -40,6 +41,7 @@ __all__ = [
     "OffloadError",
     "RequestError",
     "SourceError",
+    "SourceLost",
     "TokenizerError",
 ]
 
@@ -98,6 +100,10 @@ class EngineError(CutsetError):
 
 class SourceError(CutsetError):
     """A video, a folder of pictures, a camera or a stream can't be opened or read."""
+
+
+class SourceLost(SourceError):
+    """A camera or stream was lost while it played, and didn't come back in time."""
 
 
 class LinkError(CutsetError):

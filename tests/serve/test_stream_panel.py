@@ -9,6 +9,7 @@ import zlib
 from typing import Any
 
 import httpx
+import msgspec
 import numpy as np
 import pytest
 
@@ -24,6 +25,7 @@ from cutset.serve.png import png
 from cutset.stream.api import Stream
 from cutset.stream.model import Model
 from cutset.stream.planning.plan import Plan, StagePlan
+from cutset.stream.sources import ArraySource
 from stream.run.pictures import moving, small_network
 from tests.serve.test_dashboard import becomes, browser, page  # noqa: F401  # fixtures
 
@@ -86,6 +88,10 @@ def test_numbers_change_during_a_stream(page: Any) -> None:  # noqa: F811
             assert page.locator("#links tr").count() == 3
             assert bars.count() > 10
             assert "compute" in page.get_attribute("#gantt", "aria-label")
+            camera = ArraySource(pictures, name="camera")
+            camera.faults.lost, camera.faults.bad_packets = 2, 3
+            feed.sources([camera])
+            becomes(page, "sources", "camera: away now, lost 2×, back 0×, 0.0 s without pictures; 3 bad packets")
             assert page.evaluate("document.getElementById('image').naturalWidth") == 28
             page.set_viewport_size({"width": 360, "height": 700})
             assert page.evaluate("document.documentElement.scrollWidth") <= 360
@@ -144,3 +150,23 @@ def test_a_late_watcher_gets_what_went_before() -> None:
     graph = Model.of(small_network(), (1, 3, 12, 14)).graph
     StreamFeed(hub).begin(graph, model="skips", source="none", workers=["a", "b"])
     assert set(hub._last) == {"stream", "graph"}
+
+
+def test_what_happens_to_sources_is_published() -> None:
+    hub = Hub()
+    source = ArraySource([np.zeros((3, 4, 5), np.uint8)], name="rtsp://camera/live")
+    source.faults.lost, source.faults.reconnects, source.faults.away = 2, 1, 7.5
+    StreamFeed(hub).sources([source])
+    said = msgspec.json.decode(hub._last["sources"].removeprefix(b"data: "))
+    assert said == {
+        "type": "sources",
+        "sources": [
+            {
+                "name": "rtsp://camera/live",
+                "bad_packets_total": 0,
+                "lost_total": 2,
+                "reconnects_total": 1,
+                "away_s_total": 7.5,
+            }
+        ],
+    }

@@ -53,7 +53,7 @@ def changes_from(args: argparse.Namespace) -> Changes:
     from cutset.stream.sources import open_source
 
     size = picture_size(args.size) if args.size else None
-    with open_source(args.source, limit=args.limit, size=size) as source:
+    with open_source(args.source, limit=args.limit, size=size, tell=_tell) as source:
         pictures = (picture.pixels for picture in source)
         changes = measured(args, pictures, source.name, args.limit)
     if args.keep:

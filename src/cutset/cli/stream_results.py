@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cutset.cli.stream_sources import SourceWatch
     from cutset.stream.accuracy import Accuracy
     from cutset.stream.check import Check
     from cutset.stream.coordinator.result import Result
@@ -15,16 +16,18 @@ if TYPE_CHECKING:
     from cutset.stream.planning.plan import Plan
     from cutset.stream.trace.record import Recorder
 
-__all__ = ["Results"]
+__all__ = ["RunResults"]
 
 SYSTEM = "cutset stream"
 
 
-class Results:
+class RunResults:
     """Tell it every result; `finish` says and writes what there is."""
 
-    def __init__(self, args: argparse.Namespace, summary: Summary, recorder: Recorder | None) -> None:
-        self.summary, self.recorder = summary, recorder
+    def __init__(
+        self, args: argparse.Namespace, summary: Summary, recorder: Recorder | None, watch: SourceWatch
+    ) -> None:
+        self.summary, self.recorder, self._watch = summary, recorder, watch
         self.check: Check | None = None
         self.accuracy: Accuracy | None = None
         self.plans: Sequence[tuple[int, Plan, str]] = ()
@@ -42,7 +45,7 @@ class Results:
 
     def finish(self, tell: Callable[[str], None], ended: str) -> None:
         """Says the summary and writes the files, each whole; `ended` is why the run is over. Raises ConfigError."""
-        for line in self.summary.lines():
+        for line in (*self.summary.lines(), *self._watch.lines()):
             tell(line)
         if self.accuracy is not None:
             tell(self.accuracy.line())
@@ -80,6 +83,7 @@ class Results:
                 }
                 for number, plan, why in self.plans
             ],
+            "sources": self._watch.figures(),
             "pictures": self._pictures,
         }
         write_json(self._args.json, document)

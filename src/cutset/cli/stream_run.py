@@ -14,11 +14,11 @@ from cutset.cli.options import add_json, different, output_path, worker_threads
 from cutset.cli.stream_dashboard import add_dashboard, dashboard, explainer
 from cutset.cli.stream_graph import picture_size
 from cutset.cli.stream_planner import add_planning, advisor, allowed
-from cutset.cli.stream_results import Results
+from cutset.cli.stream_results import RunResults
+from cutset.cli.stream_sources import SourceWatch, add_tolerance, tolerance_from
 from cutset.errors import ConfigError, RequestError
 
 if TYPE_CHECKING:
-    from cutset.serve.feed import StreamFeed
     from cutset.stream.api import Stream
     from cutset.stream.model import Model
 
@@ -27,8 +27,9 @@ __all__ = ["DESCRIPTION", "HELP", "configure", "run"]
 HELP = "play videos through a network on several workers"
 DESCRIPTION = (
     "Splits a network over workers and plays one or several sources through it. Prints one line a picture, in order; "
-    "what happens, and the summary, go to stderr. The exit code is 1 where --check found another bit. Ctrl-C and "
-    "SIGTERM end a run in order: the summary and all files are of what was done until then; the second ends it at once."
+    "what happens, and the summary, go to stderr. The exit code is 1 where --check found another bit, or a camera was "
+    "lost and didn't come back. Ctrl-C and SIGTERM end a run in order: the summary and all files are of what was done "
+    "until then; the second ends it at once."
 )
 
 
@@ -39,13 +40,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="VIDEO",
-        help="a file, folder, camera:0, rtsp://…, or generated:480x720; may be repeated",
+        help="a video, a picture, a folder of them, camera:0, rtsp://…, or generated:480x720; may be repeated",
     )
-    parser.add_argument("--size", metavar="HxW", help="scale pictures to so many rows and columns")
+    parser.add_argument("--size", metavar="HxW", help="scale pictures to so many rows and columns, whatever theirs are")
     parser.add_argument("--limit", type=int, metavar="N", help="at most so many pictures of each source")
     parser.add_argument("--rate", type=float, metavar="R", help="pictures a second of each source")
     parser.add_argument("--deadline", type=float, metavar="S", help="drop what isn't done S seconds after capture")
 
+    add_tolerance(parser)
     network = parser.add_argument_group("network")
     network.add_argument("--features", action="store_true", help="stop before the head")
     network.add_argument("--weights", type=Path, metavar="FILE", help="safetensors, or weights that torch saved")
@@ -94,19 +96,21 @@ def run(args: argparse.Namespace) -> int:
     _check_arguments(args)
     # Before torch is loaded, which reads it then: --check needs the workers' number for the same bits.
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(args.threads)
-    from cutset.stream.sources import Source, open_source
+    from cutset.stream.sources import open_source
 
+    watch, tolerance = SourceWatch(_tell), tolerance_from(args)
     size = picture_size(args.size) if args.size else None
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(Interruption())
-        sources: list[Source] = []
         for text in args.source:
-            sources.append(open_source(text, limit=args.limit, size=size))
-            stack.callback(sources[-1].close)
-        sizes = {source.size for source in sources}
+            source = open_source(text, limit=args.limit, size=size, tolerance=tolerance, tell=watch.heard)
+            watch.sources.append(source)
+            stack.callback(source.close)
+        sizes = {source.size for source in watch.sources}
         if len(sizes) > 1:
             raise RequestError("the sources have pictures of different sizes; give --size")
-        return _play(args, sources, stack.enter_context(dashboard(args.dashboard, _tell)), signals)
+        watch.feed = stack.enter_context(dashboard(args.dashboard, _tell))
+        return _play(args, watch, signals)
 
 
 def _check_arguments(args: argparse.Namespace) -> None:
@@ -123,12 +127,13 @@ def _tell(line: str) -> None:
     print(f"stream: {line}", file=sys.stderr, flush=True)
 
 
-def _play(args: argparse.Namespace, sources: list[Any], feed: StreamFeed | None, signals: Interruption) -> int:
+def _play(args: argparse.Namespace, watch: SourceWatch, signals: Interruption) -> int:
     import torch
 
     from cutset.stream.check import Check
 
-    stream, results = _open(args, sources, feed)
+    feed = watch.feed
+    stream, results = _open(args, watch)
     torch.set_num_threads(args.threads)
     results.check = check = Check(stream.model) if args.check else None
     results.accuracy = stream.accuracy
@@ -137,7 +142,7 @@ def _play(args: argparse.Namespace, sources: list[Any], feed: StreamFeed | None,
             signals.on_signal(stream.stop)
             forecast = stream.advisor.forecast if stream.advisor is not None else None
             try:
-                for result in stream:
+                for result in watch.results(stream):
                     if forecast is not None and result.source == 0:
                         forecast.picture(result.pixels)
                     if feed is not None:
@@ -153,15 +158,15 @@ def _play(args: argparse.Namespace, sources: list[Any], feed: StreamFeed | None,
         raise
     if signals.number:
         _tell(f"{signals.name}: what was done is written")
-    results.finish(_tell, signals.name or "all pictures are done")
+    results.finish(_tell, signals.name or watch.lost or "all pictures are done")
     lossy = args.threshold or args.float16 or args.levels or args.max_error
     exact = not lossy and all(plan.picture != "jpeg" for _, plan, _ in results.plans)
-    if check is not None and exact and not check.exact:
+    if watch.lost or (check is not None and exact and not check.exact):
         return 1
     return 128 + signals.number if signals.number else 0
 
 
-def _open(args: argparse.Namespace, sources: list[Any], feed: StreamFeed | None) -> tuple[Stream, Results]:
+def _open(args: argparse.Namespace, watch: SourceWatch) -> tuple[Stream, RunResults]:
     """The stream, and what takes its results; the dashboard, if there is one, is told what comes."""
     from cutset.stream.api import Stream
     from cutset.stream.coordinator.summary import Summary
@@ -171,6 +176,7 @@ def _open(args: argparse.Namespace, sources: list[Any], feed: StreamFeed | None)
     from cutset.stream.planning.plan import COORDINATOR, Plan, read_plan
     from cutset.stream.trace.record import Recorder
 
+    sources, feed = watch.sources, watch.feed
     workers, names, keys = _workers(args)
     plan = read_plan(args.plan) if args.plan else None
     summary = Summary()
@@ -221,7 +227,7 @@ def _open(args: argparse.Namespace, sources: list[Any], feed: StreamFeed | None)
         observe=observe,
         tell=_tell,
     )
-    return stream, Results(args, summary, recorder)
+    return stream, RunResults(args, summary, recorder, watch)
 
 
 def _model(args: argparse.Namespace, size: tuple[int, int]) -> Model:

@@ -22,6 +22,8 @@ __all__ = [
     "PictureEvent",
     "PlanEvent",
     "Request",
+    "SourceState",
+    "SourcesEvent",
     "SpansEvent",
     "Stage",
     "StreamEvent",
@@ -122,6 +124,22 @@ class StreamEvent(Event, tag="stream", frozen=True):
     rate: float | None  # pictures a second of the source
     mode: str  # "full" or "delta"
     parties: list[str]  # the coordinator first
+
+
+class SourceState(msgspec.Struct, frozen=True):
+    """What went wrong at a source: packets that can't be decoded, how often it was lost and found, for how long."""
+
+    name: str
+    bad_packets_total: int
+    lost_total: int
+    reconnects_total: int
+    away_s_total: float
+
+
+class SourcesEvent(Event, tag="sources", frozen=True):
+    """The sources of a stream, whenever something happens to one of them."""
+
+    sources: list[SourceState]
 
 
 class Node(msgspec.Struct, frozen=True):

@@ -22,6 +22,8 @@ from cutset.serve.events import (
     Node,
     PictureEvent,
     PlanEvent,
+    SourcesEvent,
+    SourceState,
     SpansEvent,
     Stage,
     StreamEvent,
@@ -36,6 +38,7 @@ from cutset.stream.planning.plan import COORDINATOR, Plan
 if TYPE_CHECKING:
     from cutset.stream.coordinator.result import Result
     from cutset.stream.messages import Report
+    from cutset.stream.sources import Source
 
 __all__ = ["Explain", "StreamFeed"]
 
@@ -83,6 +86,18 @@ class StreamFeed:
         )
         self._hub.publish(GraphEvent(nodes=_nodes(graph)))
         self._graph = graph
+
+    def sources(self, sources: Sequence[Source]) -> None:
+        """What went wrong at the sources so far; from any thread."""
+        self._hub.publish(
+            SourcesEvent(
+                sources=[
+                    SourceState(source.name, faults.bad_packets, faults.lost, faults.reconnects, faults.away)
+                    for source in sources
+                    for faults in (source.faults,)
+                ]
+            )
+        )
 
     def plans(self, known: Sequence[tuple[int, Plan, str]], picture: int = 0) -> None:
         """The coordinator's `plans` as they are now: number, plan, why. New ones are shown as from `picture` on."""

@@ -28,7 +28,7 @@ MOST_PACKETS = 64 << 20  # bytes of a group of pictures, as PacketHistory keeps
 
 def codec_message(codec: VideoCodec | None) -> Codec | None:
     """What a worker must know to decode a source's packets."""
-    return None if codec is None else Codec(codec.name, codec.extradata, codec.coded, codec.size)
+    return None if codec is None else Codec(codec.name, codec.extradata, codec.coded, codec.size, codec.orientation)
 
 
 class FormSender:
@@ -125,7 +125,7 @@ class FormReceiver:
             said = self._codecs[work.source] if work.source < len(self._codecs) else None
             if said is None:
                 raise FrameError(f"packets came of source {work.source}, which isn't encoded")
-            codec = VideoCodec(said.name, said.extradata, said.coded, said.size)
+            codec = VideoCodec(said.name, said.extradata, said.coded, said.size, said.orientation)
             decoder = self._decoders[work.source] = PacketDecoder(codec)
         packets = [array.tobytes() for array in arrays]
         return self._checked(decoder.decode(packets, opens=work.opens, skipped=work.skipped))

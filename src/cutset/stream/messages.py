@@ -125,6 +125,7 @@ class Codec(_Message):
     extradata: Annotated[bytes, msgspec.Meta(max_length=64 << 10)]
     coded: tuple[Side, Side]
     size: tuple[Side, Side]
+    orientation: Annotated[int, msgspec.Meta(ge=1, le=8)] = 1
 
 
 class Prepare(_Message, tag="prepare"):

@@ -3,9 +3,9 @@
 import { byId, say } from "./draw.js";
 import { engine, model } from "./engine.js";
 import { offload } from "./offload.js";
-import { graph, layers, links, picture, plan, spans, stream } from "./stream.js";
+import { graph, layers, links, picture, plan, sources, spans, stream } from "./stream.js";
 
-const panels = { model, engine, offload, stream, graph, plan, spans, layers, links, picture };
+const panels = { model, engine, offload, stream, sources, graph, plan, spans, layers, links, picture };
 let paused = false;
 let waiting = {}; // the last event of each kind while the page stands still
 

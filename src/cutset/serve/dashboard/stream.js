@@ -21,6 +21,19 @@ export function stream(event) {
     (event.mode === "delta" ? "only what changed is sent" : "all of every tensor is sent"));
 }
 
+/** What went wrong at the videos and cameras; nothing where nothing did. */
+export function sources(event) {
+  say("sources", event.sources.map((one) => {
+    const parts = [];
+    if (one.lost_total) {
+      const away = one.lost_total > one.reconnects_total ? "away now, " : "";
+      parts.push(`${away}lost ${whole(one.lost_total)}×, back ${whole(one.reconnects_total)}×, ${rate(one.away_s_total)} s without pictures`);
+    }
+    if (one.bad_packets_total) parts.push(`${whole(one.bad_packets_total)} bad packets`);
+    return parts.length ? `${one.name}: ${parts.join("; ")}` : "";
+  }).filter(Boolean).join(" · "));
+}
+
 export function graph(event) {
   nodes = event.nodes;
   owner = [];

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from cutset.errors import CutsetError
+from cutset.errors import CutsetError, SourceLost
 from cutset.stream.coordinator.feeding import Feeder
 from cutset.stream.coordinator.flights import Flight, Flights
 from cutset.stream.coordinator.remote import Event
@@ -55,13 +55,16 @@ class Pictures:
 
     @property
     def done(self) -> bool:
-        """Every picture was delivered. Raises the error of a source once those before it are."""
+        """Every picture was delivered. Raises the error of a source once those before it are; that one was lost and
+        didn't come back, once all pictures of the others are, too.
+        """
         if len(self.flights):
             return False
+        over = all(feeder.dry for feeder in self._feeders)
         for feeder in self._feeders:
-            if feeder.dry and feeder.error is not None:
+            if feeder.dry and feeder.error is not None and (over or not isinstance(feeder.error, SourceLost)):
                 raise feeder.error
-        return all(feeder.dry for feeder in self._feeders)
+        return over
 
     def dispatch(self, route: Route) -> None:
         """Sends what may be sent: first what must be sent again, then new pictures, of the sources in turns."""

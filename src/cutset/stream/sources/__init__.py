@@ -6,6 +6,7 @@ PyAV (extra `stream`) is loaded by what decodes or encodes, and by nothing else.
 from cutset.stream.sources.arrays import ArraySource
 from cutset.stream.sources.codec import CODECS, VideoCodec
 from cutset.stream.sources.encode import H264Encoder, decode_jpeg, encode_jpeg
+from cutset.stream.sources.faults import Faults, Tolerance
 from cutset.stream.sources.generated import GeneratedSource
 from cutset.stream.sources.history import PacketHistory, Restart
 from cutset.stream.sources.open import open_source
@@ -15,6 +16,7 @@ from cutset.stream.sources.picture import Picture, Source
 __all__ = [
     "CODECS",
     "ArraySource",
+    "Faults",
     "GeneratedSource",
     "H264Encoder",
     "PacketDecoder",
@@ -22,6 +24,7 @@ __all__ = [
     "Picture",
     "Restart",
     "Source",
+    "Tolerance",
     "VideoCodec",
     "decode_jpeg",
     "encode_jpeg",

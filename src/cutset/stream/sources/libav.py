@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.errors import DeviceError
+from cutset.stream.sources.orientation import UPRIGHT, turn, turned_size
 
 __all__ = ["libav", "reason", "to_rgb"]
 
@@ -33,22 +34,24 @@ def reason(error: Exception) -> str:
     return str(text).splitlines()[0].lower()
 
 
-def to_rgb(frame: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """A decoded frame as uint8 (1, 3, rows, columns) of that size: the same bits on every machine.
+def to_rgb(frame: Any, size: tuple[int, int], orientation: int = UPRIGHT) -> NDArray[np.uint8]:
+    """A decoded frame as uint8 (1, 3, rows, columns) of that size, turned: the same bits on every machine.
 
-    Without the two flags FFmpeg's arithmetic depends on the instruction set.
+    They are those of FFmpeg's own `rgb24` with `-sws_flags bicubic+accurate_rnd+bitexact+full_chroma_int`. Without the
+    two in the middle its arithmetic depends on the instruction set; without the last one two pixels share a colour.
     """
     av = libav()
     how = av.video.reformatter.Interpolation
+    rows, columns = turned_size(size, orientation)
     planar = frame.reformat(
-        size[1],
-        size[0],
+        columns,
+        rows,
         format="gbrp",
         interpolation=how.BICUBIC | how.ACCURATE_RND | how.BITEXACT | how.FULL_CHR_H_INT,
         threads=1,
     )
-    pixels = np.empty((1, 3, *size), np.uint8)
+    pixels = np.empty((1, 3, rows, columns), np.uint8)
     for channel, plane in zip((1, 2, 0), planar.planes, strict=True):
-        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
-        pixels[0, channel] = rows[: size[0], : size[1]]
-    return pixels
+        lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+        pixels[0, channel] = lines[:rows, :columns]
+    return turn(pixels, orientation)

@@ -6,19 +6,21 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from cutset.errors import CutsetError, SourceError
 from cutset.stream.sources.container import ContainerSource
+from cutset.stream.sources.faults import Tolerance, quiet
 from cutset.stream.sources.picture import Picture, Source
+from cutset.stream.sources.redial import RedialledSource
 
 __all__ = ["LiveSource", "open_camera", "open_rtsp", "without_secrets"]
 
 KEPT = 2  # pictures that wait for whoever is late
 MAX_BYTES = 64 << 20  # of packets of pictures that were dropped
-OPEN = READ = 10.0  # seconds
+OPEN = 10.0  # seconds
 PATIENCE = 1.0  # seconds
 
 
@@ -32,7 +34,7 @@ class LiveSource(Source):
 
     def __init__(self, source: Source, kept: int = KEPT) -> None:
         self.name, self.size, self.rate, self.codec = source.name, source.size, source.rate, source.codec
-        self._source = source
+        self._source, self.faults = source, source.faults
         self._kept = kept
         self._waiting: deque[Picture] = deque()
         self._changed = threading.Condition()
@@ -55,6 +57,7 @@ class LiveSource(Source):
     def close(self) -> None:
         with self._changed:
             self._closed = True
+        self._source.cancel()
         self._thread.join(PATIENCE)  # it may wait for a camera that gives nothing; then it ends later, by itself
 
     def _read(self) -> None:
@@ -93,30 +96,69 @@ class LiveSource(Source):
         return True
 
 
-def open_camera(device: str, size: tuple[int, int] | None, rate: float | None) -> LiveSource:
+def open_camera(
+    device: str,
+    size: tuple[int, int] | None,
+    rate: float | None,
+    *,
+    tolerance: Tolerance | None = None,
+    tell: Callable[[str], None] = quiet,
+) -> LiveSource:
     """A camera of this machine by its file. Size and rate are asked of it; it may have others. Raises SourceError."""
-    if not Path(device).exists():
-        found = ", ".join(sorted(map(str, Path("/dev").glob("video*")))) or "none"
-        raise SourceError(f"there is no camera {device}; found: {found}")
-    options = {"video_size": f"{size[1]}x{size[0]}"} if size else {}
-    if rate:
-        options["framerate"] = f"{rate:g}"
-    return LiveSource(
-        ContainerSource(device, device, size=size, container="v4l2", options=options, timeout=(OPEN, READ))
-    )
+    limits = tolerance or Tolerance()
+
+    def opens(before: ContainerSource | None) -> ContainerSource:
+        if not Path(device).exists():
+            found = ", ".join(sorted(map(str, Path("/dev").glob("video*")))) or "none"
+            raise SourceError(f"there is no camera {device}; found: {found}")
+        options = {"video_size": f"{size[1]}x{size[0]}"} if size else {}
+        if rate:
+            options["framerate"] = f"{rate:g}"
+        return ContainerSource(
+            device,
+            device,
+            size=size,
+            container="v4l2",
+            options=options,
+            timeout=(limits.timeout, limits.timeout),
+            tolerance=limits,
+            before=before,
+            tell=tell,
+        )
+
+    return LiveSource(RedialledSource(opens, limits, tell))
 
 
 def open_rtsp(
-    url: str, size: tuple[int, int] | None, options: Mapping[str, str] | None = None, timeout: float = OPEN
+    url: str,
+    size: tuple[int, int] | None,
+    options: Mapping[str, str] | None = None,
+    timeout: float = OPEN,
+    *,
+    tolerance: Tolerance | None = None,
+    tell: Callable[[str], None] = quiet,
 ) -> LiveSource:
-    """An RTSP stream, over TCP so that no packet is lost. `timeout`: seconds to answer, and between two packets."""
+    """An RTSP stream, over TCP so that no packet is lost. `timeout`: seconds to answer, and between two packets.
+
+    With a `tolerance`, whose timeout it is then, a stream that is lost is dialled again; without, it ends.
+    """
     usual = {"rtsp_transport": "tcp", "protocol_whitelist": "rtsp,rtsps,rtp,tcp,tls,udp"}
-    name = without_secrets(url)
-    return LiveSource(
-        ContainerSource(
-            url, name, size=size, container="rtsp", options=usual | dict(options or {}), timeout=(timeout, timeout)
+    seconds = tolerance.timeout if tolerance is not None else timeout
+
+    def opens(before: ContainerSource | None) -> ContainerSource:
+        return ContainerSource(
+            url,
+            without_secrets(url),
+            size=size,
+            container="rtsp",
+            options=usual | dict(options or {}),
+            timeout=(seconds, seconds),
+            tolerance=tolerance,
+            before=before,
+            tell=tell,
         )
-    )
+
+    return LiveSource(opens(None) if tolerance is None else RedialledSource(opens, tolerance, tell))
 
 
 def without_secrets(url: str) -> str:

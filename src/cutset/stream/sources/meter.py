@@ -32,7 +32,7 @@ class Metered(Source):
         if rate is not None and not 0 < rate < math.inf:
             raise SourceError(f"{source.name}: a rate must be more than 0 pictures a second, not {rate:g}")
         self.name, self.size, self.codec, self.live = source.name, source.size, source.codec, source.live
-        self.rate = rate or source.rate
+        self.rate, self.faults = rate or source.rate, source.faults
         self._source, self._limit, self._pace = source, limit, rate
         self._clock, self._sleep = clock, sleep
         self._given, self._start = 0, 0.0
@@ -50,6 +50,9 @@ class Metered(Source):
             yield picture
             if self._limit is not None and self._given >= self._limit:
                 return
+
+    def cancel(self) -> None:
+        self._source.cancel()
 
     def close(self) -> None:
         self._source.close()

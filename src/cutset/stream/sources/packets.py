@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ __all__ = ["Decoded", "PacketDecoder", "size_text"]
 MARGIN = 64  # rows and columns that a codec may add to fill its blocks
 AHEAD = 64  # pictures that may wait; the codecs hold back at most 16
 MAX_PACKET = 64 << 20
+# Decoders of codecs whose name is that of one which needs hardware.
+SOFTWARE = {"av1": ("libdav1d", "libaom-av1")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ class PacketDecoder:
                 skipped -= 1
         if not self._ready or skipped:
             raise FrameError(f"the packets don't make the {promised} pictures that were promised")
-        return to_rgb(self._ready.popleft().frame, self.codec.size)
+        return to_rgb(self._ready.popleft().frame, self.codec.size, self.codec.orientation)
 
     def begin(self) -> None:
         """Forgets everything: the next packet opens a group."""
@@ -91,10 +94,13 @@ class PacketDecoder:
 
     def _open(self) -> Any:
         av = libav()
-        try:
-            context = av.CodecContext.create(self.codec.name, "r")
-        except av.FFmpegError as error:
-            raise DeviceError(f"this machine's FFmpeg has no decoder for {self.codec.name}: {reason(error)}") from None
+        context = None
+        for name in SOFTWARE.get(self.codec.name, (self.codec.name,)):
+            with contextlib.suppress(av.FFmpegError):
+                context = av.CodecContext.create(name, "r")
+                break
+        if context is None:
+            raise DeviceError(f"this machine's FFmpeg has no decoder for {self.codec.name} that needs no hardware")
         if self.codec.extradata:
             context.extradata = self.codec.extradata
         # Several threads would hold more pictures back.

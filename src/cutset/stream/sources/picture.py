@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from types import TracebackType
 from typing import Self
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from cutset.errors import SourceError
 from cutset.stream.sources.codec import VideoCodec
+from cutset.stream.sources.faults import Faults
 
 __all__ = ["LARGEST", "Picture", "Source", "check_size"]
 
@@ -27,7 +29,7 @@ class Picture:
     `packets`: of an encoded source, what a PacketDecoder needs after the picture before to give these pixels, to the
     bit; an empty one ends a group of pictures, and there may be none at all. None: the source isn't encoded.
     `opens`: a group begins here, so a decoder must begin anew, and a new one can begin.
-    `skipped`: how many pictures that a live source dropped come out of a decoder before this one.
+    `skipped`: how many pictures that a live source dropped or a container hides come out of a decoder before this one.
     `captured`: of what is live, when it came, on the clock of `time.monotonic()`.
     """
 
@@ -52,6 +54,14 @@ class Source(ABC):
     @abstractmethod
     def __iter__(self) -> Iterator[Picture]:
         """The pictures, in order. Raises SourceError for what can't be read."""
+
+    @cached_property
+    def faults(self) -> Faults:
+        """What went wrong so far and didn't end it."""
+        return Faults()
+
+    def cancel(self) -> None:  # noqa: B027
+        """Another thread that waits in `__iter__` for a lost source is to end soon."""
 
     def close(self) -> None:  # noqa: B027
         """Frees what is open. A second call does nothing."""

@@ -1,0 +1,81 @@
+"""What a file is by its first bytes: how a picture is read, and the name of what isn't read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cutset.errors import SourceError
+
+__all__ = ["READ", "head_of", "is_animated", "what_it_is"]
+
+HEAD = 4096  # bytes
+READ = (
+    "read are MP4, MOV, Matroska, WebM, AVI, MPEG, OGG, FLV, WMV, GIF, APNG, IVF and Y4M files, raw H.264, HEVC, AV1 "
+    "and MJPEG, and PNG, JPEG, BMP and WebP pictures"
+)
+# What files begin with that aren't read.
+NAMES = {
+    b"#EXTM3U": "an HLS playlist, which names other files; give the video itself",
+    b"ffconcat": "a list of other files; give a video itself",
+    b"[playlist]": "a playlist, which names other files; give a video itself",
+    b"<?xml": "text (XML; a DASH manifest or a playlist names other files: give the video itself)",
+    b"<MPD": "a DASH manifest, which names other files; give the video itself",
+    b"<smil": "a playlist, which names other files; give a video itself",
+    b"v=0": "a session description (SDP); give the stream's address, rtsp://…",
+    b".RMF": "a RealMedia file",
+    b"\x06\x0e\x2b\x34": "an MXF file",
+    b"FWS": "a Flash program",
+    b"CWS": "a Flash program",
+    b"II*\0": "a TIFF or raw picture",
+    b"MM\0*": "a TIFF or raw picture",
+    b"II+\0": "a TIFF picture",
+    b"8BPS": "a Photoshop picture",
+    b"\xff\x0a": "a JPEG XL picture",
+    b"\0\0\0\x0cJXL ": "a JPEG XL picture",
+    b"\0\0\0\x0cjP  ": "a JPEG 2000 picture",
+    b"v/1\x01": "an OpenEXR picture",
+    b"qoif": "a QOI picture",
+    b"P5": "a portable anymap (PNM)",
+    b"P6": "a portable anymap (PNM)",
+    b"fLaC": "sound",
+    b"ID3": "sound",
+    b"PK\x03\x04": "a ZIP archive",
+    b"\x1f\x8b": "packed with gzip",
+    b"%PDF": "a PDF document",
+    b"\x93NUMPY": "a NumPy array",
+}
+BRANDS = {
+    b"avif": "an AVIF picture",
+    b"avis": "an AVIF picture",
+    b"heic": "an HEIF picture",
+    b"mif1": "an HEIF picture",
+}
+
+
+def head_of(file: Path) -> bytes:
+    """The first bytes of a file. Raises SourceError where it can't be read, or is empty."""
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(HEAD)
+    except OSError as error:
+        raise SourceError(f"can't open {file}: {(error.strerror or 'unknown').lower()}") from None
+    if not head:
+        raise SourceError(f"can't open {file}: it is empty")
+    return head
+
+
+def is_animated(head: bytes) -> bool:
+    """Whether a PNG has several pictures."""
+    return head.startswith(b"\x89PNG") and b"acTL" in head[: head.find(b"IDAT") if b"IDAT" in head else HEAD]
+
+
+def what_it_is(head: bytes) -> str:
+    """The name of what isn't read; empty where that isn't known."""
+    if head[:4] == b"RIFF" and head[8:12] in (b"WAVE", b"WEBP"):
+        if head[8:12] == b"WAVE":
+            return "sound"
+        return "an animated WebP picture" if head[12:16] == b"VP8X" and head[20] & 2 else ""
+    if head[4:8] == b"ftyp" and head[8:12] in BRANDS:
+        return BRANDS[head[8:12]]
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    return next((name for start, name in NAMES.items() if head.startswith(start) or text.startswith(start)), "")
