@@ -16,7 +16,7 @@ pytest.importorskip("torch")
 
 from cutset.cli import main
 from cutset.cli.interruption import Interrupted, Interruption
-from cutset.cli.stream_results import Results
+from cutset.cli.stream_results import RunResults
 from cutset.stream.coordinator.local import LocalWorkers
 from cutset.stream.model import Model
 from cutset.stream.trace.chrome import read_trace
@@ -89,7 +89,7 @@ def test_the_second_signal_aborts(
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
-    at_call(monkeypatch, Results, "add", 2, twice)
+    at_call(monkeypatch, RunResults, "add", 2, twice)
     assert main(command(addresses, tmp_path)) == 130
     assert os.listdir(tmp_path) == []
     assert "Traceback" not in capsys.readouterr().err
