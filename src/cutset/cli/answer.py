@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from cutset.engine.outputs import Delta, Timings, Usage
 
 if TYPE_CHECKING:
-    from cutset.llm import LLM
+    from cutset.llm import LLM, AsyncLLM
 
-__all__ = ["Answer", "figures", "print_answer", "statistics"]
+__all__ = ["Answer", "figures", "print_answer", "statistics", "tell", "warn_of"]
 
 
 class Answer:
@@ -86,6 +86,12 @@ def figures(command: str, llm: LLM, answer: Answer) -> dict[str, Any]:
             },
         },
     }
+
+
+def warn_of(llm: LLM | AsyncLLM) -> None:
+    """Says at the start what the user should know about the accelerator, if there is one."""
+    if llm.offload is not None and llm.offload.caution:
+        tell(f"cutset: warning: {llm.offload.caution}")
 
 
 def tell(line: str) -> None:

@@ -6,7 +6,7 @@ import argparse
 import io
 import sys
 
-from cutset.cli.answer import print_answer, statistics, tell
+from cutset.cli.answer import print_answer, statistics, tell, warn_of
 from cutset.cli.options import add_settings, settings_from
 from cutset.cli.progress import Progress
 from cutset.cli.sampling import add_sampling, sampling_from
@@ -31,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
     start = [{"role": "system", "content": args.system}] if args.system else []
     with LLM(args.model, settings=settings, progress=Progress()) as llm:
         llm.encode_chat([*start, {"role": "user", "content": "?"}])  # no template: say so before anyone types
+        warn_of(llm)
         if isinstance(sys.stdin, io.TextIOWrapper):  # what isn't text is refused line by line, like a prompt
             sys.stdin.reconfigure(errors="surrogateescape")
         if sys.stdin.isatty():

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from cutset.cli.answer import figures, print_answer, statistics, tell
+from cutset.cli.answer import figures, print_answer, statistics, tell, warn_of
 from cutset.cli.options import add_json, add_settings, settings_from
 from cutset.cli.progress import Progress
 from cutset.cli.sampling import add_sampling, sampling_from
@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from cutset.llm import LLM
 
     with LLM(args.model, settings=settings, progress=Progress()) as llm, _text_to(args.output):
+        warn_of(llm)
         answer = print_answer(llm.stream(prompt, params))
         tell(statistics(answer))
         if llm.offload is not None:

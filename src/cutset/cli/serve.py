@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cutset.cli.answer import tell
+from cutset.cli.answer import tell, warn_of
 from cutset.cli.options import add_settings, settings_from
 from cutset.cli.progress import Progress
 from cutset.config import read_bounded
@@ -101,6 +101,7 @@ def _serve(llm: AsyncLLM, names: list[str], limits: Limits, auth: Auth, listenin
     from cutset.serve.server import Server, url_of
     from cutset.serve.service import Service
 
+    warn_of(llm)
     service = Service(llm, names=names, limits=limits)
     server = Server(build_app(service, auth), service, tell)
     where = url_of(listening)
