@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from cutset.config import Settings
+from cutset.config import OPTIONS, Settings
 from cutset.errors import ConfigError, DeviceError, OffloadError
 from cutset.kernels import native
 from cutset.kernels.reference_field import Residues
@@ -80,6 +80,14 @@ def check_settings(settings: Settings) -> Mode | None:
         raise ConfigError("the client of an offload runs on the native backend: leave out --backend and --device")
     if mode.remote and not native.available():
         raise DeviceError("the client of an offload needs the native extension: install Cutset with a C++ compiler")
+    for name in ("offload", "accelerator_key") if mode.remote and not (mode.masked and mode.verified) else ():
+        # Whoever is trusted to read, or not to lie, isn't chosen by a file that lies around.
+        if getattr(settings, name) and not settings.by_hand(name):
+            flag = OPTIONS[name].flag
+            raise ConfigError(
+                f"mode {mode.name} trusts the accelerator, so {name} from {settings.sources[name]} is not accepted: "
+                f"give {flag} on the command line, or leave out --mode"
+            )
     if settings.pads_from and not mode.masked:
         raise ConfigError(f"--pads-from has no use in mode {mode.name}: only masked modes have pads")
     return mode
