@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cutset.cli.output import printable
 from cutset.cli.progress import Progress
 from cutset.errors import ConfigError, RequestError
 
@@ -99,4 +100,4 @@ def _again(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
 def _tell(line: str) -> None:
     import sys
 
-    print(line, file=sys.stderr)
+    print(printable(line), file=sys.stderr)

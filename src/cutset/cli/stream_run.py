@@ -12,6 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from cutset.cli.options import add_json
+from cutset.cli.output import printable, say
 from cutset.cli.stream_dashboard import add_dashboard, dashboard, explainer
 from cutset.cli.stream_graph import picture_size
 from cutset.cli.stream_planner import add_planning, advisor
@@ -121,7 +122,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
 
 
 def _tell(line: str) -> None:
-    print(f"stream: {line}", file=sys.stderr, flush=True)
+    print(printable(f"stream: {line}"), file=sys.stderr, flush=True)
 
 
 def _play(args: argparse.Namespace, sources: list[Any], feed: StreamFeed | None) -> int:
@@ -150,7 +151,7 @@ def _play(args: argparse.Namespace, sources: list[Any], feed: StreamFeed | None)
                     feed.result(result)
                 error = check.compare(result) if check is not None else None
                 if not args.quiet:
-                    print(_line(result, len(sources) > 1, args.features), flush=True)
+                    say(_line(result, len(sources) > 1, args.features), flush=True)
                 if args.json:
                     pictures.append(_figures(result, error))
             plans = list(stream.coordinator.plans)
@@ -321,8 +322,11 @@ def _figures(result: Result, error: float | None) -> dict[str, Any]:
 def _write(args: argparse.Namespace, summary: Summary, plans: Any, pictures: Any, check: Check | None) -> None:
     from cutset.bench.results import Row, machine, summarise
     from cutset.files import write_json
+    from cutset.stream.sources.live import without_secrets
 
-    workload = f"{args.model}, {', '.join(args.source)}, {args.mode}"
+    # An address of a camera may hold its password.
+    names = [without_secrets(source) if "://" in source else source for source in args.source]
+    workload = f"{args.model}, {', '.join(names)}, {args.mode}"
     rows = []
     if summary.latencies:
         rows.append(summarise(workload, "cutset stream", "latency", summary.latencies, "s"))

@@ -13,7 +13,7 @@ import socket
 import struct
 from dataclasses import dataclass
 
-from cutset.errors import LinkClosed, LinkError
+from cutset.errors import LinkClosed, LinkError, printable
 
 __all__ = ["Message", "Tie", "receive", "refuse", "send"]
 
@@ -63,7 +63,7 @@ def receive(connection: socket.socket, kind: int) -> Message | None:
         magic, found, bits, *numbers = HEAD.unpack_from(data)
         if magic != MAGIC:
             raise LinkError("the other side speaks another protocol: it is another version of Cutset")
-        reason = data[HEAD.size :].decode("utf-8", "replace")[:MOST_REASON]
+        reason = printable(data[HEAD.size :].decode("utf-8", "replace")[:MOST_REASON], lines=False)
         if found == REFUSED:
             raise (LinkClosed if bits & LATER else LinkError)(reason or "the other side refused")
         if found != kind or (kind in (WELCOME, OFFER)) != bool(descriptors):
