@@ -55,8 +55,9 @@ OBEYED = re.compile(
 
 
 def printable(text: str, *, lines: bool = True) -> str:
-    """A text of which a part comes from another party or a file, without what a terminal would obey or hide behind; with
-    its line ends, unless `lines` says no. The one function for it."""
+    """A text of which a part comes from another party or a file, without what a terminal would obey or hide behind.
+
+    Line ends stay, unless `lines` says no. This is the one function for it."""
     return OBEYED.sub("\ufffd", text if lines else text.replace("\n", "\ufffd"))
 
 

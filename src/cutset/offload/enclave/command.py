@@ -48,7 +48,7 @@ def argument_holes(argv: Sequence[str], document: Document) -> Iterator[str]:
         host = next((value for flag, value in reversed(words) if flag == "--host"), "127.0.0.1")
         yield f"loader.argv: serve (on {host[:60]}) speaks HTTP in clear: the host reads every prompt and answer"
     elif command in ("chat", "tokenize"):
-        yield f"loader.argv: {command} reads and writes what the host sees; use generate with --prompt-file and --output"
+        yield f"loader.argv: {command} reads and writes what the host sees: use generate, --prompt-file and --output"
     elif command == "generate" and given & {"--prompt", "--prompt-file"} and "--output" not in given:
         yield f"loader.argv: generate writes the answer to stdout, which is the host's; {ENCRYPTED} with --output"
 
