@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -107,7 +108,8 @@ def tiny() -> Graph:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    overflowing = warnings.catch_warnings(action="ignore", category=RuntimeWarning)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), overflowing:
         yield
 
 

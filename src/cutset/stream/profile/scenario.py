@@ -46,6 +46,7 @@ WORKER_KEYS: dict[str, tuple[type, ...]] = {
 }
 CHOICES = {"objective": ("latency", "throughput"), "mode": ("delta", "full")}
 MOST_WORKERS = 64
+MOST_NUMBER = 1e15
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,8 @@ def _checked(table: Any, known: Mapping[str, tuple[type, ...]], where: str) -> d
             raise ConfigError(f"{where}: {key!r} is not a key{did_you_mean(key, known)}")
         if not isinstance(value, known[key]) or (isinstance(value, bool) and bool not in known[key]):
             raise ConfigError(f"{where}: {key} must be {known[key][0].__name__}, not {type(value).__name__}")
+        if isinstance(value, int | float) and not abs(value) <= MOST_NUMBER and value != math.inf:
+            raise ConfigError(f"{where}: {key} must be a number of at most {MOST_NUMBER:g}")
     return table
 
 
