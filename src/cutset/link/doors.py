@@ -112,10 +112,10 @@ class SocketDoor(threading.Thread):
                 connection, _ = self._waiting.pop(descriptor)
                 poll.unregister(descriptor)
                 self._guarded(connection, self._take)
-            if self._socket.fileno() in ready and (connection := self._accept()) is not None:
-                self._guarded(connection, self._greet)
-                if connection.fileno() >= 0:
-                    poll.register(connection, select.POLLIN)
+            if self._socket.fileno() in ready and (newcomer := self._accept()) is not None:
+                self._guarded(newcomer, self._greet)
+                if newcomer.fileno() >= 0:
+                    poll.register(newcomer, select.POLLIN)
             now = time.monotonic()
             late = [descriptor for descriptor, (_, end) in self._waiting.items() if end < now]
             late += list(self._waiting)[: max(0, len(self._waiting) - MOST_WAITING)]

@@ -49,4 +49,5 @@ def private_bytes(content: bytes) -> memoryview:
     """A copy of a key in such pages."""
     found = private_array((len(content),), np.uint8)
     found[:] = np.frombuffer(content, np.uint8)
-    return memoryview(found).toreadonly()
+    found.flags.writeable = False
+    return found.data
