@@ -20,10 +20,22 @@ from typing import Any
 
 from cutset.errors import ConfigError
 
-__all__ = ["OPTIONS", "Option", "Settings", "did_you_mean", "gather", "load_settings", "read_bounded", "usable_cores"]
+__all__ = [
+    "OPTIONS",
+    "Option",
+    "Settings",
+    "did_you_mean",
+    "gather",
+    "load_settings",
+    "parse_toml",
+    "read_bounded",
+    "usable_cores",
+]
 
 # Variables that aren't settings.
 RESERVED = ("CUTSET_API_KEY", "CUTSET_CONFIG", "CUTSET_DEBUG", "CUTSET_ISA", "CUTSET_SHM_DIR")
+# A name of so many parts takes tomllib a time that grows with their square, and more: 64 KB are 11 seconds.
+DOTTED = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){51}""")
 WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
@@ -266,13 +278,20 @@ def read_bounded(path: Path, limit: int = 1 << 20) -> str:
         raise ConfigError(f"{path} can't be read: {getattr(error, 'strerror', error)}") from error
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """The document in `text`. Raises `ConfigError`, which names `where` it was."""
     import tomllib
 
     try:
-        return tomllib.loads(read_bounded(path))
-    except (ValueError, RecursionError) as error:  # a syntax error is a ValueError
-        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+        if DOTTED.search(text):
+            raise ValueError("a name has more than 50 parts")
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # a syntax error, or a number of thousands of digits
+        raise ConfigError(f"{where} is not valid TOML: {error}") from None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    return parse_toml(read_bounded(path), str(path))
 
 
 def usable_cores(root: Path = Path("/")) -> int:

@@ -14,11 +14,15 @@ import numpy as np
 import pytest
 
 from cutset.cli import main
+from cutset.config import parse_toml
 from cutset.engine.params import SamplingParams
 from cutset.errors import ConfigError, RequestError
 from cutset.models.registry import BUNDLED
 from cutset.stream.planning.plan import read_plan
+from cutset.stream.profile.scenario import read_scenario
 from cutset.stream.sparsity.archive import read_archive
+
+Capture = pytest.CaptureFixture[str]
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
@@ -212,3 +216,34 @@ def test_base64_of_the_wrong_length(tmp_path: Path, capsys: pytest.CaptureFixtur
     whole["inputs"]["input_ids"]["data"] = base64.b64encode(bytes(3)).decode()
     path.write_text(json.dumps(whole))
     assert "base64 characters" in refused(capsys, "forward", path)
+
+
+TOML = {
+    "parts": "a." * 100_000 + "a = 1",
+    "parts of a table": "[" + "a . " * 100_000 + "a]",
+    "parts of an array of tables": "[[" + "a." * 100_000 + "a]]",
+    "parts in quotes": '"a".' * 50_000 + "a = 1",
+    "parts in single quotes": "'a.b' ." * 50_000 + "a = 1",
+    "parts within": "x = { " + "a." * 100_000 + "a = 1 }",
+    "arrays": "a = " + "[" * 200_000,
+    "tables": "a = " + "{a = " * 50_000,
+    "digits": "threads = " + "9" * 5000,
+}
+
+
+@pytest.mark.parametrize("what", TOML)
+def test_toml_that_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, what: str) -> None:
+    """A file of 64 KB took 11 seconds, and one of 1 MB would have taken most of an hour."""
+    monkeypatch.chdir(tmp_path)
+    Path("cutset.toml").write_text(TOML[what])
+    Path("scenario.toml").write_text(TOML[what])
+    assert "is not valid TOML" in refused(capsys, "config")
+    Path("cutset.toml").unlink()
+    assert "is not valid TOML" in refused(capsys, "manifest", "--check", "scenario.toml")
+    with pytest.raises(ConfigError, match="is not valid TOML"):
+        read_scenario(Path("scenario.toml"))
+
+
+def test_toml_with_many_dots_that_are_no_names(tmp_path: Path) -> None:
+    text = 'a = "' + "x/y.so, " * 500 + '"\nb = [' + '"a.b", ' * 500 + "]\nc.d.e = 1\nf = " + repr("w" * 100_000)
+    assert parse_toml(text, "here")["c"] == {"d": {"e": 1}}

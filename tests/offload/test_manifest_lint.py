@@ -105,7 +105,7 @@ HOLES = [
     ("loader.argv", [*PROGRAM, "serve", "/model", "--api-key", "abc"], "--api-key stands in the manifest"),
     ("loader.argv", [*PROGRAM, "serve", "/model", "--api-key=abc"], "--api-key stands in the manifest"),
     ("loader.argv", [*PROGRAM, "serve", "/model", "--api-key-file", "/model/k"], "is a file that the host reads"),
-    ("loader.argv", [*PROGRAM, "chat", "/model"], "chat reads and writes what the host reads"),
+    ("loader.argv", [*PROGRAM, "chat", "/model"], "chat reads and writes what the host sees"),
     ("loader.argv", [*PROGRAM, "chat", "/model", "--system", "a secret"], "--system stands in the manifest"),
     ("loader.argv", [*PROGRAM, "tokenize", "/model", "a secret"], "tokenize reads and writes"),
     ("loader.env.CUTSET_API_KEY", "abc", "CUTSET_API_KEY: a secret in the manifest"),

@@ -8,13 +8,12 @@ directories of the system. Syntax: https://gramine.readthedocs.io/en/stable/mani
 from __future__ import annotations
 
 import stat
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cutset.config import read_bounded
-from cutset.errors import ConfigError, printable
+from cutset.config import parse_toml, read_bounded
+from cutset.errors import printable
 from cutset.offload.enclave.command import argument_holes, variable_holes
 
 __all__ = ["lint", "lint_file"]
@@ -58,10 +57,7 @@ Document = Mapping[str, Any]
 
 def lint_file(path: Path) -> list[str]:
     """`lint` of a file. Raises ConfigError where it can't be read or isn't TOML."""
-    try:
-        return lint(tomllib.loads(read_bounded(path, MOST_BYTES)))
-    except (ValueError, RecursionError) as error:  # a syntax error, or a number of thousands of digits
-        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    return lint(parse_toml(read_bounded(path, MOST_BYTES), str(path)))
 
 
 def lint(document: Document) -> list[str]:
