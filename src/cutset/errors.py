@@ -43,7 +43,6 @@ __all__ = [
     "RequestError",
     "SourceError",
     "TokenizerError",
-    "printable",
 ]
 
 # Control characters but the line feed; what changes the direction of writing, or breaks a line unseen; tags; what is no
