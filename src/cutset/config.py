@@ -1,7 +1,8 @@
 """Settings: flags over CUTSET_ variables over cutset.toml over defaults, each value with where it came from.
 
 `cutset.toml` is looked for in the current directory, then in the user's configuration directory; the first one found
-is the only one read. CUTSET_CONFIG names another. An empty variable counts as not set. What is unknown is an error.
+is the only one read, but for settings that promise something (`Option.strict`). CUTSET_CONFIG names another. An empty
+variable counts as not set. What is unknown is an error.
 
 Every setting is declared once, as a field of `Settings`; `OPTIONS` is that table. Only the standard library is loaded.
 """
@@ -19,10 +20,22 @@ from typing import Any
 
 from cutset.errors import ConfigError
 
-__all__ = ["OPTIONS", "Option", "Settings", "did_you_mean", "gather", "load_settings", "read_bounded", "usable_cores"]
+__all__ = [
+    "OPTIONS",
+    "Option",
+    "Settings",
+    "did_you_mean",
+    "gather",
+    "load_settings",
+    "parse_toml",
+    "read_bounded",
+    "usable_cores",
+]
 
 # Variables that aren't settings.
 RESERVED = ("CUTSET_API_KEY", "CUTSET_CONFIG", "CUTSET_DEBUG", "CUTSET_ISA", "CUTSET_SHM_DIR")
+# A name of so many parts takes tomllib a time that grows with their square, and more: 64 KB are 11 seconds.
+DOTTED = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){51}""")
 WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
@@ -31,6 +44,8 @@ class Option:
     """What a setting may be: `low` and `high` bound whole numbers, `choices` or a regex `pattern` texts.
 
     A `flag_only` setting decides what is promised to the user: a file or variable that lies around can't change it.
+    Where a setting has a `strict` value, which promises more, a variable can't take back what a file says, nor a
+    cutset.toml of the current directory what the user's own one says; a flag can.
     """
 
     help: str
@@ -41,6 +56,7 @@ class Option:
     low: int = 0
     high: int = 1 << 24
     flag_only: bool = False
+    strict: Any = None
 
     @property
     def kind(self) -> type:
@@ -101,7 +117,11 @@ MODE_NAMES = ("", "plain", "verified", "masked", "masked+verified", "local")
 MODE = "what an offload promises; none: masked+verified. Only accepted here, where it is seen"
 WHEN = "when pads are made here: ahead, in idle time, or inline"
 PADS = "when no pad is ready: wait, compute it here (inline), fail; auto: inline in idle time's place, else wait"
+PADS_FROM = "a second accelerator that makes pads; none: idle time. Only accepted here: who it is decides much"
+REUSE = "reuse the KV cache of equal beginnings; in masked modes only where this flag asks for it"
 SAME_HOST = "let the one that makes pads be on the accelerator's host: for tests alone, it breaks every promise"
+PAD_ROWS = "hide the number of rows in masked modes, up to a power of two"
+PADS_KEY = "with tcp: the public key of the one that makes pads. Only accepted here"
 DIGESTS = "compare an integer checkpoint with its digests: where its files have changed since the last time, or always"
 GENERATION = "take sampling parameters that a request doesn't name from the model's generation_config.json"
 BESIDE = "models.yaml, the registered models; looked for beside cutset.toml, then in the current directory"
@@ -123,27 +143,25 @@ class Settings:
     max_model_len: int = field(default=0, metadata=_is("longest context in tokens; 0: all that the model is made for"))
     max_num_seqs: int = field(default=64, metadata=_is("most sequences in a step", low=1, high=65536))
     max_batch_tokens: int = field(default=512, metadata=_is("most tokens in a step", low=1))
-    prefix_caching: bool = field(default=True, metadata=_is("reuse the KV cache of equal beginnings"))
+    prefix_caching: bool = field(default=True, metadata=_is(REUSE))
     generation_config: bool = field(default=True, metadata=_is(GENERATION))
     offload: str = field(default="", metadata=_is("the accelerator that multiplies; none: this machine", **ADDRESSES))
     mode: str = field(default="", metadata=_is(MODE, choices=MODE_NAMES, flag_only=True))
     offload_timeout: int = field(default=30, metadata=_is("seconds that a call to an accelerator may take", low=1))
-    pads_from: str = field(
-        default="", metadata=_is("a second accelerator that makes pads; none: idle time", **ADDRESSES)
-    )
+    pads_from: str = field(default="", metadata=_is(PADS_FROM, flag_only=True, **ADDRESSES))
     pads_same_host: bool = field(default=False, metadata=_is(SAME_HOST, flag_only=True))
     pads: str = field(
         default="idle", metadata=_is("pads are made ahead in idle time, or inline", choices=("idle", "inline"))
     )
     pads_policy: str = field(default="auto", metadata=_is(PADS, choices=("auto", "wait", "inline", "fail")))
     pads_mib: int = field(default=256, metadata=_is("most memory for pads in MiB", low=1))
-    pad_rows: bool = field(default=False, metadata=_is("hide the number of rows in masked modes, up to a power of two"))
+    pad_rows: bool = field(default=False, metadata=_is(PAD_ROWS, strict=True))
     key: Path | None = field(default=None, metadata=_is("with tcp: this side's secret key, see `cutset keys`"))
     accelerator_key: Path | None = field(default=None, metadata=_is("with tcp: the accelerator's public key"))
-    pads_key: Path | None = field(default=None, metadata=_is("with tcp: the public key of the one that makes pads"))
-    verify: str = field(default="changed", metadata=_is(DIGESTS, choices=("changed", "always")))
+    pads_key: Path | None = field(default=None, metadata=_is(PADS_KEY, flag_only=True))
+    verify: str = field(default="changed", metadata=_is(DIGESTS, choices=("changed", "always"), strict="always"))
     download: bool = field(default=False, metadata=_is("download models named by a hub id"))
-    offline: bool = field(default=False, metadata=_is("never touch the network, whatever else is said"))
+    offline: bool = field(default=False, metadata=_is("never touch the network, whatever else is said", strict=True))
     models_file: Path | None = field(default=None, metadata=_is(BESIDE))
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
     file: Path | None = None
@@ -159,6 +177,10 @@ class Settings:
     def thread_count(self) -> int:
         """Threads to compute with: `threads`, or the usable cores where that is 0."""
         return self.threads or usable_cores()
+
+    def by_hand(self, name: str) -> bool:
+        """Whether a value comes from a flag or a Python call, and from no file or variable that lies around."""
+        return self.sources[name].startswith(("--", "argument"))
 
     @property
     def downloads_allowed(self) -> bool:
@@ -180,10 +202,11 @@ def load_settings(
     environ, cwd = os.environ if environ is None else environ, cwd or Path.cwd()
     named, home = environ.get("CUTSET_CONFIG"), environ.get("XDG_CONFIG_HOME") or "~/.config"
     places = [named] if named else ["cutset.toml", f"{home}/cutset/cutset.toml"]
-    file = next((path for path in (cwd / os.path.expanduser(place) for place in places) if path.is_file()), None)
+    found = [path for path in (cwd / os.path.expanduser(place) for place in places) if path.is_file()]
+    file = found[0] if found else None
     if named and not file:
         raise ConfigError(f"CUTSET_CONFIG names {named!r}, which is not a file")
-    values, sources = gather(OPTIONS, flags or {}, environ, file, cwd)
+    values, sources = gather(OPTIONS, flags or {}, environ, file, cwd, found[1:])
     if values["models_file"] is None:
         beside = [folder / "models.yaml" for folder in ([file.parent] if file else []) + [cwd]]
         values["models_file"] = next((path for path in beside if path.is_file()), None)
@@ -191,10 +214,18 @@ def load_settings(
 
 
 def gather(
-    options: Mapping[str, Option], flags: Mapping[str, Any], environ: Mapping[str, str], file: Path | None, cwd: Path
+    options: Mapping[str, Option],
+    flags: Mapping[str, Any],
+    environ: Mapping[str, str],
+    file: Path | None,
+    cwd: Path,
+    hidden: Iterable[Path] = (),
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Values and sources of `options`. Raises `ConfigError` for wrong values and for unknown keys and variables."""
+    """Values and sources of `options`. Raises `ConfigError` for wrong values and for unknown keys and variables.
+
+    `hidden`: files of which only strict values count, since `file` stands before them."""
     content = {} if file is None else _read_toml(file)
+    promises = {path: _read_toml(path) for path in hidden}
     origin = f"{file.name} ({file})" if file else ""
     variables = [option.variable for option in options.values()]
     for key in (key for key in environ if key.startswith("CUTSET_") and key not in (*variables, *RESERVED)):
@@ -220,6 +251,11 @@ def gather(
         spelled = isinstance(value, str) and (source != origin or option.kind is Path)
         values[name] = option.from_text(value, where, base) if spelled else option.check(value, where)
         sources[name] = source
+        if option.strict is not None and flags.get(name) is None and value != option.strict:
+            for path, said in ((file, content), *promises.items()):
+                if path is not None and said.get(name) == option.strict:
+                    values[name], sources[name] = option.strict, f"{path.name} ({path})"
+                    break
     return values, sources
 
 
@@ -244,13 +280,20 @@ def read_bounded(path: Path, limit: int = 1 << 20) -> str:
         raise ConfigError(f"{path} can't be read: {getattr(error, 'strerror', error)}") from error
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """The document in `text`. Raises `ConfigError`, which names `where` it was."""
     import tomllib
 
     try:
-        return tomllib.loads(read_bounded(path))
-    except (ValueError, RecursionError) as error:  # a syntax error is a ValueError
-        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+        if DOTTED.search(text):
+            raise ValueError("a name has more than 50 parts")
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # a syntax error, or a number of thousands of digits
+        raise ConfigError(f"{where} is not valid TOML: {error}") from None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    return parse_toml(read_bounded(path), str(path))
 
 
 def usable_cores(root: Path = Path("/")) -> int:

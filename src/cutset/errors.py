@@ -23,6 +23,8 @@
 The message says what was wrong and what to do, in one or two lines. A bug in Cutset is any other exception.
 """
 
+import re
+
 __all__ = [
     "ArchitectureError",
     "CheckpointError",
@@ -44,6 +46,20 @@ __all__ = [
     "SourceLost",
     "TokenizerError",
 ]
+
+# Control characters but the line feed; what changes the direction of writing, or breaks a line unseen; tags; what is no
+# character at all. U+200C and U+200D stay: many scripts can't be written without them.
+OBEYED = re.compile(
+    "[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
+    "\U000e0000-\U000e0fff]"
+)
+
+
+def printable(text: str, *, lines: bool = True) -> str:
+    """A text of which a part comes from another party or a file, without what a terminal would obey or hide behind.
+
+    Line ends stay, unless `lines` says no. This is the one function for it."""
+    return OBEYED.sub("\ufffd", text if lines else text.replace("\n", "\ufffd"))
 
 
 class CutsetError(Exception):

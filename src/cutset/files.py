@@ -18,11 +18,15 @@ __all__ = ["appearing", "check_writable", "write_atomically", "write_json"]
 
 
 @contextlib.contextmanager
-def appearing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+def appearing(path: str | os.PathLike[str], mode: int = 0o666) -> Iterator[IO[bytes]]:
     """A new file to write to, which stands at `path` once the block ends well; else nothing is left. Raises OSError."""
     temporary = _beside(path)
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags, mode)
+
     try:
-        with open(temporary, "xb") as file:
+        with open(temporary, "xb", opener=opener) as file:
             yield file
         os.replace(temporary, path)
     except BaseException:  # Ctrl-C too
@@ -54,11 +58,12 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         raise ConfigError(f"{os.fspath(path)!r} can't be written: {getattr(error, 'strerror', error)}") from error
 
 
-def write_atomically(path: str | os.PathLike[str], content: str | bytes | memoryview) -> None:
+def write_atomically(path: str | os.PathLike[str], content: str | bytes | memoryview, *, private: bool = False) -> None:
     """Puts `content` at `path` in one step: whoever reads it sees what was there before, or all of it. Text is UTF-8.
 
     A link is followed, permissions of a file that is replaced are kept, and what is no regular file (/dev/stdout, a
-    pipe) is written to directly. Raises `ConfigError` where it can't be written.
+    pipe) is written to directly. `private`: only its owner may read the file (0600), whatever stood there before.
+    Raises `ConfigError` where it can't be written.
     """
     try:
         data = content.encode() if isinstance(content, str) else content
@@ -66,24 +71,24 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes | memory
             with open(path, "wb") as stream:
                 stream.write(data)
         else:
-            _replace(os.path.realpath(path), data)
+            _replace(os.path.realpath(path), data, private)
     except BrokenPipeError:
         raise  # the reader went away: nothing is wrong with the path
     except (OSError, ValueError) as error:  # a ValueError: a zero byte in the path, a lone surrogate in the text
         raise ConfigError(f"{os.fspath(path)!r} can't be written: {getattr(error, 'strerror', error)}") from error
 
 
-def _replace(target: str, data: bytes | memoryview) -> None:
-    with appearing(target) as file:
+def _replace(target: str, data: bytes | memoryview, private: bool) -> None:
+    with appearing(target, 0o600 if private else 0o666) as file:
         file.write(data)
-        if os.path.exists(target):
+        if os.path.exists(target) and not private:
             os.fchmod(file.fileno(), stat.S_IMODE(os.stat(target).st_mode))
         file.flush()
         os.fsync(file.fileno())
 
 
-def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """`write_atomically` of a JSON document, in which dataclasses are objects.
+def write_json(path: str | os.PathLike[str], value: Any, *, private: bool = False) -> None:
+    """`write_atomically` of a JSON document, in which dataclasses are objects. `private`: it holds somebody's text.
 
     Raises `ConfigError`, also for numbers that JSON doesn't have (NaN).
     """
@@ -91,4 +96,4 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
         text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, default=asdict)
     except ValueError as error:
         raise ConfigError(f"{os.fspath(path)!r} can't be written: {error}") from error
-    write_atomically(path, text + "\n")
+    write_atomically(path, text + "\n", private=private)

@@ -104,7 +104,7 @@ class _Model:
 
     def _asked_to_reuse(self) -> bool:
         """In masked modes the rows that are missing from a request's shapes would tell that its beginning is known."""
-        return self.settings.sources["prefix_caching"] != "default"
+        return self.settings.by_hand("prefix_caching")
 
     @property
     def max_model_len(self) -> int:

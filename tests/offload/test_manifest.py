@@ -157,7 +157,6 @@ def test_what_is_asked_for_is_in_it(small):
     document = rendered(
         small,
         use=replace(USE, threads=5, sequences=3),
-        attestation="none",
         pads_from="tcp://pads:7",
         command=["ping", "shm://cutset"],
     )
@@ -209,6 +208,7 @@ def test_a_larger_context_makes_a_larger_enclave(small):
         ({"pads_from": "inproc://x"}, OffloadError, "can't be reached from an enclave"),
         ({"pads_from": "shm://x"}, OffloadError, "pads come over tcp"),
         ({"use": Use(context=1 << 30)}, ConfigError, "the context must be at most the model's"),
+        ({"attestation": "dcap"}, OffloadError, "provisioning of the encrypted mount's key is not there yet"),
         ({"attestation": "trust me"}, ConfigError, "attestation must be one of dcap, none"),
     ],
 )
@@ -249,6 +249,10 @@ def test_the_command(tmp_path, capsys, monkeypatch, small):
     for words in (["-o", "out", "story"], ["story", "-o", "out"], ["story", "--context", "64", "-o", "out"]):
         assert main(["manifest", *words, "--", "ping", "shm://cutset", "--json", "-o"]) == 0
         assert '"cutset.cli", "ping", "shm://cutset", "--json", "-o"]' in template.read_text()
+    assert main(["manifest", "story", "-o", "out", "--attestation", "none"]) == 0
+    capsys.readouterr()
+    assert main(["manifest", "story", "-o", "out", "--attestation", "dcap"]) == 2
+    assert "provisioning of the encrypted mount's key is not there yet" in capsys.readouterr().err
     for address in ("shm://../x", "tcp://x", "tcp://host:1 x"):
         assert main(["manifest", "story", "-o", "out", "--offload", address]) == 2
         assert main(["manifest", "story", "-o", "out", "--pads-from", address]) == 2

@@ -7,6 +7,8 @@ import pytest
 from cutset.errors import ConfigError
 from cutset.offload.enclave.lint import RULES, lint, lint_file
 
+PROGRAM = ["python3", "-m", "cutset.cli"]
+RUN = [*PROGRAM, "generate", "/model", "--mode", "masked+verified"]
 SOUND = {
     "loader": {
         "entrypoint": "file:{{ gramine.libos }}",
@@ -71,6 +73,45 @@ HOLES = [
     ("loader.argv+", "--trust-remote-code", "trust_remote_code"),
     ("loader.argv", ["cutset", "--mode", "plain"], "--mode plain"),
     ("loader.argv", ["cutset", "--mode=verified"], "--mode verified"),
+    ("loader.argv", ["cutset", "--mode=masked"], "--mode masked believes"),
+    ("loader.argv+", "--mode=masked", "--mode masked believes"),
+    ("loader.argv+", "--mode=", "use masked+verified"),
+    ("loader.argv+", "--prompt=a secret", "--prompt stands in the manifest"),
+    ("loader.argv", [*RUN, "--prompt", "a secret"], "--prompt stands in the manifest"),
+    ("loader.argv", [*RUN, "--prompt", "-"], "--prompt reads what the host types"),
+    ("loader.argv", [*RUN, "--prompt", "a secret"], "stdout, which is the host's"),
+    ("loader.argv", [*RUN, "--prompt-file", "/private/p"], "stdout, which is the host's"),
+    ("loader.argv", [*RUN, "--prompt-file", "/model/p"], "is a file that the host reads"),
+    ("loader.argv", [*RUN, "--prompt-file", "/private/../dev/shm/cutset/p"], "is a file that the host reads"),
+    ("loader.argv", [*RUN, "--prompt-file", "/dev/stdin"], "is a file that the host reads"),
+    ("loader.argv", [*RUN, "--output", "/dev/shm/cutset/answer"], "is where the host reads"),
+    ("loader.argv", [*RUN, "--output=/dev/shm/cutset/answer"], "is where the host reads"),
+    ("loader.argv", [*RUN, "--output", "/dev/stdout"], "is where the host reads"),
+    ("loader.argv", [*RUN, "--output", "/dev/fd/1"], "is where the host reads"),
+    ("loader.argv", [*RUN, "--output", "/proc/self/fd/1"], "is where the host reads"),
+    ("loader.argv", [*RUN, "--output", "/model/answer"], "is where the host reads"),
+    ("loader.argv", [*RUN, "--output", "dev/stderr"], "is where the host reads"),
+    ("loader.argv", [*RUN, "--output", "/private/a", "--output", "/model/a"], "is where the host reads"),
+    ("loader.argv", [*RUN, "--json", "/model/x.json"], "is where the host reads"),
+    ("loader.argv", [*RUN, "--key", "/model/client.key"], "is a file that the host reads"),
+    ("loader.argv+", "--pads-same-host", "--pads-same-host lets one party"),
+    ("loader.argv", [*RUN, "--pads-from", "shm://pads"], "is on the accelerator's machine"),
+    ("loader.argv", [*RUN, "--pads-from=ipc:///tmp/pads"], "is on the accelerator's machine"),
+    ("loader.argv+", "--prefix-caching", "tells which beginnings"),
+    ("loader.argv", [*PROGRAM, "serve", "/model", "--host", "0.0.0.0"], "serve (on 0.0.0.0) speaks HTTP in clear"),
+    ("loader.argv", [*PROGRAM, "serve", "/model", "--host=::"], "serve (on ::) speaks HTTP in clear"),
+    ("loader.argv", [*PROGRAM, "serve", "/model"], "serve (on 127.0.0.1) speaks HTTP in clear"),
+    ("loader.argv", ["/app/bin/cutset", "serve", "/model"], "speaks HTTP in clear"),
+    ("loader.argv", [*PROGRAM, "serve", "/model", "--api-key", "abc"], "--api-key stands in the manifest"),
+    ("loader.argv", [*PROGRAM, "serve", "/model", "--api-key=abc"], "--api-key stands in the manifest"),
+    ("loader.argv", [*PROGRAM, "serve", "/model", "--api-key-file", "/model/k"], "is a file that the host reads"),
+    ("loader.argv", [*PROGRAM, "chat", "/model"], "chat reads and writes what the host sees"),
+    ("loader.argv", [*PROGRAM, "chat", "/model", "--system", "a secret"], "--system stands in the manifest"),
+    ("loader.argv", [*PROGRAM, "tokenize", "/model", "a secret"], "tokenize reads and writes"),
+    ("loader.env.CUTSET_API_KEY", "abc", "CUTSET_API_KEY: a secret in the manifest"),
+    ("loader.env.CUTSET_API_KEY", {"value": "abc"}, "CUTSET_API_KEY: a secret in the manifest"),
+    ("loader.env.HF_TOKEN", "hf_abc", "HF_TOKEN: a secret in the manifest"),
+    ("loader.env.CUTSET_KEY", "/model/client.key", "is a file that the host reads"),
     ("loader.env.PATH", {"passthrough": True}, "comes from the host"),
     ("loader.env.LD_PRELOAD", "/libs/x.so", "LD_PRELOAD"),
     ("loader.env_src_file", "file:env", "env_src_file"),
@@ -125,6 +166,22 @@ def test_a_hole_is_refused(path, value, message):
     found = lint(changed(path, value))
     assert any(message in problem for problem in found), found
     assert all("\n" not in problem for problem in found)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--prompt-file", "/private/prompt.txt", "--output", "/private/answer.txt"],
+        ["--prompt-file=/private/prompt.txt", "--output=/private/x/../answer.txt", "--json", "/private/figures"],
+        ["--prompt-file", "private/p", "--output", "/tmp/in-the-enclave", "--key", "/private/client.key"],
+        ["--pads-from", "tcp://pads:1", "--pads-key", "/private/pads.pub", "--mode=local"],
+    ],
+)
+def test_arguments_that_give_nothing_away(more):
+    assert lint(changed("loader.argv", [*RUN, *more])) == []
+    document = changed("loader.env.CUTSET_KEY", "/private/client.key")
+    document["loader"]["env"] |= {"CUTSET_ACCELERATOR_KEY": "/model/accelerator.pub", "CUTSET_THREADS": "1"}
+    assert lint(document) == []
 
 
 def test_the_whole_of_shared_memory_is_refused():

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.errors import RequestError
+from cutset.models.npy import map_npy
 
 __all__ = ["Agreement", "compare_arrays", "compare_traces", "load_array", "trace_steps"]
 
@@ -89,12 +90,9 @@ def _apart(a: NDArray[Any], problem: str) -> Agreement:
 def load_array(path: Path) -> NDArray[Any]:
     """An array from a .npy file, mapped. Raises RequestError for anything else; nothing is ever unpickled."""
     try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        return map_npy(path)
+    except (OSError, ValueError) as error:
         raise RequestError(f"{path} can't be read as an array: {error}") from None
-    if not isinstance(array, np.ndarray):
-        raise RequestError(f"{path} is no .npy file")
-    return array
 
 
 def trace_steps(folder: Path) -> dict[str, Path]:

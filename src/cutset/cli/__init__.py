@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cutset.errors import ConfigError, CutsetError
+from cutset.errors import ConfigError, CutsetError, printable
 
 __all__ = ["COMMANDS", "Command", "main"]
 
@@ -81,8 +81,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (CutsetError, OSError, MemoryError) as error:
         if os.environ.get("CUTSET_DEBUG", "0") not in ("", "0"):
             raise
-        from cutset.cli.output import printable
-
         print(f"cutset: error: {printable(_message(error))}", file=sys.stderr)
         try:
             sys.stdout.flush()
@@ -106,7 +104,7 @@ def _give_up_stdout() -> None:
 
 def _show_warning(message: Warning | str, *where: object, **more: object) -> None:
     """A warning is for the user, who has no use for the line of code that gave it."""
-    print(f"cutset: warning: {message}", file=sys.stderr)
+    print(f"cutset: warning: {printable(str(message))}", file=sys.stderr)
 
 
 def _dispatch(argv: Sequence[str]) -> int:

@@ -19,6 +19,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--listen", required=True, metavar="ADDRESS", help="shm://NAME, ipc://PATH or tcp://HOST:PORT")
     parser.add_argument("--key", metavar="FILE", help="with tcp: this side's secret key, see `cutset keys`")
     parser.add_argument("--allow", metavar="PATH", help="with tcp: a file or directory of the clients' public keys")
+    parser.add_argument(
+        "--allow-user",
+        action="append",
+        default=[],
+        metavar="NAME|UID",
+        help="with shm: a user whose clients may connect, instead of this one's alone; may be given several times",
+    )
+    parser.add_argument(
+        "--ring-files", action="store_true", help="with shm: for clients in an enclave, which can't be handed memory"
+    )
     parser.add_argument("--max-rows", type=int, default=4096, metavar="N", help="most rows of a product (default 4096)")
     parser.add_argument(
         "--window-us", type=int, default=2000, metavar="N", help="how long a call waits for company (default 2000)"
@@ -36,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     def stopping(number: int, frame: FrameType | None) -> None:
         stop.append(number)
 
+    from cutset.link.users import user_id
     from cutset.offload.accelerator.open import open_accelerator
     from cutset.offload.accelerator.server import Quota
 
@@ -47,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
         quota=quota,
         key=args.key,
         allow=args.allow,
+        users=[user_id(name) for name in args.allow_user],
+        ring_files=args.ring_files,
         makes_pads=not args.no_pads,
         progress=Progress(),
     )

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from cutset.engine.outputs import Delta, Timings, Usage
+from cutset.errors import printable
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 if TYPE_CHECKING:
-    from cutset.llm import LLM
+    from cutset.llm import LLM, AsyncLLM
 
-__all__ = ["Answer", "figures", "print_answer", "statistics"]
+__all__ = ["Answer", "figures", "print_answer", "statistics", "tell", "warn_of"]
 
 
 class Answer:
@@ -25,14 +29,15 @@ class Answer:
 
 def print_answer(deltas: Iterable[Delta]) -> Answer:
     """Prints the pieces of one sample as they come, and a line end if the text has none."""
-    answer = Answer()
+    answer, watched = Answer(), sys.stdout.isatty()
     try:
         for delta in deltas:
             if delta.error is not None:
                 raise delta.error
             answer.text += delta.text
             answer.token_ids += delta.token_ids
-            print(delta.text, end="", flush=True)
+            # A file or another program gets what the model said; a terminal nothing that it would obey.
+            print(CONTROL.sub("\ufffd", delta.text) if watched else delta.text, end="", flush=True)
             if delta.usage is not None and delta.timings is not None:
                 answer.usage, answer.timings, answer.finish_reason = delta.usage, delta.timings, delta.finish_reason
     finally:
@@ -88,6 +93,12 @@ def figures(command: str, llm: LLM, answer: Answer) -> dict[str, Any]:
     }
 
 
+def warn_of(llm: LLM | AsyncLLM) -> None:
+    """Says at the start what the user should know about the accelerator, if there is one."""
+    if llm.offload is not None and llm.offload.caution:
+        tell(f"cutset: warning: {llm.offload.caution}")
+
+
 def tell(line: str) -> None:
     """A line for the user that is no part of the answer."""
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)

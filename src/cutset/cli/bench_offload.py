@@ -13,7 +13,7 @@ from pathlib import Path
 from cutset.bench.results import Results, Row, machine, save
 from cutset.cli.bench_decode import rows_table
 from cutset.cli.options import add_json, output_file
-from cutset.cli.output import table
+from cutset.cli.output import printable, table
 from cutset.errors import RequestError
 
 __all__ = ["DESCRIPTION", "HELP", "configure", "run"]
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         raise RequestError("--rounds, --prompt, --decode, --clients and --threads must be at least 1")
 
     def tell(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        print(printable(line), file=sys.stderr, flush=True)
 
     setting = Setting(args.threads, args.rounds, args.link, args.device, tell)
     rows: list[Row] = []

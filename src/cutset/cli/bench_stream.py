@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cutset.cli.bench_decode import rows_table
 from cutset.cli.options import add_json
-from cutset.cli.output import table
+from cutset.cli.output import printable, table
 from cutset.errors import RequestError
 
 __all__ = ["DESCRIPTION", "HELP", "configure", "run"]
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     videos = find_videos(args.videos, picture_size(args.size) if args.size else None)
 
     def tell(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        print(printable(line), file=sys.stderr, flush=True)
 
     if args.json and not Path(args.json).absolute().parent.is_dir():
         raise RequestError(f"--json: there is no folder {Path(args.json).parent}")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import io
 import sys
+from pathlib import Path
 
-from cutset.cli.answer import print_answer, statistics, tell
+from cutset.cli.answer import print_answer, statistics, tell, warn_of
 from cutset.cli.options import add_settings, settings_from
 from cutset.cli.progress import Progress
 from cutset.cli.sampling import add_sampling, sampling_from
+from cutset.config import read_bounded
 from cutset.errors import RequestError
 
 __all__ = ["configure", "run"]
@@ -19,7 +21,11 @@ HELP = "/reset forgets the conversation, /exit or Ctrl-D ends; Ctrl-C stops an a
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a directory or a name of models.yaml, with a chat template")
-    parser.add_argument("--system", metavar="TEXT", help="what the model is told before the conversation")
+    system = parser.add_mutually_exclusive_group()
+    system.add_argument("--system", metavar="TEXT", help="what the model is told before the conversation")
+    system.add_argument(
+        "--system-file", type=Path, metavar="FILE", help="a file with that, which others here can't read"
+    )
     add_sampling(parser, max_tokens=1024, temperature=0.7, top_p=0.95)
     add_settings(parser)
 
@@ -29,10 +35,12 @@ def run(args: argparse.Namespace) -> int:
     settings = settings_from(args)
     from cutset.llm import LLM
 
-    start = [{"role": "system", "content": args.system}] if args.system else []
+    system = read_bounded(args.system_file) if args.system_file else args.system
+    start = [{"role": "system", "content": system}] if system else []
     with LLM(args.model, settings=settings, progress=Progress()) as llm:
         params = sampling_from(args, llm.generation.values)
         llm.encode_chat([*start, {"role": "user", "content": "?"}])  # no template: say so before anyone types
+        warn_of(llm)
         if isinstance(sys.stdin, io.TextIOWrapper):  # what isn't text is refused line by line, like a prompt
             sys.stdin.reconfigure(errors="surrogateescape")
         if sys.stdin.isatty():

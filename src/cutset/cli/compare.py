@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cutset.cli.options import add_json
+from cutset.cli.output import say
 from cutset.errors import RequestError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         parted = next((name for name, one in found.items() if not one.within(args.tolerance)), None)
         width = max(map(len, found))
         for name, one in found.items():
-            print(f"{name:<{width}}  {one}" + ("   <-- they part here" if name == parted else ""))
+            say(f"{name:<{width}}  {one}" + ("   <-- they part here" if name == parted else ""))
         agree = parted is None
     else:
         one = compare_arrays(load_array(args.a), load_array(args.b), mask)

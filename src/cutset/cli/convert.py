@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cutset.cli.output import say
 from cutset.errors import RequestError
 
 __all__ = ["configure", "run"]
@@ -26,5 +27,5 @@ def run(args: argparse.Namespace) -> int:
         convert(source, args.output)
     except OSError as error:
         raise RequestError(f"{args.output} can't be written: {error.strerror}") from None
-    print(f"{args.output}: {source.spec.family}, {len(source.spec.tensor_shapes())} tensors")
+    say(f"{args.output}: {source.spec.family}, {len(source.spec.tensor_shapes())} tensors")
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from cutset.cli.options import add_json
+from cutset.cli.output import say
 
 __all__ = ["configure", "run"]
 
@@ -19,9 +20,9 @@ def run(args: argparse.Namespace) -> int:
 
     findings = examine()
     for finding in findings:
-        print(f"{finding.verdict:<6}{finding.topic:<15}{finding.found}")
+        say(f"{finding.verdict:<6}{finding.topic:<15}{finding.found}")
         if finding.advice:
-            print(f"{'':<21}→ {finding.advice}")
+            say(f"{'':<21}→ {finding.advice}")
     bad = sum(finding.verdict == "bad" for finding in findings)
     warned = sum(finding.verdict == "warn" for finding in findings)
     print(f"\n{bad} bad, {warned} to look at, {len(findings) - bad - warned} good")

@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from cutset.cli.answer import figures, print_answer, statistics, tell
+from cutset.cli.answer import figures, print_answer, statistics, tell, warn_of
+from cutset.cli.input import read_stdin
 from cutset.cli.options import add_json, add_settings, different, output_path, settings_from
 from cutset.cli.progress import Progress
 from cutset.cli.sampling import add_sampling, sampling_from
 from cutset.config import read_bounded
-from cutset.errors import ConfigError, RequestError
+from cutset.errors import ConfigError
 
 __all__ = ["configure", "run"]
+
+PROMPT = "what to continue; - reads it from stdin. Others here can read a command line: better give --prompt-file, or -"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a directory, a name of models.yaml, or story (the bundled one)")
     prompt = parser.add_mutually_exclusive_group(required=True)
-    prompt.add_argument("--prompt", metavar="TEXT", help="what to continue; - reads it from stdin")
-    prompt.add_argument("--prompt-file", type=Path, metavar="FILE", help="a file with what to continue")
-    parser.add_argument("--output", type=output_path, metavar="FILE", help="write the text to FILE instead of stdout")
+    prompt.add_argument("--prompt", metavar="TEXT", help=PROMPT)
+    prompt.add_argument("--prompt-file", type=Path, metavar="FILE", help="a file with what to continue; - is stdin")
+    parser.add_argument(
+        "--output", type=output_path, metavar="FILE", help="write the text to FILE (0600), not to stdout"
+    )
     add_sampling(parser, max_tokens=128, temperature=0)
-    add_json(parser, "text, tokens and figures")
+    add_json(parser, "prompt, text, tokens and figures, for you alone (0600),")
     add_settings(parser)
 
 
@@ -34,10 +40,14 @@ def run(args: argparse.Namespace) -> int:
     different(args, "output", "json")
     sampling_from(args)  # what can't be is said before a model is loaded
     settings = settings_from(args)
-    prompt = read_bounded(args.prompt_file) if args.prompt_file else _stdin() if args.prompt == "-" else args.prompt
+    if args.prompt == "-" or (args.prompt_file and str(args.prompt_file) == "-"):
+        prompt = read_stdin()
+    else:
+        prompt = read_bounded(args.prompt_file) if args.prompt_file else args.prompt
     from cutset.llm import LLM
 
     with LLM(args.model, settings=settings, progress=Progress()) as llm, _text_to(args.output):
+        warn_of(llm)
         params = sampling_from(args, llm.generation.values)
         answer = print_answer(llm.stream(prompt, params))
         tell(statistics(answer))
@@ -46,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         from cutset.files import write_json
 
-        write_json(args.json, figures(shlex.join(["cutset", *sys.argv[1:]]), llm, answer))
+        write_json(args.json, figures(shlex.join(["cutset", *sys.argv[1:]]), llm, answer), private=True)
     return 0
 
 
@@ -57,15 +67,8 @@ def _text_to(path: Path | None) -> Iterator[None]:
         yield
         return
     try:
-        file = path.open("w", encoding="utf-8")
+        file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path} can't be written: {error.strerror}") from None
     with file, contextlib.redirect_stdout(file):
         yield
-
-
-def _stdin() -> str:
-    try:
-        return sys.stdin.buffer.read().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise RequestError(f"the prompt on stdin is not valid UTF-8: byte {error.start} is wrong") from None

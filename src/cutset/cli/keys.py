@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cutset.cli.output import say
+
 __all__ = ["configure", "run"]
 
 
@@ -50,5 +52,5 @@ def _show(args: argparse.Namespace) -> int:
     path = Path(args.file)
     found = [load_public(path)] if path.suffix == ".key" else sorted(load_allowed(path))
     for key in found:
-        print(f"{key.hex()}  {args.file}")
+        say(f"{key.hex()}  {args.file}")
     return 0

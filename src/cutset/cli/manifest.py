@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from cutset.cli.options import add_settings, settings_from
+from cutset.cli.output import say
 from cutset.errors import ConfigError
 
 __all__ = ["configure", "run"]
@@ -26,7 +27,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--context", type=int, metavar="N", help="longest sequence in tokens (default the model's)")
     parser.add_argument("--sequences", type=int, default=1, metavar="N", help="sequences at once (default 1)")
     parser.add_argument(
-        "--attestation", choices=("dcap", "none"), default="dcap", help="remote attestation (default dcap)"
+        "--attestation",
+        choices=("dcap", "none"),
+        default="none",
+        help="remote attestation; dcap is refused until the encrypted mount's key can be provisioned (default none)",
     )
     parser.add_argument("command", nargs="*", metavar="-- COMMAND", help="what runs inside, after `cutset`")
     add_settings(parser, "threads", "models_file")
@@ -75,6 +79,6 @@ def _check(path: Path) -> int:
 
     problems = lint_file(path)
     for problem in problems:
-        print(problem)
-    print(f"{path}: {len(problems) or 'no'} hole{'s' if len(problems) != 1 else ''}")
+        say(problem)
+    say(f"{path}: {len(problems) or 'no'} hole{'s' if len(problems) != 1 else ''}")
     return 1 if problems else 0

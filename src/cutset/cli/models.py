@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from cutset.cli.options import add_json, add_settings, settings_from
-from cutset.cli.output import mib, table
+from cutset.cli.output import mib, say, table
 from cutset.files import write_json
 from cutset.models.registry import ModelInfo, catalogue
 
@@ -35,8 +35,8 @@ def run(args: argparse.Namespace) -> int:
     print(table([("name", "architecture", "parameters", "weights", "usable", "directory"), *rows], right=(2, 3)))
     for info in found:
         if info.problem:
-            print(f"{info.ref.name} can't be used: {info.problem}")
-    print(f"\nregistered in: {settings.models_file or 'no models.yaml'}")
+            say(f"{info.ref.name} can't be used: {info.problem}")
+    say(f"\nregistered in: {settings.models_file or 'no models.yaml'}")
     if args.json:
         write_json(args.json, {"models": [_plain(info) for info in found]})
     return 0

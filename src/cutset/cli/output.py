@@ -1,22 +1,22 @@
-"""How commands print tables and sizes."""
+"""How commands print tables, sizes and what others wrote."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
-__all__ = ["mib", "printable", "table"]
+from cutset.errors import printable
 
-CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+__all__ = ["mib", "printable", "say", "table"]
 
 
-def printable(text: str) -> str:
-    """A message whose parts may come from another party, without what a terminal would obey."""
-    return CONTROL.sub("\ufffd", text)
+def say(text: object, *, end: str = "\n", flush: bool = False) -> None:
+    """Prints a text of which a part comes from another party or a file."""
+    print(printable(str(text)), end=end, flush=flush)
 
 
 def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Rows in aligned columns, two spaces apart; the columns in `right` are flush right."""
+    """Rows in aligned columns, two spaces apart; the columns in `right` are flush right. Cells may hold any text."""
+    rows = [[printable(cell, lines=False) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))] if rows else []
     lines = []
     for row in rows:

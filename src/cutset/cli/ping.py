@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     digest = _digest(args.model, settings) if args.model else None
     try:
         session = Session(
-            lambda: dial(settings, args.address, settings.accelerator_key, timeout=args.timeout),
+            lambda: dial(settings, args.address, settings.accelerator_key, timeout=args.timeout, any_user=True),
             Patience(args.timeout, args.timeout),
         )
         try:

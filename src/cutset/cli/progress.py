@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 
+from cutset.errors import printable
+
 __all__ = ["Progress"]
 
 WIDTH = 30
@@ -23,7 +25,12 @@ class Progress:
         if self.watched and time.monotonic() - self.since >= DELAY_S:
             self.shown = True
             bar = "█" * (WIDTH * done // max(total, 1))
-            print(f"\r{bar:<{WIDTH}} {done}/{total} {what[:40]:<40}", end="", file=sys.stderr, flush=True)
+            print(
+                f"\r{bar:<{WIDTH}} {done}/{total} {printable(what, lines=False)[:40]:<40}",
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
         if done >= total:
             self.clear()
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from cutset.cli.options import add_settings, settings_from
+from cutset.cli.output import say
 from cutset.cli.progress import Progress
 from cutset.errors import ModelError
 
@@ -32,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
         except OSError as error:
             raise ModelError(f"{args.output} can't be written: {error.strerror}") from None
     before, after = (_megabytes(folder) for folder in (source.path, args.output))
-    print(f"{args.output}: {source.spec.parameter_count():,} parameters, {before:.1f} MB became {after:.1f} MB")
+    say(f"{args.output}: {source.spec.parameter_count():,} parameters, {before:.1f} MB became {after:.1f} MB")
     return 0
 
 

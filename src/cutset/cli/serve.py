@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cutset.cli.answer import tell
+from cutset.cli.answer import tell, warn_of
 from cutset.cli.options import add_settings, settings_from
 from cutset.cli.progress import Progress
 from cutset.config import read_bounded
@@ -131,6 +131,7 @@ def _serve(args: argparse.Namespace, llm: AsyncLLM, limits: Limits, auth: Auth, 
     from cutset.serve.server import Server, url_of
     from cutset.serve.service import Service
 
+    warn_of(llm)
     service = Service(llm, names=args.served_model_name, limits=limits, on_integrity_error=args.on_integrity_error)
     server = Server(build_app(service, auth), service, tell, _proxies(args))
     where = url_of(listening)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cutset.cli.options import output_path
+from cutset.cli.output import printable
 from cutset.cli.progress import Progress
 from cutset.errors import ConfigError, RequestError
 
@@ -100,4 +101,4 @@ def _again(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
 def _tell(line: str) -> None:
     import sys
 
-    print(line, file=sys.stderr)
+    print(printable(line), file=sys.stderr)

@@ -7,6 +7,8 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from cutset.cli.output import say
+
 if TYPE_CHECKING:
     from cutset.cli.stream_sources import SourceWatch
     from cutset.stream.accuracy import Accuracy
@@ -39,7 +41,7 @@ class RunResults:
         self.summary.result(result)
         error = self.check.compare(result) if self.check is not None else None
         if not self._args.quiet:
-            print(_line(result, len(self._args.source) > 1, self._args.features), flush=True)
+            say(_line(result, len(self._args.source) > 1, self._args.features), flush=True)
         if self._args.json:
             self._pictures.append(_figures(result, error))
 
@@ -91,9 +93,12 @@ class RunResults:
     def _rows(self) -> list[Any]:
         from cutset.bench.results import Row, summarise
         from cutset.stream.coordinator.summary import quantile
+        from cutset.stream.sources.live import without_secrets
 
         args, summary = self._args, self.summary
-        workload = f"{args.model}, {', '.join(args.source)}, {args.mode}"
+        # An address of a camera may hold its password.
+        names = [without_secrets(source) if "://" in source else source for source in args.source]
+        workload = f"{args.model}, {', '.join(names)}, {args.mode}"
         rows = []
         for metric, seconds in (("latency", summary.latencies), ("links and layers", summary.transits)):
             if seconds:

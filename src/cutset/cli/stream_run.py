@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cutset.cli.interruption import Interrupted, Interruption
 from cutset.cli.options import add_json, different, output_path, worker_threads
+from cutset.cli.output import printable
 from cutset.cli.stream_dashboard import add_dashboard, dashboard, explainer
 from cutset.cli.stream_graph import picture_size
 from cutset.cli.stream_planner import add_planning, advisor, allowed
@@ -124,7 +125,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
 
 
 def _tell(line: str) -> None:
-    print(f"stream: {line}", file=sys.stderr, flush=True)
+    print(printable(f"stream: {line}"), file=sys.stderr, flush=True)
 
 
 def _play(args: argparse.Namespace, watch: SourceWatch, signals: Interruption) -> int:

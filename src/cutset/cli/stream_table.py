@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cutset.cli.output import table
+from cutset.cli.output import say, table
 from cutset.errors import RequestError
 from cutset.files import write_atomically, write_json
 
@@ -85,15 +85,15 @@ def show(
     if plan is None:
         raise RequestError(f"{chosen.name} has no plan here: {chosen.why_not}")
     ran = simulate(Model(problem), plan, args.simulate)
-    print(_conditions(problem))
+    say(_conditions(problem))
     print(f"\n{table([HEAD, *(_row(problem, one, chosen) for one in choices)], right=range(3, 10))}\n")
     for one in choices:
         if one.why_not:
-            print(f"{one.name}: {one.why_not}")
+            say(f"{one.name}: {one.why_not}")
     if args.scheduler:
         print(f"taken as asked: {args.scheduler}")
-    print(explain(problem, chosen, choices))
-    print(_simulated(problem, ran))
+    say(explain(problem, chosen, choices))
+    say(_simulated(problem, ran))
     if args.out:
         write_atomically(args.out, write_plan(plan).decode() + "\n")
     if args.gantt:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cutset.cli.options import add_json, different, output_path
-from cutset.cli.output import table
+from cutset.cli.output import say, table
 from cutset.errors import RequestError
 from cutset.files import write_atomically, write_json
 
@@ -50,9 +50,9 @@ def run(args: argparse.Namespace) -> int:
         raise RequestError(f"{args.trace} has no pictures" + (f" {args.pictures}" if args.pictures else ""))
     begin, end = window(trace.timeline)
     works = work(whole.timeline, begin, end)
-    print(trace.title)
+    say(trace.title)
     for name, note in trace.notes.items():
-        print(f"{name}: {note}")
+        say(f"{name}: {note}")
     print(f"\n{table(_work_rows(works, end - begin), right=range(1, 12))}\n")
     done = [picture for picture in pictures if picture.delivered]
     counted = done or pictures
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     print(_headline(pictures, done, end - begin))
     print(f"\n{table(_split_rows(split, mean), right=(2, 3))}\n")
     shown = _shown(counted, pictures, args.picture)
-    print(_way(shown, whole))
+    say(_way(shown, whole))
     if args.output:
         _draw(trace, args.output)
     if args.json:

@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 from types import FrameType
 
+from cutset.cli.output import printable
 from cutset.errors import ConfigError
 
 __all__ = ["DESCRIPTION", "HELP", "configure", "run", "size_in_bytes"]
@@ -89,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _tell(line: str) -> None:
-    print(f"worker: {line}", file=sys.stderr, flush=True)
+    print(printable(f"worker: {line}"), file=sys.stderr, flush=True)
 
 
 def _end_with_parent(directory: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
@@ -118,7 +117,8 @@ class SamplingParams:
 
 
 def _bad(name: str, value: object, wanted: str) -> RequestError:
-    shown = repr(value)
+    huge = isinstance(value, int) and abs(value) >> 400  # Python itself refuses to write thousands of digits
+    shown = "a huge number" if huge else repr(value)
     return RequestError(f"{name}={shown if len(shown) <= 80 else shown[:77] + '...'} can't be used: give {wanted}.")
 
 
@@ -130,8 +130,9 @@ def _whole(name: str, value: Any, low: int, high: int) -> None:
 
 def _number(name: str, value: Any, low: float, high: float, *, above: bool = False) -> None:
     wanted = f"a number {'above' if above else 'from'} {low} {'and at most' if above else 'to'} {high}"
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+    if not isinstance(value, int | float) or isinstance(value, bool):
         raise _bad(name, value, wanted)
+    # Whole numbers may be too large for isfinite; what isn't a number is within no bounds.
     if not low <= value <= high or (above and value == low):
         raise _bad(name, value, wanted)
 

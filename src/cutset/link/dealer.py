@@ -13,6 +13,7 @@ from cutset.link.channel import Channel, timed_out
 from cutset.link.keys import Keys
 from cutset.link.limits import Limits, Timeouts
 from cutset.link.sockets import SharedSocket
+from cutset.link.users import own
 from cutset.link.zeromq import GOODBYE, KEYS_HELP, check_owner, configure
 
 __all__ = ["connect"]
@@ -35,6 +36,7 @@ class ZmqLink(Channel):
         super().__init__(address, peer, timeouts, limits)
         self._sock = sock
         self._why = ""  # what ended the link
+        self.user = own() if address.startswith("ipc:") else None  # see check_owner
 
     def _put(self, data: bytes | bytearray, timeout: float) -> None:
         if self._why:

@@ -157,7 +157,7 @@ def decode(buffer: memoryview, start: int, length: int, limit: int, release: Cal
         raise FrameError(f"a head of {size} bytes in a frame of {length}, where {MAX_HEAD} is the limit")
     try:
         header, described = _decode_head(bytes(buffer[start + PRELUDE.size : start + at]))
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise FrameError(f"the head of a frame can't be read: {error}") from None
     arrays = []
     at += -at % ALIGN

@@ -1,8 +1,9 @@
-"""The files behind shared memory: one that a listener controls, and one for each client's two rings.
+"""The memory that parties share: one piece that a listener controls, and one for each client's two rings.
 
-Plain files that are mapped, in /dev/shm or where CUTSET_SHM_DIR says. Nobody but their owner may open them. That a
-party lives is known by a lock on one byte of the control file, which the kernel lets go when the party dies; where
-there are no such locks (in an enclave), only by its silence. docs/protocol.md has every word of the layout.
+Memory without a name (memfd), sealed so that nobody can make it shorter: reading beyond the end of a mapped file ends a
+process. Its descriptors go over a socket (handover.py), to users whom the other side named. A client in an enclave
+can't be handed descriptors; for it alone there are plain files instead, in /dev/shm or where CUTSET_SHM_DIR says, which
+nobody but their owner may open. docs/protocol.md has every word of the layout.
 """
 
 from __future__ import annotations
@@ -17,8 +18,22 @@ import struct
 from pathlib import Path
 
 from cutset.errors import ConfigError, LinkError
+from cutset.link.limits import Limits
 
-__all__ = ["Locks", "control_path", "create", "directory", "map_file", "open_file", "remove_rings", "ring_path"]
+__all__ = [
+    "Locks",
+    "capacity",
+    "control_path",
+    "create",
+    "create_sealed",
+    "directory",
+    "map_file",
+    "map_sealed",
+    "open_file",
+    "remove_rings",
+    "ring_path",
+    "socket_path",
+]
 
 MAGIC = int.from_bytes(b"cutsetR1", "little")
 PAGE = 4096
@@ -37,8 +52,11 @@ OPEN, SHUT = 1, 2
 
 # A slot's words.
 SLOT_STATE, SLOT_FLAGS, SLOT_NAME, SLOT_UP, SLOT_DOWN, SLOT_PID = 0, 4, 8, 16, 24, 32
-FREE, CLAIMED, OFFERED, ACCEPTED, REFUSED, UNLOCKED = range(6)  # UNLOCKED: claimed by a client without locks
-LOCKS, FUTEXES = 1, 2  # flags: what the client can do
+FREE, CLAIMED, OFFERED, ACCEPTED, REFUSED = range(5)
+FUTEXES = 2  # a flag: the client can wake others, and be woken
+
+# What keeps memory as long as it is. Seals can't be taken off again; writing stays allowed.
+SEALS = ("F_SEAL_SHRINK", "F_SEAL_GROW", "F_SEAL_SEAL")
 
 FLOCK = struct.Struct("hhqqi4x")
 
@@ -60,6 +78,10 @@ def control_path(name: str) -> Path:
     return directory() / f"cutset-{name}.ctl"
 
 
+def socket_path(name: str) -> Path:
+    return directory() / f"cutset-{name}.sock"
+
+
 def ring_path(name: str, number: int) -> Path:
     return directory() / f"cutset-{name}-{number:016x}.ring"
 
@@ -67,6 +89,11 @@ def ring_path(name: str, number: int) -> Path:
 def ring_bytes(up: int, down: int) -> int:
     """Bytes of a file with rings of these capacities; the second one begins at `PAGE + up`."""
     return 2 * PAGE + up + down
+
+
+def capacity(limits: Limits) -> int:
+    """Bytes of a ring: whole pages."""
+    return -(-limits.ring // PAGE) * PAGE
 
 
 def remove_rings(name: str) -> None:
@@ -92,7 +119,7 @@ def open_file(path: Path, flags: int = 0) -> int:
     return descriptor
 
 
-def allocate(descriptor: int, path: Path, nbytes: int) -> None:
+def allocate(descriptor: int, place: str, nbytes: int) -> None:
     """Makes the file that large, with memory behind it: a full disk is an error now and no signal later."""
     try:
         try:
@@ -103,11 +130,11 @@ def allocate(descriptor: int, path: Path, nbytes: int) -> None:
             for start in range(os.fstat(descriptor).st_size, nbytes, 1 << 20):
                 os.pwrite(descriptor, bytes(min(1 << 20, nbytes - start)), start)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in (errno.ENOSPC, errno.ENOMEM):
             raise LinkError(
-                f"{path.parent} has no room for {nbytes >> 20} MiB: free some, or set a smaller Limits.ring"
+                f"{place} has no room for {nbytes >> 20} MiB: free some, or set a smaller Limits.ring"
             ) from None
-        raise LinkError(f"{path} can't be made {nbytes} bytes long: {error.strerror}") from None
+        raise LinkError(f"{place}: {nbytes} bytes can't be had: {error.strerror}") from None
 
 
 def create(path: Path, nbytes: int) -> mmap.mmap:
@@ -117,7 +144,7 @@ def create(path: Path, nbytes: int) -> mmap.mmap:
     except FileExistsError:
         raise LinkError(f"{path} is there already") from None
     try:
-        allocate(descriptor, path, nbytes)
+        allocate(descriptor, str(path.parent), nbytes)
         return map_file(descriptor, nbytes)
     except BaseException:
         path.unlink(missing_ok=True)
@@ -131,6 +158,43 @@ def map_file(descriptor: int, nbytes: int) -> mmap.mmap:
     if os.fstat(descriptor).st_size != nbytes:
         raise LinkError("a file of shared memory has the wrong size: the other side is another version of Cutset")
     return mmap.mmap(descriptor, nbytes, flags=mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0))
+
+
+def create_sealed(nbytes: int) -> tuple[int, mmap.mmap]:
+    """New memory of zeros that keeps its size: its descriptor, to be handed on and closed, and the memory itself."""
+    if not hasattr(os, "memfd_create"):
+        raise LinkError("shared memory needs Linux: use ipc:// or tcp://")
+    descriptor = os.memfd_create("cutset", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        allocate(descriptor, "memory", nbytes)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _seals())
+        return descriptor, map_file(descriptor, nbytes)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def map_sealed(descriptor: int, nbytes: int) -> mmap.mmap:
+    """Memory that another process made. Raises LinkError for what could be cut short while it is used here, and for
+    another size."""
+    try:
+        seals = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
+    except OSError:  # a file, a socket: whatever has no seals
+        seals = 0
+    # Pages of huge memory may be missing when they are touched, which would end this process too.
+    if seals & _seals() != _seals() or os.fstatvfs(descriptor).f_bsize != mmap.PAGESIZE:
+        raise LinkError("the other side handed over memory that isn't sealed: it could end this process")
+    try:
+        return map_file(descriptor, nbytes)
+    except OSError as error:  # sealed against writing, say
+        raise LinkError(f"the other side's memory can't be mapped: {error.strerror}") from None
+
+
+def _seals() -> int:
+    found = 0
+    for name in SEALS:
+        found |= getattr(fcntl, name)
+    return found
 
 
 class Locks:

@@ -1,6 +1,6 @@
 """Links over shared memory: one end. shm_client.py and shm_listener.py are the two ways to one.
 
-Each client has two rings in a file of its own. What fits in half a ring is sent and received in place; what doesn't
+Each client has two rings in memory of its own. What fits in half a ring is sent and received in place; what doesn't
 travels in pieces, which the receiving side puts together in private memory.
 """
 
@@ -60,9 +60,11 @@ class ShmLink:
         outgoing: int,
         alive: Callable[[], bool],
         ended: Callable[[ShmLink], None],
+        user: int | None = None,
     ) -> None:
         self.address = address
         self.peer = peer
+        self.user = user
         self.timeouts = timeouts
         self.receiver = receiver
         self._sender = sender

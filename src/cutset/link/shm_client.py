@@ -1,106 +1,122 @@
-"""The client's way to a listener in shared memory: it claims a slot and offers a file with two rings."""
+"""The client's way to a listener in shared memory: it is handed the listener's memory, and hands over its own rings."""
 
 from __future__ import annotations
 
-import contextlib
-import mmap
 import os
-import secrets
+import socket
 import time
 
 from cutset.errors import LinkClosed, LinkError
-from cutset.link import segment
+from cutset.link import handover, segment, shm_files
 from cutset.link.addresses import Address
 from cutset.link.limits import Limits, Timeouts
 from cutset.link.shm import DATA_BELL, ShmLink, patience
 from cutset.link.shm import extension as _ring
+from cutset.link.users import credentials, own, user_id, user_name
 
 __all__ = ["connect"]
 
 RETRY = 0.02  # seconds between two tries
+ROOT = 0  # reads everything anyhow
 
 
-def connect(where: Address, timeouts: Timeouts, limits: Limits) -> ShmLink:
+def connect(where: Address, timeouts: Timeouts, limits: Limits, any_user: bool = False) -> ShmLink:
+    """`any_user`: whoever listens there may be another user, because what is sent may be seen by anybody."""
+    wanted = user_id(where.user) if where.user else None
     deadline = time.monotonic() + timeouts.connect
     while True:
-        try:
-            found = _dial(where, timeouts, limits)
-        except FileNotFoundError:
-            found = None
+        if segment.in_enclave():
+            found = shm_files.dial(where, timeouts, limits)
+        else:
+            found = _dial(where, timeouts, limits, wanted, any_user, deadline)
         if found is not None:
             return found
         if time.monotonic() >= deadline:
-            raise LinkClosed(f"nobody listens at {where}: start the other side first, and as the same user")
+            if segment.in_enclave() and segment.socket_path(where.place).exists():
+                raise LinkClosed(f"{where} has no files for clients in an enclave: start it with --ring-files")
+            raise LinkClosed(f"nobody listens at {where}: start the other side first{_other_kind(where)}")
         time.sleep(RETRY)
 
 
-def _dial(where: Address, timeouts: Timeouts, limits: Limits) -> ShmLink | None:
+def _other_kind(where: Address) -> str:
+    control = segment.control_path(where.place)
+    try:
+        files = control.stat().st_size > 0 and not segment.socket_path(where.place).exists()
+    except OSError:
+        return ""
+    return "; one that was started with --ring-files takes clients in an enclave alone" if files else ""
+
+
+def _dial(
+    where: Address, timeouts: Timeouts, limits: Limits, wanted: int | None, any_user: bool, deadline: float
+) -> ShmLink | None:
     """A link, or None when nobody listens."""
-    locks = segment.Locks(segment.open_file(segment.control_path(where.place)))
+    connection = _connected(where)
+    if connection is None:
+        return None
     try:
-        if os.fstat(locks.descriptor).st_size == 0:  # a listener begins at this moment
-            locks.let_go()
-            return None
-        control = segment.map_file(locks.descriptor, segment.CONTROL_BYTES)
-        magic = _ring.load64(control, 0)
-        if magic == 0:  # the same, a moment later
-            locks.let_go()
-            return None
-        if magic != segment.MAGIC:
-            raise LinkError(f"{where} isn't a listener's, or one of another version of Cutset")
-        epoch = _ring.load64(control, segment.EPOCH)
-        if _ring.load32(control, segment.STATE) != segment.OPEN or not locks.taken(0):
-            locks.let_go()
-            return None
-        link = _claim(where, timeouts, limits, locks, control, epoch)
-    except BaseException:
-        locks.let_go()
-        raise
-    return link
+        connection.settimeout(max(0.05, deadline - time.monotonic()))
+        user = credentials(connection).user
+        if user != wanted and (wanted is not None or not (any_user or user in (own(), ROOT))):
+            name = user_name(user)
+            raise LinkError(f"it belongs to the user {name}: write shm://{name}@{where.place} if that is meant")
+        return _join(where, timeouts, limits, connection, user)
+    except TimeoutError:
+        raise LinkClosed(f"{where} doesn't answer: it is stopped, or too busy") from None
+    except ConnectionError:  # it ended just now
+        return None
+    except LinkClosed as error:
+        raise LinkClosed(f"{where}: {error}") from None
+    except LinkError as error:
+        raise LinkError(f"{where}: {error}") from None
+    finally:
+        if connection.fileno() >= 0:
+            connection.close()
 
 
-def _claim(
-    where: Address, timeouts: Timeouts, limits: Limits, locks: segment.Locks, control: mmap.mmap, epoch: int
-) -> ShmLink:
-    slots = min(_ring.load32(control, segment.SLOTS), segment.MAX_SLOTS)
-    for index in range(slots):
-        slot, locked = segment.FIRST_SLOT + index * segment.SLOT, locks.take(1 + index)
-        wanted = segment.CLAIMED if locked else segment.UNLOCKED
-        if locked is not False and _ring.compare_exchange(control, slot, segment.FREE, wanted):
-            break
-        locks.give(1 + index)
-    else:
-        raise LinkClosed(f"{where} has as many clients as it takes, {slots}")
-    spin, naps = patience(timeouts)
-    up = down = -(-limits.ring // segment.PAGE) * segment.PAGE
-    number = secrets.randbits(64)
-    path = segment.ring_path(where.place, number)
+def _connected(where: Address) -> socket.socket | None:
+    path = segment.socket_path(where.place)
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        memory = segment.create(path, segment.ring_bytes(up, down))
-    except BaseException:
-        _ring.store32(control, slot, segment.FREE)
-        raise
+        connection.setblocking(False)
+        connection.connect(f"/proc/self/fd/{folder}/{path.name}")  # the path may be longer than a socket's
+    except PermissionError:
+        connection.close()
+        raise LinkError(f"{path} takes its own user alone: start the other side with --allow-user") from None
+    except OSError as error:
+        connection.close()
+        if isinstance(error, FileNotFoundError | ConnectionRefusedError | BlockingIOError):
+            return None  # a BlockingIOError: many come at once
+        raise LinkError(f"{path} can't be connected to: {error.strerror}") from None
+    finally:
+        os.close(folder)
+    return connection
+
+
+def _join(where: Address, timeouts: Timeouts, limits: Limits, connection: socket.socket, user: int) -> ShmLink | None:
+    welcome = handover.receive(connection, handover.WELCOME)
+    if welcome is None:
+        return None
+    try:
+        control = segment.map_sealed(welcome.descriptor, segment.CONTROL_BYTES)
+    finally:
+        os.close(welcome.descriptor)
+    epoch, (spin, naps) = welcome.numbers[0], patience(timeouts)
+    up = down = segment.capacity(limits)
+    descriptor, memory = segment.create_sealed(segment.ring_bytes(up, down))
+    try:
+        flags = 0 if naps else segment.FUTEXES
+        handover.send(connection, handover.Message(handover.OFFER, flags, (up, down), descriptor=descriptor))
+    finally:
+        os.close(descriptor)
+    if handover.receive(connection, handover.ACCEPTED) is None:
+        return None
     sender = _ring.Sender(memory, 0, up, epoch, control, segment.BELL, spin, naps)
     base = segment.PAGE + up
     receiver = _ring.Receiver(memory, base, down, epoch, memory, base + DATA_BELL, spin, naps)
-    flags = (segment.LOCKS if locked else 0) | (0 if naps else segment.FUTEXES)
-    for offset, value in ((segment.SLOT_NAME, number), (segment.SLOT_UP, up), (segment.SLOT_DOWN, down)):
-        _ring.store64(control, slot + offset, value)
-    _ring.store32(control, slot + segment.SLOT_PID, os.getpid())
-    _ring.store32(control, slot + segment.SLOT_FLAGS, flags)
-    _ring.store32(control, slot, segment.OFFERED)
-    _ring.fetch_add(control, segment.JOINS, 1)
-    _ring.ring_bell(control, segment.BELL)
-
-    def alive() -> bool:
-        same = _ring.load64(control, segment.EPOCH) == epoch and _ring.load32(control, segment.STATE) == segment.OPEN
-        return same and locks.taken(0) and _ring.load32(control, slot) != segment.REFUSED
-
-    def ended(link: ShmLink) -> None:
-        if not alive():  # else the listener removes the file, when it has read what is in there
-            with contextlib.suppress(OSError):
-                path.unlink()
-        locks.let_go()
-
+    tie = handover.Tie(connection)
     text = str(where)
-    return ShmLink(text, text, timeouts, limits, memory, sender, receiver, base, 0, alive, ended)
+    return ShmLink(
+        text, text, timeouts, limits, memory, sender, receiver, base, 0, tie.holds, lambda _: tie.cut(), user
+    )

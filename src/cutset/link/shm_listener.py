@@ -1,4 +1,4 @@
-"""The listener of shared memory: a control file whose slots clients claim, and one bell for all of them."""
+"""The listener of shared memory: control memory with one bell for all clients, and a door at which they arrive."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from collections import deque
 from collections.abc import Collection
 
 from cutset.config import usable_cores
-from cutset.errors import FrameError, LinkClosed, LinkError
+from cutset.errors import ConfigError, FrameError, LinkClosed, LinkError
 from cutset.link import segment
 from cutset.link.addresses import Address
+from cutset.link.doors import Arrival, Door, SocketDoor
 from cutset.link.frames import Frame
 from cutset.link.interface import Link
-from cutset.link.limits import MIN_RING, Limits, Timeouts
+from cutset.link.limits import Limits, Timeouts
 from cutset.link.shm import DATA_BELL, SLICE, ShmLink, patience
 from cutset.link.shm import extension as _ring
+from cutset.link.shm_files import FileDoor
+from cutset.link.users import own
 
 __all__ = ["listen"]
 
@@ -29,7 +32,14 @@ LOOK = 0.25  # seconds between two looks whether clients live
 
 class ShmListener:
     def __init__(
-        self, where: Address, timeouts: Timeouts, limits: Limits, locks: segment.Locks, control: mmap.mmap, epoch: int
+        self,
+        where: Address,
+        timeouts: Timeouts,
+        limits: Limits,
+        locks: segment.Locks,
+        control: mmap.mmap,
+        epoch: int,
+        door: Door,
     ) -> None:
         self.address = str(where)
         self._name = where.place
@@ -38,6 +48,7 @@ class ShmListener:
         self._locks = locks
         self._control = control
         self._epoch = epoch
+        self._door = door
         self._patience = patience(timeouts)
         self.poller = _ring.Poller(control, segment.BELL, segment.JOINS, *self._patience)
         self._links: dict[int, ShmLink] = {}  # by slot
@@ -86,64 +97,48 @@ class ShmListener:
         return None if frame is None else (link, frame)
 
     def _admit(self) -> None:
-        for slot in range(self._limits.clients):
-            if _ring.load32(self._control, self._at(slot)) == segment.OFFERED and slot not in self._links:
-                try:
-                    self._accept(slot)
-                except (LinkError, OSError):
-                    _ring.store32(self._control, self._at(slot), segment.REFUSED)
+        for arrival in self._door.arrivals():
+            self._accept(arrival)
 
-    def _at(self, slot: int) -> int:
-        return segment.FIRST_SLOT + slot * segment.SLOT
-
-    def _accept(self, slot: int) -> None:
-        """Maps a client's file. Its numbers are read once, and only their copies are used."""
-        at, control = self._at(slot), self._control
-        number = _ring.load64(control, at + segment.SLOT_NAME)
-        up, down = (_ring.load64(control, at + word) for word in (segment.SLOT_UP, segment.SLOT_DOWN))
-        flags, pid = (_ring.load32(control, at + word) for word in (segment.SLOT_FLAGS, segment.SLOT_PID))
-        if any(not MIN_RING <= size <= self._limits.max_ring or size % segment.PAGE for size in (up, down)):
-            raise LinkError("a ring of a size that isn't allowed")
-        path = segment.ring_path(self._name, number)
-        descriptor = segment.open_file(path)
-        try:
-            memory = segment.map_file(descriptor, segment.ring_bytes(up, down))
-        finally:
-            os.close(descriptor)
-            path.unlink(missing_ok=True)  # both sides have it mapped: nothing is left when they die
+    def _accept(self, new: Arrival) -> None:
         spin, naps = self._patience
-        if not flags & segment.FUTEXES:  # it can't wake this side, which must look by itself
+        if not new.futexes:  # it can't wake this side, which must look by itself
             naps = self.poller.naps = True
-        base = segment.PAGE + up
-        receiver = _ring.Receiver(memory, 0, up, self._epoch, control, segment.BELL, spin, naps)
-        sender = _ring.Sender(memory, base, down, self._epoch, memory, base + DATA_BELL, spin, naps)
+        slot, memory, control, base = new.slot, new.memory, self._control, segment.PAGE + new.up
+        receiver = _ring.Receiver(memory, 0, new.up, self._epoch, control, segment.BELL, spin, naps)
+        sender = _ring.Sender(memory, base, new.down, self._epoch, memory, base + DATA_BELL, spin, naps)
 
         def alive() -> bool:
             # One that closed is there until it was read to its end.
-            there = not flags & segment.LOCKS or self._locks.taken(1 + slot)
-            return self._open and (there or _ring.load32(memory, SENDER_CLOSED) != 0)
+            return self._open and (new.alive() or _ring.load32(memory, SENDER_CLOSED) != 0)
 
         def ended(link: ShmLink) -> None:
             self._ended.append((slot, link))
 
-        peer = f"the client with process id {pid}"
         self._links[slot] = ShmLink(
-            self.address, peer, self._timeouts, self._limits, memory, sender, receiver, 0, base, alive, ended
+            self.address,
+            new.peer,
+            self._timeouts,
+            self._limits,
+            memory,
+            sender,
+            receiver,
+            0,
+            base,
+            alive,
+            ended,
+            new.user,
         )
         self.poller.add(slot, receiver)
-        _ring.store32(control, at, segment.ACCEPTED)
 
     def _look(self, now: float) -> None:
-        """Finds clients that died."""
+        """Finds clients that died, and those of whose coming the shared memory doesn't tell."""
         self._looked = now
         for link in list(self._links.values()):
             if not link.why and not link.alive():
                 link.over(f"{link.peer} died")
-        for slot in range(self._limits.clients):
-            if slot in self._links or (state := _ring.load32(self._control, self._at(slot))) == segment.FREE:
-                continue
-            if state in (segment.CLAIMED, segment.ACCEPTED, segment.REFUSED) and not self._locks.taken(1 + slot):
-                _ring.store32(self._control, self._at(slot), segment.FREE)
+        self._door.look(now)
+        self._admit()
 
     def _sweep(self) -> None:
         while self._ended:
@@ -151,7 +146,7 @@ class ShmListener:
             if self._links.get(slot) is link:
                 del self._links[slot]
                 self.poller.remove(slot)
-                _ring.store32(self._control, self._at(slot), segment.FREE)
+                self._door.left(slot)
                 self._gone.append(link)
 
     def gone(self) -> list[Link]:
@@ -175,14 +170,36 @@ class ShmListener:
         self._sweep()
         self._open = False
         _ring.store32(self._control, segment.STATE, segment.SHUT)
+        self._door.close()
         with contextlib.suppress(OSError):
             segment.control_path(self._name).unlink()
-        segment.remove_rings(self._name)
         self._locks.let_go()
 
 
-def listen(where: Address, timeouts: Timeouts, limits: Limits) -> ShmListener:
-    name, path = where.place, segment.control_path(where.place)
+def listen(
+    where: Address, timeouts: Timeouts, limits: Limits, users: Collection[int] = (), files: bool = False
+) -> ShmListener:
+    """`users`: who may connect, by id; nobody named: this process's own user. `files`: for clients in an enclave, who
+    can't be handed memory, and for no others."""
+    if where.user:
+        raise ConfigError(f"{where}: a listener's address names no user: write shm://{where.place}")
+    if files and set(users) - {own()}:
+        raise ConfigError("ring files are for clients in an enclave that run as this user: allow no others")
+    locks = _only_one(where, files)
+    # A dead listener's clients may still have its memory: the new epoch tells them.
+    epoch = secrets.randbits(64)
+    try:
+        control, door = _with_files(where, limits, locks, epoch) if files else _with_memory(where, limits, users, epoch)
+    except BaseException:
+        locks.let_go()
+        raise
+    return ShmListener(where, timeouts, limits, locks, control, epoch, door)
+
+
+def _only_one(where: Address, files: bool) -> segment.Locks:
+    """The lock that says that somebody listens here. Raises LinkError where another one has it."""
+    path = segment.control_path(where.place)
+    sizes = (0, segment.CONTROL_BYTES) if files else (0,)
     while True:
         locks = segment.Locks(segment.open_file(path, os.O_CREAT))
         try:
@@ -190,27 +207,44 @@ def listen(where: Address, timeouts: Timeouts, limits: Limits) -> ShmListener:
             if held is False:
                 raise LinkError(f"{where} is taken: something listens there already")
             if held is None:
-                raise LinkError(f"{path.parent} has no file locks, by which a client knows that this side lives")
+                raise LinkError(f"{path.parent} has no file locks, by which others know that this side lives")
             status = os.fstat(locks.descriptor)
             with contextlib.suppress(FileNotFoundError):
                 # Another listener may have removed the file, and this one holds the lock of what nobody finds.
                 if os.path.samestat(status, os.lstat(path)):
-                    if status.st_size in (0, segment.CONTROL_BYTES):
-                        break
-                    path.unlink()  # another version's
+                    if status.st_size in sizes:
+                        return locks
+                    path.unlink()  # another version's, or another kind's
         except BaseException:
             locks.let_go()
             raise
         locks.let_go()
+
+
+def _with_memory(where: Address, limits: Limits, users: Collection[int], epoch: int) -> tuple[mmap.mmap, Door]:
+    descriptor, control = segment.create_sealed(segment.CONTROL_BYTES)
     try:
-        segment.allocate(locks.descriptor, path, segment.CONTROL_BYTES)
-        control = segment.map_file(locks.descriptor, segment.CONTROL_BYTES)
+        _begin(control, epoch, limits)
+
+        def wake() -> None:
+            _ring.fetch_add(control, segment.JOINS, 1)
+            _ring.ring_bell(control, segment.BELL)
+
+        return control, SocketDoor(segment.socket_path(where.place), descriptor, epoch, limits, users or {own()}, wake)
     except BaseException:
-        locks.let_go()
+        os.close(descriptor)
         raise
-    # A dead listener's clients may still have this mapped: the new epoch tells them.
-    segment.remove_rings(name)
-    epoch = secrets.randbits(64)
+
+
+def _with_files(where: Address, limits: Limits, locks: segment.Locks, epoch: int) -> tuple[mmap.mmap, Door]:
+    segment.allocate(locks.descriptor, str(segment.directory()), segment.CONTROL_BYTES)
+    control = segment.map_file(locks.descriptor, segment.CONTROL_BYTES)
+    segment.remove_rings(where.place)
+    _begin(control, epoch, limits)
+    return control, FileDoor(where.place, control, limits)
+
+
+def _begin(control: mmap.mmap, epoch: int, limits: Limits) -> None:
     _ring.store32(control, segment.STATE, 0)
     _ring.store64(control, segment.EPOCH, epoch)
     for slot in range(segment.MAX_SLOTS):
@@ -218,4 +252,3 @@ def listen(where: Address, timeouts: Timeouts, limits: Limits) -> ShmListener:
     _ring.store64(control, 0, segment.MAGIC)
     _ring.store32(control, segment.SLOTS, limits.clients)
     _ring.store32(control, segment.STATE, segment.OPEN)
-    return ShmListener(where, timeouts, limits, locks, control, epoch)

@@ -11,13 +11,13 @@ import errno
 import os
 import socket
 import stat
-import struct
 
 import zmq
 
 from cutset.errors import LinkError
 from cutset.link.addresses import Address
 from cutset.link.limits import Limits
+from cutset.link.users import credentials, own
 
 __all__ = ["GOODBYE", "KEYS_HELP", "bind_file", "check_owner", "configure"]
 
@@ -27,7 +27,6 @@ IDLE, INTERVAL, PROBES = 2, 1, 3  # seconds until TCP asks an idle peer, between
 UNACKNOWLEDGED = 60_000  # ms that what was sent may stay so; also where the other side has no time to read
 HANDSHAKE = 5000  # ms
 GOODBYE = 200  # ms that close() may take to send what waits
-CREDENTIALS = struct.Struct("iII")  # process, user and group
 KEYS_HELP = "tcp needs keys: make them with `cutset keys new NAME`"
 
 
@@ -67,10 +66,10 @@ def check_owner(where: Address, descriptor: int) -> None:
     """
     try:
         with socket.socket(fileno=os.dup(descriptor)) as connection:
-            answer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+            user = credentials(connection).user
     except OSError as error:
         if error.errno == errno.EBADF:
             return  # it broke just now, as the handshake will find
         raise LinkError(f"{where}: can't be told whose it is: {error.strerror}") from None
-    if CREDENTIALS.unpack(answer)[1] != os.geteuid():
+    if user != own():
         raise LinkError(f"{where} belongs to another user: choose a path in a directory of your own")

@@ -165,8 +165,9 @@ class SafetensorsFile(TensorTable):
         if not isinstance(entry, dict):
             raise self._wrong(f"{name!r} has no description")
         dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
-        if dtype not in DTYPES:
-            raise CheckpointError(f"{self.path}: {name} has dtype {dtype!r}; known are {', '.join(DTYPES)}")
+        if not isinstance(dtype, str) or dtype not in DTYPES:
+            shown = repr(dtype)[:60] if isinstance(dtype, str) else f"a {type(dtype).__name__}"
+            raise CheckpointError(f"{self.path}: {name} has dtype {shown}; known are {', '.join(DTYPES)}")
         if not whole_numbers(shape) or not whole_numbers(offsets) or len(offsets) != 2 or len(shape) > 8:
             raise self._wrong(f"{name!r} has no valid shape or offsets")
         begin, end = offsets

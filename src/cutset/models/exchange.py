@@ -180,7 +180,7 @@ class ExchangeFile(TensorTable):
         kind = np.dtype(DTYPES[dtype])
         size = math.prod(shape) * kind.itemsize
         text = entry.get("data")
-        if isinstance(text, list) and tuple(text) in self._strings:
+        if isinstance(text, list) and all(type(n) is int for n in text) and tuple(text) in self._strings:
             begin, end = text
             source: Any = self.map
         elif isinstance(text, str) and text.isascii():

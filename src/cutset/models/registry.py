@@ -10,8 +10,9 @@ models.yaml maps names to directories, relative to itself, with overrides for th
       chat_template: helper.jinja     # a file, or the template itself
       description: answers in one sentence
 
-Local files come first. A hub id is fetched with `download` only, and never with `offline`; what is already in the
-hub's cache on this machine is used either way.
+It may not redefine a bundled model, unless the file is named by a flag or in Python. Local files come first. A hub id
+is fetched with `download` only, and never with `offline`; what is already in the hub's cache on this machine is used
+either way.
 """
 
 from __future__ import annotations
@@ -121,17 +122,19 @@ def registered(settings: Settings) -> dict[str, ModelRef]:
         return {}
     if not file.is_file():
         raise ConfigError(f"{file}, given by {settings.sources['models_file']}, is not a file")
-    import yaml
+    from cutset.models.plain_yaml import parse_yaml
 
-    try:
-        content = yaml.safe_load(read_bounded(file))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"{file} is not valid YAML: {reason}") from error
+    content = parse_yaml(read_bounded(file), str(file))
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(f"{file} must map names to models, not be a {type(content).__name__}")
+    for name in BUNDLED.keys() & content.keys():
+        # A file that lies around must not decide what a name means that everybody knows.
+        if not settings.by_hand("models_file"):
+            raise ConfigError(
+                f"{file}: {name!r} is the bundled model's name; choose another, or give the file with --models-file"
+            )
     return {name: _entry(name, value, file) for name, value in content.items()}
 
 

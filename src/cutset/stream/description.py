@@ -144,7 +144,11 @@ def _node(row: Any) -> Node:
 
 
 def _argument(value: Any, depth: int = 0) -> Argument:
-    if value is None or isinstance(value, bool | int | float):
+    if value is None or isinstance(value, bool | float):
+        return value
+    if isinstance(value, int):
+        if not -(1 << 63) <= value < 1 << 63:
+            raise ValueError("a number has more than 64 bits")
         return value
     if isinstance(value, str):
         return _text(value)

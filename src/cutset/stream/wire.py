@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ import numpy as np
 from msgspec import structs
 from numpy.typing import NDArray
 
-from cutset.errors import CutsetError, FrameError, LinkTimeout
+from cutset.errors import CutsetError, FrameError, LinkError, LinkTimeout
 from cutset.link import Frame, Limits, Link
 from cutset.link.frames import MAX_ARRAYS, MAX_HEADER
 from cutset.stream import messages
@@ -257,6 +258,10 @@ class Outbox:
                     self.carried += bulk is not None
             except CutsetError as error:
                 self._fail(error)
+                return
+            except Exception as error:  # a bug of ours: nothing is sent any more, and somebody hears of it
+                traceback.print_exc()
+                self._fail(LinkError(f"sending failed: {type(error).__name__}"))
                 return
 
     def _send(self, packed: Packed) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 import time
@@ -161,6 +162,89 @@ def test_a_coordinator_that_falls_silent_is_forgotten(tmp_path: Path) -> None:
         greeted(worker.address, b"y" * 16).close()
     finally:
         worker.close()
+
+
+STAGES = {
+    "not UTF-8": b'{"format": "\xa6", "graph": "\x80"}',
+    "not UTF-8 in a name": b'{"format":"cutset-plan-1","graph":"","stages":[{"worker":"\xa6","nodes":[0]}]}',
+    "nested": b"[" * 60_000,
+    "nested objects": b'{"stages":' * 10_000,
+    "nothing": b"",
+    "another type": b"[1]",
+    "huge numbers": b'{"format":"cutset-plan-1","graph":"","stages":[{"worker":"w","nodes":[' + b"9" * 5000 + b"]}]}",
+    "a surrogate": b'{"format":"cutset-plan-1","graph":"","stages":[{"worker":"\\ud800","nodes":[0]}]}',
+}
+
+
+@pytest.mark.parametrize("what", STAGES)
+def test_stages_that_can_t_be_read_fail_that_plan_and_the_worker_goes_on(running: Running, what: str) -> None:
+    model, link = small_model(), greeted(running.address)
+    say(link, order(model, 1, stages=STAGES[what]))
+    assert hear(link, Failed, Prepared).plan == 1
+    say(link, order(model, 2))
+    assert isinstance(hear(link, Need, Prepared, Failed), Need)
+
+
+@pytest.mark.parametrize("number", [10**30, -(10**30), 10**400])
+def test_a_graph_with_a_number_that_no_operator_takes_fails_that_plan(running: Running, number: int) -> None:
+    model, link = small_model(), greeted(running.address)
+    table = json.loads(model.description)
+    table["nodes"][0]["args"] = [number]
+    say(link, order(model, 1, description=json.dumps(table).encode()))
+    assert "more than 64 bits" in hear(link, Failed).reason
+    say(link, order(model, 2))
+    hear(link, Need)
+
+
+def test_a_bug_in_the_thread_that_prepares_is_reported(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bug(*_: object) -> None:
+        raise KeyError("a bug \ud800\u202e")
+
+    model, link = small_model(), greeted(running.address)
+    monkeypatch.setattr("cutset.stream.worker.preparation.read_plan", bug)
+    say(link, order(model, 1))
+    assert "KeyError" in hear(link, Failed).reason
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("where", ["preparation.Preparation._prepare", "pipeline.Pipeline._pass"])
+def test_a_worker_whose_thread_died_doesn_t_look_alive(
+    running: Running, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    class End(BaseException):
+        pass
+
+    def die(*_: object, **__: object) -> None:
+        raise End
+
+    link = greeted(running.address)
+    until = time.monotonic() + 5
+    while (session := running.worker._session) is None:  # it says welcome first
+        assert time.monotonic() < until, running.said
+        time.sleep(0.01)
+    monkeypatch.setattr(f"cutset.stream.worker.{where}", die)
+    if where.startswith("preparation"):
+        say(link, order(small_model(), 1))
+    else:
+        session._pipeline._come.put(None)  # which ends the first thread, and it tells the next one
+    ended(link)
+    while not any("session over: the thread cutset-" in line for line in running.said):
+        assert time.monotonic() < until + 10, running.said
+        time.sleep(0.01)
+    monkeypatch.undo()
+    greeted(running.address, b"z" * 16)  # the worker itself takes the next coordinator
+
+
+def test_a_bug_while_a_message_is_taken_ends_that_link_alone(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bug(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("cutset.stream.worker.session.Session.heed", bug)
+    link = greeted(running.address)
+    say(link, More())
+    assert "ZeroDivisionError in this worker" in hear(link, Refused).reason
+    monkeypatch.undo()
+    greeted(running.address)
 
 
 def test_it_asks_for_the_weights_that_it_misses_and_takes_no_others(running: Running) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from cutset.config import Settings
 from cutset.errors import ConfigError
 from cutset.link import listen
@@ -25,10 +27,12 @@ def open_accelerator(
     quota: Quota = DEFAULT_QUOTA,
     key: str | None = None,
     allow: str | None = None,
+    users: Collection[int] = (),
+    ring_files: bool = False,
     makes_pads: bool = True,
     progress: Progress | None = None,
 ) -> Accelerator:
-    """Loads the matrices of a model, and nothing else of it, and listens.
+    """Loads the matrices of a model, and nothing else of it, and listens. `users`, `ring_files`: see `listen`.
 
     Raises ModelError, DeviceError, ConfigError or LinkError.
     """
@@ -58,6 +62,8 @@ def open_accelerator(
         address,
         keys=keys,
         allow=allowed,
+        users=users,
+        ring_files=ring_files,
     )
     return new_accelerator(
         listener,

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cutset.kernels.native import extension
 from cutset.kernels.reference_field import P, Residues
+from cutset.offload.client.guard import private_array
 from cutset.offload.client.masks import random_residues
 
 __all__ = ["REPETITIONS", "Blame", "Check"]
@@ -40,7 +41,8 @@ class Check:
     def __init__(self, weight: NDArray[np.int8], pool: Any = None, repetitions: int = REPETITIONS) -> None:
         """weight (outputs, depth); it isn't kept."""
         outputs = weight.shape[0]
-        self.secrets: Residues = random_residues(repetitions * outputs).reshape(repetitions, outputs)
+        self.secrets: Residues = private_array((repetitions, outputs), np.uint32)
+        self.secrets[:] = random_residues(repetitions * outputs).reshape(repetitions, outputs)
         self.projected: Residues = extension().project(weight, self.secrets, pool)
 
     def __repr__(self) -> str:

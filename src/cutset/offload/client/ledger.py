@@ -12,6 +12,7 @@ import threading
 from dataclasses import dataclass, field
 
 from cutset.errors import OffloadError
+from cutset.offload.client.guard import private_bytes
 from cutset.offload.client.masks import SEED_BYTES, seed_of
 
 __all__ = ["Block", "Ledger", "Span"]
@@ -30,7 +31,7 @@ class Ledger:
     """The blocks of pads of one process. Any thread may use it."""
 
     def __init__(self) -> None:
-        self._master = os.urandom(SEED_BYTES)
+        self._master = private_bytes(os.urandom(SEED_BYTES))
         self.process = os.getpid()
         self._lock = threading.Lock()
         self._next = 0

@@ -35,7 +35,7 @@ PIECE = bytes(1 << 16)  # what is encrypted at a time, so that the work stays in
 Redraw = Callable[[NDArray[np.int64], int], NDArray[np.uint32]]
 
 
-def seed_of(master: bytes, number: int) -> bytes:
+def seed_of(master: bytes | memoryview, number: int) -> bytes:
     """The seed of a block of pads."""
     return hmac.digest(master, SEED_INFO + number.to_bytes(8, "little"), "sha256")
 

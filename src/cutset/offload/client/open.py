@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from cutset.config import Settings
+from cutset.config import OPTIONS, Settings
 from cutset.errors import ConfigError, DeviceError, IntegrityError, OffloadError
 from cutset.kernels import native
 from cutset.kernels.reference_field import Residues
 from cutset.link import Limits, Link, Timeouts, connect, parse_address
 from cutset.link.keys import load_keys, load_public
+from cutset.link.users import user_name
 from cutset.models.backend import Choice
 from cutset.models.integer import Progress
 from cutset.models.native import NativeDecoder, thread_pool
 from cutset.models.source import Source
+from cutset.offload.client.guard import keep_out
 from cutset.offload.client.ledger import Ledger
 from cutset.offload.client.linears import OffloadLinears
 from cutset.offload.client.pads import Empty, PadPool
@@ -41,6 +44,7 @@ class Offload:
     mode: Mode
     linears: OffloadLinears
     pad_session: Session | None
+    caution: str = ""  # what the user should know about this accelerator; commands print it
 
     def summary(self) -> str:
         """One line: the mode that was kept, what went over the link, and where pads came from."""
@@ -88,6 +92,14 @@ def check_settings(settings: Settings) -> Mode | None:
         raise ConfigError("the client of an offload runs on the native backend: leave out --backend and --device")
     if mode.remote and not native.available():
         raise DeviceError("the client of an offload needs the native extension: install Cutset with a C++ compiler")
+    for name in ("offload", "accelerator_key") if mode.remote and not (mode.masked and mode.verified) else ():
+        # Whoever is trusted to read, or not to lie, isn't chosen by a file that lies around.
+        if getattr(settings, name) and not settings.by_hand(name):
+            flag = OPTIONS[name].flag
+            raise ConfigError(
+                f"mode {mode.name} trusts the accelerator, so {name} from {settings.sources[name]} is not accepted: "
+                f"give {flag} on the command line, or leave out --mode"
+            )
     if settings.pads_from and not mode.masked:
         raise ConfigError(f"--pads-from has no use in mode {mode.name}: only masked modes have pads")
     return mode
@@ -98,6 +110,8 @@ def open_offload(source: Source, settings: Settings, mode: Mode, progress: Progr
 
     Raises LinkError where nobody answers, OffloadError where the mode can't be kept, and what loading raises.
     """
+    if mode.masked:
+        keep_out()
     pool = thread_pool(settings.thread_count)
     if mode.name == "plain":
         warnings.warn(
@@ -111,8 +125,9 @@ def open_offload(source: Source, settings: Settings, mode: Mode, progress: Progr
     weights = load_weights(source, mode, pool, pack=pack, progress=progress)
     patience = Patience(total=float(settings.offload_timeout), resend=max(1.0, settings.offload_timeout / 3))
     ring = _ring(weights)
+    anybody = mode.masked and mode.verified  # nothing that is sent tells anything, and no lie is believed
     session = Session(
-        lambda: dial(settings, settings.offload, settings.accelerator_key, ring),
+        lambda: dial(settings, settings.offload, settings.accelerator_key, ring, any_user=anybody),
         patience,
         digest=weights.digest,
     )
@@ -135,7 +150,19 @@ def open_offload(source: Source, settings: Settings, mode: Mode, progress: Progr
             pad_session.close()
         raise
     choice = Choice("native", "exact", "cpu", settings.thread_count)
-    return Offload(decoder, choice, mode, linears, pad_session)
+    return Offload(decoder, choice, mode, linears, pad_session, _caution(mode, session))
+
+
+def _caution(mode: Mode, session: Session) -> str:
+    """Masks hide what is sent, and nothing from a process that may look into this one."""
+    own = os.geteuid()
+    if not mode.masked or session.user not in (own, 0):
+        return ""
+    whose = f"root and this process runs as {user_name(own)}" if session.user != own else f"this user, {user_name(own)}"
+    return (
+        f"the accelerator at {session.address} runs as {whose}: mode {mode.name} hides nothing from a process that may "
+        "read this one's memory and files; run it as another user, with --allow-user (README, Private offload)"
+    )
 
 
 def _pad_pool(weights: ClientWeights, settings: Settings, pad_session: Session | None) -> PadPool:
@@ -166,17 +193,22 @@ def _pad_pool(weights: ClientWeights, settings: Settings, pad_session: Session |
 
 
 def dial(
-    settings: Settings, address: str, server_key: Path | None, ring: int = 1 << 20, timeout: float | None = None
+    settings: Settings,
+    address: str,
+    server_key: Path | None,
+    ring: int = 1 << 20,
+    timeout: float | None = None,
+    any_user: bool = False,
 ) -> Link:
     """Opens a link with the keys that the settings name. `ring`: bytes each way, in shared memory. `timeout`: seconds
-    until somebody must have answered, other than the settings say."""
+    until somebody must have answered, other than the settings say. `any_user`: see `connect`."""
     keys = None
     if address.startswith("tcp://"):
         if settings.key is None or server_key is None:
             raise ConfigError(f"{address} needs --key and the other side's public key; see `cutset keys`")
         keys = load_keys(settings.key).expecting(load_public(server_key))
     timeouts = Timeouts(connect=min(5.0, settings.offload_timeout) if timeout is None else timeout)
-    return connect(address, keys=keys, timeouts=timeouts, limits=Limits(ring=ring))
+    return connect(address, keys=keys, any_user=any_user, timeouts=timeouts, limits=Limits(ring=ring))
 
 
 def _ring(weights: ClientWeights) -> int:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cutset.errors import IntegrityError
 from cutset.kernels.reference_field import P, Residues
+from cutset.offload.client.guard import private_array
 from cutset.offload.client.ledger import Block, Ledger, Span
 from cutset.offload.client.masks import residues
 
@@ -48,10 +49,16 @@ class Made:
         return self.r[part], self.product[part], span
 
 
-def open_block(ledger: Ledger, rows: int, depth: int) -> tuple[Block, Residues]:
-    """A new block and its R (rows, depth)."""
+def open_block(ledger: Ledger, rows: int, depth: int, *, kept: bool = False) -> tuple[Block, Residues]:
+    """A new block and its R (rows, depth). `kept`: it isn't used at once, so it lies in memory that is locked."""
     block = ledger.open(rows)
-    return block, residues(ledger.seed(block.number), rows * depth).reshape(rows, depth)
+    drawn = residues(ledger.seed(block.number), rows * depth).reshape(rows, depth)
+    if not kept:
+        return block, drawn
+    r: Residues = private_array((rows, depth), np.uint32)
+    r[:] = drawn
+    drawn[:] = 0
+    return block, r
 
 
 class Here:
@@ -64,8 +71,8 @@ class Here:
         """The first of the wanted blocks, which are matrices and rows; none if it was stopped."""
         index, rows = wanted[0]
         matrix = self.matrices[index]
-        block, r = open_block(self.ledger, rows, matrix.depth)
-        product: Residues = np.empty((rows, matrix.outputs), np.uint32)
+        block, r = open_block(self.ledger, rows, matrix.depth, kept=True)
+        product: Residues = private_array((rows, matrix.outputs), np.uint32)
         step = max(4, SLICE // (matrix.depth * matrix.outputs))
         for at in range(0, rows, step):
             matrix.residues(r[at : at + step], out=product[at : at + step])
@@ -83,7 +90,7 @@ class Server:
     def make(self, wanted: list[tuple[int, int]]) -> list[Made]:
         """Some of the wanted blocks. IntegrityError for what can't be right; whether it is right, the checks see."""
         wanted = wanted[:REQUESTS]
-        opened = [open_block(self.ledger, rows, self.matrices[index].depth) for index, rows in wanted]
+        opened = [open_block(self.ledger, rows, self.matrices[index].depth, kept=True) for index, rows in wanted]
         seeds = [(i, self.ledger.seed(block.number), n) for (i, n), (block, _) in zip(wanted, opened, strict=True)]
         products = self.multiply(seeds)
         if len(products) != len(opened):
@@ -94,7 +101,8 @@ class Server:
             if product.shape != shape or product.dtype != np.uint32:
                 found = f"{product.dtype} {product.shape}"
                 raise IntegrityError(f"the pad server gave {found}, not uint32 {shape}; the session is over")
-            kept = np.array(product)  # before it is looked at: it may lie where the server still writes
+            kept: Residues = private_array(shape, np.uint32)
+            kept[:] = product  # before it is looked at: it may lie where the server still writes
             if int(kept.max()) >= P:
                 raise IntegrityError("the pad server gave a product that isn't of residues; the session is over")
             made.append(Made(index, block, r, kept))

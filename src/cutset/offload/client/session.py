@@ -85,6 +85,11 @@ class Session:
         """Who is at the other end: the public key with tcp."""
         return self._link.peer if self._link else "?"
 
+    @property
+    def user(self) -> int | None:
+        """The user that the other side runs as, where the system says so."""
+        return getattr(self._link, "user", None)
+
     def stay_awake(self, seconds: float) -> None:
         """How long a wait for an answer stays awake before it sleeps."""
         self._awake = seconds

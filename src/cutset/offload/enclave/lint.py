@@ -8,14 +8,13 @@ directories of the system. Syntax: https://gramine.readthedocs.io/en/stable/mani
 from __future__ import annotations
 
 import stat
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cutset.config import read_bounded
-from cutset.errors import ConfigError
+from cutset.config import parse_toml, read_bounded
+from cutset.errors import printable
+from cutset.offload.enclave.command import argument_holes, variable_holes
 
 __all__ = ["lint", "lint_file"]
 
@@ -58,15 +57,12 @@ Document = Mapping[str, Any]
 
 def lint_file(path: Path) -> list[str]:
     """`lint` of a file. Raises ConfigError where it can't be read or isn't TOML."""
-    try:
-        return lint(tomllib.loads(read_bounded(path, MOST_BYTES)))
-    except (ValueError, RecursionError) as error:  # a syntax error, or a number of thousands of digits
-        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    return lint(parse_toml(read_bounded(path, MOST_BYTES), str(path)))
 
 
 def lint(document: Document) -> list[str]:
     """The holes of a manifest, a line each, in the order of RULES."""
-    return [problem for rule in RULES for problem in rule(document)]
+    return [printable(problem, lines=False) for rule in RULES for problem in rule(document)]
 
 
 def insecure_keys(document: Document) -> Iterator[str]:
@@ -85,11 +81,7 @@ def arguments(document: Document) -> Iterator[str]:
         for word in argv:
             if "trust_remote_code" in word.replace("-", "_"):
                 yield "loader.argv: trust_remote_code runs code that comes with a model"
-        modes = [after for word, after in pairwise(argv) if word == "--mode"]
-        modes += [word.partition("=")[2] for word in argv if word.startswith("--mode=")]
-        for mode in modes:
-            if mode in ("plain", "verified"):
-                yield f"loader.argv: --mode {mode} shows the accelerator what the enclave hides; use masked+verified"
+        yield from argument_holes(argv, document)
 
 
 def environment(document: Document) -> Iterator[str]:
@@ -101,6 +93,7 @@ def environment(document: Document) -> Iterator[str]:
             yield f"loader.env.{name}: comes from the host; give it a value"
         if name in DANGEROUS:
             yield f"loader.env.{name}: loads other code into the program; remove it"
+    yield from variable_holes(_table(loader, "env"), document)
 
 
 def debugging(document: Document) -> Iterator[str]:

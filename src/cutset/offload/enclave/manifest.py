@@ -20,6 +20,9 @@ from cutset.offload.enclave.sizes import Use, enclave_bytes, parts, size_text
 __all__ = ["ATTESTATIONS", "Manifest", "render"]
 
 ATTESTATIONS = ("dcap", "none")
+UNPROVIDED = (
+    "--attestation {}: provisioning of the encrypted mount's key is not there yet, so an attested manifest couldn't run"
+)
 RING = "/dev/shm/cutset"  # the one directory in which rings lie; both sides find it by CUTSET_SHM_DIR
 GRAMINE_THREADS = 4  # Gramine's own, as its documentation counts them
 LINK_THREADS = 3  # the pads' thread, and two of ZeroMQ
@@ -74,7 +77,7 @@ def render(
     address: str,
     use: Use,
     *,
-    attestation: str = "dcap",
+    attestation: str = "none",
     pads_from: str = "",
     command: Sequence[str] = (),
     client: Measured | None = None,
@@ -92,6 +95,8 @@ def render(
         )
     if attestation not in ATTESTATIONS:
         raise ConfigError(f"attestation must be one of {', '.join(ATTESTATIONS)}, not {attestation!r}")
+    if attestation != "none":
+        raise OffloadError(UNPROVIDED.format(attestation))
     if use.context > spec.longest:
         raise ConfigError(f"the context must be at most the model's {spec.longest} tokens, not {use.context}")
     for each in (address, pads_from) if pads_from else (address,):

@@ -12,6 +12,7 @@ import msgspec
 
 from cutset.errors import ConfigError
 from cutset.stream.graph import Graph
+from cutset.stream.reading import read_bytes, read_struct
 
 __all__ = ["COORDINATOR", "PictureForm", "Plan", "StagePlan", "read_plan", "write_plan"]
 
@@ -99,19 +100,12 @@ def write_plan(plan: Plan) -> bytes:
 
 def read_plan(source: Path | bytes) -> Plan:
     """The plan of a file or of `write_plan`'s bytes. Raises ConfigError for what is no plan."""
-    try:
-        if isinstance(source, Path) and source.stat().st_size > MOST_BYTES:
-            raise ConfigError(f"{source} is too large for a plan")
-        data = source.read_bytes() if isinstance(source, Path) else source
-        file = msgspec.json.decode(data, type=_File)
-        json.loads(data, object_pairs_hook=_once)
-        if file.format != FORMAT:
-            raise ConfigError(f"this is not a plan: its format is not {FORMAT}")
-        stages = tuple(StagePlan(stage.worker, _numbers(stage.nodes)) for stage in file.stages)
-    except OSError as error:
-        raise ConfigError(f"can't read the plan: {error}") from None
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"this is not a plan: {error}") from None
+    data = read_bytes(source, MOST_BYTES, "plan") if isinstance(source, Path) else source
+    file = read_struct(data, _File, "this is not a plan")
+    json.loads(data, object_pairs_hook=_once)
+    if file.format != FORMAT:
+        raise ConfigError(f"this is not a plan: its format is not {FORMAT}")
+    stages = tuple(StagePlan(stage.worker, _numbers(stage.nodes)) for stage in file.stages)
     return Plan(file.graph, stages, file.picture, file.scheduler)
 
 

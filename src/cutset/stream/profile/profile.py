@@ -14,6 +14,7 @@ from cutset.errors import ConfigError
 from cutset.stream.graph import Graph
 from cutset.stream.planning.machines import Machine
 from cutset.stream.planning.traffic import Coded, Traffic
+from cutset.stream.reading import read_bytes, read_struct
 
 __all__ = ["Profile", "Sizes", "forms", "machine_of", "put", "read_profile", "write_profile"]
 
@@ -100,14 +101,7 @@ def write_profile(profile: Profile) -> str:
 
 def read_profile(path: Path) -> Profile:
     """Raises ConfigError for what is no profile."""
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise ConfigError(f"{path} is too large for a profile")
-        profile = msgspec.json.decode(path.read_bytes(), type=Profile)
-    except OSError as error:
-        raise ConfigError(f"can't read the profile {path}: {error.strerror}") from None
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not a profile: {error}") from None
+    profile = read_struct(read_bytes(path, MOST_BYTES, "profile"), Profile, f"{path} is not a profile")
     if profile.format != FORMAT:
         raise ConfigError(f"{path} is not a profile: its format is not {FORMAT}")
     if not all(math.isfinite(seconds) for seconds in (*profile.seconds, profile.whole)):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cutset.config import did_you_mean, read_bounded
+from cutset.config import did_you_mean, parse_toml, read_bounded
 from cutset.errors import ConfigError
 from cutset.stream.emulation.hop import parse_hop
 from cutset.stream.profile.setup import Wish
@@ -46,6 +45,7 @@ WORKER_KEYS: dict[str, tuple[type, ...]] = {
 }
 CHOICES = {"objective": ("latency", "throughput"), "mode": ("delta", "full")}
 MOST_WORKERS = 64
+MOST_NUMBER = 1e15
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ def read_scenario(path: Path) -> Scenario:
     """Raises ConfigError for what isn't right, with the nearest known key for one that is unknown."""
     text = read_bounded(path)
     try:
-        table = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
+        table = json.loads(text) if path.suffix == ".json" else parse_toml(text, "it")
+    except (ConfigError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} can't be read: {error}") from None
     given = _checked(table, KEYS, str(path))
     if "model" not in given or not given.get("worker"):
@@ -132,6 +132,8 @@ def _checked(table: Any, known: Mapping[str, tuple[type, ...]], where: str) -> d
             raise ConfigError(f"{where}: {key!r} is not a key{did_you_mean(key, known)}")
         if not isinstance(value, known[key]) or (isinstance(value, bool) and bool not in known[key]):
             raise ConfigError(f"{where}: {key} must be {known[key][0].__name__}, not {type(value).__name__}")
+        if isinstance(value, int | float) and not abs(value) <= MOST_NUMBER and value != math.inf:
+            raise ConfigError(f"{where}: {key} must be a number of at most {MOST_NUMBER:g}")
     return table
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from cutset.errors import ConfigError
 from cutset.files import appearing
+from cutset.models.npy import read_header
 
 __all__ = ["read_archive", "write_archive"]
 
@@ -76,11 +77,9 @@ def _array(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
 
 
 def _shape(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    if np.lib.format.read_magic(stream) != (1, 0):
-        raise ValueError("an array is not of version 1")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    shape, fortran, dtype = read_header(stream)
     if fortran and len(shape) > 1:
         raise ValueError("an array is in column order")
-    if dtype.kind not in "iuf" or not all(0 <= size < 1 << 40 for size in shape):
+    if dtype.kind not in "iuf":
         raise ValueError(f"an array is of {dtype} {shape}")
     return shape, dtype

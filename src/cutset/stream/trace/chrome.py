@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 
 from cutset.errors import ConfigError
+from cutset.stream.reading import read_bytes, read_struct
 from cutset.stream.trace.lanes import lanes
 from cutset.stream.trace.record import MOST_SPANS, Trace
 from cutset.stream.trace.spans import Kind, Span
@@ -81,15 +82,8 @@ def _event(span: Span, pid: int, tid: int, begin: float) -> _Event:
 
 def read_trace(source: Path | bytes) -> Trace:
     """The trace of a file or of `write_trace`'s bytes, times from 0. Raises ConfigError for anything else."""
-    try:
-        if isinstance(source, Path) and source.stat().st_size > MOST_BYTES:
-            raise ConfigError(f"{source} is too large for a trace ({MOST_BYTES >> 20} MiB)")
-        data = source.read_bytes() if isinstance(source, Path) else source
-        file = msgspec.json.decode(data, type=_File)
-    except OSError as error:
-        raise ConfigError(f"can't read the trace: {error}") from None
-    except msgspec.MsgspecError as error:
-        raise ConfigError(f"this is not a trace of `cutset stream run`: {error}") from None
+    data = read_bytes(source, MOST_BYTES, "trace") if isinstance(source, Path) else source
+    file = read_struct(data, _File, "this is not a trace of `cutset stream run`")
     if file.otherData.format != FORMAT:
         raise ConfigError(f"this is not a trace of `cutset stream run`: its format is not {FORMAT}")
     if len(file.traceEvents) > 3 * MOST_SPANS:

@@ -10,6 +10,7 @@ from typing import Annotated
 import msgspec
 
 from cutset.errors import ConfigError, RequestError
+from cutset.stream.reading import MALFORMED, read_bytes
 from cutset.stream.trace.chrome import read_trace
 from cutset.stream.trace.record import Trace
 from cutset.stream.trace.table import Latency, latencies
@@ -54,14 +55,10 @@ class _Document(msgspec.Struct):
 
 def read_run(path: Path) -> Run:
     """The run of a trace or a document. Raises ConfigError for another file, RequestError for one without a result."""
+    data = read_bytes(path, MOST_BYTES, "run")
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise ConfigError(f"{path} is too large")
-        data = path.read_bytes()
         document = msgspec.json.decode(data, type=_Document)
-    except OSError as error:
-        raise ConfigError(f"can't read {path}: {error.strerror}") from None
-    except (msgspec.MsgspecError, RecursionError):
+    except MALFORMED:
         return of_trace(read_trace(data), str(path))
     if document.command != COMMAND:
         raise ConfigError(f"{path} is of `{document.command[:40]}`, not of `{COMMAND}`")

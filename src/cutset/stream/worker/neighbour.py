@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -73,6 +74,10 @@ class Neighbour:
                 continue
             except CutsetError as error:
                 self.broke(error)
+                return
+            except Exception as error:  # a bug of ours: the link is over, and somebody hears of it
+                traceback.print_exc()
+                self.broke(LinkError(f"the link to {self.name} failed: {type(error).__name__}"))
                 return
             heard = time.monotonic()
             if isinstance(message, Pong):

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cutset.errors import CutsetError
+from cutset.errors import CutsetError, printable
 from cutset.stream.delta import KeyRequest
 from cutset.stream.emulation import Speed
 from cutset.stream.hop import Gap, to_array
@@ -60,8 +60,12 @@ class Pipeline:
         self.waiting = 0  # pictures that came and haven't left; counted for the session, which bounds it
         self._lock = threading.Lock()
         self.open = True
-        for work, label in ((self._decode, "decode"), (self._compute, "compute"), (self._encode, "encode")):
-            threading.Thread(target=work, name=f"cutset-{label}-{name}", daemon=True).start()
+        steps = ((self._decode, "decode"), (self._compute, "compute"), (self._encode, "encode"))
+        self.threads = [
+            threading.Thread(target=work, name=f"cutset-{label}-{name}", daemon=True) for work, label in steps
+        ]
+        for thread in self.threads:
+            thread.start()
 
     def put(self, job: Job) -> None:
         """Queues a picture. Never waits."""
@@ -109,13 +113,13 @@ class Pipeline:
         try:
             ok = work(job, speed)
         except CutsetError as error:
-            self._say(Failed(job.run.number, self._name, str(error)[:500]))
+            self._say(Failed(job.run.number, self._name, printable(str(error))[:500]))
         except MemoryError:
             self._say(Failed(job.run.number, self._name, "there is not enough memory for a picture"))
         except Exception as error:  # torch's own errors; a bug of ours ends the plan here, not the worker
             traceback.print_exc()
             lines = str(error).splitlines() or [type(error).__name__]
-            self._say(Failed(job.run.number, self._name, f"{type(error).__name__}: {lines[0][:300]}"))
+            self._say(Failed(job.run.number, self._name, f"{type(error).__name__}: {printable(lines[0])[:300]}"))
         if ok and to is not None:
             self._pass(to, job)
         else:

@@ -6,6 +6,7 @@ import json
 import queue
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cutset.errors import ConfigError, CutsetError, FrameError, LinkClosed
+from cutset.errors import ConfigError, CutsetError, FrameError, LinkClosed, printable
 from cutset.stream.delta import KeyRequest
 from cutset.stream.description import graph_digest, read_description
 from cutset.stream.graph import Graph
@@ -77,7 +78,8 @@ class Preparation:
         self._allowed: Prepare | Allow | None = None  # the newest word on thresholds
         self._orders: queue.SimpleQueue[tuple[Message, Sequence[Bytes]] | None] = queue.SimpleQueue()
         self._closing = False
-        threading.Thread(target=self._obey, name=f"cutset-prepare-{name}", daemon=True).start()
+        self.threads = [threading.Thread(target=self._obey, name=f"cutset-prepare-{name}", daemon=True)]
+        self.threads[0].start()
 
     def put(self, message: Inventory | Prepare | Weight | Connect | Retire, arrays: Sequence[Bytes]) -> None:
         """Obeys an order of the coordinator soon. The arrays are the caller's no more."""
@@ -125,10 +127,12 @@ class Preparation:
                 self._report_holdings()
             except CutsetError as error:
                 self.plans.pop(number, None)
-                self._say(Failed(number, self._blame(error), str(error)[:800]))
-            except (MemoryError, RuntimeError, OSError) as error:  # torch has no kinds of its own
+                self._say(Failed(number, self._blame(error), printable(str(error))[:800]))
+            except Exception as error:  # torch's own errors; a bug of ours ends the plan here, not this thread
+                if not isinstance(error, MemoryError | RuntimeError | OSError):
+                    traceback.print_exc()
                 self.plans.pop(number, None)
-                self._say(Failed(number, self._name, f"{type(error).__name__}: {str(error)[:300]}"))
+                self._say(Failed(number, self._name, f"{type(error).__name__}: {printable(str(error))[:300]}"))
         self._leave()  # should a link have been made after `close`
 
     def _blame(self, error: CutsetError) -> str:

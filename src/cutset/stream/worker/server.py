@@ -6,12 +6,13 @@ Nothing that a peer sends ends a worker. What isn't right gets one line, and tha
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable
 
 import torch
 
 from cutset.config import usable_cores
-from cutset.errors import CutsetError, FrameError, LinkError
+from cutset.errors import CutsetError, FrameError, LinkError, printable
 from cutset.link import Frame, Link, Listener
 from cutset.stream.messages import PROTOCOL, Beat, Bye, Card, Hello, Message, Ping, Refused, Welcome
 from cutset.stream.wire import pack, unpack
@@ -66,6 +67,9 @@ class Worker:
                 self._take(link, frame)
             except CutsetError as error:
                 self._refuse(link, str(error))
+            except Exception as error:  # a bug of ours ends that link, not the worker
+                traceback.print_exc()
+                self._refuse(link, f"{type(error).__name__} in this worker")
             finally:
                 frame.release()
         session = self._session
@@ -75,7 +79,9 @@ class Worker:
         if session is None:
             return
         now = time.monotonic()
-        if now - self._beat >= BEAT:
+        if dead := session.dead:  # a worker that does nothing any more mustn't look alive
+            session.end(f"the thread {dead} ended")
+        elif now - self._beat >= BEAT:
             self._beat = now
             session.outbox.beat(Beat())
         if now - session.heard > self._silence:
@@ -141,7 +147,7 @@ class Worker:
     def _refuse(self, link: Link, reason: str) -> None:
         """One line, and the link is over."""
         self._tell(f"refused: {reason}")
-        self._send(link, Refused(reason[:900]))
+        self._send(link, Refused(printable(reason)[:900]))
         session = self._session
         if session is not None and session.knows(link):
             session.left(link)

@@ -136,6 +136,12 @@ class Session:
         hop = HopReport(sum(work.lengths), work.sent, first, now)
         self._pipeline.put(Job(planned.run, work, arrays, hop, self._outboxes[link].say, to))
 
+    @property
+    def dead(self) -> str:
+        """The name of a thread of this session that ended by itself; empty as long as all of them run."""
+        threads = (*self._pipeline.threads, *self._preparation.threads)
+        return next((thread.name for thread in threads if not thread.is_alive()), "")
+
     # Anyone.
 
     def end(self, why: str) -> None:

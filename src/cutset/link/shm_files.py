@@ -1,0 +1,154 @@
+"""Shared memory for a client in an enclave, which can be handed no descriptors: plain files, and slots to claim.
+
+Both ends. The files belong to one user. Whoever can open one can cut it short, which ends the process at the other end
+when it next looks there: an enclave's host may do worse, and nobody else is let in (mode 0600).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import secrets
+import time
+
+from cutset.errors import LinkClosed, LinkError
+from cutset.link import segment
+from cutset.link.addresses import Address
+from cutset.link.doors import Arrival, check_sizes
+from cutset.link.limits import Limits, Timeouts
+from cutset.link.shm import DATA_BELL, ShmLink, patience
+from cutset.link.shm import extension as _ring
+
+__all__ = ["FileDoor", "dial"]
+
+LATE = 10.0  # seconds after which a slot that a client claimed, and offered nothing in, is free again
+
+
+class FileDoor:
+    """Clients that offer a file in a slot of the control memory."""
+
+    def __init__(self, name: str, control: mmap.mmap, limits: Limits) -> None:
+        self._name, self._control, self._limits = name, control, limits
+        self._taken: set[int] = set()
+        self._idle: dict[int, float] = {}  # slots that are claimed or refused: since when
+
+    def arrivals(self) -> list[Arrival]:
+        found = []
+        for slot in range(self._limits.clients):
+            if slot not in self._taken and self._state(slot) == segment.OFFERED:
+                try:
+                    found.append(self._map(slot))
+                    self._taken.add(slot)
+                    self._set(slot, segment.ACCEPTED)
+                except (LinkError, OSError):
+                    self._set(slot, segment.REFUSED)
+        return found
+
+    def _map(self, slot: int) -> Arrival:
+        """Maps a client's file. Its numbers are read once, and only their copies are used."""
+        at, control = self._at(slot), self._control
+        number = _ring.load64(control, at + segment.SLOT_NAME)
+        up, down = (_ring.load64(control, at + word) for word in (segment.SLOT_UP, segment.SLOT_DOWN))
+        flags, pid = (_ring.load32(control, at + word) for word in (segment.SLOT_FLAGS, segment.SLOT_PID))
+        check_sizes(up, down, self._limits)
+        path = segment.ring_path(self._name, number)
+        descriptor = segment.open_file(path)
+        try:
+            memory = segment.map_file(descriptor, segment.ring_bytes(up, down))
+        finally:
+            os.close(descriptor)
+            path.unlink(missing_ok=True)  # both sides have it mapped: nothing is left when they die
+        peer = f"the client with process id {pid}"
+        return Arrival(slot, memory, up, down, bool(flags & segment.FUTEXES), peer, None, lambda: True)
+
+    def left(self, slot: int) -> None:
+        self._taken.discard(slot)
+        self._set(slot, segment.FREE)
+
+    def look(self, now: float) -> None:
+        for slot in set(range(self._limits.clients)) - self._taken:
+            if self._state(slot) == segment.FREE:
+                self._idle.pop(slot, None)
+            elif now - self._idle.setdefault(slot, now) > LATE:
+                self._set(slot, segment.FREE)
+
+    def close(self) -> None:
+        segment.remove_rings(self._name)
+
+    def _at(self, slot: int) -> int:
+        return segment.FIRST_SLOT + slot * segment.SLOT
+
+    def _state(self, slot: int) -> int:
+        return int(_ring.load32(self._control, self._at(slot)))
+
+    def _set(self, slot: int, state: int) -> None:
+        _ring.store32(self._control, self._at(slot), state)
+
+
+def dial(where: Address, timeouts: Timeouts, limits: Limits) -> ShmLink | None:
+    """A link, or None when nobody listens. Raises LinkError, and LinkClosed where no slot is free."""
+    try:
+        descriptor = segment.open_file(segment.control_path(where.place))
+    except FileNotFoundError:
+        return None
+    try:
+        if os.fstat(descriptor).st_size == 0:  # a listener begins at this moment, or it has no files
+            return None
+        control = segment.map_file(descriptor, segment.CONTROL_BYTES)
+    finally:
+        os.close(descriptor)
+    magic = _ring.load64(control, 0)
+    if magic == 0:  # the same, a moment later
+        return None
+    if magic != segment.MAGIC:
+        raise LinkError(f"{where} isn't a listener's, or one of another version of Cutset")
+    epoch = _ring.load64(control, segment.EPOCH)
+    if _ring.load32(control, segment.STATE) != segment.OPEN:
+        return None
+    return _claim(where, timeouts, limits, control, epoch)
+
+
+def _claim(where: Address, timeouts: Timeouts, limits: Limits, control: mmap.mmap, epoch: int) -> ShmLink:
+    slots = min(_ring.load32(control, segment.SLOTS), segment.MAX_SLOTS)
+    for index in range(slots):
+        slot = segment.FIRST_SLOT + index * segment.SLOT
+        if _ring.compare_exchange(control, slot, segment.FREE, segment.CLAIMED):
+            break
+    else:
+        raise LinkClosed(f"{where} has as many clients as it takes, {slots}")
+    spin, naps = patience(timeouts)
+    up = down = segment.capacity(limits)
+    number = secrets.randbits(64)
+    path = segment.ring_path(where.place, number)
+    try:
+        memory = segment.create(path, segment.ring_bytes(up, down))
+    except BaseException:
+        _ring.store32(control, slot, segment.FREE)
+        raise
+    sender = _ring.Sender(memory, 0, up, epoch, control, segment.BELL, spin, naps)
+    base = segment.PAGE + up
+    receiver = _ring.Receiver(memory, base, down, epoch, memory, base + DATA_BELL, spin, naps)
+    for offset, value in ((segment.SLOT_NAME, number), (segment.SLOT_UP, up), (segment.SLOT_DOWN, down)):
+        _ring.store64(control, slot + offset, value)
+    _ring.store32(control, slot + segment.SLOT_PID, os.getpid())
+    _ring.store32(control, slot + segment.SLOT_FLAGS, 0 if naps else segment.FUTEXES)
+    _ring.store32(control, slot, segment.OFFERED)
+    _ring.fetch_add(control, segment.JOINS, 1)
+    _ring.ring_bell(control, segment.BELL)
+    since = time.monotonic()
+
+    def alive() -> bool:
+        """A listener's death shows in its silence alone."""
+        same = _ring.load64(control, segment.EPOCH) == epoch and _ring.load32(control, segment.STATE) == segment.OPEN
+        state = _ring.load32(control, slot)
+        late = state == segment.OFFERED and time.monotonic() - since > timeouts.connect
+        return same and not late and state != segment.REFUSED
+
+    def ended(link: ShmLink) -> None:
+        if not alive():  # else the listener removes the file, when it has read what is in there
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+    text = str(where)
+    return ShmLink(text, text, timeouts, limits, memory, sender, receiver, base, 0, alive, ended)
