@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from cutset.errors import SourceLost
@@ -68,7 +69,7 @@ class SourceWatch:
     def results(self, stream: Iterable[Result]) -> Iterator[Result]:
         """A stream's results. Where a source was lost and never came back they end, when those of all others do."""
         try:
-            yield from stream
+            yield from chain(stream)  # a stream's own iterator would be closed with this one
         except SourceLost as error:
             self.lost = str(error)
             self._tell(self.lost)
