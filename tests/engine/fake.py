@@ -115,9 +115,9 @@ class FakeExecutor:
             assert array.dtype == np.int32
         assert batch.row_starts[0] == 0
         assert batch.row_starts[-1] == rows == len(batch.positions)
-        assert len(batch.row_starts) == sequences + 1 == len(batch.known_lens) + 1 == len(batch.block_tables) + 1
+        assert len(batch.row_starts) == sequences + 1 == len(batch.limits) + 1 == len(batch.block_tables) + 1
         assert (np.diff(batch.row_starts) > 0).all()
-        assert (batch.known_lens >= batch.context_lens).all()
+        assert (batch.limits >= batch.context_lens).all()
         written: set[int] = set()
         for i, context in enumerate(batch.context_lens.tolist()):
             start, end = batch.row_starts[i], batch.row_starts[i + 1]

@@ -204,7 +204,7 @@ def test_pointers_for_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str
         return next(info.problem for info in catalogue(settings) if info.ref.name == "m")
 
     assert problem() == ""
-    good = {name: (folder / name).read_bytes() for name in ("config.json", "model.safetensors")}
+    good = {name: (folder / name).read_bytes() for name in ("config.json", "model.safetensors", "tokenizer.json")}
     for name, content in good.items():
         (folder / name).write_text(POINTER)
         assert "is a Git LFS pointer" in problem()
@@ -216,7 +216,17 @@ def test_pointers_for_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str
             error = capsys.readouterr().err
             assert f"{name} is a Git LFS pointer, not the file itself" in error
             assert "Traceback" not in error
+            assert not (tmp_path / "x").exists()
         (folder / name).write_bytes(content)
+    for name in ("added_tokens.json", "chat_template.jinja", "additional_chat_templates/tool_use.jinja"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(POINTER)
+        assert main(["quantize", str(folder), "-o", str(tmp_path / "x")]) == 2
+        assert f"{name} is a Git LFS pointer" in capsys.readouterr().err
+        (folder / name).unlink()
+    (folder / "tokenizer.model").write_text(POINTER)  # nothing reads it where there is a tokenizer.json
+    assert main(["quantize", str(folder), "-o", str(tmp_path / "x")]) == 0
+    assert main(["generate", str(tmp_path / "x"), "--prompt", "t3", "--max-tokens", "1"]) == 0
     (folder / "generation_config.json").write_text(POINTER)
     with pytest.raises(ModelError, match=r"generation_config\.json is a Git LFS pointer"):
         load_spec(folder)

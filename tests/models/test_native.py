@@ -102,7 +102,7 @@ def batch_of(rows: Sequence[tuple[int, int, int]], wanted: Sequence[int] | None 
         context_lens=np.array([end for _, _, end in rows], np.int32),
         block_tables=TABLES[[s for s, _, _ in rows]],
         logit_rows=np.arange(starts[-1], dtype=np.int32) if wanted is None else np.array(wanted, np.int32),
-        known_lens=np.array([LENS[s] for s, _, _ in rows], np.int32),
+        limits=np.array([LENS[s] for s, _, _ in rows], np.int32),
     )
 
 

@@ -100,7 +100,7 @@ def _in_common(first: str, second: str) -> int:
     return next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), len(second))
 
 
-class _Marked:
+class _HiddenStops:
     """Looks for stop strings in the text with its special tokens, where these are hidden from the text given out.
 
     Remembers how long both texts were after each token, so as to say where in the one a place in the other lies.
@@ -141,7 +141,7 @@ class _Marked:
         del self._lengths[: max(0, after - 1)]
         return given
 
-    def copy(self) -> _Marked:
+    def copy(self) -> _HiddenStops:
         """Another one that has got the same tokens."""
         made = copy(self)
         made._stream, made._matcher = self._stream.copy(), self._matcher.copy()
@@ -174,10 +174,10 @@ class Detokenizer:
         self._offsets, self._looks_ahead = offsets, offsets or bool(stop)
         self._stream = TextStream(tokenizer, prompt_ids, skip_special_tokens=skip_special_tokens)
         self._matcher = StopMatcher(stop, include=include_stop)
-        self._marked: _Marked | None = None
+        self._hidden: _HiddenStops | None = None
         if stop and skip_special_tokens:
-            marked = TextStream(tokenizer, prompt_ids, skip_special_tokens=False)
-            self._marked = _Marked(marked, stop, include=include_stop)
+            with_special = TextStream(tokenizer, prompt_ids, skip_special_tokens=False)
+            self._hidden = _HiddenStops(with_special, stop, include=include_stop)
         self._tail = ""
         self._ready = ""  # what the matcher lets through and isn't given out yet
         self._given = 0  # characters
@@ -196,8 +196,8 @@ class Detokenizer:
         self._tail = tail
         self.length += len(piece)
         self._ready += self._matcher.push(piece, tail, may_stop=may_stop)
-        if self._marked is not None:
-            self._marked.push(token_id, self.length + len(tail), may_stop=may_stop)
+        if self._hidden is not None:
+            self._hidden.push(token_id, self.length + len(tail), may_stop=may_stop)
         return self._give(end=False)
 
     def flush(self, *, may_stop: bool = True) -> str:
@@ -207,28 +207,28 @@ class Detokenizer:
         self._ready += self._matcher.push(piece, may_stop=may_stop)
         if self._matcher.found is None:
             self._ready += self._matcher.flush()
-        if self._marked is not None:
-            self._marked.flush(self.length, may_stop=may_stop)
+        if self._hidden is not None:
+            self._hidden.flush(self.length, may_stop=may_stop)
         return self._give(end=True)
 
     def copy(self) -> Detokenizer:
         """Another one that has got the same tokens."""
         made = copy(self)
         made._stream, made._matcher = self._stream.copy(), self._matcher.copy()
-        made._marked = None if self._marked is None else self._marked.copy()
+        made._hidden = None if self._hidden is None else self._hidden.copy()
         return made
 
     def _give(self, *, end: bool) -> str:
         self.found = self._matcher.found
         limit = self._given + len(self._ready)
-        if self._marked is not None:
-            marked = self._marked.limit()
-            if self._marked.found is not None and (self.found is None or marked < limit):
+        if self._hidden is not None:
+            before = self._hidden.limit()
+            if self._hidden.found is not None and (self.found is None or before < limit):
                 if self.found is None:
                     self._ready += self._matcher.flush() + self._tail
-                self.found, limit = self._marked.found, marked
+                self.found, limit = self._hidden.found, before
             elif self.found is None and not end:
-                limit = min(limit, marked)
+                limit = min(limit, before)
         count = max(0, limit - self._given)
         text, self._ready = self._ready[:count], self._ready[count:]
         self._given += len(text)

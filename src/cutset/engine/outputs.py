@@ -17,8 +17,8 @@ __all__ = [
     "Timings",
     "TokenLogprob",
     "Usage",
+    "clamp_offsets",
     "collect",
-    "within",
 ]
 
 # stop: an end token, a stop token or a stop string. length: max_tokens or the end of the context. abort: cancelled.
@@ -124,8 +124,9 @@ class RequestOutput:
         return self.outputs[0].finish_reason
 
 
-def within(logprobs: Iterable[TokenLogprob], length: int) -> list[TokenLogprob]:
-    """Tokens of a text of `length` characters: those that a stop string cut away begin at its end."""
+def clamp_offsets(logprobs: Iterable[TokenLogprob], length: int) -> list[TokenLogprob]:
+    """Log-probabilities with offsets into a text of `length` characters: tokens that a stop string cut away begin at
+    its end."""
     return [one if one.text_offset <= length else one._replace(text_offset=length) for one in logprobs]
 
 
@@ -156,7 +157,7 @@ def collect(
         output = outputs[index]
         output.text = "".join(pieces)
         if output.logprobs is not None:
-            output.logprobs = within(output.logprobs, len(output.text))
+            output.logprobs = clamp_offsets(output.logprobs, len(output.text))
     return RequestOutput(
         request_id=request_id,
         prompt=prompt,

@@ -65,6 +65,6 @@ def make_plan(rows: dict[Sequence, int], max_model_len: int) -> Plan | None:
         context_lens=np.array(context_lens, dtype=np.int32),
         block_tables=tables,
         logit_rows=np.array(logit_rows, dtype=np.int32),
-        known_lens=np.full(len(sequences), max_model_len, dtype=np.int32),
+        limits=np.full(len(sequences), max_model_len, dtype=np.int32),
     )
     return Plan(sequences, counts, wanted, batch)

@@ -90,7 +90,7 @@ class ReferenceDecoder:
 
     def _forward(self, batch: Batch, cache: KVCache, told: Trace) -> NDArray[np.float32]:
         ops, spec = self.ops, self.spec
-        cos, sin = self.rope.rows(batch.positions, batch.row_starts, batch.known_lens)
+        cos, sin = self.rope.rows(batch.positions, batch.row_starts, batch.limits)
         turn = ops.floats(cos), ops.floats(sin)
         x = ops.embedding(self.parameters["model.embed_tokens.weight"], batch.token_ids)  # (rows, hidden)
         told("embedding", -1, x)

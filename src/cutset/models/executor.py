@@ -28,9 +28,9 @@ class Batch:
     context_lens: NDArray[np.int32]  # (sequences,) tokens in the cache after this step
     block_tables: NDArray[np.int32]  # (sequences, blocks) block numbers, -1 where there is none
     logit_rows: NDArray[np.int32]  # (wanted,) the rows whose logits are asked for
-    # The length that each sequence is known to keep to from its start: an engine's limit, all tokens of a whole pass.
-    # Dynamic rope stretches to it; by the length of the moment, one key would be rotated in several ways.
-    known_lens: NDArray[np.int32]  # (sequences,)
+    # The most tokens that each sequence can come to have, fixed from its start: an engine's max_model_len or all tokens
+    # of a whole pass. Dynamic rope stretches to it; by a length that grows, one key would be rotated in several ways.
+    limits: NDArray[np.int32]  # (sequences,)
     # False where a key may not be seen (padding). The engine never pads; whole forward passes may.
     key_mask: NDArray[np.bool_] | None = None  # (sequences, longest context)
 
@@ -50,7 +50,7 @@ class Batch:
             context_lens=lens,
             block_tables=np.arange(count * per_sequence, dtype=np.int32).reshape(count, per_sequence),
             logit_rows=np.arange(count * tokens, dtype=np.int32),
-            known_lens=lens,
+            limits=lens,
             key_mask=attention_mask,
         )
 

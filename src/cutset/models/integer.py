@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cutset.errors import CheckpointError
+from cutset.errors import CheckpointError, ModelError
 from cutset.kernels.reference_linear import (
     pack_weight,
     packed_shape,
@@ -34,8 +34,9 @@ from cutset.kernels.reference_linear import (
 )
 from cutset.models.checkpoint import Tensor, TensorTable
 from cutset.models.digests import DIGESTS, digest
+from cutset.models.lfs import check_no_pointer_at
 from cutset.models.spec import DecoderSpec, Site
-from cutset.models.tokenizer_files import tokenizer_files
+from cutset.models.tokenizer_files import SENTENCEPIECE_FILES, tokenizer_files
 from cutset.models.writer import new_directory, write_safetensors
 
 __all__ = [
@@ -254,8 +255,10 @@ def write_integer_checkpoint(
     """Quantises a float checkpoint into the directory `target`, with what lies beside the weights in `source`: the
     tokenizer, its templates and generation_config.json.
 
-    Raises CheckpointError for weights that aren't finite, ModelError for a target that holds something already.
+    Raises CheckpointError for weights that aren't finite, ModelError for a target that holds something already, or for
+    a Git LFS pointer among what is carried along.
     """
+    carried = _carried(source)
     layout, digests = stored_shapes(spec), dict[str, str]()
     sites = {packed_name(spec, *site): site for site in spec.sites()}
 
@@ -277,18 +280,22 @@ def write_integer_checkpoint(
 
     with new_directory(target):
         write_safetensors(target / "model.safetensors", layout, values(), {"format": "cutset-int8"})
-        _carry(source, target)
+        for file in carried:
+            place = target / file.relative_to(source)
+            place.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, place)
         changed = dict(config) | {"quantization_config": {"quant_method": "cutset", "version": VERSION}}
         for name, content in ((DIGESTS, digests), ("config.json", changed)):
             (target / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def _carry(source: Path, target: Path) -> None:
-    """Copies what belongs to a model beside its weights."""
+def _carried(source: Path) -> list[Path]:
+    """What belongs to a model beside its weights."""
     if not source.is_dir():
-        return
+        return []
     generation = source / "generation_config.json"
-    for file in (*tokenizer_files(source), *([generation] if generation.is_file() else [])):
-        place = target / file.relative_to(source)
-        place.parent.mkdir(exist_ok=True)
-        shutil.copyfile(file, place)
+    files = [*tokenizer_files(source), *([generation] if generation.is_file() else [])]
+    for file in files:
+        if file.name not in SENTENCEPIECE_FILES:  # nothing reads them here: they are often left where git put them
+            check_no_pointer_at(file, ModelError)
+    return files

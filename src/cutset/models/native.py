@@ -104,7 +104,7 @@ class NativeDecoder:
     def forward(self, batch: Batch, cache: Any, trace: Trace | None = None) -> Floats:
         """Runs the rows of a batch; logits (wanted, vocab)."""
         self._move_in()
-        cos, sin = self.rope.rows(batch.positions, batch.row_starts, batch.known_lens)
+        cos, sin = self.rope.rows(batch.positions, batch.row_starts, batch.limits)
         if trace is not None or not cache.idle:
             step = native.Step(self.core, cache.kv, self.pool, trace)
         else:

@@ -192,10 +192,21 @@ def _inspect(ref: ModelRef) -> ModelInfo:
         spec = load_spec(ref.directory)
     except ModelError as error:
         return ModelInfo(ref, "", 0, nbytes, str(error))
-    tokenizers = ({"tokenizer.json"}, {"vocab.json", "merges.txt"})
-    there = any(all((ref.directory / name).is_file() for name in names) for names in tokenizers)
-    problem = "" if there else "tokenizer.json is missing"
-    return ModelInfo(ref, spec.family, spec.parameter_count(), nbytes, unusable or problem)
+    problem = unusable or _tokenizer_problem(ref.directory)
+    return ModelInfo(ref, spec.family, spec.parameter_count(), nbytes, problem)
+
+
+def _tokenizer_problem(directory: Path) -> str:
+    for names in (("tokenizer.json",), ("vocab.json", "merges.txt")):
+        files = [directory / name for name in names]
+        if all(file.is_file() for file in files):
+            try:
+                for file in files:
+                    check_no_pointer_at(file, ModelError)
+            except ModelError as error:
+                return str(error)
+            return ""
+    return "tokenizer.json is missing"
 
 
 def _hub_snapshot(hub_id: str, settings: Settings, near: str) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from cutset.engine.outputs import Delta, TokenLogprob, Usage, within
+from cutset.engine.outputs import Delta, TokenLogprob, Usage, clamp_offsets
 from cutset.serve.logprobs import TokenTexts, chat_logprobs, completion_logprobs
 
 __all__ = ["Answer", "ChatAnswer", "CompletionAnswer", "event", "usage"]
@@ -61,7 +61,7 @@ class Answer:
         choices = []
         for number, choice in sorted(self._choices.items()):
             text, logprobs = "".join(self._pieces[number]), self._logprobs.get(number)
-            shown = None if logprobs is None else self._report(within(logprobs, len(text)))
+            shown = None if logprobs is None else self._report(clamp_offsets(logprobs, len(text)))
             choices.append(choice | self._content(text) | {"logprobs": shown})
         body = {"id": self.id, "object": self.object_name} | self._head
         return msgspec.json.encode(body | {"choices": choices, "usage": usage(counted)} | self._told)
@@ -124,7 +124,7 @@ class CompletionAnswer(Answer):
         waiting += delta.logprobs or ()
         due = [one for one in waiting if one.text_offset <= given]
         if delta.finish_reason is not None:
-            due = within(waiting, given)
+            due = clamp_offsets(waiting, given)
         del waiting[: len(due)]
         return due or None
 
