@@ -36,9 +36,11 @@ CONTROL_BYTES = (FIRST_SLOT + SLOT * MAX_SLOTS + PAGE - 1) // PAGE * PAGE
 OPEN, SHUT = 1, 2
 
 # A slot's words.
-SLOT_STATE, SLOT_FLAGS, SLOT_NAME, SLOT_UP, SLOT_DOWN, SLOT_PID = 0, 4, 8, 16, 24, 32
+SLOT_STATE, SLOT_FLAGS, SLOT_NAME, SLOT_UP, SLOT_DOWN, SLOT_PID, SLOT_BEATS = 0, 4, 8, 16, 24, 32, 36
 FREE, CLAIMED, OFFERED, ACCEPTED, REFUSED, UNLOCKED = range(6)  # UNLOCKED: claimed by a client without locks
 LOCKS, FUTEXES = 1, 2  # flags: what the client can do
+BEAT = 0.25  # seconds between two heartbeats of a client without locks
+SILENCE = 5.0  # seconds without one, after which it is dead; also how long a claimed slot may wait for its offer
 
 FLOCK = struct.Struct("hhqqi4x")
 
@@ -126,11 +128,12 @@ def create(path: Path, nbytes: int) -> mmap.mmap:
         os.close(descriptor)
 
 
-def map_file(descriptor: int, nbytes: int) -> mmap.mmap:
-    """The file's memory, shared. Raises LinkError when the file has another size."""
+def map_file(descriptor: int, nbytes: int, populate: bool = True) -> mmap.mmap:
+    """The file's memory, shared; `populate`: all of it at once, which takes a while. Raises LinkError when the file has
+    another size."""
     if os.fstat(descriptor).st_size != nbytes:
         raise LinkError("a file of shared memory has the wrong size: the other side is another version of Cutset")
-    return mmap.mmap(descriptor, nbytes, flags=mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0))
+    return mmap.mmap(descriptor, nbytes, flags=mmap.MAP_SHARED | (getattr(mmap, "MAP_POPULATE", 0) if populate else 0))
 
 
 class Locks:

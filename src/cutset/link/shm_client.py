@@ -6,7 +6,9 @@ import contextlib
 import mmap
 import os
 import secrets
+import threading
 import time
+from collections.abc import Callable
 
 from cutset.errors import LinkClosed, LinkError
 from cutset.link import segment
@@ -80,23 +82,37 @@ def _claim(
     except BaseException:
         _ring.store32(control, slot, segment.FREE)
         raise
+    _ring.store64(control, slot + segment.SLOT_NAME, number)
     sender = _ring.Sender(memory, 0, up, epoch, control, segment.BELL, spin, naps)
     base = segment.PAGE + up
     receiver = _ring.Receiver(memory, base, down, epoch, memory, base + DATA_BELL, spin, naps)
     flags = (segment.LOCKS if locked else 0) | (0 if naps else segment.FUTEXES)
-    for offset, value in ((segment.SLOT_NAME, number), (segment.SLOT_UP, up), (segment.SLOT_DOWN, down)):
+    for offset, value in ((segment.SLOT_UP, up), (segment.SLOT_DOWN, down)):
         _ring.store64(control, slot + offset, value)
     _ring.store32(control, slot + segment.SLOT_PID, os.getpid())
     _ring.store32(control, slot + segment.SLOT_FLAGS, flags)
-    _ring.store32(control, slot, segment.OFFERED)
+    if not _ring.compare_exchange(control, slot, wanted, segment.OFFERED):
+        path.unlink(missing_ok=True)
+        raise LinkClosed(f"{where} waited no longer for this client, which took long to begin: try again")
     _ring.fetch_add(control, segment.JOINS, 1)
     _ring.ring_bell(control, segment.BELL)
 
     def alive() -> bool:
         same = _ring.load64(control, segment.EPOCH) == epoch and _ring.load32(control, segment.STATE) == segment.OPEN
-        return same and locks.taken(0) and _ring.load32(control, slot) != segment.REFUSED
+        return same and locks.taken(0) and mine()
+
+    def mine() -> bool:
+        return _ring.load64(control, slot + segment.SLOT_NAME) == number and _ring.load32(control, slot) in (
+            segment.OFFERED,
+            segment.ACCEPTED,
+        )
+
+    stopped = threading.Event()
+    if not locked:  # nobody else can tell that this process lives
+        threading.Thread(target=_beat, args=(control, slot, mine, stopped), name="cutset-beat", daemon=True).start()
 
     def ended(link: ShmLink) -> None:
+        stopped.set()
         if not alive():  # else the listener removes the file, when it has read what is in there
             with contextlib.suppress(OSError):
                 path.unlink()
@@ -104,3 +120,9 @@ def _claim(
 
     text = str(where)
     return ShmLink(text, text, timeouts, limits, memory, sender, receiver, base, 0, alive, ended)
+
+
+def _beat(control: mmap.mmap, slot: int, mine: Callable[[], bool], stopped: threading.Event) -> None:
+    """Heartbeats, for as long as the slot is this client's and its link lasts."""
+    while mine() and not stopped.wait(segment.BEAT):
+        _ring.fetch_add(control, slot + segment.SLOT_BEATS, 1)

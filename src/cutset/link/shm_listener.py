@@ -41,6 +41,10 @@ class ShmListener:
         self._patience = patience(timeouts)
         self.poller = _ring.Poller(control, segment.BELL, segment.JOINS, *self._patience)
         self._links: dict[int, ShmLink] = {}  # by slot
+        self._owners: dict[int, int] = {}  # user ids, by slot
+        self._silent: dict[int, float] = {}  # slots from which nothing came yet, and since when
+        self._beats: dict[int, tuple[int, float]] = {}  # the last heartbeat of those without locks, and when it came
+        self._claims: dict[int, float] = {}  # slots that were claimed without a lock, and since when
         self._ended: deque[tuple[int, ShmLink]] = deque()  # to be swept up by the thread that listens
         self._gone: list[Link] = []
         self._looked = 0.0
@@ -73,6 +77,7 @@ class ShmListener:
         if kind == JOINED:
             self._admit()
             return None
+        self._silent.pop(slot, None)
         link = self._links.get(slot)
         if link is None or link.why:
             return None  # it ended just now
@@ -107,7 +112,10 @@ class ShmListener:
         path = segment.ring_path(self._name, number)
         descriptor = segment.open_file(path)
         try:
-            memory = segment.map_file(descriptor, segment.ring_bytes(up, down))
+            owner = os.fstat(descriptor).st_uid
+            if sum(other == owner for other in self._owners.values()) >= self._limits.each:
+                raise LinkError("one user has as many clients as it may")
+            memory = segment.map_file(descriptor, segment.ring_bytes(up, down), populate=False)  # others are waiting
         finally:
             os.close(descriptor)
             path.unlink(missing_ok=True)  # both sides have it mapped: nothing is left when they die
@@ -120,7 +128,7 @@ class ShmListener:
 
         def alive() -> bool:
             # One that closed is there until it was read to its end.
-            there = not flags & segment.LOCKS or self._locks.taken(1 + slot)
+            there = self._locks.taken(1 + slot) if flags & segment.LOCKS else self._beating(slot)
             return self._open and (there or _ring.load32(memory, SENDER_CLOSED) != 0)
 
         def ended(link: ShmLink) -> None:
@@ -130,26 +138,58 @@ class ShmListener:
         self._links[slot] = ShmLink(
             self.address, peer, self._timeouts, self._limits, memory, sender, receiver, 0, base, alive, ended
         )
+        self._owners[slot] = owner
+        self._silent[slot] = time.monotonic()
+        self._beats.pop(slot, None)
         self.poller.add(slot, receiver)
         _ring.store32(control, at, segment.ACCEPTED)
 
     def _look(self, now: float) -> None:
         """Finds clients that died."""
         self._looked = now
-        for link in list(self._links.values()):
+        for slot, link in list(self._links.items()):
             if not link.why and not link.alive():
                 link.over(f"{link.peer} died")
+            elif not link.why and now - self._silent.get(slot, now) > self._timeouts.first:
+                link.over(f"{link.peer} said nothing")
+        self._admit()  # one that died between its offer and the bell
         for slot in range(self._limits.clients):
-            if slot in self._links or (state := _ring.load32(self._control, self._at(slot))) == segment.FREE:
+            state = _ring.load32(self._control, self._at(slot))
+            if slot in self._links or state != segment.UNLOCKED:
+                self._claims.pop(slot, None)
+            elif now - self._claims.setdefault(slot, now) > segment.SILENCE:
+                self._free(slot, state)
+            if slot in self._links or state == segment.FREE:
                 continue
             if state in (segment.CLAIMED, segment.ACCEPTED, segment.REFUSED) and not self._locks.taken(1 + slot):
-                _ring.store32(self._control, self._at(slot), segment.FREE)
+                self._free(slot, state)
+
+    def _free(self, slot: int, state: int) -> None:
+        """Frees a slot that a dead client left, and removes the file that it may have made."""
+        number = _ring.load64(self._control, self._at(slot) + segment.SLOT_NAME)
+        if _ring.compare_exchange(self._control, self._at(slot), state, segment.FREE):
+            with contextlib.suppress(OSError):
+                segment.ring_path(self._name, number).unlink()
+
+    def _beating(self, slot: int) -> bool:
+        """A client without locks was alive not long ago."""
+        beat, now = _ring.load32(self._control, self._at(slot) + segment.SLOT_BEATS), time.monotonic()
+        if (last := self._beats.get(slot)) is None or last[0] != beat:
+            last = self._beats[slot] = beat, now
+        return now - last[1] <= segment.SILENCE
+
+    def pause(self, link: Link, paused: bool) -> None:
+        """What a client that is paused sends stays in its ring."""
+        if (slot := self.slot(link)) is not None:
+            self.poller.pause(slot, paused)
 
     def _sweep(self) -> None:
         while self._ended:
             slot, link = self._ended.popleft()
             if self._links.get(slot) is link:
                 del self._links[slot]
+                for known in (self._owners, self._silent, self._beats):
+                    known.pop(slot, None)
                 self.poller.remove(slot)
                 _ring.store32(self._control, self._at(slot), segment.FREE)
                 self._gone.append(link)
