@@ -2,13 +2,18 @@
 
 A ledger belongs to one process: it has a master key that nobody else has and that is never stored, and counts the
 blocks of pads from 0 on. A block's rows are handed out from the first to the last, each once. A child process that was
-forked would count on from the same place under the same key, so there every use is an error.
+forked would count on from the same place under the same key, so there every use is an error: the kernel gives the child
+zeros in place of the key (MADV_WIPEONFORK), and where it can't, Python wipes it. Numbers of processes prove nothing: in
+another namespace a child has the same one.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import threading
+import weakref
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from cutset.errors import OffloadError
@@ -26,14 +31,37 @@ class Span:
     rows: int
 
 
+WIPE_ON_FORK = 18  # MADV_WIPEONFORK of Linux, for which Python has no name
+LEDGERS: weakref.WeakSet[Ledger] = weakref.WeakSet()
+
+
 class Ledger:
     """The blocks of pads of one process. Any thread may use it."""
 
     def __init__(self) -> None:
-        self._master = os.urandom(SEED_BYTES)
-        self.process = os.getpid()
+        # Private memory of no file: its first byte is 1 where the key behind it is there.
+        self._page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with suppress(OSError, AttributeError):
+            self._page.madvise(WIPE_ON_FORK)
+        with suppress(OSError, AttributeError):
+            self._page.madvise(mmap.MADV_DONTDUMP)
+        self._page[: 1 + SEED_BYTES] = b"\1" + os.urandom(SEED_BYTES)
+        LEDGERS.add(self)
         self._lock = threading.Lock()
         self._next = 0
+
+    @property
+    def _master(self) -> bytes:
+        return self._page[1 : 1 + SEED_BYTES]
+
+    @property
+    def forked(self) -> bool:
+        """This is a child of the process that made the ledger."""
+        return self._page[0] != 1
+
+    def wipe(self) -> None:
+        """Forgets the key: from now on this can't be used."""
+        self._page[: 1 + SEED_BYTES] = bytes(1 + SEED_BYTES)
 
     def __repr__(self) -> str:
         return f"Ledger(blocks={self._next})"
@@ -48,7 +76,7 @@ class Ledger:
 
     def check_process(self) -> None:
         """Raises OffloadError in a process that was forked from the one that made the ledger."""
-        if os.getpid() != self.process:
+        if self.forked:
             raise OffloadError(
                 "this process was forked after the model was loaded; load it again here, pads are single-use"
             )
@@ -94,3 +122,11 @@ class Block:
             span = Span(self.number, self.taken, rows)
             self.taken += rows
         return span
+
+
+def _wipe_all() -> None:
+    for ledger in list(LEDGERS):
+        ledger.wipe()
+
+
+os.register_at_fork(after_in_child=_wipe_all)
