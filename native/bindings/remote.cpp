@@ -217,10 +217,9 @@ void bind_remote(nb::module_& m) {
           "calls", [](const PyRemote& self) { return self.linears.calls; },
           [](PyRemote& self, std::uint64_t calls) { self.linears.calls = calls; })
       .def("stay_awake",
-           [](PyRemote& self, double alone, double in_company, std::uint64_t cores) {
+           [](PyRemote& self, double alone, double in_company) {
              self.linears.awake = alone;
              self.linears.awake_in_company = in_company;
-             self.linears.cores = cores;
            })
       .def_prop_ro("laps",
                    [](const PyRemote& self) { return nb::make_tuple(self.linears.laps.wall, self.linears.laps.cpu); })

@@ -25,9 +25,9 @@ using namespace cutset;
 using namespace cutset::bindings;
 using namespace cutset::offload;
 
-std::unique_ptr<Call> call_of(std::uint64_t client, std::uint64_t number, std::uint64_t matrix, const AnyArray& x,
+std::shared_ptr<Call> call_of(std::uint64_t client, std::uint64_t number, std::uint64_t matrix, const AnyArray& x,
                               double arrived) {
-  auto call = std::make_unique<Call>();
+  auto call = std::make_shared<Call>();
   call->masked = x.dtype() == nb::dtype<std::uint32_t>();
   if (call->masked) {
     check_array<std::uint32_t>(x, "x", 2, "uint32 or int16");
@@ -60,9 +60,10 @@ nb::list take_from(Batcher& self, double now) {
 class PyServer {
  public:
   PyServer(nb::list linears, ThreadPool& pool, Batcher& batcher, nb::object poller, std::size_t max_rows,
-           std::size_t warm_bytes, std::size_t warm_step)
+           std::size_t warm_bytes, std::size_t warm_step, std::size_t cores)
       : poller_(std::move(poller)),
-        server_(matrices(linears), pool, batcher, end_of<link::PollerEnd>(poller_), {max_rows, warm_bytes, warm_step}) {
+        server_(matrices(linears), pool, batcher, end_of<link::PollerEnd>(poller_),
+                {max_rows, warm_bytes, warm_step, cores}) {
     for (nb::handle linear : linears) held_.push_back(nb::borrow(linear));
   }
 
@@ -84,9 +85,9 @@ class PyServer {
     return server_.queue(call_of(client, number, matrix, x, Server::now()));
   }
 
-  int turn(double seconds) {
+  int turn(double seconds, double idle) {
     nb::gil_scoped_release release;
-    return static_cast<int>(server_.turn(seconds));
+    return static_cast<int>(server_.turn(seconds, idle));
   }
 
   nb::tuple record() const {
@@ -104,18 +105,21 @@ class PyServer {
                           what.masked ? copy<std::uint32_t>(what) : copy<std::int32_t>(what));
   }
 
-  // What was counted since the last time.
-  nb::dict counted() {
-    const Server::Counters found = std::exchange(server_.counters, {});
-    nb::dict told;
-    told["calls"] = found.calls;
-    told["rows"] = found.rows;
-    told["products"] = found.products;
-    told["shared_rows"] = found.shared_rows;
-    told["bytes_in"] = found.bytes_in;
-    told["bytes_out"] = found.bytes_out;
-    told["busy_s"] = found.busy;
-    return told;
+  // What was counted since the last time: of all, and by client.
+  nb::tuple counted() {
+    nb::dict all, each;
+    all["products"] = std::exchange(server_.products, 0);
+    all["shared_rows"] = std::exchange(server_.shared_rows, 0);
+    for (const auto& [client, found] : server_.counted()) {
+      nb::dict told;
+      told["calls"] = found.calls;
+      told["rows"] = found.rows;
+      told["bytes_in"] = found.bytes_in;
+      told["bytes_out"] = found.bytes_out;
+      told["busy_s"] = found.busy;
+      each[nb::int_(client)] = told;
+    }
+    return nb::make_tuple(all, each);
   }
 
  private:
@@ -144,8 +148,8 @@ class PyServer {
 
 void bind_server(nb::module_& m) {
   nb::class_<Batcher>(m, "Batcher", "Which waiting calls are multiplied together, and when.")
-      .def(nb::init<std::uint64_t, double, std::size_t, std::size_t>(), nb::kw_only(), "matrices"_a, "window"_a,
-           "max_rows"_a, "max_waiting"_a)
+      .def(nb::init<std::uint64_t, double, std::size_t, std::size_t, std::vector<std::uint64_t>>(), nb::kw_only(),
+           "matrices"_a, "window"_a, "max_rows"_a, "max_waiting"_a, "costs"_a = std::vector<std::uint64_t>())
       .def("__len__", &Batcher::waiting)
       .def_prop_ro("clients", &Batcher::clients)
       .def_prop_ro("complete", &Batcher::complete)
@@ -157,17 +161,36 @@ void bind_server(nb::module_& m) {
              double arrived) { return self.add(call_of(client, number, matrix, x, arrived)); },
           "client"_a, "number"_a, "matrix"_a, "x"_a, "arrived"_a)
       .def("answered", &Batcher::answered, "client"_a, "now"_a)
+      .def("has_room", &Batcher::has_room, "client"_a)
+      .def("known", &Batcher::known, "client"_a, "number"_a, "now"_a)
+      .def("drop", &Batcher::drop, "client"_a, "number"_a)
+      .def("hold", &Batcher::hold, "client"_a, "held"_a)
+      .def("busy", &Batcher::busy, "client"_a, "waits"_a)
+      .def("charge", &Batcher::charge, "client"_a, "seconds"_a)
+      .def("may", &Batcher::may, "client"_a, "now"_a)
+      .def("cost", &Batcher::cost, "matrix"_a)
+      .def_prop_rw("speed", &Batcher::speed, &Batcher::set_speed)
       .def("wait", &wait_of, "now"_a)
-      .def("take", &take_from, "now"_a, "(client, number, matrix) of the calls of the next product, which are removed");
+      .def("take", &take_from, "now"_a, "(client, number, matrix) of the calls of the next product")
+      .def(
+          "take_pieces",
+          [](Batcher& self, double now) {
+            nb::list taken;
+            for (const auto& call : self.take(now)) {
+              taken.append(nb::make_tuple(call->client, call->number, call->first, call->count));
+            }
+            return taken;
+          },
+          "now"_a, "the same with the rows that are taken: (client, number, first, count)");
 
   nb::class_<PyServer>(m, "Server", "The hot loop of an accelerator in shared memory.")
-      .def(nb::init<nb::list, ThreadPool&, Batcher&, nb::object, std::size_t, std::size_t, std::size_t>(), "linears"_a,
-           "pool"_a, "batcher"_a, "poller"_a, nb::kw_only(), "max_rows"_a, "warm_bytes"_a, "warm_step"_a,
-           nb::keep_alive<1, 3>(), nb::keep_alive<1, 4>())
+      .def(nb::init<nb::list, ThreadPool&, Batcher&, nb::object, std::size_t, std::size_t, std::size_t, std::size_t>(),
+           "linears"_a, "pool"_a, "batcher"_a, "poller"_a, nb::kw_only(), "max_rows"_a, "warm_bytes"_a, "warm_step"_a,
+           "cores"_a, nb::keep_alive<1, 3>(), nb::keep_alive<1, 4>())
       .def("greet", &PyServer::greet, "client"_a, "sender"_a, "receiver"_a)
       .def("forget", &PyServer::forget, "client"_a)
       .def("queue", &PyServer::queue, "client"_a, "number"_a, "matrix"_a, "x"_a)
-      .def("turn", &PyServer::turn, "seconds"_a)
+      .def("turn", &PyServer::turn, "seconds"_a, "idle"_a)
       .def_prop_ro("record", &PyServer::record)
       .def_prop_ro("refusal", &PyServer::refusal)
       .def_prop_ro("product", &PyServer::product)

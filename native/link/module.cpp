@@ -179,6 +179,11 @@ struct PyPoller {
     held.erase(std::remove_if(held.begin(), held.end(), gone), held.end());
   }
 
+  void pause(std::uint64_t token, bool paused) {
+    Turn turn(busy);
+    poller.pause(token, paused);
+  }
+
   nb::object recv(double timeout) {
     Turn turn(busy);
     std::uint64_t token = 0;
@@ -267,6 +272,7 @@ NB_MODULE(_ring, m) {
           [](PyPoller& self, double spin) { self.patience.spin = spin; })
       .def("add", &PyPoller::add)
       .def("end", &end_of<PyPoller>)
+      .def("pause", &PyPoller::pause)
       .def("remove", &PyPoller::remove)
       .def("recv", &PyPoller::recv);
 }

@@ -140,11 +140,17 @@ void Receiver::close() {
   ring(words_->space);
 }
 
-void Poller::add(std::uint64_t token, Receiver* receiver) { entries_.push_back({token, receiver, false}); }
+void Poller::add(std::uint64_t token, Receiver* receiver) { entries_.push_back({token, receiver, false, false}); }
 
 void Poller::remove(std::uint64_t token) {
   const auto gone = [&](const Entry& entry) { return entry.token == token; };
   entries_.erase(std::remove_if(entries_.begin(), entries_.end(), gone), entries_.end());
+}
+
+void Poller::pause(std::uint64_t token, bool paused) {
+  for (Entry& entry : entries_) {
+    if (entry.token == token) entry.paused = paused;
+  }
 }
 
 bool Poller::joined(Record& record) {
@@ -166,7 +172,7 @@ bool Poller::poll(std::uint64_t& token, Record& record) {
   for (std::size_t i = 0; i < count; ++i) {
     const std::size_t place = (next_ + i) % count;
     Entry& entry = entries_[place];
-    if (entry.over) continue;
+    if (entry.over || entry.paused) continue;
     try {
       record = entry.receiver->poll();
     } catch (const Broken&) {

@@ -169,6 +169,8 @@ class Poller {
 
   void add(std::uint64_t token, Receiver* receiver);
   void remove(std::uint64_t token);
+  // A client that is paused isn't looked at: what it sends stays in its ring.
+  void pause(std::uint64_t token, bool paused);
   // The next record and whose it is.
   bool poll(std::uint64_t& token, Record& record);
   bool wait(std::uint64_t& token, Record& record, double seconds, Patience patience);
@@ -178,6 +180,7 @@ class Poller {
     std::uint64_t token;
     Receiver* receiver;
     bool over;  // closed or broken: said once
+    bool paused;
   };
   bool joined(Record& record);
 

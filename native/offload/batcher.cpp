@@ -1,13 +1,20 @@
 #include "offload/batcher.h"
 
 #include <algorithm>
+#include <cmath>
 #include <stdexcept>
 #include <utility>
 
 namespace cutset::offload {
 
-Batcher::Batcher(std::uint64_t matrices, double window, std::size_t max_rows, std::size_t max_waiting)
-    : matrices_(matrices), window_(window), max_rows_(max_rows), max_waiting_(max_waiting) {
+Batcher::Batcher(std::uint64_t matrices, double window, std::size_t max_rows, std::size_t max_waiting,
+                 std::vector<std::uint64_t> costs)
+    : matrices_(matrices),
+      window_(window),
+      hold_(std::max(window, kHold)),
+      max_rows_(max_rows),
+      max_waiting_(max_waiting),
+      costs_(std::move(costs)) {
   if (matrices == 0 || max_rows == 0 || max_waiting == 0) throw std::invalid_argument("sizes must be at least 1");
 }
 
@@ -29,15 +36,16 @@ std::size_t Batcher::waiting() const {
 }
 
 bool Batcher::complete() const {
-  return std::all_of(clients_.begin(), clients_.end(), [](const Client& client) { return client.head() != nullptr; });
+  return std::all_of(clients_.begin(), clients_.end(),
+                     [](const Client& client) { return client.held || client.head() != nullptr; });
 }
 
 void Batcher::join(std::uint64_t name) {
   if (find(name)) return;
   Client made;
   made.name = name;
-  if (!clients_.empty()) made.rows = clients_.front().rows;
-  for (const Client& other : clients_) made.rows = std::min(made.rows, other.rows);
+  if (!clients_.empty()) made.used = clients_.front().used;
+  for (const Client& other : clients_) made.used = std::min(made.used, other.used);
   clients_.push_back(std::move(made));
 }
 
@@ -52,10 +60,26 @@ bool Batcher::has_room(std::uint64_t name) const {
   return !client || client->calls.size() < max_waiting_;
 }
 
-bool Batcher::add(std::unique_ptr<Call> call) {
+bool Batcher::known(std::uint64_t name, std::uint64_t number, double now) const {
+  const Client* client = find(name);
+  if (!client) return false;
+  for (const auto& call : client->calls) {
+    if (call->number == number) return true;
+  }
+  return number == client->last &&
+         (client->answered < client->arrived || now - client->answered <= client->answered - client->arrived);
+}
+
+bool Batcher::add(std::shared_ptr<Call> call) {
   join(call->client);
   if (!has_room(call->client)) return false;
-  find(call->client)->calls.push_back(std::move(call));
+  settle(call->arrived);
+  Client& client = *find(call->client);
+  if (!contends(client, call->arrived)) {  // who was away has saved nothing up
+    const double most = limit(call->arrived);
+    if (std::isfinite(most)) client.used = std::max(client.used, most - 2 * kSlice);
+  }
+  client.calls.push_back(std::move(call));
   return true;
 }
 
@@ -63,12 +87,75 @@ void Batcher::answered(std::uint64_t name, double now) {
   if (Client* client = find(name)) client->answered = now;
 }
 
+void Batcher::drop(std::uint64_t name, std::uint64_t number) {
+  Client* client = find(name);
+  if (client && client->head() && client->head()->number == number) client->calls.pop_front();
+}
+
+void Batcher::hold(std::uint64_t name, bool held) {
+  if (Client* client = find(name)) client->held = held;
+}
+
+void Batcher::busy(std::uint64_t name, bool waits) {
+  if (Client* client = find(name)) client->busy = waits;
+}
+
+void Batcher::charge(std::uint64_t name, double seconds) {
+  if (Client* client = find(name)) client->used += seconds;
+}
+
+bool Batcher::may(std::uint64_t name, double now) const {
+  const Client* client = find(name);
+  return client && eligible(*client, limit(now));
+}
+
+// Whether a client wants something, or will in a moment if it goes on.
+bool Batcher::contends(const Client& client, double now) const {
+  return !client.held && (client.head() || client.busy || now - client.answered <= hold_);
+}
+
+// The longest that a client may have used this machine and get more: a slice more than the contender with least.
+double Batcher::limit(double now) const {
+  double found = std::numeric_limits<double>::infinity();
+  for (const Client& client : clients_) {
+    if (contends(client, now)) found = std::min(found, client.used + kSlice);
+  }
+  return found;
+}
+
+// Charges the time in which nothing was multiplied to those for whom that was.
+void Batcher::settle(double now) {
+  const double since = std::exchange(idle_, -1);
+  if (since < 0 || now <= since) return;
+  double ahead = std::numeric_limits<double>::infinity();
+  for (const Client& client : clients_) {
+    if (client.head() && !client.held) ahead = std::min(ahead, client.used);
+  }
+  const auto owed = [&](const Client& client) {
+    return !client.head() && !client.busy && contends(client, since) && client.used + kSlice < ahead;
+  };
+  const auto count = std::count_if(clients_.begin(), clients_.end(), owed);
+  if (count == 0) return;
+  const double each = (now - since) / static_cast<double>(count);
+  std::vector<Client*> charged;
+  for (Client& client : clients_) {
+    if (owed(client)) charged.push_back(&client);
+  }
+  for (Client* client : charged) client->used += each;
+}
+
 double Batcher::wait(double now) const {
   std::size_t heads = 0;
   double last = 0, oldest = 0;  // answer to a client that is away; arrival
-  bool away = false;
+  bool away = false, behind = false;
+  const double fair = limit(now);
   for (const Client& client : clients_) {
+    if (client.held) continue;
     if (const Call* head = client.head()) {
+      if (!eligible(client, fair)) {
+        behind = true;
+        continue;
+      }
       oldest = heads == 0 ? head->arrived : std::min(oldest, head->arrived);
       ++heads;
     } else {
@@ -76,11 +163,19 @@ double Batcher::wait(double now) const {
       away = true;
     }
   }
-  if (heads == 0) return kNothing;
+  if (heads == 0) {
+    if (!behind) return kNothing;
+    if (idle_ < 0) idle_ = now;
+    double end = now + hold_;  // until the first of those who are owed work is given up
+    for (const Client& client : clients_) {
+      if (!client.head() && !client.busy && contends(client, now)) end = std::min(end, client.answered + hold_);
+    }
+    return std::max(1e-6, end - now);
+  }
   if (!away || heads >= max_rows_) return 0;
   const Key where = meeting(now);
   for (const Client& client : clients_) {
-    if (client.head() && !(key(*client.head()) == where)) return 0;  // somebody has to catch up
+    if (client.head() && eligible(client, fair) && !(key(*client.head()) == where)) return 0;  // has to catch up
   }
   // Not beyond the window of the call that waits longest, however many come and go.
   return std::max(0.0, std::min(last, oldest) + window_ - now);
@@ -94,6 +189,7 @@ Batcher::Key Batcher::meeting(double now) const {
   };
   std::vector<Company> found;
   for (const Client& client : clients_) {
+    if (client.held) continue;
     const Call* head = client.head();
     const double since = head ? head->arrived : client.answered;
     if (!head && !(now - since <= window_)) continue;
@@ -113,12 +209,26 @@ Batcher::Key Batcher::meeting(double now) const {
   return best == found.end() ? Key() : best->key;
 }
 
-std::vector<std::unique_ptr<Call>> Batcher::take(double now) {
+// How many rows a product with a matrix may have, so that nobody waits for long.
+std::size_t Batcher::piece(std::uint64_t matrix, double now) const {
+  const auto active = [&](const Client& client) {
+    return !client.held && (client.head() || client.busy || now - client.answered <= kPatience);
+  };
+  const bool alone = std::count_if(clients_.begin(), clients_.end(), active) <= 1;
+  const double rows =
+      speed_ * (alone ? kSlice * kAloneSlices : kSlice) / static_cast<double>(std::max<std::uint64_t>(1, cost(matrix)));
+  if (rows >= static_cast<double>(max_rows_)) return max_rows_;
+  return std::min(max_rows_, std::max(kLeastRows, static_cast<std::size_t>(rows)));
+}
+
+std::vector<std::shared_ptr<Call>> Batcher::take(double now) {
+  settle(now);
   std::vector<Client*> heads;
+  const double fair = limit(now);
   for (Client& client : clients_) {
-    if (client.head()) heads.push_back(&client);
+    if (client.head() && eligible(client, fair)) heads.push_back(&client);
   }
-  std::vector<std::unique_ptr<Call>> batch;
+  std::vector<std::shared_ptr<Call>> batch;
   if (heads.empty()) return batch;
   const Call* oldest = heads.front()->head();
   for (const Client* client : heads) {
@@ -145,17 +255,26 @@ std::vector<std::unique_ptr<Call>> Batcher::take(double now) {
                              [&](const Client* client) { return !(key(*client->head()) == chosen); }),
               heads.end());
   std::stable_sort(heads.begin(), heads.end(), [](const Client* a, const Client* b) {
-    return a->rows != b->rows ? a->rows < b->rows : a->head()->arrived < b->head()->arrived;
+    return a->used != b->used ? a->used < b->used : a->head()->arrived < b->head()->arrived;
   });
   std::size_t rows = 0;
+  const std::size_t most = piece(chosen.matrix, now);
   for (Client* client : heads) {
-    const Call& call = *client->head();
-    if (!batch.empty() && rows + call.rows > max_rows_) break;
-    rows += call.rows;
-    client->rows += call.rows;
+    Call& call = *client->head();
+    const std::size_t left = call.rows - call.taken();
+    if (!batch.empty() && rows + left > most) break;
+    call.first = call.taken();
+    call.count = std::min(left, most);
+    rows += call.count;
+    call.charged = static_cast<double>(call.count * cost(call.matrix)) / speed_;
+    client->used += call.charged;
     client->next = {(call.matrix + 1) % matrices_, call.masked};
-    batch.push_back(std::move(client->calls.front()));
-    client->calls.pop_front();
+    batch.push_back(client->calls.front());
+    if (call.finished()) {
+      client->last = call.number;
+      client->arrived = call.arrived;
+      client->calls.pop_front();
+    }
   }
   return batch;
 }

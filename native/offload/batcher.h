@@ -11,7 +11,12 @@
 
 namespace cutset::offload {
 
-constexpr double kPatience = 0.2;  // seconds that a call may be overtaken by others
+constexpr double kPatience = 0.2;       // seconds that a call may be overtaken by others
+constexpr double kSlice = 0.005;        // seconds that one product takes, about, while several clients want some
+constexpr double kHold = 0.01;          // seconds for which a client that is owed work is waited for
+constexpr double kAloneSlices = 32;     // at once, while nobody else wants anything
+constexpr std::size_t kLeastRows = 16;  // that are never split
+constexpr double kSpeed = 17179869184;  // rows times their cost a second, until that was measured
 
 // A product that a client waits for.
 struct Call {
@@ -22,13 +27,21 @@ struct Call {
   std::size_t rows = 0;
   double arrived = 0;
   std::unique_ptr<std::uint32_t[]> room;  // the rows, one after another, in whole words
+  std::size_t first = 0, count = 0;       // the rows that were taken last
+  std::unique_ptr<std::uint32_t[]> z;     // (rows, outputs), where they are multiplied in several pieces
+  double seconds = 0;                     // that its products took
+  double charged = 0;                     // seconds, for the rows that were taken last: an estimate
 
   bool same(const Call& other) const { return matrix == other.matrix && masked == other.masked; }
+  std::size_t taken() const { return first + count; }
+  bool finished() const { return taken() == rows; }
 };
 
 class Batcher {
  public:
-  Batcher(std::uint64_t matrices, double window, std::size_t max_rows, std::size_t max_waiting);
+  // `costs`: of a row of each matrix; 1 where there are none.
+  Batcher(std::uint64_t matrices, double window, std::size_t max_rows, std::size_t max_waiting,
+          std::vector<std::uint64_t> costs = {});
   Batcher(const Batcher&) = delete;
   Batcher& operator=(const Batcher&) = delete;
 
@@ -41,14 +54,28 @@ class Batcher {
   void leave(std::uint64_t client);
   // Whether a client may have another call waiting.
   bool has_room(std::uint64_t client) const;
-  // False where it may not.
-  bool add(std::unique_ptr<Call> call);
+  // Whether a call waits, is multiplied, or was answered so recently that it must have been sent again before.
+  bool known(std::uint64_t client, std::uint64_t number, double now) const;
+  // False where there is no room for it.
+  bool add(std::shared_ptr<Call> call);
   void answered(std::uint64_t client, double now);
+  // What is left of a call isn't wanted any more.
+  void drop(std::uint64_t client, std::uint64_t number);
+  // A client doesn't take its answers: none of its calls are taken until it does.
+  void hold(std::uint64_t client, bool held);
+  // A client waits for work of another kind too.
+  void busy(std::uint64_t client, bool waits);
+  // A client used this machine for other work, or for longer than it was charged for.
+  void charge(std::uint64_t client, double seconds);
+  bool may(std::uint64_t client, double now) const;
+  double speed() const { return speed_; }
+  void set_speed(double speed) { speed_ = speed; }
+  std::uint64_t cost(std::uint64_t matrix) const { return matrix < costs_.size() ? costs_[matrix] : 1; }
   // Seconds for which another call is worth waiting for: 0 to multiply now, kNothing if nothing waits.
   static constexpr double kNothing = -1;
   double wait(double now) const;
-  // The calls of the next product, removed.
-  std::vector<std::unique_ptr<Call>> take(double now);
+  // The calls of the next product, with the rows that are taken of each; removed once all were.
+  std::vector<std::shared_ptr<Call>> take(double now);
 
  private:
   struct Key {
@@ -61,26 +88,37 @@ class Batcher {
   };
   struct Client {
     std::uint64_t name = 0;
-    std::deque<std::unique_ptr<Call>> calls;
-    std::uint64_t rows = 0;  // multiplied so far
+    std::deque<std::shared_ptr<Call>> calls;
+    double used = 0;  // seconds of this machine so far
     double answered = -std::numeric_limits<double>::infinity();
     Key next;  // what it will want if it goes on
+    bool held = false, busy = false;
+    std::uint64_t last = std::numeric_limits<std::uint64_t>::max();  // the call that was taken last, all of it
+    double arrived = 0;                                              // when it came
 
     Client() = default;
     Client(Client&&) = default;
     Client& operator=(Client&&) = default;
 
-    const Call* head() const { return calls.empty() ? nullptr : calls.front().get(); }
+    Call* head() const { return calls.empty() ? nullptr : calls.front().get(); }
   };
 
   const Client* find(std::uint64_t client) const;
   Client* find(std::uint64_t client);
   static Key key(const Call& call) { return {call.matrix, call.masked}; }
   Key meeting(double now) const;
+  bool contends(const Client& client, double now) const;
+  double limit(double now) const;
+  static bool eligible(const Client& client, double limit) { return !client.held && client.used <= limit; }
+  void settle(double now);
+  std::size_t piece(std::uint64_t matrix, double now) const;
 
   std::uint64_t matrices_;
-  double window_;
+  double window_, hold_;
   std::size_t max_rows_, max_waiting_;
+  std::vector<std::uint64_t> costs_;
+  double speed_ = kSpeed;
+  mutable double idle_ = -1;     // since when nothing is multiplied, for clients that are owed work
   std::vector<Client> clients_;  // in the order in which they came
 };
 

@@ -10,16 +10,23 @@ namespace cutset::offload {
 
 namespace {
 
-constexpr std::uint64_t kAlone = 64;  // calls without company after which a client takes itself to be alone
+constexpr std::uint64_t kQuiet = 64;  // calls without company after which a client takes itself to be alone
 
 // Integers that are quantised, masked and checked at a time, and rows: what was read stays near, and a tile is worth
 // preparing the check's vectors for it.
 constexpr std::size_t kTile = std::size_t{1} << 17, kLeastTile = 16;
 
+// The next power of two.
+std::size_t bucket(std::size_t rows) {
+  std::size_t found = 1;
+  while (found < rows) found *= 2;
+  return found;
+}
+
 }  // namespace
 
 RemoteLinears::RemoteLinears(DecoderSpec spec, ThreadPool& pool, Rules rules)
-    : spec_(static_cast<DecoderSpec&&>(spec)), pool_(pool), rules_(rules), alone_(kAlone) {
+    : spec_(static_cast<DecoderSpec&&>(spec)), pool_(pool), rules_(rules), alone_(kQuiet) {
   matrices_.resize(spec_.site_count());
   pads_.resize(spec_.site_count());
 }
@@ -79,24 +86,41 @@ Stop RemoteLinears::run(Step& step, bool count_cpu) {
   return Stop::kDone;
 }
 
-// A product in as many calls as it takes, of about as many rows each.
+// A product in as many calls as it takes, of about as many rows each. Rounded up, it goes the same way whatever it was
+// rounded up from: rows of zeros are quantised, masked, checked and unmasked like all others.
 Stop RemoteLinears::answer_all(const Product& product) {
   const ClientMatrix& matrix = matrices_[spec_.index(product.site, product.layer, product.expert)];
+  const std::size_t total = rules_.pad_rows ? bucket(product.rows) : product.rows;
   at = &matrix;
-  wanted = product.rows - std::min(row, product.rows);
+  wanted = total - std::min(row, total);
   if (matrix.depth == 0 || wanted == 0) return Stop::kBefore;
-  if (rules_.pad_rows && (product.rows & (product.rows - 1)) != 0) return Stop::kBefore;
   const std::size_t largest = most(matrix);
   if (largest == 0) return Stop::kBefore;
   const std::size_t calls_needed = (wanted + largest - 1) / largest;
   const std::size_t each = rules_.pad_rows ? largest : (wanted + calls_needed - 1) / calls_needed;
-  while (row < product.rows) {
+  const float* x = product.x;
+  if (rules_.pad_rows) {
+    float* const padded =
+        static_cast<float*>(padded_.take(checked_product(checked_product(total, matrix.depth), sizeof(float))));
+    std::copy(x, x + product.rows * matrix.depth, padded);
+    std::fill(padded + product.rows * matrix.depth, padded + total * matrix.depth, 0.0f);
+    x = padded;
+  }
+  while (row < total) {
     Product part = product;
-    part.rows = wanted = std::min(each, product.rows - row);
-    part.x += row * matrix.depth;
-    part.y += row * matrix.outputs;
+    part.rows = wanted = std::min(each, total - row);
+    part.x = x + row * matrix.depth;
+    part.y = product.y + row * matrix.outputs;
+    if (rules_.pad_rows) {
+      part.y = static_cast<float*>(
+          padded_out_.take(checked_product(checked_product(part.rows, matrix.outputs), sizeof(float))));
+    }
     const Stop stop = call(part, matrix);
     if (stop != Stop::kDone) return stop;
+    if (rules_.pad_rows && row < product.rows) {
+      const std::size_t real = std::min(part.rows, product.rows - row);
+      std::copy(part.y, part.y + real * matrix.outputs, product.y + row * matrix.outputs);
+    }
     row += part.rows;
   }
   row = 0;
@@ -215,7 +239,7 @@ Stop RemoteLinears::receive(const Product& product, const ClientMatrix& matrix) 
   const double computed = std::min(waited, answer.seconds);
   laps.wall[kWait] -= computed;
   laps.wall[kAccelerator] += computed;
-  company(answer.shared, product.rows);
+  company(answer.shared);
   return settle(product, matrix);
 }
 
@@ -255,14 +279,10 @@ Stop RemoteLinears::settle(const Product& product, const ClientMatrix& matrix) {
 }
 
 // Where others share the accelerator cores are wanted, and waiting here stays asleep.
-void RemoteLinears::company(std::uint64_t shared, std::uint64_t sent) {
-  if (shared > sent) {
-    alone_ = 0;
-    clients_ = shared / sent;  // about as many, and perhaps more
-  } else {
-    ++alone_;
-  }
-  receiver_.patience->spin = alone_ >= kAlone ? awake : clients_ < cores ? awake_in_company : 0;
+void RemoteLinears::company(std::uint64_t shared) {
+  alone_ = shared == kAlone ? alone_ + 1 : 0;
+  if (shared != kAlone) company_ = shared;
+  receiver_.patience->spin = alone_ >= kQuiet ? awake : company_ == kSome ? awake_in_company : 0;
 }
 
 }  // namespace cutset::offload

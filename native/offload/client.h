@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/field.h"
+#include "core/memory.h"
 #include "core/pool.h"
 #include "core/spec.h"
 #include "core/step.h"
@@ -54,7 +55,7 @@ class RemoteLinears {
  public:
   struct Rules {
     bool masked = false;
-    bool pad_rows = false;  // only numbers of rows that are powers of two are sent
+    bool pad_rows = false;  // rows are rounded up to a power of two
   };
   struct Counters {
     std::uint64_t calls = 0, rows = 0, bytes_up = 0, bytes_down = 0;
@@ -74,8 +75,8 @@ class RemoteLinears {
 
   Stop run(Step& step, bool count_cpu);
 
-  // The row of the first product at which a run begins, and of the last one at which it stopped. What is larger than
-  // the ring takes, or the accelerator, is sent in several calls.
+  // The row of the first product at which a run begins, and of the last one at which it stopped, rounded up or not.
+  // What is larger than the ring takes, or the accelerator, is sent in several calls.
   std::size_t row = 0;
 
   // Set before a run: the number of the last call, and how long waits stay awake alone and in company; seconds.
@@ -83,7 +84,6 @@ class RemoteLinears {
   std::size_t most_rows = 0;  // that the accelerator takes
   double awake = 0, awake_in_company = 0;
   double patience = link::kSlice;  // seconds for which an answer is waited for here
-  std::uint64_t cores = 0;         // where there are more parties than these, waits don't stay awake at all
   // Told after a run.
   Laps laps;
   Counters counters;
@@ -111,17 +111,18 @@ class RemoteLinears {
   void expect(const ClientMatrix& matrix, std::size_t first, std::size_t count);
   Stop receive(const Product& product, const ClientMatrix& matrix);
   Stop settle(const Product& product, const ClientMatrix& matrix);
-  void company(std::uint64_t shared, std::uint64_t sent);
+  void company(std::uint64_t shared);
 
   DecoderSpec spec_;
   ThreadPool& pool_;
   Rules rules_;
   std::vector<ClientMatrix> matrices_;     // by the specification's index
   std::vector<std::deque<PadRows>> pads_;  // by number
+  Workspace padded_, padded_out_;
   link::SenderEnd sender_{};
   link::ReceiverEnd receiver_{};
-  std::uint64_t alone_ = 0;    // calls since others were seen
-  std::uint64_t clients_ = 1;  // of the accelerator, as it seems
+  std::uint64_t alone_ = 0;         // calls since others were seen
+  std::uint64_t company_ = kAlone;  // as it was last
 };
 
 }  // namespace cutset::offload

@@ -21,7 +21,15 @@ struct Multiply {
   std::uint64_t bytes() const { return rows * depth * (masked ? 4 : 2); }
 };
 
-// The answer. The array: uint32 residues if masked, or else int32. `seconds` and `shared` are the accelerator's word.
+// Who shares a product, as far as that is anybody else's business.
+enum Company : std::uint64_t {
+  kAlone = 0,
+  kSome = 1,   // others do, and there are cores for all to stay awake on
+  kCrowd = 2,  // others do, and there aren't
+};
+
+// The answer. The array: uint32 residues if masked, or else int32. `seconds`, of these rows, and `shared`, a Company,
+// are the accelerator's word.
 struct Answer {
   std::uint64_t call = 0;
   double seconds = 0;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <new>
 #include <stdexcept>
 #include <utility>
 
@@ -30,7 +31,7 @@ Server::Peer* Server::peer(std::uint64_t name) {
 
 void Server::greet(std::uint64_t name, link::SenderEnd sender, link::ReceiverEnd receiver) {
   forget(name);
-  peers_.push_back({name, sender, receiver});
+  peers_.push_back({name, sender, receiver, {}});
   batcher_.join(name);
 }
 
@@ -40,14 +41,26 @@ void Server::forget(std::uint64_t name) {
   batcher_.leave(name);
 }
 
-Server::Event Server::turn(double seconds) {
+std::vector<Server::Counted> Server::counted() {
+  std::vector<Counted> found;
+  for (Peer& one : peers_) {
+    if (one.counters.bytes_in > 0 || one.counters.calls > 0) {
+      found.push_back({one.client, std::exchange(one.counters, Counters())});
+    }
+  }
+  return found;
+}
+
+Server::Event Server::turn(double seconds, double idle) {
   const link::Turn polling(*poller_.busy);
   const double end = now() + seconds;
   for (;;) {
     while (given_ < batch_.size()) {
       const Call& call = *batch_[given_++];
-      const std::uint32_t* z = z_ + row_ * matrices_[call.matrix]->outputs();
-      row_ += call.rows;
+      const std::size_t outputs = matrices_[call.matrix]->outputs();
+      const std::uint32_t* z = call.z ? call.z.get() : z_ + row_ * outputs;
+      row_ += call.count;
+      if (!call.finished()) continue;
       const Event event = deliver(call, z);
       if (event != Event::kNothing) return event;
     }
@@ -59,19 +72,27 @@ Server::Event Server::turn(double seconds) {
       double time = now();
       if (time >= end) return Event::kNothing;
       const double wait = batcher_.wait(time);
+      Event event = Event::kNothing;
       if (wait != 0) {
-        Event event = Event::kNothing;
-        bool took = wait == Batcher::kNothing && warm(event);
-        if (event == Event::kNothing && !took) {
-          took = take(wait == Batcher::kNothing ? end - time : std::min(wait, end - time), event);
-        }
-        while (event == Event::kNothing && took && !batcher_.complete())
+        const double longest = std::min(wait == Batcher::kNothing ? end - time : std::min(wait, end - time), idle);
+        bool took = wait == Batcher::kNothing && idle > 0 && warm(event);
+        if (event == Event::kNothing && !took) took = take(longest, event);
+        const bool nothing = event == Event::kNothing && !took && longest == idle;
+        for (std::size_t i = 0; event == Event::kNothing && took && i < most_messages() && !batcher_.complete(); ++i) {
           took = take(0, event);  // whatever else is there
-        if (event != Event::kNothing) return event;
+        }
+        if (event != Event::kNothing || nothing) return event;
         time = now();
         if (batcher_.wait(time) != 0) continue;
+      } else if (!owed_) {  // whoever has work waiting must not keep others from being heard
+        for (std::size_t i = 0; i < most_messages() && take(0, event); ++i) {
+        }
+        owed_ = event != Event::kNothing;
+        if (owed_) return event;
+        time = now();
       }
       batch_ = batcher_.take(time);
+      owed_ = false;
     }
     given_ = row_ = 0;
     const Event event = multiply();
@@ -113,82 +134,137 @@ bool Server::queued(Peer& from) {
       wanted.rows > rules_.max_rows) {
     return false;
   }
-  auto call = std::make_unique<Call>();
+  const double time = now();
+  const std::size_t bytes = wanted.bytes();
+  if (batcher_.known(from.client, wanted.call, time)) {  // sent again, because its answer takes long
+    from.receiver.receiver->release(record.end);
+    from.counters.bytes_in += bytes;
+    return true;
+  }
+  if (!batcher_.has_room(from.client)) return false;
+  auto call = std::make_shared<Call>();
   call->client = from.client;
   call->number = wanted.call;
   call->matrix = wanted.matrix;
   call->masked = wanted.masked;
   call->rows = wanted.rows;
-  call->arrived = now();
-  if (!batcher_.has_room(from.client)) return false;
+  call->arrived = time;
   // A copy: the client can still write to memory that is shared, and needs it for its next call.
-  const std::size_t bytes = wanted.bytes();
-  call->room.reset(new std::uint32_t[(bytes + 3) / 4]);
+  call->room.reset(new (std::nothrow) std::uint32_t[(bytes + 3) / 4]);
+  if (!call->room) return false;  // the twin says so
   std::memcpy(call->room.get(), frame + begin, bytes);
   batcher_.add(std::move(call));
   from.receiver.receiver->release(record.end);
-  counters.bytes_in += bytes;
+  from.counters.bytes_in += bytes;
+  batcher_.charge(from.client, now() - time);
   return true;
 }
 
 // One product for all calls of the batch. Those that can be are answered.
 Server::Event Server::multiply() {
   if (batch_.empty()) return Event::kNothing;
-  const Call& first = *batch_.front();
+  Call& first = *batch_.front();
   const PackedI8& matrix = *matrices_[first.matrix];
   const double started = now();
   rows_ = 0;
-  for (const auto& call : batch_) rows_ += call->rows;
+  for (const auto& call : batch_) rows_ += call->count;
   const bool alone = batch_.size() == 1;
-  Peer* to = alone ? peer(first.client) : nullptr;
-  answer = {first.number, 0, rows_, first.masked, rows_, matrix.outputs()};
+  Peer* to = alone && first.count == first.rows ? peer(first.client) : nullptr;
+  answer = answer_to(first);
   char* room = to ? room_for(*to, answer) : nullptr;  // straight into the ring
   try {
-    std::uint32_t* z = static_cast<std::uint32_t*>(
-        room ? static_cast<void*>(room)
-             : outputs_.take(checked_product(checked_product(rows_, matrix.outputs()), sizeof(std::uint32_t))));
+    for (const auto& call : batch_) {
+      if (call->count < call->rows && !call->z) {
+        call->z.reset(new std::uint32_t[checked_product(call->rows, matrix.outputs())]);
+      }
+    }
+    std::uint32_t* z = nullptr;
+    if (room) {
+      z = static_cast<std::uint32_t*>(static_cast<void*>(room));
+    } else if (alone && first.z) {
+      z = first.z.get() + first.first * matrix.outputs();
+    } else {
+      z = static_cast<std::uint32_t*>(
+          outputs_.take(checked_product(checked_product(rows_, matrix.outputs()), sizeof(std::uint32_t))));
+    }
     compute(z);
     z_ = z;
-  } catch (const std::invalid_argument& error) {
-    // Somebody's numbers are wrong: each alone, so that the others don't suffer.
-    client = first.client;
-    number = first.number;
-    reason = error.what();
-    if (!alone) {
-      for (auto& call : batch_) apart_.push_back(std::move(call));
+    for (const auto& call : batch_) {
+      if (call->z && !alone) {
+        std::memcpy(call->z.get() + call->first * matrix.outputs(), z,
+                    call->count * matrix.outputs() * sizeof(std::uint32_t));
+      }
+      z += call->count * matrix.outputs();
     }
-    batch_.clear();
-    return alone ? Event::kRefusal : Event::kNothing;
+  } catch (const std::invalid_argument& error) {
+    return failed(error.what());
+  } catch (const std::bad_alloc&) {
+    return failed("there is no memory for this product now");
   }
   next_ = (first.matrix + 1) % matrices_.size();
   warmed_ = 0;
-  seconds_ = now() - started;
-  counters.calls += batch_.size();
-  counters.rows += rows_;
-  counters.products += 1;
-  counters.shared_rows += alone ? 0 : rows_;
-  counters.busy += seconds_;
+  count(now() - started);
   if (room) {
     given_ = 1;
-    answer.seconds = seconds_;
+    answer.seconds = first.seconds;
     send(*to, answer);
   }
   return Event::kNothing;
 }
 
+// Somebody's numbers are wrong, or it wants too much: each alone, so that the others don't suffer.
+Server::Event Server::failed(const char* why) {
+  const bool alone = batch_.size() == 1;
+  client = batch_.front()->client;
+  number = batch_.front()->number;
+  reason = why;
+  if (alone) {
+    batcher_.drop(client, number);
+    batcher_.answered(client, now());
+  } else {
+    for (auto& call : batch_) apart_.push_back(std::move(call));
+  }
+  batch_.clear();
+  return alone ? Event::kRefusal : Event::kNothing;
+}
+
+// Who used what of a product that took `seconds`, and how fast this machine is.
+void Server::count(double seconds) {
+  products += 1;
+  if (batch_.size() > 1) shared_rows += rows_;
+  for (const auto& call : batch_) {
+    const double own = seconds * static_cast<double>(call->count) / static_cast<double>(rows_);
+    call->seconds += own;
+    batcher_.charge(call->client, own - call->charged);
+    if (Peer* from = peer(call->client)) {
+      from->counters.calls += call->finished();
+      from->counters.rows += call->count;
+      from->counters.busy += own;
+    }
+  }
+  if (rows_ >= kLeastRows && seconds > 0) {
+    const double found = static_cast<double>(rows_ * batcher_.cost(batch_.front()->matrix)) / seconds;
+    batcher_.set_speed(batcher_.speed() + (found - batcher_.speed()) / 8);
+  }
+}
+
 void Server::compute(std::uint32_t* z) {
   const Call& first = *batch_.front();
   const PackedI8& matrix = *matrices_[first.matrix];
-  const std::uint32_t* x = first.room.get();
+  const std::size_t size = matrix.depth() * (first.masked ? 4 : 2);
+  const auto piece = [&](const Call& call) {
+    return reinterpret_cast<const char*>(call.room.get()) + call.first * size;
+  };
+  const char* given = piece(first);
   if (batch_.size() > 1) {
-    const std::size_t size = matrix.depth() * (first.masked ? 4 : 2);
     char* rows = static_cast<char*>(inputs_.take(checked_product(rows_, size)));
-    x = reinterpret_cast<const std::uint32_t*>(rows);
+    given = rows;
     for (const auto& call : batch_) {
-      std::memcpy(rows, call->room.get(), call->rows * size);
-      rows += call->rows * size;
+      std::memcpy(rows, piece(*call), call->count * size);
+      rows += call->count * size;
     }
   }
+  const auto* x = reinterpret_cast<const std::uint32_t*>(given);
   if (first.masked) {
     matrix.residues(pool_, x, rows_, z, workspace_);
   } else {
@@ -219,16 +295,24 @@ void Server::send(Peer& to, const Answer& what) {
   std::memcpy(to.sender.sender->data(), front, begin);
   to.sender.sender->commit(link::kWhole, begin + what.bytes());
   batcher_.answered(to.client, now());
-  counters.bytes_out += what.bytes();
+  to.counters.bytes_out += what.bytes();
+}
+
+// What is said about a product is about the client's own rows: those of others are their own business.
+Answer Server::answer_to(const Call& call) const {
+  const std::uint64_t company = batch_.size() == 1 ? kAlone : batcher_.clients() < rules_.cores ? kSome : kCrowd;
+  return {call.number, call.seconds, company, call.masked, call.rows, matrices_[call.matrix]->outputs()};
 }
 
 Server::Event Server::deliver(const Call& call, const std::uint32_t* z) {
   Peer* to = peer(call.client);
   if (!to) return Event::kNothing;  // it has gone
-  answer = {call.number, seconds_, rows_, call.masked, call.rows, matrices_[call.matrix]->outputs()};
+  answer = answer_to(call);
   if (char* room = room_for(*to, answer)) {
+    const double started = now();
     std::memcpy(room, z, answer.bytes());
     send(*to, answer);
+    batcher_.charge(call.client, now() - started);
     return Event::kNothing;
   }
   client = call.client;

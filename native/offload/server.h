@@ -25,6 +25,7 @@ class Server {
     std::size_t max_rows = 0;    // of a call
     std::size_t warm_bytes = 0;  // how much is read ahead of what will be multiplied next
     std::size_t warm_step = 0;   // of it, between two looks for messages
+    std::size_t cores = 1;       // that parties may stay awake on
   };
   // What ends a turn: something for the twin.
   enum class Event : int {
@@ -34,7 +35,7 @@ class Server {
     kRefusal = 3,  // `reason` why `number` of `client` isn't answered
   };
   struct Counters {
-    std::uint64_t calls = 0, rows = 0, products = 0, shared_rows = 0, bytes_in = 0, bytes_out = 0;
+    std::uint64_t calls = 0, rows = 0, bytes_in = 0, bytes_out = 0;
     double busy = 0;
   };
 
@@ -46,10 +47,10 @@ class Server {
   void greet(std::uint64_t client, link::SenderEnd sender, link::ReceiverEnd receiver);
   void forget(std::uint64_t client);
   // A call that the twin read.
-  bool queue(std::unique_ptr<Call> call) { return batcher_.add(static_cast<std::unique_ptr<Call>&&>(call)); }
+  bool queue(std::shared_ptr<Call> call) { return batcher_.add(static_cast<std::shared_ptr<Call>&&>(call)); }
 
-  // Serves for `seconds`, or until something is for the twin.
-  Event turn(double seconds);
+  // Serves for `seconds`, or until something is for the twin, or nothing was to be done for `idle` seconds.
+  Event turn(double seconds, double idle);
 
   // What an event is about.
   std::uint64_t client = 0, number = 0;
@@ -58,7 +59,13 @@ class Server {
   Answer answer;
   const std::uint32_t* product = nullptr;  // its (rows, outputs), until the next turn
 
-  Counters counters;
+  // By client, since the twin read them last; and of all.
+  struct Counted {
+    std::uint64_t client;
+    Counters counters;
+  };
+  std::vector<Counted> counted();
+  std::uint64_t products = 0, shared_rows = 0;
   static double now();
 
  private:
@@ -66,15 +73,21 @@ class Server {
     std::uint64_t client;
     link::SenderEnd sender;
     link::ReceiverEnd receiver;
+    Counters counters;
   };
-  using Batch = std::vector<std::unique_ptr<Call>>;
+  using Batch = std::vector<std::shared_ptr<Call>>;
 
+  // That are read between two products: a few of each client.
+  std::size_t most_messages() const { return 2 * peers_.size() + 8; }
   Peer* peer(std::uint64_t name);
   bool take(double seconds, Event& event);
   bool warm(Event& event);
   bool queued(Peer& from);
   Event multiply();
   void compute(std::uint32_t* z);
+  void count(double seconds);
+  Event failed(const char* why);
+  Answer answer_to(const Call& call) const;
   char* room_for(Peer& to, const Answer& what);
   void send(Peer& to, const Answer& what);
   Event deliver(const Call& call, const std::uint32_t* z);
@@ -92,9 +105,9 @@ class Server {
   std::size_t given_ = 0;  // of these have their answer
   std::size_t row_ = 0;    // of z_, where the next answer begins
   std::size_t rows_ = 0;
-  double seconds_ = 0;
   const std::uint32_t* z_ = nullptr;
-  std::deque<std::unique_ptr<Call>> apart_;  // of a batch in which somebody's numbers are wrong
+  std::deque<std::shared_ptr<Call>> apart_;  // of a batch in which somebody's numbers are wrong
+  bool owed_ = false;                        // a product is due before more messages are read
 };
 
 }  // namespace cutset::offload

@@ -135,7 +135,11 @@ class LinkClosed(LinkError):
 
 
 class FrameError(LinkError):
-    """What came isn't a frame, or is larger than allowed."""
+    """What came isn't a frame, or (`too_large`) has more bytes than its receiver takes."""
+
+    def __init__(self, message: str, *, too_large: bool = False) -> None:
+        super().__init__(message)
+        self.too_large = too_large
 
 
 class OffloadError(CutsetError):

@@ -303,3 +303,43 @@ def test_who_receives_while_another_thread_closes_is_told_so(there: Place) -> No
     link.close()
     thread.join(10)
     assert [type(error) for error in failed] == [LinkClosed]
+
+
+def test_a_frame_beyond_what_is_expected_is_refused(there: Place) -> None:
+    """The bound of one `recv`, which may be far below the link's own."""
+    link = there.dial()
+    link.send(b"hello")
+    end, frame = there.first()
+    frame.release()  # type: ignore[attr-defined]
+    for size in (100, 700_000):  # the second comes in pieces over shared memory
+        end.send(b"small enough", [np.zeros(size, np.uint8)])
+        link.recv(5, size + 1000).release()
+    end.send(b"too large", [np.zeros(700_000, np.uint8)])
+    with pytest.raises(FrameError) as caught:
+        link.recv(5, 10_000)
+    assert caught.value.too_large
+
+
+def test_what_is_started_is_sent_as_there_is_room(there: Place) -> None:
+    link = there.dial()
+    link.send(b"hello")
+    end, frame = there.first()
+    frame.release()  # type: ignore[attr-defined]
+    whole = [np.full(3 << 20, number, np.uint8) for number in range(6)]
+    waiting = [end.start(b"%d" % number, [array]) for number, array in enumerate(whole)]
+    got = 0
+    for _ in range(2000):
+        while waiting and waiting[0]():
+            waiting.pop(0)
+        try:
+            found = link.recv(0.02)
+        except LinkTimeout:
+            continue
+        assert found.header == b"%d" % got
+        assert np.array_equal(found.arrays[0], whole[got])
+        found.release()
+        got += 1
+        if got == len(whole):
+            break
+    assert got == len(whole)
+    assert not waiting

@@ -6,6 +6,8 @@ import contextlib
 import errno
 import os
 import random
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -398,3 +400,51 @@ def test_a_link_is_closed_while_another_thread_looks_whether_the_other_side_live
     link.close()
     assert not link.alive()
     listener.close()
+
+
+WITHOUT_LOCKS = """
+import sys, time
+from cutset.link import Limits, connect, segment
+segment.Locks.take = lambda self, byte: None
+if sys.argv[2] == "claim":
+    segment.create = lambda *_: print("there", flush=True) or time.sleep(60)
+link = connect(sys.argv[1], limits=Limits(ring=1 << 18))
+link.send(b"hello")
+print("there", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("what", ["link", "claim"])
+def test_clients_without_locks_that_are_killed_leave_nothing(
+    address: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segment, "SILENCE", 1.0)
+    listener = listen(address, limits=LIMITS)
+    clients = [
+        subprocess.Popen([sys.executable, "-c", WITHOUT_LOCKS, address, what], stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    try:
+        for client in clients:
+            assert client.stdout is not None
+            assert client.stdout.readline() == "there\n"
+        for _ in range(30):  # they beat: longer than a silence nothing happens to them
+            listener.recv(0.05)
+        if what == "link":
+            assert listener.gone() == []
+    finally:
+        for client in clients:
+            client.kill()
+            client.communicate()
+    end = time.monotonic() + 20
+    links: list[Link] = []
+    while len(links) < 4:
+        assert time.monotonic() < end, "slots are lost"
+        listener.recv(0.05)
+        with contextlib.suppress(LinkClosed):
+            links.append(dial(address))
+    for link in links:
+        link.close()
+    listener.close()
+    assert not list(segment.directory().glob("*.ring"))

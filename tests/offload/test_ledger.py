@@ -1,5 +1,6 @@
 """The ledger: every row once, in one process."""
 
+import ctypes
 import os
 import pickle
 import threading
@@ -79,3 +80,25 @@ def test_a_ledger_neither_shows_its_key_nor_leaves():
     assert repr(ledger._master) not in repr(ledger)
     with pytest.raises(TypeError, match="stays in its process"):
         pickle.dumps(ledger)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("python", [True, False], ids=["os.fork", "fork of the system"])
+def test_a_child_with_the_same_process_id_can_not_use_it(python, monkeypatch):
+    """As in a new namespace of processes. Python's own hooks don't see a fork that something else makes."""
+    ledger = Ledger()
+    ledger.open(3)
+    number = os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: number)
+    child = os.fork() if python else ctypes.CDLL(None).fork()
+    if child == 0:
+        try:
+            ledger.seed(0)
+            os._exit(1)
+        except OffloadError:
+            os._exit(2 if any(ledger._master) else 0)
+        except BaseException:
+            os._exit(3)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert len(ledger.seed(0)) == 32
+    assert any(ledger._master)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -71,9 +72,9 @@ class Setting:
 class Process:
     """A bench client that was started; asks are answered in order."""
 
-    def __init__(self, arguments: Sequence[str]) -> None:
+    def __init__(self, arguments: Sequence[str], module: str = "cutset.bench.offload_client") -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "cutset.bench.offload_client", *arguments],
+            [sys.executable, "-m", module, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -112,17 +113,22 @@ def _environment() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def accelerator(folder: Path, setting: Setting) -> Iterator[str]:
-    """An accelerator process for a model; gives its address."""
+def accelerator(folder: Path, setting: Setting, keys: Path | None = None) -> Iterator[str]:
+    """An accelerator process for a model; gives its address. `keys`: with tcp, a directory with `server.key`, and the
+    public keys of those who may connect."""
     name = f"cutset-bench-{os.getpid()}"
-    address = {"shm": f"shm://{name}", "ipc": f"ipc://{folder.parent}/{name}"}[setting.link]
+    places = {"shm": f"shm://{name}", "ipc": f"ipc://{folder.parent}/{name}", "tcp": "tcp://127.0.0.1:0"}
+    address = places[setting.link]
     command = [sys.executable, "-m", "cutset", "accelerator", str(folder), "--listen", address]
     command += ["--threads", str(setting.threads), "--device", setting.device]
+    if keys is not None:
+        command += ["--key", str(keys / "server.key"), "--allow", str(keys)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=_environment())
     try:
         assert process.stderr is not None
         for line in process.stderr:
-            if "listening" in line:
+            if found := re.search(r"listening on (\S+):", line):
+                address = found[1]
                 break
         else:
             raise EngineError(f"the accelerator of the benchmark ended with {process.wait()}")

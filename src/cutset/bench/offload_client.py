@@ -63,11 +63,13 @@ class TimedLinears:
 class Client:
     """One model in one mode."""
 
-    def __init__(self, folder: Path, mode: str, address: str, threads: int, context: int, pads_mib: int) -> None:
+    def __init__(
+        self, folder: Path, mode: str, address: str, threads: int, context: int, pads_mib: int, keys: dict[str, Path]
+    ) -> None:
         chosen: dict[str, Any] = {"dtype": mode} if mode in LOCAL else {"offload": address, "mode": mode}
         chosen["generation_config"] = False
         if mode not in LOCAL:
-            chosen["pads_mib"] = pads_mib
+            chosen |= {"pads_mib": pads_mib, **keys}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that plain is no secret is known here
             self.llm = LLM(
@@ -148,8 +150,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--pads-mib", type=int, default=1024)
+    parser.add_argument("--key", type=Path)
+    parser.add_argument("--accelerator-key", type=Path)
     args = parser.parse_args()
-    client = Client(args.folder, args.mode, args.offload, args.threads, args.context, args.pads_mib)
+    keys = {name: getattr(args, name) for name in ("key", "accelerator_key") if getattr(args, name) is not None}
+    client = Client(args.folder, args.mode, args.offload, args.threads, args.context, args.pads_mib, keys)
     _say({"load_s": client.llm.load_s})
     for line in sys.stdin:
         command = json.loads(line)

@@ -52,10 +52,10 @@ TARGETS = (
 )
 
 
-def judge(rows: Sequence[Row]) -> list[tuple[str, str, str, str, str]]:
+def judge(rows: Sequence[Row], targets: Sequence[Target] = TARGETS) -> list[tuple[str, str, str, str, str]]:
     """Lines of a table: what, the limit, the worst figure, whether it was reached, and where that was."""
     lines = []
-    for target in TARGETS:
+    for target in targets:
         row = target.worst(rows)
         if row is not None:
             limit = f"{'at least' if target.least else 'at most'} {format_value(target.limit)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import signal
+import time
 from types import FrameType
 
 from cutset.cli.answer import tell
@@ -33,6 +34,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--window-us", type=int, default=2000, metavar="N", help="how long a call waits for company (default 2000)"
     )
+    parser.add_argument("--clients", type=int, default=64, metavar="N", help="most clients at once (default 64)")
+    parser.add_argument(
+        "--clients-per-key",
+        type=int,
+        default=16,
+        metavar="N",
+        help="most of these with one key, or of one user where there are no keys (default 16)",
+    )
+    parser.add_argument(
+        "--idle", type=float, default=600, metavar="S", help="seconds without a call that end a link (default 600)"
+    )
+    parser.add_argument(
+        "--report", type=float, metavar="S", help="say every S seconds what was done for all clients together"
+    )
     parser.add_argument("--no-pads", action="store_true", help="refuse to make pads for clients of other accelerators")
     add_settings(parser, "threads", "device", "offline", "download", "models_file")
 
@@ -41,6 +56,10 @@ def run(args: argparse.Namespace) -> int:
     settings = settings_from(args)
     if not 1 <= args.max_rows <= 1 << 20 or not 0 <= args.window_us <= 1_000_000:
         raise ConfigError("--max-rows must be from 1 to 1048576, --window-us from 0 to 1000000")
+    if not 1 <= args.clients <= 1024 or args.clients_per_key < 1:
+        raise ConfigError("--clients must be from 1 to 1024, --clients-per-key at least 1")
+    if not 1 <= args.idle <= 86400 or (args.report is not None and not 0.05 <= args.report <= 86400):
+        raise ConfigError("--idle must be from 1 to 86400 seconds, --report from 0.05 to 86400")
     stop: list[int] = []
 
     def stopping(number: int, frame: FrameType | None) -> None:
@@ -50,7 +69,13 @@ def run(args: argparse.Namespace) -> int:
     from cutset.offload.accelerator.open import open_accelerator
     from cutset.offload.accelerator.server import Quota
 
-    quota = Quota(max_rows=args.max_rows, window=args.window_us / 1e6)
+    quota = Quota(
+        max_rows=args.max_rows,
+        window=args.window_us / 1e6,
+        idle=args.idle,
+        clients=args.clients,
+        each=args.clients_per_key,
+    )
     accelerator = open_accelerator(
         args.model,
         args.listen,
@@ -72,12 +97,27 @@ def run(args: argparse.Namespace) -> int:
             f"listening on {accelerator.listener.address}: {welcome.matrices} matrices, digest {welcome.digest[:12]}…, "
             f"on {welcome.device} with {welcome.threads} threads"
         )
-        accelerator.serve(lambda: bool(stop))
+        said = time.monotonic()
+
+        def stopped() -> bool:
+            nonlocal said
+            if args.report is not None and time.monotonic() - said >= args.report:
+                said = time.monotonic()
+                tell(f"so far: {_totals(accelerator.totals())}")
+            return bool(stop)
+
+        accelerator.serve(stopped)
     finally:
         accelerator.close()
-    counted = accelerator.counters
-    tell(
-        f"stopped: {counted['clients']:.0f} clients, {counted['rows']:.0f} rows of {counted['calls']:.0f} calls in "
-        f"{counted['products']:.0f} products, busy {counted['busy_s']:.1f} s"
-    )
+    tell(f"stopped: {_totals(accelerator.totals())}")
     return 0
+
+
+def _totals(counted: dict[str, float]) -> str:
+    """What was done for all clients, in words: only whoever runs an accelerator is told."""
+    return (
+        f"{counted['clients']:.0f} clients ({counted['connected']:.0f} now), {counted['rows']:.0f} rows of "
+        f"{counted['calls']:.0f} calls in {counted['products']:.0f} products, {counted['pads']:.0f} rows of pads, "
+        f"{counted['refused']:.0f} refusals, {counted['dropped']:.0f} links ended for what they cost, "
+        f"busy {counted['busy_s']:.1f} s"
+    )

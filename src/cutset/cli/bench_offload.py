@@ -29,7 +29,10 @@ CLIENTS = ("plain", "masked+verified")
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", metavar="MODEL", help="a directory instead of the random models")
     parser.add_argument(
-        "--workload", action="append", choices=("w246", "layer7b", "w246-4k", "clients"), help="default: all"
+        "--workload",
+        action="append",
+        choices=("w246", "layer7b", "w246-4k", "clients", "neighbours"),
+        help="default: all but neighbours, which is what hostile clients leave to others over shm, ipc and tcp",
     )
     parser.add_argument("--prompt", type=int, default=128, metavar="N", help="with MODEL: tokens of the prompt")
     parser.add_argument("--decode", type=int, default=32, metavar="N", help="with MODEL: tokens to generate")
@@ -62,6 +65,17 @@ def run(args: argparse.Namespace) -> int:
 
     setting = Setting(args.threads, args.rounds, args.link, args.device, tell)
     rows: list[Row] = []
+    if args.workload == ["neighbours"] and not args.model:
+        from cutset.bench.neighbours import TARGETS, run_neighbours
+        from cutset.bench.stream_targets import judge
+
+        rows = run_neighbours(setting)
+        print(rows_table(rows), end="\n\n")
+        print(table([("target", "", "worst", "reached", "where"), *judge(rows, TARGETS)]))
+        _save(args, rows)
+        return 0
+    if "neighbours" in (args.workload or ()):
+        raise RequestError("--workload neighbours is measured by itself, and without MODEL")
     if args.model:
         from cutset.config import load_settings
         from cutset.models.registry import resolve
@@ -92,15 +106,19 @@ def run(args: argparse.Namespace) -> int:
     print(_parts(rows))
     for line in _verdicts(rows):
         print(line)
-    if args.json:
-        words = ["MODEL" if word == args.model else word for word in ["cutset", *sys.argv[1:]]]
-        isa = f"CUTSET_ISA={os.environ['CUTSET_ISA']} " if "CUTSET_ISA" in os.environ else ""
-        save(Results(isa + shlex.join(words), machine(args.threads), tuple(rows)), args.json)
+    _save(args, rows)
     if args.plot:
         from cutset.bench.offload_plot import plot
 
         plot(rows, Path(args.plot))
     return 0
+
+
+def _save(args: argparse.Namespace, rows: list[Row]) -> None:
+    if args.json:
+        words = ["MODEL" if word == args.model else word for word in ["cutset", *sys.argv[1:]]]
+        isa = f"CUTSET_ISA={os.environ['CUTSET_ISA']} " if "CUTSET_ISA" in os.environ else ""
+        save(Results(isa + shlex.join(words), machine(args.threads), tuple(rows)), args.json)
 
 
 def _parts(rows: list[Row]) -> str:

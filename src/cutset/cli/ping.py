@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         ("device", f"{welcome.device}, {welcome.threads} threads, at most {welcome.max_rows} rows at once"),
         ("round trip", f"{pong.latency * 1e6:.0f} µs"),
         ("exact arithmetic", "yes" if pong.exact else "NO: its products are wrong"),
-        ("so far", f"{pong.counters.get('calls', 0):.0f} calls, {pong.counters.get('rows', 0):.0f} rows"),
+        ("for you so far", f"{pong.counters.get('calls', 0):.0f} calls, {pong.counters.get('rows', 0):.0f} rows"),
     ]
     if digest is not None:
         rows.insert(2, ("the same as MODEL", "yes" if same else f"NO: MODEL's digest is {digest}"))

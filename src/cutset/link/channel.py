@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,19 @@ class Channel(ABC):
         parts, _ = encode(header, arrays, self._limit)
         self._put(joined(parts), self._timeouts.send if timeout is None else timeout)
 
+    def start(self, header: bytes, arrays: Sequence[ArrayLike] = ()) -> Callable[[], bool]:
+        parts, _ = encode(header, arrays, self._limit)
+        data = joined(parts)
+
+        def go() -> bool:
+            try:
+                self._put(data, 0.0)
+            except LinkTimeout:
+                return False
+            return True
+
+        return go
+
     def reserve(self, header: bytes, layout: Layout, *, timeout: float | None = None) -> Reservation:
         front, places, total = plan(header, layout, self._limit)
         data = bytearray(total)
@@ -58,9 +71,9 @@ class Channel(ABC):
         wait = self._timeouts.send if timeout is None else timeout
         return Reservation(arrays, lambda: self._put(data, wait))
 
-    def recv(self, timeout: float | None = None) -> Frame:
+    def recv(self, timeout: float | None = None, limit: int | None = None) -> Frame:
         data = self._take(self._timeouts.recv if timeout is None else timeout)
-        return decode(data, 0, data.nbytes, self._limit)
+        return decode(data, 0, data.nbytes, self._limit if limit is None else min(limit, self._limit))
 
 
 def joined(parts: list[Part]) -> bytes:

@@ -80,6 +80,7 @@ class SocketDoor(threading.Thread):
         self._users = frozenset(users)
         self._free = deque(range(limits.clients))
         self._ties: dict[int, handover.Tie] = {}
+        self._held: dict[int, int] = {}  # the user of each slot
         self._arrived: deque[Arrival] = deque()
         self._waiting: dict[int, tuple[socket.socket, float]] = {}  # by descriptor: until when
         self._closing = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -95,6 +96,7 @@ class SocketDoor(threading.Thread):
     def left(self, slot: int) -> None:
         if (tie := self._ties.pop(slot, None)) is not None:
             tie.cut()
+            self._held.pop(slot, None)
             self._free.append(slot)
 
     def look(self, now: float) -> None:
@@ -165,7 +167,9 @@ class SocketDoor(threading.Thread):
             who = credentials(connection)
             up, down = offer.numbers
             check_sizes(up, down, self._limits)
-            memory = segment.map_sealed(offer.descriptor, segment.ring_bytes(up, down))
+            if sum(user == who.user for user in list(self._held.values())) >= self._limits.each:
+                raise LinkClosed(f"one user has as many clients as it may, {self._limits.each}")
+            memory = segment.map_sealed(offer.descriptor, segment.ring_bytes(up, down), populate=False)  # others wait
         finally:
             os.close(offer.descriptor)
         try:
@@ -178,6 +182,7 @@ class SocketDoor(threading.Thread):
             self._free.append(slot)
             raise
         tie = self._ties[slot] = handover.Tie(connection)
+        self._held[slot] = who.user
         peer, futexes = f"the client with process id {who.process}", bool(offer.flags & segment.FUTEXES)
         self._arrived.append(Arrival(slot, memory, up, down, futexes, peer, who.user, tie.holds))
         self._wake()

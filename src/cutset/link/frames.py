@@ -146,7 +146,8 @@ def decode(buffer: memoryview, start: int, length: int, limit: int, release: Cal
     that aren't aligned, and booleans, are copied. Raises FrameError for anything but exactly one frame.
     """
     if not PRELUDE.size <= length <= limit:
-        raise FrameError(f"{length} bytes are not a frame, which has {PRELUDE.size} to {limit}")
+        reason = f"{length} bytes are not a frame, which has {PRELUDE.size} to {limit}"
+        raise FrameError(reason, too_large=length > limit)
     magic, version, size = PRELUDE.unpack_from(buffer, start)
     if magic != b"CUT":
         raise FrameError("what came doesn't begin like a frame: the other side isn't Cutset, or something was damaged")

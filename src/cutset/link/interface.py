@@ -58,11 +58,16 @@ class Link(Protocol):
     def send(self, header: bytes, arrays: Sequence[ArrayLike] = (), *, timeout: float | None = None) -> None:
         """Sends a frame; the arrays may be changed afterwards. Raises LinkTimeout (nothing was sent), FrameError."""
 
+    def start(self, header: bytes, arrays: Sequence[ArrayLike] = ()) -> Callable[[], bool]:
+        """Begins to send a frame without waiting: each call of what is returned sends as much as there is room for, and
+        says whether that was the rest. The arrays must stay as they are until then, and nothing else may be sent."""
+
     def reserve(self, header: bytes, layout: Layout, *, timeout: float | None = None) -> Reservation:
         """Room for a frame whose arrays are filled in place. Nothing else may be sent before it is sent or dropped."""
 
-    def recv(self, timeout: float | None = None) -> Frame:
-        """The next frame; the one before it is released. Raises LinkTimeout, and FrameError for what isn't a frame."""
+    def recv(self, timeout: float | None = None, limit: int | None = None) -> Frame:
+        """The next frame; the one before it is released. Raises LinkTimeout, and FrameError for what isn't a frame, or
+        one of more bytes than `limit`, which is `Limits.frame` or less."""
 
     def stay_awake(self, seconds: float) -> None:
         """How long a wait for a frame stays awake before it sleeps, where the link has that choice: waking up takes a

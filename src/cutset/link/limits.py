@@ -22,6 +22,7 @@ class Timeouts:
     send: float = 30.0  # until there is room for a frame
     recv: float = 30.0  # until a frame comes
     spin: float = 50e-6  # of a wait in shared memory, before it sleeps; 0 where cores are few
+    first: float = MAX_SECONDS  # that a listener waits for a client's first frame, before it ends the link
 
     def __post_init__(self) -> None:
         for entry in fields(self):
@@ -41,6 +42,7 @@ class Limits:
     max_ring: int = 256 << 20
     queue: int = 8  # frames that wait for each client, where the link has no ring
     clients: int = 64  # of one listener
+    each: int = 64  # of these may belong to one key, or, where there are no keys, to one user
 
     def __post_init__(self) -> None:
         bounds = {
@@ -49,6 +51,7 @@ class Limits:
             "max_ring": (MIN_RING, MAX_RING),
             "queue": (1, 1 << 16),
             "clients": (1, 1024),
+            "each": (1, 1024),
         }
         for name, (low, high) in bounds.items():
             value = getattr(self, name)

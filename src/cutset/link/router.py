@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection
 from typing import Any
 
@@ -21,11 +22,13 @@ from cutset.link.keys import Keys
 from cutset.link.limits import Limits, Timeouts
 from cutset.link.sockets import SharedSocket
 from cutset.link.zap import DOMAIN, Door
-from cutset.link.zeromq import GOODBYE, KEYS_HELP, bind_file, configure
+from cutset.link.zeromq import GOODBYE, KEYS_HELP, bind_file, configure, owner_of
 
 __all__ = ["listen"]
 
 PATIENCE = 1.0  # seconds
+IO_THREADS = 4
+MOST_SILENT = 256  # connections from which nothing came yet
 
 Event = zmq.Event
 
@@ -33,8 +36,9 @@ Event = zmq.Event
 class ClientEnd(Channel):
     """The listener's end for one client: `route` is the client's name inside the ROUTER, `fd` its connection there."""
 
-    def __init__(self, listener: ZmqListener, route: bytes, fd: int, peer: str) -> None:
+    def __init__(self, listener: ZmqListener, route: bytes, fd: int, peer: str, owner: str = "") -> None:
         super().__init__(listener.address, peer, listener.timeouts, listener.limits)
+        self.owner = owner  # whose slot it takes
         self.listener = listener
         self.route = route
         self.fd = fd
@@ -58,14 +62,15 @@ class ClientEnd(Channel):
         self.listener.look()
         return self.open
 
-    def recv(self, timeout: float | None = None) -> Frame:
-        limit = self._timeouts.recv if timeout is None else timeout
-        deadline = time.monotonic() + limit
+    def recv(self, timeout: float | None = None, limit: int | None = None) -> Frame:
+        """A listener's frames all have the one limit."""
+        longest = self._timeouts.recv if timeout is None else timeout
+        deadline = time.monotonic() + longest
         while not self.inbox:
             if not self.open:
                 raise LinkClosed(f"{self.peer} went away")
             if (left := deadline - time.monotonic()) < 0:
-                raise timed_out(self.peer, limit, sending=False)
+                raise timed_out(self.peer, longest, sending=False)
             self.listener.fill(min(left, 0.1))
         return self.inbox.popleft()
 
@@ -74,7 +79,7 @@ class ClientEnd(Channel):
 
     def close(self) -> None:
         if self.open:
-            self.listener.dismiss(self.route)
+            self.listener.dismiss(self.route, self.fd)
             self.listener.drop(self)
 
 
@@ -99,6 +104,9 @@ class ZmqListener:
         self._waiting: deque[ClientEnd] = deque()  # once for each frame in an inbox
         self._gone: list[Link] = []
         self._cut: dict[int, float] = {}  # connections that broke, and when; their last messages may still wait
+        self._silent: dict[int, float] = {}  # from which nothing came yet, and since when
+        self._leaving: dict[int, float] = {}  # whose link is over, and when they are cut if they stay
+        self._changes: Counter[int] = Counter()  # of what a descriptor stands for
 
     def recv(self, timeout: float) -> tuple[Link, Frame] | None:
         deadline = time.monotonic() + timeout
@@ -136,13 +144,16 @@ class ZmqListener:
         if end is None:
             with self._looking:
                 self._read_events()  # so that an old connection's end isn't taken for this one's
-            if fd in self._cut:
+                self._silent.pop(fd, None)
+            if fd in self._cut or fd in self._leaving:  # a connection is one link, and doesn't begin another
                 return None
-            if len(self._ends) >= self.limits.clients:
-                self.dismiss(route)
+            owner = self._owner(peer, fd)
+            if len(self._ends) >= self.limits.clients or self._of(owner) >= self.limits.each:
+                self.dismiss(route, fd)
                 return None
-            end = self._ends[route] = ClientEnd(self, route, fd, peer)
+            end = self._ends[route] = ClientEnd(self, route, fd, peer, owner)
         if len(parts) != 2 or not len(parts[1].buffer):
+            self.dismiss(route, fd)
             self.drop(end)
             return None
         data = parts[1].buffer.toreadonly()
@@ -156,6 +167,7 @@ class ZmqListener:
         """Reads what happened to connections. True, so that whoever waits goes on."""
         with self._looking:
             self._read_events()
+            self._part()
             if self._cut:
                 # Their last frames come first, unless others keep this side busy.
                 before = time.monotonic() - (PATIENCE if self.sock.readable() else 0)
@@ -170,15 +182,59 @@ class ZmqListener:
     def _read_events(self) -> None:
         for event, fd in self.sock.events():
             if event in (Event.DISCONNECTED, Event.CLOSED):
+                self._changes[fd] += 1
                 self._cut[fd] = time.monotonic()
+                self._silent.pop(fd, None)
+                self._leaving.pop(fd, None)
             elif event == Event.ACCEPTED:  # with a descriptor that may have had an older holder
+                self._changes[fd] += 1
                 self._cut.pop(fd, None)
+                self._leaving.pop(fd, None)
+                self._silent[fd] = time.monotonic()
                 for end in [end for end in list(self._ends.values()) if end.fd == fd]:
                     self.drop(end)
 
-    def dismiss(self, route: bytes) -> None:
-        with contextlib.suppress(zmq.ZMQError):
-            self.sock.send((route, b""), 0, None)
+    def _part(self) -> None:
+        """Cuts connections that stay after their link is over, and those that never say anything."""
+        now = time.monotonic()
+        late = [fd for fd, when in self._leaving.items() if when <= now]
+        late += [fd for fd, since in self._silent.items() if now - since > self.timeouts.first]
+        late += list(self._silent)[: max(0, len(self._silent) - MOST_SILENT)]  # the oldest
+        for fd in dict.fromkeys(late):
+            self._leaving.pop(fd, None)
+            self._silent.pop(fd, None)
+            self._disconnect(fd)
+
+    def _disconnect(self, fd: int) -> None:
+        """Breaks a connection, which a ROUTER doesn't do by itself. By the time a descriptor is shut down it may be
+        another connection's; so a copy is, if nothing had happened to the descriptor when the copy was made."""
+        before = self._changes[fd]
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as connection:
+            self._read_events()
+            if self._changes[fd] == before:
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def _owner(self, peer: str, fd: int) -> str:
+        """Who takes a slot: a key, or a user of this machine."""
+        if self._door is not None:
+            return peer
+        try:
+            return f"user {owner_of(fd)}"
+        except OSError:
+            return peer
+
+    def _of(self, owner: str) -> int:
+        return sum(end.owner == owner for end in list(self._ends.values()))
+
+    def dismiss(self, route: bytes, fd: int) -> None:
+        """Tells a client that its link is over. It is cut at once where it doesn't even take that, and soon else."""
+        try:
+            told = self.sock.send((route, b""), 0, None)
+        except zmq.ZMQError:
+            told = False
+        with self._looking:
+            self._leaving[fd] = time.monotonic() + (PATIENCE if told else 0)
+            self._part()
 
     def drop(self, end: ClientEnd) -> None:
         with self._looking:
@@ -219,7 +275,8 @@ def _peer_of(part: zmq.Frame) -> str:
 def listen(
     where: Address, keys: Keys | None, allow: Collection[bytes] | None, timeouts: Timeouts, limits: Limits
 ) -> ZmqListener:
-    context: zmq.Context[Any] = zmq.Context()
+    # Encrypting a large frame takes long, and one thread does it for all of its connections.
+    context: zmq.Context[Any] = zmq.Context(io_threads=IO_THREADS if where.scheme == "tcp" else 1)
     allowed = sock = None
     try:
         raw = context.socket(zmq.ROUTER)

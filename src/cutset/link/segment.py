@@ -51,9 +51,11 @@ CONTROL_BYTES = (FIRST_SLOT + SLOT * MAX_SLOTS + PAGE - 1) // PAGE * PAGE
 OPEN, SHUT = 1, 2
 
 # A slot's words.
-SLOT_STATE, SLOT_FLAGS, SLOT_NAME, SLOT_UP, SLOT_DOWN, SLOT_PID = 0, 4, 8, 16, 24, 32
+SLOT_STATE, SLOT_FLAGS, SLOT_NAME, SLOT_UP, SLOT_DOWN, SLOT_PID, SLOT_BEATS = 0, 4, 8, 16, 24, 32, 36
 FREE, CLAIMED, OFFERED, ACCEPTED, REFUSED = range(5)
 FUTEXES = 2  # a flag: the client can wake others, and be woken
+BEAT = 0.25  # seconds between two heartbeats of a client in an enclave, of which nothing else tells that it lives
+SILENCE = 5.0  # seconds without one, after which it is dead; also how long a claimed slot may wait for its offer
 
 # What keeps memory as long as it is. Seals can't be taken off again; writing stays allowed.
 SEALS = ("F_SEAL_SHRINK", "F_SEAL_GROW", "F_SEAL_SEAL")
@@ -153,11 +155,12 @@ def create(path: Path, nbytes: int) -> mmap.mmap:
         os.close(descriptor)
 
 
-def map_file(descriptor: int, nbytes: int) -> mmap.mmap:
-    """The file's memory, shared. Raises LinkError when the file has another size."""
+def map_file(descriptor: int, nbytes: int, populate: bool = True) -> mmap.mmap:
+    """The file's memory, shared; `populate`: all of it at once, which takes a while. Raises LinkError when the file has
+    another size."""
     if os.fstat(descriptor).st_size != nbytes:
         raise LinkError("a file of shared memory has the wrong size: the other side is another version of Cutset")
-    return mmap.mmap(descriptor, nbytes, flags=mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0))
+    return mmap.mmap(descriptor, nbytes, flags=mmap.MAP_SHARED | (getattr(mmap, "MAP_POPULATE", 0) if populate else 0))
 
 
 def create_sealed(nbytes: int) -> tuple[int, mmap.mmap]:
@@ -174,7 +177,7 @@ def create_sealed(nbytes: int) -> tuple[int, mmap.mmap]:
         raise
 
 
-def map_sealed(descriptor: int, nbytes: int) -> mmap.mmap:
+def map_sealed(descriptor: int, nbytes: int, populate: bool = True) -> mmap.mmap:
     """Memory that another process made. Raises LinkError for what could be cut short while it is used here, and for
     another size."""
     try:
@@ -185,7 +188,7 @@ def map_sealed(descriptor: int, nbytes: int) -> mmap.mmap:
     if seals & _seals() != _seals() or os.fstatvfs(descriptor).f_bsize != mmap.PAGESIZE:
         raise LinkError("the other side handed over memory that isn't sealed: it could end this process")
     try:
-        return map_file(descriptor, nbytes)
+        return map_file(descriptor, nbytes, populate)
     except OSError as error:  # sealed against writing, say
         raise LinkError(f"the other side's memory can't be mapped: {error.strerror}") from None
 

@@ -11,7 +11,7 @@ import mmap
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -68,7 +68,7 @@ class ShmLink:
         self.timeouts = timeouts
         self.receiver = receiver
         self._sender = sender
-        self._limit = limits.frame
+        self._limit = self._most = limits.frame  # bytes of a frame, and of the next one
         self._whole: int = sender.largest
         self._memory = memory
         self._view = memoryview(memory).toreadonly()
@@ -102,6 +102,9 @@ class ShmLink:
         parts, total = encode(header, arrays, self._limit)
         limit = self.timeouts.send if timeout is None else timeout
         if total > self._whole:
+            if limit <= 0:  # what can't be sent at once isn't begun
+                self._check(False)
+                raise timed_out(self.peer, limit, sending=True)
             self._send_pieces(parts, total, limit)
             return
         try:
@@ -110,6 +113,27 @@ class ShmLink:
             self._broken(error)
         if sent != 1:
             self._wait(functools.partial(self._sender.send, parts), limit)
+
+    def start(self, header: bytes, arrays: Sequence[ArrayLike] = ()) -> Callable[[], bool]:
+        parts, total = encode(header, arrays, self._limit)
+        pieces: deque[tuple[Any, int]] = deque([(parts, WHOLE)])
+        if total > self._whole:
+            pieces = deque(self._pieces(parts, total))
+
+        def go() -> bool:
+            while pieces:
+                piece, kind = pieces[0]
+                try:
+                    sent = -1 if self.why else self._sender.send(piece, 0.0, kind=kind, total=total)
+                except Broken as error:
+                    self._broken(error)
+                if sent != 1:
+                    self._check(sent < 0)
+                    return False
+                pieces.popleft()
+            return True
+
+        return go
 
     def reserve(self, header: bytes, layout: Layout, *, timeout: float | None = None) -> Reservation:
         """What is written into the arrays is seen by the other side at once, sent or not."""
@@ -128,11 +152,12 @@ class ShmLink:
         self._reserved = ticket = object()
         return Reservation(arrays, lambda: self._commit(total, ticket))
 
-    def recv(self, timeout: float | None = None) -> Frame:
-        limit = self.timeouts.recv if timeout is None else timeout
-        deadline = time.monotonic() + limit
+    def recv(self, timeout: float | None = None, limit: int | None = None) -> Frame:
+        self._most = self._limit if limit is None else min(limit, self._limit)
+        longest = self.timeouts.recv if timeout is None else timeout
+        deadline = time.monotonic() + longest
         self._release_all()
-        left = limit
+        left = longest
         while True:
             record = self._next(left if left < SLICE else SLICE)
             if record is not None and (frame := self.take(*record)) is not None:
@@ -140,7 +165,7 @@ class ShmLink:
             if (left := deadline - time.monotonic()) <= 0:
                 # Pieces that are there already are still put together; a liar's come for ever.
                 if record is None or left < -SLICE:
-                    raise timed_out(self.peer, limit, sending=False)
+                    raise timed_out(self.peer, longest, sending=False)
                 left = 0.0
 
     def _next(self, wait: float) -> Any:
@@ -170,7 +195,7 @@ class ShmLink:
             if kind == WHOLE:
                 self._held.append(end)
                 release = functools.partial(self._release, end)
-                return decode(self._view, self._incoming + offset, length, self._limit, release)
+                return decode(self._view, self._incoming + offset, length, self._most, release)
             return self._piece(kind, offset, length, total, end)
         except FrameError:
             self._deaf = True
@@ -179,8 +204,9 @@ class ShmLink:
 
     def _piece(self, kind: int, offset: int, length: int, total: int, end: int) -> Frame | None:
         if kind == FIRST:  # a frame that was given up in the middle is forgotten
-            if not length <= total <= self._limit:
-                raise FrameError(f"a frame of {total} bytes is larger than the limit of {self._limit}")
+            if not length <= total <= self._most:
+                reason = f"a frame of {total} bytes is larger than the limit of {self._most}"
+                raise FrameError(reason, too_large=True)
             self._partial, self._filled = np.empty(total, np.uint8), 0
         if self._partial is None or self._filled + length > self._partial.nbytes:
             raise FrameError("a piece of a frame came that belongs to none")
@@ -192,7 +218,7 @@ class ShmLink:
         if self._filled < self._partial.nbytes:
             return None
         data, self._partial = self._partial, None
-        return decode(data.data.toreadonly(), 0, data.nbytes, self._limit)
+        return decode(data.data.toreadonly(), 0, data.nbytes, self._most)
 
     def _release(self, end: int) -> None:
         """Records are given back to the ring from the oldest one on."""
@@ -218,8 +244,14 @@ class ShmLink:
                 self.receiver.release(end)
 
     def _send_pieces(self, parts: list[Part], total: int, limit: float) -> None:
-        """A frame larger than half the ring, a quarter of the ring at a time."""
-        deadline, sent, kind = time.monotonic() + limit, 0, FIRST
+        deadline = time.monotonic() + limit
+        for piece, kind in self._pieces(parts, total):
+            send = functools.partial(self._sender.send, piece, kind=kind, total=total)
+            self._wait(send, max(0.0, deadline - time.monotonic()))
+
+    def _pieces(self, parts: list[Part], total: int) -> Iterator[tuple[list[memoryview], int]]:
+        """A frame larger than half the ring, a quarter of the ring at a time: what a record carries, and its kind."""
+        sent, kind = 0, FIRST
         piece: list[memoryview] = []
         room = size = self._whole // 2
         for part in parts:
@@ -230,8 +262,7 @@ class ShmLink:
                 sent += piece[-1].nbytes
                 view = view[piece[-1].nbytes :]
                 if room == 0 or sent == total:
-                    send = functools.partial(self._sender.send, piece, kind=kind, total=total)
-                    self._wait(send, max(0.0, deadline - time.monotonic()))
+                    yield piece, kind
                     piece, room, kind = [], size, NEXT
 
     def _commit(self, total: int, ticket: object) -> None:

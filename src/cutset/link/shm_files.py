@@ -10,7 +10,9 @@ import contextlib
 import mmap
 import os
 import secrets
+import threading
 import time
+from collections.abc import Callable
 
 from cutset.errors import LinkClosed, LinkError
 from cutset.link import segment
@@ -22,8 +24,6 @@ from cutset.link.shm import extension as _ring
 
 __all__ = ["FileDoor", "dial"]
 
-LATE = 10.0  # seconds after which a slot that a client claimed, and offered nothing in, is free again
-
 
 class FileDoor:
     """Clients that offer a file in a slot of the control memory."""
@@ -32,6 +32,7 @@ class FileDoor:
         self._name, self._control, self._limits = name, control, limits
         self._taken: set[int] = set()
         self._idle: dict[int, float] = {}  # slots that are claimed or refused: since when
+        self._beats: dict[int, tuple[int, float]] = {}  # the last heartbeat of a client, and when it came
 
     def arrivals(self) -> list[Arrival]:
         found = []
@@ -52,26 +53,43 @@ class FileDoor:
         up, down = (_ring.load64(control, at + word) for word in (segment.SLOT_UP, segment.SLOT_DOWN))
         flags, pid = (_ring.load32(control, at + word) for word in (segment.SLOT_FLAGS, segment.SLOT_PID))
         check_sizes(up, down, self._limits)
+        if len(self._taken) >= self._limits.each:  # all of them are this user's
+            raise LinkError("one user has as many clients as it may")
         path = segment.ring_path(self._name, number)
         descriptor = segment.open_file(path)
         try:
-            memory = segment.map_file(descriptor, segment.ring_bytes(up, down))
+            memory = segment.map_file(descriptor, segment.ring_bytes(up, down), populate=False)  # others wait
         finally:
             os.close(descriptor)
             path.unlink(missing_ok=True)  # both sides have it mapped: nothing is left when they die
         peer = f"the client with process id {pid}"
-        return Arrival(slot, memory, up, down, bool(flags & segment.FUTEXES), peer, None, lambda: True)
+        return Arrival(slot, memory, up, down, bool(flags & segment.FUTEXES), peer, None, lambda: self._beating(slot))
 
     def left(self, slot: int) -> None:
         self._taken.discard(slot)
+        self._beats.pop(slot, None)
         self._set(slot, segment.FREE)
 
     def look(self, now: float) -> None:
         for slot in set(range(self._limits.clients)) - self._taken:
-            if self._state(slot) == segment.FREE:
+            if (state := self._state(slot)) == segment.FREE:
                 self._idle.pop(slot, None)
-            elif now - self._idle.setdefault(slot, now) > LATE:
-                self._set(slot, segment.FREE)
+            elif now - self._idle.setdefault(slot, now) > segment.SILENCE:
+                self._free(slot, state)
+
+    def _free(self, slot: int, state: int) -> None:
+        """Frees a slot that a dead client left, and removes the file that it may have made."""
+        number = _ring.load64(self._control, self._at(slot) + segment.SLOT_NAME)
+        if _ring.compare_exchange(self._control, self._at(slot), state, segment.FREE):
+            with contextlib.suppress(OSError):
+                segment.ring_path(self._name, number).unlink()
+
+    def _beating(self, slot: int) -> bool:
+        """The client of this slot was alive not long ago."""
+        beat, now = _ring.load32(self._control, self._at(slot) + segment.SLOT_BEATS), time.monotonic()
+        if (last := self._beats.get(slot)) is None or last[0] != beat:
+            last = self._beats[slot] = beat, now
+        return now - last[1] <= segment.SILENCE
 
     def close(self) -> None:
         segment.remove_rings(self._name)
@@ -121,6 +139,7 @@ def _claim(where: Address, timeouts: Timeouts, limits: Limits, control: mmap.mma
     up = down = segment.capacity(limits)
     number = secrets.randbits(64)
     path = segment.ring_path(where.place, number)
+    _ring.store64(control, slot + segment.SLOT_NAME, number)
     try:
         memory = segment.create(path, segment.ring_bytes(up, down))
     except BaseException:
@@ -129,11 +148,13 @@ def _claim(where: Address, timeouts: Timeouts, limits: Limits, control: mmap.mma
     sender = _ring.Sender(memory, 0, up, epoch, control, segment.BELL, spin, naps)
     base = segment.PAGE + up
     receiver = _ring.Receiver(memory, base, down, epoch, memory, base + DATA_BELL, spin, naps)
-    for offset, value in ((segment.SLOT_NAME, number), (segment.SLOT_UP, up), (segment.SLOT_DOWN, down)):
+    for offset, value in ((segment.SLOT_UP, up), (segment.SLOT_DOWN, down)):
         _ring.store64(control, slot + offset, value)
     _ring.store32(control, slot + segment.SLOT_PID, os.getpid())
     _ring.store32(control, slot + segment.SLOT_FLAGS, 0 if naps else segment.FUTEXES)
-    _ring.store32(control, slot, segment.OFFERED)
+    if not _ring.compare_exchange(control, slot, segment.CLAIMED, segment.OFFERED):
+        path.unlink(missing_ok=True)
+        raise LinkClosed(f"{where} waited no longer for this client, which took long to begin: try again")
     _ring.fetch_add(control, segment.JOINS, 1)
     _ring.ring_bell(control, segment.BELL)
     since = time.monotonic()
@@ -141,14 +162,29 @@ def _claim(where: Address, timeouts: Timeouts, limits: Limits, control: mmap.mma
     def alive() -> bool:
         """A listener's death shows in its silence alone."""
         same = _ring.load64(control, segment.EPOCH) == epoch and _ring.load32(control, segment.STATE) == segment.OPEN
-        state = _ring.load32(control, slot)
-        late = state == segment.OFFERED and time.monotonic() - since > timeouts.connect
-        return same and not late and state != segment.REFUSED
+        late = _ring.load32(control, slot) == segment.OFFERED and time.monotonic() - since > timeouts.connect
+        return same and not late and mine()
+
+    def mine() -> bool:
+        return _ring.load64(control, slot + segment.SLOT_NAME) == number and _ring.load32(control, slot) in (
+            segment.OFFERED,
+            segment.ACCEPTED,
+        )
+
+    stopped = threading.Event()
+    threading.Thread(target=_beat, args=(control, slot, mine, stopped), name="cutset-beat", daemon=True).start()
 
     def ended(link: ShmLink) -> None:
+        stopped.set()
         if not alive():  # else the listener removes the file, when it has read what is in there
             with contextlib.suppress(OSError):
                 path.unlink()
 
     text = str(where)
     return ShmLink(text, text, timeouts, limits, memory, sender, receiver, base, 0, alive, ended)
+
+
+def _beat(control: mmap.mmap, slot: int, mine: Callable[[], bool], stopped: threading.Event) -> None:
+    """Heartbeats, for as long as the slot is this client's and its link lasts."""
+    while mine() and not stopped.wait(segment.BEAT):
+        _ring.fetch_add(control, slot + segment.SLOT_BEATS, 1)

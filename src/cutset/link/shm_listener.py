@@ -52,6 +52,7 @@ class ShmListener:
         self._patience = patience(timeouts)
         self.poller = _ring.Poller(control, segment.BELL, segment.JOINS, *self._patience)
         self._links: dict[int, ShmLink] = {}  # by slot
+        self._silent: dict[int, float] = {}  # slots from which nothing came yet, and since when
         self._ended: deque[tuple[int, ShmLink]] = deque()  # to be swept up by the thread that listens
         self._gone: list[Link] = []
         self._looked = 0.0
@@ -84,6 +85,7 @@ class ShmListener:
         if kind == JOINED:
             self._admit()
             return None
+        self._silent.pop(slot, None)
         link = self._links.get(slot)
         if link is None or link.why:
             return None  # it ended just now
@@ -129,22 +131,31 @@ class ShmListener:
             ended,
             new.user,
         )
+        self._silent[slot] = time.monotonic()
         self.poller.add(slot, receiver)
 
     def _look(self, now: float) -> None:
         """Finds clients that died, and those of whose coming the shared memory doesn't tell."""
         self._looked = now
-        for link in list(self._links.values()):
+        for slot, link in list(self._links.items()):
             if not link.why and not link.alive():
                 link.over(f"{link.peer} died")
+            elif not link.why and now - self._silent.get(slot, now) > self._timeouts.first:
+                link.over(f"{link.peer} said nothing")
         self._door.look(now)
         self._admit()
+
+    def pause(self, link: Link, paused: bool) -> None:
+        """What a client that is paused sends stays in its ring."""
+        if (slot := self.slot(link)) is not None:
+            self.poller.pause(slot, paused)
 
     def _sweep(self) -> None:
         while self._ended:
             slot, link = self._ended.popleft()
             if self._links.get(slot) is link:
                 del self._links[slot]
+                self._silent.pop(slot, None)
                 self.poller.remove(slot)
                 self._door.left(slot)
                 self._gone.append(link)

@@ -19,7 +19,7 @@ from cutset.link.addresses import Address
 from cutset.link.limits import Limits
 from cutset.link.users import credentials, own
 
-__all__ = ["GOODBYE", "KEYS_HELP", "bind_file", "check_owner", "configure"]
+__all__ = ["GOODBYE", "KEYS_HELP", "bind_file", "check_owner", "configure", "owner_of"]
 
 # A network that is gone is noticed by the system's own means. ZeroMQ's heartbeats do it too, but end the process
 # (assertion !_io_error) where a connection breaks whose queue is full: https://github.com/zeromq/libzmq/pull/4852
@@ -65,11 +65,16 @@ def check_owner(where: Address, descriptor: int) -> None:
     The system says who listens at the other end: the file could be another one by now.
     """
     try:
-        with socket.socket(fileno=os.dup(descriptor)) as connection:
-            user = credentials(connection).user
+        owner = owner_of(descriptor)
     except OSError as error:
         if error.errno == errno.EBADF:
             return  # it broke just now, as the handshake will find
         raise LinkError(f"{where}: can't be told whose it is: {error.strerror}") from None
-    if user != own():
+    if owner != own():
         raise LinkError(f"{where} belongs to another user: choose a path in a directory of your own")
+
+
+def owner_of(descriptor: int) -> int:
+    """The user at the other end of a Unix socket, as the system knows it. Raises OSError where it isn't one."""
+    with socket.socket(fileno=os.dup(descriptor)) as connection:
+        return credentials(connection).user

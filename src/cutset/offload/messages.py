@@ -6,6 +6,7 @@ message that isn't exactly of these types is a FrameError.
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import Annotated
 
 import msgspec
@@ -16,6 +17,7 @@ __all__ = [
     "MOST_PADS",
     "PROTOCOL",
     "AskCounters",
+    "Company",
     "Counters",
     "Hello",
     "MakePads",
@@ -66,10 +68,18 @@ class Multiply(msgspec.Struct, tag="multiply", array_like=True, forbid_unknown_f
     matrix: Count
 
 
+class Company(IntEnum):
+    """Who shares a product, as far as that is anybody else's business."""
+
+    ALONE = 0
+    SOME = 1  # others do, and there are cores for all to stay awake on
+    CROWD = 2  # others do, and there aren't
+
+
 class Product(msgspec.Struct, tag="product", array_like=True, forbid_unknown_fields=True):
     """The answer to Multiply or MakePads, with one array (rows, outputs) for each: uint32 residues or int32 integers.
 
-    `seconds` and `shared` (rows of all clients in the same product) are the accelerator's own word.
+    `seconds` (for these rows) and `shared` (a Company) are the accelerator's own word.
     """
 
     call: Count
@@ -96,7 +106,7 @@ class SelfTest(msgspec.Struct, tag="selftest", array_like=True, forbid_unknown_f
 
 
 class AskCounters(msgspec.Struct, tag="counters?", array_like=True, forbid_unknown_fields=True):
-    """What has the accelerator done so far?"""
+    """What has the accelerator done so far for this client: for its key, or without one on this link?"""
 
     call: Count
 

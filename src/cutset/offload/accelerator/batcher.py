@@ -3,20 +3,32 @@
 Rows of different clients at the same matrix share one product, which reads the weights once. Clients that decode go
 through the matrices in the same order, so those that are behind are served first until they have caught up, and from
 then on all come back for the same matrix at nearly the same time. Whoever was answered is waited for as long as the
-window; nobody is overtaken for longer than PATIENCE; who got fewer rows so far goes first where not all fit.
+window; nobody is overtaken for longer than PATIENCE.
+
+All of that is among clients that used this machine for about as long as each other: whoever used it for SLICE longer
+than the one with least gets no more for now. A client that was just answered counts among them for HOLD, and while
+nothing is multiplied for its sake that time is charged to it: so a client that decodes, a row at a time with pauses,
+gets its share beside one that has hundreds of rows waiting. For the same reason calls of many rows are multiplied in
+pieces. Who doesn't take its answers is *held*: it gets nothing, and nobody waits for it.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
 
-__all__ = ["PATIENCE", "Batcher", "Call"]
+__all__ = ["LEAST_ROWS", "PATIENCE", "SLICE", "Batcher", "Call"]
 
 PATIENCE = 0.2  # seconds that a call may be overtaken by others: enough to catch up, once
+SLICE = 0.005  # seconds that one product takes, about, while several clients want some
+HOLD = 0.01  # seconds for which a client that is owed work is waited for
+ALONE_SLICES = 32  # at once, while nobody else wants anything
+LEAST_ROWS = 16  # that are never split
+SPEED = 2.0**34  # rows times their cost a second, until that was measured
 
 
 @dataclass(slots=True, eq=False)
@@ -29,27 +41,52 @@ class Call:
     masked: bool
     x: NDArray[Any]  # (rows, depth)
     arrived: float  # seconds of a monotonic clock
+    first: int = 0  # the rows that were taken last
+    count: int = 0
+    z: NDArray[Any] | None = None  # (rows, outputs), where they are multiplied in several pieces
+    seconds: float = 0.0  # that its products took
+    charged: float = 0.0  # seconds, for the rows that were taken last: an estimate
 
     @property
     def key(self) -> tuple[int, bool]:
         """Calls of one key can share a product."""
         return self.matrix, self.masked
 
+    @property
+    def taken(self) -> int:
+        return self.first + self.count
+
+    @property
+    def finished(self) -> bool:
+        """All rows were taken."""
+        return self.taken == len(self.x)
+
 
 @dataclass(slots=True)
 class _Client:
     calls: deque[Call] = field(default_factory=deque)
-    rows: int = 0  # multiplied so far
+    used: float = 0.0  # seconds of this machine so far
     answered: float = float("-inf")  # when it got its last answer
     next: tuple[int, bool] = (0, False)  # what it will want if it goes on
+    held: bool = False
+    busy: bool = False
+    last: int | None = None  # the call that was taken last, all of it
+    arrived: float = 0.0  # when it came
 
 
 class Batcher:
     """The calls that wait, by client. Knows no links and no products; `now` is any monotonic clock in seconds."""
 
-    def __init__(self, *, matrices: int, window: float, max_rows: int, max_waiting: int) -> None:
+    def __init__(
+        self, *, matrices: int, window: float, max_rows: int, max_waiting: int, costs: Sequence[int] = ()
+    ) -> None:
+        """costs: of a row of each matrix, in multiplications; 1 where there are none."""
         self.matrices, self.window, self.max_rows, self.max_waiting = matrices, window, max_rows, max_waiting
+        self.speed = SPEED
+        self._costs = list(costs)
+        self._hold = max(window, HOLD)
         self._clients: dict[Any, _Client] = {}
+        self._idle: float | None = None  # since when nothing is multiplied, for clients that are owed work
 
     def __len__(self) -> int:
         return sum(len(client.calls) for client in self._clients.values())
@@ -61,24 +98,46 @@ class Batcher:
     @property
     def complete(self) -> bool:
         """Every client waits for something: nobody else can bring company."""
-        return all(client.calls for client in self._clients.values())
+        return all(client.held or client.calls for client in self._clients.values())
+
+    def cost(self, matrix: int) -> int:
+        """Of a row."""
+        return self._costs[matrix] if matrix < len(self._costs) else 1
 
     def join(self, client: Any) -> None:
         """A newcomer starts level with who got least, so that it can't crowd the others out."""
         if client not in self._clients:
-            least = min((other.rows for other in self._clients.values()), default=0)
-            self._clients[client] = _Client(rows=least)
+            least = min((other.used for other in self._clients.values()), default=0.0)
+            self._clients[client] = _Client(used=least)
 
     def leave(self, client: Any) -> None:
         """Forgets a client and what it waited for."""
         self._clients.pop(client, None)
 
+    def known(self, client: Any, number: int, now: float) -> bool:
+        """Whether a call waits, is multiplied, or was answered so recently that it must have been sent again before."""
+        one = self._clients.get(client)
+        if one is None:
+            return False
+        if any(call.number == number for call in one.calls):
+            return True
+        running = one.answered < one.arrived
+        return number == one.last and (running or now - one.answered <= one.answered - one.arrived)
+
+    def has_room(self, client: Any) -> bool:
+        """Whether a client may have another call waiting."""
+        return client not in self._clients or len(self._clients[client].calls) < self.max_waiting
+
     def add(self, call: Call) -> bool:
         """False where this client has too many calls waiting already."""
         self.join(call.client)
         client = self._clients[call.client]
-        if len(client.calls) >= self.max_waiting:
+        if not self.has_room(call.client):
             return False
+        self._settle(call.arrived)
+        most = self._limit(call.arrived)
+        if not self._contends(client, call.arrived) and most is not None:  # who was away has saved nothing up
+            client.used = max(client.used, most - 2 * SLICE)
         client.calls.append(call)
         return True
 
@@ -87,12 +146,44 @@ class Batcher:
         if client in self._clients:
             self._clients[client].answered = now
 
+    def drop(self, client: Any, number: int) -> None:
+        """What is left of a call isn't wanted any more."""
+        calls = self._clients[client].calls if client in self._clients else deque[Call]()
+        if calls and calls[0].number == number:
+            calls.popleft()
+
+    def hold(self, client: Any, held: bool) -> None:
+        """A client doesn't take its answers: none of its calls are taken until it does."""
+        if client in self._clients:
+            self._clients[client].held = held
+
+    def busy(self, client: Any, waits: bool) -> None:
+        """A client waits for work of another kind too, which is charged like rows."""
+        if client in self._clients:
+            self._clients[client].busy = waits
+
+    def charge(self, client: Any, seconds: float) -> None:
+        """A client used this machine for other work, or for longer than it was charged for."""
+        if client in self._clients:
+            self._clients[client].used += seconds
+
+    def may(self, client: Any, now: float) -> bool:
+        """Whether it is a client's turn."""
+        return client in self._clients and self._eligible(self._clients[client], self._limit(now))
+
     def wait(self, now: float) -> float | None:
         """Seconds for which another call is worth waiting for: 0 to multiply now, None if nothing waits."""
-        heads = [client.calls[0] for client in self._clients.values() if client.calls]
+        most = self._limit(now)
+        free = [client for client in self._clients.values() if not client.held]
+        heads = [client.calls[0] for client in free if client.calls and self._eligible(client, most)]
         if not heads:
-            return None
-        away = [client.answered for client in self._clients.values() if not client.calls]
+            if not any(client.calls for client in free):
+                return None
+            if self._idle is None:
+                self._idle = now
+            owed = [c.answered + self._hold for c in free if not c.calls and not c.busy and self._contends(c, now)]
+            return max(1e-6, min([now + self._hold, *owed]) - now)
+        away = [client.answered for client in free if not client.calls]
         if not away or len(heads) >= self.max_rows:
             return 0.0
         meeting = self._meeting(now)
@@ -103,8 +194,11 @@ class Batcher:
         return max(0.0, end - now)
 
     def take(self, now: float) -> list[Call]:
-        """The calls of the next product, removed: those of one key, at most `max_rows` rows, one at least."""
-        heads = [client.calls[0] for client in self._clients.values() if client.calls]
+        """The calls of the next product, with the rows that are taken of each: of one key, and together at most
+        `max_rows` rows. A call is removed once all of its rows were taken."""
+        self._settle(now)
+        most = self._limit(now)
+        heads = [c.calls[0] for c in self._clients.values() if c.calls and self._eligible(c, most)]
         if not heads:
             return []
         oldest = min(heads, key=lambda call: call.arrived)
@@ -114,25 +208,69 @@ class Batcher:
             # Who has the fewest matrices to go joins soonest.
             key = min(behind, key=lambda one: ((meeting[0] - one[0]) % self.matrices, one)) if behind else meeting
         same = [call for call in heads if call.key == key]
-        same.sort(key=lambda call: (self._clients[call.client].rows, call.arrived))
+        same.sort(key=lambda call: (self._clients[call.client].used, call.arrived))
         batch: list[Call] = []
-        rows = 0
+        rows, room = 0, self._piece(key[0], now)
         for call in same:
-            if batch and rows + len(call.x) > self.max_rows:
+            left = len(call.x) - call.taken
+            if batch and rows + left > room:
                 break
+            call.first, call.count = call.taken, min(left, room)
+            rows += call.count
             batch.append(call)
-            rows += len(call.x)
         for call in batch:
             client = self._clients[call.client]
-            client.calls.popleft()
-            client.rows += len(call.x)
+            call.charged = call.count * self.cost(call.matrix) / self.speed
+            client.used += call.charged
             client.next = (call.matrix + 1) % self.matrices, call.masked
+            if call.finished:
+                client.last, client.arrived = call.number, call.arrived
+                client.calls.popleft()
         return batch
+
+    def _contends(self, client: _Client, now: float) -> bool:
+        """Whether a client wants something, or will in a moment if it goes on."""
+        return not client.held and (bool(client.calls) or client.busy or now - client.answered <= self._hold)
+
+    def _limit(self, now: float) -> float | None:
+        """The longest that a client may have used this machine and get more: a slice more than the contender with
+        least."""
+        return min((c.used + SLICE for c in self._clients.values() if self._contends(c, now)), default=None)
+
+    @staticmethod
+    def _eligible(client: _Client, most: float | None) -> bool:
+        return not client.held and (most is None or client.used <= most)
+
+    def _settle(self, now: float) -> None:
+        """Charges the time in which nothing was multiplied to those for whom that was."""
+        since, self._idle = self._idle, None
+        if since is None or now <= since:
+            return
+        ahead = min((c.used for c in self._clients.values() if c.calls and not c.held), default=float("inf"))
+        owed = [
+            client
+            for client in self._clients.values()
+            if not client.calls and not client.busy and self._contends(client, since) and client.used + SLICE < ahead
+        ]
+        for client in owed:
+            client.used += (now - since) / len(owed)
+
+    def _piece(self, matrix: int, now: float) -> int:
+        """How many rows a product with a matrix may have, so that nobody waits for long."""
+        active = [
+            client
+            for client in self._clients.values()
+            if not client.held and (client.calls or client.busy or now - client.answered <= PATIENCE)
+        ]
+        rows = int(self.speed * (SLICE * ALONE_SLICES if len(active) <= 1 else SLICE) / max(1, self.cost(matrix)))
+        return min(self.max_rows, max(LEAST_ROWS, rows))
 
     def _meeting(self, now: float) -> tuple[int, bool]:
         """The key at which most clients are, or will be when they come back; the others have to catch up."""
         company: dict[tuple[int, bool], tuple[int, float]] = {}
         for client in self._clients.values():
+            if client.held:
+                continue
             since = client.calls[0].arrived if client.calls else client.answered
             if client.calls or now - since <= self.window:
                 key = client.calls[0].key if client.calls else client.next

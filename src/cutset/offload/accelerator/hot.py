@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any
 
+from cutset.config import usable_cores
 from cutset.kernels.native import extension
 from cutset.link import Link, Listener
 from cutset.offload.accelerator.batcher import Batcher, Call
@@ -33,9 +34,12 @@ class Event(IntEnum):
 class _Waiting(Batcher):
     """The calls that wait, in native code, which knows clients by the slots of the listener."""
 
-    def __init__(self, listener: Any, products: NativeProducts, matrices: int, quota: Quota) -> None:
-        native, rows = extension(), quota.max_rows
+    def __init__(
+        self, listener: Any, products: NativeProducts, shapes: Sequence[tuple[int, int]], quota: Quota
+    ) -> None:
+        native, rows, matrices = extension(), quota.max_rows, len(shapes)
         sizes: dict[str, Any] = {"window": quota.window, "max_rows": rows, "max_waiting": quota.max_waiting}
+        sizes["costs"] = [outputs * depth for outputs, depth in shapes]
         super().__init__(matrices=matrices, **sizes)
         self._listener = listener
         self._native = native.Batcher(matrices=matrices, **sizes)
@@ -47,6 +51,7 @@ class _Waiting(Batcher):
             max_rows=rows,
             warm_bytes=WARM_BYTES,
             warm_step=WARM_STEP,
+            cores=usable_cores(),
         )
         self.links: dict[int, Link] = {}  # those who have said hello
 
@@ -76,6 +81,41 @@ class _Waiting(Batcher):
         if (slot := self._slot(client)) is not None:
             self._native.answered(slot, now)
 
+    def has_room(self, client: Any) -> bool:
+        slot = self._slot(client)
+        return slot is not None and bool(self._native.has_room(slot))
+
+    def known(self, client: Any, number: int, now: float) -> bool:
+        slot = self._slot(client)
+        return slot is not None and bool(self._native.known(slot, number, now))
+
+    def hold(self, client: Any, held: bool) -> None:
+        """What the client sends meanwhile stays in its ring."""
+        if (slot := self._slot(client)) is not None:
+            self._native.hold(slot, held)
+        self._listener.pause(client, held)
+
+    def busy(self, client: Any, waits: bool) -> None:
+        if (slot := self._slot(client)) is not None:
+            self._native.busy(slot, waits)
+
+    def charge(self, client: Any, seconds: float) -> None:
+        if (slot := self._slot(client)) is not None:
+            self._native.charge(slot, seconds)
+
+    def may(self, client: Any, now: float) -> bool:
+        slot = self._slot(client)
+        return slot is not None and bool(self._native.may(slot, now))
+
+    @property
+    def speed(self) -> float:
+        return float(self._native.speed)
+
+    @speed.setter
+    def speed(self, speed: float) -> None:
+        if hasattr(self, "_native"):
+            self._native.speed = speed
+
     def _slot(self, client: Any) -> int | None:
         return next((slot for slot, link in self.links.items() if link is client), None)
 
@@ -94,7 +134,7 @@ class HotAccelerator(Accelerator):
         quota: Quota = DEFAULT_QUOTA,
         makes_pads: bool = True,
     ) -> None:
-        self._waiting = _Waiting(listener, products, len(shapes), quota)
+        self._waiting = _Waiting(listener, products, shapes, quota)
         super().__init__(
             listener,
             products,
@@ -110,10 +150,10 @@ class HotAccelerator(Accelerator):
         """Serves up to `timeout` seconds, however much there is to do."""
         for one in self.listener.gone():  # first, since their slots may be given to others now
             self._forget(one)
+        self._flush()
         server = self._waiting.server
-        event = server.turn(timeout)
-        for name, count in server.counted().items():
-            self.counters[name] += count
+        event = server.turn(timeout, self._idle())
+        self._collect()
         if event == Event.RECORD:
             listener: Any = self.listener
             got = listener.handle(*server.record)
@@ -130,6 +170,25 @@ class HotAccelerator(Accelerator):
             link = self._waiting.links.get(slot)
             if link is not None:
                 self._refuse(link, call, reason)
+        self._work()
+
+    def _collect(self) -> None:
+        """What native code counted."""
+        whole, each = self._waiting.server.counted()
+        if any(whole.values()):
+            self._count(None, **whole)
+        for slot, amounts in each.items():
+            link = self._waiting.links.get(slot)
+            client = None if link is None else self._clients.get(link)
+            self._count(client, **amounts)
+            if client is not None:
+                client.seen = time.monotonic()
+                if amounts["calls"]:
+                    client.refused = 0
+
+    def _forget(self, link: Link) -> None:
+        self._collect()
+        super()._forget(link)
 
 
 def new_accelerator(

@@ -6,14 +6,14 @@ from collections.abc import Collection
 
 from cutset.config import Settings
 from cutset.errors import ConfigError
-from cutset.link import listen
+from cutset.link import Timeouts, listen
 from cutset.link.keys import load_allowed, load_keys
 from cutset.models.integer import Progress
 from cutset.models.registry import resolve
 from cutset.models.source import open_source
 from cutset.offload.accelerator.hot import new_accelerator
 from cutset.offload.accelerator.products import NativeProducts, Products, self_test
-from cutset.offload.accelerator.server import DEFAULT_QUOTA, Accelerator, Quota
+from cutset.offload.accelerator.server import DEFAULT_QUOTA, Accelerator, Quota, limits_for
 from cutset.offload.matrices import ModelDigest, each_matrix
 
 __all__ = ["open_accelerator"]
@@ -64,6 +64,8 @@ def open_accelerator(
         allow=allowed,
         users=users,
         ring_files=ring_files,
+        timeouts=Timeouts(first=quota.greeting),
+        limits=limits_for(shapes, quota),
     )
     return new_accelerator(
         listener,

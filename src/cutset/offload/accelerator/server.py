@@ -1,27 +1,35 @@
-"""The accelerator: takes rows of many clients, multiplies, answers. It keeps no state of an answer and is trusted with
-nothing; what it refuses, it refuses with one line.
+"""The accelerator: takes rows of many clients, multiplies, answers. It is trusted with nothing; what it refuses, it
+refuses with one line.
+
+One thread serves all clients, so it never waits for one of them. What a client has no room for is kept for it in a
+short queue, and meanwhile nothing is computed for it; a client that lets its queue overflow, or makes no room for too
+long, is dropped with it. Who is served next is a matter of the work that each got (batcher.py), pads and self-tests
+among it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cutset.config import usable_cores
-from cutset.errors import CutsetError, FrameError, LinkError
-from cutset.link import Frame, Link, Listener
-from cutset.offload.accelerator.batcher import Batcher, Call
+from cutset.errors import FrameError, LinkError, LinkTimeout
+from cutset.link import Frame, Limits, Link, Listener
+from cutset.offload.accelerator.batcher import LEAST_ROWS, SLICE, Batcher, Call
+from cutset.offload.accelerator.clients import TOTALS, Client, Quota, new_counters
+from cutset.offload.accelerator.jobs import Jobs, Steps, is_self_test, make_pads, reason_of, run_self_test
 from cutset.offload.accelerator.products import Products
-from cutset.offload.client.masks import SEED_BYTES, residues
+from cutset.offload.client.masks import SEED_BYTES
 from cutset.offload.messages import (
     PROTOCOL,
     AskCounters,
+    Company,
     Counters,
     Hello,
     MakePads,
@@ -36,28 +44,27 @@ from cutset.offload.messages import (
 )
 from cutset.version import software
 
-__all__ = ["DEFAULT_QUOTA", "Accelerator", "Quota"]
+__all__ = ["DEFAULT_QUOTA", "Accelerator", "Quota", "limits_for"]
 
 Array = NDArray[Any]
-SELF_TEST = "self-test"
 AWAKE, BRIEFLY = 0.0005, 0.00002  # seconds
+SOON, LATER = 0.00005, 0.002  # seconds between two looks whether a client has made room
+LOOK = 1.0  # seconds between two looks for clients that are idle
 WARM_BYTES = 1 << 20  # half of a common second-level cache
 WARM_STEP = 1 << 16  # a few microseconds, which a call that comes meanwhile waits
 RESIDUES, INTEGERS = np.dtype(np.uint32), np.dtype(np.int16)
-
-
-@dataclass(frozen=True, slots=True)
-class Quota:
-    """What one client may ask for, and how long calls wait for company."""
-
-    max_rows: int = 4096  # of a call, and of a product that several share
-    max_waiting: int = 4  # calls of a client that wait
-    max_self_test: int = 1 << 20  # elements of each array of a self-test
-    window: float = 0.002  # seconds
-    reply: float = 1.0  # seconds that a client may take to make room for its answer
-
-
+QUEUE = 2  # frames that a link without a ring keeps for a client, each way
+PER_BYTE = {"tcp": 1 / 400e6, "ipc": 1 / 2e9}  # seconds of the thread that encrypts and copies
+FRONT = 1 << 17  # bytes of a frame beside its array, at most
 DEFAULT_QUOTA = Quota()
+
+
+def limits_for(shapes: Sequence[tuple[int, int]], quota: Quota) -> Limits:
+    """What a listener takes: frames as large as a call or an answer can be, and no larger."""
+    widest = max(max(shape) for shape in shapes)
+    frame = max(4 * quota.max_rows * widest, 8 * quota.max_self_test) + FRONT
+    each = min(quota.each, quota.clients)
+    return Limits(frame=min(frame, 1 << 30), max_ring=64 << 20, queue=QUEUE, clients=quota.clients, each=each)
 
 
 class Accelerator:
@@ -87,14 +94,22 @@ class Accelerator:
             makes_pads=makes_pads,
         )
         if batcher is None:
+            costs = [outputs * depth for outputs, depth in shapes]
             rows, waiting = quota.max_rows, quota.max_waiting
-            batcher = Batcher(matrices=len(shapes), window=quota.window, max_rows=rows, max_waiting=waiting)
+            batcher = Batcher(
+                matrices=len(shapes), window=quota.window, max_rows=rows, max_waiting=waiting, costs=costs
+            )
         self._batcher = batcher
-        self._greeted: set[Link] = set()
+        self._most_bytes = limits_for(shapes, quota).frame - FRONT
+        self._clients: dict[Link, Client] = {}
+        self._by_key: dict[str, Counter[str]] = {}
+        self._unsent: list[Client] = []  # with answers in their outbox
+        self._jobs = Jobs(batcher, quota.max_waiting)
+        self._per_byte = PER_BYTE.get(listener.address.partition(":")[0], 0.0)
+        self._pause = SOON  # until the next look whether there is room
+        self._looked = 0.0
         self._next, self._warmed = 0, WARM_BYTES  # what is wanted next, and how much of it was read ahead
-        self.counters = dict.fromkeys(
-            ("clients", "calls", "rows", "products", "shared_rows", "pads", "refused", "bytes_in", "bytes_out"), 0.0
-        ) | {"busy_s": 0.0}
+        self.counters: Counter[str] = Counter(dict.fromkeys(TOTALS, 0.0))
 
     def serve(self, stopped: Callable[[], bool]) -> None:
         """Answers until `stopped()`, which is asked at least every 100 ms."""
@@ -103,19 +118,33 @@ class Accelerator:
 
     def turn(self, timeout: float) -> None:
         """Takes what has come, waits up to `timeout` seconds if nothing has, multiplies at most once."""
-        wait = self._batcher.wait(time.monotonic())
-        if wait != 0.0:
-            took = self._warm() if wait is None else False
-            took = took or self._take(timeout if wait is None else min(wait, timeout))
-            # Whatever else is there; for a while, since some clients may never stop asking.
-            end = time.monotonic() + self.quota.window
-            while took and not self._batcher.complete and time.monotonic() < end:
-                took = self._take(0.0)
         for link in self.listener.gone():
             self._forget(link)
+        self._flush()
+        wait = self._batcher.wait(time.monotonic())
+        longest = min(timeout if wait is None else min(wait, timeout), self._idle())
+        took = self._warm() if wait is None and longest > 0 else False
+        took = took or self._take(longest)
+        # Whatever else is there; a few of each client, since some may never stop asking.
+        end = time.monotonic() + self.quota.window
+        for _ in range(2 * len(self._clients) + 8):
+            if not took or self._batcher.complete or time.monotonic() >= end:
+                break
+            took = self._take(0.0)
         now = time.monotonic()
         if self._batcher.wait(now) == 0.0:
             self._multiply(self._batcher.take(now))
+        self._work()
+
+    def totals(self) -> dict[str, float]:
+        """What was done for all clients together: for whoever runs this, and not for them."""
+        return dict(self.counters) | {"connected": float(len(self._clients)), "waiting": float(len(self._batcher))}
+
+    def _idle(self) -> float:
+        """Seconds for which nothing but a message needs this thread."""
+        if self._jobs.ready:
+            return 0.0
+        return self._pause if self._unsent or self._jobs else 3600.0
 
     def _warm(self) -> bool:
         """While nobody waits: reads what will be multiplied next, as far as caches keep it. True once a message came.
@@ -141,26 +170,49 @@ class Accelerator:
         return True
 
     def _took(self, link: Link, frame: Frame) -> None:
+        client = self._client(link)
+        client.seen = time.monotonic()
+        call, nbytes = 0, sum(array.nbytes for array in frame.arrays)
         try:
-            self.counters["bytes_in"] += sum(array.nbytes for array in frame.arrays)
-            self._heed(link, decode(frame.header), frame)
+            self._count(client, bytes_in=nbytes)
+            message = decode(frame.header)
+            call = getattr(message, "call", 0)
+            self._heed(link, message, frame)
         except FrameError as error:
-            self._refuse(link, 0, str(error))
+            self._refuse(link, call, str(error))
+        except (MemoryError, RuntimeError) as error:
+            self._refuse(link, call, reason_of(error))
         finally:
             frame.release()
+            self._batcher.charge(link, time.monotonic() - client.seen + self._per_byte * nbytes)
+
+    def _client(self, link: Link) -> Client:
+        """What is known of a client; a newcomer's counters are those of its key, if it has one."""
+        if (client := self._clients.get(link)) is None:
+            counters = new_counters()
+            if link.address.startswith("tcp://"):
+                counters = self._by_key.setdefault(link.peer, counters)
+            client = self._clients[link] = Client(link, counters, time.monotonic())
+        return client
+
+    def _count(self, client: Client | None, **amounts: float) -> None:
+        for name, amount in amounts.items():
+            self.counters[name] += amount  # type: ignore[assignment]
+            if client is not None:
+                client.counters[name] += amount  # type: ignore[assignment]
 
     def _heed(self, link: Link, message: Message, frame: Frame) -> None:
         """Acts on a message."""
+        call: int = getattr(message, "call", 0)
+        if isinstance(message, Multiply) and self._client(link).greeted:
+            self._queue(link, message, frame)
+            return
         if isinstance(message, Hello):
             self._greet(link)
-            return
-        call: int = getattr(message, "call", 0)
-        if link not in self._greeted:
+        elif not self._client(link).greeted:
             self._refuse(link, call, "say hello first")
-        elif isinstance(message, Multiply):
-            self._queue(link, message, frame)
         elif isinstance(message, AskCounters):
-            self._send(link, Counters(call, self._counted()))
+            self._send(link, Counters(call, dict(self._client(link).counters)))
         elif isinstance(message, SelfTest):
             self._self_test(link, call, frame.arrays)
         elif isinstance(message, MakePads):
@@ -169,11 +221,12 @@ class Accelerator:
             self._refuse(link, call, "this message is not for an accelerator")
 
     def _greet(self, link: Link) -> None:
-        if link not in self._greeted:
-            self._greeted.add(link)
+        client = self._client(link)
+        if not client.greeted:
+            client.greeted = True
             self._batcher.join(link)
             self._stay_awake()
-            self.counters["clients"] += 1
+            self._count(client, clients=1)
         # Another version gets a Welcome too: it says what is spoken here.
         self._send(link, self.welcome)
 
@@ -181,121 +234,198 @@ class Accelerator:
         if message.matrix >= len(self.shapes):
             self._refuse(link, message.call, f"there is no matrix {message.matrix}")
             return
-        _, depth = self.shapes[message.matrix]
+        outputs, depth = self.shapes[message.matrix]
         x = frame.arrays[0] if len(frame.arrays) == 1 else None
         if x is None or x.dtype not in (RESIDUES, INTEGERS) or x.ndim != 2 or x.shape[1] != depth or not len(x):
             wanted = f"matrix {message.matrix} takes one array (rows, {depth}) of uint32 or int16"
             self._refuse(link, message.call, wanted)
             return
-        if len(x) > self.quota.max_rows:
-            self._refuse(link, message.call, f"{len(x)} rows are too many; {self.quota.max_rows} are taken at once")
+        most = min(self.quota.max_rows, self._most_bytes // (4 * outputs))
+        if len(x) > most:
+            self._refuse(link, message.call, f"{len(x)} rows are too many; {most} are taken at once")
             return
-        masked = x.dtype == RESIDUES
-        # A copy: the client can still write to memory that is shared, and needs it for its next call.
-        call = Call(link, message.call, message.matrix, masked, np.array(x), time.monotonic())
-        if not self._batcher.add(call):
+        now = time.monotonic()
+        if self._batcher.known(link, message.call, now):
+            return  # sent again, because its answer takes long
+        if not self._batcher.has_room(link):
             self._refuse(link, message.call, f"{self.quota.max_waiting} calls of this client are waiting already")
+            return
+        # A copy: the client can still write to memory that is shared, and needs it for its next call.
+        self._batcher.add(Call(link, message.call, message.matrix, x.dtype == RESIDUES, np.array(x), now))
 
     def _multiply(self, batch: list[Call]) -> None:
-        """One product for all calls of a batch, and an answer for each."""
+        """One product for all calls of a batch, and an answer for each that is finished by it."""
         if not batch:
             return
         started = time.perf_counter()
         matrix, masked = batch[0].key
         multiply = self.products.residues if masked else self.products.integers
-        rows = sum(len(call.x) for call in batch)
+        pieces = [call.x[call.first : call.taken] for call in batch]
+        rows = sum(map(len, pieces))
         try:
-            x = batch[0].x if len(batch) == 1 else np.concatenate([call.x for call in batch])
-            z = multiply(matrix, x)
-        except (ValueError, MemoryError, RuntimeError) as error:  # torch says so where a device has no room
+            for call in batch:
+                if call.z is None and call.count < len(call.x):
+                    call.z = np.empty((len(call.x), self.shapes[matrix][0]), np.uint32 if masked else np.int32)
+            z = multiply(matrix, pieces[0] if len(pieces) == 1 else np.concatenate(pieces))
+        except (ValueError, MemoryError, RuntimeError) as error:
             if len(batch) > 1:  # somebody's numbers are wrong: each alone, so that the others don't suffer
                 for call in batch:
                     self._multiply([call])
                 return
-            self._refuse(batch[0].client, batch[0].number, str(error))
+            self._batcher.drop(batch[0].client, batch[0].number)
+            self._batcher.answered(batch[0].client, time.monotonic())
+            self._refuse(batch[0].client, batch[0].number, reason_of(error))
             return
         self._next, self._warmed = (matrix + 1) % len(self.shapes), 0
         seconds, first = time.perf_counter() - started, 0
+        if rows >= LEAST_ROWS and seconds > 0:
+            self._batcher.speed += (rows * self._batcher.cost(matrix) / seconds - self._batcher.speed) / 8
+        company = Company.ALONE
+        if len(batch) > 1:
+            company = Company.SOME if self._batcher.clients < usable_cores() else Company.CROWD
         for call in batch:
-            part = z[first : first + len(call.x)]
-            first += len(call.x)
-            self._send(call.client, Product(call.number, seconds, rows), [part])
-            self._batcher.answered(call.client, time.monotonic())
-        self.counters["calls"] += len(batch)
-        self.counters["rows"] += rows
-        self.counters["products"] += 1
-        self.counters["shared_rows"] += rows if len(batch) > 1 else 0
-        self.counters["busy_s"] += seconds
+            part = z[first : first + call.count]
+            first += call.count
+            own = seconds * call.count / rows
+            call.seconds += own
+            self._batcher.charge(call.client, own - call.charged)
+            client = self._clients.get(call.client)
+            self._count(client, rows=call.count, busy_s=own)
+            if call.z is not None:
+                call.z[call.first : call.taken] = part
+                part = call.z
+            if call.finished:
+                self._count(client, calls=1)
+                self._send(call.client, Product(call.number, call.seconds, company), [part])
+                self._batcher.answered(call.client, time.monotonic())
+        self._count(None, products=1, shared_rows=rows if len(batch) > 1 else 0)
 
     def _make_pads(self, link: Link, message: MakePads) -> None:
-        started, total = time.perf_counter(), 0
         if not self.welcome.makes_pads:
             self._refuse(link, message.call, "no pads are made here")
             return
+        total = nbytes = 0
         for matrix, rows, seed in message.requests:
             total += rows
-            if matrix >= len(self.shapes) or len(seed) != SEED_BYTES or not 0 < total <= self.quota.max_rows:
+            known = matrix < len(self.shapes)
+            nbytes += 4 * rows * self.shapes[matrix][0] if known else 0
+            if not known or len(seed) != SEED_BYTES or not rows or total > self.quota.max_rows:
                 self._refuse(
                     link, message.call, "pads are asked for with a matrix, 1 row or more, and 32 bytes of seed"
                 )
                 return
-        answers = []
-        for matrix, rows, seed in message.requests:
-            _, depth = self.shapes[matrix]
-            answers.append(self.products.residues(matrix, residues(seed, rows * depth).reshape(rows, depth)))
-        self.counters["pads"] += total
-        self.counters["busy_s"] += time.perf_counter() - started
-        self._send(link, Product(message.call, time.perf_counter() - started, total), answers)
+        if nbytes > self._most_bytes:
+            self._refuse(
+                link, message.call, f"{nbytes} bytes of pads are too many; {self._most_bytes} are made at once"
+            )
+            return
+        self._begin(link, message.call, make_pads(self.products, self.shapes, message.requests, self._piece), total)
+
+    def _piece(self, matrix: int) -> int:
+        return max(LEAST_ROWS, int(self._batcher.speed * SLICE / max(1, self._batcher.cost(matrix))))
 
     def _self_test(self, link: Link, call: int, arrays: tuple[Array, ...]) -> None:
-        if not self._is_self_test(arrays):
+        if not is_self_test(arrays, self.quota.max_self_test):
             self._refuse(link, call, "a self-test has a weight int8 and rows uint32 and int16, small ones")
             return
         weight, x, q = (np.array(array) for array in arrays)
-        try:
-            self.products.put(SELF_TEST, weight)
-        except CutsetError as error:
-            self._refuse(link, call, str(error))
-            return
-        try:
-            products = [self.products.residues(SELF_TEST, x), self.products.integers(SELF_TEST, q)]
-        except ValueError as error:
-            self._refuse(link, call, str(error))
-            return
-        finally:
-            self.products.drop(SELF_TEST)
-        self._send(link, Product(call, 0.0, len(x)), products)
+        self._begin(link, call, run_self_test(self.products, weight, x, q), 0)
 
-    def _is_self_test(self, arrays: tuple[Array, ...]) -> bool:
-        if [array.dtype for array in arrays] != [np.dtype(np.int8), RESIDUES, INTEGERS]:
-            return False
-        if any(array.ndim != 2 or not 0 < array.size <= self.quota.max_self_test for array in arrays):
-            return False
-        weight, x, q = arrays
-        return (
-            x.shape == q.shape
-            and x.shape[1] == weight.shape[1]
-            and x.shape[0] * weight.shape[0] <= self.quota.max_self_test
-        )
+    def _begin(self, link: Link, call: int, steps: Steps, rows: int) -> None:
+        if not self._jobs.add(link, call, steps, rows):
+            self._refuse(link, call, f"{self.quota.max_waiting} calls of this client are waiting already")
 
-    def _counted(self) -> dict[str, float]:
-        return self.counters | {"connected": float(len(self._greeted)), "waiting": float(len(self._batcher))}
+    def _work(self) -> None:
+        """A slice of the work that is no product, for one whose turn it is."""
+        if (found := self._jobs.next()) is None:
+            return
+        link, job = found
+        client, before = self._clients.get(link), job.seconds
+        over = self._jobs.step(link, job)
+        self._count(client, busy_s=job.seconds - before)
+        if over is None:
+            return
+        answers, reason = over
+        if answers is None:
+            self._refuse(link, job.call, reason)
+        else:
+            self._count(client, pads=job.rows)
+            self._send(link, Product(job.call, job.seconds, Company.ALONE), answers)
 
     def _send(self, link: Any, message: Message, arrays: list[Array] | None = None) -> None:
-        """A client that doesn't take its answer is dropped: the others must not wait for it."""
+        """Sends without waiting. What there is no room for is kept for a while, and nothing is done for that client."""
+        client, header, given = self._clients.get(link), encode(message), arrays or []
+        if client is None:
+            return
+        started, nbytes = time.monotonic(), sum(array.nbytes for array in given)
         try:
-            link.send(encode(message), arrays or [], timeout=self.quota.reply)
-            self.counters["bytes_out"] += sum(array.nbytes for array in arrays or [])
+            if not client.outbox:
+                try:
+                    link.send(header, given, timeout=0.0)
+                except LinkTimeout:
+                    client.outbox.append(link.start(header, given))
+                    client.stuck, self._pause = time.monotonic(), SOON
+                    self._unsent.append(client)
+                    self._batcher.hold(link, True)
+            elif len(client.outbox) < self.quota.max_unsent:
+                client.outbox.append(link.start(header, given))
+            else:
+                self._drop(client)
+                return
+            if not isinstance(message, Refused):
+                client.refused = 0
+            self._count(client, bytes_out=nbytes)
+            self._batcher.charge(link, time.monotonic() - started + self._per_byte * nbytes)
         except LinkError:
             self._forget(link)
 
+    def _flush(self) -> None:
+        """Sends what there is room for by now, and ends links that must end."""
+        now = time.monotonic()
+        for client in list(self._unsent):
+            try:
+                while client.outbox and client.outbox[0]():
+                    client.outbox.popleft()
+                    client.stuck, self._pause = now, SOON
+            except LinkError:
+                self._forget(client.link)
+                continue
+            if not client.outbox:
+                self._unsent.remove(client)
+                self._batcher.hold(client.link, False)
+            elif now - client.stuck > self.quota.reply:
+                self._drop(client)
+        self._pause = min(2 * self._pause, LATER)
+        if now - self._looked > min(LOOK, self.quota.greeting, self.quota.idle):
+            self._looked = now
+            for client in list(self._clients.values()):
+                longest = self.quota.idle if client.greeted else self.quota.greeting
+                if now - client.seen > longest and not self._jobs.waits(client.link):
+                    self._forget(client.link)
+
     def _refuse(self, link: Any, call: int, reason: str) -> bool:
-        self.counters["refused"] += 1
+        client = self._clients.get(link)
+        self._count(client, refused=1)
         self._send(link, Refused(call, reason[:500]))
+        if client is not None:
+            client.refused += 1
+            if client.refused > self.quota.max_refused:
+                self._drop(client)
         return False
 
+    def _drop(self, client: Client) -> None:
+        """Ends the link of a client that costs too much."""
+        if client.link in self._clients:
+            self._count(None, dropped=1)
+            self._forget(client.link)
+
     def _forget(self, link: Link) -> None:
-        self._greeted.discard(link)
+        client = self._clients.pop(link, None)
+        if client is not None:
+            client.outbox.clear()
+            with contextlib.suppress(ValueError):
+                self._unsent.remove(client)
+        self._jobs.leave(link)
         self._batcher.leave(link)
         self._stay_awake()
         with contextlib.suppress(LinkError):

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["keep_out", "private_array", "private_bytes"]
+__all__ = ["keep_out", "private_array"]
 
 PR_SET_DUMPABLE = 4
+WIPE_ON_FORK = 18  # MADV_WIPEONFORK of Linux, for which Python has no name
 
 
 @cache
@@ -32,22 +33,22 @@ def keep_out() -> None:
         _libc().prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def private_array(shape: tuple[int, ...], dtype: type[np.uint32] | type[np.uint8]) -> NDArray[Any]:
-    """An array of zeros in pages of its own, which aren't swapped or dumped where the system allows that."""
+def private_array(
+    shape: tuple[int, ...], dtype: type[np.uint32] | type[np.uint8], *, wipe_on_fork: bool = False
+) -> NDArray[Any]:
+    """An array of zeros in pages of its own, which aren't swapped or dumped where the system allows that.
+
+    `wipe_on_fork`: a child process gets zeros in their place.
+    """
     count = int(np.prod(shape))
     pages = mmap.mmap(-1, max(1, count * np.dtype(dtype).itemsize), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     found = np.frombuffer(pages, dtype, count).reshape(shape)  # which keeps the pages as long as it lives
     with suppress(OSError, AttributeError, ValueError):
         pages.madvise(mmap.MADV_DONTDUMP)
+    if wipe_on_fork:
+        with suppress(OSError, ValueError):
+            pages.madvise(WIPE_ON_FORK)
     with suppress(OSError, AttributeError):
         # Beyond the limit of the system this does nothing.
         _libc().mlock(ctypes.c_void_p(found.ctypes.data), ctypes.c_size_t(len(pages)))
     return found
-
-
-def private_bytes(content: bytes) -> memoryview:
-    """A copy of a key in such pages."""
-    found = private_array((len(content),), np.uint8)
-    found[:] = np.frombuffer(content, np.uint8)
-    found.flags.writeable = False
-    return found.data

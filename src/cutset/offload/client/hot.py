@@ -59,7 +59,7 @@ class HotCalls:
         self._session, self._pads = session, pads
         self._remote = extension().RemoteLinears(core, pool, masked=mode.masked, pad_rows=pad_rows)
         cores = usable_cores()
-        self._remote.stay_awake(*(awake if cores > 1 else (0.0, 0.0)), cores)
+        self._remote.stay_awake(*(awake if cores > 1 else (0.0, 0.0)))
         for (site, layer, expert), number in weights.numbers.items():
             matrix = weights.matrices[number]
             self._remote.put(

@@ -2,17 +2,22 @@
 
 A ledger belongs to one process: it has a master key that nobody else has and that is never stored, and counts the
 blocks of pads from 0 on. A block's rows are handed out from the first to the last, each once. A child process that was
-forked would count on from the same place under the same key, so there every use is an error.
+forked would count on from the same place under the same key, so there every use is an error: the kernel gives the child
+zeros in place of the key (MADV_WIPEONFORK), and where it can't, Python wipes it. Numbers of processes prove nothing: in
+another namespace a child has the same one.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+import weakref
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from cutset.errors import OffloadError
-from cutset.offload.client.guard import private_bytes
+from cutset.offload.client.guard import private_array
 from cutset.offload.client.masks import SEED_BYTES, seed_of
 
 __all__ = ["Block", "Ledger", "Span"]
@@ -27,14 +32,32 @@ class Span:
     rows: int
 
 
+LEDGERS: weakref.WeakSet[Ledger] = weakref.WeakSet()
+
+
 class Ledger:
     """The blocks of pads of one process. Any thread may use it."""
 
     def __init__(self) -> None:
-        self._master = private_bytes(os.urandom(SEED_BYTES))
-        self.process = os.getpid()
+        # Its first byte is 1 where the key behind it is there.
+        self._page = private_array((1 + SEED_BYTES,), np.uint8, wipe_on_fork=True)
+        self._page[:] = np.frombuffer(b"\1" + os.urandom(SEED_BYTES), np.uint8)
+        LEDGERS.add(self)
         self._lock = threading.Lock()
         self._next = 0
+
+    @property
+    def _master(self) -> memoryview:
+        return self._page.data[1:].toreadonly()
+
+    @property
+    def forked(self) -> bool:
+        """This is a child of the process that made the ledger."""
+        return bool(self._page[0] != 1)
+
+    def wipe(self) -> None:
+        """Forgets the key: from now on this can't be used."""
+        self._page[:] = 0
 
     def __repr__(self) -> str:
         return f"Ledger(blocks={self._next})"
@@ -49,7 +72,7 @@ class Ledger:
 
     def check_process(self) -> None:
         """Raises OffloadError in a process that was forked from the one that made the ledger."""
-        if os.getpid() != self.process:
+        if self.forked:
             raise OffloadError(
                 "this process was forked after the model was loaded; load it again here, pads are single-use"
             )
@@ -95,3 +118,11 @@ class Block:
             span = Span(self.number, self.taken, rows)
             self.taken += rows
         return span
+
+
+def _wipe_all() -> None:
+    for ledger in list(LEDGERS):
+        ledger.wipe()
+
+
+os.register_at_fork(after_in_child=_wipe_all)

@@ -25,7 +25,7 @@ from cutset.offload.client.pads import PadPool
 from cutset.offload.client.parts import Parts
 from cutset.offload.client.session import Session, multiply
 from cutset.offload.client.weights import ClientMatrix, ClientWeights
-from cutset.offload.messages import Product
+from cutset.offload.messages import Company, Product
 from cutset.offload.modes import Mode
 
 __all__ = ["OffloadLinears", "bucket"]
@@ -59,6 +59,11 @@ class _Asked:
     @property
     def rows(self) -> int:
         return len(self.q)
+
+    @property
+    def due(self) -> int:
+        """Bytes of the answer's array."""
+        return 4 * self.rows * self.matrix.outputs
 
 
 class OffloadLinears:
@@ -115,8 +120,8 @@ class OffloadLinears:
                 if stop != Stop.BEFORE:
                     self._finish(stop, self.weights.of(site, layer, expert), rows[part], out[part])
                     rest = part.stop
-                if rest < len(rows) or stop == Stop.BEFORE:
-                    self._call(site, layer, expert, rows[rest:], out[rest:])
+                if rest < self._total(len(rows)) or stop == Stop.BEFORE:
+                    self._call(site, layer, expert, rows, out, rest)
                 self.parts.lap("other")
                 step.resume()
                 self._decoded(step.waiting[0] if step.waiting is not None else None)
@@ -127,28 +132,34 @@ class OffloadLinears:
         pads, padded = self.pads, self.pad_rows
         self.hot = HotCalls(core, self.session, self.weights, self.mode, self._pool, pads, awake, pad_rows=padded)
 
-    def _call(self, site: Site, layer: int, expert: int, rows: Floats, out: Floats) -> None:
+    def _total(self, rows: int) -> int:
+        """Rows of a product as they are sent. They are rounded up once, before anything is split: the accelerator
+        chooses how many it takes, and would count the calls."""
+        return bucket(rows) if self.pad_rows else rows
+
+    def _call(self, site: Site, layer: int, expert: int, rows: Floats, out: Floats, begin: int = 0) -> None:
+        """A product from the row `begin` on, which counts rows as they are sent."""
         # What ran since the last call is the decoder's part of the layer, or the engine between two steps.
         self._decoded(site)
         matrix = self.weights.of(site, layer, expert)
-        most, total = self.session.welcome.max_rows, len(rows)
-        if self.pad_rows:  # rounded up before it is split: the accelerator chooses `most`, and would count the calls
-            total, most = bucket(total), bucket(most + 1) // 2
-        for first in range(0, total, most):
+        most, total = self.session.most_rows(matrix.outputs, matrix.depth), self._total(len(rows))
+        if self.pad_rows:  # rows of zeros, which go the same way as all others and which a mask makes look like them
+            most = bucket(most + 1) // 2
+            padded: Floats = np.zeros((total, matrix.depth), dtype=np.float32)
+            padded[: len(rows)] = rows
+            rows = padded
+        for first in range(begin, total, most):
             part = slice(first, first + most)
-            self._multiply(matrix, rows[part], out[part], min(most, total - first))
+            self._multiply(matrix, rows[part], out[part])
 
     def _decoded(self, site: Site | None) -> None:
         """What passed since the last lap is the decoder's work before this site's product."""
         self.parts.lap("attention" if site == "o" else "other")
 
-    def _multiply(self, matrix: ClientMatrix, rows: Floats, out: Floats, sent: int) -> None:
-        """Sends `sent` rows, of which `rows` may be fewer, and even none."""
-        parts = self.parts
+    def _multiply(self, matrix: ClientMatrix, rows: Floats, out: Floats) -> None:
+        """Sends rows, of which `out` may have fewer, and even none."""
+        parts, sent = self.parts, len(rows)
         q, scales = self._native.quantize_rows(rows, matrix.bits, self._pool)
-        if sent > len(q):  # rows of zeros, which a mask makes look like any other
-            q = np.concatenate([q, np.zeros((sent - len(q), matrix.depth), dtype=np.int16)])
-            scales = np.concatenate([scales, np.zeros(sent - len(rows), dtype=np.float32)])
         parts.lap("quantise")
         pad = None
         if self.pads is not None:
@@ -158,7 +169,7 @@ class OffloadLinears:
             pad = pad.behind(lent)
             parts.lap("mask")
         asked = _Asked(matrix, q, scales, pad)
-        self.session.send(multiply(matrix.number), self._layout(asked), self._filler(asked))
+        self.session.send(multiply(matrix.number), self._layout(asked), self._filler(asked), due=asked.due)
         parts.lap("send")
         self._receive(asked, out)
 
@@ -191,9 +202,8 @@ class OffloadLinears:
         if stop == Stop.LIED:
             raise self._lied(asked, self.hot.answer(), *self.hot.verdict())
         record = self.hot.record() if stop == Stop.ODD else None
-        self.session.adopt(
-            multiply(matrix.number), self._layout(asked), self._filler(asked), record, broken=stop == Stop.BROKEN
-        )
+        again = multiply(matrix.number), self._layout(asked), self._filler(asked), record
+        self.session.adopt(*again, broken=stop == Stop.BROKEN, due=asked.due)
         self.parts.lap("send")
         self._receive(asked, out)
 
@@ -208,9 +218,9 @@ class OffloadLinears:
         waited = parts.lap("wait")
         reply = self._reply(matrix, message, frame, asked.rows)
         if isinstance(message, Product):
-            self._others(message.shared > asked.rows)
+            self._others(message.shared != Company.ALONE)
             parts.move("wait", "accelerator", max(0.0, min(waited, message.seconds)))
-        whole = out if asked.rows == len(out) else np.empty((asked.rows, matrix.outputs), dtype=np.float32)
+        whole = np.empty((asked.rows, matrix.outputs), dtype=np.float32) if self.pad_rows else out
         for part, mask in [(slice(0, asked.rows), None)] if pad is None else [(p, m) for p, _, m in pad.slices()]:
             code, row, column = native.settle(
                 reply[part],

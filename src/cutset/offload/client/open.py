@@ -24,12 +24,13 @@ from cutset.models.source import Source
 from cutset.offload.client.guard import keep_out
 from cutset.offload.client.ledger import Ledger
 from cutset.offload.client.linears import OffloadLinears
-from cutset.offload.client.pads import Empty, PadPool
-from cutset.offload.client.session import Patience, Session
+from cutset.offload.client.pads import BLOCK_ROWS, Empty, PadPool
+from cutset.offload.client.session import FRONT, MOST_BYTES, Patience, Session
 from cutset.offload.client.weights import ClientWeights, load_weights
 from cutset.offload.messages import MOST_PADS
 from cutset.offload.modes import DEFAULT_MODE, Mode, mode_named
 
+QUEUE = 2  # frames that wait here: a call at a time is asked for
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 __all__ = ["Offload", "check_settings", "dial", "open_offload"]
@@ -124,18 +125,23 @@ def open_offload(source: Source, settings: Settings, mode: Mode, progress: Progr
     pack = pack and (not settings.pads_from or settings.pads_policy == "inline")
     weights = load_weights(source, mode, pool, pack=pack, progress=progress)
     patience = Patience(total=float(settings.offload_timeout), resend=max(1.0, settings.offload_timeout / 3))
-    ring = _ring(weights)
+    ring, most = _ring(weights), _most_bytes(weights, 1)
     anybody = mode.masked and mode.verified  # nothing that is sent tells anything, and no lie is believed
     session = Session(
-        lambda: dial(settings, settings.offload, settings.accelerator_key, ring, any_user=anybody),
+        lambda: dial(settings, settings.offload, settings.accelerator_key, ring, frame=most + FRONT, any_user=anybody),
         patience,
         digest=weights.digest,
+        most_bytes=most,
     )
     pad_session: Session | None = None
     try:
         if settings.pads_from:
+            blocks = _most_bytes(weights, BLOCK_ROWS)
             pad_session = Session(
-                lambda: dial(settings, settings.pads_from, settings.pads_key), patience, digest=weights.digest
+                lambda: dial(settings, settings.pads_from, settings.pads_key, frame=blocks + FRONT),
+                patience,
+                digest=weights.digest,
+                most_bytes=blocks,
             )
             if not pad_session.welcome.makes_pads:
                 raise OffloadError(f"{settings.pads_from} makes no pads: start it without --no-pads")
@@ -176,8 +182,13 @@ def _pad_pool(weights: ClientWeights, settings: Settings, pad_session: Session |
         if pad_session is None:
             raise OffloadError("there is no pad server")
         found: list[Residues] = []
-        for first in range(0, len(requests), MOST_PADS):
-            some = requests[first : first + MOST_PADS]
+        while len(found) < len(requests):
+            some, nbytes = list[tuple[int, bytes, int]](), 0
+            for request in requests[len(found) : len(found) + MOST_PADS]:
+                nbytes += 4 * request[2] * matrices[request[0]].outputs
+                if some and nbytes > pad_session.most_bytes:
+                    break
+                some.append(request)
             found += pad_session.pads(some, [matrices[number].outputs for number, _, _ in some])
         return found
 
@@ -198,17 +209,29 @@ def dial(
     server_key: Path | None,
     ring: int = 1 << 20,
     timeout: float | None = None,
+    frame: int = MOST_BYTES + FRONT,
     any_user: bool = False,
 ) -> Link:
     """Opens a link with the keys that the settings name. `ring`: bytes each way, in shared memory. `timeout`: seconds
-    until somebody must have answered, other than the settings say. `any_user`: see `connect`."""
+    until somebody must have answered, other than the settings say. `frame`: the most bytes of one that is taken.
+    `any_user`: see `connect`."""
     keys = None
     if address.startswith("tcp://"):
         if settings.key is None or server_key is None:
             raise ConfigError(f"{address} needs --key and the other side's public key; see `cutset keys`")
         keys = load_keys(settings.key).expecting(load_public(server_key))
     timeouts = Timeouts(connect=min(5.0, settings.offload_timeout) if timeout is None else timeout)
-    return connect(address, keys=keys, any_user=any_user, timeouts=timeouts, limits=Limits(ring=ring))
+    # What fits in the ring is there already, whatever its size.
+    most = max(frame, ring) if address.startswith("shm://") else frame
+    return connect(
+        address, keys=keys, any_user=any_user, timeouts=timeouts, limits=Limits(frame=most, ring=ring, queue=QUEUE)
+    )
+
+
+def _most_bytes(weights: ClientWeights, rows: int) -> int:
+    """Bytes of the largest array that is sent or received: `rows` of the widest matrix always fit."""
+    widest = max(max(matrix.outputs, matrix.depth) for matrix in weights.matrices)
+    return max(MOST_BYTES, 4 * rows * widest)
 
 
 def _ring(weights: ClientWeights) -> int:

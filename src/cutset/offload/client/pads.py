@@ -23,9 +23,10 @@ from cutset.offload.client.ledger import Ledger, Span
 from cutset.offload.client.pad import Pad
 from cutset.offload.client.pad_sources import Here, Made, Matrix, Multiply, Server, open_block
 
-__all__ = ["Counters", "Empty", "PadPool"]
+__all__ = ["BLOCK_ROWS", "Counters", "Empty", "PadPool"]
 
 Empty = Literal["wait", "inline", "fail"]
+BLOCK_ROWS = 64
 
 
 @dataclass
@@ -53,7 +54,7 @@ class PadPool:
         multiply: Multiply | None = None,
         empty: Empty = "wait",
         memory: int = 1 << 30,
-        block_rows: int = 64,
+        block_rows: int = BLOCK_ROWS,
         most_rows: int | None = None,
         timeout: float = 60.0,
     ) -> None:
@@ -95,7 +96,7 @@ class PadPool:
 
     def close(self) -> None:
         """Ends the thread and drops all pads."""
-        if os.getpid() != self.ledger.process:
+        if self.ledger.forked:
             return  # the thread, and whoever held the lock, are the parent's
         with self._changed:
             self._closed = True
@@ -233,10 +234,11 @@ class PadPool:
         return parts
 
     def _wanted(self) -> list[tuple[int, int]]:
-        """Matrices and rows to make next: what someone waits for, or else what is lowest."""
+        """Matrices and rows to make next: what someone waits for, or else what is lowest. A pad server is asked for
+        whole blocks alone: a remainder would tell it how many rows a request has."""
         asked = [(m, rows - self._level[m]) for m, rows in enumerate(self._demand) if rows > self._level[m]]
         if asked:
-            return [(m, min(rows, self.block_rows)) for m, rows in asked]
+            return [(m, min(rows, self.block_rows) if self._gives_way else self.block_rows) for m, rows in asked]
         if self._busy and self._gives_way:
             return []
         levels = enumerate(map(add, self._level, self._lent))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from cutset.errors import FrameError, IntegrityError, LinkClosed, LinkError, LinkTimeout, OffloadError
 from cutset.link import Frame, Link
+from cutset.link.limits import MAX_FRAME
 from cutset.offload.messages import (
     PROTOCOL,
     AskCounters,
@@ -34,7 +35,7 @@ from cutset.offload.messages import (
 )
 from cutset.version import software
 
-__all__ = ["Patience", "Session"]
+__all__ = ["FRONT", "MOST_BYTES", "Patience", "Session"]
 
 Array = NDArray[Any]
 Dial = Callable[[], Link]  # opens the link
@@ -50,6 +51,8 @@ class Patience:
 
 
 DEFAULT_PATIENCE = Patience()
+FRONT = 1 << 17  # bytes of a frame beside its arrays, at most
+MOST_BYTES = 16 << 20  # of an array that is sent or received, unless a row alone is larger
 
 
 @dataclass(slots=True)
@@ -60,15 +63,24 @@ class _Pending:
     message: Message
     layout: list[tuple[np.dtype[Any], tuple[int, ...]]]
     fill: Callable[[list[Array]], None]
+    due: int  # bytes that the answer's arrays may have
 
 
 class Session:
     """Calls to the accelerator behind `dial`, one at a time, from one thread."""
 
-    def __init__(self, dial: Dial, patience: Patience = DEFAULT_PATIENCE, digest: str | None = None) -> None:
+    def __init__(
+        self,
+        dial: Dial,
+        patience: Patience = DEFAULT_PATIENCE,
+        digest: str | None = None,
+        most_bytes: int = MOST_BYTES,  # of an array that is sent or received; the link takes frames as large as that
+    ) -> None:
         self._dial, self.patience, self._digest = dial, patience, digest
         self._link: Link | None = None
         self._awake = 0.0
+        self.most_bytes = most_bytes
+        self._late = 0  # bytes that an answer may have that still comes to a call that was sent twice
         self.calls = 0  # the number of the last one
         self._pending: _Pending | None = None
         self._broken: IntegrityError | None = None
@@ -102,12 +114,13 @@ class Session:
         layout: list[tuple[np.dtype[Any], tuple[int, ...]]],
         fill: Callable[[list[Array]], None],
         filled: Callable[[], None] | None = None,  # told when the arrays are written, before they leave
+        due: int | None = None,  # bytes that the arrays of the answer may have; None: as many as the link takes
     ) -> None:
         """Sends a call; `receive` gives its answer."""
         if self._broken is not None:
             raise self._broken
         self.calls += 1
-        self._pending = _Pending(self.calls, message(self.calls), layout, fill)
+        self._pending = _Pending(self.calls, message(self.calls), layout, fill, MAX_FRAME if due is None else due)
         try:
             self._transmit(self._live(), self.patience.resend, filled)
         except LinkTimeout:
@@ -131,10 +144,11 @@ class Session:
         record: tuple[int, int, int, int, int] | None = None,
         *,
         broken: bool = False,
+        due: int = MAX_FRAME,
     ) -> None:
         """The last call was sent by native code, as `send` would have sent it: `receive` goes on with it. record: what
         came already; broken: the ring makes no sense any more."""
-        self._pending = _Pending(self.calls, message(self.calls), layout, fill)
+        self._pending = _Pending(self.calls, message(self.calls), layout, fill, due)
         if record is not None and self._link is not None:
             cast(Any, self._link).put_back(record)
         if broken:
@@ -152,7 +166,7 @@ class Session:
                 raise LinkTimeout(self._gave_up())
             try:
                 link = self._live() if self._link else self._reopened(end)
-                frame = link.recv(min(left, self.patience.resend))
+                frame = link.recv(min(left, self.patience.resend), FRONT + max(pending.due, self._late))
                 message = decode(frame.header)
             except LinkTimeout:
                 self._resend(end)
@@ -161,7 +175,9 @@ class Session:
                 self._drop()
                 time.sleep(self.patience.redial)
                 continue
-            except FrameError:  # nonsense on the link: what is lost is asked for again
+            except FrameError as error:  # nonsense on the link: what is lost is asked for again
+                if error.too_large:
+                    raise self.broke("sent more than any answer to what it was asked has") from None
                 self._drop()
                 time.sleep(self.patience.redial)
                 continue
@@ -173,7 +189,9 @@ class Session:
             self._pending = None
             return message, frame
 
-    def call(self, message: Callable[[int], Message], arrays: list[Array] | None = None) -> tuple[Message, Frame]:
+    def call(
+        self, message: Callable[[int], Message], arrays: list[Array] | None = None, due: int = 0
+    ) -> tuple[Message, Frame]:
         """`send` and `receive` with arrays that are there already."""
         given = arrays or []
 
@@ -181,11 +199,11 @@ class Session:
             for target, source in zip(out, given, strict=True):
                 target[...] = source
 
-        self.send(message, [(array.dtype, array.shape) for array in given], fill)
+        self.send(message, [(array.dtype, array.shape) for array in given], fill, due=due)
         return self.receive()
 
     def counters(self) -> dict[str, float]:
-        """What the accelerator says that it has done."""
+        """What the accelerator says that it has done for this client."""
         message, frame = self.call(AskCounters)
         frame.release()
         if not isinstance(message, Counters):
@@ -194,7 +212,7 @@ class Session:
 
     def self_test(self, weight: Array, x: Array, q: Array) -> tuple[Array, Array]:
         """Products of residues x (rows, depth) and integers q with a weight that is sent along; copies."""
-        message, frame = self.call(SelfTest, [weight, x, q])
+        message, frame = self.call(SelfTest, [weight, x, q], due=2 * 4 * len(x) * len(weight))
         shape = (len(x), len(weight))
         if not isinstance(message, Product) or [a.shape for a in frame.arrays] != [shape, shape]:
             raise self.broke("answered the self-test with something else")
@@ -205,13 +223,18 @@ class Session:
     def pads(self, requests: list[tuple[int, bytes, int]], outputs: list[int]) -> list[Array]:
         """R · W^T of seeds, each (rows, outputs), copied; `requests` are (matrix, seed, rows)."""
         asked = [(matrix, rows, seed) for matrix, seed, rows in requests]
-        message, frame = self.call(lambda number: MakePads(number, asked))
+        due = sum(4 * rows * width for (_, _, rows), width in zip(requests, outputs, strict=True))
+        message, frame = self.call(lambda number: MakePads(number, asked), due=due)
         wanted = [((rows, width), np.dtype(np.uint32)) for (_, _, rows), width in zip(requests, outputs, strict=True)]
         if not isinstance(message, Product) or [(a.shape, a.dtype) for a in frame.arrays] != wanted:
             raise self.broke("sent pads of another shape than was asked for")
         products = [np.array(array) for array in frame.arrays]
         frame.release()
         return products
+
+    def most_rows(self, outputs: int, depth: int) -> int:
+        """Rows that a call may have: as many as the accelerator takes, and their frames are bounded here too."""
+        return max(1, min(self.welcome.max_rows, self.most_bytes // (4 * max(outputs, depth))))
 
     def broke(self, what: str) -> IntegrityError:
         """Ends the session for good; every later call raises the same error."""
@@ -259,7 +282,7 @@ class Session:
         return self._link
 
     def _drop(self) -> None:
-        link, self._link = self._link, None
+        link, self._link, self._late = self._link, None, 0
         if link is not None:
             with contextlib.suppress(LinkError):
                 link.close()
@@ -271,7 +294,7 @@ class Session:
         try:
             left = max(0.05, min(self.patience.resend, end - time.monotonic()))
             self._link.send(encode(Hello(PROTOCOL, software())), timeout=left)
-            frame = self._link.recv(left)
+            frame = self._link.recv(left, FRONT)
             welcome = decode(frame.header)
             frame.release()
             self._check(welcome)
@@ -313,6 +336,8 @@ class Session:
         if self._link is None:
             return
         self.resent += 1
+        if self._pending is not None:
+            self._late = max(self._late, self._pending.due)
         try:
             self._transmit(self._link, max(0.05, min(self.patience.resend, end - time.monotonic())))
         except LinkTimeout:

@@ -81,8 +81,18 @@ class EmulatedLink:
         arrays: list[np.ndarray[Any, Any]] = [np.empty(shape, dtype) for dtype, shape, _ in places]
         return Reservation(tuple(arrays), lambda: self._put(header, arrays, nbytes, timeout))
 
-    def recv(self, timeout: float | None = None) -> Frame:
-        return self._link.recv(timeout)
+    def start(self, header: bytes, arrays: Sequence[ArrayLike] = ()) -> Callable[[], bool]:
+        def go() -> bool:
+            try:
+                self.send(header, arrays, timeout=0.0)
+            except LinkTimeout:
+                return False
+            return True
+
+        return go
+
+    def recv(self, timeout: float | None = None, limit: int | None = None) -> Frame:
+        return self._link.recv(timeout, limit)
 
     def stay_awake(self, seconds: float) -> None:
         self._link.stay_awake(seconds)

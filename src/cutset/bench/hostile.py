@@ -1,0 +1,129 @@
+"""A client that harms others, for `cutset bench offload --workload neighbours`, in a process of its own.
+
+PYTHON -m cutset.bench.hostile KIND ADDRESS --matrix N --depth N [--keys DIRECTORY]
+  greedy   always has as many products of 256 to 512 rows waiting as it may, and takes its answers
+  deaf     sends such products in a loop and never takes an answer, until its link is ended
+  stubborn the same, and dials again at once
+Reads JSON lines from stdin, {"do": "start"} and {"do": "stop"}, and answers each with one line on stdout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from cutset.errors import LinkError, LinkTimeout
+from cutset.link import Limits, Link, connect
+from cutset.link.keys import load_keys, load_public
+from cutset.offload.accelerator.clients import Quota
+from cutset.offload.messages import PROTOCOL, Hello, Multiply, encode
+from cutset.version import software
+
+__all__ = ["KINDS", "main"]
+
+KINDS = ("greedy", "deaf", "stubborn")
+ROWS = (256, 512)
+WAIT = 0.05  # seconds that the deaf one waits for room
+TRIES = 20
+RING = 64 << 20
+
+
+class Hostile:
+    """Works in a thread of its own from `start` to `stop`."""
+
+    def __init__(self, kind: str, address: str, matrix: int, depth: int, keys: Path | None) -> None:
+        self.kind, self.address, self.matrix, self.keys = kind, address, matrix, keys
+        self.rows = np.random.default_rng(0).integers(0, 2**31 - 1, (max(ROWS), depth), dtype=np.uint32)
+        self.sent = self.links = 0
+        self._running = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> dict[str, int]:
+        self._running.set()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+        return {}
+
+    def stop(self) -> dict[str, int]:
+        """Products that were sent so far, and links that it took."""
+        self._running.clear()
+        if self._thread is not None:
+            self._thread.join()
+        return {"sent": self.sent, "links": self.links}
+
+    def _work(self) -> None:
+        while self._running.is_set():
+            with contextlib.suppress(LinkError):
+                link = self._dial()
+                try:
+                    self._greedy(link) if self.kind == "greedy" else self._deaf(link)
+                finally:
+                    link.close()
+            if self.kind == "deaf":
+                break
+
+    def _dial(self) -> Link:
+        keys = None
+        if self.keys is not None:
+            keys = load_keys(self.keys / "client.key").expecting(load_public(self.keys / "server.pub"))
+        link = connect(self.address, keys=keys, limits=Limits(ring=RING))
+        self.links += 1
+        link.send(encode(Hello(PROTOCOL, software())))
+        return link
+
+    def _send(self, link: Link, timeout: float) -> None:
+        rows = self.rows[: ROWS[self.sent % len(ROWS)]]
+        link.send(encode(Multiply(self.sent + 1, self.matrix)), [rows], timeout=timeout)
+        self.sent += 1
+
+    def _greedy(self, link: Link) -> None:
+        link.recv().release()  # the welcome
+        waiting = 0
+        while self._running.is_set():
+            if waiting < Quota().max_waiting:
+                self._send(link, 30.0)
+                waiting += 1
+            else:
+                with contextlib.suppress(LinkTimeout):
+                    link.recv(0.5).release()
+                    waiting -= 1
+
+    def _deaf(self, link: Link) -> None:
+        tried = 0
+        # ZeroMQ doesn't notice that a link ended while nobody reads: the stubborn one gives it up by itself.
+        while self._running.is_set() and (tried < TRIES or self.kind == "deaf"):
+            try:
+                self._send(link, WAIT)
+                tried = 0
+            except LinkTimeout:
+                tried += 1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("address")
+    parser.add_argument("--matrix", type=int, required=True)
+    parser.add_argument("--depth", type=int, required=True)
+    parser.add_argument("--keys", type=Path)
+    args = parser.parse_args()
+    hostile = Hostile(args.kind, args.address, args.matrix, args.depth, args.keys)
+    _say({})
+    for line in sys.stdin:
+        command = json.loads(line)
+        _say(hostile.start() if command["do"] == "start" else hostile.stop())
+
+
+def _say(answer: dict[str, int]) -> None:
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

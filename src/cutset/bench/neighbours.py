@@ -1,0 +1,126 @@
+"""What hostile clients of an accelerator leave to a client that behaves: `cutset bench offload --workload neighbours`.
+
+A client decodes alone, and beside n hostile ones, in turns. What is due to it: beside *greedy* ones, which want as many
+products as they can get and take their answers, 1 / (n + 1) of its rate alone. Beside *deaf* ones, which never take an
+answer, all of it once they have had time to fill their queues: such a client is entitled to nothing more. Beside
+*stubborn* ones, which are deaf and dial again whenever their link is ended, 1 / (n + 1): every link has a queue. A
+figure
+is the rate as a share of what is due.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cutset.bench.hostile import KINDS
+from cutset.bench.offload import Process, Setting, Workload, accelerator, integer_checkpoint, label, run_one
+from cutset.bench.results import Row, summarise
+from cutset.bench.stream_targets import Target
+from cutset.errors import EngineError
+from cutset.link.keys import new_keys, save_keys
+from cutset.models.families import load_spec
+from cutset.models.random import RandomModel
+
+__all__ = ["COUNTS", "LINKS", "SHARE", "TARGETS", "run_neighbours"]
+
+LINKS = ("shm", "ipc", "tcp")
+COUNTS = (1, 8)  # hostile clients
+MODEL = RandomModel(
+    hidden=1024, layers=4, heads=16, kv_heads=4, intermediate=2816, vocab=4096, max_pos=2048, tied=False
+)
+BEGIN = {"greedy": 0.5, "deaf": 4.0, "stubborn": 0.5}  # seconds that hostile ones have before it counts
+WORKLOAD = Workload("neighbours", MODEL, 8, 25, ("plain",), context=512)
+SITE = "gate_up"  # what the hostile ones multiply with: the largest of a layer
+SHARE = "rate, share of what is due"
+TARGETS = (Target("a neighbour's rate over what is due to it", SHARE, 0.9, least=True),)
+
+
+def run_neighbours(setting: Setting, links: tuple[str, ...] = LINKS) -> list[Row]:
+    """Shares of what is due, and the rates alone. Raises EngineError where a client ended."""
+    rows: list[Row] = []
+    with integer_checkpoint(MODEL) as folder:
+        keys = folder.parent / "keys"
+        for name in ("server", "client", "neighbour"):
+            save_keys(new_keys(), name, keys)
+        for link in links:
+            rows += _over(replace(setting, link=link), folder, keys if link == "tcp" else None)
+    return rows
+
+
+def _over(setting: Setting, folder: Path, keys: Path | None) -> list[Row]:
+    alone: list[float] = []
+    beside: dict[tuple[str, int], list[float]] = {(kind, count): [] for kind in KINDS for count in COUNTS}
+    with accelerator(folder, setting, keys) as address, _neighbour(setting, folder, address, keys) as client:
+        for kind in KINDS:
+            with _hostile(kind, folder, address, keys) as crowd:
+                for _ in range(setting.rounds):
+                    rates = {0: _rate(client)} | {count: _beside(client, crowd[:count], kind) for count in COUNTS}
+                    alone.append(rates[0])
+                    for count in COUNTS:
+                        due = rates[0] / (1 if kind == "deaf" else count + 1)
+                        beside[kind, count].append(rates[count] / due)
+                    told = ", ".join(f"{count}: {rate:.0f}" for count, rate in rates.items())
+                    setting.tell(f"{setting.link}, tok/s beside so many {kind} ones: {told}")
+    name = "offload neighbours"
+    system = label("plain", setting)
+    rows = [summarise(f"{name}, alone", system, "decode", alone, "tok/s")]
+    for (kind, count), shares in beside.items():
+        rows.append(summarise(f"{name}, {count} {kind}", system, SHARE, shares, "x"))
+    return rows
+
+
+def _rate(client: Process) -> float:
+    """Tokens a second of decoding."""
+    told: dict[str, Any] = run_one(client, "run", WORKLOAD)
+    if len(told["tokens"]) != WORKLOAD.decode:
+        raise EngineError("the client of the benchmark made fewer tokens than it should")
+    return float((WORKLOAD.decode - 1) / (told["s"] - told["prefill_s"]))
+
+
+def _beside(client: Process, crowd: list[Process], kind: str) -> float:
+    for one in crowd:
+        one.ask(do="start")
+        one.answer()
+    try:
+        time.sleep(BEGIN[kind])
+        return _rate(client)
+    finally:
+        for one in crowd:
+            one.ask(do="stop")
+        for one in crowd:
+            one.answer()
+
+
+@contextlib.contextmanager
+def _neighbour(setting: Setting, folder: Path, address: str, keys: Path | None) -> Iterator[Process]:
+    arguments = [str(folder), "--mode", "plain", "--offload", address, "--threads", str(setting.threads)]
+    arguments += ["--context", str(WORKLOAD.context)]
+    if keys is not None:
+        arguments += ["--key", str(keys / "neighbour.key"), "--accelerator-key", str(keys / "server.pub")]
+    client = Process(arguments)
+    try:
+        client.answer()
+        yield client
+    finally:
+        client.close()
+
+
+@contextlib.contextmanager
+def _hostile(kind: str, folder: Path, address: str, keys: Path | None) -> Iterator[list[Process]]:
+    spec = load_spec(folder)
+    number = next(i for i, (site, _, _) in enumerate(spec.sites()) if site == SITE)
+    arguments = [kind, address, "--matrix", str(number), "--depth", str(spec.hidden)]
+    arguments += ["--keys", str(keys)] if keys is not None else []
+    crowd = [Process(arguments, "cutset.bench.hostile") for _ in range(max(COUNTS))]
+    try:
+        for one in crowd:
+            one.answer()
+        yield crowd
+    finally:
+        for one in crowd:
+            one.close()

@@ -1,0 +1,155 @@
+"""The batcher shares the machine by time: simulated, over both twins, with a clock of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cutset.offload.accelerator.batcher import SLICE, Batcher, Call
+from offload.test_batcher import NativeBatcher
+
+COST, ROW, FIXED, THINK = 5_000_000, 0.00018, 0.0003, 0.00015  # multiplications, and seconds, of a matrix of 5 million
+MATRICES = 13
+
+
+class Native(NativeBatcher):
+    def take(self, now: float) -> list[Any]:
+        taken = []
+        for client, number, first, count in self.native.take_pieces(now):
+            one = self.calls[client, number]
+            one.first, one.count = first, count
+            one.charged = count * COST / self.native.speed
+            taken.append(one)
+        return taken
+
+    def charge(self, client: str, seconds: float) -> None:
+        self.native.charge(self.number(client), seconds)
+
+    def hold(self, client: str, held: bool) -> None:
+        self.native.hold(self.number(client), held)
+
+    def known(self, client: str, number: int, now: float) -> bool:
+        return bool(self.native.known(self.number(client), number, now))
+
+    @property
+    def speed(self) -> float:
+        return float(self.native.speed)
+
+    @speed.setter
+    def speed(self, speed: float) -> None:
+        self.native.speed = speed
+
+
+@pytest.fixture(params=[Batcher, Native])
+def kind(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+def made(kind: Any, max_waiting: int = 4) -> Any:
+    costs = [COST] * MATRICES
+    return kind(matrices=MATRICES, window=0.002, max_rows=4096, max_waiting=max_waiting, costs=costs)
+
+
+def simulate(kind: Any, greedy: int, seconds: float, held: bool = False) -> float:
+    """Calls a second of a client that asks for a row at a time, beside others that always have four calls of 256 or
+    512 rows waiting."""
+    batcher, now, answered, number = made(kind), 0.0, 0, 0
+    batcher.speed = COST / ROW
+    names = [f"greedy {i}" for i in range(greedy)]
+    back = 0.0  # when the modest one asks again
+
+    def fill(name: str) -> None:
+        nonlocal number
+        number += 1
+        x = np.zeros((256 * (1 + number % 2), 1), np.uint32)
+        batcher.add(Call(name, number, number % MATRICES, True, x, now))
+
+    for name in names:
+        for _ in range(4):
+            fill(name)
+        batcher.hold(name, held)
+    while now < seconds:
+        if back is not None and back <= now:
+            number += 1
+            batcher.add(Call("modest", number, answered % MATRICES, True, np.zeros((1, 1), np.uint32), now))
+            back = float("inf")
+        wait = batcher.wait(now)
+        if wait is None or wait > 0:
+            now = min(back, now + (1.0 if wait is None else wait))
+            continue
+        batch = batcher.take(now)
+        rows = sum(one.count for one in batch)
+        spent = FIXED + ROW * rows
+        now += spent
+        for one in batch:
+            batcher.charge(one.client, spent * one.count / rows - one.charged)
+            if one.finished:
+                batcher.answered(one.client, now)
+                if one.client == "modest":
+                    answered, back = answered + 1, now + THINK
+                else:
+                    fill(one.client)
+    return answered / seconds
+
+
+@pytest.mark.parametrize("greedy", [1, 8])
+def test_a_client_that_decodes_has_its_share_beside_greedy_ones(kind: Any, greedy: int) -> None:
+    alone = simulate(kind, 0, 1.0)
+    assert alone == pytest.approx(1 / (FIXED + ROW + THINK), rel=0.05)
+    assert simulate(kind, greedy, 4.0) >= 0.9 * alone / (greedy + 1)
+
+
+def test_nobody_waits_for_who_does_not_take_its_answers(kind: Any) -> None:
+    assert simulate(kind, 8, 1.0, held=True) >= 0.98 * simulate(kind, 0, 1.0)
+
+
+def test_a_greedy_client_beside_a_modest_one_loses_no_more_than_that_uses(kind: Any) -> None:
+    """Where the other one asks rarely, nothing is kept for it."""
+    batcher, now, done = made(kind), 0.0, 0
+    batcher.speed = COST / ROW
+    asks, number = 0.0, 0
+    while now < 4.0:
+        if asks <= now:
+            number += 1
+            batcher.add(Call("rare", number, 0, True, np.zeros((1, 1), np.uint32), now))
+            asks = now + 0.1
+        number += 1
+        batcher.add(Call("greedy", number, 1, True, np.zeros((512, 1), np.uint32), now))
+        wait = batcher.wait(now)
+        if wait:
+            now += wait
+            continue
+        batch = batcher.take(now)
+        rows = sum(one.count for one in batch)
+        spent = FIXED + ROW * rows
+        now += spent
+        for one in batch:
+            batcher.charge(one.client, spent * one.count / rows - one.charged)
+            done += one.count if one.client == "greedy" else 0
+            if one.finished:
+                batcher.answered(one.client, now)
+    assert done * ROW >= 0.75 * 4.0
+
+
+def test_a_piece_takes_about_a_slice(kind: Any) -> None:
+    batcher = made(kind)
+    batcher.speed = COST / ROW
+    for name in "ab":
+        batcher.add(Call(name, 1, 0, True, np.zeros((512, 1), np.uint32), 1.0))
+    found = [(one.client, one.first, one.count) for one in batcher.take(1.0)]
+    assert found == [("a", 0, int(SLICE / ROW))]
+
+
+def test_a_call_that_waits_runs_or_was_just_answered_is_known(kind: Any) -> None:
+    batcher = made(kind)
+    one = Call("a", 0, 0, True, np.zeros((1, 1), np.uint32), 1.0)
+    assert not batcher.known("a", 0, 1.0)
+    batcher.add(one)
+    assert batcher.known("a", 0, 1.5)
+    batcher.take(2.0)
+    assert batcher.known("a", 0, 3.0)
+    batcher.answered("a", 4.0)  # it took 3 s: what was sent again in these is read now
+    assert batcher.known("a", 0, 6.9)
+    assert not batcher.known("a", 0, 7.1)
