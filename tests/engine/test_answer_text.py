@@ -167,6 +167,9 @@ def test_a_stop_string_in_a_run_of_bytes_ends_it_at_once() -> None:
     assert text.found is None
 
 
+TAKES_BACK = ("replace in all", "a pattern in all", "strip right", "ctc")
+
+
 @pytest.mark.parametrize("kind", DECODERS)
 @settings(max_examples=40)
 @given(data=st.data(), skip=st.booleans())
@@ -180,7 +183,9 @@ def test_tokens_begin_where_the_text_differs(kind: str, data: st.DataObject, ski
         begins.append(text.begins)
     given += text.flush()
     assert begins == sorted(begins)
-    assert all(0 <= at <= len(given) for at in begins)
+    assert all(0 <= at for at in begins)
+    if kind not in TAKES_BACK:  # where a later token takes text away, `clamp_offsets` has the last word
+        assert all(at <= len(given) for at in begins)
     assert text.length == len(given)
 
 
