@@ -167,6 +167,15 @@ def test_another_class_is_named_in_a_line() -> None:
     assert len(str(caught.value)) < 150
 
 
+def test_pythons_own_lines_are_not_the_users() -> None:
+    class Two(nn.Module):
+        def forward(self, x: Tensor, other: Tensor) -> Tensor:
+            return x + other
+
+    with pytest.raises(GraphError, match=r"^Two can't be exported: missing a required argument: 'other'$"):
+        export(Two(), picture())
+
+
 def test_complex_inputs_are_refused() -> None:
     with pytest.raises(GraphError, match="complex64, which can't be sent"):
         export(Returns(lambda m, x: x.real), torch.zeros(2, dtype=torch.complex64))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sysconfig
 import traceback
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 
 __all__ = ["explain", "line_of"]
 
+PYTHON = sysconfig.get_path("stdlib")
 OURS = ("export", "fused")  # that stand between torch's lines
 INSIDE = tuple(map(str, (Path(torch.__file__).parent, *(Path(__file__).with_name(f"{one}.py") for one in OURS))))
 
@@ -39,8 +41,6 @@ def line_of(node: Any) -> str:
 
 
 def _is_users(file: str) -> bool:
-    return not file.startswith(INSIDE) and not file.startswith("<") and Path(file).suffix == ".py" and _outside(file)
-
-
-def _outside(file: str) -> bool:
-    return "contextlib.py" not in file  # wraps torch's calls
+    if file.startswith((*INSIDE, "<")) or Path(file).suffix != ".py":
+        return False
+    return not file.startswith(PYTHON) or "site-packages" in file  # contextlib and inspect stand around torch's calls
