@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -153,6 +154,26 @@ def test_what_is_refused_says_why(does: Any, says: str) -> None:
     with pytest.raises(GraphError, match=f"Returns can't be cut: .*{says}") as caught:
         export(Returns(does), picture())
     assert len(str(caught.value).splitlines()) == 1
+
+
+@dataclasses.dataclass
+class Found:
+    boxes: Tensor
+
+
+def test_another_class_is_named_in_a_line() -> None:
+    with pytest.raises(GraphError, match="exported: it returns a Found; tensors may be in tuples, lists") as caught:
+        export(Returns(lambda m, x: Found(x)), picture())
+    assert len(str(caught.value)) < 150
+
+
+def test_pythons_own_lines_are_not_the_users() -> None:
+    class Two(nn.Module):
+        def forward(self, x: Tensor, other: Tensor) -> Tensor:
+            return x + other
+
+    with pytest.raises(GraphError, match=r"^Two can't be exported: missing a required argument: 'other'$"):
+        export(Two(), picture())
 
 
 def test_complex_inputs_are_refused() -> None:

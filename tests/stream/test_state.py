@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 import warnings
@@ -197,9 +198,21 @@ def a_counter_outside() -> Callable[[Any, Tensor], Tensor]:
     return lambda m, x: x * next(count)
 
 
+def the_last_one_outside() -> Callable[[Any, Tensor], Tensor]:
+    kept: dict[str, Tensor] = {}
+
+    def does(m: Any, x: Tensor) -> Tensor:
+        result = x * 2 - kept.get("last", torch.zeros(()))
+        kept["last"] = x * 2
+        return result
+
+    return does
+
+
 @pytest.mark.parametrize(
     ("does", "says"),
     [
+        (the_last_one_outside(), "called again with the same picture it gives another result"),
         (a_counter_outside(), "called again with the same picture it gives another result"),
         (lambda m, x: x * random.random(), "called again with the same picture it gives another result"),
         (lambda m, x: x + torch.rand(4), "draws random numbers"),
@@ -254,6 +267,45 @@ def test_what_is_made_at_the_first_call_and_then_used_is_no_state() -> None:
     graph, tensors = export(module, PICTURE)
     [name] = graph.nodes[0].weights
     assert torch.equal(tensors[name], torch.arange(4.0))
+
+
+def test_a_first_picture_that_stays_is_refused() -> None:
+    def does(m: Any, x: Tensor) -> Tensor:
+        if not hasattr(m, "reference"):
+            m.reference = x.clone()
+        result: Tensor = x - m.reference
+        return result
+
+    module = Keeps(does)
+    with pytest.raises(GraphError, match=r"\(a call changes its attribute reference\)"):
+        export(module, PICTURE)
+    assert not hasattr(module, "reference")
+
+
+def test_a_cache_outside_of_the_module_is_filled_by_a_real_call() -> None:
+    table = functools.lru_cache(lambda size: torch.arange(float(size)))
+    module = Keeps(lambda m, x: x + table(x.shape[-1]))
+    for _ in range(2):
+        _, tensors = export(module, PICTURE)
+        assert [tensor.tolist() for tensor in tensors.values()] == [[0.0, 1.0, 2.0, 3.0]]
+    assert torch.equal(module(PICTURE), PICTURE + torch.arange(4.0))
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: nn.Sequential(nn.LazyConv2d(4, 3)), "it has layers without sizes; call it once, with a picture"),
+        (lambda: torch.jit.trace(nn.Conv2d(3, 4, 3), PICTURE), "it is TorchScript; give the module that it was made"),
+    ],
+)
+def test_what_is_no_plain_module_is_refused_and_left_alone(make: Callable[[], nn.Module], says: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own: lazy layers may change, TorchScript is old
+        module = make()
+        with pytest.raises(GraphError, match=rf"\w+ can't be exported: {says}") as caught:
+            export(module, PICTURE)
+        assert len(str(caught.value)) < 120
+        assert module(PICTURE).shape == (1, 4, 2, 2)
 
 
 def test_a_module_without_state_is_left_alone_and_exported_again() -> None:

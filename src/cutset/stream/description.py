@@ -68,7 +68,7 @@ def _put_value(value: Value) -> list[Any]:
         layout = {"strides": list(value.strides or strides_of(value.shape)), "offset": value.offset}
         if value.order is not None and not value.offset:
             layout = list(value.order)
-    return [value.name, value.dtype, list(value.shape), layout]
+    return [value.name, value.dtype, list(value.shape), layout, *[True] * value.requires_grad]
 
 
 def _put_node(node: Node) -> dict[str, Any]:
@@ -99,11 +99,13 @@ def _put(argument: Argument) -> Any:
 
 
 def _value(row: object) -> Value:
-    name, dtype, shape, layout = _list(row)
+    name, dtype, shape, layout, *more = _list(row)
     if dtype not in ITEM_BYTES:
         raise ValueError(f"{str(dtype)[:40]!r} is not a dtype")
+    if more and (more != [True] or more[0] is not True or "float" not in dtype):
+        raise ValueError("a value says more than that it requires gradients")
     sizes = tuple(_whole(size) for size in _list(shape))
-    value = Value(_text(name), sizes, dtype, *_layout(layout, sizes))
+    value = Value(_text(name), sizes, dtype, *_layout(layout, sizes), requires_grad=bool(more))
     if len(sizes) > MOST_DIMENSIONS or value.memory > MOST_BYTES:
         raise ValueError(f"{value.name} is too large")
     if value.offset * ITEM_BYTES[dtype] >= ALIGNMENT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sysconfig
 import traceback
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,19 @@ import torch
 
 __all__ = ["explain", "line_of"]
 
-INSIDE = (str(Path(torch.__file__).parent), str(Path(__file__).parent / "export.py"))
+PYTHON = sysconfig.get_path("stdlib")
+OURS = ("export", "fused")  # that stand between torch's lines
+INSIDE = tuple(map(str, (Path(torch.__file__).parent, *(Path(__file__).with_name(f"{one}.py") for one in OURS))))
 
 
 def explain(name: str, error: BaseException) -> str:
     """The message for a module of class `name` that torch.export raised `error` for."""
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
-    where = f" at {Path(own[-1].filename).name}:{own[-1].lineno} `{own[-1].line}`" if own else ""
+    where = f" at {Path(own[-1].filename).name}:{own[-1].lineno} `{(own[-1].line or '')[:120]}`" if own else ""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     text = re.sub(r"\s*\(unhinted:.*", "", text)
+    if kind := re.match(r"Found <class '([^']+)'> in output", text):
+        text = f"it returns a {kind[1].rpartition('.')[2]}; tensors may be in tuples, lists and dictionaries alone"
     if changed := re.match(r"Constant (\S+) is mutated in the forward", text):
         text = f"a call changes its attribute {changed[1]}, and a stage keeps no state of its own"
     hint = ""
@@ -36,8 +41,6 @@ def line_of(node: Any) -> str:
 
 
 def _is_users(file: str) -> bool:
-    return not file.startswith(INSIDE) and not file.startswith("<") and Path(file).suffix == ".py" and _outside(file)
-
-
-def _outside(file: str) -> bool:
-    return "contextlib.py" not in file  # wraps torch's calls
+    if file.startswith((*INSIDE, "<")) or Path(file).suffix != ".py":
+        return False
+    return not file.startswith(PYTHON) or "site-packages" in file  # contextlib and inspect stand around torch's calls

@@ -14,16 +14,19 @@ import re
 import warnings
 from collections.abc import Container, Iterator
 from contextlib import contextmanager, redirect_stderr
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.export.graph_signature import InputKind, OutputKind
+from torch.nn.parameter import is_lazy
 
 from cutset.errors import GraphError
 from cutset.stream.constants import Constants
 from cutset.stream.explain import explain, line_of
 from cutset.stream.flops import flops
+from cutset.stream.fused import fused_attention
 from cutset.stream.graph import Graph
 from cutset.stream.naming import node_names, place
 from cutset.stream.node import ITEM_BYTES, Argument, Keyword, Node, Read, Value, Weight
@@ -58,17 +61,21 @@ def export(module: nn.Module, *inputs: Tensor) -> Exported:
     data, state that a call changes, randomness, operators of other libraries than torch.
     """
     name = type(module).__name__
+    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+        raise GraphError(f"{name} can't be exported: it is TorchScript; give the module that it was made from")
+    if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
+        raise GraphError(f"{name} can't be exported: it has layers without sizes; call it once, with a picture")
     with inference(module), torch.no_grad():
         before = Attributes(module)
         try:
+            trial = Trial(module, inputs, before) if Trial.possible(module, inputs) else None
+            if trial is not None:
+                trial.begin()
+            begun = Attributes(module) if trial is not None else before
             program, assigned = _program(module, inputs)
-            trial = Trial(module, inputs) if Trial.possible(module, inputs) else None
-            if assigned and trial is not None:
-                before.restore()
-                trial.first()  # it may have been a table that is made at the first call and then used
-                program, _ = _program(module, inputs)
             if assigned and trial is None:  # else the trial sees whether a real call does that
                 raise GraphError(f"a call changes its attribute {', '.join(assigned)}, {NO_STATE}")
+            begun.restore()  # what it keeps for the same call would be the exporter's
             reader = _Reader(program)
             graph, tensors = reader.read()
             if trial is not None:
@@ -90,7 +97,8 @@ def _program(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Any, list[s
     """What torch.export gives, and the attributes that a call set to tensors."""
     with _quiet() as warned:
         try:
-            program: Any = torch.export.export(module, inputs).run_decompositions({})
+            with fused_attention():
+                program: Any = torch.export.export(module, inputs).run_decompositions({})
         except Exception as error:  # torch raises many kinds; a module that can't be exported is the user's to mend
             raise _CannotExport(explain(type(module).__name__, error)) from error
     found = [ASSIGNED.search(str(one.message)) for one in warned]
@@ -100,11 +108,12 @@ def _program(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Any, list[s
 
 @contextmanager
 def inference(module: nn.Module) -> Iterator[None]:
-    """The module in inference mode, and then as it was."""
+    """The module in inference mode and without `torch.compile`, whose kernels round otherwise; and then as it was."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:
-        yield
+        with torch.compiler.set_stance("force_eager"):
+            yield
     finally:
         for part in training:
             part.training = True
@@ -198,7 +207,8 @@ class _Reader:
             elif spec.kind in WEIGHTS:
                 table = self.program.state_dict if spec.target in self.program.state_dict else self.program.constants
                 self.tensors[spec.target] = table[spec.target].detach()
-                self.weights[spec.target] = _value(node, spec.target, self.tensors[spec.target])
+                value = _value(node, spec.target, self.tensors[spec.target])
+                self.weights[spec.target] = replace(value, requires_grad=table[spec.target].requires_grad)
                 self.known[node] = Weight(spec.target)
             else:
                 if isinstance(self.program.constants.get(spec.target), torch.Generator):

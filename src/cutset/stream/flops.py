@@ -30,6 +30,7 @@ MOVES = (
 PRODUCTS = frozenset(("mm", "bmm", "matmul", "mv", "dot"))
 # Operations an output value, where it isn't one.
 PER_VALUE = {"_native_batch_norm_legit_no_training": 2, "batch_norm": 2, "native_layer_norm": 8, "layer_norm": 8}
+FUSED = ("_native_multi_head_attention", "_transformer_encoder_layer_fwd")  # a layer of attention in one operator
 PER_VALUE |= {"group_norm": 8, "softmax": 5, "_softmax": 5, "sigmoid": 4, "silu": 5, "gelu": 10, "hardswish": 4}
 
 
@@ -56,6 +57,10 @@ def flops(op: str, shapes: Sequence[Shape | None], output: Shape, numbers: Seque
         return 2 * made * first[-1]
     if op == "scaled_dot_product_attention" and first is not None and second is not None:
         return 2 * math.prod(first[:-1]) * second[-2] * (first[-1] + output[-1])
+    if op in FUSED and first is not None:
+        tokens = math.prod(first[:-1])
+        products = sum(math.prod(shape) for shape in shapes[3:] if shape is not None and len(shape) == 2)
+        return 2 * tokens * (products + 2 * first[-2] * first[-1])
     if op.startswith("adaptive_") and first is not None:
         return math.prod(first)
     if "pool" in op:

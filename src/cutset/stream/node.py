@@ -54,6 +54,7 @@ class Value:
     dtype: str  # a key of ITEM_BYTES
     strides: tuple[int, ...] | None = None  # of the whole network's tensor, in elements; None: row-major
     offset: int = 0  # elements between a boundary of ALIGNMENT bytes and the first one
+    requires_grad: bool = False  # a parameter, or a view of one: torch chooses kernels by it, without gradients too
 
     @property
     def nbytes(self) -> int:

@@ -40,7 +40,7 @@ DROPOUT = ("dropout_p", "train", "training")
 @cache
 def resolve(name: str) -> Any:
     """The operator of a name like `aten.conv2d.default`. Raises GraphError for one that may not stand in a graph."""
-    match = re.fullmatch(r"aten\.([A-Za-z]\w*|_[A-Za-z]\w*)\.(\w+)", name, re.ASCII)
+    match = re.fullmatch(r"aten\.(_?[A-Za-z]\w*|__(?:and|or|xor|lshift|rshift)__)\.(\w+)", name, re.ASCII)
     if match is None:
         raise GraphError(f"operator {name[:80]} is not one of torch's own (aten); a stage can't run it")
     try:

@@ -48,7 +48,10 @@ class Stage:
             raise GraphError(f"the weight {name} is missing; this stage needs it")
         value = self.graph.weights[name]
         _check(tensors[name], value, "weight")
-        return lay(tensors[name].detach().to(self.device), value)
+        return self._placed(tensors[name], value)
+
+    def _placed(self, tensor: Tensor, value: Value) -> Tensor:
+        return lay(tensor.detach().to(self.device), value).requires_grad_(value.requires_grad)
 
     def run(
         self, inputs: Mapping[str, Tensor], observe: Observe | None = None, look: Look | None = None
@@ -65,7 +68,7 @@ class Stage:
             if name not in inputs:
                 raise GraphError(f"the input {name} is missing; this stage needs it")
             _check(inputs[name], self.graph.values[name], "input")
-            values[name] = lay(inputs[name].detach().to(self.device), self.graph.values[name])
+            values[name] = self._placed(inputs[name], self.graph.values[name])
         with torch.no_grad():
             for (node, call), frees in zip(self._calls, self._frees, strict=True):
                 begin = time.perf_counter() if observe else 0.0

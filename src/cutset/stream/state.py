@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 from torch.nn.parameter import is_lazy
 
-__all__ = ["Attributes"]
+__all__ = ["Attributes", "same_bits"]
 
 MOST = 20_000  # values of a module's attributes that are looked at
 DEEP = 6  # attributes of attributes
@@ -24,14 +24,27 @@ CONTAINERS = (list, dict, OrderedDict, set, deque)
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 
+def same_bits(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+    """Whether these are the same tensors, to the bit: NaNs and the sign of zero count."""
+    return len(one) == len(other) and all(
+        a.shape == b.shape and a.dtype == b.dtype and torch.equal(_bytes(a), _bytes(b))
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+
+
 class Attributes:
     """The attributes of a module and of all inside it, those of their classes too, as they are now."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
         self._before = [(part, dict(vars(part)), _containers(part)) for part in module.modules()]
-        plain = [value for _, attributes, _ in self._before for value in attributes.values()]
-        self._tensors = [(t, t._version, t.clone()) for t in plain if type(t) is Tensor and not t.is_inference()]
+        held = [*(a.values() for _, a, _ in self._before), *(a["_buffers"].values() for _, a, _ in self._before)]
+        plain = [t for values in held for t in values if type(t) is Tensor and not (t.is_inference() or t.is_meta)]
+        self._tensors = [(t, t.clone()) for t in plain]
         self._seen = dict(_all(module))
 
     def changed(self, loose: bool = False) -> list[str]:
@@ -44,9 +57,9 @@ class Attributes:
         return sorted(name for name in {*now, *seen} if _differs(seen.get(name, _GONE), now.get(name, _GONE), loose))
 
     def restore(self) -> None:
-        """Puts back what was there: attributes, and what lists, dictionaries, sets and tensors among them held."""
-        for tensor, version, values in self._tensors:
-            if tensor._version != version:
+        """Puts back what was there: attributes and buffers, and what lists, dictionaries and sets among them held."""
+        for tensor, values in self._tensors:
+            if not same_bits([tensor], [values]):  # a norm's statistics change without another version
                 tensor.copy_(values)
         for part, attributes, containers in self._before:
             vars(part).clear()

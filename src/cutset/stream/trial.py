@@ -7,46 +7,43 @@ whether a call leaves something behind for the next one, and whether memory that
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
 from torch.utils._pytree import tree_leaves
 
 from cutset.errors import GraphError
 from cutset.stream.graph import Graph
 from cutset.stream.node import ITEM_BYTES, Node, Value
 from cutset.stream.stage import Stage, lay, layout_of
-from cutset.stream.state import Attributes
+from cutset.stream.state import Attributes, same_bits
 
 __all__ = ["NO_STATE", "Trial", "call", "same_bits"]
 
 NEAR = 1e-3  # of an output's largest element: what graph and module may differ by where kernels round otherwise
 FEW = 0.01  # of the elements of an output of whole numbers, of which rounding may change some
 LARGEST = 1e6  # of an example's floats: above, it is taken for memory that was never written to
+Layout = tuple[tuple[int, ...] | None, int, bool]  # strides, offset and `requires_grad` of a value
 NO_STATE = "and a stage keeps no state of its own"
 
 
 def call(module: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
     """The tensors that a module returns, in order. It gets copies that lie in memory as the inputs do."""
-    made = module(*(_copy(tensor) for tensor in inputs))
-    return [_copy(leaf) for leaf in tree_leaves(made) if isinstance(leaf, Tensor)]
-
-
-def same_bits(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
-    """Whether these are the same tensors, to the bit: NaNs and the sign of zero count."""
-    return len(one) == len(other) and all(
-        a.shape == b.shape and a.dtype == b.dtype and torch.equal(_bytes(a), _bytes(b))
-        for a, b in zip(one, other, strict=True)
-    )
+    made = [leaf for leaf in tree_leaves(module(*(_copy(tensor) for tensor in inputs))) if isinstance(leaf, Tensor)]
+    if any(isinstance(tensor, FakeTensor) for tensor in made):  # the exporter's call left one for this call
+        raise GraphError(f"a call leaves a tensor outside of it for the next one, {NO_STATE}")
+    return [_copy(tensor) for tensor in made]
 
 
 class Trial:
-    """Of one module, in inference mode. `first` may be called before it is exported, `settle` after."""
+    """Of one module, in inference mode. `begin` is called before it is exported, `settle` after."""
 
-    def __init__(self, module: nn.Module, inputs: Sequence[Tensor]) -> None:
-        self._module, self._given = module, list(inputs)
-        self._start = Attributes(module)
+    def __init__(self, module: nn.Module, inputs: Sequence[Tensor], start: Attributes) -> None:
+        """`start`: the attributes as they are before anything was called."""
+        self._module, self._given, self._start = module, list(inputs), start
         self._inputs = [tensor if _shows(tensor) else _made_up(tensor) for tensor in inputs]
         self._first: list[Tensor] | None = None
 
@@ -58,15 +55,14 @@ class Trial:
             return False
         return not getattr(module, "PURE", False) or any(layout_of(tensor) != (None, 0) for tensor in tensors)
 
-    def first(self) -> list[Tensor]:
-        """What the first call gives. Raises GraphError where it fails."""
-        if self._first is None:
-            try:
-                self._first = call(self._module, self._inputs)
-            except Exception:  # values that we made up may be none that it takes
-                self._inputs = self._given
-                self._first = self._called(self._given)
-        return self._first
+    def begin(self) -> None:
+        """Calls it once, so that tables which its first call makes, here or in a cache, are none of the exporter's."""
+        try:
+            self._first = call(self._module, self._inputs)
+        except Exception:  # values that we made up may be none that it takes
+            self._inputs = self._given
+            with suppress(Exception):  # the exporter says more about it
+                self._first = call(self._module, self._given)
 
     def settle(self, graph: Graph, tensors: Mapping[str, Tensor], otherwise: Mapping[str, Tensor], where: str) -> Graph:
         """The graph with its values as they really lie in memory.
@@ -74,7 +70,7 @@ class Trial:
         `otherwise` has other tensors for what was made out of memory that nobody wrote to, at the lines `where`.
         Raises GraphError for a module with state, and for one that gives other results than its graph.
         """
-        before = self.first()
+        before = self._first if self._first is not None else self._called(self._inputs)
         others = [_made_up(tensor, seed=1) for tensor in self._inputs]
         try:
             call(self._module, others)
@@ -98,7 +94,8 @@ class Trial:
                 f"called again with the same picture it gives another result{why}; a stage keeps no state from call to "
                 "call and draws no random numbers"
             )
-        if len(made) != len(after) or not all(map(_near, made, after)):
+        same = same_bits if all(tensor.device.type == "cpu" for tensor in made) else _near
+        if not same(made, after):
             raise GraphError(
                 "its exported graph gives other results than it does itself: what it computes may depend on something "
                 "that the exporter doesn't see"
@@ -108,20 +105,23 @@ class Trial:
     def _called(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         try:
             return call(self._module, inputs)
+        except GraphError:
+            raise
         except Exception as error:
             text = next(iter(str(error).splitlines()), "")[:200]
             raise GraphError(f"a call of it fails with {type(error).__name__}: {text}") from error
 
-    def _run(
-        self, graph: Graph, tensors: Mapping[str, Tensor]
-    ) -> tuple[dict[str, tuple[tuple[int, ...] | None, int]], list[Tensor]]:
+    def _run(self, graph: Graph, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Layout], list[Tensor]]:
         """How each value lies in memory, and the outputs."""
         layouts = {}
+        bounds = {name: node for node in graph.nodes if node.op.startswith("aten.as_strided") for name in node.reads}
 
         def look(value: Value, tensor: Tensor) -> None:
             if tuple(tensor.shape) != value.shape or tensor.dtype != getattr(torch, value.dtype):
                 raise GraphError(f"{value.name} is another tensor than it was when the module was exported")
-            layouts[value.name] = layout_of(tensor)
+            if value.name in bounds and tensor.untyped_storage().nbytes() != tensor.nbytes:
+                raise GraphError(f"{bounds[value.name].name} may read more of memory than {value.name}, a view, has")
+            layouts[value.name] = (*layout_of(tensor), tensor.requires_grad)
 
         inputs = {value.name: tensor for value, tensor in zip(graph.inputs, self._inputs, strict=True)}
         stage = Stage(graph, range(len(graph.nodes)), tensors, self._inputs[0].device if self._inputs else "cpu")
@@ -134,10 +134,10 @@ class Trial:
         return layouts, [made[name] for name in graph.outputs]
 
 
-def _laid(graph: Graph, layouts: Mapping[str, tuple[tuple[int, ...] | None, int]]) -> Graph:
+def _laid(graph: Graph, layouts: Mapping[str, Layout]) -> Graph:
     def one(value: Value) -> Value:
-        strides, offset = layouts[value.name]
-        return replace(value, strides=strides, offset=offset)
+        strides, offset, requires_grad = layouts[value.name]
+        return replace(value, strides=strides, offset=offset, requires_grad=requires_grad)
 
     def node(before: Node) -> Node:
         return replace(before, outputs=tuple(value and one(value) for value in before.outputs))
@@ -155,10 +155,6 @@ def _copy(tensor: Tensor) -> Tensor:
     fresh = tensor.clone(memory_format=torch.contiguous_format)
     name = str(tensor.dtype).removeprefix("torch.")
     return lay(fresh, Value("", tuple(tensor.shape), name, *layout_of(tensor))) if name in ITEM_BYTES else fresh
-
-
-def _bytes(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().reshape(-1).view(torch.uint8)
 
 
 def _shows(tensor: Tensor) -> bool:
@@ -187,7 +183,11 @@ def _made_up(tensor: Tensor, seed: int = 0) -> Tensor:
     return lay(fresh, Value("", shape, str(tensor.dtype).removeprefix("torch."), *layout_of(tensor)))
 
 
-def _near(one: Tensor, other: Tensor) -> bool:
+def _near(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+    return len(one) == len(other) and all(map(_near_each, one, other))
+
+
+def _near_each(one: Tensor, other: Tensor) -> bool:
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
     if not one.is_floating_point():
