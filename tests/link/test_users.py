@@ -389,6 +389,25 @@ def test_a_client_that_is_killed_frees_its_slot(name: str) -> None:
     listener.close()
 
 
+def test_clients_that_were_killed_just_now_count_for_nothing(name: str) -> None:
+    """Their user comes back at once, before the listener has looked who lives."""
+    listener = listen(f"shm://{name}", limits=Limits(ring=1 << 20, clients=32, each=2))
+    kept = connect(f"shm://{name}", timeouts=SHORT, limits=LIMITS)
+    for _ in range(10):
+        child = os.fork()
+        if child == 0:
+            with contextlib.suppress(LinkError):
+                connect(f"shm://{name}", timeouts=SHORT, limits=LIMITS)
+                os.kill(os.getpid(), 9)
+            os._exit(1)
+        assert os.waitpid(child, 0)[1] == 9
+    one = connect(f"shm://{name}", timeouts=SHORT, limits=LIMITS)
+    with pytest.raises(LinkClosed, match="as many clients as it may, 2"):
+        connect(f"shm://{name}", timeouts=SHORT, limits=LIMITS)
+    for link in (kept, one, listener):
+        link.close()
+
+
 def test_a_path_that_is_longer_than_a_socket_s(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     deep = tmp_path / ("d" * 100) / ("e" * 100)
     deep.mkdir(parents=True)

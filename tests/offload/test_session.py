@@ -158,7 +158,9 @@ def test_another_version_is_refused_by_name(either: str, monkeypatch: pytest.Mon
 
 def test_a_broken_session_stays_broken(either: str) -> None:
     session = Session(lambda: connect(either), SHORT)
+    address = session.address
     error = session.broke("gave nonsense")
+    assert session.address == address != "?"  # whoever reports it can still say who it was
     for _ in range(2):
         with pytest.raises(IntegrityError) as caught:
             product(session, 0, np.zeros((1, 48), np.uint32))

@@ -167,7 +167,7 @@ class SocketDoor(threading.Thread):
             who = credentials(connection)
             up, down = offer.numbers
             check_sizes(up, down, self._limits)
-            if sum(user == who.user for user in list(self._held.values())) >= self._limits.each:
+            if self._living(who.user) >= self._limits.each:
                 raise LinkClosed(f"one user has as many clients as it may, {self._limits.each}")
             memory = segment.map_sealed(offer.descriptor, segment.ring_bytes(up, down), populate=False)  # others wait
         finally:
@@ -186,6 +186,11 @@ class SocketDoor(threading.Thread):
         peer, futexes = f"the client with process id {who.process}", bool(offer.flags & segment.FUTEXES)
         self._arrived.append(Arrival(slot, memory, up, down, futexes, peer, who.user, tie.holds))
         self._wake()
+
+    def _living(self, user: int) -> int:
+        """Links of a user. One whose process was killed a moment ago has a slot still, but counts no more."""
+        ties = list(self._ties.items())
+        return sum(self._held.get(slot) == user and tie.holds() for slot, tie in ties)
 
     def close(self) -> None:
         os.eventfd_write(self._closing, 1)

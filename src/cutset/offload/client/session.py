@@ -78,6 +78,7 @@ class Session:
     ) -> None:
         self._dial, self.patience, self._digest = dial, patience, digest
         self._link: Link | None = None
+        self._address = "?"  # kept when the link is over, for whoever says why
         self._awake = 0.0
         self.most_bytes = most_bytes
         self._late = 0  # bytes that an answer may have that still comes to a call that was sent twice
@@ -90,7 +91,7 @@ class Session:
 
     @property
     def address(self) -> str:
-        return self._link.address if self._link else "?"
+        return self._address
 
     @property
     def peer(self) -> str:
@@ -290,6 +291,7 @@ class Session:
     def _open(self, end: float) -> Welcome:
         """Dials and greets. Raises OffloadError where the other side has another version or another model."""
         self._link = self._dial()
+        self._address = self._link.address
         self._link.stay_awake(self._awake)
         try:
             left = max(0.05, min(self.patience.resend, end - time.monotonic()))

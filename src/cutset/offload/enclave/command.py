@@ -4,6 +4,7 @@ host's, and so is every file that isn't in an encrypted mount."""
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -17,6 +18,9 @@ SECRET_FILES = ("--prompt-file", "--api-key-file", "--key")
 OUTPUTS = ("--output", "-o", "--json", "--trace")
 HOST_PLACES = ("/dev", "/proc", "/sys")  # made up by Gramine, of what the host has: stdin, stdout, descriptors
 SECRET_NAMES = ("KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIALS", "PROMPT")
+SECRET_WORDS = {*SECRET_NAMES, "KEYS", "SECRETS", "PASSWORDS", "PASS", "CREDENTIAL", "PROMPTS", "APIKEY"}  # anywhere
+RUNS_TEXT = re.compile("-[A-Za-z]*c")  # of shells, and of Python
+MODULE = re.compile("-[A-Za-z]*m(?=.)")  # python -mcutset
 KEY_FILES = ("CUTSET_KEY",)  # the name of a file with a secret
 NOT_SECRET = ("CUTSET_ACCELERATOR_KEY", "CUTSET_PADS_KEY")  # files with public keys
 ENCRYPTED = "name a file in an encrypted mount"
@@ -26,6 +30,11 @@ Document = Mapping[str, Any]
 def argument_holes(argv: Sequence[str], document: Document) -> Iterator[str]:
     """The holes in a list of arguments, a line each."""
     command, words = _command(argv), list(_flags(argv))
+    for word in argv[:-1]:
+        if posixpath.basename(word) in PROGRAMS:
+            break
+        if RUNS_TEXT.fullmatch(word):
+            yield f"loader.argv: {word} runs a text that isn't checked here; list the program and its arguments"
     for flag, value in words:
         if flag == "--mode" and value not in MODES:
             why = "believes whatever the accelerator answers" if value == "masked" else "shows what the enclave hides"
@@ -33,6 +42,8 @@ def argument_holes(argv: Sequence[str], document: Document) -> Iterator[str]:
         elif flag in SECRET_TEXTS:
             source = "reads what the host types" if value == "-" else "stands in the manifest, which is no secret"
             yield f"loader.argv: {flag} {source}; {ENCRYPTED} with {_instead(flag)}"
+        elif flag in SECRET_FILES and value == "-":
+            yield f"loader.argv: {flag} - reads what the host types; {ENCRYPTED}"
         elif flag in SECRET_FILES and not _hidden(value, document):
             yield f"loader.argv: {flag} {value[:200]!r} is a file that the host reads; {ENCRYPTED}"
         elif flag in OUTPUTS and not _hidden(value, document):
@@ -62,7 +73,7 @@ def variable_holes(variables: Mapping[str, Any], document: Document) -> Iterator
         if name in KEY_FILES:
             if not _hidden(value, document):
                 yield f"loader.env.{name}: {value[:200]!r} is a file that the host reads; {ENCRYPTED}"
-        elif name.upper().endswith(SECRET_NAMES):
+        elif name.upper().endswith(SECRET_NAMES) or SECRET_WORDS & set(name.upper().split("_")):
             yield f"loader.env.{name}: a secret in the manifest, which is none; {ENCRYPTED} instead"
 
 
@@ -73,7 +84,7 @@ def _instead(flag: str) -> str:
 def _command(argv: Sequence[str]) -> str:
     """The word after the program's name."""
     for word, after in pairwise(argv):
-        if posixpath.basename(word) in PROGRAMS:
+        if posixpath.basename(word) in PROGRAMS or MODULE.sub("", word, count=1) in PROGRAMS:
             return after
     return ""
 
@@ -83,6 +94,8 @@ def _flags(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
     for word, after in zip(argv, [*argv[1:], ""], strict=True):
         if word.startswith("-") and len(word) > 1:
             flag, equals, value = word.partition("=")
+            if not word.startswith("--") and len(word) > 2:  # -oFILE
+                flag, equals, value = word[:2], "=", word[2:]
             yield flag, value if equals else after
 
 
