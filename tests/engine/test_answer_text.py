@@ -183,7 +183,7 @@ def test_tokens_begin_where_the_text_differs(kind: str, data: st.DataObject, ski
         begins.append(text.begins)
     given += text.flush()
     assert begins == sorted(begins)
-    assert all(0 <= at for at in begins)
+    assert all(at >= 0 for at in begins)
     if kind not in TAKES_BACK:  # where a later token takes text away, `clamp_offsets` has the last word
         assert all(at <= len(given) for at in begins)
     assert text.length == len(given)
