@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -411,3 +412,26 @@ class TestHook:
         loop.submit([1], replace(GREEDY, max_tokens=1), request_id="same", on_delta=again)
         assert eventually(lambda: not loop.alive)
         assert len(seen) == 4
+
+
+def test_a_forked_child_is_told_and_does_not_wait_for_ever() -> None:
+    """The thread stays with the parent, whose requests go on."""
+    executor = Gated()
+    with EngineLoop(make_engine(executor)) as loop:
+        handle = loop.submit([1, 2, 3], GREEDY)
+        assert executor.entered.acquire(timeout=WAIT)
+        loop._lock.acquire()  # as another thread may have at that moment
+        child = os.fork()
+        if child == 0:
+            told = 0
+            for ask in (lambda: handle.result(WAIT), lambda: loop.submit([1], GREEDY)):
+                try:
+                    ask()
+                except EngineError as error:
+                    told += "forked" in str(error)
+            loop.close()
+            os._exit(told)
+        loop._lock.release()
+        assert eventually(lambda: os.waitpid(child, os.WNOHANG)[1] == 2 << 8)
+        executor.open()
+        assert handle.result(WAIT).token_ids == slow_generate([1, 2, 3], GREEDY)

@@ -120,3 +120,12 @@ def test_what_can_not_be_kept_is_one_line_and_exit_code_2(more: tuple[str, ...],
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("flag", ["--key", "--allow"])
+@pytest.mark.parametrize("address", ["shm://keyless", "ipc:///tmp/keyless"])
+def test_keys_are_not_ignored_where_nobody_is_asked_for_one(
+    flag: str, address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["accelerator", "story", "--listen", address, flag, "client.pub"]) == 2
+    assert "are for tcp" in capsys.readouterr().err

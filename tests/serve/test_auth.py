@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import openai
 import pytest
 
+from cutset.cli import main
 from cutset.errors import ConfigError
 from cutset.serve.auth import Auth, is_loopback, keys_from
 from tests.serve.conftest import Running
@@ -81,3 +83,11 @@ def test_keys_come_from_flags_files_and_the_environment() -> None:
         assert bad not in str(caught.value)
     with pytest.raises(ConfigError, match="empty"):
         keys_from([""])
+
+
+def test_a_file_of_keys_without_a_key_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever names one wants keys to be asked for."""
+    for text in ("", "\n \n"):
+        (tmp_path / "keys").write_text(text)
+        assert main(["serve", "story", "--port", "0", "--api-key-file", str(tmp_path / "keys")]) == 2
+        assert "has no key in it" in capsys.readouterr().err

@@ -100,6 +100,8 @@ def run(args: argparse.Namespace) -> int:
     # A text is tokenised in one thread, which gives way to the engine; threads of the tokenizer's own wouldn't.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     text = read_bounded(args.api_key_file) if args.api_key_file else ""
+    if args.api_key_file and not text.strip():
+        raise ConfigError(f"{args.api_key_file} has no key in it, so anybody could ask: put one there, a key a line")
     networks(_proxies(args))
     auth = Auth(keys_from(args.api_key, text, os.environ.get("CUTSET_API_KEY", "")), args.host)
     listening = bind(args.host, args.port)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +26,7 @@ from cutset.errors import EngineError, RequestError
 __all__ = ["EngineLoop"]
 
 log = logging.getLogger(__name__)
+FORKED = "The engine runs in the process that opened it, and this one was forked from it: open the model here."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,6 +69,7 @@ class EngineLoop:
         self._stats = engine.stats()
         self._thread = threading.Thread(target=self._run, name="cutset-engine", daemon=True)
         self._thread.start()
+        LOOPS.add(self)
         atexit.register(self.close, 10.0)  # a daemon thread inside native code must not outlive the interpreter
 
     def submit(
@@ -201,3 +205,25 @@ class EngineLoop:
             shown.__cause__ = error
             self._hand_over(ticket, Delta(ticket.request_id, 0, finish_reason="abort", error=shown, finished=True))
         self._stats = self._engine.stats()
+
+    def _forked(self) -> None:
+        """In a child process, which has no thread of the engine: what waits for one would wait for ever."""
+        self._lock = threading.Lock()  # the parent's may be held by a thread that isn't here
+        self._commands = SimpleQueue()
+        self._ended = FORKED
+        tickets, self._tickets = list(self._tickets.values()), {}
+        for ticket in tickets:
+            if isinstance(getattr(ticket.receive, "__self__", None), SimpleQueue):  # callbacks are the parent's
+                error = EngineError(FORKED)
+                ticket.receive(Delta(ticket.request_id, 0, finish_reason="abort", error=error, finished=True))
+
+
+LOOPS: weakref.WeakSet[EngineLoop] = weakref.WeakSet()
+
+
+def _in_child() -> None:
+    for loop in list(LOOPS):
+        loop._forked()
+
+
+os.register_at_fork(after_in_child=_in_child)

@@ -40,6 +40,11 @@ def open_accelerator(
         raise ConfigError(
             "tcp needs --key (this side's secret key) and --allow (the clients' public keys); see `cutset keys`"
         )
+    if (key or allow) and not address.startswith("tcp://"):
+        raise ConfigError(
+            f"--key and --allow are for tcp, and {address} asks nobody for a key: leave them out"
+            f"{' (--allow-user says who may connect)' if address.startswith('shm://') else ''}"
+        )
     # Before the model, which takes long: whoever named a wrong file should know at once.
     keys = None if key is None else load_keys(key)
     allowed = None if allow is None else load_allowed(allow)
