@@ -220,3 +220,12 @@ def test_keys_are_refused_for_workers_that_are_started_here(flag: str, capsys: p
     said = capsys.readouterr().err
     assert flag.partition("=")[0] in said
     assert "--workers" in said
+
+
+@pytest.mark.parametrize("flags", ["--threshold 0.1", "--levels 2", "--max-error 0.01", "--float16 --threshold 0.1"])
+def test_what_leaves_out_small_changes_is_refused_where_all_is_sent(
+    flags: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalWorkers, "start", lambda self, name: pytest.fail("workers were started"))
+    assert main([*RUN, "--scheduler", "even", "--mode", "full", *flags.split()]) == 2
+    assert "the mode full sends all" in capsys.readouterr().err
