@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from cutset.stream.sources import Source
     from cutset.stream.sparsity.forecast import Forecast
 
-__all__ = ["add_planning", "advisor"]
+__all__ = ["add_planning", "advisor", "allowed", "plans_are_made"]
 
 PICTURES = 6  # of the source, on which sizes are measured
+LOOK = 2.0  # seconds between looks for a better plan
 
 
 def add_planning(parser: argparse.ArgumentParser) -> None:
@@ -34,13 +35,27 @@ def add_planning(parser: argparse.ArgumentParser) -> None:
         help="make plans from measurements: optimal, balance, neighbourhood, edge, cloud, forward, exhaustive "
         "(default: optimal; even: as many operations for each, without measuring)",
     )
-    group.add_argument("--objective", choices=("latency", "throughput"), default="latency")
+    group.add_argument("--objective", choices=("latency", "throughput"), help="default: latency")
     group.add_argument("--pictures-stay", action="store_true", help="no picture leaves the first worker")
     group.add_argument("--profile", metavar="A,B,C", help="of each worker, as `cutset stream profile` writes it")
     group.add_argument(
         "--sparsity", type=Path, metavar="FILE", help="foresee what changes by a model of `cutset stream train`"
     )
-    group.add_argument("--look", type=float, default=2.0, metavar="S", help="seconds between looks for a better plan")
+    group.add_argument("--look", type=float, metavar="S", help="seconds between looks for a better plan (default 2)")
+
+
+def plans_are_made(args: argparse.Namespace) -> bool:
+    """Whether a planner measures and makes plans, or only a given one and even splits are played.
+
+    Raises ConfigError for a flag that would then say how, and be ignored.
+    """
+    if args.scheduler != "even" and (args.scheduler or not args.plan):
+        return True
+    given = [f"--{name}" for name in ("objective", "profile", "sparsity", "look") if getattr(args, name) is not None]
+    if given:
+        why = "--scheduler even splits" if args.scheduler else "--plan alone plays a plan"
+        raise ConfigError(f"{' and '.join(given)}: {why} without measuring; name a planner, as --scheduler optimal")
+    return False
 
 
 def advisor(
@@ -62,7 +77,7 @@ def advisor(
     planner = LivePlanner(problem, name, forecast=forecast.traffic if forecast is not None else None)
     for line in _alternatives(problem, name):
         tell(line)
-    return Advisor(planner, args.look, tell, forecast)
+    return Advisor(planner, LOOK if args.look is None else args.look, tell, forecast)
 
 
 def allowed(args: argparse.Namespace, plan: Plan | None, advised: Advisor | None) -> None:
@@ -125,7 +140,7 @@ def _problem(
         speeds=tuple(speeds) or (1.0,) * len(names),
         hops=parse_hops(args.link, len(names)),
         names=tuple(names),
-        objective=args.objective,
+        objective=args.objective or "latency",
         in_flight=args.in_flight,
         rate=args.rate,
         mode=args.mode,

@@ -14,7 +14,7 @@ from cutset.cli.options import add_json, different, output_path, worker_threads
 from cutset.cli.output import printable
 from cutset.cli.stream_dashboard import add_dashboard, dashboard, explainer
 from cutset.cli.stream_graph import picture_size
-from cutset.cli.stream_planner import add_planning, advisor, allowed
+from cutset.cli.stream_planner import add_planning, advisor, allowed, plans_are_made
 from cutset.cli.stream_results import RunResults
 from cutset.cli.stream_sources import SourceWatch, add_tolerance, tolerance_from
 from cutset.errors import ConfigError, RequestError
@@ -120,6 +120,9 @@ def _check_arguments(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and not 0 < value < 1e9:
             raise RequestError(f"--{name} must be above 0, not {value:g}")
+    plans_are_made(args)
+    if args.workers.isascii() and args.workers.isdigit() and (args.key or args.worker_keys):
+        raise ConfigError("--key and --worker-keys are for workers at addresses: name them with --workers tcp://…")
     if not 1 <= args.in_flight <= 1024:
         raise RequestError(f"--in-flight must be from 1 to 1024, not {args.in_flight}")
 
@@ -205,7 +208,7 @@ def _open(args: argparse.Namespace, watch: SourceWatch) -> tuple[Stream, RunResu
     model = _model(args, sources[0].size)
     speeds = _speeds(args, len(names))
     advised = None
-    if args.scheduler != "even" and (args.scheduler or not args.plan):
+    if plans_are_made(args):
         advised = advisor(args, model, names, speeds, args.source[0], sources, _tell)
     if plan is not None or advised is None:
         allowed(args, plan, advised)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -216,12 +217,13 @@ class Stream:
     def close(self) -> None:
         """Stops whatever is on its way, and the workers that were started. A second call does nothing."""
         coordinator, self._coordinator = self._coordinator, None
-        if coordinator is not None:
-            coordinator.close()
-        if self._advisor is not None:
-            self._advisor.close()
-        if self._local is not None:
-            self._local.close()
+        with contextlib.ExitStack() as parts:  # from last to first; a signal meanwhile leaves none of them open
+            if self._local is not None:
+                parts.callback(self._local.close)
+            if self._advisor is not None:
+                parts.callback(self._advisor.close)
+            if coordinator is not None:
+                parts.callback(coordinator.close)
 
     def __enter__(self) -> Stream:
         return self

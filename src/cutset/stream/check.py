@@ -71,6 +71,8 @@ class Check:
 
     def line(self) -> str:
         """What is said at the end."""
+        if not self.pictures:
+            return "check: no picture was compared"
         if self.exact:
             return f"check: all {self.pictures} pictures have the bits of the network in one piece"
         return (

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +19,13 @@ pytest.importorskip("torch")
 from cutset.cli import main
 from cutset.cli.interruption import Interrupted, Interruption
 from cutset.cli.stream_results import RunResults
+from cutset.stream.api import Stream
+from cutset.stream.coordinator import local
+from cutset.stream.coordinator.coordinator import Coordinator
 from cutset.stream.coordinator.local import LocalWorkers
 from cutset.stream.model import Model
 from cutset.stream.trace.chrome import read_trace
+from stream.run.pictures import moving, small_model
 
 
 def command(addresses: str, folder: Path, *more: str) -> list[str]:
@@ -131,3 +137,47 @@ def test_signals_before_there_is_anything_to_write_and_ignored_ones() -> None:
             os.kill(os.getpid(), signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("ended", [0, 1])
+def test_a_signal_while_workers_are_stopped_leaves_neither_them_nor_their_directory(
+    monkeypatch: pytest.MonkeyPatch, ended: int
+) -> None:
+    """The one at which it comes was told already to leave the directory."""
+    here = LocalWorkers(2)
+    processes = [here.process(name) for name in here.names]
+    stop = local._end
+    count = itertools.count()
+
+    def interrupted(process: subprocess.Popen[bytes]) -> None:
+        if next(count) == ended:
+            raise KeyboardInterrupt
+        stop(process)
+
+    monkeypatch.setattr(local, "_end", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        here.close()
+    assert not here.directory.exists()
+    assert all(process.returncode is not None for process in processes)
+    here.close()
+
+
+def test_a_signal_while_a_stream_is_closed_closes_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: Coordinator) -> None:
+        close(self)
+        raise KeyboardInterrupt
+
+    close = Coordinator.close
+    stream = Stream(small_model(32, 48), moving(1, 32, 48), workers=1)
+    assert stream.local is not None
+    monkeypatch.setattr(Coordinator, "close", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        stream.close()
+    assert not stream.local.directory.exists()
+
+
+def test_closing_twice_does_nothing() -> None:
+    with Stream(small_model(32, 48), moving(1, 32, 48), workers=1) as stream:
+        stream.close()
+    assert stream.local is not None
+    stream.local.close()

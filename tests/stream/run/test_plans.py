@@ -200,3 +200,32 @@ def test_pictures_that_stay_stay_whatever_plan_is_given(
     flags = ["--pictures-stay", "--plan", str(path), "--scheduler", "edge"]
     assert main([*RUN, "--workers", "2", *flags]) == 2
     assert "the picture would leave the first worker (--pictures-stay)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--objective=throughput", "--profile=none.json", "--sparsity=none.npz", "--look=1"])
+@pytest.mark.parametrize("how", ["--scheduler even", "--plan none", "--plan none --scheduler even"])
+def test_flags_of_planners_are_refused_where_no_planner_measures(
+    how: str, flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["stream", "run", "alexnet", "--source", "none.mp4", *how.split(), flag]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert flag.partition("=")[0] in said
+    assert "without measuring" in said
+
+
+@pytest.mark.parametrize("flag", ["--key=none.key", "--worker-keys=none.pub"])
+def test_keys_are_refused_for_workers_that_are_started_here(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stream", "run", "alexnet", "--source", "none.mp4", flag]) == 2
+    said = capsys.readouterr().err
+    assert flag.partition("=")[0] in said
+    assert "--workers" in said
+
+
+@pytest.mark.parametrize("flags", ["--threshold 0.1", "--levels 2", "--max-error 0.01", "--float16 --threshold 0.1"])
+def test_what_leaves_out_small_changes_is_refused_where_all_is_sent(
+    flags: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalWorkers, "start", lambda self, name: pytest.fail("workers were started"))
+    assert main([*RUN, "--scheduler", "even", "--mode", "full", *flags.split()]) == 2
+    assert "the mode full sends all" in capsys.readouterr().err

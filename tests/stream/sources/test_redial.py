@@ -101,6 +101,7 @@ def test_a_server_that_stalls():
             found.append(next(stream))
         found += itertools.islice(stream, 5)
         assert source.faults.lost >= source.faults.reconnects >= 1
+    assert said[0].count("pictures") == 1, "how many there were is said once"
     checked(source, found)
 
 
@@ -162,7 +163,7 @@ def test_another_size_when_it_is_back():
                 found = list(itertools.islice(source, 3))
             with server(port, size="64x80"):
                 if size is None:
-                    with pytest.raises(SourceError, match="64x80 after it was lost, 48x64 before; give a size"):
+                    with pytest.raises(SourceLost, match="64x80 after it was lost, 48x64 before; give a size"):
                         list(source)
                     continue
                 while source.faults.reconnects == 0 or len(found) < 20:

@@ -89,12 +89,19 @@ class LocalWorkers:
                 save_weight(self.cache, digest, tensor)
 
     def close(self) -> None:
-        """Stops the workers and removes the directory. A second call does nothing."""
-        for process in self._processes.values():
-            process.terminate()  # all at once
-        for process in self._processes.values():
-            _end(process)
-        shutil.rmtree(self.directory, ignore_errors=True)
+        """Stops the workers and removes the directory, even if a signal interrupts it. A second call does nothing."""
+        try:
+            for process in self._processes.values():
+                process.terminate()  # all at once
+            for process in self._processes.values():
+                _end(process)
+        except BaseException:  # they were told not to remove the directory, or can't any more
+            for process in self._processes.values():
+                process.kill()
+                process.wait()
+            raise
+        finally:
+            shutil.rmtree(self.directory, ignore_errors=True)
 
     def __enter__(self) -> LocalWorkers:
         return self
@@ -107,7 +114,7 @@ class LocalWorkers:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Stops a process if it runs, and takes it away."""
-    if process.stdin is not None:
+    if process.stdin is not None and not process.stdin.closed:
         with contextlib.suppress(OSError):
             process.stdin.write(b".")  # on purpose: others may still use the directory
             process.stdin.close()

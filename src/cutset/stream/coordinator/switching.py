@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from cutset.errors import CutsetError
+from cutset.errors import ConfigError, CutsetError
 from cutset.stream.coordinator.links import Links
 from cutset.stream.coordinator.remote import Remote
 from cutset.stream.delta import Budget
@@ -25,7 +25,7 @@ FLOATS = 4  # bytes of a pixel that is sent as a number
 
 @dataclass(frozen=True)
 class Options:
-    """How pictures travel, whatever the plan. Seconds and bytes a second."""
+    """How pictures travel, whatever the plan. Seconds and bytes a second. Raises ConfigError for what contradicts."""
 
     deltas: bool = True
     in_flight: int = 4
@@ -40,6 +40,13 @@ class Options:
     patience: float = 20.0  # without any worker, after which the stream ends
     late: float = 120.0  # that a picture may be on its way before something counts as broken
     prepare: float = 120.0  # that workers may take to get ready, from when the last of their weights left here
+
+    def __post_init__(self) -> None:
+        if not self.deltas and (self.budget.threshold or self.levels):
+            raise ConfigError(
+                "a threshold and levels leave out what changed little, and the mode full sends all: choose the mode "
+                "delta, or float16"
+            )
 
 
 class Route:

@@ -37,7 +37,8 @@ class Tolerance:
         for field in fields(self)[1:]:
             value = getattr(self, field.name)
             if not (0 < value < math.inf or (field.name == "patience" and value == 0)):
-                raise SourceError(f"the {field.name} of a source must be above 0 s, not {value:g}")
+                least = "0 s or more" if field.name == "patience" else "above 0 s"
+                raise SourceError(f"the {field.name} of a source must be {least}, not {value:g}")
 
     def pauses(self, tries: int, jitter: Callable[[], float] = random.random) -> float:
         """Seconds before the next try, after so many that failed; half by chance, so that not all come at once."""

@@ -58,6 +58,8 @@ def _open(
         return open_rtsp(text, size, tolerance=tolerance, tell=tell)
     if (found := re.match(r"[a-z][a-z0-9+.-]*:(//)?", text)) and not Path(text).exists():
         raise SourceError(f"no source begins with {found[0]!r}; one is {HELP}")
+    if not text:
+        raise SourceError(f"a source needs a name: {HELP}")
     path = Path(text)
     if path.is_dir():
         return FolderSource(path, size=size, tell=tell)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ class RedialledSource(Source):
 
     `opens` gets the source that was there before, or None, and raises SourceError. Numbers of pictures go on where they
     ended, and times as the clock does. What is known to have an end (a recording that a server plays) ends with it.
-    `tell` hears what happens. Raises SourceLost once `tolerance.patience` is over.
+    `tell` hears what happens. Raises SourceLost once `tolerance.patience` is over, or for pictures of another size.
     """
 
     live = True
@@ -62,7 +63,7 @@ class RedialledSource(Source):
                     return
                 why = "the stream ended"
             except SourceError as error:
-                why = str(error).removeprefix(f"{self.name}: ")
+                why = re.sub(r"^after [0-9]+ pictures: ", "", str(error).removeprefix(f"{self.name}: "))
             self._source.close()
             if not self._again(why):
                 return
@@ -101,7 +102,7 @@ class RedialledSource(Source):
             break
         if source.size != self.size:
             source.close()
-            raise SourceError(
+            raise SourceLost(
                 f"{self.name}: {size_text(source.size)} after it was lost, {size_text(self.size)} before; give a size "
                 "to scale all of them to"
             )
