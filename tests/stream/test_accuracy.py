@@ -11,8 +11,10 @@ torch = pytest.importorskip("torch")
 
 from cutset.errors import ConfigError
 from cutset.stream.accuracy import Accuracy
-from cutset.stream.check import difference
+from cutset.stream.check import Check, difference
+from cutset.stream.coordinator.result import Result
 from cutset.stream.delta import Budget
+from stream.run.pictures import moving, small_model
 
 
 def test_an_error_that_grows_with_the_threshold_ends_within_the_limit() -> None:
@@ -76,3 +78,11 @@ def test_differences() -> None:
     assert difference({**right, "a": np.array([np.nan, -4.0])}, right)[1] == math.inf
     assert difference({**right, "b": np.array([0.25])}, right) == (0.25, math.inf, False)
     assert difference({**right, "b": np.array([-0.0])}, right) == (0.0, 0.0, False)
+
+
+def test_a_check_that_compared_nothing_says_so() -> None:
+    """Every picture was dropped, or a signal came before the first result."""
+    check = Check(small_model(32, 48))
+    assert check.line() == "check: no picture was compared"
+    assert check.compare(Result(0, 0, 0.0, {}, "late", 1, 0.0, 0.0, 0.0, 1, moving(1, 32, 48)[0])) is None
+    assert check.line() == "check: no picture was compared"
