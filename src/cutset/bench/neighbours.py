@@ -4,8 +4,8 @@ A client decodes alone, and beside n hostile ones, in turns. What is due to it: 
 products as they can get and take their answers, 1 / (n + 1) of its rate alone. Beside *deaf* ones, which never take an
 answer, all of it once they have had time to fill their queues: such a client is entitled to nothing more. Beside
 *stubborn* ones, which are deaf and dial again whenever their link is ended, 1 / (n + 1): every link has a queue. A
-figure
-is the rate as a share of what is due.
+figure is the rate as a share of what is due. Hostile processes run when the machine has nothing else to do, as if they
+were on machines of their own.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MODEL = RandomModel(
     hidden=1024, layers=4, heads=16, kv_heads=4, intermediate=2816, vocab=4096, max_pos=2048, tied=False
 )
 BEGIN = {"greedy": 0.5, "deaf": 4.0, "stubborn": 0.5}  # seconds that hostile ones have before it counts
-WORKLOAD = Workload("neighbours", MODEL, 8, 25, ("plain",), context=512)
+WORKLOAD = Workload("neighbours", MODEL, 8, 101, ("plain",), context=512)
 SITE = "gate_up"  # what the hostile ones multiply with: the largest of a layer
 SHARE = "rate, share of what is due"
 TARGETS = (Target("a neighbour's rate over what is due to it", SHARE, 0.9, least=True),)
