@@ -1,9 +1,10 @@
-"""A client that harms others, for `cutset bench offload --workload neighbours`, in a process of its own.
+"""A client that may harm others, for `cutset bench offload --workload neighbours`, in a process of its own.
 
 PYTHON -m cutset.bench.hostile KIND ADDRESS --matrix N --depth N [--keys DIRECTORY]
   greedy   always has as many products of 256 to 512 rows waiting as it may, and takes its answers
   deaf     sends such products in a loop and never takes an answer, until its link is ended
   stubborn the same, and dials again at once
+  idle     says hello and wants nothing: what others are compared with
 Reads JSON lines from stdin, {"do": "start"} and {"do": "stop"}, and answers each with one line on stdout.
 """
 
@@ -15,6 +16,7 @@ import json
 import os
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +28,10 @@ from cutset.offload.accelerator.clients import Quota
 from cutset.offload.messages import PROTOCOL, Hello, Multiply, encode
 from cutset.version import software
 
-__all__ = ["KINDS", "main"]
+__all__ = ["IDLE", "KINDS", "main"]
 
 KINDS = ("greedy", "deaf", "stubborn")
+IDLE = "idle"
 ROWS = (256, 512)
 WAIT = 0.05  # seconds that the deaf one waits for room
 TRIES = 20
@@ -63,7 +66,7 @@ class Hostile:
             with contextlib.suppress(LinkError):
                 link = self._dial()
                 try:
-                    self._greedy(link) if self.kind == "greedy" else self._deaf(link)
+                    {"greedy": self._greedy, IDLE: self._idle}.get(self.kind, self._deaf)(link)
                 finally:
                     link.close()
             if self.kind == "deaf":
@@ -95,6 +98,11 @@ class Hostile:
                     link.recv(0.5).release()
                     waiting -= 1
 
+    def _idle(self, link: Link) -> None:
+        link.recv().release()  # the welcome
+        while self._running.is_set():
+            time.sleep(WAIT)
+
     def _deaf(self, link: Link) -> None:
         tried = 0
         # ZeroMQ doesn't notice that a link ended while nobody reads: the stubborn one gives it up by itself.
@@ -108,7 +116,7 @@ class Hostile:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("kind", choices=(*KINDS, IDLE))
     parser.add_argument("address")
     parser.add_argument("--matrix", type=int, required=True)
     parser.add_argument("--depth", type=int, required=True)

@@ -1,11 +1,12 @@
 """What hostile clients of an accelerator leave to a client that behaves: `cutset bench offload --workload neighbours`.
 
-A client decodes alone, and beside n hostile ones, in turns. What is due to it: beside *greedy* ones, which want as many
-products as they can get and take their answers, 1 / (n + 1) of its rate alone. Beside *deaf* ones, which never take an
-answer, all of it once they have had time to fill their queues: such a client is entitled to nothing more. Beside
-*stubborn* ones, which are deaf and dial again whenever their link is ended, 1 / (n + 1): every link has a queue. A
-figure is the rate as a share of what is due. Hostile processes run when the machine has nothing else to do, as if they
-were on machines of their own.
+A client decodes alone, beside n clients that want nothing, and beside n hostile ones, in turns. Undisturbed is its rate
+beside those that want nothing: where more parties than cores are at work, nobody spins while it waits. What is due to
+it: beside *greedy* ones, which want as many products as they can get and take their answers, 1 / (n + 1) of that.
+Beside *deaf* ones, which never take an answer, all of it once they have had time to fill their queues: such a client is
+entitled to nothing more. Beside *stubborn* ones, which are deaf and dial again whenever their link is ended,
+1 / (n + 1): every link has a queue. A figure is the rate as a share of what is due. Hostile processes run when the
+machine has nothing else to do, as if they were on machines of their own.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cutset.bench.hostile import KINDS
+from cutset.bench.hostile import IDLE, KINDS
 from cutset.bench.offload import Process, Setting, Workload, accelerator, integer_checkpoint, label, run_one
 from cutset.bench.results import Row, summarise
 from cutset.bench.stream_targets import Target
@@ -33,10 +34,11 @@ COUNTS = (1, 8)  # hostile clients
 MODEL = RandomModel(
     hidden=1024, layers=4, heads=16, kv_heads=4, intermediate=2816, vocab=4096, max_pos=2048, tied=False
 )
-BEGIN = {"greedy": 0.5, "deaf": 4.0, "stubborn": 0.5}  # seconds that hostile ones have before it counts
+BEGIN = {IDLE: 0.5, "greedy": 0.5, "deaf": 4.0, "stubborn": 0.5}  # seconds that hostile ones have before it counts
 WORKLOAD = Workload("neighbours", MODEL, 8, 101, ("plain",), context=512)
 SITE = "gate_up"  # what the hostile ones multiply with: the largest of a layer
 SHARE = "rate, share of what is due"
+IDLING = "rate, share of that alone"
 TARGETS = (Target("a neighbour's rate over what is due to it", SHARE, 0.9, least=True),)
 
 
@@ -54,23 +56,28 @@ def run_neighbours(setting: Setting, links: tuple[str, ...] = LINKS) -> list[Row
 
 def _over(setting: Setting, folder: Path, keys: Path | None) -> list[Row]:
     alone: list[float] = []
-    beside: dict[tuple[str, int], list[float]] = {(kind, count): [] for kind in KINDS for count in COUNTS}
+    found: dict[tuple[str, int], list[float]] = {(kind, n): [] for kind in (IDLE, *KINDS) for n in COUNTS}
+    undisturbed: dict[int, list[float]] = {n: [] for n in COUNTS}
     with accelerator(folder, setting, keys) as address, _neighbour(setting, folder, address, keys) as client:
-        for kind in KINDS:
-            with _hostile(kind, folder, address, keys) as crowd:
-                for _ in range(setting.rounds):
-                    rates = {0: _rate(client)} | {count: _beside(client, crowd[:count], kind) for count in COUNTS}
+        for kind in (IDLE, *KINDS):
+            with _crowd(kind, folder, address, keys) as crowd:
+                for number in range(setting.rounds):
+                    rates = {0: _rate(client)} | {n: _beside(client, crowd[:n], kind) for n in COUNTS}
                     alone.append(rates[0])
-                    for count in COUNTS:
-                        due = rates[0] / (1 if kind == "deaf" else count + 1)
-                        beside[kind, count].append(rates[count] / due)
-                    told = ", ".join(f"{count}: {rate:.0f}" for count, rate in rates.items())
+                    for n in COUNTS:
+                        if kind == IDLE:
+                            undisturbed[n].append(rates[n])
+                            due = rates[0]
+                        else:
+                            due = undisturbed[n][number] / (1 if kind == "deaf" else n + 1)
+                        found[kind, n].append(rates[n] / due)
+                    told = ", ".join(f"{n}: {rate:.0f}" for n, rate in rates.items())
                     setting.tell(f"{setting.link}, tok/s beside so many {kind} ones: {told}")
     name = "offload neighbours"
     system = label("plain", setting)
     rows = [summarise(f"{name}, alone", system, "decode", alone, "tok/s")]
-    for (kind, count), shares in beside.items():
-        rows.append(summarise(f"{name}, {count} {kind}", system, SHARE, shares, "x"))
+    for (kind, n), shares in found.items():
+        rows.append(summarise(f"{name}, {n} {kind}", system, IDLING if kind == IDLE else SHARE, shares, "x"))
     return rows
 
 
@@ -111,7 +118,7 @@ def _neighbour(setting: Setting, folder: Path, address: str, keys: Path | None) 
 
 
 @contextlib.contextmanager
-def _hostile(kind: str, folder: Path, address: str, keys: Path | None) -> Iterator[list[Process]]:
+def _crowd(kind: str, folder: Path, address: str, keys: Path | None) -> Iterator[list[Process]]:
     spec = load_spec(folder)
     number = next(i for i, (site, _, _) in enumerate(spec.sites()) if site == SITE)
     arguments = [kind, address, "--matrix", str(number), "--depth", str(spec.hidden)]
