@@ -36,12 +36,13 @@ Event = zmq.Event
 class ClientEnd(Channel):
     """The listener's end for one client: `route` is the client's name inside the ROUTER, `fd` its connection there."""
 
-    def __init__(self, listener: ZmqListener, route: bytes, fd: int, peer: str, owner: str = "") -> None:
+    def __init__(self, listener: ZmqListener, route: bytes, fd: int, peer: str, owner: str, life: int) -> None:
         super().__init__(listener.address, peer, listener.timeouts, listener.limits)
         self.owner = owner  # whose slot it takes
         self.listener = listener
         self.route = route
         self.fd = fd
+        self.life = life  # the listener's count of changes of `fd` while it is this client's
         self.inbox: deque[Frame] = deque()  # came while another client's frame was waited for
         self.open = True
 
@@ -79,7 +80,7 @@ class ClientEnd(Channel):
 
     def close(self) -> None:
         if self.open:
-            self.listener.dismiss(self.route, self.fd)
+            self.listener.dismiss(self.route, self.fd, self.life)
             self.listener.drop(self)
 
 
@@ -105,7 +106,9 @@ class ZmqListener:
         self._gone: list[Link] = []
         self._cut: dict[int, float] = {}  # connections that broke, and when; their last messages may still wait
         self._silent: dict[int, float] = {}  # from which nothing came yet, and since when
-        self._leaving: dict[int, float] = {}  # whose link is over, and when they are cut if they stay
+        # Connections whose link is over: when they are cut if they stay, and their route. A frame of another route
+        # shows that the descriptor is another connection's by now: what came of an old one may be read after that.
+        self._leaving: dict[int, tuple[float, bytes]] = {}
         self._changes: Counter[int] = Counter()  # of what a descriptor stands for
 
     def recv(self, timeout: float) -> tuple[Link, Frame] | None:
@@ -145,15 +148,18 @@ class ZmqListener:
             with self._looking:
                 self._read_events()  # so that an old connection's end isn't taken for this one's
                 self._silent.pop(fd, None)
-            if fd in self._cut or fd in self._leaving:  # a connection is one link, and doesn't begin another
+            _, over = self._leaving.get(fd, (0.0, b""))
+            if over and over != route:
+                del self._leaving[fd]
+            if fd in self._cut or over == route:  # a connection is one link, and doesn't begin another
                 return None
             owner = self._owner(peer, fd)
             if len(self._ends) >= self.limits.clients or self._of(owner) >= self.limits.each:
-                self.dismiss(route, fd)
+                self.dismiss(route, fd, self._changes[fd])
                 return None
-            end = self._ends[route] = ClientEnd(self, route, fd, peer, owner)
+            end = self._ends[route] = ClientEnd(self, route, fd, peer, owner, self._changes[fd])
         if len(parts) != 2 or not len(parts[1].buffer):
-            self.dismiss(route, fd)
+            self.dismiss(route, fd, end.life)
             self.drop(end)
             return None
         data = parts[1].buffer.toreadonly()
@@ -197,7 +203,7 @@ class ZmqListener:
     def _part(self) -> None:
         """Cuts connections that stay after their link is over, and those that never say anything."""
         now = time.monotonic()
-        late = [fd for fd, when in self._leaving.items() if when <= now]
+        late = [fd for fd, (when, _) in self._leaving.items() if when <= now]
         late += [fd for fd, since in self._silent.items() if now - since > self.timeouts.first]
         late += list(self._silent)[: max(0, len(self._silent) - MOST_SILENT)]  # the oldest
         for fd in dict.fromkeys(late):
@@ -226,14 +232,15 @@ class ZmqListener:
     def _of(self, owner: str) -> int:
         return sum(end.owner == owner for end in list(self._ends.values()))
 
-    def dismiss(self, route: bytes, fd: int) -> None:
-        """Tells a client that its link is over. It is cut at once where it doesn't even take that, and soon else."""
-        try:
-            told = self.sock.send((route, b""), 0, None)
-        except zmq.ZMQError:
-            told = False
+    def dismiss(self, route: bytes, fd: int, life: int) -> None:
+        """Tells a client that its link is over, and cuts it soon if it stays: what was sent to it comes first. `life`
+        tells its connection from another one that has got the same descriptor since."""
+        with contextlib.suppress(zmq.ZMQError):
+            self.sock.send((route, b""), 0, None)
         with self._looking:
-            self._leaving[fd] = time.monotonic() + (PATIENCE if told else 0)
+            self._read_events()
+            if self._changes[fd] == life:
+                self._leaving[fd] = time.monotonic() + PATIENCE, route
             self._part()
 
     def drop(self, end: ClientEnd) -> None:
