@@ -105,7 +105,7 @@ def test_links_may_end_in_another_thread_while_the_listener_looks(tmp_path: Path
     listener = listen(f"ipc://{tmp_path / 'x'}")
     assert isinstance(listener, router.ZmqListener)
     for number in range(3):
-        end = Ending(listener, bytes([number]), -1, "somebody")
+        end = Ending(listener, bytes([number]), -1, "somebody", "", 0)
         listener._ends[end.route] = end
     listener._cut = {1 << 20: 0.0}  # so that it looks at all of them
     listener.look()
