@@ -113,7 +113,7 @@ def test_a_special_token_as_a_stop_string(prompt: str) -> None:
         assert hidden.outputs[0].stop_reason == "<|end|>"
         assert hidden.text == shown.text == expected(llm, llm.encode(prompt).tolist(), hidden.token_ids, True)
         assert "".join(one.text for one in llm.stream(prompt, SamplingParams(**params))) == hidden.text
-        assert hidden.outputs[0].logprobs[-1].text_offset == len(hidden.text)  # type: ignore[index]
+        assert hidden.outputs[0].logprobs[-1].text_offset == len(hidden.text)
 
 
 @pytest.mark.parametrize("backend", ["native", "reference"])

@@ -167,7 +167,7 @@ def test_numpy_itself_never_sees_an_array_of_no_length(tmp_path: Path) -> None:
 def test_arrays_that_numpy_writes_are_read(tmp_path: Path, shape: tuple[int, ...], dtype: str, order: str) -> None:
     from cutset.models.npy import map_npy
 
-    wanted = np.asarray(np.arange(np.prod(shape, dtype=int)).reshape(shape).astype(dtype), order=order)  # type: ignore[call-overload]
+    wanted = np.asarray(np.arange(np.prod(shape, dtype=int)).reshape(shape).astype(dtype), order=order)
     np.save(tmp_path / "a.npy", wanted)
     found = map_npy(tmp_path / "a.npy")
     assert (found.shape, found.dtype) == (wanted.shape, wanted.dtype)
@@ -190,9 +190,9 @@ def test_an_archive_with_such_an_array(tmp_path: Path, what: str) -> None:
 )
 def test_numbers_that_are_no_temperature(value: object) -> None:
     with pytest.raises(RequestError):
-        SamplingParams(temperature=value)  # type: ignore[arg-type]
+        SamplingParams(temperature=value)
     with pytest.raises(RequestError):
-        SamplingParams(max_tokens=value if value is not None else -1, top_p=value)  # type: ignore[arg-type]
+        SamplingParams(max_tokens=value if value is not None else -1, top_p=value)
 
 
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json"])

@@ -82,7 +82,7 @@ def test_a_prompt_may_end_inside_a_character(kind: str) -> None:
 
 def until_stop(tokenizer: Tokenizer, ids: Sequence[int], **options: object) -> tuple[str, int, str | None]:
     """The text, the tokens that were used, and the stop string."""
-    text = Detokenizer(tokenizer, **options)  # type: ignore[arg-type]
+    text = Detokenizer(tokenizer, **options)
     given = ""
     for count, one in enumerate(ids, 1):
         given += text.push(one)

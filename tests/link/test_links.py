@@ -310,7 +310,7 @@ def test_a_frame_beyond_what_is_expected_is_refused(there: Place) -> None:
     link = there.dial()
     link.send(b"hello")
     end, frame = there.first()
-    frame.release()  # type: ignore[attr-defined]
+    frame.release()
     for size in (100, 700_000):  # the second comes in pieces over shared memory
         end.send(b"small enough", [np.zeros(size, np.uint8)])
         link.recv(5, size + 1000).release()
@@ -324,7 +324,7 @@ def test_what_is_started_is_sent_as_there_is_room(there: Place) -> None:
     link = there.dial()
     link.send(b"hello")
     end, frame = there.first()
-    frame.release()  # type: ignore[attr-defined]
+    frame.release()
     whole = [np.full(3 << 20, number, np.uint8) for number in range(6)]
     waiting = [end.start(b"%d" % number, [array]) for number, array in enumerate(whole)]
     got = 0

@@ -75,7 +75,7 @@ def test_the_wire_is_the_same_for_all_counts_of_a_bucket(
     seen = {count: wire(loaded, count, expected[count], kind, at, hot, mode) for count in COUNTS}
     for count in COUNTS[1:]:
         assert seen[count] == seen[COUNTS[0]]
-    prefill = [shape[0] for message, _, shape, _ in seen[16] if message.matrix == 0]  # type: ignore[union-attr]
+    prefill = [shape[0] for message, _, shape, _ in seen[16] if message.matrix == 0]
     if kind is SMALL:
         again = at and at <= 4  # one of these was sent twice
         assert prefill[: 5 if again else 4] == [4] * (5 if again else 4)
@@ -87,7 +87,7 @@ def test_native_code_answers_all_counts(
     count: int, loaded: Loaded, expected: dict[int, list[int]], stops: Counter[Stop]
 ) -> None:
     shapes = wire(loaded, count, expected[count], Odd, 0, True, "masked+verified")
-    rows = {shape[0] for message, _, shape, _ in shapes if message.matrix == 0}  # type: ignore[union-attr]
+    rows = {shape[0] for message, _, shape, _ in shapes if message.matrix == 0}
     assert rows == {1 << (count - 1).bit_length(), 1}
     assert stops[Stop.BEFORE] == 0
     assert stops[Stop.DONE] >= 2  # of 3; on a busy machine an answer may take too long

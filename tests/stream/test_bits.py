@@ -104,7 +104,7 @@ def layers() -> dict[str, nn.Module]:
         "block": Tokens(block()),
         "block, norm first": Tokens(block(norm_first=True)),
         "block, gelu": Tokens(block(activation="gelu")),
-        "blocks": Tokens(nn.TransformerEncoder(block(), 2, norm=nn.LayerNorm(16))),  # type: ignore[arg-type]
+        "blocks": Tokens(nn.TransformerEncoder(block(), 2, norm=nn.LayerNorm(16))),
         "decoder": Tokens(nn.TransformerDecoderLayer(16, 4, 24, batch_first=True), lambda layer, y: layer(y, y * 2)),
     }
 

@@ -41,7 +41,7 @@ def problem(model: Model, slow: tuple[float, ...] = (1.0, 1.0), **more: object) 
     machines = tuple(Machine(name, seconds * by) for name, by in zip(("near", "far"), slow, strict=True))
     traffic = spread(graph.values.values(), 0.2, 1e-10, 1e-10)
     pictures = {"uint8": traffic[model.picture.name]}
-    return Problem(graph, model.digest, machines, (Hop(1e9, 0.0),) * 2, traffic, pictures, **more)  # type: ignore[arg-type]
+    return Problem(graph, model.digest, machines, (Hop(1e9, 0.0),) * 2, traffic, pictures, **more)
 
 
 @pytest.fixture
