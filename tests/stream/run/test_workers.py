@@ -21,7 +21,6 @@ from cutset.link.keys import Keys, new_keys
 from cutset.stream.api import Stream
 from cutset.stream.coordinator.even import even_plan
 from cutset.stream.coordinator.switching import Options
-from cutset.stream.digest import tensor_digest
 from cutset.stream.messages import (
     PROTOCOL,
     Beat,
@@ -44,11 +43,9 @@ from cutset.stream.messages import (
     encode,
 )
 from cutset.stream.model import Model
-from cutset.stream.node import Value
 from cutset.stream.planning.plan import write_plan
 from cutset.stream.wire import LIMITS, pack, unpack
 from cutset.stream.worker.setting import Setting
-from cutset.stream.worker.weights import WeightStore, save_weight
 from stream.run.pictures import expected, moving, same, small_model
 from stream.run.running import Running
 
@@ -371,50 +368,6 @@ def test_another_version_is_refused(running: Running) -> None:
 
 
 # Weights on disk.
-
-
-def test_a_damaged_weight_is_not_used_and_a_whole_one_is_found(tmp_path: Path) -> None:
-    tensor = torch.arange(12, dtype=torch.float32).view(3, 4)
-    digest, value = tensor_digest(tensor), Value("w", (3, 4), "float32")
-    store = WeightStore(tmp_path / "cache")
-    assert store.find("w", value, digest) is None
-    save_weight(tmp_path / "cache", digest, tensor)
-    found = store.find("w", value, digest)
-    assert found is not None
-    assert torch.equal(found, tensor)
-    store.keep([])
-    path = tmp_path / "cache" / digest
-    path.write_bytes(path.read_bytes()[:-1] + b"!")
-    assert store.find("w", value, digest) is None
-    assert not path.exists(), "it is written anew when it comes"
-
-
-def test_what_came_is_kept_on_disk_for_the_next_process(tmp_path: Path) -> None:
-    tensor = torch.arange(300, dtype=torch.float32)
-    digest, value, data = tensor_digest(tensor), Value("w", (300,), "float32"), tensor.view(torch.uint8).numpy()
-    store = WeightStore(tmp_path)
-    assert not store.add(value, digest, 0, data[:700])
-    assert store.add(value, digest, 700, data[700:])
-    again = WeightStore(tmp_path).find("w", value, digest)
-    assert again is not None
-    assert torch.equal(again, tensor)
-    for offset, part in ((1, data[1:]), (0, np.concatenate([data, data]))):
-        with pytest.raises(CutsetError, match="out of order"):
-            store.add(value, digest, offset, part)
-
-
-def test_weights_of_a_file_are_found_by_digest(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
-    right, wrong = torch.arange(6, dtype=torch.float32), torch.ones(6)
-    save_file({"a": right, "b": wrong}, tmp_path / "w.safetensors")
-    store = WeightStore(None, tmp_path / "w.safetensors")
-    found = store.find("a", Value("a", (6,), "float32"), tensor_digest(right))
-    assert found is not None
-    assert torch.equal(found, right)
-    store.keep([])
-    assert store.find("b", Value("b", (6,), "float32"), tensor_digest(right)) is None
-    assert store.find("c", Value("c", (6,), "float32"), tensor_digest(right)) is None
 
 
 # Keys.
