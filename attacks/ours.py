@@ -201,8 +201,8 @@ def ids_in_clear() -> Outcome:
 
 @functools.cache
 def _embedding() -> Array:
+    from cutset.models.files.source import open_source
     from cutset.models.registry import BUNDLED
-    from cutset.models.source import open_source
 
     return open_source(BUNDLED["story"]).tensors["model.embed_tokens.weight"].float32().astype(np.float64)
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from cutset.models.digests import digest
-from cutset.models.integer import quantized, scale_name, stored_shapes
-from cutset.models.source import open_source
-from cutset.models.writer import write_safetensors
+from cutset.models.files.digests import digest
+from cutset.models.files.integer import quantized, scale_name, stored_shapes
+from cutset.models.files.source import open_source
+from cutset.models.files.writer import write_safetensors
 
 
 def write_version_1(current: Path, target: Path) -> None:

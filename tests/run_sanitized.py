@@ -33,7 +33,7 @@ def main() -> int:
     # Without -s pytest holds back the report of a sanitizer that ends the process.
     tests = ["tests/kernels", "tests/models/test_native.py", "tests/models/test_integer.py"]
     tests += ["tests/link/test_ring.py", "tests/link/test_shm.py"]
-    tests += ["tests/stream/delta"]
+    tests += ["tests/codec"]
     tests += [f"tests/offload/test_{name}.py" for name in ("fronts", "batcher", "session", "hot", "several_calls")]
     return pytest.main(["-s", "-q", "-p", "no:cacheprovider", *tests, *sys.argv[1:]])
 

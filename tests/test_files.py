@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from cutset.bench.results import Machine
+from cutset.compare.results import Machine
 from cutset.errors import ConfigError
 from cutset.files import check_writable, write_atomically, write_json
 

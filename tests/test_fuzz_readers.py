@@ -14,38 +14,38 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cutset.bench.agreement import compare_arrays, load_array
-from cutset.bench.results import Machine, Results, Row, save
 from cutset.cli import main
+from cutset.cluster import messages as stream_messages
+from cutset.cluster.trace.chrome import read_trace, write_trace
+from cutset.cluster.trace.record import Trace
+from cutset.cluster.trace.spans import Span
+from cutset.cluster.trace.table import latencies, window, work
+from cutset.codec import payload
+from cutset.compare.agreement import compare_arrays, load_array
+from cutset.compare.results import Machine, Results, Row, save
 from cutset.config import load_settings
 from cutset.errors import CutsetError
 from cutset.link.frames import decode, encode
 from cutset.link.keys import load_allowed, load_keys, load_public, new_keys, save_keys
-from cutset.models.chat import ChatTemplate
-from cutset.models.checkpoint import Checkpoint, SafetensorsFile
-from cutset.models.digests import verify_digests
-from cutset.models.exchange import ExchangeFile
 from cutset.models.families import load_spec
+from cutset.models.files.checkpoint import Checkpoint, SafetensorsFile
+from cutset.models.files.digests import verify_digests
+from cutset.models.files.exchange import ExchangeFile
+from cutset.models.files.source import open_source
 from cutset.models.random import RandomModel
 from cutset.models.registry import BUNDLED, catalogue, registered
-from cutset.models.source import open_source
-from cutset.models.tokenizer import Tokenizer
+from cutset.models.text.chat import ChatTemplate
+from cutset.models.text.tokenizer import Tokenizer
 from cutset.offload import messages as offload_messages
 from cutset.offload.enclave.lint import lint_file
-from cutset.stream import messages as stream_messages
-from cutset.stream.delta import payload
-from cutset.stream.description import describe, read_description
-from cutset.stream.graph import Graph
-from cutset.stream.node import Node, Read, Value
-from cutset.stream.planning.plan import Plan, StagePlan, read_plan, write_plan
-from cutset.stream.profile.profile import FORMAT, Profile, read_profile, write_profile
-from cutset.stream.profile.scenario import read_scenario
-from cutset.stream.sparsity.archive import read_archive, write_archive
-from cutset.stream.trace.chrome import read_trace, write_trace
-from cutset.stream.trace.record import Trace
-from cutset.stream.trace.spans import Span
-from cutset.stream.trace.table import latencies, window, work
-from cutset.stream.views.runs import read_run
+from cutset.partition.description import describe, read_description
+from cutset.partition.graph import Graph
+from cutset.partition.node import Node, Read, Value
+from cutset.partition.plan import Plan, StagePlan, read_plan, write_plan
+from cutset.partition.profile.profile import FORMAT, Profile, read_profile, write_profile
+from cutset.video.profile.scenario import read_scenario
+from cutset.video.sparsity.archive import read_archive, write_archive
+from cutset.video.views.runs import read_run
 from mutations import mutations
 
 QUICK, THOROUGH = 300, 5000

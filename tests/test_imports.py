@@ -16,15 +16,19 @@ ROOT = Path(cutset.__file__).parent
 # Lower floors first. A package may import from its own and from lower floors; the jobs on one floor don't know each
 # other, nor do the faces, but for those named in ALLOWED.
 FLOORS = [
-    {"errors", "config", "version", "files"},
+    {"errors", "config", "version", "files", "reading"},
     {"link", "kernels"},
     {"models"},
-    {"engine", "offload", "stream"},
-    {"llm"},
+    {"codec", "partition"},
+    {"cluster"},
+    {"engine", "offload", "video"},
+    {"llm", "stream", "compare"},
     {"bench", "serve"},
     {"cli"},
 ]
-ALLOWED = {("config", "errors"), ("files", "errors"), ("serve", "bench")}
+ALLOWED = {("config", "errors"), ("files", "errors"), ("reading", "errors"), ("partition", "codec"), ("serve", "bench")}
+# Yet to be cut.
+ALLOWED |= {("cluster", "video"), ("partition", "video"), ("partition", "cluster"), ("codec", "partition")}
 
 
 def part(module: str) -> str:

@@ -48,7 +48,7 @@ def alone(backend: str) -> list[list[int]]:
 
 def greedy_by_whole_passes(llm: LLM, prompt: str, steps: int) -> list[int]:
     """The slow twin: every token from a pass over the whole text, with no cache kept."""
-    from cutset.models.executor import Batch
+    from cutset.models.run.executor import Batch
 
     executor = llm._engine.executor
     ids = llm.encode(prompt).tolist()
@@ -78,7 +78,7 @@ def test_logits_of_trained_models_equal_transformers(which: str, backend: str, r
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     directory = BUNDLED["story"] if which == "bundled" else request.getfixturevalue("story_dir")
     model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
-    from cutset.models.executor import Batch
+    from cutset.models.run.executor import Batch
 
     with LLM(directory, backend=backend) as llm:
         ids = llm.encode("Once upon a time there was a dog who lost a red ball.")[None]

@@ -7,7 +7,7 @@
 
 namespace cutset {
 
-// The C++ side of cutset.models.executor.Batch, which documents the fields.
+// The C++ side of cutset.models.run.executor.Batch, which documents the fields.
 struct Rows {
   std::size_t count = 0;
   std::size_t sequences = 0;

@@ -1,4 +1,4 @@
-// The digests of an integer checkpoint, as cutset.models.digests has them.
+// The digests of an integer checkpoint, as cutset.models.files.digests has them.
 #pragma once
 
 #include <string>

@@ -9,7 +9,7 @@
 
 namespace cutset::runner {
 
-// The C++ side of cutset.models.fields.Fields, with the same limits: larger sizes are no model but an attack or a
+// The C++ side of cutset.models.files.fields.Fields, with the same limits: larger sizes are no model but an attack or a
 // slip, and are refused before anything is allocated. The object must outlive it.
 class Fields {
  public:

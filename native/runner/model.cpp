@@ -15,7 +15,7 @@ constexpr const char* kEmbedding = "model.embed_tokens.weight";
 
 std::size_t count(const Tensor& tensor) { return elements(tensor.shape, tensor.where); }
 
-// As cutset.models.integer has it, which says why.
+// As cutset.models.files.integer has it, which says why.
 int activation_bits(Precision precision, Site site) {
   return precision == Precision::kInt8 && site == Site::kGateUp ? 8 : 12;
 }

@@ -35,7 +35,7 @@ struct RopeTable {
 };
 
 // For the positions 0 .. tokens - 1 of sequences of that length. Computed in float32 in the order of
-// cutset.models.rope, so that both round alike. Error for a configuration that gives no finite numbers.
+// cutset.models.run.rope, so that both round alike. Error for a configuration that gives no finite numbers.
 RopeTable rope_table(const RopeSpec& rope, std::size_t head_dim, std::size_t tokens);
 
 }  // namespace cutset::runner

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cutset.engine.outputs import CompletionOutput, Delta, RequestOutput, Timings, TokenLogprob, Usage
     from cutset.engine.params import SamplingParams
     from cutset.llm import LLM, AsyncLLM
-    from cutset.stream.api import Stream
+    from cutset.stream import Stream
 
 __all__ = [
     "LLM",
@@ -35,7 +35,7 @@ _HOMES = {
     "LLM": "cutset.llm",
     "AsyncLLM": "cutset.llm",
     "SamplingParams": "cutset.engine.params",
-    "Stream": "cutset.stream.api",
+    "Stream": "cutset.stream",
 } | dict.fromkeys(
     ["CompletionOutput", "Delta", "RequestOutput", "Timings", "TokenLogprob", "Usage"], "cutset.engine.outputs"
 )

@@ -25,14 +25,14 @@ from cutset.engine.loop import EngineLoop
 from cutset.engine.outputs import Delta, EngineStats, RequestOutput, collect
 from cutset.engine.params import SamplingParams
 from cutset.errors import ConfigError, ModelError, RequestError
-from cutset.models.backend import build_executor, cache_blocks
-from cutset.models.chat import ChatTemplate
-from cutset.models.executor import Executor
+from cutset.models.files.integer import Progress
+from cutset.models.files.source import open_source
 from cutset.models.generation_config import GenerationDefaults, generation_defaults
-from cutset.models.integer import Progress
 from cutset.models.registry import resolve, settings_for
-from cutset.models.source import open_source
-from cutset.models.tokenizer import Tokenizer
+from cutset.models.run.backend import build_executor, cache_blocks
+from cutset.models.run.executor import Executor
+from cutset.models.text.chat import ChatTemplate
+from cutset.models.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from cutset.offload.client.open import Offload

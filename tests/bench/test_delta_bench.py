@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cutset.bench import delta
-from cutset.bench.results import Results, load, machine, save
+from cutset.compare.results import Results, load, machine, save
 
 
 @pytest.mark.parametrize("dtype", ["u1", "<f4"])

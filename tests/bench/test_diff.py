@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from cutset.bench.diff import compare
-from cutset.bench.results import Machine, Results, Row
+from cutset.compare.diff import compare
+from cutset.compare.results import Machine, Results, Row
 from cutset.errors import ConfigError
 
 MACHINE = Machine("cpu", 2, 2, {})

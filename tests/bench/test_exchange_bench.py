@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cutset.cli import main
-from cutset.models.native import NativeDecoder
+from cutset.models.run.native import NativeDecoder
 
 FLAGS = ["bench", "exchange", "--hidden", "32", "--heads", "4", "--vocab", "61", "--warmup", "0", "--repeat", "2"]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from cutset.bench import link
-from cutset.bench.results import load
 from cutset.bench.wires import LINKS, RING, ZEROMQ
 from cutset.cli import main
+from cutset.compare.results import load
 
 
 def test_every_system_and_both_sizes(

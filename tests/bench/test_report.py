@@ -3,7 +3,7 @@
 import pytest
 
 from cutset.bench.report import format_value, report
-from cutset.bench.results import Machine, Results, Row, save
+from cutset.compare.results import Machine, Results, Row, save
 from cutset.errors import ConfigError
 
 MACHINE = Machine("A CPU", 2, 1, {"python": "3.11", "numpy": "2.0"})

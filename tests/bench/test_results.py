@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from cutset.bench.results import Machine, Results, Row, load, machine, save, summarise
-from cutset.bench.units import higher_is_better
+from cutset.compare.results import Machine, Results, Row, load, machine, save, summarise
+from cutset.compare.units import higher_is_better
 from cutset.config import usable_cores
 from cutset.errors import ConfigError
 
@@ -111,7 +111,7 @@ def test_machine():
 
 def test_versions_are_found_without_importing():
     code = (
-        "import sys; from cutset.bench.results import machine; machine(packages=('torch', 'transformers'));"
+        "import sys; from cutset.compare.results import machine; machine(packages=('torch', 'transformers'));"
         "print([m for m in ('numpy', 'torch', 'transformers') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

@@ -11,7 +11,6 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("av")
 
 from cutset.bench.report import report
-from cutset.bench.results import Results, Row, machine, save
 from cutset.bench.stream import PARTS as STREAM_PARTS
 from cutset.bench.stream import Setting
 from cutset.bench.stream_bytes import AGAINST_CSR, FIRST_CUTS, CutBytes, csr_bytes, measure_bytes
@@ -22,11 +21,12 @@ from cutset.bench.stream_session import Played
 from cutset.bench.stream_targets import TARGETS, judge
 from cutset.bench.stream_videos import find_videos, generated
 from cutset.cli.bench_stream import PARTS
-from cutset.stream.emulation import Hop, connections
-from cutset.stream.node import Value
-from cutset.stream.planning.cost import Cost, Part
-from cutset.stream.planning.plan import Plan, StagePlan
-from cutset.stream.planning.schedulers import scheduler
+from cutset.cluster.emulation import Hop, connections
+from cutset.compare.results import Results, Row, machine, save
+from cutset.partition.cost import Cost, Part
+from cutset.partition.node import Value
+from cutset.partition.plan import Plan, StagePlan
+from cutset.partition.schedulers import scheduler
 
 SMALL = (96, 128)
 

@@ -12,9 +12,9 @@ import pytest
 
 import cutset
 from cutset import cli
-from cutset.bench.results import Machine, Results, Row, save
 from cutset.cli import COMMANDS, Command, main
 from cutset.cli.output import table
+from cutset.compare.results import Machine, Results, Row, save
 from cutset.config import OPTIONS
 from cutset.errors import CutsetError, ModelError
 

@@ -18,9 +18,9 @@ from cutset.config import parse_toml
 from cutset.engine.params import SamplingParams
 from cutset.errors import ConfigError, RequestError
 from cutset.models.registry import BUNDLED
-from cutset.stream.planning.plan import read_plan
-from cutset.stream.profile.scenario import read_scenario
-from cutset.stream.sparsity.archive import read_archive
+from cutset.partition.plan import read_plan
+from cutset.video.profile.scenario import read_scenario
+from cutset.video.sparsity.archive import read_archive
 
 Capture = pytest.CaptureFixture[str]
 
@@ -165,7 +165,7 @@ def test_numpy_itself_never_sees_an_array_of_no_length(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["<f4", ">f8", "<f2", "|b1", "|i1", "<u8", ">i2"])
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3, 4), (0, 5)])
 def test_arrays_that_numpy_writes_are_read(tmp_path: Path, shape: tuple[int, ...], dtype: str, order: str) -> None:
-    from cutset.models.npy import map_npy
+    from cutset.models.files.npy import map_npy
 
     wanted = np.asarray(np.arange(np.prod(shape, dtype=int)).reshape(shape).astype(dtype), order=order)
     np.save(tmp_path / "a.npy", wanted)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cutset.models.executor import Batch, KVCache
+from cutset.models.run.executor import Batch, KVCache
 from cutset.models.spec import DecoderSpec, RopeSpec
 
 VOCAB = 300

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cutset.engine import Delta, Engine, RequestOutput, SamplingParams, collect
-from cutset.models.executor import Executor
+from cutset.models.run.executor import Executor
 
 from .fake import ByteTokenizer, FakeExecutor
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import decoders
 
 from cutset.engine.detokenizer import Detokenizer, TextStream
-from cutset.models.tokenizer import Tokenizer
+from cutset.models.text.tokenizer import Tokenizer
 from models.tokenizers_to_test import BYTES, DECODERS, LLAMA_STEPS, of_tokens
 
 from .helpers import added

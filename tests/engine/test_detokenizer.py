@@ -13,7 +13,7 @@ from tokenizers import decoders, models
 
 from cutset.engine.detokenizer import Detokenizer, TextStream
 from cutset.engine.stops import StopMatcher
-from cutset.models.tokenizer import Tokenizer
+from cutset.models.text.tokenizer import Tokenizer
 
 from .fake import ByteTokenizer
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cutset.engine import Engine, SamplingParams
 from cutset.errors import ConfigError, ContextLengthError, EngineError, RequestError
-from cutset.models.executor import Batch, KVCache
+from cutset.models.run.executor import Batch, KVCache
 
 from .fake import EOS, SPECIAL, ByteDecoder, ByteTokenizer, FakeExecutor, make_spec, slow_logits
 from .helpers import GREEDY, assert_empty, drain, make_engine, outputs, prompts, run

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from cutset.engine import SamplingParams
 from cutset.errors import RequestError
-from cutset.models.executor import Batch, KVCache
+from cutset.models.run.executor import Batch, KVCache
 
 from .fake import FakeExecutor, make_spec
 from .helpers import drain, make_engine, outputs

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from cutset.engine import Delta, Engine, EngineLoop, RequestHandle, SamplingParams
 from cutset.errors import ContextLengthError, EngineError, RequestError
-from cutset.models.executor import Batch, KVCache
+from cutset.models.run.executor import Batch, KVCache
 
 from .fake import FakeExecutor
 from .helpers import GREEDY, assert_empty, make_engine, prompts

@@ -5,7 +5,7 @@ import pytest
 
 from cutset.kernels import _native as native
 from cutset.kernels import reference_linear as reference
-from cutset.models.integer import most_bits
+from cutset.models.files.integer import most_bits
 
 POOL = native.Pool(2)
 # (outputs, depth): one, odd, just below, at and above the panels (32) and steps (64) of the packed form.

@@ -13,12 +13,12 @@ import pytest
 
 from cutset.cli import main
 from cutset.errors import CheckpointError, ModelError, TokenizerError
-from cutset.models.checkpoint import weight_files
 from cutset.models.families import load_spec
+from cutset.models.files.checkpoint import weight_files
 from cutset.models.random import RandomModel
 from cutset.models.registry import HUB_FILES, HUB_SKIPPED, catalogue
-from cutset.models.tokenizer import Tokenizer
-from cutset.models.tokenizer_files import tokenizer_files
+from cutset.models.text.tokenizer import Tokenizer
+from cutset.models.text.tokenizer_files import tokenizer_files
 from cutset.offload.enclave.files import model_files
 from models.tokenizers_to_test import TEXTS, byte_level, qwen_like, sentencepiece_like, unigram, write
 
@@ -111,7 +111,7 @@ def test_the_issue_in_numbers(tmp_path: Path) -> None:
 OPENED = """
 import sys
 from pathlib import Path
-from cutset.models.tokenizer import Tokenizer
+from cutset.models.text.tokenizer import Tokenizer
 
 import tokenizers, tokenizers.processors
 
@@ -234,7 +234,7 @@ def test_pointers_for_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_weights_of_networks_too(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    from cutset.stream.zoo.weights import open_weights
+    from cutset.video.zoo.weights import open_weights
 
     for name in ("w.pth", "w.safetensors"):
         (tmp_path / name).write_text(POINTER)

@@ -13,9 +13,9 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models
 
 from cutset.errors import RequestError, TokenizerError
-from cutset.models import template_sandbox
-from cutset.models.chat import ChatTemplate
-from cutset.models.tokenizer import Tokenizer
+from cutset.models.text import template_sandbox
+from cutset.models.text.chat import ChatTemplate
+from cutset.models.text.tokenizer import Tokenizer
 
 CHATML = """
 {%- if tools %}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cutset.errors import RequestError
-from cutset.models.chat import ChatTemplate
+from cutset.models.text.chat import ChatTemplate
 from models.test_chat import CHATML, LLAMA3, MISTRAL, PAIRS, render
 from models.test_chat import oracle as oracle  # a fixture
 

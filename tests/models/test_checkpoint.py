@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from cutset.errors import ArchitectureError, CheckpointError, ModelError
-from cutset.models.checkpoint import Checkpoint, SafetensorsFile, check_tensors
 from cutset.models.families import load_spec, spec_from_config
+from cutset.models.files.checkpoint import Checkpoint, SafetensorsFile, check_tensors
 
 TENSORS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.arange(5, dtype=np.float16)}
 LLAMA = {

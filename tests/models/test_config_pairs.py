@@ -13,8 +13,8 @@ import pytest
 from cutset import LLM, SamplingParams
 from cutset.errors import ArchitectureError
 from cutset.models.families import load_spec, spec_from_config
+from cutset.models.files.source import open_source
 from cutset.models.registry import BUNDLED
-from cutset.models.source import open_source
 from models.config_pairs import PAIRS, REFUSED, SIZES, config_of
 from runner.files import drawn, reference, write_directory
 

@@ -15,14 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cutset.errors import CutsetError, ModelError
-from cutset.models.checkpoint import Checkpoint, check_tensors
-from cutset.models.decoder import FloatLinears, ReferenceDecoder
-from cutset.models.exchange import ExchangeFile
 from cutset.models.families import load_spec
-from cutset.models.numpy_ops import NumpyOps
+from cutset.models.files.checkpoint import Checkpoint, check_tensors
+from cutset.models.files.exchange import ExchangeFile
+from cutset.models.files.source import convert, open_source
+from cutset.models.files.writer import write_safetensors
 from cutset.models.random import RandomModel
-from cutset.models.source import convert, open_source
-from cutset.models.writer import write_safetensors
+from cutset.models.run.decoder import FloatLinears, ReferenceDecoder
+from cutset.models.run.numpy_ops import NumpyOps
 from models.test_families import relative_error, whole_logits
 
 MODELS: dict[str, dict[str, Any]] = {

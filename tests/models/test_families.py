@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cutset.models.checkpoint import Checkpoint, check_tensors
-from cutset.models.decoder import FloatLinears, ReferenceDecoder
-from cutset.models.executor import Batch
 from cutset.models.families import load_spec
-from cutset.models.numpy_ops import NumpyOps
+from cutset.models.files.checkpoint import Checkpoint, check_tensors
+from cutset.models.run.decoder import FloatLinears, ReferenceDecoder
+from cutset.models.run.executor import Batch
+from cutset.models.run.numpy_ops import NumpyOps
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

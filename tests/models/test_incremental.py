@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders
 
-from cutset.models.tokenizer import Tokenizer
+from cutset.models.text.tokenizer import Tokenizer
 from models.tokenizers_to_test import BYTES, DECODERS, LLAMA_STEPS, of_tokens, sentencepiece_like
 
 FFFD = "\ufffd"

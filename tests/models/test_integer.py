@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from cutset.config import Settings
 from cutset.errors import CheckpointError
 from cutset.kernels.reference_linear import pack_weight, quantize_weight
-from cutset.models.backend import build_executor
-from cutset.models.digests import digest
-from cutset.models.executor import Batch
-from cutset.models.integer import packed, quantized, write_integer_checkpoint
+from cutset.models.files.digests import digest
+from cutset.models.files.integer import packed, quantized, write_integer_checkpoint
+from cutset.models.files.source import open_source
+from cutset.models.files.writer import write_safetensors
 from cutset.models.random import RandomModel
-from cutset.models.source import open_source
-from cutset.models.writer import write_safetensors
+from cutset.models.run.backend import build_executor
+from cutset.models.run.executor import Batch
 from old_checkpoint import write_version_1
 
 # Sizes that fill neither panels of 32 outputs nor steps of 64 along the depth.
@@ -82,7 +82,7 @@ def test_both_versions_give_the_same(name: str, dtype: str, tmp_path: Path) -> N
 
 def test_weights_move_while_the_model_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One site a step, then nothing; and no logit changes by it."""
-    monkeypatch.setattr("cutset.models.native.MOVED_BYTES", 1)
+    monkeypatch.setattr("cutset.models.run.native.MOVED_BYTES", 1)
     source = open_source(folder)
     executor: Any = build_executor(source, Settings(backend="native", dtype="exact", threads=2))[0]
     sites = len(source.spec.sites())

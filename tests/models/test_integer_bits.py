@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cutset.errors import CheckpointError
-from cutset.models.integer import MOST_SUM, bits_of_site, most_bits, sums_of_sizes
+from cutset.models.files.integer import MOST_SUM, bits_of_site, most_bits, sums_of_sizes
 
 
 def weights(depth, outputs=3):

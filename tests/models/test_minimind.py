@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from cutset.models.checkpoint import Checkpoint, check_tensors
-from cutset.models.decoder import FloatLinears, ReferenceDecoder
-from cutset.models.executor import Batch
 from cutset.models.families import load_spec
-from cutset.models.numpy_ops import NumpyOps
+from cutset.models.files.checkpoint import Checkpoint, check_tensors
+from cutset.models.run.decoder import FloatLinears, ReferenceDecoder
+from cutset.models.run.executor import Batch
+from cutset.models.run.numpy_ops import NumpyOps
 
 OLD = {
     "model_type": "minimind",

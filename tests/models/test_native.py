@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cutset.models.checkpoint import Tensor
-from cutset.models.decoder import FloatLinears, ReferenceDecoder
-from cutset.models.executor import Batch
-from cutset.models.native import NativeDecoder
-from cutset.models.numpy_ops import NumpyOps
+from cutset.models.files.checkpoint import Tensor
+from cutset.models.run.decoder import FloatLinears, ReferenceDecoder
+from cutset.models.run.executor import Batch
+from cutset.models.run.native import NativeDecoder
+from cutset.models.run.numpy_ops import NumpyOps
 from cutset.models.spec import DecoderSpec, MoESpec, RopeSpec
 
 BLOCK = 16

@@ -6,7 +6,7 @@ import pytest
 
 from cutset.config import load_settings
 from cutset.errors import ConfigError
-from cutset.models.plain_yaml import parse_yaml
+from cutset.models.files.plain_yaml import parse_yaml
 from cutset.models.registry import BUNDLED, catalogue, registered, resolve
 
 

@@ -14,9 +14,9 @@ import pytest
 
 from cutset import LLM
 from cutset.errors import RequestError, TokenizerError
-from cutset.models import template_process
-from cutset.models.chat import ChatTemplate
-from cutset.models.template_process import TemplateProcesses
+from cutset.models.text import template_process
+from cutset.models.text.chat import ChatTemplate
+from cutset.models.text.template_process import TemplateProcesses
 
 TALK = [{"role": "user", "content": "hi"}]
 NESTED = "{% set ns = namespace(a=(1,), b=(1,)) %}{% for i in range(200) %}{% set ns.a = (ns.a, ns.a) %}"
@@ -150,8 +150,8 @@ def test_an_interrupted_rendering_leaves_nothing_behind(monkeypatch: pytest.Monk
 def test_processes_end_with_whoever_started_them(busy: bool) -> None:
     code = f"""if True:
         import os, signal, threading
-        from cutset.models import template_process
-        from cutset.models.chat import ChatTemplate
+        from cutset.models.text import template_process
+        from cutset.models.text.chat import ChatTemplate
         template_process.SECONDS = 0.3
         template = ChatTemplate({HANGS_FOR_SOME!r})
         print(template._templates._free[0]._child.pid, flush=True)

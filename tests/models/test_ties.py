@@ -12,11 +12,11 @@ import pytest
 from cutset import LLM, SamplingParams
 from cutset.cli import main
 from cutset.errors import CheckpointError
-from cutset.models.checkpoint import Checkpoint, Tensor, check_tensors
 from cutset.models.families import load_spec
+from cutset.models.files.checkpoint import Checkpoint, Tensor, check_tensors
+from cutset.models.files.source import open_source
+from cutset.models.files.writer import write_safetensors
 from cutset.models.random import RandomModel
-from cutset.models.source import open_source
-from cutset.models.writer import write_safetensors
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 PROMPT = [5, 9, 2, 77]

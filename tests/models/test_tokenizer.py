@@ -16,7 +16,7 @@ import pytest
 from tokenizers import Tokenizer as Backend
 
 from cutset.errors import RequestError
-from cutset.models.tokenizer import LONG_TEXT, Tokenizer
+from cutset.models.text.tokenizer import LONG_TEXT, Tokenizer
 from models.tokenizers_to_test import CORPUS, TEXTS, byte_level, sentencepiece_like, write
 
 
@@ -126,7 +126,7 @@ def test_loading_is_light(tmp_path: Path) -> None:
     """The client's start must not pay for torch, transformers or Jinja."""
     write(tmp_path, byte_level())
     program = (
-        "import sys; from pathlib import Path; from cutset.models.tokenizer import LONG_TEXT, Tokenizer;"
+        "import sys; from pathlib import Path; from cutset.models.text.tokenizer import LONG_TEXT, Tokenizer;"
         "early = 'tokenizers' in sys.modules;"
         f"Tokenizer.load(Path({str(tmp_path)!r})).encode('x');"
         "heavy = {'torch', 'transformers', 'jinja2', 'huggingface_hub'} & set(sys.modules);"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cutset.errors import TokenizerError
-from cutset.models.tokenizer import Tokenizer
+from cutset.models.text.tokenizer import Tokenizer
 from models.tokenizers_to_test import byte_level, sentencepiece_like, write
 
 
@@ -65,7 +65,7 @@ def test_malformed_files_are_named(tmp_path: Path, name: str, content: bytes, me
 
 def test_files_that_are_too_large_or_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, byte_level())
-    monkeypatch.setattr("cutset.models.tokenizer.MAX_JSON_BYTES", 1 << 10)
+    monkeypatch.setattr("cutset.models.text.tokenizer.MAX_JSON_BYTES", 1 << 10)
     with pytest.raises(TokenizerError, match=r"tokenizer\.json: larger than"):
         Tokenizer.load(tmp_path)
     (tmp_path / "tokenizer.json").unlink()

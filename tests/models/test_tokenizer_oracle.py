@@ -11,7 +11,7 @@ import pytest
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
-from cutset.models.tokenizer import Tokenizer
+from cutset.models.text.tokenizer import Tokenizer
 from models.tokenizers_to_test import TEXTS, byte_level, qwen_like, sentencepiece_like, unigram, write
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from cutset.errors import DeviceError
-from cutset.models.checkpoint import Checkpoint, check_tensors
-from cutset.models.decoder import FloatLinears, ReferenceDecoder
-from cutset.models.executor import Batch
 from cutset.models.families import load_spec
+from cutset.models.files.checkpoint import Checkpoint, check_tensors
+from cutset.models.run.decoder import FloatLinears, ReferenceDecoder
+from cutset.models.run.executor import Batch
 from models.test_families import CASES, reference, whole_logits, write_checkpoint
 
 torch = pytest.importorskip("torch")
@@ -21,7 +21,7 @@ IDS = np.random.default_rng(4).integers(0, 131, size=(2, 21)).astype(np.int32)
 
 
 def torch_decoder(directory: Path, dtype: str = "float32", device: str = "cpu") -> ReferenceDecoder:
-    from cutset.models.torch_ops import TorchOps
+    from cutset.models.run.torch_ops import TorchOps
 
     spec = load_spec(directory)
     tensors = check_tensors(spec, Checkpoint(directory))
@@ -67,7 +67,7 @@ def test_inference_never_tracks_gradients(tmp_path: Path) -> None:
 
 
 def test_a_device_that_is_not_there(tmp_path: Path) -> None:
-    from cutset.models.torch_ops import torch_device
+    from cutset.models.run.torch_ops import torch_device
 
     with pytest.raises(DeviceError, match="cuda:99"):
         torch_device("cuda:99")

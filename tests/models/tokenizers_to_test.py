@@ -10,7 +10,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as Backend
 
-from cutset.models.tokenizer_kinds import QWEN2_WORDS
+from cutset.models.text.tokenizer_kinds import QWEN2_WORDS
 
 CORPUS = [
     "Once upon a time there was a girl named Lily. She said 'I'm happy', and 123 + 456 = 579!\n\n  Tabs\tand   spaces.",

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from cutset.config import load_settings
+from cutset.models.files.source import open_source
 from cutset.models.registry import BUNDLED
-from cutset.models.source import open_source
 from cutset.offload.accelerator.open import open_accelerator
 from cutset.offload.accelerator.products import NativeProducts
 from cutset.offload.accelerator.server import Accelerator, Quota

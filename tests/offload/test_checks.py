@@ -6,7 +6,7 @@ import pytest
 from cutset.kernels import _native as native
 from cutset.kernels import reference_field as field
 from cutset.kernels.reference_field import P
-from cutset.models.integer import sums_of_sizes
+from cutset.models.files.integer import sums_of_sizes
 from cutset.offload.client.checks import Blame, Check
 from cutset.offload.client.masks import random_residues
 

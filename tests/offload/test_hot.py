@@ -20,8 +20,8 @@ from cutset.errors import CutsetError, IntegrityError, OffloadError
 from cutset.kernels.reference_field import P
 from cutset.link import Limits
 from cutset.link.shm import extension as ring
-from cutset.models.executor import Batch
 from cutset.models.random import RandomModel
+from cutset.models.run.executor import Batch
 from cutset.offload.accelerator.hot import HotAccelerator
 from cutset.offload.accelerator.open import open_accelerator
 from cutset.offload.accelerator.server import Accelerator

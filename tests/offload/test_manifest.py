@@ -15,8 +15,8 @@ import pytest
 
 from cutset.cli import main
 from cutset.errors import ConfigError, ModelError, OffloadError
+from cutset.models.files.source import open_source
 from cutset.models.registry import BUNDLED
-from cutset.models.source import open_source
 from cutset.offload.enclave.files import Measured, Mount, client_files, digest
 from cutset.offload.enclave.lint import lint
 from cutset.offload.enclave.manifest import render

@@ -12,7 +12,7 @@ import pytest
 
 from cutset import LLM, SamplingParams
 from cutset.errors import ConfigError, LinkError, OffloadError
-from cutset.models.executor import Batch
+from cutset.models.run.executor import Batch
 
 MODES = ["plain", "verified", "masked", "masked+verified"]
 GREEDY = SamplingParams(max_tokens=24, temperature=0, ignore_eos=True)

@@ -19,8 +19,8 @@ import pytest
 from cutset import LLM, SamplingParams
 from cutset.errors import LinkError, OffloadError
 from cutset.link.keys import new_keys, save_keys
-from cutset.models.executor import Batch
 from cutset.models.random import RandomModel
+from cutset.models.run.executor import Batch
 
 LONG = SamplingParams(max_tokens=60, temperature=0, ignore_eos=True)
 PROMPT = "Once upon a time"

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cutset.bench.forward import run_forward
-from cutset.models.checkpoint import Tensor
-from cutset.models.decoder import FloatLinears, ReferenceDecoder
-from cutset.models.exchange import write_exchange
+from cutset.compare.forward import run_forward
 from cutset.models.families import spec_from_config
-from cutset.models.numpy_ops import NumpyOps
-from cutset.models.source import Source
-from cutset.models.writer import write_safetensors
+from cutset.models.files.checkpoint import Tensor
+from cutset.models.files.exchange import write_exchange
+from cutset.models.files.source import Source
+from cutset.models.files.writer import write_safetensors
+from cutset.models.run.decoder import FloatLinears, ReferenceDecoder
+from cutset.models.run.numpy_ops import NumpyOps
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNNER = ROOT / "build/runner/cutset-runner"

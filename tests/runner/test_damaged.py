@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from cutset.errors import CutsetError
+from cutset.models.files.source import open_source
 from cutset.models.random import RandomModel
-from cutset.models.source import open_source
 from runner.files import (
     CONFIGS,
     RUNNER,

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from cutset.errors import CutsetError
-from cutset.models.checkpoint import Tensor
-from cutset.models.exchange import write_exchange
-from cutset.models.source import open_source
-from cutset.models.writer import write_safetensors
+from cutset.models.files.checkpoint import Tensor
+from cutset.models.files.exchange import write_exchange
+from cutset.models.files.source import open_source
+from cutset.models.files.writer import write_safetensors
 from models.config_pairs import PAIRS, REFUSED, SIZES
 from models.config_pairs import config_of as pair_of
 from runner.files import (

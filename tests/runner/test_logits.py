@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cutset.bench.forward import run_forward
-from cutset.models.decoder import ReferenceDecoder
-from cutset.models.exchange import write_exchange
-from cutset.models.integer import IntegerLinears, write_integer_checkpoint
-from cutset.models.numpy_ops import NumpyOps
+from cutset.compare.forward import run_forward
+from cutset.models.files.exchange import write_exchange
+from cutset.models.files.integer import IntegerLinears, write_integer_checkpoint
+from cutset.models.files.source import open_source
+from cutset.models.files.writer import write_safetensors
 from cutset.models.random import RandomModel
-from cutset.models.source import open_source
-from cutset.models.writer import write_safetensors
+from cutset.models.run.decoder import ReferenceDecoder
+from cutset.models.run.numpy_ops import NumpyOps
 from models.test_integer import QKV, put
 from models.test_integer import change as change_tensor
 from old_checkpoint import write_version_1

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cutset.models.checkpoint import Tensor
+from cutset.models.files.checkpoint import Tensor
 from cutset.models.random import RandomModel
 from models.test_checkpoint import hostile, test_a_lying_header_is_refused
 from models.test_exchange import HOSTILE, changed

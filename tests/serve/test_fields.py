@@ -19,9 +19,9 @@ from openai.types.chat.chat_completion_stream_options_param import ChatCompletio
 
 from cutset.config import load_settings
 from cutset.llm import AsyncLLM
-from cutset.models import template_process
-from cutset.models.chat import ChatTemplate
 from cutset.models.registry import BUNDLED
+from cutset.models.text import template_process
+from cutset.models.text.chat import ChatTemplate
 from cutset.serve.fields import IGNORED, REFUSED, TAKEN
 from cutset.serve.requests import ChatRequest, CompletionRequest, StreamOptions
 from tests.serve.conftest import TEMPLATE, Running

@@ -15,18 +15,18 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from cluster.run.pictures import moving, small_network
 from cutset.cli.stream_dashboard import HERE, add_dashboard, dashboard
+from cutset.cluster.model import Model
 from cutset.errors import ConfigError
+from cutset.partition.plan import Plan, StagePlan
 from cutset.serve.events import Event, PlanEvent
 from cutset.serve.feed import StreamFeed, changed_tiles
 from cutset.serve.hub import Hub
 from cutset.serve.panel import open_panel
 from cutset.serve.png import png
-from cutset.stream.api import Stream
-from cutset.stream.model import Model
-from cutset.stream.planning.plan import Plan, StagePlan
-from cutset.stream.sources import ArraySource
-from stream.run.pictures import moving, small_network
+from cutset.stream import Stream
+from cutset.video.sources import ArraySource
 from tests.serve.test_dashboard import becomes, browser, page  # noqa: F401  # fixtures
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cutset.bench.results import Row, summarise
+from cutset.compare.results import Row, summarise
 from cutset.errors import EngineError
 from cutset.models.random import RandomModel
 

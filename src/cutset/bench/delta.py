@@ -20,10 +20,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cutset.bench.results import Row, summarise
+from cutset.codec import Channel, Decoder, Encoder, Verdict, available
+from cutset.codec.compression import Compressor, compress, decompress
+from cutset.compare.results import Row, summarise
 from cutset.errors import CutsetError
-from cutset.stream.delta import Channel, Decoder, Encoder, Verdict, available
-from cutset.stream.delta.compression import Compressor, compress, decompress
 
 __all__ = ["SHARES", "TENSORS", "run_delta"]
 

@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from cutset.bench.agreement import Agreement, compare_arrays
-from cutset.bench.forward import Forward, Inputs, run_forward
-from cutset.bench.results import Row, summarise
+from cutset.compare.agreement import Agreement, compare_arrays
+from cutset.compare.forward import Forward, Inputs, run_forward
+from cutset.compare.results import Row, summarise
 from cutset.config import Settings
 from cutset.errors import CutsetError, DeviceError
-from cutset.models.backend import build_executor
+from cutset.models.files.source import Source, open_source
 from cutset.models.random import RandomModel
-from cutset.models.source import Source, open_source
+from cutset.models.run.backend import build_executor
 
 __all__ = ["SWEEP", "SYSTEMS", "Comparison", "plot", "run_sizes"]
 

@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from cutset.bench.results import Row, summarise
 from cutset.bench.wires import ANSWER, ECHO, RING, SINK, STOP, ZEROMQ, Wire, address_of, open_client
+from cutset.compare.results import Row, summarise
 from cutset.errors import LinkError
 from cutset.link import segment
 from cutset.link.keys import new_keys, save_keys

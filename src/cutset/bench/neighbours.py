@@ -20,8 +20,8 @@ from typing import Any
 
 from cutset.bench.hostile import IDLE, KINDS
 from cutset.bench.offload import Process, Setting, Workload, accelerator, integer_checkpoint, label, run_one
-from cutset.bench.results import Row, summarise
 from cutset.bench.stream_targets import Target
+from cutset.compare.results import Row, summarise
 from cutset.errors import EngineError
 from cutset.link.keys import new_keys, save_keys
 from cutset.models.families import load_spec

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cutset.bench.results import Row, summarise
+from cutset.compare.results import Row, summarise
 from cutset.errors import EngineError
 from cutset.models.random import RandomModel
 from cutset.offload.modes import MODES
@@ -284,8 +284,8 @@ def pads_mib(folder: Path, workload: Workload) -> int:
 @contextlib.contextmanager
 def integer_checkpoint(model: RandomModel) -> Iterator[Path]:
     """A random model as an integer checkpoint, while it is needed; `floats` beside it is what it was made of."""
-    from cutset.models.integer import write_integer_checkpoint
-    from cutset.models.source import open_source
+    from cutset.models.files.integer import write_integer_checkpoint
+    from cutset.models.files.source import open_source
 
     with tempfile.TemporaryDirectory() as name:
         floats, integers = Path(name) / "floats", Path(name) / "model"

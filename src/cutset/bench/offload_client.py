@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from cutset.bench.opponents import prompt_ids
 from cutset.engine.params import SamplingParams
 from cutset.llm import LLM
-from cutset.models.executor import Batch
+from cutset.models.run.executor import Batch
 from cutset.offload.client.parts import Parts
 
 __all__ = ["main"]
@@ -37,8 +37,8 @@ class TimedLinears:
 
     def __init__(self, llm: LLM, folder: Path, dtype: str) -> None:
         from cutset.kernels.native import extension
-        from cutset.models.integer import activation_bits, quantized
-        from cutset.models.source import open_source
+        from cutset.models.files.integer import activation_bits, quantized
+        from cutset.models.files.source import open_source
 
         native, source = extension(), open_source(folder)
         self.pool, self.parts = llm.executor.pool, Parts(count_cpu=True)  # type: ignore[attr-defined]

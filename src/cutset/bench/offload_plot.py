@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cutset.bench.results import Row
+from cutset.compare.results import Row
 from cutset.offload.client.parts import PARTS
 
 __all__ = ["plot"]

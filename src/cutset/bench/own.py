@@ -30,7 +30,7 @@ class Own:
         self.threads = threads
 
     def forward(self, batch: int, tokens: int) -> float:
-        from cutset.bench.forward import run_forward
+        from cutset.compare.forward import run_forward
 
         ids = np.array([prompt_ids(tokens, self.llm.spec.vocab_size, i) for i in range(batch)], dtype=np.int32)
         return run_forward(self.llm.executor, (ids, np.ones(ids.shape, dtype=bool))).seconds[0]
@@ -67,7 +67,7 @@ def main() -> None:
         channel.flush()
 
     import cutset.llm
-    import cutset.models.native  # noqa: F401  # libraries count as interpreter
+    import cutset.models.run.native  # noqa: F401  # libraries count as interpreter
 
     before = rss_bytes()
     backend, dtype = args.system.split(" ")

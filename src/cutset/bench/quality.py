@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cutset.engine.params import SamplingParams
 from cutset.llm import LLM
-from cutset.models.executor import Batch
+from cutset.models.run.executor import Batch
 
 __all__ = ["Quality", "likely_texts", "measure_quality"]
 

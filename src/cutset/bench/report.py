@@ -7,8 +7,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from cutset.bench.results import Results, Row, load
-from cutset.bench.units import higher_is_better
+from cutset.compare.results import Results, Row, load
+from cutset.compare.units import higher_is_better
 from cutset.errors import ConfigError
 
 __all__ = ["format_value", "report"]

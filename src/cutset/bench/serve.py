@@ -18,8 +18,8 @@ from pathlib import Path
 
 from cutset.bench.decode import System
 from cutset.bench.opponents import prompt_ids
-from cutset.bench.results import Row, summarise
 from cutset.bench.serve_load import ask_together
+from cutset.compare.results import Row, summarise
 from cutset.errors import EngineError
 
 __all__ = ["ENGINE", "SERVER", "Load", "run_load"]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cutset.bench.decode import System
-from cutset.bench.results import Row, summarise
+from cutset.compare.results import Row, summarise
 from cutset.errors import EngineError
 
 __all__ = ["LLAMA", "memory_rows", "start_rows"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from cutset.bench.results import Row
 from cutset.bench.stream_videos import Video
-from cutset.stream.model import Model
+from cutset.cluster.model import Model
+from cutset.compare.results import Row
 
 __all__ = ["PARTS", "Setting"]
 
@@ -27,7 +27,7 @@ class Setting:
         """The network with its head and random weights, for pictures of the video's size."""
         import torch
 
-        from cutset.stream.zoo import build
+        from cutset.video.zoo import build
 
         return Model.of(build(name), (1, 3, *video.size), torch.uint8)
 
@@ -58,8 +58,8 @@ def _planning(setting: Setting) -> Iterator[Row]:
     import torch
 
     from cutset.bench.stream_planning import LAYERS, chain, run_planning
-    from cutset.stream.export import export
-    from cutset.stream.zoo import build
+    from cutset.video.imports.export import export
+    from cutset.video.zoo import build
 
     graphs = {"a chain": chain(LAYERS)}
     picture = torch.zeros(1, 3, 432, 768, dtype=torch.uint8, device="meta")

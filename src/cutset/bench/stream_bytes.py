@@ -21,14 +21,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cutset.bench.results import Row
+from cutset.cluster.codecs import channel_of, to_array
+from cutset.codec import Decoder, Encoder, Verdict
+from cutset.compare.results import Row
 from cutset.errors import CutsetError
 from cutset.kernels.reference_delta import bits
-from cutset.stream.delta import Decoder, Encoder, Verdict
-from cutset.stream.graph import Graph
-from cutset.stream.hop import channel_of, to_array
-from cutset.stream.node import Value
-from cutset.stream.stage import Stage
+from cutset.partition.graph import Graph
+from cutset.partition.node import Value
+from cutset.video.stage import Stage
 
 __all__ = ["CutBytes", "csr_bytes", "first_cuts", "measure_bytes", "rows_of_bytes"]
 

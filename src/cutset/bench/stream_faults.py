@@ -13,16 +13,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cutset.bench.results import Row, summarise
 from cutset.bench.stream_session import wait_for
 from cutset.bench.stream_videos import Video
+from cutset.cluster.coordinator.result import Result
+from cutset.cluster.coordinator.switching import Options
+from cutset.cluster.launch.local import LocalWorkers
+from cutset.cluster.model import Model
+from cutset.compare.results import Row, summarise
 from cutset.errors import CutsetError
-from cutset.stream.api import Stream
-from cutset.stream.coordinator.local import LocalWorkers
-from cutset.stream.coordinator.result import Result
-from cutset.stream.coordinator.switching import Options
-from cutset.stream.model import Model
-from cutset.stream.planning.plan import Plan, StagePlan
+from cutset.partition.plan import Plan, StagePlan
+from cutset.stream import Stream
 
 __all__ = ["Faults", "run_faults"]
 

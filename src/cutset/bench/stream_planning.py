@@ -8,14 +8,14 @@ from typing import Literal
 
 import numpy as np
 
-from cutset.bench.results import Row, summarise
-from cutset.stream.graph import Graph
-from cutset.stream.node import Node, Read, Value
-from cutset.stream.planning.links import Hop
-from cutset.stream.planning.machines import Machine
-from cutset.stream.planning.problem import Problem
-from cutset.stream.planning.schedulers import SCHEDULERS
-from cutset.stream.planning.traffic import Traffic, spread
+from cutset.compare.results import Row, summarise
+from cutset.partition.graph import Graph
+from cutset.partition.links import Hop
+from cutset.partition.machines import Machine
+from cutset.partition.node import Node, Read, Value
+from cutset.partition.problem import Problem
+from cutset.partition.schedulers import SCHEDULERS
+from cutset.partition.traffic import Traffic, spread
 
 __all__ = ["chain", "large_problem", "run_planning"]
 

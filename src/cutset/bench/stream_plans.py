@@ -22,21 +22,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cutset.bench.results import Row, summarise
 from cutset.bench.stream_session import IN_FLIGHT, Pictures, Played, play, wait_for
 from cutset.bench.stream_videos import Video
+from cutset.cluster.emulation import Hop, connections
+from cutset.cluster.launch.local import LocalWorkers
+from cutset.cluster.model import Model
+from cutset.compare.results import Row, summarise
 from cutset.errors import CutsetError
-from cutset.stream.coordinator.local import LocalWorkers
-from cutset.stream.emulation import Hop, connections
-from cutset.stream.model import Model
-from cutset.stream.planning.compare import compare, stages_text
-from cutset.stream.planning.cost import Cost
-from cutset.stream.planning.cost import Model as CostModel
-from cutset.stream.planning.plan import COORDINATOR, Plan
-from cutset.stream.planning.problem import Problem
-from cutset.stream.profile.profile import Profile, Sizes
-from cutset.stream.profile.setup import Wish, measure_profile, other_forms, problem_of, sizes_of
-from cutset.stream.sources import Picture, VideoCodec
+from cutset.partition.compare import compare, stages_text
+from cutset.partition.cost import Cost
+from cutset.partition.cost import Model as CostModel
+from cutset.partition.plan import COORDINATOR, Plan
+from cutset.partition.problem import Problem
+from cutset.partition.profile.profile import Profile, Sizes
+from cutset.video.profile.setup import Wish, measure_profile, other_forms, problem_of, sizes_of
+from cutset.video.sources import Picture, VideoCodec
 
 __all__ = [
     "HOPS",

@@ -16,17 +16,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cutset.cluster.coordinator.coordinator import Coordinator
+from cutset.cluster.coordinator.result import Result
+from cutset.cluster.coordinator.switching import Options
+from cutset.cluster.emulation import Hop
+from cutset.cluster.launch.local import LocalWorkers
+from cutset.cluster.messages import Report
+from cutset.cluster.model import Model
 from cutset.errors import CutsetError
 from cutset.link import Timeouts, connect
-from cutset.stream.coordinator.coordinator import Coordinator
-from cutset.stream.coordinator.local import LocalWorkers
-from cutset.stream.coordinator.result import Result
-from cutset.stream.coordinator.switching import Options
-from cutset.stream.emulation import Hop
-from cutset.stream.messages import Report
-from cutset.stream.model import Model
-from cutset.stream.planning.plan import Plan
-from cutset.stream.sources import VideoCodec
+from cutset.partition.plan import Plan
+from cutset.video.sources import VideoCodec
 
 __all__ = ["IN_FLIGHT", "Pictures", "Played", "play", "wait_for"]
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cutset.bench.report import format_value
-from cutset.bench.results import Row
 from cutset.bench.stream_bytes import AGAINST_BOUND, AGAINST_CSR, FIRST_CUTS
 from cutset.bench.stream_faults import ERROR, RECOVERY
 from cutset.bench.stream_planning import TIME
 from cutset.bench.stream_plans import CHOSEN, MISSED
+from cutset.compare.results import Row
 
 __all__ = ["TARGETS", "Target", "judge"]
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cutset.stream.sources import Picture, Source, VideoCodec, open_source
+from cutset.video.sources import Picture, Source, VideoCodec, open_source
 
 __all__ = ["Video", "find_videos", "generated"]
 

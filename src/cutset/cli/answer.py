@@ -62,7 +62,7 @@ def statistics(answer: Answer) -> str:
 
 def figures(command: str, llm: LLM, answer: Answer) -> dict[str, Any]:
     """The answer and its figures in the shape of a result file."""
-    from cutset.bench.results import machine
+    from cutset.compare.results import machine
 
     t = answer.timings
     system = f"cutset {llm.choice.backend} {llm.choice.dtype}"

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cutset.bench.diff import Line, compare
 from cutset.bench.report import format_value, report
-from cutset.bench.results import load
 from cutset.cli import (
     bench_decode,
     bench_delta,
@@ -19,6 +17,8 @@ from cutset.cli import (
     bench_stream,
 )
 from cutset.cli.output import table
+from cutset.compare.diff import Line, compare
+from cutset.compare.results import load
 from cutset.files import write_atomically
 
 __all__ = ["configure", "run"]

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 from cutset.bench.report import format_value
-from cutset.bench.results import Results, Row, machine, save
-from cutset.bench.units import higher_is_better
 from cutset.cli.options import add_json, add_settings, settings_from
 from cutset.cli.output import table
+from cutset.compare.results import Results, Row, machine, save
+from cutset.compare.units import higher_is_better
 from cutset.errors import RequestError
 
 __all__ = ["DESCRIPTION", "HELP", "configure", "rows_table", "run"]
@@ -81,8 +81,8 @@ def _start(threads: int, rounds: int, python: str) -> list[Row]:
     from cutset.bench import opponents
     from cutset.bench.decode import WORKLOADS
     from cutset.bench.start import memory_rows, start_rows
-    from cutset.models.integer import write_integer_checkpoint
-    from cutset.models.source import open_source
+    from cutset.models.files.integer import write_integer_checkpoint
+    from cutset.models.files.source import open_source
 
     with tempfile.TemporaryDirectory() as name:
         floats, integers, gguf = (Path(name) / kind for kind in ("w246", "w246-int8", "w246.gguf"))

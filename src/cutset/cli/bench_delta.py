@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from cutset.bench.delta import TENSORS, run_delta
-    from cutset.bench.results import Results, machine, save
+    from cutset.compare.results import Results, machine, save
 
     if args.rounds < 1:
         raise RequestError("--rounds must be at least 1")

@@ -32,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from cutset.bench.exchange import SWEEP, plot, run_sizes
     from cutset.bench.report import format_value
-    from cutset.bench.results import Results, machine, save
+    from cutset.compare.results import Results, machine, save
 
     settings = settings_from(args)
     models = SWEEP if args.sweep else (model_from(args),)

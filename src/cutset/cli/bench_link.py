@@ -8,9 +8,9 @@ import shlex
 import sys
 
 from cutset.bench.report import format_value
-from cutset.bench.results import Results, Row, machine, save
 from cutset.cli.options import add_json
 from cutset.cli.output import table
+from cutset.compare.results import Results, Row, machine, save
 from cutset.errors import RequestError
 
 __all__ = ["DESCRIPTION", "HELP", "configure", "run"]

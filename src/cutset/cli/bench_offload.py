@@ -10,10 +10,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from cutset.bench.results import Results, Row, machine, save
 from cutset.cli.bench_decode import rows_table
 from cutset.cli.options import add_json, output_file
 from cutset.cli.output import printable, table
+from cutset.compare.results import Results, Row, machine, save
 from cutset.errors import RequestError
 
 __all__ = ["DESCRIPTION", "HELP", "configure", "run"]

@@ -32,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from cutset.bench.quality import measure_quality
-    from cutset.bench.results import Results, Row, machine, save
+    from cutset.compare.results import Results, Row, machine, save
 
     settings = settings_from(args)
     prompts = args.prompt or PROMPTS

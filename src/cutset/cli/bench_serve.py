@@ -6,9 +6,9 @@ import argparse
 import shlex
 import sys
 
-from cutset.bench.results import Results, machine, save
 from cutset.cli.bench_decode import rows_table
 from cutset.cli.options import add_json, add_settings, settings_from
+from cutset.compare.results import Results, machine, save
 from cutset.errors import RequestError
 
 __all__ = ["DESCRIPTION", "HELP", "configure", "run"]

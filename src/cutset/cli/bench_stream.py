@@ -37,12 +37,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from cutset.bench.results import Results, Row, machine, save
     from cutset.bench.stream import PARTS as parts
     from cutset.bench.stream import Setting
     from cutset.bench.stream_targets import judge
     from cutset.bench.stream_videos import find_videos
     from cutset.cli.stream_graph import picture_size
+    from cutset.compare.results import Results, Row, machine, save
 
     if args.videos and not args.size and not args.videos.is_dir():
         print(f"{args.videos} is no folder: taking made-up pictures", file=sys.stderr)

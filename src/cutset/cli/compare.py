@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from cutset.bench.agreement import Agreement
+    from cutset.compare.agreement import Agreement
 
 __all__ = ["configure", "run"]
 
@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from cutset.bench.agreement import compare_arrays, compare_traces, load_array
+    from cutset.compare.agreement import compare_arrays, compare_traces, load_array
 
     if not args.tolerance >= 0:
         raise RequestError(f"--tolerance must be a number of at least 0, not {args.tolerance}")
@@ -57,8 +57,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _mask(path: Path) -> NDArray[np.bool_]:
-    from cutset.bench.agreement import load_array
-    from cutset.models.exchange import ExchangeFile
+    from cutset.compare.agreement import load_array
+    from cutset.models.files.exchange import ExchangeFile
 
     if path.suffix == ".npy":
         return load_array(path).astype(bool)

@@ -17,7 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from cutset.models.source import convert, open_source
+    from cutset.models.files.source import convert, open_source
 
     source = open_source(args.source)
     to_file = args.output.suffix == ".json"

@@ -31,11 +31,11 @@ def run(args: argparse.Namespace) -> int:
     settings = settings_from(args)
     import numpy as np
 
-    from cutset.bench.forward import run_forward, write_trace
-    from cutset.bench.results import Results, machine, save, summarise
-    from cutset.models.backend import build_executor
-    from cutset.models.exchange import ExchangeFile
-    from cutset.models.source import open_source
+    from cutset.compare.forward import run_forward, write_trace
+    from cutset.compare.results import Results, machine, save, summarise
+    from cutset.models.files.exchange import ExchangeFile
+    from cutset.models.files.source import open_source
+    from cutset.models.run.backend import build_executor
 
     source = open_source(args.model, settings.verify)
     inputs = source.inputs if args.inputs is None else ExchangeFile(args.inputs).inputs

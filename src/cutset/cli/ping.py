@@ -65,8 +65,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _digest(model: str, settings: Settings) -> str:
+    from cutset.models.files.source import open_source
     from cutset.models.registry import resolve
-    from cutset.models.source import open_source
     from cutset.offload.matrices import ModelDigest, each_matrix
 
     source, digest = open_source(resolve(model, settings).directory), ModelDigest()

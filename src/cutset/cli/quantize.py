@@ -20,9 +20,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from cutset.models.integer import write_integer_checkpoint
+    from cutset.models.files.integer import write_integer_checkpoint
+    from cutset.models.files.source import open_source
     from cutset.models.registry import resolve
-    from cutset.models.source import open_source
 
     source = open_source(resolve(args.model, settings_from(args)).directory)
     if source.dtype == "int8":
@@ -38,6 +38,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _megabytes(folder: Path) -> float:
-    from cutset.models.checkpoint import weight_files
+    from cutset.models.files.checkpoint import weight_files
 
     return sum(file.stat().st_size for file in weight_files(folder)) / 1e6

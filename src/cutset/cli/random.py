@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
         elif args.output.is_file():
             raise RequestError(f"{args.output} is a file; name a directory, or a file that ends in .json")
         else:
-            from cutset.models.writer import new_directory
+            from cutset.models.files.writer import new_directory
 
             with new_directory(args.output):
                 model.write_checkpoint(args.output)

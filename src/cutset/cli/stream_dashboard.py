@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from cutset.errors import ConfigError
 
 if TYPE_CHECKING:
+    from cutset.partition.live import LivePlanner
+    from cutset.partition.plan import Plan
     from cutset.serve.feed import Explain, StreamFeed
-    from cutset.stream.planning.live import LivePlanner
-    from cutset.stream.planning.plan import Plan
 
 __all__ = ["add_dashboard", "dashboard", "explainer"]
 
@@ -60,9 +60,9 @@ def explainer(planner: LivePlanner) -> Explain:
     """What a plan was expected to cost, and the other plans that there are, by what the planner knows then."""
 
     def explain(plan: Plan) -> tuple[float | None, list[tuple[str, float]]]:
-        from cutset.stream.planning.compare import compare
-        from cutset.stream.planning.cost import Model
-        from cutset.stream.planning.replan import each_picture
+        from cutset.partition.compare import compare
+        from cutset.partition.cost import Model
+        from cutset.partition.replan import each_picture
 
         problem = planner.problem()
         others = {}

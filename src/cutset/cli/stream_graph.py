@@ -12,7 +12,7 @@ from cutset.errors import RequestError
 from cutset.files import write_atomically, write_json
 
 if TYPE_CHECKING:
-    from cutset.stream.graph import Graph
+    from cutset.partition.graph import Graph
 
 __all__ = ["DESCRIPTION", "HELP", "configure", "picture_size", "run"]
 
@@ -39,15 +39,15 @@ def run(args: argparse.Namespace) -> int:
     if args.output and args.output.suffix not in (".svg", ".html"):
         raise RequestError(f"{args.output} ends neither in .svg nor in .html")
 
-    from cutset.stream.zoo import build
+    from cutset.video.zoo import build
 
     network = build(args.model, head=not args.features, shapes_only=True)
     # Loaded after the zoo, which says so where torch is missing.
     import torch
 
-    from cutset.stream.drawing import html, svg
-    from cutset.stream.export import export
-    from cutset.stream.units import count
+    from cutset.partition.drawing import html, svg
+    from cutset.partition.units import count
+    from cutset.video.imports.export import export
 
     graph = export(network, torch.empty(1, 3, height, width, dtype=torch.uint8, device="meta")).graph
     print(table(_rows(graph), right=(3, 4, 5, 6)))
@@ -71,9 +71,9 @@ def picture_size(text: str) -> tuple[int, int]:
 
 
 def _rows(graph: Graph) -> list[tuple[str, ...]]:
-    from cutset.stream.drawing import lows
-    from cutset.stream.node import short_name
-    from cutset.stream.units import kilobytes, shape_text
+    from cutset.partition.drawing import lows
+    from cutset.partition.node import short_name
+    from cutset.partition.units import kilobytes, shape_text
 
     low = lows(graph)
     first = graph.cuts[0]
@@ -100,7 +100,7 @@ def _rows(graph: Graph) -> list[tuple[str, ...]]:
 
 
 def _document(graph: Graph, model: str, features: bool) -> dict[str, Any]:
-    from cutset.stream.description import describe, graph_digest
+    from cutset.partition.description import describe, graph_digest
 
     cuts = [{"after": k, "tensors": list(cut.values), "bytes": cut.nbytes} for k, cut in enumerate(graph.cuts)]
     return {

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from cutset.stream.sparsity.changes import Changes
+    from cutset.video.sparsity.changes import Changes
 
 __all__ = ["LIMIT", "add_measuring", "changes_from", "measured", "only_endings"]
 
@@ -38,7 +38,7 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
 
 def changes_from(args: argparse.Namespace) -> Changes:
     """Reads --data, or runs MODEL over --source. Raises CutsetError."""
-    from cutset.stream.sparsity.changes import read_changes, write_changes
+    from cutset.video.sparsity.changes import read_changes, write_changes
 
     if args.data:
         if args.model or args.source:
@@ -51,7 +51,7 @@ def changes_from(args: argparse.Namespace) -> Changes:
     if args.keep:
         only_endings(args.keep, ".npz")
     from cutset.cli.stream_graph import picture_size
-    from cutset.stream.sources import open_source
+    from cutset.video.sources import open_source
 
     size = picture_size(args.size) if args.size else None
     with open_source(args.source, limit=args.limit, size=size, tell=_tell) as source:
@@ -64,14 +64,14 @@ def changes_from(args: argparse.Namespace) -> Changes:
 
 def measured(args: argparse.Namespace, pictures: Iterator[NDArray[np.uint8]], name: str, total: int) -> Changes:
     """What changes in MODEL over these pictures, with a progress bar."""
-    from cutset.stream.zoo import build
+    from cutset.video.zoo import build
 
     network = build(args.model, head=not args.features, weights=args.weights, seed=args.seed, tell=_tell)
     # Loaded after the zoo, which says so where torch is missing.
     import torch
 
-    from cutset.stream.export import export
-    from cutset.stream.sparsity.measure import measure
+    from cutset.video.imports.export import export
+    from cutset.video.sparsity.measure import measure
 
     first = next(pictures, None)
     if first is None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from cutset.cli.stream_graph import picture_size
 
 if TYPE_CHECKING:
-    from cutset.stream.graph import Graph
-    from cutset.stream.profile.profile import Profile
+    from cutset.partition.graph import Graph
+    from cutset.partition.profile.profile import Profile
 
 __all__ = ["Network", "add_network", "build_network", "network"]
 
@@ -33,7 +33,7 @@ class Network:
 
     def profile(self, threads: int, *, fresh: bool = False, tell: Tell) -> Profile:
         """This machine's."""
-        from cutset.stream.profile.setup import measure_profile
+        from cutset.video.profile.setup import measure_profile
 
         return measure_profile(
             self.name, self.graph, self.digest, self.tensors, threads=threads, fresh=fresh, tell=tell
@@ -43,7 +43,7 @@ class Network:
         """The profile with sizes for the first pictures of the source."""
         import msgspec
 
-        from cutset.stream.profile.setup import measure_pictures
+        from cutset.video.profile.setup import measure_pictures
 
         sizes = measure_pictures(self.graph, self.tensors, self.source or "", size=self.size, count=count, tell=tell)
         return msgspec.structs.replace(profile, sizes=sizes)
@@ -75,10 +75,10 @@ def build_network(
     seed: int = 0,
 ) -> Network:
     """A network for pictures of that size, or of the source's."""
-    from cutset.stream.zoo import build
+    from cutset.video.zoo import build
 
     if source and size is None:
-        from cutset.stream.sources import open_source
+        from cutset.video.sources import open_source
 
         with open_source(source) as opened:
             size = opened.size
@@ -87,8 +87,8 @@ def build_network(
     # Loaded after the zoo, which says so where torch is missing.
     import torch
 
-    from cutset.stream.description import graph_digest
-    from cutset.stream.export import export
+    from cutset.partition.description import graph_digest
+    from cutset.video.imports.export import export
 
     graph, tensors = export(module, torch.zeros(1, 3, *size, dtype=torch.uint8))
     label = f"{name} --features" if features else name

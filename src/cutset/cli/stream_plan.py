@@ -13,8 +13,8 @@ from cutset.cli.stream_network import add_network, network
 from cutset.errors import RequestError
 
 if TYPE_CHECKING:
-    from cutset.stream.profile.profile import Profile
-    from cutset.stream.profile.setup import Wish
+    from cutset.partition.profile.profile import Profile
+    from cutset.video.profile.setup import Wish
 
 __all__ = ["DESCRIPTION", "HELP", "add_outputs", "add_threads", "basis", "configure", "run"]
 
@@ -79,8 +79,8 @@ def add_outputs(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from cutset.cli.stream_table import check_outputs, show
-    from cutset.stream.profile.profile import read_profile
-    from cutset.stream.profile.setup import other_forms, problem_of
+    from cutset.partition.profile.profile import read_profile
+    from cutset.video.profile.setup import other_forms, problem_of
 
     check_outputs(args)
     different(args, "out", "gantt", "json")
@@ -111,8 +111,8 @@ def basis(profile: Profile, wish: Wish) -> str:
 
 def _wish(args: argparse.Namespace) -> Wish:
     from cutset.cli.stream_table import memory_limits, speeds
-    from cutset.stream.emulation.hop import parse_hops
-    from cutset.stream.profile.setup import Wish
+    from cutset.partition.hop import parse_hops
+    from cutset.video.profile.setup import Wish
 
     names = tuple(name for name in args.workers.split(",") if name)
     limits = memory_limits(args.memory)

@@ -12,12 +12,12 @@ from cutset.cli.progress import Progress
 from cutset.errors import ConfigError
 
 if TYPE_CHECKING:
-    from cutset.stream.coordinator.advisor import Advisor
-    from cutset.stream.model import Model
-    from cutset.stream.planning.plan import Plan
-    from cutset.stream.planning.problem import Problem
-    from cutset.stream.sources import Source
-    from cutset.stream.sparsity.forecast import Forecast
+    from cutset.cluster.coordinator.advisor import Advisor
+    from cutset.cluster.model import Model
+    from cutset.partition.plan import Plan
+    from cutset.partition.problem import Problem
+    from cutset.video.sources import Source
+    from cutset.video.sparsity.forecast import Forecast
 
 __all__ = ["add_planning", "advisor", "allowed", "plans_are_made"]
 
@@ -68,8 +68,8 @@ def advisor(
     tell: Callable[[str], None],
 ) -> Advisor:
     """Measures this machine and the source, and says what the schedulers' plans would cost."""
-    from cutset.stream.coordinator.advisor import Advisor
-    from cutset.stream.planning.live import LivePlanner
+    from cutset.cluster.coordinator.advisor import Advisor
+    from cutset.partition.live import LivePlanner
 
     problem = _problem(args, model, names, speeds, source, sources, tell)
     name = args.scheduler or "optimal"
@@ -82,7 +82,7 @@ def advisor(
 
 def allowed(args: argparse.Namespace, plan: Plan | None, advised: Advisor | None) -> None:
     """Raises ConfigError where --plan, or an even split, can't keep what --pictures-stay promises."""
-    from cutset.stream.planning.cost import why_not
+    from cutset.partition.cost import why_not
 
     if not args.pictures_stay:
         return
@@ -97,9 +97,9 @@ def allowed(args: argparse.Namespace, plan: Plan | None, advised: Advisor | None
 
 
 def _forecast(path: Path, model: Model, tell: Callable[[str], None]) -> Forecast:
-    from cutset.stream.description import graph_digest
-    from cutset.stream.sparsity.forecast import Forecast
-    from cutset.stream.sparsity.predictor import read_trained
+    from cutset.partition.description import graph_digest
+    from cutset.video.sparsity.forecast import Forecast
+    from cutset.video.sparsity.predictor import read_trained
 
     trained = read_trained(path)
     if graph_digest(trained.graph) != model.digest:
@@ -118,9 +118,9 @@ def _problem(
     sources: Sequence[Source],
     tell: Callable[[str], None],
 ) -> Problem:
-    from cutset.stream.emulation import parse_hops
-    from cutset.stream.profile.profile import read_profile
-    from cutset.stream.profile.setup import Wish, measure_pictures, measure_profile, problem_of
+    from cutset.cluster.emulation import parse_hops
+    from cutset.partition.profile.profile import read_profile
+    from cutset.video.profile.setup import Wish, measure_pictures, measure_profile, problem_of
 
     given = [read_profile(Path(path)) for path in args.profile.split(",")] if args.profile else []
     if len(given) not in (0, 1, len(names)):
@@ -160,7 +160,7 @@ def _problem(
 
 def _alternatives(problem: Problem, name: str) -> list[str]:
     """What each scheduler's plan would cost, a line."""
-    from cutset.stream.planning.compare import best, compare, explain, stages_text
+    from cutset.partition.compare import best, compare, explain, stages_text
 
     choices = compare(problem)
     found = []

@@ -13,8 +13,8 @@ from cutset.errors import RequestError
 from cutset.files import write_atomically
 
 if TYPE_CHECKING:
-    from cutset.stream.graph import Graph
-    from cutset.stream.profile.profile import Profile
+    from cutset.partition.graph import Graph
+    from cutset.partition.profile.profile import Profile
 
 __all__ = ["DESCRIPTION", "HELP", "configure", "run"]
 
@@ -55,14 +55,14 @@ def run(args: argparse.Namespace) -> int:
         print(f"changed, delta: medians over {profile.sizes.pictures} pictures of {profile.sizes.source}")
     for path in (args.out, args.json):
         if path:
-            from cutset.stream.profile.profile import write_profile
+            from cutset.partition.profile.profile import write_profile
 
             write_atomically(path, write_profile(profile))
     return 0
 
 
 def _rows(graph: Graph, profile: Profile) -> list[tuple[str, ...]]:
-    from cutset.stream.node import short_name
+    from cutset.partition.node import short_name
 
     head = ("layer", "operator", "ms", "±, %", "GFLOP/s")
     sizes = ("changed, %", "key, kB", "delta, kB", "packed, kB", "codec, ms") if profile.sizes else ()

@@ -11,12 +11,12 @@ from cutset.cli.output import say
 
 if TYPE_CHECKING:
     from cutset.cli.stream_sources import SourceWatch
-    from cutset.stream.accuracy import Accuracy
-    from cutset.stream.check import Check
-    from cutset.stream.coordinator.result import Result
-    from cutset.stream.coordinator.summary import Summary
-    from cutset.stream.planning.plan import Plan
-    from cutset.stream.trace.record import Recorder
+    from cutset.cluster.coordinator.result import Result
+    from cutset.cluster.coordinator.summary import Summary
+    from cutset.cluster.trace.record import Recorder
+    from cutset.partition.plan import Plan
+    from cutset.video.accuracy import Accuracy
+    from cutset.video.check import Check
 
 __all__ = ["RunResults"]
 
@@ -60,13 +60,13 @@ class RunResults:
                 both.callback(self._write_trace, self.recorder)
 
     def _write_trace(self, recorder: Recorder) -> None:
+        from cutset.cluster.trace.chrome import write_trace
         from cutset.files import write_atomically
-        from cutset.stream.trace.chrome import write_trace
 
         write_atomically(self._args.trace, write_trace(recorder.trace()).decode())
 
     def _write(self, ended: str) -> None:
-        from cutset.bench.results import machine
+        from cutset.compare.results import machine
         from cutset.files import write_json
 
         document = {
@@ -91,9 +91,9 @@ class RunResults:
         write_json(self._args.json, document)
 
     def _rows(self) -> list[Any]:
-        from cutset.bench.results import Row, summarise
-        from cutset.stream.coordinator.summary import quantile
-        from cutset.stream.sources.live import without_secrets
+        from cutset.cluster.coordinator.summary import quantile
+        from cutset.compare.results import Row, summarise
+        from cutset.video.sources.live import without_secrets
 
         args, summary = self._args, self.summary
         # An address of a camera may hold its password.

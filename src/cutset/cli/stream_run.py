@@ -20,8 +20,8 @@ from cutset.cli.stream_sources import SourceWatch, add_tolerance, tolerance_from
 from cutset.errors import ConfigError, RequestError
 
 if TYPE_CHECKING:
-    from cutset.stream.api import Stream
-    from cutset.stream.model import Model
+    from cutset.cluster.model import Model
+    from cutset.stream import Stream
 
 __all__ = ["DESCRIPTION", "HELP", "configure", "run"]
 
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     _check_arguments(args)
     # Before torch is loaded, which reads it then: --check needs the workers' number for the same bits.
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(args.threads)
-    from cutset.stream.sources import open_source
+    from cutset.video.sources import open_source
 
     watch, tolerance = SourceWatch(_tell), tolerance_from(args)
     size = picture_size(args.size) if args.size else None
@@ -134,7 +134,7 @@ def _tell(line: str) -> None:
 def _play(args: argparse.Namespace, watch: SourceWatch, signals: Interruption) -> int:
     import torch
 
-    from cutset.stream.check import Check
+    from cutset.video.check import Check
 
     feed = watch.feed
     stream, results = _open(args, watch)
@@ -172,13 +172,13 @@ def _play(args: argparse.Namespace, watch: SourceWatch, signals: Interruption) -
 
 def _open(args: argparse.Namespace, watch: SourceWatch) -> tuple[Stream, RunResults]:
     """The stream, and what takes its results; the dashboard, if there is one, is told what comes."""
-    from cutset.stream.api import Stream
-    from cutset.stream.coordinator.summary import Summary
-    from cutset.stream.coordinator.switching import Options
-    from cutset.stream.delta import Budget
-    from cutset.stream.messages import Report
-    from cutset.stream.planning.plan import COORDINATOR, Plan, read_plan
-    from cutset.stream.trace.record import Recorder
+    from cutset.cluster.coordinator.summary import Summary
+    from cutset.cluster.coordinator.switching import Options
+    from cutset.cluster.messages import Report
+    from cutset.cluster.trace.record import Recorder
+    from cutset.codec import Budget
+    from cutset.partition.plan import COORDINATOR, Plan, read_plan
+    from cutset.stream import Stream
 
     sources, feed = watch.sources, watch.feed
     workers, names, keys = _workers(args)
@@ -235,18 +235,18 @@ def _open(args: argparse.Namespace, watch: SourceWatch) -> tuple[Stream, RunResu
 
 
 def _model(args: argparse.Namespace, size: tuple[int, int]) -> Model:
-    from cutset.stream.zoo import build
+    from cutset.video.zoo import build
 
     network = build(args.model, head=not args.features, weights=args.weights, seed=args.seed, tell=_tell)
-    from cutset.stream.model import Model
+    from cutset.cluster.model import Model
 
     return Model.of(network, (1, 3, *size))
 
 
 def _workers(args: argparse.Namespace) -> tuple[Any, list[str], Any]:
     """A number or addresses with keys, the names, and this side's own keys."""
+    from cutset.cluster.launch.local import MOST_WORKERS
     from cutset.link.keys import load_keys, load_public
-    from cutset.stream.coordinator.local import MOST_WORKERS
 
     if args.workers.isascii() and args.workers.isdigit():
         count = int(args.workers[:9])
@@ -266,15 +266,15 @@ def _workers(args: argparse.Namespace) -> tuple[Any, list[str], Any]:
 
 
 def _speeds(args: argparse.Namespace, count: int) -> tuple[float, ...]:
-    from cutset.stream.emulation import parse_speeds
+    from cutset.cluster.emulation import parse_speeds
 
     return parse_speeds(args.speed, count) if args.speed else ()
 
 
 def _paces(args: argparse.Namespace, names: list[str]) -> dict[tuple[str, str], Any] | None:
     """Every connection of the line of parties, emulated."""
-    from cutset.stream.emulation import connections, parse_hops
-    from cutset.stream.planning.plan import COORDINATOR
+    from cutset.cluster.emulation import connections, parse_hops
+    from cutset.partition.plan import COORDINATOR
 
     if not args.link:
         return None

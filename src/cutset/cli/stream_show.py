@@ -12,9 +12,9 @@ from cutset.errors import RequestError
 from cutset.files import write_json
 
 if TYPE_CHECKING:
-    from cutset.stream.profile.profile import Profile
-    from cutset.stream.views.figure import Draw
-    from cutset.stream.views.runs import Run
+    from cutset.partition.profile.profile import Profile
+    from cutset.video.views.figure import Draw
+    from cutset.video.views.runs import Run
 
 __all__ = ["DESCRIPTION", "HELP", "VIEWS", "configure", "run"]
 
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         raise RequestError(f"{args.view} takes no {args.files[0]}")
     data, draw = _view(args)
     if args.output:
-        from cutset.stream.views.figure import save
+        from cutset.video.views.figure import save
 
         save(draw, data, args.output, dark=args.dark)
     if args.json:
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _view(args: argparse.Namespace) -> tuple[dict[str, Any], Draw]:
     """What the view shows, and what draws that."""
-    from cutset.stream.views import changed, costs, errors, latency, sizes, spread
+    from cutset.video.views import changed, costs, errors, latency, sizes, spread
 
     if args.view == "latency":
         return latency.latency(_runs(args)), latency.draw
@@ -79,7 +79,7 @@ def _view(args: argparse.Namespace) -> tuple[dict[str, Any], Draw]:
         return changed.pair(_pair(args), (args.files[0].name, args.files[1].name)), changed.draw_pair
     trained = None
     if args.view in ("sizes", "errors") and args.sparsity:
-        from cutset.stream.sparsity.predictor import read_trained
+        from cutset.video.sparsity.predictor import read_trained
 
         trained = read_trained(args.sparsity)
     if args.view == "errors" and trained is None:
@@ -97,7 +97,7 @@ def _view(args: argparse.Namespace) -> tuple[dict[str, Any], Draw]:
 
 
 def _runs(args: argparse.Namespace) -> dict[str, Run]:
-    from cutset.stream.views.runs import read_run
+    from cutset.video.views.runs import read_run
 
     paths = [Path(path) for path in (args.model, *args.files) if path]
     if not paths:
@@ -107,7 +107,7 @@ def _runs(args: argparse.Namespace) -> dict[str, Run]:
 
 def _profiles(args: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
     """The names of the layers, and by worker their seconds."""
-    from cutset.stream.profile.profile import read_profile
+    from cutset.partition.profile.profile import read_profile
 
     paths = [Path(path) for path in (args.model, *args.files) if path]
     if not paths:
@@ -121,7 +121,7 @@ def _profiles(args: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
 
 def _names(profile: Profile) -> list[str]:
     """The layers of the network that a profile names, or their numbers where that isn't known here."""
-    from cutset.stream.zoo import ZOO, build
+    from cutset.video.zoo import ZOO, build
 
     name, _, flags = profile.model.partition(" ")
     if name in ZOO:
@@ -129,7 +129,7 @@ def _names(profile: Profile) -> list[str]:
         # Loaded after the zoo, which says so where torch is missing.
         import torch
 
-        from cutset.stream.export import export
+        from cutset.video.imports.export import export
 
         graph = export(network, torch.empty(1, 3, *profile.size, dtype=torch.uint8, device="meta")).graph
         if len(graph.nodes) == len(profile.seconds):
@@ -140,7 +140,7 @@ def _names(profile: Profile) -> list[str]:
 def _pair(args: argparse.Namespace) -> Any:
     """What changes in MODEL from one image file to another."""
     from cutset.cli.stream_graph import picture_size
-    from cutset.stream.sources.folder import open_picture
+    from cutset.video.sources.folder import open_picture
 
     if len(args.files) != 2 or not args.model:
         raise RequestError("pair takes a model and two image files: show pair alexnet a.png b.png")

@@ -43,9 +43,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from cutset.cli.stream_graph import picture_size
     from cutset.cli.stream_table import check_outputs, memory_limits, show
-    from cutset.stream.profile.profile import read_profile
-    from cutset.stream.profile.scenario import read_scenario
-    from cutset.stream.profile.setup import other_forms, problem_of
+    from cutset.partition.profile.profile import read_profile
+    from cutset.video.profile.scenario import read_scenario
+    from cutset.video.profile.setup import other_forms, problem_of
 
     check_outputs(args)
     different(args, "out", "gantt", "json")

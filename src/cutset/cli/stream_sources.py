@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from cutset.errors import SourceLost
 
 if TYPE_CHECKING:
+    from cutset.cluster.coordinator.result import Result
     from cutset.serve.feed import StreamFeed
-    from cutset.stream.coordinator.result import Result
-    from cutset.stream.sources import Source, Tolerance
+    from cutset.video.sources import Source, Tolerance
 
 __all__ = ["SourceWatch", "add_tolerance", "tolerance_from"]
 
@@ -46,7 +46,7 @@ def add_tolerance(parser: argparse.ArgumentParser) -> None:
 
 def tolerance_from(args: argparse.Namespace) -> Tolerance:
     """Raises SourceError for what can't be."""
-    from cutset.stream.sources import Tolerance
+    from cutset.video.sources import Tolerance
 
     return Tolerance(args.bad_packets, args.source_timeout, args.source_patience)
 

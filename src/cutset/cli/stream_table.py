@@ -12,12 +12,12 @@ from cutset.errors import RequestError
 from cutset.files import write_atomically, write_json
 
 if TYPE_CHECKING:
-    from cutset.stream.planning.compare import Choice
-    from cutset.stream.planning.cost import Cost
-    from cutset.stream.planning.plan import PictureForm
-    from cutset.stream.planning.problem import Problem
-    from cutset.stream.planning.simulate import Simulation
-    from cutset.stream.planning.traffic import Traffic
+    from cutset.partition.compare import Choice
+    from cutset.partition.cost import Cost
+    from cutset.partition.plan import PictureForm
+    from cutset.partition.problem import Problem
+    from cutset.partition.simulate import Simulation
+    from cutset.partition.traffic import Traffic
 
 __all__ = ["check_outputs", "memory_limits", "show", "speeds"]
 
@@ -53,8 +53,8 @@ def speeds(text: str, count: int) -> tuple[float, ...]:
 
 def check_outputs(args: argparse.Namespace) -> None:
     """Raises CutsetError for what `add_outputs` can't be, before anything takes time."""
-    from cutset.stream.planning.schedulers import scheduler
-    from cutset.stream.planning.simulate import MOST
+    from cutset.partition.schedulers import scheduler
+    from cutset.partition.simulate import MOST
 
     if args.gantt and args.gantt.suffix not in (".svg", ".html"):
         raise RequestError(f"{args.gantt} ends neither in .svg nor in .html")
@@ -71,10 +71,10 @@ def show(
 
     `threads` are those of each worker for which layers were measured.
     """
-    from cutset.stream.planning.compare import ALWAYS, best, compare, explain
-    from cutset.stream.planning.cost import Model
-    from cutset.stream.planning.plan import write_plan
-    from cutset.stream.planning.simulate import simulate
+    from cutset.partition.compare import ALWAYS, best, compare, explain
+    from cutset.partition.cost import Model
+    from cutset.partition.plan import write_plan
+    from cutset.partition.simulate import simulate
 
     names = [*ALWAYS, *([args.scheduler] if args.scheduler and args.scheduler not in ALWAYS else [])]
     choices = compare(problem, names, others)
@@ -110,7 +110,7 @@ def _conditions(problem: Problem) -> str:
 
 
 def _row(problem: Problem, one: Choice, chosen: Choice) -> tuple[str, ...]:
-    from cutset.stream.planning.compare import stages_text
+    from cutset.partition.compare import stages_text
 
     mark = "→ " if one is chosen else "  "
     if one.plan is None or one.cost is None:
@@ -141,7 +141,7 @@ def _simulated(problem: Problem, ran: Simulation) -> str:
 
 
 def _draw(ran: Simulation, args: argparse.Namespace, title: str, note: str) -> None:
-    from cutset.stream.trace import gantt
+    from cutset.cluster.trace import gantt
 
     timeline = ran.timeline()
     count = sum(map(len, timeline.values()))

@@ -14,8 +14,8 @@ from cutset.errors import RequestError
 from cutset.files import write_atomically, write_json
 
 if TYPE_CHECKING:
-    from cutset.stream.trace.record import Trace
-    from cutset.stream.trace.table import Latency, Work
+    from cutset.cluster.trace.record import Trace
+    from cutset.cluster.trace.table import Latency, Work
 
 __all__ = ["DESCRIPTION", "HELP", "configure", "run"]
 
@@ -40,8 +40,8 @@ def run(args: argparse.Namespace) -> int:
     if args.output and args.output.suffix not in (".svg", ".html"):
         raise RequestError(f"{args.output} ends neither in .svg nor in .html")
 
-    from cutset.stream.trace.chrome import read_trace
-    from cutset.stream.trace.table import latencies, mean_split, window, work
+    from cutset.cluster.trace.chrome import read_trace
+    from cutset.cluster.trace.table import latencies, mean_split, window, work
 
     whole = read_trace(args.trace)
     trace = whole.only(first, last)
@@ -78,7 +78,7 @@ def _range(text: str) -> tuple[int, int]:
 
 
 def _work_rows(works: tuple[Work, ...], wall: float) -> list[tuple[str, ...]]:
-    from cutset.stream.trace.lanes import KINDS
+    from cutset.cluster.trace.lanes import KINDS
 
     kinds = [kind for kind in KINDS if any(one.seconds[kind] for one in works)]
     rows: list[tuple[str, ...]] = [("share of the time", *kinds, "idle", "received, kB", "sent, kB")]
@@ -128,7 +128,7 @@ def _shown(counted: list[Latency] | tuple[Latency, ...], pictures: tuple[Latency
 
 def _way(shown: Latency, whole: Trace) -> str:
     """The way of one picture, segment by segment."""
-    from cutset.stream.trace.path import by_picture, path
+    from cutset.cluster.trace.path import by_picture, path
 
     segments = path(by_picture(whole.timeline)[shown.source, shown.picture], whole.timeline)
     rows: list[tuple[str, ...]] = [(f"picture {shown.picture}", "", "from, ms", "ms", "")]
@@ -141,7 +141,7 @@ def _way(shown: Latency, whole: Trace) -> str:
 
 
 def _draw(trace: Trace, path: Path) -> None:
-    from cutset.stream.trace import gantt
+    from cutset.cluster.trace import gantt
 
     count = sum(map(len, trace.timeline.values()))
     if count > gantt.MOST_BARS:

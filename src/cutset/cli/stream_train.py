@@ -13,7 +13,7 @@ from cutset.errors import RequestError
 from cutset.files import write_json
 
 if TYPE_CHECKING:
-    from cutset.stream.sparsity.predictor import Trained
+    from cutset.video.sparsity.predictor import Trained
 
 __all__ = ["DESCRIPTION", "HELP", "configure", "run"]
 
@@ -45,8 +45,8 @@ def run(args: argparse.Namespace) -> int:
         raise RequestError(f"--holdout must be between 0 and 1, not {args.holdout:g}")
     changes = changes_from(args)
 
-    from cutset.stream.sparsity.fit import fit
-    from cutset.stream.sparsity.predictor import choose, write_trained
+    from cutset.video.sparsity.fit import fit
+    from cutset.video.sparsity.predictor import choose, write_trained
 
     with Progress() as progress:
         trained = fit(changes, args.holdout, tell=lambda done, total: progress("fitted", done, total))

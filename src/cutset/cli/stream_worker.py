@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         _end_with_parent(args.with_parent)
     # Before torch is loaded, which reads it then.
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
-    from cutset.stream.worker.open import open_worker
+    from cutset.cluster.worker.open import open_worker
 
     worker = open_worker(
         args.listen,

@@ -22,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from cutset.models.registry import resolve
-    from cutset.models.tokenizer import Tokenizer
+    from cutset.models.text.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(resolve(args.model, settings_from(args)).directory)
     text = read_stdin() if args.text == "-" else args.text

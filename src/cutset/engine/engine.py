@@ -22,7 +22,7 @@ from cutset.engine.sampler import Choice, choose
 from cutset.engine.scheduler import Scheduler
 from cutset.engine.sequence import Status
 from cutset.errors import EngineError, RequestError
-from cutset.models.executor import Executor
+from cutset.models.run.executor import Executor
 
 __all__ = ["Engine"]
 

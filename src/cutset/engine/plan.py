@@ -8,7 +8,7 @@ import numpy as np
 
 from cutset.engine.request import Request
 from cutset.engine.sequence import Sequence
-from cutset.models.executor import Batch
+from cutset.models.run.executor import Batch
 
 __all__ = ["Plan", "make_plan"]
 

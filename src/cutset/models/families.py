@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cutset.errors import ArchitectureError, ModelError
-from cutset.models.fields import Fields, read_json
+from cutset.models.files.fields import Fields, read_json
 from cutset.models.rope_config import check_rope, read_rope
 from cutset.models.spec import DecoderSpec, MoESpec, RopeSpec
 

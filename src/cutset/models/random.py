@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.errors import RequestError
-from cutset.models.checkpoint import Tensor
-from cutset.models.exchange import write_exchange
 from cutset.models.families import spec_from_config
+from cutset.models.files.checkpoint import Tensor
+from cutset.models.files.exchange import write_exchange
+from cutset.models.files.writer import write_safetensors
 from cutset.models.spec import DecoderSpec
-from cutset.models.writer import write_safetensors
 
 __all__ = ["RandomModel"]
 

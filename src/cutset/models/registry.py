@@ -26,8 +26,8 @@ from typing import Any
 
 from cutset.config import OPTIONS, Settings, did_you_mean, read_bounded
 from cutset.errors import ConfigError, DeviceError, ModelError
-from cutset.models.lfs import check_no_pointer, check_no_pointer_at
-from cutset.models.tokenizer_files import SENTENCEPIECE_FILES, TEMPLATE_FOLDER
+from cutset.models.files.lfs import check_no_pointer, check_no_pointer_at
+from cutset.models.text.tokenizer_files import SENTENCEPIECE_FILES, TEMPLATE_FOLDER
 
 __all__ = ["BUNDLED", "ModelInfo", "ModelRef", "Overrides", "catalogue", "registered", "resolve", "settings_for"]
 
@@ -122,7 +122,7 @@ def registered(settings: Settings) -> dict[str, ModelRef]:
         return {}
     if not file.is_file():
         raise ConfigError(f"{file}, given by {settings.sources['models_file']}, is not a file")
-    from cutset.models.plain_yaml import parse_yaml
+    from cutset.models.files.plain_yaml import parse_yaml
 
     content = parse_yaml(read_bounded(file), str(file))
     if content is None:
@@ -176,8 +176,8 @@ def catalogue(settings: Settings) -> list[ModelInfo]:
 
 
 def _inspect(ref: ModelRef) -> ModelInfo:
-    from cutset.models.checkpoint import weight_files
     from cutset.models.families import load_spec
+    from cutset.models.files.checkpoint import weight_files
 
     nbytes, unusable = 0, ""
     try:

@@ -13,8 +13,8 @@ import math
 import numpy as np
 
 from cutset.errors import ArchitectureError
-from cutset.models.fields import Fields
-from cutset.models.rope import inverse_frequencies
+from cutset.models.files.fields import Fields
+from cutset.models.run.rope import inverse_frequencies
 from cutset.models.spec import MOST_POSITIONS, RopeSpec
 
 __all__ = ["check_rope", "read_rope"]

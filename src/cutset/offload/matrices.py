@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cutset.models.integer import Progress, quantized
-from cutset.models.source import Source
+from cutset.models.files.integer import Progress, quantized
+from cutset.models.files.source import Source
 from cutset.models.spec import Site
 
 __all__ = [

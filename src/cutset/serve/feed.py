@@ -14,6 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.errors import CutsetError
+from cutset.partition.graph import Graph
+from cutset.partition.links import LinkEstimate
+from cutset.partition.node import short_name
+from cutset.partition.plan import COORDINATOR, Plan
 from cutset.serve.events import (
     GraphEvent,
     Hop,
@@ -30,15 +34,11 @@ from cutset.serve.events import (
 )
 from cutset.serve.hub import Hub
 from cutset.serve.png import data_url
-from cutset.stream.graph import Graph
-from cutset.stream.node import short_name
-from cutset.stream.planning.links import LinkEstimate
-from cutset.stream.planning.plan import COORDINATOR, Plan
 
 if TYPE_CHECKING:
-    from cutset.stream.coordinator.result import Result
-    from cutset.stream.messages import Report
-    from cutset.stream.sources import Source
+    from cutset.cluster.coordinator.result import Result
+    from cutset.cluster.messages import Report
+    from cutset.video.sources import Source
 
 __all__ = ["Explain", "StreamFeed"]
 

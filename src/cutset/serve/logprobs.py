@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from cutset.engine.outputs import TokenLogprob
-from cutset.models.tokenizer import Tokenizer
+from cutset.models.text.tokenizer import Tokenizer
 
 __all__ = ["TokenTexts", "chat_logprobs", "completion_logprobs"]
 

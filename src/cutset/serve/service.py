@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cutset.engine.params import SamplingParams
 from cutset.llm import AsyncLLM, Prompt
-from cutset.models.template_process import MOST_PROCESSES
+from cutset.models.text.template_process import MOST_PROCESSES
 from cutset.serve.errors import NO_RETRY, ApiError
 from cutset.serve.fields import variables
 from cutset.serve.generation import Generation

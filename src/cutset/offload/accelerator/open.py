@@ -8,9 +8,9 @@ from cutset.config import Settings
 from cutset.errors import ConfigError
 from cutset.link import Timeouts, listen
 from cutset.link.keys import load_allowed, load_keys
-from cutset.models.integer import Progress
+from cutset.models.files.integer import Progress
+from cutset.models.files.source import open_source
 from cutset.models.registry import resolve
-from cutset.models.source import open_source
 from cutset.offload.accelerator.hot import new_accelerator
 from cutset.offload.accelerator.products import NativeProducts, Products, self_test
 from cutset.offload.accelerator.server import DEFAULT_QUOTA, Accelerator, Quota, limits_for

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from cutset.errors import CheckpointError, DeviceError
 from cutset.kernels.reference_field import HALF, P, Residues
 from cutset.kernels.reference_linear import top_of
-from cutset.models.integer import most_bits
+from cutset.models.files.integer import most_bits
 from cutset.offload.accelerator.products import self_test
 
 __all__ = ["TorchProducts"]

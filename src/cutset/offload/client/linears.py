@@ -67,7 +67,7 @@ class _Asked:
 
 
 class OffloadLinears:
-    """cutset.models.native.SplitLinears over a Session. One call at a time; callers wait for each other.
+    """cutset.models.run.native.SplitLinears over a Session. One call at a time; callers wait for each other.
 
     `run` answers whole steps. On a link in shared memory native code does that (hot.py); what is out of the ordinary is
     done here.

@@ -17,10 +17,10 @@ from cutset.kernels.reference_field import Residues
 from cutset.link import Limits, Link, Timeouts, connect, parse_address
 from cutset.link.keys import load_keys, load_public
 from cutset.link.users import user_name
-from cutset.models.backend import Choice
-from cutset.models.integer import Progress
-from cutset.models.native import NativeDecoder, thread_pool
-from cutset.models.source import Source
+from cutset.models.files.integer import Progress
+from cutset.models.files.source import Source
+from cutset.models.run.backend import Choice
+from cutset.models.run.native import NativeDecoder, thread_pool
 from cutset.offload.client.guard import keep_out
 from cutset.offload.client.ledger import Ledger
 from cutset.offload.client.linears import OffloadLinears

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from cutset.errors import OffloadError
 from cutset.kernels.native import extension
 from cutset.kernels.reference_field import Residues
-from cutset.models.integer import Progress, bits_of_site, sums_of_sizes
-from cutset.models.source import Source
+from cutset.models.files.integer import Progress, bits_of_site, sums_of_sizes
+from cutset.models.files.source import Source
 from cutset.models.spec import Site
 from cutset.offload.client.checks import Check
 from cutset.offload.matrices import Matrix, ModelDigest, each_matrix

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cutset.errors import DeviceError, ModelError
-from cutset.models.tokenizer_files import tokenizer_files
+from cutset.models.text.tokenizer_files import tokenizer_files
 
 __all__ = ["Measured", "Mount", "client_files", "digest", "model_files"]
 
@@ -24,8 +24,8 @@ CLIENT = (
     "cutset.cli",
     "cutset.cli.generate",
     "cutset.llm",
-    "cutset.models.native",
-    "cutset.models.chat",
+    "cutset.models.run.native",
+    "cutset.models.text.chat",
     "cutset.offload.client",
     "cutset.link",
     "cutset.link.shm",

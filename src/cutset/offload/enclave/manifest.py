@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cutset.errors import ConfigError, ModelError, OffloadError
 from cutset.link import parse_address
-from cutset.models.source import open_source
+from cutset.models.files.source import open_source
 from cutset.offload.enclave.files import Measured, client_files, digest, model_files
 from cutset.offload.enclave.sizes import Use, enclave_bytes, parts, size_text
 

@@ -1,0 +1,387 @@
+"""The thread that decides: which plan is used, and what to do when something breaks."""
+
+from __future__ import annotations
+
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from cutset.cluster.codecs import Gap
+from cutset.cluster.coordinator.advisor import Advisor
+from cutset.cluster.coordinator.attendance import Attendance
+from cutset.cluster.coordinator.fitting import check_fits, lacking
+from cutset.cluster.coordinator.links import Links, aligned
+from cutset.cluster.coordinator.pictures import Pictures
+from cutset.cluster.coordinator.remote import Event, Remote
+from cutset.cluster.coordinator.routes import Routes
+from cutset.cluster.coordinator.switching import Options
+from cutset.cluster.messages import (
+    Allow,
+    Failed,
+    Holds,
+    Inventory,
+    Lost,
+    Need,
+    Prepared,
+    Ready,
+    Report,
+    Tune,
+    Work,
+)
+from cutset.cluster.model import Model
+from cutset.cluster.wire import piece_bytes
+from cutset.codec import Budget, KeyRequest
+from cutset.errors import ConfigError, CutsetError, FrameError, LinkError
+from cutset.partition.hop import Hop
+from cutset.partition.plan import COORDINATOR, Plan
+from cutset.video.sources.codec import VideoCodec
+
+__all__ = ["Coordinator", "Planner"]
+
+# Who is there, in the order in which workers were named, and why a plan is wanted.
+Planner = Callable[[Sequence[str], str], Plan]
+
+TICK = 0.05  # seconds
+MOST_LATE = 3  # times that pictures may be sent again because they don't come back, without a result in between
+LONG_MESSAGE = 16 << 10  # bytes; what workers say is rarely longer
+LAST_WORDS = 0.5  # seconds that reports of the last pictures may come after their results
+
+
+class Coordinator:
+    """Runs from its making until `close`. `results` gets each Result in order for its source, then None or an error."""
+
+    def __init__(
+        self,
+        model: Model,
+        workers: Mapping[str, tuple[str, bytes | None]],
+        planner: Planner,
+        sources: Sequence[Iterable[Any]],
+        options: Options,
+        *,
+        codecs: Sequence[VideoCodec | None] = (),
+        keys: Any = None,
+        paces: Mapping[tuple[str, str], Hop] | None = None,
+        observe: Callable[[Report, Plan, float], None] | None = None,
+        advisor: Advisor | None = None,
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """`workers`: name to address and public key; `codecs`: of the sources; `tell` hears what happens.
+
+        `paces` are emulated connections, by sender and receiver: workers are told theirs.
+        `observe` gets every report, times on this side's clock, its plan, and the seconds of the report's hop.
+        `advisor` hears the same of machines, links and values, and what workers say of their weights and memory.
+        """
+        if not workers:
+            raise ConfigError("a stream needs at least one worker")
+        self.model, self.options, self.planner = model, options, planner
+        self._events: queue.SimpleQueue[Event | Callable[[], None] | None] = queue.SimpleQueue()
+        self._observe, self._tell = observe, tell
+        self._advisor = advisor
+        self._codecs = list(codecs) or [None for _ in sources]
+        self._paces = dict(paces or {})
+        self.links = Links(self._paces, self._ours)
+        self._proposed: tuple[Plan, str] | None = None
+        self._wanted = "the stream begins"  # why a plan is wanted, or empty
+        self._offered = ""  # why another plan is possible, once the one that gets ready is used
+        self._begun = time.monotonic()
+        self._moved = time.monotonic()  # when a party last told of a picture
+        self._late = 0  # how often pictures were late since the last result
+        self._owed = 0  # reports of pictures whose results are there
+        self._stopped = self._woken = False
+        session = secrets.token_bytes(16)
+        self.remotes: dict[str, Remote] = {}
+        for name, (address, key) in workers.items():
+            pace = self._paces.get((COORDINATOR, name))
+            self.remotes[name] = Remote(
+                name,
+                address,
+                session=session,
+                told=self._events.put,
+                keys=keys,
+                key=key,
+                pace=pace,
+                back=self._paces.get((name, COORDINATOR)),
+            )
+        self._routes = Routes(model, self.remotes, self._paces, self.links, codecs, tell)
+        self._attendance = Attendance(self.remotes, options, self._queued, tell)
+        self._pictures = Pictures(model, sources, codecs, options, self._wake)
+        self.results = self._pictures.results
+        self._thread = threading.Thread(target=self._run, name="cutset-coordinator", daemon=True)
+        self._thread.start()
+
+    # Other threads.
+
+    @property
+    def plans(self) -> list[tuple[int, Plan, str]]:
+        """Number and plan of all there were, and why each was made."""
+        return self._routes.plans
+
+    @property
+    def offsets(self) -> dict[str, float]:
+        """Seconds to take from each worker's clock to have this one's."""
+        now = time.monotonic()
+        return {name: now - remote.clock.ours(now) for name, remote in self.remotes.items()}
+
+    def propose(self, plan: Plan, why: str) -> None:
+        """Goes over to another plan while pictures are on their way, unless a disturbance comes first.
+
+        Raises ConfigError for a plan of another model, other workers or other sources. Where one of its workers isn't
+        there any more, the planner is asked again.
+        """
+        check_fits(plan, self.model, self.remotes, self._codecs)
+
+        def take() -> None:
+            self._proposed = (plan, why)
+
+        self._events.put(take)
+
+    def allow(self, budget: Budget, levels: int) -> None:
+        """From now on activations may be off by the budget, and pictures by levels, wherever they are sent."""
+
+        def change() -> None:
+            self.options = replace(self.options, budget=budget, levels=levels)
+            self._routes.allow(self.options)
+            for remote in self.remotes.values():
+                remote.say(Allow(budget.threshold, budget.half, levels))
+
+        self._events.put(change)
+
+    def took(self) -> None:
+        """A result was taken from `results`: there is room for another picture."""
+        self._pictures.took()
+        self._wake()
+
+    def close(self) -> None:
+        """Ends the stream, whatever is on its way."""
+        self._stopped = True
+        self._events.put(None)
+        self._thread.join(10.0)
+
+    def _wake(self) -> None:
+        if not self._woken:
+            self._woken = True
+            self._events.put(None)
+
+    # The coordinator's thread, all of it.
+
+    def _run(self) -> None:
+        end: CutsetError | None = None
+        try:
+            while not self._stopped and not self._pictures.done:
+                self._hear()
+                self._tick()
+                self._replan()
+                route = self._routes.current
+                if route is not None and route.whole:
+                    self._routes.retire(self._pictures.flights.oldest_plan())
+                    self._pictures.dispatch(route)
+                for report in self._pictures.deliver():
+                    self._report(report)
+            until = time.monotonic() + LAST_WORDS
+            while self._owed > 0 and not self._stopped and time.monotonic() < until:
+                self._hear()
+        except CutsetError as error:
+            end = error
+        except Exception as error:  # a bug, here or in a planner: whoever waits for results must hear of it
+            end = LinkError(f"the coordinator failed: {type(error).__name__}: {error}")
+            end.__cause__ = error
+        finally:
+            self._pictures.close()
+            closers = [threading.Thread(target=remote.close, daemon=True) for remote in self.remotes.values()]
+            for closer in closers:
+                closer.start()
+            for closer in closers:
+                closer.join(3.0)
+            self.results.put(end)
+
+    def _hear(self) -> None:
+        """Waits for an event, and takes all that have come."""
+        try:
+            event = self._events.get(timeout=TICK)
+            self._woken = False
+            while True:
+                if isinstance(event, Event):
+                    self._heed(event)
+                elif event is not None:
+                    event()
+                event = self._events.get_nowait()
+        except queue.Empty:
+            return
+
+    def _heed(self, event: Event) -> None:
+        remote, message = event.remote, event.message
+        if isinstance(message, CutsetError):
+            if event.life == remote.life:
+                self._down(remote, str(message))
+        elif event.life != remote.life or not remote.up:
+            return
+        elif message == "up":
+            self._tell(f"{remote.name} is there: {remote.card.cpu if remote.card else ''}")
+            if self._advisor is not None:
+                if remote.card is not None:
+                    self._advisor.memory(remote.name, remote.card.memory)
+                weights = {name: self.model.weight_digest(name) for name in self.model.graph.weights}
+                remote.say(Inventory(self.model.digest, remote.description(self.model), weights))
+            if self._routes.current is not None or self._routes.switch is not None:
+                if self._attendance.comes_and_goes(remote.name):
+                    self._offered = f"{remote.name} came again"
+                else:
+                    self._want(f"{remote.name} came")
+        elif isinstance(message, Work):
+            self._result(event, message)
+        elif isinstance(message, Report):
+            self._owed -= 1
+            self._report(message)
+        elif isinstance(message, Lost):
+            self._pictures.lost(message.plan, message.source, message.picture, message.ticket)
+        elif isinstance(message, Failed):
+            self._failed(remote, message)
+        elif isinstance(message, KeyRequest):
+            for route in self._routes.used:
+                if route.number == message.plan and route.first is remote:
+                    route.sender.request(message)
+        elif isinstance(message, Holds):
+            if self._advisor is not None and message.graph == self.model.digest:
+                self._advisor.holds(remote.name, message.weights)
+        elif isinstance(message, Need | Prepared | Ready):
+            self._routes.answered(remote, message, self._pictures.flights.oldest_plan())
+
+    def _result(self, event: Event, work: Work) -> None:
+        route = next((r for r in self._routes.used if r.number == work.plan and r.last is event.remote), None)
+        if route is None:
+            return
+        try:
+            self._pictures.came(route, event, work)
+        except Gap as gap:
+            for wanted in gap.requests:
+                event.remote.say(wanted)
+            self._pictures.lost(work.plan, work.source, work.picture, work.ticket)
+            return
+        except FrameError as error:
+            self._failed(event.remote, Failed(work.plan, event.remote.name, str(error)))
+            return
+        self._owed += len(route.remotes)
+        self._late = 0
+        self._attendance.worked(remote.name for remote in route.remotes)
+
+    def _report(self, report: Report) -> None:
+        """A party's report of a picture, this one's included: what links carry, and whoever wants to know."""
+        self._moved = time.monotonic()
+        route, seconds = self._routes.past.get(report.plan), 0.0
+        if route is None or report.hop is None:
+            return
+        sender = route.sender_to(report.party)
+        if sender:
+            seconds, news = self.links.learn(sender, report.party, report.hop)
+            if news is not None and sender == COORDINATOR:
+                route.sender.bandwidth = news
+            elif news is not None:
+                self.remotes[sender].say(Tune(report.plan, news))
+        report = aligned(report, sender, self._ours)
+        if self._advisor is not None:
+            self._advisor.observe(report, route.plan)
+            if sender and (hop := self.links.estimate(sender, report.party)) is not None:
+                self._advisor.carries(sender, report.party, hop)
+        if self._observe is not None:
+            self._observe(report, route.plan, seconds)
+
+    def _ours(self, party: str, time: float) -> float:
+        """A time of a party's clock on this one's."""
+        return time if party == COORDINATOR else self.remotes[party].clock.ours(time)
+
+    def _down(self, remote: Remote, why: str) -> None:
+        self._tell(f"{remote.name} is gone: {why}")
+        self._attendance.lost(remote.name, why)
+        switch = self._routes.switch
+        if switch is not None and remote in switch.route.remotes:
+            self._routes.switch = None
+            self._want(f"{remote.name} is gone")
+        if any(remote in route.remotes for route in self._routes.used):
+            self._break(f"{remote.name} is gone")
+
+    def _failed(self, remote: Remote, message: Failed) -> None:
+        switch = self._routes.switch
+        concerned = switch is not None and switch.route.number == message.plan
+        if not concerned and all(route.number != message.plan for route in self._routes.used):
+            return  # of a plan that is over
+        self._tell(f"{remote.name} reports of plan {message.plan}: {message.reason}")
+        blamed = message.party if message.party in self.remotes else remote.name
+        self._attendance.failed(blamed, message.reason, remote.name)
+        if concerned:
+            self._routes.switch = None
+            self._want(message.reason)
+        else:
+            self._break(message.reason)
+
+    def _queued(self, name: str) -> float:
+        """Seconds that a heartbeat of a worker may wait behind a message, or a frame of its results."""
+        carries = self.links.carries(name, COORDINATOR)
+        return max(piece_bytes(carries), LONG_MESSAGE) / carries
+
+    def _want(self, why: str) -> None:
+        self._wanted = self._wanted or why
+
+    def _break(self, why: str) -> None:
+        """The routes in use can't be: what is on its way is sent again, by a new plan."""
+        self._routes.drop()
+        self._pictures.flights.grounded()
+        self._want(why)
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        self._attendance.beat(now)
+        why = self._pictures.overdue(now, self._moved, self.options.late + self._routes.expected)
+        if why:
+            self._late += 1
+            if self._late >= MOST_LATE:
+                self._pictures.give_up(why)
+                raise LinkError(f"{why}, {self._late} times one after the other: give the stream up")
+            self._break(why)
+        switch = self._routes.switch
+        most = self.options.prepare + (0.0 if switch is None else switch.expected)
+        if switch is not None and switch.stands_still(now) > most:
+            for name in switch.waiting:
+                self._attendance.bench(name, f"it didn't get ready in {most:g} s")
+            self._want(f"{', '.join(switch.waiting)} didn't get ready in {most:g} s")
+            self._routes.switch = None
+        for name in self._attendance.back(now):
+            self._offered = f"{name} may try again"
+
+    def _replan(self) -> None:
+        now, routes = time.monotonic(), self._routes
+        if self._attendance.in_doubt(now):
+            return
+        alive = self._attendance.alive()
+        if self._attendance.alone(now, bool(alive)) > self.options.patience:
+            self._pictures.give_up("no worker is left")
+            raise LinkError(f"no worker is left. {self._attendance.reasons(self.remotes)}")
+        waited = now - self._begun
+        gather = self.options.gather + max(remote.emulated for remote in self.remotes.values())
+        if not alive or (not routes.plans and len(alive) < len(self.remotes) and waited < gather):
+            return
+        if routes.switch is None and self._offered:  # it doesn't take the others from what they get ready for
+            self._want(self._offered)
+        if self._wanted:
+            why, self._wanted, self._offered, self._proposed = self._wanted, "", "", None
+            plan = self.planner(alive, why)
+        elif self._proposed is not None and routes.current is not None and routes.switch is None:
+            (plan, why), self._proposed = self._proposed, None
+            if missing := lacking(plan, alive):
+                # Who proposed it didn't know yet, and takes it for the plan that is used.
+                self._want(f"a plan was proposed for {', '.join(missing)}, no longer there")
+                return
+        else:
+            return
+        current = routes.current.plan if routes.current is not None else None
+        if current is not None and (plan.stages, plan.picture) == (current.stages, current.picture):
+            routes.switch = None
+            return
+        check_fits(plan, self.model, self.remotes, self._codecs)
+        if missing := lacking(plan, alive):
+            reasons = self._attendance.reasons(missing)
+            raise ConfigError(f"the plan needs {', '.join(missing)}, which can't be reached: {reasons}")
+        routes.start(plan, why, self.options, self._pictures.flights.oldest_plan())

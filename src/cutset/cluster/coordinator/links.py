@@ -1,0 +1,84 @@
+"""What the connections in use were seen to carry, from the times that parties report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+
+from msgspec.structs import replace
+
+from cutset.cluster.messages import HopReport, Report
+from cutset.partition.links import LEAST_BYTES, Hop, LinkEstimate
+
+__all__ = ["Links", "aligned"]
+
+NEWS = 0.25  # share by which a bandwidth must have changed to be worth telling
+ENOUGH = 4  # frames before the first
+LEAST_SECONDS = 0.002  # a link that is quicker needs no care
+
+
+class Links:
+    """The one estimate of every connection, by sender and receiver; the planner is handed what is estimated here.
+
+    `paces` are those that are emulated, and known from the start.
+    """
+
+    def __init__(self, paces: Mapping[tuple[str, str], Hop], ours: Callable[[str, float], float]) -> None:
+        self._ours = ours  # a time of a party's clock on this one's
+        self._estimates = {pair: LinkEstimate(pace) for pair, pace in paces.items()}
+        self._told: dict[tuple[str, str], float] = {}
+        self._last: dict[tuple[str, str], float] = {}  # when the picture before was there
+
+    def bandwidth(self, sender: str, receiver: str) -> float:
+        """What it carries; the sender is told."""
+        found = self.carries(sender, receiver)
+        self._told[sender, receiver] = found
+        return found
+
+    def estimate(self, sender: str, receiver: str) -> Hop | None:
+        """What the connection carries, as far as its frames have told; None before the first that tells something."""
+        estimate = self._estimates.get((sender, receiver))
+        return None if estimate is None or not estimate.count else estimate.hop
+
+    def forget(self, used: Collection[tuple[str, str]]) -> None:
+        """Connections that aren't used any more keep their last estimate, and begin anew when they are used again."""
+        for pair, estimate in self._estimates.items():
+            if pair not in used and estimate.count:
+                self._estimates[pair] = LinkEstimate(estimate.hop)
+
+    def carries(self, sender: str, receiver: str) -> float:
+        """Bytes a second, as far as known; infinite where nothing is."""
+        estimate = self._estimates.get((sender, receiver))
+        return math.inf if estimate is None else estimate.bandwidth
+
+    def expected(self, sender: str, receiver: str, nbytes: float) -> float:
+        """Seconds that so many bytes take, as far as known; 0 where nothing is."""
+        estimate = self._estimates.get((sender, receiver))
+        return 0.0 if estimate is None else estimate.latency + nbytes / estimate.bandwidth
+
+    def learn(self, sender: str, receiver: str, hop: HopReport) -> tuple[float, float | None]:
+        """Takes a report: the seconds that its bytes took, and the bandwidth if that is news to the sender."""
+        estimate = self._estimates.setdefault((sender, receiver), LinkEstimate())
+        # It may have waited behind the picture before it: that is no fault of the link.
+        last, free = self._ours(receiver, hop.last), self._last.get((sender, receiver), -math.inf) - estimate.latency
+        seconds = last - max(self._ours(sender, hop.sent), free)
+        self._last[sender, receiver] = last
+        known = math.isfinite(estimate.bandwidth)
+        if hop.nbytes < LEAST_BYTES or (not known and seconds < LEAST_SECONDS):
+            return seconds, None
+        estimate.observe(hop.nbytes, seconds)
+        told, found = self._told.get((sender, receiver), math.inf), estimate.bandwidth
+        if estimate.count < ENOUGH or not math.isfinite(found) or abs(found - told) <= NEWS * found:
+            return seconds, None
+        self._told[sender, receiver] = found
+        return seconds, found
+
+
+def aligned(report: Report, sender: str, ours: Callable[[str, float], float]) -> Report:
+    """The report with all times on this side's clock."""
+    spans = [replace(s, start=ours(report.party, s.start), end=ours(report.party, s.end)) for s in report.spans]
+    hop = report.hop
+    if hop is not None:
+        first, last = ours(report.party, hop.first), ours(report.party, hop.last)
+        hop = replace(hop, sent=ours(sender, hop.sent) if sender else hop.sent, first=first, last=last)
+    return replace(report, spans=spans, hop=hop)

@@ -1,0 +1,249 @@
+"""One worker as the coordinator sees it: the link, whether it lives, its clock. Dials again when it is lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutset.cluster.heartbeat import RoundTrips
+from cutset.cluster.messages import (
+    PROTOCOL,
+    Bye,
+    Card,
+    Hello,
+    HopReport,
+    Message,
+    More,
+    Ping,
+    Pong,
+    Refused,
+    Welcome,
+    Work,
+)
+from cutset.cluster.model import Model
+from cutset.cluster.trace.align import Clock
+from cutset.cluster.wire import LIMITS, Assembler, Outbox, paced, pack, unpack
+from cutset.errors import ConfigError, CutsetError, LinkError, LinkTimeout
+from cutset.link import Frame, Link, Timeouts, connect, parse_address
+from cutset.partition.hop import Hop
+from cutset.version import software
+
+__all__ = ["Event", "Remote"]
+
+Bytes = NDArray[np.uint8]
+SLICE = 0.25  # seconds
+ASK = 0.5  # seconds between two pings before there is an answer to hello
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 3.0  # seconds between two tries to reach a worker
+LARGEST_RESULT = 1 << 30
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a remote tells: `message` is a Message, "up", or an error that ended the link. `life` counts its links."""
+
+    remote: Remote
+    life: int
+    message: Message | CutsetError | str
+    arrays: Sequence[Bytes] = ()
+    hop: HopReport | None = None
+
+
+class Remote:
+    """`told` hears every event, from this remote's thread. `pace` is emulated in the direction to the worker, from the
+    handshake on; `back`, in the other one, by the worker from its first plan on.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        address: str,
+        *,
+        session: bytes,
+        told: Callable[[Event], None],
+        keys: Any = None,
+        key: bytes | None = None,
+        pace: Hop | None = None,
+        back: Hop | None = None,
+        connect_timeout: float = 5.0,
+    ) -> None:
+        if parse_address(address).scheme == "tcp" and (keys is None or key is None):
+            raise ConfigError(f"{address} needs --key (your own pair) and the worker's public key; see `cutset keys`")
+        self.name, self.address, self.key = name, address, key
+        self.up = False
+        self.life = 0
+        self._heard = self._looked = 0.0  # when a frame came, and when there was none
+        self.why = "it was never reached"
+        self.card: Card | None = None
+        self.clock = Clock()
+        self.emulated = sum(way.latency for way in (pace, back) if way is not None)  # seconds of a round trip
+        self.trips = RoundTrips(self.emulated)
+        self.graphs: set[str] = set()  # that were described on this link
+        self._session, self._told, self._pace = session, told, pace
+        self._keys = keys.expecting(key) if key is not None and keys is not None else None
+        self._timeouts = Timeouts(connect=connect_timeout, recv=connect_timeout)
+        self._outbox: Outbox | None = None
+        self._pings = 0
+        self._open = True
+        self._thread = threading.Thread(target=self._run, name=f"cutset-worker-{name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def outbox(self) -> Outbox:
+        """Raises LinkError while there is no link."""
+        if self._outbox is None:
+            raise LinkError(f"{self.name} isn't connected: {self.why}")
+        return self._outbox
+
+    @property
+    def carried(self) -> int:
+        """Frames of weights that left on this link."""
+        outbox = self._outbox
+        return 0 if outbox is None else outbox.carried
+
+    def say(self, message: Message) -> None:
+        """Sends a message if there is a link; one that is lost with the link is no loss."""
+        if self._outbox is not None:
+            self._outbox.say(message)
+
+    def description(self, model: Model) -> bytes:
+        """The graph's description for the next message on this link: empty where it was sent already."""
+        new = model.digest not in self.graphs
+        self.graphs.add(model.digest)
+        return model.description if new else b""
+
+    @property
+    def quiet(self) -> float:
+        """Seconds in which nothing came, although somebody waited for it."""
+        return self._looked - self._heard
+
+    def ping(self) -> None:
+        self._pings += 1
+        if self._outbox is not None:
+            self._outbox.beat(Ping(self._pings, time.monotonic()))
+
+    def cut(self, why: str) -> None:
+        """Takes the link for dead. It is dialled again."""
+        outbox = self._outbox
+        if outbox is not None:
+            self._lost(LinkError(why))
+            threading.Thread(target=outbox.close, daemon=True).start()  # may wait for a send
+
+    def close(self) -> None:
+        self._open = False
+        outbox, self._outbox = self._outbox, None
+        if outbox is not None:
+            outbox.close(Bye())
+
+    def _run(self) -> None:
+        pause = FIRST_PAUSE
+        while self._open:
+            self.trips = RoundTrips(self.emulated)
+            try:
+                link = self._dial()
+            except CutsetError as error:
+                self.why = str(error)
+                self._rest(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+                continue
+            pause = FIRST_PAUSE
+            self.life += 1
+            self.graphs = set()
+            self.clock = Clock()
+            self._heard = self._looked = time.monotonic()
+            outbox = Outbox(link, self.name, self._lost)
+            self._outbox = outbox
+            self.up = True
+            self._told(Event(self, self.life, "up"))
+            self._listen(link, outbox)
+            self._outbox = None
+            outbox.close()
+            self._rest(FIRST_PAUSE)
+
+    def _rest(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while self._open and time.monotonic() < until:
+            time.sleep(0.05)
+
+    def _dial(self) -> Link:
+        link: Link = connect(self.address, keys=self._keys, timeouts=self._timeouts, limits=LIMITS)
+        try:
+            if self._pace is not None:
+                link = paced(link, self._pace)
+            header, arrays = pack(Hello(PROTOCOL, software(), "coordinator", self._session, self.name))
+            begun = time.monotonic()
+            link.send(header, arrays)
+            answer, _ = unpack(self._answer(link, begun + self._timeouts.connect + self.emulated))
+            self.trips.observe(time.monotonic() - begun)
+            if isinstance(answer, Refused):
+                raise LinkError(answer.reason)
+            if not isinstance(answer, Welcome) or answer.protocol != PROTOCOL:
+                raise LinkError(f"{self.address} speaks another version of the protocol")
+            self.card = answer.card
+        except BaseException:
+            link.close()
+            raise
+        return link
+
+    def _answer(self, link: Link, until: float) -> Frame:
+        """The answer to hello. Meanwhile the worker hears pings: on a link with a long way it would hear nothing."""
+        while True:
+            try:
+                return link.recv(min(ASK, max(until - time.monotonic(), 0.0)))
+            except LinkTimeout:
+                if not self._open or time.monotonic() >= until:
+                    raise
+                self._pings += 1
+                header, arrays = pack(Ping(self._pings, time.monotonic()))
+                link.send(header, arrays)
+
+    def _lost(self, error: CutsetError) -> None:
+        """Once a link: from whichever thread notices."""
+        if self.up:
+            self.up = False
+            self.why = str(error)
+            self._told(Event(self, self.life, error))
+
+    def _listen(self, link: Link, outbox: Outbox) -> None:
+        assembler, life = Assembler(), self.life
+        while self._open and self.up and not outbox.broken:
+            try:
+                frame = link.recv(SLICE)
+            except LinkTimeout:
+                now = time.monotonic()
+                if now - self._looked > 4 * SLICE:  # it was this process that stood still
+                    self._heard = now
+                self._looked = now
+                continue
+            except CutsetError as error:
+                self._lost(error)
+                return
+            self._heard = self._looked = now = time.monotonic()
+            try:
+                message, arrays = unpack(frame)
+                if isinstance(message, Pong):
+                    self.trips.observe(now - message.time)
+                    self.clock.observe(message.time, message.now, now)
+                elif isinstance(message, Work | More):
+                    if isinstance(message, Work):
+                        whole = assembler.begin(message, arrays, LARGEST_RESULT)
+                    else:
+                        whole = assembler.more(arrays)
+                    if whole is not None:
+                        work, parts = whole
+                        hop = HopReport(sum(work.lengths), work.sent, assembler.first, time.monotonic())
+                        self._told(Event(self, life, work, parts, hop))
+                elif isinstance(message, Refused):
+                    raise LinkError(f"{self.name} refused: {message.reason}")
+                else:
+                    self._told(Event(self, life, message))
+            except CutsetError as error:
+                self._lost(error)
+                return
+            finally:
+                frame.release()

@@ -1,0 +1,201 @@
+"""A plan on its way from being made to being used: every stage prepares, then every worker dials the next one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from cutset.cluster.codecs import Receiver, Sender
+from cutset.cluster.coordinator.links import Links
+from cutset.cluster.coordinator.remote import Remote
+from cutset.cluster.messages import Codec, Connect, Peer, Prepare
+from cutset.cluster.model import Model
+from cutset.codec import Budget
+from cutset.errors import ConfigError, CutsetError
+from cutset.partition.hop import Hop
+from cutset.partition.plan import COORDINATOR, Plan, write_plan
+from cutset.video.forms import FormSender
+
+__all__ = ["Options", "Route", "Switch"]
+
+FLOATS = 4  # bytes of a pixel that is sent as a number
+
+
+@dataclass(frozen=True)
+class Options:
+    """How pictures travel, whatever the plan. Seconds and bytes a second. Raises ConfigError for what contradicts."""
+
+    deltas: bool = True
+    in_flight: int = 4
+    budget: Budget = field(default_factory=Budget)  # of activations
+    levels: int = 0  # that uint8 pictures may be off by
+    deadline: float | None = None  # seconds after capture, when a picture is dropped
+    rate: float | None = None  # pictures a second of each source
+    profile: bool = False  # workers report the seconds of every layer
+    silence: float = 3.0  # without a sign of life, after which a worker counts as dead
+    beat: float = 0.25  # between two pings
+    gather: float = 5.0  # at the start, until plans are made with those who are there
+    patience: float = 20.0  # without any worker, after which the stream ends
+    late: float = 120.0  # that a picture may be on its way before something counts as broken
+    prepare: float = 120.0  # that workers may take to get ready, from when the last of their weights left here
+
+    def __post_init__(self) -> None:
+        if not self.deltas and (self.budget.threshold or self.levels):
+            raise ConfigError(
+                "a threshold and levels leave out what changed little, and the mode full sends all: choose the mode "
+                "delta, or float16"
+            )
+
+
+class Route:
+    """A plan in use: the coordinator's end of its first and of its last hop."""
+
+    def __init__(
+        self, number: int, epoch: int, plan: Plan, model: Model, remotes: list[Remote], options: Options
+    ) -> None:
+        self.number, self.epoch, self.plan = number, epoch, plan
+        self.remotes, self.lives = remotes, [remote.life for remote in remotes]
+        hops = plan.edges(model.graph)
+        self.sender = Sender(
+            [model.graph.values[name] for name in hops[0]], plan=number, epoch=epoch, deltas=options.deltas
+        )
+        self.allow(options)
+        self.forms: FormSender | None = None
+        if plan.picture != "uint8":
+            self.forms = FormSender(plan.picture, model.picture, plan=number, epoch=epoch)
+        self.receiver = Receiver([model.graph.values[name] for name in hops[-1]], plan=number)
+        form = FLOATS if plan.picture == "float32" else 1
+        self.nbytes = [sum(model.graph.values[name].nbytes for name in hop) for hop in hops]  # of each hop, at most
+        self.nbytes[0] *= form
+        self.pictures = 0  # that came back
+
+    def allow(self, options: Options) -> None:
+        """What the pictures that the first worker gets may be off by."""
+        self.sender.allow(Budget(), options.levels)
+
+    @property
+    def first(self) -> Remote:
+        return self.remotes[0]
+
+    @property
+    def last(self) -> Remote:
+        return self.remotes[-1]
+
+    def sender_to(self, party: str) -> str:
+        """Who sends pictures to this party; "" where the route doesn't pass it."""
+        return next((sender for sender, receiver in self.connections if receiver == party), "")
+
+    @property
+    def connections(self) -> list[tuple[str, str]]:
+        """Sender and receiver of each hop, in the order in which pictures pass them."""
+        return list(pairwise([COORDINATOR, *(remote.name for remote in self.remotes), COORDINATOR]))
+
+    @property
+    def whole(self) -> bool:
+        """Every worker still has the link over which it was prepared."""
+        return all(r.up and r.life == life for r, life in zip(self.remotes, self.lives, strict=True))
+
+
+class Switch:
+    """Tells the workers of a route to get ready. `ready` once all are."""
+
+    def __init__(
+        self,
+        route: Route,
+        model: Model,
+        options: Options,
+        paces: Mapping[tuple[str, str], Hop],
+        links: Links,
+        codecs: list[Codec | None],
+    ) -> None:
+        self.route = route
+        self._waiting = {remote.name for remote in route.remotes}
+        self._carried, self._moved = 0, time.monotonic()
+        self._connecting = False
+        self.ready = False
+        self._prepare(model, options, paces, links, codecs)
+
+    @property
+    def waiting(self) -> list[str]:
+        """The workers that haven't answered."""
+        return sorted(self._waiting)
+
+    @property
+    def expected(self) -> float:
+        """Seconds that orders and answers take on emulated links."""
+        return sum(2 * remote.emulated for remote in self.route.remotes)
+
+    def stands_still(self, now: float) -> float:
+        """Seconds since the last sign that somebody gets ready: an answer, or weights that leave."""
+        carried = sum(remote.carried for remote in self.route.remotes)
+        if carried != self._carried:
+            self._carried, self._moved = carried, now
+        return now - self._moved
+
+    def _prepare(
+        self,
+        model: Model,
+        options: Options,
+        paces: Mapping[tuple[str, str], Hop],
+        links: Links,
+        codecs: list[Codec | None],
+    ) -> None:
+        route = self.route
+        text = write_plan(route.plan)
+        for i, (stage, remote) in enumerate(zip(route.plan.stages, route.remotes, strict=True)):
+            after = route.remotes[i + 1] if i + 1 < len(route.remotes) else None
+            before = route.remotes[i - 1].key if i else None
+            to = after.name if after is not None else COORDINATOR
+            remote.say(
+                Prepare(
+                    plan=route.number,
+                    epoch=route.epoch,
+                    name=remote.name,
+                    graph=model.digest,
+                    description=remote.description(model),
+                    stages=text,
+                    weights={name: model.weight_digest(name) for name in model.graph.weights_of(stage.nodes)},
+                    next=None if after is None else Peer(after.name, after.address, after.key),
+                    previous=before,
+                    in_flight=options.in_flight,
+                    deltas=options.deltas,
+                    threshold=options.budget.threshold,
+                    half=options.budget.half,
+                    levels=options.levels,
+                    bandwidth=links.bandwidth(remote.name, to),
+                    profile=options.profile,
+                    pace=paces.get((remote.name, to)) if after is not None else None,
+                    back=paces.get((remote.name, COORDINATOR)),
+                    codecs=codecs if i == 0 else [],
+                )
+            )
+
+    def prepared(self, name: str) -> None:
+        """A worker has its stage. When all have, they are told to connect."""
+        self._moved = time.monotonic()
+        if not self._connecting:
+            self._waiting.discard(name)
+            if not self._waiting:
+                self._connecting = True
+                self._waiting = {remote.name for remote in self.route.remotes}
+                for remote in self.route.remotes:
+                    remote.say(Connect(self.route.number))
+
+    def connected(self, name: str) -> None:
+        """A worker has dialled the next one."""
+        self._moved = time.monotonic()
+        if self._connecting:
+            self._waiting.discard(name)
+            self.ready = not self._waiting
+
+    def send_weights(self, model: Model, remote: Remote, names: list[str], size: int) -> int:
+        """Sends a worker what it misses, `size` bytes a frame; bytes. Raises CutsetError for what isn't the model's."""
+        sent = 0
+        for name in names:
+            if name not in model.tensors:
+                raise CutsetError(f"{remote.name} asks for a weight that the model hasn't: {name[:80]}")
+            remote.outbox.bulk(model.weight_frames(name, size))
+            sent += model.tensors[name].nbytes
+        return sent

@@ -1,0 +1,1 @@
+"""What starts workers somewhere and returns their addresses."""

@@ -1,0 +1,374 @@
+"""What the parties of a stream say to each other: the headers of frames, as docs/stream-protocol.md specifies them.
+
+A message is a msgpack array whose first element names its kind. Whoever decodes one takes nothing for granted: what
+isn't exactly one of these, within these bounds, is a FrameError.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from cutset.cluster.trace.spans import Span
+from cutset.codec.payload import KeyRequest, Payload
+from cutset.errors import ConfigError, FrameError
+from cutset.partition.hop import Hop
+from cutset.partition.plan import PictureForm
+
+__all__ = [
+    "MOST_BODY",
+    "MOST_EDGES",
+    "MOST_SOURCES",
+    "PROTOCOL",
+    "Allow",
+    "Beat",
+    "Body",
+    "Bye",
+    "Card",
+    "Codec",
+    "Connect",
+    "EdgeReport",
+    "Failed",
+    "Hello",
+    "Holds",
+    "HopReport",
+    "Inventory",
+    "Lost",
+    "Message",
+    "More",
+    "Need",
+    "Peer",
+    "Ping",
+    "Pong",
+    "Prepare",
+    "Prepared",
+    "Ready",
+    "Refused",
+    "Report",
+    "Retire",
+    "Tune",
+    "Weight",
+    "Welcome",
+    "Work",
+    "decode",
+    "encode",
+]
+
+PROTOCOL = 2
+MOST_BODY = 16 << 20  # bytes of a message that lies in an array
+MOST_EDGES = 200  # values on a hop: their payloads fit in a header
+MOST_ARRAYS = 8192  # of a picture: packets of a group, or two for each value
+MOST_WEIGHTS = 100_000
+MOST_SOURCES = 256
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+Word = Annotated[str, msgspec.Meta(max_length=200)]
+Name = Annotated[str, msgspec.Meta(max_length=1000)]
+Text = Annotated[str, msgspec.Meta(max_length=1000)]
+Digest = Annotated[str, msgspec.Meta(min_length=64, max_length=64, pattern="^[0-9a-f]{64}$")]
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+Rate = Annotated[float, msgspec.Meta(gt=0)]  # bytes a second, infinite for no limit
+Key = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+Levels = Annotated[int, msgspec.Meta(ge=0, le=255)]  # that pixels may be off by
+Session = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+
+
+class _Message(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    pass
+
+
+class Hello(_Message, tag="hello"):
+    """First on every link, from whoever opened it. `session` is a secret of the coordinator and its workers."""
+
+    protocol: Count
+    software: Word
+    role: Literal["coordinator", "worker"]
+    session: Session
+    name: Word  # coordinator: what it calls this worker; worker: what it is called itself
+
+
+class Card(_Message):
+    """What a worker says of its machine."""
+
+    cpu: Word
+    cores: Count
+    threads: Count
+    memory: Count  # bytes that it may use, 0 for no limit
+    torch: Word
+    device: Word
+
+
+class Welcome(_Message, tag="welcome"):
+    """The answer to Hello."""
+
+    protocol: Count
+    software: Word
+    card: Card
+
+
+class Peer(_Message):
+    """Another worker: where it listens, and with tcp its public key."""
+
+    name: Word
+    address: Word
+    key: Key | None
+
+
+Side = Annotated[int, msgspec.Meta(ge=1, le=16384)]
+
+
+class Codec(_Message):
+    """What a source's packets are encoded with; see cutset.video.sources.codec."""
+
+    name: Word
+    extradata: Annotated[bytes, msgspec.Meta(max_length=64 << 10)]
+    coded: tuple[Side, Side]
+    size: tuple[Side, Side]
+    orientation: Annotated[int, msgspec.Meta(ge=1, le=8)] = 1
+
+
+class Prepare(_Message, tag="prepare"):
+    """Coordinator to worker: get ready for your stage of this plan. Answered by Need or not, and Prepared or Failed."""
+
+    plan: Count
+    epoch: Count
+    name: Word  # this worker's in the plan
+    graph: Digest
+    description: Annotated[bytes, msgspec.Meta(max_length=MOST_BODY)]  # of the graph, JSON; empty if sent before
+    stages: Annotated[bytes, msgspec.Meta(max_length=MOST_BODY)]  # the plan, as write_plan gives it
+    weights: Annotated[dict[Name, Digest], msgspec.Meta(max_length=MOST_WEIGHTS)]  # of this worker's nodes
+    next: Peer | None  # None: results go back on this link
+    previous: Key | None  # with tcp: the worker to expect
+    in_flight: Annotated[int, msgspec.Meta(ge=1, le=4096)]
+    deltas: bool
+    threshold: Seconds
+    half: bool
+    levels: Levels
+    bandwidth: Rate  # of the hop after this stage as far as known, infinite where it isn't
+    profile: bool  # report the seconds of each layer
+    pace: Hop | None  # emulate this hop towards `next`
+    back: Hop | None  # and this one towards the coordinator
+    codecs: Annotated[list[Codec | None], msgspec.Meta(max_length=MOST_SOURCES)] = []  # of each source, for `packets`
+
+
+class Inventory(_Message, tag="inventory"):
+    """Coordinator to worker: all weights of a graph. Answered by Holds, now and whenever that changes."""
+
+    graph: Digest
+    description: Annotated[bytes, msgspec.Meta(max_length=MOST_BODY)]  # of the graph, JSON; empty if sent before
+    weights: Annotated[dict[Name, Digest], msgspec.Meta(max_length=MOST_WEIGHTS)]
+
+
+class Holds(_Message, tag="holds"):
+    """Worker to coordinator: those weights of the last Inventory that needn't be sent here."""
+
+    graph: Digest
+    weights: Annotated[list[Name], msgspec.Meta(max_length=MOST_WEIGHTS)]
+
+
+class Need(_Message, tag="need"):
+    """Worker to coordinator: these weights are not here."""
+
+    plan: Count
+    weights: Annotated[list[Name], msgspec.Meta(max_length=MOST_WEIGHTS)]
+
+
+class Weight(_Message, tag="weight"):
+    """Coordinator to worker: bytes of a weight in row-major order from `offset` on, one array; weight after weight."""
+
+    digest: Digest
+    offset: Count
+    total: Count
+
+
+class Prepared(_Message, tag="prepared"):
+    """Worker to coordinator: this stage could run, and the worker before it may connect."""
+
+    plan: Count
+    loaded: Count  # bytes of weights that came from this worker's disk or memory
+    seconds: Seconds
+
+
+class Connect(_Message, tag="connect"):
+    """Coordinator to worker: every stage is prepared, so dial the next worker. Answered by Ready or Failed."""
+
+    plan: Count
+
+
+class Ready(_Message, tag="ready"):
+    """Worker to coordinator: pictures may come."""
+
+    plan: Count
+
+
+class Tune(_Message, tag="tune"):
+    """Coordinator to worker: the hop after your stage was seen to carry so many bytes a second. Encode for that."""
+
+    plan: Count
+    bandwidth: Rate
+
+
+class Allow(_Message, tag="allow"):
+    """Coordinator to worker: what your stages send may be off by so much from now on, whatever Prepare said."""
+
+    threshold: Seconds
+    half: bool
+    levels: Levels
+
+
+class Retire(_Message, tag="retire"):
+    """Coordinator to worker: plans with lower numbers than this are over; forget what only they need."""
+
+    before: Count
+
+
+class Work(_Message, tag="work"):
+    """One picture on one hop. Its bytes, the arrays of all payloads in order, come in this frame and in More.
+
+    `ticket` is the payloads' sequence number: it rises with every picture that a source sends, also when one is sent
+    again. Without payloads the arrays are the picture itself, in the form that `form` says.
+    """
+
+    plan: Count
+    epoch: Count
+    source: Annotated[int, msgspec.Meta(ge=0, lt=MOST_SOURCES)]
+    picture: Count
+    ticket: Count
+    payloads: Annotated[list[Payload], msgspec.Meta(max_length=MOST_EDGES)]
+    lengths: Annotated[list[Count], msgspec.Meta(max_length=MOST_ARRAYS)]  # bytes of each array
+    sent: float  # by the sender's clock, when the first byte went
+    form: PictureForm = "uint8"
+    opens: bool = False  # of packets: a group of pictures begins
+    skipped: Count = 0  # of packets: pictures that come out before
+
+
+class More(_Message, tag="more"):
+    """The next bytes of the Work before."""
+
+
+class HopReport(_Message):
+    """How long a picture's bytes were on the way to a party."""
+
+    nbytes: Count
+    sent: float  # the sender's clock: the first byte leaves
+    first: float  # the receiver's clock: the first frame is there
+    last: float  # the receiver's clock: all is there
+
+
+class EdgeReport(_Message):
+    """What encoding one value cost."""
+
+    edge: Name
+    kind: Literal["key", "delta", "picture"]
+    nbytes: Count
+    changed: float  # share of its elements
+    elements: Count
+    encode_seconds: Seconds
+    decode_seconds: Seconds  # of the same value's receiver if it is this party, else 0
+
+
+class Report(_Message, tag="report"):
+    """What a party did for one picture. `edges` are those that it sent, `received` those that it took."""
+
+    plan: Count
+    epoch: Count
+    source: Count
+    picture: Count
+    party: Word
+    spans: Annotated[list[Span], msgspec.Meta(max_length=4096)]
+    hop: HopReport | None
+    received: Annotated[list[EdgeReport], msgspec.Meta(max_length=MOST_EDGES)]
+    edges: Annotated[list[EdgeReport], msgspec.Meta(max_length=MOST_EDGES)]
+    layer_seconds: Annotated[list[Seconds], msgspec.Meta(max_length=100_000)] | None  # of this stage's nodes, in order
+
+
+class Lost(_Message, tag="lost"):
+    """Worker to coordinator: this picture got no further than here; it may be sent again."""
+
+    plan: Count
+    source: Count
+    picture: Count
+    ticket: Count
+    reason: Text
+
+
+class Failed(_Message, tag="failed"):
+    """Worker to coordinator: this plan can't go on. `party` names who is to blame, as far as the worker can tell."""
+
+    plan: Count
+    party: Word
+    reason: Text
+
+
+class Refused(_Message, tag="refused"):
+    """Why a message was not heeded. Never a traceback."""
+
+    reason: Text
+
+
+class Ping(_Message, tag="ping"):
+    """Coordinator to worker: what is your clock?"""
+
+    number: Count
+    time: float
+
+
+class Pong(_Message, tag="pong"):
+    """The answer: the ping's number and time, and the worker's clock."""
+
+    number: Count
+    time: float
+    now: float
+
+
+class Beat(_Message, tag="beat"):
+    """Worker to coordinator, now and then: still here."""
+
+
+class Bye(_Message, tag="bye"):
+    """Coordinator to worker: the session is over."""
+
+
+class Body(_Message, tag="body"):
+    """The message is too large for a header: it is the frame's first array."""
+
+
+Message = (
+    Hello
+    | Welcome
+    | Inventory
+    | Holds
+    | Prepare
+    | Need
+    | Weight
+    | Prepared
+    | Connect
+    | Ready
+    | Tune
+    | Allow
+    | Retire
+    | Work
+    | More
+    | Report
+    | Lost
+    | Failed
+    | Refused
+    | Ping
+    | Pong
+    | Beat
+    | Bye
+    | Body
+    | KeyRequest
+)
+
+encode = msgspec.msgpack.Encoder().encode
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+
+
+def decode(header: bytes) -> Message:
+    """Raises FrameError for what is none of the messages above."""
+    try:
+        return _decoder.decode(header)
+    except (ConfigError, msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise FrameError(f"the other side sent a message that isn't one of a stream's: {error}") from None

@@ -1,0 +1,289 @@
+"""A worker's plans on their way from Prepare to Ready, in a thread of their own: weights, stages, links to the next."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cutset.cluster.messages import (
+    Allow,
+    Connect,
+    Failed,
+    Holds,
+    Inventory,
+    Message,
+    Need,
+    Prepare,
+    Prepared,
+    Ready,
+    Retire,
+    Weight,
+)
+from cutset.cluster.wire import Outbox
+from cutset.cluster.worker.neighbour import Neighbour, dial
+from cutset.cluster.worker.plan_run import PlanRun, memory_of, warm_up
+from cutset.cluster.worker.setting import Setting
+from cutset.cluster.worker.weights import WeightStore
+from cutset.codec import KeyRequest
+from cutset.errors import ConfigError, CutsetError, FrameError, LinkClosed, printable
+from cutset.partition.description import graph_digest, read_description
+from cutset.partition.graph import Graph
+from cutset.partition.plan import Plan, read_plan
+
+__all__ = ["Planned", "Preparation"]
+
+Bytes = NDArray[np.uint8]
+MOST_PLANS = 4  # that a coordinator keeps alive at once
+MOST_GRAPHS = 8
+
+
+@dataclass
+class Planned:
+    """A plan on its way from Prepare to Ready."""
+
+    order: Prepare
+    graph: Graph
+    plan: Plan
+    missing: set[str]
+    begun: float = field(default_factory=time.monotonic)
+    loaded: int = 0
+    run: PlanRun | None = None
+    next: Neighbour | None = None
+
+
+class Preparation:
+    """The plans of a session, and the thread that gets them ready. `put`, `allow` and `close` are for others."""
+
+    def __init__(
+        self, secret: bytes, name: str, setting: Setting, outbox: Outbox, expect: Callable[[frozenset[bytes]], None]
+    ) -> None:
+        self.plans: dict[int, Planned] = {}
+        self.retired = 0  # plans with lower numbers are over
+        self._secret, self._name, self._setting, self._expect = secret, name, setting, expect
+        self._outbox, self._say = outbox, outbox.say
+        self._store = WeightStore(setting.cache, setting.weights)
+        self._graphs: dict[str, Graph] = {}
+        self._inventory: Inventory | None = None
+        self._reported: list[str] | None = None  # what the coordinator was told that is held here
+        self._nexts: dict[tuple[str, bytes | None], Neighbour] = {}
+        self._allowed: Prepare | Allow | None = None  # the newest word on thresholds
+        self._orders: queue.SimpleQueue[tuple[Message, Sequence[Bytes]] | None] = queue.SimpleQueue()
+        self._closing = False
+        self.threads = [threading.Thread(target=self._obey, name=f"cutset-prepare-{name}", daemon=True)]
+        self.threads[0].start()
+
+    def put(self, message: Inventory | Prepare | Weight | Connect | Retire, arrays: Sequence[Bytes]) -> None:
+        """Obeys an order of the coordinator soon. The arrays are the caller's no more."""
+        if isinstance(message, Prepare):
+            self._allowed = message
+        self._orders.put((message, arrays))
+
+    def allow(self, message: Allow) -> None:
+        """What stages send may be off by so much."""
+        self._allowed = message
+        for planned in list(self.plans.values()):
+            if planned.run is not None:
+                planned.run.allow(message)
+
+    def close(self) -> None:
+        self._closing = True
+        self._orders.put(None)
+        self._leave()
+        self.plans.clear()
+        self._store.keep(())
+
+    def _leave(self) -> None:
+        for neighbour in list(self._nexts.values()):
+            neighbour.close()
+
+    # The thread that prepares.
+
+    def _obey(self) -> None:
+        torch.set_num_threads(self._setting.threads)
+        while (order := self._orders.get()) is not None and not self._closing:
+            message, arrays = order
+            number = getattr(message, "plan", 0)
+            try:
+                if isinstance(message, Inventory):
+                    self._graph(message)
+                    self._inventory, self._reported = message, None
+                elif isinstance(message, Prepare):
+                    self._prepare(message)
+                elif isinstance(message, Weight):
+                    self._weight(message, arrays)
+                elif isinstance(message, Connect):
+                    self._connect(message.plan)
+                elif isinstance(message, Retire):
+                    self._retire(message.before)
+                self._report_holdings()
+            except CutsetError as error:
+                self.plans.pop(number, None)
+                self._say(Failed(number, self._blame(error), printable(str(error))[:800]))
+            except Exception as error:  # torch's own errors; a bug of ours ends the plan here, not this thread
+                if not isinstance(error, MemoryError | RuntimeError | OSError):
+                    traceback.print_exc()
+                self.plans.pop(number, None)
+                self._say(Failed(number, self._name, f"{type(error).__name__}: {printable(str(error))[:300]}"))
+        self._leave()  # should a link have been made after `close`
+
+    def _blame(self, error: CutsetError) -> str:
+        return error.party if isinstance(error, _Unreachable) else self._name
+
+    def _prepare(self, order: Prepare) -> None:
+        if order.plan < self.retired or order.plan in self.plans:
+            raise ConfigError(f"plan {order.plan} is over or known already")
+        if len(self.plans) >= MOST_PLANS:
+            raise ConfigError(f"{MOST_PLANS} plans are alive already; retire one")
+        graph = self._graph(order)
+        plan = read_plan(order.stages)
+        plan.check(graph, order.graph)
+        limit, need = self._setting.memory, memory_of(graph, plan, order.name, order.in_flight)
+        if limit and need > limit:
+            raise ConfigError(
+                f"this stage needs about {need / 2**20:,.0f} MiB; this worker may use {limit >> 20} (--memory)"
+            )
+        if order.previous is not None:
+            known = {p.order.previous for p in self.plans.values()} | {order.previous}
+            self._expect(frozenset(key for key in known if key is not None))
+        if order.back is not None:
+            self._outbox.pace(order.back)
+        planned = Planned(order, graph, plan, set())
+        for name, digest in order.weights.items():
+            if name not in graph.weights:
+                raise ConfigError(f"the graph has no weight {name}")
+            tensor = self._store.find(name, graph.weights[name], digest)
+            if tensor is None:
+                planned.missing.add(name)
+            else:
+                planned.loaded += tensor.nbytes
+        self.plans[order.plan] = planned
+        if planned.missing:
+            self._say(Need(order.plan, sorted(planned.missing)))
+        else:
+            self._build(planned)
+
+    def _report_holdings(self) -> None:
+        """Tells the coordinator which weights of its inventory needn't be sent, when that has changed."""
+        inventory = self._inventory
+        if inventory is None or any(planned.missing for planned in self.plans.values()):
+            return
+        values = self._graphs[inventory.graph].weights
+        held = [
+            name
+            for name, digest in inventory.weights.items()
+            if name in values and self._store.holds(name, values[name], digest)
+        ]
+        if held != self._reported:
+            self._reported = held
+            self._say(Holds(inventory.graph, held))
+
+    def _graph(self, order: Inventory | Prepare) -> Graph:
+        if order.description:
+            if len(self._graphs) >= MOST_GRAPHS:
+                raise ConfigError("too many graphs in one session")
+            try:
+                table = json.loads(order.description)
+            except (ValueError, RecursionError):
+                raise ConfigError("the description of the graph isn't JSON") from None
+            graph = read_description(table)
+            if graph_digest(graph) != order.graph:
+                raise ConfigError("the description of the graph has another digest than was said")
+            self._graphs[order.graph] = graph
+        if order.graph not in self._graphs:
+            raise ConfigError("the graph of this plan was never described")
+        return self._graphs[order.graph]
+
+    def _weight(self, message: Weight, arrays: Sequence[Bytes]) -> None:
+        if len(arrays) != 1:
+            raise FrameError("a weight comes as one array")
+        # Dead plans' weights may still come; they are of no use.
+        for planned in list(self.plans.values()):
+            for name in planned.missing:
+                if planned.order.weights[name] == message.digest:
+                    value = planned.graph.weights[name]
+                    if message.total != value.nbytes:
+                        raise FrameError(f"the weight {name} has {value.nbytes} bytes, not {message.total}")
+                    if self._store.add(value, message.digest, message.offset, arrays[0]):
+                        self._complete(message.digest)
+                    return
+
+    def _complete(self, digest: str) -> None:
+        for planned in list(self.plans.values()):
+            if planned.run is None and planned.missing:
+                planned.missing = {name for name in planned.missing if planned.order.weights[name] != digest}
+                if not planned.missing:
+                    self._build(planned)
+
+    def _build(self, planned: Planned) -> None:
+        order, graph, tensors = planned.order, planned.graph, {}
+        for name, digest in order.weights.items():
+            tensor = self._store.find(name, graph.weights[name], digest)
+            if tensor is not None:
+                tensors[name] = tensor
+        run = PlanRun(order, graph, planned.plan, tensors, self._setting.device)
+        warm_up(run)
+        planned.run = run
+        if self._allowed is not None:  # may have come while the stage was made
+            run.allow(self._allowed)
+        self._say(Prepared(order.plan, planned.loaded, time.monotonic() - planned.begun))
+
+    def _connect(self, number: int) -> None:
+        planned = self.plans.get(number)
+        if planned is None or planned.run is None:
+            raise ConfigError(f"plan {number} isn't prepared")
+        peer = planned.order.next
+        if peer is not None:
+            key = (peer.address, peer.key)
+            found = self._nexts.get(key)
+            if found is None or found.outbox.broken:
+                if found is not None:
+                    found.close()
+                try:
+                    found = dial(
+                        peer, self._name, self._secret, self._setting.keys, planned.order.pace, self._next_says
+                    )
+                except CutsetError as error:
+                    raise _Unreachable(peer.name, str(error)) from None
+                self._nexts[key] = found
+            found.bandwidth = planned.order.bandwidth
+            planned.next = found
+        self._say(Ready(number))
+
+    def _next_says(self, neighbour: Neighbour, message: Message | CutsetError) -> None:
+        """From the thread that listens to the next worker: a request for a key, or why it went away."""
+        if isinstance(message, KeyRequest):
+            planned = self.plans.get(message.plan)
+            if planned is not None and planned.run is not None and planned.next is neighbour:
+                planned.run.sender.request(message)
+        elif isinstance(message, CutsetError):
+            for number, planned in list(self.plans.items()):
+                if planned.next is neighbour:
+                    self._say(Failed(number, neighbour.name, str(message)[:500]))
+
+    def _retire(self, before: int) -> None:
+        self.retired = max(self.retired, before)
+        for number in [number for number in self.plans if number < before]:
+            del self.plans[number]
+        self._store.keep({digest for planned in self.plans.values() for digest in planned.order.weights.values()})
+        used = {planned.next for planned in self.plans.values()}
+        for key, neighbour in list(self._nexts.items()):
+            if neighbour not in used and len(used):
+                neighbour.close()
+                del self._nexts[key]
+
+
+class _Unreachable(LinkClosed):
+    """The next worker can't be reached from here."""
+
+    def __init__(self, party: str, reason: str) -> None:
+        super().__init__(f"{party} can't be reached: {reason}")
+        self.party = party

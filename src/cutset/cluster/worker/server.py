@@ -1,0 +1,174 @@
+"""The worker's receiving thread: admits one coordinator and the workers that it announces, and hands on what they say.
+
+Nothing that a peer sends ends a worker. What isn't right gets one line, and that link is closed.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+
+import torch
+
+from cutset.cluster.messages import PROTOCOL, Beat, Bye, Card, Hello, Message, Ping, Refused, Welcome
+from cutset.cluster.wire import pack, unpack
+from cutset.cluster.worker.session import Session
+from cutset.cluster.worker.setting import Setting
+from cutset.config import usable_cores
+from cutset.errors import CutsetError, FrameError, LinkError, printable
+from cutset.link import Frame, Link, Listener
+from cutset.version import software
+
+__all__ = ["BEAT", "SILENCE", "Worker"]
+
+BEAT = 0.2  # seconds between two signs of life
+# Seconds without a word of the coordinator, after which it counts as dead. A graph is one message, which takes long on
+# a slow link; a link that breaks is noticed at once, and the same coordinator may come back at any time.
+SILENCE = 60.0
+
+
+class Worker:
+    """Serves a listener until told to stop; one coordinator at a time."""
+
+    def __init__(
+        self,
+        listener: Listener,
+        setting: Setting,
+        *,
+        tell: Callable[[str], None] = lambda line: None,
+        silence: float = SILENCE,
+    ) -> None:
+        self.listener, self.setting, self._tell = listener, setting, tell
+        self._silence = silence
+        self._session: Session | None = None
+        self._beat = 0.0
+        self.card = Card(
+            _cpu(),
+            usable_cores(),
+            setting.threads,
+            setting.memory,
+            str(torch.__version__)[:60],
+            setting.device,
+        )
+
+    def serve(self, stopped: Callable[[], bool]) -> None:
+        """Until `stopped()`, which is asked at least every 100 ms."""
+        torch.set_num_threads(self.setting.threads)
+        while not stopped():
+            self.turn(0.1)
+
+    def turn(self, timeout: float) -> None:
+        """Takes one frame, if one comes, and does what is due."""
+        got = self.listener.recv(timeout)
+        if got is not None:
+            link, frame = got
+            try:
+                self._take(link, frame)
+            except CutsetError as error:
+                self._refuse(link, str(error))
+            except Exception as error:  # a bug of ours ends that link, not the worker
+                traceback.print_exc()
+                self._refuse(link, f"{type(error).__name__} in this worker")
+            finally:
+                frame.release()
+        session = self._session
+        for link in self.listener.gone():
+            if session is not None:
+                session.left(link)
+        if session is None:
+            return
+        now = time.monotonic()
+        if dead := session.dead:  # a worker that does nothing any more mustn't look alive
+            session.end(f"the thread {dead} ended")
+        elif now - self._beat >= BEAT:
+            self._beat = now
+            session.outbox.beat(Beat())
+        if now - session.heard > self._silence:
+            session.end(f"nothing came from the coordinator for {self._silence:g} s")
+        if session.over:
+            self._end()
+
+    def close(self) -> None:
+        if self._session is not None:
+            self._end()
+        self.listener.close()
+
+    def _end(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+            self._tell(f"session over: {session.over or 'this worker stops'}")
+
+    def _take(self, link: Link, frame: Frame) -> None:
+        message, arrays = unpack(frame)
+        session = self._session
+        if isinstance(message, Hello):
+            self._greet(link, message)
+        elif session is None or not session.knows(link):
+            raise FrameError("say hello first")
+        elif isinstance(message, Ping):
+            session.pong(link, message)
+        elif isinstance(message, Bye) and link is session.link:
+            session.end("the coordinator is done")
+        else:
+            session.heed(link, message, arrays)
+
+    def _greet(self, link: Link, hello: Hello) -> None:
+        if hello.protocol != PROTOCOL:
+            raise LinkError(
+                f"{hello.software} speaks version {hello.protocol} of the protocol, {software()} {PROTOCOL}"
+            )
+        session = self._session
+        if hello.role == "worker":
+            if session is None or session.secret != hello.session:
+                raise LinkError("this worker isn't part of that session")
+            if not session.knows(link):
+                session.join(link)
+            self._answer(link)
+            return
+        allowed = self.setting.coordinators
+        if allowed is not None and link.peer not in {key.hex() for key in allowed}:
+            raise LinkError("this key may send pictures, not give orders")
+        if session is not None and link is not session.link and session.secret != hello.session:
+            raise LinkError("this worker serves another coordinator; wait until that is done, or start another worker")
+        if session is not None:
+            self._end()
+        self._answer(link)
+        self._session = Session(hello.session, hello.name, link, self.setting, self._expect)
+        self._tell(f"session with {link.peer if len(link.peer) < 70 else 'a coordinator'}, as {hello.name}")
+
+    def _answer(self, link: Link) -> None:
+        self._send(link, Welcome(PROTOCOL, software(), self.card))
+
+    def _expect(self, keys: frozenset[bytes]) -> None:
+        self.listener.expect(keys)
+
+    def _refuse(self, link: Link, reason: str) -> None:
+        """One line, and the link is over."""
+        self._tell(f"refused: {reason}")
+        self._send(link, Refused(printable(reason)[:900]))
+        session = self._session
+        if session is not None and session.knows(link):
+            session.left(link)
+        link.close()
+
+    def _send(self, link: Link, message: Message) -> None:
+        header, arrays = pack(message)
+        try:
+            link.send(header, arrays, timeout=0.2)
+        except CutsetError:  # it went away, or doesn't listen
+            return
+
+
+def _cpu() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()[:100]
+    except OSError:
+        pass
+    import platform
+
+    return platform.machine()

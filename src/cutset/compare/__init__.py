@@ -1,0 +1,1 @@
+"""Whether backends agree: outputs and traces compared, forward runs, and result files."""

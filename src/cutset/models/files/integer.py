@@ -1,0 +1,301 @@
+"""Integer checkpoints: 8-bit weights with one scale a row, written once, checked by digest, loaded by every party.
+
+Rounding is canonical: scale = max|w| / 127 in float32, q = w / scale to the nearest integer, ties to even. Whoever
+quantises a float checkpoint gets these bytes, so it makes no difference where it is done.
+
+The matrices of a site are stacked and stored packed, as `I8` (panels, padded depth / 4, 32, 4), which is what the
+native kernels read: see cutset.kernels.reference_linear.pack_weight. So a mapped file is used as it is. The name is
+that of the matrix, or `qkv_proj` and `gate_up_proj` for several. The scales are `F32` (rows,) under that name with
+`weight` replaced by `weight_scale`. The rest, the embedding included, is `F32`. `config.json` is the model's own, with
+`quantization_config: {"quant_method": "cutset", "version": 2}`. `digests.json` has the SHA-256 of every tensor.
+
+Version 1, which is still read, has every matrix by itself under its own name, as `I8` (rows, columns).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutset.errors import CheckpointError, ModelError
+from cutset.kernels.reference_linear import (
+    pack_weight,
+    packed_shape,
+    quantize_weight,
+    quantized_linear,
+    top_of,
+    unpack_weight,
+)
+from cutset.models.files.checkpoint import Tensor, TensorTable
+from cutset.models.files.digests import DIGESTS, digest
+from cutset.models.files.lfs import check_no_pointer_at
+from cutset.models.files.writer import new_directory, write_safetensors
+from cutset.models.spec import DecoderSpec, Site
+from cutset.models.text.tokenizer_files import SENTENCEPIECE_FILES, tokenizer_files
+
+__all__ = [
+    "MOST_SUM",
+    "IntegerLinears",
+    "QuantizedWeight",
+    "activation_bits",
+    "bits_of_site",
+    "check_integer_tensors",
+    "is_integer",
+    "most_bits",
+    "packed",
+    "quantized",
+    "quantized_parts",
+    "sums_of_sizes",
+    "write_integer_checkpoint",
+]
+
+VERSION = 2
+# Sums of a site lie between -MOST_SUM and MOST_SUM, whatever the activations: half of the prime field of offload, so
+# that a sum is the same number there.
+MOST_SUM = 2**30 - 1
+QuantizedWeight = tuple[NDArray[np.int8], NDArray[np.float32]]  # (rows, columns) and one scale a row
+Progress = Callable[[str, int, int], None]  # what is done, how many of how many
+
+
+def activation_bits(dtype: str, site: Site) -> int:
+    """Bits of the activations that a site multiplies, in `int8` or `exact`, where the sums allow it (`bits_of_site`).
+
+    `int8` takes 8 at `gate_up`, which is half of all products, and 12 elsewhere: 8 everywhere changes the likeliest
+    token at 3 % of the positions of a small model, 8 there alone hardly more than the 8-bit weights do by
+    themselves (`cutset bench quality`). Decoding is bound by reading the weights, which are the same.
+    """
+    return 8 if dtype == "int8" and site == "gate_up" else 12
+
+
+def sums_of_sizes(weight: NDArray[np.int8]) -> NDArray[np.int32]:
+    """sum_k |W_jk| of each output, int32 (outputs,); with the largest activation it bounds that output's sums."""
+    sums = np.empty(weight.shape[0], np.int32)
+    for start in range(0, len(sums), 1024):  # so that only a part is widened at a time
+        part = np.abs(weight[start : start + 1024].astype(np.int16))
+        part.sum(axis=1, dtype=np.int32, out=sums[start : start + 1024])
+    return sums
+
+
+def most_bits(weight: NDArray[np.int8]) -> int:
+    """The most bits of activations, 12 to 8, whose sums with these weights (outputs, depth) can't pass MOST_SUM.
+
+    0 if there are none. The sums that a row's activations of b bits can reach are (2^(b-1) - 1) * sum |w|.
+    """
+    largest = int(sums_of_sizes(weight).max())
+    return next((bits for bits in range(12, 7, -1) if top_of(bits) * largest <= MOST_SUM), 0)
+
+
+def bits_of_site(dtype: str, site: Site, layer: int, weight: NDArray[np.int8]) -> int:
+    """What `activation_bits` asks for, or fewer where the sums of this matrix ask for it.
+
+    Raises CheckpointError where even 8 are too many.
+    """
+    bits = min(activation_bits(dtype, site), most_bits(weight))
+    if bits < 8:
+        raise CheckpointError(f"site {site} of layer {layer}: its sums of {weight.shape[1]} products overflow")
+    return bits
+
+
+def is_integer(config: Mapping[str, Any]) -> bool:
+    """The configuration is that of an integer checkpoint of ours."""
+    quantization = config.get("quantization_config")
+    return isinstance(quantization, dict) and quantization.get("quant_method") == "cutset"
+
+
+def scale_name(name: str) -> str:
+    """Where the scales of a matrix are stored."""
+    return name.removesuffix("weight") + "weight_scale"
+
+
+def packed_name(spec: DecoderSpec, site: Site, layer: int, expert: int) -> str:
+    """Where the packed weights of a site are stored."""
+    first = spec.site_tensors(site, layer, expert)[0]
+    return _stored(spec, first.replace("q_proj", "qkv_proj").replace("gate_proj", "gate_up_proj"))
+
+
+def _stored(spec: DecoderSpec, name: str) -> str:
+    # The embedding is looked up in float32 and multiplied in integers: tied, it is there twice.
+    return "lm_head.weight" if spec.tied and name == "model.embed_tokens.weight" else name
+
+
+def site_depth(spec: DecoderSpec, site: Site, expert: int) -> int:
+    """The length of a site's sums."""
+    return {"o": spec.q_size, "down": spec.mlp_width(expert)}.get(site, spec.hidden)
+
+
+def stored_shapes(spec: DecoderSpec, version: int = VERSION) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Dtype and shape of every tensor of an integer checkpoint, in the order in which they are written: packed weights
+    first, so that all of them begin at a cache line."""
+    shapes = spec.tensor_shapes()
+    names = {site: spec.site_tensors(*site) for site in spec.sites()}
+    weights, scales = dict[str, tuple[str, tuple[int, ...]]](), dict[str, tuple[str, tuple[int, ...]]]()
+    for site, parts in names.items():
+        if version == 1:
+            for name in parts:
+                weights[_stored(spec, name)] = ("I8", shapes[name])
+                scales[scale_name(_stored(spec, name))] = ("F32", shapes[name][:1])
+        else:
+            name, outputs = packed_name(spec, *site), sum(shapes[part][0] for part in parts)
+            weights[name] = ("I8", packed_shape(outputs, site_depth(spec, site[0], site[2])))
+            scales[scale_name(name)] = ("F32", (outputs,))
+    matrices = {name for parts in names.values() for name in parts}
+    kept = {name for name in shapes if name not in matrices or _stored(spec, name) != name}
+    return weights | scales | {name: ("F32", shape) for name, shape in shapes.items() if name in kept}
+
+
+def check_integer_tensors(spec: DecoderSpec, config: Mapping[str, Any], table: TensorTable) -> dict[str, Tensor]:
+    """The tensors of an integer checkpoint by name. Raises CheckpointError for one that is missing, misshapen,
+    unexpected, or out of range, or for a version that isn't known."""
+    version = config["quantization_config"].get("version")
+    if version not in (1, VERSION) or isinstance(version, bool):
+        raise CheckpointError(f"{table.directory}: an integer checkpoint of version {version!r}; quantise it again")
+    layout = stored_shapes(spec, version)
+    for name, (dtype, shape) in layout.items():
+        if name not in table:
+            raise CheckpointError(f"{table.directory}: tensor {name} is missing; the configuration asks for it")
+        found = table[name]
+        if (found.dtype, found.shape) != (dtype, shape):
+            raise CheckpointError(f"{found.file}: tensor {name} is {found.dtype} {found.shape}, not {dtype} {shape}")
+    for name in table:
+        if name not in layout:
+            raise CheckpointError(
+                f"{table[name].file}: tensor {name} is unexpected; the configuration has no place for it"
+            )
+    return dict(table)
+
+
+def packed(
+    spec: DecoderSpec, tensors: Mapping[str, Tensor], site: Site, layer: int, expert: int
+) -> QuantizedWeight | None:
+    """The packed weights of a site, as pack_weight has them and as they lie in the mapped file, and one scale an
+    output (outputs,); None if they aren't stored so."""
+    found = tensors.get(packed_name(spec, site, layer, expert))
+    if found is None or found.dtype != "I8" or len(found.shape) != 4:
+        return None
+    return found.raw, _scales(tensors, found.name)
+
+
+def _scales(tensors: Mapping[str, Tensor], name: str) -> NDArray[np.float32]:
+    scales = tensors[scale_name(name)].float32()
+    if not (np.isfinite(scales).all() and (scales >= 0).all()):
+        raise CheckpointError(f"{tensors[name].file}: the scales of {name} must be finite and not negative")
+    return scales
+
+
+def quantized(
+    spec: DecoderSpec,
+    tensors: Mapping[str, Tensor],
+    site: Site,
+    layer: int,
+    expert: int,
+    quantize: Callable[[NDArray[np.float32]], QuantizedWeight] = quantize_weight,
+) -> QuantizedWeight:
+    """The weights of a site, its matrices stacked, (outputs, depth), and one scale an output (outputs,): read from an
+    integer checkpoint, or quantised now."""
+    if (stored := packed(spec, tensors, site, layer, expert)) is not None:
+        return unpack_weight(stored[0], len(stored[1]), site_depth(spec, site, expert)), stored[1]
+    parts = quantized_parts(spec, tensors, site, layer, expert, quantize)
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate([q for q, _ in parts]), np.concatenate([scale for _, scale in parts])
+
+
+def quantized_parts(
+    spec: DecoderSpec,
+    tensors: Mapping[str, Tensor],
+    site: Site,
+    layer: int,
+    expert: int,
+    quantize: Callable[[NDArray[np.float32]], QuantizedWeight] = quantize_weight,
+) -> list[QuantizedWeight]:
+    """The matrices of a site one by one, where they aren't packed."""
+    parts: list[QuantizedWeight] = []
+    for name in spec.site_tensors(site, layer, expert):
+        stored = _stored(spec, name)
+        if stored in tensors and tensors[stored].dtype == "I8":
+            parts.append((tensors[stored].raw, _scales(tensors, stored)))
+        else:
+            try:
+                parts.append(quantize(np.ascontiguousarray(tensors[name].float32())))
+            except ValueError as error:
+                raise CheckpointError(f"{tensors[name].file}: {name} can't be quantised: {error}") from None
+    return parts
+
+
+class IntegerLinears:
+    """The products in integers, in numpy: the slow twin of the native ones. See cutset.models.run.decoder.Linears."""
+
+    def __init__(self, spec: DecoderSpec, tensors: Mapping[str, Tensor], dtype: str) -> None:
+        self.weights = {site: quantized(spec, tensors, *site) for site in spec.sites()}
+        self.bits = {
+            (site, layer, expert): bits_of_site(dtype, site, layer, weight)
+            for (site, layer, expert), (weight, _) in self.weights.items()
+        }
+
+    def __call__(self, site: Site, layer: int, expert: int, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        key = site, layer, expert
+        return quantized_linear(rows, *self.weights[key], self.bits[key])
+
+
+def write_integer_checkpoint(
+    spec: DecoderSpec,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    source: Path,
+    target: Path,
+    progress: Progress | None = None,
+    quantize: Callable[[NDArray[np.float32]], QuantizedWeight] = quantize_weight,
+) -> None:
+    """Quantises a float checkpoint into the directory `target`, with what lies beside the weights in `source`: the
+    tokenizer, its templates and generation_config.json.
+
+    Raises CheckpointError for weights that aren't finite, ModelError for a target that holds something already, or for
+    a Git LFS pointer among what is carried along.
+    """
+    carried = _carried(source)
+    layout, digests = stored_shapes(spec), dict[str, str]()
+    sites = {packed_name(spec, *site): site for site in spec.sites()}
+
+    def values() -> Iterator[tuple[str, NDArray[Any]]]:
+        scales: dict[str, NDArray[np.float32]] = {}
+        for number, name in enumerate(layout):
+            value: NDArray[Any]
+            if name in sites:
+                weight, scales[scale_name(name)] = quantized(spec, tensors, *sites[name], quantize)
+                value = pack_weight(weight)
+            elif name in scales:
+                value = scales[name]
+            else:
+                value = tensors[name].float32()
+            digests[name] = digest(value)
+            yield name, value
+            if progress is not None:
+                progress(name, number + 1, len(layout))
+
+    with new_directory(target):
+        write_safetensors(target / "model.safetensors", layout, values(), {"format": "cutset-int8"})
+        for file in carried:
+            place = target / file.relative_to(source)
+            place.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, place)
+        changed = dict(config) | {"quantization_config": {"quant_method": "cutset", "version": VERSION}}
+        for name, content in ((DIGESTS, digests), ("config.json", changed)):
+            (target / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _carried(source: Path) -> list[Path]:
+    """What belongs to a model beside its weights."""
+    if not source.is_dir():
+        return []
+    generation = source / "generation_config.json"
+    files = [*tokenizer_files(source), *([generation] if generation.is_file() else [])]
+    for file in files:
+        if file.name not in SENTENCEPIECE_FILES:  # nothing reads them here: they are often left where git put them
+            check_no_pointer_at(file, ModelError)
+    return files

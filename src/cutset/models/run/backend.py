@@ -1,0 +1,134 @@
+"""Chooses and builds the executor of a model: which backend, in which dtype, on which device, with how many threads.
+
+All of these are decided above and handed in; nothing that loads a checkpoint looks for a device of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from cutset.config import Settings
+from cutset.errors import DeviceError, EngineError
+from cutset.kernels import native
+from cutset.models.files.integer import IntegerLinears, Progress
+from cutset.models.files.source import Source
+from cutset.models.run.decoder import FloatLinears, ReferenceDecoder
+from cutset.models.run.executor import Executor
+from cutset.models.spec import DecoderSpec
+
+__all__ = ["Choice", "build_executor", "cache_blocks", "choose"]
+
+# Of the memory that is free, at most, unless the user names a size. A GPU is taken to be ours alone.
+CACHE_SHARE = {"cpu": 0.25, "cuda": 0.85}
+HALF = ("float16", "bfloat16")
+INTEGER = ("int8", "exact")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What will run a model."""
+
+    backend: str  # native, reference or torch
+    dtype: str
+    device: str
+    threads: int
+
+
+def choose(settings: Settings, stored: str) -> Choice:
+    """Settles what the settings leave open; `stored` is the dtype of the checkpoint's weights.
+
+    Raises DeviceError for what doesn't go together or isn't there.
+    """
+    backend, dtype, device = settings.backend, settings.dtype, settings.device
+    if dtype == "auto":
+        dtype = stored if device != "cpu" or stored == "int8" else "float32"
+    if stored == "int8" and dtype not in INTEGER:
+        raise DeviceError(f"an integer checkpoint runs in int8 or exact, not in {dtype}")
+    if backend == "auto":
+        if device != "cpu" or dtype in HALF:
+            backend = "torch"
+        else:
+            backend = "native" if native.available() else "reference"
+    runs = {"native": ("float32", *INTEGER), "reference": ("float32", *INTEGER), "torch": ("float32", *HALF)}[backend]
+    if dtype not in runs or (backend != "torch" and device != "cpu"):
+        where = "the CPU" if backend != "torch" else "CPU and CUDA"
+        raise DeviceError(f"backend {backend} computes in {', '.join(runs)} on {where}, not in {dtype} on {device}")
+    if backend == "torch" and find_spec("torch") is None:
+        raise DeviceError("backend torch needs torch: pip install 'cutset[torch]'")
+    if backend == "native" and settings.block_size % 16:
+        raise DeviceError(f"backend native needs a block_size that is a multiple of 16, not {settings.block_size}")
+    return Choice(backend, dtype, device, settings.thread_count)
+
+
+def build_executor(source: Source, settings: Settings, progress: Progress | None = None) -> tuple[Executor, Choice]:
+    """The executor of a model. Sets the thread budget of the libraries that compute, for the whole process.
+
+    `progress` is told what is being done, and how many of how many are done.
+    """
+    spec, tensors = source.spec, source.tensors
+    choice = choose(settings, source.dtype)
+    if choice.backend == "native":
+        from cutset.models.run.native import NativeDecoder, thread_pool
+
+        decoder = NativeDecoder(spec, tensors, thread_pool(choice.threads), dtype=choice.dtype, progress=progress)
+        if not decoder.mapped:
+            source.forget()
+        return decoder, choice
+    if choice.backend == "torch":
+        import torch
+
+        from cutset.models.run.torch_ops import TorchOps
+
+        torch.set_num_threads(choice.threads)
+        torch_ops = TorchOps(choice.device, choice.dtype)
+        return ReferenceDecoder(spec, tensors, torch_ops, FloatLinears(spec, tensors, torch_ops)), choice
+
+    from threadpoolctl import threadpool_limits
+
+    from cutset.models.run.numpy_ops import NumpyOps
+
+    threadpool_limits(choice.threads)
+    ops = NumpyOps()
+    if choice.dtype in INTEGER:
+        return ReferenceDecoder(spec, tensors, ops, IntegerLinears(spec, tensors, choice.dtype)), choice
+    return ReferenceDecoder(spec, tensors, ops, FloatLinears(spec, tensors, ops)), choice
+
+
+def cache_blocks(spec: DecoderSpec, choice: Choice, settings: Settings, context: int) -> int:
+    """How many blocks the KV cache gets: `cache_mib` if given, else what all sequences could need, within a share of
+    the memory that is free. `context` is the longest sequence in tokens.
+
+    Raises EngineError when a size was given that holds not even one block.
+    """
+    width = 2 if choice.dtype in HALF else 4
+    block_bytes = settings.block_size * 2 * spec.layers * spec.kv_size * width
+    if settings.cache_mib:
+        blocks = (settings.cache_mib << 20) // block_bytes
+        if blocks < 1:
+            raise EngineError(
+                f"cache_mib {settings.cache_mib} holds no block; one takes {block_bytes / (1 << 20):.1f} MiB"
+            )
+        return blocks
+    share = int(CACHE_SHARE[choice.device.partition(":")[0]] * _free_bytes(choice.device))
+    wanted = settings.max_num_seqs * -(-context // settings.block_size)
+    return max(1, min(wanted, share // block_bytes))
+
+
+def _free_bytes(device: str) -> int:
+    """Memory that can still be had on a device; on the CPU also within the control group's limit."""
+    if device != "cpu":
+        import torch
+
+        return int(torch.cuda.mem_get_info(torch.device(device))[0])
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
+    with suppress(OSError, ValueError):  # "max": no limit
+        group = Path("/sys/fs/cgroup")
+        free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    return max(free, 0)

@@ -1,0 +1,173 @@
+"""The reference executor: one decoder step, written to be read, over numpy or torch arrays.
+
+Who computes `linears(site, layer, expert, rows)` is the whole difference between a local and a split model; nothing
+else here knows where it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutset.models.files.checkpoint import Tensor
+from cutset.models.run.executor import Batch, KVCache
+from cutset.models.run.rope import Rope
+from cutset.models.spec import DecoderSpec, Site
+
+__all__ = ["FloatLinears", "Linears", "Ops", "ReferenceDecoder", "Trace"]
+
+Array = Any  # a numpy array or a torch tensor: what the Ops at hand work on
+
+# Told each operator's name, its layer (-1 outside of layers) and what it gave.
+Trace = Callable[[str, int, Array], None]
+
+
+class Linears(Protocol):
+    """Computes the products of a decoder: rows (n, in) to (n, out), without bias."""
+
+    def __call__(self, site: Site, layer: int, expert: int, rows: Array) -> Array: ...
+
+
+class Ops(Protocol):
+    """The kernels between the sites over one kind of array; see cutset.kernels.reference for what each computes."""
+
+    def inference(self) -> AbstractContextManager[None]: ...  # nothing inside is recorded for gradients
+    def load(self, tensor: Tensor) -> Array: ...
+    def floats(self, values: NDArray[np.float32]) -> Array: ...
+    def to_numpy(self, x: Array) -> NDArray[Any]: ...
+    def new_cache(self, spec: DecoderSpec, blocks: int, block_size: int) -> KVCache: ...
+    def embedding(self, table: Array, ids: NDArray[np.int32]) -> Array: ...
+    def linear(self, x: Array, weight: Array) -> Array: ...
+    def concat(self, parts: list[Array]) -> Array: ...
+    def take(self, x: Array, rows: NDArray[np.integer]) -> Array: ...
+    def add_at(self, x: Array, rows: NDArray[np.integer], weights: Array, y: Array) -> None: ...
+    def rms_norm(self, x: Array, gain: Array, eps: float) -> Array: ...
+    def apply_rope(self, x: Array, cos: Array, sin: Array) -> Array: ...
+    def attend(self, q: Array, k: Array, v: Array, layer: int, batch: Batch, cache: Any, window: int) -> Array: ...
+    def silu_mul(self, gate_up: Array) -> Array: ...
+    def moe_route(self, logits: Array, top_k: int, *, normalise: bool) -> tuple[NDArray[np.int64], Array]: ...
+
+
+class FloatLinears:
+    """The products computed here, in the precision of the `ops`. Weights stay as the checkpoint has them."""
+
+    def __init__(self, spec: DecoderSpec, tensors: Mapping[str, Tensor], ops: Ops) -> None:
+        self.ops = ops
+        loaded: dict[str, Array] = {}  # tied weights are loaded once
+        self.weights: dict[tuple[Site, int, int], list[Array]] = {}
+        for site, layer, expert in spec.sites():
+            names = spec.site_tensors(site, layer, expert)
+            for name in names:
+                if name not in loaded:
+                    loaded[name] = ops.load(tensors[name])
+            self.weights[site, layer, expert] = [loaded[name] for name in names]
+
+    def __call__(self, site: Site, layer: int, expert: int, rows: Array) -> Array:
+        return self.ops.concat([self.ops.linear(rows, weight) for weight in self.weights[site, layer, expert]])
+
+
+class ReferenceDecoder:
+    """Runs a DecoderSpec; an Executor (see cutset.models.run.executor)."""
+
+    def __init__(self, spec: DecoderSpec, tensors: Mapping[str, Tensor], ops: Ops, linears: Linears) -> None:
+        self.spec, self.ops, self.linears, self.rope = spec, ops, linears, Rope(spec)
+        matrices = {name for site in spec.sites() for name in spec.site_tensors(*site)}
+        glue = [name for name in spec.tensor_shapes() if name not in matrices or name == "model.embed_tokens.weight"]
+        self.parameters: dict[str, Array] = {name: ops.load(tensors[name]) for name in glue}
+
+    def new_cache(self, blocks: int, block_size: int) -> KVCache:
+        """Room for keys and values of `blocks` blocks of `block_size` tokens."""
+        return self.ops.new_cache(self.spec, blocks, block_size)
+
+    def forward(self, batch: Batch, cache: KVCache, trace: Trace | None = None) -> NDArray[np.float32]:
+        """Runs the rows of a batch; logits (wanted, vocab)."""
+        with self.ops.inference():
+            return self._forward(batch, cache, trace or _untold)
+
+    def _forward(self, batch: Batch, cache: KVCache, told: Trace) -> NDArray[np.float32]:
+        ops, spec = self.ops, self.spec
+        cos, sin = self.rope.rows(batch.positions, batch.row_starts, batch.limits)
+        turn = ops.floats(cos), ops.floats(sin)
+        x = ops.embedding(self.parameters["model.embed_tokens.weight"], batch.token_ids)  # (rows, hidden)
+        told("embedding", -1, x)
+        for layer in range(spec.layers):
+            x = x + self._attention(layer, x, turn, batch, cache, told)
+            told("attention_add", layer, x)
+            h = ops.rms_norm(x, self._glue(layer, "post_attention_layernorm"), spec.norm_eps)
+            told("mlp_norm", layer, h)
+            x = x + (self._experts(layer, h, told) if layer in spec.sparse_layers else self._mlp(layer, -1, h, told))
+            told("mlp_add", layer, x)
+        x = ops.rms_norm(ops.take(x, batch.logit_rows), self.parameters["model.norm.weight"], spec.norm_eps)
+        told("final_norm", -1, x)
+        logits = self.linears("lm_head", -1, -1, x)
+        told("lm_head", -1, logits)
+        return ops.to_numpy(logits).astype(np.float32, copy=False)
+
+    def _glue(self, layer: int, name: str) -> Array:
+        return self.parameters[f"model.layers.{layer}.{name}.weight"]
+
+    def _product(self, site: Site, layer: int, expert: int, rows: Array) -> Array:
+        """A site's product and its biases, which stay with the glue."""
+        y = self.linears(site, layer, expert, rows)
+        names = [name.removesuffix("weight") + "bias" for name in self.spec.site_tensors(site, layer, expert)]
+        if names[0] in self.parameters:
+            y = y + self.ops.concat([self.parameters[name] for name in names])
+        return y
+
+    def _attention(
+        self, layer: int, x: Array, turn: tuple[Array, Array], batch: Batch, cache: KVCache, told: Trace
+    ) -> Array:
+        ops, spec = self.ops, self.spec
+        h = ops.rms_norm(x, self._glue(layer, "input_layernorm"), spec.norm_eps)
+        told("attention_norm", layer, h)
+        qkv = self._product("qkv", layer, -1, h)  # (rows, q_size + 2 * kv_size)
+        told("qkv", layer, qkv)
+        edges = spec.q_size, spec.q_size + spec.kv_size
+        q = qkv[:, : edges[0]].reshape(-1, spec.heads, spec.head_dim)
+        k = qkv[:, edges[0] : edges[1]].reshape(-1, spec.kv_heads, spec.head_dim)
+        v = qkv[:, edges[1] :].reshape(-1, spec.kv_heads, spec.head_dim)
+        if spec.qk_norm:
+            q = ops.rms_norm(q, self._glue(layer, "self_attn.q_norm"), spec.norm_eps)
+            k = ops.rms_norm(k, self._glue(layer, "self_attn.k_norm"), spec.norm_eps)
+        q, k = ops.apply_rope(q, *turn), ops.apply_rope(k, *turn)
+        told("rope_q", layer, q.reshape(-1, spec.q_size))
+        told("rope_k", layer, k.reshape(-1, spec.kv_size))
+        mixed = ops.attend(q, k, v, layer, batch, cache, spec.window(layer))  # (rows, q_size)
+        told("attention", layer, mixed)
+        out = self._product("o", layer, -1, mixed)
+        told("o", layer, out)
+        return out
+
+    def _mlp(self, layer: int, expert: int, h: Array, told: Trace) -> Array:
+        label = "" if expert < 0 else f".{expert}"
+        gate_up = self._product("gate_up", layer, expert, h)  # (rows, 2 * intermediate)
+        told(f"gate_up{label}", layer, gate_up)
+        active = self.ops.silu_mul(gate_up)
+        told(f"swiglu{label}", layer, active)
+        out = self._product("down", layer, expert, active)
+        told(f"down{label}", layer, out)
+        return out
+
+    def _experts(self, layer: int, h: Array, told: Trace) -> Array:
+        ops, moe = self.ops, self.spec.moe
+        assert moe is not None
+        logits = ops.linear(h, self._glue(layer, "mlp.gate"))  # (rows, experts)
+        told("router", layer, logits)
+        picked, weights = ops.moe_route(logits, moe.top_k, normalise=moe.normalise)
+        out = h * 0
+        for expert in range(moe.experts):  # in ascending order for every row, whoever shares the batch
+            rows, place = np.nonzero(picked == expert)
+            if len(rows):
+                ops.add_at(out, rows, weights[rows, place], self._mlp(layer, expert, ops.take(h, rows), told))
+        for expert in range(moe.experts, moe.experts + moe.shared):
+            out = out + self._mlp(layer, expert, h, told)
+        told("experts", layer, out)
+        return out
+
+
+def _untold(name: str, layer: int, value: Array) -> None:
+    pass

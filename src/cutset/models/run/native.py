@@ -1,0 +1,226 @@
+"""The native executor: the C++ core runs from site to site, and the products are computed there or elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutset.errors import CheckpointError
+from cutset.kernels.native import extension
+from cutset.models.files.checkpoint import Tensor
+from cutset.models.files.integer import Progress, activation_bits, packed, quantized_parts, site_depth
+from cutset.models.run.decoder import Trace
+from cutset.models.run.executor import Batch
+from cutset.models.run.rope import Rope
+from cutset.models.spec import DecoderSpec, Site
+
+native = extension()
+
+__all__ = ["NativeCache", "NativeDecoder", "SplitLinears", "local_linears", "thread_pool"]
+
+Floats = NDArray[np.float32]
+
+MOVED_BYTES = 4 << 20  # of weights in one step, at least: a fraction of what the step reads
+
+# (site, layer, expert, rows, out): rows (n, in) to out (n, out), without bias, in float32.
+SplitLinears = Callable[[Site, int, int, Floats, Floats], None]
+
+
+@runtime_checkable
+class StepLinears(Protocol):
+    """SplitLinears that can also answer all products of a native.Step themselves."""
+
+    def __call__(self, site: Site, layer: int, expert: int, rows: Floats, out: Floats) -> None: ...
+    def run(self, step: Any) -> None: ...
+
+
+class NativeCache:
+    """Keys and values, laid out as native/kernels/glue.h says, and the steps that have run over them."""
+
+    def __init__(self, decoder: Any, blocks: int, block_size: int) -> None:
+        self.kv = native.KvCache(decoder, blocks, block_size)
+        self.blocks, self.block_size = blocks, block_size
+        self.nbytes: int = self.kv.nbytes
+        self.idle: list[Any] = []  # steps keep their memory, so they are used again
+
+
+class NativeDecoder:
+    """Runs a DecoderSpec in float32 between the sites; an Executor (see cutset.models.run.executor).
+
+    `linears` computes the products: `native.LocalLinears` in one call for all of them, or a function that is called
+    at each site. Several threads may call `forward` at once on blocks of their own.
+    """
+
+    def __init__(
+        self,
+        spec: DecoderSpec,
+        tensors: Mapping[str, Tensor],
+        pool: Any,
+        linears: SplitLinears | None = None,
+        *,
+        dtype: str = "float32",  # of the products, where they are computed here
+        progress: Progress | None = None,
+    ) -> None:
+        self.spec, self.pool, self.rope = spec, pool, Rope(spec)
+        moe = spec.moe
+        sizes = {}
+        if moe is not None:
+            sizes = {
+                "experts": moe.experts,
+                "top_k": moe.top_k,
+                "normalise": moe.normalise,
+                "expert_intermediate": moe.intermediate,
+                "shared": moe.shared,
+                "shared_intermediate": moe.shared_intermediate,
+            }
+        self.core = native.Decoder(
+            vocab=spec.vocab_size,
+            hidden=spec.hidden,
+            layers=spec.layers,
+            heads=spec.heads,
+            kv_heads=spec.kv_heads,
+            head_dim=spec.head_dim,
+            intermediate=spec.intermediate,
+            norm_eps=spec.norm_eps,
+            windows=list(spec.windows),
+            sparse=[layer in spec.sparse_layers for layer in range(spec.layers)],
+            parameters=_parameters(spec, tensors),
+            pool=pool,
+            **sizes,
+        )
+        # Weights that lie in a mapped file, which is quick to start with but slower than huge pages in the long run.
+        self._mapped: list[Any] = []
+        self._tensors, self._started = tensors, False
+        self.linears = linears or local_linears(self, tensors, dtype, progress)
+
+    def new_cache(self, blocks: int, block_size: int) -> NativeCache:
+        """Room for keys and values of `blocks` blocks; `block_size` must be a multiple of 16."""
+        return NativeCache(self.core, blocks, block_size)
+
+    def forward(self, batch: Batch, cache: Any, trace: Trace | None = None) -> Floats:
+        """Runs the rows of a batch; logits (wanted, vocab)."""
+        self._move_in()
+        cos, sin = self.rope.rows(batch.positions, batch.row_starts, batch.limits)
+        if trace is not None or not cache.idle:
+            step = native.Step(self.core, cache.kv, self.pool, trace)
+        else:
+            step = cache.idle.pop()
+        step.begin(
+            batch.token_ids,
+            cos=cos,
+            sin=sin,
+            row_starts=batch.row_starts,
+            context_lens=batch.context_lens,
+            block_tables=batch.block_tables,
+            logit_rows=batch.logit_rows,
+            key_mask=batch.key_mask,
+        )
+        if isinstance(self.linears, native.Linears):
+            step.run(self.linears)
+        elif isinstance(self.linears, StepLinears):
+            self.linears.run(step)
+        else:
+            while (waiting := step.waiting) is not None:
+                site, layer, expert, rows = waiting
+                self.linears(site, layer, expert, rows, step.output)
+                step.resume()
+        logits: Floats = step.logits
+        if trace is None:
+            cache.idle.append(step)
+        return logits
+
+    @property
+    def mapped(self) -> bool:
+        """Some weights are still used where they lie in the file."""
+        return bool(self._mapped)
+
+    def _move_in(self) -> None:
+        """Moves some weights to huge pages, once the first token is out."""
+        if not self._started or not self._mapped:
+            self._started = True
+            return
+        moved = 0
+        with suppress(IndexError):  # another thread took the last one
+            while moved < MOVED_BYTES:
+                moved += self._mapped.pop().move_in(self.pool)
+        if not self._mapped:
+            for tensor in self._tensors.values():
+                tensor.forget()
+
+
+def thread_pool(threads: int) -> Any:
+    """Threads for a NativeDecoder, its caller among them."""
+    return native.Pool(threads)
+
+
+def local_linears(
+    decoder: NativeDecoder, tensors: Mapping[str, Tensor], dtype: str = "float32", progress: Progress | None = None
+) -> Any:
+    """All products of a decoder, computed in this process in float32, int8 or exact.
+
+    Raises CheckpointError where the sums of a site may pass 2^30 - 1 even with 8-bit activations.
+    """
+    linears = native.LocalLinears(decoder.core, decoder.pool)
+    sites = decoder.spec.sites()
+    for number, (site, layer, expert) in enumerate(sites):
+        if progress is not None:
+            progress("packing weights", number + 1, len(sites))
+        if dtype != "float32":
+            linear = _integer_linear(decoder, tensors, site, layer, expert)
+            bits = min(activation_bits(dtype, site), linear.most_bits)
+            if bits < 8:
+                raise CheckpointError(f"site {site} of layer {layer}: its sums of {linear.depth} products overflow")
+            linears.put(site, layer, expert, linear, bits)
+            continue
+        floats = [tensors[name].float32() for name in decoder.spec.site_tensors(site, layer, expert)]
+        weight = np.ascontiguousarray(floats[0] if len(floats) == 1 else np.concatenate(floats))
+        linears.put(site, layer, expert, native.LinearF32(weight, decoder.pool))
+    return linears
+
+
+def _integer_linear(decoder: NativeDecoder, tensors: Mapping[str, Tensor], site: Site, layer: int, expert: int) -> Any:
+    stored = packed(decoder.spec, tensors, site, layer, expert)
+    try:
+        if stored is not None:
+            linear = native.LinearI8.packed(*stored, site_depth(decoder.spec, site, expert), decoder.pool)
+            decoder._mapped.append(linear)
+            return linear
+        parts = quantized_parts(
+            decoder.spec, tensors, site, layer, expert, lambda w: native.quantize_weight(w, decoder.pool)
+        )
+        return native.LinearI8([q for q, _ in parts], [scales for _, scales in parts], decoder.pool)
+    except ValueError as error:
+        raise CheckpointError(f"site {site} of layer {layer} can't be used: {error}") from None
+
+
+def _parameters(spec: DecoderSpec, tensors: Mapping[str, Tensor]) -> dict[tuple[str, int], Floats]:
+    """The parameters of the glue under the core's names."""
+    found: dict[tuple[str, int], Floats] = {}
+
+    def take(name: str, layer: int, *parts: str) -> None:
+        values = [tensors[part].float32() for part in parts]
+        found[name, layer] = np.ascontiguousarray(values[0] if len(values) == 1 else np.concatenate(values))
+
+    take("embedding", -1, "model.embed_tokens.weight")
+    take("final_norm", -1, "model.norm.weight")
+    for layer in range(spec.layers):
+        block = f"model.layers.{layer}."
+        take("attention_norm", layer, f"{block}input_layernorm.weight")
+        take("mlp_norm", layer, f"{block}post_attention_layernorm.weight")
+        if spec.qkv_bias:
+            take("qkv_bias", layer, *(f"{block}self_attn.{part}_proj.bias" for part in "qkv"))
+        if spec.o_bias:
+            take("o_bias", layer, f"{block}self_attn.o_proj.bias")
+        if spec.qk_norm:
+            take("q_norm", layer, f"{block}self_attn.q_norm.weight")
+            take("k_norm", layer, f"{block}self_attn.k_norm.weight")
+        if layer in spec.sparse_layers:
+            take("router", layer, f"{block}mlp.gate.weight")
+        elif spec.mlp_bias:
+            take("gate_up_bias", layer, f"{block}mlp.gate_proj.bias", f"{block}mlp.up_proj.bias")
+            take("down_bias", layer, f"{block}mlp.down_proj.bias")
+    return found

@@ -1,0 +1,91 @@
+"""The reference executor's kernels over numpy arrays, in float32."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutset.kernels import reference
+from cutset.models.files.checkpoint import Tensor
+from cutset.models.run.executor import Batch
+from cutset.models.spec import DecoderSpec
+
+__all__ = ["NumpyCache", "NumpyOps"]
+
+Floats = NDArray[np.float32]
+
+
+class NumpyCache:
+    """Keys and values, (layers, 2, blocks * block_size, kv_heads, head_dim)."""
+
+    def __init__(self, spec: DecoderSpec, blocks: int, block_size: int) -> None:
+        self.blocks, self.block_size = blocks, block_size
+        # Zeros, which cost no memory until a page is written: long caches are left to the operating system.
+        shape = (spec.layers, 2, blocks * block_size, spec.kv_heads, spec.head_dim)
+        self.data: Floats = np.zeros(shape, dtype=np.float32)
+        self.nbytes = self.data.nbytes
+
+
+class NumpyOps:
+    """See cutset.models.run.decoder.Ops."""
+
+    def inference(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def load(self, tensor: Tensor) -> Floats:
+        return tensor.float32()
+
+    def floats(self, values: Floats) -> Floats:
+        return values
+
+    def to_numpy(self, x: Floats) -> Floats:
+        return x
+
+    def new_cache(self, spec: DecoderSpec, blocks: int, block_size: int) -> NumpyCache:
+        return NumpyCache(spec, blocks, block_size)
+
+    def embedding(self, table: Floats, ids: NDArray[np.int32]) -> Floats:
+        return reference.embedding(table, ids)
+
+    def linear(self, x: Floats, weight: Floats) -> Floats:
+        product: Floats = x @ weight.T
+        return product
+
+    def concat(self, parts: list[Floats]) -> Floats:
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+
+    def take(self, x: Floats, rows: NDArray[np.integer]) -> Floats:
+        taken: Floats = x[rows]
+        return taken
+
+    def add_at(self, x: Floats, rows: NDArray[np.integer], weights: Floats, y: Floats) -> None:
+        x[rows] += weights[:, None] * y  # an expert gets a row once, so no row stands there twice
+
+    def rms_norm(self, x: Floats, gain: Floats, eps: float) -> Floats:
+        return reference.rms_norm(x, gain, eps)
+
+    def apply_rope(self, x: Floats, cos: Floats, sin: Floats) -> Floats:
+        return reference.apply_rope(x, cos, sin)
+
+    def attend(
+        self, q: Floats, k: Floats, v: Floats, layer: int, batch: Batch, cache: NumpyCache, window: int
+    ) -> Floats:
+        slots = batch.slots(cache.block_size)
+        keys, values = cache.data[layer]
+        keys[slots], values[slots] = k, v
+        parts = []
+        for i in range(len(batch.context_lens)):
+            own = slice(int(batch.row_starts[i]), int(batch.row_starts[i + 1]))
+            past = batch.context_slots(i, cache.block_size)
+            mask = None if batch.key_mask is None else batch.key_mask[i, : len(past)]
+            parts.append(reference.attention(q[own], keys[past], values[past], window=window, key_mask=mask))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def silu_mul(self, gate_up: Floats) -> Floats:
+        return reference.silu_mul(gate_up)
+
+    def moe_route(self, logits: Floats, top_k: int, *, normalise: bool) -> tuple[NDArray[np.int64], Any]:
+        return reference.moe_route(logits, top_k, normalise=normalise)

@@ -1,0 +1,159 @@
+"""The reference executor's kernels over torch tensors: CUDA, float16 and bfloat16."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from cutset.errors import DeviceError
+from cutset.models.files.checkpoint import Tensor
+from cutset.models.run.executor import Batch
+from cutset.models.spec import DecoderSpec
+
+__all__ = ["DTYPES", "TorchCache", "TorchOps", "torch_device"]
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def torch_device(name: str) -> torch.device:
+    """`cpu`, `cuda` or `cuda:N` as a device that is there. Raises DeviceError otherwise."""
+    if name == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise DeviceError(f"device {name!r}: torch {torch.__version__} sees no CUDA device here; use --device cpu")
+    index = int(name.partition(":")[2] or 0)
+    if index >= torch.cuda.device_count():
+        raise DeviceError(f"device {name!r}: there are {torch.cuda.device_count()} CUDA devices, numbered from 0")
+    return torch.device("cuda", index)
+
+
+class TorchCache:
+    """Keys and values, (layers, 2, blocks * block_size, kv_heads, head_dim)."""
+
+    def __init__(self, spec: DecoderSpec, blocks: int, block_size: int, ops: TorchOps) -> None:
+        self.blocks, self.block_size = blocks, block_size
+        shape = (spec.layers, 2, blocks * block_size, spec.kv_heads, spec.head_dim)
+        self.data = torch.zeros(shape, dtype=ops.dtype, device=ops.device)
+        self.nbytes = self.data.nbytes
+
+
+class TorchOps:
+    """See cutset.models.run.decoder.Ops."""
+
+    def __init__(self, device: str = "cpu", dtype: str = "float32") -> None:
+        self.device, self.dtype = torch_device(device), DTYPES[dtype]
+        self._loaded: dict[str, torch.Tensor] = {}  # a tied embedding is asked for twice and kept once
+
+    def inference(self) -> AbstractContextManager[None]:
+        return torch.inference_mode()
+
+    def load(self, tensor: Tensor) -> torch.Tensor:
+        if tensor.name not in self._loaded:
+            self._loaded[tensor.name] = self._load(tensor)
+        return self._loaded[tensor.name]
+
+    def _load(self, tensor: Tensor) -> torch.Tensor:
+        with warnings.catch_warnings():  # the mapped file is read-only, and nothing here writes to a weight
+            warnings.simplefilter("ignore", UserWarning)
+            raw = torch.from_numpy(tensor.raw)
+        if tensor.dtype == "BF16":
+            raw = raw.view(torch.bfloat16)
+        return raw.to(device=self.device, dtype=self.dtype)
+
+    def floats(self, values: NDArray[np.float32]) -> torch.Tensor:
+        return torch.from_numpy(values).to(device=self.device, dtype=self.dtype)
+
+    def to_numpy(self, x: torch.Tensor) -> NDArray[Any]:
+        array: NDArray[Any] = x.float().cpu().numpy()
+        return array
+
+    def _indices(self, values: NDArray[np.integer]) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(values, dtype=np.int64)).to(self.device)
+
+    def new_cache(self, spec: DecoderSpec, blocks: int, block_size: int) -> TorchCache:
+        return TorchCache(spec, blocks, block_size, self)
+
+    def embedding(self, table: torch.Tensor, ids: NDArray[np.int32]) -> torch.Tensor:
+        return table[self._indices(ids)]
+
+    def linear(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, weight)
+
+    def concat(self, parts: list[torch.Tensor]) -> torch.Tensor:
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+    def take(self, x: torch.Tensor, rows: NDArray[np.integer]) -> torch.Tensor:
+        return x[self._indices(rows)]
+
+    def add_at(self, x: torch.Tensor, rows: NDArray[np.integer], weights: torch.Tensor, y: torch.Tensor) -> None:
+        x.index_add_(0, self._indices(rows), weights[:, None].to(y.dtype) * y)
+
+    def rms_norm(self, x: torch.Tensor, gain: torch.Tensor, eps: float) -> torch.Tensor:
+        wide = x.float()  # the mean of squares overflows in float16
+        return gain * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+
+    def apply_rope(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        first, second = x.chunk(2, dim=-1)
+        cos, sin = cos[:, None, :], sin[:, None, :]
+        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+    def attend(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        layer: int,
+        batch: Batch,
+        cache: TorchCache,
+        window: int,
+    ) -> torch.Tensor:
+        slots = self._indices(batch.slots(cache.block_size))
+        keys, values = cache.data[layer]
+        keys[slots], values[slots] = k, v
+        parts = []
+        for i in range(len(batch.context_lens)):
+            own = slice(int(batch.row_starts[i]), int(batch.row_starts[i + 1]))
+            past = self._indices(batch.context_slots(i, cache.block_size))
+            seen = self._seen(batch, i, own.stop - own.start, window)
+            mixed = F.scaled_dot_product_attention(
+                q[own].transpose(0, 1)[None],
+                keys[past].transpose(0, 1)[None],
+                values[past].transpose(0, 1)[None],
+                attn_mask=seen,
+                enable_gqa=True,
+            )
+            if batch.key_mask is not None and seen is not None:  # a row that sees nothing is NaN in some kernels
+                mixed = torch.where(seen.any(-1)[:, None], mixed, 0)
+            parts.append(mixed[0].transpose(0, 1).reshape(own.stop - own.start, -1))
+        return torch.cat(parts)
+
+    def _seen(self, batch: Batch, i: int, rows: int, window: int) -> torch.Tensor | None:
+        tokens = int(batch.context_lens[i])
+        if rows == 1 and not window and batch.key_mask is None:
+            return None
+        query = torch.arange(tokens - rows, tokens, device=self.device)[:, None]
+        key = torch.arange(tokens, device=self.device)[None, :]
+        seen = key <= query
+        if window:
+            seen &= key > query - window
+        if batch.key_mask is not None:
+            seen &= torch.from_numpy(batch.key_mask[i, :tokens]).to(self.device)
+        return seen
+
+    def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
+        gate, up = gate_up.chunk(2, dim=-1)
+        return F.silu(gate) * up
+
+    def moe_route(self, logits: torch.Tensor, top_k: int, *, normalise: bool) -> tuple[NDArray[np.int64], torch.Tensor]:
+        scores = torch.softmax(logits.float(), dim=-1)
+        picked = torch.sort(scores, dim=-1, descending=True, stable=True).indices[:, :top_k]
+        weights = torch.gather(scores, 1, picked)
+        if normalise:
+            weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-20)
+        return picked.cpu().numpy(), weights

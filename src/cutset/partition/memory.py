@@ -1,0 +1,88 @@
+"""How much memory a stage needs: what planners count with, and what workers refuse by."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutset.partition.graph import Graph
+from cutset.partition.lattice import Lattice
+from cutset.partition.problem import Problem
+
+__all__ = ["is_order", "order_bytes", "pair_bytes", "stage_memory"]
+
+WAITING = 2  # items between two threads of a worker, beside those in flight
+SENDING = 3  # items whose values are computed, encoded or held by the encoder
+
+
+def stage_memory(graph: Graph, nodes: Collection[int], takes: float, gives: float, in_flight: int) -> float:
+    """Bytes for a stage: weights, values at their most, items that wait, and what both ends of its hops hold.
+
+    `takes` and `gives` are the bytes of all values on the hop to it and from it, those that pass it by as well.
+    """
+    return float(graph.weight_bytes(nodes) + graph.peak_bytes(nodes) + _held(takes, gives, in_flight))
+
+
+def _held(takes: Any, gives: Any, in_flight: int) -> Any:
+    """Beside weights and values: of one stage, or of arrays of them."""
+    return (max(in_flight, 1) + WAITING) * takes + SENDING * gives
+
+
+def is_order(sets: Lattice) -> bool:
+    """Whether the sets are the cuts of the graph's order, each node alone."""
+    nodes = sets.done.shape[1]
+    return len(sets.done) == nodes + 1 and bool((sets.done == np.tri(nodes + 1, nodes, -1, dtype=bool)).all())
+
+
+def pair_bytes(problem: Problem, sets: Lattice) -> NDArray[np.float64]:
+    """(sets, sets): what a stage from one set to the other needs (`stage_memory`); infinite where it is none."""
+    if is_order(sets):
+        stages = order_bytes(problem.graph)
+        needs: NDArray[np.float64] = stages + _held(sets.nbytes[:, None], sets.nbytes[None, :], problem.in_flight)
+        return needs
+    needs = np.full((len(sets.values),) * 2, np.inf)
+    for a, b in np.argwhere(sets.after()):
+        nodes = tuple(int(i) for i in np.flatnonzero(sets.done[b] & ~sets.done[a]))
+        needs[a, b] = stage_memory(problem.graph, nodes, sets.nbytes[a], sets.nbytes[b], problem.in_flight)
+    return needs
+
+
+def order_bytes(graph: Graph) -> NDArray[np.float64]:
+    """(nodes + 1, nodes + 1): weights and values at their most of the nodes from one place of the order to another.
+
+    The same as `Graph.weight_bytes` and `Graph.peak_bytes`, one node more at a time.
+    """
+    count = len(graph.nodes)
+    needs = np.full((count + 1, count + 1), np.inf)
+    sizes = {name: value.nbytes for name, value in graph.values.items()}
+    for first in range(count):
+        alive = np.zeros(count - first)  # while each node runs
+        weights: set[str] = set()
+        weight_bytes = 0
+        read: dict[str, int] = {}  # of the values from before: their last reader so far
+        kept = 0  # made here so far, and needed by nodes or the caller that come later
+        leaving: dict[int, int] = {}  # bytes whose last reader is that node
+        for i in range(first, count):
+            node, at = graph.nodes[i], i - first
+            for name in node.reads:
+                if graph.maker[name] < first:
+                    # Held from the start until its last reader: this one now.
+                    alive[read[name] - first + 1 if name in read else 0 : at] += sizes[name]
+                    read[name] = i
+            alive[at] += sum(sizes[name] for name in node.reads if name in read)
+            made = sum(value.nbytes for value in node.made)
+            alive[at] += kept + made
+            for value in node.made:
+                if last := max(graph.readers[value.name], default=0):
+                    leaving[last] = leaving.get(last, 0) + value.nbytes
+                    kept += value.nbytes
+            kept -= leaving.pop(i, 0)
+            for name in node.weights:
+                if name not in weights:
+                    weights.add(name)
+                    weight_bytes += graph.weights[name].nbytes
+            needs[first, i + 1] = weight_bytes + alive[: at + 1].max()
+    return needs

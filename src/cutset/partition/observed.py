@@ -1,0 +1,150 @@
+"""What a run has seen of its machines and values, beside what was known at its start."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from cutset.partition.machines import Machine
+from cutset.partition.plan import COORDINATOR
+from cutset.partition.problem import Problem
+from cutset.partition.traffic import Coded, Traffic
+
+__all__ = ["Observed", "Running"]
+
+WINDOW = 9  # observations; their median ignores a few that went wrong, and follows a change after half of them
+LEAST_SECONDS = 1e-4  # what is over sooner says more of the clock than of the machine
+
+Kind = Literal["key", "delta"]
+
+
+class Running:
+    """The median of the last observations."""
+
+    def __init__(self) -> None:
+        self._last: deque[float] = deque(maxlen=WINDOW)
+
+    def observe(self, value: float) -> None:
+        if math.isfinite(value) and value >= 0:
+            self._last.append(value)
+
+    @property
+    def value(self) -> float | None:
+        return statistics.median(self._last) if self._last else None
+
+
+class Observed:
+    """Running medians, by worker and by value."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self._expected = {machine.name: machine for machine in problem.machines}
+        self._pace = {machine.name: Running() for machine in problem.machines}
+        self._codec = {name: Running() for name in (*self._pace, COORDINATOR)}
+        self._nodes: dict[str, dict[int, Running]] = {machine.name: {} for machine in problem.machines}
+        self._sizes: dict[tuple[str, Kind], Running] = {}
+        self.holds: dict[str, frozenset[str]] = {}
+        self.memory: dict[str, int] = {}  # that workers say they may use, 0 for no limit
+
+    def layers(self, worker: str, nodes: Sequence[int], seconds: Sequence[float]) -> None:
+        if worker in self._nodes and len(nodes) == len(seconds):
+            for node, took in zip(nodes, seconds, strict=True):
+                self._nodes[worker].setdefault(node, Running()).observe(took)
+            self.stage(worker, nodes, sum(seconds))
+
+    def stage(self, worker: str, nodes: Sequence[int], seconds: float) -> None:
+        machine = self._expected.get(worker)
+        if machine is not None and seconds >= LEAST_SECONDS:
+            expected = float(machine.seconds[list(nodes)].sum())
+            if expected > 0:
+                self._pace[worker].observe(seconds / expected)
+
+    def forget(self, worker: str) -> None:
+        """Takes a worker for as quick as at the start, if it seems slower."""
+        if worker in self._pace and (self._pace[worker].value or 0.0) > 1.0:
+            self._pace[worker], self._nodes[worker] = Running(), {}
+
+    def payload(self, value: str, kind: Kind, nbytes: int) -> None:
+        if value in self._problem.traffic:
+            self._sizes.setdefault((value, kind), Running()).observe(nbytes)
+
+    def codec(self, worker: str, value: str, kind: Kind, which: Literal["encode", "decode"], seconds: float) -> None:
+        traffic = self._problem.traffic.get(value)
+        if traffic is None or worker not in self._codec or seconds < LEAST_SECONDS:
+            return
+        ways = (traffic.delta if kind == "delta" else ()) or traffic.key
+        expected = getattr(ways[0], which)
+        if expected > 0:
+            self._codec[worker].observe(seconds / expected)
+
+    def machines(self) -> tuple[Machine, ...]:
+        """The machines as they were seen to be; a layer that wasn't timed there goes with the others."""
+        found = []
+        for machine in self._problem.machines:
+            pace = self._pace[machine.name].value
+            seconds = machine.seconds * (1.0 if pace is None else pace)
+            timed = {node: running.value for node, running in self._nodes[machine.name].items()}
+            if timed:
+                seconds = np.array(seconds)
+                for node, value in timed.items():
+                    if value is not None:
+                        seconds[node] = value
+            codec = self._codec[machine.name].value
+            limits = [limit for limit in (machine.memory, self.memory.get(machine.name)) if limit]
+            found.append(
+                replace(
+                    machine,
+                    seconds=seconds,
+                    codec=machine.codec if codec is None else codec,
+                    memory=min(limits, default=None),
+                    holds=self.holds.get(machine.name, machine.holds),
+                )
+            )
+        return tuple(found)
+
+    def traffic(self, base: Mapping[str, Traffic] | None = None) -> dict[str, Traffic]:
+        """Sizes as they were seen. Deltas of values that weren't: as in `base`, which is foreseen for the pictures that
+        come now; without it, as at the start, moved as those that were seen did."""
+        foreseen, base = base is not None, self._problem.traffic if base is None else base
+        known = {value: traffic for value, traffic in base.items() if traffic.delta and not foreseen}
+        ratios = []
+        for value, traffic in known.items():
+            seen = self._size(value, "delta")
+            if seen is not None:
+                ratios.append(seen / _nearest(traffic.delta, seen))
+        shift = statistics.median(ratios) if ratios else 1.0
+        found = {}
+        for value, traffic in base.items():
+            most = max(way.nbytes for way in traffic.key)
+            key, delta = self._size(value, "key"), self._size(value, "delta")
+            deltas = _moved(traffic.delta, shift, most) if delta is None else _matching(traffic.delta, delta)
+            keys = traffic.key if key is None else _matching(traffic.key, key)
+            found[value] = replace(traffic, key=keys, delta=deltas)
+        return found
+
+    def _size(self, value: str, kind: Kind) -> float | None:
+        running = self._sizes.get((value, kind))
+        return None if running is None else running.value
+
+
+def _moved(ways: tuple[Coded, ...], factor: float, most: float) -> tuple[Coded, ...]:
+    """With sizes that many times as large, but no larger than a key."""
+    return tuple(way._replace(nbytes=min(way.nbytes * factor, max(most, way.nbytes))) for way in ways)
+
+
+def _matching(ways: tuple[Coded, ...], seen: float) -> tuple[Coded, ...]:
+    """With sizes moved so that the way that comes nearest to what was seen has that size."""
+    if not ways:
+        return ()
+    factor = seen / _nearest(ways, seen)
+    return tuple(way._replace(nbytes=way.nbytes * factor) for way in ways)
+
+
+def _nearest(ways: tuple[Coded, ...], seen: float) -> float:
+    return min((max(way.nbytes, 1.0) for way in ways), key=lambda size: abs(math.log(size / max(seen, 1.0))))

@@ -1,0 +1,139 @@
+"""A plan: which worker runs which layers, in which order a picture passes them, and what goes to the first of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from cutset.errors import ConfigError
+from cutset.partition.graph import Graph
+from cutset.reading import read_bytes, read_struct
+
+__all__ = ["COORDINATOR", "PictureForm", "Plan", "StagePlan", "read_plan", "write_plan"]
+
+PictureForm = Literal["uint8", "float32", "jpeg", "packets"]
+COORDINATOR = "coordinator"
+FORMAT = "cutset-plan-1"
+MOST_BYTES = 16 << 20  # of a plan's file
+MOST_NODES = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """One worker's share: the nodes that it runs, by their numbers in the graph, rising."""
+
+    worker: str
+    nodes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Stages in the order in which a picture passes them. A worker that runs nothing has none.
+
+    `picture` is the form in which pictures reach the first stage: `uint8` as they are (as deltas, in delta mode),
+    `float32` normalised to 0..1 (a baseline: four times the bytes, nothing gained), `jpeg`, or the video's own encoded
+    `packets`, which the first worker decodes.
+    """
+
+    graph: str  # SHA-256 of the graph's description
+    stages: tuple[StagePlan, ...]
+    picture: PictureForm = "uint8"
+    scheduler: str = ""  # who made it
+
+    def check(self, graph: Graph, digest: str) -> None:
+        """Raises ConfigError unless this plan is for that graph and its stages are legal, and cover it once."""
+        if self.graph != digest:
+            raise ConfigError(
+                f"this plan is for another model or picture size (graph {self.graph[:12]}, not {digest[:12]})"
+            )
+        done: set[int] = set()
+        for stage in self.stages:
+            if not stage.nodes or list(stage.nodes) != sorted(set(stage.nodes)):
+                raise ConfigError(f"the plan's stage on {stage.worker} must name rising numbers of nodes, each once")
+            if done & set(stage.nodes):
+                raise ConfigError(f"the plan gives {stage.worker} nodes that an earlier stage runs")
+            done |= set(stage.nodes)
+            graph.cut(done)
+        if len(done) != len(graph.nodes):
+            raise ConfigError(f"the plan runs {len(done)} of the graph's {len(graph.nodes)} nodes")
+        if len({stage.worker for stage in self.stages}) != len(self.stages):
+            raise ConfigError("the plan names a worker twice; a picture passes each once")
+
+    def edges(self, graph: Graph) -> tuple[tuple[str, ...], ...]:
+        """The names of the values on each hop: coordinator to first stage, stage to stage, last stage to coordinator.
+
+        One more than there are stages. A value that a later stage needs is on every hop up to there, so a stage passes
+        on what it doesn't use. On the last hop are the graph's outputs.
+        """
+        done: set[int] = set()
+        found = [graph.cut(done).values]
+        for stage in self.stages:
+            done |= set(stage.nodes)
+            found.append(graph.cut(done).values)
+        return tuple(found)
+
+
+class _Stage(msgspec.Struct, forbid_unknown_fields=True):
+    worker: str
+    nodes: list[int | list[int]]  # numbers, and [first, last] for ranges
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    format: str
+    graph: str
+    stages: list[_Stage]
+    picture: PictureForm
+    scheduler: str
+
+
+def write_plan(plan: Plan) -> bytes:
+    """A plan as JSON, for a file or a message."""
+    stages = [_Stage(stage.worker, _ranges(stage.nodes)) for stage in plan.stages]
+    file = _File(FORMAT, plan.graph, stages, plan.picture, plan.scheduler)
+    return msgspec.json.format(msgspec.json.encode(file), indent=1)
+
+
+def read_plan(source: Path | bytes) -> Plan:
+    """The plan of a file or of `write_plan`'s bytes. Raises ConfigError for what is no plan."""
+    data = read_bytes(source, MOST_BYTES, "plan") if isinstance(source, Path) else source
+    file = read_struct(data, _File, "this is not a plan")
+    json.loads(data, object_pairs_hook=_once)
+    if file.format != FORMAT:
+        raise ConfigError(f"this is not a plan: its format is not {FORMAT}")
+    stages = tuple(StagePlan(stage.worker, _numbers(stage.nodes)) for stage in file.stages)
+    return Plan(file.graph, stages, file.picture, file.scheduler)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for i, (name, _) in enumerate(pairs) if name in [other for other, _ in pairs[:i]])
+        raise ConfigError(f"this is not a plan: {twice!r} is said twice")
+    return found
+
+
+def _ranges(numbers: Sequence[int]) -> list[int | list[int]]:
+    found: list[int | list[int]] = []
+    start = 0
+    for i in range(1, len(numbers) + 1):
+        if i == len(numbers) or numbers[i] != numbers[i - 1] + 1:
+            found.append(numbers[start] if i - start == 1 else [numbers[start], numbers[i - 1]])
+            start = i
+    return found
+
+
+def _numbers(ranges: list[int | list[int]]) -> tuple[int, ...]:
+    found: list[int] = []
+    for entry in ranges:
+        first, last = (entry, entry) if isinstance(entry, int) else (entry[0], entry[-1]) if len(entry) == 2 else (1, 0)
+        if not 0 <= first <= last < MOST_NODES:
+            raise ConfigError(f"this is not a plan: {str(entry)[:60]} is no range of nodes")
+        if len(found) + last - first >= MOST_NODES:
+            raise ConfigError(f"this is not a plan: a stage has more than {MOST_NODES:,} nodes")
+        found += range(first, last + 1)
+    return tuple(found)

@@ -1,0 +1,149 @@
+"""The least latency of any plan whose parts all stay under a limit: dynamic programming over cuts and workers.
+
+A plan is a path: at a cut from one worker to a later one, then at that worker from this cut to a later one, and so on.
+Workers are taken in the order of the line. For each, `arrive` is the least time after which the values of a cut are
+there, and `leave` the least after which the nodes before a cut are done, the last of them there.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutset.partition.cost import Model
+from cutset.partition.lattice import Lattice
+from cutset.partition.memory import pair_bytes
+from cutset.partition.plan import Plan, StagePlan
+
+__all__ = ["Found", "Search", "StepSearch"]
+
+Floats = NDArray[np.float64]
+SLACK = 1 + 1e-12  # of a limit: sums in another order differ by that
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A plan, and its latency."""
+
+    latency: float
+    plan: Plan
+
+
+class Search:
+    """All plans over some cuts of a problem."""
+
+    def __init__(self, model: Model, sets: Lattice) -> None:
+        problem, crossings = model.problem, model.crossings
+        self.problem, self.sets = problem, sets
+        # One column for each worker: seconds of all nodes in a set.
+        self._work = sets.done @ np.stack([machine.seconds for machine in problem.machines]).T
+        self._overhead = np.array([machine.overhead for machine in problem.machines])
+        cuts = crossings.cuts(sets.values)
+        self._hop = cuts.seconds + crossings.latency
+        self._worst = np.maximum(np.maximum(cuts.encode, cuts.wire), cuts.decode)
+        forms = crossings.forms
+        self._start = (forms.seconds + crossings.latency)[:, 0, 1:]
+        self._start_worst = np.maximum(np.maximum(forms.encode, forms.wire), forms.decode)[:, 0, 1:]
+        if problem.pictures_stay:
+            shows = [bool(problem.picture_like.intersection(values)) for values in sets.values]
+            self._hop[shows, 1:, 1:] = math.inf
+            self._start[:, 1:] = math.inf
+        self._needs: Floats | None = None
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Which pairs of cuts have a stage between them, and what it needs."""
+        self._legal = self.sets.after()
+        if any(machine.memory is not None for machine in self.problem.machines):
+            self._needs = pair_bytes(self.problem, self.sets)
+
+    def run(self, limit: float = math.inf) -> Found | None:
+        """The plan of least latency in which no part takes more than `limit` seconds; None if there is none."""
+        limit *= SLACK
+        sets, workers = self._work.shape
+        leave = np.full((sets, workers), math.inf)
+        stage_from = np.zeros((sets, workers), np.int64)  # the cut at which the last stage began
+        came_from = np.full((sets, workers), -1, np.int64)  # the worker before; -1 at the first cut
+        start = np.where(self._start_worst <= limit, self._start, math.inf)
+        form = np.argmin(start, axis=0)
+        for w in range(workers):
+            arrive = np.full(sets, math.inf)
+            if w:
+                before = leave[:, :w] + np.where(
+                    self._worst[:, 1 : w + 1, w + 1] <= limit, self._hop[:, 1 : w + 1, w + 1], math.inf
+                )
+                came_from[:, w] = np.argmin(before, axis=1)
+                arrive = np.min(before, axis=1)
+            arrive[0], came_from[0, w] = start[form[w], w], -1
+            leave[:, w], stage_from[:, w] = self._stage(w, arrive, limit)
+        back = np.where(self._worst[-1, 1:, 0] <= limit, self._hop[-1, 1:, 0], math.inf)
+        last = int(np.argmin(leave[-1] + back))
+        latency = float(leave[-1, last] + back[last])
+        if math.isinf(latency):
+            return None
+        stages: list[StagePlan] = []
+        at, worker = sets - 1, last
+        while worker >= 0:
+            begin = int(stage_from[at, worker])
+            nodes = np.flatnonzero(self.sets.done[at] & ~self.sets.done[begin])
+            stages.append(StagePlan(self.problem.machines[worker].name, tuple(int(i) for i in nodes)))
+            first, at, worker = worker, begin, int(came_from[begin, worker])
+        picture = list(self.problem.pictures)[form[first]]
+        return Found(latency, Plan(self.problem.digest, tuple(reversed(stages)), picture))
+
+    def _stage(self, w: int, arrive: Floats, limit: float) -> tuple[Floats, NDArray[np.int64]]:
+        """When worker `w` has done each set if it began at the best one, and which that is."""
+        work, overhead = self._work[:, w], self._overhead[w]
+        begins = np.flatnonzero(np.isfinite(arrive))
+        if not begins.size:
+            return np.full(len(work), math.inf), np.zeros(len(work), np.int64)
+        takes = work[None, :] - work[begins, None] + overhead
+        good = self._legal[begins] & (takes <= limit)
+        memory = self.problem.machines[w].memory
+        if self._needs is not None and memory is not None:
+            good &= self._needs[begins] <= memory
+        done = np.where(good, arrive[begins, None] + takes, math.inf)
+        best = np.argmin(done, axis=0)
+        return done[best, np.arange(len(work))], begins[best]
+
+
+class StepSearch(Search):
+    """The same where nothing is limited, for many more cuts: stages grow by one node at a time.
+
+    Without limits a stage's seconds are a sum over its nodes, so the best place to begin is the best one of any set
+    that lacks one node, or that set itself: no pairs of cuts are looked at.
+    """
+
+    def _prepare(self) -> None:
+        size = self.sets.done.sum(1)
+        before, after = self.sets.steps()
+        order = np.lexsort((after, size[after]))
+        self._before, after = before[order], after[order]
+        # For each number of nodes: its steps, the sets that they lead to, and where each set's steps begin.
+        self._levels = []
+        for first, last in pairwise([*np.flatnonzero(np.diff(size[after], prepend=-1)).tolist(), len(after)]):
+            reached, starts = np.unique(after[first:last], return_index=True)
+            self._levels.append((first, last, reached, starts))
+
+    def _stage(self, w: int, arrive: Floats, limit: float) -> tuple[Floats, NDArray[np.int64]]:
+        if not math.isinf(limit):
+            raise ValueError("a search without pairs knows no limits")
+        work = self._work[:, w]
+        begin = np.arange(len(work))  # the best place to begin, of the set itself and all that it has
+        least = arrive - work
+        inner = np.full(len(work), math.inf)  # the same without the set itself: a stage has at least one node
+        inner_begin = np.zeros(len(work), np.int64)
+        for first, last, reached, starts in self._levels:
+            given = least[self._before[first:last]]
+            lowest = np.minimum.reduceat(given, starts)
+            counts = np.diff([*starts, last - first])
+            is_lowest = given == np.repeat(lowest, counts)
+            at = np.minimum.reduceat(np.where(is_lowest, np.arange(last - first), last), starts)
+            inner[reached], inner_begin[reached] = lowest, begin[self._before[first:last][at]]
+            better = lowest < least[reached]
+            least[reached[better]], begin[reached[better]] = lowest[better], inner_begin[reached[better]]
+        return inner + work + self._overhead[w], inner_begin

@@ -1,0 +1,89 @@
+"""Thresholds that follow from the error that the final output may have.
+
+What a threshold guarantees is each hop's own bound: no value at the receiver is farther than that from the sender's.
+What it does to the output depends on the network and on the pictures, and is known only where it is measured. So every
+few pictures are computed in one place as well, and all thresholds are scaled by what is found: down at once, up slowly.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from cutset.cluster.coordinator.result import Result
+from cutset.cluster.model import Model
+from cutset.codec import Budget
+from cutset.errors import ConfigError
+from cutset.video.check import difference
+
+__all__ = ["Accuracy"]
+
+DOWN = 0.8  # at least this step when the error is too large
+UP = 1.25
+TINY = 2.0**-10  # of the thresholds: if that is too much, it isn't they
+
+
+class Accuracy:
+    """Chooses thresholds so that the output's error stays within `limit`, a share of the output's largest element.
+
+    `budget` and `levels` (of uint8 pictures) are the most that is tried; if neither leaves anything out, a threshold is
+    looked for from `limit` on, upwards too. An error beyond the limit lasts until it is seen, `every` pictures at most;
+    `line` tells how often that was. Raises ConfigError.
+    """
+
+    def __init__(self, limit: float, budget: Budget, levels: int = 0, every: int = 16) -> None:
+        if not 0 <= limit < math.inf:
+            raise ConfigError(f"the limit on the output's error must be 0 or above, not {limit:g}")
+        if every < 1:
+            raise ConfigError(f"one picture of so many is checked: at least 1, not {every}")
+        self.limit, self.every = limit, every
+        self._searches = budget.exact and not levels
+        self._most = replace(budget, threshold=limit) if self._searches else budget
+        self._levels = levels
+        self._half = self._most.half and limit > 0
+        self._scale = 1.0 if limit else 0.0
+        self.checked = self.above = 0
+        self.largest = 0.0
+
+    @property
+    def budget(self) -> Budget:
+        """What activations may be off by, from now on."""
+        return Budget(self._most.threshold * self._scale, self._half)
+
+    @property
+    def levels(self) -> int:
+        """What pixels may be off by, from now on."""
+        return int(self._levels * self._scale)
+
+    def wants(self, picture: int) -> bool:
+        """Whether this picture is to be computed here too: more of the first ones, when the threshold is a guess."""
+        return picture % self.every == 0 or (picture < self.every and picture.bit_count() == 1)
+
+    def check(self, model: Model, result: Result) -> bool:
+        """Computes a picture here if it is its turn; True if the thresholds changed."""
+        if result.dropped or not self.wants(result.picture):
+            return False
+        return self.observe(difference(result.outputs, model.run(result.pixels))[1])
+
+    def observe(self, error: float) -> bool:
+        """Takes the error of an output; True if the thresholds changed."""
+        self.checked += 1
+        self.largest = max(self.largest, error)
+        before = self.budget, self.levels
+        if not error <= self.limit:
+            self.above += 1
+            if self._half and self._scale < TINY:
+                self._half = False
+            self._scale *= min(max(self.limit / error, 0.1), DOWN) if 0 < error < math.inf else 0.1
+        elif error < self.limit / 2 and (error > 0 or not self._searches):  # nothing moves: no reason to search on
+            self._scale = UP * self._scale if self._searches else min(UP * self._scale, 1.0)
+        return (self.budget, self.levels) != before
+
+    def line(self) -> str:
+        """What is said at the end."""
+        now = f"threshold {self.budget.threshold:.3g}" + (f", {self.levels} levels" if self._levels else "")
+        now += ", float16" if self._half else ""
+        return (
+            f"accuracy: {self.checked} pictures were computed here too; largest error {self.largest:.2e} of the "
+            f"largest element, {self.above} above the limit of {self.limit:g}; at the end {now}"
+        )

@@ -1,0 +1,1 @@
+"""Networks from elsewhere become graphs and tensors: torch modules, through torch.export."""

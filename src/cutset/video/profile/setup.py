@@ -1,0 +1,249 @@
+"""From a network, a machine and a source of pictures to a problem that planners can solve."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice, pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutset.config import usable_cores
+from cutset.errors import ConfigError, RequestError
+from cutset.partition.graph import Graph
+from cutset.partition.hop import Hop
+from cutset.partition.machines import scaled
+from cutset.partition.plan import PictureForm
+from cutset.partition.problem import Objective, Problem
+from cutset.partition.profile.cache import cpu_name, keep, kept, versions
+from cutset.partition.profile.profile import FORMAT, Profile, Sizes, forms, machine_of, put
+from cutset.partition.traffic import Coded, Mode, Traffic, changed, dense
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cutset.video.sources import Picture, VideoCodec
+
+__all__ = [
+    "Wish",
+    "guessed_traffic",
+    "measure_pictures",
+    "measure_profile",
+    "other_forms",
+    "problem_of",
+    "sizes_of",
+    "typical_pairs",
+]
+
+Tell = Callable[[str, int, int], None]
+MOST_HELD = 1 << 29  # bytes of pictures
+QUICKER = 2.0  # times as quick as remembered: then the machine was busy when it was measured
+MORE = 48  # pictures of an encoded source, whose packets differ more than pictures do
+
+
+def _quiet(what: str, done: int, total: int) -> None:
+    """Tells nobody."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a user says of machines, links and what counts; see `Problem` for the words."""
+
+    speeds: Sequence[float] = (1.0,)  # of each worker, as multiples of its profile's machine
+    hops: Sequence[Hop] = (Hop(),)
+    names: Sequence[str] = ()  # of the workers; none: worker1, worker2, …
+    memory: Sequence[int | None] = ()  # bytes of each worker; none: no limits
+    objective: Objective = "latency"
+    in_flight: int = 1
+    rate: float | None = None
+    mode: Mode = "delta"
+    horizon: float = math.inf
+    slack: float = 0.03
+    pictures_stay: bool = False
+    changed: float = 0.2  # share of every value that changes from picture to picture, where nothing was measured
+    jpeg: bool = False  # plans may send JPEG pictures, which changes the results
+    profiles: Sequence[Profile] = field(default_factory=tuple)  # of each worker; none: all are the first machine's
+
+
+def measure_profile(
+    name: str,
+    graph: Graph,
+    digest: str,
+    tensors: Mapping[str, Tensor],
+    *,
+    threads: int,
+    fresh: bool = False,
+    tell: Tell = _quiet,
+) -> Profile:
+    """This machine's profile of a network, from the cache unless `fresh`, or if the network is much quicker now: the
+    machine was busy then. Sets torch's threads for measuring.
+    """
+    import torch
+
+    from cutset.codec.costs import measured
+    from cutset.partition.profile.layers import measure_layers, quickest
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        known = None if fresh else kept(digest, threads)
+        if known is not None and known.whole <= QUICKER * quickest(graph, tensors):
+            return known
+        times = measure_layers(graph, tensors, tell=tell)
+    finally:
+        torch.set_num_threads(before)
+    costs = measured()
+    shape = graph.inputs[0].shape
+    profile = Profile(
+        format=FORMAT,
+        model=name,
+        size=(shape[-2], shape[-1]) if len(shape) > 1 else (1, shape[-1]),
+        graph=digest,
+        cpu=cpu_name(),
+        cores=usable_cores(),
+        threads=threads,
+        versions=versions(),
+        seconds=times.seconds,
+        spread=times.spread,
+        whole=times.whole,
+        observing=times.overhead,
+        rounds=times.rounds,
+        encode=costs.encode,
+        decode=costs.decode,
+    )
+    keep(profile)
+    return profile
+
+
+def guessed_traffic(graph: Graph, profile: Profile, share: float) -> dict[str, Traffic]:
+    """Traffic of values of which that share changes, with this machine's codec: plain, and with a shorter mask."""
+    if not 0 <= share <= 1:
+        raise ConfigError(f"the share that changes must be from 0 to 1, not {share:g}")
+    encode, decode = profile.encode.get("bits", 0.0), profile.decode.get("bits", 0.0)
+    copy = profile.decode.get("dense", 0.0)
+    return {
+        value.name: Traffic((dense(value, copy),), (changed(value, share, encode, decode),))
+        for value in graph.values.values()
+    }
+
+
+def measure_pictures(
+    graph: Graph, tensors: Mapping[str, Tensor], source: str, *, size: tuple[int, int], count: int, tell: Tell = _quiet
+) -> Sizes:
+    """`sizes_of` the first pictures of a source, at most `MORE` or `count`; of a live one, the `count` that come first.
+    They are scaled to `size` where they have another.
+
+    Raises CutsetError for a source that can't be read or has too few pictures.
+    """
+    from cutset.video.sources import open_source
+
+    room = max(MOST_HELD // (3 * size[0] * size[1]), 2)
+    with open_source(source, limit=min(max(count, MORE), room), size=size) as opened:
+        pictures = list(islice(opened, count)) if opened.live else list(opened)
+        return sizes_of(graph, tensors, pictures, opened.codec, source, count=count, tell=tell)
+
+
+def sizes_of(
+    graph: Graph,
+    tensors: Mapping[str, Tensor],
+    pictures: Sequence[Picture],
+    codec: VideoCodec | None,
+    source: str,
+    *,
+    count: int,
+    among: slice = slice(None),
+    tell: Tell = _quiet,
+) -> Sizes:
+    """What values cost to send for consecutive pictures, and the pictures in their forms.
+
+    `count` of those `among` them go through the network, as typical pairs. Packets are decoded from the first on, so it
+    must open a group. `source` is their name.
+    """
+    from cutset.video.profile.forms import measured_forms
+    from cutset.video.profile.sizes import as_tensor, measure_sizes, measure_value
+
+    ways = measured_forms(codec, pictures)
+    chosen = pictures[among]
+    groups = typical_pairs([picture.pixels for picture in chosen], count)
+    values = measure_sizes(graph, tensors, groups, tell)
+    first = graph.inputs[0]
+    values[first.name] = measure_value(first, [as_tensor(each.pixels) for each in chosen])
+    return Sizes(
+        source=source,
+        pictures=sum(map(len, groups)),
+        values={name: put(one.traffic, one.changed) for name, one in values.items()},
+        forms={form: put(traffic, 1.0) for form, traffic in ways.items() if form != "uint8"},
+    )
+
+
+def typical_pairs(pictures: Sequence[NDArray[np.uint8]], count: int) -> list[list[NDArray[np.uint8]]]:
+    """Pairs of consecutive pictures, `count` pictures in all, in which as much changes as in all pairs.
+
+    Of the pairs in order of how much changes, those at even distances: their median is near that of all.
+    """
+    wanted = min(count, len(pictures)) // 2
+    if wanted < 1:
+        raise RequestError("sizes need at least two pictures; the source has fewer")
+    shares = [np.count_nonzero(a != b) for a, b in pairwise(pictures)]
+    order = sorted(range(len(shares)), key=shares.__getitem__)
+    places = sorted(order[int((i + 0.5) * len(order) / wanted)] for i in range(wanted))
+    return [list(pictures[at : at + 2]) for at in places]
+
+
+def problem_of(graph: Graph, digest: str, profile: Profile, sizes: Sizes | None, wish: Wish) -> Problem:
+    """The problem that a user states. Raises ConfigError for numbers that don't go together or can't be."""
+    count = len(wish.speeds)
+    names = tuple(wish.names) or tuple(f"worker{i + 1}" for i in range(count))
+    profiles = tuple(wish.profiles) or (profile,) * count
+    memory = tuple(wish.memory) or (None,) * count
+    for what, many in (("names", names), ("profiles", profiles), ("memory limits", memory), ("links", wish.hops)):
+        if len(many) != count:
+            raise ConfigError(f"there are {count} workers and {len(many)} {what}; give one for each")
+    for each in (profile, *profiles):
+        each.check(graph, digest, f"the profile of {each.cpu}")
+    machines = tuple(
+        scaled(machine_of(own, name, memory=limit, reference=profile), speed)
+        for own, name, limit, speed in zip(profiles, names, memory, wish.speeds, strict=True)
+    )
+    traffic = sizes.traffic() if sizes else guessed_traffic(graph, profile, wish.changed)
+    return Problem(
+        graph=graph,
+        digest=digest,
+        machines=machines,
+        hops=tuple(wish.hops),
+        traffic=traffic,
+        pictures=picture_forms(graph, traffic, sizes, jpeg=wish.jpeg),
+        objective=wish.objective,
+        in_flight=wish.in_flight,
+        rate=wish.rate,
+        mode=wish.mode,
+        horizon=wish.horizon,
+        slack=wish.slack,
+        pictures_stay=wish.pictures_stay,
+    )
+
+
+def picture_forms(
+    graph: Graph, traffic: Mapping[str, Traffic], sizes: Sizes | None, *, jpeg: bool = False
+) -> dict[PictureForm, Traffic]:
+    """The forms in which a plan may send pictures: as they are, and encoded where the source is."""
+    first = graph.inputs[0]
+    found: dict[PictureForm, Traffic] = {"uint8": traffic[first.name]}
+    known = forms(sizes) if sizes else {}
+    for form in ("packets", "jpeg") if jpeg else ("packets",):
+        if form in known:
+            found[form] = known[form]
+    return found
+
+
+def other_forms(problem: Problem, sizes: Sizes | None) -> dict[PictureForm, Traffic]:
+    """Forms that are shown for comparison alone: a JPEG, and floating-point numbers as older systems send them."""
+    first = problem.graph.inputs[0]
+    others: dict[PictureForm, Traffic] = {}
+    if first.dtype == "uint8":
+        others["float32"] = Traffic((Coded(4 * first.nbytes),))
+    known = forms(sizes) if sizes else {}
+    return {**others, **{form: known[form] for form in ("float32", "jpeg") if form in known}}

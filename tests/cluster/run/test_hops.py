@@ -1,0 +1,205 @@
+"""Both ends of a hop, pieces of pictures, and what connections are seen to carry."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from cutset.cluster import messages
+from cutset.cluster.codecs import Gap, Receiver, Sender
+from cutset.cluster.coordinator.links import Links
+from cutset.cluster.emulation import Hop
+from cutset.cluster.messages import Beat, HopReport, More, Need, Work
+from cutset.cluster.wire import LIMITS, PIECE, Assembler, Outbox, pack, pieces, unpack
+from cutset.errors import CutsetError, FrameError, LinkClosed
+from cutset.link import Frame, connect, listen
+from cutset.partition.node import Value
+
+VALUES = [Value("a", (1, 4, 30, 31), "float32"), Value("b", (1, 100), "uint8"), Value("c", (3,), "bfloat16")]
+
+
+def tensors(i: int) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    a = rng.random((1, 4, 30, 31), np.float32)
+    a[0, :, i % 30] += i + 1
+    return {"a": a, "b": rng.integers(0, 9, (1, 100), dtype=np.uint8) + np.uint8(i), "c": np.array([i, 2, 3], "<u2")}
+
+
+def ends() -> tuple[Sender, Receiver]:
+    return Sender(VALUES, plan=3, epoch=1), Receiver(VALUES, plan=3)
+
+
+def holds(found: dict[str, Any], i: int) -> bool:
+    wanted = tensors(i)
+    c = found["c"].view(torch.uint16).numpy()
+    return (
+        np.array_equal(found["a"].numpy(), wanted["a"])
+        and np.array_equal(found["b"].numpy(), wanted["b"])
+        and np.array_equal(c, wanted["c"])
+    )
+
+
+def test_a_gap_costs_one_request_and_the_next_picture_is_a_key() -> None:
+    sender, receiver = ends()
+    kinds, gaps = [], {}
+    for ticket in range(8):
+        work, arrays, reports = sender.encode(0, ticket, ticket, tensors(ticket))
+        kinds.append(reports[0].kind)
+        if ticket == 3:
+            continue  # lost on the way
+        try:
+            found, _ = receiver.decode(work, arrays)
+        except Gap as gap:
+            gaps[ticket] = gap
+        else:
+            assert holds(found, ticket)
+        if ticket == 5:  # the request took a while
+            for wanted in gaps[4].requests:
+                sender.request(wanted)
+    assert kinds == ["key", "delta", "delta", "delta", "delta", "delta", "key", "delta"]
+    assert list(gaps) == [4, 5]
+    assert "a" in [wanted.edge for wanted in gaps[4].requests]
+    assert not gaps[5].requests, "asks once"
+    assert not gaps[4].stale
+    assert not gaps[5].stale
+
+
+def test_what_was_sent_twice_is_only_out_of_date() -> None:
+    sender, receiver = ends()
+    work, arrays, _ = sender.encode(0, 5, 0, tensors(5))
+    receiver.decode(work, arrays)
+    with pytest.raises(Gap) as gap:
+        receiver.decode(work, arrays)
+    assert gap.value.stale
+    assert not gap.value.requests
+
+
+def test_a_picture_is_sent_again_with_a_new_ticket_and_sources_are_apart() -> None:
+    sender, receiver = ends()
+    for ticket, (source, picture) in enumerate([(0, 4), (1, 4), (0, 5), (0, 4), (1, 6)]):
+        work, arrays, _ = sender.encode(source, picture, ticket, tensors(picture + 10 * source))
+        found, _ = receiver.decode(work, arrays)
+        assert holds(found, picture + 10 * source)
+
+
+def test_a_picture_of_other_values_or_of_another_plan_is_refused() -> None:
+    sender, receiver = ends()
+    work, arrays, _ = sender.encode(0, 0, 0, tensors(0))
+    for wrong in (
+        Work(3, 1, 1, 0, 0, work.payloads, work.lengths, 0.0),
+        Work(3, 1, 0, 0, 7, work.payloads, work.lengths, 0.0),
+        Work(3, 1, 0, 0, 0, work.payloads[:2], work.lengths, 0.0),
+        Work(3, 1, 0, 0, 0, [], [], 0.0),
+    ):
+        with pytest.raises(FrameError):
+            receiver.decode(wrong, arrays)
+    with pytest.raises(FrameError, match="more arrays"):
+        receiver.decode(work, [*arrays, np.zeros(1, np.uint8)])
+
+
+# Pieces.
+
+
+def through(frames: Sequence[tuple[bytes, Sequence[Any]]], limit: int = 1 << 30) -> Any:
+    assembler, whole = Assembler(), None
+    for header, arrays in frames:
+        assert whole is None, "it was whole already"
+        message, parts = unpack(Frame(header, tuple(arrays)))
+        if isinstance(message, Work):
+            whole = assembler.begin(message, parts, limit)
+        else:
+            assert isinstance(message, More)
+            whole = assembler.more(parts)
+    return whole
+
+
+@pytest.mark.parametrize("sizes", [[], [0], [5], [PIECE], [PIECE + 1, 0, 7], [100] * 40, [3 * PIECE + 9, PIECE]])
+def test_a_picture_in_pieces_is_whole_again(sizes: list[int]) -> None:
+    rng = np.random.default_rng(1)
+    arrays = [rng.integers(0, 256, size, dtype=np.uint8) for size in sizes]
+    work = Work(1, 0, 0, 0, 0, [], sizes, 0.0)
+    frames = list(pieces(work, arrays))
+    assert all(sum(array.size for array in parts) <= PIECE for _, parts in frames)
+    found, parts = through(frames)
+    assert found.sent > 0
+    assert len(parts) == len(arrays)
+    assert all(np.array_equal(a, b) for a, b in zip(parts, arrays, strict=True))
+
+
+def test_pieces_that_dont_fit_are_refused() -> None:
+    work = Work(1, 0, 0, 0, 0, [], [10], 0.0)
+    header, five = messages.encode(work), np.zeros(5, np.uint8)
+    with pytest.raises(FrameError, match="the most"):
+        through([(header, [five])], limit=9)
+    with pytest.raises(FrameError, match="more bytes"):
+        through([(header, [five, five, five])])
+    with pytest.raises(FrameError, match="last one was whole"):
+        through([(header, [five]), (header, [five])])
+    with pytest.raises(FrameError, match="belong to no picture"):
+        through([(messages.encode(More()), [five])])
+
+
+def test_a_large_message_is_an_array_and_nothing_else_is() -> None:
+    need = Need(1, [f"weight.{i}" for i in range(9000)])
+    header, arrays = pack(need)
+    assert len(header) < 100
+    assert unpack(Frame(header, tuple(arrays)))[0] == need
+    for wrong in (messages.encode(More()), header):
+        with pytest.raises(FrameError):
+            unpack(Frame(header, (np.frombuffer(wrong, np.uint8),)))
+
+
+def test_messages_overtake_pictures_and_a_lost_link_is_told_once() -> None:
+    listener = listen("inproc://outbox", limits=LIMITS)
+    link = connect("inproc://outbox", limits=LIMITS)
+    told: list[CutsetError] = []
+    outbox = Outbox(link, "test", told.append)
+    big = [np.zeros(40 * PIECE, np.uint8)]  # more than the link takes at once
+    done = threading.Event()
+    outbox.data(pieces(Work(1, 0, 0, 0, 0, [], [big[0].size], 0.0), big), done=lambda begin, end: done.set())
+    kinds = []
+    while not done.is_set() or kinds.count(More) < 39:
+        got = listener.recv(2)
+        assert got is not None
+        kinds.append(type(unpack(got[1])[0]))
+        got[1].release()
+        if len(kinds) == 1:
+            outbox.say(Beat())
+    assert kinds[0] is Work
+    assert kinds.index(Beat) < 25, "the heartbeat waited for the picture"
+    listener.close()
+    for _ in range(3):
+        outbox.say(Beat())
+    outbox._thread.join(5)
+    assert [type(error) for error in told] == [LinkClosed]
+    assert not outbox.data(iter(()))
+    outbox.close()
+
+
+# Links.
+
+
+def test_a_link_is_measured_without_the_time_behind_another_picture() -> None:
+    links = Links({}, lambda party, time: time - (5.0 if party == "w" else 0.0))
+    assert links.bandwidth("coordinator", "w") == float("inf")
+    news = []
+    for i in range(12):  # 1 MB/s; three are sent at once, every 0.3 s
+        sent = 0.3 * (i // 3)
+        last = 5.0 + 0.3 * (i // 3) + 0.1 * (i % 3 + 1)
+        _, found = links.learn("coordinator", "w", HopReport(100_000, sent, last, last))
+        news.append(found)
+    told = [found for found in news if found is not None]
+    assert told
+    assert told[-1] == pytest.approx(1e6, rel=0.05)
+    assert len(told) <= 2, "told again only when it changed"
+
+
+def test_an_emulated_link_is_known_from_the_start() -> None:
+    links = Links({("a", "b"): Hop(4e6, 0.01)}, lambda _, time: time)
+    assert links.bandwidth("a", "b") == 4e6

@@ -1,0 +1,88 @@
+"""Thresholds that follow from the output's error."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from cluster.run.pictures import moving, small_model
+from cutset.cluster.coordinator.result import Result
+from cutset.codec import Budget
+from cutset.errors import ConfigError
+from cutset.video.accuracy import Accuracy
+from cutset.video.check import Check, difference
+
+
+def test_an_error_that_grows_with_the_threshold_ends_within_the_limit() -> None:
+    kept = Accuracy(0.1, Budget(0.5), levels=40)
+    error = 0.4
+    for _ in range(20):
+        error = 1.5 * kept.budget.threshold
+        kept.observe(error)
+    assert 0.02 < error <= 0.1 * 1.25
+    assert 0 < kept.levels < 40
+    assert kept.above >= 1
+    assert "1 above" in kept.line() or f"{kept.above} above" in kept.line()
+
+
+def test_what_was_asked_for_is_the_most() -> None:
+    kept = Accuracy(0.1, Budget(0.5, half=True), levels=3)
+    assert not kept.observe(0.0)
+    assert kept.observe(1.0)
+    for _ in range(100):
+        kept.observe(0.001)
+    assert (kept.budget, kept.levels) == (Budget(0.5, half=True), 3)
+
+
+def test_without_a_threshold_one_is_looked_for() -> None:
+    kept = Accuracy(0.01, Budget())
+    for _ in range(50):
+        assert not kept.observe(0.0), "nothing moves, so nothing is learnt"
+        kept.observe(0.002 * kept.budget.threshold)
+    assert 0.002 * kept.budget.threshold == pytest.approx(0.005, rel=0.3)
+
+
+def test_float16_is_given_up_when_thresholds_are_not_to_blame() -> None:
+    kept = Accuracy(1e-6, Budget(0.5, half=True))
+    for _ in range(20):
+        kept.observe(1e-3 if kept.budget.half else 0.0)
+    assert not kept.budget.half
+    assert kept.observe(math.nan)
+
+
+def test_no_error_is_no_loss() -> None:
+    kept = Accuracy(0.0, Budget(0.5, half=True), levels=9)
+    assert kept.budget.exact
+    assert kept.levels == 0
+    for wrong in (-1.0, math.inf, math.nan):
+        with pytest.raises(ConfigError, match="limit"):
+            Accuracy(wrong, Budget())
+    with pytest.raises(ConfigError, match="at least 1"):
+        Accuracy(0.1, Budget(), every=0)
+
+
+def test_which_pictures_are_checked() -> None:
+    kept = Accuracy(0.1, Budget(), every=16)
+    assert [i for i in range(50) if kept.wants(i)] == [0, 1, 2, 4, 8, 16, 32, 48]
+
+
+def test_differences() -> None:
+    right = {"a": np.array([1.0, -4.0]), "b": np.array([0.0])}
+    assert difference(right, right) == (0.0, 0.0, True)
+    assert difference({**right, "a": np.array([1.5, -4.0])}, right) == (0.5, 0.125, False)
+    assert difference({**right, "a": np.array([1.0, -4.0, 0.0])}, right)[0] == math.inf
+    assert difference({**right, "a": np.array([np.nan, -4.0])}, right)[1] == math.inf
+    assert difference({**right, "b": np.array([0.25])}, right) == (0.25, math.inf, False)
+    assert difference({**right, "b": np.array([-0.0])}, right) == (0.0, 0.0, False)
+
+
+def test_a_check_that_compared_nothing_says_so() -> None:
+    """Every picture was dropped, or a signal came before the first result."""
+    check = Check(small_model(32, 48))
+    assert check.line() == "check: no picture was compared"
+    assert check.compare(Result(0, 0, 0.0, {}, "late", 1, 0.0, 0.0, 0.0, 1, moving(1, 32, 48)[0])) is None
+    assert check.line() == "check: no picture was compared"
