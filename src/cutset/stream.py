@@ -18,18 +18,18 @@ from cutset.cluster.coordinator.advisor import Advisor
 from cutset.cluster.coordinator.coordinator import Coordinator, Planner
 from cutset.cluster.coordinator.even import even_plan
 from cutset.cluster.coordinator.fitting import check_fits, lacking
-from cutset.cluster.coordinator.result import Result
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.launch.local import LocalWorkers
 from cutset.cluster.messages import Report
-from cutset.cluster.model import Model
 from cutset.codec import Budget
 from cutset.errors import ConfigError, CutsetError, RequestError
 from cutset.partition.hop import Hop
 from cutset.partition.node import ITEM_BYTES
 from cutset.partition.plan import Plan
 from cutset.video.accuracy import Accuracy
-from cutset.video.sources.codec import VideoCodec
+from cutset.video.forms import PictureInputs
+from cutset.video.result import Result
+from cutset.video.torch_model import TorchModel
 
 if TYPE_CHECKING:
     from cutset.link.keys import Keys
@@ -47,7 +47,7 @@ class Stream:
             for result in stream:
                 print(result.picture, result.top(1))
 
-    `model` is a name of the zoo, a torch module, or a `Model`. A source is any iterable of pictures: arrays
+    `model` is a name of the zoo, a torch module, or a `TorchModel`. A source is any iterable of pictures: arrays
     (3, height, width) or (1, 3, height, width) of uint8, or of the dtype that a module of your own takes.
     `workers` is a number, for processes on this machine, or names and addresses, nearest to the camera first.
     Results come in order for each source; leaving the `with` block early stops everything.
@@ -55,11 +55,11 @@ class Stream:
 
     def __init__(
         self,
-        model: str | nn.Module | Model,
+        model: str | nn.Module | TorchModel,
         *sources: Iterable[Any],
         workers: int | Sequence[str] | Mapping[str, tuple[str, bytes | None]] = 2,
         plan: Plan | None = None,
-        planner: Advisor | Callable[[Model, Sequence[str], str], Plan] | None = None,
+        planner: Advisor | Callable[[TorchModel, Sequence[str], str], Plan] | None = None,
         mode: Literal["delta", "full"] = "delta",
         in_flight: int = 4,
         rate: float | None = None,
@@ -121,16 +121,16 @@ class Stream:
             self.accuracy = Accuracy(max_error, settings.budget, settings.levels)
             settings = replace(settings, budget=self.accuracy.budget, levels=self.accuracy.levels)
         read = list(sources)
-        if not isinstance(model, Model):
+        if not isinstance(model, TorchModel):
             first, read[0] = _peek(iter(sources[0]))
             model = _model(model, first, head, weights, seed)
         self.model = model
         if isinstance(workers, int):  # they are on their way
             settings = replace(settings, gather=max(settings.gather, STARTING))
-        codecs: list[VideoCodec | None] = [getattr(source, "codec", None) for source in sources]
+        inputs = PictureInputs([getattr(source, "codec", None) for source in sources])
         if plan is not None:
             names = [f"worker{i + 1}" for i in range(workers)] if isinstance(workers, int) else list(workers)
-            check_fits(plan, model, names, codecs)
+            check_fits(plan, model, names, inputs)
             if idle := set(names) - {stage.worker for stage in plan.stages}:
                 tell(f"the plan gives nothing to do to {', '.join(name for name in names if name in idle)}")
         try:
@@ -143,7 +143,7 @@ class Stream:
                 _planner(model, plan, planner, tell),
                 read,
                 settings,
-                codecs=codecs,
+                inputs=inputs,
                 keys=keys,
                 paces=paces,
                 observe=observe,
@@ -241,7 +241,7 @@ def _peek(source: Iterator[Any]) -> tuple[Any, Iterable[Any]]:
     return first, itertools.chain([first], source)
 
 
-def _model(model: str | nn.Module, first: Any, head: bool, weights: Path | None, seed: int) -> Model:
+def _model(model: str | nn.Module, first: Any, head: bool, weights: Path | None, seed: int) -> TorchModel:
     """The network for pictures like this one."""
     try:
         picture = np.asarray(getattr(first, "pixels", first))
@@ -258,13 +258,13 @@ def _model(model: str | nn.Module, first: Any, head: bool, weights: Path | None,
         if shape[1] != 3 or picture.dtype != np.uint8:
             raise RequestError(f"pictures are uint8 (3, height, width), not {picture.dtype} {list(picture.shape)}")
         model = build(model, head=head, weights=weights, seed=seed)
-    return Model.of(model, shape, getattr(torch, picture.dtype.name), picture)
+    return TorchModel.of(model, shape, getattr(torch, picture.dtype.name), picture)
 
 
 def _planner(
-    model: Model,
+    model: TorchModel,
     first: Plan | None,
-    planner: Advisor | Callable[[Model, Sequence[str], str], Plan] | None,
+    planner: Advisor | Callable[[TorchModel, Sequence[str], str], Plan] | None,
     tell: Callable[[str], None],
 ) -> Planner:
     def plan(alive: Sequence[str], why: str) -> Plan:

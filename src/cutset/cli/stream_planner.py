@@ -13,11 +13,11 @@ from cutset.errors import ConfigError
 
 if TYPE_CHECKING:
     from cutset.cluster.coordinator.advisor import Advisor
-    from cutset.cluster.model import Model
     from cutset.partition.plan import Plan
     from cutset.partition.problem import Problem
     from cutset.video.sources import Source
     from cutset.video.sparsity.forecast import Forecast
+    from cutset.video.torch_model import TorchModel
 
 __all__ = ["add_planning", "advisor", "allowed", "plans_are_made"]
 
@@ -60,7 +60,7 @@ def plans_are_made(args: argparse.Namespace) -> bool:
 
 def advisor(
     args: argparse.Namespace,
-    model: Model,
+    model: TorchModel,
     names: Sequence[str],
     speeds: Sequence[float],
     source: str,
@@ -96,7 +96,7 @@ def allowed(args: argparse.Namespace, plan: Plan | None, advised: Advisor | None
             raise ConfigError(f"{args.plan}: {why} (--pictures-stay)")
 
 
-def _forecast(path: Path, model: Model, tell: Callable[[str], None]) -> Forecast:
+def _forecast(path: Path, model: TorchModel, tell: Callable[[str], None]) -> Forecast:
     from cutset.partition.description import graph_digest
     from cutset.video.sparsity.forecast import Forecast
     from cutset.video.sparsity.predictor import read_trained
@@ -111,7 +111,7 @@ def _forecast(path: Path, model: Model, tell: Callable[[str], None]) -> Forecast
 
 def _problem(
     args: argparse.Namespace,
-    model: Model,
+    model: TorchModel,
     names: Sequence[str],
     speeds: Sequence[float],
     source: str,
@@ -126,7 +126,7 @@ def _problem(
     if len(given) not in (0, 1, len(names)):
         raise ConfigError(f"--profile names {len(given)} files for {len(names)} workers")
     given = given * len(names) if len(given) == 1 else given
-    _, _, height, width = model.picture.shape
+    _, _, height, width = model.input.shape
     with Progress() as progress:
         measured: Any = measure_profile(
             args.model, model.graph, model.digest, model.tensors, threads=args.threads, tell=progress

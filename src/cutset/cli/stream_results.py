@@ -11,12 +11,12 @@ from cutset.cli.output import say
 
 if TYPE_CHECKING:
     from cutset.cli.stream_sources import SourceWatch
-    from cutset.cluster.coordinator.result import Result
-    from cutset.cluster.coordinator.summary import Summary
     from cutset.cluster.trace.record import Recorder
     from cutset.partition.plan import Plan
     from cutset.video.accuracy import Accuracy
-    from cutset.video.check import Check
+    from cutset.video.check import ResultCheck
+    from cutset.video.result import Result
+    from cutset.video.summary import Summary
 
 __all__ = ["RunResults"]
 
@@ -30,7 +30,7 @@ class RunResults:
         self, args: argparse.Namespace, summary: Summary, recorder: Recorder | None, watch: SourceWatch
     ) -> None:
         self.summary, self.recorder, self._watch = summary, recorder, watch
-        self.check: Check | None = None
+        self.check: ResultCheck | None = None
         self.accuracy: Accuracy | None = None
         self.plans: Sequence[tuple[int, Plan, str]] = ()
         self._args = args
@@ -91,9 +91,9 @@ class RunResults:
         write_json(self._args.json, document)
 
     def _rows(self) -> list[Any]:
-        from cutset.cluster.coordinator.summary import quantile
         from cutset.compare.results import Row, summarise
         from cutset.video.sources.live import without_secrets
+        from cutset.video.summary import quantile
 
         args, summary = self._args, self.summary
         # An address of a camera may hold its password.

@@ -20,8 +20,8 @@ from cutset.cli.stream_sources import SourceWatch, add_tolerance, tolerance_from
 from cutset.errors import ConfigError, RequestError
 
 if TYPE_CHECKING:
-    from cutset.cluster.model import Model
     from cutset.stream import Stream
+    from cutset.video.torch_model import TorchModel
 
 __all__ = ["DESCRIPTION", "HELP", "configure", "run"]
 
@@ -134,12 +134,12 @@ def _tell(line: str) -> None:
 def _play(args: argparse.Namespace, watch: SourceWatch, signals: Interruption) -> int:
     import torch
 
-    from cutset.video.check import Check
+    from cutset.video.check import ResultCheck
 
     feed = watch.feed
     stream, results = _open(args, watch)
     torch.set_num_threads(args.threads)
-    results.check = check = Check(stream.model) if args.check else None
+    results.check = check = ResultCheck(stream.model) if args.check else None
     results.accuracy = stream.accuracy
     try:
         with stream:
@@ -148,7 +148,7 @@ def _play(args: argparse.Namespace, watch: SourceWatch, signals: Interruption) -
             try:
                 for result in watch.results(stream):
                     if forecast is not None and result.source == 0:
-                        forecast.picture(result.pixels)
+                        forecast.saw(result.pixels)
                     if feed is not None:
                         feed.plans(stream.coordinator.plans, result.picture)
                         feed.result(result)
@@ -172,13 +172,13 @@ def _play(args: argparse.Namespace, watch: SourceWatch, signals: Interruption) -
 
 def _open(args: argparse.Namespace, watch: SourceWatch) -> tuple[Stream, RunResults]:
     """The stream, and what takes its results; the dashboard, if there is one, is told what comes."""
-    from cutset.cluster.coordinator.summary import Summary
     from cutset.cluster.coordinator.switching import Options
     from cutset.cluster.messages import Report
     from cutset.cluster.trace.record import Recorder
     from cutset.codec import Budget
     from cutset.partition.plan import COORDINATOR, Plan, read_plan
     from cutset.stream import Stream
+    from cutset.video.summary import Summary
 
     sources, feed = watch.sources, watch.feed
     workers, names, keys = _workers(args)
@@ -234,13 +234,13 @@ def _open(args: argparse.Namespace, watch: SourceWatch) -> tuple[Stream, RunResu
     return stream, RunResults(args, summary, recorder, watch)
 
 
-def _model(args: argparse.Namespace, size: tuple[int, int]) -> Model:
+def _model(args: argparse.Namespace, size: tuple[int, int]) -> TorchModel:
     from cutset.video.zoo import build
 
     network = build(args.model, head=not args.features, weights=args.weights, seed=args.seed, tell=_tell)
-    from cutset.cluster.model import Model
+    from cutset.video.torch_model import TorchModel
 
-    return Model.of(network, (1, 3, *size))
+    return TorchModel.of(network, (1, 3, *size))
 
 
 def _workers(args: argparse.Namespace) -> tuple[Any, list[str], Any]:

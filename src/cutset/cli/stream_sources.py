@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from cutset.errors import SourceLost
 
 if TYPE_CHECKING:
-    from cutset.cluster.coordinator.result import Result
     from cutset.serve.feed import StreamFeed
+    from cutset.video.result import Result
     from cutset.video.sources import Source, Tolerance
 
 __all__ = ["SourceWatch", "add_tolerance", "tolerance_from"]

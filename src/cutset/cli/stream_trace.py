@@ -121,17 +121,17 @@ def _shown(counted: list[Latency] | tuple[Latency, ...], pictures: tuple[Latency
     if wanted is None:
         return max(counted, key=lambda picture: picture.seconds)
     for picture in pictures:
-        if picture.picture == wanted:
+        if picture.number == wanted:
             return picture
     raise RequestError(f"the trace has no picture {wanted}")
 
 
 def _way(shown: Latency, whole: Trace) -> str:
     """The way of one picture, segment by segment."""
-    from cutset.cluster.trace.path import by_picture, path
+    from cutset.cluster.trace.path import by_item, path
 
-    segments = path(by_picture(whole.timeline)[shown.source, shown.picture], whole.timeline)
-    rows: list[tuple[str, ...]] = [(f"picture {shown.picture}", "", "from, ms", "ms", "")]
+    segments = path(by_item(whole.timeline)[shown.source, shown.number], whole.timeline)
+    rows: list[tuple[str, ...]] = [(f"picture {shown.number}", "", "from, ms", "ms", "")]
     for segment in segments:
         others = ", ".join(map(str, segment.behind)) if len(segment.behind) < 9 else f"{len(segment.behind)} pictures"
         behind = f"behind {others}" if segment.behind else ""
@@ -163,7 +163,7 @@ def _document(trace: Trace, works: tuple[Work, ...], pictures: tuple[Latency, ..
         "pictures": [
             {
                 "source": picture.source,
-                "picture": picture.picture,
+                "picture": picture.number,
                 "delivered": picture.delivered,
                 "latency": picture.seconds,
                 "in_flight": picture.in_flight,

@@ -100,13 +100,13 @@ class LivePlanner:
                 self.layers(party, nodes, report.layer_seconds)
             else:
                 self.stage(party, nodes, sum(span.end - span.start for span in report.spans if span.kind == "compute"))
-        for edge in report.edges:
-            if edge.kind != "picture":
-                self.payload(edge.edge, edge.kind, edge.nbytes, sender=party, encode=edge.encode_seconds)
-        for edge in report.received:
-            if edge.kind != "picture":
+        for one in report.edges:
+            if one.kind == "key" or one.kind == "delta":
+                self.payload(one.edge, one.kind, one.nbytes, sender=party, encode=one.encode_seconds)
+        for one in report.received:
+            if one.kind == "key" or one.kind == "delta":
                 with self._lock:
-                    self.observed.codec(party, edge.edge, edge.kind, "decode", edge.decode_seconds)
+                    self.observed.codec(party, one.edge, one.kind, "decode", one.decode_seconds)
 
     def holds(self, worker: str, weights: Collection[str]) -> None:
         """A worker has these weights: they needn't be sent."""

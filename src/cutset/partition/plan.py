@@ -45,6 +45,11 @@ class Plan:
     picture: PictureForm = "uint8"
     scheduler: str = ""  # who made it
 
+    @property
+    def input(self) -> str:
+        """The encoding in which items reach the first stage; "" for payloads."""
+        return "" if self.picture == "uint8" else self.picture
+
     def check(self, graph: Graph, digest: str) -> None:
         """Raises ConfigError unless this plan is for that graph and its stages are legal, and cover it once."""
         if self.graph != digest:

@@ -22,7 +22,6 @@ from cluster.run.passage import Passage
 from cluster.run.pictures import expected, moving, same, small_model
 from cluster.run.running import Running
 from cutset.cluster.coordinator.even import even_plan
-from cutset.cluster.coordinator.summary import Summary
 from cutset.cluster.coordinator.switching import Options, Route, Switch
 from cutset.cluster.launch.local import LocalWorkers
 from cutset.cluster.worker.preparation import Preparation
@@ -30,6 +29,7 @@ from cutset.errors import ConfigError, CutsetError
 from cutset.link import Timeouts, connect
 from cutset.partition.plan import Plan
 from cutset.stream import Stream
+from cutset.video.summary import Summary
 
 QUICK = Options(in_flight=4, rate=60, silence=2.0, beat=0.1)
 

@@ -76,7 +76,7 @@ def test_packets_of_what_is_hard_to_read(workers: LocalWorkers, tmp_path: Path, 
     results, sent, options = [], [], Options(rate=60)
 
     def observe(report: Report, plan: Any, seconds: float) -> None:
-        if report.received and report.received[0].edge == model.picture.name:
+        if report.received and report.received[0].edge == model.input.name:
             sent.append(report.received[0].nbytes)
 
     with (

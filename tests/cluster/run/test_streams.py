@@ -17,11 +17,11 @@ from cluster.run.pictures import expected, moving, same, small_model
 from cutset.cluster.coordinator.even import even_plan
 from cutset.cluster.launch.local import LocalWorkers
 from cutset.cluster.messages import Report
-from cutset.cluster.model import Model
 from cutset.errors import ConfigError, CutsetError, GraphError, RequestError
 from cutset.partition.plan import COORDINATOR, Plan, StagePlan
 from cutset.stream import Stream
 from cutset.video.imports.export import export
+from cutset.video.torch_model import TorchModel
 from cutset.video.zoo import build
 from video.networks import Many, filled
 
@@ -59,7 +59,7 @@ def test_a_network_of_the_zoo_with_its_head(workers: LocalWorkers) -> None:
     assert 0 < share < 1
 
 
-def random_plan(model: Model, names: list[str], seed: int) -> Plan:
+def random_plan(model: TorchModel, names: list[str], seed: int) -> Plan:
     """Stages of nodes in any legal order, so that values pass by stages that don't use them."""
     chooser, graph = random.Random(seed), model.graph
     order: list[int] = []
@@ -200,7 +200,7 @@ def test_what_is_refused_before_anything_starts() -> None:
         Stream(model, moving(1), workers=["nonsense"])
     two = export(filled(Many()), torch.zeros(2, 6), torch.zeros(2, 6))
     with pytest.raises(GraphError, match="2 inputs"):
-        Model(*two)
+        TorchModel(*two)
 
 
 def test_without_any_worker_it_ends_with_the_reason(tmp_path: Any) -> None:

@@ -16,7 +16,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from cluster.run.pictures import expected, moving, same, small_model
-from cluster.run.running import Running
+from cluster.run.running import Running, torch_settings
 from cutset.cluster.coordinator.even import even_plan
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.messages import (
@@ -40,14 +40,13 @@ from cutset.cluster.messages import (
     Work,
     encode,
 )
-from cutset.cluster.model import Model
 from cutset.cluster.wire import LIMITS, pack, unpack
-from cutset.cluster.worker.setting import Setting
 from cutset.errors import CutsetError, LinkClosed, LinkError
 from cutset.link import Link, Timeouts, connect, listen
 from cutset.link.keys import Keys, new_keys
 from cutset.partition.plan import write_plan
 from cutset.stream import Stream
+from cutset.video.torch_model import TorchModel
 
 SECRET = bytes(16)
 QUICK = Timeouts(connect=3.0, send=3.0, recv=3.0)
@@ -116,7 +115,7 @@ def greeted(address: str, secret: bytes = SECRET) -> Link:
         time.sleep(0.02)
 
 
-def order(model: Model, number: int = 1, **changes: Any) -> Prepare:
+def order(model: TorchModel, number: int = 1, **changes: Any) -> Prepare:
     plan = even_plan(model, ["worker1"])
     fields: dict[str, Any] = {
         "plan": number,
@@ -236,7 +235,7 @@ def test_a_bug_while_a_message_is_taken_ends_that_link_alone(running: Running, m
     def bug(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("cutset.cluster.worker.session.Session.heed", bug)
+    monkeypatch.setattr("cutset.cluster.worker.session.CoordinatorSession.heed", bug)
     link = greeted(running.address)
     say(link, More())
     assert "ZeroDivisionError in this worker" in hear(link, Refused).reason
@@ -265,7 +264,7 @@ def test_weights_come_over_the_link_in_pieces(running: Running) -> None:
     picture = np.random.default_rng(1).random((1, 3, 16, 16), np.float32)
     with torch.no_grad():
         wanted = module(torch.from_numpy(picture)).numpy()
-    model = Model.of(module.eval(), (1, 3, 16, 16), torch.float32)
+    model = TorchModel.of(module.eval(), (1, 3, 16, 16), torch.float32)
     assert model.tensors["1.weight"].nbytes > 4 * (256 << 10)
     with Stream(model, [picture], workers=[running.address]) as stream:
         [result] = list(stream)
@@ -296,7 +295,7 @@ def test_an_order_that_cant_be_followed_is_an_answer_and_the_worker_goes_on(
 
 
 def test_a_stage_that_needs_more_than_its_memory_is_refused(tmp_path: Path) -> None:
-    worker = Running(f"ipc://{tmp_path}/w", Setting(memory=1000))
+    worker = Running(f"ipc://{tmp_path}/w", torch_settings(memory=1000))
     try:
         link = greeted(worker.address)
         say(link, order(small_model()))
@@ -322,7 +321,7 @@ def test_the_next_worker_that_isnt_there_is_named(tmp_path: Path, running: Runni
 
 def test_nothing_that_a_peer_sends_ends_a_worker(running: Running) -> None:
     chooser, model = random.Random(3), small_model()
-    work = Work(1, 0, 0, 0, 0, [], [5], 0.0)
+    work = Work(1, 0, 0, 0, [], [5], 0.0)
     good = [
         encode(message)
         for message in (order(model), work, More(), Weight("0" * 64, 0, 9), Retire(5), Connect(1), Bye(), Beat())
@@ -347,8 +346,8 @@ def test_nothing_that_a_peer_sends_ends_a_worker(running: Running) -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        Work(9, 0, 0, 0, 0, [], [5], 0.0),
-        Work(1, 0, 0, 0, 0, [], [1 << 61], 0.0),
+        Work(9, 0, 0, 0, [], [5], 0.0),
+        Work(1, 0, 0, 0, [], [1 << 61], 0.0),
         Beat(),
         More(),
     ],
@@ -377,7 +376,8 @@ def with_keys(tmp_path: Path, coordinator: Keys, count: int) -> tuple[list[Runni
     pairs = [new_keys() for _ in range(count)]
     allow = frozenset([coordinator.public])
     found = [
-        Running("tcp://127.0.0.1:0", Setting(keys=pair, coordinators=allow), keys=pair, allow=allow) for pair in pairs
+        Running("tcp://127.0.0.1:0", torch_settings(keys=pair, coordinators=allow), keys=pair, allow=allow)
+        for pair in pairs
     ]
     return found, pairs
 

@@ -27,7 +27,7 @@ class Links:
         self._ours = ours  # a time of a party's clock on this one's
         self._estimates = {pair: LinkEstimate(pace) for pair, pace in paces.items()}
         self._told: dict[tuple[str, str], float] = {}
-        self._last: dict[tuple[str, str], float] = {}  # when the picture before was there
+        self._last: dict[tuple[str, str], float] = {}  # when the item before was there
 
     def bandwidth(self, sender: str, receiver: str) -> float:
         """What it carries; the sender is told."""
@@ -59,7 +59,7 @@ class Links:
     def learn(self, sender: str, receiver: str, hop: HopReport) -> tuple[float, float | None]:
         """Takes a report: the seconds that its bytes took, and the bandwidth if that is news to the sender."""
         estimate = self._estimates.setdefault((sender, receiver), LinkEstimate())
-        # It may have waited behind the picture before it: that is no fault of the link.
+        # It may have waited behind the item before it: that is no fault of the link.
         last, free = self._ours(receiver, hop.last), self._last.get((sender, receiver), -math.inf) - estimate.latency
         seconds = last - max(self._ours(sender, hop.sent), free)
         self._last[sender, receiver] = last

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from cutset.cluster.heartbeat import RoundTrips
 from cutset.cluster.messages import (
@@ -17,7 +14,6 @@ from cutset.cluster.messages import (
     Bye,
     Card,
     Hello,
-    HopReport,
     Message,
     More,
     Ping,
@@ -28,15 +24,14 @@ from cutset.cluster.messages import (
 )
 from cutset.cluster.model import Model
 from cutset.cluster.trace.align import Clock
-from cutset.cluster.wire import LIMITS, Assembler, Outbox, paced, pack, unpack
+from cutset.cluster.wire import LIMITS, Arrival, Assembler, Outbox, paced, pack, unpack
 from cutset.errors import ConfigError, CutsetError, LinkError, LinkTimeout
 from cutset.link import Frame, Link, Timeouts, connect, parse_address
 from cutset.partition.hop import Hop
 from cutset.version import software
 
-__all__ = ["Event", "Remote"]
+__all__ = ["Remote", "RemoteEvent"]
 
-Bytes = NDArray[np.uint8]
 SLICE = 0.25  # seconds
 ASK = 0.5  # seconds between two pings before there is an answer to hello
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 3.0  # seconds between two tries to reach a worker
@@ -44,19 +39,17 @@ LARGEST_RESULT = 1 << 30
 
 
 @dataclass(frozen=True)
-class Event:
-    """What a remote tells: `message` is a Message, "up", or an error that ended the link. `life` counts its links."""
+class RemoteEvent:
+    """What came from a worker: a message, an item, "up", or an error that ended the link. `link` counts its links."""
 
     remote: Remote
-    life: int
-    message: Message | CutsetError | str
-    arrays: Sequence[Bytes] = ()
-    hop: HopReport | None = None
+    link: int
+    message: Message | Arrival | CutsetError | str
 
 
 class Remote:
-    """`told` hears every event, from this remote's thread. `pace` is emulated in the direction to the worker, from the
-    handshake on; `back`, in the other one, by the worker from its first plan on.
+    """`callback` gets every event, from this remote's thread. `pace` is emulated in the direction to the worker, from
+    the handshake on; `back`, in the other one, by the worker from its first plan on.
     """
 
     def __init__(
@@ -65,7 +58,7 @@ class Remote:
         address: str,
         *,
         session: bytes,
-        told: Callable[[Event], None],
+        callback: Callable[[RemoteEvent], None],
         keys: Any = None,
         key: bytes | None = None,
         pace: Hop | None = None,
@@ -76,7 +69,7 @@ class Remote:
             raise ConfigError(f"{address} needs --key (your own pair) and the worker's public key; see `cutset keys`")
         self.name, self.address, self.key = name, address, key
         self.up = False
-        self.life = 0
+        self.links = 0  # that there were, the one that is up included
         self._heard = self._looked = 0.0  # when a frame came, and when there was none
         self.why = "it was never reached"
         self.card: Card | None = None
@@ -84,7 +77,7 @@ class Remote:
         self.emulated = sum(way.latency for way in (pace, back) if way is not None)  # seconds of a round trip
         self.trips = RoundTrips(self.emulated)
         self.graphs: set[str] = set()  # that were described on this link
-        self._session, self._told, self._pace = session, told, pace
+        self._session, self._callback, self._pace = session, callback, pace
         self._keys = keys.expecting(key) if key is not None and keys is not None else None
         self._timeouts = Timeouts(connect=connect_timeout, recv=connect_timeout)
         self._outbox: Outbox | None = None
@@ -152,14 +145,14 @@ class Remote:
                 pause = min(2 * pause, LONGEST_PAUSE)
                 continue
             pause = FIRST_PAUSE
-            self.life += 1
+            self.links += 1
             self.graphs = set()
             self.clock = Clock()
             self._heard = self._looked = time.monotonic()
             outbox = Outbox(link, self.name, self._lost)
             self._outbox = outbox
             self.up = True
-            self._told(Event(self, self.life, "up"))
+            self._callback(RemoteEvent(self, self.links, "up"))
             self._listen(link, outbox)
             self._outbox = None
             outbox.close()
@@ -207,10 +200,10 @@ class Remote:
         if self.up:
             self.up = False
             self.why = str(error)
-            self._told(Event(self, self.life, error))
+            self._callback(RemoteEvent(self, self.links, error))
 
     def _listen(self, link: Link, outbox: Outbox) -> None:
-        assembler, life = Assembler(), self.life
+        assembler, number = Assembler(), self.links
         while self._open and self.up and not outbox.broken:
             try:
                 frame = link.recv(SLICE)
@@ -235,13 +228,11 @@ class Remote:
                     else:
                         whole = assembler.more(arrays)
                     if whole is not None:
-                        work, parts = whole
-                        hop = HopReport(sum(work.lengths), work.sent, assembler.first, time.monotonic())
-                        self._told(Event(self, life, work, parts, hop))
+                        self._callback(RemoteEvent(self, number, whole))
                 elif isinstance(message, Refused):
                     raise LinkError(f"{self.name} refused: {message.reason}")
                 else:
-                    self._told(Event(self, life, message))
+                    self._callback(RemoteEvent(self, number, message))
             except CutsetError as error:
                 self._lost(error)
                 return

@@ -1,4 +1,4 @@
-"""A worker's link to the next one: pictures go out, requests for keys come back."""
+"""A worker's link to the next one: items go out, requests for keys come back."""
 
 from __future__ import annotations
 

@@ -8,19 +8,21 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
-import torch
-
+from cutset.cluster.emulation import Speed
 from cutset.cluster.messages import PROTOCOL, Beat, Bye, Card, Hello, Message, Ping, Refused, Welcome
-from cutset.cluster.wire import pack, unpack
-from cutset.cluster.worker.session import Session
-from cutset.cluster.worker.setting import Setting
+from cutset.cluster.stage import Runtime
+from cutset.cluster.wire import LIMITS, pack, unpack
+from cutset.cluster.worker.session import CoordinatorSession
+from cutset.cluster.worker.settings import WorkerSettings
 from cutset.config import usable_cores
-from cutset.errors import CutsetError, FrameError, LinkError, printable
-from cutset.link import Frame, Link, Listener
+from cutset.errors import ConfigError, CutsetError, FrameError, LinkError, printable
+from cutset.link import Frame, Link, Listener, listen
+from cutset.link.keys import load_allowed, load_keys
 from cutset.version import software
 
-__all__ = ["BEAT", "SILENCE", "Worker"]
+__all__ = ["BEAT", "SILENCE", "Worker", "open_worker"]
 
 BEAT = 0.2  # seconds between two signs of life
 # Seconds without a word of the coordinator, after which it counts as dead. A graph is one message, which takes long on
@@ -34,27 +36,26 @@ class Worker:
     def __init__(
         self,
         listener: Listener,
-        setting: Setting,
+        settings: WorkerSettings,
         *,
         tell: Callable[[str], None] = lambda line: None,
         silence: float = SILENCE,
     ) -> None:
-        self.listener, self.setting, self._tell = listener, setting, tell
+        self.listener, self.settings, self._tell = listener, settings, tell
         self._silence = silence
-        self._session: Session | None = None
+        self._session: CoordinatorSession | None = None
         self._beat = 0.0
         self.card = Card(
             _cpu(),
             usable_cores(),
-            setting.threads,
-            setting.memory,
-            str(torch.__version__)[:60],
-            setting.device,
+            settings.threads,
+            settings.memory,
+            settings.runtime.software[:60],
+            settings.runtime.device,
         )
 
     def serve(self, stopped: Callable[[], bool]) -> None:
         """Until `stopped()`, which is asked at least every 100 ms."""
-        torch.set_num_threads(self.setting.threads)
         while not stopped():
             self.turn(0.1)
 
@@ -127,15 +128,15 @@ class Worker:
                 session.join(link)
             self._answer(link)
             return
-        allowed = self.setting.coordinators
+        allowed = self.settings.coordinators
         if allowed is not None and link.peer not in {key.hex() for key in allowed}:
-            raise LinkError("this key may send pictures, not give orders")
+            raise LinkError("this key may send items, not give orders")
         if session is not None and link is not session.link and session.secret != hello.session:
             raise LinkError("this worker serves another coordinator; wait until that is done, or start another worker")
         if session is not None:
             self._end()
         self._answer(link)
-        self._session = Session(hello.session, hello.name, link, self.setting, self._expect)
+        self._session = CoordinatorSession(hello.session, hello.name, link, self.settings, self._expect)
         self._tell(f"session with {link.peer if len(link.peer) < 70 else 'a coordinator'}, as {hello.name}")
 
     def _answer(self, link: Link) -> None:
@@ -172,3 +173,37 @@ def _cpu() -> str:
     import platform
 
     return platform.machine()
+
+
+def open_worker(
+    address: str,
+    runtime: Runtime,
+    *,
+    threads: int,
+    key: str | None = None,
+    allow: str | None = None,
+    cache: Path | None = None,
+    weights: Path | None = None,
+    memory: int = 0,
+    speed: float = 1.0,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Worker:
+    """A worker from addresses and files; it listens. Raises ConfigError or LinkError."""
+    if address.startswith("tcp://") and not (key and allow):
+        raise ConfigError(
+            "tcp needs --key (this side's secret key) and --allow (the coordinators' public keys); see `cutset keys`"
+        )
+    keys = None if key is None else load_keys(key)
+    allowed = None if allow is None else load_allowed(allow)
+    listener = listen(address, keys=keys, allow=allowed, limits=LIMITS)
+    settings = WorkerSettings(
+        runtime,
+        threads=threads,
+        memory=memory,
+        cache=cache,
+        weights=weights,
+        keys=keys,
+        coordinators=allowed,
+        speed=Speed(speed).factor,
+    )
+    return Worker(listener, settings, tell=tell)

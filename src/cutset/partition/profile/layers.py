@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cutset.partition.graph import Graph
 from cutset.partition.node import Node
-from cutset.video.stage import Stage
+from cutset.video.stage import TorchStage
 
 __all__ = ["LayerTimes", "measure_layers", "quickest"]
 
@@ -44,17 +44,17 @@ def measure_layers(
     """Runs the network on made-up pictures, observed and not in turn, with pauses as between pictures that come from a
     camera. Threads are torch's, as they are set.
     """
-    stage = Stage(graph, range(len(graph.nodes)), tensors)
+    stage = TorchStage(graph, range(len(graph.nodes)), tensors)
     inputs = {value.name: _made_up(value.shape, value.dtype) for value in graph.inputs}
     for _ in range(WARM):
-        stage.run(inputs)
+        stage.forward(inputs)
     alone: list[float] = []
     observed: list[list[float]] = []
     start = time.perf_counter()
     for done in range(rounds):
         time.sleep(PAUSE)
         begin = time.perf_counter()
-        stage.run(inputs)
+        stage.forward(inputs)
         alone.append(time.perf_counter() - begin)
         times: list[float] = []
 
@@ -62,7 +62,7 @@ def measure_layers(
             times.append(seconds)
 
         time.sleep(PAUSE)
-        stage.run(inputs, note)
+        stage.forward(inputs, note)
         observed.append(times)
         tell("layers", done + 1, rounds)
         if done >= 1 and time.perf_counter() - start > budget:
@@ -82,13 +82,13 @@ def measure_layers(
 
 def quickest(graph: Graph, tensors: Mapping[str, Tensor], runs: int = 2) -> float:
     """Seconds of the quickest of a few runs of the whole network, as `measure_layers` makes them."""
-    stage = Stage(graph, range(len(graph.nodes)), tensors)
+    stage = TorchStage(graph, range(len(graph.nodes)), tensors)
     inputs = {value.name: _made_up(value.shape, value.dtype) for value in graph.inputs}
     found = []
     for _ in range(runs):
         time.sleep(PAUSE)
         begin = time.perf_counter()
-        stage.run(inputs)
+        stage.forward(inputs)
         found.append(time.perf_counter() - begin)
     return min(found)
 

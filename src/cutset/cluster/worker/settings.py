@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Setting"]
+from cutset.cluster.stage import Runtime
+
+__all__ = ["WorkerSettings"]
 
 
 @dataclass(frozen=True)
-class Setting:
-    """Threads, device, limits and places of a worker."""
+class WorkerSettings:
+    """What a worker computes with, its limits and its places."""
 
-    threads: int = 1
-    device: str = "cpu"
+    runtime: Runtime
+    threads: int = 1  # of the runtime, for the card
     memory: int = 0  # bytes, 0: no limit
     cache: Path | None = None
     weights: Path | None = None
