@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cutset.cluster.codecs import channel_of, to_array
-from cutset.codec import Channel, Decoder, Encoder, Verdict
+from cutset.codec import Decoder, EdgeSpec, Encoder, Verdict
 from cutset.errors import ConfigError, RequestError
 from cutset.partition.graph import Graph
 from cutset.partition.node import Value
@@ -84,9 +84,9 @@ def as_tensor(picture: NDArray[np.uint8]) -> Tensor:
 
 def measure_value(value: Value, tensors: Sequence[Tensor], starts: Sequence[int] = (0,)) -> Measured:
     """One value of consecutive pictures; `starts` are the places at which a group of them begins, with a key."""
-    channel = channel_of(0, value)
-    arrays = [to_array(tensor).astype(channel.dtype, copy=False) for tensor in tensors]
-    ways = [_encode(channel, arrays, starts, bandwidth) for bandwidth in (FAST, SLOW)]
+    spec = channel_of(0, value)
+    arrays = [to_array(tensor).astype(spec.dtype, copy=False) for tensor in tensors]
+    ways = [_encode(spec, arrays, starts, bandwidth) for bandwidth in (FAST, SLOW)]
     rest = [i for i in range(len(arrays)) if i not in starts]
     keys, deltas = (tuple(_median([way[i][0] for i in chosen]) for way in ways) for chosen in (starts, rest))
     typical = deltas[0].nbytes
@@ -95,10 +95,10 @@ def measure_value(value: Value, tensors: Sequence[Tensor], starts: Sequence[int]
 
 
 def _encode(
-    channel: Channel, arrays: Sequence[NDArray[Any]], starts: Sequence[int], bandwidth: float
+    spec: EdgeSpec, arrays: Sequence[NDArray[Any]], starts: Sequence[int], bandwidth: float
 ) -> list[tuple[Coded, float]]:
-    encoder = Encoder(channel, bandwidth=bandwidth)
-    decoder = Decoder(channel)
+    encoder = Encoder(spec, bandwidth=bandwidth)
+    decoder = Decoder(spec)
     found = []
     for i, array in enumerate(arrays):
         if i in starts:
@@ -106,8 +106,8 @@ def _encode(
         begin = time.perf_counter()
         encoded = encoder.encode(array, i)
         middle = time.perf_counter()
-        if decoder.decode(encoded.payload, encoded.arrays) is not Verdict.APPLIED:
-            raise RuntimeError(f"{channel.edge}: the codec lost its own payload")
+        if decoder.decode(encoded.payload, encoded.arrays).verdict is not Verdict.APPLIED:
+            raise RuntimeError(f"{spec.edge}: the codec lost its own payload")
         seconds = time.perf_counter() - middle
         found.append((Coded(encoded.nbytes, middle - begin, seconds), encoded.changed))
     return found
