@@ -12,7 +12,7 @@ from cutset.errors import RequestError
 from cutset.files import write_json
 
 if TYPE_CHECKING:
-    from cutset.partition.profile.profile import Profile
+    from cutset.partition.profile import Profile
     from cutset.video.views.figure import Draw
     from cutset.video.views.runs import Run
 
@@ -107,7 +107,7 @@ def _runs(args: argparse.Namespace) -> dict[str, Run]:
 
 def _profiles(args: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
     """The names of the layers, and by worker their seconds."""
-    from cutset.partition.profile.profile import read_profile
+    from cutset.partition.profile import read_profile
 
     paths = [Path(path) for path in (args.model, *args.files) if path]
     if not paths:

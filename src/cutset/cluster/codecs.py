@@ -8,16 +8,16 @@ from collections.abc import Collection, Mapping, Sequence
 
 from cutset.cluster.messages import EdgeReport, Work
 from cutset.cluster.values import DTYPES, Array, Bytes, as_kept, copied
-from cutset.codec import EXACT, Budget, Channel, Costs, Decoder, Encoder, KeyRequest, Payload, Verdict
+from cutset.codec import EXACT, Budget, Costs, Decoder, EdgeSpec, Encoder, KeyRequest, Payload, Verdict
 from cutset.errors import FrameError
 from cutset.partition.node import Value
 
 __all__ = ["Gap", "Receiver", "Sender", "channel_of"]
 
 
-def channel_of(source: int, value: Value) -> Channel:
+def channel_of(source: int, value: Value) -> EdgeSpec:
     """What the payloads of a value are about. Raises ConfigError for one that can't be sent."""
-    return Channel(source, value.name, DTYPES[value.dtype], value.shape)
+    return EdgeSpec(source, value.name, DTYPES[value.dtype], value.shape)
 
 
 class Gap(Exception):
@@ -87,7 +87,7 @@ class Sender:
             made = encoder.encode(as_kept(values[name], self.values[name]), sequence)
             payloads.append(made.payload)
             arrays += made.arrays
-            size = encoder.channel.elements
+            size = encoder.spec.elements
             reports.append(EdgeReport(name, made.payload.kind, made.nbytes, made.changed, size, made.seconds, 0.0))
         lengths = [array.size for array in arrays]
         return Work(self.plan, self.epoch, source, number, payloads, lengths, 0.0), arrays, reports
@@ -126,15 +126,15 @@ class Receiver:
             start = time.perf_counter()
             decoder = self._decoder(work.source, payload.edge)
             count = 1 if payload.encoding == "dense" else 2
-            verdict = decoder.decode(payload, arrays[at : at + count])
+            verdict, tensor, _ = decoder.decode(payload, arrays[at : at + count])
             taken = arrays[at : at + count]
             at += count
             if verdict is Verdict.NEED_KEY:
                 requests.append(decoder.key_request())
             stale += verdict is Verdict.STALE
-            if verdict is Verdict.APPLIED and decoder.tensor is not None:
-                values[payload.edge] = copied(decoder.tensor, self.values[payload.edge])
-            elements, nbytes = decoder.channel.elements, sum(array.size for array in taken)
+            if tensor is not None:
+                values[payload.edge] = copied(tensor, self.values[payload.edge])
+            elements, nbytes = decoder.spec.elements, sum(array.size for array in taken)
             share = payload.count / max(elements, 1)
             seconds = time.perf_counter() - start
             reports.append(EdgeReport(payload.edge, payload.kind, nbytes, share, elements, 0.0, seconds))

@@ -15,7 +15,7 @@ from cutset.codec.costs import Costs, Ratio, kernels
 from cutset.codec.payload import Compression
 from cutset.kernels.reference_delta import nested_room
 
-__all__ = ["Form", "Packed", "Packer", "from_change", "to_change"]
+__all__ = ["Packed", "Packer", "Unpacked", "from_change", "to_change"]
 
 Bytes = NDArray[np.uint8]
 
@@ -25,7 +25,7 @@ LEAST = 64  # bytes; less isn't made smaller
 
 
 @dataclass(slots=True)
-class Form:
+class Unpacked:
     """A payload before its arrays are packed; without a mask it is dense."""
 
     key: bool
@@ -76,7 +76,7 @@ class Packer:
         name = self._compressor
         return name is not None and self._costs.seconds(name, 1) < 1 / self.bandwidth
 
-    def pack(self, form: Form, dtype: str, wire: str) -> Packed:
+    def pack(self, form: Unpacked, dtype: str, wire: str) -> Packed:
         """The arrays as they are sent: values in the wire's dtype, each array smaller where that pays."""
         self._made += 1
         values, width = form.values, np.dtype(wire).itemsize

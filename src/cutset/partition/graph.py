@@ -27,7 +27,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Graph:
-    """The layers of a network for pictures of one size. Nodes are numbered by their place in `nodes`."""
+    """The layers of a network for inputs of one size. Nodes are numbered by their place in `nodes`."""
 
     inputs: tuple[Value, ...]
     outputs: tuple[str, ...]  # values, in the order in which the module returns its tensors

@@ -20,12 +20,10 @@ from cluster.run.running import Running, torch_settings
 from cutset.cluster.coordinator.advisor import Advisor
 from cutset.cluster.weight_store import save_weight
 from cutset.partition.hop import Hop
-from cutset.partition.live import LivePlanner
-from cutset.partition.machines import Machine
+from cutset.partition.live import LivePlanner, Policy
 from cutset.partition.memory import stage_memory
 from cutset.partition.plan import Plan, StagePlan
-from cutset.partition.problem import Problem
-from cutset.partition.replan import Policy
+from cutset.partition.problem import Machine, Problem
 from cutset.partition.traffic import spread
 from cutset.stream import Stream
 from cutset.video.torch_model import TorchModel
@@ -39,7 +37,7 @@ def problem(model: TorchModel, slow: tuple[float, ...] = (1.0, 1.0), **more: obj
     seconds = np.full(len(graph.nodes), 0.01)
     machines = tuple(Machine(name, seconds * by) for name, by in zip(("near", "far"), slow, strict=True))
     traffic = spread(graph.values.values(), 0.2, 1e-10, 1e-10)
-    pictures = {"uint8": traffic[model.input.name]}
+    pictures = {"": traffic[model.input.name]}
     return Problem(graph, model.digest, machines, (Hop(1e9, 0.0),) * 2, traffic, pictures, **more)
 
 

@@ -164,7 +164,7 @@ def test_a_worker_that_comes_and_goes_is_left_out_while_others_are_there(workers
 
 def test_a_route_that_swallows_pictures_ends_the_run(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everybody beats, and nothing comes back: the pictures aren't sent again for ever."""
-    monkeypatch.setattr(Pipeline, "put", lambda self, job: None)
+    monkeypatch.setattr(Pipeline, "put", lambda self, *item: None)
     results: list[Any] = []
     with (
         Stream(small_model(), moving(2), workers=pair, options=Options(late=0.3)) as stream,
@@ -176,7 +176,7 @@ def test_a_route_that_swallows_pictures_ends_the_run(pair: Any, monkeypatch: pyt
 
 
 class Still:
-    """A remote that is up or not, for the arithmetic of Attendance."""
+    """A remote that is up or not, for the arithmetic of Membership."""
 
     def __init__(self) -> None:
         self.up, self.why, self.emulated = True, "", 0.0

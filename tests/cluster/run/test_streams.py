@@ -118,7 +118,7 @@ def test_reports_tell_what_every_party_did(workers: LocalWorkers) -> None:
     assert all(abs(offset) < 0.05 for offset in offsets.values()), "one machine, one clock"
     for name in (*workers.names, "coordinator"):
         mine = [r for r in reports if r.party == name]
-        assert sorted(report.picture for report in mine) == list(range(5))
+        assert sorted(report.number for report in mine) == list(range(5))
         for report in mine:
             assert report.hop is not None
             assert report.hop.nbytes > 0
@@ -168,7 +168,7 @@ def test_a_picture_of_another_size_is_an_error_after_those_before_it(workers: Lo
     results: list[Any] = []
     with (
         Stream(small_model(), pictures, workers=workers.addresses) as stream,
-        pytest.raises(RequestError, match=r"picture 5 .* \[1, 3, 20, 20\]"),
+        pytest.raises(RequestError, match=r"item 5 of source 0 .* \[1, 3, 20, 20\]"),
     ):
         results.extend(stream)
     same(results, expected(pictures[:5]))
@@ -233,7 +233,7 @@ def sent(local: LocalWorkers, pictures: list[Any], **how: Any) -> tuple[list[Any
     total = {"coordinator": 0, "workers": 0}
 
     def observe(report: Report, plan: Plan, seconds: float) -> None:
-        if report.picture:
+        if report.number:
             party = "coordinator" if report.party == COORDINATOR else "workers"
             total[party] += sum(edge.nbytes for edge in report.edges)
 

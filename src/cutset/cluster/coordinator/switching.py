@@ -69,6 +69,7 @@ class Route:
         )
         self.allow(options)
         self._input = model.input
+        self.settings = inputs.settings(plan.input) if plan.input else b""  # for the first worker
         self._encoder: InputEncoder | None = inputs.encoder(plan.input, model.input) if plan.input else None
         self.receiver = Receiver([model.graph.values[name] for name in hops[-1]], plan=number)
         self.nbytes = [sum(model.graph.values[name].nbytes for name in hop) for hop in hops]  # of each hop, at most
@@ -124,14 +125,13 @@ class Switch:
         options: Options,
         paces: Mapping[tuple[str, str], Hop],
         links: Links,
-        inputs: Inputs,
     ) -> None:
         self.route = route
         self._waiting = {remote.name for remote in route.remotes}
         self._carried, self._moved = 0, time.monotonic()
         self._connecting = False
         self.ready = False
-        self._prepare(model, options, paces, links, inputs)
+        self._prepare(model, options, paces, links)
 
     @property
     def waiting(self) -> list[str]:
@@ -156,7 +156,6 @@ class Switch:
         options: Options,
         paces: Mapping[tuple[str, str], Hop],
         links: Links,
-        inputs: Inputs,
     ) -> None:
         route = self.route
         text = write_plan(route.plan)
@@ -184,7 +183,7 @@ class Switch:
                     profile=options.profile,
                     pace=paces.get((remote.name, to)) if after is not None else None,
                     back=paces.get((remote.name, COORDINATOR)),
-                    inputs=inputs.settings(route.plan.input) if i == 0 and route.plan.input else b"",
+                    inputs=route.settings if i == 0 else b"",
                 )
             )
 
