@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from cutset.offload.accelerator.products import NativeProducts
 from cutset.offload.accelerator.server import Accelerator, Quota
 from cutset.offload.client.ping import ping
 from cutset.offload.client.session import Patience, Session, multiply
-from cutset.offload.messages import Product
+from cutset.offload.messages import PROTOCOL, Product
 from link.mock import MockLink
 
 NUMBERS = itertools.count()
@@ -124,7 +125,7 @@ def test_ping_knows_an_exact_device(either: str) -> None:
     session = Session(lambda: connect(either), SHORT)
     pong = ping(session, times=3)
     assert pong.exact
-    assert pong.welcome.matrices == 2
+    assert pong.capabilities.matrices == 2
     assert pong.counters["clients"] == 1
     session.close()
 
@@ -151,8 +152,11 @@ def test_what_an_accelerator_refuses(matrix: int, x: Any, message: str, either: 
 
 
 def test_another_version_is_refused_by_name(either: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cutset.offload.client.session.PROTOCOL", 2)
-    with pytest.raises(OffloadError, match="speaks version 1 of the protocol, this client 2"):
+    newer = replace(PROTOCOL, version=PROTOCOL.version + 1)
+    monkeypatch.setattr("cutset.offload.client.session.PROTOCOL", newer)
+    with pytest.raises(
+        OffloadError, match=r"refused: cutset \S+ speaks version 3 of the offload protocol, cutset \S+ 2"
+    ):
         Session(lambda: connect(either), SHORT)
 
 

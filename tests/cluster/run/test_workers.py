@@ -23,9 +23,10 @@ from cutset.cluster.messages import (
     PROTOCOL,
     Beat,
     Bye,
+    Card,
     Connect,
     Failed,
-    Hello,
+    Introduction,
     Message,
     More,
     Need,
@@ -33,10 +34,8 @@ from cutset.cluster.messages import (
     Prepare,
     Prepared,
     Ready,
-    Refused,
     Retire,
     Weight,
-    Welcome,
     Work,
     encode,
 )
@@ -46,8 +45,10 @@ from cutset.cluster.worker.setting import Setting
 from cutset.errors import CutsetError, LinkClosed, LinkError
 from cutset.link import Link, Timeouts, connect, listen
 from cutset.link.keys import Keys, new_keys
+from cutset.link.peer import Hello, Refused, Welcome, read_about
 from cutset.partition.plan import write_plan
 from cutset.stream import Stream
+from link import hellos
 
 SECRET = bytes(16)
 QUICK = Timeouts(connect=3.0, send=3.0, recv=3.0)
@@ -102,15 +103,19 @@ def ended(link: Link) -> None:
             link.recv(2).release()
 
 
+def hello(role: Any, secret: bytes, name: str, **changes: Any) -> Hello:
+    return hellos.hello(PROTOCOL, about=encode(Introduction(role, secret, name)), **changes)
+
+
 def greeted(address: str, secret: bytes = SECRET) -> Link:
     """A link that a session began on; the one before may not have been seen to end yet."""
     until = time.monotonic() + 5
     while True:
         link = dial(address)
-        say(link, Hello(PROTOCOL, "a test", "coordinator", secret, "worker1"))
+        say(link, hello("coordinator", secret, "worker1"))
         answer = hear(link, Welcome, Refused)
         if isinstance(answer, Welcome):
-            assert answer.card.threads == 1
+            assert read_about(answer, Card).threads == 1
             return link
         assert time.monotonic() < until, answer.reason
         time.sleep(0.02)
@@ -144,7 +149,7 @@ def order(model: Model, number: int = 1, **changes: Any) -> Prepare:
 def test_a_worker_serves_one_coordinator_at_a_time(running: Running) -> None:
     first = greeted(running.address)
     second = dial(running.address)
-    say(second, Hello(PROTOCOL, "a test", "coordinator", bytes(15) + b"x", "worker1"))
+    say(second, hello("coordinator", bytes(15) + b"x", "worker1"))
     assert "serves another coordinator" in hear(second, Refused).reason
     say(first, Bye())
     ended(first)
@@ -363,7 +368,7 @@ def test_what_breaks_the_protocol_is_refused_in_one_line(running: Running, messa
 
 def test_another_version_is_refused(running: Running) -> None:
     link = dial(running.address)
-    say(link, Hello(PROTOCOL + 1, "a test", "coordinator", SECRET, "worker1"))
+    say(link, hello("coordinator", SECRET, "worker1", version=PROTOCOL.version + 1))
     assert "version" in hear(link, Refused).reason
 
 
@@ -398,7 +403,7 @@ def test_over_tcp_each_worker_admits_the_one_that_was_announced(tmp_path: Path) 
                         dial(workers[2].address, keys=pairs[0].expecting(pairs[2].public))
                     # Who may send pictures can't give orders.
                     link = dial(workers[2].address, keys=pairs[1].expecting(pairs[2].public))
-                    say(link, Hello(PROTOCOL, "a test", "coordinator", SECRET, "w2"))
+                    say(link, hello("coordinator", SECRET, "w2"))
                     assert "not give orders" in hear(link, Refused).reason
         same(results, expected(pictures))
         with pytest.raises(LinkError):  # and the session is over
@@ -468,6 +473,6 @@ def test_expected_keys_may_connect_until_others_are(tmp_path: Path) -> None:
 def test_a_worker_is_no_part_of_another_session(running: Running) -> None:
     first = greeted(running.address)
     stranger = dial(running.address)
-    say(stranger, Hello(PROTOCOL, "a test", "worker", b"z" * 16, "w"))
+    say(stranger, hello("worker", b"z" * 16, "w"))
     assert "isn't part of that session" in hear(stranger, Refused).reason
     assert hear(first, Beat), "the session goes on"
