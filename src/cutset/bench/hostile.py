@@ -24,9 +24,8 @@ import numpy as np
 from cutset.errors import LinkError, LinkTimeout
 from cutset.link import Limits, Link, connect
 from cutset.link.keys import load_keys, load_public
-from cutset.link.peer import Handshake
 from cutset.offload.accelerator.clients import Quota
-from cutset.offload.messages import PROTOCOL, Multiply, encode
+from cutset.offload.messages import HANDSHAKE, Multiply, encode
 
 __all__ = ["IDLE", "KINDS", "main"]
 
@@ -76,9 +75,7 @@ class Hostile:
         keys = None
         if self.keys is not None:
             keys = load_keys(self.keys / "client.key").expecting(load_public(self.keys / "server.pub"))
-        found = Handshake(PROTOCOL).dial(
-            lambda: connect(self.address, keys=keys, limits=Limits(ring=RING)), timeout=30.0
-        )
+        found = HANDSHAKE.dial(lambda: connect(self.address, keys=keys, limits=Limits(ring=RING)), timeout=30.0)
         self.links += 1
         return found.link
 

@@ -13,11 +13,12 @@ import msgspec
 from cutset.cluster.trace.spans import Span
 from cutset.codec.payload import KeyRequest, Payload
 from cutset.errors import ConfigError, FrameError
-from cutset.link.peer import Hello, Protocol, Refused, Welcome
+from cutset.link.peer import Handshake, Hello, Protocol, Refused, Welcome
 from cutset.partition.hop import Hop
 from cutset.partition.plan import PictureForm
 
 __all__ = [
+    "HANDSHAKE",
     "MOST_BODY",
     "MOST_EDGES",
     "MOST_SOURCES",
@@ -58,6 +59,7 @@ __all__ = [
 ]
 
 PROTOCOL = Protocol("cluster", 3, whom="worker", before=2)
+HANDSHAKE = Handshake(PROTOCOL)  # one that asks for no evidence and has none
 MOST_BODY = 16 << 20  # bytes of a message that lies in an array
 MOST_EDGES = 200  # values on a hop: their payloads fit in a header
 MOST_ARRAYS = 8192  # of a picture: packets of a group, or two for each value

@@ -16,14 +16,14 @@ import hashlib
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, NamedTuple, TypeVar
 
 import msgspec
 
 from cutset.errors import ConfigError, CutsetError, FrameError, HandshakeError, LinkTimeout, printable
 from cutset.link.interface import Link
-from cutset.link.keys import HEX
+from cutset.link.keys import HEX, Keys
 from cutset.version import software
 
 __all__ = [
@@ -152,6 +152,10 @@ class Handshake:
     key: bytes = b""
     prove: Callable[[Binding], bytes] | None = None
     verify: Callable[[bytes, Binding], bool] | None = None
+
+    def with_keys(self, keys: Keys | None) -> Handshake:
+        """The same, on links with these keys."""
+        return replace(self, key=b"" if keys is None else keys.public)
 
     def dial(
         self,

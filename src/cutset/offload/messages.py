@@ -12,9 +12,10 @@ from typing import Annotated
 import msgspec
 
 from cutset.errors import FrameError, OffloadError
-from cutset.link.peer import PRINTABLE, Hello, Protocol, Refused, Welcome, read_about
+from cutset.link.peer import PRINTABLE, Handshake, Hello, Protocol, Refused, Welcome, read_about
 
 __all__ = [
+    "HANDSHAKE",
     "MOST_PADS",
     "PROTOCOL",
     "AskCounters",
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 PROTOCOL = Protocol("offload", 2, whom="accelerator", before=1)
+HANDSHAKE = Handshake(PROTOCOL)  # one that asks for no evidence and has none
 MOST_PADS = 8  # requests of one MakePads
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]

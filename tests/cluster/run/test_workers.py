@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -41,11 +42,12 @@ from cutset.cluster.messages import (
 )
 from cutset.cluster.model import Model
 from cutset.cluster.wire import LIMITS, pack, unpack
+from cutset.cluster.worker import neighbour
 from cutset.cluster.worker.setting import Setting
-from cutset.errors import CutsetError, LinkClosed, LinkError
+from cutset.errors import CutsetError, HandshakeError, LinkClosed, LinkError
 from cutset.link import Link, Timeouts, connect, listen
 from cutset.link.keys import Keys, new_keys
-from cutset.link.peer import Hello, Refused, Welcome, read_about
+from cutset.link.peer import Binding, Handshake, Hello, Refused, Welcome, read_about
 from cutset.partition.plan import write_plan
 from cutset.stream import Stream
 from link import hellos
@@ -468,6 +470,66 @@ def test_expected_keys_may_connect_until_others_are(tmp_path: Path) -> None:
         stop.set()
         thread.join()
         listener.close()
+
+
+def test_a_coordinator_of_the_version_before_is_told_both(running: Running) -> None:
+    """As it was built: it reads a refusal that has nothing but its reason."""
+    link = dial(running.address)
+    link.send(msgspec.msgpack.encode(["hello", 2, "cutset 0.1", "coordinator", SECRET, "worker1"]))
+    kind, reason = msgspec.msgpack.decode(link.recv().header)
+    assert kind == "refused"
+    assert "cutset 0.1 speaks version 2 of the cluster protocol" in reason
+    assert "3: install the same Cutset on both sides" in reason
+    ended(link)
+
+
+def quote(binding: Binding) -> bytes:
+    return b"quote " + binding.digest
+
+
+def verifies(evidence: bytes, binding: Binding) -> bool:
+    return evidence == quote(binding)
+
+
+def test_a_worker_asks_everybody_for_evidence() -> None:
+    """Coordinators and workers alike, before anything else; and shows its own to who asks."""
+    mine, ours, before = new_keys(), new_keys(), new_keys()
+    allow = frozenset([mine.public, before.public])
+    asks = Handshake(PROTOCOL, prove=quote, verify=verifies)
+    worker = Running(
+        "tcp://127.0.0.1:0", Setting(keys=ours, coordinators=allow, handshake=asks), keys=ours, allow=allow
+    )
+
+    def neighbour_with(prove: Any) -> str:
+        setting = Setting(keys=before, handshake=Handshake(PROTOCOL, prove=prove, verify=verifies))
+        peer = Peer("w2", worker.address, ours.public)
+        with pytest.raises(HandshakeError) as caught:
+            neighbour.dial(peer, "w1", SECRET, setting, None, lambda *_: None)
+        return str(caught.value)
+
+    def coordinator_with(prove: Any) -> None:
+        about = encode(Introduction("coordinator", SECRET, "w2"))
+        handshake = Handshake(PROTOCOL, prove=prove, verify=verifies).with_keys(mine)
+        handshake.dial(lambda: dial(worker.address, keys=mine.expecting(ours.public)), about, timeout=5)
+
+    try:
+        with pytest.raises(HandshakeError, match="you show no evidence, and it is required"):
+            coordinator_with(None)
+        coordinator_with(quote)
+        assert "you show no evidence" in neighbour_with(None)
+        assert "you show evidence that isn't good" in neighbour_with(lambda _: b"quote of something else")
+        assert "isn't the one that the coordinator announced" in neighbour_with(quote), "the evidence was good"
+        plain = Running("tcp://127.0.0.1:0", Setting(keys=ours, coordinators=allow), keys=ours, allow=allow)
+        try:
+            there = mine.expecting(ours.public)
+            about = encode(Introduction("coordinator", SECRET, "w2"))
+            wants = Handshake(PROTOCOL, verify=verifies).with_keys(mine)
+            with pytest.raises(HandshakeError, match=r"the worker at tcp://\S+ shows no evidence, and it is required"):
+                wants.dial(lambda: dial(plain.address, keys=there), about, timeout=5)
+        finally:
+            plain.close()
+    finally:
+        worker.close()
 
 
 def test_a_worker_is_no_part_of_another_session(running: Running) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cutset.cluster.heartbeat import RoundTrips
 from cutset.cluster.messages import (
-    PROTOCOL,
+    HANDSHAKE,
     Bye,
     Card,
     HopReport,
@@ -55,7 +55,8 @@ class Event:
 
 class Remote:
     """`told` hears every event, from this remote's thread. `pace` is emulated in the direction to the worker, from the
-    handshake on; `back`, in the other one, by the worker from its first plan on.
+    handshake on; `back`, in the other one, by the worker from its first plan on. `handshake`: what each
+    side must prove.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Remote:
         session: bytes,
         told: Callable[[Event], None],
         keys: Keys | None = None,
+        handshake: Handshake = HANDSHAKE,
         key: bytes | None = None,
         pace: Hop | None = None,
         back: Hop | None = None,
@@ -83,7 +85,7 @@ class Remote:
         self.graphs: set[str] = set()  # that were described on this link
         self._session, self._told, self._pace = session, told, pace
         self._keys = dialling_keys(address, keys, key)
-        self._handshake = Handshake(PROTOCOL, key=b"" if self._keys is None else self._keys.public)
+        self._handshake = handshake.with_keys(self._keys)
         self._timeouts = Timeouts(connect=connect_timeout, recv=connect_timeout)
         self._outbox: Outbox | None = None
         self._pings = 0

@@ -9,13 +9,13 @@ import traceback
 from collections.abc import Callable
 
 from cutset.cluster.heartbeat import RoundTrips
-from cutset.cluster.messages import PROTOCOL, Introduction, Message, Peer, Ping, Pong, Refused, encode
+from cutset.cluster.messages import Introduction, Message, Peer, Ping, Pong, Refused, encode
 from cutset.cluster.wire import LIMITS, Outbox, paced, piece_bytes, unpack
+from cutset.cluster.worker.setting import Setting
 from cutset.codec import KeyRequest
 from cutset.errors import CutsetError, LinkError, LinkTimeout
 from cutset.link import Link, Timeouts, connect
-from cutset.link.keys import Keys, dialling_keys
-from cutset.link.peer import Handshake
+from cutset.link.keys import dialling_keys
 from cutset.partition.hop import Hop
 
 __all__ = ["Neighbour", "dial"]
@@ -92,20 +92,20 @@ def dial(
     peer: Peer,
     name: str,
     secret: bytes,
-    keys: Keys | None,
+    setting: Setting,
     pace: Hop | None,
     told: Callable[[Neighbour, Message | CutsetError], None],
 ) -> Neighbour:
     """Connects to the next worker and waits until it agrees. Raises LinkError, and ConfigError for a missing key."""
     latency = 0.0 if pace is None else pace.latency
     trips = RoundTrips(latency)
-    dialling = dialling_keys(peer.address, keys, peer.key)
+    dialling = dialling_keys(peer.address, setting.keys, peer.key)
 
     def open_link() -> Link:
         link: Link = connect(peer.address, keys=dialling, timeouts=TIMEOUTS, limits=LIMITS)
         return link if pace is None else paced(link, pace)
 
-    handshake = Handshake(PROTOCOL, key=b"" if dialling is None else dialling.public)
+    handshake = setting.handshake.with_keys(dialling)
     about = encode(Introduction("worker", secret, name))
     link, _, seconds = handshake.dial(open_link, about, timeout=TIMEOUTS.recv + latency)
     trips.observe(seconds)

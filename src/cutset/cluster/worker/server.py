@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 
 from cutset.cluster import messages
-from cutset.cluster.messages import PROTOCOL, Beat, Bye, Card, Introduction, Ping
+from cutset.cluster.messages import Beat, Bye, Card, Introduction, Ping
 from cutset.cluster.wire import unpack
 from cutset.cluster.worker.session import Session
 from cutset.cluster.worker.setting import Setting
@@ -21,7 +21,7 @@ from cutset.config import usable_cores
 from cutset.errors import CutsetError, FrameError, HandshakeError
 from cutset.link import Frame, Link, Listener
 from cutset.link.keys import key_allowed
-from cutset.link.peer import Handshake, Hello, is_hello, peer_key, read_about, refusal
+from cutset.link.peer import Hello, is_hello, peer_key, read_about, refusal
 
 __all__ = ["BEAT", "SILENCE", "Worker"]
 
@@ -46,7 +46,7 @@ class Worker:
         self._silence = silence
         self._session: Session | None = None
         self._beat = 0.0
-        self.handshake = Handshake(PROTOCOL, key=setting.keys.public if setting.keys is not None else b"")
+        self.handshake = setting.handshake.with_keys(setting.keys)
         self.card = Card(
             _cpu(),
             usable_cores(),

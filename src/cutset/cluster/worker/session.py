@@ -61,7 +61,7 @@ class Session:
 
     def join(self, link: Link) -> None:
         """A worker that will send pictures has come. Raises HandshakeError for one that no plan announced."""
-        expected = {planned.order.previous for planned in list(self._plans.values())} - {None}
+        expected = {key for planned in list(self._plans.values()) if (key := planned.order.previous) is not None}
         if not key_allowed(peer_key(link), None if self._setting.coordinators is None else expected):
             raise HandshakeError("this worker's key isn't the one that the coordinator announced")
         self._upstream[link] = Assembler()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
 
 from cutset.config import Settings
 from cutset.errors import ConfigError
@@ -77,6 +76,5 @@ def open_accelerator(
         quota=quota,
         makes_pads=makes_pads,
     )
-    if keys is not None:
-        accelerator.handshake = replace(accelerator.handshake, key=keys.public)
+    accelerator.handshake = accelerator.handshake.with_keys(keys)
     return accelerator

@@ -10,6 +10,7 @@ among it.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -21,14 +22,14 @@ from numpy.typing import NDArray
 from cutset.config import usable_cores
 from cutset.errors import CutsetError, FrameError, LinkError, LinkTimeout
 from cutset.link import Frame, Limits, Link, Listener
-from cutset.link.peer import Handshake, Refused, is_hello, refusal, refused
+from cutset.link.peer import Refused, is_hello, refusal, refused
 from cutset.offload.accelerator.batcher import LEAST_ROWS, SLICE, Batcher, Call
 from cutset.offload.accelerator.clients import TOTALS, Client, Quota, new_counters
 from cutset.offload.accelerator.jobs import Jobs, Steps, is_self_test, make_pads, reason_of, run_self_test
 from cutset.offload.accelerator.products import Products
 from cutset.offload.client.masks import SEED_BYTES
 from cutset.offload.messages import (
-    PROTOCOL,
+    HANDSHAKE,
     AskCounters,
     Capabilities,
     Company,
@@ -81,7 +82,7 @@ class Accelerator:
         batcher: Batcher | None = None,
     ) -> None:
         self.listener, self.products, self.shapes, self.quota = listener, products, shapes, quota
-        self.handshake = Handshake(PROTOCOL, model=digest)  # a party with keys has another one
+        self.handshake = dataclasses.replace(HANDSHAKE, model=digest)  # a party with keys has another one
         self.capabilities = Capabilities(len(shapes), products.device, threads, quota.max_rows, makes_pads)
         if batcher is None:
             costs = [outputs * depth for outputs, depth in shapes]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -28,7 +28,7 @@ from cutset.link import Frame, Link
 from cutset.link.limits import MAX_FRAME
 from cutset.link.peer import Handshake, Welcome
 from cutset.offload.messages import (
-    PROTOCOL,
+    HANDSHAKE,
     AskCounters,
     Counters,
     MakePads,
@@ -82,9 +82,10 @@ class Session:
         patience: Patience = DEFAULT_PATIENCE,
         digest: str | None = None,
         most_bytes: int = MOST_BYTES,  # of an array that is sent or received; the link takes frames as large as that
+        handshake: Handshake = HANDSHAKE,  # what each side must prove
     ) -> None:
         self._dial, self.patience = dial, patience
-        self._handshake = Handshake(PROTOCOL, model=digest or "")
+        self._handshake = replace(handshake, model=digest or "")
         self._link: Link | None = None
         self._address = "?"  # kept when the link is over, for whoever says why
         self._awake = 0.0
