@@ -28,8 +28,10 @@ from cutset.cluster.worker.pipeline import Pipeline
 from cutset.cluster.worker.preparation import Preparation
 from cutset.cluster.worker.settings import WorkerSettings
 from cutset.codec import KeyRequest
-from cutset.errors import FrameError, LinkError
+from cutset.errors import FrameError, HandshakeError
 from cutset.link import Link
+from cutset.link.keys import key_allowed
+from cutset.link.peer import peer_key
 
 __all__ = ["CoordinatorSession"]
 
@@ -55,10 +57,10 @@ class CoordinatorSession:
     # Called by the thread that receives.
 
     def join(self, link: Link) -> None:
-        """A worker that will send items has come. Raises LinkError for one that no plan announced."""
-        expected = {planned.order.previous for planned in list(self._plans.values())}
-        if self._settings.coordinators is not None and link.peer not in {key.hex() for key in expected if key}:
-            raise LinkError("this worker's key isn't the one that the coordinator announced")
+        """A worker that will send items has come. Raises HandshakeError for one that no plan announced."""
+        expected = {key for planned in list(self._plans.values()) if (key := planned.order.previous) is not None}
+        if not key_allowed(peer_key(link), None if self._settings.coordinators is None else expected):
+            raise HandshakeError("this worker's key isn't the one that the coordinator announced")
         self._upstream[link] = Assembler()
         self._outboxes[link] = Outbox(link, f"{self.name}-up", lambda error: None)
 
