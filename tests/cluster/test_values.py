@@ -67,7 +67,7 @@ def test_a_digest_is_of_dtype_shape_and_bytes() -> None:
 
 def test_a_coordinator_and_a_worker_need_no_torch() -> None:
     code = (
-        "import sys; import cutset.cluster.coordinator.coordinator, cutset.cluster.worker.server\n"
+        "import sys; import cutset.cluster.coordinator.coordinator, cutset.cluster.worker.worker\n"
         "import cutset.cluster.launch.local, cutset.cluster.trace.gantt\n"
         "assert not {'torch', 'cutset.video'} & set(sys.modules), sys.modules.keys()"
     )

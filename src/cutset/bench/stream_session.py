@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from cutset.cluster.coordinator.coordinator import Coordinator
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.emulation import Hop
+from cutset.cluster.item_result import ItemResult
 from cutset.cluster.launch.local import LocalWorkers
 from cutset.cluster.messages import Report
-from cutset.cluster.result import ItemResult
 from cutset.errors import CutsetError
 from cutset.link import Timeouts, connect
 from cutset.partition.plan import Plan

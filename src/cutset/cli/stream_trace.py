@@ -15,7 +15,7 @@ from cutset.files import write_atomically, write_json
 
 if TYPE_CHECKING:
     from cutset.cluster.trace.record import Trace
-    from cutset.cluster.trace.table import Latency, Work
+    from cutset.cluster.trace.table import Latency, PartyWork
 
 __all__ = ["DESCRIPTION", "HELP", "configure", "run"]
 
@@ -77,7 +77,7 @@ def _range(text: str) -> tuple[int, int]:
     return first, last
 
 
-def _work_rows(works: tuple[Work, ...], wall: float) -> list[tuple[str, ...]]:
+def _work_rows(works: tuple[PartyWork, ...], wall: float) -> list[tuple[str, ...]]:
     from cutset.cluster.trace.lanes import KINDS
 
     kinds = [kind for kind in KINDS if any(one.seconds[kind] for one in works)]
@@ -150,7 +150,7 @@ def _draw(trace: Trace, path: Path) -> None:
     write_atomically(path, draw(trace.timeline, trace.title, trace.notes.get("plan", "")))
 
 
-def _document(trace: Trace, works: tuple[Work, ...], pictures: tuple[Latency, ...], wall: float) -> dict[str, Any]:
+def _document(trace: Trace, works: tuple[PartyWork, ...], pictures: tuple[Latency, ...], wall: float) -> dict[str, Any]:
     return {
         "command": "cutset stream trace",
         "title": trace.title,

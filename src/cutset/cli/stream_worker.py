@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     stop: list[int] = []
     # Before torch is loaded, which reads it then.
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
-    from cutset.cluster.worker.server import open_worker
+    from cutset.cluster.worker.worker import open_worker
     from cutset.video.runtime import TorchRuntime
 
     worker = open_worker(

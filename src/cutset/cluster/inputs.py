@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from cutset.cluster.result import ItemResult
+from cutset.cluster.item_result import ItemResult
 from cutset.cluster.values import Array, Bytes
 from cutset.errors import ConfigError
 from cutset.partition.node import Value

@@ -49,7 +49,7 @@ __all__ = [
     "Report",
     "Retire",
     "Tune",
-    "Weight",
+    "WeightPart",
     "Welcome",
     "Work",
     "decode",
@@ -154,7 +154,7 @@ class Need(_Message, tag="need"):
     weights: Annotated[list[Name], msgspec.Meta(max_length=MOST_WEIGHTS)]
 
 
-class Weight(_Message, tag="weight"):
+class WeightPart(_Message, tag="weight"):
     """Coordinator to worker: bytes of a weight in row-major order from `offset` on, one array; weight after weight."""
 
     digest: Digest
@@ -314,7 +314,7 @@ Message = (
     | Holds
     | Prepare
     | Need
-    | Weight
+    | WeightPart
     | Prepared
     | Connect
     | Ready

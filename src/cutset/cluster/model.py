@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
-from cutset.cluster.messages import Weight
+from cutset.cluster.messages import WeightPart
 from cutset.cluster.values import Array, Bytes, as_bytes, digest_of
 from cutset.cluster.weight_store import save_weight
 from cutset.cluster.wire import PIECE, pack
@@ -50,7 +50,7 @@ class Model:
         """The frames that carry a weight to a worker, at most `size` bytes each."""
         data = as_bytes(self.weights[name])
         for at in range(0, data.size, size):
-            header, _ = pack(Weight(self.weight_digest(name), at, data.size))
+            header, _ = pack(WeightPart(self.weight_digest(name), at, data.size))
             yield header, [data[at : at + size]]
 
     def save_weights(self, cache: Path) -> None:

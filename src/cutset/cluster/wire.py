@@ -24,7 +24,7 @@ from cutset.partition.hop import Hop
 if TYPE_CHECKING:
     from cutset.cluster.emulation import EmulatedLink
 
-__all__ = ["LIMITS", "PIECE", "Arrival", "Assembler", "Outbox", "paced", "pack", "piece_bytes", "pieces", "unpack"]
+__all__ = ["LIMITS", "PIECE", "ArrivedItem", "Assembler", "Outbox", "paced", "pack", "piece_bytes", "pieces", "unpack"]
 
 Packed = tuple[bytes, Sequence[Bytes]]
 
@@ -97,7 +97,7 @@ def pieces(work: Work, arrays: Sequence[Bytes], size: int = PIECE) -> Iterator[P
 
 
 @dataclass
-class Arrival:
+class ArrivedItem:
     """An item as it came over a hop: its message, its arrays, and how long they were on the way."""
 
     work: Work
@@ -118,7 +118,7 @@ class Assembler:
         self._filled = 0
         self._first = 0.0  # when the first frame came
 
-    def begin(self, work: Work, arrays: Sequence[Bytes], limit: int) -> Arrival | None:
+    def begin(self, work: Work, arrays: Sequence[Bytes], limit: int) -> ArrivedItem | None:
         """Takes a Work; the item, if that is all of it. Its arrays are copies. Raises FrameError."""
         if self._work is not None:
             raise FrameError("an item began before the last one was whole")
@@ -128,13 +128,13 @@ class Assembler:
         self._first = time.monotonic()
         return self._fill(arrays)
 
-    def more(self, arrays: Sequence[Bytes]) -> Arrival | None:
+    def more(self, arrays: Sequence[Bytes]) -> ArrivedItem | None:
         """Takes a More."""
         if self._work is None:
             raise FrameError("bytes came that belong to no item")
         return self._fill(arrays)
 
-    def _fill(self, arrays: Sequence[Bytes]) -> Arrival | None:
+    def _fill(self, arrays: Sequence[Bytes]) -> ArrivedItem | None:
         for array in arrays:
             if self._filled + array.size > self._data.size:
                 self._work = None
@@ -148,7 +148,7 @@ class Assembler:
         for length in work.lengths:
             found.append(data[at : at + length])
             at += length
-        return Arrival(work, found, HopReport(data.size, work.sent, self._first, time.monotonic()))
+        return ArrivedItem(work, found, HopReport(data.size, work.sent, self._first, time.monotonic()))
 
 
 class Outbox:
@@ -272,7 +272,7 @@ class Outbox:
             except CutsetError as error:
                 self._fail(error)
                 return
-            except Exception as error:  # a bug of ours: nothing is sent any more, and somebody hears of it
+            except Exception as error:  # a bug of ours: nothing is sent any more, and `broken` is called
                 traceback.print_exc()
                 self._fail(LinkError(f"sending failed: {type(error).__name__}"))
                 return
@@ -291,11 +291,11 @@ class Outbox:
 
     def _fail(self, error: CutsetError) -> None:
         with self._ready:
-            told = self.broken or self._closing
+            known = self.broken or self._closing
             self.broken = True
             self._control.clear()
             self._data.clear()
             self._bulk.clear()
             self._ready.notify_all()
-        if not told:
+        if not known:
             self._tell(error)

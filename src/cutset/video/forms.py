@@ -83,7 +83,7 @@ class PictureInputs:
     def check(self, encoding: str, value: Value) -> None:
         """Raises ConfigError where pictures of these sources can't be sent so."""
         if encoding not in ENCODINGS:
-            raise ConfigError(f"the plan sends pictures as {encoding[:40]!r}; known: uint8, {', '.join(ENCODINGS)}")
+            raise ConfigError(f"the plan sends {encoding[:40]!r}, which isn't one of {', '.join(ENCODINGS)}")
         if value.dtype != "uint8" or len(value.shape) != 4:
             raise ConfigError(f"the plan sends {encoding}, which is for networks that take uint8 pictures alone")
         if encoding == "jpeg" and value.shape[1] != 3:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cutset.cluster.result import ItemResult
+from cutset.cluster.item_result import ItemResult
 from cutset.cluster.values import Array
 
 __all__ = ["Result"]

@@ -36,7 +36,7 @@ from cutset.cluster.messages import (
     Prepared,
     Ready,
     Retire,
-    Weight,
+    WeightPart,
     Work,
     encode,
 )
@@ -242,7 +242,7 @@ def test_a_bug_while_a_message_is_taken_ends_that_link_alone(running: Running, m
     def bug(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("cutset.cluster.worker.session.CoordinatorSession.heed", bug)
+    monkeypatch.setattr("cutset.cluster.worker.coordinator_session.CoordinatorSession.handle", bug)
     link = greeted(running.address)
     say(link, More())
     assert "ZeroDivisionError in this worker" in hear(link, Refused).reason
@@ -259,7 +259,7 @@ def test_it_asks_for_the_weights_that_it_misses_and_takes_no_others(running: Run
     name = need.weights[0]
     wrong = torch.zeros_like(model.tensors[name])
     data = wrong.flatten().view(torch.uint8).numpy()
-    say(link, Weight(model.weight_digest(name), 0, data.size), [data])
+    say(link, WeightPart(model.weight_digest(name), 0, data.size), [data])
     assert "another digest" in hear(link, Failed).reason
 
 
@@ -331,7 +331,7 @@ def test_nothing_that_a_peer_sends_ends_a_worker(running: Running) -> None:
     work = Work(1, 0, 0, 0, [], [5], 0.0)
     good = [
         encode(message)
-        for message in (order(model), work, More(), Weight("0" * 64, 0, 9), Retire(5), Connect(1), Bye(), Beat())
+        for message in (order(model), work, More(), WeightPart("0" * 64, 0, 9), Retire(5), Connect(1), Bye(), Beat())
     ]
     for turn in range(60):
         link = greeted(running.address, turn.to_bytes(16, "little")) if turn % 4 else dial(running.address)

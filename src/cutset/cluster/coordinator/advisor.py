@@ -32,7 +32,7 @@ class Advisor:
     """Owns a LivePlanner. `plan` is the coordinator's planner, `observe` takes its reports, a thread does the rest.
 
     `propose(plan, why)` is called from that thread. `look`: seconds between two looks for a better plan. `forecast` is
-    told what changed of the values that are sent; whoever has the results shows it the inputs.
+    called with what changed of the values that are sent; whoever has the results shows it the inputs.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class Advisor:
         self.planner.memory(worker, nbytes)
 
     def close(self) -> None:
+        """Ends the thread."""
         self._seen.put(None)
         self._thread.join(5.0)
 

@@ -22,7 +22,7 @@ from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.inputs import Inputs, PlainInputs
 from cutset.cluster.messages import Allow, Failed, Holds, Inventory, Lost, Need, Prepared, Ready, Report, Tune
 from cutset.cluster.model import Model
-from cutset.cluster.wire import Arrival, piece_bytes
+from cutset.cluster.wire import ArrivedItem, piece_bytes
 from cutset.codec import Budget, KeyRequest
 from cutset.errors import ConfigError, CutsetError, FrameError, LinkError
 from cutset.partition.hop import Hop
@@ -62,7 +62,7 @@ class Coordinator:
 
         `paces` are emulated connections, by sender and receiver: workers get theirs.
         `observe` gets every report, times on this side's clock, its plan, and the seconds of the report's hop.
-        `advisor` hears the same of machines, links and values, and what workers say of their weights and memory.
+        `advisor` gets the same of machines, links and values, and what workers report of their weights and memory.
         """
         if not workers:
             raise ConfigError("a run needs at least one worker")
@@ -175,7 +175,7 @@ class Coordinator:
                 self._take_events()
         except CutsetError as error:
             end = error
-        except Exception as error:  # a bug, here or in a planner: whoever waits for results must hear of it
+        except Exception as error:  # a bug, here or in a planner: whoever waits for results must get it
             end = LinkError(f"the coordinator failed: {type(error).__name__}: {error}")
             end.__cause__ = error
         finally:
@@ -220,13 +220,13 @@ class Coordinator:
                     self._offered = f"{remote.name} came again"
                 else:
                     self._want(f"{remote.name} came")
-        elif isinstance(message, Arrival):
+        elif isinstance(message, ArrivedItem):
             self._result(remote, message)
         elif isinstance(message, Report):
             self._owed -= 1
             self._report(message)
         elif isinstance(message, Lost):
-            self._dispatcher.items.landed(message.plan, message.source, message.number)
+            self._dispatcher.items.ended(message.plan, message.source, message.number)
         elif isinstance(message, Failed):
             self._failed(remote, message)
         elif isinstance(message, KeyRequest):
@@ -239,7 +239,7 @@ class Coordinator:
         elif isinstance(message, Need | Prepared | Ready):
             self._routes.answered(remote, message, self._dispatcher.items.oldest_plan())
 
-    def _result(self, remote: Remote, arrival: Arrival) -> None:
+    def _result(self, remote: Remote, arrival: ArrivedItem) -> None:
         work = arrival.work
         route = next((r for r in self._routes.used if r.number == work.plan and r.last is remote), None)
         if route is None:
@@ -249,7 +249,7 @@ class Coordinator:
         except Gap as gap:
             for wanted in gap.requests:
                 remote.say(wanted)
-            self._dispatcher.items.landed(work.plan, work.source, work.number)
+            self._dispatcher.items.ended(work.plan, work.source, work.number)
             return
         except FrameError as error:
             self._failed(remote, Failed(work.plan, remote.name, str(error)))

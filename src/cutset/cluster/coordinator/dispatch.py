@@ -11,11 +11,11 @@ from cutset.cluster.coordinator.feeding import Feeder
 from cutset.cluster.coordinator.items import Item, Items
 from cutset.cluster.coordinator.switching import Options, Route
 from cutset.cluster.inputs import Inputs
+from cutset.cluster.item_result import ItemResult
 from cutset.cluster.messages import Report
 from cutset.cluster.model import Model
-from cutset.cluster.result import ItemResult
 from cutset.cluster.values import readable
-from cutset.cluster.wire import Arrival, piece_bytes, pieces
+from cutset.cluster.wire import ArrivedItem, piece_bytes, pieces
 from cutset.errors import CutsetError, SourceLost
 from cutset.partition.plan import COORDINATOR
 
@@ -102,11 +102,11 @@ class Dispatcher:
         frames = pieces(work, arrays, piece_bytes(route.sender.bandwidth))
         route.first.outbox.data(frames, wait=False, done=left)
 
-    def came(self, route: Route, arrival: Arrival) -> None:
+    def came(self, route: Route, arrival: ArrivedItem) -> None:
         """Takes a result. Raises Gap where a payload before it is missing, FrameError for what isn't right."""
         start, work, hop = time.monotonic(), arrival.work, arrival.hop
         values, received = route.receiver.decode(work, arrival.arrays)
-        item = self.items.landed(work.plan, work.source, work.number)
+        item = self.items.ended(work.plan, work.source, work.number)
         if item is None or item.result is not None or item.report is None:
             return
         now, graph, report = time.monotonic(), self.model.graph, item.report

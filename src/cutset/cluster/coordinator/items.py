@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from cutset.cluster.inputs import Given
+from cutset.cluster.item_result import ItemResult
 from cutset.cluster.messages import Report
-from cutset.cluster.result import ItemResult
 from cutset.cluster.values import Array
 
 __all__ = ["Item", "Items"]
@@ -77,7 +77,7 @@ class Items:
         """How many are in flight, those that were given up included."""
         return sum(item.in_flight for item in self) + len(self._abandoned)
 
-    def landed(self, plan: int, source: int, number: int) -> Item | None:
+    def ended(self, plan: int, source: int, number: int) -> Item | None:
         """An item of that plan came back or got lost; the item, if it was not delivered yet."""
         self._abandoned.discard((plan, source, number))
         item = self.find(source, number)

@@ -23,7 +23,7 @@ from cutset.cluster.messages import (
 )
 from cutset.cluster.model import Model
 from cutset.cluster.trace.align import Clock
-from cutset.cluster.wire import LIMITS, Arrival, Assembler, Outbox, paced, pack, unpack
+from cutset.cluster.wire import LIMITS, ArrivedItem, Assembler, Outbox, paced, pack, unpack
 from cutset.errors import CutsetError, LinkClosed, LinkError, LinkTimeout
 from cutset.link import Link, Timeouts, connect
 from cutset.link.keys import Keys, dialling_keys
@@ -43,7 +43,7 @@ class RemoteEvent:
 
     remote: Remote
     link: int
-    message: Message | Arrival | CutsetError | str
+    message: Message | ArrivedItem | CutsetError | str
 
 
 class Remote:
@@ -116,6 +116,7 @@ class Remote:
         return self._looked - self._heard
 
     def ping(self) -> None:
+        """Sends a heartbeat, unless one waits already."""
         self._pings += 1
         if self._outbox is not None:
             self._outbox.beat(Ping(self._pings, time.monotonic()))
@@ -128,6 +129,7 @@ class Remote:
             threading.Thread(target=outbox.close, daemon=True).start()  # may wait for a send
 
     def close(self) -> None:
+        """Says goodbye and ends the link; it isn't dialled again."""
         self._open = False
         outbox, self._outbox = self._outbox, None
         if outbox is not None:
@@ -180,7 +182,7 @@ class Remote:
         return link if self._pace is None else paced(link, self._pace)
 
     def _waiting(self, link: Link) -> None:
-        """No answer to hello yet: the worker hears pings, since on a link with a long way it would hear nothing."""
+        """No answer to hello yet: the worker gets pings, since on a link with a long way it would get nothing."""
         if not self._open:
             raise LinkClosed("this side was closed")
         self._pings += 1

@@ -33,7 +33,7 @@ class Options:
     deadline: float | None = None  # seconds after capture, when an item is dropped
     rate: float | None = None  # items a second of each source
     profile: bool = False  # workers report the seconds of every layer
-    silence: float = 3.0  # without a sign of life, after which a worker counts as dead
+    silence: float = 3.0  # without a heartbeat, after which a worker counts as dead
     beat: float = 0.25  # between two pings
     gather: float = 5.0  # at the start, until plans are made with those who are there
     patience: float = 20.0  # without any worker, after which the run ends
@@ -94,10 +94,12 @@ class Route:
 
     @property
     def first(self) -> Remote:
+        """The worker of the first stage."""
         return self.remotes[0]
 
     @property
     def last(self) -> Remote:
+        """The worker of the last stage."""
         return self.remotes[-1]
 
     def sender_to(self, party: str) -> str:
@@ -188,7 +190,7 @@ class Switch:
             )
 
     def prepared(self, name: str) -> None:
-        """A worker has its stage. When all have, they are told to connect."""
+        """A worker has its stage. When all have, they get the order to connect."""
         self._moved = time.monotonic()
         if not self._connecting:
             self._waiting.discard(name)

@@ -60,6 +60,7 @@ class Recorder:
         self._clocks[party] = Clock()
 
     def add(self, party: str, spans: Iterable[Span]) -> None:
+        """Takes spans of a party, by its own clock."""
         own = self._spans.setdefault(party, [])
         for span in spans:
             if self._room:

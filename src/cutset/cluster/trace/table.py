@@ -11,11 +11,11 @@ from cutset.cluster.trace.lanes import KINDS, Timeline
 from cutset.cluster.trace.path import Part, Placed, Segment, by_item, path
 from cutset.cluster.trace.spans import Kind, Span
 
-__all__ = ["Latency", "Work", "latencies", "mean_split", "window", "work"]
+__all__ = ["Latency", "PartyWork", "latencies", "mean_split", "window", "work"]
 
 
 @dataclass(frozen=True)
-class Work:
+class PartyWork:
     """One party within a window: seconds by kind (two of a kind at once count twice), seconds in which it did
     nothing at all (waiting is nothing), and the bytes that it received and sent."""
 
@@ -60,7 +60,7 @@ def window(timeline: Timeline) -> tuple[float, float]:
     return min((s.start for s in spans), default=0.0), max((s.end for s in spans), default=0.0)
 
 
-def work(timeline: Timeline, begin: float, end: float) -> tuple[Work, ...]:
+def work(timeline: Timeline, begin: float, end: float) -> tuple[PartyWork, ...]:
     """What every party did from `begin` to `end`. Spans that are partly outside count for what is inside."""
     found = []
     for party, spans in timeline.items():
@@ -70,7 +70,7 @@ def work(timeline: Timeline, begin: float, end: float) -> tuple[Work, ...]:
             seconds[span.kind] += min(span.end, end) - max(span.start, begin)
         moved = {kind: sum(s.nbytes for s in inside if s.kind == kind) for kind in ("receive", "send")}
         idle = end - begin - _covered((s for s in inside if s.kind != "wait"), begin, end)
-        found.append(Work(party, seconds, idle, moved["receive"], moved["send"]))
+        found.append(PartyWork(party, seconds, idle, moved["receive"], moved["send"]))
     return tuple(found)
 
 
@@ -86,7 +86,7 @@ def _covered(spans: Iterable[Span], begin: float, end: float) -> float:
 
 
 def latencies(timeline: Timeline) -> tuple[Latency, ...]:
-    """Every picture's, in order of their starts."""
+    """Every item's, in order of their starts."""
     return tuple(
         Latency(source, number, path(placed), _delivered(placed))
         for (source, number), placed in by_item(timeline).items()

@@ -14,22 +14,22 @@ from cutset.cluster.emulation import Speed
 from cutset.cluster.messages import Failed, Lost, Message, Report
 from cutset.cluster.stage import Runtime
 from cutset.cluster.values import Array
-from cutset.cluster.wire import Arrival, Outbox, piece_bytes, pieces
+from cutset.cluster.wire import ArrivedItem, Outbox, piece_bytes, pieces
 from cutset.cluster.worker.plan_run import PlanRun
 from cutset.codec import KeyRequest
 from cutset.errors import CutsetError, printable
 
-__all__ = ["Passing", "Pipeline"]
+__all__ = ["Pipeline", "PipelineItem"]
 
 WAITING = 2  # items between two threads
 
 
 @dataclass
-class Passing:
+class PipelineItem:
     """An item on its way through this worker: what came, its values as they are now, and the report of both."""
 
     run: PlanRun
-    arrival: Arrival
+    arrival: ArrivedItem
     report: Report
     ask: Callable[[KeyRequest], None]  # asks the sender for a key
     to: Outbox
@@ -42,9 +42,9 @@ class Pipeline:
 
     def __init__(self, name: str, runtime: Runtime, say: Callable[[Message], None], speed: float = 1.0) -> None:
         self._name, self._runtime, self._say, self._speed = name, runtime, say, speed
-        self._come: queue.SimpleQueue[Passing | None] = queue.SimpleQueue()
-        self._decoded: queue.Queue[Passing | None] = queue.Queue(WAITING)
-        self._computed: queue.Queue[Passing | None] = queue.Queue(WAITING)
+        self._come: queue.SimpleQueue[PipelineItem | None] = queue.SimpleQueue()
+        self._decoded: queue.Queue[PipelineItem | None] = queue.Queue(WAITING)
+        self._computed: queue.Queue[PipelineItem | None] = queue.Queue(WAITING)
         self.waiting = 0  # items that came and haven't left; counted for the session, which bounds it
         self._lock = threading.Lock()
         self.open = True
@@ -55,13 +55,13 @@ class Pipeline:
         for thread in self.threads:
             thread.start()
 
-    def put(self, run: PlanRun, arrival: Arrival, ask: Callable[[KeyRequest], None], to: Outbox) -> None:
+    def put(self, run: PlanRun, arrival: ArrivedItem, ask: Callable[[KeyRequest], None], to: Outbox) -> None:
         """Queues an item. Never waits."""
         work = arrival.work
         report = Report(run.number, run.order.epoch, work.source, work.number, self._name, hop=arrival.hop)
         with self._lock:
             self.waiting += 1
-        self._come.put(Passing(run, arrival, report, ask, to))
+        self._come.put(PipelineItem(run, arrival, report, ask, to))
 
     def close(self) -> None:
         """Ends the threads as soon as each is done with what it does; items that wait are dropped."""
@@ -86,7 +86,7 @@ class Pipeline:
         while (item := self._computed.get()) is not None and self.open:
             self._guarded(item, self._encode_one, None, speed)
 
-    def _pass(self, to: queue.Queue[Passing | None], item: Passing | None) -> None:
+    def _pass(self, to: queue.Queue[PipelineItem | None], item: PipelineItem | None) -> None:
         while True:
             try:
                 to.put(item, timeout=0.2)
@@ -97,9 +97,9 @@ class Pipeline:
 
     def _guarded(
         self,
-        item: Passing,
-        work: Callable[[Passing, Speed], bool],
-        to: queue.Queue[Passing | None] | None,
+        item: PipelineItem,
+        work: Callable[[PipelineItem, Speed], bool],
+        to: queue.Queue[PipelineItem | None] | None,
         speed: Speed,
     ) -> None:
         """Runs one step; what goes wrong is reported to the coordinator, and the thread goes on."""
@@ -120,7 +120,7 @@ class Pipeline:
             with self._lock:
                 self.waiting -= 1
 
-    def _decode_one(self, item: Passing, speed: Speed) -> bool:
+    def _decode_one(self, item: PipelineItem, speed: Speed) -> bool:
         start, report, hop = time.monotonic(), item.report, item.arrival.hop
         report.note("receive", hop.first, hop.last, hop.nbytes)
         report.note("wait", item.came, start)
@@ -137,7 +137,7 @@ class Pipeline:
         report.note("decode", start, time.monotonic())
         return True
 
-    def _compute_one(self, item: Passing, speed: Speed) -> bool:
+    def _compute_one(self, item: PipelineItem, speed: Speed) -> bool:
         start, report = time.monotonic(), item.report
         with speed.work(item.run.number):  # layers cost the same whatever the item
             item.values, seconds = item.run.compute(report.source, item.values)
@@ -146,7 +146,7 @@ class Pipeline:
         report.note("compute", start, time.monotonic())
         return True
 
-    def _encode_one(self, item: Passing, speed: Speed) -> bool:
+    def _encode_one(self, item: PipelineItem, speed: Speed) -> bool:
         start, report, run = time.monotonic(), item.report, item.run
         with speed.work():
             made, parts, report.edges = run.sender.encode(report.source, report.number, item.values)

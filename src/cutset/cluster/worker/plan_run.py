@@ -10,7 +10,7 @@ from cutset.cluster.inputs import InputDecoder
 from cutset.cluster.messages import MOST_EDGES, Allow, EdgeReport, Prepare
 from cutset.cluster.stage import Runtime
 from cutset.cluster.values import Array, copied
-from cutset.cluster.wire import Arrival
+from cutset.cluster.wire import ArrivedItem
 from cutset.codec import Budget
 from cutset.errors import ConfigError
 from cutset.partition.graph import Graph
@@ -76,7 +76,7 @@ class PlanRun:
         """The most bytes that an item may have on its way here."""
         return self.receiver.limit if self._input is None else self._input.limit
 
-    def decode(self, arrival: Arrival) -> tuple[dict[str, Array], list[EdgeReport]]:
+    def decode(self, arrival: ArrivedItem) -> tuple[dict[str, Array], list[EdgeReport]]:
         """The values of an item, and what decoding cost. Raises Gap, and FrameError for what isn't right."""
         work = arrival.work
         if self._input is None:

@@ -22,7 +22,7 @@ from cutset.cluster.messages import (
     Prepared,
     Ready,
     Retire,
-    Weight,
+    WeightPart,
 )
 from cutset.cluster.values import Bytes
 from cutset.cluster.weight_store import WeightStore
@@ -75,7 +75,7 @@ class Preparation:
         self._store = WeightStore(settings.cache, None if path is None else lambda: runtime.open_weights(path))
         self._graphs: dict[str, Graph] = {}
         self._inventory: Inventory | None = None
-        self._reported: list[str] | None = None  # what the coordinator was told that is held here
+        self._reported: list[str] | None = None  # what was last reported to the coordinator
         self._nexts: dict[tuple[str, bytes | None], Neighbour] = {}
         self._allowed: Prepare | Allow | None = None  # the newest word on thresholds
         self._orders: queue.SimpleQueue[tuple[Message, Sequence[Bytes]] | None] = queue.SimpleQueue()
@@ -83,7 +83,7 @@ class Preparation:
         self.threads = [threading.Thread(target=self._obey, name=f"cutset-prepare-{name}", daemon=True)]
         self.threads[0].start()
 
-    def put(self, message: Inventory | Prepare | Weight | Connect | Retire, arrays: Sequence[Bytes]) -> None:
+    def put(self, message: Inventory | Prepare | WeightPart | Connect | Retire, arrays: Sequence[Bytes]) -> None:
         """Obeys an order of the coordinator soon. The arrays are the caller's no more."""
         if isinstance(message, Prepare):
             self._allowed = message
@@ -97,6 +97,7 @@ class Preparation:
                 planned.run.allow(message)
 
     def close(self) -> None:
+        """Ends the thread and the links to next workers, and forgets plans and weights."""
         self._closing = True
         self._orders.put(None)
         self._leave()
@@ -120,7 +121,7 @@ class Preparation:
                     self._inventory, self._reported = message, None
                 elif isinstance(message, Prepare):
                     self._prepare(message)
-                elif isinstance(message, Weight):
+                elif isinstance(message, WeightPart):
                     self._weight(message, arrays)
                 elif isinstance(message, Connect):
                     self._connect(message.plan)
@@ -204,7 +205,7 @@ class Preparation:
             raise ConfigError("the graph of this plan was never described")
         return self._graphs[order.graph]
 
-    def _weight(self, message: Weight, arrays: Sequence[Bytes]) -> None:
+    def _weight(self, message: WeightPart, arrays: Sequence[Bytes]) -> None:
         if len(arrays) != 1:
             raise FrameError("a weight comes as one array")
         # Dead plans' weights may still come; they are of no use.

@@ -16,7 +16,7 @@ from cutset.cluster.emulation import Speed
 from cutset.cluster.messages import Beat, Bye, Card, Introduction, Ping
 from cutset.cluster.stage import Runtime
 from cutset.cluster.wire import LIMITS, unpack
-from cutset.cluster.worker.session import CoordinatorSession
+from cutset.cluster.worker.coordinator_session import CoordinatorSession
 from cutset.cluster.worker.settings import WorkerSettings
 from cutset.config import usable_cores
 from cutset.errors import CutsetError, FrameError, HandshakeError
@@ -34,7 +34,7 @@ GREETING = 60.0  # seconds until whoever connects must have said hello; on a slo
 
 
 class Worker:
-    """Serves a listener until told to stop; one coordinator at a time."""
+    """Serves a listener until it is stopped; one coordinator at a time."""
 
     def __init__(
         self,
@@ -95,6 +95,7 @@ class Worker:
             self._end()
 
     def close(self) -> None:
+        """Ends the session and stops listening."""
         if self._session is not None:
             self._end()
         self.listener.close()
@@ -118,7 +119,7 @@ class Worker:
         elif isinstance(message, Bye) and link is session.link:
             session.end("the coordinator is done")
         else:
-            session.heed(link, message, arrays)
+            session.handle(link, message, arrays)
 
     def _greet(self, link: Link, hello: Hello) -> None:
         who, session = read_about(hello, Introduction), self._session

@@ -19,11 +19,11 @@ from cutset.cluster.messages import (
     Prepare,
     Retire,
     Tune,
-    Weight,
+    WeightPart,
     Work,
 )
 from cutset.cluster.values import Bytes
-from cutset.cluster.wire import Arrival, Assembler, Outbox
+from cutset.cluster.wire import ArrivedItem, Assembler, Outbox
 from cutset.cluster.worker.pipeline import Pipeline
 from cutset.cluster.worker.preparation import Preparation
 from cutset.cluster.worker.settings import WorkerSettings
@@ -72,6 +72,7 @@ class CoordinatorSession:
             self._outboxes.pop(link).close()
 
     def knows(self, link: Link) -> bool:
+        """Whether a link is the coordinator's or an announced worker's."""
         return link in self._upstream
 
     def pong(self, link: Link, ping: Ping) -> None:
@@ -80,7 +81,7 @@ class CoordinatorSession:
             self.heard = time.monotonic()
         self._outboxes[link].say(Pong(ping.number, ping.time, time.monotonic()))
 
-    def heed(self, link: Link, message: Message, arrays: Sequence[Bytes]) -> None:
+    def handle(self, link: Link, message: Message, arrays: Sequence[Bytes]) -> None:
         """Acts on a message of one of this session's links. Raises FrameError for one that may not come there."""
         if link is self.link:
             self.heard = time.monotonic()
@@ -102,7 +103,7 @@ class CoordinatorSession:
                     planned.next.bandwidth = message.bandwidth
         elif isinstance(message, Allow):
             self._preparation.allow(message)
-        elif isinstance(message, Inventory | Prepare | Weight | Connect | Retire):
+        elif isinstance(message, Inventory | Prepare | WeightPart | Connect | Retire):
             self._preparation.put(message, [np.array(array) for array in arrays])
         else:
             raise FrameError("this message is not for a worker")
@@ -116,7 +117,7 @@ class CoordinatorSession:
             raise FrameError(f"an item of plan {work.plan} came, which isn't prepared here")
         self._item(link, self._upstream[link].begin(work, arrays, limit or sum(work.lengths) + 1))
 
-    def _item(self, link: Link, arrival: Arrival | None) -> None:
+    def _item(self, link: Link, arrival: ArrivedItem | None) -> None:
         if arrival is None:
             return
         work = arrival.work
@@ -146,6 +147,7 @@ class CoordinatorSession:
         self.over = self.over or why
 
     def close(self) -> None:
+        """Ends all threads and links of the session."""
         self._pipeline.close()
         self._preparation.close()
         for outbox in list(self._outboxes.values()):
