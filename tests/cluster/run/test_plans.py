@@ -199,7 +199,10 @@ def test_pictures_that_stay_stay_whatever_plan_is_given(
     path.write_text(json.dumps(right | {"stages": [{"worker": "worker2", "nodes": [[0, last]]}]}))
     flags = ["--pictures-stay", "--plan", str(path), "--scheduler", "edge"]
     assert main([*RUN, "--workers", "2", *flags]) == 2
-    assert "worker2 would be sent private values, which must stay with worker1 (--pictures-stay)" in capsys.readouterr().err
+    assert (
+        "worker2 would be sent private values, which must stay with worker1 (--pictures-stay)"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("flag", ["--objective=throughput", "--profile=none.json", "--sparsity=none.npz", "--look=1"])

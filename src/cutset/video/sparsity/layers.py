@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["KINDS", "Channels", "Concat", "Layer", "Means", "Network", "Picture", "clip", "means", "sigmoid"]
+__all__ = ["KINDS", "Channels", "Concat", "Layer", "Means", "Perceptron", "PictureLinear", "clip", "means", "sigmoid"]
 
 Floats = NDArray[np.float64]
 
@@ -54,7 +54,7 @@ class Means:
 
 
 @dataclass(frozen=True)
-class Picture:
+class PictureLinear:
     """Each channel, linear in the picture's features."""
 
     kind: ClassVar[str] = "picture"
@@ -71,7 +71,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Network:
+class Perceptron:
     """All channels together, by one small hidden layer of logistic units over the picture's features."""
 
     kind: ClassVar[str] = "network"
@@ -105,8 +105,8 @@ class Concat:
         return sum(reads) == channels
 
 
-Layer = Channels | Means | Picture | Network | Concat
-KINDS: Mapping[str, type[Any]] = {kind.kind: kind for kind in (Channels, Means, Picture, Network, Concat)}
+Layer = Channels | Means | PictureLinear | Perceptron | Concat
+KINDS: Mapping[str, type[Any]] = {kind.kind: kind for kind in (Channels, Means, PictureLinear, Perceptron, Concat)}
 
 
 def clip(fractions: Floats) -> Floats:
@@ -123,5 +123,5 @@ def sigmoid(x: Floats) -> Floats:
     return half
 
 
-def _row(layer: Channels | Means | Picture | Network, channels: int) -> bool:
+def _row(layer: Channels | Means | PictureLinear | Perceptron, channels: int) -> bool:
     return layer.bias.shape == (channels,)

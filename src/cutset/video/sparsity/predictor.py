@@ -15,9 +15,8 @@ from cutset.partition.description import describe, graph_digest, read_descriptio
 from cutset.partition.graph import Graph
 from cutset.partition.node import Node
 from cutset.video.sparsity.archive import read_archive, write_archive
-from cutset.video.sparsity.features import TILES
+from cutset.video.sparsity.changes import TILES, channels
 from cutset.video.sparsity.layers import KINDS, Layer
-from cutset.video.sparsity.sizes import channels
 
 __all__ = ["Errors", "LastPicture", "Predictor", "Trained", "choose", "read_trained", "run", "start", "write_trained"]
 
