@@ -58,6 +58,7 @@ class Changes:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
+        """The values' names, in the order of columns."""
         return tuple(self.graph.values)
 
     @cached_property

@@ -32,6 +32,7 @@ class Channels:
         return clip(total)
 
     def fits(self, reads: Sequence[int], channels: int) -> bool:
+        """Whether the arrays have the shapes for values with so many channels."""
         return (
             self.weights.shape == (len(reads), channels) and all(c == channels for c in reads) and _row(self, channels)
         )
@@ -110,6 +111,7 @@ KINDS: Mapping[str, type[Any]] = {kind.kind: kind for kind in (Channels, Means, 
 
 
 def clip(fractions: Floats) -> Floats:
+    """Within 0 to 1."""
     return np.clip(fractions, 0.0, 1.0)
 
 
@@ -119,6 +121,7 @@ def means(reads: Sequence[Floats]) -> Floats:
 
 
 def sigmoid(x: Floats) -> Floats:
+    """The logistic function."""
     half: Floats = 0.5 + 0.5 * np.tanh(0.5 * x)  # doesn't overflow
     return half
 

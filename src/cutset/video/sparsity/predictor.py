@@ -27,11 +27,13 @@ Fractions = NDArray[np.floating[Any]]
 
 
 class Predictor(Protocol):
+    """Says how much of every value of a network will change, before a picture is run."""
+
     @property
     def name(self) -> str: ...
 
     def predict(self, picture: Fractions) -> dict[str, float]:
-        """The fraction of every value that will change, for a picture of these features (see features.py)."""
+        """The fraction of every value that will change, for a picture of these features (see `changes.features`)."""
         ...
 
     def observe(self, measured: Mapping[str, float]) -> None:
@@ -49,6 +51,7 @@ class LastPicture:
         self._last = dict.fromkeys(graph.values, 1.0) | dict(prior or {})
 
     def predict(self, picture: Fractions) -> dict[str, float]:
+        """As much as was observed last."""
         return self._last | {self._input.name: float(np.mean(picture[: channels(self._input)]))}
 
     def observe(self, measured: Mapping[str, float]) -> None:

@@ -116,6 +116,7 @@ def latency(runs: Mapping[str, Run]) -> dict[str, Any]:
 
 
 def draw_latency(figure: Any, data: Mapping[str, Any]) -> None:
+    """Bars of latency, a line of throughput: draws `latency`'s data."""
     axes = figure.add_subplot()
     places = np.arange(len(data["rows"]))
     middle = np.array([row["latency"]["50"] for row in data["rows"]]) * 1e3
@@ -149,6 +150,7 @@ def costs(layers: Sequence[str], workers: Mapping[str, Sequence[float]]) -> dict
 
 
 def draw_costs(figure: Any, data: Mapping[str, Any]) -> None:
+    """Each layer's seconds above, their sums below: draws `costs`'s data."""
     top, bottom = figure.subplots(2, 1, sharex=True)
     count = len(data["workers"])
     for k, (name, seconds) in enumerate(data["workers"].items()):

@@ -51,6 +51,7 @@ def by_layer(changes: Changes) -> dict[str, Any]:
 
 
 def draw_by_layer(figure: Any, data: Mapping[str, Any]) -> None:
+    """A histogram for each layer as shades, with percentiles: draws `by_layer`'s data."""
     axes = figure.add_subplot()
     share = np.array(data["share"]).T
     extent = (-0.5, share.shape[1] - 0.5, 0, 1)
@@ -116,6 +117,7 @@ def pair(changes: Changes, names: tuple[str, str]) -> dict[str, Any]:
 
 
 def draw_pair(figure: Any, data: Mapping[str, Any]) -> None:
+    """Draws `pair`'s data."""
     axes = figure.add_subplot()
     places = range(len(data["layers"]))
     axes.plot(places, data["nonzero"], "o-", color=ORANGE, ms=3, lw=1, label="not zero (what a key sends)")
@@ -182,6 +184,7 @@ def _fit(x: Any, y: Any) -> tuple[list[float], float]:
 
 
 def draw_spread(figure: Any, data: Mapping[str, Any]) -> None:
+    """A panel a layer, points and fits: draws `spread`'s data."""
     columns = min(4, len(data["panels"]))
     grid = figure.subplots(-(-len(data["panels"]) // columns), columns, squeeze=False, sharex=True, sharey=True)
     for axes, panel in zip(grid.flat, data["panels"], strict=False):
@@ -223,6 +226,7 @@ def sizes(changes: Changes, trained: Trained | None = None) -> dict[str, Any]:
 
 
 def draw_sizes(figure: Any, data: Mapping[str, Any]) -> None:
+    """Draws `sizes`'s data, bytes on a logarithmic axis."""
     axes = figure.add_subplot()
     places = np.arange(len(data["layers"]))
     kilo = {key: np.array(data[key]) / 1e3 for key in ("raw", "measured", "low", "high", "predicted") if key in data}
@@ -264,6 +268,7 @@ def errors(changes: Changes, trained: Trained) -> dict[str, Any]:
 
 
 def draw_errors(figure: Any, data: Mapping[str, Any]) -> None:
+    """Pictures by layers as shades, both predictors: draws `errors`'s data."""
     top, bottom = figure.subplots(2, 1, sharex=True)
     most = max(float(np.percentile(data[key], 99)) for key in ("trained", "last picture")) or 1.0
     shades = None
