@@ -68,7 +68,7 @@ def test_plan_takes_the_scheduler_that_is_asked_for(profile: Path, capsys: pytes
 def test_pictures_that_stay_leave_no_choice(profile: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["stream", "plan", *NET, *LINKS, "--profile", str(profile), "--pictures-stay"]) == 0
     out = capsys.readouterr().out
-    assert "cloud would be sent private values, which must stay with" in out
+    assert "cloud: worker3 would be sent private values, which must stay with worker1" in out
     row = next(line for line in out.splitlines() if line.startswith("→ optimal"))
     assert "worker1" in row
 

@@ -34,6 +34,7 @@ class Budget:
 
     @property
     def exact(self) -> bool:
+        """Whether every bit arrives."""
         return not self.threshold and not self.half
 
     def bound(self, magnitude: float = 0.0) -> float:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,8 +14,7 @@ __all__ = ["Changed"]
 Bytes = NDArray[np.uint8]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Changed:
+class Changed(msgspec.Struct, frozen=True, eq=False):
     """The elements of a tensor that one payload replaced. All others have the bits that they had before it.
 
     `bits` is the mask as the payload carries it: a bit for each element in row-major order, the first one lowest in the
@@ -42,7 +41,7 @@ class Changed:
 
     def copy(self) -> Changed:
         """The same, for longer than the payload's memory is valid."""
-        return self if self.bits is None else replace(self, bits=self.bits.copy())
+        return self if self.bits is None else Changed(self.shape, self.count, self.bits.copy())
 
     def __or__(self, other: Changed) -> Changed:
         """What two payloads in a row changed, in memory of its own. Raises ValueError for tensors of other shapes."""

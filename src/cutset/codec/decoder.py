@@ -56,16 +56,13 @@ class Decoder:
         self.sequence: int | None = None
         self.costs = Costs()
         self._held: Tensor | None = None
+        self._shown: Tensor | None = None  # the same memory, read-only
         self._asked: KeyRequest | None = None
 
     @property
     def tensor(self) -> Tensor | None:
         """The tensor, read-only; it changes with the next payload."""
-        if self._held is None or self.sequence is None:
-            return None
-        view = self._held.view()
-        view.flags.writeable = False
-        return view
+        return None if self.sequence is None else self._shown
 
     def decode(self, payload: Payload, arrays: Sequence[Tensor]) -> Update:
         """Applies a payload, also that of an item that is dropped: the next delta counts on it.
@@ -110,7 +107,7 @@ class Decoder:
 
     def reset(self) -> None:
         """Forgets everything, as after a restart."""
-        self.sequence = self._asked = self._held = None
+        self.sequence = self._asked = self._held = self._shown = None
         self.epoch = 0
 
     def _ask(self, payload: Payload) -> Verdict:
@@ -138,6 +135,8 @@ class Decoder:
     def _apply(self, payload: Payload, parts: Sequence[Bytes]) -> None:
         if self._held is None:
             self._held = np.zeros(self.spec.shape, self.spec.dtype)
+            self._shown = self._held.view()
+            self._shown.flags.writeable = False
         if payload.encoding == "dense":
             bits(self._held).view(np.uint8)[...] = parts[0]
             return

@@ -1,6 +1,6 @@
 """The sending end of an edge. It holds what the receiver holds, and sends what differs.
 
-Which form a payload takes follows from measured costs: bytes over the link's bandwidth, and the seconds of both ends.
+How a payload is encoded follows from measured costs: bytes over the link's bandwidth, and the seconds of both ends.
 """
 
 from __future__ import annotations
@@ -117,30 +117,30 @@ class Encoder:
         fresh, wire = _for_wire(np.ascontiguousarray(tensor), budget, spec.dtype)
         # Until all of it is done: whatever goes wrong on the way, the next payload is a key.
         key, self._key = self._key, None
-        form = None
+        parts = None
         share = 1.0
         if self._held is not None and key is not None:
             sure = budget.threshold or fresh.nbytes < SMALL
             if sure or _share(bits(self._held), bits(fresh)) < HOPELESS:
-                form = self._delta(self._held, fresh, wire)
+                parts = self._delta(self._held, fresh, wire)
             else:
                 self._hold(fresh)
-            if form is not None:
-                share = form.count / max(spec.elements, 1)
+            if parts is not None:
+                share = parts.count / max(spec.elements, 1)
         elif self._deltas:
             self._hold(fresh)
-        if form is None or share > MANY:
-            form = self._key_form(fresh, form, wire)
-            if form.key and share < 1:
+        if parts is None or share > MANY:
+            parts = self._key_parts(fresh, parts, wire)
+            if parts.key and share < 1:
                 # Not what was held: that may be in float32 what the wire would round.
                 self._hold(fresh)
-        base = None if form.key else self._sequence
-        if form.key or key is None:
+        base = None if parts.key else self._sequence
+        if parts.key or key is None:
             key = sequence
         self._packer.bandwidth = self.bandwidth
-        packed = self._packer.pack(form, spec.dtype, wire)
+        packed = self._packer.pack(parts, spec.dtype, wire)
         payload = Payload(
-            kind="key" if form.key else "delta",
+            kind="key" if parts.key else "delta",
             source=spec.source,
             edge=spec.edge,
             plan=self.plan,
@@ -150,9 +150,9 @@ class Encoder:
             key=key,
             dtype=cast(DType, spec.dtype),
             shape=spec.shape,
-            encoding="dense" if form.mask is None else "bits",
+            encoding="dense" if parts.mask is None else "bits",
             wire=cast(DType, wire),
-            count=form.count,
+            count=parts.count,
             compression=packed.compression,
             values=packed.values,
         )
@@ -187,15 +187,15 @@ class Encoder:
         self.costs.learn_encode("bits", fresh.nbytes, time.perf_counter() - start)
         return Unpacked(False, count, mask, values, old)
 
-    def _key_form(self, held: Tensor, delta: Unpacked | None, wire: str) -> Unpacked:
+    def _key_parts(self, held: Tensor, delta: Unpacked | None, wire: str) -> Unpacked:
         """The cheapest of: the delta, if there is one; all of the tensor; its elements that aren't zero."""
         width, mask_bytes, bandwidth = np.dtype(wire).itemsize, held.size / 8, self.bandwidth
         costs, dense = self.costs, held.nbytes
-        best, form = costs.seconds("dense", dense) + held.size * width / bandwidth, None
+        best, parts = costs.seconds("dense", dense) + held.size * width / bandwidth, None
         if delta is not None:
             here = costs.decode.get("bits", 0.0) * dense + (delta.count * width + mask_bytes) / bandwidth
             if here < best:
-                best, form = here, delta
+                best, parts = here, delta
         there = _share(bits(held), None) * held.size
         if costs.seconds("bits", dense) + (there * width + mask_bytes) / bandwidth < best:
             mask, values = _room(held, held.size - math.ceil(mask_bytes / width))
@@ -203,7 +203,7 @@ class Encoder:
             if count >= 0:
                 return Unpacked(True, count, mask, values[: count * held.itemsize])
         # A copy, because the encoder or the caller goes on writing to it.
-        return form or Unpacked(True, held.size, None, bits(held).copy().view(np.uint8))
+        return parts or Unpacked(True, held.size, None, bits(held).copy().view(np.uint8))
 
 
 def _room(tensor: Tensor, most: int) -> tuple[Bytes, Bytes]:

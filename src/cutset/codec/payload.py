@@ -59,6 +59,7 @@ class EdgeSpec:
 
     @property
     def elements(self) -> int:
+        """How many numbers the tensor has."""
         return math.prod(self.shape)
 
     @property

@@ -3,7 +3,6 @@
 node         what a graph is made of: values, operators, weights
 graph        values, nodes in topological order, and what is alive across a cut
 description  a graph as JSON
-flops        operations of an operator
 drawing      a graph as SVG or HTML
 plan         a plan, its edges, and its file
 problem      what a planner is asked: graph, machines, links, sizes, objective

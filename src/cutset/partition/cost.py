@@ -96,6 +96,7 @@ class Part:
 
     @property
     def name(self) -> str:
+        """What tables call it."""
         return f"link {self.party} → {self.to}" if self.kind == "link" else f"{self.kind} on {self.party}"
 
 
@@ -115,6 +116,7 @@ class Cost:
 
     @property
     def slowest(self) -> Part:
+        """The part that limits how many items a second pass."""
         return max(self.parts, key=lambda part: part.seconds)
 
     @property

@@ -44,6 +44,7 @@ class LinkEstimate:
 
     @property
     def hop(self) -> Hop:
+        """The connection as estimated now."""
         return Hop(self.bandwidth, self.latency)
 
     @property
@@ -52,6 +53,7 @@ class LinkEstimate:
         return 0.0 if self.count == 0 else min(self.count / 8, 1.0) / (1.0 + self.spread)
 
     def seconds(self, nbytes: float) -> float:
+        """What so many bytes are expected to take."""
         return self.latency + nbytes / self.bandwidth
 
     def observe(self, nbytes: float, seconds: float) -> None:

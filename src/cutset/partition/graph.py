@@ -77,6 +77,7 @@ class Graph:
 
     @property
     def flops(self) -> int:
+        """Operations for one input; a multiply-add counts as two."""
         return sum(node.flops for node in self.nodes)
 
     def cut(self, done: int | Collection[int]) -> Cut:

@@ -23,7 +23,7 @@ from cutset.partition.problem import Problem
 from cutset.partition.schedulers import PlanScheduler, scheduler
 from cutset.partition.traffic import Traffic
 
-__all__ = ["Computed", "Crossed", "Decision", "LivePlanner", "Observation", "Policy", "decide", "same"]
+__all__ = ["Computed", "Crossed", "Decision", "LivePlanner", "Policy", "StageReport", "decide", "same"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Crossed(Protocol):
     def decode_seconds(self) -> float: ...
 
 
-class Observation(Protocol):
+class StageReport(Protocol):
     """What a party did for one item: the part of a run's reports that plans depend on."""
 
     @property
@@ -155,7 +155,7 @@ class LivePlanner:
             self.observed.codec(sender, value, kind, "encode", encode)
             self.observed.codec(receiver, value, kind, "decode", decode)
 
-    def report(self, report: Observation, plan: Plan) -> None:
+    def report(self, report: StageReport, plan: Plan) -> None:
         """Takes a party's report of an item under that plan: its layers, and the values that it sent and took."""
         party, stages = report.party, {stage.worker: stage.nodes for stage in plan.stages}
         if party != COORDINATOR and party not in stages:

@@ -38,6 +38,7 @@ class Running:
 
     @property
     def value(self) -> float | None:
+        """None before the first observation."""
         return statistics.median(self._last) if self._last else None
 
 

@@ -21,7 +21,7 @@ from cutset.partition.schedulers import scheduler
 from cutset.partition.timing import measure_layers
 from cutset.video.imports.export import export
 from cutset.video.privacy import picture_like
-from cutset.video.profile.payloads import measure_sizes, measured_forms
+from cutset.video.profile.payloads import measure_sizes, measured_inputs
 from cutset.video.profile.setup import (
     Wish,
     measure_pictures,
@@ -249,11 +249,11 @@ def test_forms_of_encoded_pictures() -> None:
     encoder = H264Encoder(SIZE)
     encoded = [encoder.encode(each) for each in taken]
     list_of = [Picture(i, each, i / 25, (encoded[i][0],), encoded[i][1]) for i, each in enumerate(taken)]
-    found = measured_forms(encoder.codec, list_of)
+    found = measured_inputs(encoder.codec, list_of)
     lengths = [len(packet) for packet, _ in encoded]
     assert found["packets"].delta[0].nbytes == np.median(lengths)
     assert found["packets"].delta[0].nbytes * found["packets"].mean == pytest.approx(np.mean(lengths))
     assert found["packets"].delta[0].decode > 0
     assert found["float32"].key[0].nbytes == 4 * taken[0].nbytes
     assert 0 < found["jpeg"].key[0].nbytes < taken[0].nbytes
-    assert set(measured_forms(None, list_of)) == {"float32", "jpeg"}
+    assert set(measured_inputs(None, list_of)) == {"float32", "jpeg"}

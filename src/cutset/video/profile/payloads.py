@@ -34,12 +34,12 @@ from cutset.video.stage import TorchStage, to_array
 __all__ = [
     "MeasuredValue",
     "as_tensor",
-    "float_form",
-    "jpeg_form",
+    "float_input",
+    "jpeg_input",
     "measure_sizes",
     "measure_value",
-    "measured_forms",
-    "packet_form",
+    "measured_inputs",
+    "packet_input",
 ]
 
 FAST, SLOW = math.inf, 1e6  # bytes a second of the two links that values are encoded for
@@ -142,7 +142,7 @@ def _timed() -> Iterator[_Clock]:
     clock.seconds = time.perf_counter() - begin
 
 
-def packet_form(codec: Any, pictures: Sequence[Any]) -> Traffic:
+def packet_input(codec: Any, pictures: Sequence[Any]) -> Traffic:
     """Of consecutive pictures of an encoded source, from its first one."""
     decoder = PacketDecoder(codec)
     times = []
@@ -156,7 +156,7 @@ def packet_form(codec: Any, pictures: Sequence[Any]) -> Traffic:
     return Traffic((key,), (Coded(typical, 0.0, statistics.median(times)),), statistics.fmean(sizes) / typical)
 
 
-def jpeg_form(pictures: Sequence[NDArray[np.uint8]]) -> Traffic | None:
+def jpeg_input(pictures: Sequence[NDArray[np.uint8]]) -> Traffic | None:
     """Of some pictures; None where PyAV isn't installed."""
     ways = []
     try:
@@ -172,7 +172,7 @@ def jpeg_form(pictures: Sequence[NDArray[np.uint8]]) -> Traffic | None:
     return Traffic((Coded(statistics.fmean(nbytes), statistics.median(encodes), statistics.median(decodes)),))
 
 
-def float_form(pixels: NDArray[np.uint8]) -> Traffic:
+def float_input(pixels: NDArray[np.uint8]) -> Traffic:
     """Numbers from 0 to 1 in four bytes each, as older systems send them."""
     with _timed() as encode:
         numbers = pixels.astype(np.float32) / np.float32(255)
@@ -181,12 +181,12 @@ def float_form(pixels: NDArray[np.uint8]) -> Traffic:
     return Traffic((Coded(numbers.nbytes, encode.seconds, decode.seconds),))
 
 
-def measured_forms(codec: Any, pictures: Sequence[Any], few: int = 5) -> dict[str, Traffic]:
+def measured_inputs(codec: Any, pictures: Sequence[Any], few: int = 5) -> dict[str, Traffic]:
     """All of them, for consecutive pictures of a source from its first one."""
     pixels = [picture.pixels for picture in pictures[:few]]
-    found: dict[str, Traffic] = {"float32": float_form(pixels[0])}
-    if (jpeg := jpeg_form(pixels)) is not None:
+    found: dict[str, Traffic] = {"float32": float_input(pixels[0])}
+    if (jpeg := jpeg_input(pixels)) is not None:
         found["jpeg"] = jpeg
     if codec is not None and all(picture.packets is not None for picture in pictures):
-        found["packets"] = packet_form(codec, pictures)
+        found["packets"] = packet_input(codec, pictures)
     return found

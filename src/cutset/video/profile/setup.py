@@ -184,9 +184,9 @@ def sizes_of(
     `count` of those `among` them go through the network, as typical pairs. Packets are decoded from the first on, so it
     must open a group. `source` is their name.
     """
-    from cutset.video.profile.payloads import as_tensor, measure_sizes, measure_value, measured_forms
+    from cutset.video.profile.payloads import as_tensor, measure_sizes, measure_value, measured_inputs
 
-    ways = measured_forms(codec, pictures)
+    ways = measured_inputs(codec, pictures)
     chosen = pictures[among]
     groups = typical_pairs([picture.pixels for picture in chosen], count)
     values = measure_sizes(graph, tensors, groups, tell)
