@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from cutset.config.cores import usable_cores
 from cutset.config.options import Option, did_you_mean, gather
@@ -188,7 +188,9 @@ class StreamSettings(Sourced):
         default=(), metadata=_is(SPEEDS, type=float, separator=",", low=1e-3, high=1, metavar="S,S,S", **WORKERS)
     )
 
-    mode: str = field(default="delta", metadata=_is("send what changed, or all", choices=("delta", "full"), **TRAVEL))
+    mode: Literal["delta", "full"] = field(
+        default="delta", metadata=_is("send what changed, or all", choices=("delta", "full"), **TRAVEL)
+    )
     in_flight: int = field(
         default=4, metadata=_is("pictures in flight, at most", unit="pictures in flight", low=1, high=1024, **TRAVEL)
     )
@@ -207,7 +209,7 @@ class StreamSettings(Sourced):
         default=None, metadata=_is("the first plan, as `cutset stream plan` writes it; none: one is made", **PLANS)
     )
     scheduler: str = field(default="auto", metadata=_is(SCHEDULER, choices=SCHEDULERS, metavar="NAME", **PLANS))
-    objective: str = field(
+    objective: Literal["latency", "throughput"] = field(
         default="latency", metadata=_is("what a plan is to make good", choices=("latency", "throughput"), **PLANS)
     )
     pictures_stay: bool = field(default=False, metadata=_is("no picture leaves the first worker", strict=True, **PLANS))

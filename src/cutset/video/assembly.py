@@ -92,6 +92,11 @@ class Assembly:
         return parse_speeds(self.settings.speed, len(self.names)) if self.settings.speed else ()
 
     @property
+    def opened(self) -> list[Source]:
+        """The sources that were opened, and others of their kind; not those that are any iterable."""
+        return [source for source in self.sources if isinstance(source, Source)]
+
+    @property
     def codecs(self) -> list[VideoCodec | None]:
         """Of each source; None where its packets can't be forwarded."""
         return [getattr(source, "codec", None) for source in self.sources]
@@ -170,7 +175,7 @@ def assemble(
             )
         if found.advisor is not None:
             parts.callback(found.advisor.close)
-        check_promise(settings, plan, found.advisor and found.advisor.planner)
+        check_promise(settings, plan, found.advisor.planner if found.advisor is not None else None)
         found.planner = _planner(found, given.planner, tell)
         found.parts = parts.pop_all()
         return found
@@ -297,7 +302,7 @@ def _wish(found: Assembly) -> Wish:
         speeds=found.speeds or (1.0,) * len(names),
         hops=tuple(links.get(pair, DIRECT) for pair in itertools.pairwise([COORDINATOR, *names])),
         names=names,
-        objective="throughput" if found.settings.objective == "throughput" else "latency",
+        objective=found.settings.objective,
         in_flight=found.options.in_flight,
         rate=found.options.rate,
         mode="delta" if found.options.deltas else "full",
