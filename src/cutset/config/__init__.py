@@ -10,7 +10,7 @@ these two tables. Only the standard library is loaded.
 """
 
 from cutset.config.cores import usable_cores
-from cutset.config.options import Option, did_you_mean, gather, parse_toml, read_bounded
+from cutset.config.option import Option, did_you_mean, gather, parse_toml, read_bounded
 from cutset.config.settings import (
     OPTIONS,
     STREAM_OPTIONS,

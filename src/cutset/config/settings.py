@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from cutset.config.cores import usable_cores
-from cutset.config.options import Option, did_you_mean, gather
+from cutset.config.option import Option, did_you_mean, gather
 from cutset.errors import ConfigError
 
 __all__ = ["OPTIONS", "STREAM_OPTIONS", "Settings", "StreamSettings", "load_settings", "load_stream_settings"]

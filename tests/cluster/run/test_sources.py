@@ -29,7 +29,7 @@ from video.sources.ffmpeg import ffmpeg, make
 from video.sources.test_damage import spoil
 from video.sources.test_orientation import exif, turned_video, with_exif
 from video.sources.test_reading import X264
-from video.sources.test_redial import free_port, server
+from video.sources.test_reconnect import free_port, server
 
 
 def turned(folder: Path) -> Path:
