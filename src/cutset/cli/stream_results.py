@@ -29,7 +29,7 @@ SYSTEM = "cutset stream"
 
 
 class SourceWatch:
-    """What happens to the sources of a run. `feed` is the dashboard that is told; `lost` why one is gone for good."""
+    """The sources of a run: passes on their messages, to a dashboard too. `lost`: why one of them never came back."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell = tell
@@ -37,8 +37,8 @@ class SourceWatch:
         self.feed: StreamFeed | None = None
         self.lost = ""
 
-    def heard(self, line: str) -> None:
-        """A source says something; from any thread."""
+    def message(self, line: str) -> None:
+        """Takes a message of a source; from any thread."""
         self._tell(line)
         if self.feed is not None:
             self.feed.sources(self.sources)

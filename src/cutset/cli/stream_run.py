@@ -72,7 +72,9 @@ def run(args: argparse.Namespace) -> int:
         signals = stack.enter_context(Interruption())
         watch.feed = stack.enter_context(dashboard(args.dashboard, _tell))
         with Progress() as progress:
-            assembly = assemble(args.model, args.source, settings, tell=_tell, heard=watch.heard, progress=progress)
+            assembly = assemble(
+                args.model, args.source, settings, tell=_tell, on_source=watch.message, progress=progress
+            )
         stack.callback(assembly.close)
         return _play(args, assembly, watch, signals)
 

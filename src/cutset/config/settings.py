@@ -1,5 +1,7 @@
 """The settings of the two faces: `Settings` of language models, `StreamSettings` of video networks."""
 
+# ruff: noqa: RUF009 (what a field is made with is no default)
+
 from __future__ import annotations
 
 import os
@@ -19,8 +21,10 @@ __all__ = ["OPTIONS", "STREAM_OPTIONS", "Settings", "StreamSettings", "load_sett
 RESERVED = ("CUTSET_API_KEY", "CUTSET_CONFIG", "CUTSET_DEBUG", "CUTSET_ISA", "CUTSET_SHM_DIR")
 
 
-def _is(help: str, **limits: Any) -> dict[str, Option]:
-    return {"option": Option(help, **limits)}
+def _setting(default: Any, help: str, *shared: Mapping[str, Any], **limits: Any) -> Any:
+    """A field of settings; the rest is the `Option`'s."""
+    limits |= {name: value for each in shared for name, value in each.items()}
+    return field(default=default, metadata={"option": Option(help, **limits)})
 
 
 BACKENDS = ("auto", "reference", "torch", "native")
@@ -77,35 +81,33 @@ class Sourced:
 class Settings(Sourced):
     """What is in force for a language model; a value that can't be is a `ConfigError`. `load_settings` builds it."""
 
-    backend: str = field(default="auto", metadata=_is("which executor runs the model", choices=BACKENDS))
-    dtype: str = field(default="auto", metadata=_is("what the model computes in", choices=DTYPES))
-    device: str = field(default="cpu", metadata=_is("where the torch backend runs", **DEVICES))
-    threads: int = field(default=0, metadata=_is("threads; 0: one for each core this process may use", high=1024))
-    block_size: int = field(default=16, metadata=_is("tokens in a block of the KV cache", low=1, high=1024))
-    cache_mib: int = field(default=0, metadata=_is("size of the KV cache in MiB; 0: chosen"))
-    max_model_len: int = field(default=0, metadata=_is("longest context in tokens; 0: all that the model is made for"))
-    max_num_seqs: int = field(default=64, metadata=_is("most sequences in a step", low=1, high=65536))
-    max_batch_tokens: int = field(default=512, metadata=_is("most tokens in a step", low=1))
-    prefix_caching: bool = field(default=True, metadata=_is(REUSE))
-    generation_config: bool = field(default=True, metadata=_is(GENERATION))
-    offload: str = field(default="", metadata=_is("the accelerator that multiplies; none: this machine", **ADDRESSES))
-    mode: str = field(default="", metadata=_is(MODE, choices=MODE_NAMES, flag_only=True))
-    offload_timeout: int = field(default=30, metadata=_is("seconds that a call to an accelerator may take", low=1))
-    pads_from: str = field(default="", metadata=_is(PADS_FROM, flag_only=True, **ADDRESSES))
-    pads_same_host: bool = field(default=False, metadata=_is(SAME_HOST, flag_only=True))
-    pads: str = field(
-        default="idle", metadata=_is("pads are made ahead in idle time, or inline", choices=("idle", "inline"))
-    )
-    pads_policy: str = field(default="auto", metadata=_is(PADS, choices=("auto", "wait", "inline", "fail")))
-    pads_mib: int = field(default=256, metadata=_is("most memory for pads in MiB", low=1))
-    pad_rows: bool = field(default=False, metadata=_is(PAD_ROWS, strict=True))
-    key: Path | None = field(default=None, metadata=_is("with tcp: this side's secret key, see `cutset keys`"))
-    accelerator_key: Path | None = field(default=None, metadata=_is("with tcp: the accelerator's public key"))
-    pads_key: Path | None = field(default=None, metadata=_is(PADS_KEY, flag_only=True))
-    verify: str = field(default="changed", metadata=_is(DIGESTS, choices=("changed", "always"), strict="always"))
-    download: bool = field(default=False, metadata=_is("download models named by a hub id"))
-    offline: bool = field(default=False, metadata=_is("never touch the network, whatever else is said", strict=True))
-    models_file: Path | None = field(default=None, metadata=_is(BESIDE))
+    backend: str = _setting("auto", "which executor runs the model", choices=BACKENDS)
+    dtype: str = _setting("auto", "what the model computes in", choices=DTYPES)
+    device: str = _setting("cpu", "where the torch backend runs", DEVICES)
+    threads: int = _setting(0, "threads; 0: one for each core this process may use", high=1024)
+    block_size: int = _setting(16, "tokens in a block of the KV cache", low=1, high=1024)
+    cache_mib: int = _setting(0, "size of the KV cache in MiB; 0: chosen")
+    max_model_len: int = _setting(0, "longest context in tokens; 0: all that the model is made for")
+    max_num_seqs: int = _setting(64, "most sequences in a step", low=1, high=65536)
+    max_batch_tokens: int = _setting(512, "most tokens in a step", low=1)
+    prefix_caching: bool = _setting(True, REUSE)
+    generation_config: bool = _setting(True, GENERATION)
+    offload: str = _setting("", "the accelerator that multiplies; none: this machine", ADDRESSES)
+    mode: str = _setting("", MODE, choices=MODE_NAMES, flag_only=True)
+    offload_timeout: int = _setting(30, "seconds that a call to an accelerator may take", low=1)
+    pads_from: str = _setting("", PADS_FROM, ADDRESSES, flag_only=True)
+    pads_same_host: bool = _setting(False, SAME_HOST, flag_only=True)
+    pads: str = _setting("idle", "pads are made ahead in idle time, or inline", choices=("idle", "inline"))
+    pads_policy: str = _setting("auto", PADS, choices=("auto", "wait", "inline", "fail"))
+    pads_mib: int = _setting(256, "most memory for pads in MiB", low=1)
+    pad_rows: bool = _setting(False, PAD_ROWS, strict=True)
+    key: Path | None = _setting(None, "with tcp: this side's secret key, see `cutset keys`")
+    accelerator_key: Path | None = _setting(None, "with tcp: the accelerator's public key")
+    pads_key: Path | None = _setting(None, PADS_KEY, flag_only=True)
+    verify: str = _setting("changed", DIGESTS, choices=("changed", "always"), strict="always")
+    download: bool = _setting(False, "download models named by a hub id")
+    offline: bool = _setting(False, "never touch the network, whatever else is said", strict=True)
+    models_file: Path | None = _setting(None, BESIDE)
 
     def __post_init__(self) -> None:
         self._check(OPTIONS)
@@ -153,80 +155,54 @@ class StreamSettings(Sourced):
     Everything that `cutset stream run` and `Stream` may be told about how a network runs, with the same defaults.
     """
 
-    size: str = field(default="", metadata=_is(SIZE, pattern="|[0-9]{1,5}[x×][0-9]{1,5}", metavar="HxW", **SOURCES))
-    limit: int | None = field(
-        default=None, metadata=_is("at most so many pictures of each source", type=int, low=1, high=1e9, **SOURCES)
-    )
-    rate: float | None = field(default=None, metadata=_is("pictures a second of each source", **RATE, **SOURCES))
-    deadline: float | None = field(
-        default=None, metadata=_is("drop what isn't done S seconds after capture", **SECONDS, **SOURCES)
-    )
-    bad_packets: int = field(default=25, metadata=_is(BAD_PACKETS, high=1_000_000, **SOURCES))
-    source_timeout: float = field(default=10.0, metadata=_is(TIMEOUT, **SECONDS, **SOURCES))
-    source_patience: float = field(default=60.0, metadata=_is(PATIENCE, **SECONDS | {"low": 0}, **SOURCES))
+    size: str = _setting("", SIZE, SOURCES, pattern="|[0-9]{1,5}[x×][0-9]{1,5}", metavar="HxW")
+    limit: int | None = _setting(None, "at most so many pictures of each source", SOURCES, type=int, low=1, high=1e9)
+    rate: float | None = _setting(None, "pictures a second of each source", RATE, SOURCES)
+    deadline: float | None = _setting(None, "drop what isn't done S seconds after capture", SECONDS, SOURCES)
+    bad_packets: int = _setting(25, BAD_PACKETS, SOURCES, high=1_000_000)
+    source_timeout: float = _setting(10.0, TIMEOUT, SECONDS, SOURCES)
+    source_patience: float = _setting(60.0, PATIENCE, SECONDS | {"low": 0}, SOURCES)
 
-    features: bool = field(default=False, metadata=_is("stop before the head", **NETWORK))
-    weights: Path | None = field(
-        default=None, metadata=_is("safetensors, or weights that torch saved; none: random ones", **NETWORK)
-    )
-    seed: int = field(default=0, metadata=_is("of random weights", high=(1 << 64) - 1, **NETWORK))
+    features: bool = _setting(False, "stop before the head", NETWORK)
+    weights: Path | None = _setting(None, "safetensors, or weights that torch saved; none: random ones", NETWORK)
+    seed: int = _setting(0, "of random weights", NETWORK, high=(1 << 64) - 1)
 
-    workers: int | Sequence[str] = field(
-        default=2,
-        metadata=_is(WHO, type=str, separator=",", counts=64, metavar="N|A,B,C", flag_only=True, **WORKERS),
+    workers: int | Sequence[str] = _setting(
+        2, WHO, WORKERS, type=str, separator=",", counts=64, metavar="N|A,B,C", flag_only=True
     )
-    key: Path | None = field(default=None, metadata=_is("with tcp: this side's secret key", **WORKERS))
-    worker_keys: Sequence[Path] = field(
-        default=(),
-        metadata=_is(WHOSE, type=Path, separator=",", metavar="A,B,C", flag_only=True, **WORKERS),
+    key: Path | None = _setting(None, "with tcp: this side's secret key", WORKERS)
+    worker_keys: Sequence[Path] = _setting(
+        (), WHOSE, WORKERS, type=Path, separator=",", metavar="A,B,C", flag_only=True
     )
-    threads: int = field(default=1, metadata=_is("of each local worker", low=1, high=1024, **WORKERS))
-    link: Sequence[str] = field(
-        default=(), metadata=_is(LINKS, type=str, separator=";", metavar="8MB/s,20ms", **WORKERS)
-    )
-    speed: Sequence[float] = field(
-        default=(), metadata=_is(SPEEDS, type=float, separator=",", low=1e-3, high=1, metavar="S,S,S", **WORKERS)
-    )
+    threads: int = _setting(1, "of each local worker", WORKERS, low=1, high=1024)
+    link: Sequence[str] = _setting((), LINKS, WORKERS, type=str, separator=";", metavar="8MB/s,20ms")
+    speed: Sequence[float] = _setting((), SPEEDS, WORKERS, type=float, separator=",", low=1e-3, high=1, metavar="S,S,S")
 
-    mode: Literal["delta", "full"] = field(
-        default="delta", metadata=_is("send what changed, or all", choices=("delta", "full"), **TRAVEL)
-    )
-    in_flight: int = field(
-        default=4, metadata=_is("pictures in flight, at most", unit="pictures in flight", low=1, high=1024, **TRAVEL)
-    )
-    threshold: float = field(
-        default=0.0, metadata=_is("activations that are off by T stay", high=1e30, metavar="T", **TRAVEL)
-    )
-    levels: int = field(default=0, metadata=_is("pixels that are off by N of 255 stay", high=255, **TRAVEL))
-    max_error: float | None = field(
-        default=None, metadata=_is(MAX_ERROR, type=float, low=1e-30, high=1e30, metavar="E", **TRAVEL)
-    )
-    float16: bool = field(default=False, metadata=_is("send activations as float16", **TRAVEL))
-    patience: float = field(default=20.0, metadata=_is("wait so long for lost workers", **SECONDS, **TRAVEL))
-    silence: float = field(default=3.0, metadata=_is("take a worker for dead after S", **SECONDS, **TRAVEL))
+    mode: Literal["delta", "full"] = _setting("delta", "send what changed, or all", TRAVEL, choices=("delta", "full"))
+    in_flight: int = _setting(4, "pictures in flight, at most", TRAVEL, unit="pictures in flight", low=1, high=1024)
+    threshold: float = _setting(0.0, "activations that are off by T stay", TRAVEL, high=1e30, metavar="T")
+    levels: int = _setting(0, "pixels that are off by N of 255 stay", TRAVEL, high=255)
+    max_error: float | None = _setting(None, MAX_ERROR, TRAVEL, type=float, low=1e-30, high=1e30, metavar="E")
+    float16: bool = _setting(False, "send activations as float16", TRAVEL)
+    patience: float = _setting(20.0, "wait so long for lost workers", SECONDS, TRAVEL)
+    silence: float = _setting(3.0, "take a worker for dead after S", SECONDS, TRAVEL)
 
-    plan: Path | None = field(
-        default=None, metadata=_is("the first plan, as `cutset stream plan` writes it; none: one is made", **PLANS)
+    plan: Path | None = _setting(None, "the first plan, as `cutset stream plan` writes it; none: one is made", PLANS)
+    scheduler: str = _setting("auto", SCHEDULER, PLANS, choices=SCHEDULERS, metavar="NAME")
+    objective: Literal["latency", "throughput"] = _setting(
+        "latency", "what a plan is to make good", PLANS, choices=("latency", "throughput")
     )
-    scheduler: str = field(default="auto", metadata=_is(SCHEDULER, choices=SCHEDULERS, metavar="NAME", **PLANS))
-    objective: Literal["latency", "throughput"] = field(
-        default="latency", metadata=_is("what a plan is to make good", choices=("latency", "throughput"), **PLANS)
+    pictures_stay: bool = _setting(False, "no picture leaves the first worker", PLANS, strict=True)
+    profile: Sequence[Path] = _setting(
+        (),
+        "of each worker, as `cutset stream profile` writes it; none: this machine's",
+        PLANS,
+        type=Path,
+        separator=",",
+        metavar="A,B,C",
     )
-    pictures_stay: bool = field(default=False, metadata=_is("no picture leaves the first worker", strict=True, **PLANS))
-    profile: Sequence[Path] = field(
-        default=(),
-        metadata=_is(
-            "of each worker, as `cutset stream profile` writes it; none: this machine's",
-            type=Path,
-            separator=",",
-            metavar="A,B,C",
-            **PLANS,
-        ),
-    )
-    sparsity: Path | None = field(
-        default=None, metadata=_is("foresee what changes by a model of `cutset stream train`", **PLANS)
-    )
-    look: float = field(default=2.0, metadata=_is("seconds between looks for a better plan", **SECONDS, **PLANS))
+    sparsity: Path | None = _setting(None, "foresee what changes by a model of `cutset stream train`", PLANS)
+    look: float = _setting(2.0, "seconds between looks for a better plan", SECONDS, PLANS)
 
     def __post_init__(self) -> None:
         self._check(STREAM_OPTIONS)

@@ -43,8 +43,8 @@ STARTING = 30.0  # seconds that workers on a busy machine may take to start
 Addresses = Mapping[str, tuple[str, bytes | None]]
 
 
-def _nobody(line: str) -> None:
-    """Hears what happens, and says nothing."""
+def _ignore(message: str) -> None:
+    """Does nothing with a message."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Given:
 
 @dataclass
 class Assembly:
-    """What a coordinator is made of, and what `close` ends. Sources that were opened here are closed too."""
+    """All that a coordinator is made of. `close` ends the planner and closes the sources that were opened here."""
 
     settings: StreamSettings
     model: Model
@@ -102,7 +102,7 @@ class Assembly:
         return [getattr(source, "codec", None) for source in self.sources]
 
     def close(self) -> None:
-        """Ends the planner, and closes the sources that were opened. A second call does nothing."""
+        """A second call does nothing."""
         self.parts.close()
 
 
@@ -112,11 +112,12 @@ def assemble(
     settings: StreamSettings,
     given: Given | None = None,
     *,
-    tell: Callable[[str], None] = _nobody,
-    heard: Callable[[str], None] | None = None,
+    tell: Callable[[str], None] = _ignore,
+    on_source: Callable[[str], None] | None = None,
     progress: Tell = unseen,
 ) -> Assembly:
-    """Opens sources, exports the network, and measures what planners need. `heard` hears of sources; without, `tell`.
+    """Opens sources, exports the network, and measures what planners need. Messages of sources go to
+    `on_source`, all others (and, without it, those too) to `tell`.
 
     A source is a text for `open_source`, or any iterable of pictures. Raises CutsetError, and leaves nothing open.
     """
@@ -136,7 +137,7 @@ def assemble(
         plan = given.plan or (read_plan(settings.plan) if settings.plan else None)
         keys = given.keys or (load_keys(settings.key) if settings.key and not isinstance(workers, int) else None)
         names = _names(workers)
-        read = _opened(sources, settings, parts, heard or tell)
+        read = _opened(sources, settings, parts, on_source or tell)
         if not isinstance(model, Model):
             first, read[0] = _peek(read[0])
             label, exported = _exported(model, first, settings, tell)
@@ -239,7 +240,7 @@ def _links(settings: StreamSettings, names: Sequence[str]) -> Mapping[tuple[str,
 
 
 def _opened(
-    sources: Sequence[Any], settings: StreamSettings, parts: contextlib.ExitStack, heard: Callable[[str], None]
+    sources: Sequence[Any], settings: StreamSettings, parts: contextlib.ExitStack, tell: Callable[[str], None]
 ) -> list[Iterable[Any]]:
     """The sources, those that are named opened."""
     tolerance = Tolerance(settings.bad_packets, settings.source_timeout, settings.source_patience)
@@ -247,7 +248,7 @@ def _opened(
     found: list[Iterable[Any]] = []
     for source in sources:
         if isinstance(source, str | Path):
-            opened = open_source(str(source), limit=settings.limit, size=size, tolerance=tolerance, tell=heard)
+            opened = open_source(str(source), limit=settings.limit, size=size, tolerance=tolerance, tell=tell)
             parts.callback(opened.close)
             found.append(opened)
         else:
