@@ -16,7 +16,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from cluster.run.pictures import moving, small_network
-from cutset.cli.stream_dashboard import HERE, add_dashboard, dashboard
+from cutset.cli.stream_run import HERE, configure, dashboard
 from cutset.errors import ConfigError
 from cutset.partition.plan import Plan, StagePlan
 from cutset.serve.events import Event, PlanEvent
@@ -100,8 +100,10 @@ def test_numbers_change_during_a_stream(page: Any) -> None:  # noqa: F811
 def test_the_flag_opens_a_panel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUTSET_API_KEY", raising=False)
     parser = argparse.ArgumentParser()
-    add_dashboard(parser)
-    assert (parser.parse_args([]).dashboard, parser.parse_args(["--dashboard"]).dashboard) == (None, HERE)
+    configure(parser)
+    given = ["alexnet", "--source", "x.mp4"]
+    assert parser.parse_args(given).dashboard is None
+    assert parser.parse_args([*given, "--dashboard"]).dashboard == HERE
     with dashboard(None, print) as feed:
         assert feed is None
     said: list[str] = []

@@ -114,7 +114,12 @@ def run_faults(
             options = Options(in_flight=4, silence=2.0, beat=0.1)
             begun = time.monotonic()
             with Stream(
-                model, (p.pixels for p in source), workers=workers.addresses, options=options, tell=faults.tell
+                model,
+                (p.pixels for p in source),
+                workers=workers.addresses,
+                scheduler="even",
+                options=options,
+                tell=faults.tell,
             ) as stream:
                 for result in stream:
                     errors.append(_error(model, result))

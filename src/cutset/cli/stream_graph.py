@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 from typing import TYPE_CHECKING, Any
 
 from cutset.cli.options import add_json, different, output_path
@@ -14,7 +13,7 @@ from cutset.files import write_atomically, write_json
 if TYPE_CHECKING:
     from cutset.partition.graph import Graph
 
-__all__ = ["DESCRIPTION", "HELP", "configure", "picture_size", "run"]
+__all__ = ["DESCRIPTION", "HELP", "configure", "run"]
 
 HELP = "show the layers of a network and where it can be cut"
 DESCRIPTION = (
@@ -22,7 +21,6 @@ DESCRIPTION = (
     "Computes nothing and needs no weights. With -o it draws the same."
 )
 HEAD = ("layer", "operator", "output", "MFLOP", "weights, kB", "cut, kB", "tensors", "")
-LARGEST = 16384  # rows or columns of a picture
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +33,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     different(args, "output", "json")
-    height, width = picture_size(args.size)
+    from cutset.video.sources.picture import parse_size
+
+    height, width = parse_size(args.size)
     if args.output and args.output.suffix not in (".svg", ".html"):
         raise RequestError(f"{args.output} ends neither in .svg nor in .html")
 
@@ -59,14 +59,6 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         write_json(args.json, _document(graph, args.model, args.features))
     return 0
-
-
-def picture_size(text: str) -> tuple[int, int]:
-    """Rows and columns of `480x720`. Raises RequestError."""
-    match = re.fullmatch(r"([0-9]{1,5})[x×]([0-9]{1,5})", text)
-    if match is None or not all(0 < int(n) <= LARGEST for n in match.groups()):
-        raise RequestError(f"--size must be rows x columns of at most {LARGEST:,}, as 480x720, not {text!r}")
-    return int(match[1]), int(match[2])
 
 
 def _rows(graph: Graph) -> list[tuple[str, ...]]:

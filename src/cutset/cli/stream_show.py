@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cutset.cli.options import add_json, different, output_path
-from cutset.cli.stream_measuring import add_measuring, changes_from, measured, only_endings
+from cutset.cli.stream_train import add_measuring, changes_from, measured, only_endings
 from cutset.errors import RequestError
 from cutset.files import write_json
 
@@ -139,14 +139,14 @@ def _names(profile: Profile) -> list[str]:
 
 def _pair(args: argparse.Namespace) -> Any:
     """What changes in MODEL from one image file to another."""
-    from cutset.cli.stream_graph import picture_size
     from cutset.video.sources.folder import open_picture
+    from cutset.video.sources.picture import parse_size
 
     if len(args.files) != 2 or not args.model:
         raise RequestError("pair takes a model and two image files: show pair alexnet a.png b.png")
     found = []
     for path in args.files:
-        with open_picture(path, picture_size(args.size) if args.size else None) as source:
+        with open_picture(path, parse_size(args.size) if args.size else None) as source:
             found += [picture.pixels for picture in source]
     if len(found) != 2 or found[0].shape != found[1].shape:
         raise RequestError(f"{args.files[0]} and {args.files[1]} are of different sizes; give --size HxW")

@@ -16,10 +16,10 @@ from cutset.cluster.values import Array, Bytes
 from cutset.errors import ConfigError
 from cutset.partition.node import Value
 
-__all__ = ["Given", "InputDecoder", "InputEncoder", "Inputs", "PlainInputs"]
+__all__ = ["InputDecoder", "InputEncoder", "Inputs", "PlainInputs", "SourceItem"]
 
 
-class Given(NamedTuple):
+class SourceItem(NamedTuple):
     """What a source gave for one item."""
 
     array: Array  # of the value's own dtype; the coordinator's copy
@@ -33,7 +33,7 @@ class InputEncoder(Protocol):
 
     limit: int  # bytes that an item may take
 
-    def encode(self, source: int, number: int, given: Given) -> tuple[bytes, list[Bytes]]:
+    def encode(self, source: int, number: int, given: SourceItem) -> tuple[bytes, list[Bytes]]:
         """The head and the arrays of an item. Items of a source come in order, but for those that are sent again."""
 
 
@@ -53,10 +53,10 @@ class Inputs(Protocol):
     def result(self) -> type[ItemResult]:
         """What outputs are handed on as."""
 
-    def read(self, item: Any) -> Given:
+    def read(self, item: Any) -> SourceItem:
         """What a source gave. Sources may overwrite theirs, so the array is a copy."""
 
-    def keep(self, source: int, number: int, given: Given, oldest: int) -> None:
+    def keep(self, source: int, number: int, given: SourceItem, oldest: int) -> None:
         """A new item. Those of its source before `oldest` won't be sent again."""
 
     def check(self, encoding: str, value: Value) -> None:
@@ -74,11 +74,11 @@ class PlainInputs:
 
     result: type[ItemResult] = ItemResult
 
-    def read(self, item: Any) -> Given:
+    def read(self, item: Any) -> SourceItem:
         """The item is the array."""
-        return Given(np.array(item, order="C"))
+        return SourceItem(np.array(item, order="C"))
 
-    def keep(self, source: int, number: int, given: Given, oldest: int) -> None:
+    def keep(self, source: int, number: int, given: SourceItem, oldest: int) -> None:
         """Nothing of it is needed."""
 
     def check(self, encoding: str, value: Value) -> None:

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from cutset.cluster.inputs import Given
+from cutset.cluster.inputs import SourceItem
 from cutset.cluster.messages import MOST_ARRAYS, MOST_SOURCES
 from cutset.cluster.values import Array, Bytes
 from cutset.errors import ConfigError, FrameError
@@ -65,15 +65,15 @@ class PictureInputs:
         self._codecs = list(codecs)
         self._histories = {i: PacketHistory() for i, codec in enumerate(codecs) if codec is not None}
 
-    def read(self, item: Any) -> Given:
+    def read(self, item: Any) -> SourceItem:
         """A picture: an array, or something that has `pixels` and may have more of a Picture's fields."""
         time, packets = getattr(item, "time", None), getattr(item, "packets", None)
         own = None if packets is None else Restart(tuple(packets), item.skipped, item.opens)
-        return Given(
+        return SourceItem(
             getattr(item, "pixels", item), None if time is None else float(time), getattr(item, "captured", None), own
         )
 
-    def keep(self, source: int, number: int, given: Given, oldest: int) -> None:
+    def keep(self, source: int, number: int, given: SourceItem, oldest: int) -> None:
         """Keeps the packets of an encoded source, for a decoder that must begin in the middle."""
         history, own = self._histories.get(source), given.origin
         if history is not None and own is not None:
@@ -116,7 +116,7 @@ class PictureEncoder:
         self._last: dict[int, int] = {}  # source to the picture that its decoder gave last
         self.limit = (4 if encoding == "float32" else 1) * value.nbytes
 
-    def encode(self, source: int, number: int, given: Given) -> tuple[bytes, list[Bytes]]:
+    def encode(self, source: int, number: int, given: SourceItem) -> tuple[bytes, list[Bytes]]:
         """The head and the arrays of a picture (1, channels, height, width) of uint8."""
         pixels: Pixels = given.array
         if self._encoding == "float32":

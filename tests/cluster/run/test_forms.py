@@ -16,7 +16,7 @@ pytest.importorskip("av")
 from cluster.run.pictures import expected, moving, same, small_model
 from cutset.cluster.coordinator.even import even_plan
 from cutset.cluster.coordinator.switching import Options
-from cutset.cluster.inputs import Given
+from cutset.cluster.inputs import SourceItem
 from cutset.cluster.launch.local import LocalWorkers
 from cutset.errors import ConfigError, FrameError
 from cutset.stream import Stream
@@ -66,7 +66,7 @@ def test_a_form_gives_the_pixels_that_it_stands_for(workers: LocalWorkers, form:
 
 def test_what_isnt_such_a_picture_is_refused() -> None:
     value, inputs = small_model(*SIZE).input, PictureInputs([None])
-    heads = [inputs.encoder(form, value).encode(0, 0, Given(moving(1, *SIZE)[0]))[0] for form in ENCODINGS]
+    heads = [inputs.encoder(form, value).encode(0, 0, SourceItem(moving(1, *SIZE)[0]))[0] for form in ENCODINGS]
     packets = msgspec.msgpack.encode(["packets", True, 0])
     assert packets not in heads, "without packets the pixels go"
     for head in (*heads, packets, b"", b"\x91\xa3png", packets[:-1]):

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from cutset.cluster.inputs import Given
+from cutset.cluster.inputs import SourceItem
 from cutset.cluster.item_result import ItemResult
 from cutset.cluster.messages import Report
 from cutset.cluster.values import Array
@@ -20,7 +20,7 @@ class Item:
 
     source: int
     number: int  # in its source, from 0: its name on every hop, in every report and in the result
-    given: Given
+    given: SourceItem
     time: float  # in the source, seconds
     captured: float
     sent: float = 0.0

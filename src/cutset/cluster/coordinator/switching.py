@@ -10,7 +10,7 @@ from itertools import pairwise
 from cutset.cluster.codecs import Receiver, Sender
 from cutset.cluster.coordinator.links import Links
 from cutset.cluster.coordinator.remote import Remote
-from cutset.cluster.inputs import Given, InputEncoder, Inputs
+from cutset.cluster.inputs import InputEncoder, Inputs, SourceItem
 from cutset.cluster.messages import Connect, EdgeReport, Peer, Prepare, Work
 from cutset.cluster.model import Model
 from cutset.cluster.values import Bytes
@@ -80,7 +80,7 @@ class Route:
         """What the inputs that the first worker gets may be off by."""
         self.sender.allow(Budget(), options.levels)
 
-    def encode(self, source: int, number: int, given: Given) -> tuple[Work, list[Bytes], list[EdgeReport]]:
+    def encode(self, source: int, number: int, given: SourceItem) -> tuple[Work, list[Bytes], list[EdgeReport]]:
         """An item's message to the first worker, its arrays, and what they cost."""
         if self._encoder is None:
             return self.sender.encode(source, number, {self._input.name: given.array})
