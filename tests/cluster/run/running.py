@@ -9,11 +9,12 @@ from cutset.cluster.wire import LIMITS
 from cutset.cluster.worker.settings import WorkerSettings
 from cutset.cluster.worker.worker import Worker
 from cutset.link import listen
-from cutset.video.runtime import TorchRuntime
 
 
 def torch_settings(**fields: Any) -> WorkerSettings:
     """Of a worker that computes with torch, in one thread."""
+    from cutset.video.runtime import TorchRuntime
+
     return WorkerSettings(TorchRuntime(), **fields)
 
 
