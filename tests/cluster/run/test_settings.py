@@ -19,7 +19,7 @@ from cutset.config import load_stream_settings
 from cutset.errors import ConfigError, CutsetError, RequestError, SourceError
 from cutset.partition.hop import Hop
 from cutset.partition.plan import COORDINATOR, write_plan
-from cutset.video.assembly import SourceItem, assemble
+from cutset.video.assembly import Given, assemble
 from cutset.video.sources import Source
 
 
@@ -142,7 +142,7 @@ def test_what_fails_late_leaves_no_planner(monkeypatch: pytest.MonkeyPatch) -> N
 def test_planners_count_with_the_links_that_are_emulated() -> None:
     by_text = assemble(small_model(), [moving(3)], load_stream_settings({"workers": 2, "link": ["8MB/s,20ms", "5ms"]}))
     links = {(COORDINATOR, "worker1"): Hop(8e6, 0.02), ("worker1", "worker2"): Hop(latency=0.005)}
-    by_object = assemble(small_model(), [moving(3)], load_stream_settings({"workers": 2}), SourceItem(links=links))
+    by_object = assemble(small_model(), [moving(3)], load_stream_settings({"workers": 2}), Given(links=links))
     try:
         for found in (by_text, by_object):
             assert found.advisor is not None
