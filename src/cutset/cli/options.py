@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ __all__ = [
     "add_json",
     "add_settings",
     "different",
+    "output_ending",
     "output_file",
     "output_folder",
     "output_path",
@@ -87,6 +88,19 @@ def output_file(text: str) -> str:
 def output_path(text: str) -> Path:
     """`output_file` as a Path."""
     return Path(output_file(text))
+
+
+def output_ending(*endings: str) -> Callable[[str], Path]:
+    """`output_path` for files whose names must end in one of these."""
+
+    def read(text: str) -> Path:
+        path = output_path(text)
+        if path.suffix not in endings:
+            one = len(endings) == 1
+            raise ConfigError(f"{path} {'must end' if one else 'ends neither'} in {' nor in '.join(endings)}")
+        return path
+
+    return read
 
 
 def output_folder(text: str) -> Path:

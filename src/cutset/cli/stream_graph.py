@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from cutset.cli.options import add_json, different, output_path
+from cutset.cli.options import add_json, add_settings, different, output_ending, stream_settings_from
 from cutset.cli.output import table
-from cutset.errors import RequestError
+from cutset.config import STREAM_OPTIONS
 from cutset.files import write_atomically, write_json
 
 if TYPE_CHECKING:
@@ -25,23 +25,21 @@ HEAD = ("layer", "operator", "output", "MFLOP", "weights, kB", "cut, kB", "tenso
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="alexnet, vgg16, vgg19, googlenet or resnet50")
-    parser.add_argument("--size", default="480x720", metavar="HxW", help="rows x columns (default 480x720)")
-    parser.add_argument("--features", action="store_true", help="stop before the head")
-    parser.add_argument("-o", "--output", type=output_path, metavar="FILE.svg|FILE.html", help="draw it")
+    parser.add_argument(
+        "-o", "--output", type=output_ending(".svg", ".html"), metavar="FILE.svg|FILE.html", help="draw it"
+    )
     add_json(parser, "the graph and its cuts")
+    add_settings(parser, "size", "features", options=STREAM_OPTIONS)
 
 
 def run(args: argparse.Namespace) -> int:
     different(args, "output", "json")
-    from cutset.video.sources.picture import parse_size
-
-    height, width = parse_size(args.size)
-    if args.output and args.output.suffix not in (".svg", ".html"):
-        raise RequestError(f"{args.output} ends neither in .svg nor in .html")
+    settings = stream_settings_from(args)
+    height, width = settings.picture_size or (480, 720)
 
     from cutset.video.zoo import build
 
-    network = build(args.model, head=not args.features, shapes_only=True)
+    network = build(args.model, head=not settings.features, shapes_only=True)
     # Loaded after the zoo, which says so where torch is missing.
     import torch
 
@@ -54,10 +52,10 @@ def run(args: argparse.Namespace) -> int:
     print(f"\n{len(graph.nodes)} layers, {count(graph.flops)}FLOP a picture, {count(weights)}B of weights")
     print("*: fewer bytes than every cut before it")
     if args.output:
-        name = f"{args.model}{' --features' if args.features else ''}, {height}×{width}"
+        name = f"{args.model}{' --features' if settings.features else ''}, {height}×{width}"
         write_atomically(args.output, (html if args.output.suffix == ".html" else svg)(graph, name))
     if args.json:
-        write_json(args.json, _document(graph, args.model, args.features))
+        write_json(args.json, _document(graph, args.model, settings.features))
     return 0
 
 

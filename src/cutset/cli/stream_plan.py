@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import argparse
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cutset.cli.options import add_json, add_settings, different, output_path, stream_settings_from
+from cutset.cli.options import add_json, add_settings, different, output_ending, output_path, stream_settings_from
 from cutset.cli.output import say, table
 from cutset.cli.progress import Progress
+from cutset.cli.stream_trace import write_chart
+from cutset.cli.stream_worker import size_in_bytes
 from cutset.config import STREAM_OPTIONS, StreamSettings
-from cutset.errors import RequestError
+from cutset.errors import ConfigError, RequestError
 from cutset.files import write_atomically, write_json
 
 if TYPE_CHECKING:
+    from cutset.cluster.trace.spans import Span
     from cutset.partition.choices import PlanChoice
     from cutset.partition.cost import Cost
     from cutset.partition.problem import Problem
@@ -35,7 +37,6 @@ DESCRIPTION = (
     "to the second worker, and so on."
 )
 HEAD = ("", "plan", "picture", "latency, ms", "pictures/s", "layers", "codec", "links", "first, ms", "kB/picture")
-BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 DRAWN = 500  # pictures in a chart
 
 
@@ -68,7 +69,9 @@ def add_outputs(parser: argparse.ArgumentParser) -> None:
     """Adds what `plan` and `simulate` write, and which scheduler's plan."""
     parser.add_argument("--scheduler", metavar="NAME", help="take this one's plan (default: the best)")
     parser.add_argument("-o", "--out", type=output_path, metavar="FILE", help="write the plan, for `run --plan FILE`")
-    parser.add_argument("--gantt", type=output_path, metavar="FILE.svg|FILE.html", help="draw simulated pictures")
+    parser.add_argument(
+        "--gantt", type=output_ending(".svg", ".html"), metavar="FILE.svg|FILE.html", help="draw simulated pictures"
+    )
     parser.add_argument("--simulate", type=int, default=12, metavar="N", help="pictures to simulate (default 12)")
     add_json(parser, "the table")
 
@@ -84,14 +87,10 @@ def run(args: argparse.Namespace) -> int:
     from cutset.partition.profile import read_profile
     from cutset.video.planning import load_network
     from cutset.video.profile.setup import other_inputs, problem_of
-    from cutset.video.sources.picture import parse_size
 
     given = read_profile(args.profile) if args.profile else None
-    size = parse_size(settings.size) if settings.size else None
     with Progress() as progress:
-        net = load_network(
-            args.model, size, args.source, features=settings.features, weights=settings.weights, seed=settings.seed
-        )
+        net = load_network(args.model, settings, args.source)
         profile = given or net.profile(settings.threads, tell=progress)
         profile.check(net.model.graph, net.model.digest, str(args.profile or "the profile"))
         sizes = net.sizes(args.pictures, tell=progress) if args.source else profile.sizes
@@ -137,16 +136,13 @@ def _wish(args: argparse.Namespace, settings: StreamSettings) -> Wish:
 
 def memory_limits(text: str) -> tuple[int | None, ...]:
     """`500MB,-,2GiB`: bytes of each worker, None for no limit. Raises RequestError."""
-    limits: list[int | None] = []
-    for part in text.split(",") if text else ():
-        found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) *([A-Za-z]+)", part.strip())
-        if part.strip() == "-":
-            limits.append(None)
-        elif found and found[2] in BYTES and float(found[1]) > 0:
-            limits.append(round(float(found[1]) * BYTES[found[2]]))
-        else:
-            raise RequestError(f"{part!r}: write memory as 500MB, 2GiB, or - for no limit, with commas between workers")
-    return tuple(limits)
+    try:
+        parts = [part.strip() for part in text.split(",")] if text else []
+        return tuple(None if part == "-" else size_in_bytes(part) for part in parts)
+    except ConfigError:
+        raise RequestError(
+            f"{text!r}: write memory as 500MB, 2GiB, or - for no limit, with commas between workers"
+        ) from None
 
 
 def _speeds(text: str, count: int) -> tuple[float, ...]:
@@ -165,8 +161,6 @@ def check_outputs(args: argparse.Namespace) -> None:
     from cutset.partition.schedulers import scheduler
     from cutset.partition.simulate import MOST
 
-    if args.gantt and args.gantt.suffix not in (".svg", ".html"):
-        raise RequestError(f"{args.gantt} ends neither in .svg nor in .html")
     if not 1 <= args.simulate <= (DRAWN if args.gantt else MOST):
         raise RequestError(f"--simulate must be from 1 to {DRAWN if args.gantt else MOST:,}")
     if args.scheduler:
@@ -205,9 +199,21 @@ def show(problem: Problem, others: Mapping[str, Traffic], args: argparse.Namespa
     if args.out:
         write_atomically(args.out, write_plan(plan).decode() + "\n")
     if args.gantt:
-        _draw(ran, args, title, _conditions(problem))
+        note, hint = _conditions(problem).replace("\n", "; "), "simulate fewer pictures, as --simulate 20"
+        write_chart(args.gantt, _timeline(ran), f"{title}, simulated", note, hint)
     if args.json:
         write_json(args.json, _document(problem, choices, chosen, ran, title) | {"threads": threads})
+
+
+def _timeline(ran: Simulation) -> dict[str, list[Span]]:
+    """What was simulated, as a chart takes it."""
+    from cutset.cluster.trace.spans import Span
+    from cutset.partition.plan import COORDINATOR
+
+    timeline: dict[str, list[Span]] = {COORDINATOR: []}
+    for one in ran.timeline():
+        timeline.setdefault(one.party, []).append(Span(one.kind, 0, one.item, one.start, one.end, one.nbytes))
+    return timeline
 
 
 def _conditions(problem: Problem) -> str:
@@ -246,21 +252,6 @@ def _simulated(problem: Problem, ran: Simulation) -> str:
     if count > 1:
         text += f", the others {ran.latency * 1e3:,.1f} (median), one every {ran.period * 1e3:,.1f} ms"
     return text
-
-
-def _draw(ran: Simulation, args: argparse.Namespace, title: str, note: str) -> None:
-    from cutset.cluster.trace import gantt
-    from cutset.cluster.trace.spans import Span
-    from cutset.partition.plan import COORDINATOR
-
-    timeline: dict[str, list[Span]] = {COORDINATOR: []}
-    for one in ran.timeline():
-        timeline.setdefault(one.party, []).append(Span(one.kind, 0, one.item, one.start, one.end, one.nbytes))
-    count = sum(map(len, timeline.values()))
-    if count > gantt.MOST_BARS:
-        raise RequestError(f"{count:,} bars are too many for a chart; simulate fewer pictures, as --simulate 20")
-    draw = gantt.html if args.gantt.suffix == ".html" else gantt.svg
-    write_atomically(args.gantt, draw(timeline, f"{title}, simulated", note.replace("\n", "; ")))
 
 
 def _document(

@@ -45,13 +45,9 @@ def run(args: argparse.Namespace) -> int:
     import msgspec
 
     from cutset.video.planning import load_network
-    from cutset.video.sources.picture import parse_size
 
-    size = parse_size(settings.size) if settings.size else None
     with Progress() as progress:
-        net = load_network(
-            args.model, size, args.source, features=settings.features, weights=settings.weights, seed=settings.seed
-        )
+        net = load_network(args.model, settings, args.source)
         profile = net.profile(threads, fresh=args.fresh, tell=progress)
         if args.source:
             profile = msgspec.structs.replace(profile, sizes=net.sizes(args.pictures, tell=progress))

@@ -43,28 +43,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     check_outputs(args)
     different(args, "out", "gantt", "json")
-    threads = stream_settings_from(args).threads
+    settings = stream_settings_from(args)
 
     from cutset.partition.profile import read_profile
     from cutset.video.planning import load_network
     from cutset.video.profile.scenario import read_scenario
     from cutset.video.profile.setup import other_inputs, problem_of
-    from cutset.video.sources.picture import parse_size
 
     scenario = read_scenario(args.file)
     given = read_profile(scenario.profile) if scenario.profile else None
     own = {path: read_profile(path) for path in scenario.profiles if path is not None}
-    size = parse_size(scenario.size) if scenario.size else given.size if given else None
+    settings = replace(
+        settings,
+        size=scenario.size or ("{}x{}".format(*given.size) if given else ""),
+        features=scenario.features,
+        weights=scenario.weights,
+        seed=scenario.seed,
+    )
     with Progress() as progress:
-        net = load_network(
-            scenario.model,
-            size,
-            scenario.source,
-            features=scenario.features,
-            weights=scenario.weights,
-            seed=scenario.seed,
-        )
-        profile = given or net.profile(threads, tell=progress)
+        net = load_network(scenario.model, settings, scenario.source)
+        profile = given or net.profile(settings.threads, tell=progress)
         profile.check(net.model.graph, net.model.digest, str(scenario.profile or "the profile"))
         sizes = net.sizes(scenario.pictures, tell=progress) if scenario.source else profile.sizes
     memory = [memory_limits(text)[0] if text else None for text in scenario.memory]

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cutset.cli.options import add_json, different, output_path
+from cutset.cli.options import add_json, add_settings, different, output_ending, stream_settings_from
 from cutset.cli.output import printable, table
 from cutset.cli.progress import Progress
-from cutset.errors import ConfigError, RequestError
+from cutset.config import STREAM_OPTIONS
+from cutset.errors import RequestError
 from cutset.files import write_json
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from cutset.video.sparsity.changes import Changes
     from cutset.video.sparsity.predictor import Trained
 
-__all__ = ["DESCRIPTION", "HELP", "add_measuring", "changes_from", "configure", "measured", "only_endings", "run"]
+__all__ = ["DESCRIPTION", "HELP", "add_measuring", "changes_from", "configure", "measured", "run"]
 
 HELP = "fit a model of how much of every layer changes from picture to picture"
 DESCRIPTION = (
@@ -40,13 +41,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--holdout", type=float, default=0.25, metavar="SHARE", help="of the pictures, the last (default 0.25)"
     )
     parser.add_argument(
-        "-o", "--output", type=output_path, required=True, metavar="FILE.npz", help="where the model goes"
+        "-o", "--output", type=output_ending(".npz"), required=True, metavar="FILE.npz", help="where the model goes"
     )
     add_json(parser, "the errors")
 
 
 def run(args: argparse.Namespace) -> int:
-    only_endings(args.output, ".npz")
     different(args, "output", "keep", "json")
     if not 0 < args.holdout < 1:
         raise RequestError(f"--holdout must be between 0 and 1, not {args.holdout:g}")
@@ -104,16 +104,16 @@ def _document(trained: Trained, used: str) -> dict[str, Any]:
 
 
 def add_measuring(parser: argparse.ArgumentParser) -> None:
+    """Adds what says where changes are measured, or read from."""
     parser.add_argument(
         "--source", metavar="VIDEO", help="a video, a folder of pictures, a camera, generated:480x720, …"
     )
     parser.add_argument("--data", type=Path, metavar="FILE.npz", help="what was measured before, instead of MODEL")
     parser.add_argument("--limit", type=int, default=LIMIT, metavar="N", help=f"pictures at most (default {LIMIT})")
-    parser.add_argument("--size", metavar="HxW", help="scale pictures to these rows x columns (default: as they are)")
-    parser.add_argument("--features", action="store_true", help="stop before the head")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="weights (default: random ones)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of random weights (default 0)")
-    parser.add_argument("--keep", type=output_path, metavar="FILE.npz", help="write what was measured, for --data")
+    parser.add_argument(
+        "--keep", type=output_ending(".npz"), metavar="FILE.npz", help="write what was measured, for --data"
+    )
+    add_settings(parser, "size", "features", "weights", "seed", options=STREAM_OPTIONS)
 
 
 def changes_from(args: argparse.Namespace) -> Changes:
@@ -128,12 +128,9 @@ def changes_from(args: argparse.Namespace) -> Changes:
         raise RequestError("say what to measure: a model with --source VIDEO, or --data FILE.npz")
     if args.limit < 2:
         raise RequestError("--limit must be at least 2: changes are between pictures")
-    if args.keep:
-        only_endings(args.keep, ".npz")
     from cutset.video.sources import open_source
-    from cutset.video.sources.picture import parse_size
 
-    size = parse_size(args.size) if args.size else None
+    size = stream_settings_from(args).picture_size
     with open_source(args.source, limit=args.limit, size=size, tell=_tell) as source:
         pictures = (picture.pixels for picture in source)
         changes = measured(args, pictures, source.name, args.limit)
@@ -146,7 +143,8 @@ def measured(args: argparse.Namespace, pictures: Iterator[NDArray[np.uint8]], na
     """What changes in MODEL over these pictures, with a progress bar."""
     from cutset.video.zoo import build
 
-    network = build(args.model, head=not args.features, weights=args.weights, seed=args.seed, tell=_tell)
+    settings = stream_settings_from(args)
+    network = build(args.model, head=not settings.features, weights=settings.weights, seed=settings.seed, tell=_tell)
     # Loaded after the zoo, which says so where torch is missing.
     import torch
 
@@ -165,12 +163,6 @@ def measured(args: argparse.Namespace, pictures: Iterator[NDArray[np.uint8]], na
             source=Path(name).name,
             tell=lambda k: progress("measured", k, total),
         )
-
-
-def only_endings(path: Path, *endings: str) -> None:
-    """Raises ConfigError unless a file to write ends in one of these."""
-    if path.suffix not in endings:
-        raise ConfigError(f"{path} must end in {' or '.join(endings)}")
 
 
 def _again(first: Any, rest: Iterator[Any]) -> Iterator[Any]:

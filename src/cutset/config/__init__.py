@@ -18,6 +18,7 @@ from cutset.config.settings import (
     StreamSettings,
     load_settings,
     load_stream_settings,
+    parse_size,
 )
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "gather",
     "load_settings",
     "load_stream_settings",
+    "parse_size",
     "parse_toml",
     "read_bounded",
     "usable_cores",

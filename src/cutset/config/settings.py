@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -15,7 +16,15 @@ from cutset.config.cores import usable_cores
 from cutset.config.option import Option, did_you_mean, gather
 from cutset.errors import ConfigError
 
-__all__ = ["OPTIONS", "STREAM_OPTIONS", "Settings", "StreamSettings", "load_settings", "load_stream_settings"]
+__all__ = [
+    "OPTIONS",
+    "STREAM_OPTIONS",
+    "Settings",
+    "StreamSettings",
+    "load_settings",
+    "load_stream_settings",
+    "parse_size",
+]
 
 # Variables that aren't settings.
 RESERVED = ("CUTSET_API_KEY", "CUTSET_CONFIG", "CUTSET_DEBUG", "CUTSET_ISA", "CUTSET_SHM_DIR")
@@ -130,6 +139,9 @@ TRAVEL, PLANS = {"group": "how pictures travel"}, {"group": "plans"}
 SECONDS: dict[str, Any] = {"type": float, "low": 1e-9, "high": 1e9, "metavar": "S", "unit": "seconds"}
 RATE: dict[str, Any] = {"type": float, "low": 1e-9, "high": 1e9, "metavar": "R"}
 SCHEDULERS = ("auto", "even", "optimal", "balance", "neighbourhood", "edge", "cloud", "forward", "exhaustive")
+SIDES = "[0-9]{1,5}[x×][0-9]{1,5}"
+LARGEST = 16384  # rows or columns of a picture
+FORM = f"rows x columns of at most {LARGEST:,}, as 480x720"
 SIZE = "scale pictures to so many rows and columns; none: the first source's own"
 BAD_PACKETS = "give a source up after more than N packets, one after another, that can't be decoded"
 TIMEOUT = "a camera or stream is lost when nothing comes for S seconds"
@@ -155,7 +167,7 @@ class StreamSettings(Sourced):
     Everything that `cutset stream run` and `Stream` may be told about how a network runs, with the same defaults.
     """
 
-    size: str = _setting("", SIZE, SOURCES, pattern="|[0-9]{1,5}[x×][0-9]{1,5}", metavar="HxW")
+    size: str = _setting("", SIZE, SOURCES, pattern=f"|{SIDES}", form=FORM, metavar="HxW")
     limit: int | None = _setting(None, "at most so many pictures of each source", SOURCES, type=int, low=1, high=1e9)
     rate: float | None = _setting(None, "pictures a second of each source", RATE, SOURCES)
     deadline: float | None = _setting(None, "drop what isn't done S seconds after capture", SECONDS, SOURCES)
@@ -206,9 +218,23 @@ class StreamSettings(Sourced):
 
     def __post_init__(self) -> None:
         self._check(STREAM_OPTIONS)
+        parse_size(self.size)
+
+    @property
+    def picture_size(self) -> tuple[int, int] | None:
+        """Rows and columns that pictures are scaled to; None: as they are."""
+        return parse_size(self.size)
 
 
 STREAM_OPTIONS = options_of(StreamSettings, "stream")
+
+
+def parse_size(text: str) -> tuple[int, int] | None:
+    """Rows and columns of `480x720`, None for an empty text. Raises ConfigError."""
+    rows, columns = (int(side) for side in re.findall("[0-9]{1,5}", text)[:2]) if re.fullmatch(SIDES, text) else (0, 0)
+    if text and not (0 < rows <= LARGEST and 0 < columns <= LARGEST):
+        raise ConfigError(f"--size must be {FORM}, not {text[:60]!r}")
+    return (rows, columns) if text else None
 
 
 def load_settings(

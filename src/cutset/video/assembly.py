@@ -34,7 +34,6 @@ from cutset.video.forms import PictureInputs
 from cutset.video.planning import check_promise, measured_planner, profile_name, source_sizes, unseen
 from cutset.video.profile.setup import Tell, Wish
 from cutset.video.sources import Source, Tolerance, VideoCodec, open_source
-from cutset.video.sources.picture import parse_size
 from cutset.video.torch_model import TorchModel
 from cutset.video.zoo import build
 
@@ -250,11 +249,12 @@ def _opened(
 ) -> list[Iterable[Any]]:
     """The sources, those that are named opened."""
     tolerance = Tolerance(settings.bad_packets, settings.source_timeout, settings.source_patience)
-    size = parse_size(settings.size) if settings.size else None
     found: list[Iterable[Any]] = []
     for source in sources:
         if isinstance(source, str | Path):
-            opened = open_source(str(source), limit=settings.limit, size=size, tolerance=tolerance, tell=tell)
+            opened = open_source(
+                str(source), limit=settings.limit, size=settings.picture_size, tolerance=tolerance, tell=tell
+            )
             parts.callback(opened.close)
             found.append(opened)
         else:

@@ -73,22 +73,16 @@ class ZooModel:
         return measure_pictures(model.graph, model.tensors, self.source or "", size=self.size, count=count, tell=tell)
 
 
-def load_network(
-    name: str,
-    size: tuple[int, int] | None,
-    source: str | None,
-    *,
-    features: bool = False,
-    weights: Path | None = None,
-    seed: int = 0,
-    tell: Callable[[str], None] = lambda line: None,
-) -> ZooModel:
-    """A network of the zoo for pictures of that size, else of the source's. Raises CutsetError."""
+def load_network(name: str, settings: StreamSettings, source: str | None) -> ZooModel:
+    """A network of the zoo for pictures of the settings' size, else of the source's. Raises CutsetError."""
+    size = settings.picture_size
     if source and size is None:
         with open_source(source) as opened:
             size = opened.size
-    module = build(name, head=not features, weights=weights, seed=seed, tell=tell)
-    return ZooModel(profile_name(name, features), TorchModel.of(module, (1, 3, *(size or DEFAULT_SIZE))), source)
+    module = build(name, head=not settings.features, weights=settings.weights, seed=settings.seed)
+    return ZooModel(
+        profile_name(name, settings.features), TorchModel.of(module, (1, 3, *(size or DEFAULT_SIZE))), source
+    )
 
 
 def profile_name(name: str, features: bool) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,11 +12,11 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cutset.errors import RequestError, SourceError
+from cutset.errors import SourceError
 from cutset.video.sources.codec import VideoCodec
 from cutset.video.sources.faults import Faults
 
-__all__ = ["LARGEST", "Picture", "Source", "check_size", "parse_size"]
+__all__ = ["LARGEST", "Picture", "Source", "check_size"]
 
 LARGEST = 16384  # rows or columns
 
@@ -74,14 +73,6 @@ class Source(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def parse_size(text: str, flag: str = "--size") -> tuple[int, int]:
-    """Rows and columns of `480x720`. `flag` named it, in errors. Raises RequestError."""
-    match = re.fullmatch(r"([0-9]{1,5})[x×]([0-9]{1,5})", text)
-    if match is None or not all(0 < int(n) <= LARGEST for n in match.groups()):
-        raise RequestError(f"{flag} must be rows x columns of at most {LARGEST:,}, as 480x720, not {text!r}")
-    return int(match[1]), int(match[2])
 
 
 def check_size(name: str, size: tuple[int, int]) -> None:
