@@ -13,13 +13,13 @@ from urllib.parse import urlsplit
 
 from cutset.errors import EngineError
 
-__all__ = ["Answer", "Asking", "ask_together"]
+__all__ = ["Asking", "StreamedAnswer", "ask_together"]
 
 SILENCE = 120.0  # seconds after which the server counts as gone
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class StreamedAnswer:
     """One streamed answer. Seconds since it was asked for."""
 
     tokens: int
@@ -56,23 +56,23 @@ class Asking:
             self._first = time.perf_counter() - self._start
         self._tail = (self._tail + piece)[-4096:]
 
-    def answer(self) -> Answer:
+    def answer(self) -> StreamedAnswer:
         """After the end. Raises EngineError for anything but all of the tokens."""
         whole = time.perf_counter() - self._start
         counted = self._tail.rpartition(b'"completion_tokens":')[2].partition(b",")[0]
         if b"data: [DONE]" not in self._tail or counted != str(self._tokens).encode():
             raise EngineError(f"the server didn't give {self._tokens} tokens, but ended with {self._tail[-200:]!r}")
-        return Answer(self._tokens, self._first, whole)
+        return StreamedAnswer(self._tokens, self._first, whole)
 
 
 def ask_together(
     url: str, prompts: Sequence[Sequence[int]], tokens: int, *, each: int = 1
-) -> tuple[float, list[Answer]]:
+) -> tuple[float, list[StreamedAnswer]]:
     """All prompts at once, `each` times one after another: seconds until all are done, and the answers.
 
     Raises EngineError.
     """
-    where, answers = urlsplit(url), list[Answer]()
+    where, answers = urlsplit(url), list[StreamedAnswer]()
     waiting = [deque([prompt] * each) for prompt in prompts]
     open_ones: dict[int, socket.socket] = {}
     with selectors.DefaultSelector() as selector:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cutset.compare.results import Results, Row, load
-from cutset.compare.units import higher_is_better
+from cutset.compare.units import format_value, higher_is_better
 from cutset.errors import ConfigError
 
-__all__ = ["format_value", "report"]
+__all__ = ["report"]
 
 HEAD = """# Benchmarks
 
@@ -99,16 +99,6 @@ def _ratio(rows: Sequence[Row], higher: bool) -> str:
 def _figure(row: Row) -> str:
     spread = "" if row.spread is None else f" ±{row.spread * 100:.1f} %"
     return format_value(row.value) + spread
-
-
-def format_value(value: float) -> str:
-    """Three digits or more, without an exponent where that is short."""
-    size = abs(value)
-    if not math.isfinite(value):
-        return "∞" if value > 0 else "-∞" if value < 0 else "not a number"
-    if size >= 1e7 or 0 < size < 1e-3:
-        return f"{value:.2e}"
-    return f"{value:.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:.{2 if size >= 1 else 3}f}"
 
 
 def _line(cells: Sequence[str]) -> str:
