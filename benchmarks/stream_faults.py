@@ -1,4 +1,4 @@
-"""`cutset bench stream`, faults: are results the dense network's when plans change and workers die in the middle?
+"""`python -m benchmarks stream`, faults: are results the dense network's while plans change and workers die?
 
 Links and speeds are this machine's. Every result is compared with the network run here in one piece, with as many
 threads. A worker that is killed is started again some pictures later; its weights are on the workers' disks.
@@ -24,7 +24,7 @@ from cutset.errors import CutsetError
 from cutset.partition.plan import Plan, StagePlan
 from cutset.stream import Stream
 
-__all__ = ["Faults", "run_faults"]
+__all__ = ["ERROR", "RECOVERY", "Faults", "run_faults"]
 
 WORKERS, PLANS = 3, 6
 ERROR = "error against the dense network, largest"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cutset.bench import link
-from cutset.bench.wires import LINKS, RING, ZEROMQ
+from cutset.bench.wires import LINKS
 from cutset.cli import main
 from cutset.compare.results import load
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from cutset.bench.report import format_value, report
+from benchmarks.report import report
 from cutset.compare.results import MachineInfo, Results, Row, save
+from cutset.compare.units import format_value
 from cutset.errors import ConfigError
 
 MACHINE = MachineInfo("A CPU", 2, 1, {"python": "3.11", "numpy": "2.0"})

@@ -366,7 +366,9 @@ def test_bench_diff(here, capsys):
 def test_bench_report(here, capsys):
     (here / "benchmarks").mkdir()
     assert main(["bench", "report", "--check"]) == 1
-    assert "BENCHMARKS.md differs from what benchmarks says: run `cutset bench report`" in capsys.readouterr().out
+    assert (
+        "BENCHMARKS.md differs from what benchmarks says: run `python -m benchmarks report`" in capsys.readouterr().out
+    )
     assert main(["bench", "report"]) == 0
     assert main(["bench", "report", "--check"]) == 0
     first = (here / "BENCHMARKS.md").read_bytes()

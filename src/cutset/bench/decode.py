@@ -158,7 +158,7 @@ def _run_task(
     if ours and task.command["do"] == "generate":
         process_of_ours = ours[0]
         turns.append(read_bandwidth)
-    rows = medians(take_turns(turns, rounds, lambda line: tell(f"{name}: {line}")))
+    rows = medians(take_turns(name, turns, rounds, tell))
     return rows + _roofline(workload, rows) if task.command.get("sequences") == 1 else rows
 
 

@@ -42,7 +42,7 @@ def run_sizes(
             tell(f"{named(size)} …")
             trips: dict[str, list[float]] = {system: [] for system, wire in wires.items() if size <= wire.largest}
             turns = [_turn(system, wires[system], size, found) for system, found in trips.items()]
-            for row in medians(take_turns(turns, rounds)):
+            for row in medians(take_turns(named(size), turns, rounds)):
                 found = sorted(trips[row.system])
                 if row.metric == "round trip":  # the median of all, with the spread of the rounds
                     late = found[min(len(found) - 1, len(found) * 99 // 100)]

@@ -126,7 +126,7 @@ def run_workload(workload: Workload, folder: Path, setting: Setting) -> list[Row
             setting.tell(f"{workload.name}: starting {system}")
             client = client_process(_arguments(workload, folder, system, address, setting))
             turns.append(turn_of(system, stack.enter_context(client)))
-        measured = take_turns(turns, setting.rounds, lambda line: setting.tell(f"{workload.name}: {line}"))
+        measured = take_turns(workload.name, turns, setting.rounds, setting.tell)
     check_equal_work(workload, tokens)
     return medians([*cold, *measured])
 
@@ -197,10 +197,8 @@ def run_clients(folder: Path, setting: Setting, counts: Sequence[int], modes: Se
                     client = client_process(_arguments(workload, folder, mode, address, setting))
                     clients.append(stack.enter_context(client))
                 turns = [turn_of(workload, mode, clients[:count]) for count in counts]
-                told = f"{mode}, {' and '.join(map(str, counts))} clients"
-                rows += take_turns(
-                    turns, setting.rounds, lambda line, told=told: setting.tell(f"{told}: {line}"), warmup=0
-                )
+                name = f"{mode}, {' and '.join(map(str, counts))} clients"
+                rows += take_turns(name, turns, setting.rounds, setting.tell, warmup=0)
     return medians(rows)
 
 

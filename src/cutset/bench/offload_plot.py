@@ -27,7 +27,7 @@ def _draw(figure: Any, data: Mapping[str, Any]) -> None:
     values = {(row.workload, row.system, row.metric): row.value for row in data["rows"]}
     workloads = data["workloads"]
     panels = figure.subplots(len(workloads), 1, squeeze=False)
-    colours = dict(zip(PARTS, colormaps["tab10"].colors, strict=True))
+    colours = {part: colormaps["tab10"](number) for number, part in enumerate(PARTS)}
     for panel, workload in zip(panels[:, 0], workloads, strict=True):
         systems = [system for name, system, metric in values if name == workload and metric == "total"]
         for place, system in enumerate(systems):

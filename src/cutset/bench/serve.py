@@ -67,7 +67,7 @@ def run_load(
                     yield Row(at, SERVER, FIRST, 1e3 * answer.first_s, "ms")
 
         turns = [compare] * COMPARED + [many]
-        measured = take_turns(turns, rounds, lambda line: tell(f"{load.name}: {line}"))
+        measured = take_turns(load.name, turns, rounds, tell)
     return _rows(load, measured)
 
 

@@ -27,6 +27,7 @@ ENDING = 20.0  # seconds that a process has to end by itself
 
 
 def take_turns(
+    name: str,
     turns: Sequence[Turn],
     rounds: int,
     tell: Callable[[str], None] = lambda line: None,
@@ -36,8 +37,8 @@ def take_turns(
 ) -> list[Row]:
     """Takes every turn once a round, and gives what the rounds after the first `warmup` ones measured, in that order.
 
-    With `order` the turns of a round are shuffled: whoever comes next finds the caches as the one before left them, so
-    nobody follows the same one each time.
+    `tell` is told of every round, under `name`. With `order` the turns of a round are shuffled: whoever comes next finds
+    the caches as the one before left them, so nobody follows the same one each time.
     """
     measured: list[Row] = []
     for number in range(1 - warmup, rounds + 1):
@@ -45,7 +46,7 @@ def take_turns(
             found = list(turn(number))
             if number > 0:
                 measured += found
-        tell(f"round {max(number, 0)} of {rounds}")
+        tell(f"{name}: round {max(number, 0)} of {rounds}")
     return measured
 
 
@@ -54,7 +55,10 @@ def medians(measured: Iterable[Row]) -> list[Row]:
     samples: dict[tuple[str, str, str, str], list[float]] = {}
     for row in measured:
         samples.setdefault((row.workload, row.system, row.metric, row.unit), []).append(row.value)
-    return [summarise(*figure, values, unit) for (*figure, unit), values in samples.items()]
+    return [
+        summarise(workload, system, metric, values, unit)
+        for (workload, system, metric, unit), values in samples.items()
+    ]
 
 
 def environment(threads: int | None = None) -> dict[str, str]:

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from cutset.cli.output import printable, table
 from cutset.compare.results import Results, Row, machine, save
 from cutset.compare.units import format_value, higher_is_better
-from cutset.errors import ConfigError
+from cutset.errors import ConfigError, RequestError
 
-__all__ = ["add_rounds", "rows_table", "save_rows", "tell"]
+__all__ = ["add_rounds", "comparisons", "rows_table", "save_rows", "tell"]
 
 
 def add_rounds(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +26,12 @@ def _rounds(text: str) -> int:
     if (rounds := int(text)) < 1:
         raise ConfigError(f"--rounds must be at least 1, not {rounds}")
     return rounds
+
+
+def comparisons(name: str, here: str = "") -> RequestError:
+    """The error for what the package doesn't measure; `here` says what it does."""
+    text = f"comparisons with other programs are run in a checkout of Cutset: python -m benchmarks {name}"
+    return RequestError(f"{text}\n{here}" if here else text)
 
 
 def tell(line: str) -> None:
@@ -64,8 +70,7 @@ def save_rows(
     """
     if not args.json:
         return
-    words = getattr(args, "command_line", None) or ["cutset", *sys.argv[1:]]
-    command = shlex.join([(hidden or {}).get(word, word) for word in words])
+    command = shlex.join([(hidden or {}).get(word, word) for word in args.command_line])
     if "CUTSET_ISA" in os.environ:
         command = f"CUTSET_ISA={os.environ['CUTSET_ISA']} {command}"
     here = machine(threads, packages)
