@@ -26,7 +26,7 @@ for name, module in BENCHES.items():
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one benchmark and returns the exit code, as `cutset.cli.main` does."""
-    return run_commands(argv, COMMANDS, "python -m benchmarks")
+    return run_commands(argv, COMMANDS, "python -m benchmarks", "Measures Cutset beside other programs.")
 
 
 if __name__ == "__main__":

@@ -231,7 +231,7 @@ def run(args: argparse.Namespace) -> int:
             raise RequestError(f"--tensor {name}: known are {', '.join(TENSORS)}")
     rows = list(run_delta(args.tensor or tuple(TENSORS), args.rounds, tell))
     values = {row.key: row.value for row in rows}
-    places = sorted(dict.fromkeys((row.workload, row.system) for row in rows), key=lambda place: place[0])
+    places = dict.fromkeys((row.workload, row.system) for row in rows)
     head = ("workload", "system", "GB/s, encode + decode", "encode", "decode", "bytes, % of dense")
     lines = [
         (w, s, *(f"{values[w, metric, s]:.2f}" for metric in (BOTH, "encode", "decode", BYTES))) for w, s in places

@@ -19,7 +19,8 @@ HEAD = """# Benchmarks
 
 Made by `python -m benchmarks report` from the files in `{folder}`; don't edit it. Below each head stands the command
 line as it was recorded. Comparisons with other programs, faults and hostile clients are `python -m benchmarks` today
-where the line says `cutset bench`, with the same arguments (`neighbours` for `offload --workload neighbours`).
+where the line names a script or `cutset bench`, with the same arguments (`neighbours` for `offload --workload
+neighbours`).
 
 A figure is the median of its repetitions, with half the range between the quartiles behind it. *Ours ÷ best* divides
 our best system by the best opponent of the same row, so that above 1 we are better, whatever the unit. *Even* means

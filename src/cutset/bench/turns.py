@@ -21,7 +21,7 @@ from cutset.errors import EngineError
 
 __all__ = ["Process", "Turn", "environment", "medians", "started", "take_turns"]
 
-# Given the round's number, 0 for the one that warms up; single measurements, as rows without a spread.
+# Given the round's number, 0 or less for one that warms up; single measurements, as rows without a spread.
 Turn = Callable[[int], Iterable[Row]]
 ENDING = 20.0  # seconds that a process has to end by itself
 
@@ -35,19 +35,19 @@ def take_turns(
     warmup: int = 1,
     order: random.Random | None = None,
 ) -> list[Row]:
-    """Takes every turn once a round, and gives what the rounds after the first `warmup` ones measured, in that order.
+    """Takes every turn once a round; what the rounds after the first `warmup` ones measured, turn by turn.
 
-    `tell` is told of every round, under `name`. With `order` the turns of a round are shuffled: whoever comes next finds
-    the caches as the one before left them, so nobody follows the same one each time.
+    `tell` is told of every round, under `name`. With `order` the turns of a round are shuffled: whoever comes next
+    finds the caches as the one before left them, so nobody follows the same one each time.
     """
-    measured: list[Row] = []
+    measured: list[list[Row]] = [[] for _ in turns]
     for number in range(1 - warmup, rounds + 1):
-        for turn in turns if order is None else order.sample(turns, len(turns)):
-            found = list(turn(number))
+        for i in range(len(turns)) if order is None else order.sample(range(len(turns)), len(turns)):
+            found = list(turns[i](number))
             if number > 0:
-                measured += found
+                measured[i] += found
         tell(f"{name}: round {max(number, 0)} of {rounds}")
-    return measured
+    return [row for rows in measured for row in rows]
 
 
 def medians(measured: Iterable[Row]) -> list[Row]:

@@ -55,7 +55,12 @@ COMMANDS = {
 }
 
 
-def main(argv: Sequence[str] | None = None, commands: Mapping[str, Command] = COMMANDS, program: str = "cutset") -> int:
+def main(
+    argv: Sequence[str] | None = None,
+    commands: Mapping[str, Command] = COMMANDS,
+    program: str = "cutset",
+    description: str = "Runs one neural network in several places at once, and gives the answer of one.",
+) -> int:
     """Runs one command line (default: the process's) and returns the exit code. Prints errors to stderr.
 
     `args.command_line` is the whole line that a command was given, from `program` on.
@@ -71,7 +76,7 @@ def main(argv: Sequence[str] | None = None, commands: Mapping[str, Command] = CO
             stream.reconfigure(errors="replace")
     try:
         try:
-            code = _dispatch(sys.argv[1:] if argv is None else argv, commands, program)
+            code = _dispatch(sys.argv[1:] if argv is None else argv, commands, program, description)
         except SystemExit as stop:  # how argparse ends, after help (0) or a wrong flag (2)
             code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
         sys.stdout.flush()  # a reader that went away is noticed here, not when the interpreter exits
@@ -110,11 +115,11 @@ def _show_warning(message: Warning | str, *where: object, **more: object) -> Non
     print(f"cutset: warning: {printable(str(message))}", file=sys.stderr)
 
 
-def _dispatch(argv: Sequence[str], commands: Mapping[str, Command], program: str) -> int:
+def _dispatch(argv: Sequence[str], commands: Mapping[str, Command], program: str, description: str) -> int:
     top = argparse.ArgumentParser(
         prog=program,
         usage=f"{program} [--help | --version] COMMAND …",
-        description="Runs one neural network in several places at once, and gives the answer of one.",
+        description=description,
         epilog=_overview(commands, program),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

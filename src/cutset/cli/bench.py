@@ -57,8 +57,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         parser = actions.add_parser(name, help=module.HELP, description=module.DESCRIPTION, allow_abbrev=False)
         module.configure(parser)
         parser.set_defaults(act=module.run)
-    for name in CHECKOUT:  # the arguments are for the other program: none of them begins with a flag's sign here
-        parser = actions.add_parser(name, help="in a checkout alone", add_help=False, prefix_chars="\0")
+    for name in CHECKOUT:
+        # The arguments are for the other program to read: here no sign begins a flag.
+        text = f"in a checkout: python -m benchmarks {name}"
+        parser = actions.add_parser(name, help=text, add_help=False, prefix_chars="\0")
         parser.add_argument("rest", nargs=argparse.REMAINDER)
         parser.set_defaults(act=_in_checkout)
 

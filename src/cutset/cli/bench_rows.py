@@ -41,7 +41,6 @@ def tell(line: str) -> None:
 
 def rows_table(rows: Sequence[Row]) -> str:
     """Rows as a table, each figure beside its share of the best opponent's, where there is one."""
-    contest = any(not row.ours for row in rows)
     shown = [("workload", "metric", "system", "median", "unit", "spread", "to the best opponent")]
     for row in rows:
         others = [r.value for r in rows if (r.workload, r.metric) == (row.workload, row.metric) and not r.ours]
@@ -51,6 +50,7 @@ def rows_table(rows: Sequence[Row]) -> str:
             ratio = f"{row.value / max(others):.2f}x" if better else f"{min(others) / row.value:.2f}x"
         spread = "–" if row.spread is None else f"{row.spread:.1%}"
         shown.append((row.workload, row.metric, row.system, format_value(row.value), row.unit, spread, ratio))
+    contest = any(line[6] != "–" for line in shown[1:])
     return table(shown if contest else [line[:6] for line in shown], right=(3, 5, 6))
 
 
