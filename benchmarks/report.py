@@ -8,8 +8,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from cutset.compare.metric_units import format_value, higher_is_better
 from cutset.compare.results import Results, Row, load
-from cutset.compare.units import format_value, higher_is_better
 from cutset.errors import ConfigError
 from cutset.files import write_atomically
 

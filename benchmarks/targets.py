@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cutset.cli.output import table
+from cutset.compare.metric_units import format_value
 from cutset.compare.results import Row
-from cutset.compare.units import format_value
 
 __all__ = ["Target", "judge", "targets_table"]
 

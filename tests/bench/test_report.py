@@ -3,8 +3,8 @@
 import pytest
 
 from benchmarks.report import report
+from cutset.compare.metric_units import format_value
 from cutset.compare.results import MachineInfo, Results, Row, save
-from cutset.compare.units import format_value
 from cutset.errors import ConfigError
 
 MACHINE = MachineInfo("A CPU", 2, 1, {"python": "3.11", "numpy": "2.0"})

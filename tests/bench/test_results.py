@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from cutset.compare.metric_units import higher_is_better
 from cutset.compare.results import MachineInfo, Results, Row, load, machine, save, summarise
-from cutset.compare.units import higher_is_better
 from cutset.config import usable_cores
 from cutset.errors import ConfigError
 

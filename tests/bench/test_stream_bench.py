@@ -13,7 +13,7 @@ pytest.importorskip("av")
 from benchmarks.report import report
 from benchmarks.stream import CSR, TARGETS, csr_bytes
 from benchmarks.stream import PARTS as STREAM_PARTS
-from benchmarks.stream_faults import ERROR, RECOVERY, Faults
+from benchmarks.stream_faults import ERROR, RECOVERY, FaultSchedule
 from benchmarks.stream_planning import TIME, chain, large_problem, run_planning
 from benchmarks.targets import judge
 from cutset.bench.stream import PARTS as OWN_PARTS
@@ -185,12 +185,12 @@ def test_without_videos_pictures_are_made_up(tmp_path: Path):
 def test_nothing_else_happens_while_a_worker_is_away(kills: int) -> None:
     """Plans and kills wait until all workers are there: one between a kill and its start would wait for ever."""
     away = None
-    for share, deed, what in Faults.spread(1000, kills).deeds:
+    for share, event, what in FaultSchedule.spread(1000, kills).events:
         assert 0 < share < 1
-        if deed == "start":
+        if event == "start":
             assert what == away
             away = None
         else:
             assert away is None
-            away = what if deed == "kill" else None
+            away = what if event == "kill" else None
     assert away is None

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from cutset.bench.serve_load import Asking, StreamedAnswer
+from cutset.bench.serve_load import StreamedAnswer, StreamedRequest
 from tests.serve.test_clients import request
 from tests.serve.test_server import Process, readings, start  # noqa: F401  # a fixture
 
@@ -23,15 +23,15 @@ SECONDS = float(os.environ.get("LOAD_SECONDS", "120"))
 
 
 async def ask(url: str, prompt: list[int], tokens: int) -> StreamedAnswer:
-    where, asking = urlsplit(url), Asking(url, prompt, tokens)
+    where, asked = urlsplit(url), StreamedRequest(url, prompt, tokens)
     reader, writer = await asyncio.open_connection(where.hostname, where.port)
     try:
-        writer.write(asking.message)
+        writer.write(asked.message)
         while piece := await reader.read(1 << 16):
-            asking.heard(piece)
+            asked.feed(piece)
     finally:
         writer.close()
-    return asking.answer()
+    return asked.answer()
 
 
 async def client(url: str, number: int, end: float, answers: list[StreamedAnswer]) -> None:

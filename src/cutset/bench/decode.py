@@ -52,6 +52,7 @@ class System:
 
     @property
     def ours(self) -> bool:
+        """Whether it is Cutset; anything else is an opponent."""
         return self.label.startswith("cutset")
 
 

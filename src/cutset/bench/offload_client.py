@@ -135,6 +135,7 @@ class OffloadClient:
         return told
 
     def close(self) -> None:
+        """Ends the model, and its link if it has one."""
         self.llm.close()
 
 

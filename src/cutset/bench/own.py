@@ -54,6 +54,7 @@ class Own:
         return float(native.read_bandwidth(native.Pool(self.threads), size, 1))
 
     def close(self) -> None:
+        """Ends the engine."""
         self.llm.close()
 
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from cutset.errors import EngineError
 
-__all__ = ["Asking", "StreamedAnswer", "ask_together"]
+__all__ = ["StreamedAnswer", "StreamedRequest", "ask_together"]
 
 SILENCE = 120.0  # seconds after which the server counts as gone
 
@@ -27,9 +27,9 @@ class StreamedAnswer:
     whole_s: float
 
 
-class Asking:
-    """A request for that many tokens, greedy, and what was heard of its answer. Whoever has a connection carries it:
-    `message` first, then each piece to `heard` until the server closes.
+class StreamedRequest:
+    """A request for that many tokens, greedy, and what has come of its answer. Whoever has a connection carries it:
+    `message` first, then each piece to `feed` until the server closes.
     """
 
     def __init__(self, url: str, prompt: Sequence[int], tokens: int) -> None:
@@ -51,7 +51,8 @@ class Asking:
         self._tokens, self._tail = tokens, b""
         self._start, self._first = time.perf_counter(), 0.0
 
-    def heard(self, piece: bytes) -> None:
+    def feed(self, piece: bytes) -> None:
+        """Takes bytes of the answer in the order in which they came."""
         if not self._first and b"data: " in piece:
             self._first = time.perf_counter() - self._start
         self._tail = (self._tail + piece)[-4096:]
@@ -78,11 +79,11 @@ def ask_together(
     with selectors.DefaultSelector() as selector:
 
         def ask(client: int) -> None:
-            asking = Asking(url, waiting[client].popleft(), tokens)
+            request = StreamedRequest(url, waiting[client].popleft(), tokens)
             connection = socket.create_connection((where.hostname, where.port), SILENCE)
             open_ones[client] = connection
-            selector.register(connection, selectors.EVENT_READ, (client, asking))
-            connection.sendall(asking.message)
+            selector.register(connection, selectors.EVENT_READ, (client, request))
+            connection.sendall(request.message)
 
         start = time.perf_counter()
         try:
@@ -92,13 +93,13 @@ def ask_together(
                 if not (ready := selector.select(SILENCE)):
                     raise EngineError(f"the server said nothing for {SILENCE:g} s")
                 for key, _ in ready:
-                    client, asking = key.data
+                    client, request = key.data
                     if piece := open_ones[client].recv(1 << 16):
-                        asking.heard(piece)
+                        request.feed(piece)
                         continue
                     selector.unregister(key.fileobj)
                     open_ones.pop(client).close()
-                    answers.append(asking.answer())
+                    answers.append(request.answer())
                     if waiting[client]:
                         ask(client)
         except OSError as error:

@@ -45,6 +45,7 @@ class Coding:
 
     @property
     def metric(self) -> str:
+        """Of the row that says how deltas compare with it."""
         return f"bytes of a delta ÷ those of {self.name}, worst cut"
 
 

@@ -41,7 +41,8 @@ class BenchWire(ABC):
         """What `send` takes."""
 
     @abstractmethod
-    def send(self, message: Any) -> None: ...
+    def send(self, message: Any) -> None:
+        """Sends what `message` made, or what `recv` gave. Raises LinkTimeout where nobody takes it."""
 
     @abstractmethod
     def recv(self) -> tuple[bytes, Any]:

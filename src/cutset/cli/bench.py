@@ -22,8 +22,8 @@ from cutset.cli import (
 from cutset.cli.bench_rows import comparisons
 from cutset.cli.output import table
 from cutset.compare.diff import DiffLine, compare
+from cutset.compare.metric_units import format_value
 from cutset.compare.results import load
-from cutset.compare.units import format_value
 
 __all__ = ["BENCHES", "configure", "run"]
 

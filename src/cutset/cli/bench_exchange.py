@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from cutset.bench.exchange import SWEEP, plot, run_sizes
-    from cutset.compare.units import format_value
+    from cutset.compare.metric_units import format_value
 
     settings = settings_from(args)
     models = SWEEP if args.sweep else (model_from(args),)

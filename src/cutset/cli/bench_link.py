@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from cutset.cli.bench_rows import add_rounds, comparisons, save_rows, tell
 from cutset.cli.options import add_json
 from cutset.cli.output import table
+from cutset.compare.metric_units import format_value
 from cutset.compare.results import Row
-from cutset.compare.units import format_value
 from cutset.errors import RequestError
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from cutset.cli.output import printable, table
+from cutset.compare.metric_units import format_value, higher_is_better
 from cutset.compare.results import Results, Row, machine, save
-from cutset.compare.units import format_value, higher_is_better
 from cutset.errors import ConfigError, RequestError
 
 __all__ = ["add_rounds", "comparisons", "rows_table", "save_rows", "tell"]

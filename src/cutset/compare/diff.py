@@ -12,8 +12,8 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from cutset.compare.metric_units import higher_is_better
 from cutset.compare.results import Results, Row
-from cutset.compare.units import higher_is_better
 from cutset.errors import ConfigError
 
 __all__ = ["Comparison", "DiffLine", "compare"]
@@ -53,6 +53,7 @@ class Comparison:
         return any(line.verdict in FAILURES for line in self.lines)
 
     def count(self, verdict: str) -> int:
+        """How many lines have that verdict."""
         return sum(line.verdict == verdict for line in self.lines)
 
 

@@ -43,10 +43,12 @@ class Row:
 
     @property
     def key(self) -> tuple[str, str, str]:
+        """Workload, metric and system: a result file has each once."""
         return (self.workload, self.metric, self.system)
 
     @property
     def ours(self) -> bool:
+        """Whether the system is Cutset; anything else is an opponent."""
         return self.system.startswith("cutset")
 
 

@@ -43,7 +43,7 @@ def higher_is_better(unit: str, metric: str) -> bool:
     if better is None:
         raise ConfigError(
             f"unit {unit!r} of metric {metric!r}: whether more is better isn't known; known: {', '.join(UNITS)}\n"
-            "Add it to RATES or COSTS in cutset/compare/units.py."
+            "Add it to RATES or COSTS in cutset/compare/metric_units.py."
         )
     return better
 
