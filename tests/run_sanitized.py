@@ -24,9 +24,10 @@ def main() -> int:
         shutil.copy(extension, package / "link")
     sys.meta_path[:] = [finder for finder in sys.meta_path if "ScikitBuild" not in type(finder).__name__]
     sys.path.insert(0, str(package.parent))
+    import pytest
+
     import cutset.kernels._native as native
     import cutset.link._ring as ring
-    import pytest
 
     for module in (native, ring):
         assert Path(module.__file__).is_relative_to(BUILT), f"the tests would run on {module.__file__}"

@@ -22,7 +22,7 @@ from cutset.cluster.trace.spans import Span
 from cutset.cluster.trace.table import latencies, window, work
 from cutset.codec import payload
 from cutset.compare.agreement import compare_arrays, load_array
-from cutset.compare.results import Machine, Results, Row, save
+from cutset.compare.results import MachineInfo, Results, Row, save
 from cutset.config import load_settings
 from cutset.errors import CutsetError
 from cutset.link.frames import decode, encode
@@ -61,7 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert main(["random", "--hidden", "16", "--heads", "2", "--kv-heads", "1", "--vocab", "32", "--layers", "1",
                  "-o", str(place / "exchange.json")]) == 0  # fmt: skip
     row = Row("one", "cutset", "rate", 1.5, "tok/s", 0.1)
-    machine = Machine("a processor", 2, 2, {"numpy": "2.0"})
+    machine = MachineInfo("a processor", 2, 2, {"numpy": "2.0"})
     save(Results("cutset bench", machine, (row, Row("one", "other", "rate", 1.0, "tok/s"))), place / "results.json")
     (place / "cutset.toml").write_text('threads = 2\ndtype = "int8"\nprefix_caching = true\nmodels_file = "m.yaml"\n')
     (place / "models.yaml").write_text("tiny: model\nother:\n  path: x\n  dtype: int8\n  max_model_len: 12\n")

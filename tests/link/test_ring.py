@@ -5,11 +5,11 @@ from __future__ import annotations
 import struct
 import threading
 
-import cutset.link._ring as ring
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import cutset.link._ring as ring
 from link.ring_model import HEAD, RECEIVER_CLOSED, SENDER_CLOSED, TAIL, ModelReceiver, ModelSender
 
 CAPACITY = 8192

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cutset.bench.stream_session import IN_FLIGHT, Pictures, Played, play, wait_for
+from cutset.bench.stream_session import IN_FLIGHT, Played, PlayedPictures, play, wait_for
 from cutset.bench.stream_videos import Video
 from cutset.cluster.emulation import Hop, connections
 from cutset.cluster.launch.local import LocalWorkers
@@ -38,8 +38,10 @@ from cutset.video.sources import Picture, VideoCodec
 from cutset.video.torch_model import TorchModel
 
 __all__ = [
+    "CHOSEN",
     "HOPS",
     "LATENCY",
+    "MISSED",
     "PERIOD",
     "SPEEDS",
     "Candidate",
@@ -60,7 +62,7 @@ NEAR_BEST = 1.5  # times the best plan's latency or time between pictures: such 
 SLOW = 6.0  # seconds a picture, above which a plan isn't run
 SERIOUS = 1.5  # times the best plan's latency or time between pictures: of slow networks only such plans are run
 START = 100  # the first picture that is played, or the next one that opens a group
-AT_MOST = Pictures.needed(ALONE[1], TOGETHER[1])
+AT_MOST = PlayedPictures.needed(ALONE[1], TOGETHER[1])
 MEASURED = 12  # of the pictures of a phase, that sizes are measured on
 CHOSEN = "the plan ÷ the best that was run"
 MISSED = "prediction error of the latency"
@@ -164,7 +166,7 @@ def _problems(
     import torch
 
     which = 0 if few else 1  # what the near-best plans come to
-    first, last = Pictures.phases(ALONE[which], TOGETHER[which])
+    first, last = PlayedPictures.phases(ALONE[which], TOGETHER[which])
     found = {}
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -212,7 +214,7 @@ def _play_all(
         period = min((o.seconds for o in found if o.key == one.key and o.metric == PERIOD), default=latency)
         alone = 2 if quick else int(np.clip(PATIENCE / latency, *ALONE))
         together = 2 if quick else int(np.clip(PATIENCE / period, *TOGETHER)) if latency < SLOW else 0
-        what = Pictures(pictures, codec if one.plan.input == "packets" else None, alone, together)
+        what = PlayedPictures(pictures, codec if one.plan.input == "packets" else None, alone, together)
         how = f"{one.plan.input or 'uint8'}, {'delta' if one.deltas else 'full'}"
         tell(f"plans: runs {one.system}: {how}, {alone}+{together}")
         played = play(model, workers, links, one.plan, what, deltas=one.deltas)

@@ -29,14 +29,14 @@ from cutset.video.forms import PictureInputs
 from cutset.video.sources import VideoCodec
 from cutset.video.torch_model import TorchModel
 
-__all__ = ["IN_FLIGHT", "Pictures", "Played", "play", "wait_for"]
+__all__ = ["IN_FLIGHT", "Played", "PlayedPictures", "play", "wait_for"]
 
 IN_FLIGHT = 4
 FIRST_ALONE, FIRST_TOGETHER = 2, 4  # pictures of each phase that don't count: keys, and a pipeline that fills
 
 
 @dataclass(frozen=True)
-class Pictures:
+class PlayedPictures:
     """What is played: `alone` pictures one by one and `together` at once count; `codec` is an encoded source's."""
 
     pictures: Sequence[Any]
@@ -110,14 +110,14 @@ def play(
     workers: LocalWorkers,
     links: Mapping[tuple[str, str], Hop],
     plan: Plan,
-    what: Pictures,
+    what: PlayedPictures,
     *,
     deltas: bool = True,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Played:
     """Runs a plan. Raises CutsetError, also where a picture has no result."""
     alone = FIRST_ALONE + what.alone
-    count = Pictures.needed(what.alone, what.together) if what.together else alone
+    count = PlayedPictures.needed(what.alone, what.together) if what.together else alone
     played, reports, gate = Played(), list[Report](), _Gate(what.pictures[:count], alone)
 
     def observe(report: Report, plan: Plan, seconds: float) -> None:

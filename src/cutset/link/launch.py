@@ -25,7 +25,7 @@ from typing import Any
 
 from cutset.errors import DeviceError, EngineError
 
-__all__ = ["PIPE", "Child", "end_all", "environment", "probe"]
+__all__ = ["DEVNULL", "PIPE", "Child", "end_all", "environment", "probe"]
 
 DEVNULL, PIPE = subprocess.DEVNULL, subprocess.PIPE
 ON_PURPOSE = b"."  # on a lifeline, before it closes: the parent lives

@@ -58,6 +58,8 @@ def save(draw: Draw, data: Mapping[str, Any], path: Path, *, dark: bool = False)
         draw(figure, data)
         figure.suptitle(data["title"], x=0.01, ha="left")
         kind = path.suffix.removeprefix(".")
+        if kind not in figure.canvas.get_supported_filetypes():
+            raise ConfigError(f"{os.fspath(path)!r} can't be written: a drawing's name ends with .png or .svg")
         try:
             with open(path, "wb") as file:
                 figure.savefig(file, format=kind, dpi=120, metadata={"Date": None} if kind == "svg" else None)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from cutset.bench.decode import System
-from cutset.compare.results import Row, summarise
+from cutset.bench.decode import own_process
+from cutset.bench.turns import Turn, environment, medians, take_turns
+from cutset.compare.results import Row
 from cutset.errors import EngineError
 
 __all__ = ["LLAMA", "memory_rows", "start_rows"]
@@ -30,11 +30,10 @@ print(model.sample(temp=0.0), flush=True)
 def seconds_to_first_byte(argv: list[str], cache: str) -> float:
     """From the start of a process to its first byte on stdout; `cache` is where it may remember things. Raises
     EngineError if none comes."""
-    # Installed programs have their bytecode, so it may be written.
-    dropped = ("CUTSET_", "OMP_", "PYTHONDONTWRITEBYTECODE")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(dropped)} | {"XDG_CACHE_HOME": cache}
+    variables = environment() | {"XDG_CACHE_HOME": cache}
+    variables.pop("PYTHONDONTWRITEBYTECODE", None)  # installed programs have their bytecode, so it may be written
     start = time.perf_counter()
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as process:
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=variables) as process:
         assert process.stdout is not None
         first = process.stdout.read(1)
         elapsed = time.perf_counter() - start
@@ -60,44 +59,28 @@ def start_rows(
     }
     always = [*commands["start: w246", "cutset native int8"], "--verify", "always"]
     commands["start: w246, digests compared", "cutset native int8"] = always
-
     if gguf is not None:
         words = " ".join(map(str, ids))
         commands["start: w246", "llama.cpp q8_0"] = [python, "-c", LLAMA, str(gguf), str(threads), words]
-    samples: dict[tuple[str, str], list[float]] = {key: [] for key in commands}
+
+    def turn_of(workload: str, system: str, command: list[str], cache: str) -> Turn:
+        def turn(number: int) -> Iterator[Row]:
+            try:
+                yield Row(workload, system, "first byte", seconds_to_first_byte(command, cache), "s")
+            except EngineError as error:
+                tell(f"{workload}: without {system}: {error}")
+
+        return turn
+
     with tempfile.TemporaryDirectory() as cache:
-        for number in range(-1, rounds):
-            for key, command in commands.items():
-                try:
-                    seconds = seconds_to_first_byte(command, cache)
-                except EngineError as error:
-                    tell(f"{key[0]}: without {key[1]}: {error}")
-                    continue
-                if number >= 0:
-                    samples[key].append(seconds)
-            tell(f"start: round {number + 1} of {rounds}")
-    return [
-        summarise(workload, system, "first byte", values, "s")
-        for (workload, system), values in samples.items()
-        if values
-    ]
+        turns = [turn_of(*key, command, cache) for key, command in commands.items()]
+        return medians(take_turns("start", turns, rounds, tell))
 
 
-def memory_rows(folder: Path, python: str, threads: int, names: tuple[str, ...], weights: int) -> list[Row]:
-    """Resident memory of a loaded model less that of the interpreter with its libraries, as a share of `weights` bytes.
-    No KV cache is resident yet."""
-    rows = []
-    for name in names:
-        system = System(name, folder, threads, python)
-        system.close()
-        label = f"cutset {name}" if name.startswith("native") else name
-        rows.append(
-            Row(
-                f"memory at rest: {folder.name}",
-                label,
-                "share of weights",
-                (system.rss - system.rss_before) / weights * 100,
-                "%",
-            )
-        )
-    return rows
+def memory_rows(name: str, folder: Path, system: str, threads: int) -> list[Row]:
+    """Resident memory of a loaded checkpoint less that of the interpreter with its libraries, as a share of the bytes
+    of its weights. No KV cache is resident yet."""
+    with own_process(system, folder, threads) as process:
+        used = process.ready["rss"] - process.ready["rss_before"]
+    share = used / (folder / "model.safetensors").stat().st_size * 100
+    return [Row(f"memory at rest: {name}", f"cutset {system}", "share of weights", share, "%")]

@@ -1,4 +1,7 @@
-"""`cutset bench stream`, planning: how long schedulers take for large problems. Nothing is run by these plans."""
+"""`python -m benchmarks stream`, planning: how long schedulers take for large problems.
+
+Nothing is run by these plans.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from cutset.partition.problem import Machine, Problem
 from cutset.partition.schedulers import SCHEDULERS
 from cutset.partition.traffic import Traffic, spread
 
-__all__ = ["chain", "large_problem", "run_planning"]
+__all__ = ["LAYERS", "TIME", "chain", "large_problem", "run_planning"]
 
 LAYERS, WORKERS = 200, 16
 TIME = "time to plan"

@@ -1,4 +1,4 @@
-"""What hostile clients of an accelerator leave to a client that behaves: `cutset bench offload --workload neighbours`.
+"""What hostile clients of an accelerator leave to a client that behaves: `python -m benchmarks neighbours`.
 
 A client decodes alone, beside n clients that want nothing, and beside n hostile ones, in turns. Undisturbed is its rate
 beside those that want nothing: where more parties than cores are at work, nobody spins while it waits. What is due to
@@ -11,23 +11,37 @@ machine has nothing else to do, as if they were on machines of their own.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cutset.bench.hostile import IDLE, KINDS
-from cutset.bench.offload import Process, Setting, Workload, accelerator, integer_checkpoint, label, run_one
-from cutset.bench.stream_targets import Target
+from benchmarks import hostile
+from benchmarks.hostile import IDLE, KINDS
+from benchmarks.targets import Target, targets_table
+from cutset.bench.offload import (
+    Setting,
+    Workload,
+    accelerator,
+    client_process,
+    integer_checkpoint,
+    label,
+    run_one,
+)
+from cutset.bench.turns import Process
+from cutset.cli.bench_rows import add_rounds, rows_table, save_rows, tell
+from cutset.cli.options import add_json
 from cutset.compare.results import Row, summarise
 from cutset.errors import EngineError
 from cutset.link.keys import new_keys, save_keys
 from cutset.models.families import load_spec
 from cutset.models.random import RandomModel
 
-__all__ = ["COUNTS", "LINKS", "SHARE", "TARGETS", "run_neighbours"]
+__all__ = ["COUNTS", "LINKS", "SHARE", "TARGETS", "configure", "run", "run_neighbours"]
 
 LINKS = ("shm", "ipc", "tcp")
 COUNTS = (1, 8)  # hostile clients
@@ -109,12 +123,8 @@ def _neighbour(setting: Setting, folder: Path, address: str, keys: Path | None) 
     arguments += ["--context", str(WORKLOAD.context)]
     if keys is not None:
         arguments += ["--key", str(keys / "neighbour.key"), "--accelerator-key", str(keys / "server.pub")]
-    client = Process(arguments)
-    try:
-        client.answer()
+    with client_process(arguments) as client:
         yield client
-    finally:
-        client.close()
 
 
 @contextlib.contextmanager
@@ -123,11 +133,21 @@ def _crowd(kind: str, folder: Path, address: str, keys: Path | None) -> Iterator
     number = next(i for i, (site, _, _) in enumerate(spec.sites()) if site == SITE)
     arguments = [kind, address, "--matrix", str(number), "--depth", str(spec.hidden)]
     arguments += ["--keys", str(keys)] if keys is not None else []
-    crowd = [Process(arguments, "cutset.bench.hostile") for _ in range(max(COUNTS))]
-    try:
-        for one in crowd:
-            one.answer()
-        yield crowd
-    finally:
-        for one in crowd:
-            one.close()
+    command = [sys.executable, hostile.__file__, *arguments]
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(Process(command, name=f"a {kind} client")) for _ in range(max(COUNTS))]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_rounds(parser)
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="of each party (default 1)")
+    parser.add_argument("--device", default="cpu", metavar="cpu|cuda:N", help="of the accelerator (default cpu)")
+    add_json(parser, "the figures")
+
+
+def run(args: argparse.Namespace) -> int:
+    rows = run_neighbours(Setting(args.threads, args.rounds, LINKS[0], args.device, tell))
+    print(rows_table(rows), end="\n\n")
+    print(targets_table(rows, TARGETS))
+    save_rows(args, rows, threads=args.threads)
+    return 0

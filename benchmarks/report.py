@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from cutset.compare.metric_units import format_value, higher_is_better
 from cutset.compare.results import Results, Row, load
-from cutset.compare.units import higher_is_better
 from cutset.errors import ConfigError
+from cutset.files import write_atomically
 
-__all__ = ["format_value", "report"]
+__all__ = ["configure", "report", "run"]
 
 HEAD = """# Benchmarks
 
-Made by `cutset bench report` from the files in `{folder}`; don't edit it.
+Made by `python -m benchmarks report` from the files in `{folder}`; don't edit it. Below each head stands the command
+line as it was recorded. Comparisons with other programs, faults and hostile clients are `python -m benchmarks` today
+where the line names a script or `cutset bench`, with the same arguments (`neighbours` for `offload --workload
+neighbours`).
 
 A figure is the median of its repetitions, with half the range between the quartiles behind it. *Ours ÷ best* divides
 our best system by the best opponent of the same row, so that above 1 we are better, whatever the unit. *Even* means
@@ -101,16 +106,6 @@ def _figure(row: Row) -> str:
     return format_value(row.value) + spread
 
 
-def format_value(value: float) -> str:
-    """Three digits or more, without an exponent where that is short."""
-    size = abs(value)
-    if not math.isfinite(value):
-        return "∞" if value > 0 else "-∞" if value < 0 else "not a number"
-    if size >= 1e7 or 0 < size < 1e-3:
-        return f"{value:.2e}"
-    return f"{value:.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:.{2 if size >= 1 else 3}f}"
-
-
 def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(_cell(cell) for cell in cells) + " |"
 
@@ -124,3 +119,21 @@ def _one_line(text: str) -> str:
 def _cell(text: str) -> str:
     """Text that Markdown takes as it is; asterisks stay, the ratio's own are meant."""
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "\\`").replace("_", "\\_")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dir", default="benchmarks", help="the directory of the result files (default benchmarks)")
+    parser.add_argument("--output", metavar="FILE", default="BENCHMARKS.md", help="default BENCHMARKS.md")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the file is out of date")
+
+
+def run(args: argparse.Namespace) -> int:
+    text, output = report(args.dir), Path(args.output)
+    if not args.check:
+        write_atomically(output, text)
+        return 0
+    if output.is_file() and output.read_bytes() == text.encode():
+        print(f"{output} is up to date")
+        return 0
+    print(f"{output} differs from what {args.dir} says: run `python -m benchmarks report`")
+    return 1

@@ -1,4 +1,4 @@
-"""`cutset bench stream`, faults: are results the dense network's when plans change and workers die in the middle?
+"""`python -m benchmarks stream`, faults: are results the dense network's while plans change and workers die?
 
 Links and speeds are this machine's. Every result is compared with the network run here in one piece, with as many
 threads. A worker that is killed is started again some pictures later; its weights are on the workers' disks.
@@ -24,7 +24,7 @@ from cutset.stream import Stream
 from cutset.video.result import Result
 from cutset.video.torch_model import TorchModel
 
-__all__ = ["Faults", "run_faults"]
+__all__ = ["ERROR", "RECOVERY", "FaultSchedule", "run_faults"]
 
 WORKERS, PLANS = 3, 6
 ERROR = "error against the dense network, largest"
@@ -33,43 +33,43 @@ PATIENCE = 60.0  # seconds
 
 
 @dataclass
-class Faults:
+class FaultSchedule:
     """What happens after which share of the pictures: another plan, a worker that is killed, one that is started again.
 
     Before a plan and a kill, no result is taken until all workers are there.
     """
 
     count: int
-    deeds: deque[tuple[float, str, str]]
+    events: deque[tuple[float, str, str]]
     told: list[tuple[float, str]] = field(default_factory=list)
     killed: list[tuple[float, str]] = field(default_factory=list)
 
     @classmethod
-    def spread(cls, count: int, kills: int) -> Faults:
+    def spread(cls, count: int, kills: int) -> FaultSchedule:
         """Some re-plans, and after some of them a worker that is killed and started again before the next one."""
-        deeds = [(0.05 + 0.9 * i / PLANS, "plan", str(i)) for i in range(PLANS)]
+        events = [(0.05 + 0.9 * i / PLANS, "plan", str(i)) for i in range(PLANS)]
         for i in range(kills):
-            share, name = deeds[i * PLANS // kills][0], f"worker{1 + (i + 1) % WORKERS}"
-            deeds += [(share + 0.03, "kill", name), (share + 0.08, "start", name)]
-        return cls(count, deque(sorted(deeds)))
+            share, name = events[i * PLANS // kills][0], f"worker{1 + (i + 1) % WORKERS}"
+            events += [(share + 0.03, "kill", name), (share + 0.08, "start", name)]
+        return cls(count, deque(sorted(events)))
 
     def tell(self, line: str) -> None:
         self.told.append((time.monotonic(), line))
 
-    def noticed(self, killed: float, name: str) -> float | None:
+    def detected(self, killed: float, name: str) -> float | None:
         """When the coordinator first said that something is wrong with a worker that was killed."""
         return next((at for at, line in self.told if at >= killed and name in line), None)
 
-    def happen(self, stream: Stream, workers: LocalWorkers, picture: int) -> None:
+    def apply_due(self, stream: Stream, workers: LocalWorkers, picture: int) -> None:
         """Does what is due after this picture."""
-        while self.deeds and picture >= int(self.deeds[0][0] * self.count):
-            _, deed, what = self.deeds[0]
-            self.deeds.popleft()
-            if deed != "start":
+        while self.events and picture >= int(self.events[0][0] * self.count):
+            _, event, what = self.events[0]
+            self.events.popleft()
+            if event != "start":
                 _all_there(stream)
-            if deed == "plan":
+            if event == "plan":
                 stream.coordinator.propose(moved(stream.model, workers.names, int(what)), "the benchmark wants another")
-            elif deed == "kill":
+            elif event == "kill":
                 self.killed.append((time.monotonic(), what))
                 workers.process(what).kill()
             else:
@@ -97,7 +97,7 @@ def run_faults(
     """Rows: the error, pictures with other bits, and from a worker's death to the first new payload and result."""
     import torch
 
-    faults = Faults.spread(count, kills)
+    faults = FaultSchedule.spread(count, kills)
     workload = f"{name}, {video.name}: {count} pictures, {kills} kills"
     tell(f"faults: {workload}")
     before = torch.get_num_threads()
@@ -124,7 +124,7 @@ def run_faults(
                 for result in stream:
                     errors.append(_error(model, result))
                     results.append(result)
-                    faults.happen(stream, workers, result.picture)
+                    faults.apply_due(stream, workers, result.picture)
                 plans = len(stream.coordinator.plans)
             seconds = time.monotonic() - begun
     finally:
@@ -159,11 +159,11 @@ def _error(model: TorchModel, result: Result) -> float:
     return float(np.abs(result.output - right).max() / np.abs(right).max())
 
 
-def _recoveries(faults: Faults, results: list[Result]) -> tuple[list[float], list[float]]:
+def _recoveries(faults: FaultSchedule, results: list[Result]) -> tuple[list[float], list[float]]:
     """For each kill: seconds from its detection until a picture was sent by the next plan, and until its result."""
     sent, done = [], []
     for killed, name in faults.killed:
-        at = faults.noticed(killed, name)
+        at = faults.detected(killed, name)
         if at is None:
             raise CutsetError(f"nobody noticed that {name} was killed")
         last = max((result.plan for result in results if result.sent < at), default=0)

@@ -1,6 +1,6 @@
-"""A client that may harm others, for `cutset bench offload --workload neighbours`, in a process of its own.
+"""A client that may harm others, for `python -m benchmarks neighbours`, in a process of its own.
 
-PYTHON -m cutset.bench.hostile KIND ADDRESS --matrix N --depth N [--keys DIRECTORY]
+PYTHON benchmarks/hostile.py KIND ADDRESS --matrix N --depth N [--keys DIRECTORY]
   greedy   always has as many products of 256 to 512 rows waiting as it may, and takes its answers
   deaf     sends such products in a loop and never takes an answer, until its link is ended
   stubborn the same, and dials again at once

@@ -1,4 +1,4 @@
-"""`cutset bench delta`: the delta codec beside what others do with the same two tensors, on one core.
+"""`python -m benchmarks delta`: the delta codec beside what others do with the same two tensors, on one core.
 
 The tensors are made up: smooth pictures, or features of which half is zero, and rectangles, the same in every channel,
 in which every value changes between one picture and the next. `csr` is the coding of an older system, in numpy: the
@@ -10,22 +10,26 @@ is exact.
 
 from __future__ import annotations
 
+import argparse
 import math
 import random
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from cutset.bench.turns import Turn, medians, take_turns
+from cutset.cli.bench_rows import add_rounds, save_rows, tell
+from cutset.cli.options import add_json
+from cutset.cli.output import table
 from cutset.codec import Decoder, EdgeSpec, Encoder, available
 from cutset.codec.compression import Compressor, compress, decompress
-from cutset.compare.results import Row, summarise
-from cutset.errors import CutsetError
+from cutset.compare.results import Row
+from cutset.errors import CutsetError, RequestError
 
-__all__ = ["SHARES", "TENSORS", "run_delta"]
+__all__ = ["SHARES", "TENSORS", "configure", "run", "run_delta", "two_tensors"]
 
 Tensor = np.ndarray[Any, Any]
 
@@ -37,11 +41,12 @@ TENSORS = {
     "alexnet-12": ((256, 14, 21), "<f4"),
 }
 SHARES = (0.0, 0.01, 0.1, 0.3, 1.0)
+BOTH, BYTES = "encode + decode", "bytes, of dense"
 SMALL, MORE = 4 << 20, 6  # bytes of a tensor under which there are so many times as many rounds
 FAST, SLOW = 1e8, 1e6  # bytes a second of the links that ours encodes for: a local network, and a thin line
 
 
-class System(Protocol):
+class Coder(Protocol):
     """One way to bring the other side from the tensor that it holds to the next."""
 
     name: str
@@ -159,7 +164,7 @@ class Csr:
         return zlib.decompress(data) if self.packed else data
 
 
-def systems(tensor: Tensor) -> list[System]:
+def systems(tensor: Tensor) -> list[Coder]:
     """Ours, and what there is beside it on this machine."""
     best = available()[0]
     ours = [Ours(tensor, FAST, None), Ours(tensor, SLOW, best)]
@@ -181,40 +186,56 @@ def run_delta(names: Sequence[str], rounds: int, tell: Callable[[str], None]) ->
             yield from _run_pair(workload, pair, rounds)
 
 
-@dataclass(slots=True)
-class _Samples:
-    system: System
-    encode: list[float]
-    decode: list[float]
-    nbytes: list[int]
-
-
-def _run_pair(workload: str, pair: tuple[Tensor, Tensor], rounds: int) -> Iterator[Row]:
-    samples = [_Samples(system, [], [], []) for system in systems(pair[0])]
-    order = random.Random(0)
-    for turn in range(rounds * (MORE if pair[0].nbytes < SMALL else 1) + 2):
-        fresh = pair[turn % 2]
-        # Whoever comes next finds the caches as the one before left them, so nobody follows the same one each time.
-        for one in order.sample(samples, len(samples)):
-            start = time.perf_counter()
-            sent = one.system.encode(fresh)
-            middle = time.perf_counter()
-            held = one.system.decode(sent)
-            end = time.perf_counter()
-            if one.system.exact and not np.array_equal(held, fresh):
-                raise CutsetError(f"{workload}: {one.system.name} gave another tensor")
-            if not np.allclose(held, fresh, rtol=1e-4, atol=1e-4):
-                raise CutsetError(f"{workload}: {one.system.name} gave a wrong tensor")
-            if turn >= 2:  # the first two bring both sides to where they would be in a video
-                one.encode.append(middle - start)
-                one.decode.append(end - middle)
-                one.nbytes.append(size_of(sent))
+def _run_pair(workload: str, pair: tuple[Tensor, Tensor], rounds: int) -> list[Row]:
+    counts: dict[str, list[int]] = {}
     dense = pair[0].nbytes
-    for one in samples:
-        both = [a + b for a, b in zip(one.encode, one.decode, strict=True)]
-        for metric, seconds in (("encode + decode", both), ("encode", one.encode), ("decode", one.decode)):
-            rates = [dense / second / 1e9 for second in seconds]
-            yield summarise(workload, one.system.name, metric, rates, "GB/s")
-        yield Row(
-            workload, one.system.name, "bytes, of dense", sum(one.nbytes[-2:]) / len(one.nbytes[-2:]) / dense * 100, "%"
-        )
+
+    def turn_of(system: Coder) -> Turn:
+        def turn(number: int) -> Iterator[Row]:
+            fresh = pair[number % 2]
+            start = time.perf_counter()
+            sent = system.encode(fresh)
+            middle = time.perf_counter()
+            held = system.decode(sent)
+            end = time.perf_counter()
+            if system.exact and not np.array_equal(held, fresh):
+                raise CutsetError(f"{workload}: {system.name} gave another tensor")
+            if not np.allclose(held, fresh, rtol=1e-4, atol=1e-4):
+                raise CutsetError(f"{workload}: {system.name} gave a wrong tensor")
+            counts.setdefault(system.name, []).append(size_of(sent))
+            for metric, seconds in ((BOTH, end - start), ("encode", middle - start), ("decode", end - middle)):
+                yield Row(workload, system.name, metric, dense / seconds / 1e9, "GB/s")
+
+        return turn
+
+    all_of_them = systems(pair[0])
+    rounds *= MORE if dense < SMALL else 1
+    # The first two rounds bring both sides to where they would be in a video.
+    turns = [turn_of(system) for system in all_of_them]
+    rows = medians(take_turns(workload, turns, rounds, warmup=2, order=random.Random(0)))
+    for system in all_of_them:
+        last = counts[system.name][2:][-2:]
+        rows.append(Row(workload, system.name, BYTES, sum(last) / len(last) / dense * 100, "%"))
+    return rows
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--tensor", action="append", metavar="NAME", help="only this one; repeatable (default: all)")
+    add_rounds(parser)
+    add_json(parser, "the figures")
+
+
+def run(args: argparse.Namespace) -> int:
+    for name in args.tensor or ():
+        if name not in TENSORS:
+            raise RequestError(f"--tensor {name}: known are {', '.join(TENSORS)}")
+    rows = list(run_delta(args.tensor or tuple(TENSORS), args.rounds, tell))
+    values = {row.key: row.value for row in rows}
+    places = dict.fromkeys((row.workload, row.system) for row in rows)
+    head = ("workload", "system", "GB/s, encode + decode", "encode", "decode", "bytes, % of dense")
+    lines = [
+        (w, s, *(f"{values[w, metric, s]:.2f}" for metric in (BOTH, "encode", "decode", BYTES))) for w, s in places
+    ]
+    print(table([head, *lines], right=range(2, 6)))
+    save_rows(args, rows, threads=1, packages=("zstandard",))
+    return 0

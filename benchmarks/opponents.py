@@ -1,30 +1,40 @@
 """Other people's programs under the same work, each in a process of its own.
 
-This file is run by path, with whatever Python has the opponent installed, so it imports nothing of Cutset:
+This file is run by path, with whatever Python has the opponent installed, so it imports nothing of Cutset's libraries:
 
     PYTHON opponents.py SYSTEM CHECKPOINT --threads N
 
-It loads the checkpoint, says {"ready": …} and then answers one JSON command a line from stdin with one JSON line:
-{"do": "forward", "batch": B, "tokens": S, "repeat": R}, {"do": "generate", "sequences": N, "prompt": P, "steps": D}
-or {"do": "rss"}.
+It loads the checkpoint and answers commands as `cutset/bench/child.py` says:
+{"do": "forward", "batch": B, "tokens": S, "repeat": R} and {"do": "generate", "sequences": N, "prompt": P, "steps": D}.
 Times are seconds of the work alone. Each opponent gets its own preferred form of the same weights.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import pathlib
 import shutil
-import statistics
-import sys
 import tempfile
 import time
+from types import ModuleType
 from typing import Any
 
 
-def prompt_ids(count: int, vocab: int, start: int = 300) -> list[int]:
-    return [3 + i % (vocab - 3) for i in range(start, start + count)]
+def _load_child() -> ModuleType:
+    """cutset/bench/child.py of this checkout, without the package, which needs its own libraries."""
+    path = pathlib.Path(__file__).resolve().parents[1] / "src/cutset/bench/child.py"
+    spec = importlib.util.spec_from_file_location("child", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} can't be loaded")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+child = _load_child()
+prompt_ids = child.prompt_ids
 
 
 class Transformers:
@@ -242,55 +252,17 @@ def open_system(system: str, folder: pathlib.Path, threads: int, scratch: pathli
     return LlamaCpp(folder, config, threads, kind.upper(), scratch)
 
 
-def run_command(system: Any, do: str, command: dict[str, Any]) -> Any:
-    """Seconds of the work; a short pass is repeated within the round, and the median counts."""
-    if do != "forward":
-        return getattr(system, do)(**command)
-    repeat = command.pop("repeat")
-    return statistics.median(system.forward(**command) for _ in range(repeat))
-
-
-def rss_bytes() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * 4096
-
-
-def main() -> None:
+if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("system")
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--write-gguf", type=pathlib.Path, help="only write the GGUF file there")
     args = parser.parse_args()
-    channel, sys.stdout = sys.stdout, sys.stderr  # what libraries print isn't an answer
-
-    def answer(**content: Any) -> None:
-        print(json.dumps(content), file=channel, flush=True)
-
-    scratch = pathlib.Path(tempfile.mkdtemp())
-    try:
+    with tempfile.TemporaryDirectory() as scratch:
+        place = pathlib.Path(scratch)
         if args.write_gguf:
             config = json.loads((args.folder / "config.json").read_text())
-            shutil.move(write_gguf(args.folder, config, args.system.split(" ")[1].upper(), scratch), args.write_gguf)
-            return
-        before = rss_bytes()
-        system = open_system(args.system, args.folder, args.threads, scratch)
-        answer(ready=args.system, versions=system.versions, rss=rss_bytes(), rss_before=before)
-        for line in sys.stdin:
-            command = json.loads(line)
-            do = command.pop("do")
-            if do == "rss":
-                answer(rss=rss_bytes())
-                continue
-            try:
-                answer(seconds=run_command(system, do, command))
-            except NotImplementedError as error:
-                answer(missing=str(error))
-    except Exception as error:  # an opponent that can't run this is a finding, not an end
-        answer(error=f"{type(error).__name__}: {error}")
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    main()
+            shutil.move(write_gguf(args.folder, config, args.system.split(" ")[1].upper(), place), args.write_gguf)
+        else:
+            child.answer_commands(lambda: open_system(args.system, args.folder, args.threads, place), child.timed)
