@@ -12,17 +12,17 @@ from torch import nn
 
 from cutset.cluster.coordinator.advisor import Advisor
 from cutset.cluster.coordinator.coordinator import Coordinator
-from cutset.cluster.coordinator.result import Result
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.launch.local import LocalWorkers
 from cutset.cluster.messages import Report
-from cutset.cluster.model import Model
 from cutset.config import StreamSettings, load_stream_settings
 from cutset.errors import ConfigError, CutsetError, RequestError
 from cutset.link.keys import Keys
 from cutset.partition.hop import Hop
 from cutset.partition.plan import Plan
 from cutset.video.assembly import Addresses, Assembly, Given, assemble
+from cutset.video.result import Result
+from cutset.video.torch_model import TorchModel
 
 __all__ = ["Stream", "StreamSettings"]
 
@@ -37,7 +37,7 @@ class Stream:
             for result in stream:
                 print(result.picture, result.top(1))
 
-    `model` is a name of the zoo, a torch module, or a `Model`. A source is any iterable of pictures, arrays
+    `model` is a name of the zoo, a torch module, or a `TorchModel`. A source is any iterable of pictures, arrays
     (3, height, width) or (1, 3, height, width) of uint8, or of the dtype that a module of your own takes; or a text
     such as "street.mp4", "camera:0" or "generated:480x720". Results come in order for each source; leaving the `with`
     block early stops everything.
@@ -45,12 +45,12 @@ class Stream:
 
     def __init__(
         self,
-        model: str | nn.Module | Model,
+        model: str | nn.Module | TorchModel,
         *sources: str | Path | Iterable[Any],
         settings: StreamSettings | None = None,
         workers: int | Sequence[str] | Addresses | None = None,
         plan: str | Path | Plan | None = None,
-        planner: Advisor | Callable[[Model, Sequence[str], str], Plan] | None = None,
+        planner: Advisor | Callable[[TorchModel, Sequence[str], str], Plan] | None = None,
         keys: Keys | None = None,
         paces: Mapping[tuple[str, str], Hop] | None = None,
         options: Options | None = None,
@@ -109,7 +109,7 @@ class Stream:
                 assembly.planner,
                 assembly.sources,
                 assembly.options,
-                codecs=assembly.codecs,
+                inputs=assembly.inputs,
                 keys=assembly.keys,
                 paces=assembly.links,
                 observe=observe,

@@ -7,8 +7,8 @@ import sys
 
 LOADS_NO_TORCH = """
 import sys
-import cutset.partition.compare, cutset.partition.live, cutset.partition.simulate
-import cutset.video.profile.scenario, cutset.partition.profile.profile
+import cutset.partition.choices, cutset.partition.live, cutset.partition.simulate
+import cutset.video.profile.scenario, cutset.partition.profile
 assert "torch" not in sys.modules
 """
 

@@ -18,11 +18,11 @@ from cutset.errors import ConfigError, RequestError
 from cutset.files import write_atomically, write_json
 
 if TYPE_CHECKING:
-    from cutset.partition.compare import Choice
+    from cutset.cluster.trace.spans import Span
+    from cutset.partition.choices import PlanChoice
     from cutset.partition.cost import Cost
-    from cutset.partition.plan import PictureForm
     from cutset.partition.problem import Problem
-    from cutset.partition.profile.profile import Profile, Sizes
+    from cutset.partition.profile import Profile, Sizes
     from cutset.partition.simulate import Simulation
     from cutset.partition.traffic import Traffic
     from cutset.video.profile.setup import Wish
@@ -84,9 +84,9 @@ def run(args: argparse.Namespace) -> int:
     settings = stream_settings_from(args)
     wish = _wish(args, settings)
 
-    from cutset.partition.profile.profile import read_profile
+    from cutset.partition.profile import read_profile
     from cutset.video.planning import load_network
-    from cutset.video.profile.setup import other_forms, problem_of
+    from cutset.video.profile.setup import other_inputs, problem_of
 
     given = read_profile(args.profile) if args.profile else None
     with Progress() as progress:
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
         sizes = net.sizes(args.pictures, tell=progress) if args.source else profile.sizes
     problem = problem_of(net.model.graph, net.model.digest, profile, sizes, wish)
     print(f"{net.name}, {net.size[0]}x{net.size[1]}; {basis(profile, sizes, wish)}")
-    show(problem, other_forms(problem, sizes), args, f"cutset stream plan {net.name}", profile.threads)
+    show(problem, other_inputs(problem, sizes), args, f"cutset stream plan {net.name}", profile.threads)
     return 0
 
 
@@ -105,7 +105,7 @@ def basis(profile: Profile, sizes: Sizes | None, wish: Wish) -> str:
     many = profile.threads > 1
     threads = f"{profile.threads} thread{'s' if many else ''} a worker"
     threads += f" (`cutset stream run` gives it 1: say --threads {profile.threads} there)" if many else ""
-    values = f"sizes: {sizes.pictures} pictures of {sizes.source}" if sizes else f"{wish.changed:.0%} of values change"
+    values = f"sizes: {sizes.items} pictures of {sizes.source}" if sizes else f"{wish.changed:.0%} of values change"
     return f"layers: {profile.cpu}, {threads}; {values}"
 
 
@@ -167,27 +167,26 @@ def check_outputs(args: argparse.Namespace) -> None:
         scheduler(args.scheduler)
 
 
-def show(
-    problem: Problem, others: Mapping[PictureForm, Traffic], args: argparse.Namespace, title: str, threads: int
-) -> None:
+def show(problem: Problem, others: Mapping[str, Traffic], args: argparse.Namespace, title: str, threads: int) -> None:
     """Prints the table, what wins and why, and what the simulation says; writes what was asked for.
 
     `threads` are those of each worker for which layers were measured.
     """
-    from cutset.partition.compare import ALWAYS, best, compare, explain
-    from cutset.partition.cost import Model
+    from cutset.partition.choices import ALWAYS, best, compare, explain
+    from cutset.partition.cost import CostModel
     from cutset.partition.plan import write_plan
     from cutset.partition.simulate import simulate
+    from cutset.video.profile.setup import REFUSED, WORDS
 
     names = [*ALWAYS, *([args.scheduler] if args.scheduler and args.scheduler not in ALWAYS else [])]
-    choices = compare(problem, names, others)
+    choices = compare(problem, names, others, REFUSED)
     chosen = best(problem, choices)
     if args.scheduler:
         chosen = next(one for one in choices if one.name == args.scheduler)
     plan = chosen.plan
     if plan is None:
         raise RequestError(f"{chosen.name} has no plan here: {chosen.why_not}")
-    ran = simulate(Model(problem), plan, args.simulate)
+    ran = simulate(CostModel(problem), plan, args.simulate)
     say(_conditions(problem))
     print(f"\n{table([HEAD, *(_row(problem, one, chosen) for one in choices)], right=range(3, 10))}\n")
     for one in choices:
@@ -195,13 +194,13 @@ def show(
             say(f"{one.name}: {one.why_not}")
     if args.scheduler:
         print(f"taken as asked: {args.scheduler}")
-    say(explain(problem, chosen, choices))
+    say(explain(problem, chosen, choices, WORDS))
     say(_simulated(problem, ran))
     if args.out:
         write_atomically(args.out, write_plan(plan).decode() + "\n")
     if args.gantt:
         note, hint = _conditions(problem).replace("\n", "; "), "simulate fewer pictures, as --simulate 20"
-        write_chart(args.gantt, ran.timeline(), f"{title}, simulated", note, hint)
+        write_chart(args.gantt, _timeline(ran), f"{title}, simulated", note, hint)
     if args.json:
         write_json(args.json, _document(problem, choices, chosen, ran, title) | {"threads": threads})
 
@@ -210,11 +209,11 @@ def _conditions(problem: Problem) -> str:
     line = " ".join(f"–[{hop}]→ {machine.name}" for hop, machine in zip(problem.hops, problem.machines, strict=True))
     want = f"best {problem.objective}, {problem.mode} mode, {problem.in_flight or 'any number of'} in flight"
     rate = f", {problem.rate:g} pictures/s come" if problem.rate else ""
-    return f"coordinator {line}\n{want}{rate}{', pictures stay with the first worker' if problem.pictures_stay else ''}"
+    return f"coordinator {line}\n{want}{rate}{', pictures stay with the first worker' if problem.private else ''}"
 
 
-def _row(problem: Problem, one: Choice, chosen: Choice) -> tuple[str, ...]:
-    from cutset.partition.compare import stages_text
+def _row(problem: Problem, one: PlanChoice, chosen: PlanChoice) -> tuple[str, ...]:
+    from cutset.partition.choices import stages_text
 
     mark = "→ " if one is chosen else "  "
     if one.plan is None or one.cost is None:
@@ -223,7 +222,7 @@ def _row(problem: Problem, one: Choice, chosen: Choice) -> tuple[str, ...]:
     return (
         f"{mark}{one.name}{' (not allowed)' if one.why_not else ''}",
         stages_text(one.plan, len(problem.graph.nodes)),
-        one.plan.picture,
+        one.plan.input or "uint8",
         f"{cost.latency * 1e3:,.1f}",
         f"{1 / cost.period:,.2f}" if cost.period else "∞",
         *(_share(cost, kinds) for kinds in (("compute",), ("encode", "decode"), ("link",))),
@@ -244,8 +243,19 @@ def _simulated(problem: Problem, ran: Simulation) -> str:
     return text
 
 
+def _timeline(ran: Simulation) -> dict[str, list[Span]]:
+    """What each party did in a simulation, as a chart takes it."""
+    from cutset.cluster.trace.spans import Span
+    from cutset.partition.plan import COORDINATOR
+
+    timeline: dict[str, list[Span]] = {COORDINATOR: []}
+    for one in ran.timeline():
+        timeline.setdefault(one.party, []).append(Span(one.kind, 0, one.item, one.start, one.end, one.nbytes))
+    return timeline
+
+
 def _document(
-    problem: Problem, choices: Sequence[Choice], chosen: Choice, ran: Simulation, title: str
+    problem: Problem, choices: Sequence[PlanChoice], chosen: PlanChoice, ran: Simulation, title: str
 ) -> dict[str, Any]:
     return {
         "command": title,
@@ -259,12 +269,12 @@ def _document(
     }
 
 
-def _entry(one: Choice) -> dict[str, Any]:
+def _entry(one: PlanChoice) -> dict[str, Any]:
     entry: dict[str, Any] = {"name": one.name, "why_not": one.why_not}
     if one.plan is None or one.cost is None:
         return entry
     return entry | {
-        "picture": one.plan.picture,
+        "picture": one.plan.input or "uint8",
         "stages": [{"worker": stage.worker, "nodes": list(stage.nodes)} for stage in one.plan.stages],
         "latency": one.cost.latency,
         "period": one.cost.period,

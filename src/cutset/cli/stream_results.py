@@ -14,14 +14,14 @@ from cutset.config import StreamSettings
 from cutset.errors import SourceLost
 
 if TYPE_CHECKING:
-    from cutset.cluster.coordinator.result import Result
-    from cutset.cluster.coordinator.summary import Summary
     from cutset.cluster.trace.record import Recorder
     from cutset.partition.plan import Plan
     from cutset.serve.feed import StreamFeed
     from cutset.video.accuracy import Accuracy
-    from cutset.video.check import Check
+    from cutset.video.check import ResultCheck
+    from cutset.video.result import Result
     from cutset.video.sources import Source
+    from cutset.video.summary import Summary
 
 __all__ = ["RunResults", "SourceWatch"]
 
@@ -72,7 +72,7 @@ class RunResults:
         watch: SourceWatch,
     ) -> None:
         self.summary, self.recorder, self._watch = summary, recorder, watch
-        self.check: Check | None = None
+        self.check: ResultCheck | None = None
         self.accuracy: Accuracy | None = None
         self.plans: Sequence[tuple[int, Plan, str]] = ()
         self._args, self._settings = args, settings
@@ -122,7 +122,7 @@ class RunResults:
                     "number": number,
                     "why": why,
                     "scheduler": plan.scheduler,
-                    "picture": plan.picture,
+                    "picture": plan.input or "uint8",
                     "stages": [{"worker": stage.worker, "nodes": list(stage.nodes)} for stage in plan.stages],
                 }
                 for number, plan, why in self.plans
@@ -133,9 +133,9 @@ class RunResults:
         write_json(self._args.json, document)
 
     def _rows(self) -> list[Any]:
-        from cutset.cluster.coordinator.summary import quantile
         from cutset.compare.results import Row, summarise
         from cutset.video.sources.live import without_secrets
+        from cutset.video.summary import quantile
 
         args, summary = self._args, self.summary
         # An address of a camera may hold its password.

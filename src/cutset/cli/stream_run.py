@@ -86,12 +86,12 @@ def _tell(line: str) -> None:
 def _play(args: argparse.Namespace, assembly: Assembly, watch: SourceWatch, signals: Interruption) -> int:
     import torch
 
-    from cutset.video.check import Check
+    from cutset.video.check import ResultCheck
 
     settings, feed = assembly.settings, watch.feed
     stream, results = _open(args, assembly, watch)
     torch.set_num_threads(settings.threads)
-    results.check = check = Check(stream.model) if args.check else None
+    results.check = check = ResultCheck(stream.model) if args.check else None
     results.accuracy = stream.accuracy
     try:
         with stream:
@@ -100,7 +100,7 @@ def _play(args: argparse.Namespace, assembly: Assembly, watch: SourceWatch, sign
             try:
                 for result in watch.results(stream):
                     if forecast is not None and result.source == 0:
-                        forecast.picture(result.pixels)
+                        forecast.saw(result.pixels)
                     if feed is not None:
                         feed.plans(stream.coordinator.plans, result.picture)
                         feed.result(result)
@@ -115,7 +115,7 @@ def _play(args: argparse.Namespace, assembly: Assembly, watch: SourceWatch, sign
     if signals.number:
         _tell(f"{signals.name}: what was done is written")
     results.finish(_tell, signals.name or watch.lost or "all pictures are done")
-    exact = not _may_differ(settings) and all(plan.picture != "jpeg" for _, plan, _ in results.plans)
+    exact = not _may_differ(settings) and all(plan.input != "jpeg" for _, plan, _ in results.plans)
     if watch.lost or (check is not None and exact and not check.exact):
         return 1
     return 128 + signals.number if signals.number else 0
@@ -128,11 +128,11 @@ def _may_differ(settings: StreamSettings) -> bool:
 
 def _open(args: argparse.Namespace, assembly: Assembly, watch: SourceWatch) -> tuple[Stream, RunResults]:
     """The stream, and what takes its results; the dashboard, if there is one, is told what comes."""
-    from cutset.cluster.coordinator.summary import Summary
     from cutset.cluster.trace.record import Recorder
     from cutset.partition.plan import COORDINATOR
     from cutset.stream import Stream
     from cutset.video.planning import expected_costs
+    from cutset.video.summary import Summary
 
     watch.sources, settings, feed = assembly.opened, assembly.settings, watch.feed
     summary = Summary()

@@ -45,10 +45,10 @@ def run(args: argparse.Namespace) -> int:
     different(args, "out", "gantt", "json")
     settings = stream_settings_from(args)
 
-    from cutset.partition.profile.profile import read_profile
+    from cutset.partition.profile import read_profile
     from cutset.video.planning import load_network
     from cutset.video.profile.scenario import read_scenario
-    from cutset.video.profile.setup import other_forms, problem_of
+    from cutset.video.profile.setup import other_inputs, problem_of
 
     scenario = read_scenario(args.file)
     given = read_profile(scenario.profile) if scenario.profile else None
@@ -70,5 +70,5 @@ def run(args: argparse.Namespace) -> int:
     wish = replace(scenario.wish, memory=memory, profiles=profiles)
     problem = problem_of(net.model.graph, net.model.digest, profile, sizes, wish)
     print(f"{net.name}, {net.size[0]}x{net.size[1]}; {basis(profile, sizes, wish)}")
-    show(problem, other_forms(problem, sizes), args, f"cutset stream simulate {args.file.name}", profile.threads)
+    show(problem, other_inputs(problem, sizes), args, f"cutset stream simulate {args.file.name}", profile.threads)
     return 0

@@ -17,7 +17,7 @@ from cutset.files import write_atomically, write_json
 if TYPE_CHECKING:
     from cutset.cluster.trace.record import Trace
     from cutset.cluster.trace.spans import Span
-    from cutset.cluster.trace.table import Latency, Work
+    from cutset.cluster.trace.table import Latency, PartyWork
 
 __all__ = ["DESCRIPTION", "HELP", "configure", "run", "write_chart"]
 
@@ -80,7 +80,7 @@ def _range(text: str) -> tuple[int, int]:
     return first, last
 
 
-def _work_rows(works: tuple[Work, ...], wall: float) -> list[tuple[str, ...]]:
+def _work_rows(works: tuple[PartyWork, ...], wall: float) -> list[tuple[str, ...]]:
     from cutset.cluster.trace.lanes import KINDS
 
     kinds = [kind for kind in KINDS if any(one.seconds[kind] for one in works)]
@@ -124,17 +124,17 @@ def _shown(counted: list[Latency] | tuple[Latency, ...], pictures: tuple[Latency
     if wanted is None:
         return max(counted, key=lambda picture: picture.seconds)
     for picture in pictures:
-        if picture.picture == wanted:
+        if picture.number == wanted:
             return picture
     raise RequestError(f"the trace has no picture {wanted}")
 
 
 def _way(shown: Latency, whole: Trace) -> str:
     """The way of one picture, segment by segment."""
-    from cutset.cluster.trace.path import by_picture, path
+    from cutset.cluster.trace.path import by_item, path
 
-    segments = path(by_picture(whole.timeline)[shown.source, shown.picture], whole.timeline)
-    rows: list[tuple[str, ...]] = [(f"picture {shown.picture}", "", "from, ms", "ms", "")]
+    segments = path(by_item(whole.timeline)[shown.source, shown.number], whole.timeline)
+    rows: list[tuple[str, ...]] = [(f"picture {shown.number}", "", "from, ms", "ms", "")]
     for segment in segments:
         others = ", ".join(map(str, segment.behind)) if len(segment.behind) < 9 else f"{len(segment.behind)} pictures"
         behind = f"behind {others}" if segment.behind else ""
@@ -153,7 +153,7 @@ def write_chart(path: Path, timeline: Mapping[str, Sequence[Span]], title: str, 
     write_atomically(path, (gantt.html if path.suffix == ".html" else gantt.svg)(timeline, title, note))
 
 
-def _document(trace: Trace, works: tuple[Work, ...], pictures: tuple[Latency, ...], wall: float) -> dict[str, Any]:
+def _document(trace: Trace, works: tuple[PartyWork, ...], pictures: tuple[Latency, ...], wall: float) -> dict[str, Any]:
     return {
         "command": "cutset stream trace",
         "title": trace.title,
@@ -166,7 +166,7 @@ def _document(trace: Trace, works: tuple[Work, ...], pictures: tuple[Latency, ..
         "pictures": [
             {
                 "source": picture.source,
-                "picture": picture.picture,
+                "picture": picture.number,
                 "delivered": picture.delivered,
                 "latency": picture.seconds,
                 "in_flight": picture.in_flight,

@@ -22,7 +22,6 @@ from cutset.cluster.coordinator.even import even_plan
 from cutset.cluster.coordinator.fitting import check_fits, lacking
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.emulation import parse_speeds
-from cutset.cluster.model import Model
 from cutset.codec import Budget
 from cutset.config import StreamSettings
 from cutset.errors import ConfigError, RequestError
@@ -31,9 +30,11 @@ from cutset.partition.hop import DIRECT, Hop, connections, parse_hops
 from cutset.partition.node import ITEM_BYTES
 from cutset.partition.plan import COORDINATOR, Plan, read_plan
 from cutset.video.accuracy import Accuracy
+from cutset.video.forms import PictureInputs
 from cutset.video.planning import check_promise, measured_planner, profile_name, source_sizes, unseen
 from cutset.video.profile.setup import Tell, Wish
 from cutset.video.sources import Source, Tolerance, VideoCodec, open_source
+from cutset.video.torch_model import TorchModel
 from cutset.video.zoo import build
 
 __all__ = ["Addresses", "Assembly", "Given", "assemble"]
@@ -52,7 +53,7 @@ class Given:
 
     workers: Addresses | None = None  # by name: address and public key
     plan: Plan | None = None
-    planner: Advisor | Callable[[Model, Sequence[str], str], Plan] | None = None
+    planner: Advisor | Callable[[TorchModel, Sequence[str], str], Plan] | None = None
     keys: Keys | None = None
     links: Mapping[tuple[str, str], Hop] | None = None  # to emulate, by sender and receiver
     options: Options | None = None
@@ -63,7 +64,7 @@ class Assembly:
     """All that a coordinator is made of. `close` ends the planner and closes the sources that were opened here."""
 
     settings: StreamSettings
-    model: Model
+    model: TorchModel
     sources: list[Iterable[Any]]
     workers: int | Addresses  # so many to start here, or where they are
     options: Options
@@ -100,13 +101,18 @@ class Assembly:
         """Of each source; None where its packets can't be forwarded."""
         return [getattr(source, "codec", None) for source in self.sources]
 
+    @property
+    def inputs(self) -> PictureInputs:
+        """What a coordinator must know of the sources' pictures."""
+        return PictureInputs(self.codecs)
+
     def close(self) -> None:
         """A second call does nothing."""
         self.parts.close()
 
 
 def assemble(
-    model: str | nn.Module | Model,
+    model: str | nn.Module | TorchModel,
     sources: Sequence[Any],
     settings: StreamSettings,
     given: Given | None = None,
@@ -137,7 +143,7 @@ def assemble(
         keys = given.keys or (load_keys(settings.key) if settings.key and not isinstance(workers, int) else None)
         names = _names(workers)
         read = _opened(sources, settings, parts, on_source or tell)
-        if not isinstance(model, Model):
+        if not isinstance(model, TorchModel):
             first, read[0] = _peek(read[0])
             label, exported = _exported(model, first, settings, tell)
         else:
@@ -157,7 +163,7 @@ def assemble(
             parts=parts,
         )
         if plan is not None:
-            check_fits(plan, exported, names, found.codecs)
+            check_fits(plan, exported, names, found.inputs)
             if idle := set(names) - {stage.worker for stage in plan.stages}:
                 tell(f"the plan gives nothing to do to {', '.join(name for name in names if name in idle)}")
         if measures:
@@ -276,7 +282,7 @@ def _peek(source: Iterable[Any]) -> tuple[Any, Iterable[Any]]:
 
 def _exported(
     model: str | nn.Module, first: Any, settings: StreamSettings, tell: Callable[[str], None]
-) -> tuple[str, Model]:
+) -> tuple[str, TorchModel]:
     """The network for pictures like this one, and its name in a profile. Raises CutsetError."""
     try:
         picture = np.asarray(getattr(first, "pixels", first))
@@ -293,7 +299,7 @@ def _exported(
             raise RequestError(f"pictures are uint8 (3, height, width), not {picture.dtype} {list(picture.shape)}")
         name = profile_name(model, settings.features)
         model = build(model, head=not settings.features, weights=settings.weights, seed=settings.seed, tell=tell)
-    return name, Model.of(model, shape, getattr(torch, picture.dtype.name), picture)
+    return name, TorchModel.of(model, shape, getattr(torch, picture.dtype.name), picture)
 
 
 def _wish(found: Assembly) -> Wish:

@@ -11,22 +11,20 @@ from typing import Any
 import numpy as np
 
 from cutset.cluster.coordinator.advisor import Advisor
-from cutset.cluster.model import Model
 from cutset.config import StreamSettings
 from cutset.errors import ConfigError
-from cutset.partition.compare import best, compare, explain, stages_text
-from cutset.partition.cost import Model as CostModel
-from cutset.partition.cost import why_not
+from cutset.partition.choices import best, compare, explain, stages_text
+from cutset.partition.cost import CostModel, per_item, why_not
 from cutset.partition.description import graph_digest
 from cutset.partition.live import LivePlanner
 from cutset.partition.plan import Plan
 from cutset.partition.problem import Problem
-from cutset.partition.profile.profile import Profile, Sizes, read_profile
-from cutset.partition.replan import each_picture
-from cutset.video.profile.setup import Tell, Wish, measure_pictures, measure_profile, problem_of, sizes_of
+from cutset.partition.profile import Profile, Sizes, read_profile
+from cutset.video.profile.setup import WORDS, Tell, Wish, measure_pictures, measure_profile, problem_of, sizes_of
 from cutset.video.sources import Picture, open_source
 from cutset.video.sparsity.forecast import Forecast
 from cutset.video.sparsity.predictor import read_trained
+from cutset.video.torch_model import TorchModel
 from cutset.video.zoo import build
 
 __all__ = [
@@ -53,13 +51,13 @@ class ZooModel:
     """A network of the zoo for pictures of one size, as commands that measure and plan take it."""
 
     name: str  # as a profile has it
-    model: Model
+    model: TorchModel
     source: str | None
 
     @property
     def size(self) -> tuple[int, int]:
         """Rows and columns of its pictures."""
-        height, width = self.model.picture.shape[2:]
+        height, width = self.model.input.shape[2:]
         return height, width
 
     def profile(self, threads: int, *, fresh: bool = False, tell: Tell = unseen) -> Profile:
@@ -82,7 +80,8 @@ def load_network(name: str, settings: StreamSettings, source: str | None) -> Zoo
         with open_source(source) as opened:
             size = opened.size
     module = build(name, head=not settings.features, weights=settings.weights, seed=settings.seed)
-    return ZooModel(profile_name(name, settings.features), Model.of(module, (1, 3, *(size or DEFAULT_SIZE))), source)
+    model = TorchModel.of(module, (1, 3, *(size or DEFAULT_SIZE)))
+    return ZooModel(profile_name(name, settings.features), model, source)
 
 
 def profile_name(name: str, features: bool) -> str:
@@ -92,7 +91,7 @@ def profile_name(name: str, features: bool) -> str:
 
 def measured_planner(
     name: str,
-    model: Model,
+    model: TorchModel,
     settings: StreamSettings,
     wish: Wish,
     sizes: Sizes | None,
@@ -116,7 +115,7 @@ def measured_planner(
     measured = measure_profile(name, model.graph, model.digest, model.tensors, threads=settings.threads, tell=progress)
     problem = problem_of(model.graph, model.digest, measured, sizes, replace(wish, profiles=given))
     if not packets:
-        problem = replace(problem, pictures={form: one for form, one in problem.pictures.items() if form != "packets"})
+        problem = replace(problem, inputs={name: one for name, one in problem.inputs.items() if name != "packets"})
     who = "optimal" if settings.scheduler == "auto" else settings.scheduler
     forecast = _forecast(settings.sparsity, model, tell) if settings.sparsity else None
     planner = LivePlanner(problem, who, forecast=forecast.traffic if forecast is not None else None)
@@ -125,18 +124,18 @@ def measured_planner(
     return Advisor(planner, settings.look, tell, forecast)
 
 
-def source_sizes(model: Model, source: Any, progress: Tell) -> Sizes | None:
+def source_sizes(model: TorchModel, source: Any, progress: Tell) -> Sizes | None:
     """What values cost to send, measured on a source: the text of one that isn't live, or a list of uint8 pictures.
 
     None for all others, whose pictures can't be had twice.
     """
-    shape = model.picture.shape
+    shape = model.input.shape
     if isinstance(source, str | Path):
         height, width = shape[-2:]
         return measure_pictures(
             model.graph, model.tensors, str(source), size=(height, width), count=SIZED, tell=progress
         )
-    if not isinstance(source, list | tuple) or model.picture.dtype != "uint8" or shape[:2] != (1, 3):
+    if not isinstance(source, list | tuple) or model.input.dtype != "uint8" or shape[:2] != (1, 3):
         return None
     arrays = [np.asarray(getattr(one, "pixels", one)) for one in source[:MOST_SIZED]]
     if len(arrays) < 2 or any(one.dtype != np.uint8 or one.size != math.prod(shape) for one in arrays):
@@ -150,15 +149,15 @@ def check_promise(settings: StreamSettings, plan: Plan | None, planner: LivePlan
     if not settings.pictures_stay:
         return
     problem = planner.problem() if planner is not None else None
-    if problem is None or not problem.pictures_stay:
+    if problem is None or not problem.private:
         raise ConfigError("--pictures-stay is kept by plans that are made here: name one, as --scheduler optimal")
     if plan is not None:
-        forms = {**problem.pictures, plan.picture: problem.pictures["uint8"]}
-        if why := why_not(replace(problem, pictures=forms), plan):
+        inputs = {**problem.inputs, plan.input: problem.inputs[""]}
+        if why := why_not(replace(problem, inputs=inputs), plan):
             raise ConfigError(f"{settings.plan or 'the plan'}: {why} (--pictures-stay)")
 
 
-def _forecast(path: Path, model: Model, tell: Callable[[str], None]) -> Forecast:
+def _forecast(path: Path, model: TorchModel, tell: Callable[[str], None]) -> Forecast:
     trained = read_trained(path)
     if graph_digest(trained.graph) != model.digest:
         raise ConfigError(f"{path} was trained for another network or picture size; see `cutset stream train`")
@@ -178,7 +177,7 @@ def _alternatives(problem: Problem, name: str) -> list[str]:
             found.append(f"{one.name}: {cost}: {stages_text(one.plan, len(problem.graph.nodes))}{refused}")
         else:
             found.append(f"{one.name}: {one.why_not}")
-    found += explain(problem, best(problem, choices), choices).splitlines()
+    found += explain(problem, best(problem, choices), choices, WORDS).splitlines()
     return [*found, f"plans are made by: {name}"]
 
 
@@ -188,6 +187,6 @@ def expected_costs(planner: LivePlanner, plan: Plan) -> tuple[float | None, list
     others = {}
     for one in compare(problem):
         if one.cost is not None and one.name != plan.scheduler:
-            others[f"{one.name}, not allowed" if one.why_not else one.name] = each_picture(problem, one.cost)
-    expected = each_picture(problem, CostModel(problem).cost(plan))
+            others[f"{one.name}, not allowed" if one.why_not else one.name] = per_item(problem, one.cost)
+    expected = per_item(problem, CostModel(problem).cost(plan))
     return expected, [(name, seconds) for name, seconds in others.items() if math.isfinite(seconds)]

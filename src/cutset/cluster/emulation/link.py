@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cutset.cluster.emulation.wire import Wire
+from cutset.cluster.emulation.bandwidth import Wire
 from cutset.errors import LinkClosed, LinkError, LinkTimeout
 from cutset.link import Frame, Limits, Link, Reservation, Timeouts
 from cutset.link.channel import timed_out
@@ -127,7 +127,7 @@ class EmulatedLink:
 
     def _full(self) -> bool:
         # Frames that have arrived but aren't taken, since the receiver is slow, wait as well.
-        waiting = len(self._frames) - self._wire.flying(self._clock())
+        waiting = len(self._frames) - self._wire.in_flight(self._clock())
         return waiting >= self._queue or len(self._frames) >= MOST
 
     def _deliver(self) -> None:

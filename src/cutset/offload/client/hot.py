@@ -93,7 +93,7 @@ class HotCalls:
         if link is not self._link:
             remote.attach(sender, receiver)
             self._link = link
-        remote.calls, remote.most_rows = self._session.calls, self._session.welcome.max_rows
+        remote.calls, remote.most_rows = self._session.calls, self._session.capabilities.max_rows
         remote.count_cpu = parts.count_cpu
         remote.patience = min(PATIENCE, self._session.patience.resend)
         while True:
