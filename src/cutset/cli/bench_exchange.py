@@ -6,9 +6,8 @@ import argparse
 import shlex
 import sys
 
-from cutset.cli.options import add_json, add_settings, output_path, settings_from
+from cutset.cli.options import add_json, add_settings, add_sizes, model_from, output_path, settings_from
 from cutset.cli.output import table
-from cutset.cli.random import add_sizes, model_from
 
 __all__ = ["DESCRIPTION", "HELP", "configure", "run"]
 
