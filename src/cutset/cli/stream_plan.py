@@ -205,6 +205,17 @@ def show(problem: Problem, others: Mapping[str, Traffic], args: argparse.Namespa
         write_json(args.json, _document(problem, choices, chosen, ran, title) | {"threads": threads})
 
 
+def _timeline(ran: Simulation) -> dict[str, list[Span]]:
+    """What was simulated, as a chart takes it."""
+    from cutset.cluster.trace.spans import Span
+    from cutset.partition.plan import COORDINATOR
+
+    timeline: dict[str, list[Span]] = {COORDINATOR: []}
+    for one in ran.timeline():
+        timeline.setdefault(one.party, []).append(Span(one.kind, 0, one.item, one.start, one.end, one.nbytes))
+    return timeline
+
+
 def _conditions(problem: Problem) -> str:
     line = " ".join(f"–[{hop}]→ {machine.name}" for hop, machine in zip(problem.hops, problem.machines, strict=True))
     want = f"best {problem.objective}, {problem.mode} mode, {problem.in_flight or 'any number of'} in flight"
@@ -241,17 +252,6 @@ def _simulated(problem: Problem, ran: Simulation) -> str:
     if count > 1:
         text += f", the others {ran.latency * 1e3:,.1f} (median), one every {ran.period * 1e3:,.1f} ms"
     return text
-
-
-def _timeline(ran: Simulation) -> dict[str, list[Span]]:
-    """What each party did in a simulation, as a chart takes it."""
-    from cutset.cluster.trace.spans import Span
-    from cutset.partition.plan import COORDINATOR
-
-    timeline: dict[str, list[Span]] = {COORDINATOR: []}
-    for one in ran.timeline():
-        timeline.setdefault(one.party, []).append(Span(one.kind, 0, one.item, one.start, one.end, one.nbytes))
-    return timeline
 
 
 def _document(

@@ -80,8 +80,9 @@ def load_network(name: str, settings: StreamSettings, source: str | None) -> Zoo
         with open_source(source) as opened:
             size = opened.size
     module = build(name, head=not settings.features, weights=settings.weights, seed=settings.seed)
-    model = TorchModel.of(module, (1, 3, *(size or DEFAULT_SIZE)))
-    return ZooModel(profile_name(name, settings.features), model, source)
+    return ZooModel(
+        profile_name(name, settings.features), TorchModel.of(module, (1, 3, *(size or DEFAULT_SIZE))), source
+    )
 
 
 def profile_name(name: str, features: bool) -> str:
