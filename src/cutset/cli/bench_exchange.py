@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 
 from cutset.cli.bench_rows import save_rows, tell
-from cutset.cli.options import add_json, add_settings, output_path, settings_from
+from cutset.cli.options import add_json, add_settings, add_sizes, model_from, output_path, settings_from
 from cutset.cli.output import table
-from cutset.cli.random import add_sizes, model_from
 
 __all__ = ["DESCRIPTION", "HELP", "configure", "run"]
 
