@@ -11,8 +11,8 @@ from attacks.statistics import TESTS, failures
 from attacks.suite import ATTACKS
 from cutset.errors import IntegrityError
 from cutset.offload.client import ledger, pad_sources
-from cutset.offload.client.hot import HotCalls, Stop
 from cutset.offload.client.linears import OffloadLinears
+from cutset.offload.client.ring_calls import RingCalls, Stop
 from cutset.offload.messages import Hello, Multiply, Product, Welcome
 
 PROMPT = ours.PROMPT
@@ -31,8 +31,14 @@ def native(monkeypatch, tmp_path):
     monkeypatch.setattr(ours, "LINK", "shm")
     monkeypatch.setenv("CUTSET_SHM_DIR", str(tmp_path))
     steps = []
-    run = HotCalls.run
-    monkeypatch.setattr(HotCalls, "run", lambda *given: steps.append(run(*given)) or steps[-1])
+    run = RingCalls.run
+
+    def counted(*given):
+        end = run(*given)
+        steps.append(end.stop)
+        return end
+
+    monkeypatch.setattr(RingCalls, "run", counted)
     yield steps
     ours.capture.cache_clear()
 

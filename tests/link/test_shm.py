@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -319,12 +320,13 @@ def test_a_client_waits_while_the_listener_begins(address: str, monkeypatch: pyt
 class Pieces:
     """A ring in which there is always the beginning of a large frame, however often one is taken out."""
 
-    def __init__(self, before: tuple[int, ...] = ()) -> None:
-        self.before, self.until = before, time.monotonic() + 5
+    def __init__(self, slot: int | None = None) -> None:
+        self.slot, self.until = slot, time.monotonic() + 5
 
-    def recv(self, _: float) -> tuple[int, ...]:
+    def recv(self, _: float) -> Any:
         assert time.monotonic() < self.until, "it receives for ever"
-        return (*self.before, shm.FIRST, 0, 8, 1 << 20, 64)
+        record = (shm.FIRST, 0, 8, 1 << 20, 64)
+        return record if self.slot is None else (self.slot, record)
 
     def release(self, *_: int) -> None:
         pass
@@ -349,7 +351,7 @@ def test_a_listener_returns_in_time_whatever_pieces_come(address: str) -> None:
     end = until(listener, b"here")
     assert isinstance(end, shm.ShmLink)
     assert isinstance(listener, listener_module.ShmListener)
-    end.receiver, listener._poller = Pieces(), Pieces((0,))
+    end.receiver, listener._poller = Pieces(), Pieces(slot=0)
     assert listener.recv(0.05) is None
     listener.close()
 

@@ -15,8 +15,8 @@ import numpy as np
 from cutset.kernels.reference_field import P
 from cutset.link import Link, Timeouts, connect, listen
 from cutset.link.keys import Keys, new_keys
-from cutset.offload.accelerator.hot import new_accelerator
 from cutset.offload.accelerator.products import NativeProducts
+from cutset.offload.accelerator.ring_accelerator import new_accelerator
 from cutset.offload.accelerator.server import Accelerator, Quota, limits_for
 from cutset.offload.client.session import Patience, Session, multiply
 from cutset.offload.messages import Hello, Message, Multiply, Product, encode

@@ -17,10 +17,10 @@ from cutset.cli import main
 from cutset.errors import ConfigError, ModelError, OffloadError
 from cutset.models.files.source import open_source
 from cutset.models.registry import BUNDLED
-from cutset.offload.enclave.files import Measured, Mount, client_files, digest
+from cutset.offload.enclave.client_files import Measured, Mount, client_files, digest
 from cutset.offload.enclave.lint import lint
 from cutset.offload.enclave.manifest import render
-from cutset.offload.enclave.sizes import Use, enclave_bytes, parts, size_text
+from cutset.offload.enclave.memory_sizes import Use, enclave_bytes, parts, size_text
 
 STORY = BUNDLED["story"]
 USE = Use(context=128, threads=1)

@@ -259,7 +259,7 @@ def test_a_product_beside_pads_and_self_tests(tmp_path: Path) -> None:
         for _ in range(30):
             np.testing.assert_array_equal(product(session, 0, x), residue_product(x, WEIGHTS[0]))
         thread.join(30)
-        from cutset.offload.client.masks import residues
+        from cutset.offload.arithmetic import residues
 
         for (_, seed, count), found in zip(seeds, told[0], strict=True):
             r = residues(seed, count * 256).reshape(count, 256)

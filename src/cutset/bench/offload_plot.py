@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cutset.compare.results import Row
-from cutset.offload.client.parts import PARTS
+from cutset.offload.client.call_times import PARTS
 
 __all__ = ["plot"]
 

@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         stop.append(number)
 
     from cutset.link.users import user_id
-    from cutset.offload.accelerator.open import open_accelerator
+    from cutset.offload.accelerator.loading import open_accelerator
     from cutset.offload.accelerator.server import Quota
 
     quota = Quota(

@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 from cutset.errors import CutsetError
 from cutset.offload.accelerator.batcher import Batcher
 from cutset.offload.accelerator.products import Products
-from cutset.offload.client.masks import residues
+from cutset.offload.arithmetic import INTEGERS, RESIDUES, residues
 
 __all__ = ["FAILURES", "Job", "Jobs", "Steps", "is_self_test", "make_pads", "reason_of", "run_self_test"]
 
 Array = NDArray[Any]
 Steps = Generator[None, None, list[Array]]
 SELF_TEST = "self-test"
-RESIDUES, INTEGERS = np.dtype(np.uint32), np.dtype(np.int16)
 FAILURES = (CutsetError, ValueError, MemoryError, RuntimeError)  # torch raises the last where a device has no room
 
 

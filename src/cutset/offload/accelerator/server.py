@@ -25,7 +25,7 @@ from cutset.offload.accelerator.batcher import LEAST_ROWS, SLICE, Batcher, Call
 from cutset.offload.accelerator.clients import TOTALS, Client, Quota, new_counters
 from cutset.offload.accelerator.jobs import Jobs, Steps, is_self_test, make_pads, reason_of, run_self_test
 from cutset.offload.accelerator.products import Products
-from cutset.offload.client.masks import SEED_BYTES
+from cutset.offload.arithmetic import INTEGERS, RESIDUES, SEED_BYTES
 from cutset.offload.messages import (
     PROTOCOL,
     AskCounters,
@@ -52,7 +52,6 @@ SOON, LATER = 0.00005, 0.002  # seconds between two looks whether a client has m
 LOOK = 1.0  # seconds between two looks for clients that are idle
 WARM_BYTES = 1 << 20  # half of a common second-level cache
 WARM_STEP = 1 << 16  # a few microseconds, which a call that comes meanwhile waits
-RESIDUES, INTEGERS = np.dtype(np.uint32), np.dtype(np.int16)
 QUEUE = 2  # frames that a link without a ring keeps for a client, each way
 PER_BYTE = {"tcp": 1 / 400e6, "ipc": 1 / 2e9}  # seconds of the thread that encrypts and copies
 FRONT = 1 << 17  # bytes of a frame beside its array, at most

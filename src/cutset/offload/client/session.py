@@ -10,13 +10,13 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cutset.errors import FrameError, IntegrityError, LinkClosed, LinkError, LinkTimeout, OffloadError
-from cutset.link import Frame, Link
+from cutset.link import Frame, Link, Record, RingLink
 from cutset.link.limits import MAX_FRAME
 from cutset.offload.messages import (
     PROTOCOL,
@@ -101,7 +101,7 @@ class Session:
     @property
     def user(self) -> int | None:
         """The user that the other side runs as, where the system says so."""
-        return getattr(self._link, "user", None)
+        return None if self._link is None else self._link.user
 
     def stay_awake(self, seconds: float) -> None:
         """How long a wait for an answer stays awake before it sleeps."""
@@ -129,20 +129,17 @@ class Session:
         except LinkClosed:
             self._drop()
 
-    def ring(self) -> tuple[Any, Any, Any] | None:
-        """The link, if it is in shared memory, and its two ends, on which native code may make calls until the session
-        is used again; it counts on from `calls`."""
-        ends = getattr(self._link, "ends", None)
-        if self._broken is not None or ends is None or (found := ends()) is None:
-            return None
-        return self._link, *found
+    def ring_link(self) -> RingLink | None:
+        """The link, if it is in shared memory: native code may make calls on its rings until the session is used again,
+        and counts on from `calls`."""
+        return self._link if self._broken is None and isinstance(self._link, RingLink) else None
 
     def adopt(
         self,
         message: Callable[[int], Message],
         layout: list[tuple[np.dtype[Any], tuple[int, ...]]],
         fill: Callable[[list[Array]], None],
-        record: tuple[int, int, int, int, int] | None = None,
+        record: Record | None = None,
         *,
         broken: bool = False,
         due: int = MAX_FRAME,
@@ -150,8 +147,8 @@ class Session:
         """The last call was sent by native code, as `send` would have sent it: `receive` goes on with it. record: what
         came already; broken: the ring makes no sense any more."""
         self._pending = _Pending(self.calls, message(self.calls), layout, fill, due)
-        if record is not None and self._link is not None:
-            cast(Any, self._link).put_back(record)
+        if record is not None and isinstance(self._link, RingLink):
+            self._link.put_back(record)
         if broken:
             self._drop()
 

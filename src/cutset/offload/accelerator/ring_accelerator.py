@@ -12,17 +12,17 @@ from enum import IntEnum
 from typing import Any
 
 from cutset.config import usable_cores
-from cutset.kernels.native import extension
-from cutset.link import Link, Listener
+from cutset.kernels import native
+from cutset.link import Link, Listener, RingListener
 from cutset.offload.accelerator.batcher import Batcher, Call
 from cutset.offload.accelerator.products import NativeProducts, Products
 from cutset.offload.accelerator.server import DEFAULT_QUOTA, WARM_BYTES, WARM_STEP, Accelerator, Quota
 from cutset.offload.messages import Product
 
-__all__ = ["HotAccelerator", "new_accelerator"]
+__all__ = ["RingAccelerator", "new_accelerator"]
 
 
-class Event(IntEnum):
+class TurnEvent(IntEnum):
     """What ended a turn of native code, as native/offload/server.h numbers it."""
 
     NOTHING = 0
@@ -35,15 +35,15 @@ class _Waiting(Batcher):
     """The calls that wait, in native code, which knows clients by the slots of the listener."""
 
     def __init__(
-        self, listener: Any, products: NativeProducts, shapes: Sequence[tuple[int, int]], quota: Quota
+        self, listener: RingListener, products: NativeProducts, shapes: Sequence[tuple[int, int]], quota: Quota
     ) -> None:
-        native, rows, matrices = extension(), quota.max_rows, len(shapes)
+        rows, matrices = quota.max_rows, len(shapes)
         sizes: dict[str, Any] = {"window": quota.window, "max_rows": rows, "max_waiting": quota.max_waiting}
         sizes["costs"] = [outputs * depth for outputs, depth in shapes]
         super().__init__(matrices=matrices, **sizes)
         self._listener = listener
         self._native = native.Batcher(matrices=matrices, **sizes)
-        self.server = native.Server(
+        self.server = native.RingServer(
             products.linears(matrices),
             products.pool,
             self._native,
@@ -64,8 +64,8 @@ class _Waiting(Batcher):
 
     def join(self, client: Any) -> None:
         slot = self._listener.slot(client)
-        if slot is not None and (ends := client.ends()) is not None:
-            self.server.greet(slot, *ends)
+        if slot is not None and (rings := client.rings()) is not None:
+            self.server.greet(slot, *rings)
             self.links[slot] = client
 
     def leave(self, client: Any) -> None:
@@ -120,12 +120,12 @@ class _Waiting(Batcher):
         return next((slot for slot, link in self.links.items() if link is client), None)
 
 
-class HotAccelerator(Accelerator):
+class RingAccelerator(Accelerator):
     """An Accelerator whose turns are native code as far as that goes."""
 
     def __init__(
         self,
-        listener: Listener,
+        listener: RingListener,
         products: NativeProducts,
         shapes: Sequence[tuple[int, int]],
         digest: str,
@@ -134,6 +134,7 @@ class HotAccelerator(Accelerator):
         quota: Quota = DEFAULT_QUOTA,
         makes_pads: bool = True,
     ) -> None:
+        self._listener = listener
         self._waiting = _Waiting(listener, products, shapes, quota)
         super().__init__(
             listener,
@@ -152,24 +153,18 @@ class HotAccelerator(Accelerator):
             self._forget(one)
         self._flush()
         server = self._waiting.server
-        event = server.turn(timeout, self._idle())
+        end = server.turn(timeout, self._idle())
         self._collect()
-        if event == Event.RECORD:
-            listener: Any = self.listener
-            got = listener.handle(*server.record)
+        link = self._waiting.links.get(end.client)
+        if end.event == TurnEvent.RECORD:
+            got = self._listener.handle(end.client, end.record)
             if got is not None:
                 self._took(*got)
-        elif event == Event.PRODUCT:
-            slot, call, seconds, shared, z = server.product
-            link = self._waiting.links.get(slot)
-            if link is not None:
-                self._send(link, Product(call, seconds, shared), [z])
-                self._waiting.answered(link, time.monotonic())
-        elif event == Event.REFUSAL:
-            slot, call, reason = server.refusal
-            link = self._waiting.links.get(slot)
-            if link is not None:
-                self._refuse(link, call, reason)
+        elif end.event == TurnEvent.PRODUCT and link is not None and end.product is not None:
+            self._send(link, Product(end.call, end.seconds, end.shared), [end.product])
+            self._waiting.answered(link, time.monotonic())
+        elif end.event == TurnEvent.REFUSAL and link is not None:
+            self._refuse(link, end.call, end.reason)
         self._work()
 
     def _collect(self) -> None:
@@ -202,6 +197,6 @@ def new_accelerator(
     makes_pads: bool = True,
 ) -> Accelerator:
     """The fastest Accelerator that can use these products and this listener."""
-    if isinstance(products, NativeProducts) and hasattr(listener, "poller"):
-        return HotAccelerator(listener, products, shapes, digest, threads=threads, quota=quota, makes_pads=makes_pads)
+    if isinstance(products, NativeProducts) and isinstance(listener, RingListener):
+        return RingAccelerator(listener, products, shapes, digest, threads=threads, quota=quota, makes_pads=makes_pads)
     return Accelerator(listener, products, shapes, digest, threads=threads, quota=quota, makes_pads=makes_pads)

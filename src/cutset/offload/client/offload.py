@@ -21,12 +21,12 @@ from cutset.models.files.integer import Progress
 from cutset.models.files.source import Source
 from cutset.models.run.backend import Choice
 from cutset.models.run.native import NativeDecoder, thread_pool
-from cutset.offload.client.guard import keep_out
+from cutset.offload.client.client_weights import ClientWeights, load_weights
 from cutset.offload.client.ledger import Ledger
 from cutset.offload.client.linears import OffloadLinears
 from cutset.offload.client.pads import BLOCK_ROWS, Empty, PadPool
+from cutset.offload.client.private_memory import keep_out
 from cutset.offload.client.session import FRONT, MOST_BYTES, Patience, Session
-from cutset.offload.client.weights import ClientWeights, load_weights
 from cutset.offload.messages import MOST_PADS
 from cutset.offload.modes import DEFAULT_MODE, Mode, mode_named
 
@@ -49,9 +49,9 @@ class Offload:
 
     def summary(self) -> str:
         """One line: the mode that was kept, what went over the link, and where pads came from."""
-        parts = self.linears.parts
-        said = f"mode {self.mode.name}: {parts.calls} calls to {self.linears.session.address}"
-        said += f", {parts.bytes_up / 1e6:.1f} MB up, {parts.bytes_down / 1e6:.1f} MB down"
+        times = self.linears.times
+        said = f"mode {self.mode.name}: {times.calls} calls to {self.linears.session.address}"
+        said += f", {times.bytes_up / 1e6:.1f} MB up, {times.bytes_down / 1e6:.1f} MB down"
         if self.linears.pads is not None:
             pads = self.linears.pads.counters()
             said += f"; {pads.used} rows of pads, {pads.made} made ahead, {pads.inline} inline"
@@ -148,7 +148,7 @@ def open_offload(source: Source, settings: Settings, mode: Mode, progress: Progr
         pads = _pad_pool(weights, settings, pad_session) if mode.masked else None
         linears = OffloadLinears(session, weights, mode, pool, pads, pad_rows=settings.pad_rows and mode.masked)
         decoder = NativeDecoder(source.spec, source.tensors, pool, linears)
-        linears.quicken(decoder.core)
+        linears.use_rings(decoder.core)
         source.forget()
     except BaseException:
         session.close()
