@@ -99,9 +99,9 @@ class _Waiting(Batcher):
         if (slot := self._slot(client)) is not None:
             self._native.busy(slot, waits)
 
-    def charge(self, client: Any, seconds: float) -> None:
+    def charge(self, client: Any, seconds: float, elsewhere: float = 0.0) -> None:
         if (slot := self._slot(client)) is not None:
-            self._native.charge(slot, seconds)
+            self._native.charge(slot, seconds + elsewhere)
 
     def may(self, client: Any, now: float) -> bool:
         slot = self._slot(client)
@@ -135,6 +135,7 @@ class HotAccelerator(Accelerator):
         makes_pads: bool = True,
     ) -> None:
         self._waiting = _Waiting(listener, products, shapes, quota)
+        self._unpaid = 0.0  # seconds of work for somebody who isn't known yet
         super().__init__(
             listener,
             products,
@@ -151,14 +152,18 @@ class HotAccelerator(Accelerator):
         for one in self.listener.gone():  # first, since their slots may be given to others now
             self._forget(one)
         self._flush()
-        server = self._waiting.server
-        event = server.turn(timeout, self._idle())
+        server, idle = self._waiting.server, self._idle()
+        event = server.turn(timeout, idle)
+        started = time.monotonic()  # what is done from here on is done for whoever ended the turn of native code
         self._collect()
         if event == Event.RECORD:
             listener: Any = self.listener
             got = listener.handle(*server.record)
-            if got is not None:
-                self._took(*got)
+            if got is None:  # a newcomer, say, whose first message comes soon
+                self._unpaid += time.monotonic() - started
+            else:
+                self._took(*got, started - self._unpaid)
+                self._unpaid = 0.0
         elif event == Event.PRODUCT:
             slot, call, seconds, shared, z = server.product
             link = self._waiting.links.get(slot)
