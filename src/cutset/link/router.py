@@ -27,6 +27,7 @@ from cutset.link.zeromq import GOODBYE, KEYS_HELP, bind_file, configure, owner_o
 __all__ = ["listen"]
 
 PATIENCE = 1.0  # seconds
+LATE = 8  # frames that may come of a link that is over before its connection is cut
 IO_THREADS = 4
 MOST_SILENT = 256  # connections from which nothing came yet
 
@@ -148,9 +149,11 @@ class ZmqListener:
             with self._looking:
                 self._read_events()  # so that an old connection's end isn't taken for this one's
                 self._silent.pop(fd, None)
-            _, over = self._leaving.get(fd, (0.0, b""))
+            when, over = self._leaving.get(fd, (0.0, b""))
             if over and over != route:
                 del self._leaving[fd]
+            elif over:  # who goes on sending doesn't read what came before the end, and reading costs others
+                self._leaving[fd] = when - PATIENCE / LATE, route
             if fd in self._cut or over == route:  # a connection is one link, and doesn't begin another
                 return None
             owner = self._owner(peer, fd)
@@ -218,6 +221,7 @@ class ZmqListener:
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as connection:
             self._read_events()
             if self._changes[fd] == before:
+                self._cut[fd] = time.monotonic()  # what still waits of it begins no link
                 connection.shutdown(socket.SHUT_RDWR)
 
     def _owner(self, peer: str, fd: int) -> str:

@@ -99,9 +99,9 @@ class _Waiting(Batcher):
         if (slot := self._slot(client)) is not None:
             self._native.busy(slot, waits)
 
-    def charge(self, client: Any, seconds: float) -> None:
+    def charge(self, client: Any, seconds: float, elsewhere: float = 0.0) -> None:
         if (slot := self._slot(client)) is not None:
-            self._native.charge(slot, seconds)
+            self._native.charge(slot, seconds + elsewhere)
 
     def may(self, client: Any, now: float) -> bool:
         slot = self._slot(client)
@@ -136,6 +136,7 @@ class RingAccelerator(Accelerator):
     ) -> None:
         self._listener = listener
         self._waiting = _Waiting(listener, products, shapes, quota)
+        self._unpaid = 0.0  # seconds of work for somebody who isn't known yet
         super().__init__(
             listener,
             products,
@@ -152,14 +153,18 @@ class RingAccelerator(Accelerator):
         for one in self.listener.gone():  # first, since their slots may be given to others now
             self._forget(one)
         self._flush()
-        server = self._waiting.server
-        end = server.turn(timeout, self._idle())
+        server, idle = self._waiting.server, self._idle()
+        end = server.turn(timeout, idle)
+        started = time.monotonic()  # what is done from here on is done for whoever ended the turn of native code
         self._collect()
         link = self._waiting.links.get(end.client)
         if end.event == TurnEvent.RECORD:
             got = self._listener.handle(end.client, end.record)
-            if got is not None:
-                self._took(*got)
+            if got is None:  # a newcomer, say, whose first message comes soon
+                self._unpaid += time.monotonic() - started
+            else:
+                self._took(*got, started - self._unpaid)
+                self._unpaid = 0.0
         elif end.event == TurnEvent.PRODUCT and link is not None and end.product is not None:
             self._send(link, Product(end.call, end.seconds, end.shared), [end.product])
             self._waiting.answered(link, time.monotonic())

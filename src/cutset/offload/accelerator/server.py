@@ -49,6 +49,7 @@ __all__ = ["DEFAULT_QUOTA", "Accelerator", "Quota", "limits_for"]
 Array = NDArray[Any]
 AWAKE, BRIEFLY = 0.0005, 0.00002  # seconds
 SOON, LATER = 0.00005, 0.002  # seconds between two looks whether a client has made room
+LOOKING = 20  # times as long as such a look took is the time until the next one, at least
 LOOK = 1.0  # seconds between two looks for clients that are idle
 WARM_BYTES = 1 << 20  # half of a common second-level cache
 WARM_STEP = 1 << 16  # a few microseconds, which a call that comes meanwhile waits
@@ -105,7 +106,8 @@ class Accelerator:
         self._unsent: list[Client] = []  # with answers in their outbox
         self._jobs = Jobs(batcher, quota.max_waiting)
         self._per_byte = PER_BYTE.get(listener.address.partition(":")[0], 0.0)
-        self._pause = SOON  # until the next look whether there is room
+        self._pause = SOON  # between two looks whether there is room
+        self._flushed = 0.0  # when that was looked for last
         self._looked = 0.0
         self._next, self._warmed = 0, WARM_BYTES  # what is wanted next, and how much of it was read ahead
         self.counters: Counter[str] = Counter(dict.fromkeys(TOTALS, 0.0))
@@ -143,7 +145,9 @@ class Accelerator:
         """Seconds for which nothing but a message needs this thread."""
         if self._jobs.ready:
             return 0.0
-        return self._pause if self._unsent or self._jobs else 3600.0
+        if self._unsent:
+            return max(0.0, self._flushed + self._pause - time.monotonic())
+        return self._pause if self._jobs else 3600.0
 
     def _warm(self) -> bool:
         """While nobody waits: reads what will be multiplied next, as far as caches keep it. True once a message came.
@@ -168,9 +172,11 @@ class Accelerator:
         self._took(*got)
         return True
 
-    def _took(self, link: Link, frame: Frame) -> None:
+    def _took(self, link: Link, frame: Frame, since: float | None = None) -> None:
+        """since: when work for this message began, if that was before."""
         client = self._client(link)
         client.seen = time.monotonic()
+        started = client.seen if since is None else since
         call, nbytes = 0, sum(array.nbytes for array in frame.arrays)
         try:
             self._count(client, bytes_in=nbytes)
@@ -183,7 +189,7 @@ class Accelerator:
             self._refuse(link, call, reason_of(error))
         finally:
             frame.release()
-            self._batcher.charge(link, time.monotonic() - client.seen + self._per_byte * nbytes)
+            self._batcher.charge(link, time.monotonic() - started, self._per_byte * nbytes)
 
     def _client(self, link: Link) -> Client:
         """What is known of a client; a newcomer's counters are those of its key, if it has one."""
@@ -374,14 +380,17 @@ class Accelerator:
             if not isinstance(message, Refused):
                 client.refused = 0
             self._count(client, bytes_out=nbytes)
-            self._batcher.charge(link, time.monotonic() - started + self._per_byte * nbytes)
+            self._batcher.charge(link, time.monotonic() - started, self._per_byte * nbytes)
         except LinkError:
             self._forget(link)
 
     def _flush(self) -> None:
-        """Sends what there is room for by now, and ends links that must end."""
+        """Sends what there is room for by now, and ends links that must end. Others mustn't pay for those that are
+        looked at in vain: little of the time goes into looking, and each is charged for its own."""
         now = time.monotonic()
-        for client in list(self._unsent):
+        due = now >= self._flushed + self._pause
+        for client in list(self._unsent) if due else ():
+            started = time.monotonic()
             try:
                 while client.outbox and client.outbox[0]():
                     client.outbox.popleft()
@@ -389,12 +398,15 @@ class Accelerator:
             except LinkError:
                 self._forget(client.link)
                 continue
+            self._batcher.charge(client.link, time.monotonic() - started)
             if not client.outbox:
                 self._unsent.remove(client)
                 self._batcher.hold(client.link, False)
             elif now - client.stuck > self.quota.reply:
                 self._drop(client)
-        self._pause = min(2 * self._pause, LATER)
+        if due:
+            self._flushed = time.monotonic()
+            self._pause = max(min(2 * self._pause, LATER), LOOKING * (self._flushed - now))
         if now - self._looked > min(LOOK, self.quota.greeting, self.quota.idle):
             self._looked = now
             for client in list(self._clients.values()):
@@ -419,16 +431,18 @@ class Accelerator:
             self._forget(client.link)
 
     def _forget(self, link: Link) -> None:
+        started = time.monotonic()
         client = self._clients.pop(link, None)
         if client is not None:
             client.outbox.clear()
             with contextlib.suppress(ValueError):
                 self._unsent.remove(client)
         self._jobs.leave(link)
-        self._batcher.leave(link)
-        self._stay_awake()
         with contextlib.suppress(LinkError):
             link.close()
+        self._batcher.charge(link, time.monotonic() - started)
+        self._batcher.leave(link)
+        self._stay_awake()
 
     def _stay_awake(self) -> None:
         """A core may be spent on waiting as long as every client can have one of its own."""
