@@ -215,7 +215,7 @@ def _centred(row: Array) -> Array:
 class _Refuses(Middle):
     def reply(self, asked: Sent, answer: Sent) -> list[Sent]:
         if isinstance(asked.message, Multiply):
-            return [Sent(Refused(asked.message.call, "masked products are not supported"), ())]
+            return [Sent(Refused("masked products are not supported", asked.message.call), ())]
         return [answer]
 
 

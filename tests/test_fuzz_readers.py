@@ -46,6 +46,7 @@ from cutset.partition.profile.profile import FORMAT, Profile, read_profile, writ
 from cutset.video.profile.scenario import read_scenario
 from cutset.video.sparsity.archive import read_archive, write_archive
 from cutset.video.views.runs import read_run
+from link.hellos import hello
 from mutations import mutations
 
 QUICK, THOROUGH = 300, 5000
@@ -276,10 +277,8 @@ def good(folder: Path, name: str) -> bytes:
         "digests.json": lambda: json.dumps({"lm_head.weight": "0" * 64}).encode(),
         "tokenizer.json": lambda: (BUNDLED["story"] / "tokenizer.json").read_bytes(),
         "tokenizer_config.json": lambda: (BUNDLED["story"] / "tokenizer_config.json").read_bytes(),
-        "stream.msg": lambda: stream_messages.encode(
-            stream_messages.Hello(1, "cutset", "coordinator", b"0" * 16, "edge")
-        ),
-        "offload.msg": lambda: offload_messages.encode(offload_messages.Refused(7, "because")),
+        "stream.msg": lambda: stream_messages.encode(hello(stream_messages.PROTOCOL, about=b"edge")),
+        "offload.msg": lambda: offload_messages.encode(offload_messages.Refused("because", 7)),
         "frame": lambda: b"".join(bytes(part) for part in encode(b"hello", [np.arange(10)], 1 << 20)[0]),
     }
     return made[name]() if name in made else (folder / name).read_bytes()

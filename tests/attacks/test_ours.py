@@ -13,7 +13,7 @@ from cutset.errors import IntegrityError
 from cutset.offload.client import ledger, pad_sources
 from cutset.offload.client.linears import OffloadLinears
 from cutset.offload.client.ring_calls import RingCalls, Stop
-from cutset.offload.messages import Hello, Multiply, Product, Welcome
+from cutset.offload.messages import Hello, Multiply, Product, Welcome, capabilities, encode
 
 PROMPT = ours.PROMPT
 
@@ -158,7 +158,8 @@ class TakesFew(Middle):
 
     def reply(self, asked: Sent, answer: Sent) -> list[Sent]:
         if isinstance(answer.message, Welcome):
-            return [Sent(msgspec.structs.replace(answer.message, max_rows=self.most), ())]
+            about = msgspec.structs.replace(capabilities(answer.message), max_rows=self.most)
+            return [Sent(msgspec.structs.replace(answer.message, about=encode(about)), ())]
         return [answer]
 
 

@@ -19,8 +19,9 @@ from cutset.offload.accelerator.products import NativeProducts
 from cutset.offload.accelerator.ring_accelerator import new_accelerator
 from cutset.offload.accelerator.server import Accelerator, Quota, limits_for
 from cutset.offload.client.session import Patience, Session, multiply
-from cutset.offload.messages import Hello, Message, Multiply, Product, encode
+from cutset.offload.messages import PROTOCOL, Message, Multiply, Product, encode
 from cutset.offload.messages import decode as decode_message
+from link.hellos import hello
 from offload.conftest import serve_in_thread
 
 LINKS = ("inproc", "shm", "ipc", "tcp")
@@ -50,7 +51,7 @@ class Place:
     def greeted(self, who: str = "a", **more: Any) -> Link:
         link = self.dial(who, **more)
         try:
-            say(link, Hello(1, "test"))
+            say(link, hello(PROTOCOL))
             link.recv(10).release()
         except BaseException:
             link.close()

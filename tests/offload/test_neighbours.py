@@ -17,7 +17,8 @@ from cutset.kernels.reference_field import residue_product
 from cutset.link import Limits, dealer, router
 from cutset.link.zeromq import configure
 from cutset.offload.accelerator.server import Quota
-from cutset.offload.messages import AskCounters, Hello, Multiply, Product, Refused
+from cutset.offload.messages import PROTOCOL, AskCounters, Multiply, Product, Refused
+from link.hellos import hello
 from offload.crowd import LINKS, WEIGHTS, Place, ask, hear, product, rows, say, serving
 
 QUOTA = Quota(max_rows=1024, reply=0.5)
@@ -52,7 +53,7 @@ def deaf(place: Place, message: Any, array: Any = None) -> Iterator[list[int]]:
             try:
                 link = place.dial("b", limits=Limits(ring=1 << 20, queue=1))
                 counted[1] += 1
-                say(link, Hello(1, "test"))
+                say(link, hello(PROTOCOL))
                 tried = 0
                 while not stop.is_set() and tried < 20:  # ZeroMQ doesn't notice that a link ended while nobody reads
                     try:
@@ -85,7 +86,7 @@ def test_a_client_that_does_not_read_stalls_nobody(kind: str, what: str, tmp_pat
     with serving(kind, tmp_path, QUOTA) as place:
         session, x = place.session("a"), rows(2)
         message, array = (
-            (lambda n: Multiply(n, 0), rows(512)) if what == "products" else (lambda n: Hello(1, "x"), None)
+            (lambda n: Multiply(n, 0), rows(512)) if what == "products" else (lambda n: hello(PROTOCOL), None)
         )
         with deaf(place, message, array) as counted:
             while counted[0] < (40 if what == "products" else 700) and counted[1] < 2:

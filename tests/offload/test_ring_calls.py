@@ -147,7 +147,7 @@ def repeated(self: Odd, link: Any, message: Product, arrays: list[Any]) -> bool:
 
 def refused(self: Odd, link: Any, message: Product, arrays: list[Any]) -> bool:
     if self.answers == 7:
-        link.send(slow_encode(Refused(message.call, "no more today")), timeout=5)
+        link.send(slow_encode(Refused("no more today", message.call)), timeout=5)
     return self.answers == 7
 
 

@@ -26,8 +26,7 @@ from cutset.errors import LinkError, LinkTimeout
 from cutset.link import Limits, Link, connect
 from cutset.link.keys import load_keys, load_public
 from cutset.offload.accelerator.clients import Quota
-from cutset.offload.messages import PROTOCOL, Hello, Multiply, encode
-from cutset.version import software
+from cutset.offload.messages import HANDSHAKE, Multiply, encode
 
 __all__ = ["IDLE", "KINDS", "main"]
 
@@ -80,10 +79,9 @@ class Hostile:
         keys = None
         if self.keys is not None:
             keys = load_keys(self.keys / "client.key").expecting(load_public(self.keys / "server.pub"))
-        link = connect(self.address, keys=keys, limits=Limits(ring=RING))
+        found = HANDSHAKE.dial(lambda: connect(self.address, keys=keys, limits=Limits(ring=RING)), timeout=30.0)
         self.links += 1
-        link.send(encode(Hello(PROTOCOL, software())))
-        return link
+        return found.link
 
     def _send(self, link: Link, timeout: float) -> None:
         rows = self.rows[: ROWS[self.sent % len(ROWS)]]
@@ -91,7 +89,6 @@ class Hostile:
         self.sent += 1
 
     def _greedy(self, link: Link) -> None:
-        link.recv().release()  # the welcome
         waiting = 0
         while self._running.is_set():
             if waiting < Quota().max_waiting:
@@ -103,7 +100,6 @@ class Hostile:
                     waiting -= 1
 
     def _idle(self, link: Link) -> None:
-        link.recv().release()  # the welcome
         while self._running.is_set():
             time.sleep(WAIT)
 

@@ -92,10 +92,10 @@ def run(args: argparse.Namespace) -> int:
         # Only now: while loading, Ctrl-C ends at once.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, stopping)
-        welcome = accelerator.welcome
+        able, digest = accelerator.capabilities, accelerator.handshake.model
         tell(
-            f"listening on {accelerator.listener.address}: {welcome.matrices} matrices, digest {welcome.digest[:12]}…, "
-            f"on {welcome.device} with {welcome.threads} threads"
+            f"listening on {accelerator.listener.address}: {able.matrices} matrices, digest {digest[:12]}…, "
+            f"on {able.device} with {able.threads} threads"
         )
         said = time.monotonic()
 

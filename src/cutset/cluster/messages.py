@@ -13,10 +13,12 @@ import msgspec
 from cutset.cluster.trace.spans import Span
 from cutset.codec.payload import KeyRequest, Payload
 from cutset.errors import ConfigError, FrameError
+from cutset.link.peer import Handshake, Hello, Protocol, Refused, Welcome
 from cutset.partition.hop import Hop
 from cutset.partition.plan import PictureForm
 
 __all__ = [
+    "HANDSHAKE",
     "MOST_BODY",
     "MOST_EDGES",
     "MOST_SOURCES",
@@ -33,6 +35,7 @@ __all__ = [
     "Hello",
     "Holds",
     "HopReport",
+    "Introduction",
     "Inventory",
     "Lost",
     "Message",
@@ -55,7 +58,8 @@ __all__ = [
     "encode",
 ]
 
-PROTOCOL = 2
+PROTOCOL = Protocol("cluster", 3, whom="worker", before=2)
+HANDSHAKE = Handshake(PROTOCOL)  # one that asks for no evidence and has none
 MOST_BODY = 16 << 20  # bytes of a message that lies in an array
 MOST_EDGES = 200  # values on a hop: their payloads fit in a header
 MOST_ARRAYS = 8192  # of a picture: packets of a group, or two for each value
@@ -78,18 +82,16 @@ class _Message(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     pass
 
 
-class Hello(_Message, tag="hello"):
-    """First on every link, from whoever opened it. `session` is a secret of the coordinator and its workers."""
+class Introduction(_Message):
+    """What whoever dials says in its hello. `session` is a secret of the coordinator and its workers."""
 
-    protocol: Count
-    software: Word
     role: Literal["coordinator", "worker"]
     session: Session
     name: Word  # coordinator: what it calls this worker; worker: what it is called itself
 
 
 class Card(_Message):
-    """What a worker says of its machine."""
+    """What a worker says of its machine in its welcome."""
 
     cpu: Word
     cores: Count
@@ -97,14 +99,6 @@ class Card(_Message):
     memory: Count  # bytes that it may use, 0 for no limit
     torch: Word
     device: Word
-
-
-class Welcome(_Message, tag="welcome"):
-    """The answer to Hello."""
-
-    protocol: Count
-    software: Word
-    card: Card
 
 
 class Peer(_Message):
@@ -298,12 +292,6 @@ class Failed(_Message, tag="failed"):
 
     plan: Count
     party: Word
-    reason: Text
-
-
-class Refused(_Message, tag="refused"):
-    """Why a message was not heeded. Never a traceback."""
-
     reason: Text
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import zmq
 
+from cutset.link.keys import key_allowed
+
 __all__ = ["DOMAIN", "Door"]
 
 DOMAIN = b"cutset"
@@ -40,7 +42,7 @@ class Door:
         number = request[1] if len(request) > 1 else b""
         # version, number, domain, address, identity, mechanism, the client's public key
         good = len(request) == 7 and request[0] == VERSION and request[2] == DOMAIN and request[5] == b"CURVE"
-        if good and (request[6] in self._allowed or request[6] in self._expected):
+        if good and key_allowed(request[6], self._allowed | self._expected):
             return [VERSION, number, b"200", b"OK", request[6].hex().encode(), b""]
         return [VERSION, number, b"400", b"this key is not allowed", b"", b""]
 

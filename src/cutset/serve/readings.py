@@ -86,8 +86,8 @@ def offload_event(service: Service) -> OffloadEvent | None:
 
 
 def _accelerator(session: Session, role: str) -> Accelerator:
-    welcome = session.welcome
-    return Accelerator(session.address, role, welcome.device, welcome.threads, session.resent, session.redialled)
+    able = session.capabilities
+    return Accelerator(session.address, role, able.device, able.threads, session.resent, session.redialled)
 
 
 class Ticker:

@@ -23,14 +23,16 @@ from cutset.cluster.coordinator.even import even_plan
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.emulation import Hop, connections
 from cutset.cluster.launch.local import LocalWorkers
-from cutset.cluster.messages import PROTOCOL, Beat, Card, Hello, Welcome
-from cutset.cluster.wire import LIMITS, Outbox, pack, piece_bytes, pieces, unpack
+from cutset.cluster.messages import PROTOCOL, Beat, Card, encode
+from cutset.cluster.wire import LIMITS, Outbox, piece_bytes, pieces, unpack
 from cutset.cluster.worker import neighbour
 from cutset.cluster.worker.pipeline import Pipeline
 from cutset.errors import CutsetError
 from cutset.link import Listener, listen
+from cutset.link.peer import Hello
 from cutset.partition.plan import COORDINATOR
 from cutset.stream import Stream
+from link.hellos import welcome
 
 
 def line(names: list[str], bandwidth: float, latency: float) -> dict[tuple[str, str], Hop]:
@@ -118,8 +120,7 @@ class Silent:
             frame.release()
             if isinstance(message, Hello):
                 self.hellos += 1
-                header, _ = pack(Welcome(PROTOCOL, "a test", Card("none", 1, 1, 0, "0", "cpu")))
-                link.send(header)
+                link.send(encode(welcome(PROTOCOL, encode(Card("none", 1, 1, 0, "0", "cpu")))))
 
     def close(self) -> None:
         self._open = False

@@ -7,16 +7,16 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
 
 from cutset.cluster.heartbeat import RoundTrips
-from cutset.cluster.messages import PROTOCOL, Hello, Message, Peer, Ping, Pong, Refused, Welcome
-from cutset.cluster.wire import LIMITS, Outbox, paced, pack, piece_bytes, unpack
+from cutset.cluster.messages import Introduction, Message, Peer, Ping, Pong, Refused, encode
+from cutset.cluster.wire import LIMITS, Outbox, paced, piece_bytes, unpack
+from cutset.cluster.worker.setting import Setting
 from cutset.codec import KeyRequest
 from cutset.errors import CutsetError, LinkError, LinkTimeout
 from cutset.link import Link, Timeouts, connect
+from cutset.link.keys import dialling_keys
 from cutset.partition.hop import Hop
-from cutset.version import software
 
 __all__ = ["Neighbour", "dial"]
 
@@ -92,31 +92,23 @@ def dial(
     peer: Peer,
     name: str,
     secret: bytes,
-    keys: Any,
+    setting: Setting,
     pace: Hop | None,
     told: Callable[[Neighbour, Message | CutsetError], None],
 ) -> Neighbour:
-    """Connects to the next worker and waits until it agrees. Raises LinkError."""
-    if peer.key is not None:
-        if keys is None:
-            raise LinkError(f"{peer.address} needs a key, and this worker has none (--key)")
-        keys = keys.expecting(peer.key)
-    link: Link = connect(peer.address, keys=keys, timeouts=TIMEOUTS, limits=LIMITS)
+    """Connects to the next worker and waits until it agrees. Raises LinkError, and ConfigError for a missing key."""
     latency = 0.0 if pace is None else pace.latency
     trips = RoundTrips(latency)
-    try:
-        if pace is not None:
-            link = paced(link, pace)
-        header, arrays = pack(Hello(PROTOCOL, software(), "worker", secret, name))
-        begun = time.monotonic()
-        link.send(header, arrays)
-        answer, _ = unpack(link.recv(TIMEOUTS.recv + latency))
-        trips.observe(time.monotonic() - begun)
-        if not isinstance(answer, Welcome):
-            raise LinkError(answer.reason if isinstance(answer, Refused) else "it gave no answer to hello")
-    except BaseException:
-        link.close()
-        raise
+    dialling = dialling_keys(peer.address, setting.keys, peer.key)
+
+    def open_link() -> Link:
+        link: Link = connect(peer.address, keys=dialling, timeouts=TIMEOUTS, limits=LIMITS)
+        return link if pace is None else paced(link, pace)
+
+    handshake = setting.handshake.with_keys(dialling)
+    about = encode(Introduction("worker", secret, name))
+    link, _, seconds = handshake.dial(open_link, about, timeout=TIMEOUTS.recv + latency)
+    trips.observe(seconds)
     made: list[Neighbour] = []
     outbox = Outbox(link, f"{name}-next", lambda error: made[0].broke(error))
     made.append(Neighbour(peer.name, outbox, trips, told))

@@ -11,11 +11,13 @@ from cutset.cluster.emulation import Speed
 from cutset.cluster.wire import LIMITS
 from cutset.cluster.worker.server import Worker
 from cutset.cluster.worker.setting import Setting
-from cutset.errors import ConfigError, DeviceError
-from cutset.link import listen
-from cutset.link.keys import load_allowed, load_keys
+from cutset.errors import DeviceError
+from cutset.link import Timeouts, listen
+from cutset.link.keys import listening_keys
 
 __all__ = ["open_worker"]
+
+GREETING = 60.0  # seconds until whoever connects must have said hello; on a slow link that takes a while
 
 
 def open_worker(
@@ -32,17 +34,12 @@ def open_worker(
     tell: Callable[[str], None] = lambda line: None,
 ) -> Worker:
     """Listens. Raises ConfigError, DeviceError or LinkError."""
-    if address.startswith("tcp://") and not (key and allow):
-        raise ConfigError(
-            "tcp needs --key (this side's secret key) and --allow (the coordinators' public keys); see `cutset keys`"
-        )
+    keys, allowed = listening_keys(address, key, allow, "coordinators")
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise DeviceError(f"--device {device}: {str(error).splitlines()[0][:200]}") from None
-    keys = None if key is None else load_keys(key)
-    allowed = None if allow is None else load_allowed(allow)
-    listener = listen(address, keys=keys, allow=allowed, limits=LIMITS)
+    listener = listen(address, keys=keys, allow=allowed, timeouts=Timeouts(first=GREETING), limits=LIMITS)
     setting = Setting(
         threads=threads,
         device=device,

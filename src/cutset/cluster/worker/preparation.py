@@ -248,9 +248,7 @@ class Preparation:
                 if found is not None:
                     found.close()
                 try:
-                    found = dial(
-                        peer, self._name, self._secret, self._setting.keys, planned.order.pace, self._next_says
-                    )
+                    found = dial(peer, self._name, self._secret, self._setting, planned.order.pace, self._next_says)
                 except CutsetError as error:
                     raise _Unreachable(peer.name, str(error)) from None
                 self._nexts[key] = found

@@ -5,20 +5,23 @@ Nothing that a peer sends ends a worker. What isn't right gets one line, and tha
 
 from __future__ import annotations
 
+import contextlib
 import time
 import traceback
 from collections.abc import Callable
 
 import torch
 
-from cutset.cluster.messages import PROTOCOL, Beat, Bye, Card, Hello, Message, Ping, Refused, Welcome
-from cutset.cluster.wire import pack, unpack
+from cutset.cluster import messages
+from cutset.cluster.messages import Beat, Bye, Card, Introduction, Ping
+from cutset.cluster.wire import unpack
 from cutset.cluster.worker.session import Session
 from cutset.cluster.worker.setting import Setting
 from cutset.config import usable_cores
-from cutset.errors import CutsetError, FrameError, LinkError, printable
+from cutset.errors import CutsetError, FrameError, HandshakeError
 from cutset.link import Frame, Link, Listener
-from cutset.version import software
+from cutset.link.keys import key_allowed
+from cutset.link.peer import Hello, is_hello, peer_key, read_about, refusal
 
 __all__ = ["BEAT", "SILENCE", "Worker"]
 
@@ -43,6 +46,7 @@ class Worker:
         self._silence = silence
         self._session: Session | None = None
         self._beat = 0.0
+        self.handshake = setting.handshake.with_keys(setting.keys)
         self.card = Card(
             _cpu(),
             usable_cores(),
@@ -66,10 +70,10 @@ class Worker:
             try:
                 self._take(link, frame)
             except CutsetError as error:
-                self._refuse(link, str(error))
+                self._refuse(link, frame, str(error))
             except Exception as error:  # a bug of ours ends that link, not the worker
                 traceback.print_exc()
-                self._refuse(link, f"{type(error).__name__} in this worker")
+                self._refuse(link, frame, f"{type(error).__name__} in this worker")
             finally:
                 frame.release()
         session = self._session
@@ -101,13 +105,14 @@ class Worker:
             self._tell(f"session over: {session.over or 'this worker stops'}")
 
     def _take(self, link: Link, frame: Frame) -> None:
+        if is_hello(frame.header):
+            self._greet(link, self.handshake.accept(link, frame.header))
+            return
         message, arrays = unpack(frame)
         session = self._session
-        if isinstance(message, Hello):
-            self._greet(link, message)
-        elif session is None or not session.knows(link):
+        if session is None or not session.knows(link):
             raise FrameError("say hello first")
-        elif isinstance(message, Ping):
+        if isinstance(message, Ping):
             session.pong(link, message)
         elif isinstance(message, Bye) and link is session.link:
             session.end("the coordinator is done")
@@ -115,50 +120,44 @@ class Worker:
             session.heed(link, message, arrays)
 
     def _greet(self, link: Link, hello: Hello) -> None:
-        if hello.protocol != PROTOCOL:
-            raise LinkError(
-                f"{hello.software} speaks version {hello.protocol} of the protocol, {software()} {PROTOCOL}"
-            )
-        session = self._session
-        if hello.role == "worker":
-            if session is None or session.secret != hello.session:
-                raise LinkError("this worker isn't part of that session")
+        who, session = read_about(hello, Introduction), self._session
+        if who.role == "worker":
+            if session is None or session.secret != who.session:
+                raise HandshakeError("this worker isn't part of that session")
             if not session.knows(link):
                 session.join(link)
-            self._answer(link)
+            self._welcome(link, hello)
             return
-        allowed = self.setting.coordinators
-        if allowed is not None and link.peer not in {key.hex() for key in allowed}:
-            raise LinkError("this key may send pictures, not give orders")
-        if session is not None and link is not session.link and session.secret != hello.session:
-            raise LinkError("this worker serves another coordinator; wait until that is done, or start another worker")
+        if not key_allowed(peer_key(link), self.setting.coordinators):
+            raise HandshakeError("this key may send pictures, not give orders")
+        if session is not None and link is not session.link and session.secret != who.session:
+            raise HandshakeError(
+                "this worker serves another coordinator; wait until that is done, or start another worker"
+            )
         if session is not None:
             self._end()
-        self._answer(link)
-        self._session = Session(hello.session, hello.name, link, self.setting, self._expect)
-        self._tell(f"session with {link.peer if len(link.peer) < 70 else 'a coordinator'}, as {hello.name}")
+        self._welcome(link, hello)
+        self._session = Session(who.session, who.name, link, self.setting, self._expect)
+        self._tell(f"session with {link.peer if len(link.peer) < 70 else 'a coordinator'}, as {who.name}")
 
-    def _answer(self, link: Link) -> None:
-        self._send(link, Welcome(PROTOCOL, software(), self.card))
+    def _welcome(self, link: Link, hello: Hello) -> None:
+        self._send(link, self.handshake.welcome(link, hello, messages.encode(self.card)))
 
     def _expect(self, keys: frozenset[bytes]) -> None:
         self.listener.expect(keys)
 
-    def _refuse(self, link: Link, reason: str) -> None:
+    def _refuse(self, link: Link, frame: Frame, reason: str) -> None:
         """One line, and the link is over."""
         self._tell(f"refused: {reason}")
-        self._send(link, Refused(printable(reason)[:900]))
+        self._send(link, refusal(frame.header, reason))
         session = self._session
         if session is not None and session.knows(link):
             session.left(link)
         link.close()
 
-    def _send(self, link: Link, message: Message) -> None:
-        header, arrays = pack(message)
-        try:
-            link.send(header, arrays, timeout=0.2)
-        except CutsetError:  # it went away, or doesn't listen
-            return
+    def _send(self, link: Link, header: bytes) -> None:
+        with contextlib.suppress(CutsetError):  # it went away, or doesn't listen
+            link.send(header, timeout=0.2)
 
 
 def _cpu() -> str:

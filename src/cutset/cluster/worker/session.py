@@ -29,8 +29,10 @@ from cutset.cluster.worker.pipeline import Job, Pipeline
 from cutset.cluster.worker.preparation import Preparation
 from cutset.cluster.worker.setting import Setting
 from cutset.codec import KeyRequest
-from cutset.errors import FrameError, LinkError
+from cutset.errors import FrameError, HandshakeError
 from cutset.link import Link
+from cutset.link.keys import key_allowed
+from cutset.link.peer import peer_key
 
 __all__ = ["Session"]
 
@@ -58,10 +60,10 @@ class Session:
     # Called by the thread that receives.
 
     def join(self, link: Link) -> None:
-        """A worker that will send pictures has come. Raises LinkError for one that no plan announced."""
-        expected = {planned.order.previous for planned in list(self._plans.values())}
-        if self._setting.coordinators is not None and link.peer not in {key.hex() for key in expected if key}:
-            raise LinkError("this worker's key isn't the one that the coordinator announced")
+        """A worker that will send pictures has come. Raises HandshakeError for one that no plan announced."""
+        expected = {key for planned in list(self._plans.values()) if (key := planned.order.previous) is not None}
+        if not key_allowed(peer_key(link), None if self._setting.coordinators is None else expected):
+            raise HandshakeError("this worker's key isn't the one that the coordinator announced")
         self._upstream[link] = Assembler()
         self._outboxes[link] = Outbox(link, f"{self.name}-up", lambda error: None)
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from cutset.cluster.messages import HANDSHAKE
+from cutset.link.keys import Keys
+from cutset.link.peer import Handshake
 
 __all__ = ["Setting"]
 
@@ -18,6 +21,7 @@ class Setting:
     memory: int = 0  # bytes, 0: no limit
     cache: Path | None = None
     weights: Path | None = None
-    keys: Any = None  # cutset.link.keys.Keys, with tcp
+    keys: Keys | None = None  # with tcp
     coordinators: frozenset[bytes] | None = None  # with tcp: the public keys of those who may give orders
+    handshake: Handshake = HANDSHAKE  # what it proves to others, and what they must prove
     speed: float = 1.0  # emulated, as a share of this machine's

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from cutset.config import Settings
 from cutset.errors import ConfigError
 from cutset.link import Timeouts, listen
-from cutset.link.keys import load_allowed, load_keys
+from cutset.link.keys import listening_keys
 from cutset.models.files.integer import Progress
 from cutset.models.files.source import open_source
 from cutset.models.registry import resolve
@@ -36,18 +36,13 @@ def open_accelerator(
 
     Raises ModelError, DeviceError, ConfigError or LinkError.
     """
-    if address.startswith("tcp://") and not (key and allow):
-        raise ConfigError(
-            "tcp needs --key (this side's secret key) and --allow (the clients' public keys); see `cutset keys`"
-        )
     if (key or allow) and not address.startswith("tcp://"):
         raise ConfigError(
             f"--key and --allow are for tcp, and {address} asks nobody for a key: leave them out"
             f"{' (--allow-user says who may connect)' if address.startswith('shm://') else ''}"
         )
     # Before the model, which takes long: whoever named a wrong file should know at once.
-    keys = None if key is None else load_keys(key)
-    allowed = None if allow is None else load_allowed(allow)
+    keys, allowed = listening_keys(address, key, allow, "clients")
     source = open_source(resolve(model, settings).directory)
     products: Products
     if settings.device == "cpu":
@@ -72,7 +67,7 @@ def open_accelerator(
         timeouts=Timeouts(first=quota.greeting),
         limits=limits_for(shapes, quota),
     )
-    return new_accelerator(
+    accelerator = new_accelerator(
         listener,
         products,
         shapes,
@@ -81,3 +76,5 @@ def open_accelerator(
         quota=quota,
         makes_pads=makes_pads,
     )
+    accelerator.handshake = accelerator.handshake.with_keys(keys)
+    return accelerator

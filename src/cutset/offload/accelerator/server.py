@@ -10,6 +10,7 @@ among it.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -19,30 +20,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.config import usable_cores
-from cutset.errors import FrameError, LinkError, LinkTimeout
+from cutset.errors import CutsetError, FrameError, LinkError, LinkTimeout
 from cutset.link import Frame, Limits, Link, Listener
+from cutset.link.peer import Refused, is_hello, refusal, refused
 from cutset.offload.accelerator.batcher import LEAST_ROWS, SLICE, Batcher, Call
 from cutset.offload.accelerator.clients import TOTALS, Client, Quota, new_counters
 from cutset.offload.accelerator.jobs import Jobs, Steps, is_self_test, make_pads, reason_of, run_self_test
 from cutset.offload.accelerator.products import Products
 from cutset.offload.arithmetic import INTEGERS, RESIDUES, SEED_BYTES
 from cutset.offload.messages import (
-    PROTOCOL,
+    HANDSHAKE,
     AskCounters,
+    Capabilities,
     Company,
     Counters,
-    Hello,
     MakePads,
     Message,
     Multiply,
     Product,
-    Refused,
     SelfTest,
-    Welcome,
     decode,
     encode,
 )
-from cutset.version import software
 
 __all__ = ["DEFAULT_QUOTA", "Accelerator", "Quota", "limits_for"]
 
@@ -83,16 +82,8 @@ class Accelerator:
         batcher: Batcher | None = None,
     ) -> None:
         self.listener, self.products, self.shapes, self.quota = listener, products, shapes, quota
-        self.welcome = Welcome(
-            protocol=PROTOCOL,
-            software=software(),
-            digest=digest,
-            matrices=len(shapes),
-            device=products.device,
-            threads=threads,
-            max_rows=quota.max_rows,
-            makes_pads=makes_pads,
-        )
+        self.handshake = dataclasses.replace(HANDSHAKE, model=digest)  # a party with keys has another one
+        self.capabilities = Capabilities(len(shapes), products.device, threads, quota.max_rows, makes_pads)
         if batcher is None:
             costs = [outputs * depth for outputs, depth in shapes]
             rows, waiting = quota.max_rows, quota.max_waiting
@@ -180,6 +171,9 @@ class Accelerator:
         call, nbytes = 0, sum(array.nbytes for array in frame.arrays)
         try:
             self._count(client, bytes_in=nbytes)
+            if is_hello(frame.header):
+                self._greet(link, frame.header)
+                return
             message = decode(frame.header)
             call = getattr(message, "call", 0)
             self._heed(link, message, frame)
@@ -212,9 +206,7 @@ class Accelerator:
         if isinstance(message, Multiply) and self._client(link).greeted:
             self._queue(link, message, frame)
             return
-        if isinstance(message, Hello):
-            self._greet(link)
-        elif not self._client(link).greeted:
+        if not self._client(link).greeted:
             self._refuse(link, call, "say hello first")
         elif isinstance(message, AskCounters):
             self._send(link, Counters(call, dict(self._client(link).counters)))
@@ -225,15 +217,22 @@ class Accelerator:
         else:
             self._refuse(link, call, "this message is not for an accelerator")
 
-    def _greet(self, link: Link) -> None:
+    def _greet(self, link: Link, header: bytes) -> None:
         client = self._client(link)
+        try:
+            hello = self.handshake.accept(link, header)
+            welcome = self.handshake.welcome(link, hello, encode(self.capabilities))
+        except CutsetError as error:
+            self._count(client, refused=1)
+            self._send(link, refusal(header, str(error)))
+            self._forget(link)
+            return
         if not client.greeted:
             client.greeted = True
             self._batcher.join(link)
             self._stay_awake()
             self._count(client, clients=1)
-        # Another version gets a Welcome too: it says what is spoken here.
-        self._send(link, self.welcome)
+        self._send(link, welcome)
 
     def _queue(self, link: Link, message: Multiply, frame: Frame) -> None:
         if message.matrix >= len(self.shapes):
@@ -306,7 +305,7 @@ class Accelerator:
         self._count(None, products=1, shared_rows=rows if len(batch) > 1 else 0)
 
     def _make_pads(self, link: Link, message: MakePads) -> None:
-        if not self.welcome.makes_pads:
+        if not self.capabilities.makes_pads:
             self._refuse(link, message.call, "no pads are made here")
             return
         total = nbytes = 0
@@ -357,9 +356,11 @@ class Accelerator:
             self._count(client, pads=job.rows)
             self._send(link, Product(job.call, job.seconds, Company.ALONE), answers)
 
-    def _send(self, link: Any, message: Message, arrays: list[Array] | None = None) -> None:
-        """Sends without waiting. What there is no room for is kept for a while, and nothing is done for that client."""
-        client, header, given = self._clients.get(link), encode(message), arrays or []
+    def _send(self, link: Any, message: Message | bytes, arrays: list[Array] | None = None) -> None:
+        """Sends a message, encoded or not, without waiting. What there is no room for is kept for a while, and nothing
+        is done for that client."""
+        client, given = self._clients.get(link), arrays or []
+        header = message if isinstance(message, bytes) else encode(message)
         if client is None:
             return
         started, nbytes = time.monotonic(), sum(array.nbytes for array in given)
@@ -417,7 +418,7 @@ class Accelerator:
     def _refuse(self, link: Any, call: int, reason: str) -> bool:
         client = self._clients.get(link)
         self._count(client, refused=1)
-        self._send(link, Refused(call, reason[:500]))
+        self._send(link, refused(reason, call))
         if client is not None:
             client.refused += 1
             if client.refused > self.quota.max_refused:

@@ -15,7 +15,7 @@ from cutset.errors import ConfigError, DeviceError, IntegrityError, OffloadError
 from cutset.kernels import native
 from cutset.kernels.reference_field import Residues
 from cutset.link import Limits, Link, Timeouts, connect, parse_address
-from cutset.link.keys import load_keys, load_public
+from cutset.link.keys import dialling_keys, load_keys, load_public
 from cutset.link.users import user_name
 from cutset.models.files.integer import Progress
 from cutset.models.files.source import Source
@@ -143,7 +143,7 @@ def open_offload(source: Source, settings: Settings, mode: Mode, progress: Progr
                 digest=weights.digest,
                 most_bytes=blocks,
             )
-            if not pad_session.welcome.makes_pads:
+            if not pad_session.capabilities.makes_pads:
                 raise OffloadError(f"{settings.pads_from} makes no pads: start it without --no-pads")
         pads = _pad_pool(weights, settings, pad_session) if mode.masked else None
         linears = OffloadLinears(session, weights, mode, pool, pads, pad_rows=settings.pad_rows and mode.masked)
@@ -217,9 +217,8 @@ def dial(
     `any_user`: see `connect`."""
     keys = None
     if address.startswith("tcp://"):
-        if settings.key is None or server_key is None:
-            raise ConfigError(f"{address} needs --key and the other side's public key; see `cutset keys`")
-        keys = load_keys(settings.key).expecting(load_public(server_key))
+        own = None if settings.key is None else load_keys(settings.key)
+        keys = dialling_keys(address, own, None if server_key is None else load_public(server_key))
     timeouts = Timeouts(connect=min(5.0, settings.offload_timeout) if timeout is None else timeout)
     # What fits in the ring is there already, whatever its size.
     most = max(frame, ring) if address.startswith("shm://") else frame

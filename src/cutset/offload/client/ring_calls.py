@@ -118,7 +118,7 @@ class RingCalls:
         request = native.RunRequest(
             step,
             calls=session.calls,
-            most_rows=session.welcome.max_rows,
+            most_rows=session.capabilities.max_rows,
             row=row,
             patience=min(PATIENCE, session.patience.resend),
             count_cpu=times.count_cpu,

@@ -9,31 +9,38 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cutset.errors import FrameError, IntegrityError, LinkClosed, LinkError, LinkTimeout, OffloadError
+from cutset.errors import (
+    FrameError,
+    HandshakeError,
+    IntegrityError,
+    LinkClosed,
+    LinkError,
+    LinkTimeout,
+    OffloadError,
+)
 from cutset.link import Frame, Link, Record, RingLink
 from cutset.link.limits import MAX_FRAME
+from cutset.link.peer import Handshake, Welcome
 from cutset.offload.messages import (
-    PROTOCOL,
+    HANDSHAKE,
     AskCounters,
     Counters,
-    Hello,
     MakePads,
     Message,
     Multiply,
     Product,
     Refused,
     SelfTest,
-    Welcome,
+    capabilities,
     decode,
     encode,
 )
-from cutset.version import software
 
 __all__ = ["FRONT", "MOST_BYTES", "Patience", "Session"]
 
@@ -75,8 +82,10 @@ class Session:
         patience: Patience = DEFAULT_PATIENCE,
         digest: str | None = None,
         most_bytes: int = MOST_BYTES,  # of an array that is sent or received; the link takes frames as large as that
+        handshake: Handshake = HANDSHAKE,  # what each side must prove
     ) -> None:
-        self._dial, self.patience, self._digest = dial, patience, digest
+        self._dial, self.patience = dial, patience
+        self._handshake = replace(handshake, model=digest or "")
         self._link: Link | None = None
         self._address = "?"  # kept when the link is over, for whoever says why
         self._awake = 0.0
@@ -232,7 +241,7 @@ class Session:
 
     def most_rows(self, outputs: int, depth: int) -> int:
         """Rows that a call may have: as many as the accelerator takes, and their frames are bounded here too."""
-        return max(1, min(self.welcome.max_rows, self.most_bytes // (4 * max(outputs, depth))))
+        return max(1, min(self.capabilities.max_rows, self.most_bytes // (4 * max(outputs, depth))))
 
     def broke(self, what: str) -> IntegrityError:
         """Ends the session for good; every later call raises the same error."""
@@ -286,42 +295,24 @@ class Session:
                 link.close()
 
     def _open(self, end: float) -> Welcome:
-        """Dials and greets. Raises OffloadError where the other side has another version or another model."""
-        self._link = self._dial()
-        self._address = self._link.address
-        self._link.stay_awake(self._awake)
+        """Dials and greets. Raises OffloadError where the other side has another version or another model, or says no;
+        sets `capabilities`."""
+        left = max(0.05, min(self.patience.resend, end - time.monotonic()))
         try:
-            left = max(0.05, min(self.patience.resend, end - time.monotonic()))
-            self._link.send(encode(Hello(PROTOCOL, software())), timeout=left)
-            frame = self._link.recv(left, FRONT)
-            welcome = decode(frame.header)
-            frame.release()
-            self._check(welcome)
+            self._link, welcome, _ = self._handshake.dial(self._connect, timeout=left)
+            self.capabilities = capabilities(welcome)
+        except HandshakeError as error:
+            raise OffloadError(str(error)) from None
         except BaseException:
             self._drop()
             raise
-        if not isinstance(welcome, Welcome):  # _check has said so
-            raise OffloadError("not welcome")
         return welcome
 
-    def _check(self, welcome: Message) -> None:
-        where = self.address
-        if isinstance(welcome, Refused):
-            raise OffloadError(f"the accelerator at {where} refused: {welcome.reason}")
-        if not isinstance(welcome, Welcome):
-            raise OffloadError(f"what listens at {where} is no accelerator of Cutset")
-        if welcome.protocol != PROTOCOL:
-            raise OffloadError(
-                f"the accelerator at {where} speaks version {welcome.protocol} of the protocol, this client "
-                f"{PROTOCOL}: install the same Cutset on both sides (there: {welcome.software})"
-            )
-        if self._digest is not None and welcome.digest != self._digest:
-            raise OffloadError(
-                f"the accelerator at {where} has loaded another model (its weights' digest is {welcome.digest[:12]}…, "
-                f"ours {self._digest[:12]}…): start it with the same checkpoint"
-            )
-        if welcome.max_rows < 1:
-            raise OffloadError(f"the accelerator at {where} takes no rows")
+    def _connect(self) -> Link:
+        link = self._dial()
+        self._address = link.address
+        link.stay_awake(self._awake)
+        return link
 
     def _reopened(self, end: float) -> Link:
         """Opens the link again and repeats what is unanswered. A closed or absent other side is a LinkClosed."""
