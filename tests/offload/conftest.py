@@ -18,9 +18,9 @@ import pytest
 from cutset.config import load_settings
 from cutset.models.files.source import open_source
 from cutset.models.registry import BUNDLED
+from cutset.offload.accelerator.accelerator import Accelerator, Quota
 from cutset.offload.accelerator.loading import open_accelerator
 from cutset.offload.accelerator.products import NativeProducts
-from cutset.offload.accelerator.server import Accelerator, Quota
 from cutset.offload.client.ring_calls import RingCalls, RunEnd, Stop
 from cutset.offload.matrices import ModelDigest, each_matrix
 

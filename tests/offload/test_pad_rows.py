@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cutset import LLM, SamplingParams
-from cutset.offload.accelerator.server import Quota
+from cutset.offload.accelerator.accelerator import Quota
 from cutset.offload.client.ring_calls import Stop
 from cutset.offload.messages import Message, Product
 from offload.serving import Loaded, Odd, client, serving

@@ -23,8 +23,8 @@ from cutset.link import _ring as ring
 from cutset.models.random import RandomModel
 from cutset.models.run.executor import Batch
 from cutset.offload.accelerator.loading import open_accelerator
+from cutset.offload.accelerator.python_accelerator import PythonAccelerator
 from cutset.offload.accelerator.ring_accelerator import RingAccelerator
-from cutset.offload.accelerator.server import Accelerator
 from cutset.offload.client import linears as slow
 from cutset.offload.client.call_times import CallTimes
 from cutset.offload.client.ring_calls import RingCalls, RunEnd, Stop
@@ -261,7 +261,7 @@ def test_many_clients_of_a_hot_accelerator(rows: dict[str, Any], loaded: Loaded,
         assert found == {f"{i} {mode}": [expected, expected] for i, mode in enumerate(modes)}
         assert accelerator.counters["clients"] == 5
         assert accelerator.counters["calls"] >= accelerator.counters["products"] > 0
-    assert len(accelerator._waiting) == 0
+    assert len(accelerator._calls) == 0
 
 
 @pytest.fixture(scope="module")
@@ -317,7 +317,7 @@ def test_async_over_an_offload(loaded: Loaded, expected: list[int]) -> None:
 
 
 def test_the_fast_one_is_taken_where_it_can_be(tmp_path: Path) -> None:
-    for address, kind in ((f"shm://taken-{os.getpid()}", RingAccelerator), (f"ipc://{tmp_path}/a", Accelerator)):
+    for address, kind in ((f"shm://taken-{os.getpid()}", RingAccelerator), (f"ipc://{tmp_path}/a", PythonAccelerator)):
         accelerator = open_accelerator("story", address, load_settings({"threads": 1}))
         assert type(accelerator) is kind
         accelerator.close()

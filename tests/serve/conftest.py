@@ -18,7 +18,7 @@ from cutset.llm import AsyncLLM
 from cutset.models.registry import BUNDLED
 from cutset.serve.app import build_app
 from cutset.serve.auth import Auth
-from cutset.serve.limits import Limits
+from cutset.serve.limits import RequestLimits
 from cutset.serve.server import Server, bind, serve_in_thread
 from cutset.serve.service import Service
 
@@ -71,7 +71,7 @@ def serve(llm: AsyncLLM) -> Iterator[Callable[..., Running]]:
     with contextlib.ExitStack() as stack:
 
         def begin(keys: tuple[str, ...] = (), **limits: float) -> Running:
-            service = Service(llm, limits=Limits(**limits))
+            service = Service(llm, limits=RequestLimits(**limits))
             listening = bind("127.0.0.1", 0)
             server = Server(build_app(service, Auth(keys, "127.0.0.1")), service)
             running = Running(service, stack.enter_context(serve_in_thread(server, listening)))

@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from cutset.serve.connection import Connection
-from cutset.serve.events import Hop, LinksEvent
+from cutset.serve.events import HopState, LinksEvent
 from tests.serve.conftest import Running
 
 LONG = {"model": "tale", "prompt": "Once", "max_tokens": 400, "temperature": 1, "extra_body": {"ignore_eos": True}}
@@ -183,7 +183,7 @@ def test_a_browser_that_reads_nothing_for_too_long_loses_its_place(serve: Callab
 
         def gone() -> bool:
             for i in range(50):
-                hub.publish(LinksEvent(time=i, hops=[Hop("a" * 1000, "b" * 1000, None, None, 1, "key")] * 20))
+                hub.publish(LinksEvent(time=i, hops=[HopState("a" * 1000, "b" * 1000, None, None, 1, "key")] * 20))
             return not hub.watched
 
         wait_for(gone, 30)

@@ -15,10 +15,10 @@ from cutset.errors import ConfigError
 from cutset.llm import AsyncLLM
 from cutset.serve.app import build_app
 from cutset.serve.auth import Auth
-from cutset.serve.crowd import Crowd, networks
 from cutset.serve.events import LinksEvent
 from cutset.serve.hub import MOST_BYTES, Hub
-from cutset.serve.limits import Limits
+from cutset.serve.limits import RequestLimits
+from cutset.serve.pending import PendingConnections, networks
 from cutset.serve.server import Server, bind, configuration, serve_in_thread
 from cutset.serve.service import Service
 from tests.serve.conftest import Running
@@ -133,27 +133,27 @@ class One:
 
 def test_a_crowd_is_counted_by_address() -> None:
     gone: list[One] = []
-    crowd, ones = Crowd(2, ["10.0.0.9", "fd00::/16"]), [One(gone) for _ in range(20)]
+    pending, ones = PendingConnections(2, ["10.0.0.9", "fd00::/16"]), [One(gone) for _ in range(20)]
     for one in ones[:4]:
-        crowd.join(one, "10.0.0.1")
+        pending.join(one, "10.0.0.1")
     assert gone == ones[:2]
-    crowd.join(ones[3], "10.0.0.1")  # it is there
-    crowd.join(ones[4], "10.0.0.2")
-    crowd.join(ones[5], "::ffff:10.0.0.1")  # the same as 10.0.0.1
+    pending.join(ones[3], "10.0.0.1")  # it is there
+    pending.join(ones[4], "10.0.0.2")
+    pending.join(ones[5], "::ffff:10.0.0.1")  # the same as 10.0.0.1
     assert gone == ones[:3]
     for number in (6, 7, 8):  # of one network, as every IPv6 client has many addresses
-        crowd.join(ones[number], f"2001:db8::{number}")
-    crowd.join(ones[9], "2001:db8:0:1::1")
+        pending.join(ones[number], f"2001:db8::{number}")
+    pending.join(ones[9], "2001:db8:0:1::1")
     assert gone == [*ones[:3], ones[6]]
     for number in range(10, 15):  # a proxy speaks for many
-        crowd.join(ones[number], "10.0.0.9" if number % 2 else "fd00::1")
+        pending.join(ones[number], "10.0.0.9" if number % 2 else "fd00::1")
     assert len(gone) == 4
-    crowd.make_room()  # of the address that has most
+    pending.make_room()  # of the address that has most
     assert gone[4:] == [ones[10]]
     for one in ones:
-        crowd.leave(one)
-    crowd.leave(ones[0])
-    crowd.make_room()
+        pending.leave(one)
+    pending.leave(ones[0])
+    pending.make_room()
     assert len(gone) == 5
 
 
@@ -247,7 +247,7 @@ def test_named_proxies_alone_are_believed(
         return PlainTextResponse(f"{request.url.scheme} {request.client.host if request.client else ''}")
 
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")  # uvicorn's own way to be told isn't ours
-    server = uvicorn.Server(configuration(Starlette(routes=[Route("/", told)]), Limits(), proxies))
+    server = uvicorn.Server(configuration(Starlette(routes=[Route("/", told)]), RequestLimits(), proxies))
     with serve_in_thread(server, bind("127.0.0.1", 0)) as url:
         headers = {"x-forwarded-proto": "https", "x-forwarded-for": "203.0.113.7"}
         assert tuple(httpx.get(url, headers=headers).text.split()) == seen
@@ -259,7 +259,7 @@ def small(llm: AsyncLLM) -> Iterator[Callable[..., Running]]:
     with contextlib.ExitStack() as stack:
 
         def begin(**limits: float) -> Running:
-            service, listening = Service(llm, limits=Limits(**limits)), bind("127.0.0.1", 0)
+            service, listening = Service(llm, limits=RequestLimits(**limits)), bind("127.0.0.1", 0)
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
             server = Server(build_app(service, Auth((), "127.0.0.1")), service)
             running = Running(service, stack.enter_context(serve_in_thread(server, listening)))

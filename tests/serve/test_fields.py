@@ -249,7 +249,7 @@ def test_history_of_calls(server: Running, template: Callable[[str], None]) -> N
 def test_defaults_of_the_model_hold_for_requests_that_say_nothing(tmp_path: Path) -> None:
     from cutset.serve.app import build_app
     from cutset.serve.auth import Auth
-    from cutset.serve.limits import Limits
+    from cutset.serve.limits import RequestLimits
     from cutset.serve.server import Server, bind, serve_in_thread
     from cutset.serve.service import Service
 
@@ -259,7 +259,7 @@ def test_defaults_of_the_model_hold_for_requests_that_say_nothing(tmp_path: Path
     (folder / "generation_config.json").write_text(json.dumps(said))
     (folder / "chat_template.jinja").write_text(TEMPLATE)
     with contextlib.closing(AsyncLLM(folder, settings=load_settings({"threads": 1}))) as llm:
-        service = Service(llm, limits=Limits())
+        service = Service(llm, limits=RequestLimits())
         server = Server(build_app(service, Auth([], "127.0.0.1")), service)
         with serve_in_thread(server, bind("127.0.0.1", 0)) as url:
             for path, asked in (

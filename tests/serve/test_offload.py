@@ -10,7 +10,7 @@ from cutset.llm import LLM, AsyncLLM
 from cutset.offload.client.offload import Offload
 from cutset.serve.app import build_app
 from cutset.serve.auth import Auth
-from cutset.serve.limits import Limits
+from cutset.serve.limits import RequestLimits
 from cutset.serve.server import Server, bind, serve_in_thread
 from cutset.serve.service import Service
 from tests.offload.conftest import inproc  # noqa: F401  # a fixture
@@ -25,7 +25,7 @@ def test_the_kept_mode_is_named_and_a_lie_is_told(inproc: str) -> None:  # noqa:
         expected = llm.generate("Once upon a time", SamplingParams(max_tokens=12, temperature=0))[0].text
     llm = AsyncLLM("story", offload=inproc, mode="masked+verified", threads=1)
     try:
-        service = Service(llm, limits=Limits())
+        service = Service(llm, limits=RequestLimits())
         server = Server(build_app(service, Auth([], "127.0.0.1")), service)
         with serve_in_thread(server, bind("127.0.0.1", 0)) as url:
             running = Running(service, url)

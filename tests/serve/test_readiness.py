@@ -21,7 +21,7 @@ from cutset.serve import readiness
 from cutset.serve.app import build_app
 from cutset.serve.auth import Auth
 from cutset.serve.errors import as_api_error
-from cutset.serve.limits import Limits
+from cutset.serve.limits import RequestLimits
 from cutset.serve.readiness import Policy
 from cutset.serve.server import Server, bind, serve_in_thread
 from cutset.serve.service import Service
@@ -58,7 +58,7 @@ def begin(loaded: Loaded) -> Iterator[Callable[..., tuple[Running, Service, Serv
             accelerator = stack.enter_context(serving(loaded, odd=lies))
             llm = AsyncLLM("story", offload=accelerator.listener.address, mode="masked+verified", threads=1)
             stack.callback(llm.close)
-            service = Service(llm, limits=Limits(), on_integrity_error=policy)
+            service = Service(llm, limits=RequestLimits(), on_integrity_error=policy)
             server = Server(build_app(service, Auth([], "127.0.0.1")), service)
             url = stack.enter_context(serve_in_thread(server, bind("127.0.0.1", 0)))
             running = Running(service, url)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from cutset.llm import AsyncLLM
     from cutset.serve.auth import Auth
-    from cutset.serve.limits import Limits
+    from cutset.serve.limits import RequestLimits
 
 __all__ = ["configure", "run"]
 
@@ -93,8 +93,8 @@ def run(args: argparse.Namespace) -> int:
     except ModuleNotFoundError:
         raise ConfigError("cutset serve needs a few packages more: pip install 'cutset[serve]'") from None
     from cutset.serve.auth import Auth, keys_from
-    from cutset.serve.crowd import networks
-    from cutset.serve.limits import Limits
+    from cutset.serve.limits import RequestLimits
+    from cutset.serve.pending import networks
     from cutset.serve.server import bind
 
     # A text is tokenised in one thread, which gives way to the engine; threads of the tokenizer's own wouldn't.
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     with listening:
         from cutset.llm import AsyncLLM
 
-        limits = Limits(
+        limits = RequestLimits(
             body_bytes=args.max_body << 10,
             queue=args.max_queue,
             request_s=args.max_seconds,
@@ -128,7 +128,7 @@ def _proxies(args: argparse.Namespace) -> list[str]:
     return [text.strip() for text in args.forwarded_allow_ips.split(",") if text.strip()]
 
 
-def _serve(args: argparse.Namespace, llm: AsyncLLM, limits: Limits, auth: Auth, listening: socket) -> int:
+def _serve(args: argparse.Namespace, llm: AsyncLLM, limits: RequestLimits, auth: Auth, listening: socket) -> int:
     from cutset.serve.app import build_app
     from cutset.serve.server import Server, url_of
     from cutset.serve.service import Service

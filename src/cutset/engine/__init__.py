@@ -1,10 +1,10 @@
 """The engine: many requests at a time on one executor.
 
-A request reads top to bottom through: `engine` (the step) → `scheduler` (who moves, in which `blocks`) → `plan` (the
+A request reads top to bottom through: `engine` (the step) → `scheduler` (who moves, in which `blocks`) → `step` (the
 arrays) → the executor → `sampler` (tokens) → `detokenizer` (text) → `deltas`. `loop` runs it in a thread.
 """
 
-from cutset.engine.detokenizer import Tokenizer
+from cutset.engine.detokenizer import StreamingTokenizer
 from cutset.engine.engine import Engine
 from cutset.engine.handle import RequestHandle
 from cutset.engine.loop import EngineLoop
@@ -31,9 +31,9 @@ __all__ = [
     "RequestHandle",
     "RequestOutput",
     "SamplingParams",
+    "StreamingTokenizer",
     "Timings",
     "TokenLogprob",
-    "Tokenizer",
     "Usage",
     "collect",
 ]

@@ -12,7 +12,7 @@ from typing import Protocol, Self
 
 from cutset.engine.stops import StopMatcher
 
-__all__ = ["Detokenizer", "TextStream", "Tokenizer"]
+__all__ = ["Detokenizer", "StreamingTokenizer", "TextStream"]
 
 
 class TextDecoder(Protocol):
@@ -39,7 +39,7 @@ class TextDecoder(Protocol):
         ...
 
 
-class Tokenizer(Protocol):
+class StreamingTokenizer(Protocol):
     """What the engine needs of a tokenizer."""
 
     def incremental(self, *, skip_special_tokens: bool = True) -> TextDecoder:
@@ -55,7 +55,7 @@ class TextStream:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, prompt_ids: Iterable[int] = (), *, skip_special_tokens: bool = True
+        self, tokenizer: StreamingTokenizer, prompt_ids: Iterable[int] = (), *, skip_special_tokens: bool = True
     ) -> None:
         self._decoder = tokenizer.incremental(skip_special_tokens=skip_special_tokens)
         self._decoder.push(prompt_ids)
@@ -163,7 +163,7 @@ class Detokenizer:
 
     def __init__(
         self,
-        tokenizer: Tokenizer,
+        tokenizer: StreamingTokenizer,
         prompt_ids: Iterable[int] = (),
         *,
         stop: Sequence[str] = (),

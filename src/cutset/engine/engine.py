@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from cutset.engine.blocks import BlockPool
 from cutset.engine.deltas import end_deltas, token_delta
-from cutset.engine.detokenizer import Tokenizer
+from cutset.engine.detokenizer import StreamingTokenizer
 from cutset.engine.intake import check_fits, check_ids, check_sizes, open_request
 from cutset.engine.outputs import Delta, EngineStats
 from cutset.engine.params import SamplingParams
-from cutset.engine.plan import Plan
 from cutset.engine.request import Request
 from cutset.engine.sampler import Choice, choose
 from cutset.engine.scheduler import Scheduler
 from cutset.engine.sequence import Status
+from cutset.engine.step import Step
 from cutset.errors import EngineError, RequestError
 from cutset.models.run.executor import Executor
 
@@ -43,7 +43,7 @@ class Engine:
     def __init__(
         self,
         executor: Executor,
-        tokenizer: Tokenizer,
+        tokenizer: StreamingTokenizer,
         *,
         blocks: int,  # of the KV cache
         block_size: int = 16,  # tokens
@@ -136,8 +136,8 @@ class Engine:
 
         If the pass fails, the requests in it end, their last deltas have an `error`, and the others go on.
         """
-        plan = self._scheduler.schedule()
-        return [] if plan is None else self._run(plan)
+        step = self._scheduler.schedule()
+        return [] if step is None else self._run(step)
 
     def prefill(self, request_id: str) -> list[Delta]:
         """Computes the prompt of one request, before its turn, and samples the first token of each of its samples.
@@ -150,10 +150,10 @@ class Engine:
             raise RequestError(f"There is no unfinished request {request_id!r}.")
         deltas: list[Delta] = []
         while pending := self._scheduler.prefilling(request.sequences):
-            plan = self._scheduler.schedule_prefill(pending)
-            if plan is None:
+            step = self._scheduler.schedule_prefill(pending)
+            if step is None:
                 raise RequestError(f"There is no room to start request {request_id!r}: let others end, or abort them.")
-            deltas += self._run(plan)
+            deltas += self._run(step)
         return deltas
 
     def decode(self) -> list[Delta]:
@@ -161,8 +161,8 @@ class Engine:
 
         [] if there is none. As in `step`, one that finds no block preempts the youngest; `prefill` brings it back.
         """
-        plan = self._scheduler.schedule_decode()
-        return [] if plan is None else self._run(plan)
+        step = self._scheduler.schedule_decode()
+        return [] if step is None else self._run(step)
 
     def abort(self, request_id: str) -> list[Delta]:
         """Ends a request and frees its blocks at once. Its last deltas; [] if there is no such request."""
@@ -186,35 +186,35 @@ class Engine:
             generated_tokens=self._generated,
         )
 
-    def _run(self, plan: Plan) -> list[Delta]:
+    def _run(self, step: Step) -> list[Delta]:
         start = self.clock()
         try:
-            logits = self.executor.forward(plan.batch, self._cache)
-            wanted = (len(plan.wanted), self.vocab_size)
+            logits = self.executor.forward(step.batch, self._cache)
+            wanted = (len(step.wanted), self.vocab_size)
             if logits.shape != wanted:
                 raise EngineError(f"the executor gave logits {logits.shape} instead of {wanted}")
             if self._masked.size:
                 logits[:, self._masked] = -np.inf
-            known = [sequence.known for sequence in plan.wanted]
-            choices = choose(logits, [sequence.sampler for sequence in plan.wanted], known)
+            known = [sequence.known for sequence in step.wanted]
+            choices = choose(logits, [sequence.sampler for sequence in step.wanted], known)
         except BaseException as error:
             # What was being computed is lost, whatever it was. The blocks haven't been published, so nobody reads them.
-            requests = dict.fromkeys(sequence.request for sequence in plan.sequences)
+            requests = dict.fromkeys(sequence.request for sequence in step.sequences)
             deltas = [delta for request in requests for delta in self._end(request, error)]
             if not isinstance(error, Exception):
                 raise
             return deltas
-        return self._update(plan, choices, start)
+        return self._update(step, choices, start)
 
-    def _update(self, plan: Plan, choices: list[Choice | None], start: float) -> list[Delta]:
+    def _update(self, step: Step, choices: list[Choice | None], start: float) -> list[Delta]:
         now = self.clock()
         self._steps += 1
-        for request, rows in plan.prefill_rows().items():
+        for request, rows in step.prefill_rows().items():
             request.count_prefill(rows, now - start)
             self._prefill_rows += rows
-        self._scheduler.advance(plan)
+        self._scheduler.advance(step)
         deltas: list[Delta] = []
-        for sequence, choice in zip(plan.wanted, choices, strict=True):
+        for sequence, choice in zip(step.wanted, choices, strict=True):
             if sequence.status is Status.FINISHED:  # another sample of its request has just failed
                 continue
             if choice is None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.engine.blocks import root_digest
-from cutset.engine.detokenizer import Detokenizer, Tokenizer
+from cutset.engine.detokenizer import Detokenizer, StreamingTokenizer
 from cutset.engine.params import SamplingParams
 from cutset.engine.request import Request
 from cutset.engine.sampler import TokenSampler
@@ -96,7 +96,7 @@ def open_request(
     eos_ids: frozenset[int],
     limit: int,  # tokens of a sequence
     vocab_size: int,
-    tokenizer: Tokenizer,
+    tokenizer: StreamingTokenizer,
     cache_salt: str | None,
 ) -> Request:
     """A request with its n sequences, none of which has begun."""

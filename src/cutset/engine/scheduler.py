@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from itertools import islice
 
 from cutset.engine.blocks import BlockPool
-from cutset.engine.plan import Plan, make_plan
 from cutset.engine.sequence import Sequence, Status
+from cutset.engine.step import Step, make_step
 
 __all__ = ["Scheduler"]
 
@@ -55,34 +55,34 @@ class Scheduler:
         sequence.status = Status.FINISHED
         self.pool.release(sequence.drop())
 
-    def schedule(self) -> Plan | None:
+    def schedule(self) -> Step | None:
         """The next step, or None if there is nothing to do."""
         rows: dict[Sequence, int] = {}
         self._decodes(rows)
         self._prompts(rows, self.running)
         self._admit(rows, self.waiting)
-        return make_plan(rows, self.max_model_len)
+        return make_step(rows, self.max_model_len)
 
     def prefilling(self, sequences: list[Sequence]) -> list[Sequence]:
         """Those of these sequences that wait, or whose prompts are not yet computed."""
         return [one for one in sequences if one in self.waiting or (one in self.running and one.prefilling)]
 
-    def schedule_prefill(self, sequences: list[Sequence]) -> Plan | None:
+    def schedule_prefill(self, sequences: list[Sequence]) -> Step | None:
         """A step with rows of the prompts of these sequences only, or None if there is no room or nothing to do."""
         rows: dict[Sequence, int] = {}
         self._prompts(rows, [sequence for sequence in sequences if sequence in self.running])
         self._admit(rows, [sequence for sequence in sequences if sequence in self.waiting])
-        return make_plan(rows, self.max_model_len)
+        return make_step(rows, self.max_model_len)
 
-    def schedule_decode(self) -> Plan | None:
+    def schedule_decode(self) -> Step | None:
         """A step with one row of each sequence whose prompt has been computed, or None if there is none."""
         rows: dict[Sequence, int] = {}
         self._decodes(rows)
-        return make_plan(rows, self.max_model_len)
+        return make_step(rows, self.max_model_len)
 
-    def advance(self, plan: Plan) -> None:
-        """The rows of this plan have been computed: their full blocks can be found from now on."""
-        for sequence, rows in zip(plan.sequences, plan.rows, strict=True):
+    def advance(self, step: Step) -> None:
+        """The rows of this step have been computed: their full blocks can be found from now on."""
+        for sequence, rows in zip(step.sequences, step.rows, strict=True):
             before = sequence.computed
             sequence.computed = before + rows
             if not self.prefix_caching:

@@ -34,15 +34,15 @@ def usage(counted: Usage) -> dict[str, Any]:
 class Answer:
     """One answer while it comes. Choice `number` is sample `number % n` of prompt `number // n`.
 
-    `told` is added to the answer, or to the last chunk of each choice: what was kept of what was promised.
+    `extra` is added to the answer, or to the last chunk of each choice: what was kept of what was promised.
     """
 
     prefix = object_name = chunk_name = ""
 
-    def __init__(self, model: str, fingerprint: str, texts: TokenTexts, told: dict[str, Any]) -> None:
+    def __init__(self, model: str, fingerprint: str, texts: TokenTexts, extra: dict[str, Any]) -> None:
         self.id = f"{self.prefix}-{os.urandom(12).hex()}"
         self._head = {"created": int(time.time()), "model": model, "system_fingerprint": fingerprint}
-        self._texts, self._told = texts, told
+        self._texts, self._extra = texts, extra
         self._choices: dict[int, dict[str, Any]] = {}
         self._pieces: dict[int, list[str]] = {}
         self._logprobs: dict[int, list[TokenLogprob]] = {}
@@ -64,7 +64,7 @@ class Answer:
             shown = None if logprobs is None else self._report(clamp_offsets(logprobs, len(text)))
             choices.append(choice | self._content(text) | {"logprobs": shown})
         body = {"id": self.id, "object": self.object_name} | self._head
-        return msgspec.json.encode(body | {"choices": choices, "usage": usage(counted)} | self._told)
+        return msgspec.json.encode(body | {"choices": choices, "usage": usage(counted)} | self._extra)
 
     def chunk(self, number: int, delta: Delta, with_usage: bool) -> bytes:
         """One piece of a choice as an event; b"" for a piece that shows nothing."""
@@ -80,13 +80,13 @@ class Answer:
         body = {"id": self.id, "object": self.chunk_name} | self._head | {"choices": [choice]}
         if delta.finish_reason is not None:
             choice["stop_reason"] = delta.stop_reason
-            body |= self._told
+            body |= self._extra
         return event(body | {"usage": None} if with_usage else body)
 
     def usage_chunk(self, counted: Usage) -> bytes:
         """The last chunk of a stream that was asked for its usage."""
         body = {"id": self.id, "object": self.chunk_name} | self._head
-        return event(body | {"choices": [], "usage": usage(counted)} | self._told)
+        return event(body | {"choices": [], "usage": usage(counted)} | self._extra)
 
     def _content(self, text: str) -> dict[str, Any]:
         raise NotImplementedError

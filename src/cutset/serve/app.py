@@ -117,9 +117,11 @@ class Pages:
         self._metrics = Metrics(service)
 
     async def models(self, request: Request) -> Response:
+        """`GET /v1/models`."""
         return _json({"object": "list", "data": [self._card(name) for name in self.service.names]})
 
     async def model(self, request: Request) -> Response:
+        """`GET /v1/models/{name}`. Raises ApiError 404 for a name that is not served."""
         return _json(self._card(self.service.check_model(request.path_params["name"])))
 
     async def health(self, request: Request) -> Response:

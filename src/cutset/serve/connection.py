@@ -7,7 +7,7 @@ import asyncio
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from cutset.serve.crowd import Crowd
+from cutset.serve.pending import PendingConnections
 
 __all__ = ["Connection"]
 
@@ -17,23 +17,25 @@ class Connection(H11Protocol):
     when its client has read too little of an answer for `write_s` seconds. uvicorn itself only closes connections that
     are idle between two requests.
 
-    While it has sent no whole request it is part of the `crowd`, which may close it for newer ones. Who waits in
+    While it has sent no whole request it is part of the `pending`, which may close it for newer ones. Who waits in
     `receive` is told that the client has left, and `send` does nothing from then on.
     """
 
-    crowd: Crowd
+    pending: PendingConnections
     head_s, write_s = 20.0, 30.0
     _late: asyncio.TimerHandle | None = None
     _stuck: asyncio.TimerHandle | None = None  # since the buffer is full
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client connected: counts as pending until it has sent a whole request."""
         super().connection_made(transport)
         if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
-            self.crowd.make_room()
+            self.pending.make_room()
         self._await_head()
         self._join()
 
     def data_received(self, data: bytes) -> None:
+        """Bytes of a request arrived."""
         super().data_received(data)
         if self.idle:
             self._await_head()
@@ -42,17 +44,19 @@ class Connection(H11Protocol):
         if self.idle or self.cycle.more_body:
             self._join()
         else:
-            self.crowd.leave(self)
+            self.pending.leave(self)
 
     def on_response_complete(self) -> None:
+        """The answer has been written: the connection is pending again."""
         super().on_response_complete()
         if self.idle:
             self._join()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """The connection ended, by either side."""
         self._stop_waiting()
         self._moves()
-        self.crowd.leave(self)
+        self.pending.leave(self)
         super().connection_lost(exc)
 
     @property
@@ -65,11 +69,13 @@ class Connection(H11Protocol):
         self.transport.close()
 
     def pause_writing(self) -> None:
+        """The client reads more slowly than it is written to: starts the deadline of `limits.write_s`."""
         super().pause_writing()
         if self._stuck is None:
             self._stuck = self.loop.call_later(self.write_s, self.transport.abort)
 
     def resume_writing(self) -> None:
+        """The client has caught up."""
         self._moves()
         super().resume_writing()
 
@@ -94,4 +100,4 @@ class Connection(H11Protocol):
 
     def _join(self) -> None:
         if not self.transport.is_closing():
-            self.crowd.join(self, self.client[0] if self.client else "")
+            self.pending.join(self, self.client[0] if self.client else "")

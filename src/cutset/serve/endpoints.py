@@ -135,9 +135,11 @@ class Completions(_Endpoint):
     answer, kind, default_tokens = CompletionAnswer, CompletionRequest, 16
 
     def count(self, request: CompletionRequest) -> int:
+        """The number of prompts in a request."""
         return len(request.prompts())
 
     async def prompts(self, request: CompletionRequest) -> Prompts:
+        """The prompts as token ids."""
         return [await self.service.encode(prompt) for prompt in request.prompts()]
 
 
@@ -147,9 +149,11 @@ class ChatCompletions(_Endpoint):
     answer, kind = ChatAnswer, ChatRequest
 
     def count(self, request: ChatRequest) -> int:
+        """The number of prompts in a request."""
         return 1
 
     async def prompts(self, request: ChatRequest) -> Prompts:
+        """The prompts as token ids."""
         text = await self.service.render(
             request.conversation(),
             request.variables(),

@@ -45,8 +45,8 @@ class ApiError(Exception):
 
     def body(self) -> bytes:
         """`{"error": {"message", "type", "param", "code"}}`."""
-        told = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
-        return msgspec.json.encode({"error": told})
+        fields = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
+        return msgspec.json.encode({"error": fields})
 
 
 def invalid(message: str, param: str | None = None, code: str | None = None) -> ApiError:
@@ -55,8 +55,8 @@ def invalid(message: str, param: str | None = None, code: str | None = None) -> 
 
 
 def as_api_error(error: CutsetError) -> ApiError:
-    """What a client is told about an error of the engine or of an offload: that it failed. Where, the log says: of a
-    split model that would tell about others' requests, and about the accelerator."""
+    """The answer to a client about an error of the engine or of an offload: that it failed. Where, the log says: of a
+    split model that would disclose others' requests, and about the accelerator."""
     text = str(error)
     if isinstance(error, ContextLengthError):
         return invalid(text, code="context_length_exceeded")

@@ -8,24 +8,24 @@ from __future__ import annotations
 import msgspec
 
 __all__ = [
-    "Accelerator",
+    "AcceleratorState",
     "EngineEvent",
     "Event",
     "GraphEvent",
-    "Hop",
+    "HopState",
+    "LayerInfo",
     "LayersEvent",
     "LinksEvent",
     "ModelEvent",
-    "Node",
     "OffloadEvent",
     "Pads",
     "PictureEvent",
     "PlanEvent",
-    "Request",
+    "RequestState",
     "SourceState",
     "SourcesEvent",
     "SpansEvent",
-    "Stage",
+    "StageLayers",
     "StreamEvent",
     "encode_event",
 ]
@@ -50,7 +50,7 @@ class ModelEvent(Event, tag="model", frozen=True):
     software: str
 
 
-class Request(msgspec.Struct, frozen=True):
+class RequestState(msgspec.Struct, frozen=True):
     """One that runs. `tokens` are generated so far, of all its samples."""
 
     id: str
@@ -75,7 +75,7 @@ class EngineEvent(Event, tag="engine", frozen=True):
     prompt_tokens_total: int
     generated_tokens_total: int
     alive: bool
-    requests: list[Request]  # the oldest ones
+    requests: list[RequestState]  # the oldest ones
 
 
 class Pads(msgspec.Struct, frozen=True):
@@ -88,7 +88,7 @@ class Pads(msgspec.Struct, frozen=True):
     waited_s_total: float
 
 
-class Accelerator(msgspec.Struct, frozen=True):
+class AcceleratorState(msgspec.Struct, frozen=True):
     """A party that multiplies, or makes pads."""
 
     address: str
@@ -112,7 +112,7 @@ class OffloadEvent(Event, tag="offload", frozen=True):
     checks_failed_total: int
     verified: bool
     pads: Pads | None  # None in modes without masks
-    accelerators: list[Accelerator]
+    accelerators: list[AcceleratorState]
 
 
 class StreamEvent(Event, tag="stream", frozen=True):
@@ -142,7 +142,7 @@ class SourcesEvent(Event, tag="sources", frozen=True):
     sources: list[SourceState]
 
 
-class Node(msgspec.Struct, frozen=True):
+class LayerInfo(msgspec.Struct, frozen=True):
     """A layer. `cut` is what crosses after it, in bytes, where one tensor does; None inside of blocks."""
 
     name: str
@@ -154,10 +154,10 @@ class Node(msgspec.Struct, frozen=True):
 class GraphEvent(Event, tag="graph", frozen=True):
     """The network's layers in order."""
 
-    nodes: list[Node]
+    nodes: list[LayerInfo]
 
 
-class Stage(msgspec.Struct, frozen=True):
+class StageLayers(msgspec.Struct, frozen=True):
     """One party's share of the layers, by their numbers."""
 
     party: str
@@ -168,7 +168,7 @@ class PlanEvent(Event, tag="plan", frozen=True):
     """Who runs what, from picture `since` on, and why. `rejected` are other plans with what they would have cost."""
 
     number: int
-    stages: list[Stage]
+    stages: list[StageLayers]
     scheduler: str
     picture: str  # the form in which pictures reach the first stage
     since: int
@@ -191,7 +191,7 @@ class LayersEvent(Event, tag="layers", frozen=True):
     changed: dict[int, float]
 
 
-class Hop(msgspec.Struct, frozen=True):
+class HopState(msgspec.Struct, frozen=True):
     """A link between two parties: estimated bandwidth in bytes a second, latency in seconds, bytes of a picture."""
 
     source: str
@@ -206,7 +206,7 @@ class LinksEvent(Event, tag="links", frozen=True):
     """The links as they are estimated now."""
 
     time: float
-    hops: list[Hop]
+    hops: list[HopState]
 
 
 class PictureEvent(Event, tag="picture", frozen=True):

@@ -20,16 +20,16 @@ from cutset.partition.node import short_name
 from cutset.partition.plan import COORDINATOR, Plan
 from cutset.serve.events import (
     GraphEvent,
-    Hop,
+    HopState,
+    LayerInfo,
     LayersEvent,
     LinksEvent,
-    Node,
     PictureEvent,
     PlanEvent,
     SourcesEvent,
     SourceState,
     SpansEvent,
-    Stage,
+    StageLayers,
     StreamEvent,
 )
 from cutset.serve.hub import Hub
@@ -62,7 +62,7 @@ class StreamFeed:
         self._graph: Graph | None = None
         self._known = self._newest = 0  # plans that have been shown, the number of the last one
         self._links: dict[tuple[str, str], LinkEstimate] = {}
-        self._hops: dict[tuple[str, str], Hop] = {}
+        self._hops: dict[tuple[str, str], HopState] = {}
         self._shown = deque[int](maxlen=64)  # pictures that are shown
         self._next = 0.0  # when another may be
         self._done = deque[float](maxlen=32)
@@ -126,7 +126,7 @@ class StreamFeed:
         self._hub.publish(
             PlanEvent(
                 number=number,
-                stages=[Stage(stage.worker, list(stage.nodes)) for stage in plan.stages],
+                stages=[StageLayers(stage.worker, list(stage.nodes)) for stage in plan.stages],
                 scheduler=plan.scheduler,
                 picture=plan.picture,
                 since=picture,
@@ -205,7 +205,7 @@ class StreamFeed:
         pair = (chain[chain.index(report.party, 1) - 1], report.party)
         link = self._links.setdefault(pair, LinkEstimate())
         link.observe(hop.nbytes, seconds)
-        self._hops[pair] = Hop(
+        self._hops[pair] = HopState(
             source=pair[0],
             target=pair[1],
             bandwidth=float(link.bandwidth) if np.isfinite(link.bandwidth) else None,
@@ -221,10 +221,10 @@ class StreamFeed:
         return [(named.get(number, f"class {number}"), share) for number, share in result.top(3)]
 
 
-def _nodes(graph: Graph) -> list[Node]:
+def _nodes(graph: Graph) -> list[LayerInfo]:
     trunk = set(graph.trunk)
     return [
-        Node(node.name, short_name(node.op), node.flops, graph.cuts[i + 1].nbytes if i + 1 in trunk else None)
+        LayerInfo(node.name, short_name(node.op), node.flops, graph.cuts[i + 1].nbytes if i + 1 in trunk else None)
         for i, node in enumerate(graph.nodes)
     ]
 

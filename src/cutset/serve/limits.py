@@ -11,13 +11,13 @@ from starlette.types import Receive, Scope, Send
 
 from cutset.serve.errors import ApiError
 
-__all__ = ["CLOSE", "Admission", "Limits", "read_body"]
+__all__ = ["CLOSE", "Admission", "RequestLimits", "read_body"]
 
 DRAIN_BYTES, DRAIN_SECONDS = 256 << 20, 5.0  # read and dropped of a body that is too large
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class RequestLimits:
     """`queue`: samples that may wait beside those that run. Seconds: of a whole request, of reading its body, of a
     client that reads nothing of its answer, and of what runs when the server is stopped. `waiting`: connections of one
     address that have sent no whole request. `unread_bytes`: of memory, for what a stream's client hasn't read."""
@@ -59,7 +59,7 @@ class Admission:
             self.taken -= samples
 
 
-async def read_body(scope: Scope, receive: Receive, send: Send, limits: Limits) -> bytes | None:
+async def read_body(scope: Scope, receive: Receive, send: Send, limits: RequestLimits) -> bytes | None:
     """The body of a JSON request; None if the client left, or was answered that the body is too large.
 
     Raises ApiError for another content type, or a body that doesn't come in time.
@@ -92,7 +92,7 @@ async def read_body(scope: Scope, receive: Receive, send: Send, limits: Limits) 
 CLOSE = {"connection": "close", "x-should-retry": "false"}
 
 
-async def _refuse(receive: Receive, send: Send, limits: Limits) -> None:
+async def _refuse(receive: Receive, send: Send, limits: RequestLimits) -> None:
     """Answers, then reads on for a while: a connection that is closed while its client still sends loses the answer."""
     error = ApiError(413, f"the request's body is larger than {limits.body_bytes} bytes, the most that is read")
     body = error.body()

@@ -43,14 +43,14 @@ def chat_logprobs(found: Sequence[TokenLogprob], texts: TokenTexts) -> dict[str,
 
 def completion_logprobs(found: Sequence[TokenLogprob], texts: TokenTexts) -> dict[str, Any]:
     """`logprobs` of a completion choice."""
-    told: dict[str, Any] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+    lists: dict[str, Any] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
     for one in found:
-        told["tokens"].append(texts.of(one.token_id)[0])
-        told["token_logprobs"].append(max(one.logprob, LEAST))
+        lists["tokens"].append(texts.of(one.token_id)[0])
+        lists["token_logprobs"].append(max(one.logprob, LEAST))
         # Tokens that read alike are one key; the likeliest comes first and stays. What was drawn is always there.
         likeliest: dict[str, float] = {}
         for token_id, logprob in (*one.top, (one.token_id, one.logprob)):
             likeliest.setdefault(texts.of(token_id)[0], max(logprob, LEAST))
-        told["top_logprobs"].append(likeliest)
-        told["text_offset"].append(one.text_offset)
-    return told
+        lists["top_logprobs"].append(likeliest)
+        lists["text_offset"].append(one.text_offset)
+    return lists

@@ -58,23 +58,28 @@ class Metrics(Watch):
         return generate_latest(self.registry)
 
     def token(self, seconds: float, first: bool) -> None:
+        """See Watch."""
         if first:
             self._first.observe(seconds)
         else:
             self._between.observe(seconds)
 
     def sample_ended(self, reason: FinishReason) -> None:
+        """See Watch."""
         self._success.labels(self._name, reason).inc()
 
     def request_ended(self, seconds: float, prompt_tokens: int, tokens: int) -> None:
+        """See Watch."""
         self._whole.observe(seconds)
         self._prompts.observe(prompt_tokens)
         self._generated.observe(tokens)
 
     def refused(self, status: int) -> None:
+        """See Watch."""
         self._refused.labels(str(status)).inc()
 
     def client_left(self) -> None:
+        """See Watch."""
         self._left.inc()
 
 

@@ -10,7 +10,7 @@ import uvicorn
 from cutset.serve.app import build_dashboard
 from cutset.serve.auth import Auth
 from cutset.serve.hub import Hub
-from cutset.serve.limits import Limits
+from cutset.serve.limits import RequestLimits
 from cutset.serve.server import bind, configuration, serve_in_thread
 
 __all__ = ["open_panel"]
@@ -25,7 +25,7 @@ def open_panel(host: str = "127.0.0.1", port: int = 0, keys: Sequence[str] = ())
     auth = Auth(keys, host)
     hub = Hub()
     with bind(host, port) as listening:
-        server = uvicorn.Server(configuration(build_dashboard(hub, auth), Limits(grace_s=1)))
+        server = uvicorn.Server(configuration(build_dashboard(hub, auth), RequestLimits(grace_s=1)))
         with serve_in_thread(server, listening) as url:
             try:
                 yield hub, url

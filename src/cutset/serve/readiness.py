@@ -58,6 +58,7 @@ class Readiness(Watch):
             raise _not_ready()
 
     def request_failed(self, error: CutsetError) -> None:
+        """Applies the policy at the first IntegrityError; other errors change nothing."""
         if not isinstance(error, IntegrityError) or error is self._error or error is self._dealt_with:
             return  # the requests of a session end one after the other, with the same error
         self._error = error

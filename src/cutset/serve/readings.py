@@ -6,7 +6,7 @@ import asyncio
 import time
 
 from cutset.offload.client.session import Session
-from cutset.serve.events import Accelerator, EngineEvent, ModelEvent, OffloadEvent, Pads, Request
+from cutset.serve.events import AcceleratorState, EngineEvent, ModelEvent, OffloadEvent, Pads, RequestState
 from cutset.serve.service import Service
 from cutset.version import software
 
@@ -37,7 +37,7 @@ def engine_event(service: Service) -> EngineEvent:
     """How the engine stood after its last step."""
     stats, now = service.llm.stats(), time.perf_counter()
     requests = [
-        Request(name, now - one.started, one.prompt_tokens, one.tokens, one.samples)
+        RequestState(name, now - one.started, one.prompt_tokens, one.tokens, one.samples)
         for name, one in list(service.running.items())[:MOST_REQUESTS]
     ]
     return EngineEvent(
@@ -85,9 +85,9 @@ def offload_event(service: Service) -> OffloadEvent | None:
     )
 
 
-def _accelerator(session: Session, role: str) -> Accelerator:
+def _accelerator(session: Session, role: str) -> AcceleratorState:
     able = session.capabilities
-    return Accelerator(session.address, role, able.device, able.threads, session.resent, session.redialled)
+    return AcceleratorState(session.address, role, able.device, able.threads, session.resent, session.redialled)
 
 
 class Ticker:

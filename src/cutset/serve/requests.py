@@ -91,6 +91,7 @@ class CompletionRequest(_Common):
     best_of: int | None = None
 
     def check(self) -> None:
+        """Raises ApiError for fields that contradict each other, or that are not supported."""
         super().check()
         if self.best_of not in (None, self.n or 1):
             raise invalid("best_of isn't supported by this server: leave it out", "best_of")
@@ -98,6 +99,7 @@ class CompletionRequest(_Common):
             raise invalid("add_special_tokens: false isn't supported: give token ids instead", "add_special_tokens")
 
     def reported(self) -> int | None:
+        """How many likeliest tokens are reported at each position; None for no log-probabilities."""
         return self.logprobs
 
     def prompts(self) -> list[str | list[int]]:
@@ -129,6 +131,7 @@ class ChatRequest(_Common):
     documents: list[Any] | None = None
 
     def check(self) -> None:
+        """Raises ApiError for fields that contradict each other, or that are not supported."""
         super().check()
         if self.add_special_tokens:
             raise invalid("add_special_tokens isn't supported: the chat template writes them", "add_special_tokens")
@@ -153,11 +156,13 @@ class ChatRequest(_Common):
         return found
 
     def reported(self) -> int | None:
+        """How many likeliest tokens are reported at each position; None for no log-probabilities."""
         if self.top_logprobs and not self.logprobs:
             raise invalid("top_logprobs needs logprobs: true", "top_logprobs")
         return (self.top_logprobs or 0) if self.logprobs else None
 
     def limit(self) -> int | None:
+        """The most tokens of an answer, if the request says so."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 

@@ -14,8 +14,8 @@ from starlette.types import ASGIApp
 
 from cutset.errors import ConfigError
 from cutset.serve.connection import Connection
-from cutset.serve.crowd import Crowd
-from cutset.serve.limits import Limits
+from cutset.serve.limits import RequestLimits
+from cutset.serve.pending import PendingConnections
 from cutset.serve.service import Service
 
 __all__ = ["Server", "bind", "serve_in_thread", "url_of"]
@@ -53,7 +53,7 @@ def url_of(listening: socket.socket) -> str:
 
 
 class Server(uvicorn.Server):
-    """Takes no more requests at the first signal, waits for those that run, and tells their clients when it doesn't.
+    """Takes no more requests at the first signal and waits for those that run; one that it gives up gets an error.
 
     The second signal ends at once.
     """
@@ -62,14 +62,15 @@ class Server(uvicorn.Server):
         self,
         app: ASGIApp,
         service: Service,
-        tell: Callable[[str], None] = lambda line: None,
+        report: Callable[[str], None] = lambda line: None,
         proxies: Sequence[str] = (),
     ) -> None:
         super().__init__(configuration(app, service.limits, proxies))
-        self.service, self._tell = service, tell
+        self.service, self._report = service, report
         service.readiness.stop = self._stop
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal stops the server gracefully, a second one ends it at once."""
         # Not uvicorn's: it raises the signal again when all is done, and the process would end as if it had failed.
         if self.should_exit:
             self.force_exit = True
@@ -81,9 +82,10 @@ class Server(uvicorn.Server):
         self.service.stop()
         if running := len(self.service.running):
             grace = self.service.limits.grace_s
-            self._tell(f"stopping: waiting up to {grace:g} s for {running} requests; Ctrl-C again ends at once")
+            self._report(f"stopping: waiting up to {grace:g} s for {running} requests; Ctrl-C again ends at once")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Ends streams and requests, after `limits.grace_s` seconds by force."""
         self.service.stop()
         self.service.hub.close()
         timer = asyncio.get_running_loop().call_later(self.service.limits.grace_s, self.service.close)
@@ -94,7 +96,7 @@ class Server(uvicorn.Server):
             self.service.close()
 
 
-def configuration(app: ASGIApp, limits: Limits, proxies: Sequence[str] = ()) -> uvicorn.Config:
+def configuration(app: ASGIApp, limits: RequestLimits, proxies: Sequence[str] = ()) -> uvicorn.Config:
     """How uvicorn runs an application of ours. h11 bounds the size of headers; httptools doesn't.
 
     `proxies`: addresses and networks that are believed in what X-Forwarded-Proto and X-Forwarded-For say.
@@ -102,7 +104,7 @@ def configuration(app: ASGIApp, limits: Limits, proxies: Sequence[str] = ()) -> 
 
     class Limited(Connection):
         write_s = limits.write_s
-        crowd = Crowd(limits.waiting, proxies)
+        pending = PendingConnections(limits.waiting, proxies)
 
     return uvicorn.Config(
         app,

@@ -21,7 +21,7 @@ from cutset.serve.errors import NO_RETRY, ApiError
 from cutset.serve.fields import variables
 from cutset.serve.generation import Generation
 from cutset.serve.hub import Hub
-from cutset.serve.limits import Admission, Limits
+from cutset.serve.limits import Admission, RequestLimits
 from cutset.serve.logprobs import TokenTexts
 from cutset.serve.mailbox import Mailbox
 from cutset.serve.readiness import Policy, Readiness
@@ -42,10 +42,10 @@ class Service:
         llm: AsyncLLM,
         *,
         names: Sequence[str] = (),
-        limits: Limits | None = None,
+        limits: RequestLimits | None = None,
         on_integrity_error: Policy = "refuse",
     ) -> None:
-        self.llm, self.limits = llm, limits or Limits()
+        self.llm, self.limits = llm, limits or RequestLimits()
         self.names = tuple(names) or (llm.name,)
         self.mode = llm.mode or "local"
         self.texts = TokenTexts(llm.tokenizer)

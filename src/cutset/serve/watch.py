@@ -1,4 +1,4 @@
-"""Who is told what happens to requests."""
+"""Callbacks for what happens to requests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Watch"]
 
 
 class Watch:
-    """Told what happens to requests; for metrics."""
+    """Callbacks for what happens to requests; for metrics."""
 
     def token(self, seconds: float, first: bool) -> None:
         """A sample got a token, so long after the one before it or, the first, after the request."""

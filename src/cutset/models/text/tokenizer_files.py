@@ -72,6 +72,7 @@ def chat_templates(directory: Path, config: Mapping[str, Any]) -> dict[str, str]
 
 
 def json_object(value: object, where: str) -> dict[str, Any]:
+    """The value, if it is a JSON object. Raises ValueError that names `where`."""
     if not isinstance(value, dict):
         raise ValueError(f"{where} must be a JSON object, not {type(value).__name__}")
     return value
@@ -88,6 +89,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def read_text(path: Path, limit: int) -> str:
+    """The text of a UTF-8 file of at most `limit` bytes. Raises TokenizerError."""
     try:
         return read_bytes(path, limit).decode("utf-8")
     except UnicodeDecodeError as error:
@@ -95,6 +97,7 @@ def read_text(path: Path, limit: int) -> str:
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
+    """A file of at most `limit` bytes. Raises TokenizerError."""
     check_file(path, limit)
     try:
         with path.open("rb") as file:
@@ -104,6 +107,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
 
 
 def check_file(path: Path, limit: int) -> None:
+    """Raises TokenizerError for what is no file, larger than `limit` bytes, or a Git LFS pointer."""
     if not path.is_file():
         raise TokenizerError(f"{path}: not a file")
     if path.stat().st_size > limit:
@@ -126,4 +130,5 @@ def from_rust(what: str) -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
+    """An error of another library in one line of at most 200 characters."""
     return " ".join(str(error).split())[:200]

@@ -1,7 +1,7 @@
 """The accelerator's loop in native code, for products of this machine's processor asked for over shared memory.
 
-`server.py` is its slow twin, and does what is no plain product: greetings, pads, self-tests, counters, refusals, and
-frames that come in pieces or don't fit in a ring.
+`python_accelerator.py` is its slow twin. What is no plain product is left to what they share (`accelerator.py`):
+greetings, pads, self-tests, counters, refusals, and frames that come in pieces or don't fit in a ring.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Any
 
 from cutset.config import usable_cores
 from cutset.kernels import native
-from cutset.link import Link, Listener, RingListener
-from cutset.offload.accelerator.batcher import Batcher, Call
+from cutset.link import Link, Listener, RingLink, RingListener
+from cutset.offload.accelerator.accelerator import DEFAULT_QUOTA, Accelerator, Quota
+from cutset.offload.accelerator.batcher import Call
 from cutset.offload.accelerator.products import NativeProducts, Products
-from cutset.offload.accelerator.server import DEFAULT_QUOTA, WARM_BYTES, WARM_STEP, Accelerator, Quota
+from cutset.offload.accelerator.python_accelerator import WARM_BYTES, WARM_STEP, PythonAccelerator
 from cutset.offload.messages import Product
 
 __all__ = ["RingAccelerator", "new_accelerator"]
@@ -31,18 +31,21 @@ class TurnEvent(IntEnum):
     REFUSAL = 3
 
 
-class _Waiting(Batcher):
-    """The calls that wait, in native code, which knows clients by the slots of the listener."""
+class RingQueue:
+    """A CallQueue in native code, which knows clients by the slots of the listener."""
 
     def __init__(
         self, listener: RingListener, products: NativeProducts, shapes: Sequence[tuple[int, int]], quota: Quota
     ) -> None:
         rows, matrices = quota.max_rows, len(shapes)
-        sizes: dict[str, Any] = {"window": quota.window, "max_rows": rows, "max_waiting": quota.max_waiting}
-        sizes["costs"] = [outputs * depth for outputs, depth in shapes]
-        super().__init__(matrices=matrices, **sizes)
         self._listener = listener
-        self._native = native.Batcher(matrices=matrices, **sizes)
+        self._native = native.Batcher(
+            matrices=matrices,
+            window=quota.window,
+            max_rows=rows,
+            max_waiting=quota.max_waiting,
+            costs=[outputs * depth for outputs, depth in shapes],
+        )
         self.server = native.RingServer(
             products.linears(matrices),
             products.pool,
@@ -60,63 +63,65 @@ class _Waiting(Batcher):
 
     @property
     def clients(self) -> int:
-        return int(self._native.clients)
+        return self._native.clients
 
-    def join(self, client: Any) -> None:
+    def cost(self, matrix: int) -> int:
+        return self._native.cost(matrix)
+
+    def join(self, client: Link) -> None:
         slot = self._listener.slot(client)
-        if slot is not None and (rings := client.rings()) is not None:
+        if slot is not None and isinstance(client, RingLink) and (rings := client.rings()) is not None:
             self.server.greet(slot, *rings)
             self.links[slot] = client
 
-    def leave(self, client: Any) -> None:
+    def leave(self, client: Link) -> None:
         for slot in [slot for slot, link in self.links.items() if link is client]:
             self.server.forget(slot)
             del self.links[slot]
 
     def add(self, call: Call) -> bool:
         slot = self._slot(call.client)
-        return slot is not None and bool(self.server.queue(slot, call.number, call.matrix, call.x))
+        return slot is not None and self.server.queue(slot, call.number, call.matrix, call.x)
 
-    def answered(self, client: Any, now: float) -> None:
+    def answered(self, client: Link, now: float) -> None:
         if (slot := self._slot(client)) is not None:
             self._native.answered(slot, now)
 
-    def has_room(self, client: Any) -> bool:
+    def has_room(self, client: Link) -> bool:
         slot = self._slot(client)
-        return slot is not None and bool(self._native.has_room(slot))
+        return slot is not None and self._native.has_room(slot)
 
-    def known(self, client: Any, number: int, now: float) -> bool:
+    def known(self, client: Link, number: int, now: float) -> bool:
         slot = self._slot(client)
-        return slot is not None and bool(self._native.known(slot, number, now))
+        return slot is not None and self._native.known(slot, number, now)
 
-    def hold(self, client: Any, held: bool) -> None:
+    def hold(self, client: Link, held: bool) -> None:
         """What the client sends meanwhile stays in its ring."""
         if (slot := self._slot(client)) is not None:
             self._native.hold(slot, held)
         self._listener.pause(client, held)
 
-    def busy(self, client: Any, waits: bool) -> None:
+    def busy(self, client: Link, waits: bool) -> None:
         if (slot := self._slot(client)) is not None:
             self._native.busy(slot, waits)
 
-    def charge(self, client: Any, seconds: float, elsewhere: float = 0.0) -> None:
+    def charge(self, client: Link, seconds: float, elsewhere: float = 0.0) -> None:
         if (slot := self._slot(client)) is not None:
             self._native.charge(slot, seconds + elsewhere)
 
-    def may(self, client: Any, now: float) -> bool:
+    def may(self, client: Link, now: float) -> bool:
         slot = self._slot(client)
-        return slot is not None and bool(self._native.may(slot, now))
+        return slot is not None and self._native.may(slot, now)
 
     @property
     def speed(self) -> float:
-        return float(self._native.speed)
+        return self._native.speed
 
     @speed.setter
     def speed(self, speed: float) -> None:
-        if hasattr(self, "_native"):
-            self._native.speed = speed
+        self._native.speed = speed
 
-    def _slot(self, client: Any) -> int | None:
+    def _slot(self, client: Link) -> int | None:
         return next((slot for slot, link in self.links.items() if link is client), None)
 
 
@@ -135,7 +140,7 @@ class RingAccelerator(Accelerator):
         makes_pads: bool = True,
     ) -> None:
         self._listener = listener
-        self._waiting = _Waiting(listener, products, shapes, quota)
+        self._queued = RingQueue(listener, products, shapes, quota)
         self._unpaid = 0.0  # seconds of work for somebody who isn't known yet
         super().__init__(
             listener,
@@ -145,7 +150,7 @@ class RingAccelerator(Accelerator):
             threads=threads,
             quota=quota,
             makes_pads=makes_pads,
-            batcher=self._waiting,
+            calls=self._queued,
         )
 
     def turn(self, timeout: float) -> None:
@@ -153,11 +158,11 @@ class RingAccelerator(Accelerator):
         for one in self.listener.gone():  # first, since their slots may be given to others now
             self._forget(one)
         self._flush()
-        server, idle = self._waiting.server, self._idle()
+        server, idle = self._queued.server, self._idle()
         end = server.turn(timeout, idle)
         started = time.monotonic()  # what is done from here on is done for whoever ended the turn of native code
         self._collect()
-        link = self._waiting.links.get(end.client)
+        link = self._queued.links.get(end.client)
         if end.event == TurnEvent.RECORD:
             got = self._listener.handle(end.client, end.record)
             if got is None:  # a newcomer, say, whose first message comes soon
@@ -167,18 +172,18 @@ class RingAccelerator(Accelerator):
                 self._unpaid = 0.0
         elif end.event == TurnEvent.PRODUCT and link is not None and end.product is not None:
             self._send(link, Product(end.call, end.seconds, end.shared), [end.product])
-            self._waiting.answered(link, time.monotonic())
+            self._queued.answered(link, time.monotonic())
         elif end.event == TurnEvent.REFUSAL and link is not None:
             self._refuse(link, end.call, end.reason)
         self._work()
 
     def _collect(self) -> None:
         """What native code counted."""
-        whole, each = self._waiting.server.counted()
+        whole, each = self._queued.server.counted()
         if any(whole.values()):
             self._count(None, **whole)
         for slot, amounts in each.items():
-            link = self._waiting.links.get(slot)
+            link = self._queued.links.get(slot)
             client = None if link is None else self._clients.get(link)
             self._count(client, **amounts)
             if client is not None:
@@ -204,4 +209,4 @@ def new_accelerator(
     """The fastest Accelerator that can use these products and this listener."""
     if isinstance(products, NativeProducts) and isinstance(listener, RingListener):
         return RingAccelerator(listener, products, shapes, digest, threads=threads, quota=quota, makes_pads=makes_pads)
-    return Accelerator(listener, products, shapes, digest, threads=threads, quota=quota, makes_pads=makes_pads)
+    return PythonAccelerator(listener, products, shapes, digest, threads=threads, quota=quota, makes_pads=makes_pads)

@@ -10,11 +10,11 @@ from cutset.engine.request import Request
 from cutset.engine.sequence import Sequence
 from cutset.models.run.executor import Batch
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["Step", "make_step"]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Step:
     """One step."""
 
     sequences: list[Sequence]
@@ -31,7 +31,7 @@ class Plan:
         return found
 
 
-def make_plan(rows: dict[Sequence, int], max_model_len: int) -> Plan | None:
+def make_step(rows: dict[Sequence, int], max_model_len: int) -> Step | None:
     """The step that computes so many tokens of each of these sequences, which have the blocks for them.
 
     `max_model_len` is the limit of every sequence, which a stretched rotary embedding depends on.
@@ -67,4 +67,4 @@ def make_plan(rows: dict[Sequence, int], max_model_len: int) -> Plan | None:
         logit_rows=np.array(logit_rows, dtype=np.int32),
         limits=np.full(len(sequences), max_model_len, dtype=np.int32),
     )
-    return Plan(sequences, counts, wanted, batch)
+    return Step(sequences, counts, wanted, batch)

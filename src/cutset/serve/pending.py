@@ -9,7 +9,7 @@ from typing import Protocol
 
 from cutset.errors import ConfigError
 
-__all__ = ["Crowd", "networks"]
+__all__ = ["PendingConnections", "networks"]
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 V6_PREFIX = 64  # whoever has one IPv6 address has a network of them
@@ -18,10 +18,11 @@ V6_PREFIX = 64  # whoever has one IPv6 address has a network of them
 class Waiting(Protocol):
     """A connection that can be closed."""
 
-    def drop(self) -> None: ...
+    def drop(self) -> None:
+        """Closes it."""
 
 
-class Crowd:
+class PendingConnections:
     """Connections whose client has sent no whole request: head or body are missing, or the last one was answered.
 
     By address, the oldest first. An address has at most `most` of them, but for `proxies`, which speak for many.
