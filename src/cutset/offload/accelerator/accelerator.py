@@ -1,5 +1,5 @@
-"""What every accelerator does: takes rows of many clients, multiplies, answers. It is trusted with nothing; what it refuses, it
-refuses with one line.
+"""What every accelerator does: takes rows of many clients, multiplies, answers. It is trusted with nothing; what it
+refuses, it refuses with one line.
 
 One thread serves all clients, so it never waits for one of them. What a client has no room for is kept for it in a
 short queue, and meanwhile nothing is computed for it; a client that lets its queue overflow, or makes no room for too
