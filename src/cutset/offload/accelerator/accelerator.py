@@ -40,6 +40,7 @@ from cutset.offload.messages import (
     Multiply,
     Product,
     SelfTest,
+    call_of,
     decode,
     encode,
 )
@@ -131,8 +132,8 @@ class Accelerator(ABC):
                 self._greet(link, frame.header)
                 return
             message = decode(frame.header)
-            call = getattr(message, "call", 0)
-            self._heed(link, message, frame)
+            call = call_of(message) or 0
+            self._heed(link, call, message, frame)
         except FrameError as error:
             self._refuse(link, call, str(error))
         except (MemoryError, RuntimeError) as error:
@@ -156,9 +157,8 @@ class Accelerator(ABC):
             if client is not None:
                 client.counters[name] += amount
 
-    def _heed(self, link: Link, message: Message, frame: Frame) -> None:
-        """Acts on a message."""
-        call: int = getattr(message, "call", 0)
+    def _heed(self, link: Link, call: int, message: Message, frame: Frame) -> None:
+        """Acts on a message about that call."""
         if isinstance(message, Multiply) and self._client(link).greeted:
             self._queue(link, message, frame)
             return

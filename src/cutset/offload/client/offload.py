@@ -8,7 +8,6 @@ import socket
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from cutset.config import OPTIONS, Settings
 from cutset.errors import ConfigError, DeviceError, IntegrityError, OffloadError
@@ -172,10 +171,10 @@ def _caution(mode: Mode, session: Session) -> str:
 
 
 def _pad_pool(weights: ClientWeights, settings: Settings, pad_session: Session | None) -> PadPool:
-    chosen = {"wait": "wait", "inline": "inline", "fail": "fail"}
+    policies: dict[str, Empty] = {"wait": "wait", "inline": "inline", "fail": "fail"}
     empty: Empty = "inline" if pad_session is None else "wait"
     if settings.pads_policy != "auto":
-        empty = cast(Empty, chosen[settings.pads_policy])
+        empty = policies[settings.pads_policy]
     matrices = weights.matrices
 
     def multiply(requests: list[tuple[int, bytes, int]]) -> list[Residues]:
@@ -267,7 +266,8 @@ def _hosts(address: str) -> set[str]:
 def _plain(host: str) -> IPAddress:
     """The same host in one spelling: ::ffff:10.0.0.5 is 10.0.0.5."""
     found = ipaddress.ip_address(host.partition("%")[0])
-    return getattr(found, "ipv4_mapped", None) or found
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return mapped or found
 
 
 def _is_here(host: IPAddress) -> bool:

@@ -37,6 +37,7 @@ from cutset.offload.messages import (
     Product,
     Refused,
     SelfTest,
+    call_of,
     capabilities,
     decode,
     encode,
@@ -188,7 +189,7 @@ class Session:
                 self._drop()
                 time.sleep(self.patience.redial)
                 continue
-            if getattr(message, "call", None) != pending.call:
+            if call_of(message) != pending.call:
                 frame.release()  # an answer to an earlier sending of an earlier call
                 continue
             if isinstance(message, Refused):
