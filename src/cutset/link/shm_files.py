@@ -34,6 +34,7 @@ class FileDoor:
         self._beats: dict[int, tuple[int, float]] = {}  # the last heartbeat of a client, and when it came
 
     def arrivals(self) -> list[Arrival]:
+        """Clients that came since the last call."""
         found = []
         for slot in range(self._limits.clients):
             if slot not in self._taken and self._state(slot) == segment.OFFERED:
@@ -65,11 +66,13 @@ class FileDoor:
         return Arrival(slot, memory, up, down, bool(flags & segment.FUTEXES), peer, None, lambda: self._beating(slot))
 
     def left(self, slot: int) -> None:
+        """Frees the slot of a client that has gone."""
         self._taken.discard(slot)
         self._beats.pop(slot, None)
         self._set(slot, segment.FREE)
 
     def look(self, now: float) -> None:
+        """Frees slots that dead clients left."""
         for slot in set(range(self._limits.clients)) - self._taken:
             if (state := self._state(slot)) == segment.FREE:
                 self._idle.pop(slot, None)
@@ -91,6 +94,7 @@ class FileDoor:
         return now - last[1] <= segment.SILENCE
 
     def close(self) -> None:
+        """Removes the files of all rings."""
         segment.remove_rings(self._name)
 
     def _at(self, slot: int) -> int:

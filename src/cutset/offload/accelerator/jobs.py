@@ -121,6 +121,7 @@ class Jobs:
         return True
 
     def waits(self, client: Link) -> bool:
+        """Whether a client has jobs here."""
         return client in self._turns
 
     def next(self) -> tuple[Link, Job] | None:
@@ -135,6 +136,7 @@ class Jobs:
 
     @property
     def ready(self) -> bool:
+        """Whether there is a job of a client whose turn it is."""
         now = time.monotonic()
         return any(self._calls.may(client, now) for client in self._turns)
 

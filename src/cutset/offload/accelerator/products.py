@@ -30,7 +30,8 @@ class Products(Protocol):
     def put(self, matrix: Hashable, weight: NDArray[np.int8]) -> None:
         """Keeps a copy of weight (outputs, depth). CheckpointError if its products can't be exact."""
 
-    def drop(self, matrix: Hashable) -> None: ...
+    def drop(self, matrix: Hashable) -> None:
+        """Forgets a matrix."""
 
     def integers(
         self, matrix: Hashable, q: NDArray[np.int16], out: NDArray[np.int32] | None = None
@@ -67,6 +68,7 @@ class NativeProducts:
         return [self._linears[number] for number in range(count)]
 
     def drop(self, matrix: Hashable) -> None:
+        """Forgets a matrix."""
         del self._linears[matrix]
 
     def integers(

@@ -59,6 +59,7 @@ class ClientWeights:
     digest: str
 
     def of(self, site: Site, layer: int, expert: int) -> ClientMatrix:
+        """The matrix of a place in the model; layer and expert are -1 where there are none."""
         return self.matrices[self.numbers[site, layer, expert]]
 
 

@@ -116,6 +116,7 @@ class Block:
 
     @property
     def left(self) -> int:
+        """Rows that weren't handed out."""
         return self.rows - self.taken
 
     def take(self, rows: int) -> PadSpan:

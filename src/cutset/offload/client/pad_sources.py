@@ -33,7 +33,8 @@ class PadMatrix(Protocol):
     def depth(self) -> int: ...
     @property
     def outputs(self) -> int: ...
-    def residues(self, x: Residues, pool: native.Pool | None = None, out: Residues | None = None) -> Residues: ...
+    def residues(self, x: Residues, pool: native.Pool | None = None, out: Residues | None = None) -> Residues:
+        """x . W^T mod P, (n, outputs), of residues x (n, depth)."""
 
 
 @dataclass

@@ -129,6 +129,7 @@ class PadPool:
         return self._failure if isinstance(self._failure, IntegrityError) else None
 
     def counters(self) -> PadCounters:
+        """What was counted so far, as it is now."""
         with self._changed:
             return replace(self._counters, level=min(map(add, self._level, self._lent), default=0))
 

@@ -101,6 +101,7 @@ class Session:
 
     @property
     def address(self) -> str:
+        """What was connected to, also when the link is over."""
         return self._address
 
     @property
