@@ -124,7 +124,7 @@ void make_decoder(PyDecoder* self, std::size_t vocab, std::size_t hidden, std::s
   new (self) PyDecoder(std::move(made));
 }
 
-Trace told(std::optional<nb::callable> trace) {
+Trace trace_of(std::optional<nb::callable> trace) {
   if (!trace) return {};
   return [call = std::move(*trace)](const Traced& t) {
     nb::gil_scoped_acquire acquire;
@@ -146,7 +146,7 @@ void put_i8(LocalLinears& self, const std::string& site, int layer, int expert, 
 namespace cutset::bindings {
 
 PyStep::PyStep(const PyDecoder& decoder, KvCache& cache, ThreadPool& pool, std::optional<nb::callable> trace)
-    : spec_(decoder.spec()), step_(*decoder.decoder, cache, pool, told(std::move(trace))) {}
+    : spec_(decoder.spec()), step_(*decoder.decoder, cache, pool, trace_of(std::move(trace))) {}
 
 void PyStep::begin(Ids1 token_ids, In2 cos, In2 sin, Ids1 row_starts, Ids1 context_lens, Ids2 block_tables,
                    Ids1 logit_rows, std::optional<Array<const bool, 2>> key_mask) {

@@ -199,9 +199,9 @@ nb::dict spent_in(const RunOutcome& outcome) {
 }
 
 std::vector<std::tuple<std::uint64_t, std::size_t, std::size_t>> pieces(const std::vector<PadRows>& pads) {
-  std::vector<std::tuple<std::uint64_t, std::size_t, std::size_t>> told;
-  for (const PadRows& rows : pads) told.emplace_back(rows.name, rows.first, rows.rows);
-  return told;
+  std::vector<std::tuple<std::uint64_t, std::size_t, std::size_t>> found;
+  for (const PadRows& rows : pads) found.emplace_back(rows.name, rows.first, rows.rows);
+  return found;
 }
 
 nb::bytes front_of_multiply(std::uint64_t call, std::uint64_t matrix, bool masked, std::uint64_t rows,

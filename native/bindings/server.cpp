@@ -97,13 +97,13 @@ class PyServer {
     all["products"] = found.products;
     all["shared_rows"] = found.shared_rows;
     for (const auto& [client, counters] : found.clients) {
-      nb::dict told;
-      told["calls"] = counters.calls;
-      told["rows"] = counters.rows;
-      told["bytes_in"] = counters.bytes_in;
-      told["bytes_out"] = counters.bytes_out;
-      told["busy_s"] = counters.busy;
-      each[nb::int_(client)] = told;
+      nb::dict one;
+      one["calls"] = counters.calls;
+      one["rows"] = counters.rows;
+      one["bytes_in"] = counters.bytes_in;
+      one["bytes_out"] = counters.bytes_out;
+      one["busy_s"] = counters.busy;
+      each[nb::int_(client)] = one;
     }
     return nb::make_tuple(all, each);
   }

@@ -140,7 +140,7 @@ class RemoteLinears {
   Rules rules_;
   std::vector<ClientMatrix> matrices_;     // by the specification's index
   std::vector<std::deque<PadRows>> pads_;  // by number
-  std::vector<std::size_t> spent_;         // rows of these that no outcome told of yet
+  std::vector<std::size_t> spent_;         // rows of these that are in no outcome yet
   Workspace padded_, padded_out_;
   link::SenderEnd sender_{};
   link::ReceiverEnd receiver_{};

@@ -44,7 +44,7 @@ def patience(timeouts: Timeouts) -> tuple[float, bool]:
 
 
 class ShmLink(RingLink):
-    """One end. `alive` says whether the other side is there; `ended` is told once when the link is over."""
+    """One end. `alive` says whether the other side is there; `ended` is called once when the link is over."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class ShmLink(RingLink):
         self._filled = 0
         self.why = ""  # what ended the link; empty while it lasts
         self._reserved: object = None  # the reservation that has the ring's free place
-        self._deaf = False  # what came before isn't read any more
+        self._receives_no_more = False  # what came before isn't read any more
         self._returned: Record | None = None
 
     @property
@@ -176,7 +176,7 @@ class ShmLink(RingLink):
 
     def _next(self, wait: float) -> Record | None:
         """The next record, or None. Raises LinkClosed when none will come."""
-        if self._deaf:
+        if self._receives_no_more:
             raise LinkClosed(self.why)
         if self._returned is not None:
             returned, self._returned = self._returned, None
@@ -205,7 +205,7 @@ class ShmLink(RingLink):
                 return decode(self._view, self._incoming + offset, length, self._most, release)
             return self._piece(record)
         except FrameError:
-            self._deaf = True
+            self._receives_no_more = True
             self.over(f"{self.peer} sent what isn't a frame")
             raise
 
@@ -281,7 +281,7 @@ class ShmLink(RingLink):
         self._sender.commit(WHOLE, total)
 
     def _broken(self, error: Exception) -> NoReturn:
-        self._deaf = True
+        self._receives_no_more = True
         self.over(f"{self.peer} broke the ring: {error}")
         raise FrameError(f"{self.peer} broke the ring: {error}; the link is closed") from None
 
@@ -321,5 +321,5 @@ class ShmLink(RingLink):
         self.receiver.spin = seconds if usable_cores() > 1 else 0.0
 
     def close(self) -> None:
-        self._deaf = True
+        self._receives_no_more = True
         self.over("this link was closed here")

@@ -120,7 +120,7 @@ class Accelerator(ABC):
             return max(0.0, self._flushed + self._pause - time.monotonic())
         return self._pause if self._jobs else 3600.0
 
-    def _took(self, link: Link, frame: Frame, since: float | None = None) -> None:
+    def _handle(self, link: Link, frame: Frame, since: float | None = None) -> None:
         """since: when work for this message began, if that was before."""
         client = self._client(link)
         client.seen = time.monotonic()
@@ -133,7 +133,7 @@ class Accelerator(ABC):
                 return
             message = decode(frame.header)
             call = call_of(message) or 0
-            self._heed(link, call, message, frame)
+            self._dispatch(link, call, message, frame)
         except FrameError as error:
             self._refuse(link, call, str(error))
         except (MemoryError, RuntimeError) as error:
@@ -157,7 +157,7 @@ class Accelerator(ABC):
             if client is not None:
                 client.counters[name] += amount
 
-    def _heed(self, link: Link, call: int, message: Message, frame: Frame) -> None:
+    def _dispatch(self, link: Link, call: int, message: Message, frame: Frame) -> None:
         """Acts on a message about that call."""
         if isinstance(message, Multiply) and self._client(link).greeted:
             self._queue(link, message, frame)

@@ -92,7 +92,7 @@ class PythonAccelerator(Accelerator):
         got = self.listener.recv(timeout)
         if got is None:
             return False
-        self._took(*got)
+        self._handle(*got)
         return True
 
     def _multiply(self, batch: list[Call]) -> None:

@@ -168,7 +168,7 @@ class RingAccelerator(Accelerator):
             if got is None:  # a newcomer, say, whose first message comes soon
                 self._unpaid += time.monotonic() - started
             else:
-                self._took(*got, started - self._unpaid)
+                self._handle(*got, started - self._unpaid)
                 self._unpaid = 0.0
         elif end.event == TurnEvent.PRODUCT and link is not None and end.product is not None:
             self._send(link, Product(end.call, end.seconds, end.shared), [end.product])

@@ -87,7 +87,7 @@ class OffloadLinears:
         self.session, self.weights, self.mode, self.pads, self.pad_rows = session, weights, mode, pads, pad_rows
         self.times = CallTimes()
         self.checks_passed = self.checks_failed = 0  # products, and replies that were none
-        # Told the name, the first integers and what is sent instead; for whoever wants to show it.
+        # Called with the name, the first integers and what is sent instead; for whoever wants to show it.
         self.watch: Callable[[str, list[int], list[int]], None] | None = None
         self.ring_calls: RingCalls | None = None  # None: every call is made here
         self._pool = pool

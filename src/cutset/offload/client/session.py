@@ -125,7 +125,7 @@ class Session:
         message: Callable[[int], Message],  # of the number of the call
         layout: list[tuple[np.dtype[Any], tuple[int, ...]]],
         fill: Callable[[list[Array]], None],
-        filled: Callable[[], None] | None = None,  # told when the arrays are written, before they leave
+        filled: Callable[[], None] | None = None,  # called when the arrays are written, before they leave
         due: int | None = None,  # bytes that the arrays of the answer may have; None: as many as the link takes
     ) -> None:
         """Sends a call; `receive` gives its answer."""
