@@ -162,7 +162,8 @@ class HotAccelerator(Accelerator):
             if got is None:  # a newcomer, say, whose first message comes soon
                 self._unpaid += time.monotonic() - started
             else:
-                self._took(*got, started - self._unpaid)
+                link, frame = got
+                self._took(link, frame, started - self._unpaid)
                 self._unpaid = 0.0
         elif event == Event.PRODUCT:
             slot, call, seconds, shared, z = server.product
