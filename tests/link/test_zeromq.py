@@ -119,18 +119,20 @@ def test_who_goes_on_sending_on_a_link_that_is_over_is_cut(
 ) -> None:
     """Reading costs others, in tcp decrypting too. Who had a call or two on their way has the time to read the end."""
     monkeypatch.setattr(router, "PATIENCE", 3600.0)
-    with contextlib.closing(listen(f"ipc://{tmp_path / 'place'}", timeouts=QUICK)) as listener:
-        with contextlib.closing(connect(listener.address, timeouts=QUICK)) as link:
-            link.send(b"hello")
-            got = listener.recv(5)
-            assert got is not None
-            got[0].close()
-            sent = 0
-            with contextlib.suppress(LinkClosed):
-                while sent < frames:
-                    link.send(b"more")
-                    assert listener.recv(0.2) is None
-                    sent += 1
-            assert sent == frames if frames <= 8 else sent < 20
-            with pytest.raises(LinkClosed):
-                link.recv(1)
+    with (
+        contextlib.closing(listen(f"ipc://{tmp_path / 'place'}", timeouts=QUICK)) as listener,
+        contextlib.closing(connect(listener.address, timeouts=QUICK)) as link,
+    ):
+        link.send(b"hello")
+        got = listener.recv(5)
+        assert got is not None
+        got[0].close()
+        sent = 0
+        with contextlib.suppress(LinkClosed):
+            while sent < frames:
+                link.send(b"more")
+                assert listener.recv(0.2) is None
+                sent += 1
+        assert sent == frames if frames <= 8 else sent < 20
+        with pytest.raises(LinkClosed):
+            link.recv(1)

@@ -50,7 +50,7 @@ __all__ = ["DEFAULT_QUOTA", "Accelerator", "Quota", "limits_for"]
 Array = NDArray[Any]
 AWAKE, BRIEFLY = 0.0005, 0.00002  # seconds
 SOON, LATER = 0.00005, 0.002  # seconds between two looks whether a client has made room
-LOOKING = 20  # times as long as such a look took is the time until the next one, at least
+LOOKING = 20  # times as long as such a look took in vain is the time until the next one, at least
 LOOK = 1.0  # seconds between two looks for clients that are idle
 QUEUE = 2  # frames that a link without a ring keeps for a client, each way
 PER_BYTE = {"tcp": 1 / 400e6, "ipc": 1 / 2e9}  # seconds of the thread that encrypts and copies
@@ -120,11 +120,10 @@ class Accelerator(ABC):
             return max(0.0, self._flushed + self._pause - time.monotonic())
         return self._pause if self._jobs else 3600.0
 
-    def _handle(self, link: Link, frame: Frame, since: float | None = None) -> None:
-        """since: when work for this message began, if that was before."""
+    def _handle(self, link: Link, frame: Frame, since: float = 0.0) -> None:
+        """Acts on a frame. since: when work for it began, if that was before."""
         client = self._client(link)
         client.seen = time.monotonic()
-        started = client.seen if since is None else since
         call, nbytes = 0, sum(array.nbytes for array in frame.arrays)
         try:
             self._count(client, bytes_in=nbytes)
@@ -140,7 +139,7 @@ class Accelerator(ABC):
             self._refuse(link, call, reason_of(error))
         finally:
             frame.release()
-            self._calls.charge(link, time.monotonic() - started, self._per_byte * nbytes)
+            self._calls.charge(link, time.monotonic() - (since or client.seen), self._per_byte * nbytes)
 
     def _client(self, link: Link) -> Client:
         """What is known of a client; a newcomer's counters are those of its key, if it has one."""
@@ -223,14 +222,12 @@ class Accelerator(ABC):
             known = matrix < len(self.shapes)
             nbytes += 4 * rows * self.shapes[matrix][0] if known else 0
             if not known or len(seed) != SEED_BYTES or not rows or total > self.quota.max_rows:
-                self._refuse(
-                    link, message.call, "pads are asked for with a matrix, 1 row or more, and 32 bytes of seed"
-                )
+                wanted = "pads are asked for with a matrix, 1 row or more, and 32 bytes of seed"
+                self._refuse(link, message.call, wanted)
                 return
         if nbytes > self._most_bytes:
-            self._refuse(
-                link, message.call, f"{nbytes} bytes of pads are too many; {self._most_bytes} are made at once"
-            )
+            why = f"{nbytes} bytes of pads are too many; {self._most_bytes} are made at once"
+            self._refuse(link, message.call, why)
             return
         self._begin(link, message.call, make_pads(self.products, self.shapes, message.requests, self._piece), total)
 
@@ -295,11 +292,10 @@ class Accelerator(ABC):
             self._forget(link)
 
     def _flush(self) -> None:
-        """Sends what there is room for by now, and ends links that must end. Others mustn't pay for those that are
-        looked at in vain: little of the time goes into looking, and each is charged for its own."""
+        """Sends what there is room for by now, and ends links that must end. Looking takes little of the time."""
         now = time.monotonic()
-        due = now >= self._flushed + self._pause
-        for client in list(self._unsent) if due else ():
+        unsent = list(self._unsent) if now >= self._flushed + self._pause else []
+        for client in unsent:
             started = time.monotonic()
             try:
                 while client.outbox and client.outbox[0]():
@@ -314,9 +310,10 @@ class Accelerator(ABC):
                 self._calls.hold(client.link, False)
             elif now - client.stuck > self.quota.reply:
                 self._drop(client)
-        if due:
+        if unsent:
             self._flushed = time.monotonic()
-            self._pause = max(min(2 * self._pause, LATER), LOOKING * (self._flushed - now))
+            least = 0.0 if self._pause == SOON else LOOKING * (self._flushed - now)
+            self._pause = max(min(2 * self._pause, LATER), least)
         if now - self._looked > min(LOOK, self.quota.greeting, self.quota.idle):
             self._looked = now
             for client in list(self._clients.values()):
