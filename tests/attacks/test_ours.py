@@ -10,10 +10,11 @@ from attacks.setting import Outcome
 from attacks.statistics import TESTS, failures
 from attacks.suite import ATTACKS
 from cutset.errors import IntegrityError
+from cutset.link.peer import read_about
 from cutset.offload.client import ledger, pad_sources
 from cutset.offload.client.linears import OffloadLinears
 from cutset.offload.client.ring_calls import RingCalls, Stop
-from cutset.offload.messages import Hello, Multiply, Product, Welcome, capabilities, encode
+from cutset.offload.messages import Capabilities, Hello, Multiply, Product, Welcome, encode
 
 PROMPT = ours.PROMPT
 
@@ -158,7 +159,7 @@ class TakesFew(Middle):
 
     def reply(self, asked: Sent, answer: Sent) -> list[Sent]:
         if isinstance(answer.message, Welcome):
-            about = msgspec.structs.replace(capabilities(answer.message), max_rows=self.most)
+            about = msgspec.structs.replace(read_about(answer.message, Capabilities), max_rows=self.most)
             return [Sent(msgspec.structs.replace(answer.message, about=encode(about)), ())]
         return [answer]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cutset.cluster import messages as cluster
 from cutset.errors import ConfigError, FrameError, HandshakeError, LinkError, LinkTimeout
@@ -36,6 +39,7 @@ from cutset.offload import messages as offload
 from link.hellos import hello, welcome
 
 NUMBERS = itertools.count()
+NO_LINK: Any = None
 TEST = Protocol("test", 7, whom="tester", before=6)
 SERVER, CLIENT, OTHER = new_keys(), new_keys(), new_keys()
 PROTOCOLS = [offload.PROTOCOL, cluster.PROTOCOL]
@@ -452,6 +456,22 @@ def test_noise_is_refused_with_one_line(noise: bytes) -> None:
         pytest.raises(LinkError, match=r"is no tester|speaks"),
     ):
         dial(side, Handshake(TEST))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from([hello(TEST, about=b"me"), *OLD_HELLOS.values()]).map(msgspec.msgpack.encode), st.data())
+def test_a_damaged_hello_is_accepted_or_refused_and_nothing_else(said: bytes, data: st.DataObject) -> None:
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(said)))
+        said = said[:at] + data.draw(st.binary(max_size=3)) + said[at + data.draw(st.integers(0, 3)) :]
+    try:
+        found = Handshake(TEST).accept(NO_LINK, said)
+    except (HandshakeError, FrameError) as error:
+        answer = msgspec.msgpack.decode(refusal(said, str(error)))
+        assert answer[0] == "refused"
+        assert not re.search(r"[\x00-\x1f\x7f-\x9f]", str(answer))
+    else:
+        assert (found.protocol, found.version, len(found.nonce)) == ("test", 7, 16)
 
 
 def test_a_refusal_says_nothing_that_a_terminal_obeys() -> None:

@@ -108,7 +108,7 @@ def test_links_may_end_in_another_thread_while_the_listener_looks(tmp_path: Path
         end = Ending(listener, bytes([number]), -1, "somebody", "", 0)
         listener._ends[end.route] = end
     listener._cut = {1 << 20: 0.0}  # so that it looks at all of them
-    listener.look()
+    listener.check()
     assert len(listener.gone()) == 3
     listener.close()
 

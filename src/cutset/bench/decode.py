@@ -6,11 +6,6 @@ round, so that a noisy neighbour disturbs all of them alike. Figures are medians
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +13,7 @@ from typing import Any
 
 from cutset.compare.results import Row, summarise
 from cutset.errors import EngineError
+from cutset.link.launch import PIPE, Child, environment
 from cutset.models.random import RandomModel
 
 __all__ = ["OPPONENTS", "WORKLOADS", "System", "Workload", "run_workload"]
@@ -91,58 +87,36 @@ class System:
     def __init__(self, name: str, folder: Path, threads: int, python: str) -> None:
         self.name = name
         ours = name.startswith("native")
-        program = ["-m", "cutset.bench.own"] if ours else [str(Path(__file__).with_name("opponents.py"))]
+        program = ["cutset.bench.own"] if ours else [python, str(Path(__file__).with_name("opponents.py"))]
         # Everyone waits as they choose: with OMP_WAIT_POLICY=PASSIVE llama.cpp decodes at half its speed, with ACTIVE
         # its idle threads would slow the others down. By default OpenMP spins a little and then sleeps.
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("CUTSET_", "OMP_"))}
-        environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        self.process = subprocess.Popen(
-            [sys.executable if ours else python, *program, name, str(folder), "--threads", str(threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=environment,
+        self.child = Child(
+            f"{name}: its process",
+            [*program, name, str(folder), "--threads", str(threads)],
+            own=ours,
+            env=environment(threads, drop=("CUTSET_", "OMP_")),
+            stdin=PIPE,
+            stdout=PIPE,
         )
         answer = self._answer()
-        if "error" in answer:
-            self.process.wait()
-            raise EngineError(f"{name}: {answer['error']}")
         self.versions: dict[str, str] = answer["versions"]
         self.rss, self.rss_before = int(answer["rss"]), int(answer["rss_before"])
 
     def _answer(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            return {"error": f"its process ended with {self.process.wait()}"}
-        answer: dict[str, Any] = json.loads(line)
+        answer = self.child.answer()
+        if "error" in answer:
+            raise EngineError(f"{self.name}: {answer['error']}")
         return answer
 
     def ask(self, command: dict[str, Any]) -> Any:
         """Seconds, one or two of them; None where the system can't do that. Raises EngineError if it failed."""
-        assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(json.dumps(command) + "\n")
-            self.process.stdin.flush()
-        except OSError:  # it has died since
-            raise EngineError(f"{self.name}: its process ended with {self.process.wait()}") from None
+        self.child.ask(command)
         answer = self._answer()
-        if "error" in answer:
-            raise EngineError(f"{self.name}: {answer['error']}")
         return answer.get("seconds", answer.get("rss"))
 
     def close(self) -> None:
         """Ends the process."""
-        if self.process.stdin is not None:
-            with contextlib.suppress(OSError):
-                self.process.stdin.close()
-        try:
-            self.process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
+        self.child.end(20)
 
 
 def run_workload(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,9 +12,9 @@ from pathlib import Path
 
 from cutset.bench.wires import ANSWER, ECHO, RING, SINK, STOP, ZEROMQ, Wire, address_of, open_client
 from cutset.compare.results import Row, summarise
-from cutset.errors import LinkError
 from cutset.link import segment
 from cutset.link.keys import new_keys, save_keys
+from cutset.link.launch import Child
 
 __all__ = ["SIZES", "TARGETS", "named", "run_sizes"]
 
@@ -106,19 +105,14 @@ def _pair(system: str, folder: Path) -> Iterator[Wire]:
     if system == "cutset tcp":
         for side in ("server", "client"):
             save_keys(new_keys(), side, folder)
-    command = [sys.executable, "-m", "cutset.bench.wires", system, address_of(system, folder), str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    command = ["cutset.bench.wires", system, address_of(system, folder), str(folder)]
+    child = Child(f"the other side of {system}", command, stdout=subprocess.PIPE, stderr=None)
     try:
-        address = process.stdout.readline().strip() if process.stdout else ""
-        if not address:
-            raise LinkError(f"the other side of {system} didn't start: see above")
+        address = child.until(r"\S+")[0]
         wire = open_client(system, address, folder)
         yield wire
         wire.send(wire.message(STOP, 1))
-        process.wait(10)
+        child.process.wait(10)
         wire.close()
     finally:
-        process.kill()
-        process.wait()
-        if process.stdout:
-            process.stdout.close()
+        child.end()

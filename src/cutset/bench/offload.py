@@ -7,11 +7,7 @@ parts are laps of one clock in the client, whose sum is compared with the wall c
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import re
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +17,7 @@ from typing import Any
 
 from cutset.compare.results import Row, summarise
 from cutset.errors import EngineError
+from cutset.link.launch import PIPE, Child, environment
 from cutset.models.random import RandomModel
 from cutset.offload.modes import MODES
 
@@ -31,6 +28,7 @@ SITE_PARTS = ("quantise", "mask", "serialise", "send", "check", "unmask")
 LOCAL = ("float32", "int8", "exact")
 SYSTEMS = (*LOCAL, "plain", "verified", "masked", "masked+verified")
 MOST_PADS_MIB = 1024
+ENVIRONMENT = environment(drop=("CUTSET_", "OMP_"), keep=("CUTSET_ISA",))
 BLOCK = 32  # rows of pads that are made together
 
 
@@ -73,43 +71,18 @@ class Process:
     """A bench client that was started; asks are answered in order."""
 
     def __init__(self, arguments: Sequence[str], module: str = "cutset.bench.offload_client") -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=_environment(),
+        self._child = Child(
+            "a client of the benchmark", [module, *arguments], env=ENVIRONMENT, stdin=PIPE, stdout=PIPE, stderr=None
         )
+        self.answer, self.process = self._child.answer, self._child.process
 
     def ask(self, **command: Any) -> None:
-        """Sends a command; `answer` waits for what comes back."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(command) + "\n")
-        self.process.stdin.flush()
-
-    def answer(self) -> dict[str, Any]:
-        """Raises EngineError if the process has ended; it has said why on stderr."""
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise EngineError(f"a client of the benchmark ended with {self.process.wait()}")
-        told: dict[str, Any] = json.loads(line)
-        return told
+        """Sends a command; `answer` waits for what comes back. Both raise EngineError if the process has ended."""
+        self._child.ask(command)
 
     def close(self) -> None:
         """Ends the process."""
-        assert self.process.stdin is not None
-        with contextlib.suppress(OSError):
-            self.process.stdin.close()
-        try:
-            self.process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-
-
-def _environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("CUTSET_", "OMP_"))}
-    return kept | {name: os.environ[name] for name in ("CUTSET_ISA",) if name in os.environ}
+        self._child.end(20)
 
 
 @contextlib.contextmanager
@@ -119,26 +92,15 @@ def accelerator(folder: Path, setting: Setting, keys: Path | None = None) -> Ite
     name = f"cutset-bench-{os.getpid()}"
     places = {"shm": f"shm://{name}", "ipc": f"ipc://{folder.parent}/{name}", "tcp": "tcp://127.0.0.1:0"}
     address = places[setting.link]
-    command = [sys.executable, "-m", "cutset", "accelerator", str(folder), "--listen", address]
+    command = ["cutset.cli", "accelerator", str(folder), "--listen", address]
     command += ["--threads", str(setting.threads), "--device", setting.device]
     if keys is not None:
         command += ["--key", str(keys / "server.key"), "--allow", str(keys)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=_environment())
+    child = Child("the accelerator of the benchmark", command, env=ENVIRONMENT, stderr=PIPE)
     try:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if found := re.search(r"listening on (\S+):", line):
-                address = found[1]
-                break
-        else:
-            raise EngineError(f"the accelerator of the benchmark ended with {process.wait()}")
-        yield address
+        yield child.until(r"listening on (\S+):")[1]
     finally:
-        process.terminate()
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        child.end(20)
 
 
 def run_workload(workload: Workload, folder: Path, setting: Setting) -> list[Row]:

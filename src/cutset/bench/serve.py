@@ -7,10 +7,7 @@ in turns with the same prompts and the same number of threads. The clients run o
 from __future__ import annotations
 
 import contextlib
-import os
-import re
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +18,7 @@ from cutset.bench.opponents import prompt_ids
 from cutset.bench.serve_load import ask_together
 from cutset.compare.results import Row, summarise
 from cutset.errors import EngineError
+from cutset.link.launch import PIPE, Child, environment
 
 __all__ = ["ENGINE", "SERVER", "Load", "run_load"]
 
@@ -43,27 +41,15 @@ class Load:
 @contextlib.contextmanager
 def server(folder: Path, threads: int) -> Iterator[str]:
     """`cutset serve` over a checkpoint, without the prefix cache; its address. Raises EngineError."""
-    command = [sys.executable, "-m", "cutset", "serve", str(folder), "--port", "0", "--dtype", "int8"]
+    command = ["cutset.cli", "serve", str(folder), "--port", "0", "--dtype", "int8"]
     command += ["--threads", str(threads), "--no-prefix-caching", "--no-generation-config", "--cache-mib", "256"]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("CUTSET_", "OMP_"))}
-    environment |= {"OMP_NUM_THREADS": str(threads)}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    if process.stderr is None:
-        raise EngineError("the server has no stderr")
+    child = Child("the server", command, env=environment(threads, drop=("CUTSET_", "OMP_")), stderr=PIPE)
     try:
-        line = process.stderr.readline()
-        found = re.search(r"http://\S+?:[0-9]+", line)
-        if found is None:
-            process.kill()
-            raise EngineError(f"the server didn't start: {(line + process.stderr.read()).strip()[-300:]}")
-        _wait(found[0])
-        yield found[0]
+        url = child.until(r"http://\S+?:[0-9]+")[0]
+        _wait(url)
+        yield url
     finally:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(20)
-        process.kill()
-        process.stderr.close()
+        child.end(20)
 
 
 def run_load(

@@ -17,14 +17,14 @@ from collections.abc import Callable
 from cutset.errors import LinkClosed, LinkError
 from cutset.link import segment
 from cutset.link.addresses import Address
-from cutset.link.doors import Arrival, check_sizes
 from cutset.link.limits import Limits, Timeouts
 from cutset.link.shm import DATA_BELL, ShmLink, patience, ring
+from cutset.link.shm_acceptor import NewClient, check_sizes
 
-__all__ = ["FileDoor", "dial"]
+__all__ = ["FileAcceptor", "dial"]
 
 
-class FileDoor:
+class FileAcceptor:
     """Clients that offer a file in a slot of the control memory."""
 
     def __init__(self, name: str, control: mmap.mmap, limits: Limits) -> None:
@@ -33,7 +33,7 @@ class FileDoor:
         self._idle: dict[int, float] = {}  # slots that are claimed or refused: since when
         self._beats: dict[int, tuple[int, float]] = {}  # the last heartbeat of a client, and when it came
 
-    def arrivals(self) -> list[Arrival]:
+    def accepted(self) -> list[NewClient]:
         """Clients that came since the last call."""
         found = []
         for slot in range(self._limits.clients):
@@ -46,7 +46,7 @@ class FileDoor:
                     self._set(slot, segment.REFUSED)
         return found
 
-    def _map(self, slot: int) -> Arrival:
+    def _map(self, slot: int) -> NewClient:
         """Maps a client's file. Its numbers are read once, and only their copies are used."""
         at, control = self._at(slot), self._control
         number = ring.load64(control, at + segment.SLOT_NAME)
@@ -63,15 +63,15 @@ class FileDoor:
             os.close(descriptor)
             path.unlink(missing_ok=True)  # both sides have it mapped: nothing is left when they die
         peer = f"the client with process id {pid}"
-        return Arrival(slot, memory, up, down, bool(flags & segment.FUTEXES), peer, None, lambda: self._beating(slot))
+        return NewClient(slot, memory, up, down, bool(flags & segment.FUTEXES), peer, None, lambda: self._beating(slot))
 
-    def left(self, slot: int) -> None:
+    def release(self, slot: int) -> None:
         """Frees the slot of a client that has gone."""
         self._taken.discard(slot)
         self._beats.pop(slot, None)
         self._set(slot, segment.FREE)
 
-    def look(self, now: float) -> None:
+    def check(self, now: float) -> None:
         """Frees slots that dead clients left."""
         for slot in set(range(self._limits.clients)) - self._taken:
             if (state := self._state(slot)) == segment.FREE:

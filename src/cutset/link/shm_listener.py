@@ -1,4 +1,4 @@
-"""The listener of shared memory: control memory with one bell for all clients, and a door at which they arrive."""
+"""The listener of shared memory: control memory with one bell for all clients, and an acceptor for them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from cutset.config import usable_cores
 from cutset.errors import ConfigError, FrameError, LinkClosed, LinkError
 from cutset.link import segment
 from cutset.link.addresses import Address
-from cutset.link.doors import Arrival, Door, SocketDoor
 from cutset.link.frames import Frame
 from cutset.link.interface import Link, Record, RingListener
 from cutset.link.limits import Limits, Timeouts
 from cutset.link.shm import DATA_BELL, SLICE, ShmLink, patience, ring
-from cutset.link.shm_files import FileDoor
+from cutset.link.shm_acceptor import Acceptor, NewClient, SocketAcceptor
+from cutset.link.shm_files import FileAcceptor
 from cutset.link.users import own
 
 __all__ = ["listen"]
@@ -40,7 +40,7 @@ class ShmListener(RingListener):
         locks: segment.Locks,
         control: mmap.mmap,
         epoch: int,
-        door: Door,
+        acceptor: Acceptor,
     ) -> None:
         self._address = str(where)
         self._name = where.place
@@ -49,7 +49,7 @@ class ShmListener(RingListener):
         self._locks = locks
         self._control = control
         self._epoch = epoch
-        self._door = door
+        self._acceptor = acceptor
         self._patience = patience(timeouts)
         self._poller = ring.Poller(control, segment.BELL, segment.JOINS, *self._patience)
         self._links: dict[int, ShmLink] = {}  # by slot
@@ -107,10 +107,10 @@ class ShmListener(RingListener):
         return None if frame is None else (link, frame)
 
     def _admit(self) -> None:
-        for arrival in self._door.arrivals():
+        for arrival in self._acceptor.accepted():
             self._accept(arrival)
 
-    def _accept(self, new: Arrival) -> None:
+    def _accept(self, new: NewClient) -> None:
         spin, naps = self._patience
         if not new.futexes:  # it can't wake this side, which must look by itself
             naps = self._poller.naps = True
@@ -150,7 +150,7 @@ class ShmListener(RingListener):
                 link.over(f"{link.peer} died")
             elif not link.why and now - self._silent.get(slot, now) > self._timeouts.first:
                 link.over(f"{link.peer} said nothing")
-        self._door.look(now)
+        self._acceptor.check(now)
         self._admit()
 
     def pause(self, link: Link, paused: bool) -> None:
@@ -164,7 +164,7 @@ class ShmListener(RingListener):
                 del self._links[slot]
                 self._silent.pop(slot, None)
                 self._poller.remove(slot)
-                self._door.left(slot)
+                self._acceptor.release(slot)
                 self._gone.append(link)
 
     def gone(self) -> list[Link]:
@@ -188,7 +188,7 @@ class ShmListener(RingListener):
         self._sweep()
         self._open = False
         ring.store32(self._control, segment.STATE, segment.SHUT)
-        self._door.close()
+        self._acceptor.close()
         with contextlib.suppress(OSError):
             segment.control_path(self._name).unlink()
         self._locks.let_go()
@@ -207,11 +207,13 @@ def listen(
     # A dead listener's clients may still have its memory: the new epoch tells them.
     epoch = secrets.randbits(64)
     try:
-        control, door = _with_files(where, limits, locks, epoch) if files else _with_memory(where, limits, users, epoch)
+        control, acceptor = (
+            _with_files(where, limits, locks, epoch) if files else _with_memory(where, limits, users, epoch)
+        )
     except BaseException:
         locks.let_go()
         raise
-    return ShmListener(where, timeouts, limits, locks, control, epoch, door)
+    return ShmListener(where, timeouts, limits, locks, control, epoch, acceptor)
 
 
 def _only_one(where: Address, files: bool) -> segment.Locks:
@@ -239,7 +241,7 @@ def _only_one(where: Address, files: bool) -> segment.Locks:
         locks.let_go()
 
 
-def _with_memory(where: Address, limits: Limits, users: Collection[int], epoch: int) -> tuple[mmap.mmap, Door]:
+def _with_memory(where: Address, limits: Limits, users: Collection[int], epoch: int) -> tuple[mmap.mmap, Acceptor]:
     descriptor, control = segment.create_sealed(segment.CONTROL_BYTES)
     try:
         _begin(control, epoch, limits)
@@ -248,18 +250,20 @@ def _with_memory(where: Address, limits: Limits, users: Collection[int], epoch: 
             ring.fetch_add(control, segment.JOINS, 1)
             ring.ring_bell(control, segment.BELL)
 
-        return control, SocketDoor(segment.socket_path(where.place), descriptor, epoch, limits, users or {own()}, wake)
+        return control, SocketAcceptor(
+            segment.socket_path(where.place), descriptor, epoch, limits, users or {own()}, wake
+        )
     except BaseException:
         os.close(descriptor)
         raise
 
 
-def _with_files(where: Address, limits: Limits, locks: segment.Locks, epoch: int) -> tuple[mmap.mmap, Door]:
+def _with_files(where: Address, limits: Limits, locks: segment.Locks, epoch: int) -> tuple[mmap.mmap, Acceptor]:
     segment.allocate(locks.descriptor, str(segment.directory()), segment.CONTROL_BYTES)
     control = segment.map_file(locks.descriptor, segment.CONTROL_BYTES)
     segment.remove_rings(where.place)
     _begin(control, epoch, limits)
-    return control, FileDoor(where.place, control, limits)
+    return control, FileAcceptor(where.place, control, limits)
 
 
 def _begin(control: mmap.mmap, epoch: int, limits: Limits) -> None:

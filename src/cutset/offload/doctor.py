@@ -7,10 +7,8 @@ Each check yields findings: what it looked at, what it found, whether that is go
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import mmap
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +20,7 @@ from pathlib import Path
 
 from cutset.config import usable_cores
 from cutset.errors import DeviceError
+from cutset.link.launch import probe
 
 __all__ = ["CHECKS", "Finding", "examine"]
 
@@ -144,12 +143,9 @@ def cuda(root: Path) -> Iterator[Finding]:
         return
     # In a process of its own: a broken driver kills, and what it loads stays loaded.
     try:
-        probe = [sys.executable, "-c", CUDA_PROBE]
-        done = subprocess.run(probe, capture_output=True, text=True, timeout=CUDA_SECONDS, check=True)
-        answer = json.loads(done.stdout)
-    except (OSError, subprocess.SubprocessError, ValueError) as error:
-        detail = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1:]
-        yield Finding("CUDA", f"torch fails: {' '.join(detail)[:200]}", "bad", "reinstall torch for this driver")
+        answer = probe(CUDA_PROBE, timeout=CUDA_SECONDS)
+    except DeviceError as error:
+        yield Finding("CUDA", f"torch fails: {error}", "bad", "reinstall torch for this driver")
         return
     if answer["names"]:
         if answer["right"]:

@@ -11,8 +11,8 @@ from typing import Annotated
 
 import msgspec
 
-from cutset.errors import FrameError, OffloadError
-from cutset.link.peer import PRINTABLE, Handshake, Hello, Protocol, Refused, Welcome, read_about
+from cutset.errors import FrameError
+from cutset.link.peer import PRINTABLE, Handshake, Hello, Protocol, Refused, Welcome
 
 __all__ = [
     "HANDSHAKE",
@@ -31,7 +31,6 @@ __all__ = [
     "SelfTest",
     "Welcome",
     "call_of",
-    "capabilities",
     "decode",
     "encode",
 ]
@@ -132,11 +131,3 @@ def decode(header: bytes) -> Message:
         return _decoder.decode(header)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise FrameError(f"the other side sent a message that isn't one of the offload's: {error}") from None
-
-
-def capabilities(welcome: Welcome) -> Capabilities:
-    """What an accelerator said of itself. Raises FrameError for nonsense, OffloadError for no rows at all."""
-    found = read_about(welcome, Capabilities)
-    if found.max_rows < 1:
-        raise OffloadError("the accelerator takes no rows")
-    return found

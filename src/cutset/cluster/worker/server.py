@@ -108,10 +108,10 @@ class Worker:
         if is_hello(frame.header):
             self._greet(link, self.handshake.accept(link, frame.header))
             return
-        message, arrays = unpack(frame)
         session = self._session
         if session is None or not session.knows(link):
             raise FrameError("say hello first")
+        message, arrays = unpack(frame)
         if isinstance(message, Ping):
             session.pong(link, message)
         elif isinstance(message, Bye) and link is session.link:

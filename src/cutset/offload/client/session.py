@@ -26,10 +26,11 @@ from cutset.errors import (
 )
 from cutset.link import Frame, Link, Record, RingLink
 from cutset.link.limits import MAX_FRAME
-from cutset.link.peer import Handshake, Welcome
+from cutset.link.peer import Handshake, Welcome, read_about
 from cutset.offload.messages import (
     HANDSHAKE,
     AskCounters,
+    Capabilities,
     Counters,
     MakePads,
     Message,
@@ -38,7 +39,6 @@ from cutset.offload.messages import (
     Refused,
     SelfTest,
     call_of,
-    capabilities,
     decode,
     encode,
 )
@@ -302,7 +302,9 @@ class Session:
         left = max(0.05, min(self.patience.resend, end - time.monotonic()))
         try:
             self._link, welcome, _ = self._handshake.dial(self._connect, timeout=left)
-            self.capabilities = capabilities(welcome)
+            self.capabilities = read_about(welcome, Capabilities)
+            if self.capabilities.max_rows < 1:
+                raise OffloadError(f"the accelerator at {self.address} takes no rows")
         except HandshakeError as error:
             raise OffloadError(str(error)) from None
         except BaseException:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from cutset.errors import DeviceError, ModelError
+from cutset.link.launch import probe
 from cutset.models.text.tokenizer_files import tokenizer_files
 
 __all__ = ["MeasuredFiles", "Mount", "client_files", "digest", "model_files"]
@@ -101,13 +100,10 @@ def client_files() -> MeasuredFiles:
 
     Raises DeviceError where the client can't be imported, or this isn't Linux.
     """
-    command = [sys.executable, "-c", PROBE, json.dumps(CLIENT)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    except (OSError, subprocess.SubprocessError) as error:
-        detail = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1:]
-        raise DeviceError(f"the client can't be imported to see what it needs: {' '.join(detail)}") from None
-    found = json.loads(done.stdout)
+        found = probe(PROBE, json.dumps(CLIENT), timeout=120)
+    except DeviceError as error:
+        raise DeviceError(f"the client can't be imported to see what it needs: {error}") from None
     stdlib, executable = Path(found["stdlib"]), Path(found["executable"])
     mounts = [Mount("/python/bin/python3", executable), Mount(f"/python/lib/{stdlib.name}", stdlib)]
     mounts += _packages(found["modules"], stdlib)

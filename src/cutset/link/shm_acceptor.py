@@ -1,4 +1,4 @@
-"""Where clients of shared memory arrive: a Unix socket at which a thread of its own checks who they are.
+"""Accepts clients of shared memory: a Unix socket at which a thread of its own checks who they are.
 
 A client is refused here, before any of its memory is looked at, unless it runs as one of the users who may connect.
 """
@@ -21,21 +21,21 @@ from pathlib import Path
 from typing import Protocol
 
 from cutset.errors import LinkClosed, LinkError
-from cutset.link import handover, segment
+from cutset.link import segment, shm_handshake
 from cutset.link.limits import MIN_RING, Limits
 from cutset.link.users import credentials, own, user_name
 
-__all__ = ["Arrival", "Door", "SocketDoor", "check_sizes"]
+__all__ = ["Acceptor", "NewClient", "SocketAcceptor", "check_sizes"]
 
 PATIENCE = 5.0  # seconds that a client may take for its side of the handshake
 MOST_WAITING = 32  # clients in the middle of it; the oldest one goes first
 BACKLOG = 128
-EMPTY_HANDED = 0.1  # seconds between two tries to accept while descriptors are used up
+NO_DESCRIPTORS = 0.1  # seconds between two tries to accept while descriptors are used up
 log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Arrival:
+class NewClient:
     """A client and its memory. `user` is None where it isn't known; `alive` says whether its process is there."""
 
     slot: int
@@ -48,16 +48,16 @@ class Arrival:
     alive: Callable[[], bool]
 
 
-class Door(Protocol):
+class Acceptor(Protocol):
     """Where clients come from. Whoever listens asks when the control memory's count of joins has risen."""
 
-    def arrivals(self) -> list[Arrival]:
+    def accepted(self) -> list[NewClient]:
         """Clients that came since the last call."""
 
-    def left(self, slot: int) -> None:
+    def release(self, slot: int) -> None:
         """The client of this slot is gone: another one may have it."""
 
-    def look(self, now: float) -> None:
+    def check(self, now: float) -> None:
         """Called several times a second."""
 
     def close(self) -> None: ...
@@ -69,7 +69,7 @@ def check_sizes(up: int, down: int, limits: Limits) -> None:
         raise LinkError(f"a ring of a size that isn't allowed: at most {limits.max_ring >> 20} MiB each way")
 
 
-class SocketDoor(threading.Thread):
+class SocketAcceptor(threading.Thread):
     """`control` is the descriptor of the control memory, which is handed to every client; `wake` tells the listener."""
 
     def __init__(
@@ -79,28 +79,28 @@ class SocketDoor(threading.Thread):
         self._path, self._control, self._epoch, self._limits, self._wake = path, control, epoch, limits, wake
         self._users = frozenset(users)
         self._free = deque(range(limits.clients))
-        self._ties: dict[int, handover.Tie] = {}
-        self._held: dict[int, int] = {}  # the user of each slot
-        self._arrived: deque[Arrival] = deque()
+        self._sockets: dict[int, shm_handshake.LivenessSocket] = {}
+        self._user_of: dict[int, int] = {}  # the user of each slot
+        self._accepted: deque[NewClient] = deque()
         self._waiting: dict[int, tuple[socket.socket, float]] = {}  # by descriptor: until when
         self._closing = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._socket = _bind(path, shared=self._users != {own()})
         self.start()
 
-    def arrivals(self) -> list[Arrival]:
+    def accepted(self) -> list[NewClient]:
         found = []
-        while self._arrived:
-            found.append(self._arrived.popleft())
+        while self._accepted:
+            found.append(self._accepted.popleft())
         return found
 
-    def left(self, slot: int) -> None:
-        if (tie := self._ties.pop(slot, None)) is not None:
-            tie.cut()
-            self._held.pop(slot, None)
+    def release(self, slot: int) -> None:
+        if (one := self._sockets.pop(slot, None)) is not None:
+            one.shut()
+            self._user_of.pop(slot, None)
             self._free.append(slot)
 
-    def look(self, now: float) -> None:
-        """The thread looks by itself."""
+    def check(self, now: float) -> None:
+        """The thread does that by itself."""
 
     def run(self) -> None:
         poll = select.poll()
@@ -113,9 +113,9 @@ class SocketDoor(threading.Thread):
             for descriptor in ready & self._waiting.keys():
                 connection, _ = self._waiting.pop(descriptor)
                 poll.unregister(descriptor)
-                self._guarded(connection, self._take)
+                self._step(connection, self._take_offer)
             if self._socket.fileno() in ready and (newcomer := self._accept()) is not None:
-                self._guarded(newcomer, self._greet)
+                self._step(newcomer, self._welcome)
                 if newcomer.fileno() >= 0:
                     poll.register(newcomer, select.POLLIN)
             now = time.monotonic()
@@ -127,13 +127,13 @@ class SocketDoor(threading.Thread):
         for connection, _ in self._waiting.values():
             connection.close()
 
-    def _guarded(self, connection: socket.socket, step: Callable[[socket.socket], None]) -> None:
+    def _step(self, connection: socket.socket, step: Callable[[socket.socket], None]) -> None:
         """One client's mistakes end that client's handshake, and nothing else."""
         try:
             step(connection)
         except (LinkError, OSError) as error:
             reason = str(error) if isinstance(error, LinkError) else "the handshake failed"
-            handover.refuse(connection, reason, later=isinstance(error, LinkClosed))
+            shm_handshake.refuse(connection, reason, later=isinstance(error, LinkClosed))
             connection.close()
         except Exception:
             log.exception("a client of shared memory couldn't be taken")
@@ -144,22 +144,24 @@ class SocketDoor(threading.Thread):
             connection, _ = self._socket.accept()
         except OSError as error:
             if not isinstance(error, BlockingIOError | ConnectionError):
-                time.sleep(EMPTY_HANDED)  # no descriptors are left: they may be again
+                time.sleep(NO_DESCRIPTORS)  # no descriptors are left: they may be again
             return None
         connection.setblocking(False)
         return connection
 
-    def _greet(self, connection: socket.socket) -> None:
+    def _welcome(self, connection: socket.socket) -> None:
         who = credentials(connection)
         if who.user not in self._users:
             raise LinkError(f"user {user_name(who.user)} may not connect here: start the other side with --allow-user")
         if not self._free:
             raise LinkClosed(f"it has as many clients as it takes, {self._limits.clients}")
-        handover.send(connection, handover.Message(handover.WELCOME, 0, (self._epoch, 0), descriptor=self._control))
+        shm_handshake.send(
+            connection, shm_handshake.Packet(shm_handshake.WELCOME, 0, (self._epoch, 0), descriptor=self._control)
+        )
         self._waiting[connection.fileno()] = connection, time.monotonic() + PATIENCE
 
-    def _take(self, connection: socket.socket) -> None:
-        offer = handover.receive(connection, handover.OFFER)
+    def _take_offer(self, connection: socket.socket) -> None:
+        offer = shm_handshake.receive(connection, shm_handshake.OFFER)
         if offer is None:
             connection.close()
             return
@@ -167,7 +169,7 @@ class SocketDoor(threading.Thread):
             who = credentials(connection)
             up, down = offer.numbers
             check_sizes(up, down, self._limits)
-            if self._living(who.user) >= self._limits.each:
+            if self._links_of(who.user) >= self._limits.each:
                 raise LinkClosed(f"one user has as many clients as it may, {self._limits.each}")
             memory = segment.map_sealed(offer.descriptor, segment.ring_bytes(up, down), populate=False)  # others wait
         finally:
@@ -177,20 +179,20 @@ class SocketDoor(threading.Thread):
         except IndexError:
             raise LinkClosed(f"it has as many clients as it takes, {self._limits.clients}") from None
         try:
-            handover.send(connection, handover.Message(handover.ACCEPTED))
+            shm_handshake.send(connection, shm_handshake.Packet(shm_handshake.ACCEPTED))
         except OSError:
             self._free.append(slot)
             raise
-        tie = self._ties[slot] = handover.Tie(connection)
-        self._held[slot] = who.user
+        one = self._sockets[slot] = shm_handshake.LivenessSocket(connection)
+        self._user_of[slot] = who.user
         peer, futexes = f"the client with process id {who.process}", bool(offer.flags & segment.FUTEXES)
-        self._arrived.append(Arrival(slot, memory, up, down, futexes, peer, who.user, tie.holds))
+        self._accepted.append(NewClient(slot, memory, up, down, futexes, peer, who.user, one.alive))
         self._wake()
 
-    def _living(self, user: int) -> int:
+    def _links_of(self, user: int) -> int:
         """Links of a user. One whose process was killed a moment ago has a slot still, but counts no more."""
-        ties = list(self._ties.items())
-        return sum(self._held.get(slot) == user and tie.holds() for slot, tie in ties)
+        sockets = list(self._sockets.items())
+        return sum(self._user_of.get(slot) == user and one.alive() for slot, one in sockets)
 
     def close(self) -> None:
         os.eventfd_write(self._closing, 1)
@@ -198,8 +200,8 @@ class SocketDoor(threading.Thread):
         self._socket.close()
         with contextlib.suppress(OSError):
             self._path.unlink()
-        for tie in list(self._ties.values()):
-            tie.cut()
+        for one in list(self._sockets.values()):
+            one.shut()
         os.close(self._control)
         os.close(self._closing)
 

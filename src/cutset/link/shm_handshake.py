@@ -1,7 +1,7 @@
-"""How memory is handed over a Unix socket: three messages, two of which carry a descriptor. Both ends speak here.
+"""The handshake of shared memory, in which memory is handed over a Unix socket: three packets, two with a descriptor.
 
 The socket stays open afterwards, and nothing is said on it any more: it breaks when the process at its other end ends.
-docs/protocol.md has the messages.
+Both ends speak here; docs/protocol.md has the packets.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from cutset.errors import LinkClosed, LinkError, printable
 
-__all__ = ["Message", "Tie", "receive", "refuse", "send"]
+__all__ = ["LivenessSocket", "Packet", "receive", "refuse", "send"]
 
 MAGIC = b"cutsetH1"
 WELCOME, OFFER, ACCEPTED, REFUSED = 1, 2, 3, 4
@@ -26,7 +26,7 @@ MOST_REASON = 300  # characters
 
 
 @dataclass(slots=True)
-class Message:
+class Packet:
     """`descriptor` is -1 where none came; whoever receives it closes it. `numbers`: an epoch, or two capacities."""
 
     kind: int
@@ -36,24 +36,24 @@ class Message:
     descriptor: int = -1
 
 
-def send(connection: socket.socket, message: Message) -> None:
+def send(connection: socket.socket, packet: Packet) -> None:
     """Raises OSError. The descriptor stays the sender's own too."""
-    data = HEAD.pack(MAGIC, message.kind, message.flags, *message.numbers) + message.reason.encode()
-    if message.descriptor < 0:
+    data = HEAD.pack(MAGIC, packet.kind, packet.flags, *packet.numbers) + packet.reason.encode()
+    if packet.descriptor < 0:
         connection.sendmsg([data])
     else:
-        socket.send_fds(connection, [data], [message.descriptor])
+        socket.send_fds(connection, [data], [packet.descriptor])
 
 
 def refuse(connection: socket.socket, reason: str, later: bool = False) -> None:
     """Says why, to whoever may not read it any more. `later`: it may be tried again."""
     with contextlib.suppress(OSError):
-        send(connection, Message(REFUSED, LATER if later else 0, reason=reason[:MOST_REASON]))
+        send(connection, Packet(REFUSED, LATER if later else 0, reason=reason[:MOST_REASON]))
 
 
-def receive(connection: socket.socket, kind: int) -> Message | None:
-    """The next message, None where the other side has gone. Raises LinkError for a refusal (LinkClosed where it may be
-    tried again) and for any other message than one of that kind, OSError where none comes in time."""
+def receive(connection: socket.socket, kind: int) -> Packet | None:
+    """The next packet, None where the other side has gone. Raises LinkError for a refusal (LinkClosed where it may be
+    tried again) and for any other packet than one of that kind, OSError where none comes in time."""
     data, descriptors, flags, _ = socket.recv_fds(connection, MOST_BYTES, 2, socket.MSG_CMSG_CLOEXEC)
     try:
         if not data and not descriptors:
@@ -68,28 +68,28 @@ def receive(connection: socket.socket, kind: int) -> Message | None:
             raise (LinkClosed if bits & LATER else LinkError)(reason or "the other side refused")
         if found != kind or (kind in (WELCOME, OFFER)) != bool(descriptors):
             raise LinkError("the other side sent another message than was due")
-        message = Message(found, bits, (numbers[0], numbers[1]), reason, descriptors[0] if descriptors else -1)
-        descriptors = []  # the message's now
-        return message
+        packet = Packet(found, bits, (numbers[0], numbers[1]), reason, descriptors[0] if descriptors else -1)
+        descriptors = []  # the packet's now
+        return packet
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
 
 
-class Tie:
+class LivenessSocket:
     """A connection on which nothing more is said. It holds as long as both processes live and neither has cut it."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._descriptor = connection.detach()
 
-    def holds(self) -> bool:
+    def alive(self) -> bool:
         """May be asked by several threads at once, which one poll object may not."""
         poll = select.poll()
         poll.register(self._descriptor, select.POLLIN | select.POLLRDHUP)
         return not poll.poll(0)
 
-    def cut(self) -> None:
-        """The descriptor itself stays: another thread may be looking at it."""
+    def shut(self) -> None:
+        """Ends it for both sides. The descriptor itself stays: another thread may be looking at it."""
         connection = socket.socket(fileno=self._descriptor)
         try:
             with contextlib.suppress(OSError):

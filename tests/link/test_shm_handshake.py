@@ -1,21 +1,21 @@
-"""What is left of a handshake over a Unix socket: a tie between two processes."""
+"""What is left of a handshake over a Unix socket: a held between two processes."""
 
 from __future__ import annotations
 
 import socket
 import threading
 
-from cutset.link import handover
+from cutset.link import shm_handshake
 
 
 def test_several_threads_ask_at_once_whether_a_tie_holds() -> None:
     """The door counts a user's links while the listener looks whether they live. Nobody ends by that."""
     ours, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    tie, told, errors = handover.Tie(ours), list[bool](), list[BaseException]()
+    held, told, errors = shm_handshake.LivenessSocket(ours), list[bool](), list[BaseException]()
 
     def ask() -> None:
         try:
-            told.extend(tie.holds() for _ in range(5000))
+            told.extend(held.alive() for _ in range(5000))
         except BaseException as error:
             errors.append(error)
 
@@ -28,4 +28,4 @@ def test_several_threads_ask_at_once_whether_a_tie_holds() -> None:
     assert len(told) == 40_000
     assert all(told)
     other.close()
-    assert not tie.holds()
+    assert not held.alive()
