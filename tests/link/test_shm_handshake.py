@@ -1,4 +1,4 @@
-"""What is left of a handshake over a Unix socket: a held between two processes."""
+"""What is left of a handshake over a Unix socket: how either process sees that the other one lives."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import threading
 from cutset.link import shm_handshake
 
 
-def test_several_threads_ask_at_once_whether_a_tie_holds() -> None:
-    """The door counts a user's links while the listener looks whether they live. Nobody ends by that."""
+def test_several_threads_ask_at_once_whether_the_other_side_lives() -> None:
+    """The acceptor counts a user's links while the listener looks whether they live. Nobody ends by that."""
     ours, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     held, told, errors = shm_handshake.LivenessSocket(ours), list[bool](), list[BaseException]()
 
