@@ -88,16 +88,9 @@ void make_matrix(PyRemoteMatrix* self, const std::string& site, int layer, int e
   new (self) PyRemoteMatrix(std::move(made));
 }
 
-// A request and the step that it points to.
-struct PyRunRequest {
-  RunRequest request;
-  nb::object step;
-};
-
-void make_request(PyRunRequest* self, nb::handle step, std::uint64_t calls, std::size_t most_rows, std::size_t row,
+void make_request(RunRequest* self, PyStep& step, std::uint64_t calls, std::size_t most_rows, std::size_t row,
                   double patience, bool count_cpu) {
-  new (self)
-      PyRunRequest{{&nb::cast<PyStep&>(step).step(), calls, most_rows, row, patience, count_cpu}, nb::borrow(step)};
+  new (self) RunRequest{&step.step(), calls, most_rows, row, patience, count_cpu};
 }
 
 // The linears and everything that they point to.
@@ -138,9 +131,9 @@ class PyRemote {
     return over;
   }
 
-  RunOutcome run(const PyRunRequest& request) {
+  RunOutcome run(const RunRequest& request) {
     nb::gil_scoped_release release;
-    return linears_.run(request.request);
+    return linears_.run(request);
   }
 
   std::vector<PadRows> take(std::uint64_t number, std::size_t rows) { return linears_.take(number, rows); }
@@ -245,9 +238,9 @@ void bind_remote(nb::module_& m) {
       .def("__init__", &make_matrix, "site"_a, "layer"_a, "expert"_a, nb::kw_only(), "number"_a, "bits"_a, "depth"_a,
            "scales"_a, "bounds"_a.none(), "secrets"_a.none(), "projected"_a.none());
 
-  nb::class_<PyRunRequest>(m, "RunRequest", "A step to be answered, and what its calls begin with.")
+  nb::class_<RunRequest>(m, "RunRequest", "A step to be answered, and what its calls begin with.")
       .def("__init__", &make_request, "step"_a, nb::kw_only(), "calls"_a, "most_rows"_a, "row"_a, "patience"_a,
-           "count_cpu"_a);
+           "count_cpu"_a, nb::keep_alive<1, 2>());
 
   nb::class_<SentCall>(m, "SentCall", "A call that was sent and not finished.")
       .def_prop_ro("q", &q_of)

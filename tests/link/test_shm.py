@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 
 from cutset.errors import ConfigError, FrameError, LinkClosed, LinkError, LinkTimeout
-from cutset.link import Limits, Link, Listener, Timeouts, connect, listen, segment, shm
+from cutset.link import Limits, Link, Listener, RingLink, RingListener, Timeouts, connect, listen, segment, shm
 from cutset.link import shm_listener as listener_module
+from cutset.link.frames import encode
 
 QUICK = Timeouts(connect=1, send=2, recv=2)
 LIMITS = Limits(ring=1 << 18, clients=4)
@@ -450,3 +451,39 @@ def test_clients_without_locks_that_are_killed_leave_nothing(
         link.close()
     listener.close()
     assert not list(segment.directory().glob("*.ring"))
+
+
+def test_links_in_shared_memory_are_ring_links_and_no_others(address: str, tmp_path: Path) -> None:
+    for where in (address, f"inproc://{tmp_path.name}", f"ipc://{tmp_path}/place"):
+        listener = listen(where, timeouts=QUICK, limits=LIMITS)
+        link = connect(where, timeouts=QUICK, limits=LIMITS)
+        assert isinstance(link, RingLink) == isinstance(listener, RingListener) == where.startswith("shm")
+        link.close()
+        listener.close()
+
+
+def test_what_native_code_takes_from_a_ring_link_can_be_put_back(address: str) -> None:
+    listener = listen(address, limits=LIMITS)
+    link = dial(address)
+    rings = link.rings()
+    assert rings is not None
+    assert rings.sender.send([frame_bytes(b"to them")], 0.0) == 1
+    got = listener.recv(1)
+    assert got is not None
+    assert got[1].header == b"to them"
+    got[1].release()
+    got[0].send(b"from them")
+    record = rings.receiver.recv(1.0)
+    assert record is not None
+    link.put_back(record)
+    assert link.rings() is None  # not before it was received
+    assert link.recv(1).header == b"from them"
+    assert link.rings() is not None
+    link.close()
+    assert link.rings() is None
+    listener.close()
+
+
+def frame_bytes(header: bytes) -> bytes:
+    parts, _ = encode(header, [], LIMITS.frame)
+    return b"".join(bytes(part) for part in parts)

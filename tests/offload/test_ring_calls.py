@@ -17,6 +17,7 @@ import pytest
 from cutset import LLM, AsyncLLM, SamplingParams
 from cutset.config import load_settings
 from cutset.errors import CutsetError, IntegrityError, OffloadError
+from cutset.kernels import native
 from cutset.kernels.reference_field import P
 from cutset.link import Limits
 from cutset.link import _ring as ring
@@ -342,3 +343,13 @@ def test_only_links_in_shared_memory_have_rings(inproc: str) -> None:
     session.close()
     assert slow.AWAKE > slow.BRIEFLY
     assert Limits().ring >= 1 << 20
+
+
+@pytest.mark.parametrize(
+    "name", ["RemoteLinears", "RemoteMatrix", "RunRequest", "RunOutcome", "SentCall", "RingServer", "TurnEnd"]
+)
+def test_native_calls_are_told_by_arguments_alone(name: str) -> None:
+    """A call takes one value and returns one: nothing is set before, and what comes back can't be changed."""
+    found = [value for value in vars(getattr(native, name)).values() if isinstance(value, property)]
+    assert all(value.fset is None for value in found)
+    assert found or name in ("RemoteMatrix", "RunRequest", "RingServer")
