@@ -42,7 +42,7 @@ from cutset.partition.description import describe, read_description
 from cutset.partition.graph import Graph
 from cutset.partition.node import Node, Read, Value
 from cutset.partition.plan import Plan, StagePlan, read_plan, write_plan
-from cutset.partition.profile.profile import FORMAT, Profile, read_profile, write_profile
+from cutset.partition.profile import FORMAT, Profile, read_profile, write_profile
 from cutset.video.profile.scenario import read_scenario
 from cutset.video.sparsity.archive import read_archive, write_archive
 from cutset.video.views.runs import read_run
@@ -71,7 +71,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(place / "array.npy", np.arange(24, dtype=np.float32).reshape(2, 3, 4))
     graph = tiny()
     (place / "description.json").write_text(json.dumps(describe(graph)))
-    plan = Plan("0" * 64, (StagePlan("edge", (0,)), StagePlan("cloud", (1,))), "uint8", "optimal")
+    plan = Plan("0" * 64, (StagePlan("edge", (0,)), StagePlan("cloud", (1,))), "", "optimal")
     (place / "plan.json").write_bytes(write_plan(plan))
     profile = Profile(
         FORMAT, "net", (8, 8), "0" * 64, "cpu", 2, 1, {"torch": "2"}, [0.1, 0.2], [0.0, 0.1], 0.3, 0.01, 3,

@@ -26,9 +26,9 @@ FLOORS = [
     {"bench", "serve"},
     {"cli"},
 ]
-ALLOWED = {("config", "errors"), ("files", "errors"), ("reading", "errors"), ("partition", "codec"), ("serve", "bench")}
+ALLOWED = {("config", "errors"), ("files", "errors"), ("reading", "errors"), ("serve", "bench")}
 # Yet to be cut.
-ALLOWED |= {("cluster", "video"), ("partition", "video"), ("partition", "cluster"), ("codec", "partition")}
+ALLOWED |= {("cluster", "video")}
 
 
 def part(module: str) -> str:

@@ -116,7 +116,7 @@ def test_later_rounds_run_what_came_near_the_best():
     found = [candidate(str(i), LATENCY, 1.0, plan) for i, plan in enumerate(plans)]
     found.append(candidate("3", PERIOD, 1.0, plans[3]))
     runs = {one.key: Played([seconds]) for one, seconds in zip(found, (1.0, 1.4, 1.6, 9.0), strict=False)}
-    runs[plans[3].stages, "uint8", True].periods = [2.0]
+    runs[plans[3].stages, "", True].periods = [2.0]
     assert [(one.system, one.metric) for one in near_best(found, runs)] == [
         ("0", LATENCY),
         ("1", LATENCY),

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cutset.codec import Channel, Decoder, Encoder, Verdict, available
+from cutset.codec import Decoder, EdgeSpec, Encoder, available
 from cutset.codec.compression import Compressor, compress, decompress
 from cutset.compare.results import Row, summarise
 from cutset.errors import CutsetError
@@ -83,9 +83,9 @@ class Ours:
 
     def __init__(self, tensor: Tensor, bandwidth: float, compressor: Compressor | None) -> None:
         self.name = f"cutset, {compressor}, {bandwidth / 1e6:.0f} MB/s" if compressor else "cutset"
-        channel = Channel.of(0, "bench", tensor)
-        self.encoder = Encoder(channel, bandwidth=bandwidth, compressor=compressor)
-        self.decoder = Decoder(channel)
+        spec = EdgeSpec.of(0, "bench", tensor)
+        self.encoder = Encoder(spec, bandwidth=bandwidth, compressor=compressor)
+        self.decoder = Decoder(spec)
         self.count = 0
 
     def encode(self, fresh: Tensor) -> Sequence[Any]:
@@ -95,8 +95,8 @@ class Ours:
         return encoded.arrays
 
     def decode(self, sent: Sequence[Any]) -> Tensor:
-        tensor = self.decoder.decode(self.payload, sent) is Verdict.APPLIED and self.decoder.tensor
-        if not isinstance(tensor, np.ndarray):
+        tensor = self.decoder.decode(self.payload, sent).tensor
+        if tensor is None:
             raise CutsetError("the codec lost its own payload")
         return tensor
 

@@ -10,10 +10,9 @@ import numpy as np
 
 from cutset.compare.results import Row, summarise
 from cutset.partition.graph import Graph
-from cutset.partition.links import Hop
-from cutset.partition.machines import Machine
+from cutset.partition.hop import Hop
 from cutset.partition.node import Node, Read, Value
-from cutset.partition.problem import Problem
+from cutset.partition.problem import Machine, Problem
 from cutset.partition.schedulers import SCHEDULERS
 from cutset.partition.traffic import Traffic, spread
 
@@ -48,7 +47,7 @@ def large_problem(graph: Graph, objective: Literal["latency", "throughput"], wor
     hops = tuple(Hop(8e6 * 0.125 ** (i / (workers - 1)), 0.002) for i in range(workers))
     traffic = spread(graph.values.values(), 0.2, 1e-10, 1e-10, 1e-10)
     picture: Traffic = traffic[graph.inputs[0].name]
-    return Problem(graph, "0" * 64, machines, hops, traffic, {"uint8": picture}, objective, 4)
+    return Problem(graph, "0" * 64, machines, hops, traffic, {"": picture}, objective, 4)
 
 
 def run_planning(graphs: dict[str, Graph], rounds: int, tell: Callable[[str], None]) -> Iterator[Row]:

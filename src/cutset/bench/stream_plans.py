@@ -29,13 +29,12 @@ from cutset.cluster.launch.local import LocalWorkers
 from cutset.cluster.model import Model
 from cutset.compare.results import Row, summarise
 from cutset.errors import CutsetError
-from cutset.partition.compare import compare, stages_text
-from cutset.partition.cost import Cost
-from cutset.partition.cost import Model as CostModel
+from cutset.partition.choices import compare, stages_text
+from cutset.partition.cost import Cost, CostModel
 from cutset.partition.plan import COORDINATOR, Plan
 from cutset.partition.problem import Problem
-from cutset.partition.profile.profile import Profile, Sizes
-from cutset.video.profile.setup import Wish, measure_profile, other_forms, problem_of, sizes_of
+from cutset.partition.profile import Profile, Sizes
+from cutset.video.profile.setup import REFUSED, Wish, measure_profile, other_inputs, problem_of, sizes_of
 from cutset.video.sources import Picture, VideoCodec
 
 __all__ = [
@@ -87,7 +86,7 @@ class Candidate:
     @property
     def key(self) -> Any:
         """The same for plans that run alike."""
-        return self.plan.stages, self.plan.picture, self.deltas or self.plan.picture != "uint8"
+        return self.plan.stages, self.plan.input, self.deltas or bool(self.plan.input)
 
 
 def candidates(problems: Mapping[str, tuple[Problem, Sizes]], encoded: bool) -> list[Candidate]:
@@ -95,23 +94,23 @@ def candidates(problems: Mapping[str, tuple[Problem, Sizes]], encoded: bool) -> 
     found: dict[tuple[str, str], Candidate] = {}
 
     def add(metric: str, asked: Problem, names: Sequence[str], suffix: str = "", lossy: bool = False) -> None:
-        for choice in compare(asked, names, others if lossy else {}):
+        for choice in compare(asked, names, others if lossy else {}, REFUSED):
             if choice.plan is None or choice.cost is None or (choice.name not in names and not lossy):
                 continue
             system = ("cutset " if choice.name == "optimal" else "") + choice.name + suffix
             found[system, metric] = Candidate(system, metric, choice.plan, asked.mode == "delta", choice.cost)
 
     for metric, (problem, sizes) in problems.items():
-        others = other_forms(problem, sizes)
-        forms = {form: one for form, one in problem.pictures.items() if encoded or form == "uint8"}
-        asked = replace(problem, pictures=forms)
+        others = other_inputs(problem, sizes)
+        inputs = {name: one for name, one in problem.inputs.items() if encoded or not name}
+        asked = replace(problem, inputs=inputs)
         add(metric, asked, SCHEDULERS, lossy=True)
-        full = replace(asked, mode="full", pictures={"uint8": forms["uint8"]})
+        full = replace(asked, mode="full", inputs={"": inputs[""]})
         add(metric, full, ("optimal", "cloud"), ", full")
         if "jpeg" in others:
-            add(metric, replace(asked, pictures={**forms, "jpeg": others["jpeg"]}), ("optimal",), ", JPEG allowed")
+            add(metric, replace(asked, inputs={**inputs, "jpeg": others["jpeg"]}), ("optimal",), ", JPEG allowed")
         best = found["cutset optimal", metric]
-        if metric == LATENCY and best.plan.picture == "uint8":
+        if metric == LATENCY and not best.plan.input:
             same = replace(best, system=SAME_FULL, deltas=False, cost=CostModel(full).cost(best.plan))
             found[same.system, metric] = same
     return list(found.values())
@@ -187,7 +186,7 @@ def _problems(
 
 def _show(found: Sequence[Candidate], layers: int, workload: str, tell: Callable[[str], None]) -> None:
     for one in found:
-        plan = f"{one.plan.picture}: {stages_text(one.plan, layers)}"
+        plan = f"{one.plan.input or 'uint8'}: {stages_text(one.plan, layers)}"
         tell(f"plans: {workload}: {one.system}, {one.metric}: {one.seconds * 1e3:,.0f} ms predicted; {plan}")
 
 
@@ -213,10 +212,11 @@ def _play_all(
         period = min((o.seconds for o in found if o.key == one.key and o.metric == PERIOD), default=latency)
         alone = 2 if quick else int(np.clip(PATIENCE / latency, *ALONE))
         together = 2 if quick else int(np.clip(PATIENCE / period, *TOGETHER)) if latency < SLOW else 0
-        what = Pictures(pictures, codec if one.plan.picture == "packets" else None, alone, together)
-        tell(f"plans: runs {one.system}: {one.plan.picture}, {'delta' if one.deltas else 'full'}, {alone}+{together}")
+        what = Pictures(pictures, codec if one.plan.input == "packets" else None, alone, together)
+        how = f"{one.plan.input or 'uint8'}, {'delta' if one.deltas else 'full'}"
+        tell(f"plans: runs {one.system}: {how}, {alone}+{together}")
         played = play(model, workers, links, one.plan, what, deltas=one.deltas)
-        if one.plan.picture == "jpeg":
+        if one.plan.input == "jpeg":
             played.outputs = []
         elif not all(np.array_equal(mine, right) for mine, right in zip(played.outputs, truth, strict=False)):
             raise CutsetError(f"{one.system} gives other results than the plans before it")
@@ -264,7 +264,7 @@ def verdicts(workload: str, found: Sequence[Candidate], runs: Mapping[Any, Playe
             figures = {
                 one.system: seconds
                 for one in found
-                if one.metric == metric and (lossy or one.plan.picture != "jpeg") and (seconds := _figure(one, runs))
+                if one.metric == metric and (lossy or one.plan.input != "jpeg") and (seconds := _figure(one, runs))
             }
             if name in figures:
                 ratio = figures[name] / min(figures.values())

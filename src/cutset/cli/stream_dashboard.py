@@ -60,16 +60,15 @@ def explainer(planner: LivePlanner) -> Explain:
     """What a plan was expected to cost, and the other plans that there are, by what the planner knows then."""
 
     def explain(plan: Plan) -> tuple[float | None, list[tuple[str, float]]]:
-        from cutset.partition.compare import compare
-        from cutset.partition.cost import Model
-        from cutset.partition.replan import each_picture
+        from cutset.partition.choices import compare
+        from cutset.partition.cost import CostModel, per_item
 
         problem = planner.problem()
         others = {}
         for one in compare(problem):
             if one.cost is not None and one.name != plan.scheduler:
-                others[f"{one.name}, not allowed" if one.why_not else one.name] = each_picture(problem, one.cost)
-        expected = each_picture(problem, Model(problem).cost(plan))
+                others[f"{one.name}, not allowed" if one.why_not else one.name] = per_item(problem, one.cost)
+        expected = per_item(problem, CostModel(problem).cost(plan))
         return expected, [(name, seconds) for name, seconds in others.items() if math.isfinite(seconds)]
 
     return explain

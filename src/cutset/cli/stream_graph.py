@@ -45,8 +45,7 @@ def run(args: argparse.Namespace) -> int:
     # Loaded after the zoo, which says so where torch is missing.
     import torch
 
-    from cutset.partition.drawing import html, svg
-    from cutset.partition.units import count
+    from cutset.partition.drawing import count, html, svg
     from cutset.video.imports.export import export
 
     graph = export(network, torch.empty(1, 3, height, width, dtype=torch.uint8, device="meta")).graph
@@ -71,9 +70,8 @@ def picture_size(text: str) -> tuple[int, int]:
 
 
 def _rows(graph: Graph) -> list[tuple[str, ...]]:
-    from cutset.partition.drawing import lows
+    from cutset.partition.drawing import kilobytes, lows, shape_text
     from cutset.partition.node import short_name
-    from cutset.partition.units import kilobytes, shape_text
 
     low = lows(graph)
     first = graph.cuts[0]

@@ -12,7 +12,7 @@ from cutset.cli.stream_graph import picture_size
 
 if TYPE_CHECKING:
     from cutset.partition.graph import Graph
-    from cutset.partition.profile.profile import Profile
+    from cutset.partition.profile import Profile
 
 __all__ = ["Network", "add_network", "build_network", "network"]
 

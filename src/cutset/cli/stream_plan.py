@@ -13,7 +13,7 @@ from cutset.cli.stream_network import add_network, network
 from cutset.errors import RequestError
 
 if TYPE_CHECKING:
-    from cutset.partition.profile.profile import Profile
+    from cutset.partition.profile import Profile
     from cutset.video.profile.setup import Wish
 
 __all__ = ["DESCRIPTION", "HELP", "add_outputs", "add_threads", "basis", "configure", "run"]
@@ -79,8 +79,8 @@ def add_outputs(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from cutset.cli.stream_table import check_outputs, show
-    from cutset.partition.profile.profile import read_profile
-    from cutset.video.profile.setup import other_forms, problem_of
+    from cutset.partition.profile import read_profile
+    from cutset.video.profile.setup import other_inputs, problem_of
 
     check_outputs(args)
     different(args, "out", "gantt", "json")
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
             profile = net.with_sizes(profile, args.pictures, tell=progress)
     problem = problem_of(net.graph, net.digest, profile, profile.sizes, wish)
     print(f"{net.name}, {net.size[0]}x{net.size[1]}; {basis(profile, wish)}")
-    show(problem, other_forms(problem, profile.sizes), args, f"cutset stream plan {net.name}", profile.threads)
+    show(problem, other_inputs(problem, profile.sizes), args, f"cutset stream plan {net.name}", profile.threads)
     return 0
 
 
@@ -105,7 +105,7 @@ def basis(profile: Profile, wish: Wish) -> str:
     sizes, many = profile.sizes, profile.threads > 1
     threads = f"{profile.threads} thread{'s' if many else ''} a worker"
     threads += f" (`cutset stream run` gives it 1: say --threads {profile.threads} there)" if many else ""
-    values = f"sizes: {sizes.pictures} pictures of {sizes.source}" if sizes else f"{wish.changed:.0%} of values change"
+    values = f"sizes: {sizes.items} pictures of {sizes.source}" if sizes else f"{wish.changed:.0%} of values change"
     return f"layers: {profile.cpu}, {threads}; {values}"
 
 

@@ -91,8 +91,8 @@ def allowed(args: argparse.Namespace, plan: Plan | None, advised: Advisor | None
     problem = advised.planner.problem()
     if plan is not None:
         plan.check(problem.graph, problem.digest)
-        forms = {**problem.pictures, plan.picture: problem.pictures["uint8"]}
-        if why := why_not(replace(problem, pictures=forms), plan):
+        inputs = {**problem.inputs, plan.input: problem.inputs[""]}
+        if why := why_not(replace(problem, inputs=inputs), plan):
             raise ConfigError(f"{args.plan}: {why} (--pictures-stay)")
 
 
@@ -119,7 +119,7 @@ def _problem(
     tell: Callable[[str], None],
 ) -> Problem:
     from cutset.cluster.emulation import parse_hops
-    from cutset.partition.profile.profile import read_profile
+    from cutset.partition.profile import read_profile
     from cutset.video.profile.setup import Wish, measure_pictures, measure_profile, problem_of
 
     given = [read_profile(Path(path)) for path in args.profile.split(",")] if args.profile else []
@@ -152,15 +152,16 @@ def _problem(
             tell(f"the profile of {name} is for {profile.threads} threads; --threads gives it {args.threads}")
     problem = problem_of(model.graph, model.digest, measured, sizes, wish)
     if any(other.codec is None for other in sources):  # packets aren't for all
-        forms = dict(problem.pictures)
-        forms.pop("packets", None)
-        problem = replace(problem, pictures=forms)
+        inputs = dict(problem.inputs)
+        inputs.pop("packets", None)
+        problem = replace(problem, inputs=inputs)
     return problem
 
 
 def _alternatives(problem: Problem, name: str) -> list[str]:
     """What each scheduler's plan would cost, a line."""
-    from cutset.partition.compare import best, compare, explain, stages_text
+    from cutset.partition.choices import best, compare, explain, stages_text
+    from cutset.video.profile.setup import WORDS
 
     choices = compare(problem)
     found = []
@@ -171,5 +172,5 @@ def _alternatives(problem: Problem, name: str) -> list[str]:
             found.append(f"{one.name}: {cost}: {stages_text(one.plan, len(problem.graph.nodes))}{refused}")
         else:
             found.append(f"{one.name}: {one.why_not}")
-    found += explain(problem, best(problem, choices), choices).splitlines()
+    found += explain(problem, best(problem, choices), choices, WORDS).splitlines()
     return [*found, f"plans are made by: {name}"]

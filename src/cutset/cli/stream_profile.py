@@ -14,7 +14,7 @@ from cutset.files import write_atomically
 
 if TYPE_CHECKING:
     from cutset.partition.graph import Graph
-    from cutset.partition.profile.profile import Profile
+    from cutset.partition.profile import Profile
 
 __all__ = ["DESCRIPTION", "HELP", "configure", "run"]
 
@@ -52,10 +52,10 @@ def run(args: argparse.Namespace) -> int:
         f"they add up to the time of a run that nobody observes; observing cost {profile.observing:+.1%}."
     )
     if profile.sizes:
-        print(f"changed, delta: medians over {profile.sizes.pictures} pictures of {profile.sizes.source}")
+        print(f"changed, delta: medians over {profile.sizes.items} pictures of {profile.sizes.source}")
     for path in (args.out, args.json):
         if path:
-            from cutset.partition.profile.profile import write_profile
+            from cutset.partition.profile import write_profile
 
             write_atomically(path, write_profile(profile))
     return 0

@@ -80,7 +80,7 @@ class RunResults:
                     "number": number,
                     "why": why,
                     "scheduler": plan.scheduler,
-                    "picture": plan.picture,
+                    "picture": plan.input or "uint8",
                     "stages": [{"worker": stage.worker, "nodes": list(stage.nodes)} for stage in plan.stages],
                 }
                 for number, plan, why in self.plans

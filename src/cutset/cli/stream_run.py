@@ -164,7 +164,7 @@ def _play(args: argparse.Namespace, watch: SourceWatch, signals: Interruption) -
         _tell(f"{signals.name}: what was done is written")
     results.finish(_tell, signals.name or watch.lost or "all pictures are done")
     lossy = args.threshold or args.float16 or args.levels or args.max_error
-    exact = not lossy and all(plan.picture != "jpeg" for _, plan, _ in results.plans)
+    exact = not lossy and all(plan.input != "jpeg" for _, plan, _ in results.plans)
     if watch.lost or (check is not None and exact and not check.exact):
         return 1
     return 128 + signals.number if signals.number else 0

@@ -12,7 +12,7 @@ from cutset.errors import RequestError
 from cutset.files import write_json
 
 if TYPE_CHECKING:
-    from cutset.partition.profile.profile import Profile
+    from cutset.partition.profile import Profile
     from cutset.video.views.figure import Draw
     from cutset.video.views.runs import Run
 
@@ -69,14 +69,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _view(args: argparse.Namespace) -> tuple[dict[str, Any], Draw]:
     """What the view shows, and what draws that."""
-    from cutset.video.views import changed, costs, errors, latency, sizes, spread
+    from cutset.video.views import runs, sparsity
 
     if args.view == "latency":
-        return latency.latency(_runs(args)), latency.draw
+        return runs.latency(_runs(args)), runs.draw_latency
     if args.view == "costs":
-        return costs.costs(*_profiles(args)), costs.draw
+        return runs.costs(*_profiles(args)), runs.draw_costs
     if args.view == "pair":
-        return changed.pair(_pair(args), (args.files[0].name, args.files[1].name)), changed.draw_pair
+        return sparsity.pair(_pair(args), (args.files[0].name, args.files[1].name)), sparsity.draw_pair
     trained = None
     if args.view in ("sizes", "errors") and args.sparsity:
         from cutset.video.sparsity.predictor import read_trained
@@ -86,14 +86,14 @@ def _view(args: argparse.Namespace) -> tuple[dict[str, Any], Draw]:
         raise RequestError("errors are of a model: give --sparsity FILE, from `cutset stream train`")
     changes = changes_from(args)
     if args.view == "changed":
-        return changed.by_layer(changes), changed.draw_by_layer
+        return sparsity.by_layer(changes), sparsity.draw_by_layer
     if args.view == "channels":
-        return changed.by_channel(changes, args.picture), changed.draw_by_channel
+        return sparsity.by_channel(changes, args.picture), sparsity.draw_by_channel
     if args.view == "spread":
-        return spread.spread(changes, args.layer), spread.draw
+        return sparsity.spread(changes, args.layer), sparsity.draw_spread
     if trained is not None and args.view == "errors":
-        return errors.errors(changes, trained), errors.draw
-    return sizes.sizes(changes, trained), sizes.draw
+        return sparsity.errors(changes, trained), sparsity.draw_errors
+    return sparsity.sizes(changes, trained), sparsity.draw_sizes
 
 
 def _runs(args: argparse.Namespace) -> dict[str, Run]:
@@ -107,7 +107,7 @@ def _runs(args: argparse.Namespace) -> dict[str, Run]:
 
 def _profiles(args: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
     """The names of the layers, and by worker their seconds."""
-    from cutset.partition.profile.profile import read_profile
+    from cutset.partition.profile import read_profile
 
     paths = [Path(path) for path in (args.model, *args.files) if path]
     if not paths:

@@ -43,9 +43,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from cutset.cli.stream_graph import picture_size
     from cutset.cli.stream_table import check_outputs, memory_limits, show
-    from cutset.partition.profile.profile import read_profile
+    from cutset.partition.profile import read_profile
     from cutset.video.profile.scenario import read_scenario
-    from cutset.video.profile.setup import other_forms, problem_of
+    from cutset.video.profile.setup import other_inputs, problem_of
 
     check_outputs(args)
     different(args, "out", "gantt", "json")
@@ -72,6 +72,6 @@ def run(args: argparse.Namespace) -> int:
     problem = problem_of(net.graph, net.digest, profile, profile.sizes, wish)
     print(f"{net.name}, {net.size[0]}x{net.size[1]}; {basis(profile, wish)}")
     show(
-        problem, other_forms(problem, profile.sizes), args, f"cutset stream simulate {args.file.name}", profile.threads
+        problem, other_inputs(problem, profile.sizes), args, f"cutset stream simulate {args.file.name}", profile.threads
     )
     return 0

@@ -12,9 +12,8 @@ from cutset.errors import RequestError
 from cutset.files import write_atomically, write_json
 
 if TYPE_CHECKING:
-    from cutset.partition.compare import Choice
+    from cutset.partition.choices import PlanChoice
     from cutset.partition.cost import Cost
-    from cutset.partition.plan import PictureForm
     from cutset.partition.problem import Problem
     from cutset.partition.simulate import Simulation
     from cutset.partition.traffic import Traffic
@@ -64,27 +63,26 @@ def check_outputs(args: argparse.Namespace) -> None:
         scheduler(args.scheduler)
 
 
-def show(
-    problem: Problem, others: Mapping[PictureForm, Traffic], args: argparse.Namespace, title: str, threads: int
-) -> None:
+def show(problem: Problem, others: Mapping[str, Traffic], args: argparse.Namespace, title: str, threads: int) -> None:
     """Prints the table, what wins and why, and what the simulation says; writes what was asked for.
 
     `threads` are those of each worker for which layers were measured.
     """
-    from cutset.partition.compare import ALWAYS, best, compare, explain
-    from cutset.partition.cost import Model
+    from cutset.partition.choices import ALWAYS, best, compare, explain
+    from cutset.partition.cost import CostModel
     from cutset.partition.plan import write_plan
     from cutset.partition.simulate import simulate
+    from cutset.video.profile.setup import REFUSED, WORDS
 
     names = [*ALWAYS, *([args.scheduler] if args.scheduler and args.scheduler not in ALWAYS else [])]
-    choices = compare(problem, names, others)
+    choices = compare(problem, names, others, REFUSED)
     chosen = best(problem, choices)
     if args.scheduler:
         chosen = next(one for one in choices if one.name == args.scheduler)
     plan = chosen.plan
     if plan is None:
         raise RequestError(f"{chosen.name} has no plan here: {chosen.why_not}")
-    ran = simulate(Model(problem), plan, args.simulate)
+    ran = simulate(CostModel(problem), plan, args.simulate)
     say(_conditions(problem))
     print(f"\n{table([HEAD, *(_row(problem, one, chosen) for one in choices)], right=range(3, 10))}\n")
     for one in choices:
@@ -92,7 +90,7 @@ def show(
             say(f"{one.name}: {one.why_not}")
     if args.scheduler:
         print(f"taken as asked: {args.scheduler}")
-    say(explain(problem, chosen, choices))
+    say(explain(problem, chosen, choices, WORDS))
     say(_simulated(problem, ran))
     if args.out:
         write_atomically(args.out, write_plan(plan).decode() + "\n")
@@ -106,11 +104,11 @@ def _conditions(problem: Problem) -> str:
     line = " ".join(f"–[{hop}]→ {machine.name}" for hop, machine in zip(problem.hops, problem.machines, strict=True))
     want = f"best {problem.objective}, {problem.mode} mode, {problem.in_flight or 'any number of'} in flight"
     rate = f", {problem.rate:g} pictures/s come" if problem.rate else ""
-    return f"coordinator {line}\n{want}{rate}{', pictures stay with the first worker' if problem.pictures_stay else ''}"
+    return f"coordinator {line}\n{want}{rate}{', pictures stay with the first worker' if problem.private else ''}"
 
 
-def _row(problem: Problem, one: Choice, chosen: Choice) -> tuple[str, ...]:
-    from cutset.partition.compare import stages_text
+def _row(problem: Problem, one: PlanChoice, chosen: PlanChoice) -> tuple[str, ...]:
+    from cutset.partition.choices import stages_text
 
     mark = "→ " if one is chosen else "  "
     if one.plan is None or one.cost is None:
@@ -119,7 +117,7 @@ def _row(problem: Problem, one: Choice, chosen: Choice) -> tuple[str, ...]:
     return (
         f"{mark}{one.name}{' (not allowed)' if one.why_not else ''}",
         stages_text(one.plan, len(problem.graph.nodes)),
-        one.plan.picture,
+        one.plan.input or "uint8",
         f"{cost.latency * 1e3:,.1f}",
         f"{1 / cost.period:,.2f}" if cost.period else "∞",
         *(_share(cost, kinds) for kinds in (("compute",), ("encode", "decode"), ("link",))),
@@ -142,8 +140,12 @@ def _simulated(problem: Problem, ran: Simulation) -> str:
 
 def _draw(ran: Simulation, args: argparse.Namespace, title: str, note: str) -> None:
     from cutset.cluster.trace import gantt
+    from cutset.cluster.trace.spans import Span
+    from cutset.partition.plan import COORDINATOR
 
-    timeline = ran.timeline()
+    timeline: dict[str, list[Span]] = {COORDINATOR: []}
+    for one in ran.timeline():
+        timeline.setdefault(one.party, []).append(Span(one.kind, 0, one.item, one.start, one.end, one.nbytes))
     count = sum(map(len, timeline.values()))
     if count > gantt.MOST_BARS:
         raise RequestError(f"{count:,} bars are too many for a chart; simulate fewer pictures, as --simulate 20")
@@ -152,7 +154,7 @@ def _draw(ran: Simulation, args: argparse.Namespace, title: str, note: str) -> N
 
 
 def _document(
-    problem: Problem, choices: Sequence[Choice], chosen: Choice, ran: Simulation, title: str
+    problem: Problem, choices: Sequence[PlanChoice], chosen: PlanChoice, ran: Simulation, title: str
 ) -> dict[str, Any]:
     return {
         "command": title,
@@ -166,12 +168,12 @@ def _document(
     }
 
 
-def _entry(one: Choice) -> dict[str, Any]:
+def _entry(one: PlanChoice) -> dict[str, Any]:
     entry: dict[str, Any] = {"name": one.name, "why_not": one.why_not}
     if one.plan is None or one.cost is None:
         return entry
     return entry | {
-        "picture": one.plan.picture,
+        "picture": one.plan.input or "uint8",
         "stages": [{"worker": stage.worker, "nodes": list(stage.nodes)} for stage in one.plan.stages],
         "latency": one.cost.latency,
         "period": one.cost.period,

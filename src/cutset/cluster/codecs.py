@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cutset.cluster.messages import EdgeReport, Work
-from cutset.codec import EXACT, Budget, Channel, Costs, Decoder, Encoder, KeyRequest, Payload, Verdict
+from cutset.codec import EXACT, Budget, Costs, Decoder, EdgeSpec, Encoder, KeyRequest, Payload, Verdict
 from cutset.errors import FrameError
 from cutset.partition.node import Value
 
@@ -31,9 +31,9 @@ DTYPES = {"bool": "u1", "bfloat16": "<u2", "uint8": "u1", "int8": "i1", "int16":
 BITS = {"bool": torch.uint8, "bfloat16": torch.uint16}
 
 
-def channel_of(source: int, value: Value) -> Channel:
+def channel_of(source: int, value: Value) -> EdgeSpec:
     """What the payloads of a value are about. Raises ConfigError for one that can't be sent."""
-    return Channel(source, value.name, DTYPES[value.dtype], value.shape)
+    return EdgeSpec(source, value.name, DTYPES[value.dtype], value.shape)
 
 
 def to_array(tensor: Tensor) -> NDArray[Any]:
@@ -127,7 +127,7 @@ class Sender:
             made = encoder.encode(_bits(tensors[name], self.values[name]), ticket)
             payloads.append(made.payload)
             arrays += made.arrays
-            size = encoder.channel.elements
+            size = encoder.spec.elements
             reports.append(EdgeReport(name, made.payload.kind, made.nbytes, made.changed, size, made.seconds, 0.0))
         lengths = [array.size for array in arrays]
         return Work(self.plan, self.epoch, source, picture, ticket, payloads, lengths, 0.0), arrays, reports
@@ -165,15 +165,15 @@ class Receiver:
             start = time.perf_counter()
             decoder = self._decoder(work.source, payload.edge)
             count = 1 if payload.encoding == "dense" else 2
-            verdict = decoder.decode(payload, arrays[at : at + count])
+            verdict, tensor, _ = decoder.decode(payload, arrays[at : at + count])
             taken = arrays[at : at + count]
             at += count
             if verdict is Verdict.NEED_KEY:
                 requests.append(decoder.key_request())
             stale += verdict is Verdict.STALE
-            if verdict is Verdict.APPLIED and decoder.tensor is not None:
-                tensors[payload.edge] = to_tensor(decoder.tensor, self.values[payload.edge])
-            elements, nbytes = decoder.channel.elements, sum(array.size for array in taken)
+            if tensor is not None:
+                tensors[payload.edge] = to_tensor(tensor, self.values[payload.edge])
+            elements, nbytes = decoder.spec.elements, sum(array.size for array in taken)
             share = payload.count / max(elements, 1)
             seconds = time.perf_counter() - start
             reports.append(EdgeReport(payload.edge, payload.kind, nbytes, share, elements, 0.0, seconds))

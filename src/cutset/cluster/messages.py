@@ -15,7 +15,6 @@ from cutset.codec.payload import KeyRequest, Payload
 from cutset.errors import ConfigError, FrameError
 from cutset.link.peer import Handshake, Hello, Protocol, Refused, Welcome
 from cutset.partition.hop import Hop
-from cutset.partition.plan import PictureForm
 
 __all__ = [
     "HANDSHAKE",
@@ -75,6 +74,7 @@ Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Rate = Annotated[float, msgspec.Meta(gt=0)]  # bytes a second, infinite for no limit
 Key = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Levels = Annotated[int, msgspec.Meta(ge=0, le=255)]  # that pixels may be off by
+Form = Literal["uint8", "float32", "jpeg", "packets"]
 Session = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 
 
@@ -232,7 +232,7 @@ class Work(_Message, tag="work"):
     payloads: Annotated[list[Payload], msgspec.Meta(max_length=MOST_EDGES)]
     lengths: Annotated[list[Count], msgspec.Meta(max_length=MOST_ARRAYS)]  # bytes of each array
     sent: float  # by the sender's clock, when the first byte went
-    form: PictureForm = "uint8"
+    form: Form = "uint8"
     opens: bool = False  # of packets: a group of pictures begins
     skipped: Count = 0  # of packets: pictures that come out before
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.errors import CutsetError
+from cutset.partition.estimates import LinkEstimate
 from cutset.partition.graph import Graph
-from cutset.partition.links import LinkEstimate
 from cutset.partition.node import short_name
 from cutset.partition.plan import COORDINATOR, Plan
 from cutset.serve.events import (
@@ -128,7 +128,7 @@ class StreamFeed:
                 number=number,
                 stages=[StageLayers(stage.worker, list(stage.nodes)) for stage in plan.stages],
                 scheduler=plan.scheduler,
-                picture=plan.picture,
+                picture=plan.input or "uint8",
                 since=picture,
                 why=why,
                 expected_ms=None if expected is None else expected * 1e3,

@@ -10,19 +10,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cutset.cluster.messages import MOST_ARRAYS, Codec, EdgeReport, Work
+from cutset.cluster.messages import MOST_ARRAYS, Codec, EdgeReport, Form, Work
 from cutset.errors import ConfigError, FrameError
 from cutset.partition.node import Value
-from cutset.partition.plan import PictureForm
 from cutset.video.sources.codec import VideoCodec
 from cutset.video.sources.encode import decode_jpeg, encode_jpeg
 from cutset.video.sources.history import PacketHistory, Restart
 from cutset.video.sources.packets import PacketDecoder
 
-__all__ = ["FormReceiver", "FormSender", "codec_message"]
+__all__ = ["FORMS", "FormReceiver", "FormSender", "codec_message"]
 
 Bytes = NDArray[np.uint8]
 Pixels = NDArray[np.uint8]
+FORMS: tuple[Form, ...] = ("float32", "jpeg", "packets")  # what `Plan.input` may name
 MOST_PACKETS = 64 << 20  # bytes of a group of pictures, as PacketHistory keeps
 
 
@@ -34,10 +34,13 @@ def codec_message(codec: VideoCodec | None) -> Codec | None:
 class FormSender:
     """Pictures of all sources in one form. Packets that are out of their order go with those of their whole group."""
 
-    def __init__(self, form: PictureForm, value: Value, *, plan: int, epoch: int) -> None:
+    def __init__(self, form: str, value: Value, *, plan: int, epoch: int) -> None:
         if value.dtype != "uint8" or len(value.shape) != 4:
             raise ConfigError(f"pictures can be sent as {form} only where the network takes uint8 pictures")
-        self._form, self._value, self._plan, self._epoch = form, value, plan, epoch
+        if form not in FORMS:
+            raise ConfigError(f"pictures can't be sent as {form!r}; known: {', '.join(FORMS)}")
+        self._form = next(known for known in FORMS if known == form)
+        self._value, self._plan, self._epoch = value, plan, epoch
         self._last: dict[int, int] = {}  # source to the picture that its decoder gave last
 
     def encode(
@@ -51,7 +54,8 @@ class FormSender:
     ) -> tuple[Work, list[Bytes], list[EdgeReport]]:
         """As `hop.Sender.encode`; `own` are the packets of this picture alone."""
         start = time.perf_counter()
-        form, opens, skipped = self._form, False, 0
+        form: Form = self._form
+        opens, skipped = False, 0
         if form == "float32":
             arrays = [(pixels.astype(np.float32) / np.float32(255)).reshape(-1).view(np.uint8)]
         elif form == "jpeg":

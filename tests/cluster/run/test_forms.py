@@ -55,7 +55,7 @@ class Encoded(Source):
 @pytest.mark.parametrize("form", ["float32", "jpeg"])
 def test_a_form_gives_the_pixels_that_it_stands_for(workers: LocalWorkers, form: Any) -> None:
     model, pictures = small_model(*SIZE), moving(5, *SIZE)
-    plan = replace(even_plan(model, workers.names), picture=form)
+    plan = replace(even_plan(model, workers.names), input="" if form == "uint8" else form)
     with Stream(model, pictures, workers=workers.addresses, plan=plan) as stream:
         results = list(stream)
     seen = pictures if form == "float32" else [decode_jpeg(encode_jpeg(p), SIZE) for p in pictures]
@@ -77,8 +77,8 @@ def test_what_isnt_such_a_picture_is_refused() -> None:
 def test_packets_are_forwarded_also_after_a_switch_in_the_middle_of_a_group(workers: LocalWorkers) -> None:
     source = Encoded(20)
     model = small_model(*SIZE)
-    first = replace(even_plan(model, workers.names), picture="packets")
-    second = replace(even_plan(model, list(reversed(workers.names))), picture="packets")
+    first = replace(even_plan(model, workers.names), input="packets")
+    second = replace(even_plan(model, list(reversed(workers.names))), input="packets")
     results = []
     options = Options(rate=30)
     with Stream(model, source, workers=workers.addresses, plan=first, options=options) as stream:

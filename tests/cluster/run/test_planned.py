@@ -22,12 +22,10 @@ from cutset.cluster.model import Model
 from cutset.cluster.worker.setting import Setting
 from cutset.cluster.worker.weights import save_weight
 from cutset.partition.hop import Hop
-from cutset.partition.live import LivePlanner
-from cutset.partition.machines import Machine
+from cutset.partition.live import LivePlanner, Policy
 from cutset.partition.memory import stage_memory
 from cutset.partition.plan import Plan, StagePlan
-from cutset.partition.problem import Problem
-from cutset.partition.replan import Policy
+from cutset.partition.problem import Machine, Problem
 from cutset.partition.traffic import spread
 from cutset.stream import Stream
 
@@ -40,7 +38,7 @@ def problem(model: Model, slow: tuple[float, ...] = (1.0, 1.0), **more: object) 
     seconds = np.full(len(graph.nodes), 0.01)
     machines = tuple(Machine(name, seconds * by) for name, by in zip(("near", "far"), slow, strict=True))
     traffic = spread(graph.values.values(), 0.2, 1e-10, 1e-10)
-    pictures = {"uint8": traffic[model.picture.name]}
+    pictures = {"": traffic[model.picture.name]}
     return Problem(graph, model.digest, machines, (Hop(1e9, 0.0),) * 2, traffic, pictures, **more)
 
 

@@ -71,8 +71,8 @@ def test_packets_of_what_is_hard_to_read(workers: LocalWorkers, tmp_path: Path, 
     with open_source(path, size=size) as source:
         pictures = [picture.pixels for picture in source]
     model = small_model(*pictures[0].shape[2:])
-    first = replace(even_plan(model, workers.names), picture="packets")
-    second = replace(even_plan(model, list(reversed(workers.names))), picture="packets")
+    first = replace(even_plan(model, workers.names), input="packets")
+    second = replace(even_plan(model, list(reversed(workers.names))), input="packets")
     results, sent, options = [], [], Options(rate=60)
 
     def observe(report: Report, plan: Any, seconds: float) -> None:

@@ -12,10 +12,17 @@ import torch
 from cutset.errors import ConfigError, RequestError
 from cutset.partition.node import Value
 from cutset.video.imports.export import Exported
-from cutset.video.sparsity.changes import Changes, read_changes, write_changes
-from cutset.video.sparsity.features import TILES, features, tile_shares
+from cutset.video.sparsity.changes import (
+    TILES,
+    Changes,
+    channels,
+    delta_bytes,
+    features,
+    read_changes,
+    tile_shares,
+    write_changes,
+)
 from cutset.video.sparsity.measure import compare, measure
-from cutset.video.sparsity.sizes import channels, delta_bytes
 from cutset.video.stage import Stage
 from video.sparsity.conftest import SIZE, moving
 

@@ -377,7 +377,7 @@ class Coordinator:
         else:
             return
         current = routes.current.plan if routes.current is not None else None
-        if current is not None and (plan.stages, plan.picture) == (current.stages, current.picture):
+        if current is not None and (plan.stages, plan.input) == (current.stages, current.input):
             routes.switch = None
             return
         check_fits(plan, self.model, self.remotes, self._codecs)

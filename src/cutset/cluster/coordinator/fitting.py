@@ -8,6 +8,7 @@ from cutset.cluster.messages import MOST_EDGES
 from cutset.cluster.model import Model
 from cutset.errors import ConfigError
 from cutset.partition.plan import Plan
+from cutset.video.forms import FORMS
 from cutset.video.sources.codec import CODECS, VideoCodec
 
 __all__ = ["check_fits", "lacking"]
@@ -28,11 +29,13 @@ def check_fits(plan: Plan, model: Model, workers: Collection[str], codecs: Seque
         if len(names) > MOST_EDGES:
             raise ConfigError(f"the plan cuts {len(names)} values in one place; {MOST_EDGES} is the most")
     picture = model.picture
-    if plan.picture != "uint8" and (picture.dtype != "uint8" or len(picture.shape) != 4):
-        raise ConfigError(f"the plan sends {plan.picture}, which is for networks that take uint8 pictures alone")
-    if plan.picture == "jpeg" and picture.shape[1] != 3:
+    if plan.input and plan.input not in FORMS:
+        raise ConfigError(f"the plan sends {plan.input!r}, which isn't one of {', '.join(FORMS)}")
+    if plan.input and (picture.dtype != "uint8" or len(picture.shape) != 4):
+        raise ConfigError(f"the plan sends {plan.input}, which is for networks that take uint8 pictures alone")
+    if plan.input == "jpeg" and picture.shape[1] != 3:
         raise ConfigError(f"the plan sends jpeg, which has three colours; the pictures have {picture.shape[1]}")
-    if plan.picture == "packets" and None in (list(codecs) or [None]):
+    if plan.input == "packets" and None in (list(codecs) or [None]):
         which = [i for i, codec in enumerate(codecs) if codec is None]
         raise ConfigError(
             f"the plan sends the video's own packets, and those of source {', '.join(map(str, which)) or 0} can't be "

@@ -8,7 +8,8 @@ from collections.abc import Callable, Collection, Mapping
 from msgspec.structs import replace
 
 from cutset.cluster.messages import HopReport, Report
-from cutset.partition.links import LEAST_BYTES, Hop, LinkEstimate
+from cutset.partition.estimates import LEAST_BYTES, LinkEstimate
+from cutset.partition.hop import Hop
 
 __all__ = ["Links", "aligned"]
 

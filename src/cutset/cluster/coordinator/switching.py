@@ -63,10 +63,10 @@ class Route:
         )
         self.allow(options)
         self.forms: FormSender | None = None
-        if plan.picture != "uint8":
-            self.forms = FormSender(plan.picture, model.picture, plan=number, epoch=epoch)
+        if plan.input:
+            self.forms = FormSender(plan.input, model.picture, plan=number, epoch=epoch)
         self.receiver = Receiver([model.graph.values[name] for name in hops[-1]], plan=number)
-        form = FLOATS if plan.picture == "float32" else 1
+        form = FLOATS if plan.input == "float32" else 1
         self.nbytes = [sum(model.graph.values[name].nbytes for name in hop) for hop in hops]  # of each hop, at most
         self.nbytes[0] *= form
         self.pictures = 0  # that came back

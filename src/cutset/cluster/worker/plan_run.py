@@ -56,7 +56,7 @@ class PlanRun:
         self.stage = Stage(graph, plan.stages[at].nodes, tensors, device)
         self.receiver = Receiver([graph.values[name] for name in self.takes], plan=order.plan)
         self._forms: FormReceiver | None = None
-        if self.first and plan.picture != "uint8":
+        if self.first and plan.input:
             self._forms = FormReceiver(graph.inputs[0], order.codecs)
         self.sender = Sender(
             [graph.values[name] for name in self.gives],

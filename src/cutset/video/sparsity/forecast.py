@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.partition.traffic import Traffic
-from cutset.video.sparsity.features import features
+from cutset.video.sparsity.changes import delta_bytes, features
 from cutset.video.sparsity.predictor import Trained, choose
-from cutset.video.sparsity.sizes import delta_bytes
 
 __all__ = ["Forecast"]
 

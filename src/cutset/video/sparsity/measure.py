@@ -16,9 +16,7 @@ from cutset.errors import RequestError
 from cutset.kernels.reference_delta import bits, nested_room
 from cutset.partition.graph import Graph
 from cutset.partition.node import Value
-from cutset.video.sparsity.changes import Changes
-from cutset.video.sparsity.features import tile_shares
-from cutset.video.sparsity.sizes import channels
+from cutset.video.sparsity.changes import Changes, channels, tile_shares
 from cutset.video.stage import Stage
 
 __all__ = ["compare", "measure"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from cutset.errors import ConfigError, DeviceError
 
-__all__ = ["BLUE", "COLOURS", "GREEN", "ORANGE", "RED", "Draw", "layers_below", "save"]
+__all__ = ["BLUE", "COLOURS", "GREEN", "ORANGE", "RED", "Draw", "layers_below", "save", "wide_enough"]
 
 Draw = Callable[[Any, Mapping[str, Any]], None]  # takes a matplotlib figure and the view's data
 
@@ -71,3 +71,8 @@ def layers_below(axes: Any, names: Sequence[str]) -> None:
     places = range(0, len(names), step)
     axes.set_xticks(places, [names[k][-28:] for k in places], rotation=90, fontsize=7)
     axes.set_xlim(-0.5, len(names) - 0.5)
+
+
+def wide_enough(layers: int) -> float:
+    """Inches of a figure with so many layers below an axis."""
+    return min(max(9.0, 2 + 0.24 * layers), 18.0)

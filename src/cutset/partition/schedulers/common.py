@@ -6,19 +6,19 @@ from dataclasses import replace
 from typing import Protocol
 
 from cutset.errors import ConfigError
-from cutset.partition.cost import Model, why_not
-from cutset.partition.plan import PictureForm, Plan, StagePlan
+from cutset.partition.cost import CostModel, why_not
+from cutset.partition.plan import Plan, StagePlan
 from cutset.partition.problem import Problem
 
-__all__ = ["Scheduler", "allowed", "cut_at", "none_fits", "signed", "single"]
+__all__ = ["PlanScheduler", "allowed", "cut_at", "none_fits", "plain_input", "signed", "single"]
 
 
-class Scheduler(Protocol):
+class PlanScheduler(Protocol):
     """Makes plans. Deterministic: the same problem gives the same plan."""
 
     name: str
 
-    def plan(self, problem: Problem, model: Model | None = None) -> Plan:
+    def plan(self, problem: Problem, model: CostModel | None = None) -> Plan:
         """Its plan for a problem; `model` is the problem's, where the caller has it already.
 
         Raises ConfigError where it has no plan that is allowed.
@@ -37,20 +37,25 @@ def allowed(problem: Problem, plan: Plan) -> Plan:
     return plan
 
 
-def single(problem: Problem, worker: int, picture: PictureForm, name: str) -> Plan:
-    """All layers on one worker."""
+def plain_input(problem: Problem) -> str:
+    """The input as ordinary payloads where that is possible, else in the problem's first encoding."""
+    return "" if "" in problem.inputs else next(iter(problem.inputs))
+
+
+def single(problem: Problem, worker: int, given: str, name: str) -> Plan:
+    """All layers on one worker, which is given the input in that encoding."""
     stage = StagePlan(problem.machines[worker].name, tuple(range(len(problem.graph.nodes))))
-    return Plan(problem.digest, (stage,), picture, name)
+    return Plan(problem.digest, (stage,), given, name)
 
 
-def cut_at(problem: Problem, cuts: list[int], picture: PictureForm, name: str) -> Plan:
+def cut_at(problem: Problem, cuts: list[int], name: str) -> Plan:
     """Worker i runs the nodes from cuts[i] to cuts[i + 1] of the order; those without any are left out."""
     stages = [
         StagePlan(machine.name, tuple(range(first, last)))
         for machine, first, last in zip(problem.machines, cuts, cuts[1:], strict=False)
         if last > first
     ]
-    return Plan(problem.digest, tuple(stages), picture, name)
+    return Plan(problem.digest, tuple(stages), plain_input(problem), name)
 
 
 def none_fits(problem: Problem) -> ConfigError:
@@ -61,5 +66,5 @@ def none_fits(problem: Problem) -> ConfigError:
         limits = f"the weights alone are {needs:,.0f} MB, the workers may use {room:,.0f} MB in all"
     else:
         limits = "the first worker can't be left out"
-    stay = "; the pictures must stay with the first" if problem.pictures_stay else ""
-    return ConfigError(f"no plan fits these workers: {limits}{stay}. Give them more memory, or use a smaller picture")
+    stay = "; private values must stay with the first" if problem.private else ""
+    return ConfigError(f"no plan fits these workers: {limits}{stay}. Give them more memory, or use a smaller input")

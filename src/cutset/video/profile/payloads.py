@@ -1,5 +1,7 @@
 """What every value of a network costs to send, for pictures of a source: the real network, encoder and decoder.
 
+And what the pictures cost in other encodings: the source's own packets, JPEG, floating point.
+
 Between two cuts of the trunk the layers run for all pictures before the next ones do, so that no more is held than what
 crosses one cut, once a picture, and the values of one block.
 """
@@ -9,7 +11,8 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Any
@@ -20,20 +23,30 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cutset.cluster.codecs import channel_of, to_array
-from cutset.codec import Channel, Decoder, Encoder, Verdict
-from cutset.errors import ConfigError, RequestError
+from cutset.codec import Decoder, EdgeSpec, Encoder, Verdict
+from cutset.errors import ConfigError, DeviceError, RequestError
 from cutset.partition.graph import Graph
 from cutset.partition.node import Value
 from cutset.partition.traffic import Coded, Traffic
+from cutset.video.sources import PacketDecoder, decode_jpeg, encode_jpeg
 from cutset.video.stage import Stage
 
-__all__ = ["Measured", "as_tensor", "measure_sizes", "measure_value"]
+__all__ = [
+    "MeasuredValue",
+    "as_tensor",
+    "float_input",
+    "jpeg_input",
+    "measure_sizes",
+    "measure_value",
+    "measured_inputs",
+    "packet_input",
+]
 
 FAST, SLOW = math.inf, 1e6  # bytes a second of the two links that values are encoded for
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredValue:
     """One value: its traffic, and the median share of its elements that changed."""
 
     traffic: Traffic
@@ -45,7 +58,7 @@ def measure_sizes(
     tensors: Mapping[str, Tensor],
     groups: Sequence[Sequence[NDArray[np.uint8]]],
     tell: Callable[[str, int, int], None] = lambda what, done, total: None,
-) -> dict[str, Measured]:
+) -> dict[str, MeasuredValue]:
     """Every value of the graph, for groups of consecutive pictures of its input's shape.
 
     The first of each group is sent as a key, the others as deltas. Raises RequestError for groups that have none.
@@ -82,23 +95,23 @@ def as_tensor(picture: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(np.require(picture, requirements=["C", "W"]))
 
 
-def measure_value(value: Value, tensors: Sequence[Tensor], starts: Sequence[int] = (0,)) -> Measured:
+def measure_value(value: Value, tensors: Sequence[Tensor], starts: Sequence[int] = (0,)) -> MeasuredValue:
     """One value of consecutive pictures; `starts` are the places at which a group of them begins, with a key."""
-    channel = channel_of(0, value)
-    arrays = [to_array(tensor).astype(channel.dtype, copy=False) for tensor in tensors]
-    ways = [_encode(channel, arrays, starts, bandwidth) for bandwidth in (FAST, SLOW)]
+    spec = channel_of(0, value)
+    arrays = [to_array(tensor).astype(spec.dtype, copy=False) for tensor in tensors]
+    ways = [_encode(spec, arrays, starts, bandwidth) for bandwidth in (FAST, SLOW)]
     rest = [i for i in range(len(arrays)) if i not in starts]
     keys, deltas = (tuple(_median([way[i][0] for i in chosen]) for way in ways) for chosen in (starts, rest))
     typical = deltas[0].nbytes
     mean = statistics.fmean(ways[0][i][0].nbytes for i in rest) / typical if typical else 1.0
-    return Measured(Traffic(keys, deltas, mean), statistics.median(ways[0][i][1] for i in rest))
+    return MeasuredValue(Traffic(keys, deltas, mean), statistics.median(ways[0][i][1] for i in rest))
 
 
 def _encode(
-    channel: Channel, arrays: Sequence[NDArray[Any]], starts: Sequence[int], bandwidth: float
+    spec: EdgeSpec, arrays: Sequence[NDArray[Any]], starts: Sequence[int], bandwidth: float
 ) -> list[tuple[Coded, float]]:
-    encoder = Encoder(channel, bandwidth=bandwidth)
-    decoder = Decoder(channel)
+    encoder = Encoder(spec, bandwidth=bandwidth)
+    decoder = Decoder(spec)
     found = []
     for i, array in enumerate(arrays):
         if i in starts:
@@ -106,8 +119,8 @@ def _encode(
         begin = time.perf_counter()
         encoded = encoder.encode(array, i)
         middle = time.perf_counter()
-        if decoder.decode(encoded.payload, encoded.arrays) is not Verdict.APPLIED:
-            raise RuntimeError(f"{channel.edge}: the codec lost its own payload")
+        if decoder.decode(encoded.payload, encoded.arrays).verdict is not Verdict.APPLIED:
+            raise RuntimeError(f"{spec.edge}: the codec lost its own payload")
         seconds = time.perf_counter() - middle
         found.append((Coded(encoded.nbytes, middle - begin, seconds), encoded.changed))
     return found
@@ -116,3 +129,64 @@ def _encode(
 def _median(ways: Sequence[Coded]) -> Coded:
     """The picture in the middle: a few with much change don't make a plan, nor does a machine that was busy."""
     return Coded(*map(statistics.median, zip(*ways, strict=True)))
+
+
+class _Clock:
+    seconds = 0.0
+
+
+@contextmanager
+def _timed() -> Iterator[_Clock]:
+    clock, begin = _Clock(), time.perf_counter()
+    yield clock
+    clock.seconds = time.perf_counter() - begin
+
+
+def packet_input(codec: Any, pictures: Sequence[Any]) -> Traffic:
+    """Of consecutive pictures of an encoded source, from its first one."""
+    decoder = PacketDecoder(codec)
+    times = []
+    for picture in pictures:
+        with _timed() as clock:
+            decoder.decode(picture.packets, opens=picture.opens, skipped=picture.skipped)
+        times.append(clock.seconds)
+    sizes = [sum(map(len, picture.packets)) for picture in pictures]
+    typical = max(statistics.median(sizes), 1)
+    key = Coded(max(sizes[0], 1), 0.0, times[0])
+    return Traffic((key,), (Coded(typical, 0.0, statistics.median(times)),), statistics.fmean(sizes) / typical)
+
+
+def jpeg_input(pictures: Sequence[NDArray[np.uint8]]) -> Traffic | None:
+    """Of some pictures; None where PyAV isn't installed."""
+    ways = []
+    try:
+        for pixels in pictures:
+            with _timed() as encode:
+                data = encode_jpeg(pixels)
+            with _timed() as decode:
+                decode_jpeg(data, (pixels.shape[2], pixels.shape[3]))
+            ways.append((len(data), encode.seconds, decode.seconds))
+    except DeviceError:
+        return None
+    nbytes, encodes, decodes = zip(*ways, strict=True)
+    return Traffic((Coded(statistics.fmean(nbytes), statistics.median(encodes), statistics.median(decodes)),))
+
+
+def float_input(pixels: NDArray[np.uint8]) -> Traffic:
+    """Numbers from 0 to 1 in four bytes each, as older systems send them."""
+    with _timed() as encode:
+        numbers = pixels.astype(np.float32) / np.float32(255)
+    with _timed() as decode:
+        numbers.copy()
+    return Traffic((Coded(numbers.nbytes, encode.seconds, decode.seconds),))
+
+
+def measured_inputs(codec: Any, pictures: Sequence[Any], few: int = 5) -> dict[str, Traffic]:
+    """All of them, for consecutive pictures of a source from its first one."""
+    pixels = [picture.pixels for picture in pictures[:few]]
+    found: dict[str, Traffic] = {"float32": float_input(pixels[0])}
+    if (jpeg := jpeg_input(pixels)) is not None:
+        found["jpeg"] = jpeg
+    if codec is not None and all(picture.packets is not None for picture in pictures):
+        found["packets"] = packet_input(codec, pictures)
+    return found

@@ -6,7 +6,7 @@ import pytest
 
 from cutset.partition.graph import Graph
 from cutset.partition.node import Argument, Node, Read, Value, Weight
-from cutset.partition.privacy import picture_like
+from cutset.video.privacy import picture_like
 
 WEIGHTS = {
     "k3": Value("k3", (8, 3, 3, 3), "float32"),

@@ -1,17 +1,19 @@
-"""How long bytes take from one party to the next: measured while pictures flow, and robust to what goes wrong."""
+"""What links carry, estimated while items flow: of a connection that is in use, and from that of the hops of a line."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from cutset.partition.hop import MOST_LATENCY, Hop
 
-__all__ = ["LEAST_BYTES", "Hop", "LinkEstimate"]
+__all__ = ["LEAST_BYTES", "Line", "LinkEstimate"]
 
 Floats = NDArray[np.floating[Any]]
 
@@ -42,6 +44,7 @@ class LinkEstimate:
 
     @property
     def hop(self) -> Hop:
+        """The connection as estimated now."""
         return Hop(self.bandwidth, self.latency)
 
     @property
@@ -50,6 +53,7 @@ class LinkEstimate:
         return 0.0 if self.count == 0 else min(self.count / 8, 1.0) / (1.0 + self.spread)
 
     def seconds(self, nbytes: float) -> float:
+        """What so many bytes are expected to take."""
         return self.latency + nbytes / self.bandwidth
 
     def observe(self, nbytes: float, seconds: float) -> None:
@@ -97,3 +101,35 @@ def _median(values: Floats, weights: Floats) -> float:
     order = np.argsort(values)
     total = np.cumsum(weights[order])
     return float(values[order][np.searchsorted(total, total[-1] / 2)])
+
+
+class Line:
+    """All hops as they are now. A connection over several of them is as fast as the slowest, so what is seen of it
+    speaks of that one: if it got slower, the slowest hop did; if it is faster than thought, so are all hops below that.
+    """
+
+    def __init__(self, hops: Sequence[Hop]) -> None:
+        self.hops = self._start = tuple(hops)
+
+    def learn(self, sender: int, receiver: int, seen: Hop) -> None:
+        """What a connection of two parties, by their numbers on the line, was seen to carry in either direction."""
+        i, j = min(sender, receiver), max(sender, receiver)
+        if i != j:
+            self._spread(i, j, seen)
+
+    def restore(self, hop: int) -> None:
+        """Takes a hop for what it was at the start, if it seems worse than that."""
+        if self.hops[hop].bandwidth < self._start[hop].bandwidth:
+            self.hops = (*self.hops[:hop], self._start[hop], *self.hops[hop + 1 :])
+
+    def _spread(self, i: int, j: int, seen: Hop) -> None:
+        hops, between = list(self.hops), range(i, j)
+        # Of hops that seem alike the last: plans that stay nearer to the coordinator are tried, and show what is true.
+        slowest = min(between, key=lambda k: (hops[k].bandwidth, -k))
+        if seen.bandwidth < hops[slowest].bandwidth:
+            hops[slowest] = replace(hops[slowest], bandwidth=seen.bandwidth)
+        latency = sum(hops[k].latency for k in between)
+        for k in between:
+            share = hops[k].latency / latency if latency > 0 else 1 / len(between)
+            hops[k] = Hop(max(hops[k].bandwidth, seen.bandwidth), share * seen.latency)
+        self.hops = tuple(hops)

@@ -1,25 +1,20 @@
-"""Seconds of every layer on this machine."""
+"""Seconds of every layer on this machine, measured by whoever can run them."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from cutset.partition.graph import Graph
-from cutset.partition.node import Node
-from cutset.video.stage import Stage
-
-__all__ = ["LayerTimes", "measure_layers", "quickest"]
+__all__ = ["LayerTimes", "Run", "measure_layers", "quickest"]
 
 ROUNDS = 7
 BUDGET = 20.0  # seconds; a network that takes longer is measured at least twice
 WARM = 1
-PAUSE = 0.05  # seconds before each run: a stage waits between pictures, and works slower for a while then
+PAUSE = 0.05  # seconds before each run: a stage waits between items, and works slower for a while then
+
+Run = Callable[[Callable[[float], None] | None], object]  # all layers once, each one's seconds told where wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,35 +29,23 @@ class LayerTimes:
 
 
 def measure_layers(
-    graph: Graph,
-    tensors: Mapping[str, Tensor],
+    run: Run,
     *,
     rounds: int = ROUNDS,
     budget: float = BUDGET,
     tell: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> LayerTimes:
-    """Runs the network on made-up pictures, observed and not in turn, with pauses as between pictures that come from a
-    camera. Threads are torch's, as they are set.
-    """
-    stage = Stage(graph, range(len(graph.nodes)), tensors)
-    inputs = {value.name: _made_up(value.shape, value.dtype) for value in graph.inputs}
+    """Runs the network, observed and not in turn, with pauses as between items that come from a live source."""
     for _ in range(WARM):
-        stage.run(inputs)
+        run(None)
     alone: list[float] = []
     observed: list[list[float]] = []
     start = time.perf_counter()
     for done in range(rounds):
-        time.sleep(PAUSE)
-        begin = time.perf_counter()
-        stage.run(inputs)
-        alone.append(time.perf_counter() - begin)
+        alone.append(_timed(run))
         times: list[float] = []
-
-        def note(node: Node, seconds: float, times: list[float] = times) -> None:
-            times.append(seconds)
-
         time.sleep(PAUSE)
-        stage.run(inputs, note)
+        run(times.append)
         observed.append(times)
         tell("layers", done + 1, rounds)
         if done >= 1 and time.perf_counter() - start > budget:
@@ -80,25 +63,17 @@ def measure_layers(
     )
 
 
-def quickest(graph: Graph, tensors: Mapping[str, Tensor], runs: int = 2) -> float:
+def quickest(run: Run, runs: int = 2) -> float:
     """Seconds of the quickest of a few runs of the whole network, as `measure_layers` makes them."""
-    stage = Stage(graph, range(len(graph.nodes)), tensors)
-    inputs = {value.name: _made_up(value.shape, value.dtype) for value in graph.inputs}
-    found = []
-    for _ in range(runs):
-        time.sleep(PAUSE)
-        begin = time.perf_counter()
-        stage.run(inputs)
-        found.append(time.perf_counter() - begin)
-    return min(found)
+    return min(_timed(run) for _ in range(runs))
 
 
-def _made_up(shape: tuple[int, ...], dtype: str) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    kind = getattr(torch, dtype)
-    if kind.is_floating_point:
-        return torch.randn(shape, generator=generator).to(kind)
-    return torch.randint(0, 2 if kind == torch.bool else 256, shape, generator=generator).to(kind)
+def _timed(run: Run) -> float:
+    """Seconds of a run after a pause."""
+    time.sleep(PAUSE)
+    begin = time.perf_counter()
+    run(None)
+    return time.perf_counter() - begin
 
 
 def _spread(times: tuple[float, ...]) -> float:

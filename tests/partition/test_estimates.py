@@ -7,9 +7,8 @@ import random
 
 import pytest
 
+from cutset.partition.estimates import Line, LinkEstimate
 from cutset.partition.hop import Hop, path
-from cutset.partition.line import Line
-from cutset.partition.links import LinkEstimate
 
 TRUE = Hop(4e6, 0.02)
 
