@@ -27,8 +27,6 @@ FLOORS = [
     {"cli"},
 ]
 ALLOWED = {("config", "errors"), ("files", "errors"), ("reading", "errors"), ("serve", "bench")}
-# Yet to be cut.
-ALLOWED |= {("cluster", "video")}
 
 
 def part(module: str) -> str:

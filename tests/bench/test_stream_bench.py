@@ -44,7 +44,7 @@ def test_bytes_at_every_cut():
     model = setting.model("alexnet", setting.videos[0])
     cuts = measure_bytes(model.graph, model.tensors, setting.videos[0].places((0, 5), 3))
     assert len(cuts) == len(model.graph.trunk) == len(model.graph.nodes) + 1
-    assert cuts[0].value == model.picture
+    assert cuts[0].value == model.input
     assert all(len(cut.delta) == len(cut.changed) == len(cut.csr) == 4 for cut in cuts)
     assert all(len(cut.full) == 2 and max(cut.full) <= cut.value.nbytes for cut in cuts)
     assert 0.15 < np.mean(cuts[0].changed) < 0.4, "noise and shapes"

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from cutset.bench.stream_videos import Video
-from cutset.cluster.model import Model
 from cutset.compare.results import Row
+from cutset.video.torch_model import TorchModel
 
 __all__ = ["PARTS", "Setting"]
 
@@ -23,13 +23,13 @@ class Setting:
     quick: bool
     tell: Callable[[str], None]
 
-    def model(self, name: str, video: Video) -> Model:
+    def model(self, name: str, video: Video) -> TorchModel:
         """The network with its head and random weights, for pictures of the video's size."""
         import torch
 
         from cutset.video.zoo import build
 
-        return Model.of(build(name), (1, 3, *video.size), torch.uint8)
+        return TorchModel.of(build(name), (1, 3, *video.size), torch.uint8)
 
 
 def _bytes(setting: Setting) -> Iterator[Row]:

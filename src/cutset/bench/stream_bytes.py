@@ -21,14 +21,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cutset.cluster.codecs import channel_of, to_array
+from cutset.cluster.codecs import channel_of
 from cutset.codec import Decoder, Encoder
 from cutset.compare.results import Row
 from cutset.errors import CutsetError
 from cutset.kernels.reference_delta import bits
 from cutset.partition.graph import Graph
 from cutset.partition.node import Value
-from cutset.video.stage import Stage
+from cutset.video.stage import TorchStage, to_array
 
 __all__ = ["CutBytes", "csr_bytes", "first_cuts", "measure_bytes", "rows_of_bytes"]
 
@@ -85,7 +85,7 @@ def measure_bytes(
     crossing = dict.fromkeys(graph.cuts[k].values[0] for k in graph.trunk)
     found = {name: CutBytes(graph.values[name]) for name in crossing}
     last = {name: max(readers, default=-1) for name, readers in graph.readers.items()}
-    stages = [Stage(graph, [i], tensors) for i in range(len(graph.nodes))]
+    stages = [TorchStage(graph, [i], tensors) for i in range(len(graph.nodes))]
     [first] = graph.inputs
     for number, pictures in enumerate(places):
         tell(f"place {number + 1} of {len(places)}, {len(pictures)} pictures")
@@ -94,7 +94,7 @@ def measure_bytes(
             _encode(found[first.name], [to_array(each[first.name]) for each in live])
         for i, stage in enumerate(stages):
             for each in live:
-                each |= stage.run(each)
+                each |= stage.forward(each)
                 for name in [name for name in each if last[name] <= i]:
                     del each[name]
             for value in graph.nodes[i].made:

@@ -15,14 +15,14 @@ import numpy as np
 
 from cutset.bench.stream_session import wait_for
 from cutset.bench.stream_videos import Video
-from cutset.cluster.coordinator.result import Result
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.launch.local import LocalWorkers
-from cutset.cluster.model import Model
 from cutset.compare.results import Row, summarise
 from cutset.errors import CutsetError
 from cutset.partition.plan import Plan, StagePlan
 from cutset.stream import Stream
+from cutset.video.result import Result
+from cutset.video.torch_model import TorchModel
 
 __all__ = ["Faults", "run_faults"]
 
@@ -76,7 +76,7 @@ class Faults:
                 workers.start(what)
 
 
-def moved(model: Model, names: list[str], step: int) -> Plan:
+def moved(model: TorchModel, names: list[str], step: int) -> Plan:
     """A plan with other boundaries for each step, of about the same work each."""
     graph, count = model.graph, len(model.graph.nodes)
     total, done, third = max(graph.flops, 1), 0, [0]
@@ -92,7 +92,7 @@ def moved(model: Model, names: list[str], step: int) -> Plan:
 
 
 def run_faults(
-    name: str, model: Model, video: Video, count: int, kills: int, tell: Callable[[str], None]
+    name: str, model: TorchModel, video: Video, count: int, kills: int, tell: Callable[[str], None]
 ) -> Iterator[Row]:
     """Rows: the error, pictures with other bits, and from a worker's death to the first new payload and result."""
     import torch
@@ -114,7 +114,12 @@ def run_faults(
             options = Options(in_flight=4, silence=2.0, beat=0.1)
             begun = time.monotonic()
             with Stream(
-                model, (p.pixels for p in source), workers=workers.addresses, options=options, tell=faults.tell
+                model,
+                (p.pixels for p in source),
+                workers=workers.addresses,
+                scheduler="even",
+                options=options,
+                tell=faults.tell,
             ) as stream:
                 for result in stream:
                     errors.append(_error(model, result))
@@ -144,7 +149,7 @@ def _all_there(stream: Stream) -> None:
         time.sleep(0.02)
 
 
-def _error(model: Model, result: Result) -> float:
+def _error(model: TorchModel, result: Result) -> float:
     """The largest difference from the dense network, as a share of its largest value."""
     if result.dropped:
         raise CutsetError(f"picture {result.picture} was dropped: {result.dropped}")

@@ -26,7 +26,6 @@ from cutset.bench.stream_session import IN_FLIGHT, Pictures, Played, play, wait_
 from cutset.bench.stream_videos import Video
 from cutset.cluster.emulation import Hop, connections
 from cutset.cluster.launch.local import LocalWorkers
-from cutset.cluster.model import Model
 from cutset.compare.results import Row, summarise
 from cutset.errors import CutsetError
 from cutset.partition.choices import compare, stages_text
@@ -36,6 +35,7 @@ from cutset.partition.problem import Problem
 from cutset.partition.profile import Profile, Sizes
 from cutset.video.profile.setup import REFUSED, Wish, measure_profile, other_inputs, problem_of, sizes_of
 from cutset.video.sources import Picture, VideoCodec
+from cutset.video.torch_model import TorchModel
 
 __all__ = [
     "HOPS",
@@ -126,7 +126,7 @@ def chosen(found: Sequence[Candidate], serious: bool) -> list[Candidate]:
     return kept
 
 
-def run_plans(name: str, model: Model, video: Video, quick: bool, tell: Callable[[str], None]) -> Iterator[Row]:
+def run_plans(name: str, model: TorchModel, video: Video, quick: bool, tell: Callable[[str], None]) -> Iterator[Row]:
     """Rows for raw and encoded pictures of a video."""
     tell(f"plans: {name}, {video.name}: profile")
     few = quick or name.startswith("vgg")
@@ -158,7 +158,7 @@ def run_plans(name: str, model: Model, video: Video, quick: bool, tell: Callable
 
 
 def _problems(
-    model: Model, profile: Profile, pictures: Sequence[Picture], codec: VideoCodec | None, source: str, few: bool
+    model: TorchModel, profile: Profile, pictures: Sequence[Picture], codec: VideoCodec | None, source: str, few: bool
 ) -> dict[str, tuple[Problem, Sizes]]:
     """By metric: the problem, with what values cost for the pictures of that phase."""
     import torch
@@ -191,7 +191,7 @@ def _show(found: Sequence[Candidate], layers: int, workload: str, tell: Callable
 
 
 def _play_all(
-    model: Model,
+    model: TorchModel,
     workers: LocalWorkers,
     links: Mapping[Any, Any],
     source: tuple[Sequence[Picture], VideoCodec | None],

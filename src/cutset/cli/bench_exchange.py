@@ -8,7 +8,7 @@ import sys
 
 from cutset.cli.options import add_json, add_settings, output_path, settings_from
 from cutset.cli.output import table
-from cutset.cli.sizes import add_sizes, model_from
+from cutset.cli.random import add_sizes, model_from
 
 __all__ = ["DESCRIPTION", "HELP", "configure", "run"]
 

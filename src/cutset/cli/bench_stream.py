@@ -10,6 +10,7 @@ from pathlib import Path
 from cutset.cli.bench_decode import rows_table
 from cutset.cli.options import add_json
 from cutset.cli.output import printable, table
+from cutset.config import parse_size
 from cutset.errors import RequestError
 
 __all__ = ["DESCRIPTION", "HELP", "configure", "run"]
@@ -41,12 +42,11 @@ def run(args: argparse.Namespace) -> int:
     from cutset.bench.stream import Setting
     from cutset.bench.stream_targets import judge
     from cutset.bench.stream_videos import find_videos
-    from cutset.cli.stream_graph import picture_size
     from cutset.compare.results import Results, Row, machine, save
 
     if args.videos and not args.size and not args.videos.is_dir():
         print(f"{args.videos} is no folder: taking made-up pictures", file=sys.stderr)
-    videos = find_videos(args.videos, picture_size(args.size) if args.size else None)
+    videos = find_videos(args.videos, parse_size(args.size or ""))
 
     def tell(line: str) -> None:
         print(printable(line), file=sys.stderr, flush=True)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from cutset.cli.answer import Answer, print_answer, statistics, tell
+from cutset.cli.answer import PrintedAnswer, print_answer, statistics, tell
 from cutset.cli.options import add_settings, settings_from
 from cutset.cli.output import table
 from cutset.engine.params import SamplingParams
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     return 0 if same else 1
 
 
-def _answers(llm: LLM) -> tuple[list[Answer], float]:
+def _answers(llm: LLM) -> tuple[list[PrintedAnswer], float]:
     """Prints what the model says to each prompt; answers, and seconds."""
     answers, seconds = [], 0.0
     for prompt in PROMPTS:

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cutset.cli.options import add_json, different, output_path
-from cutset.cli.stream_measuring import add_measuring, changes_from, measured, only_endings
+from cutset.cli.options import add_json, different, output_ending, stream_settings_from
+from cutset.cli.stream_train import add_measuring, changes_from, measured
 from cutset.errors import RequestError
 from cutset.files import write_json
 
@@ -40,7 +40,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sparsity", type=Path, metavar="FILE.npz", help="a model of `cutset stream train`")
     parser.add_argument("--picture", type=int, default=1, metavar="N", help="for channels (default 1)")
     parser.add_argument("--layer", action="append", default=[], metavar="NAME", help="for spread; may be repeated")
-    parser.add_argument("-o", "--output", type=output_path, metavar="FILE.png|FILE.svg", help="draw it")
+    parser.add_argument(
+        "-o", "--output", type=output_ending(".png", ".svg"), metavar="FILE.png|FILE.svg", help="draw it"
+    )
     parser.add_argument("--dark", action="store_true", help="on a dark background")
     add_json(parser, "what is drawn")
 
@@ -53,8 +55,6 @@ def run(args: argparse.Namespace) -> int:
     if not args.output and not args.json:
         raise RequestError("say where it goes: -o FILE.png, -o FILE.svg or --json FILE")
     different(args, "output", "keep", "json")
-    if args.output:
-        only_endings(args.output, ".png", ".svg")
     if args.files and args.view not in ("pair", "costs", "latency"):
         raise RequestError(f"{args.view} takes no {args.files[0]}")
     data, draw = _view(args)
@@ -139,14 +139,14 @@ def _names(profile: Profile) -> list[str]:
 
 def _pair(args: argparse.Namespace) -> Any:
     """What changes in MODEL from one image file to another."""
-    from cutset.cli.stream_graph import picture_size
     from cutset.video.sources.folder import open_picture
 
     if len(args.files) != 2 or not args.model:
         raise RequestError("pair takes a model and two image files: show pair alexnet a.png b.png")
     found = []
+    size = stream_settings_from(args).picture_size
     for path in args.files:
-        with open_picture(path, picture_size(args.size) if args.size else None) as source:
+        with open_picture(path, size) as source:
             found += [picture.pixels for picture in source]
     if len(found) != 2 or found[0].shape != found[1].shape:
         raise RequestError(f"{args.files[0]} and {args.files[1]} are of different sizes; give --size HxW")

@@ -56,17 +56,18 @@ def run(args: argparse.Namespace) -> int:
     stop: list[int] = []
     # Before torch is loaded, which reads it then.
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
-    from cutset.cluster.worker.open import open_worker
+    from cutset.cluster.worker.worker import open_worker
+    from cutset.video.runtime import TorchRuntime
 
     worker = open_worker(
         args.listen,
+        TorchRuntime(threads, args.device),
         threads=threads,
         key=args.key,
         allow=args.allow,
         cache=args.cache,
         weights=args.weights,
         memory=memory,
-        device=args.device,
         speed=args.speed,
         tell=_tell,
     )
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, stopping)
-        _tell(f"listening on {worker.listener.address}, {threads} threads, {worker.setting.device}")
+        _tell(f"listening on {worker.listener.address}, {threads} threads, {worker.settings.runtime.device}")
         worker.serve(lambda: bool(stop))
     finally:
         worker.close()

@@ -21,10 +21,10 @@ from cutset.cli.interruption import Interrupted, Interruption
 from cutset.cli.stream_results import RunResults
 from cutset.cluster.coordinator.coordinator import Coordinator
 from cutset.cluster.launch.local import LocalWorkers
-from cutset.cluster.model import Model
 from cutset.cluster.trace.chrome import read_trace
 from cutset.link.launch import Child
 from cutset.stream import Stream
+from cutset.video.torch_model import TorchModel
 
 
 def command(addresses: str, folder: Path, *more: str) -> list[str]:
@@ -60,7 +60,7 @@ def test_a_signal_ends_a_run_in_order_and_its_files_are_whole(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """In the middle of checking a picture: that one counts, the next one doesn't."""
-    at_call(monkeypatch, Model, "run", 4, lambda: os.kill(os.getpid(), number))
+    at_call(monkeypatch, TorchModel, "run", 4, lambda: os.kill(os.getpid(), number))
     before = signal.getsignal(number)
     assert main(command(addresses, tmp_path, "--check")) == 128 + number
     assert signal.getsignal(number) is before

@@ -17,10 +17,10 @@ from cluster.run.pictures import expected, moving, same, small_model
 from cutset.cli import main
 from cutset.cluster.coordinator.even import even_plan
 from cutset.cluster.launch.local import LocalWorkers
-from cutset.cluster.model import Model
 from cutset.errors import ConfigError, CutsetError
 from cutset.partition.plan import Plan, StagePlan, read_plan, write_plan
 from cutset.stream import Stream
+from cutset.video.torch_model import TorchModel
 
 RUN = ["stream", "run", "alexnet", "--features", "--source", "generated:64x96,pictures=2", "--quiet"]
 
@@ -158,7 +158,7 @@ def test_forms_that_pictures_or_sources_cannot_have() -> None:
     plan = even_plan(model, ["ipc:///nowhere"])
     with pytest.raises(ConfigError, match=r"packets, and those of source 0 can't be forwarded"):
         Stream(model, pictures, workers=["ipc:///nowhere"], plan=replace(plan, input="packets"))
-    floats = Model.of(torch.nn.Conv2d(3, 2, 1), (1, 3, 8, 8), torch.float32)
+    floats = TorchModel.of(torch.nn.Conv2d(3, 2, 1), (1, 3, 8, 8), torch.float32)
     made = replace(even_plan(floats, ["ipc:///nowhere"]), input="float32")
     with pytest.raises(ConfigError, match="networks that take uint8 pictures alone"):
         Stream(floats, [np.zeros((1, 3, 8, 8), np.float32)], workers=["ipc:///nowhere"], plan=made)
@@ -175,7 +175,7 @@ def test_a_plan_may_leave_workers_out(workers: LocalWorkers) -> None:
 
 
 def test_a_plan_that_a_planner_makes_for_sources_that_cannot_is_an_error(workers: LocalWorkers) -> None:
-    def planner(model: Model, alive: Any, why: str) -> Plan:
+    def planner(model: TorchModel, alive: Any, why: str) -> Plan:
         return replace(even_plan(model, alive), input="packets")
 
     with (

@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("av")
 
 from cluster.run.pictures import expected, moving, same, small_model
-from cutset.cli.stream_sources import SourceWatch
+from cutset.cli.stream_results import SourceWatch
 from cutset.cluster.coordinator.even import even_plan
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.launch.local import LocalWorkers
@@ -29,7 +29,7 @@ from video.sources.ffmpeg import ffmpeg, make
 from video.sources.test_damage import spoil
 from video.sources.test_orientation import exif, turned_video, with_exif
 from video.sources.test_reading import X264
-from video.sources.test_redial import free_port, server
+from video.sources.test_reconnect import free_port, server
 
 
 def turned(folder: Path) -> Path:
@@ -76,7 +76,7 @@ def test_packets_of_what_is_hard_to_read(workers: LocalWorkers, tmp_path: Path, 
     results, sent, options = [], [], Options(rate=60)
 
     def observe(report: Report, plan: Any, seconds: float) -> None:
-        if report.received and report.received[0].edge == model.picture.name:
+        if report.received and report.received[0].edge == model.input.name:
             sent.append(report.received[0].nbytes)
 
     with (

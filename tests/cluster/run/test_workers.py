@@ -17,7 +17,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from cluster.run.pictures import expected, moving, same, small_model
-from cluster.run.running import Running
+from cluster.run.running import Running, torch_settings
 from cutset.cluster.coordinator.even import even_plan
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.messages import (
@@ -36,20 +36,19 @@ from cutset.cluster.messages import (
     Prepared,
     Ready,
     Retire,
-    Weight,
+    WeightPart,
     Work,
     encode,
 )
-from cutset.cluster.model import Model
 from cutset.cluster.wire import LIMITS, pack, unpack
 from cutset.cluster.worker import neighbour
-from cutset.cluster.worker.setting import Setting
 from cutset.errors import CutsetError, HandshakeError, LinkClosed, LinkError
 from cutset.link import Link, Timeouts, connect, listen
 from cutset.link.keys import Keys, new_keys
 from cutset.link.peer import Binding, Handshake, Hello, Refused, Welcome, read_about
 from cutset.partition.plan import write_plan
 from cutset.stream import Stream
+from cutset.video.torch_model import TorchModel
 from link import hellos
 
 SECRET = bytes(16)
@@ -123,7 +122,7 @@ def greeted(address: str, secret: bytes = SECRET) -> Link:
         time.sleep(0.02)
 
 
-def order(model: Model, number: int = 1, **changes: Any) -> Prepare:
+def order(model: TorchModel, number: int = 1, **changes: Any) -> Prepare:
     plan = even_plan(model, ["worker1"])
     fields: dict[str, Any] = {
         "plan": number,
@@ -243,7 +242,7 @@ def test_a_bug_while_a_message_is_taken_ends_that_link_alone(running: Running, m
     def bug(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("cutset.cluster.worker.session.Session.heed", bug)
+    monkeypatch.setattr("cutset.cluster.worker.coordinator_session.CoordinatorSession.handle", bug)
     link = greeted(running.address)
     say(link, More())
     assert "ZeroDivisionError in this worker" in hear(link, Refused).reason
@@ -260,7 +259,7 @@ def test_it_asks_for_the_weights_that_it_misses_and_takes_no_others(running: Run
     name = need.weights[0]
     wrong = torch.zeros_like(model.tensors[name])
     data = wrong.flatten().view(torch.uint8).numpy()
-    say(link, Weight(model.weight_digest(name), 0, data.size), [data])
+    say(link, WeightPart(model.weight_digest(name), 0, data.size), [data])
     assert "another digest" in hear(link, Failed).reason
 
 
@@ -272,7 +271,7 @@ def test_weights_come_over_the_link_in_pieces(running: Running) -> None:
     picture = np.random.default_rng(1).random((1, 3, 16, 16), np.float32)
     with torch.no_grad():
         wanted = module(torch.from_numpy(picture)).numpy()
-    model = Model.of(module.eval(), (1, 3, 16, 16), torch.float32)
+    model = TorchModel.of(module.eval(), (1, 3, 16, 16), torch.float32)
     assert model.tensors["1.weight"].nbytes > 4 * (256 << 10)
     with Stream(model, [picture], workers=[running.address]) as stream:
         [result] = list(stream)
@@ -303,7 +302,7 @@ def test_an_order_that_cant_be_followed_is_an_answer_and_the_worker_goes_on(
 
 
 def test_a_stage_that_needs_more_than_its_memory_is_refused(tmp_path: Path) -> None:
-    worker = Running(f"ipc://{tmp_path}/w", Setting(memory=1000))
+    worker = Running(f"ipc://{tmp_path}/w", torch_settings(memory=1000))
     try:
         link = greeted(worker.address)
         say(link, order(small_model()))
@@ -329,10 +328,10 @@ def test_the_next_worker_that_isnt_there_is_named(tmp_path: Path, running: Runni
 
 def test_nothing_that_a_peer_sends_ends_a_worker(running: Running) -> None:
     chooser, model = random.Random(3), small_model()
-    work = Work(1, 0, 0, 0, 0, [], [5], 0.0)
+    work = Work(1, 0, 0, 0, [], [5], 0.0)
     good = [
         encode(message)
-        for message in (order(model), work, More(), Weight("0" * 64, 0, 9), Retire(5), Connect(1), Bye(), Beat())
+        for message in (order(model), work, More(), WeightPart("0" * 64, 0, 9), Retire(5), Connect(1), Bye(), Beat())
     ]
     for turn in range(60):
         link = greeted(running.address, turn.to_bytes(16, "little")) if turn % 4 else dial(running.address)
@@ -354,8 +353,8 @@ def test_nothing_that_a_peer_sends_ends_a_worker(running: Running) -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        Work(9, 0, 0, 0, 0, [], [5], 0.0),
-        Work(1, 0, 0, 0, 0, [], [1 << 61], 0.0),
+        Work(9, 0, 0, 0, [], [5], 0.0),
+        Work(1, 0, 0, 0, [], [1 << 61], 0.0),
         Beat(),
         More(),
     ],
@@ -384,7 +383,8 @@ def with_keys(tmp_path: Path, coordinator: Keys, count: int) -> tuple[list[Runni
     pairs = [new_keys() for _ in range(count)]
     allow = frozenset([coordinator.public])
     found = [
-        Running("tcp://127.0.0.1:0", Setting(keys=pair, coordinators=allow), keys=pair, allow=allow) for pair in pairs
+        Running("tcp://127.0.0.1:0", torch_settings(keys=pair, coordinators=allow), keys=pair, allow=allow)
+        for pair in pairs
     ]
     return found, pairs
 
@@ -497,11 +497,11 @@ def test_a_worker_asks_everybody_for_evidence() -> None:
     allow = frozenset([mine.public, before.public])
     asks = Handshake(PROTOCOL, prove=quote, verify=verifies)
     worker = Running(
-        "tcp://127.0.0.1:0", Setting(keys=ours, coordinators=allow, handshake=asks), keys=ours, allow=allow
+        "tcp://127.0.0.1:0", torch_settings(keys=ours, coordinators=allow, handshake=asks), keys=ours, allow=allow
     )
 
     def neighbour_with(prove: Any) -> str:
-        setting = Setting(keys=before, handshake=Handshake(PROTOCOL, prove=prove, verify=verifies))
+        setting = torch_settings(keys=before, handshake=Handshake(PROTOCOL, prove=prove, verify=verifies))
         peer = Peer("w2", worker.address, ours.public)
         with pytest.raises(HandshakeError) as caught:
             neighbour.dial(peer, "w1", SECRET, setting, None, lambda *_: None)
@@ -519,7 +519,7 @@ def test_a_worker_asks_everybody_for_evidence() -> None:
         assert "you show no evidence" in neighbour_with(None)
         assert "you show evidence that isn't good" in neighbour_with(lambda _: b"quote of something else")
         assert "isn't the one that the coordinator announced" in neighbour_with(quote), "the evidence was good"
-        plain = Running("tcp://127.0.0.1:0", Setting(keys=ours, coordinators=allow), keys=ours, allow=allow)
+        plain = Running("tcp://127.0.0.1:0", torch_settings(keys=ours, coordinators=allow), keys=ours, allow=allow)
         try:
             there = mine.expecting(ours.public)
             about = encode(Introduction("coordinator", SECRET, "w2"))

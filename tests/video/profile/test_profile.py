@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from cutset.cluster.codecs import channel_of, to_array
+from cutset.cluster.codecs import channel_of
 from cutset.codec import Encoder
 from cutset.errors import CutsetError
 from cutset.partition.description import graph_digest
@@ -31,7 +31,7 @@ from cutset.video.profile.setup import (
     problem_of,
     typical_pairs,
 )
-from cutset.video.stage import Stage
+from cutset.video.stage import TorchStage, to_array
 from video.networks import Skips, filled
 
 SIZE = (24, 32)
@@ -90,8 +90,8 @@ def test_sizes_are_those_of_the_encoder_on_every_value(net) -> None:
     found = measure_sizes(graph, tensors, [taken[:3], taken[3:]])
     assert set(found) == set(graph.values)
     everything = replace(graph, outputs=tuple(graph.values)[1:])
-    stage = Stage(everything, range(len(graph.nodes)), tensors)
-    runs = [stage.run({graph.inputs[0].name: torch.from_numpy(each)}) for each in taken]
+    stage = TorchStage(everything, range(len(graph.nodes)), tensors)
+    runs = [stage.forward({graph.inputs[0].name: torch.from_numpy(each)}) for each in taken]
     for name, value in graph.values.items():
         encoder = Encoder(channel_of(0, value))
         arrays = [taken[i] if name == graph.inputs[0].name else to_array(runs[i][name]) for i in range(5)]

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import TracebackType
 
 from cutset.cluster.model import Model
-from cutset.cluster.worker.weights import save_weight
 from cutset.errors import ConfigError
 from cutset.link.launch import Child, end_all, environment
 
@@ -75,10 +74,7 @@ class LocalWorkers:
 
     def stock(self, model: Model) -> None:
         """Puts a model's weights where the workers find them."""
-        for name, tensor in model.tensors.items():
-            digest = model.weight_digest(name)
-            if not (self.cache / digest).exists():
-                save_weight(self.cache, digest, tensor)
+        model.save_weights(self.cache)
 
     def close(self) -> None:
         """Stops the workers and removes the directory, even if a signal interrupts it. A second call does nothing."""

@@ -22,14 +22,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cutset.cluster.codecs import channel_of, to_array
+from cutset.cluster.codecs import channel_of
 from cutset.codec import Decoder, EdgeSpec, Encoder, Verdict
 from cutset.errors import ConfigError, DeviceError, RequestError
 from cutset.partition.graph import Graph
 from cutset.partition.node import Value
 from cutset.partition.traffic import Coded, Traffic
 from cutset.video.sources import PacketDecoder, decode_jpeg, encode_jpeg
-from cutset.video.stage import Stage
+from cutset.video.stage import TorchStage, to_array
 
 __all__ = [
     "MeasuredValue",
@@ -77,8 +77,8 @@ def measure_sizes(
         # The values that stay inside the block are outputs here, so that they can be looked at.
         inside = [value for i in nodes for value in graph.nodes[i].made]
         shown = replace(graph, outputs=tuple(dict.fromkeys((*graph.outputs, *(value.name for value in inside)))))
-        stage = Stage(shown, nodes, tensors)
-        made = [stage.run(each) for each in held]
+        stage = TorchStage(shown, nodes, tensors)
+        made = [stage.forward(each) for each in held]
         for value in inside:
             found[value.name] = measure_value(value, [each[value.name] for each in made], starts)
         passes = graph.cuts[end].values

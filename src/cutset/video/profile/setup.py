@@ -126,9 +126,9 @@ def network_run(graph: Graph, tensors: Mapping[str, Tensor]) -> Run:
     """The whole network on made-up pictures, to be timed. Threads are torch's, as they are set."""
     import torch
 
-    from cutset.video.stage import Stage
+    from cutset.video.stage import TorchStage
 
-    stage = Stage(graph, range(len(graph.nodes)), tensors)
+    stage = TorchStage(graph, range(len(graph.nodes)), tensors)
     inputs = {}
     for value in graph.inputs:
         generator, kind = torch.Generator().manual_seed(0), getattr(torch, value.dtype)
@@ -137,7 +137,7 @@ def network_run(graph: Graph, tensors: Mapping[str, Tensor]) -> Run:
         else:
             most = 2 if kind == torch.bool else 256
             inputs[value.name] = torch.randint(0, most, value.shape, generator=generator).to(kind)
-    return lambda observe: stage.run(inputs, None if observe is None else lambda node, seconds: observe(seconds))
+    return lambda observe: stage.forward(inputs, None if observe is None else lambda node, seconds: observe(seconds))
 
 
 def guessed_traffic(graph: Graph, profile: Profile, share: float) -> dict[str, Traffic]:

@@ -32,7 +32,7 @@ class Forecast:
         self._last: deque[dict[str, float]] = deque(maxlen=WINDOW)
         self._lock = Lock()
 
-    def picture(self, pixels: NDArray[np.uint8]) -> None:
+    def saw(self, pixels: NDArray[np.uint8]) -> None:
         """A picture (1, C, height, width). A first one says nothing yet."""
         if self._before is not None:
             seen = features(self._before, pixels)

@@ -15,10 +15,10 @@ from cutset.video.sources.faults import Tolerance
 from cutset.video.sources.packets import size_text
 from cutset.video.sources.picture import Picture, Source
 
-__all__ = ["RedialledSource"]
+__all__ = ["ReconnectingSource"]
 
 
-class RedialledSource(Source):
+class ReconnectingSource(Source):
     """Pictures of what `opens` gives, which is opened anew whenever it ends, fails or falls silent.
 
     `opens` gets the source that was there before, or None, and raises SourceError. Numbers of pictures go on where they

@@ -9,56 +9,57 @@ import contextlib
 import time
 import traceback
 from collections.abc import Callable
-
-import torch
+from pathlib import Path
 
 from cutset.cluster import messages
+from cutset.cluster.emulation import Speed
 from cutset.cluster.messages import Beat, Bye, Card, Introduction, Ping
-from cutset.cluster.wire import unpack
-from cutset.cluster.worker.session import Session
-from cutset.cluster.worker.setting import Setting
+from cutset.cluster.stage import Runtime
+from cutset.cluster.wire import LIMITS, unpack
+from cutset.cluster.worker.coordinator_session import CoordinatorSession
+from cutset.cluster.worker.settings import WorkerSettings
 from cutset.config import usable_cores
 from cutset.errors import CutsetError, FrameError, HandshakeError
-from cutset.link import Frame, Link, Listener
-from cutset.link.keys import key_allowed
+from cutset.link import Frame, Link, Listener, Timeouts, listen
+from cutset.link.keys import key_allowed, listening_keys
 from cutset.link.peer import Hello, is_hello, peer_key, read_about, refusal
 
-__all__ = ["BEAT", "SILENCE", "Worker"]
+__all__ = ["BEAT", "SILENCE", "Worker", "open_worker"]
 
 BEAT = 0.2  # seconds between two signs of life
 # Seconds without a word of the coordinator, after which it counts as dead. A graph is one message, which takes long on
 # a slow link; a link that breaks is noticed at once, and the same coordinator may come back at any time.
 SILENCE = 60.0
+GREETING = 60.0  # seconds until whoever connects must have said hello; on a slow link that takes a while
 
 
 class Worker:
-    """Serves a listener until told to stop; one coordinator at a time."""
+    """Serves a listener until it is stopped; one coordinator at a time."""
 
     def __init__(
         self,
         listener: Listener,
-        setting: Setting,
+        settings: WorkerSettings,
         *,
         tell: Callable[[str], None] = lambda line: None,
         silence: float = SILENCE,
     ) -> None:
-        self.listener, self.setting, self._tell = listener, setting, tell
+        self.listener, self.settings, self._tell = listener, settings, tell
         self._silence = silence
-        self._session: Session | None = None
+        self._session: CoordinatorSession | None = None
         self._beat = 0.0
-        self.handshake = setting.handshake.with_keys(setting.keys)
+        self.handshake = settings.handshake.with_keys(settings.keys)
         self.card = Card(
             _cpu(),
             usable_cores(),
-            setting.threads,
-            setting.memory,
-            str(torch.__version__)[:60],
-            setting.device,
+            settings.threads,
+            settings.memory,
+            settings.runtime.software[:60],
+            settings.runtime.device,
         )
 
     def serve(self, stopped: Callable[[], bool]) -> None:
         """Until `stopped()`, which is asked at least every 100 ms."""
-        torch.set_num_threads(self.setting.threads)
         while not stopped():
             self.turn(0.1)
 
@@ -94,6 +95,7 @@ class Worker:
             self._end()
 
     def close(self) -> None:
+        """Ends the session and stops listening."""
         if self._session is not None:
             self._end()
         self.listener.close()
@@ -117,7 +119,7 @@ class Worker:
         elif isinstance(message, Bye) and link is session.link:
             session.end("the coordinator is done")
         else:
-            session.heed(link, message, arrays)
+            session.handle(link, message, arrays)
 
     def _greet(self, link: Link, hello: Hello) -> None:
         who, session = read_about(hello, Introduction), self._session
@@ -128,8 +130,8 @@ class Worker:
                 session.join(link)
             self._welcome(link, hello)
             return
-        if not key_allowed(peer_key(link), self.setting.coordinators):
-            raise HandshakeError("this key may send pictures, not give orders")
+        if not key_allowed(peer_key(link), self.settings.coordinators):
+            raise HandshakeError("this key may send items, not give orders")
         if session is not None and link is not session.link and session.secret != who.session:
             raise HandshakeError(
                 "this worker serves another coordinator; wait until that is done, or start another worker"
@@ -137,7 +139,7 @@ class Worker:
         if session is not None:
             self._end()
         self._welcome(link, hello)
-        self._session = Session(who.session, who.name, link, self.setting, self._expect)
+        self._session = CoordinatorSession(who.session, who.name, link, self.settings, self._expect)
         self._tell(f"session with {link.peer if len(link.peer) < 70 else 'a coordinator'}, as {who.name}")
 
     def _welcome(self, link: Link, hello: Hello) -> None:
@@ -171,3 +173,32 @@ def _cpu() -> str:
     import platform
 
     return platform.machine()
+
+
+def open_worker(
+    address: str,
+    runtime: Runtime,
+    *,
+    threads: int,
+    key: str | None = None,
+    allow: str | None = None,
+    cache: Path | None = None,
+    weights: Path | None = None,
+    memory: int = 0,
+    speed: float = 1.0,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Worker:
+    """A worker from addresses and files; it listens. Raises ConfigError or LinkError."""
+    keys, allowed = listening_keys(address, key, allow, "coordinators")
+    listener = listen(address, keys=keys, allow=allowed, timeouts=Timeouts(first=GREETING), limits=LIMITS)
+    settings = WorkerSettings(
+        runtime,
+        threads=threads,
+        memory=memory,
+        cache=cache,
+        weights=weights,
+        keys=keys,
+        coordinators=allowed,
+        speed=Speed(speed).factor,
+    )
+    return Worker(listener, settings, tell=tell)

@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterable, Mapping
 from cutset.cluster.coordinator.remote import Remote
 from cutset.cluster.coordinator.switching import Options
 
-__all__ = ["Attendance"]
+__all__ = ["Membership"]
 
-STRIKES = 2  # failures without a picture in between, or losses, after which a worker is left out for a while
-BENCH = 10.0  # seconds that it is left out; after every further loss twice as long
-LONGEST_BENCH = 320.0
-FLAPS = 3  # losses of one worker without a picture in between, from which on being there doesn't renew the patience
+STRIKES = 2  # failures without an item in between, or losses, after which a worker is left out for a while
+EXCLUDED = 10.0  # seconds that it is left out; after every further loss twice as long
+LONGEST_EXCLUDED = 320.0
+FLAPS = 3  # losses of one worker without an item in between, from which on being there doesn't renew the patience
 MOMENT = 0.25  # seconds that a worker which another one lost has to prove dead, before plans are made with it
 
 
-class Attendance:
+class Membership:
     """The workers' heartbeats, and their record of losses and failures. `queued` gives the seconds that a heartbeat of
     a worker may wait behind a frame of its own."""
 
@@ -30,16 +30,16 @@ class Attendance:
     ) -> None:
         self.remotes, self.options, self._queued, self._tell = remotes, options, queued, tell
         self._strikes: dict[str, int] = {}
-        self._losses: dict[str, int] = {}  # since the worker's last picture
-        self._benched: dict[str, float] = {}
+        self._losses: dict[str, int] = {}  # since the worker's last item
+        self._excluded: dict[str, float] = {}
         self._failed: set[str] = set()  # those of them that can't do what they were asked to
         self._doubted = 0.0
         self._pinged = 0.0
         self._alone_since: float | None = time.monotonic()
-        self._lost_since: float | None = None  # the first loss since the last picture
+        self._lost_since: float | None = None  # the first loss since the last item
 
     def beat(self, now: float) -> None:
-        """Asks everybody for a sign of life now and then, and takes who gives none for dead."""
+        """Sends heartbeats, and takes who doesn't answer for dead."""
         if now - self._pinged >= self.options.beat:
             self._pinged = now
             for name, remote in self.remotes.items():
@@ -55,12 +55,12 @@ class Attendance:
         self._losses[name] = count = self._losses.get(name, 0) + 1
         self._lost_since = self._lost_since or now
         if count >= STRIKES and any(other != name for other in self.alive()):
-            seconds = min(BENCH * 2.0 ** (count - STRIKES), LONGEST_BENCH)
-            self._benched[name] = now + seconds
-            self._tell(f"{name} was lost {count} times without a picture in between: it is left out for {seconds:g} s")
+            seconds = min(EXCLUDED * 2.0 ** (count - STRIKES), LONGEST_EXCLUDED)
+            self._excluded[name] = now + seconds
+            self._tell(f"{name} was lost {count} times without an item in between: it is left out for {seconds:g} s")
 
     def comes_and_goes(self, name: str) -> bool:
-        """Whether a worker was lost more than once without a picture in between."""
+        """Whether a worker was lost more than once without an item in between."""
         return self._losses.get(name, 0) >= STRIKES
 
     def failed(self, name: str, why: str, said_by: str) -> None:
@@ -69,16 +69,16 @@ class Attendance:
         if name != said_by:
             self._doubted = time.monotonic() + MOMENT
         if self._strikes[name] >= STRIKES:
-            self.bench(name, why)
+            self.exclude(name, why)
 
-    def bench(self, name: str, why: str) -> None:
+    def exclude(self, name: str, why: str) -> None:
         """Leaves a worker out for a while that can't do what it was asked to."""
-        self._benched[name] = time.monotonic() + BENCH
+        self._excluded[name] = time.monotonic() + EXCLUDED
         self._failed.add(name)
         self.remotes[name].why = why
 
     def worked(self, names: Iterable[str]) -> None:
-        """A picture passed these."""
+        """An item passed these."""
         self._lost_since = None
         for name in names:
             self._strikes.pop(name, None)
@@ -86,15 +86,15 @@ class Attendance:
 
     def back(self, now: float) -> list[str]:
         """Those who were left out for long enough."""
-        found = [name for name, until in self._benched.items() if until <= now]
+        found = [name for name, until in self._excluded.items() if until <= now]
         for name in found:
-            del self._benched[name]
+            del self._excluded[name]
             self._failed.discard(name)
         return found
 
     def alive(self) -> list[str]:
         """The workers that a plan may use, in the order in which they were named."""
-        return [name for name, remote in self.remotes.items() if remote.up and name not in self._benched]
+        return [name for name, remote in self.remotes.items() if remote.up and name not in self._excluded]
 
     def in_doubt(self, now: float) -> bool:
         """Whether somebody may be dead without our knowing yet."""
@@ -103,7 +103,7 @@ class Attendance:
     def alone(self, now: float, alive: bool) -> float:
         """Seconds without any worker; tell it each time whether there is one. Infinite when all failed.
 
-        Where a worker comes and goes without a picture in between, the time counts from when it was first lost. What
+        Where a worker comes and goes without an item in between, the time counts from when it was first lost. What
         emulated links need to be dialled doesn't count.
         """
         if alive:
@@ -123,6 +123,6 @@ class Attendance:
         found = []
         for name in names:
             count = self._losses.get(name, 0)
-            often = f", lost {count} times without a picture in between" if count > 1 else ""
+            often = f", lost {count} times without an item in between" if count > 1 else ""
             found.append(f"{name}: {self.remotes[name].why}{often}")
         return "; ".join(found)[:600]

@@ -1,22 +1,22 @@
-"""A source from the text that a user writes."""
+"""A source from the text that a user writes, limited in number and rate."""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cutset.errors import SourceError
 from cutset.video.sources.faults import Tolerance, quiet
-from cutset.video.sources.file import FileSource
+from cutset.video.sources.file import FileSource, head_of, is_animated
 from cutset.video.sources.folder import ENDINGS, FolderSource, open_picture
 from cutset.video.sources.generated import GeneratedSource
-from cutset.video.sources.kinds import head_of, is_animated
 from cutset.video.sources.live import open_camera, open_rtsp
-from cutset.video.sources.meter import Metered
-from cutset.video.sources.picture import Source, check_size
+from cutset.video.sources.picture import Picture, Source, check_size
 
-__all__ = ["open_source"]
+__all__ = ["Metered", "open_source"]
 
 HELP = "a video file, a picture, a folder of pictures, camera:0 or /dev/video0, rtsp://…, generated:480x720"
 
@@ -69,3 +69,49 @@ def _open(
         return open_picture(path, size)
     container = "apng" if path.suffix.lower() in (".png", ".apng") else None  # which FFmpeg would take for a list
     return FileSource(path, size=size, container=container, tolerance=tolerance, tell=tell)
+
+
+class Metered(Source):
+    """A source's first `limit` pictures, each no earlier than `rate` pictures a second allow. Raises SourceError.
+
+    Who takes one late gets the next ones at once, until it has caught up.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        limit: int | None = None,
+        rate: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        if limit is not None and limit < 1:
+            raise SourceError(f"{source.name}: a limit must be at least 1 picture, not {limit}")
+        if rate is not None and not 0 < rate < math.inf:
+            raise SourceError(f"{source.name}: a rate must be more than 0 pictures a second, not {rate:g}")
+        self.name, self.size, self.codec, self.live = source.name, source.size, source.codec, source.live
+        self.rate, self.faults = rate or source.rate, source.faults
+        self._source, self._limit, self._pace = source, limit, rate
+        self._clock, self._sleep = clock, sleep
+        self._given, self._start = 0, 0.0
+
+    def __iter__(self) -> Iterator[Picture]:
+        if self._limit is not None and self._given >= self._limit:
+            return
+        for picture in self._source:
+            now = self._clock()
+            if not self._given:
+                self._start = now
+            if self._pace and (early := self._start + self._given / self._pace - now) > 0:
+                self._sleep(early)
+            self._given += 1
+            yield picture
+            if self._limit is not None and self._given >= self._limit:
+                return
+
+    def cancel(self) -> None:
+        self._source.cancel()
+
+    def close(self) -> None:
+        self._source.close()

@@ -6,18 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cutset.cluster.messages import HANDSHAKE
+from cutset.cluster.stage import Runtime
 from cutset.link.keys import Keys
 from cutset.link.peer import Handshake
 
-__all__ = ["Setting"]
+__all__ = ["WorkerSettings"]
 
 
 @dataclass(frozen=True)
-class Setting:
-    """Threads, device, limits and places of a worker."""
+class WorkerSettings:
+    """What a worker computes with, its limits and its places."""
 
-    threads: int = 1
-    device: str = "cpu"
+    runtime: Runtime
+    threads: int = 1  # of the runtime, for the card
     memory: int = 0  # bytes, 0: no limit
     cache: Path | None = None
     weights: Path | None = None

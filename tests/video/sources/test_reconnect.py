@@ -20,7 +20,7 @@ from cutset.video.sources import PacketDecoder, PacketHistory, Tolerance, open_s
 from cutset.video.sources.container import ContainerSource
 from cutset.video.sources.faults import Faults
 from cutset.video.sources.live import open_rtsp
-from cutset.video.sources.redial import RedialledSource
+from cutset.video.sources.reconnect import ReconnectingSource
 from video.sources.clips import pictures, write_clip
 from video.sources.ffmpeg import make
 
@@ -200,7 +200,7 @@ class Clock:
         self.waits = []
 
 
-def redialled(paths, tolerance=None, clock=None, said=None):
+def reconnecting(paths, tolerance=None, clock=None, said=None):
     """A source that finds these files, one after another, and None where nothing answers."""
     left = iter(paths)
     clock = clock or Clock()
@@ -211,7 +211,7 @@ def redialled(paths, tolerance=None, clock=None, said=None):
             raise SourceError("can't open camera: no answer")
         return ContainerSource(f"file:{path}", "camera", before=before, container=path.suffix[1:], timeout=(9.0, 9.0))
 
-    found = RedialledSource(
+    found = ReconnectingSource(
         opens, tolerance or Tolerance(), (said if said is not None else []).append, clock=clock, jitter=lambda: 1.0,
         wait=clock.wait,
     )  # fmt: skip
@@ -220,7 +220,7 @@ def redialled(paths, tolerance=None, clock=None, said=None):
 
 def test_pauses_grow_up_to_a_limit(tmp_path):
     path, said = write_clip(tmp_path / "a.h264", pictures(7), options={"bf": "0"}), []
-    source, clock = redialled(
+    source, clock = reconnecting(
         [path, None, None, None, path, *[None] * 99], Tolerance(patience=60, pause=1, longest=8), None, said
     )
     found = []
@@ -238,7 +238,7 @@ def test_pauses_grow_up_to_a_limit(tmp_path):
 
 def test_pauses_are_short_again_after_a_connection_that_lasted(tmp_path):
     path = write_clip(tmp_path / "a.h264", pictures(7), options={"bf": "0"})
-    source, clock = redialled([path, None, None, path, None, path], Tolerance(pause=1, longest=8))
+    source, clock = reconnecting([path, None, None, path, None, path], Tolerance(pause=1, longest=8))
     for picture in itertools.islice(source, 18):
         if picture.index == 10:
             clock.now += 30
@@ -259,7 +259,7 @@ def test_other_parameters_when_it_is_back(tmp_path, monkeypatch):
     first = make(tmp_path / "a.flv", "-c:v", "libx264", "-g", 4, "-x264opts", "cabac=1", pictures=8)
     second = make(tmp_path / "b.flv", "-c:v", "libx264", "-g", 4, "-x264opts", "cabac=0:8x8dct=0:bframes=0", pictures=8)
     monkeypatch.setattr(ContainerSource, "finite", False)  # as if it were no file
-    source, _ = redialled([first, second, first])
+    source, _ = reconnecting([first, second, first])
     found = list(itertools.islice(source, 24))
     expected = []
     for path in (first, second, first):
@@ -273,7 +273,7 @@ def test_other_parameters_when_it_is_back(tmp_path, monkeypatch):
 def test_another_codec_when_it_is_back(tmp_path):
     first = write_clip(tmp_path / "a.h264", pictures(6), options={"bf": "0"})
     second = write_clip(tmp_path / "b.hevc", pictures(6), "libx265", {"x265-params": "log-level=none"})
-    source, _ = redialled([first, second, first])
+    source, _ = reconnecting([first, second, first])
     found = list(itertools.islice(source, 18))
     assert [picture.packets is None for picture in found] == [False] * 6 + [True] * 6 + [False] * 6
     with open_source(str(second)) as one:

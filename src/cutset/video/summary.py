@@ -8,9 +8,9 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from cutset.cluster.coordinator.result import Result
 from cutset.cluster.messages import Report
 from cutset.partition.plan import COORDINATOR, Plan
+from cutset.video.result import Result
 
 __all__ = ["Summary", "quantile"]
 
@@ -39,6 +39,7 @@ class Summary:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def result(self, result: Result) -> None:
+        """Counts a result."""
         self.again += result.attempts > 1
         if result.dropped:
             self.dropped[result.dropped] += 1
@@ -48,6 +49,7 @@ class Summary:
         self.done.append(result.done)
 
     def report(self, report: Report, plan: Plan, seconds: float) -> None:
+        """Counts what a party did for a picture under that plan."""
         names = [COORDINATOR, *(stage.worker for stage in plan.stages), COORDINATOR]
         if report.hop is None or report.party not in names[1:]:
             return

@@ -27,7 +27,7 @@ class Wire:
     def __init__(self, hop: Hop) -> None:
         self.hop = hop
         self._queue: deque[_Waiting] = deque()
-        self._flying: deque[float] = deque()  # when those that left arrive
+        self._in_flight: deque[float] = deque()  # when those that left arrive
         self._at = 0.0  # up to when the head of the queue has been carried
 
     @property
@@ -35,10 +35,10 @@ class Wire:
         """Frames that haven't left whole."""
         return len(self._queue)
 
-    def flying(self, now: float) -> int:
+    def in_flight(self, now: float) -> int:
         """Frames that have left and not yet arrived."""
         self.carry(now)
-        return sum(arrival > now for arrival in self._flying)
+        return sum(arrival > now for arrival in self._in_flight)
 
     def offer(self, nbytes: int, now: float) -> None:
         """Puts a frame at the end of the queue."""
@@ -65,20 +65,20 @@ class Wire:
             self._queue.popleft()
             self._at = end
             arrival = end + self.hop.latency
-            self._flying.append(max(arrival, self._flying[-1]) if self._flying else arrival)
+            self._in_flight.append(max(arrival, self._in_flight[-1]) if self._in_flight else arrival)
 
     def arrived(self, now: float) -> int:
         """How many frames have arrived since the last call."""
         self.carry(now)
         count = 0
-        while self._flying and self._flying[0] <= now:
-            self._flying.popleft()
+        while self._in_flight and self._in_flight[0] <= now:
+            self._in_flight.popleft()
             count += 1
         return count
 
     def next_event(self) -> float | None:
         """When next a frame leaves or arrives, if nothing changes; None for an empty wire."""
-        times = [self._flying[0]] if self._flying else []
+        times = [self._in_flight[0]] if self._in_flight else []
         if self._queue:
             head = self._queue[0]
             times.append(max(self._at, head.offered) + head.left / self.hop.bandwidth)

@@ -1,4 +1,4 @@
-"""What one coordinator says to this worker, and the pictures that come for it."""
+"""What one coordinator says to this worker, and the items that come for it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cutset.cluster.messages import (
     Allow,
     Connect,
-    HopReport,
     Inventory,
     Lost,
     Message,
@@ -21,38 +19,37 @@ from cutset.cluster.messages import (
     Prepare,
     Retire,
     Tune,
-    Weight,
+    WeightPart,
     Work,
 )
-from cutset.cluster.wire import Assembler, Outbox
-from cutset.cluster.worker.pipeline import Job, Pipeline
+from cutset.cluster.values import Bytes
+from cutset.cluster.wire import ArrivedItem, Assembler, Outbox
+from cutset.cluster.worker.pipeline import Pipeline
 from cutset.cluster.worker.preparation import Preparation
-from cutset.cluster.worker.setting import Setting
+from cutset.cluster.worker.settings import WorkerSettings
 from cutset.codec import KeyRequest
 from cutset.errors import FrameError, HandshakeError
 from cutset.link import Link
 from cutset.link.keys import key_allowed
 from cutset.link.peer import peer_key
 
-__all__ = ["Session"]
-
-Bytes = NDArray[np.uint8]
+__all__ = ["CoordinatorSession"]
 
 
-class Session:
+class CoordinatorSession:
     """Made when a coordinator says hello; `close` ends it. What takes long is done in a thread of its own."""
 
     def __init__(
-        self, secret: bytes, name: str, link: Link, setting: Setting, expect: Callable[[frozenset[bytes]], None]
+        self, secret: bytes, name: str, link: Link, settings: WorkerSettings, expect: Callable[[frozenset[bytes]], None]
     ) -> None:
         self.secret, self.name, self.link = secret, name, link
         self.heard = time.monotonic()
         self.over = ""  # why the session is over
-        self._setting, self._expect = setting, expect
+        self._settings, self._expect = settings, expect
         self.outbox = Outbox(link, f"{name}-back", lambda error: self.end(str(error)))
         self.say = self.outbox.say
-        self._pipeline = Pipeline(name, setting.threads, self.say, setting.speed)
-        self._preparation = Preparation(secret, name, setting, self.outbox, expect)
+        self._pipeline = Pipeline(name, settings.runtime, self.say, settings.speed)
+        self._preparation = Preparation(secret, name, settings, self.outbox, expect)
         self._plans = self._preparation.plans
         self._upstream: dict[Link, Assembler] = {link: Assembler()}
         self._outboxes: dict[Link, Outbox] = {link: self.outbox}
@@ -60,9 +57,9 @@ class Session:
     # Called by the thread that receives.
 
     def join(self, link: Link) -> None:
-        """A worker that will send pictures has come. Raises HandshakeError for one that no plan announced."""
+        """A worker that will send items has come. Raises HandshakeError for one that no plan announced."""
         expected = {key for planned in list(self._plans.values()) if (key := planned.order.previous) is not None}
-        if not key_allowed(peer_key(link), None if self._setting.coordinators is None else expected):
+        if not key_allowed(peer_key(link), None if self._settings.coordinators is None else expected):
             raise HandshakeError("this worker's key isn't the one that the coordinator announced")
         self._upstream[link] = Assembler()
         self._outboxes[link] = Outbox(link, f"{self.name}-up", lambda error: None)
@@ -75,6 +72,7 @@ class Session:
             self._outboxes.pop(link).close()
 
     def knows(self, link: Link) -> bool:
+        """Whether a link is the coordinator's or an announced worker's."""
         return link in self._upstream
 
     def pong(self, link: Link, ping: Ping) -> None:
@@ -83,14 +81,14 @@ class Session:
             self.heard = time.monotonic()
         self._outboxes[link].say(Pong(ping.number, ping.time, time.monotonic()))
 
-    def heed(self, link: Link, message: Message, arrays: Sequence[Bytes]) -> None:
+    def handle(self, link: Link, message: Message, arrays: Sequence[Bytes]) -> None:
         """Acts on a message of one of this session's links. Raises FrameError for one that may not come there."""
         if link is self.link:
             self.heard = time.monotonic()
         if isinstance(message, Work):
             self._work(link, message, arrays)
         elif isinstance(message, More):
-            self._picture(link, self._upstream[link].more(arrays))
+            self._item(link, self._upstream[link].more(arrays))
         elif link is not self.link:
             raise FrameError("only a coordinator may say that")
         elif isinstance(message, KeyRequest):
@@ -105,7 +103,7 @@ class Session:
                     planned.next.bandwidth = message.bandwidth
         elif isinstance(message, Allow):
             self._preparation.allow(message)
-        elif isinstance(message, Inventory | Prepare | Weight | Connect | Retire):
+        elif isinstance(message, Inventory | Prepare | WeightPart | Connect | Retire):
             self._preparation.put(message, [np.array(array) for array in arrays])
         else:
             raise FrameError("this message is not for a worker")
@@ -116,27 +114,25 @@ class Session:
         if planned is not None and planned.run is not None:
             limit = planned.run.limit
         elif work.plan >= self._preparation.retired:
-            raise FrameError(f"a picture of plan {work.plan} came, which isn't prepared here")
-        self._picture(link, self._upstream[link].begin(work, arrays, limit or sum(work.lengths) + 1))
+            raise FrameError(f"an item of plan {work.plan} came, which isn't prepared here")
+        self._item(link, self._upstream[link].begin(work, arrays, limit or sum(work.lengths) + 1))
 
-    def _picture(self, link: Link, whole: tuple[Work, list[Bytes]] | None) -> None:
-        if whole is None:
+    def _item(self, link: Link, arrival: ArrivedItem | None) -> None:
+        if arrival is None:
             return
-        work, arrays = whole
+        work = arrival.work
         planned = self._plans.get(work.plan)
         if planned is None or planned.run is None or planned.order.epoch != work.epoch:
             return  # of a plan that is over
         if planned.run.first != (link is self.link):
-            raise FrameError("a picture came from another party than the plan says")
+            raise FrameError("an item came from another party than the plan says")
         if self._pipeline.waiting >= 2 * planned.order.in_flight + 8:
-            raise FrameError(f"{self._pipeline.waiting} pictures wait here, more than agreed")
+            raise FrameError(f"{self._pipeline.waiting} items wait here, more than agreed")
         to = self.outbox if planned.run.last else planned.next.outbox if planned.next else None
         if to is None:
-            self.say(Lost(work.plan, work.source, work.picture, work.ticket, "the next worker isn't connected"))
+            self.say(Lost(work.plan, work.source, work.number, "the next worker isn't connected"))
             return
-        now, first = time.monotonic(), self._upstream[link].first
-        hop = HopReport(sum(work.lengths), work.sent, first, now)
-        self._pipeline.put(Job(planned.run, work, arrays, hop, self._outboxes[link].say, to))
+        self._pipeline.put(planned.run, arrival, self._outboxes[link].say, to)
 
     @property
     def dead(self) -> str:
@@ -151,6 +147,7 @@ class Session:
         self.over = self.over or why
 
     def close(self) -> None:
+        """Ends all threads and links of the session."""
         self._pipeline.close()
         self._preparation.close()
         for outbox in list(self._outboxes.values()):
