@@ -50,7 +50,7 @@ class Run:
 @functools.cache
 def accelerator() -> str:
     """The address of an honest accelerator in this process, which serves until the process ends."""
-    from cutset.offload.accelerator.open import open_accelerator
+    from cutset.offload.accelerator.loading import open_accelerator
 
     address, stop = "inproc://attacked", threading.Event()
 

@@ -35,7 +35,8 @@ def main() -> int:
     tests = ["tests/kernels", "tests/models/test_native.py", "tests/models/test_integer.py"]
     tests += ["tests/link/test_ring.py", "tests/link/test_shm.py"]
     tests += ["tests/codec"]
-    tests += [f"tests/offload/test_{name}.py" for name in ("fronts", "batcher", "session", "hot", "several_calls")]
+    offload = ("fronts", "batcher", "session", "ring_calls", "several_calls")
+    tests += [f"tests/offload/test_{name}.py" for name in offload]
     return pytest.main(["-s", "-q", "-p", "no:cacheprovider", *tests, *sys.argv[1:]])
 
 

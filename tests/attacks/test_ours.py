@@ -12,8 +12,8 @@ from attacks.suite import ATTACKS
 from cutset.errors import IntegrityError
 from cutset.link.peer import read_about
 from cutset.offload.client import ledger, pad_sources
-from cutset.offload.client.hot import HotCalls, Stop
 from cutset.offload.client.linears import OffloadLinears
+from cutset.offload.client.ring_calls import RingCalls, Stop
 from cutset.offload.messages import Capabilities, Hello, Multiply, Product, Welcome, encode
 
 PROMPT = ours.PROMPT
@@ -32,8 +32,14 @@ def native(monkeypatch, tmp_path):
     monkeypatch.setattr(ours, "LINK", "shm")
     monkeypatch.setenv("CUTSET_SHM_DIR", str(tmp_path))
     steps = []
-    run = HotCalls.run
-    monkeypatch.setattr(HotCalls, "run", lambda *given: steps.append(run(*given)) or steps[-1])
+    run = RingCalls.run
+
+    def counted(*given):
+        end = run(*given)
+        steps.append(end.stop)
+        return end
+
+    monkeypatch.setattr(RingCalls, "run", counted)
     yield steps
     ours.capture.cache_clear()
 

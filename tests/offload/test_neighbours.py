@@ -16,7 +16,7 @@ from cutset.errors import LinkClosed, LinkError, LinkTimeout
 from cutset.kernels.reference_field import residue_product
 from cutset.link import Limits, dealer, router
 from cutset.link.zeromq import configure
-from cutset.offload.accelerator.server import Quota
+from cutset.offload.accelerator.accelerator import Quota
 from cutset.offload.messages import PROTOCOL, AskCounters, Multiply, Product, Refused
 from link.hellos import hello
 from offload.crowd import LINKS, WEIGHTS, Place, ask, hear, product, rows, say, serving
@@ -129,7 +129,7 @@ def test_who_reads_late_gets_all_of_its_answers(kind: str, tmp_path: Path) -> No
 def test_calls_in_pieces_give_the_same_bits(kind: str, tmp_path: Path) -> None:
     """With two clients products of many rows are multiplied a few rows at a time."""
     with serving(kind, tmp_path) as place:
-        place.accelerator._batcher.speed = 1e6  # so slow that 16 rows are a slice
+        place.accelerator._calls.speed = 1e6  # so slow that 16 rows are a slice
         links = [place.greeted(who) for who in "ab"]
         asked = {number: rows(500 + number) for number in range(1, 4)}
         for number, x in asked.items():
@@ -250,7 +250,7 @@ def test_who_is_idle_or_never_says_hello_loses_its_slot(kind: str, tmp_path: Pat
 def test_a_product_beside_pads_and_self_tests(tmp_path: Path) -> None:
     """Work of other kinds is done a slice at a time, and in turns."""
     with serving("inproc", tmp_path) as place:
-        place.accelerator._batcher.speed = 1e6
+        place.accelerator._calls.speed = 1e6
         other, session = place.session("b"), place.session("a")
         told: list[Any] = []
         seeds = [(0, bytes([n]) * 32, 128) for n in range(8)]
@@ -260,7 +260,7 @@ def test_a_product_beside_pads_and_self_tests(tmp_path: Path) -> None:
         for _ in range(30):
             np.testing.assert_array_equal(product(session, 0, x), residue_product(x, WEIGHTS[0]))
         thread.join(30)
-        from cutset.offload.client.masks import residues
+        from cutset.offload.arithmetic import residues
 
         for (_, seed, count), found in zip(seeds, told[0], strict=True):
             r = residues(seed, count * 256).reshape(count, 256)

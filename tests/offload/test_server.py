@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from cutset.link.frames import Frame, decode, plan
+from cutset.offload.accelerator.accelerator import Accelerator, Quota
 from cutset.offload.accelerator.products import NativeProducts
-from cutset.offload.accelerator.server import Accelerator, Quota
+from cutset.offload.accelerator.python_accelerator import PythonAccelerator
 from cutset.offload.messages import PROTOCOL, AskCounters, Message, Multiply, Product, Refused, encode
 from cutset.offload.messages import decode as decode_message
 from link.hellos import hello
@@ -65,7 +66,7 @@ class Listener:
 def accelerator(listener: Listener, products: Any = None) -> Accelerator:
     products = products or NativeProducts(1)
     products.put(0, WEIGHT)
-    return Accelerator(listener, products, [(5, 8)], "digest", threads=1, quota=Quota(max_rows=16, window=0.0005))  # type: ignore[arg-type]
+    return PythonAccelerator(listener, products, [(5, 8)], "digest", threads=1, quota=Quota(max_rows=16, window=0.0005))  # type: ignore[arg-type]
 
 
 def test_a_turn_ends_and_others_are_served_while_a_client_never_stops_asking() -> None:

@@ -18,9 +18,10 @@ from cutset.errors import IntegrityError, LinkClosed, LinkError, LinkTimeout, Of
 from cutset.kernels.reference_field import P, residue_product
 from cutset.link import Link, connect, listen
 from cutset.link.peer import Handshake
-from cutset.offload.accelerator.hot import HotAccelerator, new_accelerator
+from cutset.offload.accelerator.accelerator import Quota
 from cutset.offload.accelerator.products import NativeProducts
-from cutset.offload.accelerator.server import Accelerator, Quota
+from cutset.offload.accelerator.python_accelerator import PythonAccelerator
+from cutset.offload.accelerator.ring_accelerator import RingAccelerator, new_accelerator
 from cutset.offload.client.ping import ping
 from cutset.offload.client.session import Patience, Session, multiply
 from cutset.offload.messages import PROTOCOL, Multiply, Product, Refused, decode
@@ -42,7 +43,7 @@ def serving(scheme: str) -> Iterator[str]:
         products.put(number, weight)
     shapes = [(int(w.shape[0]), int(w.shape[1])) for w in WEIGHTS]
     accelerator = new_accelerator(listen(name), products, shapes, "digest", threads=1, quota=QUOTA)
-    assert type(accelerator) is {"inproc": Accelerator, "shm": HotAccelerator}[scheme]
+    assert type(accelerator) is {"inproc": PythonAccelerator, "shm": RingAccelerator}[scheme]
     stop = threading.Event()
     thread = threading.Thread(target=accelerator.serve, args=(stop.is_set,), daemon=True)
     thread.start()

@@ -23,7 +23,7 @@ from cutset.bench.child import answer_commands, prompt_ids
 from cutset.engine.params import SamplingParams
 from cutset.llm import LLM
 from cutset.models.run.executor import Batch
-from cutset.offload.client.parts import Parts
+from cutset.offload.client.call_times import CallTimes
 
 __all__ = ["OffloadClient", "TimedLinears"]
 
@@ -39,7 +39,7 @@ class TimedLinears:
         from cutset.models.files.source import open_source
 
         native, source = extension(), open_source(folder)
-        self.pool, self.parts = llm.executor.pool, Parts(count_cpu=True)  # type: ignore[attr-defined]
+        self.pool, self.parts = llm.executor.pool, CallTimes(count_cpu=True)  # type: ignore[attr-defined]
         self.linears: dict[tuple[str, int, int], tuple[Any, dict[str, int]]] = {}
         for site, layer, expert in llm.spec.sites():
             if dtype == "float32":
@@ -120,12 +120,12 @@ class OffloadClient:
             own, executor.linears = executor.linears, self.timed
             self.linears = self.timed
         if self.linears is not None:
-            self.linears.parts = Parts(count_cpu=count_cpu)
+            self.linears.times = CallTimes(count_cpu=count_cpu)
         wall, cpu = time.perf_counter(), _cpu()
         tokens, first = self._pass(ids) if whole else self._generate(ids, decode, wall)
         told: dict[str, Any] = {"tokens": tokens, "prefill_s": first}
         if self.linears is not None:
-            parts = self.linears.parts
+            parts = self.linears.times
             parts.lap("other")
             told |= {"parts": parts.wall, "part_cpu": parts.cpu, "calls": parts.calls}
             told |= {"up": parts.bytes_up, "down": parts.bytes_down}

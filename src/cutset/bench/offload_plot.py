@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cutset.compare.results import Row
-from cutset.offload.client.parts import PARTS
+from cutset.offload.client.call_times import PARTS
 from cutset.video.views.figure import save
 
 __all__ = ["plot"]

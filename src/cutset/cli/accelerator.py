@@ -66,8 +66,8 @@ def run(args: argparse.Namespace) -> int:
         stop.append(number)
 
     from cutset.link.users import user_id
-    from cutset.offload.accelerator.open import open_accelerator
-    from cutset.offload.accelerator.server import Quota
+    from cutset.offload.accelerator.accelerator import Quota
+    from cutset.offload.accelerator.loading import open_accelerator
 
     quota = Quota(
         max_rows=args.max_rows,

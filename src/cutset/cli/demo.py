@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         seen: list[tuple[str, list[int], list[int]]] = []
         llm.offload.linears.watch = lambda name, q, sent: seen.append((name, q, sent)) if len(seen) < 3 else None
         split, split_s = _answers(llm)
-        parts, counters = llm.offload.linears.parts, llm.offload.linears.session.counters()
+        parts, counters = llm.offload.linears.times, llm.offload.linears.session.counters()
     same = [answer.token_ids for answer in local] == [answer.token_ids for answer in split]
     tell(f"The same text, token by token: {'yes' if same else 'NO, and that is a bug'}.\n")
     tell("What the accelerator saw of the first activations (the numbers before and after masking):")

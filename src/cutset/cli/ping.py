@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     if not 0 < args.timeout <= 3600:
         raise ConfigError(f"--timeout must be above 0 and at most 3600 seconds, not {args.timeout:g}")
     settings = settings_from(args)
-    from cutset.offload.client.open import dial
+    from cutset.offload.client.offload import dial
     from cutset.offload.client.ping import ping
     from cutset.offload.client.session import Patience, Session
 

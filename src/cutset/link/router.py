@@ -26,6 +26,7 @@ from cutset.link.zeromq import DOMAIN, GOODBYE, KEYS_HELP, KeyAuthenticator, bin
 __all__ = ["listen"]
 
 PATIENCE = 1.0  # seconds
+LATE = 8  # frames that may come of a link that is over before its connection is cut
 IO_THREADS = 4
 MOST_SILENT = 256  # connections from which nothing came yet
 
@@ -147,9 +148,11 @@ class ZmqListener:
             with self._checking:
                 self._read_events()  # so that an old connection's end isn't taken for this one's
                 self._silent.pop(fd, None)
-            _, over = self._leaving.get(fd, (0.0, b""))
+            when, over = self._leaving.get(fd, (0.0, b""))
             if over and over != route:
                 del self._leaving[fd]
+            elif over:  # who goes on sending doesn't read what came before the end, and reading costs others
+                self._leaving[fd] = when - PATIENCE / LATE, route
             if fd in self._cut or over == route:  # a connection is one link, and doesn't begin another
                 return None
             owner = self._owner(peer, fd)
@@ -217,6 +220,7 @@ class ZmqListener:
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as connection:
             self._read_events()
             if self._changes[fd] == before:
+                self._cut[fd] = time.monotonic()  # what still waits of it begins no link
                 connection.shutdown(socket.SHUT_RDWR)
 
     def _owner(self, peer: str, fd: int) -> str:

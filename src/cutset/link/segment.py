@@ -77,14 +77,17 @@ def in_enclave() -> bool:
 
 
 def control_path(name: str) -> Path:
+    """The file of a listener: its lock, and with ring files its control memory."""
     return directory() / f"cutset-{name}.ctl"
 
 
 def socket_path(name: str) -> Path:
+    """Where a listener hands over its memory."""
     return directory() / f"cutset-{name}.sock"
 
 
 def ring_path(name: str, number: int) -> Path:
+    """The file with a client's rings, where memory can't be handed over."""
     return directory() / f"cutset-{name}-{number:016x}.ring"
 
 

@@ -10,8 +10,7 @@ from cutset.errors import LinkClosed, LinkError
 from cutset.link import segment, shm_files, shm_handshake
 from cutset.link.addresses import Address
 from cutset.link.limits import Limits, Timeouts
-from cutset.link.shm import DATA_BELL, ShmLink, patience
-from cutset.link.shm import extension as _ring
+from cutset.link.shm import DATA_BELL, ShmLink, patience, ring
 from cutset.link.users import credentials, own, user_id, user_name
 
 __all__ = ["connect"]
@@ -114,9 +113,9 @@ def _join(where: Address, timeouts: Timeouts, limits: Limits, connection: socket
         os.close(descriptor)
     if shm_handshake.receive(connection, shm_handshake.ACCEPTED) is None:
         return None
-    sender = _ring.Sender(memory, 0, up, epoch, control, segment.BELL, spin, naps)
+    sender = ring.Sender(memory, 0, up, epoch, control, segment.BELL, spin, naps)
     base = segment.PAGE + up
-    receiver = _ring.Receiver(memory, base, down, epoch, memory, base + DATA_BELL, spin, naps)
+    receiver = ring.Receiver(memory, base, down, epoch, memory, base + DATA_BELL, spin, naps)
     held = shm_handshake.LivenessSocket(connection)
     text = str(where)
     return ShmLink(

@@ -81,11 +81,12 @@ class LivenessSocket:
 
     def __init__(self, connection: socket.socket) -> None:
         self._descriptor = connection.detach()
-        self._poll = select.poll()
-        self._poll.register(self._descriptor, select.POLLIN | select.POLLRDHUP)
 
     def alive(self) -> bool:
-        return not self._poll.poll(0)
+        """May be asked by several threads at once, which one poll object may not."""
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLIN | select.POLLRDHUP)
+        return not poll.poll(0)
 
     def shut(self) -> None:
         """Ends it for both sides. The descriptor itself stays: another thread may be looking at it."""

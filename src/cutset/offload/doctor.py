@@ -62,6 +62,7 @@ def examine(root: Path = Path("/")) -> list[Finding]:
 
 
 def threads(root: Path) -> Iterator[Finding]:
+    """Cores that may be used, and whether a quota stops them."""
     usable, present = usable_cores(root), os.cpu_count() or 1
     found = f"{usable} of {present} cores usable"
     if usable < 2:
@@ -79,6 +80,7 @@ def threads(root: Path) -> Iterator[Finding]:
 
 
 def huge_pages(root: Path) -> Iterator[Finding]:
+    """Whether the kernel gives huge pages to who asks."""
     text = "".join(_lines(root / "sys/kernel/mm/transparent_hugepage/enabled"))
     chosen = text.partition("[")[2].partition("]")[0]
     if chosen in ("always", "madvise"):
@@ -89,6 +91,7 @@ def huge_pages(root: Path) -> Iterator[Finding]:
 
 
 def shared_memory(root: Path) -> Iterator[Finding]:
+    """Whether a client's ring can be made."""
     place = root / (os.environ.get("CUTSET_SHM_DIR") or "dev/shm")  # an absolute path stays what it is
     if not place.is_dir():
         yield Finding("shared memory", f"there is no {place}", "bad", "mount a tmpfs there, or use ipc:// and tcp://")
@@ -112,6 +115,7 @@ def shared_memory(root: Path) -> Iterator[Finding]:
 
 
 def enclave(root: Path) -> Iterator[Finding]:
+    """Whether this is one, and whether it can be attested."""
     attestation = root / "dev/attestation"
     if attestation.is_dir():
         kind = "".join(_lines(attestation / "attestation_type")).strip() or "unknown"
@@ -129,6 +133,7 @@ def enclave(root: Path) -> Iterator[Finding]:
 
 
 def cuda(root: Path) -> Iterator[Finding]:
+    """Which GPUs torch can use."""
     driver = (root / "proc/driver/nvidia/version").is_file()
     if find_spec("torch") is None:
         if driver:
@@ -156,6 +161,7 @@ def cuda(root: Path) -> Iterator[Finding]:
 
 
 def clock(root: Path) -> Iterator[Finding]:
+    """Whether the system's clocks agree."""
     reads = [time.monotonic_ns() for _ in range(2000)]
     steps = [after - before for before, after in pairwise(reads)]
     cost = (reads[-1] - reads[0]) / len(steps)
@@ -180,6 +186,7 @@ def clock(root: Path) -> Iterator[Finding]:
 
 
 def instructions(root: Path) -> Iterator[Finding]:
+    """Which kernels are in use."""
     from cutset.kernels.native import extension
 
     try:
@@ -200,6 +207,7 @@ def instructions(root: Path) -> Iterator[Finding]:
 
 
 def libraries(root: Path) -> Iterator[Finding]:
+    """Which packages are there, and which are missing."""
     found, missing = [f"python {sys.version.split()[0]}"], []
     for name in ("cutset", *LIBRARIES, *OPTIONAL):
         try:

@@ -30,6 +30,7 @@ __all__ = [
     "Refused",
     "SelfTest",
     "Welcome",
+    "call_of",
     "decode",
     "encode",
 ]
@@ -111,6 +112,12 @@ class Counters(msgspec.Struct, tag="counters", array_like=True, forbid_unknown_f
 
 
 Message = Hello | Welcome | Multiply | Product | MakePads | SelfTest | AskCounters | Counters | Refused
+
+
+def call_of(message: Message) -> int | None:
+    """The number of the call that a message is about; None in the handshake."""
+    return None if isinstance(message, Hello | Welcome) else message.call
+
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)

@@ -63,7 +63,7 @@ def offload_event(service: Service) -> OffloadEvent | None:
     if offload is None:
         return None
     linears = offload.linears
-    parts, pads = linears.parts, None
+    parts, pads = linears.times, None
     if linears.pads is not None:
         counted = linears.pads.counters()
         pads = Pads(counted.level, counted.made, counted.used, counted.inline, counted.seconds_waited)

@@ -47,6 +47,7 @@ class EmulatedLink:
         """`limits` and `timeouts` are those of the link below, where they aren't the usual ones."""
         self.address = link.address
         self.peer = link.peer
+        self.user = link.user
         self._link = link
         self._wire = Wire(hop)
         self._queue = queue

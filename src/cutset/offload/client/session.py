@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from cutset.errors import (
     LinkTimeout,
     OffloadError,
 )
-from cutset.link import Frame, Link
+from cutset.link import Frame, Link, Record, RingLink
 from cutset.link.limits import MAX_FRAME
 from cutset.link.peer import Handshake, Welcome, read_about
 from cutset.offload.messages import (
@@ -38,6 +38,7 @@ from cutset.offload.messages import (
     Product,
     Refused,
     SelfTest,
+    call_of,
     decode,
     encode,
 )
@@ -100,6 +101,7 @@ class Session:
 
     @property
     def address(self) -> str:
+        """What was connected to, also when the link is over."""
         return self._address
 
     @property
@@ -110,7 +112,7 @@ class Session:
     @property
     def user(self) -> int | None:
         """The user that the other side runs as, where the system says so."""
-        return getattr(self._link, "user", None)
+        return None if self._link is None else self._link.user
 
     def stay_awake(self, seconds: float) -> None:
         """How long a wait for an answer stays awake before it sleeps."""
@@ -123,7 +125,7 @@ class Session:
         message: Callable[[int], Message],  # of the number of the call
         layout: list[tuple[np.dtype[Any], tuple[int, ...]]],
         fill: Callable[[list[Array]], None],
-        filled: Callable[[], None] | None = None,  # told when the arrays are written, before they leave
+        filled: Callable[[], None] | None = None,  # called when the arrays are written, before they leave
         due: int | None = None,  # bytes that the arrays of the answer may have; None: as many as the link takes
     ) -> None:
         """Sends a call; `receive` gives its answer."""
@@ -138,20 +140,17 @@ class Session:
         except LinkClosed:
             self._drop()
 
-    def ring(self) -> tuple[Any, Any, Any] | None:
-        """The link, if it is in shared memory, and its two ends, on which native code may make calls until the session
-        is used again; it counts on from `calls`."""
-        ends = getattr(self._link, "ends", None)
-        if self._broken is not None or ends is None or (found := ends()) is None:
-            return None
-        return self._link, *found
+    def ring_link(self) -> RingLink | None:
+        """The link, if it is in shared memory: native code may make calls on its rings until the session is used again,
+        and counts on from `calls`."""
+        return self._link if self._broken is None and isinstance(self._link, RingLink) else None
 
     def adopt(
         self,
         message: Callable[[int], Message],
         layout: list[tuple[np.dtype[Any], tuple[int, ...]]],
         fill: Callable[[list[Array]], None],
-        record: tuple[int, int, int, int, int] | None = None,
+        record: Record | None = None,
         *,
         broken: bool = False,
         due: int = MAX_FRAME,
@@ -159,8 +158,8 @@ class Session:
         """The last call was sent by native code, as `send` would have sent it: `receive` goes on with it. record: what
         came already; broken: the ring makes no sense any more."""
         self._pending = _Pending(self.calls, message(self.calls), layout, fill, due)
-        if record is not None and self._link is not None:
-            cast(Any, self._link).put_back(record)
+        if record is not None and isinstance(self._link, RingLink):
+            self._link.put_back(record)
         if broken:
             self._drop()
 
@@ -191,7 +190,7 @@ class Session:
                 self._drop()
                 time.sleep(self.patience.redial)
                 continue
-            if getattr(message, "call", None) != pending.call:
+            if call_of(message) != pending.call:
                 frame.release()  # an answer to an earlier sending of an earlier call
                 continue
             if isinstance(message, Refused):

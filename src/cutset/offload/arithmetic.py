@@ -1,17 +1,16 @@
-"""Residues from a keystream: the masks, and the secret vectors of the checks. docs/protocol.md has test vectors.
+"""The arithmetic that client and accelerator share: residues mod P, and the keystream that they are drawn from.
 
-Word i of a draw comes from ChaCha20 (RFC 8439) under a 32-byte seed: block i // 16 of the keystream, word i % 16 of it,
-little-endian, the top bit cleared. That is a residue mod P = 2^31 - 1, but for one value in 2^31, P itself. A word that
-is P is drawn again from the same place of the keystream with the next nonce, until it isn't; the nonce is the number
-of the draw, 12 bytes little-endian, 0 at first. So a residue depends on the seed and its own index alone.
+docs/protocol.md has test vectors. Word i of a draw comes from ChaCha20 (RFC 8439) under a 32-byte seed: block i // 16
+of the keystream, word i % 16 of it, little-endian, the top bit cleared. That is a residue mod P = 2^31 - 1, but for one
+value in 2^31, P itself. A word that is P is drawn again from the same place of the keystream with the next nonce, until
+it isn't; the nonce is the number of the draw, 12 bytes little-endian, 0 at first. So a residue depends on the seed and
+its own index alone.
 
-A block of pads has a seed of its own: HMAC-SHA256 under the master key over `SEED_INFO` and the block's number, 8 bytes
-little-endian. A seed tells nothing about the master key or about other seeds, so it may be given to a pad server.
+Nothing here is secret: masks are drawn where the seeds are made (client/ledger.py), and a pad server is given seeds.
 """
 
 from __future__ import annotations
 
-import hmac
 import os
 from collections.abc import Callable
 
@@ -21,10 +20,11 @@ from numpy.typing import NDArray
 
 from cutset.kernels.reference_field import P, Residues
 
-__all__ = ["SEED_BYTES", "SEED_INFO", "accept", "random_residues", "residues", "seed_of"]
+__all__ = ["INTEGERS", "RESIDUES", "SEED_BYTES", "SUMS", "accept", "random_residues", "residues"]
 
+# Types of the arrays of a product: masked rows and their products, rows in clear, and their products.
+RESIDUES, INTEGERS, SUMS = np.dtype(np.uint32), np.dtype(np.int16), np.dtype(np.int32)
 SEED_BYTES = 32
-SEED_INFO = b"cutset pad seed 1\0"
 WORD_MASK = 0x7FFFFFFF
 WORDS_A_BLOCK = 16
 MOST_WORDS = 1 << 34  # of one seed; the cipher's 32-bit block counter allows four times as many
@@ -33,11 +33,6 @@ PIECE = bytes(1 << 16)  # what is encrypted at a time, so that the work stays in
 
 # redraw(positions, draw) gives the words of these positions in that draw.
 Redraw = Callable[[NDArray[np.int64], int], NDArray[np.uint32]]
-
-
-def seed_of(master: bytes | memoryview, number: int) -> bytes:
-    """The seed of a block of pads."""
-    return hmac.digest(master, SEED_INFO + number.to_bytes(8, "little"), "sha256")
 
 
 def residues(seed: bytes, count: int, start: int = 0) -> Residues:

@@ -1,5 +1,5 @@
-"""The accelerator: takes rows of many clients, multiplies, answers. It is trusted with nothing; what it refuses, it
-refuses with one line.
+"""What every accelerator does: takes rows of many clients, multiplies, answers. It is trusted with nothing; what it
+refuses, it refuses with one line.
 
 One thread serves all clients, so it never waits for one of them. What a client has no room for is kept for it in a
 short queue, and meanwhile nothing is computed for it; a client that lets its queue overflow, or makes no room for too
@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections import Counter
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,11 +23,12 @@ from cutset.config import usable_cores
 from cutset.errors import CutsetError, FrameError, LinkError, LinkTimeout
 from cutset.link import Frame, Limits, Link, Listener
 from cutset.link.peer import Refused, is_hello, refusal, refused
-from cutset.offload.accelerator.batcher import LEAST_ROWS, SLICE, Batcher, Call
+from cutset.offload.accelerator.batcher import LEAST_ROWS, SLICE, Call
+from cutset.offload.accelerator.call_queue import CallQueue
 from cutset.offload.accelerator.clients import TOTALS, Client, Quota, new_counters
 from cutset.offload.accelerator.jobs import Jobs, Steps, is_self_test, make_pads, reason_of, run_self_test
 from cutset.offload.accelerator.products import Products
-from cutset.offload.client.masks import SEED_BYTES
+from cutset.offload.arithmetic import INTEGERS, RESIDUES, SEED_BYTES
 from cutset.offload.messages import (
     HANDSHAKE,
     AskCounters,
@@ -39,6 +40,7 @@ from cutset.offload.messages import (
     Multiply,
     Product,
     SelfTest,
+    call_of,
     decode,
     encode,
 )
@@ -48,10 +50,8 @@ __all__ = ["DEFAULT_QUOTA", "Accelerator", "Quota", "limits_for"]
 Array = NDArray[Any]
 AWAKE, BRIEFLY = 0.0005, 0.00002  # seconds
 SOON, LATER = 0.00005, 0.002  # seconds between two looks whether a client has made room
+LOOKING = 20  # times as long as such a look took in vain is the time until the next one, at least
 LOOK = 1.0  # seconds between two looks for clients that are idle
-WARM_BYTES = 1 << 20  # half of a common second-level cache
-WARM_STEP = 1 << 16  # a few microseconds, which a call that comes meanwhile waits
-RESIDUES, INTEGERS = np.dtype(np.uint32), np.dtype(np.int16)
 QUEUE = 2  # frames that a link without a ring keeps for a client, each way
 PER_BYTE = {"tcp": 1 / 400e6, "ipc": 1 / 2e9}  # seconds of the thread that encrypts and copies
 FRONT = 1 << 17  # bytes of a frame beside its array, at most
@@ -66,8 +66,11 @@ def limits_for(shapes: Sequence[tuple[int, int]], quota: Quota) -> Limits:
     return Limits(frame=min(frame, 1 << 30), max_ring=64 << 20, queue=QUEUE, clients=quota.clients, each=each)
 
 
-class Accelerator:
-    """Serves a listener with the products of one model, in one thread."""
+class Accelerator(ABC):
+    """Serves a listener with the products of one model, in one thread.
+
+    Here is all that is no product; how calls are taken, multiplied and answered is `turn`.
+    """
 
     def __init__(
         self,
@@ -79,88 +82,46 @@ class Accelerator:
         threads: int,
         quota: Quota = DEFAULT_QUOTA,
         makes_pads: bool = True,
-        batcher: Batcher | None = None,
+        calls: CallQueue,
     ) -> None:
         self.listener, self.products, self.shapes, self.quota = listener, products, shapes, quota
         self.handshake = dataclasses.replace(HANDSHAKE, model=digest)  # a party with keys has another one
         self.capabilities = Capabilities(len(shapes), products.device, threads, quota.max_rows, makes_pads)
-        if batcher is None:
-            costs = [outputs * depth for outputs, depth in shapes]
-            rows, waiting = quota.max_rows, quota.max_waiting
-            batcher = Batcher(
-                matrices=len(shapes), window=quota.window, max_rows=rows, max_waiting=waiting, costs=costs
-            )
-        self._batcher = batcher
+        self._calls = calls
         self._most_bytes = limits_for(shapes, quota).frame - FRONT
         self._clients: dict[Link, Client] = {}
-        self._by_key: dict[str, Counter[str]] = {}
+        self._by_key: dict[str, dict[str, float]] = {}
         self._unsent: list[Client] = []  # with answers in their outbox
-        self._jobs = Jobs(batcher, quota.max_waiting)
+        self._jobs = Jobs(calls, quota.max_waiting)
         self._per_byte = PER_BYTE.get(listener.address.partition(":")[0], 0.0)
-        self._pause = SOON  # until the next look whether there is room
+        self._pause = SOON  # between two looks whether there is room
+        self._flushed = 0.0  # when that was looked for last
         self._looked = 0.0
-        self._next, self._warmed = 0, WARM_BYTES  # what is wanted next, and how much of it was read ahead
-        self.counters: Counter[str] = Counter(dict.fromkeys(TOTALS, 0.0))
+        self.counters = dict.fromkeys(TOTALS, 0.0)
 
     def serve(self, stopped: Callable[[], bool]) -> None:
         """Answers until `stopped()`, which is asked at least every 100 ms."""
         while not stopped():
             self.turn(0.1)
 
+    @abstractmethod
     def turn(self, timeout: float) -> None:
-        """Takes what has come, waits up to `timeout` seconds if nothing has, multiplies at most once."""
-        for link in self.listener.gone():
-            self._forget(link)
-        self._flush()
-        wait = self._batcher.wait(time.monotonic())
-        longest = min(timeout if wait is None else min(wait, timeout), self._idle())
-        took = self._warm() if wait is None and longest > 0 else False
-        took = took or self._take(longest)
-        # Whatever else is there; a few of each client, since some may never stop asking.
-        end = time.monotonic() + self.quota.window
-        for _ in range(2 * len(self._clients) + 8):
-            if not took or self._batcher.complete or time.monotonic() >= end:
-                break
-            took = self._take(0.0)
-        now = time.monotonic()
-        if self._batcher.wait(now) == 0.0:
-            self._multiply(self._batcher.take(now))
-        self._work()
+        """Takes what has come, waits up to `timeout` seconds if nothing has, multiplies."""
 
     def totals(self) -> dict[str, float]:
         """What was done for all clients together: for whoever runs this, and not for them."""
-        return dict(self.counters) | {"connected": float(len(self._clients)), "waiting": float(len(self._batcher))}
+        return dict(self.counters) | {"connected": float(len(self._clients)), "waiting": float(len(self._calls))}
 
     def _idle(self) -> float:
         """Seconds for which nothing but a message needs this thread."""
         if self._jobs.ready:
             return 0.0
-        return self._pause if self._unsent or self._jobs else 3600.0
+        if self._unsent:
+            return max(0.0, self._flushed + self._pause - time.monotonic())
+        return self._pause if self._jobs else 3600.0
 
-    def _warm(self) -> bool:
-        """While nobody waits: reads what will be multiplied next, as far as caches keep it. True once a message came.
-
-        A client that decodes needs a while between two products, and the product itself is bound by reading weights.
-        """
-        while self._warmed < WARM_BYTES:
-            if self._take(0.0):
-                return True
-            end = self.products.warm(self._next, self._warmed, WARM_STEP)
-            if end <= self._warmed:
-                break
-            self._warmed = end
-        self._warmed = WARM_BYTES
-        return False
-
-    def _take(self, timeout: float) -> bool:
-        """One message, if one is there."""
-        got = self.listener.recv(timeout)
-        if got is None:
-            return False
-        self._took(*got)
-        return True
-
-    def _took(self, link: Link, frame: Frame) -> None:
+    def _handle(self, link: Link, frame: Frame, since: float = 0.0) -> None:
+        """Acts on a frame. since: when work for it began, if that was before."""
         client = self._client(link)
         client.seen = time.monotonic()
         call, nbytes = 0, sum(array.nbytes for array in frame.arrays)
@@ -170,15 +131,15 @@ class Accelerator:
                 self._greet(link, frame.header)
                 return
             message = decode(frame.header)
-            call = getattr(message, "call", 0)
-            self._heed(link, message, frame)
+            call = call_of(message) or 0
+            self._dispatch(link, call, message, frame)
         except FrameError as error:
             self._refuse(link, call, str(error))
         except (MemoryError, RuntimeError) as error:
             self._refuse(link, call, reason_of(error))
         finally:
             frame.release()
-            self._batcher.charge(link, time.monotonic() - client.seen + self._per_byte * nbytes)
+            self._calls.charge(link, time.monotonic() - (since or client.seen), self._per_byte * nbytes)
 
     def _client(self, link: Link) -> Client:
         """What is known of a client; a newcomer's counters are those of its key, if it has one."""
@@ -191,13 +152,12 @@ class Accelerator:
 
     def _count(self, client: Client | None, **amounts: float) -> None:
         for name, amount in amounts.items():
-            self.counters[name] += amount  # type: ignore[assignment]
+            self.counters[name] += amount
             if client is not None:
-                client.counters[name] += amount  # type: ignore[assignment]
+                client.counters[name] += amount
 
-    def _heed(self, link: Link, message: Message, frame: Frame) -> None:
-        """Acts on a message."""
-        call: int = getattr(message, "call", 0)
+    def _dispatch(self, link: Link, call: int, message: Message, frame: Frame) -> None:
+        """Acts on a message about that call."""
         if isinstance(message, Multiply) and self._client(link).greeted:
             self._queue(link, message, frame)
             return
@@ -224,7 +184,7 @@ class Accelerator:
             return
         if not client.greeted:
             client.greeted = True
-            self._batcher.join(link)
+            self._calls.join(link)
             self._stay_awake()
             self._count(client, clients=1)
         self._send(link, welcome)
@@ -244,60 +204,13 @@ class Accelerator:
             self._refuse(link, message.call, f"{len(x)} rows are too many; {most} are taken at once")
             return
         now = time.monotonic()
-        if self._batcher.known(link, message.call, now):
+        if self._calls.known(link, message.call, now):
             return  # sent again, because its answer takes long
-        if not self._batcher.has_room(link):
+        if not self._calls.has_room(link):
             self._refuse(link, message.call, f"{self.quota.max_waiting} calls of this client are waiting already")
             return
         # A copy: the client can still write to memory that is shared, and needs it for its next call.
-        self._batcher.add(Call(link, message.call, message.matrix, x.dtype == RESIDUES, np.array(x), now))
-
-    def _multiply(self, batch: list[Call]) -> None:
-        """One product for all calls of a batch, and an answer for each that is finished by it."""
-        if not batch:
-            return
-        started = time.perf_counter()
-        matrix, masked = batch[0].key
-        multiply = self.products.residues if masked else self.products.integers
-        pieces = [call.x[call.first : call.taken] for call in batch]
-        rows = sum(map(len, pieces))
-        try:
-            for call in batch:
-                if call.z is None and call.count < len(call.x):
-                    call.z = np.empty((len(call.x), self.shapes[matrix][0]), np.uint32 if masked else np.int32)
-            z = multiply(matrix, pieces[0] if len(pieces) == 1 else np.concatenate(pieces))
-        except (ValueError, MemoryError, RuntimeError) as error:
-            if len(batch) > 1:  # somebody's numbers are wrong: each alone, so that the others don't suffer
-                for call in batch:
-                    self._multiply([call])
-                return
-            self._batcher.drop(batch[0].client, batch[0].number)
-            self._batcher.answered(batch[0].client, time.monotonic())
-            self._refuse(batch[0].client, batch[0].number, reason_of(error))
-            return
-        self._next, self._warmed = (matrix + 1) % len(self.shapes), 0
-        seconds, first = time.perf_counter() - started, 0
-        if rows >= LEAST_ROWS and seconds > 0:
-            self._batcher.speed += (rows * self._batcher.cost(matrix) / seconds - self._batcher.speed) / 8
-        company = Company.ALONE
-        if len(batch) > 1:
-            company = Company.SOME if self._batcher.clients < usable_cores() else Company.CROWD
-        for call in batch:
-            part = z[first : first + call.count]
-            first += call.count
-            own = seconds * call.count / rows
-            call.seconds += own
-            self._batcher.charge(call.client, own - call.charged)
-            client = self._clients.get(call.client)
-            self._count(client, rows=call.count, busy_s=own)
-            if call.z is not None:
-                call.z[call.first : call.taken] = part
-                part = call.z
-            if call.finished:
-                self._count(client, calls=1)
-                self._send(call.client, Product(call.number, call.seconds, company), [part])
-                self._batcher.answered(call.client, time.monotonic())
-        self._count(None, products=1, shared_rows=rows if len(batch) > 1 else 0)
+        self._calls.add(Call(link, message.call, message.matrix, x.dtype == RESIDUES, np.array(x), now))
 
     def _make_pads(self, link: Link, message: MakePads) -> None:
         if not self.capabilities.makes_pads:
@@ -309,19 +222,17 @@ class Accelerator:
             known = matrix < len(self.shapes)
             nbytes += 4 * rows * self.shapes[matrix][0] if known else 0
             if not known or len(seed) != SEED_BYTES or not rows or total > self.quota.max_rows:
-                self._refuse(
-                    link, message.call, "pads are asked for with a matrix, 1 row or more, and 32 bytes of seed"
-                )
+                wanted = "pads are asked for with a matrix, 1 row or more, and 32 bytes of seed"
+                self._refuse(link, message.call, wanted)
                 return
         if nbytes > self._most_bytes:
-            self._refuse(
-                link, message.call, f"{nbytes} bytes of pads are too many; {self._most_bytes} are made at once"
-            )
+            why = f"{nbytes} bytes of pads are too many; {self._most_bytes} are made at once"
+            self._refuse(link, message.call, why)
             return
         self._begin(link, message.call, make_pads(self.products, self.shapes, message.requests, self._piece), total)
 
     def _piece(self, matrix: int) -> int:
-        return max(LEAST_ROWS, int(self._batcher.speed * SLICE / max(1, self._batcher.cost(matrix))))
+        return max(LEAST_ROWS, int(self._calls.speed * SLICE / max(1, self._calls.cost(matrix))))
 
     def _self_test(self, link: Link, call: int, arrays: tuple[Array, ...]) -> None:
         if not is_self_test(arrays, self.quota.max_self_test):
@@ -351,7 +262,7 @@ class Accelerator:
             self._count(client, pads=job.rows)
             self._send(link, Product(job.call, job.seconds, Company.ALONE), answers)
 
-    def _send(self, link: Any, message: Message | bytes, arrays: list[Array] | None = None) -> None:
+    def _send(self, link: Link, message: Message | bytes, arrays: list[Array] | None = None) -> None:
         """Sends a message, encoded or not, without waiting. What there is no room for is kept for a while, and nothing
         is done for that client."""
         client, given = self._clients.get(link), arrays or []
@@ -367,7 +278,7 @@ class Accelerator:
                     client.outbox.append(link.start(header, given))
                     client.stuck, self._pause = time.monotonic(), SOON
                     self._unsent.append(client)
-                    self._batcher.hold(link, True)
+                    self._calls.hold(link, True)
             elif len(client.outbox) < self.quota.max_unsent:
                 client.outbox.append(link.start(header, given))
             else:
@@ -376,14 +287,16 @@ class Accelerator:
             if not isinstance(message, Refused):
                 client.refused = 0
             self._count(client, bytes_out=nbytes)
-            self._batcher.charge(link, time.monotonic() - started + self._per_byte * nbytes)
+            self._calls.charge(link, time.monotonic() - started, self._per_byte * nbytes)
         except LinkError:
             self._forget(link)
 
     def _flush(self) -> None:
-        """Sends what there is room for by now, and ends links that must end."""
+        """Sends what there is room for by now, and ends links that must end. Looking takes little of the time."""
         now = time.monotonic()
-        for client in list(self._unsent):
+        unsent = list(self._unsent) if now >= self._flushed + self._pause else []
+        for client in unsent:
+            started = time.monotonic()
             try:
                 while client.outbox and client.outbox[0]():
                     client.outbox.popleft()
@@ -391,12 +304,16 @@ class Accelerator:
             except LinkError:
                 self._forget(client.link)
                 continue
+            self._calls.charge(client.link, time.monotonic() - started)
             if not client.outbox:
                 self._unsent.remove(client)
-                self._batcher.hold(client.link, False)
+                self._calls.hold(client.link, False)
             elif now - client.stuck > self.quota.reply:
                 self._drop(client)
-        self._pause = min(2 * self._pause, LATER)
+        if unsent:
+            self._flushed = time.monotonic()
+            least = 0.0 if self._pause == SOON else LOOKING * (self._flushed - now)
+            self._pause = max(min(2 * self._pause, LATER), least)
         if now - self._looked > min(LOOK, self.quota.greeting, self.quota.idle):
             self._looked = now
             for client in list(self._clients.values()):
@@ -404,7 +321,7 @@ class Accelerator:
                 if now - client.seen > longest and not self._jobs.waits(client.link):
                     self._forget(client.link)
 
-    def _refuse(self, link: Any, call: int, reason: str) -> bool:
+    def _refuse(self, link: Link, call: int, reason: str) -> bool:
         client = self._clients.get(link)
         self._count(client, refused=1)
         self._send(link, refused(reason, call))
@@ -421,20 +338,22 @@ class Accelerator:
             self._forget(client.link)
 
     def _forget(self, link: Link) -> None:
+        started = time.monotonic()
         client = self._clients.pop(link, None)
         if client is not None:
             client.outbox.clear()
             with contextlib.suppress(ValueError):
                 self._unsent.remove(client)
         self._jobs.leave(link)
-        self._batcher.leave(link)
-        self._stay_awake()
         with contextlib.suppress(LinkError):
             link.close()
+        self._calls.charge(link, time.monotonic() - started)
+        self._calls.leave(link)
+        self._stay_awake()
 
     def _stay_awake(self) -> None:
         """A core may be spent on waiting as long as every client can have one of its own."""
-        self.listener.stay_awake(AWAKE if self._batcher.clients < usable_cores() else BRIEFLY)
+        self.listener.stay_awake(AWAKE if self._calls.clients < usable_cores() else BRIEFLY)
 
     def close(self) -> None:
         """Closes the listener; clients see their links end."""

@@ -17,21 +17,22 @@ import pytest
 from cutset import LLM, AsyncLLM, SamplingParams
 from cutset.config import load_settings
 from cutset.errors import CutsetError, IntegrityError, OffloadError
+from cutset.kernels import native
 from cutset.kernels.reference_field import P
 from cutset.link import Limits
-from cutset.link.shm import extension as ring
+from cutset.link import _ring as ring
 from cutset.models.random import RandomModel
 from cutset.models.run.executor import Batch
-from cutset.offload.accelerator.hot import HotAccelerator
-from cutset.offload.accelerator.open import open_accelerator
-from cutset.offload.accelerator.server import Accelerator
+from cutset.offload.accelerator.loading import open_accelerator
+from cutset.offload.accelerator.python_accelerator import PythonAccelerator
+from cutset.offload.accelerator.ring_accelerator import RingAccelerator
 from cutset.offload.client import linears as slow
-from cutset.offload.client.hot import HotCalls, Stop
-from cutset.offload.client.parts import Parts
+from cutset.offload.client.call_times import CallTimes
+from cutset.offload.client.ring_calls import RingCalls, RunEnd, Stop
 from cutset.offload.client.session import Session
 from cutset.offload.messages import Message, Product, Refused
 from offload.conftest import serve_in_thread
-from offload.hot import MODES, PROMPT, TOKENS, Loaded, Odd, client, serving
+from offload.serving import MODES, PROMPT, TOKENS, Loaded, Odd, client, serving
 
 
 @pytest.fixture(autouse=True)
@@ -54,10 +55,10 @@ def test_hot_and_slow_send_the_same_and_say_the_same(
         with serving(loaded) as accelerator, client(accelerator.listener.address, mode) as llm:
             assert llm.offload is not None
             if not hot:
-                llm.offload.linears.hot = None
+                llm.offload.linears.ring_calls = None
             elif llm.offload.linears.pads is not None:
                 llm.offload.linears.pads.fill(40)
-            parts = llm.offload.linears.parts = Parts(count_cpu=hot)
+            parts = llm.offload.linears.times = CallTimes(count_cpu=hot)
             started, cpu_started = parts._wall, parts._cpu
             assert llm.generate(PROMPT, TOKENS)[0].token_ids == expected
             assert sum(parts.wall.values()) == pytest.approx(parts._wall - started, abs=1e-9)  # nothing is lost
@@ -87,15 +88,15 @@ def test_what_the_decoder_does_between_slow_calls_counts_as_its_own(
             assert llm.offload is not None
             if stopped:
 
-                def run(self: HotCalls, step: Any, parts: Parts) -> Stop:
-                    parts.add([0.0] * 10, [0.0] * 10)
-                    return Stop.BEFORE
+                def run(self: RingCalls, step: Any, times: CallTimes) -> RunEnd:
+                    times.lap("other")
+                    return RunEnd()
 
-                monkeypatch.setattr(HotCalls, "run", run)
+                monkeypatch.setattr(RingCalls, "run", run)
             else:
-                llm.offload.linears.hot = None
+                llm.offload.linears.ring_calls = None
             llm.generate(prompt, TOKENS)
-            found.append(dict(llm.offload.linears.parts.wall))
+            found.append(dict(llm.offload.linears.times.wall))
     assert found[0]["attention"] > 0.002
     assert found[1]["attention"] > found[0]["attention"] / 5
     assert found[0]["check"] == found[1]["check"] == 0
@@ -115,10 +116,10 @@ def test_each_row_of_a_lent_pad_masks_one_row(loaded: Loaded, expected: list[int
                 assert llm.generate(PROMPT, TOKENS)[0].token_ids == expected
             wires.append(accelerator.asked)
             if linears.pads is not None:
-                assert linears.hot is not None
-                assert len(linears.hot._lent) <= 2 * len(linears.weights.matrices)  # what is used up is let go
+                assert linears.ring_calls is not None
+                assert len(linears.ring_calls._lent) <= 2 * len(linears.weights.matrices)  # what is used up is let go
                 counted = linears.pads.counters()
-                assert counted.used == linears.parts.rows
+                assert counted.used == linears.times.rows
                 assert counted.made > 0
     masks: set[bytes] = set()
     rows = 0
@@ -248,7 +249,7 @@ def test_many_clients_of_a_hot_accelerator(rows: dict[str, Any], loaded: Loaded,
             found[name] = error
 
     ready = threading.Barrier(5)
-    with serving(loaded, HotAccelerator) as accelerator:
+    with serving(loaded, RingAccelerator) as accelerator:
         modes = [*MODES, "plain"]
         threads = [
             threading.Thread(target=answer, args=(f"{i} {mode}", mode, accelerator.listener.address))
@@ -261,7 +262,7 @@ def test_many_clients_of_a_hot_accelerator(rows: dict[str, Any], loaded: Loaded,
         assert found == {f"{i} {mode}": [expected, expected] for i, mode in enumerate(modes)}
         assert accelerator.counters["clients"] == 5
         assert accelerator.counters["calls"] >= accelerator.counters["products"] > 0
-    assert len(accelerator._waiting) == 0
+    assert len(accelerator._calls) == 0
 
 
 @pytest.fixture(scope="module")
@@ -274,7 +275,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_many_rows_at_once(mode: str, wide: Path, stops: Counter[Stop], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cutset.offload.client.open._ring", lambda weights: 16 << 20)
+    monkeypatch.setattr("cutset.offload.client.offload._ring", lambda weights: 16 << 20)
     address = f"shm://wide-{os.getpid()}-{MODES.index(mode)}"
     ids = np.random.default_rng(3).integers(0, 128, (1, 520)).astype(np.int32)
 
@@ -312,12 +313,12 @@ def test_async_over_an_offload(loaded: Loaded, expected: list[int]) -> None:
             await stream.aclose()  # type: ignore[attr-defined]
             assert (await llm.generate(PROMPT, TOKENS)).token_ids == expected
 
-    with serving(loaded, HotAccelerator) as accelerator:
+    with serving(loaded, RingAccelerator) as accelerator:
         asyncio.run(work(accelerator.listener.address))
 
 
 def test_the_fast_one_is_taken_where_it_can_be(tmp_path: Path) -> None:
-    for address, kind in ((f"shm://taken-{os.getpid()}", HotAccelerator), (f"ipc://{tmp_path}/a", Accelerator)):
+    for address, kind in ((f"shm://taken-{os.getpid()}", RingAccelerator), (f"ipc://{tmp_path}/a", PythonAccelerator)):
         accelerator = open_accelerator("story", address, load_settings({"threads": 1}))
         assert type(accelerator) is kind
         accelerator.close()
@@ -334,11 +335,21 @@ def test_a_fork_is_no_second_user_of_lent_pads(loaded: Loaded) -> None:
             llm.generate(PROMPT, TOKENS)
 
 
-def test_only_links_in_shared_memory_have_ends(inproc: str) -> None:
+def test_only_links_in_shared_memory_have_rings(inproc: str) -> None:
     from cutset.link import connect
 
     session = Session(lambda: connect(inproc))
-    assert session.ring() is None
+    assert session.ring_link() is None
     session.close()
     assert slow.AWAKE > slow.BRIEFLY
     assert Limits().ring >= 1 << 20
+
+
+@pytest.mark.parametrize(
+    "name", ["RemoteLinears", "RemoteMatrix", "RunRequest", "RunOutcome", "SentCall", "RingServer", "TurnEnd"]
+)
+def test_native_calls_are_told_by_arguments_alone(name: str) -> None:
+    """A call takes one value and returns one: nothing is set before, and what comes back can't be changed."""
+    found = [value for value in vars(getattr(native, name)).values() if isinstance(value, property)]
+    assert all(value.fset is None for value in found)
+    assert found or name in ("RemoteMatrix", "RunRequest", "RingServer")

@@ -8,7 +8,6 @@ import socket
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from cutset.config import OPTIONS, Settings
 from cutset.errors import ConfigError, DeviceError, IntegrityError, OffloadError
@@ -21,12 +20,12 @@ from cutset.models.files.integer import Progress
 from cutset.models.files.source import Source
 from cutset.models.run.backend import Choice
 from cutset.models.run.native import NativeDecoder, thread_pool
-from cutset.offload.client.guard import keep_out
+from cutset.offload.client.client_weights import ClientWeights, load_weights
 from cutset.offload.client.ledger import Ledger
 from cutset.offload.client.linears import OffloadLinears
 from cutset.offload.client.pads import BLOCK_ROWS, Empty, PadPool
+from cutset.offload.client.private_memory import keep_out
 from cutset.offload.client.session import FRONT, MOST_BYTES, Patience, Session
-from cutset.offload.client.weights import ClientWeights, load_weights
 from cutset.offload.messages import MOST_PADS
 from cutset.offload.modes import DEFAULT_MODE, Mode, mode_named
 
@@ -49,9 +48,9 @@ class Offload:
 
     def summary(self) -> str:
         """One line: the mode that was kept, what went over the link, and where pads came from."""
-        parts = self.linears.parts
-        said = f"mode {self.mode.name}: {parts.calls} calls to {self.linears.session.address}"
-        said += f", {parts.bytes_up / 1e6:.1f} MB up, {parts.bytes_down / 1e6:.1f} MB down"
+        times = self.linears.times
+        said = f"mode {self.mode.name}: {times.calls} calls to {self.linears.session.address}"
+        said += f", {times.bytes_up / 1e6:.1f} MB up, {times.bytes_down / 1e6:.1f} MB down"
         if self.linears.pads is not None:
             pads = self.linears.pads.counters()
             said += f"; {pads.used} rows of pads, {pads.made} made ahead, {pads.inline} inline"
@@ -148,7 +147,7 @@ def open_offload(source: Source, settings: Settings, mode: Mode, progress: Progr
         pads = _pad_pool(weights, settings, pad_session) if mode.masked else None
         linears = OffloadLinears(session, weights, mode, pool, pads, pad_rows=settings.pad_rows and mode.masked)
         decoder = NativeDecoder(source.spec, source.tensors, pool, linears)
-        linears.quicken(decoder.core)
+        linears.use_rings(decoder.core)
         source.forget()
     except BaseException:
         session.close()
@@ -172,10 +171,10 @@ def _caution(mode: Mode, session: Session) -> str:
 
 
 def _pad_pool(weights: ClientWeights, settings: Settings, pad_session: Session | None) -> PadPool:
-    chosen = {"wait": "wait", "inline": "inline", "fail": "fail"}
+    policies: dict[str, Empty] = {"wait": "wait", "inline": "inline", "fail": "fail"}
     empty: Empty = "inline" if pad_session is None else "wait"
     if settings.pads_policy != "auto":
-        empty = cast(Empty, chosen[settings.pads_policy])
+        empty = policies[settings.pads_policy]
     matrices = weights.matrices
 
     def multiply(requests: list[tuple[int, bytes, int]]) -> list[Residues]:
@@ -267,7 +266,8 @@ def _hosts(address: str) -> set[str]:
 def _plain(host: str) -> IPAddress:
     """The same host in one spelling: ::ffff:10.0.0.5 is 10.0.0.5."""
     found = ipaddress.ip_address(host.partition("%")[0])
-    return getattr(found, "ipv4_mapped", None) or found
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return mapped or found
 
 
 def _is_here(host: IPAddress) -> bool:

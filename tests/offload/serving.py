@@ -14,7 +14,7 @@ import numpy as np
 from cutset import LLM, SamplingParams
 from cutset.link import Link, listen
 from cutset.offload.accelerator.products import NativeProducts
-from cutset.offload.accelerator.server import Accelerator
+from cutset.offload.accelerator.python_accelerator import PythonAccelerator
 from cutset.offload.messages import Message, Multiply, Product
 from offload.conftest import serve_in_thread
 
@@ -23,7 +23,7 @@ PROMPT = "Once upon a time"
 TOKENS = SamplingParams(max_tokens=8, temperature=0, ignore_eos=True)
 
 
-class Odd(Accelerator):
+class Odd(PythonAccelerator):
     """The slow twin of an accelerator. It keeps what it was asked, and `odd` may do something else than answer it."""
 
     odd: Callable[[Odd, Any, Message, list[Any]], bool] | None = None

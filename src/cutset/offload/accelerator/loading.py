@@ -11,9 +11,9 @@ from cutset.link.keys import listening_keys
 from cutset.models.files.integer import Progress
 from cutset.models.files.source import open_source
 from cutset.models.registry import resolve
-from cutset.offload.accelerator.hot import new_accelerator
+from cutset.offload.accelerator.accelerator import DEFAULT_QUOTA, Accelerator, Quota, limits_for
 from cutset.offload.accelerator.products import NativeProducts, Products, self_test
-from cutset.offload.accelerator.server import DEFAULT_QUOTA, Accelerator, Quota, limits_for
+from cutset.offload.accelerator.ring_accelerator import new_accelerator
 from cutset.offload.matrices import ModelDigest, each_matrix
 
 __all__ = ["open_accelerator"]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-__all__ = ["PARTS", "Parts"]
+if TYPE_CHECKING:
+    from cutset.kernels.native import RunOutcome
+
+__all__ = ["PARTS", "CallTimes"]
 
 # In the order of a call. `wait` is what the accelerator's own word doesn't explain: the link, and other clients.
 PARTS = (
@@ -22,7 +25,7 @@ PARTS = (
 )
 
 
-class Parts:
+class CallTimes:
     """Seconds by part: of the wall clock, and with `count_cpu` of the calling thread's CPU too, which takes a while to
     ask for. One thread uses it."""
 
@@ -45,14 +48,19 @@ class Parts:
             self._cpu = cpu
         return passed
 
-    def add(self, wall: Sequence[float], cpu: Sequence[float]) -> None:
-        """Parts that native code measured since the last lap, in the order of PARTS. What is missing up to now was
-        spent on the way there and back, and is `other`."""
+    def add(self, run: RunOutcome) -> None:
+        """What native code measured and counted since the last lap. What is missing up to now was spent on the way
+        there and back, and is `other`."""
+        wall, cpu = run.wall, run.cpu
         for part, passed, used in zip(PARTS, wall, cpu, strict=True):
             self.wall[part] += passed
             self.cpu[part] += used
         self._wall += sum(wall)
         self._cpu += sum(cpu)
+        self.calls += run.answered
+        self.rows += run.answered_rows
+        self.bytes_up += run.bytes_up
+        self.bytes_down += run.bytes_down
         self.lap("other")
 
     def move(self, source: str, target: str, seconds: float) -> None:

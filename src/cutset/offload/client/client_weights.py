@@ -6,13 +6,12 @@ The weights themselves are needed only while loading, and where the client makes
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cutset.errors import OffloadError
-from cutset.kernels.native import extension
+from cutset.kernels import native
 from cutset.kernels.reference_field import Residues
 from cutset.models.files.integer import Progress, bits_of_site, sums_of_sizes
 from cutset.models.files.source import Source
@@ -37,14 +36,13 @@ class ClientMatrix:
     scales: NDArray[np.float32]  # (outputs,)
     bounds: NDArray[np.int32]  # (outputs,) the sum of |W|
     check: Check | None  # where the mode has it
-    packed: Any  # native.LinearI8, where the client makes its own pads; else None
+    packed: native.LinearI8 | None  # where the client makes its own pads
 
-    def residues(self, x: Residues, pool: Any = None, out: Residues | None = None) -> Residues:
+    def residues(self, x: Residues, pool: native.Pool | None = None, out: Residues | None = None) -> Residues:
         """x . W^T mod P, for pads that are made here."""
         if self.packed is None:
             raise OffloadError("the weights weren't kept: pads come from elsewhere")
-        product: Residues = self.packed.residues(x, pool=pool, out=out)
-        return product
+        return self.packed.residues(x, pool=pool, out=out)
 
     @property
     def top(self) -> int:
@@ -61,11 +59,12 @@ class ClientWeights:
     digest: str
 
     def of(self, site: Site, layer: int, expert: int) -> ClientMatrix:
+        """The matrix of a place in the model; layer and expert are -1 where there are none."""
         return self.matrices[self.numbers[site, layer, expert]]
 
 
 def load_weights(
-    source: Source, mode: Mode, pool: Any, *, pack: bool, progress: Progress | None = None
+    source: Source, mode: Mode, pool: native.Pool, *, pack: bool, progress: Progress | None = None
 ) -> ClientWeights:
     """Reads a model's matrices once. `pack`: keep them, packed, to make pads.
 
@@ -77,18 +76,17 @@ def load_weights(
             f"mode {mode.name} doesn't run mixtures of experts: which expert gets how many rows tells what is read. "
             "Use --mode local, or --mode verified if the accelerator may see everything"
         )
-    native = extension()
     digest, matrices = ModelDigest(), list[ClientMatrix]()
     numbers: dict[tuple[str, int, int], int] = {}
     for matrix in each_matrix(source, progress):
         digest.add(matrix)
-        matrices.append(_client_matrix(matrix, mode, pool, native if pack else None))
+        matrices.append(_client_matrix(matrix, mode, pool, pack))
         numbers[matrix.site, matrix.layer, matrix.expert] = matrix.number
     source.forget()
     return ClientWeights(matrices, numbers, digest.hex())
 
 
-def _client_matrix(matrix: Matrix, mode: Mode, pool: Any, native: Any) -> ClientMatrix:
+def _client_matrix(matrix: Matrix, mode: Mode, pool: native.Pool, pack: bool) -> ClientMatrix:
     return ClientMatrix(
         number=matrix.number,
         site=matrix.site,
@@ -99,5 +97,5 @@ def _client_matrix(matrix: Matrix, mode: Mode, pool: Any, native: Any) -> Client
         scales=matrix.scales,
         bounds=sums_of_sizes(matrix.weight),
         check=Check(matrix.weight, pool) if mode.verified else None,
-        packed=None if native is None else native.LinearI8(matrix.weight, matrix.scales, pool),
+        packed=native.LinearI8(matrix.weight, matrix.scales, pool) if pack else None,
     )

@@ -17,7 +17,7 @@ from cutset.errors import DeviceError, ModelError
 from cutset.link.launch import probe
 from cutset.models.text.tokenizer_files import tokenizer_files
 
-__all__ = ["Measured", "Mount", "client_files", "digest", "model_files"]
+__all__ = ["MeasuredFiles", "Mount", "client_files", "digest", "model_files"]
 
 CLIENT = (
     "cutset.cli",
@@ -27,6 +27,7 @@ CLIENT = (
     "cutset.models.text.chat",
     "cutset.offload.client",
     "cutset.link",
+    "cutset.kernels._native",
     "cutset.link.shm",
     "cutset.link.zeromq",
     "cryptography.hazmat.primitives.ciphers.algorithms",
@@ -72,7 +73,7 @@ class Mount:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredFiles:
     """What the enclave sees: mounts, and under them the only files that may be opened."""
 
     mounts: tuple[Mount, ...]
@@ -94,7 +95,7 @@ def model_files(directory: Path) -> tuple[Path, ...]:
     return tuple(sorted(found))
 
 
-def client_files() -> Measured:
+def client_files() -> MeasuredFiles:
     """What the client in this Python installation needs: `/python`, `/app` and `/libs` in the enclave.
 
     Raises DeviceError where the client can't be imported, or this isn't Linux.
@@ -108,7 +109,7 @@ def client_files() -> Measured:
     mounts += _packages(found["modules"], stdlib)
     mounts += _libraries([Path(name) for name in found["libraries"]], [mount.source for mount in mounts])
     files = {file for mount in mounts for file in _walk(mount.source)}
-    return Measured(tuple(mounts), tuple(sorted(files)))
+    return MeasuredFiles(tuple(mounts), tuple(sorted(files)))
 
 
 def _packages(modules: dict[str, str], stdlib: Path) -> Iterator[Mount]:
