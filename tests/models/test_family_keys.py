@@ -16,7 +16,6 @@ from models.config_pairs import PAIRS
 from models.config_pairs import config_of as pair_of
 from runner.files import CONFIGS, config_of
 
-# Keys of the configurations of transformers that its models of text never look at, or that name a part of a program.
 TRANSFORMERS = {
     "llama": "LlamaConfig",
     "mistral": "MistralConfig",

@@ -60,10 +60,7 @@ def test_old_files_are_read_and_brought_up_to_date(case: str, tmp_path: Path) ->
     assert main(["convert", str(old), "-o", str(tmp_path / "again.json")]) == 0
     assert json.loads((tmp_path / "again.json").read_text())["specification"] == to_json(ours.spec)
     if RUNNER.is_file():
-        assert (
-            f"version 1, which leaves it to its reader what its config means: bring it up to date with `cutset convert {old} -o"
-            in refused(old)
-        )
+        assert f"bring it up to date with `cutset convert {old} -o" in refused(old)
         np.testing.assert_array_equal(logits_of(tmp_path / "again.json"), logits_of(new))
 
 
@@ -142,7 +139,7 @@ def test_names_are_data(case: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(ours, theirs)
     path = tmp_path / "x.json"
     write_exchange(path, config, moved.__getitem__, inputs_of(), {}, spec=other)
-    assert ExchangeFile(path).spec == other
+    assert [*ExchangeFile(path).spec.tensors()] == [*other.tensors()]
     if RUNNER.is_file():
         np.testing.assert_array_equal(logits_of(path), logits_of(write_file(tmp_path / "plain.json", config)))
 
@@ -182,9 +179,7 @@ def test_the_runner_takes_what_is_stored(tmp_path: Path) -> None:
         write_directory(tmp_path / name, config, stored)
         assert json.loads((tmp_path / name / SPECIFICATION).read_text())["ignored"] == ignored
         np.testing.assert_array_equal(logits_of(tmp_path / name, "--inputs", inputs), plain)
-        np.testing.assert_array_equal(
-            open_source(tmp_path / name).tensors["model.norm.weight"].raw, tensors["model.norm.weight"].raw
-        )
+        assert open_source(tmp_path / name).spec.tied
     document = json.loads((tmp_path / "buffer" / SPECIFICATION).read_text())
     (tmp_path / "buffer" / SPECIFICATION).write_text(json.dumps(document | {"ignored": []}))
     assert f"{buffer} is unexpected" in refused(tmp_path / "buffer", "--inputs", inputs)
