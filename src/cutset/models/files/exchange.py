@@ -70,8 +70,8 @@ class ExchangeFile(TensorTable):
             (tensor.name, _steps(tensor.place), tensor.shape) for tensor in self.spec.tensors()
         ]
         if self.spec.tied and version == 1:  # whether its head is a copy is seen from the values
-            shape = self.spec.vocab_size, self.spec.hidden
-            wanted.append((self.spec.names.lm_head[0].checkpoint, (HEAD_PLACE,), shape))
+            head = self.spec.names.lm_head[0].checkpoint
+            wanted.append((head, (HEAD_PLACE,), (self.spec.vocab_size, self.spec.hidden)))
         for name, place, shape in wanted:
             entry = _at(weights, place)
             if entry is not None:
