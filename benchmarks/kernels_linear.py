@@ -62,7 +62,7 @@ def report(workload: str, taken: dict[str, Any], metric: str, amount: float, uni
 def make(kind: str, shapes: list[tuple[int, int]], pool: Any) -> list[Any]:
     """Packed layers with weights of no meaning."""
     rng = np.random.default_rng(0)
-    layers = []
+    layers: list[native.LinearF32 | native.LinearI8] = []
     for shape in shapes:
         if kind == "f32":
             layers.append(native.LinearF32(rng.standard_normal(shape, dtype=np.float32), pool))

@@ -13,12 +13,13 @@ import pytest
 from numpy.typing import NDArray
 
 import cutset.kernels._native as native
+from cutset.models.families.rope import plain_rope
 from cutset.models.files.checkpoint import Tensor
 from cutset.models.run.decoder import FloatLinears, ReferenceDecoder
 from cutset.models.run.executor import Batch
 from cutset.models.run.native import NativeDecoder
 from cutset.models.run.numpy_ops import NumpyOps
-from cutset.models.spec import DecoderSpec, MoESpec, RopeSpec
+from cutset.models.spec import DecoderSpec, DynamicRope, MoESpec
 
 BLOCK = 16
 DENSE = DecoderSpec(
@@ -32,7 +33,7 @@ DENSE = DecoderSpec(
     intermediate=40,
     norm_eps=1e-5,
     max_positions=512,
-    rope=RopeSpec(theta=1e4),
+    rope=plain_rope(1e4, 8),
 )
 MIXTURE = replace(
     DENSE,
@@ -42,7 +43,7 @@ MIXTURE = replace(
 SPECS = {
     "dense": DENSE,
     "tied": replace(DENSE, tied=True, heads=4, kv_heads=4),
-    "qk-norm": replace(DENSE, qk_norm=True, head_dim=20),
+    "qk-norm": replace(DENSE, qk_norm=True, head_dim=20, rope=plain_rope(1e4, 20)),
     "biases": replace(DENSE, qkv_bias=True, o_bias=True, mlp_bias=True),
     "windows": replace(DENSE, windows=(5, 0, 20)),
     "mixture": MIXTURE,
@@ -52,7 +53,7 @@ SPECS = {
         sparse_layers=frozenset(range(3)),
         qk_norm=True,
     ),
-    "dynamic-rope": replace(DENSE, rope=RopeSpec(theta=1e4, kind="dynamic", factor=2.0, original_positions=16)),
+    "dynamic-rope": replace(DENSE, rope=replace(DENSE.rope, dynamic=DynamicRope(1e4, 2.0, 16))),
 }
 
 

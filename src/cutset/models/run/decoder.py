@@ -22,7 +22,7 @@ __all__ = ["FloatLinears", "Linears", "Ops", "ReferenceDecoder", "Trace"]
 
 Array = Any  # a numpy array or a torch tensor: what the Ops at hand work on
 
-# Told each operator's name, its layer (-1 outside of layers) and what it gave.
+# Called with each operator's name, its layer (-1 outside of layers) and what it gave.
 Trace = Callable[[str, int, Array], None]
 
 
@@ -75,9 +75,9 @@ class ReferenceDecoder:
 
     def __init__(self, spec: DecoderSpec, tensors: Mapping[str, Tensor], ops: Ops, linears: Linears) -> None:
         self.spec, self.ops, self.linears, self.rope = spec, ops, linears, Rope(spec)
-        matrices = {name for site in spec.sites() for name in spec.site_tensors(*site)}
-        glue = [name for name in spec.tensor_shapes() if name not in matrices or name == "model.embed_tokens.weight"]
-        self.parameters: dict[str, Array] = {name: ops.load(tensors[name]) for name in glue}
+        self.parameters: dict[tuple[str, int], Array] = {
+            key: ops.concat([ops.load(tensors[name]) for name in names]) for key, names in spec.glue().items()
+        }
 
     def new_cache(self, blocks: int, block_size: int) -> KVCache:
         """Room for keys and values of `blocks` blocks of `block_size` tokens."""
@@ -86,88 +86,83 @@ class ReferenceDecoder:
     def forward(self, batch: Batch, cache: KVCache, trace: Trace | None = None) -> NDArray[np.float32]:
         """Runs the rows of a batch; logits (wanted, vocab)."""
         with self.ops.inference():
-            return self._forward(batch, cache, trace or _untold)
+            return self._forward(batch, cache, trace or _no_trace)
 
-    def _forward(self, batch: Batch, cache: KVCache, told: Trace) -> NDArray[np.float32]:
+    def _forward(self, batch: Batch, cache: KVCache, trace: Trace) -> NDArray[np.float32]:
         ops, spec = self.ops, self.spec
         cos, sin = self.rope.rows(batch.positions, batch.row_starts, batch.limits)
         turn = ops.floats(cos), ops.floats(sin)
-        x = ops.embedding(self.parameters["model.embed_tokens.weight"], batch.token_ids)  # (rows, hidden)
-        told("embedding", -1, x)
+        x = ops.embedding(self.parameters["embedding", -1], batch.token_ids)  # (rows, hidden)
+        trace("embedding", -1, x)
         for layer in range(spec.layers):
-            x = x + self._attention(layer, x, turn, batch, cache, told)
-            told("attention_add", layer, x)
-            h = ops.rms_norm(x, self._glue(layer, "post_attention_layernorm"), spec.norm_eps)
-            told("mlp_norm", layer, h)
-            x = x + (self._experts(layer, h, told) if layer in spec.sparse_layers else self._mlp(layer, -1, h, told))
-            told("mlp_add", layer, x)
-        x = ops.rms_norm(ops.take(x, batch.logit_rows), self.parameters["model.norm.weight"], spec.norm_eps)
-        told("final_norm", -1, x)
+            x = x + self._attention(layer, x, turn, batch, cache, trace)
+            trace("attention_add", layer, x)
+            h = ops.rms_norm(x, self.parameters["mlp_norm", layer], spec.norm_eps)
+            trace("mlp_norm", layer, h)
+            x = x + (self._experts(layer, h, trace) if layer in spec.sparse_layers else self._mlp(layer, -1, h, trace))
+            trace("mlp_add", layer, x)
+        x = ops.rms_norm(ops.take(x, batch.logit_rows), self.parameters["final_norm", -1], spec.norm_eps)
+        trace("final_norm", -1, x)
         logits = self.linears("lm_head", -1, -1, x)
-        told("lm_head", -1, logits)
+        trace("lm_head", -1, logits)
         return ops.to_numpy(logits).astype(np.float32, copy=False)
-
-    def _glue(self, layer: int, name: str) -> Array:
-        return self.parameters[f"model.layers.{layer}.{name}.weight"]
 
     def _product(self, site: Site, layer: int, expert: int, rows: Array) -> Array:
         """A site's product and its biases, which stay with the glue."""
         y = self.linears(site, layer, expert, rows)
-        names = [name.removesuffix("weight") + "bias" for name in self.spec.site_tensors(site, layer, expert)]
-        if names[0] in self.parameters:
-            y = y + self.ops.concat([self.parameters[name] for name in names])
-        return y
+        bias = self.parameters.get((f"{site}_bias", layer)) if expert < 0 else None
+        return y if bias is None else y + bias
 
     def _attention(
-        self, layer: int, x: Array, turn: tuple[Array, Array], batch: Batch, cache: KVCache, told: Trace
+        self, layer: int, x: Array, turn: tuple[Array, Array], batch: Batch, cache: KVCache, trace: Trace
     ) -> Array:
         ops, spec = self.ops, self.spec
-        h = ops.rms_norm(x, self._glue(layer, "input_layernorm"), spec.norm_eps)
-        told("attention_norm", layer, h)
+        h = ops.rms_norm(x, self.parameters["attention_norm", layer], spec.norm_eps)
+        trace("attention_norm", layer, h)
         qkv = self._product("qkv", layer, -1, h)  # (rows, q_size + 2 * kv_size)
-        told("qkv", layer, qkv)
+        trace("qkv", layer, qkv)
         edges = spec.q_size, spec.q_size + spec.kv_size
         q = qkv[:, : edges[0]].reshape(-1, spec.heads, spec.head_dim)
         k = qkv[:, edges[0] : edges[1]].reshape(-1, spec.kv_heads, spec.head_dim)
         v = qkv[:, edges[1] :].reshape(-1, spec.kv_heads, spec.head_dim)
         if spec.qk_norm:
-            q = ops.rms_norm(q, self._glue(layer, "self_attn.q_norm"), spec.norm_eps)
-            k = ops.rms_norm(k, self._glue(layer, "self_attn.k_norm"), spec.norm_eps)
+            q = ops.rms_norm(q, self.parameters["q_norm", layer], spec.norm_eps)
+            k = ops.rms_norm(k, self.parameters["k_norm", layer], spec.norm_eps)
         q, k = ops.apply_rope(q, *turn), ops.apply_rope(k, *turn)
-        told("rope_q", layer, q.reshape(-1, spec.q_size))
-        told("rope_k", layer, k.reshape(-1, spec.kv_size))
+        trace("rope_q", layer, q.reshape(-1, spec.q_size))
+        trace("rope_k", layer, k.reshape(-1, spec.kv_size))
         mixed = ops.attend(q, k, v, layer, batch, cache, spec.window(layer))  # (rows, q_size)
-        told("attention", layer, mixed)
+        trace("attention", layer, mixed)
         out = self._product("o", layer, -1, mixed)
-        told("o", layer, out)
+        trace("o", layer, out)
         return out
 
-    def _mlp(self, layer: int, expert: int, h: Array, told: Trace) -> Array:
+    def _mlp(self, layer: int, expert: int, h: Array, trace: Trace) -> Array:
         label = "" if expert < 0 else f".{expert}"
         gate_up = self._product("gate_up", layer, expert, h)  # (rows, 2 * intermediate)
-        told(f"gate_up{label}", layer, gate_up)
+        trace(f"gate_up{label}", layer, gate_up)
         active = self.ops.silu_mul(gate_up)
-        told(f"swiglu{label}", layer, active)
+        trace(f"swiglu{label}", layer, active)
         out = self._product("down", layer, expert, active)
-        told(f"down{label}", layer, out)
+        trace(f"down{label}", layer, out)
         return out
 
-    def _experts(self, layer: int, h: Array, told: Trace) -> Array:
+    def _experts(self, layer: int, h: Array, trace: Trace) -> Array:
         ops, moe = self.ops, self.spec.moe
         assert moe is not None
-        logits = ops.linear(h, self._glue(layer, "mlp.gate"))  # (rows, experts)
-        told("router", layer, logits)
+        logits = ops.linear(h, self.parameters["router", layer])  # (rows, experts)
+        trace("router", layer, logits)
         picked, weights = ops.moe_route(logits, moe.top_k, normalise=moe.normalise)
         out = h * 0
         for expert in range(moe.experts):  # in ascending order for every row, whoever shares the batch
             rows, place = np.nonzero(picked == expert)
             if len(rows):
-                ops.add_at(out, rows, weights[rows, place], self._mlp(layer, expert, ops.take(h, rows), told))
+                ops.add_at(out, rows, weights[rows, place], self._mlp(layer, expert, ops.take(h, rows), trace))
         for expert in range(moe.experts, moe.experts + moe.shared):
-            out = out + self._mlp(layer, expert, h, told)
-        told("experts", layer, out)
+            out = out + self._mlp(layer, expert, h, trace)
+        trace("experts", layer, out)
         return out
 
 
-def _untold(name: str, layer: int, value: Array) -> None:
+def _no_trace(name: str, layer: int, value: Array) -> None:
     pass
