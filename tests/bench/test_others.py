@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from benchmarks import neighbours, others
 from benchmarks.hostile import IDLE
-from cutset.bench import neighbours, others
 from cutset.errors import EngineError
 
 
