@@ -41,8 +41,9 @@ from cutset.bench.offload import (
     run_one,
 )
 from cutset.bench.turns import Process
-from cutset.cli.bench_rows import add_rounds, rows_table, save_rows, tell
+from cutset.cli.bench_rows import add_rounds, rows_table, save_rows
 from cutset.cli.options import add_json
+from cutset.cli.output import log
 from cutset.compare.results import Row, summarise
 from cutset.errors import EngineError
 from cutset.link.keys import new_keys, save_keys
@@ -94,7 +95,7 @@ def _over(setting: Setting, folder: Path, keys: Path | None) -> list[Row]:
                         found[IDLE, n].append(undisturbed / alone[-1])
                         found[kind, n].append(rate / undisturbed * (1 if kind == "deaf" else n + 1))
                         told.append(f"{n} idle {undisturbed:.1f}, {n} {kind} {rate:.1f}")
-                    setting.tell(f"{setting.link}, tok/s: {'; '.join(told)}")
+                    setting.log(f"{setting.link}, tok/s: {'; '.join(told)}")
     name = "offload neighbours"
     system = label("plain", setting)
     rows = [summarise(f"{name}, alone", system, "decode", alone, "tok/s")]
@@ -161,7 +162,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    rows = run_neighbours(Setting(args.threads, args.rounds, LINKS[0], args.device, tell))
+    rows = run_neighbours(Setting(args.threads, args.rounds, LINKS[0], args.device, log))
     print(rows_table(rows), end="\n\n")
     print(targets_table(rows, TARGETS))
     save_rows(args, rows, threads=args.threads)

@@ -77,7 +77,7 @@ class Setting:
     rounds: int
     link: str  # shm, ipc or tcp
     device: str
-    tell: Callable[[str], None]
+    log: Callable[[str], None]
 
 
 @contextlib.contextmanager
@@ -123,10 +123,10 @@ def run_workload(workload: Workload, folder: Path, setting: Setting) -> list[Row
     with accelerator(folder, setting) as address, contextlib.ExitStack() as stack:
         turns = []
         for system in workload.systems:
-            setting.tell(f"{workload.name}: starting {system}")
+            setting.log(f"{workload.name}: starting {system}")
             client = client_process(_arguments(workload, folder, system, address, setting))
             turns.append(turn_of(system, stack.enter_context(client)))
-        measured = take_turns(workload.name, turns, setting.rounds, setting.tell)
+        measured = take_turns(workload.name, turns, setting.rounds, setting.log)
     check_equal_work(workload, tokens)
     return medians([*cold, *measured])
 
@@ -193,12 +193,12 @@ def run_clients(folder: Path, setting: Setting, counts: Sequence[int], modes: Se
             with contextlib.ExitStack() as stack:
                 clients: list[Process] = []
                 for number in range(max(counts)):
-                    setting.tell(f"{mode}: starting client {number + 1}")
+                    setting.log(f"{mode}: starting client {number + 1}")
                     client = client_process(_arguments(workload, folder, mode, address, setting))
                     clients.append(stack.enter_context(client))
                 turns = [turn_of(workload, mode, clients[:count]) for count in counts]
                 name = f"{mode}, {' and '.join(map(str, counts))} clients"
-                rows += take_turns(name, turns, setting.rounds, setting.tell, warmup=0)
+                rows += take_turns(name, turns, setting.rounds, setting.log, warmup=0)
     return medians(rows)
 
 

@@ -65,7 +65,7 @@ def run(
             time.sleep(0.01)
         yield pictures[-1]
 
-    with Stream(model, source(), workers=workers, planner=Advisor(planner, FAR), tell=said.append) as stream:
+    with Stream(model, source(), workers=workers, planner=Advisor(planner, FAR), log=said.append) as stream:
         same(list(stream), expected(pictures))
         plans = [plan for _, plan, _ in stream.coordinator.plans]
     return plans, said
@@ -167,7 +167,7 @@ def test_a_planner_and_a_worker_count_the_same_bytes(tmp_path: Path) -> None:
         worker = Running(f"ipc://{tmp_path}/{limit}", torch_settings(memory=limit))
         said: list[str] = []
         try:
-            with Stream(model, moving(2), workers={"w": (worker.address, None)}, tell=said.append) as stream:
+            with Stream(model, moving(2), workers={"w": (worker.address, None)}, log=said.append) as stream:
                 if works:
                     same(list(stream), expected(moving(2)))
                 else:

@@ -169,7 +169,7 @@ def test_a_plan_may_leave_workers_out(workers: LocalWorkers) -> None:
     model, pictures = small_model(), moving(5)
     nodes = tuple(range(len(model.graph.nodes)))
     plan = Plan(model.digest, (StagePlan("worker2", nodes),))
-    with Stream(model, pictures, workers=workers.addresses, plan=plan, tell=told.append) as stream:
+    with Stream(model, pictures, workers=workers.addresses, plan=plan, log=told.append) as stream:
         same(list(stream), expected(pictures))
     assert "the plan gives nothing to do to worker1, worker3" in told
 

@@ -62,7 +62,7 @@ def spoil(path, numbers, how="zeros"):
 def read(path, **options):
     """The pictures, whose packets a worker decodes to the same, and what was told."""
     said = []
-    with open_source(str(path), tell=said.append, **options) as source:
+    with open_source(str(path), log=said.append, **options) as source:
         found = list(source)
     if source.codec is not None:
         decoder, history = PacketDecoder(source.codec), PacketHistory()

@@ -26,9 +26,9 @@ class Membership:
         remotes: Mapping[str, Remote],
         options: Options,
         queued: Callable[[str], float] = lambda name: 0.0,
-        tell: Callable[[str], None] = lambda line: None,
+        log: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self.remotes, self.options, self._queued, self._tell = remotes, options, queued, tell
+        self.remotes, self.options, self._queued, self._log = remotes, options, queued, log
         self._strikes: dict[str, int] = {}
         self._losses: dict[str, int] = {}  # since the worker's last item
         self._excluded: dict[str, float] = {}
@@ -57,7 +57,7 @@ class Membership:
         if count >= STRIKES and any(other != name for other in self.alive()):
             seconds = min(EXCLUDED * 2.0 ** (count - STRIKES), LONGEST_EXCLUDED)
             self._excluded[name] = now + seconds
-            self._tell(f"{name} was lost {count} times without an item in between: it is left out for {seconds:g} s")
+            self._log(f"{name} was lost {count} times without an item in between: it is left out for {seconds:g} s")
 
     def comes_and_goes(self, name: str) -> bool:
         """Whether a worker was lost more than once without an item in between."""

@@ -41,10 +41,10 @@ class Worker:
         listener: Listener,
         settings: WorkerSettings,
         *,
-        tell: Callable[[str], None] = lambda line: None,
+        log: Callable[[str], None] = lambda line: None,
         silence: float = SILENCE,
     ) -> None:
-        self.listener, self.settings, self._tell = listener, settings, tell
+        self.listener, self.settings, self._log = listener, settings, log
         self._silence = silence
         self._session: CoordinatorSession | None = None
         self._beat = 0.0
@@ -104,7 +104,7 @@ class Worker:
         session, self._session = self._session, None
         if session is not None:
             session.close()
-            self._tell(f"session over: {session.over or 'this worker stops'}")
+            self._log(f"session over: {session.over or 'this worker stops'}")
 
     def _take(self, link: Link, frame: Frame) -> None:
         if is_hello(frame.header):
@@ -140,7 +140,7 @@ class Worker:
             self._end()
         self._welcome(link, hello)
         self._session = CoordinatorSession(who.session, who.name, link, self.settings, self._expect)
-        self._tell(f"session with {link.peer if len(link.peer) < 70 else 'a coordinator'}, as {who.name}")
+        self._log(f"session with {link.peer if len(link.peer) < 70 else 'a coordinator'}, as {who.name}")
 
     def _welcome(self, link: Link, hello: Hello) -> None:
         self._send(link, self.handshake.welcome(link, hello, messages.encode(self.card)))
@@ -150,7 +150,7 @@ class Worker:
 
     def _refuse(self, link: Link, frame: Frame, reason: str) -> None:
         """One line, and the link is over."""
-        self._tell(f"refused: {reason}")
+        self._log(f"refused: {reason}")
         self._send(link, refusal(frame.header, reason))
         session = self._session
         if session is not None and session.knows(link):
@@ -186,7 +186,7 @@ def open_worker(
     weights: Path | None = None,
     memory: int = 0,
     speed: float = 1.0,
-    tell: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> Worker:
     """A worker from addresses and files; it listens. Raises ConfigError or LinkError."""
     keys, allowed = listening_keys(address, key, allow, "coordinators")
@@ -201,4 +201,4 @@ def open_worker(
         coordinators=allowed,
         speed=Speed(speed).factor,
     )
-    return Worker(listener, settings, tell=tell)
+    return Worker(listener, settings, log=log)

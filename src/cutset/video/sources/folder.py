@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cutset.errors import SourceError
-from cutset.video.sources.faults import Tolerance, quiet
+from cutset.video.sources.faults import Tolerance, no_log
 from cutset.video.sources.file import FileSource
 from cutset.video.sources.packets import size_text
 from cutset.video.sources.picture import Picture, Source
@@ -26,14 +26,14 @@ class FolderSource(Source):
     """PNG, JPEG, BMP and WebP files; numbers in names count as numbers, so `9.png` is before `10.png`.
 
     Each is turned as its EXIF says, and scaled where a size is given. Raises SourceError for a folder without pictures,
-    one that can't be read, and, without a size, one of another size than the first. `tell` hears of other pictures that
+    one that can't be read, and, without a size, one of another size than the first. `log` hears of other pictures that
     are left out.
     """
 
     rate = None
 
     def __init__(
-        self, folder: Path, *, size: tuple[int, int] | None = None, tell: Callable[[str], None] = quiet
+        self, folder: Path, *, size: tuple[int, int] | None = None, log: Callable[[str], None] = no_log
     ) -> None:
         self.name = str(folder)
         try:
@@ -46,7 +46,7 @@ class FolderSource(Source):
         others = [file for file in files if file.suffix.lower() in OTHERS]
         if others:
             kinds = ", ".join(sorted({file.suffix.lower() for file in others}))
-            tell(f"{folder}: left out are {len(others)} pictures that end in {kinds}; read are {', '.join(ENDINGS)}")
+            log(f"{folder}: left out are {len(others)} pictures that end in {kinds}; read are {', '.join(ENDINGS)}")
         self._scale = size
         self._next = 0
         with open_picture(self._files[0], size) as source:
