@@ -25,7 +25,7 @@ from cutset.errors import CutsetError
 from cutset.kernels.reference_delta import bits
 from cutset.partition.graph import Graph
 from cutset.partition.node import Value
-from cutset.video.stage import TorchStage, to_array
+from cutset.video.torch_stage import TorchStage, to_array
 
 __all__ = ["AGAINST_BOUND", "FIRST_CUTS", "Coding", "CutBytes", "first_cuts", "measure_bytes", "rows_of_bytes"]
 

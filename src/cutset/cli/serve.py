@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from cutset.llm import AsyncLLM
     from cutset.serve.auth import Auth
-    from cutset.serve.limits import RequestLimits
+    from cutset.serve.request_limits import RequestLimits
 
 __all__ = ["configure", "run"]
 
@@ -94,8 +94,8 @@ def run(args: argparse.Namespace) -> int:
     except ModuleNotFoundError:
         raise ConfigError("cutset serve needs a few packages more: pip install 'cutset[serve]'") from None
     from cutset.serve.auth import Auth, keys_from
-    from cutset.serve.limits import RequestLimits
     from cutset.serve.pending import networks
+    from cutset.serve.request_limits import RequestLimits
     from cutset.serve.server import bind
 
     # A text is tokenised in one thread, which gives way to the engine; threads of the tokenizer's own wouldn't.

@@ -231,6 +231,7 @@ class Locks:
         return bool(FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
     def give(self, byte: int) -> None:
+        """Unlocks a byte that this object holds; another one is left alone."""
         if byte in self._held:
             self._held.remove(byte)
             with contextlib.suppress(OSError):

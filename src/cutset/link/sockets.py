@@ -29,6 +29,8 @@ COPIED = 1 << 16  # bytes; sending a smaller message by copy is quicker
 
 
 class SharedSocket:
+    """A ZeroMQ socket that one thread may send on while another one receives."""
+
     def __init__(self, context: zmq.Context[Any], raw: zmq.Socket[bytes], owned: Any) -> None:
         """`owned` is stopped when the socket closes."""
         self._raw = raw

@@ -37,6 +37,7 @@ KEYS_HELP = "tcp needs keys: make them with `cutset keys new NAME`"
 
 
 def configure(sock: zmq.Socket[bytes], limits: Limits) -> None:
+    """Sets what every socket here has: queues and frames within `limits`, no reconnecting, keepalive probes."""
     sock.linger = 0
     sock.sndhwm = sock.rcvhwm = limits.queue
     sock.maxmsgsize = limits.frame
@@ -122,5 +123,6 @@ class KeyAuthenticator:
         self._expected = keys
 
     def stop(self) -> None:
+        """Ends the thread and waits for it."""
         self._stop.set()
         self._thread.join()

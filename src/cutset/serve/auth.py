@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cutset.errors import ConfigError
-from cutset.serve.errors import ApiError
+from cutset.serve.api_errors import ApiError
 
 __all__ = ["Auth", "Guard", "keys_from", "refuse"]
 

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from cutset.errors import CutsetError, IntegrityError
 from cutset.offload.client.offload import Offload
-from cutset.serve.errors import NO_RETRY, ApiError
+from cutset.serve.api_errors import NO_RETRY, ApiError
 from cutset.serve.watch import Watch
 
 __all__ = ["POLICIES", "Policy", "Readiness"]

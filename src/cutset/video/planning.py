@@ -16,7 +16,7 @@ from cutset.errors import ConfigError
 from cutset.partition.choices import best, compare, explain, stages_text
 from cutset.partition.cost import CostModel, per_item, why_not
 from cutset.partition.description import graph_digest
-from cutset.partition.live import LivePlanner
+from cutset.partition.live_planner import LivePlanner
 from cutset.partition.plan import Plan
 from cutset.partition.problem import Problem
 from cutset.partition.profile import Profile, Sizes, read_profile

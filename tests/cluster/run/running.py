@@ -6,8 +6,8 @@ import threading
 from typing import Any
 
 from cutset.cluster.wire import LIMITS
-from cutset.cluster.worker.settings import WorkerSettings
 from cutset.cluster.worker.worker import Worker
+from cutset.cluster.worker.worker_settings import WorkerSettings
 from cutset.link import listen
 
 

@@ -20,7 +20,7 @@ from cluster.run.running import Running, torch_settings
 from cutset.cluster.coordinator.advisor import Advisor
 from cutset.cluster.weight_store import save_weight
 from cutset.partition.hop import Hop
-from cutset.partition.live import LivePlanner, Policy
+from cutset.partition.live_planner import LivePlanner, Policy
 from cutset.partition.memory import stage_memory
 from cutset.partition.plan import Plan, StagePlan
 from cutset.partition.problem import Machine, Problem

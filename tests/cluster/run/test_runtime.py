@@ -18,7 +18,7 @@ from cutset.cluster.messages import Report
 from cutset.cluster.model import Model
 from cutset.cluster.stage import WeightFile
 from cutset.cluster.values import Array, Bytes
-from cutset.cluster.worker.settings import WorkerSettings
+from cutset.cluster.worker.worker_settings import WorkerSettings
 from cutset.errors import ConfigError, CutsetError, FrameError
 from cutset.partition.graph import Graph
 from cutset.partition.node import Node, Read, Value, Weight

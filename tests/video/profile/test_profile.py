@@ -31,7 +31,7 @@ from cutset.video.profile.setup import (
     problem_of,
     typical_pairs,
 )
-from cutset.video.stage import TorchStage, to_array
+from cutset.video.torch_stage import TorchStage, to_array
 from video.networks import Skips, filled
 
 SIZE = (24, 32)

@@ -12,7 +12,7 @@ from cutset.cluster.messages import Report
 from cutset.cluster.values import Array
 from cutset.errors import CutsetError
 from cutset.partition.hop import Hop
-from cutset.partition.live import LivePlanner
+from cutset.partition.live_planner import LivePlanner
 from cutset.partition.plan import Plan
 
 __all__ = ["Advisor", "ChangeForecast"]

@@ -26,7 +26,7 @@ from cutset.cluster.values import Bytes
 from cutset.cluster.wire import ArrivedItem, Assembler, Outbox
 from cutset.cluster.worker.pipeline import Pipeline
 from cutset.cluster.worker.preparation import Preparation
-from cutset.cluster.worker.settings import WorkerSettings
+from cutset.cluster.worker.worker_settings import WorkerSettings
 from cutset.codec import KeyRequest
 from cutset.errors import FrameError, HandshakeError
 from cutset.link import Link

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from cutset.cluster.heartbeat import RoundTrips
 from cutset.cluster.messages import Introduction, Message, Peer, Ping, Pong, Refused, encode
 from cutset.cluster.wire import LIMITS, Outbox, paced, piece_bytes, unpack
-from cutset.cluster.worker.settings import WorkerSettings
+from cutset.cluster.worker.worker_settings import WorkerSettings
 from cutset.codec import KeyRequest
 from cutset.errors import CutsetError, LinkError, LinkTimeout
 from cutset.link import Link, Timeouts, connect

@@ -17,7 +17,7 @@ from cutset.cluster.messages import Beat, Bye, Card, Introduction, Ping
 from cutset.cluster.stage import Runtime
 from cutset.cluster.wire import LIMITS, unpack
 from cutset.cluster.worker.coordinator_session import CoordinatorSession
-from cutset.cluster.worker.settings import WorkerSettings
+from cutset.cluster.worker.worker_settings import WorkerSettings
 from cutset.config import usable_cores
 from cutset.errors import CutsetError, FrameError, HandshakeError
 from cutset.link import Frame, Link, Listener, Timeouts, listen

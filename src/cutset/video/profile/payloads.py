@@ -29,7 +29,7 @@ from cutset.partition.graph import Graph
 from cutset.partition.node import Value
 from cutset.partition.traffic import Coded, Traffic
 from cutset.video.sources import PacketDecoder, decode_jpeg, encode_jpeg
-from cutset.video.stage import TorchStage, to_array
+from cutset.video.torch_stage import TorchStage, to_array
 
 __all__ = [
     "MeasuredValue",

@@ -127,7 +127,7 @@ def network_run(graph: Graph, tensors: Mapping[str, Tensor]) -> Run:
     """The whole network on made-up pictures, to be timed. Threads are torch's, as they are set."""
     import torch
 
-    from cutset.video.stage import TorchStage
+    from cutset.video.torch_stage import TorchStage
 
     stage = TorchStage(graph, range(len(graph.nodes)), tensors)
     inputs = {}

@@ -16,7 +16,7 @@ from cutset.kernels.reference_delta import bits, nested_room
 from cutset.partition.graph import Graph
 from cutset.partition.node import Value
 from cutset.video.sparsity.changes import Changes, channels, tile_shares
-from cutset.video.stage import TorchStage, to_array
+from cutset.video.torch_stage import TorchStage, to_array
 
 __all__ = ["compare", "measure"]
 
