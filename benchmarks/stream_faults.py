@@ -41,7 +41,7 @@ class FaultSchedule:
 
     count: int
     events: deque[tuple[float, str, str]]
-    told: list[tuple[float, str]] = field(default_factory=list)
+    lines: list[tuple[float, str]] = field(default_factory=list)
     killed: list[tuple[float, str]] = field(default_factory=list)
 
     @classmethod
@@ -54,11 +54,11 @@ class FaultSchedule:
         return cls(count, deque(sorted(events)))
 
     def log(self, line: str) -> None:
-        self.told.append((time.monotonic(), line))
+        self.lines.append((time.monotonic(), line))
 
     def detected(self, killed: float, name: str) -> float | None:
         """When the coordinator first said that something is wrong with a worker that was killed."""
-        return next((at for at, line in self.told if at >= killed and name in line), None)
+        return next((at for at, line in self.lines if at >= killed and name in line), None)
 
     def apply_due(self, stream: Stream, workers: LocalWorkers, picture: int) -> None:
         """Does what is due after this picture."""

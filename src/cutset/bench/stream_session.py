@@ -25,7 +25,7 @@ from cutset.cluster.messages import Report
 from cutset.errors import CutsetError
 from cutset.link import Timeouts, connect
 from cutset.partition.plan import Plan
-from cutset.video.forms import PictureInputs
+from cutset.video.picture_inputs import PictureInputs
 from cutset.video.sources import VideoCodec
 from cutset.video.torch_model import TorchModel
 

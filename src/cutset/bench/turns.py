@@ -36,7 +36,7 @@ def take_turns(
 ) -> list[Row]:
     """Takes every turn once a round; what the rounds after the first `warmup` ones measured, turn by turn.
 
-    `log` is told of every round, under `name`. With `order` the turns of a round are shuffled: whoever comes next
+    `log` gets a line for every round, with `name`. With `order` the turns of a round are shuffled: whoever comes next
     finds the caches as the one before left them, so nobody follows the same one each time.
     """
     measured: list[list[Row]] = [[] for _ in turns]

@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _totals(counted: dict[str, float]) -> str:
-    """What was done for all clients, in words: only whoever runs an accelerator is told."""
+    """What was done for all clients, in words: shown only to who runs the accelerator."""
     return (
         f"{counted['clients']:.0f} clients ({counted['connected']:.0f} now), {counted['rows']:.0f} rows of "
         f"{counted['calls']:.0f} calls in {counted['products']:.0f} products, {counted['pads']:.0f} rows of pads, "

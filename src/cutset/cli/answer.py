@@ -19,7 +19,7 @@ __all__ = ["PrintedAnswer", "figures", "print_answer", "statistics", "warn_of"]
 
 
 class PrintedAnswer:
-    """What was printed: text, tokens, and what the last piece told."""
+    """What was printed: text, tokens, and the statistics of its last piece."""
 
     def __init__(self) -> None:
         self.text, self.token_ids = "", list[int]()

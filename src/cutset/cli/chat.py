@@ -23,7 +23,7 @@ HELP = "/reset forgets the conversation, /exit or Ctrl-D ends; Ctrl-C stops an a
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a directory or a name of models.yaml, with a chat template")
     system = parser.add_mutually_exclusive_group()
-    system.add_argument("--system", metavar="TEXT", help="what the model is told before the conversation")
+    system.add_argument("--system", metavar="TEXT", help="the system message, before the conversation")
     system.add_argument(
         "--system-file", type=Path, metavar="FILE", help="a file with that, which others here can't read"
     )

@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     log(table(rows, right=(1, 2)))
     log(
         "\nA model this small is faster here, by far: an accelerator pays off for large ones (`cutset bench offload`). "
-        "docs/threat-model.md says what the shapes and times of calls still tell."
+        "docs/threat-model.md says what the shapes and times of calls still reveal."
     )
     log("\nNext: cutset generate story --prompt 'One day' --temperature 0.8, or cutset --help.")
     return 0 if same else 1

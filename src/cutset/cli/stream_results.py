@@ -61,7 +61,7 @@ class SourceWatch:
 
 
 class RunResults:
-    """Tell it every result; `finish` says and writes what there is."""
+    """Collects results: `add` each one; `finish` prints and writes them."""
 
     def __init__(
         self,

@@ -124,7 +124,7 @@ def _may_differ(settings: StreamSettings) -> bool:
 
 
 def _open(args: argparse.Namespace, assembly: Assembly, watch: SourceWatch) -> tuple[Stream, RunResults]:
-    """The stream, and what takes its results; the dashboard, if there is one, is told what comes."""
+    """The stream, and what takes its results; the dashboard, if there is one, gets them too."""
     from cutset.cluster.trace.record import Recorder
     from cutset.partition.plan import COORDINATOR
     from cutset.stream import Stream

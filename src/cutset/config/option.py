@@ -37,7 +37,7 @@ class Option:
     type: Any = None  # of a value, where the default doesn't say it; None with such a default: a path
     choices: tuple[str, ...] = ()
     pattern: str = ""  # where the choices can't all be listed
-    form: str = "a text"  # what the pattern says, in words
+    expected: str = "a text"  # what the pattern says, in words
     low: float = 0
     high: float = 1 << 24
     unit: str = ""  # of numbers, in errors
@@ -76,7 +76,7 @@ class Option:
         bounds = "above 0" if 0 < self.low < 1e-6 else f"from {self.low:.12g}"
         bounds += f" to {self.high:.12g}" if self.high < 1e9 else ""
         numbers = f"number{self.unit and f' of {self.unit}'} {bounds}"
-        words = "one of " + ", ".join(choice for choice in self.choices if choice) if self.choices else self.form
+        words = "one of " + ", ".join(choice for choice in self.choices if choice) if self.choices else self.expected
         kinds = {int: f"a whole {numbers}", float: f"a {numbers}", bool: "true or false", Path: "a path"}
         return kinds.get(self.kind, words) + several
 

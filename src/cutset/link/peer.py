@@ -88,7 +88,7 @@ class Welcome(msgspec.Struct, tag="welcome", array_like=True, forbid_unknown_fie
 
 
 class Refused(msgspec.Struct, tag="refused", array_like=True, forbid_unknown_fields=True):
-    """Why a message wasn't heeded; the same in every version. Never a traceback. `call`: the number of what was asked,
+    """Why a message was refused; the same in every version. Never a traceback. `call`: the number of what was asked,
     where it had one."""
 
     reason: Annotated[str, msgspec.Meta(max_length=MOST_REASON, pattern=PRINTABLE)]
@@ -347,7 +347,7 @@ def _transcript(hello: Hello, welcome: Welcome | None = None) -> bytes:
 
 
 class _Front(NamedTuple):
-    """What hello and welcome of any version tell. `protocol` is empty where a version had a handshake of its own."""
+    """What hello and welcome have in any version. `protocol` is empty where a version had a handshake of its own."""
 
     protocol: str
     version: int

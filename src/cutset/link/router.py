@@ -242,8 +242,8 @@ class ZmqListener:
         return sum(end.owner == owner for end in list(self._ends.values()))
 
     def dismiss(self, route: bytes, fd: int, generation: int) -> None:
-        """Tells a client that its link is over, and cuts it soon if it stays: what was sent to it comes first.
-        `generation` tells its connection from another one that has got the same descriptor since."""
+        """Notifies a client that its link is over, and cuts it soon if it stays: what was sent to it comes first.
+        `generation` distinguishes its connection from another one that has got the same descriptor since."""
         with contextlib.suppress(zmq.ZMQError):
             self.sock.send((route, b""), 0, None)
         with self._checking:

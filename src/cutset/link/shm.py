@@ -32,7 +32,7 @@ except ImportError as error:
 
 __all__ = ["DATA_BELL", "SLICE", "ShmLink", "patience", "ring"]
 
-SLICE = 0.1  # seconds; how often a waiting side looks whether the other one lives
+SLICE = 0.1  # seconds; how often a waiting side looks whether the other process still runs
 DATA_BELL = 128  # offset in a ring's words
 WHOLE, FIRST, NEXT, CLOSED = ring.WHOLE, ring.FIRST, ring.NEXT, ring.CLOSED
 Broken = ring.Broken

@@ -71,7 +71,7 @@ def check_sizes(up: int, down: int, limits: Limits) -> None:
 
 
 class SocketAcceptor(threading.Thread):
-    """`control` is the descriptor of the control memory, which is handed to every client; `wake` tells the listener."""
+    """`control` is the descriptor of the control memory, which is handed to every client; `wake` wakes the listener."""
 
     def __init__(
         self, path: Path, control: int, epoch: int, limits: Limits, users: Collection[int], wake: Callable[[], None]
@@ -216,7 +216,7 @@ def _bind(path: Path, shared: bool) -> socket.socket:
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise LinkError(f"{path} is there and isn't a socket: remove it, or choose another name")
-        path.unlink()  # a dead listener's: whoever lives holds the lock
+        path.unlink()  # left by a dead listener: a running one holds the lock
     found = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

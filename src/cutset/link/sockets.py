@@ -1,8 +1,9 @@
 """A ZeroMQ socket that one thread may send on while another one receives.
 
 ZeroMQ's own sockets are for one thread at a time. Here a lock is held for calls that don't wait, and waiting is done
-on the socket's descriptor outside of it. That descriptor tells only once that something came, and a call that sends
-may eat that signal; so a sender that finds something to be received says so on a second descriptor.
+on the socket's descriptor outside of it. That descriptor is edge-triggered: it is readable only once after something
+came, and a call that sends may take that signal; so a sender that finds something to be received says so on a second
+descriptor.
 """
 
 from __future__ import annotations

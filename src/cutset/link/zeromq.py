@@ -76,7 +76,7 @@ def check_owner(where: Address, descriptor: int) -> None:
     except OSError as error:
         if error.errno == errno.EBADF:
             return  # it broke just now, as the handshake will find
-        raise LinkError(f"{where}: can't be told whose it is: {error.strerror}") from None
+        raise LinkError(f"{where}: its owner can't be found: {error.strerror}") from None
     if owner != own():
         raise LinkError(f"{where} belongs to another user: choose a path in a directory of your own")
 

@@ -14,7 +14,7 @@ BUDGET = 20.0  # seconds; a network that takes longer is measured at least twice
 WARM = 1
 PAUSE = 0.05  # seconds before each run: a stage waits between items, and works slower for a while then
 
-Run = Callable[[Callable[[float], None] | None], object]  # all layers once, each one's seconds told where wanted
+Run = Callable[[Callable[[float], None] | None], object]  # all layers once; the callback gets each one's seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,7 @@ def guarded(
     routes: list[BaseRoute],
     auth: Auth,
     lifespan: Any = None,
-    refused: Callable[[int], object] = lambda status: None,  # told the status of each error that is answered
+    refused: Callable[[int], object] = lambda status: None,  # called with the status of each error that is answered
 ) -> ASGIApp:
     """An application with these routes, that answers errors in OpenAI's shape."""
 

@@ -29,7 +29,7 @@ class ClientGone(Exception):
 
 
 class _Endpoint(ABC):
-    """An ASGI application: Starlette's own requests don't tell soon enough that a client has left."""
+    """An ASGI application: Starlette's own requests report too late that a client has left."""
 
     answer: type[Answer]
     kind: type[CompletionRequest] | type[ChatRequest]

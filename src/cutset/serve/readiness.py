@@ -24,10 +24,10 @@ log = logging.getLogger(__name__)
 
 
 class Readiness(Watch):
-    """Told of requests that failed. What happens after the first lie of a session is the `policy`: requests are refused
-    until the server is started again, or until a new session is open, or the server stops.
+    """Watches for requests that failed. What happens after the first wrong product of a session is the `policy`:
+    requests are refused until the server is started again, or until a new session is open, or the server stops.
 
-    `failures` counts lies; `stopped`: the server was stopped because of one. All calls come on the event loop.
+    `failures` counts such sessions; `stopped`: the server was stopped because of one. All calls come on the event loop.
     """
 
     def __init__(self, offload: Offload | None, policy: Policy = "refuse") -> None:

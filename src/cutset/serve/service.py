@@ -155,7 +155,7 @@ class Service:
 
     @contextmanager
     def watching(self, name: str, generation: RunningRequest) -> Iterator[None]:
-        """While it runs, it has a time limit, and a stopping server tells its client."""
+        """While it runs, it has a time limit, and a stopping server ends it with an error."""
         self.running[name] = generation
         late = ApiError(
             504, f"the answer took longer than {self.limits.request_s:g} s", kind="timeout", headers=NO_RETRY
@@ -177,7 +177,7 @@ class Service:
         self.stopping = True
 
     def close(self) -> None:
-        """Ends what still runs, telling its clients."""
+        """Ends what still runs, with an error to its clients."""
         for generation in list(self.running.values()):
             generation.end(ApiError(503, "the server was stopped before the answer was complete", kind="server_error"))
         self._tokenising.shutdown(wait=False, cancel_futures=True)

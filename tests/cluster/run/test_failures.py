@@ -110,7 +110,7 @@ def test_a_worker_is_killed(healed: LocalWorkers, name: str) -> None:
 @pytest.mark.parametrize("name", ["worker1", pytest.param("worker2", marks=SLOW)])
 def test_a_worker_stands_still(healed: LocalWorkers, name: str) -> None:
     results, log, plans = disturbed(healed, 60, {15: lambda: stop(healed, name)})
-    assert any("no sign of life" in line for _, line in log.lines)
+    assert any("no heartbeat" in line for _, line in log.lines)
     summary = Summary()
     for result in results:
         summary.result(result)

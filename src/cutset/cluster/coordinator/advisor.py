@@ -1,4 +1,4 @@
-"""Between a run and its planner: tells the planner what was seen, and proposes a better plan when there is one."""
+"""Between a run and its planner: reports what was seen, and proposes a better plan when there is one."""
 
 from __future__ import annotations
 

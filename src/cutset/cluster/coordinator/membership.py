@@ -45,7 +45,7 @@ class Membership:
             for name, remote in self.remotes.items():
                 silence = remote.trips.silence(self.options.silence, self._queued(name))
                 if remote.up and remote.quiet > silence:
-                    remote.cut(f"no sign of life for {silence:.3g} s")
+                    remote.cut(f"no heartbeat for {silence:.3g} s")
                 elif remote.up:
                     remote.ping()
 
@@ -101,7 +101,7 @@ class Membership:
         return now < self._doubted and all(self.remotes[name].up for name in self._strikes)
 
     def alone(self, now: float, alive: bool) -> float:
-        """Seconds without any worker; tell it each time whether there is one. Infinite when all failed.
+        """Seconds without any worker; the caller says each time whether there is one. Infinite when all failed.
 
         Where a worker comes and goes without an item in between, the time counts from when it was first lost. What
         emulated links need to be dialled doesn't count.

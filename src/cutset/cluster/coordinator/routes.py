@@ -63,7 +63,7 @@ class Routes:
             route.allow(options)
 
     def start(self, plan: Plan, why: str, options: Options, oldest: int | None) -> None:
-        """Tells the workers to prepare. Raises ConfigError."""
+        """Orders the workers to prepare. Raises ConfigError."""
         self._number += 1
         if self.current is None:
             self.retire(oldest)

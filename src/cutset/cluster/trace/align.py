@@ -8,7 +8,7 @@ __all__ = ["Clock"]
 
 MOST_SAMPLES = 256
 MOST_DRIFT = 500e-6  # seconds a second; a clock that is further off is broken
-FIT_AFTER = 10.0  # seconds of samples before a drift is told from noise
+FIT_AFTER = 10.0  # seconds of samples before a drift is distinguished from noise
 
 
 @dataclass(frozen=True, slots=True)

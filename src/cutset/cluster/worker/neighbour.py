@@ -63,7 +63,7 @@ class Neighbour:
                 heard = now
             before = now
             if now - heard > self._patience:
-                self.broke(LinkTimeout(f"{self.name} gave no sign of life for {now - heard:.0f} s"))
+                self.broke(LinkTimeout(f"{self.name} sent no heartbeat for {now - heard:.0f} s"))
                 return
             if now - asked > ASK:
                 asked, number = now, number + 1

@@ -175,7 +175,7 @@ class Preparation:
             self._build(planned)
 
     def _report_holdings(self) -> None:
-        """Tells the coordinator which weights of its inventory needn't be sent, when that has changed."""
+        """Reports to the coordinator which weights of its inventory needn't be sent, when that has changed."""
         inventory = self._inventory
         if inventory is None or any(planned.missing for planned in self.plans.values()):
             return

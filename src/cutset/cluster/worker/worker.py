@@ -26,7 +26,7 @@ from cutset.link.peer import Hello, is_hello, peer_key, read_about, refusal
 
 __all__ = ["BEAT", "SILENCE", "Worker", "open_worker"]
 
-BEAT = 0.2  # seconds between two signs of life
+BEAT = 0.2  # seconds between two heartbeats
 # Seconds without a word of the coordinator, after which it counts as dead. A graph is one message, which takes long on
 # a slow link; a link that breaks is noticed at once, and the same coordinator may come back at any time.
 SILENCE = 60.0

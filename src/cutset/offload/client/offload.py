@@ -125,7 +125,7 @@ def open_offload(source: ModelSource, settings: Settings, mode: Mode, progress: 
     weights = load_weights(source, mode, pool, pack=pack, progress=progress)
     patience = Patience(total=float(settings.offload_timeout), resend=max(1.0, settings.offload_timeout / 3))
     ring, most = _ring(weights), _most_bytes(weights, 1)
-    anybody = mode.masked and mode.verified  # nothing that is sent tells anything, and no lie is believed
+    anybody = mode.masked and mode.verified  # what is sent reveals nothing, and wrong products are found
     session = Session(
         lambda: dial(settings, settings.offload, settings.accelerator_key, ring, frame=most + FRONT, any_user=anybody),
         patience,

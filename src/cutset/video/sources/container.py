@@ -147,7 +147,7 @@ class ContainerSource(Source):
         yield from self._demuxed
 
     def _probe(self) -> None:
-        """Which way up pictures are, and their size: containers tell only the decoder that they bring."""
+        """Which way up pictures are, and their size: containers say so only to their own decoder."""
         av, context = libav(), self._stream.codec_context
         for packet in islice(self._demuxed, PROBED):
             self._ahead.append(packet)

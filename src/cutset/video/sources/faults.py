@@ -11,7 +11,7 @@ from cutset.errors import SourceError
 
 __all__ = ["Damage", "Faults", "Tolerance", "no_log"]
 
-MOST_PASSED = 300  # packets that are passed over where groups are short, while the video goes on
+MOST_SKIPPED = 300  # packets that are skipped where groups are short, while the video goes on
 MOST_LEFT = 25  # and at its end
 
 
@@ -54,7 +54,7 @@ class Faults:
     """Counts of one source. Written by the thread that reads it, read by any."""
 
     bad_packets: int = 0  # that couldn't be decoded
-    passed_over: int = 0  # packets after those, until a key frame
+    skipped: int = 0  # packets after those, until a key frame
     lost: int = 0  # times that a live source went away
     reconnects: int = 0  # times that it came back
     away: float = 0.0  # seconds in all
@@ -65,7 +65,7 @@ class Faults:
         if self.lost:
             found.append(f"lost {self.lost}×, back {self.reconnects}×, away for {self.away:.1f} s")
         if self.bad_packets:
-            rest = f", {self.passed_over} more passed over" if self.passed_over else ""
+            rest = f", {self.skipped} more skipped" if self.skipped else ""
             found.append(f"{self.bad_packets} bad packet{'s' * (self.bad_packets > 1)}{rest}")
         return "; ".join(found)
 
@@ -99,8 +99,8 @@ class Damage:
             self._longest = max(self._longest, self._group)
             return True
         self._passed += 1
-        self._faults.passed_over += 1
-        self._check(MOST_PASSED)
+        self._faults.skipped += 1
+        self._check(MOST_SKIPPED)
         return False
 
     def bad(self, why: str) -> None:

@@ -16,7 +16,7 @@ __all__ = ["ENDINGS", "FolderSource", "open_picture"]
 
 # How names end, and FFmpeg's reader for that: what is inside decides nothing.
 ENDINGS = {".png": "png_pipe", ".jpg": "jpeg_pipe", ".jpeg": "jpeg_pipe", ".bmp": "bmp_pipe", ".webp": "webp_pipe"}
-# Pictures of other kinds, which aren't passed over in silence.
+# Pictures of other kinds, which are reported.
 OTHERS = {".tif", ".tiff", ".gif", ".apng", ".avif", ".heic", ".heif", ".jxl", ".jp2", ".ppm", ".pgm", ".exr", ".dng"}
 RATE = 25.0  # pictures a second, for their times
 STRICT = Tolerance(bad_packets=0)  # a picture is one packet
