@@ -18,8 +18,7 @@ from torch import nn
 
 from cutset.cluster.coordinator.advisor import Advisor
 from cutset.cluster.coordinator.coordinator import Planner
-from cutset.cluster.coordinator.even import even_plan
-from cutset.cluster.coordinator.fitting import check_fits, lacking
+from cutset.cluster.coordinator.plans import check_fits, even_plan, lacking
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.emulation import parse_speeds
 from cutset.codec import Budget

@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch")
 from cluster.run.passage import Passage
 from cluster.run.pictures import expected, moving, same, small_model
 from cluster.run.running import Running
-from cutset.cluster.coordinator.even import even_plan
+from cutset.cluster.coordinator.plans import even_plan
 from cutset.cluster.coordinator.switching import Options, Route, Switch
 from cutset.cluster.inputs import PlainInputs
 from cutset.cluster.launch.local import LocalWorkers

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("av")
 
 from cluster.run.pictures import expected, moving, same, small_model
-from cutset.cluster.coordinator.even import even_plan
+from cutset.cluster.coordinator.plans import even_plan
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.inputs import SourceItem
 from cutset.cluster.launch.local import LocalWorkers

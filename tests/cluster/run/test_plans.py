@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 
 from cluster.run.pictures import expected, moving, same, small_model
 from cutset.cli import main
-from cutset.cluster.coordinator.even import even_plan
+from cutset.cluster.coordinator.plans import even_plan
 from cutset.cluster.launch.local import LocalWorkers
 from cutset.errors import ConfigError, CutsetError
 from cutset.partition.plan import Plan, StagePlan, read_plan, write_plan

@@ -11,7 +11,7 @@ import pytest
 
 from cluster.run.running import Running
 from cutset.cluster.coordinator.coordinator import Coordinator
-from cutset.cluster.coordinator.even import even_plan
+from cutset.cluster.coordinator.plans import even_plan
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.inputs import PlainInputs, SourceItem
 from cutset.cluster.messages import Report

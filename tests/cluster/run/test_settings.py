@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 from cluster.run.pictures import expected, moving, same, small_model, small_network
 from cutset import Stream, StreamSettings
 from cutset.cli import main
-from cutset.cluster.coordinator.even import even_plan
+from cutset.cluster.coordinator.plans import even_plan
 from cutset.cluster.launch.local import LocalWorkers
 from cutset.config import load_stream_settings
 from cutset.errors import ConfigError, CutsetError, RequestError, SourceError

@@ -18,8 +18,8 @@ torch = pytest.importorskip("torch")
 
 from cluster.run.pictures import expected, moving, same, small_model
 from cluster.run.running import Running
-from cutset.cluster.coordinator.even import even_plan
 from cutset.cluster.coordinator.membership import Membership
+from cutset.cluster.coordinator.plans import even_plan
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.emulation import Hop, connections
 from cutset.cluster.launch.local import LocalWorkers

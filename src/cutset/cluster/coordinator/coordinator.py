@@ -13,9 +13,9 @@ from typing import Any
 from cutset.cluster.codecs import Gap
 from cutset.cluster.coordinator.advisor import Advisor
 from cutset.cluster.coordinator.dispatch import Dispatcher
-from cutset.cluster.coordinator.fitting import check_fits, lacking
 from cutset.cluster.coordinator.links import Links, aligned
 from cutset.cluster.coordinator.membership import Membership
+from cutset.cluster.coordinator.plans import check_fits, lacking
 from cutset.cluster.coordinator.remote import Remote, RemoteEvent
 from cutset.cluster.coordinator.routes import Routes
 from cutset.cluster.coordinator.switching import Options

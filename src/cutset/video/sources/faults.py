@@ -54,7 +54,7 @@ class Faults:
     """Counts of one source. Written by the thread that reads it, read by any."""
 
     bad_packets: int = 0  # that couldn't be decoded
-    skipped: int = 0  # packets after those, until a key frame
+    passed_over: int = 0  # packets after those, until a key frame (a key of `--json` too)
     lost: int = 0  # times that a live source went away
     reconnects: int = 0  # times that it came back
     away: float = 0.0  # seconds in all
@@ -65,7 +65,7 @@ class Faults:
         if self.lost:
             found.append(f"lost {self.lost}×, back {self.reconnects}×, away for {self.away:.1f} s")
         if self.bad_packets:
-            rest = f", {self.skipped} more skipped" if self.skipped else ""
+            rest = f", {self.passed_over} more skipped" if self.passed_over else ""
             found.append(f"{self.bad_packets} bad packet{'s' * (self.bad_packets > 1)}{rest}")
         return "; ".join(found)
 
@@ -99,7 +99,7 @@ class Damage:
             self._longest = max(self._longest, self._group)
             return True
         self._passed += 1
-        self._faults.skipped += 1
+        self._faults.passed_over += 1
         self._check(MOST_SKIPPED)
         return False
 
