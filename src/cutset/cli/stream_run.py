@@ -1,4 +1,4 @@
-"""`cutset stream run`: plays videos through a network on several workers."""
+"""`cutset stream run`: runs videos through a network on several workers."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ MOST_VALUES = 256  # of one setting
 class Option:
     """What a setting may be: `low` and `high` bound numbers, `choices` or a regex `pattern` texts.
 
-    A `flag_only` setting decides what is promised to the user: a file or variable that lies around can't change it.
+    A `flag_only` setting decides what is guaranteed to the user: a file or variable left from before can't change it.
     Where a setting has a `strict` value, which promises more, a variable can't take back what a file says, nor a
     cutset.toml of the current directory what the user's own one says; a flag can.
     """

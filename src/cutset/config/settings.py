@@ -82,7 +82,7 @@ class Sourced:
         object.__setattr__(self, "sources", MappingProxyType(sources))
 
     def by_hand(self, name: str) -> bool:
-        """Whether a value comes from a flag or a Python call, and from no file or variable that lies around."""
+        """Whether a value comes from a flag or a Python call, and from no file or variable left from before."""
         return self.sources[name].startswith(("--", "argument"))
 
 

@@ -169,7 +169,7 @@ class ShmLink(RingLink):
             if record is not None and (frame := self.take(record)) is not None:
                 return frame
             if (left := deadline - time.monotonic()) <= 0:
-                # Pieces that are there already are still put together; a liar's come for ever.
+                # Pieces that are there already are still put together; a malicious peer's come for ever.
                 if record is None or left < -SLICE:
                     raise timed_out(self.peer, longest, sending=False)
                 left = 0.0

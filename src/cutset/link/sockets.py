@@ -25,7 +25,7 @@ from zmq.utils.monitor import parse_monitor_message
 __all__ = ["SharedSocket"]
 
 SLICE = 0.1  # seconds; a wait is never longer without a look at signals and at the connection
-RETRY_MS = 2  # between two tries to send when there is no room, should a receiver eat the signal that there is
+RETRY_MS = 2  # between two tries to send when there is no room, should a receiver take the signal that there is
 COPIED = 1 << 16  # bytes; sending a smaller message by copy is quicker
 
 

@@ -77,7 +77,7 @@ class Service:
         return name or self.names[0]
 
     def check_open(self) -> None:
-        """Raises ApiError 503 while the server is being stopped, when its engine has ended, or after a lie."""
+        """Raises ApiError 503 while the server stops, once its engine has ended, or after a wrong product."""
         if self.stopping:
             raise ApiError(503, "the server is being stopped", kind="server_error", headers={"connection": "close"})
         if not self.llm.alive:

@@ -266,11 +266,11 @@ class Coordinator:
             return
         sender = route.sender_to(report.party)
         if sender:
-            seconds, news = self.links.learn(sender, report.party, report.hop)
-            if news is not None and sender == COORDINATOR:
-                route.sender.bandwidth = news
-            elif news is not None:
-                self.remotes[sender].say(Tune(report.plan, news))
+            seconds, bandwidth = self.links.learn(sender, report.party, report.hop)
+            if bandwidth is not None and sender == COORDINATOR:
+                route.sender.bandwidth = bandwidth
+            elif bandwidth is not None:
+                self.remotes[sender].say(Tune(report.plan, bandwidth))
         report = aligned(report, sender, self._ours)
         if self._advisor is not None:
             self._advisor.observe(report, route.plan)

@@ -58,7 +58,7 @@ class Links:
         return 0.0 if estimate is None else estimate.latency + nbytes / estimate.bandwidth
 
     def learn(self, sender: str, receiver: str, hop: HopReport) -> tuple[float, float | None]:
-        """Takes a report: the seconds that its bytes took, and the bandwidth if that is news to the sender."""
+        """Takes a report: the seconds that its bytes took, and the bandwidth if the sender should know it."""
         estimate = self._estimates.setdefault((sender, receiver), LinkEstimate())
         # It may have waited behind the item before it: that is no fault of the link.
         last, free = self._ours(receiver, hop.last), self._last.get((sender, receiver), -math.inf) - estimate.latency
