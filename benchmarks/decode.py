@@ -17,8 +17,9 @@ from cutset.bench.decode import FLOAT, INTEGER, OWN, WORKLOADS, System, Task, ow
 from cutset.bench.offload import integer_checkpoint
 from cutset.bench.turns import Process
 from cutset.cli import bench_decode
-from cutset.cli.bench_rows import rows_table, save_rows, tell
+from cutset.cli.bench_rows import rows_table, save_rows
 from cutset.cli.options import settings_from
+from cutset.cli.output import log
 from cutset.compare.results import Row
 from cutset.errors import RequestError
 
@@ -83,7 +84,7 @@ def _start(threads: int, rounds: int, python: str) -> list[Row]:
         writer = [python, opponents.__file__, "llama.cpp q8_0", str(floats), "--write-gguf", str(gguf)]
         done = subprocess.run(writer, capture_output=True, check=False)
         there = done.returncode == 0 and gguf.is_file()
-        rows = start_rows(integers, gguf if there else None, python, threads, rounds, tell)
+        rows = start_rows(integers, gguf if there else None, python, threads, rounds, log)
         rows += memory_rows("w246", floats, "native float32", threads)
         rows += memory_rows("w246-int8", integers, "native int8", threads)
     return rows

@@ -21,9 +21,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from cutset.bench.turns import Turn, medians, take_turns
-from cutset.cli.bench_rows import add_rounds, save_rows, tell
+from cutset.cli.bench_rows import add_rounds, save_rows
 from cutset.cli.options import add_json
-from cutset.cli.output import table
+from cutset.cli.output import log, table
 from cutset.codec import Decoder, EdgeSpec, Encoder, available
 from cutset.codec.compression import Compressor, compress, decompress
 from cutset.compare.results import Row
@@ -175,14 +175,14 @@ def size_of(sent: Sequence[Any]) -> int:
     return sum(part.nbytes if isinstance(part, np.ndarray) else size_of(part) for part in sent)
 
 
-def run_delta(names: Sequence[str], rounds: int, tell: Callable[[str], None]) -> Iterator[Row]:
+def run_delta(names: Sequence[str], rounds: int, log: Callable[[str], None]) -> Iterator[Row]:
     """Rows for each tensor and share: GB/s of dense tensor, and bytes as a share of dense. The systems take turns."""
     for name in names:
         shape, dtype = TENSORS[name]
         for share in SHARES:
             pair = two_tensors(shape, dtype, share)
             workload = f"{name} {'x'.join(map(str, shape))} {np.dtype(dtype).name}, {share:.0%} changed"
-            tell(workload)
+            log(workload)
             yield from _run_pair(workload, pair, rounds)
 
 
@@ -229,7 +229,7 @@ def run(args: argparse.Namespace) -> int:
     for name in args.tensor or ():
         if name not in TENSORS:
             raise RequestError(f"--tensor {name}: known are {', '.join(TENSORS)}")
-    rows = list(run_delta(args.tensor or tuple(TENSORS), args.rounds, tell))
+    rows = list(run_delta(args.tensor or tuple(TENSORS), args.rounds, log))
     values = {row.key: row.value for row in rows}
     places = dict.fromkeys((row.workload, row.system) for row in rows)
     head = ("workload", "system", "GB/s, encode + decode", "encode", "decode", "bytes, % of dense")

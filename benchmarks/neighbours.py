@@ -44,8 +44,9 @@ from cutset.bench.offload import (
     run_one,
 )
 from cutset.bench.turns import Process
-from cutset.cli.bench_rows import add_rounds, rows_table, save_rows, tell
+from cutset.cli.bench_rows import add_rounds, rows_table, save_rows
 from cutset.cli.options import add_json
+from cutset.cli.output import log
 from cutset.compare.results import Row, summarise
 from cutset.errors import EngineError
 from cutset.link.keys import new_keys, save_keys
@@ -87,19 +88,19 @@ def _over(setting: Setting, folder: Path, keys: Path | None) -> list[Row]:
     with (
         accelerator(folder, setting, keys) as address,
         _neighbour(setting, folder, address, keys) as client,
-        _crowd(IDLE, folder, address, keys) as idle,
+        _neighbours(IDLE, folder, address, keys) as idle,
     ):
         for kind in KINDS:
-            with _crowd(kind, folder, address, keys) as crowd:
+            with _neighbours(kind, folder, address, keys) as neighbours:
                 for _ in range(setting.rounds):
                     alone.append(_rate(client))
-                    told = [f"alone {alone[-1]:.1f}"]
+                    result = [f"alone {alone[-1]:.1f}"]
                     for n in COUNTS:
-                        undisturbed, rate = _pair(client, idle[:n], crowd[:n], kind)
+                        undisturbed, rate = _pair(client, idle[:n], neighbours[:n], kind)
                         found[IDLE, n].append(undisturbed / alone[-1])
                         found[kind, n].append(rate / undisturbed * (1 if kind == "deaf" else n + 1))
-                        told.append(f"{n} idle {undisturbed:.1f}, {n} {kind} {rate:.1f}")
-                    setting.tell(f"{setting.link}, tok/s: {'; '.join(told)}")
+                        result.append(f"{n} idle {undisturbed:.1f}, {n} {kind} {rate:.1f}")
+                    setting.log(f"{setting.link}, tok/s: {'; '.join(result)}")
     name = "offload neighbours"
     system = label("plain", setting)
     rows = [summarise(f"{name}, alone", system, "decode", alone, "tok/s")]
@@ -110,42 +111,42 @@ def _over(setting: Setting, folder: Path, keys: Path | None) -> list[Row]:
 
 def _rate(client: Process) -> float:
     """Tokens a second of decoding."""
-    told: dict[str, Any] = run_one(client, "run", WORKLOAD)
-    if len(told["tokens"]) != WORKLOAD.decode:
+    result: dict[str, Any] = run_one(client, "run", WORKLOAD)
+    if len(result["tokens"]) != WORKLOAD.decode:
         raise EngineError("the client of the benchmark made fewer tokens than it should")
-    return float((WORKLOAD.decode - 1) / (told["s"] - told["prefill_s"]))
+    return float((WORKLOAD.decode - 1) / (result["s"] - result["prefill_s"]))
 
 
-def _pair(client: Process, idle: list[Process], crowd: list[Process], kind: str) -> tuple[float, float]:
+def _pair(client: Process, idle: list[Process], neighbours: list[Process], kind: str) -> tuple[float, float]:
     """The rate beside idle ones, and right after it the one beside hostile ones. Raises EngineError where processes of
     others keep the cores busy."""
     for _ in range(TRIES):
         others = Others()
-        rates = _beside(client, idle, IDLE), _beside(client, crowd, kind)
+        rates = _beside(client, idle, IDLE), _beside(client, neighbours, kind)
         if (taken := others.cores()) <= OTHERS:
             return rates
     raise EngineError(f"others took {taken:.1f} cores, where hostile clients have to run: measure on a quiet machine")
 
 
-def _beside(client: Process, crowd: list[Process], kind: str) -> float:
+def _beside(client: Process, neighbours: list[Process], kind: str) -> float:
     """Raises EngineError where a hostile client wasn't heard meanwhile, which proves nothing about it."""
-    before = _told(crowd, "start")
+    before = _command(neighbours, "start")
     try:
         time.sleep(BEGIN[kind])
         if kind != "deaf":  # these are heard only as long as they have room
-            before = _told(crowd, "count")
+            before = _command(neighbours, "count")
         rate = _rate(client)
     finally:
-        after = _told(crowd, "stop")
+        after = _command(neighbours, "stop")
     if kind != IDLE and any(later == earlier for earlier, later in zip(before, after, strict=True)):
         raise EngineError("a hostile client of the benchmark came to nothing: is something else keeping the cores?")
     return rate
 
 
-def _told(crowd: list[Process], do: str) -> list[dict[str, Any]]:
-    for one in crowd:
+def _command(neighbours: list[Process], do: str) -> list[dict[str, Any]]:
+    for one in neighbours:
         one.ask(do=do)
-    return [one.answer() for one in crowd]
+    return [one.answer() for one in neighbours]
 
 
 @contextlib.contextmanager
@@ -159,7 +160,7 @@ def _neighbour(setting: Setting, folder: Path, address: str, keys: Path | None) 
 
 
 @contextlib.contextmanager
-def _crowd(kind: str, folder: Path, address: str, keys: Path | None) -> Iterator[list[Process]]:
+def _neighbours(kind: str, folder: Path, address: str, keys: Path | None) -> Iterator[list[Process]]:
     spec = load_spec(folder)
     number = next(i for i, (site, _, _) in enumerate(spec.sites()) if site == SITE)
     arguments = [kind, address, "--matrix", str(number), "--depth", str(spec.hidden)]
@@ -177,7 +178,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    rows = run_neighbours(Setting(args.threads, args.rounds, LINKS[0], args.device, tell))
+    rows = run_neighbours(Setting(args.threads, args.rounds, LINKS[0], args.device, log))
     print(rows_table(rows), end="\n\n")
     print(targets_table(rows, TARGETS))
     save_rows(args, rows, threads=args.threads)

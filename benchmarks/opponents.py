@@ -6,7 +6,7 @@ This file is run by path, with whatever Python has the opponent installed, so it
 
 It loads the checkpoint and answers commands as `cutset/bench/child.py` says:
 {"do": "forward", "batch": B, "tokens": S, "repeat": R} and {"do": "generate", "sequences": N, "prompt": P, "steps": D}.
-Times are seconds of the work alone. Each opponent gets its own preferred form of the same weights.
+Times are seconds of the work alone. Each opponent gets its own preferred format of the same weights.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def seconds_to_first_byte(argv: list[str], cache: str) -> float:
 
 
 def start_rows(
-    folder: Path, gguf: Path | None, python: str, threads: int, rounds: int, tell: Callable[[str], None]
+    folder: Path, gguf: Path | None, python: str, threads: int, rounds: int, log: Callable[[str], None]
 ) -> list[Row]:
     """Seconds to the first token: the bundled model, and an integer checkpoint in `folder` beside llama.cpp on the same
     weights in `gguf`. In turns; the first round warms the page cache, compares the digests and doesn't count."""
@@ -68,13 +68,13 @@ def start_rows(
             try:
                 yield Row(workload, system, "first byte", seconds_to_first_byte(command, cache), "s")
             except EngineError as error:
-                tell(f"{workload}: without {system}: {error}")
+                log(f"{workload}: without {system}: {error}")
 
         return turn
 
     with tempfile.TemporaryDirectory() as cache:
         turns = [turn_of(*key, command, cache) for key, command in commands.items()]
-        return medians(take_turns("start", turns, rounds, tell))
+        return medians(take_turns("start", turns, rounds, log))
 
 
 def memory_rows(name: str, folder: Path, system: str, threads: int) -> list[Row]:

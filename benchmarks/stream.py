@@ -49,14 +49,14 @@ def _planning(setting: StreamSetting) -> Iterator[Row]:
     picture = torch.zeros(1, 3, 432, 768, dtype=torch.uint8, device="meta")
     for name in ("googlenet", "resnet50"):
         graphs[name] = export(build(name, shapes_only=True), picture)[0]
-    yield from run_planning(graphs, 1 if setting.quick else 3, setting.tell)
+    yield from run_planning(graphs, 1 if setting.quick else 3, setting.log)
 
 
 def _faults(setting: StreamSetting) -> Iterator[Row]:
     video = min(setting.videos, key=lambda video: video.size[0] * video.size[1])
     count, kills = (60, 1) if setting.quick else (1000, 3)
     model = setting.model("alexnet", video)
-    yield from run_faults("alexnet", model, video, count, kills, setting.tell)
+    yield from run_faults("alexnet", model, video, count, kills, setting.log)
 
 
 PARTS: dict[str, Part] = {**OWN_PARTS, "faults": _faults, "planning": _planning}

@@ -41,7 +41,7 @@ class FaultSchedule:
 
     count: int
     events: deque[tuple[float, str, str]]
-    told: list[tuple[float, str]] = field(default_factory=list)
+    lines: list[tuple[float, str]] = field(default_factory=list)
     killed: list[tuple[float, str]] = field(default_factory=list)
 
     @classmethod
@@ -53,12 +53,12 @@ class FaultSchedule:
             events += [(share + 0.03, "kill", name), (share + 0.08, "start", name)]
         return cls(count, deque(sorted(events)))
 
-    def tell(self, line: str) -> None:
-        self.told.append((time.monotonic(), line))
+    def log(self, line: str) -> None:
+        self.lines.append((time.monotonic(), line))
 
     def detected(self, killed: float, name: str) -> float | None:
         """When the coordinator first said that something is wrong with a worker that was killed."""
-        return next((at for at, line in self.told if at >= killed and name in line), None)
+        return next((at for at, line in self.lines if at >= killed and name in line), None)
 
     def apply_due(self, stream: Stream, workers: LocalWorkers, picture: int) -> None:
         """Does what is due after this picture."""
@@ -92,14 +92,14 @@ def moved(model: TorchModel, names: list[str], step: int) -> Plan:
 
 
 def run_faults(
-    name: str, model: TorchModel, video: Video, count: int, kills: int, tell: Callable[[str], None]
+    name: str, model: TorchModel, video: Video, count: int, kills: int, log: Callable[[str], None]
 ) -> Iterator[Row]:
     """Rows: the error, pictures with other bits, and from a worker's death to the first new payload and result."""
     import torch
 
     faults = FaultSchedule.spread(count, kills)
     workload = f"{name}, {video.name}: {count} pictures, {kills} kills"
-    tell(f"faults: {workload}")
+    log(f"faults: {workload}")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     errors: list[float] = []
@@ -119,7 +119,7 @@ def run_faults(
                 workers=workers.addresses,
                 scheduler="even",
                 options=options,
-                tell=faults.tell,
+                log=faults.log,
             ) as stream:
                 for result in stream:
                     errors.append(_error(model, result))
@@ -132,7 +132,7 @@ def run_faults(
     if [result.picture for result in results] != list(range(count)):
         raise CutsetError(f"{len(results)} of {count} pictures came back, or in another order")
     again = sum(result.attempts > 1 for result in results)
-    tell(f"faults: {plans} plans, {len(faults.killed)} kills, {again} pictures sent again, {seconds:.0f} s")
+    log(f"faults: {plans} plans, {len(faults.killed)} kills, {again} pictures sent again, {seconds:.0f} s")
     yield Row(workload, "cutset", ERROR, max(errors), "rel error")
     yield Row(workload, "cutset", "results with other bits", 100 * sum(e != 0 for e in errors) / count, "%")
     sent, done = _recoveries(faults, results)

@@ -53,14 +53,14 @@ def large_problem(graph: Graph, objective: Literal["latency", "throughput"], wor
     return Problem(graph, "0" * 64, machines, hops, traffic, {"": picture}, objective, 4)
 
 
-def run_planning(graphs: dict[str, Graph], rounds: int, tell: Callable[[str], None]) -> Iterator[Row]:
+def run_planning(graphs: dict[str, Graph], rounds: int, log: Callable[[str], None]) -> Iterator[Row]:
     """Seconds of every scheduler that takes problems of this size, for both objectives."""
     objectives: tuple[Literal["latency", "throughput"], ...] = ("latency", "throughput")
     for name, graph in graphs.items():
         for objective in objectives:
             problem = large_problem(graph, objective)
             workload = f"{name}: {len(graph.nodes)} layers on {WORKERS} workers, {objective}"
-            tell(f"planning: {workload}")
+            log(f"planning: {workload}")
             for scheduler in SCHEDULERS.values():
                 if scheduler.name == "exhaustive":  # it refuses problems of this size
                     continue

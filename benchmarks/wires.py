@@ -120,7 +120,7 @@ BARE: dict[str, Opener] = {system: partial(_open_bare, system) for system in (RI
 
 
 def serve(system: str, folder: Path) -> None:
-    """The other side, until it is told to stop."""
+    """The other side, until STOP comes."""
     address = f"ipc://{folder}/zeromq" if system == ZEROMQ else str(folder / "ring")
     wire = ZmqWire(address, bind=True) if system == ZEROMQ else RingWire(Path(address), server=True)
     say_address(address)

@@ -281,6 +281,11 @@ def test_keywords_of_a_stream_are_settings(monkeypatch: pytest.MonkeyPatch) -> N
     [settings] = seen
     assert (settings.workers, settings.mode, settings.rate) == (3, "full", 9.0)
     assert (settings.float16, settings.features, settings.speed, settings.deadline) == (True, True, (0.5,), None)
+    begun: list[object] = []
+    monkeypatch.setattr(stream.Stream, "_begin", lambda *how: begun.append(how[-1]))
+    cutset.Stream("alexnet", [], log=print)
+    cutset.Stream("alexnet", [], tell=print)
+    assert begun == [print, print]
     with pytest.raises(ConfigError, match="'in_flite' is not a setting; did you mean 'in_flight'"):
         cutset.Stream("alexnet", [], in_flite=3)
     with pytest.raises(ConfigError, match="--in-flight must be a whole number of pictures in flight from 1 to 1024"):

@@ -52,7 +52,7 @@ class _Model:
         model: str | Path,
         *,
         settings: Settings | None = None,
-        progress: Progress | None = None,  # told what is being done while loading, and how many of how many are done
+        progress: Progress | None = None,  # called while loading: what is being done, how many of how many are done
         **overrides: Any,
     ) -> None:
         started = time.perf_counter()
@@ -103,7 +103,7 @@ class _Model:
         self.load_s = time.perf_counter() - started
 
     def _asked_to_reuse(self) -> bool:
-        """In masked modes the rows that are missing from a request's shapes would tell that its beginning is known."""
+        """In masked modes a request's shapes lack the rows of a cached beginning, and so reveal it."""
         return self.settings.by_hand("prefix_caching")
 
     @property
@@ -381,6 +381,6 @@ def _as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     return cast(list[Prompt], several)
 
 
-def _with_load_time(told: _Timed, load_s: float) -> _Timed:
-    """What the engine told, with the one time that it can't know."""
-    return told if told.timings is None else replace(told, timings=replace(told.timings, load_s=load_s))
+def _with_load_time(output: _Timed, load_s: float) -> _Timed:
+    """The engine's output, with the one time that it can't know."""
+    return output if output.timings is None else replace(output, timings=replace(output.timings, load_s=load_s))

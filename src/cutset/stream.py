@@ -55,7 +55,7 @@ class Stream:
         paces: Mapping[tuple[str, str], Hop] | None = None,
         options: Options | None = None,
         observe: Callable[[Report, Plan, float], None] | None = None,
-        tell: Callable[[str], None] = lambda line: None,
+        log: Callable[[str], None] = lambda line: None,
         **single: Any,
     ) -> None:
         """`settings` say how the network runs; without, they are loaded as by the command line, and each may be given
@@ -66,15 +66,16 @@ class Stream:
         mode, in_flight, rate, deadline, threshold, float16, levels, patience and silence.
         `planner(model, workers that are there, why)` makes the plans in place of the scheduler, or an `Advisor` does.
         `observe` hears each party's report of each picture, times on this side's clock, with the plan and the seconds
-        that the picture's bytes took to that party; `tell` hears what happens. Both are called from another thread.
+        that the picture's bytes took to that party; `log` gets a line on what happens. Other threads call both.
         Raises CutsetError: ConfigError, GraphError, ModelError, RequestError, SourceError.
         """
+        log = single.pop("tell", log)  # its earlier name
         addresses = workers if isinstance(workers, Mapping) else None
         single |= {} if addresses is not None else {"workers": workers}
         single |= {} if isinstance(plan, Plan) else {"plan": None if plan is None else str(plan)}
         single = {name: value for name, value in single.items() if value is not None}
         given = Given(addresses, plan if isinstance(plan, Plan) else None, planner, keys, paces, options)
-        self._begin(assemble(model, sources, _settings(settings, single), given, tell=tell), observe, tell)
+        self._begin(assemble(model, sources, _settings(settings, single), given, log=log), observe, log)
 
     @classmethod
     def of(
@@ -82,18 +83,18 @@ class Stream:
         assembly: Assembly,
         *,
         observe: Callable[[Report, Plan, float], None] | None = None,
-        tell: Callable[[str], None] = lambda line: None,
+        log: Callable[[str], None] = lambda line: None,
     ) -> Stream:
         """A stream of what `cutset.video.assembly.assemble` put together, which it closes in the end."""
         self = cls.__new__(cls)
-        self._begin(assembly, observe, tell)
+        self._begin(assembly, observe, log)
         return self
 
     def _begin(
         self,
         assembly: Assembly,
         observe: Callable[[Report, Plan, float], None] | None,
-        tell: Callable[[str], None],
+        log: Callable[[str], None],
     ) -> None:
         self.settings, self.model, self.accuracy = assembly.settings, assembly.model, assembly.accuracy
         self._assembly, self._over = assembly, False
@@ -114,7 +115,7 @@ class Stream:
                 paces=assembly.links,
                 observe=observe,
                 advisor=assembly.advisor,
-                tell=tell,
+                log=log,
             )
             if assembly.advisor is not None:
                 assembly.advisor.propose = self._coordinator.propose

@@ -56,7 +56,7 @@ def test_an_opponent_stands_beside_ours_and_one_that_fails_is_left_out(tmp_path:
         fake("broken", '{"error": "no"}'),
     ]
     systems += [fake("unable", '{"missing": "x"}'), System("absent", FLOAT, missing)]
-    rows, versions = run_workload(WORKLOADS["tiny"], tmp_path / "model", systems, rounds=2, tell=told.append)
+    rows, versions = run_workload(WORKLOADS["tiny"], tmp_path / "model", systems, rounds=2, log=told.append)
     assert {row.system: row.metric for row in rows} == {"cutset native float32": "forward", "rival": "forward"}
     assert [row.value for row in rows if row.system == "rival"] == [500.0]
     assert versions == {"fake": "2"}
@@ -67,7 +67,7 @@ def test_an_opponent_stands_beside_ours_and_one_that_fails_is_left_out(tmp_path:
 def test_one_of_ours_that_fails_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="no"):
         run_workload(
-            WORKLOADS["tiny"], tmp_path, [fake("cutset x", '{"error": "no"}')], rounds=1, tell=lambda line: None
+            WORKLOADS["tiny"], tmp_path, [fake("cutset x", '{"error": "no"}')], rounds=1, log=lambda line: None
         )
 
 

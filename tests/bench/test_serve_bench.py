@@ -21,7 +21,7 @@ TINY = WORKLOADS["tiny"].model
 def test_every_figure_is_there() -> None:
     load = Load("tiny", prompt=8, decode=8, batch=2, clients=(1, 2), each=2)
     with integer_checkpoint(TINY) as folder:
-        rows = run_load(load, folder, TINY.vocab, threads=1, rounds=2, tell=lambda line: None)
+        rows = run_load(load, folder, TINY.vocab, threads=1, rounds=2, log=lambda line: None)
     assert {row.system for row in rows} == {ENGINE, SERVER}
     assert len({row.key for row in rows}) == len(rows) == 12
     assert all(row.value > 0 for row in rows)

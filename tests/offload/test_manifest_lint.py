@@ -100,7 +100,7 @@ HOLES = [
     ("loader.argv+", "--pads-same-host", "--pads-same-host lets one party"),
     ("loader.argv", [*RUN, "--pads-from", "shm://pads"], "is on the accelerator's machine"),
     ("loader.argv", [*RUN, "--pads-from=ipc:///tmp/pads"], "is on the accelerator's machine"),
-    ("loader.argv+", "--prefix-caching", "tells which beginnings"),
+    ("loader.argv+", "--prefix-caching", "reveals which beginnings"),
     ("loader.argv", [*PROGRAM, "serve", "/model", "--host", "0.0.0.0"], "serve (on 0.0.0.0) speaks HTTP in clear"),
     ("loader.argv", [*PROGRAM, "serve", "/model", "--host=::"], "serve (on ::) speaks HTTP in clear"),
     ("loader.argv", [*PROGRAM, "serve", "/model"], "serve (on 127.0.0.1) speaks HTTP in clear"),

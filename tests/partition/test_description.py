@@ -16,7 +16,7 @@ from cutset.partition.description import FORMAT, describe, graph_digest, read_de
 from cutset.partition.graph import Graph
 from cutset.video.imports.export import export
 from cutset.video.imports.operators import resolve
-from cutset.video.stage import TorchStage
+from cutset.video.torch_stage import TorchStage
 from video.networks import Many, Skips, filled
 
 

@@ -17,11 +17,11 @@ from cutset.partition.cost import CostModel
 from cutset.partition.estimates import LinkEstimate
 from cutset.partition.graph import Graph
 from cutset.partition.hop import Hop, path
-from cutset.partition.live import LivePlanner, Policy, decide, per_item
+from cutset.partition.live_planner import LivePlanner, Policy, decide, per_item
 from cutset.partition.node import Node, Read, Value, Weight
 from cutset.partition.plan import COORDINATOR, Plan, StagePlan
 from cutset.partition.problem import Machine, Problem
-from cutset.partition.schedulers.common import single
+from cutset.partition.schedulers.plan_scheduler import single
 from cutset.partition.traffic import Traffic, spread
 
 LAYERS = 10

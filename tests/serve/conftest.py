@@ -18,7 +18,7 @@ from cutset.llm import AsyncLLM
 from cutset.models.registry import BUNDLED
 from cutset.serve.app import build_app
 from cutset.serve.auth import Auth
-from cutset.serve.limits import RequestLimits
+from cutset.serve.request_limits import RequestLimits
 from cutset.serve.server import Server, bind, serve_in_thread
 from cutset.serve.service import Service
 

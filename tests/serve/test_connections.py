@@ -17,8 +17,8 @@ from cutset.serve.app import build_app
 from cutset.serve.auth import Auth
 from cutset.serve.events import LinksEvent
 from cutset.serve.hub import MOST_BYTES, Hub
-from cutset.serve.limits import RequestLimits
 from cutset.serve.pending import PendingConnections, networks
+from cutset.serve.request_limits import RequestLimits
 from cutset.serve.server import Server, bind, configuration, serve_in_thread
 from cutset.serve.service import Service
 from tests.serve.conftest import Running

@@ -22,7 +22,7 @@ from cutset.llm import AsyncLLM
 from cutset.models.registry import BUNDLED
 from cutset.models.text import template_process
 from cutset.models.text.chat import ChatTemplate
-from cutset.serve.fields import IGNORED, REFUSED, TAKEN
+from cutset.serve.request_fields import IGNORED, REFUSED, TAKEN
 from cutset.serve.requests import ChatRequest, CompletionRequest, StreamOptions
 from tests.serve.conftest import TEMPLATE, Running
 
@@ -249,7 +249,7 @@ def test_history_of_calls(server: Running, template: Callable[[str], None]) -> N
 def test_defaults_of_the_model_hold_for_requests_that_say_nothing(tmp_path: Path) -> None:
     from cutset.serve.app import build_app
     from cutset.serve.auth import Auth
-    from cutset.serve.limits import RequestLimits
+    from cutset.serve.request_limits import RequestLimits
     from cutset.serve.server import Server, bind, serve_in_thread
     from cutset.serve.service import Service
 

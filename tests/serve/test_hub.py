@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from cutset.serve.errors import ApiError
+from cutset.serve.api_errors import ApiError
 from cutset.serve.events import EngineEvent, LinksEvent
 from cutset.serve.hub import MOST_KEPT, MOST_WATCHERS, Hub
 from cutset.serve.mailbox import Mailbox

@@ -10,7 +10,7 @@ from cutset.llm import LLM, AsyncLLM
 from cutset.offload.client.offload import Offload
 from cutset.serve.app import build_app
 from cutset.serve.auth import Auth
-from cutset.serve.limits import RequestLimits
+from cutset.serve.request_limits import RequestLimits
 from cutset.serve.server import Server, bind, serve_in_thread
 from cutset.serve.service import Service
 from tests.offload.conftest import inproc  # noqa: F401  # a fixture

@@ -18,11 +18,11 @@ from cutset.llm import LLM, AsyncLLM
 from cutset.offload.accelerator.products import NativeProducts
 from cutset.offload.client.offload import Offload
 from cutset.serve import readiness
+from cutset.serve.api_errors import as_api_error
 from cutset.serve.app import build_app
 from cutset.serve.auth import Auth
-from cutset.serve.errors import as_api_error
-from cutset.serve.limits import RequestLimits
 from cutset.serve.readiness import Policy
+from cutset.serve.request_limits import RequestLimits
 from cutset.serve.server import Server, bind, serve_in_thread
 from cutset.serve.service import Service
 from tests.offload.conftest import loaded  # noqa: F401  # a fixture

@@ -17,7 +17,7 @@ from cutset.partition.description import describe, read_description
 from cutset.partition.node import Value, strides_of
 from cutset.video.imports.export import Exported, export
 from cutset.video.imports.trial import same_bits
-from cutset.video.stage import TorchStage, lay, layout_of
+from cutset.video.torch_stage import TorchStage, lay, layout_of
 from cutset.video.zoo import build
 from video.networks import filled
 

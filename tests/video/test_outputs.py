@@ -15,7 +15,7 @@ from cutset.errors import GraphError
 from cutset.video.imports.export import Exported, export
 from cutset.video.imports.operators import resolve
 from cutset.video.imports.trial import same_bits
-from cutset.video.stage import TorchStage
+from cutset.video.torch_stage import TorchStage
 
 
 class Returns(nn.Module):

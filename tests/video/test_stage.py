@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cutset.errors import GraphError
 from cutset.video.imports.export import Exported, export
-from cutset.video.stage import TorchStage
+from cutset.video.torch_stage import TorchStage
 from cutset.video.zoo import build
 from video.networks import InPlace, Many, Skips, Tied, filled
 

@@ -20,7 +20,7 @@ from cutset.errors import GraphError
 from cutset.stream import Stream
 from cutset.video.imports.export import export
 from cutset.video.imports.trial import same_bits
-from cutset.video.stage import TorchStage
+from cutset.video.torch_stage import TorchStage
 from video.networks import Skips, filled
 
 PICTURE = torch.zeros(1, 3, 4, 4)

@@ -49,7 +49,7 @@ def save(state: dict[str, Any], path: Path) -> Path:
 def test_files_load(suffix: str, trained: dict[str, Any], tmp_path: Path) -> None:
     path = save(trained, tmp_path / f"weights{suffix}")
     told: list[str] = []
-    network = build("googlenet", weights=path, tell=told.append)
+    network = build("googlenet", weights=path, log=told.append)
     assert told == [f"{path}: 2 tensors are not needed and were left out (aux1, aux2)"]
     assert all(torch.equal(tensor, trained[name]) for name, tensor in network.state_dict().items())
     network = build("googlenet", head=False)

@@ -97,7 +97,7 @@ def own_systems(names: Iterable[str], threads: int) -> list[System]:
 
 
 def run_workload(
-    workload: DecodeWorkload, folder: Path, systems: Sequence[System], *, rounds: int, tell: Callable[[str], None]
+    workload: DecodeWorkload, folder: Path, systems: Sequence[System], *, rounds: int, log: Callable[[str], None]
 ) -> tuple[list[Row], dict[str, str]]:
     """Times the systems at the workload's tasks on the checkpoint in `folder`: rows, and versions of other programs.
 
@@ -109,17 +109,17 @@ def run_workload(
         running: list[tuple[System, Process]] = []
         for system in systems:
             if any(map(system.takes, workload.tasks)):
-                tell(f"{workload.name}: starting {system.label}")
+                log(f"{workload.name}: starting {system.label}")
                 try:
                     process = stack.enter_context(system.start(folder))
                 except EngineError as error:
-                    tell(f"{workload.name}: without {error}")
+                    log(f"{workload.name}: without {error}")
                     continue
                 versions |= process.ready["versions"]
                 running.append((system, process))
         for task in workload.tasks:
             taking_part = [(system, process) for system, process in running if system.takes(task)]
-            rows += _run_task(workload, task, taking_part, rounds, tell)
+            rows += _run_task(workload, task, taking_part, rounds, log)
     return rows, versions
 
 
@@ -128,7 +128,7 @@ def _run_task(
     task: Task,
     running: Sequence[tuple[System, Process]],
     rounds: int,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> list[Row]:
     name, failed = f"{workload.name}: {task.name}", set[str]()
 
@@ -141,7 +141,7 @@ def _run_task(
             except EngineError as error:  # a finding, not an end
                 if system.ours:
                     raise
-                tell(f"{name}: without {error}")
+                log(f"{name}: without {error}")
                 failed.add(system.label)
                 return
             if seconds is not None:
@@ -159,7 +159,7 @@ def _run_task(
     if ours and task.command["do"] == "generate":
         process_of_ours = ours[0]
         turns.append(read_bandwidth)
-    rows = medians(take_turns(name, turns, rounds, tell))
+    rows = medians(take_turns(name, turns, rounds, log))
     return rows + _roofline(workload, rows) if task.command.get("sequences") == 1 else rows
 
 

@@ -55,7 +55,7 @@ class BackendResult:
 
 
 def run_sizes(
-    models: Sequence[RandomModel], settings: Settings, warmup: int, repeat: int, tell: Callable[[str], None]
+    models: Sequence[RandomModel], settings: Settings, warmup: int, repeat: int, log: Callable[[str], None]
 ) -> Iterator[BackendResult]:
     """Every backend on every size. Backends that aren't installed are named and left out."""
     for model in models:
@@ -68,24 +68,24 @@ def run_sizes(
             source = open_source(file)
             assert source.inputs is not None
             yield from _run_size(
-                f"{name}: forward {model.batch_size}x{model.seq_len}", source, settings, warmup, repeat, tell
+                f"{name}: forward {model.batch_size}x{model.seq_len}", source, settings, warmup, repeat, log
             )
 
 
 def _run_size(
-    workload: str, source: ModelSource, settings: Settings, warmup: int, repeat: int, tell: Callable[[str], None]
+    workload: str, source: ModelSource, settings: Settings, warmup: int, repeat: int, log: Callable[[str], None]
 ) -> Iterator[BackendResult]:
     inputs = source.inputs
     assert inputs is not None
     plain: Forward | None = None
     for backend, dtype in SYSTEMS:
         if backend == "torch" and find_spec("torch") is None:
-            tell(f"{workload}: without torch, which is not installed")
+            log(f"{workload}: without torch, which is not installed")
             continue
         try:
             found = _run(source, inputs, settings, backend, dtype, warmup, repeat)
         except DeviceError as error:
-            tell(f"{workload}: without {backend} {dtype}: {error}")
+            log(f"{workload}: without {backend} {dtype}: {error}")
             continue
         plain = plain or found
         agreement = compare_arrays(found.logits, plain.logits, inputs[1])

@@ -31,7 +31,7 @@ def named(nbytes: int) -> str:
 
 
 def run_sizes(
-    sizes: Sequence[int], systems: Mapping[str, Opener], rounds: int, tell: Callable[[str], None]
+    sizes: Sequence[int], systems: Mapping[str, Opener], rounds: int, log: Callable[[str], None]
 ) -> tuple[list[Row], dict[str, int]]:
     """Rows of all sizes, and how many round trips were timed for each. All systems take turns in every round."""
     rows: list[Row] = []
@@ -39,7 +39,7 @@ def run_sizes(
     with tempfile.TemporaryDirectory(dir=segment.directory()) as name, contextlib.ExitStack() as stack:
         wires = {system: stack.enter_context(opener(Path(name))) for system, opener in systems.items()}
         for size in sizes:
-            tell(f"{named(size)} …")
+            log(f"{named(size)} …")
             trips: dict[str, list[float]] = {system: [] for system, wire in wires.items() if size <= wire.largest}
             turns = [_turn(system, wires[system], size, found) for system, found in trips.items()]
             for row in medians(take_turns(named(size), turns, rounds)):

@@ -77,7 +77,7 @@ class Setting:
     rounds: int
     link: str  # shm, ipc or tcp
     device: str
-    tell: Callable[[str], None]
+    log: Callable[[str], None]
 
 
 @contextlib.contextmanager
@@ -108,11 +108,11 @@ def run_workload(workload: Workload, folder: Path, setting: Setting) -> list[Row
     def turn_of(system: str, client: Process) -> Turn:
         def turn(number: int) -> Iterator[Row]:
             filled = run_one(client, "fill", workload)
-            told = run_one(client, "run", workload)
+            result = run_one(client, "run", workload)
             run_one(client, "fill", workload)
             counted = run_one(client, "run counting cpu", workload)
-            tokens.setdefault(system, told["tokens"])
-            for (metric, unit), value in figures(workload, told, counted, filled).items():
+            tokens.setdefault(system, result["tokens"])
+            for (metric, unit), value in figures(workload, result, counted, filled).items():
                 row = Row(f"offload {workload.name}", label(system, setting), metric, value, unit)
                 if number == 0 and metric in ("prefill", "decode"):
                     cold.append(replace(row, metric=f"cold {metric}"))
@@ -123,10 +123,10 @@ def run_workload(workload: Workload, folder: Path, setting: Setting) -> list[Row
     with accelerator(folder, setting) as address, contextlib.ExitStack() as stack:
         turns = []
         for system in workload.systems:
-            setting.tell(f"{workload.name}: starting {system}")
+            setting.log(f"{workload.name}: starting {system}")
             client = client_process(_arguments(workload, folder, system, address, setting))
             turns.append(turn_of(system, stack.enter_context(client)))
-        measured = take_turns(workload.name, turns, setting.rounds, setting.tell)
+        measured = take_turns(workload.name, turns, setting.rounds, setting.log)
     check_equal_work(workload, tokens)
     return medians([*cold, *measured])
 
@@ -154,25 +154,25 @@ def check_equal_work(workload: Workload, tokens: dict[str, list[int]]) -> None:
 
 
 def figures(
-    workload: Workload, told: dict[str, Any], counted: dict[str, Any], filled: dict[str, Any]
+    workload: Workload, result: dict[str, Any], counted: dict[str, Any], filled: dict[str, Any]
 ) -> dict[tuple[str, str], float]:
     """What one run says, and one that counted CPU seconds, by metric and unit."""
-    found = {("prefill", "tok/s"): workload.prompt / told["prefill_s"], ("total", "ms"): told["s"] * 1e3}
+    found = {("prefill", "tok/s"): workload.prompt / result["prefill_s"], ("total", "ms"): result["s"] * 1e3}
     if workload.decode > 1:
-        found["decode", "tok/s"] = (workload.decode - 1) / (told["s"] - told["prefill_s"])
-    parts = told.get("parts")
+        found["decode", "tok/s"] = (workload.decode - 1) / (result["s"] - result["prefill_s"])
+    parts = result.get("parts")
     if parts is None:
         found["client CPU at the sites", "ms"] = counted["part_cpu"]["accelerator"] * 1e3
     else:
         for part, seconds in parts.items():
             found[f"time in {part}", "ms"] = seconds * 1e3
-        found["explained", "%"] = 100 * sum(parts.values()) / told["s"]
+        found["explained", "%"] = 100 * sum(parts.values()) / result["s"]
         found["client CPU at the sites", "ms"] = sum(counted["part_cpu"][part] for part in SITE_PARTS) * 1e3
         if filled["cpu_s"] is not None:
             found["client CPU, pads made ahead", "ms"] = filled["cpu_s"] * 1e3
-        found["bytes up", "MB"], found["bytes down", "MB"] = told["up"] / 1e6, told["down"] / 1e6
-        found["calls", "calls"] = told["calls"]
-    found["client CPU online", "ms"] = told["cpu_s"] * 1e3
+        found["bytes up", "MB"], found["bytes down", "MB"] = result["up"] / 1e6, result["down"] / 1e6
+        found["calls", "calls"] = result["calls"]
+    found["client CPU online", "ms"] = result["cpu_s"] * 1e3
     return found
 
 
@@ -193,12 +193,12 @@ def run_clients(folder: Path, setting: Setting, counts: Sequence[int], modes: Se
             with contextlib.ExitStack() as stack:
                 clients: list[Process] = []
                 for number in range(max(counts)):
-                    setting.tell(f"{mode}: starting client {number + 1}")
+                    setting.log(f"{mode}: starting client {number + 1}")
                     client = client_process(_arguments(workload, folder, mode, address, setting))
                     clients.append(stack.enter_context(client))
                 turns = [turn_of(workload, mode, clients[:count]) for count in counts]
                 name = f"{mode}, {' and '.join(map(str, counts))} clients"
-                rows += take_turns(name, turns, setting.rounds, setting.tell, warmup=0)
+                rows += take_turns(name, turns, setting.rounds, setting.log, warmup=0)
     return medians(rows)
 
 

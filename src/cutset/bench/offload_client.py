@@ -1,4 +1,4 @@
-"""A client of `cutset bench offload` in a process of its own: loads a model in one mode and runs what it is told.
+"""A client of `cutset bench offload` in a process of its own: loads a model in one mode and runs commands.
 
 PYTHON -m cutset.bench.offload_client MODEL --mode MODE [--offload ADDRESS] --threads N
 Reads commands as JSON lines from stdin, answers each with one line on stdout:
@@ -123,16 +123,16 @@ class OffloadClient:
             self.linears.times = CallTimes(count_cpu=count_cpu)
         wall, cpu = time.perf_counter(), _cpu()
         tokens, first = self._pass(ids) if whole else self._generate(ids, decode, wall)
-        told: dict[str, Any] = {"tokens": tokens, "prefill_s": first}
+        result: dict[str, Any] = {"tokens": tokens, "prefill_s": first}
         if self.linears is not None:
             parts = self.linears.times
             parts.lap("other")
-            told |= {"parts": parts.wall, "part_cpu": parts.cpu, "calls": parts.calls}
-            told |= {"up": parts.bytes_up, "down": parts.bytes_down}
+            result |= {"parts": parts.wall, "part_cpu": parts.cpu, "calls": parts.calls}
+            result |= {"up": parts.bytes_up, "down": parts.bytes_down}
         if own is not None:
             executor.linears, self.linears = own, None
-        told |= {"s": time.perf_counter() - wall, "cpu_s": _cpu() - cpu}
-        return told
+        result |= {"s": time.perf_counter() - wall, "cpu_s": _cpu() - cpu}
+        return result
 
     def close(self) -> None:
         """Ends the model, and its link if it has one."""

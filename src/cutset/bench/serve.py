@@ -49,7 +49,7 @@ def server(folder: Path, threads: int) -> Iterator[str]:
 
 
 def run_load(
-    load: Load, folder: Path, vocab: int, *, threads: int, rounds: int, tell: Callable[[str], None]
+    load: Load, folder: Path, vocab: int, *, threads: int, rounds: int, log: Callable[[str], None]
 ) -> list[Row]:
     """The rows of one load."""
     prompts = [prompt_ids(load.prompt, vocab, 300 + i) for i in range(max(load.batch, *load.clients))]
@@ -67,7 +67,7 @@ def run_load(
                     yield Row(at, SERVER, FIRST, 1e3 * answer.first_s, "ms")
 
         turns = [compare] * COMPARED + [many]
-        measured = take_turns(load.name, turns, rounds, tell)
+        measured = take_turns(load.name, turns, rounds, log)
     return _rows(load, measured)
 
 

@@ -22,7 +22,7 @@ class StreamSetting:
     videos: Sequence[Video]
     models: Sequence[str]
     quick: bool
-    tell: Callable[[str], None]
+    log: Callable[[str], None]
     codings: Sequence[Coding] = ()  # what deltas are held against
 
     def model(self, name: str, video: Video) -> TorchModel:
@@ -47,11 +47,11 @@ def _bytes(setting: StreamSetting) -> Iterator[Row]:
                 model.graph,
                 model.tensors,
                 video.places(starts, count),
-                lambda line, workload=workload: setting.tell(f"bytes: {workload}: {line}"),  # type: ignore[misc]
+                lambda line, workload=workload: setting.log(f"bytes: {workload}: {line}"),  # type: ignore[misc]
                 setting.codings,
             )
             worst = max(cuts, key=lambda cut: cut.bound)
-            setting.tell(f"  worst against (changed + mask): {worst.bound:.3f}, {worst.value.name}")
+            setting.log(f"  worst against (changed + mask): {worst.bound:.3f}, {worst.value.name}")
             yield from rows_of_bytes(workload, cuts, setting.codings)
 
 
@@ -60,7 +60,7 @@ def _plans(setting: StreamSetting) -> Iterator[Row]:
 
     for video in setting.videos:
         for name in setting.models:
-            yield from run_plans(name, setting.model(name, video), video, setting.quick, setting.tell)
+            yield from run_plans(name, setting.model(name, video), video, setting.quick, setting.log)
 
 
 PARTS: dict[str, Part] = {"bytes": _bytes, "plans": _plans}

@@ -25,7 +25,7 @@ from cutset.errors import CutsetError
 from cutset.kernels.reference_delta import bits
 from cutset.partition.graph import Graph
 from cutset.partition.node import Value
-from cutset.video.stage import TorchStage, to_array
+from cutset.video.torch_stage import TorchStage, to_array
 
 __all__ = ["AGAINST_BOUND", "FIRST_CUTS", "Coding", "CutBytes", "first_cuts", "measure_bytes", "rows_of_bytes"]
 
@@ -75,7 +75,7 @@ def measure_bytes(
     graph: Graph,
     tensors: Mapping[str, Tensor],
     places: Sequence[Sequence[Pixels]],
-    tell: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
     codings: Sequence[Coding] = (),
 ) -> list[CutBytes]:
     """Every value that crosses a trunk cut of the network, in order; the picture itself is the first.
@@ -88,7 +88,7 @@ def measure_bytes(
     stages = [TorchStage(graph, [i], tensors) for i in range(len(graph.nodes))]
     [first] = graph.inputs
     for number, pictures in enumerate(places):
-        tell(f"place {number + 1} of {len(places)}, {len(pictures)} pictures")
+        log(f"place {number + 1} of {len(places)}, {len(pictures)} pictures")
         live = [{first.name: torch.from_numpy(np.array(pixels))} for pixels in pictures]
         if first.name in found:
             _encode(found[first.name], [to_array(each[first.name]) for each in live], codings)

@@ -128,9 +128,9 @@ def chosen(found: Sequence[Candidate], serious: bool) -> list[Candidate]:
     return kept
 
 
-def run_plans(name: str, model: TorchModel, video: Video, quick: bool, tell: Callable[[str], None]) -> Iterator[Row]:
+def run_plans(name: str, model: TorchModel, video: Video, quick: bool, log: Callable[[str], None]) -> Iterator[Row]:
     """Rows for raw and encoded pictures of a video."""
-    tell(f"plans: {name}, {video.name}: profile")
+    log(f"plans: {name}, {video.name}: profile")
     few = quick or name.startswith("vgg")
     pictures, codec = video.from_group(START, AT_MOST)
     profile = measure_profile(name, model.graph, model.digest, model.tensors, threads=1, fresh=True)
@@ -146,12 +146,12 @@ def run_plans(name: str, model: TorchModel, video: Video, quick: bool, tell: Cal
         for encoded in (False, True) if codec is not None else (False,):
             workload = f"{name}, {video.name}, {'encoded' if encoded else 'raw'}"
             workloads[workload] = found = candidates(problems, encoded)
-            _show(found, len(model.graph.nodes), workload, tell)
+            _show(found, len(model.graph.nodes), workload, log)
             some += chosen(found, serious=profile.whole > 1.0)
         for turn in range(1 if quick else FEW_ROUNDS if few else ROUNDS):
             if turn:
                 some = near_best(some, runs)[::-1]
-            _play_all(model, workers, links, (pictures, codec), some, runs, quick, tell)
+            _play_all(model, workers, links, (pictures, codec), some, runs, quick, log)
         for workload, found in workloads.items():
             yield from _rows(workload, found, runs)
             yield from verdicts(workload, found, runs)
@@ -186,10 +186,10 @@ def _problems(
     return found
 
 
-def _show(found: Sequence[Candidate], layers: int, workload: str, tell: Callable[[str], None]) -> None:
+def _show(found: Sequence[Candidate], layers: int, workload: str, log: Callable[[str], None]) -> None:
     for one in found:
         plan = f"{one.plan.input or 'uint8'}: {stages_text(one.plan, layers)}"
-        tell(f"plans: {workload}: {one.system}, {one.metric}: {one.seconds * 1e3:,.0f} ms predicted; {plan}")
+        log(f"plans: {workload}: {one.system}, {one.metric}: {one.seconds * 1e3:,.0f} ms predicted; {plan}")
 
 
 def _play_all(
@@ -200,7 +200,7 @@ def _play_all(
     found: Sequence[Candidate],
     runs: dict[Any, Played],
     quick: bool,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> None:
     """Adds a round to `runs`, by the candidates' keys. Raises CutsetError where two exact plans give other results."""
     done = set()
@@ -216,7 +216,7 @@ def _play_all(
         together = 2 if quick else int(np.clip(PATIENCE / period, *TOGETHER)) if latency < SLOW else 0
         what = PlayedPictures(pictures, codec if one.plan.input == "packets" else None, alone, together)
         how = f"{one.plan.input or 'uint8'}, {'delta' if one.deltas else 'full'}"
-        tell(f"plans: runs {one.system}: {how}, {alone}+{together}")
+        log(f"plans: runs {one.system}: {how}, {alone}+{together}")
         played = play(model, workers, links, one.plan, what, deltas=one.deltas)
         if one.plan.input == "jpeg":
             played.outputs = []

@@ -25,7 +25,7 @@ from cutset.cluster.messages import Report
 from cutset.errors import CutsetError
 from cutset.link import Timeouts, connect
 from cutset.partition.plan import Plan
-from cutset.video.forms import PictureInputs
+from cutset.video.picture_inputs import PictureInputs
 from cutset.video.sources import VideoCodec
 from cutset.video.torch_model import TorchModel
 
@@ -113,7 +113,7 @@ def play(
     what: PlayedPictures,
     *,
     deltas: bool = True,
-    tell: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> Played:
     """Runs a plan. Raises CutsetError, also where a picture has no result."""
     alone = FIRST_ALONE + what.alone
@@ -132,7 +132,7 @@ def play(
         inputs=PictureInputs([what.codec]),
         paces=links,
         observe=observe,
-        tell=tell,
+        log=log,
     )
     results: list[ItemResult] = []
     try:

@@ -29,14 +29,14 @@ def take_turns(
     name: str,
     turns: Sequence[Turn],
     rounds: int,
-    tell: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
     *,
     warmup: int = 1,
     order: random.Random | None = None,
 ) -> list[Row]:
     """Takes every turn once a round; what the rounds after the first `warmup` ones measured, turn by turn.
 
-    `tell` is told of every round, under `name`. With `order` the turns of a round are shuffled: whoever comes next
+    `log` gets a line for every round, with `name`. With `order` the turns of a round are shuffled: whoever comes next
     finds the caches as the one before left them, so nobody follows the same one each time.
     """
     measured: list[list[Row]] = [[] for _ in turns]
@@ -45,7 +45,7 @@ def take_turns(
             found = list(turns[i](number))
             if number > 0:
                 measured[i] += found
-        tell(f"{name}: round {max(number, 0)} of {rounds}")
+        log(f"{name}: round {max(number, 0)} of {rounds}")
     return [row for rows in measured for row in rows]
 
 

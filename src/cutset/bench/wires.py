@@ -78,7 +78,7 @@ class LinkWire(BenchWire):
 
 @contextlib.contextmanager
 def opened(system: str, command: Sequence[str], connect_to: Callable[[str], BenchWire]) -> Iterator[BenchWire]:
-    """A wire to a process of its own, which `say_address` tells where it listens, and which ends when told to STOP."""
+    """A wire to a process of its own, which prints where it listens (`say_address`) and ends at STOP."""
     with Process(command, name=system) as process, contextlib.closing(connect_to(process.ready["address"])) as wire:
         yield wire
         wire.send(wire.message(STOP, 1))
@@ -102,7 +102,7 @@ LINKS: dict[str, Opener] = {
 
 
 def serve(system: str, folder: Path) -> None:
-    """The other side of a link, until it is told to stop."""
+    """The other side of a link, until STOP comes."""
     addresses = {"shm": f"shm://bench-{os.getpid()}", "ipc": f"ipc://{folder}/cutset", "tcp": "tcp://127.0.0.1:0"}
     kind = system.removeprefix("cutset ")
     keys = load_keys(folder / "server.key") if kind == "tcp" else None

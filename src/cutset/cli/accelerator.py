@@ -7,8 +7,8 @@ import signal
 import time
 from types import FrameType
 
-from cutset.cli.answer import tell
 from cutset.cli.options import add_settings, settings_from
+from cutset.cli.output import log
 from cutset.cli.progress import Progress
 from cutset.errors import ConfigError
 
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, stopping)
         able, digest = accelerator.capabilities, accelerator.handshake.model
-        tell(
+        log(
             f"listening on {accelerator.listener.address}: {able.matrices} matrices, digest {digest[:12]}…, "
             f"on {able.device} with {able.threads} threads"
         )
@@ -103,18 +103,18 @@ def run(args: argparse.Namespace) -> int:
             nonlocal said
             if args.report is not None and time.monotonic() - said >= args.report:
                 said = time.monotonic()
-                tell(f"so far: {_totals(accelerator.totals())}")
+                log(f"so far: {_totals(accelerator.totals())}")
             return bool(stop)
 
         accelerator.serve(stopped)
     finally:
         accelerator.close()
-    tell(f"stopped: {_totals(accelerator.totals())}")
+    log(f"stopped: {_totals(accelerator.totals())}")
     return 0
 
 
 def _totals(counted: dict[str, float]) -> str:
-    """What was done for all clients, in words: only whoever runs an accelerator is told."""
+    """What was done for all clients, in words: shown only to who runs the accelerator."""
     return (
         f"{counted['clients']:.0f} clients ({counted['connected']:.0f} now), {counted['rows']:.0f} rows of "
         f"{counted['calls']:.0f} calls in {counted['products']:.0f} products, {counted['pads']:.0f} rows of pads, "

@@ -7,19 +7,19 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from cutset.cli.output import log
 from cutset.engine.outputs import Delta, Timings, Usage
-from cutset.errors import printable
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 if TYPE_CHECKING:
     from cutset.llm import LLM, AsyncLLM
 
-__all__ = ["PrintedAnswer", "figures", "print_answer", "statistics", "tell", "warn_of"]
+__all__ = ["PrintedAnswer", "figures", "print_answer", "statistics", "warn_of"]
 
 
 class PrintedAnswer:
-    """What was printed: text, tokens, and what the last piece told."""
+    """What was printed: text, tokens, and the statistics of its last piece."""
 
     def __init__(self) -> None:
         self.text, self.token_ids = "", list[int]()
@@ -96,9 +96,4 @@ def figures(command: str, llm: LLM, answer: PrintedAnswer) -> dict[str, Any]:
 def warn_of(llm: LLM | AsyncLLM) -> None:
     """Says at the start what the user should know about the accelerator, if there is one."""
     if llm.offload is not None and llm.offload.caution:
-        tell(f"cutset: warning: {llm.offload.caution}")
-
-
-def tell(line: str) -> None:
-    """A line for the user that is no part of the answer."""
-    print(printable(line), file=sys.stderr, flush=True)
+        log(f"cutset: warning: {llm.offload.caution}")

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cutset.cli.bench_rows import add_rounds, comparisons, rows_table, save_rows, tell
+from cutset.cli.bench_rows import add_rounds, comparisons, rows_table, save_rows
 from cutset.cli.options import add_json, add_settings, settings_from
+from cutset.cli.output import log
 from cutset.compare.results import Row
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def measure(names: Iterable[str], systems: Sequence[System], rounds: int) -> tup
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = Path(folder) / name
             WORKLOADS[name].model.write_checkpoint(checkpoint)
-            found, seen = run_workload(WORKLOADS[name], checkpoint, systems, rounds=rounds, tell=tell)
+            found, seen = run_workload(WORKLOADS[name], checkpoint, systems, rounds=rounds, log=log)
         rows += found
         versions |= seen
         print(rows_table(found), end="\n\n", flush=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from cutset.cli.bench_rows import save_rows, tell
+from cutset.cli.bench_rows import save_rows
 from cutset.cli.options import add_json, add_settings, add_sizes, model_from, output_path, settings_from
-from cutset.cli.output import table
+from cutset.cli.output import log, table
 
 __all__ = ["DESCRIPTION", "HELP", "configure", "run"]
 
@@ -34,9 +34,9 @@ def run(args: argparse.Namespace) -> int:
     settings = settings_from(args)
     models = SWEEP if args.sweep else (model_from(args),)
     found = []
-    for one in run_sizes(models, settings, args.warmup, args.repeat, tell):
+    for one in run_sizes(models, settings, args.warmup, args.repeat, log):
         found.append(one)
-        tell(f"{one.workload}: {one.system} done")
+        log(f"{one.workload}: {one.system} done")
     head = ("workload", "system", "median ms", "spread", "to reference", "relative L2", "top-1", "agrees")
     rows = [
         (

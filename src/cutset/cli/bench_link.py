@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from cutset.cli.bench_rows import add_rounds, comparisons, save_rows, tell
+from cutset.cli.bench_rows import add_rounds, comparisons, save_rows
 from cutset.cli.options import add_json
-from cutset.cli.output import table
+from cutset.cli.output import log, table
 from cutset.compare.metric_units import format_value
 from cutset.compare.results import Row
 from cutset.errors import RequestError
@@ -52,7 +52,7 @@ def measure(args: argparse.Namespace, openers: Mapping[str, Opener]) -> list[Row
         raise RequestError(f"--size must be between 1 and {1 << 28} bytes, not {wrong[0]}")
     if unknown := [system for system in systems if system not in openers]:
         raise RequestError(f"--system {unknown[0]!r} isn't one of: {', '.join(openers)}")
-    rows, counts = run_sizes(sizes, {system: openers[system] for system in systems}, args.rounds, tell)
+    rows, counts = run_sizes(sizes, {system: openers[system] for system in systems}, args.rounds, log)
     print(_table(rows, [named(size) for size in sizes], systems))
     print(f"\nround trips timed for each figure: {min(counts.values())} to {max(counts.values())}")
     save_rows(args, rows, threads=2, versions={"pyzmq": zmq.__version__, "zmq": zmq.zmq_version()})

@@ -8,9 +8,9 @@ import os
 import tempfile
 from pathlib import Path
 
-from cutset.cli.bench_rows import add_rounds, comparisons, rows_table, save_rows, tell
+from cutset.cli.bench_rows import add_rounds, comparisons, rows_table, save_rows
 from cutset.cli.options import add_json, output_file
-from cutset.cli.output import table
+from cutset.cli.output import log, table
 from cutset.compare.results import Row
 from cutset.errors import RequestError
 
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         raise RequestError("--prompt, --decode, --clients and --threads must be at least 1")
     if "neighbours" in (args.workload or ()):
         raise comparisons("neighbours")
-    setting = Setting(args.threads, args.rounds, args.link, args.device, tell)
+    setting = Setting(args.threads, args.rounds, args.link, args.device, log)
     rows: list[Row] = []
     if args.model:
         from cutset.config import load_settings

@@ -6,15 +6,14 @@ import argparse
 import dataclasses
 import os
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 
-from cutset.cli.output import printable, table
+from cutset.cli.output import table
 from cutset.compare.metric_units import format_value, higher_is_better
 from cutset.compare.results import Results, Row, machine, save
 from cutset.errors import ConfigError, RequestError
 
-__all__ = ["add_rounds", "comparisons", "rows_table", "save_rows", "tell"]
+__all__ = ["add_rounds", "comparisons", "rows_table", "save_rows"]
 
 
 def add_rounds(parser: argparse.ArgumentParser) -> None:
@@ -32,11 +31,6 @@ def comparisons(name: str, here: str = "") -> RequestError:
     """The error for what the package doesn't measure; `here` says what it does."""
     text = f"comparisons with other programs are run in a checkout of Cutset: python -m benchmarks {name}"
     return RequestError(f"{text}\n{here}" if here else text)
-
-
-def tell(line: str) -> None:
-    """Says how far a benchmark is, on stderr."""
-    print(printable(line), file=sys.stderr, flush=True)
 
 
 def rows_table(rows: Sequence[Row]) -> str:

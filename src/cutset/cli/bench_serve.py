@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from cutset.cli.bench_rows import add_rounds, rows_table, save_rows, tell
+from cutset.cli.bench_rows import add_rounds, rows_table, save_rows
 from cutset.cli.options import add_json, add_settings, settings_from
+from cutset.cli.output import log
 
 __all__ = ["DESCRIPTION", "HELP", "configure", "run"]
 
@@ -32,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     model = WORKLOADS[args.workload].model
     load = Load(args.workload) if args.workload != "tiny" else Load("tiny", 16, 16, 4, (1, 4), 2)
     with integer_checkpoint(model) as folder:
-        rows = run_load(load, folder, model.vocab, threads=threads, rounds=args.rounds, tell=tell)
+        rows = run_load(load, folder, model.vocab, threads=threads, rounds=args.rounds, log=log)
     print(rows_table(rows))
     save_rows(args, rows, threads=threads, packages=("starlette", "uvicorn"))
     return 0

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cutset.cli.bench_rows import comparisons, rows_table, save_rows, tell
+from cutset.cli.bench_rows import comparisons, rows_table, save_rows
 from cutset.cli.options import add_json
+from cutset.cli.output import log
 from cutset.compare.results import Row
 
 if TYPE_CHECKING:
@@ -58,9 +59,9 @@ def measure(args: argparse.Namespace, parts: Mapping[str, Part], codings: Sequen
     from cutset.config import parse_size
 
     if args.videos and not args.size and not args.videos.is_dir():
-        tell(f"{args.videos} is no folder: taking made-up pictures")
+        log(f"{args.videos} is no folder: taking made-up pictures")
     videos = find_videos(args.videos, parse_size(args.size or ""))
-    setting = StreamSetting(videos, tuple(dict.fromkeys(args.model or MODELS)), args.quick, tell, codings)
+    setting = StreamSetting(videos, tuple(dict.fromkeys(args.model or MODELS)), args.quick, log, codings)
     rows: list[Row] = []
     try:
         for name in dict.fromkeys(args.part or parts):

@@ -7,8 +7,9 @@ import io
 import sys
 from pathlib import Path
 
-from cutset.cli.answer import print_answer, statistics, tell, warn_of
+from cutset.cli.answer import print_answer, statistics, warn_of
 from cutset.cli.options import add_settings, settings_from
+from cutset.cli.output import log
 from cutset.cli.progress import Progress
 from cutset.cli.sampling import add_sampling, sampling_from
 from cutset.config import read_bounded
@@ -22,7 +23,7 @@ HELP = "/reset forgets the conversation, /exit or Ctrl-D ends; Ctrl-C stops an a
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a directory or a name of models.yaml, with a chat template")
     system = parser.add_mutually_exclusive_group()
-    system.add_argument("--system", metavar="TEXT", help="what the model is told before the conversation")
+    system.add_argument("--system", metavar="TEXT", help="the system message, before the conversation")
     system.add_argument(
         "--system-file", type=Path, metavar="FILE", help="a file with that, which others here can't read"
     )
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         if isinstance(sys.stdin, io.TextIOWrapper):  # what isn't text is refused line by line, like a prompt
             sys.stdin.reconfigure(errors="surrogateescape")
         if sys.stdin.isatty():
-            tell(HELP)
+            log(HELP)
         messages = list(start)
         while (line := _line()) is not None:
             if line in ("/exit", "/quit"):
@@ -58,16 +59,16 @@ def run(args: argparse.Namespace) -> int:
             try:
                 answer = print_answer(llm.stream_chat(messages, params))
             except KeyboardInterrupt:  # the answer, not the conversation
-                tell("[stopped]")
+                log("[stopped]")
                 messages.pop()
                 continue
             except RequestError as error:  # too long by now, say: the user can /reset
-                tell(f"cutset: error: {error}")
+                log(f"cutset: error: {error}")
                 messages.pop()
                 continue
-            tell(statistics(answer))
+            log(statistics(answer))
             if llm.offload is not None:
-                tell(llm.offload.summary())
+                log(llm.offload.summary())
             messages.append({"role": "assistant", "content": answer.text})
     return 0
 

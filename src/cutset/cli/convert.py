@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="DIR|FILE.json",
-        help="the other form, or DIR/specification.json of the directory DIR, which cutset-runner reads",
+        help="the other format, or DIR/specification.json of the directory DIR, which cutset-runner reads",
     )
 
 

@@ -9,9 +9,9 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from cutset.cli.answer import PrintedAnswer, print_answer, statistics, tell
+from cutset.cli.answer import PrintedAnswer, print_answer, statistics
 from cutset.cli.options import add_settings, settings_from
-from cutset.cli.output import table
+from cutset.cli.output import log, table
 from cutset.engine.params import SamplingParams
 
 if TYPE_CHECKING:
@@ -34,13 +34,13 @@ def run(args: argparse.Namespace) -> int:
 
     with LLM("story", threads=threads, mode="local") as llm:
         spec = llm.spec
-        tell(
+        log(
             f"The bundled model: {spec.parameter_count():,} parameters in {spec.layers} layers. First it runs here, "
             f"in exact integers on {threads} threads:\n"
         )
         local, local_s = _answers(llm)
     party = max(1, threads // 2)
-    tell(
+    log(
         "Now an accelerator in a process of its own multiplies, in mode masked+verified: all it sees are uniform "
         "residues modulo 2^31 - 1, and a wrong product would be found before it is used.\n"
     )
@@ -51,10 +51,10 @@ def run(args: argparse.Namespace) -> int:
         split, split_s = _answers(llm)
         parts, counters = llm.offload.linears.times, llm.offload.linears.session.counters()
     same = [answer.token_ids for answer in local] == [answer.token_ids for answer in split]
-    tell(f"The same text, token by token: {'yes' if same else 'NO, and that is a bug'}.\n")
-    tell("What the accelerator saw of the first activations (the numbers before and after masking):")
-    tell(table([(f"  {name}", _few(q), "->", _few(sent)) for name, q, sent in seen]))
-    tell(
+    log(f"The same text, token by token: {'yes' if same else 'NO, and that is a bug'}.\n")
+    log("What the accelerator saw of the first activations (the numbers before and after masking):")
+    log(table([(f"  {name}", _few(q), "->", _few(sent)) for name, q, sent in seen]))
+    log(
         f"\nIt multiplied {counters['rows']:.0f} rows in {counters['calls']:.0f} calls; {parts.bytes_up / 1e6:.1f} MB "
         f"went there, {parts.bytes_down / 1e6:.1f} MB came back."
     )
@@ -63,12 +63,12 @@ def run(args: argparse.Namespace) -> int:
     rows += [("here", f"{local_s:.2f}", f"{tokens / local_s:.0f}")]
     rows += [("masked+verified", f"{split_s:.2f}", f"{tokens / split_s:.0f}")]
     rows += [(f"  {part}", f"{seconds:.2f}", "") for part, seconds in parts.wall.items()]
-    tell(table(rows, right=(1, 2)))
-    tell(
+    log(table(rows, right=(1, 2)))
+    log(
         "\nA model this small is faster here, by far: an accelerator pays off for large ones (`cutset bench offload`). "
-        "docs/threat-model.md says what the shapes and times of calls still tell."
+        "docs/threat-model.md says what the shapes and times of calls still reveal."
     )
-    tell("\nNext: cutset generate story --prompt 'One day' --temperature 0.8, or cutset --help.")
+    log("\nNext: cutset generate story --prompt 'One day' --temperature 0.8, or cutset --help.")
     return 0 if same else 1
 
 
@@ -80,7 +80,7 @@ def _answers(llm: LLM) -> tuple[list[PrintedAnswer], float]:
         started = time.perf_counter()
         answers.append(print_answer(llm.stream(prompt, PARAMS)))
         seconds += time.perf_counter() - started
-        tell(statistics(answers[-1]) + "\n")
+        log(statistics(answers[-1]) + "\n")
     return answers, seconds
 
 

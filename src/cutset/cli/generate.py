@@ -10,9 +10,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from cutset.cli.answer import figures, print_answer, statistics, tell, warn_of
+from cutset.cli.answer import figures, print_answer, statistics, warn_of
 from cutset.cli.options import add_json, add_settings, different, output_path, settings_from
-from cutset.cli.output import read_stdin
+from cutset.cli.output import log, read_stdin
 from cutset.cli.progress import Progress
 from cutset.cli.sampling import add_sampling, sampling_from
 from cutset.config import read_bounded
@@ -50,9 +50,9 @@ def run(args: argparse.Namespace) -> int:
         warn_of(llm)
         params = sampling_from(args, llm.generation.values)
         answer = print_answer(llm.stream(prompt, params))
-        tell(statistics(answer))
+        log(statistics(answer))
         if llm.offload is not None:
-            tell(llm.offload.summary())
+            log(llm.offload.summary())
     if args.json:
         from cutset.files import write_json
 

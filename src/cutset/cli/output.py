@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from cutset.errors import RequestError, printable
 
-__all__ = ["mib", "printable", "read_stdin", "say", "table"]
+__all__ = ["log", "mib", "printable", "read_stdin", "say", "table"]
 
 MOST_BYTES = 1 << 20  # of stdin
 
@@ -15,6 +15,11 @@ MOST_BYTES = 1 << 20  # of stdin
 def say(text: object, *, end: str = "\n", flush: bool = False) -> None:
     """Prints a text of which a part comes from another party or a file."""
     print(printable(str(text)), end=end, flush=flush)
+
+
+def log(line: str) -> None:
+    """Prints a line on stderr: for the user, and no part of a command's output."""
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:

@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cutset.cli.answer import tell, warn_of
+from cutset.cli.answer import warn_of
 from cutset.cli.options import add_settings, settings_from
+from cutset.cli.output import log
 from cutset.cli.progress import Progress
 from cutset.config import read_bounded
 from cutset.errors import ConfigError
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from cutset.llm import AsyncLLM
     from cutset.serve.auth import Auth
-    from cutset.serve.limits import RequestLimits
+    from cutset.serve.request_limits import RequestLimits
 
 __all__ = ["configure", "run"]
 
@@ -93,8 +94,8 @@ def run(args: argparse.Namespace) -> int:
     except ModuleNotFoundError:
         raise ConfigError("cutset serve needs a few packages more: pip install 'cutset[serve]'") from None
     from cutset.serve.auth import Auth, keys_from
-    from cutset.serve.limits import RequestLimits
     from cutset.serve.pending import networks
+    from cutset.serve.request_limits import RequestLimits
     from cutset.serve.server import bind
 
     # A text is tokenised in one thread, which gives way to the engine; threads of the tokenizer's own wouldn't.
@@ -135,16 +136,16 @@ def _serve(args: argparse.Namespace, llm: AsyncLLM, limits: RequestLimits, auth:
 
     warn_of(llm)
     service = Service(llm, names=args.served_model_name, limits=limits, on_integrity_error=args.on_integrity_error)
-    server = Server(build_app(service, auth), service, tell, _proxies(args))
+    server = Server(build_app(service, auth), service, log, _proxies(args))
     where = url_of(listening)
     how = f"mode {llm.mode}" if llm.mode else f"{llm.choice.backend} {llm.choice.dtype}"
-    tell(f"serving {', '.join(service.names)} ({how}) at {where}/v1; dashboard at {where}/")
+    log(f"serving {', '.join(service.names)} ({how}) at {where}/v1; dashboard at {where}/")
     if llm.generation.values:
         own = ", ".join(f"{name} {value}" for name, value in llm.generation.values.items())
-        tell(f"where requests don't say: {own:.300} (generation_config.json; --no-generation-config turns it off)")
+        log(f"where requests don't say: {own:.300} (generation_config.json; --no-generation-config turns it off)")
     server.run(sockets=[listening])
     stats = llm.stats()
-    tell(f"stopped: {stats.generated_tokens} tokens generated, {stats.prompt_tokens} prompt tokens computed")
+    log(f"stopped: {stats.generated_tokens} tokens generated, {stats.prompt_tokens} prompt tokens computed")
     if llm.offload is not None:
-        tell(llm.offload.summary())
+        log(llm.offload.summary())
     return 1 if service.readiness.stopped else 0

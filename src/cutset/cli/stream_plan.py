@@ -91,9 +91,9 @@ def run(args: argparse.Namespace) -> int:
     given = read_profile(args.profile) if args.profile else None
     with Progress() as progress:
         net = load_network(args.model, settings, args.source)
-        profile = given or net.profile(settings.threads, tell=progress)
+        profile = given or net.profile(settings.threads, progress=progress)
         profile.check(net.model.graph, net.model.digest, str(args.profile or "the profile"))
-        sizes = net.sizes(args.pictures, tell=progress) if args.source else profile.sizes
+        sizes = net.sizes(args.pictures, progress=progress) if args.source else profile.sizes
     problem = problem_of(net.model.graph, net.model.digest, profile, sizes, wish)
     print(f"{net.name}, {net.size[0]}x{net.size[1]}; {basis(profile, sizes, wish)}")
     show(problem, other_inputs(problem, sizes), args, f"cutset stream plan {net.name}", profile.threads)

@@ -48,9 +48,9 @@ def run(args: argparse.Namespace) -> int:
 
     with Progress() as progress:
         net = load_network(args.model, settings, args.source)
-        profile = net.profile(threads, fresh=args.fresh, tell=progress)
+        profile = net.profile(threads, fresh=args.fresh, progress=progress)
         if args.source:
-            profile = msgspec.structs.replace(profile, sizes=net.sizes(args.pictures, tell=progress))
+            profile = msgspec.structs.replace(profile, sizes=net.sizes(args.pictures, progress=progress))
     print(table(_rows(net.model.graph, profile), right=range(2, 10)))
     print(
         f"\n{profile.model}, {profile.size[0]}x{profile.size[1]}: {profile.whole * 1e3:,.1f} ms a picture with "

@@ -31,15 +31,15 @@ SYSTEM = "cutset stream"
 class SourceWatch:
     """The sources of a run: passes on their messages, to a dashboard too. `lost`: why one of them never came back."""
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self._tell = tell
+    def __init__(self, log: Callable[[str], None]) -> None:
+        self._log = log
         self.sources: list[Source] = []
         self.feed: StreamFeed | None = None
         self.lost = ""
 
     def message(self, line: str) -> None:
         """Takes a message of a source; from any thread."""
-        self._tell(line)
+        self._log(line)
         if self.feed is not None:
             self.feed.sources(self.sources)
 
@@ -49,7 +49,7 @@ class SourceWatch:
             yield from chain(stream)  # a stream's own iterator would be closed with this one
         except SourceLost as error:
             self.lost = str(error)
-            self._tell(self.lost)
+            self._log(self.lost)
 
     def figures(self) -> list[dict[str, Any]]:
         """For a result file."""
@@ -61,7 +61,7 @@ class SourceWatch:
 
 
 class RunResults:
-    """Tell it every result; `finish` says and writes what there is."""
+    """Collects results: `add` each one; `finish` prints and writes them."""
 
     def __init__(
         self,
@@ -87,14 +87,14 @@ class RunResults:
         if self._args.json:
             self._pictures.append(_figures(result, error))
 
-    def finish(self, tell: Callable[[str], None], ended: str) -> None:
+    def finish(self, log: Callable[[str], None], ended: str) -> None:
         """Says the summary and writes the files, each whole; `ended` is why the run is over. Raises ConfigError."""
         for line in (*self.summary.lines(), *self._watch.lines()):
-            tell(line)
+            log(line)
         if self.accuracy is not None:
-            tell(self.accuracy.line())
+            log(self.accuracy.line())
         if self.check is not None:
-            tell(self.check.line())
+            log(self.check.line())
         with contextlib.ExitStack() as both:  # a file that can't be written doesn't keep the other one from it
             if self._args.json:
                 both.callback(self._write, ended)

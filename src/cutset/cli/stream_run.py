@@ -1,17 +1,16 @@
-"""`cutset stream run`: plays videos through a network on several workers."""
+"""`cutset stream run`: runs videos through a network on several workers."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import os
-import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from cutset.cli.interruption import Interrupted, Interruption
 from cutset.cli.options import add_json, add_settings, different, output_path, stream_settings_from
-from cutset.cli.output import printable
+from cutset.cli.output import log
 from cutset.cli.progress import Progress
 from cutset.cli.stream_results import RunResults, SourceWatch
 from cutset.config import STREAM_OPTIONS, StreamSettings
@@ -67,20 +66,18 @@ def run(args: argparse.Namespace) -> int:
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(settings.threads)
     from cutset.video.assembly import assemble
 
-    watch = SourceWatch(_tell)
+    watch = SourceWatch(_log)
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(Interruption())
-        watch.feed = stack.enter_context(dashboard(args.dashboard, _tell))
+        watch.feed = stack.enter_context(dashboard(args.dashboard, _log))
         with Progress() as progress:
-            assembly = assemble(
-                args.model, args.source, settings, tell=_tell, on_source=watch.message, progress=progress
-            )
+            assembly = assemble(args.model, args.source, settings, log=_log, on_source=watch.message, progress=progress)
         stack.callback(assembly.close)
         return _play(args, assembly, watch, signals)
 
 
-def _tell(line: str) -> None:
-    print(printable(f"stream: {line}"), file=sys.stderr, flush=True)
+def _log(line: str) -> None:
+    log(f"stream: {line}")
 
 
 def _play(args: argparse.Namespace, assembly: Assembly, watch: SourceWatch, signals: Interruption) -> int:
@@ -110,11 +107,11 @@ def _play(args: argparse.Namespace, assembly: Assembly, watch: SourceWatch, sign
     except Interrupted:  # the second signal: at once
         raise
     except BaseException as error:
-        results.finish(_tell, str(error) or type(error).__name__)
+        results.finish(_log, str(error) or type(error).__name__)
         raise
     if signals.number:
-        _tell(f"{signals.name}: what was done is written")
-    results.finish(_tell, signals.name or watch.lost or "all pictures are done")
+        _log(f"{signals.name}: what was done is written")
+    results.finish(_log, signals.name or watch.lost or "all pictures are done")
     exact = not _may_differ(settings) and all(plan.input != "jpeg" for _, plan, _ in results.plans)
     if watch.lost or (check is not None and exact and not check.exact):
         return 1
@@ -127,7 +124,7 @@ def _may_differ(settings: StreamSettings) -> bool:
 
 
 def _open(args: argparse.Namespace, assembly: Assembly, watch: SourceWatch) -> tuple[Stream, RunResults]:
-    """The stream, and what takes its results; the dashboard, if there is one, is told what comes."""
+    """The stream, and what takes its results; the dashboard, if there is one, gets them too."""
     from cutset.cluster.trace.record import Recorder
     from cutset.partition.plan import COORDINATOR
     from cutset.stream import Stream
@@ -159,12 +156,12 @@ def _open(args: argparse.Namespace, assembly: Assembly, watch: SourceWatch) -> t
             mode=settings.mode,
             rate=settings.rate or watch.sources[0].rate,
         )
-    stream = Stream.of(assembly, observe=observe, tell=_tell)
+    stream = Stream.of(assembly, observe=observe, log=_log)
     return stream, RunResults(args, settings, summary, recorder, watch)
 
 
 @contextlib.contextmanager
-def dashboard(where: str | None, tell: Callable[[str], None]) -> Iterator[StreamFeed | None]:
+def dashboard(where: str | None, log: Callable[[str], None]) -> Iterator[StreamFeed | None]:
     """The feed of a dashboard that is served meanwhile, or None where none was asked for. Raises ConfigError."""
     if where is None:
         yield None
@@ -183,5 +180,5 @@ def dashboard(where: str | None, tell: Callable[[str], None]) -> Iterator[Stream
 
     keys = keys_from([], variable=os.environ.get("CUTSET_API_KEY", ""))
     with open_panel(host.strip("[]") or "127.0.0.1", int(port), keys) as (hub, url):
-        tell(f"dashboard at {url}/")
+        log(f"dashboard at {url}/")
         yield StreamFeed(hub)

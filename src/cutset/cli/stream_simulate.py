@@ -62,9 +62,9 @@ def run(args: argparse.Namespace) -> int:
     )
     with Progress() as progress:
         net = load_network(scenario.model, settings, scenario.source)
-        profile = given or net.profile(settings.threads, tell=progress)
+        profile = given or net.profile(settings.threads, progress=progress)
         profile.check(net.model.graph, net.model.digest, str(scenario.profile or "the profile"))
-        sizes = net.sizes(scenario.pictures, tell=progress) if scenario.source else profile.sizes
+        sizes = net.sizes(scenario.pictures, progress=progress) if scenario.source else profile.sizes
     memory = [memory_limits(text)[0] if text else None for text in scenario.memory]
     profiles = [profile if path is None else own[path] for path in scenario.profiles]
     wish = replace(scenario.wish, memory=memory, profiles=profiles)

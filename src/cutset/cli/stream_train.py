@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cutset.cli.options import add_json, add_settings, different, output_ending, stream_settings_from
-from cutset.cli.output import printable, table
+from cutset.cli.output import log, table
 from cutset.cli.progress import Progress
 from cutset.config import STREAM_OPTIONS
 from cutset.errors import RequestError
@@ -56,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     from cutset.video.sparsity.predictor import choose, write_trained
 
     with Progress() as progress:
-        trained = fit(changes, args.holdout, tell=lambda done, total: progress("fitted", done, total))
+        trained = fit(changes, args.holdout, progress=lambda done, total: progress("fitted", done, total))
     write_trained(args.output, trained)
     print(table(_rows(trained), right=(2, 3, 4)))
     predictor, words = choose(trained)
@@ -131,7 +130,7 @@ def changes_from(args: argparse.Namespace) -> Changes:
     from cutset.video.sources import open_source
 
     size = stream_settings_from(args).picture_size
-    with open_source(args.source, limit=args.limit, size=size, tell=_tell) as source:
+    with open_source(args.source, limit=args.limit, size=size, log=log) as source:
         pictures = (picture.pixels for picture in source)
         changes = measured(args, pictures, source.name, args.limit)
     if args.keep:
@@ -144,7 +143,7 @@ def measured(args: argparse.Namespace, pictures: Iterator[NDArray[np.uint8]], na
     from cutset.video.zoo import build
 
     settings = stream_settings_from(args)
-    network = build(args.model, head=not settings.features, weights=settings.weights, seed=settings.seed, tell=_tell)
+    network = build(args.model, head=not settings.features, weights=settings.weights, seed=settings.seed, log=log)
     # Loaded after the zoo, which says so where torch is missing.
     import torch
 
@@ -161,14 +160,10 @@ def measured(args: argparse.Namespace, pictures: Iterator[NDArray[np.uint8]], na
             tensors,
             _again(first, pictures),
             source=Path(name).name,
-            tell=lambda k: progress("measured", k, total),
+            progress=lambda k: progress("measured", k, total),
         )
 
 
 def _again(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
     yield first
     yield from rest
-
-
-def _tell(line: str) -> None:
-    print(printable(line), file=sys.stderr)

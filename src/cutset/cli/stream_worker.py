@@ -6,11 +6,10 @@ import argparse
 import os
 import re
 import signal
-import sys
 from pathlib import Path
 from types import FrameType
 
-from cutset.cli.output import printable
+from cutset.cli.output import log
 from cutset.errors import ConfigError
 
 __all__ = ["DESCRIPTION", "HELP", "configure", "run", "size_in_bytes"]
@@ -69,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         weights=args.weights,
         memory=memory,
         speed=args.speed,
-        tell=_tell,
+        log=_log,
     )
 
     def stopping(number: int, frame: FrameType | None) -> None:
@@ -78,12 +77,12 @@ def run(args: argparse.Namespace) -> int:
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, stopping)
-        _tell(f"listening on {worker.listener.address}, {threads} threads, {worker.settings.runtime.device}")
+        _log(f"listening on {worker.listener.address}, {threads} threads, {worker.settings.runtime.device}")
         worker.serve(lambda: bool(stop))
     finally:
         worker.close()
     return 0
 
 
-def _tell(line: str) -> None:
-    print(printable(f"worker: {line}"), file=sys.stderr, flush=True)
+def _log(line: str) -> None:
+    log(f"worker: {line}")

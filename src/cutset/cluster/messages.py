@@ -273,7 +273,7 @@ class Lost(_Message, tag="lost"):
 
 
 class Failed(_Message, tag="failed"):
-    """Worker to coordinator: this plan can't go on. `party` names who is to blame, as far as the worker can tell."""
+    """Worker to coordinator: this plan can't go on. `party` names who is to blame, as far as the worker knows."""
 
     plan: Count
     party: Word

@@ -162,7 +162,7 @@ class Outbox:
         self.link = link
         self.broken = False
         self.carried = 0  # frames of weights that left
-        self._tell = broken
+        self._on_broken = broken
         self._most = most
         self._control: deque[Packed] = deque()
         self._data: deque[tuple[Iterator[Packed], Callable[[float, float], None] | None]] = deque()
@@ -298,4 +298,4 @@ class Outbox:
             self._bulk.clear()
             self._ready.notify_all()
         if not known:
-            self._tell(error)
+            self._on_broken(error)

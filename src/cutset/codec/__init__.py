@@ -8,8 +8,8 @@ from cutset.codec.budget import EXACT, Budget
 from cutset.codec.changed import Changed
 from cutset.codec.compression import available
 from cutset.codec.costs import Costs, measured
-from cutset.codec.decoder import Decoder, Update, Verdict
-from cutset.codec.encoder import Encoded, Encoder
+from cutset.codec.delta_decoder import Decoder, Update, Verdict
+from cutset.codec.delta_encoder import Encoded, Encoder
 from cutset.codec.payload import EdgeSpec, KeyRequest, Payload, decode, encode
 
 __all__ = [

@@ -26,7 +26,7 @@ MOST_VALUES = 256  # of one setting
 class Option:
     """What a setting may be: `low` and `high` bound numbers, `choices` or a regex `pattern` texts.
 
-    A `flag_only` setting decides what is promised to the user: a file or variable that lies around can't change it.
+    A `flag_only` setting decides what is guaranteed to the user: a file or variable left from before can't change it.
     Where a setting has a `strict` value, which promises more, a variable can't take back what a file says, nor a
     cutset.toml of the current directory what the user's own one says; a flag can.
     """
@@ -37,7 +37,7 @@ class Option:
     type: Any = None  # of a value, where the default doesn't say it; None with such a default: a path
     choices: tuple[str, ...] = ()
     pattern: str = ""  # where the choices can't all be listed
-    form: str = "a text"  # what the pattern says, in words
+    expected: str = "a text"  # what the pattern says, in words
     low: float = 0
     high: float = 1 << 24
     unit: str = ""  # of numbers, in errors
@@ -76,7 +76,7 @@ class Option:
         bounds = "above 0" if 0 < self.low < 1e-6 else f"from {self.low:.12g}"
         bounds += f" to {self.high:.12g}" if self.high < 1e9 else ""
         numbers = f"number{self.unit and f' of {self.unit}'} {bounds}"
-        words = "one of " + ", ".join(choice for choice in self.choices if choice) if self.choices else self.form
+        words = "one of " + ", ".join(choice for choice in self.choices if choice) if self.choices else self.expected
         kinds = {int: f"a whole {numbers}", float: f"a {numbers}", bool: "true or false", Path: "a path"}
         return kinds.get(self.kind, words) + several
 

@@ -82,7 +82,7 @@ class Sourced:
         object.__setattr__(self, "sources", MappingProxyType(sources))
 
     def by_hand(self, name: str) -> bool:
-        """Whether a value comes from a flag or a Python call, and from no file or variable that lies around."""
+        """Whether a value comes from a flag or a Python call, and from no file or variable left from before."""
         return self.sources[name].startswith(("--", "argument"))
 
 
@@ -164,10 +164,10 @@ SCHEDULER = (
 class StreamSettings(Sourced):
     """What is in force for a stream; a value that can't be is a `ConfigError`. `load_stream_settings` builds it.
 
-    Everything that `cutset stream run` and `Stream` may be told about how a network runs, with the same defaults.
+    Everything that `cutset stream run` and `Stream` may set of how a network runs, with the same defaults.
     """
 
-    size: str = _setting("", SIZE, SOURCES, pattern=f"|{SIDES}", form=FORM, metavar="HxW")
+    size: str = _setting("", SIZE, SOURCES, pattern=f"|{SIDES}", expected=FORM, metavar="HxW")
     limit: int | None = _setting(None, "at most so many pictures of each source", SOURCES, type=int, low=1, high=1e9)
     rate: float | None = _setting(None, "pictures a second of each source", RATE, SOURCES)
     deadline: float | None = _setting(None, "drop what isn't done S seconds after capture", SECONDS, SOURCES)

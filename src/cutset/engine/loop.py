@@ -1,4 +1,4 @@
-"""The one thread that owns an engine. Everyone else talks to it by queue."""
+"""The one thread that owns an engine. Everyone else calls it through a queue."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def nested_room(mask_bytes: int) -> int:
 
 
 def mask_nest(mask: Bytes, out: Bytes) -> int:
-    """Writes the nested form of a mask to `out` (at least `nested_room` bytes), and returns its length.
+    """Writes the nested encoding of a mask to `out` (at least `nested_room` bytes), and returns its length.
 
     It leaves out zeros: a bit for each word of eight bytes, whether one of them isn't zero, in whole bytes; then for
     each such word a byte that says which, and those.
@@ -128,7 +128,7 @@ def mask_nest(mask: Bytes, out: Bytes) -> int:
 
 
 def mask_unnest(nested: Bytes, mask: Bytes) -> bool:
-    """Writes the mask of which `nested` is the nested form; False if it is none, and then `mask` is of no use."""
+    """Writes the mask of which `nested` is the nested encoding; False if it is none, and then `mask` is of no use."""
     count = -(-mask.size // 8)
     words = np.zeros((count, 8), np.uint8)
     at = -(-count // 8)

@@ -23,7 +23,7 @@ __all__ = [
     "unpack_weight",
 ]
 
-PANEL, DEPTH_STEP = 32, 64  # of the packed form
+PANEL, DEPTH_STEP = 32, 64  # of the packed layout
 
 
 def top_of(bits: int) -> int:
@@ -61,7 +61,7 @@ def quantize_weight(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDAr
 
 
 def pack_weight(weight: NDArray[np.int8]) -> NDArray[np.int8]:
-    """weight (outputs, depth) by panels of 32 outputs, (panels, padded depth / 4, 32, 4): the form that the native
+    """weight (outputs, depth) by panels of 32 outputs, (panels, padded depth / 4, 32, 4): the layout that the native
     kernels read. Outputs are padded to a multiple of 32, the depth to one of 64, with zeros."""
     panels, groups, _, _ = packed_shape(*weight.shape)
     padded = np.zeros((panels * PANEL, groups * 4), dtype=np.int8)

@@ -18,6 +18,7 @@ __all__ = ["Channel", "timed_out"]
 
 
 def timed_out(peer: str, waited: float, sending: bool) -> LinkTimeout:
+    """The error for a peer that took nothing, or sent nothing, for `waited` seconds."""
     if sending:
         return LinkTimeout(f"{peer} took nothing for {waited:g} s: it is busy or stopped")
     return LinkTimeout(f"nothing came from {peer} for {waited:g} s: it is busy or stopped")
@@ -42,16 +43,20 @@ class Channel(ABC):
         """The bytes of the next frame, read-only."""
 
     @abstractmethod
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Ends the channel. A second call does nothing."""
 
     def stay_awake(self, seconds: float) -> None:  # noqa: B027
         """This link sleeps at once."""
 
     def send(self, header: bytes, arrays: Sequence[ArrayLike] = (), *, timeout: float | None = None) -> None:
+        """Encodes a frame and sends its bytes. Raises LinkTimeout (nothing was sent), LinkClosed and FrameError."""
         parts, _ = encode(header, arrays, self._limit)
         self._put(joined(parts), self._timeouts.send if timeout is None else timeout)
 
     def start(self, header: bytes, arrays: Sequence[ArrayLike] = ()) -> Callable[[], bool]:
+        """Encodes a frame; each call of what is returned tries to send it without waiting, and says whether it did.
+        Raises FrameError."""
         parts, _ = encode(header, arrays, self._limit)
         data = joined(parts)
 
@@ -65,6 +70,7 @@ class Channel(ABC):
         return go
 
     def reserve(self, header: bytes, layout: Layout, *, timeout: float | None = None) -> Reservation:
+        """Arrays of a new frame, which `commit` sends. Raises FrameError for more bytes than `Limits.frame`."""
         front, places, total = plan(header, layout, self._limit)
         data = bytearray(total)
         data[: len(front)] = front
@@ -73,9 +79,11 @@ class Channel(ABC):
         return Reservation(arrays, lambda: self._put(data, wait))
 
     def recv(self, timeout: float | None = None, limit: int | None = None) -> Frame:
+        """The next frame, of at most `limit` bytes. Raises LinkTimeout, LinkClosed and FrameError."""
         data = self._take(self._timeouts.recv if timeout is None else timeout)
         return decode(data, 0, data.nbytes, self._limit if limit is None else min(limit, self._limit))
 
 
 def joined(parts: list[Part]) -> bytes:
+    """The parts of a frame as one byte string; not copied where it is one already."""
     return parts[0] if len(parts) == 1 and isinstance(parts[0], bytes) else b"".join(parts)  # type: ignore[arg-type]

@@ -68,6 +68,7 @@ class ZmqLink(Channel):
         return not self._why
 
     def close(self) -> None:
+        """Ends the link, says so to the other side, and wakes a thread that waits for a frame."""
         if not self._sock.closed:
             broken = bool(self._why)
             self._why = self._why or "this link was closed here"  # before: another thread may wait for a frame
@@ -77,6 +78,8 @@ class ZmqLink(Channel):
 
 
 def connect(where: Address, keys: Keys | None, timeouts: Timeouts, limits: Limits) -> ZmqLink:
+    """A link to the listener at `where`, tried again until `timeouts.connect`. `keys`: needed over tcp, with the
+    server's public key. Raises ConfigError, LinkClosed (nobody there) and LinkError (keys refused, or not Cutset)."""
     if where.scheme == "tcp" and (keys is None or keys.server is None):
         raise ConfigError(f"{where}: {KEYS_HELP}, and name the server's public key")
     if where.place.startswith("*"):

@@ -142,7 +142,7 @@ def plan(
 def decode(buffer: memoryview, start: int, length: int, limit: int, release: Callable[[], None] | None = None) -> Frame:
     """The frame in buffer[start : start + length]; `start` is a multiple of `ALIGN` where arrays shall be aligned.
 
-    The head is copied before it is read, and read once: the buffer may be memory that a liar writes to. Arrays
+    The head is copied before it is read, and read once: the buffer may be memory that an attacker writes to. Arrays
     that aren't aligned, and booleans, are copied. Raises FrameError for anything but exactly one frame.
     """
     if not PRELUDE.size <= length <= limit:

@@ -22,6 +22,8 @@ _registry = threading.Condition()
 
 
 class InprocLink(Channel):
+    """One end of a link inside this process: a queue of frames for each direction, of at most `limits.queue`."""
+
     def __init__(
         self, address: str, peer: str, timeouts: Timeouts, limits: Limits, mail: threading.Condition | None = None
     ) -> None:
@@ -62,6 +64,7 @@ class InprocLink(Channel):
                 self._mail.wait(min(left, SLICE))
 
     def close(self) -> None:
+        """Ends the channel and wakes who waits on either end. A second call does nothing."""
         self._open = False
         for end in (self, self._other):
             with end._mail:
@@ -81,6 +84,7 @@ class InprocListener:
         self._open = True
 
     def recv(self, timeout: float) -> tuple[Link, Frame] | None:
+        """The next frame and its client, in turns; None after `timeout` seconds. Raises LinkClosed."""
         deadline = time.monotonic() + timeout
         with self.mail:
             while True:
@@ -108,6 +112,7 @@ class InprocListener:
         end._open = False
 
     def gone(self) -> list[Link]:
+        """Clients that closed or sent what isn't a frame, since the last call."""
         with self.mail:
             for end in [end for end in self.ends if not end._open or (not end._inbox and not end._other._open)]:
                 self._drop(end)
@@ -121,6 +126,7 @@ class InprocListener:
         """This listener sleeps at once."""
 
     def close(self) -> None:
+        """Ends every link and frees the address. A second call does nothing."""
         with _registry:
             if _listeners.get(self.address) is self:
                 del _listeners[self.address]
@@ -130,6 +136,7 @@ class InprocListener:
 
 
 def listen(address: str, timeouts: Timeouts, limits: Limits) -> InprocListener:
+    """A listener at an address that is known in this process alone. Raises LinkError where the address is taken."""
     listener = InprocListener(address, timeouts, limits)
     with _registry:
         if address in _listeners:
@@ -140,6 +147,8 @@ def listen(address: str, timeouts: Timeouts, limits: Limits) -> InprocListener:
 
 
 def connect(address: str, timeouts: Timeouts, limits: Limits) -> InprocLink:
+    """A link to the listener at an address, waited for until `timeouts.connect`. Raises LinkClosed where there is none,
+    or it has as many clients as it takes."""
     deadline = time.monotonic() + timeouts.connect
     with _registry:
         while (listener := _listeners.get(address)) is None:

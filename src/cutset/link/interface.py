@@ -1,5 +1,5 @@
 """What every link is: one end of a two-way channel, and the listener that makes them; and what those over rings of
-shared memory are besides, on which native code may talk."""
+shared memory are besides, on which native code may send and receive."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class Rings(NamedTuple):
 
 
 class RingLink(Link):
-    """A link over two rings of shared memory. Native code may talk on these in place of `send` and `recv`."""
+    """A link over two rings of shared memory. Native code may use these in place of `send` and `recv`."""
 
     @abstractmethod
     def rings(self) -> Rings | None:

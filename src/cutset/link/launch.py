@@ -28,7 +28,7 @@ from cutset.errors import DeviceError, EngineError
 __all__ = ["DEVNULL", "PIPE", "Child", "end_all", "environment", "probe"]
 
 DEVNULL, PIPE = subprocess.DEVNULL, subprocess.PIPE
-ON_PURPOSE = b"."  # on a lifeline, before it closes: the parent lives
+ON_PURPOSE = b"."  # on a lifeline, before it closes: the parent still runs
 GRACE = 2.0  # seconds that a child without a parent may take to end in order
 
 
@@ -111,8 +111,8 @@ class Child:
         line = self.process.stdout.readline()
         if not line:
             raise EngineError(f"{self.what} ended with {self.process.wait()}")
-        told: dict[str, Any] = json.loads(line)
-        return told
+        first: dict[str, Any] = json.loads(line)
+        return first
 
     def end(self, patience: float = 1.0) -> None:
         """Stops it and takes it away: closes its stdin, if that is a pipe, then asks it to end, then kills it, with

@@ -88,7 +88,7 @@ class Welcome(msgspec.Struct, tag="welcome", array_like=True, forbid_unknown_fie
 
 
 class Refused(msgspec.Struct, tag="refused", array_like=True, forbid_unknown_fields=True):
-    """Why a message wasn't heeded; the same in every version. Never a traceback. `call`: the number of what was asked,
+    """Why a message was refused; the same in every version. Never a traceback. `call`: the number of what was asked,
     where it had one."""
 
     reason: Annotated[str, msgspec.Meta(max_length=MOST_REASON, pattern=PRINTABLE)]
@@ -143,7 +143,7 @@ class Handshake:
 
     model: a digest, "" where it has none or takes any. key: this side's public key where links have keys, 32 bytes.
     prove: makes evidence. verify: says True for evidence that is good; with it evidence is a condition, and a peer that
-    shows none is refused. It is called by the thread that serves, with bytes of a stranger; what it raises is a
+    shows none is refused. It is called by the thread that serves, with bytes of an unknown peer; what it raises is a
     refusal. Evidence that wasn't asked for is refused too.
     """
 
@@ -283,7 +283,7 @@ class Handshake:
             good = self.verify(evidence, binding)
         except CutsetError as error:
             raise HandshakeError(f"{who} evidence that isn't good: {error}") from None
-        except Exception as error:  # whatever a parser makes of bytes of a stranger
+        except Exception as error:  # whatever a parser makes of bytes of an unknown peer
             raise HandshakeError(f"{who} evidence that can't be read: {type(error).__name__}") from None
         if good is not True:
             raise HandshakeError(f"{who} evidence that isn't good")
@@ -347,7 +347,7 @@ def _transcript(hello: Hello, welcome: Welcome | None = None) -> bytes:
 
 
 class _Front(NamedTuple):
-    """What hello and welcome of any version tell. `protocol` is empty where a version had a handshake of its own."""
+    """What hello and welcome have in any version. `protocol` is empty where a version had a handshake of its own."""
 
     protocol: str
     version: int

@@ -79,12 +79,16 @@ class ClientEnd(Channel):
         raise NotImplementedError
 
     def close(self) -> None:
+        """Ends the link of this client, whose connection is cut if it stays. A second call does nothing."""
         if self.open:
             self.listener.dismiss(self.route, self.fd, self.generation)
             self.listener.drop(self)
 
 
 class ZmqListener:
+    """A listener on a ROUTER socket, for tcp and ipc. `path`: the socket's file, removed in the end; `authenticator`:
+    which keys may connect, over tcp."""
+
     def __init__(
         self,
         sock: SharedSocket,
@@ -112,6 +116,7 @@ class ZmqListener:
         self._changes: Counter[int] = Counter()  # of what a descriptor stands for
 
     def recv(self, timeout: float) -> tuple[Link, Frame] | None:
+        """The next frame and its client, in turns; None after `timeout` seconds. Raises LinkClosed."""
         deadline = time.monotonic() + timeout
         while True:
             while self._waiting:
@@ -184,6 +189,7 @@ class ZmqListener:
         return True
 
     def expect(self, keys: Collection[bytes]) -> None:
+        """Lets these public keys connect over tcp too, instead of those of the call before."""
         if self._authenticator is not None:
             self._authenticator.expect(frozenset(keys))
 
@@ -236,8 +242,8 @@ class ZmqListener:
         return sum(end.owner == owner for end in list(self._ends.values()))
 
     def dismiss(self, route: bytes, fd: int, generation: int) -> None:
-        """Tells a client that its link is over, and cuts it soon if it stays: what was sent to it comes first.
-        `generation` tells its connection from another one that has got the same descriptor since."""
+        """Notifies a client that its link is over, and cuts it soon if it stays: what was sent to it comes first.
+        `generation` distinguishes its connection from another one that has got the same descriptor since."""
         with contextlib.suppress(zmq.ZMQError):
             self.sock.send((route, b""), 0, None)
         with self._checking:
@@ -247,6 +253,7 @@ class ZmqListener:
             self._cut_overdue()
 
     def drop(self, end: ClientEnd) -> None:
+        """Takes a client off the list of those that are connected; `gone` has it now. Any thread may call it."""
         with self._checking:
             if end.open:
                 end.open = False
@@ -255,6 +262,7 @@ class ZmqListener:
                 self._gone.append(end)
 
     def gone(self) -> list[Link]:
+        """Clients that closed, died or broke the protocol since the last call."""
         if not self.sock.closed:
             self.check()
         with self._checking:
@@ -265,6 +273,7 @@ class ZmqListener:
         """This listener sleeps at once."""
 
     def close(self) -> None:
+        """Ends every link, closes the socket and removes its file. A second call does nothing."""
         if self.sock.closed:
             return
         for end in list(self._ends.values()):
@@ -285,6 +294,10 @@ def _peer_of(part: zmq.Frame) -> str:
 def listen(
     where: Address, keys: Keys | None, allow: Collection[bytes] | None, timeouts: Timeouts, limits: Limits
 ) -> ZmqListener:
+    """A listener at `where`. `keys` and `allow`, the public keys that may connect, are needed over tcp.
+
+    Raises ConfigError where they are missing, LinkError for an address that can't be had.
+    """
     # Encrypting a large frame takes long, and one thread does it for all of its connections.
     context: zmq.Context[Any] = zmq.Context(io_threads=IO_THREADS if where.scheme == "tcp" else 1)
     allowed = sock = None

@@ -54,7 +54,7 @@ OPEN, SHUT = 1, 2
 SLOT_STATE, SLOT_FLAGS, SLOT_NAME, SLOT_UP, SLOT_DOWN, SLOT_PID, SLOT_BEATS = 0, 4, 8, 16, 24, 32, 36
 FREE, CLAIMED, OFFERED, ACCEPTED, REFUSED = range(5)
 FUTEXES = 2  # a flag: the client can wake others, and be woken
-BEAT = 0.25  # seconds between two heartbeats of a client in an enclave, of which nothing else tells that it lives
+BEAT = 0.25  # seconds between two heartbeats of a client in an enclave, whose process nothing else can watch
 SILENCE = 5.0  # seconds without one, after which it is dead; also how long a claimed slot may wait for its offer
 
 # What keeps memory as long as it is. Seals can't be taken off again; writing stays allowed.
@@ -231,6 +231,7 @@ class Locks:
         return bool(FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
     def give(self, byte: int) -> None:
+        """Unlocks a byte that this object holds; another one is left alone."""
         if byte in self._held:
             self._held.remove(byte)
             with contextlib.suppress(OSError):

@@ -32,7 +32,7 @@ except ImportError as error:
 
 __all__ = ["DATA_BELL", "SLICE", "ShmLink", "patience", "ring"]
 
-SLICE = 0.1  # seconds; how often a waiting side looks whether the other one lives
+SLICE = 0.1  # seconds; how often a waiting side looks whether the other process still runs
 DATA_BELL = 128  # offset in a ring's words
 WHOLE, FIRST, NEXT, CLOSED = ring.WHOLE, ring.FIRST, ring.NEXT, ring.CLOSED
 Broken = ring.Broken
@@ -169,7 +169,7 @@ class ShmLink(RingLink):
             if record is not None and (frame := self.take(record)) is not None:
                 return frame
             if (left := deadline - time.monotonic()) <= 0:
-                # Pieces that are there already are still put together; a liar's come for ever.
+                # Pieces that are there already are still put together; a malicious peer's come for ever.
                 if record is None or left < -SLICE:
                     raise timed_out(self.peer, longest, sending=False)
                 left = 0.0

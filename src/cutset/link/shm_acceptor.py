@@ -60,7 +60,8 @@ class Acceptor(Protocol):
     def check(self, now: float) -> None:
         """Called several times a second."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Takes no more clients and frees what is open."""
 
 
 def check_sizes(up: int, down: int, limits: Limits) -> None:
@@ -70,7 +71,7 @@ def check_sizes(up: int, down: int, limits: Limits) -> None:
 
 
 class SocketAcceptor(threading.Thread):
-    """`control` is the descriptor of the control memory, which is handed to every client; `wake` tells the listener."""
+    """`control` is the descriptor of the control memory, which is handed to every client; `wake` wakes the listener."""
 
     def __init__(
         self, path: Path, control: int, epoch: int, limits: Limits, users: Collection[int], wake: Callable[[], None]
@@ -88,12 +89,14 @@ class SocketAcceptor(threading.Thread):
         self.start()
 
     def accepted(self) -> list[NewClient]:
+        """Clients whose handshake is done, since the last call."""
         found = []
         while self._accepted:
             found.append(self._accepted.popleft())
         return found
 
     def release(self, slot: int) -> None:
+        """Closes the socket of a client that is gone, and gives its slot to the next one."""
         if (one := self._sockets.pop(slot, None)) is not None:
             one.shut()
             self._user_of.pop(slot, None)
@@ -103,6 +106,7 @@ class SocketAcceptor(threading.Thread):
         """The thread does that by itself."""
 
     def run(self) -> None:
+        """The thread: accepts connections and makes their handshakes until `close`."""
         poll = select.poll()
         poll.register(self._closing, select.POLLIN)
         poll.register(self._socket, select.POLLIN)
@@ -195,6 +199,7 @@ class SocketAcceptor(threading.Thread):
         return sum(self._user_of.get(slot) == user and one.alive() for slot, one in sockets)
 
     def close(self) -> None:
+        """Ends the thread, removes the socket's file and closes all sockets."""
         os.eventfd_write(self._closing, 1)
         self.join(5)
         self._socket.close()
@@ -211,7 +216,7 @@ def _bind(path: Path, shared: bool) -> socket.socket:
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise LinkError(f"{path} is there and isn't a socket: remove it, or choose another name")
-        path.unlink()  # a dead listener's: whoever lives holds the lock
+        path.unlink()  # left by a dead listener: a running one holds the lock
     found = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

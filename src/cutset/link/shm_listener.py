@@ -143,7 +143,7 @@ class ShmListener(RingListener):
         self._poller.add(slot, receiver)
 
     def _look(self, now: float) -> None:
-        """Finds clients that died, and those of whose coming the shared memory doesn't tell."""
+        """Finds clients that died, and new ones that didn't ring the shared memory's bell."""
         self._looked = now
         for slot, link in list(self._links.items()):
             if not link.why and not link.alive():
@@ -204,7 +204,7 @@ def listen(
     if files and set(users) - {own()}:
         raise ConfigError("ring files are for clients in an enclave that run as this user: allow no others")
     locks = _only_one(where, files)
-    # A dead listener's clients may still have its memory: the new epoch tells them.
+    # A dead listener's clients may still have its memory: the new epoch shows them.
     epoch = secrets.randbits(64)
     try:
         control, acceptor = (
@@ -227,7 +227,7 @@ def _only_one(where: Address, files: bool) -> segment.Locks:
             if held is False:
                 raise LinkError(f"{where} is taken: something listens there already")
             if held is None:
-                raise LinkError(f"{path.parent} has no file locks, by which others know that this side lives")
+                raise LinkError(f"{path.parent} has no file locks, by which others know that this side runs")
             status = os.fstat(locks.descriptor)
             with contextlib.suppress(FileNotFoundError):
                 # Another listener may have removed the file, and this one holds the lock of what nobody finds.

@@ -1,8 +1,9 @@
 """A ZeroMQ socket that one thread may send on while another one receives.
 
 ZeroMQ's own sockets are for one thread at a time. Here a lock is held for calls that don't wait, and waiting is done
-on the socket's descriptor outside of it. That descriptor tells only once that something came, and a call that sends
-may eat that signal; so a sender that finds something to be received says so on a second descriptor.
+on the socket's descriptor outside of it. That descriptor is edge-triggered: it is readable only once after something
+came, and a call that sends may take that signal; so a sender that finds something to be received says so on a second
+descriptor.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ from zmq.utils.monitor import parse_monitor_message
 __all__ = ["SharedSocket"]
 
 SLICE = 0.1  # seconds; a wait is never longer without a look at signals and at the connection
-RETRY_MS = 2  # between two tries to send when there is no room, should a receiver eat the signal that there is
+RETRY_MS = 2  # between two tries to send when there is no room, should a receiver take the signal that there is
 COPIED = 1 << 16  # bytes; sending a smaller message by copy is quicker
 
 
 class SharedSocket:
+    """A ZeroMQ socket that one thread may send on while another one receives."""
+
     def __init__(self, context: zmq.Context[Any], raw: zmq.Socket[bytes], owned: Any) -> None:
         """`owned` is stopped when the socket closes."""
         self._raw = raw

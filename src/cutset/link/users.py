@@ -54,4 +54,5 @@ def user_name(user: int) -> str:
 
 
 def own() -> int:
+    """The user id that this process runs as."""
     return os.geteuid()

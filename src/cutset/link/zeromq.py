@@ -37,6 +37,7 @@ KEYS_HELP = "tcp needs keys: make them with `cutset keys new NAME`"
 
 
 def configure(sock: zmq.Socket[bytes], limits: Limits) -> None:
+    """Sets what every socket here has: queues and frames within `limits`, no reconnecting, keepalive probes."""
     sock.linger = 0
     sock.sndhwm = sock.rcvhwm = limits.queue
     sock.maxmsgsize = limits.frame
@@ -75,7 +76,7 @@ def check_owner(where: Address, descriptor: int) -> None:
     except OSError as error:
         if error.errno == errno.EBADF:
             return  # it broke just now, as the handshake will find
-        raise LinkError(f"{where}: can't be told whose it is: {error.strerror}") from None
+        raise LinkError(f"{where}: its owner can't be found: {error.strerror}") from None
     if owner != own():
         raise LinkError(f"{where} belongs to another user: choose a path in a directory of your own")
 
@@ -122,5 +123,6 @@ class KeyAuthenticator:
         self._expected = keys
 
     def stop(self) -> None:
+        """Ends the thread and waits for it."""
         self._stop.set()
         self._thread.join()

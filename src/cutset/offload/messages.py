@@ -66,7 +66,7 @@ class Company(IntEnum):
 
     ALONE = 0
     SOME = 1  # others do, and there are cores for all to stay awake on
-    CROWD = 2  # others do, and there aren't
+    MANY = 2  # others do, and there aren't
 
 
 class Product(msgspec.Struct, tag="product", array_like=True, forbid_unknown_fields=True):

@@ -19,5 +19,5 @@ schedulers   who makes plans
 choices      the plans of all schedulers side by side
 simulate     items through the stages of a plan, event by event
 observed     what a run has seen of its machines and values, and when that is too old
-live         the planner of a run: whether another plan is worth a switch
+live_planner the planner of a run: whether another plan is worth a switch
 """

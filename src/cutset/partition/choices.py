@@ -11,7 +11,7 @@ from cutset.partition.cost import Cost, CostModel, choose, per_item, why_not
 from cutset.partition.plan import Plan
 from cutset.partition.problem import Problem
 from cutset.partition.schedulers import SCHEDULERS, scheduler
-from cutset.partition.schedulers.common import single
+from cutset.partition.schedulers.plan_scheduler import single
 from cutset.partition.traffic import Traffic
 
 __all__ = ["PlanChoice", "best", "compare", "explain", "stages_text"]

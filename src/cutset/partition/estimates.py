@@ -23,7 +23,7 @@ APART = 0.25  # two sizes say something of latency if they differ by this share 
 LEAST_PAIRS = 6
 CHANGED = 4  # observations in a row that all miss the fit the same way: what was before doesn't count any more
 MISSED = 0.25  # by this share at least
-LEAST_BYTES = 8192  # of a frame; smaller ones tell of the processes at both ends rather than of the link
+LEAST_BYTES = 8192  # of a frame; smaller ones measure the processes at both ends rather than of the link
 
 
 class LinkEstimate:
@@ -31,7 +31,7 @@ class LinkEstimate:
 
     Seconds are fitted as latency + bytes / bandwidth. Both are weighted medians over the last observations, younger
     ones counting more: one frame that waited for a busy machine moves nothing, a change that lasts shows after a few
-    frames. Sizes that are all alike can't tell latency from bandwidth; then the latency stays what it was.
+    frames. Sizes that are all alike can't separate latency from bandwidth; then the latency stays what it was.
     """
 
     def __init__(self, start: Hop | None = None) -> None:

@@ -14,7 +14,7 @@ BUDGET = 20.0  # seconds; a network that takes longer is measured at least twice
 WARM = 1
 PAUSE = 0.05  # seconds before each run: a stage waits between items, and works slower for a while then
 
-Run = Callable[[Callable[[float], None] | None], object]  # all layers once, each one's seconds told where wanted
+Run = Callable[[Callable[[float], None] | None], object]  # all layers once; the callback gets each one's seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ def measure_layers(
     *,
     rounds: int = ROUNDS,
     budget: float = BUDGET,
-    tell: Callable[[str, int, int], None] = lambda what, done, total: None,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> LayerTimes:
     """Runs the network, observed and not in turn, with pauses as between items that come from a live source."""
     for _ in range(WARM):
@@ -47,10 +47,10 @@ def measure_layers(
         time.sleep(PAUSE)
         run(times.append)
         observed.append(times)
-        tell("layers", done + 1, rounds)
+        progress("layers", done + 1, rounds)
         if done >= 1 and time.perf_counter() - start > budget:
             break
-    tell("layers", rounds, rounds)
+    progress("layers", rounds, rounds)
     medians = [statistics.median(of) for of in zip(*observed, strict=True)]
     whole, total = statistics.median(alone), sum(medians)
     factor = whole / total if total > 0 else 1.0

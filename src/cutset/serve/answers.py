@@ -95,7 +95,7 @@ class Answer:
         raise NotImplementedError
 
     def _due(self, number: int, delta: Delta) -> list[TokenLogprob] | None:
-        """The log-probabilities that a chunk tells."""
+        """The log-probabilities of a chunk."""
         return None if delta.logprobs is None else list(delta.logprobs)
 
     def _report(self, logprobs: list[TokenLogprob]) -> dict[str, Any]:

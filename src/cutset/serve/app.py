@@ -16,14 +16,14 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cutset.errors import CutsetError
+from cutset.serve.api_errors import NO_RETRY, ApiError, as_api_error
 from cutset.serve.auth import Auth, Guard, refuse
 from cutset.serve.endpoints import ChatCompletions, Completions
-from cutset.serve.errors import NO_RETRY, ApiError, as_api_error
 from cutset.serve.hub import Hub
-from cutset.serve.limits import CLOSE
 from cutset.serve.metrics import Metrics
 from cutset.serve.pages import dashboard_routes
 from cutset.serve.readings import Ticker
+from cutset.serve.request_limits import CLOSE
 from cutset.serve.service import Service
 
 __all__ = ["build_app", "build_dashboard"]
@@ -73,7 +73,7 @@ def guarded(
     routes: list[BaseRoute],
     auth: Auth,
     lifespan: Any = None,
-    refused: Callable[[int], object] = lambda status: None,  # told the status of each error that is answered
+    refused: Callable[[int], object] = lambda status: None,  # called with the status of each error that is answered
 ) -> ASGIApp:
     """An application with these routes, that answers errors in OpenAI's shape."""
 

@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cutset.errors import ConfigError
-from cutset.serve.errors import ApiError
+from cutset.serve.api_errors import ApiError
 
 __all__ = ["Auth", "Guard", "keys_from", "refuse"]
 
 MOST_KEYS = 1000
-OPEN = ("/", "/health")  # and the dashboard's files, which tell nothing
+OPEN = ("/", "/health")  # and the dashboard's files, which hold no secrets
 OPEN_FOLDER = "/dashboard/"
 
 
@@ -51,12 +51,12 @@ class Auth:
         return bool(self._digests)
 
     def client(self, header: bytes) -> str | None:
-        """Who sent this Authorization header: a name that tells nothing of the key. None: nobody we know."""
+        """Who sent this Authorization header: a name from which the key can't be found. None: nobody we know."""
         scheme, _, key = header.partition(b" ")
         if scheme.lower() != b"bearer":
             return None
         sent, found = _digest(key.strip()), None
-        for known in self._digests:  # all of them, so that the time doesn't tell which
+        for known in self._digests:  # all of them, so that the time doesn't reveal which
             if hmac.compare_digest(sent, known):
                 found = known
         return None if found is None else hashlib.sha256(b"cutset-client" + found).hexdigest()

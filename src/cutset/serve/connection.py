@@ -18,7 +18,7 @@ class Connection(H11Protocol):
     are idle between two requests.
 
     While it has sent no whole request it is part of the `pending`, which may close it for newer ones. Who waits in
-    `receive` is told that the client has left, and `send` does nothing from then on.
+    `receive` gets http.disconnect when the client has left, and `send` does nothing from then on.
     """
 
     pending: PendingConnections

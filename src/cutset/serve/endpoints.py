@@ -13,10 +13,10 @@ from starlette.types import Receive, Scope, Send
 
 from cutset.errors import CutsetError
 from cutset.serve.answers import DONE, Answer, ChatAnswer, CompletionAnswer
-from cutset.serve.errors import ApiError, as_api_error
-from cutset.serve.generation import Generation
-from cutset.serve.limits import read_body
+from cutset.serve.api_errors import ApiError, as_api_error
+from cutset.serve.request_limits import read_body
 from cutset.serve.requests import ChatRequest, CompletionRequest, parse
+from cutset.serve.running_request import RunningRequest
 from cutset.serve.service import Service, salted
 
 __all__ = ["ChatCompletions", "Completions"]
@@ -29,7 +29,7 @@ class ClientGone(Exception):
 
 
 class _Endpoint(ABC):
-    """An ASGI application: Starlette's own requests don't tell soon enough that a client has left."""
+    """An ASGI application: Starlette's own requests report too late that a client has left."""
 
     answer: type[Answer]
     kind: type[CompletionRequest] | type[ChatRequest]
@@ -65,7 +65,7 @@ class _Endpoint(ABC):
                 await self._answer(request, params.n, generation, answer, receive, send)
 
     async def _answer(
-        self, request: Any, n: int, generation: Generation, answer: Answer, receive: Receive, send: Send
+        self, request: Any, n: int, generation: RunningRequest, answer: Answer, receive: Receive, send: Send
     ) -> None:
         watcher = asyncio.create_task(_until_gone(receive, generation))
         try:
@@ -94,7 +94,7 @@ class _Endpoint(ABC):
                 code="context_length_exceeded",
             )
 
-    async def _whole(self, generation: Generation, answer: Answer, n: int, send: Send) -> None:
+    async def _whole(self, generation: RunningRequest, answer: Answer, n: int, send: Send) -> None:
         async for pieces in generation.pieces():
             for prompt, delta in pieces:
                 answer.add(prompt * n + delta.index, delta)
@@ -104,7 +104,7 @@ class _Endpoint(ABC):
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    async def _stream(self, generation: Generation, answer: Answer, n: int, wants_usage: bool, send: Send) -> None:
+    async def _stream(self, generation: RunningRequest, answer: Answer, n: int, wants_usage: bool, send: Send) -> None:
         started = False
         try:
             async for pieces in generation.pieces():
@@ -164,7 +164,7 @@ class ChatCompletions(_Endpoint):
         return [await self.service.encode_rendered(text)]
 
 
-async def _until_gone(receive: Receive, generation: Generation) -> None:
+async def _until_gone(receive: Receive, generation: RunningRequest) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     generation.end(ClientGone())

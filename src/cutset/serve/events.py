@@ -170,7 +170,7 @@ class PlanEvent(Event, tag="plan", frozen=True):
     number: int
     stages: list[StageLayers]
     scheduler: str
-    picture: str  # the form in which pictures reach the first stage
+    picture: str  # the encoding in which pictures reach the first stage
     since: int
     why: str
     expected_ms: float | None  # of a picture

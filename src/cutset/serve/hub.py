@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from starlette.types import Receive, Scope, Send
 
-from cutset.serve.errors import ApiError
+from cutset.serve.api_errors import ApiError
 from cutset.serve.events import Event, encode_event
 
 __all__ = ["Hub", "Watchers"]

@@ -19,7 +19,7 @@ class Mailbox:
         self._waking = False
 
     def put(self, receive: Callable[[Any], object], content: Any) -> None:
-        """Has `receive(content)` called on the loop. After the loop has closed nobody is there to be told."""
+        """Schedules `receive(content)` on the loop; does nothing once the loop has closed."""
         self._letters.append((receive, content))
         if self._waking:
             return  # a call to `_deliver` is on its way, and takes this one too

@@ -25,7 +25,7 @@ TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 50_000, 
 
 
 class Metrics(Watch):
-    """The counters of a service, which tells them what happens."""
+    """Counters of a service, which is a `Watch`: the service calls it for what happens."""
 
     def __init__(self, service: Service) -> None:
         self.registry = CollectorRegistry()

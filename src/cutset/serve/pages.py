@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from cutset.serve.errors import ApiError
+from cutset.serve.api_errors import ApiError
 from cutset.serve.hub import Hub, Watchers
 
 __all__ = ["dashboard_routes"]

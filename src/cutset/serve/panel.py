@@ -10,7 +10,7 @@ import uvicorn
 from cutset.serve.app import build_dashboard
 from cutset.serve.auth import Auth
 from cutset.serve.hub import Hub
-from cutset.serve.limits import RequestLimits
+from cutset.serve.request_limits import RequestLimits
 from cutset.serve.server import bind, configuration, serve_in_thread
 
 __all__ = ["open_panel"]

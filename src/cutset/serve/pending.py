@@ -25,7 +25,7 @@ class Waiting(Protocol):
 class PendingConnections:
     """Connections whose client has sent no whole request: head or body are missing, or the last one was answered.
 
-    By address, the oldest first. An address has at most `most` of them, but for `proxies`, which speak for many.
+    By address, the oldest first. An address has at most `most` of them, but for `proxies`, which connect for many.
     """
 
     def __init__(self, most: int, proxies: Sequence[str] = ()) -> None:

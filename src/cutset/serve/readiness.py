@@ -10,24 +10,24 @@ from typing import Literal, get_args
 
 from cutset.errors import CutsetError, IntegrityError
 from cutset.offload.client.offload import Offload
-from cutset.serve.errors import NO_RETRY, ApiError
+from cutset.serve.api_errors import NO_RETRY, ApiError
 from cutset.serve.watch import Watch
 
 __all__ = ["POLICIES", "Policy", "Readiness"]
 
 Policy = Literal["refuse", "reopen", "stop"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
-MOST_REOPENED = 5  # sessions opened anew; who lies more often isn't asked again
+MOST_REOPENED = 5  # sessions opened anew; an accelerator with more wrong products isn't asked again
 PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds before attempts to open one; the last again and again
 
 log = logging.getLogger(__name__)
 
 
 class Readiness(Watch):
-    """Told of requests that failed. What happens after the first lie of a session is the `policy`: requests are refused
-    until the server is started again, or until a new session is open, or the server stops.
+    """Watches for requests that failed. What happens after the first wrong product of a session is the `policy`:
+    requests are refused until the server is started again, or until a new session is open, or the server stops.
 
-    `failures` counts lies; `stopped`: the server was stopped because of one. All calls come on the event loop.
+    `failures` counts such sessions; `stopped`: the server was stopped because of one. All calls come on the event loop.
     """
 
     def __init__(self, offload: Offload | None, policy: Policy = "refuse") -> None:
@@ -35,7 +35,7 @@ class Readiness(Watch):
         self.failures, self.stopped = 0, False
         self.stop: Callable[[], None] = lambda: None  # set by who can stop the server
         self._offload = offload
-        self._error: IntegrityError | None = None  # the lie that hasn't been dealt with
+        self._error: IntegrityError | None = None  # the wrong product that hasn't been dealt with
         self._dealt_with: IntegrityError | None = None
         self._reopening: asyncio.Task[None] | None = None
 
@@ -53,7 +53,7 @@ class Readiness(Watch):
             raise _not_ready()
 
     def check(self) -> None:
-        """Raises ApiError 503 after a lie."""
+        """Raises ApiError 503 after a wrong product."""
         if self._error is not None:
             raise _not_ready()
 
@@ -89,7 +89,7 @@ class Readiness(Watch):
                 try:
                     await asyncio.to_thread(self._offload.renew)
                 except IntegrityError as error:
-                    log.error("no new session: %s", error)  # whoever lied is still part of it
+                    log.error("no new session: %s", error)  # whoever sent wrong products is still part of it
                     return
                 except CutsetError as error:
                     log.warning("no new session yet: %s", error)

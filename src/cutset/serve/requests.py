@@ -1,7 +1,7 @@
 """What a client may ask: OpenAI's parameters, and vLLM's beside them.
 
 What would change the answer and isn't served (tools, JSON schemas, biases) is refused; what wouldn't is ignored
-(fields.py).
+(request_fields.py).
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from cutset.engine.params import SamplingParams
-from cutset.serve.errors import invalid
-from cutset.serve.fields import NOTHING, TO_TEMPLATE, without_unserved
+from cutset.serve.api_errors import invalid
+from cutset.serve.request_fields import NOTHING, TO_TEMPLATE, without_unserved
 
 __all__ = ["MOST_PROMPTS", "ChatRequest", "CompletionRequest", "parse"]
 

@@ -14,8 +14,8 @@ from starlette.types import ASGIApp
 
 from cutset.errors import ConfigError
 from cutset.serve.connection import Connection
-from cutset.serve.limits import RequestLimits
 from cutset.serve.pending import PendingConnections
+from cutset.serve.request_limits import RequestLimits
 from cutset.serve.service import Service
 
 __all__ = ["Server", "bind", "serve_in_thread", "url_of"]

@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from cutset.engine.params import SamplingParams
 from cutset.llm import AsyncLLM, Prompt
 from cutset.models.text.template_process import MOST_PROCESSES
-from cutset.serve.errors import NO_RETRY, ApiError
-from cutset.serve.fields import variables
-from cutset.serve.generation import Generation
+from cutset.serve.api_errors import NO_RETRY, ApiError
 from cutset.serve.hub import Hub
-from cutset.serve.limits import Admission, RequestLimits
 from cutset.serve.logprobs import TokenTexts
 from cutset.serve.mailbox import Mailbox
 from cutset.serve.readiness import Policy, Readiness
+from cutset.serve.request_fields import variables
+from cutset.serve.request_limits import Admission, RequestLimits
+from cutset.serve.running_request import RunningRequest
 from cutset.serve.watch import Watch
 from cutset.version import software
 
@@ -52,7 +52,7 @@ class Service:
         self.started = int(time.time())
         self.fingerprint = f"{software().replace(' ', '-')}-{llm.choice.backend}-{llm.choice.dtype}"
         self.admission = Admission(llm.settings.max_num_seqs + self.limits.queue)
-        self.running: dict[str, Generation] = {}
+        self.running: dict[str, RunningRequest] = {}
         self.readiness = Readiness(llm.offload, on_integrity_error)
         self.watches: list[Watch] = [self.readiness]
         self.hub = Hub()
@@ -77,7 +77,7 @@ class Service:
         return name or self.names[0]
 
     def check_open(self) -> None:
-        """Raises ApiError 503 while the server is being stopped, when its engine has ended, or after a lie."""
+        """Raises ApiError 503 while the server stops, once its engine has ended, or after a wrong product."""
         if self.stopping:
             raise ApiError(503, "the server is being stopped", kind="server_error", headers={"connection": "close"})
         if not self.llm.alive:
@@ -146,16 +146,16 @@ class Service:
 
     def generate(
         self, prompts: Iterable[NDArray[np.int32]], params: SamplingParams, salt: str | None, *, stream: bool
-    ) -> Generation:
-        """Hands prompts in. Raises what Generation raises."""
+    ) -> RunningRequest:
+        """Hands prompts in. Raises what RunningRequest raises."""
         unread = self.limits.unread_bytes if stream else None
         if self._mailbox is None:
             self._mailbox = Mailbox(asyncio.get_running_loop())
-        return Generation(self.llm, self._mailbox, list(prompts), params, salt, self.watches, unread)
+        return RunningRequest(self.llm, self._mailbox, list(prompts), params, salt, self.watches, unread)
 
     @contextmanager
-    def watching(self, name: str, generation: Generation) -> Iterator[None]:
-        """While it runs, it has a time limit, and a stopping server tells its client."""
+    def watching(self, name: str, generation: RunningRequest) -> Iterator[None]:
+        """While it runs, it has a time limit, and a stopping server ends it with an error."""
         self.running[name] = generation
         late = ApiError(
             504, f"the answer took longer than {self.limits.request_s:g} s", kind="timeout", headers=NO_RETRY
@@ -177,7 +177,7 @@ class Service:
         self.stopping = True
 
     def close(self) -> None:
-        """Ends what still runs, telling its clients."""
+        """Ends what still runs, with an error to its clients."""
         for generation in list(self.running.values()):
             generation.end(ApiError(503, "the server was stopped before the answer was complete", kind="server_error"))
         self._tokenising.shutdown(wait=False, cancel_futures=True)

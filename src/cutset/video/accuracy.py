@@ -28,7 +28,7 @@ class Accuracy:
 
     `budget` and `levels` (of uint8 pictures) are the most that is tried; if neither leaves anything out, a threshold is
     looked for from `limit` on, upwards too. An error beyond the limit lasts until it is seen, `every` pictures at most;
-    `line` tells how often that was. Raises ConfigError.
+    `line` says how often that was. Raises ConfigError.
     """
 
     def __init__(self, limit: float, budget: Budget, levels: int = 0, every: int = 16) -> None:

@@ -18,8 +18,7 @@ from torch import nn
 
 from cutset.cluster.coordinator.advisor import Advisor
 from cutset.cluster.coordinator.coordinator import Planner
-from cutset.cluster.coordinator.even import even_plan
-from cutset.cluster.coordinator.fitting import check_fits, lacking
+from cutset.cluster.coordinator.plans import check_fits, even_plan, lacking
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.emulation import parse_speeds
 from cutset.codec import Budget
@@ -30,10 +29,11 @@ from cutset.partition.hop import DIRECT, Hop, connections, parse_hops
 from cutset.partition.node import ITEM_BYTES
 from cutset.partition.plan import COORDINATOR, Plan, read_plan
 from cutset.video.accuracy import Accuracy
-from cutset.video.forms import PictureInputs
-from cutset.video.planning import check_promise, measured_planner, profile_name, source_sizes, unseen
-from cutset.video.profile.setup import Tell, Wish
+from cutset.video.picture_inputs import PictureInputs
+from cutset.video.planning import check_promise, measured_planner, profile_name, source_sizes
+from cutset.video.profile.setup import Progress, Wish, no_progress
 from cutset.video.sources import Source, Tolerance, VideoCodec, open_source
+from cutset.video.sources.faults import no_log
 from cutset.video.torch_model import TorchModel
 from cutset.video.zoo import build
 
@@ -41,10 +41,6 @@ __all__ = ["Addresses", "Assembly", "Given", "assemble"]
 
 STARTING = 30.0  # seconds that workers on a busy machine may take to start
 Addresses = Mapping[str, tuple[str, bytes | None]]
-
-
-def _ignore(message: str) -> None:
-    """Does nothing with a message."""
 
 
 @dataclass(frozen=True)
@@ -117,12 +113,12 @@ def assemble(
     settings: StreamSettings,
     given: Given | None = None,
     *,
-    tell: Callable[[str], None] = _ignore,
+    log: Callable[[str], None] = no_log,
     on_source: Callable[[str], None] | None = None,
-    progress: Tell = unseen,
+    progress: Progress = no_progress,
 ) -> Assembly:
     """Opens sources, exports the network, and measures what planners need. Messages of sources go to
-    `on_source`, all others (and, without it, those too) to `tell`.
+    `on_source`, all others (and, without it, those too) to `log`.
 
     A source is a text for `open_source`, or any iterable of pictures. Raises CutsetError, and leaves nothing open.
     """
@@ -142,10 +138,10 @@ def assemble(
         plan = given.plan or (read_plan(settings.plan) if settings.plan else None)
         keys = given.keys or (load_keys(settings.key) if settings.key and not isinstance(workers, int) else None)
         names = _names(workers)
-        read = _opened(sources, settings, parts, on_source or tell)
+        read = _opened(sources, settings, parts, on_source or log)
         if not isinstance(model, TorchModel):
             first, read[0] = _peek(read[0])
-            label, exported = _exported(model, first, settings, tell)
+            label, exported = _exported(model, first, settings, log)
         else:
             label, exported = "a network", model
         found = Assembly(
@@ -165,7 +161,7 @@ def assemble(
         if plan is not None:
             check_fits(plan, exported, names, found.inputs)
             if idle := set(names) - {stage.worker for stage in plan.stages}:
-                tell(f"the plan gives nothing to do to {', '.join(name for name in names if name in idle)}")
+                log(f"the plan gives nothing to do to {', '.join(name for name in names if name in idle)}")
         if measures:
             source = sources[0] if isinstance(sources[0], str | Path) else read[0]
             live = getattr(read[0], "live", False)
@@ -176,13 +172,13 @@ def assemble(
                 _wish(found),
                 None if live else source_sizes(exported, source, progress),
                 packets=None not in found.codecs,
-                tell=tell,
+                log=log,
                 progress=progress,
             )
         if found.advisor is not None:
             parts.callback(found.advisor.close)
         check_promise(settings, plan, found.advisor.planner if found.advisor is not None else None)
-        found.planner = _planner(found, given.planner, tell)
+        found.planner = _planner(found, given.planner, log)
         found.parts = parts.pop_all()
         return found
 
@@ -245,7 +241,7 @@ def _links(settings: StreamSettings, names: Sequence[str]) -> Mapping[tuple[str,
 
 
 def _opened(
-    sources: Sequence[Any], settings: StreamSettings, parts: contextlib.ExitStack, tell: Callable[[str], None]
+    sources: Sequence[Any], settings: StreamSettings, parts: contextlib.ExitStack, log: Callable[[str], None]
 ) -> list[Iterable[Any]]:
     """The sources, those that are named opened."""
     tolerance = Tolerance(settings.bad_packets, settings.source_timeout, settings.source_patience)
@@ -253,7 +249,7 @@ def _opened(
     for source in sources:
         if isinstance(source, str | Path):
             opened = open_source(
-                str(source), limit=settings.limit, size=settings.picture_size, tolerance=tolerance, tell=tell
+                str(source), limit=settings.limit, size=settings.picture_size, tolerance=tolerance, log=log
             )
             parts.callback(opened.close)
             found.append(opened)
@@ -281,7 +277,7 @@ def _peek(source: Iterable[Any]) -> tuple[Any, Iterable[Any]]:
 
 
 def _exported(
-    model: str | nn.Module, first: Any, settings: StreamSettings, tell: Callable[[str], None]
+    model: str | nn.Module, first: Any, settings: StreamSettings, log: Callable[[str], None]
 ) -> tuple[str, TorchModel]:
     """The network for pictures like this one, and its name in a profile. Raises CutsetError."""
     try:
@@ -298,7 +294,7 @@ def _exported(
         if shape[1] != 3 or picture.dtype != np.uint8:
             raise RequestError(f"pictures are uint8 (3, height, width), not {picture.dtype} {list(picture.shape)}")
         name = profile_name(model, settings.features)
-        model = build(model, head=not settings.features, weights=settings.weights, seed=settings.seed, tell=tell)
+        model = build(model, head=not settings.features, weights=settings.weights, seed=settings.seed, log=log)
     return name, TorchModel.of(model, shape, getattr(torch, picture.dtype.name), picture)
 
 
@@ -317,7 +313,7 @@ def _wish(found: Assembly) -> Wish:
     )
 
 
-def _planner(found: Assembly, given: Any, tell: Callable[[str], None]) -> Planner:
+def _planner(found: Assembly, given: Any, log: Callable[[str], None]) -> Planner:
     """Plays the plan that was given while its workers are there, and asks whoever makes plans else."""
 
     def plan(alive: Sequence[str], why: str) -> Plan:
@@ -325,7 +321,7 @@ def _planner(found: Assembly, given: Any, tell: Callable[[str], None]) -> Planne
             missing = lacking(found.plan, alive)
             if not missing:
                 return found.plan
-            tell(f"the plan that was given needs {', '.join(missing)}, not there now: another one is made")
+            log(f"the plan that was given needs {', '.join(missing)}, not there now: another one is made")
         if found.advisor is not None:
             return found.advisor.plan(alive, why)
         made: Plan = given(found.model, alive, why) if given is not None else even_plan(found.model, alive)

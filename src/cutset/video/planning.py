@@ -16,11 +16,20 @@ from cutset.errors import ConfigError
 from cutset.partition.choices import best, compare, explain, stages_text
 from cutset.partition.cost import CostModel, per_item, why_not
 from cutset.partition.description import graph_digest
-from cutset.partition.live import LivePlanner
+from cutset.partition.live_planner import LivePlanner
 from cutset.partition.plan import Plan
 from cutset.partition.problem import Problem
 from cutset.partition.profile import Profile, Sizes, read_profile
-from cutset.video.profile.setup import WORDS, Tell, Wish, measure_pictures, measure_profile, problem_of, sizes_of
+from cutset.video.profile.setup import (
+    WORDS,
+    Progress,
+    Wish,
+    measure_pictures,
+    measure_profile,
+    no_progress,
+    problem_of,
+    sizes_of,
+)
 from cutset.video.sources import Picture, open_source
 from cutset.video.sparsity.forecast import Forecast
 from cutset.video.sparsity.predictor import read_trained
@@ -42,10 +51,6 @@ SIZED = 6  # pictures of the source, on which sizes are measured
 MOST_SIZED = 48  # pictures of a list, among which those are typical
 
 
-def unseen(what: str, done: int, total: int) -> None:
-    """Shows no progress."""
-
-
 @dataclass(frozen=True)
 class ZooModel:
     """A network of the zoo for pictures of one size, as commands that measure and plan take it."""
@@ -60,17 +65,19 @@ class ZooModel:
         height, width = self.model.input.shape[2:]
         return height, width
 
-    def profile(self, threads: int, *, fresh: bool = False, tell: Tell = unseen) -> Profile:
+    def profile(self, threads: int, *, fresh: bool = False, progress: Progress = no_progress) -> Profile:
         """This machine's profile of it."""
         model = self.model
         return measure_profile(
-            self.name, model.graph, model.digest, model.tensors, threads=threads, fresh=fresh, tell=tell
+            self.name, model.graph, model.digest, model.tensors, threads=threads, fresh=fresh, progress=progress
         )
 
-    def sizes(self, count: int, *, tell: Tell = unseen) -> Sizes:
+    def sizes(self, count: int, *, progress: Progress = no_progress) -> Sizes:
         """What the first `count` pictures of its source cost to send."""
         model = self.model
-        return measure_pictures(model.graph, model.tensors, self.source or "", size=self.size, count=count, tell=tell)
+        return measure_pictures(
+            model.graph, model.tensors, self.source or "", size=self.size, count=count, progress=progress
+        )
 
 
 def load_network(name: str, settings: StreamSettings, source: str | None) -> ZooModel:
@@ -98,8 +105,8 @@ def measured_planner(
     sizes: Sizes | None,
     *,
     packets: bool,
-    tell: Callable[[str], None],
-    progress: Tell,
+    log: Callable[[str], None],
+    progress: Progress,
 ) -> Advisor:
     """Measures this machine, says what the schedulers' plans would cost, and makes plans from then on.
 
@@ -112,20 +119,22 @@ def measured_planner(
     given = given * len(wish.names) if len(given) == 1 else given
     for worker, profile in zip(wish.names, given, strict=False):
         if profile.threads != settings.threads and isinstance(settings.workers, int):
-            tell(f"the profile of {worker} is for {profile.threads} threads; --threads gives it {settings.threads}")
-    measured = measure_profile(name, model.graph, model.digest, model.tensors, threads=settings.threads, tell=progress)
+            log(f"the profile of {worker} is for {profile.threads} threads; --threads gives it {settings.threads}")
+    measured = measure_profile(
+        name, model.graph, model.digest, model.tensors, threads=settings.threads, progress=progress
+    )
     problem = problem_of(model.graph, model.digest, measured, sizes, replace(wish, profiles=given))
     if not packets:
         problem = replace(problem, inputs={name: one for name, one in problem.inputs.items() if name != "packets"})
     who = "optimal" if settings.scheduler == "auto" else settings.scheduler
-    forecast = _forecast(settings.sparsity, model, tell) if settings.sparsity else None
+    forecast = _forecast(settings.sparsity, model, log) if settings.sparsity else None
     planner = LivePlanner(problem, who, forecast=forecast.traffic if forecast is not None else None)
     for line in _alternatives(problem, who):
-        tell(line)
-    return Advisor(planner, settings.look, tell, forecast)
+        log(line)
+    return Advisor(planner, settings.look, log, forecast)
 
 
-def source_sizes(model: TorchModel, source: Any, progress: Tell) -> Sizes | None:
+def source_sizes(model: TorchModel, source: Any, progress: Progress) -> Sizes | None:
     """What values cost to send, measured on a source: the text of one that isn't live, or a list of uint8 pictures.
 
     None for all others, whose pictures can't be had twice.
@@ -134,7 +143,7 @@ def source_sizes(model: TorchModel, source: Any, progress: Tell) -> Sizes | None
     if isinstance(source, str | Path):
         height, width = shape[-2:]
         return measure_pictures(
-            model.graph, model.tensors, str(source), size=(height, width), count=SIZED, tell=progress
+            model.graph, model.tensors, str(source), size=(height, width), count=SIZED, progress=progress
         )
     if not isinstance(source, list | tuple) or model.input.dtype != "uint8" or shape[:2] != (1, 3):
         return None
@@ -142,7 +151,7 @@ def source_sizes(model: TorchModel, source: Any, progress: Tell) -> Sizes | None
     if len(arrays) < 2 or any(one.dtype != np.uint8 or one.size != math.prod(shape) for one in arrays):
         return None
     pictures = [Picture(i, one.reshape(shape), float(i)) for i, one in enumerate(arrays)]
-    return sizes_of(model.graph, model.tensors, pictures, None, "pictures", count=SIZED, tell=progress)
+    return sizes_of(model.graph, model.tensors, pictures, None, "pictures", count=SIZED, progress=progress)
 
 
 def check_promise(settings: StreamSettings, plan: Plan | None, planner: LivePlanner | None) -> None:
@@ -158,12 +167,12 @@ def check_promise(settings: StreamSettings, plan: Plan | None, planner: LivePlan
             raise ConfigError(f"{settings.plan or 'the plan'}: {why} (--pictures-stay)")
 
 
-def _forecast(path: Path, model: TorchModel, tell: Callable[[str], None]) -> Forecast:
+def _forecast(path: Path, model: TorchModel, log: Callable[[str], None]) -> Forecast:
     trained = read_trained(path)
     if graph_digest(trained.graph) != model.digest:
         raise ConfigError(f"{path} was trained for another network or picture size; see `cutset stream train`")
     forecast = Forecast(trained)
-    tell(forecast.why)
+    log(forecast.why)
     return forecast
 
 

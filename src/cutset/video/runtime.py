@@ -12,8 +12,8 @@ from cutset.cluster.values import Array
 from cutset.errors import DeviceError, GraphError
 from cutset.partition.graph import Graph
 from cutset.partition.node import Value
-from cutset.video.forms import PictureDecoder
-from cutset.video.stage import TorchStage, to_array, to_tensor
+from cutset.video.picture_inputs import PictureDecoder
+from cutset.video.torch_stage import TorchStage, to_array, to_tensor
 from cutset.video.zoo.weights import open_weights
 
 __all__ = ["TorchRuntime"]

@@ -26,7 +26,7 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 @dataclass
 class Summary:
-    """Tell it every report (from any thread) and every result."""
+    """Collects every report (from any thread) and every result."""
 
     latencies: list[float] = field(default_factory=list)  # from capture to the result
     transits: list[float] = field(default_factory=list)  # from the last sending to the result

@@ -13,7 +13,7 @@ from cutset.partition.graph import Graph
 from cutset.partition.node import Value
 from cutset.video.imports.export import export, inference
 from cutset.video.imports.trial import call
-from cutset.video.stage import TorchStage, to_array, to_tensor
+from cutset.video.torch_stage import TorchStage, to_array, to_tensor
 
 __all__ = ["TorchModel"]
 

@@ -31,6 +31,7 @@ class Recorder:
     """A link that keeps what is sent; `fail` is raised instead, and nothing is taken while `shut`."""
 
     address = peer = "recorder"
+    user: int | None = None
 
     def __init__(self) -> None:
         self.frames: list[tuple[bytes, list[np.ndarray]]] = []

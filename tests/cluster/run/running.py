@@ -6,8 +6,8 @@ import threading
 from typing import Any
 
 from cutset.cluster.wire import LIMITS
-from cutset.cluster.worker.settings import WorkerSettings
 from cutset.cluster.worker.worker import Worker
+from cutset.cluster.worker.worker_settings import WorkerSettings
 from cutset.link import listen
 
 
@@ -25,7 +25,7 @@ class Running:
         self.said: list[str] = []
         keys, allow = how.pop("keys", None), how.pop("allow", None)
         listener = listen(address, keys=keys, allow=allow, limits=LIMITS)
-        self.worker = Worker(listener, settings or torch_settings(), tell=self.said.append, **how)
+        self.worker = Worker(listener, settings or torch_settings(), log=self.said.append, **how)
         self.address = listener.address
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self.worker.serve, args=(self._stop.is_set,), daemon=True)

@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch")
 from cluster.run.passage import Passage
 from cluster.run.pictures import expected, moving, same, small_model
 from cluster.run.running import Running
-from cutset.cluster.coordinator.even import even_plan
+from cutset.cluster.coordinator.plans import even_plan
 from cutset.cluster.coordinator.switching import Options, Route, Switch
 from cutset.cluster.inputs import PlainInputs
 from cutset.cluster.launch.local import LocalWorkers
@@ -85,7 +85,7 @@ def disturbed(
     """Results of `count` pictures, with something done after some of them. `others` are addresses to use instead."""
     log, pictures, results = Log(), moving(count), []
     addresses = local.addresses | {name: (address, None) for name, address in (others or {}).items()}
-    with Stream(small_model(), pictures, workers=addresses, options=options, tell=log) as stream:
+    with Stream(small_model(), pictures, workers=addresses, options=options, log=log) as stream:
         for result in stream:
             results.append(result)
             if result.picture in deeds:
@@ -110,7 +110,7 @@ def test_a_worker_is_killed(healed: LocalWorkers, name: str) -> None:
 @pytest.mark.parametrize("name", ["worker1", pytest.param("worker2", marks=SLOW)])
 def test_a_worker_stands_still(healed: LocalWorkers, name: str) -> None:
     results, log, plans = disturbed(healed, 60, {15: lambda: stop(healed, name)})
-    assert any("no sign of life" in line for _, line in log.lines)
+    assert any("no heartbeat" in line for _, line in log.lines)
     summary = Summary()
     for result in results:
         summary.result(result)
@@ -175,7 +175,7 @@ def test_a_proposal_that_came_too_late_ends_nothing(healed: LocalWorkers) -> Non
         return alone
 
     results = []
-    with Stream(model, pictures, workers=healed.addresses, planner=planner, options=QUICK, tell=log) as stream:
+    with Stream(model, pictures, workers=healed.addresses, planner=planner, options=QUICK, log=log) as stream:
         with pytest.raises(ConfigError, match="the plan is for worker9"):
             stream.coordinator.propose(even_plan(model, ["worker9"]), "a test")
         for result in stream:
@@ -202,7 +202,7 @@ def test_a_worker_that_never_gets_ready_is_left_out(
     addresses = {"worker1": workers.addresses["worker1"], "stuck": (stuck.address, None)}
     options = replace(QUICK, prepare=1.0)
     try:
-        with Stream(small_model(), pictures, workers=addresses, options=options, tell=log) as stream:
+        with Stream(small_model(), pictures, workers=addresses, options=options, log=log) as stream:
             results = list(stream)
             plans = stream.coordinator.plans
     finally:

@@ -20,7 +20,7 @@ from cluster.run.running import Running, torch_settings
 from cutset.cluster.coordinator.advisor import Advisor
 from cutset.cluster.weight_store import save_weight
 from cutset.partition.hop import Hop
-from cutset.partition.live import LivePlanner, Policy
+from cutset.partition.live_planner import LivePlanner, Policy
 from cutset.partition.memory import stage_memory
 from cutset.partition.plan import Plan, StagePlan
 from cutset.partition.problem import Machine, Problem
@@ -65,7 +65,7 @@ def run(
             time.sleep(0.01)
         yield pictures[-1]
 
-    with Stream(model, source(), workers=workers, planner=Advisor(planner, FAR), tell=said.append) as stream:
+    with Stream(model, source(), workers=workers, planner=Advisor(planner, FAR), log=said.append) as stream:
         same(list(stream), expected(pictures))
         plans = [plan for _, plan, _ in stream.coordinator.plans]
     return plans, said
@@ -167,7 +167,7 @@ def test_a_planner_and_a_worker_count_the_same_bytes(tmp_path: Path) -> None:
         worker = Running(f"ipc://{tmp_path}/{limit}", torch_settings(memory=limit))
         said: list[str] = []
         try:
-            with Stream(model, moving(2), workers={"w": (worker.address, None)}, tell=said.append) as stream:
+            with Stream(model, moving(2), workers={"w": (worker.address, None)}, log=said.append) as stream:
                 if works:
                     same(list(stream), expected(moving(2)))
                 else:

@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 
 from cluster.run.pictures import expected, moving, same, small_model
 from cutset.cli import main
-from cutset.cluster.coordinator.even import even_plan
+from cutset.cluster.coordinator.plans import even_plan
 from cutset.cluster.launch.local import LocalWorkers
 from cutset.errors import ConfigError, CutsetError
 from cutset.partition.plan import Plan, StagePlan, read_plan, write_plan
@@ -169,7 +169,7 @@ def test_a_plan_may_leave_workers_out(workers: LocalWorkers) -> None:
     model, pictures = small_model(), moving(5)
     nodes = tuple(range(len(model.graph.nodes)))
     plan = Plan(model.digest, (StagePlan("worker2", nodes),))
-    with Stream(model, pictures, workers=workers.addresses, plan=plan, tell=told.append) as stream:
+    with Stream(model, pictures, workers=workers.addresses, plan=plan, log=told.append) as stream:
         same(list(stream), expected(pictures))
     assert "the plan gives nothing to do to worker1, worker3" in told
 

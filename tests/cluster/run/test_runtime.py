@@ -11,14 +11,14 @@ import pytest
 
 from cluster.run.running import Running
 from cutset.cluster.coordinator.coordinator import Coordinator
-from cutset.cluster.coordinator.even import even_plan
+from cutset.cluster.coordinator.plans import even_plan
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.inputs import PlainInputs, SourceItem
 from cutset.cluster.messages import Report
 from cutset.cluster.model import Model
 from cutset.cluster.stage import WeightFile
 from cutset.cluster.values import Array, Bytes
-from cutset.cluster.worker.settings import WorkerSettings
+from cutset.cluster.worker.worker_settings import WorkerSettings
 from cutset.errors import ConfigError, CutsetError, FrameError
 from cutset.partition.graph import Graph
 from cutset.partition.node import Node, Read, Value, Weight

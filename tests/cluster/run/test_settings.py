@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 from cluster.run.pictures import expected, moving, same, small_model, small_network
 from cutset import Stream, StreamSettings
 from cutset.cli import main
-from cutset.cluster.coordinator.even import even_plan
+from cutset.cluster.coordinator.plans import even_plan
 from cutset.cluster.launch.local import LocalWorkers
 from cutset.config import load_stream_settings
 from cutset.errors import ConfigError, CutsetError, RequestError, SourceError
@@ -34,7 +34,7 @@ def advisors() -> int:
 
 def test_plans_are_made_by_the_optimal_scheduler_and_the_results_have_the_bits(workers: LocalWorkers) -> None:
     pictures, said = moving(5), list[str]()
-    with Stream(small_network(), pictures, workers=workers.addresses, tell=said.append) as stream:
+    with Stream(small_network(), pictures, workers=workers.addresses, log=said.append) as stream:
         same(list(stream), expected(pictures))
         assert [plan.scheduler for _, plan, _ in stream.coordinator.plans] == ["optimal"]
         assert stream.advisor is not None
@@ -50,7 +50,7 @@ def test_the_command_line_plans_as_python_does(
     addresses = [address for address, _ in workers.addresses.values()]
     said: list[str] = []
     settings = StreamSettings(features=True, workers=addresses, link=("1MB/s,2ms",))
-    with Stream("alexnet", source, settings=settings, tell=said.append) as stream:
+    with Stream("alexnet", source, settings=settings, log=said.append) as stream:
         found = [(result.picture, result.output.tobytes()) for result in stream]
     assert [number for number, _ in found] == [0, 1, 2]
     more = ["--features", "--workers", ",".join(addresses), "--link", "1MB/s,2ms", "--quiet", "--check"]

@@ -18,8 +18,8 @@ torch = pytest.importorskip("torch")
 
 from cluster.run.pictures import expected, moving, same, small_model
 from cluster.run.running import Running
-from cutset.cluster.coordinator.even import even_plan
 from cutset.cluster.coordinator.membership import Membership
+from cutset.cluster.coordinator.plans import even_plan
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.emulation import Hop, connections
 from cutset.cluster.launch.local import LocalWorkers
@@ -74,7 +74,7 @@ def test_a_link_with_a_longer_way_than_the_heartbeat(pair: Any) -> None:
     options = Options(silence=0.2, beat=0.05, patience=5.0)
     pictures, paces = moving(3), line(["near", "far"], math.inf, 0.15)
     with (
-        Stream(small_model(), pictures, workers=pair, paces=paces, options=options, tell=told.append) as stream,
+        Stream(small_model(), pictures, workers=pair, paces=paces, options=options, log=told.append) as stream,
         ends_within(stream, 60),
     ):
         results = list(stream)
@@ -89,7 +89,7 @@ def test_a_link_on_which_heartbeats_wait_behind_results(pair: Any) -> None:
     module, picture = torch.nn.Conv2d(3, 16, 3, padding=1), np.random.default_rng(0).random((1, 3, 12, 14), np.float32)
     paces, near = {("near", COORDINATOR): Hop(16e3, 0.0)}, {"near": pair["near"]}
     with (
-        Stream(module, [picture] * 2, workers=near, paces=paces, options=options, tell=told.append) as stream,
+        Stream(module, [picture] * 2, workers=near, paces=paces, options=options, log=told.append) as stream,
         ends_within(stream, 60),
     ):
         results = list(stream)
@@ -155,7 +155,7 @@ def test_a_worker_that_comes_and_goes_is_left_out_while_others_are_there(workers
     addresses = {"worker1": workers.addresses["worker1"], "silent": (silent.listener.address, None)}
     pictures = moving(50)
     with (
-        Stream(small_model(), pictures, workers=addresses, options=options, tell=told.append) as stream,
+        Stream(small_model(), pictures, workers=addresses, options=options, log=told.append) as stream,
         ends_within(stream, 60),
     ):
         results = list(stream)

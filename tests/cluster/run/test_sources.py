@@ -18,7 +18,7 @@ pytest.importorskip("av")
 
 from cluster.run.pictures import expected, moving, same, small_model
 from cutset.cli.stream_results import SourceWatch
-from cutset.cluster.coordinator.even import even_plan
+from cutset.cluster.coordinator.plans import even_plan
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.launch.local import LocalWorkers
 from cutset.cluster.messages import Report

@@ -14,7 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from cluster.run.pictures import expected, moving, same, small_model
-from cutset.cluster.coordinator.even import even_plan
+from cutset.cluster.coordinator.plans import even_plan
 from cutset.cluster.launch.local import LocalWorkers
 from cutset.cluster.messages import Report
 from cutset.errors import ConfigError, CutsetError, GraphError, RequestError

@@ -15,7 +15,7 @@ pytest.importorskip("torch")
 from cutset.cluster.coordinator.feeding import Feeder
 from cutset.cluster.coordinator.items import Item
 from cutset.partition.node import Value
-from cutset.video.forms import PictureInputs
+from cutset.video.picture_inputs import PictureInputs
 from cutset.video.result import Result
 from cutset.video.sources.arrays import ArraySource
 from cutset.video.sources.live import LiveSource

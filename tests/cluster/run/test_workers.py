@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch")
 
 from cluster.run.pictures import expected, moving, same, small_model
 from cluster.run.running import Running, torch_settings
-from cutset.cluster.coordinator.even import even_plan
+from cutset.cluster.coordinator.plans import even_plan
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.messages import (
     PROTOCOL,

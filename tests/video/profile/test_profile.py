@@ -31,7 +31,7 @@ from cutset.video.profile.setup import (
     problem_of,
     typical_pairs,
 )
-from cutset.video.stage import TorchStage, to_array
+from cutset.video.torch_stage import TorchStage, to_array
 from video.networks import Skips, filled
 
 SIZE = (24, 32)
@@ -74,7 +74,7 @@ def pictures(count: int) -> list[np.ndarray]:  # type: ignore[type-arg]
 def test_layers_add_up_to_the_whole(net) -> None:
     graph, tensors, _ = net
     seen: list[tuple[str, int, int]] = []
-    times = measure_layers(network_run(graph, tensors), rounds=3, tell=lambda *what: seen.append(what))
+    times = measure_layers(network_run(graph, tensors), rounds=3, progress=lambda *what: seen.append(what))
     assert len(times.seconds) == len(times.spread) == len(graph.nodes)
     assert min(times.seconds) > 0
     assert sum(times.seconds) == pytest.approx(times.whole)

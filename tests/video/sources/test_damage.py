@@ -62,7 +62,7 @@ def spoil(path, numbers, how="zeros"):
 def read(path, **options):
     """The pictures, whose packets a worker decodes to the same, and what was told."""
     said = []
-    with open_source(str(path), tell=said.append, **options) as source:
+    with open_source(str(path), log=said.append, **options) as source:
         found = list(source)
     if source.codec is not None:
         decoder, history = PacketDecoder(source.codec), PacketHistory()
@@ -179,7 +179,7 @@ def test_damage_up_to_the_end_is_no_normal_end(tmp_path):
     assert len(found) == 59
     path = make(tmp_path / "b.mp4", *X264, "-g", 50, pictures=100)
     source, found, _ = read(spoil(path, [55])[0])  # a whole group may be gone
-    assert source.faults.line() == "1 bad packet, 44 more passed over"
+    assert source.faults.line() == "1 bad packet, 44 more skipped"
     nothing, _ = spoil(make(tmp_path / "c.mp4", *X264, pictures=8), range(8))
     with pytest.raises(SourceError, match="has no pictures: "):
         open_source(str(nothing))

@@ -11,7 +11,7 @@ import pytest
 
 from cutset.errors import ConfigError
 from cutset.partition.node import Value
-from cutset.video.forms import PictureDecoder, PictureInputs
+from cutset.video.picture_inputs import PictureDecoder, PictureInputs
 from cutset.video.sources import PacketDecoder, VideoCodec, open_source
 from cutset.video.sources.orientation import exif_orientation, turn, turned_size
 from video.sources.clips import frame_of, pictures, write_png

@@ -226,7 +226,7 @@ def test_pictures_of_other_kinds_are_not_left_out_in_silence(tmp_path):
     write_png(tmp_path / "1.png", pictures(1)[0])
     (tmp_path / "2.tif").touch()
     said = []
-    with open_source(str(tmp_path), tell=said.append) as source:
+    with open_source(str(tmp_path), log=said.append) as source:
         assert len(list(source)) == 1
     assert len(said) == 1
     assert "left out are 1 pictures that end in .tif" in said[0]

@@ -65,7 +65,7 @@ def test_a_server_that_is_killed_and_comes_back():
     with contextlib.ExitStack() as stack:
         with server(port):
             url = f"rtsp://user:secret@127.0.0.1:{port}/live?token=hidden"
-            source = stack.enter_context(open_source(url, tolerance=QUICK, tell=said.append))
+            source = stack.enter_context(open_source(url, tolerance=QUICK, log=said.append))
             stream = iter(source)
             found += itertools.islice(stream, 8)
         with server(port):
@@ -88,7 +88,7 @@ def test_a_server_that_stalls():
     port, said = free_port(), []
     with (
         server(port) as process,
-        open_source(f"rtsp://127.0.0.1:{port}/live", tolerance=HASTY, tell=said.append) as source,
+        open_source(f"rtsp://127.0.0.1:{port}/live", tolerance=HASTY, log=said.append) as source,
     ):
         stream = iter(source)
         found = list(itertools.islice(stream, 5))
@@ -109,7 +109,7 @@ def test_a_server_that_never_comes_back():
     port, said, found = free_port(), [], []
     tolerance = replace(QUICK, patience=1.0)
     with server(port):
-        source = open_source(f"rtsp://127.0.0.1:{port}/live", tolerance=tolerance, tell=said.append)
+        source = open_source(f"rtsp://127.0.0.1:{port}/live", tolerance=tolerance, log=said.append)
         stream = iter(source)
         found += itertools.islice(stream, 4)
     with source:

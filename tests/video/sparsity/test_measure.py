@@ -23,7 +23,7 @@ from cutset.video.sparsity.changes import (
     write_changes,
 )
 from cutset.video.sparsity.measure import compare, measure
-from cutset.video.stage import TorchStage
+from cutset.video.torch_stage import TorchStage
 from video.sparsity.conftest import SIZE, moving
 
 

@@ -8,8 +8,7 @@ remote       one worker as seen from here: link, heartbeats, clock
 switching    a plan on its way to being used, and in use
 items        items that wait or are in flight, and the order of results
 links        what connections were seen to carry
-advisor      tells a planner what was seen, and proposes better plans
-even         the plainest plan
-fitting      whether a plan can be played here
+advisor      reports what was seen to a planner, and proposes better plans
+plans        the plainest plan, and whether a plan can be run here
 feeding      items from sources, read ahead by a thread each
 """

@@ -1,4 +1,4 @@
-"""Between a run and its planner: tells the planner what was seen, and proposes a better plan when there is one."""
+"""Between a run and its planner: reports what was seen, and proposes a better plan when there is one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cutset.cluster.messages import Report
 from cutset.cluster.values import Array
 from cutset.errors import CutsetError
 from cutset.partition.hop import Hop
-from cutset.partition.live import LivePlanner
+from cutset.partition.live_planner import LivePlanner
 from cutset.partition.plan import Plan
 
 __all__ = ["Advisor", "ChangeForecast"]
@@ -39,13 +39,13 @@ class Advisor:
         self,
         planner: LivePlanner,
         look: float = 2.0,
-        tell: Callable[[str], None] = lambda line: None,
+        log: Callable[[str], None] = lambda line: None,
         forecast: ChangeForecast | None = None,
     ) -> None:
         self.planner = planner
         self.forecast = forecast
         self.propose: Callable[[Plan, str], None] | None = None
-        self._look, self._tell = look, tell
+        self._look, self._log = look, log
         self._lock = threading.Lock()  # the planner is for one thread at a time
         self._alive: Sequence[str] = ()
         self._seen: queue.SimpleQueue[tuple[Report, Plan] | None] = queue.SimpleQueue()
@@ -96,7 +96,7 @@ class Advisor:
                 try:
                     self._consider()
                 except CutsetError as error:  # the plan that runs goes on
-                    self._tell(f"no better plan: {error}")
+                    self._log(f"no better plan: {error}")
                 looked = time.monotonic()
 
     def _consider(self) -> None:

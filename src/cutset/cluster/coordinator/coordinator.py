@@ -13,9 +13,9 @@ from typing import Any
 from cutset.cluster.codecs import Gap
 from cutset.cluster.coordinator.advisor import Advisor
 from cutset.cluster.coordinator.dispatch import Dispatcher
-from cutset.cluster.coordinator.fitting import check_fits, lacking
 from cutset.cluster.coordinator.links import Links, aligned
 from cutset.cluster.coordinator.membership import Membership
+from cutset.cluster.coordinator.plans import check_fits, lacking
 from cutset.cluster.coordinator.remote import Remote, RemoteEvent
 from cutset.cluster.coordinator.routes import Routes
 from cutset.cluster.coordinator.switching import Options
@@ -55,9 +55,9 @@ class Coordinator:
         paces: Mapping[tuple[str, str], Hop] | None = None,
         observe: Callable[[Report, Plan, float], None] | None = None,
         advisor: Advisor | None = None,
-        tell: Callable[[str], None] = lambda line: None,
+        log: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """`workers`: name to address and public key; `inputs` says what sources give (arrays, without it); `tell` is
+        """`workers`: name to address and public key; `inputs` says what sources give (arrays, without it); `log` is
         called with lines that say what happens.
 
         `paces` are emulated connections, by sender and receiver: workers get theirs.
@@ -68,7 +68,7 @@ class Coordinator:
             raise ConfigError("a run needs at least one worker")
         self.model, self.options, self.planner = model, options, planner
         self._events: queue.SimpleQueue[RemoteEvent | Callable[[], None] | None] = queue.SimpleQueue()
-        self._observe, self._tell = observe, tell
+        self._observe, self._log = observe, log
         self._advisor = advisor
         self._inputs: Inputs = PlainInputs() if inputs is None else inputs
         self._paces = dict(paces or {})
@@ -95,8 +95,8 @@ class Coordinator:
                 pace=pace,
                 back=self._paces.get((name, COORDINATOR)),
             )
-        self._routes = Routes(model, self.remotes, self._paces, self.links, self._inputs, tell)
-        self._members = Membership(self.remotes, options, self._queued, tell)
+        self._routes = Routes(model, self.remotes, self._paces, self.links, self._inputs, log)
+        self._members = Membership(self.remotes, options, self._queued, log)
         self._dispatcher = Dispatcher(model, sources, self._inputs, options, self._wake)
         self.results = self._dispatcher.results
         self._thread = threading.Thread(target=self._run, name="cutset-coordinator", daemon=True)
@@ -209,7 +209,7 @@ class Coordinator:
         elif event.link != remote.links or not remote.up:
             return
         elif message == "up":
-            self._tell(f"{remote.name} is there: {remote.card.cpu if remote.card else ''}")
+            self._log(f"{remote.name} is there: {remote.card.cpu if remote.card else ''}")
             if self._advisor is not None:
                 if remote.card is not None:
                     self._advisor.memory(remote.name, remote.card.memory)
@@ -266,11 +266,11 @@ class Coordinator:
             return
         sender = route.sender_to(report.party)
         if sender:
-            seconds, news = self.links.learn(sender, report.party, report.hop)
-            if news is not None and sender == COORDINATOR:
-                route.sender.bandwidth = news
-            elif news is not None:
-                self.remotes[sender].say(Tune(report.plan, news))
+            seconds, bandwidth = self.links.learn(sender, report.party, report.hop)
+            if bandwidth is not None and sender == COORDINATOR:
+                route.sender.bandwidth = bandwidth
+            elif bandwidth is not None:
+                self.remotes[sender].say(Tune(report.plan, bandwidth))
         report = aligned(report, sender, self._ours)
         if self._advisor is not None:
             self._advisor.observe(report, route.plan)
@@ -284,7 +284,7 @@ class Coordinator:
         return time if party == COORDINATOR else self.remotes[party].clock.ours(time)
 
     def _down(self, remote: Remote, why: str) -> None:
-        self._tell(f"{remote.name} is gone: {why}")
+        self._log(f"{remote.name} is gone: {why}")
         self._members.lost(remote.name, why)
         switch = self._routes.switch
         if switch is not None and remote in switch.route.remotes:
@@ -298,7 +298,7 @@ class Coordinator:
         concerned = switch is not None and switch.route.number == message.plan
         if not concerned and all(route.number != message.plan for route in self._routes.used):
             return  # of a plan that is over
-        self._tell(f"{remote.name} reports of plan {message.plan}: {message.reason}")
+        self._log(f"{remote.name} reports of plan {message.plan}: {message.reason}")
         blamed = message.party if message.party in self.remotes else remote.name
         self._members.failed(blamed, message.reason, remote.name)
         if concerned:

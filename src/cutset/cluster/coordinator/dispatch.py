@@ -23,7 +23,7 @@ __all__ = ["Dispatcher"]
 
 
 class Dispatcher:
-    """All but `took` and `results` belongs to the coordinator's thread; `notify` is called when there is news."""
+    """All but `took` and `results` belongs to the coordinator's thread; `notify` is called when something changed."""
 
     def __init__(
         self,

@@ -23,7 +23,7 @@ SLICE = 0.2  # seconds
 
 
 class Feeder:
-    """Reads one source; `inputs` says what its things are. `notify` is called when there is news.
+    """Reads one source; `inputs` says what its things are. `notify` is called when something changed.
 
     With `rate`, items come no faster than that, counted from when the first one is taken, and one that nobody takes in
     time waits: whether it is then too old is for the deadline to say.

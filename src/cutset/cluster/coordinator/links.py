@@ -13,7 +13,7 @@ from cutset.partition.hop import Hop
 
 __all__ = ["Links", "aligned"]
 
-NEWS = 0.25  # share by which a bandwidth must have changed to be worth telling
+LEAST_CHANGE = 0.25  # share by which a bandwidth must have changed to be reported
 ENOUGH = 4  # frames before the first
 LEAST_SECONDS = 0.002  # a link that is quicker needs no care
 
@@ -58,7 +58,7 @@ class Links:
         return 0.0 if estimate is None else estimate.latency + nbytes / estimate.bandwidth
 
     def learn(self, sender: str, receiver: str, hop: HopReport) -> tuple[float, float | None]:
-        """Takes a report: the seconds that its bytes took, and the bandwidth if that is news to the sender."""
+        """Takes a report: the seconds that its bytes took, and the bandwidth if the sender should know it."""
         estimate = self._estimates.setdefault((sender, receiver), LinkEstimate())
         # It may have waited behind the item before it: that is no fault of the link.
         last, free = self._ours(receiver, hop.last), self._last.get((sender, receiver), -math.inf) - estimate.latency
@@ -69,7 +69,7 @@ class Links:
             return seconds, None
         estimate.observe(hop.nbytes, seconds)
         sent, found = self._sent.get((sender, receiver), math.inf), estimate.bandwidth
-        if estimate.count < ENOUGH or not math.isfinite(found) or abs(found - sent) <= NEWS * found:
+        if estimate.count < ENOUGH or not math.isfinite(found) or abs(found - sent) <= LEAST_CHANGE * found:
             return seconds, None
         self._sent[sender, receiver] = found
         return seconds, found

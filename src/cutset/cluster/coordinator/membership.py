@@ -26,9 +26,9 @@ class Membership:
         remotes: Mapping[str, Remote],
         options: Options,
         queued: Callable[[str], float] = lambda name: 0.0,
-        tell: Callable[[str], None] = lambda line: None,
+        log: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self.remotes, self.options, self._queued, self._tell = remotes, options, queued, tell
+        self.remotes, self.options, self._queued, self._log = remotes, options, queued, log
         self._strikes: dict[str, int] = {}
         self._losses: dict[str, int] = {}  # since the worker's last item
         self._excluded: dict[str, float] = {}
@@ -45,7 +45,7 @@ class Membership:
             for name, remote in self.remotes.items():
                 silence = remote.trips.silence(self.options.silence, self._queued(name))
                 if remote.up and remote.quiet > silence:
-                    remote.cut(f"no sign of life for {silence:.3g} s")
+                    remote.cut(f"no heartbeat for {silence:.3g} s")
                 elif remote.up:
                     remote.ping()
 
@@ -57,7 +57,7 @@ class Membership:
         if count >= STRIKES and any(other != name for other in self.alive()):
             seconds = min(EXCLUDED * 2.0 ** (count - STRIKES), LONGEST_EXCLUDED)
             self._excluded[name] = now + seconds
-            self._tell(f"{name} was lost {count} times without an item in between: it is left out for {seconds:g} s")
+            self._log(f"{name} was lost {count} times without an item in between: it is left out for {seconds:g} s")
 
     def comes_and_goes(self, name: str) -> bool:
         """Whether a worker was lost more than once without an item in between."""
@@ -101,7 +101,7 @@ class Membership:
         return now < self._doubted and all(self.remotes[name].up for name in self._strikes)
 
     def alone(self, now: float, alive: bool) -> float:
-        """Seconds without any worker; tell it each time whether there is one. Infinite when all failed.
+        """Seconds without any worker; the caller says each time whether there is one. Infinite when all failed.
 
         Where a worker comes and goes without an item in between, the time counts from when it was first lost. What
         emulated links need to be dialled doesn't count.

@@ -1,4 +1,4 @@
-"""One worker as the coordinator sees it: the link, whether it lives, its clock. Dials again when it is lost."""
+"""One worker as the coordinator sees it: the link, its heartbeat, its clock. Dials again when it is lost."""
 
 from __future__ import annotations
 

@@ -30,9 +30,9 @@ class Routes:
         paces: Mapping[tuple[str, str], Hop],
         links: Links,
         inputs: Inputs,
-        tell: Callable[[str], None],
+        log: Callable[[str], None],
     ) -> None:
-        self._model, self._remotes, self._paces, self._links, self._tell = model, remotes, paces, links, tell
+        self._model, self._remotes, self._paces, self._links, self._log = model, remotes, paces, links, log
         self._inputs = inputs
         self.plans: list[tuple[int, Plan, str]] = []  # number, plan, and why it was made
         self.current: Route | None = None
@@ -63,7 +63,7 @@ class Routes:
             route.allow(options)
 
     def start(self, plan: Plan, why: str, options: Options, oldest: int | None) -> None:
-        """Tells the workers to prepare. Raises ConfigError."""
+        """Orders the workers to prepare. Raises ConfigError."""
         self._number += 1
         if self.current is None:
             self.retire(oldest)
@@ -84,7 +84,7 @@ class Routes:
         if isinstance(message, Need):
             carries = self._links.carries(COORDINATOR, remote.name)
             sent = switch.send_weights(self._model, remote, message.weights, piece_bytes(carries))
-            self._tell(f"{remote.name} gets {len(message.weights)} weights, {sent / 1e6:.1f} MB")
+            self._log(f"{remote.name} gets {len(message.weights)} weights, {sent / 1e6:.1f} MB")
         elif isinstance(message, Prepared):
             switch.prepared(remote.name)
         else:
@@ -100,7 +100,7 @@ class Routes:
         self.current = route
         self._links.forget([pair for used in self.used for pair in used.connections])
         stages = ", ".join(f"{stage.worker} {stage.nodes[0]}–{stage.nodes[-1]}" for stage in route.plan.stages)
-        self._tell(f"plan {route.number}: {stages}")
+        self._log(f"plan {route.number}: {stages}")
         self.retire(oldest)
 
     def drop(self) -> None:

@@ -118,7 +118,7 @@ class Route:
 
 
 class Switch:
-    """Tells the workers of a route to get ready. `ready` once all are."""
+    """Orders the workers of a route to prepare. `ready` once all are."""
 
     def __init__(
         self,

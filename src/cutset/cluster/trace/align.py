@@ -8,7 +8,7 @@ __all__ = ["Clock"]
 
 MOST_SAMPLES = 256
 MOST_DRIFT = 500e-6  # seconds a second; a clock that is further off is broken
-FIT_AFTER = 10.0  # seconds of samples before a drift is told from noise
+FIT_AFTER = 10.0  # seconds of samples before a drift is distinguished from noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Clock:
     """Turns the times of another party's monotonic clock into ours.
 
     A heartbeat says that their clock showed `theirs` at some moment between `sent` and `received`; the middle is off by
-    half the round trip at most. Short trips count most. Without a heartbeat, or where no heartbeat speaks against it,
+    half the round trip at most. Short trips count most. Without a heartbeat, or where no heartbeat contradicts it,
     both clocks are taken for the same one, as they are on one machine.
     """
 

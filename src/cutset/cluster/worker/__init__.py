@@ -6,5 +6,5 @@ preparation          its plans on their way from prepare to ready: weights, stag
 plan_run             one plan's stage: decoders, layers, encoders
 pipeline             three threads, so that an item is decoded, computed and encoded beside its neighbours
 neighbour            the link to the next worker
-settings             how it runs, whoever comes
+worker_settings      how it runs, whoever comes
 """

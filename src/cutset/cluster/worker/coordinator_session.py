@@ -26,7 +26,7 @@ from cutset.cluster.values import Bytes
 from cutset.cluster.wire import ArrivedItem, Assembler, Outbox
 from cutset.cluster.worker.pipeline import Pipeline
 from cutset.cluster.worker.preparation import Preparation
-from cutset.cluster.worker.settings import WorkerSettings
+from cutset.cluster.worker.worker_settings import WorkerSettings
 from cutset.codec import KeyRequest
 from cutset.errors import FrameError, HandshakeError
 from cutset.link import Link
@@ -76,7 +76,7 @@ class CoordinatorSession:
         return link in self._upstream
 
     def pong(self, link: Link, ping: Ping) -> None:
-        """Somebody on a link of this session wants to know whether this worker lives, and its clock."""
+        """Somebody on a link of this session asks for a heartbeat and the clock of this worker."""
         if link is self.link:
             self.heard = time.monotonic()
         self._outboxes[link].say(Pong(ping.number, ping.time, time.monotonic()))

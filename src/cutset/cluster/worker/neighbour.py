@@ -11,7 +11,7 @@ from collections.abc import Callable
 from cutset.cluster.heartbeat import RoundTrips
 from cutset.cluster.messages import Introduction, Message, Peer, Ping, Pong, Refused, encode
 from cutset.cluster.wire import LIMITS, Outbox, paced, piece_bytes, unpack
-from cutset.cluster.worker.settings import WorkerSettings
+from cutset.cluster.worker.worker_settings import WorkerSettings
 from cutset.codec import KeyRequest
 from cutset.errors import CutsetError, LinkError, LinkTimeout
 from cutset.link import Link, Timeouts, connect
@@ -63,7 +63,7 @@ class Neighbour:
                 heard = now
             before = now
             if now - heard > self._patience:
-                self.broke(LinkTimeout(f"{self.name} gave no sign of life for {now - heard:.0f} s"))
+                self.broke(LinkTimeout(f"{self.name} sent no heartbeat for {now - heard:.0f} s"))
                 return
             if now - asked > ASK:
                 asked, number = now, number + 1

@@ -29,7 +29,7 @@ from cutset.cluster.weight_store import WeightStore
 from cutset.cluster.wire import Outbox
 from cutset.cluster.worker.neighbour import Neighbour, dial
 from cutset.cluster.worker.plan_run import PlanRun, memory_of
-from cutset.cluster.worker.settings import WorkerSettings
+from cutset.cluster.worker.worker_settings import WorkerSettings
 from cutset.codec import KeyRequest
 from cutset.errors import ConfigError, CutsetError, FrameError, LinkClosed, printable
 from cutset.partition.description import graph_digest, read_description
@@ -175,7 +175,7 @@ class Preparation:
             self._build(planned)
 
     def _report_holdings(self) -> None:
-        """Tells the coordinator which weights of its inventory needn't be sent, when that has changed."""
+        """Reports to the coordinator which weights of its inventory needn't be sent, when that has changed."""
         inventory = self._inventory
         if inventory is None or any(planned.missing for planned in self.plans.values()):
             return

@@ -17,7 +17,7 @@ from cutset.cluster.messages import Beat, Bye, Card, Introduction, Ping
 from cutset.cluster.stage import Runtime
 from cutset.cluster.wire import LIMITS, unpack
 from cutset.cluster.worker.coordinator_session import CoordinatorSession
-from cutset.cluster.worker.settings import WorkerSettings
+from cutset.cluster.worker.worker_settings import WorkerSettings
 from cutset.config import usable_cores
 from cutset.errors import CutsetError, FrameError, HandshakeError
 from cutset.link import Frame, Link, Listener, Timeouts, listen
@@ -26,7 +26,7 @@ from cutset.link.peer import Hello, is_hello, peer_key, read_about, refusal
 
 __all__ = ["BEAT", "SILENCE", "Worker", "open_worker"]
 
-BEAT = 0.2  # seconds between two signs of life
+BEAT = 0.2  # seconds between two heartbeats
 # Seconds without a word of the coordinator, after which it counts as dead. A graph is one message, which takes long on
 # a slow link; a link that breaks is noticed at once, and the same coordinator may come back at any time.
 SILENCE = 60.0
@@ -41,10 +41,10 @@ class Worker:
         listener: Listener,
         settings: WorkerSettings,
         *,
-        tell: Callable[[str], None] = lambda line: None,
+        log: Callable[[str], None] = lambda line: None,
         silence: float = SILENCE,
     ) -> None:
-        self.listener, self.settings, self._tell = listener, settings, tell
+        self.listener, self.settings, self._log = listener, settings, log
         self._silence = silence
         self._session: CoordinatorSession | None = None
         self._beat = 0.0
@@ -104,7 +104,7 @@ class Worker:
         session, self._session = self._session, None
         if session is not None:
             session.close()
-            self._tell(f"session over: {session.over or 'this worker stops'}")
+            self._log(f"session over: {session.over or 'this worker stops'}")
 
     def _take(self, link: Link, frame: Frame) -> None:
         if is_hello(frame.header):
@@ -140,7 +140,7 @@ class Worker:
             self._end()
         self._welcome(link, hello)
         self._session = CoordinatorSession(who.session, who.name, link, self.settings, self._expect)
-        self._tell(f"session with {link.peer if len(link.peer) < 70 else 'a coordinator'}, as {who.name}")
+        self._log(f"session with {link.peer if len(link.peer) < 70 else 'a coordinator'}, as {who.name}")
 
     def _welcome(self, link: Link, hello: Hello) -> None:
         self._send(link, self.handshake.welcome(link, hello, messages.encode(self.card)))
@@ -150,7 +150,7 @@ class Worker:
 
     def _refuse(self, link: Link, frame: Frame, reason: str) -> None:
         """One line, and the link is over."""
-        self._tell(f"refused: {reason}")
+        self._log(f"refused: {reason}")
         self._send(link, refusal(frame.header, reason))
         session = self._session
         if session is not None and session.knows(link):
@@ -186,7 +186,7 @@ def open_worker(
     weights: Path | None = None,
     memory: int = 0,
     speed: float = 1.0,
-    tell: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> Worker:
     """A worker from addresses and files; it listens. Raises ConfigError or LinkError."""
     keys, allowed = listening_keys(address, key, allow, "coordinators")
@@ -201,4 +201,4 @@ def open_worker(
         coordinators=allowed,
         speed=Speed(speed).factor,
     )
-    return Worker(listener, settings, tell=tell)
+    return Worker(listener, settings, log=log)

@@ -93,7 +93,7 @@ class Batcher:
         self._hold = max(window, HOLD)
         self._clients: dict[Any, _Client] = {}
         self._owed: list[float] = []  # by clients that left, in ascending order
-        self._now = 0.0  # as it was told last
+        self._now = 0.0  # as it was given last
         self._spent = 0.0  # seconds that this machine worked, in which nobody was heard
         self._idle: float | None = None  # since when nothing is multiplied, for clients that are owed work
 
@@ -114,7 +114,7 @@ class Batcher:
         return self._costs[matrix] if matrix < len(self._costs) else 1
 
     def join(self, client: Any) -> None:
-        """A newcomer starts level with who got least, so that it can't crowd the others out, or with what is owed."""
+        """A newcomer starts level with who got least, so that it can't starve the others, or with what is owed."""
         if client not in self._clients:
             least = min((other.used for other in self._clients.values()), default=0.0)
             self._clients[client] = _Client(used=least, owed=self._owed.pop() if self._owed else 0.0)

@@ -10,7 +10,7 @@ from cutset.link import Link
 
 __all__ = ["OWN", "TOTALS", "Client", "Quota", "new_counters"]
 
-# What is counted for each client and told to it, and what only whoever runs the accelerator is told.
+# What is counted for each client and reported to it, and what is reported to the accelerator's operator alone.
 OWN = ("clients", "calls", "rows", "pads", "refused", "bytes_in", "bytes_out", "busy_s")
 TOTALS = (*OWN, "products", "shared_rows", "dropped")
 

@@ -46,7 +46,7 @@ class Products(Protocol):
         """x . W^T mod P (n, outputs) of residues x (n, depth). ValueError for another shape or x not below P."""
 
 
-class NativeProducts:
+class NativeProducts(Products):
     """The byte products of cutset.kernels."""
 
     def __init__(self, threads: int) -> None:

@@ -124,7 +124,7 @@ class PythonAccelerator(Accelerator):
             self._batcher.speed += (rows * self._batcher.cost(matrix) / seconds - self._batcher.speed) / 8
         company = Company.ALONE
         if len(batch) > 1:
-            company = Company.SOME if self._batcher.clients < usable_cores() else Company.CROWD
+            company = Company.SOME if self._batcher.clients < usable_cores() else Company.MANY
         for call in batch:
             part = z[first : first + call.count]
             first += call.count

@@ -15,6 +15,7 @@ from cutset.kernels import native
 from cutset.link import Link, Listener, RingLink, RingListener
 from cutset.offload.accelerator.accelerator import DEFAULT_QUOTA, Accelerator, Quota
 from cutset.offload.accelerator.batcher import Call
+from cutset.offload.accelerator.call_queue import CallQueue
 from cutset.offload.accelerator.products import NativeProducts, Products
 from cutset.offload.accelerator.python_accelerator import WARM_BYTES, WARM_STEP, PythonAccelerator
 from cutset.offload.messages import Product
@@ -31,7 +32,7 @@ class TurnEvent(IntEnum):
     REFUSAL = 3
 
 
-class RingQueue:
+class RingQueue(CallQueue):
     """A CallQueue in native code, which knows clients by the slots of the listener."""
 
     def __init__(

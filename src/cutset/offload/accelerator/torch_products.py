@@ -23,7 +23,7 @@ from cutset.errors import CheckpointError, DeviceError
 from cutset.kernels.reference_field import HALF, P, Residues
 from cutset.kernels.reference_linear import top_of
 from cutset.models.files.integer import most_bits
-from cutset.offload.accelerator.products import self_test
+from cutset.offload.accelerator.products import Products, self_test
 
 __all__ = ["TorchProducts"]
 
@@ -43,7 +43,7 @@ class _Matrix:
     top: int  # the largest activation whose sums stay below P / 2
 
 
-class TorchProducts:
+class TorchProducts(Products):
     """See cutset.offload.accelerator.products.Products."""
 
     def __init__(self, device: str, threads: int | None = None, way: Way | None = None) -> None:

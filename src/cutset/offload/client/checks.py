@@ -1,4 +1,4 @@
-"""Freivalds' check of the products of a matrix, and who lied when it fails (Freivalds 1977).
+"""Freivalds' check of the products of a matrix, and whose product is wrong when it fails (Freivalds 1977).
 
 s is a secret vector of residues, fresh for every load. If z = q . W^T then z . s = q . (s W) mod P; a wrong z passes
 with probability 1 / P, two wrong in a row of repetitions with 1 / P^2. s W is computed once, so a check costs depth +
@@ -30,7 +30,7 @@ class Blame:
     pad_server: bool
 
     def __str__(self) -> str:
-        names = [name for name, lied in (("accelerator", self.accelerator), ("pad server", self.pad_server)) if lied]
+        names = [name for name, wrong in (("accelerator", self.accelerator), ("pad server", self.pad_server)) if wrong]
         return " and the ".join(names)
 
 
@@ -68,7 +68,7 @@ class Check:
         product: Residues | None = None,
         pool: native.Pool | None = None,
     ) -> Blame:
-        """Who lied, after a reply failed: each server's product is checked by itself.
+        """Whose product is wrong, after a reply failed: each server's product is checked by itself.
 
         sent: what the accelerator was given, residues or int16 (n, depth); reply: what it gave back (n, outputs).
         r, product: the pad. Where both products are right by now, the reply was changed after it had been read, which

@@ -73,7 +73,7 @@ def load_weights(
     """
     if mode.masked and source.spec.moe is not None:
         raise OffloadError(
-            f"mode {mode.name} doesn't run mixtures of experts: which expert gets how many rows tells what is read. "
+            f"mode {mode.name} doesn't run mixtures of experts: which expert gets how many rows reveals what is read. "
             "Use --mode local, or --mode verified if the accelerator may see everything"
         )
     digest, matrices = ModelDigest(), list[ClientMatrix]()

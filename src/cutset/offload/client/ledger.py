@@ -37,7 +37,7 @@ class PadSpan:
 
 def seed_of(master: bytes | memoryview, number: int) -> bytes:
     """The seed of a block of pads: HMAC-SHA256 under the master key over `SEED_INFO` and the block's number, 8 bytes
-    little-endian. It tells nothing about the master key or other seeds, so it may be given to a pad server."""
+    little-endian. It reveals nothing about the master key or other seeds, so it may be given to a pad server."""
     return hmac.digest(master, SEED_INFO + number.to_bytes(8, "little"), "sha256")
 
 

@@ -33,7 +33,7 @@ __all__ = ["OffloadLinears", "bucket"]
 Floats = NDArray[np.float32]
 ALONE = 64  # calls without company after which a client takes itself to be alone
 AWAKE, BRIEFLY = 0.0005, 0.00002  # seconds: longer than most products take, and hardly any
-LIES = {
+WRONG_ANSWERS = {
     1: "a value that is no residue",
     2: "a value beyond what its column can reach",
     3: "a product that fails the check",
@@ -96,7 +96,7 @@ class OffloadLinears:
         session.stay_awake(AWAKE)
 
     def __call__(self, site: Site, layer: int, expert: int, rows: Floats, out: Floats) -> None:
-        """rows (n, depth) to out (n, outputs). Raises IntegrityError for a lie, LinkError when nobody answers."""
+        """rows (n, depth) to out (n, outputs). Raises IntegrityError for a wrong product, LinkError without answer."""
         with self._lock, nullcontext() if self.pads is None else self.pads.busy():
             self._call(site, layer, expert, rows, out)
 
@@ -282,7 +282,7 @@ class OffloadLinears:
         self.checks_failed += 1
         matrix, pad = asked.matrix, asked.pad
         where = f"row {row}" + (f", column {column}" if column >= 0 else "")
-        what = f"gave {LIES[code]} for {matrix.name} ({where})"
+        what = f"gave {WRONG_ANSWERS[code]} for {matrix.name} ({where})"
         if pad is None or matrix.check is None:
             return self.session.broke(what)
         sent = native.mask(asked.q, pad.r, pool=self._pool)

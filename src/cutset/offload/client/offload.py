@@ -60,12 +60,12 @@ class Offload:
 
     @property
     def broken(self) -> IntegrityError | None:
-        """The lie that ended the session with the accelerator, or the making of pads."""
+        """The IntegrityError that ended the session with the accelerator, or the making of pads."""
         pads = self.linears.pads
         return self.linears.session.broken or (None if pads is None else pads.broken)
 
     def renew(self) -> None:
-        """Opens a new session after that. Raises what Session.renew raises, and the lie where it was about pads."""
+        """Opens a new session after that. Raises what Session.renew raises, and an IntegrityError about pads."""
         if self.linears.pads is not None and self.linears.pads.broken is not None:
             raise self.linears.pads.broken
         self.linears.renew()
@@ -93,7 +93,7 @@ def check_settings(settings: Settings) -> Mode | None:
     if mode.remote and not native.available():
         raise DeviceError("the client of an offload needs the native extension: install Cutset with a C++ compiler")
     for name in ("offload", "accelerator_key") if mode.remote and not (mode.masked and mode.verified) else ():
-        # Whoever is trusted to read, or not to lie, isn't chosen by a file that lies around.
+        # Who is trusted to read, or to be right, isn't chosen by a file left from before.
         if getattr(settings, name) and not settings.by_hand(name):
             flag = OPTIONS[name].flag
             raise ConfigError(
@@ -125,7 +125,7 @@ def open_offload(source: ModelSource, settings: Settings, mode: Mode, progress: 
     weights = load_weights(source, mode, pool, pack=pack, progress=progress)
     patience = Patience(total=float(settings.offload_timeout), resend=max(1.0, settings.offload_timeout / 3))
     ring, most = _ring(weights), _most_bytes(weights, 1)
-    anybody = mode.masked and mode.verified  # nothing that is sent tells anything, and no lie is believed
+    anybody = mode.masked and mode.verified  # what is sent reveals nothing, and wrong products are found
     session = Session(
         lambda: dial(settings, settings.offload, settings.accelerator_key, ring, frame=most + FRONT, any_user=anybody),
         patience,

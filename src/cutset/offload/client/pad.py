@@ -76,5 +76,5 @@ class Pad:
         return out
 
     def drop(self) -> None:
-        """Lets the memory go. After the mask, only finding out who lied needs r."""
+        """Lets the memory go. After the mask, only finding out whose product was wrong needs r."""
         self.pieces, self._bytes, self._dropped = (), None, True

@@ -166,7 +166,7 @@ class PadPool:
 
     def lend(self, matrix: int) -> PadPiece | None:
         """All that is ready of the oldest block of a matrix; None where nothing is ready. Its rows count as handed out:
-        who has them uses each once, from the first on, and tells `spend`.
+        who has them uses each once, from the first on, and calls `spend`.
         """
         self.ledger.check_process()
         with self._changed:
@@ -241,7 +241,7 @@ class PadPool:
 
     def _wanted(self) -> list[tuple[int, int]]:
         """Matrices and rows to make next: what someone waits for, or else what is lowest. A pad server is asked for
-        whole blocks alone: a remainder would tell it how many rows a request has."""
+        whole blocks alone: a remainder would reveal how many rows a request has."""
         asked = [(m, rows - self._level[m]) for m, rows in enumerate(self._demand) if rows > self._level[m]]
         if asked:
             return [(m, min(rows, self.block_rows) if self._gives_way else self.block_rows) for m, rows in asked]

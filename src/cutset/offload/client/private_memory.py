@@ -42,7 +42,7 @@ def private_array(
     """
     count = int(np.prod(shape))
     pages = mmap.mmap(-1, max(1, count * np.dtype(dtype).itemsize), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    found = np.frombuffer(pages, dtype, count).reshape(shape)  # which keeps the pages as long as it lives
+    found = np.frombuffer(pages, dtype, count).reshape(shape)  # which holds a reference to the pages
     with suppress(OSError, AttributeError, ValueError):
         pages.madvise(mmap.MADV_DONTDUMP)
     if wipe_on_fork:

@@ -20,7 +20,7 @@ from cutset.offload.modes import Mode
 
 __all__ = ["RingCalls", "RunEnd", "Stop"]
 
-PATIENCE = 1.0  # seconds that native code waits for an answer; whether the other side lives is looked after here
+PATIENCE = 1.0  # seconds that native code waits for an answer; Python then checks that the other side still runs
 
 
 class Stop(IntEnum):

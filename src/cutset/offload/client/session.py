@@ -267,10 +267,10 @@ class Session:
         return self._broken
 
     def renew(self) -> None:
-        """Opens a new session with the accelerator after a lie ended this one. The next lie ends that too.
+        """Opens a new session with the accelerator after a wrong product ended this one. The next one ends that too.
 
-        Raises that lie's error where somebody else had part in it, and what opening a session raises; then this one
-        stays over.
+        Raises that product's IntegrityError where somebody else had part in it, and what opening a session raises; then
+        this one stays over.
         """
         broken = self._broken
         if broken is None:

@@ -53,7 +53,7 @@ def argument_holes(argv: Sequence[str], document: Document) -> Iterator[str]:
         elif flag == "--pads-from" and not value.startswith("tcp://"):
             yield f"loader.argv: {flag} {value[:200]!r} is on the accelerator's machine; name another one, with tcp://"
         elif flag == "--prefix-caching":
-            yield f"loader.argv: {flag} tells which beginnings were asked before; remove it"
+            yield f"loader.argv: {flag} reveals which beginnings were asked before; remove it"
     given = {flag for flag, _ in words}
     if command == "serve":
         host = next((value for flag, value in reversed(words) if flag == "--host"), "127.0.0.1")

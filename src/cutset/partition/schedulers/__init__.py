@@ -1,10 +1,10 @@
 """Who makes plans, by name. All take the same problem and are judged by the same costs.
 
-common      what every scheduler does
-optimal     the best plan under the cost model
-exhaustive  every plan, one by one: for small networks
-baselines   balance (by speed alone), neighbourhood (moves boundaries of the balanced plan), and all on one machine:
-            edge, cloud, forward
+plan_scheduler  what every scheduler does
+optimal         the best plan under the cost model
+exhaustive      every plan, one by one: for small networks
+baselines       balance (by speed alone), neighbourhood (moves boundaries of the balanced plan), and all on one machine:
+                edge, cloud, forward
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from __future__ import annotations
 from cutset.config import did_you_mean
 from cutset.errors import ConfigError
 from cutset.partition.schedulers.baselines import Balance, BestSide, Neighbourhood, Side
-from cutset.partition.schedulers.common import PlanScheduler
 from cutset.partition.schedulers.exhaustive import Exhaustive
 from cutset.partition.schedulers.optimal import Optimal
+from cutset.partition.schedulers.plan_scheduler import PlanScheduler
 
 __all__ = ["SCHEDULERS", "PlanScheduler", "scheduler"]
 

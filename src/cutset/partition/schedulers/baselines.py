@@ -7,7 +7,7 @@ import numpy as np
 from cutset.partition.cost import CostModel, choose, rank, why_not
 from cutset.partition.plan import Plan
 from cutset.partition.problem import Problem
-from cutset.partition.schedulers.common import allowed, cut_at, none_fits, plain_input, single
+from cutset.partition.schedulers.plan_scheduler import allowed, cut_at, none_fits, plain_input, single
 
 __all__ = ["Balance", "BestSide", "Neighbourhood", "Side", "balanced_cuts"]
 

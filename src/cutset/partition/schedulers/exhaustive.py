@@ -13,7 +13,7 @@ from cutset.partition.cost import CostModel, choose, why_not
 from cutset.partition.lattice import closed_sets
 from cutset.partition.plan import Plan, StagePlan
 from cutset.partition.problem import Problem
-from cutset.partition.schedulers.common import none_fits, signed
+from cutset.partition.schedulers.plan_scheduler import none_fits, signed
 
 __all__ = ["Exhaustive", "every_plan"]
 

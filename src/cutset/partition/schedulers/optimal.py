@@ -15,7 +15,7 @@ from cutset.partition.cost import CostModel
 from cutset.partition.lattice import Lattice, lattice
 from cutset.partition.plan import Plan
 from cutset.partition.problem import Problem
-from cutset.partition.schedulers.common import none_fits, signed
+from cutset.partition.schedulers.plan_scheduler import none_fits, signed
 from cutset.partition.search import Found, Search, StepSearch
 
 __all__ = ["Optimal"]

@@ -1,7 +1,7 @@
 """What a network makes out of nothing, as `torch.arange` does: computed once, when it is exported, and kept as weights.
 
 Memory that `torch.empty` leaves as it is counts as zeros. What may depend on them is made twice, with other values the
-second time, so that whoever runs the graph can tell whether they reach an output.
+second time, so that whoever runs the graph can see whether they reach an output.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["Constants"]
 
 
 class Constants:
-    """The nodes of an exported program that depend on neither inputs nor weights. `take` is told all, in order."""
+    """The nodes of an exported program that depend on neither inputs nor weights. `take` gets each, in order."""
 
     def __init__(self) -> None:
         self.undefined: list[Any] = []  # nodes that leave memory as it is

@@ -33,7 +33,7 @@ from cutset.video.imports.naming import node_names, place
 from cutset.video.imports.operators import keyword, operator_of
 from cutset.video.imports.state import Attributes
 from cutset.video.imports.trial import NO_STATE, Trial
-from cutset.video.stage import layout_of
+from cutset.video.torch_stage import layout_of
 
 __all__ = ["Exported", "export", "inference"]
 

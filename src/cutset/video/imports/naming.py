@@ -11,7 +11,7 @@ __all__ = ["node_names", "place"]
 
 
 def place(node: Any) -> tuple[str, str]:
-    """The path of the module that a node belongs to, and a key that tells its calls apart."""
+    """The path of the module that a node belongs to, and a key that distinguishes its calls."""
     stack = node.meta.get("nn_module_stack") or {}
     key = next(reversed(stack), "")
     return (str(stack[key][0]), str(key)) if stack else ("", "")

@@ -19,7 +19,7 @@ from cutset.errors import GraphError
 from cutset.partition.graph import Graph
 from cutset.partition.node import ITEM_BYTES, Node, Value
 from cutset.video.imports.state import Attributes, same_bits
-from cutset.video.stage import TorchStage, lay, layout_of
+from cutset.video.torch_stage import TorchStage, lay, layout_of
 
 __all__ = ["NO_STATE", "Trial", "call", "same_bits"]
 

@@ -29,7 +29,7 @@ from cutset.partition.graph import Graph
 from cutset.partition.node import Value
 from cutset.partition.traffic import Coded, Traffic
 from cutset.video.sources import PacketDecoder, decode_jpeg, encode_jpeg
-from cutset.video.stage import TorchStage, to_array
+from cutset.video.torch_stage import TorchStage, to_array
 
 __all__ = [
     "MeasuredValue",
@@ -57,7 +57,7 @@ def measure_sizes(
     graph: Graph,
     tensors: Mapping[str, Tensor],
     groups: Sequence[Sequence[NDArray[np.uint8]]],
-    tell: Callable[[str, int, int], None] = lambda what, done, total: None,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> dict[str, MeasuredValue]:
     """Every value of the graph, for groups of consecutive pictures of its input's shape.
 
@@ -86,7 +86,7 @@ def measure_sizes(
             {name: new[name] if name in new else old[name] for name in passes}
             for old, new in zip(held, made, strict=True)
         ]
-        tell("sizes", end, len(graph.nodes))
+        progress("sizes", end, len(graph.nodes))
     return found
 
 

@@ -33,13 +33,14 @@ __all__ = [
     "measure_pictures",
     "measure_profile",
     "network_run",
+    "no_progress",
     "other_inputs",
     "problem_of",
     "sizes_of",
     "typical_pairs",
 ]
 
-Tell = Callable[[str, int, int], None]
+Progress = Callable[[str, int, int], None]
 MOST_HELD = 1 << 29  # bytes of pictures
 REFUSED = {"jpeg": "it changes the picture"}  # encodings that no plan is given unless it is asked for
 WORDS = {"": "the pictures", "packets": "the encoded video", "jpeg": "JPEG pictures", "float32": "float32 pictures"}
@@ -47,8 +48,8 @@ QUICKER = 2.0  # times as quick as remembered: then the machine was busy when it
 MORE = 48  # pictures of an encoded source, whose packets differ more than pictures do
 
 
-def _quiet(what: str, done: int, total: int) -> None:
-    """Tells nobody."""
+def no_progress(what: str, done: int, total: int) -> None:
+    """The callback of who shows no progress."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def measure_profile(
     *,
     threads: int,
     fresh: bool = False,
-    tell: Tell = _quiet,
+    progress: Progress = no_progress,
 ) -> Profile:
     """This machine's profile of a network, from the cache unless `fresh`, or if the network is much quicker now: the
     machine was busy then. Sets torch's threads for measuring.
@@ -96,7 +97,7 @@ def measure_profile(
         known = None if fresh else kept(digest, threads, versions)
         if known is not None and known.whole <= QUICKER * quickest(run):
             return known
-        times = measure_layers(run, tell=tell)
+        times = measure_layers(run, progress=progress)
     finally:
         torch.set_num_threads(before)
     costs = measured()
@@ -126,7 +127,7 @@ def network_run(graph: Graph, tensors: Mapping[str, Tensor]) -> Run:
     """The whole network on made-up pictures, to be timed. Threads are torch's, as they are set."""
     import torch
 
-    from cutset.video.stage import TorchStage
+    from cutset.video.torch_stage import TorchStage
 
     stage = TorchStage(graph, range(len(graph.nodes)), tensors)
     inputs = {}
@@ -153,7 +154,13 @@ def guessed_traffic(graph: Graph, profile: Profile, share: float) -> dict[str, T
 
 
 def measure_pictures(
-    graph: Graph, tensors: Mapping[str, Tensor], source: str, *, size: tuple[int, int], count: int, tell: Tell = _quiet
+    graph: Graph,
+    tensors: Mapping[str, Tensor],
+    source: str,
+    *,
+    size: tuple[int, int],
+    count: int,
+    progress: Progress = no_progress,
 ) -> Sizes:
     """`sizes_of` the first pictures of a source, at most `MORE` or `count`; of a live one, the `count` that come first.
     They are scaled to `size` where they have another.
@@ -165,7 +172,7 @@ def measure_pictures(
     room = max(MOST_HELD // (3 * size[0] * size[1]), 2)
     with open_source(source, limit=min(max(count, MORE), room), size=size) as opened:
         pictures = list(islice(opened, count)) if opened.live else list(opened)
-        return sizes_of(graph, tensors, pictures, opened.codec, source, count=count, tell=tell)
+        return sizes_of(graph, tensors, pictures, opened.codec, source, count=count, progress=progress)
 
 
 def sizes_of(
@@ -177,7 +184,7 @@ def sizes_of(
     *,
     count: int,
     among: slice = slice(None),
-    tell: Tell = _quiet,
+    progress: Progress = no_progress,
 ) -> Sizes:
     """What values cost to send for consecutive pictures, and the pictures in their encodings.
 
@@ -189,7 +196,7 @@ def sizes_of(
     ways = measured_inputs(codec, pictures)
     chosen = pictures[among]
     groups = typical_pairs([picture.pixels for picture in chosen], count)
-    values = measure_sizes(graph, tensors, groups, tell)
+    values = measure_sizes(graph, tensors, groups, progress)
     first = graph.inputs[0]
     values[first.name] = measure_value(first, [as_tensor(each.pixels) for each in chosen])
     return Sizes(

@@ -87,7 +87,7 @@ def _joined(parts: Iterable[bytes | memoryview], prefix: int) -> bytes:
 class Parameters:
     """A video whose parameters change goes on: the new ones go into the packets, before the pictures that need them.
 
-    A decoder was told one codec's extra data when the stream began, here and at a worker. Where a container says others
+    A decoder got one codec's extra data when the stream began, here and at a worker. Where a container says others
     later, both get them as the codec itself would carry them, so that nothing but packets has to be sent or kept. `now`
     is the extra data in force, where it isn't the codec's.
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from cutset.errors import SourceError
 from cutset.video.sources.codec import CODECS, MAX_EXTRADATA, VideoCodec
-from cutset.video.sources.faults import Damage, Faults, Tolerance, quiet
+from cutset.video.sources.faults import Damage, Faults, Tolerance, no_log
 from cutset.video.sources.groups import Groups, Shown
 from cutset.video.sources.libav import libav, reason, to_rgb
 from cutset.video.sources.orientation import UPRIGHT, frame_orientation, turned_size
@@ -42,17 +42,17 @@ class ContainerSource(Source):
         timeout: tuple[float, float] | None = None,
         tolerance: Tolerance | None = None,
         before: ContainerSource | None = None,
-        tell: Callable[[str], None] = quiet,
+        log: Callable[[str], None] = no_log,
     ) -> None:
         """`size`: rows and columns to scale to. `timeout`: seconds to open, and until the next packet; of what is live.
 
         `before`: the same place when it was opened before. Packets then go to decoders that were made for its codec.
-        `tell` hears of packets that can't be decoded.
+        `log` hears of packets that can't be decoded.
         """
         av = libav()
         self.name, self._wanted, self._live = name, size, timeout is not None
         self.faults = before.faults if before is not None else Faults()
-        self._damage = Damage(name, self.faults, tolerance or Tolerance(), tell)
+        self._damage = Damage(name, self.faults, tolerance or Tolerance(), log)
         start = time.monotonic()
         try:
             self._container: Any = av.open(place, format=container, options=dict(options or {}), timeout=timeout)
@@ -147,7 +147,7 @@ class ContainerSource(Source):
         yield from self._demuxed
 
     def _probe(self) -> None:
-        """Which way up pictures are, and their size: containers tell only the decoder that they bring."""
+        """Which way up pictures are, and their size: containers say so only to their own decoder."""
         av, context = libav(), self._stream.codec_context
         for packet in islice(self._demuxed, PROBED):
             self._ahead.append(packet)

@@ -9,13 +9,13 @@ from dataclasses import dataclass, fields
 
 from cutset.errors import SourceError
 
-__all__ = ["Damage", "Faults", "Tolerance", "quiet"]
+__all__ = ["Damage", "Faults", "Tolerance", "no_log"]
 
-MOST_PASSED = 300  # packets that are passed over where groups are short, while the video goes on
+MOST_SKIPPED = 300  # packets that are skipped where groups are short, while the video goes on
 MOST_LEFT = 25  # and at its end
 
 
-def quiet(line: str) -> None:
+def no_log(line: str) -> None:
     """Ignores what a source says."""
 
 
@@ -54,7 +54,7 @@ class Faults:
     """Counts of one source. Written by the thread that reads it, read by any."""
 
     bad_packets: int = 0  # that couldn't be decoded
-    passed_over: int = 0  # packets after those, until a key frame
+    passed_over: int = 0  # packets after those, until a key frame (a key of `--json` too)
     lost: int = 0  # times that a live source went away
     reconnects: int = 0  # times that it came back
     away: float = 0.0  # seconds in all
@@ -65,7 +65,7 @@ class Faults:
         if self.lost:
             found.append(f"lost {self.lost}×, back {self.reconnects}×, away for {self.away:.1f} s")
         if self.bad_packets:
-            rest = f", {self.passed_over} more passed over" if self.passed_over else ""
+            rest = f", {self.passed_over} more skipped" if self.passed_over else ""
             found.append(f"{self.bad_packets} bad packet{'s' * (self.bad_packets > 1)}{rest}")
         return "; ".join(found)
 
@@ -77,8 +77,8 @@ class Damage:
     its mark, so waiting for longer than groups are is an error.
     """
 
-    def __init__(self, name: str, faults: Faults, tolerance: Tolerance, tell: Callable[[str], None]) -> None:
-        self._name, self._faults, self._tolerance, self._tell = name, faults, tolerance, tell
+    def __init__(self, name: str, faults: Faults, tolerance: Tolerance, log: Callable[[str], None]) -> None:
+        self._name, self._faults, self._tolerance, self._log = name, faults, tolerance, log
         self.pictures = 0
         self.waits, self.why = False, ""
         self._run = 0  # bad packets since a picture
@@ -100,7 +100,7 @@ class Damage:
             return True
         self._passed += 1
         self._faults.passed_over += 1
-        self._check(MOST_PASSED)
+        self._check(MOST_SKIPPED)
         return False
 
     def bad(self, why: str) -> None:
@@ -113,7 +113,7 @@ class Damage:
             raise SourceError(f"{self._name}: after {self.pictures} pictures: {many}{why}")
         if count & (count - 1) == 0:  # 1, 2, 4, 8: a log isn't flooded
             said = f"{count} bad packets so far" if count > 1 else "a bad packet"
-            self._tell(f"{self._name}: after {self.pictures} pictures: {said} ({why}); on at the next key frame")
+            self._log(f"{self._name}: after {self.pictures} pictures: {said} ({why}); on at the next key frame")
 
     def end(self) -> None:
         """There are no more packets. Raises SourceError where more than the rest of a group is missing."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cutset.errors import SourceError
 from cutset.video.sources.container import ContainerSource
-from cutset.video.sources.faults import Tolerance, quiet
+from cutset.video.sources.faults import Tolerance, no_log
 
 __all__ = ["LOCAL", "FileSource", "head_of", "is_animated"]
 
@@ -73,7 +73,7 @@ class FileSource(ContainerSource):
         size: tuple[int, int] | None = None,
         container: str | None = None,
         tolerance: Tolerance | None = None,
-        tell: Callable[[str], None] = quiet,
+        log: Callable[[str], None] = no_log,
     ) -> None:
         """`container`: FFmpeg's name of how to read it, for what doesn't decide that itself."""
         if not file.is_file():
@@ -87,7 +87,7 @@ class FileSource(ContainerSource):
                 container=container,
                 options=LOCAL | ({"format_whitelist": CONTAINERS} if container is None else {}),
                 tolerance=tolerance,
-                tell=tell,
+                log=log,
             )
         except SourceError as error:
             if what:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cutset.errors import SourceError
-from cutset.video.sources.faults import Tolerance, quiet
+from cutset.video.sources.faults import Tolerance, no_log
 from cutset.video.sources.file import FileSource
 from cutset.video.sources.packets import size_text
 from cutset.video.sources.picture import Picture, Source
@@ -16,7 +16,7 @@ __all__ = ["ENDINGS", "FolderSource", "open_picture"]
 
 # How names end, and FFmpeg's reader for that: what is inside decides nothing.
 ENDINGS = {".png": "png_pipe", ".jpg": "jpeg_pipe", ".jpeg": "jpeg_pipe", ".bmp": "bmp_pipe", ".webp": "webp_pipe"}
-# Pictures of other kinds, which aren't passed over in silence.
+# Pictures of other kinds, which are reported.
 OTHERS = {".tif", ".tiff", ".gif", ".apng", ".avif", ".heic", ".heif", ".jxl", ".jp2", ".ppm", ".pgm", ".exr", ".dng"}
 RATE = 25.0  # pictures a second, for their times
 STRICT = Tolerance(bad_packets=0)  # a picture is one packet
@@ -26,14 +26,14 @@ class FolderSource(Source):
     """PNG, JPEG, BMP and WebP files; numbers in names count as numbers, so `9.png` is before `10.png`.
 
     Each is turned as its EXIF says, and scaled where a size is given. Raises SourceError for a folder without pictures,
-    one that can't be read, and, without a size, one of another size than the first. `tell` hears of other pictures that
+    one that can't be read, and, without a size, one of another size than the first. `log` hears of other pictures that
     are left out.
     """
 
     rate = None
 
     def __init__(
-        self, folder: Path, *, size: tuple[int, int] | None = None, tell: Callable[[str], None] = quiet
+        self, folder: Path, *, size: tuple[int, int] | None = None, log: Callable[[str], None] = no_log
     ) -> None:
         self.name = str(folder)
         try:
@@ -46,7 +46,7 @@ class FolderSource(Source):
         others = [file for file in files if file.suffix.lower() in OTHERS]
         if others:
             kinds = ", ".join(sorted({file.suffix.lower() for file in others}))
-            tell(f"{folder}: left out are {len(others)} pictures that end in {kinds}; read are {', '.join(ENDINGS)}")
+            log(f"{folder}: left out are {len(others)} pictures that end in {kinds}; read are {', '.join(ENDINGS)}")
         self._scale = size
         self._next = 0
         with open_picture(self._files[0], size) as source:

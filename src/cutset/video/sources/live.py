@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cutset.errors import CutsetError, SourceError
 from cutset.video.sources.container import ContainerSource
-from cutset.video.sources.faults import Tolerance, quiet
+from cutset.video.sources.faults import Tolerance, no_log
 from cutset.video.sources.picture import Picture, Source
 from cutset.video.sources.reconnect import ReconnectingSource
 
@@ -102,7 +102,7 @@ def open_camera(
     rate: float | None,
     *,
     tolerance: Tolerance | None = None,
-    tell: Callable[[str], None] = quiet,
+    log: Callable[[str], None] = no_log,
 ) -> LiveSource:
     """A camera of this machine by its file. Size and rate are asked of it; it may have others. Raises SourceError."""
     limits = tolerance or Tolerance()
@@ -123,10 +123,10 @@ def open_camera(
             timeout=(limits.timeout, limits.timeout),
             tolerance=limits,
             before=before,
-            tell=tell,
+            log=log,
         )
 
-    return LiveSource(ReconnectingSource(opens, limits, tell))
+    return LiveSource(ReconnectingSource(opens, limits, log))
 
 
 def open_rtsp(
@@ -136,7 +136,7 @@ def open_rtsp(
     timeout: float = OPEN,
     *,
     tolerance: Tolerance | None = None,
-    tell: Callable[[str], None] = quiet,
+    log: Callable[[str], None] = no_log,
 ) -> LiveSource:
     """An RTSP stream, over TCP so that no packet is lost. `timeout`: seconds to answer, and between two packets.
 
@@ -155,10 +155,10 @@ def open_rtsp(
             timeout=(seconds, seconds),
             tolerance=tolerance,
             before=before,
-            tell=tell,
+            log=log,
         )
 
-    return LiveSource(opens(None) if tolerance is None else ReconnectingSource(opens, tolerance, tell))
+    return LiveSource(opens(None) if tolerance is None else ReconnectingSource(opens, tolerance, log))
 
 
 def without_secrets(url: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cutset.errors import SourceError
-from cutset.video.sources.faults import Tolerance, quiet
+from cutset.video.sources.faults import Tolerance, no_log
 from cutset.video.sources.file import FileSource, head_of, is_animated
 from cutset.video.sources.folder import ENDINGS, FolderSource, open_picture
 from cutset.video.sources.generated import GeneratedSource
@@ -28,18 +28,18 @@ def open_source(
     size: tuple[int, int] | None = None,
     rate: float | None = None,
     tolerance: Tolerance | None = None,
-    tell: Callable[[str], None] = quiet,
+    log: Callable[[str], None] = no_log,
 ) -> Source:
     """A video file, a picture, a folder, `camera:0` or `/dev/video0`, `rtsp://…`, or `generated:480x720,seed=1,…`.
 
     `limit`: at most so many pictures. `size`: rows and columns that pictures are scaled to, whatever theirs are.
     `rate`: pictures a second, at most. `tolerance`: of packets that can't be decoded, and of cameras that are lost;
-    `tell` hears of these. Raises SourceError, or DeviceError without PyAV; reading raises SourceLost for a camera that
+    `log` hears of these. Raises SourceError, or DeviceError without PyAV; reading raises SourceLost for a camera that
     didn't come back.
     """
     if size is not None:
         check_size(text, size)
-    source = _open(text, size, rate, tolerance or Tolerance(), tell)
+    source = _open(text, size, rate, tolerance or Tolerance(), log)
     try:
         return source if limit is None and rate is None else Metered(source, limit=limit, rate=rate)
     except SourceError:
@@ -48,27 +48,27 @@ def open_source(
 
 
 def _open(
-    text: str, size: tuple[int, int] | None, rate: float | None, tolerance: Tolerance, tell: Callable[[str], None]
+    text: str, size: tuple[int, int] | None, rate: float | None, tolerance: Tolerance, log: Callable[[str], None]
 ) -> Source:
     if re.match(r"generated(:|$)", text):
         return GeneratedSource.parse(text, size)
     if found := re.fullmatch(r"camera:([0-9]{1,3})|(/dev/video[0-9]+)", text):
-        return open_camera(found[2] or f"/dev/video{found[1]}", size, rate, tolerance=tolerance, tell=tell)
+        return open_camera(found[2] or f"/dev/video{found[1]}", size, rate, tolerance=tolerance, log=log)
     if re.match(r"rtsps?://", text):
-        return open_rtsp(text, size, tolerance=tolerance, tell=tell)
+        return open_rtsp(text, size, tolerance=tolerance, log=log)
     if (found := re.match(r"[a-z][a-z0-9+.-]*:(//)?", text)) and not Path(text).exists():
         raise SourceError(f"no source begins with {found[0]!r}; one is {HELP}")
     if not text:
         raise SourceError(f"a source needs a name: {HELP}")
     path = Path(text)
     if path.is_dir():
-        return FolderSource(path, size=size, tell=tell)
+        return FolderSource(path, size=size, log=log)
     if not path.exists():
         raise SourceError(f"there is no file or folder {text!r}; a source is {HELP}")
     if path.suffix.lower() in ENDINGS and path.is_file() and not is_animated(head_of(path)):
         return open_picture(path, size)
     container = "apng" if path.suffix.lower() in (".png", ".apng") else None  # which FFmpeg would take for a list
-    return FileSource(path, size=size, container=container, tolerance=tolerance, tell=tell)
+    return FileSource(path, size=size, container=container, tolerance=tolerance, log=log)
 
 
 class Metered(Source):

@@ -23,7 +23,7 @@ class ReconnectingSource(Source):
 
     `opens` gets the source that was there before, or None, and raises SourceError. Numbers of pictures go on where they
     ended, and times as the clock does. What is known to have an end (a recording that a server plays) ends with it.
-    `tell` hears what happens. Raises SourceLost once `tolerance.patience` is over, or for pictures of another size.
+    `log` hears what happens. Raises SourceLost once `tolerance.patience` is over, or for pictures of another size.
     """
 
     live = True
@@ -32,14 +32,14 @@ class ReconnectingSource(Source):
         self,
         opens: Callable[[ContainerSource | None], ContainerSource],
         tolerance: Tolerance,
-        tell: Callable[[str], None],
+        log: Callable[[str], None],
         *,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
         wait: Callable[[float], bool] | None = None,
     ) -> None:
         """`wait(seconds)` returns early, and True, when the source is cancelled."""
-        self._opens, self._tolerance, self._tell = opens, tolerance, tell
+        self._opens, self._tolerance, self._log = opens, tolerance, log
         self._clock, self._jitter = clock, jitter
         self._cancelled = threading.Event()
         self._wait = wait or self._cancelled.wait
@@ -89,7 +89,7 @@ class ReconnectingSource(Source):
                 tried = f" in {self._tolerance.patience:g} s, {tries} tries; the last: {news}" if tries else ""
                 raise SourceLost(f"{self.name}: {said} and not back{tried}")
             pause = self._tolerance.pauses(self._tries, self._jitter)
-            self._tell(f"{self.name}: {news}; next try in {pause:.1f} s")
+            self._log(f"{self.name}: {news}; next try in {pause:.1f} s")
             if self._wait(min(pause, left)):
                 return False
             tries, self._tries = tries + 1, self._tries + 1
@@ -112,5 +112,5 @@ class ReconnectingSource(Source):
         self.faults.reconnects += 1
         self.faults.away = away + now - self._last
         self._since = self._last = now
-        self._tell(f"{self.name}: back after {self.faults.away - away:.1f} s, at try {tries}")
+        self._log(f"{self.name}: back after {self.faults.away - away:.1f} s, at try {tries}")
         return True

@@ -29,7 +29,7 @@ CHOICE = 0.2  # the last share of the training pictures, by which a layer's kind
 LEAST = 10  # pictures to train on
 
 
-def fit(changes: Changes, holdout: float = 0.25, tell: Callable[[int, int], None] | None = None) -> Trained:
+def fit(changes: Changes, holdout: float = 0.25, progress: Callable[[int, int], None] | None = None) -> Trained:
     """A model of every layer, trained on the first pictures and judged by the last share `holdout` of them.
 
     A layer is fitted to what is predicted for the values that it reads, not to what was measured there: so errors
@@ -57,8 +57,8 @@ def fit(changes: Changes, holdout: float = 0.25, tell: Callable[[int, int], None
             for value in node.made:
                 layers[value.name] = _best(node, reads, known, seen.changed[value.name].astype(np.float64))
                 found[value.name] = run(layers[value.name], node, found, known)
-            if tell:
-                tell(i + 1, len(graph.nodes))
+            if progress:
+                progress(i + 1, len(graph.nodes))
     mean = dict(zip(changes.names, seen.fractions.mean(axis=0).tolist(), strict=True))
     untested = Trained(graph, changes.source, layers, mean, _masks(seen), Errors(int(seen.pictures[-1]), 0, mean, mean))
     return replace(untested, errors=_errors(untested, unseen, seen.fractions[-1]))

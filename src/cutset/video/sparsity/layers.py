@@ -87,6 +87,7 @@ class Perceptron:
         return clip(sigmoid(picture @ self.weights + self.hidden) @ self.out + self.bias)
 
     def fits(self, reads: Sequence[int], channels: int) -> bool:
+        """Whether the arrays have the shapes for values with so many channels."""
         units = self.hidden.size
         whole = self.weights.shape == (sum(reads), units) and self.hidden.shape == (units,)
         return whole and self.out.shape == (units, channels) and _row(self, channels)

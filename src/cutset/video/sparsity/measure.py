@@ -16,7 +16,7 @@ from cutset.kernels.reference_delta import bits, nested_room
 from cutset.partition.graph import Graph
 from cutset.partition.node import Value
 from cutset.video.sparsity.changes import Changes, channels, tile_shares
-from cutset.video.stage import TorchStage, to_array
+from cutset.video.torch_stage import TorchStage, to_array
 
 __all__ = ["compare", "measure"]
 
@@ -29,11 +29,11 @@ def measure(
     pictures: Iterable[NDArray[np.uint8]],
     *,
     source: str = "",
-    tell: Callable[[int], None] | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Changes:
     """What changed in every value of `graph` from each picture (1, 3, height, width) to the next.
 
-    Holds all values of one picture at a time. `tell` hears how many pictures are done.
+    Holds all values of one picture at a time. `progress` hears how many pictures are done.
     Raises RequestError for fewer than two pictures and for one of another size.
     """
     stages = [TorchStage(graph, [i], tensors) for i in range(len(graph.nodes))]
@@ -77,8 +77,8 @@ def measure(
             nonzero.append([row[name][0] for name in graph.values])
             encoded.append([row[name][1] for name in graph.values])
         count += 1
-        if tell:
-            tell(count)
+        if progress:
+            progress(count)
     if not nonzero:
         raise RequestError(f"{source or 'the source'} has {count} pictures; what changes takes two at least")
     return Changes(

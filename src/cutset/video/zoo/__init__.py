@@ -36,11 +36,11 @@ def build(
     weights: Path | None = None,
     seed: int = 0,
     shapes_only: bool = False,
-    tell: Callable[[str], None] | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> Network:
     """A network of the zoo in inference mode, with the weights of a file or random ones by seed.
 
-    With `shapes_only` its parameters lie on torch's meta device: shapes without values or memory, for a graph. `tell`
+    With `shapes_only` its parameters lie on torch's meta device: shapes without values or memory, for a graph. `log`
     hears what of a file was not needed: auxiliary heads, and the head where it is left out.
     Raises ModelError for an unknown name or where torch isn't installed, CheckpointError for weights that don't fit.
     """
@@ -64,7 +64,7 @@ def build(
         fill_random(network, seed)
     else:
         rest = load_weights(network, weights)
-        if rest and tell:
+        if rest and log:
             parts = sorted({name.split(".")[0] for name in rest})
-            tell(f"{weights}: {len(rest)} tensors are not needed and were left out ({', '.join(parts)})")
+            log(f"{weights}: {len(rest)} tensors are not needed and were left out ({', '.join(parts)})")
     return network

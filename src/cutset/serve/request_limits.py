@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from starlette.types import Receive, Scope, Send
 
-from cutset.serve.errors import ApiError
+from cutset.serve.api_errors import ApiError
 
 __all__ = ["CLOSE", "Admission", "RequestLimits", "read_body"]
 

@@ -16,11 +16,11 @@ from cutset.engine.handle import RequestHandle
 from cutset.engine.outputs import Delta, Usage
 from cutset.engine.params import SamplingParams
 from cutset.llm import AsyncLLM
-from cutset.serve.errors import NO_RETRY, ApiError
+from cutset.serve.api_errors import NO_RETRY, ApiError
 from cutset.serve.mailbox import Mailbox
 from cutset.serve.watch import Watch
 
-__all__ = ["Generation"]
+__all__ = ["RunningRequest"]
 
 MOST_TAKEN = 128  # pieces: a connection's buffer gets no larger than what they become
 
@@ -39,7 +39,7 @@ def _nbytes(delta: Delta) -> int:
     return found + sum(200 + 120 * len(one.top) for one in delta.logprobs or ())
 
 
-class Generation:
+class RunningRequest:
     """The prompts of one request, run together. Leave it as a context, and what still runs gives its blocks back.
 
     Raises RequestError or ContextLengthError if one of the prompts can't be run; then none is.
@@ -121,7 +121,7 @@ class Generation:
         self._wake()
         self.cancel()
 
-    def __enter__(self) -> Generation:
+    def __enter__(self) -> RunningRequest:
         return self
 
     def __exit__(self, *_: object) -> None:

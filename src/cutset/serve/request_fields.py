@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from cutset.serve.errors import invalid
+from cutset.serve.api_errors import invalid
 
 __all__ = ["NOTHING", "TO_TEMPLATE", "variables", "without_unserved"]
 

@@ -1,6 +1,6 @@
 """The planner of a run: holds what was measured so far, and says which plan to use now.
 
-The run tells it what it sees (`report`, `hop`, `holds`, `memory`) and asks it by calling it: at the start, when a
+The run reports what it sees (`report`, `hop`, `holds`, `memory`) and asks it by calling it: at the start, when a
 worker is lost or back, and now and then. The answer is the plan that runs already unless another is worth the switch.
 """
 

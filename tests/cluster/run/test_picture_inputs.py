@@ -14,13 +14,13 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("av")
 
 from cluster.run.pictures import expected, moving, same, small_model
-from cutset.cluster.coordinator.even import even_plan
+from cutset.cluster.coordinator.plans import even_plan
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.inputs import SourceItem
 from cutset.cluster.launch.local import LocalWorkers
 from cutset.errors import ConfigError, FrameError
 from cutset.stream import Stream
-from cutset.video.forms import ENCODINGS, PictureDecoder, PictureInputs
+from cutset.video.picture_inputs import ENCODINGS, PictureDecoder, PictureInputs
 from cutset.video.sources.codec import VideoCodec
 from cutset.video.sources.encode import H264Encoder, decode_jpeg, encode_jpeg
 from cutset.video.sources.packets import PacketDecoder

@@ -84,7 +84,7 @@ class TorchStage:
         """The outputs of this stage, by name, for the inputs of this name.
 
         `inputs` may hold more; it is not changed, and what it keeps is not freed. No output shares memory with an
-        input, a weight or another output, so that each side may overwrite its own. `observe` is told each node and its
+        input, a weight or another output, so that each side may overwrite its own. `observe` gets each node and its
         seconds (of the call, so on a GPU not of the work), `look` each value as it lies there. Raises GraphError for an
         input that is missing or misshapen.
         """

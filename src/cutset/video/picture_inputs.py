@@ -43,7 +43,7 @@ class _Codec(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 class _Head(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     """What is said of one picture. One whose packets can't be sent goes as `pixels`."""
 
-    form: Literal["pixels", "float32", "jpeg", "packets"]
+    encoding: Literal["pixels", "float32", "jpeg", "packets"]
     opens: bool = False  # of packets: a group of pictures begins
     skipped: Annotated[int, msgspec.Meta(ge=0, le=2**62)] = 0  # of packets: pictures that come out before
 
@@ -159,11 +159,11 @@ class PictureDecoder:
             said = _heads.decode(head)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             raise FrameError(f"what is said of a picture can't be read: {error}") from None
-        if said.form == "pixels":
+        if said.encoding == "pixels":
             return self._one(arrays, self._value.nbytes).reshape(self._value.shape)
-        if said.form == "float32":
+        if said.encoding == "float32":
             return self._floats(arrays)
-        if said.form == "jpeg":
+        if said.encoding == "jpeg":
             height, width = self._value.shape[2:]
             return self._checked(decode_jpeg(self._one(arrays, None).tobytes(), (height, width)))
         packets = [array.tobytes() for array in arrays]

@@ -1,16 +1,16 @@
-"""Whether a plan can be played: by these workers, with these inputs."""
+"""The plainest plan, and whether a plan can be run by these workers, with these inputs."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from cutset.cluster.inputs import Inputs
 from cutset.cluster.messages import MOST_EDGES
 from cutset.cluster.model import Model
 from cutset.errors import ConfigError
-from cutset.partition.plan import Plan
+from cutset.partition.plan import Plan, StagePlan
 
-__all__ = ["check_fits", "lacking"]
+__all__ = ["check_fits", "even_plan", "lacking"]
 
 
 def check_fits(plan: Plan, model: Model, workers: Collection[str], inputs: Inputs) -> None:
@@ -31,3 +31,19 @@ def check_fits(plan: Plan, model: Model, workers: Collection[str], inputs: Input
 def lacking(plan: Plan, workers: Collection[str]) -> list[str]:
     """The workers of a plan that aren't among these."""
     return [stage.worker for stage in plan.stages if stage.worker not in workers]
+
+
+def even_plan(model: Model, workers: Sequence[str]) -> Plan:
+    """Consecutive layers with about equal floating-point operations. Knows neither speeds nor links."""
+    if not workers:
+        raise ConfigError("a plan needs at least one worker")
+    nodes, total, done = model.graph.nodes, model.graph.flops or 1, 0
+    parts: list[list[int]] = [[] for _ in workers]
+    for i, node in enumerate(nodes):
+        at = min(int(done / total * len(workers)), len(workers) - 1)
+        if model.graph.flops == 0:
+            at = i * len(workers) // len(nodes)
+        parts[at].append(i)
+        done += node.flops
+    stages = [StagePlan(name, tuple(part)) for name, part in zip(workers, parts, strict=True) if part]
+    return Plan(model.digest, tuple(stages), scheduler="even split")
