@@ -17,6 +17,7 @@ from cutset.models.files.source import open_source, specify
 from cutset.models.files.specification import SPECIFICATION
 from cutset.models.random import RandomModel
 from cutset.models.registry import catalogue
+from cutset.offload.enclave.client_files import model_files
 
 HIDDEN = "weights.hidden"
 ELSEWHERE = WeightFormat(
@@ -47,6 +48,7 @@ def test_a_format_on_the_list_is_found_by_all_who_read_weights(folder: Path, mon
         np.testing.assert_array_equal(tensor.float32(), file[name].float32())
     assert specify(folder).is_file()
     assert weight_files(folder) == [folder / HIDDEN]
+    assert folder / HIDDEN in model_files(folder)
     (folder.parent / "models.yaml").write_text(json.dumps({"mine": "model"}))
     [mine] = [one for one in catalogue(Settings(models_file=folder.parent / "models.yaml")) if one.ref.name == "mine"]
     assert mine.nbytes == (folder / HIDDEN).stat().st_size
