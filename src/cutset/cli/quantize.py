@@ -38,6 +38,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _megabytes(folder: Path) -> float:
-    from cutset.models.files.checkpoint import weight_files
+    from cutset.models.files.formats import weight_files
 
     return sum(file.stat().st_size for file in weight_files(folder)) / 1e6

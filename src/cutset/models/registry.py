@@ -177,7 +177,7 @@ def catalogue(settings: Settings) -> list[ModelInfo]:
 
 def _inspect(ref: ModelRef) -> ModelInfo:
     from cutset.models.families import load_spec
-    from cutset.models.files.checkpoint import weight_files
+    from cutset.models.files.formats import weight_files
 
     nbytes, unusable = 0, ""
     try:

@@ -58,15 +58,17 @@ class LocalWorkers:
         """Starts a worker, or starts it again."""
         if name in self._children:
             self._children[name].end()
+        stderr = subprocess.DEVNULL if self._quiet else None
+        self._children[name] = Child(
+            name, self.command(name), directory=self.directory, env=environment(self._threads), stderr=stderr
+        )
+
+    def command(self, name: str) -> list[str]:
+        """What runs as a worker: a module of Cutset's and its arguments. Launchers on this machine override it."""
         speed = self._speeds[self.names.index(name)] if self._speeds else 1.0
         command = ["cutset.cli", "stream", "worker", "--listen", f"ipc://{self.directory}/{name}"]
         command += ["--threads", str(self._threads), "--cache", str(self.cache), *self._extra]
-        if speed != 1.0:
-            command += ["--speed", str(speed)]
-        stderr = subprocess.DEVNULL if self._quiet else None
-        self._children[name] = Child(
-            name, command, directory=self.directory, env=environment(self._threads), stderr=stderr
-        )
+        return command if speed == 1.0 else [*command, "--speed", str(speed)]
 
     def process(self, name: str) -> subprocess.Popen[str]:
         """A worker's process."""

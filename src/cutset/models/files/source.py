@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from cutset.config import usable_cores
 from cutset.errors import ModelError
 from cutset.models.families import load_spec, read_json, spec_from_config
-from cutset.models.files.checkpoint import Checkpoint, Tensor, TensorTable, fitted
+from cutset.models.files.checkpoint import Tensor, TensorTable, fitted
 from cutset.models.files.digests import verify_digests
 from cutset.models.files.exchange import ExchangeFile, write_exchange
+from cutset.models.files.formats import read_weights
 from cutset.models.files.integer import check_integer_tensors, is_integer, stored_form
 from cutset.models.files.specification import SPECIFICATION, write_specification
 from cutset.models.files.writer import new_directory, write_safetensors
@@ -58,7 +59,7 @@ def open_source(path: Path, verify: str = "changed") -> ModelSource:
     The digests of an integer checkpoint are compared where its files have changed since the last time, or `always`.
     """
     if path.is_dir():
-        spec, checkpoint = load_spec(path), Checkpoint(path)
+        spec, checkpoint = load_spec(path), read_weights(path)
         config = read_json(path / "config.json")
         if is_integer(config):
             tensors = check_integer_tensors(spec, config, checkpoint)
@@ -123,7 +124,7 @@ def specify(directory: Path) -> Path:
         stored = replace(source.spec, names=names)
     used = set(source.tensors if source.dtype == "int8" else stored.tensor_shapes())
     try:
-        write_specification(directory, stored, form, sorted(set(Checkpoint(directory)) - used))
+        write_specification(directory, stored, form, sorted(set(read_weights(directory)) - used))
     except OSError as error:
         raise ModelError(f"{directory / SPECIFICATION} can't be written: {error.strerror}") from None
     return directory / SPECIFICATION

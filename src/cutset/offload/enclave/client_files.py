@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cutset.errors import DeviceError, ModelError
 from cutset.link.launch import probe
+from cutset.models.files.formats import weight_files
 from cutset.models.text.tokenizer_files import tokenizer_files
 
 __all__ = ["MeasuredFiles", "Mount", "client_files", "digest", "model_files"]
@@ -61,7 +62,7 @@ SKIPPED_SUFFIXES = (".pyc", ".pyi", ".pxd", ".pyx", ".h", ".c", ".a", ".exe", ".
 SKIPPED_PACKAGES = ("_editable", "__editable", "_distutils_hack", "_virtualenv", "distutils-precedence")
 # Gramine brings its own of these.
 RUNTIME = ("ld-linux", "libc.so", "libm.so", "libdl.so", "libpthread.so", "librt.so", "libutil.so", "libresolv.so")
-MODEL_SUFFIXES = (".json", ".safetensors", ".jinja", ".txt", ".model")
+MODEL_SUFFIXES = (".json", ".jinja", ".txt", ".model")  # beside the weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +88,12 @@ def digest(path: Path) -> str:
 
 
 def model_files(directory: Path) -> tuple[Path, ...]:
-    """The files of a model that the client reads: data only, never code."""
+    """The files of a model that the client reads: data only, never code. Raises ModelError."""
     found = {file for file in directory.iterdir() if file.is_file() and file.suffix in MODEL_SUFFIXES}
     if not any(file.name == "config.json" for file in found):
         raise ModelError(f"{directory} has no config.json; name the directory of a model")
     found |= {file for file in tokenizer_files(directory) if file.suffix in MODEL_SUFFIXES}  # templates in a folder
+    found |= set(weight_files(directory))
     return tuple(sorted(found))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cutset.errors import ConfigError, ModelError, OffloadError
 from cutset.link import parse_address
+from cutset.models.files.formats import weight_files
 from cutset.models.files.source import open_source
 from cutset.offload.enclave.client_files import MeasuredFiles, client_files, digest, model_files
 from cutset.offload.enclave.memory_sizes import Use, enclave_bytes, parts, size_text
@@ -107,8 +108,8 @@ def render(
         raise OffloadError(f"{pads_from!r} is on this machine, as the accelerator may be: pads come over tcp://")
     ring = f"{RING}/" if address.startswith("shm://") else ""
     client = client or client_files()
-    weights = model_files(model)
-    sizes = parts(spec, use, sum(file.stat().st_size for file in weights if file.suffix == ".safetensors"))
+    measured = model_files(model)
+    sizes = parts(spec, use, sum(file.stat().st_size for file in weight_files(model)))
     size = enclave_bytes(sizes)
     mounts = [(mount.path, mount.source) for mount in client.mounts] + [("/model", model)]
     lines = [f"  {{ path = {_text(path)}, uri = {_text(f'file:{source}')} }}," for path, source in mounts]
@@ -129,10 +130,10 @@ def render(
         allowed=f"sgx.allowed_files = [{_text(f'dev:{ring}')}]" if ring else "",
         trusted="\n".join(
             f"  {{ uri = {_text(f'file:{file}')}, sha256 = {_text(digest(file))} }},"
-            for file in (*client.files, *weights)
+            for file in (*client.files, *measured)
         ),
     )
-    return Manifest(text, sizes, size, len(client.files) + len(weights))
+    return Manifest(text, sizes, size, len(client.files) + len(measured))
 
 
 def _generate(address: str, pads_from: str, use: Use) -> list[str]:
