@@ -88,7 +88,11 @@ void make_decoder(PyDecoder* self, std::size_t vocab, std::size_t hidden, std::s
                   std::size_t kv_heads, std::size_t head_dim, std::size_t intermediate, float norm_eps,
                   const nb::dict& parameters, ThreadPool& pool, std::vector<std::size_t> windows,
                   const std::vector<bool>& sparse, std::size_t experts, std::size_t top_k, bool normalise,
-                  std::size_t expert_intermediate, std::size_t shared, std::size_t shared_intermediate) {
+                  std::size_t expert_intermediate, std::size_t shared, std::size_t shared_intermediate,
+                  const std::string& activation, std::size_t rotary_dim, std::size_t rotary_tables,
+                  std::vector<int> rotary_table, float attention_scale, float attention_softcap, float embedding_scale,
+                  float residual_scale, float logit_scale, float logit_softcap, bool whole_norms) {
+  require(activation == "silu" || activation == "gelu_tanh", "activation must be silu or gelu_tanh");
   const DecoderSpec spec = {vocab,
                             hidden,
                             layers,
@@ -102,21 +106,34 @@ void make_decoder(PyDecoder* self, std::size_t vocab, std::size_t hidden, std::s
                             normalise,
                             expert_intermediate,
                             shared,
-                            shared_intermediate};
+                            shared_intermediate,
+                            activation == "silu" ? Activation::kSilu : Activation::kGelu,
+                            rotary_dim,
+                            rotary_tables,
+                            std::move(rotary_table),
+                            attention_scale,
+                            attention_softcap,
+                            embedding_scale,
+                            residual_scale,
+                            logit_scale,
+                            logit_softcap};
   spec.check();
   PyDecoder made;
   ParameterReader read(parameters, made.arrays);
   Parameters found;
+  found.whole_norms = whole_norms;
   found.embedding = read("embedding", -1, {vocab, hidden});
   found.final_norm = read("final_norm", -1, {hidden});
   for (int l = 0; l < static_cast<int>(layers); ++l) {
     LayerParameters layer;
     layer.attention_norm = read("attention_norm", l, {hidden});
+    layer.attention_output_norm = read("attention_output_norm", l, {hidden});
     layer.mlp_norm = read("mlp_norm", l, {hidden});
+    layer.mlp_output_norm = read("mlp_output_norm", l, {hidden});
     layer.qkv_bias = read("qkv_bias", l, {spec.heads.qkv_size()});
     layer.o_bias = read("o_bias", l, {hidden});
-    layer.q_norm = read("q_norm", l, {head_dim});
-    layer.k_norm = read("k_norm", l, {head_dim});
+    layer.q_norm = read("q_norm", l, {whole_norms ? spec.heads.q_size() : head_dim});
+    layer.k_norm = read("k_norm", l, {whole_norms ? spec.heads.kv_size() : head_dim});
     layer.gate_up_bias = read("gate_up_bias", l, {2 * intermediate});
     layer.down_bias = read("down_bias", l, {hidden});
     layer.router = read("router", l, {experts, hidden});
@@ -136,9 +153,10 @@ class PyStep {
   void begin(Ids1 token_ids, In2 cos, In2 sin, Ids1 row_starts, Ids1 context_lens, Ids2 block_tables, Ids1 logit_rows,
              std::optional<Array<const bool, 2>> key_mask) {
     const std::size_t rows = token_ids.shape(0);
-    const std::size_t half = spec_.heads.head_dim / 2;
-    require(cos.shape(0) == rows && cos.shape(1) == half, "cos must be (rows, head_dim / 2)");
-    require(sin.shape(0) == rows && sin.shape(1) == half, "sin must be (rows, head_dim / 2)");
+    const std::size_t half = spec_.rotary_dim / 2;
+    const std::size_t angles = spec_.rotary_tables * rows;
+    require(cos.shape(0) == angles && cos.shape(1) == half, "cos must be (rotary_tables * rows, rotary_dim / 2)");
+    require(sin.shape(0) == angles && sin.shape(1) == half, "sin must be (rotary_tables * rows, rotary_dim / 2)");
     require(row_starts.shape(0) == context_lens.shape(0) + 1, "row_starts must have one element more than sequences");
     require(block_tables.shape(0) == context_lens.shape(0), "block_tables must have a row for each sequence");
     require(!key_mask || key_mask->shape(0) == context_lens.shape(0), "key_mask must be (sequences, longest context)");
@@ -235,7 +253,10 @@ void bind_decoder(nb::module_& m) {
       .def("__init__", &make_decoder, nb::kw_only(), "vocab"_a, "hidden"_a, "layers"_a, "heads"_a, "kv_heads"_a,
            "head_dim"_a, "intermediate"_a, "norm_eps"_a, "parameters"_a, "pool"_a,
            "windows"_a = std::vector<std::size_t>(), "sparse"_a = std::vector<bool>(), "experts"_a = 0, "top_k"_a = 0,
-           "normalise"_a = false, "expert_intermediate"_a = 0, "shared"_a = 0, "shared_intermediate"_a = 0);
+           "normalise"_a = false, "expert_intermediate"_a = 0, "shared"_a = 0, "shared_intermediate"_a = 0,
+           "activation"_a = "silu", "rotary_dim"_a = 0, "rotary_tables"_a = 1, "rotary_table"_a = std::vector<int>(),
+           "attention_scale"_a = 0.0f, "attention_softcap"_a = 0.0f, "embedding_scale"_a = 1.0f,
+           "residual_scale"_a = 1.0f, "logit_scale"_a = 1.0f, "logit_softcap"_a = 0.0f, "whole_norms"_a = false);
 
   nb::class_<KvCache>(m, "KvCache", "Keys and values of all layers in blocks of tokens.")
       .def(

@@ -1,5 +1,6 @@
 #include "core/decoder.h"
 
+#include <cmath>
 #include <stdexcept>
 #include <utility>
 
@@ -18,11 +19,14 @@ void require(bool right, const char* message) {
 Decoder::Decoder(DecoderSpec spec, Parameters parameters, ThreadPool& pool)
     : spec_(std::move(spec)), parameters_(std::move(parameters)), routers_(spec_.layers) {
   spec_.check();
+  if (!spec_.rotary_dim) spec_.rotary_dim = spec_.heads.head_dim;
+  if (spec_.attention_scale == 0.0f) spec_.attention_scale = 1.0f / std::sqrt(static_cast<float>(spec_.heads.head_dim));
   require(parameters_.layers.size() == spec_.layers, "parameters must be given for each layer");
   require(parameters_.embedding && parameters_.final_norm, "a decoder needs an embedding and a final norm");
   for (std::size_t l = 0; l < spec_.layers; ++l) {
     const LayerParameters& layer = parameters_.layers[l];
-    require(layer.attention_norm && layer.mlp_norm, "a layer needs attention_norm and mlp_norm");
+    require((layer.attention_norm || layer.attention_output_norm) && (layer.mlp_norm || layer.mlp_output_norm),
+            "a layer needs a norm before or after attention, and before or after its MLP");
     require(!layer.q_norm == !layer.k_norm, "a layer needs both q_norm and k_norm, or none");
     require(!layer.router == !spec_.is_sparse(l), "a sparse layer needs a router, and no other has one");
     if (layer.router) routers_[l] = std::make_unique<PackedF32>(layer.router, spec_.experts, spec_.hidden, pool);

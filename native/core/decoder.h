@@ -15,11 +15,13 @@ namespace cutset {
 
 // nullptr where the decoder has no such parameter.
 struct LayerParameters {
-  const float* attention_norm = nullptr;  // (hidden)
-  const float* mlp_norm = nullptr;        // (hidden)
-  const float* qkv_bias = nullptr;        // ([q | k | v])
-  const float* o_bias = nullptr;          // (hidden)
-  const float* q_norm = nullptr;          // (head_dim), both or none
+  const float* attention_norm = nullptr;         // (hidden)
+  const float* attention_output_norm = nullptr;  // (hidden), of what attention adds
+  const float* mlp_norm = nullptr;               // (hidden)
+  const float* mlp_output_norm = nullptr;        // (hidden), of what the MLP adds
+  const float* qkv_bias = nullptr;               // ([q | k | v])
+  const float* o_bias = nullptr;                 // (hidden)
+  const float* q_norm = nullptr;                 // (head_dim) or (q_size), both or none
   const float* k_norm = nullptr;
   const float* gate_up_bias = nullptr;  // ([gate | up]) of a dense MLP
   const float* down_bias = nullptr;     // (hidden)
@@ -27,6 +29,7 @@ struct LayerParameters {
 };
 
 struct Parameters {
+  bool whole_norms = false;           // q_norm and k_norm are over all heads, (q_size) and (kv_size); else (head_dim)
   const float* embedding = nullptr;   // (vocab, hidden)
   const float* final_norm = nullptr;  // (hidden)
   std::vector<LayerParameters> layers;

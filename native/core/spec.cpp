@@ -51,6 +51,12 @@ void DecoderSpec::check() const {
   require(vocab && hidden && layers && intermediate, "sizes of a decoder must be at least 1");
   require(heads.kv_heads && heads.heads && heads.heads % heads.kv_heads == 0, "kv_heads must divide heads");
   require(heads.head_dim && heads.head_dim % 2 == 0, "head_dim must be even");
+  require(rotary_dim % 2 == 0 && rotary_dim <= heads.head_dim, "rotary_dim must be even and at most head_dim");
+  require(attention_scale >= 0.0f, "attention_scale must not be negative");
+  require(rotary_table.empty() || rotary_table.size() == layers, "rotary_table must have one element for each layer");
+  for (const int table : rotary_table) {
+    require(table >= -1 && table < static_cast<int>(rotary_tables), "rotary_table names a table that isn't there");
+  }
   require(windows.empty() || windows.size() == layers, "windows must have one element for each layer");
   require(sparse.empty() || sparse.size() == layers, "sparse must have one element for each layer");
   bool any = false;

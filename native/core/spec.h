@@ -11,6 +11,9 @@ namespace cutset {
 // The products of a decoder, where a model can be cut by operator.
 enum class Site { kQkv, kO, kGateUp, kDown, kLmHead };
 
+// Of the gate in an MLP.
+enum class Activation { kSilu, kGelu };
+
 struct DecoderSpec {
   std::size_t vocab = 0;
   std::size_t hidden = 0;
@@ -30,6 +33,18 @@ struct DecoderSpec {
   std::size_t shared_intermediate = 0;
 
   std::size_t window(std::size_t layer) const { return windows.empty() ? 0 : windows[layer]; }
+  Activation activation = Activation::kSilu;
+  std::size_t rotary_dim = 0;  // elements of a head that are rotated, even; 0: all
+  std::size_t rotary_tables = 1;
+  std::vector<int> rotary_table;   // per layer: which of the tables; -1: none; empty: the first everywhere
+  float attention_scale = 0.0f;    // of the scores; 0: 1 / sqrt(head_dim)
+  float attention_softcap = 0.0f;  // 0: none
+  float embedding_scale = 1.0f;
+  float residual_scale = 1.0f;  // of what a sublayer adds
+  float logit_scale = 1.0f;
+  float logit_softcap = 0.0f;  // 0: none
+
+  int table_of(std::size_t layer) const { return rotary_table.empty() ? 0 : rotary_table[layer]; }
   bool is_sparse(std::size_t layer) const { return !sparse.empty() && sparse[layer]; }
   std::size_t width(int expert) const;  // of an MLP
   std::size_t inputs(Site site, int expert) const;

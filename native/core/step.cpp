@@ -1,7 +1,6 @@
 #include "core/step.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <stdexcept>
 #include <utility>
@@ -23,6 +22,15 @@ void each_rows(ThreadPool& pool, std::size_t rows, std::size_t columns, const Bo
   constexpr std::size_t kTooSmall = std::size_t{1} << 14;
   if (rows * columns < kTooSmall || pool.threads() == 1) return body(0, rows);
   run_ranges(pool, rows, rows_a_task(pool, rows, columns), body);
+}
+
+// out = norm(x), or x where there is no norm;  x, out: (rows, hidden)
+void normalise(const float* x, const float* gain, const DecoderSpec& spec, std::size_t rows, float* out) {
+  if (gain) {
+    kernels().glue.rms_norm(x, gain, spec.norm_eps, rows, spec.hidden, out);
+  } else {
+    std::memcpy(out, x, rows * spec.hidden * sizeof(float));
+  }
 }
 
 }  // namespace
@@ -65,7 +73,8 @@ void Step::begin(const Batch& batch) {
     const std::size_t at = begin * spec.hidden;
     const GlueKernels& glue = kernels().glue;
     glue.embedding(decoder_.parameters().embedding, batch_.token_ids + begin, end - begin, spec.hidden, x + at);
-    glue.rms_norm(x + at, gain, spec.norm_eps, end - begin, spec.hidden, h + at);
+    if (spec.embedding_scale != 1.0f) glue.scale(x + at, spec.embedding_scale, (end - begin) * spec.hidden);
+    normalise(x + at, gain, spec, end - begin, h + at);
   });
   if (trace_) trace_({"embedding", -1, -1, x, live_, spec.hidden, spec.hidden});
   start_layer();
@@ -91,6 +100,7 @@ void Step::resume() {
     case Site::kDown:
       return after_down();
     case Site::kLmHead:
+      finish_logits();
       if (trace_) trace_({"lm_head", -1, -1, logits_.data(), live_, decoder_.spec().vocab, decoder_.spec().vocab});
   }
 }
@@ -104,6 +114,18 @@ void Step::wait(Site site, int expert, const Floats& x, std::size_t rows, const 
   done_ = false;
 }
 
+void Step::finish_logits() {
+  const DecoderSpec& spec = decoder_.spec();
+  float* logits = logits_.data();
+  if (spec.logit_scale == 1.0f && spec.logit_softcap == 0.0f) return;
+  each_rows(pool_, live_, spec.vocab, [&](std::size_t begin, std::size_t end) {
+    float* at = logits + begin * spec.vocab;
+    const std::size_t count = (end - begin) * spec.vocab;
+    if (spec.logit_scale != 1.0f) kernels().glue.scale(at, spec.logit_scale, count);
+    if (spec.logit_softcap > 0.0f) kernels().glue.softcap(at, spec.logit_softcap, count);
+  });
+}
+
 void Step::told(const char* name, const float* data, std::size_t rows, std::size_t columns, int expert) {
   if (trace_) trace_({name, static_cast<int>(layer_), expert, data, rows, columns, columns});
 }
@@ -115,14 +137,23 @@ void Step::add_bias(const float* bias, float* x, std::size_t rows, std::size_t c
   });
 }
 
-// x += delta; h = norm(x)
-void Step::add_norm(const float* delta, const float* gain) {
-  const std::size_t hidden = decoder_.spec().hidden;
+// x += scale * norm(delta); h = norm(x); where there are such norms. `delta` is used up.
+void Step::add_norm(float* delta, const float* output_gain, const float* gain) {
+  const DecoderSpec& spec = decoder_.spec();
+  const GlueKernels& glue = kernels().glue;
   float* x = x_.data();
   float* h = h_.data();
-  each_rows(pool_, live_, hidden, [&](std::size_t begin, std::size_t end) {
-    const std::size_t at = begin * hidden;
-    kernels().glue.add_rms_norm(x + at, delta + at, gain, decoder_.spec().norm_eps, end - begin, hidden, h + at);
+  each_rows(pool_, live_, spec.hidden, [&](std::size_t begin, std::size_t end) {
+    const std::size_t at = begin * spec.hidden;
+    const std::size_t rows = end - begin;
+    if (output_gain) glue.rms_norm(delta + at, output_gain, spec.norm_eps, rows, spec.hidden, delta + at);
+    if (spec.residual_scale != 1.0f) glue.scale(delta + at, spec.residual_scale, rows * spec.hidden);
+    if (gain) {
+      glue.add_rms_norm(x + at, delta + at, gain, spec.norm_eps, rows, spec.hidden, h + at);
+    } else {
+      glue.scaled_add(x + at, 1.0f, delta + at, rows * spec.hidden);
+      normalise(x + at, nullptr, spec, rows, h + at);
+    }
   });
 }
 
@@ -139,17 +170,25 @@ void Step::prepare_heads(std::size_t begin, std::size_t end) {
   const HeadShape& shape = spec.heads;
   const LayerParameters& parameters = layer_parameters();
   const GlueKernels& glue = kernels().glue;
-  const std::size_t half = shape.head_dim / 2;
+  const std::size_t half = spec.rotary_dim / 2;
+  const int table = spec.table_of(layer_);
+  const std::size_t angles = table < 0 ? 0 : static_cast<std::size_t>(table) * batch_.rows.count * half;
+  const bool whole = decoder_.parameters().whole_norms;
   const LayerCache cache = cache_.layer(layer_);
   for (std::size_t r = begin; r < end; ++r) {
     float* q = qkv_.data() + r * shape.qkv_size();
     float* k = q + shape.q_size();
     if (parameters.q_norm) {
-      glue.rms_norm(q, parameters.q_norm, spec.norm_eps, shape.heads, shape.head_dim, q);
-      glue.rms_norm(k, parameters.k_norm, spec.norm_eps, shape.kv_heads, shape.head_dim, k);
+      const std::size_t q_norms = whole ? 1 : shape.heads;
+      const std::size_t k_norms = whole ? 1 : shape.kv_heads;
+      glue.rms_norm(q, parameters.q_norm, spec.norm_eps, q_norms, shape.q_size() / q_norms, q);
+      glue.rms_norm(k, parameters.k_norm, spec.norm_eps, k_norms, shape.kv_size() / k_norms, k);
     }
-    glue.apply_rope(q, shape.qkv_size(), batch_.cos + r * half, batch_.sin + r * half, 1, shape.heads + shape.kv_heads,
-                    shape.head_dim);
+    if (table >= 0) {
+      const std::size_t at = angles + r * half;
+      glue.apply_rope(q, shape.qkv_size(), batch_.cos + at, batch_.sin + at, 1, shape.heads + shape.kv_heads,
+                      shape.head_dim, spec.rotary_dim);
+    }
     append(shape, cache, slots_.data(), qkv_.data(), r, r + 1);
   }
 }
@@ -169,9 +208,9 @@ void Step::after_qkv() {
       last_layer() ? wanted_spans(batch_.rows, batch_.logit_rows, batch_.wanted) : all_spans(batch_.rows);
   if (last_layer()) keep_wanted_rows();
   if (live_ == 0) return;
-  const float scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim));
   float* mixed = mixed_.take(live_, shape.q_size());
-  attend(pool_, {shape, spec.window(layer_), scale}, batch_.rows, cache_.layer(layer_), spans, qkv_.data(), mixed);
+  const Attention attention = {shape, spec.window(layer_), spec.attention_scale, spec.attention_softcap};
+  attend(pool_, attention, batch_.rows, cache_.layer(layer_), spans, qkv_.data(), mixed);
   told("attention", mixed, live_, shape.q_size());
   y_.take(live_, spec.hidden);
   wait(Site::kO, -1, mixed_, live_, y_);
@@ -194,7 +233,7 @@ void Step::after_o() {
   const DecoderSpec& spec = decoder_.spec();
   add_bias(layer_parameters().o_bias, y_.data(), live_, spec.hidden);
   told("o", y_.data(), live_, spec.hidden);
-  add_norm(y_.data(), layer_parameters().mlp_norm);
+  add_norm(y_.data(), layer_parameters().attention_output_norm, layer_parameters().mlp_norm);
   told("attention_add", x_.data(), live_, spec.hidden);
   told("mlp_norm", h_.data(), live_, spec.hidden);
   if (spec.is_sparse(layer_)) {
@@ -214,7 +253,9 @@ void Step::after_gate_up() {
   const float* gate_up = gate_up_.data();
   float* active = active_.take(rows, width);
   each_rows(pool_, rows, 2 * width, [&](std::size_t begin, std::size_t end) {
-    kernels().glue.silu_mul(gate_up + begin * 2 * width, end - begin, width, active + begin * width);
+    const GlueKernels& glue = kernels().glue;
+    const auto gated = decoder_.spec().activation == Activation::kSilu ? glue.silu_mul : glue.gelu_mul;
+    gated(gate_up + begin * 2 * width, end - begin, width, active + begin * width);
   });
   told("swiglu", active, rows, width, product_.expert);
   y_.take(rows, decoder_.spec().hidden);
@@ -284,10 +325,11 @@ void Step::next_expert(std::size_t expert) {
   wait(Site::kGateUp, number, routed ? gathered_ : h_, rows, gate_up_);
 }
 
-void Step::close_layer(const float* delta) {
+void Step::close_layer(float* delta) {
   const DecoderSpec& spec = decoder_.spec();
   const Parameters& parameters = decoder_.parameters();
-  add_norm(delta, last_layer() ? parameters.final_norm : parameters.layers[layer_ + 1].attention_norm);
+  add_norm(delta, layer_parameters().mlp_output_norm,
+           last_layer() ? parameters.final_norm : parameters.layers[layer_ + 1].attention_norm);
   told("mlp_add", x_.data(), live_, spec.hidden);
   if (!last_layer()) {
     ++layer_;

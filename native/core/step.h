@@ -19,7 +19,7 @@ namespace cutset {
 struct Batch {
   Rows rows;
   const std::int32_t* token_ids = nullptr;  // (rows)
-  const float* cos = nullptr;               // (rows, head_dim / 2)
+  const float* cos = nullptr;               // (rotary_tables, rows, rotary_dim / 2)
   const float* sin = nullptr;
   const std::int32_t* logit_rows = nullptr;  // (wanted)
   std::size_t wanted = 0;
@@ -99,8 +99,9 @@ class Step {
   void after_down();
   void route();
   void next_expert(std::size_t expert);
-  void close_layer(const float* delta);
-  void add_norm(const float* delta, const float* gain);
+  void close_layer(float* delta);
+  void finish_logits();
+  void add_norm(float* delta, const float* output_gain, const float* gain);
   void add_bias(const float* bias, float* x, std::size_t rows, std::size_t columns);
   void told(const char* name, const float* data, std::size_t rows, std::size_t columns, int expert = -1);
 

@@ -52,6 +52,24 @@ SPECS = {
         sparse_layers=frozenset(range(3)),
         qk_norm=True,
     ),
+    "gemma-like": replace(
+        DENSE,
+        output_norms=True,
+        activation="gelu_tanh",
+        qk_norm=True,
+        embedding_scale=48**0.5,
+        attention_scale=0.31,
+        attention_softcap=2.0,
+        logit_softcap=1.5,
+        windows=(7, 0, 7),
+        other_ropes=(RopeSpec(theta=100.0),),
+        rope_tables=(1, 0, 1),
+    ),
+    "output-norms-alone": replace(DENSE, input_norms=False, output_norms=True, qk_norm=True, whole_norms=True),
+    "multipliers": replace(
+        MIXTURE, embedding_scale=3.0, attention_scale=0.05, residual_scale=0.4, logit_scale=0.5, rope_tables=(0, -1, 0)
+    ),
+    "partial-rotary": replace(DENSE, head_dim=20, rotary_dim=6),
     "dynamic-rope": replace(DENSE, rope=RopeSpec(theta=1e4, kind="dynamic", factor=2.0, original_positions=16)),
 }
 

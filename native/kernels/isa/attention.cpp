@@ -73,9 +73,17 @@ struct KeyTile {
 };
 
 // Turns the scores of one query into weights, and rescales what it has gathered if a larger score came up.
-void weigh(float* scores, Range& seen, const std::uint8_t* mask, float scale, const States& gathered, std::size_t q) {
+void weigh(float* scores, Range& seen, const std::uint8_t* mask, float scale, float cap, const States& gathered,
+           std::size_t q) {
   const std::size_t first = seen.from / kLanes * kLanes;
   const std::size_t last = (seen.to + kLanes - 1) / kLanes * kLanes;
+  if (cap > 0.0f) {
+    const Vec inner = splat(scale / cap);
+    for (std::size_t t = first; t < last; t += kLanes) {
+      store(scores + t, mul(splat(cap), tanh(mul(load(scores + t), inner))));
+    }
+    scale = 1.0f;
+  }
   for (std::size_t t = first; t < seen.from; ++t) scores[t] = -kInfinity;
   for (std::size_t t = seen.to; t < last; ++t) scores[t] = -kInfinity;
   if (mask) {
@@ -204,7 +212,7 @@ void run_key_tile(const AttentionTask& task, QueryTile& tile, std::size_t start,
   score_tile(task, tile, keys);
   for (std::size_t q = 0; q < tile.count; ++q) {
     if (tile.seen[q].from == tile.seen[q].to) continue;
-    weigh(tile.scores + q * kKeyTile, tile.seen[q], keys.mask, task.scale, tile.gathered, q);
+    weigh(tile.scores + q * kKeyTile, tile.seen[q], keys.mask, task.scale, task.softcap, tile.gathered, q);
   }
   gather_values(tile, keys, padded);
 }

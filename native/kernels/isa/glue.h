@@ -11,19 +11,23 @@ void add_rms_norm(float* x, const float* delta, const float* gain, float eps, st
                   float* out);
 void add_bias(float* x, const float* bias, std::size_t rows, std::size_t cols);
 void scaled_add(float* out, float weight, const float* x, std::size_t cols);
+void scale(float* x, float factor, std::size_t count);
+void softcap(float* x, float cap, std::size_t count);
 void apply_rope(float* x, std::size_t stride, const float* cos, const float* sin, std::size_t rows, std::size_t heads,
-                std::size_t head_dim);
+                std::size_t head_dim, std::size_t rotary_dim);
 void append(const float* k, const float* v, std::size_t kv_heads, std::size_t head_dim, std::size_t block_size,
             std::size_t place, float* key_block, float* value_block);
 void attention(const AttentionTask& task);
 void attention_part(const AttentionTask& task, std::size_t part, float* states);
 void attention_merge(const AttentionTask& task, const float* states, std::size_t parts);
 void silu_mul(const float* x, std::size_t rows, std::size_t cols, float* out);
+void gelu_mul(const float* x, std::size_t rows, std::size_t cols, float* out);
 void moe_route(const float* logits, std::size_t rows, std::size_t experts, std::size_t k, bool renormalise,
                std::int32_t* ids, float* weights, float* scratch);
 void exp(const float* x, std::size_t count, float* out);
 
-constexpr GlueKernels kGlue = {embedding, rms_norm,       add_rms_norm,    add_bias, scaled_add, apply_rope, append,
-                               attention, attention_part, attention_merge, silu_mul, moe_route,  exp};
+constexpr GlueKernels kGlue = {embedding,  rms_norm,   add_rms_norm, add_bias,  scale,          softcap,
+                               scaled_add, apply_rope, append,       attention, attention_part, attention_merge,
+                               silu_mul,   gelu_mul,   moe_route,    exp};
 
 }  // namespace cutset::CUTSET_ISA

@@ -6,8 +6,8 @@
 namespace cutset::CUTSET_ISA {
 
 void apply_rope(float* x, std::size_t stride, const float* cos, const float* sin, std::size_t rows, std::size_t heads,
-                std::size_t head_dim) {
-  const std::size_t half = head_dim / 2;
+                std::size_t head_dim, std::size_t rotary_dim) {
+  const std::size_t half = rotary_dim / 2;
   for (std::size_t r = 0; r < rows; ++r, x += stride, cos += half, sin += half) {
     for (std::size_t h = 0; h < heads; ++h) {
       float* first = x + h * head_dim;

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["apply_rope", "attention", "embedding", "moe_route", "rms_norm", "silu_mul"]
+__all__ = ["apply_rope", "attention", "embedding", "gelu_mul", "moe_route", "rms_norm", "silu_mul", "soft_capped"]
 
 Floats = NDArray[np.float32]
 
@@ -23,25 +23,37 @@ def rms_norm(x: Floats, gain: Floats, eps: float) -> Floats:
 
 
 def apply_rope(x: Floats, cos: Floats, sin: Floats) -> Floats:
-    """Turns each pair (x[i], x[i + d/2]) of every head; x: (rows, heads, d); cos, sin: (rows, d/2)."""
-    first, second = np.split(x, 2, axis=-1)
+    """Turns each pair (x[i], x[i + r/2]) of the first r elements of every head; x: (rows, heads, d); cos, sin:
+    (rows, r/2)."""
+    turned = 2 * cos.shape[-1]
+    first, second = np.split(x[..., :turned], 2, axis=-1)
     cos, sin = cos[:, None, :], sin[:, None, :]
-    return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return np.concatenate([first * cos - second * sin, second * cos + first * sin, x[..., turned:]], axis=-1)
 
 
 def attention(
-    q: Floats, keys: Floats, values: Floats, *, window: int = 0, key_mask: NDArray[np.bool_] | None = None
+    q: Floats,
+    keys: Floats,
+    values: Floats,
+    *,
+    scale: float = 0.0,
+    softcap: float = 0.0,
+    window: int = 0,
+    key_mask: NDArray[np.bool_] | None = None,
 ) -> Floats:
     """Causal attention of the last rows of one sequence over all of it.
 
-    q: (rows, heads, d); keys, values: (tokens, kv_heads, d), the rows' own tokens at the end. `window` > 0: a query
+    q: (rows, heads, d); keys, values: (tokens, kv_heads, d), the rows' own tokens at the end. Scores are multiplied by
+    `scale` (0: d^-1/2) and, with `softcap` > 0, limited to softcap · tanh(score / softcap). `window` > 0: a query
     sees that many tokens back, itself included. `key_mask` (tokens,): False where a key may not be seen; a row
     that sees none yields zeros. Returns (rows, heads · d).
     """
     rows, heads, size = q.shape
     tokens, kv_heads, _ = keys.shape
     grouped = q.reshape(rows, kv_heads, heads // kv_heads, size).transpose(1, 2, 0, 3)  # (kv_heads, group, rows, d)
-    scores = grouped @ keys.transpose(1, 2, 0)[:, None] * np.float32(size**-0.5)  # (kv_heads, group, rows, tokens)
+    scores = grouped @ keys.transpose(1, 2, 0)[:, None] * np.float32(scale or size**-0.5)  # (kv, group, rows, tokens)
+    if softcap:
+        scores = soft_capped(scores, softcap)
     if rows > 1 or window or key_mask is not None:
         query = np.arange(tokens - rows, tokens)[:, None]
         key = np.arange(tokens)[None, :]
@@ -64,6 +76,23 @@ def silu_mul(gate_up: Floats) -> Floats:
     gate, up = np.split(gate_up, 2, axis=-1)
     with np.errstate(over="ignore"):  # exp of a very negative gate is infinite and the quotient right: zero
         result: Floats = gate / (1 + np.exp(-gate)) * up
+    return result
+
+
+def gelu_mul(gate_up: Floats) -> Floats:
+    """gelu(gate) · up of rows [gate | up]: (rows, 2 · n) to (rows, n), with GELU's approximation by tanh.
+
+    Hendrycks and Gimpel 2016, arXiv:1606.08415.
+    """
+    gate, up = np.split(gate_up, 2, axis=-1)
+    inner = np.float32(np.sqrt(2 / np.pi)) * (gate + np.float32(0.044715) * gate**3)
+    result: Floats = np.float32(0.5) * gate * (1 + np.tanh(inner)) * up
+    return result
+
+
+def soft_capped(x: Floats, cap: float) -> Floats:
+    """cap · tanh(x / cap): close to x where x is small, never beyond cap."""
+    result: Floats = np.float32(cap) * np.tanh(x / np.float32(cap))
     return result
 
 

@@ -12,11 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["MOST_POSITIONS", "DecoderSpec", "MoESpec", "RopeSpec", "Site"]
+__all__ = ["MOST_POSITIONS", "Activation", "DecoderSpec", "MoESpec", "RopeSpec", "Site"]
 
 MOST_POSITIONS = 1 << 27
 
 Site = Literal["qkv", "o", "gate_up", "down", "lm_head"]
+Activation = Literal["silu", "gelu_tanh"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,19 @@ class DecoderSpec:
     o_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False  # RMSNorm over each head of q and k before the rotary embedding
+    whole_norms: bool = False  # that norm is over all heads of q, and of k, together
+    input_norms: bool = True  # RMSNorm of what goes into attention and MLP
+    output_norms: bool = False  # RMSNorm of what attention and MLP give, before it is added
+    activation: Activation = "silu"  # of the gate in an MLP
+    rotary_dim: int = 0  # elements of a head that are rotated; 0: all
+    other_ropes: tuple[RopeSpec, ...] = ()  # tables 1, 2, … beside `rope`, which is table 0
+    rope_tables: tuple[int, ...] = ()  # per layer: its table, -1 for none; () is table 0 everywhere
+    embedding_scale: float = 1.0  # factors: of the embedding,
+    attention_scale: float = 0.0  # of attention's scores (0: head_dim^-1/2),
+    residual_scale: float = 1.0  # of what attention and MLP give,
+    logit_scale: float = 1.0  # of the logits
+    attention_softcap: float = 0.0  # scores are limited to that by tanh (Gemma 2, arXiv:2408.00118); 0: they aren't
+    logit_softcap: float = 0.0  # the same for logits
     windows: tuple[int, ...] = ()  # per layer: how many tokens back a query sees, itself included; 0 = all
     moe: MoESpec | None = None
     sparse_layers: frozenset[int] = frozenset()  # layers whose MLP is a mixture of experts
@@ -113,6 +127,15 @@ class DecoderSpec:
     def kv_size(self) -> int:
         """Columns of k, and of v."""
         return self.kv_heads * self.head_dim
+
+    @property
+    def score_scale(self) -> float:
+        """What attention's scores are multiplied by."""
+        return self.attention_scale or float(self.head_dim**-0.5)
+
+    def rope_table(self, layer: int) -> int:
+        """The rotary table of a layer; -1 where nothing is rotated."""
+        return self.rope_tables[layer] if self.rope_tables else 0
 
     def window(self, layer: int) -> int:
         """Tokens that a query of this layer sees, itself included; 0 = all."""
@@ -160,17 +183,22 @@ class DecoderSpec:
         for layer in range(self.layers):
             block = f"model.layers.{layer}."
             attention = f"{block}self_attn."
-            shapes[f"{block}input_layernorm.weight"] = (self.hidden,)
+            if self.input_norms:
+                shapes[f"{block}input_layernorm.weight"] = (self.hidden,)
             for part, size in (("q", self.q_size), ("k", self.kv_size), ("v", self.kv_size)):
                 shapes[f"{attention}{part}_proj.weight"] = (size, self.hidden)
                 if self.qkv_bias:
                     shapes[f"{attention}{part}_proj.bias"] = (size,)
                 if self.qk_norm and part != "v":
-                    shapes[f"{attention}{part}_norm.weight"] = (self.head_dim,)
+                    shapes[f"{attention}{part}_norm.weight"] = (size if self.whole_norms else self.head_dim,)
             shapes[f"{attention}o_proj.weight"] = (self.hidden, self.q_size)
             if self.o_bias:
                 shapes[f"{attention}o_proj.bias"] = (self.hidden,)
-            shapes[f"{block}post_attention_layernorm.weight"] = (self.hidden,)
+            if self.output_norms:
+                shapes[f"{block}attention_output_norm.weight"] = (self.hidden,)
+                shapes[f"{block}mlp_output_norm.weight"] = (self.hidden,)
+            if self.input_norms:
+                shapes[f"{block}post_attention_layernorm.weight"] = (self.hidden,)
             if layer in self.sparse_layers and self.moe is not None:
                 shapes[f"{block}mlp.gate.weight"] = (self.moe.experts, self.hidden)
             for expert in self.mlps(layer):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cutset.models.files.checkpoint import Tensor
 from cutset.models.run.executor import Batch, KVCache
 from cutset.models.run.rope import Rope
-from cutset.models.spec import DecoderSpec, Site
+from cutset.models.spec import Activation, DecoderSpec, Site
 
 __all__ = ["FloatLinears", "Linears", "Ops", "ReferenceDecoder", "Trace"]
 
@@ -47,8 +47,11 @@ class Ops(Protocol):
     def add_at(self, x: Array, rows: NDArray[np.integer], weights: Array, y: Array) -> None: ...
     def rms_norm(self, x: Array, gain: Array, eps: float) -> Array: ...
     def apply_rope(self, x: Array, cos: Array, sin: Array) -> Array: ...
-    def attend(self, q: Array, k: Array, v: Array, layer: int, batch: Batch, cache: Any, window: int) -> Array: ...
-    def silu_mul(self, gate_up: Array) -> Array: ...
+    def attend(
+        self, q: Array, k: Array, v: Array, layer: int, batch: Batch, cache: Any, spec: DecoderSpec
+    ) -> Array: ...
+    def gated(self, gate_up: Array, activation: Activation) -> Array: ...
+    def softcap(self, x: Array, cap: float) -> Array: ...
     def moe_route(self, logits: Array, top_k: int, *, normalise: bool) -> tuple[NDArray[np.int64], Array]: ...
 
 
@@ -90,25 +93,44 @@ class ReferenceDecoder:
 
     def _forward(self, batch: Batch, cache: KVCache, told: Trace) -> NDArray[np.float32]:
         ops, spec = self.ops, self.spec
-        cos, sin = self.rope.rows(batch.positions, batch.row_starts, batch.limits)
-        turn = ops.floats(cos), ops.floats(sin)
+        cos, sin = self.rope.rows(batch.positions, batch.row_starts, batch.limits)  # (tables, rows, rotary_dim / 2)
+        turns = [(ops.floats(c), ops.floats(s)) for c, s in zip(cos, sin, strict=True)]
         x = ops.embedding(self.parameters["model.embed_tokens.weight"], batch.token_ids)  # (rows, hidden)
+        x = _scaled(x, spec.embedding_scale)
         told("embedding", -1, x)
         for layer in range(spec.layers):
-            x = x + self._attention(layer, x, turn, batch, cache, told)
+            table = spec.rope_table(layer)
+            turn = turns[table] if table >= 0 else None
+            mixed = self._attention(layer, x, turn, batch, cache, told)
+            x = x + self._given(layer, "attention_output_norm", mixed)
             told("attention_add", layer, x)
-            h = ops.rms_norm(x, self._glue(layer, "post_attention_layernorm"), spec.norm_eps)
+            h = self._taken(layer, "post_attention_layernorm", x)
             told("mlp_norm", layer, h)
-            x = x + (self._experts(layer, h, told) if layer in spec.sparse_layers else self._mlp(layer, -1, h, told))
+            y = self._experts(layer, h, told) if layer in spec.sparse_layers else self._mlp(layer, -1, h, told)
+            x = x + self._given(layer, "mlp_output_norm", y)
             told("mlp_add", layer, x)
         x = ops.rms_norm(ops.take(x, batch.logit_rows), self.parameters["model.norm.weight"], spec.norm_eps)
         told("final_norm", -1, x)
-        logits = self.linears("lm_head", -1, -1, x)
+        logits = _scaled(self.linears("lm_head", -1, -1, x), spec.logit_scale)
+        if spec.logit_softcap:
+            logits = ops.softcap(logits, spec.logit_softcap)
         told("lm_head", -1, logits)
         return ops.to_numpy(logits).astype(np.float32, copy=False)
 
     def _glue(self, layer: int, name: str) -> Array:
         return self.parameters[f"model.layers.{layer}.{name}.weight"]
+
+    def _taken(self, layer: int, norm: str, x: Array) -> Array:
+        """What attention or MLP takes of the residual stream."""
+        if not self.spec.input_norms:
+            return x
+        return self.ops.rms_norm(x, self._glue(layer, norm), self.spec.norm_eps)
+
+    def _given(self, layer: int, norm: str, y: Array) -> Array:
+        """What is added to the residual stream of that which attention or MLP gives."""
+        if self.spec.output_norms:
+            y = self.ops.rms_norm(y, self._glue(layer, norm), self.spec.norm_eps)
+        return _scaled(y, self.spec.residual_scale)
 
     def _product(self, site: Site, layer: int, expert: int, rows: Array) -> Array:
         """A site's product and its biases, which stay with the glue."""
@@ -119,34 +141,41 @@ class ReferenceDecoder:
         return y
 
     def _attention(
-        self, layer: int, x: Array, turn: tuple[Array, Array], batch: Batch, cache: KVCache, told: Trace
+        self, layer: int, x: Array, turn: tuple[Array, Array] | None, batch: Batch, cache: KVCache, told: Trace
     ) -> Array:
         ops, spec = self.ops, self.spec
-        h = ops.rms_norm(x, self._glue(layer, "input_layernorm"), spec.norm_eps)
+        h = self._taken(layer, "input_layernorm", x)
         told("attention_norm", layer, h)
         qkv = self._product("qkv", layer, -1, h)  # (rows, q_size + 2 * kv_size)
         told("qkv", layer, qkv)
         edges = spec.q_size, spec.q_size + spec.kv_size
-        q = qkv[:, : edges[0]].reshape(-1, spec.heads, spec.head_dim)
-        k = qkv[:, edges[0] : edges[1]].reshape(-1, spec.kv_heads, spec.head_dim)
-        v = qkv[:, edges[1] :].reshape(-1, spec.kv_heads, spec.head_dim)
-        if spec.qk_norm:
-            q = ops.rms_norm(q, self._glue(layer, "self_attn.q_norm"), spec.norm_eps)
-            k = ops.rms_norm(k, self._glue(layer, "self_attn.k_norm"), spec.norm_eps)
-        q, k = ops.apply_rope(q, *turn), ops.apply_rope(k, *turn)
+        q, k, v = qkv[:, : edges[0]], qkv[:, edges[0] : edges[1]], qkv[:, edges[1] :]
+        if spec.whole_norms:
+            q, k = self._normed_heads(layer, q, k)
+        q = q.reshape(-1, spec.heads, spec.head_dim)
+        k, v = k.reshape(-1, spec.kv_heads, spec.head_dim), v.reshape(-1, spec.kv_heads, spec.head_dim)
+        if spec.qk_norm and not spec.whole_norms:
+            q, k = self._normed_heads(layer, q, k)
+        if turn is not None:
+            q, k = ops.apply_rope(q, *turn), ops.apply_rope(k, *turn)
         told("rope_q", layer, q.reshape(-1, spec.q_size))
         told("rope_k", layer, k.reshape(-1, spec.kv_size))
-        mixed = ops.attend(q, k, v, layer, batch, cache, spec.window(layer))  # (rows, q_size)
+        mixed = ops.attend(q, k, v, layer, batch, cache, spec)  # (rows, q_size)
         told("attention", layer, mixed)
         out = self._product("o", layer, -1, mixed)
         told("o", layer, out)
         return out
 
+    def _normed_heads(self, layer: int, q: Array, k: Array) -> tuple[Array, Array]:
+        ops, eps = self.ops, self.spec.norm_eps
+        q = ops.rms_norm(q, self._glue(layer, "self_attn.q_norm"), eps)
+        return q, ops.rms_norm(k, self._glue(layer, "self_attn.k_norm"), eps)
+
     def _mlp(self, layer: int, expert: int, h: Array, told: Trace) -> Array:
         label = "" if expert < 0 else f".{expert}"
         gate_up = self._product("gate_up", layer, expert, h)  # (rows, 2 * intermediate)
         told(f"gate_up{label}", layer, gate_up)
-        active = self.ops.silu_mul(gate_up)
+        active = self.ops.gated(gate_up, self.spec.activation)
         told(f"swiglu{label}", layer, active)
         out = self._product("down", layer, expert, active)
         told(f"down{label}", layer, out)
@@ -167,6 +196,10 @@ class ReferenceDecoder:
             out = out + self._mlp(layer, expert, h, told)
         told("experts", layer, out)
         return out
+
+
+def _scaled(x: Array, factor: float) -> Array:
+    return x if factor == 1.0 else x * factor
 
 
 def _untold(name: str, layer: int, value: Array) -> None:

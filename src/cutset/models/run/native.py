@@ -87,6 +87,17 @@ class NativeDecoder:
             intermediate=spec.intermediate,
             norm_eps=spec.norm_eps,
             windows=list(spec.windows),
+            activation=spec.activation,
+            rotary_dim=spec.rotary_dim or spec.head_dim,
+            rotary_tables=1 + len(spec.other_ropes),
+            rotary_table=list(spec.rope_tables),
+            attention_scale=spec.attention_scale,
+            attention_softcap=spec.attention_softcap,
+            embedding_scale=spec.embedding_scale,
+            residual_scale=spec.residual_scale,
+            logit_scale=spec.logit_scale,
+            logit_softcap=spec.logit_softcap,
+            whole_norms=spec.whole_norms,
             sparse=[layer in spec.sparse_layers for layer in range(spec.layers)],
             parameters=_parameters(spec, tensors),
             pool=pool,
@@ -111,8 +122,8 @@ class NativeDecoder:
             step = cache.idle.pop()
         step.begin(
             batch.token_ids,
-            cos=cos,
-            sin=sin,
+            cos=cos.reshape(-1, cos.shape[-1]),
+            sin=sin.reshape(-1, sin.shape[-1]),
             row_starts=batch.row_starts,
             context_lens=batch.context_lens,
             block_tables=batch.block_tables,
@@ -209,8 +220,12 @@ def _parameters(spec: DecoderSpec, tensors: Mapping[str, Tensor]) -> dict[tuple[
     take("final_norm", -1, "model.norm.weight")
     for layer in range(spec.layers):
         block = f"model.layers.{layer}."
-        take("attention_norm", layer, f"{block}input_layernorm.weight")
-        take("mlp_norm", layer, f"{block}post_attention_layernorm.weight")
+        if spec.input_norms:
+            take("attention_norm", layer, f"{block}input_layernorm.weight")
+            take("mlp_norm", layer, f"{block}post_attention_layernorm.weight")
+        if spec.output_norms:
+            take("attention_output_norm", layer, f"{block}attention_output_norm.weight")
+            take("mlp_output_norm", layer, f"{block}mlp_output_norm.weight")
         if spec.qkv_bias:
             take("qkv_bias", layer, *(f"{block}self_attn.{part}_proj.bias" for part in "qkv"))
         if spec.o_bias:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cutset.kernels import reference
 from cutset.models.files.checkpoint import Tensor
 from cutset.models.run.executor import Batch
-from cutset.models.spec import DecoderSpec
+from cutset.models.spec import Activation, DecoderSpec
 
 __all__ = ["NumpyCache", "NumpyOps"]
 
@@ -71,7 +71,7 @@ class NumpyOps:
         return reference.apply_rope(x, cos, sin)
 
     def attend(
-        self, q: Floats, k: Floats, v: Floats, layer: int, batch: Batch, cache: NumpyCache, window: int
+        self, q: Floats, k: Floats, v: Floats, layer: int, batch: Batch, cache: NumpyCache, spec: DecoderSpec
     ) -> Floats:
         slots = batch.slots(cache.block_size)
         keys, values = cache.data[layer]
@@ -81,11 +81,16 @@ class NumpyOps:
             own = slice(int(batch.row_starts[i]), int(batch.row_starts[i + 1]))
             past = batch.context_slots(i, cache.block_size)
             mask = None if batch.key_mask is None else batch.key_mask[i, : len(past)]
-            parts.append(reference.attention(q[own], keys[past], values[past], window=window, key_mask=mask))
+            options: dict[str, Any] = {"window": spec.window(layer), "key_mask": mask}
+            options |= {"scale": spec.score_scale, "softcap": spec.attention_softcap}
+            parts.append(reference.attention(q[own], keys[past], values[past], **options))
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def silu_mul(self, gate_up: Floats) -> Floats:
-        return reference.silu_mul(gate_up)
+    def gated(self, gate_up: Floats, activation: Activation) -> Floats:
+        return reference.silu_mul(gate_up) if activation == "silu" else reference.gelu_mul(gate_up)
+
+    def softcap(self, x: Floats, cap: float) -> Floats:
+        return reference.soft_capped(x, cap)
 
     def moe_route(self, logits: Floats, top_k: int, *, normalise: bool) -> tuple[NDArray[np.int64], Any]:
         return reference.moe_route(logits, top_k, normalise=normalise)

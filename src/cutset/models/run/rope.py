@@ -87,14 +87,30 @@ class _Table:
 
 
 class Rope:
-    """The rotary table of a decoder.
+    """The rotary tables of a decoder."""
+
+    def __init__(self, spec: DecoderSpec) -> None:
+        self._tables = [_Stretching(rope, spec.rotary_dim or spec.head_dim) for rope in (spec.rope, *spec.other_ropes)]
+
+    def rows(
+        self, positions: NDArray[np.int32], row_starts: NDArray[np.int32], limits: NDArray[np.int32]
+    ) -> tuple[Floats, Floats]:
+        """cos and sin, each (tables, rows, rotary_dim / 2), of the rows of a batch; `limits` (sequences,) as in Batch."""
+        found = [table.rows(positions, row_starts, limits) for table in self._tables]
+        if len(found) == 1:
+            return found[0][0][None], found[0][1][None]
+        return np.stack([cos for cos, _ in found]), np.stack([sin for _, sin in found])
+
+
+class _Stretching:
+    """One rotary table.
 
     A row's angles depend on its position and on the limit that its sequence has from the start. They must never depend
     on how long a sequence is at the moment: what lies in the cache was rotated when it was shorter.
     """
 
-    def __init__(self, spec: DecoderSpec) -> None:
-        self.spec, self.head_dim = spec.rope, spec.head_dim
+    def __init__(self, rope: RopeSpec, head_dim: int) -> None:
+        self.spec, self.head_dim = rope, head_dim
         self._plain = self._stretched = _Table(self.spec, self.head_dim, 0)
 
     def _table(self, limit: int) -> _Table:

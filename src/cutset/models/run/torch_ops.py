@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cutset.errors import DeviceError
 from cutset.models.files.checkpoint import Tensor
 from cutset.models.run.executor import Batch
-from cutset.models.spec import DecoderSpec
+from cutset.models.spec import Activation, DecoderSpec
 
 __all__ = ["DTYPES", "TorchCache", "TorchOps", "torch_device"]
 
@@ -99,9 +99,10 @@ class TorchOps:
         return gain * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
 
     def apply_rope(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        first, second = x.chunk(2, dim=-1)
+        turned = 2 * cos.shape[-1]
+        first, second = x[..., :turned].chunk(2, dim=-1)
         cos, sin = cos[:, None, :], sin[:, None, :]
-        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+        return torch.cat([first * cos - second * sin, second * cos + first * sin, x[..., turned:]], dim=-1)
 
     def attend(
         self,
@@ -111,7 +112,7 @@ class TorchOps:
         layer: int,
         batch: Batch,
         cache: TorchCache,
-        window: int,
+        spec: DecoderSpec,
     ) -> torch.Tensor:
         slots = self._indices(batch.slots(cache.block_size))
         keys, values = cache.data[layer]
@@ -120,14 +121,12 @@ class TorchOps:
         for i in range(len(batch.context_lens)):
             own = slice(int(batch.row_starts[i]), int(batch.row_starts[i + 1]))
             past = self._indices(batch.context_slots(i, cache.block_size))
-            seen = self._seen(batch, i, own.stop - own.start, window)
-            mixed = F.scaled_dot_product_attention(
-                q[own].transpose(0, 1)[None],
-                keys[past].transpose(0, 1)[None],
-                values[past].transpose(0, 1)[None],
-                attn_mask=seen,
-                enable_gqa=True,
-            )
+            seen = self._seen(batch, i, own.stop - own.start, spec.window(layer))
+            heads = [x.transpose(0, 1)[None] for x in (q[own], keys[past], values[past])]
+            if spec.attention_softcap:
+                mixed = _capped_attention(*heads, seen, spec.score_scale, spec.attention_softcap)
+            else:
+                mixed = F.scaled_dot_product_attention(*heads, attn_mask=seen, enable_gqa=True, scale=spec.score_scale)
             if batch.key_mask is not None and seen is not None:  # a row that sees nothing is NaN in some kernels
                 mixed = torch.where(seen.any(-1)[:, None], mixed, 0)
             parts.append(mixed[0].transpose(0, 1).reshape(own.stop - own.start, -1))
@@ -146,9 +145,12 @@ class TorchOps:
             seen &= torch.from_numpy(batch.key_mask[i, :tokens]).to(self.device)
         return seen
 
-    def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
+    def gated(self, gate_up: torch.Tensor, activation: Activation) -> torch.Tensor:
         gate, up = gate_up.chunk(2, dim=-1)
-        return F.silu(gate) * up
+        return (F.silu(gate) if activation == "silu" else F.gelu(gate, approximate="tanh")) * up
+
+    def softcap(self, x: torch.Tensor, cap: float) -> torch.Tensor:
+        return cap * torch.tanh(x / cap)
 
     def moe_route(self, logits: torch.Tensor, top_k: int, *, normalise: bool) -> tuple[NDArray[np.int64], torch.Tensor]:
         scores = torch.softmax(logits.float(), dim=-1)
@@ -157,3 +159,16 @@ class TorchOps:
         if normalise:
             weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-20)
         return picked.cpu().numpy(), weights
+
+
+def _capped_attention(
+    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, seen: torch.Tensor | None, scale: float, cap: float
+) -> torch.Tensor:
+    """Attention whose scores are limited, which torch's own doesn't know; q: (1, heads, rows, d), else (1, kv_heads,
+    tokens, d)."""
+    group = q.shape[1] // keys.shape[1]
+    keys, values = keys.repeat_interleave(group, dim=1), values.repeat_interleave(group, dim=1)
+    scores = cap * torch.tanh((q @ keys.transpose(-1, -2)).float() * (scale / cap))
+    if seen is not None:
+        scores = scores.masked_fill(~seen, -torch.inf)
+    return torch.softmax(scores, dim=-1).to(values.dtype) @ values
