@@ -95,7 +95,7 @@ class Rope:
     def rows(
         self, positions: NDArray[np.int32], row_starts: NDArray[np.int32], limits: NDArray[np.int32]
     ) -> tuple[Floats, Floats]:
-        """cos and sin, each (tables, rows, rotary_dim / 2), of the rows of a batch; `limits` (sequences,) as in Batch."""
+        """cos and sin, each (tables, rows, rotary_dim / 2), of a batch's rows; `limits` (sequences,) as in Batch."""
         found = [table.rows(positions, row_starts, limits) for table in self._tables]
         if len(found) == 1:
             return found[0][0][None], found[0][1][None]

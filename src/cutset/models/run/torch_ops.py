@@ -122,11 +122,12 @@ class TorchOps:
             own = slice(int(batch.row_starts[i]), int(batch.row_starts[i + 1]))
             past = self._indices(batch.context_slots(i, cache.block_size))
             seen = self._seen(batch, i, own.stop - own.start, spec.window(layer))
-            heads = [x.transpose(0, 1)[None] for x in (q[own], keys[past], values[past])]
+            qs, ks, vs = (x.transpose(0, 1)[None] for x in (q[own], keys[past], values[past]))
+            scale = spec.score_scale
             if spec.attention_softcap:
-                mixed = _capped_attention(*heads, seen, spec.score_scale, spec.attention_softcap)
+                mixed = _capped_attention(qs, ks, vs, seen, scale, spec.attention_softcap)
             else:
-                mixed = F.scaled_dot_product_attention(*heads, attn_mask=seen, enable_gqa=True, scale=spec.score_scale)
+                mixed = F.scaled_dot_product_attention(qs, ks, vs, attn_mask=seen, enable_gqa=True, scale=scale)
             if batch.key_mask is not None and seen is not None:  # a row that sees nothing is NaN in some kernels
                 mixed = torch.where(seen.any(-1)[:, None], mixed, 0)
             parts.append(mixed[0].transpose(0, 1).reshape(own.stop - own.start, -1))
