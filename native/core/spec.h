@@ -35,6 +35,7 @@ struct DecoderSpec {
   std::size_t window(std::size_t layer) const { return windows.empty() ? 0 : windows[layer]; }
   Activation activation = Activation::kSilu;
   std::size_t rotary_dim = 0;  // elements of a head that are rotated, even; 0: all
+  bool rotary_interleaved = false;
   std::size_t rotary_tables = 1;
   std::vector<int> rotary_table;   // per layer: which of the tables; -1: none; empty: the first everywhere
   float attention_scale = 0.0f;    // of the scores; 0: 1 / sqrt(head_dim)

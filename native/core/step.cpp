@@ -187,7 +187,7 @@ void Step::prepare_heads(std::size_t begin, std::size_t end) {
     if (table >= 0) {
       const std::size_t at = angles + r * half;
       glue.apply_rope(q, shape.qkv_size(), batch_.cos + at, batch_.sin + at, 1, shape.heads + shape.kv_heads,
-                      shape.head_dim, spec.rotary_dim);
+                      shape.head_dim, spec.rotary_dim, spec.rotary_interleaved);
     }
     append(shape, cache, slots_.data(), qkv_.data(), r, r + 1);
   }

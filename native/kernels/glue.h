@@ -74,10 +74,10 @@ struct GlueKernels {
   // out[r] += weight * x[r] for one row of `cols`
   void (*scaled_add)(float* out, float weight, const float* x, std::size_t cols);
   // Rotates the first `rotary_dim` elements of the first `heads` heads of each row: (a, b) -> (a cos - b sin,
-  // b cos + a sin), where a and b are the two halves of those elements.
+  // b cos + a sin), where a and b are the two halves of those elements or, interleaved, each two neighbours.
   //   x: (rows, heads, head_dim), rows `stride` floats apart; cos, sin: (rows, rotary_dim / 2)
   void (*apply_rope)(float* x, std::size_t stride, const float* cos, const float* sin, std::size_t rows,
-                     std::size_t heads, std::size_t head_dim, std::size_t rotary_dim);
+                     std::size_t heads, std::size_t head_dim, std::size_t rotary_dim, bool interleaved);
   // Writes one token to place `place` of a cache block.  k, v: (kv_heads, head_dim); the block: all its heads
   void (*append)(const float* k, const float* v, std::size_t kv_heads, std::size_t head_dim, std::size_t block_size,
                  std::size_t place, float* key_block, float* value_block);

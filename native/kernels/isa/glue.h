@@ -14,7 +14,7 @@ void scaled_add(float* out, float weight, const float* x, std::size_t cols);
 void scale(float* x, float factor, std::size_t count);
 void softcap(float* x, float cap, std::size_t count);
 void apply_rope(float* x, std::size_t stride, const float* cos, const float* sin, std::size_t rows, std::size_t heads,
-                std::size_t head_dim, std::size_t rotary_dim);
+                std::size_t head_dim, std::size_t rotary_dim, bool interleaved);
 void append(const float* k, const float* v, std::size_t kv_heads, std::size_t head_dim, std::size_t block_size,
             std::size_t place, float* key_block, float* value_block);
 void attention(const AttentionTask& task);
