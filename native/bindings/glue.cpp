@@ -66,14 +66,15 @@ void scaled_add(Out1 out, float weight, In1 x) {
   kernels().glue.scaled_add(out.data(), weight, x.data(), x.shape(0));
 }
 
-void apply_rope(Out2 x, In2 cos, In2 sin, std::size_t heads, std::size_t head_dim) {
+void apply_rope(Out2 x, In2 cos, In2 sin, std::size_t heads, std::size_t head_dim, bool interleaved) {
   const std::size_t rotary_dim = 2 * cos.shape(1);
   if (!head_dim) head_dim = rotary_dim;
   require(rotary_dim <= head_dim, "cos must have at most head_dim / 2 columns");
   require_same_shape(cos, sin, "cos and sin must have one shape");
   require(cos.shape(0) == x.shape(0), "cos must have a row for each row of x");
   require(heads * head_dim <= x.shape(1), "x must have at least heads * head_dim columns");
-  kernels().glue.apply_rope(x.data(), x.shape(1), cos.data(), sin.data(), x.shape(0), heads, head_dim, rotary_dim);
+  kernels().glue.apply_rope(x.data(), x.shape(1), cos.data(), sin.data(), x.shape(0), heads, head_dim, rotary_dim,
+                            interleaved);
 }
 
 void gelu_mul(In2 x, Out2 out) {
@@ -190,7 +191,7 @@ void bind_glue(nb::module_& m) {
   m.def("add_bias", &add_bias, "x"_a.noconvert(), "bias"_a.noconvert(), Released());
   m.def("scaled_add", &scaled_add, "out"_a.noconvert(), "weight"_a, "x"_a.noconvert(), Released());
   m.def("apply_rope", &apply_rope, "x"_a.noconvert(), "cos"_a.noconvert(), "sin"_a.noconvert(), "heads"_a,
-        "head_dim"_a = 0, Released());
+        "head_dim"_a = 0, "interleaved"_a = false, Released());
   m.def("gelu_mul", &gelu_mul, "x"_a.noconvert(), "out"_a.noconvert(), Released());
   m.def("scale", &scale, "x"_a.noconvert(), "factor"_a, Released());
   m.def("softcap", &softcap, "x"_a.noconvert(), "cap"_a, Released());

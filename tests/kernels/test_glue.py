@@ -145,13 +145,15 @@ def test_rope(rng: np.random.Generator, head_dim: int) -> None:
     np.testing.assert_array_equal(x[:, heads * head_dim :], rest)
 
 
+@pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize(("head_dim", "rotary_dim"), [(16, 2), (20, 6), (64, 32), (96, 94)])
-def test_partial_rope(rng: np.random.Generator, head_dim: int, rotary_dim: int) -> None:
+def test_partial_rope(rng: np.random.Generator, head_dim: int, rotary_dim: int, interleaved: bool) -> None:
     x, angles = floats(rng, 4, 5 * head_dim), floats(rng, 4, rotary_dim // 2) * 30
     cos, sin = np.cos(angles), np.sin(angles)
     heads = x.reshape(4, 5, head_dim).copy()
-    expected = np.concatenate([reference.apply_rope(heads[:, :3], cos, sin), heads[:, 3:]], axis=1)
-    native.apply_rope(x, cos, sin, 3, head_dim)
+    turned = reference.apply_rope(heads[:, :3], cos, sin, interleaved=interleaved)
+    native.apply_rope(x, cos, sin, 3, head_dim, interleaved)
+    expected = np.concatenate([turned, heads[:, 3:]], axis=1)
     close(x, expected.reshape(4, -1))
     np.testing.assert_array_equal(x.reshape(4, 5, head_dim)[..., rotary_dim:], heads[..., rotary_dim:])
 

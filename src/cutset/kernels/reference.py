@@ -22,12 +22,20 @@ def rms_norm(x: Floats, gain: Floats, eps: float) -> Floats:
     return result
 
 
-def apply_rope(x: Floats, cos: Floats, sin: Floats) -> Floats:
-    """Turns each pair (x[i], x[i + r/2]) of the first r elements of every head; x: (rows, heads, d); cos, sin:
-    (rows, r/2)."""
+def apply_rope(x: Floats, cos: Floats, sin: Floats, *, interleaved: bool = False) -> Floats:
+    """Turns each pair (x[i], x[i + r/2]) of the first r elements of every head, or (x[2 i], x[2 i + 1]) if interleaved.
+
+    x: (rows, heads, d); cos, sin: (rows, r/2).
+    """
     turned = 2 * cos.shape[-1]
-    first, second = np.split(x[..., :turned], 2, axis=-1)
     cos, sin = cos[:, None, :], sin[:, None, :]
+    if interleaved:
+        result = x.copy()
+        first, second = x[..., 0:turned:2], x[..., 1:turned:2]
+        result[..., 0:turned:2] = first * cos - second * sin
+        result[..., 1:turned:2] = second * cos + first * sin
+        return result
+    first, second = np.split(x[..., :turned], 2, axis=-1)
     return np.concatenate([first * cos - second * sin, second * cos + first * sin, x[..., turned:]], axis=-1)
 
 

@@ -87,6 +87,7 @@ class DecoderSpec:
     output_norms: bool = False  # RMSNorm of what attention and MLP give, before it is added
     activation: Activation = "silu"  # of the gate in an MLP
     rotary_dim: int = 0  # elements of a head that are rotated; 0: all
+    rope_interleaved: bool = False  # pairs are neighbours, not elements half a head apart
     other_ropes: tuple[RopeSpec, ...] = ()  # tables 1, 2, … beside `rope`, which is table 0
     rope_tables: tuple[int, ...] = ()  # per layer: its table, -1 for none; () is table 0 everywhere
     embedding_scale: float = 1.0  # factors: of the embedding,

@@ -89,6 +89,7 @@ class NativeDecoder:
             windows=list(spec.windows),
             activation=spec.activation,
             rotary_dim=spec.rotary_dim or spec.head_dim,
+            rotary_interleaved=spec.rope_interleaved,
             rotary_tables=1 + len(spec.other_ropes),
             rotary_table=list(spec.rope_tables),
             attention_scale=spec.attention_scale,

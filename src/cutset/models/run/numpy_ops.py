@@ -67,8 +67,8 @@ class NumpyOps:
     def rms_norm(self, x: Floats, gain: Floats, eps: float) -> Floats:
         return reference.rms_norm(x, gain, eps)
 
-    def apply_rope(self, x: Floats, cos: Floats, sin: Floats) -> Floats:
-        return reference.apply_rope(x, cos, sin)
+    def apply_rope(self, x: Floats, cos: Floats, sin: Floats, *, interleaved: bool) -> Floats:
+        return reference.apply_rope(x, cos, sin, interleaved=interleaved)
 
     def attend(
         self, q: Floats, k: Floats, v: Floats, layer: int, batch: Batch, cache: NumpyCache, spec: DecoderSpec

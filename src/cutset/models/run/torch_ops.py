@@ -98,10 +98,14 @@ class TorchOps:
         wide = x.float()  # the mean of squares overflows in float16
         return gain * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
 
-    def apply_rope(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    def apply_rope(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *, interleaved: bool) -> torch.Tensor:
         turned = 2 * cos.shape[-1]
-        first, second = x[..., :turned].chunk(2, dim=-1)
         cos, sin = cos[:, None, :], sin[:, None, :]
+        if interleaved:
+            first, second = x[..., 0:turned:2], x[..., 1:turned:2]
+            pairs = torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1).flatten(-2)
+            return torch.cat([pairs, x[..., turned:]], dim=-1)
+        first, second = x[..., :turned].chunk(2, dim=-1)
         return torch.cat([first * cos - second * sin, second * cos + first * sin, x[..., turned:]], dim=-1)
 
     def attend(
