@@ -84,16 +84,22 @@ class ParameterReader {
   std::size_t used_ = 0;
 };
 
+Activation activation_named(const std::string& name) {
+  if (name == "silu") return Activation::kSilu;
+  if (name == "gelu_tanh") return Activation::kGelu;
+  require(name == "clamped", "activation must be silu, gelu_tanh or clamped");
+  return Activation::kClamped;
+}
+
 void make_decoder(PyDecoder* self, std::size_t vocab, std::size_t hidden, std::size_t layers, std::size_t heads,
                   std::size_t kv_heads, std::size_t head_dim, std::size_t intermediate, float norm_eps,
                   const nb::dict& parameters, ThreadPool& pool, std::vector<std::size_t> windows,
                   const std::vector<bool>& sparse, std::size_t experts, std::size_t top_k, bool normalise,
                   std::size_t expert_intermediate, std::size_t shared, std::size_t shared_intermediate,
-                  const std::string& activation, std::size_t rotary_dim, bool rotary_interleaved,
-                  std::size_t rotary_tables, std::vector<int> rotary_table, float attention_scale,
-                  float attention_softcap, float embedding_scale, float residual_scale, float logit_scale,
-                  float logit_softcap, bool whole_norms) {
-  require(activation == "silu" || activation == "gelu_tanh", "activation must be silu or gelu_tanh");
+                  const std::string& activation, float activation_limit, std::size_t rotary_dim,
+                  bool rotary_interleaved, std::size_t rotary_tables, std::vector<int> rotary_table,
+                  float attention_scale, float attention_softcap, float embedding_scale, float residual_scale,
+                  float logit_scale, float logit_softcap, bool whole_norms) {
   const DecoderSpec spec = {vocab,
                             hidden,
                             layers,
@@ -108,7 +114,8 @@ void make_decoder(PyDecoder* self, std::size_t vocab, std::size_t hidden, std::s
                             expert_intermediate,
                             shared,
                             shared_intermediate,
-                            activation == "silu" ? Activation::kSilu : Activation::kGelu,
+                            activation_named(activation),
+                            activation_limit,
                             rotary_dim,
                             rotary_interleaved,
                             rotary_tables,
@@ -138,7 +145,11 @@ void make_decoder(PyDecoder* self, std::size_t vocab, std::size_t hidden, std::s
     layer.k_norm = read("k_norm", l, {whole_norms ? spec.heads.kv_size() : head_dim});
     layer.gate_up_bias = read("gate_up_bias", l, {2 * intermediate});
     layer.down_bias = read("down_bias", l, {hidden});
+    layer.sinks = read("sinks", l, {heads});
     layer.router = read("router", l, {experts, hidden});
+    layer.router_bias = read("router_bias", l, {experts});
+    layer.expert_gate_up_bias = read("expert_gate_up_bias", l, {experts, 2 * expert_intermediate});
+    layer.expert_down_bias = read("expert_down_bias", l, {experts, hidden});
     found.layers.push_back(layer);
   }
   read.finish();
@@ -256,10 +267,10 @@ void bind_decoder(nb::module_& m) {
            "head_dim"_a, "intermediate"_a, "norm_eps"_a, "parameters"_a, "pool"_a,
            "windows"_a = std::vector<std::size_t>(), "sparse"_a = std::vector<bool>(), "experts"_a = 0, "top_k"_a = 0,
            "normalise"_a = false, "expert_intermediate"_a = 0, "shared"_a = 0, "shared_intermediate"_a = 0,
-           "activation"_a = "silu", "rotary_dim"_a = 0, "rotary_interleaved"_a = false, "rotary_tables"_a = 1,
-           "rotary_table"_a = std::vector<int>(), "attention_scale"_a = 0.0f, "attention_softcap"_a = 0.0f,
-           "embedding_scale"_a = 1.0f, "residual_scale"_a = 1.0f, "logit_scale"_a = 1.0f, "logit_softcap"_a = 0.0f,
-           "whole_norms"_a = false);
+           "activation"_a = "silu", "activation_limit"_a = 0.0f, "rotary_dim"_a = 0, "rotary_interleaved"_a = false,
+           "rotary_tables"_a = 1, "rotary_table"_a = std::vector<int>(), "attention_scale"_a = 0.0f,
+           "attention_softcap"_a = 0.0f, "embedding_scale"_a = 1.0f, "residual_scale"_a = 1.0f, "logit_scale"_a = 1.0f,
+           "logit_softcap"_a = 0.0f, "whole_norms"_a = false);
 
   nb::class_<KvCache>(m, "KvCache", "Keys and values of all layers in blocks of tokens.")
       .def(

@@ -23,9 +23,13 @@ struct LayerParameters {
   const float* o_bias = nullptr;                 // (hidden)
   const float* q_norm = nullptr;                 // (head_dim) or (q_size), both or none
   const float* k_norm = nullptr;
-  const float* gate_up_bias = nullptr;  // ([gate | up]) of a dense MLP
-  const float* down_bias = nullptr;     // (hidden)
-  const float* router = nullptr;        // (experts, hidden) of a sparse layer; copied
+  const float* gate_up_bias = nullptr;         // ([gate | up]) of a dense MLP
+  const float* down_bias = nullptr;            // (hidden)
+  const float* sinks = nullptr;                // (heads)
+  const float* router = nullptr;               // (experts, hidden) of a sparse layer; copied
+  const float* router_bias = nullptr;          // (experts)
+  const float* expert_gate_up_bias = nullptr;  // (experts, [gate | up])
+  const float* expert_down_bias = nullptr;     // (experts, hidden)
 };
 
 struct Parameters {

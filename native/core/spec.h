@@ -12,7 +12,7 @@ namespace cutset {
 enum class Site { kQkv, kO, kGateUp, kDown, kLmHead };
 
 // Of the gate in an MLP.
-enum class Activation { kSilu, kGelu };
+enum class Activation { kSilu, kGelu, kClamped };
 
 struct DecoderSpec {
   std::size_t vocab = 0;
@@ -34,7 +34,8 @@ struct DecoderSpec {
 
   std::size_t window(std::size_t layer) const { return windows.empty() ? 0 : windows[layer]; }
   Activation activation = Activation::kSilu;
-  std::size_t rotary_dim = 0;  // elements of a head that are rotated, even; 0: all
+  float activation_limit = 0.0f;  // kClamped
+  std::size_t rotary_dim = 0;     // elements of a head that are rotated, even; 0: all
   bool rotary_interleaved = false;
   std::size_t rotary_tables = 1;
   std::vector<int> rotary_table;   // per layer: which of the tables; -1: none; empty: the first everywhere

@@ -209,7 +209,8 @@ void Step::after_qkv() {
   if (last_layer()) keep_wanted_rows();
   if (live_ == 0) return;
   float* mixed = mixed_.take(live_, shape.q_size());
-  const Attention attention = {shape, spec.window(layer_), spec.attention_scale, spec.attention_softcap};
+  const Attention attention = {shape, spec.window(layer_), spec.attention_scale, spec.attention_softcap,
+                               layer_parameters().sinks};
   attend(pool_, attention, batch_.rows, cache_.layer(layer_), spans, qkv_.data(), mixed);
   told("attention", mixed, live_, shape.q_size());
   y_.take(live_, spec.hidden);
@@ -245,17 +246,33 @@ void Step::after_o() {
   }
 }
 
+// The bias of the dense MLP, or that of the expert at hand; shared experts have none.
+const float* Step::mlp_bias(const float* dense, const float* experts, std::size_t columns) const {
+  if (product_.expert < 0) return dense;
+  const auto number = static_cast<std::size_t>(product_.expert);
+  return experts && number < decoder_.spec().experts ? experts + number * columns : nullptr;
+}
+
 void Step::after_gate_up() {
   const std::size_t width = decoder_.spec().width(product_.expert);
   const std::size_t rows = product_.rows;
-  if (product_.expert < 0) add_bias(layer_parameters().gate_up_bias, gate_up_.data(), rows, 2 * width);
+  add_bias(mlp_bias(layer_parameters().gate_up_bias, layer_parameters().expert_gate_up_bias, 2 * width),
+           gate_up_.data(), rows, 2 * width);
   told("gate_up", gate_up_.data(), rows, 2 * width, product_.expert);
   const float* gate_up = gate_up_.data();
   float* active = active_.take(rows, width);
   each_rows(pool_, rows, 2 * width, [&](std::size_t begin, std::size_t end) {
     const GlueKernels& glue = kernels().glue;
-    const auto gated = decoder_.spec().activation == Activation::kSilu ? glue.silu_mul : glue.gelu_mul;
-    gated(gate_up + begin * 2 * width, end - begin, width, active + begin * width);
+    const float* in = gate_up + begin * 2 * width;
+    float* out = active + begin * width;
+    switch (decoder_.spec().activation) {
+      case Activation::kSilu:
+        return glue.silu_mul(in, end - begin, width, out);
+      case Activation::kGelu:
+        return glue.gelu_mul(in, end - begin, width, out);
+      case Activation::kClamped:
+        return glue.clamped_mul(in, decoder_.spec().activation_limit, end - begin, width, out);
+    }
   });
   told("swiglu", active, rows, width, product_.expert);
   y_.take(rows, decoder_.spec().hidden);
@@ -265,7 +282,8 @@ void Step::after_gate_up() {
 void Step::after_down() {
   const DecoderSpec& spec = decoder_.spec();
   const int expert = product_.expert;
-  if (expert < 0) add_bias(layer_parameters().down_bias, y_.data(), live_, spec.hidden);
+  add_bias(mlp_bias(layer_parameters().down_bias, layer_parameters().expert_down_bias, spec.hidden), y_.data(),
+           product_.rows, spec.hidden);
   told("down", y_.data(), product_.rows, spec.hidden, expert);
   if (expert < 0) return close_layer(y_.data());
 
@@ -289,6 +307,7 @@ void Step::route() {
   float* weights = weights_.take(live_, spec.top_k);
   picked_.resize(live_ * spec.top_k);
   decoder_.router(layer_).forward(pool_, h_.data(), live_, logits, workspace_);
+  add_bias(layer_parameters().router_bias, logits, live_, spec.experts);
   told("router", logits, live_, spec.experts);
   each_rows(pool_, live_, spec.experts * spec.top_k, [&](std::size_t begin, std::size_t end) {
     const std::size_t at = begin * spec.experts;

@@ -101,6 +101,7 @@ class Step {
   void next_expert(std::size_t expert);
   void close_layer(float* delta);
   void finish_logits();
+  const float* mlp_bias(const float* dense, const float* experts, std::size_t columns) const;
   void add_norm(float* delta, const float* output_gain, const float* gain);
   void add_bias(const float* bias, float* x, std::size_t rows, std::size_t columns);
   void told(const char* name, const float* data, std::size_t rows, std::size_t columns, int expert = -1);

@@ -28,6 +28,7 @@ struct AttentionTask {
   std::size_t window;    // a row sees that many keys, itself included; 0: all of them
   float scale;           // of the scores; above 0
   float softcap;         // scores become softcap * tanh(score / softcap); 0: they stay
+  const float* sinks;    // (group) a score of nothing for each head, which takes its share of the weights; or nullptr
   const float* keys;     // this head in block 0; a block is key_stride floats
   const float* values;
   std::size_t key_stride;
@@ -91,6 +92,8 @@ struct GlueKernels {
   void (*silu_mul)(const float* x, std::size_t rows, std::size_t cols, float* out);
   // out = gelu(gate) * up, with the approximation by tanh;  as silu_mul
   void (*gelu_mul)(const float* x, std::size_t rows, std::size_t cols, float* out);
+  // out = gate * sigmoid(1.702 gate) * (up + 1), where gate is at most `limit` and up within it;  as silu_mul
+  void (*clamped_mul)(const float* x, float limit, std::size_t rows, std::size_t cols, float* out);
   // The k most probable experts of each row by softmax, the lower number first among equals.
   //   logits: (rows, experts); ids, weights: (rows, k); scratch: (experts)
   void (*moe_route)(const float* logits, std::size_t rows, std::size_t experts, std::size_t k, bool renormalise,

@@ -107,6 +107,14 @@ def test_gelu_mul(rng: np.random.Generator, cols: int) -> None:
 
 
 @pytest.mark.parametrize("cols", SIZES)
+def test_clamped_mul(rng: np.random.Generator, cols: int) -> None:
+    x, out = floats(rng, 4, 2 * cols) * 5, nothing(4, cols)
+    x[1, :cols] = rng.choice(np.array([-1e4, -10, -3, 0, 3, 1e4], np.float32), cols)
+    native.clamped_mul(x, 7.0, out)
+    close(out, reference.clamped_mul(x, 7.0), 1e-5)
+
+
+@pytest.mark.parametrize("cols", SIZES)
 def test_scale_and_softcap(rng: np.random.Generator, cols: int) -> None:
     x = floats(rng, cols) * 20
     x[0] = 1e5
@@ -208,6 +216,7 @@ class Case:
         pool: native.Pool | None = None,
         scale: float = 0.0,
         softcap: float = 0.0,
+        sinks: Floats | None = None,
     ) -> list[Floats]:
         """Appends these rows and lets them attend; one array a sequence, or one of the wanted rows."""
         counts = [end - first for _, first, end in rows]
@@ -228,7 +237,14 @@ class Case:
         out = nothing(len(qkv) if wanted is None else len(wanted), self.heads * self.head_dim)
         chosen = None if wanted is None else np.array(wanted, np.int32)
         scale = scale or self.head_dim**-0.5
-        options = {"window": window, "key_mask": mask, "wanted": chosen, "pool": pool, "softcap": softcap}
+        options = {
+            "window": window,
+            "key_mask": mask,
+            "wanted": chosen,
+            "pool": pool,
+            "softcap": softcap,
+            "sinks": sinks,
+        }
         native.attention(qkv, **where, scale=scale, out=out, **options)
         return [out] if wanted is not None else np.split(out, starts[1:-1])
 
@@ -287,6 +303,24 @@ def test_attention_with_capped_scores(rng: np.random.Generator, window: int, sof
             close(out, reference.attention(q, k, v, window=window, key_mask=seen, scale=scale, softcap=softcap), 5e-6)
     plain = case.step([(0, 0, 90), (1, 0, 200)], window, scale=scale)
     assert not np.allclose(plain[1], case.step([(0, 0, 90), (1, 0, 200)], window, scale=scale, softcap=softcap)[1])
+
+
+@pytest.mark.parametrize("window", [0, 40])
+@pytest.mark.parametrize("pool", [None, 3])
+def test_attention_with_sinks(rng: np.random.Generator, window: int, pool: int | None) -> None:
+    case = Case([90, 2500 if pool else 200], 4, 2, 16, 16)
+    sinks = np.array([-3, 0.5, 20, -1e4], np.float32)  # one that takes all, and one that takes nothing
+    mask = rng.random((2, case.lens[1])) < 0.6
+    mask[0, :70] = False
+    for own in (None, mask):
+        threads = native.Pool(pool) if pool else None
+        found = case.step([(s, 0, n) for s, n in enumerate(case.lens)], window, own, pool=threads, sinks=sinks)
+        for s, out in enumerate(found):
+            q, k, v = np.split(case.qkv[s].reshape(case.lens[s], -1, 16), [4, 6], axis=1)
+            seen = None if own is None else own[s, : case.lens[s]]
+            close(out, reference.attention(q, k, v, window=window, key_mask=seen, sinks=sinks), 5e-6)
+    [last] = case.step([(1, case.lens[1] - 1, case.lens[1])], window, pool=threads, sinks=sinks)
+    np.testing.assert_array_equal(last, case.step([(1, 0, case.lens[1])], window, sinks=sinks)[0][-1:])
 
 
 @pytest.mark.parametrize("window", [0, 40])

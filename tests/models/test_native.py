@@ -70,6 +70,7 @@ SPECS = {
         MIXTURE, embedding_scale=3.0, attention_scale=0.05, residual_scale=0.4, logit_scale=0.5, rope_tables=(0, -1, 0)
     ),
     "partial-rotary": replace(DENSE, head_dim=20, rotary_dim=6),
+    "sinks": replace(MIXTURE, sinks=True, windows=(5, 0, 20), activation="clamped", activation_limit=1.1),
     "interleaved-rotary": replace(DENSE, head_dim=20, rotary_dim=10, rope_interleaved=True),
     "dynamic-rope": replace(DENSE, rope=RopeSpec(theta=1e4, kind="dynamic", factor=2.0, original_positions=16)),
 }

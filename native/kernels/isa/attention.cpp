@@ -231,7 +231,15 @@ void finish_queries(const AttentionTask& task, const States& gathered, std::size
   for (std::size_t q = 0; q < count; ++q) {
     float* out = task.out + (first + q) / task.group * task.out_stride + (first + q) % task.group * task.head_dim;
     const float* sums = gathered.sums(q);
-    const float sum = gathered.sum(q);
+    float sum = gathered.sum(q);
+    if (task.sinks) {
+      const float sink = task.sinks[(first + q) % task.group];
+      if (sink > gathered.biggest(q)) {
+        gathered.scale(q, exp(gathered.biggest(q) - sink));
+        gathered.biggest(q) = sink;
+      }
+      sum = gathered.sum(q) + exp(sink - gathered.biggest(q));
+    }
     const Vec divisor = splat(sum == 0.0f ? 1.0f : sum);
     for_each_vec(task.head_dim, [&](auto get, auto put) { put(out, div(get(sums), divisor)); });
   }

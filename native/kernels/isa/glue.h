@@ -22,12 +22,13 @@ void attention_part(const AttentionTask& task, std::size_t part, float* states);
 void attention_merge(const AttentionTask& task, const float* states, std::size_t parts);
 void silu_mul(const float* x, std::size_t rows, std::size_t cols, float* out);
 void gelu_mul(const float* x, std::size_t rows, std::size_t cols, float* out);
+void clamped_mul(const float* x, float limit, std::size_t rows, std::size_t cols, float* out);
 void moe_route(const float* logits, std::size_t rows, std::size_t experts, std::size_t k, bool renormalise,
                std::int32_t* ids, float* weights, float* scratch);
 void exp(const float* x, std::size_t count, float* out);
 
-constexpr GlueKernels kGlue = {embedding,  rms_norm,   add_rms_norm, add_bias,  scale,          softcap,
-                               scaled_add, apply_rope, append,       attention, attention_part, attention_merge,
-                               silu_mul,   gelu_mul,   moe_route,    exp};
+constexpr GlueKernels kGlue = {
+    embedding, rms_norm,       add_rms_norm,    add_bias, scale,    softcap,     scaled_add, apply_rope, append,
+    attention, attention_part, attention_merge, silu_mul, gelu_mul, clamped_mul, moe_route,  exp};
 
 }  // namespace cutset::CUTSET_ISA

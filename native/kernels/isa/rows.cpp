@@ -58,6 +58,21 @@ void gelu_mul(const float* x, std::size_t rows, std::size_t cols, float* out) {
         [](Vec gate) { return mul(gate, fma(mul(gate, gate), splat(0.0713548162726f), splat(1.59576912161f))); });
 }
 
+// The SwiGLU of gpt-oss (OpenAI 2025, arXiv:2508.10925).
+void clamped_mul(const float* x, float limit, std::size_t rows, std::size_t cols, float* out) {
+  const Vec most = splat(limit);
+  const Vec least = splat(-limit);
+  const Vec one = splat(1.0f);
+  for (std::size_t r = 0; r < rows; ++r, x += 2 * cols, out += cols) {
+    for_each_vec(cols, [&](auto get, auto put) {
+      const Vec gate = smaller(get(x), most);
+      const Vec up = larger(smaller(get(x + cols), most), least);
+      const Vec glu = div(gate, add(one, exp(mul(splat(-1.702f), gate))));
+      put(out, mul(add(up, one), glu));
+    });
+  }
+}
+
 void exp(const float* x, std::size_t count, float* out) {
   for_each_vec(count, [&](auto get, auto put) { put(out, exp(get(x))); });
 }

@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["apply_rope", "attention", "embedding", "gelu_mul", "moe_route", "rms_norm", "silu_mul", "soft_capped"]
+__all__ = [
+    "apply_rope",
+    "attention",
+    "clamped_mul",
+    "embedding",
+    "gelu_mul",
+    "moe_route",
+    "rms_norm",
+    "silu_mul",
+    "soft_capped",
+]
 
 Floats = NDArray[np.float32]
 
@@ -46,13 +56,15 @@ def attention(
     *,
     scale: float = 0.0,
     softcap: float = 0.0,
+    sinks: Floats | None = None,
     window: int = 0,
     key_mask: NDArray[np.bool_] | None = None,
 ) -> Floats:
     """Causal attention of the last rows of one sequence over all of it.
 
     q: (rows, heads, d); keys, values: (tokens, kv_heads, d), the rows' own tokens at the end. Scores are multiplied by
-    `scale` (0: d^-1/2) and, with `softcap` > 0, limited to softcap · tanh(score / softcap). `window` > 0: a query
+    `scale` (0: d^-1/2) and, with `softcap` > 0, limited to softcap · tanh(score / softcap). `sinks` (heads,): the score
+    of nothing, which takes its share of the weights (Xiao et al. 2023, arXiv:2309.17453). `window` > 0: a query
     sees that many tokens back, itself included. `key_mask` (tokens,): False where a key may not be seen; a row
     that sees none yields zeros. Returns (rows, heads · d).
     """
@@ -72,8 +84,13 @@ def attention(
             seen &= key_mask
         scores = np.where(seen, scores, -np.inf)
     most = scores.max(axis=-1, keepdims=True)
+    if sinks is not None:
+        sinks = sinks.reshape(kv_heads, -1, 1, 1)
+        most = np.maximum(most, sinks)
     weights = np.exp(scores - np.where(np.isneginf(most), 0, most))
     total = weights.sum(axis=-1, keepdims=True)
+    if sinks is not None:
+        total = total + np.exp(sinks - most)
     mixed = weights / np.where(total == 0, 1, total) @ values.transpose(1, 0, 2)[:, None]
     result: Floats = mixed.transpose(2, 0, 1, 3).reshape(rows, heads * size)
     return result
@@ -95,6 +112,18 @@ def gelu_mul(gate_up: Floats) -> Floats:
     gate, up = np.split(gate_up, 2, axis=-1)
     inner = np.float32(np.sqrt(2 / np.pi)) * (gate + np.float32(0.044715) * gate**3)
     result: Floats = np.float32(0.5) * gate * (1 + np.tanh(inner)) * up
+    return result
+
+
+def clamped_mul(gate_up: Floats, limit: float) -> Floats:
+    """gate · sigmoid(1.702 gate) · (up + 1) of rows [gate | up], where gate is at most `limit` and up within ±limit.
+
+    The SwiGLU of gpt-oss (OpenAI 2025, arXiv:2508.10925).
+    """
+    gate, up = np.split(gate_up, 2, axis=-1)
+    gate, up = np.minimum(gate, np.float32(limit)), np.clip(up, np.float32(-limit), np.float32(limit))
+    with np.errstate(over="ignore"):
+        result: Floats = gate / (1 + np.exp(np.float32(-1.702) * gate)) * (up + 1)
     return result
 
 

@@ -17,7 +17,7 @@ __all__ = ["MOST_POSITIONS", "Activation", "DecoderSpec", "MoESpec", "RopeSpec",
 MOST_POSITIONS = 1 << 27
 
 Site = Literal["qkv", "o", "gate_up", "down", "lm_head"]
-Activation = Literal["silu", "gelu_tanh"]
+Activation = Literal["silu", "gelu_tanh", "clamped"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,9 @@ class DecoderSpec:
     whole_norms: bool = False  # that norm is over all heads of q, and of k, together
     input_norms: bool = True  # RMSNorm of what goes into attention and MLP
     output_norms: bool = False  # RMSNorm of what attention and MLP give, before it is added
-    activation: Activation = "silu"  # of the gate in an MLP
+    activation: Activation = "silu"  # of the gate in an MLP; `clamped`: see cutset.kernels.reference.clamped_mul
+    activation_limit: float = 0.0  # clamped
+    sinks: bool = False  # attention's weights share with a score of nothing, one a head
     rotary_dim: int = 0  # elements of a head that are rotated; 0: all
     rope_interleaved: bool = False  # pairs are neighbours, not elements half a head apart
     other_ropes: tuple[RopeSpec, ...] = ()  # tables 1, 2, … beside `rope`, which is table 0
@@ -192,6 +194,8 @@ class DecoderSpec:
                     shapes[f"{attention}{part}_proj.bias"] = (size,)
                 if self.qk_norm and part != "v":
                     shapes[f"{attention}{part}_norm.weight"] = (size if self.whole_norms else self.head_dim,)
+            if self.sinks:
+                shapes[f"{attention}sinks"] = (self.heads,)
             shapes[f"{attention}o_proj.weight"] = (self.hidden, self.q_size)
             if self.o_bias:
                 shapes[f"{attention}o_proj.bias"] = (self.hidden,)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cutset.models.files.checkpoint import Tensor
 from cutset.models.run.executor import Batch, KVCache
 from cutset.models.run.rope import Rope
-from cutset.models.spec import Activation, DecoderSpec, Site
+from cutset.models.spec import DecoderSpec, Site
 
 __all__ = ["FloatLinears", "Linears", "Ops", "ReferenceDecoder", "Trace"]
 
@@ -48,9 +48,9 @@ class Ops(Protocol):
     def rms_norm(self, x: Array, gain: Array, eps: float) -> Array: ...
     def apply_rope(self, x: Array, cos: Array, sin: Array, *, interleaved: bool) -> Array: ...
     def attend(
-        self, q: Array, k: Array, v: Array, layer: int, batch: Batch, cache: Any, spec: DecoderSpec
+        self, q: Array, k: Array, v: Array, layer: int, batch: Batch, cache: Any, spec: DecoderSpec, sinks: Array
     ) -> Array: ...
-    def gated(self, gate_up: Array, activation: Activation) -> Array: ...
+    def gated(self, gate_up: Array, spec: DecoderSpec) -> Array: ...
     def softcap(self, x: Array, cap: float) -> Array: ...
     def moe_route(self, logits: Array, top_k: int, *, normalise: bool) -> tuple[NDArray[np.int64], Array]: ...
 
@@ -160,7 +160,8 @@ class ReferenceDecoder:
             q, k = (ops.apply_rope(x, *turn, interleaved=spec.rope_interleaved) for x in (q, k))
         told("rope_q", layer, q.reshape(-1, spec.q_size))
         told("rope_k", layer, k.reshape(-1, spec.kv_size))
-        mixed = ops.attend(q, k, v, layer, batch, cache, spec)  # (rows, q_size)
+        sinks = self.parameters[f"model.layers.{layer}.self_attn.sinks"] if spec.sinks else None
+        mixed = ops.attend(q, k, v, layer, batch, cache, spec, sinks)  # (rows, q_size)
         told("attention", layer, mixed)
         out = self._product("o", layer, -1, mixed)
         told("o", layer, out)
@@ -175,7 +176,7 @@ class ReferenceDecoder:
         label = "" if expert < 0 else f".{expert}"
         gate_up = self._product("gate_up", layer, expert, h)  # (rows, 2 * intermediate)
         told(f"gate_up{label}", layer, gate_up)
-        active = self.ops.gated(gate_up, self.spec.activation)
+        active = self.ops.gated(gate_up, self.spec)
         told(f"swiglu{label}", layer, active)
         out = self._product("down", layer, expert, active)
         told(f"down{label}", layer, out)

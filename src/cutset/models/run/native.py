@@ -88,6 +88,7 @@ class NativeDecoder:
             norm_eps=spec.norm_eps,
             windows=list(spec.windows),
             activation=spec.activation,
+            activation_limit=spec.activation_limit,
             rotary_dim=spec.rotary_dim or spec.head_dim,
             rotary_interleaved=spec.rope_interleaved,
             rotary_tables=1 + len(spec.other_ropes),
@@ -231,6 +232,8 @@ def _parameters(spec: DecoderSpec, tensors: Mapping[str, Tensor]) -> dict[tuple[
             take("qkv_bias", layer, *(f"{block}self_attn.{part}_proj.bias" for part in "qkv"))
         if spec.o_bias:
             take("o_bias", layer, f"{block}self_attn.o_proj.bias")
+        if spec.sinks:
+            take("sinks", layer, f"{block}self_attn.sinks")
         if spec.qk_norm:
             take("q_norm", layer, f"{block}self_attn.q_norm.weight")
             take("k_norm", layer, f"{block}self_attn.k_norm.weight")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cutset.kernels import reference
 from cutset.models.files.checkpoint import Tensor
 from cutset.models.run.executor import Batch
-from cutset.models.spec import Activation, DecoderSpec
+from cutset.models.spec import DecoderSpec
 
 __all__ = ["NumpyCache", "NumpyOps"]
 
@@ -71,7 +71,15 @@ class NumpyOps:
         return reference.apply_rope(x, cos, sin, interleaved=interleaved)
 
     def attend(
-        self, q: Floats, k: Floats, v: Floats, layer: int, batch: Batch, cache: NumpyCache, spec: DecoderSpec
+        self,
+        q: Floats,
+        k: Floats,
+        v: Floats,
+        layer: int,
+        batch: Batch,
+        cache: NumpyCache,
+        spec: DecoderSpec,
+        sinks: Any,
     ) -> Floats:
         slots = batch.slots(cache.block_size)
         keys, values = cache.data[layer]
@@ -82,12 +90,14 @@ class NumpyOps:
             past = batch.context_slots(i, cache.block_size)
             mask = None if batch.key_mask is None else batch.key_mask[i, : len(past)]
             options: dict[str, Any] = {"window": spec.window(layer), "key_mask": mask}
-            options |= {"scale": spec.score_scale, "softcap": spec.attention_softcap}
+            options |= {"scale": spec.score_scale, "softcap": spec.attention_softcap, "sinks": sinks}
             parts.append(reference.attention(q[own], keys[past], values[past], **options))
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def gated(self, gate_up: Floats, activation: Activation) -> Floats:
-        return reference.silu_mul(gate_up) if activation == "silu" else reference.gelu_mul(gate_up)
+    def gated(self, gate_up: Floats, spec: DecoderSpec) -> Floats:
+        if spec.activation == "clamped":
+            return reference.clamped_mul(gate_up, spec.activation_limit)
+        return reference.silu_mul(gate_up) if spec.activation == "silu" else reference.gelu_mul(gate_up)
 
     def softcap(self, x: Floats, cap: float) -> Floats:
         return reference.soft_capped(x, cap)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cutset.errors import DeviceError
 from cutset.models.files.checkpoint import Tensor
 from cutset.models.run.executor import Batch
-from cutset.models.spec import Activation, DecoderSpec
+from cutset.models.spec import DecoderSpec
 
 __all__ = ["DTYPES", "TorchCache", "TorchOps", "torch_device"]
 
@@ -117,6 +117,7 @@ class TorchOps:
         batch: Batch,
         cache: TorchCache,
         spec: DecoderSpec,
+        sinks: torch.Tensor | None,
     ) -> torch.Tensor:
         slots = self._indices(batch.slots(cache.block_size))
         keys, values = cache.data[layer]
@@ -128,8 +129,8 @@ class TorchOps:
             seen = self._seen(batch, i, own.stop - own.start, spec.window(layer))
             qs, ks, vs = (x.transpose(0, 1)[None] for x in (q[own], keys[past], values[past]))
             scale = spec.score_scale
-            if spec.attention_softcap:
-                mixed = _capped_attention(qs, ks, vs, seen, scale, spec.attention_softcap)
+            if spec.attention_softcap or sinks is not None:
+                mixed = _plain_attention(qs, ks, vs, seen, scale, spec.attention_softcap, sinks)
             else:
                 mixed = F.scaled_dot_product_attention(qs, ks, vs, attn_mask=seen, enable_gqa=True, scale=scale)
             if batch.key_mask is not None and seen is not None:  # a row that sees nothing is NaN in some kernels
@@ -150,9 +151,13 @@ class TorchOps:
             seen &= torch.from_numpy(batch.key_mask[i, :tokens]).to(self.device)
         return seen
 
-    def gated(self, gate_up: torch.Tensor, activation: Activation) -> torch.Tensor:
+    def gated(self, gate_up: torch.Tensor, spec: DecoderSpec) -> torch.Tensor:
         gate, up = gate_up.chunk(2, dim=-1)
-        return (F.silu(gate) if activation == "silu" else F.gelu(gate, approximate="tanh")) * up
+        if spec.activation == "clamped":
+            limit = spec.activation_limit
+            gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
+            return gate * torch.sigmoid(1.702 * gate) * (up + 1)
+        return (F.silu(gate) if spec.activation == "silu" else F.gelu(gate, approximate="tanh")) * up
 
     def softcap(self, x: torch.Tensor, cap: float) -> torch.Tensor:
         return cap * torch.tanh(x / cap)
@@ -166,14 +171,27 @@ class TorchOps:
         return picked.cpu().numpy(), weights
 
 
-def _capped_attention(
-    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, seen: torch.Tensor | None, scale: float, cap: float
+def _plain_attention(
+    q: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    seen: torch.Tensor | None,
+    scale: float,
+    cap: float,
+    sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Attention whose scores are limited, which torch's own doesn't know; q: (1, heads, rows, d), else (1, kv_heads,
-    tokens, d)."""
+    """Attention with what torch's own doesn't know: limited scores, and a score of nothing for each head.
+
+    q: (1, heads, rows, d); keys, values: (1, kv_heads, tokens, d); sinks: (heads,)
+    """
     group = q.shape[1] // keys.shape[1]
     keys, values = keys.repeat_interleave(group, dim=1), values.repeat_interleave(group, dim=1)
-    scores = cap * torch.tanh((q @ keys.transpose(-1, -2)).float() * (scale / cap))
+    scores = (q @ keys.transpose(-1, -2)).float() * scale
+    if cap:
+        scores = cap * torch.tanh(scores / cap)
     if seen is not None:
         scores = scores.masked_fill(~seen, -torch.inf)
-    return torch.softmax(scores, dim=-1).to(values.dtype) @ values
+    if sinks is not None:
+        scores = torch.cat([scores, sinks.float()[None, :, None, None].expand(*scores.shape[:-1], 1)], dim=-1)
+    weights = torch.softmax(scores, dim=-1)[..., : keys.shape[2]]
+    return weights.to(values.dtype) @ values
