@@ -164,7 +164,7 @@ class PyStep {
       : spec_(decoder.spec()), step_(*decoder.decoder, cache, pool, told(std::move(trace))) {}
 
   void begin(Ids1 token_ids, In2 cos, In2 sin, Ids1 row_starts, Ids1 context_lens, Ids2 block_tables, Ids1 logit_rows,
-             std::optional<Array<const bool, 2>> key_mask) {
+             std::optional<Array<const bool, 2>> key_mask, std::optional<nb::list> adapters) {
     const std::size_t rows = token_ids.shape(0);
     const std::size_t half = spec_.rotary_dim / 2;
     const std::size_t angles = spec_.rotary_tables * rows;
@@ -187,10 +187,16 @@ class PyStep {
     batch.sin = sin.data();
     batch.logit_rows = logit_rows.data();
     batch.wanted = logit_rows.shape(0);
+    if (adapters) {
+      for (const nb::handle one : *adapters) {
+        batch.adapters.push_back(one.is_none() ? nullptr : nb::cast<const Adapter*>(one));
+      }
+    }
     std::vector<nb::ndarray<>> held = {
         nb::ndarray<>(token_ids),    nb::ndarray<>(cos),          nb::ndarray<>(sin),       nb::ndarray<>(row_starts),
         nb::ndarray<>(context_lens), nb::ndarray<>(block_tables), nb::ndarray<>(logit_rows)};
     if (key_mask) held.push_back(nb::ndarray<>(*key_mask));
+    adapters_ = std::move(adapters);
     held_ = std::move(held);  // a step that fails to begin is done, and so are the arrays of the last one
     nb::gil_scoped_release release;
     step_.begin(batch);
@@ -249,7 +255,15 @@ class PyStep {
   const DecoderSpec& spec_;
   Step step_;
   std::vector<nb::ndarray<>> held_;
+  std::optional<nb::list> adapters_;
 };
+
+void put_low_rank(Adapter& self, const std::string& site, int layer, int expert, In2 down, In2 up, std::size_t first,
+                  float scale, ThreadPool& pool) {
+  require(down.shape(0) >= 1 && down.shape(0) == up.shape(1), "down must be (rank, inputs), up (outputs, rank)");
+  const Site which = site_named(site);
+  self.put(which, layer, expert, down.data(), up.data(), down.shape(0), down.shape(1), first, up.shape(0), scale, pool);
+}
 
 void put_f32(LocalLinears& self, const std::string& site, int layer, int expert, const PackedF32& linear) {
   self.put(site_named(site), layer, expert, linear);
@@ -294,13 +308,19 @@ void bind_decoder(nb::module_& m) {
       .def("put", &put_f32, "site"_a, "layer"_a, "expert"_a, "linear"_a, nb::keep_alive<1, 5>())
       .def("put", &put_i8, "site"_a, "layer"_a, "expert"_a, "linear"_a, "bits"_a = 8, nb::keep_alive<1, 5>());
 
+  nb::class_<Adapter>(m, "Adapter", "Low-rank additions to the products of a decoder.")
+      .def(
+          "__init__", [](Adapter* self, const PyDecoder& decoder) { new (self) Adapter(decoder.spec()); }, "decoder"_a)
+      .def("put", &put_low_rank, "site"_a, "layer"_a, "expert"_a, "down"_a.noconvert(), "up"_a.noconvert(), "first"_a,
+           "scale"_a, "pool"_a);
+
   nb::class_<StepRunner>(m, "StepRunner");
   nb::class_<PyStep>(m, "Step", "One step of a decoder, from site to site.")
       .def(nb::init<const PyDecoder&, KvCache&, ThreadPool&, std::optional<nb::callable>>(), "decoder"_a, "cache"_a,
            "pool"_a, "trace"_a = nb::none(), nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>(), nb::keep_alive<1, 4>())
       .def("begin", &PyStep::begin, "token_ids"_a.noconvert(), nb::kw_only(), "cos"_a.noconvert(), "sin"_a.noconvert(),
            "row_starts"_a.noconvert(), "context_lens"_a.noconvert(), "block_tables"_a.noconvert(),
-           "logit_rows"_a.noconvert(), "key_mask"_a.noconvert() = nb::none())
+           "logit_rows"_a.noconvert(), "key_mask"_a.noconvert() = nb::none(), "adapters"_a = nb::none())
       .def("resume", &PyStep::resume, "y"_a.noconvert() = nb::none(),
            "Goes on with the product y (rows, outputs), or with what was written to `output`.")
       .def("run", &PyStep::run, "linears"_a)

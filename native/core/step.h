@@ -10,6 +10,7 @@
 #include <memory>
 #include <vector>
 
+#include "core/adapter.h"
 #include "core/decoder.h"
 #include "core/linears.h"
 #include "core/rows.h"
@@ -23,6 +24,7 @@ struct Batch {
   const float* sin = nullptr;
   const std::int32_t* logit_rows = nullptr;  // (wanted)
   std::size_t wanted = 0;
+  std::vector<const Adapter*> adapters;  // (sequences), nullptr for none; empty: none at all
 };
 
 // A product that a step waits for.
@@ -94,6 +96,8 @@ class Step {
   void after_qkv();
   void prepare_heads(std::size_t begin, std::size_t end);
   void keep_wanted_rows();
+  void choose_adapters();
+  void adapt();
   void after_o();
   void after_gate_up();
   void after_down();
@@ -121,6 +125,9 @@ class Step {
   std::size_t live_ = 0;  // rows that still run
   bool done_ = true;
   Product product_{};
+
+  std::vector<const Adapter*> row_adapters_;  // of the rows that still run; empty: none at all
+  std::vector<AdaptedRows> adapted_;          // these by adapter
 
   Floats x_;        // (live, hidden) the residual stream
   Floats spare_;    // the residual stream again, when rows leave

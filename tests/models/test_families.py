@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +84,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def write_checkpoint(directory: Path, family: str, **fields: Any) -> Any:
+def write_checkpoint(directory: Path, family: str, *, tokenizer: bool = False, **fields: Any) -> Any:
     """A random model of a family, saved; its norms and biases are no ones and zeros, which would hide mistakes."""
     torch.manual_seed(7)
     config = getattr(transformers, f"{family}Config")(**{**SMALL, **fields})
@@ -94,7 +96,19 @@ def write_checkpoint(directory: Path, family: str, **fields: Any) -> Any:
             elif name.endswith("bias"):
                 value.normal_(0, 0.3)
     model.save_pretrained(directory)
+    if tokenizer:
+        write_tokenizer(directory, config.vocab_size)
     return model
+
+
+def write_tokenizer(directory: Path, vocab: int) -> None:
+    """A tokenizer whose words are `t0`, `t1`, …"""
+    words = {"type": "WordLevel", "vocab": {f"t{i}": i for i in range(vocab)}, "unk_token": "t0"}
+    parts = dict.fromkeys(("truncation", "padding", "normalizer", "post_processor", "decoder"))
+    split = {"type": "WhitespaceSplit"}
+    whole = {"version": "1.0", "added_tokens": [], **parts, "pre_tokenizer": split, "model": words}
+    (directory / "tokenizer.json").write_text(json.dumps(whole))
+    (directory / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
 
 
 def reference(directory: Path) -> ReferenceDecoder:
@@ -104,8 +118,10 @@ def reference(directory: Path) -> ReferenceDecoder:
     return ReferenceDecoder(spec, tensors, ops, FloatLinears(spec, tensors, ops))
 
 
-def whole_logits(decoder: Any, ids: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-    batch = Batch.whole(ids, 16, mask)
+def whole_logits(
+    decoder: Any, ids: np.ndarray, mask: np.ndarray | None = None, adapters: tuple[Any, ...] = ()
+) -> np.ndarray:
+    batch = replace(Batch.whole(ids, 16, mask), adapters=adapters)
     logits = decoder.forward(batch, decoder.new_cache(batch.block_tables.size, 16))
     return logits.reshape(*ids.shape, -1)
 

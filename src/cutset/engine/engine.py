@@ -22,7 +22,7 @@ from cutset.engine.scheduler import Scheduler
 from cutset.engine.sequence import Status
 from cutset.engine.step import Step
 from cutset.errors import EngineError, RequestError
-from cutset.models.run.executor import Executor
+from cutset.models.run.executor import Executor, LoadedAdapter
 
 __all__ = ["Engine"]
 
@@ -100,9 +100,10 @@ class Engine:
         params: SamplingParams | None = None,
         *,
         cache_salt: str | None = None,
+        adapter: LoadedAdapter | None = None,  # of this engine's executor
         added: float | None = None,  # when it was handed in, by `clock`; None: now
     ) -> None:
-        """Queues a request. It shares blocks only with requests of the same `cache_salt`.
+        """Queues a request. It shares blocks only with requests of the same `cache_salt` and `adapter`.
 
         A salt that nobody else knows keeps others from learning, by how soon their answer comes, what was asked.
         Raises what `check` raises, and RequestError for an id that is in use.
@@ -122,6 +123,7 @@ class Engine:
             vocab_size=self.vocab_size,
             tokenizer=self._tokenizer,
             cache_salt=cache_salt,
+            adapter=adapter,
         )
         self._requests[request_id] = request
         self._scheduler.add(request.sequences)

@@ -58,6 +58,7 @@ def make_step(rows: dict[Sequence, int], max_model_len: int) -> Step | None:
         if done + count == sequence.known:
             logit_rows.append(end - 1)
             wanted.append(sequence)
+    adapters = tuple(sequence.request.adapter for sequence in sequences)
     batch = Batch(
         token_ids=token_ids,
         positions=positions,
@@ -66,5 +67,6 @@ def make_step(rows: dict[Sequence, int], max_model_len: int) -> Step | None:
         block_tables=tables,
         logit_rows=np.array(logit_rows, dtype=np.int32),
         limits=np.full(len(sequences), max_model_len, dtype=np.int32),
+        adapters=adapters if any(adapters) else (),
     )
     return Step(sequences, counts, wanted, batch)

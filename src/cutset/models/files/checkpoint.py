@@ -125,6 +125,11 @@ class SafetensorsFile(TensorTable):
         check_no_pointer(path, self._bytes[:MOST_POINTER_BYTES].tobytes(), CheckpointError)
         self._tensors, self.metadata = self._read_header()
 
+    @property
+    def bytes(self) -> NDArray[np.uint8]:
+        """The whole file, mapped."""
+        return self._bytes
+
     def _wrong(self, what: str) -> CheckpointError:
         return CheckpointError(f"{self.path}: {what}; the file is damaged or not in safetensors format")
 

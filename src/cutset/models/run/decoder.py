@@ -13,8 +13,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cutset.models.files.adapter import LoraAdapter
 from cutset.models.files.checkpoint import Tensor
-from cutset.models.run.executor import Batch, KVCache
+from cutset.models.run.executor import Batch, KVCache, LoadedAdapter
 from cutset.models.run.rope import Rope
 from cutset.models.spec import DecoderSpec, Site
 
@@ -86,6 +87,14 @@ class ReferenceDecoder:
         """Room for keys and values of `blocks` blocks of `block_size` tokens."""
         return self.ops.new_cache(self.spec, blocks, block_size)
 
+    def load_adapter(self, adapter: LoraAdapter) -> LoadedAdapter:
+        """Loads an adapter's matrices: the parts of each site, as (first output, down, up, scale)."""
+        handle: dict[tuple[Site, int, int], list[tuple[int, Array, Array, float]]] = {}
+        for part in adapter.parts:
+            pair = self.ops.floats(part.down), self.ops.floats(part.up)
+            handle.setdefault((part.site, part.layer, part.expert), []).append((part.first, *pair, part.scale))
+        return LoadedAdapter(adapter.name, adapter.digest, handle)
+
     def forward(self, batch: Batch, cache: KVCache, trace: Trace | None = None) -> NDArray[np.float32]:
         """Runs the rows of a batch; logits (wanted, vocab)."""
         with self.ops.inference():
@@ -95,23 +104,27 @@ class ReferenceDecoder:
         ops, spec = self.ops, self.spec
         cos, sin = self.rope.rows(batch.positions, batch.row_starts, batch.limits)  # (tables, rows, rotary_dim / 2)
         turns = [(ops.floats(c), ops.floats(s)) for c, s in zip(cos, sin, strict=True)]
+        adapted = _Adapted.of(batch)
         x = ops.embedding(self.parameters["model.embed_tokens.weight"], batch.token_ids)  # (rows, hidden)
         x = _scaled(x, spec.embedding_scale)
         told("embedding", -1, x)
         for layer in range(spec.layers):
             table = spec.rope_table(layer)
             turn = turns[table] if table >= 0 else None
-            mixed = self._attention(layer, x, turn, batch, cache, told)
+            mixed = self._attention(layer, x, turn, batch, cache, adapted, told)
             x = x + self._given(layer, "attention_output_norm", mixed)
             told("attention_add", layer, x)
             h = self._taken(layer, "post_attention_layernorm", x)
             told("mlp_norm", layer, h)
-            y = self._experts(layer, h, told) if layer in spec.sparse_layers else self._mlp(layer, -1, h, told)
+            sparse = layer in spec.sparse_layers
+            y = self._experts(layer, h, adapted, told) if sparse else self._mlp(layer, -1, h, adapted, told)
             x = x + self._given(layer, "mlp_output_norm", y)
             told("mlp_add", layer, x)
         x = ops.rms_norm(ops.take(x, batch.logit_rows), self.parameters["model.norm.weight"], spec.norm_eps)
         told("final_norm", -1, x)
-        logits = _scaled(self.linears("lm_head", -1, -1, x), spec.logit_scale)
+        adapted = adapted.take(batch.logit_rows)
+        logits = adapted.add(ops, "lm_head", -1, -1, x, self.linears("lm_head", -1, -1, x))
+        logits = _scaled(logits, spec.logit_scale)
         if spec.logit_softcap:
             logits = ops.softcap(logits, spec.logit_softcap)
         told("lm_head", -1, logits)
@@ -132,21 +145,28 @@ class ReferenceDecoder:
             y = self.ops.rms_norm(y, self._glue(layer, norm), self.spec.norm_eps)
         return _scaled(y, self.spec.residual_scale)
 
-    def _product(self, site: Site, layer: int, expert: int, rows: Array) -> Array:
-        """A site's product and its biases, which stay with the glue."""
-        y = self.linears(site, layer, expert, rows)
+    def _product(self, site: Site, layer: int, expert: int, rows: Array, adapted: _Adapted) -> Array:
+        """A site's product with what adapters add, and its biases, which stay with the glue."""
+        y = adapted.add(self.ops, site, layer, expert, rows, self.linears(site, layer, expert, rows))
         names = [name.removesuffix("weight") + "bias" for name in self.spec.site_tensors(site, layer, expert)]
         if names[0] in self.parameters:
             y = y + self.ops.concat([self.parameters[name] for name in names])
         return y
 
     def _attention(
-        self, layer: int, x: Array, turn: tuple[Array, Array] | None, batch: Batch, cache: KVCache, told: Trace
+        self,
+        layer: int,
+        x: Array,
+        turn: tuple[Array, Array] | None,
+        batch: Batch,
+        cache: KVCache,
+        adapted: _Adapted,
+        told: Trace,
     ) -> Array:
         ops, spec = self.ops, self.spec
         h = self._taken(layer, "input_layernorm", x)
         told("attention_norm", layer, h)
-        qkv = self._product("qkv", layer, -1, h)  # (rows, q_size + 2 * kv_size)
+        qkv = self._product("qkv", layer, -1, h, adapted)  # (rows, q_size + 2 * kv_size)
         told("qkv", layer, qkv)
         edges = spec.q_size, spec.q_size + spec.kv_size
         q, k, v = qkv[:, : edges[0]], qkv[:, edges[0] : edges[1]], qkv[:, edges[1] :]
@@ -163,7 +183,7 @@ class ReferenceDecoder:
         sinks = self.parameters[f"model.layers.{layer}.self_attn.sinks"] if spec.sinks else None
         mixed = ops.attend(q, k, v, layer, batch, cache, spec, sinks)  # (rows, q_size)
         told("attention", layer, mixed)
-        out = self._product("o", layer, -1, mixed)
+        out = self._product("o", layer, -1, mixed, adapted)
         told("o", layer, out)
         return out
 
@@ -172,17 +192,17 @@ class ReferenceDecoder:
         q = ops.rms_norm(q, self._glue(layer, "self_attn.q_norm"), eps)
         return q, ops.rms_norm(k, self._glue(layer, "self_attn.k_norm"), eps)
 
-    def _mlp(self, layer: int, expert: int, h: Array, told: Trace) -> Array:
+    def _mlp(self, layer: int, expert: int, h: Array, adapted: _Adapted, told: Trace) -> Array:
         label = "" if expert < 0 else f".{expert}"
-        gate_up = self._product("gate_up", layer, expert, h)  # (rows, 2 * intermediate)
+        gate_up = self._product("gate_up", layer, expert, h, adapted)  # (rows, 2 * intermediate)
         told(f"gate_up{label}", layer, gate_up)
         active = self.ops.gated(gate_up, self.spec)
         told(f"swiglu{label}", layer, active)
-        out = self._product("down", layer, expert, active)
+        out = self._product("down", layer, expert, active, adapted)
         told(f"down{label}", layer, out)
         return out
 
-    def _experts(self, layer: int, h: Array, told: Trace) -> Array:
+    def _experts(self, layer: int, h: Array, adapted: _Adapted, told: Trace) -> Array:
         ops, moe = self.ops, self.spec.moe
         assert moe is not None
         logits = ops.linear(h, self._glue(layer, "mlp.gate"))  # (rows, experts)
@@ -192,11 +212,37 @@ class ReferenceDecoder:
         for expert in range(moe.experts):  # in ascending order for every row, whoever shares the batch
             rows, place = np.nonzero(picked == expert)
             if len(rows):
-                ops.add_at(out, rows, weights[rows, place], self._mlp(layer, expert, ops.take(h, rows), told))
+                y = self._mlp(layer, expert, ops.take(h, rows), adapted.take(rows), told)
+                ops.add_at(out, rows, weights[rows, place], y)
         for expert in range(moe.experts, moe.experts + moe.shared):
-            out = out + self._mlp(layer, expert, h, told)
+            out = out + self._mlp(layer, expert, h, adapted, told)
         told("experts", layer, out)
         return out
+
+
+class _Adapted:
+    """Which adapter each row of a product has."""
+
+    def __init__(self, adapters: list[LoadedAdapter | None]) -> None:
+        self.adapters = adapters  # (rows,), or empty
+
+    @classmethod
+    def of(cls, batch: Batch) -> _Adapted:
+        counts = np.diff(batch.row_starts)
+        return cls([one for one, count in zip(batch.adapters, counts, strict=False) for _ in range(count)])
+
+    def take(self, rows: NDArray[np.integer]) -> _Adapted:
+        """Of some of the rows."""
+        return _Adapted([self.adapters[row] for row in rows]) if self.adapters else self
+
+    def add(self, ops: Ops, site: Site, layer: int, expert: int, x: Array, y: Array) -> Array:
+        """y (rows, outputs) with what the rows' adapters add to the product of x (rows, inputs)."""
+        for adapter in {id(one): one for one in self.adapters if one is not None}.values():
+            rows = np.array([row for row, one in enumerate(self.adapters) if one is adapter])
+            for first, down, up, scale in adapter.handle.get((site, layer, expert), ()):
+                more = ops.linear(ops.linear(ops.take(x, rows), down), up)
+                y[rows, first : first + more.shape[-1]] += scale * more
+        return y
 
 
 def _scaled(x: Array, factor: float) -> Array:

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cutset.models.files.adapter import LoraAdapter
 from cutset.models.spec import DecoderSpec
 
-__all__ = ["Batch", "Executor", "KVCache"]
+__all__ = ["Batch", "Executor", "KVCache", "LoadedAdapter"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedAdapter:
+    """A LoRA adapter that an executor has taken in; `handle` is the executor's own."""
+
+    name: str
+    digest: bytes
+    handle: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +43,7 @@ class Batch:
     limits: NDArray[np.int32]  # (sequences,)
     # False where a key may not be seen (padding). The engine never pads; whole forward passes may.
     key_mask: NDArray[np.bool_] | None = None  # (sequences, longest context)
+    adapters: tuple[LoadedAdapter | None, ...] = ()  # (sequences,), or none at all
 
     @classmethod
     def whole(cls, ids: NDArray[np.int32], block_size: int, attention_mask: NDArray[np.bool_] | None = None) -> Batch:
@@ -86,6 +97,10 @@ class Executor(Protocol):
 
     def new_cache(self, blocks: int, block_size: int) -> KVCache:
         """Room for keys and values of `blocks` blocks."""
+        ...
+
+    def load_adapter(self, adapter: LoraAdapter) -> LoadedAdapter:
+        """Takes in an adapter, which sequences of any batch may then have."""
         ...
 
     def forward(self, batch: Batch, cache: KVCache) -> NDArray[np.float32]:

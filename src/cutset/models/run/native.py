@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from cutset.errors import CheckpointError
 from cutset.kernels.native import extension
+from cutset.models.files.adapter import LoraAdapter
 from cutset.models.files.checkpoint import Tensor
 from cutset.models.files.integer import Progress, activation_bits, packed, quantized_parts, site_depth
 from cutset.models.run.decoder import Trace
-from cutset.models.run.executor import Batch
+from cutset.models.run.executor import Batch, LoadedAdapter
 from cutset.models.run.rope import Rope
 from cutset.models.spec import DecoderSpec, Site
 
@@ -114,6 +115,13 @@ class NativeDecoder:
         """Room for keys and values of `blocks` blocks; `block_size` must be a multiple of 16."""
         return NativeCache(self.core, blocks, block_size)
 
+    def load_adapter(self, adapter: LoraAdapter) -> LoadedAdapter:
+        """Packs an adapter's matrices."""
+        packed = native.Adapter(self.core)
+        for part in adapter.parts:
+            packed.put(part.site, part.layer, part.expert, part.down, part.up, part.first, part.scale, self.pool)
+        return LoadedAdapter(adapter.name, adapter.digest, packed)
+
     def forward(self, batch: Batch, cache: Any, trace: Trace | None = None) -> Floats:
         """Runs the rows of a batch; logits (wanted, vocab)."""
         self._move_in()
@@ -131,6 +139,7 @@ class NativeDecoder:
             block_tables=batch.block_tables,
             logit_rows=batch.logit_rows,
             key_mask=batch.key_mask,
+            adapters=[None if one is None else one.handle for one in batch.adapters] if batch.adapters else None,
         )
         if isinstance(self.linears, native.Linears):
             step.run(self.linears)
