@@ -89,7 +89,7 @@ def read_adapter(name: str, directory: Path, spec: DecoderSpec) -> LoraAdapter:
         raise AdapterError(f"{weights_path} has no tensors")
     parts = tuple(_part(config, module, pair, *places[module]) for module, pair in sorted(pairs.items()))
     digest = hashlib.blake2b(config_path.read_bytes() + b"\0", digest_size=16)
-    digest.update(memoryview(file.bytes))
+    digest.update(file.bytes.data)
     return LoraAdapter(name, digest.digest(), parts)
 
 
