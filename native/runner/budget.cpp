@@ -27,8 +27,11 @@ std::string gigabytes(double bytes) {
 double weight_bytes(const ModelSpec& spec, Precision precision) {
   const double matrix_width = precision == Precision::kFloat32 ? 4 : 1;
   double bytes = 0;
-  each_tensor(spec, [&](const Wanted& wanted) { bytes += product(wanted.shape) * (wanted.matrix ? matrix_width : 4); });
-  if (spec.tied) bytes += product({spec.core.vocab, spec.core.hidden}) * matrix_width;
+  each_parameter(spec, [&](const Parameter& parameter) {
+    const double size = product({parameter.all_rows(), std::max<std::size_t>(parameter.columns, 1)});
+    bytes += size * (parameter.site ? matrix_width : 4);
+  });
+  if (spec.tied()) bytes += product({spec.core.vocab, spec.core.hidden}) * matrix_width;
   return bytes;
 }
 

@@ -4,13 +4,16 @@
 #include <filesystem>
 #include <set>
 
+#include "runner/digest.h"
 #include "runner/error.h"
-#include "runner/families.h"
+#include "runner/exchange.h"
 #include "runner/json.h"
 
 namespace cutset::runner {
 
 namespace {
+
+constexpr const char* kSpecification = "specification.json";
 
 bool has_extension(const std::string& name, const std::string& extension) {
   return std::filesystem::path(name).extension() == extension;
@@ -79,14 +82,28 @@ Checkpoint::Checkpoint(const std::string& directory) : directory_(directory) {
   for (const std::string& path : weight_files(directory)) files_.push_back(std::make_unique<MappedFile>(path));
 }
 
-ModelSpec Checkpoint::spec(ThreadPool& pool) const {
-  const std::string path = directory_ + "/config.json";
-  ModelSpec spec = spec_from_config(read_json(path), path);
-  if (spec.tied && !spec.integer) spec.tied = !has_own_head(all(), pool);
-  return spec;
+ModelSpec Checkpoint::spec() const {
+  const std::string config = directory_ + "/config.json", path = directory_ + "/" + kSpecification;
+  const std::string remedy = "write it with `cutset convert " + directory_ + " -o " + path + "`";
+  if (!is_file(config)) fail(config, " is missing");
+  if (!is_file(path)) fail(path, " is missing, which says what the configuration means: ", remedy);
+  const ExchangeFile file(path);
+  if (file.value("config_sha256") != sha256(MappedFile(config).bytes())) {
+    fail(config, " has changed since ", kSpecification, " was written: ", remedy);
+  }
+  return file.spec(Weights::kAny);
 }
 
-Tensors Checkpoint::tensors(const ModelSpec& spec) const { return checked_tensors(spec, all(), directory_); }
+Tensors Checkpoint::tensors(const ModelSpec& spec) const {
+  Tensors found = all();
+  const ExchangeFile file(directory_ + "/" + kSpecification);
+  const Json& ignored = file.value("ignored");
+  if (!ignored.is_array()) fail(directory_, "/", kSpecification, ": ignored must be a list of tensors");
+  for (const Json& name : ignored) {
+    if (name.is_string()) found.erase(name.get<std::string>());
+  }
+  return checked_tensors(spec, std::move(found), directory_);
+}
 
 Tensors Checkpoint::all() const {
   Tensors all;

@@ -14,7 +14,8 @@ class Checkpoint {
   // Error for a directory without a readable model, or whose files lie about themselves.
   explicit Checkpoint(const std::string& directory);
 
-  ModelSpec spec(ThreadPool& pool) const;
+  // As its specification.json has it. Error for one that is missing, or of another config.json.
+  ModelSpec spec() const;
   Tensors tensors(const ModelSpec& spec) const;
 
  private:

@@ -5,13 +5,13 @@
 
 #include "runner/base64.h"
 #include "runner/error.h"
-#include "runner/families.h"
 
 namespace cutset::runner {
 
 namespace {
 
-constexpr int kVersion = 1;
+constexpr int kVersion = 2;
+constexpr const char* kHeadPlace = "lm_head";  // of a head, and of a copy of a tied embedding
 constexpr std::size_t kMostDimensions = 8;
 constexpr std::uint64_t kMostSize = std::uint64_t{1} << 48;
 
@@ -32,13 +32,13 @@ const Json* at(const Json* tree, const std::string& place) {
   return tree;
 }
 
-// Refuses weights that the config has no place for: they are a slip, or another model.
+// Refuses weights that the model has no place for: they are a slip, or another model.
 void check_places(const Json& tree, const std::unordered_set<const Json*>& known, const std::string& where,
                   std::size_t depth = 0) {
   const bool inner =
       depth < kMostDimensions && !tree.empty() && (tree.is_array() || (tree.is_object() && !tree.contains("shape")));
   if (!inner) {
-    if (depth && !known.count(&tree)) fail(where, " is unexpected; the config has no place for it");
+    if (depth && !known.count(&tree)) fail(where, " is unexpected; the specification has no place for it");
     return;
   }
   for (const auto& item : tree.items()) check_places(item.value(), known, where + "." + item.key(), depth + 1);
@@ -58,29 +58,20 @@ Shape read_shape(const Json& shape, const std::string& where) {
 }  // namespace
 
 ExchangeFile::ExchangeFile(const std::string& path) : file_(path), skeleton_(file_) {
-  const Json& document = skeleton_.document();
-  const Json format = document.value("format", Json("cutset-exchange"));
-  const Json version = document.value("version", Json(kVersion));  // CelerInfer's files have none
-  if (format != "cutset-exchange" || version != kVersion) {
-    fail(path, " is ", quoted(format), " version ", quoted(version), "; this program reads version ", kVersion);
-  }
+  const Json format = skeleton_.document().value("format", Json("cutset-exchange"));
+  if (format != "cutset-exchange") fail(path, " is ", quoted(format), "; this program reads cutset-exchange");
 }
 
-ModelSpec ExchangeFile::spec(ThreadPool& pool) const {
-  Json config = member(skeleton_.document(), "config");
-  if (!config.is_object()) fail(file_.path(), " has no config");
-  if (!config.contains("model_type")) config["model_type"] = "minimind";
-  ModelSpec spec = spec_from_config(config, file_.path() + ": config");
-  if (!spec.tied) return spec;
-  Tensors both;
-  const Json& weights = member(skeleton_.document(), "weights");
-  for (const auto& [name, place] :
-       {std::pair("model.embed_tokens.weight", "tok_embedding"), {"lm_head.weight", "lm_head"}}) {
-    const Json& entry = member(weights, place);
-    if (!entry.is_null()) both.emplace(name, weight(entry, place, {spec.core.vocab, spec.core.hidden}));
+ModelSpec ExchangeFile::spec(Weights allowed) const {
+  const Json version = skeleton_.document().value("version", Json(1));  // CelerInfer's files have none
+  if (version == 1) {
+    fail(file_.path(), " is an exchange file of version 1, which leaves it to its reader what its config means: ",
+         "bring it up to date with `cutset convert ", file_.path(), " -o NEW.json`");
   }
-  spec.tied = !has_own_head(both, pool);
-  return spec;
+  if (version != kVersion) {
+    fail(file_.path(), " is of version ", quoted(version), "; this program reads version ", kVersion);
+  }
+  return read_specification(value("specification"), file_.path() + ": specification", allowed);
 }
 
 Tensor ExchangeFile::described(const Json& entry, const std::string& where) const {
@@ -111,7 +102,7 @@ Tensor ExchangeFile::weight(const Json& entry, const std::string& place, const S
   for (char& c : where) c = c == '/' && &c >= &where[file_.path().size()] ? '.' : c;
   Tensor tensor = described(entry, where);
   if (tensor.shape != shape) {
-    fail(where, " has shape ", text(tensor.shape), "; the config asks for ", text(shape));
+    fail(where, " has shape ", text(tensor.shape), "; the specification asks for ", text(shape));
   }
   if (!is_float(tensor.dtype)) fail(where, " holds ", runner::name(tensor.dtype), "; a float was expected");
   const std::size_t wanted = base64_size(elements(shape, where) * width(tensor.dtype));
@@ -123,27 +114,22 @@ Tensor ExchangeFile::weight(const Json& entry, const std::string& place, const S
 
 Tensors ExchangeFile::tensors(const ModelSpec& spec) const {
   Tensors found;
+  const Json& weights = value("weights");
   std::unordered_set<const Json*> known;
-  const Json& weights = member(skeleton_.document(), "weights");
-  const auto look = [&](const std::string& name, const std::string& place, const Shape& shape) {
-    const Json* entry = at(&weights, place);
-    if (!entry) return false;
-    known.insert(entry);
-    if (entry->is_null()) return false;
-    found.emplace(name, weight(*entry, place, shape));
-    return true;
-  };
-  each_tensor(spec, [&](const Wanted& wanted) {
-    const bool there = look(wanted.name, wanted.place, wanted.shape);
-    // A tied embedding may lie under the head's name alone.
-    const bool may_miss = spec.tied && wanted.place == "tok_embedding";
-    if (!there && !may_miss) {
-      fail(file_.path(), ": tensor ", wanted.name, " is missing; the config asks for it (weights/", wanted.place, ")");
-    }
+  if (const Json* head = at(&weights, kHeadPlace)) known.insert(head);
+  each_parameter(spec, [&](const Parameter& parameter) {
+    each_tensor(spec, parameter, [&](const TensorName& name, const Shape& shape) {
+      const Json* entry = at(&weights, name.place);
+      if (entry) known.insert(entry);
+      if (!entry || entry->is_null()) {
+        fail(file_.path(), ": tensor ", name.checkpoint, " is missing; the specification asks for it (weights/",
+             name.place, ")");
+      }
+      found.emplace(name.checkpoint, weight(*entry, name.place, shape));
+    });
   });
-  if (spec.tied) look("lm_head.weight", "lm_head", {spec.core.vocab, spec.core.hidden});
   check_places(weights, known, file_.path() + ": weights");
-  return checked_tensors(spec, std::move(found), file_.path());
+  return found;
 }
 
 }  // namespace cutset::runner

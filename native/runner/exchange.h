@@ -24,11 +24,14 @@ class ExchangeFile {
   // Error for a file that is cut off or of another format.
   explicit ExchangeFile(const std::string& path);
 
-  // Error for a file without a config, or with one out of range.
-  ModelSpec spec(ThreadPool& pool) const;
+  // Error for a file of an older version, or without a specification in range.
+  ModelSpec spec(Weights allowed) const;
 
   // The tensors of a model. Error for a file that lies about them; each is decoded when it is read.
   Tensors tensors(const ModelSpec& spec) const;
+
+  // The value of that name at the top, or null.
+  const Json& value(const char* name) const { return member(skeleton_.document(), name); }
 
   // Nothing if the file has none. Error for ids and masks that are out of range for the model.
   std::optional<Inputs> inputs(const ModelSpec& spec, ThreadPool& pool) const;

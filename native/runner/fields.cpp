@@ -1,92 +1,65 @@
 #include "runner/fields.h"
 
-#include <map>
+#include <algorithm>
 
 #include "runner/error.h"
 
 namespace cutset::runner {
 
-namespace {
-
-std::size_t most(const std::string& name) {
-  static const std::map<std::string, std::size_t> limits = {
-      {"vocab_size", 1 << 24},
-      {"hidden_size", 1 << 20},
-      {"num_hidden_layers", 4096},
-      {"num_attention_heads", 1 << 14},
-      {"num_key_value_heads", 1 << 14},
-      {"head_dim", 1 << 14},
-      {"intermediate_size", 1 << 22},
-      {"moe_intermediate_size", 1 << 22},
-      {"max_position_embeddings", 1 << 27},
-      {"num_experts", 4096},
-      {"num_local_experts", 4096},
-      {"n_routed_experts", 4096},
-      {"n_shared_experts", 256},
-  };
-  const auto found = limits.find(name);
-  return found == limits.end() ? std::size_t{1} << 31 : found->second;
-}
-
-}  // namespace
-
 void Fields::wrong(const char* name, const std::string& wanted) const {
   fail(source_, ": ", name, " must be ", wanted, ", not ", quoted(value(name)));
 }
 
-std::size_t Fields::integer(const char* name, std::optional<std::size_t> otherwise, std::size_t least) const {
-  const Json& found = value(name);
-  if (found.is_null()) {
-    if (!otherwise) fail(source_, ": ", name, " is missing");
-    return *otherwise;
+void Fields::only(std::initializer_list<const char*> known) const {
+  for (const char* name : known) {
+    if (!values_->contains(name)) fail(source_, ": ", name, " is missing");
   }
-  const std::size_t limit = most(name);
-  // The parser keeps whole numbers of 0 and more as unsigned, and those that don't fit in 64 bits as floats.
-  const bool whole = found.is_number_unsigned();
-  if (!whole || found.get<std::uint64_t>() < least || found.get<std::uint64_t>() > limit) {
-    wrong(name, "an integer from " + std::to_string(least) + " to " + std::to_string(limit));
+  for (const auto& item : values_->items()) {
+    if (std::find(known.begin(), known.end(), item.key()) == known.end()) {
+      fail(source_, ": ", item.key().substr(0, 60), " is not known; another version of this program wrote it");
+    }
   }
-  return found.get<std::size_t>();
 }
 
-double Fields::number(const char* name, std::optional<double> otherwise) const {
-  const Json& found = value(name);
-  if (found.is_null()) {
-    if (!otherwise) fail(source_, ": ", name, " is missing");
-    return *otherwise;
+std::size_t Fields::integer(const char* name, std::size_t most, std::size_t least) const {
+  if (!is_whole(value(name), least, most)) {
+    if (!has(name)) fail(source_, ": ", name, " is missing");
+    wrong(name, "an integer from " + std::to_string(least) + " to " + std::to_string(most));
   }
-  constexpr double kMost = 1e30;
-  if (!found.is_number() || !(found.get<double>() > 0 && found.get<double>() <= kMost)) {
+  return value(name).get<std::size_t>();
+}
+
+double Fields::number(const char* name, double least) const {
+  const Json& found = value(name);
+  if (!found.is_number() || !(found.get<double>() > 0 && found.get<double>() <= kMostNumber)) {
     wrong(name, "a positive number of at most 1e+30");
   }
+  if (found.get<double>() < least) fail(source_, " gives frequencies that aren't finite");
   return found.get<double>();
 }
 
-bool Fields::flag(const char* name, bool otherwise) const {
-  const Json& found = value(name);
-  if (found.is_null()) return otherwise;
-  if (!found.is_boolean()) wrong(name, "true or false");
-  return found.get<bool>();
+bool Fields::flag(const char* name) const {
+  if (!value(name).is_boolean()) wrong(name, "true or false");
+  return value(name).get<bool>();
 }
 
-std::string Fields::word(const char* name, const char* otherwise) const {
-  if (!names(name)) return otherwise;
+Fields Fields::table(const char* name) const {
   const Json& found = value(name);
-  return found.is_string() ? found.get<std::string>() : "";
-}
-
-std::optional<Fields> Fields::table(const char* name) const {
-  const Json& found = value(name);
-  if (found.is_null()) return std::nullopt;
+  if (found.is_null()) fail(source_, ": ", name, " is missing");
   if (!found.is_object()) wrong(name, "an object");
   return Fields(found, source_ + ": " + name);
 }
 
-bool truthy(const Json& value) {
-  if (value.is_boolean()) return value.get<bool>();
-  if (value.is_number()) return value.get<double>() != 0;
-  if (value.is_string()) return !value.get_ref<const std::string&>().empty();
-  return !value.is_null() && !value.empty();
+const Json& Fields::list(const char* name, std::size_t size) const {
+  const Json& found = value(name);
+  if (!found.is_array() || found.size() != size) wrong(name, "a list of " + std::to_string(size));
+  return found;
+}
+
+bool is_whole(const Json& value, std::uint64_t least, std::uint64_t most) {
+  // The parser keeps whole numbers of 0 and more as unsigned but for -0, and those that don't fit in 64 bits as floats.
+  if (value.is_number_unsigned()) return value.get<std::uint64_t>() >= least && value.get<std::uint64_t>() <= most;
+  return value.is_number_integer() && value.get<std::int64_t>() == 0 && least == 0;
 }
 
 }  // namespace cutset::runner

@@ -32,7 +32,7 @@ double quantile(const std::vector<double>& sorted, double at) {
 
 Forward::Forward(Model& model, const Inputs& inputs, ThreadPool& pool)
     : model_(model),
-      rope_(rope_table(model.spec().rope, model.spec().core.heads.head_dim, inputs.tokens)),
+      rope_(rope_table(model.spec().rope, inputs.tokens)),
       row_starts_(inputs.batch + 1),
       context_lens_(inputs.batch, static_cast<std::int32_t>(inputs.tokens)),
       block_tables_(inputs.batch * blocks(inputs)),

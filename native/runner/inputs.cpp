@@ -36,8 +36,8 @@ void check(const Inputs& inputs, const ModelSpec& spec, const std::string& path)
   if (std::any_of(inputs.ids.begin(), inputs.ids.end(), [=](std::int32_t id) { return id < 0 || id >= vocab; })) {
     fail(path, ": inputs must be ids below ", vocab);
   }
-  if (inputs.tokens > spec.longest) {
-    fail(path, ": inputs have ", inputs.tokens, " tokens; the model has ", spec.longest, " positions");
+  if (inputs.tokens > spec.longest()) {
+    fail(path, ": inputs have ", inputs.tokens, " tokens; the model has ", spec.longest(), " positions");
   }
   if (inputs.ids.size() > static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max())) {
     fail(path, ": inputs have too many tokens for one pass");

@@ -42,7 +42,7 @@ class Source {
   }
 
   const ExchangeFile* exchange() const { return exchange_.get(); }
-  ModelSpec spec(ThreadPool& pool) const { return exchange_ ? exchange_->spec(pool) : checkpoint_->spec(pool); }
+  ModelSpec spec() const { return exchange_ ? exchange_->spec(Weights::kFloats) : checkpoint_->spec(); }
   Tensors tensors(const ModelSpec& spec) const {
     return exchange_ ? exchange_->tensors(spec) : checkpoint_->tensors(spec);
   }
@@ -65,8 +65,8 @@ Inputs find_inputs(const Options& options, const Source& source, const ModelSpec
 }
 
 Precision precision_of(const Options& options, const ModelSpec& spec) {
-  const Precision precision = options.precision.value_or(spec.integer ? Precision::kInt8 : Precision::kFloat32);
-  if (spec.integer && precision == Precision::kFloat32) {
+  const Precision precision = options.precision.value_or(spec.is_integer() ? Precision::kInt8 : Precision::kFloat32);
+  if (spec.is_integer() && precision == Precision::kFloat32) {
     fail("an integer checkpoint runs in int8 or exact, not in float32");
   }
   return precision;
@@ -78,11 +78,11 @@ void run(const Options& options) {
   const int cores = static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, 1024u));
   ThreadPool pool(options.threads ? options.threads : cores);
   const auto source = std::make_unique<Source>(options.model);
-  const ModelSpec spec = source->spec(pool);
+  const ModelSpec spec = source->spec();
   const Precision precision = precision_of(options, spec);
   const Inputs inputs = find_inputs(options, *source, spec, pool);
   const Tensors tensors = source->tensors(spec);
-  if (spec.integer && !source->exchange()) check_digests(options.model, tensors, pool);
+  if (spec.is_integer() && !source->exchange()) check_digests(options.model, tensors, pool);
   check_memory(spec, precision, inputs.batch, inputs.tokens);
   Model model(spec, tensors, precision, pool);
   Forward forward(model, inputs, pool);

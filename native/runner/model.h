@@ -25,15 +25,17 @@ class Model {
   Linears& linears() { return *linears_; }
 
  private:
-  // Tensors one after another in memory of their own.
-  const float* kept(const std::vector<std::string>& names);
+  // The tensors of a parameter one after another in memory of their own.
+  const float* kept(const char* role, int layer = -1);
   LayerParameters layer_parameters(std::size_t layer);
-  void pack_floats(Site site, int layer, int expert, const std::vector<std::string>& names);
-  void pack_integers(Site site, int layer, int expert, const std::vector<std::string>& names, int bits);
-  void stored_integers(const std::vector<std::string>& names, float* scales, std::size_t outputs, std::size_t depth);
-  const float* stacked(const std::vector<std::string>& names);
+  void pack_floats(const Parameter& parameter);
+  void pack_integers(const Parameter& parameter);
+  void stored_integers(const Parameter& parameter, float* scales);
+  const float* stacked(const Parameter& parameter);
+  std::vector<const Tensor*> tensors_of(const char* role, int layer, int expert = -1) const;
 
   ModelSpec spec_;
+  Precision precision_;
   const Tensors& tensors_;
   ThreadPool& pool_;
   Workspace stack_, codes_, scales_;  // of the site at hand

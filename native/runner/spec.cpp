@@ -1,107 +1,108 @@
 #include "runner/spec.h"
 
+#include <algorithm>
+#include <numeric>
+
 namespace cutset::runner {
 
 namespace {
 
-// Where the MLP of that number lies: below a layer in Hugging Face layout, and below one in an exchange file.
-struct MlpName {
-  std::string checkpoint;
-  std::string exchange;
-};
-
-MlpName mlp_name(const DecoderSpec& spec, int expert) {
-  if (expert < 0) return {"mlp.", ""};
-  const bool routed = static_cast<std::size_t>(expert) < spec.experts;
-  const std::string number = std::to_string(routed ? expert : expert - static_cast<int>(spec.experts));
-  const std::string kind = routed ? "experts" : "shared_experts";
-  return {"mlp." + kind + "." + number + ".", kind + "/" + number + "/"};
+void replace(std::string& text, const std::string& what, int number) {
+  const std::size_t at = number < 0 ? std::string::npos : text.find(what);
+  if (at != std::string::npos) text.replace(at, what.size(), std::to_string(number));
 }
 
-// Numbers of a layer's MLPs: -1 for a dense one, else experts and shared experts.
-int first_mlp(const DecoderSpec& spec, std::size_t layer) { return spec.is_sparse(layer) ? 0 : -1; }
-int end_mlp(const DecoderSpec& spec, std::size_t layer) {
-  return spec.is_sparse(layer) ? static_cast<int>(spec.experts + spec.shared) : 0;
-}
-
-class LayerTensors {
+// The parameters of one layer.
+class Layer {
  public:
-  LayerTensors(const ModelSpec& spec, std::size_t layer, const std::function<void(const Wanted&)>& visit)
-      : spec_(spec),
-        core_(spec.core),
-        layer_(layer),
-        block_("model.layers." + std::to_string(layer) + "."),
-        place_("layers/" + std::to_string(layer) + "/"),
-        visit_(visit) {}
+  Layer(const ModelSpec& spec, std::size_t layer, const std::function<void(const Parameter&)>& visit)
+      : spec_(spec), core_(spec.core), layer_(layer), visit_(visit) {}
 
   void all() const {
-    give("input_layernorm.weight", "rms_attn", {core_.hidden});
     const HeadShape& heads = core_.heads;
-    attention("q", heads.q_size());
-    attention("k", heads.kv_size());
-    attention("v", heads.kv_size());
-    give("self_attn.o_proj.weight", "wo", {core_.hidden, heads.q_size()}, true);
-    if (spec_.o_bias) give("self_attn.o_proj.bias", "bo", {core_.hidden});
-    give("post_attention_layernorm.weight", "rms_ffn", {core_.hidden});
-    if (core_.is_sparse(layer_)) give("mlp.gate.weight", "router", {core_.experts, core_.hidden});
-    for (int expert = first_mlp(core_, layer_); expert < end_mlp(core_, layer_); ++expert) {
-      const std::size_t width = core_.width(expert);
-      mlp(expert, "gate", {width, core_.hidden});
-      mlp(expert, "up", {width, core_.hidden});
-      mlp(expert, "down", {core_.hidden, width});
+    const std::vector<std::size_t> qkv = {heads.q_size(), heads.kv_size(), heads.kv_size()};
+    vector("attention_norm", {core_.hidden});
+    matrix("qkv", Site::kQkv, qkv, core_.hidden);
+    if (spec_.has("qkv_bias")) vector("qkv_bias", qkv);
+    if (spec_.has("q_norm")) {
+      vector("q_norm", {heads.head_dim});
+      vector("k_norm", {heads.head_dim});
     }
+    matrix("o", Site::kO, {core_.hidden}, heads.q_size());
+    if (spec_.has("o_bias")) vector("o_bias", {core_.hidden});
+    vector("mlp_norm", {core_.hidden});
+    core_.is_sparse(layer_) ? mixture() : dense();
   }
 
  private:
-  void attention(const std::string& part, std::size_t size) const {
-    give("self_attn." + part + "_proj.weight", "w" + part, {size, core_.hidden}, true);
-    if (spec_.qkv_bias) give("self_attn." + part + "_proj.bias", "b" + part, {size});
-    if (spec_.qk_norm && part != "v")
-      give("self_attn." + part + "_norm.weight", part + "_norm", {core_.heads.head_dim});
+  void dense() const {
+    const std::vector<std::size_t> both = {core_.intermediate, core_.intermediate};
+    matrix("gate_up", Site::kGateUp, both, core_.hidden);
+    matrix("down", Site::kDown, {core_.hidden}, core_.intermediate);
+    if (spec_.has("gate_up_bias")) {
+      vector("gate_up_bias", both);
+      vector("down_bias", {core_.hidden});
+    }
   }
 
-  void mlp(int expert, const std::string& part, const Shape& shape) const {
-    const MlpName name = mlp_name(core_, expert);
-    give(name.checkpoint + part + "_proj.weight", name.exchange + "w_" + part, shape, true);
-    if (spec_.mlp_bias && expert < 0) give(name.checkpoint + part + "_proj.bias", "b_" + part, {shape[0]});
+  void mixture() const {
+    give({"router", number(), -1, {core_.experts}, core_.hidden, {}});
+    for (int expert = 0; expert < static_cast<int>(core_.experts + core_.shared); ++expert) {
+      const bool routed = static_cast<std::size_t>(expert) < core_.experts;
+      const std::size_t width = core_.width(expert);
+      matrix(routed ? "expert_gate_up" : "shared_gate_up", Site::kGateUp, {width, width}, core_.hidden, expert);
+      matrix(routed ? "expert_down" : "shared_down", Site::kDown, {core_.hidden}, width, expert);
+    }
   }
 
-  void give(const std::string& name, const std::string& place, Shape shape, bool matrix = false) const {
-    visit_({block_ + name, place_ + place, std::move(shape), matrix});
+  int number() const { return static_cast<int>(layer_); }
+  void vector(const char* role, std::vector<std::size_t> rows) const {
+    give({role, number(), -1, std::move(rows), 0, {}});
   }
+  void matrix(const char* role, Site site, std::vector<std::size_t> rows, std::size_t columns, int expert = -1) const {
+    give({role, number(), expert, std::move(rows), columns, site});
+  }
+  void give(const Parameter& parameter) const { visit_(parameter); }
 
   const ModelSpec& spec_;
   const DecoderSpec& core_;
   std::size_t layer_;
-  std::string block_, place_;
-  const std::function<void(const Wanted&)>& visit_;
+  const std::function<void(const Parameter&)>& visit_;
 };
 
 }  // namespace
 
-void each_tensor(const ModelSpec& spec, const std::function<void(const Wanted&)>& visit) {
-  const Shape table = {spec.core.vocab, spec.core.hidden};
-  visit({"model.embed_tokens.weight", "tok_embedding", table, false});
-  for (std::size_t layer = 0; layer < spec.core.layers; ++layer) LayerTensors(spec, layer, visit).all();
-  visit({"model.norm.weight", "final_rms", {spec.core.hidden}, false});
-  if (!spec.tied) visit({"lm_head.weight", "lm_head", table, true});
+std::size_t ModelSpec::longest() const { return rope.dynamic ? kMostPositions : std::max(max_positions, rope.reach); }
+
+std::size_t Parameter::all_rows() const { return std::accumulate(rows.begin(), rows.end(), std::size_t{0}); }
+
+void each_parameter(const ModelSpec& spec, const std::function<void(const Parameter&)>& visit) {
+  visit({"embedding", -1, -1, {spec.core.vocab}, spec.core.hidden, {}});
+  for (std::size_t layer = 0; layer < spec.core.layers; ++layer) Layer(spec, layer, visit).all();
+  visit({"final_norm", -1, -1, {spec.core.hidden}, 0, {}});
+  if (!spec.tied()) visit({"lm_head", -1, -1, {spec.core.vocab}, spec.core.hidden, Site::kLmHead});
 }
 
-void each_site(const ModelSpec& spec, const SiteVisitor& visit) {
-  for (std::size_t l = 0; l < spec.core.layers; ++l) {
-    const int layer = static_cast<int>(l);
-    const std::string block = "model.layers." + std::to_string(l) + ".";
-    const std::string attention = block + "self_attn.";
-    visit(Site::kQkv, layer, -1,
-          {attention + "q_proj.weight", attention + "k_proj.weight", attention + "v_proj.weight"});
-    visit(Site::kO, layer, -1, {attention + "o_proj.weight"});
-    for (int expert = first_mlp(spec.core, l); expert < end_mlp(spec.core, l); ++expert) {
-      const std::string mlp = block + mlp_name(spec.core, expert).checkpoint;
-      visit(Site::kGateUp, layer, expert, {mlp + "gate_proj.weight", mlp + "up_proj.weight"});
-      visit(Site::kDown, layer, expert, {mlp + "down_proj.weight"});
+std::vector<TensorName> stored(const ModelSpec& spec, const char* role, int layer, int expert) {
+  const int routed = static_cast<int>(spec.core.experts);
+  std::vector<TensorName> found = spec.names.at(role);
+  for (TensorName& name : found) {
+    for (std::string* part : {&name.checkpoint, &name.place}) {
+      replace(*part, "{layer}", layer);
+      replace(*part, "{expert}", expert < routed ? expert : expert - routed);
     }
   }
-  visit(Site::kLmHead, -1, -1, {spec.tied ? "model.embed_tokens.weight" : "lm_head.weight"});
+  return found;
+}
+
+void each_tensor(const ModelSpec& spec, const Parameter& parameter,
+                 const std::function<void(const TensorName&, const Shape&)>& visit) {
+  const std::vector<TensorName> names = stored(spec, parameter.role, parameter.layer, parameter.expert);
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    Shape shape = {names.size() > 1 ? parameter.rows[i] : parameter.all_rows()};
+    if (parameter.columns) shape.push_back(parameter.columns);
+    visit(names[i], shape);
+  }
 }
 
 std::string text(const Shape& shape) {

@@ -1,47 +1,76 @@
-// A decoder as a configuration describes it: what the core must know, and the names of its tensors.
+// A decoder as its normalised specification describes it (docs/exchange-format.md): what the core must know, and where
+// its parameters are stored. Nothing here knows a family.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <functional>
+#include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "core/spec.h"
+#include "runner/json.h"
 #include "runner/rope.h"
 
 namespace cutset::runner {
 
 using Shape = std::vector<std::size_t>;
 
-// The C++ side of cutset.models.spec.DecoderSpec, which documents the fields.
+enum class WeightFormat { kFloat, kInt8, kInt8Packed };
+
+// Where a tensor is stored. In a specification both are templates with {layer} and {expert}.
+struct TensorName {
+  std::string checkpoint;
+  std::string place;  // below `weights` of an exchange file: layers/0/wq
+};
+
+// The most bits of the activations that each site multiplies, by the site's number.
+using SiteBits = std::array<int, 5>;
+
 struct ModelSpec {
   DecoderSpec core;
   RopeSpec rope;
   std::size_t max_positions = 0;
-  std::size_t longest = 0;  // tokens of a sequence, at most
-  bool tied = false;
-  bool qkv_bias = false;
-  bool o_bias = false;
-  bool mlp_bias = false;
-  bool qk_norm = false;
-  int integer = 0;  // the version of an integer checkpoint's form; 0: floats
+  WeightFormat weights = WeightFormat::kFloat;
+  SiteBits int8_bits = {}, exact_bits = {};
+  std::map<std::string, std::vector<TensorName>> names;  // by role
+
+  bool has(const std::string& role) const { return names.count(role) != 0; }
+  bool tied() const { return !has("lm_head"); }
+  bool is_integer() const { return weights != WeightFormat::kFloat; }
+  std::size_t longest() const;  // tokens of a sequence, at most
 };
 
-// A tensor that a model must hold.
-struct Wanted {
-  std::string name;   // in Hugging Face layout
-  std::string place;  // below `weights` of an exchange file: layers/0/wq
-  Shape shape;
-  bool matrix;  // a weight of a site
+// A parameter of a decoder: the rows of its tensors stacked, or a vector (no columns).
+struct Parameter {
+  const char* role;
+  int layer;                      // -1: of no layer
+  int expert;                     // -1: of none; experts + s for the shared expert s
+  std::vector<std::size_t> rows;  // of its parts: that many tensors, or one that holds all
+  std::size_t columns;
+  std::optional<Site> site;  // of which it is the weight
+
+  std::size_t all_rows() const;
 };
 
-// Visits every tensor of a model in the order of cutset.models.spec.DecoderSpec.tensor_shapes. There may be millions:
-// nothing is stored, so that a visitor who misses one can stop.
-void each_tensor(const ModelSpec& spec, const std::function<void(const Wanted&)>& visit);
+// Visits every parameter of a model, layer by layer. There may be millions: nothing is stored, so that a visitor who
+// misses one can stop.
+void each_parameter(const ModelSpec& spec, const std::function<void(const Parameter&)>& visit);
 
-// Visits every site in the order of a forward pass, with the names of its weights in the order in which they stack.
-using SiteVisitor = std::function<void(Site site, int layer, int expert, const std::vector<std::string>& names)>;
-void each_site(const ModelSpec& spec, const SiteVisitor& visit);
+// Names and places of a parameter's tensors, in the order in which their rows are stacked.
+std::vector<TensorName> stored(const ModelSpec& spec, const char* role, int layer = -1, int expert = -1);
+
+// Visits every tensor of a parameter with its shape.
+void each_tensor(const ModelSpec& spec, const Parameter& parameter,
+                 const std::function<void(const TensorName&, const Shape&)>& visit);
+
+enum class Weights { kFloats, kAny };
+
+// The object `content` as a specification; `source` names it in errors. Error for one that isn't complete, contradicts
+// itself, or has what isn't known: cutset.models.files.specification says the rules.
+ModelSpec read_specification(const Json& content, const std::string& source, Weights allowed);
 
 // "(61, 48)", and "(48,)" as Python writes it.
 std::string text(const Shape& shape);

@@ -117,16 +117,4 @@ void Tensor::read_floats(ThreadPool& pool, float* out) const {
   if (!finite) fail(where, " holds values that aren't finite");
 }
 
-bool same_values(const Tensor& one, const Tensor& other, ThreadPool& pool) {
-  if (one.shape != other.shape) return false;
-  const bool alike = one.dtype == other.dtype && one.base64 == other.base64;
-  if (alike && one.data == other.data) return true;
-  if ((alike && !one.base64) || !is_float(one.dtype) || !is_float(other.dtype)) return false;
-  const std::size_t bytes = checked_product(elements(one.shape, one.where), sizeof(float));
-  Buffer ours(bytes), theirs(bytes);
-  one.read_floats(pool, ours.as<float>());
-  other.read_floats(pool, theirs.as<float>());
-  return std::equal(ours.as<float>(), ours.as<float>() + bytes / sizeof(float), theirs.as<float>());
-}
-
 }  // namespace cutset::runner

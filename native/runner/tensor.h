@@ -36,23 +36,14 @@ struct Tensor {
   void read_floats(ThreadPool& pool, float* out) const;
 };
 
-// The same values in the same shape, whatever they are stored as.
-bool same_values(const Tensor& one, const Tensor& other, ThreadPool& pool);
-
-// Tensors under their names in Hugging Face layout.
+// Tensors under their names in a checkpoint.
 using Tensors = std::map<std::string, Tensor>;
 
 // The tensors of a model, each of the shape and kind that the specification asks for. `where` is where they were looked
 // for. Error for one that is missing, misshapen or unexpected.
 Tensors checked_tensors(const ModelSpec& spec, Tensors tensors, const std::string& where);
 
-// A head of its own, which differs from the embedding: it counts, whatever the configuration says of ties.
-bool has_own_head(const Tensors& tensors, ThreadPool& pool);
-
-// In an integer checkpoint: the name under which a matrix is stored, and that of its scales.
-std::string stored_name(const ModelSpec& spec, const std::string& matrix);
-// The name under which the matrices of a site are stored together, packed.
-std::string packed_name(const ModelSpec& spec, const std::vector<std::string>& matrices);
+// In an integer checkpoint: the name of a matrix's scales.
 std::string scale_name(const std::string& matrix);
 
 }  // namespace cutset::runner

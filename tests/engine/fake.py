@@ -15,8 +15,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from cutset.models.families.rope import plain_rope
 from cutset.models.run.executor import Batch, KVCache
-from cutset.models.spec import DecoderSpec, RopeSpec
+from cutset.models.spec import DecoderSpec
 
 VOCAB = 300
 EOS = 256
@@ -36,7 +37,7 @@ def make_spec(*, vocab_size: int = VOCAB, max_positions: int = 512, eos: tuple[i
         intermediate=1,
         norm_eps=1e-6,
         max_positions=max_positions,
-        rope=RopeSpec(theta=1e4),
+        rope=plain_rope(1e4, 1),
         eos_token_ids=eos,
     )
 

@@ -80,8 +80,9 @@ def test_a_seed_makes_one_model(tmp_path: Path) -> None:
 def test_the_file_is_plain_json_with_plain_tensors(tmp_path: Path) -> None:
     RandomModel(hidden=32, heads=4).write_exchange(tmp_path / "x.json", preview=3)
     content = json.loads((tmp_path / "x.json").read_text())
-    assert set(content) == {"format", "version", "meta", "config", "inputs", "rope", "weights"}
-    assert content["meta"] == {"generator": "cutset random", "seed": 123, "B": 2, "S": 5, "head_dim": 8}
+    assert set(content) == {"format", "version", "meta", "specification", "config", "inputs", "rope", "weights"}
+    meta = {"generator": "cutset random", "seed": 123, "B": 2, "S": 5, "head_dim": 8, "family": "llama"}
+    assert content["meta"] == meta
     assert content["inputs"]["input_ids"]["dtype"] == "int32"
     assert content["rope"]["cos"]["shape"] == [128, 8]
     wq = content["weights"]["layers"][1]["wq"]
@@ -106,6 +107,8 @@ def set_at(*steps: Any) -> Any:
             content = content[step]
         if value is None:
             del content[last]
+        elif value == [None]:
+            content[last] = None
         else:
             content[last] = value
 
@@ -116,6 +119,8 @@ def encoded(values: np.ndarray) -> str:
     return base64.b64encode(values.astype("<f4").tobytes()).decode()
 
 
+SPEC = ("specification",)
+NAMES = ("specification", "tensors")
 WQ = ("weights", "layers", 0, "wq")
 HOSTILE: dict[str, tuple[Any, str]] = {
     "no weights": (set_at("weights", None), "missing"),
@@ -136,9 +141,57 @@ HOSTILE: dict[str, tuple[Any, str]] = {
     "empty lists": (set_at("weights", "more", [[]]), "unexpected"),
     "NaN": (set_at(*WQ, "data", encoded(np.full(4096, np.nan))), "finite"),
     "infinity": (set_at(*WQ, "data", encoded(np.full(4096, np.inf))), "finite"),
-    "heads that don't divide": (set_at("config", "num_key_value_heads", 3), "evenly"),
-    "absurd sizes": (set_at("config", "hidden_size", 1 << 50), "hidden_size must be"),
-    "no config": (set_at("config", None), "no config"),
+    "heads that don't divide": (set_at(*SPEC, "kv_heads", 3), "evenly"),
+    "absurd sizes": (set_at(*SPEC, "hidden", 1 << 50), "hidden must be"),
+    "no specification": (set_at("specification", None), "specification is missing"),
+    "another specification": (set_at(*SPEC, "version", 2), "specification: version 2 is not known"),
+    "a key too few": (set_at(*SPEC, "eos_assumed", None), "eos_assumed is missing"),
+    "a key too many": (set_at(*SPEC, "rotary_dim", 8), "rotary_dim is not known"),
+    "another norm": (set_at(*SPEC, "norm", "layer"), "norm must be rms"),
+    "another activation": (set_at(*SPEC, "activation", "gelu"), "activation must be silu"),
+    "integer weights": (set_at(*SPEC, "weights", "int8"), "weights must be float"),
+    "bits out of range": (set_at(*SPEC, "activation_bits", "int8", "qkv", 7), "activation_bits"),
+    "bits of no site": (set_at(*SPEC, "activation_bits", "int8", "kv", 8), "activation_bits"),
+    "an odd head": (set_at(*SPEC, "head_dim", 7), "odd"),
+    "frequencies of another head": (
+        set_at(*SPEC, "rope", "frequencies", [1.0, 0.5]),
+        "frequencies must be a list of 4",
+    ),
+    "an endless frequency": (set_at(*SPEC, "rope", "frequencies", 0, 1e38), "numbers from 0 to 1e"),
+    "a negative frequency": (set_at(*SPEC, "rope", "frequencies", 0, -1.0), "numbers from 0 to 1e"),
+    "a text for a frequency": (set_at(*SPEC, "rope", "frequencies", 0, "1"), "numbers from 0 to 1e"),
+    "no scale": (set_at(*SPEC, "rope", "scale", 0), "scale must be a positive number"),
+    "an absurd base": (
+        set_at(*SPEC, "rope", "dynamic", {"theta": 1e-300, "factor": 2.0, "original_positions": 16}),
+        "aren't finite",
+    ),
+    "half a dynamic rope": (set_at(*SPEC, "rope", "dynamic", {"theta": 1e4, "factor": 2.0}), "original_positions"),
+    "windows of another model": (set_at(*SPEC, "windows", [4]), "windows must be"),
+    "a window of null": (set_at(*SPEC, "windows", 1, [None]), "windows must be"),
+    "experts without layers": (set_at(*SPEC, "experts", {"count": 2}), "is missing"),
+    "an end token of another vocabulary": (set_at(*SPEC, "eos_token_ids", [128]), "eos_token_ids must be"),
+    "a flag that is none": (set_at(*SPEC, "eos_assumed", 1), "eos_assumed must be true or false"),
+    "no names": (set_at(*SPEC, "tensors", None), "tensors is missing"),
+    "an unknown role": (set_at(*NAMES, "gate", [["a", "b"]]), "gate is not known"),
+    "a role too many": (set_at(*NAMES, "router", [["x.{layer}.r", "layers/{layer}/r"]]), "doesn't have: router"),
+    "a role too few": (set_at(*NAMES, "down", None), "doesn't name down"),
+    "a bias without its other": (set_at(*NAMES, "down_bias", [["x.{layer}.b", "layers/{layer}/b"]]), "down_bias"),
+    "a norm of q alone": (set_at(*NAMES, "q_norm", [["x.{layer}.q", "layers/{layer}/qn"]]), "k_norm"),
+    "two parts of three": (lambda c: c["specification"]["tensors"]["qkv"].pop(), "a list of 3 names"),
+    "one place for all layers": (set_at(*NAMES, "down", [["x.{layer}.w", "layers/w_down"]]), "with {layer}"),
+    "a place out of the file": (set_at(*NAMES, "down", [["x.{layer}.w", "layers/{layer}/../w_down"]]), "with {layer}"),
+    "a number in a place": (set_at(*NAMES, "down", [["x.{layer}.w", "layers/{layer}/0/w_down"]]), "with {layer}"),
+    "an endless name": (set_at(*NAMES, "down", [["x.{layer}." + "w" * 400, "layers/{layer}/w_down"]]), "with {layer}"),
+    "a name that is no text": (set_at(*NAMES, "down", [[["x"], "layers/{layer}/w_down"]]), "with {layer}"),
+    "one name for two": (
+        set_at(*NAMES, "down", [["model.layers.{layer}.self_attn.o_proj.weight", "layers/{layer}/w_down"]]),
+        "stands there twice",
+    ),
+    "one place for two": (set_at(*NAMES, "down", [["x.{layer}.w", "layers/{layer}/wo"]]), "stands there twice"),
+    "another place": (
+        set_at(*NAMES, "down", [["x.{layer}.w", "layers/{layer}/w_up2"]]),
+        "w_down is unexpected|x.0.w is missing",
+    ),
     "another version": (set_at("version", 99), "version 99"),
     "another format": (set_at("format", "gguf"), "gguf"),
     "ids outside the vocabulary": (

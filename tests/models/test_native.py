@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from cutset.models.families.rope import plain_rope
 from cutset.models.files.checkpoint import Tensor
 from cutset.models.run.decoder import FloatLinears, ReferenceDecoder
 from cutset.models.run.executor import Batch
 from cutset.models.run.native import NativeDecoder
 from cutset.models.run.numpy_ops import NumpyOps
-from cutset.models.spec import DecoderSpec, MoESpec, RopeSpec
+from cutset.models.spec import DecoderSpec, DynamicRope, MoESpec
 
 BLOCK = 16
 DENSE = DecoderSpec(
@@ -32,7 +33,7 @@ DENSE = DecoderSpec(
     intermediate=40,
     norm_eps=1e-5,
     max_positions=512,
-    rope=RopeSpec(theta=1e4),
+    rope=plain_rope(1e4, 8),
 )
 MIXTURE = replace(
     DENSE,
@@ -42,7 +43,7 @@ MIXTURE = replace(
 SPECS = {
     "dense": DENSE,
     "tied": replace(DENSE, tied=True, heads=4, kv_heads=4),
-    "qk-norm": replace(DENSE, qk_norm=True, head_dim=20),
+    "qk-norm": replace(DENSE, qk_norm=True, head_dim=20, rope=plain_rope(1e4, 20)),
     "biases": replace(DENSE, qkv_bias=True, o_bias=True, mlp_bias=True),
     "windows": replace(DENSE, windows=(5, 0, 20)),
     "mixture": MIXTURE,
@@ -57,22 +58,23 @@ SPECS = {
         output_norms=True,
         activation="gelu_tanh",
         qk_norm=True,
+        norm_offset=1.0,
         embedding_scale=48**0.5,
         attention_scale=0.31,
         attention_softcap=2.0,
         logit_softcap=1.5,
         windows=(7, 0, 7),
-        other_ropes=(RopeSpec(theta=100.0),),
+        other_ropes=(plain_rope(100.0, 8),),
         rope_tables=(1, 0, 1),
     ),
     "output-norms-alone": replace(DENSE, input_norms=False, output_norms=True, qk_norm=True, whole_norms=True),
     "multipliers": replace(
         MIXTURE, embedding_scale=3.0, attention_scale=0.05, residual_scale=0.4, logit_scale=0.5, rope_tables=(0, -1, 0)
     ),
-    "partial-rotary": replace(DENSE, head_dim=20, rotary_dim=6),
+    "partial-rotary": replace(DENSE, head_dim=20, rope=plain_rope(1e4, 6)),
     "sinks": replace(MIXTURE, sinks=True, windows=(5, 0, 20), activation="clamped", activation_limit=1.1),
-    "interleaved-rotary": replace(DENSE, head_dim=20, rotary_dim=10, rope_interleaved=True),
-    "dynamic-rope": replace(DENSE, rope=RopeSpec(theta=1e4, kind="dynamic", factor=2.0, original_positions=16)),
+    "interleaved-rotary": replace(DENSE, head_dim=20, rope=plain_rope(1e4, 10), rope_interleaved=True),
+    "dynamic-rope": replace(DENSE, rope=replace(DENSE.rope, dynamic=DynamicRope(1e4, 2.0, 16))),
 }
 
 

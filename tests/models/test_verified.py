@@ -13,9 +13,9 @@ import pytest
 
 from cutset.errors import CheckpointError
 from cutset.models.files import digests
+from cutset.models.files.digests import SETTLED_NS, observe, remember, remembered
 from cutset.models.files.integer import write_integer_checkpoint
 from cutset.models.files.source import open_source
-from cutset.models.files.verified import SETTLED_NS, observe, remember, remembered
 from cutset.models.random import RandomModel
 
 
@@ -47,7 +47,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def later(monkeypatch: pytest.MonkeyPatch, seconds: int = 10) -> None:
     """Puts the clock forward: what is on disk has settled."""
     now = time.time_ns
-    monkeypatch.setattr("cutset.models.files.verified.time.time_ns", lambda: now() + seconds * 10**9)
+    monkeypatch.setattr("cutset.models.files.digests.time.time_ns", lambda: now() + seconds * 10**9)
 
 
 def places(folder: Path) -> list[Path]:
@@ -132,7 +132,7 @@ def test_a_file_that_may_still_change_unseen_is_not_remembered(tmp_path: Path, m
     file.write_bytes(b"1")
     changed = file.stat().st_ctime_ns
     for since, settled in ((-1, False), (0, False), (SETTLED_NS, False), (SETTLED_NS + 1, True)):
-        monkeypatch.setattr("cutset.models.files.verified.time.time_ns", lambda since=since: changed + since)
+        monkeypatch.setattr("cutset.models.files.digests.time.time_ns", lambda since=since: changed + since)
         seen = observe([file])
         remember(tmp_path, seen)
         assert remembered(tmp_path, seen) == settled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import re
@@ -14,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.compare.forward import run_forward
+from cutset.errors import CutsetError
 from cutset.models.families import spec_from_config
 from cutset.models.files.checkpoint import Tensor
 from cutset.models.files.exchange import write_exchange
-from cutset.models.files.source import Source
+from cutset.models.files.source import ModelSource, specify
 from cutset.models.files.writer import write_safetensors
 from cutset.models.run.decoder import FloatLinears, ReferenceDecoder
 from cutset.models.run.numpy_ops import NumpyOps
@@ -137,6 +139,8 @@ def write_directory(folder: Path, config: dict[str, Any], tensors: dict[str, Ten
     layout = {name: (dtype, tensor.shape) for name, tensor in tensors.items()}
     write_safetensors(folder / "model.safetensors", layout, ((n, stored(t.raw)) for n, t in tensors.items()))
     (folder / "config.json").write_text(json.dumps(config))
+    with contextlib.suppress(CutsetError):  # of what can't be used, nobody writes one; an older one stays
+        specify(folder)
 
 
 def write_file(path: Path, config: dict[str, Any], inputs: Any = None) -> Path:
@@ -162,7 +166,7 @@ def logits_of(model: Path, *words: object, **environment: str) -> NDArray[np.flo
     return np.load(target)
 
 
-def reference(source: Source, inputs: Any = None) -> NDArray[np.float32]:
+def reference(source: ModelSource, inputs: Any = None) -> NDArray[np.float32]:
     ops, (ids, mask) = NumpyOps(), inputs or source.inputs
     linears = FloatLinears(source.spec, source.tensors, ops)
     return run_forward(ReferenceDecoder(source.spec, source.tensors, ops, linears), (ids, mask.astype(bool))).logits

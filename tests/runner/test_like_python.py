@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import pytest
 from cutset.errors import CutsetError
 from cutset.models.files.checkpoint import Tensor
 from cutset.models.files.exchange import write_exchange
-from cutset.models.files.source import open_source
+from cutset.models.files.source import open_source, specify
+from cutset.models.files.specification import SPECIFICATION
 from cutset.models.files.writer import write_safetensors
 from models.config_pairs import PAIRS, REFUSED, SIZES
 from models.config_pairs import config_of as pair_of
@@ -61,10 +63,17 @@ def test_pairs_of_keys(case: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("changes", "message"), REFUSED)
 def test_refused_configurations(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
-    inputs = write_file(tmp_path / "inputs.json", SIZES)
-    write_directory(tmp_path / "dir", SIZES, drawn(SIZES))
-    (tmp_path / "dir/config.json").write_text(json.dumps(pair_of(changes)))
-    both_refuse(tmp_path / "dir", inputs, message)
+    """What a configuration means is said by a specification: of these there is none, and an older one isn't taken."""
+    inputs, folder = write_file(tmp_path / "inputs.json", SIZES), tmp_path / "dir"
+    write_directory(folder, SIZES, drawn(SIZES))
+    (folder / "config.json").write_text(json.dumps(pair_of(changes)))
+    before = (folder / SPECIFICATION).read_bytes()
+    with pytest.raises(CutsetError, match=re.escape(message)):
+        specify(folder)
+    assert (folder / SPECIFICATION).read_bytes() == before
+    assert "config.json has changed since specification.json was written" in refused(folder, "--inputs", inputs)
+    (folder / SPECIFICATION).unlink()
+    assert f"write it with `cutset convert {folder} -o" in refused(folder, "--inputs", inputs)
 
 
 def with_head(tensors: dict[str, Tensor], values: np.ndarray, dtype: str = "F32") -> dict[str, Tensor]:
@@ -94,7 +103,11 @@ def test_a_head_of_its_own_is_kept(tmp_path: Path) -> None:
     assert open_source(inputs).spec.tied
     np.testing.assert_array_equal(logits_of(inputs), tied)
     # Another shape is a mistake, wherever it comes from.
+    write_directory(tmp_path / "shape", config, tensors)
     write_directory(tmp_path / "shape", config, with_head(tensors, embedding[:-1].copy()))
+    specification = json.loads((tmp_path / "shape" / SPECIFICATION).read_text())
+    specification["specification"]["tensors"]["lm_head"] = [["lm_head.weight", "lm_head"]]
+    (tmp_path / "shape" / SPECIFICATION).write_text(json.dumps(specification))
     both_refuse(tmp_path / "shape", inputs, "has shape (60, 48); the configuration asks for (61, 48)")
 
 

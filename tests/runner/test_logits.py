@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from cutset.compare.forward import run_forward
+from cutset.errors import CutsetError
 from cutset.models.files.exchange import write_exchange
 from cutset.models.files.integer import IntegerLinears, write_integer_checkpoint
-from cutset.models.files.source import open_source
+from cutset.models.files.source import open_source, specify
 from cutset.models.files.writer import write_safetensors
 from cutset.models.random import RandomModel
 from cutset.models.run.decoder import ReferenceDecoder
@@ -99,6 +100,7 @@ def test_integer_products(dtype: str, tied: bool, tmp_path: Path) -> None:
     ours = logits_of(file, "--dtype", dtype)
     assert_equal(ours, expected, source.inputs[1], 2e-2)  # a value on the edge between two codes may fall either way
     write_version_1(tmp_path / "int8", tmp_path / "old")
+    specify(tmp_path / "old")
     for folder in ("int8", "old"):
         stored = logits_of(tmp_path / folder, "--inputs", file, "--dtype", dtype)
         np.testing.assert_array_equal(stored, ours)
@@ -129,14 +131,16 @@ def test_bad_integer_checkpoints_are_refused(tmp_path: Path) -> None:
     (folder / "digests.json").write_text(json.dumps(digests))
     stored = json.loads((folder / "config.json").read_text())
     for version, message in (
-        (1, "q_proj.weight is missing"),
+        (1, r"q_proj\.weight is missing"),
         (3, "version 3"),
-        (True, "version true"),
+        (True, "version True"),
         (None, "version"),
     ):
         stored["quantization_config"]["version"] = version
         (folder / "config.json").write_text(json.dumps(stored))
-        assert message in refused(folder, "--inputs", file)
+        with pytest.raises(CutsetError, match=message):
+            specify(folder)
+        assert "has changed since specification.json" in refused(folder, "--inputs", file)
 
 
 @pytest.mark.parametrize("hidden", [12, 14, 16, 30])

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cutset.errors import CutsetError
 from cutset.models.files.checkpoint import Tensor
+from cutset.models.files.source import specify
 from cutset.models.random import RandomModel
 from models.test_checkpoint import hostile, test_a_lying_header_is_refused
 from models.test_exchange import HOSTILE, changed
@@ -89,8 +91,9 @@ def test_more_lying_files(tmp_path: Path) -> None:
         (b"[" * 100_000, "not valid JSON"),
         (b'{"a":' * 100_000, "not valid JSON"),
         (whole.replace(b'"float32"', b'"float\\n64"'), "float"),
-        (whole.replace(b'"hidden_size": 64', b'"hidden_size": 1048576'), "the config asks for"),
-        (whole.replace(b'"num_hidden_layers": 2', b'"num_hidden_layers": 4096'), "layers/2/"),
+        (whole.replace(b'"hidden": 64', b'"hidden": 1048576'), "the specification asks for"),
+        (whole.replace(b'"layers": 2', b'"layers": 3').replace(b"[0, 0]", b"[0, 0, 0]"), "layers/2/"),
+        (whole.replace(b'"layers": 2', b'"layers": 4096'), "windows must be a list of 4096"),
         (whole.replace(b'"vocab_size": 128', b'"vocab_size": 1e2'), "vocab_size must be"),
     ):
         assert text != whole
@@ -118,13 +121,13 @@ def test_a_damaged_directory_is_refused(tmp_path: Path) -> None:
     def message() -> str:
         return refused(folder, "--inputs", inputs)
 
-    write_directory(folder, config | {"num_key_value_heads": 4}, tensors | {})
-    assert "evenly" in message()
+    write_directory(folder, config, tensors)
     (folder / "config.json").unlink()
     assert "config.json is missing" in message()
     for change, text in (
-        ({"model_type": "gpt2"}, 'unknown model_type "gpt2"; known are llama'),
-        ({"rope_scaling": {"rope_type": "longrope"}}, 'unknown rope scaling "longrope"'),
+        ({"num_key_value_heads": 4}, "evenly"),
+        ({"model_type": "gpt2"}, "unknown model_type 'gpt2'; the nearest known are"),
+        ({"rope_scaling": {"rope_type": "longrope"}}, "unknown rope scaling 'longrope'"),
         ({"rope_scaling": {"rope_type": "linear", "factor": -1}}, "factor must be a positive number"),
         ({"quantization_config": {"bits": 4}}, "quantised checkpoint of another program"),
         ({"hidden_act": "gelu"}, "unknown hidden_act"),
@@ -136,7 +139,9 @@ def test_a_damaged_directory_is_refused(tmp_path: Path) -> None:
         ({"model_type": "minimind", "use_moe": True, "n_routed_experts": 4096, "num_hidden_layers": 4096}, "MLPs"),
     ):
         (folder / "config.json").write_text(json.dumps(config | change))
-        assert text in message(), change
+        with pytest.raises(CutsetError, match=re.escape(text)):
+            specify(folder)
+        assert "config.json has changed since specification.json was written" in message()
     norm = "model.norm.weight"
     for changes, text in (
         ({norm: None}, "model.norm.weight is missing"),

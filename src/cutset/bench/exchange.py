@@ -20,7 +20,7 @@ from cutset.compare.forward import Forward, Inputs, run_forward
 from cutset.compare.results import Row, summarise
 from cutset.config import Settings
 from cutset.errors import CutsetError, DeviceError
-from cutset.models.files.source import Source, open_source
+from cutset.models.files.source import ModelSource, open_source
 from cutset.models.random import RandomModel
 from cutset.models.run.backend import build_executor
 
@@ -72,7 +72,7 @@ def run_sizes(
 
 
 def _run_size(
-    workload: str, source: Source, settings: Settings, warmup: int, repeat: int, tell: Callable[[str], None]
+    workload: str, source: ModelSource, settings: Settings, warmup: int, repeat: int, tell: Callable[[str], None]
 ) -> Iterator[Comparison]:
     inputs = source.inputs
     assert inputs is not None
@@ -95,7 +95,7 @@ def _run_size(
 
 
 def _run(
-    source: Source, inputs: Inputs, settings: Settings, backend: str, dtype: str, warmup: int, repeat: int
+    source: ModelSource, inputs: Inputs, settings: Settings, backend: str, dtype: str, warmup: int, repeat: int
 ) -> Forward:
     chosen = dataclasses.replace(settings, backend=backend, dtype=dtype, device="cpu")
     executor, _ = build_executor(source, chosen)

@@ -19,6 +19,7 @@ from cutset.errors import RequestError
 from cutset.models.families import spec_from_config
 from cutset.models.files.checkpoint import Tensor
 from cutset.models.files.exchange import write_exchange
+from cutset.models.files.specification import write_specification
 from cutset.models.files.writer import write_safetensors
 from cutset.models.spec import DecoderSpec
 
@@ -139,6 +140,7 @@ class RandomModel:
         files = {"tokenizer.json": _tokenizer(self.vocab), "tokenizer_config.json": words, "config.json": config}
         for name, value in files.items():
             (directory / name).write_text(json.dumps(value, indent=2) + "\n")
+        write_specification(directory, self.spec())
 
     def write_exchange(self, path: Path, *, preview: int = 16) -> None:
         """Writes an exchange file: model and inputs."""

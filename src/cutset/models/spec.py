@@ -9,45 +9,78 @@ The bracketed ones are the sites. They and `lm_head` are where a model can be cu
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from itertools import zip_longest
+from typing import Literal, NamedTuple
 
-__all__ = ["MOST_POSITIONS", "Activation", "DecoderSpec", "MoESpec", "RopeSpec", "Site"]
+__all__ = [
+    "MOST_MLPS",
+    "MOST_POSITIONS",
+    "SITES",
+    "Activation",
+    "DecoderSpec",
+    "DynamicRope",
+    "LongRope",
+    "MoESpec",
+    "RopeSpec",
+    "Site",
+    "TensorName",
+    "TensorNames",
+    "WantedTensor",
+    "activation_bits",
+]
 
 MOST_POSITIONS = 1 << 27
+MOST_MLPS = 1 << 18  # layers times experts
 
 Site = Literal["qkv", "o", "gate_up", "down", "lm_head"]
+SITES: tuple[Site, ...] = ("qkv", "o", "gate_up", "down", "lm_head")
 Activation = Literal["silu", "gelu_tanh", "clamped"]
+Shape = tuple[int, ...]
+
+
+def activation_bits(dtype: str, site: Site) -> int:
+    """Bits of the activations that a site multiplies in `int8` or `exact`, where its sums allow it.
+
+    `int8` takes 8 at `gate_up`, which is half of all products, and 12 elsewhere: 8 everywhere changes the likeliest
+    token at 3 % of the positions of a small model, 8 there alone hardly more than the 8-bit weights do by
+    themselves (`cutset bench quality`). Decoding is bound by reading the weights, which are the same.
+    """
+    return 8 if dtype == "int8" and site == "gate_up" else 12
+
+
+@dataclass(frozen=True, slots=True)
+class DynamicRope:
+    """A base that grows with the limit of a sequence, beyond `original_positions` tokens (NTK-aware)."""
+
+    theta: float
+    factor: float
+    original_positions: int
+
+
+@dataclass(frozen=True, slots=True)
+class LongRope:
+    """Other frequencies for sequences whose limit is beyond `original_positions` (LongRoPE, arXiv:2402.13753)."""
+
+    frequencies: tuple[float, ...]
+    original_positions: int
 
 
 @dataclass(frozen=True, slots=True)
 class RopeSpec:
-    """Rotary embedding (Su et al. 2021, arXiv:2104.09864) and how it is stretched beyond the trained length.
+    """Rotary embedding (Su et al. 2021, arXiv:2104.09864), whatever formula a family stretches it by.
 
-    `kind` is `default`, `linear`, `dynamic`, `llama3` or `yarn`; a field that its kind doesn't use is ignored.
+    cutset.models.families.rope has the formulas; from here on the frequencies are numbers.
     """
 
-    theta: float
-    kind: str = "default"
-    factor: float = 1.0
-    original_positions: int = 0  # the trained length that `linear`, `dynamic`, `llama3` and `yarn` stretch
-    low_freq_factor: float = 1.0  # llama3
-    high_freq_factor: float = 4.0  # llama3
-    beta_fast: float = 32.0  # yarn
-    beta_slow: float = 1.0  # yarn
-    truncate: bool = True  # yarn: round the ends of the ramp to whole dimensions
-    half_ramp: bool = False  # yarn: MiniMind ends the ramp at head_dim / 2 - 1, the others at head_dim - 1
-    attention_factor: float = 1.0  # yarn: multiplies cos and sin
-
-    @property
-    def reach(self) -> int:
-        """Positions that a stretched embedding is meant for; 0 where the model's own number holds.
-
-        Files with `llama3`, and MiniMind's with `yarn`, count them in that number.
-        """
-        if self.kind in ("linear", "dynamic", "yarn") and not self.half_ramp:
-            return int(min(self.factor * self.original_positions, MOST_POSITIONS))
-        return 0
+    frequencies: tuple[float, ...]  # radians per position of each pair, (rotary_dim / 2,), float32 values
+    scale: float = 1.0  # multiplies cos and sin
+    reach: int = 0  # positions that a stretched embedding is meant for; 0 where the model's own number holds
+    # Both None: the same frequencies whatever the limit of a sequence.
+    dynamic: DynamicRope | None = None
+    long: LongRope | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +93,95 @@ class MoESpec:
     normalise: bool  # divide the weights of the picked experts by their sum
     shared: int = 0  # MLPs that every row passes, each of the width `shared_intermediate`
     shared_intermediate: int = 0
+
+
+class TensorName(NamedTuple):
+    """Templates with `{layer}` and `{expert}`: the name in a checkpoint, the place in an exchange file."""
+
+    checkpoint: str
+    place: str
+
+    def at(self, layer: int, expert: int) -> TensorName:
+        """Name and place of one layer and expert."""
+        return TensorName(
+            *(text.replace("{layer}", str(layer)).replace("{expert}", str(expert)) for text in (self[0], self[1]))
+        )
+
+
+Names = tuple[TensorName, ...]
+
+LAYER, PLACE = "model.layers.{layer}.", "layers/{layer}/"
+EXPERT, EXPERT_PLACE = f"{LAYER}mlp.experts.{{expert}}.", f"{PLACE}experts/{{expert}}/"
+SHARED, SHARED_PLACE = f"{LAYER}mlp.shared_experts.{{expert}}.", f"{PLACE}shared_experts/{{expert}}/"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorNames:
+    """Where each parameter of a decoder is stored: by default under the names of Llama, which most families took over.
+
+    Several names are several tensors, whose rows are stacked: `qkv` has three of them, or one that holds all rows,
+    `gate_up` two or one. A layer counts from 0; so do experts, and shared experts on their own.
+    """
+
+    embedding: Names = (TensorName("model.embed_tokens.weight", "tok_embedding"),)
+    attention_output_norm: Names = (TensorName(LAYER + "attention_output_norm.weight", PLACE + "rms_attn_output"),)
+    mlp_output_norm: Names = (TensorName(LAYER + "mlp_output_norm.weight", PLACE + "rms_ffn_output"),)
+    sinks: Names = (TensorName(LAYER + "self_attn.sinks", PLACE + "sinks"),)
+    final_norm: Names = (TensorName("model.norm.weight", "final_rms"),)
+    lm_head: Names = (TensorName("lm_head.weight", "lm_head"),)
+    attention_norm: Names = (TensorName(LAYER + "input_layernorm.weight", PLACE + "rms_attn"),)
+    mlp_norm: Names = (TensorName(LAYER + "post_attention_layernorm.weight", PLACE + "rms_ffn"),)
+    qkv: Names = (
+        TensorName(LAYER + "self_attn.q_proj.weight", PLACE + "wq"),
+        TensorName(LAYER + "self_attn.k_proj.weight", PLACE + "wk"),
+        TensorName(LAYER + "self_attn.v_proj.weight", PLACE + "wv"),
+    )
+    qkv_bias: Names = (
+        TensorName(LAYER + "self_attn.q_proj.bias", PLACE + "bq"),
+        TensorName(LAYER + "self_attn.k_proj.bias", PLACE + "bk"),
+        TensorName(LAYER + "self_attn.v_proj.bias", PLACE + "bv"),
+    )
+    q_norm: Names = (TensorName(LAYER + "self_attn.q_norm.weight", PLACE + "q_norm"),)
+    k_norm: Names = (TensorName(LAYER + "self_attn.k_norm.weight", PLACE + "k_norm"),)
+    o: Names = (TensorName(LAYER + "self_attn.o_proj.weight", PLACE + "wo"),)
+    o_bias: Names = (TensorName(LAYER + "self_attn.o_proj.bias", PLACE + "bo"),)
+    router: Names = (TensorName(LAYER + "mlp.gate.weight", PLACE + "router"),)
+    gate_up: Names = (
+        TensorName(LAYER + "mlp.gate_proj.weight", PLACE + "w_gate"),
+        TensorName(LAYER + "mlp.up_proj.weight", PLACE + "w_up"),
+    )
+    gate_up_bias: Names = (
+        TensorName(LAYER + "mlp.gate_proj.bias", PLACE + "b_gate"),
+        TensorName(LAYER + "mlp.up_proj.bias", PLACE + "b_up"),
+    )
+    down: Names = (TensorName(LAYER + "mlp.down_proj.weight", PLACE + "w_down"),)
+    down_bias: Names = (TensorName(LAYER + "mlp.down_proj.bias", PLACE + "b_down"),)
+    expert_gate_up: Names = (
+        TensorName(EXPERT + "gate_proj.weight", EXPERT_PLACE + "w_gate"),
+        TensorName(EXPERT + "up_proj.weight", EXPERT_PLACE + "w_up"),
+    )
+    expert_down: Names = (TensorName(EXPERT + "down_proj.weight", EXPERT_PLACE + "w_down"),)
+    shared_gate_up: Names = (
+        TensorName(SHARED + "gate_proj.weight", SHARED_PLACE + "w_gate"),
+        TensorName(SHARED + "up_proj.weight", SHARED_PLACE + "w_up"),
+    )
+    shared_down: Names = (TensorName(SHARED + "down_proj.weight", SHARED_PLACE + "w_down"),)
+
+
+class WantedTensor(NamedTuple):
+    """A tensor that a decoder needs: a part of the parameter `role`; layer and expert are -1 where it has none."""
+
+    role: str  # a field of TensorNames
+    layer: int
+    expert: int
+    name: str
+    place: str
+    shape: Shape
+
+    @property
+    def product(self) -> bool:
+        """It is a matrix of a site."""
+        return self.role.removeprefix("expert_").removeprefix("shared_") in SITES
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +207,11 @@ class DecoderSpec:
     whole_norms: bool = False  # that norm is over all heads of q, and of k, together
     input_norms: bool = True  # RMSNorm of what goes into attention and MLP
     output_norms: bool = False  # RMSNorm of what attention and MLP give, before it is added
+    norm_offset: float = 0.0  # added to the gains of all norms: 1 where they are stored around zero
     activation: Activation = "silu"  # of the gate in an MLP; `clamped`: see cutset.kernels.reference.clamped_mul
     activation_limit: float = 0.0  # clamped
     sinks: bool = False  # attention's weights share with a score of nothing, one a head
-    rotary_dim: int = 0  # elements of a head that are rotated; 0: all
-    rope_interleaved: bool = False  # pairs are neighbours, not elements half a head apart
+    rope_interleaved: bool = False  # pairs are neighbours, not elements half a rotated part apart
     other_ropes: tuple[RopeSpec, ...] = ()  # tables 1, 2, … beside `rope`, which is table 0
     rope_tables: tuple[int, ...] = ()  # per layer: its table, -1 for none; () is table 0 everywhere
     embedding_scale: float = 1.0  # factors: of the embedding,
@@ -101,6 +223,7 @@ class DecoderSpec:
     windows: tuple[int, ...] = ()  # per layer: how many tokens back a query sees, itself included; 0 = all
     moe: MoESpec | None = None
     sparse_layers: frozenset[int] = frozenset()  # layers whose MLP is a mixture of experts
+    names: TensorNames = TensorNames()
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     eos_assumed: bool = False  # no configuration names an end token: the family's usual one is taken
@@ -113,7 +236,7 @@ class DecoderSpec:
     @property
     def longest(self) -> int:
         """The largest limit that can be given. A `dynamic` embedding is stretched to any."""
-        return MOST_POSITIONS if self.rope.kind == "dynamic" else self.context
+        return MOST_POSITIONS if self.rope.dynamic else self.context
 
     def end_tokens(self, named: int | None) -> tuple[int, ...]:
         """Tokens that end an answer: those of the configurations, and the one that the tokenizer names, if any."""
@@ -136,6 +259,16 @@ class DecoderSpec:
         """What attention's scores are multiplied by."""
         return self.attention_scale or float(self.head_dim**-0.5)
 
+    @property
+    def ropes(self) -> tuple[RopeSpec, ...]:
+        """The rotary tables, by number. All rotate as many elements of a head."""
+        return (self.rope, *self.other_ropes)
+
+    @property
+    def rotary_dim(self) -> int:
+        """Elements of a head that are rotated."""
+        return 2 * len(self.rope.frequencies)
+
     def rope_table(self, layer: int) -> int:
         """The rotary table of a layer; -1 where nothing is rotated."""
         return self.rope_tables[layer] if self.rope_tables else 0
@@ -144,26 +277,24 @@ class DecoderSpec:
         """Tokens that a query of this layer sees, itself included; 0 = all."""
         return self.windows[layer] if self.windows else 0
 
+    def role(self, site: Site, expert: int = -1) -> str:
+        """The field of TensorNames that a site's weights go by; `expert` as in `site_tensors`."""
+        if expert < 0 or self.moe is None:
+            return "embedding" if site == "lm_head" and self.tied else site
+        return f"expert_{site}" if expert < self.moe.experts else f"shared_{site}"
+
+    def stored(self, role: str, layer: int = -1, expert: int = -1) -> Names:
+        """Names and places of a parameter's tensors, in the order in which their rows are stacked."""
+        if expert >= 0 and self.moe is not None and expert >= self.moe.experts:
+            expert -= self.moe.experts
+        return tuple(name.at(layer, expert) for name in getattr(self.names, role))
+
     def site_tensors(self, site: Site, layer: int, expert: int = -1) -> tuple[str, ...]:
         """Names of the weights of a site, in the order in which their rows are stacked.
 
         `expert` is -1 for a dense MLP, 0 .. experts - 1 for a routed expert, and experts + s for the shared expert s.
         """
-        if site == "lm_head":
-            return ("model.embed_tokens.weight" if self.tied else "lm_head.weight",)
-        block = f"model.layers.{layer}."
-        if site == "qkv":
-            return tuple(f"{block}self_attn.{part}_proj.weight" for part in "qkv")
-        if site == "o":
-            return (f"{block}self_attn.o_proj.weight",)
-        mlp = f"{block}mlp."
-        if expert >= 0:
-            assert self.moe is not None
-            routed = expert < self.moe.experts
-            mlp += f"experts.{expert}." if routed else f"shared_experts.{expert - self.moe.experts}."
-        if site == "gate_up":
-            return (f"{mlp}gate_proj.weight", f"{mlp}up_proj.weight")
-        return (f"{mlp}down_proj.weight",)
+        return tuple(name.checkpoint for name in self.stored(self.role(site, expert), layer, expert))
 
     def mlps(self, layer: int) -> tuple[int, ...]:
         """The values of `expert` that a layer has: (-1,) if it is dense."""
@@ -180,44 +311,62 @@ class DecoderSpec:
                 found += [("gate_up", layer, expert), ("down", layer, expert)]
         return [*found, ("lm_head", -1, -1)]
 
-    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every tensor that a checkpoint of this decoder holds, under its name in Hugging Face layout."""
-        shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocab_size, self.hidden)}
+    def tensor_shapes(self) -> dict[str, Shape]:
+        """Every tensor that a checkpoint of this decoder holds, under its name there."""
+        return {tensor.name: tensor.shape for tensor in self.tensors()}
+
+    def glue(self) -> dict[tuple[str, int], tuple[str, ...]]:
+        """The parameters beside the products, the embedding among them: names of their tensors by role and layer."""
+        found: dict[tuple[str, int], tuple[str, ...]] = {}
+        for tensor in self.tensors():
+            if not tensor.product:
+                found[tensor.role, tensor.layer] = (*found.get((tensor.role, tensor.layer), ()), tensor.name)
+        return found
+
+    def tensors(self) -> Iterator[WantedTensor]:
+        """Every tensor of this decoder, in the order in which checkpoints are written and random weights drawn."""
+        yield from self._tensors("embedding", (self.vocab_size,), self.hidden)
         for layer in range(self.layers):
-            block = f"model.layers.{layer}."
-            attention = f"{block}self_attn."
             if self.input_norms:
-                shapes[f"{block}input_layernorm.weight"] = (self.hidden,)
-            for part, size in (("q", self.q_size), ("k", self.kv_size), ("v", self.kv_size)):
-                shapes[f"{attention}{part}_proj.weight"] = (size, self.hidden)
-                if self.qkv_bias:
-                    shapes[f"{attention}{part}_proj.bias"] = (size,)
-                if self.qk_norm and part != "v":
-                    shapes[f"{attention}{part}_norm.weight"] = (size if self.whole_norms else self.head_dim,)
-            if self.sinks:
-                shapes[f"{attention}sinks"] = (self.heads,)
-            shapes[f"{attention}o_proj.weight"] = (self.hidden, self.q_size)
+                yield from self._tensors("attention_norm", (self.hidden,), 0, layer)
+            parts = (self.q_size, self.kv_size, self.kv_size)
+            qkv = [*self._tensors("qkv", parts, self.hidden, layer)]
+            biases = [*self._tensors("qkv_bias", parts, 0, layer)] if self.qkv_bias else []
+            sizes = {"q": self.q_size, "k": self.kv_size} if self.whole_norms else dict.fromkeys("qk", self.head_dim)
+            norms = [tensor for part in "qk" for tensor in self._tensors(f"{part}_norm", (sizes[part],), 0, layer)]
+            for row in zip_longest(qkv, biases, norms if self.qk_norm else []):
+                yield from (tensor for tensor in row if tensor is not None)
+            yield from self._tensors("o", (self.hidden,), self.q_size, layer)
             if self.o_bias:
-                shapes[f"{attention}o_proj.bias"] = (self.hidden,)
+                yield from self._tensors("o_bias", (self.hidden,), 0, layer)
+            if self.sinks:
+                yield from self._tensors("sinks", (self.heads,), 0, layer)
             if self.output_norms:
-                shapes[f"{block}attention_output_norm.weight"] = (self.hidden,)
-                shapes[f"{block}mlp_output_norm.weight"] = (self.hidden,)
+                yield from self._tensors("attention_output_norm", (self.hidden,), 0, layer)
             if self.input_norms:
-                shapes[f"{block}post_attention_layernorm.weight"] = (self.hidden,)
+                yield from self._tensors("mlp_norm", (self.hidden,), 0, layer)
+            if self.output_norms:
+                yield from self._tensors("mlp_output_norm", (self.hidden,), 0, layer)
             if layer in self.sparse_layers and self.moe is not None:
-                shapes[f"{block}mlp.gate.weight"] = (self.moe.experts, self.hidden)
+                yield from self._tensors("router", (self.moe.experts,), self.hidden, layer)
             for expert in self.mlps(layer):
                 width = self.mlp_width(expert)
-                gate, up = self.site_tensors("gate_up", layer, expert)
-                (down,) = self.site_tensors("down", layer, expert)
-                shapes |= {gate: (width, self.hidden), up: (width, self.hidden), down: (self.hidden, width)}
+                yield from self._tensors(self.role("gate_up", expert), (width, width), self.hidden, layer, expert)
+                yield from self._tensors(self.role("down", expert), (self.hidden,), width, layer, expert)
                 if self.mlp_bias and expert < 0:
-                    for name, size in ((gate, width), (up, width), (down, self.hidden)):
-                        shapes[name.removesuffix("weight") + "bias"] = (size,)
-        shapes["model.norm.weight"] = (self.hidden,)
+                    yield from self._tensors("gate_up_bias", (width, width), 0, layer)
+                    yield from self._tensors("down_bias", (self.hidden,), 0, layer)
+        yield from self._tensors("final_norm", (self.hidden,), 0)
         if not self.tied:
-            shapes["lm_head.weight"] = (self.vocab_size, self.hidden)
-        return shapes
+            yield from self._tensors("lm_head", (self.vocab_size,), self.hidden)
+
+    def _tensors(
+        self, role: str, rows: tuple[int, ...], columns: int, layer: int = -1, expert: int = -1
+    ) -> Iterator[WantedTensor]:
+        """The tensors of a parameter whose parts have so many `rows`; `columns` is 0 for a vector."""
+        stored = self.stored(role, layer, expert)
+        for (name, place), size in zip(stored, rows if len(stored) > 1 else (sum(rows),), strict=True):
+            yield WantedTensor(role, layer, expert, name, place, (size, columns) if columns else (size,))
 
     def mlp_width(self, expert: int) -> int:
         """Intermediate size of the dense MLP (-1), of a routed or of a shared expert."""
@@ -227,10 +376,4 @@ class DecoderSpec:
 
     def parameter_count(self) -> int:
         """Parameters of the decoder; tied ones once."""
-        total = 0
-        for shape in self.tensor_shapes().values():
-            size = 1
-            for n in shape:
-                size *= n
-            total += size
-        return total
+        return sum(math.prod(tensor.shape) for tensor in self.tensors())

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.models.files.integer import Progress, quantized
-from cutset.models.files.source import Source
+from cutset.models.files.source import ModelSource
 from cutset.models.spec import Site
 
 __all__ = [
@@ -49,7 +49,7 @@ class Matrix:
         return where if self.expert < 0 else f"{where} of expert {self.expert}"
 
 
-def each_matrix(source: Source, progress: Progress | None = None) -> Iterator[Matrix]:
+def each_matrix(source: ModelSource, progress: Progress | None = None) -> Iterator[Matrix]:
     """The matrices of a model in the order of a forward pass, one at a time; a float checkpoint is quantised now.
 
     Raises CheckpointError for weights that can't be quantised.

@@ -34,7 +34,6 @@ __all__ = [
 ]
 
 MOST_HEADER_BYTES = 100_000_000  # the format's own limit
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 STRAY = ("adapter_", "consolidated")  # the weights in another form, or something to add to them
 PIECE = 1 << 22  # bytes compared at a time
 
@@ -197,7 +196,7 @@ class Checkpoint(TensorTable):
 def fitted(spec: DecoderSpec, checkpoint: TensorTable) -> tuple[DecoderSpec, dict[str, Tensor]]:
     """`check_tensors`, and the specification that is true of them: a head of its own counts, whatever the file of the
     configuration says of ties."""
-    if spec.tied and _has_own_head(checkpoint):
+    if _has_own_head(spec, checkpoint):
         spec = replace(spec, tied=False)
     return spec, _checked(spec, checkpoint)
 
@@ -207,22 +206,30 @@ def check_tensors(spec: DecoderSpec, checkpoint: TensorTable) -> dict[str, Tenso
 
     Raises CheckpointError for one that is missing, misshapen or unexpected, with its name and file.
     """
-    if spec.tied and _has_own_head(checkpoint):
-        raise CheckpointError(f"{checkpoint[HEAD].file}: {HEAD} differs from {EMBEDDING}, which it should be tied to")
+    if _has_own_head(spec, checkpoint):
+        embedding, head = _tied_names(spec)
+        raise CheckpointError(f"{checkpoint[head].file}: {head} differs from {embedding}, which it should be tied to")
     return _checked(spec, checkpoint)
 
 
-def _has_own_head(checkpoint: TensorTable) -> bool:
-    return EMBEDDING in checkpoint and HEAD in checkpoint and not checkpoint[HEAD].equals(checkpoint[EMBEDDING])
+def _tied_names(spec: DecoderSpec) -> tuple[str, str]:
+    return spec.names.embedding[0].checkpoint, spec.names.lm_head[0].checkpoint
+
+
+def _has_own_head(spec: DecoderSpec, checkpoint: TensorTable) -> bool:
+    embedding, head = _tied_names(spec)
+    both = spec.tied and embedding in checkpoint and head in checkpoint
+    return both and not checkpoint[head].equals(checkpoint[embedding])
 
 
 def _checked(spec: DecoderSpec, checkpoint: TensorTable) -> dict[str, Tensor]:
     wanted = spec.tensor_shapes()
     found = dict(checkpoint)
     if spec.tied:  # both names may be there; which one is kept differs from program to program
-        copy = found.pop(HEAD, None)
+        embedding, head = _tied_names(spec)
+        copy = found.pop(head, None)
         if copy is not None:
-            found.setdefault(EMBEDDING, copy)
+            found.setdefault(embedding, copy)
     # Buffers that old programs saved; the frequencies follow from the configuration.
     found = {name: tensor for name, tensor in found.items() if not name.endswith("rotary_emb.inv_freq")}
     where = checkpoint.directory

@@ -1,4 +1,4 @@
-"""Exchange files: one JSON file with a model, its inputs and base64 weights, readable anywhere.
+"""Exchange files: one JSON file with a model's specification, its inputs and base64 weights, readable anywhere.
 
 docs/exchange-format.md is the specification. Files are mapped and read tensor by tensor: a long string is never parsed,
 only found, and decoded when its tensor is asked for.
@@ -13,6 +13,7 @@ import json
 import math
 import mmap
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,53 +25,23 @@ from cutset.files import appearing
 from cutset.models.families import spec_from_config
 from cutset.models.files.checkpoint import DTYPES, FLOATS, Tensor, TensorTable, whole_numbers
 from cutset.models.files.lfs import MOST_POINTER_BYTES, check_no_pointer
+from cutset.models.files.specification import FORMAT, VERSION, from_json, to_json
 from cutset.models.run.rope import Rope
 from cutset.models.spec import DecoderSpec
 
-__all__ = ["FORMAT", "VERSION", "ExchangeFile", "exchange_names", "write_exchange"]
+__all__ = ["FORMAT", "VERSION", "ExchangeFile", "write_exchange"]
 
-FORMAT, VERSION = "cutset-exchange", 1
 NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int32": "I32", "uint8": "U8"}
+Place = tuple[str | int, ...]
+HEAD_PLACE = "lm_head"  # of a head, and of a copy of a tied embedding
 LONG = 1024  # characters from which a string is left in the file
 MOST_SKELETON = 256 << 20  # bytes of a file that aren't long strings
 MOST_SHAPE = 8
 CHUNK = 3 << 20  # bytes encoded or decoded at a time; a multiple of 3, so that pieces of base64 join
 
 
-def exchange_names(spec: DecoderSpec) -> dict[str, tuple[str | int, ...]]:
-    """Where each tensor of a checkpoint lies below `weights`: its name in Hugging Face layout to its path."""
-    places: dict[str, tuple[str | int, ...]] = {
-        "model.embed_tokens.weight": ("tok_embedding",),
-        "model.norm.weight": ("final_rms",),
-        "lm_head.weight": ("lm_head",),
-    }
-    attention = {f"{p}_proj.weight": f"w{p}" for p in "qkvo"} | {f"{p}_proj.bias": f"b{p}" for p in "qkvo"}
-    attention |= {"q_norm.weight": "q_norm", "k_norm.weight": "k_norm"}
-    mlp = {f"{p}_proj.weight": f"w_{p}" for p in ("gate", "up", "down")}
-    mlp |= {f"{p}_proj.bias": f"b_{p}" for p in ("gate", "up", "down")}
-    shapes = spec.tensor_shapes()
-    for name in shapes:
-        pieces = name.split(".")
-        if pieces[1] != "layers":
-            continue
-        layer, rest = int(pieces[2]), ".".join(pieces[4:])
-        where: tuple[str | int, ...]
-        if pieces[3].endswith("layernorm"):
-            where = ("rms_attn" if pieces[3] == "input_layernorm" else "rms_ffn",)
-        elif pieces[3] == "self_attn":
-            where = (attention[rest],)
-        elif rest == "gate.weight":
-            where = ("router",)
-        elif pieces[4] in ("experts", "shared_experts"):
-            where = (pieces[4], int(pieces[5]), mlp[".".join(pieces[6:])])
-        else:
-            where = (mlp[rest],)
-        places[name] = ("layers", layer, *where)
-    return {name: place for name, place in places.items() if name in shapes or name == "lm_head.weight"}
-
-
 class ExchangeFile(TensorTable):
-    """A model and its inputs. A mapping of tensors under their names in Hugging Face layout, each decoded when read.
+    """A model and its inputs. A mapping of tensors under their names in a checkpoint, each decoded when read.
 
     Raises CheckpointError for a file that is cut off, lies about itself, or holds weights that aren't finite.
     """
@@ -85,25 +56,49 @@ class ExchangeFile(TensorTable):
         check_no_pointer(path, self.map[:MOST_POINTER_BYTES], CheckpointError)
         self._strings: set[tuple[int, int]] = set()
         content = self._parse()
-        version = content.get("version", VERSION)  # CelerInfer's files have none
-        if content.get("format", FORMAT) != FORMAT or version != VERSION:
-            raise self._wrong(f"it is {content.get('format')!r} version {version!r}; this program reads {VERSION}")
-        config = content.get("config")
-        if not isinstance(config, dict):
-            raise self._wrong("it has no config")
-        self.config: dict[str, Any] = {"model_type": "minimind"} | config
-        self.spec = spec_from_config(self.config, f"{path}: config")
+        version = content.get("version", 1)  # CelerInfer's files have none
+        if content.get("format", FORMAT) != FORMAT or version not in (1, VERSION):
+            raise self._wrong(
+                f"it is {content.get('format')!r} version {version!r}; this program reads 1 and {VERSION}"
+            )
+        self._config: Any = content.get("config")
         self.meta: dict[str, Any] = content["meta"] if isinstance(content.get("meta"), dict) else {}
+        self.spec = self._old_spec() if version == 1 else self._spec(content.get("specification"))
         weights = content.get("weights")
         self._tensors: dict[str, Tensor] = {}
-        shapes = self.spec.tensor_shapes() | {"lm_head.weight": (self.spec.vocab_size, self.spec.hidden)}
-        places = exchange_names(self.spec)
-        for name, place in places.items():
+        wanted = [(tensor.name, _steps(tensor.place), tensor.shape) for tensor in self.spec.tensors()]
+        if self.spec.tied and version == 1:  # whether its head is a copy is seen from the values
+            shape = self.spec.vocab_size, self.spec.hidden
+            wanted.append((self.spec.names.lm_head[0].checkpoint, (HEAD_PLACE,), shape))
+        for name, place, shape in wanted:
             entry = _at(weights, place)
             if entry is not None:
-                self._tensors[name] = self._tensor(name, entry, place, shapes[name])
-        self._check_names(weights, set(places.values()))
+                self._tensors[name] = self._tensor(name, entry, place, shape)
+        self._check_places(weights, {(HEAD_PLACE,)} | {place for _, place, _ in wanted})
         self.inputs = self._inputs(content.get("inputs"))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The config.json that the model came with. Raises CheckpointError where there is none, or of another model."""
+        if not isinstance(self._config, dict):
+            raise self._wrong("it has no config, which a checkpoint needs; convert the checkpoint that it came from")
+        config = {"model_type": "minimind"} | self._config
+        described = spec_from_config(config, f"{self.path}: config")
+        told = {"tied": self.spec.tied, "family": "", "names": self.spec.names}
+        told |= {"bos_token_id": None, "eos_token_ids": (), "eos_assumed": False}
+        if replace(described, **told) != replace(self.spec, **told):
+            raise self._wrong("its config describes another model than its specification")
+        return config
+
+    def _old_spec(self) -> DecoderSpec:
+        """The specification of version 1, which has the configuration alone."""
+        if not isinstance(self._config, dict):
+            raise self._wrong("it has no config")
+        return spec_from_config({"model_type": "minimind"} | self._config, f"{self.path}: config")
+
+    def _spec(self, content: object) -> DecoderSpec:
+        family = self.meta.get("family")
+        return from_json(content, f"{self.path}: specification", family if isinstance(family, str) else "decoder")
 
     def _wrong(self, what: str) -> CheckpointError:
         return CheckpointError(f"{self.path}: {what}")
@@ -147,11 +142,11 @@ class ExchangeFile(TensorTable):
             if (end - escapes) % 2 == 0:
                 return end
 
-    def _tensor(self, name: str, entry: object, place: tuple[str | int, ...], wanted: tuple[int, ...]) -> Tensor:
+    def _tensor(self, name: str, entry: object, place: Place, wanted: tuple[int, ...]) -> Tensor:
         where = "weights." + ".".join(map(str, place))
         dtype, shape = self._described(entry, where)
         if shape != wanted:
-            raise self._wrong(f"{where} has shape {shape}; the config asks for {wanted}")
+            raise self._wrong(f"{where} has shape {shape}; the specification asks for {wanted}")
         if dtype not in FLOATS:
             raise self._wrong(f"{where} holds {dtype}; a float was expected")
         return _ExchangeTensor(name, self, where, dtype, shape, entry)
@@ -205,12 +200,12 @@ class ExchangeFile(TensorTable):
         values.flags.writeable = False
         return values
 
-    def _check_names(self, weights: object, places: set[tuple[str | int, ...]]) -> None:
-        """Refuses weights that the config has no place for: they are a slip, or another model."""
+    def _check_places(self, weights: object, places: set[Place]) -> None:
+        """Refuses weights that the model has no place for: they are a slip, or another model."""
         for place in _places(weights, ()):
             if place not in places:
                 where = ".".join(map(str, place))
-                raise self._wrong(f"weights.{where} is unexpected; the config has no place for it")
+                raise self._wrong(f"weights.{where} is unexpected; the specification has no place for it")
 
     def _inputs(self, entries: object) -> tuple[NDArray[np.int32], NDArray[np.bool_]] | None:
         """input_ids and attention_mask, each (batch, tokens); None if the file has none."""
@@ -274,7 +269,11 @@ class _ExchangeTensor(Tensor):
             self._source.map.madvise(mmap.MADV_DONTNEED)
 
 
-def _at(tree: object, place: tuple[str | int, ...]) -> object:
+def _steps(place: str) -> Place:
+    return tuple(int(step) if step.isdigit() else step for step in place.split("/"))
+
+
+def _at(tree: object, place: Place) -> object:
     for step in place:
         if isinstance(step, str):
             tree = tree.get(step) if isinstance(tree, dict) else None
@@ -283,7 +282,7 @@ def _at(tree: object, place: tuple[str | int, ...]) -> object:
     return tree
 
 
-def _places(tree: object, place: tuple[str | int, ...]) -> Iterator[tuple[str | int, ...]]:
+def _places(tree: object, place: Place) -> Iterator[Place]:
     if isinstance(tree, dict) and tree and "shape" not in tree and len(place) < MOST_SHAPE:
         for key, value in tree.items():
             yield from _places(value, (*place, key))
@@ -301,18 +300,26 @@ def write_exchange(
     inputs: tuple[NDArray[np.int32], NDArray[np.uint8]] | None,
     meta: Mapping[str, Any],
     *,
+    spec: DecoderSpec | None = None,
     preview: int = 16,
 ) -> None:
     """Writes an exchange file, one tensor in memory at a time, whole or not at all.
 
-    `read` gives a tensor by its name in Hugging Face layout; `preview` values of each are written out in plain.
-    Raises CheckpointError for weights that aren't finite, or of a dtype that the format lacks.
+    `read` gives a tensor by its name in a checkpoint; `spec` is what the configuration describes, unless more is known;
+    `preview` values of each tensor are written out in plain. Raises CheckpointError for weights that aren't finite, or
+    of a dtype that the format lacks.
     """
-    spec = spec_from_config(dict(config), "config")
+    spec = spec_from_config(dict(config), "config") if spec is None else spec
     # Of the inputs' length, where it is the longer one: a dynamic embedding is stretched to it.
     tokens = max(spec.max_positions, 0 if inputs is None else inputs[0].shape[1])
     cos, sin = Rope(spec).rows(np.arange(tokens, dtype=np.int32), np.array([0, tokens]), np.array([tokens]))
-    tree: dict[str, Any] = {"format": FORMAT, "version": VERSION, "meta": dict(meta), "config": dict(config)}
+    tree: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "meta": {**meta, "family": spec.family},
+        "specification": to_json(spec),
+        "config": dict(config),
+    }
     if inputs is not None:
         tree["inputs"] = {
             name: lambda name=name, x=x: Tensor(name, path, "I32" if x.dtype == np.int32 else "U8", x)
@@ -323,13 +330,13 @@ def write_exchange(
         for name, half in (("cos", cos), ("sin", sin))
     }
     tree["weights"] = {}
-    for name, place in exchange_names(spec).items():
-        node = tree["weights"]
+    places = {tensor.place: tensor.name for tensor in spec.tensors()}
+    # A tied head is written out like any other, for readers that know nothing of ties.
+    for where, name in (places | {HEAD_PLACE: spec.site_tensors("lm_head", -1)[0]}).items():
+        node, place = tree["weights"], _steps(where)
         for step, following in itertools.pairwise(place):
             node = _grown(node, step, [] if isinstance(following, int) else {})
-        # A tied head is written out like any other, for readers that know nothing of ties.
-        source = "model.embed_tokens.weight" if spec.tied and name == "lm_head.weight" else name
-        node[place[-1]] = functools.partial(read, source)
+        node[place[-1]] = functools.partial(read, name)
     with appearing(path) as file:
         _write(file, tree, (), preview)
         file.write(b"\n")
@@ -343,10 +350,10 @@ def _grown(node: Any, step: str | int, empty: Any) -> Any:
     return node[step]
 
 
-def _write(file: IO[bytes], node: Any, place: tuple[str | int, ...], preview: int) -> None:
+def _write(file: IO[bytes], node: Any, place: Place, preview: int) -> None:
     if callable(node):
         _write_tensor(file, ".".join(map(str, place[1:])), node(), preview)
-    elif isinstance(node, dict) and place[:1] not in (("config",), ("meta",)):
+    elif isinstance(node, dict) and place[:1] not in (("config",), ("meta",), ("specification",)):
         for i, (key, value) in enumerate(node.items()):
             file.write(b"{" if i == 0 else b",\n")
             file.write(json.dumps(key).encode() + b":")

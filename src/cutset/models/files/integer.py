@@ -14,9 +14,11 @@ Version 1, which is still read, has every matrix by itself under its own name, a
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +37,9 @@ from cutset.kernels.reference_linear import (
 from cutset.models.files.checkpoint import Tensor, TensorTable
 from cutset.models.files.digests import DIGESTS, digest
 from cutset.models.files.lfs import check_no_pointer_at
+from cutset.models.files.specification import write_specification
 from cutset.models.files.writer import new_directory, write_safetensors
-from cutset.models.spec import DecoderSpec, Site
+from cutset.models.spec import DecoderSpec, Site, TensorName, activation_bits
 from cutset.models.text.tokenizer_files import SENTENCEPIECE_FILES, tokenizer_files
 
 __all__ = [
@@ -51,6 +54,7 @@ __all__ = [
     "packed",
     "quantized",
     "quantized_parts",
+    "stored_form",
     "sums_of_sizes",
     "write_integer_checkpoint",
 ]
@@ -61,16 +65,6 @@ VERSION = 2
 MOST_SUM = 2**30 - 1
 QuantizedWeight = tuple[NDArray[np.int8], NDArray[np.float32]]  # (rows, columns) and one scale a row
 Progress = Callable[[str, int, int], None]  # what is done, how many of how many
-
-
-def activation_bits(dtype: str, site: Site) -> int:
-    """Bits of the activations that a site multiplies, in `int8` or `exact`, where the sums allow it (`bits_of_site`).
-
-    `int8` takes 8 at `gate_up`, which is half of all products, and 12 elsewhere: 8 everywhere changes the likeliest
-    token at 3 % of the positions of a small model, 8 there alone hardly more than the 8-bit weights do by
-    themselves (`cutset bench quality`). Decoding is bound by reading the weights, which are the same.
-    """
-    return 8 if dtype == "int8" and site == "gate_up" else 12
 
 
 def sums_of_sizes(weight: NDArray[np.int8]) -> NDArray[np.int32]:
@@ -113,15 +107,24 @@ def scale_name(name: str) -> str:
     return name.removesuffix("weight") + "weight_scale"
 
 
+@functools.lru_cache(maxsize=4)  # each site asks
+def stored_form(spec: DecoderSpec, version: int = VERSION) -> DecoderSpec:
+    """The same decoder under the names of an integer checkpoint.
+
+    From version 2 on the matrices of a site are one tensor. The embedding is looked up in float32 and multiplied in
+    integers: tied, it is there twice, as the head too.
+    """
+    packed = spec.names
+    for role in ("qkv", "gate_up", "expert_gate_up", "shared_gate_up") if version > 1 else ():
+        name, place = getattr(spec.names, role)[0]
+        one = name.replace("q_proj", "qkv_proj").replace("gate_proj", "gate_up_proj")
+        packed = replace(packed, **{role: (TensorName(one, place),)})
+    return replace(spec, names=packed, tied=False)
+
+
 def packed_name(spec: DecoderSpec, site: Site, layer: int, expert: int) -> str:
     """Where the packed weights of a site are stored."""
-    first = spec.site_tensors(site, layer, expert)[0]
-    return _stored(spec, first.replace("q_proj", "qkv_proj").replace("gate_proj", "gate_up_proj"))
-
-
-def _stored(spec: DecoderSpec, name: str) -> str:
-    # The embedding is looked up in float32 and multiplied in integers: tied, it is there twice.
-    return "lm_head.weight" if spec.tied and name == "model.embed_tokens.weight" else name
+    return stored_form(spec).site_tensors(site, layer, expert)[0]
 
 
 def site_depth(spec: DecoderSpec, site: Site, expert: int) -> int:
@@ -132,21 +135,15 @@ def site_depth(spec: DecoderSpec, site: Site, expert: int) -> int:
 def stored_shapes(spec: DecoderSpec, version: int = VERSION) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Dtype and shape of every tensor of an integer checkpoint, in the order in which they are written: packed weights
     first, so that all of them begin at a cache line."""
-    shapes = spec.tensor_shapes()
-    names = {site: spec.site_tensors(*site) for site in spec.sites()}
+    stored, glue = stored_form(spec, version), {name for names in spec.glue().values() for name in names}
     weights, scales = dict[str, tuple[str, tuple[int, ...]]](), dict[str, tuple[str, tuple[int, ...]]]()
-    for site, parts in names.items():
-        if version == 1:
-            for name in parts:
-                weights[_stored(spec, name)] = ("I8", shapes[name])
-                scales[scale_name(_stored(spec, name))] = ("F32", shapes[name][:1])
-        else:
-            name, outputs = packed_name(spec, *site), sum(shapes[part][0] for part in parts)
-            weights[name] = ("I8", packed_shape(outputs, site_depth(spec, site[0], site[2])))
-            scales[scale_name(name)] = ("F32", (outputs,))
-    matrices = {name for parts in names.values() for name in parts}
-    kept = {name for name in shapes if name not in matrices or _stored(spec, name) != name}
-    return weights | scales | {name: ("F32", shape) for name, shape in shapes.items() if name in kept}
+    shapes = stored.tensor_shapes()
+    for site in stored.sites():
+        for name in stored.site_tensors(*site):
+            rows, depth = shapes[name]
+            weights[name] = ("I8", (rows, depth) if version == 1 else packed_shape(rows, depth))
+            scales[scale_name(name)] = ("F32", (rows,))
+    return weights | scales | {name: ("F32", shape) for name, shape in spec.tensor_shapes().items() if name in glue}
 
 
 def check_integer_tensors(spec: DecoderSpec, config: Mapping[str, Any], table: TensorTable) -> dict[str, Tensor]:
@@ -216,8 +213,8 @@ def quantized_parts(
 ) -> list[QuantizedWeight]:
     """The matrices of a site one by one, where they aren't packed."""
     parts: list[QuantizedWeight] = []
-    for name in spec.site_tensors(site, layer, expert):
-        stored = _stored(spec, name)
+    stored_names = stored_form(spec, 1).site_tensors(site, layer, expert)
+    for name, stored in zip(spec.site_tensors(site, layer, expert), stored_names, strict=True):
         if stored in tensors and tensors[stored].dtype == "I8":
             parts.append((tensors[stored].raw, _scales(tensors, stored)))
         else:
@@ -287,6 +284,7 @@ def write_integer_checkpoint(
         changed = dict(config) | {"quantization_config": {"quant_method": "cutset", "version": VERSION}}
         for name, content in ((DIGESTS, digests), ("config.json", changed)):
             (target / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_specification(target, stored_form(spec), "int8-packed")
 
 
 def _carried(source: Path) -> list[Path]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +13,38 @@ from numpy.typing import NDArray
 
 from cutset.config import usable_cores
 from cutset.errors import ModelError
-from cutset.models.families import load_spec, read_json
+from cutset.models.families import load_spec, read_json, spec_from_config
 from cutset.models.files.checkpoint import Checkpoint, Tensor, TensorTable, fitted
 from cutset.models.files.digests import verify_digests
 from cutset.models.files.exchange import ExchangeFile, write_exchange
-from cutset.models.files.integer import check_integer_tensors, is_integer
+from cutset.models.files.integer import check_integer_tensors, is_integer, stored_form
+from cutset.models.files.specification import SPECIFICATION, write_specification
 from cutset.models.files.writer import new_directory, write_safetensors
-from cutset.models.spec import DecoderSpec
+from cutset.models.spec import DecoderSpec, TensorName
 
-__all__ = ["Source", "convert", "open_source"]
+__all__ = ["ModelSource", "convert", "open_source", "specify"]
 
 Inputs = tuple[NDArray[np.int32], NDArray[np.bool_]]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ModelSource:
     """A model: its configuration, specification and tensors, each read when it is asked for."""
 
     path: Path
-    config: Mapping[str, Any]
+    read_config: Callable[[], Mapping[str, Any]]
     spec: DecoderSpec
     tensors: Mapping[str, Tensor]
     dtype: str  # of the weights: float32, float16, bfloat16, or int8 (an integer checkpoint)
-    inputs: Inputs | None  # input_ids and attention_mask, each (batch, tokens); exchange files have them
+    inputs: Inputs | None = None  # input_ids and attention_mask, each (batch, tokens); exchange files have them
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The model's config.json. Raises CheckpointError for an exchange file that has none, or another model's."""
+        config = self.read_config()
+        if spec_from_config(dict(config)).tied == self.spec.tied:
+            return config
+        return {**config, "tie_word_embeddings": self.spec.tied}  # whoever writes it out again writes what is true
 
     def forget(self) -> None:
         """Lets go of the pages that were read; a mapped tensor is read from the file again when it is used again."""
@@ -42,7 +52,7 @@ class Source:
             tensor.forget()
 
 
-def open_source(path: Path, verify: str = "changed") -> Source:
+def open_source(path: Path, verify: str = "changed") -> ModelSource:
     """Opens a checkpoint directory or an exchange file. Raises ModelError for what can't be used.
 
     The digests of an integer checkpoint are compared where its files have changed since the last time, or `always`.
@@ -53,43 +63,67 @@ def open_source(path: Path, verify: str = "changed") -> Source:
         if is_integer(config):
             tensors = check_integer_tensors(spec, config, checkpoint)
             verify_digests(path, tensors, usable_cores(), always=verify == "always")
-            return Source(path, config, spec, tensors, "int8", None)
-        return _float_source(path, config, spec, checkpoint, None)
+            return ModelSource(path, lambda: config, spec, tensors, "int8")
+        return _float_source(path, lambda: config, spec, checkpoint)
     if not path.is_file():
         raise ModelError(f"{path} is neither a checkpoint directory nor an exchange file")
     file = ExchangeFile(path)
-    return _float_source(path, file.config, file.spec, file, file.inputs)
+    return _float_source(path, lambda: file.config, file.spec, file, file.inputs)
 
 
 def _float_source(
-    path: Path, config: Mapping[str, Any], spec: DecoderSpec, table: TensorTable, inputs: Inputs | None
-) -> Source:
+    path: Path,
+    read_config: Callable[[], Mapping[str, Any]],
+    spec: DecoderSpec,
+    table: TensorTable,
+    inputs: Inputs | None = None,
+) -> ModelSource:
     true, tensors = fitted(spec, table)
-    if true.tied != spec.tied:  # whoever writes the configuration out again writes what is true
-        config = {**config, "tie_word_embeddings": true.tied}
-    return Source(path, config, true, tensors, table.float_dtype(), inputs)
+    return ModelSource(path, read_config, true, tensors, table.float_dtype(), inputs)
 
 
-def convert(source: Source, target: Path, inputs: Inputs | None = None) -> None:
-    """Writes `source` in the other form: to an exchange file if it is a directory, to a directory if it is a file.
+def convert(source: ModelSource, target: Path, inputs: Inputs | None = None) -> None:
+    """Writes `source` to an exchange file if `target` ends in .json, and to a new checkpoint directory otherwise.
 
-    Tensors keep their bytes, the configuration its content. `inputs` go into an exchange file. Raises ModelError for a
-    directory that holds something already.
+    Tensors keep their bytes, the configuration its content. `inputs` go into an exchange file. An exchange file becomes
+    one of today's version. Raises ModelError for a directory that holds something already.
     """
     if source.dtype == "int8":
         raise ModelError(f"{source.path} is an integer checkpoint; convert the float one that it came from")
-    if source.path.is_dir():
+    if target.suffix == ".json":
         kept = source.inputs or inputs
         arrays = None if kept is None else (kept[0].astype(np.int32), kept[1].astype(np.uint8))
         meta = {"generator": "cutset convert", "head_dim": source.spec.head_dim}
         if arrays is not None:
             meta |= {"B": arrays[0].shape[0], "S": arrays[0].shape[1]}
-        write_exchange(target, source.config, source.tensors.__getitem__, arrays, meta)
+        write_exchange(target, source.config, source.tensors.__getitem__, arrays, meta, spec=source.spec)
         return
-    import json
-
     layout = {name: (source.tensors[name].dtype, shape) for name, shape in source.spec.tensor_shapes().items()}
     tensors = ((name, source.tensors[name].raw) for name in layout)
     with new_directory(target):
         write_safetensors(target / "model.safetensors", layout, tensors, {"format": "pt"})
         (target / "config.json").write_text(json.dumps(dict(source.config), indent=2) + "\n", encoding="utf-8")
+        write_specification(target, source.spec)
+
+
+def specify(directory: Path) -> Path:
+    """Writes the specification of a checkpoint directory into it, for programs that know no families.
+
+    It names what is stored there: a tied embedding may lie under the head's name, and what is no part of the model is
+    listed as ignored. Raises ModelError for what can't be used or written.
+    """
+    source = open_source(directory)
+    stored, form, names = source.spec, "float", source.spec.names
+    if source.dtype == "int8":
+        version = source.config["quantization_config"]["version"]
+        stored, form = stored_form(source.spec, version), "int8" if version == 1 else "int8-packed"
+    else:
+        embedding = source.tensors[names.embedding[0].checkpoint].name
+        names = replace(names, embedding=(TensorName(embedding, names.embedding[0].place),))
+        stored = replace(source.spec, names=names)
+    used = set(source.tensors if source.dtype == "int8" else stored.tensor_shapes())
+    try:
+        write_specification(directory, stored, form, sorted(set(Checkpoint(directory)) - used))
+    except OSError as error:
+        raise ModelError(f"{directory / SPECIFICATION} can't be written: {error.strerror}") from None
+    return directory / SPECIFICATION

@@ -15,12 +15,12 @@ from cutset.config import Settings
 from cutset.errors import DeviceError, EngineError
 from cutset.kernels import native
 from cutset.models.files.integer import IntegerLinears, Progress
-from cutset.models.files.source import Source
+from cutset.models.files.source import ModelSource
 from cutset.models.run.decoder import FloatLinears, ReferenceDecoder
 from cutset.models.run.executor import Executor
 from cutset.models.spec import DecoderSpec
 
-__all__ = ["Choice", "build_executor", "cache_blocks", "choose"]
+__all__ = ["BackendChoice", "build_executor", "cache_blocks", "choose"]
 
 # Of the memory that is free, at most, unless the user names a size. A GPU is taken to be ours alone.
 CACHE_SHARE = {"cpu": 0.25, "cuda": 0.85}
@@ -29,7 +29,7 @@ INTEGER = ("int8", "exact")
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class BackendChoice:
     """What will run a model."""
 
     backend: str  # native, reference or torch
@@ -38,7 +38,7 @@ class Choice:
     threads: int
 
 
-def choose(settings: Settings, stored: str) -> Choice:
+def choose(settings: Settings, stored: str) -> BackendChoice:
     """Settles what the settings leave open; `stored` is the dtype of the checkpoint's weights.
 
     Raises DeviceError for what doesn't go together or isn't there.
@@ -61,10 +61,12 @@ def choose(settings: Settings, stored: str) -> Choice:
         raise DeviceError("backend torch needs torch: pip install 'cutset[torch]'")
     if backend == "native" and settings.block_size % 16:
         raise DeviceError(f"backend native needs a block_size that is a multiple of 16, not {settings.block_size}")
-    return Choice(backend, dtype, device, settings.thread_count)
+    return BackendChoice(backend, dtype, device, settings.thread_count)
 
 
-def build_executor(source: Source, settings: Settings, progress: Progress | None = None) -> tuple[Executor, Choice]:
+def build_executor(
+    source: ModelSource, settings: Settings, progress: Progress | None = None
+) -> tuple[Executor, BackendChoice]:
     """The executor of a model. Sets the thread budget of the libraries that compute, for the whole process.
 
     `progress` is told what is being done, and how many of how many are done.
@@ -98,7 +100,7 @@ def build_executor(source: Source, settings: Settings, progress: Progress | None
     return ReferenceDecoder(spec, tensors, ops, FloatLinears(spec, tensors, ops)), choice
 
 
-def cache_blocks(spec: DecoderSpec, choice: Choice, settings: Settings, context: int) -> int:
+def cache_blocks(spec: DecoderSpec, choice: BackendChoice, settings: Settings, context: int) -> int:
     """How many blocks the KV cache gets: `cache_mib` if given, else what all sequences could need, within a share of
     the memory that is free. `context` is the longest sequence in tokens.
 

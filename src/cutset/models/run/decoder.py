@@ -79,9 +79,10 @@ class ReferenceDecoder:
 
     def __init__(self, spec: DecoderSpec, tensors: Mapping[str, Tensor], ops: Ops, linears: Linears) -> None:
         self.spec, self.ops, self.linears, self.rope = spec, ops, linears, Rope(spec)
-        matrices = {name for site in spec.sites() for name in spec.site_tensors(*site)}
-        glue = [name for name in spec.tensor_shapes() if name not in matrices or name == "model.embed_tokens.weight"]
-        self.parameters: dict[str, Array] = {name: ops.load(tensors[name]) for name in glue}
+        self.parameters: dict[tuple[str, int], Array] = {}
+        for (role, layer), names in spec.glue().items():
+            value = ops.concat([ops.load(tensors[name]) for name in names])
+            self.parameters[role, layer] = value + spec.norm_offset if role.endswith("_norm") else value
 
     def new_cache(self, blocks: int, block_size: int) -> KVCache:
         """Room for keys and values of `blocks` blocks of `block_size` tokens."""
@@ -105,22 +106,22 @@ class ReferenceDecoder:
         cos, sin = self.rope.rows(batch.positions, batch.row_starts, batch.limits)  # (tables, rows, rotary_dim / 2)
         turns = [(ops.floats(c), ops.floats(s)) for c, s in zip(cos, sin, strict=True)]
         adapted = _Adapted.of(batch)
-        x = ops.embedding(self.parameters["model.embed_tokens.weight"], batch.token_ids)  # (rows, hidden)
+        x = ops.embedding(self.parameters["embedding", -1], batch.token_ids)  # (rows, hidden)
         x = _scaled(x, spec.embedding_scale)
         told("embedding", -1, x)
         for layer in range(spec.layers):
             table = spec.rope_table(layer)
             turn = turns[table] if table >= 0 else None
             mixed = self._attention(layer, x, turn, batch, cache, adapted, told)
-            x = x + self._given(layer, "attention_output_norm", mixed)
+            x = x + self._given("attention_output_norm", layer, mixed)
             told("attention_add", layer, x)
-            h = self._taken(layer, "post_attention_layernorm", x)
+            h = self._taken("mlp_norm", layer, x)
             told("mlp_norm", layer, h)
             sparse = layer in spec.sparse_layers
             y = self._experts(layer, h, adapted, told) if sparse else self._mlp(layer, -1, h, adapted, told)
-            x = x + self._given(layer, "mlp_output_norm", y)
+            x = x + self._given("mlp_output_norm", layer, y)
             told("mlp_add", layer, x)
-        x = ops.rms_norm(ops.take(x, batch.logit_rows), self.parameters["model.norm.weight"], spec.norm_eps)
+        x = ops.rms_norm(ops.take(x, batch.logit_rows), self.parameters["final_norm", -1], spec.norm_eps)
         told("final_norm", -1, x)
         adapted = adapted.take(batch.logit_rows)
         logits = adapted.add(ops, "lm_head", -1, -1, x, self.linears("lm_head", -1, -1, x))
@@ -130,28 +131,20 @@ class ReferenceDecoder:
         told("lm_head", -1, logits)
         return ops.to_numpy(logits).astype(np.float32, copy=False)
 
-    def _glue(self, layer: int, name: str) -> Array:
-        return self.parameters[f"model.layers.{layer}.{name}.weight"]
-
-    def _taken(self, layer: int, norm: str, x: Array) -> Array:
+    def _taken(self, norm: str, layer: int, x: Array) -> Array:
         """What attention or MLP takes of the residual stream."""
-        if not self.spec.input_norms:
-            return x
-        return self.ops.rms_norm(x, self._glue(layer, norm), self.spec.norm_eps)
+        gain = self.parameters.get((norm, layer))
+        return x if gain is None else self.ops.rms_norm(x, gain, self.spec.norm_eps)
 
-    def _given(self, layer: int, norm: str, y: Array) -> Array:
+    def _given(self, norm: str, layer: int, y: Array) -> Array:
         """What is added to the residual stream of that which attention or MLP gives."""
-        if self.spec.output_norms:
-            y = self.ops.rms_norm(y, self._glue(layer, norm), self.spec.norm_eps)
-        return _scaled(y, self.spec.residual_scale)
+        return _scaled(self._taken(norm, layer, y), self.spec.residual_scale)
 
     def _product(self, site: Site, layer: int, expert: int, rows: Array, adapted: _Adapted) -> Array:
         """A site's product with what adapters add, and its biases, which stay with the glue."""
         y = adapted.add(self.ops, site, layer, expert, rows, self.linears(site, layer, expert, rows))
-        names = [name.removesuffix("weight") + "bias" for name in self.spec.site_tensors(site, layer, expert)]
-        if names[0] in self.parameters:
-            y = y + self.ops.concat([self.parameters[name] for name in names])
-        return y
+        bias = self.parameters.get((f"{site}_bias", layer)) if expert < 0 else None
+        return y if bias is None else y + bias
 
     def _attention(
         self,
@@ -164,33 +157,28 @@ class ReferenceDecoder:
         told: Trace,
     ) -> Array:
         ops, spec = self.ops, self.spec
-        h = self._taken(layer, "input_layernorm", x)
+        h = self._taken("attention_norm", layer, x)
         told("attention_norm", layer, h)
         qkv = self._product("qkv", layer, -1, h, adapted)  # (rows, q_size + 2 * kv_size)
         told("qkv", layer, qkv)
         edges = spec.q_size, spec.q_size + spec.kv_size
         q, k, v = qkv[:, : edges[0]], qkv[:, edges[0] : edges[1]], qkv[:, edges[1] :]
         if spec.whole_norms:
-            q, k = self._normed_heads(layer, q, k)
+            q, k = self._taken("q_norm", layer, q), self._taken("k_norm", layer, k)
         q = q.reshape(-1, spec.heads, spec.head_dim)
         k, v = k.reshape(-1, spec.kv_heads, spec.head_dim), v.reshape(-1, spec.kv_heads, spec.head_dim)
-        if spec.qk_norm and not spec.whole_norms:
-            q, k = self._normed_heads(layer, q, k)
+        if not spec.whole_norms:
+            q, k = self._taken("q_norm", layer, q), self._taken("k_norm", layer, k)
         if turn is not None:
             q, k = (ops.apply_rope(x, *turn, interleaved=spec.rope_interleaved) for x in (q, k))
         told("rope_q", layer, q.reshape(-1, spec.q_size))
         told("rope_k", layer, k.reshape(-1, spec.kv_size))
-        sinks = self.parameters[f"model.layers.{layer}.self_attn.sinks"] if spec.sinks else None
+        sinks = self.parameters.get(("sinks", layer))
         mixed = ops.attend(q, k, v, layer, batch, cache, spec, sinks)  # (rows, q_size)
         told("attention", layer, mixed)
         out = self._product("o", layer, -1, mixed, adapted)
         told("o", layer, out)
         return out
-
-    def _normed_heads(self, layer: int, q: Array, k: Array) -> tuple[Array, Array]:
-        ops, eps = self.ops, self.spec.norm_eps
-        q = ops.rms_norm(q, self._glue(layer, "self_attn.q_norm"), eps)
-        return q, ops.rms_norm(k, self._glue(layer, "self_attn.k_norm"), eps)
 
     def _mlp(self, layer: int, expert: int, h: Array, adapted: _Adapted, told: Trace) -> Array:
         label = "" if expert < 0 else f".{expert}"
@@ -205,7 +193,7 @@ class ReferenceDecoder:
     def _experts(self, layer: int, h: Array, adapted: _Adapted, told: Trace) -> Array:
         ops, moe = self.ops, self.spec.moe
         assert moe is not None
-        logits = ops.linear(h, self._glue(layer, "mlp.gate"))  # (rows, experts)
+        logits = ops.linear(h, self.parameters["router", layer])  # (rows, experts)
         told("router", layer, logits)
         picked, weights = ops.moe_route(logits, moe.top_k, normalise=moe.normalise)
         out = h * 0

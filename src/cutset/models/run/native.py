@@ -90,9 +90,9 @@ class NativeDecoder:
             windows=list(spec.windows),
             activation=spec.activation,
             activation_limit=spec.activation_limit,
-            rotary_dim=spec.rotary_dim or spec.head_dim,
+            rotary_dim=spec.rotary_dim,
             rotary_interleaved=spec.rope_interleaved,
-            rotary_tables=1 + len(spec.other_ropes),
+            rotary_tables=len(spec.ropes),
             rotary_table=list(spec.rope_tables),
             attention_scale=spec.attention_scale,
             attention_softcap=spec.attention_softcap,
@@ -220,35 +220,12 @@ def _integer_linear(decoder: NativeDecoder, tensors: Mapping[str, Tensor], site:
 
 
 def _parameters(spec: DecoderSpec, tensors: Mapping[str, Tensor]) -> dict[tuple[str, int], Floats]:
-    """The parameters of the glue under the core's names."""
+    """The parameters of the glue, by role and layer: the core goes by the same names."""
     found: dict[tuple[str, int], Floats] = {}
-
-    def take(name: str, layer: int, *parts: str) -> None:
-        values = [tensors[part].float32() for part in parts]
-        found[name, layer] = np.ascontiguousarray(values[0] if len(values) == 1 else np.concatenate(values))
-
-    take("embedding", -1, "model.embed_tokens.weight")
-    take("final_norm", -1, "model.norm.weight")
-    for layer in range(spec.layers):
-        block = f"model.layers.{layer}."
-        if spec.input_norms:
-            take("attention_norm", layer, f"{block}input_layernorm.weight")
-            take("mlp_norm", layer, f"{block}post_attention_layernorm.weight")
-        if spec.output_norms:
-            take("attention_output_norm", layer, f"{block}attention_output_norm.weight")
-            take("mlp_output_norm", layer, f"{block}mlp_output_norm.weight")
-        if spec.qkv_bias:
-            take("qkv_bias", layer, *(f"{block}self_attn.{part}_proj.bias" for part in "qkv"))
-        if spec.o_bias:
-            take("o_bias", layer, f"{block}self_attn.o_proj.bias")
-        if spec.sinks:
-            take("sinks", layer, f"{block}self_attn.sinks")
-        if spec.qk_norm:
-            take("q_norm", layer, f"{block}self_attn.q_norm.weight")
-            take("k_norm", layer, f"{block}self_attn.k_norm.weight")
-        if layer in spec.sparse_layers:
-            take("router", layer, f"{block}mlp.gate.weight")
-        elif spec.mlp_bias:
-            take("gate_up_bias", layer, f"{block}mlp.gate_proj.bias", f"{block}mlp.up_proj.bias")
-            take("down_bias", layer, f"{block}mlp.down_proj.bias")
+    for key, names in spec.glue().items():
+        values = [tensors[name].float32() for name in names]
+        value = values[0] if len(values) == 1 else np.concatenate(values)
+        if key[0].endswith("_norm") and spec.norm_offset:
+            value = value + np.float32(spec.norm_offset)
+        found[key] = np.ascontiguousarray(value)
     return found

@@ -18,8 +18,8 @@ from cutset.link import Limits, Link, Timeouts, connect, parse_address
 from cutset.link.keys import load_keys, load_public
 from cutset.link.users import user_name
 from cutset.models.files.integer import Progress
-from cutset.models.files.source import Source
-from cutset.models.run.backend import Choice
+from cutset.models.files.source import ModelSource
+from cutset.models.run.backend import BackendChoice
 from cutset.models.run.native import NativeDecoder, thread_pool
 from cutset.offload.client.guard import keep_out
 from cutset.offload.client.ledger import Ledger
@@ -41,7 +41,7 @@ class Offload:
     """A decoder that is split, and what splits it."""
 
     executor: NativeDecoder
-    choice: Choice
+    choice: BackendChoice
     mode: Mode
     linears: OffloadLinears
     pad_session: Session | None
@@ -106,7 +106,7 @@ def check_settings(settings: Settings) -> Mode | None:
     return mode
 
 
-def open_offload(source: Source, settings: Settings, mode: Mode, progress: Progress | None = None) -> Offload:
+def open_offload(source: ModelSource, settings: Settings, mode: Mode, progress: Progress | None = None) -> Offload:
     """Connects, compares the models, reads the weights.
 
     Raises LinkError where nobody answers, OffloadError where the mode can't be kept, and what loading raises.
@@ -155,7 +155,7 @@ def open_offload(source: Source, settings: Settings, mode: Mode, progress: Progr
         if pad_session is not None:
             pad_session.close()
         raise
-    choice = Choice("native", "exact", "cpu", settings.thread_count)
+    choice = BackendChoice("native", "exact", "cpu", settings.thread_count)
     return Offload(decoder, choice, mode, linears, pad_session, _caution(mode, session))
 
 

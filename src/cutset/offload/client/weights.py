@@ -15,7 +15,7 @@ from cutset.errors import OffloadError
 from cutset.kernels.native import extension
 from cutset.kernels.reference_field import Residues
 from cutset.models.files.integer import Progress, bits_of_site, sums_of_sizes
-from cutset.models.files.source import Source
+from cutset.models.files.source import ModelSource
 from cutset.models.spec import Site
 from cutset.offload.client.checks import Check
 from cutset.offload.matrices import Matrix, ModelDigest, each_matrix
@@ -65,7 +65,7 @@ class ClientWeights:
 
 
 def load_weights(
-    source: Source, mode: Mode, pool: Any, *, pack: bool, progress: Progress | None = None
+    source: ModelSource, mode: Mode, pool: Any, *, pack: bool, progress: Progress | None = None
 ) -> ClientWeights:
     """Reads a model's matrices once. `pack`: keep them, packed, to make pads.
 

@@ -1,0 +1,189 @@
+"""What a configuration says of the rotary embedding. Which of two keys counts is what transformers 5.23 makes of them:
+
+- `rope_scaling`, the older name, before `rope_parameters`, unless it is empty; of the other nothing is taken then.
+- `rope_theta` and `partial_rotary_factor` inside before those beside it.
+- `rope_type` before `type`.
+- `original_max_position_embeddings` beside it before the one inside.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutset.errors import ArchitectureError
+from cutset.models.files.fields import MOST_NUMBER, Fields
+from cutset.models.run.rope import dynamic_frequencies, plain_frequencies
+from cutset.models.spec import MOST_POSITIONS, DynamicRope, RopeSpec
+
+__all__ = ["ROPE_KEYS", "finite_alone", "plain_rope", "read_rope", "rope_of", "yarn_frequencies"]
+
+Floats = NDArray[np.float32]
+
+ORIGINAL = "original_max_position_embeddings"
+ROPE_KEYS = ("rope_scaling", "rope_parameters", "rope_theta", "partial_rotary_factor", ORIGINAL)  # of a configuration
+LAYER_TYPES = ("full_attention", "sliding_attention")
+# Keys inside of rope_scaling: those that are read, of whatever kind, and those that change nothing here.
+KNOWN = {"rope_theta", "partial_rotary_factor", "rope_type", "type", "factor", ORIGINAL}
+KNOWN |= {"low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow", "truncate", "attention_factor"}
+KNOWN |= {"mscale", "mscale_all_dim", "finetuned"}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a formula is given: the configuration, its table of rope parameters, and sizes."""
+
+    config: Fields
+    scaling: Fields
+    theta: float
+    head_dim: int
+    positions: int
+
+    @property
+    def original(self) -> int:
+        """The trained length, in positions."""
+        return self.config.integer(ORIGINAL, self.scaling.integer(ORIGINAL, self.positions))
+
+    def plain(self) -> Floats:
+        """The frequencies before they are stretched."""
+        return plain_frequencies(self.theta, self.head_dim)
+
+
+def plain_rope(theta: float, head_dim: int) -> RopeSpec:
+    """The embedding of `theta` that isn't stretched."""
+    return rope_of(plain_frequencies(theta, head_dim))
+
+
+def read_rope(c: Fields, theta: float, head_dim: int, max_positions: int) -> RopeSpec:
+    """The rotary embedding of a configuration; `theta` where it says nothing.
+
+    Raises ArchitectureError for what isn't known, or gives frequencies that aren't finite.
+    """
+    scaling = c.table("rope_scaling" if c.value("rope_scaling") else "rope_parameters") or Fields({}, c.source)
+    theta = scaling.number("rope_theta", c.number("rope_theta", theta))
+    if any(scaling.names(kind) for kind in LAYER_TYPES):
+        raise ArchitectureError(f"{scaling.source} differs by type of layer, which is not supported")
+    if scaling.number("partial_rotary_factor", c.number("partial_rotary_factor", 1.0)) != 1.0:
+        raise ArchitectureError(f"{c.source}: a partial_rotary_factor other than 1 is not supported")
+    kind = scaling.value("rope_type", scaling.value("type", "default"))
+    read = KINDS.get(kind) if isinstance(kind, str) else None
+    if read is None:
+        known = ", ".join(name for name in KINDS if name != "default")
+        raise ArchitectureError(f"{c.source}: unknown rope scaling {kind!r}; known are {known}")
+    scaling.refuse_unknown(KNOWN)
+    with finite_alone(c.source, kind):
+        return read(Asked(c, scaling, theta, head_dim, max_positions))
+
+
+@contextmanager
+def finite_alone(source: str, kind: str) -> Iterator[None]:
+    """Raises ArchitectureError where numbers, each allowed, give frequencies that aren't finite."""
+    try:
+        with np.errstate(all="ignore"):
+            yield
+    except (ArithmeticError, ValueError):
+        raise ArchitectureError(f"{source}: its {kind} rotary embedding gives frequencies that aren't finite") from None
+
+
+def rope_of(found: Floats, scale: float = 1.0, reach: float = 0, dynamic: DynamicRope | None = None) -> RopeSpec:
+    """The embedding of these frequencies. Raises ArithmeticError for those that no angle can be computed from."""
+    if not (np.isfinite(found).all() and found.min(initial=0) >= 0 and found.max(initial=0) <= MOST_NUMBER):
+        raise ArithmeticError
+    return RopeSpec(tuple(found.tolist()), scale, int(min(reach, MOST_POSITIONS)), dynamic)
+
+
+def _default(asked: Asked) -> RopeSpec:
+    return rope_of(asked.plain())
+
+
+def _linear(asked: Asked) -> RopeSpec:
+    """Chen et al. 2023, arXiv:2306.15595"""
+    factor = asked.scaling.number("factor")
+    return rope_of(asked.plain() / np.float32(factor), reach=factor * asked.positions)
+
+
+def _dynamic(asked: Asked) -> RopeSpec:
+    """NTK-aware, bloc97 (2023); stretched to the limit of a sequence when that is known."""
+    dynamic = DynamicRope(asked.theta, asked.scaling.number("factor"), asked.positions)
+    for limit in (2 * asked.positions, MOST_POSITIONS):
+        rope_of(dynamic_frequencies(dynamic, asked.head_dim, limit))
+    return rope_of(asked.plain(), reach=dynamic.factor * asked.positions, dynamic=dynamic)
+
+
+def _llama3(asked: Asked) -> RopeSpec:
+    """Slow waves are stretched, fast ones kept, those between blended (Llama 3.1's own scheme)."""
+    scaling, original, plain = asked.scaling, asked.original, asked.plain()
+    slow, fast, factor = (scaling.number(name) for name in ("low_freq_factor", "high_freq_factor", "factor"))
+    if slow >= fast:
+        raise ArchitectureError(f"{scaling.source}: low_freq_factor must be below high_freq_factor")
+    waves = 2 * np.float32(math.pi) / plain
+    blend = (original / waves - slow) / (fast - slow)
+    between = (1 - blend) * plain / factor + blend * plain
+    stretched = np.where(waves > original / slow, plain / factor, plain)
+    medium = (waves >= original / fast) & (waves <= original / slow)
+    return rope_of(np.where(medium, between, stretched).astype(np.float32))
+
+
+def _yarn(asked: Asked) -> RopeSpec:
+    scaling, original, last = asked.scaling, asked.original, asked.head_dim - 1
+    factor = scaling.number("factor", asked.positions / original)
+    turns = scaling.number("beta_fast", 32.0), scaling.number("beta_slow", 1.0)
+    truncate = scaling.flag("truncate", not scaling.names("truncate"))  # null is false there
+    frequencies = yarn_frequencies(asked.theta, asked.head_dim, factor, original, turns, last, truncate=truncate)
+    return rope_of(frequencies, _yarn_scale(scaling, factor), factor * original)
+
+
+def yarn_frequencies(
+    theta: float,
+    head_dim: int,
+    factor: float,
+    original: int,
+    turns: tuple[float, float],
+    last: float,
+    *,
+    truncate: bool = True,
+) -> Floats:
+    """Peng et al. 2023, arXiv:2309.00071: pairs that turn more often than the first of `turns` over the `original`
+    positions are kept, those that turn less often than the second stretched by `factor`, those between blended.
+
+    The blend ends at the pair `last` at most; `truncate` rounds its ends to whole pairs.
+    """
+
+    def pair(count: float) -> float:  # the pair that turns so often over the trained length
+        return head_dim * math.log(original / (count * 2 * math.pi)) / (2 * math.log(theta))
+
+    low, high = (pair(count) for count in turns)
+    if truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, last)
+    if low == high:
+        high += 0.001
+    ramp = (np.arange(head_dim // 2, dtype=np.float32) - np.float32(low)) / np.float32(high - low)
+    kept = 1 - np.clip(ramp, 0, 1).astype(np.float32)
+    plain = plain_frequencies(theta, head_dim)
+    return (plain / np.float32(factor) * (1 - kept) + plain * kept).astype(np.float32)
+
+
+def _yarn_scale(scaling: Fields, factor: float) -> float:
+    def mscale(weight: float) -> float:
+        return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+    if scaling.has("attention_factor"):
+        return scaling.number("attention_factor")
+    if scaling.value("mscale") and scaling.value("mscale_all_dim"):
+        return mscale(scaling.number("mscale")) / mscale(scaling.number("mscale_all_dim"))
+    return mscale(1.0)
+
+
+KINDS: dict[str, Callable[[Asked], RopeSpec]] = {
+    "default": _default,
+    "linear": _linear,
+    "dynamic": _dynamic,
+    "llama3": _llama3,
+    "yarn": _yarn,
+}
