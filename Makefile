@@ -22,6 +22,7 @@ help:
 	@echo "make sanitize    the native tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make lint        ruff, mypy, clang-format;  make format mends what can be mended"
 	@echo "make runner      builds build/runner/cutset-runner, which needs no Python; runner-asan one with sanitizers"
+	@echo "make bench-NAME  measures NAME (decode, link, stream, …: see python -m benchmarks) into benchmarks/NAME.json"
 	@echo "make benchmarks  writes BENCHMARKS.md anew from the result files in benchmarks/"
 
 # The core alone: no torch.
@@ -102,8 +103,12 @@ build/%/cutset-runner: $(RUNNER_INPUTS)
 	$(CMAKE) --build $(@D) --target cutset-runner --parallel $(or $(JOBS),2)
 	@touch $@
 
+# ARGS are further arguments: make bench-decode ARGS='--python PYTHON'.
+bench-%: .venv/core.stamp
+	$(BIN)/python -m benchmarks $* --json benchmarks/$*.json $(ARGS)
+
 benchmarks: .venv/core.stamp
-	$(BIN)/cutset bench report
+	$(BIN)/python -m benchmarks report
 
 clean:
 	rm -rf .venv .venv-oldest build dist

@@ -50,7 +50,7 @@ class Run:
 @functools.cache
 def accelerator() -> str:
     """The address of an honest accelerator in this process, which serves until the process ends."""
-    from cutset.offload.accelerator.open import open_accelerator
+    from cutset.offload.accelerator.loading import open_accelerator
 
     address, stop = "inproc://attacked", threading.Event()
 
@@ -215,7 +215,7 @@ def _centred(row: Array) -> Array:
 class _Refuses(Middle):
     def reply(self, asked: Sent, answer: Sent) -> list[Sent]:
         if isinstance(asked.message, Multiply):
-            return [Sent(Refused(asked.message.call, "masked products are not supported"), ())]
+            return [Sent(Refused("masked products are not supported", asked.message.call), ())]
         return [answer]
 
 

@@ -1,6 +1,6 @@
 """How near the linear layers come to what the machine can do, and to what torch does with it.
 
-    python benchmarks/kernels_linear.py --threads 2 --seconds 60 --json linear.json
+    python -m benchmarks kernels_linear --threads 2 --seconds 60 --json linear.json
 
 Decode: all layers of a model of 246 M parameters in turn (so that no cache holds the weights), 1 and 8 rows, against a
 plain loop that reads as many bytes. Prefill: 128 rows on each shape. Everything takes turns within one process, and
@@ -11,16 +11,19 @@ counts where others use the machine too.
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
-from cutset.bench.results import Results, Row, machine, save, summarise
+from cutset.cli.bench_rows import save_rows
+from cutset.cli.options import add_json
+from cutset.compare.results import Row, summarise
 from cutset.kernels import _native as native
+
+__all__ = ["configure", "run"]
 
 LAYER = {"qkv": (1536, 1024), "o": (1024, 1024), "gate_up": (5632, 1024), "down": (1024, 2816)}
 HEAD = (32000, 1024)
@@ -59,7 +62,7 @@ def report(workload: str, taken: dict[str, Any], metric: str, amount: float, uni
 def make(kind: str, shapes: list[tuple[int, int]], pool: Any) -> list[Any]:
     """Packed layers with weights of no meaning."""
     rng = np.random.default_rng(0)
-    layers = []
+    layers: list[native.LinearF32 | native.LinearI8] = []
     for shape in shapes:
         if kind == "f32":
             layers.append(native.LinearF32(rng.standard_normal(shape, dtype=np.float32), pool))
@@ -135,32 +138,25 @@ def prefill(pool: Any, seconds: float, torch_too: bool) -> Iterator[Row]:
         yield from report(f"int8, 128 rows, {name}", rounds(calls, seconds), "products", amount, "GOP/s")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=60, help="in all, without preparation")
     parser.add_argument("--isa", choices=native.available_isas(), default=native.isa())
     parser.add_argument("--no-torch", action="store_true")
-    parser.add_argument("--json", metavar="FILE")
-    options = parser.parse_args()
-    native.select_isa(options.isa)
-    torch_too = not options.no_torch
+    add_json(parser, "the figures")
+
+
+def run(args: argparse.Namespace) -> int:
+    native.select_isa(args.isa)
+    torch_too = not args.no_torch and find_spec("torch") is not None
     if torch_too:
-        try:
-            import torch
+        import torch
 
-            torch.set_num_threads(options.threads)
-            torch.set_grad_enabled(False)
-        except ImportError:
-            torch_too = False
-    pool = native.Pool(options.threads)
-    part = options.seconds / (4 + 2 * len(PREFILL))
-    print(f"{options.isa}, {options.threads} threads")
+        torch.set_num_threads(args.threads)
+        torch.set_grad_enabled(False)
+    pool = native.Pool(args.threads)
+    part = args.seconds / (4 + 2 * len(PREFILL))
+    print(f"{args.isa}, {args.threads} threads")
     rows = [*decode(pool, part, torch_too), *prefill(pool, part, torch_too)]
-    if options.json:
-        command = shlex.join(["python", *sys.argv])
-        save(Results(command, machine(options.threads, ("torch",)), tuple(rows)), options.json)
-
-
-if __name__ == "__main__":
-    main()
+    save_rows(args, rows, threads=args.threads, packages=("torch",))
+    return 0

@@ -1,6 +1,6 @@
 """Prints the lowest versions that pyproject.toml allows to users, as constraints for pip: for `make test-oldest`.
 
-The extras `dev` and `bench` are tools of this repository, and run with the versions of constraints.txt.
+The extra `dev` holds tools of this repository, which run with the versions of constraints.txt.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 import tomllib
 from pathlib import Path
 
-TOOLS = ("bench", "dev")
+TOOLS = ("dev",)
 ROOT = Path(__file__).resolve().parent.parent
 BOUND = re.compile(r"(?P<name>[A-Za-z0-9_.-]+)(\[[^]]*\])?>=(?P<version>[0-9][0-9A-Za-z.]*)")
 

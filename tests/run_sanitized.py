@@ -24,9 +24,10 @@ def main() -> int:
         shutil.copy(extension, package / "link")
     sys.meta_path[:] = [finder for finder in sys.meta_path if "ScikitBuild" not in type(finder).__name__]
     sys.path.insert(0, str(package.parent))
+    import pytest
+
     import cutset.kernels._native as native
     import cutset.link._ring as ring
-    import pytest
 
     for module in (native, ring):
         assert Path(module.__file__).is_relative_to(BUILT), f"the tests would run on {module.__file__}"
@@ -34,7 +35,8 @@ def main() -> int:
     tests = ["tests/kernels", "tests/models/test_native.py", "tests/models/test_integer.py"]
     tests += ["tests/link/test_ring.py", "tests/link/test_shm.py"]
     tests += ["tests/codec"]
-    tests += [f"tests/offload/test_{name}.py" for name in ("fronts", "batcher", "session", "hot", "several_calls")]
+    offload = ("fronts", "batcher", "session", "ring_calls", "several_calls")
+    tests += [f"tests/offload/test_{name}.py" for name in offload]
     return pytest.main(["-s", "-q", "-p", "no:cacheprovider", *tests, *sys.argv[1:]])
 
 

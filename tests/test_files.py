@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from cutset.compare.results import Machine
+from cutset.compare.results import MachineInfo
 from cutset.errors import ConfigError
 from cutset.files import check_writable, write_atomically, write_json
 
@@ -34,7 +34,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
 
 
 def test_dataclasses_are_objects(tmp_path):
-    write_json(tmp_path / "out", {"machine": Machine("cpu", 2, 1, {"python": "3"})})
+    write_json(tmp_path / "out", {"machine": MachineInfo("cpu", 2, 1, {"python": "3"})})
     expected = {"machine": {"cpu": "cpu", "cores": 2, "threads": 1, "versions": {"python": "3"}}}
     assert json.loads((tmp_path / "out").read_text()) == expected
 

@@ -22,7 +22,7 @@ from cutset.cluster.trace.spans import Span
 from cutset.cluster.trace.table import latencies, window, work
 from cutset.codec import payload
 from cutset.compare.agreement import compare_arrays, load_array
-from cutset.compare.results import Machine, Results, Row, save
+from cutset.compare.results import MachineInfo, Results, Row, save
 from cutset.config import load_settings
 from cutset.errors import CutsetError
 from cutset.link.frames import decode, encode
@@ -42,10 +42,11 @@ from cutset.partition.description import describe, read_description
 from cutset.partition.graph import Graph
 from cutset.partition.node import Node, Read, Value
 from cutset.partition.plan import Plan, StagePlan, read_plan, write_plan
-from cutset.partition.profile.profile import FORMAT, Profile, read_profile, write_profile
+from cutset.partition.profile import FORMAT, Profile, read_profile, write_profile
 from cutset.video.profile.scenario import read_scenario
 from cutset.video.sparsity.archive import read_archive, write_archive
 from cutset.video.views.runs import read_run
+from link.hellos import hello
 from mutations import mutations
 
 QUICK, THOROUGH = 300, 5000
@@ -60,7 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert main(["random", "--hidden", "16", "--heads", "2", "--kv-heads", "1", "--vocab", "32", "--layers", "1",
                  "-o", str(place / "exchange.json")]) == 0  # fmt: skip
     row = Row("one", "cutset", "rate", 1.5, "tok/s", 0.1)
-    machine = Machine("a processor", 2, 2, {"numpy": "2.0"})
+    machine = MachineInfo("a processor", 2, 2, {"numpy": "2.0"})
     save(Results("cutset bench", machine, (row, Row("one", "other", "rate", 1.0, "tok/s"))), place / "results.json")
     (place / "cutset.toml").write_text('threads = 2\ndtype = "int8"\nprefix_caching = true\nmodels_file = "m.yaml"\n')
     (place / "models.yaml").write_text("tiny: model\nother:\n  path: x\n  dtype: int8\n  max_model_len: 12\n")
@@ -70,7 +71,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(place / "array.npy", np.arange(24, dtype=np.float32).reshape(2, 3, 4))
     graph = tiny()
     (place / "description.json").write_text(json.dumps(describe(graph)))
-    plan = Plan("0" * 64, (StagePlan("edge", (0,)), StagePlan("cloud", (1,))), "uint8", "optimal")
+    plan = Plan("0" * 64, (StagePlan("edge", (0,)), StagePlan("cloud", (1,))), "", "optimal")
     (place / "plan.json").write_bytes(write_plan(plan))
     profile = Profile(
         FORMAT, "net", (8, 8), "0" * 64, "cpu", 2, 1, {"torch": "2"}, [0.1, 0.2], [0.0, 0.1], 0.3, 0.01, 3,
@@ -276,10 +277,8 @@ def good(folder: Path, name: str) -> bytes:
         "digests.json": lambda: json.dumps({"lm_head.weight": "0" * 64}).encode(),
         "tokenizer.json": lambda: (BUNDLED["story"] / "tokenizer.json").read_bytes(),
         "tokenizer_config.json": lambda: (BUNDLED["story"] / "tokenizer_config.json").read_bytes(),
-        "stream.msg": lambda: stream_messages.encode(
-            stream_messages.Hello(1, "cutset", "coordinator", b"0" * 16, "edge")
-        ),
-        "offload.msg": lambda: offload_messages.encode(offload_messages.Refused(7, "because")),
+        "stream.msg": lambda: stream_messages.encode(hello(stream_messages.PROTOCOL, about=b"edge")),
+        "offload.msg": lambda: offload_messages.encode(offload_messages.Refused("because", 7)),
         "frame": lambda: b"".join(bytes(part) for part in encode(b"hello", [np.arange(10)], 1 << 20)[0]),
     }
     return made[name]() if name in made else (folder / name).read_bytes()

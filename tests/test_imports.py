@@ -26,9 +26,7 @@ FLOORS = [
     {"bench", "serve"},
     {"cli"},
 ]
-ALLOWED = {("config", "errors"), ("files", "errors"), ("reading", "errors"), ("partition", "codec"), ("serve", "bench")}
-# Yet to be cut.
-ALLOWED |= {("cluster", "video"), ("partition", "video"), ("partition", "cluster"), ("codec", "partition")}
+ALLOWED = {("config", "errors"), ("files", "errors"), ("reading", "errors")}
 
 
 def part(module: str) -> str:

@@ -71,6 +71,16 @@ def test_a_wheel_shows_its_commands(installed: Path) -> None:
     assert "serve" in done.stdout
 
 
+def test_a_wheel_measures_its_own_machine_and_no_opponents(installed: Path) -> None:
+    done = call(installed, "bench", "decode", "--workload", "tiny", "--rounds", "1")
+    assert done.returncode == 0, done.stderr
+    assert "cutset native int8" in done.stdout
+    for flags in (["delta"], ["report"], ["decode", "--python", "python3"]):
+        done = call(installed, "bench", *flags)
+        assert done.returncode == 2
+        assert f"run in a checkout of Cutset: python -m benchmarks {flags[0]}" in done.stderr
+
+
 def test_a_wheel_uses_its_own_native_extension(installed: Path) -> None:
     code = "import cutset.kernels._native as kernels, cutset.link._ring as ring; print(kernels.__file__, ring.__file__)"
     done = subprocess.run(
@@ -92,8 +102,9 @@ def test_the_wheel_holds_the_package_and_its_licence_alone() -> None:
     assert all(top == "cutset" or top.endswith(".dist-info") for top in tops), tops
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not [name for name in names if name.endswith((".cpp", ".h"))]
+    assert not [name for name in names if "opponents" in name or "hostile" in name or "benchmarks" in name]
     assert "cutset/bundled/story/model.safetensors" in names
-    assert "cutset/py.typed" in names
+    assert {"cutset/py.typed", "cutset/kernels/_native.pyi", "cutset/link/_ring.pyi"} <= set(names)
 
 
 def test_the_sdist_builds_from_what_it_holds() -> None:

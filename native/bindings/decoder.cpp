@@ -15,10 +15,7 @@
 #include <utility>
 #include <vector>
 
-#include "bindings/checks.h"
-#include "core/decoder.h"
 #include "core/linears.h"
-#include "core/step.h"
 
 namespace nb = nanobind;
 using nb::literals::operator""_a;
@@ -157,106 +154,14 @@ void make_decoder(PyDecoder* self, std::size_t vocab, std::size_t hidden, std::s
   new (self) PyDecoder(std::move(made));
 }
 
-// A step and the arrays of its batch.
-class PyStep {
- public:
-  PyStep(const PyDecoder& decoder, KvCache& cache, ThreadPool& pool, std::optional<nb::callable> trace)
-      : spec_(decoder.spec()), step_(*decoder.decoder, cache, pool, told(std::move(trace))) {}
-
-  void begin(Ids1 token_ids, In2 cos, In2 sin, Ids1 row_starts, Ids1 context_lens, Ids2 block_tables, Ids1 logit_rows,
-             std::optional<Array<const bool, 2>> key_mask, std::optional<nb::list> adapters) {
-    const std::size_t rows = token_ids.shape(0);
-    const std::size_t half = spec_.rotary_dim / 2;
-    const std::size_t angles = spec_.rotary_tables * rows;
-    require(cos.shape(0) == angles && cos.shape(1) == half, "cos must be (rotary_tables * rows, rotary_dim / 2)");
-    require(sin.shape(0) == angles && sin.shape(1) == half, "sin must be (rotary_tables * rows, rotary_dim / 2)");
-    require(row_starts.shape(0) == context_lens.shape(0) + 1, "row_starts must have one element more than sequences");
-    require(block_tables.shape(0) == context_lens.shape(0), "block_tables must have a row for each sequence");
-    require(!key_mask || key_mask->shape(0) == context_lens.shape(0), "key_mask must be (sequences, longest context)");
-    Batch batch;
-    batch.rows = {rows,
-                  context_lens.shape(0),
-                  row_starts.data(),
-                  context_lens.data(),
-                  block_tables.data(),
-                  block_tables.shape(1),
-                  key_mask ? reinterpret_cast<const std::uint8_t*>(key_mask->data()) : nullptr,
-                  key_mask ? key_mask->shape(1) : 0};
-    batch.token_ids = token_ids.data();
-    batch.cos = cos.data();
-    batch.sin = sin.data();
-    batch.logit_rows = logit_rows.data();
-    batch.wanted = logit_rows.shape(0);
-    if (adapters) {
-      for (const nb::handle one : *adapters) {
-        batch.adapters.push_back(one.is_none() ? nullptr : nb::cast<const Adapter*>(one));
-      }
-    }
-    std::vector<nb::ndarray<>> held = {
-        nb::ndarray<>(token_ids),    nb::ndarray<>(cos),          nb::ndarray<>(sin),       nb::ndarray<>(row_starts),
-        nb::ndarray<>(context_lens), nb::ndarray<>(block_tables), nb::ndarray<>(logit_rows)};
-    if (key_mask) held.push_back(nb::ndarray<>(*key_mask));
-    adapters_ = std::move(adapters);
-    held_ = std::move(held);  // a step that fails to begin is done, and so are the arrays of the last one
-    nb::gil_scoped_release release;
-    step_.begin(batch);
-  }
-
-  nb::object waiting() const {
-    const Product* product = step_.waiting();
-    if (!product) return nb::none();
-    return nb::make_tuple(kSites[static_cast<int>(product->site)], product->layer, product->expert,
-                          view_of(product->x, product->rows, product->inputs, product->x_memory));
-  }
-
-  nb::object output() const {
-    const Product* product = step_.waiting();
-    if (!product) return nb::none();
-    return view_of(product->y, product->rows, product->outputs, product->y_memory);
-  }
-
-  void resume(std::optional<In2> y) {
-    const Product* product = step_.waiting();
-    require(product, "the step is done; begin another");
-    require(!y || (y->shape(0) == product->rows && y->shape(1) == product->outputs),
-            "y must be (rows, outputs) of the site");
-    nb::gil_scoped_release release;
-    if (y && y->data() != product->y) {
-      std::memmove(product->y, y->data(), product->rows * product->outputs * sizeof(float));
-    }
-    step_.resume();
-  }
-
-  void run(Linears& linears) {
-    nb::gil_scoped_release release;
-    step_.run(linears);
-  }
-
-  int run_by(StepRunner& runner) {
-    nb::gil_scoped_release release;
-    return runner.run(step_);
-  }
-
-  nb::object logits() {
-    require(!step_.waiting(), "the step still waits for a product");
-    return copy_of(step_.logits(), step_.wanted(), spec_.vocab, spec_.vocab);
-  }
-
- private:
-  static Trace told(std::optional<nb::callable> trace) {
-    if (!trace) return {};
-    return [call = std::move(*trace)](const Traced& t) {
-      nb::gil_scoped_acquire acquire;
-      const std::string name = t.expert < 0 ? t.name : std::string(t.name) + "." + std::to_string(t.expert);
-      call(name, t.layer, copy_of(t.data, t.rows, t.columns, t.stride));
-    };
-  }
-
-  const DecoderSpec& spec_;
-  Step step_;
-  std::vector<nb::ndarray<>> held_;
-  std::optional<nb::list> adapters_;
-};
+Trace trace_of(std::optional<nb::callable> trace) {
+  if (!trace) return {};
+  return [call = std::move(*trace)](const Traced& t) {
+    nb::gil_scoped_acquire acquire;
+    const std::string name = t.expert < 0 ? t.name : std::string(t.name) + "." + std::to_string(t.expert);
+    call(name, t.layer, copy_of(t.data, t.rows, t.columns, t.stride));
+  };
+}
 
 void put_low_rank(Adapter& self, const std::string& site, int layer, int expert, In2 down, In2 up, std::size_t first,
                   float scale, ThreadPool& pool) {
@@ -274,6 +179,87 @@ void put_i8(LocalLinears& self, const std::string& site, int layer, int expert, 
 }
 
 }  // namespace
+
+namespace cutset::bindings {
+
+PyStep::PyStep(const PyDecoder& decoder, KvCache& cache, ThreadPool& pool, std::optional<nb::callable> trace)
+    : spec_(decoder.spec()), step_(*decoder.decoder, cache, pool, trace_of(std::move(trace))) {}
+
+void PyStep::begin(Ids1 token_ids, In2 cos, In2 sin, Ids1 row_starts, Ids1 context_lens, Ids2 block_tables,
+                   Ids1 logit_rows, std::optional<Array<const bool, 2>> key_mask, std::optional<nb::list> adapters) {
+  const std::size_t rows = token_ids.shape(0);
+  const std::size_t half = spec_.rotary_dim / 2;
+  const std::size_t angles = spec_.rotary_tables * rows;
+  require(cos.shape(0) == angles && cos.shape(1) == half, "cos must be (rotary_tables * rows, rotary_dim / 2)");
+  require(sin.shape(0) == angles && sin.shape(1) == half, "sin must be (rotary_tables * rows, rotary_dim / 2)");
+  require(row_starts.shape(0) == context_lens.shape(0) + 1, "row_starts must have one element more than sequences");
+  require(block_tables.shape(0) == context_lens.shape(0), "block_tables must have a row for each sequence");
+  require(!key_mask || key_mask->shape(0) == context_lens.shape(0), "key_mask must be (sequences, longest context)");
+  Batch batch;
+  batch.rows = {rows,
+                context_lens.shape(0),
+                row_starts.data(),
+                context_lens.data(),
+                block_tables.data(),
+                block_tables.shape(1),
+                key_mask ? reinterpret_cast<const std::uint8_t*>(key_mask->data()) : nullptr,
+                key_mask ? key_mask->shape(1) : 0};
+  batch.token_ids = token_ids.data();
+  batch.cos = cos.data();
+  batch.sin = sin.data();
+  batch.logit_rows = logit_rows.data();
+  batch.wanted = logit_rows.shape(0);
+  if (adapters) {
+    for (const nb::handle one : *adapters) {
+      batch.adapters.push_back(one.is_none() ? nullptr : nb::cast<const Adapter*>(one));
+    }
+  }
+  std::vector<nb::ndarray<>> held = {
+      nb::ndarray<>(token_ids),    nb::ndarray<>(cos),          nb::ndarray<>(sin),       nb::ndarray<>(row_starts),
+      nb::ndarray<>(context_lens), nb::ndarray<>(block_tables), nb::ndarray<>(logit_rows)};
+  if (key_mask) held.push_back(nb::ndarray<>(*key_mask));
+  adapters_ = std::move(adapters);
+  held_ = std::move(held);  // a step that fails to begin is done, and so are the arrays of the last one
+  nb::gil_scoped_release release;
+  step_.begin(batch);
+}
+
+nb::object PyStep::waiting() const {
+  const Product* product = step_.waiting();
+  if (!product) return nb::none();
+  return nb::make_tuple(kSites[static_cast<int>(product->site)], product->layer, product->expert,
+                        view_of(product->x, product->rows, product->inputs, product->x_memory));
+}
+
+nb::object PyStep::output() const {
+  const Product* product = step_.waiting();
+  if (!product) return nb::none();
+  return view_of(product->y, product->rows, product->outputs, product->y_memory);
+}
+
+void PyStep::resume(std::optional<In2> y) {
+  const Product* product = step_.waiting();
+  require(product, "the step is done; begin another");
+  require(!y || (y->shape(0) == product->rows && y->shape(1) == product->outputs),
+          "y must be (rows, outputs) of the site");
+  nb::gil_scoped_release release;
+  if (y && y->data() != product->y) {
+    std::memmove(product->y, y->data(), product->rows * product->outputs * sizeof(float));
+  }
+  step_.resume();
+}
+
+void PyStep::run(Linears& linears) {
+  nb::gil_scoped_release release;
+  step_.run(linears);
+}
+
+nb::object PyStep::logits() {
+  require(!step_.waiting(), "the step still waits for a product");
+  return copy_of(step_.logits(), step_.wanted(), spec_.vocab, spec_.vocab);
+}
+
+}  // namespace cutset::bindings
 
 void bind_decoder(nb::module_& m) {
   nb::class_<PyDecoder>(m, "Decoder", "A decoder without its products; parameters are {(name, layer): float32 array}.")
@@ -314,7 +300,6 @@ void bind_decoder(nb::module_& m) {
       .def("put", &put_low_rank, "site"_a, "layer"_a, "expert"_a, "down"_a.noconvert(), "up"_a.noconvert(), "first"_a,
            "scale"_a, "pool"_a);
 
-  nb::class_<StepRunner>(m, "StepRunner");
   nb::class_<PyStep>(m, "Step", "One step of a decoder, from site to site.")
       .def(nb::init<const PyDecoder&, KvCache&, ThreadPool&, std::optional<nb::callable>>(), "decoder"_a, "cache"_a,
            "pool"_a, "trace"_a = nb::none(), nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>(), nb::keep_alive<1, 4>())
@@ -324,7 +309,6 @@ void bind_decoder(nb::module_& m) {
       .def("resume", &PyStep::resume, "y"_a.noconvert() = nb::none(),
            "Goes on with the product y (rows, outputs), or with what was written to `output`.")
       .def("run", &PyStep::run, "linears"_a)
-      .def("run_by", &PyStep::run_by, "runner"_a, "0 when the step is done; else why it waits, see RemoteLinears")
       .def_prop_ro("waiting", &PyStep::waiting,
                    "(site, layer, expert, rows), or None when the step is done; the rows hold until `resume`")
       .def_prop_ro("output", &PyStep::output, "where the product may be written, (rows, outputs)")

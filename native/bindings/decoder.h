@@ -4,10 +4,13 @@
 #include <nanobind/ndarray.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "bindings/checks.h"
 #include "core/decoder.h"
+#include "core/step.h"
 
 namespace cutset::bindings {
 
@@ -26,6 +29,28 @@ struct PyDecoder {
   std::unique_ptr<Decoder> decoder;
 
   const DecoderSpec& spec() const { return decoder->spec(); }
+};
+
+// A step and the arrays of its batch.
+class PyStep {
+ public:
+  PyStep(const PyDecoder& decoder, KvCache& cache, ThreadPool& pool, std::optional<nanobind::callable> trace);
+
+  void begin(Ids1 token_ids, In2 cos, In2 sin, Ids1 row_starts, Ids1 context_lens, Ids2 block_tables, Ids1 logit_rows,
+             std::optional<Array<const bool, 2>> key_mask, std::optional<nanobind::list> adapters);
+  nanobind::object waiting() const;
+  nanobind::object output() const;
+  void resume(std::optional<In2> y);
+  void run(Linears& linears);
+  nanobind::object logits();
+
+  Step& step() { return step_; }
+
+ private:
+  const DecoderSpec& spec_;
+  Step step_;
+  std::vector<nanobind::ndarray<>> held_;
+  std::optional<nanobind::list> adapters_;
 };
 
 }  // namespace cutset::bindings

@@ -1,15 +1,20 @@
-// The client's hot call for Python; native/offload/client.h documents it.
+// The client's fast path for Python; native/offload/client.h documents it.
 #include "bindings/remote.h"
 
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -44,50 +49,70 @@ nb::object copied(const T* data, std::size_t rows, std::size_t columns) {
   return nb::cast(made);
 }
 
+// A matrix and the arrays that it points to.
+struct PyRemoteMatrix {
+  ClientMatrix matrix;
+  std::vector<nb::object> held;
+};
+
+void make_matrix(PyRemoteMatrix* self, const std::string& site, int layer, int expert, std::uint64_t number, int bits,
+                 std::size_t depth, const AnyArray& scales, std::optional<AnyArray> bounds,
+                 std::optional<AnyArray> secrets, std::optional<AnyArray> projected) {
+  check_array<float>(scales, "scales", 1, "float32");
+  PyRemoteMatrix made;
+  ClientMatrix& matrix = made.matrix;
+  matrix.site = site_named(site);
+  matrix.layer = layer;
+  matrix.expert = expert;
+  matrix.number = number;
+  matrix.bits = bits;
+  matrix.depth = depth;
+  matrix.outputs = scales.shape(0);
+  matrix.scales = static_cast<const float*>(scales.data());
+  if (bounds) {
+    check_array<std::int32_t>(*bounds, "bounds", 1, "int32");
+    if (bounds->shape(0) != matrix.outputs) refuse("bounds must have as many elements as scales");
+    matrix.bounds = static_cast<const std::int32_t*>(bounds->data());
+  }
+  if (secrets.has_value() != projected.has_value()) refuse("secrets and projected go together");
+  if (secrets) {
+    if (secrets->ndim() != 2) refuse("secrets must have 2 dimensions");
+    matrix.checks = secrets->shape(0);
+    matrix.secrets = table<std::uint32_t>(secrets, "secrets", matrix.checks, matrix.outputs, "uint32");
+    matrix.projected = table<std::uint32_t>(projected, "projected", matrix.checks, depth, "uint32");
+  }
+  made.held.push_back(nb::cast(scales));
+  for (const auto& array : {bounds, secrets, projected}) {
+    if (array) made.held.push_back(nb::cast(*array));
+  }
+  new (self) PyRemoteMatrix(std::move(made));
+}
+
+void make_request(RunRequest* self, PyStep& step, std::uint64_t calls, std::size_t most_rows, std::size_t row,
+                  double patience, bool count_cpu) {
+  new (self) RunRequest{&step.step(), calls, most_rows, row, patience, count_cpu};
+}
+
 // The linears and everything that they point to.
-class PyRemote : public StepRunner {
+class PyRemote {
  public:
-  PyRemote(const PyDecoder& decoder, ThreadPool& pool, bool masked, bool pad_rows)
-      : linears(decoder.spec(), pool, {masked, pad_rows}), masked_(masked) {}
-
-  int run(Step& step) override { return static_cast<int>(linears.run(step, count_cpu)); }
-
-  void put(const std::string& site, int layer, int expert, std::uint64_t number, int bits, const AnyArray& scales,
-           std::optional<AnyArray> bounds, std::optional<AnyArray> secrets, std::optional<AnyArray> projected,
-           std::size_t depth) {
-    check_array<float>(scales, "scales", 1, "float32");
-    ClientMatrix matrix;
-    matrix.number = number;
-    matrix.bits = bits;
-    matrix.depth = depth;
-    matrix.outputs = scales.shape(0);
-    matrix.scales = static_cast<const float*>(scales.data());
-    if (bounds) {
-      check_array<std::int32_t>(*bounds, "bounds", 1, "int32");
-      if (bounds->shape(0) != matrix.outputs) refuse("bounds must have as many elements as scales");
-      matrix.bounds = static_cast<const std::int32_t*>(bounds->data());
-    }
-    if (secrets.has_value() != projected.has_value()) refuse("secrets and projected go together");
-    if (secrets) {
-      if (secrets->ndim() != 2) refuse("secrets must have 2 dimensions");
-      matrix.checks = secrets->shape(0);
-      matrix.secrets = table<std::uint32_t>(secrets, "secrets", matrix.checks, matrix.outputs, "uint32");
-      matrix.projected = table<std::uint32_t>(projected, "projected", matrix.checks, depth, "uint32");
-    }
-    linears.put(site_named(site), layer, expert, matrix);
-    shapes_[number] = {matrix.outputs, depth};
-    held_.push_back(nb::cast(scales));
-    for (const auto& array : {bounds, secrets, projected}) {
-      if (array) held_.push_back(nb::cast(*array));
+  PyRemote(const PyDecoder& decoder, ThreadPool& pool, const std::vector<PyRemoteMatrix>& matrices, bool masked,
+           bool pad_rows, std::pair<double, double> awake)
+      : linears_(decoder.spec(), pool, {masked, pad_rows, awake.first, awake.second}, values(matrices)) {
+    for (const PyRemoteMatrix& one : matrices) {
+      shapes_[one.matrix.number] = {one.matrix.outputs, one.matrix.depth};
+      held_.insert(held_.end(), one.held.begin(), one.held.end());
     }
   }
 
   void attach(nb::object sender, nb::object receiver) {
-    linears.attach(end_of<link::SenderEnd>(sender), end_of<link::ReceiverEnd>(receiver));
+    linears_.attach(end_of<link::SenderEnd>(sender), end_of<link::ReceiverEnd>(receiver));
     ends_ = {std::move(sender), std::move(receiver)};
   }
 
-  void lend(std::uint64_t number, std::uint64_t name, const AnyArray& r, const AnyArray& product) {
+  // The names of rows that were lent before and aren't used any more.
+  std::vector<std::uint64_t> lend(std::uint64_t number, std::uint64_t name, const AnyArray& r,
+                                  const AnyArray& product) {
     const auto shape = shapes_.find(number);
     if (shape == shapes_.end() || r.ndim() != 2) refuse("there is no such matrix, or r hasn't 2 dimensions");
     PadRows pads;
@@ -95,52 +120,81 @@ class PyRemote : public StepRunner {
     pads.rows = r.shape(0);
     pads.r = table<std::uint32_t>(r, "r", pads.rows, shape->second.second, "uint32");
     pads.product = table<std::uint32_t>(product, "product", pads.rows, shape->second.first, "uint32");
-    linears.lend(number, pads);
+    const std::set<std::uint64_t> used = linears_.in_use();
+    std::vector<std::uint64_t> over;
+    for (const auto& lent : pads_) {
+      if (used.count(lent.first) == 0) over.push_back(lent.first);
+    }
+    for (const std::uint64_t old : over) pads_.erase(old);
+    linears_.lend(number, pads);
     pads_[name] = {nb::cast(r), nb::cast(product)};
+    return over;
   }
 
-  // Lets lent rows go that are used up.
-  void let_go(std::uint64_t name) { pads_.erase(name); }
-
-  nb::tuple record() const {
-    const link::Record& found = linears.record;
-    return nb::make_tuple(static_cast<int>(found.kind), found.offset, found.length, found.total, found.end);
+  RunOutcome run(const RunRequest& request) {
+    nb::gil_scoped_release release;
+    return linears_.run(request);
   }
 
-  // The integers that were sent, the scales of their rows, and what the checks must give, (rows, checks) or None. None
-  // for integers that lie in the ring alone.
-  nb::tuple sent() const {
-    const std::size_t rows = linears.scales.size();
-    auto scales = new_array<float>({rows});
-    std::copy(linears.scales.begin(), linears.scales.end(), scales.data());
-    if (linears.q.empty()) return nb::make_tuple(nb::none(), scales, nb::none());
-    const std::size_t checks = linears.at->checks;
-    const nb::object expected = checks ? copied(linears.expected.data(), rows, checks) : nb::none();
-    return nb::make_tuple(copied(linears.q.data(), rows, linears.at->depth), scales, expected);
-  }
-
-  // A copy of the answer that is wrong.
-  nb::object answer() const {
-    const std::size_t rows = linears.scales.size();
-    if (masked_) return copied(reinterpret_cast<const std::uint32_t*>(linears.answer()), rows, linears.at->outputs);
-    return copied(reinterpret_cast<const std::int32_t*>(linears.answer()), rows, linears.at->outputs);
-  }
-
-  RemoteLinears linears;
-  bool count_cpu = false;
+  std::vector<PadRows> take(std::uint64_t number, std::size_t rows) { return linears_.take(number, rows); }
+  std::size_t left(std::uint64_t number) const { return linears_.left(number); }
+  std::uint64_t calls() const { return linears_.calls(); }
 
  private:
-  bool masked_;
+  static std::vector<ClientMatrix> values(const std::vector<PyRemoteMatrix>& matrices) {
+    std::vector<ClientMatrix> found;
+    for (const PyRemoteMatrix& one : matrices) found.push_back(one.matrix);
+    return found;
+  }
+
+  RemoteLinears linears_;
   std::vector<nb::object> held_;
   std::pair<nb::object, nb::object> ends_;
   std::map<std::uint64_t, std::pair<nb::object, nb::object>> pads_;
   std::map<std::uint64_t, std::pair<std::size_t, std::size_t>> shapes_;  // (outputs, depth)
 };
 
-nb::list pieces(const std::vector<PadRows>& pads) {
-  nb::list told;
-  for (const PadRows& rows : pads) told.append(nb::make_tuple(rows.name, rows.first, rows.rows));
-  return told;
+nb::object q_of(const SentCall& call) {
+  return call.q.empty() ? nb::none() : copied(call.q.data(), call.scales.size(), call.depth);
+}
+
+nb::object scales_of(const SentCall& call) {
+  auto made = new_array<float>({call.scales.size()});
+  std::copy(call.scales.begin(), call.scales.end(), made.data());
+  return nb::cast(made);
+}
+
+nb::object expected_of(const SentCall& call) {
+  return call.checks ? copied(call.expected.data(), call.scales.size(), call.checks) : nb::none();
+}
+
+nb::object reply_of(const SentCall& call) {
+  if (call.reply.empty()) return nb::none();
+  if (!call.pad.empty()) return copied(call.reply.data(), call.scales.size(), call.outputs);
+  return copied(reinterpret_cast<const std::int32_t*>(call.reply.data()), call.scales.size(), call.outputs);
+}
+
+nb::tuple record_of(const SentCall& call) {
+  const link::Record& found = call.record;
+  return nb::make_tuple(static_cast<int>(found.kind), found.offset, found.length, found.total, found.end);
+}
+
+nb::tuple fault_of(const SentCall& call) {
+  const bool row = call.verdict.code == Verdict::kCheckFailed;
+  return nb::make_tuple(static_cast<int>(call.verdict.code), call.verdict.row,
+                        row ? -1 : static_cast<std::int64_t>(call.verdict.column));
+}
+
+nb::dict spent_in(const RunOutcome& outcome) {
+  nb::dict spent;
+  for (const auto& [number, rows] : outcome.spent) spent[nb::int_(number)] = rows;
+  return spent;
+}
+
+std::vector<std::tuple<std::uint64_t, std::size_t, std::size_t>> pieces(const std::vector<PadRows>& pads) {
+  std::vector<std::tuple<std::uint64_t, std::size_t, std::size_t>> found;
+  for (const PadRows& rows : pads) found.emplace_back(rows.name, rows.first, rows.rows);
+  return found;
 }
 
 nb::bytes front_of_multiply(std::uint64_t call, std::uint64_t matrix, bool masked, std::uint64_t rows,
@@ -180,60 +234,50 @@ void bind_remote(nb::module_& m) {
   m.def("front_of_answer", &front_of_answer, "call"_a, "seconds"_a, "shared"_a, "masked"_a, "rows"_a, "outputs"_a);
   m.def("read_frame", &read_frame, "frame"_a);
 
-  nb::class_<PyRemote, StepRunner> remote(m, "RemoteLinears", "The products of a decoder, multiplied behind a ring.");
-  remote
-      .def(nb::init<const PyDecoder&, ThreadPool&, bool, bool>(), "decoder"_a, "pool"_a, nb::kw_only(), "masked"_a,
-           "pad_rows"_a, nb::keep_alive<1, 3>())
-      .def("put", &PyRemote::put, "site"_a, "layer"_a, "expert"_a, nb::kw_only(), "number"_a, "bits"_a, "scales"_a,
-           "bounds"_a.none(), "secrets"_a.none(), "projected"_a.none(), "depth"_a)
-      .def("attach", &PyRemote::attach, "sender"_a, "receiver"_a, "talks on the ends of a link in shared memory")
-      .def("lend", &PyRemote::lend, "number"_a, "name"_a, "r"_a, "product"_a,
-           "rows of pads of a matrix, each to be used once here; `name` is for `take` and `pad`")
-      .def("let_go", &PyRemote::let_go, "name"_a)
+  nb::class_<PyRemoteMatrix>(m, "RemoteMatrix", "One matrix as the client of an offload knows it.")
+      .def("__init__", &make_matrix, "site"_a, "layer"_a, "expert"_a, nb::kw_only(), "number"_a, "bits"_a, "depth"_a,
+           "scales"_a, "bounds"_a.none(), "secrets"_a.none(), "projected"_a.none());
+
+  nb::class_<RunRequest>(m, "RunRequest", "A step to be answered, and what its calls begin with.")
+      .def("__init__", &make_request, "step"_a, nb::kw_only(), "calls"_a, "most_rows"_a, "row"_a, "patience"_a,
+           "count_cpu"_a, nb::keep_alive<1, 2>());
+
+  nb::class_<SentCall>(m, "SentCall", "A call that was sent and not finished.")
+      .def_prop_ro("q", &q_of)
+      .def_prop_ro("scales", &scales_of)
+      .def_prop_ro("expected", &expected_of)
+      .def_prop_ro("pad", [](const SentCall& self) { return pieces(self.pad); })
+      .def_prop_ro("record", &record_of)
+      .def_prop_ro("reply", &reply_of)
+      .def_prop_ro("fault", &fault_of);
+
+  nb::class_<RunOutcome>(m, "RunOutcome", "How far a run got.")
+      .def_prop_ro("stop", [](const RunOutcome& self) { return static_cast<int>(self.stop); })
+      .def_ro("calls", &RunOutcome::calls)
+      .def_ro("wall", &RunOutcome::wall)
+      .def_ro("cpu", &RunOutcome::cpu)
+      .def_ro("answered", &RunOutcome::answered)
+      .def_ro("answered_rows", &RunOutcome::answered_rows)
+      .def_ro("bytes_up", &RunOutcome::bytes_up)
+      .def_ro("bytes_down", &RunOutcome::bytes_down)
+      .def_prop_ro("spent", &spent_in)
+      .def_ro("matrix", &RunOutcome::matrix)
+      .def_ro("row", &RunOutcome::row)
+      .def_ro("rows", &RunOutcome::rows)
+      .def_ro("sent", &RunOutcome::sent);
+
+  nb::class_<PyRemote>(m, "RemoteLinears", "The products of a decoder, multiplied behind a ring.")
+      .def(nb::init<const PyDecoder&, ThreadPool&, const std::vector<PyRemoteMatrix>&, bool, bool,
+                    std::pair<double, double>>(),
+           "decoder"_a, "pool"_a, "matrices"_a, nb::kw_only(), "masked"_a, "pad_rows"_a, "awake"_a,
+           nb::keep_alive<1, 3>())
+      .def("attach", &PyRemote::attach, "sender"_a, "receiver"_a)
+      .def("lend", &PyRemote::lend, "matrix"_a, "name"_a, "r"_a, "product"_a)
       .def(
           "take",
-          [](PyRemote& self, std::uint64_t number, std::size_t rows) {
-            return pieces(self.linears.take(number, rows));
-          },
-          "number"_a, "rows"_a, "takes lent rows away: (name, first, rows) of each piece")
-      .def(
-          "left", [](const PyRemote& self, std::uint64_t number) { return self.linears.left(number); }, "number"_a)
-      .def("sent", &PyRemote::sent)
-      .def("answer", &PyRemote::answer)
-      .def_prop_ro("record", &PyRemote::record)
-      .def_rw("count_cpu", &PyRemote::count_cpu)
-      .def_prop_rw(
-          "patience", [](const PyRemote& self) { return self.linears.patience; },
-          [](PyRemote& self, double seconds) { self.linears.patience = seconds; })
-      .def_prop_ro("number", [](const PyRemote& self) { return self.linears.at ? self.linears.at->number : 0; })
-      .def_prop_ro("wanted", [](const PyRemote& self) { return self.linears.wanted; })
-      .def_prop_rw(
-          "row", [](const PyRemote& self) { return self.linears.row; },
-          [](PyRemote& self, std::size_t row) { self.linears.row = row; })
-      .def_prop_rw(
-          "most_rows", [](const PyRemote& self) { return self.linears.most_rows; },
-          [](PyRemote& self, std::size_t rows) { self.linears.most_rows = rows; })
-      .def_prop_rw(
-          "calls", [](const PyRemote& self) { return self.linears.calls; },
-          [](PyRemote& self, std::uint64_t calls) { self.linears.calls = calls; })
-      .def("stay_awake",
-           [](PyRemote& self, double alone, double in_company) {
-             self.linears.awake = alone;
-             self.linears.awake_in_company = in_company;
-           })
-      .def_prop_ro("laps",
-                   [](const PyRemote& self) { return nb::make_tuple(self.linears.laps.wall, self.linears.laps.cpu); })
-      .def_prop_ro("counters",
-                   [](const PyRemote& self) {
-                     const RemoteLinears::Counters& found = self.linears.counters;
-                     return nb::make_tuple(found.calls, found.rows, found.bytes_up, found.bytes_down);
-                   })
-      .def_prop_ro(
-          "pad", [](const PyRemote& self) { return pieces(self.linears.pad); },
-          "the rows of the last pad, as `take` gives them")
-      .def_prop_ro("verdict", [](const PyRemote& self) {
-        const Verdict& found = self.linears.verdict;
-        const bool row = found.code == Verdict::kCheckFailed;
-        return nb::make_tuple(found.code, found.row, row ? -1 : static_cast<std::int64_t>(found.column));
-      });
+          [](PyRemote& self, std::uint64_t number, std::size_t rows) { return pieces(self.take(number, rows)); },
+          "matrix"_a, "rows"_a)
+      .def("left", &PyRemote::left, "matrix"_a)
+      .def("run", &PyRemote::run, "request"_a)
+      .def_prop_ro("calls", &PyRemote::calls);
 }

@@ -1,4 +1,4 @@
-// The accelerator's hot loop and its batcher for Python; native/offload/server.h and batcher.h document them.
+// The accelerator's native loop and its batcher for Python; native/offload/server.h and batcher.h document them.
 #include "bindings/server.h"
 
 #include <nanobind/ndarray.h>
@@ -85,39 +85,25 @@ class PyServer {
     return server_.queue(call_of(client, number, matrix, x, Server::now()));
   }
 
-  int turn(double seconds, double idle) {
+  Server::TurnEnd turn(double seconds, double idle) {
     nb::gil_scoped_release release;
-    return static_cast<int>(server_.turn(seconds, idle));
-  }
-
-  nb::tuple record() const {
-    const link::Record& found = server_.record;
-    return nb::make_tuple(server_.client, static_cast<int>(found.kind), found.offset, found.length, found.total,
-                          found.end);
-  }
-
-  nb::tuple refusal() const { return nb::make_tuple(server_.client, server_.number, server_.reason); }
-
-  // (client, call, seconds, shared, z); z is a copy.
-  nb::tuple product() const {
-    const Answer& what = server_.answer;
-    return nb::make_tuple(server_.client, what.call, what.seconds, what.shared,
-                          what.masked ? copy<std::uint32_t>(what) : copy<std::int32_t>(what));
+    return server_.turn(seconds, idle);
   }
 
   // What was counted since the last time: of all, and by client.
   nb::tuple counted() {
+    const Server::Counts found = server_.counted();
     nb::dict all, each;
-    all["products"] = std::exchange(server_.products, 0);
-    all["shared_rows"] = std::exchange(server_.shared_rows, 0);
-    for (const auto& [client, found] : server_.counted()) {
-      nb::dict told;
-      told["calls"] = found.calls;
-      told["rows"] = found.rows;
-      told["bytes_in"] = found.bytes_in;
-      told["bytes_out"] = found.bytes_out;
-      told["busy_s"] = found.busy;
-      each[nb::int_(client)] = told;
+    all["products"] = found.products;
+    all["shared_rows"] = found.shared_rows;
+    for (const auto& [client, counters] : found.clients) {
+      nb::dict one;
+      one["calls"] = counters.calls;
+      one["rows"] = counters.rows;
+      one["bytes_in"] = counters.bytes_in;
+      one["bytes_out"] = counters.bytes_out;
+      one["busy_s"] = counters.busy;
+      each[nb::int_(client)] = one;
     }
     return nb::make_tuple(all, each);
   }
@@ -130,19 +116,30 @@ class PyServer {
     return found;
   }
 
-  template <class T>
-  nb::object copy(const Answer& what) const {
-    auto made = new_array<T>({what.rows, what.outputs});
-    const T* data = reinterpret_cast<const T*>(server_.product);
-    std::copy(data, data + what.rows * what.outputs, made.data());
-    return nb::cast(made);
-  }
-
   nb::object poller_;
   std::vector<nb::object> held_;
   std::map<std::uint64_t, std::pair<nb::object, nb::object>> ends_;
   Server server_;
 };
+
+template <class T>
+nb::object copied(const Server::TurnEnd& end) {
+  auto made = new_array<T>({end.answer.rows, end.answer.outputs});
+  const T* data = reinterpret_cast<const T*>(end.product);
+  std::copy(data, data + end.answer.rows * end.answer.outputs, made.data());
+  return nb::cast(made);
+}
+
+// A copy, to be made before the next turn.
+nb::object product_of(const Server::TurnEnd& end) {
+  if (!end.product) return nb::none();
+  return end.answer.masked ? copied<std::uint32_t>(end) : copied<std::int32_t>(end);
+}
+
+nb::tuple record_of(const Server::TurnEnd& end) {
+  const link::Record& found = end.record;
+  return nb::make_tuple(static_cast<int>(found.kind), found.offset, found.length, found.total, found.end);
+}
 
 }  // namespace
 
@@ -183,7 +180,17 @@ void bind_server(nb::module_& m) {
           },
           "now"_a, "the same with the rows that are taken: (client, number, first, count)");
 
-  nb::class_<PyServer>(m, "Server", "The hot loop of an accelerator in shared memory.")
+  nb::class_<Server::TurnEnd>(m, "TurnEnd", "What ended a turn of a RingServer.")
+      .def_prop_ro("event", [](const Server::TurnEnd& self) { return static_cast<int>(self.event); })
+      .def_ro("client", &Server::TurnEnd::client)
+      .def_ro("call", &Server::TurnEnd::call)
+      .def_prop_ro("record", &record_of)
+      .def_ro("reason", &Server::TurnEnd::reason)
+      .def_prop_ro("seconds", [](const Server::TurnEnd& self) { return self.answer.seconds; })
+      .def_prop_ro("shared", [](const Server::TurnEnd& self) { return self.answer.shared; })
+      .def_prop_ro("product", &product_of);
+
+  nb::class_<PyServer>(m, "RingServer", "The loop of an accelerator over rings of shared memory.")
       .def(nb::init<nb::list, ThreadPool&, Batcher&, nb::object, std::size_t, std::size_t, std::size_t, std::size_t>(),
            "linears"_a, "pool"_a, "batcher"_a, "poller"_a, nb::kw_only(), "max_rows"_a, "warm_bytes"_a, "warm_step"_a,
            "cores"_a, nb::keep_alive<1, 3>(), nb::keep_alive<1, 4>())
@@ -191,8 +198,5 @@ void bind_server(nb::module_& m) {
       .def("forget", &PyServer::forget, "client"_a)
       .def("queue", &PyServer::queue, "client"_a, "number"_a, "matrix"_a, "x"_a)
       .def("turn", &PyServer::turn, "seconds"_a, "idle"_a)
-      .def_prop_ro("record", &PyServer::record)
-      .def_prop_ro("refusal", &PyServer::refusal)
-      .def_prop_ro("product", &PyServer::product)
       .def("counted", &PyServer::counted);
 }

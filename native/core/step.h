@@ -147,13 +147,4 @@ class Step {
   Floats mixture_;                            // (live, hidden)
 };
 
-// Answers the products of a step as far as it can.
-class StepRunner {
- public:
-  virtual ~StepRunner() = default;
-
-  // 0 once the step is done; anything else says why it stopped at the product that the step waits for.
-  virtual int run(Step& step) = 0;
-};
-
 }  // namespace cutset

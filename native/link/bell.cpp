@@ -80,7 +80,7 @@ bool Waiting::spinning() {
   return true;
 }
 
-void Waiting::lie_down() {
+void Waiting::park() {
   bell_.sleeping.store(1, std::memory_order_seq_cst);
   seen_ = bell_.count.load(std::memory_order_seq_cst);
   std::atomic_thread_fence(std::memory_order_seq_cst);
@@ -104,6 +104,6 @@ void Waiting::sleep() {
   if (nanosleep(&time, nullptr) != 0) over_ = true;
 }
 
-void Waiting::get_up() { bell_.sleeping.store(0, std::memory_order_relaxed); }
+void Waiting::unpark() { bell_.sleeping.store(0, std::memory_order_relaxed); }
 
 }  // namespace cutset::link

@@ -194,7 +194,7 @@ struct PyPoller {
       found = poller.wait(token, record, timeout, patience);
     }
     if (!found) return nb::none();
-    return nb::make_tuple(token, static_cast<int>(record.kind), record.offset, record.length, record.total, record.end);
+    return nb::make_tuple(token, tuple_of(record));
   }
 };
 
@@ -243,36 +243,42 @@ NB_MODULE(_ring, m) {
   m.def("store64", &store<std::uint64_t>, "memory"_a, "offset"_a, "value"_a);
   m.def("compare_exchange", &exchange, "memory"_a, "offset"_a, "expected"_a, "wanted"_a);
   m.def("fetch_add", &add, "memory"_a, "offset"_a, "value"_a);
-  m.def("ring_bell", [](nb::handle memory, std::uint64_t offset) { ring(*Memory(memory).at<Bell>(offset)); });
+  m.def(
+      "ring_bell", [](nb::handle memory, std::uint64_t offset) { ring(*Memory(memory).at<Bell>(offset)); }, "memory"_a,
+      "offset"_a);
   nb::class_<PySender>(m, "Sender")
-      .def(nb::init<nb::handle, std::uint64_t, std::uint64_t, std::uint64_t, nb::handle, std::uint64_t, double, bool>())
+      .def(nb::init<nb::handle, std::uint64_t, std::uint64_t, std::uint64_t, nb::handle, std::uint64_t, double, bool>(),
+           "memory"_a, "base"_a, "capacity"_a, "epoch"_a, "bell_memory"_a, "bell"_a, "spin"_a, "naps"_a)
       .def_prop_ro("largest", [](const PySender& self) { return self.sender.largest(); })
       .def_prop_ro("offset", [](const PySender& self) { return self.sender.offset(); })
-      .def("claim", &PySender::claim)
-      .def("commit", &PySender::commit)
+      .def("claim", &PySender::claim, "length"_a, "timeout"_a)
+      .def("commit", &PySender::commit, "kind"_a, "total"_a)
       .def("send", &PySender::send, "parts"_a, "timeout"_a, "kind"_a = static_cast<int>(kWhole), "total"_a = 0)
       .def("end", &end_of<PySender>)
       .def("close", [](PySender& self) { self.sender.close(); });
   nb::class_<PyReceiver>(m, "Receiver")
-      .def(nb::init<nb::handle, std::uint64_t, std::uint64_t, std::uint64_t, nb::handle, std::uint64_t, double, bool>())
+      .def(nb::init<nb::handle, std::uint64_t, std::uint64_t, std::uint64_t, nb::handle, std::uint64_t, double, bool>(),
+           "memory"_a, "base"_a, "capacity"_a, "epoch"_a, "bell_memory"_a, "bell"_a, "spin"_a, "naps"_a)
       .def_prop_rw(
           "spin", [](const PyReceiver& self) { return self.patience.spin; },
           [](PyReceiver& self, double spin) { self.patience.spin = spin; })
       .def("end", &end_of<PyReceiver>)
-      .def("recv", &PyReceiver::recv)
-      .def("release", [](PyReceiver& self, std::uint64_t end) { self.receiver.release(end); })
+      .def("recv", &PyReceiver::recv, "timeout"_a)
+      .def(
+          "release", [](PyReceiver& self, std::uint64_t end) { self.receiver.release(end); }, "end"_a)
       .def("close", [](PyReceiver& self) { self.receiver.close(); });
   nb::class_<PyPoller>(m, "Poller")
-      .def(nb::init<nb::handle, std::uint64_t, std::uint64_t, double, bool>())
+      .def(nb::init<nb::handle, std::uint64_t, std::uint64_t, double, bool>(), "memory"_a, "bell"_a, "joins"_a,
+           "spin"_a, "naps"_a)
       .def_prop_rw(
           "naps", [](const PyPoller& self) { return self.patience.naps; },
           [](PyPoller& self, bool naps) { self.patience.naps = naps; })
       .def_prop_rw(
           "spin", [](const PyPoller& self) { return self.patience.spin; },
           [](PyPoller& self, double spin) { self.patience.spin = spin; })
-      .def("add", &PyPoller::add)
+      .def("add", &PyPoller::add, "token"_a, "receiver"_a)
       .def("end", &end_of<PyPoller>)
-      .def("pause", &PyPoller::pause)
-      .def("remove", &PyPoller::remove)
-      .def("recv", &PyPoller::recv);
+      .def("pause", &PyPoller::pause, "token"_a, "paused"_a)
+      .def("remove", &PyPoller::remove, "token"_a)
+      .def("recv", &PyPoller::recv, "timeout"_a);
 }

@@ -80,10 +80,10 @@ class Waiting {
     while (!over_) {
       if (ready()) return true;
       if (spinning()) continue;
-      lie_down();
+      park();
       const bool found = ready();
       if (!found) sleep();
-      get_up();
+      unpark();
       if (found) return true;
     }
     return ready();
@@ -91,9 +91,9 @@ class Waiting {
 
  private:
   bool spinning();
-  void lie_down();
+  void park();
   void sleep();
-  void get_up();
+  void unpark();
 
   Bell& bell_;
   double deadline_, awake_until_ = 0, yield_from_ = 0;

@@ -46,13 +46,32 @@ void Batcher::join(std::uint64_t name) {
   made.name = name;
   if (!clients_.empty()) made.used = clients_.front().used;
   for (const Client& other : clients_) made.used = std::min(made.used, other.used);
+  if (!owed_.empty()) {
+    made.owed = owed_.back();
+    owed_.pop_back();
+  }
   clients_.push_back(std::move(made));
 }
 
 void Batcher::leave(std::uint64_t name) {
-  clients_.erase(
-      std::remove_if(clients_.begin(), clients_.end(), [=](const Client& client) { return client.name == name; }),
-      clients_.end());
+  const auto gone =
+      std::find_if(clients_.begin(), clients_.end(), [=](const Client& client) { return client.name == name; });
+  if (gone == clients_.end()) return;
+  const double used = gone->used;
+  clients_.erase(gone);
+  if (clients_.empty()) owed_.clear();
+  const double most = limit(now_), owed = used + 2 * kSlice - most;
+  if (!std::isfinite(most) || owed <= 0) return;
+  const double kept = std::min(owed, kMostOwed);
+  owed_.insert(std::upper_bound(owed_.begin(), owed_.end(), kept), kept);
+  if (owed_.size() > kMostOwing) owed_.erase(owed_.begin());
+}
+
+// Who was away or took no answers has saved nothing up, and a newcomer may owe something.
+void Batcher::forfeit(Client& client) {
+  const double most = limit(now_);
+  if (std::isfinite(most)) client.used = std::max(client.used, most - 2 * kSlice + client.owed);
+  client.owed = 0;
 }
 
 bool Batcher::has_room(std::uint64_t name) const {
@@ -73,18 +92,20 @@ bool Batcher::known(std::uint64_t name, std::uint64_t number, double now) const 
 bool Batcher::add(std::shared_ptr<Call> call) {
   join(call->client);
   if (!has_room(call->client)) return false;
+  now_ = call->arrived;
   settle(call->arrived);
   Client& client = *find(call->client);
-  if (!contends(client, call->arrived)) {  // who was away has saved nothing up
-    const double most = limit(call->arrived);
-    if (std::isfinite(most)) client.used = std::max(client.used, most - 2 * kSlice);
-  }
+  if (!contends(client, call->arrived)) forfeit(client);
   client.calls.push_back(std::move(call));
   return true;
 }
 
 void Batcher::answered(std::uint64_t name, double now) {
-  if (Client* client = find(name)) client->answered = now;
+  now_ = now;
+  if (Client* client = find(name)) {
+    client->answered = now;
+    client->spent = spent_;
+  }
 }
 
 void Batcher::drop(std::uint64_t name, std::uint64_t number) {
@@ -93,14 +114,21 @@ void Batcher::drop(std::uint64_t name, std::uint64_t number) {
 }
 
 void Batcher::hold(std::uint64_t name, bool held) {
-  if (Client* client = find(name)) client->held = held;
+  Client* client = find(name);
+  if (!client || client->held == held) return;
+  if (!held) forfeit(*client);
+  client->held = held;
 }
 
 void Batcher::busy(std::uint64_t name, bool waits) {
-  if (Client* client = find(name)) client->busy = waits;
+  Client* client = find(name);
+  if (!client) return;
+  if (waits && !contends(*client, now_)) forfeit(*client);
+  client->busy = waits;
 }
 
 void Batcher::charge(std::uint64_t name, double seconds) {
+  spent_ += seconds;
   if (Client* client = find(name)) client->used += seconds;
 }
 
@@ -111,7 +139,7 @@ bool Batcher::may(std::uint64_t name, double now) const {
 
 // Whether a client wants something, or will in a moment if it goes on.
 bool Batcher::contends(const Client& client, double now) const {
-  return !client.held && (client.head() || client.busy || now - client.answered <= hold_);
+  return !client.held && (client.head() || client.busy || now <= until(client));
 }
 
 // The longest that a client may have used this machine and get more: a slice more than the contender with least.
@@ -145,6 +173,7 @@ void Batcher::settle(double now) {
 }
 
 double Batcher::wait(double now) const {
+  now_ = now;
   std::size_t heads = 0;
   double last = 0, oldest = 0;  // answer to a client that is away; arrival
   bool away = false, behind = false;
@@ -168,7 +197,7 @@ double Batcher::wait(double now) const {
     if (idle_ < 0) idle_ = now;
     double end = now + hold_;  // until the first of those who are owed work is given up
     for (const Client& client : clients_) {
-      if (!client.head() && !client.busy && contends(client, now)) end = std::min(end, client.answered + hold_);
+      if (!client.head() && !client.busy && contends(client, now)) end = std::min(end, until(client));
     }
     return std::max(1e-6, end - now);
   }
@@ -268,6 +297,7 @@ std::vector<std::shared_ptr<Call>> Batcher::take(double now) {
     rows += call.count;
     call.charged = static_cast<double>(call.count * cost(call.matrix)) / speed_;
     client->used += call.charged;
+    spent_ += call.charged;
     client->next = {(call.matrix + 1) % matrices_, call.masked};
     batch.push_back(client->calls.front());
     if (call.finished()) {

@@ -16,6 +16,8 @@ constexpr double kSlice = 0.005;        // seconds that one product takes, about
 constexpr double kHold = 0.01;          // seconds for which a client that is owed work is waited for
 constexpr double kAloneSlices = 32;     // at once, while nobody else wants anything
 constexpr std::size_t kLeastRows = 16;  // that are never split
+constexpr double kMostOwed = 0.1;       // seconds with which a newcomer may begin
+constexpr std::size_t kMostOwing = 64;  // clients that left, of which that is kept
 constexpr double kSpeed = 17179869184;  // rows times their cost a second, until that was measured
 
 // A product that a client waits for.
@@ -91,8 +93,10 @@ class Batcher {
     std::deque<std::shared_ptr<Call>> calls;
     double used = 0;  // seconds of this machine so far
     double answered = -std::numeric_limits<double>::infinity();
-    Key next;  // what it will want if it goes on
+    Key next;          // what it will want if it goes on
+    double spent = 0;  // seconds that this machine had worked for all clients when it got its last answer
     bool held = false, busy = false;
+    double owed = 0;  // seconds that one who left had used beyond what a newcomer begins with
     std::uint64_t last = std::numeric_limits<std::uint64_t>::max();  // the call that was taken last, all of it
     double arrived = 0;                                              // when it came
 
@@ -105,12 +109,15 @@ class Batcher {
 
   const Client* find(std::uint64_t client) const;
   Client* find(std::uint64_t client);
+  // Until when a client counts that was answered and doesn't ask: it may have asked while nobody heard it.
+  double until(const Client& client) const { return client.answered + (spent_ - client.spent) + hold_; }
   static Key key(const Call& call) { return {call.matrix, call.masked}; }
   Key meeting(double now) const;
   bool contends(const Client& client, double now) const;
   double limit(double now) const;
   static bool eligible(const Client& client, double limit) { return !client.held && client.used <= limit; }
   void settle(double now);
+  void forfeit(Client& client);
   std::size_t piece(std::uint64_t matrix, double now) const;
 
   std::uint64_t matrices_;
@@ -118,6 +125,9 @@ class Batcher {
   std::size_t max_rows_, max_waiting_;
   std::vector<std::uint64_t> costs_;
   double speed_ = kSpeed;
+  std::vector<double> owed_;     // by clients that left, in ascending order
+  double spent_ = 0;             // seconds that this machine worked, in which nobody was heard
+  mutable double now_ = 0;       // as it was told last
   mutable double idle_ = -1;     // since when nothing is multiplied, for clients that are owed work
   std::vector<Client> clients_;  // in the order in which they came
 };

@@ -41,17 +41,24 @@ void Server::forget(std::uint64_t name) {
   batcher_.leave(name);
 }
 
-std::vector<Server::Counted> Server::counted() {
-  std::vector<Counted> found;
+Server::Counts Server::counted() {
+  Counts found{std::exchange(products_, 0), std::exchange(shared_rows_, 0), {}};
   for (Peer& one : peers_) {
     if (one.counters.bytes_in > 0 || one.counters.calls > 0) {
-      found.push_back({one.client, std::exchange(one.counters, Counters())});
+      found.clients.push_back({one.client, std::exchange(one.counters, Counters())});
     }
   }
   return found;
 }
 
-Server::Event Server::turn(double seconds, double idle) {
+Server::TurnEnd Server::turn(double seconds, double idle) {
+  end_ = TurnEnd();
+  const Event event = serve(seconds, idle);
+  end_.event = event;
+  return std::exchange(end_, TurnEnd());
+}
+
+Server::Event Server::serve(double seconds, double idle) {
   const link::Turn polling(*poller_.busy);
   const double end = now() + seconds;
   for (;;) {
@@ -116,6 +123,8 @@ bool Server::warm(Event& event) {
 // One call, if one is there. What else came is an event.
 bool Server::take(double seconds, Event& event) {
   link::Poller& poller = *poller_.poller;
+  std::uint64_t& client = end_.client;
+  link::Record& record = end_.record;
   if (!poller.poll(client, record) && (seconds <= 0 || !poller.wait(client, record, seconds, *poller_.patience))) {
     return false;
   }
@@ -127,6 +136,7 @@ bool Server::take(double seconds, Event& event) {
 
 // False where the record is no call that is taken as it is.
 bool Server::queued(Peer& from) {
+  const link::Record& record = end_.record;
   const char* frame = from.receiver.receiver->data(record);
   Multiply wanted;
   const std::size_t begin = read_front(frame, record.length, wanted);
@@ -170,7 +180,7 @@ Server::Event Server::multiply() {
   for (const auto& call : batch_) rows_ += call->count;
   const bool alone = batch_.size() == 1;
   Peer* to = alone && first.count == first.rows ? peer(first.client) : nullptr;
-  answer = answer_to(first);
+  Answer answer = answer_to(first);
   char* room = to ? room_for(*to, answer) : nullptr;  // straight into the ring
   try {
     for (const auto& call : batch_) {
@@ -215,12 +225,13 @@ Server::Event Server::multiply() {
 // Somebody's numbers are wrong, or it wants too much: each alone, so that the others don't suffer.
 Server::Event Server::failed(const char* why) {
   const bool alone = batch_.size() == 1;
-  client = batch_.front()->client;
-  number = batch_.front()->number;
-  reason = why;
+  const std::uint64_t client = batch_.front()->client, number = batch_.front()->number;
   if (alone) {
     batcher_.drop(client, number);
     batcher_.answered(client, now());
+    end_.client = client;
+    end_.call = number;
+    end_.reason = why;
   } else {
     for (auto& call : batch_) apart_.push_back(std::move(call));
   }
@@ -230,8 +241,8 @@ Server::Event Server::failed(const char* why) {
 
 // Who used what of a product that took `seconds`, and how fast this machine is.
 void Server::count(double seconds) {
-  products += 1;
-  if (batch_.size() > 1) shared_rows += rows_;
+  products_ += 1;
+  if (batch_.size() > 1) shared_rows_ += rows_;
   for (const auto& call : batch_) {
     const double own = seconds * static_cast<double>(call->count) / static_cast<double>(rows_);
     call->seconds += own;
@@ -307,7 +318,7 @@ Answer Server::answer_to(const Call& call) const {
 Server::Event Server::deliver(const Call& call, const std::uint32_t* z) {
   Peer* to = peer(call.client);
   if (!to) return Event::kNothing;  // it has gone
-  answer = answer_to(call);
+  const Answer answer = answer_to(call);
   if (char* room = room_for(*to, answer)) {
     const double started = now();
     std::memcpy(room, z, answer.bytes());
@@ -315,8 +326,10 @@ Server::Event Server::deliver(const Call& call, const std::uint32_t* z) {
     batcher_.charge(call.client, now() - started);
     return Event::kNothing;
   }
-  client = call.client;
-  product = z;
+  end_.client = call.client;
+  end_.call = call.number;
+  end_.answer = answer;
+  end_.product = z;
   return Event::kProduct;
 }
 

@@ -1,6 +1,6 @@
-// The hot loop of an accelerator in shared memory: takes calls from rings, multiplies those that belong together, and
-// writes the products into the rings. The twin is cutset.offload.accelerator.server, which documents what is done, and
-// does all that is no plain call of a client that has said hello.
+// The loop of an accelerator over rings of shared memory: takes calls from rings, multiplies those that belong
+// together, and writes the products into the rings. The twin is cutset.offload.accelerator.server, which documents what
+// is done, and does all that is no plain call of a client that has said hello.
 #pragma once
 
 #include <cstddef>
@@ -32,7 +32,15 @@ class Server {
     kNothing = 0,  // the time is over
     kRecord = 1,   // `record` of `client`
     kProduct = 2,  // `answer` with `product`, for `client`, doesn't fit in the ring now
-    kRefusal = 3,  // `reason` why `number` of `client` isn't answered
+    kRefusal = 3,  // `reason` why `call` of `client` isn't answered
+  };
+  struct TurnEnd {
+    Event event = Event::kNothing;
+    std::uint64_t client = 0, call = 0;
+    link::Record record;
+    std::string reason;
+    Answer answer;
+    const std::uint32_t* product = nullptr;  // its (rows, outputs), until the next turn
   };
   struct Counters {
     std::uint64_t calls = 0, rows = 0, bytes_in = 0, bytes_out = 0;
@@ -50,22 +58,18 @@ class Server {
   bool queue(std::shared_ptr<Call> call) { return batcher_.add(static_cast<std::shared_ptr<Call>&&>(call)); }
 
   // Serves for `seconds`, or until something is for the twin, or nothing was to be done for `idle` seconds.
-  Event turn(double seconds, double idle);
+  TurnEnd turn(double seconds, double idle);
 
-  // What an event is about.
-  std::uint64_t client = 0, number = 0;
-  link::Record record;
-  std::string reason;
-  Answer answer;
-  const std::uint32_t* product = nullptr;  // its (rows, outputs), until the next turn
-
-  // By client, since the twin read them last; and of all.
+  // What was counted since the twin asked last: by client, and of all.
   struct Counted {
     std::uint64_t client;
     Counters counters;
   };
-  std::vector<Counted> counted();
-  std::uint64_t products = 0, shared_rows = 0;
+  struct Counts {
+    std::uint64_t products = 0, shared_rows = 0;
+    std::vector<Counted> clients;
+  };
+  Counts counted();
   static double now();
 
  private:
@@ -80,6 +84,7 @@ class Server {
   // That are read between two products: a few of each client.
   std::size_t most_messages() const { return 2 * peers_.size() + 8; }
   Peer* peer(std::uint64_t name);
+  Event serve(double seconds, double idle);
   bool take(double seconds, Event& event);
   bool warm(Event& event);
   bool queued(Peer& from);
@@ -99,6 +104,8 @@ class Server {
   Rules rules_;
   std::vector<Peer> peers_;
   Workspace workspace_, inputs_, outputs_;
+  TurnEnd end_;  // of this turn
+  std::uint64_t products_ = 0, shared_rows_ = 0;
   std::size_t next_ = 0, warmed_;  // the matrix that is wanted next, and how much of it was read ahead
 
   Batch batch_;            // what is multiplied

@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cutset.config import StreamSettings
     from cutset.engine.outputs import CompletionOutput, Delta, RequestOutput, Timings, TokenLogprob, Usage
     from cutset.engine.params import SamplingParams
     from cutset.llm import LLM, AsyncLLM
@@ -26,6 +27,7 @@ __all__ = [
     "RequestOutput",
     "SamplingParams",
     "Stream",
+    "StreamSettings",
     "Timings",
     "TokenLogprob",
     "Usage",
@@ -36,6 +38,7 @@ _HOMES = {
     "AsyncLLM": "cutset.llm",
     "SamplingParams": "cutset.engine.params",
     "Stream": "cutset.stream",
+    "StreamSettings": "cutset.config",
 } | dict.fromkeys(
     ["CompletionOutput", "Delta", "RequestOutput", "Timings", "TokenLogprob", "Usage"], "cutset.engine.outputs"
 )

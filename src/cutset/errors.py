@@ -16,6 +16,7 @@
     ├── LinkError                a channel between two parties
     │   ├── LinkTimeout          the other side didn't answer, or didn't take what was sent, in time
     │   ├── LinkClosed           the other side closed the channel, died, or was never there
+    │   ├── HandshakeError       the other side is another version, has another model, or isn't who it must be
     │   └── FrameError           what came isn't a frame, or is larger than allowed
     └── OffloadError             the mode that was asked for can't be kept
         └── IntegrityError       a party gave a wrong product: the session is over
@@ -35,6 +36,7 @@ __all__ = [
     "EngineError",
     "FrameError",
     "GraphError",
+    "HandshakeError",
     "IntegrityError",
     "LinkClosed",
     "LinkError",
@@ -136,6 +138,10 @@ class LinkTimeout(LinkError):
 
 class LinkClosed(LinkError):
     """The other side closed the channel, died, or was never there."""
+
+
+class HandshakeError(LinkError):
+    """The other side refuses this one, or is another version, has another model or can't show what it must."""
 
 
 class FrameError(LinkError):

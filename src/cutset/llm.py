@@ -36,7 +36,7 @@ from cutset.models.text.chat import ChatTemplate
 from cutset.models.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from cutset.offload.client.open import Offload
+    from cutset.offload.client.offload import Offload
 
 __all__ = ["LLM", "AsyncLLM", "Prompt"]
 
@@ -66,7 +66,7 @@ class _Model:
         self.name, self.directory = found.name, found.directory
         mode = None
         if self.settings.offload or self.settings.mode or self.settings.pads_from or self.settings.pad_rows:
-            from cutset.offload.client.open import check_settings
+            from cutset.offload.client.offload import check_settings
 
             mode = check_settings(self.settings)
         # The trusted side of an offload takes nobody's word for its own files, not even its own of last time.
@@ -80,7 +80,7 @@ class _Model:
         self.offload: Offload | None = None
         self.executor: Executor
         if mode is not None and mode.remote:
-            from cutset.offload.client.open import open_offload
+            from cutset.offload.client.offload import open_offload
 
             self.offload = open_offload(source, self.settings, mode, progress)
             self.executor, self.choice = self.offload.executor, self.offload.choice

@@ -3,41 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-import numpy as np
-import torch
 from torch import nn
 
 from cutset.cluster.coordinator.advisor import Advisor
-from cutset.cluster.coordinator.coordinator import Coordinator, Planner
-from cutset.cluster.coordinator.even import even_plan
-from cutset.cluster.coordinator.fitting import check_fits, lacking
-from cutset.cluster.coordinator.result import Result
+from cutset.cluster.coordinator.coordinator import Coordinator
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.launch.local import LocalWorkers
 from cutset.cluster.messages import Report
-from cutset.cluster.model import Model
-from cutset.codec import Budget
+from cutset.config import StreamSettings, load_stream_settings
 from cutset.errors import ConfigError, CutsetError, RequestError
+from cutset.link.keys import Keys
 from cutset.partition.hop import Hop
-from cutset.partition.node import ITEM_BYTES
 from cutset.partition.plan import Plan
-from cutset.video.accuracy import Accuracy
-from cutset.video.sources.codec import VideoCodec
+from cutset.video.assembly import Addresses, Assembly, Given, assemble
+from cutset.video.result import Result
+from cutset.video.torch_model import TorchModel
 
-if TYPE_CHECKING:
-    from cutset.link.keys import Keys
+__all__ = ["Stream", "StreamSettings"]
 
-__all__ = ["Stream"]
-
-
-STARTING = 30.0  # seconds that workers on a busy machine may take to start
+# What settings were called as keywords before there were settings.
+EARLIER = {"half": "float16", "speeds": "speed"}
 
 
 class Stream:
@@ -47,130 +37,90 @@ class Stream:
             for result in stream:
                 print(result.picture, result.top(1))
 
-    `model` is a name of the zoo, a torch module, or a `Model`. A source is any iterable of pictures: arrays
-    (3, height, width) or (1, 3, height, width) of uint8, or of the dtype that a module of your own takes.
-    `workers` is a number, for processes on this machine, or names and addresses, nearest to the camera first.
-    Results come in order for each source; leaving the `with` block early stops everything.
+    `model` is a name of the zoo, a torch module, or a `TorchModel`. A source is any iterable of pictures, arrays
+    (3, height, width) or (1, 3, height, width) of uint8, or of the dtype that a module of your own takes; or a text
+    such as "street.mp4", "camera:0" or "generated:480x720". Results come in order for each source; leaving the `with`
+    block early stops everything.
     """
 
     def __init__(
         self,
-        model: str | nn.Module | Model,
-        *sources: Iterable[Any],
-        workers: int | Sequence[str] | Mapping[str, tuple[str, bytes | None]] = 2,
-        plan: Plan | None = None,
-        planner: Advisor | Callable[[Model, Sequence[str], str], Plan] | None = None,
-        mode: Literal["delta", "full"] = "delta",
-        in_flight: int = 4,
-        rate: float | None = None,
-        deadline: float | None = None,
-        threshold: float = 0.0,
-        half: bool = False,
-        levels: int = 0,
-        max_error: float | None = None,
-        head: bool = True,
-        weights: Path | None = None,
-        seed: int = 0,
-        threads: int = 1,
-        speeds: Sequence[float] = (),
+        model: str | nn.Module | TorchModel,
+        *sources: str | Path | Iterable[Any],
+        settings: StreamSettings | None = None,
+        workers: int | Sequence[str] | Addresses | None = None,
+        plan: str | Path | Plan | None = None,
+        planner: Advisor | Callable[[TorchModel, Sequence[str], str], Plan] | None = None,
         keys: Keys | None = None,
         paces: Mapping[tuple[str, str], Hop] | None = None,
         options: Options | None = None,
         observe: Callable[[Report, Plan, float], None] | None = None,
         tell: Callable[[str], None] = lambda line: None,
+        **single: Any,
     ) -> None:
-        """`planner(model, workers that are there, why)` makes the plans, or an `Advisor` does, which also makes better
-        ones while pictures flow; without, all workers get as many operations. `plan` is the first plan.
+        """`settings` say how the network runs; without, they are loaded as by the command line, and each may be given
+        as a keyword (in_flight, rate, threshold, scheduler, … see `cutset config`).
 
-        `rate`: pictures a second of each source. `deadline`: seconds after capture, when a picture is dropped.
-        `threads` and `speeds` (emulated, up to 1) are the local workers'; `keys` this side's pair, for tcp.
-        Activations that are off by `threshold` and pixels that are off by `levels` aren't sent again; `half` sends
-        activations as float16. `max_error`, a share of the output's largest element, scales these down, or looks for a
-        threshold if none is given: every 16th picture is computed here too.
-        `paces` emulate slow connections, by the names of sender and receiver.
-        `options` overrides mode, in_flight, rate, deadline, threshold, half and levels.
+        Objects stand in place of settings: `workers`, by name addresses and public keys; a `plan`; `keys`, this side's
+        pair; `paces`, slow connections to emulate by the names of sender and receiver; `options`, which override
+        mode, in_flight, rate, deadline, threshold, float16, levels, patience and silence.
+        `planner(model, workers that are there, why)` makes the plans in place of the scheduler, or an `Advisor` does.
         `observe` hears each party's report of each picture, times on this side's clock, with the plan and the seconds
         that the picture's bytes took to that party; `tell` hears what happens. Both are called from another thread.
-        Raises CutsetError: ConfigError, GraphError, ModelError, RequestError.
+        Raises CutsetError: ConfigError, GraphError, ModelError, RequestError, SourceError.
         """
-        if not sources:
-            raise RequestError("a stream needs a source of pictures")
-        if mode not in ("delta", "full"):
-            raise ConfigError(f"the mode is delta or full, not {mode!r}")
-        if not 1 <= in_flight <= 1024:
-            raise ConfigError(f"the number of pictures in flight must be from 1 to 1024, not {in_flight}")
-        for name, value in (("rate", rate), ("deadline", deadline)):
-            if value is not None and not value > 0:
-                raise ConfigError(f"{name} must be above 0, not {value}")
-        self._over = False
+        addresses = workers if isinstance(workers, Mapping) else None
+        single |= {} if addresses is not None else {"workers": workers}
+        single |= {} if isinstance(plan, Plan) else {"plan": None if plan is None else str(plan)}
+        single = {name: value for name, value in single.items() if value is not None}
+        given = Given(addresses, plan if isinstance(plan, Plan) else None, planner, keys, paces, options)
+        self._begin(assemble(model, sources, _settings(settings, single), given, tell=tell), observe, tell)
+
+    @classmethod
+    def of(
+        cls,
+        assembly: Assembly,
+        *,
+        observe: Callable[[Report, Plan, float], None] | None = None,
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> Stream:
+        """A stream of what `cutset.video.assembly.assemble` put together, which it closes in the end."""
+        self = cls.__new__(cls)
+        self._begin(assembly, observe, tell)
+        return self
+
+    def _begin(
+        self,
+        assembly: Assembly,
+        observe: Callable[[Report, Plan, float], None] | None,
+        tell: Callable[[str], None],
+    ) -> None:
+        self.settings, self.model, self.accuracy = assembly.settings, assembly.model, assembly.accuracy
+        self._assembly, self._over = assembly, False
         self._local: LocalWorkers | None = None
         self._coordinator: Coordinator | None = None
-        self._advisor: Advisor | None = None
-        settings = options or Options(
-            deltas=mode == "delta",
-            in_flight=in_flight,
-            budget=Budget(threshold, half),
-            levels=levels,
-            rate=rate,
-            deadline=deadline,
-        )
-        if not 0 <= settings.levels <= 255:
-            raise ConfigError(f"levels must be from 0 to 255, not {settings.levels}")
-        self.accuracy: Accuracy | None = None
-        if max_error is not None:
-            self.accuracy = Accuracy(max_error, settings.budget, settings.levels)
-            settings = replace(settings, budget=self.accuracy.budget, levels=self.accuracy.levels)
-        read = list(sources)
-        if not isinstance(model, Model):
-            first, read[0] = _peek(iter(sources[0]))
-            model = _model(model, first, head, weights, seed)
-        self.model = model
-        if isinstance(workers, int):  # they are on their way
-            settings = replace(settings, gather=max(settings.gather, STARTING))
-        codecs: list[VideoCodec | None] = [getattr(source, "codec", None) for source in sources]
-        if plan is not None:
-            names = [f"worker{i + 1}" for i in range(workers)] if isinstance(workers, int) else list(workers)
-            check_fits(plan, model, names, codecs)
-            if idle := set(names) - {stage.worker for stage in plan.stages}:
-                tell(f"the plan gives nothing to do to {', '.join(name for name in names if name in idle)}")
         try:
-            named = self._workers(workers, threads, speeds)
-            if isinstance(planner, Advisor):
-                self._advisor = planner
+            if isinstance(assembly.workers, int):
+                self._local = LocalWorkers(assembly.workers, threads=assembly.settings.threads, speeds=assembly.speeds)
+                self._local.stock(self.model)
             self._coordinator = Coordinator(
-                model,
-                named,
-                _planner(model, plan, planner, tell),
-                read,
-                settings,
-                codecs=codecs,
-                keys=keys,
-                paces=paces,
+                self.model,
+                self._local.addresses if self._local is not None else assembly.addresses,
+                assembly.planner,
+                assembly.sources,
+                assembly.options,
+                inputs=assembly.inputs,
+                keys=assembly.keys,
+                paces=assembly.links,
                 observe=observe,
-                advisor=self._advisor,
+                advisor=assembly.advisor,
                 tell=tell,
             )
-            if self._advisor is not None:
-                self._advisor.propose = self._coordinator.propose
+            if assembly.advisor is not None:
+                assembly.advisor.propose = self._coordinator.propose
         except BaseException:
             self.close()
             raise
-
-    def _workers(
-        self,
-        workers: int | Sequence[str] | Mapping[str, tuple[str, bytes | None]],
-        threads: int,
-        speeds: Sequence[float],
-    ) -> Mapping[str, tuple[str, bytes | None]]:
-        if isinstance(workers, int):
-            self._local = LocalWorkers(workers, threads=threads, speeds=speeds)
-            self._local.stock(self.model)
-            return self._local.addresses
-        if isinstance(workers, Mapping):
-            return workers
-        if len(set(workers)) != len(workers):
-            raise ConfigError("a worker is named twice")
-        return {address: (address, None) for address in workers}
 
     @property
     def coordinator(self) -> Coordinator:
@@ -181,8 +131,8 @@ class Stream:
 
     @property
     def advisor(self) -> Advisor | None:
-        """What plans and looks for better plans, if it was given as `planner`."""
-        return self._advisor
+        """What plans and looks for better plans; None for even splits and a planner that is a function."""
+        return self._assembly.advisor
 
     @property
     def local(self) -> LocalWorkers | None:
@@ -220,8 +170,7 @@ class Stream:
         with contextlib.ExitStack() as parts:  # from last to first; a signal meanwhile leaves none of them open
             if self._local is not None:
                 parts.callback(self._local.close)
-            if self._advisor is not None:
-                parts.callback(self._advisor.close)
+            parts.callback(self._assembly.close)
             if coordinator is not None:
                 parts.callback(coordinator.close)
 
@@ -234,47 +183,11 @@ class Stream:
         self.close()
 
 
-def _peek(source: Iterator[Any]) -> tuple[Any, Iterable[Any]]:
-    first = next(source, None)
-    if first is None:
-        raise RequestError("the source has no picture")
-    return first, itertools.chain([first], source)
-
-
-def _model(model: str | nn.Module, first: Any, head: bool, weights: Path | None, seed: int) -> Model:
-    """The network for pictures like this one."""
-    try:
-        picture = np.asarray(getattr(first, "pixels", first))
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise RequestError(f"a picture must be an array: {str(error).splitlines()[0][:200]}") from None
-    if picture.dtype.name not in ITEM_BYTES:
-        raise RequestError(f"pictures of dtype {picture.dtype} can't be sent; known: {', '.join(ITEM_BYTES)}")
-    shape = picture.shape if picture.ndim == 4 else (1, *picture.shape)
-    if len(shape) != 4 or shape[0] != 1:
-        raise RequestError(f"a picture has shape (channels, height, width), not {list(picture.shape)}")
-    if isinstance(model, str):
-        from cutset.video.zoo import build
-
-        if shape[1] != 3 or picture.dtype != np.uint8:
-            raise RequestError(f"pictures are uint8 (3, height, width), not {picture.dtype} {list(picture.shape)}")
-        model = build(model, head=head, weights=weights, seed=seed)
-    return Model.of(model, shape, getattr(torch, picture.dtype.name), picture)
-
-
-def _planner(
-    model: Model,
-    first: Plan | None,
-    planner: Advisor | Callable[[Model, Sequence[str], str], Plan] | None,
-    tell: Callable[[str], None],
-) -> Planner:
-    def plan(alive: Sequence[str], why: str) -> Plan:
-        if first is not None:
-            missing = lacking(first, alive)
-            if not missing:
-                return first
-            tell(f"the plan that was given needs {', '.join(missing)}, not there now: another one is made")
-        if isinstance(planner, Advisor):
-            return planner.plan(alive, why)
-        return planner(model, alive, why) if planner is not None else even_plan(model, alive)
-
-    return plan
+def _settings(settings: StreamSettings | None, single: dict[str, Any]) -> StreamSettings:
+    """The settings of a call. Raises ConfigError for ones that are unknown or wrong, or given in both ways."""
+    named = {EARLIER.get(name, name): value for name, value in single.items()}
+    if "head" in named:
+        named["features"] = not named.pop("head")
+    if settings is not None and named:
+        raise ConfigError("give either settings or single ones, not both")
+    return settings or load_stream_settings(named)

@@ -10,10 +10,11 @@ from attacks.setting import Outcome
 from attacks.statistics import TESTS, failures
 from attacks.suite import ATTACKS
 from cutset.errors import IntegrityError
+from cutset.link.peer import read_about
 from cutset.offload.client import ledger, pad_sources
-from cutset.offload.client.hot import HotCalls, Stop
 from cutset.offload.client.linears import OffloadLinears
-from cutset.offload.messages import Hello, Multiply, Product, Welcome
+from cutset.offload.client.ring_calls import RingCalls, Stop
+from cutset.offload.messages import Capabilities, Hello, Multiply, Product, Welcome, encode
 
 PROMPT = ours.PROMPT
 
@@ -31,8 +32,14 @@ def native(monkeypatch, tmp_path):
     monkeypatch.setattr(ours, "LINK", "shm")
     monkeypatch.setenv("CUTSET_SHM_DIR", str(tmp_path))
     steps = []
-    run = HotCalls.run
-    monkeypatch.setattr(HotCalls, "run", lambda *given: steps.append(run(*given)) or steps[-1])
+    run = RingCalls.run
+
+    def counted(*given):
+        end = run(*given)
+        steps.append(end.stop)
+        return end
+
+    monkeypatch.setattr(RingCalls, "run", counted)
     yield steps
     ours.capture.cache_clear()
 
@@ -152,7 +159,8 @@ class TakesFew(Middle):
 
     def reply(self, asked: Sent, answer: Sent) -> list[Sent]:
         if isinstance(answer.message, Welcome):
-            return [Sent(msgspec.structs.replace(answer.message, max_rows=self.most), ())]
+            about = msgspec.structs.replace(read_about(answer.message, Capabilities), max_rows=self.most)
+            return [Sent(msgspec.structs.replace(answer.message, about=encode(about)), ())]
         return [answer]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cutset.bench.report import report
+from benchmarks.report import report
 
 ROOT = Path(__file__).resolve().parents[2]
 

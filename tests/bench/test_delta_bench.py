@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cutset.bench import delta
+from benchmarks import delta
 from cutset.compare.results import Results, load, machine, save
 
 

@@ -5,10 +5,10 @@ import math
 import pytest
 
 from cutset.compare.diff import compare
-from cutset.compare.results import Machine, Results, Row
+from cutset.compare.results import MachineInfo, Results, Row
 from cutset.errors import ConfigError
 
-MACHINE = Machine("cpu", 2, 2, {})
+MACHINE = MachineInfo("cpu", 2, 2, {})
 
 
 def results(*rows):

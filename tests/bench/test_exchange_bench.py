@@ -23,6 +23,16 @@ def test_every_backend_is_timed_and_compared(tmp_path: Path, capsys: Any) -> Non
     assert "NO" not in capsys.readouterr().out
 
 
+def test_a_plot_is_drawn_in_the_form_that_its_name_says(tmp_path: Path, capsys: Any) -> None:
+    pytest.importorskip("matplotlib")
+    flags = [*FLAGS, "--threads", "1", "--plot"]
+    assert main([*flags, str(tmp_path / "x.svg")]) == 0
+    assert b"<svg" in (tmp_path / "x.svg").read_bytes()
+    assert main([*flags, str(tmp_path / "x.xyz")]) == 2
+    assert "a drawing's name ends with .png or .svg" in capsys.readouterr().err
+    assert not (tmp_path / "x.xyz").exists()
+
+
 def test_a_backend_that_is_wrong_is_an_error(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     right = NativeDecoder.forward
     monkeypatch.setattr(NativeDecoder, "forward", lambda *args: np.zeros_like(right(*args)))

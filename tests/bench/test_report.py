@@ -2,11 +2,12 @@
 
 import pytest
 
-from cutset.bench.report import format_value, report
-from cutset.compare.results import Machine, Results, Row, save
+from benchmarks.report import report
+from cutset.compare.metric_units import format_value
+from cutset.compare.results import MachineInfo, Results, Row, save
 from cutset.errors import ConfigError
 
-MACHINE = Machine("A CPU", 2, 1, {"python": "3.11", "numpy": "2.0"})
+MACHINE = MachineInfo("A CPU", 2, 1, {"python": "3.11", "numpy": "2.0"})
 
 
 def put(folder, name, *rows, command="cutset bench decode"):

@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from cutset.compare.results import Machine, Results, Row, load, machine, save, summarise
-from cutset.compare.units import higher_is_better
+from cutset.compare.metric_units import higher_is_better
+from cutset.compare.results import MachineInfo, Results, Row, load, machine, save, summarise
 from cutset.config import usable_cores
 from cutset.errors import ConfigError
 
-MACHINE = Machine("A CPU", 2, 2, {"python": "3.11"})
+MACHINE = MachineInfo("A CPU", 2, 2, {"python": "3.11"})
 ROW = {"workload": "w", "system": "cutset int8", "metric": "decode", "value": 2, "unit": "tok/s", "spread": None}
 
 

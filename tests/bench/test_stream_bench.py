@@ -10,17 +10,19 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("av")
 
-from cutset.bench.report import report
-from cutset.bench.stream import PARTS as STREAM_PARTS
-from cutset.bench.stream import Setting
-from cutset.bench.stream_bytes import AGAINST_CSR, FIRST_CUTS, CutBytes, csr_bytes, measure_bytes
-from cutset.bench.stream_faults import ERROR, RECOVERY, Faults
-from cutset.bench.stream_planning import TIME, chain, large_problem, run_planning
+from benchmarks.report import report
+from benchmarks.stream import CSR, TARGETS, csr_bytes
+from benchmarks.stream import PARTS as STREAM_PARTS
+from benchmarks.stream_faults import ERROR, RECOVERY, FaultSchedule
+from benchmarks.stream_planning import TIME, chain, large_problem, run_planning
+from benchmarks.targets import judge
+from cutset.bench.stream import PARTS as OWN_PARTS
+from cutset.bench.stream import StreamSetting
+from cutset.bench.stream_bytes import FIRST_CUTS, CutBytes, measure_bytes
 from cutset.bench.stream_plans import CHOSEN, LATENCY, MISSED, PERIOD, Candidate, chosen, errors_of, near_best, verdicts
 from cutset.bench.stream_session import Played
-from cutset.bench.stream_targets import TARGETS, judge
 from cutset.bench.stream_videos import find_videos, generated
-from cutset.cli.bench_stream import PARTS
+from cutset.cli.bench_stream import IN_CHECKOUT, PARTS
 from cutset.cluster.emulation import Hop, connections
 from cutset.compare.results import Results, Row, machine, save
 from cutset.partition.cost import Cost, Part
@@ -31,24 +33,25 @@ from cutset.partition.schedulers import scheduler
 SMALL = (96, 128)
 
 
-def quick() -> Setting:
-    return Setting([generated(SMALL)], ("alexnet",), True, lambda line: None)
+def quick() -> StreamSetting:
+    return StreamSetting([generated(SMALL)], ("alexnet",), True, lambda line: None, (CSR,))
 
 
 def test_the_command_has_the_parts():
-    assert tuple(STREAM_PARTS) == PARTS
+    assert tuple(OWN_PARTS) == PARTS
+    assert tuple(STREAM_PARTS) == PARTS + IN_CHECKOUT
 
 
 def test_bytes_at_every_cut():
     setting = quick()
     model = setting.model("alexnet", setting.videos[0])
-    cuts = measure_bytes(model.graph, model.tensors, setting.videos[0].places((0, 5), 3))
+    cuts = measure_bytes(model.graph, model.tensors, setting.videos[0].places((0, 5), 3), codings=[CSR])
     assert len(cuts) == len(model.graph.trunk) == len(model.graph.nodes) + 1
-    assert cuts[0].value == model.picture
-    assert all(len(cut.delta) == len(cut.changed) == len(cut.csr) == 4 for cut in cuts)
+    assert cuts[0].value == model.input
+    assert all(len(cut.delta) == len(cut.changed) == len(cut.codings[CSR.system]) == 4 for cut in cuts)
     assert all(len(cut.full) == 2 and max(cut.full) <= cut.value.nbytes for cut in cuts)
     assert 0.15 < np.mean(cuts[0].changed) < 0.4, "noise and shapes"
-    assert all(cut.against_csr <= 1 for cut in cuts)
+    assert all(cut.against(CSR.system) <= 1 for cut in cuts)
 
 
 def test_csr_is_counted_as_the_older_system_would():
@@ -63,9 +66,9 @@ def test_csr_is_counted_as_the_older_system_would():
 
 
 def test_the_worst_picture_counts():
-    cut = CutBytes(Value("x", (1, 1, 8, 8), "float32"), [100, 40], [200, 30], [0.3, 0.1], [256])
+    cut = CutBytes(Value("x", (1, 1, 8, 8), "float32"), [100, 40], [0.3, 0.1], [256], {CSR.system: [200, 30]})
     assert cut.bound == pytest.approx(40 / (256 * (0.1 + 1 / 32)))
-    assert cut.against_csr == pytest.approx(40 / 30)
+    assert cut.against(CSR.system) == pytest.approx(40 / 30)
 
 
 def test_rows_make_a_page(tmp_path: Path):
@@ -116,7 +119,7 @@ def test_later_rounds_run_what_came_near_the_best():
     found = [candidate(str(i), LATENCY, 1.0, plan) for i, plan in enumerate(plans)]
     found.append(candidate("3", PERIOD, 1.0, plans[3]))
     runs = {one.key: Played([seconds]) for one, seconds in zip(found, (1.0, 1.4, 1.6, 9.0), strict=False)}
-    runs[plans[3].stages, "uint8", True].periods = [2.0]
+    runs[plans[3].stages, "", True].periods = [2.0]
     assert [(one.system, one.metric) for one in near_best(found, runs)] == [
         ("0", LATENCY),
         ("1", LATENCY),
@@ -143,13 +146,13 @@ def test_connections_of_a_line():
 
 def test_targets_take_the_worst_row():
     rows = [
-        Row("vgg16, x", "cutset", AGAINST_CSR, 0.9, "rel"),
-        Row("alexnet, x", "cutset", AGAINST_CSR, 1.2, "rel"),
+        Row("vgg16, x", "cutset", CSR.metric, 0.9, "rel"),
+        Row("alexnet, x", "cutset", CSR.metric, 1.2, "rel"),
         Row("a chain: 200 layers", "cutset optimal", TIME, 0.3, "s"),
         Row("a chain: 200 layers", "cutset neighbourhood", TIME, 9.0, "s"),
         Row("vgg16, one-by-one 432x768", "cutset", FIRST_CUTS, 3.5, "x"),
     ]
-    assert [(line[0].split()[0], line[2], line[3]) for line in judge(rows)] == [
+    assert [(line[0].split()[0], line[2], line[3]) for line in judge(rows, TARGETS)] == [
         ("bytes", "1.20", "NO"),
         ("full", "3.50", "yes"),
         ("seconds", "0.300", "yes"),
@@ -182,12 +185,12 @@ def test_without_videos_pictures_are_made_up(tmp_path: Path):
 def test_nothing_else_happens_while_a_worker_is_away(kills: int) -> None:
     """Plans and kills wait until all workers are there: one between a kill and its start would wait for ever."""
     away = None
-    for share, deed, what in Faults.spread(1000, kills).deeds:
+    for share, event, what in FaultSchedule.spread(1000, kills).events:
         assert 0 < share < 1
-        if deed == "start":
+        if event == "start":
             assert what == away
             away = None
         else:
             assert away is None
-            away = what if deed == "kill" else None
+            away = what if event == "kill" else None
     assert away is None

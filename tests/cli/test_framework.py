@@ -14,7 +14,7 @@ import cutset
 from cutset import cli
 from cutset.cli import COMMANDS, Command, main
 from cutset.cli.output import table
-from cutset.compare.results import Machine, Results, Row, save
+from cutset.compare.results import MachineInfo, Results, Row, save
 from cutset.config import OPTIONS
 from cutset.errors import CutsetError, ModelError
 
@@ -346,7 +346,7 @@ def test_a_model_whose_weights_are_gone_is_listed(here, capsys):
 
 def result(path, ours, rival):
     rows = [Row("w", system, "decode", value, "tok/s", 0.01) for system, value in (("cutset", ours), ("rival", rival))]
-    save(Results("cutset bench x", Machine("cpu", 2, 2, {}), tuple(rows)), path)
+    save(Results("cutset bench x", MachineInfo("cpu", 2, 2, {}), tuple(rows)), path)
 
 
 def test_bench_diff(here, capsys):
@@ -366,7 +366,9 @@ def test_bench_diff(here, capsys):
 def test_bench_report(here, capsys):
     (here / "benchmarks").mkdir()
     assert main(["bench", "report", "--check"]) == 1
-    assert "BENCHMARKS.md differs from what benchmarks says: run `cutset bench report`" in capsys.readouterr().out
+    assert (
+        "BENCHMARKS.md differs from what benchmarks says: run `python -m benchmarks report`" in capsys.readouterr().out
+    )
     assert main(["bench", "report"]) == 0
     assert main(["bench", "report", "--check"]) == 0
     first = (here / "BENCHMARKS.md").read_bytes()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cutset.cli import main
-from cutset.cli.sizes import SIZES
+from cutset.cli.options import SIZES
 from cutset.models.random import RandomModel
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from cutset.codec import Channel, Costs, Decoder, Encoder
+from cutset.codec import Costs, Decoder, EdgeSpec, Encoder
 from cutset.codec.payload import decode, encode
 
 FREE = Costs()  # nothing costs anything: whatever is smaller is taken
 
 
 def pair(tensor, **options):
-    channel = Channel.of(0, "conv1", tensor)
-    return Encoder(channel, costs=FREE.copy(), **{"bandwidth": 1e6, **options}), Decoder(channel)
+    spec = EdgeSpec.of(0, "conv1", tensor)
+    return Encoder(spec, costs=FREE.copy(), **{"bandwidth": 1e6, **options}), Decoder(spec)
 
 
 def sent(encoded):

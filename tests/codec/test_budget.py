@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from codec.payloads import FREE, pair, same, sent
-from cutset.codec import Budget, Channel, Encoder
+from cutset.codec import Budget, EdgeSpec, Encoder
 from cutset.errors import ConfigError
 
 
@@ -90,7 +90,7 @@ def test_a_key_in_float16_after_float32_values_that_stayed():
 
 
 def test_budgets_that_make_no_sense():
-    integers = Channel(0, "x", "<i4", (4,))
+    integers = EdgeSpec(0, "x", "<i4", (4,))
     for budget in (Budget(1.0), Budget(half=True)):
         with pytest.raises(ConfigError):
             Encoder(integers, budget=budget, costs=FREE)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from codec.payloads import FREE, pair, same, sent, video
-from cutset.codec import Channel, Decoder, Encoder, Verdict
+from cutset.codec import Decoder, EdgeSpec, Encoder, Verdict
 from cutset.codec.payload import DTYPES, decode, encode
 
 
@@ -33,7 +33,7 @@ def test_a_thousand_deltas_give_the_dense_tensor():
         if rng.random() < 0.02:
             lost += 1
             continue
-        verdict = decoder.decode(payload, arrays)
+        verdict = decoder.decode(payload, arrays).verdict
         if verdict is Verdict.NEED_KEY:
             requests += 1
             assert encoder.request(decode(encode(decoder.key_request())))
@@ -55,7 +55,7 @@ def test_every_dtype(dtype):
     for sequence in range(8):
         tensor = video(rng, tensor, 0.2)
         encoded = encoder.encode(tensor, sequence)
-        assert decoder.decode(*sent(encoded)) is Verdict.APPLIED
+        assert decoder.decode(*sent(encoded)).verdict is Verdict.APPLIED
         assert same(decoder.tensor, tensor)
         assert not decoder.tensor.flags.writeable
 
@@ -65,7 +65,7 @@ def test_odd_shapes(shape):
     tensor = np.full(shape, 2.5, np.float32)
     encoder, decoder = pair(tensor)
     for sequence in range(3):
-        assert decoder.decode(*sent(encoder.encode(tensor, sequence))) is Verdict.APPLIED
+        assert decoder.decode(*sent(encoder.encode(tensor, sequence))).verdict is Verdict.APPLIED
         assert same(decoder.tensor, tensor)
         tensor = tensor + np.float32(sequence)
 
@@ -125,14 +125,14 @@ def test_the_example_of_the_specification():
     held = np.full(20, 1000, "<u2")
     fresh = held.copy()
     fresh[0], fresh[-1] = 1001, 999
-    channel = Channel(0, "e", "<u2", (20,))
+    spec = EdgeSpec(0, "e", "<u2", (20,))
     parts = {name: np.frombuffer(bytes.fromhex(line), np.uint8) for name, line in lines.items()}
     for mask, nesting in (("mask", "none"), ("nested", "nested")):
         for values in ("plain", "change"):
-            encoder, decoder = Encoder(channel, plan=0, epoch=2, costs=FREE.copy()), Decoder(channel)
-            assert decoder.decode(*sent(encoder.encode(held, 7))) is Verdict.APPLIED
+            encoder, decoder = Encoder(spec, plan=0, epoch=2, costs=FREE.copy()), Decoder(spec)
+            assert decoder.decode(*sent(encoder.encode(held, 7))).verdict is Verdict.APPLIED
             encoded = encoder.encode(fresh, 8).payload
             assert encode(encoded).hex() == lines["header"].replace(" ", "")
             payload = msgspec.structs.replace(encoded, compression=(nesting, "none"), values=values)
-            assert decoder.decode(payload, [parts[mask], parts[values]]) is Verdict.APPLIED
+            assert decoder.decode(payload, [parts[mask], parts[values]]).verdict is Verdict.APPLIED
             assert same(decoder.tensor, fresh)

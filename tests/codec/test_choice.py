@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from codec.payloads import pair, same, sent
-from cutset.codec import Channel, Costs, Encoder, Verdict
+from cutset.codec import Costs, EdgeSpec, Encoder, Verdict
 
 
 def test_the_choice_follows_the_measured_costs():
@@ -16,14 +16,14 @@ def test_the_choice_follows_the_measured_costs():
     tensor = np.repeat(rng.standard_normal((4, 100, 10), np.float32), 10, axis=2)
     dear = Costs({"zlib": 1e-3, "bits": 1e-9}, {"zlib": 1e-3, "bits": 1e-9, "dense": 1e-10})
     cheap = Costs({"zlib": 1e-9, "bits": 1e-9}, {"zlib": 1e-9, "bits": 1e-9, "dense": 1e-10})
-    channel = Channel.of(0, "x", tensor)
+    spec = EdgeSpec.of(0, "x", tensor)
     for costs, bandwidth, expected in ((dear, 1e6, "none"), (cheap, math.inf, "none"), (cheap, 1e6, "zlib")):
-        encoder = Encoder(channel, costs=costs.copy(), bandwidth=bandwidth, compressor="zlib")
+        encoder = Encoder(spec, costs=costs.copy(), bandwidth=bandwidth, compressor="zlib")
         assert encoder.encode(tensor, 0).payload.compression == (expected,)
     half_zero = np.where(tensor > 0, tensor, 0)
     slow = Costs({"bits": 1.0}, {"bits": 1.0, "dense": 0})
     for costs, expected in ((slow, "dense"), (cheap, "bits")):
-        encoder = Encoder(channel, costs=costs.copy(), bandwidth=1e6, compressor=None)
+        encoder = Encoder(spec, costs=costs.copy(), bandwidth=1e6, compressor=None)
         assert encoder.encode(half_zero, 0).payload.encoding == expected
 
 
@@ -39,7 +39,7 @@ def test_changes_of_values_compress_better(dtype):
         for sequence in range(6):
             now[:, 20:50, 30:80] += rng.integers(0, 3, (3, 30, 50)).astype(dtype)
             encoded = encoder.encode(now, sequence)
-            assert decoder.decode(*sent(encoded)) is Verdict.APPLIED
+            assert decoder.decode(*sent(encoded)).verdict is Verdict.APPLIED
             assert same(decoder.tensor, now)
             kinds[bandwidth, encoded.payload.kind] = encoded.payload.values
     assert kinds[1e4, "delta"] == "change"
@@ -68,6 +68,6 @@ def test_one_spot_of_the_picture_doesnt_speak_for_all_of_it():
     before = np.random.default_rng(2).standard_normal((1, 64, 40, 100), np.float32)
     after = before.copy()
     after[:, :, 0, :] += 1
-    encoder = Encoder(Channel.of(0, "x", before), bandwidth=1e6)
+    encoder = Encoder(EdgeSpec.of(0, "x", before), bandwidth=1e6)
     encoder.encode(before, 0)
     assert encoder.encode(after, 1).payload.kind == "delta"

@@ -25,14 +25,14 @@ def test_a_damaged_delta_costs_a_key():
     with pytest.raises(FrameError, match="doesn't name"):
         decoder.decode(payload, (wrong, values))
     assert same(decoder.tensor, tensors[0])
-    assert decoder.decode(*payloads[2]) is Verdict.NEED_KEY
-    key = Encoder(encoder.channel, epoch=1, costs=FREE.copy(), compressor=None, bandwidth=1e6)
+    assert decoder.decode(*payloads[2]).verdict is Verdict.NEED_KEY
+    key = Encoder(encoder.spec, epoch=1, costs=FREE.copy(), compressor=None, bandwidth=1e6)
     payload, (mask, values) = sent(key.encode(np.where(tensors[0] > 0, tensors[0], 0), 0))
     wrong = np.ones_like(mask)
     with pytest.raises(FrameError, match="doesn't name"):
         decoder.decode(payload, (wrong, values))
     assert decoder.tensor is None  # half a key is no tensor
-    assert decoder.decode(payload, (mask, values)) is Verdict.APPLIED
+    assert decoder.decode(payload, (mask, values)).verdict is Verdict.APPLIED
 
 
 NUMBERS = st.sampled_from([0, 1, 2, 299, 300, 301, 2**30, 2**62])
@@ -93,7 +93,7 @@ def test_no_payload_harms(data):
     before = None if decoder.tensor is None else decoder.tensor.tobytes()
     try:
         hostile = decode(encode(Payload(**values)))
-        verdict = decoder.decode(hostile, arrays)
+        verdict = decoder.decode(hostile, arrays).verdict
     except FrameError:
         return
     if verdict is not Verdict.APPLIED:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
-import cutset.kernels._native as native
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import cutset.kernels._native as native
 from cutset.kernels import reference_delta as reference
 
 # The others share their vectors, and so all of this, with avx512.

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-import cutset.kernels._native as native
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import cutset.kernels._native as native
 from cutset.kernels import reference
 
 Floats = NDArray[np.float32]

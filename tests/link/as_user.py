@@ -10,7 +10,7 @@ import os
 import sys
 from typing import Any
 
-import cutset.offload.accelerator.open as opening
+import cutset.offload.accelerator.loading as opening
 from cutset.cli import main as cutset_main
 from cutset.errors import CutsetError
 from cutset.link import Limits, connect, listen

@@ -12,13 +12,15 @@ import threading
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cutset.errors import ConfigError, FrameError, LinkClosed, LinkError, LinkTimeout
-from cutset.link import Limits, Link, Listener, Timeouts, connect, listen, segment, shm
+from cutset.link import Limits, Link, Listener, RingLink, RingListener, Timeouts, connect, listen, segment, shm
 from cutset.link import shm_listener as listener_module
+from cutset.link.frames import encode
 
 QUICK = Timeouts(connect=1, send=2, recv=2)
 LIMITS = Limits(ring=1 << 18, clients=4)
@@ -319,12 +321,13 @@ def test_a_client_waits_while_the_listener_begins(address: str, monkeypatch: pyt
 class Pieces:
     """A ring in which there is always the beginning of a large frame, however often one is taken out."""
 
-    def __init__(self, before: tuple[int, ...] = ()) -> None:
-        self.before, self.until = before, time.monotonic() + 5
+    def __init__(self, slot: int | None = None) -> None:
+        self.slot, self.until = slot, time.monotonic() + 5
 
-    def recv(self, _: float) -> tuple[int, ...]:
+    def recv(self, _: float) -> Any:
         assert time.monotonic() < self.until, "it receives for ever"
-        return (*self.before, shm.FIRST, 0, 8, 1 << 20, 64)
+        record = (shm.FIRST, 0, 8, 1 << 20, 64)
+        return record if self.slot is None else (self.slot, record)
 
     def release(self, *_: int) -> None:
         pass
@@ -349,7 +352,7 @@ def test_a_listener_returns_in_time_whatever_pieces_come(address: str) -> None:
     end = until(listener, b"here")
     assert isinstance(end, shm.ShmLink)
     assert isinstance(listener, listener_module.ShmListener)
-    end.receiver, listener._poller = Pieces(), Pieces((0,))
+    end.receiver, listener._poller = Pieces(), Pieces(slot=0)
     assert listener.recv(0.05) is None
     listener.close()
 
@@ -448,3 +451,39 @@ def test_clients_without_locks_that_are_killed_leave_nothing(
         link.close()
     listener.close()
     assert not list(segment.directory().glob("*.ring"))
+
+
+def test_links_in_shared_memory_are_ring_links_and_no_others(address: str, tmp_path: Path) -> None:
+    for where in (address, f"inproc://{tmp_path.name}", f"ipc://{tmp_path}/place"):
+        listener = listen(where, timeouts=QUICK, limits=LIMITS)
+        link = connect(where, timeouts=QUICK, limits=LIMITS)
+        assert isinstance(link, RingLink) == isinstance(listener, RingListener) == where.startswith("shm")
+        link.close()
+        listener.close()
+
+
+def test_what_native_code_takes_from_a_ring_link_can_be_put_back(address: str) -> None:
+    listener = listen(address, limits=LIMITS)
+    link = dial(address)
+    rings = link.rings()
+    assert rings is not None
+    assert rings.sender.send([frame_bytes(b"to them")], 0.0) == 1
+    got = listener.recv(1)
+    assert got is not None
+    assert got[1].header == b"to them"
+    got[1].release()
+    got[0].send(b"from them")
+    record = rings.receiver.recv(1.0)
+    assert record is not None
+    link.put_back(record)
+    assert link.rings() is None  # not before it was received
+    assert link.recv(1).header == b"from them"
+    assert link.rings() is not None
+    link.close()
+    assert link.rings() is None
+    listener.close()
+
+
+def frame_bytes(header: bytes) -> bytes:
+    parts, _ = encode(header, [], LIMITS.frame)
+    return b"".join(bytes(part) for part in parts)

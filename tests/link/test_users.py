@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from cutset.errors import ConfigError, LinkClosed, LinkError
-from cutset.link import Limits, Timeouts, connect, handover, listen, segment
+from cutset.link import Limits, Timeouts, connect, listen, segment, shm_handshake
 from cutset.link.shm import ShmLink
 from cutset.link.users import user_id, user_name
 
@@ -244,10 +244,10 @@ def test_memory_that_could_end_the_listener_is_refused(name: str, what: str) -> 
     listener = listen(f"shm://{name}", limits=LIMITS)
     descriptor = OFFERS[what]()
     with caller(name) as connection:
-        offer = handover.Message(handover.OFFER, 0, (1 << 20, 1 << 20), descriptor=descriptor)
-        handover.send(connection, offer)
+        offer = shm_handshake.Packet(shm_handshake.OFFER, 0, (1 << 20, 1 << 20), descriptor=descriptor)
+        shm_handshake.send(connection, offer)
         with pytest.raises(LinkError, match=r"isn't sealed|wrong size|can't be mapped|handshake failed"):
-            handover.receive(connection, handover.ACCEPTED)
+            shm_handshake.receive(connection, shm_handshake.ACCEPTED)
     os.close(descriptor)
     connect(f"shm://{name}", timeouts=SHORT, limits=LIMITS).close()
     listener.close()
@@ -259,7 +259,7 @@ def caller(name: str) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
         connection.settimeout(5)
         connection.connect(str(segment.socket_path(name)))
-        welcome = handover.receive(connection, handover.WELCOME)
+        welcome = shm_handshake.receive(connection, shm_handshake.WELCOME)
         assert welcome is not None
         os.close(welcome.descriptor)
         yield connection
@@ -284,32 +284,32 @@ def test_huge_pages_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nonsense_in_the_handshake_costs_its_sender_alone(name: str) -> None:
     listener = listen(f"shm://{name}", limits=LIMITS)
     good = memory(SIZE, WHOLE)
-    head = handover.HEAD
+    head = shm_handshake.HEAD
     said = [
         b"",
         b"x",
         b"\xff" * head.size,
         bytes(4096),
-        head.pack(handover.MAGIC, handover.OFFER, 0, 1 << 20, 1 << 20),  # without memory
-        head.pack(handover.MAGIC, handover.ACCEPTED, 0, 0, 0),
-        head.pack(handover.MAGIC, handover.REFUSED, 0, 0, 0) + "\x1b[31m\u202e".encode(),
-        head.pack(b"cutsetH9", handover.OFFER, 0, 1 << 20, 1 << 20),
+        head.pack(shm_handshake.MAGIC, shm_handshake.OFFER, 0, 1 << 20, 1 << 20),  # without memory
+        head.pack(shm_handshake.MAGIC, shm_handshake.ACCEPTED, 0, 0, 0),
+        head.pack(shm_handshake.MAGIC, shm_handshake.REFUSED, 0, 0, 0) + "\x1b[31m\u202e".encode(),
+        head.pack(b"cutsetH9", shm_handshake.OFFER, 0, 1 << 20, 1 << 20),
     ]
     for text in said:
         with caller(name) as connection:
             connection.send(text or b"\0")
             with contextlib.suppress(LinkError, ConnectionError):
-                assert handover.receive(connection, handover.ACCEPTED) is None
+                assert shm_handshake.receive(connection, shm_handshake.ACCEPTED) is None
     for sizes in ((0, 0), (1 << 63, 1 << 63), ((1 << 64) - 4096, 8192), (100, 100), (1 << 40, 1 << 20)):
         with caller(name) as connection:
-            handover.send(connection, handover.Message(handover.OFFER, 0, sizes, descriptor=good))
+            shm_handshake.send(connection, shm_handshake.Packet(shm_handshake.OFFER, 0, sizes, descriptor=good))
             with pytest.raises(LinkError, match="a size that isn't allowed"):
-                handover.receive(connection, handover.ACCEPTED)
+                shm_handshake.receive(connection, shm_handshake.ACCEPTED)
     with caller(name) as connection:  # many descriptors where one is due
-        offer = head.pack(handover.MAGIC, handover.OFFER, 0, 1 << 20, 1 << 20)
+        offer = head.pack(shm_handshake.MAGIC, shm_handshake.OFFER, 0, 1 << 20, 1 << 20)
         socket.send_fds(connection, [offer], [good] * 50)
         with pytest.raises(LinkError, match="isn't a handshake"):
-            handover.receive(connection, handover.ACCEPTED)
+            shm_handshake.receive(connection, shm_handshake.ACCEPTED)
     os.close(good)
     # Many in the middle of a handshake keep nobody out.
     with contextlib.ExitStack() as stack:
@@ -330,9 +330,11 @@ def test_descriptors_that_were_refused_are_closed(name: str) -> None:
 
     def turn() -> None:
         with caller(name) as connection:
-            handover.send(connection, handover.Message(handover.OFFER, 0, (1 << 20, 1 << 20), descriptor=good))
+            shm_handshake.send(
+                connection, shm_handshake.Packet(shm_handshake.OFFER, 0, (1 << 20, 1 << 20), descriptor=good)
+            )
             with pytest.raises(LinkError):
-                handover.receive(connection, handover.ACCEPTED)
+                shm_handshake.receive(connection, shm_handshake.ACCEPTED)
 
     turn()
     before = len(os.listdir("/proc/self/fd"))
@@ -356,7 +358,9 @@ def test_a_listener_s_memory_that_could_end_the_client_is_refused(name: str, wha
             connection, _ = listening.accept()
             descriptor = OFFERS[what]()
             with connection:
-                handover.send(connection, handover.Message(handover.WELCOME, 0, (1, 0), descriptor=descriptor))
+                shm_handshake.send(
+                    connection, shm_handshake.Packet(shm_handshake.WELCOME, 0, (1, 0), descriptor=descriptor)
+                )
             os.close(descriptor)
 
         thread = threading.Thread(target=lie)

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from cutset.errors import LinkError
+from cutset.errors import LinkClosed, LinkError
 from cutset.link import Timeouts, connect, listen, router
 
 QUICK = Timeouts(connect=1, send=1, recv=1)
@@ -108,6 +108,31 @@ def test_links_may_end_in_another_thread_while_the_listener_looks(tmp_path: Path
         end = Ending(listener, bytes([number]), -1, "somebody", "", 0)
         listener._ends[end.route] = end
     listener._cut = {1 << 20: 0.0}  # so that it looks at all of them
-    listener.look()
+    listener.check()
     assert len(listener.gone()) == 3
     listener.close()
+
+
+@pytest.mark.parametrize("frames", [2, 40])
+def test_who_goes_on_sending_on_a_link_that_is_over_is_cut(
+    frames: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading costs others, in tcp decrypting too. Who had a call or two on their way has the time to read the end."""
+    monkeypatch.setattr(router, "PATIENCE", 3600.0)
+    with (
+        contextlib.closing(listen(f"ipc://{tmp_path / 'place'}", timeouts=QUICK)) as listener,
+        contextlib.closing(connect(listener.address, timeouts=QUICK)) as link,
+    ):
+        link.send(b"hello")
+        got = listener.recv(5)
+        assert got is not None
+        got[0].close()
+        sent = 0
+        with contextlib.suppress(LinkClosed):
+            while sent < frames:
+                link.send(b"more")
+                assert listener.recv(0.2) is None
+                sent += 1
+        assert sent == frames if frames <= 8 else sent < 20
+        with pytest.raises(LinkClosed):
+            link.recv(1)

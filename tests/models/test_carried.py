@@ -19,7 +19,7 @@ from cutset.models.random import RandomModel
 from cutset.models.registry import HUB_FILES, HUB_SKIPPED, catalogue
 from cutset.models.text.tokenizer import Tokenizer
 from cutset.models.text.tokenizer_files import tokenizer_files
-from cutset.offload.enclave.files import model_files
+from cutset.offload.enclave.client_files import model_files
 from models.tokenizers_to_test import TEXTS, byte_level, qwen_like, sentencepiece_like, unigram, write
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935\nsize 5000000000\n"

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cutset.kernels._native as native
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import cutset.kernels._native as native
 from cutset.models.families.rope import plain_rope
 from cutset.models.files.checkpoint import Tensor
 from cutset.models.run.decoder import FloatLinears, ReferenceDecoder

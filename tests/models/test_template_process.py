@@ -43,7 +43,7 @@ HANGS_FOR_SOME = NESTED + "{{ ns.a == ns.b if messages[0].content == 'hang' else
 def processes(template: ChatTemplate) -> list[Any]:
     pool = template._templates
     assert isinstance(pool, TemplateProcesses)
-    return [one._child for one in pool._free]
+    return [one._child.process for one in pool._free]
 
 
 @pytest.mark.parametrize("what", ENDLESS)
@@ -154,7 +154,7 @@ def test_processes_end_with_whoever_started_them(busy: bool) -> None:
         from cutset.models.text.chat import ChatTemplate
         template_process.SECONDS = 0.3
         template = ChatTemplate({HANGS_FOR_SOME!r})
-        print(template._templates._free[0]._child.pid, flush=True)
+        print(template._templates._free[0]._child.process.pid, flush=True)
         threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGKILL)).start()
         if {busy}:
             template.render([{{"role": "user", "content": "hang"}}])"""

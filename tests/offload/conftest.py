@@ -18,10 +18,10 @@ import pytest
 from cutset.config import load_settings
 from cutset.models.files.source import open_source
 from cutset.models.registry import BUNDLED
-from cutset.offload.accelerator.open import open_accelerator
+from cutset.offload.accelerator.accelerator import Accelerator, Quota
+from cutset.offload.accelerator.loading import open_accelerator
 from cutset.offload.accelerator.products import NativeProducts
-from cutset.offload.accelerator.server import Accelerator, Quota
-from cutset.offload.client.hot import HotCalls, Stop
+from cutset.offload.client.ring_calls import RingCalls, RunEnd, Stop
 from cutset.offload.matrices import ModelDigest, each_matrix
 
 NUMBERS = itertools.count()
@@ -116,12 +116,12 @@ def loaded() -> tuple[NativeProducts, list[tuple[int, int]], str]:
 def stops(monkeypatch: pytest.MonkeyPatch) -> Counter[Stop]:
     """How often native code stopped, and why."""
     seen: Counter[Stop] = Counter()
-    run = HotCalls.run
+    run = RingCalls.run
 
-    def counted(self: HotCalls, *given: Any) -> Stop:
-        stop = run(self, *given)
-        seen[stop] += 1
-        return stop
+    def counted(self: RingCalls, *given: Any) -> RunEnd:
+        end = run(self, *given)
+        seen[end.stop] += 1
+        return end
 
-    monkeypatch.setattr(HotCalls, "run", counted)
+    monkeypatch.setattr(RingCalls, "run", counted)
     return seen

@@ -15,12 +15,14 @@ import numpy as np
 from cutset.kernels.reference_field import P
 from cutset.link import Link, Timeouts, connect, listen
 from cutset.link.keys import Keys, new_keys
-from cutset.offload.accelerator.hot import new_accelerator
+from cutset.offload.accelerator.accelerator import Accelerator, Quota, limits_for
 from cutset.offload.accelerator.products import NativeProducts
-from cutset.offload.accelerator.server import Accelerator, Quota, limits_for
+from cutset.offload.accelerator.python_accelerator import PythonAccelerator
+from cutset.offload.accelerator.ring_accelerator import new_accelerator
 from cutset.offload.client.session import Patience, Session, multiply
-from cutset.offload.messages import Hello, Message, Multiply, Product, encode
+from cutset.offload.messages import PROTOCOL, Message, Multiply, Product, encode
 from cutset.offload.messages import decode as decode_message
+from link.hellos import hello
 from offload.conftest import serve_in_thread
 
 LINKS = ("inproc", "shm", "ipc", "tcp")
@@ -50,7 +52,7 @@ class Place:
     def greeted(self, who: str = "a", **more: Any) -> Link:
         link = self.dial(who, **more)
         try:
-            say(link, Hello(1, "test"))
+            say(link, hello(PROTOCOL))
             link.recv(10).release()
         except BaseException:
             link.close()
@@ -80,7 +82,7 @@ def serving(
     products = products or NativeProducts(1)
     for number, weight in enumerate(WEIGHTS):
         products.put(number, weight)
-    make = Accelerator if slow else new_accelerator
+    make = PythonAccelerator if slow else new_accelerator
     accelerator = make(listener, products, shapes, "digest", threads=1, quota=quota)
     ended = serve_in_thread(accelerator)
     try:

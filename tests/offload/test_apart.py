@@ -10,7 +10,7 @@ import pytest
 from cutset.config import load_settings
 from cutset.errors import OffloadError
 from cutset.link.keys import new_keys, save_keys
-from cutset.offload.client.open import _check_apart
+from cutset.offload.client.offload import _check_apart
 
 
 def check(offload: str, pads_from: str, **more: object) -> None:

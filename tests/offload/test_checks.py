@@ -7,8 +7,8 @@ from cutset.kernels import _native as native
 from cutset.kernels import reference_field as field
 from cutset.kernels.reference_field import P
 from cutset.models.files.integer import sums_of_sizes
+from cutset.offload.arithmetic import random_residues
 from cutset.offload.client.checks import Blame, Check
-from cutset.offload.client.masks import random_residues
 
 N, DEPTH, OUTPUTS = 5, 60, 41
 

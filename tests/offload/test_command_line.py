@@ -65,7 +65,7 @@ def test_ping_waits_as_long_as_it_is_told(monkeypatch: pytest.MonkeyPatch, secon
         waited.append(timeouts.connect)
         raise LinkClosed("nobody")
 
-    monkeypatch.setattr("cutset.offload.client.open.connect", connect)
+    monkeypatch.setattr("cutset.offload.client.offload.connect", connect)
     assert main(["ping", "shm://nobody-is-here", "--timeout", seconds]) == 1
     assert waited == [float(seconds)]
 

@@ -30,6 +30,15 @@ class Native(NativeBatcher):
     def hold(self, client: str, held: bool) -> None:
         self.native.hold(self.number(client), held)
 
+    def busy(self, client: str, waits: bool) -> None:
+        self.native.busy(self.number(client), waits)
+
+    def may(self, client: str, now: float) -> bool:
+        return bool(self.native.may(self.number(client), now))
+
+    def has_room(self, client: str) -> bool:
+        return bool(self.native.has_room(self.number(client)))
+
     def known(self, client: str, number: int, now: float) -> bool:
         return bool(self.native.known(self.number(client), number, now))
 
@@ -99,6 +108,97 @@ def test_a_client_that_decodes_has_its_share_beside_greedy_ones(kind: Any, greed
     alone = simulate(kind, 0, 1.0)
     assert alone == pytest.approx(1 / (FIXED + ROW + THINK), rel=0.05)
     assert simulate(kind, greedy, 4.0) >= 0.9 * alone / (greedy + 1)
+
+
+def stubborn(kind: Any, hostile: int, seconds: float, dues: float) -> float:
+    """Calls a second of a client that asks for a row at a time, beside others whose link ends after `dues` seconds of
+    work that is no product (refusals, say) and who dial again at once. They take no answers."""
+    batcher, now, back, answered, number = made(kind, 2), 0.0, 0.0, 0, 0
+    batcher.speed = COST / ROW
+    modest, links = "modest", dict.fromkeys(range(hostile), 0)
+
+    def ask(name: str, rows: int, key: int) -> None:
+        nonlocal number
+        number += 1
+        batcher.add(Call(name, number, key % MATRICES, True, np.zeros((rows, 1), np.uint32), now))
+
+    def name(one: int) -> str:
+        return f"{one} again {links[one]}"
+
+    while now < seconds:
+        if back <= now:
+            ask(modest, 1, answered)
+            back = float("inf")
+        for one in links:  # each has its calls waiting, wants more than it may, and is dropped
+            if not batcher.has_room(name(one)):
+                continue
+            for _ in range(2):
+                ask(name(one), 300, 2)
+        if batcher.wait(now) != 0.0:
+            now += 1e-4
+            continue
+        batch = batcher.take(now)
+        rows = sum(one.count for one in batch)
+        spent = FIXED + ROW * rows
+        now += spent
+        for one in batch:
+            batcher.charge(one.client, spent * one.count / rows - one.charged)
+            if one.client == modest:
+                batcher.answered(modest, now)
+                answered, back = answered + 1, now + THINK
+                continue
+            number_of = int(one.client.split()[0])
+            now += dues
+            batcher.charge(one.client, dues)
+            batcher.leave(one.client)
+            links[number_of] += 1
+    return answered / seconds
+
+
+@pytest.mark.parametrize("hostile", [1, 8])
+@pytest.mark.parametrize("dues", [0.0, 0.01])
+def test_dialling_again_forgives_nothing(kind: Any, hostile: int, dues: float) -> None:
+    """A link that is dropped leaves to the next one what it had used."""
+    alone = simulate(kind, 0, 1.0)
+    assert stubborn(kind, hostile, 4.0, dues) >= 0.9 * alone / (hostile + 1)
+
+
+def test_what_somebody_owed_keeps_no_newcomer_waiting_for_long(kind: Any) -> None:
+    batcher = made(kind)
+    batcher.speed = COST / ROW
+    batcher.join("other")
+    for name in ("debtor", "other", "newcomer"):
+        if name == "newcomer":
+            batcher.charge("debtor", 100.0)
+            batcher.leave("debtor")
+        batcher.add(Call(name, 1, 0, True, np.zeros((4096, 1), np.uint32), 1.0))
+    now, clients = 1.0, set[str]()
+    while "newcomer" not in clients:
+        batch = batcher.take(now)
+        clients = {one.client for one in batch}
+        now += sum(one.count for one in batch) * ROW
+    assert now < 1.2
+
+
+@pytest.mark.parametrize("why", ["held", "busy"])
+def test_who_was_away_has_saved_nothing_up(kind: Any, why: str) -> None:
+    """Neither by taking no answers, nor by asking for nothing and then for work of another kind."""
+    batcher = made(kind)
+    batcher.speed = COST / ROW
+    for name in "ab":
+        batcher.add(Call(name, 1, 0, True, np.zeros((1, 1), np.uint32), 1.0))
+    batcher.take(1.0)
+    batcher.hold("a", why == "held")
+    batcher.charge("b", 50.0)
+    batcher.add(Call("b", 2, 0, True, np.zeros((1, 1), np.uint32), 60.0))
+    assert batcher.wait(60.0) == 0
+    if why == "held":
+        batcher.add(Call("a", 2, 0, True, np.zeros((1, 1), np.uint32), 60.0))
+        batcher.hold("a", False)
+    else:
+        batcher.busy("a", True)
+    batcher.charge("a", 2 * SLICE)
+    assert batcher.may("b", 60.0)
 
 
 def test_nobody_waits_for_who_does_not_take_its_answers(kind: Any) -> None:

@@ -17,10 +17,10 @@ from cutset.cli import main
 from cutset.errors import ConfigError, ModelError, OffloadError
 from cutset.models.files.source import open_source
 from cutset.models.registry import BUNDLED
-from cutset.offload.enclave.files import Measured, Mount, client_files, digest
+from cutset.offload.enclave.client_files import MeasuredFiles, Mount, client_files, digest
 from cutset.offload.enclave.lint import lint
 from cutset.offload.enclave.manifest import render
-from cutset.offload.enclave.sizes import Use, enclave_bytes, parts, size_text
+from cutset.offload.enclave.memory_sizes import Use, enclave_bytes, parts, size_text
 
 STORY = BUNDLED["story"]
 USE = Use(context=128, threads=1)
@@ -36,7 +36,7 @@ def small(tmp_path):
     """A client of one file, so that rendering takes no time."""
     file = tmp_path / "app.py"
     file.write_text("pass")
-    return Measured((Mount("/app/app.py", file),), (file,))
+    return MeasuredFiles((Mount("/app/app.py", file),), (file,))
 
 
 def rendered(client, address="shm://cutset", use=USE, model=STORY, **options):
@@ -227,7 +227,7 @@ def test_a_path_that_the_template_would_change(tmp_path):
     file = tmp_path / "{{ gramine.libos }}"
     file.write_text("")
     with pytest.raises(ModelError, match="move it to a plainer path"):
-        rendered(Measured((Mount("/app/x", file),), (file,)))
+        rendered(MeasuredFiles((Mount("/app/x", file),), (file,)))
 
 
 def test_the_command(tmp_path, capsys, monkeypatch, small):

@@ -11,17 +11,18 @@ from hypothesis import strategies as st
 
 from cutset.errors import FrameError
 from cutset.offload import messages as m
+from link.hellos import hello, welcome
 
 SAMPLES: list[m.Message] = [
-    m.Hello(1, "cutset 1"),
-    m.Welcome(1, "cutset 1", "ab" * 32, 9, "cpu", 2, 4096, True),
+    hello(m.PROTOCOL, evidence=b"e"),
+    welcome(m.PROTOCOL, b"about", model="ab" * 32),
     m.Multiply(7, 3),
     m.Product(7, 0.25, 3),
     m.MakePads(7, [(3, 4, b"s" * 32)]),
     m.SelfTest(7),
     m.AskCounters(7),
     m.Counters(7, {"calls": 3.0}),
-    m.Refused(7, "no"),
+    m.Refused("no", 7),
 ]
 
 
@@ -38,18 +39,18 @@ def test_messages_survive_the_wire(message: m.Message) -> None:
         msgspec.msgpack.encode(["multiply", 1]),
         msgspec.msgpack.encode(["multiply", 1, 2, 3]),
         msgspec.msgpack.encode(["multiply", -1, 2]),
-        msgspec.msgpack.encode(["refused", 1, "\x1b[2J"]),
-        msgspec.msgpack.encode(["refused", 1, "two\nlines"]),
-        msgspec.msgpack.encode(["refused", 1, "ends\n"]),
-        msgspec.msgpack.encode(["refused", 1, "\x9b31m"]),
+        msgspec.msgpack.encode(["refused", "\x1b[2J", 1]),
+        msgspec.msgpack.encode(["refused", "two\nlines", 1]),
+        msgspec.msgpack.encode(["refused", "ends\n", 1]),
+        msgspec.msgpack.encode(["refused", "\x9b31m", 1]),
         msgspec.msgpack.encode(["counters", 1, {"\x1b": 1.0}]),
-        msgspec.msgpack.encode(["welcome", 1, "\x1b]0;title\x07", "", 1, "cpu", 1, 1, True]),
+        msgspec.msgpack.encode(["welcome", "offload", 2, "\x1b]0;title\x07", "", bytes(16), b"", b""]),
         msgspec.msgpack.encode(["multiply", 1, True]),
         msgspec.msgpack.encode(["multiply", 1, 2.5]),
         msgspec.msgpack.encode(["product", 1, -1.0, 3]),
         msgspec.msgpack.encode(["unheard of", 1]),
         msgspec.msgpack.encode({"type": "multiply", "call": 1, "matrix": 2}),
-        msgspec.msgpack.encode(["refused", 1, "x" * 501]),
+        msgspec.msgpack.encode(["refused", "x" * 1001, 1]),
         msgspec.msgpack.encode(["pads", 1, [[1, 1, b"s"]] * 9]),
         b"\x93\xa8multiply\x01\x02\x00",
         b"\x91" * 10_000,

@@ -89,9 +89,9 @@ def test_two_threads_and_hidden_row_counts_change_nothing(inproc: str) -> None:
 def test_four_calls_a_layer_and_one_for_the_head(inproc: str) -> None:
     with LLM("story", threads=1, offload=inproc) as llm:
         assert llm.offload is not None
-        before = llm.offload.linears.parts.calls
+        before = llm.offload.linears.times.calls
         llm.generate("Once", SamplingParams(max_tokens=1, temperature=0))
-        assert llm.offload.linears.parts.calls - before == 4 * llm.spec.layers + 1
+        assert llm.offload.linears.times.calls - before == 4 * llm.spec.layers + 1
 
 
 def test_plain_is_said_loudly(inproc: str) -> None:

@@ -16,8 +16,9 @@ from cutset.errors import LinkClosed, LinkError, LinkTimeout
 from cutset.kernels.reference_field import residue_product
 from cutset.link import Limits, dealer, router
 from cutset.link.zeromq import configure
-from cutset.offload.accelerator.server import Quota
-from cutset.offload.messages import AskCounters, Hello, Multiply, Product, Refused
+from cutset.offload.accelerator.accelerator import Quota
+from cutset.offload.messages import PROTOCOL, AskCounters, Multiply, Product, Refused
+from link.hellos import hello
 from offload.crowd import LINKS, WEIGHTS, Place, ask, hear, product, rows, say, serving
 
 QUOTA = Quota(max_rows=1024, reply=0.5)
@@ -52,7 +53,7 @@ def deaf(place: Place, message: Any, array: Any = None) -> Iterator[list[int]]:
             try:
                 link = place.dial("b", limits=Limits(ring=1 << 20, queue=1))
                 counted[1] += 1
-                say(link, Hello(1, "test"))
+                say(link, hello(PROTOCOL))
                 tried = 0
                 while not stop.is_set() and tried < 20:  # ZeroMQ doesn't notice that a link ended while nobody reads
                     try:
@@ -85,7 +86,7 @@ def test_a_client_that_does_not_read_stalls_nobody(kind: str, what: str, tmp_pat
     with serving(kind, tmp_path, QUOTA) as place:
         session, x = place.session("a"), rows(2)
         message, array = (
-            (lambda n: Multiply(n, 0), rows(512)) if what == "products" else (lambda n: Hello(1, "x"), None)
+            (lambda n: Multiply(n, 0), rows(512)) if what == "products" else (lambda n: hello(PROTOCOL), None)
         )
         with deaf(place, message, array) as counted:
             while counted[0] < (40 if what == "products" else 700) and counted[1] < 2:
@@ -128,7 +129,7 @@ def test_who_reads_late_gets_all_of_its_answers(kind: str, tmp_path: Path) -> No
 def test_calls_in_pieces_give_the_same_bits(kind: str, tmp_path: Path) -> None:
     """With two clients products of many rows are multiplied a few rows at a time."""
     with serving(kind, tmp_path) as place:
-        place.accelerator._batcher.speed = 1e6  # so slow that 16 rows are a slice
+        place.accelerator._calls.speed = 1e6  # so slow that 16 rows are a slice
         links = [place.greeted(who) for who in "ab"]
         asked = {number: rows(500 + number) for number in range(1, 4)}
         for number, x in asked.items():
@@ -249,7 +250,7 @@ def test_who_is_idle_or_never_says_hello_loses_its_slot(kind: str, tmp_path: Pat
 def test_a_product_beside_pads_and_self_tests(tmp_path: Path) -> None:
     """Work of other kinds is done a slice at a time, and in turns."""
     with serving("inproc", tmp_path) as place:
-        place.accelerator._batcher.speed = 1e6
+        place.accelerator._calls.speed = 1e6
         other, session = place.session("b"), place.session("a")
         told: list[Any] = []
         seeds = [(0, bytes([n]) * 32, 128) for n in range(8)]
@@ -259,7 +260,7 @@ def test_a_product_beside_pads_and_self_tests(tmp_path: Path) -> None:
         for _ in range(30):
             np.testing.assert_array_equal(product(session, 0, x), residue_product(x, WEIGHTS[0]))
         thread.join(30)
-        from cutset.offload.client.masks import residues
+        from cutset.offload.arithmetic import residues
 
         for (_, seed, count), found in zip(seeds, told[0], strict=True):
             r = residues(seed, count * 256).reshape(count, 256)

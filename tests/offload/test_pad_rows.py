@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from cutset import LLM, SamplingParams
-from cutset.offload.accelerator.server import Quota
-from cutset.offload.client.hot import Stop
+from cutset.offload.accelerator.accelerator import Quota
+from cutset.offload.client.ring_calls import Stop
 from cutset.offload.messages import Message, Product
-from offload.hot import Loaded, Odd, client, serving
+from offload.serving import Loaded, Odd, client, serving
 
 COUNTS = (9, 12, 15, 16)
 TOKENS = SamplingParams(max_tokens=3, temperature=0, ignore_eos=True)
@@ -60,7 +60,7 @@ def wire(loaded: Loaded, count: int, right: list[int], kind: Any, at: int, hot: 
             assert linears.pads is not None
             linears.pads.fill(40)
             if not hot:
-                linears.hot = None
+                linears.ring_calls = None
             assert llm.generate(prompt(count), TOKENS)[0].token_ids == right
         return [(message, x.dtype.name, x.shape, x.nbytes) for message, x in accelerator.asked]
 

@@ -10,8 +10,8 @@ import pytest
 from cutset.errors import IntegrityError, LinkTimeout, OffloadError
 from cutset.kernels import reference_field as field
 from cutset.kernels.reference_field import P
+from cutset.offload.arithmetic import residues
 from cutset.offload.client.ledger import Ledger
-from cutset.offload.client.masks import residues
 from cutset.offload.client.pads import PadPool
 from offload.twin import TwinMatrix
 

@@ -11,7 +11,7 @@ from cutset.config import OPTIONS, Settings, load_settings
 from cutset.engine.params import SamplingParams
 from cutset.errors import ConfigError
 from cutset.llm import LLM
-from cutset.offload.client.open import check_settings
+from cutset.offload.client.offload import check_settings
 
 Load = Callable[..., Settings]
 

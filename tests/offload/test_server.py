@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 from cutset.link.frames import Frame, decode, plan
+from cutset.offload.accelerator.accelerator import Accelerator, Quota
 from cutset.offload.accelerator.products import NativeProducts
-from cutset.offload.accelerator.server import Accelerator, Quota
-from cutset.offload.messages import AskCounters, Hello, Message, Multiply, Product, Refused, encode
+from cutset.offload.accelerator.python_accelerator import PythonAccelerator
+from cutset.offload.messages import PROTOCOL, AskCounters, Message, Multiply, Product, Refused, encode
 from cutset.offload.messages import decode as decode_message
+from link.hellos import hello
 
 LIMIT = 1 << 20
 WEIGHT = np.arange(-20, 20, dtype=np.int8).reshape(5, 8)
@@ -64,13 +66,13 @@ class Listener:
 def accelerator(listener: Listener, products: Any = None) -> Accelerator:
     products = products or NativeProducts(1)
     products.put(0, WEIGHT)
-    return Accelerator(listener, products, [(5, 8)], "digest", threads=1, quota=Quota(max_rows=16, window=0.0005))  # type: ignore[arg-type]
+    return PythonAccelerator(listener, products, [(5, 8)], "digest", threads=1, quota=Quota(max_rows=16, window=0.0005))  # type: ignore[arg-type]
 
 
 def test_a_turn_ends_and_others_are_served_while_a_client_never_stops_asking() -> None:
     waits, asks = Client(), Client()
     q = np.ones((1, 8), np.int16)
-    first = [(waits, frame(Hello(1, "test"))), (asks, frame(Hello(1, "test"))), (waits, frame(Multiply(7, 0), q))]
+    first = [(waits, frame(hello(PROTOCOL))), (asks, frame(hello(PROTOCOL))), (waits, frame(Multiply(7, 0), q))]
     served = accelerator(Listener(first, asks))
     for _ in range(5):
         served.turn(0.0)  # for ever, without an end to taking
@@ -88,7 +90,7 @@ def test_a_device_without_room_refuses_a_call_and_goes_on() -> None:
 
     client, products = Client(), Full(1)
     q = np.ones((1, 8), np.int16)
-    listener = Listener([(client, frame(Hello(1, "test"))), (client, frame(Multiply(1, 0), q))])
+    listener = Listener([(client, frame(hello(PROTOCOL))), (client, frame(Multiply(1, 0), q))])
     served = accelerator(listener, products)
     for _ in range(3):
         served.turn(0.0)

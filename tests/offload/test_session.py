@@ -7,20 +7,25 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
-from cutset.errors import IntegrityError, LinkError, LinkTimeout, OffloadError
+from cutset.errors import IntegrityError, LinkClosed, LinkError, LinkTimeout, OffloadError
 from cutset.kernels.reference_field import P, residue_product
 from cutset.link import Link, connect, listen
-from cutset.offload.accelerator.hot import HotAccelerator, new_accelerator
+from cutset.link.peer import Handshake
+from cutset.offload.accelerator.accelerator import Quota
 from cutset.offload.accelerator.products import NativeProducts
-from cutset.offload.accelerator.server import Accelerator, Quota
+from cutset.offload.accelerator.python_accelerator import PythonAccelerator
+from cutset.offload.accelerator.ring_accelerator import RingAccelerator, new_accelerator
 from cutset.offload.client.ping import ping
 from cutset.offload.client.session import Patience, Session, multiply
-from cutset.offload.messages import Product
+from cutset.offload.messages import PROTOCOL, Multiply, Product, Refused, decode
+from cutset.offload.messages import encode as slow_encode
 from link.mock import MockLink
 
 NUMBERS = itertools.count()
@@ -38,7 +43,7 @@ def serving(scheme: str) -> Iterator[str]:
         products.put(number, weight)
     shapes = [(int(w.shape[0]), int(w.shape[1])) for w in WEIGHTS]
     accelerator = new_accelerator(listen(name), products, shapes, "digest", threads=1, quota=QUOTA)
-    assert type(accelerator) is {"inproc": Accelerator, "shm": HotAccelerator}[scheme]
+    assert type(accelerator) is {"inproc": PythonAccelerator, "shm": RingAccelerator}[scheme]
     stop = threading.Event()
     thread = threading.Thread(target=accelerator.serve, args=(stop.is_set,), daemon=True)
     thread.start()
@@ -124,7 +129,7 @@ def test_ping_knows_an_exact_device(either: str) -> None:
     session = Session(lambda: connect(either), SHORT)
     pong = ping(session, times=3)
     assert pong.exact
-    assert pong.welcome.matrices == 2
+    assert pong.capabilities.matrices == 2
     assert pong.counters["clients"] == 1
     session.close()
 
@@ -150,10 +155,47 @@ def test_what_an_accelerator_refuses(matrix: int, x: Any, message: str, either: 
     session.close()
 
 
-def test_another_version_is_refused_by_name(either: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cutset.offload.client.session.PROTOCOL", 2)
-    with pytest.raises(OffloadError, match="speaks version 1 of the protocol, this client 2"):
-        Session(lambda: connect(either), SHORT)
+def test_another_version_is_refused_by_name(either: str) -> None:
+    newer = Handshake(replace(PROTOCOL, version=PROTOCOL.version + 1))
+    with pytest.raises(
+        OffloadError, match=r"refused: cutset \S+ speaks version 3 of the offload protocol, cutset \S+ 2"
+    ):
+        Session(lambda: connect(either), SHORT, handshake=newer)
+
+
+def test_another_model_is_refused_by_both_twins(either: str) -> None:
+    with pytest.raises(
+        OffloadError, match=r"refused: it has loaded another model \(.*start it with the same checkpoint"
+    ):
+        Session(lambda: connect(either), SHORT, digest="another")
+    Session(lambda: connect(either), SHORT, digest="digest").close()
+
+
+def test_a_client_of_the_version_before_is_told_both(either: str) -> None:
+    """As it was built: it reads a refusal with a number first, and shows its reason."""
+    link = connect(either)
+    link.send(msgspec.msgpack.encode(["hello", 1, "cutset 0.1"]))
+    kind, call, reason = msgspec.msgpack.decode(link.recv(5).header)
+    assert (kind, call) == ("refused", 0)
+    assert "cutset 0.1 speaks version 1 of the offload protocol" in reason
+    assert "2: install the same Cutset on both sides" in reason
+    with pytest.raises(LinkClosed):
+        link.recv(5)
+    link.close()
+
+
+def test_who_says_no_hello_gets_nothing_else(either: str) -> None:
+    link = connect(either)
+    link.send(slow_encode(Multiply(3, 0)), [np.ones((1, 48), np.int16)])
+    answer = decode(link.recv(5).header)
+    assert answer == Refused("say hello first", 3)
+    link.close()
+
+
+def test_an_accelerator_that_must_prove_itself_and_cannot_is_refused(either: str) -> None:
+    asks = Handshake(PROTOCOL, verify=lambda evidence, binding: True)
+    with pytest.raises(OffloadError, match="evidence is bound to the keys of a link"):
+        Session(lambda: connect(either), SHORT, handshake=asks)
 
 
 def test_a_broken_session_stays_broken(either: str) -> None:

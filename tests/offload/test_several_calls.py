@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from cutset import LLM
-from cutset.offload.accelerator.hot import HotAccelerator
-from cutset.offload.client import open as opening
-from cutset.offload.client.hot import Stop
+from cutset.offload.accelerator.ring_accelerator import RingAccelerator
+from cutset.offload.client import offload as opening
+from cutset.offload.client.ring_calls import Stop
 from cutset.offload.messages import Message, Product
-from offload.hot import MODES, PROMPT, TOKENS, Loaded, Odd, client, serving
+from offload.serving import MODES, PROMPT, TOKENS, Loaded, Odd, client, serving
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ def test_what_a_ring_is_too_small_for_is_sent_in_several_calls(
         if pad_rows and linears.pads is not None:
             assert all(len(x) & (len(x) - 1) == 0 for _, x in accelerator.asked)
         if linears.pads is not None:
-            assert linears.pads.counters().used == linears.parts.rows == sum(len(x) for _, x in accelerator.asked)
+            assert linears.pads.counters().used == linears.times.rows == sum(len(x) for _, x in accelerator.asked)
     assert stops[Stop.DONE] >= 6
 
 
@@ -76,13 +76,13 @@ def test_a_call_in_the_middle_of_a_product_is_finished_by_the_slow_twin(
 
 def test_a_small_ring(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     """In native code calls are made to fit, in the twin frames come in pieces."""
-    monkeypatch.setattr("cutset.offload.client.open._ring", lambda weights: 1 << 16)
+    monkeypatch.setattr("cutset.offload.client.offload._ring", lambda weights: 1 << 16)
     long = " ".join([PROMPT] * 20)
     with LLM("story", threads=1, mode="local") as llm:
         wanted = llm.generate(long, TOKENS)[0].token_ids
-    for kind, hot in ((Odd, True), (Odd, False), (HotAccelerator, True), (HotAccelerator, False)):
+    for kind, hot in ((Odd, True), (Odd, False), (RingAccelerator, True), (RingAccelerator, False)):
         with serving(loaded, kind) as accelerator, client(accelerator.listener.address, "verified") as llm:
             assert llm.offload is not None
             if not hot:
-                llm.offload.linears.hot = None
+                llm.offload.linears.ring_calls = None
             assert llm.generate(long, TOKENS)[0].token_ids == wanted

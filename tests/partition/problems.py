@@ -9,10 +9,10 @@ import numpy as np
 
 from cutset.partition.graph import Graph
 from cutset.partition.hop import Hop
-from cutset.partition.machines import Machine
 from cutset.partition.node import Node, Read, Value, Weight
-from cutset.partition.problem import Problem
+from cutset.partition.problem import Machine, Problem
 from cutset.partition.traffic import Coded, Traffic
+from cutset.video.privacy import picture_like
 
 
 def value(name: str, size: int) -> Value:
@@ -85,7 +85,7 @@ def random_problem(seed: int, **given: object) -> Problem:
         "rate": rng.choice([None, None, 1 / rng.uniform(1, 100)]),
         "mode": rng.choice(["full", "delta"]),
         "horizon": rng.choice([math.inf, 1, 5.5]),
-        "pictures_stay": rng.random() < 0.25,
+        "private": picture_like(graph) if rng.random() < 0.25 else frozenset(),
         "codec": rng.choice([1.0, 4.0]),
         "slack": rng.choice([0.0, 0.0, 0.1]),
     }
@@ -95,6 +95,6 @@ def random_problem(seed: int, **given: object) -> Problem:
         machines,
         hops,
         {name: random_traffic(rng, v.nbytes) for name, v in graph.values.items()},
-        {"uint8": random_traffic(rng, inputs), "packets": Traffic((Coded(inputs * rng.random(), 0.0, rng.random()),))},
+        {"": random_traffic(rng, inputs), "packets": Traffic((Coded(inputs * rng.random(), 0.0, rng.random()),))},
         **(more | given),  # type: ignore[arg-type]
     )

@@ -13,10 +13,8 @@ import pytest
 torch = pytest.importorskip("torch")
 from cutset.cli import main
 from cutset.partition.description import graph_digest, read_description
-from cutset.partition.drawing import html, lows, svg
-from cutset.partition.drawing_lanes import lay_out
+from cutset.partition.drawing import count, html, kilobytes, lay_out, lows, svg
 from cutset.partition.graph import Graph
-from cutset.partition.units import count, kilobytes
 from cutset.video.imports.export import export
 from video.networks import Many, Skips, filled
 

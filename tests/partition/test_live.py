@@ -13,17 +13,15 @@ import pytest
 from cutset.cluster.messages import EdgeReport, HopReport, Report
 from cutset.cluster.trace.spans import Span
 from cutset.errors import CutsetError
-from cutset.partition.cost import Model
+from cutset.partition.cost import CostModel
+from cutset.partition.estimates import LinkEstimate
 from cutset.partition.graph import Graph
 from cutset.partition.hop import Hop, path
-from cutset.partition.links import LinkEstimate
-from cutset.partition.live import LivePlanner
-from cutset.partition.machines import Machine
+from cutset.partition.live import LivePlanner, Policy, decide, per_item
 from cutset.partition.node import Node, Read, Value, Weight
 from cutset.partition.plan import COORDINATOR, Plan, StagePlan
-from cutset.partition.problem import Problem
-from cutset.partition.replan import Policy, decide, each_picture
-from cutset.partition.schedulers.interface import single
+from cutset.partition.problem import Machine, Problem
+from cutset.partition.schedulers.common import single
 from cutset.partition.traffic import Traffic, spread
 
 LAYERS = 10
@@ -49,7 +47,7 @@ def problem(bandwidth: float = 8e6, **more: object) -> Problem:
     machines = tuple(Machine(name, seconds * slow) for name, slow in zip(ALL, (8, 2, 1), strict=True))
     traffic = spread(graph.values.values(), 0.2, 1e-10, 1e-10)
     hops = (Hop(bandwidth, 0.005),) * 3
-    return Problem(graph, "g", machines, hops, traffic, {"uint8": traffic["x"]}, **more)  # type: ignore[arg-type]
+    return Problem(graph, "g", machines, hops, traffic, {"": traffic["x"]}, **more)  # type: ignore[arg-type]
 
 
 def test_the_first_answer_is_the_schedulers() -> None:
@@ -58,7 +56,7 @@ def test_the_first_answer_is_the_schedulers() -> None:
     plan = planner(ALL, "start")
     assert plan == planner.current
     assert [stage.worker for stage in plan.stages] == ["cloud"]
-    assert "cloud 10 layers (uint8, optimal); start" in planner.explain()
+    assert "cloud 10 layers (optimal); start" in planner.explain()
     edge = LivePlanner(problem(), "edge")
     assert [stage.worker for stage in edge(ALL, "start").stages] == ["edge"]
 
@@ -128,8 +126,8 @@ def test_links_lead_past_a_worker_that_is_lost() -> None:
     assert now.hops == (Hop(8e6, 0.015),)
 
 
-def test_pictures_that_stay_need_their_worker() -> None:
-    planner = LivePlanner(problem(pictures_stay=True))
+def test_private_values_need_their_worker() -> None:
+    planner = LivePlanner(problem(private=frozenset({"x"})))
     assert planner(ALL, "start").stages[0].worker == "edge"
     with pytest.raises(CutsetError, match="edge, and it isn't there"):
         planner(("middle", "cloud"), "edge was lost")
@@ -240,13 +238,13 @@ def test_a_coder_that_is_slower_than_thought() -> None:
 def test_a_switch_must_pay_for_the_weights_that_it_sends() -> None:
     empty = tuple(replace(machine, holds=frozenset()) for machine in problem().machines)
     given = replace(problem(), machines=empty)
-    model = Model(given)
-    edge, cloud = single(given, 0, "uint8", ""), single(given, 2, "uint8", "")
-    gain = each_picture(given, model.cost(edge)) - each_picture(given, model.cost(cloud))
+    model = CostModel(given)
+    edge, cloud = single(given, 0, "", ""), single(given, 2, "", "")
+    gain = per_item(given, model.cost(edge)) - per_item(given, model.cost(cloud))
     assert gain > 0.5
     assert decide(model, edge, cloud, Policy(horizon=10)).better
     thin = replace(given, hops=(Hop(1e5),) * 3)
-    few, many = (decide(Model(thin), edge, cloud, Policy(horizon=n)) for n in (2, 100))
+    few, many = (decide(CostModel(thin), edge, cloud, Policy(horizon=n)) for n in (2, 100))
     assert (few.better, many.better) == (False, True)
     assert few.switch > 1
     assert "to switch" in few.why
@@ -281,9 +279,9 @@ def test_reports_of_a_run_are_taken() -> None:
 
 def test_a_small_gain_is_left() -> None:
     given = problem()
-    model = Model(given)
+    model = CostModel(given)
     best = LivePlanner(given)(ALL, "start")
-    edge = single(given, 0, "uint8", "")
+    edge = single(given, 0, "", "")
     assert not decide(model, edge, best, Policy(margin=0.99)).better
 
 

@@ -25,7 +25,7 @@ GRAPH = Graph(
     (_node("a", "x"), _node("b", "a"), _node("c", "b"), _node("d", "c", "a")),
     {},
 )
-PLAN = Plan("g", (StagePlan("u", (0,)), StagePlan("v", (1,)), StagePlan("w", (2, 3))), "uint8", "hand")
+PLAN = Plan("g", (StagePlan("u", (0,)), StagePlan("v", (1,)), StagePlan("w", (2, 3))), "", "hand")
 
 
 def test_a_value_that_a_later_stage_needs_is_on_every_hop_up_to_there() -> None:
@@ -66,6 +66,22 @@ def test_a_plan_for_another_graph_is_refused() -> None:
 def test_what_is_no_plan_is_refused(text: str) -> None:
     with pytest.raises(CutsetError, match="not a plan"):
         read_plan(text.encode())
+
+
+OLD = b'{"format":"cutset-plan-1","graph":"g","stages":[{"worker":"u","nodes":[[0,3]]}],"picture":"%s","scheduler":""}'
+
+
+@pytest.mark.parametrize(("written", "meant"), [("uint8", ""), ("packets", "packets"), ("jpeg", "jpeg")])
+def test_files_of_earlier_versions_are_read(written: str, meant: str) -> None:
+    plan = read_plan(OLD % written.encode())
+    assert plan == Plan("g", (StagePlan("u", (0, 1, 2, 3)),), meant)
+    assert written.encode() in write_plan(plan), "and earlier versions read ours"
+
+
+@pytest.mark.parametrize("written", ["", "x" * 41])
+def test_names_of_encodings_are_short(written: str) -> None:
+    with pytest.raises(CutsetError, match="not a plan"):
+        read_plan(OLD % written.encode())
 
 
 @pytest.mark.parametrize("nodes", ["[[3,1]]", "[-1]", "[[0,1,2]]", "[[0,99999999]]"])

@@ -1,4 +1,4 @@
-"""Planning needs no torch: a coordinator's side, or a laptop, plans without it."""
+"""Planning needs no torch: a coordinator's side, or a laptop, plans without it. Nor does it know what items are."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ import subprocess
 import sys
 
 LOADS_NO_TORCH = """
-import sys
-import cutset.partition.compare, cutset.partition.live, cutset.partition.simulate
-import cutset.video.profile.scenario, cutset.partition.profile.profile
+import importlib, pkgutil, sys
+import cutset.codec, cutset.partition
+for package in (cutset.partition, cutset.codec):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+above = [name for name in sys.modules if name.startswith(("torch", "cutset.video", "cutset.cluster", "cutset.engine"))]
+assert not above, above
+assert "cutset.partition.schedulers.optimal" in sys.modules
+import cutset.video.profile.scenario
 assert "torch" not in sys.modules
 """
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from cutset.bench.serve_load import Answer, Asking
+from cutset.bench.serve_load import StreamedAnswer, StreamedRequest
 from tests.serve.test_clients import request
 from tests.serve.test_server import Process, readings, start  # noqa: F401  # a fixture
 
@@ -22,19 +22,19 @@ CLIENTS = 64
 SECONDS = float(os.environ.get("LOAD_SECONDS", "120"))
 
 
-async def ask(url: str, prompt: list[int], tokens: int) -> Answer:
-    where, asking = urlsplit(url), Asking(url, prompt, tokens)
+async def ask(url: str, prompt: list[int], tokens: int) -> StreamedAnswer:
+    where, asked = urlsplit(url), StreamedRequest(url, prompt, tokens)
     reader, writer = await asyncio.open_connection(where.hostname, where.port)
     try:
-        writer.write(asking.message)
+        writer.write(asked.message)
         while piece := await reader.read(1 << 16):
-            asking.heard(piece)
+            asked.feed(piece)
     finally:
         writer.close()
-    return asking.answer()
+    return asked.answer()
 
 
-async def client(url: str, number: int, end: float, answers: list[Answer]) -> None:
+async def client(url: str, number: int, end: float, answers: list[StreamedAnswer]) -> None:
     """Asks again and again, for lengths of its own."""
     choose = random.Random(number)
     while time.monotonic() < end:
@@ -109,7 +109,7 @@ VANDALS = (leaves, half_closes, dawdles, babbles, sends_wrong_utf8, stops_often,
 @pytest.mark.slow
 def test_sixty_four_clients_for_two_minutes(start: type[Process]) -> None:  # noqa: F811
     server = start()
-    answers: list[Answer] = []
+    answers: list[StreamedAnswer] = []
     counts: dict[str, int] = {}
 
     async def run(seconds: float) -> None:

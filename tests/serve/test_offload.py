@@ -7,7 +7,7 @@ import pytest
 
 from cutset.engine.params import SamplingParams
 from cutset.llm import LLM, AsyncLLM
-from cutset.offload.client.open import Offload
+from cutset.offload.client.offload import Offload
 from cutset.serve.app import build_app
 from cutset.serve.auth import Auth
 from cutset.serve.limits import RequestLimits

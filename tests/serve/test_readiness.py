@@ -16,7 +16,7 @@ from cutset.engine.params import SamplingParams
 from cutset.errors import IntegrityError, LinkTimeout, OffloadError
 from cutset.llm import LLM, AsyncLLM
 from cutset.offload.accelerator.products import NativeProducts
-from cutset.offload.client.open import Offload
+from cutset.offload.client.offload import Offload
 from cutset.serve import readiness
 from cutset.serve.app import build_app
 from cutset.serve.auth import Auth
@@ -26,7 +26,7 @@ from cutset.serve.readiness import Policy
 from cutset.serve.server import Server, bind, serve_in_thread
 from cutset.serve.service import Service
 from tests.offload.conftest import loaded  # noqa: F401  # a fixture
-from tests.offload.hot import Odd, serving
+from tests.offload.serving import Odd, serving
 from tests.serve.conftest import Running
 from tests.serve.test_clients import wait_for
 from tests.serve.test_server import readings

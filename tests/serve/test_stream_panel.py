@@ -16,8 +16,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from cluster.run.pictures import moving, small_network
-from cutset.cli.stream_dashboard import HERE, add_dashboard, dashboard
-from cutset.cluster.model import Model
+from cutset.cli.stream_run import HERE, configure, dashboard
 from cutset.errors import ConfigError
 from cutset.partition.plan import Plan, StagePlan
 from cutset.serve.events import Event, PlanEvent
@@ -27,6 +26,7 @@ from cutset.serve.panel import open_panel
 from cutset.serve.png import png
 from cutset.stream import Stream
 from cutset.video.sources import ArraySource
+from cutset.video.torch_model import TorchModel
 from tests.serve.test_dashboard import becomes, browser, page  # noqa: F401  # fixtures
 
 
@@ -100,8 +100,10 @@ def test_numbers_change_during_a_stream(page: Any) -> None:  # noqa: F811
 def test_the_flag_opens_a_panel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUTSET_API_KEY", raising=False)
     parser = argparse.ArgumentParser()
-    add_dashboard(parser)
-    assert (parser.parse_args([]).dashboard, parser.parse_args(["--dashboard"]).dashboard) == (None, HERE)
+    configure(parser)
+    given = ["alexnet", "--source", "x.mp4"]
+    assert parser.parse_args(given).dashboard is None
+    assert parser.parse_args([*given, "--dashboard"]).dashboard == HERE
     with dashboard(None, print) as feed:
         assert feed is None
     said: list[str] = []
@@ -116,7 +118,7 @@ def test_the_flag_opens_a_panel(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_plan_is_shown_at_once_and_explained_when_that_is_known() -> None:
-    graph = Model.of(small_network(), (1, 3, 12, 14)).graph
+    graph = TorchModel.of(small_network(), (1, 3, 12, 14)).graph
     shown: list[PlanEvent] = []
     explained = threading.Event()
 
@@ -147,7 +149,7 @@ def test_a_plan_is_shown_at_once_and_explained_when_that_is_known() -> None:
 
 def test_a_late_watcher_gets_what_went_before() -> None:
     hub = Hub()
-    graph = Model.of(small_network(), (1, 3, 12, 14)).graph
+    graph = TorchModel.of(small_network(), (1, 3, 12, 14)).graph
     StreamFeed(hub).begin(graph, model="skips", source="none", workers=["a", "b"])
     assert set(hub._last) == {"stream", "graph"}
 

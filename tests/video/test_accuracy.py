@@ -10,11 +10,11 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from cluster.run.pictures import moving, small_model
-from cutset.cluster.coordinator.result import Result
 from cutset.codec import Budget
 from cutset.errors import ConfigError
 from cutset.video.accuracy import Accuracy
-from cutset.video.check import Check, difference
+from cutset.video.check import ResultCheck, difference
+from cutset.video.result import Result
 
 
 def test_an_error_that_grows_with_the_threshold_ends_within_the_limit() -> None:
@@ -82,7 +82,7 @@ def test_differences() -> None:
 
 def test_a_check_that_compared_nothing_says_so() -> None:
     """Every picture was dropped, or a signal came before the first result."""
-    check = Check(small_model(32, 48))
+    check = ResultCheck(small_model(32, 48))
     assert check.line() == "check: no picture was compared"
     assert check.compare(Result(0, 0, 0.0, {}, "late", 1, 0.0, 0.0, 0.0, 1, moving(1, 32, 48)[0])) is None
     assert check.line() == "check: no picture was compared"

@@ -12,11 +12,11 @@ import pytest
 torch = pytest.importorskip("torch")
 from torch import Tensor, nn
 
-from cutset.cluster.model import Model
 from cutset.errors import GraphError
 from cutset.partition.description import describe, read_description
 from cutset.partition.node import Value, Weight
 from cutset.video.imports.export import export
+from cutset.video.torch_model import TorchModel
 from video.test_layout import Does, wrong_cuts
 
 
@@ -148,7 +148,7 @@ def test_a_compiled_module_is_run_as_it_was_written() -> None:
     with torch.no_grad():
         right = inner(x)
         assert torch.equal(compiled(x), right * 2)
-        [found] = Model.of(nn.Sequential(compiled), tuple(x.shape), torch.float32).run(x.numpy()).values()
+        [found] = TorchModel.of(nn.Sequential(compiled), tuple(x.shape), torch.float32).run(x.numpy()).values()
         assert np.array_equal(found, right.numpy())
         assert torch.equal(compiled(x), right * 2), "as it was"
 

@@ -17,7 +17,7 @@ from cutset.partition.description import describe, read_description
 from cutset.partition.node import Value, strides_of
 from cutset.video.imports.export import Exported, export
 from cutset.video.imports.trial import same_bits
-from cutset.video.stage import Stage, lay, layout_of
+from cutset.video.stage import TorchStage, lay, layout_of
 from cutset.video.zoo import build
 from video.networks import filled
 
@@ -36,9 +36,9 @@ def wrong_cuts(module: nn.Module, *inputs: Tensor) -> tuple[list[int], Exported]
     before = {value.name: rows(x) for value, x in zip(graph.inputs, inputs, strict=True)}
     wrong, count = [], len(graph.nodes)
     for k in range(count + 1):
-        begun = Stage(graph, range(k), tensors).run(before)
+        begun = TorchStage(graph, range(k), tensors).forward(before)
         crossing = {name: rows(begun[name] if name in begun else before[name]) for name in graph.cuts[k].values}
-        ended = Stage(graph, range(k, count), tensors).run(crossing)
+        ended = TorchStage(graph, range(k, count), tensors).forward(crossing)
         found = [ended[name] if name in ended else crossing[name] for name in graph.outputs]
         if not same_bits(found, right):
             wrong.append(k)

@@ -15,7 +15,7 @@ from cutset.errors import GraphError
 from cutset.video.imports.export import Exported, export
 from cutset.video.imports.operators import resolve
 from cutset.video.imports.trial import same_bits
-from cutset.video.stage import Stage
+from cutset.video.stage import TorchStage
 
 
 class Returns(nn.Module):
@@ -46,7 +46,7 @@ def checked(does: Callable[[Any, Tensor], Any]) -> Exported:
     for k in range(len(graph.nodes) + 1):
         values = {graph.inputs[0].name: x}
         for part in (range(k), range(k, len(graph.nodes))):
-            values |= Stage(graph, part, tensors).run(values)
+            values |= TorchStage(graph, part, tensors).forward(values)
         assert same_bits([values[name] for name in graph.outputs], right), k
         assert set(graph.cuts[-1].values) == set(graph.outputs)
     return exported
@@ -120,7 +120,7 @@ def test_a_constant_has_no_name_of_a_weight() -> None:
 
     graph, tensors = export(Named(), torch.ones(1, 4))
     assert {*tensors} == {"arange", "arange#2"}
-    [found] = Stage(graph, range(len(graph.nodes)), tensors).run({"x": torch.ones(1, 4)}).values()
+    [found] = TorchStage(graph, range(len(graph.nodes)), tensors).forward({"x": torch.ones(1, 4)}).values()
     assert found.tolist() == [[7.0, 8.0, 9.0, 10.0]]
 
 

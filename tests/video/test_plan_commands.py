@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("torch")
 from cutset.cli import main
 from cutset.partition.plan import read_plan
-from cutset.partition.profile.profile import read_profile
+from cutset.partition.profile import read_profile
 
 NET = ["alexnet", "--features", "--size", "64x96"]
 LINKS = ["--link", "8MB/s,20ms", "--link", "4MB/s,20ms", "--link", "1MB/s,20ms", "--speed", "0.125,0.25,1"]
@@ -32,7 +32,7 @@ def test_profile_shows_layers_and_sizes(profile: Path, capsys: pytest.CaptureFix
     assert any(line.startswith("features.0 ") and "conv2d" in line for line in lines)
     found = read_profile(profile)
     assert found.sizes is not None
-    assert found.sizes.pictures == 4
+    assert found.sizes.items == 4
     assert len(found.seconds) == 16
     assert found.model == "alexnet --features"
 
@@ -68,7 +68,7 @@ def test_plan_takes_the_scheduler_that_is_asked_for(profile: Path, capsys: pytes
 def test_pictures_that_stay_leave_no_choice(profile: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["stream", "plan", *NET, *LINKS, "--profile", str(profile), "--pictures-stay"]) == 0
     out = capsys.readouterr().out
-    assert "cloud: the picture would leave the first worker" in out
+    assert "cloud: worker3 would be sent private values, which must stay with worker1" in out
     row = next(line for line in out.splitlines() if line.startswith("→ optimal"))
     assert "worker1" in row
 
@@ -104,7 +104,7 @@ def test_what_is_wrong_is_said_in_a_line(flags: list[str], says: str, capsys: py
 
 def test_a_profile_of_another_size_is_refused(profile: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["stream", "plan", "alexnet", "--features", "--size", "64x64", "--profile", str(profile)]) == 2
-    assert "another model, picture size" in capsys.readouterr().err
+    assert "another model, input size" in capsys.readouterr().err
 
 
 def test_simulate_reads_its_file(profile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cutset.errors import GraphError
 from cutset.video.imports.export import Exported, export
-from cutset.video.stage import Stage
+from cutset.video.stage import TorchStage
 from cutset.video.zoo import build
 from video.networks import InPlace, Many, Skips, Tied, filled
 
@@ -27,8 +27,8 @@ def run(exported: Exported, parts: list[list[int]], inputs: dict[str, Tensor]) -
     """Runs the parts one after another, each with what it needs alone."""
     values = dict(inputs)
     for part in parts:
-        stage = Stage(exported.graph, part, exported.tensors)
-        made = stage.run({name: values[name] for name in stage.inputs})
+        stage = TorchStage(exported.graph, part, exported.tensors)
+        made = stage.forward({name: values[name] for name in stage.inputs})
         assert set(made) == set(stage.outputs)
         values |= made
     return [values[name] for name in exported.graph.outputs]
@@ -108,9 +108,9 @@ def test_memory_order_is_restored_so_that_kernels_stay_the_same() -> None:
     rows = {name: tensor.contiguous() for name, tensor in exported.tensors.items()}
     values = {"x": x.contiguous()}
     for i in range(len(exported.graph.nodes)):  # as after a link, which carries rows
-        stage = Stage(exported.graph, [i], rows)
+        stage = TorchStage(exported.graph, [i], rows)
         assert all(t.stride() == exported.tensors[name].stride() for name, t in stage.weights.items())
-        made = stage.run(values)
+        made = stage.forward(values)
         values |= {name: tensor.contiguous() for name, tensor in made.items()}
     assert torch.equal(values[exported.graph.outputs[0]], expected)
 
@@ -118,19 +118,19 @@ def test_memory_order_is_restored_so_that_kernels_stay_the_same() -> None:
 def test_a_stage_holds_only_its_weights() -> None:
     graph, tensors = export(filled(Skips()), picture(1, 3, 8, 8))
     for i in range(len(graph.nodes)):
-        assert set(Stage(graph, [i], tensors).weights) == set(graph.nodes[i].weights)
+        assert set(TorchStage(graph, [i], tensors).weights) == set(graph.nodes[i].weights)
     first = [node.name for node in graph.nodes].index("first")
     few = {name: tensors[name] for name in ("first.weight", "first.bias")}
-    Stage(graph, [first], few)
+    TorchStage(graph, [first], few)
     with pytest.raises(GraphError, match=r"the weight first\.bias is missing"):
-        Stage(graph, [first], {"first.weight": few["first.weight"]})
+        TorchStage(graph, [first], {"first.weight": few["first.weight"]})
     with pytest.raises(GraphError, match=r"weight first.bias is float64 \(4,\); the graph has float32 \(4,\)"):
-        Stage(graph, [first], few | {"first.bias": torch.zeros(4, dtype=torch.float64)})
+        TorchStage(graph, [first], few | {"first.bias": torch.zeros(4, dtype=torch.float64)})
 
 
 def test_values_are_freed_after_their_last_reader() -> None:
     graph, tensors = export(filled(Skips()), picture(1, 3, 8, 8))
-    stage = Stage(graph, range(len(graph.nodes)), tensors)
+    stage = TorchStage(graph, range(len(graph.nodes)), tensors)
     alive: dict[str, weakref.ref[Tensor]] = {}
     steps = itertools.count()
     for number, (node, call) in enumerate(stage._calls):
@@ -145,7 +145,7 @@ def test_values_are_freed_after_their_last_reader() -> None:
             return made
 
         stage._calls[number] = (node, watched)
-    result = stage.run({"x": picture(1, 3, 8, 8)})
+    result = stage.forward({"x": picture(1, 3, 8, 8)})
     assert next(steps) == len(graph.nodes)
     assert [name for name, ref in alive.items() if ref() is not None] == list(result)
 
@@ -156,12 +156,12 @@ def test_outputs_share_memory_with_nothing() -> None:
     x = picture(1, 3, 4, 4)
     before = x.clone()
     [name] = exported.graph.outputs
-    result = Stage(exported.graph, range(len(exported.graph.nodes)), exported.tensors).run({"input": x})[name]
+    result = TorchStage(exported.graph, range(len(exported.graph.nodes)), exported.tensors).forward({"input": x})[name]
     result.zero_()
     assert torch.equal(x, before)
     chunks = export(filled(Many()), picture(2, 6), picture(2, 6))
     [at] = [i for i, node in enumerate(chunks.graph.nodes) if node.several]
-    made = Stage(chunks.graph, range(at + 1), chunks.tensors).run({"x": picture(2, 6), "y": picture(2, 6)})
+    made = TorchStage(chunks.graph, range(at + 1), chunks.tensors).forward({"x": picture(2, 6), "y": picture(2, 6)})
     assert all(tensor.untyped_storage().nbytes() == tensor.nbytes for tensor in made.values())
     assert len({tensor.untyped_storage().data_ptr() for tensor in made.values()}) == len(made)
 
@@ -169,10 +169,10 @@ def test_outputs_share_memory_with_nothing() -> None:
 def test_nothing_of_one_picture_is_left_for_the_next() -> None:
     module = filled(Skips())
     exported = export(module, picture(1, 3, 8, 8))
-    stage = Stage(exported.graph, range(len(exported.graph.nodes)), exported.tensors)
+    stage = TorchStage(exported.graph, range(len(exported.graph.nodes)), exported.tensors)
     first, second = picture(1, 3, 8, 8, seed=1), picture(1, 3, 8, 8, seed=2)
     [name] = exported.graph.outputs
-    one, two, again = (stage.run({"x": x})[name] for x in (first, second, first))
+    one, two, again = (stage.forward({"x": x})[name] for x in (first, second, first))
     assert not torch.equal(one, two)
     assert torch.equal(one, again)
 
@@ -180,13 +180,13 @@ def test_nothing_of_one_picture_is_left_for_the_next() -> None:
 def test_bad_inputs_are_refused_and_each_node_is_timed() -> None:
     exported = export(filled(Skips()), picture(1, 3, 8, 8))
     count = len(exported.graph.nodes)
-    stage = Stage(exported.graph, range(count), exported.tensors)
+    stage = TorchStage(exported.graph, range(count), exported.tensors)
     with pytest.raises(GraphError, match="the input x is missing"):
-        stage.run({})
+        stage.forward({})
     with pytest.raises(GraphError, match=r"input x is float32 \(1, 3, 8, 9\); the graph has float32 \(1, 3, 8, 8\)"):
-        stage.run({"x": picture(1, 3, 8, 9)})
+        stage.forward({"x": picture(1, 3, 8, 9)})
     with pytest.raises(GraphError, match="input x is uint8"):
-        stage.run({"x": torch.zeros(1, 3, 8, 8, dtype=torch.uint8)})
+        stage.forward({"x": torch.zeros(1, 3, 8, 8, dtype=torch.uint8)})
     seen = []
-    stage.run({"x": picture(1, 3, 8, 8)}, lambda node, seconds: seen.append((node.name, seconds >= 0)))
+    stage.forward({"x": picture(1, 3, 8, 8)}, lambda node, seconds: seen.append((node.name, seconds >= 0)))
     assert seen == [(node.name, True) for node in exported.graph.nodes]

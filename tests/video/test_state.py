@@ -20,7 +20,7 @@ from cutset.errors import GraphError
 from cutset.stream import Stream
 from cutset.video.imports.export import export
 from cutset.video.imports.trial import same_bits
-from cutset.video.stage import Stage
+from cutset.video.stage import TorchStage
 from video.networks import Skips, filled
 
 PICTURE = torch.zeros(1, 3, 4, 4)
@@ -358,7 +358,7 @@ def test_what_is_written_before_it_is_read_is_no_state(make: Callable[[], nn.Mod
     torch.manual_seed(0)
     module, x = make().eval(), torch.rand(shape, generator=torch.Generator().manual_seed(1))
     graph, tensors = export(module, x)
-    found = Stage(graph, range(len(graph.nodes)), tensors).run({graph.inputs[0].name: x})
+    found = TorchStage(graph, range(len(graph.nodes)), tensors).forward({graph.inputs[0].name: x})
     with torch.no_grad():
         right = torch.utils._pytree.tree_leaves(module(x))
     assert same_bits([found[name] for name in graph.outputs], right)

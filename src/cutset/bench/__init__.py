@@ -1,1 +1,1 @@
-"""Measuring: result files, their comparison across time, and BENCHMARKS.md made from them."""
+"""What users measure of their own set-up, as `cutset bench`. Comparisons with other programs are in `benchmarks/`."""

@@ -1,239 +1,188 @@
-"""`cutset bench decode`: Cutset and other people's programs on the same weights, in turns, in one run.
+"""`cutset bench decode`: prefill and decode of random models, in turns by every dtype.
 
-Every system runs in a process of its own with the same number of threads, loads once, and is asked in turn, round after
-round, so that a noisy neighbour disturbs all of them alike. Figures are medians over the rounds.
+Every system runs in a process of its own with the same number of threads and loads once. `benchmarks/decode.py` puts
+other programs beside ours.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cutset.compare.results import Row, summarise
+from cutset.bench.turns import Process, Turn, medians, take_turns
+from cutset.compare.results import Row
 from cutset.errors import EngineError
 from cutset.models.random import RandomModel
 
-__all__ = ["OPPONENTS", "WORKLOADS", "System", "Workload", "run_workload"]
+__all__ = ["OWN", "WORKLOADS", "DecodeWorkload", "System", "Task", "own_process", "own_systems", "run_workload"]
 
-OPPONENTS = (
-    "transformers",
-    "torch.compile",
-    "ctranslate2 float32",
-    "ctranslate2 int8",
-    "llama.cpp f32",
-    "llama.cpp q8_0",
-)
-FLOAT = ("native float32", "transformers", "torch.compile", "ctranslate2 float32", "llama.cpp f32")
-INTEGER = ("native int8", "native exact", "ctranslate2 int8", "llama.cpp q8_0")
+OWN = ("native float32", "native int8", "native exact")
+FLOAT, INTEGER = "float32", "8-bit weights"  # whole-number weights race each other, and floats each other
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Something that systems are timed at; `systems` are those for which it is what they are there for."""
+    """What systems are timed at: a command of `cutset.bench.own`."""
 
     name: str
     command: dict[str, Any]
-    systems: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Workload:
+class DecodeWorkload:
     """A random model and what is done with it."""
 
     name: str
     model: RandomModel
     tasks: tuple[Task, ...]
 
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """Something that is timed: how its process is started on a checkpoint, and the tasks that it takes part in."""
+
+    label: str  # in result files; ours begin with "cutset"
+    weights: str  # FLOAT or INTEGER
+    start: Callable[[Path], Process]
+    takes: Callable[[Task], bool] = lambda task: True
+
     @property
-    def systems(self) -> tuple[str, ...]:
-        """All that take part."""
-        return tuple(dict.fromkeys(system for task in self.tasks for system in task.systems))
+    def ours(self) -> bool:
+        """Whether it is Cutset; anything else is an opponent."""
+        return self.label.startswith("cutset")
 
 
-def _forward(systems: tuple[str, ...]) -> Task:
-    return Task("forward 2x5", {"do": "forward", "batch": 2, "tokens": 5, "repeat": 20}, systems)
+def _forward() -> Task:
+    return Task("forward 2x5", {"do": "forward", "batch": 2, "tokens": 5, "repeat": 20})
 
 
-def _generate(sequences: int, systems: tuple[str, ...]) -> Task:
+def _generate(sequences: int = 1) -> Task:
     name = "prefill 128, decode 64" + (f", {sequences} sequences" if sequences > 1 else "")
-    return Task(name, {"do": "generate", "sequences": sequences, "prompt": 128, "steps": 64}, systems)
+    return Task(name, {"do": "generate", "sequences": sequences, "prompt": 128, "steps": 64})
 
 
-ALL = FLOAT + INTEGER
-MANY = tuple(system for system in ALL if system != "torch.compile")  # which takes minutes to compile this once more
 WORKLOADS = {
-    "tiny": Workload("tiny", RandomModel(), (_forward(ALL[:4] + INTEGER[:3]),)),
-    "minimind": Workload(
-        "minimind",
-        RandomModel(hidden=512, layers=8, vocab=6400, max_pos=1024),
-        (_forward(ALL[:4] + INTEGER[:3]), _generate(1, ALL)),
+    "tiny": DecodeWorkload("tiny", RandomModel(), (_forward(),)),
+    "minimind": DecodeWorkload(
+        "minimind", RandomModel(hidden=512, layers=8, vocab=6400, max_pos=1024), (_forward(), _generate())
     ),
-    "w246": Workload(
+    "w246": DecodeWorkload(
         "w246",
         RandomModel(
             hidden=1024, layers=16, heads=16, kv_heads=4, intermediate=2816, vocab=32000, max_pos=1024, tied=False
         ),
-        (_generate(1, ALL), _generate(8, MANY)),
+        (_generate(), _generate(8)),
     ),
 }
 
 
-class System:
-    """A system in its own process. Raises EngineError if it can't start."""
+def own_process(name: str, folder: Path, threads: int) -> Process:
+    """Cutset on a checkpoint: `name` is backend and dtype, as "native int8". Raises EngineError."""
+    command = [sys.executable, "-m", "cutset.bench.own", name, str(folder), "--threads", str(threads)]
+    return Process(command, name=name, threads=threads, quiet=True)
 
-    def __init__(self, name: str, folder: Path, threads: int, python: str) -> None:
-        self.name = name
-        ours = name.startswith("native")
-        program = ["-m", "cutset.bench.own"] if ours else [str(Path(__file__).with_name("opponents.py"))]
-        # Everyone waits as they choose: with OMP_WAIT_POLICY=PASSIVE llama.cpp decodes at half its speed, with ACTIVE
-        # its idle threads would slow the others down. By default OpenMP spins a little and then sleeps.
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("CUTSET_", "OMP_"))}
-        environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        self.process = subprocess.Popen(
-            [sys.executable if ours else python, *program, name, str(folder), "--threads", str(threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=environment,
-        )
-        answer = self._answer()
-        if "error" in answer:
-            self.process.wait()
-            raise EngineError(f"{name}: {answer['error']}")
-        self.versions: dict[str, str] = answer["versions"]
-        self.rss, self.rss_before = int(answer["rss"]), int(answer["rss_before"])
 
-    def _answer(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            return {"error": f"its process ended with {self.process.wait()}"}
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+def own_systems(names: Iterable[str], threads: int) -> list[System]:
+    """Those of OWN that are named."""
 
-    def ask(self, command: dict[str, Any]) -> Any:
-        """Seconds, one or two of them; None where the system can't do that. Raises EngineError if it failed."""
-        assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(json.dumps(command) + "\n")
-            self.process.stdin.flush()
-        except OSError:  # it has died since
-            raise EngineError(f"{self.name}: its process ended with {self.process.wait()}") from None
-        answer = self._answer()
-        if "error" in answer:
-            raise EngineError(f"{self.name}: {answer['error']}")
-        return answer.get("seconds", answer.get("rss"))
+    def starter(name: str) -> Callable[[Path], Process]:
+        return lambda folder: own_process(name, folder, threads)
 
-    def close(self) -> None:
-        """Ends the process."""
-        if self.process.stdin is not None:
-            with contextlib.suppress(OSError):
-                self.process.stdin.close()
-        try:
-            self.process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
+    chosen = [name for name in OWN if name in tuple(names)]
+    return [System(f"cutset {name}", FLOAT if FLOAT in name else INTEGER, starter(name)) for name in chosen]
 
 
 def run_workload(
-    workload: Workload,
-    folder: Path,
-    *,
-    threads: int,
-    rounds: int,
-    python: str,
-    wanted: Iterable[str],
-    tell: Callable[[str], None],
+    workload: DecodeWorkload, folder: Path, systems: Sequence[System], *, rounds: int, tell: Callable[[str], None]
 ) -> tuple[list[Row], dict[str, str]]:
-    """Times every wanted system at the workload's tasks; rows, and versions of the opponents."""
-    systems: dict[str, System] = {}
+    """Times the systems at the workload's tasks on the checkpoint in `folder`: rows, and versions of other programs.
+
+    A system that doesn't start or fails at a task is named and left out; one of ours that fails raises EngineError.
+    """
     versions: dict[str, str] = {}
     rows: list[Row] = []
-    try:
-        for name in workload.systems:
-            if name in wanted:
-                tell(f"{workload.name}: starting {name}")
+    with contextlib.ExitStack() as stack:
+        running: list[tuple[System, Process]] = []
+        for system in systems:
+            if any(map(system.takes, workload.tasks)):
+                tell(f"{workload.name}: starting {system.label}")
                 try:
-                    systems[name] = System(name, folder, threads, python)
+                    process = stack.enter_context(system.start(folder))
                 except EngineError as error:
                     tell(f"{workload.name}: without {error}")
-                else:
-                    versions |= systems[name].versions
+                    continue
+                versions |= process.ready["versions"]
+                running.append((system, process))
         for task in workload.tasks:
-            taking_part = [system for name, system in systems.items() if name in task.systems]
-            rows += _run_task(workload, task, taking_part, threads, rounds, tell)
-    finally:
-        for system in systems.values():
-            system.close()
+            taking_part = [(system, process) for system, process in running if system.takes(task)]
+            rows += _run_task(workload, task, taking_part, rounds, tell)
     return rows, versions
 
 
 def _run_task(
-    workload: Workload, task: Task, systems: list[System], threads: int, rounds: int, tell: Callable[[str], None]
+    workload: DecodeWorkload,
+    task: Task,
+    running: Sequence[tuple[System, Process]],
+    rounds: int,
+    tell: Callable[[str], None],
 ) -> list[Row]:
-    samples: dict[tuple[str, str], list[float]] = {}
-    bandwidth: list[float] = []
-    ours = next((system for system in systems if system.name.startswith("native")), None)
-    size = workload.model.spec().parameter_count()
-    for number in range(-1, rounds):  # one round to warm up
-        for system in list(systems):
+    name, failed = f"{workload.name}: {task.name}", set[str]()
+
+    def turn_of(system: System, process: Process) -> Turn:
+        def turn(number: int) -> Iterator[Row]:
+            if system.label in failed:
+                return
             try:
-                seconds = system.ask(task.command)
+                seconds = process.call(**task.command).get("seconds")
             except EngineError as error:  # a finding, not an end
-                if system.name.startswith("native"):
+                if system.ours:
                     raise
-                tell(f"{workload.name}: {task.name}: without {error}")
-                systems.remove(system)
-                continue
-            if number >= 0 and seconds is not None:
-                for metric, value in _figures(task.command, seconds).items():
-                    samples.setdefault((system.name, metric), []).append(value)
-        if ours is not None and task.command["do"] == "generate" and number >= 0:
-            bandwidth.append(ours.ask({"do": "bandwidth", "size": max(size, 1 << 26)}))
-        tell(f"{workload.name}: {task.name}: round {number + 1} of {rounds}")
-    name = f"{workload.name}: {task.name}"
-    rows = []
-    for (system_name, metric), values in samples.items():
-        label = f"cutset {system_name}" if system_name.startswith("native") else system_name
-        if metric != "forward":  # whole-number weights race each other, and floats each other
-            metric += ", 8-bit weights" if system_name in INTEGER else ", float32"
-        unit = "ms" if metric == "forward" else "tok/s"
-        rows.append(summarise(name, label, metric, values, unit))
-    if bandwidth:
-        rows.append(summarise(name, "this machine", "read bandwidth", [b / 1e9 for b in bandwidth], "GB/s"))
-        rows += _roofline(workload, name, rows, bandwidth)
-    return rows
+                tell(f"{name}: without {error}")
+                failed.add(system.label)
+                return
+            if seconds is not None:
+                yield from _figures(name, system, task.command, seconds)
+
+        return turn
+
+    def read_bandwidth(number: int) -> Iterator[Row]:
+        size = max(workload.model.spec().parameter_count(), 1 << 26)
+        rate = process_of_ours.call(do="bandwidth", size=size)["seconds"]
+        yield Row(name, "this machine", "read bandwidth", rate / 1e9, "GB/s")
+
+    turns = [turn_of(system, process) for system, process in running]
+    ours = [process for system, process in running if system.ours]
+    if ours and task.command["do"] == "generate":
+        process_of_ours = ours[0]
+        turns.append(read_bandwidth)
+    rows = medians(take_turns(name, turns, rounds, tell))
+    return rows + _roofline(workload, rows) if task.command.get("sequences") == 1 else rows
 
 
-def _figures(command: dict[str, Any], seconds: Any) -> dict[str, float]:
+def _figures(workload: str, system: System, command: dict[str, Any], seconds: Any) -> Iterator[Row]:
     if command["do"] == "forward":
-        return {"forward": seconds * 1e3}
+        yield Row(workload, system.label, "forward", seconds * 1e3, "ms")
+        return
     prefill, decode = seconds
     sequences = command["sequences"]
-    return {
-        "prefill": sequences * command["prompt"] / prefill,
-        "decode": sequences * command["steps"] / max(decode, 1e-9),
-    }
+    rate = sequences * command["prompt"] / prefill
+    yield Row(workload, system.label, f"prefill, {system.weights}", rate, "tok/s")
+    rate = sequences * command["steps"] / max(decode, 1e-9)
+    yield Row(workload, system.label, f"decode, {system.weights}", rate, "tok/s")
 
 
-def _roofline(workload: Workload, name: str, rows: list[Row], bandwidth: list[float]) -> list[Row]:
+def _roofline(workload: DecodeWorkload, rows: Sequence[Row]) -> list[Row]:
     """How much of the read bandwidth decoding one sequence uses: every weight but the embedding once a token."""
     spec = workload.model.spec()
     read = spec.parameter_count() - (0 if spec.tied else spec.vocab_size * spec.hidden)
-    best = sorted(bandwidth)[len(bandwidth) // 2]
+    best = next((row.value * 1e9 for row in rows if row.metric == "read bandwidth"), None)
     return [
-        Row(name, row.system, "share of read bandwidth", row.value * read * width / best * 100, "%", row.spread)
+        Row(row.workload, row.system, "share of read bandwidth", row.value * read * width / best * 100, "%", row.spread)
         for row in rows
-        if row.metric.startswith("decode") and "sequences" not in name
-        for width in [4 if row.metric.endswith("float32") else 1]
+        if row.metric.startswith("decode") and best is not None
+        for width in [4 if row.metric.endswith(FLOAT) else 1]
     ]

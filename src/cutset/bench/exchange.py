@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ from cutset.compare.agreement import Agreement, compare_arrays
 from cutset.compare.forward import Forward, Inputs, run_forward
 from cutset.compare.results import Row, summarise
 from cutset.config import Settings
-from cutset.errors import CutsetError, DeviceError
+from cutset.errors import DeviceError
 from cutset.models.files.source import ModelSource, open_source
 from cutset.models.random import RandomModel
 from cutset.models.run.backend import build_executor
+from cutset.video.views.figure import save
 
-__all__ = ["SWEEP", "SYSTEMS", "Comparison", "plot", "run_sizes"]
+__all__ = ["SWEEP", "SYSTEMS", "BackendResult", "plot", "run_sizes"]
 
 SYSTEMS = (
     ("reference", "float32"),
@@ -42,7 +43,7 @@ SWEEP = tuple(
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Comparison:
+class BackendResult:
     """One backend on one size: how fast, how fast against the reference, and whether it agrees."""
 
     workload: str
@@ -55,7 +56,7 @@ class Comparison:
 
 def run_sizes(
     models: Sequence[RandomModel], settings: Settings, warmup: int, repeat: int, tell: Callable[[str], None]
-) -> Iterator[Comparison]:
+) -> Iterator[BackendResult]:
     """Every backend on every size. Backends that aren't installed are named and left out."""
     for model in models:
         name = f"{model.hidden}x{model.layers}"
@@ -73,7 +74,7 @@ def run_sizes(
 
 def _run_size(
     workload: str, source: ModelSource, settings: Settings, warmup: int, repeat: int, tell: Callable[[str], None]
-) -> Iterator[Comparison]:
+) -> Iterator[BackendResult]:
     inputs = source.inputs
     assert inputs is not None
     plain: Forward | None = None
@@ -91,7 +92,7 @@ def _run_size(
         milliseconds = [seconds * 1e3 for seconds in found.seconds]
         row = summarise(workload, f"cutset {backend} {dtype}", "forward", milliseconds, "ms")
         speedup = float(np.median(plain.seconds) / np.median(found.seconds))
-        yield Comparison(workload, row.system, row, speedup, agreement, agreement.within(TOLERANCE[dtype]))
+        yield BackendResult(workload, row.system, row, speedup, agreement, agreement.within(TOLERANCE[dtype]))
 
 
 def _run(
@@ -102,21 +103,21 @@ def _run(
     return run_forward(executor, inputs, warmup, repeat)
 
 
-def plot(found: Sequence[Comparison], file: Path) -> None:
+def plot(found: Sequence[BackendResult], file: Path) -> None:
     """Times by size and backend, as bars on a logarithmic scale. The file's ending says the format.
 
-    Raises DeviceError where matplotlib isn't installed, CutsetError where the file can't be written.
+    Raises DeviceError where matplotlib isn't installed, ConfigError where the file can't be written.
     """
-    try:
-        import matplotlib
-    except ImportError:
-        raise DeviceError("a plot needs matplotlib: pip install 'cutset[bench]'") from None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    title = "One forward pass; labels: times as fast as the reference"
+    width = 2.2 + 1.9 * len({one.workload for one in found})
+    save(_draw, {"title": title, "size": (width, 4.2), "found": found}, file)
 
+
+def _draw(figure: Any, data: Mapping[str, Any]) -> None:
+    found: Sequence[BackendResult] = data["found"]
+    axes = figure.subplots()
     workloads = list(dict.fromkeys(one.workload for one in found))
     systems = list(dict.fromkeys(one.system for one in found))
-    figure, axes = pyplot.subplots(figsize=(2.2 + 1.9 * len(workloads), 4.2), layout="constrained")
     width = 0.8 / len(systems)
     for number, system in enumerate(systems):
         chosen: list[Any] = [
@@ -129,12 +130,4 @@ def plot(found: Sequence[Comparison], file: Path) -> None:
     axes.set_yscale("log")
     axes.set_xticks(range(len(workloads)), [w.replace(": ", "\n") for w in workloads])
     axes.set_ylabel("ms, median (lower is better)")
-    axes.set_title("One forward pass; labels: times as fast as the reference")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False)
-    try:
-        figure.savefig(file, dpi=144)
-    except (OSError, ValueError) as error:
-        raise CutsetError(f"{file} can't be written: {error}") from None
-    finally:
-        pyplot.close(figure)
+    axes.legend(fontsize=8)

@@ -4,30 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from cutset.bench.wires import ANSWER, ECHO, RING, SINK, STOP, ZEROMQ, Wire, address_of, open_client
-from cutset.compare.results import Row, summarise
-from cutset.errors import LinkError
+from cutset.bench.turns import Turn, medians, take_turns
+from cutset.bench.wires import ANSWER, ECHO, SINK, BenchWire, Opener
+from cutset.compare.results import Row
 from cutset.link import segment
-from cutset.link.keys import new_keys, save_keys
 
-__all__ = ["SIZES", "TARGETS", "named", "run_sizes"]
+__all__ = ["SIZES", "named", "run_sizes"]
 
 SIZES = (64, 1 << 10, 16 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20)
 SECONDS = 0.1  # of each measurement
 BETWEEN = (5, 2000)  # repetitions in it
-# size, ours, the other one, how many times shorter the round trip shall be
-TARGETS = (
-    (64, RING, ZEROMQ, 20.0),
-    (64, "cutset shm", "cutset ipc", 5.0),
-    (256 << 10, "cutset shm", "cutset ipc", 2.5),
-)
 
 
 def named(nbytes: int) -> str:
@@ -39,43 +31,43 @@ def named(nbytes: int) -> str:
 
 
 def run_sizes(
-    sizes: Sequence[int], systems: Sequence[str], rounds: int, tell: Callable[[str], None]
+    sizes: Sequence[int], systems: Mapping[str, Opener], rounds: int, tell: Callable[[str], None]
 ) -> tuple[list[Row], dict[str, int]]:
     """Rows of all sizes, and how many round trips were timed for each. All systems take turns in every round."""
     rows: list[Row] = []
     counts: dict[str, int] = {}
     with tempfile.TemporaryDirectory(dir=segment.directory()) as name, contextlib.ExitStack() as stack:
-        wires = {system: stack.enter_context(_pair(system, Path(name))) for system in systems}
+        wires = {system: stack.enter_context(opener(Path(name))) for system, opener in systems.items()}
         for size in sizes:
             tell(f"{named(size)} …")
-            fitting = {system: wire for system, wire in wires.items() if size <= wire.largest}
-            trips: dict[str, list[float]] = {system: [] for system in fitting}
-            rates: dict[str, list[float]] = {system: [] for system in fitting}
-            medians: dict[str, list[float]] = {system: [] for system in fitting}
-            for number in range(rounds + 1):
-                for system, wire in fitting.items():
-                    found, rate = _trips(wire, size), _stream(wire, size)
-                    if number:  # the first one is for warming up
-                        trips[system] += found
-                        medians[system].append(statistics.median(found))
-                        rates[system].append(rate)
-            for system in fitting:
-                rows += _rows(size, system, trips[system], medians[system], rates[system])
-                counts[f"{system}, {named(size)}"] = len(trips[system])
+            trips: dict[str, list[float]] = {system: [] for system, wire in wires.items() if size <= wire.largest}
+            turns = [_turn(system, wires[system], size, found) for system, found in trips.items()]
+            for row in medians(take_turns(named(size), turns, rounds)):
+                found = sorted(trips[row.system])
+                if row.metric == "round trip":  # the median of all, with the spread of the rounds
+                    late = found[min(len(found) - 1, len(found) * 99 // 100)]
+                    rows.append(replace(row, value=statistics.median(found) * 1e6))
+                    rows.append(Row(row.workload, row.system, "round trip p99", late * 1e6, "µs"))
+                    counts[f"{row.system}, {named(size)}"] = len(found)
+                else:
+                    rows.append(row)
     return rows, counts
 
 
-def _rows(size: int, system: str, trips: list[float], medians: list[float], rates: list[float]) -> list[Row]:
-    workload, trips = f"link {named(size)}", sorted(trips)
-    spread = summarise(workload, system, "round trip", medians, "µs").spread
-    return [
-        Row(workload, system, "round trip", statistics.median(trips) * 1e6, "µs", spread),
-        Row(workload, system, "round trip p99", trips[min(len(trips) - 1, len(trips) * 99 // 100)] * 1e6, "µs"),
-        summarise(workload, system, "one way", rates, "GB/s"),
-    ]
+def _turn(system: str, wire: BenchWire, size: int, trips: list[float]) -> Turn:
+    """One measurement of a wire; single round trips are added to `trips` in the rounds that count."""
+
+    def turn(number: int) -> Iterator[Row]:
+        found, rate = _trips(wire, size), _stream(wire, size)
+        if number:
+            trips.extend(found)
+        yield Row(f"link {named(size)}", system, "round trip", statistics.median(found) * 1e6, "µs")
+        yield Row(f"link {named(size)}", system, "one way", rate, "GB/s")
+
+    return turn
 
 
-def _trips(wire: Wire, size: int) -> list[float]:
+def _trips(wire: BenchWire, size: int) -> list[float]:
     """Seconds of single round trips."""
     message, found = wire.message(ECHO, size), list[float]()
     low, high = BETWEEN
@@ -88,7 +80,7 @@ def _trips(wire: Wire, size: int) -> list[float]:
     return found
 
 
-def _stream(wire: Wire, size: int) -> float:
+def _stream(wire: BenchWire, size: int) -> float:
     """GB/s one way: many messages, and an answer when the last one has come."""
     message, question, count = wire.message(SINK, size), wire.message(ANSWER, 1), 0
     start = time.perf_counter()
@@ -98,27 +90,3 @@ def _stream(wire: Wire, size: int) -> float:
     wire.send(question)
     wire.recv()
     return count * size / (time.perf_counter() - start) / 1e9
-
-
-@contextlib.contextmanager
-def _pair(system: str, folder: Path) -> Iterator[Wire]:
-    """A client's wire whose other end is a process of its own."""
-    if system == "cutset tcp":
-        for side in ("server", "client"):
-            save_keys(new_keys(), side, folder)
-    command = [sys.executable, "-m", "cutset.bench.wires", system, address_of(system, folder), str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        address = process.stdout.readline().strip() if process.stdout else ""
-        if not address:
-            raise LinkError(f"the other side of {system} didn't start: see above")
-        wire = open_client(system, address, folder)
-        yield wire
-        wire.send(wire.message(STOP, 1))
-        process.wait(10)
-        wire.close()
-    finally:
-        process.kill()
-        process.wait()
-        if process.stdout:
-            process.stdout.close()

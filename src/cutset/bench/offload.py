@@ -7,24 +7,35 @@ parts are laps of one clock in the client, whose sum is compared with the wall c
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import re
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cutset.compare.results import Row, summarise
+from cutset.bench.turns import Process, Turn, medians, started, take_turns
+from cutset.compare.results import Row
 from cutset.errors import EngineError
 from cutset.models.random import RandomModel
 from cutset.offload.modes import MODES
 
-__all__ = ["SITE_PARTS", "SYSTEMS", "WORKLOADS", "Setting", "Workload", "accelerator", "run_clients", "run_workload"]
+__all__ = [
+    "SITE_PARTS",
+    "SYSTEMS",
+    "WORKLOADS",
+    "Setting",
+    "Workload",
+    "accelerator",
+    "client_process",
+    "integer_checkpoint",
+    "label",
+    "run_clients",
+    "run_one",
+    "run_workload",
+]
 
 # What a client computes because its products are elsewhere; the rest is the decoder, waiting, and the other side.
 SITE_PARTS = ("quantise", "mask", "serialise", "send", "check", "unmask")
@@ -69,115 +80,60 @@ class Setting:
     tell: Callable[[str], None]
 
 
-class Process:
-    """A bench client that was started; asks are answered in order."""
-
-    def __init__(self, arguments: Sequence[str], module: str = "cutset.bench.offload_client") -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=_environment(),
-        )
-
-    def ask(self, **command: Any) -> None:
-        """Sends a command; `answer` waits for what comes back."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(command) + "\n")
-        self.process.stdin.flush()
-
-    def answer(self) -> dict[str, Any]:
-        """Raises EngineError if the process has ended; it has said why on stderr."""
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise EngineError(f"a client of the benchmark ended with {self.process.wait()}")
-        told: dict[str, Any] = json.loads(line)
-        return told
-
-    def close(self) -> None:
-        """Ends the process."""
-        assert self.process.stdin is not None
-        with contextlib.suppress(OSError):
-            self.process.stdin.close()
-        try:
-            self.process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-
-
-def _environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("CUTSET_", "OMP_"))}
-    return kept | {name: os.environ[name] for name in ("CUTSET_ISA",) if name in os.environ}
-
-
 @contextlib.contextmanager
 def accelerator(folder: Path, setting: Setting, keys: Path | None = None) -> Iterator[str]:
     """An accelerator process for a model; gives its address. `keys`: with tcp, a directory with `server.key`, and the
     public keys of those who may connect."""
     name = f"cutset-bench-{os.getpid()}"
     places = {"shm": f"shm://{name}", "ipc": f"ipc://{folder.parent}/{name}", "tcp": "tcp://127.0.0.1:0"}
-    address = places[setting.link]
-    command = [sys.executable, "-m", "cutset", "accelerator", str(folder), "--listen", address]
+    command = [sys.executable, "-m", "cutset", "accelerator", str(folder), "--listen", places[setting.link]]
     command += ["--threads", str(setting.threads), "--device", setting.device]
     if keys is not None:
         command += ["--key", str(keys / "server.key"), "--allow", str(keys)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=_environment())
-    try:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if found := re.search(r"listening on (\S+):", line):
-                address = found[1]
-                break
-        else:
-            raise EngineError(f"the accelerator of the benchmark ended with {process.wait()}")
+    with started(command, r"listening on (\S+):", name="the accelerator of the benchmark") as address:
         yield address
-    finally:
-        process.terminate()
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
+
+
+def client_process(arguments: Sequence[str]) -> Process:
+    """A client of the accelerator: the arguments are those of `cutset.bench.offload_client`. Raises EngineError."""
+    command = [sys.executable, "-m", "cutset.bench.offload_client", *arguments]
+    return Process(command, name="a client of the benchmark")
 
 
 def run_workload(workload: Workload, folder: Path, setting: Setting) -> list[Row]:
     """Every system of a workload in turns. Raises EngineError where two of them did unequal work."""
-    samples: dict[tuple[str, str, str], list[float]] = {}
-    clients: dict[str, Process] = {}
     tokens: dict[str, list[int]] = {}
-    with accelerator(folder, setting) as address:
-        try:
-            for system in workload.systems:
-                setting.tell(f"{workload.name}: starting {system}")
-                clients[system] = Process(_arguments(workload, folder, system, address, setting))
-                clients[system].answer()
-            for number in range(-1, setting.rounds):  # one round to warm up
-                for system, client in clients.items():
-                    filled = run_one(client, "fill", workload)
-                    told = run_one(client, "run", workload)
-                    run_one(client, "fill", workload)
-                    counted = run_one(client, "run counting cpu", workload)
-                    tokens.setdefault(system, told["tokens"])
-                    cold = "cold " if number < 0 else ""
-                    for (metric, unit), value in figures(workload, told, counted, filled).items():
-                        if not cold or metric in ("prefill", "decode"):
-                            samples.setdefault((label(system, setting), cold + metric, unit), []).append(value)
-                setting.tell(f"{workload.name}: round {number + 1} of {setting.rounds}")
-        finally:
-            for client in clients.values():
-                client.close()
+    cold: list[Row] = []
+
+    def turn_of(system: str, client: Process) -> Turn:
+        def turn(number: int) -> Iterator[Row]:
+            filled = run_one(client, "fill", workload)
+            told = run_one(client, "run", workload)
+            run_one(client, "fill", workload)
+            counted = run_one(client, "run counting cpu", workload)
+            tokens.setdefault(system, told["tokens"])
+            for (metric, unit), value in figures(workload, told, counted, filled).items():
+                row = Row(f"offload {workload.name}", label(system, setting), metric, value, unit)
+                if number == 0 and metric in ("prefill", "decode"):
+                    cold.append(replace(row, metric=f"cold {metric}"))
+                yield row
+
+        return turn
+
+    with accelerator(folder, setting) as address, contextlib.ExitStack() as stack:
+        turns = []
+        for system in workload.systems:
+            setting.tell(f"{workload.name}: starting {system}")
+            client = client_process(_arguments(workload, folder, system, address, setting))
+            turns.append(turn_of(system, stack.enter_context(client)))
+        measured = take_turns(workload.name, turns, setting.rounds, setting.tell)
     check_equal_work(workload, tokens)
-    return [
-        summarise(f"offload {workload.name}", system, metric, values, unit)
-        for (system, metric, unit), values in samples.items()
-    ]
+    return medians([*cold, *measured])
 
 
 def run_one(client: Process, do: str, workload: Workload) -> dict[str, Any]:
     """One command and its answer."""
-    client.ask(do=do, prompt=workload.prompt, decode=workload.decode, whole=workload.whole)
-    return client.answer()
+    return client.call(do=do, prompt=workload.prompt, decode=workload.decode, whole=workload.whole)
 
 
 def label(system: str, setting: Setting) -> str:
@@ -222,39 +178,39 @@ def figures(
 
 def run_clients(folder: Path, setting: Setting, counts: Sequence[int], modes: Sequence[str], decode: int) -> list[Row]:
     """Tokens a second of several clients at once on one accelerator, decoding; pads are made ahead."""
-    rows = []
+    rows: list[Row] = []
+
+    def turn_of(workload: Workload, mode: str, clients: Sequence[Process]) -> Turn:
+        def turn(number: int) -> Iterator[Row]:
+            name = f"offload clients: w246 decode, {len(clients)} at once"
+            yield Row(name, label(mode, setting), "decode", _together(clients, workload), "tok/s")
+
+        return turn
+
     with accelerator(folder, setting) as address:
         for mode in modes:
             workload = Workload("clients", None, 8, decode, (mode,), context=512)
-            clients: list[Process] = []
-            try:
+            with contextlib.ExitStack() as stack:
+                clients: list[Process] = []
                 for number in range(max(counts)):
                     setting.tell(f"{mode}: starting client {number + 1}")
-                    clients.append(Process(_arguments(workload, folder, mode, address, setting)))
-                    clients[-1].answer()
-                rates: dict[int, list[float]] = {count: [] for count in counts}
-                for _ in range(setting.rounds):
-                    for count in counts:
-                        rates[count].append(_together(clients[:count], workload))
-                    setting.tell(f"{mode}: {', '.join(f'{n} clients {r[-1]:.1f} tok/s' for n, r in rates.items())}")
-            finally:
-                for client in clients:
-                    client.close()
-            for count, values in rates.items():
-                name = f"offload clients: w246 decode, {count} at once"
-                rows.append(summarise(name, label(mode, setting), "decode", values, "tok/s"))
-    return rows
+                    client = client_process(_arguments(workload, folder, mode, address, setting))
+                    clients.append(stack.enter_context(client))
+                turns = [turn_of(workload, mode, clients[:count]) for count in counts]
+                name = f"{mode}, {' and '.join(map(str, counts))} clients"
+                rows += take_turns(name, turns, setting.rounds, setting.tell, warmup=0)
+    return medians(rows)
 
 
 def _together(clients: Sequence[Process], workload: Workload) -> float:
     """Tokens a second while all decode, from the first command to the last answer, prompts of 8 tokens included."""
     for client in clients:  # one after another, so that filling is not measured
         run_one(client, "fill", workload)
-    started = time.perf_counter()
+    began = time.perf_counter()
     for client in clients:
         client.ask(do="run", prompt=workload.prompt, decode=workload.decode, whole=False)
     answers = [client.answer() for client in clients]
-    seconds = time.perf_counter() - started
+    seconds = time.perf_counter() - began
     if any(len(answer["tokens"]) != workload.decode for answer in answers):
         raise EngineError("a client made fewer tokens than the others: the comparison means nothing")
     return len(clients) * workload.decode / seconds

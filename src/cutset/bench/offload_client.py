@@ -10,9 +10,7 @@ Reads commands as JSON lines from stdin, answers each with one line on stdout:
 from __future__ import annotations
 
 import argparse
-import json
 import resource
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -21,13 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cutset.bench.opponents import prompt_ids
+from cutset.bench.child import answer_commands, prompt_ids
 from cutset.engine.params import SamplingParams
 from cutset.llm import LLM
 from cutset.models.run.executor import Batch
-from cutset.offload.client.parts import Parts
+from cutset.offload.client.call_times import CallTimes
 
-__all__ = ["main"]
+__all__ = ["OffloadClient", "TimedLinears"]
 
 LOCAL = ("float32", "int8", "exact")  # dtypes that run here; a mode otherwise
 
@@ -41,7 +39,7 @@ class TimedLinears:
         from cutset.models.files.source import open_source
 
         native, source = extension(), open_source(folder)
-        self.pool, self.parts = llm.executor.pool, Parts(count_cpu=True)  # type: ignore[attr-defined]
+        self.pool, self.parts = llm.executor.pool, CallTimes(count_cpu=True)  # type: ignore[attr-defined]
         self.linears: dict[tuple[str, int, int], tuple[Any, dict[str, int]]] = {}
         for site, layer, expert in llm.spec.sites():
             if dtype == "float32":
@@ -60,7 +58,7 @@ class TimedLinears:
         self.parts.lap("accelerator")
 
 
-class Client:
+class OffloadClient:
     """One model in one mode."""
 
     def __init__(
@@ -122,12 +120,12 @@ class Client:
             own, executor.linears = executor.linears, self.timed
             self.linears = self.timed
         if self.linears is not None:
-            self.linears.parts = Parts(count_cpu=count_cpu)
+            self.linears.times = CallTimes(count_cpu=count_cpu)
         wall, cpu = time.perf_counter(), _cpu()
         tokens, first = self._pass(ids) if whole else self._generate(ids, decode, wall)
         told: dict[str, Any] = {"tokens": tokens, "prefill_s": first}
         if self.linears is not None:
-            parts = self.linears.parts
+            parts = self.linears.times
             parts.lap("other")
             told |= {"parts": parts.wall, "part_cpu": parts.cpu, "calls": parts.calls}
             told |= {"up": parts.bytes_up, "down": parts.bytes_down}
@@ -136,13 +134,22 @@ class Client:
         told |= {"s": time.perf_counter() - wall, "cpu_s": _cpu() - cpu}
         return told
 
+    def close(self) -> None:
+        """Ends the model, and its link if it has one."""
+        self.llm.close()
+
 
 def _cpu() -> float:
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
 
 
-def main() -> None:
+def _perform(client: OffloadClient, do: str, command: dict[str, Any]) -> dict[str, Any]:
+    size = command["prompt"], command["decode"]
+    return client.fill(*size) if do == "fill" else client.run(*size, command["whole"], do == "run counting cpu")
+
+
+if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--mode", required=True)
@@ -154,20 +161,5 @@ def main() -> None:
     parser.add_argument("--accelerator-key", type=Path)
     args = parser.parse_args()
     keys = {name: getattr(args, name) for name in ("key", "accelerator_key") if getattr(args, name) is not None}
-    client = Client(args.folder, args.mode, args.offload, args.threads, args.context, args.pads_mib, keys)
-    _say({"load_s": client.llm.load_s})
-    for line in sys.stdin:
-        command = json.loads(line)
-        size = command["prompt"], command["decode"]
-        counting = command["do"] == "run counting cpu"
-        _say(client.fill(*size) if command["do"] == "fill" else client.run(*size, command["whole"], counting))
-    client.llm.close()
-
-
-def _say(answer: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    main()
+    setup = (args.folder, args.mode, args.offload, args.threads, args.context, args.pads_mib, keys)
+    answer_commands(lambda: OffloadClient(*setup), _perform)

@@ -1,4 +1,4 @@
-"""Our side of `cutset bench decode`: the same commands as opponents.py, answered by Cutset in a process of its own.
+"""Cutset in a process of its own, as `cutset bench decode` times it.
 
 PYTHON -m cutset.bench.own "native int8" CHECKPOINT --threads N
 """
@@ -6,38 +6,38 @@ PYTHON -m cutset.bench.own "native int8" CHECKPOINT --threads N
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cutset.bench.opponents import prompt_ids, rss_bytes, run_command
+import cutset.models.run.native  # noqa: F401  # libraries count as interpreter
+from cutset.bench.child import answer_commands, prompt_ids, timed
+from cutset.engine.params import SamplingParams
+from cutset.llm import LLM
 
-__all__ = ["main"]
+__all__ = ["Own"]
 
 
 class Own:
-    """One backend in one dtype."""
+    """One backend in one dtype: `system` as "native int8"."""
 
-    def __init__(self, backend: str, dtype: str, folder: Path, threads: int) -> None:
-        from cutset.llm import LLM
-
+    def __init__(self, system: str, folder: Path, threads: int) -> None:
+        backend, dtype = system.split(" ")
         options: dict[str, Any] = {"prefix_caching": False, "cache_mib": 256, "generation_config": False}
         self.llm = LLM(folder, backend=backend, dtype=dtype, threads=threads, **options)
         self.threads = threads
 
     def forward(self, batch: int, tokens: int) -> float:
+        """Seconds of one pass over `batch` sequences."""
         from cutset.compare.forward import run_forward
 
         ids = np.array([prompt_ids(tokens, self.llm.spec.vocab_size, i) for i in range(batch)], dtype=np.int32)
         return run_forward(self.llm.executor, (ids, np.ones(ids.shape, dtype=bool))).seconds[0]
 
     def generate(self, sequences: int, prompt: int, steps: int) -> tuple[float, float]:
-        from cutset.engine.params import SamplingParams
-
+        """Seconds to the first tokens of all sequences, and of `steps` more of each."""
         prompts = [prompt_ids(prompt, self.llm.spec.vocab_size, 300 + i) for i in range(sequences)]
         start = time.perf_counter()
         self.llm.generate(prompts, SamplingParams(max_tokens=1, temperature=0, ignore_eos=True))
@@ -53,35 +53,15 @@ class Own:
         native = extension()
         return float(native.read_bandwidth(native.Pool(self.threads), size, 1))
 
+    def close(self) -> None:
+        """Ends the engine."""
+        self.llm.close()
 
-def main() -> None:
+
+if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("system")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    channel, sys.stdout = sys.stdout, sys.stderr
-
-    def answer(**content: Any) -> None:
-        channel.write(json.dumps(content) + "\n")
-        channel.flush()
-
-    import cutset.llm
-    import cutset.models.run.native  # noqa: F401  # libraries count as interpreter
-
-    before = rss_bytes()
-    backend, dtype = args.system.split(" ")
-    own = Own(backend, dtype, args.folder, args.threads)
-    answer(ready=args.system, versions={}, rss=rss_bytes(), rss_before=before)
-    for line in sys.stdin:
-        command = json.loads(line)
-        do = command.pop("do")
-        if do == "rss":
-            answer(rss=rss_bytes())
-        else:
-            answer(seconds=run_command(own, do, command))
-    own.llm.close()
-
-
-if __name__ == "__main__":
-    main()
+    answer_commands(lambda: Own(args.system, args.folder, args.threads), timed)

@@ -7,24 +7,22 @@ in turns with the same prompts and the same number of threads. The clients run o
 from __future__ import annotations
 
 import contextlib
-import os
-import re
-import statistics
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cutset.bench.decode import System
-from cutset.bench.opponents import prompt_ids
+from cutset.bench.child import prompt_ids
+from cutset.bench.decode import own_process
 from cutset.bench.serve_load import ask_together
+from cutset.bench.turns import Process, medians, started, take_turns
 from cutset.compare.results import Row, summarise
 from cutset.errors import EngineError
 
 __all__ = ["ENGINE", "SERVER", "Load", "run_load"]
 
 ENGINE, SERVER = "cutset engine int8", "cutset server int8"
+MANY, FIRST = "tokens of all clients", "time to first token"
 COMPARED = 4  # times that engine and server are compared in a round: they differ by less than one run from the next
 
 
@@ -36,34 +34,18 @@ class Load:
     prompt: int = 128
     decode: int = 64
     batch: int = 8
-    clients: tuple[int, ...] = (1, 4, 16)
+    clients: tuple[int, ...] = (1, 4, 16)  # rising
     each: int = 3  # answers that a client asks for, one after another
 
 
 @contextlib.contextmanager
 def server(folder: Path, threads: int) -> Iterator[str]:
     """`cutset serve` over a checkpoint, without the prefix cache; its address. Raises EngineError."""
-    command = [sys.executable, "-m", "cutset", "serve", str(folder), "--port", "0", "--dtype", "int8"]
+    command = [sys.executable, "-m", "cutset.cli", "serve", str(folder), "--port", "0", "--dtype", "int8"]
     command += ["--threads", str(threads), "--no-prefix-caching", "--no-generation-config", "--cache-mib", "256"]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("CUTSET_", "OMP_"))}
-    environment |= {"OMP_NUM_THREADS": str(threads)}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    if process.stderr is None:
-        raise EngineError("the server has no stderr")
-    try:
-        line = process.stderr.readline()
-        found = re.search(r"http://\S+?:[0-9]+", line)
-        if found is None:
-            process.kill()
-            raise EngineError(f"the server didn't start: {(line + process.stderr.read()).strip()[-300:]}")
-        _wait(found[0])
-        yield found[0]
-    finally:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(20)
-        process.kill()
-        process.stderr.close()
+    with started(command, r"(http://\S+?:[0-9]+)", name="the server", threads=threads) as url:
+        _wait(url)
+        yield url
 
 
 def run_load(
@@ -71,65 +53,58 @@ def run_load(
 ) -> list[Row]:
     """The rows of one load."""
     prompts = [prompt_ids(load.prompt, vocab, 300 + i) for i in range(max(load.batch, *load.clients))]
-    engine = System("native int8", folder, threads, sys.executable)
-    rates: dict[tuple[str, str], list[float]] = {}
-    firsts: dict[int, list[float]] = {count: [] for count in load.clients}
-    shares: list[float] = []
-    many: dict[int, list[float]] = {count: [] for count in load.clients}
-    try:
-        with server(folder, threads) as url:
-            for number in range(-1, rounds):  # one round to warm up
-                for _ in range(COMPARED if number >= 0 else 1):
-                    found = _compare(engine, url, load, prompts)
-                    if number >= 0:
-                        for key, value in found.items():
-                            rates.setdefault(key, []).append(value)
-                        shares.append(100 * found[SERVER, "generate"] / found[ENGINE, "generate"])
-                for count in load.clients:
-                    seconds, answers = ask_together(url, prompts[:count], load.decode, each=load.each)
-                    if number >= 0:
-                        many[count].append(sum(answer.tokens for answer in answers) / seconds)
-                        firsts[count] += [answer.first_s for answer in answers]
-                tell(f"{load.name}: round {number + 1} of {rounds}")
-    finally:
-        engine.close()
-    return _rows(load, rates, shares, many, firsts)
+    with own_process("native int8", folder, threads) as engine, server(folder, threads) as url:
+
+        def compare(number: int) -> Iterator[Row]:
+            yield from _compare(engine, url, load, prompts)
+
+        def many(number: int) -> Iterator[Row]:
+            for count in load.clients:
+                at = f"serve {load.name}: {count} clients, {load.each} answers of {load.decode} each"
+                seconds, answers = ask_together(url, prompts[:count], load.decode, each=load.each)
+                yield Row(at, SERVER, MANY, sum(answer.tokens for answer in answers) / seconds, "tok/s")
+                for answer in answers:
+                    yield Row(at, SERVER, FIRST, 1e3 * answer.first_s, "ms")
+
+        turns = [compare] * COMPARED + [many]
+        measured = take_turns(load.name, turns, rounds, tell)
+    return _rows(load, measured)
 
 
-def _compare(engine: System, url: str, load: Load, prompts: Sequence[Sequence[int]]) -> dict[tuple[str, str], float]:
-    """One round of a batch: tokens a second with the prompts' prefill and after it, of both."""
+def _compare(engine: Process, url: str, load: Load, prompts: Sequence[Sequence[int]]) -> Iterator[Row]:
+    """A batch by both: tokens a second with the prompts' prefill and after it."""
     steps, batch = load.decode, load.batch
-    seconds = engine.ask({"do": "generate", "sequences": batch, "prompt": load.prompt, "steps": steps})
+    at = f"serve {load.name}: prompt {load.prompt}, {batch} sequences of {steps}"
+    seconds = engine.call(do="generate", sequences=batch, prompt=load.prompt, steps=steps)["seconds"]
     whole, answers = ask_together(url, prompts[:batch], steps + 1)
     first = max(answer.first_s for answer in answers)
-    found = {}
+    rates = {}
     for system, prefill, decode in ((ENGINE, *seconds), (SERVER, first, whole - first)):
-        found[system, "generate"] = batch * (steps + 1) / (prefill + decode)
-        found[system, "decode"] = batch * steps / max(decode, 1e-9)
-    return found
+        rates[system] = batch * (steps + 1) / (prefill + decode)
+        yield Row(at, system, "generate", rates[system], "tok/s")
+        yield Row(at, system, "decode", batch * steps / max(decode, 1e-9), "tok/s")
+    yield Row(at, SERVER, "share of the engine's tokens/s", 100 * rates[SERVER] / rates[ENGINE], "%")
 
 
-def _rows(
-    load: Load,
-    rates: dict[tuple[str, str], list[float]],
-    shares: Sequence[float],
-    many: dict[int, list[float]],
-    firsts: dict[int, list[float]],
-) -> list[Row]:
-    at = f"serve {load.name}: prompt {load.prompt}, {load.batch} sequences of {load.decode}"
-    rows = [summarise(at, system, metric, values, "tok/s") for (system, metric), values in rates.items()]
-    rows.append(summarise(at, SERVER, "share of the engine's tokens/s", shares, "%"))
-    least = min(load.clients)
-    for count, values in many.items():
-        at = f"serve {load.name}: {count} clients, {load.each} answers of {load.decode} each"
-        rows.append(summarise(at, SERVER, "tokens of all clients", values, "tok/s"))
-        ordered = sorted(firsts[count])
-        rows.append(Row(at, SERVER, "time to first token, median", 1e3 * statistics.median(ordered), "ms"))
-        late = ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
-        rows.append(Row(at, SERVER, "time to first token, p95", 1e3 * late, "ms"))
-        if count != least:
-            ratios = [some / one for some, one in zip(values, many[least], strict=True)]
-            rows.append(summarise(at, SERVER, f"times the tokens/s of {least} client", ratios, "x"))
+def _rows(load: Load, measured: Sequence[Row]) -> list[Row]:
+    """Medians; for the first tokens the percentile of all answers too, and how the rate grows with the clients."""
+    rows: list[Row] = []
+    least: list[float] = []
+    for row in medians(measured):
+        values = [other.value for other in measured if other.key == row.key]
+        if row.metric == FIRST:
+            ordered = sorted(values)
+            late = ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
+            rows.append(replace(row, metric=f"{FIRST}, median", spread=None))
+            rows.append(Row(row.workload, row.system, f"{FIRST}, p95", late, row.unit))
+            continue
+        rows.append(row)
+        if row.metric == MANY:
+            least = least or values
+            if values is not least:
+                ratios = [some / one for some, one in zip(values, least, strict=True)]
+                metric = f"times the tokens/s of {min(load.clients)} client"
+                rows.append(summarise(row.workload, row.system, metric, ratios, "x"))
     return rows
 
 

@@ -13,13 +13,13 @@ from urllib.parse import urlsplit
 
 from cutset.errors import EngineError
 
-__all__ = ["Answer", "Asking", "ask_together"]
+__all__ = ["StreamedAnswer", "StreamedRequest", "ask_together"]
 
 SILENCE = 120.0  # seconds after which the server counts as gone
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class StreamedAnswer:
     """One streamed answer. Seconds since it was asked for."""
 
     tokens: int
@@ -27,9 +27,9 @@ class Answer:
     whole_s: float
 
 
-class Asking:
-    """A request for that many tokens, greedy, and what was heard of its answer. Whoever has a connection carries it:
-    `message` first, then each piece to `heard` until the server closes.
+class StreamedRequest:
+    """A request for that many tokens, greedy, and what has come of its answer. Whoever has a connection carries it:
+    `message` first, then each piece to `feed` until the server closes.
     """
 
     def __init__(self, url: str, prompt: Sequence[int], tokens: int) -> None:
@@ -51,38 +51,39 @@ class Asking:
         self._tokens, self._tail = tokens, b""
         self._start, self._first = time.perf_counter(), 0.0
 
-    def heard(self, piece: bytes) -> None:
+    def feed(self, piece: bytes) -> None:
+        """Takes bytes of the answer in the order in which they came."""
         if not self._first and b"data: " in piece:
             self._first = time.perf_counter() - self._start
         self._tail = (self._tail + piece)[-4096:]
 
-    def answer(self) -> Answer:
+    def answer(self) -> StreamedAnswer:
         """After the end. Raises EngineError for anything but all of the tokens."""
         whole = time.perf_counter() - self._start
         counted = self._tail.rpartition(b'"completion_tokens":')[2].partition(b",")[0]
         if b"data: [DONE]" not in self._tail or counted != str(self._tokens).encode():
             raise EngineError(f"the server didn't give {self._tokens} tokens, but ended with {self._tail[-200:]!r}")
-        return Answer(self._tokens, self._first, whole)
+        return StreamedAnswer(self._tokens, self._first, whole)
 
 
 def ask_together(
     url: str, prompts: Sequence[Sequence[int]], tokens: int, *, each: int = 1
-) -> tuple[float, list[Answer]]:
+) -> tuple[float, list[StreamedAnswer]]:
     """All prompts at once, `each` times one after another: seconds until all are done, and the answers.
 
     Raises EngineError.
     """
-    where, answers = urlsplit(url), list[Answer]()
+    where, answers = urlsplit(url), list[StreamedAnswer]()
     waiting = [deque([prompt] * each) for prompt in prompts]
     open_ones: dict[int, socket.socket] = {}
     with selectors.DefaultSelector() as selector:
 
         def ask(client: int) -> None:
-            asking = Asking(url, waiting[client].popleft(), tokens)
+            request = StreamedRequest(url, waiting[client].popleft(), tokens)
             connection = socket.create_connection((where.hostname, where.port), SILENCE)
             open_ones[client] = connection
-            selector.register(connection, selectors.EVENT_READ, (client, asking))
-            connection.sendall(asking.message)
+            selector.register(connection, selectors.EVENT_READ, (client, request))
+            connection.sendall(request.message)
 
         start = time.perf_counter()
         try:
@@ -92,13 +93,13 @@ def ask_together(
                 if not (ready := selector.select(SILENCE)):
                     raise EngineError(f"the server said nothing for {SILENCE:g} s")
                 for key, _ in ready:
-                    client, asking = key.data
+                    client, request = key.data
                     if piece := open_ones[client].recv(1 << 16):
-                        asking.heard(piece)
+                        request.feed(piece)
                         continue
                     selector.unregister(key.fileobj)
                     open_ones.pop(client).close()
-                    answers.append(asking.answer())
+                    answers.append(request.answer())
                     if waiting[client]:
                         ask(client)
         except OSError as error:

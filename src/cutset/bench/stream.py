@@ -1,38 +1,40 @@
-"""`cutset bench stream`: the parts, each of which can run alone."""
+"""`cutset bench stream`: the parts, each of which can run alone; `benchmarks/stream.py` has more of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from cutset.bench.stream_bytes import Coding
 from cutset.bench.stream_videos import Video
-from cutset.cluster.model import Model
 from cutset.compare.results import Row
+from cutset.video.torch_model import TorchModel
 
-__all__ = ["PARTS", "Setting"]
+__all__ = ["PARTS", "Part", "StreamSetting"]
 
-Part = Callable[["Setting"], Iterator[Row]]
+Part = Callable[["StreamSetting"], Iterator[Row]]
 
 
 @dataclass(frozen=True)
-class Setting:
+class StreamSetting:
     """What is measured with, whatever the part. `quick`: few pictures, to see that it runs."""
 
     videos: Sequence[Video]
     models: Sequence[str]
     quick: bool
     tell: Callable[[str], None]
+    codings: Sequence[Coding] = ()  # what deltas are held against
 
-    def model(self, name: str, video: Video) -> Model:
+    def model(self, name: str, video: Video) -> TorchModel:
         """The network with its head and random weights, for pictures of the video's size."""
         import torch
 
         from cutset.video.zoo import build
 
-        return Model.of(build(name), (1, 3, *video.size), torch.uint8)
+        return TorchModel.of(build(name), (1, 3, *video.size), torch.uint8)
 
 
-def _bytes(setting: Setting) -> Iterator[Row]:
+def _bytes(setting: StreamSetting) -> Iterator[Row]:
     from cutset.bench.stream_bytes import measure_bytes, rows_of_bytes
 
     starts = (100,) if setting.quick else (100, 500, 900)
@@ -46,29 +48,14 @@ def _bytes(setting: Setting) -> Iterator[Row]:
                 model.tensors,
                 video.places(starts, count),
                 lambda line, workload=workload: setting.tell(f"bytes: {workload}: {line}"),  # type: ignore[misc]
+                setting.codings,
             )
-            rows = list(rows_of_bytes(workload, cuts))
-            for key, of in (("bound", "(changed + mask)"), ("against_csr", "CSR")):
-                worst = max(cuts, key=lambda cut: float(getattr(cut, key)))
-                setting.tell(f"  worst against {of}: {getattr(worst, key):.3f}, {worst.value.name}")
-            yield from rows
+            worst = max(cuts, key=lambda cut: cut.bound)
+            setting.tell(f"  worst against (changed + mask): {worst.bound:.3f}, {worst.value.name}")
+            yield from rows_of_bytes(workload, cuts, setting.codings)
 
 
-def _planning(setting: Setting) -> Iterator[Row]:
-    import torch
-
-    from cutset.bench.stream_planning import LAYERS, chain, run_planning
-    from cutset.video.imports.export import export
-    from cutset.video.zoo import build
-
-    graphs = {"a chain": chain(LAYERS)}
-    picture = torch.zeros(1, 3, 432, 768, dtype=torch.uint8, device="meta")
-    for name in ("googlenet", "resnet50"):
-        graphs[name] = export(build(name, shapes_only=True), picture)[0]
-    yield from run_planning(graphs, 1 if setting.quick else 3, setting.tell)
-
-
-def _plans(setting: Setting) -> Iterator[Row]:
+def _plans(setting: StreamSetting) -> Iterator[Row]:
     from cutset.bench.stream_plans import run_plans
 
     for video in setting.videos:
@@ -76,13 +63,4 @@ def _plans(setting: Setting) -> Iterator[Row]:
             yield from run_plans(name, setting.model(name, video), video, setting.quick, setting.tell)
 
 
-def _faults(setting: Setting) -> Iterator[Row]:
-    from cutset.bench.stream_faults import run_faults
-
-    video = min(setting.videos, key=lambda video: video.size[0] * video.size[1])
-    count, kills = (60, 1) if setting.quick else (1000, 3)
-    model = setting.model("alexnet", video)
-    yield from run_faults("alexnet", model, video, count, kills, setting.tell)
-
-
-PARTS: dict[str, Part] = {"bytes": _bytes, "plans": _plans, "faults": _faults, "planning": _planning}
+PARTS: dict[str, Part] = {"bytes": _bytes, "plans": _plans}

@@ -22,25 +22,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cutset.bench.stream_session import IN_FLIGHT, Pictures, Played, play, wait_for
+from cutset.bench.stream_session import IN_FLIGHT, Played, PlayedPictures, play, wait_for
 from cutset.bench.stream_videos import Video
 from cutset.cluster.emulation import Hop, connections
 from cutset.cluster.launch.local import LocalWorkers
-from cutset.cluster.model import Model
 from cutset.compare.results import Row, summarise
 from cutset.errors import CutsetError
-from cutset.partition.compare import compare, stages_text
-from cutset.partition.cost import Cost
-from cutset.partition.cost import Model as CostModel
+from cutset.partition.choices import compare, stages_text
+from cutset.partition.cost import Cost, CostModel
 from cutset.partition.plan import COORDINATOR, Plan
 from cutset.partition.problem import Problem
-from cutset.partition.profile.profile import Profile, Sizes
-from cutset.video.profile.setup import Wish, measure_profile, other_forms, problem_of, sizes_of
+from cutset.partition.profile import Profile, Sizes
+from cutset.video.profile.setup import REFUSED, Wish, measure_profile, other_inputs, problem_of, sizes_of
 from cutset.video.sources import Picture, VideoCodec
+from cutset.video.torch_model import TorchModel
 
 __all__ = [
+    "CHOSEN",
     "HOPS",
     "LATENCY",
+    "MISSED",
     "PERIOD",
     "SPEEDS",
     "Candidate",
@@ -61,7 +62,7 @@ NEAR_BEST = 1.5  # times the best plan's latency or time between pictures: such 
 SLOW = 6.0  # seconds a picture, above which a plan isn't run
 SERIOUS = 1.5  # times the best plan's latency or time between pictures: of slow networks only such plans are run
 START = 100  # the first picture that is played, or the next one that opens a group
-AT_MOST = Pictures.needed(ALONE[1], TOGETHER[1])
+AT_MOST = PlayedPictures.needed(ALONE[1], TOGETHER[1])
 MEASURED = 12  # of the pictures of a phase, that sizes are measured on
 CHOSEN = "the plan ÷ the best that was run"
 MISSED = "prediction error of the latency"
@@ -87,7 +88,7 @@ class Candidate:
     @property
     def key(self) -> Any:
         """The same for plans that run alike."""
-        return self.plan.stages, self.plan.picture, self.deltas or self.plan.picture != "uint8"
+        return self.plan.stages, self.plan.input, self.deltas or bool(self.plan.input)
 
 
 def candidates(problems: Mapping[str, tuple[Problem, Sizes]], encoded: bool) -> list[Candidate]:
@@ -95,23 +96,23 @@ def candidates(problems: Mapping[str, tuple[Problem, Sizes]], encoded: bool) -> 
     found: dict[tuple[str, str], Candidate] = {}
 
     def add(metric: str, asked: Problem, names: Sequence[str], suffix: str = "", lossy: bool = False) -> None:
-        for choice in compare(asked, names, others if lossy else {}):
+        for choice in compare(asked, names, others if lossy else {}, REFUSED):
             if choice.plan is None or choice.cost is None or (choice.name not in names and not lossy):
                 continue
             system = ("cutset " if choice.name == "optimal" else "") + choice.name + suffix
             found[system, metric] = Candidate(system, metric, choice.plan, asked.mode == "delta", choice.cost)
 
     for metric, (problem, sizes) in problems.items():
-        others = other_forms(problem, sizes)
-        forms = {form: one for form, one in problem.pictures.items() if encoded or form == "uint8"}
-        asked = replace(problem, pictures=forms)
+        others = other_inputs(problem, sizes)
+        inputs = {name: one for name, one in problem.inputs.items() if encoded or not name}
+        asked = replace(problem, inputs=inputs)
         add(metric, asked, SCHEDULERS, lossy=True)
-        full = replace(asked, mode="full", pictures={"uint8": forms["uint8"]})
+        full = replace(asked, mode="full", inputs={"": inputs[""]})
         add(metric, full, ("optimal", "cloud"), ", full")
         if "jpeg" in others:
-            add(metric, replace(asked, pictures={**forms, "jpeg": others["jpeg"]}), ("optimal",), ", JPEG allowed")
+            add(metric, replace(asked, inputs={**inputs, "jpeg": others["jpeg"]}), ("optimal",), ", JPEG allowed")
         best = found["cutset optimal", metric]
-        if metric == LATENCY and best.plan.picture == "uint8":
+        if metric == LATENCY and not best.plan.input:
             same = replace(best, system=SAME_FULL, deltas=False, cost=CostModel(full).cost(best.plan))
             found[same.system, metric] = same
     return list(found.values())
@@ -127,7 +128,7 @@ def chosen(found: Sequence[Candidate], serious: bool) -> list[Candidate]:
     return kept
 
 
-def run_plans(name: str, model: Model, video: Video, quick: bool, tell: Callable[[str], None]) -> Iterator[Row]:
+def run_plans(name: str, model: TorchModel, video: Video, quick: bool, tell: Callable[[str], None]) -> Iterator[Row]:
     """Rows for raw and encoded pictures of a video."""
     tell(f"plans: {name}, {video.name}: profile")
     few = quick or name.startswith("vgg")
@@ -159,13 +160,13 @@ def run_plans(name: str, model: Model, video: Video, quick: bool, tell: Callable
 
 
 def _problems(
-    model: Model, profile: Profile, pictures: Sequence[Picture], codec: VideoCodec | None, source: str, few: bool
+    model: TorchModel, profile: Profile, pictures: Sequence[Picture], codec: VideoCodec | None, source: str, few: bool
 ) -> dict[str, tuple[Problem, Sizes]]:
     """By metric: the problem, with what values cost for the pictures of that phase."""
     import torch
 
     which = 0 if few else 1  # what the near-best plans come to
-    first, last = Pictures.phases(ALONE[which], TOGETHER[which])
+    first, last = PlayedPictures.phases(ALONE[which], TOGETHER[which])
     found = {}
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -187,12 +188,12 @@ def _problems(
 
 def _show(found: Sequence[Candidate], layers: int, workload: str, tell: Callable[[str], None]) -> None:
     for one in found:
-        plan = f"{one.plan.picture}: {stages_text(one.plan, layers)}"
+        plan = f"{one.plan.input or 'uint8'}: {stages_text(one.plan, layers)}"
         tell(f"plans: {workload}: {one.system}, {one.metric}: {one.seconds * 1e3:,.0f} ms predicted; {plan}")
 
 
 def _play_all(
-    model: Model,
+    model: TorchModel,
     workers: LocalWorkers,
     links: Mapping[Any, Any],
     source: tuple[Sequence[Picture], VideoCodec | None],
@@ -213,10 +214,11 @@ def _play_all(
         period = min((o.seconds for o in found if o.key == one.key and o.metric == PERIOD), default=latency)
         alone = 2 if quick else int(np.clip(PATIENCE / latency, *ALONE))
         together = 2 if quick else int(np.clip(PATIENCE / period, *TOGETHER)) if latency < SLOW else 0
-        what = Pictures(pictures, codec if one.plan.picture == "packets" else None, alone, together)
-        tell(f"plans: runs {one.system}: {one.plan.picture}, {'delta' if one.deltas else 'full'}, {alone}+{together}")
+        what = PlayedPictures(pictures, codec if one.plan.input == "packets" else None, alone, together)
+        how = f"{one.plan.input or 'uint8'}, {'delta' if one.deltas else 'full'}"
+        tell(f"plans: runs {one.system}: {how}, {alone}+{together}")
         played = play(model, workers, links, one.plan, what, deltas=one.deltas)
-        if one.plan.picture == "jpeg":
+        if one.plan.input == "jpeg":
             played.outputs = []
         elif not all(np.array_equal(mine, right) for mine, right in zip(played.outputs, truth, strict=False)):
             raise CutsetError(f"{one.system} gives other results than the plans before it")
@@ -264,7 +266,7 @@ def verdicts(workload: str, found: Sequence[Candidate], runs: Mapping[Any, Playe
             figures = {
                 one.system: seconds
                 for one in found
-                if one.metric == metric and (lossy or one.plan.picture != "jpeg") and (seconds := _figure(one, runs))
+                if one.metric == metric and (lossy or one.plan.input != "jpeg") and (seconds := _figure(one, runs))
             }
             if name in figures:
                 ratio = figures[name] / min(figures.values())

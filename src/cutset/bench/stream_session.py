@@ -17,25 +17,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.cluster.coordinator.coordinator import Coordinator
-from cutset.cluster.coordinator.result import Result
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.emulation import Hop
+from cutset.cluster.item_result import ItemResult
 from cutset.cluster.launch.local import LocalWorkers
 from cutset.cluster.messages import Report
-from cutset.cluster.model import Model
 from cutset.errors import CutsetError
 from cutset.link import Timeouts, connect
 from cutset.partition.plan import Plan
+from cutset.video.forms import PictureInputs
 from cutset.video.sources import VideoCodec
+from cutset.video.torch_model import TorchModel
 
-__all__ = ["IN_FLIGHT", "Pictures", "Played", "play", "wait_for"]
+__all__ = ["IN_FLIGHT", "Played", "PlayedPictures", "play", "wait_for"]
 
 IN_FLIGHT = 4
 FIRST_ALONE, FIRST_TOGETHER = 2, 4  # pictures of each phase that don't count: keys, and a pipeline that fills
 
 
 @dataclass(frozen=True)
-class Pictures:
+class PlayedPictures:
     """What is played: `alone` pictures one by one and `together` at once count; `codec` is an encoded source's."""
 
     pictures: Sequence[Any]
@@ -105,18 +106,18 @@ class _Gate:
 
 
 def play(
-    model: Model,
+    model: TorchModel,
     workers: LocalWorkers,
     links: Mapping[tuple[str, str], Hop],
     plan: Plan,
-    what: Pictures,
+    what: PlayedPictures,
     *,
     deltas: bool = True,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Played:
     """Runs a plan. Raises CutsetError, also where a picture has no result."""
     alone = FIRST_ALONE + what.alone
-    count = Pictures.needed(what.alone, what.together) if what.together else alone
+    count = PlayedPictures.needed(what.alone, what.together) if what.together else alone
     played, reports, gate = Played(), list[Report](), _Gate(what.pictures[:count], alone)
 
     def observe(report: Report, plan: Plan, seconds: float) -> None:
@@ -128,18 +129,18 @@ def play(
         lambda alive, why: plan,
         [gate],
         Options(deltas=deltas, in_flight=IN_FLIGHT, late=600.0, silence=30.0),
-        codecs=[what.codec],
+        inputs=PictureInputs([what.codec]),
         paces=links,
         observe=observe,
         tell=tell,
     )
-    results: list[Result] = []
+    results: list[ItemResult] = []
     try:
         while (result := coordinator.results.get()) is not None:
             if isinstance(result, CutsetError):
                 raise result
             if result.dropped:
-                raise CutsetError(f"picture {result.picture} was dropped: {result.dropped}")
+                raise CutsetError(f"picture {result.number} was dropped: {result.dropped}")
             results.append(result)
             coordinator.took()
             gate.came()
@@ -161,9 +162,9 @@ def play(
 def _count(played: Played, reports: Sequence[Report], alone: int, parties: int) -> None:
     sent: dict[int, list[int]] = defaultdict(list)
     for report in reports:
-        if report.hop is not None and report.picture:
-            sent[report.picture].append(report.hop.nbytes)
-        if FIRST_ALONE <= report.picture < alone:
+        if report.hop is not None and report.number:
+            sent[report.number].append(report.hop.nbytes)
+        if FIRST_ALONE <= report.number < alone:
             for span in report.spans:
                 played.spans[report.party, span.kind].append(span.end - span.start)
     # Of the last pictures some reports may come after the end.

@@ -17,7 +17,7 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from cutset.errors import ConfigError, CutsetError, printable
@@ -51,12 +51,20 @@ COMMANDS = {
     "keys": Command("cutset.cli.keys", "make the key pairs that tcp links need"),
     "manifest": Command("cutset.cli.manifest", "write or check a Gramine manifest for the client"),
     "doctor": Command("cutset.cli.doctor", "say what this machine has, and what to change"),
-    "bench": Command("cutset.cli.bench", "measure, compare result files, write BENCHMARKS.md"),
+    "bench": Command("cutset.cli.bench", "measure this machine, compare result files"),
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command line (default: the process's) and returns the exit code. Prints errors to stderr."""
+def main(
+    argv: Sequence[str] | None = None,
+    commands: Mapping[str, Command] = COMMANDS,
+    program: str = "cutset",
+    description: str = "Runs one neural network in several places at once, and gives the answer of one.",
+) -> int:
+    """Runs one command line (default: the process's) and returns the exit code. Prints errors to stderr.
+
+    `args.command_line` is the whole line that a command was given, from `program` on.
+    """
     # Read when torch is loaded: threads that spin while they wait make two processes on one machine crawl.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.showwarning = _show_warning
@@ -68,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     try:
         try:
-            code = _dispatch(sys.argv[1:] if argv is None else argv)
+            code = _dispatch(sys.argv[1:] if argv is None else argv, commands, program, description)
         except SystemExit as stop:  # how argparse ends, after help (0) or a wrong flag (2)
             code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
         sys.stdout.flush()  # a reader that went away is noticed here, not when the interpreter exits
@@ -107,12 +115,12 @@ def _show_warning(message: Warning | str, *where: object, **more: object) -> Non
     print(f"cutset: warning: {printable(str(message))}", file=sys.stderr)
 
 
-def _dispatch(argv: Sequence[str]) -> int:
+def _dispatch(argv: Sequence[str], commands: Mapping[str, Command], program: str, description: str) -> int:
     top = argparse.ArgumentParser(
-        prog="cutset",
-        usage="cutset [--help | --version] COMMAND …",
-        description="Runs one neural network in several places at once, and gives the answer of one.",
-        epilog=_overview(),
+        prog=program,
+        usage=f"{program} [--help | --version] COMMAND …",
+        description=description,
+        epilog=_overview(commands, program),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -125,23 +133,27 @@ def _dispatch(argv: Sequence[str]) -> int:
     if args.command is None:
         top.print_help(sys.stderr)
         return 2
-    if args.command not in COMMANDS:
+    if args.command not in commands:
         from cutset.config import did_you_mean
 
-        raise ConfigError(f"{args.command!r} is not a command{did_you_mean(args.command, COMMANDS)}")
-    command = COMMANDS[args.command]
+        raise ConfigError(f"{args.command!r} is not a command{did_you_mean(args.command, commands)}")
+    command = commands[args.command]
     module = importlib.import_module(command.module)
     parser = argparse.ArgumentParser(
-        prog=f"cutset {args.command}", description=f"{command.help[0].upper()}{command.help[1:]}.", allow_abbrev=False
+        prog=f"{program} {args.command}",
+        description=f"{command.help[0].upper()}{command.help[1:]}.",
+        allow_abbrev=False,
     )
     module.configure(parser)
+    parser.set_defaults(command_line=[*program.split(), *argv])
     code: int = module.run(parser.parse_args(argv[1:]))
     return code
 
 
-def _overview() -> str:
-    lines = [f"  {name:<13}{command.help}" for name, command in COMMANDS.items()]
-    return "\n".join(["commands:", *lines, "", "`cutset COMMAND --help` says what a command takes."])
+def _overview(commands: Mapping[str, Command], program: str) -> str:
+    width = max(11, *map(len, commands)) + 2
+    lines = [f"  {name:<{width}}{command.help}" for name, command in commands.items()]
+    return "\n".join(["commands:", *lines, "", f"`{program} COMMAND --help` says what a command takes."])
 
 
 def _version() -> str:

@@ -66,8 +66,8 @@ def run(args: argparse.Namespace) -> int:
         stop.append(number)
 
     from cutset.link.users import user_id
-    from cutset.offload.accelerator.open import open_accelerator
-    from cutset.offload.accelerator.server import Quota
+    from cutset.offload.accelerator.accelerator import Quota
+    from cutset.offload.accelerator.loading import open_accelerator
 
     quota = Quota(
         max_rows=args.max_rows,
@@ -92,10 +92,10 @@ def run(args: argparse.Namespace) -> int:
         # Only now: while loading, Ctrl-C ends at once.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, stopping)
-        welcome = accelerator.welcome
+        able, digest = accelerator.capabilities, accelerator.handshake.model
         tell(
-            f"listening on {accelerator.listener.address}: {welcome.matrices} matrices, digest {welcome.digest[:12]}…, "
-            f"on {welcome.device} with {welcome.threads} threads"
+            f"listening on {accelerator.listener.address}: {able.matrices} matrices, digest {digest[:12]}…, "
+            f"on {able.device} with {able.threads} threads"
         )
         said = time.monotonic()
 

@@ -15,10 +15,10 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 if TYPE_CHECKING:
     from cutset.llm import LLM, AsyncLLM
 
-__all__ = ["Answer", "figures", "print_answer", "statistics", "tell", "warn_of"]
+__all__ = ["PrintedAnswer", "figures", "print_answer", "statistics", "tell", "warn_of"]
 
 
-class Answer:
+class PrintedAnswer:
     """What was printed: text, tokens, and what the last piece told."""
 
     def __init__(self) -> None:
@@ -27,9 +27,9 @@ class Answer:
         self.usage, self.timings = Usage(0, 0, 0), Timings()
 
 
-def print_answer(deltas: Iterable[Delta]) -> Answer:
+def print_answer(deltas: Iterable[Delta]) -> PrintedAnswer:
     """Prints the pieces of one sample as they come, and a line end if the text has none."""
-    answer, watched = Answer(), sys.stdout.isatty()
+    answer, watched = PrintedAnswer(), sys.stdout.isatty()
     try:
         for delta in deltas:
             if delta.error is not None:
@@ -46,7 +46,7 @@ def print_answer(deltas: Iterable[Delta]) -> Answer:
     return answer
 
 
-def statistics(answer: Answer) -> str:
+def statistics(answer: PrintedAnswer) -> str:
     """One line: how long loading and the first token took, and how fast the rest was."""
     usage, t = answer.usage, answer.timings
     parts = [
@@ -60,7 +60,7 @@ def statistics(answer: Answer) -> str:
     return "[" + ", ".join(part for part in parts if part) + "]"
 
 
-def figures(command: str, llm: LLM, answer: Answer) -> dict[str, Any]:
+def figures(command: str, llm: LLM, answer: PrintedAnswer) -> dict[str, Any]:
     """The answer and its figures in the shape of a result file."""
     from cutset.compare.results import machine
 

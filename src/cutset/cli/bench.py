@@ -1,14 +1,17 @@
-"""`cutset bench`: result files compared (`diff`) and shown (`report`), and the benchmarks that write them."""
+"""`cutset bench`: what users measure of their own set-up, and result files compared (`diff`).
+
+Comparisons with other programs, and BENCHMARKS.md, are made by `python -m benchmarks` in a checkout.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import sys
 from pathlib import Path
 
-from cutset.bench.report import format_value, report
 from cutset.cli import (
     bench_decode,
-    bench_delta,
     bench_exchange,
     bench_link,
     bench_offload,
@@ -16,24 +19,25 @@ from cutset.cli import (
     bench_serve,
     bench_stream,
 )
+from cutset.cli.bench_rows import comparisons
 from cutset.cli.output import table
-from cutset.compare.diff import Line, compare
+from cutset.compare.diff import DiffLine, compare
+from cutset.compare.metric_units import format_value
 from cutset.compare.results import load
-from cutset.files import write_atomically
 
-__all__ = ["configure", "run"]
+__all__ = ["BENCHES", "configure", "run"]
 
 HEAD = ("verdict", "workload", "metric", "system", "against", "ratio in OLD", "in NEW", "change", "allowed", "note")
 BENCHES = {
     "decode": bench_decode,
     "offload": bench_offload,
     "link": bench_link,
-    "delta": bench_delta,
     "exchange": bench_exchange,
     "quality": bench_quality,
     "serve": bench_serve,
     "stream": bench_stream,
 }
+CHECKOUT = ("delta", "report")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -49,20 +53,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     diff.add_argument("new", metavar="NEW.json")
     diff.add_argument("--tolerance", type=float, default=0.1, help="worse by so much is the same (default 0.1)")
     diff.set_defaults(act=_diff)
-    make = actions.add_parser(
-        "report",
-        help="write BENCHMARKS.md from benchmarks/*.json",
-        description="Writes BENCHMARKS.md from every result file in a directory.",
-        allow_abbrev=False,
-    )
-    make.add_argument("--dir", default="benchmarks", help="the directory of the result files (default benchmarks)")
-    make.add_argument("--output", metavar="FILE", default="BENCHMARKS.md", help="default BENCHMARKS.md")
-    make.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the file is out of date")
-    make.set_defaults(act=_report)
     for name, module in BENCHES.items():
         parser = actions.add_parser(name, help=module.HELP, description=module.DESCRIPTION, allow_abbrev=False)
         module.configure(parser)
         parser.set_defaults(act=module.run)
+    for name in CHECKOUT:
+        # The arguments are for the other program to read: here no sign begins a flag.
+        text = f"in a checkout: python -m benchmarks {name}"
+        parser = actions.add_parser(name, help=text, add_help=False, prefix_chars="\0")
+        parser.add_argument("rest", nargs=argparse.REMAINDER)
+        parser.set_defaults(act=_in_checkout)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -78,20 +78,18 @@ def _diff(args: argparse.Namespace) -> int:
     return 1 if comparison.failed else 0
 
 
-def _cells(line: Line) -> tuple[str, ...]:
+def _cells(line: DiffLine) -> tuple[str, ...]:
     old, new, change = ("–" if value is None else format_value(value) for value in (line.old, line.new, line.change))
     allowed = "–" if line.allowed is None else f"{line.allowed * 100:.0f} %"
     verdict = line.verdict.upper() if line.verdict in ("regression", "gone") else line.verdict
     return (verdict, line.workload, line.metric, line.system, line.against or "–", old, new, change, allowed, line.note)
 
 
-def _report(args: argparse.Namespace) -> int:
-    text, output = report(args.dir), Path(args.output)
-    if not args.check:
-        write_atomically(output, text)
-        return 0
-    if output.is_file() and output.read_bytes() == text.encode():
-        print(f"{output} is up to date")
-        return 0
-    print(f"{output} differs from what {args.dir} says: run `cutset bench report`")
-    return 1
+def _in_checkout(args: argparse.Namespace) -> int:
+    """Runs a benchmark that the package doesn't hold. Raises RequestError where this isn't a checkout."""
+    root = Path(__file__).resolve().parents[3]
+    if not (root / "benchmarks" / "__main__.py").is_file():
+        raise comparisons(args.action)
+    sys.path.insert(0, str(root))
+    code: int = importlib.import_module("benchmarks.__main__").main([args.action, *args.rest])
+    return code

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 
-from cutset.cli.options import add_json, add_settings, output_path, settings_from
+from cutset.cli.bench_rows import save_rows, tell
+from cutset.cli.options import add_json, add_settings, add_sizes, model_from, output_path, settings_from
 from cutset.cli.output import table
-from cutset.cli.sizes import add_sizes, model_from
 
 __all__ = ["DESCRIPTION", "HELP", "configure", "run"]
 
@@ -31,15 +29,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from cutset.bench.exchange import SWEEP, plot, run_sizes
-    from cutset.bench.report import format_value
-    from cutset.compare.results import Results, machine, save
+    from cutset.compare.metric_units import format_value
 
     settings = settings_from(args)
     models = SWEEP if args.sweep else (model_from(args),)
     found = []
-    for one in run_sizes(models, settings, args.warmup, args.repeat, lambda line: print(line, file=sys.stderr)):
+    for one in run_sizes(models, settings, args.warmup, args.repeat, tell):
         found.append(one)
-        print(f"{one.workload}: {one.system} done", file=sys.stderr)
+        tell(f"{one.workload}: {one.system} done")
     head = ("workload", "system", "median ms", "spread", "to reference", "relative L2", "top-1", "agrees")
     rows = [
         (
@@ -57,7 +54,5 @@ def run(args: argparse.Namespace) -> int:
     print(table([head, *rows], right=(2, 3, 4, 5, 6)))
     if args.plot is not None:
         plot(found, args.plot)
-    if args.json:
-        command = shlex.join(["cutset", *sys.argv[1:]])
-        save(Results(command, machine(settings.thread_count, ("torch",)), tuple(one.row for one in found)), args.json)
+    save_rows(args, [one.row for one in found], threads=settings.thread_count, packages=("torch",))
     return 0 if all(one.agrees for one in found) else 1

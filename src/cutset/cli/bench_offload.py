@@ -5,15 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import shlex
-import sys
 import tempfile
 from pathlib import Path
 
-from cutset.cli.bench_decode import rows_table
+from cutset.cli.bench_rows import add_rounds, comparisons, rows_table, save_rows, tell
 from cutset.cli.options import add_json, output_file
-from cutset.cli.output import printable, table
-from cutset.compare.results import Results, Row, machine, save
+from cutset.cli.output import table
+from cutset.compare.results import Row
 from cutset.errors import RequestError
 
 __all__ = ["DESCRIPTION", "HELP", "configure", "run"]
@@ -32,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--workload",
         action="append",
         choices=("w246", "layer7b", "w246-4k", "clients", "neighbours"),
-        help="default: all but neighbours, which is what hostile clients leave to others over shm, ipc and tcp",
+        help="default: all but neighbours, which is in a checkout alone: `python -m benchmarks neighbours`",
     )
     parser.add_argument("--prompt", type=int, default=128, metavar="N", help="with MODEL: tokens of the prompt")
     parser.add_argument("--decode", type=int, default=32, metavar="N", help="with MODEL: tokens to generate")
@@ -40,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--link", choices=("shm", "ipc"), default="shm", help="default shm")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="of each party (default 1)")
     parser.add_argument("--device", default="cpu", metavar="cpu|cuda:N", help="of the accelerator (default cpu)")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds that count (default 5)")
+    add_rounds(parser)
     parser.add_argument("--clients", type=int, default=8, metavar="N", help="clients at once (default 8)")
     parser.add_argument("--plot", type=output_file, metavar="FILE", help="draw the time by part to a PNG or SVG")
     add_json(parser, "the figures")
@@ -57,25 +55,12 @@ def run(args: argparse.Namespace) -> int:
         run_workload,
     )
 
-    if args.rounds < 1 or args.prompt < 1 or args.decode < 1 or args.clients < 1 or args.threads < 1:
-        raise RequestError("--rounds, --prompt, --decode, --clients and --threads must be at least 1")
-
-    def tell(line: str) -> None:
-        print(printable(line), file=sys.stderr, flush=True)
-
+    if args.prompt < 1 or args.decode < 1 or args.clients < 1 or args.threads < 1:
+        raise RequestError("--prompt, --decode, --clients and --threads must be at least 1")
+    if "neighbours" in (args.workload or ()):
+        raise comparisons("neighbours")
     setting = Setting(args.threads, args.rounds, args.link, args.device, tell)
     rows: list[Row] = []
-    if args.workload == ["neighbours"] and not args.model:
-        from cutset.bench.neighbours import TARGETS, run_neighbours
-        from cutset.bench.stream_targets import judge
-
-        rows = run_neighbours(setting)
-        print(rows_table(rows), end="\n\n")
-        print(table([("target", "", "worst", "reached", "where"), *judge(rows, TARGETS)]))
-        _save(args, rows)
-        return 0
-    if "neighbours" in (args.workload or ()):
-        raise RequestError("--workload neighbours is measured by itself, and without MODEL")
     if args.model:
         from cutset.config import load_settings
         from cutset.models.registry import resolve
@@ -106,19 +91,12 @@ def run(args: argparse.Namespace) -> int:
     print(_parts(rows))
     for line in _verdicts(rows):
         print(line)
-    _save(args, rows)
+    save_rows(args, rows, threads=args.threads, hidden={args.model: "MODEL"})
     if args.plot:
         from cutset.bench.offload_plot import plot
 
         plot(rows, Path(args.plot))
     return 0
-
-
-def _save(args: argparse.Namespace, rows: list[Row]) -> None:
-    if args.json:
-        words = ["MODEL" if word == args.model else word for word in ["cutset", *sys.argv[1:]]]
-        isa = f"CUTSET_ISA={os.environ['CUTSET_ISA']} " if "CUTSET_ISA" in os.environ else ""
-        save(Results(isa + shlex.join(words), machine(args.threads), tuple(rows)), args.json)
 
 
 def _parts(rows: list[Row]) -> str:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 
+from cutset.cli.bench_rows import save_rows
 from cutset.cli.options import add_json, add_settings, settings_from
 from cutset.cli.output import table
 
@@ -32,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from cutset.bench.quality import measure_quality
-    from cutset.compare.results import Results, Row, machine, save
+    from cutset.compare.results import Row
 
     settings = settings_from(args)
     prompts = args.prompt or PROMPTS
@@ -44,13 +43,11 @@ def run(args: argparse.Namespace) -> int:
         for dtype, one in found.items()
     ]
     print(table([head, *rows], right=(1, 2, 3, 4)))
-    if args.json:
-        workload = f"{args.model}: greedy continuations of {len(prompts)} prompts"
-        figures = [
-            Row(workload, f"cutset native {dtype}", metric, value * 100, "%", None)
-            for dtype, one in found.items()
-            for metric, value in (("rise of perplexity", one.rise), ("top-1 agreement", one.top1))
-        ]
-        command = shlex.join(["cutset", *sys.argv[1:]])
-        save(Results(command, machine(settings.thread_count), tuple(figures)), args.json)
+    workload = f"{args.model}: greedy continuations of {len(prompts)} prompts"
+    figures = [
+        Row(workload, f"cutset native {dtype}", metric, value * 100, "%")
+        for dtype, one in found.items()
+        for metric, value in (("rise of perplexity", one.rise), ("top-1 agreement", one.top1))
+    ]
+    save_rows(args, figures, threads=settings.thread_count)
     return 0

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 
-from cutset.cli.bench_decode import rows_table
+from cutset.cli.bench_rows import add_rounds, rows_table, save_rows, tell
 from cutset.cli.options import add_json, add_settings, settings_from
-from cutset.compare.results import Results, machine, save
-from cutset.errors import RequestError
 
 __all__ = ["DESCRIPTION", "HELP", "configure", "run"]
 
@@ -22,7 +18,7 @@ DESCRIPTION = (
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workload", choices=("w246", "tiny"), default="w246", help="default w246")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds that count (default 5)")
+    add_rounds(parser)
     add_json(parser, "the figures")
     add_settings(parser, "threads")
 
@@ -32,23 +28,11 @@ def run(args: argparse.Namespace) -> int:
     from cutset.bench.offload import integer_checkpoint
     from cutset.bench.serve import Load, run_load
 
-    settings = settings_from(args)
-    if args.rounds < 1:
-        raise RequestError(f"--rounds must be at least 1, not {args.rounds}")
+    threads = settings_from(args).thread_count
     model = WORKLOADS[args.workload].model
     load = Load(args.workload) if args.workload != "tiny" else Load("tiny", 16, 16, 4, (1, 4), 2)
     with integer_checkpoint(model) as folder:
-        rows = run_load(
-            load,
-            folder,
-            model.vocab,
-            threads=settings.thread_count,
-            rounds=args.rounds,
-            tell=lambda line: print(line, file=sys.stderr, flush=True),
-        )
+        rows = run_load(load, folder, model.vocab, threads=threads, rounds=args.rounds, tell=tell)
     print(rows_table(rows))
-    if args.json:
-        packages = ("starlette", "uvicorn")
-        here = machine(settings.thread_count, packages)
-        save(Results(shlex.join(["cutset", *sys.argv[1:]]), here, tuple(rows)), args.json)
+    save_rows(args, rows, threads=threads, packages=("starlette", "uvicorn"))
     return 0

@@ -1,32 +1,38 @@
-"""`cutset bench stream`: a network over three emulated machines beside one machine and other codings."""
+"""`cutset bench stream`: a network over three emulated machines beside one machine."""
 
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cutset.cli.bench_decode import rows_table
+from cutset.cli.bench_rows import comparisons, rows_table, save_rows, tell
 from cutset.cli.options import add_json
-from cutset.cli.output import printable, table
-from cutset.errors import RequestError
+from cutset.compare.results import Row
 
-__all__ = ["DESCRIPTION", "HELP", "configure", "run"]
+if TYPE_CHECKING:
+    from cutset.bench.stream import Part
+    from cutset.bench.stream_bytes import Coding
 
-HELP = "a network over emulated machines: bytes, plans, faults, planning"
+__all__ = ["DESCRIPTION", "HELP", "configure", "measure", "run"]
+
+HELP = "a network over emulated machines: bytes at cuts, and plans"
 DESCRIPTION = (
-    "bytes: what a picture takes at every cut, beside other codings. plans: a coordinator and three workers of speeds "
+    "bytes: what a picture takes at every cut, as a delta and whole. plans: a coordinator and three workers of speeds "
     "1/8, 1/4 and 1 over links of 8, 4 and 1 MB/s: every scheduler's plan and all in the cloud, predicted and run. "
-    "faults: results against the dense network while plans change and workers are killed. planning: seconds to plan "
-    "200 layers on 16 workers. Takes every video of a folder at its own size, and made-up pictures where there is none."
+    "Takes every video of a folder at its own size, and made-up pictures where there is none. In a checkout "
+    "`python -m benchmarks stream` adds other codings; faults: results against the dense network while plans change "
+    "and workers are killed; planning: seconds to plan 200 layers on 16 workers."
 )
-PARTS = ("bytes", "plans", "faults", "planning")
+PARTS = ("bytes", "plans")
+IN_CHECKOUT = ("faults", "planning")
 MODELS = ("alexnet", "vgg16")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--part", action="append", choices=PARTS, help="only this one; repeatable (default: all)")
+    parts = (*PARTS, *IN_CHECKOUT)
+    parser.add_argument("--part", action="append", choices=parts, help="only this one; repeatable (default: all)")
     parser.add_argument("--model", action="append", choices=MODELS, help="only this one; repeatable (default: both)")
     parser.add_argument(
         "--videos", type=Path, default=Path("../shared/data/video"), metavar="DIR", help="default ../shared/data/video"
@@ -37,33 +43,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if {*(args.part or ())} & {*IN_CHECKOUT}:
+        raise comparisons("stream", f"here --part is of {', '.join(PARTS)}")
     from cutset.bench.stream import PARTS as parts
-    from cutset.bench.stream import Setting
-    from cutset.bench.stream_targets import judge
+
+    measure(args, parts)
+    return 0
+
+
+def measure(args: argparse.Namespace, parts: Mapping[str, Part], codings: Sequence[Coding] = ()) -> list[Row]:
+    """Runs the parts that were asked for, prints and saves the figures."""
+    from cutset.bench.stream import StreamSetting
     from cutset.bench.stream_videos import find_videos
-    from cutset.cli.stream_graph import picture_size
-    from cutset.compare.results import Results, Row, machine, save
+    from cutset.config import parse_size
 
     if args.videos and not args.size and not args.videos.is_dir():
-        print(f"{args.videos} is no folder: taking made-up pictures", file=sys.stderr)
-    videos = find_videos(args.videos, picture_size(args.size) if args.size else None)
-
-    def tell(line: str) -> None:
-        print(printable(line), file=sys.stderr, flush=True)
-
-    if args.json and not Path(args.json).absolute().parent.is_dir():
-        raise RequestError(f"--json: there is no folder {Path(args.json).parent}")
-    setting = Setting(videos, tuple(dict.fromkeys(args.model or MODELS)), args.quick, tell)
+        tell(f"{args.videos} is no folder: taking made-up pictures")
+    videos = find_videos(args.videos, parse_size(args.size or ""))
+    setting = StreamSetting(videos, tuple(dict.fromkeys(args.model or MODELS)), args.quick, tell, codings)
     rows: list[Row] = []
     try:
-        for name in dict.fromkeys(args.part or PARTS):
+        for name in dict.fromkeys(args.part or parts):
             for row in parts[name](setting):
                 rows.append(row)
     finally:  # what was measured before something failed was a quarter of an hour's work
-        if rows and args.json:
-            packages = ("torch", "av", "zstandard")
-            save(Results(shlex.join(["cutset", *sys.argv[1:]]), machine(1, packages), tuple(rows)), args.json)
+        if rows:
+            save_rows(args, rows, threads=1, packages=("torch", "av", "zstandard"))
     print(rows_table(rows))
-    if lines := judge(rows):
-        print("\n" + table([("to reach", "", "worst", "reached", "where"), *lines], right=(2,)))
-    return 0
+    return rows

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cutset.cli.options import add_json, add_settings, settings_from
 from cutset.cli.output import table
-from cutset.config import OPTIONS, Settings
+from cutset.config import OPTIONS, STREAM_OPTIONS, Settings, load_stream_settings
 from cutset.files import write_json
 
 __all__ = ["configure", "run"]
@@ -17,6 +18,7 @@ WORDS = {True: "yes", False: "no", None: "none"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    # Settings of streams have no flag here: their names are others' too.
     parser.add_argument("--model", metavar="MODEL", help="also how a request to it is sampled that doesn't say how")
     add_json(parser, "the settings and their sources")
     add_settings(parser)
@@ -32,14 +34,20 @@ def run(args: argparse.Namespace) -> int:
     if not settings.threads:
         shown["threads"] = f"0 = {settings.thread_count}"
     print(table([("setting", "value", "from"), *((name, shown[name], settings.sources[name]) for name in OPTIONS)]))
+    stream = load_stream_settings()
+    values_of_streams = {name: getattr(stream, name) for name in STREAM_OPTIONS}
+    rows = [(name, _shown(value), stream.sources[name]) for name, value in values_of_streams.items()]
+    print("\n" + table([("stream", "value", "from"), *rows]))
     if sampling:
         rows = [(name, _shown(value), source) for name, (value, source) in sampling.items()]
         print("\n" + table([("sampling", "value", "from"), *rows]))
     print(f"\nread: {settings.file or 'no cutset.toml'}")
     if args.json:
-        plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
-        document = {name: {"value": plain[name], "source": settings.sources[name]} for name in OPTIONS}
-        found: dict[str, Any] = {"file": str(settings.file) if settings.file else None, "settings": document}
+        found: dict[str, Any] = {
+            "file": str(settings.file) if settings.file else None,
+            "settings": _document(values, settings.sources),
+            "stream": _document(values_of_streams, stream.sources),
+        }
         if sampling:
             found["model"] = args.model
             found["sampling"] = {name: {"value": value, "source": source} for name, (value, source) in sampling.items()}
@@ -47,9 +55,22 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _document(values: Mapping[str, Any], sources: Mapping[str, str]) -> dict[str, Any]:
+    return {name: {"value": _plain(value), "source": sources[name]} for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON has it."""
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
+
+
 def _shown(value: Any) -> str:
     if isinstance(value, tuple):
-        return ", ".join(map(repr, value)) or "none"
+        return ", ".join(repr(_plain(each)) for each in value) or "none"
+    if isinstance(value, float):
+        return f"{value:g}"
     return WORDS[value] if isinstance(value, bool | None) else str(value)
 
 

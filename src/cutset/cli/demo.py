@@ -5,17 +5,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from cutset.cli.answer import Answer, print_answer, statistics, tell
+from cutset.cli.answer import PrintedAnswer, print_answer, statistics, tell
 from cutset.cli.options import add_settings, settings_from
 from cutset.cli.output import table
 from cutset.engine.params import SamplingParams
-from cutset.errors import LinkError
 
 if TYPE_CHECKING:
     from cutset.llm import LLM
@@ -24,13 +21,6 @@ __all__ = ["configure", "run"]
 
 PROMPTS = ("Once upon a time", "The little dog")
 PARAMS = SamplingParams(max_tokens=200, temperature=0)
-# `cutset …` that is sent SIGTERM when the process that started it dies, even of SIGKILL (PR_SET_PDEATHSIG is 1).
-CHILD = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-from cutset.cli import main
-sys.exit(main(sys.argv[2:]) if os.getppid() == int(sys.argv[1]) else 1)
-"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         seen: list[tuple[str, list[int], list[int]]] = []
         llm.offload.linears.watch = lambda name, q, sent: seen.append((name, q, sent)) if len(seen) < 3 else None
         split, split_s = _answers(llm)
-        parts, counters = llm.offload.linears.parts, llm.offload.linears.session.counters()
+        parts, counters = llm.offload.linears.times, llm.offload.linears.session.counters()
     same = [answer.token_ids for answer in local] == [answer.token_ids for answer in split]
     tell(f"The same text, token by token: {'yes' if same else 'NO, and that is a bug'}.\n")
     tell("What the accelerator saw of the first activations (the numbers before and after masking):")
@@ -82,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     return 0 if same else 1
 
 
-def _answers(llm: LLM) -> tuple[list[Answer], float]:
+def _answers(llm: LLM) -> tuple[list[PrintedAnswer], float]:
     """Prints what the model says to each prompt; answers, and seconds."""
     answers, seconds = [], 0.0
     for prompt in PROMPTS:
@@ -101,24 +91,13 @@ def _few(numbers: list[int]) -> str:
 @contextlib.contextmanager
 def _accelerator(threads: int) -> Iterator[str]:
     """`cutset accelerator story` while it is needed; gives its address."""
+    from cutset.link.launch import PIPE, Child
+
     address = f"shm://cutset-demo-{os.getpid()}"
-    command: list[Any] = [sys.executable, "-c", CHILD, str(os.getpid()), "accelerator", "story", "--listen", address]
-    # In a session of its own, or Ctrl-C would end it first and the client would wait for its answer.
-    process = subprocess.Popen(
-        [*command, "--threads", str(threads)], stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    assert process.stderr is not None
+    command = ["cutset.cli", "accelerator", "story", "--listen", address, "--threads", str(threads)]
+    child = Child("the accelerator of the demo", command, stderr=PIPE)
     try:
-        said = []
-        for line in process.stderr:
-            said.append(line)
-            if "listening" in line:
-                break
-        else:
-            raise LinkError(f"the accelerator of the demo didn't start: {''.join(said).strip()}")
+        child.until("listening")
         yield address
     finally:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.communicate(timeout=10)
-        process.kill()
+        child.end(10)

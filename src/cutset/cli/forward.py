@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import shlex
-import sys
 from pathlib import Path
 
 from cutset.cli.options import add_json, add_settings, different, output_folder, output_path, settings_from
@@ -31,8 +29,9 @@ def run(args: argparse.Namespace) -> int:
     settings = settings_from(args)
     import numpy as np
 
+    from cutset.cli.bench_rows import save_rows
     from cutset.compare.forward import run_forward, write_trace
-    from cutset.compare.results import Results, machine, save, summarise
+    from cutset.compare.results import summarise
     from cutset.models.files.exchange import ExchangeFile
     from cutset.models.files.source import open_source
     from cutset.models.run.backend import build_executor
@@ -61,6 +60,5 @@ def run(args: argparse.Namespace) -> int:
             print(f"{args.trace}: {write_trace(executor, inputs, args.trace)} operators")
     except OSError as error:
         raise RequestError(f"{error.filename or args.trace} can't be written: {error.strerror}") from None
-    if args.json:
-        save(Results(shlex.join(["cutset", *sys.argv[1:]]), machine(choice.threads), (row,)), args.json)
+    save_rows(args, [row], threads=choice.threads)
     return 0

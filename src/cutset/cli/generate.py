@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cutset.cli.answer import figures, print_answer, statistics, tell, warn_of
-from cutset.cli.input import read_stdin
 from cutset.cli.options import add_json, add_settings, different, output_path, settings_from
+from cutset.cli.output import read_stdin
 from cutset.cli.progress import Progress
 from cutset.cli.sampling import add_sampling, sampling_from
 from cutset.config import read_bounded

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from cutset.models.families import load_spec
     from cutset.models.registry import resolve
     from cutset.offload.enclave.manifest import render
-    from cutset.offload.enclave.sizes import Use, size_text
+    from cutset.offload.enclave.memory_sizes import Use, size_text
 
     directory = resolve(args.model, settings).directory
     use = Use(

@@ -1,12 +1,15 @@
-"""How commands print tables, sizes and what others wrote."""
+"""How commands print tables, sizes and what others wrote, and read stdin."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
-from cutset.errors import printable
+from cutset.errors import RequestError, printable
 
-__all__ = ["mib", "printable", "say", "table"]
+__all__ = ["mib", "printable", "read_stdin", "say", "table"]
+
+MOST_BYTES = 1 << 20  # of stdin
 
 
 def say(text: object, *, end: str = "\n", flush: bool = False) -> None:
@@ -28,3 +31,14 @@ def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
 def mib(nbytes: int) -> str:
     """Bytes as MiB, with one decimal."""
     return f"{nbytes / (1 << 20):.1f} MiB"
+
+
+def read_stdin() -> str:
+    """All of stdin as text. Raises RequestError where it isn't UTF-8, or longer than a prompt file may be."""
+    data = sys.stdin.buffer.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise RequestError(f"stdin has more than {MOST_BYTES} bytes, the most that is read as a prompt")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RequestError(f"the prompt on stdin is not valid UTF-8: byte {error.start} is wrong") from None

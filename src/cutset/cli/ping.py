@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     if not 0 < args.timeout <= 3600:
         raise ConfigError(f"--timeout must be above 0 and at most 3600 seconds, not {args.timeout:g}")
     settings = settings_from(args)
-    from cutset.offload.client.open import dial
+    from cutset.offload.client.offload import dial
     from cutset.offload.client.ping import ping
     from cutset.offload.client.session import Patience, Session
 
@@ -43,12 +43,12 @@ def run(args: argparse.Namespace) -> int:
     except CutsetError as error:
         print(f"no: {printable(str(error))}")
         return 1
-    welcome = pong.welcome
-    same = digest is None or digest == welcome.digest
+    welcome, able = pong.welcome, pong.capabilities
+    same = digest is None or digest == welcome.model
     rows = [
-        ("reachable", f"yes, {welcome.software}, protocol {welcome.protocol}"),
-        ("model", f"{welcome.matrices} matrices, digest {welcome.digest}"),
-        ("device", f"{welcome.device}, {welcome.threads} threads, at most {welcome.max_rows} rows at once"),
+        ("reachable", f"yes, {welcome.software}, protocol {welcome.version}"),
+        ("model", f"{able.matrices} matrices, digest {welcome.model}"),
+        ("device", f"{able.device}, {able.threads} threads, at most {able.max_rows} rows at once"),
         ("round trip", f"{pong.latency * 1e6:.0f} µs"),
         ("exact arithmetic", "yes" if pong.exact else "NO: its products are wrong"),
         ("for you so far", f"{pong.counters.get('calls', 0):.0f} calls, {pong.counters.get('rows', 0):.0f} rows"),
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         from cutset.files import write_json
 
-        found = {"digest": welcome.digest, "device": welcome.device, "software": welcome.software}
+        found = {"digest": welcome.model, "device": able.device, "software": welcome.software}
         write_json(args.json, found | {"latency_s": pong.latency, "exact": pong.exact, "counters": pong.counters})
     return 0 if pong.exact and same else 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cutset.cli.sizes import add_sizes, model_from
+from cutset.cli.options import add_sizes, model_from
 from cutset.errors import RequestError
 
 __all__ = ["configure", "run"]

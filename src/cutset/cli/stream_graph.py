@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import re
 from typing import TYPE_CHECKING, Any
 
-from cutset.cli.options import add_json, different, output_path
+from cutset.cli.options import add_json, add_settings, different, output_ending, stream_settings_from
 from cutset.cli.output import table
-from cutset.errors import RequestError
+from cutset.config import STREAM_OPTIONS
 from cutset.files import write_atomically, write_json
 
 if TYPE_CHECKING:
     from cutset.partition.graph import Graph
 
-__all__ = ["DESCRIPTION", "HELP", "configure", "picture_size", "run"]
+__all__ = ["DESCRIPTION", "HELP", "configure", "run"]
 
 HELP = "show the layers of a network and where it can be cut"
 DESCRIPTION = (
@@ -22,31 +21,29 @@ DESCRIPTION = (
     "Computes nothing and needs no weights. With -o it draws the same."
 )
 HEAD = ("layer", "operator", "output", "MFLOP", "weights, kB", "cut, kB", "tensors", "")
-LARGEST = 16384  # rows or columns of a picture
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="alexnet, vgg16, vgg19, googlenet or resnet50")
-    parser.add_argument("--size", default="480x720", metavar="HxW", help="rows x columns (default 480x720)")
-    parser.add_argument("--features", action="store_true", help="stop before the head")
-    parser.add_argument("-o", "--output", type=output_path, metavar="FILE.svg|FILE.html", help="draw it")
+    parser.add_argument(
+        "-o", "--output", type=output_ending(".svg", ".html"), metavar="FILE.svg|FILE.html", help="draw it"
+    )
     add_json(parser, "the graph and its cuts")
+    add_settings(parser, "size", "features", options=STREAM_OPTIONS)
 
 
 def run(args: argparse.Namespace) -> int:
     different(args, "output", "json")
-    height, width = picture_size(args.size)
-    if args.output and args.output.suffix not in (".svg", ".html"):
-        raise RequestError(f"{args.output} ends neither in .svg nor in .html")
+    settings = stream_settings_from(args)
+    height, width = settings.picture_size or (480, 720)
 
     from cutset.video.zoo import build
 
-    network = build(args.model, head=not args.features, shapes_only=True)
+    network = build(args.model, head=not settings.features, shapes_only=True)
     # Loaded after the zoo, which says so where torch is missing.
     import torch
 
-    from cutset.partition.drawing import html, svg
-    from cutset.partition.units import count
+    from cutset.partition.drawing import count, html, svg
     from cutset.video.imports.export import export
 
     graph = export(network, torch.empty(1, 3, height, width, dtype=torch.uint8, device="meta")).graph
@@ -55,25 +52,16 @@ def run(args: argparse.Namespace) -> int:
     print(f"\n{len(graph.nodes)} layers, {count(graph.flops)}FLOP a picture, {count(weights)}B of weights")
     print("*: fewer bytes than every cut before it")
     if args.output:
-        name = f"{args.model}{' --features' if args.features else ''}, {height}×{width}"
+        name = f"{args.model}{' --features' if settings.features else ''}, {height}×{width}"
         write_atomically(args.output, (html if args.output.suffix == ".html" else svg)(graph, name))
     if args.json:
-        write_json(args.json, _document(graph, args.model, args.features))
+        write_json(args.json, _document(graph, args.model, settings.features))
     return 0
 
 
-def picture_size(text: str) -> tuple[int, int]:
-    """Rows and columns of `480x720`. Raises RequestError."""
-    match = re.fullmatch(r"([0-9]{1,5})[x×]([0-9]{1,5})", text)
-    if match is None or not all(0 < int(n) <= LARGEST for n in match.groups()):
-        raise RequestError(f"--size must be rows x columns of at most {LARGEST:,}, as 480x720, not {text!r}")
-    return int(match[1]), int(match[2])
-
-
 def _rows(graph: Graph) -> list[tuple[str, ...]]:
-    from cutset.partition.drawing import lows
+    from cutset.partition.drawing import kilobytes, lows, shape_text
     from cutset.partition.node import short_name
-    from cutset.partition.units import kilobytes, shape_text
 
     low = lows(graph)
     first = graph.cuts[0]

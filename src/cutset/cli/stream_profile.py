@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from cutset.cli.options import add_json, add_settings, output_path, settings_from
+from cutset.cli.options import add_json, add_settings, output_path, settings_from, stream_settings_from
 from cutset.cli.output import table
 from cutset.cli.progress import Progress
-from cutset.cli.stream_network import add_network, network
+from cutset.config import STREAM_OPTIONS
 from cutset.errors import RequestError
 from cutset.files import write_atomically
 
 if TYPE_CHECKING:
     from cutset.partition.graph import Graph
-    from cutset.partition.profile.profile import Profile
+    from cutset.partition.profile import Profile
 
 __all__ = ["DESCRIPTION", "HELP", "configure", "run"]
 
@@ -27,24 +27,31 @@ DESCRIPTION = (
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    add_network(parser)
+    parser.add_argument("model", metavar="MODEL", help="alexnet, vgg16, vgg19, googlenet or resnet50")
+    parser.add_argument("--source", metavar="SOURCE", help="a video, a folder of pictures, generated:HxW, …")
     parser.add_argument("--pictures", type=int, default=8, metavar="N", help="of the source to measure (default 8)")
     parser.add_argument("--fresh", action="store_true", help="measure again what is remembered")
     parser.add_argument("-o", "--out", type=output_path, metavar="FILE", help="write the profile, for --profile FILE")
     add_json(parser, "the same as --out")
+    add_settings(parser, "size", "features", "weights", "seed", options=STREAM_OPTIONS)
     add_settings(parser, "threads")
 
 
 def run(args: argparse.Namespace) -> int:
     if not 2 <= args.pictures <= 1000:
         raise RequestError("--pictures must be from 2 to 1000")
-    threads = settings_from(args).thread_count
+    threads, settings = settings_from(args).thread_count, stream_settings_from(args)
+
+    import msgspec
+
+    from cutset.video.planning import load_network
+
     with Progress() as progress:
-        net = network(args)
+        net = load_network(args.model, settings, args.source)
         profile = net.profile(threads, fresh=args.fresh, tell=progress)
         if args.source:
-            profile = net.with_sizes(profile, args.pictures, tell=progress)
-    print(table(_rows(net.graph, profile), right=range(2, 10)))
+            profile = msgspec.structs.replace(profile, sizes=net.sizes(args.pictures, tell=progress))
+    print(table(_rows(net.model.graph, profile), right=range(2, 10)))
     print(
         f"\n{profile.model}, {profile.size[0]}x{profile.size[1]}: {profile.whole * 1e3:,.1f} ms a picture with "
         f"{profile.threads} thread{'s' if profile.threads > 1 else ''} of {profile.cpu}"
@@ -52,10 +59,10 @@ def run(args: argparse.Namespace) -> int:
         f"they add up to the time of a run that nobody observes; observing cost {profile.observing:+.1%}."
     )
     if profile.sizes:
-        print(f"changed, delta: medians over {profile.sizes.pictures} pictures of {profile.sizes.source}")
+        print(f"changed, delta: medians over {profile.sizes.items} pictures of {profile.sizes.source}")
     for path in (args.out, args.json):
         if path:
-            from cutset.partition.profile.profile import write_profile
+            from cutset.partition.profile import write_profile
 
             write_atomically(path, write_profile(profile))
     return 0

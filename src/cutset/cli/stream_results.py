@@ -4,36 +4,78 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from cutset.cli.output import say
+from cutset.config import StreamSettings
+from cutset.errors import SourceLost
 
 if TYPE_CHECKING:
-    from cutset.cli.stream_sources import SourceWatch
-    from cutset.cluster.coordinator.result import Result
-    from cutset.cluster.coordinator.summary import Summary
     from cutset.cluster.trace.record import Recorder
     from cutset.partition.plan import Plan
+    from cutset.serve.feed import StreamFeed
     from cutset.video.accuracy import Accuracy
-    from cutset.video.check import Check
+    from cutset.video.check import ResultCheck
+    from cutset.video.result import Result
+    from cutset.video.sources import Source
+    from cutset.video.summary import Summary
 
-__all__ = ["RunResults"]
+__all__ = ["RunResults", "SourceWatch"]
 
 SYSTEM = "cutset stream"
+
+
+class SourceWatch:
+    """The sources of a run: passes on their messages, to a dashboard too. `lost`: why one of them never came back."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self.sources: list[Source] = []
+        self.feed: StreamFeed | None = None
+        self.lost = ""
+
+    def message(self, line: str) -> None:
+        """Takes a message of a source; from any thread."""
+        self._tell(line)
+        if self.feed is not None:
+            self.feed.sources(self.sources)
+
+    def results(self, stream: Iterable[Result]) -> Iterator[Result]:
+        """A stream's results. Where a source was lost and never came back they end, when those of all others do."""
+        try:
+            yield from chain(stream)  # a stream's own iterator would be closed with this one
+        except SourceLost as error:
+            self.lost = str(error)
+            self._tell(self.lost)
+
+    def figures(self) -> list[dict[str, Any]]:
+        """For a result file."""
+        return [{"name": source.name, **asdict(source.faults)} for source in self.sources]
+
+    def lines(self) -> list[str]:
+        """For the end: what went wrong, where something did."""
+        return [f"{source.name}: {line}" for source in self.sources if (line := source.faults.line())]
 
 
 class RunResults:
     """Tell it every result; `finish` says and writes what there is."""
 
     def __init__(
-        self, args: argparse.Namespace, summary: Summary, recorder: Recorder | None, watch: SourceWatch
+        self,
+        args: argparse.Namespace,
+        settings: StreamSettings,
+        summary: Summary,
+        recorder: Recorder | None,
+        watch: SourceWatch,
     ) -> None:
         self.summary, self.recorder, self._watch = summary, recorder, watch
-        self.check: Check | None = None
+        self.check: ResultCheck | None = None
         self.accuracy: Accuracy | None = None
         self.plans: Sequence[tuple[int, Plan, str]] = ()
-        self._args = args
+        self._args, self._settings = args, settings
         self._pictures: list[dict[str, Any]] = []
 
     def add(self, result: Result) -> None:
@@ -41,7 +83,7 @@ class RunResults:
         self.summary.result(result)
         error = self.check.compare(result) if self.check is not None else None
         if not self._args.quiet:
-            say(_line(result, len(self._args.source) > 1, self._args.features), flush=True)
+            say(_line(result, len(self._args.source) > 1, self._settings.features), flush=True)
         if self._args.json:
             self._pictures.append(_figures(result, error))
 
@@ -71,16 +113,16 @@ class RunResults:
 
         document = {
             "command": "cutset stream run",
-            "machine": machine(self._args.threads, ("torch",)),
+            "machine": machine(self._settings.threads, ("torch",)),
             "rows": self._rows(),
             "ended": ended,
-            "in_flight": self._args.in_flight,
+            "in_flight": self._settings.in_flight,
             "plans": [
                 {
                     "number": number,
                     "why": why,
                     "scheduler": plan.scheduler,
-                    "picture": plan.picture,
+                    "picture": plan.input or "uint8",
                     "stages": [{"worker": stage.worker, "nodes": list(stage.nodes)} for stage in plan.stages],
                 }
                 for number, plan, why in self.plans
@@ -91,14 +133,14 @@ class RunResults:
         write_json(self._args.json, document)
 
     def _rows(self) -> list[Any]:
-        from cutset.cluster.coordinator.summary import quantile
         from cutset.compare.results import Row, summarise
         from cutset.video.sources.live import without_secrets
+        from cutset.video.summary import quantile
 
         args, summary = self._args, self.summary
         # An address of a camera may hold its password.
         names = [without_secrets(source) if "://" in source else source for source in args.source]
-        workload = f"{args.model}, {', '.join(names)}, {args.mode}"
+        workload = f"{args.model}, {', '.join(names)}, {self._settings.mode}"
         rows = []
         for metric, seconds in (("latency", summary.latencies), ("links and layers", summary.transits)):
             if seconds:

@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cutset.cli.options import add_json, different, output_path
-from cutset.cli.stream_measuring import add_measuring, changes_from, measured, only_endings
+from cutset.cli.options import add_json, different, output_ending, stream_settings_from
+from cutset.cli.stream_train import add_measuring, changes_from, measured
 from cutset.errors import RequestError
 from cutset.files import write_json
 
 if TYPE_CHECKING:
-    from cutset.partition.profile.profile import Profile
+    from cutset.partition.profile import Profile
     from cutset.video.views.figure import Draw
     from cutset.video.views.runs import Run
 
@@ -40,7 +40,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sparsity", type=Path, metavar="FILE.npz", help="a model of `cutset stream train`")
     parser.add_argument("--picture", type=int, default=1, metavar="N", help="for channels (default 1)")
     parser.add_argument("--layer", action="append", default=[], metavar="NAME", help="for spread; may be repeated")
-    parser.add_argument("-o", "--output", type=output_path, metavar="FILE.png|FILE.svg", help="draw it")
+    parser.add_argument(
+        "-o", "--output", type=output_ending(".png", ".svg"), metavar="FILE.png|FILE.svg", help="draw it"
+    )
     parser.add_argument("--dark", action="store_true", help="on a dark background")
     add_json(parser, "what is drawn")
 
@@ -53,8 +55,6 @@ def run(args: argparse.Namespace) -> int:
     if not args.output and not args.json:
         raise RequestError("say where it goes: -o FILE.png, -o FILE.svg or --json FILE")
     different(args, "output", "keep", "json")
-    if args.output:
-        only_endings(args.output, ".png", ".svg")
     if args.files and args.view not in ("pair", "costs", "latency"):
         raise RequestError(f"{args.view} takes no {args.files[0]}")
     data, draw = _view(args)
@@ -69,14 +69,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _view(args: argparse.Namespace) -> tuple[dict[str, Any], Draw]:
     """What the view shows, and what draws that."""
-    from cutset.video.views import changed, costs, errors, latency, sizes, spread
+    from cutset.video.views import runs, sparsity
 
     if args.view == "latency":
-        return latency.latency(_runs(args)), latency.draw
+        return runs.latency(_runs(args)), runs.draw_latency
     if args.view == "costs":
-        return costs.costs(*_profiles(args)), costs.draw
+        return runs.costs(*_profiles(args)), runs.draw_costs
     if args.view == "pair":
-        return changed.pair(_pair(args), (args.files[0].name, args.files[1].name)), changed.draw_pair
+        return sparsity.pair(_pair(args), (args.files[0].name, args.files[1].name)), sparsity.draw_pair
     trained = None
     if args.view in ("sizes", "errors") and args.sparsity:
         from cutset.video.sparsity.predictor import read_trained
@@ -86,14 +86,14 @@ def _view(args: argparse.Namespace) -> tuple[dict[str, Any], Draw]:
         raise RequestError("errors are of a model: give --sparsity FILE, from `cutset stream train`")
     changes = changes_from(args)
     if args.view == "changed":
-        return changed.by_layer(changes), changed.draw_by_layer
+        return sparsity.by_layer(changes), sparsity.draw_by_layer
     if args.view == "channels":
-        return changed.by_channel(changes, args.picture), changed.draw_by_channel
+        return sparsity.by_channel(changes, args.picture), sparsity.draw_by_channel
     if args.view == "spread":
-        return spread.spread(changes, args.layer), spread.draw
+        return sparsity.spread(changes, args.layer), sparsity.draw_spread
     if trained is not None and args.view == "errors":
-        return errors.errors(changes, trained), errors.draw
-    return sizes.sizes(changes, trained), sizes.draw
+        return sparsity.errors(changes, trained), sparsity.draw_errors
+    return sparsity.sizes(changes, trained), sparsity.draw_sizes
 
 
 def _runs(args: argparse.Namespace) -> dict[str, Run]:
@@ -107,7 +107,7 @@ def _runs(args: argparse.Namespace) -> dict[str, Run]:
 
 def _profiles(args: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
     """The names of the layers, and by worker their seconds."""
-    from cutset.partition.profile.profile import read_profile
+    from cutset.partition.profile import read_profile
 
     paths = [Path(path) for path in (args.model, *args.files) if path]
     if not paths:
@@ -139,14 +139,14 @@ def _names(profile: Profile) -> list[str]:
 
 def _pair(args: argparse.Namespace) -> Any:
     """What changes in MODEL from one image file to another."""
-    from cutset.cli.stream_graph import picture_size
     from cutset.video.sources.folder import open_picture
 
     if len(args.files) != 2 or not args.model:
         raise RequestError("pair takes a model and two image files: show pair alexnet a.png b.png")
     found = []
+    size = stream_settings_from(args).picture_size
     for path in args.files:
-        with open_picture(path, picture_size(args.size) if args.size else None) as source:
+        with open_picture(path, size) as source:
             found += [picture.pixels for picture in source]
     if len(found) != 2 or found[0].shape != found[1].shape:
         raise RequestError(f"{args.files[0]} and {args.files[1]} are of different sizes; give --size HxW")

@@ -6,10 +6,10 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from cutset.cli.options import different
+from cutset.cli.options import add_settings, different, stream_settings_from
 from cutset.cli.progress import Progress
-from cutset.cli.stream_network import Network, build_network
-from cutset.cli.stream_plan import add_outputs, add_threads, basis
+from cutset.cli.stream_plan import add_outputs, basis, check_outputs, memory_limits, show
+from cutset.config import STREAM_OPTIONS
 
 __all__ = ["DESCRIPTION", "HELP", "configure", "run"]
 
@@ -37,41 +37,38 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("file", metavar="FILE.toml|FILE.json", type=Path, help="what to simulate")
     add_outputs(parser)
-    add_threads(parser)
+    add_settings(parser, "threads", options=STREAM_OPTIONS)
 
 
 def run(args: argparse.Namespace) -> int:
-    from cutset.cli.stream_graph import picture_size
-    from cutset.cli.stream_table import check_outputs, memory_limits, show
-    from cutset.partition.profile.profile import read_profile
-    from cutset.video.profile.scenario import read_scenario
-    from cutset.video.profile.setup import other_forms, problem_of
-
     check_outputs(args)
     different(args, "out", "gantt", "json")
+    settings = stream_settings_from(args)
+
+    from cutset.partition.profile import read_profile
+    from cutset.video.planning import load_network
+    from cutset.video.profile.scenario import read_scenario
+    from cutset.video.profile.setup import other_inputs, problem_of
+
     scenario = read_scenario(args.file)
     given = read_profile(scenario.profile) if scenario.profile else None
     own = {path: read_profile(path) for path in scenario.profiles if path is not None}
-    size = picture_size(scenario.size) if scenario.size else given.size if given else None
+    settings = replace(
+        settings,
+        size=scenario.size or ("{}x{}".format(*given.size) if given else ""),
+        features=scenario.features,
+        weights=scenario.weights,
+        seed=scenario.seed,
+    )
     with Progress() as progress:
-        net: Network = build_network(
-            scenario.model,
-            size,
-            scenario.source,
-            features=scenario.features,
-            weights=scenario.weights,
-            seed=scenario.seed,
-        )
-        profile = given or net.profile(args.threads, tell=progress)
-        profile.check(net.graph, net.digest, str(scenario.profile or "the profile"))
-        if scenario.source:
-            profile = net.with_sizes(profile, scenario.pictures, tell=progress)
+        net = load_network(scenario.model, settings, scenario.source)
+        profile = given or net.profile(settings.threads, tell=progress)
+        profile.check(net.model.graph, net.model.digest, str(scenario.profile or "the profile"))
+        sizes = net.sizes(scenario.pictures, tell=progress) if scenario.source else profile.sizes
     memory = [memory_limits(text)[0] if text else None for text in scenario.memory]
     profiles = [profile if path is None else own[path] for path in scenario.profiles]
     wish = replace(scenario.wish, memory=memory, profiles=profiles)
-    problem = problem_of(net.graph, net.digest, profile, profile.sizes, wish)
-    print(f"{net.name}, {net.size[0]}x{net.size[1]}; {basis(profile, wish)}")
-    show(
-        problem, other_forms(problem, profile.sizes), args, f"cutset stream simulate {args.file.name}", profile.threads
-    )
+    problem = problem_of(net.model.graph, net.model.digest, profile, sizes, wish)
+    print(f"{net.name}, {net.size[0]}x{net.size[1]}; {basis(profile, sizes, wish)}")
+    show(problem, other_inputs(problem, sizes), args, f"cutset stream simulate {args.file.name}", profile.threads)
     return 0

@@ -5,19 +5,21 @@ from __future__ import annotations
 import argparse
 import re
 import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cutset.cli.options import add_json, different, output_path
+from cutset.cli.options import add_json, different, output_ending
 from cutset.cli.output import say, table
 from cutset.errors import RequestError
 from cutset.files import write_atomically, write_json
 
 if TYPE_CHECKING:
     from cutset.cluster.trace.record import Trace
-    from cutset.cluster.trace.table import Latency, Work
+    from cutset.cluster.trace.spans import Span
+    from cutset.cluster.trace.table import Latency, PartyWork
 
-__all__ = ["DESCRIPTION", "HELP", "configure", "run"]
+__all__ = ["DESCRIPTION", "HELP", "configure", "run", "write_chart"]
 
 HELP = "show where the time of a run went"
 DESCRIPTION = (
@@ -28,7 +30,9 @@ DESCRIPTION = (
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("trace", metavar="FILE", type=Path, help="the trace")
-    parser.add_argument("-o", "--output", type=output_path, metavar="FILE.svg|FILE.html", help="draw the Gantt chart")
+    parser.add_argument(
+        "-o", "--output", type=output_ending(".svg", ".html"), metavar="FILE.svg|FILE.html", help="draw the Gantt chart"
+    )
     parser.add_argument("--pictures", metavar="A-B", help="only pictures A to B, and the time of those")
     parser.add_argument("--picture", type=int, metavar="N", help="show the way of this picture (default: the slowest)")
     add_json(parser, "the tables")
@@ -37,8 +41,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     different(args, "output", "json")
     first, last = _range(args.pictures) if args.pictures else (0, 1 << 62)
-    if args.output and args.output.suffix not in (".svg", ".html"):
-        raise RequestError(f"{args.output} ends neither in .svg nor in .html")
 
     from cutset.cluster.trace.chrome import read_trace
     from cutset.cluster.trace.table import latencies, mean_split, window, work
@@ -63,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
     shown = _shown(counted, pictures, args.picture)
     say(_way(shown, whole))
     if args.output:
-        _draw(trace, args.output)
+        hint = "choose some pictures, as --pictures 0-99"
+        write_chart(args.output, trace.timeline, trace.title, trace.notes.get("plan", ""), hint)
     if args.json:
         write_json(args.json, _document(trace, works, pictures, end - begin))
     return 0
@@ -77,7 +80,7 @@ def _range(text: str) -> tuple[int, int]:
     return first, last
 
 
-def _work_rows(works: tuple[Work, ...], wall: float) -> list[tuple[str, ...]]:
+def _work_rows(works: tuple[PartyWork, ...], wall: float) -> list[tuple[str, ...]]:
     from cutset.cluster.trace.lanes import KINDS
 
     kinds = [kind for kind in KINDS if any(one.seconds[kind] for one in works)]
@@ -121,17 +124,17 @@ def _shown(counted: list[Latency] | tuple[Latency, ...], pictures: tuple[Latency
     if wanted is None:
         return max(counted, key=lambda picture: picture.seconds)
     for picture in pictures:
-        if picture.picture == wanted:
+        if picture.number == wanted:
             return picture
     raise RequestError(f"the trace has no picture {wanted}")
 
 
 def _way(shown: Latency, whole: Trace) -> str:
     """The way of one picture, segment by segment."""
-    from cutset.cluster.trace.path import by_picture, path
+    from cutset.cluster.trace.path import by_item, path
 
-    segments = path(by_picture(whole.timeline)[shown.source, shown.picture], whole.timeline)
-    rows: list[tuple[str, ...]] = [(f"picture {shown.picture}", "", "from, ms", "ms", "")]
+    segments = path(by_item(whole.timeline)[shown.source, shown.number], whole.timeline)
+    rows: list[tuple[str, ...]] = [(f"picture {shown.number}", "", "from, ms", "ms", "")]
     for segment in segments:
         others = ", ".join(map(str, segment.behind)) if len(segment.behind) < 9 else f"{len(segment.behind)} pictures"
         behind = f"behind {others}" if segment.behind else ""
@@ -140,17 +143,17 @@ def _way(shown: Latency, whole: Trace) -> str:
     return table(rows, right=(2, 3))
 
 
-def _draw(trace: Trace, path: Path) -> None:
+def write_chart(path: Path, timeline: Mapping[str, Sequence[Span]], title: str, note: str, hint: str) -> None:
+    """Draws a Gantt chart into an .svg or .html file. Raises RequestError, with the `hint`, for too many bars."""
     from cutset.cluster.trace import gantt
 
-    count = sum(map(len, trace.timeline.values()))
+    count = sum(map(len, timeline.values()))
     if count > gantt.MOST_BARS:
-        raise RequestError(f"{count:,} bars are too many for a chart; choose some pictures, as --pictures 0-99")
-    draw = gantt.html if path.suffix == ".html" else gantt.svg
-    write_atomically(path, draw(trace.timeline, trace.title, trace.notes.get("plan", "")))
+        raise RequestError(f"{count:,} bars are too many for a chart; {hint}")
+    write_atomically(path, (gantt.html if path.suffix == ".html" else gantt.svg)(timeline, title, note))
 
 
-def _document(trace: Trace, works: tuple[Work, ...], pictures: tuple[Latency, ...], wall: float) -> dict[str, Any]:
+def _document(trace: Trace, works: tuple[PartyWork, ...], pictures: tuple[Latency, ...], wall: float) -> dict[str, Any]:
     return {
         "command": "cutset stream trace",
         "title": trace.title,
@@ -163,7 +166,7 @@ def _document(trace: Trace, works: tuple[Work, ...], pictures: tuple[Latency, ..
         "pictures": [
             {
                 "source": picture.source,
-                "picture": picture.picture,
+                "picture": picture.number,
                 "delivered": picture.delivered,
                 "latency": picture.seconds,
                 "in_flight": picture.in_flight,

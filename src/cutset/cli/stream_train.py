@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cutset.cli.options import add_json, different, output_path
-from cutset.cli.output import table
+from cutset.cli.options import add_json, add_settings, different, output_ending, stream_settings_from
+from cutset.cli.output import printable, table
 from cutset.cli.progress import Progress
-from cutset.cli.stream_measuring import add_measuring, changes_from, only_endings
+from cutset.config import STREAM_OPTIONS
 from cutset.errors import RequestError
 from cutset.files import write_json
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from cutset.video.sparsity.changes import Changes
     from cutset.video.sparsity.predictor import Trained
 
-__all__ = ["DESCRIPTION", "HELP", "configure", "run"]
+__all__ = ["DESCRIPTION", "HELP", "add_measuring", "changes_from", "configure", "measured", "run"]
 
 HELP = "fit a model of how much of every layer changes from picture to picture"
 DESCRIPTION = (
     "Runs the dense network over a video, fits a model that predicts each layer's changed fraction from what changed "
     "in the picture, and compares it on held-out pictures with saying that as much changes as before."
 )
+LIMIT = 400  # pictures
 SAME = 1e-6  # of a fraction
 HEAD = ("layer", "predicted by", "changes", "off: trained", "off: last picture", "better")
 
@@ -33,13 +41,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--holdout", type=float, default=0.25, metavar="SHARE", help="of the pictures, the last (default 0.25)"
     )
     parser.add_argument(
-        "-o", "--output", type=output_path, required=True, metavar="FILE.npz", help="where the model goes"
+        "-o", "--output", type=output_ending(".npz"), required=True, metavar="FILE.npz", help="where the model goes"
     )
     add_json(parser, "the errors")
 
 
 def run(args: argparse.Namespace) -> int:
-    only_endings(args.output, ".npz")
     different(args, "output", "keep", "json")
     if not 0 < args.holdout < 1:
         raise RequestError(f"--holdout must be between 0 and 1, not {args.holdout:g}")
@@ -94,3 +101,74 @@ def _document(trained: Trained, used: str) -> dict[str, Any]:
             for name in graph.values
         ],
     }
+
+
+def add_measuring(parser: argparse.ArgumentParser) -> None:
+    """Adds what says where changes are measured, or read from."""
+    parser.add_argument(
+        "--source", metavar="VIDEO", help="a video, a folder of pictures, a camera, generated:480x720, …"
+    )
+    parser.add_argument("--data", type=Path, metavar="FILE.npz", help="what was measured before, instead of MODEL")
+    parser.add_argument("--limit", type=int, default=LIMIT, metavar="N", help=f"pictures at most (default {LIMIT})")
+    parser.add_argument(
+        "--keep", type=output_ending(".npz"), metavar="FILE.npz", help="write what was measured, for --data"
+    )
+    add_settings(parser, "size", "features", "weights", "seed", options=STREAM_OPTIONS)
+
+
+def changes_from(args: argparse.Namespace) -> Changes:
+    """Reads --data, or runs MODEL over --source. Raises CutsetError."""
+    from cutset.video.sparsity.changes import read_changes, write_changes
+
+    if args.data:
+        if args.model or args.source:
+            raise RequestError("give either --data, or a model with --source")
+        return read_changes(args.data)
+    if not args.model or not args.source:
+        raise RequestError("say what to measure: a model with --source VIDEO, or --data FILE.npz")
+    if args.limit < 2:
+        raise RequestError("--limit must be at least 2: changes are between pictures")
+    from cutset.video.sources import open_source
+
+    size = stream_settings_from(args).picture_size
+    with open_source(args.source, limit=args.limit, size=size, tell=_tell) as source:
+        pictures = (picture.pixels for picture in source)
+        changes = measured(args, pictures, source.name, args.limit)
+    if args.keep:
+        write_changes(args.keep, changes)
+    return changes
+
+
+def measured(args: argparse.Namespace, pictures: Iterator[NDArray[np.uint8]], name: str, total: int) -> Changes:
+    """What changes in MODEL over these pictures, with a progress bar."""
+    from cutset.video.zoo import build
+
+    settings = stream_settings_from(args)
+    network = build(args.model, head=not settings.features, weights=settings.weights, seed=settings.seed, tell=_tell)
+    # Loaded after the zoo, which says so where torch is missing.
+    import torch
+
+    from cutset.video.imports.export import export
+    from cutset.video.sparsity.measure import measure
+
+    first = next(pictures, None)
+    if first is None:
+        raise RequestError(f"{name} has no picture")
+    graph, tensors = export(network, torch.empty(first.shape, dtype=torch.uint8))
+    with Progress() as progress:
+        return measure(
+            graph,
+            tensors,
+            _again(first, pictures),
+            source=Path(name).name,
+            tell=lambda k: progress("measured", k, total),
+        )
+
+
+def _again(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
+    yield first
+    yield from rest
+
+
+def _tell(line: str) -> None:
+    print(printable(line), file=sys.stderr)

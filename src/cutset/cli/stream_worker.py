@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import shutil
 import signal
 import sys
-import threading
 from pathlib import Path
 from types import FrameType
 
@@ -36,7 +34,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", metavar="NAME", help="torch's name of a device (default cpu)")
     parser.add_argument("--speed", type=float, default=1.0, metavar="S", help="emulate a slower machine: 0.125, 0.5")
     # For LocalWorkers: end when standard input does, and remove this directory then.
-    parser.add_argument("--with-parent", type=Path, metavar="DIR", help=argparse.SUPPRESS)
 
 
 def size_in_bytes(text: str) -> int:
@@ -57,21 +54,20 @@ def run(args: argparse.Namespace) -> int:
     if args.weights and not args.weights.is_file():
         raise ConfigError(f"--weights: {args.weights} is not a file")
     stop: list[int] = []
-    if args.with_parent:
-        _end_with_parent(args.with_parent)
     # Before torch is loaded, which reads it then.
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
-    from cutset.cluster.worker.open import open_worker
+    from cutset.cluster.worker.worker import open_worker
+    from cutset.video.runtime import TorchRuntime
 
     worker = open_worker(
         args.listen,
+        TorchRuntime(threads, args.device),
         threads=threads,
         key=args.key,
         allow=args.allow,
         cache=args.cache,
         weights=args.weights,
         memory=memory,
-        device=args.device,
         speed=args.speed,
         tell=_tell,
     )
@@ -82,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, stopping)
-        _tell(f"listening on {worker.listener.address}, {threads} threads, {worker.setting.device}")
+        _tell(f"listening on {worker.listener.address}, {threads} threads, {worker.settings.runtime.device}")
         worker.serve(lambda: bool(stop))
     finally:
         worker.close()
@@ -91,16 +87,3 @@ def run(args: argparse.Namespace) -> int:
 
 def _tell(line: str) -> None:
     print(printable(f"worker: {line}"), file=sys.stderr, flush=True)
-
-
-def _end_with_parent(directory: Path) -> None:
-    """Ends this process when standard input does. If nothing was said there before, whoever started it is gone, and
-    nobody else removes the directory with the workers' sockets and weights.
-    """
-
-    def wait() -> None:
-        if not sys.stdin.buffer.read(1):
-            shutil.rmtree(directory, ignore_errors=True)
-        os._exit(0)
-
-    threading.Thread(target=wait, name="cutset-parent", daemon=True).start()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from cutset.cli.input import read_stdin
 from cutset.cli.options import add_json, add_settings, settings_from
-from cutset.cli.output import say
+from cutset.cli.output import read_stdin, say
 
 __all__ = ["configure", "run"]
 

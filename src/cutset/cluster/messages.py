@@ -1,4 +1,4 @@
-"""What the parties of a stream say to each other: the headers of frames, as docs/stream-protocol.md specifies them.
+"""What the parties of a run say to each other: the headers of frames, as docs/stream-protocol.md specifies them.
 
 A message is a msgpack array whose first element names its kind. Whoever decodes one takes nothing for granted: what
 isn't exactly one of these, within these bounds, is a FrameError.
@@ -10,13 +10,14 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from cutset.cluster.trace.spans import Span
+from cutset.cluster.trace.spans import Kind, Span
 from cutset.codec.payload import KeyRequest, Payload
 from cutset.errors import ConfigError, FrameError
+from cutset.link.peer import Handshake, Hello, Protocol, Refused, Welcome
 from cutset.partition.hop import Hop
-from cutset.partition.plan import PictureForm
 
 __all__ = [
+    "HANDSHAKE",
     "MOST_BODY",
     "MOST_EDGES",
     "MOST_SOURCES",
@@ -26,13 +27,13 @@ __all__ = [
     "Body",
     "Bye",
     "Card",
-    "Codec",
     "Connect",
     "EdgeReport",
     "Failed",
     "Hello",
     "Holds",
     "HopReport",
+    "Introduction",
     "Inventory",
     "Lost",
     "Message",
@@ -48,17 +49,19 @@ __all__ = [
     "Report",
     "Retire",
     "Tune",
-    "Weight",
+    "WeightPart",
     "Welcome",
     "Work",
     "decode",
     "encode",
 ]
 
-PROTOCOL = 2
+PROTOCOL = Protocol("cluster", 3, whom="worker", before=2)
+HANDSHAKE = Handshake(PROTOCOL)  # one that asks for no evidence and has none
 MOST_BODY = 16 << 20  # bytes of a message that lies in an array
 MOST_EDGES = 200  # values on a hop: their payloads fit in a header
-MOST_ARRAYS = 8192  # of a picture: packets of a group, or two for each value
+MOST_ARRAYS = 8192  # of an item: two for each value, or as many as an input encoding makes
+MOST_HEAD = 4 << 10  # bytes that an input encoding says of an item
 MOST_WEIGHTS = 100_000
 MOST_SOURCES = 256
 
@@ -70,7 +73,7 @@ Digest = Annotated[str, msgspec.Meta(min_length=64, max_length=64, pattern="^[0-
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Rate = Annotated[float, msgspec.Meta(gt=0)]  # bytes a second, infinite for no limit
 Key = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
-Levels = Annotated[int, msgspec.Meta(ge=0, le=255)]  # that pixels may be off by
+Levels = Annotated[int, msgspec.Meta(ge=0, le=255)]  # that uint8 values may be off by
 Session = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 
 
@@ -78,33 +81,23 @@ class _Message(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     pass
 
 
-class Hello(_Message, tag="hello"):
-    """First on every link, from whoever opened it. `session` is a secret of the coordinator and its workers."""
+class Introduction(_Message):
+    """What whoever dials says in its hello. `session` is a secret of the coordinator and its workers."""
 
-    protocol: Count
-    software: Word
     role: Literal["coordinator", "worker"]
     session: Session
     name: Word  # coordinator: what it calls this worker; worker: what it is called itself
 
 
 class Card(_Message):
-    """What a worker says of its machine."""
+    """What a worker says of its machine in its welcome."""
 
     cpu: Word
     cores: Count
     threads: Count
     memory: Count  # bytes that it may use, 0 for no limit
-    torch: Word
+    software: Word  # what computes: its name and version
     device: Word
-
-
-class Welcome(_Message, tag="welcome"):
-    """The answer to Hello."""
-
-    protocol: Count
-    software: Word
-    card: Card
 
 
 class Peer(_Message):
@@ -113,19 +106,6 @@ class Peer(_Message):
     name: Word
     address: Word
     key: Key | None
-
-
-Side = Annotated[int, msgspec.Meta(ge=1, le=16384)]
-
-
-class Codec(_Message):
-    """What a source's packets are encoded with; see cutset.video.sources.codec."""
-
-    name: Word
-    extradata: Annotated[bytes, msgspec.Meta(max_length=64 << 10)]
-    coded: tuple[Side, Side]
-    size: tuple[Side, Side]
-    orientation: Annotated[int, msgspec.Meta(ge=1, le=8)] = 1
 
 
 class Prepare(_Message, tag="prepare"):
@@ -149,7 +129,7 @@ class Prepare(_Message, tag="prepare"):
     profile: bool  # report the seconds of each layer
     pace: Hop | None  # emulate this hop towards `next`
     back: Hop | None  # and this one towards the coordinator
-    codecs: Annotated[list[Codec | None], msgspec.Meta(max_length=MOST_SOURCES)] = []  # of each source, for `packets`
+    inputs: Annotated[bytes, msgspec.Meta(max_length=MOST_BODY)] = b""  # what its input encoding must know beforehand
 
 
 class Inventory(_Message, tag="inventory"):
@@ -174,7 +154,7 @@ class Need(_Message, tag="need"):
     weights: Annotated[list[Name], msgspec.Meta(max_length=MOST_WEIGHTS)]
 
 
-class Weight(_Message, tag="weight"):
+class WeightPart(_Message, tag="weight"):
     """Coordinator to worker: bytes of a weight in row-major order from `offset` on, one array; weight after weight."""
 
     digest: Digest
@@ -197,7 +177,7 @@ class Connect(_Message, tag="connect"):
 
 
 class Ready(_Message, tag="ready"):
-    """Worker to coordinator: pictures may come."""
+    """Worker to coordinator: items may come."""
 
     plan: Count
 
@@ -224,23 +204,19 @@ class Retire(_Message, tag="retire"):
 
 
 class Work(_Message, tag="work"):
-    """One picture on one hop. Its bytes, the arrays of all payloads in order, come in this frame and in More.
+    """One item on one hop. Its bytes, the arrays of all payloads in order, come in this frame and in More.
 
-    `ticket` is the payloads' sequence number: it rises with every picture that a source sends, also when one is sent
-    again. Without payloads the arrays are the picture itself, in the form that `form` says.
+    Without payloads the arrays are the item's input in the encoding that the plan names, and `head` is for that one.
     """
 
     plan: Count
     epoch: Count
     source: Annotated[int, msgspec.Meta(ge=0, lt=MOST_SOURCES)]
-    picture: Count
-    ticket: Count
+    number: Count  # of the item in its source, from 0
     payloads: Annotated[list[Payload], msgspec.Meta(max_length=MOST_EDGES)]
     lengths: Annotated[list[Count], msgspec.Meta(max_length=MOST_ARRAYS)]  # bytes of each array
     sent: float  # by the sender's clock, when the first byte went
-    form: PictureForm = "uint8"
-    opens: bool = False  # of packets: a group of pictures begins
-    skipped: Count = 0  # of packets: pictures that come out before
+    head: Annotated[bytes, msgspec.Meta(max_length=MOST_HEAD)] = b""
 
 
 class More(_Message, tag="more"):
@@ -248,7 +224,7 @@ class More(_Message, tag="more"):
 
 
 class HopReport(_Message):
-    """How long a picture's bytes were on the way to a party."""
+    """How long an item's bytes were on the way to a party."""
 
     nbytes: Count
     sent: float  # the sender's clock: the first byte leaves
@@ -260,7 +236,7 @@ class EdgeReport(_Message):
     """What encoding one value cost."""
 
     edge: Name
-    kind: Literal["key", "delta", "picture"]
+    kind: Literal["key", "delta", "input"]
     nbytes: Count
     changed: float  # share of its elements
     elements: Count
@@ -269,27 +245,30 @@ class EdgeReport(_Message):
 
 
 class Report(_Message, tag="report"):
-    """What a party did for one picture. `edges` are those that it sent, `received` those that it took."""
+    """What a party did for one item; filled in on the way. `edges` are those that it sent, `received` those it took."""
 
     plan: Count
     epoch: Count
     source: Count
-    picture: Count
+    number: Count
     party: Word
-    spans: Annotated[list[Span], msgspec.Meta(max_length=4096)]
-    hop: HopReport | None
-    received: Annotated[list[EdgeReport], msgspec.Meta(max_length=MOST_EDGES)]
-    edges: Annotated[list[EdgeReport], msgspec.Meta(max_length=MOST_EDGES)]
-    layer_seconds: Annotated[list[Seconds], msgspec.Meta(max_length=100_000)] | None  # of this stage's nodes, in order
+    spans: Annotated[list[Span], msgspec.Meta(max_length=4096)] = []
+    hop: HopReport | None = None
+    received: Annotated[list[EdgeReport], msgspec.Meta(max_length=MOST_EDGES)] = []
+    edges: Annotated[list[EdgeReport], msgspec.Meta(max_length=MOST_EDGES)] = []
+    layer_seconds: Annotated[list[Seconds], msgspec.Meta(max_length=100_000)] | None = None  # of its nodes, in order
+
+    def note(self, kind: Kind, start: float, end: float, nbytes: int = 0) -> None:
+        """A piece of work on this item, by the party's clock."""
+        self.spans.append(Span(kind, self.source, self.number, start, end, nbytes))
 
 
 class Lost(_Message, tag="lost"):
-    """Worker to coordinator: this picture got no further than here; it may be sent again."""
+    """Worker to coordinator: this item got no further than here; it may be sent again."""
 
     plan: Count
     source: Count
-    picture: Count
-    ticket: Count
+    number: Count
     reason: Text
 
 
@@ -298,12 +277,6 @@ class Failed(_Message, tag="failed"):
 
     plan: Count
     party: Word
-    reason: Text
-
-
-class Refused(_Message, tag="refused"):
-    """Why a message was not heeded. Never a traceback."""
-
     reason: Text
 
 
@@ -341,7 +314,7 @@ Message = (
     | Holds
     | Prepare
     | Need
-    | Weight
+    | WeightPart
     | Prepared
     | Connect
     | Ready
@@ -371,4 +344,4 @@ def decode(header: bytes) -> Message:
     try:
         return _decoder.decode(header)
     except (ConfigError, msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise FrameError(f"the other side sent a message that isn't one of a stream's: {error}") from None
+        raise FrameError(f"the other side sent a message that isn't one of a run's: {error}") from None

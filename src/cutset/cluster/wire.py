@@ -7,14 +7,15 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from msgspec import structs
-from numpy.typing import NDArray
 
 from cutset.cluster import messages
-from cutset.cluster.messages import MOST_BODY, Body, Message, More, Work
+from cutset.cluster.messages import MOST_BODY, Body, HopReport, Message, More, Work
+from cutset.cluster.values import Bytes
 from cutset.errors import CutsetError, FrameError, LinkError, LinkTimeout
 from cutset.link import Frame, Limits, Link
 from cutset.link.frames import MAX_ARRAYS, MAX_HEADER
@@ -23,9 +24,8 @@ from cutset.partition.hop import Hop
 if TYPE_CHECKING:
     from cutset.cluster.emulation import EmulatedLink
 
-__all__ = ["LIMITS", "PIECE", "Assembler", "Outbox", "paced", "pack", "piece_bytes", "pieces", "unpack"]
+__all__ = ["LIMITS", "PIECE", "ArrivedItem", "Assembler", "Outbox", "paced", "pack", "piece_bytes", "pieces", "unpack"]
 
-Bytes = NDArray[np.uint8]
 Packed = tuple[bytes, Sequence[Bytes]]
 
 PIECE = 256 << 10  # bytes of arrays in a frame: on a slow link a heartbeat waits for one of them, not for a tensor
@@ -76,7 +76,7 @@ def paced(link: Link, hop: Hop) -> EmulatedLink:
 
 
 def pieces(work: Work, arrays: Sequence[Bytes], size: int = PIECE) -> Iterator[Packed]:
-    """The frames of a picture, made when they are sent. `arrays` have the lengths that `work` says.
+    """The frames of an item, made when they are sent. `arrays` have the lengths that `work` says.
 
     At most `size` bytes of arrays a frame.
     """
@@ -96,36 +96,49 @@ def pieces(work: Work, arrays: Sequence[Bytes], size: int = PIECE) -> Iterator[P
     yield header, parts
 
 
+@dataclass
+class ArrivedItem:
+    """An item as it came over a hop: its message, its arrays, and how long they were on the way."""
+
+    work: Work
+    arrays: Sequence[Bytes]
+    hop: HopReport
+
+    def free(self) -> None:
+        """Lets go of the arrays, once they are decoded."""
+        self.arrays = ()
+
+
 class Assembler:
-    """Puts the pieces of a link's pictures together; one picture at a time. `limit` bounds a picture's bytes."""
+    """Puts the pieces of a link's items together; one item at a time. `limit` bounds an item's bytes."""
 
     def __init__(self) -> None:
         self._work: Work | None = None
         self._data: Bytes = np.empty(0, np.uint8)
         self._filled = 0
-        self.first = 0.0  # when the first frame came
+        self._first = 0.0  # when the first frame came
 
-    def begin(self, work: Work, arrays: Sequence[Bytes], limit: int) -> tuple[Work, list[Bytes]] | None:
-        """Takes a Work; the picture, if that is all of it. Its arrays are copies. Raises FrameError."""
+    def begin(self, work: Work, arrays: Sequence[Bytes], limit: int) -> ArrivedItem | None:
+        """Takes a Work; the item, if that is all of it. Its arrays are copies. Raises FrameError."""
         if self._work is not None:
-            raise FrameError("a picture began before the last one was whole")
+            raise FrameError("an item began before the last one was whole")
         if sum(work.lengths) > limit:
-            raise FrameError(f"a picture of {sum(work.lengths)} bytes came where {limit} are the most")
+            raise FrameError(f"an item of {sum(work.lengths)} bytes came where {limit} are the most")
         self._work, self._data, self._filled = work, np.empty(sum(work.lengths), np.uint8), 0
-        self.first = time.monotonic()
+        self._first = time.monotonic()
         return self._fill(arrays)
 
-    def more(self, arrays: Sequence[Bytes]) -> tuple[Work, list[Bytes]] | None:
+    def more(self, arrays: Sequence[Bytes]) -> ArrivedItem | None:
         """Takes a More."""
         if self._work is None:
-            raise FrameError("bytes came that belong to no picture")
+            raise FrameError("bytes came that belong to no item")
         return self._fill(arrays)
 
-    def _fill(self, arrays: Sequence[Bytes]) -> tuple[Work, list[Bytes]] | None:
+    def _fill(self, arrays: Sequence[Bytes]) -> ArrivedItem | None:
         for array in arrays:
             if self._filled + array.size > self._data.size:
                 self._work = None
-                raise FrameError("more bytes came than a picture was said to have")
+                raise FrameError("more bytes came than an item was said to have")
             self._data[self._filled : self._filled + array.size] = array
             self._filled += array.size
         if self._filled < self._data.size or self._work is None:
@@ -135,14 +148,14 @@ class Assembler:
         for length in work.lengths:
             found.append(data[at : at + length])
             at += length
-        return work, found
+        return ArrivedItem(work, found, HopReport(data.size, work.sent, self._first, time.monotonic()))
 
 
 class Outbox:
     """Sends on one link from a thread of its own, so that nobody waits for a slow link who needn't.
 
-    Messages overtake pictures, and both overtake weights, between two pieces. `broken` is told, once, why the link
-    failed.
+    Messages overtake items, and both overtake weights, between two pieces. `broken` is called once, with the reason,
+    when the link fails.
     """
 
     def __init__(self, link: Link, name: str, broken: Callable[[CutsetError], None], most: int = 2) -> None:
@@ -184,7 +197,7 @@ class Outbox:
     def data(
         self, frames: Iterable[Packed], *, wait: bool = True, done: Callable[[float, float], None] | None = None
     ) -> bool:
-        """Queues frames, and waits until there is room for them. `done` is told when they left: start and end.
+        """Queues frames, and waits until there is room for them. `done` is called when they left, with start and end.
 
         False where the link is gone.
         """
@@ -259,7 +272,7 @@ class Outbox:
             except CutsetError as error:
                 self._fail(error)
                 return
-            except Exception as error:  # a bug of ours: nothing is sent any more, and somebody hears of it
+            except Exception as error:  # a bug of ours: nothing is sent any more, and `broken` is called
                 traceback.print_exc()
                 self._fail(LinkError(f"sending failed: {type(error).__name__}"))
                 return
@@ -278,11 +291,11 @@ class Outbox:
 
     def _fail(self, error: CutsetError) -> None:
         with self._ready:
-            told = self.broken or self._closing
+            known = self.broken or self._closing
             self.broken = True
             self._control.clear()
             self._data.clear()
             self._bulk.clear()
             self._ready.notify_all()
-        if not told:
+        if not known:
             self._tell(error)

@@ -15,7 +15,7 @@ class Budget:
     """What the payloads of an edge may leave out.
 
     `threshold`: an element is sent again once it is farther than that from what the receiver holds (not from the last
-    picture: the loop is closed). So at every step, element by element, |held - true| <= threshold: exactly, without
+    item: the loop is closed). So at every step, element by element, |held - true| <= threshold: exactly, without
     drift, and whatever the threshold was before. Only float32 and uint8 (levels) take one. Infinities are exact, and a
     NaN is a NaN with the same bits.
 
@@ -34,6 +34,7 @@ class Budget:
 
     @property
     def exact(self) -> bool:
+        """Whether every bit arrives."""
         return not self.threshold and not self.half
 
     def bound(self, magnitude: float = 0.0) -> float:

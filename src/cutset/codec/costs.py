@@ -65,6 +65,7 @@ class Ratio:
     value: float | None = None
 
     def learn(self, before: int, after: int) -> None:
+        """One compression: bytes before and after."""
         new = after / before
         self.value = new if self.value is None else self.value + WEIGHT * (new - self.value)
 

@@ -1,6 +1,6 @@
 """The sending end of an edge. It holds what the receiver holds, and sends what differs.
 
-Which form a payload takes follows from measured costs: bytes over the link's bandwidth, and the seconds of both ends.
+How a payload is encoded follows from measured costs: bytes over the link's bandwidth, and the seconds of both ends.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from cutset.codec.budget import EXACT, Budget
 from cutset.codec.compression import Compressor, available
 from cutset.codec.costs import Costs, kernels, measured
-from cutset.codec.packing import Form, Packer
-from cutset.codec.payload import Channel, DType, KeyRequest, Payload
+from cutset.codec.packing import Packer, Unpacked
+from cutset.codec.payload import DType, EdgeSpec, KeyRequest, Payload
 from cutset.errors import ConfigError
 from cutset.kernels.reference_delta import bits
 
@@ -60,7 +60,7 @@ class Encoder:
 
     def __init__(
         self,
-        channel: Channel,
+        spec: EdgeSpec,
         *,
         plan: int = 0,
         epoch: int = 0,
@@ -70,10 +70,10 @@ class Encoder:
         compressor: Compressor | Literal["best"] | None = "best",
         costs: Costs | None = None,
     ) -> None:
-        budget.check(channel.dtype)
+        budget.check(spec.dtype)
         if not bandwidth > 0:
-            raise ConfigError(f"edge {channel.edge}: a bandwidth must be above 0, not {bandwidth}")
-        self.channel = channel
+            raise ConfigError(f"edge {spec.edge}: a bandwidth must be above 0, not {bandwidth}")
+        self.spec = spec
         self.plan = plan
         self.epoch = epoch
         self.bandwidth = bandwidth
@@ -81,7 +81,7 @@ class Encoder:
         self.costs = measured() if costs is None else costs
         self._deltas = deltas
         self._packer = Packer(self.costs, available()[0] if compressor == "best" else compressor)
-        self._dtype = np.dtype(channel.dtype)
+        self._dtype = np.dtype(spec.dtype)
         self._held: Tensor | None = None
         self._sequence: int | None = None
         self._key: int | None = None
@@ -100,59 +100,59 @@ class Encoder:
         return True
 
     def encode(self, tensor: Tensor, sequence: int) -> Encoded:
-        """The payload that brings the receiver to `tensor`; `sequence`, the picture's number, rises.
+        """The payload that brings the receiver to `tensor`; `sequence`, the item's number, rises.
 
-        Raises ConfigError for a tensor of another shape or dtype than the channel's.
+        Raises ConfigError for a tensor of another shape or dtype than the spec's.
         """
         start = time.perf_counter()
-        channel, budget = self.channel, self.budget
-        if tensor.shape != channel.shape or tensor.dtype != self._dtype:
+        spec, budget = self.spec, self.budget
+        if tensor.shape != spec.shape or tensor.dtype != self._dtype:
             raise ConfigError(
-                f"edge {channel.edge}: a tensor {tensor.dtype} {list(tensor.shape)} doesn't fit, the edge carries "
-                f"{channel.dtype} {list(channel.shape)}; a plan is for one size of pictures"
+                f"edge {spec.edge}: a tensor {tensor.dtype} {list(tensor.shape)} doesn't fit, the edge carries "
+                f"{spec.dtype} {list(spec.shape)}; a plan is for items of one size"
             )
         if self._sequence is not None and sequence <= self._sequence:
-            raise ConfigError(f"edge {channel.edge}: picture {sequence} after picture {self._sequence}")
-        budget.check(channel.dtype)
-        fresh, wire = _for_wire(np.ascontiguousarray(tensor), budget, channel.dtype)
+            raise ConfigError(f"edge {spec.edge}: item {sequence} after item {self._sequence}")
+        budget.check(spec.dtype)
+        fresh, wire = _for_wire(np.ascontiguousarray(tensor), budget, spec.dtype)
         # Until all of it is done: whatever goes wrong on the way, the next payload is a key.
         key, self._key = self._key, None
-        form = None
+        parts = None
         share = 1.0
         if self._held is not None and key is not None:
             sure = budget.threshold or fresh.nbytes < SMALL
             if sure or _share(bits(self._held), bits(fresh)) < HOPELESS:
-                form = self._delta(self._held, fresh, wire)
+                parts = self._delta(self._held, fresh, wire)
             else:
                 self._hold(fresh)
-            if form is not None:
-                share = form.count / max(channel.elements, 1)
+            if parts is not None:
+                share = parts.count / max(spec.elements, 1)
         elif self._deltas:
             self._hold(fresh)
-        if form is None or share > MANY:
-            form = self._key_form(fresh, form, wire)
-            if form.key and share < 1:
+        if parts is None or share > MANY:
+            parts = self._key_parts(fresh, parts, wire)
+            if parts.key and share < 1:
                 # Not what was held: that may be in float32 what the wire would round.
                 self._hold(fresh)
-        base = None if form.key else self._sequence
-        if form.key or key is None:
+        base = None if parts.key else self._sequence
+        if parts.key or key is None:
             key = sequence
         self._packer.bandwidth = self.bandwidth
-        packed = self._packer.pack(form, channel.dtype, wire)
+        packed = self._packer.pack(parts, spec.dtype, wire)
         payload = Payload(
-            kind="key" if form.key else "delta",
-            source=channel.source,
-            edge=channel.edge,
+            kind="key" if parts.key else "delta",
+            source=spec.source,
+            edge=spec.edge,
             plan=self.plan,
             epoch=self.epoch,
             sequence=sequence,
             base=base,
             key=key,
-            dtype=cast(DType, channel.dtype),
-            shape=channel.shape,
-            encoding="dense" if form.mask is None else "bits",
+            dtype=cast(DType, spec.dtype),
+            shape=spec.shape,
+            encoding="dense" if parts.mask is None else "bits",
             wire=cast(DType, wire),
-            count=form.count,
+            count=parts.count,
             compression=packed.compression,
             values=packed.values,
         )
@@ -165,14 +165,14 @@ class Encoder:
         else:
             np.copyto(self._held, fresh)
 
-    def _delta(self, held: Tensor, fresh: Tensor, wire: str) -> Form | None:
+    def _delta(self, held: Tensor, fresh: Tensor, wire: str) -> Unpacked | None:
         """What changed, and `held` brought up to it; None where so much changed that a dense key is smaller."""
         bits_in_values = -(-fresh.size // (8 * np.dtype(wire).itemsize))  # the mask's size, in values
         mask, values = _room(fresh, fresh.size - bits_in_values)
         start = time.perf_counter()
         kernel, threshold, old = kernels(), self.budget.threshold, None
         self._packer.bandwidth = self.bandwidth
-        apart = self._packer.compresses and wire == self.channel.dtype  # what is replaced may be of use
+        apart = self._packer.compresses and wire == self.spec.dtype  # what is replaced may be of use
         count = (kernel.delta_compare if apart else kernel.delta_encode)(held, fresh, mask, values, threshold)
         if count < 0:
             self._hold(fresh)
@@ -185,25 +185,25 @@ class Encoder:
             kernel.delta_gather(held, mask, old)
             kernel.delta_decode(held, mask, values)
         self.costs.learn_encode("bits", fresh.nbytes, time.perf_counter() - start)
-        return Form(False, count, mask, values, old)
+        return Unpacked(False, count, mask, values, old)
 
-    def _key_form(self, held: Tensor, delta: Form | None, wire: str) -> Form:
+    def _key_parts(self, held: Tensor, delta: Unpacked | None, wire: str) -> Unpacked:
         """The cheapest of: the delta, if there is one; all of the tensor; its elements that aren't zero."""
         width, mask_bytes, bandwidth = np.dtype(wire).itemsize, held.size / 8, self.bandwidth
         costs, dense = self.costs, held.nbytes
-        best, form = costs.seconds("dense", dense) + held.size * width / bandwidth, None
+        best, parts = costs.seconds("dense", dense) + held.size * width / bandwidth, None
         if delta is not None:
             here = costs.decode.get("bits", 0.0) * dense + (delta.count * width + mask_bytes) / bandwidth
             if here < best:
-                best, form = here, delta
+                best, parts = here, delta
         there = _share(bits(held), None) * held.size
         if costs.seconds("bits", dense) + (there * width + mask_bytes) / bandwidth < best:
             mask, values = _room(held, held.size - math.ceil(mask_bytes / width))
             count = kernels().delta_encode(None, held, mask, values)
             if count >= 0:
-                return Form(True, count, mask, values[: count * held.itemsize])
+                return Unpacked(True, count, mask, values[: count * held.itemsize])
         # A copy, because the encoder or the caller goes on writing to it.
-        return form or Form(True, held.size, None, bits(held).copy().view(np.uint8))
+        return parts or Unpacked(True, held.size, None, bits(held).copy().view(np.uint8))
 
 
 def _room(tensor: Tensor, most: int) -> tuple[Bytes, Bytes]:

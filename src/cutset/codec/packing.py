@@ -1,4 +1,4 @@
-"""From what changed to the arrays of a payload: each part in the form that costs least."""
+"""From what changed to the arrays of a payload: each part as it costs least."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cutset.codec.costs import Costs, Ratio, kernels
 from cutset.codec.payload import Compression
 from cutset.kernels.reference_delta import nested_room
 
-__all__ = ["Form", "Packed", "Packer", "from_change", "to_change"]
+__all__ = ["Packed", "Packer", "Unpacked", "from_change", "to_change"]
 
 Bytes = NDArray[np.uint8]
 
@@ -25,7 +25,7 @@ LEAST = 64  # bytes; less isn't made smaller
 
 
 @dataclass(slots=True)
-class Form:
+class Unpacked:
     """A payload before its arrays are packed; without a mask it is dense."""
 
     key: bool
@@ -76,21 +76,21 @@ class Packer:
         name = self._compressor
         return name is not None and self._costs.seconds(name, 1) < 1 / self.bandwidth
 
-    def pack(self, form: Form, dtype: str, wire: str) -> Packed:
+    def pack(self, parts: Unpacked, dtype: str, wire: str) -> Packed:
         """The arrays as they are sent: values in the wire's dtype, each array smaller where that pays."""
         self._made += 1
-        values, width = form.values, np.dtype(wire).itemsize
+        values, width = parts.values, np.dtype(wire).itemsize
         if wire != dtype:
             values = values.view(dtype).astype(wire).view(np.uint8)
-        if form.mask is None:
+        if parts.mask is None:
             dense, how = self._smaller("dense", values, values.size / self.bandwidth)
             return Packed((dense,), (how,), "plain")
-        mask, mask_how = self._mask(form.mask)
+        mask, mask_how = self._mask(parts.mask)
         plain = values.size / self.bandwidth
         kind: Literal["plain", "change"] = "plain"
-        if wire == dtype and form.old is not None and self._change_pays(values, form.old, width):
+        if wire == dtype and parts.old is not None and self._change_pays(values, parts.old, width):
             kind, start = "change", time.perf_counter()
-            values = to_change(values, form.old, width)
+            values = to_change(values, parts.old, width)
             self._costs.learn_encode("change", values.size, time.perf_counter() - start)
         packed, how = self._smaller("values" if kind == "plain" else "change", values, plain)
         return Packed((mask, packed), (mask_how, how), kind)

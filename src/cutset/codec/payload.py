@@ -16,7 +16,7 @@ import numpy as np
 
 from cutset.errors import ConfigError, FrameError
 
-__all__ = ["DTYPES", "MAX_BYTES", "MAX_DIMS", "Channel", "KeyRequest", "Payload", "check", "decode", "encode"]
+__all__ = ["DTYPES", "MAX_BYTES", "MAX_DIMS", "EdgeSpec", "KeyRequest", "Payload", "check", "decode", "encode"]
 
 MAX_BYTES = 1 << 30  # of a tensor
 MAX_DIMS = 8
@@ -34,7 +34,7 @@ Compressions = Annotated[tuple[Compression, ...], msgspec.Meta(min_length=1, max
 
 
 @dataclass(frozen=True, slots=True)
-class Channel:
+class EdgeSpec:
     """What the payloads of one edge and source are about: the tensor that plan and graph say. Raises ConfigError."""
 
     source: int
@@ -53,12 +53,13 @@ class Channel:
             raise ConfigError(f"an edge's name has at most {MAX_EDGE} characters")
 
     @classmethod
-    def of(cls, source: int, edge: str, tensor: np.ndarray[Any, Any]) -> Channel:
-        """The channel for tensors like this one."""
+    def of(cls, source: int, edge: str, tensor: np.ndarray[Any, Any]) -> EdgeSpec:
+        """The edge of tensors like this one."""
         return cls(source, edge, tensor.dtype.str.replace("|", "").replace("=", "<"), tensor.shape)
 
     @property
     def elements(self) -> int:
+        """How many numbers the tensor has."""
         return math.prod(self.shape)
 
     @property
@@ -75,7 +76,7 @@ class Payload(msgspec.Struct, tag="payload", array_like=True, forbid_unknown_fie
     edge: Edge
     plan: Count
     epoch: Count  # rises whenever the sender begins anew
-    sequence: Count  # the picture's number; rises within an epoch, and may skip
+    sequence: Count  # the item's number; rises within an epoch, and may skip
     base: Count | None  # of a delta: the sequence number that the receiver must hold
     key: Count  # the sequence number of the last key, its own for a key
     dtype: DType
@@ -110,38 +111,38 @@ def decode(header: bytes) -> Payload | KeyRequest:
     return message
 
 
-def check(payload: Payload, arrays: Sequence[np.ndarray[Any, Any]], channel: Channel) -> tuple[int, ...]:
+def check(payload: Payload, arrays: Sequence[np.ndarray[Any, Any]], spec: EdgeSpec) -> tuple[int, ...]:
     """The bytes of each array after decompression. Raises FrameError unless all of the header says the same thing."""
-    if (payload.source, payload.edge) != (channel.source, channel.edge):
-        raise FrameError(f"a payload of source {payload.source}, edge {payload.edge} came for {channel.edge}")
-    if payload.dtype != channel.dtype or payload.shape != channel.shape:
+    if (payload.source, payload.edge) != (spec.source, spec.edge):
+        raise FrameError(f"a payload of source {payload.source}, edge {payload.edge} came for {spec.edge}")
+    if payload.dtype != spec.dtype or payload.shape != spec.shape:
         raise FrameError(
-            f"edge {channel.edge}: a tensor {payload.dtype} {list(payload.shape)} came where "
-            f"{channel.dtype} {list(channel.shape)} is expected"
+            f"edge {spec.edge}: a tensor {payload.dtype} {list(payload.shape)} came where "
+            f"{spec.dtype} {list(spec.shape)} is expected"
         )
     if payload.wire != payload.dtype and (payload.wire, payload.dtype) != ("<f2", "<f4"):
-        raise FrameError(f"edge {channel.edge}: values of dtype {payload.wire} for a tensor of {payload.dtype}")
+        raise FrameError(f"edge {spec.edge}: values of dtype {payload.wire} for a tensor of {payload.dtype}")
     key = payload.kind == "key"
     if key != (payload.base is None) or (payload.key == payload.sequence) != key:
-        raise FrameError(f"edge {channel.edge}: a {payload.kind} whose base is {payload.base}")
+        raise FrameError(f"edge {spec.edge}: a {payload.kind} whose base is {payload.base}")
     if payload.base is not None and not payload.key <= payload.base < payload.sequence:
-        raise FrameError(f"edge {channel.edge}: a delta of picture {payload.sequence} to picture {payload.base}")
+        raise FrameError(f"edge {spec.edge}: a delta of item {payload.sequence} to item {payload.base}")
     if payload.values == "change" and (key or payload.wire != payload.dtype or payload.encoding == "dense"):
-        raise FrameError(f"edge {channel.edge}: changes to what isn't there")
+        raise FrameError(f"edge {spec.edge}: changes to what isn't there")
     values = payload.count * np.dtype(payload.wire).itemsize
     if payload.encoding == "dense":
-        right = key and payload.count == channel.elements
+        right = key and payload.count == spec.elements
         sizes: tuple[int, ...] = (values,)
     else:
-        right = payload.count <= channel.elements
-        sizes = ((channel.elements + 7) // 8, values)
+        right = payload.count <= spec.elements
+        sizes = ((spec.elements + 7) // 8, values)
     if not right or not len(arrays) == len(sizes) == len(payload.compression):
-        raise FrameError(f"edge {channel.edge}: a {payload.kind} of {payload.count} values, {payload.encoding}")
+        raise FrameError(f"edge {spec.edge}: a {payload.kind} of {payload.count} values, {payload.encoding}")
     for array, size, compression in zip(arrays, sizes, payload.compression, strict=True):
         if array.dtype != np.uint8 or array.ndim != 1:
-            raise FrameError(f"edge {channel.edge}: an array of a payload isn't bytes")
+            raise FrameError(f"edge {spec.edge}: an array of a payload isn't bytes")
         if compression == "nested" and (payload.encoding == "dense" or array is not arrays[0]):
-            raise FrameError(f"edge {channel.edge}: values can't be nested")
+            raise FrameError(f"edge {spec.edge}: values can't be nested")
         if compression == "none" and array.size != size:
-            raise FrameError(f"edge {channel.edge}: {array.size} bytes of a payload where {size} are expected")
+            raise FrameError(f"edge {spec.edge}: {array.size} bytes of a payload where {size} are expected")
     return sizes

@@ -12,18 +12,18 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from cutset.compare.metric_units import higher_is_better
 from cutset.compare.results import Results, Row
-from cutset.compare.units import higher_is_better
 from cutset.errors import ConfigError
 
-__all__ = ["Comparison", "Line", "compare"]
+__all__ = ["Comparison", "DiffLine", "compare"]
 
 TWINS = ("reference", "local", "dense")
 FAILURES = ("regression", "gone")
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class DiffLine:
     """One pair of systems, or one row that has none. `change` is above 1 where NEW is better, whatever the unit.
 
     `verdict` is "regression", "gone" (both failures), "improvement", "same", "new" or "not comparable".
@@ -45,7 +45,7 @@ class Line:
 class Comparison:
     """Every row of both files, in the order of OLD, then what is new."""
 
-    lines: tuple[Line, ...]
+    lines: tuple[DiffLine, ...]
 
     @property
     def failed(self) -> bool:
@@ -53,6 +53,7 @@ class Comparison:
         return any(line.verdict in FAILURES for line in self.lines)
 
     def count(self, verdict: str) -> int:
+        """How many lines have that verdict."""
         return sum(line.verdict == verdict for line in self.lines)
 
 
@@ -97,11 +98,11 @@ def _pairs(group: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
         yield from ((row, other) for other in against if other is not row)
 
 
-def _alone(row: Row, verdict: str, note: str) -> Line:
-    return Line(row.workload, row.metric, row.system, verdict, note=note)
+def _alone(row: Row, verdict: str, note: str) -> DiffLine:
+    return DiffLine(row.workload, row.metric, row.system, verdict, note=note)
 
 
-def _judge(ours: Row, against: Row, new_ours: Row, new_against: Row, tolerance: float) -> Line:
+def _judge(ours: Row, against: Row, new_ours: Row, new_against: Row, tolerance: float) -> DiffLine:
     rows = (ours, against, new_ours, new_against)
     directions = {higher_is_better(row.unit, row.metric) for row in rows}
     old, new = _ratio(ours, against), _ratio(new_ours, new_against)
@@ -123,7 +124,7 @@ def _judge(ours: Row, against: Row, new_ours: Row, new_against: Row, tolerance: 
             verdict = "improvement"
         elif change * (1 + allowed) < 1:
             verdict = "regression"
-    return Line(ours.workload, ours.metric, ours.system, verdict, against.system, old, new, change, allowed, note)
+    return DiffLine(ours.workload, ours.metric, ours.system, verdict, against.system, old, new, change, allowed, note)
 
 
 def _ratio(row: Row, other: Row) -> float | None:

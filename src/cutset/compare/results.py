@@ -24,7 +24,7 @@ from cutset.config import read_bounded, usable_cores
 from cutset.errors import ConfigError
 from cutset.files import write_json
 
-__all__ = ["Machine", "Results", "Row", "load", "machine", "save", "summarise"]
+__all__ = ["MachineInfo", "Results", "Row", "load", "machine", "save", "summarise"]
 
 MAX_BYTES = 16 << 20
 MAX_TEXT = 500
@@ -43,15 +43,17 @@ class Row:
 
     @property
     def key(self) -> tuple[str, str, str]:
+        """Workload, metric and system: a result file has each once."""
         return (self.workload, self.metric, self.system)
 
     @property
     def ours(self) -> bool:
+        """Whether the system is Cutset; anything else is an opponent."""
         return self.system.startswith("cutset")
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class MachineInfo:
     """Where it was measured. `cores` are those the process could use, `threads` those it computed with."""
 
     cpu: str
@@ -65,7 +67,7 @@ class Results:
     """What one command measured; `command` is the line that measures it again."""
 
     command: str
-    machine: Machine
+    machine: MachineInfo
     rows: tuple[Row, ...]
 
 
@@ -81,7 +83,7 @@ def summarise(workload: str, system: str, metric: str, samples: Sequence[float],
     return Row(workload, system, metric, median, unit, spread)
 
 
-def machine(threads: int = 0, packages: Sequence[str] = ()) -> Machine:
+def machine(threads: int = 0, packages: Sequence[str] = ()) -> MachineInfo:
     """This machine. `threads` are those computed with, 0 for all usable cores; `packages` are named with their
     versions beside python, numpy and cutset, where they are installed. Nothing is imported to find out."""
     versions = {"python": platform.python_version()}
@@ -91,7 +93,7 @@ def machine(threads: int = 0, packages: Sequence[str] = ()) -> Machine:
         except importlib.metadata.PackageNotFoundError:
             continue
     cores = usable_cores()
-    return Machine(_cpu_name(), cores, threads or cores, versions)
+    return MachineInfo(_cpu_name(), cores, threads or cores, versions)
 
 
 def _cpu_name() -> str:
@@ -146,7 +148,7 @@ def _results(document: Any, where: str) -> Results:
         if row.key in seen:
             raise ConfigError(f"{where}: row {i}: {row.metric} of {row.system} on {row.workload} is there twice")
         seen.add(row.key)
-    where_to = Machine(_text(at["cpu"], f"{where}: machine: cpu"), at["cores"], at["threads"], dict(versions))
+    where_to = MachineInfo(_text(at["cpu"], f"{where}: machine: cpu"), at["cores"], at["threads"], dict(versions))
     if not isinstance(document["command"], str) or not document["command"]:
         raise ConfigError(f"{where}: command must be the command line that measured")
     return Results(document["command"], where_to, rows)

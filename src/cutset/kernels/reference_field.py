@@ -8,10 +8,13 @@ products of halves stay far below 2^53, where float64 is exact and numpy multipl
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from cutset.kernels.native import Pool
 
 __all__ = ["HALF", "P", "dots", "lift", "mask", "project", "residue_product", "settle"]
 
@@ -22,7 +25,7 @@ STEP = 1 << 20  # terms of one sum in float64: 2^20 products below 2^32
 Residues = NDArray[np.uint32]
 
 
-def mask(q: NDArray[np.int16], r: Residues, out: Residues | None = None, pool: Any = None) -> Residues:
+def mask(q: NDArray[np.int16], r: Residues, out: Residues | None = None, pool: Pool | None = None) -> Residues:
     """(q + r) mod P, canonical: q int16 (n, depth), r residues (n, depth). `out` may be given."""
     if q.shape != r.shape:
         raise ValueError(f"r must have shape {q.shape}, not {r.shape}")
@@ -62,12 +65,12 @@ def residue_product(x: Residues, weight: NDArray[np.int8]) -> Residues:
     return product(x, weight)
 
 
-def project(weight: NDArray[np.int8], s: Residues, pool: Any = None) -> Residues:
+def project(weight: NDArray[np.int8], s: Residues, pool: Pool | None = None) -> Residues:
     """s . W mod P, (reps, depth): weight (outputs, depth), s residues (reps, outputs)."""
     return product(s, weight.T)
 
 
-def dots(x: NDArray[np.integer], v: Residues, pool: Any = None) -> Residues:
+def dots(x: NDArray[np.integer], v: Residues, pool: Pool | None = None) -> Residues:
     """Each row's product with each vector mod P, (n, reps): x int16, int32 or uint32 (n, k), v residues (reps, k)."""
     return product(x, v)
 
@@ -83,7 +86,7 @@ def settle(
     top: int = 0,
     secrets: Residues | None = None,
     expected: Residues | None = None,
-    pool: Any = None,
+    pool: Pool | None = None,
 ) -> tuple[int, int, int]:
     """From an accelerator's reply to the site's output, if it is right. `reply` is read once.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from cutset.errors import ConfigError
 from cutset.link.addresses import Address, parse_address
 from cutset.link.frames import Frame
-from cutset.link.interface import Link, Listener, Reservation
+from cutset.link.interface import Link, Listener, Record, Reservation, RingLink, RingListener, Rings
 from cutset.link.limits import Limits, Timeouts
 
 if TYPE_CHECKING:
@@ -24,7 +24,11 @@ __all__ = [
     "Limits",
     "Link",
     "Listener",
+    "Record",
     "Reservation",
+    "RingLink",
+    "RingListener",
+    "Rings",
     "Timeouts",
     "connect",
     "listen",

@@ -29,6 +29,7 @@ class Channel(ABC):
     def __init__(self, address: str, peer: str, timeouts: Timeouts, limits: Limits) -> None:
         self.address = address
         self.peer = peer
+        self.user: int | None = None  # known to links that ask the system
         self._timeouts = timeouts
         self._limit = limits.frame
 

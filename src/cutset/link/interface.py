@@ -1,17 +1,26 @@
-"""What every link is: one end of a two-way channel, and the listener that makes them."""
+"""What every link is: one end of a two-way channel, and the listener that makes them; and what those over rings of
+shared memory are besides, on which native code may talk."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from cutset.link.frames import Frame, Layout
 
-__all__ = ["Link", "Listener", "Reservation"]
+if TYPE_CHECKING:
+    from cutset.link._ring import Poller, Receiver, Sender
+
+__all__ = ["Link", "Listener", "Record", "Reservation", "RingLink", "RingListener", "Rings"]
+
+# A record of a ring: its kind, where what it carries begins (from the ring's words), how many bytes that has, how many
+# the whole frame, and what gives the record back once it was read.
+Record = tuple[int, int, int, int, int]
 
 
 class Reservation:
@@ -54,6 +63,10 @@ class Link(Protocol):
     @property
     def peer(self) -> str:
         """Who is at the other end: with tcp the public key, proven; elsewhere a text for messages."""
+
+    @property
+    def user(self) -> int | None:
+        """The user that the other side runs as, where the system says so."""
 
     def send(self, header: bytes, arrays: Sequence[ArrayLike] = (), *, timeout: float | None = None) -> None:
         """Sends a frame; the arrays may be changed afterwards. Raises LinkTimeout (nothing was sent), FrameError."""
@@ -105,3 +118,44 @@ class Listener(Protocol):
 
     def close(self) -> None:
         """Ends every link and frees the address. A second call does nothing."""
+
+
+class Rings(NamedTuple):
+    """This side's ends of the two rings of a link."""
+
+    sender: Sender
+    receiver: Receiver
+
+
+class RingLink(Link):
+    """A link over two rings of shared memory. Native code may talk on these in place of `send` and `recv`."""
+
+    @abstractmethod
+    def rings(self) -> Rings | None:
+        """For native code, until this link is used again; None once the link is over. Frames that were received are
+        released."""
+
+    @abstractmethod
+    def put_back(self, record: Record) -> None:
+        """A record that native code received and leaves to the next `recv`."""
+
+
+class RingListener(Listener):
+    """A listener whose clients' rings native code may read, by the poller's tokens, in place of `recv`."""
+
+    @property
+    @abstractmethod
+    def poller(self) -> Poller:
+        """The receiving ends of all clients, by their slots."""
+
+    @abstractmethod
+    def slot(self, link: Link) -> int | None:
+        """What the poller calls a client; None once its link is over."""
+
+    @abstractmethod
+    def handle(self, slot: int, record: Record) -> tuple[Link, Frame] | None:
+        """Does what a record of the poller asks for; the frame and its client, where it completes one."""
+
+    @abstractmethod
+    def pause(self, link: Link, paused: bool) -> None:
+        """What a client that is paused sends stays in its ring."""

@@ -9,13 +9,25 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cutset.config import read_bounded
 from cutset.errors import ConfigError, LinkError
+from cutset.link.addresses import parse_address
 
-__all__ = ["Keys", "load_allowed", "load_keys", "load_public", "new_keys", "save_keys"]
+__all__ = [
+    "Keys",
+    "dialling_keys",
+    "key_allowed",
+    "listening_keys",
+    "load_allowed",
+    "load_keys",
+    "load_public",
+    "new_keys",
+    "save_keys",
+]
 
 MAX_BYTES = 1 << 20
 MAX_FILES = 4096
@@ -35,6 +47,34 @@ class Keys:
     def expecting(self, server: bytes) -> Keys:
         """The same pair, for a client of the server with this public key."""
         return replace(self, server=server)
+
+
+def key_allowed(key: bytes | None, allowed: Collection[bytes] | None) -> bool:
+    """Whether whoever has this key, proven by the link, may do something. `allowed`: None where links have no keys, and
+    the system says who may connect. Nobody without a key is on a list of keys."""
+    return allowed is None or (key is not None and key in allowed)
+
+
+def dialling_keys(address: str, keys: Keys | None, server: bytes | None) -> Keys | None:
+    """What `connect` needs at this address: this side's pair with the key of whoever listens. None where links have no
+    keys. Raises ConfigError for what is missing."""
+    if parse_address(address).scheme != "tcp":
+        return None
+    if keys is None or server is None:
+        raise ConfigError(f"{address} needs --key (your own pair) and the other side's public key; see `cutset keys`")
+    return keys.expecting(server)
+
+
+def listening_keys(
+    address: str, key: str | None, allow: str | None, whose: str
+) -> tuple[Keys | None, frozenset[bytes] | None]:
+    """What `listen` needs at this address, from files: this side's pair, and the public keys of those who may connect.
+    Raises ConfigError for what is missing, or can't be read."""
+    if address.startswith("tcp://") and not (key and allow):
+        raise ConfigError(
+            f"tcp needs --key (this side's secret key) and --allow (the {whose}' public keys); see `cutset keys`"
+        )
+    return None if key is None else load_keys(key), None if allow is None else load_allowed(allow)
 
 
 def new_keys() -> Keys:

@@ -21,12 +21,12 @@ from cutset.link.interface import Link
 from cutset.link.keys import Keys
 from cutset.link.limits import Limits, Timeouts
 from cutset.link.sockets import SharedSocket
-from cutset.link.zap import DOMAIN, Door
-from cutset.link.zeromq import GOODBYE, KEYS_HELP, bind_file, configure, owner_of
+from cutset.link.zeromq import DOMAIN, GOODBYE, KEYS_HELP, KeyAuthenticator, bind_file, configure, owner_of
 
 __all__ = ["listen"]
 
 PATIENCE = 1.0  # seconds
+LATE = 8  # frames that may come of a link that is over before its connection is cut
 IO_THREADS = 4
 MOST_SILENT = 256  # connections from which nothing came yet
 
@@ -36,13 +36,13 @@ Event = zmq.Event
 class ClientEnd(Channel):
     """The listener's end for one client: `route` is the client's name inside the ROUTER, `fd` its connection there."""
 
-    def __init__(self, listener: ZmqListener, route: bytes, fd: int, peer: str, owner: str, life: int) -> None:
+    def __init__(self, listener: ZmqListener, route: bytes, fd: int, peer: str, owner: str, generation: int) -> None:
         super().__init__(listener.address, peer, listener.timeouts, listener.limits)
         self.owner = owner  # whose slot it takes
         self.listener = listener
         self.route = route
         self.fd = fd
-        self.life = life  # the listener's count of changes of `fd` while it is this client's
+        self.generation = generation  # the listener's count of changes of `fd` while it is this client's
         self.inbox: deque[Frame] = deque()  # came while another client's frame was waited for
         self.open = True
 
@@ -60,7 +60,7 @@ class ClientEnd(Channel):
         raise timed_out(self.peer, timeout, sending=True)
 
     def _alive(self) -> bool:
-        self.listener.look()
+        self.listener.check()
         return self.open
 
     def recv(self, timeout: float | None = None, limit: int | None = None) -> Frame:
@@ -80,7 +80,7 @@ class ClientEnd(Channel):
 
     def close(self) -> None:
         if self.open:
-            self.listener.dismiss(self.route, self.fd, self.life)
+            self.listener.dismiss(self.route, self.fd, self.generation)
             self.listener.drop(self)
 
 
@@ -92,11 +92,11 @@ class ZmqListener:
         timeouts: Timeouts,
         limits: Limits,
         path: str | None,
-        door: Door | None = None,
+        authenticator: KeyAuthenticator | None = None,
     ) -> None:
         self.sock = sock
-        self._door = door
-        self._looking = threading.RLock()  # who waits to send on a link looks too, from another thread
+        self._authenticator = authenticator
+        self._checking = threading.RLock()  # who waits to send on a link looks too, from another thread
         self.address = address
         self.timeouts = timeouts
         self.limits = limits
@@ -135,7 +135,7 @@ class ZmqListener:
         """One message. None after `timeout`, and for a message that isn't a frame."""
         if self.sock.closed:
             raise LinkClosed(f"the listener at {self.address} was closed")
-        parts = self.sock.recv(timeout, self.look)
+        parts = self.sock.recv(timeout, self.check)
         if parts is None:
             return None
         route, fd = parts[0].bytes, int(parts[-1].get(zmq.SRCFD))
@@ -145,12 +145,14 @@ class ZmqListener:
             self.drop(end)
             end = None
         if end is None:
-            with self._looking:
+            with self._checking:
                 self._read_events()  # so that an old connection's end isn't taken for this one's
                 self._silent.pop(fd, None)
-            _, over = self._leaving.get(fd, (0.0, b""))
+            when, over = self._leaving.get(fd, (0.0, b""))
             if over and over != route:
                 del self._leaving[fd]
+            elif over:  # who goes on sending doesn't read what came before the end, and reading costs others
+                self._leaving[fd] = when - PATIENCE / LATE, route
             if fd in self._cut or over == route:  # a connection is one link, and doesn't begin another
                 return None
             owner = self._owner(peer, fd)
@@ -159,7 +161,7 @@ class ZmqListener:
                 return None
             end = self._ends[route] = ClientEnd(self, route, fd, peer, owner, self._changes[fd])
         if len(parts) != 2 or not len(parts[1].buffer):
-            self.dismiss(route, fd, end.life)
+            self.dismiss(route, fd, end.generation)
             self.drop(end)
             return None
         data = parts[1].buffer.toreadonly()
@@ -169,11 +171,11 @@ class ZmqListener:
             end.close()
             return None
 
-    def look(self) -> bool:
+    def check(self) -> bool:
         """Reads what happened to connections. True, so that whoever waits goes on."""
-        with self._looking:
+        with self._checking:
             self._read_events()
-            self._part()
+            self._cut_overdue()
             if self._cut:
                 # Their last frames come first, unless others keep this side busy.
                 before = time.monotonic() - (PATIENCE if self.sock.readable() else 0)
@@ -182,8 +184,8 @@ class ZmqListener:
         return True
 
     def expect(self, keys: Collection[bytes]) -> None:
-        if self._door is not None:
-            self._door.expect(frozenset(keys))
+        if self._authenticator is not None:
+            self._authenticator.expect(frozenset(keys))
 
     def _read_events(self) -> None:
         for event, fd in self.sock.events():
@@ -200,7 +202,7 @@ class ZmqListener:
                 for end in [end for end in list(self._ends.values()) if end.fd == fd]:
                     self.drop(end)
 
-    def _part(self) -> None:
+    def _cut_overdue(self) -> None:
         """Cuts connections that stay after their link is over, and those that never say anything."""
         now = time.monotonic()
         late = [fd for fd, (when, _) in self._leaving.items() if when <= now]
@@ -218,11 +220,12 @@ class ZmqListener:
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as connection:
             self._read_events()
             if self._changes[fd] == before:
+                self._cut[fd] = time.monotonic()  # what still waits of it begins no link
                 connection.shutdown(socket.SHUT_RDWR)
 
     def _owner(self, peer: str, fd: int) -> str:
         """Who takes a slot: a key, or a user of this machine."""
-        if self._door is not None:
+        if self._authenticator is not None:
             return peer
         try:
             return f"user {owner_of(fd)}"
@@ -232,19 +235,19 @@ class ZmqListener:
     def _of(self, owner: str) -> int:
         return sum(end.owner == owner for end in list(self._ends.values()))
 
-    def dismiss(self, route: bytes, fd: int, life: int) -> None:
-        """Tells a client that its link is over, and cuts it soon if it stays: what was sent to it comes first. `life`
-        tells its connection from another one that has got the same descriptor since."""
+    def dismiss(self, route: bytes, fd: int, generation: int) -> None:
+        """Tells a client that its link is over, and cuts it soon if it stays: what was sent to it comes first.
+        `generation` tells its connection from another one that has got the same descriptor since."""
         with contextlib.suppress(zmq.ZMQError):
             self.sock.send((route, b""), 0, None)
-        with self._looking:
+        with self._checking:
             self._read_events()
-            if self._changes[fd] == life:
+            if self._changes[fd] == generation:
                 self._leaving[fd] = time.monotonic() + PATIENCE, route
-            self._part()
+            self._cut_overdue()
 
     def drop(self, end: ClientEnd) -> None:
-        with self._looking:
+        with self._checking:
             if end.open:
                 end.open = False
                 if self._ends.get(end.route) is end:
@@ -253,8 +256,8 @@ class ZmqListener:
 
     def gone(self) -> list[Link]:
         if not self.sock.closed:
-            self.look()
-        with self._looking:
+            self.check()
+        with self._checking:
             found, self._gone = self._gone, []
         return found
 
@@ -274,7 +277,7 @@ class ZmqListener:
 
 def _peer_of(part: zmq.Frame) -> str:
     try:
-        return str(part.get("User-Id"))  # the key, as `Door` wrote it
+        return str(part.get("User-Id"))  # the key, as the authenticator wrote it
     except zmq.ZMQError:
         return "a client on this machine"
 
@@ -292,7 +295,7 @@ def listen(
         if where.scheme == "tcp":
             if keys is None or not allow:
                 raise ConfigError(f"{where}: {KEYS_HELP}, and name the clients' public keys that may connect")
-            allowed = Door(context, frozenset(allow))
+            allowed = KeyAuthenticator(context, frozenset(allow))
             raw.curve_server = True
             raw.curve_publickey, raw.curve_secretkey = keys.public, keys.secret
             raw.zap_domain = DOMAIN
@@ -313,7 +316,7 @@ def listen(
     return ZmqListener(sock, address, timeouts, limits, path, allowed)
 
 
-def _abandon(context: zmq.Context[Any], allowed: Door | None, sock: SharedSocket | None) -> None:
+def _abandon(context: zmq.Context[Any], allowed: KeyAuthenticator | None, sock: SharedSocket | None) -> None:
     if sock is not None:
         sock.close(0, last=False)
     elif allowed is not None:

@@ -1,7 +1,7 @@
 """The memory that parties share: one piece that a listener controls, and one for each client's two rings.
 
 Memory without a name (memfd), sealed so that nobody can make it shorter: reading beyond the end of a mapped file ends a
-process. Its descriptors go over a socket (handover.py), to users whom the other side named. A client in an enclave
+process. Its descriptors go over a socket (shm_handshake.py), to users whom the other side named. A client in an enclave
 can't be handed descriptors; for it alone there are plain files instead, in /dev/shm or where CUTSET_SHM_DIR says, which
 nobody but their owner may open. docs/protocol.md has every word of the layout.
 """
@@ -77,14 +77,17 @@ def in_enclave() -> bool:
 
 
 def control_path(name: str) -> Path:
+    """The file of a listener: its lock, and with ring files its control memory."""
     return directory() / f"cutset-{name}.ctl"
 
 
 def socket_path(name: str) -> Path:
+    """Where a listener hands over its memory."""
     return directory() / f"cutset-{name}.sock"
 
 
 def ring_path(name: str, number: int) -> Path:
+    """The file with a client's rings, where memory can't be handed over."""
     return directory() / f"cutset-{name}-{number:016x}.ring"
 
 

@@ -12,31 +12,30 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from cutset.config import usable_cores
 from cutset.errors import DeviceError, FrameError, LinkClosed
 from cutset.link import segment
 from cutset.link.channel import timed_out
 from cutset.link.frames import Frame, Layout, Part, decode, encode, plan
-from cutset.link.interface import Reservation
+from cutset.link.interface import Record, Reservation, RingLink, Rings
 from cutset.link.limits import Limits, Timeouts
 
 try:
-    import cutset.link._ring as _ring
+    from cutset.link import _ring as ring
 except ImportError as error:
     raise DeviceError(f"shared memory needs the extension ({error}); reinstall Cutset with a C++ compiler") from None
 
-__all__ = ["DATA_BELL", "SLICE", "ShmLink", "extension", "patience"]
+__all__ = ["DATA_BELL", "SLICE", "ShmLink", "patience", "ring"]
 
 SLICE = 0.1  # seconds; how often a waiting side looks whether the other one lives
 DATA_BELL = 128  # offset in a ring's words
-extension: Any = _ring
-WHOLE, FIRST, NEXT, CLOSED = _ring.WHOLE, _ring.FIRST, _ring.NEXT, _ring.CLOSED
-Broken = _ring.Broken
+WHOLE, FIRST, NEXT, CLOSED = ring.WHOLE, ring.FIRST, ring.NEXT, ring.CLOSED
+Broken = ring.Broken
 
 
 def patience(timeouts: Timeouts) -> tuple[float, bool]:
@@ -44,8 +43,8 @@ def patience(timeouts: Timeouts) -> tuple[float, bool]:
     return (timeouts.spin if usable_cores() > 1 else 0.0), segment.in_enclave()
 
 
-class ShmLink:
-    """One end. `alive` says whether the other side is there; `ended` is told once when the link is over."""
+class ShmLink(RingLink):
+    """One end. `alive` says whether the other side is there; `ended` is called once when the link is over."""
 
     def __init__(
         self,
@@ -54,22 +53,20 @@ class ShmLink:
         timeouts: Timeouts,
         limits: Limits,
         memory: mmap.mmap,
-        sender: Any,
-        receiver: Any,
+        sender: ring.Sender,
+        receiver: ring.Receiver,
         incoming: int,
         outgoing: int,
         alive: Callable[[], bool],
         ended: Callable[[ShmLink], None],
         user: int | None = None,
     ) -> None:
-        self.address = address
-        self.peer = peer
-        self.user = user
+        self._address, self._peer, self._user = address, peer, user
         self.timeouts = timeouts
         self.receiver = receiver
         self._sender = sender
         self._limit = self._most = limits.frame  # bytes of a frame, and of the next one
-        self._whole: int = sender.largest
+        self._whole = sender.largest
         self._memory = memory
         self._view = memoryview(memory).toreadonly()
         self._incoming = incoming  # where the ring that is received from begins in the memory
@@ -79,23 +76,32 @@ class ShmLink:
         self._held: deque[int] = deque()  # ends of records that were received and not yet released
         self._done: set[int] = set()  # of these, the ones released before an older one
         self._releasing = threading.Lock()  # whoever computes may release while another thread receives
-        self._partial: np.ndarray[Any, Any] | None = None
+        self._partial: NDArray[np.uint8] | None = None
         self._filled = 0
         self.why = ""  # what ended the link; empty while it lasts
         self._reserved: object = None  # the reservation that has the ring's free place
-        self._deaf = False  # what came before isn't read any more
-        self._returned: tuple[int, int, int, int, int] | None = None
+        self._receives_no_more = False  # what came before isn't read any more
+        self._returned: Record | None = None
 
-    def ends(self) -> tuple[Any, Any] | None:
-        """Sender and receiver, for native code to talk on until this link is used again; None once it is over. Frames
-        that were received are released."""
+    @property
+    def address(self) -> str:
+        return self._address
+
+    @property
+    def peer(self) -> str:
+        return self._peer
+
+    @property
+    def user(self) -> int | None:
+        return self._user
+
+    def rings(self) -> Rings | None:
         if self.why or self._returned is not None:
             return None
         self._release_all()
-        return self._sender, self.receiver
+        return Rings(self._sender, self.receiver)
 
-    def put_back(self, record: tuple[int, int, int, int, int]) -> None:
-        """A record that native code received: the next `recv` begins with it."""
+    def put_back(self, record: Record) -> None:
         self._returned = record
 
     def send(self, header: bytes, arrays: Sequence[ArrayLike] = (), *, timeout: float | None = None) -> None:
@@ -116,7 +122,7 @@ class ShmLink:
 
     def start(self, header: bytes, arrays: Sequence[ArrayLike] = ()) -> Callable[[], bool]:
         parts, total = encode(header, arrays, self._limit)
-        pieces: deque[tuple[Any, int]] = deque([(parts, WHOLE)])
+        pieces: deque[tuple[list[Part] | list[memoryview], int]] = deque([(parts, WHOLE)])
         if total > self._whole:
             pieces = deque(self._pieces(parts, total))
 
@@ -160,7 +166,7 @@ class ShmLink:
         left = longest
         while True:
             record = self._next(left if left < SLICE else SLICE)
-            if record is not None and (frame := self.take(*record)) is not None:
+            if record is not None and (frame := self.take(record)) is not None:
                 return frame
             if (left := deadline - time.monotonic()) <= 0:
                 # Pieces that are there already are still put together; a liar's come for ever.
@@ -168,13 +174,13 @@ class ShmLink:
                     raise timed_out(self.peer, longest, sending=False)
                 left = 0.0
 
-    def _next(self, wait: float) -> Any:
+    def _next(self, wait: float) -> Record | None:
         """The next record, or None. Raises LinkClosed when none will come."""
-        if self._deaf:
+        if self._receives_no_more:
             raise LinkClosed(self.why)
         if self._returned is not None:
-            record, self._returned = self._returned, None
-            return record
+            returned, self._returned = self._returned, None
+            return returned
         try:
             record = self.receiver.recv(wait)
             if record is None and (self.why or not self.alive()):
@@ -189,20 +195,22 @@ class ShmLink:
             raise LinkClosed(self.why)
         return record
 
-    def take(self, kind: int, offset: int, length: int, total: int, end: int) -> Frame | None:
+    def take(self, record: Record) -> Frame | None:
         """The frame in a record, or that it completes. Raises FrameError, after which the link is over."""
+        kind, offset, length, _, end = record
         try:
             if kind == WHOLE:
                 self._held.append(end)
                 release = functools.partial(self._release, end)
                 return decode(self._view, self._incoming + offset, length, self._most, release)
-            return self._piece(kind, offset, length, total, end)
+            return self._piece(record)
         except FrameError:
-            self._deaf = True
+            self._receives_no_more = True
             self.over(f"{self.peer} sent what isn't a frame")
             raise
 
-    def _piece(self, kind: int, offset: int, length: int, total: int, end: int) -> Frame | None:
+    def _piece(self, record: Record) -> Frame | None:
+        kind, offset, length, total, end = record
         if kind == FIRST:  # a frame that was given up in the middle is forgotten
             if not length <= total <= self._most:
                 reason = f"a frame of {total} bytes is larger than the limit of {self._most}"
@@ -273,7 +281,7 @@ class ShmLink:
         self._sender.commit(WHOLE, total)
 
     def _broken(self, error: Exception) -> NoReturn:
-        self._deaf = True
+        self._receives_no_more = True
         self.over(f"{self.peer} broke the ring: {error}")
         raise FrameError(f"{self.peer} broke the ring: {error}; the link is closed") from None
 
@@ -313,5 +321,5 @@ class ShmLink:
         self.receiver.spin = seconds if usable_cores() > 1 else 0.0
 
     def close(self) -> None:
-        self._deaf = True
+        self._receives_no_more = True
         self.over("this link was closed here")

@@ -7,11 +7,10 @@ import socket
 import time
 
 from cutset.errors import LinkClosed, LinkError
-from cutset.link import handover, segment, shm_files
+from cutset.link import segment, shm_files, shm_handshake
 from cutset.link.addresses import Address
 from cutset.link.limits import Limits, Timeouts
-from cutset.link.shm import DATA_BELL, ShmLink, patience
-from cutset.link.shm import extension as _ring
+from cutset.link.shm import DATA_BELL, ShmLink, patience, ring
 from cutset.link.users import credentials, own, user_id, user_name
 
 __all__ = ["connect"]
@@ -95,7 +94,7 @@ def _connected(where: Address) -> socket.socket | None:
 
 
 def _join(where: Address, timeouts: Timeouts, limits: Limits, connection: socket.socket, user: int) -> ShmLink | None:
-    welcome = handover.receive(connection, handover.WELCOME)
+    welcome = shm_handshake.receive(connection, shm_handshake.WELCOME)
     if welcome is None:
         return None
     try:
@@ -107,16 +106,18 @@ def _join(where: Address, timeouts: Timeouts, limits: Limits, connection: socket
     descriptor, memory = segment.create_sealed(segment.ring_bytes(up, down))
     try:
         flags = 0 if naps else segment.FUTEXES
-        handover.send(connection, handover.Message(handover.OFFER, flags, (up, down), descriptor=descriptor))
+        shm_handshake.send(
+            connection, shm_handshake.Packet(shm_handshake.OFFER, flags, (up, down), descriptor=descriptor)
+        )
     finally:
         os.close(descriptor)
-    if handover.receive(connection, handover.ACCEPTED) is None:
+    if shm_handshake.receive(connection, shm_handshake.ACCEPTED) is None:
         return None
-    sender = _ring.Sender(memory, 0, up, epoch, control, segment.BELL, spin, naps)
+    sender = ring.Sender(memory, 0, up, epoch, control, segment.BELL, spin, naps)
     base = segment.PAGE + up
-    receiver = _ring.Receiver(memory, base, down, epoch, memory, base + DATA_BELL, spin, naps)
-    tie = handover.Tie(connection)
+    receiver = ring.Receiver(memory, base, down, epoch, memory, base + DATA_BELL, spin, naps)
+    held = shm_handshake.LivenessSocket(connection)
     text = str(where)
     return ShmLink(
-        text, text, timeouts, limits, memory, sender, receiver, base, 0, tie.holds, lambda _: tie.cut(), user
+        text, text, timeouts, limits, memory, sender, receiver, base, 0, held.alive, lambda _: held.shut(), user
     )

@@ -1,4 +1,4 @@
-"""The listener of shared memory: control memory with one bell for all clients, and a door at which they arrive."""
+"""The listener of shared memory: control memory with one bell for all clients, and an acceptor for them."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from cutset.config import usable_cores
 from cutset.errors import ConfigError, FrameError, LinkClosed, LinkError
 from cutset.link import segment
 from cutset.link.addresses import Address
-from cutset.link.doors import Arrival, Door, SocketDoor
 from cutset.link.frames import Frame
-from cutset.link.interface import Link
+from cutset.link.interface import Link, Record, RingListener
 from cutset.link.limits import Limits, Timeouts
-from cutset.link.shm import DATA_BELL, SLICE, ShmLink, patience
-from cutset.link.shm import extension as _ring
-from cutset.link.shm_files import FileDoor
+from cutset.link.shm import DATA_BELL, SLICE, ShmLink, patience, ring
+from cutset.link.shm_acceptor import Acceptor, NewClient, SocketAcceptor
+from cutset.link.shm_files import FileAcceptor
 from cutset.link.users import own
 
 __all__ = ["listen"]
 
 SENDER_CLOSED = 8  # offset in the words of the ring that the client sends on
-CLOSED, BROKEN, JOINED = _ring.CLOSED, _ring.BROKEN, _ring.JOINED
+CLOSED, BROKEN, JOINED = ring.CLOSED, ring.BROKEN, ring.JOINED
 LOOK = 0.25  # seconds between two looks whether clients live
 
 
-class ShmListener:
+class ShmListener(RingListener):
+    """See RingListener. Clients are known by their slots."""
+
     def __init__(
         self,
         where: Address,
@@ -39,24 +40,32 @@ class ShmListener:
         locks: segment.Locks,
         control: mmap.mmap,
         epoch: int,
-        door: Door,
+        acceptor: Acceptor,
     ) -> None:
-        self.address = str(where)
+        self._address = str(where)
         self._name = where.place
         self._timeouts = timeouts
         self._limits = limits
         self._locks = locks
         self._control = control
         self._epoch = epoch
-        self._door = door
+        self._acceptor = acceptor
         self._patience = patience(timeouts)
-        self.poller = _ring.Poller(control, segment.BELL, segment.JOINS, *self._patience)
+        self._poller = ring.Poller(control, segment.BELL, segment.JOINS, *self._patience)
         self._links: dict[int, ShmLink] = {}  # by slot
         self._silent: dict[int, float] = {}  # slots from which nothing came yet, and since when
         self._ended: deque[tuple[int, ShmLink]] = deque()  # to be swept up by the thread that listens
         self._gone: list[Link] = []
         self._looked = 0.0
         self._open = True
+
+    @property
+    def address(self) -> str:
+        return self._address
+
+    @property
+    def poller(self) -> ring.Poller:
+        return self._poller
 
     def recv(self, timeout: float) -> tuple[Link, Frame] | None:
         now = time.monotonic()
@@ -66,22 +75,21 @@ class ShmListener:
                 self._look(now)
             if self._ended:
                 self._sweep()
-            record = self.poller.recv(left if left < SLICE else SLICE)
-            if record is not None and (found := self.handle(*record)) is not None:
+            came = self._poller.recv(left if left < SLICE else SLICE)
+            if came is not None and (found := self.handle(*came)) is not None:
                 return found
             now = time.monotonic()
             if (left := deadline - now) <= 0:
-                if record is None or left < -SLICE:  # pieces may come for ever
+                if came is None or left < -SLICE:  # pieces may come for ever
                     return None
                 left = 0.0
         raise LinkClosed(f"the listener at {self.address} was closed")
 
     def slot(self, link: Link) -> int | None:
-        """What the poller calls a client."""
         return next((slot for slot, one in self._links.items() if one is link), None)
 
-    def handle(self, slot: int, kind: int, offset: int, length: int, total: int, end: int) -> tuple[Link, Frame] | None:
-        """Does what a record of the poller asks for; the frame and its client, where it completes one."""
+    def handle(self, slot: int, record: Record) -> tuple[Link, Frame] | None:
+        kind = record[0]
         if kind == JOINED:
             self._admit()
             return None
@@ -93,26 +101,26 @@ class ShmListener:
             link.over(f"{link.peer} closed the link" if kind == CLOSED else f"{link.peer} broke the ring")
             return None
         try:
-            frame = link.take(kind, offset, length, total, end)
+            frame = link.take(record)
         except FrameError:
             return None
         return None if frame is None else (link, frame)
 
     def _admit(self) -> None:
-        for arrival in self._door.arrivals():
+        for arrival in self._acceptor.accepted():
             self._accept(arrival)
 
-    def _accept(self, new: Arrival) -> None:
+    def _accept(self, new: NewClient) -> None:
         spin, naps = self._patience
         if not new.futexes:  # it can't wake this side, which must look by itself
-            naps = self.poller.naps = True
+            naps = self._poller.naps = True
         slot, memory, control, base = new.slot, new.memory, self._control, segment.PAGE + new.up
-        receiver = _ring.Receiver(memory, 0, new.up, self._epoch, control, segment.BELL, spin, naps)
-        sender = _ring.Sender(memory, base, new.down, self._epoch, memory, base + DATA_BELL, spin, naps)
+        receiver = ring.Receiver(memory, 0, new.up, self._epoch, control, segment.BELL, spin, naps)
+        sender = ring.Sender(memory, base, new.down, self._epoch, memory, base + DATA_BELL, spin, naps)
 
         def alive() -> bool:
             # One that closed is there until it was read to its end.
-            return self._open and (new.alive() or _ring.load32(memory, SENDER_CLOSED) != 0)
+            return self._open and (new.alive() or ring.load32(memory, SENDER_CLOSED) != 0)
 
         def ended(link: ShmLink) -> None:
             self._ended.append((slot, link))
@@ -132,7 +140,7 @@ class ShmListener:
             new.user,
         )
         self._silent[slot] = time.monotonic()
-        self.poller.add(slot, receiver)
+        self._poller.add(slot, receiver)
 
     def _look(self, now: float) -> None:
         """Finds clients that died, and those of whose coming the shared memory doesn't tell."""
@@ -142,13 +150,12 @@ class ShmListener:
                 link.over(f"{link.peer} died")
             elif not link.why and now - self._silent.get(slot, now) > self._timeouts.first:
                 link.over(f"{link.peer} said nothing")
-        self._door.look(now)
+        self._acceptor.check(now)
         self._admit()
 
     def pause(self, link: Link, paused: bool) -> None:
-        """What a client that is paused sends stays in its ring."""
         if (slot := self.slot(link)) is not None:
-            self.poller.pause(slot, paused)
+            self._poller.pause(slot, paused)
 
     def _sweep(self) -> None:
         while self._ended:
@@ -156,8 +163,8 @@ class ShmListener:
             if self._links.get(slot) is link:
                 del self._links[slot]
                 self._silent.pop(slot, None)
-                self.poller.remove(slot)
-                self._door.left(slot)
+                self._poller.remove(slot)
+                self._acceptor.release(slot)
                 self._gone.append(link)
 
     def gone(self) -> list[Link]:
@@ -171,7 +178,7 @@ class ShmListener:
         """Who connects here has no key."""
 
     def stay_awake(self, seconds: float) -> None:
-        self.poller.spin = seconds if usable_cores() > 1 else 0.0
+        self._poller.spin = seconds if usable_cores() > 1 else 0.0
 
     def close(self) -> None:
         if not self._open:
@@ -180,8 +187,8 @@ class ShmListener:
             link.close()
         self._sweep()
         self._open = False
-        _ring.store32(self._control, segment.STATE, segment.SHUT)
-        self._door.close()
+        ring.store32(self._control, segment.STATE, segment.SHUT)
+        self._acceptor.close()
         with contextlib.suppress(OSError):
             segment.control_path(self._name).unlink()
         self._locks.let_go()
@@ -200,11 +207,13 @@ def listen(
     # A dead listener's clients may still have its memory: the new epoch tells them.
     epoch = secrets.randbits(64)
     try:
-        control, door = _with_files(where, limits, locks, epoch) if files else _with_memory(where, limits, users, epoch)
+        control, acceptor = (
+            _with_files(where, limits, locks, epoch) if files else _with_memory(where, limits, users, epoch)
+        )
     except BaseException:
         locks.let_go()
         raise
-    return ShmListener(where, timeouts, limits, locks, control, epoch, door)
+    return ShmListener(where, timeouts, limits, locks, control, epoch, acceptor)
 
 
 def _only_one(where: Address, files: bool) -> segment.Locks:
@@ -232,34 +241,36 @@ def _only_one(where: Address, files: bool) -> segment.Locks:
         locks.let_go()
 
 
-def _with_memory(where: Address, limits: Limits, users: Collection[int], epoch: int) -> tuple[mmap.mmap, Door]:
+def _with_memory(where: Address, limits: Limits, users: Collection[int], epoch: int) -> tuple[mmap.mmap, Acceptor]:
     descriptor, control = segment.create_sealed(segment.CONTROL_BYTES)
     try:
         _begin(control, epoch, limits)
 
         def wake() -> None:
-            _ring.fetch_add(control, segment.JOINS, 1)
-            _ring.ring_bell(control, segment.BELL)
+            ring.fetch_add(control, segment.JOINS, 1)
+            ring.ring_bell(control, segment.BELL)
 
-        return control, SocketDoor(segment.socket_path(where.place), descriptor, epoch, limits, users or {own()}, wake)
+        return control, SocketAcceptor(
+            segment.socket_path(where.place), descriptor, epoch, limits, users or {own()}, wake
+        )
     except BaseException:
         os.close(descriptor)
         raise
 
 
-def _with_files(where: Address, limits: Limits, locks: segment.Locks, epoch: int) -> tuple[mmap.mmap, Door]:
+def _with_files(where: Address, limits: Limits, locks: segment.Locks, epoch: int) -> tuple[mmap.mmap, Acceptor]:
     segment.allocate(locks.descriptor, str(segment.directory()), segment.CONTROL_BYTES)
     control = segment.map_file(locks.descriptor, segment.CONTROL_BYTES)
     segment.remove_rings(where.place)
     _begin(control, epoch, limits)
-    return control, FileDoor(where.place, control, limits)
+    return control, FileAcceptor(where.place, control, limits)
 
 
 def _begin(control: mmap.mmap, epoch: int, limits: Limits) -> None:
-    _ring.store32(control, segment.STATE, 0)
-    _ring.store64(control, segment.EPOCH, epoch)
+    ring.store32(control, segment.STATE, 0)
+    ring.store64(control, segment.EPOCH, epoch)
     for slot in range(segment.MAX_SLOTS):
-        _ring.store32(control, segment.FIRST_SLOT + slot * segment.SLOT, segment.FREE)
-    _ring.store64(control, 0, segment.MAGIC)
-    _ring.store32(control, segment.SLOTS, limits.clients)
-    _ring.store32(control, segment.STATE, segment.OPEN)
+        ring.store32(control, segment.FIRST_SLOT + slot * segment.SLOT, segment.FREE)
+    ring.store64(control, 0, segment.MAGIC)
+    ring.store32(control, segment.SLOTS, limits.clients)
+    ring.store32(control, segment.STATE, segment.OPEN)

@@ -11,15 +11,18 @@ import errno
 import os
 import socket
 import stat
+import threading
+from typing import Any
 
 import zmq
 
 from cutset.errors import LinkError
 from cutset.link.addresses import Address
+from cutset.link.keys import key_allowed
 from cutset.link.limits import Limits
 from cutset.link.users import credentials, own
 
-__all__ = ["GOODBYE", "KEYS_HELP", "bind_file", "check_owner", "configure", "owner_of"]
+__all__ = ["DOMAIN", "GOODBYE", "KEYS_HELP", "KeyAuthenticator", "bind_file", "check_owner", "configure", "owner_of"]
 
 # A network that is gone is noticed by the system's own means. ZeroMQ's heartbeats do it too, but end the process
 # (assertion !_io_error) where a connection breaks whose queue is full: https://github.com/zeromq/libzmq/pull/4852
@@ -27,6 +30,9 @@ IDLE, INTERVAL, PROBES = 2, 1, 3  # seconds until TCP asks an idle peer, between
 UNACKNOWLEDGED = 60_000  # ms that what was sent may stay so; also where the other side has no time to read
 HANDSHAKE = 5000  # ms
 GOODBYE = 200  # ms that close() may take to send what waits
+DOMAIN = b"cutset"
+ZAP_VERSION = b"1.0"
+ZAP_SLICE_MS = 100
 KEYS_HELP = "tcp needs keys: make them with `cutset keys new NAME`"
 
 
@@ -78,3 +84,43 @@ def owner_of(descriptor: int) -> int:
     """The user at the other end of a Unix socket, as the system knows it. Raises OSError where it isn't one."""
     with socket.socket(fileno=os.dup(descriptor)) as connection:
         return credentials(connection).user
+
+
+class KeyAuthenticator:
+    """Says who may connect over tcp: ZeroMQ asks it about every client's key (RFC 27, ZAP).
+
+    Answers in a thread of its own, until `stop`. `allowed` are public keys of 32 bytes; `expect` adds others. Who isn't
+    on the list, or doesn't use CURVE, is refused; and while nobody answers, ZeroMQ admits nobody.
+    """
+
+    def __init__(self, context: zmq.Context[Any], allowed: frozenset[bytes]) -> None:
+        self._allowed = allowed
+        self._expected: frozenset[bytes] = frozenset()
+        self._sock = context.socket(zmq.REP)
+        self._sock.linger = 0
+        self._sock.bind("inproc://zeromq.zap.01")
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="cutset-zap", daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        with self._sock as sock:
+            while not self._stop.is_set():
+                if sock.poll(ZAP_SLICE_MS):
+                    sock.send_multipart(self._answer(sock.recv_multipart()))
+
+    def _answer(self, request: list[bytes]) -> list[bytes]:
+        number = request[1] if len(request) > 1 else b""
+        # version, number, domain, address, identity, mechanism, the client's public key
+        good = len(request) == 7 and request[0] == ZAP_VERSION and request[2] == DOMAIN and request[5] == b"CURVE"
+        if good and key_allowed(request[6], self._allowed | self._expected):
+            return [ZAP_VERSION, number, b"200", b"OK", request[6].hex().encode(), b""]
+        return [ZAP_VERSION, number, b"400", b"this key is not allowed", b"", b""]
+
+    def expect(self, keys: frozenset[bytes]) -> None:
+        """Allows these too, and no longer those of the call before."""
+        self._expected = keys
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()

@@ -7,10 +7,8 @@ Each check yields findings: what it looked at, what it found, whether that is go
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import mmap
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +20,7 @@ from pathlib import Path
 
 from cutset.config import usable_cores
 from cutset.errors import DeviceError
+from cutset.link.launch import probe
 
 __all__ = ["CHECKS", "Finding", "examine"]
 
@@ -63,6 +62,7 @@ def examine(root: Path = Path("/")) -> list[Finding]:
 
 
 def threads(root: Path) -> Iterator[Finding]:
+    """Cores that may be used, and whether a quota stops them."""
     usable, present = usable_cores(root), os.cpu_count() or 1
     found = f"{usable} of {present} cores usable"
     if usable < 2:
@@ -80,6 +80,7 @@ def threads(root: Path) -> Iterator[Finding]:
 
 
 def huge_pages(root: Path) -> Iterator[Finding]:
+    """Whether the kernel gives huge pages to who asks."""
     text = "".join(_lines(root / "sys/kernel/mm/transparent_hugepage/enabled"))
     chosen = text.partition("[")[2].partition("]")[0]
     if chosen in ("always", "madvise"):
@@ -90,6 +91,7 @@ def huge_pages(root: Path) -> Iterator[Finding]:
 
 
 def shared_memory(root: Path) -> Iterator[Finding]:
+    """Whether a client's ring can be made."""
     place = root / (os.environ.get("CUTSET_SHM_DIR") or "dev/shm")  # an absolute path stays what it is
     if not place.is_dir():
         yield Finding("shared memory", f"there is no {place}", "bad", "mount a tmpfs there, or use ipc:// and tcp://")
@@ -113,6 +115,7 @@ def shared_memory(root: Path) -> Iterator[Finding]:
 
 
 def enclave(root: Path) -> Iterator[Finding]:
+    """Whether this is one, and whether it can be attested."""
     attestation = root / "dev/attestation"
     if attestation.is_dir():
         kind = "".join(_lines(attestation / "attestation_type")).strip() or "unknown"
@@ -130,6 +133,7 @@ def enclave(root: Path) -> Iterator[Finding]:
 
 
 def cuda(root: Path) -> Iterator[Finding]:
+    """Which GPUs torch can use."""
     driver = (root / "proc/driver/nvidia/version").is_file()
     if find_spec("torch") is None:
         if driver:
@@ -139,12 +143,9 @@ def cuda(root: Path) -> Iterator[Finding]:
         return
     # In a process of its own: a broken driver kills, and what it loads stays loaded.
     try:
-        probe = [sys.executable, "-c", CUDA_PROBE]
-        done = subprocess.run(probe, capture_output=True, text=True, timeout=CUDA_SECONDS, check=True)
-        answer = json.loads(done.stdout)
-    except (OSError, subprocess.SubprocessError, ValueError) as error:
-        detail = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1:]
-        yield Finding("CUDA", f"torch fails: {' '.join(detail)[:200]}", "bad", "reinstall torch for this driver")
+        answer = probe(CUDA_PROBE, timeout=CUDA_SECONDS)
+    except DeviceError as error:
+        yield Finding("CUDA", f"torch fails: {error}", "bad", "reinstall torch for this driver")
         return
     if answer["names"]:
         if answer["right"]:
@@ -160,6 +161,7 @@ def cuda(root: Path) -> Iterator[Finding]:
 
 
 def clock(root: Path) -> Iterator[Finding]:
+    """Whether the system's clocks agree."""
     reads = [time.monotonic_ns() for _ in range(2000)]
     steps = [after - before for before, after in pairwise(reads)]
     cost = (reads[-1] - reads[0]) / len(steps)
@@ -184,6 +186,7 @@ def clock(root: Path) -> Iterator[Finding]:
 
 
 def instructions(root: Path) -> Iterator[Finding]:
+    """Which kernels are in use."""
     from cutset.kernels.native import extension
 
     try:
@@ -204,6 +207,7 @@ def instructions(root: Path) -> Iterator[Finding]:
 
 
 def libraries(root: Path) -> Iterator[Finding]:
+    """Which packages are there, and which are missing."""
     found, missing = [f"python {sys.version.split()[0]}"], []
     for name in ("cutset", *LIBRARIES, *OPTIONAL):
         try:

@@ -36,10 +36,12 @@ class Matrix:
 
     @property
     def outputs(self) -> int:
+        """Rows of the weight."""
         return int(self.weight.shape[0])
 
     @property
     def depth(self) -> int:
+        """Columns of the weight."""
         return int(self.weight.shape[1])
 
     @property
@@ -75,4 +77,5 @@ class ModelDigest:
         self._digest.update(np.ascontiguousarray(matrix.weight).data.cast("B"))
 
     def hex(self) -> str:
+        """The digest of all that was added."""
         return self._digest.hexdigest()

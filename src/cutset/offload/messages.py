@@ -12,11 +12,14 @@ from typing import Annotated
 import msgspec
 
 from cutset.errors import FrameError
+from cutset.link.peer import PRINTABLE, Handshake, Hello, Protocol, Refused, Welcome
 
 __all__ = [
+    "HANDSHAKE",
     "MOST_PADS",
     "PROTOCOL",
     "AskCounters",
+    "Capabilities",
     "Company",
     "Counters",
     "Hello",
@@ -27,33 +30,23 @@ __all__ = [
     "Refused",
     "SelfTest",
     "Welcome",
+    "call_of",
     "decode",
     "encode",
 ]
 
-PROTOCOL = 1
+PROTOCOL = Protocol("offload", 2, whom="accelerator", before=1)
+HANDSHAKE = Handshake(PROTOCOL)  # one that asks for no evidence and has none
 MOST_PADS = 8  # requests of one MakePads
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
-PRINTABLE = r"\A[^\x00-\x1f\x7f-\x9f]*\Z"  # texts end on the terminal of the other side, which obeys the rest
 Word = Annotated[str, msgspec.Meta(max_length=200, pattern=PRINTABLE)]
-Text = Annotated[str, msgspec.Meta(max_length=500, pattern=PRINTABLE)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 
 
-class Hello(msgspec.Struct, tag="hello", array_like=True, forbid_unknown_fields=True):
-    """Client to accelerator, first on every link."""
+class Capabilities(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """What an accelerator says of itself in its welcome. Nothing of it is believed but that it takes so many rows."""
 
-    protocol: Count
-    software: Word
-
-
-class Welcome(msgspec.Struct, tag="welcome", array_like=True, forbid_unknown_fields=True):
-    """The answer to Hello. The client compares it with its own files and believes nothing else of it."""
-
-    protocol: Count
-    software: Word
-    digest: Word  # cutset.offload.matrices.model_digest of what is loaded
     matrices: Count
     device: Word
     threads: Count
@@ -118,14 +111,13 @@ class Counters(msgspec.Struct, tag="counters", array_like=True, forbid_unknown_f
     values: Annotated[dict[Word, float], msgspec.Meta(max_length=64)]
 
 
-class Refused(msgspec.Struct, tag="refused", array_like=True, forbid_unknown_fields=True):
-    """Why a message wasn't answered. Never a traceback."""
-
-    call: Count
-    reason: Text
-
-
 Message = Hello | Welcome | Multiply | Product | MakePads | SelfTest | AskCounters | Counters | Refused
+
+
+def call_of(message: Message) -> int | None:
+    """The number of the call that a message is about; None in the handshake."""
+    return None if isinstance(message, Hello | Welcome) else message.call
+
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)

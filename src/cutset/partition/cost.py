@@ -1,33 +1,91 @@
 """What a plan costs: the one model that planners, simulator and predictions share.
 
-A picture that passes alone takes the sum of: encoding at the sender, the link's latency, bytes over its bandwidth and
+An item that passes alone takes the sum of: encoding at the sender, the link's latency, bytes over its bandwidth and
 decoding at the receiver, for each hop of the plan and for the result's way back; and the layers of each stage. With
-several pictures on their way, a worker decodes, computes and encodes different pictures at the same time, so the time
-between pictures is that of the slowest part (a link, or one of those three), or a picture's time over their number
+several items on their way, a worker decodes, computes and encodes different items at the same time, so the time
+between items is that of the slowest part (a link, or one of those three), or an item's time over their number
 where that is longer.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
-from cutset.partition.crossing import Crossings, Table
+import numpy as np
+from numpy.typing import NDArray
+
 from cutset.partition.hop import path
 from cutset.partition.memory import stage_memory
 from cutset.partition.plan import COORDINATOR, Plan
 from cutset.partition.problem import Problem
+from cutset.partition.traffic import Traffic
 
-__all__ = ["Cost", "Model", "Part", "choose", "rank", "why_not"]
+__all__ = ["Cost", "CostModel", "Crossings", "Part", "Table", "choose", "per_item", "rank", "why_not"]
 
+Floats = NDArray[np.float64]
 PartKind = Literal["encode", "link", "decode", "compute"]
+
+
+class Table(NamedTuple):
+    """Rows (values, cuts or inputs) × senders × receivers, parties by number. Seconds, and bytes."""
+
+    nbytes: Floats
+    encode: Floats
+    wire: Floats  # bytes over bandwidth: how long the link is busy
+    decode: Floats
+
+    @property
+    def seconds(self) -> Floats:
+        """Of all three, without the link's latency."""
+        return self.encode + self.wire + self.decode
+
+    def sums(self, rows: Any) -> Table:
+        """For a matrix (cuts, rows) of zeros and ones: what each cut costs."""
+        return Table(*(np.tensordot(rows, part, 1) for part in self))
+
+
+class Crossings:
+    """The tables of a problem: of values, and of inputs from the coordinator, in each encoding."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        parties = range(len(problem.machines) + 1)
+        links = [[path(problem.hops, i, j) for j in parties] for i in parties]
+        self.latency = np.array([[link.latency for link in row] for row in links])
+        self._bandwidth = np.array([[link.bandwidth for link in row] for row in links])
+        self._codec = np.array([problem.codec, *(machine.codec for machine in problem.machines)])
+        self._row = {name: i for i, name in enumerate(problem.graph.values)}
+        self.values = self._table({name: problem.traffic[name] for name in self._row})
+        self.inputs = self._table(problem.inputs)
+
+    def cuts(self, cuts: Sequence[Sequence[str]]) -> Table:
+        """The table of cuts, each named by the values that cross it."""
+        rows = np.zeros((len(cuts), len(self._row)))
+        for i, names in enumerate(cuts):
+            rows[i, [self._row[name] for name in names]] = 1
+        return self.values.sums(rows)
+
+    def _table(self, traffic: Mapping[str, Traffic]) -> Table:
+        problem = self.problem
+        mean = problem.objective == "throughput"
+        ways = [one.ways(problem.mode, problem.horizon, mean=mean) for one in traffic.values()]
+        most = max(map(len, ways))
+        # (rows, ways, sender, receiver); a row with fewer ways than others repeats its first.
+        coded = np.array([[*row, *row[:1] * (most - len(row))] for row in ways], np.float64)
+        nbytes, encode, decode = (coded[:, :, part, None, None] for part in range(3))
+        parts = np.broadcast_arrays(
+            nbytes, encode * self._codec[:, None], nbytes / self._bandwidth, decode * self._codec[None, :]
+        )
+        best = np.argmin(parts[1] + parts[2] + parts[3], axis=1)[:, None]
+        return Table(*(np.take_along_axis(part, best, 1)[:, 0] for part in parts))
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One piece of work on every picture, done by one party (or link) for one picture at a time."""
+    """One piece of work on every item, done by one party (or link) for one item at a time."""
 
     kind: PartKind
     party: str  # who does it; of a link: who sends
@@ -38,36 +96,38 @@ class Part:
 
     @property
     def name(self) -> str:
+        """What tables call it."""
         return f"link {self.party} → {self.to}" if self.kind == "link" else f"{self.kind} on {self.party}"
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of one picture in the steady state, and of the first. Seconds and bytes."""
+    """Of one item in the steady state, and of the first. Seconds and bytes."""
 
-    parts: tuple[Part, ...]  # in the order in which a picture passes them
-    first: float  # the first picture: keys on every hop; without the weights
+    parts: tuple[Part, ...]  # in the order in which an item passes them
+    first: float  # the first item: keys on every hop; without the weights
     weights: float  # until every worker has what it lacks of its layers' weights
     in_flight: int
 
     @property
     def latency(self) -> float:
-        """Of a picture that passes alone."""
+        """Of an item that passes alone."""
         return sum(part.seconds + part.latency for part in self.parts)
 
     @property
     def slowest(self) -> Part:
+        """The part that limits how many items a second pass."""
         return max(self.parts, key=lambda part: part.seconds)
 
     @property
     def period(self) -> float:
-        """Seconds between pictures when there is always one waiting."""
+        """Seconds between items when there is always one waiting."""
         share = self.latency / self.in_flight if self.in_flight else 0.0
         return max(self.slowest.seconds, share)
 
     @property
     def loaded(self) -> float:
-        """Latency when as many pictures as allowed are always on their way."""
+        """Latency when as many items as allowed are always on their way."""
         return max(self.latency, self.in_flight * self.period) if self.in_flight else math.inf
 
     @property
@@ -76,11 +136,11 @@ class Cost:
         return sum(part.nbytes for part in self.parts)
 
     def total(self, kind: PartKind) -> float:
-        """Seconds of one picture in parts of a kind, with the links' latency."""
+        """Seconds of one item in parts of a kind, with the links' latency."""
         return sum(part.seconds + part.latency for part in self.parts if part.kind == kind)
 
 
-class Model:
+class CostModel:
     """The costs of a problem's plans. The tables that all of them need are made once."""
 
     def __init__(self, problem: Problem) -> None:
@@ -89,11 +149,11 @@ class Model:
         self._keys = self.crossings if problem.mode == "full" else Crossings(replace(problem, mode="full"))
 
     def parts(self, plan: Plan) -> tuple[Part, ...]:
-        """What every picture passes, in order."""
+        """What every item passes, in order."""
         return _parts(self.problem, plan, self.crossings)
 
     def first(self, plan: Plan) -> tuple[Part, ...]:
-        """The same for the first picture, when every hop carries keys."""
+        """The same for the first item, when every hop carries keys."""
         return _parts(self.problem, plan, self._keys)
 
     def cost(self, plan: Plan) -> Cost:
@@ -107,10 +167,10 @@ def _parts(problem: Problem, plan: Plan, crossings: Crossings) -> tuple[Part, ..
     workers = [problem.index(stage.worker) for stage in plan.stages]
     numbers = [0, *(worker + 1 for worker in workers if worker is not None)]
     cuts = crossings.cuts(edges)
-    form = list(problem.pictures).index(plan.picture)
+    way = list(problem.inputs).index(plan.input)
     parts: list[Part] = []
     for k, (sender, receiver) in enumerate(zip(numbers, [*numbers[1:], 0], strict=True)):
-        table, row = (crossings.forms, form) if k == 0 else (cuts, k)
+        table, row = (crossings.inputs, way) if k == 0 else (cuts, k)
         parts += _hop(problem, crossings, table, (row, sender, receiver))
         if receiver:
             machine, nodes = problem.machines[receiver - 1], list(plan.stages[k].nodes)
@@ -152,8 +212,8 @@ def _weights(problem: Problem, plan: Plan) -> float:
 
 def why_not(problem: Problem, plan: Plan) -> str | None:
     """Why a plan isn't allowed here: None if it is. Its stages must cover the graph (`Plan.check`)."""
-    if plan.picture not in problem.pictures:
-        return f"pictures can't be sent as {plan.picture}"
+    if plan.input not in problem.inputs:
+        return f"inputs can't be sent as {plan.input or 'ordinary payloads'}"
     workers = [problem.index(stage.worker) for stage in plan.stages]
     for stage, worker in zip(plan.stages, workers, strict=True):
         if worker is None:
@@ -165,11 +225,8 @@ def why_not(problem: Problem, plan: Plan) -> str | None:
         before = problem.graph.cut(done)
         done |= set(stage.nodes)
         after = problem.graph.cut(done)
-        if problem.pictures_stay:
-            if len(done) == len(stage.nodes) and worker != 0:
-                return "the picture would leave the first worker"
-            if len(done) < len(problem.graph.nodes) and problem.picture_like.intersection(after.values):
-                return "what is sent on would show the picture"
+        if worker and problem.private.intersection(before.values):
+            return f"{stage.worker} would be sent private values, which must stay with {problem.machines[0].name}"
         memory = problem.machines[worker or 0].memory
         if memory is not None:
             needs = stage_memory(problem.graph, stage.nodes, before.nbytes, after.nbytes, problem.in_flight)
@@ -196,3 +253,14 @@ def rank(problem: Problem, cost: Cost) -> tuple[float, float]:
     if problem.rate is not None:
         return max(period, 1 / problem.rate), latency
     return latency, period
+
+
+def per_item(problem: Problem, cost: Cost) -> float:
+    """Seconds of an item as the objective counts them: between items, or its latency; where the plan can't keep up with
+    the rate, the latency that it has when all items in flight wait.
+    """
+    if problem.objective == "throughput":
+        return cost.period
+    if problem.rate is not None and cost.period * problem.rate > 1 + 1e-9:
+        return max(cost.latency, max(problem.in_flight, 1) * cost.period)
+    return cost.latency

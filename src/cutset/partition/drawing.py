@@ -1,4 +1,4 @@
-"""A graph as a picture: a line a layer, its costs as bars, and the values that run past it. SVG, or HTML around it.
+"""A graph as a drawing: a line a layer, its costs as bars, and the values that run past it. SVG, or HTML around it.
 
 The file needs nothing from a network, and follows the reader's light or dark setting.
 """
@@ -6,15 +6,14 @@ The file needs nothing from a network, and follows the reader's light or dark se
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from html import escape
 
 from cutset.partition.description import graph_digest
-from cutset.partition.drawing_lanes import Edge, lay_out
 from cutset.partition.graph import Graph
 from cutset.partition.node import Node, Value, short_name
-from cutset.partition.units import count, kilobytes, shape_text
 
-__all__ = ["html", "lows", "svg"]
+__all__ = ["Edge", "Lanes", "count", "html", "kilobytes", "lay_out", "lows", "shape_text", "svg"]
 
 ROW = 20  # height of a line
 DOWN = 4  # from the middle of a line of text to its foot
@@ -49,6 +48,82 @@ text { font: 12px ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace; 
 .rule { stroke-width: 1; } .edge { fill: none; stroke-width: 2; } .dot { stroke-width: 2; }
 .under { opacity: 0; } .row:hover .under { opacity: 1; }
 """
+
+
+@dataclass(frozen=True)
+class Edge:
+    """From the row that makes a value, down its lane, to a row that reads it."""
+
+    lane: int
+    start: tuple[int, int]  # row, lane
+    end: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """Row 0 is the input, row k the k-th node, the last row the output; `lanes` is the lane of each row's dot."""
+
+    lanes: tuple[int, ...]
+    edges: tuple[Edge, ...]
+    width: int
+
+
+def lay_out(graph: Graph) -> Lanes:
+    """A node takes the leftmost lane of the values that end with it, so that a trunk stays where it is."""
+    end = len(graph.nodes) + 1
+    last = {name: max(readers, default=-1) + 1 for name, readers in graph.readers.items()}
+    busy: dict[int, str] = {}  # lane: the value in it
+    lane_of: dict[str, int] = {}
+    row_of = {name: at + 1 for name, at in graph.maker.items()}
+    dots: list[int] = []
+    edges: list[Edge] = []
+    width = 1
+
+    def take(name: str) -> None:
+        nonlocal width
+        lane = next(k for k in range(len(busy) + 1) if k not in busy)
+        busy[lane], lane_of[name] = name, lane
+        width = max(width, lane + 1)
+
+    for row in range(end + 1):
+        node = graph.nodes[row - 1] if 0 < row < end else None
+        reads = node.reads if node else tuple(dict.fromkeys(graph.outputs)) if row == end else ()
+        ending = [lane_of[name] for name in reads if last[name] == row]
+        free = next(k for k in range(len(busy) + 1) if k not in busy)
+        dot = min(ending, default=free)
+        dots.append(dot)
+        width = max(width, dot + 1)
+        for name in reads:
+            edges.append(Edge(lane_of[name], (row_of[name], dots[row_of[name]]), (row, dot)))
+        for lane in ending:
+            del busy[lane]
+        made = node.made if node else graph.inputs if row == 0 else ()
+        wanted = [value.name for value in made if last[value.name] > row]
+        for k, name in enumerate(wanted):
+            if k == 0 and dot not in busy:
+                busy[dot], lane_of[name] = name, dot
+            else:
+                take(name)
+    return Lanes(tuple(dots), tuple(edges), width)
+
+
+def count(number: float) -> str:
+    """A large number with a prefix: `1.43 G`, `61.1 M`."""
+    for power, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= power:
+            return f"{number / power:.3g} {prefix}"
+    return f"{number:.0f} "
+
+
+def kilobytes(nbytes: int) -> str:
+    """Bytes in units of 1000: `1,036.8`."""
+    return f"{nbytes / 1000:,.1f}"
+
+
+def shape_text(value: Value) -> str:
+    """`1×64×119×179`, with the dtype where it isn't float32."""
+    sizes = "×".join(map(str, value.shape)) or "scalar"
+    return sizes if value.dtype == "float32" else f"{sizes} {value.dtype}"
 
 
 def _style() -> str:
@@ -114,7 +189,7 @@ class _Drawing:
         graph = self.graph
         weights = graph.weight_bytes(range(len(graph.nodes)))
         totals = (
-            f"{len(graph.nodes)} layers · {count(graph.flops)}FLOP a picture (a multiply-add is two) · "
+            f"{len(graph.nodes)} layers · {count(graph.flops)}FLOP an item (a multiply-add is two) · "
             f"{count(weights)}B of weights · {len(graph.trunk)} cuts of one tensor · graph {graph_digest(graph)[:12]}"
         )
         yield f'<text class="title ink" x="24" y="28">{escape(self.title)}</text>'

@@ -27,7 +27,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Graph:
-    """The layers of a network for pictures of one size. Nodes are numbered by their place in `nodes`."""
+    """The layers of a network for inputs of one size. Nodes are numbered by their place in `nodes`."""
 
     inputs: tuple[Value, ...]
     outputs: tuple[str, ...]  # values, in the order in which the module returns its tensors
@@ -77,6 +77,7 @@ class Graph:
 
     @property
     def flops(self) -> int:
+        """Operations for one input; a multiply-add counts as two."""
         return sum(node.flops for node in self.nodes)
 
     def cut(self, done: int | Collection[int]) -> Cut:

@@ -58,6 +58,7 @@ class Value:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of its elements, without gaps between them."""
         return math.prod(self.shape) * ITEM_BYTES[self.dtype]
 
     @property

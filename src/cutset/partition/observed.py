@@ -5,23 +5,24 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
-from cutset.partition.machines import Machine
 from cutset.partition.plan import COORDINATOR
-from cutset.partition.problem import Problem
+from cutset.partition.problem import Machine, Problem
 from cutset.partition.traffic import Coded, Traffic
 
-__all__ = ["Observed", "Running"]
+__all__ = ["Observed", "Running", "Stale"]
 
 WINDOW = 9  # observations; their median ignores a few that went wrong, and follows a change after half of them
 LEAST_SECONDS = 1e-4  # what is over sooner says more of the clock than of the machine
+FIRST_LOOKS = 30  # without use, before what was seen is forgotten; each next time takes twice as many
+MOST_LOOKS = 1 << 20
 
-Kind = Literal["key", "delta"]
+KINDS = ("key", "delta")  # of payloads; what is sent otherwise says nothing of values
 
 
 class Running:
@@ -31,11 +32,13 @@ class Running:
         self._last: deque[float] = deque(maxlen=WINDOW)
 
     def observe(self, value: float) -> None:
+        """Takes one observation; what is no number from 0 up is left out."""
         if math.isfinite(value) and value >= 0:
             self._last.append(value)
 
     @property
     def value(self) -> float | None:
+        """None before the first observation."""
         return statistics.median(self._last) if self._last else None
 
 
@@ -48,17 +51,19 @@ class Observed:
         self._pace = {machine.name: Running() for machine in problem.machines}
         self._codec = {name: Running() for name in (*self._pace, COORDINATOR)}
         self._nodes: dict[str, dict[int, Running]] = {machine.name: {} for machine in problem.machines}
-        self._sizes: dict[tuple[str, Kind], Running] = {}
+        self._sizes: dict[tuple[str, str], Running] = {}
         self.holds: dict[str, frozenset[str]] = {}
         self.memory: dict[str, int] = {}  # that workers say they may use, 0 for no limit
 
     def layers(self, worker: str, nodes: Sequence[int], seconds: Sequence[float]) -> None:
+        """A worker took so long for each of these nodes, for one item."""
         if worker in self._nodes and len(nodes) == len(seconds):
             for node, took in zip(nodes, seconds, strict=True):
                 self._nodes[worker].setdefault(node, Running()).observe(took)
             self.stage(worker, nodes, sum(seconds))
 
     def stage(self, worker: str, nodes: Sequence[int], seconds: float) -> None:
+        """A worker took so long for all of these nodes, for one item: it may be faster or slower than thought."""
         machine = self._expected.get(worker)
         if machine is not None and seconds >= LEAST_SECONDS:
             expected = float(machine.seconds[list(nodes)].sum())
@@ -70,13 +75,15 @@ class Observed:
         if worker in self._pace and (self._pace[worker].value or 0.0) > 1.0:
             self._pace[worker], self._nodes[worker] = Running(), {}
 
-    def payload(self, value: str, kind: Kind, nbytes: int) -> None:
-        if value in self._problem.traffic:
+    def payload(self, value: str, kind: str, nbytes: int) -> None:
+        """A value was sent with so many bytes."""
+        if value in self._problem.traffic and kind in KINDS:
             self._sizes.setdefault((value, kind), Running()).observe(nbytes)
 
-    def codec(self, worker: str, value: str, kind: Kind, which: Literal["encode", "decode"], seconds: float) -> None:
+    def codec(self, worker: str, value: str, kind: str, which: Literal["encode", "decode"], seconds: float) -> None:
+        """A party, as plans name it, took so long to encode or decode a value."""
         traffic = self._problem.traffic.get(value)
-        if traffic is None or worker not in self._codec or seconds < LEAST_SECONDS:
+        if traffic is None or kind not in KINDS or worker not in self._codec or seconds < LEAST_SECONDS:
             return
         ways = (traffic.delta if kind == "delta" else ()) or traffic.key
         expected = getattr(ways[0], which)
@@ -109,7 +116,7 @@ class Observed:
         return tuple(found)
 
     def traffic(self, base: Mapping[str, Traffic] | None = None) -> dict[str, Traffic]:
-        """Sizes as they were seen. Deltas of values that weren't: as in `base`, which is foreseen for the pictures that
+        """Sizes as they were seen. Deltas of values that weren't: as in `base`, which is foreseen for the items that
         come now; without it, as at the start, moved as those that were seen did."""
         foreseen, base = base is not None, self._problem.traffic if base is None else base
         known = {value: traffic for value, traffic in base.items() if traffic.delta and not foreseen}
@@ -128,7 +135,7 @@ class Observed:
             found[value] = replace(traffic, key=keys, delta=deltas)
         return found
 
-    def _size(self, value: str, kind: Kind) -> float | None:
+    def _size(self, value: str, kind: str) -> float | None:
         running = self._sizes.get((value, kind))
         return None if running is None else running.value
 
@@ -148,3 +155,23 @@ def _matching(ways: tuple[Coded, ...], seen: float) -> tuple[Coded, ...]:
 
 def _nearest(ways: tuple[Coded, ...], seen: float) -> float:
     return min((max(way.nbytes, 1.0) for way in ways), key=lambda size: abs(math.log(size / max(seen, 1.0))))
+
+
+class Stale:
+    """Counts looks. What is tried in vain is forgotten ever more seldom, so that plans don't go back and forth."""
+
+    def __init__(self, first: int = FIRST_LOOKS) -> None:
+        self._first = first
+        self._idle: dict[Hashable, int] = {}
+        self._wait: dict[Hashable, int] = {}
+
+    def look(self, things: Iterable[Hashable], used: Collection[Hashable]) -> list[Hashable]:
+        """Those of `things` that weren't used for so many looks that what was seen of them should be forgotten now."""
+        found = []
+        for thing in things:
+            idle = self._idle[thing] = 0 if thing in used else self._idle.get(thing, 0) + 1
+            wait = self._wait.get(thing, self._first)
+            if idle >= wait:
+                self._idle[thing], self._wait[thing] = 0, min(2 * wait, MOST_LOOKS)
+                found.append(thing)
+        return found

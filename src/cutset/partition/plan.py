@@ -1,4 +1,4 @@
-"""A plan: which worker runs which layers, in which order a picture passes them, and what goes to the first of them."""
+"""A plan: which worker runs which layers, in which order an item passes them, and how it reaches the first of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 
@@ -14,13 +14,13 @@ from cutset.errors import ConfigError
 from cutset.partition.graph import Graph
 from cutset.reading import read_bytes, read_struct
 
-__all__ = ["COORDINATOR", "PictureForm", "Plan", "StagePlan", "read_plan", "write_plan"]
+__all__ = ["COORDINATOR", "Plan", "StagePlan", "read_plan", "write_plan"]
 
-PictureForm = Literal["uint8", "float32", "jpeg", "packets"]
 COORDINATOR = "coordinator"
 FORMAT = "cutset-plan-1"
 MOST_BYTES = 16 << 20  # of a plan's file
 MOST_NODES = 100_000
+ORDINARY = "uint8"  # what the file calls the input that is sent as ordinary payloads
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,23 +33,22 @@ class StagePlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Stages in the order in which a picture passes them. A worker that runs nothing has none.
+    """Stages in the order in which an item passes them. A worker that runs nothing has none.
 
-    `picture` is the form in which pictures reach the first stage: `uint8` as they are (as deltas, in delta mode),
-    `float32` normalised to 0..1 (a baseline: four times the bytes, nothing gained), `jpeg`, or the video's own encoded
-    `packets`, which the first worker decodes.
+    `input` names an encoding in which items reach the first stage instead of as ordinary payloads (keys and deltas, as
+    on every other hop), which is what "" stands for. Whoever feeds the plan knows which names there are.
     """
 
     graph: str  # SHA-256 of the graph's description
     stages: tuple[StagePlan, ...]
-    picture: PictureForm = "uint8"
+    input: str = ""
     scheduler: str = ""  # who made it
 
     def check(self, graph: Graph, digest: str) -> None:
         """Raises ConfigError unless this plan is for that graph and its stages are legal, and cover it once."""
         if self.graph != digest:
             raise ConfigError(
-                f"this plan is for another model or picture size (graph {self.graph[:12]}, not {digest[:12]})"
+                f"this plan is for another model or input size (graph {self.graph[:12]}, not {digest[:12]})"
             )
         done: set[int] = set()
         for stage in self.stages:
@@ -62,7 +61,7 @@ class Plan:
         if len(done) != len(graph.nodes):
             raise ConfigError(f"the plan runs {len(done)} of the graph's {len(graph.nodes)} nodes")
         if len({stage.worker for stage in self.stages}) != len(self.stages):
-            raise ConfigError("the plan names a worker twice; a picture passes each once")
+            raise ConfigError("the plan names a worker twice; an item passes each once")
 
     def edges(self, graph: Graph) -> tuple[tuple[str, ...], ...]:
         """The names of the values on each hop: coordinator to first stage, stage to stage, last stage to coordinator.
@@ -87,14 +86,14 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     format: str
     graph: str
     stages: list[_Stage]
-    picture: PictureForm
+    input: Annotated[str, msgspec.Meta(min_length=1, max_length=40)] = msgspec.field(name="picture")
     scheduler: str
 
 
 def write_plan(plan: Plan) -> bytes:
     """A plan as JSON, for a file or a message."""
     stages = [_Stage(stage.worker, _ranges(stage.nodes)) for stage in plan.stages]
-    file = _File(FORMAT, plan.graph, stages, plan.picture, plan.scheduler)
+    file = _File(FORMAT, plan.graph, stages, plan.input or ORDINARY, plan.scheduler)
     return msgspec.json.format(msgspec.json.encode(file), indent=1)
 
 
@@ -106,7 +105,7 @@ def read_plan(source: Path | bytes) -> Plan:
     if file.format != FORMAT:
         raise ConfigError(f"this is not a plan: its format is not {FORMAT}")
     stages = tuple(StagePlan(stage.worker, _numbers(stage.nodes)) for stage in file.stages)
-    return Plan(file.graph, stages, file.picture, file.scheduler)
+    return Plan(file.graph, stages, "" if file.input == ORDINARY else file.input, file.scheduler)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

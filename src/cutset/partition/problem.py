@@ -1,33 +1,66 @@
-"""What a planner is asked: a network, machines on a line, what crosses between them, and what counts."""
+"""What a planner is asked: a graph, machines on a line, what crosses between them, and what counts."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import pairwise
 from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cutset.errors import ConfigError
 from cutset.partition.graph import Graph
 from cutset.partition.hop import Hop, path
-from cutset.partition.machines import Machine
-from cutset.partition.plan import PictureForm
-from cutset.partition.privacy import picture_like
 from cutset.partition.traffic import Mode, Traffic
 
-__all__ = ["Objective", "Problem"]
+__all__ = ["Machine", "Objective", "Problem", "scaled"]
 
 Objective = Literal["latency", "throughput"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Machine:
+    """A worker as planners see it. Times are seconds."""
+
+    name: str
+    seconds: NDArray[np.float64]  # (nodes,) of each layer, in the graph's order
+    memory: int | None = None  # bytes for weights and values; None: no limit
+    codec: float = 1.0  # encoding and decoding take so many times what `Traffic` says
+    overhead: float = 0.0  # of an item that passes this machine, beside its layers and payloads
+    holds: frozenset[str] | None = None  # weights that needn't be sent to it; None: all of them
+
+    def check(self, nodes: int) -> None:
+        """Raises ConfigError for what no machine can be."""
+        if self.seconds.shape != (nodes,):
+            raise ConfigError(
+                f"{self.name} has times for {self.seconds.size} layers, the graph has {nodes}; "
+                "its profile is of another model"
+            )
+        times = (*self.seconds, self.codec, self.overhead)
+        if not all(math.isfinite(t) and t >= 0 for t in times):
+            raise ConfigError(f"{self.name}: times must be finite and not below 0")
+        if self.memory is not None and self.memory <= 0:
+            raise ConfigError(f"{self.name}: its memory must be above 0 bytes, not {self.memory}")
+
+
+def scaled(machine: Machine, speed: float) -> Machine:
+    """The machine at `speed` times the speed. Raises ConfigError unless that is above 0."""
+    if not 0 < speed < math.inf:
+        raise ConfigError(f"{machine.name}: a speed must be above 0, as 0.125 for an eighth, not {speed:g}")
+    return replace(
+        machine, seconds=machine.seconds / speed, codec=machine.codec / speed, overhead=machine.overhead / speed
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
     """All that a plan's cost depends on. Parties are on a line: 0 is the coordinator, worker i is party i + 1.
 
-    `latency` wants the least time of a picture that passes alone, among the plans that keep up with `rate`;
-    `throughput` wants the least time between pictures with `in_flight` of them on their way; among the plans that come
+    `latency` wants the least time of an item that passes alone, among the plans that keep up with `rate`;
+    `throughput` wants the least time between items with `in_flight` of them on their way; among the plans that come
     within `slack` of that, the least latency.
     """
 
@@ -36,15 +69,15 @@ class Problem:
     machines: tuple[Machine, ...]  # the workers, in the order of the line
     hops: tuple[Hop, ...]  # hop i leads from party i to party i + 1
     traffic: Mapping[str, Traffic]  # of every value, by its name
-    pictures: Mapping[PictureForm, Traffic]  # the forms in which a picture may reach the first stage
+    inputs: Mapping[str, Traffic]  # how items may reach the first stage, by `Plan.input`
     objective: Objective = "latency"
-    in_flight: int = 1  # pictures on their way at once; 0: as many as there is use for
-    rate: float | None = None  # pictures a second that come; None: as soon as there is room
+    in_flight: int = 1  # items on their way at once; 0: as many as there is use for
+    rate: float | None = None  # items a second that come; None: as soon as there is room
     mode: Mode = "delta"
-    horizon: float = math.inf  # pictures for which a plan stays; keys are spread over them
-    pictures_stay: bool = False  # the first stage is on the first worker, and no picture goes on from there
+    horizon: float = math.inf  # items for which a plan stays; keys are spread over them
+    private: frozenset[str] = frozenset()  # values that no worker but the first may be sent
     codec: float = 1.0  # of the coordinator, as a machine's
-    slack: float = 0.0  # throughput: times between pictures that differ by this share count as equal
+    slack: float = 0.0  # throughput: times between items that differ by this share count as equal
 
     def __post_init__(self) -> None:
         names = [machine.name for machine in self.machines]
@@ -58,17 +91,14 @@ class Problem:
             raise ConfigError("the graph has no layers to plan")
         if missing := [name for name in self.graph.values if name not in self.traffic]:
             raise ConfigError(f"there are no sizes for {missing[0]!r}; they are of another model")
-        if not self.pictures:
-            raise ConfigError("there is no form in which a picture could reach the first worker")
+        if not self.inputs:
+            raise ConfigError("there is no way in which an input could reach the first worker")
+        if unknown := self.private - set(self.graph.values):
+            raise ConfigError(f"the graph has no value {min(unknown)!r} that could stay with the first worker")
         if not 0 <= self.slack < 1:
             raise ConfigError(f"slack is a share below 1, not {self.slack:g}")
         if self.in_flight < 0 or not self.horizon >= 1 or not (self.rate is None or 0 < self.rate < math.inf):
-            raise ConfigError("in-flight must be at least 0, a rate above 0, and a horizon at least 1 picture")
-
-    @cached_property
-    def picture_like(self) -> frozenset[str]:
-        """The values that would show a picture; see `privacy`."""
-        return picture_like(self.graph)
+            raise ConfigError("in-flight must be at least 0, a rate above 0, and a horizon at least 1 item")
 
     def index(self, worker: str) -> int | None:
         """The number of a worker, or None."""
@@ -77,17 +107,17 @@ class Problem:
     def among(self, alive: Collection[str]) -> Problem:
         """The problem with these workers alone; a link leads past those that are left out.
 
-        Raises ConfigError where none is left, or where pictures must stay with a first worker that isn't there.
+        Raises ConfigError where none is left, or where values must stay with a first worker that isn't there.
         """
         left = [i for i, machine in enumerate(self.machines) if machine.name in alive]
         if len(left) == len(self.machines):
             return self
         if not left:
             raise ConfigError("no worker is left to plan for")
-        if self.pictures_stay and left[0] != 0:
+        if self.private and left[0] != 0:
             raise ConfigError(
-                f"pictures must stay with the first worker, {self.machines[0].name}, and it isn't there; "
-                "bring it back, or run without --pictures-stay"
+                f"private values must stay with the first worker, {self.machines[0].name}, and it isn't there; "
+                "bring it back, or plan without that limit"
             )
         parties = [0, *(i + 1 for i in left)]
         hops = tuple(path(self.hops, i, j) for i, j in pairwise(parties))

@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from cutset.partition.cost import Model
+from cutset.partition.cost import CostModel
 from cutset.partition.lattice import Lattice
 from cutset.partition.memory import pair_bytes
 from cutset.partition.plan import Plan, StagePlan
@@ -36,7 +36,7 @@ class Found:
 class Search:
     """All plans over some cuts of a problem."""
 
-    def __init__(self, model: Model, sets: Lattice) -> None:
+    def __init__(self, model: CostModel, sets: Lattice) -> None:
         problem, crossings = model.problem, model.crossings
         self.problem, self.sets = problem, sets
         # One column for each worker: seconds of all nodes in a set.
@@ -45,12 +45,12 @@ class Search:
         cuts = crossings.cuts(sets.values)
         self._hop = cuts.seconds + crossings.latency
         self._worst = np.maximum(np.maximum(cuts.encode, cuts.wire), cuts.decode)
-        forms = crossings.forms
-        self._start = (forms.seconds + crossings.latency)[:, 0, 1:]
-        self._start_worst = np.maximum(np.maximum(forms.encode, forms.wire), forms.decode)[:, 0, 1:]
-        if problem.pictures_stay:
-            shows = [bool(problem.picture_like.intersection(values)) for values in sets.values]
-            self._hop[shows, 1:, 1:] = math.inf
+        inputs = crossings.inputs
+        self._start = (inputs.seconds + crossings.latency)[:, 0, 1:]
+        self._start_worst = np.maximum(np.maximum(inputs.encode, inputs.wire), inputs.decode)[:, 0, 1:]
+        private = [bool(problem.private.intersection(values)) for values in sets.values]
+        self._hop[private, 1:, 1:] = math.inf
+        if private[0]:
             self._start[:, 1:] = math.inf
         self._needs: Floats | None = None
         self._prepare()
@@ -69,7 +69,7 @@ class Search:
         stage_from = np.zeros((sets, workers), np.int64)  # the cut at which the last stage began
         came_from = np.full((sets, workers), -1, np.int64)  # the worker before; -1 at the first cut
         start = np.where(self._start_worst <= limit, self._start, math.inf)
-        form = np.argmin(start, axis=0)
+        way = np.argmin(start, axis=0)
         for w in range(workers):
             arrive = np.full(sets, math.inf)
             if w:
@@ -78,7 +78,7 @@ class Search:
                 )
                 came_from[:, w] = np.argmin(before, axis=1)
                 arrive = np.min(before, axis=1)
-            arrive[0], came_from[0, w] = start[form[w], w], -1
+            arrive[0], came_from[0, w] = start[way[w], w], -1
             leave[:, w], stage_from[:, w] = self._stage(w, arrive, limit)
         back = np.where(self._worst[-1, 1:, 0] <= limit, self._hop[-1, 1:, 0], math.inf)
         last = int(np.argmin(leave[-1] + back))
@@ -92,8 +92,8 @@ class Search:
             nodes = np.flatnonzero(self.sets.done[at] & ~self.sets.done[begin])
             stages.append(StagePlan(self.problem.machines[worker].name, tuple(int(i) for i in nodes)))
             first, at, worker = worker, begin, int(came_from[begin, worker])
-        picture = list(self.problem.pictures)[form[first]]
-        return Found(latency, Plan(self.problem.digest, tuple(reversed(stages)), picture))
+        chosen = list(self.problem.inputs)[way[first]]
+        return Found(latency, Plan(self.problem.digest, tuple(reversed(stages)), chosen))
 
     def _stage(self, w: int, arrive: Floats, limit: float) -> tuple[Floats, NDArray[np.int64]]:
         """When worker `w` has done each set if it began at the best one, and which that is."""

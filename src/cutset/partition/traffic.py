@@ -25,7 +25,7 @@ class Coded(NamedTuple):
 class Traffic:
     """The ways to encode a key (all of a value) and a delta (what changed); the sender takes the quickest for its link.
 
-    Without deltas every picture costs a key. Deltas are those of a typical picture. A few pictures with much change
+    Without deltas every item costs a key. Deltas are those of a typical item. A few items with much change
     make no difference to that, but they do to how many a link carries: `mean` is the bytes of all deltas together, as a
     multiple of as many typical ones.
     """
@@ -35,7 +35,7 @@ class Traffic:
     mean: float = 1.0
 
     def ways(self, mode: Mode, horizon: float, *, mean: bool = False) -> tuple[Coded, ...]:
-        """What a picture costs in the mean over `horizon` pictures, of which the first is a key and the others are
+        """What an item costs in the mean over `horizon` items, of which the first is a key and the others are
         typical ones, or with `mean` as many as there are of each.
         """
         if mode == "full" or not self.delta:
@@ -67,5 +67,5 @@ def changed(value: Value, share: float, encode: float = 0.0, decode: float = 0.0
 def spread(
     values: Iterable[Value], share: float, encode: float = 0.0, decode: float = 0.0, copy: float = 0.0
 ) -> dict[str, Traffic]:
-    """Traffic of values of which that share changes from picture to picture, where nothing was measured."""
+    """Traffic of values of which that share changes from item to item, where nothing was measured."""
     return {v.name: Traffic((dense(v, copy),), (changed(v, share, encode, decode),)) for v in values}

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.errors import CutsetError
+from cutset.partition.estimates import LinkEstimate
 from cutset.partition.graph import Graph
-from cutset.partition.links import LinkEstimate
 from cutset.partition.node import short_name
 from cutset.partition.plan import COORDINATOR, Plan
 from cutset.serve.events import (
@@ -36,8 +36,8 @@ from cutset.serve.hub import Hub
 from cutset.serve.png import data_url
 
 if TYPE_CHECKING:
-    from cutset.cluster.coordinator.result import Result
     from cutset.cluster.messages import Report
+    from cutset.video.result import Result
     from cutset.video.sources import Source
 
 __all__ = ["Explain", "StreamFeed"]
@@ -128,7 +128,7 @@ class StreamFeed:
                 number=number,
                 stages=[StageLayers(stage.worker, list(stage.nodes)) for stage in plan.stages],
                 scheduler=plan.scheduler,
-                picture=plan.picture,
+                picture=plan.input or "uint8",
                 since=picture,
                 why=why,
                 expected_ms=None if expected is None else expected * 1e3,
@@ -143,7 +143,7 @@ class StreamFeed:
         chain = [COORDINATOR, *(stage.worker for stage in plan.stages), COORDINATOR]
         with self._lock:
             self._observe_hop(report, chain, seconds)
-            if not self._is_shown(report.picture):
+            if not self._is_shown(report.number):
                 return
             # In the order in which a picture passes them.
             hops = [self._hops[pair] for pair in pairwise(chain) if pair in self._hops]
@@ -152,11 +152,11 @@ class StreamFeed:
             for span in report.spans[:MOST_SPANS]
             if not (span.kind == "compute" and span.name)  # single layers: too fine to see
         ]
-        self._hub.publish(SpansEvent(picture=report.picture, spans=spans))
+        self._hub.publish(SpansEvent(picture=report.number, spans=spans))
         maker = self._graph.maker
         changed = {maker[one.edge]: one.changed for one in report.edges if maker.get(one.edge, -1) >= 0}
         if changed:
-            self._hub.publish(LayersEvent(picture=report.picture, changed=changed))
+            self._hub.publish(LayersEvent(picture=report.number, changed=changed))
         if report.hop is not None:
             self._hub.publish(LinksEvent(time=time.monotonic(), hops=hops))
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Literal, get_args
 
 from cutset.errors import CutsetError, IntegrityError
-from cutset.offload.client.open import Offload
+from cutset.offload.client.offload import Offload
 from cutset.serve.errors import NO_RETRY, ApiError
 from cutset.serve.watch import Watch
 

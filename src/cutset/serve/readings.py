@@ -63,7 +63,7 @@ def offload_event(service: Service) -> OffloadEvent | None:
     if offload is None:
         return None
     linears = offload.linears
-    parts, pads = linears.parts, None
+    parts, pads = linears.times, None
     if linears.pads is not None:
         counted = linears.pads.counters()
         pads = Pads(counted.level, counted.made, counted.used, counted.inline, counted.seconds_waited)
@@ -86,8 +86,8 @@ def offload_event(service: Service) -> OffloadEvent | None:
 
 
 def _accelerator(session: Session, role: str) -> AcceleratorState:
-    welcome = session.welcome
-    return AcceleratorState(session.address, role, welcome.device, welcome.threads, session.resent, session.redialled)
+    able = session.capabilities
+    return AcceleratorState(session.address, role, able.device, able.threads, session.resent, session.redialled)
 
 
 class Ticker:

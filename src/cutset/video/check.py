@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cutset.cluster.coordinator.result import Result
-from cutset.cluster.model import Model
+from cutset.video.result import Result
+from cutset.video.torch_model import TorchModel
 
-__all__ = ["Check", "difference"]
+__all__ = ["ResultCheck", "difference"]
 
 
 def difference(found: Mapping[str, NDArray[Any]], wanted: Mapping[str, NDArray[Any]]) -> tuple[float, float, bool]:
@@ -45,10 +45,10 @@ def _error(one: NDArray[Any], right: NDArray[Any]) -> float:
     return float(np.where(np.isnan(apart), np.inf, apart).max(initial=0.0))
 
 
-class Check:
+class ResultCheck:
     """Computes every picture again, here, by the module itself; as many threads as torch has in this process."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: TorchModel) -> None:
         self._model = model
         self.pictures = self.equal = 0
         self.largest = 0.0  # error of an element

@@ -1,134 +1,195 @@
-"""The forms in which a picture may reach the first stage, beside payloads of uint8: both ends."""
+"""How pictures may reach the first stage, beside payloads: as floats, JPEG, or the video's own packets."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from cutset.cluster.messages import MOST_ARRAYS, Codec, EdgeReport, Work
+from cutset.cluster.inputs import SourceItem
+from cutset.cluster.messages import MOST_ARRAYS, MOST_SOURCES
+from cutset.cluster.values import Array, Bytes
 from cutset.errors import ConfigError, FrameError
 from cutset.partition.node import Value
-from cutset.partition.plan import PictureForm
-from cutset.video.sources.codec import VideoCodec
+from cutset.video.result import Result
+from cutset.video.sources.codec import CODECS, LARGEST, MAX_EXTRADATA, VideoCodec
 from cutset.video.sources.encode import decode_jpeg, encode_jpeg
 from cutset.video.sources.history import PacketHistory, Restart
 from cutset.video.sources.packets import PacketDecoder
+from cutset.video.sources.picture import Picture
 
-__all__ = ["FormReceiver", "FormSender", "codec_message"]
+__all__ = ["ENCODINGS", "PictureDecoder", "PictureEncoder", "PictureInputs"]
 
-Bytes = NDArray[np.uint8]
 Pixels = NDArray[np.uint8]
+ENCODINGS = ("float32", "jpeg", "packets")
 MOST_PACKETS = 64 << 20  # bytes of a group of pictures, as PacketHistory keeps
 
-
-def codec_message(codec: VideoCodec | None) -> Codec | None:
-    """What a worker must know to decode a source's packets."""
-    return None if codec is None else Codec(codec.name, codec.extradata, codec.coded, codec.size, codec.orientation)
+Side = Annotated[int, msgspec.Meta(ge=1, le=LARGEST)]
 
 
-class FormSender:
-    """Pictures of all sources in one form. Packets that are out of their order go with those of their whole group."""
+class _Codec(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """A VideoCodec, in a plan's settings."""
 
-    def __init__(self, form: PictureForm, value: Value, *, plan: int, epoch: int) -> None:
-        if value.dtype != "uint8" or len(value.shape) != 4:
-            raise ConfigError(f"pictures can be sent as {form} only where the network takes uint8 pictures")
-        self._form, self._value, self._plan, self._epoch = form, value, plan, epoch
-        self._last: dict[int, int] = {}  # source to the picture that its decoder gave last
+    name: Annotated[str, msgspec.Meta(max_length=200)]
+    extradata: Annotated[bytes, msgspec.Meta(max_length=MAX_EXTRADATA)]
+    coded: tuple[Side, Side]
+    size: tuple[Side, Side]
+    orientation: Annotated[int, msgspec.Meta(ge=1, le=8)]
 
-    def encode(
-        self,
-        source: int,
-        picture: int,
-        ticket: int,
-        pixels: Pixels,
-        own: Restart | None,
-        history: PacketHistory | None,
-    ) -> tuple[Work, list[Bytes], list[EdgeReport]]:
-        """As `hop.Sender.encode`; `own` are the packets of this picture alone."""
-        start = time.perf_counter()
-        form, opens, skipped = self._form, False, 0
-        if form == "float32":
-            arrays = [(pixels.astype(np.float32) / np.float32(255)).reshape(-1).view(np.uint8)]
-        elif form == "jpeg":
-            arrays = [np.frombuffer(encode_jpeg(pixels), np.uint8)]
-        else:
-            follows = self._last.get(source) == picture - 1
-            chosen = own if own is not None and (follows or own.opens) else None
-            if chosen is None and history is not None:
-                chosen = history.restart(picture)
-            if chosen is None or len(chosen.packets) > MOST_ARRAYS:  # its group is too long
-                form, arrays = "uint8", [pixels.reshape(-1)]
-                self._last.pop(source, None)
-            else:
-                arrays = [np.frombuffer(packet, np.uint8) for packet in chosen.packets]
-                opens, skipped = chosen.opens, chosen.skipped
-                self._last[source] = picture
-        lengths = [array.size for array in arrays]
-        work = Work(
-            self._plan, self._epoch, source, picture, ticket, [], lengths, 0.0, form=form, opens=opens, skipped=skipped
+
+class _Head(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """What is said of one picture. One whose packets can't be sent goes as `pixels`."""
+
+    form: Literal["pixels", "float32", "jpeg", "packets"]
+    opens: bool = False  # of packets: a group of pictures begins
+    skipped: Annotated[int, msgspec.Meta(ge=0, le=2**62)] = 0  # of packets: pictures that come out before
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_heads = msgspec.msgpack.Decoder(_Head)
+_codecs = msgspec.msgpack.Decoder(Annotated[list[_Codec | None], msgspec.Meta(max_length=MOST_SOURCES)])
+
+
+class PictureInputs:
+    """What a coordinator must know of pictures; see `cutset.cluster.inputs`.
+
+    `codecs` are those of the sources, None where their packets can't be forwarded.
+    """
+
+    result = Result
+
+    def __init__(self, codecs: Sequence[VideoCodec | None] = ()) -> None:
+        self._codecs = list(codecs)
+        self._histories = {i: PacketHistory() for i, codec in enumerate(codecs) if codec is not None}
+
+    def read(self, item: Any) -> SourceItem:
+        """A picture: an array, or something that has `pixels` and may have more of a Picture's fields."""
+        time, packets = getattr(item, "time", None), getattr(item, "packets", None)
+        own = None if packets is None else Restart(tuple(packets), item.skipped, item.opens)
+        return SourceItem(
+            getattr(item, "pixels", item), None if time is None else float(time), getattr(item, "captured", None), own
         )
-        elements, seconds = pixels.size, time.perf_counter() - start
-        return work, arrays, [EdgeReport(self._value.name, "picture", sum(lengths), 1.0, elements, seconds, 0.0)]
+
+    def keep(self, source: int, number: int, given: SourceItem, oldest: int) -> None:
+        """Keeps the packets of an encoded source, for a decoder that must begin in the middle."""
+        history, own = self._histories.get(source), given.origin
+        if history is not None and own is not None:
+            history.add(Picture(number, given.array, 0.0, own.packets, own.opens, own.skipped))
+            history.forget(oldest)
+
+    def check(self, encoding: str, value: Value) -> None:
+        """Raises ConfigError where pictures of these sources can't be sent so."""
+        if encoding not in ENCODINGS:
+            raise ConfigError(f"the plan sends {encoding[:40]!r}, which isn't one of {', '.join(ENCODINGS)}")
+        if value.dtype != "uint8" or len(value.shape) != 4:
+            raise ConfigError(f"the plan sends {encoding}, which is for networks that take uint8 pictures alone")
+        if encoding == "jpeg" and value.shape[1] != 3:
+            raise ConfigError(f"the plan sends jpeg, which has three colours; the pictures have {value.shape[1]}")
+        if encoding == "packets" and None in (self._codecs or [None]):
+            which = [i for i, codec in enumerate(self._codecs) if codec is None]
+            raise ConfigError(
+                f"the plan sends the video's own packets, and those of source {', '.join(map(str, which)) or 0} can't "
+                f"be forwarded: it isn't one of {', '.join(CODECS)}. Make a plan for this source"
+            )
+
+    def settings(self, encoding: str) -> bytes:
+        """What a worker must know to decode the sources' packets."""
+        if encoding != "packets":
+            return b""
+        return _encode(
+            [None if c is None else _Codec(c.name, c.extradata, c.coded, c.size, c.orientation) for c in self._codecs]
+        )
+
+    def encoder(self, encoding: str, value: Value) -> PictureEncoder:
+        """The coordinator's end, for one plan."""
+        return PictureEncoder(encoding, value, self._histories)
 
 
-class FormReceiver:
-    """The worker's end. One thread at a time."""
+class PictureEncoder:
+    """Pictures of all sources in one encoding. Packets that are out of their order go with those of their group."""
 
-    def __init__(self, value: Value, codecs: Sequence[Codec | None]) -> None:
-        self._value, self._codecs = value, codecs
+    def __init__(self, encoding: str, value: Value, histories: dict[int, PacketHistory]) -> None:
+        self._encoding, self._histories = encoding, histories
+        self._last: dict[int, int] = {}  # source to the picture that its decoder gave last
+        self.limit = (4 if encoding == "float32" else 1) * value.nbytes
+
+    def encode(self, source: int, number: int, given: SourceItem) -> tuple[bytes, list[Bytes]]:
+        """The head and the arrays of a picture (1, channels, height, width) of uint8."""
+        pixels: Pixels = given.array
+        if self._encoding == "float32":
+            floats = pixels.astype(np.float32) / np.float32(255)
+            return _encode(_Head("float32")), [floats.reshape(-1).view(np.uint8)]
+        if self._encoding == "jpeg":
+            return _encode(_Head("jpeg")), [np.frombuffer(encode_jpeg(pixels), np.uint8)]
+        own: Restart | None = given.origin
+        follows = self._last.get(source) == number - 1
+        chosen = own if own is not None and (follows or own.opens) else None
+        if chosen is None and source in self._histories:
+            chosen = self._histories[source].restart(number)
+        if chosen is None or len(chosen.packets) > MOST_ARRAYS:  # its group is too long
+            self._last.pop(source, None)
+            return _encode(_Head("pixels")), [pixels.reshape(-1)]
+        self._last[source] = number
+        head = _Head("packets", chosen.opens, chosen.skipped)
+        return _encode(head), [np.frombuffer(packet, np.uint8) for packet in chosen.packets]
+
+
+class PictureDecoder:
+    """The worker's end. One thread at a time. Raises ConfigError for what the coordinator's end can't have said."""
+
+    def __init__(self, encoding: str, value: Value, settings: bytes) -> None:
+        if encoding not in ENCODINGS or value.dtype != "uint8" or len(value.shape) != 4:
+            raise ConfigError(f"pictures can't be sent as {encoding[:40]!r} to this network")
+        self._value = value
+        self._codecs: list[_Codec | None] = []
+        if settings:
+            try:
+                self._codecs = _codecs.decode(settings)
+            except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+                raise ConfigError(f"the codecs of the sources can't be read: {error}") from None
         self._decoders: dict[int, PacketDecoder] = {}
         self.limit = 4 * value.nbytes + MOST_PACKETS
 
-    def decode(self, work: Work, arrays: Sequence[Bytes]) -> tuple[dict[str, Tensor], list[EdgeReport]]:
+    def decode(self, source: int, head: bytes, arrays: Sequence[Bytes]) -> Array:
         """The picture. Raises FrameError for what isn't one."""
-        start = time.perf_counter()
-        ways: Mapping[str, Callable[[Work, Sequence[Bytes]], Pixels]] = {
-            "uint8": self._pixels,
-            "float32": self._floats,
-            "jpeg": self._jpeg,
-            "packets": self._packets,
-        }
-        pixels = ways[work.form](work, arrays)
-        tensor = torch.empty(self._value.shape, dtype=torch.uint8)
-        np.copyto(tensor.numpy(), pixels.reshape(self._value.shape))
-        seconds, nbytes = time.perf_counter() - start, sum(work.lengths)
-        report = EdgeReport(self._value.name, "picture", nbytes, 1.0, pixels.size, 0.0, seconds)
-        return {self._value.name: tensor}, [report]
+        try:
+            said = _heads.decode(head)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+            raise FrameError(f"what is said of a picture can't be read: {error}") from None
+        if said.form == "pixels":
+            return self._one(arrays, self._value.nbytes).reshape(self._value.shape)
+        if said.form == "float32":
+            return self._floats(arrays)
+        if said.form == "jpeg":
+            height, width = self._value.shape[2:]
+            return self._checked(decode_jpeg(self._one(arrays, None).tobytes(), (height, width)))
+        packets = [array.tobytes() for array in arrays]
+        return self._checked(self._decoder(source).decode(packets, opens=said.opens, skipped=said.skipped))
 
     def _one(self, arrays: Sequence[Bytes], nbytes: int | None) -> Bytes:
         if len(arrays) != 1 or (nbytes is not None and arrays[0].size != nbytes):
             raise FrameError("a picture came that isn't one array of its size")
         return arrays[0]
 
-    def _pixels(self, work: Work, arrays: Sequence[Bytes]) -> Pixels:
-        return self._one(arrays, self._value.nbytes)
-
-    def _floats(self, work: Work, arrays: Sequence[Bytes]) -> Pixels:
+    def _floats(self, arrays: Sequence[Bytes]) -> Pixels:
         values = self._one(arrays, 4 * self._value.nbytes).view(np.float32)
         if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
             raise FrameError("a picture of floats has values that aren't from 0 to 1")
         pixels: Pixels = np.rint(values * np.float32(255)).astype(np.uint8)
-        return pixels
+        return pixels.reshape(self._value.shape)
 
-    def _jpeg(self, work: Work, arrays: Sequence[Bytes]) -> Pixels:
-        _, _, height, width = self._value.shape
-        return self._checked(decode_jpeg(self._one(arrays, None).tobytes(), (height, width)))
-
-    def _packets(self, work: Work, arrays: Sequence[Bytes]) -> Pixels:
-        decoder = self._decoders.get(work.source)
+    def _decoder(self, source: int) -> PacketDecoder:
+        decoder = self._decoders.get(source)
         if decoder is None:
-            said = self._codecs[work.source] if work.source < len(self._codecs) else None
+            said = self._codecs[source] if source < len(self._codecs) else None
             if said is None:
-                raise FrameError(f"packets came of source {work.source}, which isn't encoded")
+                raise FrameError(f"packets came of source {source}, which isn't encoded")
             codec = VideoCodec(said.name, said.extradata, said.coded, said.size, said.orientation)
-            decoder = self._decoders[work.source] = PacketDecoder(codec)
-        packets = [array.tobytes() for array in arrays]
-        return self._checked(decoder.decode(packets, opens=work.opens, skipped=work.skipped))
+            decoder = self._decoders[source] = PacketDecoder(codec)
+        return decoder
 
     def _checked(self, pixels: Pixels) -> Pixels:
         if pixels.shape != self._value.shape:

@@ -9,18 +9,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cutset.cluster.values import Array, as_kept
 from cutset.errors import GraphError
 from cutset.partition.graph import Graph
 from cutset.partition.node import ALIGNMENT, Argument, Keyword, Node, Read, Value, Weight, strides_of
 from cutset.video.imports.operators import keyword, operator_of
 
-__all__ = ["Stage", "lay", "layout_of"]
+__all__ = ["TorchStage", "lay", "layout_of", "to_array", "to_tensor"]
 
 Observe = Callable[[Node, float], None]
 Look = Callable[[Value, Tensor], None]
 
+BITS = {"bool": torch.uint8, "bfloat16": torch.uint16}  # what numpy hasn't, or parties don't send, is kept as its bits
 
-class Stage:
+
+def to_array(tensor: Tensor) -> Array:
+    """The tensor as parties keep and send it: row-major, without a copy where it lies so already."""
+    name = str(tensor.dtype).removeprefix("torch.")
+    tensor = tensor.detach().cpu().contiguous()
+    array: Array = (tensor.view(BITS[name]) if name in BITS else tensor).numpy()
+    return array
+
+
+def to_tensor(array: Array, value: Value) -> Tensor:
+    """The tensor of an array that parties keep; of the same memory."""
+    tensor = torch.from_numpy(as_kept(array, value))
+    return tensor.view(getattr(torch, value.dtype)) if value.dtype in BITS else tensor
+
+
+class TorchStage:
     """Some nodes of a graph, ready to run: a range of the order, or any difference of two closed sets.
 
     `inputs` and `outputs` name the values that it takes from elsewhere and that others need of it. Values that only
@@ -54,6 +71,14 @@ class Stage:
         return lay(tensor.detach().to(self.device), value).requires_grad_(value.requires_grad)
 
     def run(
+        self, source: int, values: Mapping[str, Array], observe: Callable[[float], None] | None = None
+    ) -> dict[str, Array]:
+        """What `cutset.cluster.stage` asks of a stage: `forward` of arrays. It keeps nothing from item to item."""
+        inputs = {name: to_tensor(values[name], self.graph.values[name]) for name in self.inputs if name in values}
+        made = self.forward(inputs, None if observe is None else lambda _, seconds: observe(seconds))
+        return {name: to_array(tensor) for name, tensor in made.items()}
+
+    def forward(
         self, inputs: Mapping[str, Tensor], observe: Observe | None = None, look: Look | None = None
     ) -> dict[str, Tensor]:
         """The outputs of this stage, by name, for the inputs of this name.

@@ -77,7 +77,7 @@ def test_without_a_limit_everything_is_there_at_once():
     wire.offer(1 << 30, 1.0)
     assert wire.waiting == 1
     wire.carry(1.0)
-    assert (wire.waiting, wire.flying(1.0), wire.flying(1.25)) == (0, 1, 0)
+    assert (wire.waiting, wire.in_flight(1.0), wire.in_flight(1.25)) == (0, 1, 0)
     assert arrivals(wire, 10) == [1.25]
     assert wire.next_event() is None
 

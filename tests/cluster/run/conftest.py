@@ -16,3 +16,11 @@ def workers() -> Iterator[LocalWorkers]:
     """Three; who kills one starts it again."""
     with LocalWorkers(3) as local:
         yield local
+
+
+@pytest.fixture(autouse=True)
+def _even_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On one machine the best plan is one worker: what these tests are about needs several. Who names another
+    scheduler gets it.
+    """
+    monkeypatch.setenv("CUTSET_STREAM_SCHEDULER", "even")

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cutset.cluster.coordinator.result import Result
-from cutset.cluster.model import Model
+from cutset.video.result import Result
+from cutset.video.torch_model import TorchModel
 from video.networks import Skips, filled
 
 
@@ -46,8 +46,8 @@ def moving(count: int, height: int = 12, width: int = 14, seed: int = 0) -> list
 
 
 @cache
-def small_model(height: int = 12, width: int = 14) -> Model:
-    return Model.of(small_network(), (1, 3, height, width))
+def small_model(height: int = 12, width: int = 14) -> TorchModel:
+    return TorchModel.of(small_network(), (1, 3, height, width))
 
 
 def expected(pictures: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:

@@ -6,19 +6,26 @@ import threading
 from typing import Any
 
 from cutset.cluster.wire import LIMITS
-from cutset.cluster.worker.server import Worker
-from cutset.cluster.worker.setting import Setting
+from cutset.cluster.worker.settings import WorkerSettings
+from cutset.cluster.worker.worker import Worker
 from cutset.link import listen
+
+
+def torch_settings(**fields: Any) -> WorkerSettings:
+    """Of a worker that computes with torch, in one thread."""
+    from cutset.video.runtime import TorchRuntime
+
+    return WorkerSettings(TorchRuntime(), **fields)
 
 
 class Running:
     """Serves until `close`; `said` is what it told."""
 
-    def __init__(self, address: str, setting: Setting | None = None, **how: Any) -> None:
+    def __init__(self, address: str, settings: WorkerSettings | None = None, **how: Any) -> None:
         self.said: list[str] = []
         keys, allow = how.pop("keys", None), how.pop("allow", None)
         listener = listen(address, keys=keys, allow=allow, limits=LIMITS)
-        self.worker = Worker(listener, setting or Setting(), tell=self.said.append, **how)
+        self.worker = Worker(listener, settings or torch_settings(), tell=self.said.append, **how)
         self.address = listener.address
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self.worker.serve, args=(self._stop.is_set,), daemon=True)

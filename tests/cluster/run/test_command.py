@@ -20,6 +20,11 @@ from cutset.errors import ConfigError
 RUN = [sys.executable, "-m", "cutset.cli", "stream", "run", "alexnet", "--scheduler", "even"]
 
 
+@pytest.fixture(autouse=True)
+def _even_splits() -> None:
+    """Here the command line's own default is in force."""
+
+
 @pytest.mark.slow
 def test_a_run_prints_a_line_a_picture_checks_and_writes_figures(tmp_path: Path) -> None:
     files = ["--json", str(tmp_path / "r.json"), "--trace", str(tmp_path / "t.json")]

@@ -22,14 +22,15 @@ from cluster.run.passage import Passage
 from cluster.run.pictures import expected, moving, same, small_model
 from cluster.run.running import Running
 from cutset.cluster.coordinator.even import even_plan
-from cutset.cluster.coordinator.summary import Summary
 from cutset.cluster.coordinator.switching import Options, Route, Switch
+from cutset.cluster.inputs import PlainInputs
 from cutset.cluster.launch.local import LocalWorkers
 from cutset.cluster.worker.preparation import Preparation
 from cutset.errors import ConfigError, CutsetError
 from cutset.link import Timeouts, connect
 from cutset.partition.plan import Plan
 from cutset.stream import Stream
+from cutset.video.summary import Summary
 
 QUICK = Options(in_flight=4, rate=60, silence=2.0, beat=0.1)
 
@@ -216,11 +217,11 @@ def test_workers_that_get_weights_are_waited_for() -> None:
     """As long as frames of weights leave, or answers come."""
     model = small_model()
     plan = even_plan(model, ["a", "b"])
-    remotes: Any = [SimpleNamespace(name=name, carried=0, life=1, say=lambda m: None) for name in "ab"]
+    remotes: Any = [SimpleNamespace(name=name, carried=0, links=1, say=lambda m: None) for name in "ab"]
     for remote in remotes:
         remote.address, remote.key, remote.description = f"ipc:///{remote.name}", None, lambda m: b""
     links: Any = SimpleNamespace(bandwidth=lambda *parties: math.inf)
-    switch = Switch(Route(1, 0, plan, model, remotes, QUICK), model, QUICK, {}, links, [])
+    switch = Switch(Route(1, 0, plan, model, remotes, QUICK, PlainInputs()), model, QUICK, {}, links)
     begun = time.monotonic()
     assert 90 < switch.stands_still(begun + 100) <= 101
     remotes[1].carried = 5

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -15,10 +16,11 @@ pytest.importorskip("av")
 from cluster.run.pictures import expected, moving, same, small_model
 from cutset.cluster.coordinator.even import even_plan
 from cutset.cluster.coordinator.switching import Options
+from cutset.cluster.inputs import SourceItem
 from cutset.cluster.launch.local import LocalWorkers
-from cutset.errors import FrameError
+from cutset.errors import ConfigError, FrameError
 from cutset.stream import Stream
-from cutset.video.forms import FormReceiver, FormSender
+from cutset.video.forms import ENCODINGS, PictureDecoder, PictureInputs
 from cutset.video.sources.codec import VideoCodec
 from cutset.video.sources.encode import H264Encoder, decode_jpeg, encode_jpeg
 from cutset.video.sources.packets import PacketDecoder
@@ -55,7 +57,7 @@ class Encoded(Source):
 @pytest.mark.parametrize("form", ["float32", "jpeg"])
 def test_a_form_gives_the_pixels_that_it_stands_for(workers: LocalWorkers, form: Any) -> None:
     model, pictures = small_model(*SIZE), moving(5, *SIZE)
-    plan = replace(even_plan(model, workers.names), picture=form)
+    plan = replace(even_plan(model, workers.names), input="" if form == "uint8" else form)
     with Stream(model, pictures, workers=workers.addresses, plan=plan) as stream:
         results = list(stream)
     seen = pictures if form == "float32" else [decode_jpeg(encode_jpeg(p), SIZE) for p in pictures]
@@ -63,22 +65,30 @@ def test_a_form_gives_the_pixels_that_it_stands_for(workers: LocalWorkers, form:
 
 
 def test_what_isnt_such_a_picture_is_refused() -> None:
-    value = small_model(*SIZE).picture
-    receiver = FormReceiver(value, [None])
-    for form in ("uint8", "float32", "jpeg", "packets"):
-        sender = FormSender("float32", value, plan=1, epoch=0)
-        work, _, _ = sender.encode(0, 0, 0, moving(1, *SIZE)[0], None, None)
-        work.form = form  # type: ignore[assignment]
+    value, inputs = small_model(*SIZE).input, PictureInputs([None])
+    heads = [inputs.encoder(form, value).encode(0, 0, SourceItem(moving(1, *SIZE)[0]))[0] for form in ENCODINGS]
+    packets = msgspec.msgpack.encode(["packets", True, 0])
+    assert packets not in heads, "without packets the pixels go"
+    for head in (*heads, packets, b"", b"\x91\xa3png", packets[:-1]):
+        decoder = PictureDecoder("packets", value, inputs.settings("packets"))
         for data in ([np.full(7, 255, np.uint8)], [np.full(value.nbytes * 4, 255, np.uint8)], []):
             with pytest.raises(FrameError):
-                receiver.decode(work, data)
+                decoder.decode(0, head, data)
+
+
+@pytest.mark.parametrize("settings", [b"\x93", b"\x91\x91\xa4h264", b"\xa1x", b"\x91" * 5000])
+def test_settings_that_are_no_codecs_are_refused(settings: bytes) -> None:
+    with pytest.raises(ConfigError):
+        PictureDecoder("packets", small_model(*SIZE).input, settings)
+    with pytest.raises(ConfigError):
+        PictureDecoder("png", small_model(*SIZE).input, b"")
 
 
 def test_packets_are_forwarded_also_after_a_switch_in_the_middle_of_a_group(workers: LocalWorkers) -> None:
     source = Encoded(20)
     model = small_model(*SIZE)
-    first = replace(even_plan(model, workers.names), picture="packets")
-    second = replace(even_plan(model, list(reversed(workers.names))), picture="packets")
+    first = replace(even_plan(model, workers.names), input="packets")
+    second = replace(even_plan(model, list(reversed(workers.names))), input="packets")
     results = []
     options = Options(rate=30)
     with Stream(model, source, workers=workers.addresses, plan=first, options=options) as stream:

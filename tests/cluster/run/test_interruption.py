@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import signal
-import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -21,11 +20,11 @@ from cutset.cli import main
 from cutset.cli.interruption import Interrupted, Interruption
 from cutset.cli.stream_results import RunResults
 from cutset.cluster.coordinator.coordinator import Coordinator
-from cutset.cluster.launch import local
 from cutset.cluster.launch.local import LocalWorkers
-from cutset.cluster.model import Model
 from cutset.cluster.trace.chrome import read_trace
+from cutset.link.launch import Child
 from cutset.stream import Stream
+from cutset.video.torch_model import TorchModel
 
 
 def command(addresses: str, folder: Path, *more: str) -> list[str]:
@@ -61,7 +60,7 @@ def test_a_signal_ends_a_run_in_order_and_its_files_are_whole(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """In the middle of checking a picture: that one counts, the next one doesn't."""
-    at_call(monkeypatch, Model, "run", 4, lambda: os.kill(os.getpid(), number))
+    at_call(monkeypatch, TorchModel, "run", 4, lambda: os.kill(os.getpid(), number))
     before = signal.getsignal(number)
     assert main(command(addresses, tmp_path, "--check")) == 128 + number
     assert signal.getsignal(number) is before
@@ -146,15 +145,15 @@ def test_a_signal_while_workers_are_stopped_leaves_neither_them_nor_their_direct
     """The one at which it comes was told already to leave the directory."""
     here = LocalWorkers(2)
     processes = [here.process(name) for name in here.names]
-    stop = local._end
+    stop = Child.end
     count = itertools.count()
 
-    def interrupted(process: subprocess.Popen[bytes]) -> None:
+    def interrupted(child: Child, patience: float = 1.0) -> None:
         if next(count) == ended:
             raise KeyboardInterrupt
-        stop(process)
+        stop(child, patience)
 
-    monkeypatch.setattr(local, "_end", interrupted)
+    monkeypatch.setattr(Child, "end", interrupted)
     with pytest.raises(KeyboardInterrupt):
         here.close()
     assert not here.directory.exists()

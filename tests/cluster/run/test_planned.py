@@ -16,38 +16,35 @@ from numpy.typing import NDArray
 torch = pytest.importorskip("torch")
 
 from cluster.run.pictures import expected, moving, same, small_model
-from cluster.run.running import Running
+from cluster.run.running import Running, torch_settings
 from cutset.cluster.coordinator.advisor import Advisor
-from cutset.cluster.model import Model
-from cutset.cluster.worker.setting import Setting
-from cutset.cluster.worker.weights import save_weight
+from cutset.cluster.weight_store import save_weight
 from cutset.partition.hop import Hop
-from cutset.partition.live import LivePlanner
-from cutset.partition.machines import Machine
+from cutset.partition.live import LivePlanner, Policy
 from cutset.partition.memory import stage_memory
 from cutset.partition.plan import Plan, StagePlan
-from cutset.partition.problem import Problem
-from cutset.partition.replan import Policy
+from cutset.partition.problem import Machine, Problem
 from cutset.partition.traffic import spread
 from cutset.stream import Stream
+from cutset.video.torch_model import TorchModel
 
 FAR = 1e6  # seconds between two looks: none in these tests
 
 
-def problem(model: Model, slow: tuple[float, ...] = (1.0, 1.0), **more: object) -> Problem:
+def problem(model: TorchModel, slow: tuple[float, ...] = (1.0, 1.0), **more: object) -> Problem:
     """Two workers over quick links; `slow` says how much slower each is."""
     graph = model.graph
     seconds = np.full(len(graph.nodes), 0.01)
     machines = tuple(Machine(name, seconds * by) for name, by in zip(("near", "far"), slow, strict=True))
     traffic = spread(graph.values.values(), 0.2, 1e-10, 1e-10)
-    pictures = {"uint8": traffic[model.picture.name]}
+    pictures = {"": traffic[model.input.name]}
     return Problem(graph, model.digest, machines, (Hop(1e9, 0.0),) * 2, traffic, pictures, **more)
 
 
 @pytest.fixture
 def two(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[dict[str, tuple[str, bytes | None]]]:
     """Addresses of two workers in threads; `request.param` are their settings."""
-    settings = getattr(request, "param", (Setting(), Setting()))
+    settings = getattr(request, "param", (torch_settings(), torch_settings()))
     running = [Running(f"ipc://{tmp_path}/{i}", setting) for i, setting in enumerate(settings)]
     yield {name: (worker.address, None) for name, worker in zip(("near", "far"), running, strict=True)}
     for worker in running:
@@ -55,7 +52,7 @@ def two(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[dict[str, tu
 
 
 def run(
-    model: Model, workers: dict[str, tuple[str, bytes | None]], planner: LivePlanner
+    model: TorchModel, workers: dict[str, tuple[str, bytes | None]], planner: LivePlanner
 ) -> tuple[list[Plan], list[str]]:
     """Plays a few pictures by what the planner says; the plans, and what was told. Results are compared to the bit."""
     pictures, said = moving(6), list[str]()
@@ -92,7 +89,7 @@ def test_weights_in_a_workers_cache_count_as_held(tmp_path: Path) -> None:
     some = sorted(model.graph.weights)[::2]
     for name in some:
         save_weight(cache, model.weight_digest(name), model.tensors[name])
-    near, far = Running(f"ipc://{tmp_path}/a", Setting(cache=cache)), Running(f"ipc://{tmp_path}/b")
+    near, far = Running(f"ipc://{tmp_path}/a", torch_settings(cache=cache)), Running(f"ipc://{tmp_path}/b")
     planner = LivePlanner(problem(model, (100.0, 1.0)))
     try:
         run(model, {"near": (near.address, None), "far": (far.address, None)}, planner)
@@ -130,7 +127,7 @@ def test_a_switch_waits_until_it_pays_for_its_weights() -> None:
         advisor.close()
 
 
-def tight(model: Model) -> int:
+def tight(model: TorchModel) -> int:
     """Bytes that are enough for either half of the network, and not for all of it."""
     graph = model.graph
     nodes = range(len(graph.nodes))
@@ -146,7 +143,7 @@ def tight(model: Model) -> int:
 def test_no_plan_is_made_that_a_worker_would_refuse(tmp_path: Path) -> None:
     model = small_model()
     limit = tight(model)
-    running = [Running(f"ipc://{tmp_path}/{i}", Setting(memory=limit)) for i in range(2)]
+    running = [Running(f"ipc://{tmp_path}/{i}", torch_settings(memory=limit)) for i in range(2)]
     planner = LivePlanner(problem(model, (100.0, 1.0), in_flight=4))
     assert [stage.worker for stage in planner(("near", "far"), "without their word").stages] == ["far"]
     planner.current = None
@@ -167,7 +164,7 @@ def test_a_planner_and_a_worker_count_the_same_bytes(tmp_path: Path) -> None:
     graph, nodes = model.graph, range(len(model.graph.nodes))
     needs = int(stage_memory(graph, nodes, graph.cuts[0].nbytes, graph.cuts[-1].nbytes, 4))
     for limit, works in ((needs, True), (needs - 1, False)):
-        worker = Running(f"ipc://{tmp_path}/{limit}", Setting(memory=limit))
+        worker = Running(f"ipc://{tmp_path}/{limit}", torch_settings(memory=limit))
         said: list[str] = []
         try:
             with Stream(model, moving(2), workers={"w": (worker.address, None)}, tell=said.append) as stream:

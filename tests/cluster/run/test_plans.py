@@ -17,10 +17,10 @@ from cluster.run.pictures import expected, moving, same, small_model
 from cutset.cli import main
 from cutset.cluster.coordinator.even import even_plan
 from cutset.cluster.launch.local import LocalWorkers
-from cutset.cluster.model import Model
 from cutset.errors import ConfigError, CutsetError
 from cutset.partition.plan import Plan, StagePlan, read_plan, write_plan
 from cutset.stream import Stream
+from cutset.video.torch_model import TorchModel
 
 RUN = ["stream", "run", "alexnet", "--features", "--source", "generated:64x96,pictures=2", "--quiet"]
 
@@ -104,8 +104,8 @@ def form(plan: dict[str, Any]) -> None:
         (swapped, "no cut"),
         (packets, "packets"),
         (unknown, "unknown field `threshold`"),
-        (other, "another model or picture size"),
-        (form, "Invalid enum value 'png'"),
+        (other, "another model or input size"),
+        (form, "sends 'png', which isn't one of float32, jpeg, packets"),
     ],
 )
 def test_a_plan_that_does_not_fit(
@@ -157,9 +157,9 @@ def test_forms_that_pictures_or_sources_cannot_have() -> None:
     model, pictures = small_model(), moving(1)
     plan = even_plan(model, ["ipc:///nowhere"])
     with pytest.raises(ConfigError, match=r"packets, and those of source 0 can't be forwarded"):
-        Stream(model, pictures, workers=["ipc:///nowhere"], plan=replace(plan, picture="packets"))
-    floats = Model.of(torch.nn.Conv2d(3, 2, 1), (1, 3, 8, 8), torch.float32)
-    made = replace(even_plan(floats, ["ipc:///nowhere"]), picture="float32")
+        Stream(model, pictures, workers=["ipc:///nowhere"], plan=replace(plan, input="packets"))
+    floats = TorchModel.of(torch.nn.Conv2d(3, 2, 1), (1, 3, 8, 8), torch.float32)
+    made = replace(even_plan(floats, ["ipc:///nowhere"]), input="float32")
     with pytest.raises(ConfigError, match="networks that take uint8 pictures alone"):
         Stream(floats, [np.zeros((1, 3, 8, 8), np.float32)], workers=["ipc:///nowhere"], plan=made)
 
@@ -175,8 +175,8 @@ def test_a_plan_may_leave_workers_out(workers: LocalWorkers) -> None:
 
 
 def test_a_plan_that_a_planner_makes_for_sources_that_cannot_is_an_error(workers: LocalWorkers) -> None:
-    def planner(model: Model, alive: Any, why: str) -> Plan:
-        return replace(even_plan(model, alive), picture="packets")
+    def planner(model: TorchModel, alive: Any, why: str) -> Plan:
+        return replace(even_plan(model, alive), input="packets")
 
     with (
         pytest.raises(CutsetError, match="can't be forwarded"),
@@ -199,7 +199,10 @@ def test_pictures_that_stay_stay_whatever_plan_is_given(
     path.write_text(json.dumps(right | {"stages": [{"worker": "worker2", "nodes": [[0, last]]}]}))
     flags = ["--pictures-stay", "--plan", str(path), "--scheduler", "edge"]
     assert main([*RUN, "--workers", "2", *flags]) == 2
-    assert "the picture would leave the first worker (--pictures-stay)" in capsys.readouterr().err
+    assert (
+        "worker2 would be sent private values, which must stay with worker1 (--pictures-stay)"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("flag", ["--objective=throughput", "--profile=none.json", "--sparsity=none.npz", "--look=1"])

@@ -18,19 +18,21 @@ torch = pytest.importorskip("torch")
 
 from cluster.run.pictures import expected, moving, same, small_model
 from cluster.run.running import Running
-from cutset.cluster.coordinator.attendance import Attendance
 from cutset.cluster.coordinator.even import even_plan
+from cutset.cluster.coordinator.membership import Membership
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.emulation import Hop, connections
 from cutset.cluster.launch.local import LocalWorkers
-from cutset.cluster.messages import PROTOCOL, Beat, Card, Hello, Welcome
-from cutset.cluster.wire import LIMITS, Outbox, pack, piece_bytes, pieces, unpack
+from cutset.cluster.messages import PROTOCOL, Beat, Card, encode
+from cutset.cluster.wire import LIMITS, Outbox, piece_bytes, pieces, unpack
 from cutset.cluster.worker import neighbour
 from cutset.cluster.worker.pipeline import Pipeline
 from cutset.errors import CutsetError
 from cutset.link import Listener, listen
+from cutset.link.peer import Hello
 from cutset.partition.plan import COORDINATOR
 from cutset.stream import Stream
+from link.hellos import welcome
 
 
 def line(names: list[str], bandwidth: float, latency: float) -> dict[tuple[str, str], Hop]:
@@ -118,8 +120,7 @@ class Silent:
             frame.release()
             if isinstance(message, Hello):
                 self.hellos += 1
-                header, _ = pack(Welcome(PROTOCOL, "a test", Card("none", 1, 1, 0, "0", "cpu")))
-                link.send(header)
+                link.send(encode(welcome(PROTOCOL, encode(Card("none", 1, 1, 0, "0", "cpu")))))
 
     def close(self) -> None:
         self._open = False
@@ -142,7 +143,7 @@ def test_a_worker_that_comes_and_goes_uses_up_the_patience(silent: Silent) -> No
     with (
         Stream(small_model(), moving(2), workers=address, options=FLAPPING) as stream,
         ends_within(stream, 30),
-        pytest.raises(CutsetError, match=r"no worker is left.*lost \d+ times without a picture in between"),
+        pytest.raises(CutsetError, match=r"no worker is left.*lost \d+ times without an item in between"),
     ):
         list(stream)
     assert silent.hellos >= 3
@@ -164,19 +165,19 @@ def test_a_worker_that_comes_and_goes_is_left_out_while_others_are_there(workers
 
 def test_a_route_that_swallows_pictures_ends_the_run(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everybody beats, and nothing comes back: the pictures aren't sent again for ever."""
-    monkeypatch.setattr(Pipeline, "put", lambda self, job: None)
+    monkeypatch.setattr(Pipeline, "put", lambda self, *item: None)
     results: list[Any] = []
     with (
         Stream(small_model(), moving(2), workers=pair, options=Options(late=0.3)) as stream,
         ends_within(stream, 30),
-        pytest.raises(CutsetError, match=r"picture 0 didn't come back in 0\.3 s, 3 times"),
+        pytest.raises(CutsetError, match=r"item 0 of source 0 didn't come back in 0\.3 s, 3 times"),
     ):
         results.extend(stream)
-    assert {result.dropped for result in results} == {"picture 0 didn't come back in 0.3 s"}
+    assert {result.dropped for result in results} == {"item 0 of source 0 didn't come back in 0.3 s"}
 
 
 class Still:
-    """A remote that is up or not, for the arithmetic of Attendance."""
+    """A remote that is up or not, for the arithmetic of Membership."""
 
     def __init__(self) -> None:
         self.up, self.why, self.emulated = True, "", 0.0
@@ -184,25 +185,25 @@ class Still:
 
 def test_losses_without_a_picture_renew_no_patience() -> None:
     remotes: Any = {"a": Still(), "b": Still()}
-    attendance = Attendance(remotes, Options())
+    members = Membership(remotes, Options())
     begun = time.monotonic()
-    assert attendance.alone(begun, bool(attendance.alive())) == 0
+    assert members.alone(begun, bool(members.alive())) == 0
     for _ in range(3):
-        attendance.lost("a", "gone")
-    assert attendance.alive() == ["b"], "a is left out, although it is there"
-    attendance.lost("b", "gone")
+        members.lost("a", "gone")
+    assert members.alive() == ["b"], "a is left out, although it is there"
+    members.lost("b", "gone")
     remotes["a"].up = remotes["b"].up = False
-    assert attendance.alone(begun + 50, False) >= 49
-    attendance.worked(["a", "b"])
-    assert attendance.alone(begun + 60, False) < 20, "a picture passed: from when nobody was there"
+    assert members.alone(begun + 50, False) >= 49
+    members.worked(["a", "b"])
+    assert members.alone(begun + 60, False) < 20, "a picture passed: from when nobody was there"
 
 
 def test_the_last_one_is_not_left_out_for_its_losses() -> None:
     remotes: Any = {"a": Still()}
-    attendance = Attendance(remotes, Options())
+    members = Membership(remotes, Options())
     for _ in range(9):
-        attendance.lost("a", "gone")
-    assert attendance.alive() == ["a"]
+        members.lost("a", "gone")
+    assert members.alive() == ["a"]
 
 
 def test_frames_are_smaller_on_slow_links() -> None:

@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("av")
 
 from cluster.run.pictures import expected, moving, same, small_model
-from cutset.cli.stream_sources import SourceWatch
+from cutset.cli.stream_results import SourceWatch
 from cutset.cluster.coordinator.even import even_plan
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.launch.local import LocalWorkers
@@ -29,7 +29,7 @@ from video.sources.ffmpeg import ffmpeg, make
 from video.sources.test_damage import spoil
 from video.sources.test_orientation import exif, turned_video, with_exif
 from video.sources.test_reading import X264
-from video.sources.test_redial import free_port, server
+from video.sources.test_reconnect import free_port, server
 
 
 def turned(folder: Path) -> Path:
@@ -71,12 +71,12 @@ def test_packets_of_what_is_hard_to_read(workers: LocalWorkers, tmp_path: Path, 
     with open_source(path, size=size) as source:
         pictures = [picture.pixels for picture in source]
     model = small_model(*pictures[0].shape[2:])
-    first = replace(even_plan(model, workers.names), picture="packets")
-    second = replace(even_plan(model, list(reversed(workers.names))), picture="packets")
+    first = replace(even_plan(model, workers.names), input="packets")
+    second = replace(even_plan(model, list(reversed(workers.names))), input="packets")
     results, sent, options = [], [], Options(rate=60)
 
     def observe(report: Report, plan: Any, seconds: float) -> None:
-        if report.received and report.received[0].edge == model.picture.name:
+        if report.received and report.received[0].edge == model.input.name:
             sent.append(report.received[0].nbytes)
 
     with (

@@ -17,11 +17,11 @@ from cluster.run.pictures import expected, moving, same, small_model
 from cutset.cluster.coordinator.even import even_plan
 from cutset.cluster.launch.local import LocalWorkers
 from cutset.cluster.messages import Report
-from cutset.cluster.model import Model
 from cutset.errors import ConfigError, CutsetError, GraphError, RequestError
 from cutset.partition.plan import COORDINATOR, Plan, StagePlan
 from cutset.stream import Stream
 from cutset.video.imports.export import export
+from cutset.video.torch_model import TorchModel
 from cutset.video.zoo import build
 from video.networks import Many, filled
 
@@ -59,7 +59,7 @@ def test_a_network_of_the_zoo_with_its_head(workers: LocalWorkers) -> None:
     assert 0 < share < 1
 
 
-def random_plan(model: Model, names: list[str], seed: int) -> Plan:
+def random_plan(model: TorchModel, names: list[str], seed: int) -> Plan:
     """Stages of nodes in any legal order, so that values pass by stages that don't use them."""
     chooser, graph = random.Random(seed), model.graph
     order: list[int] = []
@@ -118,7 +118,7 @@ def test_reports_tell_what_every_party_did(workers: LocalWorkers) -> None:
     assert all(abs(offset) < 0.05 for offset in offsets.values()), "one machine, one clock"
     for name in (*workers.names, "coordinator"):
         mine = [r for r in reports if r.party == name]
-        assert sorted(report.picture for report in mine) == list(range(5))
+        assert sorted(report.number for report in mine) == list(range(5))
         for report in mine:
             assert report.hop is not None
             assert report.hop.nbytes > 0
@@ -168,7 +168,7 @@ def test_a_picture_of_another_size_is_an_error_after_those_before_it(workers: Lo
     results: list[Any] = []
     with (
         Stream(small_model(), pictures, workers=workers.addresses) as stream,
-        pytest.raises(RequestError, match=r"picture 5 .* \[1, 3, 20, 20\]"),
+        pytest.raises(RequestError, match=r"item 5 of source 0 .* \[1, 3, 20, 20\]"),
     ):
         results.extend(stream)
     same(results, expected(pictures[:5]))
@@ -200,7 +200,7 @@ def test_what_is_refused_before_anything_starts() -> None:
         Stream(model, moving(1), workers=["nonsense"])
     two = export(filled(Many()), torch.zeros(2, 6), torch.zeros(2, 6))
     with pytest.raises(GraphError, match="2 inputs"):
-        Model(*two)
+        TorchModel(*two)
 
 
 def test_without_any_worker_it_ends_with_the_reason(tmp_path: Any) -> None:
@@ -233,7 +233,7 @@ def sent(local: LocalWorkers, pictures: list[Any], **how: Any) -> tuple[list[Any
     total = {"coordinator": 0, "workers": 0}
 
     def observe(report: Report, plan: Plan, seconds: float) -> None:
-        if report.picture:
+        if report.number:
             party = "coordinator" if report.party == COORDINATOR else "workers"
             total[party] += sum(edge.nbytes for edge in report.edges)
 

@@ -13,13 +13,14 @@ import pytest
 pytest.importorskip("torch")
 
 from cutset.cluster.coordinator.feeding import Feeder
-from cutset.cluster.coordinator.flights import Flight
-from cutset.cluster.coordinator.result import Result
-from cutset.cluster.coordinator.summary import Summary
+from cutset.cluster.coordinator.items import Item
 from cutset.partition.node import Value
+from cutset.video.forms import PictureInputs
+from cutset.video.result import Result
 from cutset.video.sources.arrays import ArraySource
 from cutset.video.sources.live import LiveSource
 from cutset.video.sources.picture import Picture
+from cutset.video.summary import Summary
 
 PICTURE = Value("x", (1, 3, 4, 4), "uint8")
 PIXELS = np.zeros((1, 3, 4, 4), np.uint8)
@@ -51,37 +52,37 @@ def test_the_summary_has_the_median_the_95_percent_and_the_largest() -> None:
     assert Summary().lines() == ["0 pictures, 0 dropped, 0 sent again"]
 
 
-def taken(feeder: Feeder, seconds: float = 20.0) -> Flight:
+def taken(feeder: Feeder, seconds: float = 20.0) -> Item:
     until = time.monotonic() + seconds
-    while (flight := feeder.take()) is None:
+    while (item := feeder.take()) is None:
         assert time.monotonic() < until
         time.sleep(0.001)
-    return flight
+    return item
 
 
 def test_a_picture_that_was_due_while_the_stream_stood_still_is_as_old_as_that() -> None:
-    feeder = Feeder(0, [PIXELS] * 12, PICTURE, lambda: None, rate=50)
+    feeder = Feeder(0, [PIXELS] * 12, PICTURE, PictureInputs(), lambda: None, rate=50)
     begun = taken(feeder).captured
     time.sleep(0.3)
     rest = [taken(feeder) for _ in range(11)]
-    assert [flight.captured - begun for flight in rest] == pytest.approx([k / 50 for k in range(1, 12)])
+    assert [item.captured - begun for item in rest] == pytest.approx([k / 50 for k in range(1, 12)])
     feeder.close()
 
 
 def test_what_is_read_ahead_of_the_first_picture_counts_from_that() -> None:
     for rate in (None, 100):
-        feeder = Feeder(0, [PIXELS] * 4, PICTURE, lambda: None, rate=rate)
+        feeder = Feeder(0, [PIXELS] * 4, PICTURE, PictureInputs(), lambda: None, rate=rate)
         time.sleep(0.2)
         before = time.monotonic()
-        flights = [taken(feeder) for _ in range(4)]
-        assert all(before <= flight.captured <= time.monotonic() for flight in flights)
+        items = [taken(feeder) for _ in range(4)]
+        assert all(before <= item.captured <= time.monotonic() for item in items)
         feeder.close()
 
 
 def test_a_camera_says_itself_when_it_saw_a_picture() -> None:
     long_ago = time.monotonic() - 100
     pictures = [replace(Picture(k, PIXELS, 0.04 * k), captured=long_ago + k) for k in range(2)]
-    feeder = Feeder(0, pictures, PICTURE, lambda: None, rate=50)
+    feeder = Feeder(0, pictures, PICTURE, PictureInputs(), lambda: None, rate=50)
     assert [taken(feeder).captured - long_ago for _ in range(2)] == pytest.approx([0.0, 1.0])
     feeder.close()
 

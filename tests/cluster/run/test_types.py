@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from cluster.run.pictures import moving
 from cutset.cli import main
-from cutset.cluster.coordinator.result import Result
 from cutset.cluster.launch.local import LocalWorkers
-from cutset.cluster.model import Model
 from cutset.errors import RequestError
 from cutset.partition.plan import Plan, StagePlan
 from cutset.stream import Stream
-from cutset.video.check import Check, difference
+from cutset.video.check import ResultCheck, difference
+from cutset.video.result import Result
+from cutset.video.torch_model import TorchModel
 from video.networks import filled
 
 LOGITS = [0.25, -1.5, 0.5, 1.0, 0.125]
@@ -49,14 +49,16 @@ def classes(dtype: torch.dtype) -> Callable[[Any, Tensor, Tensor], Tensor]:
     return does
 
 
-def played(does: Any, workers: LocalWorkers, pictures: list[Any], **how: Any) -> tuple[list[Result], Check, Returns]:
+def played(
+    does: Any, workers: LocalWorkers, pictures: list[Any], **how: Any
+) -> tuple[list[Result], ResultCheck, Returns]:
     """Results over all workers, each checked against the module."""
     module = filled(Returns(does))
     assert isinstance(module, Returns)
     module.logits.copy_(torch.tensor([LOGITS]))
     with Stream(module, pictures, workers=workers.addresses, **how) as stream:
         results = list(stream)
-        check = Check(stream.model)
+        check = ResultCheck(stream.model)
     assert [result.picture for result in results] == list(range(len(pictures)))
     for result in results:
         check.compare(result)
@@ -101,7 +103,7 @@ def test_every_dtype_keeps_its_meaning(workers: LocalWorkers, mode: str) -> None
 def test_numbers_of_classes_are_not_pixels(workers: LocalWorkers) -> None:
     """--levels leaves out changes of pixels; a map of classes in uint8 crosses a hop too, and must be right."""
     pictures, module = moving(6), filled(Returns(lambda m, y, x: (y.argmax(1).to(torch.uint8), x * 2)))
-    model = Model.of(module, (1, 3, 12, 14))
+    model = TorchModel.of(module, (1, 3, 12, 14))
     last = len(model.graph.nodes) - 1
     plan = Plan(model.digest, (StagePlan("worker1", tuple(range(last))), StagePlan("worker2", (last,))))
     assert any(model.graph.values[name].dtype == "uint8" for name in plan.edges(model.graph)[1][1:])
@@ -141,7 +143,7 @@ def test_any_outputs_come_back(workers: LocalWorkers, does: Any, names: list[str
 
 def test_a_picture_alone_on_one_worker(workers: LocalWorkers) -> None:
     pictures = moving(3)
-    model = Model.of(Returns(lambda m, y, x: x), (1, 3, 12, 14))
+    model = TorchModel.of(Returns(lambda m, y, x: x), (1, 3, 12, 14))
     with Stream(model, pictures, workers=[workers.addresses["worker2"][0]]) as stream:
         assert all(np.array_equal(r.output, p) for r, p in zip(stream, pictures, strict=True))
 
@@ -164,12 +166,12 @@ def test_pictures_that_can_not_be_sent_are_refused(dtype: str) -> None:
 
 def test_a_check_compares_with_the_module_and_every_bit() -> None:
     module = filled(Returns(lambda m, y, x: y.mean((2, 3))))
-    model = Model.of(module, (1, 3, 12, 14))
+    model = TorchModel.of(module, (1, 3, 12, 14))
     pixels = moving(1)[0]
     with torch.no_grad():
         right = module(torch.from_numpy(pixels)).numpy()
     result = Result(0, 0, 0.0, {model.graph.outputs[0]: right}, "", 1, 0.0, 0.0, 0.0, 1, pixels)
-    check = Check(model)
+    check = ResultCheck(model)
     assert check.compare(result) == 0
     assert check.exact
     near = replace(result, outputs={model.graph.outputs[0]: np.nextafter(right, np.float32(9))})
@@ -181,7 +183,7 @@ def test_a_check_compares_with_the_module_and_every_bit() -> None:
     # The graph and its weights are not what is compared with.
     for tensor in model.tensors.values():
         tensor.data = tensor.data.clone().zero_()
-    assert Check(model).compare(result) == 0
+    assert ResultCheck(model).compare(result) == 0
 
 
 def test_a_run_with_another_bit_ends_with_1(
@@ -193,13 +195,13 @@ def test_a_run_with_another_bit_ends_with_1(
     command = ["stream", "run", "alexnet", "--source", "generated:64x64,pictures=3", "--scheduler", "even", "--quiet"]
     command += ["--workers", addresses, "--check"]
     assert main(command) == 0
-    run = Model.run
+    run = TorchModel.run
 
-    def off(self: Model, picture: Any) -> Any:
+    def off(self: TorchModel, picture: Any) -> Any:
         found = run(self, picture)
         return {name: np.nextafter(array, np.float32(9)) for name, array in found.items()}
 
-    monkeypatch.setattr(Model, "run", off)
+    monkeypatch.setattr(TorchModel, "run", off)
     assert main(command) == 1
     assert "0 of 3 pictures have the bits" in capsys.readouterr().err
     assert main([*command, "--threshold", "0.001"]) == 0, "what may be off isn't held to the bit"

@@ -10,22 +10,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from cluster.run.pictures import expected, moving, same, small_model
-from cluster.run.running import Running
+from cluster.run.running import Running, torch_settings
 from cutset.cluster.coordinator.even import even_plan
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.messages import (
     PROTOCOL,
     Beat,
     Bye,
+    Card,
     Connect,
     Failed,
-    Hello,
+    Introduction,
     Message,
     More,
     Need,
@@ -33,21 +35,21 @@ from cutset.cluster.messages import (
     Prepare,
     Prepared,
     Ready,
-    Refused,
     Retire,
-    Weight,
-    Welcome,
+    WeightPart,
     Work,
     encode,
 )
-from cutset.cluster.model import Model
 from cutset.cluster.wire import LIMITS, pack, unpack
-from cutset.cluster.worker.setting import Setting
-from cutset.errors import CutsetError, LinkClosed, LinkError
+from cutset.cluster.worker import neighbour
+from cutset.errors import CutsetError, HandshakeError, LinkClosed, LinkError
 from cutset.link import Link, Timeouts, connect, listen
 from cutset.link.keys import Keys, new_keys
+from cutset.link.peer import Binding, Handshake, Hello, Refused, Welcome, read_about
 from cutset.partition.plan import write_plan
 from cutset.stream import Stream
+from cutset.video.torch_model import TorchModel
+from link import hellos
 
 SECRET = bytes(16)
 QUICK = Timeouts(connect=3.0, send=3.0, recv=3.0)
@@ -102,21 +104,25 @@ def ended(link: Link) -> None:
             link.recv(2).release()
 
 
+def hello(role: Any, secret: bytes, name: str, **changes: Any) -> Hello:
+    return hellos.hello(PROTOCOL, about=encode(Introduction(role, secret, name)), **changes)
+
+
 def greeted(address: str, secret: bytes = SECRET) -> Link:
     """A link that a session began on; the one before may not have been seen to end yet."""
     until = time.monotonic() + 5
     while True:
         link = dial(address)
-        say(link, Hello(PROTOCOL, "a test", "coordinator", secret, "worker1"))
+        say(link, hello("coordinator", secret, "worker1"))
         answer = hear(link, Welcome, Refused)
         if isinstance(answer, Welcome):
-            assert answer.card.threads == 1
+            assert read_about(answer, Card).threads == 1
             return link
         assert time.monotonic() < until, answer.reason
         time.sleep(0.02)
 
 
-def order(model: Model, number: int = 1, **changes: Any) -> Prepare:
+def order(model: TorchModel, number: int = 1, **changes: Any) -> Prepare:
     plan = even_plan(model, ["worker1"])
     fields: dict[str, Any] = {
         "plan": number,
@@ -144,7 +150,7 @@ def order(model: Model, number: int = 1, **changes: Any) -> Prepare:
 def test_a_worker_serves_one_coordinator_at_a_time(running: Running) -> None:
     first = greeted(running.address)
     second = dial(running.address)
-    say(second, Hello(PROTOCOL, "a test", "coordinator", bytes(15) + b"x", "worker1"))
+    say(second, hello("coordinator", bytes(15) + b"x", "worker1"))
     assert "serves another coordinator" in hear(second, Refused).reason
     say(first, Bye())
     ended(first)
@@ -236,7 +242,7 @@ def test_a_bug_while_a_message_is_taken_ends_that_link_alone(running: Running, m
     def bug(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("cutset.cluster.worker.session.Session.heed", bug)
+    monkeypatch.setattr("cutset.cluster.worker.coordinator_session.CoordinatorSession.handle", bug)
     link = greeted(running.address)
     say(link, More())
     assert "ZeroDivisionError in this worker" in hear(link, Refused).reason
@@ -253,7 +259,7 @@ def test_it_asks_for_the_weights_that_it_misses_and_takes_no_others(running: Run
     name = need.weights[0]
     wrong = torch.zeros_like(model.tensors[name])
     data = wrong.flatten().view(torch.uint8).numpy()
-    say(link, Weight(model.weight_digest(name), 0, data.size), [data])
+    say(link, WeightPart(model.weight_digest(name), 0, data.size), [data])
     assert "another digest" in hear(link, Failed).reason
 
 
@@ -265,7 +271,7 @@ def test_weights_come_over_the_link_in_pieces(running: Running) -> None:
     picture = np.random.default_rng(1).random((1, 3, 16, 16), np.float32)
     with torch.no_grad():
         wanted = module(torch.from_numpy(picture)).numpy()
-    model = Model.of(module.eval(), (1, 3, 16, 16), torch.float32)
+    model = TorchModel.of(module.eval(), (1, 3, 16, 16), torch.float32)
     assert model.tensors["1.weight"].nbytes > 4 * (256 << 10)
     with Stream(model, [picture], workers=[running.address]) as stream:
         [result] = list(stream)
@@ -296,7 +302,7 @@ def test_an_order_that_cant_be_followed_is_an_answer_and_the_worker_goes_on(
 
 
 def test_a_stage_that_needs_more_than_its_memory_is_refused(tmp_path: Path) -> None:
-    worker = Running(f"ipc://{tmp_path}/w", Setting(memory=1000))
+    worker = Running(f"ipc://{tmp_path}/w", torch_settings(memory=1000))
     try:
         link = greeted(worker.address)
         say(link, order(small_model()))
@@ -322,10 +328,10 @@ def test_the_next_worker_that_isnt_there_is_named(tmp_path: Path, running: Runni
 
 def test_nothing_that_a_peer_sends_ends_a_worker(running: Running) -> None:
     chooser, model = random.Random(3), small_model()
-    work = Work(1, 0, 0, 0, 0, [], [5], 0.0)
+    work = Work(1, 0, 0, 0, [], [5], 0.0)
     good = [
         encode(message)
-        for message in (order(model), work, More(), Weight("0" * 64, 0, 9), Retire(5), Connect(1), Bye(), Beat())
+        for message in (order(model), work, More(), WeightPart("0" * 64, 0, 9), Retire(5), Connect(1), Bye(), Beat())
     ]
     for turn in range(60):
         link = greeted(running.address, turn.to_bytes(16, "little")) if turn % 4 else dial(running.address)
@@ -347,8 +353,8 @@ def test_nothing_that_a_peer_sends_ends_a_worker(running: Running) -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        Work(9, 0, 0, 0, 0, [], [5], 0.0),
-        Work(1, 0, 0, 0, 0, [], [1 << 61], 0.0),
+        Work(9, 0, 0, 0, [], [5], 0.0),
+        Work(1, 0, 0, 0, [], [1 << 61], 0.0),
         Beat(),
         More(),
     ],
@@ -363,7 +369,7 @@ def test_what_breaks_the_protocol_is_refused_in_one_line(running: Running, messa
 
 def test_another_version_is_refused(running: Running) -> None:
     link = dial(running.address)
-    say(link, Hello(PROTOCOL + 1, "a test", "coordinator", SECRET, "worker1"))
+    say(link, hello("coordinator", SECRET, "worker1", version=PROTOCOL.version + 1))
     assert "version" in hear(link, Refused).reason
 
 
@@ -377,7 +383,8 @@ def with_keys(tmp_path: Path, coordinator: Keys, count: int) -> tuple[list[Runni
     pairs = [new_keys() for _ in range(count)]
     allow = frozenset([coordinator.public])
     found = [
-        Running("tcp://127.0.0.1:0", Setting(keys=pair, coordinators=allow), keys=pair, allow=allow) for pair in pairs
+        Running("tcp://127.0.0.1:0", torch_settings(keys=pair, coordinators=allow), keys=pair, allow=allow)
+        for pair in pairs
     ]
     return found, pairs
 
@@ -398,7 +405,7 @@ def test_over_tcp_each_worker_admits_the_one_that_was_announced(tmp_path: Path) 
                         dial(workers[2].address, keys=pairs[0].expecting(pairs[2].public))
                     # Who may send pictures can't give orders.
                     link = dial(workers[2].address, keys=pairs[1].expecting(pairs[2].public))
-                    say(link, Hello(PROTOCOL, "a test", "coordinator", SECRET, "w2"))
+                    say(link, hello("coordinator", SECRET, "w2"))
                     assert "not give orders" in hear(link, Refused).reason
         same(results, expected(pictures))
         with pytest.raises(LinkError):  # and the session is over
@@ -465,9 +472,69 @@ def test_expected_keys_may_connect_until_others_are(tmp_path: Path) -> None:
         listener.close()
 
 
+def test_a_coordinator_of_the_version_before_is_told_both(running: Running) -> None:
+    """As it was built: it reads a refusal that has nothing but its reason."""
+    link = dial(running.address)
+    link.send(msgspec.msgpack.encode(["hello", 2, "cutset 0.1", "coordinator", SECRET, "worker1"]))
+    kind, reason = msgspec.msgpack.decode(link.recv().header)
+    assert kind == "refused"
+    assert "cutset 0.1 speaks version 2 of the cluster protocol" in reason
+    assert "3: install the same Cutset on both sides" in reason
+    ended(link)
+
+
+def quote(binding: Binding) -> bytes:
+    return b"quote " + binding.digest
+
+
+def verifies(evidence: bytes, binding: Binding) -> bool:
+    return evidence == quote(binding)
+
+
+def test_a_worker_asks_everybody_for_evidence() -> None:
+    """Coordinators and workers alike, before anything else; and shows its own to who asks."""
+    mine, ours, before = new_keys(), new_keys(), new_keys()
+    allow = frozenset([mine.public, before.public])
+    asks = Handshake(PROTOCOL, prove=quote, verify=verifies)
+    worker = Running(
+        "tcp://127.0.0.1:0", torch_settings(keys=ours, coordinators=allow, handshake=asks), keys=ours, allow=allow
+    )
+
+    def neighbour_with(prove: Any) -> str:
+        setting = torch_settings(keys=before, handshake=Handshake(PROTOCOL, prove=prove, verify=verifies))
+        peer = Peer("w2", worker.address, ours.public)
+        with pytest.raises(HandshakeError) as caught:
+            neighbour.dial(peer, "w1", SECRET, setting, None, lambda *_: None)
+        return str(caught.value)
+
+    def coordinator_with(prove: Any) -> None:
+        about = encode(Introduction("coordinator", SECRET, "w2"))
+        handshake = Handshake(PROTOCOL, prove=prove, verify=verifies).with_keys(mine)
+        handshake.dial(lambda: dial(worker.address, keys=mine.expecting(ours.public)), about, timeout=5)
+
+    try:
+        with pytest.raises(HandshakeError, match="you show no evidence, and it is required"):
+            coordinator_with(None)
+        coordinator_with(quote)
+        assert "you show no evidence" in neighbour_with(None)
+        assert "you show evidence that isn't good" in neighbour_with(lambda _: b"quote of something else")
+        assert "isn't the one that the coordinator announced" in neighbour_with(quote), "the evidence was good"
+        plain = Running("tcp://127.0.0.1:0", torch_settings(keys=ours, coordinators=allow), keys=ours, allow=allow)
+        try:
+            there = mine.expecting(ours.public)
+            about = encode(Introduction("coordinator", SECRET, "w2"))
+            wants = Handshake(PROTOCOL, verify=verifies).with_keys(mine)
+            with pytest.raises(HandshakeError, match=r"the worker at tcp://\S+ shows no evidence, and it is required"):
+                wants.dial(lambda: dial(plain.address, keys=there), about, timeout=5)
+        finally:
+            plain.close()
+    finally:
+        worker.close()
+
+
 def test_a_worker_is_no_part_of_another_session(running: Running) -> None:
     first = greeted(running.address)
     stranger = dial(running.address)
-    say(stranger, Hello(PROTOCOL, "a test", "worker", b"z" * 16, "w"))
+    say(stranger, hello("worker", b"z" * 16, "w"))
     assert "isn't part of that session" in hear(stranger, Refused).reason
     assert hear(first, Beat), "the session goes on"

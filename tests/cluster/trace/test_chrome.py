@@ -56,10 +56,10 @@ def test_reading_gives_the_spans_back(tmp_path: Path) -> None:
     assert (back.title, back.notes) == (trace.title, trace.notes)
     begin = 100.0
     for party, spans in trace.timeline.items():
-        found = sorted(back.timeline[party], key=lambda s: (s.picture, s.kind, s.start))
-        wanted = sorted(spans, key=lambda s: (s.picture, s.kind, s.start))
+        found = sorted(back.timeline[party], key=lambda s: (s.number, s.kind, s.start))
+        wanted = sorted(spans, key=lambda s: (s.number, s.kind, s.start))
         for one, two in zip(found, wanted, strict=True):
-            assert (one.kind, one.source, one.picture, one.nbytes) == (two.kind, two.source, two.picture, two.nbytes)
+            assert (one.kind, one.source, one.number, one.nbytes) == (two.kind, two.source, two.number, two.nbytes)
             assert one.start == pytest.approx(two.start - begin, abs=2e-9)
             assert one.end == pytest.approx(two.end - begin, abs=2e-9)
 

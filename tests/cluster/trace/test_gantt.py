@@ -32,7 +32,7 @@ def test_spans_of_a_lane_stand_one_after_another() -> None:
 
 def test_spans_that_touch_share_a_lane() -> None:
     [lane] = lanes([Span("compute", 0, 1, 2.0, 3.0), Span("compute", 0, 0, 1.0, 2.0 + 1e-12)])
-    assert [span.picture for span in lane.spans] == [0, 1]
+    assert [span.number for span in lane.spans] == [0, 1]
 
 
 def test_bars_stand_where_the_spans_are() -> None:

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from cluster.trace.pipeline import pipeline
-from cutset.cluster.trace.path import by_picture, path
+from cutset.cluster.trace.path import by_item, path
 from cutset.cluster.trace.spans import Span
 from cutset.cluster.trace.table import latencies, mean_split, window, work
 
@@ -32,7 +32,7 @@ def test_a_picture_alone_spends_what_was_put_in() -> None:
 
 def test_later_pictures_queue_behind_the_one_before() -> None:
     timeline = pipeline(4)
-    segments = path(by_picture(timeline)[0, 3], timeline)
+    segments = path(by_item(timeline)[0, 3], timeline)
     queued = [s for s in segments if s.part == "queue"]
     # The link takes 20 ms a picture and pictures come every 10 ms, so that each waits 10 ms more than the one before.
     assert sum(s.seconds for s in queued) == pytest.approx(0.030)
@@ -50,7 +50,7 @@ def test_parts_sum_to_the_latency_whatever_the_spans() -> None:
             span = Span(rng.choice(kinds), 0, rng.randrange(3), start, start + rng.random() * rng.choice((0, 0.1, 4)))
             timeline[rng.choice("abc")].append(span)
         for latency in latencies(timeline):
-            own = [s for spans in timeline.values() for s in spans if s.picture == latency.picture]
+            own = [s for spans in timeline.values() for s in spans if s.number == latency.number]
             assert latency.seconds == pytest.approx(max(s.end for s in own) - min(s.start for s in own))
             assert sum(latency.split().values()) == pytest.approx(latency.seconds)
             for one, two in zip(latency.segments, latency.segments[1:], strict=False):

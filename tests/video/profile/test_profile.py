@@ -11,20 +11,27 @@ import numpy as np
 import pytest
 import torch
 
-from cutset.cluster.codecs import channel_of, to_array
+from cutset.cluster.codecs import channel_of
 from cutset.codec import Encoder
 from cutset.errors import CutsetError
 from cutset.partition.description import graph_digest
 from cutset.partition.hop import Hop
-from cutset.partition.profile import cache
-from cutset.partition.profile.layers import measure_layers
-from cutset.partition.profile.profile import Profile, read_profile, write_profile
+from cutset.partition.profile import Profile, keep, kept, read_profile, write_profile
 from cutset.partition.schedulers import scheduler
+from cutset.partition.timing import measure_layers
 from cutset.video.imports.export import export
-from cutset.video.profile.forms import measured_forms
-from cutset.video.profile.setup import Wish, measure_pictures, measure_profile, other_forms, problem_of, typical_pairs
-from cutset.video.profile.sizes import measure_sizes
-from cutset.video.stage import Stage
+from cutset.video.privacy import picture_like
+from cutset.video.profile.payloads import measure_sizes, measured_inputs
+from cutset.video.profile.setup import (
+    Wish,
+    measure_pictures,
+    measure_profile,
+    network_run,
+    other_inputs,
+    problem_of,
+    typical_pairs,
+)
+from cutset.video.stage import TorchStage, to_array
 from video.networks import Skips, filled
 
 SIZE = (24, 32)
@@ -67,13 +74,13 @@ def pictures(count: int) -> list[np.ndarray]:  # type: ignore[type-arg]
 def test_layers_add_up_to_the_whole(net) -> None:
     graph, tensors, _ = net
     seen: list[tuple[str, int, int]] = []
-    times = measure_layers(graph, tensors, rounds=3, tell=lambda *what: seen.append(what))
+    times = measure_layers(network_run(graph, tensors), rounds=3, tell=lambda *what: seen.append(what))
     assert len(times.seconds) == len(times.spread) == len(graph.nodes)
     assert min(times.seconds) > 0
     assert sum(times.seconds) == pytest.approx(times.whole)
     assert times.rounds == 3
     assert seen[-1] == ("layers", 3, 3)
-    assert measure_layers(graph, tensors, rounds=50, budget=0.0).rounds == 2
+    assert measure_layers(network_run(graph, tensors), rounds=50, budget=0.0).rounds == 2
 
 
 def test_sizes_are_those_of_the_encoder_on_every_value(net) -> None:
@@ -83,8 +90,8 @@ def test_sizes_are_those_of_the_encoder_on_every_value(net) -> None:
     found = measure_sizes(graph, tensors, [taken[:3], taken[3:]])
     assert set(found) == set(graph.values)
     everything = replace(graph, outputs=tuple(graph.values)[1:])
-    stage = Stage(everything, range(len(graph.nodes)), tensors)
-    runs = [stage.run({graph.inputs[0].name: torch.from_numpy(each)}) for each in taken]
+    stage = TorchStage(everything, range(len(graph.nodes)), tensors)
+    runs = [stage.forward({graph.inputs[0].name: torch.from_numpy(each)}) for each in taken]
     for name, value in graph.values.items():
         encoder = Encoder(channel_of(0, value))
         arrays = [taken[i] if name == graph.inputs[0].name else to_array(runs[i][name]) for i in range(5)]
@@ -132,22 +139,24 @@ def profile(net) -> Profile:
     return measure_profile("net", graph, digest, tensors, threads=1)
 
 
-def test_a_profile_is_remembered_for_what_it_depends_on(net, profile, monkeypatch) -> None:
+def test_a_profile_is_remembered_for_what_it_depends_on(net, profile) -> None:
     graph, tensors, digest = net
     assert measure_profile("net", graph, digest, tensors, threads=1) == profile
     assert measure_profile("net", graph, digest, tensors, threads=1, fresh=True).whole != profile.whole
-    assert cache.kept(digest, 2) is None
-    assert cache.kept("0" * 64, 1) is None
-    monkeypatch.setattr(cache, "versions", lambda: {"cutset": "9", "torch": "9"})
-    assert cache.kept(digest, 1) is None
+    versions = profile.versions
+    assert set(versions) == {"cutset", "torch"}
+    assert kept(digest, 1, versions) is not None
+    assert kept(digest, 2, versions) is None
+    assert kept("0" * 64, 1, versions) is None
+    assert kept(digest, 1, versions | {"torch": "9"}) is None
 
 
 def test_a_profile_from_a_busy_machine_is_measured_again(net, profile, tmp_path: Path, monkeypatch) -> None:
     graph, tensors, digest = net
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    cache.keep(msgspec.structs.replace(profile, whole=100.0))
+    keep(msgspec.structs.replace(profile, whole=100.0))
     assert measure_profile("net", graph, digest, tensors, threads=1).whole < 50
-    found = cache.kept(digest, 1)
+    found = kept(digest, 1, profile.versions)
     assert found is not None
     assert found.whole < 50
 
@@ -186,8 +195,10 @@ def test_a_problem_of_what_was_measured(net, profile) -> None:
     assert [machine.name for machine in problem.machines] == ["a", "b"]
     assert problem.machines[0].seconds == pytest.approx(2 * np.array(profile.seconds))
     assert (problem.machines[0].codec, problem.machines[1].codec) == (2.0, 1.0)
-    assert set(problem.pictures) == {"uint8"}
-    assert {"float32"} <= set(other_forms(problem, sizes))
+    assert set(problem.inputs) == {""}
+    assert problem.private == frozenset()
+    assert problem_of(graph, digest, profile, sizes, replace(wish, pictures_stay=True)).private == picture_like(graph)
+    assert {"float32"} <= set(other_inputs(problem, sizes))
     assert scheduler("optimal").plan(problem).stages
     slow = msgspec.structs.replace(
         profile, encode={"bits": profile.encode["bits"] * 3}, decode={"bits": profile.decode["bits"] * 3}
@@ -227,7 +238,7 @@ def test_pictures_of_another_size_are_scaled(net, tmp_path: Path) -> None:
         image.fromarray(np.full((48, 64, 3), 40 * i, np.uint8)).save(tmp_path / f"{i}.png")
     graph, tensors, _ = net
     assert SIZE != (48, 64)
-    assert measure_pictures(graph, tensors, str(tmp_path), size=SIZE, count=4).pictures == 4
+    assert measure_pictures(graph, tensors, str(tmp_path), size=SIZE, count=4).items == 4
 
 
 def test_forms_of_encoded_pictures() -> None:
@@ -238,11 +249,11 @@ def test_forms_of_encoded_pictures() -> None:
     encoder = H264Encoder(SIZE)
     encoded = [encoder.encode(each) for each in taken]
     list_of = [Picture(i, each, i / 25, (encoded[i][0],), encoded[i][1]) for i, each in enumerate(taken)]
-    found = measured_forms(encoder.codec, list_of)
+    found = measured_inputs(encoder.codec, list_of)
     lengths = [len(packet) for packet, _ in encoded]
     assert found["packets"].delta[0].nbytes == np.median(lengths)
     assert found["packets"].delta[0].nbytes * found["packets"].mean == pytest.approx(np.mean(lengths))
     assert found["packets"].delta[0].decode > 0
     assert found["float32"].key[0].nbytes == 4 * taken[0].nbytes
     assert 0 < found["jpeg"].key[0].nbytes < taken[0].nbytes
-    assert set(measured_forms(None, list_of)) == {"float32", "jpeg"}
+    assert set(measured_inputs(None, list_of)) == {"float32", "jpeg"}

@@ -15,7 +15,7 @@ from cutset.errors import SourceError
 from cutset.video.sources import PacketDecoder, PacketHistory, Source, open_source
 from cutset.video.sources.container import ContainerSource
 from cutset.video.sources.live import LiveSource, open_rtsp, without_secrets
-from cutset.video.sources.meter import Metered
+from cutset.video.sources.opening import Metered
 from video.sources.clips import pictures, write_clip
 
 PATIENCE = 20.0

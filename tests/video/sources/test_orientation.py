@@ -11,9 +11,8 @@ import pytest
 
 from cutset.errors import ConfigError
 from cutset.partition.node import Value
-from cutset.video.forms import FormReceiver, FormSender, codec_message
+from cutset.video.forms import PictureDecoder, PictureInputs
 from cutset.video.sources import PacketDecoder, VideoCodec, open_source
-from cutset.video.sources.history import Restart
 from cutset.video.sources.orientation import exif_orientation, turn, turned_size
 from video.sources.clips import frame_of, pictures, write_png
 from video.sources.ffmpeg import ffmpeg, make, rgb24
@@ -199,15 +198,14 @@ def test_a_worker_is_told(tmp_path):
     """Over the wire, and through both ends of a hop."""
     with open_source(str(turned_video(tmp_path / "a.mp4", 6))) as source:
         found = list(source)
-    message = codec_message(source.codec)
-    assert message.orientation == 6
-    value = Value("input", (1, 3, *source.size), "uint8")
-    sender, receiver = FormSender("packets", value, plan=0, epoch=0), FormReceiver(value, [message])
+    value, inputs = Value("input", (1, 3, *source.size), "uint8"), PictureInputs([source.codec])
+    sender = inputs.encoder("packets", value)
+    receiver = PictureDecoder("packets", value, inputs.settings("packets"))
     for picture in found:
-        own = Restart(picture.packets, picture.skipped, picture.opens)
-        work, arrays, _ = sender.encode(0, picture.index, picture.index, picture.pixels, own, None)
-        assert work.form == "packets"
-        assert np.array_equal(receiver.decode(work, arrays)[0]["input"].numpy(), picture.pixels)
+        given = inputs.read(picture)
+        head, arrays = sender.encode(0, picture.index, given)
+        assert [array.tobytes() for array in arrays] == list(picture.packets)
+        assert np.array_equal(receiver.decode(0, head, arrays), picture.pixels)
     for wrong in (0, 9, -1, True):
         with pytest.raises(ConfigError, match="orientation"):
             VideoCodec("h264", b"", SIZE, SIZE, wrong)

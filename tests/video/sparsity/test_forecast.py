@@ -20,11 +20,11 @@ def test_bytes_are_foreseen_for_values_that_nobody_sends(changes: Changes) -> No
     pictures = moving(61)
     assert forecast.nbytes("first") is None
     for picture in pictures[45:]:
-        forecast.picture(picture)
+        forecast.saw(picture)
     measured = changes.encoded[45:][-WINDOW:].mean(axis=0)
     for name in ("first", "left", "right"):
         assert forecast.nbytes(name) == pytest.approx(measured[changes.names.index(name)], rel=0.15)
-    forecast.picture(np.zeros_like(pictures[0]))  # all changes
+    forecast.saw(np.zeros_like(pictures[0]))  # all changes
     rise = forecast.nbytes("first")
     assert rise is not None
     assert rise > measured[changes.names.index("first")]
@@ -36,7 +36,7 @@ def test_ways_keep_their_proportions(changes: Changes) -> None:
     known = {"first": Traffic(key, (Coded(1000.0, 0.1, 0.2), Coded(500.0, 0.3))), "elsewhere": Traffic(key, key)}
     assert forecast.traffic(known) == known
     for picture in moving(3):
-        forecast.picture(picture)
+        forecast.saw(picture)
     found = forecast.traffic(known)
     assert found["elsewhere"] == known["elsewhere"]
     assert found["first"].key == key

@@ -12,11 +12,18 @@ import torch
 from cutset.errors import ConfigError, RequestError
 from cutset.partition.node import Value
 from cutset.video.imports.export import Exported
-from cutset.video.sparsity.changes import Changes, read_changes, write_changes
-from cutset.video.sparsity.features import TILES, features, tile_shares
+from cutset.video.sparsity.changes import (
+    TILES,
+    Changes,
+    channels,
+    delta_bytes,
+    features,
+    read_changes,
+    tile_shares,
+    write_changes,
+)
 from cutset.video.sparsity.measure import compare, measure
-from cutset.video.sparsity.sizes import channels, delta_bytes
-from cutset.video.stage import Stage
+from cutset.video.stage import TorchStage
 from video.sparsity.conftest import SIZE, moving
 
 
@@ -26,8 +33,8 @@ def test_fractions_are_those_of_the_whole_network(exported: Exported, changes: C
     for name, value in graph.values.items():
         if graph.maker[name] == -1:
             continue
-        stage = Stage(graph, range(graph.maker[name] + 1), tensors)  # all up to there in one stage
-        whole = [stage.run({graph.inputs[0].name: torch.from_numpy(p)}) for p in pictures]
+        stage = TorchStage(graph, range(graph.maker[name] + 1), tensors)  # all up to there in one stage
+        whole = [stage.forward({graph.inputs[0].name: torch.from_numpy(p)}) for p in pictures]
         if name not in stage.outputs:
             continue
         for p in (1, 2, 3):

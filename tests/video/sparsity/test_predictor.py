@@ -167,7 +167,7 @@ def test_one_picture_is_predicted_as_many_are(trained: Trained, changes: Changes
 
 def test_masks_are_learned(trained: Trained, changes: Changes) -> None:
     """What deltas take on average follows from fraction and mask."""
-    from cutset.video.sparsity.sizes import delta_bytes
+    from cutset.video.sparsity.changes import delta_bytes
 
     at = changes.names.index("first")
     said = delta_bytes(changes.graph.values["first"], trained.mean["first"], trained.mask["first"])

@@ -14,7 +14,7 @@ from cluster.trace.pipeline import pipeline
 from cutset.cli import main
 from cutset.cluster.trace.chrome import write_trace
 from cutset.cluster.trace.record import Trace
-from cutset.partition.profile.profile import Profile, write_profile
+from cutset.partition.profile import Profile, write_profile
 from cutset.video.imports.export import export
 from cutset.video.zoo import build
 

@@ -18,11 +18,10 @@ from cutset.cluster.trace.table import latencies
 from cutset.errors import ConfigError, RequestError
 from cutset.partition.graph import Graph
 from cutset.partition.node import Node, Read, Value
-from cutset.video.sparsity.changes import Changes
+from cutset.video.sparsity.changes import Changes, delta_bytes
 from cutset.video.sparsity.layers import Means
 from cutset.video.sparsity.predictor import Errors, Trained
-from cutset.video.sparsity.sizes import delta_bytes
-from cutset.video.views import changed, costs, errors, figure, latency, sizes, spread
+from cutset.video.views import figure, runs, sparsity
 from cutset.video.views.runs import Run, most_at_once, of_trace, read_run
 
 pytest.importorskip("matplotlib")
@@ -63,56 +62,56 @@ def trained(changes: Changes) -> Trained:
 
 
 def test_histograms_count_every_picture(changes: Changes) -> None:
-    data = changed.by_layer(changes)
+    data = sparsity.by_layer(changes)
     share = np.array(data["share"])
     np.testing.assert_allclose(share.sum(axis=1), 1.0)
     assert share[2, -1] == 1.0  # all pictures change all of `two`
-    at = int(changes.fractions[4, 1] * changed.BINS)
-    assert share[1, at] * 30 == pytest.approx(np.sum((changes.fractions[:, 1] * changed.BINS).astype(int) == at))
+    at = int(changes.fractions[4, 1] * sparsity.BINS)
+    assert share[1, at] * 30 == pytest.approx(np.sum((changes.fractions[:, 1] * sparsity.BINS).astype(int) == at))
     assert data["percentiles"]["50"][0] == pytest.approx(np.median(changes.fractions[:, 0]))
 
 
 def test_channels_are_those_of_the_picture(changes: Changes) -> None:
-    data = changed.by_channel(changes, 7)
+    data = sparsity.by_channel(changes, 7)
     assert data["channels"][1] == pytest.approx(changes.changed["one"][6])
     with pytest.raises(RequestError, match="there are 1 to 30"):
-        changed.by_channel(changes, 31)
+        sparsity.by_channel(changes, 31)
 
 
 def test_a_pair_is_one_row(changes: Changes) -> None:
-    data = changed.pair(changes.rows(slice(3, 4)), ("a.png", "b.png"))
+    data = sparsity.pair(changes.rows(slice(3, 4)), ("a.png", "b.png"))
     assert data["changed"] == pytest.approx(changes.fractions[3])
     assert data["nonzero"] == pytest.approx(changes.nonzero[3])
     with pytest.raises(RequestError, match="two pictures"):
-        changed.pair(changes, ("a", "b"))
+        sparsity.pair(changes, ("a", "b"))
 
 
 def test_fits_find_the_curve_and_the_better_input(changes: Changes) -> None:
-    [panel] = spread.spread(changes, ["one"])["panels"]
+    [panel] = sparsity.spread(changes, ["one"])["panels"]
     pixels, tiles = panel["over"]
     assert pixels["what"] == "pixels"
     assert pixels["off"] < 1e-6  # it is linear in the pixels
     line = np.polyval(pixels["fit"], [0.1, 0.3])
     np.testing.assert_allclose(line, [0.1, 0.3], atol=1e-5)
     np.testing.assert_allclose(np.polyval(tiles["fit"], np.sqrt([0.25])), [0.125], atol=1e-4)  # and square in these
-    assert len(spread.spread(changes)["panels"]) == 2
+    assert len(sparsity.spread(changes)["panels"]) == 2
     with pytest.raises(RequestError, match="did you mean 'one'"):
-        spread.spread(changes, ["onee"])
+        sparsity.spread(changes, ["onee"])
 
 
 def test_sizes_are_raw_measured_and_predicted(changes: Changes, trained: Trained) -> None:
-    data = sizes.sizes(changes, trained)
+    data = sparsity.sizes(changes, trained)
     assert data["raw"] == [192, 1024, 200]
     assert data["measured"] == pytest.approx([100, 145, 200])
     assert data["low"][1] < 145 < data["high"][1]
     said = 0.9 * changes.changed["pictures"].mean(axis=1, dtype=np.float64)
     value = changes.graph.values["one"]
     assert data["predicted"][1] == pytest.approx(np.mean([delta_bytes(value, f, 0.5) for f in said]), rel=1e-5)
-    assert "predicted" not in sizes.sizes(changes)
+    assert "predicted" not in sparsity.sizes(changes)
 
 
 def test_errors_are_by_picture_and_layer(changes: Changes, trained: Trained) -> None:
-    data = errors.errors(changes, trained)
+    data = sparsity.errors(changes, trained)
     truth = changes.fractions[:, 1]
     said = 0.9 * changes.changed["pictures"].mean(axis=1)
     np.testing.assert_allclose(np.array(data["trained"])[:, 1], np.abs(said - truth)[1:], atol=1e-6)
@@ -121,19 +120,19 @@ def test_errors_are_by_picture_and_layer(changes: Changes, trained: Trained) -> 
     assert data["pictures"] == list(range(2, 31))
     assert data["seen"] == 20
     other = Changes(changes.graph, "another", *(getattr(changes, n) for n in NAMES))
-    assert errors.errors(other, trained)["seen"] is None
+    assert sparsity.errors(other, trained)["seen"] is None
     with pytest.raises(RequestError, match="three pictures"):
-        errors.errors(changes.rows(slice(0, 1)), trained)
+        sparsity.errors(changes.rows(slice(0, 1)), trained)
 
 
 def test_costs_are_added_up_and_checked(changes: Changes) -> None:
-    data = costs.costs(["one", "two"], {"edge": [0.5, 0.25], "cloud": [0.1, 0.1]})
+    data = runs.costs(["one", "two"], {"edge": [0.5, 0.25], "cloud": [0.1, 0.1]})
     assert data["workers"] == {"edge": [0.5, 0.25], "cloud": [0.1, 0.1]}
     assert "edge 750 ms" in data["title"]
     with pytest.raises(RequestError, match="3 layers"):
-        costs.costs(["one", "two"], {"edge": [1, 2, 3]})
+        runs.costs(["one", "two"], {"edge": [1, 2, 3]})
     with pytest.raises(RequestError, match="no worker"):
-        costs.costs(["one", "two"], {})
+        runs.costs(["one", "two"], {})
 
 
 def run(count: int) -> Run:
@@ -142,7 +141,7 @@ def run(count: int) -> Run:
 
 
 def test_latency_comes_from_traces() -> None:
-    data = latency.latency({"many": run(8), "one": run(1)})
+    data = runs.latency({"many": run(8), "one": run(1)})
     one, many = data["rows"]
     assert (one["run"], one["in_flight"], one["pictures"]) == ("one", 1, 1)
     assert one["latency"]["50"] == pytest.approx(0.040)  # without the capture
@@ -188,14 +187,14 @@ def drawn(path: Path) -> NDArray[np.uint8]:
 
 def cases(changes: Changes, trained: Trained) -> dict[str, tuple[figure.Draw, dict[str, Any]]]:
     return {
-        "changed": (changed.draw_by_layer, changed.by_layer(changes)),
-        "channels": (changed.draw_by_channel, changed.by_channel(changes, 2)),
-        "pair": (changed.draw_pair, changed.pair(changes.rows(slice(0, 1)), ("a", "b"))),
-        "spread": (spread.draw, spread.spread(changes)),
-        "sizes": (sizes.draw, sizes.sizes(changes, trained)),
-        "errors": (errors.draw, errors.errors(changes, trained)),
-        "costs": (costs.draw, costs.costs(["one", "two"], {"edge": [0.5, 0.2], "cloud": [0.1, 0.1]})),
-        "latency": (latency.draw, latency.latency({"a": run(2), "b": run(5)})),
+        "changed": (sparsity.draw_by_layer, sparsity.by_layer(changes)),
+        "channels": (sparsity.draw_by_channel, sparsity.by_channel(changes, 2)),
+        "pair": (sparsity.draw_pair, sparsity.pair(changes.rows(slice(0, 1)), ("a", "b"))),
+        "spread": (sparsity.draw_spread, sparsity.spread(changes)),
+        "sizes": (sparsity.draw_sizes, sparsity.sizes(changes, trained)),
+        "errors": (sparsity.draw_errors, sparsity.errors(changes, trained)),
+        "costs": (runs.draw_costs, runs.costs(["one", "two"], {"edge": [0.5, 0.2], "cloud": [0.1, 0.1]})),
+        "latency": (runs.draw_latency, runs.latency({"a": run(2), "b": run(5)})),
     }
 
 
@@ -219,6 +218,6 @@ def test_the_same_data_are_the_same_file_and_dark_is_dark(changes: Changes, trai
 
 
 def test_a_folder_that_isnt_there(changes: Changes, tmp_path: Path) -> None:
-    draw: Callable[..., None] = changed.draw_by_layer
+    draw: Callable[..., None] = sparsity.draw_by_layer
     with pytest.raises(ConfigError, match="can't be written"):
-        figure.save(draw, changed.by_layer(changes), tmp_path / "none" / "x.png")
+        figure.save(draw, sparsity.by_layer(changes), tmp_path / "none" / "x.png")

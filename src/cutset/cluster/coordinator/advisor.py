@@ -5,23 +5,34 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Protocol
 
 from cutset.cluster.messages import Report
+from cutset.cluster.values import Array
 from cutset.errors import CutsetError
 from cutset.partition.hop import Hop
 from cutset.partition.live import LivePlanner
 from cutset.partition.plan import Plan
-from cutset.video.sparsity.forecast import Forecast
 
-__all__ = ["Advisor"]
+__all__ = ["Advisor", "ChangeForecast"]
+
+
+class ChangeForecast(Protocol):
+    """Foresees how much of each value changes from item to item. Called from any thread."""
+
+    def saw(self, array: Array) -> None:
+        """The input of an item."""
+
+    def changed(self, measured: Mapping[str, float]) -> None:
+        """The share that did change, of some values."""
 
 
 class Advisor:
     """Owns a LivePlanner. `plan` is the coordinator's planner, `observe` takes its reports, a thread does the rest.
 
     `propose(plan, why)` is called from that thread. `look`: seconds between two looks for a better plan. `forecast` is
-    told what changed of the values that are sent; whoever has the pictures shows it those.
+    called with what changed of the values that are sent; whoever has the results shows it the inputs.
     """
 
     def __init__(
@@ -29,7 +40,7 @@ class Advisor:
         planner: LivePlanner,
         look: float = 2.0,
         tell: Callable[[str], None] = lambda line: None,
-        forecast: Forecast | None = None,
+        forecast: ChangeForecast | None = None,
     ) -> None:
         self.planner = planner
         self.forecast = forecast
@@ -64,6 +75,7 @@ class Advisor:
         self.planner.memory(worker, nbytes)
 
     def close(self) -> None:
+        """Ends the thread."""
         self._seen.put(None)
         self._thread.join(5.0)
 

@@ -12,33 +12,21 @@ from typing import Any
 
 from cutset.cluster.codecs import Gap
 from cutset.cluster.coordinator.advisor import Advisor
-from cutset.cluster.coordinator.attendance import Attendance
+from cutset.cluster.coordinator.dispatch import Dispatcher
 from cutset.cluster.coordinator.fitting import check_fits, lacking
 from cutset.cluster.coordinator.links import Links, aligned
-from cutset.cluster.coordinator.pictures import Pictures
-from cutset.cluster.coordinator.remote import Event, Remote
+from cutset.cluster.coordinator.membership import Membership
+from cutset.cluster.coordinator.remote import Remote, RemoteEvent
 from cutset.cluster.coordinator.routes import Routes
 from cutset.cluster.coordinator.switching import Options
-from cutset.cluster.messages import (
-    Allow,
-    Failed,
-    Holds,
-    Inventory,
-    Lost,
-    Need,
-    Prepared,
-    Ready,
-    Report,
-    Tune,
-    Work,
-)
+from cutset.cluster.inputs import Inputs, PlainInputs
+from cutset.cluster.messages import Allow, Failed, Holds, Inventory, Lost, Need, Prepared, Ready, Report, Tune
 from cutset.cluster.model import Model
-from cutset.cluster.wire import piece_bytes
+from cutset.cluster.wire import ArrivedItem, piece_bytes
 from cutset.codec import Budget, KeyRequest
 from cutset.errors import ConfigError, CutsetError, FrameError, LinkError
 from cutset.partition.hop import Hop
 from cutset.partition.plan import COORDINATOR, Plan
-from cutset.video.sources.codec import VideoCodec
 
 __all__ = ["Coordinator", "Planner"]
 
@@ -46,9 +34,9 @@ __all__ = ["Coordinator", "Planner"]
 Planner = Callable[[Sequence[str], str], Plan]
 
 TICK = 0.05  # seconds
-MOST_LATE = 3  # times that pictures may be sent again because they don't come back, without a result in between
+MOST_LATE = 3  # times that items may be sent again because they don't come back, without a result in between
 LONG_MESSAGE = 16 << 10  # bytes; what workers say is rarely longer
-LAST_WORDS = 0.5  # seconds that reports of the last pictures may come after their results
+LAST_WORDS = 0.5  # seconds that reports of the last items may come after their results
 
 
 class Coordinator:
@@ -62,35 +50,36 @@ class Coordinator:
         sources: Sequence[Iterable[Any]],
         options: Options,
         *,
-        codecs: Sequence[VideoCodec | None] = (),
+        inputs: Inputs | None = None,
         keys: Any = None,
         paces: Mapping[tuple[str, str], Hop] | None = None,
         observe: Callable[[Report, Plan, float], None] | None = None,
         advisor: Advisor | None = None,
         tell: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """`workers`: name to address and public key; `codecs`: of the sources; `tell` hears what happens.
+        """`workers`: name to address and public key; `inputs` says what sources give (arrays, without it); `tell` is
+        called with lines that say what happens.
 
-        `paces` are emulated connections, by sender and receiver: workers are told theirs.
+        `paces` are emulated connections, by sender and receiver: workers get theirs.
         `observe` gets every report, times on this side's clock, its plan, and the seconds of the report's hop.
-        `advisor` hears the same of machines, links and values, and what workers say of their weights and memory.
+        `advisor` gets the same of machines, links and values, and what workers report of their weights and memory.
         """
         if not workers:
-            raise ConfigError("a stream needs at least one worker")
+            raise ConfigError("a run needs at least one worker")
         self.model, self.options, self.planner = model, options, planner
-        self._events: queue.SimpleQueue[Event | Callable[[], None] | None] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[RemoteEvent | Callable[[], None] | None] = queue.SimpleQueue()
         self._observe, self._tell = observe, tell
         self._advisor = advisor
-        self._codecs = list(codecs) or [None for _ in sources]
+        self._inputs: Inputs = PlainInputs() if inputs is None else inputs
         self._paces = dict(paces or {})
         self.links = Links(self._paces, self._ours)
         self._proposed: tuple[Plan, str] | None = None
-        self._wanted = "the stream begins"  # why a plan is wanted, or empty
+        self._wanted = "the run begins"  # why a plan is wanted, or empty
         self._offered = ""  # why another plan is possible, once the one that gets ready is used
         self._begun = time.monotonic()
-        self._moved = time.monotonic()  # when a party last told of a picture
-        self._late = 0  # how often pictures were late since the last result
-        self._owed = 0  # reports of pictures whose results are there
+        self._moved = time.monotonic()  # when a party last reported an item
+        self._late = 0  # how often items were late since the last result
+        self._owed = 0  # reports of items whose results are there
         self._stopped = self._woken = False
         session = secrets.token_bytes(16)
         self.remotes: dict[str, Remote] = {}
@@ -100,16 +89,16 @@ class Coordinator:
                 name,
                 address,
                 session=session,
-                told=self._events.put,
+                callback=self._events.put,
                 keys=keys,
                 key=key,
                 pace=pace,
                 back=self._paces.get((name, COORDINATOR)),
             )
-        self._routes = Routes(model, self.remotes, self._paces, self.links, codecs, tell)
-        self._attendance = Attendance(self.remotes, options, self._queued, tell)
-        self._pictures = Pictures(model, sources, codecs, options, self._wake)
-        self.results = self._pictures.results
+        self._routes = Routes(model, self.remotes, self._paces, self.links, self._inputs, tell)
+        self._members = Membership(self.remotes, options, self._queued, tell)
+        self._dispatcher = Dispatcher(model, sources, self._inputs, options, self._wake)
+        self.results = self._dispatcher.results
         self._thread = threading.Thread(target=self._run, name="cutset-coordinator", daemon=True)
         self._thread.start()
 
@@ -127,12 +116,12 @@ class Coordinator:
         return {name: now - remote.clock.ours(now) for name, remote in self.remotes.items()}
 
     def propose(self, plan: Plan, why: str) -> None:
-        """Goes over to another plan while pictures are on their way, unless a disturbance comes first.
+        """Goes over to another plan while items are in flight, unless a disturbance comes first.
 
         Raises ConfigError for a plan of another model, other workers or other sources. Where one of its workers isn't
         there any more, the planner is asked again.
         """
-        check_fits(plan, self.model, self.remotes, self._codecs)
+        check_fits(plan, self.model, self.remotes, self._inputs)
 
         def take() -> None:
             self._proposed = (plan, why)
@@ -140,7 +129,7 @@ class Coordinator:
         self._events.put(take)
 
     def allow(self, budget: Budget, levels: int) -> None:
-        """From now on activations may be off by the budget, and pictures by levels, wherever they are sent."""
+        """From now on activations may be off by the budget, and uint8 inputs by levels, wherever they are sent."""
 
         def change() -> None:
             self.options = replace(self.options, budget=budget, levels=levels)
@@ -151,12 +140,12 @@ class Coordinator:
         self._events.put(change)
 
     def took(self) -> None:
-        """A result was taken from `results`: there is room for another picture."""
-        self._pictures.took()
+        """A result was taken from `results`: there is room for another item."""
+        self._dispatcher.took()
         self._wake()
 
     def close(self) -> None:
-        """Ends the stream, whatever is on its way."""
+        """Ends the run, whatever is in flight."""
         self._stopped = True
         self._events.put(None)
         self._thread.join(10.0)
@@ -171,26 +160,26 @@ class Coordinator:
     def _run(self) -> None:
         end: CutsetError | None = None
         try:
-            while not self._stopped and not self._pictures.done:
-                self._hear()
+            while not self._stopped and not self._dispatcher.done:
+                self._take_events()
                 self._tick()
                 self._replan()
                 route = self._routes.current
                 if route is not None and route.whole:
-                    self._routes.retire(self._pictures.flights.oldest_plan())
-                    self._pictures.dispatch(route)
-                for report in self._pictures.deliver():
+                    self._routes.retire(self._dispatcher.items.oldest_plan())
+                    self._dispatcher.dispatch(route)
+                for report in self._dispatcher.deliver():
                     self._report(report)
             until = time.monotonic() + LAST_WORDS
             while self._owed > 0 and not self._stopped and time.monotonic() < until:
-                self._hear()
+                self._take_events()
         except CutsetError as error:
             end = error
-        except Exception as error:  # a bug, here or in a planner: whoever waits for results must hear of it
+        except Exception as error:  # a bug, here or in a planner: whoever waits for results must get it
             end = LinkError(f"the coordinator failed: {type(error).__name__}: {error}")
             end.__cause__ = error
         finally:
-            self._pictures.close()
+            self._dispatcher.close()
             closers = [threading.Thread(target=remote.close, daemon=True) for remote in self.remotes.values()]
             for closer in closers:
                 closer.start()
@@ -198,26 +187,26 @@ class Coordinator:
                 closer.join(3.0)
             self.results.put(end)
 
-    def _hear(self) -> None:
+    def _take_events(self) -> None:
         """Waits for an event, and takes all that have come."""
         try:
             event = self._events.get(timeout=TICK)
             self._woken = False
             while True:
-                if isinstance(event, Event):
-                    self._heed(event)
+                if isinstance(event, RemoteEvent):
+                    self._take(event)
                 elif event is not None:
                     event()
                 event = self._events.get_nowait()
         except queue.Empty:
             return
 
-    def _heed(self, event: Event) -> None:
+    def _take(self, event: RemoteEvent) -> None:
         remote, message = event.remote, event.message
         if isinstance(message, CutsetError):
-            if event.life == remote.life:
+            if event.link == remote.links:
                 self._down(remote, str(message))
-        elif event.life != remote.life or not remote.up:
+        elif event.link != remote.links or not remote.up:
             return
         elif message == "up":
             self._tell(f"{remote.name} is there: {remote.card.cpu if remote.card else ''}")
@@ -227,17 +216,17 @@ class Coordinator:
                 weights = {name: self.model.weight_digest(name) for name in self.model.graph.weights}
                 remote.say(Inventory(self.model.digest, remote.description(self.model), weights))
             if self._routes.current is not None or self._routes.switch is not None:
-                if self._attendance.comes_and_goes(remote.name):
+                if self._members.comes_and_goes(remote.name):
                     self._offered = f"{remote.name} came again"
                 else:
                     self._want(f"{remote.name} came")
-        elif isinstance(message, Work):
-            self._result(event, message)
+        elif isinstance(message, ArrivedItem):
+            self._result(remote, message)
         elif isinstance(message, Report):
             self._owed -= 1
             self._report(message)
         elif isinstance(message, Lost):
-            self._pictures.lost(message.plan, message.source, message.picture, message.ticket)
+            self._dispatcher.items.ended(message.plan, message.source, message.number)
         elif isinstance(message, Failed):
             self._failed(remote, message)
         elif isinstance(message, KeyRequest):
@@ -248,28 +237,29 @@ class Coordinator:
             if self._advisor is not None and message.graph == self.model.digest:
                 self._advisor.holds(remote.name, message.weights)
         elif isinstance(message, Need | Prepared | Ready):
-            self._routes.answered(remote, message, self._pictures.flights.oldest_plan())
+            self._routes.answered(remote, message, self._dispatcher.items.oldest_plan())
 
-    def _result(self, event: Event, work: Work) -> None:
-        route = next((r for r in self._routes.used if r.number == work.plan and r.last is event.remote), None)
+    def _result(self, remote: Remote, arrival: ArrivedItem) -> None:
+        work = arrival.work
+        route = next((r for r in self._routes.used if r.number == work.plan and r.last is remote), None)
         if route is None:
             return
         try:
-            self._pictures.came(route, event, work)
+            self._dispatcher.came(route, arrival)
         except Gap as gap:
             for wanted in gap.requests:
-                event.remote.say(wanted)
-            self._pictures.lost(work.plan, work.source, work.picture, work.ticket)
+                remote.say(wanted)
+            self._dispatcher.items.ended(work.plan, work.source, work.number)
             return
         except FrameError as error:
-            self._failed(event.remote, Failed(work.plan, event.remote.name, str(error)))
+            self._failed(remote, Failed(work.plan, remote.name, str(error)))
             return
         self._owed += len(route.remotes)
         self._late = 0
-        self._attendance.worked(remote.name for remote in route.remotes)
+        self._members.worked(remote.name for remote in route.remotes)
 
     def _report(self, report: Report) -> None:
-        """A party's report of a picture, this one's included: what links carry, and whoever wants to know."""
+        """A party's report of an item, this one's included: what links carry, and whoever wants to know."""
         self._moved = time.monotonic()
         route, seconds = self._routes.past.get(report.plan), 0.0
         if route is None or report.hop is None:
@@ -295,7 +285,7 @@ class Coordinator:
 
     def _down(self, remote: Remote, why: str) -> None:
         self._tell(f"{remote.name} is gone: {why}")
-        self._attendance.lost(remote.name, why)
+        self._members.lost(remote.name, why)
         switch = self._routes.switch
         if switch is not None and remote in switch.route.remotes:
             self._routes.switch = None
@@ -310,7 +300,7 @@ class Coordinator:
             return  # of a plan that is over
         self._tell(f"{remote.name} reports of plan {message.plan}: {message.reason}")
         blamed = message.party if message.party in self.remotes else remote.name
-        self._attendance.failed(blamed, message.reason, remote.name)
+        self._members.failed(blamed, message.reason, remote.name)
         if concerned:
             self._routes.switch = None
             self._want(message.reason)
@@ -326,39 +316,39 @@ class Coordinator:
         self._wanted = self._wanted or why
 
     def _break(self, why: str) -> None:
-        """The routes in use can't be: what is on its way is sent again, by a new plan."""
+        """The routes in use can't be: what is in flight is sent again, by a new plan."""
         self._routes.drop()
-        self._pictures.flights.grounded()
+        self._dispatcher.items.requeue()
         self._want(why)
 
     def _tick(self) -> None:
         now = time.monotonic()
-        self._attendance.beat(now)
-        why = self._pictures.overdue(now, self._moved, self.options.late + self._routes.expected)
+        self._members.beat(now)
+        why = self._dispatcher.overdue(now, self._moved, self.options.late + self._routes.expected)
         if why:
             self._late += 1
             if self._late >= MOST_LATE:
-                self._pictures.give_up(why)
-                raise LinkError(f"{why}, {self._late} times one after the other: give the stream up")
+                self._dispatcher.give_up(why)
+                raise LinkError(f"{why}, {self._late} times one after the other: give the run up")
             self._break(why)
         switch = self._routes.switch
         most = self.options.prepare + (0.0 if switch is None else switch.expected)
         if switch is not None and switch.stands_still(now) > most:
             for name in switch.waiting:
-                self._attendance.bench(name, f"it didn't get ready in {most:g} s")
+                self._members.exclude(name, f"it didn't get ready in {most:g} s")
             self._want(f"{', '.join(switch.waiting)} didn't get ready in {most:g} s")
             self._routes.switch = None
-        for name in self._attendance.back(now):
+        for name in self._members.back(now):
             self._offered = f"{name} may try again"
 
     def _replan(self) -> None:
         now, routes = time.monotonic(), self._routes
-        if self._attendance.in_doubt(now):
+        if self._members.in_doubt(now):
             return
-        alive = self._attendance.alive()
-        if self._attendance.alone(now, bool(alive)) > self.options.patience:
-            self._pictures.give_up("no worker is left")
-            raise LinkError(f"no worker is left. {self._attendance.reasons(self.remotes)}")
+        alive = self._members.alive()
+        if self._members.alone(now, bool(alive)) > self.options.patience:
+            self._dispatcher.give_up("no worker is left")
+            raise LinkError(f"no worker is left. {self._members.reasons(self.remotes)}")
         waited = now - self._begun
         gather = self.options.gather + max(remote.emulated for remote in self.remotes.values())
         if not alive or (not routes.plans and len(alive) < len(self.remotes) and waited < gather):
@@ -377,11 +367,11 @@ class Coordinator:
         else:
             return
         current = routes.current.plan if routes.current is not None else None
-        if current is not None and (plan.stages, plan.picture) == (current.stages, current.picture):
+        if current is not None and (plan.stages, plan.input) == (current.stages, current.input):
             routes.switch = None
             return
-        check_fits(plan, self.model, self.remotes, self._codecs)
+        check_fits(plan, self.model, self.remotes, self._inputs)
         if missing := lacking(plan, alive):
-            reasons = self._attendance.reasons(missing)
+            reasons = self._members.reasons(missing)
             raise ConfigError(f"the plan needs {', '.join(missing)}, which can't be reached: {reasons}")
-        routes.start(plan, why, self.options, self._pictures.flights.oldest_plan())
+        routes.start(plan, why, self.options, self._dispatcher.items.oldest_plan())

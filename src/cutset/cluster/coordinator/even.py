@@ -24,4 +24,4 @@ def even_plan(model: Model, workers: Sequence[str]) -> Plan:
         parts[at].append(i)
         done += node.flops
     stages = [StagePlan(name, tuple(part)) for name, part in zip(workers, parts, strict=True) if part]
-    return Plan(model.digest, tuple(stages), "uint8", "even split")
+    return Plan(model.digest, tuple(stages), scheduler="even split")

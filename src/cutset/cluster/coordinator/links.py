@@ -8,7 +8,8 @@ from collections.abc import Callable, Collection, Mapping
 from msgspec.structs import replace
 
 from cutset.cluster.messages import HopReport, Report
-from cutset.partition.links import LEAST_BYTES, Hop, LinkEstimate
+from cutset.partition.estimates import LEAST_BYTES, LinkEstimate
+from cutset.partition.hop import Hop
 
 __all__ = ["Links", "aligned"]
 
@@ -26,17 +27,17 @@ class Links:
     def __init__(self, paces: Mapping[tuple[str, str], Hop], ours: Callable[[str, float], float]) -> None:
         self._ours = ours  # a time of a party's clock on this one's
         self._estimates = {pair: LinkEstimate(pace) for pair, pace in paces.items()}
-        self._told: dict[tuple[str, str], float] = {}
-        self._last: dict[tuple[str, str], float] = {}  # when the picture before was there
+        self._sent: dict[tuple[str, str], float] = {}
+        self._last: dict[tuple[str, str], float] = {}  # when the item before was there
 
     def bandwidth(self, sender: str, receiver: str) -> float:
-        """What it carries; the sender is told."""
+        """What it carries, as it is sent to the sender now."""
         found = self.carries(sender, receiver)
-        self._told[sender, receiver] = found
+        self._sent[sender, receiver] = found
         return found
 
     def estimate(self, sender: str, receiver: str) -> Hop | None:
-        """What the connection carries, as far as its frames have told; None before the first that tells something."""
+        """What the connection carries, as far as its frames have shown; None before the first that shows something."""
         estimate = self._estimates.get((sender, receiver))
         return None if estimate is None or not estimate.count else estimate.hop
 
@@ -59,7 +60,7 @@ class Links:
     def learn(self, sender: str, receiver: str, hop: HopReport) -> tuple[float, float | None]:
         """Takes a report: the seconds that its bytes took, and the bandwidth if that is news to the sender."""
         estimate = self._estimates.setdefault((sender, receiver), LinkEstimate())
-        # It may have waited behind the picture before it: that is no fault of the link.
+        # It may have waited behind the item before it: that is no fault of the link.
         last, free = self._ours(receiver, hop.last), self._last.get((sender, receiver), -math.inf) - estimate.latency
         seconds = last - max(self._ours(sender, hop.sent), free)
         self._last[sender, receiver] = last
@@ -67,10 +68,10 @@ class Links:
         if hop.nbytes < LEAST_BYTES or (not known and seconds < LEAST_SECONDS):
             return seconds, None
         estimate.observe(hop.nbytes, seconds)
-        told, found = self._told.get((sender, receiver), math.inf), estimate.bandwidth
-        if estimate.count < ENOUGH or not math.isfinite(found) or abs(found - told) <= NEWS * found:
+        sent, found = self._sent.get((sender, receiver), math.inf), estimate.bandwidth
+        if estimate.count < ENOUGH or not math.isfinite(found) or abs(found - sent) <= NEWS * found:
             return seconds, None
-        self._told[sender, receiver] = found
+        self._sent[sender, receiver] = found
         return seconds, found
 
 

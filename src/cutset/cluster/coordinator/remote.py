@@ -4,59 +4,52 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from cutset.cluster.heartbeat import RoundTrips
 from cutset.cluster.messages import (
-    PROTOCOL,
+    HANDSHAKE,
     Bye,
     Card,
-    Hello,
-    HopReport,
+    Introduction,
     Message,
     More,
     Ping,
     Pong,
     Refused,
-    Welcome,
     Work,
+    encode,
 )
 from cutset.cluster.model import Model
 from cutset.cluster.trace.align import Clock
-from cutset.cluster.wire import LIMITS, Assembler, Outbox, paced, pack, unpack
-from cutset.errors import ConfigError, CutsetError, LinkError, LinkTimeout
-from cutset.link import Frame, Link, Timeouts, connect, parse_address
+from cutset.cluster.wire import LIMITS, ArrivedItem, Assembler, Outbox, paced, pack, unpack
+from cutset.errors import CutsetError, LinkClosed, LinkError, LinkTimeout
+from cutset.link import Link, Timeouts, connect
+from cutset.link.keys import Keys, dialling_keys
+from cutset.link.peer import Handshake, read_about
 from cutset.partition.hop import Hop
-from cutset.version import software
 
-__all__ = ["Event", "Remote"]
+__all__ = ["Remote", "RemoteEvent"]
 
-Bytes = NDArray[np.uint8]
 SLICE = 0.25  # seconds
-ASK = 0.5  # seconds between two pings before there is an answer to hello
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 3.0  # seconds between two tries to reach a worker
 LARGEST_RESULT = 1 << 30
 
 
 @dataclass(frozen=True)
-class Event:
-    """What a remote tells: `message` is a Message, "up", or an error that ended the link. `life` counts its links."""
+class RemoteEvent:
+    """What came from a worker: a message, an item, "up", or an error that ended the link. `link` counts its links."""
 
     remote: Remote
-    life: int
-    message: Message | CutsetError | str
-    arrays: Sequence[Bytes] = ()
-    hop: HopReport | None = None
+    link: int
+    message: Message | ArrivedItem | CutsetError | str
 
 
 class Remote:
-    """`told` hears every event, from this remote's thread. `pace` is emulated in the direction to the worker, from the
-    handshake on; `back`, in the other one, by the worker from its first plan on.
+    """`callback` gets every event, from this remote's thread. `pace` is emulated in the direction to the worker, from
+    the handshake on; `back`, in the other one, by the worker from its first plan on. `handshake`: what each side must
+    prove.
     """
 
     def __init__(
@@ -65,18 +58,17 @@ class Remote:
         address: str,
         *,
         session: bytes,
-        told: Callable[[Event], None],
-        keys: Any = None,
+        callback: Callable[[RemoteEvent], None],
+        keys: Keys | None = None,
+        handshake: Handshake = HANDSHAKE,
         key: bytes | None = None,
         pace: Hop | None = None,
         back: Hop | None = None,
         connect_timeout: float = 5.0,
     ) -> None:
-        if parse_address(address).scheme == "tcp" and (keys is None or key is None):
-            raise ConfigError(f"{address} needs --key (your own pair) and the worker's public key; see `cutset keys`")
         self.name, self.address, self.key = name, address, key
         self.up = False
-        self.life = 0
+        self.links = 0  # that there were, the one that is up included
         self._heard = self._looked = 0.0  # when a frame came, and when there was none
         self.why = "it was never reached"
         self.card: Card | None = None
@@ -84,8 +76,9 @@ class Remote:
         self.emulated = sum(way.latency for way in (pace, back) if way is not None)  # seconds of a round trip
         self.trips = RoundTrips(self.emulated)
         self.graphs: set[str] = set()  # that were described on this link
-        self._session, self._told, self._pace = session, told, pace
-        self._keys = keys.expecting(key) if key is not None and keys is not None else None
+        self._session, self._callback, self._pace = session, callback, pace
+        self._keys = dialling_keys(address, keys, key)
+        self._handshake = handshake.with_keys(self._keys)
         self._timeouts = Timeouts(connect=connect_timeout, recv=connect_timeout)
         self._outbox: Outbox | None = None
         self._pings = 0
@@ -123,6 +116,7 @@ class Remote:
         return self._looked - self._heard
 
     def ping(self) -> None:
+        """Sends a heartbeat, unless one waits already."""
         self._pings += 1
         if self._outbox is not None:
             self._outbox.beat(Ping(self._pings, time.monotonic()))
@@ -135,6 +129,7 @@ class Remote:
             threading.Thread(target=outbox.close, daemon=True).start()  # may wait for a send
 
     def close(self) -> None:
+        """Says goodbye and ends the link; it isn't dialled again."""
         self._open = False
         outbox, self._outbox = self._outbox, None
         if outbox is not None:
@@ -152,14 +147,14 @@ class Remote:
                 pause = min(2 * pause, LONGEST_PAUSE)
                 continue
             pause = FIRST_PAUSE
-            self.life += 1
+            self.links += 1
             self.graphs = set()
             self.clock = Clock()
             self._heard = self._looked = time.monotonic()
             outbox = Outbox(link, self.name, self._lost)
             self._outbox = outbox
             self.up = True
-            self._told(Event(self, self.life, "up"))
+            self._callback(RemoteEvent(self, self.links, "up"))
             self._listen(link, outbox)
             self._outbox = None
             outbox.close()
@@ -171,46 +166,38 @@ class Remote:
             time.sleep(0.05)
 
     def _dial(self) -> Link:
-        link: Link = connect(self.address, keys=self._keys, timeouts=self._timeouts, limits=LIMITS)
+        about = encode(Introduction("coordinator", self._session, self.name))
+        timeout = self._timeouts.connect + self.emulated
+        link, welcome, seconds = self._handshake.dial(self._connect, about, timeout=timeout, waiting=self._waiting)
+        self.trips.observe(seconds)
         try:
-            if self._pace is not None:
-                link = paced(link, self._pace)
-            header, arrays = pack(Hello(PROTOCOL, software(), "coordinator", self._session, self.name))
-            begun = time.monotonic()
-            link.send(header, arrays)
-            answer, _ = unpack(self._answer(link, begun + self._timeouts.connect + self.emulated))
-            self.trips.observe(time.monotonic() - begun)
-            if isinstance(answer, Refused):
-                raise LinkError(answer.reason)
-            if not isinstance(answer, Welcome) or answer.protocol != PROTOCOL:
-                raise LinkError(f"{self.address} speaks another version of the protocol")
-            self.card = answer.card
-        except BaseException:
+            self.card = read_about(welcome, Card)
+        except CutsetError:
             link.close()
             raise
         return link
 
-    def _answer(self, link: Link, until: float) -> Frame:
-        """The answer to hello. Meanwhile the worker hears pings: on a link with a long way it would hear nothing."""
-        while True:
-            try:
-                return link.recv(min(ASK, max(until - time.monotonic(), 0.0)))
-            except LinkTimeout:
-                if not self._open or time.monotonic() >= until:
-                    raise
-                self._pings += 1
-                header, arrays = pack(Ping(self._pings, time.monotonic()))
-                link.send(header, arrays)
+    def _connect(self) -> Link:
+        link: Link = connect(self.address, keys=self._keys, timeouts=self._timeouts, limits=LIMITS)
+        return link if self._pace is None else paced(link, self._pace)
+
+    def _waiting(self, link: Link) -> None:
+        """No answer to hello yet: the worker gets pings, since on a link with a long way it would get nothing."""
+        if not self._open:
+            raise LinkClosed("this side was closed")
+        self._pings += 1
+        header, arrays = pack(Ping(self._pings, time.monotonic()))
+        link.send(header, arrays)
 
     def _lost(self, error: CutsetError) -> None:
         """Once a link: from whichever thread notices."""
         if self.up:
             self.up = False
             self.why = str(error)
-            self._told(Event(self, self.life, error))
+            self._callback(RemoteEvent(self, self.links, error))
 
     def _listen(self, link: Link, outbox: Outbox) -> None:
-        assembler, life = Assembler(), self.life
+        assembler, number = Assembler(), self.links
         while self._open and self.up and not outbox.broken:
             try:
                 frame = link.recv(SLICE)
@@ -235,13 +222,11 @@ class Remote:
                     else:
                         whole = assembler.more(arrays)
                     if whole is not None:
-                        work, parts = whole
-                        hop = HopReport(sum(work.lengths), work.sent, assembler.first, time.monotonic())
-                        self._told(Event(self, life, work, parts, hop))
+                        self._callback(RemoteEvent(self, number, whole))
                 elif isinstance(message, Refused):
                     raise LinkError(f"{self.name} refused: {message.reason}")
                 else:
-                    self._told(Event(self, life, message))
+                    self._callback(RemoteEvent(self, number, message))
             except CutsetError as error:
                 self._lost(error)
                 return

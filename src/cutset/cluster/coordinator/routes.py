@@ -1,20 +1,19 @@
-"""The routes that pictures take: the one in use, those that are being left, and the one that gets ready."""
+"""The routes that items take: the one in use, those that are being left, and the one that gets ready."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 
 from cutset.cluster.coordinator.links import Links
 from cutset.cluster.coordinator.remote import Remote
 from cutset.cluster.coordinator.switching import Options, Route, Switch
+from cutset.cluster.inputs import Inputs
 from cutset.cluster.messages import Need, Prepared, Ready, Retire
 from cutset.cluster.model import Model
 from cutset.cluster.wire import piece_bytes
 from cutset.partition.hop import Hop
 from cutset.partition.plan import COORDINATOR, Plan
-from cutset.video.forms import codec_message
-from cutset.video.sources.codec import VideoCodec
 
 __all__ = ["Routes"]
 
@@ -22,7 +21,7 @@ PAST = 8  # plans whose late reports are still understood
 
 
 class Routes:
-    """For the coordinator's thread alone. `oldest` is the lowest plan by which a picture is on its way, or None."""
+    """For the coordinator's thread alone. `oldest` is the lowest plan by which an item is in flight, or None."""
 
     def __init__(
         self,
@@ -30,22 +29,22 @@ class Routes:
         remotes: Mapping[str, Remote],
         paces: Mapping[tuple[str, str], Hop],
         links: Links,
-        codecs: Sequence[VideoCodec | None],
+        inputs: Inputs,
         tell: Callable[[str], None],
     ) -> None:
         self._model, self._remotes, self._paces, self._links, self._tell = model, remotes, paces, links, tell
-        self._codecs = [codec_message(codec) for codec in codecs]
+        self._inputs = inputs
         self.plans: list[tuple[int, Plan, str]] = []  # number, plan, and why it was made
         self.current: Route | None = None
         self.switch: Switch | None = None  # on the way to the next one
         self.past: dict[int, Route] = {}  # by number, for the reports that come late
-        self._old: list[Route] = []  # by which pictures are still on their way
+        self._old: list[Route] = []  # by which items are still in flight
         self._number = self._epoch = self._retired = 0
         self._in_flight = 1
 
     @property
     def expected(self) -> float:
-        """Seconds that links are known to need for the pictures on their way, whatever changes in them."""
+        """Seconds that links are known to need for the items in flight, whatever changes in them."""
         return max((self._expected(route) for route in self.used), default=0.0)
 
     def _expected(self, route: Route) -> float:
@@ -55,11 +54,11 @@ class Routes:
 
     @property
     def used(self) -> list[Route]:
-        """By which pictures are, or may be, on their way."""
+        """By which items are, or may be, in flight."""
         return [*self._old, *([self.current] if self.current is not None else [])]
 
     def allow(self, options: Options) -> None:
-        """What pictures may be off by has changed."""
+        """What inputs may be off by has changed."""
         for route in [*self.used, *([self.switch.route] if self.switch is not None else [])]:
             route.allow(options)
 
@@ -70,12 +69,12 @@ class Routes:
             self.retire(oldest)
         self.plans.append((self._number, plan, why))
         remotes = [self._remotes[stage.worker] for stage in plan.stages]
-        route = Route(self._number, self._epoch, plan, self._model, remotes, options)
+        route = Route(self._number, self._epoch, plan, self._model, remotes, options, self._inputs)
         self.past[self._number] = route
         self.past.pop(self._number - PAST, None)
         self._in_flight = options.in_flight
         route.sender.bandwidth = self._links.bandwidth(COORDINATOR, route.first.name)
-        self.switch = Switch(route, self._model, options, self._paces, self._links, self._codecs)
+        self.switch = Switch(route, self._model, options, self._paces, self._links)
 
     def answered(self, remote: Remote, message: Need | Prepared | Ready, oldest: int | None) -> None:
         """A worker's word on its preparation. Raises CutsetError for one that makes no sense."""
@@ -94,7 +93,7 @@ class Routes:
                 self._begin(switch.route, oldest)
 
     def _begin(self, route: Route, oldest: int | None) -> None:
-        """From now on pictures take this route."""
+        """From now on items take this route."""
         self.switch = None
         if self.current is not None:
             self._old.append(self.current)
@@ -110,7 +109,7 @@ class Routes:
         self._epoch += 1
 
     def retire(self, oldest: int | None) -> None:
-        """Ends the plans by which nothing is on its way any more."""
+        """Ends the plans by which nothing is in flight any more."""
         current = self.current.number if self.current is not None else self._number
         before = min(oldest, current) if oldest is not None else current
         if before > self._retired:

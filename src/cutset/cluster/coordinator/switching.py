@@ -10,35 +10,34 @@ from itertools import pairwise
 from cutset.cluster.codecs import Receiver, Sender
 from cutset.cluster.coordinator.links import Links
 from cutset.cluster.coordinator.remote import Remote
-from cutset.cluster.messages import Codec, Connect, Peer, Prepare
+from cutset.cluster.inputs import InputEncoder, Inputs, SourceItem
+from cutset.cluster.messages import Connect, EdgeReport, Peer, Prepare, Work
 from cutset.cluster.model import Model
+from cutset.cluster.values import Bytes
 from cutset.codec import Budget
 from cutset.errors import ConfigError, CutsetError
 from cutset.partition.hop import Hop
 from cutset.partition.plan import COORDINATOR, Plan, write_plan
-from cutset.video.forms import FormSender
 
 __all__ = ["Options", "Route", "Switch"]
-
-FLOATS = 4  # bytes of a pixel that is sent as a number
 
 
 @dataclass(frozen=True)
 class Options:
-    """How pictures travel, whatever the plan. Seconds and bytes a second. Raises ConfigError for what contradicts."""
+    """How items travel, whatever the plan. Seconds and bytes a second. Raises ConfigError for what contradicts."""
 
     deltas: bool = True
     in_flight: int = 4
     budget: Budget = field(default_factory=Budget)  # of activations
-    levels: int = 0  # that uint8 pictures may be off by
-    deadline: float | None = None  # seconds after capture, when a picture is dropped
-    rate: float | None = None  # pictures a second of each source
+    levels: int = 0  # that uint8 inputs may be off by
+    deadline: float | None = None  # seconds after capture, when an item is dropped
+    rate: float | None = None  # items a second of each source
     profile: bool = False  # workers report the seconds of every layer
-    silence: float = 3.0  # without a sign of life, after which a worker counts as dead
+    silence: float = 3.0  # without a heartbeat, after which a worker counts as dead
     beat: float = 0.25  # between two pings
     gather: float = 5.0  # at the start, until plans are made with those who are there
-    patience: float = 20.0  # without any worker, after which the stream ends
-    late: float = 120.0  # that a picture may be on its way before something counts as broken
+    patience: float = 20.0  # without any worker, after which the run ends
+    late: float = 120.0  # that an item may be in flight before something counts as broken
     prepare: float = 120.0  # that workers may take to get ready, from when the last of their weights left here
 
     def __post_init__(self) -> None:
@@ -53,49 +52,69 @@ class Route:
     """A plan in use: the coordinator's end of its first and of its last hop."""
 
     def __init__(
-        self, number: int, epoch: int, plan: Plan, model: Model, remotes: list[Remote], options: Options
+        self,
+        number: int,
+        epoch: int,
+        plan: Plan,
+        model: Model,
+        remotes: list[Remote],
+        options: Options,
+        inputs: Inputs,
     ) -> None:
         self.number, self.epoch, self.plan = number, epoch, plan
-        self.remotes, self.lives = remotes, [remote.life for remote in remotes]
+        self.remotes, self._links = remotes, [remote.links for remote in remotes]
         hops = plan.edges(model.graph)
         self.sender = Sender(
             [model.graph.values[name] for name in hops[0]], plan=number, epoch=epoch, deltas=options.deltas
         )
         self.allow(options)
-        self.forms: FormSender | None = None
-        if plan.picture != "uint8":
-            self.forms = FormSender(plan.picture, model.picture, plan=number, epoch=epoch)
+        self._input = model.input
+        self.settings = inputs.settings(plan.input) if plan.input else b""  # for the first worker
+        self._encoder: InputEncoder | None = inputs.encoder(plan.input, model.input) if plan.input else None
         self.receiver = Receiver([model.graph.values[name] for name in hops[-1]], plan=number)
-        form = FLOATS if plan.picture == "float32" else 1
         self.nbytes = [sum(model.graph.values[name].nbytes for name in hop) for hop in hops]  # of each hop, at most
-        self.nbytes[0] *= form
-        self.pictures = 0  # that came back
+        if self._encoder is not None:
+            self.nbytes[0] = self._encoder.limit
 
     def allow(self, options: Options) -> None:
-        """What the pictures that the first worker gets may be off by."""
+        """What the inputs that the first worker gets may be off by."""
         self.sender.allow(Budget(), options.levels)
+
+    def encode(self, source: int, number: int, given: SourceItem) -> tuple[Work, list[Bytes], list[EdgeReport]]:
+        """An item's message to the first worker, its arrays, and what they cost."""
+        if self._encoder is None:
+            return self.sender.encode(source, number, {self._input.name: given.array})
+        start = time.perf_counter()
+        head, arrays = self._encoder.encode(source, number, given)
+        lengths = [array.size for array in arrays]
+        work = Work(self.number, self.epoch, source, number, [], lengths, 0.0, head)
+        seconds = time.perf_counter() - start
+        edge = EdgeReport(self._input.name, "input", sum(lengths), 1.0, given.array.size, seconds, 0.0)
+        return work, arrays, [edge]
 
     @property
     def first(self) -> Remote:
+        """The worker of the first stage."""
         return self.remotes[0]
 
     @property
     def last(self) -> Remote:
+        """The worker of the last stage."""
         return self.remotes[-1]
 
     def sender_to(self, party: str) -> str:
-        """Who sends pictures to this party; "" where the route doesn't pass it."""
+        """Who sends items to this party; "" where the route doesn't pass it."""
         return next((sender for sender, receiver in self.connections if receiver == party), "")
 
     @property
     def connections(self) -> list[tuple[str, str]]:
-        """Sender and receiver of each hop, in the order in which pictures pass them."""
+        """Sender and receiver of each hop, in the order in which items pass them."""
         return list(pairwise([COORDINATOR, *(remote.name for remote in self.remotes), COORDINATOR]))
 
     @property
     def whole(self) -> bool:
         """Every worker still has the link over which it was prepared."""
-        return all(r.up and r.life == life for r, life in zip(self.remotes, self.lives, strict=True))
+        return all(r.up and r.links == link for r, link in zip(self.remotes, self._links, strict=True))
 
 
 class Switch:
@@ -108,14 +127,13 @@ class Switch:
         options: Options,
         paces: Mapping[tuple[str, str], Hop],
         links: Links,
-        codecs: list[Codec | None],
     ) -> None:
         self.route = route
         self._waiting = {remote.name for remote in route.remotes}
         self._carried, self._moved = 0, time.monotonic()
         self._connecting = False
         self.ready = False
-        self._prepare(model, options, paces, links, codecs)
+        self._prepare(model, options, paces, links)
 
     @property
     def waiting(self) -> list[str]:
@@ -140,7 +158,6 @@ class Switch:
         options: Options,
         paces: Mapping[tuple[str, str], Hop],
         links: Links,
-        codecs: list[Codec | None],
     ) -> None:
         route = self.route
         text = write_plan(route.plan)
@@ -168,12 +185,12 @@ class Switch:
                     profile=options.profile,
                     pace=paces.get((remote.name, to)) if after is not None else None,
                     back=paces.get((remote.name, COORDINATOR)),
-                    codecs=codecs if i == 0 else [],
+                    inputs=route.settings if i == 0 else b"",
                 )
             )
 
     def prepared(self, name: str) -> None:
-        """A worker has its stage. When all have, they are told to connect."""
+        """A worker has its stage. When all have, they get the order to connect."""
         self._moved = time.monotonic()
         if not self._connecting:
             self._waiting.discard(name)
@@ -194,8 +211,8 @@ class Switch:
         """Sends a worker what it misses, `size` bytes a frame; bytes. Raises CutsetError for what isn't the model's."""
         sent = 0
         for name in names:
-            if name not in model.tensors:
+            if name not in model.weights:
                 raise CutsetError(f"{remote.name} asks for a weight that the model hasn't: {name[:80]}")
             remote.outbox.bulk(model.weight_frames(name, size))
-            sent += model.tensors[name].nbytes
+            sent += model.weights[name].nbytes
         return sent

@@ -1,8 +1,8 @@
 """Links and machines that aren't there: bandwidth, latency and speed, emulated on one machine."""
 
+from cutset.cluster.emulation.bandwidth import Wire
 from cutset.cluster.emulation.link import EmulatedLink
 from cutset.cluster.emulation.speed import Speed, parse_speeds
-from cutset.cluster.emulation.wire import Wire
 from cutset.partition.hop import DIRECT, Hop, connections, parse_hop, parse_hops, path
 
 __all__ = [

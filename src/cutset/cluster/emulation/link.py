@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cutset.cluster.emulation.wire import Wire
+from cutset.cluster.emulation.bandwidth import Wire
 from cutset.errors import LinkClosed, LinkError, LinkTimeout
 from cutset.link import Frame, Limits, Link, Reservation, Timeouts
 from cutset.link.channel import timed_out
@@ -47,6 +47,7 @@ class EmulatedLink:
         """`limits` and `timeouts` are those of the link below, where they aren't the usual ones."""
         self.address = link.address
         self.peer = link.peer
+        self.user = link.user
         self._link = link
         self._wire = Wire(hop)
         self._queue = queue
@@ -72,16 +73,20 @@ class EmulatedLink:
             self._changed.notify_all()
 
     def send(self, header: bytes, arrays: Sequence[ArrayLike] = (), *, timeout: float | None = None) -> None:
+        """Puts a frame on the wire; it waits for room. Raises LinkError."""
         _, nbytes = encode(header, arrays, self._limit)
         self._put(header, [np.array(array, order="C") for array in arrays], nbytes, timeout)
 
     def reserve(self, header: bytes, layout: Layout, *, timeout: float | None = None) -> Reservation:
+        """Memory for the arrays of a frame, which is sent when it is filled. Raises LinkError."""
         self._check()
         _, places, nbytes = plan(header, layout, self._limit)
         arrays: list[np.ndarray[Any, Any]] = [np.empty(shape, dtype) for dtype, shape, _ in places]
         return Reservation(tuple(arrays), lambda: self._put(header, arrays, nbytes, timeout))
 
     def start(self, header: bytes, arrays: Sequence[ArrayLike] = ()) -> Callable[[], bool]:
+        """A call that sends the frame if there is room, and says whether it did."""
+
         def go() -> bool:
             try:
                 self.send(header, arrays, timeout=0.0)
@@ -92,12 +97,15 @@ class EmulatedLink:
         return go
 
     def recv(self, timeout: float | None = None, limit: int | None = None) -> Frame:
+        """As the link below."""
         return self._link.recv(timeout, limit)
 
     def stay_awake(self, seconds: float) -> None:
+        """As the link below."""
         self._link.stay_awake(seconds)
 
     def close(self) -> None:
+        """Delivers what is on the wire, if that is quick, and closes the link below."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -127,7 +135,7 @@ class EmulatedLink:
 
     def _full(self) -> bool:
         # Frames that have arrived but aren't taken, since the receiver is slow, wait as well.
-        waiting = len(self._frames) - self._wire.flying(self._clock())
+        waiting = len(self._frames) - self._wire.in_flight(self._clock())
         return waiting >= self._queue or len(self._frames) >= MOST
 
     def _deliver(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 
 from cutset.errors import ConfigError
@@ -88,10 +88,10 @@ class Speed:
             self.pay(self._cpu() - start, same)
 
 
-def parse_speeds(text: str, count: int) -> tuple[float, ...]:
-    """`0.125,0.25,1`: the factors of `count` workers; one for all, or one each. Raises ConfigError."""
+def parse_speeds(text: str | Sequence[float], count: int) -> tuple[float, ...]:
+    """`0.125,0.25,1`, or such numbers: the factors of `count` workers; one for all, or one each. Raises ConfigError."""
     try:
-        factors = [Speed(float(part)).factor for part in text.split(",")]
+        factors = [Speed(float(part)).factor for part in (text.split(",") if isinstance(text, str) else text)]
     except ValueError:
         raise ConfigError(f"{text!r}: write speeds as 0.125,0.25,1, where 1 is this machine's") from None
     if len(factors) == 1:

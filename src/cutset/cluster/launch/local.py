@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
 import subprocess
-import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
 from cutset.cluster.model import Model
-from cutset.cluster.worker.weights import save_weight
 from cutset.errors import ConfigError
+from cutset.link.launch import Child, end_all, environment
 
 __all__ = ["MOST_WORKERS", "LocalWorkers"]
 
@@ -24,9 +21,8 @@ MOST_WORKERS = 64
 class LocalWorkers:
     """Starts `count` workers on ipc in a directory that only this user can open, and stops them when closed.
 
-    They share a cache of weights there; `stock` fills it, so that nothing has to be sent. Each worker watches its
-    standard input, a pipe from here: when this process dies, however it does, the pipe closes and the worker ends and
-    removes the directory.
+    They share a cache of weights there; `stock` fills it, so that nothing has to be sent. When this process dies,
+    however it does, the workers end and remove the directory.
     """
 
     def __init__(
@@ -44,7 +40,7 @@ class LocalWorkers:
         self.cache = self.directory / "weights"
         self.names = [f"worker{i + 1}" for i in range(count)]
         self._threads, self._speeds, self._extra, self._quiet = threads, list(speeds), list(extra), quiet
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._children: dict[str, Child] = {}
         try:
             self.cache.mkdir(mode=0o700)
             for name in self.names:
@@ -60,46 +56,30 @@ class LocalWorkers:
 
     def start(self, name: str) -> None:
         """Starts a worker, or starts it again."""
-        if name in self._processes:
-            _end(self._processes[name])
+        if name in self._children:
+            self._children[name].end()
         speed = self._speeds[self.names.index(name)] if self._speeds else 1.0
-        command = [sys.executable, "-m", "cutset.cli", "stream", "worker"]
-        command += ["--listen", f"ipc://{self.directory}/{name}", "--threads", str(self._threads)]
-        command += ["--cache", str(self.cache), "--with-parent", str(self.directory)]
-        command += self._extra
+        command = ["cutset.cli", "stream", "worker", "--listen", f"ipc://{self.directory}/{name}"]
+        command += ["--threads", str(self._threads), "--cache", str(self.cache), *self._extra]
         if speed != 1.0:
             command += ["--speed", str(speed)]
-        self._processes[name] = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL if self._quiet else None,
-            env=_environment(self._threads),
-            start_new_session=True,  # Ctrl-C is for the coordinator, which stops them
+        stderr = subprocess.DEVNULL if self._quiet else None
+        self._children[name] = Child(
+            name, command, directory=self.directory, env=environment(self._threads), stderr=stderr
         )
 
-    def process(self, name: str) -> subprocess.Popen[bytes]:
-        return self._processes[name]
+    def process(self, name: str) -> subprocess.Popen[str]:
+        """A worker's process."""
+        return self._children[name].process
 
     def stock(self, model: Model) -> None:
         """Puts a model's weights where the workers find them."""
-        for name, tensor in model.tensors.items():
-            digest = model.weight_digest(name)
-            if not (self.cache / digest).exists():
-                save_weight(self.cache, digest, tensor)
+        model.save_weights(self.cache)
 
     def close(self) -> None:
         """Stops the workers and removes the directory, even if a signal interrupts it. A second call does nothing."""
         try:
-            for process in self._processes.values():
-                process.terminate()  # all at once
-            for process in self._processes.values():
-                _end(process)
-        except BaseException:  # they were told not to remove the directory, or can't any more
-            for process in self._processes.values():
-                process.kill()
-                process.wait()
-            raise
+            end_all(list(self._children.values()))
         finally:
             shutil.rmtree(self.directory, ignore_errors=True)
 
@@ -110,21 +90,3 @@ class LocalWorkers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Stops a process if it runs, and takes it away."""
-    if process.stdin is not None and not process.stdin.closed:
-        with contextlib.suppress(OSError):
-            process.stdin.write(b".")  # on purpose: others may still use the directory
-            process.stdin.close()
-    process.terminate()
-    try:
-        process.wait(1.0)  # it holds nothing that would be lost
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def _environment(threads: int) -> Mapping[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}

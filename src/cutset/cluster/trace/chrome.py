@@ -29,7 +29,7 @@ LONGEST = 1e13  # microseconds, about four months
 class _Args(msgspec.Struct, omit_defaults=True):
     name: str = ""  # of a process or thread, or of an edge or node
     sort_index: int = 0
-    picture: int = 0
+    number: int = msgspec.field(name="picture", default=0)  # of the item; files have always called it so
     source: int = 0
     bytes: int = 0
 
@@ -73,11 +73,11 @@ def write_trace(trace: Trace) -> bytes:
 
 
 def _event(span: Span, pid: int, tid: int, begin: float) -> _Event:
-    args = _Args(span.name, picture=span.picture, source=span.source, bytes=span.nbytes)
+    args = _Args(span.name, number=span.number, source=span.source, bytes=span.nbytes)
     start = round((span.start - begin) * 1e6, 3)
     # From the rounded ends, so that spans that touch still do.
     seconds = round((span.end - begin) * 1e6, 3) - start
-    return _Event("X", f"{span.kind} {span.picture}", pid, tid, args, span.kind, start, max(round(seconds, 3), 0.0))
+    return _Event("X", f"{span.kind} {span.number}", pid, tid, args, span.kind, start, max(round(seconds, 3), 0.0))
 
 
 def read_trace(source: Path | bytes) -> Trace:
@@ -87,7 +87,7 @@ def read_trace(source: Path | bytes) -> Trace:
     if file.otherData.format != FORMAT:
         raise ConfigError(f"this is not a trace of `cutset stream run`: its format is not {FORMAT}")
     if len(file.traceEvents) > 3 * MOST_SPANS:
-        raise ConfigError(f"the trace has {len(file.traceEvents):,} events; write one of fewer pictures")
+        raise ConfigError(f"the trace has {len(file.traceEvents):,} events; write one of fewer items")
     parties = {event.pid: event.args.name for event in file.traceEvents if event.name == "process_name"}
     if len(set(parties.values())) != len(parties) or len(parties) > MOST_PARTIES:
         raise ConfigError(
@@ -110,4 +110,4 @@ def _span(event: _Event) -> Span:
     except msgspec.ValidationError:
         raise ConfigError(f"the trace has an event of the unknown kind {event.cat[:40]!r}") from None
     args, start = event.args, event.ts / 1e6
-    return Span(kind, args.source, args.picture, start, (event.ts + event.dur) / 1e6, args.bytes, args.name)
+    return Span(kind, args.source, args.number, start, (event.ts + event.dur) / 1e6, args.bytes, args.name)

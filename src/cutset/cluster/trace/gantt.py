@@ -1,4 +1,4 @@
-"""A timeline as a Gantt chart: parties and their lanes below each other, a colour a picture. SVG, or HTML that zooms.
+"""A timeline as a Gantt chart: parties and their lanes below each other, a colour an item. SVG, or HTML that zooms.
 
 The file needs nothing from a network, and follows the reader's light or dark setting.
 """
@@ -33,8 +33,8 @@ PALETTE = {  # in light and in dark
     "line": ("#e6e8eb", "#2a2f35"),
     "band": ("#f6f7f8", "#1a1e22"),
 }
-# Of pictures, and of the text on them. Legible on both papers.
-PICTURES = (
+# Of items, and of the text on them. Legible on both papers.
+ITEMS = (
     ("#4477aa", "#ffffff"),
     ("#ee7733", "#111111"),
     ("#228833", "#ffffff"),
@@ -85,7 +85,7 @@ def _style() -> str:
         + f" .rule {{ stroke: {PALETTE['line'][k]}; }}"
         for k in (0, 1)
     ]
-    own = " ".join(f".p{i} {{ fill: {bar}; }} .t{i} {{ fill: {text}; }}" for i, (bar, text) in enumerate(PICTURES))
+    own = " ".join(f".p{i} {{ fill: {bar}; }} .t{i} {{ fill: {text}; }}" for i, (bar, text) in enumerate(ITEMS))
     strength = " ".join(f".{kind} {{ fill-opacity: {share}; }}" for kind, share in STRENGTH.items())
     return f"{SHAPES}{own}\n{strength}\n{rules[0]}\n@media (prefers-color-scheme: dark) {{ {rules[1]} }}\n"
 
@@ -100,7 +100,7 @@ class _Chart:
         self.begin = min((span.start for span in spans), default=0.0)
         self.length = max((span.end for span in spans), default=0.0) - self.begin or 1.0
         self.several = len({span.source for span in spans}) > 1
-        self.pictures = len({(span.source, span.picture) for span in spans})
+        self.items = len({(span.source, span.number) for span in spans})
         self.height = TOP + sum(ROW * max(len(own), 1) + GAP for _, own in self.rows) + 40
 
     def lines(self) -> Iterator[str]:
@@ -126,7 +126,7 @@ class _Chart:
 
     def _head(self) -> Iterator[str]:
         yield f'<text class="title ink" x="24" y="28">{escape(self.title)}</text>'
-        words = f"{self.pictures} pictures · {len(self.rows)} parties · {_seconds(self.length)}"
+        words = f"{self.items} items · {len(self.rows)} parties · {_seconds(self.length)}"
         line = " · ".join(filter(None, (words, self.note)))[:MOST_NOTE]
         yield f'<text class="faint" x="24" y="50">{escape(line)}</text>'
         x = LEFT
@@ -134,7 +134,7 @@ class _Chart:
             yield f'<rect x="{x}" y="63" width="14" height="12" class="ink" fill-opacity="{share}"/>'
             yield f'<text class="faint" x="{x + 20}" y="73">{kind}</text>'
             x += 38 + round(7.3 * len(kind))
-        yield f'<text class="faint" x="{x + 8}" y="73">a colour is a picture</text>'
+        yield f'<text class="faint" x="{x + 8}" y="73">a colour is an item</text>'
 
     def _bands(self) -> Iterator[str]:
         y = TOP
@@ -163,8 +163,8 @@ class _Chart:
         for span in lane.spans:
             start, end = span.start - self.begin, span.end - self.begin
             x, width = self._x(start), max(self._x(end) - self._x(start), LEAST)
-            colour = (span.picture + 3 * span.source) % len(PICTURES)
-            label = f"{span.source}:{span.picture}" if self.several else str(span.picture)
+            colour = (span.number + 3 * span.source) % len(ITEMS)
+            label = f"{span.source}:{span.number}" if self.several else str(span.number)
             yield (
                 f'<rect class="p{colour} {span.kind}" x="{x:.2f}" y="{y + (ROW - BAR) / 2:.0f}" width="{width:.2f}" '
                 f'height="{BAR}" data-a="{start:.7g}" data-b="{end:.7g}">'
@@ -180,8 +180,8 @@ class _Chart:
 
 def _words(party: str, span: Span, begin: float, several: bool) -> str:
     """What a bar says under the mouse."""
-    picture = f"picture {span.picture}" + (f" of source {span.source}" if several else "")
-    lines = [f"{party}: {span.kind} {span.name}".rstrip(), picture]
+    item = f"item {span.number}" + (f" of source {span.source}" if several else "")
+    lines = [f"{party}: {span.kind} {span.name}".rstrip(), item]
     lines.append(f"{_seconds(span.end - span.start)} from {_seconds(span.start - begin)}")
     return "\n".join(lines + ([f"{span.nbytes:,} bytes"] if span.nbytes else []))
 

@@ -12,7 +12,7 @@ __all__ = ["KINDS", "Lane", "Timeline", "lanes"]
 # Party to its spans on one clock, in the order in which the parties are shown.
 Timeline = Mapping[str, Sequence[Span]]
 
-# The kinds in the order in which a picture meets them.
+# The kinds in the order in which an item meets them.
 KINDS: tuple[Kind, ...] = ("capture", "wait", "receive", "decode", "compute", "encode", "send", "deliver")
 ROUNDING = 1e-9  # seconds that two spans may overlap and still stand one after another
 

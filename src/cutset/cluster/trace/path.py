@@ -1,4 +1,4 @@
-"""One picture's way from its capture to its result, without gaps: its parts sum to the latency."""
+"""One item's way from its capture to its result, without gaps: its parts sum to the latency."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Literal
 from cutset.cluster.trace.lanes import Timeline
 from cutset.cluster.trace.spans import Kind, Span
 
-__all__ = ["Part", "Placed", "Segment", "by_picture", "path"]
+__all__ = ["Part", "Placed", "Segment", "by_item", "path"]
 
 Part = Kind | Literal["transfer", "queue"]
 
-# What a picture is said to do where several spans of it overlap: the first of these.
+# What an item is said to do where several spans of it overlap: the first of these.
 PRIORITY: tuple[Kind, ...] = ("compute", "decode", "encode", "capture", "deliver", "receive", "send", "wait")
 
 Placed = tuple[str, Span]  # party and span
@@ -23,8 +23,8 @@ Placed = tuple[str, Span]  # party and span
 
 @dataclass(frozen=True)
 class Segment:
-    """A piece of a picture's latency. `transfer` is time on the link; `queue` is time in which nothing was done for it,
-    before `party` went on; `behind` is the picture that the party was busy with then, if there was one.
+    """A piece of an item's latency. `transfer` is time on the link; `queue` is time in which nothing was done for it,
+    before `party` went on; `behind` is the item that the party was busy with then, if there was one.
     """
 
     start: float
@@ -35,22 +35,23 @@ class Segment:
 
     @property
     def seconds(self) -> float:
+        """How long it took."""
         return self.end - self.start
 
 
-def by_picture(timeline: Timeline) -> dict[tuple[int, int], list[Placed]]:
-    """Spans by (source, picture), pictures in order of their first span, spans in order of their start."""
+def by_item(timeline: Timeline) -> dict[tuple[int, int], list[Placed]]:
+    """Spans by (source, number), items in order of their first span, spans in order of their start."""
     found: dict[tuple[int, int], list[Placed]] = defaultdict(list)
     for party, spans in timeline.items():
         for span in spans:
-            found[span.source, span.picture].append((party, span))
+            found[span.source, span.number].append((party, span))
     for own in found.values():
         own.sort(key=lambda placed: (placed[1].start, placed[1].end))
     return dict(sorted(found.items(), key=lambda item: item[1][0][1].start))
 
 
 def path(placed: Sequence[Placed], timeline: Timeline | None = None) -> tuple[Segment, ...]:
-    """The segments of one picture's spans, in order and without gaps from its first start to its last end.
+    """The segments of one item's spans, in order and without gaps from its first start to its last end.
 
     With the whole `timeline` queues say what they wait behind.
     """
@@ -80,7 +81,7 @@ def _pieces(placed: Sequence[Placed]) -> Iterator[Segment]:
 
 
 def _explained(segment: Segment, placed: Sequence[Placed], timeline: Mapping[str, Sequence[Span]]) -> Segment:
-    """A queue with the other pictures that its party was busy with, in the kind of work that came next."""
+    """A queue with the other items that its party was busy with, in the kind of work that came next."""
     if segment.part not in ("queue", "wait"):
         return segment
     following = [span for party, span in placed if party == segment.party and span.start >= segment.end]
@@ -88,10 +89,10 @@ def _explained(segment: Segment, placed: Sequence[Placed], timeline: Mapping[str
         return segment
     then = min(following, key=lambda span: span.start)
     behind = {
-        span.picture
+        span.number
         for span in timeline[segment.party]
         if span.kind == then.kind
         and min(span.end, segment.end) > max(span.start, segment.start)
-        and (span.source, span.picture) != (then.source, then.picture)
+        and (span.source, span.number) != (then.source, then.number)
     }
     return Segment(segment.start, segment.end, segment.party, segment.part, tuple(sorted(behind)))

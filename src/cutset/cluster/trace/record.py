@@ -25,9 +25,9 @@ class Trace:
     notes: Mapping[str, str] = field(default_factory=dict)
 
     def only(self, first: int, last: int) -> Trace:
-        """The spans of pictures `first` to `last`, both included."""
+        """The spans of items `first` to `last`, both included."""
         timeline = {
-            party: tuple(span for span in spans if first <= span.picture <= last)
+            party: tuple(span for span in spans if first <= span.number <= last)
             for party, spans in self.timeline.items()
         }
         return Trace(self.title, timeline, self.notes)
@@ -60,6 +60,7 @@ class Recorder:
         self._clocks[party] = Clock()
 
     def add(self, party: str, spans: Iterable[Span]) -> None:
+        """Takes spans of a party, by its own clock."""
         own = self._spans.setdefault(party, [])
         for span in spans:
             if self._room:

@@ -1,4 +1,4 @@
-"""What every party notes of every picture: when it did what, by its own clock."""
+"""What every party notes of every item: when it did what, by its own clock."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Kind = Literal["capture", "encode", "send", "wait", "receive", "decode", "comput
 
 
 class Span(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """One piece of work on one picture. Times are seconds of the party's `time.monotonic()`, until they are aligned."""
+    """One piece of work on one item. Times are seconds of the party's `time.monotonic()`, until they are aligned."""
 
     kind: Kind
     source: int
-    picture: int
+    number: int  # of the item in its source
     start: float
     end: float
     nbytes: int = 0  # sent or received

@@ -1,4 +1,4 @@
-"""Where the time of a run went: what each party did, and what the latency of a picture is made of."""
+"""Where the time of a run went: what each party did, and what the latency of an item is made of."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cutset.cluster.trace.lanes import KINDS, Timeline
-from cutset.cluster.trace.path import Part, Placed, Segment, by_picture, path
+from cutset.cluster.trace.path import Part, Placed, Segment, by_item, path
 from cutset.cluster.trace.spans import Kind, Span
 
-__all__ = ["Latency", "Work", "latencies", "mean_split", "window", "work"]
+__all__ = ["Latency", "PartyWork", "latencies", "mean_split", "window", "work"]
 
 
 @dataclass(frozen=True)
-class Work:
+class PartyWork:
     """One party within a window: seconds by kind (two of a kind at once count twice), seconds in which it did
     nothing at all (waiting is nothing), and the bytes that it received and sent."""
 
@@ -28,10 +28,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Latency:
-    """One picture. Its segments have no gaps: their seconds sum to its latency."""
+    """One item. Its segments have no gaps: their seconds sum to its latency."""
 
     source: int
-    picture: int
+    number: int
     segments: tuple[Segment, ...]
     delivered: bool
 
@@ -47,7 +47,7 @@ class Latency:
         return self.segments[-1].end - next(starts, self.segments[-1].end) if self.segments else 0.0
 
     def split(self) -> dict[tuple[str, Part], float]:
-        """Seconds by party and part, in the order in which the picture met them."""
+        """Seconds by party and part, in the order in which the item met them."""
         found: dict[tuple[str, Part], float] = defaultdict(float)
         for segment in self.segments:
             found[segment.party, segment.part] += segment.seconds
@@ -60,7 +60,7 @@ def window(timeline: Timeline) -> tuple[float, float]:
     return min((s.start for s in spans), default=0.0), max((s.end for s in spans), default=0.0)
 
 
-def work(timeline: Timeline, begin: float, end: float) -> tuple[Work, ...]:
+def work(timeline: Timeline, begin: float, end: float) -> tuple[PartyWork, ...]:
     """What every party did from `begin` to `end`. Spans that are partly outside count for what is inside."""
     found = []
     for party, spans in timeline.items():
@@ -70,7 +70,7 @@ def work(timeline: Timeline, begin: float, end: float) -> tuple[Work, ...]:
             seconds[span.kind] += min(span.end, end) - max(span.start, begin)
         moved = {kind: sum(s.nbytes for s in inside if s.kind == kind) for kind in ("receive", "send")}
         idle = end - begin - _covered((s for s in inside if s.kind != "wait"), begin, end)
-        found.append(Work(party, seconds, idle, moved["receive"], moved["send"]))
+        found.append(PartyWork(party, seconds, idle, moved["receive"], moved["send"]))
     return tuple(found)
 
 
@@ -86,21 +86,21 @@ def _covered(spans: Iterable[Span], begin: float, end: float) -> float:
 
 
 def latencies(timeline: Timeline) -> tuple[Latency, ...]:
-    """Every picture's, in order of their starts."""
+    """Every item's, in order of their starts."""
     return tuple(
-        Latency(source, picture, path(placed), _delivered(placed))
-        for (source, picture), placed in by_picture(timeline).items()
+        Latency(source, number, path(placed), _delivered(placed))
+        for (source, number), placed in by_item(timeline).items()
     )
 
 
 def _delivered(placed: Sequence[Placed]) -> bool:
-    """Whether it had a result: one was delivered, or decoded where the picture was captured."""
+    """Whether it had a result: one was delivered, or decoded where the item was captured."""
     home = {party for party, span in placed if span.kind == "capture"}
     return any(span.kind == "deliver" or (span.kind == "decode" and party in home) for party, span in placed)
 
 
-def mean_split(pictures: Iterable[Latency]) -> dict[tuple[str, Part], float]:
-    """The mean seconds by party and part of some pictures; they sum to their mean latency."""
-    splits = sorted((picture.split() for picture in pictures), key=len, reverse=True)  # the longest way says the order
+def mean_split(items: Iterable[Latency]) -> dict[tuple[str, Part], float]:
+    """The mean seconds by party and part of some items; they sum to their mean latency."""
+    splits = sorted((item.split() for item in items), key=len, reverse=True)  # the longest way says the order
     keys = dict.fromkeys(key for split in splits for key in split)
     return {key: statistics.fmean(split.get(key, 0.0) for split in splits) for key in keys}

@@ -1,4 +1,4 @@
-"""A worker's link to the next one: pictures go out, requests for keys come back."""
+"""A worker's link to the next one: items go out, requests for keys come back."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
 
 from cutset.cluster.heartbeat import RoundTrips
-from cutset.cluster.messages import PROTOCOL, Hello, Message, Peer, Ping, Pong, Refused, Welcome
-from cutset.cluster.wire import LIMITS, Outbox, paced, pack, piece_bytes, unpack
+from cutset.cluster.messages import Introduction, Message, Peer, Ping, Pong, Refused, encode
+from cutset.cluster.wire import LIMITS, Outbox, paced, piece_bytes, unpack
+from cutset.cluster.worker.settings import WorkerSettings
 from cutset.codec import KeyRequest
 from cutset.errors import CutsetError, LinkError, LinkTimeout
 from cutset.link import Link, Timeouts, connect
+from cutset.link.keys import dialling_keys
 from cutset.partition.hop import Hop
-from cutset.version import software
 
 __all__ = ["Neighbour", "dial"]
 
@@ -27,23 +27,25 @@ ASK = 1.0  # seconds between two pings
 
 
 class Neighbour:
-    """Says to `told` what the next worker asks for and, once, why the link ended."""
+    """Calls `callback` with what the next worker asks for and, once, with the error that ended the link."""
 
     def __init__(
-        self, name: str, outbox: Outbox, trips: RoundTrips, told: Callable[[Neighbour, Message | CutsetError], None]
+        self, name: str, outbox: Outbox, trips: RoundTrips, callback: Callable[[Neighbour, Message | CutsetError], None]
     ) -> None:
-        self.name, self.outbox, self._trips, self._told = name, outbox, trips, told
+        self.name, self.outbox, self._trips, self._callback = name, outbox, trips, callback
         self.bandwidth = math.inf  # bytes a second, as far as known
         self._open = True
         threading.Thread(target=self._listen, name=f"cutset-next-{name}", daemon=True).start()
 
     def broke(self, error: CutsetError) -> None:
+        """The link failed; from any thread."""
         if self._open:
             self._open = False
             self.outbox.broken = True
-            self._told(self, error)
+            self._callback(self, error)
 
     def close(self) -> None:
+        """Ends the link."""
         self._open = False
         self.outbox.close()
 
@@ -75,7 +77,7 @@ class Neighbour:
             except CutsetError as error:
                 self.broke(error)
                 return
-            except Exception as error:  # a bug of ours: the link is over, and somebody hears of it
+            except Exception as error:  # a bug of ours: the link is over, and the session gets an error
                 traceback.print_exc()
                 self.broke(LinkError(f"the link to {self.name} failed: {type(error).__name__}"))
                 return
@@ -83,7 +85,7 @@ class Neighbour:
             if isinstance(message, Pong):
                 self._trips.observe(heard - message.time)
             elif isinstance(message, KeyRequest):
-                self._told(self, message)
+                self._callback(self, message)
             elif isinstance(message, Refused):
                 self.broke(LinkError(message.reason))
 
@@ -92,32 +94,24 @@ def dial(
     peer: Peer,
     name: str,
     secret: bytes,
-    keys: Any,
+    settings: WorkerSettings,
     pace: Hop | None,
-    told: Callable[[Neighbour, Message | CutsetError], None],
+    callback: Callable[[Neighbour, Message | CutsetError], None],
 ) -> Neighbour:
-    """Connects to the next worker and waits until it agrees. Raises LinkError."""
-    if peer.key is not None:
-        if keys is None:
-            raise LinkError(f"{peer.address} needs a key, and this worker has none (--key)")
-        keys = keys.expecting(peer.key)
-    link: Link = connect(peer.address, keys=keys, timeouts=TIMEOUTS, limits=LIMITS)
+    """Connects to the next worker and waits until it agrees. Raises LinkError, and ConfigError for a missing key."""
     latency = 0.0 if pace is None else pace.latency
     trips = RoundTrips(latency)
-    try:
-        if pace is not None:
-            link = paced(link, pace)
-        header, arrays = pack(Hello(PROTOCOL, software(), "worker", secret, name))
-        begun = time.monotonic()
-        link.send(header, arrays)
-        answer, _ = unpack(link.recv(TIMEOUTS.recv + latency))
-        trips.observe(time.monotonic() - begun)
-        if not isinstance(answer, Welcome):
-            raise LinkError(answer.reason if isinstance(answer, Refused) else "it gave no answer to hello")
-    except BaseException:
-        link.close()
-        raise
+    dialling = dialling_keys(peer.address, settings.keys, peer.key)
+
+    def open_link() -> Link:
+        link: Link = connect(peer.address, keys=dialling, timeouts=TIMEOUTS, limits=LIMITS)
+        return link if pace is None else paced(link, pace)
+
+    handshake = settings.handshake.with_keys(dialling)
+    about = encode(Introduction("worker", secret, name))
+    link, _, seconds = handshake.dial(open_link, about, timeout=TIMEOUTS.recv + latency)
+    trips.observe(seconds)
     made: list[Neighbour] = []
     outbox = Outbox(link, f"{name}-next", lambda error: made[0].broke(error))
-    made.append(Neighbour(peer.name, outbox, trips, told))
+    made.append(Neighbour(peer.name, outbox, trips, callback))
     return made[0]

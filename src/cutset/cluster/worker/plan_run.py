@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from collections.abc import Mapping
 
 from cutset.cluster.codecs import Receiver, Sender
-from cutset.cluster.messages import MOST_EDGES, Allow, EdgeReport, Prepare, Work
+from cutset.cluster.inputs import InputDecoder
+from cutset.cluster.messages import MOST_EDGES, Allow, EdgeReport, Prepare
+from cutset.cluster.stage import Runtime
+from cutset.cluster.values import Array, copied
+from cutset.cluster.wire import ArrivedItem
 from cutset.codec import Budget
-from cutset.errors import ConfigError, GraphError
+from cutset.errors import ConfigError
 from cutset.partition.graph import Graph
 from cutset.partition.memory import stage_memory
 from cutset.partition.plan import Plan
-from cutset.video.forms import FormReceiver
-from cutset.video.stage import Stage
 
-__all__ = ["PlanRun", "memory_of", "place_of", "warm_up"]
+__all__ = ["PlanRun", "memory_of", "place_of"]
 
 
 def memory_of(graph: Graph, plan: Plan, name: str, in_flight: int) -> float:
@@ -42,7 +39,7 @@ class PlanRun:
     """A stage with its codecs. Each of decode, compute and encode is called from one thread."""
 
     def __init__(
-        self, order: Prepare, graph: Graph, plan: Plan, tensors: Mapping[str, Tensor], device: str = "cpu"
+        self, order: Prepare, graph: Graph, plan: Plan, weights: Mapping[str, Array], runtime: Runtime
     ) -> None:
         self.order, self.graph, self.plan = order, graph, plan
         self.number = order.plan
@@ -53,20 +50,21 @@ class PlanRun:
             if len(names) > MOST_EDGES:
                 raise ConfigError(f"the plan cuts {len(names)} values in one place; {MOST_EDGES} is the most")
         self.takes, self.gives = hops[at], hops[at + 1]
-        self.stage = Stage(graph, plan.stages[at].nodes, tensors, device)
         self.receiver = Receiver([graph.values[name] for name in self.takes], plan=order.plan)
-        self._forms: FormReceiver | None = None
-        if self.first and plan.picture != "uint8":
-            self._forms = FormReceiver(graph.inputs[0], order.codecs)
+        self._input: InputDecoder | None = None
+        if self.first and plan.input:
+            self._input = runtime.decoder(plan.input, graph.inputs[0], order.inputs)
         self.sender = Sender(
             [graph.values[name] for name in self.gives],
             plan=order.plan,
             epoch=order.epoch,
             deltas=order.deltas,
             bandwidth=order.bandwidth,
-            exact=[v.name for v in graph.values.values() if v.dtype == "uint8" and v not in graph.inputs],  # no pixels
+            # Levels are for inputs: other values of 8 bits may be numbers of something.
+            exact=[v.name for v in graph.values.values() if v.dtype == "uint8" and v not in graph.inputs],
         )
         self.allow(order)
+        self.stage = runtime.stage(graph, plan.stages[at].nodes, weights)
 
     def allow(self, said: Prepare | Allow) -> None:
         """What is sent may be off by so much; results are what was computed."""
@@ -75,31 +73,21 @@ class PlanRun:
 
     @property
     def limit(self) -> int:
-        """The most bytes that a picture may have on its way here."""
-        return self.receiver.limit if self._forms is None else self._forms.limit
+        """The most bytes that an item may have on its way here."""
+        return self.receiver.limit if self._input is None else self._input.limit
 
-    def decode(self, work: Work, arrays: Sequence[NDArray[np.uint8]]) -> tuple[dict[str, Tensor], list[EdgeReport]]:
-        """The values of a picture, and what decoding cost. Raises Gap, and FrameError for what isn't right."""
-        if self._forms is not None:
-            return self._forms.decode(work, arrays)
-        return self.receiver.decode(work, arrays)
+    def decode(self, arrival: ArrivedItem) -> tuple[dict[str, Array], list[EdgeReport]]:
+        """The values of an item, and what decoding cost. Raises Gap, and FrameError for what isn't right."""
+        work = arrival.work
+        if self._input is None:
+            return self.receiver.decode(work, arrival.arrays)
+        start, value = time.perf_counter(), self.graph.inputs[0]
+        found = copied(self._input.decode(work.source, work.head, arrival.arrays), value)
+        seconds = time.perf_counter() - start
+        return {value.name: found}, [EdgeReport(value.name, "input", sum(work.lengths), 1.0, found.size, 0.0, seconds)]
 
-    def compute(self, values: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[float] | None]:
+    def compute(self, source: int, values: Mapping[str, Array]) -> tuple[dict[str, Array], list[float] | None]:
         """The values of the next hop: made here, or passed on. And each layer's seconds, if they were asked for."""
         seconds: list[float] | None = [] if self.order.profile else None
-        made = self.stage.run(values, None if seconds is None else lambda _, spent: seconds.append(spent))
+        made = self.stage.run(source, values, None if seconds is None else seconds.append)
         return {name: made[name] if name in made else values[name] for name in self.gives}, seconds
-
-
-def warm_up(run: PlanRun) -> float:
-    """Runs the stage once on zeros, so that the first picture doesn't pay for what torch sets up. Seconds."""
-    start = time.perf_counter()
-    values = {}
-    for name in run.stage.inputs:
-        value = run.graph.values[name]
-        values[name] = torch.zeros(value.shape, dtype=getattr(torch, value.dtype))
-    try:
-        run.stage.run(values)
-    except RuntimeError as error:
-        raise GraphError(f"the stage can't run here: {str(error).splitlines()[0][:200]}") from None
-    return time.perf_counter() - start

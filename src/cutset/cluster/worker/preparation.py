@@ -10,10 +10,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
 from cutset.cluster.messages import (
     Allow,
     Connect,
@@ -26,13 +22,14 @@ from cutset.cluster.messages import (
     Prepared,
     Ready,
     Retire,
-    Weight,
+    WeightPart,
 )
+from cutset.cluster.values import Bytes
+from cutset.cluster.weight_store import WeightStore
 from cutset.cluster.wire import Outbox
 from cutset.cluster.worker.neighbour import Neighbour, dial
-from cutset.cluster.worker.plan_run import PlanRun, memory_of, warm_up
-from cutset.cluster.worker.setting import Setting
-from cutset.cluster.worker.weights import WeightStore
+from cutset.cluster.worker.plan_run import PlanRun, memory_of
+from cutset.cluster.worker.settings import WorkerSettings
 from cutset.codec import KeyRequest
 from cutset.errors import ConfigError, CutsetError, FrameError, LinkClosed, printable
 from cutset.partition.description import graph_digest, read_description
@@ -41,7 +38,6 @@ from cutset.partition.plan import Plan, read_plan
 
 __all__ = ["Planned", "Preparation"]
 
-Bytes = NDArray[np.uint8]
 MOST_PLANS = 4  # that a coordinator keeps alive at once
 MOST_GRAPHS = 8
 
@@ -64,16 +60,22 @@ class Preparation:
     """The plans of a session, and the thread that gets them ready. `put`, `allow` and `close` are for others."""
 
     def __init__(
-        self, secret: bytes, name: str, setting: Setting, outbox: Outbox, expect: Callable[[frozenset[bytes]], None]
+        self,
+        secret: bytes,
+        name: str,
+        settings: WorkerSettings,
+        outbox: Outbox,
+        expect: Callable[[frozenset[bytes]], None],
     ) -> None:
         self.plans: dict[int, Planned] = {}
         self.retired = 0  # plans with lower numbers are over
-        self._secret, self._name, self._setting, self._expect = secret, name, setting, expect
+        self._secret, self._name, self._settings, self._expect = secret, name, settings, expect
         self._outbox, self._say = outbox, outbox.say
-        self._store = WeightStore(setting.cache, setting.weights)
+        runtime, path = settings.runtime, settings.weights
+        self._store = WeightStore(settings.cache, None if path is None else lambda: runtime.open_weights(path))
         self._graphs: dict[str, Graph] = {}
         self._inventory: Inventory | None = None
-        self._reported: list[str] | None = None  # what the coordinator was told that is held here
+        self._reported: list[str] | None = None  # what was last reported to the coordinator
         self._nexts: dict[tuple[str, bytes | None], Neighbour] = {}
         self._allowed: Prepare | Allow | None = None  # the newest word on thresholds
         self._orders: queue.SimpleQueue[tuple[Message, Sequence[Bytes]] | None] = queue.SimpleQueue()
@@ -81,7 +83,7 @@ class Preparation:
         self.threads = [threading.Thread(target=self._obey, name=f"cutset-prepare-{name}", daemon=True)]
         self.threads[0].start()
 
-    def put(self, message: Inventory | Prepare | Weight | Connect | Retire, arrays: Sequence[Bytes]) -> None:
+    def put(self, message: Inventory | Prepare | WeightPart | Connect | Retire, arrays: Sequence[Bytes]) -> None:
         """Obeys an order of the coordinator soon. The arrays are the caller's no more."""
         if isinstance(message, Prepare):
             self._allowed = message
@@ -95,6 +97,7 @@ class Preparation:
                 planned.run.allow(message)
 
     def close(self) -> None:
+        """Ends the thread and the links to next workers, and forgets plans and weights."""
         self._closing = True
         self._orders.put(None)
         self._leave()
@@ -108,7 +111,7 @@ class Preparation:
     # The thread that prepares.
 
     def _obey(self) -> None:
-        torch.set_num_threads(self._setting.threads)
+        self._settings.runtime.begin_thread()
         while (order := self._orders.get()) is not None and not self._closing:
             message, arrays = order
             number = getattr(message, "plan", 0)
@@ -118,7 +121,7 @@ class Preparation:
                     self._inventory, self._reported = message, None
                 elif isinstance(message, Prepare):
                     self._prepare(message)
-                elif isinstance(message, Weight):
+                elif isinstance(message, WeightPart):
                     self._weight(message, arrays)
                 elif isinstance(message, Connect):
                     self._connect(message.plan)
@@ -128,7 +131,7 @@ class Preparation:
             except CutsetError as error:
                 self.plans.pop(number, None)
                 self._say(Failed(number, self._blame(error), printable(str(error))[:800]))
-            except Exception as error:  # torch's own errors; a bug of ours ends the plan here, not this thread
+            except Exception as error:  # the runtime's own errors; a bug of ours ends the plan here, not this thread
                 if not isinstance(error, MemoryError | RuntimeError | OSError):
                     traceback.print_exc()
                 self.plans.pop(number, None)
@@ -146,7 +149,7 @@ class Preparation:
         graph = self._graph(order)
         plan = read_plan(order.stages)
         plan.check(graph, order.graph)
-        limit, need = self._setting.memory, memory_of(graph, plan, order.name, order.in_flight)
+        limit, need = self._settings.memory, memory_of(graph, plan, order.name, order.in_flight)
         if limit and need > limit:
             raise ConfigError(
                 f"this stage needs about {need / 2**20:,.0f} MiB; this worker may use {limit >> 20} (--memory)"
@@ -160,11 +163,11 @@ class Preparation:
         for name, digest in order.weights.items():
             if name not in graph.weights:
                 raise ConfigError(f"the graph has no weight {name}")
-            tensor = self._store.find(name, graph.weights[name], digest)
-            if tensor is None:
+            weight = self._store.find(name, graph.weights[name], digest)
+            if weight is None:
                 planned.missing.add(name)
             else:
-                planned.loaded += tensor.nbytes
+                planned.loaded += weight.nbytes
         self.plans[order.plan] = planned
         if planned.missing:
             self._say(Need(order.plan, sorted(planned.missing)))
@@ -202,7 +205,7 @@ class Preparation:
             raise ConfigError("the graph of this plan was never described")
         return self._graphs[order.graph]
 
-    def _weight(self, message: Weight, arrays: Sequence[Bytes]) -> None:
+    def _weight(self, message: WeightPart, arrays: Sequence[Bytes]) -> None:
         if len(arrays) != 1:
             raise FrameError("a weight comes as one array")
         # Dead plans' weights may still come; they are of no use.
@@ -224,14 +227,12 @@ class Preparation:
                     self._build(planned)
 
     def _build(self, planned: Planned) -> None:
-        order, graph, tensors = planned.order, planned.graph, {}
+        order, graph, weights = planned.order, planned.graph, {}
         for name, digest in order.weights.items():
-            tensor = self._store.find(name, graph.weights[name], digest)
-            if tensor is not None:
-                tensors[name] = tensor
-        run = PlanRun(order, graph, planned.plan, tensors, self._setting.device)
-        warm_up(run)
-        planned.run = run
+            weight = self._store.find(name, graph.weights[name], digest)
+            if weight is not None:
+                weights[name] = weight
+        planned.run = run = PlanRun(order, graph, planned.plan, weights, self._settings.runtime)
         if self._allowed is not None:  # may have come while the stage was made
             run.allow(self._allowed)
         self._say(Prepared(order.plan, planned.loaded, time.monotonic() - planned.begun))
@@ -248,9 +249,7 @@ class Preparation:
                 if found is not None:
                     found.close()
                 try:
-                    found = dial(
-                        peer, self._name, self._secret, self._setting.keys, planned.order.pace, self._next_says
-                    )
+                    found = dial(peer, self._name, self._secret, self._settings, planned.order.pace, self._next_says)
                 except CutsetError as error:
                     raise _Unreachable(peer.name, str(error)) from None
                 self._nexts[key] = found

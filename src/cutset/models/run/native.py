@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.errors import CheckpointError
-from cutset.kernels.native import extension
+from cutset.kernels import native
 from cutset.models.files.adapter import LoraAdapter
 from cutset.models.files.checkpoint import Tensor
 from cutset.models.files.integer import Progress, activation_bits, packed, quantized_parts, site_depth
@@ -18,8 +18,6 @@ from cutset.models.run.decoder import Trace
 from cutset.models.run.executor import Batch, LoadedAdapter
 from cutset.models.run.rope import Rope
 from cutset.models.spec import DecoderSpec, Site
-
-native = extension()
 
 __all__ = ["NativeCache", "NativeDecoder", "SplitLinears", "local_linears", "thread_pool"]
 
@@ -36,17 +34,17 @@ class StepLinears(Protocol):
     """SplitLinears that can also answer all products of a native.Step themselves."""
 
     def __call__(self, site: Site, layer: int, expert: int, rows: Floats, out: Floats) -> None: ...
-    def run(self, step: Any) -> None: ...
+    def run(self, step: native.Step) -> None: ...
 
 
 class NativeCache:
     """Keys and values, laid out as native/kernels/glue.h says, and the steps that have run over them."""
 
-    def __init__(self, decoder: Any, blocks: int, block_size: int) -> None:
+    def __init__(self, decoder: native.Decoder, blocks: int, block_size: int) -> None:
         self.kv = native.KvCache(decoder, blocks, block_size)
         self.blocks, self.block_size = blocks, block_size
-        self.nbytes: int = self.kv.nbytes
-        self.idle: list[Any] = []  # steps keep their memory, so they are used again
+        self.nbytes = self.kv.nbytes
+        self.idle: list[native.Step] = []  # steps keep their memory, so they are used again
 
 
 class NativeDecoder:
@@ -60,15 +58,15 @@ class NativeDecoder:
         self,
         spec: DecoderSpec,
         tensors: Mapping[str, Tensor],
-        pool: Any,
-        linears: SplitLinears | None = None,
+        pool: native.Pool,
+        linears: SplitLinears | native.Linears | None = None,
         *,
         dtype: str = "float32",  # of the products, where they are computed here
         progress: Progress | None = None,
     ) -> None:
         self.spec, self.pool, self.rope = spec, pool, Rope(spec)
         moe = spec.moe
-        sizes = {}
+        sizes: dict[str, Any] = {}
         if moe is not None:
             sizes = {
                 "experts": moe.experts,
@@ -107,7 +105,7 @@ class NativeDecoder:
             **sizes,
         )
         # Weights that lie in a mapped file, which is quick to start with but slower than huge pages in the long run.
-        self._mapped: list[Any] = []
+        self._mapped: list[native.LinearI8] = []
         self._tensors, self._started = tensors, False
         self.linears = linears or local_linears(self, tensors, dtype, progress)
 
@@ -150,7 +148,7 @@ class NativeDecoder:
                 site, layer, expert, rows = waiting
                 self.linears(site, layer, expert, rows, step.output)
                 step.resume()
-        logits: Floats = step.logits
+        logits = step.logits
         if trace is None:
             cache.idle.append(step)
         return logits
@@ -174,14 +172,14 @@ class NativeDecoder:
                 tensor.forget()
 
 
-def thread_pool(threads: int) -> Any:
+def thread_pool(threads: int) -> native.Pool:
     """Threads for a NativeDecoder, its caller among them."""
     return native.Pool(threads)
 
 
 def local_linears(
     decoder: NativeDecoder, tensors: Mapping[str, Tensor], dtype: str = "float32", progress: Progress | None = None
-) -> Any:
+) -> native.LocalLinears:
     """All products of a decoder, computed in this process in float32, int8 or exact.
 
     Raises CheckpointError where the sums of a site may pass 2^30 - 1 even with 8-bit activations.
@@ -204,7 +202,9 @@ def local_linears(
     return linears
 
 
-def _integer_linear(decoder: NativeDecoder, tensors: Mapping[str, Tensor], site: Site, layer: int, expert: int) -> Any:
+def _integer_linear(
+    decoder: NativeDecoder, tensors: Mapping[str, Tensor], site: Site, layer: int, expert: int
+) -> native.LinearI8:
     stored = packed(decoder.spec, tensors, site, layer, expert)
     try:
         if stored is not None:

@@ -110,18 +110,15 @@ class _Process:
     """One process. `between`: it has answered all that it was asked."""
 
     def __init__(self) -> None:
+        from cutset.link.launch import Child, environment  # what renders needs none of it
+
         ours, theirs = socket.socketpair()
         paths = [str(Path(__file__).parents[2]), *(os.path.abspath(path) for path in sys.path)]
+        command = [sys.executable, "-s", "-P", "-S", "-B", "-c", BOOT, *paths]
         with theirs:
-            try:
-                self._child = subprocess.Popen(
-                    [sys.executable, "-s", "-P", "-S", "-B", "-c", BOOT, *paths],
-                    stdin=theirs.fileno(),
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    env={name: os.environ[name] for name in PASSED_ON if name in os.environ},
-                    start_new_session=True,  # a Ctrl-C is for the command, which may want to render again
-                )
+            try:  # in a session of its own: a Ctrl-C is for the command, which may want to render again
+                env = environment(drop=("",), keep=PASSED_ON)
+                self._child = Child("the template's process", command, own=False, env=env, stdin=theirs.fileno())
             except OSError as error:
                 ours.close()
                 raise TokenizerError(
@@ -132,7 +129,7 @@ class _Process:
 
     @property
     def alive(self) -> bool:
-        return self._child.poll() is None
+        return self._child.process.poll() is None
 
     def compile(self, sources: bytes) -> None:
         """Waits until the process is there, and has it compile."""
@@ -169,7 +166,6 @@ class _Process:
         self.between = False
         self._socket.close()
         self._child.kill()
-        self._child.wait()
 
     def _answer(self, end: float) -> tuple[bytes, bytes]:
         kind, size = HEAD.unpack(self._read(HEAD.size, end))
@@ -192,7 +188,7 @@ class _Process:
 
     def _end_of_it(self) -> str:
         try:
-            code = self._child.wait(1)
+            code = self._child.process.wait(1)
         except subprocess.TimeoutExpired:
             return "it is still there"
         return f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -6,10 +6,12 @@ then on all come back for the same matrix at nearly the same time. Whoever was a
 window; nobody is overtaken for longer than PATIENCE.
 
 All of that is among clients that used this machine for about as long as each other: whoever used it for SLICE longer
-than the one with least gets no more for now. A client that was just answered counts among them for HOLD, and while
-nothing is multiplied for its sake that time is charged to it: so a client that decodes, a row at a time with pauses,
-gets its share beside one that has hundreds of rows waiting. For the same reason calls of many rows are multiplied in
-pieces. Who doesn't take its answers is *held*: it gets nothing, and nobody waits for it.
+than the one with least gets no more for now. A client that was just answered counts among them for HOLD in which it
+could have been heard, and while nothing is multiplied for its sake that time is charged to it: so a client that
+decodes, a row at a time with pauses, gets its share beside one that has hundreds of rows waiting. For the same reason
+calls of many rows are multiplied in pieces. Who doesn't take its answers is *held*: it gets nothing, and nobody waits
+for it. Dialling again forgives nothing: what a client had used beyond its share when it left is owed by the next
+newcomer.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ SLICE = 0.005  # seconds that one product takes, about, while several clients wa
 HOLD = 0.01  # seconds for which a client that is owed work is waited for
 ALONE_SLICES = 32  # at once, while nobody else wants anything
 LEAST_ROWS = 16  # that are never split
+MOST_OWED = 0.1  # seconds with which a newcomer may begin: what one link can cost in work that nobody else wanted
+MOST_OWING = 64  # clients that left, of which that is kept
 SPEED = 2.0**34  # rows times their cost a second, until that was measured
 
 
@@ -67,9 +71,11 @@ class _Client:
     calls: deque[Call] = field(default_factory=deque)
     used: float = 0.0  # seconds of this machine so far
     answered: float = float("-inf")  # when it got its last answer
+    spent: float = 0.0  # seconds that this machine had worked for all clients by then
     next: tuple[int, bool] = (0, False)  # what it will want if it goes on
     held: bool = False
     busy: bool = False
+    owed: float = 0.0  # seconds that one who left before this one came had used beyond what a newcomer begins with
     last: int | None = None  # the call that was taken last, all of it
     arrived: float = 0.0  # when it came
 
@@ -86,6 +92,9 @@ class Batcher:
         self._costs = list(costs)
         self._hold = max(window, HOLD)
         self._clients: dict[Any, _Client] = {}
+        self._owed: list[float] = []  # by clients that left, in ascending order
+        self._now = 0.0  # as it was told last
+        self._spent = 0.0  # seconds that this machine worked, in which nobody was heard
         self._idle: float | None = None  # since when nothing is multiplied, for clients that are owed work
 
     def __len__(self) -> int:
@@ -105,14 +114,19 @@ class Batcher:
         return self._costs[matrix] if matrix < len(self._costs) else 1
 
     def join(self, client: Any) -> None:
-        """A newcomer starts level with who got least, so that it can't crowd the others out."""
+        """A newcomer starts level with who got least, so that it can't crowd the others out, or with what is owed."""
         if client not in self._clients:
             least = min((other.used for other in self._clients.values()), default=0.0)
-            self._clients[client] = _Client(used=least)
+            self._clients[client] = _Client(used=least, owed=self._owed.pop() if self._owed else 0.0)
 
     def leave(self, client: Any) -> None:
-        """Forgets a client and what it waited for."""
-        self._clients.pop(client, None)
+        """Forgets a client and what it waited for, but not what it owes to the others."""
+        gone = self._clients.pop(client, None)
+        most = self._limit(self._now)
+        if not self._clients:
+            self._owed.clear()
+        elif gone is not None and most is not None and (owed := gone.used + 2 * SLICE - most) > 0:
+            self._owed = sorted([*self._owed, min(owed, MOST_OWED)])[-MOST_OWING:]
 
     def known(self, client: Any, number: int, now: float) -> bool:
         """Whether a call waits, is multiplied, or was answered so recently that it must have been sent again before."""
@@ -134,17 +148,18 @@ class Batcher:
         client = self._clients[call.client]
         if not self.has_room(call.client):
             return False
+        self._now = call.arrived
         self._settle(call.arrived)
-        most = self._limit(call.arrived)
-        if not self._contends(client, call.arrived) and most is not None:  # who was away has saved nothing up
-            client.used = max(client.used, most - 2 * SLICE)
+        if not self._contends(client, call.arrived):
+            self._forfeit(client)
         client.calls.append(call)
         return True
 
     def answered(self, client: Any, now: float) -> None:
         """A client has its answer, and will be back soon if it goes on."""
-        if client in self._clients:
-            self._clients[client].answered = now
+        self._now = now
+        if (one := self._clients.get(client)) is not None:
+            one.answered, one.spent = now, self._spent
 
     def drop(self, client: Any, number: int) -> None:
         """What is left of a call isn't wanted any more."""
@@ -154,18 +169,25 @@ class Batcher:
 
     def hold(self, client: Any, held: bool) -> None:
         """A client doesn't take its answers: none of its calls are taken until it does."""
-        if client in self._clients:
-            self._clients[client].held = held
+        one = self._clients.get(client)
+        if one is not None and one.held != held:
+            if not held:
+                self._forfeit(one)
+            one.held = held
 
     def busy(self, client: Any, waits: bool) -> None:
         """A client waits for work of another kind too, which is charged like rows."""
-        if client in self._clients:
-            self._clients[client].busy = waits
+        if (one := self._clients.get(client)) is not None:
+            if waits and not self._contends(one, self._now):
+                self._forfeit(one)
+            one.busy = waits
 
-    def charge(self, client: Any, seconds: float) -> None:
-        """A client used this machine for other work, or for longer than it was charged for."""
+    def charge(self, client: Any, seconds: float, elsewhere: float = 0.0) -> None:
+        """A client used this machine for other work, or for longer than it was charged for. elsewhere: seconds of other
+        threads than the one that hears clients."""
+        self._spent += seconds
         if client in self._clients:
-            self._clients[client].used += seconds
+            self._clients[client].used += seconds + elsewhere
 
     def may(self, client: Any, now: float) -> bool:
         """Whether it is a client's turn."""
@@ -173,6 +195,7 @@ class Batcher:
 
     def wait(self, now: float) -> float | None:
         """Seconds for which another call is worth waiting for: 0 to multiply now, None if nothing waits."""
+        self._now = now
         most = self._limit(now)
         free = [client for client in self._clients.values() if not client.held]
         heads = [client.calls[0] for client in free if client.calls and self._eligible(client, most)]
@@ -181,16 +204,17 @@ class Batcher:
                 return None
             if self._idle is None:
                 self._idle = now
-            owed = [c.answered + self._hold for c in free if not c.calls and not c.busy and self._contends(c, now)]
+            away = [c for c in free if not c.calls and not c.busy and self._contends(c, now)]
+            owed = [c.answered + self._spent - c.spent + self._hold for c in away]
             return max(1e-6, min([now + self._hold, *owed]) - now)
-        away = [client.answered for client in free if not client.calls]
-        if not away or len(heads) >= self.max_rows:
+        last = [client.answered for client in free if not client.calls]
+        if not last or len(heads) >= self.max_rows:
             return 0.0
         meeting = self._meeting(now)
         if any(call.key != meeting for call in heads):
             return 0.0  # somebody has to catch up
         # Not beyond the window of the call that waits longest, however many come and go.
-        end = min(max(away), min(call.arrived for call in heads)) + self.window
+        end = min(max(last), min(call.arrived for call in heads)) + self.window
         return max(0.0, end - now)
 
     def take(self, now: float) -> list[Call]:
@@ -222,6 +246,7 @@ class Batcher:
             client = self._clients[call.client]
             call.charged = call.count * self.cost(call.matrix) / self.speed
             client.used += call.charged
+            self._spent += call.charged
             client.next = (call.matrix + 1) % self.matrices, call.masked
             if call.finished:
                 client.last, client.arrived = call.number, call.arrived
@@ -230,7 +255,15 @@ class Batcher:
 
     def _contends(self, client: _Client, now: float) -> bool:
         """Whether a client wants something, or will in a moment if it goes on."""
-        return not client.held and (bool(client.calls) or client.busy or now - client.answered <= self._hold)
+        away = now - client.answered - (self._spent - client.spent)  # it may have asked while nobody heard it
+        return not client.held and (bool(client.calls) or client.busy or away <= self._hold)
+
+    def _forfeit(self, client: _Client) -> None:
+        """Who was away or took no answers has saved nothing up, and a newcomer may owe something."""
+        most = self._limit(self._now)
+        if most is not None:
+            client.used = max(client.used, most - 2 * SLICE + client.owed)
+        client.owed = 0.0
 
     def _limit(self, now: float) -> float | None:
         """The longest that a client may have used this machine and get more: a slice more than the contender with

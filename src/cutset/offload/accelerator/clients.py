@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -32,8 +32,9 @@ class Quota:
     each: int = 16  # of these may have one key, or be one user's where there are no keys
 
 
-def new_counters() -> Counter[str]:
-    return Counter(dict.fromkeys(OWN, 0.0))
+def new_counters() -> dict[str, float]:
+    """What is counted for a client, all zero."""
+    return dict.fromkeys(OWN, 0.0)
 
 
 @dataclass(slots=True, eq=False)
@@ -41,7 +42,7 @@ class Client:
     """One link. Its counters are shared by all links with its key; without a key they are its own."""
 
     link: Link
-    counters: Counter[str]
+    counters: dict[str, float]
     seen: float  # when it sent something last
     greeted: bool = False
     refused: int = 0  # messages since its last answer

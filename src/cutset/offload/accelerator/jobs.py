@@ -15,16 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.errors import CutsetError
-from cutset.offload.accelerator.batcher import Batcher
+from cutset.link import Link
+from cutset.offload.accelerator.call_queue import CallQueue
 from cutset.offload.accelerator.products import Products
-from cutset.offload.client.masks import residues
+from cutset.offload.arithmetic import INTEGERS, RESIDUES, residues
 
 __all__ = ["FAILURES", "Job", "Jobs", "Steps", "is_self_test", "make_pads", "reason_of", "run_self_test"]
 
 Array = NDArray[Any]
 Steps = Generator[None, None, list[Array]]
 SELF_TEST = "self-test"
-RESIDUES, INTEGERS = np.dtype(np.uint32), np.dtype(np.int16)
 FAILURES = (CutsetError, ValueError, MemoryError, RuntimeError)  # torch raises the last where a device has no room
 
 
@@ -96,17 +96,17 @@ class _Queue:
 
 
 class Jobs:
-    """The jobs of all clients, which are whatever the batcher knows them by. Clients take turns as they do there."""
+    """The jobs of all clients. Whose turn it is follows from the time that each used, as with calls."""
 
-    def __init__(self, batcher: Batcher, max_waiting: int) -> None:
-        self._batcher, self._max_waiting = batcher, max_waiting
-        self._queues: dict[Any, _Queue] = {}
-        self._turns: deque[Any] = deque()  # clients with jobs; the next one first
+    def __init__(self, calls: CallQueue, max_waiting: int) -> None:
+        self._calls, self._max_waiting = calls, max_waiting
+        self._queues: dict[Link, _Queue] = {}
+        self._turns: deque[Link] = deque()  # clients with jobs; the next one first
 
     def __len__(self) -> int:
         return len(self._turns)
 
-    def add(self, client: Any, call: int, steps: Steps, rows: int) -> bool:
+    def add(self, client: Link, call: int, steps: Steps, rows: int) -> bool:
         """False where this client has too many already. One that was sent again, because it takes long, is here."""
         queue, now = self._queues.setdefault(client, _Queue()), time.monotonic()
         last, came, done = queue.last
@@ -117,28 +117,30 @@ class Jobs:
         queue.jobs.append(Job(call, now, steps, rows))
         if len(queue.jobs) == 1:
             self._turns.append(client)
-            self._batcher.busy(client, True)
+            self._calls.busy(client, True)
         return True
 
-    def waits(self, client: Any) -> bool:
+    def waits(self, client: Link) -> bool:
+        """Whether a client has jobs here."""
         return client in self._turns
 
-    def next(self) -> tuple[Any, Job] | None:
+    def next(self) -> tuple[Link, Job] | None:
         """A job of a client whose turn it is."""
         now = time.monotonic()
         for _ in range(len(self._turns)):
             client = self._turns[0]
             self._turns.rotate(-1)
-            if self._batcher.may(client, now):
+            if self._calls.may(client, now):
                 return client, self._queues[client].jobs[0]
         return None
 
     @property
     def ready(self) -> bool:
+        """Whether there is a job of a client whose turn it is."""
         now = time.monotonic()
-        return any(self._batcher.may(client, now) for client in self._turns)
+        return any(self._calls.may(client, now) for client in self._turns)
 
-    def step(self, client: Any, job: Job) -> tuple[list[Array] | None, str] | None:
+    def step(self, client: Link, job: Job) -> tuple[list[Array] | None, str] | None:
         """A slice of a job; once it is over, its answer or why there is none."""
         started = time.perf_counter()
         answers, reason, over = None, "", True
@@ -151,7 +153,7 @@ class Jobs:
             reason = reason_of(error)
         seconds = time.perf_counter() - started
         job.seconds += seconds
-        self._batcher.charge(client, seconds)
+        self._calls.charge(client, seconds)
         if not over:
             return None
         queue = self._queues[client]
@@ -159,10 +161,10 @@ class Jobs:
         queue.last = job.call, job.arrived, time.monotonic()
         if not queue.jobs:
             self._turns.remove(client)
-            self._batcher.busy(client, False)
+            self._calls.busy(client, False)
         return answers, reason
 
-    def leave(self, client: Any) -> None:
+    def leave(self, client: Link) -> None:
         """Forgets a client and what it waited for."""
         if self._queues.pop(client, None) is not None and client in self._turns:
             self._turns.remove(client)

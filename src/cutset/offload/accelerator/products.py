@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cutset.errors import CheckpointError, DeviceError
-from cutset.kernels.native import extension
+from cutset.kernels import native
 from cutset.kernels.reference_field import HALF, P, Residues, residue_product
 from cutset.kernels.reference_linear import integer_linear
 
@@ -30,7 +30,8 @@ class Products(Protocol):
     def put(self, matrix: Hashable, weight: NDArray[np.int8]) -> None:
         """Keeps a copy of weight (outputs, depth). CheckpointError if its products can't be exact."""
 
-    def drop(self, matrix: Hashable) -> None: ...
+    def drop(self, matrix: Hashable) -> None:
+        """Forgets a matrix."""
 
     def integers(
         self, matrix: Hashable, q: NDArray[np.int16], out: NDArray[np.int32] | None = None
@@ -49,40 +50,38 @@ class NativeProducts:
     """The byte products of cutset.kernels."""
 
     def __init__(self, threads: int) -> None:
-        self._native = extension()
-        self.pool = self._native.Pool(threads)
-        self._linears: dict[Hashable, Any] = {}
-        self.device = f"cpu, {self._native.isa()}, {threads} threads"
+        self.pool = native.Pool(threads)
+        self._linears: dict[Hashable, native.LinearI8] = {}
+        self.device = f"cpu, {native.isa()}, {threads} threads"
 
     def put(self, matrix: Hashable, weight: NDArray[np.int8]) -> None:
         try:
-            linear = self._native.LinearI8(weight, np.ones(weight.shape[0], np.float32), self.pool)
+            linear = native.LinearI8(weight, np.ones(weight.shape[0], np.float32), self.pool)
         except ValueError as error:
             raise CheckpointError(f"matrix {matrix}: {error}") from None
-        if linear.most_bits < 8 or linear.depth > self._native.most_residue_depth:
+        if linear.most_bits < 8 or linear.depth > native.most_residue_depth:
             raise CheckpointError(f"matrix {matrix}: sums of {linear.depth} products overflow")
         self._linears[matrix] = linear
 
-    def linears(self, count: int) -> list[Any]:
-        """The native.LinearI8 of the matrices 0, 1, …"""
+    def linears(self, count: int) -> list[native.LinearI8]:
+        """Of the matrices 0, 1, … count - 1."""
         return [self._linears[number] for number in range(count)]
 
     def drop(self, matrix: Hashable) -> None:
+        """Forgets a matrix."""
         del self._linears[matrix]
 
     def integers(
         self, matrix: Hashable, q: NDArray[np.int16], out: NDArray[np.int32] | None = None
     ) -> NDArray[np.int32]:
         linear = self._linears[matrix]
-        z: NDArray[np.int32] = linear.integers(q, linear.most_bits, self.pool, out)
-        return z
+        return linear.integers(q, linear.most_bits, self.pool, out)
 
     def warm(self, matrix: Hashable, offset: int, nbytes: int) -> int:
-        return int(self._linears[matrix].warm(offset, nbytes))
+        return self._linears[matrix].warm(offset, nbytes)
 
     def residues(self, matrix: Hashable, x: Residues, out: Residues | None = None) -> Residues:
-        z: Residues = self._linears[matrix].residues(x, self.pool, out)
-        return z
+        return self._linears[matrix].residues(x, self.pool, out)
 
 
 def self_test(products: Products) -> None:

@@ -8,15 +8,14 @@ outputs products a row instead of depth * outputs.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cutset.kernels.native import extension
+from cutset.kernels import native
 from cutset.kernels.reference_field import P, Residues
-from cutset.offload.client.guard import private_array
-from cutset.offload.client.masks import random_residues
+from cutset.offload.arithmetic import random_residues
+from cutset.offload.client.private_memory import private_array
 
 __all__ = ["REPETITIONS", "Blame", "Check"]
 
@@ -38,26 +37,27 @@ class Blame:
 class Check:
     """The secrets of one matrix: s (repetitions, outputs) and s W (repetitions, depth), residues."""
 
-    def __init__(self, weight: NDArray[np.int8], pool: Any = None, repetitions: int = REPETITIONS) -> None:
+    def __init__(
+        self, weight: NDArray[np.int8], pool: native.Pool | None = None, repetitions: int = REPETITIONS
+    ) -> None:
         """weight (outputs, depth); it isn't kept."""
         outputs = weight.shape[0]
         self.secrets: Residues = private_array((repetitions, outputs), np.uint32)
         self.secrets[:] = random_residues(repetitions * outputs).reshape(repetitions, outputs)
-        self.projected: Residues = extension().project(weight, self.secrets, pool)
+        self.projected: Residues = native.project(weight, self.secrets, pool)
 
     def __repr__(self) -> str:
         return f"Check(repetitions={len(self.secrets)})"
 
-    def expected(self, q: NDArray[np.integer], pool: Any = None) -> Residues:
+    def expected(self, q: NDArray[np.integer], pool: native.Pool | None = None) -> Residues:
         """What z . s must be mod P, (n, repetitions), for activations q (n, depth)."""
-        expected: Residues = extension().dots(q, self.projected, pool)
-        return expected
+        return native.dots(q, self.projected, pool)
 
-    def right(self, x: NDArray[np.integer], product: NDArray[np.integer], pool: Any = None) -> bool:
+    def right(self, x: NDArray[np.integer], product: NDArray[np.integer], pool: native.Pool | None = None) -> bool:
         """`product` (n, outputs) is x . W^T mod P, and canonical where it is of residues."""
         if product.dtype == np.uint32 and product.size and int(product.max()) >= P:
             return False
-        found = extension().dots(product, self.secrets, pool)
+        found = native.dots(product, self.secrets, pool)
         return bool(np.array_equal(found, self.expected(x, pool)))
 
     def blame(
@@ -66,7 +66,7 @@ class Check:
         reply: NDArray[np.integer],
         r: Residues | None = None,
         product: Residues | None = None,
-        pool: Any = None,
+        pool: native.Pool | None = None,
     ) -> Blame:
         """Who lied, after a reply failed: each server's product is checked by itself.
 

@@ -9,6 +9,7 @@ another namespace a child has the same one.
 
 from __future__ import annotations
 
+import hmac
 import os
 import threading
 import weakref
@@ -17,19 +18,27 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from cutset.errors import OffloadError
-from cutset.offload.client.guard import private_array
-from cutset.offload.client.masks import SEED_BYTES, seed_of
+from cutset.offload.arithmetic import SEED_BYTES
+from cutset.offload.client.private_memory import private_array
 
-__all__ = ["Block", "Ledger", "Span"]
+__all__ = ["SEED_INFO", "Block", "Ledger", "PadSpan", "seed_of"]
+
+SEED_INFO = b"cutset pad seed 1\0"
 
 
 @dataclass(frozen=True)
-class Span:
+class PadSpan:
     """Rows start .. start + rows of a block: what a pad is made of."""
 
     block: int
     start: int
     rows: int
+
+
+def seed_of(master: bytes | memoryview, number: int) -> bytes:
+    """The seed of a block of pads: HMAC-SHA256 under the master key over `SEED_INFO` and the block's number, 8 bytes
+    little-endian. It tells nothing about the master key or other seeds, so it may be given to a pad server."""
+    return hmac.digest(master, SEED_INFO + number.to_bytes(8, "little"), "sha256")
 
 
 LEDGERS: weakref.WeakSet[Ledger] = weakref.WeakSet()
@@ -107,15 +116,16 @@ class Block:
 
     @property
     def left(self) -> int:
+        """Rows that weren't handed out."""
         return self.rows - self.taken
 
-    def take(self, rows: int) -> Span:
+    def take(self, rows: int) -> PadSpan:
         """The next rows. OffloadError if there are not so many left, or after a fork."""
         self.ledger.check_process()
         with self.lock:
             if not 0 < rows <= self.left:
                 raise OffloadError(f"block {self.number} of the pads has {self.left} rows left, not {rows}")
-            span = Span(self.number, self.taken, rows)
+            span = PadSpan(self.number, self.taken, rows)
             self.taken += rows
         return span
 

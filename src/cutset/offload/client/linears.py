@@ -15,23 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.errors import IntegrityError, OffloadError
-from cutset.kernels.native import extension
+from cutset.kernels import native
 from cutset.link import Frame
 from cutset.models.spec import Site
-from cutset.offload.client.hot import HotCalls, Stop
-from cutset.offload.client.idle import Idle
+from cutset.offload.arithmetic import INTEGERS, RESIDUES, SUMS
+from cutset.offload.client.call_times import CallTimes
+from cutset.offload.client.client_weights import ClientMatrix, ClientWeights
 from cutset.offload.client.pad import Pad
 from cutset.offload.client.pads import PadPool
-from cutset.offload.client.parts import Parts
+from cutset.offload.client.ring_calls import RingCalls, RunEnd, Stop
 from cutset.offload.client.session import Session, multiply
-from cutset.offload.client.weights import ClientMatrix, ClientWeights
 from cutset.offload.messages import Company, Product
 from cutset.offload.modes import Mode
 
 __all__ = ["OffloadLinears", "bucket"]
 
 Floats = NDArray[np.float32]
-RESIDUES, INTEGERS, SUMS = np.dtype(np.uint32), np.dtype(np.int16), np.dtype(np.int32)
 ALONE = 64  # calls without company after which a client takes itself to be alone
 AWAKE, BRIEFLY = 0.0005, 0.00002  # seconds: longer than most products take, and hardly any
 LIES = {
@@ -69,8 +68,8 @@ class _Asked:
 class OffloadLinears:
     """cutset.models.run.native.SplitLinears over a Session. One call at a time; callers wait for each other.
 
-    `run` answers whole steps. On a link in shared memory native code does that (hot.py); what is out of the ordinary is
-    done here.
+    `run` answers whole steps. On a link in shared memory native code does that (ring_calls.py); what is out of the
+    ordinary is done here.
     """
 
     def __init__(
@@ -78,7 +77,7 @@ class OffloadLinears:
         session: Session,
         weights: ClientWeights,
         mode: Mode,
-        pool: Any,
+        pool: native.Pool,
         pads: PadPool | None = None,  # in masked modes
         *,
         pad_rows: bool = False,
@@ -86,51 +85,58 @@ class OffloadLinears:
         if mode.masked != (pads is not None):
             raise OffloadError("masked modes need pads, the others have no use for them")
         self.session, self.weights, self.mode, self.pads, self.pad_rows = session, weights, mode, pads, pad_rows
-        self.parts = Parts()
+        self.times = CallTimes()
         self.checks_passed = self.checks_failed = 0  # products, and replies that were none
-        # Told the name, the first integers and what is sent instead; for whoever wants to show it.
+        # Called with the name, the first integers and what is sent instead; for whoever wants to show it.
         self.watch: Callable[[str, list[int], list[int]], None] | None = None
-        self.hot: HotCalls | None = None  # None: every call is made here
-        self._pool, self._native = pool, extension()
+        self.ring_calls: RingCalls | None = None  # None: every call is made here
+        self._pool = pool
         self._lock = threading.Lock()
-        self._idle = None if pads is None else Idle(pads)
         self._alone = ALONE  # calls since others were seen
         session.stay_awake(AWAKE)
 
     def __call__(self, site: Site, layer: int, expert: int, rows: Floats, out: Floats) -> None:
         """rows (n, depth) to out (n, outputs). Raises IntegrityError for a lie, LinkError when nobody answers."""
-        with self._lock, nullcontext() if self._idle is None else self._idle.running():
+        with self._lock, nullcontext() if self.pads is None else self.pads.busy():
             self._call(site, layer, expert, rows, out)
 
-    def run(self, step: Any) -> None:
-        """Answers all products of a native.Step. Raises what a call raises."""
-        with self._lock, nullcontext() if self._idle is None else self._idle.running():
+    def run(self, step: native.Step) -> None:
+        """Answers all products of a step. Raises what a call raises."""
+        with self._lock, nullcontext() if self.pads is None else self.pads.busy():
             while step.waiting is not None:
-                stop, part = Stop.BEFORE, slice(0, 0)
-                if self.hot is not None and self.watch is None:
-                    before = self.parts.calls
-                    stop = self.hot.run(step, self.parts)
-                    part = self.hot.rows
+                end = RunEnd()
+                if self.ring_calls is not None and self.watch is None:
+                    before = self.times.calls
+                    end = self.ring_calls.run(step, self.times)
                     if self.mode.verified:  # native code counts the calls whose answers it found good
-                        self.checks_passed += self.parts.calls - before
-                if stop == Stop.DONE:
+                        self.checks_passed += self.times.calls - before
+                if end.stop == Stop.DONE:
                     return
                 site, layer, expert, rows = step.waiting
-                out, rest = step.output, part.start
-                if stop != Stop.BEFORE:
-                    self._finish(stop, self.weights.of(site, layer, expert), rows[part], out[part])
-                    rest = part.stop
-                if rest < self._total(len(rows)) or stop == Stop.BEFORE:
+                out, rest = step.output, end.rows.start
+                if end.sent is not None:
+                    self._finish(
+                        end.stop, end.sent, self.weights.of(site, layer, expert), rows[end.rows], out[end.rows]
+                    )
+                    rest = end.rows.stop
+                if rest < self._total(len(rows)) or end.sent is None:
                     self._call(site, layer, expert, rows, out, rest)
-                self.parts.lap("other")
+                self.times.lap("other")
                 step.resume()
                 self._decoded(step.waiting[0] if step.waiting is not None else None)
 
-    def quicken(self, core: Any) -> None:
-        """From now on steps of this native.Decoder are answered by native code where the link allows it."""
-        awake = AWAKE, BRIEFLY
-        pads, padded = self.pads, self.pad_rows
-        self.hot = HotCalls(core, self.session, self.weights, self.mode, self._pool, pads, awake, pad_rows=padded)
+    def use_rings(self, core: native.Decoder) -> None:
+        """From now on steps of this decoder are answered by native code where the link is in shared memory."""
+        self.ring_calls = RingCalls(
+            core,
+            self.session,
+            self.weights,
+            self.mode,
+            self._pool,
+            self.pads,
+            (AWAKE, BRIEFLY),
+            pad_rows=self.pad_rows,
+        )
 
     def _total(self, rows: int) -> int:
         """Rows of a product as they are sent. They are rounded up once, before anything is split: the accelerator
@@ -154,23 +160,23 @@ class OffloadLinears:
 
     def _decoded(self, site: Site | None) -> None:
         """What passed since the last lap is the decoder's work before this site's product."""
-        self.parts.lap("attention" if site == "o" else "other")
+        self.times.lap("attention" if site == "o" else "other")
 
     def _multiply(self, matrix: ClientMatrix, rows: Floats, out: Floats) -> None:
         """Sends rows, of which `out` may have fewer, and even none."""
-        parts, sent = self.parts, len(rows)
-        q, scales = self._native.quantize_rows(rows, matrix.bits, self._pool)
-        parts.lap("quantise")
+        times, sent = self.times, len(rows)
+        q, scales = native.quantize_rows(rows, matrix.bits, self._pool)
+        times.lap("quantise")
         pad = None
         if self.pads is not None:
-            lent = [] if self.hot is None else self.hot.take(matrix.number, sent)
-            missing = sent - sum(span.rows for _, _, span in lent)
+            lent = [] if self.ring_calls is None else self.ring_calls.take(matrix.number, sent)
+            missing = sent - sum(piece.span.rows for piece in lent)
             pad = self.pads.take(matrix.number, missing, self._pool) if missing else Pad([])
             pad = pad.behind(lent)
-            parts.lap("mask")
+            times.lap("mask")
         asked = _Asked(matrix, q, scales, pad)
         self.session.send(multiply(matrix.number), self._layout(asked), self._filler(asked), due=asked.due)
-        parts.lap("send")
+        times.lap("send")
         self._receive(asked, out)
 
     def _layout(self, asked: _Asked) -> list[tuple[np.dtype[Any], tuple[int, ...]]]:
@@ -180,48 +186,51 @@ class OffloadLinears:
         """Writes what is sent; the same bytes each time."""
 
         def fill(arrays: list[NDArray[Any]]) -> None:
-            self.parts.lap("serialise")
+            self.times.lap("serialise")
             if asked.pad is None:
                 arrays[0][...] = asked.q
             else:
                 asked.pad.mask(asked.q, arrays[0], self._pool)
             if self.watch is not None:
                 self.watch(asked.matrix.name, asked.q[0, :8].tolist(), arrays[0][0, :8].tolist())
-            self.parts.lap("mask" if asked.pad is not None else "send")
+            self.times.lap("mask" if asked.pad is not None else "send")
 
         return fill
 
-    def _finish(self, stop: Stop, matrix: ClientMatrix, rows: Floats, out: Floats) -> None:
+    def _finish(self, stop: Stop, sent: native.SentCall, matrix: ClientMatrix, rows: Floats, out: Floats) -> None:
         """A call that native code has sent and couldn't finish."""
-        if self.hot is None:
+        if self.ring_calls is None:
             raise RuntimeError("no call was sent by native code")
-        q, scales, expected, pad = self.hot.sent()
+        q, scales = sent.q, sent.scales
         if q is None:  # the integers are in the ring alone, where others may write; the same rows give the same again
-            q, scales = self._native.quantize_rows(rows, matrix.bits, self._pool)
-        asked = _Asked(matrix, q, scales, pad, expected)
-        if stop == Stop.LIED:
-            raise self._lied(asked, self.hot.answer(), *self.hot.verdict())
-        record = self.hot.record() if stop == Stop.ODD else None
+            q, scales = native.quantize_rows(rows, matrix.bits, self._pool)
+        asked = _Asked(matrix, q, scales, self.ring_calls.pad(sent), sent.expected)
+        if (reply := sent.reply) is not None:
+            raise self._lied(asked, reply, *sent.fault)
+        record = sent.record if stop == Stop.ODD else None
         again = multiply(matrix.number), self._layout(asked), self._filler(asked), record
         self.session.adopt(*again, broken=stop == Stop.BROKEN, due=asked.due)
-        self.parts.lap("send")
+        self.times.lap("send")
         self._receive(asked, out)
 
     def _receive(self, asked: _Asked, out: Floats) -> None:
         """Takes the answer of a call. `out` may have fewer rows than were sent, and even none."""
-        parts, native, pool, matrix, pad = self.parts, self._native, self._pool, asked.matrix, asked.pad
+        times, pool, matrix, pad = self.times, self._pool, asked.matrix, asked.pad
         check, expected = matrix.check, asked.expected
         if check is not None and expected is None:
             expected = check.expected(asked.q, pool)  # while the other side multiplies
-            parts.lap("check")
+            times.lap("check")
         message, frame = self.session.receive()
-        waited = parts.lap("wait")
+        waited = times.lap("wait")
         reply = self._reply(matrix, message, frame, asked.rows)
         if isinstance(message, Product):
             self._others(message.shared != Company.ALONE)
-            parts.move("wait", "accelerator", max(0.0, min(waited, message.seconds)))
+            times.move("wait", "accelerator", max(0.0, min(waited, message.seconds)))
         whole = np.empty((asked.rows, matrix.outputs), dtype=np.float32) if self.pad_rows else out
-        for part, mask in [(slice(0, asked.rows), None)] if pad is None else [(p, m) for p, _, m in pad.slices()]:
+        masks: list[tuple[slice, NDArray[np.uint32] | None]] = [(slice(0, asked.rows), None)]
+        if pad is not None:
+            masks = [(part, piece.product) for part, piece in pad.slices()]
+        for part, mask in masks:
             code, row, column = native.settle(
                 reply[part],
                 asked.scales[part],
@@ -241,13 +250,13 @@ class OffloadLinears:
             pad.drop()
         if whole is not out:
             out[...] = whole[: len(out)]
-        parts.lap("unmask")
+        times.lap("unmask")
         frame.release()
-        parts.calls += 1
-        parts.rows += asked.rows
-        parts.bytes_up += asked.q.size * (INTEGERS if pad is None else RESIDUES).itemsize
-        parts.bytes_down += asked.rows * matrix.outputs * 4
-        parts.lap("serialise")
+        times.calls += 1
+        times.rows += asked.rows
+        times.bytes_up += asked.q.size * (INTEGERS if pad is None else RESIDUES).itemsize
+        times.bytes_down += asked.rows * matrix.outputs * 4
+        times.lap("serialise")
 
     def _others(self, seen: bool) -> None:
         """Whether other clients share the accelerator: then cores are wanted, and waiting here stays asleep."""
@@ -268,7 +277,7 @@ class OffloadLinears:
             )
         return arrays[0]
 
-    def _lied(self, asked: _Asked, reply: Any, code: int, row: int, column: int) -> IntegrityError:
+    def _lied(self, asked: _Asked, reply: NDArray[np.integer], code: int, row: int, column: int) -> IntegrityError:
         """Says who gave a wrong product, and ends the session."""
         self.checks_failed += 1
         matrix, pad = asked.matrix, asked.pad
@@ -276,7 +285,7 @@ class OffloadLinears:
         what = f"gave {LIES[code]} for {matrix.name} ({where})"
         if pad is None or matrix.check is None:
             return self.session.broke(what)
-        sent = self._native.mask(asked.q, pad.r, pool=self._pool)
+        sent = native.mask(asked.q, pad.r, pool=self._pool)
         blame = matrix.check.blame(sent, reply, pad.r, pad.product, self._pool)
         if not blame.pad_server:
             return self.session.broke(what)
@@ -295,8 +304,6 @@ class OffloadLinears:
     def close(self) -> None:
         """Ends the session and the making of pads."""
         self.session.close()
-        self.hot = None
-        if self._idle is not None:
-            self._idle.close()
+        self.ring_calls = None
         if self.pads is not None:
             self.pads.close()

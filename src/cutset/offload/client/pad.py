@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cutset.errors import OffloadError
-from cutset.kernels.native import extension
+from cutset.kernels import native
 from cutset.kernels.reference_field import Residues
-from cutset.offload.client.ledger import Span
+from cutset.offload.client.ledger import PadSpan
 
-__all__ = ["Pad"]
+__all__ = ["Pad", "PadPiece"]
+
+
+class PadPiece(NamedTuple):
+    """Rows of one block of pads: R (n, depth), R . W^T (n, outputs), and which rows they are."""
+
+    r: Residues
+    product: Residues
+    span: PadSpan
+
+    def part(self, first: int, rows: int) -> PadPiece:
+        """`rows` of these rows, from `first` on."""
+        part = slice(first, first + rows)
+        return PadPiece(self.r[part], self.product[part], PadSpan(self.span.block, self.span.start + first, rows))
 
 
 class Pad:
-    """The residues R and R . W^T for one set of bytes, in pieces as they lay in their blocks. `number` is its own."""
+    """The pieces that mask one set of bytes, as they lay in their blocks. `number` is its own."""
 
-    def __init__(
-        self, pieces: Sequence[tuple[Residues, Residues]], number: int = 0, spans: tuple[Span, ...] = ()
-    ) -> None:
-        self.pieces, self.number, self.spans = tuple(pieces), number, spans
+    def __init__(self, pieces: Sequence[PadPiece], number: int = 0) -> None:
+        self.pieces, self.number = tuple(pieces), number
+        self.spans = tuple(piece.span for piece in pieces)
         self._bytes: NDArray[np.int16] | None = None
         self._dropped = False
 
@@ -32,28 +44,25 @@ class Pad:
     @property
     def r(self) -> Residues:
         """(n, depth)"""
-        return np.concatenate([r for r, _ in self.pieces])
+        return np.concatenate([piece.r for piece in self.pieces])
 
     @property
     def product(self) -> Residues:
         """(n, outputs)"""
-        return np.concatenate([product for _, product in self.pieces])
+        return np.concatenate([piece.product for piece in self.pieces])
 
-    def behind(self, pieces: Sequence[tuple[Residues, Residues, Span]]) -> Pad:
+    def behind(self, pieces: Sequence[PadPiece]) -> Pad:
         """This pad, not used yet, with these rows before it."""
-        if not pieces:
-            return self
-        before = [(r, product) for r, product, _ in pieces]
-        return Pad([*before, *self.pieces], self.number, (*(span for _, _, span in pieces), *self.spans))
+        return Pad([*pieces, *self.pieces], self.number) if pieces else self
 
-    def slices(self) -> Iterator[tuple[slice, Residues, Residues]]:
-        """The rows of each piece, its R and its R . W^T."""
+    def slices(self) -> Iterator[tuple[slice, PadPiece]]:
+        """Each piece, and which rows of the pad it is."""
         first = 0
-        for r, product in self.pieces:
-            yield slice(first, first + len(r)), r, product
-            first += len(r)
+        for piece in self.pieces:
+            yield slice(first, first + len(piece.r)), piece
+            first += len(piece.r)
 
-    def mask(self, q: NDArray[np.int16], out: Residues | None = None, pool: Any = None) -> Residues:
+    def mask(self, q: NDArray[np.int16], out: Residues | None = None, pool: native.Pool | None = None) -> Residues:
         """(q + r) mod P. Again only for the very array of the first time, which can't be written from then on: who has
         to send again sends the same bytes, or takes another pad."""
         if self._dropped or (self._bytes is not None and self._bytes is not q):
@@ -62,8 +71,8 @@ class Pad:
         self._bytes = q
         if out is None:
             out = np.empty(q.shape, np.uint32)
-        for rows, r, _ in self.slices():
-            extension().mask(q[rows], r, out[rows], pool)
+        for rows, piece in self.slices():
+            native.mask(q[rows], piece.r, out[rows], pool)
         return out
 
     def drop(self) -> None:

@@ -4,34 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cutset.errors import IntegrityError
+from cutset.kernels import native
 from cutset.kernels.reference_field import P, Residues
-from cutset.offload.client.guard import private_array
-from cutset.offload.client.ledger import Block, Ledger, Span
-from cutset.offload.client.masks import residues
+from cutset.offload.arithmetic import residues
+from cutset.offload.client.ledger import Block, Ledger
+from cutset.offload.client.pad import PadPiece
+from cutset.offload.client.private_memory import private_array
 
-__all__ = ["Here", "Made", "Matrix", "Multiply", "Server", "open_block"]
+__all__ = ["LocalPads", "Made", "MultiplySeeds", "PadMatrix", "PadServer", "open_block"]
 
 # multiply([(matrix, seed, rows), …]) gives R . W^T of each, uint32 (rows, outputs), R being the seed's residues.
-Multiply = Callable[[list[tuple[int, bytes, int]]], Sequence[NDArray[np.uint32]]]
+MultiplySeeds = Callable[[list[tuple[int, bytes, int]]], Sequence[NDArray[np.uint32]]]
 
 SLICE = 1 << 30  # products between two looks whether to give way: some milliseconds
 REQUESTS = 64  # blocks that one call of a pad server may ask for
 
 
-class Matrix(Protocol):
+class PadMatrix(Protocol):
     """What makes pads of a matrix: the native LinearI8, or its twin. With a pad server alone, `residues` isn't used."""
 
     @property
     def depth(self) -> int: ...
     @property
     def outputs(self) -> int: ...
-    def residues(self, x: Residues, pool: Any = None, out: Residues | None = None) -> Residues: ...
+    def residues(self, x: Residues, pool: native.Pool | None = None, out: Residues | None = None) -> Residues:
+        """x . W^T mod P, (n, outputs), of residues x (n, depth)."""
 
 
 @dataclass
@@ -43,10 +46,11 @@ class Made:
     r: Residues
     product: Residues
 
-    def take(self, rows: int) -> tuple[Residues, Residues, Span]:
+    def take(self, rows: int) -> PadPiece:
+        """The next rows of the block. Raises what Block.take raises."""
         span = self.block.take(rows)
         part = slice(span.start, span.start + rows)
-        return self.r[part], self.product[part], span
+        return PadPiece(self.r[part], self.product[part], span)
 
 
 def open_block(ledger: Ledger, rows: int, depth: int, *, kept: bool = False) -> tuple[Block, Residues]:
@@ -61,10 +65,10 @@ def open_block(ledger: Ledger, rows: int, depth: int, *, kept: bool = False) -> 
     return block, r
 
 
-class Here:
+class LocalPads:
     """Multiplies in the calling thread. `give_way()` is called every few milliseconds and gives False to stop."""
 
-    def __init__(self, ledger: Ledger, matrices: Sequence[Matrix], give_way: Callable[[], bool]) -> None:
+    def __init__(self, ledger: Ledger, matrices: Sequence[PadMatrix], give_way: Callable[[], bool]) -> None:
         self.ledger, self.matrices, self.give_way = ledger, matrices, give_way
 
     def make(self, wanted: list[tuple[int, int]]) -> list[Made]:
@@ -81,10 +85,10 @@ class Here:
         return [Made(index, block, r, product)]
 
 
-class Server:
+class PadServer:
     """Sends seeds to a pad server, and draws the same residues here."""
 
-    def __init__(self, ledger: Ledger, matrices: Sequence[Matrix], multiply: Multiply) -> None:
+    def __init__(self, ledger: Ledger, matrices: Sequence[PadMatrix], multiply: MultiplySeeds) -> None:
         self.ledger, self.matrices, self.multiply = ledger, matrices, multiply
 
     def make(self, wanted: list[tuple[int, int]]) -> list[Made]:

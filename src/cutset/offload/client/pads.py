@@ -11,26 +11,27 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from operator import add
-from typing import Any, Literal
+from typing import Literal
 
 from cutset.errors import CutsetError, IntegrityError, OffloadError
-from cutset.kernels.reference_field import Residues
-from cutset.offload.client.ledger import Ledger, Span
-from cutset.offload.client.pad import Pad
-from cutset.offload.client.pad_sources import Here, Made, Matrix, Multiply, Server, open_block
+from cutset.kernels import native
+from cutset.offload.client.ledger import Ledger
+from cutset.offload.client.pad import Pad, PadPiece
+from cutset.offload.client.pad_sources import LocalPads, Made, MultiplySeeds, PadMatrix, PadServer, open_block
 
-__all__ = ["BLOCK_ROWS", "Counters", "Empty", "PadPool"]
+__all__ = ["BLOCK_ROWS", "Empty", "PadCounters", "PadPool"]
 
 Empty = Literal["wait", "inline", "fail"]
 BLOCK_ROWS = 64
+QUIET = 0.1  # seconds after a request, after which there is idle time to make pads in
 
 
 @dataclass
-class Counters:
+class PadCounters:
     """Rows made ahead, used, and made inline; times and seconds that a request waited; CPU seconds of the thread that
     makes pads; the rows that are ready of the matrix that has fewest."""
 
@@ -49,9 +50,9 @@ class PadPool:
     def __init__(
         self,
         ledger: Ledger,
-        matrices: Sequence[Matrix],
+        matrices: Sequence[PadMatrix],
         *,
-        multiply: Multiply | None = None,
+        multiply: MultiplySeeds | None = None,
         empty: Empty = "wait",
         memory: int = 1 << 30,
         block_rows: int = BLOCK_ROWS,
@@ -71,19 +72,20 @@ class PadPool:
             raise OffloadError(f"a row of pads takes {self.row_bytes} bytes, but only {memory} are allowed; allow more")
         self.target = fitting if most_rows is None else max(0, min(most_rows, fitting))
         self.block_rows = max(1, min(block_rows, self.target))
-        self._counters = Counters()
+        self._counters = PadCounters()
         self._pads = 0
         self._made: list[deque[Made]] = [deque() for _ in matrices]
         self._level = [0] * len(matrices)
         self._lent = [0] * len(matrices)  # and not used yet
         self._demand = [0] * len(matrices)  # rows that someone waits for
-        self._busy = 0
+        self._busy = 0  # requests that run
+        self._quiet = 0.0  # when idle time begins, while none runs
         self._closed = False
         self._failure: Exception | None = None
         self._changed = threading.Condition()
         self._gives_way = multiply is None
         self._source = (
-            Here(ledger, matrices, self._give_way) if multiply is None else Server(ledger, matrices, multiply)
+            LocalPads(ledger, matrices, self._give_way) if multiply is None else PadServer(ledger, matrices, multiply)
         )
         self._thread = threading.Thread(target=self._run, name="cutset-pads", daemon=True)
         self._thread.start()
@@ -108,26 +110,30 @@ class PadPool:
 
     @contextmanager
     def busy(self) -> Iterator[None]:
-        """A request is running: meanwhile no pads are made here, but for those that are waited for."""
+        """A request is running: meanwhile, and for a moment after it, no pads are made here but those waited for. Steps
+        of one request follow each other within that moment, so the thread isn't woken for each."""
         with self._changed:
+            if not self._working():
+                self._changed.notify_all()  # the thread looks at the time from now on
             self._busy += 1
         try:
             yield
         finally:
             with self._changed:
                 self._busy -= 1
-                self._changed.notify_all()
+                self._quiet = time.monotonic() + QUIET
 
     @property
     def broken(self) -> IntegrityError | None:
         """What the pad server gave and can't be right: there are no more pads."""
         return self._failure if isinstance(self._failure, IntegrityError) else None
 
-    def counters(self) -> Counters:
+    def counters(self) -> PadCounters:
+        """What was counted so far, as it is now."""
         with self._changed:
             return replace(self._counters, level=min(map(add, self._level, self._lent), default=0))
 
-    def take(self, matrix: int, rows: int, pool: Any = None) -> Pad:
+    def take(self, matrix: int, rows: int, pool: native.Pool | None = None) -> Pad:
         """A pad of `rows` rows that were never given out before. `pool`: threads for making it inline.
 
         OffloadError where there is none by the policy, in time, or after a fork, or if the pad server is gone;
@@ -146,8 +152,8 @@ class PadPool:
                 start = time.monotonic()
                 self._wait({matrix: rows}, self.timeout)
                 self._counters.seconds_waited += time.monotonic() - start
-            parts = self._pull(matrix, min(rows, self._level[matrix]))
-            missing = rows - sum(span.rows for _, _, span in parts)
+            pieces = self._pull(matrix, min(rows, self._level[matrix]))
+            missing = rows - sum(piece.span.rows for piece in pieces)
             self._counters.used += rows
             self._counters.inline += missing
             self._pads += 1
@@ -155,12 +161,12 @@ class PadPool:
             self._changed.notify_all()
         if missing:
             block, r = open_block(self.ledger, missing, self.matrices[matrix].depth)
-            parts.append(Made(matrix, block, r, self.matrices[matrix].residues(r, pool)).take(missing))
-        return Pad([part[:2] for part in parts], number, tuple(part[2] for part in parts))
+            pieces.append(Made(matrix, block, r, self.matrices[matrix].residues(r, pool)).take(missing))
+        return Pad(pieces, number)
 
-    def lend(self, matrix: int) -> tuple[Residues, Residues, Span] | None:
-        """All that is ready of the oldest block of a matrix: R (n, depth), R . W^T and which rows they are; None where
-        nothing is ready. They count as handed out: who has them uses each once, from the first on, and tells `spend`.
+    def lend(self, matrix: int) -> PadPiece | None:
+        """All that is ready of the oldest block of a matrix; None where nothing is ready. Its rows count as handed out:
+        who has them uses each once, from the first on, and tells `spend`.
         """
         self.ledger.check_process()
         with self._changed:
@@ -179,7 +185,7 @@ class PadPool:
             for matrix, spent in rows.items():
                 self._lent[matrix] -= spent
                 self._counters.used += spent
-            if not (self._busy and self._gives_way):  # there is room for more, and someone may make them now
+            if not (self._gives_way and self._working()):  # there is room for more, and someone may make them now
                 self._changed.notify_all()
 
     def fill(self, rows: int, timeout: float | None = None) -> None:
@@ -222,16 +228,16 @@ class PadPool:
             for matrix in rows:
                 self._demand[matrix] = 0
 
-    def _pull(self, matrix: int, rows: int) -> list[tuple[Residues, Residues, Span]]:
+    def _pull(self, matrix: int, rows: int) -> list[PadPiece]:
         """Rows that are ready, from the oldest block on."""
-        parts, made = [], self._made[matrix]
+        pieces, made = list[PadPiece](), self._made[matrix]
         self._level[matrix] -= rows
         while rows:
-            parts.append(made[0].take(min(rows, made[0].block.left)))
-            rows -= parts[-1][2].rows
+            pieces.append(made[0].take(min(rows, made[0].block.left)))
+            rows -= pieces[-1].span.rows
             if not made[0].block.left:
                 made.popleft()
-        return parts
+        return pieces
 
     def _wanted(self) -> list[tuple[int, int]]:
         """Matrices and rows to make next: what someone waits for, or else what is lowest. A pad server is asked for
@@ -239,19 +245,28 @@ class PadPool:
         asked = [(m, rows - self._level[m]) for m, rows in enumerate(self._demand) if rows > self._level[m]]
         if asked:
             return [(m, min(rows, self.block_rows) if self._gives_way else self.block_rows) for m, rows in asked]
-        if self._busy and self._gives_way:
+        if self._gives_way and self._working():
             return []
         levels = enumerate(map(add, self._level, self._lent))
         room = [(level, m) for m, level in levels if level + self.block_rows <= self.target]
         return [(m, self.block_rows) for _, m in sorted(room)]
+
+    def _working(self) -> bool:
+        """A request runs, or ran a moment ago."""
+        return self._busy > 0 or time.monotonic() < self._quiet
+
+    def _until(self, ready: Callable[[], object]) -> bool:
+        """Waits for that. False if the pool was closed."""
+        while not (self._closed or ready()):
+            self._changed.wait(QUIET if self._working() else None)
+        return not self._closed
 
     # From here on it is the thread that calls, without the lock.
 
     def _give_way(self) -> bool:
         """Waits while a request runs, unless someone waits for pads. False if the pool was closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or not self._busy or any(self._demand))
-            return not self._closed
+            return self._until(lambda: not self._working() or any(self._demand))
 
     def _run(self) -> None:
         with suppress(OSError, AttributeError):  # Linux gives each thread a priority of its own
@@ -259,8 +274,7 @@ class PadPool:
         try:
             while True:
                 with self._changed:
-                    self._changed.wait_for(lambda: self._closed or self._wanted())
-                    if self._closed:
+                    if not self._until(self._wanted):
                         return
                     wanted = self._wanted()
                 made = self._source.make(wanted)

@@ -8,30 +8,33 @@ from dataclasses import dataclass
 import numpy as np
 
 from cutset.kernels.reference_field import P, residue_product
+from cutset.link.peer import Welcome
 from cutset.offload.client.session import Session
-from cutset.offload.messages import Welcome
+from cutset.offload.messages import Capabilities
 
-__all__ = ["Pong", "ping", "self_test"]
+__all__ = ["Pinged", "ping", "self_test"]
 
 
 @dataclass(frozen=True, slots=True)
-class Pong:
+class Pinged:
     """What came back. Times in seconds."""
 
     welcome: Welcome
+    capabilities: Capabilities
     latency: float  # median of the round trips of a small message
     exact: bool
     counters: dict[str, float]
 
 
-def ping(session: Session, times: int = 50) -> Pong:
+def ping(session: Session, times: int = 50) -> Pinged:
     """Asks an accelerator for its counters `times` times, and to multiply numbers that are made here."""
     trips = []
     for _ in range(times):
         started = time.perf_counter()
         counters = session.counters()
         trips.append(time.perf_counter() - started)
-    return Pong(session.welcome, sorted(trips)[len(trips) // 2], self_test(session), counters)
+    latency = sorted(trips)[len(trips) // 2]
+    return Pinged(session.welcome, session.capabilities, latency, self_test(session), counters)
 
 
 def self_test(session: Session) -> bool:

@@ -9,31 +9,39 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cutset.errors import FrameError, IntegrityError, LinkClosed, LinkError, LinkTimeout, OffloadError
-from cutset.link import Frame, Link
+from cutset.errors import (
+    FrameError,
+    HandshakeError,
+    IntegrityError,
+    LinkClosed,
+    LinkError,
+    LinkTimeout,
+    OffloadError,
+)
+from cutset.link import Frame, Link, Record, RingLink
 from cutset.link.limits import MAX_FRAME
+from cutset.link.peer import Handshake, Welcome, read_about
 from cutset.offload.messages import (
-    PROTOCOL,
+    HANDSHAKE,
     AskCounters,
+    Capabilities,
     Counters,
-    Hello,
     MakePads,
     Message,
     Multiply,
     Product,
     Refused,
     SelfTest,
-    Welcome,
+    call_of,
     decode,
     encode,
 )
-from cutset.version import software
 
 __all__ = ["FRONT", "MOST_BYTES", "Patience", "Session"]
 
@@ -75,8 +83,10 @@ class Session:
         patience: Patience = DEFAULT_PATIENCE,
         digest: str | None = None,
         most_bytes: int = MOST_BYTES,  # of an array that is sent or received; the link takes frames as large as that
+        handshake: Handshake = HANDSHAKE,  # what each side must prove
     ) -> None:
-        self._dial, self.patience, self._digest = dial, patience, digest
+        self._dial, self.patience = dial, patience
+        self._handshake = replace(handshake, model=digest or "")
         self._link: Link | None = None
         self._address = "?"  # kept when the link is over, for whoever says why
         self._awake = 0.0
@@ -91,6 +101,7 @@ class Session:
 
     @property
     def address(self) -> str:
+        """What was connected to, also when the link is over."""
         return self._address
 
     @property
@@ -101,7 +112,7 @@ class Session:
     @property
     def user(self) -> int | None:
         """The user that the other side runs as, where the system says so."""
-        return getattr(self._link, "user", None)
+        return None if self._link is None else self._link.user
 
     def stay_awake(self, seconds: float) -> None:
         """How long a wait for an answer stays awake before it sleeps."""
@@ -114,7 +125,7 @@ class Session:
         message: Callable[[int], Message],  # of the number of the call
         layout: list[tuple[np.dtype[Any], tuple[int, ...]]],
         fill: Callable[[list[Array]], None],
-        filled: Callable[[], None] | None = None,  # told when the arrays are written, before they leave
+        filled: Callable[[], None] | None = None,  # called when the arrays are written, before they leave
         due: int | None = None,  # bytes that the arrays of the answer may have; None: as many as the link takes
     ) -> None:
         """Sends a call; `receive` gives its answer."""
@@ -129,20 +140,17 @@ class Session:
         except LinkClosed:
             self._drop()
 
-    def ring(self) -> tuple[Any, Any, Any] | None:
-        """The link, if it is in shared memory, and its two ends, on which native code may make calls until the session
-        is used again; it counts on from `calls`."""
-        ends = getattr(self._link, "ends", None)
-        if self._broken is not None or ends is None or (found := ends()) is None:
-            return None
-        return self._link, *found
+    def ring_link(self) -> RingLink | None:
+        """The link, if it is in shared memory: native code may make calls on its rings until the session is used again,
+        and counts on from `calls`."""
+        return self._link if self._broken is None and isinstance(self._link, RingLink) else None
 
     def adopt(
         self,
         message: Callable[[int], Message],
         layout: list[tuple[np.dtype[Any], tuple[int, ...]]],
         fill: Callable[[list[Array]], None],
-        record: tuple[int, int, int, int, int] | None = None,
+        record: Record | None = None,
         *,
         broken: bool = False,
         due: int = MAX_FRAME,
@@ -150,8 +158,8 @@ class Session:
         """The last call was sent by native code, as `send` would have sent it: `receive` goes on with it. record: what
         came already; broken: the ring makes no sense any more."""
         self._pending = _Pending(self.calls, message(self.calls), layout, fill, due)
-        if record is not None and self._link is not None:
-            cast(Any, self._link).put_back(record)
+        if record is not None and isinstance(self._link, RingLink):
+            self._link.put_back(record)
         if broken:
             self._drop()
 
@@ -182,7 +190,7 @@ class Session:
                 self._drop()
                 time.sleep(self.patience.redial)
                 continue
-            if getattr(message, "call", None) != pending.call:
+            if call_of(message) != pending.call:
                 frame.release()  # an answer to an earlier sending of an earlier call
                 continue
             if isinstance(message, Refused):
@@ -235,7 +243,7 @@ class Session:
 
     def most_rows(self, outputs: int, depth: int) -> int:
         """Rows that a call may have: as many as the accelerator takes, and their frames are bounded here too."""
-        return max(1, min(self.welcome.max_rows, self.most_bytes // (4 * max(outputs, depth))))
+        return max(1, min(self.capabilities.max_rows, self.most_bytes // (4 * max(outputs, depth))))
 
     def broke(self, what: str) -> IntegrityError:
         """Ends the session for good; every later call raises the same error."""
@@ -289,42 +297,26 @@ class Session:
                 link.close()
 
     def _open(self, end: float) -> Welcome:
-        """Dials and greets. Raises OffloadError where the other side has another version or another model."""
-        self._link = self._dial()
-        self._address = self._link.address
-        self._link.stay_awake(self._awake)
+        """Dials and greets. Raises OffloadError where the other side has another version or another model, or says no;
+        sets `capabilities`."""
+        left = max(0.05, min(self.patience.resend, end - time.monotonic()))
         try:
-            left = max(0.05, min(self.patience.resend, end - time.monotonic()))
-            self._link.send(encode(Hello(PROTOCOL, software())), timeout=left)
-            frame = self._link.recv(left, FRONT)
-            welcome = decode(frame.header)
-            frame.release()
-            self._check(welcome)
+            self._link, welcome, _ = self._handshake.dial(self._connect, timeout=left)
+            self.capabilities = read_about(welcome, Capabilities)
+            if self.capabilities.max_rows < 1:
+                raise OffloadError(f"the accelerator at {self.address} takes no rows")
+        except HandshakeError as error:
+            raise OffloadError(str(error)) from None
         except BaseException:
             self._drop()
             raise
-        if not isinstance(welcome, Welcome):  # _check has said so
-            raise OffloadError("not welcome")
         return welcome
 
-    def _check(self, welcome: Message) -> None:
-        where = self.address
-        if isinstance(welcome, Refused):
-            raise OffloadError(f"the accelerator at {where} refused: {welcome.reason}")
-        if not isinstance(welcome, Welcome):
-            raise OffloadError(f"what listens at {where} is no accelerator of Cutset")
-        if welcome.protocol != PROTOCOL:
-            raise OffloadError(
-                f"the accelerator at {where} speaks version {welcome.protocol} of the protocol, this client "
-                f"{PROTOCOL}: install the same Cutset on both sides (there: {welcome.software})"
-            )
-        if self._digest is not None and welcome.digest != self._digest:
-            raise OffloadError(
-                f"the accelerator at {where} has loaded another model (its weights' digest is {welcome.digest[:12]}…, "
-                f"ours {self._digest[:12]}…): start it with the same checkpoint"
-            )
-        if welcome.max_rows < 1:
-            raise OffloadError(f"the accelerator at {where} takes no rows")
+    def _connect(self) -> Link:
+        link = self._dial()
+        self._address = link.address
+        link.stay_awake(self._awake)
+        return link
 
     def _reopened(self, end: float) -> Link:
         """Opens the link again and repeats what is unanswered. A closed or absent other side is a LinkClosed."""

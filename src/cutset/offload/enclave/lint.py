@@ -66,12 +66,14 @@ def lint(document: Document) -> list[str]:
 
 
 def insecure_keys(document: Document) -> Iterator[str]:
+    """Keys whose own names say that they aren't safe."""
     for path, value in _leaves(document):
         if any(part.startswith("insecure__") for part in path) and value not in (False, 0):
             yield f"{'.'.join(path)}: the name says it; remove it"
 
 
 def arguments(document: Document) -> Iterator[str]:
+    """What the program is started with."""
     argv = _get(document, "loader.argv")
     if "argv_src_file" in _table(document, "loader"):
         yield "loader.argv_src_file: write the arguments into loader.argv, where they are measured and seen"
@@ -85,6 +87,7 @@ def arguments(document: Document) -> Iterator[str]:
 
 
 def environment(document: Document) -> Iterator[str]:
+    """Variables of the program."""
     loader = _table(document, "loader")
     if "env_src_file" in loader:
         yield "loader.env_src_file: write the variables as loader.env.NAME, where they are measured and seen"
@@ -97,6 +100,7 @@ def environment(document: Document) -> Iterator[str]:
 
 
 def debugging(document: Document) -> Iterator[str]:
+    """What lets the host look in."""
     sgx = _table(document, "sgx")
     for name in ("debug", "enable_stats", "vtune_profile"):
         if sgx.get(name, False) is not False:
@@ -118,6 +122,7 @@ def allowed_files(document: Document) -> Iterator[str]:
 
 
 def trusted_files(document: Document) -> Iterator[str]:
+    """Files that are measured."""
     entries = _list(document, "sgx.trusted_files")
     if not entries:
         yield "sgx.trusted_files: nothing is measured, so nothing can be opened"
@@ -134,6 +139,7 @@ def trusted_files(document: Document) -> Iterator[str]:
 
 
 def mounts(document: Document) -> Iterator[str]:
+    """Places of the host that the program sees."""
     for mount in _mounts(document):
         kind, uri = mount.get("type", "chroot"), str(mount.get("uri", ""))
         path = uri.partition(":")[2]
@@ -153,6 +159,7 @@ def mounts(document: Document) -> Iterator[str]:
 
 
 def shared_memory(document: Document) -> Iterator[str]:
+    """The one directory of the ring."""
     found = _shared_memory(document)
     if len(found) > 1:
         yield f"fs.mounts: {len(found)} untrusted_shm mounts; the ring needs one"
@@ -163,11 +170,13 @@ def shared_memory(document: Document) -> Iterator[str]:
 
 
 def devices(document: Document) -> Iterator[str]:
+    """Devices that are let in."""
     if _list(document, "sgx.allowed_ioctls"):
         yield "sgx.allowed_ioctls: hands the enclave's buffers to a device of the host; remove it"
 
 
 def sizes(document: Document) -> Iterator[str]:
+    """The enclave's own."""
     text = _get(document, "sgx.enclave_size")
     units = {"K": 10, "M": 20, "G": 30}
     number = str(text)[:-1] if str(text)[-1:] in units else str(text)

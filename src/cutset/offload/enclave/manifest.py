@@ -14,8 +14,8 @@ from pathlib import Path
 from cutset.errors import ConfigError, ModelError, OffloadError
 from cutset.link import parse_address
 from cutset.models.files.source import open_source
-from cutset.offload.enclave.files import Measured, client_files, digest, model_files
-from cutset.offload.enclave.sizes import Use, enclave_bytes, parts, size_text
+from cutset.offload.enclave.client_files import MeasuredFiles, client_files, digest, model_files
+from cutset.offload.enclave.memory_sizes import Use, enclave_bytes, parts, size_text
 
 __all__ = ["ATTESTATIONS", "Manifest", "render"]
 
@@ -80,7 +80,7 @@ def render(
     attestation: str = "none",
     pads_from: str = "",
     command: Sequence[str] = (),
-    client: Measured | None = None,
+    client: MeasuredFiles | None = None,
 ) -> Manifest:
     """The template for the client of `model` that offloads to `address`.
 

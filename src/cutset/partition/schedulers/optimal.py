@@ -1,7 +1,7 @@
 """The best plan under the cost model, among all plans whose stages lie between cuts of the graph.
 
-Latency is one search (see `search`). The time between pictures is the larger of the slowest part and the latency over
-the pictures in flight: a plan that stays under p in both exists if the least latency with all parts under p is at most
+Latency is one search (see `search`). The time between items is the larger of the slowest part and the latency over
+the items in flight: a plan that stays under p in both exists if the least latency with all parts under p is at most
 p times their number. Halving the range of p, then going down until nothing better is found, gives the least p exactly.
 """
 
@@ -11,11 +11,11 @@ import math
 
 import numpy as np
 
-from cutset.partition.cost import Model
+from cutset.partition.cost import CostModel
 from cutset.partition.lattice import Lattice, lattice
 from cutset.partition.plan import Plan
 from cutset.partition.problem import Problem
-from cutset.partition.schedulers.interface import none_fits, signed
+from cutset.partition.schedulers.common import none_fits, signed
 from cutset.partition.search import Found, Search, StepSearch
 
 __all__ = ["Optimal"]
@@ -28,11 +28,13 @@ STEP = 1 - 1e-10
 
 
 class Optimal:
+    """The best plan: see this module's docstring."""
+
     name = "optimal"
 
-    def plan(self, problem: Problem, model: Model | None = None) -> Plan:
+    def plan(self, problem: Problem, model: CostModel | None = None) -> Plan:
         """Raises ConfigError where no plan is allowed."""
-        model = model or Model(problem)
+        model = model or CostModel(problem)
         limited = any(machine.memory is not None for machine in problem.machines)
         if problem.objective == "latency" and not limited and len((sets := lattice(problem.graph)).values) > MOST_SETS:
             alone = StepSearch(model, sets).run()
@@ -69,7 +71,7 @@ def candidates(problem: Problem) -> Lattice:
     return sets.only([*order.tolist(), *others[: max(most - len(order), 0)].tolist()])
 
 
-def _keeps_up(model: Model, found: Found) -> bool:
+def _keeps_up(model: CostModel, found: Found) -> bool:
     problem = model.problem
     if problem.rate is None:
         return True
@@ -77,7 +79,7 @@ def _keeps_up(model: Model, found: Found) -> bool:
     return between * problem.rate <= 1 + 1e-9
 
 
-def _throughput(model: Model, search: Search, quickest: Found) -> Found:
+def _throughput(model: CostModel, search: Search, quickest: Found) -> Found:
     share = 1 / model.problem.in_flight if model.problem.in_flight else 0.0
 
     def period(found: Found) -> float:

@@ -23,11 +23,11 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.nn.parameter import is_lazy
 
 from cutset.errors import GraphError
-from cutset.partition.flops import flops
 from cutset.partition.graph import Graph
 from cutset.partition.node import ITEM_BYTES, Argument, Keyword, Node, Read, Value, Weight
 from cutset.video.imports.constants import Constants
 from cutset.video.imports.explain import explain, line_of
+from cutset.video.imports.flops import flops
 from cutset.video.imports.fused import fused_attention
 from cutset.video.imports.naming import node_names, place
 from cutset.video.imports.operators import keyword, operator_of

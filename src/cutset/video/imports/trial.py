@@ -19,7 +19,7 @@ from cutset.errors import GraphError
 from cutset.partition.graph import Graph
 from cutset.partition.node import ITEM_BYTES, Node, Value
 from cutset.video.imports.state import Attributes, same_bits
-from cutset.video.stage import Stage, lay, layout_of
+from cutset.video.stage import TorchStage, lay, layout_of
 
 __all__ = ["NO_STATE", "Trial", "call", "same_bits"]
 
@@ -124,9 +124,9 @@ class Trial:
             layouts[value.name] = (*layout_of(tensor), tensor.requires_grad)
 
         inputs = {value.name: tensor for value, tensor in zip(graph.inputs, self._inputs, strict=True)}
-        stage = Stage(graph, range(len(graph.nodes)), tensors, self._inputs[0].device if self._inputs else "cpu")
+        stage = TorchStage(graph, range(len(graph.nodes)), tensors, self._inputs[0].device if self._inputs else "cpu")
         try:
-            made = {**inputs, **stage.run(inputs, look=look)}
+            made = {**inputs, **stage.forward(inputs, look=look)}
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             done = [node.name for node in graph.nodes if all(value.name in layouts for value in node.made)]
             last = f" after {done[-1]}" if done else ""

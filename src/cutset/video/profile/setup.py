@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,12 +16,11 @@ from cutset.config import usable_cores
 from cutset.errors import ConfigError, RequestError
 from cutset.partition.graph import Graph
 from cutset.partition.hop import Hop
-from cutset.partition.machines import scaled
-from cutset.partition.plan import PictureForm
-from cutset.partition.problem import Objective, Problem
-from cutset.partition.profile.cache import cpu_name, keep, kept, versions
-from cutset.partition.profile.profile import FORMAT, Profile, Sizes, forms, machine_of, put
+from cutset.partition.problem import Objective, Problem, scaled
+from cutset.partition.profile import FORMAT, Profile, Sizes, cpu_name, keep, kept, machine_of, put
+from cutset.partition.timing import Run, measure_layers, quickest
 from cutset.partition.traffic import Coded, Mode, Traffic, changed, dense
+from cutset.video.privacy import picture_like
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +32,8 @@ __all__ = [
     "guessed_traffic",
     "measure_pictures",
     "measure_profile",
-    "other_forms",
+    "network_run",
+    "other_inputs",
     "problem_of",
     "sizes_of",
     "typical_pairs",
@@ -40,6 +41,8 @@ __all__ = [
 
 Tell = Callable[[str, int, int], None]
 MOST_HELD = 1 << 29  # bytes of pictures
+REFUSED = {"jpeg": "it changes the picture"}  # encodings that no plan is given unless it is asked for
+WORDS = {"": "the pictures", "packets": "the encoded video", "jpeg": "JPEG pictures", "float32": "float32 pictures"}
 QUICKER = 2.0  # times as quick as remembered: then the machine was busy when it was measured
 MORE = 48  # pictures of an encoded source, whose packets differ more than pictures do
 
@@ -84,15 +87,16 @@ def measure_profile(
     import torch
 
     from cutset.codec.costs import measured
-    from cutset.partition.profile.layers import measure_layers, quickest
 
+    versions = {package: importlib.metadata.version(package) for package in ("cutset", "torch")}
+    run = network_run(graph, tensors)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        known = None if fresh else kept(digest, threads)
-        if known is not None and known.whole <= QUICKER * quickest(graph, tensors):
+        known = None if fresh else kept(digest, threads, versions)
+        if known is not None and known.whole <= QUICKER * quickest(run):
             return known
-        times = measure_layers(graph, tensors, tell=tell)
+        times = measure_layers(run, tell=tell)
     finally:
         torch.set_num_threads(before)
     costs = measured()
@@ -105,7 +109,7 @@ def measure_profile(
         cpu=cpu_name(),
         cores=usable_cores(),
         threads=threads,
-        versions=versions(),
+        versions=versions,
         seconds=times.seconds,
         spread=times.spread,
         whole=times.whole,
@@ -116,6 +120,24 @@ def measure_profile(
     )
     keep(profile)
     return profile
+
+
+def network_run(graph: Graph, tensors: Mapping[str, Tensor]) -> Run:
+    """The whole network on made-up pictures, to be timed. Threads are torch's, as they are set."""
+    import torch
+
+    from cutset.video.stage import TorchStage
+
+    stage = TorchStage(graph, range(len(graph.nodes)), tensors)
+    inputs = {}
+    for value in graph.inputs:
+        generator, kind = torch.Generator().manual_seed(0), getattr(torch, value.dtype)
+        if kind.is_floating_point:
+            inputs[value.name] = torch.randn(value.shape, generator=generator).to(kind)
+        else:
+            most = 2 if kind == torch.bool else 256
+            inputs[value.name] = torch.randint(0, most, value.shape, generator=generator).to(kind)
+    return lambda observe: stage.forward(inputs, None if observe is None else lambda node, seconds: observe(seconds))
 
 
 def guessed_traffic(graph: Graph, profile: Profile, share: float) -> dict[str, Traffic]:
@@ -157,15 +179,14 @@ def sizes_of(
     among: slice = slice(None),
     tell: Tell = _quiet,
 ) -> Sizes:
-    """What values cost to send for consecutive pictures, and the pictures in their forms.
+    """What values cost to send for consecutive pictures, and the pictures in their encodings.
 
     `count` of those `among` them go through the network, as typical pairs. Packets are decoded from the first on, so it
     must open a group. `source` is their name.
     """
-    from cutset.video.profile.forms import measured_forms
-    from cutset.video.profile.sizes import as_tensor, measure_sizes, measure_value
+    from cutset.video.profile.payloads import as_tensor, measure_sizes, measure_value, measured_inputs
 
-    ways = measured_forms(codec, pictures)
+    ways = measured_inputs(codec, pictures)
     chosen = pictures[among]
     groups = typical_pairs([picture.pixels for picture in chosen], count)
     values = measure_sizes(graph, tensors, groups, tell)
@@ -173,9 +194,9 @@ def sizes_of(
     values[first.name] = measure_value(first, [as_tensor(each.pixels) for each in chosen])
     return Sizes(
         source=source,
-        pictures=sum(map(len, groups)),
+        items=sum(map(len, groups)),
         values={name: put(one.traffic, one.changed) for name, one in values.items()},
-        forms={form: put(traffic, 1.0) for form, traffic in ways.items() if form != "uint8"},
+        encodings={name: put(traffic, 1.0) for name, traffic in ways.items()},
     )
 
 
@@ -215,35 +236,29 @@ def problem_of(graph: Graph, digest: str, profile: Profile, sizes: Sizes | None,
         machines=machines,
         hops=tuple(wish.hops),
         traffic=traffic,
-        pictures=picture_forms(graph, traffic, sizes, jpeg=wish.jpeg),
+        inputs=picture_inputs(graph, traffic, sizes, jpeg=wish.jpeg),
         objective=wish.objective,
         in_flight=wish.in_flight,
         rate=wish.rate,
         mode=wish.mode,
         horizon=wish.horizon,
         slack=wish.slack,
-        pictures_stay=wish.pictures_stay,
+        private=picture_like(graph) if wish.pictures_stay else frozenset(),
     )
 
 
-def picture_forms(
+def picture_inputs(
     graph: Graph, traffic: Mapping[str, Traffic], sizes: Sizes | None, *, jpeg: bool = False
-) -> dict[PictureForm, Traffic]:
-    """The forms in which a plan may send pictures: as they are, and encoded where the source is."""
-    first = graph.inputs[0]
-    found: dict[PictureForm, Traffic] = {"uint8": traffic[first.name]}
-    known = forms(sizes) if sizes else {}
-    for form in ("packets", "jpeg") if jpeg else ("packets",):
-        if form in known:
-            found[form] = known[form]
-    return found
+) -> dict[str, Traffic]:
+    """How a plan may send pictures: as payloads of pixels, and encoded where the source is."""
+    known = sizes.inputs() if sizes else {}
+    encodings = ("packets", "jpeg") if jpeg else ("packets",)
+    return {"": traffic[graph.inputs[0].name], **{name: known[name] for name in encodings if name in known}}
 
 
-def other_forms(problem: Problem, sizes: Sizes | None) -> dict[PictureForm, Traffic]:
-    """Forms that are shown for comparison alone: a JPEG, and floating-point numbers as older systems send them."""
+def other_inputs(problem: Problem, sizes: Sizes | None) -> dict[str, Traffic]:
+    """Encodings that are shown for comparison alone: a JPEG, and floating-point numbers as older systems send them."""
     first = problem.graph.inputs[0]
-    others: dict[PictureForm, Traffic] = {}
-    if first.dtype == "uint8":
-        others["float32"] = Traffic((Coded(4 * first.nbytes),))
-    known = forms(sizes) if sizes else {}
-    return {**others, **{form: known[form] for form in ("float32", "jpeg") if form in known}}
+    others = {"float32": Traffic((Coded(4 * first.nbytes),))} if first.dtype == "uint8" else {}
+    known = sizes.inputs() if sizes else {}
+    return {**others, **{name: known[name] for name in ("float32", "jpeg") if name in known}}

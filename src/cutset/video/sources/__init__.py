@@ -9,7 +9,7 @@ from cutset.video.sources.encode import H264Encoder, decode_jpeg, encode_jpeg
 from cutset.video.sources.faults import Faults, Tolerance
 from cutset.video.sources.generated import GeneratedSource
 from cutset.video.sources.history import PacketHistory, Restart
-from cutset.video.sources.open import open_source
+from cutset.video.sources.opening import open_source
 from cutset.video.sources.packets import PacketDecoder
 from cutset.video.sources.picture import Picture, Source
 

@@ -11,8 +11,7 @@ from typing import Any
 
 from cutset.errors import SourceError
 from cutset.video.sources.codec import CODECS, MAX_EXTRADATA, VideoCodec
-from cutset.video.sources.damage import Damage
-from cutset.video.sources.faults import Faults, Tolerance, quiet
+from cutset.video.sources.faults import Damage, Faults, Tolerance, quiet
 from cutset.video.sources.groups import Groups, Shown
 from cutset.video.sources.libav import libav, reason, to_rgb
 from cutset.video.sources.orientation import UPRIGHT, frame_orientation, turned_size

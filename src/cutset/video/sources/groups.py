@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from cutset.errors import FrameError
-from cutset.video.sources.codec import VideoCodec, opens_group
-from cutset.video.sources.damage import Damage
+from cutset.video.sources.codec import Parameters, VideoCodec, opens_group
+from cutset.video.sources.faults import Damage
 from cutset.video.sources.packets import PacketDecoder
-from cutset.video.sources.parameters import Parameters
 
 __all__ = ["Groups", "Shown"]
 

@@ -14,7 +14,7 @@ from cutset.errors import CutsetError, SourceError
 from cutset.video.sources.container import ContainerSource
 from cutset.video.sources.faults import Tolerance, quiet
 from cutset.video.sources.picture import Picture, Source
-from cutset.video.sources.redial import RedialledSource
+from cutset.video.sources.reconnect import ReconnectingSource
 
 __all__ = ["LiveSource", "open_camera", "open_rtsp", "without_secrets"]
 
@@ -126,7 +126,7 @@ def open_camera(
             tell=tell,
         )
 
-    return LiveSource(RedialledSource(opens, limits, tell))
+    return LiveSource(ReconnectingSource(opens, limits, tell))
 
 
 def open_rtsp(
@@ -158,7 +158,7 @@ def open_rtsp(
             tell=tell,
         )
 
-    return LiveSource(opens(None) if tolerance is None else RedialledSource(opens, tolerance, tell))
+    return LiveSource(opens(None) if tolerance is None else ReconnectingSource(opens, tolerance, tell))
 
 
 def without_secrets(url: str) -> str:

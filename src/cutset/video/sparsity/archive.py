@@ -36,8 +36,8 @@ def write_archive(path: Path, header: Mapping[str, Any], arrays: Mapping[str, Ar
         raise ConfigError(f"{str(path)!r} can't be written: {error.strerror}") from None
 
 
-def read_archive(path: Path, form: str, what: str) -> tuple[dict[str, Any], dict[str, Array]]:
-    """The header, whose `format` must be `form`, and the arrays. Raises ConfigError for what is no such file."""
+def read_archive(path: Path, kind: str, what: str) -> tuple[dict[str, Any], dict[str, Array]]:
+    """The header, whose `format` must be `kind`, and the arrays. Raises ConfigError for what is no such file."""
     try:
         with zipfile.ZipFile(path) as file:
             members = file.infolist()
@@ -45,8 +45,8 @@ def read_archive(path: Path, form: str, what: str) -> tuple[dict[str, Any], dict
                 raise ValueError("it is too large")
             arrays = {member.filename.removesuffix(".npy"): _array(file, member) for member in members}
         header = json.loads(arrays.pop(HEADER).tobytes())
-        if not isinstance(header, dict) or header.get("format") != form:
-            raise ValueError(f"its format is not {form}")
+        if not isinstance(header, dict) or header.get("format") != kind:
+            raise ValueError(f"its format is not {kind}")
     except OSError as error:
         raise ConfigError(f"can't read {what}: {error}") from None
     except KeyError:

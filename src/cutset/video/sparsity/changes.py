@@ -1,7 +1,13 @@
-"""How much of every tensor of a network changed from picture to picture: what was measured, and its file."""
+"""How much of every tensor of a network changed from picture to picture: what was measured, its file, and its bytes.
+
+What is known of a picture before it is run is how much of it changed, and how far that is spread (`features`). The
+spread matters more than the amount: a layer deep in a network changes wherever its field of view changed, so the share
+of tiles of that size in which anything changed says nearly all.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,14 +20,24 @@ from numpy.typing import NDArray
 from cutset.errors import ConfigError, GraphError
 from cutset.partition.description import describe, graph_digest, read_description
 from cutset.partition.graph import Graph
+from cutset.partition.node import ITEM_BYTES, Value
 from cutset.video.sparsity.archive import read_archive, write_archive
-from cutset.video.sparsity.features import TILES
-from cutset.video.sparsity.sizes import channels
 
-__all__ = ["Changes", "read_changes", "write_changes"]
+__all__ = [
+    "TILES",
+    "Changes",
+    "channels",
+    "delta_bytes",
+    "elements",
+    "features",
+    "read_changes",
+    "tile_shares",
+    "write_changes",
+]
 
 FORMAT = "cutset-changes-1"
 WHAT = "a file of changed fractions"
+TILES = (8, 16, 32, 64)  # sides, in pixels; each twice the one before
 
 
 @dataclass(frozen=True)
@@ -34,7 +50,7 @@ class Changes:
     source: str  # what the pictures are of, for titles
     pictures: NDArray[np.int64]  # (P,)
     changed: Mapping[str, NDArray[np.float32]]  # of each value (P, channels): the fraction of elements with other bits
-    tiles: NDArray[np.float32]  # (P, tiles): of the picture, see features.py
+    tiles: NDArray[np.float32]  # (P, tiles): of the picture, see `tile_shares`
     nonzero: NDArray[np.float32]  # (P, V): the fraction of elements that aren't zero
     encoded: NDArray[
         np.int64
@@ -42,6 +58,7 @@ class Changes:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
+        """The values' names, in the order of columns."""
         return tuple(self.graph.values)
 
     @cached_property
@@ -104,3 +121,46 @@ def _shaped(array: np.ndarray[Any, Any], shape: tuple[int, ...]) -> np.ndarray[A
     if array.shape != shape:
         raise ValueError(f"an array is {array.shape} and not {shape}")
     return array
+
+
+def features(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Of pictures (1, C, height, width): (C + tiles,), the changed fraction of each channel, then `tile_shares`."""
+    differs = before != after
+    channels = differs.mean(axis=(0, 2, 3), dtype=np.float64)
+    return np.concatenate([channels, tile_shares(differs.any(axis=(0, 1)))]).astype(np.float32)
+
+
+def tile_shares(changed: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(tiles,): for each of TILES the share of tiles of (height, width) in which something changed."""
+    shares = []
+    side = 1
+    grid: Any = changed
+    for tile in TILES:
+        step = tile // side
+        rows, columns = (-(-size // step) * step for size in grid.shape)
+        whole = np.zeros((rows, columns), bool)
+        whole[: grid.shape[0], : grid.shape[1]] = grid
+        grid = whole.reshape(rows // step, step, columns // step, step).any(axis=(1, 3))
+        side = tile
+        shares.append(float(grid.mean()))
+    return np.array(shares)
+
+
+def elements(value: Value) -> int:
+    """How many numbers a tensor has."""
+    return math.prod(value.shape)
+
+
+def channels(value: Value) -> int:
+    """Of a feature map (1, C, …) C; anything else is one channel."""
+    return value.shape[1] if len(value.shape) > 2 and value.shape[0] == 1 and elements(value) else 1
+
+
+def delta_bytes(value: Value, changed: float, mask_share: float = 1.0) -> float:
+    """Bytes of a delta in which the fraction `changed` of the elements is new; never more than the tensor itself.
+
+    A mask has a bit an element; nested it takes less, `mask_share` of that. The same holds of a key whose zeros are
+    left out, with the fraction that isn't zero.
+    """
+    count = elements(value)
+    return min(float(value.nbytes), mask_share * math.ceil(count / 8) + changed * count * ITEM_BYTES[value.dtype])

@@ -13,10 +13,9 @@ from threadpoolctl import threadpool_limits
 
 from cutset.errors import DeviceError, RequestError
 from cutset.partition.node import Node, short_name
-from cutset.video.sparsity.changes import Changes
-from cutset.video.sparsity.layers import Channels, Concat, Layer, Means, Network, Picture, means
+from cutset.video.sparsity.changes import Changes, elements
+from cutset.video.sparsity.layers import Channels, Concat, Layer, Means, Perceptron, PictureLinear, means
 from cutset.video.sparsity.predictor import Errors, Trained, run, start
-from cutset.video.sparsity.sizes import elements
 
 __all__ = ["fit", "fit_channels", "fit_means", "fit_network", "fit_picture"]
 
@@ -104,9 +103,9 @@ def fit_means(reads: Sequence[Floats], truth: Floats) -> Means:
     return Means(*_ridge(means(reads), truth, RIDGE))
 
 
-def fit_picture(reads: Sequence[Floats], truth: Floats) -> Picture:
+def fit_picture(reads: Sequence[Floats], truth: Floats) -> PictureLinear:
     """Least squares of all channels on the picture's features, slightly held back: they resemble each other."""
-    return Picture(*_ridge(reads[0], truth, SHRINK))
+    return PictureLinear(*_ridge(reads[0], truth, SHRINK))
 
 
 def _ridge(x: Floats, truth: Floats, alpha: float) -> tuple[Floats, Floats]:
@@ -118,12 +117,12 @@ def _ridge(x: Floats, truth: Floats, alpha: float) -> tuple[Floats, Floats]:
     return weights, target - middle @ weights
 
 
-def fit_network(reads: Sequence[Floats], truth: Floats) -> Network:
+def fit_network(reads: Sequence[Floats], truth: Floats) -> Perceptron:
     """A small network for all channels, on standardised inputs; the scale goes into its weights afterwards."""
     model, scale = _network(reads, truth)
     (first, out), (hidden, bias) = model.coefs_, model.intercepts_
     weights = first / scale.scale_[:, None]
-    return Network(weights, hidden - scale.mean_ @ weights, out, bias)
+    return Perceptron(weights, hidden - scale.mean_ @ weights, out, bias)
 
 
 def _network(reads: Sequence[Floats], truth: Floats) -> tuple[Any, Any]:

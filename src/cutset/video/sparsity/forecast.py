@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.partition.traffic import Traffic
-from cutset.video.sparsity.features import features
+from cutset.video.sparsity.changes import delta_bytes, features
 from cutset.video.sparsity.predictor import Trained, choose
-from cutset.video.sparsity.sizes import delta_bytes
 
 __all__ = ["Forecast"]
 
@@ -33,7 +32,7 @@ class Forecast:
         self._last: deque[dict[str, float]] = deque(maxlen=WINDOW)
         self._lock = Lock()
 
-    def picture(self, pixels: NDArray[np.uint8]) -> None:
+    def saw(self, pixels: NDArray[np.uint8]) -> None:
         """A picture (1, C, height, width). A first one says nothing yet."""
         if self._before is not None:
             seen = features(self._before, pixels)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["KINDS", "Channels", "Concat", "Layer", "Means", "Network", "Picture", "clip", "means", "sigmoid"]
+__all__ = ["KINDS", "Channels", "Concat", "Layer", "Means", "Perceptron", "PictureLinear", "clip", "means", "sigmoid"]
 
 Floats = NDArray[np.float64]
 
@@ -32,6 +32,7 @@ class Channels:
         return clip(total)
 
     def fits(self, reads: Sequence[int], channels: int) -> bool:
+        """Whether the arrays have the shapes for values with so many channels."""
         return (
             self.weights.shape == (len(reads), channels) and all(c == channels for c in reads) and _row(self, channels)
         )
@@ -54,7 +55,7 @@ class Means:
 
 
 @dataclass(frozen=True)
-class Picture:
+class PictureLinear:
     """Each channel, linear in the picture's features."""
 
     kind: ClassVar[str] = "picture"
@@ -71,7 +72,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Network:
+class Perceptron:
     """All channels together, by one small hidden layer of logistic units over the picture's features."""
 
     kind: ClassVar[str] = "network"
@@ -105,11 +106,12 @@ class Concat:
         return sum(reads) == channels
 
 
-Layer = Channels | Means | Picture | Network | Concat
-KINDS: Mapping[str, type[Any]] = {kind.kind: kind for kind in (Channels, Means, Picture, Network, Concat)}
+Layer = Channels | Means | PictureLinear | Perceptron | Concat
+KINDS: Mapping[str, type[Any]] = {kind.kind: kind for kind in (Channels, Means, PictureLinear, Perceptron, Concat)}
 
 
 def clip(fractions: Floats) -> Floats:
+    """Within 0 to 1."""
     return np.clip(fractions, 0.0, 1.0)
 
 
@@ -119,9 +121,10 @@ def means(reads: Sequence[Floats]) -> Floats:
 
 
 def sigmoid(x: Floats) -> Floats:
+    """The logistic function."""
     half: Floats = 0.5 + 0.5 * np.tanh(0.5 * x)  # doesn't overflow
     return half
 
 
-def _row(layer: Channels | Means | Picture | Network, channels: int) -> bool:
+def _row(layer: Channels | Means | PictureLinear | Perceptron, channels: int) -> bool:
     return layer.bias.shape == (channels,)

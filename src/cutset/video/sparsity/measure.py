@@ -10,16 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cutset.cluster.codecs import to_array
 from cutset.codec.costs import kernels
 from cutset.errors import RequestError
 from cutset.kernels.reference_delta import bits, nested_room
 from cutset.partition.graph import Graph
 from cutset.partition.node import Value
-from cutset.video.sparsity.changes import Changes
-from cutset.video.sparsity.features import tile_shares
-from cutset.video.sparsity.sizes import channels
-from cutset.video.stage import Stage
+from cutset.video.sparsity.changes import Changes, channels, tile_shares
+from cutset.video.stage import TorchStage, to_array
 
 __all__ = ["compare", "measure"]
 
@@ -39,7 +36,7 @@ def measure(
     Holds all values of one picture at a time. `tell` hears how many pictures are done.
     Raises RequestError for fewer than two pictures and for one of another size.
     """
-    stages = [Stage(graph, [i], tensors) for i in range(len(graph.nodes))]
+    stages = [TorchStage(graph, [i], tensors) for i in range(len(graph.nodes))]
     last_reader = {name: max((n for n in own if n < len(stages)), default=-1) for name, own in graph.readers.items()}
     held: dict[str, Array] = {}
     changed: dict[str, list[NDArray[np.float32]]] = {name: [] for name in graph.values}
@@ -70,7 +67,7 @@ def measure(
         live[first.name] = torch.from_numpy(np.array(pixels))
         note(first.name, live[first.name])
         for i, stage in enumerate(stages):
-            made = stage.run(live)
+            made = stage.forward(live)
             for name, tensor in made.items():
                 note(name, tensor)
             live |= made

@@ -15,9 +15,8 @@ from cutset.partition.description import describe, graph_digest, read_descriptio
 from cutset.partition.graph import Graph
 from cutset.partition.node import Node
 from cutset.video.sparsity.archive import read_archive, write_archive
-from cutset.video.sparsity.features import TILES
+from cutset.video.sparsity.changes import TILES, channels
 from cutset.video.sparsity.layers import KINDS, Layer
-from cutset.video.sparsity.sizes import channels
 
 __all__ = ["Errors", "LastPicture", "Predictor", "Trained", "choose", "read_trained", "run", "start", "write_trained"]
 
@@ -28,11 +27,13 @@ Fractions = NDArray[np.floating[Any]]
 
 
 class Predictor(Protocol):
+    """Says how much of every value of a network will change, before a picture is run."""
+
     @property
     def name(self) -> str: ...
 
     def predict(self, picture: Fractions) -> dict[str, float]:
-        """The fraction of every value that will change, for a picture of these features (see features.py)."""
+        """The fraction of every value that will change, for a picture of these features (see `changes.features`)."""
         ...
 
     def observe(self, measured: Mapping[str, float]) -> None:
@@ -50,6 +51,7 @@ class LastPicture:
         self._last = dict.fromkeys(graph.values, 1.0) | dict(prior or {})
 
     def predict(self, picture: Fractions) -> dict[str, float]:
+        """As much as was observed last."""
         return self._last | {self._input.name: float(np.mean(picture[: channels(self._input)]))}
 
     def observe(self, measured: Mapping[str, float]) -> None:

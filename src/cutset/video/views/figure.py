@@ -9,7 +9,7 @@ from typing import Any
 
 from cutset.errors import ConfigError, DeviceError
 
-__all__ = ["BLUE", "COLOURS", "GREEN", "ORANGE", "RED", "Draw", "layers_below", "save"]
+__all__ = ["BLUE", "COLOURS", "GREEN", "ORANGE", "RED", "Draw", "layers_below", "save", "wide_enough"]
 
 Draw = Callable[[Any, Mapping[str, Any]], None]  # takes a matplotlib figure and the view's data
 
@@ -58,6 +58,8 @@ def save(draw: Draw, data: Mapping[str, Any], path: Path, *, dark: bool = False)
         draw(figure, data)
         figure.suptitle(data["title"], x=0.01, ha="left")
         kind = path.suffix.removeprefix(".")
+        if kind not in figure.canvas.get_supported_filetypes():
+            raise ConfigError(f"{os.fspath(path)!r} can't be written: a drawing's name ends with .png or .svg")
         try:
             with open(path, "wb") as file:
                 figure.savefig(file, format=kind, dpi=120, metadata={"Date": None} if kind == "svg" else None)
@@ -71,3 +73,8 @@ def layers_below(axes: Any, names: Sequence[str]) -> None:
     places = range(0, len(names), step)
     axes.set_xticks(places, [names[k][-28:] for k in places], rotation=90, fontsize=7)
     axes.set_xlim(-0.5, len(names) - 0.5)
+
+
+def wide_enough(layers: int) -> float:
+    """Inches of a figure with so many layers below an axis."""
+    return min(max(9.0, 2 + 0.24 * layers), 18.0)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Network", "Pictures"]
+__all__ = ["Network", "NormalisePictures"]
 
 # Means and standard deviations of ImageNet's red, green and blue, of 255; torchvision trains with them.
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-class Pictures(nn.Module):
+class NormalisePictures(nn.Module):
     """Normalises 8-bit pictures, so that the graph begins with one byte a value; floats pass as they are."""
 
     mean: Tensor
@@ -46,7 +46,7 @@ class Network(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pictures = Pictures(self.STATISTICS)
+        self.pictures = NormalisePictures(self.STATISTICS)
 
     @staticmethod
     def gain(name: str) -> float:

@@ -1,0 +1,33 @@
+"""`python -m benchmarks NAME …`; commands are made as those of `cutset`, whose `bench` has the rest."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from cutset.cli import Command
+from cutset.cli import main as run_commands
+from cutset.cli.bench import BENCHES
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS = {
+    "decode": Command("benchmarks.decode", "Cutset and other programs on the same weights, in turns"),
+    "link": Command("benchmarks.link", "every link beside the bare ring and bare ZeroMQ"),
+    "delta": Command("benchmarks.delta", "the delta codec of a cut edge beside other codings"),
+    "stream": Command("benchmarks.stream", "a network over emulated machines: bytes, plans, faults, planning"),
+    "neighbours": Command("benchmarks.neighbours", "what hostile clients of an accelerator leave to the others"),
+    "kernels_linear": Command("benchmarks.kernels_linear", "linear layers beside plain reads and torch"),
+    "report": Command("benchmarks.report", "write BENCHMARKS.md from benchmarks/*.json"),
+}
+for name, module in BENCHES.items():
+    COMMANDS.setdefault(name, Command(module.__name__, module.HELP))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one benchmark and returns the exit code, as `cutset.cli.main` does."""
+    return run_commands(argv, COMMANDS, "python -m benchmarks", "Measures Cutset beside other programs.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""What a worker computes with. This package knows no framework: whoever starts a worker hands in its `Runtime`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from cutset.cluster.inputs import InputDecoder
+from cutset.cluster.values import Array
+from cutset.partition.graph import Graph
+from cutset.partition.node import Value
+
+__all__ = ["Runtime", "Stage", "WeightFile"]
+
+# The weight of this name from a file, as that value; None where the file has none of that shape.
+WeightFile = Callable[[str, Value], Array | None]
+
+
+class Stage(Protocol):
+    """One worker's share of a plan: values in, values out, each an array as `cutset.cluster.values` describes it.
+
+    Items of one source come in order, and a stage may keep what it needs of them for the next one, source by source.
+    It is forgotten when its plan is over.
+    """
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the values that it takes."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the values that others need of it."""
+
+    def run(
+        self, source: int, values: Mapping[str, Array], observe: Callable[[float], None] | None = None
+    ) -> dict[str, Array]:
+        """The outputs of an item. `values` has the inputs, and may have more; the stage doesn't write to them.
+
+        `observe` is called with the seconds of each node, in the order of the graph. Raises CutsetError.
+        """
+
+
+class Runtime(Protocol):
+    """Makes what a worker needs to compute. Used from several threads."""
+
+    @property
+    def software(self) -> str:
+        """Its name and version, for the worker's card."""
+
+    @property
+    def device(self) -> str:
+        """Where it computes."""
+
+    def begin_thread(self) -> None:
+        """To be called first by every thread that makes or runs stages."""
+
+    def stage(self, graph: Graph, nodes: Collection[int], weights: Mapping[str, Array]) -> Stage:
+        """A stage of these nodes, ready for its first item. Raises GraphError where it can't be one or run here."""
+
+    def decoder(self, encoding: str, value: Value, settings: bytes) -> InputDecoder:
+        """The worker's end of an input encoding. Raises ConfigError for one that it doesn't know."""
+
+    def open_weights(self, path: Path) -> WeightFile:
+        """A file of weights. Raises CheckpointError."""

@@ -1,0 +1,155 @@
+"""What one coordinator says to this worker, and the items that come for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from cutset.cluster.messages import (
+    Allow,
+    Connect,
+    Inventory,
+    Lost,
+    Message,
+    More,
+    Ping,
+    Pong,
+    Prepare,
+    Retire,
+    Tune,
+    WeightPart,
+    Work,
+)
+from cutset.cluster.values import Bytes
+from cutset.cluster.wire import ArrivedItem, Assembler, Outbox
+from cutset.cluster.worker.pipeline import Pipeline
+from cutset.cluster.worker.preparation import Preparation
+from cutset.cluster.worker.settings import WorkerSettings
+from cutset.codec import KeyRequest
+from cutset.errors import FrameError, HandshakeError
+from cutset.link import Link
+from cutset.link.keys import key_allowed
+from cutset.link.peer import peer_key
+
+__all__ = ["CoordinatorSession"]
+
+
+class CoordinatorSession:
+    """Made when a coordinator says hello; `close` ends it. What takes long is done in a thread of its own."""
+
+    def __init__(
+        self, secret: bytes, name: str, link: Link, settings: WorkerSettings, expect: Callable[[frozenset[bytes]], None]
+    ) -> None:
+        self.secret, self.name, self.link = secret, name, link
+        self.heard = time.monotonic()
+        self.over = ""  # why the session is over
+        self._settings, self._expect = settings, expect
+        self.outbox = Outbox(link, f"{name}-back", lambda error: self.end(str(error)))
+        self.say = self.outbox.say
+        self._pipeline = Pipeline(name, settings.runtime, self.say, settings.speed)
+        self._preparation = Preparation(secret, name, settings, self.outbox, expect)
+        self._plans = self._preparation.plans
+        self._upstream: dict[Link, Assembler] = {link: Assembler()}
+        self._outboxes: dict[Link, Outbox] = {link: self.outbox}
+
+    # Called by the thread that receives.
+
+    def join(self, link: Link) -> None:
+        """A worker that will send items has come. Raises HandshakeError for one that no plan announced."""
+        expected = {key for planned in list(self._plans.values()) if (key := planned.order.previous) is not None}
+        if not key_allowed(peer_key(link), None if self._settings.coordinators is None else expected):
+            raise HandshakeError("this worker's key isn't the one that the coordinator announced")
+        self._upstream[link] = Assembler()
+        self._outboxes[link] = Outbox(link, f"{self.name}-up", lambda error: None)
+
+    def left(self, link: Link) -> None:
+        """A link is gone."""
+        if link is self.link:
+            self.end("the coordinator went away")
+        elif self._upstream.pop(link, None) is not None:
+            self._outboxes.pop(link).close()
+
+    def knows(self, link: Link) -> bool:
+        """Whether a link is the coordinator's or an announced worker's."""
+        return link in self._upstream
+
+    def pong(self, link: Link, ping: Ping) -> None:
+        """Somebody on a link of this session wants to know whether this worker lives, and its clock."""
+        if link is self.link:
+            self.heard = time.monotonic()
+        self._outboxes[link].say(Pong(ping.number, ping.time, time.monotonic()))
+
+    def handle(self, link: Link, message: Message, arrays: Sequence[Bytes]) -> None:
+        """Acts on a message of one of this session's links. Raises FrameError for one that may not come there."""
+        if link is self.link:
+            self.heard = time.monotonic()
+        if isinstance(message, Work):
+            self._work(link, message, arrays)
+        elif isinstance(message, More):
+            self._item(link, self._upstream[link].more(arrays))
+        elif link is not self.link:
+            raise FrameError("only a coordinator may say that")
+        elif isinstance(message, KeyRequest):
+            planned = self._plans.get(message.plan)
+            if planned is not None and planned.run is not None and planned.run.last:
+                planned.run.sender.request(message)
+        elif isinstance(message, Tune):
+            planned = self._plans.get(message.plan)
+            if planned is not None and planned.run is not None and message.bandwidth > 0:
+                planned.run.sender.bandwidth = message.bandwidth
+                if planned.next is not None:
+                    planned.next.bandwidth = message.bandwidth
+        elif isinstance(message, Allow):
+            self._preparation.allow(message)
+        elif isinstance(message, Inventory | Prepare | WeightPart | Connect | Retire):
+            self._preparation.put(message, [np.array(array) for array in arrays])
+        else:
+            raise FrameError("this message is not for a worker")
+
+    def _work(self, link: Link, work: Work, arrays: Sequence[Bytes]) -> None:
+        planned = self._plans.get(work.plan)
+        limit = max((p.run.limit for p in self._plans.values() if p.run is not None), default=0)
+        if planned is not None and planned.run is not None:
+            limit = planned.run.limit
+        elif work.plan >= self._preparation.retired:
+            raise FrameError(f"an item of plan {work.plan} came, which isn't prepared here")
+        self._item(link, self._upstream[link].begin(work, arrays, limit or sum(work.lengths) + 1))
+
+    def _item(self, link: Link, arrival: ArrivedItem | None) -> None:
+        if arrival is None:
+            return
+        work = arrival.work
+        planned = self._plans.get(work.plan)
+        if planned is None or planned.run is None or planned.order.epoch != work.epoch:
+            return  # of a plan that is over
+        if planned.run.first != (link is self.link):
+            raise FrameError("an item came from another party than the plan says")
+        if self._pipeline.waiting >= 2 * planned.order.in_flight + 8:
+            raise FrameError(f"{self._pipeline.waiting} items wait here, more than agreed")
+        to = self.outbox if planned.run.last else planned.next.outbox if planned.next else None
+        if to is None:
+            self.say(Lost(work.plan, work.source, work.number, "the next worker isn't connected"))
+            return
+        self._pipeline.put(planned.run, arrival, self._outboxes[link].say, to)
+
+    @property
+    def dead(self) -> str:
+        """The name of a thread of this session that ended by itself; empty as long as all of them run."""
+        threads = (*self._pipeline.threads, *self._preparation.threads)
+        return next((thread.name for thread in threads if not thread.is_alive()), "")
+
+    # Anyone.
+
+    def end(self, why: str) -> None:
+        """The session is over; the thread that receives closes it."""
+        self.over = self.over or why
+
+    def close(self) -> None:
+        """Ends all threads and links of the session."""
+        self._pipeline.close()
+        self._preparation.close()
+        for outbox in list(self._outboxes.values()):
+            outbox.close()
+        self._expect(frozenset())

@@ -1,0 +1,28 @@
+"""How a worker runs, whoever comes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cutset.cluster.messages import HANDSHAKE
+from cutset.cluster.stage import Runtime
+from cutset.link.keys import Keys
+from cutset.link.peer import Handshake
+
+__all__ = ["WorkerSettings"]
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What a worker computes with, its limits and its places."""
+
+    runtime: Runtime
+    threads: int = 1  # of the runtime, for the card
+    memory: int = 0  # bytes, 0: no limit
+    cache: Path | None = None
+    weights: Path | None = None
+    keys: Keys | None = None  # with tcp
+    coordinators: frozenset[bytes] | None = None  # with tcp: the public keys of those who may give orders
+    handshake: Handshake = HANDSHAKE  # what it proves to others, and what they must prove
+    speed: float = 1.0  # emulated, as a share of this machine's

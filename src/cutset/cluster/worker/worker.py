@@ -1,0 +1,204 @@
+"""The worker's receiving thread: admits one coordinator and the workers that it announces, and hands on what they say.
+
+Nothing that a peer sends ends a worker. What isn't right gets one line, and that link is closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from cutset.cluster import messages
+from cutset.cluster.emulation import Speed
+from cutset.cluster.messages import Beat, Bye, Card, Introduction, Ping
+from cutset.cluster.stage import Runtime
+from cutset.cluster.wire import LIMITS, unpack
+from cutset.cluster.worker.coordinator_session import CoordinatorSession
+from cutset.cluster.worker.settings import WorkerSettings
+from cutset.config import usable_cores
+from cutset.errors import CutsetError, FrameError, HandshakeError
+from cutset.link import Frame, Link, Listener, Timeouts, listen
+from cutset.link.keys import key_allowed, listening_keys
+from cutset.link.peer import Hello, is_hello, peer_key, read_about, refusal
+
+__all__ = ["BEAT", "SILENCE", "Worker", "open_worker"]
+
+BEAT = 0.2  # seconds between two signs of life
+# Seconds without a word of the coordinator, after which it counts as dead. A graph is one message, which takes long on
+# a slow link; a link that breaks is noticed at once, and the same coordinator may come back at any time.
+SILENCE = 60.0
+GREETING = 60.0  # seconds until whoever connects must have said hello; on a slow link that takes a while
+
+
+class Worker:
+    """Serves a listener until it is stopped; one coordinator at a time."""
+
+    def __init__(
+        self,
+        listener: Listener,
+        settings: WorkerSettings,
+        *,
+        tell: Callable[[str], None] = lambda line: None,
+        silence: float = SILENCE,
+    ) -> None:
+        self.listener, self.settings, self._tell = listener, settings, tell
+        self._silence = silence
+        self._session: CoordinatorSession | None = None
+        self._beat = 0.0
+        self.handshake = settings.handshake.with_keys(settings.keys)
+        self.card = Card(
+            _cpu(),
+            usable_cores(),
+            settings.threads,
+            settings.memory,
+            settings.runtime.software[:60],
+            settings.runtime.device,
+        )
+
+    def serve(self, stopped: Callable[[], bool]) -> None:
+        """Until `stopped()`, which is asked at least every 100 ms."""
+        while not stopped():
+            self.turn(0.1)
+
+    def turn(self, timeout: float) -> None:
+        """Takes one frame, if one comes, and does what is due."""
+        got = self.listener.recv(timeout)
+        if got is not None:
+            link, frame = got
+            try:
+                self._take(link, frame)
+            except CutsetError as error:
+                self._refuse(link, frame, str(error))
+            except Exception as error:  # a bug of ours ends that link, not the worker
+                traceback.print_exc()
+                self._refuse(link, frame, f"{type(error).__name__} in this worker")
+            finally:
+                frame.release()
+        session = self._session
+        for link in self.listener.gone():
+            if session is not None:
+                session.left(link)
+        if session is None:
+            return
+        now = time.monotonic()
+        if dead := session.dead:  # a worker that does nothing any more mustn't look alive
+            session.end(f"the thread {dead} ended")
+        elif now - self._beat >= BEAT:
+            self._beat = now
+            session.outbox.beat(Beat())
+        if now - session.heard > self._silence:
+            session.end(f"nothing came from the coordinator for {self._silence:g} s")
+        if session.over:
+            self._end()
+
+    def close(self) -> None:
+        """Ends the session and stops listening."""
+        if self._session is not None:
+            self._end()
+        self.listener.close()
+
+    def _end(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+            self._tell(f"session over: {session.over or 'this worker stops'}")
+
+    def _take(self, link: Link, frame: Frame) -> None:
+        if is_hello(frame.header):
+            self._greet(link, self.handshake.accept(link, frame.header))
+            return
+        session = self._session
+        if session is None or not session.knows(link):
+            raise FrameError("say hello first")
+        message, arrays = unpack(frame)
+        if isinstance(message, Ping):
+            session.pong(link, message)
+        elif isinstance(message, Bye) and link is session.link:
+            session.end("the coordinator is done")
+        else:
+            session.handle(link, message, arrays)
+
+    def _greet(self, link: Link, hello: Hello) -> None:
+        who, session = read_about(hello, Introduction), self._session
+        if who.role == "worker":
+            if session is None or session.secret != who.session:
+                raise HandshakeError("this worker isn't part of that session")
+            if not session.knows(link):
+                session.join(link)
+            self._welcome(link, hello)
+            return
+        if not key_allowed(peer_key(link), self.settings.coordinators):
+            raise HandshakeError("this key may send items, not give orders")
+        if session is not None and link is not session.link and session.secret != who.session:
+            raise HandshakeError(
+                "this worker serves another coordinator; wait until that is done, or start another worker"
+            )
+        if session is not None:
+            self._end()
+        self._welcome(link, hello)
+        self._session = CoordinatorSession(who.session, who.name, link, self.settings, self._expect)
+        self._tell(f"session with {link.peer if len(link.peer) < 70 else 'a coordinator'}, as {who.name}")
+
+    def _welcome(self, link: Link, hello: Hello) -> None:
+        self._send(link, self.handshake.welcome(link, hello, messages.encode(self.card)))
+
+    def _expect(self, keys: frozenset[bytes]) -> None:
+        self.listener.expect(keys)
+
+    def _refuse(self, link: Link, frame: Frame, reason: str) -> None:
+        """One line, and the link is over."""
+        self._tell(f"refused: {reason}")
+        self._send(link, refusal(frame.header, reason))
+        session = self._session
+        if session is not None and session.knows(link):
+            session.left(link)
+        link.close()
+
+    def _send(self, link: Link, header: bytes) -> None:
+        with contextlib.suppress(CutsetError):  # it went away, or doesn't listen
+            link.send(header, timeout=0.2)
+
+
+def _cpu() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()[:100]
+    except OSError:
+        pass
+    import platform
+
+    return platform.machine()
+
+
+def open_worker(
+    address: str,
+    runtime: Runtime,
+    *,
+    threads: int,
+    key: str | None = None,
+    allow: str | None = None,
+    cache: Path | None = None,
+    weights: Path | None = None,
+    memory: int = 0,
+    speed: float = 1.0,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Worker:
+    """A worker from addresses and files; it listens. Raises ConfigError or LinkError."""
+    keys, allowed = listening_keys(address, key, allow, "coordinators")
+    listener = listen(address, keys=keys, allow=allowed, timeouts=Timeouts(first=GREETING), limits=LIMITS)
+    settings = WorkerSettings(
+        runtime,
+        threads=threads,
+        memory=memory,
+        cache=cache,
+        weights=weights,
+        keys=keys,
+        coordinators=allowed,
+        speed=Speed(speed).factor,
+    )
+    return Worker(listener, settings, tell=tell)

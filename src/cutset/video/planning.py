@@ -1,0 +1,193 @@
+"""What planners know: a network, this machine's profile of it, what its values cost to send, and the plans' costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cutset.cluster.coordinator.advisor import Advisor
+from cutset.config import StreamSettings
+from cutset.errors import ConfigError
+from cutset.partition.choices import best, compare, explain, stages_text
+from cutset.partition.cost import CostModel, per_item, why_not
+from cutset.partition.description import graph_digest
+from cutset.partition.live import LivePlanner
+from cutset.partition.plan import Plan
+from cutset.partition.problem import Problem
+from cutset.partition.profile import Profile, Sizes, read_profile
+from cutset.video.profile.setup import WORDS, Tell, Wish, measure_pictures, measure_profile, problem_of, sizes_of
+from cutset.video.sources import Picture, open_source
+from cutset.video.sparsity.forecast import Forecast
+from cutset.video.sparsity.predictor import read_trained
+from cutset.video.torch_model import TorchModel
+from cutset.video.zoo import build
+
+__all__ = [
+    "ZooModel",
+    "check_promise",
+    "expected_costs",
+    "load_network",
+    "measured_planner",
+    "profile_name",
+    "source_sizes",
+]
+
+DEFAULT_SIZE = (480, 720)
+SIZED = 6  # pictures of the source, on which sizes are measured
+MOST_SIZED = 48  # pictures of a list, among which those are typical
+
+
+def unseen(what: str, done: int, total: int) -> None:
+    """Shows no progress."""
+
+
+@dataclass(frozen=True)
+class ZooModel:
+    """A network of the zoo for pictures of one size, as commands that measure and plan take it."""
+
+    name: str  # as a profile has it
+    model: TorchModel
+    source: str | None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of its pictures."""
+        height, width = self.model.input.shape[2:]
+        return height, width
+
+    def profile(self, threads: int, *, fresh: bool = False, tell: Tell = unseen) -> Profile:
+        """This machine's profile of it."""
+        model = self.model
+        return measure_profile(
+            self.name, model.graph, model.digest, model.tensors, threads=threads, fresh=fresh, tell=tell
+        )
+
+    def sizes(self, count: int, *, tell: Tell = unseen) -> Sizes:
+        """What the first `count` pictures of its source cost to send."""
+        model = self.model
+        return measure_pictures(model.graph, model.tensors, self.source or "", size=self.size, count=count, tell=tell)
+
+
+def load_network(name: str, settings: StreamSettings, source: str | None) -> ZooModel:
+    """A network of the zoo for pictures of the settings' size, else of the source's. Raises CutsetError."""
+    size = settings.picture_size
+    if source and size is None:
+        with open_source(source) as opened:
+            size = opened.size
+    module = build(name, head=not settings.features, weights=settings.weights, seed=settings.seed)
+    return ZooModel(
+        profile_name(name, settings.features), TorchModel.of(module, (1, 3, *(size or DEFAULT_SIZE))), source
+    )
+
+
+def profile_name(name: str, features: bool) -> str:
+    """What a profile calls a network of the zoo."""
+    return f"{name} --features" if features else name
+
+
+def measured_planner(
+    name: str,
+    model: TorchModel,
+    settings: StreamSettings,
+    wish: Wish,
+    sizes: Sizes | None,
+    *,
+    packets: bool,
+    tell: Callable[[str], None],
+    progress: Tell,
+) -> Advisor:
+    """Measures this machine, says what the schedulers' plans would cost, and makes plans from then on.
+
+    `name` is the network's in a profile; `sizes` are those of a source's pictures, None where nothing was measured.
+    `packets`: every source has packets that can be forwarded. Raises CutsetError.
+    """
+    given = [read_profile(path) for path in settings.profile]
+    if len(given) not in (0, 1, len(wish.names)):
+        raise ConfigError(f"--profile names {len(given)} files for {len(wish.names)} workers")
+    given = given * len(wish.names) if len(given) == 1 else given
+    for worker, profile in zip(wish.names, given, strict=False):
+        if profile.threads != settings.threads and isinstance(settings.workers, int):
+            tell(f"the profile of {worker} is for {profile.threads} threads; --threads gives it {settings.threads}")
+    measured = measure_profile(name, model.graph, model.digest, model.tensors, threads=settings.threads, tell=progress)
+    problem = problem_of(model.graph, model.digest, measured, sizes, replace(wish, profiles=given))
+    if not packets:
+        problem = replace(problem, inputs={name: one for name, one in problem.inputs.items() if name != "packets"})
+    who = "optimal" if settings.scheduler == "auto" else settings.scheduler
+    forecast = _forecast(settings.sparsity, model, tell) if settings.sparsity else None
+    planner = LivePlanner(problem, who, forecast=forecast.traffic if forecast is not None else None)
+    for line in _alternatives(problem, who):
+        tell(line)
+    return Advisor(planner, settings.look, tell, forecast)
+
+
+def source_sizes(model: TorchModel, source: Any, progress: Tell) -> Sizes | None:
+    """What values cost to send, measured on a source: the text of one that isn't live, or a list of uint8 pictures.
+
+    None for all others, whose pictures can't be had twice.
+    """
+    shape = model.input.shape
+    if isinstance(source, str | Path):
+        height, width = shape[-2:]
+        return measure_pictures(
+            model.graph, model.tensors, str(source), size=(height, width), count=SIZED, tell=progress
+        )
+    if not isinstance(source, list | tuple) or model.input.dtype != "uint8" or shape[:2] != (1, 3):
+        return None
+    arrays = [np.asarray(getattr(one, "pixels", one)) for one in source[:MOST_SIZED]]
+    if len(arrays) < 2 or any(one.dtype != np.uint8 or one.size != math.prod(shape) for one in arrays):
+        return None
+    pictures = [Picture(i, one.reshape(shape), float(i)) for i, one in enumerate(arrays)]
+    return sizes_of(model.graph, model.tensors, pictures, None, "pictures", count=SIZED, tell=progress)
+
+
+def check_promise(settings: StreamSettings, plan: Plan | None, planner: LivePlanner | None) -> None:
+    """Raises ConfigError where a plan that was given, or whoever makes plans, can't keep `pictures_stay`."""
+    if not settings.pictures_stay:
+        return
+    problem = planner.problem() if planner is not None else None
+    if problem is None or not problem.private:
+        raise ConfigError("--pictures-stay is kept by plans that are made here: name one, as --scheduler optimal")
+    if plan is not None:
+        inputs = {**problem.inputs, plan.input: problem.inputs[""]}
+        if why := why_not(replace(problem, inputs=inputs), plan):
+            raise ConfigError(f"{settings.plan or 'the plan'}: {why} (--pictures-stay)")
+
+
+def _forecast(path: Path, model: TorchModel, tell: Callable[[str], None]) -> Forecast:
+    trained = read_trained(path)
+    if graph_digest(trained.graph) != model.digest:
+        raise ConfigError(f"{path} was trained for another network or picture size; see `cutset stream train`")
+    forecast = Forecast(trained)
+    tell(forecast.why)
+    return forecast
+
+
+def _alternatives(problem: Problem, name: str) -> list[str]:
+    """What each scheduler's plan would cost, a line."""
+    choices = compare(problem)
+    found = []
+    for one in choices:
+        if one.cost is not None and one.plan is not None:
+            cost = f"{one.cost.latency * 1e3:.1f} ms, {1 / one.cost.period:.2f} pictures/s at most"
+            refused = f" ({one.why_not})" if one.why_not else ""
+            found.append(f"{one.name}: {cost}: {stages_text(one.plan, len(problem.graph.nodes))}{refused}")
+        else:
+            found.append(f"{one.name}: {one.why_not}")
+    found += explain(problem, best(problem, choices), choices, WORDS).splitlines()
+    return [*found, f"plans are made by: {name}"]
+
+
+def expected_costs(planner: LivePlanner, plan: Plan) -> tuple[float | None, list[tuple[str, float]]]:
+    """Seconds a picture that a plan is expected to take, and those of other plans by name, as is known now."""
+    problem = planner.problem()
+    others = {}
+    for one in compare(problem):
+        if one.cost is not None and one.name != plan.scheduler:
+            others[f"{one.name}, not allowed" if one.why_not else one.name] = per_item(problem, one.cost)
+    expected = per_item(problem, CostModel(problem).cost(plan))
+    return expected, [(name, seconds) for name, seconds in others.items() if math.isfinite(seconds)]
