@@ -36,6 +36,8 @@ def rope(kind: str, **more: Any) -> dict[str, Any]:
     return {"rope_parameters": {"rope_type": kind, "rope_theta": 5000.0, **more}}
 
 
+LFM2 = {"block_auto_adjust_ff_dim": False}
+
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {}),
     "llama-mha-tied": ("Llama", {"num_key_value_heads": 6, "tie_word_embeddings": True}),
@@ -81,6 +83,21 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "Qwen3Moe",
         {"head_dim": 16, "num_experts": 4, "num_experts_per_tok": 3, "moe_intermediate_size": 40},
     ),
+    "lfm2": ("Lfm2", {**LFM2, "layer_types": ["conv", "full_attention", "conv"]}),
+    "lfm2-odd": (
+        "Lfm2",
+        {
+            "layer_types": ["full_attention", "conv", "conv"],
+            "num_attention_heads": 6,
+            "num_key_value_heads": 3,
+            "conv_bias": True,
+            "conv_L_cache": 5,
+            "tie_word_embeddings": False,
+            "block_multiple_of": 7,
+            "block_ffn_dim_multiplier": 1.3,
+        },
+    ),
+    "lfm2-attention": ("Lfm2", {**LFM2, "full_attn_idxs": None}),
 }
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from cutset.models.files.adapter import LoraAdapter
 from cutset.models.files.checkpoint import Tensor
 from cutset.models.run.executor import Batch, KVCache, LoadedAdapter
+from cutset.models.run.recurrent import recur, unpadded
 from cutset.models.run.rope import Rope
 from cutset.models.spec import DecoderSpec, Site
 
@@ -40,7 +41,7 @@ class Ops(Protocol):
     def load(self, tensor: Tensor) -> Array: ...
     def floats(self, values: NDArray[np.float32]) -> Array: ...
     def to_numpy(self, x: Array) -> NDArray[Any]: ...
-    def new_cache(self, spec: DecoderSpec, blocks: int, block_size: int) -> KVCache: ...
+    def new_cache(self, spec: DecoderSpec, blocks: int, block_size: int, states: int) -> KVCache: ...
     def embedding(self, table: Array, ids: NDArray[np.int32]) -> Array: ...
     def linear(self, x: Array, weight: Array) -> Array: ...
     def concat(self, parts: list[Array]) -> Array: ...
@@ -52,6 +53,11 @@ class Ops(Protocol):
         self, q: Array, k: Array, v: Array, layer: int, batch: Batch, cache: Any, spec: DecoderSpec, sinks: Array
     ) -> Array: ...
     def gated(self, gate_up: Array, spec: DecoderSpec) -> Array: ...
+    def wide(self, x: Array) -> Array: ...  # in float32, as states of sequences are kept
+    def narrow(self, x: Array) -> Array: ...  # in the precision of the rest
+    def silu(self, x: Array) -> Array: ...
+    def sigmoid(self, x: Array) -> Array: ...
+    def decay(self, a: Array, rate: Array, bias: Array) -> Array: ...
     def softcap(self, x: Array, cap: float) -> Array: ...
     def moe_route(self, logits: Array, top_k: int, *, normalise: bool) -> tuple[NDArray[np.int64], Array]: ...
 
@@ -84,9 +90,9 @@ class ReferenceDecoder:
             value = ops.concat([ops.load(tensors[name]) for name in names])
             self.parameters[role, layer] = value + spec.norm_offset if role.endswith("_norm") else value
 
-    def new_cache(self, blocks: int, block_size: int) -> KVCache:
-        """Room for keys and values of `blocks` blocks of `block_size` tokens."""
-        return self.ops.new_cache(self.spec, blocks, block_size)
+    def new_cache(self, blocks: int, block_size: int, states: int | None = None) -> KVCache:
+        """Room for keys and values of `blocks` blocks of `block_size` tokens, and for `states` states of sequences."""
+        return self.ops.new_cache(self.spec, blocks, block_size, blocks if states is None else states)
 
     def load_adapter(self, adapter: LoraAdapter) -> LoadedAdapter:
         """Loads an adapter's matrices: the parts of each site, as (first output, down, up, scale)."""
@@ -112,7 +118,7 @@ class ReferenceDecoder:
         for layer in range(spec.layers):
             table = spec.rope_table(layer)
             turn = turns[table] if table >= 0 else None
-            mixed = self._attention(layer, x, turn, batch, cache, adapted, told)
+            mixed = self._mixed(layer, x, turn, batch, cache, adapted, told)
             x = x + self._given("attention_output_norm", layer, mixed)
             told("attention_add", layer, x)
             h = self._taken("mlp_norm", layer, x)
@@ -143,10 +149,10 @@ class ReferenceDecoder:
     def _product(self, site: Site, layer: int, expert: int, rows: Array, adapted: _Adapted) -> Array:
         """A site's product with what adapters add, and its biases, which stay with the glue."""
         y = adapted.add(self.ops, site, layer, expert, rows, self.linears(site, layer, expert, rows))
-        bias = self.parameters.get((f"{site}_bias", layer)) if expert < 0 else None
+        bias = self.parameters.get((f"{self.spec.role(site, -1, layer)}_bias", layer)) if expert < 0 else None
         return y if bias is None else y + bias
 
-    def _attention(
+    def _mixed(
         self,
         layer: int,
         x: Array,
@@ -156,11 +162,39 @@ class ReferenceDecoder:
         adapted: _Adapted,
         told: Trace,
     ) -> Array:
-        ops, spec = self.ops, self.spec
+        """What attention, or a recurrence in its place, gives."""
         h = self._taken("attention_norm", layer, x)
+        mixer = self.spec.mixer(layer)
+        if mixer is not None:
+            h = unpadded(h, batch, self.ops)
         told("attention_norm", layer, h)
-        qkv = self._product("qkv", layer, -1, h, adapted)  # (rows, q_size + 2 * kv_size)
+        qkv = self._product("qkv", layer, -1, h, adapted)  # (rows, q_parts + 2 * kv_size), or what a mixer takes
         told("qkv", layer, qkv)
+        if mixer is None:
+            mixed = self._attention(layer, qkv, turn, batch, cache, told)  # (rows, q_size)
+        else:
+            mixed = recur(mixer, layer, qkv, batch, cache, self.ops, self.parameters, self.spec.norm_eps)
+        told("attention", layer, mixed)
+        out = self._product("o", layer, -1, mixed, adapted)
+        told("o", layer, out)
+        return out
+
+    def _attention(
+        self,
+        layer: int,
+        qkv: Array,
+        turn: tuple[Array, Array] | None,
+        batch: Batch,
+        cache: KVCache,
+        told: Trace,
+    ) -> Array:
+        ops, spec = self.ops, self.spec
+        gates = None
+        if spec.gated_attention:  # [q | gate] of each head
+            pairs = qkv[:, : spec.q_parts].reshape(-1, spec.heads, 2 * spec.head_dim)
+            gates = pairs[:, :, spec.head_dim :].reshape(-1, spec.q_size)
+            q = pairs[:, :, : spec.head_dim].reshape(-1, spec.q_size)
+            qkv = ops.concat([q, qkv[:, spec.q_parts :]])
         edges = spec.q_size, spec.q_size + spec.kv_size
         q, k, v = qkv[:, : edges[0]], qkv[:, edges[0] : edges[1]], qkv[:, edges[1] :]
         if spec.whole_norms:
@@ -174,11 +208,8 @@ class ReferenceDecoder:
         told("rope_q", layer, q.reshape(-1, spec.q_size))
         told("rope_k", layer, k.reshape(-1, spec.kv_size))
         sinks = self.parameters.get(("sinks", layer))
-        mixed = ops.attend(q, k, v, layer, batch, cache, spec, sinks)  # (rows, q_size)
-        told("attention", layer, mixed)
-        out = self._product("o", layer, -1, mixed, adapted)
-        told("o", layer, out)
-        return out
+        mixed = ops.attend(q, k, v, layer, batch, cache, spec, sinks)
+        return mixed if gates is None else mixed * ops.sigmoid(gates)
 
     def _mlp(self, layer: int, expert: int, h: Array, adapted: _Adapted, told: Trace) -> Array:
         label = "" if expert < 0 else f".{expert}"

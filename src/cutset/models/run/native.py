@@ -13,7 +13,7 @@ from cutset.errors import CheckpointError
 from cutset.kernels.native import extension
 from cutset.models.files.adapter import LoraAdapter
 from cutset.models.files.checkpoint import Tensor
-from cutset.models.files.integer import Progress, activation_bits, packed, quantized_parts, site_depth
+from cutset.models.files.integer import Progress, activation_bits, packed, quantized_parts
 from cutset.models.run.decoder import Trace
 from cutset.models.run.executor import Batch, LoadedAdapter
 from cutset.models.run.rope import Rope
@@ -208,7 +208,7 @@ def _integer_linear(decoder: NativeDecoder, tensors: Mapping[str, Tensor], site:
     stored = packed(decoder.spec, tensors, site, layer, expert)
     try:
         if stored is not None:
-            linear = native.LinearI8.packed(*stored, site_depth(decoder.spec, site, expert), decoder.pool)
+            linear = native.LinearI8.packed(*stored, decoder.spec.depth(site, layer, expert), decoder.pool)
             decoder._mapped.append(linear)
             return linear
         parts = quantized_parts(
