@@ -91,6 +91,13 @@ Activation activation_named(const std::string& name) {
   return Activation::kClamped;
 }
 
+Mixer mixer_named(const std::string& name) {
+  if (name == "attention") return Mixer::kAttention;
+  if (name == "conv") return Mixer::kConv;
+  require(name == "delta", "mixer must be attention, conv or delta");
+  return Mixer::kDelta;
+}
+
 void make_decoder(PyDecoder* self, std::size_t vocab, std::size_t hidden, std::size_t layers, std::size_t heads,
                   std::size_t kv_heads, std::size_t head_dim, std::size_t intermediate, float norm_eps,
                   const nb::dict& parameters, ThreadPool& pool, std::vector<std::size_t> windows,
@@ -99,7 +106,9 @@ void make_decoder(PyDecoder* self, std::size_t vocab, std::size_t hidden, std::s
                   const std::string& activation, float activation_limit, std::size_t rotary_dim,
                   bool rotary_interleaved, std::size_t rotary_tables, std::vector<int> rotary_table,
                   float attention_scale, float attention_softcap, float embedding_scale, float residual_scale,
-                  float logit_scale, float logit_softcap, bool whole_norms) {
+                  float logit_scale, float logit_softcap, bool whole_norms, const std::string& mixer,
+                  const std::vector<bool>& recurrent, std::size_t taps, std::size_t key_heads, std::size_t value_heads,
+                  std::size_t key_dim, std::size_t value_dim, bool gated_attention) {
   const DecoderSpec spec = {vocab,
                             hidden,
                             layers,
@@ -125,7 +134,10 @@ void make_decoder(PyDecoder* self, std::size_t vocab, std::size_t hidden, std::s
                             embedding_scale,
                             residual_scale,
                             logit_scale,
-                            logit_softcap};
+                            logit_softcap,
+                            {mixer_named(mixer), taps, key_heads, value_heads, key_dim, value_dim},
+                            recurrent,
+                            gated_attention};
   spec.check();
   PyDecoder made;
   ParameterReader read(parameters, made.arrays);
@@ -139,7 +151,7 @@ void make_decoder(PyDecoder* self, std::size_t vocab, std::size_t hidden, std::s
     layer.attention_output_norm = read("attention_output_norm", l, {hidden});
     layer.mlp_norm = read("mlp_norm", l, {hidden});
     layer.mlp_output_norm = read("mlp_output_norm", l, {hidden});
-    layer.qkv_bias = read("qkv_bias", l, {spec.heads.qkv_size()});
+    layer.qkv_bias = read("qkv_bias", l, {spec.qkv_outputs()});
     layer.o_bias = read("o_bias", l, {hidden});
     layer.q_norm = read("q_norm", l, {whole_norms ? spec.heads.q_size() : head_dim});
     layer.k_norm = read("k_norm", l, {whole_norms ? spec.heads.kv_size() : head_dim});
@@ -150,6 +162,14 @@ void make_decoder(PyDecoder* self, std::size_t vocab, std::size_t hidden, std::s
     layer.router_bias = read("router_bias", l, {experts});
     layer.expert_gate_up_bias = read("expert_gate_up_bias", l, {experts, 2 * expert_intermediate});
     layer.expert_down_bias = read("expert_down_bias", l, {experts, hidden});
+    const Recurrence& recurrence = spec.recurrence;
+    layer.recurrent.in_proj_bias = read("in_proj_bias", l, {recurrence.inputs(hidden)});
+    layer.recurrent.conv = read("conv", l, {taps, recurrence.convolved(hidden)});
+    layer.recurrent.conv_bias = read("conv_bias", l, {recurrence.convolved(hidden)});
+    layer.recurrent.out_proj_bias = read("out_proj_bias", l, {hidden});
+    layer.recurrent.decay = read("decay", l, {value_heads});
+    layer.recurrent.decay_bias = read("decay_bias", l, {value_heads});
+    layer.recurrent.delta_gain = read("delta_gain", l, {value_dim});
     found.layers.push_back(layer);
   }
   read.finish();
@@ -164,7 +184,8 @@ class PyStep {
       : spec_(decoder.spec()), step_(*decoder.decoder, cache, pool, told(std::move(trace))) {}
 
   void begin(Ids1 token_ids, In2 cos, In2 sin, Ids1 row_starts, Ids1 context_lens, Ids2 block_tables, Ids1 logit_rows,
-             std::optional<Array<const bool, 2>> key_mask, std::optional<nb::list> adapters) {
+             std::optional<Array<const bool, 2>> key_mask, std::optional<nb::list> adapters,
+             std::optional<Ids1> state_slots, std::optional<Ids1> state_sources, std::optional<Ids2> state_saves) {
     const std::size_t rows = token_ids.shape(0);
     const std::size_t half = spec_.rotary_dim / 2;
     const std::size_t angles = spec_.rotary_tables * rows;
@@ -182,6 +203,12 @@ class PyStep {
                   block_tables.shape(1),
                   key_mask ? reinterpret_cast<const std::uint8_t*>(key_mask->data()) : nullptr,
                   key_mask ? key_mask->shape(1) : 0};
+    require(!state_slots || (state_slots->shape(0) == context_lens.shape(0) && state_sources && state_saves &&
+                             state_sources->shape(0) == context_lens.shape(0) && state_saves->shape(1) == 3),
+            "state_slots and state_sources must be (sequences), state_saves (saves, 3)");
+    if (state_slots) {
+      batch.states = {state_slots->data(), state_sources->data(), state_saves->data(), state_saves->shape(0)};
+    }
     batch.token_ids = token_ids.data();
     batch.cos = cos.data();
     batch.sin = sin.data();
@@ -196,6 +223,11 @@ class PyStep {
         nb::ndarray<>(token_ids),    nb::ndarray<>(cos),          nb::ndarray<>(sin),       nb::ndarray<>(row_starts),
         nb::ndarray<>(context_lens), nb::ndarray<>(block_tables), nb::ndarray<>(logit_rows)};
     if (key_mask) held.push_back(nb::ndarray<>(*key_mask));
+    if (state_slots) {
+      held.push_back(nb::ndarray<>(*state_slots));
+      held.push_back(nb::ndarray<>(*state_sources));
+      held.push_back(nb::ndarray<>(*state_saves));
+    }
     adapters_ = std::move(adapters);
     held_ = std::move(held);  // a step that fails to begin is done, and so are the arrays of the last one
     nb::gil_scoped_release release;
@@ -284,15 +316,17 @@ void bind_decoder(nb::module_& m) {
            "activation"_a = "silu", "activation_limit"_a = 0.0f, "rotary_dim"_a = 0, "rotary_interleaved"_a = false,
            "rotary_tables"_a = 1, "rotary_table"_a = std::vector<int>(), "attention_scale"_a = 0.0f,
            "attention_softcap"_a = 0.0f, "embedding_scale"_a = 1.0f, "residual_scale"_a = 1.0f, "logit_scale"_a = 1.0f,
-           "logit_softcap"_a = 0.0f, "whole_norms"_a = false);
+           "logit_softcap"_a = 0.0f, "whole_norms"_a = false, "mixer"_a = "attention",
+           "recurrent"_a = std::vector<bool>(), "taps"_a = 1, "key_heads"_a = 0, "value_heads"_a = 0, "key_dim"_a = 0,
+           "value_dim"_a = 0, "gated_attention"_a = false);
 
   nb::class_<KvCache>(m, "KvCache", "Keys and values of all layers in blocks of tokens.")
       .def(
           "__init__",
-          [](KvCache* self, const PyDecoder& decoder, std::size_t blocks, std::size_t block_size) {
-            new (self) KvCache(decoder.spec(), blocks, block_size);
+          [](KvCache* self, const PyDecoder& decoder, std::size_t blocks, std::size_t block_size, std::size_t states) {
+            new (self) KvCache(decoder.spec(), blocks, block_size, states);
           },
-          "decoder"_a, "blocks"_a, "block_size"_a)
+          "decoder"_a, "blocks"_a, "block_size"_a, "states"_a = 0)
       .def_prop_ro("blocks", &KvCache::blocks)
       .def_prop_ro("block_size", &KvCache::block_size)
       .def_prop_ro("nbytes", &KvCache::bytes);
@@ -320,7 +354,9 @@ void bind_decoder(nb::module_& m) {
            "pool"_a, "trace"_a = nb::none(), nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>(), nb::keep_alive<1, 4>())
       .def("begin", &PyStep::begin, "token_ids"_a.noconvert(), nb::kw_only(), "cos"_a.noconvert(), "sin"_a.noconvert(),
            "row_starts"_a.noconvert(), "context_lens"_a.noconvert(), "block_tables"_a.noconvert(),
-           "logit_rows"_a.noconvert(), "key_mask"_a.noconvert() = nb::none(), "adapters"_a = nb::none())
+           "logit_rows"_a.noconvert(), "key_mask"_a.noconvert() = nb::none(), "adapters"_a = nb::none(),
+           "state_slots"_a.noconvert() = nb::none(), "state_sources"_a.noconvert() = nb::none(),
+           "state_saves"_a.noconvert() = nb::none())
       .def("resume", &PyStep::resume, "y"_a.noconvert() = nb::none(),
            "Goes on with the product y (rows, outputs), or with what was written to `output`.")
       .def("run", &PyStep::run, "linears"_a)

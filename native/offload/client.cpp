@@ -32,7 +32,7 @@ RemoteLinears::RemoteLinears(DecoderSpec spec, ThreadPool& pool, Rules rules)
 }
 
 void RemoteLinears::put(Site site, int layer, int expert, const ClientMatrix& matrix) {
-  if (matrix.depth != spec_.inputs(site, expert) || matrix.outputs != spec_.outputs(site, expert)) {
+  if (matrix.depth != spec_.inputs(site, layer, expert) || matrix.outputs != spec_.outputs(site, layer, expert)) {
     throw std::invalid_argument("a matrix has another shape than its site");
   }
   if (matrix.number >= pads_.size() || matrix.bits < 2 || matrix.bits > 16 || matrix.checks > kMostChecks) {

@@ -184,9 +184,7 @@ def decay(a: Floats, rate: Floats, bias: Floats) -> Floats:
     return result
 
 
-def delta_rule(
-    state: Floats, q: Floats, k: Floats, v: Floats, kept: Floats, beta: Floats
-) -> tuple[Floats, Floats]:
+def delta_rule(state: Floats, q: Floats, k: Floats, v: Floats, kept: Floats, beta: Floats) -> tuple[Floats, Floats]:
     """The gated delta rule over the rows of one sequence: what is read (rows, heads, value_dim), and the last state.
 
     S = kept · S; S += k ⊗ (v - kᵀS) · beta; out = qᵀS.

@@ -1,4 +1,4 @@
-"""LFM2 (Liquid AI 2025, arXiv:2511.23404): gated short convolutions, and attention with norms of q and k between them."""
+"""LFM2 (Liquid AI 2025, arXiv:2511.23404): gated short convolutions, and attention between them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def read(c: Fields) -> DecoderSpec:
 
 
 def layer_kinds(c: Fields) -> list[str]:
-    """`conv` or `full_attention` by layer: `layer_types`, else attention where `full_attn_idxs` says, else everywhere."""
+    """`conv` or `full_attention` by layer: `layer_types`, else by `full_attn_idxs`, else attention everywhere."""
     layers = c.integer("num_hidden_layers")
     kinds, attention = c.value("layer_types"), c.value("full_attn_idxs")
     if kinds is None:

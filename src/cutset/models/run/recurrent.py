@@ -59,7 +59,9 @@ def recur(
         for end, slot in sorted(ends):
             if isinstance(mixer, ConvSpec):
                 bias = parameters.get(("conv_bias", layer))
-                mixed, state = _conv(mixer, rows[done:end], state, weight, None if bias is None else ops.wide(bias), ops)
+                mixed, state = _conv(
+                    mixer, rows[done:end], state, weight, None if bias is None else ops.wide(bias), ops
+                )
             else:
                 mixed, state = _delta(mixer, layer, rows[done:end], state, weight, ops, parameters, eps)
             parts.append(mixed)
