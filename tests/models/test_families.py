@@ -85,10 +85,18 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def write_checkpoint(directory: Path, family: str, *, tokenizer: bool = False, **fields: Any) -> Any:
-    """A random model of a family, saved; its norms and biases are no ones and zeros, which would hide mistakes."""
+    """A random model of a family, saved; its norms and biases are no ones and zeros, which would hide mistakes.
+
+    `family` may also be a whole class with text and other parts; sizes and `text_config` in `fields` are the text's.
+    """
     torch.manual_seed(7)
-    config = getattr(transformers, f"{family}Config")(**{**SMALL, **fields})
-    model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
+    made = getattr(transformers, family if "For" in family else f"{family}ForCausalLM")
+    if "text_config" in fields:
+        fields = {**fields, "text_config": {**SMALL, **fields["text_config"]}}
+    else:
+        fields = {**SMALL, **fields}
+    config = made.config_class(**fields)
+    model = made(config).eval()
     with torch.no_grad():
         for name, value in model.named_parameters():
             if name.endswith("norm.weight"):
@@ -97,7 +105,7 @@ def write_checkpoint(directory: Path, family: str, *, tokenizer: bool = False, *
                 value.normal_(0, 0.3)
     model.save_pretrained(directory)
     if tokenizer:
-        write_tokenizer(directory, config.vocab_size)
+        write_tokenizer(directory, config.get_text_config().vocab_size)
     return model
 
 
