@@ -36,6 +36,26 @@ def rope(kind: str, **more: Any) -> dict[str, Any]:
     return {"rope_parameters": {"rope_type": kind, "rope_theta": 5000.0, **more}}
 
 
+def longrope(pairs: int, **more: Any) -> dict[str, Any]:
+    short, long = ([1 + i / 10 for i in range(pairs)], [1.5 + i * 0.9 for i in range(pairs)])
+    return rope("longrope", short_factor=short, long_factor=long, **more)
+
+
+GRANITE4 = {
+    "num_local_experts": 0,
+    "num_experts_per_tok": 0,
+    "layer_types": ["full_attention"] * 3,
+    "shared_intermediate_size": 72,
+    "position_embedding_type": "rope",
+    "num_key_value_heads": 3,
+    "vocab_size": 137,
+    "embedding_multiplier": 3,
+    "attention_multiplier": 0.21,
+    "residual_multiplier": 0.6,
+    "logits_scaling": 1.7,
+    "mamba_n_heads": 3,
+}
+
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {}),
     "llama-mha-tied": ("Llama", {"num_key_value_heads": 6, "tie_word_embeddings": True}),
@@ -80,6 +100,96 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3-moe-raw-weights": (
         "Qwen3Moe",
         {"head_dim": 16, "num_experts": 4, "num_experts_per_tok": 3, "moe_intermediate_size": 40},
+    ),
+    "granite": ("Granite", {}),
+    "granite-factors": (
+        "Granite",
+        {
+            "num_attention_heads": 9,
+            "num_key_value_heads": 3,
+            "head_dim": 10,
+            "vocab_size": 137,
+            "embedding_multiplier": 0.4,
+            "attention_multiplier": 0.21,
+            "residual_multiplier": 1.2,
+            "logits_scaling": 3,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "granite-yarn": ("Granite", {**rope("yarn", factor=4.0, original_max_position_embeddings=16), "head_dim": 24}),
+    "granite4": ("GraniteMoeHybrid", GRANITE4),
+    "granite4-nope": (
+        "GraniteMoeHybrid",
+        {**GRANITE4, "position_embedding_type": None, "attention_bias": True, "tie_word_embeddings": True},
+    ),
+    "phi3": ("Phi3", {}),
+    "phi3-window": ("Phi3", {"sliding_window": 6, "num_key_value_heads": 3, "head_dim": 14, "vocab_size": 137}),
+    "phi3-partial": ("Phi3", {**rope("default", partial_rotary_factor=0.75), "head_dim": 20}),
+    "phi3-odd-partial": ("Phi3", {**rope("default", partial_rotary_factor=0.55), "head_dim": 20}),
+    # Whole runs here are beyond 8 positions, so that transformers takes the second set of factors from the start.
+    "phi3-longrope": (
+        "Phi3",
+        {
+            **longrope(4),
+            "original_max_position_embeddings": 8,
+            "num_key_value_heads": 3,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "phi3-longrope-short": (
+        "Phi3",
+        {
+            **longrope(3, partial_rotary_factor=0.75),
+            "original_max_position_embeddings": 300,
+            "max_position_embeddings": 900,
+        },
+    ),
+    "llama-longrope": ("Llama", longrope(4, factor=3.0, original_max_position_embeddings=8)),
+    "llama-longrope-attention-factor": (
+        "Llama",
+        longrope(8, attention_factor=0.7, original_max_position_embeddings=8) | {"head_dim": 16},
+    ),
+    "llama-proportional": (
+        "Llama",
+        rope("proportional", partial_rotary_factor=0.4, factor=2.5) | {"head_dim": 14},
+    ),
+    "ministral": ("Ministral", {"sliding_window": 6, "head_dim": 14, "num_key_value_heads": 3}),
+    "ministral-mixed": (
+        "Ministral",
+        {"head_dim": 8, "sliding_window": 5, "layer_types": ["full_attention", "sliding_attention", "full_attention"]},
+    ),
+    "ministral-full": (
+        "Ministral",
+        {"head_dim": 8, "sliding_window": 5, "layer_types": ["full_attention"] * 3, "tie_word_embeddings": True},
+    ),
+    "glm": ("Glm", {"head_dim": 20, "num_key_value_heads": 3, "vocab_size": 137}),
+    "glm-plain-bias": ("Glm", {"head_dim": 10, "attention_bias": False, "tie_word_embeddings": True}),
+    "glm-odd-partial": ("Glm", {**rope("default", partial_rotary_factor=0.55), "head_dim": 20}),
+    "glm-linear": ("Glm", {**rope("linear", factor=3.0), "head_dim": 16}),
+    "glm-llama3": (
+        "Glm",
+        {
+            **rope(
+                "llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=24
+            ),
+            "head_dim": 36,
+        },
+    ),
+    "glm-yarn": ("Glm", {**rope("yarn", factor=4.0, original_max_position_embeddings=16), "head_dim": 32}),
+    "glm-dynamic": ("Glm", {**rope("dynamic", factor=2.0), "max_position_embeddings": 16, "head_dim": 16}),
+    "glm-longrope": ("Glm", {**longrope(4, factor=3.0, original_max_position_embeddings=8), "head_dim": 16}),
+    "glm-proportional": ("Glm", {**rope("proportional"), "head_dim": 20}),
+    "glm4": ("Glm4", {"head_dim": 20, "num_key_value_heads": 3, "vocab_size": 137}),
+    "glm4-whole": (
+        "Glm4",
+        {
+            **rope("default", partial_rotary_factor=1.0),
+            "head_dim": 8,
+            "attention_bias": False,
+            "tie_word_embeddings": True,
+        },
     ),
 }
 

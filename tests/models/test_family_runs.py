@@ -32,7 +32,7 @@ from offload.conftest import serve_in_thread
 
 torch.set_num_threads(1)  # of models so small that more only wait for each other
 # Their rotation changes in transformers while a sequence grows; here its limit decides from the start.
-GROWING = {"llama-dynamic"}
+GROWING = {"llama-dynamic", "glm-dynamic"}
 LENGTH = 160  # positions of a model here, where its case doesn't say how many
 NUMBERS = itertools.count()
 RNG = np.random.default_rng(3)

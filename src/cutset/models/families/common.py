@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cutset.errors import ArchitectureError
-from cutset.models.families.rope import ROPE_KEYS, read_rope
+from cutset.models.families.rope import ROPE_KEYS, USUAL, RopeRules, read_rope
 from cutset.models.files.fields import Fields
 from cutset.models.spec import MOST_MLPS, DecoderSpec, MoESpec, RopeSpec
 
@@ -107,6 +107,7 @@ class Defaults:
     head_dim: int | None = None  # None: hidden / heads
     intermediate: int | None = None  # None: it must be there
     theta: float = 10000.0
+    rope: RopeRules = USUAL
     eps: float = 1e-6
     tied: bool = False
     bos: int | None = None
@@ -132,7 +133,7 @@ def read_decoder(c: Fields, family: str, defaults: Defaults, **parts: Any) -> De
     if moe is not None and layers * (moe.experts + moe.shared) > MOST_MLPS:
         raise ArchitectureError(f"{c.source}: {layers} layers of {moe.experts} experts are more than {MOST_MLPS} MLPs")
     positions = c.integer("max_position_embeddings", defaults.positions)
-    rope: RopeSpec = read_rope(c, defaults.theta, head_dim, positions)
+    rope: RopeSpec = read_rope(c, defaults.theta, head_dim, positions, defaults.rope)
     bos = c.token_ids("bos_token_id", vocab)
     if not c.names("bos_token_id") and defaults.bos is not None:
         bos = (defaults.bos,)

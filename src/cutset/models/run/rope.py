@@ -11,15 +11,20 @@ from numpy.typing import NDArray
 
 from cutset.models.spec import DecoderSpec, DynamicRope, RopeSpec
 
-__all__ = ["Rope", "dynamic_frequencies", "plain_frequencies"]
+__all__ = ["Rope", "dynamic_frequencies", "plain_frequencies", "plain_waves"]
 
 Floats = NDArray[np.float32]
 
 
 def plain_frequencies(theta: float, head_dim: int) -> Floats:
     """Radians per position of each pair, (head_dim / 2,), of an embedding that isn't stretched."""
+    return (np.float32(1.0) / plain_waves(theta, head_dim)).astype(np.float32)
+
+
+def plain_waves(theta: float, head_dim: int) -> Floats:
+    """Their inverses, positions per radian."""
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    return (np.float32(1.0) / np.float32(theta) ** exponents).astype(np.float32)
+    return (np.float32(theta) ** exponents).astype(np.float32)
 
 
 def dynamic_frequencies(dynamic: DynamicRope, head_dim: int, limit: int) -> Floats:
