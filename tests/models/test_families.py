@@ -56,6 +56,11 @@ GRANITE4 = {
     "mamba_n_heads": 3,
 }
 
+MINISTRAL3 = {
+    **rope("yarn", factor=4.0, original_max_position_embeddings=7, llama_4_scaling_beta=0.4),
+    "head_dim": 24,
+}
+
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {}),
     "llama-mha-tied": ("Llama", {"num_key_value_heads": 6, "tie_word_embeddings": True}),
@@ -164,6 +169,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "Ministral",
         {"head_dim": 8, "sliding_window": 5, "layer_types": ["full_attention"] * 3, "tie_word_embeddings": True},
     ),
+    "ministral3": ("Ministral3", {**MINISTRAL3, "num_key_value_heads": 3, "vocab_size": 137}),
+    "ministral3-window": ("Ministral3", {**MINISTRAL3, "sliding_window": 6, "tie_word_embeddings": True}),
     "glm": ("Glm", {"head_dim": 20, "num_key_value_heads": 3, "vocab_size": 137}),
     "glm-plain-bias": ("Glm", {"head_dim": 10, "attention_bias": False, "tie_word_embeddings": True}),
     "glm-odd-partial": ("Glm", {**rope("default", partial_rotary_factor=0.55), "head_dim": 20}),

@@ -218,6 +218,9 @@ class DecoderSpec:
     attention_scale: float = 0.0  # of attention's scores (0: head_dim^-1/2),
     residual_scale: float = 1.0  # of what attention and MLP give,
     logit_scale: float = 1.0  # of the logits
+    # q of position p is multiplied by 1 + query_growth * log(1 + floor(p / query_positions)) (Llama 4).
+    query_growth: float = 0.0
+    query_positions: int = 1
     attention_softcap: float = 0.0  # scores are limited to that by tanh (Gemma 2, arXiv:2408.00118); 0: they aren't
     logit_softcap: float = 0.0  # the same for logits
     windows: tuple[int, ...] = ()  # per layer: how many tokens back a query sees, itself included; 0 = all
