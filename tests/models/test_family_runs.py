@@ -37,7 +37,7 @@ LENGTH = 160  # positions of a model here, where its case doesn't say how many
 NUMBERS = itertools.count()
 RNG = np.random.default_rng(3)
 COMMON = RNG.integers(0, 131, 33).tolist()
-PROMPTS = [RNG.integers(0, 131, n).tolist() for n in (1, 9, 20)] + [COMMON + [5, 7], COMMON + [11]]
+PROMPTS = [RNG.integers(0, 131, n).tolist() for n in (1, 9, 20)] + [[*COMMON, 5, 7], [*COMMON, 11]]
 PARAMS = SamplingParams(temperature=0, max_tokens=20, ignore_eos=True, logprobs=2)
 
 
