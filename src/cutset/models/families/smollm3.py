@@ -26,8 +26,8 @@ def read(c: Fields) -> DecoderSpec:
 def _rotated(c: Fields) -> tuple[bool, ...]:
     """Whether each layer rotates; `no_rope_layers` has a 1 where it does, and may go on after the last layer."""
     layers, listed = c.integer("num_hidden_layers"), c.value("no_rope_layers")
+    interval = c.integer("no_rope_layer_interval", 4)
     if listed is None:
-        interval = c.integer("no_rope_layer_interval", 4)
         return tuple((i + 1) % interval != 0 for i in range(layers))
     if not isinstance(listed, list) or len(listed) < layers or any(value not in (0, 1) for value in listed):
         raise c.wrong("no_rope_layers", f"a list of at least {layers} times 0 or 1")
@@ -36,10 +36,10 @@ def _rotated(c: Fields) -> tuple[bool, ...]:
 
 def _windows(c: Fields, rotated: tuple[bool, ...]) -> tuple[int, ...]:
     """Those that `layer_types` names slide, or where it is absent those that don't rotate, if that is switched on."""
+    slides, window = c.flag("use_sliding_window"), c.integer("sliding_window", 0)
     if c.has("layer_types"):
-        return read_windows(c, c.integer("sliding_window", 0) if c.has("sliding_window") else 0, 0)
-    window = c.integer("sliding_window", 0) if c.flag("use_sliding_window") else 0
-    return tuple(0 if turns else window for turns in rotated)
+        return read_windows(c, window, 0)
+    return tuple(window if slides and not turns else 0 for turns in rotated)
 
 
 FAMILY = Family(
