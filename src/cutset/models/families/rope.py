@@ -4,12 +4,14 @@
 - `rope_theta` and `partial_rotary_factor` inside before those beside it.
 - `rope_type` before `type`.
 - `original_max_position_embeddings` beside it before the one inside.
+
+Families whose layers differ by type (`read_layer_ropes`) have a table of each type inside of `rope_parameters`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +30,7 @@ __all__ = [
     "RopeRules",
     "finite_alone",
     "plain_rope",
+    "read_layer_ropes",
     "read_rope",
     "rope_of",
     "rope_table",
@@ -151,6 +154,36 @@ def _partial(c: Fields, scaling: Fields, rules: RopeRules) -> float:
         where = scaling if scaling.has("partial_rotary_factor") else c
         raise where.wrong("partial_rotary_factor", "above 0 and at most 1")
     return partial
+
+
+def read_layer_ropes(
+    c: Fields, thetas: dict[str, float], sliding: Sequence[bool], head_dim: int, max_positions: int
+) -> dict[str, Any]:
+    """The parts `rope`, `other_ropes` and `rope_tables` of a DecoderSpec whose sliding layers rotate otherwise than the
+    full ones; `thetas` has the base of each type, `sliding` says of each layer whether it slides.
+
+    The keys of `rope_scaling` go into the table of full attention, over those that are there. Raises ArchitectureError
+    as `read_rope` does.
+    """
+    given, scaling = c.table("rope_parameters") or Fields({}, c.source), c.table("rope_scaling")
+    given.refuse_unknown(LAYER_TYPES)
+    found = []
+    for kind in LAYER_TYPES:
+        table = given.table(kind)
+        values = {"rope_type": "default"} if table is None else dict(table.values)
+        if scaling is not None and kind == "full_attention":
+            values |= scaling.values
+        own = Fields({"rope_parameters": values}, c.source)
+        for fields in (c, own.table("rope_parameters") or own):  # no formula of theirs in transformers looks at it
+            if fields.number("partial_rotary_factor", 1.0) != 1.0:
+                raise ArchitectureError(f"{c.source}: a partial_rotary_factor other than 1 is not supported")
+        found.append(read_rope(own, thetas[kind], head_dim, max_positions))
+    full, slid = found
+    if full == slid or not any(sliding):
+        return {"rope": full}
+    if all(sliding):
+        return {"rope": slid}
+    return {"rope": full, "other_ropes": (slid,), "rope_tables": tuple(int(slides) for slides in sliding)}
 
 
 @contextmanager
