@@ -56,6 +56,16 @@ GRANITE4 = {
     "mamba_n_heads": 3,
 }
 
+PIXTRAL = {
+    "model_type": "pixtral",
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "head_dim": 8,
+    "image_size": 28,
+    "patch_size": 14,
+}
 MINISTRAL3 = {
     **rope("yarn", factor=4.0, original_max_position_embeddings=7, llama_4_scaling_beta=0.4),
     "head_dim": 24,
@@ -171,6 +181,21 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "ministral3": ("Ministral3", {**MINISTRAL3, "num_key_value_heads": 3, "vocab_size": 137}),
     "ministral3-window": ("Ministral3", {**MINISTRAL3, "sliding_window": 6, "tie_word_embeddings": True}),
+    "mistral3": (
+        "Mistral3ForConditionalGeneration",
+        {
+            "text_config": {**MINISTRAL3, "model_type": "ministral3", "num_key_value_heads": 3},
+            "vision_config": PIXTRAL,
+            "tie_word_embeddings": False,
+        },
+    ),
+    "mistral3-of-mistral": (
+        "Mistral3ForConditionalGeneration",
+        {
+            "text_config": {"model_type": "mistral", "head_dim": 14, "sliding_window": None},
+            "vision_config": PIXTRAL,
+        },
+    ),
     "glm": ("Glm", {"head_dim": 20, "num_key_value_heads": 3, "vocab_size": 137}),
     "glm-plain-bias": ("Glm", {"head_dim": 10, "attention_bias": False, "tie_word_embeddings": True}),
     "glm-odd-partial": ("Glm", {**rope("default", partial_rotary_factor=0.55), "head_dim": 20}),

@@ -98,6 +98,148 @@ OLMO3 = """{%- set system = messages | selectattr('role', 'equalto', 'system') |
 {%- endfor -%}
 {{- '<|im_start|>assistant\n' if add_generation_prompt -}}"""
 
+# Roles between marks of their own, today's date in what the system says unless it says something, tools as a role.
+GRANITE = """{%- if messages[0]['role'] == 'system' -%}
+    {%- set system = messages[0]['content'] -%}{%- set rest = messages[1:] -%}
+{%- else -%}
+    {%- set system = 'You are Granite. Today is ' ~ strftime_now('%B %d, %Y') ~ '.' -%}{%- set rest = messages -%}
+    {%- if tools and thinking -%}{%- set system = system ~ ' Think before you call.' -%}
+    {%- elif thinking -%}{%- set system = system ~ ' Think first.' -%}{%- endif -%}
+{%- endif -%}
+{{ '<|start_of_role|>system<|end_of_role|>' + system + '<|end_of_text|>\n' }}
+{%- if tools %}
+    {{- '<|start_of_role|>available_tools<|end_of_role|>' ~ (tools | tojson(indent=4)) ~ '<|end_of_text|>\n' }}
+{%- endif -%}
+{%- for message in rest -%}
+    {{- '<|start_of_role|>' ~ message['role'] ~ '<|end_of_role|>' ~ message['content'] ~ '<|end_of_text|>\n' }}
+    {%- if loop.last and add_generation_prompt %}
+        {{- '<|start_of_role|>assistant' }}{{- ' {"length": "short"}' if controls }}{{- '<|end_of_role|>' }}
+    {%- endif %}
+{%- endfor %}"""
+
+# Tools are lines of the system's, calls and results of tools lie in tags, several results in one turn.
+GRANITE4 = """{%- set ns = namespace(system='You are a careful assistant.', calls=0) -%}
+{%- if messages[0].role == 'system' -%}{%- set ns.system = messages[0].content -%}{%- endif -%}
+{%- if tools -%}
+    {%- set ns.system = ns.system ~ '\n\n<tools>' -%}
+    {%- for tool in tools -%}{%- set ns.system = ns.system ~ '\n' ~ (tool | tojson) -%}{%- endfor -%}
+    {%- set ns.system = ns.system ~ '\n</tools>' -%}
+{%- endif -%}
+{{- '<|start_of_role|>system<|end_of_role|>' ~ ns.system ~ '<|end_of_text|>\n' -}}
+{%- for message in messages -%}
+    {%- set content = namespace(text='') -%}
+    {%- if message.content is string -%}{%- set content.text = message.content -%}
+    {%- elif message.content is iterable -%}
+        {%- for part in message.content if part.type == 'text' -%}
+            {%- set content.text = content.text ~ ('\n' if content.text) ~ part.text -%}
+        {%- endfor -%}
+    {%- endif -%}
+    {%- if message.role == 'user' or (message.role == 'system' and not loop.first) -%}
+        {{- '<|start_of_role|>' ~ message.role ~ '<|end_of_role|>' ~ content.text ~ '<|end_of_text|>\n' -}}
+    {%- elif message.role == 'assistant' -%}
+        {{- '<|start_of_role|>assistant<|end_of_role|>' ~ content.text -}}
+        {%- for call in message.tool_calls or [] -%}
+            {%- set f = call.function or call -%}{%- set ns.calls = ns.calls + 1 -%}
+            {{- '<tool_call>\n{"name": "' ~ f.name ~ '", "arguments": ' -}}
+            {{- f.arguments if f.arguments is string else f.arguments | tojson -}}{{- '}\n</tool_call>' -}}
+        {%- endfor -%}
+        {{- '<|end_of_text|>\n' -}}
+    {%- elif message.role == 'tool' -%}
+        {%- if loop.first or messages[loop.index0 - 1].role != 'tool' -%}
+            {{- '<|start_of_role|>user<|end_of_role|>' -}}
+        {%- endif -%}
+        {{- '<tool_response>\n' ~ content.text ~ '\n</tool_response>' -}}
+        {%- if loop.last or messages[loop.index0 + 1].role != 'tool' -%}{{- '<|end_of_text|>\n' -}}{%- endif -%}
+    {%- endif -%}
+{%- endfor -%}
+{{- '<|start_of_role|>assistant<|end_of_role|>' if add_generation_prompt -}}"""
+
+# One mark in front of each role, the end token where no answer is asked for.
+PHI3 = """{% for message in messages %}{% if message['role'] == 'system' and message['content'] %}
+{{'<|system|>\n' + message['content'] + '<|end|>\n'}}{% elif message['role'] == 'user' %}
+{{'<|user|>\n' + message['content'] + '<|end|>\n'}}{% elif message['role'] == 'assistant' %}
+{{'<|assistant|>\n' + message['content'] + '<|end|>\n'}}{% endif %}{% endfor %}
+{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"""
+
+# A separator after the role; the small one has its tools beside what the system says, as a text of JSON.
+PHI4 = """{% for message in messages -%}
+    {%- if message.role == 'system' and loop.first and tools is not none and tools -%}
+        {{- '<|system|>' ~ message.content ~ '<|tool|>' ~ (tools | tojson) ~ '<|/tool|><|end|>' -}}
+    {%- elif message['role'] in ['system', 'user', 'assistant'] -%}
+        {{- '<|im_start|>' ~ message['role'] ~ '<|im_sep|>' ~ message['content'] ~ '<|im_end|>' -}}
+    {%- else -%}{{- '<|' + message['role'] + '|>' + message['content'] + '<|end|>' -}}{%- endif -%}
+{%- endfor -%}
+{% if add_generation_prompt %}{{ '<|im_start|>assistant<|im_sep|>' }}{% endif %}"""
+
+# What the system says and its tools have brackets of their own; so have calls, whose arguments are JSON.
+MINISTRAL3 = """{%- set preset = 'You are Ministral, of ' ~ strftime_now('%Y') ~ '.' -%}
+{{- bos_token -}}
+{%- if messages[0]['role'] == 'system' -%}
+    {{- '[SYSTEM_PROMPT]' -}}
+    {%- if messages[0]['content'] is string -%}{{- messages[0]['content'] -}}
+    {%- else -%}{%- for part in messages[0]['content'] -%}{{- part['text'] -}}{%- endfor -%}{%- endif -%}
+    {{- '[/SYSTEM_PROMPT]' -}}
+    {%- set turns = messages[1:] -%}
+{%- else -%}
+    {%- set turns = messages -%}{{- '[SYSTEM_PROMPT]' + preset + '[/SYSTEM_PROMPT]' if preset -}}
+{%- endif -%}
+{%- set shown = tools if tools is defined and tools is not none else [] -%}
+{%- if shown | length -%}{{- '[AVAILABLE_TOOLS]' + (shown | tojson) + '[/AVAILABLE_TOOLS]' -}}{%- endif -%}
+{%- set order = namespace(index=0) -%}
+{%- for message in turns -%}
+    {%- if message.role == 'user' or (message.role == 'assistant' and not message.tool_calls) -%}
+        {%- if (message['role'] == 'user') != (order.index % 2 == 0) -%}
+            {{- raise_exception('After the system, user and assistant take turns.') -}}
+        {%- endif -%}
+        {%- set order.index = order.index + 1 -%}
+    {%- endif -%}
+{%- endfor -%}
+{%- for message in turns -%}
+    {%- if message['role'] == 'user' -%}
+        {%- if message['content'] is string -%}{{- '[INST]' + message['content'] + '[/INST]' -}}
+        {%- else -%}
+            {{- '[INST]' -}}
+            {%- for part in (message['content'] | sort(attribute='type', reverse=true)) -%}
+                {{- part['text'] if part['type'] == 'text' else '[IMG]' -}}
+            {%- endfor -%}{{- '[/INST]' -}}
+        {%- endif -%}
+    {%- elif message['role'] == 'assistant' -%}
+        {{- message['content'] if message['content'] is string -}}
+        {%- for call in message['tool_calls'] or [] -%}
+            {{- '[TOOL_CALLS]' ~ call['function']['name'] ~ '[ARGS]' -}}
+            {%- set given = call['function']['arguments'] -%}
+            {{- given if given is string else given | tojson | string -}}
+        {%- endfor -%}{{- eos_token -}}
+    {%- elif message['role'] == 'tool' -%}{{- '[TOOL_RESULTS]' ~ message['content'] | string ~ '[/TOOL_RESULTS]' -}}
+    {%- endif -%}
+{%- endfor -%}"""
+
+# Two marks in front of everything; tools in Chinese-style headings with indented JSON; a result is an observation.
+GLM4 = """[gMASK]<sop>
+{%- if tools -%}<|system|>
+# 可用工具
+{% for tool in tools %}
+    {%- set f = tool.get("function", tool) %}
+
+## {{ f.name }}
+
+{{ f | tojson(indent=4, ensure_ascii=False) }}
+在调用上述函数时，请使用 Json 格式表示调用的参数。
+{%- endfor %}
+{%- endif -%}
+{%- for message in messages -%}
+    {%- if message.role == 'tool' -%}<|observation|>
+{{ message.content }}
+    {%- elif message.role == 'assistant' and message.tool_calls -%}
+        {%- for call in message.tool_calls -%}<|assistant|>{{ call.function.name }}
+{{ call.function.arguments | tojson(ensure_ascii=False) }}{%- endfor -%}
+    {%- else -%}<|{{ message.role }}|>
+{% if message.content is string %}{{ message.content }}{% else %}{{ message.content[0].text }}{% endif %}
+    {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}<|assistant|>
+{% endif %}"""
+
 PICTURE = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": " What is it? "}]}]
 QUIET = [{"role": "system", "content": "Be kind. /no_think"}, *PAIRS]
 CALLS = [
@@ -115,6 +257,19 @@ CHATS: dict[str, list[tuple[str, Any, dict[str, Any]]]] = {
     ],
     "olmo2": [(OLMO2, talk, {}) for talk in (TALK, PAIRS, [*PAIRS[:1], PAIRS[1]])],
     "olmo3": [(OLMO3, TALK, {}), (OLMO3, PAIRS, {"tools": TOOLS}), (OLMO3, CALLS, {"tools": TOOLS})],
+    "granite": [
+        *((GRANITE, talk, {}) for talk in (TALK, PAIRS)),
+        (GRANITE, TALK, {"tools": TOOLS}),
+        (GRANITE, PAIRS, {"thinking": True, "tools": TOOLS, "controls": {"length": "short"}}),
+    ],
+    "granite4": [*((GRANITE4, talk, {"tools": TOOLS}) for talk in (TALK, PARTS, CALLS)), (GRANITE4, PAIRS, {})],
+    "phi3": [(PHI3, talk, {}) for talk in (TALK, PAIRS)],
+    "phi4": [(PHI4, TALK, {"tools": TOOLS}), (PHI4, PAIRS, {}), (PHI4, CALLS, {"tools": TOOLS})],
+    "ministral3": [
+        *((MINISTRAL3, talk, {}) for talk in (PAIRS, PARTS)),
+        (MINISTRAL3, CALLS, {"tools": TOOLS}),
+    ],
+    "glm4": [*((GLM4, talk, {}) for talk in (TALK, PAIRS, PARTS)), (GLM4, CALLS, {"tools": TOOLS})],
 }
 
 
