@@ -185,7 +185,8 @@ class PyStep {
 
   void begin(Ids1 token_ids, In2 cos, In2 sin, Ids1 row_starts, Ids1 context_lens, Ids2 block_tables, Ids1 logit_rows,
              std::optional<Array<const bool, 2>> key_mask, std::optional<nb::list> adapters,
-             std::optional<Ids1> state_slots, std::optional<Ids1> state_sources, std::optional<Ids2> state_saves) {
+             std::optional<Ids1> state_slots, std::optional<Ids1> state_sources, std::optional<Ids2> state_saves,
+             std::optional<In1> query_scales) {
     const std::size_t rows = token_ids.shape(0);
     const std::size_t half = spec_.rotary_dim / 2;
     const std::size_t angles = spec_.rotary_tables * rows;
@@ -193,6 +194,7 @@ class PyStep {
     require(sin.shape(0) == angles && sin.shape(1) == half, "sin must be (rotary_tables * rows, rotary_dim / 2)");
     require(row_starts.shape(0) == context_lens.shape(0) + 1, "row_starts must have one element more than sequences");
     require(block_tables.shape(0) == context_lens.shape(0), "block_tables must have a row for each sequence");
+    require(!query_scales || query_scales->shape(0) == rows, "query_scales must be (rows)");
     require(!key_mask || key_mask->shape(0) == context_lens.shape(0), "key_mask must be (sequences, longest context)");
     Batch batch;
     batch.rows = {rows,
@@ -212,6 +214,7 @@ class PyStep {
     batch.token_ids = token_ids.data();
     batch.cos = cos.data();
     batch.sin = sin.data();
+    batch.query_scales = query_scales ? query_scales->data() : nullptr;
     batch.logit_rows = logit_rows.data();
     batch.wanted = logit_rows.shape(0);
     if (adapters) {
@@ -228,6 +231,7 @@ class PyStep {
       held.push_back(nb::ndarray<>(*state_sources));
       held.push_back(nb::ndarray<>(*state_saves));
     }
+    if (query_scales) held.push_back(nb::ndarray<>(*query_scales));
     adapters_ = std::move(adapters);
     held_ = std::move(held);  // a step that fails to begin is done, and so are the arrays of the last one
     nb::gil_scoped_release release;
@@ -356,7 +360,7 @@ void bind_decoder(nb::module_& m) {
            "row_starts"_a.noconvert(), "context_lens"_a.noconvert(), "block_tables"_a.noconvert(),
            "logit_rows"_a.noconvert(), "key_mask"_a.noconvert() = nb::none(), "adapters"_a = nb::none(),
            "state_slots"_a.noconvert() = nb::none(), "state_sources"_a.noconvert() = nb::none(),
-           "state_saves"_a.noconvert() = nb::none())
+           "state_saves"_a.noconvert() = nb::none(), "query_scales"_a.noconvert() = nb::none())
       .def("resume", &PyStep::resume, "y"_a.noconvert() = nb::none(),
            "Goes on with the product y (rows, outputs), or with what was written to `output`.")
       .def("run", &PyStep::run, "linears"_a)

@@ -269,7 +269,7 @@ void Step::after_inputs() {
   wait(Site::kO, -1, mixed_, live_, y_);
 }
 
-// Norms of q and k, rotary embedding, cache: row by row, while a row is in the nearest cache.
+// Norms of q and k, rotary embedding, factors of q, cache: row by row, while a row is in the nearest cache.
 void Step::prepare_heads(std::size_t begin, std::size_t end) {
   const DecoderSpec& spec = decoder_.spec();
   const HeadShape& shape = spec.heads;
@@ -294,6 +294,7 @@ void Step::prepare_heads(std::size_t begin, std::size_t end) {
       glue.apply_rope(q, shape.qkv_size(), batch_.cos + at, batch_.sin + at, 1, shape.heads + shape.kv_heads,
                       shape.head_dim, spec.rotary_dim, spec.rotary_interleaved);
     }
+    if (batch_.query_scales) glue.scale(q, batch_.query_scales[r], shape.q_size());
     append(shape, cache, slots_.data(), qkv_.data(), r, r + 1);
   }
 }

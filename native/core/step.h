@@ -22,6 +22,7 @@ struct Batch {
   const std::int32_t* token_ids = nullptr;  // (rows)
   const float* cos = nullptr;               // (rotary_tables, rows, rotary_dim / 2)
   const float* sin = nullptr;
+  const float* query_scales = nullptr;       // (rows) factors of q, or nullptr
   const std::int32_t* logit_rows = nullptr;  // (wanted)
   std::size_t wanted = 0;
   States states;                         // of decoders that have such

@@ -19,7 +19,7 @@ from cutset.models.run.decoder import FloatLinears, ReferenceDecoder
 from cutset.models.run.executor import Batch, States
 from cutset.models.run.native import NativeDecoder
 from cutset.models.run.numpy_ops import NumpyOps
-from cutset.models.spec import ConvSpec, DecoderSpec, DeltaSpec, DynamicRope, MoESpec
+from cutset.models.spec import ConvSpec, DecoderSpec, DeltaSpec, DynamicRope, LongRope, MoESpec
 
 BLOCK = 16
 DENSE = DecoderSpec(
@@ -94,6 +94,8 @@ SPECS = {
     ),
     "gated-attention": replace(DENSE, gated_attention=True),
     "interleaved-rotary": replace(DENSE, head_dim=20, rope=plain_rope(1e4, 10), rope_interleaved=True),
+    "growing-queries": replace(DENSE, query_growth=0.7, query_positions=9),
+    "long-rope": replace(DENSE, rope=replace(DENSE.rope, long=LongRope((0.9, 0.2, 0.07, 0.01), 30))),
     "dynamic-rope": replace(DENSE, rope=replace(DENSE.rope, dynamic=DynamicRope(1e4, 2.0, 16))),
 }
 

@@ -301,6 +301,9 @@ class DecoderSpec:
     attention_scale: float = 0.0  # of attention's scores (0: head_dim^-1/2),
     residual_scale: float = 1.0  # of what attention and MLP give,
     logit_scale: float = 1.0  # of the logits
+    # q of position p is multiplied by 1 + query_growth * log(1 + floor(p / query_positions)) (Llama 4).
+    query_growth: float = 0.0
+    query_positions: int = 1
     attention_softcap: float = 0.0  # scores are limited to that by tanh (Gemma 2, arXiv:2408.00118); 0: they aren't
     logit_softcap: float = 0.0  # the same for logits
     windows: tuple[int, ...] = ()  # per layer: how many tokens back a query sees, itself included; 0 = all
@@ -310,6 +313,8 @@ class DecoderSpec:
     recurrent_layers: frozenset[int] = frozenset()  # layers with such a state instead of attention
     gated_attention: bool = False  # q has a gate beside each head: [q | gate], whose sigmoid multiplies what it mixed
     names: TensorNames = TensorNames()
+    other_names: tuple[tuple[str, str], ...] = ()  # prefixes that tensors may have instead: (theirs, that of `names`)
+    other_parts: tuple[str, ...] = ()  # prefixes of tensors of parts that don't run here
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     eos_assumed: bool = False  # no configuration names an end token: the family's usual one is taken
@@ -402,6 +407,13 @@ class DecoderSpec:
         if expert >= 0 and self.moe is not None and expert >= self.moe.experts:
             expert -= self.moe.experts
         return tuple(name.at(layer, expert) for name in getattr(self.names, role))
+
+    def meant(self, stored: str) -> str:
+        """The name that a tensor has here, where it is stored or spoken of under another."""
+        for theirs, ours in self.other_names:
+            if stored.startswith(theirs):
+                return ours + stored.removeprefix(theirs)
+        return stored
 
     def site_tensors(self, site: Site, layer: int, expert: int = -1) -> tuple[str, ...]:
         """Names of the weights of a site, in the order in which their rows are stacked.

@@ -17,7 +17,7 @@ from cutset.models.files.adapter import LoraAdapter
 from cutset.models.files.checkpoint import Tensor
 from cutset.models.run.executor import Batch, KVCache, LoadedAdapter
 from cutset.models.run.recurrent import recur, unpadded
-from cutset.models.run.rope import Rope
+from cutset.models.run.rope import Rope, query_scales
 from cutset.models.spec import DecoderSpec, Site
 
 __all__ = ["FloatLinears", "Linears", "Ops", "ReferenceDecoder", "Trace"]
@@ -111,6 +111,8 @@ class ReferenceDecoder:
         ops, spec = self.ops, self.spec
         cos, sin = self.rope.rows(batch.positions, batch.row_starts, batch.limits)  # (tables, rows, rotary_dim / 2)
         turns = [(ops.floats(c), ops.floats(s)) for c, s in zip(cos, sin, strict=True)]
+        scales = query_scales(spec, batch.positions)
+        q_scales = None if scales is None else ops.floats(scales[:, None, None])
         adapted = _Adapted.of(batch)
         x = ops.embedding(self.parameters["embedding", -1], batch.token_ids)  # (rows, hidden)
         x = _scaled(x, spec.embedding_scale)
@@ -118,7 +120,7 @@ class ReferenceDecoder:
         for layer in range(spec.layers):
             table = spec.rope_table(layer)
             turn = turns[table] if table >= 0 else None
-            mixed = self._mixed(layer, x, turn, batch, cache, adapted, told)
+            mixed = self._mixed(layer, x, turn, q_scales, batch, cache, adapted, told)
             x = x + self._given("attention_output_norm", layer, mixed)
             told("attention_add", layer, x)
             h = self._taken("mlp_norm", layer, x)
@@ -157,6 +159,7 @@ class ReferenceDecoder:
         layer: int,
         x: Array,
         turn: tuple[Array, Array] | None,
+        q_scales: Array | None,
         batch: Batch,
         cache: KVCache,
         adapted: _Adapted,
@@ -171,7 +174,7 @@ class ReferenceDecoder:
         qkv = self._product("qkv", layer, -1, h, adapted)  # (rows, q_parts + 2 * kv_size), or what a mixer takes
         told("qkv", layer, qkv)
         if mixer is None:
-            mixed = self._attention(layer, qkv, turn, batch, cache, told)  # (rows, q_size)
+            mixed = self._attention(layer, qkv, turn, q_scales, batch, cache, told)  # (rows, q_size)
         else:
             mixed = recur(mixer, layer, qkv, batch, cache, self.ops, self.parameters, self.spec.norm_eps)
         told("attention", layer, mixed)
@@ -184,6 +187,7 @@ class ReferenceDecoder:
         layer: int,
         qkv: Array,
         turn: tuple[Array, Array] | None,
+        q_scales: Array | None,
         batch: Batch,
         cache: KVCache,
         told: Trace,
@@ -205,6 +209,8 @@ class ReferenceDecoder:
             q, k = self._taken("q_norm", layer, q), self._taken("k_norm", layer, k)
         if turn is not None:
             q, k = (ops.apply_rope(x, *turn, interleaved=spec.rope_interleaved) for x in (q, k))
+        if q_scales is not None:
+            q = q * q_scales
         told("rope_q", layer, q.reshape(-1, spec.q_size))
         told("rope_k", layer, k.reshape(-1, spec.kv_size))
         sinks = self.parameters.get(("sinks", layer))

@@ -16,7 +16,7 @@ from cutset.models.files.checkpoint import Tensor
 from cutset.models.files.integer import Progress, activation_bits, packed, quantized_parts
 from cutset.models.run.decoder import Trace
 from cutset.models.run.executor import Batch, LoadedAdapter
-from cutset.models.run.rope import Rope
+from cutset.models.run.rope import Rope, query_scales
 from cutset.models.spec import ConvSpec, DecoderSpec, DeltaSpec, Site
 
 native = extension()
@@ -142,6 +142,7 @@ class NativeDecoder:
             logit_rows=batch.logit_rows,
             key_mask=batch.key_mask,
             **_states(batch),
+            query_scales=query_scales(self.spec, batch.positions),
             adapters=[None if one is None else one.handle for one in batch.adapters] if batch.adapters else None,
         )
         if isinstance(self.linears, native.Linears):
