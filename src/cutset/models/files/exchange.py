@@ -66,10 +66,12 @@ class ExchangeFile(TensorTable):
         self.spec = self._old_spec() if version == 1 else self._spec(content.get("specification"))
         weights = content.get("weights")
         self._tensors: dict[str, Tensor] = {}
-        wanted = [(tensor.name, _steps(tensor.place), tensor.shape) for tensor in self.spec.tensors()]
+        wanted: list[tuple[str, Place, tuple[int, ...]]] = [
+            (tensor.name, _steps(tensor.place), tensor.shape) for tensor in self.spec.tensors()
+        ]
         if self.spec.tied and version == 1:  # whether its head is a copy is seen from the values
-            shape = self.spec.vocab_size, self.spec.hidden
-            wanted.append((self.spec.names.lm_head[0].checkpoint, (HEAD_PLACE,), shape))
+            head = self.spec.names.lm_head[0].checkpoint
+            wanted.append((head, (HEAD_PLACE,), (self.spec.vocab_size, self.spec.hidden)))
         for name, place, shape in wanted:
             entry = _at(weights, place)
             if entry is not None:
@@ -84,7 +86,7 @@ class ExchangeFile(TensorTable):
             raise self._wrong("it has no config, which a checkpoint needs; convert the checkpoint that it came from")
         config = {"model_type": "minimind"} | self._config
         described = spec_from_config(config, f"{self.path}: config")
-        told = {"tied": self.spec.tied, "family": "", "names": self.spec.names}
+        told: dict[str, Any] = {"tied": self.spec.tied, "family": "", "names": self.spec.names}
         told |= {"bos_token_id": None, "eos_token_ids": (), "eos_assumed": False}
         if replace(described, **told) != replace(self.spec, **told):
             raise self._wrong("its config describes another model than its specification")
