@@ -154,7 +154,7 @@ def test_the_runner_takes_bits_and_frequencies_from_the_file(tmp_path: Path) -> 
     np.testing.assert_array_equal(logits_of(file, "--dtype", "int8"), logits_of(file, "--dtype", "exact"))
     with pytest.raises(ModelError, match="activation_bits are not those that this program computes with"):
         open_source(file)  # whose own are fixed
-    content["specification"]["rope"]["frequencies"][1] *= 2
+    content["specification"]["ropes"][0]["frequencies"][1] *= 2
     file.write_text(json.dumps(content))
     assert (logits_of(file) != plain).any()
 

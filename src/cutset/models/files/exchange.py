@@ -327,6 +327,8 @@ def write_exchange(
             name: lambda name=name, x=x: Tensor(name, path, "I32" if x.dtype == np.int32 else "U8", x)
             for name, x in zip(("input_ids", "attention_mask"), inputs, strict=True)
         }
+    if len(cos) == 1:
+        cos, sin = cos[0], sin[0]
     tree["rope"] = {
         name: lambda name=name, half=half: Tensor(name, path, "F32", np.concatenate([half, half], axis=-1))
         for name, half in (("cos", cos), ("sin", sin))
