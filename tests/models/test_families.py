@@ -83,12 +83,110 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 
+THREE = {"num_attention_heads": 9, "num_key_value_heads": 3, "hidden_size": 45, "head_dim": 14}  # nothing divides
+MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
+LINEAR = {"rope_type": "linear", "factor": 4.0, "rope_theta": 3000.0}
+PICTURES = {
+    "vision_config": {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+}
+
+
+def by_type(full: dict[str, Any], sliding: dict[str, Any]) -> dict[str, Any]:
+    return {"rope_parameters": {"full_attention": full, "sliding_attention": sliding}, "layer_types": MIXED}
+
+
+GEMMA2 = {**THREE, "query_pre_attn_scalar": 11, "sliding_window": 6}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "attention_factor": 1.2}
+CASES |= {
+    "gemma": ("Gemma", THREE),
+    "gemma-bias": ("Gemma", {**THREE, "attention_bias": True, "hidden_act": "gelu"}),
+    "gemma-untied": ("Gemma", {**rope("linear", factor=3.0), "tie_word_embeddings": False, "hidden_act": "silu"}),
+    "gemma2": ("Gemma2", {**GEMMA2, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}),
+    "gemma2-uncapped": (
+        "Gemma2",
+        {**GEMMA2, "attn_logit_softcapping": None, "final_logit_softcapping": None, "hidden_activation": "gelu_new"},
+    ),
+    "gemma2-options": (
+        "Gemma2",
+        {
+            **GEMMA2,
+            **rope("yarn", factor=4.0, original_max_position_embeddings=16),
+            "head_dim": 32,
+            "attention_bias": True,
+            "layer_types": MIXED[1:] + MIXED[1:2],
+            "tie_word_embeddings": False,
+            "rms_norm_eps": 1e-3,
+        },
+    ),
+    "gemma3-text": ("Gemma3", {**GEMMA2, "num_hidden_layers": 7, "initializer_range": 0.15}),
+    "gemma3-text-options": (
+        "Gemma3",
+        {
+            **GEMMA2,
+            **by_type(LINEAR, rope("default")["rope_parameters"]),
+            "attention_bias": True,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 3.0,
+            "hidden_activation": "silu",
+            "tie_word_embeddings": False,
+        },
+    ),
+    "gemma3-text-sliding-stretched": ("Gemma3", {**GEMMA2, **by_type(YARN, LINEAR), "head_dim": 32}),
+    "gemma3": ("Gemma3ForConditionalGeneration", {"text_config": {**GEMMA2, "layer_types": MIXED}, **PICTURES}),
+    "gemma3-untied": (
+        "Gemma3ForConditionalGeneration",
+        {"text_config": GEMMA2, **PICTURES, "tie_word_embeddings": False},
+    ),
+    "smollm3": ("SmolLM3", {"num_hidden_layers": 5}),
+    "smollm3-options": (
+        "SmolLM3",
+        {
+            **THREE,
+            "no_rope_layers": [1, 0, 0, 1],
+            "use_sliding_window": True,
+            "sliding_window": 5,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "tie_word_embeddings": False,
+        },
+    ),
+    "smollm3-layer-types": (
+        "SmolLM3",
+        {
+            "no_rope_layer_interval": 2,
+            "use_sliding_window": True,
+            "sliding_window": 5,
+            "layer_types": MIXED,
+            **rope("yarn", factor=4.0, original_max_position_embeddings=16),
+            "head_dim": 32,
+        },
+    ),
+    "olmo2": ("Olmo2", THREE),
+    "olmo2-options": (
+        "Olmo2",
+        {**rope("linear", factor=3.0), "attention_bias": True, "tie_word_embeddings": True, "rms_norm_eps": 1e-3},
+    ),
+    "olmo3": ("Olmo3", {**THREE, "sliding_window": 6, "num_hidden_layers": 5}),
+    "olmo3-options": (
+        "Olmo3",
+        {**by_type(YARN, LINEAR), "head_dim": 32, "sliding_window": 6, "attention_bias": True},
+    ),
+}
+
 
 def write_checkpoint(directory: Path, family: str, *, tokenizer: bool = False, **fields: Any) -> Any:
-    """A random model of a family, saved; its norms and biases are no ones and zeros, which would hide mistakes."""
+    """A random model of a family, saved; its norms and biases are no ones and zeros, which would hide mistakes.
+
+    `family` may also be a whole class with text and other parts; sizes and `text_config` in `fields` are the text's.
+    """
     torch.manual_seed(7)
-    config = getattr(transformers, f"{family}Config")(**{**SMALL, **fields})
-    model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
+    made = getattr(transformers, family if "For" in family else f"{family}ForCausalLM")
+    if "text_config" in fields:
+        fields = {**fields, "text_config": {**SMALL, **fields["text_config"]}}
+    else:
+        fields = {**SMALL, **fields}
+    config = made.config_class(**fields)
+    model = made(config).eval()
     with torch.no_grad():
         for name, value in model.named_parameters():
             if name.endswith("norm.weight"):
@@ -97,7 +195,7 @@ def write_checkpoint(directory: Path, family: str, *, tokenizer: bool = False, *
                 value.normal_(0, 0.3)
     model.save_pretrained(directory)
     if tokenizer:
-        write_tokenizer(directory, config.vocab_size)
+        write_tokenizer(directory, config.get_text_config().vocab_size)
     return model
 
 

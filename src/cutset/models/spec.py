@@ -224,6 +224,8 @@ class DecoderSpec:
     moe: MoESpec | None = None
     sparse_layers: frozenset[int] = frozenset()  # layers whose MLP is a mixture of experts
     names: TensorNames = TensorNames()
+    other_names: tuple[tuple[str, str], ...] = ()  # prefixes that tensors may have instead: (theirs, that of `names`)
+    other_parts: tuple[str, ...] = ()  # prefixes of tensors of parts that don't run here
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     eos_assumed: bool = False  # no configuration names an end token: the family's usual one is taken
@@ -288,6 +290,13 @@ class DecoderSpec:
         if expert >= 0 and self.moe is not None and expert >= self.moe.experts:
             expert -= self.moe.experts
         return tuple(name.at(layer, expert) for name in getattr(self.names, role))
+
+    def meant(self, stored: str) -> str:
+        """The name that a tensor has here, where it is stored or spoken of under another."""
+        for theirs, ours in self.other_names:
+            if stored.startswith(theirs):
+                return ours + stored.removeprefix(theirs)
+        return stored
 
     def site_tensors(self, site: Site, layer: int, expert: int = -1) -> tuple[str, ...]:
         """Names of the weights of a site, in the order in which their rows are stacked.

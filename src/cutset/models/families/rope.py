@@ -4,14 +4,17 @@
 - `rope_theta` and `partial_rotary_factor` inside before those beside it.
 - `rope_type` before `type`.
 - `original_max_position_embeddings` beside it before the one inside.
+
+Families whose layers differ by type (`read_layer_ropes`) have a table of each type inside of `rope_parameters`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +24,7 @@ from cutset.models.files.fields import MOST_NUMBER, Fields
 from cutset.models.run.rope import dynamic_frequencies, plain_frequencies
 from cutset.models.spec import MOST_POSITIONS, DynamicRope, RopeSpec
 
-__all__ = ["ROPE_KEYS", "finite_alone", "plain_rope", "read_rope", "rope_of", "yarn_frequencies"]
+__all__ = ["ROPE_KEYS", "finite_alone", "plain_rope", "read_layer_ropes", "read_rope", "rope_of", "yarn_frequencies"]
 
 Floats = NDArray[np.float32]
 
@@ -78,6 +81,36 @@ def read_rope(c: Fields, theta: float, head_dim: int, max_positions: int) -> Rop
     scaling.refuse_unknown(KNOWN)
     with finite_alone(c.source, kind):
         return read(Asked(c, scaling, theta, head_dim, max_positions))
+
+
+def read_layer_ropes(
+    c: Fields, thetas: dict[str, float], sliding: Sequence[bool], head_dim: int, max_positions: int
+) -> dict[str, Any]:
+    """The parts `rope`, `other_ropes` and `rope_tables` of a DecoderSpec whose sliding layers rotate otherwise than the
+    full ones; `thetas` has the base of each type, `sliding` says of each layer whether it slides.
+
+    The keys of `rope_scaling` go into the table of full attention, over those that are there. Raises ArchitectureError
+    as `read_rope` does.
+    """
+    given, scaling = c.table("rope_parameters") or Fields({}, c.source), c.table("rope_scaling")
+    given.refuse_unknown(LAYER_TYPES)
+    found = []
+    for kind in LAYER_TYPES:
+        table = given.table(kind)
+        values = {"rope_type": "default"} if table is None else dict(table.values)
+        if scaling is not None and kind == "full_attention":
+            values |= scaling.values
+        own = Fields({"rope_parameters": values}, c.source)
+        for fields in (c, own.table("rope_parameters") or own):  # no formula of theirs in transformers looks at it
+            if fields.number("partial_rotary_factor", 1.0) != 1.0:
+                raise ArchitectureError(f"{c.source}: a partial_rotary_factor other than 1 is not supported")
+        found.append(read_rope(own, thetas[kind], head_dim, max_positions))
+    full, slid = found
+    if full == slid or not any(sliding):
+        return {"rope": full}
+    if all(sliding):
+        return {"rope": slid}
+    return {"rope": full, "other_ropes": (slid,), "rope_tables": tuple(int(slides) for slides in sliding)}
 
 
 @contextmanager

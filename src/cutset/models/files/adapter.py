@@ -82,9 +82,12 @@ def read_adapter(name: str, directory: Path, spec: DecoderSpec) -> LoraAdapter:
     pairs: dict[str, dict[str, Tensor]] = {}
     for tensor in file.values():
         found = NAME.fullmatch(tensor.name)
-        if found is None or found[1] not in places:
+        module = "" if found is None else spec.meant(found[1] + ".").removesuffix(".")
+        if found is None or module not in places:
             raise AdapterError(f"{weights_path}: {tensor.name[:200]} belongs to no product of this model")
-        pairs.setdefault(found[1], {})[found[2]] = tensor
+        if found[2] in (pair := pairs.setdefault(module, {})):
+            raise AdapterError(f"{weights_path}: {tensor.name[:200]} is there under two names")
+        pair[found[2]] = tensor
     if not pairs:
         raise AdapterError(f"{weights_path} has no tensors")
     parts = tuple(_part(config, module, pair, *places[module]) for module, pair in sorted(pairs.items()))

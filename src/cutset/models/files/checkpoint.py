@@ -7,6 +7,7 @@ length, then the tensors' bytes. Everything in the header is checked against the
 from __future__ import annotations
 
 import json
+import logging
 import math
 import mmap
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,8 @@ __all__ = [
     "weight_files",
     "whole_numbers",
 ]
+
+log = logging.getLogger(__name__)
 
 MOST_HEADER_BYTES = 100_000_000  # the format's own limit
 STRAY = ("adapter_", "consolidated")  # the weights in another form, or something to add to them
@@ -196,9 +199,10 @@ class Checkpoint(TensorTable):
 def fitted(spec: DecoderSpec, checkpoint: TensorTable) -> tuple[DecoderSpec, dict[str, Tensor]]:
     """`check_tensors`, and the specification that is true of them: a head of its own counts, whatever the file of the
     configuration says of ties."""
-    if _has_own_head(spec, checkpoint):
+    found = _named(spec, checkpoint)
+    if _has_own_head(spec, found):
         spec = replace(spec, tied=False)
-    return spec, _checked(spec, checkpoint)
+    return spec, _checked(spec, found, checkpoint.directory)
 
 
 def check_tensors(spec: DecoderSpec, checkpoint: TensorTable) -> dict[str, Tensor]:
@@ -206,25 +210,42 @@ def check_tensors(spec: DecoderSpec, checkpoint: TensorTable) -> dict[str, Tenso
 
     Raises CheckpointError for one that is missing, misshapen or unexpected, with its name and file.
     """
-    if _has_own_head(spec, checkpoint):
+    found = _named(spec, checkpoint)
+    if _has_own_head(spec, found):
         embedding, head = _tied_names(spec)
-        raise CheckpointError(f"{checkpoint[head].file}: {head} differs from {embedding}, which it should be tied to")
-    return _checked(spec, checkpoint)
+        raise CheckpointError(f"{found[head].file}: {head} differs from {embedding}, which it should be tied to")
+    return _checked(spec, found, checkpoint.directory)
+
+
+def _named(spec: DecoderSpec, checkpoint: TensorTable) -> dict[str, Tensor]:
+    """The tensors by the names that the specification has for them, without those of parts that don't run here."""
+    found: dict[str, Tensor] = {}
+    skipped = 0
+    for stored, tensor in checkpoint.items():
+        if stored.startswith(spec.other_parts):
+            skipped += 1
+            continue
+        name = spec.meant(stored)
+        if name in found:
+            raise CheckpointError(f"{tensor.file}: {stored} and {found[name].name} are the same tensor")
+        found[name] = tensor
+    if skipped:
+        log.warning("%s: %d tensors of its other parts are skipped; the text part runs", checkpoint.directory, skipped)
+    return found
 
 
 def _tied_names(spec: DecoderSpec) -> tuple[str, str]:
     return spec.names.embedding[0].checkpoint, spec.names.lm_head[0].checkpoint
 
 
-def _has_own_head(spec: DecoderSpec, checkpoint: TensorTable) -> bool:
+def _has_own_head(spec: DecoderSpec, found: Mapping[str, Tensor]) -> bool:
     embedding, head = _tied_names(spec)
-    both = spec.tied and embedding in checkpoint and head in checkpoint
-    return both and not checkpoint[head].equals(checkpoint[embedding])
+    both = spec.tied and embedding in found and head in found
+    return both and not found[head].equals(found[embedding])
 
 
-def _checked(spec: DecoderSpec, checkpoint: TensorTable) -> dict[str, Tensor]:
+def _checked(spec: DecoderSpec, found: dict[str, Tensor], where: Path) -> dict[str, Tensor]:
     wanted = spec.tensor_shapes()
-    found = dict(checkpoint)
     if spec.tied:  # both names may be there; which one is kept differs from program to program
         embedding, head = _tied_names(spec)
         copy = found.pop(head, None)
@@ -232,7 +253,6 @@ def _checked(spec: DecoderSpec, checkpoint: TensorTable) -> dict[str, Tensor]:
             found.setdefault(embedding, copy)
     # Buffers that old programs saved; the frequencies follow from the configuration.
     found = {name: tensor for name, tensor in found.items() if not name.endswith("rotary_emb.inv_freq")}
-    where = checkpoint.directory
     for name, shape in wanted.items():
         if name not in found:
             raise CheckpointError(f"{where}: tensor {name} is missing; the configuration asks for it")
