@@ -42,6 +42,10 @@ PARAMS = SamplingParams(temperature=0, max_tokens=20, ignore_eos=True, logprobs=
 FEW = replace(PARAMS, max_tokens=5)
 
 
+# One case of each class in transformers.
+FIRSTS = {family: case for case, (family, _) in reversed(CASES.items())}
+
+
 class Written:
     """A random model of a case: its directory, and transformers' own."""
 
@@ -93,6 +97,25 @@ def test_logits_and_greedy_tokens_are_those_of_transformers(written: Written) ->
         [output] = llm.generate([PROMPTS[1]], params)
         assert output.outputs[0].token_ids == expected
         assert len(set(expected)) > 1
+
+
+@pytest.mark.parametrize("where", ["config.json", "generation_config.json"])
+@pytest.mark.parametrize("case", FIRSTS.values())
+def test_its_end_tokens_end_an_answer(case: str, where: str, tmp_path: Path) -> None:
+    written = Written(case, tmp_path)
+    greedy = SamplingParams(temperature=0, max_tokens=20)
+    with written.open() as llm:
+        [whole] = llm.generate([PROMPTS[1]], replace(greedy, ignore_eos=True))
+    tokens = whole.outputs[0].token_ids
+    end = next(token for token in tokens if token not in tokens[:1])  # not the first: something must come before
+    for name in ("config.json", "generation_config.json"):
+        path = tmp_path / name
+        config = json.loads(path.read_text()) if path.is_file() else {}
+        path.write_text(json.dumps({**config, "eos_token_id": [end, 130] if name == where else 129}))
+    with written.open() as llm:
+        [output] = llm.generate([PROMPTS[1]], greedy)
+    assert output.outputs[0].finish_reason == "stop"
+    assert output.outputs[0].token_ids in (tokens[: tokens.index(end)], tokens[: tokens.index(end) + 1])
 
 
 def test_however_a_request_is_run_it_gets_the_same_bits(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,10 +183,6 @@ def config_of(case: str, directory: Path) -> dict[str, Any]:
     """The config.json that transformers writes, with every key of its class."""
     written = Written(case, directory)
     return json.loads(json.dumps({**written.model.config.to_dict(), "dtype": "float32"}))
-
-
-# One case of each class in transformers.
-FIRSTS = {family: case for case, (family, _) in reversed(CASES.items())}
 
 
 @pytest.mark.parametrize("case", FIRSTS.values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from cutset.models.files.exchange import ExchangeFile, write_exchange
 from cutset.models.files.integer import check_integer_tensors, is_integer, stored_form
 from cutset.models.files.specification import SPECIFICATION, write_specification
 from cutset.models.files.writer import new_directory, write_safetensors
-from cutset.models.spec import DecoderSpec, TensorName
+from cutset.models.spec import DecoderSpec, TensorName, TensorNames
 
 __all__ = ["ModelSource", "convert", "open_source", "specify"]
 
@@ -118,8 +118,7 @@ def specify(directory: Path) -> Path:
         version = source.config["quantization_config"]["version"]
         stored, form = stored_form(source.spec, version), "int8" if version == 1 else "int8-packed"
     else:
-        embedding = source.tensors[names.embedding[0].checkpoint].name
-        names = replace(names, embedding=(TensorName(embedding, names.embedding[0].place),))
+        names = _as_stored(source)
         stored = replace(source.spec, names=names)
     used = set(source.tensors if source.dtype == "int8" else stored.tensor_shapes())
     try:
@@ -127,3 +126,21 @@ def specify(directory: Path) -> Path:
     except OSError as error:
         raise ModelError(f"{directory / SPECIFICATION} can't be written: {error.strerror}") from None
     return directory / SPECIFICATION
+
+
+def _as_stored(source: ModelSource) -> TensorNames:
+    """The names that the tensors have in their files, where the specification goes by others."""
+    names, there = source.spec.names, [tensor.name for tensor in source.tensors.values()]
+    for theirs, ours in source.spec.other_names:
+        if not any(name.startswith(theirs) for name in there):
+            continue
+        for role in (field.name for field in fields(names)):
+            renamed = tuple(
+                name._replace(checkpoint=theirs + name.checkpoint.removeprefix(ours))
+                if name.checkpoint.startswith(ours)
+                else name
+                for name in getattr(names, role)
+            )
+            names = replace(names, **{role: renamed})
+    embedding = source.tensors[source.spec.names.embedding[0].checkpoint].name
+    return replace(names, embedding=(TensorName(embedding, names.embedding[0].place),))
