@@ -79,6 +79,9 @@ LayerParameters Model::layer_parameters(std::size_t layer) {
   found.k_norm = kept("k_norm", number);
   if (spec_.core.is_sparse(layer)) {
     found.router = kept("router", number);
+    found.router_bias = kept("router_bias", number);
+    found.expert_gate_up_bias = kept("expert_gate_up_bias", number);
+    found.expert_down_bias = kept("expert_down_bias", number);
   } else {
     found.gate_up_bias = kept("gate_up_bias", number);
     found.down_bias = kept("down_bias", number);

@@ -51,6 +51,11 @@ class Layer {
 
   void mixture() const {
     give({"router", number(), -1, {core_.experts}, core_.hidden, {}});
+    if (spec_.has("router_bias")) vector("router_bias", {core_.experts});
+    if (spec_.has("expert_gate_up_bias")) {
+      give({"expert_gate_up_bias", number(), -1, {core_.experts}, 2 * core_.expert_intermediate, {}});
+      give({"expert_down_bias", number(), -1, {core_.experts}, core_.hidden, {}});
+    }
     for (int expert = 0; expert < static_cast<int>(core_.experts + core_.shared); ++expert) {
       const bool routed = static_cast<std::size_t>(expert) < core_.experts;
       const std::size_t width = core_.width(expert);

@@ -42,6 +42,9 @@ const std::map<std::string, Role>& roles() {
                                                     {"o", {Kind::kOfLayer, 1}},
                                                     {"o_bias", {Kind::kOfLayer, 1}},
                                                     {"router", {Kind::kOfLayer, 1}},
+                                                    {"router_bias", {Kind::kOfLayer, 1}},
+                                                    {"expert_gate_up_bias", {Kind::kOfLayer, 1}},
+                                                    {"expert_down_bias", {Kind::kOfLayer, 1}},
                                                     {"gate_up", {Kind::kOfLayer, 2}},
                                                     {"gate_up_bias", {Kind::kOfLayer, 2}},
                                                     {"down", {Kind::kOfLayer, 1}},
@@ -231,8 +234,12 @@ void read_factors(const Fields& c, ModelSpec& spec) {
   DecoderSpec& core = spec.core;
   core.activation = activation->second;
   core.activation_limit = c.factor("activation_limit", kOrZero);
-  if ((core.activation == Activation::kClamped) != (core.activation_limit > 0)) {
-    c.wrong("activation_limit", "above 0 where the activation is clamped, and 0 elsewhere");
+  core.activation_alpha = c.factor("activation_alpha", kOrZero);
+  for (const auto& [name, number] :
+       {std::pair("activation_limit", core.activation_limit), {"activation_alpha", core.activation_alpha}}) {
+    if ((core.activation == Activation::kClamped) != (number > 0)) {
+      c.wrong(name, "above 0 where the activation is clamped, and 0 elsewhere");
+    }
   }
   core.embedding_scale = c.factor("embedding_scale");
   core.residual_scale = c.factor("residual_scale");
@@ -319,6 +326,7 @@ ModelSpec read_specification(const Json& content, const std::string& source, Wei
           "whole_norms",
           "activation",
           "activation_limit",
+          "activation_alpha",
           "max_positions",
           "ropes",
           "rope_interleaved",

@@ -195,6 +195,14 @@ HOSTILE: dict[str, tuple[Any, str]] = {
     "a table too few": (set_at(*SPEC, "rope_tables", [0]), "rope_tables must be a list of 2"),
     "a limit of an activation without": (set_at(*SPEC, "activation_limit", 7.0), "activation_limit must be"),
     "no limit of a clamped activation": (set_at(*SPEC, "activation", "clamped"), "activation_limit must be"),
+    "no alpha of a clamped activation": (
+        lambda c: c["specification"].update(activation="clamped", activation_limit=7.0),
+        "activation_alpha must be",
+    ),
+    "a bias of the gate's experts alone": (
+        set_at(*NAMES, "expert_gate_up_bias", [["x.{layer}.b", "layers/{layer}/eb"]]),
+        "doesn't have: expert_gate_up_bias",
+    ),
     "an activation that is no text": (set_at(*SPEC, "activation", ["silu"]), "activation must be"),
     "a negative cap": (set_at(*SPEC, "logit_softcap", -1), "logit_softcap must be a number from"),
     "a cap that vanishes": (set_at(*SPEC, "attention_softcap", 1e-300), "attention_softcap must be a number from"),

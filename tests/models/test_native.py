@@ -72,7 +72,16 @@ SPECS = {
         MIXTURE, embedding_scale=3.0, attention_scale=0.05, residual_scale=0.4, logit_scale=0.5, rope_tables=(0, -1, 0)
     ),
     "partial-rotary": replace(DENSE, head_dim=20, rope=plain_rope(1e4, 6)),
-    "sinks": replace(MIXTURE, sinks=True, windows=(5, 0, 20), activation="clamped", activation_limit=1.1),
+    "sinks": replace(
+        MIXTURE,
+        sinks=True,
+        router_bias=True,
+        expert_bias=True,
+        windows=(5, 0, 20),
+        activation="clamped",
+        activation_limit=1.1,
+        activation_alpha=1.5,
+    ),
     "interleaved-rotary": replace(DENSE, head_dim=20, rope=plain_rope(1e4, 10), rope_interleaved=True),
     "long-rope": replace(DENSE, rope=replace(DENSE.rope, long=LongRope(plain_rope(90.0, 8).frequencies, 30))),
     "dynamic-rope": replace(DENSE, rope=replace(DENSE.rope, dynamic=DynamicRope(1e4, 2.0, 16))),

@@ -36,7 +36,7 @@ needs_runner = pytest.mark.skipif(not RUNNER.is_file(), reason="the runner is no
 def test_it_is_the_same_decoder_when_it_is_read_again(case: str) -> None:
     spec = spec_from_config(config_of(case))
     content = json.loads(json.dumps(to_json(spec)))
-    assert from_json(content, "x", spec.family) == spec
+    assert from_json(content, "x", spec.family) == spec.bare()
     text = json.dumps(content)
     for word in (spec.family, "Llama", "rope_scaling", "model_type"):  # nothing of a family in it
         assert word not in text

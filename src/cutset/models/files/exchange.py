@@ -87,8 +87,8 @@ class ExchangeFile(TensorTable):
         config = {"model_type": "minimind"} | self._config
         described = spec_from_config(config, f"{self.path}: config")
         told: dict[str, Any] = {"tied": self.spec.tied, "family": "", "names": self.spec.names}
-        told |= {"other_names": (), "other_parts": (), "bos_token_id": None, "eos_token_ids": (), "eos_assumed": False}
-        if replace(described, **told) != replace(self.spec, **told):
+        told |= {"bos_token_id": None, "eos_token_ids": (), "eos_assumed": False}
+        if replace(described.bare(), **told) != replace(self.spec.bare(), **told):
             raise self._wrong("its config describes another model than its specification")
         return config
 

@@ -44,7 +44,14 @@ LEAST_NUMBER = 1e-30  # of those that aren't zero: it is none in float32 either
 MOST_ROPES = 64
 # Numbers of a decoder that are above zero; and those that may be zero, which is none of it.
 FACTORS = ("embedding_scale", "residual_scale", "logit_scale")
-OR_ZERO = ("norm_offset", "activation_limit", "attention_scale", "attention_softcap", "logit_softcap")
+OR_ZERO = (
+    "norm_offset",
+    "activation_limit",
+    "activation_alpha",
+    "attention_scale",
+    "attention_softcap",
+    "logit_softcap",
+)
 GLOBAL = ("embedding", "final_norm", "lm_head")
 OF_EXPERTS = ("expert_gate_up", "expert_down", "shared_gate_up", "shared_down")
 ROLES = tuple(field.name for field in fields(TensorNames))
@@ -74,6 +81,7 @@ def to_json(spec: DecoderSpec, weights: str = "float") -> dict[str, Any]:
         "whole_norms": spec.whole_norms,
         "activation": spec.activation,
         "activation_limit": spec.activation_limit,
+        "activation_alpha": spec.activation_alpha,
         "max_positions": spec.max_positions,
         "ropes": [_rope_json(rope) for rope in spec.ropes],
         "rope_interleaved": spec.rope_interleaved,
@@ -146,9 +154,10 @@ def from_json(content: object, source: str, family: str) -> DecoderSpec:
     kv_heads = c.integer("kv_heads", most=MOST["num_attention_heads"])
     if heads % kv_heads or head_dim % 2:
         raise ArchitectureError(f"{source}: {heads} heads can't share {kv_heads} evenly, or head_dim {head_dim} is odd")
-    numbers = {name: _number(c, name) for name in FACTORS} | {name: _number(c, name, zero=True) for name in OR_ZERO}
-    if (c.value("activation") == "clamped") != (numbers["activation_limit"] > 0):
-        raise c.wrong("activation_limit", "above 0 where the activation is clamped, and 0 elsewhere")
+    numbers: dict[str, Any] = {name: _number(c, name, zero=name in OR_ZERO) for name in (*FACTORS, *OR_ZERO)}
+    for name in ("activation_limit", "activation_alpha"):
+        if (c.value("activation") == "clamped") != (numbers[name] > 0):
+            raise c.wrong(name, "above 0 where the activation is clamped, and 0 elsewhere")
     rope, *others = _ropes(c, head_dim)
     moe, sparse = _experts(c, layers)
     windows = _list(c, "windows", layers)
@@ -181,6 +190,8 @@ def from_json(content: object, source: str, family: str) -> DecoderSpec:
         qkv_bias="qkv_bias" in names,
         o_bias="o_bias" in names,
         mlp_bias="gate_up_bias" in names,
+        router_bias="router_bias" in names,
+        expert_bias="expert_gate_up_bias" in names,
         qk_norm="q_norm" in names,
         windows=tuple(windows) if any(windows) else (),
         moe=moe,

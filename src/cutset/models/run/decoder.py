@@ -143,8 +143,10 @@ class ReferenceDecoder:
     def _product(self, site: Site, layer: int, expert: int, rows: Array, adapted: _Adapted) -> Array:
         """A site's product with what adapters add, and its biases, which stay with the glue."""
         y = adapted.add(self.ops, site, layer, expert, rows, self.linears(site, layer, expert, rows))
-        bias = self.parameters.get((f"{site}_bias", layer)) if expert < 0 else None
-        return y if bias is None else y + bias
+        bias = self.parameters.get((f"{self.spec.role(site, expert)}_bias", layer))
+        if bias is None:
+            return y
+        return y + (bias if expert < 0 else bias[expert])
 
     def _attention(
         self,
@@ -194,6 +196,8 @@ class ReferenceDecoder:
         ops, moe = self.ops, self.spec.moe
         assert moe is not None
         logits = ops.linear(h, self.parameters["router", layer])  # (rows, experts)
+        if (bias := self.parameters.get(("router_bias", layer))) is not None:
+            logits = logits + bias
         told("router", layer, logits)
         picked, weights = ops.moe_route(logits, moe.top_k, normalise=moe.normalise)
         out = h * 0
