@@ -103,7 +103,7 @@ void make_decoder(PyDecoder* self, std::size_t vocab, std::size_t hidden, std::s
                   const nb::dict& parameters, ThreadPool& pool, std::vector<std::size_t> windows,
                   const std::vector<bool>& sparse, std::size_t experts, std::size_t top_k, bool normalise,
                   std::size_t expert_intermediate, std::size_t shared, std::size_t shared_intermediate,
-                  const std::string& activation, float activation_limit, std::size_t rotary_dim,
+                  const std::string& activation, float activation_limit, float activation_alpha, std::size_t rotary_dim,
                   bool rotary_interleaved, std::size_t rotary_tables, std::vector<int> rotary_table,
                   float attention_scale, float attention_softcap, float embedding_scale, float residual_scale,
                   float logit_scale, float logit_softcap, bool whole_norms, const std::string& mixer,
@@ -125,6 +125,7 @@ void make_decoder(PyDecoder* self, std::size_t vocab, std::size_t hidden, std::s
                             shared_intermediate,
                             activation_named(activation),
                             activation_limit,
+                            activation_alpha,
                             rotary_dim,
                             rotary_interleaved,
                             rotary_tables,
@@ -317,12 +318,12 @@ void bind_decoder(nb::module_& m) {
            "head_dim"_a, "intermediate"_a, "norm_eps"_a, "parameters"_a, "pool"_a,
            "windows"_a = std::vector<std::size_t>(), "sparse"_a = std::vector<bool>(), "experts"_a = 0, "top_k"_a = 0,
            "normalise"_a = false, "expert_intermediate"_a = 0, "shared"_a = 0, "shared_intermediate"_a = 0,
-           "activation"_a = "silu", "activation_limit"_a = 0.0f, "rotary_dim"_a = 0, "rotary_interleaved"_a = false,
-           "rotary_tables"_a = 1, "rotary_table"_a = std::vector<int>(), "attention_scale"_a = 0.0f,
-           "attention_softcap"_a = 0.0f, "embedding_scale"_a = 1.0f, "residual_scale"_a = 1.0f, "logit_scale"_a = 1.0f,
-           "logit_softcap"_a = 0.0f, "whole_norms"_a = false, "mixer"_a = "attention",
-           "recurrent"_a = std::vector<bool>(), "taps"_a = 1, "key_heads"_a = 0, "value_heads"_a = 0, "key_dim"_a = 0,
-           "value_dim"_a = 0, "gated_attention"_a = false);
+           "activation"_a = "silu", "activation_limit"_a = 0.0f, "activation_alpha"_a = 0.0f, "rotary_dim"_a = 0,
+           "rotary_interleaved"_a = false, "rotary_tables"_a = 1, "rotary_table"_a = std::vector<int>(),
+           "attention_scale"_a = 0.0f, "attention_softcap"_a = 0.0f, "embedding_scale"_a = 1.0f,
+           "residual_scale"_a = 1.0f, "logit_scale"_a = 1.0f, "logit_softcap"_a = 0.0f, "whole_norms"_a = false,
+           "mixer"_a = "attention", "recurrent"_a = std::vector<bool>(), "taps"_a = 1, "key_heads"_a = 0,
+           "value_heads"_a = 0, "key_dim"_a = 0, "value_dim"_a = 0, "gated_attention"_a = false);
 
   nb::class_<KvCache>(m, "KvCache", "Keys and values of all layers in blocks of tokens.")
       .def(

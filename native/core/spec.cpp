@@ -76,7 +76,8 @@ void DecoderSpec::check() const {
   require(heads.kv_heads && heads.heads && heads.heads % heads.kv_heads == 0, "kv_heads must divide heads");
   require(heads.head_dim && heads.head_dim % 2 == 0, "head_dim must be even");
   require(rotary_dim % 2 == 0 && rotary_dim <= heads.head_dim, "rotary_dim must be even and at most head_dim");
-  require(activation != Activation::kClamped || activation_limit > 0.0f, "activation_limit must be above 0");
+  require(activation != Activation::kClamped || (activation_limit > 0.0f && activation_alpha > 0.0f),
+          "activation_limit and activation_alpha must be above 0");
   require(attention_scale >= 0.0f, "attention_scale must not be negative");
   require(rotary_table.empty() || rotary_table.size() == layers, "rotary_table must have one element for each layer");
   for (const int table : rotary_table) {

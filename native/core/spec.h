@@ -53,6 +53,7 @@ struct DecoderSpec {
   std::size_t window(std::size_t layer) const { return windows.empty() ? 0 : windows[layer]; }
   Activation activation = Activation::kSilu;
   float activation_limit = 0.0f;  // kClamped
+  float activation_alpha = 0.0f;  // kClamped
   std::size_t rotary_dim = 0;     // elements of a head that are rotated, even; 0: all
   bool rotary_interleaved = false;
   std::size_t rotary_tables = 1;

@@ -385,13 +385,14 @@ void Step::after_gate_up() {
     const GlueKernels& glue = kernels().glue;
     const float* in = gate_up + begin * 2 * width;
     float* out = active + begin * width;
-    switch (decoder_.spec().activation) {
+    const DecoderSpec& spec = decoder_.spec();
+    switch (spec.activation) {
       case Activation::kSilu:
         return glue.silu_mul(in, end - begin, width, out);
       case Activation::kGelu:
         return glue.gelu_mul(in, end - begin, width, out);
       case Activation::kClamped:
-        return glue.clamped_mul(in, decoder_.spec().activation_limit, end - begin, width, out);
+        return glue.clamped_mul(in, spec.activation_limit, spec.activation_alpha, end - begin, width, out);
     }
   });
   told("swiglu", active, rows, width, product_.expert);

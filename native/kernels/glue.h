@@ -92,8 +92,8 @@ struct GlueKernels {
   void (*silu_mul)(const float* x, std::size_t rows, std::size_t cols, float* out);
   // out = gelu(gate) * up, with the approximation by tanh;  as silu_mul
   void (*gelu_mul)(const float* x, std::size_t rows, std::size_t cols, float* out);
-  // out = gate * sigmoid(1.702 gate) * (up + 1), where gate is at most `limit` and up within it;  as silu_mul
-  void (*clamped_mul)(const float* x, float limit, std::size_t rows, std::size_t cols, float* out);
+  // out = gate * sigmoid(alpha * gate) * (up + 1), where gate is at most `limit` and up within it;  as silu_mul
+  void (*clamped_mul)(const float* x, float limit, float alpha, std::size_t rows, std::size_t cols, float* out);
   // The k most probable experts of each row by softmax, the lower number first among equals.
   //   logits: (rows, experts); ids, weights: (rows, k); scratch: (experts)
   void (*moe_route)(const float* logits, std::size_t rows, std::size_t experts, std::size_t k, bool renormalise,

@@ -74,6 +74,15 @@ MINISTRAL3 = {
     "head_dim": 24,
 }
 
+GPT_OSS: dict[str, Any] = {
+    "num_key_value_heads": 3,
+    "head_dim": 16,
+    "intermediate_size": 40,
+    "num_local_experts": 5,
+    "num_experts_per_tok": 3,
+    "sliding_window": 5,
+    "swiglu_limit": 1.5,
+}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {}),
     "llama-mha-tied": ("Llama", {"num_key_value_heads": 6, "tie_word_embeddings": True}),
@@ -308,6 +317,21 @@ CASES |= {
             "attention_bias": True,
             "mlp_bias": True,
             "tie_word_embeddings": False,
+        },
+    ),
+    "gpt-oss": ("GptOss", GPT_OSS | rope("yarn", factor=4.0, truncate=False, original_max_position_embeddings=16)),
+    "gpt-oss-options": (
+        "GptOss",
+        GPT_OSS
+        | {
+            "rope_parameters": None,
+            "num_local_experts": 70,
+            "num_experts_per_tok": 1,
+            "swiglu_limit": 0.5,
+            "swiglu_alpha": 2.2,
+            "layer_types": ["full_attention", "full_attention", "sliding_attention"],
+            "attention_bias": False,
+            "tie_word_embeddings": True,
         },
     ),
     "smollm3-layer-types": (

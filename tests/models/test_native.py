@@ -72,7 +72,16 @@ SPECS = {
         MIXTURE, embedding_scale=3.0, attention_scale=0.05, residual_scale=0.4, logit_scale=0.5, rope_tables=(0, -1, 0)
     ),
     "partial-rotary": replace(DENSE, head_dim=20, rope=plain_rope(1e4, 6)),
-    "sinks": replace(MIXTURE, sinks=True, windows=(5, 0, 20), activation="clamped", activation_limit=1.1),
+    "sinks": replace(
+        MIXTURE,
+        sinks=True,
+        router_bias=True,
+        expert_bias=True,
+        windows=(5, 0, 20),
+        activation="clamped",
+        activation_limit=1.1,
+        activation_alpha=1.5,
+    ),
     "short-convolutions": replace(DENSE, recurrent=ConvSpec(48, 3), recurrent_layers=frozenset({0, 2}), qk_norm=True),
     "short-convolutions-alone": replace(
         MIXTURE, recurrent=ConvSpec(48, 5, bias=True), recurrent_layers=frozenset(range(3))

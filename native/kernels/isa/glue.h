@@ -22,7 +22,7 @@ void attention_part(const AttentionTask& task, std::size_t part, float* states);
 void attention_merge(const AttentionTask& task, const float* states, std::size_t parts);
 void silu_mul(const float* x, std::size_t rows, std::size_t cols, float* out);
 void gelu_mul(const float* x, std::size_t rows, std::size_t cols, float* out);
-void clamped_mul(const float* x, float limit, std::size_t rows, std::size_t cols, float* out);
+void clamped_mul(const float* x, float limit, float alpha, std::size_t rows, std::size_t cols, float* out);
 void moe_route(const float* logits, std::size_t rows, std::size_t experts, std::size_t k, bool renormalise,
                std::int32_t* ids, float* weights, float* scratch);
 void multiply(const float* a, const float* b, std::size_t count, float* out);

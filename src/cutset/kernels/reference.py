@@ -120,15 +120,15 @@ def gelu_mul(gate_up: Floats) -> Floats:
     return result
 
 
-def clamped_mul(gate_up: Floats, limit: float) -> Floats:
-    """gate · sigmoid(1.702 gate) · (up + 1) of rows [gate | up], where gate is at most `limit` and up within ±limit.
+def clamped_mul(gate_up: Floats, limit: float, alpha: float) -> Floats:
+    """gate · sigmoid(alpha · gate) · (up + 1) of rows [gate | up], where gate is at most `limit` and up within ±limit.
 
     The SwiGLU of gpt-oss (OpenAI 2025, arXiv:2508.10925).
     """
     gate, up = np.split(gate_up, 2, axis=-1)
     gate, up = np.minimum(gate, np.float32(limit)), np.clip(up, np.float32(-limit), np.float32(limit))
     with np.errstate(over="ignore"):
-        result: Floats = gate / (1 + np.exp(np.float32(-1.702) * gate)) * (up + 1)
+        result: Floats = gate / (1 + np.exp(np.float32(-alpha) * gate)) * (up + 1)
     return result
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Literal, NamedTuple
 
@@ -31,6 +31,7 @@ __all__ = [
     "MoESpec",
     "RopeSpec",
     "Site",
+    "Stacked",
     "TensorName",
     "TensorNames",
     "WantedTensor",
@@ -168,6 +169,22 @@ class DeltaSpec:
         return (self.taps - 1) * self.convolved + self.key_dim * self.mixed
 
 
+class Stacked(NamedTuple):
+    """A tensor in which a checkpoint may have a parameter of all experts of a layer, (experts, rows, columns).
+
+    Its rows may also lie in `checkpoint`_blocks and _scales, in MXFP4. cutset.models.files.stacked reads it.
+    """
+
+    role: str  # the parameter: a field of TensorNames
+    checkpoint: str  # a template with `{layer}`
+    transposed: bool = False  # (experts, columns, rows); MXFP4 never is
+    interleaved: bool = False  # rows of gate and up take turns
+
+    def at(self, layer: int) -> str:
+        """Its name in a layer."""
+        return self.checkpoint.replace("{layer}", str(layer))
+
+
 class TensorName(NamedTuple):
     """Templates with `{layer}` and `{expert}`: the name in a checkpoint, the place in an exchange file."""
 
@@ -229,6 +246,7 @@ class TensorNames:
     decay_bias: Names = (TensorName(LAYER + "linear_attn.dt_bias", PLACE + "decay_bias"),)
     delta_gain: Names = (TensorName(LAYER + "linear_attn.norm.weight", PLACE + "rms_delta"),)
     router: Names = (TensorName(LAYER + "mlp.gate.weight", PLACE + "router"),)
+    router_bias: Names = (TensorName(LAYER + "mlp.gate.bias", PLACE + "router_bias"),)
     gate_up: Names = (
         TensorName(LAYER + "mlp.gate_proj.weight", PLACE + "w_gate"),
         TensorName(LAYER + "mlp.up_proj.weight", PLACE + "w_up"),
@@ -244,6 +262,9 @@ class TensorNames:
         TensorName(EXPERT + "up_proj.weight", EXPERT_PLACE + "w_up"),
     )
     expert_down: Names = (TensorName(EXPERT + "down_proj.weight", EXPERT_PLACE + "w_down"),)
+    # A row for each expert.
+    expert_gate_up_bias: Names = (TensorName(LAYER + "mlp.experts.gate_up_bias", PLACE + "expert_b_gate_up"),)
+    expert_down_bias: Names = (TensorName(LAYER + "mlp.experts.down_bias", PLACE + "expert_b_down"),)
     shared_gate_up: Names = (
         TensorName(SHARED + "gate_proj.weight", SHARED_PLACE + "w_gate"),
         TensorName(SHARED + "up_proj.weight", SHARED_PLACE + "w_up"),
@@ -286,13 +307,16 @@ class DecoderSpec:
     qkv_bias: bool = False
     o_bias: bool = False
     mlp_bias: bool = False
+    router_bias: bool = False
+    expert_bias: bool = False  # of routed experts
     qk_norm: bool = False  # RMSNorm over each head of q and k before the rotary embedding
     whole_norms: bool = False  # that norm is over all heads of q, and of k, together
     input_norms: bool = True  # RMSNorm of what goes into attention and MLP
     output_norms: bool = False  # RMSNorm of what attention and MLP give, before it is added
     norm_offset: float = 0.0  # added to the gains of all norms: 1 where they are stored around zero
     activation: Activation = "silu"  # of the gate in an MLP; `clamped`: see cutset.kernels.reference.clamped_mul
-    activation_limit: float = 0.0  # clamped
+    activation_limit: float = 0.0  # clamped alone
+    activation_alpha: float = 0.0  # clamped alone
     sinks: bool = False  # attention's weights share with a score of nothing, one a head
     rope_interleaved: bool = False  # pairs are neighbours, not elements half a rotated part apart
     other_ropes: tuple[RopeSpec, ...] = ()  # tables 1, 2, … beside `rope`, which is table 0
@@ -315,6 +339,7 @@ class DecoderSpec:
     names: TensorNames = TensorNames()
     other_names: tuple[tuple[str, str], ...] = ()  # prefixes that tensors may have instead: (theirs, that of `names`)
     other_parts: tuple[str, ...] = ()  # prefixes of tensors of parts that don't run here
+    stacked: tuple[Stacked, ...] = ()  # tensors that may be there instead of those of `names`
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     eos_assumed: bool = False  # no configuration names an end token: the family's usual one is taken
@@ -408,6 +433,10 @@ class DecoderSpec:
             expert -= self.moe.experts
         return tuple(name.at(layer, expert) for name in getattr(self.names, role))
 
+    def bare(self) -> DecoderSpec:
+        """The decoder itself, without what only a reader of checkpoints must know."""
+        return replace(self, other_names=(), other_parts=(), stacked=())
+
     def meant(self, stored: str) -> str:
         """The name that a tensor has here, where it is stored or spoken of under another."""
         for theirs, ours in self.other_names:
@@ -465,6 +494,12 @@ class DecoderSpec:
                 yield from self._tensors("mlp_output_norm", (self.hidden,), 0, layer)
             if layer in self.sparse_layers and self.moe is not None:
                 yield from self._tensors("router", (self.moe.experts,), self.hidden, layer)
+                if self.router_bias:
+                    yield from self._tensors("router_bias", (self.moe.experts,), 0, layer)
+                if self.expert_bias:
+                    width = 2 * self.moe.intermediate
+                    yield from self._tensors("expert_gate_up_bias", (self.moe.experts,), width, layer)
+                    yield from self._tensors("expert_down_bias", (self.moe.experts,), self.hidden, layer)
             for expert in self.mlps(layer):
                 width = self.mlp_width(expert)
                 yield from self._tensors(self.role("gate_up", expert), (width, width), self.hidden, layer, expert)
@@ -511,6 +546,11 @@ class DecoderSpec:
         stored = self.stored(role, layer, expert)
         for (name, place), size in zip(stored, rows if len(stored) > 1 else (sum(rows),), strict=True):
             yield WantedTensor(role, layer, expert, name, place, (size, columns) if columns else (size,))
+
+    def matrix_shape(self, site: Site, expert: int) -> tuple[int, int]:
+        """Rows and columns of the product of an MLP."""
+        width = self.mlp_width(expert)
+        return (2 * width, self.hidden) if site == "gate_up" else (self.hidden, width)
 
     def mlp_width(self, expert: int) -> int:
         """Intermediate size of the dense MLP (-1), of a routed or of a shared expert."""

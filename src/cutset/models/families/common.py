@@ -137,6 +137,7 @@ class Defaults:
     eos: int | None = None
     activation: Activation = "silu"
     activation_key: str = "hidden_act"
+    quantizations: tuple[str, ...] = ("cutset",)  # methods of which it reads the weights
 
 
 def read_decoder(c: Fields, family: str, defaults: Defaults, **parts: Any) -> DecoderSpec:
@@ -147,7 +148,7 @@ def read_decoder(c: Fields, family: str, defaults: Defaults, **parts: Any) -> De
     hidden, layers = c.integer("hidden_size"), c.integer("num_hidden_layers")
     vocab = c.integer("vocab_size", defaults.vocab)
     heads, kv_heads, head_dim = _heads(c, hidden, defaults)
-    check_quantization(c)
+    check_quantization(c, defaults.quantizations)
     moe: MoESpec | None = parts.get("moe")
     if moe is not None and layers * (moe.experts + moe.shared) > MOST_MLPS:
         raise ArchitectureError(f"{c.source}: {layers} layers of {moe.experts} experts are more than {MOST_MLPS} MLPs")
@@ -181,10 +182,10 @@ def read_decoder(c: Fields, family: str, defaults: Defaults, **parts: Any) -> De
     )
 
 
-def check_quantization(c: Fields) -> None:
-    """Raises ArchitectureError for a quantisation that isn't ours."""
+def check_quantization(c: Fields, known: tuple[str, ...] = ("cutset",)) -> None:
+    """Raises ArchitectureError for a quantisation by a method that isn't known."""
     quantization = c.table("quantization_config")
-    if quantization is not None and quantization.value("quant_method") != "cutset":
+    if quantization is not None and quantization.value("quant_method") not in known:
         raise ArchitectureError(
             f"{c.source}: a quantised checkpoint of another program; use the float one it came from"
         )

@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import math
-import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +20,13 @@ from numpy.typing import NDArray
 from cutset.errors import CheckpointError
 from cutset.models.files.fields import read_json
 from cutset.models.files.lfs import MOST_POINTER_BYTES, check_no_pointer
+from cutset.models.files.stacked import unstacked
+from cutset.models.files.tensor import DTYPES, FLOATS, Tensor
 from cutset.models.spec import DecoderSpec
 
 __all__ = [
+    "DTYPES",
+    "FLOATS",
     "Checkpoint",
     "SafetensorsFile",
     "Tensor",
@@ -38,60 +41,6 @@ log = logging.getLogger(__name__)
 
 MOST_HEADER_BYTES = 100_000_000  # the format's own limit
 STRAY = ("adapter_", "consolidated")  # the weights in another form, or something to add to them
-PIECE = 1 << 22  # bytes compared at a time
-
-# bfloat16 has no numpy type: its bytes are kept as uint16.
-DTYPES: dict[str, Any] = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": np.uint16,
-    "I64": np.int64,
-    "I32": np.int32,
-    "I16": np.int16,
-    "I8": np.int8,
-    "U8": np.uint8,
-    "BOOL": np.bool_,
-}
-FLOATS = ("F64", "F32", "F16", "BF16")
-
-
-class Tensor:
-    """One tensor of a checkpoint: `raw` is a read-only view of the file, of `shape`."""
-
-    __slots__ = ("dtype", "file", "name", "raw", "shape")
-
-    def __init__(self, name: str, file: Path, dtype: str, raw: NDArray[Any]) -> None:
-        self.name, self.file, self.dtype, self.raw = name, file, dtype, raw
-        self.shape: tuple[int, ...] = raw.shape
-
-    def float32(self) -> NDArray[np.float32]:
-        """The values in float32: the mapped file itself where it holds float32, a converted copy otherwise."""
-        if self.dtype not in FLOATS:
-            raise CheckpointError(f"{self.file}: {self.name} has dtype {self.dtype}; a float was expected")
-        if self.dtype == "F32":
-            values: NDArray[np.float32] = self.raw
-        elif self.dtype == "BF16":
-            values = (self.raw.astype(np.uint32) << 16).view(np.float32)
-        else:
-            values = self.raw.astype(np.float32)
-        return values
-
-    def equals(self, other: Tensor) -> bool:
-        """The same values in the same shape, whatever they are stored as; NaN equals the same bits alone."""
-        if self.shape != other.shape:
-            return False
-        if self.dtype != other.dtype:
-            return self.dtype in FLOATS and other.dtype in FLOATS and bool((self.float32() == other.float32()).all())
-        ours, theirs = (np.ascontiguousarray(each.raw).reshape(-1).view(np.uint8) for each in (self, other))
-        pieces = (slice(at, at + PIECE) for at in range(0, len(ours), PIECE))
-        return all(np.array_equal(ours[piece], theirs[piece]) for piece in pieces)
-
-    def forget(self) -> None:
-        """Lets go of the pages of the file that this tensor lies in."""
-        mapped: mmap.mmap | None = getattr(self.raw, "_mmap", None)
-        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 class TensorTable(Mapping[str, Tensor]):
@@ -231,7 +180,7 @@ def _named(spec: DecoderSpec, checkpoint: TensorTable) -> dict[str, Tensor]:
         found[name] = tensor
     if skipped:
         log.warning("%s: %d tensors of its other parts are skipped; the text part runs", checkpoint.directory, skipped)
-    return found
+    return unstacked(spec, found)
 
 
 def _tied_names(spec: DecoderSpec) -> tuple[str, str]:

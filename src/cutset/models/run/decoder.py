@@ -24,7 +24,7 @@ __all__ = ["FloatLinears", "Linears", "Ops", "ReferenceDecoder", "Trace"]
 
 Array = Any  # a numpy array or a torch tensor: what the Ops at hand work on
 
-# Told each operator's name, its layer (-1 outside of layers) and what it gave.
+# Called with each operator's name, its layer (-1 outside of layers) and what it gave.
 Trace = Callable[[str, int, Array], None]
 
 
@@ -105,9 +105,9 @@ class ReferenceDecoder:
     def forward(self, batch: Batch, cache: KVCache, trace: Trace | None = None) -> NDArray[np.float32]:
         """Runs the rows of a batch; logits (wanted, vocab)."""
         with self.ops.inference():
-            return self._forward(batch, cache, trace or _untold)
+            return self._forward(batch, cache, trace or _no_trace)
 
-    def _forward(self, batch: Batch, cache: KVCache, told: Trace) -> NDArray[np.float32]:
+    def _forward(self, batch: Batch, cache: KVCache, trace: Trace) -> NDArray[np.float32]:
         ops, spec = self.ops, self.spec
         cos, sin = self.rope.rows(batch.positions, batch.row_starts, batch.limits)  # (tables, rows, rotary_dim / 2)
         turns = [(ops.floats(c), ops.floats(s)) for c, s in zip(cos, sin, strict=True)]
@@ -116,27 +116,27 @@ class ReferenceDecoder:
         adapted = _Adapted.of(batch)
         x = ops.embedding(self.parameters["embedding", -1], batch.token_ids)  # (rows, hidden)
         x = _scaled(x, spec.embedding_scale)
-        told("embedding", -1, x)
+        trace("embedding", -1, x)
         for layer in range(spec.layers):
             table = spec.rope_table(layer)
             turn = turns[table] if table >= 0 else None
-            mixed = self._mixed(layer, x, turn, q_scales, batch, cache, adapted, told)
+            mixed = self._mixed(layer, x, turn, q_scales, batch, cache, adapted, trace)
             x = x + self._given("attention_output_norm", layer, mixed)
-            told("attention_add", layer, x)
+            trace("attention_add", layer, x)
             h = self._taken("mlp_norm", layer, x)
-            told("mlp_norm", layer, h)
+            trace("mlp_norm", layer, h)
             sparse = layer in spec.sparse_layers
-            y = self._experts(layer, h, adapted, told) if sparse else self._mlp(layer, -1, h, adapted, told)
+            y = self._experts(layer, h, adapted, trace) if sparse else self._mlp(layer, -1, h, adapted, trace)
             x = x + self._given("mlp_output_norm", layer, y)
-            told("mlp_add", layer, x)
+            trace("mlp_add", layer, x)
         x = ops.rms_norm(ops.take(x, batch.logit_rows), self.parameters["final_norm", -1], spec.norm_eps)
-        told("final_norm", -1, x)
+        trace("final_norm", -1, x)
         adapted = adapted.take(batch.logit_rows)
         logits = adapted.add(ops, "lm_head", -1, -1, x, self.linears("lm_head", -1, -1, x))
         logits = _scaled(logits, spec.logit_scale)
         if spec.logit_softcap:
             logits = ops.softcap(logits, spec.logit_softcap)
-        told("lm_head", -1, logits)
+        trace("lm_head", -1, logits)
         return ops.to_numpy(logits).astype(np.float32, copy=False)
 
     def _taken(self, norm: str, layer: int, x: Array) -> Array:
@@ -151,8 +151,10 @@ class ReferenceDecoder:
     def _product(self, site: Site, layer: int, expert: int, rows: Array, adapted: _Adapted) -> Array:
         """A site's product with what adapters add, and its biases, which stay with the glue."""
         y = adapted.add(self.ops, site, layer, expert, rows, self.linears(site, layer, expert, rows))
-        bias = self.parameters.get((f"{self.spec.role(site, -1, layer)}_bias", layer)) if expert < 0 else None
-        return y if bias is None else y + bias
+        bias = self.parameters.get((f"{self.spec.role(site, expert, layer)}_bias", layer))
+        if bias is None:
+            return y
+        return y + (bias if expert < 0 else bias[expert])
 
     def _mixed(
         self,
@@ -163,23 +165,23 @@ class ReferenceDecoder:
         batch: Batch,
         cache: KVCache,
         adapted: _Adapted,
-        told: Trace,
+        trace: Trace,
     ) -> Array:
         """What attention, or a recurrence in its place, gives."""
         h = self._taken("attention_norm", layer, x)
         mixer = self.spec.mixer(layer)
         if mixer is not None:
             h = unpadded(h, batch, self.ops)
-        told("attention_norm", layer, h)
+        trace("attention_norm", layer, h)
         qkv = self._product("qkv", layer, -1, h, adapted)  # (rows, q_parts + 2 * kv_size), or what a mixer takes
-        told("qkv", layer, qkv)
+        trace("qkv", layer, qkv)
         if mixer is None:
-            mixed = self._attention(layer, qkv, turn, q_scales, batch, cache, told)  # (rows, q_size)
+            mixed = self._attention(layer, qkv, turn, q_scales, batch, cache, trace)  # (rows, q_size)
         else:
             mixed = recur(mixer, layer, qkv, batch, cache, self.ops, self.parameters, self.spec.norm_eps)
-        told("attention", layer, mixed)
+        trace("attention", layer, mixed)
         out = self._product("o", layer, -1, mixed, adapted)
-        told("o", layer, out)
+        trace("o", layer, out)
         return out
 
     def _attention(
@@ -190,7 +192,7 @@ class ReferenceDecoder:
         q_scales: Array | None,
         batch: Batch,
         cache: KVCache,
-        told: Trace,
+        trace: Trace,
     ) -> Array:
         ops, spec = self.ops, self.spec
         gates = None
@@ -211,37 +213,39 @@ class ReferenceDecoder:
             q, k = (ops.apply_rope(x, *turn, interleaved=spec.rope_interleaved) for x in (q, k))
         if q_scales is not None:
             q = q * q_scales
-        told("rope_q", layer, q.reshape(-1, spec.q_size))
-        told("rope_k", layer, k.reshape(-1, spec.kv_size))
+        trace("rope_q", layer, q.reshape(-1, spec.q_size))
+        trace("rope_k", layer, k.reshape(-1, spec.kv_size))
         sinks = self.parameters.get(("sinks", layer))
         mixed = ops.attend(q, k, v, layer, batch, cache, spec, sinks)
         return mixed if gates is None else mixed * ops.sigmoid(gates)
 
-    def _mlp(self, layer: int, expert: int, h: Array, adapted: _Adapted, told: Trace) -> Array:
+    def _mlp(self, layer: int, expert: int, h: Array, adapted: _Adapted, trace: Trace) -> Array:
         label = "" if expert < 0 else f".{expert}"
         gate_up = self._product("gate_up", layer, expert, h, adapted)  # (rows, 2 * intermediate)
-        told(f"gate_up{label}", layer, gate_up)
+        trace(f"gate_up{label}", layer, gate_up)
         active = self.ops.gated(gate_up, self.spec)
-        told(f"swiglu{label}", layer, active)
+        trace(f"swiglu{label}", layer, active)
         out = self._product("down", layer, expert, active, adapted)
-        told(f"down{label}", layer, out)
+        trace(f"down{label}", layer, out)
         return out
 
-    def _experts(self, layer: int, h: Array, adapted: _Adapted, told: Trace) -> Array:
+    def _experts(self, layer: int, h: Array, adapted: _Adapted, trace: Trace) -> Array:
         ops, moe = self.ops, self.spec.moe
         assert moe is not None
         logits = ops.linear(h, self.parameters["router", layer])  # (rows, experts)
-        told("router", layer, logits)
+        if (bias := self.parameters.get(("router_bias", layer))) is not None:
+            logits = logits + bias
+        trace("router", layer, logits)
         picked, weights = ops.moe_route(logits, moe.top_k, normalise=moe.normalise)
         out = h * 0
         for expert in range(moe.experts):  # in ascending order for every row, whoever shares the batch
             rows, place = np.nonzero(picked == expert)
             if len(rows):
-                y = self._mlp(layer, expert, ops.take(h, rows), adapted.take(rows), told)
+                y = self._mlp(layer, expert, ops.take(h, rows), adapted.take(rows), trace)
                 ops.add_at(out, rows, weights[rows, place], y)
         for expert in range(moe.experts, moe.experts + moe.shared):
-            out = out + self._mlp(layer, expert, h, adapted, told)
-        told("experts", layer, out)
+            out = out + self._mlp(layer, expert, h, adapted, trace)
+        trace("experts", layer, out)
         return out
 
 
@@ -274,5 +278,5 @@ def _scaled(x: Array, factor: float) -> Array:
     return x if factor == 1.0 else x * factor
 
 
-def _untold(name: str, layer: int, value: Array) -> None:
+def _no_trace(name: str, layer: int, value: Array) -> None:
     pass

@@ -91,6 +91,7 @@ class NativeDecoder:
             windows=list(spec.windows),
             activation=spec.activation,
             activation_limit=spec.activation_limit,
+            activation_alpha=spec.activation_alpha,
             rotary_dim=spec.rotary_dim,
             rotary_interleaved=spec.rope_interleaved,
             rotary_tables=len(spec.ropes),

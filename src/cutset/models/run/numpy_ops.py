@@ -117,7 +117,7 @@ class NumpyOps:
 
     def gated(self, gate_up: Floats, spec: DecoderSpec) -> Floats:
         if spec.activation == "clamped":
-            return reference.clamped_mul(gate_up, spec.activation_limit)
+            return reference.clamped_mul(gate_up, spec.activation_limit, spec.activation_alpha)
         return reference.silu_mul(gate_up) if spec.activation == "silu" else reference.gelu_mul(gate_up)
 
     def softcap(self, x: Floats, cap: float) -> Floats:

@@ -178,7 +178,7 @@ class TorchOps:
         if spec.activation == "clamped":
             limit = spec.activation_limit
             gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
-            return gate * torch.sigmoid(1.702 * gate) * (up + 1)
+            return gate * torch.sigmoid(spec.activation_alpha * gate) * (up + 1)
         return (F.silu(gate) if spec.activation == "silu" else F.gelu(gate, approximate="tanh")) * up
 
     def softcap(self, x: torch.Tensor, cap: float) -> torch.Tensor:
