@@ -36,6 +36,17 @@ def rope(kind: str, **more: Any) -> dict[str, Any]:
     return {"rope_parameters": {"rope_type": kind, "rope_theta": 5000.0, **more}}
 
 
+LINEAR = ["linear_attention", "full_attention", "linear_attention"]
+QWEN35 = {
+    "head_dim": 16,
+    "linear_num_key_heads": 3,
+    "linear_num_value_heads": 6,
+    "linear_key_head_dim": 10,
+    "linear_value_head_dim": 14,
+    "layer_types": LINEAR,
+}
+QWEN35_PICTURES = {"depth": 1, "hidden_size": 16, "intermediate_size": 24, "num_heads": 2, "out_hidden_size": 48}
+
 LFM2 = {"block_auto_adjust_ff_dim": False}
 
 
@@ -141,6 +152,27 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "block_multiple_of": 7,
             "block_ffn_dim_multiplier": 1.3,
         },
+    ),
+    "qwen3.5": ("Qwen3_5ForCausalLM", QWEN35),
+    "qwen3.5-odd": (
+        "Qwen3_5ForCausalLM",
+        {
+            **QWEN35,
+            "layer_types": None,
+            "full_attention_interval": 2,
+            "num_key_value_heads": 3,
+            "attention_bias": True,
+            "tie_word_embeddings": True,
+            "linear_conv_kernel_dim": 2,
+            "linear_num_value_heads": 3,
+            "vocab_size": 137,
+            **rope("default", partial_rotary_factor=0.55),
+        },
+    ),
+    "qwen3.5-last": ("Qwen3_5ForCausalLM", {**QWEN35, "layer_types": [*LINEAR[1:], LINEAR[0]]}),
+    "qwen3.5-pictures": (
+        "Qwen3_5ForConditionalGeneration",
+        {"text_config": {**QWEN35, "model_type": "qwen3_5_text"}, "vision_config": QWEN35_PICTURES},
     ),
     "lfm2-attention": ("Lfm2", {**LFM2, "full_attn_idxs": None}),
     "granite": ("Granite", {}),
