@@ -82,9 +82,9 @@ void gelu_mul(In2 x, Out2 out) {
   kernels().glue.gelu_mul(x.data(), out.shape(0), out.shape(1), out.data());
 }
 
-void clamped_mul(In2 x, float limit, Out2 out) {
+void clamped_mul(In2 x, float limit, float alpha, Out2 out) {
   require(x.shape(0) == out.shape(0) && x.shape(1) == 2 * out.shape(1), "x must be (rows, 2 * columns of out)");
-  kernels().glue.clamped_mul(x.data(), limit, out.shape(0), out.shape(1), out.data());
+  kernels().glue.clamped_mul(x.data(), limit, alpha, out.shape(0), out.shape(1), out.data());
 }
 
 void scale(Out1 x, float factor) { kernels().glue.scale(x.data(), factor, x.shape(0)); }
@@ -199,7 +199,7 @@ void bind_glue(nb::module_& m) {
   m.def("apply_rope", &apply_rope, "x"_a.noconvert(), "cos"_a.noconvert(), "sin"_a.noconvert(), "heads"_a,
         "head_dim"_a = 0, "interleaved"_a = false, Released());
   m.def("gelu_mul", &gelu_mul, "x"_a.noconvert(), "out"_a.noconvert(), Released());
-  m.def("clamped_mul", &clamped_mul, "x"_a.noconvert(), "limit"_a, "out"_a.noconvert(), Released());
+  m.def("clamped_mul", &clamped_mul, "x"_a.noconvert(), "limit"_a, "alpha"_a, "out"_a.noconvert(), Released());
   m.def("scale", &scale, "x"_a.noconvert(), "factor"_a, Released());
   m.def("softcap", &softcap, "x"_a.noconvert(), "cap"_a, Released());
   m.def("silu_mul", &silu_mul, "x"_a.noconvert(), "out"_a.noconvert(), Released());

@@ -44,8 +44,8 @@ void run_task(ThreadPool& pool, const Task& task, const float* x, std::size_t in
 void Adapter::put(Site site, int layer, int expert, const float* down, const float* up, std::size_t rank,
                   std::size_t inputs, std::size_t first, std::size_t outputs, float scale, ThreadPool& pool) {
   const std::size_t index = spec_.index(site, layer, expert);
-  if (inputs != spec_.inputs(site, expert)) throw std::invalid_argument("a site has other inputs");
-  const std::size_t most = spec_.outputs(site, expert);
+  if (inputs != spec_.inputs(site, layer, expert)) throw std::invalid_argument("a site has other inputs");
+  const std::size_t most = spec_.outputs(site, layer, expert);
   if (outputs > most || first > most - outputs) throw std::invalid_argument("a site has fewer outputs");
   parts_[index].push_back({PackedF32(down, rank, inputs, pool), PackedF32(up, outputs, rank, pool), first, scale});
 }

@@ -9,6 +9,7 @@
 #include "core/linear.h"
 #include "core/memory.h"
 #include "core/pool.h"
+#include "core/recurrent.h"
 #include "core/spec.h"
 
 namespace cutset {
@@ -30,6 +31,7 @@ struct LayerParameters {
   const float* router_bias = nullptr;          // (experts)
   const float* expert_gate_up_bias = nullptr;  // (experts, [gate | up])
   const float* expert_down_bias = nullptr;     // (experts, hidden)
+  RecurrentParameters recurrent;               // of a layer that is recurrent
 };
 
 struct Parameters {
@@ -55,20 +57,25 @@ class Decoder {
   std::vector<std::unique_ptr<PackedF32>> routers_;  // of the sparse layers
 };
 
-// Keys and values of `blocks` blocks of `block_size` tokens in every layer.
+// Keys and values of `blocks` blocks of `block_size` tokens in every layer of attention, and `states` states of
+// sequences in the others.
 class KvCache {
  public:
   // std::invalid_argument unless block_size is a multiple of 16; std::bad_alloc, std::length_error.
-  KvCache(const DecoderSpec& spec, std::size_t blocks, std::size_t block_size);
+  KvCache(const DecoderSpec& spec, std::size_t blocks, std::size_t block_size, std::size_t states = 0);
 
-  LayerCache layer(std::size_t layer);
+  LayerCache layer(std::size_t layer);  // one of attention
+  StateCache& states() { return states_; }
+  const StateCache& states() const { return states_; }
   bool fits(const DecoderSpec& spec) const;
   std::size_t blocks() const { return blocks_; }
   std::size_t block_size() const { return block_size_; }
-  std::size_t bytes() const { return memory_.bytes(); }
+  std::size_t bytes() const { return memory_.bytes() + states_.bytes(); }
 
  private:
+  std::vector<std::size_t> places_;  // of each layer, among those of attention
   std::size_t layers_, blocks_, block_size_;
+  StateCache states_;
   HeadShape shape_;
   std::size_t key_floats_, layer_floats_, block_floats_;  // of one block: keys of a layer, a layer, all layers
   // [blocks][layers][keys, values], so that short contexts touch little of it: fresh memory is what a start waits for.

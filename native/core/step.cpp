@@ -49,6 +49,7 @@ Step::Step(const Decoder& decoder, KvCache& cache, ThreadPool& pool, Trace trace
 void Step::check(const Batch& batch) const {
   require(batch.rows.count >= 1, "a step needs at least one row");
   check_rows(batch.rows, cache_.blocks(), cache_.block_size());
+  cache_.states().check(batch.rows, batch.states);
   require(batch.adapters.empty() || batch.adapters.size() == batch.rows.sequences,
           "adapters must have one element for each sequence");
   for (const Adapter* adapter : batch.adapters) {
@@ -140,9 +141,9 @@ void Step::resume() {
 void Step::wait(Site site, int expert, const Floats& x, std::size_t rows, const Floats& y) {
   const DecoderSpec& spec = decoder_.spec();
   const int layer = site == Site::kLmHead ? -1 : static_cast<int>(layer_);
-  product_ = {
-      site,       layer,     expert, x.data(), rows, spec.inputs(site, expert), y.data(), spec.outputs(site, expert),
-      x.memory(), y.memory()};
+  const std::size_t inputs = spec.inputs(site, layer, expert);
+  const std::size_t outputs = spec.outputs(site, layer, expert);
+  product_ = {site, layer, expert, x.data(), rows, inputs, y.data(), outputs, x.memory(), y.memory()};
   done_ = false;
 }
 
@@ -191,12 +192,84 @@ void Step::add_norm(float* delta, const float* output_gain, const float* gain) {
 
 void Step::start_layer() {
   const DecoderSpec& spec = decoder_.spec();
+  if (spec.is_recurrent(layer_)) hide_padding();
   told("attention_norm", h_.data(), live_, spec.hidden);
-  qkv_.take(live_, spec.heads.qkv_size());
-  wait(Site::kQkv, -1, h_, live_, qkv_);
+  const bool gated = spec.gated_attention && !spec.is_recurrent(layer_);
+  if (gated) gated_.take(live_, spec.qkv_outputs());
+  qkv_.take(live_, gated ? spec.heads.qkv_size() : spec.outputs(Site::kQkv, static_cast<int>(layer_), -1));
+  wait(Site::kQkv, -1, h_, live_, gated ? gated_ : qkv_);
 }
 
-// Norms of q and k, rotary embedding, cache: row by row, while a row is in the nearest cache.
+// Zeros at padding, which would find its way into states.
+void Step::hide_padding() {
+  const Rows& rows = batch_.rows;
+  if (!rows.key_mask) return;
+  const std::size_t hidden = decoder_.spec().hidden;
+  for (std::size_t s = 0; s < rows.sequences; ++s) {
+    for (auto r = static_cast<std::size_t>(rows.row_starts[s]); r < static_cast<std::size_t>(rows.row_starts[s + 1]);
+         ++r) {
+      const bool seen = rows.key_mask[s * rows.mask_width + rows.position(s, r)];
+      if (!seen) std::memset(h_.data() + r * hidden, 0, hidden * sizeof(float));
+    }
+  }
+}
+
+// From [q and its gates | k | v], where each head has q and then its gate, to [q | k | v] and the gates.
+void Step::part_gates() {
+  const HeadShape& shape = decoder_.spec().heads;
+  const std::size_t width = decoder_.spec().qkv_outputs();
+  float* gates = gates_.take(live_, shape.q_size());
+  each_rows(pool_, live_, width, [&](std::size_t begin, std::size_t end) {
+    const std::size_t head = shape.head_dim;
+    for (std::size_t r = begin; r < end; ++r) {
+      const float* from = gated_.data() + r * width;
+      float* to = qkv_.data() + r * shape.qkv_size();
+      for (std::size_t h = 0; h < shape.heads; ++h, from += 2 * head, to += head) {
+        std::memcpy(to, from, head * sizeof(float));
+        std::memcpy(gates + r * shape.q_size() + h * head, from + head, head * sizeof(float));
+      }
+      std::memcpy(to, from, 2 * shape.kv_size() * sizeof(float));
+    }
+  });
+}
+
+// What attention mixed, times the sigmoids of the gates of its rows.
+void Step::gate_mixed() {
+  const std::size_t size = decoder_.spec().heads.q_size();
+  each_rows(pool_, live_, size, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t r = begin; r < end; ++r) {
+      const std::size_t row = last_layer() ? static_cast<std::size_t>(batch_.logit_rows[r]) : r;
+      kernels().glue.sigmoid_mul(mixed_.data() + r * size, gates_.data() + row * size, size);
+    }
+  });
+}
+
+// The recurrence in the place of attention. It takes all rows, even where few go on.
+void Step::after_inputs() {
+  const DecoderSpec& spec = decoder_.spec();
+  const RecurrentParameters& parameters = layer_parameters().recurrent;
+  const std::size_t inputs = spec.recurrence.inputs(spec.hidden);
+  const std::size_t columns = spec.recurrence.mixed(spec.hidden);
+  add_bias(parameters.in_proj_bias, qkv_.data(), live_, inputs);
+  told("qkv", qkv_.data(), live_, inputs);
+  recur(pool_, spec, parameters, batch_.rows, batch_.states, cache_.states(), spec.recurrent_before(layer_),
+        qkv_.data(), mixed_.take(live_, columns), recurrent_);
+  if (last_layer()) {
+    keep_wanted_rows();
+    if (live_ == 0) return;
+    float* kept = gates_.take(live_, columns);
+    for (std::size_t i = 0; i < live_; ++i) {
+      const float* row = mixed_.data() + static_cast<std::size_t>(batch_.logit_rows[i]) * columns;
+      std::memcpy(kept + i * columns, row, columns * sizeof(float));
+    }
+    std::swap(mixed_, gates_);
+  }
+  told("attention", mixed_.data(), live_, columns);
+  y_.take(live_, spec.hidden);
+  wait(Site::kO, -1, mixed_, live_, y_);
+}
+
+// Norms of q and k, rotary embedding, factors of q, cache: row by row, while a row is in the nearest cache.
 void Step::prepare_heads(std::size_t begin, std::size_t end) {
   const DecoderSpec& spec = decoder_.spec();
   const HeadShape& shape = spec.heads;
@@ -221,15 +294,19 @@ void Step::prepare_heads(std::size_t begin, std::size_t end) {
       glue.apply_rope(q, shape.qkv_size(), batch_.cos + at, batch_.sin + at, 1, shape.heads + shape.kv_heads,
                       shape.head_dim, spec.rotary_dim, spec.rotary_interleaved);
     }
+    if (batch_.query_scales) glue.scale(q, batch_.query_scales[r], shape.q_size());
     append(shape, cache, slots_.data(), qkv_.data(), r, r + 1);
   }
 }
 
 void Step::after_qkv() {
   const DecoderSpec& spec = decoder_.spec();
+  if (spec.is_recurrent(layer_)) return after_inputs();
   const HeadShape& shape = spec.heads;
-  add_bias(layer_parameters().qkv_bias, qkv_.data(), live_, shape.qkv_size());
-  told("qkv", qkv_.data(), live_, shape.qkv_size());
+  float* given = spec.gated_attention ? gated_.data() : qkv_.data();
+  add_bias(layer_parameters().qkv_bias, given, live_, spec.qkv_outputs());
+  told("qkv", given, live_, spec.qkv_outputs());
+  if (spec.gated_attention) part_gates();
   each_rows(pool_, live_, shape.qkv_size(), [this](std::size_t begin, std::size_t end) { prepare_heads(begin, end); });
   if (trace_) {
     const int layer = static_cast<int>(layer_);
@@ -244,6 +321,7 @@ void Step::after_qkv() {
   const Attention attention = {shape, spec.window(layer_), spec.attention_scale, spec.attention_softcap,
                                layer_parameters().sinks};
   attend(pool_, attention, batch_.rows, cache_.layer(layer_), spans, qkv_.data(), mixed);
+  if (spec.gated_attention) gate_mixed();
   told("attention", mixed, live_, shape.q_size());
   y_.take(live_, spec.hidden);
   wait(Site::kO, -1, mixed_, live_, y_);
@@ -272,7 +350,9 @@ void Step::keep_wanted_rows() {
 
 void Step::after_o() {
   const DecoderSpec& spec = decoder_.spec();
-  add_bias(layer_parameters().o_bias, y_.data(), live_, spec.hidden);
+  const float* bias =
+      spec.is_recurrent(layer_) ? layer_parameters().recurrent.out_proj_bias : layer_parameters().o_bias;
+  add_bias(bias, y_.data(), live_, spec.hidden);
   told("o", y_.data(), live_, spec.hidden);
   add_norm(y_.data(), layer_parameters().attention_output_norm, layer_parameters().mlp_norm);
   told("attention_add", x_.data(), live_, spec.hidden);
@@ -305,13 +385,14 @@ void Step::after_gate_up() {
     const GlueKernels& glue = kernels().glue;
     const float* in = gate_up + begin * 2 * width;
     float* out = active + begin * width;
-    switch (decoder_.spec().activation) {
+    const DecoderSpec& spec = decoder_.spec();
+    switch (spec.activation) {
       case Activation::kSilu:
         return glue.silu_mul(in, end - begin, width, out);
       case Activation::kGelu:
         return glue.gelu_mul(in, end - begin, width, out);
       case Activation::kClamped:
-        return glue.clamped_mul(in, decoder_.spec().activation_limit, end - begin, width, out);
+        return glue.clamped_mul(in, spec.activation_limit, spec.activation_alpha, end - begin, width, out);
     }
   });
   told("swiglu", active, rows, width, product_.expert);

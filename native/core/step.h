@@ -22,8 +22,10 @@ struct Batch {
   const std::int32_t* token_ids = nullptr;  // (rows)
   const float* cos = nullptr;               // (rotary_tables, rows, rotary_dim / 2)
   const float* sin = nullptr;
+  const float* query_scales = nullptr;       // (rows) factors of q, or nullptr
   const std::int32_t* logit_rows = nullptr;  // (wanted)
   std::size_t wanted = 0;
+  States states;                         // of decoders that have such
   std::vector<const Adapter*> adapters;  // (sequences), nullptr for none; empty: none at all
 };
 
@@ -94,6 +96,10 @@ class Step {
   void wait(Site site, int expert, const Floats& x, std::size_t rows, const Floats& y);
   void start_layer();
   void after_qkv();
+  void after_inputs();
+  void part_gates();
+  void gate_mixed();
+  void hide_padding();
   void prepare_heads(std::size_t begin, std::size_t end);
   void keep_wanted_rows();
   void choose_adapters();
@@ -133,11 +139,14 @@ class Step {
   Floats spare_;    // the residual stream again, when rows leave
   Floats h_;        // (live, hidden) after a norm
   Floats qkv_;      // (rows, [q | k | v])
-  Floats mixed_;    // (live, heads * head_dim)
+  Floats gated_;    // (rows, [q and its gates | k | v]), and the following: of attention with gates
+  Floats gates_;    // (rows, heads * head_dim)
+  Floats mixed_;    // (live, heads * head_dim), or what a recurrence gives
   Floats y_;        // (live, hidden) what a sublayer adds
   Floats gate_up_;  // (live, [gate | up])
   Floats active_;   // (live, width)
   Floats logits_;   // (wanted, vocab)
+  RecurrentScratch recurrent_;
 
   // Of a mixture of experts:
   Floats router_, router_scratch_, weights_;  // (live, experts) twice, (live, top_k)

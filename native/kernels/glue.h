@@ -92,12 +92,25 @@ struct GlueKernels {
   void (*silu_mul)(const float* x, std::size_t rows, std::size_t cols, float* out);
   // out = gelu(gate) * up, with the approximation by tanh;  as silu_mul
   void (*gelu_mul)(const float* x, std::size_t rows, std::size_t cols, float* out);
-  // out = gate * sigmoid(1.702 gate) * (up + 1), where gate is at most `limit` and up within it;  as silu_mul
-  void (*clamped_mul)(const float* x, float limit, std::size_t rows, std::size_t cols, float* out);
+  // out = gate * sigmoid(alpha * gate) * (up + 1), where gate is at most `limit` and up within it;  as silu_mul
+  void (*clamped_mul)(const float* x, float limit, float alpha, std::size_t rows, std::size_t cols, float* out);
   // The k most probable experts of each row by softmax, the lower number first among equals.
   //   logits: (rows, experts); ids, weights: (rows, k); scratch: (experts)
   void (*moe_route)(const float* logits, std::size_t rows, std::size_t experts, std::size_t k, bool renormalise,
                     std::int32_t* ids, float* weights, float* scratch);
+  // out[i] = a[i] * b[i]
+  void (*multiply)(const float* a, const float* b, std::size_t count, float* out);
+  // x[i] *= sigmoid(gate[i]);  x may be gate
+  void (*sigmoid_mul)(float* x, const float* gate, std::size_t count);
+  // out = bias + sum over j of rows[j] * weight[j]: one row of a causal convolution of each channel, of the last `taps`
+  // rows, the oldest first.  rows: (taps) of (cols); weight: (taps, cols), rows `stride` floats apart; bias: (cols) or
+  // nullptr
+  void (*short_conv)(const float* const* rows, std::size_t taps, const float* weight, std::size_t stride,
+                     const float* bias, std::size_t cols, float* out);
+  // One token of a head under the gated delta rule: S *= kept, S += k (x) beta (v - S^T k), out = S^T q.
+  //   state: S, (key_dim, value_dim); q, k: (key_dim); v, out: (value_dim)
+  void (*delta_rule)(float* state, const float* q, const float* k, const float* v, float kept, float beta,
+                     std::size_t key_dim, std::size_t value_dim, float* out);
   // out[i] = e^x[i], for tests;  x, out: (count)
   void (*exp)(const float* x, std::size_t count, float* out);
 };

@@ -30,7 +30,7 @@ from cutset.models.files.integer import Progress
 from cutset.models.files.source import open_source
 from cutset.models.generation_config import GenerationDefaults, generation_defaults
 from cutset.models.registry import resolve, settings_for
-from cutset.models.run.backend import build_executor, cache_blocks
+from cutset.models.run.backend import build_executor, cache_blocks, kept_states
 from cutset.models.run.executor import Executor, LoadedAdapter
 from cutset.models.text.chat import ChatTemplate
 from cutset.models.text.tokenizer import Tokenizer
@@ -102,6 +102,7 @@ class _Model:
             max_num_seqs=self.settings.max_num_seqs,
             max_model_len=self.settings.max_model_len or None,
             prefix_caching=self.settings.prefix_caching and (mode is None or not mode.masked or self._asked_to_reuse()),
+            kept_states=kept_states(self.spec, self.choice, self.settings),
             without_token=self.tokenizer.ids_without_token(self.spec.vocab_size).tolist(),
             eos_token_ids=self.spec.end_tokens(self.tokenizer.eos_token_id),
         )

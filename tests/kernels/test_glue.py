@@ -110,8 +110,8 @@ def test_gelu_mul(rng: np.random.Generator, cols: int) -> None:
 def test_clamped_mul(rng: np.random.Generator, cols: int) -> None:
     x, out = floats(rng, 4, 2 * cols) * 5, nothing(4, cols)
     x[1, :cols] = rng.choice(np.array([-1e4, -10, -3, 0, 3, 1e4], np.float32), cols)
-    native.clamped_mul(x, 7.0, out)
-    close(out, reference.clamped_mul(x, 7.0), 1e-5)
+    native.clamped_mul(x, 7.0, 1.702, out)
+    close(out, reference.clamped_mul(x, 7.0, 1.702), 1e-5)
 
 
 @pytest.mark.parametrize("cols", SIZES)

@@ -17,6 +17,7 @@ from models.config_pairs import config_of as pair_of
 from runner.files import CONFIGS, config_of
 
 TRANSFORMERS = {
+    "gpt_oss": "GptOssConfig",
     "llama": "LlamaConfig",
     "mistral": "MistralConfig",
     "qwen2": "Qwen2Config",

@@ -59,15 +59,16 @@ void gelu_mul(const float* x, std::size_t rows, std::size_t cols, float* out) {
 }
 
 // The SwiGLU of gpt-oss (OpenAI 2025, arXiv:2508.10925).
-void clamped_mul(const float* x, float limit, std::size_t rows, std::size_t cols, float* out) {
+void clamped_mul(const float* x, float limit, float alpha, std::size_t rows, std::size_t cols, float* out) {
   const Vec most = splat(limit);
   const Vec least = splat(-limit);
   const Vec one = splat(1.0f);
+  const Vec slope = splat(-alpha);
   for (std::size_t r = 0; r < rows; ++r, x += 2 * cols, out += cols) {
     for_each_vec(cols, [&](auto get, auto put) {
       const Vec gate = smaller(get(x), most);
       const Vec up = larger(smaller(get(x + cols), most), least);
-      const Vec glu = div(gate, add(one, exp(mul(splat(-1.702f), gate))));
+      const Vec glu = div(gate, add(one, exp(mul(slope, gate))));
       put(out, mul(add(up, one), glu));
     });
   }

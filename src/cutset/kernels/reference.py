@@ -9,10 +9,15 @@ __all__ = [
     "apply_rope",
     "attention",
     "clamped_mul",
+    "decay",
+    "delta_rule",
     "embedding",
     "gelu_mul",
     "moe_route",
     "rms_norm",
+    "short_conv",
+    "sigmoid",
+    "silu",
     "silu_mul",
     "soft_capped",
 ]
@@ -115,15 +120,15 @@ def gelu_mul(gate_up: Floats) -> Floats:
     return result
 
 
-def clamped_mul(gate_up: Floats, limit: float) -> Floats:
-    """gate · sigmoid(1.702 gate) · (up + 1) of rows [gate | up], where gate is at most `limit` and up within ±limit.
+def clamped_mul(gate_up: Floats, limit: float, alpha: float) -> Floats:
+    """gate · sigmoid(alpha · gate) · (up + 1) of rows [gate | up], where gate is at most `limit` and up within ±limit.
 
     The SwiGLU of gpt-oss (OpenAI 2025, arXiv:2508.10925).
     """
     gate, up = np.split(gate_up, 2, axis=-1)
     gate, up = np.minimum(gate, np.float32(limit)), np.clip(up, np.float32(-limit), np.float32(limit))
     with np.errstate(over="ignore"):
-        result: Floats = gate / (1 + np.exp(np.float32(-1.702) * gate)) * (up + 1)
+        result: Floats = gate / (1 + np.exp(np.float32(-alpha) * gate)) * (up + 1)
     return result
 
 
@@ -145,3 +150,51 @@ def moe_route(logits: Floats, top_k: int, *, normalise: bool) -> tuple[NDArray[n
     if normalise:
         weights = weights / (weights.sum(axis=-1, keepdims=True) + np.float32(1e-20))
     return picked, weights
+
+
+def sigmoid(x: Floats) -> Floats:
+    """1 / (1 + e^-x)."""
+    with np.errstate(over="ignore"):
+        result: Floats = 1 / (1 + np.exp(-x))
+    return result
+
+
+def silu(x: Floats) -> Floats:
+    """x · sigmoid(x)."""
+    return x * sigmoid(x)
+
+
+def short_conv(history: Floats, x: Floats, weight: Floats, bias: Floats | None = None) -> Floats:
+    """A causal convolution of each channel: y[t] = bias + Σ_j weight[:, j] · z[t + j], z being history and x.
+
+    history: (taps - 1, channels) what came before; x: (rows, channels); weight: (channels, taps).
+    """
+    rows, taps = len(x), weight.shape[1]
+    z = np.concatenate([history, x])
+    y = np.zeros_like(x) if bias is None else np.broadcast_to(bias, x.shape).astype(np.float32)
+    for j in range(taps):
+        y = y + z[j : j + rows] * weight[:, j]
+    result: Floats = y
+    return result
+
+
+def decay(a: Floats, rate: Floats, bias: Floats) -> Floats:
+    """What is kept of a state, exp(-e^rate · softplus(a + bias)).  a: (rows, heads); rate, bias: (heads,)"""
+    result: Floats = np.exp(-np.exp(rate) * np.logaddexp(0, a + bias)).astype(np.float32)
+    return result
+
+
+def delta_rule(state: Floats, q: Floats, k: Floats, v: Floats, kept: Floats, beta: Floats) -> tuple[Floats, Floats]:
+    """The gated delta rule over the rows of one sequence: what is read (rows, heads, value_dim), and the last state.
+
+    S = kept · S; S += k ⊗ (v - kᵀS) · beta; out = qᵀS.
+    state: (heads, key_dim, value_dim); q, k: (rows, heads, key_dim); v: (rows, heads, value_dim); kept, beta:
+    (rows, heads).
+    """
+    out = np.empty_like(v)
+    for t in range(len(v)):
+        state = state * kept[t, :, None, None]
+        delta = (v[t] - np.einsum("hk,hkv->hv", k[t], state)) * beta[t, :, None]
+        state = state + k[t, :, :, None] * delta[:, None, :]
+        out[t] = np.einsum("hk,hkv->hv", q[t], state)
+    return out, state

@@ -7,6 +7,7 @@ into the weights, so that several run beside each other.
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import re
 from collections.abc import Mapping
@@ -23,6 +24,8 @@ from cutset.models.files.fields import Fields, read_json
 from cutset.models.spec import DecoderSpec, Site
 
 __all__ = ["LoraAdapter", "LowRank", "read_adapter"]
+
+log = logging.getLogger(__name__)
 
 MOST_RANK = 1 << 12
 NAME = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
@@ -80,13 +83,22 @@ def read_adapter(name: str, directory: Path, spec: DecoderSpec) -> LoraAdapter:
     file = SafetensorsFile(weights_path)
     places = _places(spec)
     pairs: dict[str, dict[str, Tensor]] = {}
+    skipped = 0
     for tensor in file.values():
         found = NAME.fullmatch(tensor.name)
-        if found is None or found[1] not in places:
+        module = "" if found is None else spec.meant(found[1] + ".").removesuffix(".")
+        if module.startswith(spec.other_parts):
+            skipped += 1
+            continue
+        if found is None or module not in places:
             raise AdapterError(f"{weights_path}: {tensor.name[:200]} belongs to no product of this model")
-        pairs.setdefault(found[1], {})[found[2]] = tensor
+        if found[2] in (pair := pairs.setdefault(module, {})):
+            raise AdapterError(f"{weights_path}: {tensor.name[:200]} is there under two names")
+        pair[found[2]] = tensor
+    if skipped:
+        log.warning("%s: %d tensors for other parts than the text's are skipped", weights_path, skipped)
     if not pairs:
-        raise AdapterError(f"{weights_path} has no tensors")
+        raise AdapterError(f"{weights_path} has no tensors{' for the text part' if skipped else ''}")
     parts = tuple(_part(config, module, pair, *places[module]) for module, pair in sorted(pairs.items()))
     digest = hashlib.blake2b(config_path.read_bytes() + b"\0", digest_size=16)
     digest.update(file.bytes.data)

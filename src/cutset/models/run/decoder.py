@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from cutset.models.files.adapter import LoraAdapter
 from cutset.models.files.checkpoint import Tensor
 from cutset.models.run.executor import Batch, KVCache, LoadedAdapter
-from cutset.models.run.rope import Rope
+from cutset.models.run.recurrent import recur, unpadded
+from cutset.models.run.rope import Rope, query_scales
 from cutset.models.spec import DecoderSpec, Site
 
 __all__ = ["FloatLinears", "Linears", "Ops", "ReferenceDecoder", "Trace"]
@@ -40,7 +41,7 @@ class Ops(Protocol):
     def load(self, tensor: Tensor) -> Array: ...
     def floats(self, values: NDArray[np.float32]) -> Array: ...
     def to_numpy(self, x: Array) -> NDArray[Any]: ...
-    def new_cache(self, spec: DecoderSpec, blocks: int, block_size: int) -> KVCache: ...
+    def new_cache(self, spec: DecoderSpec, blocks: int, block_size: int, states: int) -> KVCache: ...
     def embedding(self, table: Array, ids: NDArray[np.int32]) -> Array: ...
     def linear(self, x: Array, weight: Array) -> Array: ...
     def concat(self, parts: list[Array]) -> Array: ...
@@ -52,6 +53,11 @@ class Ops(Protocol):
         self, q: Array, k: Array, v: Array, layer: int, batch: Batch, cache: Any, spec: DecoderSpec, sinks: Array
     ) -> Array: ...
     def gated(self, gate_up: Array, spec: DecoderSpec) -> Array: ...
+    def wide(self, x: Array) -> Array: ...  # in float32, as states of sequences are kept
+    def narrow(self, x: Array) -> Array: ...  # in the precision of the rest
+    def silu(self, x: Array) -> Array: ...
+    def sigmoid(self, x: Array) -> Array: ...
+    def decay(self, a: Array, rate: Array, bias: Array) -> Array: ...
     def softcap(self, x: Array, cap: float) -> Array: ...
     def moe_route(self, logits: Array, top_k: int, *, normalise: bool) -> tuple[NDArray[np.int64], Array]: ...
 
@@ -84,9 +90,9 @@ class ReferenceDecoder:
             value = ops.concat([ops.load(tensors[name]) for name in names])
             self.parameters[role, layer] = value + spec.norm_offset if role.endswith("_norm") else value
 
-    def new_cache(self, blocks: int, block_size: int) -> KVCache:
-        """Room for keys and values of `blocks` blocks of `block_size` tokens."""
-        return self.ops.new_cache(self.spec, blocks, block_size)
+    def new_cache(self, blocks: int, block_size: int, states: int | None = None) -> KVCache:
+        """Room for keys and values of `blocks` blocks of `block_size` tokens, and for `states` states of sequences."""
+        return self.ops.new_cache(self.spec, blocks, block_size, blocks if states is None else states)
 
     def load_adapter(self, adapter: LoraAdapter) -> LoadedAdapter:
         """Loads an adapter's matrices: the parts of each site, as (first output, down, up, scale)."""
@@ -105,6 +111,8 @@ class ReferenceDecoder:
         ops, spec = self.ops, self.spec
         cos, sin = self.rope.rows(batch.positions, batch.row_starts, batch.limits)  # (tables, rows, rotary_dim / 2)
         turns = [(ops.floats(c), ops.floats(s)) for c, s in zip(cos, sin, strict=True)]
+        scales = query_scales(spec, batch.positions)
+        q_scales = None if scales is None else ops.floats(scales[:, None, None])
         adapted = _Adapted.of(batch)
         x = ops.embedding(self.parameters["embedding", -1], batch.token_ids)  # (rows, hidden)
         x = _scaled(x, spec.embedding_scale)
@@ -112,7 +120,7 @@ class ReferenceDecoder:
         for layer in range(spec.layers):
             table = spec.rope_table(layer)
             turn = turns[table] if table >= 0 else None
-            mixed = self._attention(layer, x, turn, batch, cache, adapted, trace)
+            mixed = self._mixed(layer, x, turn, q_scales, batch, cache, adapted, trace)
             x = x + self._given("attention_output_norm", layer, mixed)
             trace("attention_add", layer, x)
             h = self._taken("mlp_norm", layer, x)
@@ -143,24 +151,56 @@ class ReferenceDecoder:
     def _product(self, site: Site, layer: int, expert: int, rows: Array, adapted: _Adapted) -> Array:
         """A site's product with what adapters add, and its biases, which stay with the glue."""
         y = adapted.add(self.ops, site, layer, expert, rows, self.linears(site, layer, expert, rows))
-        bias = self.parameters.get((f"{site}_bias", layer)) if expert < 0 else None
-        return y if bias is None else y + bias
+        bias = self.parameters.get((f"{self.spec.role(site, expert, layer)}_bias", layer))
+        if bias is None:
+            return y
+        return y + (bias if expert < 0 else bias[expert])
 
-    def _attention(
+    def _mixed(
         self,
         layer: int,
         x: Array,
         turn: tuple[Array, Array] | None,
+        q_scales: Array | None,
         batch: Batch,
         cache: KVCache,
         adapted: _Adapted,
         trace: Trace,
     ) -> Array:
-        ops, spec = self.ops, self.spec
+        """What attention, or a recurrence in its place, gives."""
         h = self._taken("attention_norm", layer, x)
+        mixer = self.spec.mixer(layer)
+        if mixer is not None:
+            h = unpadded(h, batch, self.ops)
         trace("attention_norm", layer, h)
-        qkv = self._product("qkv", layer, -1, h, adapted)  # (rows, q_size + 2 * kv_size)
+        qkv = self._product("qkv", layer, -1, h, adapted)  # (rows, q_parts + 2 * kv_size), or what a mixer takes
         trace("qkv", layer, qkv)
+        if mixer is None:
+            mixed = self._attention(layer, qkv, turn, q_scales, batch, cache, trace)  # (rows, q_size)
+        else:
+            mixed = recur(mixer, layer, qkv, batch, cache, self.ops, self.parameters, self.spec.norm_eps)
+        trace("attention", layer, mixed)
+        out = self._product("o", layer, -1, mixed, adapted)
+        trace("o", layer, out)
+        return out
+
+    def _attention(
+        self,
+        layer: int,
+        qkv: Array,
+        turn: tuple[Array, Array] | None,
+        q_scales: Array | None,
+        batch: Batch,
+        cache: KVCache,
+        trace: Trace,
+    ) -> Array:
+        ops, spec = self.ops, self.spec
+        gates = None
+        if spec.gated_attention:  # [q | gate] of each head
+            pairs = qkv[:, : spec.q_parts].reshape(-1, spec.heads, 2 * spec.head_dim)
+            gates = pairs[:, :, spec.head_dim :].reshape(-1, spec.q_size)
+            q = pairs[:, :, : spec.head_dim].reshape(-1, spec.q_size)
+            qkv = ops.concat([q, qkv[:, spec.q_parts :]])
         edges = spec.q_size, spec.q_size + spec.kv_size
         q, k, v = qkv[:, : edges[0]], qkv[:, edges[0] : edges[1]], qkv[:, edges[1] :]
         if spec.whole_norms:
@@ -171,14 +211,13 @@ class ReferenceDecoder:
             q, k = self._taken("q_norm", layer, q), self._taken("k_norm", layer, k)
         if turn is not None:
             q, k = (ops.apply_rope(x, *turn, interleaved=spec.rope_interleaved) for x in (q, k))
+        if q_scales is not None:
+            q = q * q_scales
         trace("rope_q", layer, q.reshape(-1, spec.q_size))
         trace("rope_k", layer, k.reshape(-1, spec.kv_size))
         sinks = self.parameters.get(("sinks", layer))
-        mixed = ops.attend(q, k, v, layer, batch, cache, spec, sinks)  # (rows, q_size)
-        trace("attention", layer, mixed)
-        out = self._product("o", layer, -1, mixed, adapted)
-        trace("o", layer, out)
-        return out
+        mixed = ops.attend(q, k, v, layer, batch, cache, spec, sinks)
+        return mixed if gates is None else mixed * ops.sigmoid(gates)
 
     def _mlp(self, layer: int, expert: int, h: Array, adapted: _Adapted, trace: Trace) -> Array:
         label = "" if expert < 0 else f".{expert}"
@@ -194,6 +233,8 @@ class ReferenceDecoder:
         ops, moe = self.ops, self.spec.moe
         assert moe is not None
         logits = ops.linear(h, self.parameters["router", layer])  # (rows, experts)
+        if (bias := self.parameters.get(("router_bias", layer))) is not None:
+            logits = logits + bias
         trace("router", layer, logits)
         picked, weights = ops.moe_route(logits, moe.top_k, normalise=moe.normalise)
         out = h * 0

@@ -1,4 +1,4 @@
-"""Cosines and sines of the rotary embedding for any positions.
+"""What is computed from positions: cosines and sines of the rotary embedding, and factors of q.
 
 Frequencies are computed in float32 in the order that transformers uses, so that both round alike: at position
 30,000 a last bit of a frequency moves an angle by 0.002.
@@ -11,21 +11,34 @@ from numpy.typing import NDArray
 
 from cutset.models.spec import DecoderSpec, DynamicRope, RopeSpec
 
-__all__ = ["Rope", "dynamic_frequencies", "plain_frequencies"]
+__all__ = ["Rope", "dynamic_frequencies", "plain_frequencies", "plain_waves", "query_scales"]
 
 Floats = NDArray[np.float32]
 
 
 def plain_frequencies(theta: float, head_dim: int) -> Floats:
     """Radians per position of each pair, (head_dim / 2,), of an embedding that isn't stretched."""
+    return (np.float32(1.0) / plain_waves(theta, head_dim)).astype(np.float32)
+
+
+def plain_waves(theta: float, head_dim: int) -> Floats:
+    """Their inverses, positions per radian."""
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    return (np.float32(1.0) / np.float32(theta) ** exponents).astype(np.float32)
+    return (np.float32(theta) ** exponents).astype(np.float32)
 
 
 def dynamic_frequencies(dynamic: DynamicRope, head_dim: int, limit: int) -> Floats:
     """The same stretched to sequences of `limit` tokens, more than `original_positions` (NTK-aware, bloc97, 2023)."""
     stretch = dynamic.factor * limit / dynamic.original_positions - (dynamic.factor - 1)
     return plain_frequencies(dynamic.theta * stretch ** (head_dim / (head_dim - 2)), head_dim)
+
+
+def query_scales(spec: DecoderSpec, positions: NDArray[np.int32]) -> Floats | None:
+    """What q of each row is multiplied by, (rows,); None where that is 1 everywhere."""
+    if not spec.query_growth:
+        return None
+    steps = np.floor(positions.astype(np.float32) / np.float32(spec.query_positions))
+    return (1 + np.float32(spec.query_growth) * np.log(1 + steps)).astype(np.float32)
 
 
 class _Table:

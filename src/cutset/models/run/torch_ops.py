@@ -34,13 +34,20 @@ def torch_device(name: str) -> torch.device:
 
 
 class TorchCache:
-    """Keys and values, (layers, 2, blocks * block_size, kv_heads, head_dim)."""
+    """Keys and values, (attention layers, 2, blocks * block_size, kv_heads, head_dim), and states, (slots, floats) of
+    each layer that has such."""
 
-    def __init__(self, spec: DecoderSpec, blocks: int, block_size: int, ops: TorchOps) -> None:
+    def __init__(self, spec: DecoderSpec, blocks: int, block_size: int, states: int, ops: TorchOps) -> None:
         self.blocks, self.block_size = blocks, block_size
-        shape = (spec.layers, 2, blocks * block_size, spec.kv_heads, spec.head_dim)
+        shape = (len(spec.attention_layers), 2, blocks * block_size, spec.kv_heads, spec.head_dim)
         self.data = torch.zeros(shape, dtype=ops.dtype, device=ops.device)
-        self.nbytes = self.data.nbytes
+        self.places = {layer: place for place, layer in enumerate(spec.attention_layers)}
+        size = spec.recurrent.state if spec.recurrent is not None else 0
+        self.states = {
+            layer: torch.zeros((states, size), dtype=torch.float32, device=ops.device)
+            for layer in sorted(spec.recurrent_layers)
+        }
+        self.nbytes = self.data.nbytes + sum(state.nbytes for state in self.states.values())
 
 
 class TorchOps:
@@ -76,8 +83,8 @@ class TorchOps:
     def _indices(self, values: NDArray[np.integer]) -> torch.Tensor:
         return torch.from_numpy(np.asarray(values, dtype=np.int64)).to(self.device)
 
-    def new_cache(self, spec: DecoderSpec, blocks: int, block_size: int) -> TorchCache:
-        return TorchCache(spec, blocks, block_size, self)
+    def new_cache(self, spec: DecoderSpec, blocks: int, block_size: int, states: int) -> TorchCache:
+        return TorchCache(spec, blocks, block_size, states, self)
 
     def embedding(self, table: torch.Tensor, ids: NDArray[np.int32]) -> torch.Tensor:
         return table[self._indices(ids)]
@@ -120,7 +127,7 @@ class TorchOps:
         sinks: torch.Tensor | None,
     ) -> torch.Tensor:
         slots = self._indices(batch.slots(cache.block_size))
-        keys, values = cache.data[layer]
+        keys, values = cache.data[cache.places[layer]]
         keys[slots], values[slots] = k, v
         parts = []
         for i in range(len(batch.context_lens)):
@@ -151,12 +158,27 @@ class TorchOps:
             seen &= torch.from_numpy(batch.key_mask[i, :tokens]).to(self.device)
         return seen
 
+    def wide(self, x: torch.Tensor) -> torch.Tensor:
+        return x.float()
+
+    def narrow(self, x: torch.Tensor) -> torch.Tensor:
+        return x.to(self.dtype)
+
+    def silu(self, x: torch.Tensor) -> torch.Tensor:
+        return F.silu(x)
+
+    def sigmoid(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(x)
+
+    def decay(self, a: torch.Tensor, rate: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        return torch.exp(-torch.exp(rate) * F.softplus(a + bias))
+
     def gated(self, gate_up: torch.Tensor, spec: DecoderSpec) -> torch.Tensor:
         gate, up = gate_up.chunk(2, dim=-1)
         if spec.activation == "clamped":
             limit = spec.activation_limit
             gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
-            return gate * torch.sigmoid(1.702 * gate) * (up + 1)
+            return gate * torch.sigmoid(spec.activation_alpha * gate) * (up + 1)
         return (F.silu(gate) if spec.activation == "silu" else F.gelu(gate, approximate="tanh")) * up
 
     def softcap(self, x: torch.Tensor, cap: float) -> torch.Tensor:
