@@ -19,7 +19,7 @@ from cutset.models.run.decoder import FloatLinears, ReferenceDecoder
 from cutset.models.run.executor import Batch
 from cutset.models.run.native import NativeDecoder
 from cutset.models.run.numpy_ops import NumpyOps
-from cutset.models.spec import DecoderSpec, DynamicRope, MoESpec
+from cutset.models.spec import DecoderSpec, DynamicRope, LongRope, MoESpec
 
 BLOCK = 16
 DENSE = DecoderSpec(
@@ -74,6 +74,7 @@ SPECS = {
     "partial-rotary": replace(DENSE, head_dim=20, rope=plain_rope(1e4, 6)),
     "sinks": replace(MIXTURE, sinks=True, windows=(5, 0, 20), activation="clamped", activation_limit=1.1),
     "interleaved-rotary": replace(DENSE, head_dim=20, rope=plain_rope(1e4, 10), rope_interleaved=True),
+    "long-rope": replace(DENSE, rope=replace(DENSE.rope, long=LongRope(plain_rope(90.0, 8).frequencies, 30))),
     "dynamic-rope": replace(DENSE, rope=replace(DENSE.rope, dynamic=DynamicRope(1e4, 2.0, 16))),
 }
 
