@@ -124,7 +124,7 @@ def specify(directory: Path) -> Path:
         if stacks := [source.tensors[name] for name in source.tensors if isinstance(source.tensors[name], StackedPart)]:
             raise ModelError(
                 f"{stacks[0].file} has all experts of a layer in one tensor, which a specification doesn't describe: "
-                f"bring it into the form of one tensor each with `cutset convert {directory} -o NEW`"
+                f"make an exchange file of it with `cutset convert {directory} -o NEW.json`"
             )
         names = _as_stored(source)
         stored = replace(source.spec, names=names)
