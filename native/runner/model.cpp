@@ -31,6 +31,7 @@ std::size_t count(const std::vector<const Tensor*>& tensors) {
 Model::Model(ModelSpec spec, const Tensors& tensors, Precision precision, ThreadPool& pool)
     : spec_(std::move(spec)), precision_(precision), tensors_(tensors), pool_(pool) {
   Parameters parameters;
+  parameters.whole_norms = spec_.whole_norms;
   parameters.embedding = kept("embedding");
   parameters.final_norm = kept("final_norm");
   for (std::size_t layer = 0; layer < spec_.core.layers; ++layer) parameters.layers.push_back(layer_parameters(layer));
@@ -54,7 +55,12 @@ const float* Model::kept(const char* role, int layer) {
   if (!spec_.has(role)) return nullptr;
   const std::vector<const Tensor*> tensors = tensors_of(role, layer);
   Buffer memory(checked_product(count(tensors), sizeof(float)));
-  read_floats(tensors, pool_, memory.as<float>());
+  float* values = memory.as<float>();
+  read_floats(tensors, pool_, values);
+  const std::string name = role;
+  if (name.size() > 5 && name.compare(name.size() - 5, 5, "_norm") == 0) {
+    for (std::size_t i = 0; i < count(tensors); ++i) values[i] += spec_.norm_offset;
+  }
   kept_.push_back(std::move(memory));
   return kept_.back().as<float>();
 }
@@ -63,6 +69,9 @@ LayerParameters Model::layer_parameters(std::size_t layer) {
   const int number = static_cast<int>(layer);
   LayerParameters found;
   found.attention_norm = kept("attention_norm", number);
+  found.attention_output_norm = kept("attention_output_norm", number);
+  found.mlp_output_norm = kept("mlp_output_norm", number);
+  found.sinks = kept("sinks", number);
   found.mlp_norm = kept("mlp_norm", number);
   found.qkv_bias = kept("qkv_bias", number);
   found.o_bias = kept("o_bias", number);

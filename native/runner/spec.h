@@ -31,7 +31,9 @@ using SiteBits = std::array<int, 5>;
 
 struct ModelSpec {
   DecoderSpec core;
-  RopeSpec rope;
+  std::vector<RopeSpec> ropes;  // the tables, by number
+  float norm_offset = 0;        // added to the gains of all norms
+  bool whole_norms = false;     // of q and k
   std::size_t max_positions = 0;
   WeightFormat weights = WeightFormat::kFloat;
   SiteBits int8_bits = {}, exact_bits = {};

@@ -181,7 +181,7 @@ def test_pickled_weights_are_never_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "gpt2"}, "unknown model_type 'gpt2'; known are llama"),
+        ({"model_type": "gpt2"}, "unknown model_type 'gpt2'; the nearest known are"),
         ({"model_type": ["llama"]}, "unknown model_type"),
         ({"num_attention_heads": 0}, "num_attention_heads must be"),
         ({"num_attention_heads": "8"}, "num_attention_heads must be"),

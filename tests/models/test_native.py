@@ -75,7 +75,7 @@ SPECS = {
     "sinks": replace(MIXTURE, sinks=True, windows=(5, 0, 20), activation="clamped", activation_limit=1.1),
     "interleaved-rotary": replace(DENSE, head_dim=20, rope=plain_rope(1e4, 10), rope_interleaved=True),
     "growing-queries": replace(DENSE, query_growth=0.7, query_positions=9),
-    "long-rope": replace(DENSE, rope=replace(DENSE.rope, long=LongRope((0.9, 0.2, 0.07, 0.01), 30))),
+    "long-rope": replace(DENSE, rope=replace(DENSE.rope, long=LongRope(plain_rope(90.0, 8).frequencies, 30))),
     "dynamic-rope": replace(DENSE, rope=replace(DENSE.rope, dynamic=DynamicRope(1e4, 2.0, 16))),
 }
 

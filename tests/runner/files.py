@@ -8,6 +8,7 @@ import json
 import os
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,16 @@ from numpy.typing import NDArray
 from cutset.compare.forward import run_forward
 from cutset.errors import CutsetError
 from cutset.models.families import spec_from_config
+from cutset.models.families.rope import plain_rope
 from cutset.models.files.checkpoint import Tensor
 from cutset.models.files.exchange import write_exchange
 from cutset.models.files.source import ModelSource, specify
 from cutset.models.files.writer import write_safetensors
 from cutset.models.run.decoder import FloatLinears, ReferenceDecoder
 from cutset.models.run.numpy_ops import NumpyOps
+from cutset.models.spec import DecoderSpec, DynamicRope, LongRope
+from models.test_native import DENSE, MIXTURE
+from models.test_native import SPECS as NATIVE
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNNER = ROOT / "build/runner/cutset-runner"
@@ -104,10 +109,53 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
-def drawn(config: dict[str, Any]) -> dict[str, Tensor]:
+FAST, SLOW = plain_rope(100.0, 6), plain_rope(1e5, 6)
+# Decoders of which no configuration is needed: every part of a specification.
+SPECS: dict[str, DecoderSpec] = NATIVE | {
+    "everything": replace(
+        MIXTURE,
+        head_dim=20,
+        qkv_bias=True,
+        o_bias=True,
+        mlp_bias=True,
+        qk_norm=True,
+        whole_norms=True,
+        output_norms=True,
+        norm_offset=1.0,
+        activation="clamped",
+        activation_limit=1.1,
+        sinks=True,
+        rope=replace(FAST, dynamic=DynamicRope(100.0, 2.0, 16), scale=1.1, reach=700),
+        other_ropes=(replace(FAST, long=LongRope(SLOW.frequencies, 20)), replace(SLOW, scale=0.8)),
+        rope_tables=(2, -1, 1),
+        rope_interleaved=True,
+        embedding_scale=2.5,
+        attention_scale=0.3,
+        residual_scale=0.7,
+        logit_scale=1.3,
+        attention_softcap=3.0,
+        logit_softcap=2.0,
+        windows=(5, 0, 9),
+    ),
+    "after": replace(
+        DENSE,
+        input_norms=False,
+        output_norms=True,
+        norm_offset=0.5,
+        activation="gelu_tanh",
+        rope=replace(DENSE.rope, long=LongRope(plain_rope(300.0, 8).frequencies, 3)),
+        other_ropes=(replace(plain_rope(300.0, 8), dynamic=DynamicRope(300.0, 3.0, 3)),),
+        rope_tables=(0, 1, 1),
+        tied=True,
+    ),
+}
+
+
+def drawn(config: dict[str, Any] | DecoderSpec) -> dict[str, Tensor]:
     """Random weights of a model; gains aren't ones and biases aren't zero."""
     rng, tensors = np.random.default_rng(5), {}
-    for name, shape in spec_from_config(config).tensor_shapes().items():
+    spec = config if isinstance(config, DecoderSpec) else spec_from_config(config)
+    for name, shape in spec.tensor_shapes().items():
         values = rng.standard_normal(shape, dtype=np.float32)
         if name.endswith("norm.weight"):
             values = 1 + values / 4
@@ -121,8 +169,8 @@ def config_of(case: str) -> dict[str, Any]:
     return {name: value for name, value in (SIZES | CONFIGS[case]).items() if value is not None or "window" in name}
 
 
-def inputs_of(tokens: int = 24, padded: bool = True) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-    ids = np.random.default_rng(6).integers(0, 61, (3, tokens)).astype(np.int32)
+def inputs_of(tokens: int = 24, padded: bool = True, vocab: int = 61) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    ids = np.random.default_rng(6).integers(0, vocab, (3, tokens)).astype(np.int32)
     mask = np.ones(ids.shape, np.uint8)
     if padded:
         mask[0, :5] = mask[1, -7:] = 0
@@ -145,6 +193,12 @@ def write_directory(folder: Path, config: dict[str, Any], tensors: dict[str, Ten
 
 def write_file(path: Path, config: dict[str, Any], inputs: Any = None) -> Path:
     write_exchange(path, config, drawn(config).__getitem__, inputs or inputs_of(), {})
+    return path
+
+
+def write_spec(path: Path, spec: DecoderSpec, inputs: Any = None, preview: int = 16) -> Path:
+    """An exchange file of a decoder that no family has: its config says nothing."""
+    write_exchange(path, {}, drawn(spec).__getitem__, inputs or inputs_of(), {}, spec=spec, preview=preview)
     return path
 
 

@@ -278,7 +278,8 @@ def yarn_frequencies(
     ramp = (np.arange(head_dim // 2, dtype=np.float32) - np.float32(low)) / np.float32(high - low)
     kept = 1 - np.clip(ramp, 0, 1).astype(np.float32)
     plain = plain_frequencies(theta, head_dim)
-    return (plain / np.float32(factor) * (1 - kept) + plain * kept).astype(np.float32)
+    stretched: Floats = plain / np.float32(factor) * (1 - kept) + plain * kept
+    return stretched.astype(np.float32)
 
 
 def _yarn_scale(scaling: Fields, factor: float) -> float:

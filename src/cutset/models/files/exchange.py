@@ -66,10 +66,12 @@ class ExchangeFile(TensorTable):
         self.spec = self._old_spec() if version == 1 else self._spec(content.get("specification"))
         weights = content.get("weights")
         self._tensors: dict[str, Tensor] = {}
-        wanted = [(tensor.name, _steps(tensor.place), tensor.shape) for tensor in self.spec.tensors()]
+        wanted: list[tuple[str, Place, tuple[int, ...]]] = [
+            (tensor.name, _steps(tensor.place), tensor.shape) for tensor in self.spec.tensors()
+        ]
         if self.spec.tied and version == 1:  # whether its head is a copy is seen from the values
-            shape = self.spec.vocab_size, self.spec.hidden
-            wanted.append((self.spec.names.lm_head[0].checkpoint, (HEAD_PLACE,), shape))
+            head = self.spec.names.lm_head[0].checkpoint
+            wanted.append((head, (HEAD_PLACE,), (self.spec.vocab_size, self.spec.hidden)))
         for name, place, shape in wanted:
             entry = _at(weights, place)
             if entry is not None:
@@ -325,6 +327,8 @@ def write_exchange(
             name: lambda name=name, x=x: Tensor(name, path, "I32" if x.dtype == np.int32 else "U8", x)
             for name, x in zip(("input_ids", "attention_mask"), inputs, strict=True)
         }
+    if len(cos) == 1:
+        cos, sin = cos[0], sin[0]
     tree["rope"] = {
         name: lambda name=name, half=half: Tensor(name, path, "F32", np.concatenate([half, half], axis=-1))
         for name, half in (("cos", cos), ("sin", sin))

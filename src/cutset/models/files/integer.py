@@ -104,7 +104,7 @@ def is_integer(config: Mapping[str, Any]) -> bool:
 
 def scale_name(name: str) -> str:
     """Where the scales of a matrix are stored."""
-    return name.removesuffix("weight") + "weight_scale"
+    return f"{name}_scale"
 
 
 @functools.lru_cache(maxsize=4)  # each site asks
