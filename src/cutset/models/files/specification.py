@@ -44,7 +44,7 @@ LEAST_NUMBER = 1e-30  # of those that aren't zero: it is none in float32 either
 MOST_ROPES = 64
 # Numbers of a decoder that are above zero; and those that may be zero, which is none of it.
 FACTORS = ("embedding_scale", "residual_scale", "logit_scale")
-OR_ZERO = ("norm_offset", "activation_limit", "attention_scale", "attention_softcap", "logit_softcap")
+OR_ZERO = ("norm_offset", "activation_limit", "attention_scale", "query_growth", "attention_softcap", "logit_softcap")
 GLOBAL = ("embedding", "final_norm", "lm_head")
 OF_EXPERTS = ("expert_gate_up", "expert_down", "shared_gate_up", "shared_down")
 ROLES = tuple(field.name for field in fields(TensorNames))
@@ -80,6 +80,8 @@ def to_json(spec: DecoderSpec, weights: str = "float") -> dict[str, Any]:
         "rope_tables": [spec.rope_table(layer) for layer in range(spec.layers)],
         "embedding_scale": spec.embedding_scale,
         "attention_scale": spec.attention_scale,
+        "query_growth": spec.query_growth,
+        "query_positions": spec.query_positions,
         "residual_scale": spec.residual_scale,
         "logit_scale": spec.logit_scale,
         "attention_softcap": spec.attention_softcap,
@@ -173,6 +175,7 @@ def from_json(content: object, source: str, family: str) -> DecoderSpec:
         rope_interleaved=_flag(c, "rope_interleaved"),
         activation=c.value("activation"),
         **numbers,
+        query_positions=c.integer("query_positions", most=MOST_POSITIONS),
         input_norms="attention_norm" in names,
         output_norms="attention_output_norm" in names,
         whole_norms=_flag(c, "whole_norms"),
@@ -392,6 +395,7 @@ TOP = (
     "ropes",
     "rope_interleaved",
     "rope_tables",
+    "query_positions",
     "windows",
     "experts",
     "bos_token_id",
