@@ -47,6 +47,9 @@ SIZES = {
 QWEN3_MOE = {"model_type": "qwen3_moe", "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 OLD_MINIMIND = {"model_type": "minimind", "head_dim": None, "hidden_size": 48, "num_attention_heads": 6}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+LINEAR = {"rope_type": "linear", "factor": 3.0}
+MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
+GEMMA3 = {"model_type": "gemma3_text", "sliding_window": 5, "sliding_window_pattern": 2, "query_pre_attn_scalar": 5}
 CONFIGS: dict[str, dict[str, Any]] = {
     "llama": {"model_type": "llama"},
     "llama-tied": {"model_type": "llama", "tie_word_embeddings": True, "rope_theta": 5e5},
@@ -76,6 +79,19 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "decoder_sparse_step": 2,
         "attention_bias": True,
     },
+    "gemma": {"model_type": "gemma"},
+    "gemma2": {
+        "model_type": "gemma2",
+        "sliding_window": 7,
+        "attn_logit_softcapping": 2.0,
+        "final_logit_softcapping": 3.0,
+        "query_pre_attn_scalar": 5,
+    },
+    "gemma3-text": GEMMA3,
+    "gemma3": {"model_type": "gemma3", "text_config": SIZES | GEMMA3 | {"rope_scaling": LINEAR}},
+    "smollm3": {"model_type": "smollm3", "no_rope_layers": [1, 0, 1]},
+    "olmo2": {"model_type": "olmo2"},
+    "olmo3": {"model_type": "olmo3", "sliding_window": 5, "layer_types": MIXED, "rope_scaling": YARN},
     "minimind-old": OLD_MINIMIND,
     "minimind-old-moe": OLD_MINIMIND | {"use_moe": True, "n_routed_experts": 4, "n_shared_experts": 2},
     "minimind-old-moe-top1": OLD_MINIMIND | {"use_moe": True, "n_routed_experts": 4, "num_experts_per_tok": 1},
