@@ -27,6 +27,7 @@ double quantile(const std::vector<double>& sorted, double at) {
 Forward::Forward(Model& model, const Inputs& inputs, ThreadPool& pool)
     : model_(model),
       rope_(rope_tables(model.spec().ropes, inputs.batch, inputs.tokens)),
+      query_scales_(query_scales(model.spec().query_growth, model.spec().query_positions, inputs.batch, inputs.tokens)),
       row_starts_(inputs.batch + 1),
       context_lens_(inputs.batch, static_cast<std::int32_t>(inputs.tokens)),
       block_tables_(inputs.batch * blocks(inputs)),
@@ -48,6 +49,7 @@ Forward::Forward(Model& model, const Inputs& inputs, ThreadPool& pool)
   batch_.token_ids = inputs.ids.data();
   batch_.cos = rope_.cos.data();
   batch_.sin = rope_.sin.data();
+  batch_.query_scales = query_scales_.empty() ? nullptr : query_scales_.data();
   batch_.logit_rows = rows_.data();
   batch_.wanted = rows_.size();
 }

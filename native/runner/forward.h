@@ -20,6 +20,7 @@ class Forward {
  private:
   Model& model_;
   RopeTables rope_;
+  std::vector<float> query_scales_;
   std::vector<std::int32_t> row_starts_, context_lens_, block_tables_, rows_;
   Batch batch_;
   KvCache cache_;

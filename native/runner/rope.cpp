@@ -58,6 +58,17 @@ void repeat(std::vector<float>& values, std::size_t once, std::size_t times) {
 
 }  // namespace
 
+std::vector<float> query_scales(float growth, std::size_t positions, std::size_t batch, std::size_t tokens) {
+  std::vector<float> scales;
+  if (growth == 0) return scales;
+  scales.reserve(checked_product(batch, tokens));
+  for (std::size_t position = 0; position < tokens; ++position) {
+    scales.push_back(1 + growth * std::log(1 + static_cast<float>(position / positions)));
+  }
+  repeat(scales, tokens, batch);
+  return scales;
+}
+
 RopeTables rope_tables(const std::vector<RopeSpec>& ropes, std::size_t batch, std::size_t tokens) {
   const std::size_t once = checked_product(tokens, ropes.front().frequencies.size());
   RopeTables tables;

@@ -36,4 +36,8 @@ struct RopeTables {
 // For the positions 0 .. tokens - 1 of `batch` sequences of that length. Error for a base that gives no finite numbers.
 RopeTables rope_tables(const std::vector<RopeSpec>& ropes, std::size_t batch, std::size_t tokens);
 
+// What q of each row is multiplied by, (batch, tokens): 1 + growth * log(1 + floor(position / positions)); none where
+// that is 1 everywhere.
+std::vector<float> query_scales(float growth, std::size_t positions, std::size_t batch, std::size_t tokens);
+
 }  // namespace cutset::runner

@@ -247,6 +247,8 @@ void read_factors(const Fields& c, ModelSpec& spec) {
   core.attention_scale = c.factor("attention_scale", kOrZero);
   core.attention_softcap = c.factor("attention_softcap", kOrZero);
   core.logit_softcap = c.factor("logit_softcap", kOrZero);
+  spec.query_growth = c.factor("query_growth", kOrZero);
+  spec.query_positions = c.integer("query_positions", kMostPositions);
   spec.norm_offset = c.factor("norm_offset", kOrZero);
   spec.whole_norms = c.flag("whole_norms");
 }
@@ -333,6 +335,8 @@ ModelSpec read_specification(const Json& content, const std::string& source, Wei
           "rope_tables",
           "embedding_scale",
           "attention_scale",
+          "query_growth",
+          "query_positions",
           "residual_scale",
           "logit_scale",
           "attention_softcap",

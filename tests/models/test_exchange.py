@@ -204,6 +204,8 @@ HOSTILE: dict[str, tuple[Any, str]] = {
         "doesn't have: expert_gate_up_bias",
     ),
     "an activation that is no text": (set_at(*SPEC, "activation", ["silu"]), "activation must be"),
+    "queries that shrink": (set_at(*SPEC, "query_growth", -1), "query_growth must be a number from"),
+    "queries that grow at once": (set_at(*SPEC, "query_positions", 0), "query_positions must be an integer from 1"),
     "a negative cap": (set_at(*SPEC, "logit_softcap", -1), "logit_softcap must be a number from"),
     "a cap that vanishes": (set_at(*SPEC, "attention_softcap", 1e-300), "attention_softcap must be a number from"),
     "a cap of true": (set_at(*SPEC, "attention_softcap", True), "attention_softcap must be a number from"),

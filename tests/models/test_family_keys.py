@@ -22,10 +22,17 @@ TRANSFORMERS = {
     "gemma2": "Gemma2Config",
     "gemma3": "Gemma3Config",
     "gemma3_text": "Gemma3TextConfig",
+    "glm": "GlmConfig",
+    "glm4": "Glm4Config",
+    "granite": "GraniteConfig",
     "llama": "LlamaConfig",
+    "ministral": "MinistralConfig",
+    "ministral3": "Ministral3Config",
     "mistral": "MistralConfig",
+    "mistral3": "Mistral3Config",
     "olmo2": "Olmo2Config",
     "olmo3": "Olmo3Config",
+    "phi3": "Phi3Config",
     "qwen2": "Qwen2Config",
     "qwen3": "Qwen3Config",
     "qwen3_moe": "Qwen3MoeConfig",
@@ -89,7 +96,7 @@ def test_what_nothing_reads_is_refused_by_its_name(name: str, key: str) -> None:
     assert spec_from_config(config | {key: None}) == spec  # it says nothing
 
 
-@pytest.mark.parametrize("key", ["short_factor", "mrope_section", "alpha"])
+@pytest.mark.parametrize("key", ["short_mscale", "mrope_section", "alpha"])
 def test_what_nothing_reads_of_the_rotary_embedding_is_refused(key: str) -> None:
     scaling = {"rope_type": "linear", "factor": 2.0}
     with pytest.raises(ArchitectureError, match=f"rope_scaling: {key} is not supported"):

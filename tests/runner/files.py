@@ -50,6 +50,14 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 LINEAR = {"rope_type": "linear", "factor": 3.0}
 MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
 GEMMA3 = {"model_type": "gemma3_text", "sliding_window": 5, "sliding_window_pattern": 2, "query_pre_attn_scalar": 5}
+LONGROPE = {"type": "longrope", "short_factor": [1.0 + i for i in range(4)], "long_factor": [2.0 + i for i in range(4)]}
+GROWING = YARN | {"llama_4_scaling_beta": 0.5, "original_max_position_embeddings": 4}
+GRANITE4 = {
+    "model_type": "granitemoehybrid",
+    "num_local_experts": 0,
+    "layer_types": ["attention"] * 3,
+    "attention_multiplier": 0.3,
+}
 CONFIGS: dict[str, dict[str, Any]] = {
     "llama": {"model_type": "llama"},
     "llama-tied": {"model_type": "llama", "tie_word_embeddings": True, "rope_theta": 5e5},
@@ -100,6 +108,18 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "smollm3": {"model_type": "smollm3", "no_rope_layers": [1, 0, 1]},
     "olmo2": {"model_type": "olmo2"},
     "olmo3": {"model_type": "olmo3", "sliding_window": 5, "layer_types": MIXED, "rope_scaling": YARN},
+    "granite": {"model_type": "granite", "embedding_multiplier": 2, "logits_scaling": 3, "residual_multiplier": 0.7},
+    "granite4": GRANITE4,
+    "phi3": {"model_type": "phi3", "sliding_window": 7, "partial_rotary_factor": 0.5},
+    "phi3-longrope": {"model_type": "phi3", "rope_scaling": LONGROPE, "original_max_position_embeddings": 8},
+    "ministral": {"model_type": "ministral", "sliding_window": 5, "layer_types": MIXED},
+    "ministral3": {"model_type": "ministral3", "rope_parameters": GROWING},
+    "mistral3": {
+        "model_type": "mistral3",
+        "text_config": SIZES | {"model_type": "ministral3", "rope_parameters": GROWING},
+    },
+    "glm": {"model_type": "glm"},
+    "glm4": {"model_type": "glm4", "attention_bias": False},
     "minimind-old": OLD_MINIMIND,
     "minimind-old-moe": OLD_MINIMIND | {"use_moe": True, "n_routed_experts": 4, "n_shared_experts": 2},
     "minimind-old-moe-top1": OLD_MINIMIND | {"use_moe": True, "n_routed_experts": 4, "num_experts_per_tok": 1},
@@ -160,6 +180,8 @@ SPECS: dict[str, DecoderSpec] = NATIVE | {
         attention_scale=0.3,
         residual_scale=0.7,
         logit_scale=1.3,
+        query_growth=0.6,
+        query_positions=3,
         attention_softcap=3.0,
         logit_softcap=2.0,
         windows=(5, 0, 9),

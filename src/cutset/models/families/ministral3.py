@@ -34,15 +34,21 @@ def read(c: Fields) -> DecoderSpec:
     layers, window = c.integer("num_hidden_layers"), c.integer("sliding_window", 0)
     table = rope_table(c, RULES)
     growth = 0.0 if table.value(BETA) == 0 else table.number(BETA, 0.0)
-    trained = c.integer(ORIGINAL, table.integer(ORIGINAL, c.integer("max_position_embeddings", POSITIONS)))
     return read_decoder(
         c,
         "ministral3",
         defaults,
         windows=(window,) * layers,
         query_growth=growth,
-        query_positions=trained if growth else 1,
+        query_positions=_trained(c, table) if growth else 1,
     )
+
+
+def _trained(c: Fields, table: Fields) -> int:
+    """The trained length: what is beside the table counts for the formulas that need it alone."""
+    inside = table.integer(ORIGINAL, c.integer("max_position_embeddings", POSITIONS))
+    kind = table.value("rope_type", table.value("type"))
+    return c.integer(ORIGINAL, inside) if kind in ("llama3", "longrope", "yarn") else inside
 
 
 FAMILY = Family(
