@@ -109,7 +109,7 @@ def apply_rope(
 ) -> None: ...
 def silu_mul(x: _Floats, out: _Floats) -> None: ...
 def gelu_mul(x: _Floats, out: _Floats) -> None: ...
-def clamped_mul(x: _Floats, limit: float, out: _Floats) -> None: ...
+def clamped_mul(x: _Floats, limit: float, alpha: float, out: _Floats) -> None: ...
 def scale(x: _Floats, factor: float) -> None: ...
 def softcap(x: _Floats, cap: float) -> None: ...
 def moe_route(logits: _Floats, *, normalise: bool, ids: _Ids, weights: _Floats) -> None: ...
@@ -197,6 +197,7 @@ class Decoder:
         shared_intermediate: int = 0,
         activation: str = "silu",
         activation_limit: float = 0.0,
+        activation_alpha: float = 0.0,
         rotary_dim: int = 0,
         rotary_interleaved: bool = False,
         rotary_tables: int = 1,
@@ -208,13 +209,21 @@ class Decoder:
         logit_scale: float = 1.0,
         logit_softcap: float = 0.0,
         whole_norms: bool = False,
+        mixer: str = "attention",
+        recurrent: Sequence[bool] = [],
+        taps: int = 1,
+        key_heads: int = 0,
+        value_heads: int = 0,
+        key_dim: int = 0,
+        value_dim: int = 0,
+        gated_attention: bool = False,
     ) -> None:
         """parameters: by name and layer, -1 for those of no layer; they aren't copied."""
 
 class KvCache:
     """Keys and values of all layers in blocks of tokens."""
 
-    def __init__(self, decoder: Decoder, blocks: int, block_size: int) -> None: ...
+    def __init__(self, decoder: Decoder, blocks: int, block_size: int, states: int = 0) -> None: ...
     @property
     def blocks(self) -> int: ...
     @property
@@ -272,6 +281,10 @@ class Step:
         logit_rows: _Ids,
         key_mask: NDArray[np.bool_] | None = None,
         adapters: list[Adapter | None] | None = None,
+        state_slots: _Ids | None = None,
+        state_sources: _Ids | None = None,
+        state_saves: _Ids | None = None,
+        query_scales: _Floats | None = None,
     ) -> None: ...
     def resume(self, y: _Floats | None = None) -> None:
         """Goes on with the product y (rows, outputs), or with what was written to `output`."""

@@ -49,6 +49,7 @@ OR_ZERO = (
     "activation_limit",
     "activation_alpha",
     "attention_scale",
+    "query_growth",
     "attention_softcap",
     "logit_softcap",
 )

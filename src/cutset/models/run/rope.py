@@ -38,7 +38,8 @@ def query_scales(spec: DecoderSpec, positions: NDArray[np.int32]) -> Floats | No
     if not spec.query_growth:
         return None
     steps = np.floor(positions.astype(np.float32) / np.float32(spec.query_positions))
-    return (1 + np.float32(spec.query_growth) * np.log(1 + steps)).astype(np.float32)
+    scales: Floats = (1 + np.float32(spec.query_growth) * np.log(1 + steps)).astype(np.float32)
+    return scales
 
 
 class _Table:
