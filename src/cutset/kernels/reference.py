@@ -157,7 +157,7 @@ def moe_route(logits: Floats, top_k: int, *, normalise: bool) -> tuple[NDArray[n
 def sigmoid(x: Floats) -> Floats:
     """1 / (1 + e^-x)."""
     with np.errstate(over="ignore"):
-        result: Floats = np.float32(1) / (1 + np.exp(-x))
+        result: Floats = (1 / (1 + np.exp(-x))).astype(np.float32)
     return result
 
 
