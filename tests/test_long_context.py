@@ -25,6 +25,12 @@ SCALINGS: dict[str, dict[str, Any]] = {
     "linear": {"type": "linear", "factor": 2.0},
     "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32},
 }
+LONGROPE = {
+    "type": "longrope",
+    "short_factor": [1.0, 1.1, 1.2, 1.3],
+    "long_factor": [1.5, 2.5, 3.5, 4.5],
+    "original_max_position_embeddings": 32,
+}
 IDS = np.random.default_rng(4).integers(3, 128, 400).tolist()
 TOKENS = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True, logprobs=4)
 
@@ -77,6 +83,8 @@ CONTEXTS: list[tuple[dict[str, Any], int, int]] = [
         64,
         64,
     ),
+    ({"rope_scaling": {"type": "longrope", "short_factor": [1] * 4, "long_factor": [2] * 4, "factor": 4.0}}, 64, 64),
+    ({"rope_scaling": {"rope_type": "proportional", "factor": 2.0}}, 128, 128),
     ({"rope_scaling": {"type": "dynamic", "factor": 1e30}}, 1 << 27, 1 << 27),  # absurd, but bounded
     ({"model_type": "minimind", "head_dim": None, "inference_rope_scaling": True}, 64, 64),
 ]
@@ -172,3 +180,22 @@ def test_equals_transformers_for_the_whole_sequence_at_once(stretched: Path) -> 
     top = ours(50, 128)
     apart = np.abs(top[:, 1] - theirs(50)[49][top[:, 0].astype(int)]).max()
     assert apart > 0.01 if dynamic else apart < 2e-4
+
+
+def test_the_limit_decides_how_longrope_rotates(tmp_path: Path) -> None:
+    """Not the length at the moment: with a limit beyond the trained length a short sequence has the second factors."""
+    folder = model(tmp_path / "long", LONGROPE)
+    second = LONGROPE | {"short_factor": LONGROPE["long_factor"]}
+    twin = model(tmp_path / "second", second)
+    first = model(tmp_path / "first", LONGROPE | {"long_factor": LONGROPE["short_factor"]})
+    prompts = [IDS[:7], IDS[3:40]]  # which stay below the trained length, and pass it
+    with opened(folder) as llm, opened(twin) as other, opened(first) as plain:
+        assert llm.max_model_len == 64
+        found = generated(llm, prompts)
+        assert found == generated(other, prompts)
+        assert found[0] != generated(plain, prompts)[0]
+        for rows in (3, 17):
+            with opened(folder, max_batch_tokens=rows, max_num_seqs=3) as chunked:
+                assert generated(chunked, prompts) == found
+    with opened(folder, max_model_len=32) as llm, opened(first, max_model_len=32) as plain:
+        assert generated(llm, prompts[:1]) == generated(plain, prompts[:1]) != found[:1]

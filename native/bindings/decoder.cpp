@@ -81,11 +81,31 @@ class ParameterReader {
   std::size_t used_ = 0;
 };
 
+Activation activation_named(const std::string& name) {
+  if (name == "silu") return Activation::kSilu;
+  if (name == "gelu_tanh") return Activation::kGelu;
+  require(name == "clamped", "activation must be silu, gelu_tanh or clamped");
+  return Activation::kClamped;
+}
+
+Mixer mixer_named(const std::string& name) {
+  if (name == "attention") return Mixer::kAttention;
+  if (name == "conv") return Mixer::kConv;
+  require(name == "delta", "mixer must be attention, conv or delta");
+  return Mixer::kDelta;
+}
+
 void make_decoder(PyDecoder* self, std::size_t vocab, std::size_t hidden, std::size_t layers, std::size_t heads,
                   std::size_t kv_heads, std::size_t head_dim, std::size_t intermediate, float norm_eps,
                   const nb::dict& parameters, ThreadPool& pool, std::vector<std::size_t> windows,
                   const std::vector<bool>& sparse, std::size_t experts, std::size_t top_k, bool normalise,
-                  std::size_t expert_intermediate, std::size_t shared, std::size_t shared_intermediate) {
+                  std::size_t expert_intermediate, std::size_t shared, std::size_t shared_intermediate,
+                  const std::string& activation, float activation_limit, float activation_alpha, std::size_t rotary_dim,
+                  bool rotary_interleaved, std::size_t rotary_tables, std::vector<int> rotary_table,
+                  float attention_scale, float attention_softcap, float embedding_scale, float residual_scale,
+                  float logit_scale, float logit_softcap, bool whole_norms, const std::string& mixer,
+                  const std::vector<bool>& recurrent, std::size_t taps, std::size_t key_heads, std::size_t value_heads,
+                  std::size_t key_dim, std::size_t value_dim, bool gated_attention) {
   const DecoderSpec spec = {vocab,
                             hidden,
                             layers,
@@ -99,24 +119,55 @@ void make_decoder(PyDecoder* self, std::size_t vocab, std::size_t hidden, std::s
                             normalise,
                             expert_intermediate,
                             shared,
-                            shared_intermediate};
+                            shared_intermediate,
+                            activation_named(activation),
+                            activation_limit,
+                            activation_alpha,
+                            rotary_dim,
+                            rotary_interleaved,
+                            rotary_tables,
+                            std::move(rotary_table),
+                            attention_scale,
+                            attention_softcap,
+                            embedding_scale,
+                            residual_scale,
+                            logit_scale,
+                            logit_softcap,
+                            {mixer_named(mixer), taps, key_heads, value_heads, key_dim, value_dim},
+                            recurrent,
+                            gated_attention};
   spec.check();
   PyDecoder made;
   ParameterReader read(parameters, made.arrays);
   Parameters found;
+  found.whole_norms = whole_norms;
   found.embedding = read("embedding", -1, {vocab, hidden});
   found.final_norm = read("final_norm", -1, {hidden});
   for (int l = 0; l < static_cast<int>(layers); ++l) {
     LayerParameters layer;
     layer.attention_norm = read("attention_norm", l, {hidden});
+    layer.attention_output_norm = read("attention_output_norm", l, {hidden});
     layer.mlp_norm = read("mlp_norm", l, {hidden});
-    layer.qkv_bias = read("qkv_bias", l, {spec.heads.qkv_size()});
+    layer.mlp_output_norm = read("mlp_output_norm", l, {hidden});
+    layer.qkv_bias = read("qkv_bias", l, {spec.qkv_outputs()});
     layer.o_bias = read("o_bias", l, {hidden});
-    layer.q_norm = read("q_norm", l, {head_dim});
-    layer.k_norm = read("k_norm", l, {head_dim});
+    layer.q_norm = read("q_norm", l, {whole_norms ? spec.heads.q_size() : head_dim});
+    layer.k_norm = read("k_norm", l, {whole_norms ? spec.heads.kv_size() : head_dim});
     layer.gate_up_bias = read("gate_up_bias", l, {2 * intermediate});
     layer.down_bias = read("down_bias", l, {hidden});
+    layer.sinks = read("sinks", l, {heads});
     layer.router = read("router", l, {experts, hidden});
+    layer.router_bias = read("router_bias", l, {experts});
+    layer.expert_gate_up_bias = read("expert_gate_up_bias", l, {experts, 2 * expert_intermediate});
+    layer.expert_down_bias = read("expert_down_bias", l, {experts, hidden});
+    const Recurrence& recurrence = spec.recurrence;
+    layer.recurrent.in_proj_bias = read("in_proj_bias", l, {recurrence.inputs(hidden)});
+    layer.recurrent.conv = read("conv", l, {taps, recurrence.convolved(hidden)});
+    layer.recurrent.conv_bias = read("conv_bias", l, {recurrence.convolved(hidden)});
+    layer.recurrent.out_proj_bias = read("out_proj_bias", l, {hidden});
+    layer.recurrent.decay = read("decay", l, {value_heads});
+    layer.recurrent.decay_bias = read("decay_bias", l, {value_heads});
+    layer.recurrent.delta_gain = read("delta_gain", l, {value_dim});
     found.layers.push_back(layer);
   }
   read.finish();
@@ -131,6 +182,13 @@ Trace trace_of(std::optional<nb::callable> trace) {
     const std::string name = t.expert < 0 ? t.name : std::string(t.name) + "." + std::to_string(t.expert);
     call(name, t.layer, copy_of(t.data, t.rows, t.columns, t.stride));
   };
+}
+
+void put_low_rank(Adapter& self, const std::string& site, int layer, int expert, In2 down, In2 up, std::size_t first,
+                  float scale, ThreadPool& pool) {
+  require(down.shape(0) >= 1 && down.shape(0) == up.shape(1), "down must be (rank, inputs), up (outputs, rank)");
+  const Site which = site_named(site);
+  self.put(which, layer, expert, down.data(), up.data(), down.shape(0), down.shape(1), first, up.shape(0), scale, pool);
 }
 
 void put_f32(LocalLinears& self, const std::string& site, int layer, int expert, const PackedF32& linear) {
@@ -149,13 +207,17 @@ PyStep::PyStep(const PyDecoder& decoder, KvCache& cache, ThreadPool& pool, std::
     : spec_(decoder.spec()), step_(*decoder.decoder, cache, pool, trace_of(std::move(trace))) {}
 
 void PyStep::begin(Ids1 token_ids, In2 cos, In2 sin, Ids1 row_starts, Ids1 context_lens, Ids2 block_tables,
-                   Ids1 logit_rows, std::optional<Array<const bool, 2>> key_mask) {
+                   Ids1 logit_rows, std::optional<Array<const bool, 2>> key_mask, std::optional<nb::list> adapters,
+                   std::optional<Ids1> state_slots, std::optional<Ids1> state_sources, std::optional<Ids2> state_saves,
+                   std::optional<In1> query_scales) {
   const std::size_t rows = token_ids.shape(0);
-  const std::size_t half = spec_.heads.head_dim / 2;
-  require(cos.shape(0) == rows && cos.shape(1) == half, "cos must be (rows, head_dim / 2)");
-  require(sin.shape(0) == rows && sin.shape(1) == half, "sin must be (rows, head_dim / 2)");
+  const std::size_t half = spec_.rotary_dim / 2;
+  const std::size_t angles = spec_.rotary_tables * rows;
+  require(cos.shape(0) == angles && cos.shape(1) == half, "cos must be (rotary_tables * rows, rotary_dim / 2)");
+  require(sin.shape(0) == angles && sin.shape(1) == half, "sin must be (rotary_tables * rows, rotary_dim / 2)");
   require(row_starts.shape(0) == context_lens.shape(0) + 1, "row_starts must have one element more than sequences");
   require(block_tables.shape(0) == context_lens.shape(0), "block_tables must have a row for each sequence");
+  require(!query_scales || query_scales->shape(0) == rows, "query_scales must be (rows)");
   require(!key_mask || key_mask->shape(0) == context_lens.shape(0), "key_mask must be (sequences, longest context)");
   Batch batch;
   batch.rows = {rows,
@@ -166,15 +228,34 @@ void PyStep::begin(Ids1 token_ids, In2 cos, In2 sin, Ids1 row_starts, Ids1 conte
                 block_tables.shape(1),
                 key_mask ? reinterpret_cast<const std::uint8_t*>(key_mask->data()) : nullptr,
                 key_mask ? key_mask->shape(1) : 0};
+  require(!state_slots || (state_slots->shape(0) == context_lens.shape(0) && state_sources && state_saves &&
+                           state_sources->shape(0) == context_lens.shape(0) && state_saves->shape(1) == 3),
+          "state_slots and state_sources must be (sequences), state_saves (saves, 3)");
+  if (state_slots) {
+    batch.states = {state_slots->data(), state_sources->data(), state_saves->data(), state_saves->shape(0)};
+  }
   batch.token_ids = token_ids.data();
   batch.cos = cos.data();
   batch.sin = sin.data();
+  batch.query_scales = query_scales ? query_scales->data() : nullptr;
   batch.logit_rows = logit_rows.data();
   batch.wanted = logit_rows.shape(0);
+  if (adapters) {
+    for (const nb::handle one : *adapters) {
+      batch.adapters.push_back(one.is_none() ? nullptr : nb::cast<const Adapter*>(one));
+    }
+  }
   std::vector<nb::ndarray<>> held = {
       nb::ndarray<>(token_ids),    nb::ndarray<>(cos),          nb::ndarray<>(sin),       nb::ndarray<>(row_starts),
       nb::ndarray<>(context_lens), nb::ndarray<>(block_tables), nb::ndarray<>(logit_rows)};
   if (key_mask) held.push_back(nb::ndarray<>(*key_mask));
+  if (state_slots) {
+    held.push_back(nb::ndarray<>(*state_slots));
+    held.push_back(nb::ndarray<>(*state_sources));
+    held.push_back(nb::ndarray<>(*state_saves));
+  }
+  if (query_scales) held.push_back(nb::ndarray<>(*query_scales));
+  adapters_ = std::move(adapters);
   held_ = std::move(held);  // a step that fails to begin is done, and so are the arrays of the last one
   nb::gil_scoped_release release;
   step_.begin(batch);
@@ -222,15 +303,21 @@ void bind_decoder(nb::module_& m) {
       .def("__init__", &make_decoder, nb::kw_only(), "vocab"_a, "hidden"_a, "layers"_a, "heads"_a, "kv_heads"_a,
            "head_dim"_a, "intermediate"_a, "norm_eps"_a, "parameters"_a, "pool"_a,
            "windows"_a = std::vector<std::size_t>(), "sparse"_a = std::vector<bool>(), "experts"_a = 0, "top_k"_a = 0,
-           "normalise"_a = false, "expert_intermediate"_a = 0, "shared"_a = 0, "shared_intermediate"_a = 0);
+           "normalise"_a = false, "expert_intermediate"_a = 0, "shared"_a = 0, "shared_intermediate"_a = 0,
+           "activation"_a = "silu", "activation_limit"_a = 0.0f, "activation_alpha"_a = 0.0f, "rotary_dim"_a = 0,
+           "rotary_interleaved"_a = false, "rotary_tables"_a = 1, "rotary_table"_a = std::vector<int>(),
+           "attention_scale"_a = 0.0f, "attention_softcap"_a = 0.0f, "embedding_scale"_a = 1.0f,
+           "residual_scale"_a = 1.0f, "logit_scale"_a = 1.0f, "logit_softcap"_a = 0.0f, "whole_norms"_a = false,
+           "mixer"_a = "attention", "recurrent"_a = std::vector<bool>(), "taps"_a = 1, "key_heads"_a = 0,
+           "value_heads"_a = 0, "key_dim"_a = 0, "value_dim"_a = 0, "gated_attention"_a = false);
 
   nb::class_<KvCache>(m, "KvCache", "Keys and values of all layers in blocks of tokens.")
       .def(
           "__init__",
-          [](KvCache* self, const PyDecoder& decoder, std::size_t blocks, std::size_t block_size) {
-            new (self) KvCache(decoder.spec(), blocks, block_size);
+          [](KvCache* self, const PyDecoder& decoder, std::size_t blocks, std::size_t block_size, std::size_t states) {
+            new (self) KvCache(decoder.spec(), blocks, block_size, states);
           },
-          "decoder"_a, "blocks"_a, "block_size"_a)
+          "decoder"_a, "blocks"_a, "block_size"_a, "states"_a = 0)
       .def_prop_ro("blocks", &KvCache::blocks)
       .def_prop_ro("block_size", &KvCache::block_size)
       .def_prop_ro("nbytes", &KvCache::bytes);
@@ -246,12 +333,20 @@ void bind_decoder(nb::module_& m) {
       .def("put", &put_f32, "site"_a, "layer"_a, "expert"_a, "linear"_a, nb::keep_alive<1, 5>())
       .def("put", &put_i8, "site"_a, "layer"_a, "expert"_a, "linear"_a, "bits"_a = 8, nb::keep_alive<1, 5>());
 
+  nb::class_<Adapter>(m, "Adapter", "Low-rank additions to the products of a decoder.")
+      .def(
+          "__init__", [](Adapter* self, const PyDecoder& decoder) { new (self) Adapter(decoder.spec()); }, "decoder"_a)
+      .def("put", &put_low_rank, "site"_a, "layer"_a, "expert"_a, "down"_a.noconvert(), "up"_a.noconvert(), "first"_a,
+           "scale"_a, "pool"_a);
+
   nb::class_<PyStep>(m, "Step", "One step of a decoder, from site to site.")
       .def(nb::init<const PyDecoder&, KvCache&, ThreadPool&, std::optional<nb::callable>>(), "decoder"_a, "cache"_a,
            "pool"_a, "trace"_a = nb::none(), nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>(), nb::keep_alive<1, 4>())
       .def("begin", &PyStep::begin, "token_ids"_a.noconvert(), nb::kw_only(), "cos"_a.noconvert(), "sin"_a.noconvert(),
            "row_starts"_a.noconvert(), "context_lens"_a.noconvert(), "block_tables"_a.noconvert(),
-           "logit_rows"_a.noconvert(), "key_mask"_a.noconvert() = nb::none())
+           "logit_rows"_a.noconvert(), "key_mask"_a.noconvert() = nb::none(), "adapters"_a = nb::none(),
+           "state_slots"_a.noconvert() = nb::none(), "state_sources"_a.noconvert() = nb::none(),
+           "state_saves"_a.noconvert() = nb::none(), "query_scales"_a.noconvert() = nb::none())
       .def("resume", &PyStep::resume, "y"_a.noconvert() = nb::none(),
            "Goes on with the product y (rows, outputs), or with what was written to `output`.")
       .def("run", &PyStep::run, "linears"_a)

@@ -37,7 +37,9 @@ class PyStep {
   PyStep(const PyDecoder& decoder, KvCache& cache, ThreadPool& pool, std::optional<nanobind::callable> trace);
 
   void begin(Ids1 token_ids, In2 cos, In2 sin, Ids1 row_starts, Ids1 context_lens, Ids2 block_tables, Ids1 logit_rows,
-             std::optional<Array<const bool, 2>> key_mask);
+             std::optional<Array<const bool, 2>> key_mask, std::optional<nanobind::list> adapters,
+             std::optional<Ids1> state_slots, std::optional<Ids1> state_sources, std::optional<Ids2> state_saves,
+             std::optional<In1> query_scales);
   nanobind::object waiting() const;
   nanobind::object output() const;
   void resume(std::optional<In2> y);
@@ -50,6 +52,7 @@ class PyStep {
   const DecoderSpec& spec_;
   Step step_;
   std::vector<nanobind::ndarray<>> held_;
+  std::optional<nanobind::list> adapters_;
 };
 
 }  // namespace cutset::bindings

@@ -66,12 +66,32 @@ void scaled_add(Out1 out, float weight, In1 x) {
   kernels().glue.scaled_add(out.data(), weight, x.data(), x.shape(0));
 }
 
-void apply_rope(Out2 x, In2 cos, In2 sin, std::size_t heads) {
-  const std::size_t head_dim = 2 * cos.shape(1);
+void apply_rope(Out2 x, In2 cos, In2 sin, std::size_t heads, std::size_t head_dim, bool interleaved) {
+  const std::size_t rotary_dim = 2 * cos.shape(1);
+  if (!head_dim) head_dim = rotary_dim;
+  require(rotary_dim <= head_dim, "cos must have at most head_dim / 2 columns");
   require_same_shape(cos, sin, "cos and sin must have one shape");
   require(cos.shape(0) == x.shape(0), "cos must have a row for each row of x");
   require(heads * head_dim <= x.shape(1), "x must have at least heads * head_dim columns");
-  kernels().glue.apply_rope(x.data(), x.shape(1), cos.data(), sin.data(), x.shape(0), heads, head_dim);
+  kernels().glue.apply_rope(x.data(), x.shape(1), cos.data(), sin.data(), x.shape(0), heads, head_dim, rotary_dim,
+                            interleaved);
+}
+
+void gelu_mul(In2 x, Out2 out) {
+  require(x.shape(0) == out.shape(0) && x.shape(1) == 2 * out.shape(1), "x must be (rows, 2 * columns of out)");
+  kernels().glue.gelu_mul(x.data(), out.shape(0), out.shape(1), out.data());
+}
+
+void clamped_mul(In2 x, float limit, float alpha, Out2 out) {
+  require(x.shape(0) == out.shape(0) && x.shape(1) == 2 * out.shape(1), "x must be (rows, 2 * columns of out)");
+  kernels().glue.clamped_mul(x.data(), limit, alpha, out.shape(0), out.shape(1), out.data());
+}
+
+void scale(Out1 x, float factor) { kernels().glue.scale(x.data(), factor, x.shape(0)); }
+
+void softcap(Out1 x, float cap) {
+  require(cap > 0.0f, "cap must be above 0");
+  kernels().glue.softcap(x.data(), cap, x.shape(0));
 }
 
 void silu_mul(In2 x, Out2 out) {
@@ -144,9 +164,10 @@ void append(In2 qkv, std::size_t heads, std::size_t kv_heads, std::size_t head_d
 void attention(In2 qkv, std::size_t heads, std::size_t kv_heads, std::size_t head_dim, std::size_t block_size,
                Out2 keys, Out2 values, Ids1 row_starts, Ids1 context_lens, Ids2 block_tables, float scale, Out2 out,
                std::size_t window, std::optional<Array<const bool, 2>> key_mask, std::optional<Ids1> wanted,
-               ThreadPool* pool) {
+               ThreadPool* pool, float softcap, std::optional<In1> sinks) {
   Paged paged(heads, kv_heads, head_dim, block_size, keys, values, row_starts, context_lens, block_tables);
   require(scale > 0.0f, "scale must be above 0");
+  require(!sinks || sinks->shape(0) == heads, "sinks must be (heads)");
   if (key_mask) {
     require(key_mask->shape(0) == paged.rows.sequences, "key_mask must be (sequences, longest context)");
     paged.rows.key_mask = reinterpret_cast<const std::uint8_t*>(key_mask->data());
@@ -159,7 +180,8 @@ void attention(In2 qkv, std::size_t heads, std::size_t kv_heads, std::size_t hea
   const std::vector<Span> spans =
       wanted ? wanted_spans(paged.rows, wanted->data(), wanted->shape(0)) : all_spans(paged.rows);
   ThreadPool alone(1);
-  attend(pool ? *pool : alone, {paged.shape, window, scale}, paged.rows, paged.cache, spans, qkv.data(), out.data());
+  attend(pool ? *pool : alone, {paged.shape, window, scale, softcap, sinks ? sinks->data() : nullptr}, paged.rows,
+         paged.cache, spans, qkv.data(), out.data());
 }
 
 }  // namespace
@@ -174,7 +196,12 @@ void bind_glue(nb::module_& m) {
         "out"_a.noconvert(), Released());
   m.def("add_bias", &add_bias, "x"_a.noconvert(), "bias"_a.noconvert(), Released());
   m.def("scaled_add", &scaled_add, "out"_a.noconvert(), "weight"_a, "x"_a.noconvert(), Released());
-  m.def("apply_rope", &apply_rope, "x"_a.noconvert(), "cos"_a.noconvert(), "sin"_a.noconvert(), "heads"_a, Released());
+  m.def("apply_rope", &apply_rope, "x"_a.noconvert(), "cos"_a.noconvert(), "sin"_a.noconvert(), "heads"_a,
+        "head_dim"_a = 0, "interleaved"_a = false, Released());
+  m.def("gelu_mul", &gelu_mul, "x"_a.noconvert(), "out"_a.noconvert(), Released());
+  m.def("clamped_mul", &clamped_mul, "x"_a.noconvert(), "limit"_a, "alpha"_a, "out"_a.noconvert(), Released());
+  m.def("scale", &scale, "x"_a.noconvert(), "factor"_a, Released());
+  m.def("softcap", &softcap, "x"_a.noconvert(), "cap"_a, Released());
   m.def("silu_mul", &silu_mul, "x"_a.noconvert(), "out"_a.noconvert(), Released());
   m.def("moe_route", &moe_route, "logits"_a.noconvert(), nb::kw_only(), "normalise"_a, "ids"_a.noconvert(),
         "weights"_a.noconvert(), Released());
@@ -187,5 +214,5 @@ void bind_glue(nb::module_& m) {
         "block_size"_a, "keys"_a.noconvert(), "values"_a.noconvert(), "row_starts"_a.noconvert(),
         "context_lens"_a.noconvert(), "block_tables"_a.noconvert(), "scale"_a, "out"_a.noconvert(), "window"_a = 0,
         "key_mask"_a.noconvert() = nb::none(), "wanted"_a.noconvert() = nb::none(), "pool"_a.none() = nb::none(),
-        Released());
+        "softcap"_a = 0.0f, "sinks"_a.noconvert() = nb::none(), Released());
 }

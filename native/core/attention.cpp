@@ -51,6 +51,8 @@ AttentionTask task_of(const Attention& attention, const Rows& rows, const LayerC
   task.position = rows.position(piece.span.sequence, piece.span.first_row);
   task.window = attention.window;
   task.scale = attention.scale;
+  task.softcap = attention.softcap;
+  task.sinks = attention.sinks ? attention.sinks + piece.kv_head * shape.group() : nullptr;
   task.keys = cache.keys + block_heads * shape.head_dim;
   task.values = cache.values + block_heads * padded_dim(shape.head_dim);
   task.key_stride = cache.key_stride;

@@ -40,6 +40,8 @@ struct Attention {
   HeadShape shape;
   std::size_t window = 0;  // tokens that a row sees, itself included; 0: all
   float scale = 0.0f;
+  float softcap = 0.0f;          // 0: none
+  const float* sinks = nullptr;  // (heads)
 };
 
 // Causal attention of the spans' rows over their sequences' caches, which hold the rows' own keys and values already.

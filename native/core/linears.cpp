@@ -7,8 +7,8 @@ namespace cutset {
 namespace {
 
 template <class Packed>
-void check_shape(const DecoderSpec& spec, Site site, int expert, const Packed& linear) {
-  if (linear.depth() != spec.inputs(site, expert) || linear.outputs() != spec.outputs(site, expert)) {
+void check_shape(const DecoderSpec& spec, Site site, int layer, int expert, const Packed& linear) {
+  if (linear.depth() != spec.inputs(site, layer, expert) || linear.outputs() != spec.outputs(site, layer, expert)) {
     throw std::invalid_argument("a weight has another shape than its site");
   }
 }
@@ -17,13 +17,13 @@ void check_shape(const DecoderSpec& spec, Site site, int expert, const Packed& l
 
 void LocalLinears::put(Site site, int layer, int expert, const PackedF32& linear) {
   const std::size_t index = spec_.index(site, layer, expert);
-  check_shape(spec_, site, expert, linear);
+  check_shape(spec_, site, layer, expert, linear);
   packed_[index] = &linear;
 }
 
 void LocalLinears::put(Site site, int layer, int expert, const PackedI8& linear, int bits) {
   const std::size_t index = spec_.index(site, layer, expert);
-  check_shape(spec_, site, expert, linear);
+  check_shape(spec_, site, layer, expert, linear);
   if (bits < PackedI8::kLeastBits || bits > linear.most_bits()) {
     throw std::invalid_argument("these weights can't be multiplied with activations of that many bits");
   }

@@ -11,6 +11,27 @@ namespace cutset {
 // The products of a decoder, where a model can be cut by operator.
 enum class Site { kQkv, kO, kGateUp, kDown, kLmHead };
 
+// Of the gate in an MLP.
+enum class Activation { kSilu, kGelu, kClamped };
+
+// What a layer has instead of attention; see cutset.models.spec.ConvSpec and DeltaSpec.
+enum class Mixer { kAttention, kConv, kDelta };
+
+struct Recurrence {
+  Mixer kind = Mixer::kAttention;  // of the layers that aren't attention; kAttention: there are none
+  std::size_t taps = 0;            // of the convolution
+  std::size_t key_heads = 0;       // kDelta, and the following
+  std::size_t value_heads = 0;
+  std::size_t key_dim = 0;
+  std::size_t value_dim = 0;
+
+  // `hidden`: of the decoder, which kConv has as many channels as.
+  std::size_t convolved(std::size_t hidden) const;
+  std::size_t inputs(std::size_t hidden) const;  // columns of what goes in
+  std::size_t mixed(std::size_t hidden) const;   // columns of what it gives
+  std::size_t state(std::size_t hidden) const;   // floats of one sequence in one layer
+};
+
 struct DecoderSpec {
   std::size_t vocab = 0;
   std::size_t hidden = 0;
@@ -30,10 +51,33 @@ struct DecoderSpec {
   std::size_t shared_intermediate = 0;
 
   std::size_t window(std::size_t layer) const { return windows.empty() ? 0 : windows[layer]; }
+  Activation activation = Activation::kSilu;
+  float activation_limit = 0.0f;  // kClamped
+  float activation_alpha = 0.0f;  // kClamped
+  std::size_t rotary_dim = 0;     // elements of a head that are rotated, even; 0: all
+  bool rotary_interleaved = false;
+  std::size_t rotary_tables = 1;
+  std::vector<int> rotary_table;   // per layer: which of the tables; -1: none; empty: the first everywhere
+  float attention_scale = 0.0f;    // of the scores; 0: 1 / sqrt(head_dim)
+  float attention_softcap = 0.0f;  // 0: none
+  float embedding_scale = 1.0f;
+  float residual_scale = 1.0f;  // of what a sublayer adds
+  float logit_scale = 1.0f;
+  float logit_softcap = 0.0f;  // 0: none
+
+  Recurrence recurrence;
+  std::vector<bool> recurrent;   // per layer: it has that instead of attention; empty: none has
+  bool gated_attention = false;  // q is [q | gate] in each head
+
+  bool is_recurrent(std::size_t layer) const { return !recurrent.empty() && recurrent[layer]; }
+  Mixer mixer(std::size_t layer) const { return is_recurrent(layer) ? recurrence.kind : Mixer::kAttention; }
+  std::size_t recurrent_before(std::size_t layer) const;  // recurrent layers below it
+  std::size_t qkv_outputs() const { return heads.qkv_size() + (gated_attention ? heads.q_size() : 0); }
+  int table_of(std::size_t layer) const { return rotary_table.empty() ? 0 : rotary_table[layer]; }
   bool is_sparse(std::size_t layer) const { return !sparse.empty() && sparse[layer]; }
-  std::size_t width(int expert) const;  // of an MLP
-  std::size_t inputs(Site site, int expert) const;
-  std::size_t outputs(Site site, int expert) const;
+  std::size_t width(int expert) const;                         // of an MLP
+  std::size_t inputs(Site site, int layer, int expert) const;  // layer: -1 for kLmHead
+  std::size_t outputs(Site site, int layer, int expert) const;
 
   // A number below site_count() for every site of every layer; std::invalid_argument for one that isn't there.
   std::size_t index(Site site, int layer, int expert) const;

@@ -1,7 +1,6 @@
 #include "core/step.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <stdexcept>
 #include <utility>
@@ -25,6 +24,15 @@ void each_rows(ThreadPool& pool, std::size_t rows, std::size_t columns, const Bo
   run_ranges(pool, rows, rows_a_task(pool, rows, columns), body);
 }
 
+// out = norm(x), or x where there is no norm;  x, out: (rows, hidden)
+void normalise(const float* x, const float* gain, const DecoderSpec& spec, std::size_t rows, float* out) {
+  if (gain) {
+    kernels().glue.rms_norm(x, gain, spec.norm_eps, rows, spec.hidden, out);
+  } else {
+    std::memcpy(out, x, rows * spec.hidden * sizeof(float));
+  }
+}
+
 }  // namespace
 
 float* Floats::take(std::size_t rows, std::size_t columns) {
@@ -41,6 +49,12 @@ Step::Step(const Decoder& decoder, KvCache& cache, ThreadPool& pool, Trace trace
 void Step::check(const Batch& batch) const {
   require(batch.rows.count >= 1, "a step needs at least one row");
   check_rows(batch.rows, cache_.blocks(), cache_.block_size());
+  cache_.states().check(batch.rows, batch.states);
+  require(batch.adapters.empty() || batch.adapters.size() == batch.rows.sequences,
+          "adapters must have one element for each sequence");
+  for (const Adapter* adapter : batch.adapters) {
+    require(!adapter || adapter->fits(decoder_.spec()), "an adapter was made for another decoder");
+  }
   const auto inside = [](const std::int32_t* values, std::size_t count, std::size_t end) {
     return std::all_of(values, values + count,
                        [=](std::int32_t value) { return value >= 0 && static_cast<std::size_t>(value) < end; });
@@ -58,6 +72,7 @@ void Step::begin(const Batch& batch) {
   live_ = batch.rows.count;
   layer_ = 0;
   slots_ = cache_slots(batch.rows, cache_.block_size());
+  choose_adapters();
   float* x = x_.take(live_, spec.hidden);
   float* h = h_.take(live_, spec.hidden);
   const float* gain = layer_parameters().attention_norm;
@@ -65,10 +80,36 @@ void Step::begin(const Batch& batch) {
     const std::size_t at = begin * spec.hidden;
     const GlueKernels& glue = kernels().glue;
     glue.embedding(decoder_.parameters().embedding, batch_.token_ids + begin, end - begin, spec.hidden, x + at);
-    glue.rms_norm(x + at, gain, spec.norm_eps, end - begin, spec.hidden, h + at);
+    if (spec.embedding_scale != 1.0f) glue.scale(x + at, spec.embedding_scale, (end - begin) * spec.hidden);
+    normalise(x + at, gain, spec, end - begin, h + at);
   });
   if (trace_) trace_({"embedding", -1, -1, x, live_, spec.hidden, spec.hidden});
   start_layer();
+}
+
+void Step::choose_adapters() {
+  row_adapters_.clear();
+  adapted_.clear();
+  for (std::size_t s = 0; s < batch_.adapters.size(); ++s) {
+    const auto rows = static_cast<std::size_t>(batch_.rows.row_starts[s + 1] - batch_.rows.row_starts[s]);
+    row_adapters_.insert(row_adapters_.end(), rows, batch_.adapters[s]);
+  }
+  adapted_ = adapted_rows(row_adapters_);
+}
+
+// Adds to the product at hand what the rows' adapters have for it.
+void Step::adapt() {
+  if (adapted_.empty()) return;
+  const DecoderSpec& spec = decoder_.spec();
+  const std::size_t index = spec.index(product_.site, product_.layer, product_.expert);
+  const bool routed = product_.expert >= 0 && static_cast<std::size_t>(product_.expert) < spec.experts;
+  if (!routed) {
+    return add_low_rank(pool_, adapted_, index, product_.x, product_.inputs, product_.y, product_.outputs);
+  }
+  std::vector<const Adapter*> adapters;
+  for (const Routed& row : routed_[static_cast<std::size_t>(product_.expert)])
+    adapters.push_back(row_adapters_[row.row]);
+  add_low_rank(pool_, adapted_rows(adapters), index, product_.x, product_.inputs, product_.y, product_.outputs);
 }
 
 void Step::run(Linears& linears) {
@@ -81,6 +122,7 @@ void Step::run(Linears& linears) {
 void Step::resume() {
   require(!done_, "the step is done; begin another");
   done_ = true;  // unless it waits again, which it doesn't after an exception
+  adapt();
   switch (product_.site) {
     case Site::kQkv:
       return after_qkv();
@@ -91,6 +133,7 @@ void Step::resume() {
     case Site::kDown:
       return after_down();
     case Site::kLmHead:
+      finish_logits();
       if (trace_) trace_({"lm_head", -1, -1, logits_.data(), live_, decoder_.spec().vocab, decoder_.spec().vocab});
   }
 }
@@ -98,10 +141,22 @@ void Step::resume() {
 void Step::wait(Site site, int expert, const Floats& x, std::size_t rows, const Floats& y) {
   const DecoderSpec& spec = decoder_.spec();
   const int layer = site == Site::kLmHead ? -1 : static_cast<int>(layer_);
-  product_ = {
-      site,       layer,     expert, x.data(), rows, spec.inputs(site, expert), y.data(), spec.outputs(site, expert),
-      x.memory(), y.memory()};
+  const std::size_t inputs = spec.inputs(site, layer, expert);
+  const std::size_t outputs = spec.outputs(site, layer, expert);
+  product_ = {site, layer, expert, x.data(), rows, inputs, y.data(), outputs, x.memory(), y.memory()};
   done_ = false;
+}
+
+void Step::finish_logits() {
+  const DecoderSpec& spec = decoder_.spec();
+  float* logits = logits_.data();
+  if (spec.logit_scale == 1.0f && spec.logit_softcap == 0.0f) return;
+  each_rows(pool_, live_, spec.vocab, [&](std::size_t begin, std::size_t end) {
+    float* at = logits + begin * spec.vocab;
+    const std::size_t count = (end - begin) * spec.vocab;
+    if (spec.logit_scale != 1.0f) kernels().glue.scale(at, spec.logit_scale, count);
+    if (spec.logit_softcap > 0.0f) kernels().glue.softcap(at, spec.logit_softcap, count);
+  });
 }
 
 void Step::told(const char* name, const float* data, std::size_t rows, std::size_t columns, int expert) {
@@ -115,50 +170,143 @@ void Step::add_bias(const float* bias, float* x, std::size_t rows, std::size_t c
   });
 }
 
-// x += delta; h = norm(x)
-void Step::add_norm(const float* delta, const float* gain) {
-  const std::size_t hidden = decoder_.spec().hidden;
+// x += scale * norm(delta); h = norm(x); where there are such norms. `delta` is used up.
+void Step::add_norm(float* delta, const float* output_gain, const float* gain) {
+  const DecoderSpec& spec = decoder_.spec();
+  const GlueKernels& glue = kernels().glue;
   float* x = x_.data();
   float* h = h_.data();
-  each_rows(pool_, live_, hidden, [&](std::size_t begin, std::size_t end) {
-    const std::size_t at = begin * hidden;
-    kernels().glue.add_rms_norm(x + at, delta + at, gain, decoder_.spec().norm_eps, end - begin, hidden, h + at);
+  each_rows(pool_, live_, spec.hidden, [&](std::size_t begin, std::size_t end) {
+    const std::size_t at = begin * spec.hidden;
+    const std::size_t rows = end - begin;
+    if (output_gain) glue.rms_norm(delta + at, output_gain, spec.norm_eps, rows, spec.hidden, delta + at);
+    if (spec.residual_scale != 1.0f) glue.scale(delta + at, spec.residual_scale, rows * spec.hidden);
+    if (gain) {
+      glue.add_rms_norm(x + at, delta + at, gain, spec.norm_eps, rows, spec.hidden, h + at);
+    } else {
+      glue.scaled_add(x + at, 1.0f, delta + at, rows * spec.hidden);
+      normalise(x + at, nullptr, spec, rows, h + at);
+    }
   });
 }
 
 void Step::start_layer() {
   const DecoderSpec& spec = decoder_.spec();
+  if (spec.is_recurrent(layer_)) hide_padding();
   told("attention_norm", h_.data(), live_, spec.hidden);
-  qkv_.take(live_, spec.heads.qkv_size());
-  wait(Site::kQkv, -1, h_, live_, qkv_);
+  const bool gated = spec.gated_attention && !spec.is_recurrent(layer_);
+  if (gated) gated_.take(live_, spec.qkv_outputs());
+  qkv_.take(live_, gated ? spec.heads.qkv_size() : spec.outputs(Site::kQkv, static_cast<int>(layer_), -1));
+  wait(Site::kQkv, -1, h_, live_, gated ? gated_ : qkv_);
 }
 
-// Norms of q and k, rotary embedding, cache: row by row, while a row is in the nearest cache.
+// Zeros at padding, which would find its way into states.
+void Step::hide_padding() {
+  const Rows& rows = batch_.rows;
+  if (!rows.key_mask) return;
+  const std::size_t hidden = decoder_.spec().hidden;
+  for (std::size_t s = 0; s < rows.sequences; ++s) {
+    for (auto r = static_cast<std::size_t>(rows.row_starts[s]); r < static_cast<std::size_t>(rows.row_starts[s + 1]);
+         ++r) {
+      const bool seen = rows.key_mask[s * rows.mask_width + rows.position(s, r)];
+      if (!seen) std::memset(h_.data() + r * hidden, 0, hidden * sizeof(float));
+    }
+  }
+}
+
+// From [q and its gates | k | v], where each head has q and then its gate, to [q | k | v] and the gates.
+void Step::part_gates() {
+  const HeadShape& shape = decoder_.spec().heads;
+  const std::size_t width = decoder_.spec().qkv_outputs();
+  float* gates = gates_.take(live_, shape.q_size());
+  each_rows(pool_, live_, width, [&](std::size_t begin, std::size_t end) {
+    const std::size_t head = shape.head_dim;
+    for (std::size_t r = begin; r < end; ++r) {
+      const float* from = gated_.data() + r * width;
+      float* to = qkv_.data() + r * shape.qkv_size();
+      for (std::size_t h = 0; h < shape.heads; ++h, from += 2 * head, to += head) {
+        std::memcpy(to, from, head * sizeof(float));
+        std::memcpy(gates + r * shape.q_size() + h * head, from + head, head * sizeof(float));
+      }
+      std::memcpy(to, from, 2 * shape.kv_size() * sizeof(float));
+    }
+  });
+}
+
+// What attention mixed, times the sigmoids of the gates of its rows.
+void Step::gate_mixed() {
+  const std::size_t size = decoder_.spec().heads.q_size();
+  each_rows(pool_, live_, size, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t r = begin; r < end; ++r) {
+      const std::size_t row = last_layer() ? static_cast<std::size_t>(batch_.logit_rows[r]) : r;
+      kernels().glue.sigmoid_mul(mixed_.data() + r * size, gates_.data() + row * size, size);
+    }
+  });
+}
+
+// The recurrence in the place of attention. It takes all rows, even where few go on.
+void Step::after_inputs() {
+  const DecoderSpec& spec = decoder_.spec();
+  const RecurrentParameters& parameters = layer_parameters().recurrent;
+  const std::size_t inputs = spec.recurrence.inputs(spec.hidden);
+  const std::size_t columns = spec.recurrence.mixed(spec.hidden);
+  add_bias(parameters.in_proj_bias, qkv_.data(), live_, inputs);
+  told("qkv", qkv_.data(), live_, inputs);
+  recur(pool_, spec, parameters, batch_.rows, batch_.states, cache_.states(), spec.recurrent_before(layer_),
+        qkv_.data(), mixed_.take(live_, columns), recurrent_);
+  if (last_layer()) {
+    keep_wanted_rows();
+    if (live_ == 0) return;
+    float* kept = gates_.take(live_, columns);
+    for (std::size_t i = 0; i < live_; ++i) {
+      const float* row = mixed_.data() + static_cast<std::size_t>(batch_.logit_rows[i]) * columns;
+      std::memcpy(kept + i * columns, row, columns * sizeof(float));
+    }
+    std::swap(mixed_, gates_);
+  }
+  told("attention", mixed_.data(), live_, columns);
+  y_.take(live_, spec.hidden);
+  wait(Site::kO, -1, mixed_, live_, y_);
+}
+
+// Norms of q and k, rotary embedding, factors of q, cache: row by row, while a row is in the nearest cache.
 void Step::prepare_heads(std::size_t begin, std::size_t end) {
   const DecoderSpec& spec = decoder_.spec();
   const HeadShape& shape = spec.heads;
   const LayerParameters& parameters = layer_parameters();
   const GlueKernels& glue = kernels().glue;
-  const std::size_t half = shape.head_dim / 2;
+  const std::size_t half = spec.rotary_dim / 2;
+  const int table = spec.table_of(layer_);
+  const std::size_t angles = table < 0 ? 0 : static_cast<std::size_t>(table) * batch_.rows.count * half;
+  const bool whole = decoder_.parameters().whole_norms;
   const LayerCache cache = cache_.layer(layer_);
   for (std::size_t r = begin; r < end; ++r) {
     float* q = qkv_.data() + r * shape.qkv_size();
     float* k = q + shape.q_size();
     if (parameters.q_norm) {
-      glue.rms_norm(q, parameters.q_norm, spec.norm_eps, shape.heads, shape.head_dim, q);
-      glue.rms_norm(k, parameters.k_norm, spec.norm_eps, shape.kv_heads, shape.head_dim, k);
+      const std::size_t q_norms = whole ? 1 : shape.heads;
+      const std::size_t k_norms = whole ? 1 : shape.kv_heads;
+      glue.rms_norm(q, parameters.q_norm, spec.norm_eps, q_norms, shape.q_size() / q_norms, q);
+      glue.rms_norm(k, parameters.k_norm, spec.norm_eps, k_norms, shape.kv_size() / k_norms, k);
     }
-    glue.apply_rope(q, shape.qkv_size(), batch_.cos + r * half, batch_.sin + r * half, 1, shape.heads + shape.kv_heads,
-                    shape.head_dim);
+    if (table >= 0) {
+      const std::size_t at = angles + r * half;
+      glue.apply_rope(q, shape.qkv_size(), batch_.cos + at, batch_.sin + at, 1, shape.heads + shape.kv_heads,
+                      shape.head_dim, spec.rotary_dim, spec.rotary_interleaved);
+    }
+    if (batch_.query_scales) glue.scale(q, batch_.query_scales[r], shape.q_size());
     append(shape, cache, slots_.data(), qkv_.data(), r, r + 1);
   }
 }
 
 void Step::after_qkv() {
   const DecoderSpec& spec = decoder_.spec();
+  if (spec.is_recurrent(layer_)) return after_inputs();
   const HeadShape& shape = spec.heads;
-  add_bias(layer_parameters().qkv_bias, qkv_.data(), live_, shape.qkv_size());
-  told("qkv", qkv_.data(), live_, shape.qkv_size());
+  float* given = spec.gated_attention ? gated_.data() : qkv_.data();
+  add_bias(layer_parameters().qkv_bias, given, live_, spec.qkv_outputs());
+  told("qkv", given, live_, spec.qkv_outputs());
+  if (spec.gated_attention) part_gates();
   each_rows(pool_, live_, shape.qkv_size(), [this](std::size_t begin, std::size_t end) { prepare_heads(begin, end); });
   if (trace_) {
     const int layer = static_cast<int>(layer_);
@@ -169,9 +317,11 @@ void Step::after_qkv() {
       last_layer() ? wanted_spans(batch_.rows, batch_.logit_rows, batch_.wanted) : all_spans(batch_.rows);
   if (last_layer()) keep_wanted_rows();
   if (live_ == 0) return;
-  const float scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim));
   float* mixed = mixed_.take(live_, shape.q_size());
-  attend(pool_, {shape, spec.window(layer_), scale}, batch_.rows, cache_.layer(layer_), spans, qkv_.data(), mixed);
+  const Attention attention = {shape, spec.window(layer_), spec.attention_scale, spec.attention_softcap,
+                               layer_parameters().sinks};
+  attend(pool_, attention, batch_.rows, cache_.layer(layer_), spans, qkv_.data(), mixed);
+  if (spec.gated_attention) gate_mixed();
   told("attention", mixed, live_, shape.q_size());
   y_.take(live_, spec.hidden);
   wait(Site::kO, -1, mixed_, live_, y_);
@@ -187,14 +337,24 @@ void Step::keep_wanted_rows() {
   }
   live_ = batch_.wanted;
   std::swap(x_, spare_);
+  if (!row_adapters_.empty()) {
+    std::vector<const Adapter*> kept_adapters;
+    for (std::size_t i = 0; i < batch_.wanted; ++i) {
+      kept_adapters.push_back(row_adapters_[static_cast<std::size_t>(batch_.logit_rows[i])]);
+    }
+    row_adapters_ = std::move(kept_adapters);
+    adapted_ = adapted_rows(row_adapters_);
+  }
   h_.take(live_, hidden);  // wanted rows may repeat and be more than all
 }
 
 void Step::after_o() {
   const DecoderSpec& spec = decoder_.spec();
-  add_bias(layer_parameters().o_bias, y_.data(), live_, spec.hidden);
+  const float* bias =
+      spec.is_recurrent(layer_) ? layer_parameters().recurrent.out_proj_bias : layer_parameters().o_bias;
+  add_bias(bias, y_.data(), live_, spec.hidden);
   told("o", y_.data(), live_, spec.hidden);
-  add_norm(y_.data(), layer_parameters().mlp_norm);
+  add_norm(y_.data(), layer_parameters().attention_output_norm, layer_parameters().mlp_norm);
   told("attention_add", x_.data(), live_, spec.hidden);
   told("mlp_norm", h_.data(), live_, spec.hidden);
   if (spec.is_sparse(layer_)) {
@@ -206,15 +366,34 @@ void Step::after_o() {
   }
 }
 
+// The bias of the dense MLP, or that of the expert at hand; shared experts have none.
+const float* Step::mlp_bias(const float* dense, const float* experts, std::size_t columns) const {
+  if (product_.expert < 0) return dense;
+  const auto number = static_cast<std::size_t>(product_.expert);
+  return experts && number < decoder_.spec().experts ? experts + number * columns : nullptr;
+}
+
 void Step::after_gate_up() {
   const std::size_t width = decoder_.spec().width(product_.expert);
   const std::size_t rows = product_.rows;
-  if (product_.expert < 0) add_bias(layer_parameters().gate_up_bias, gate_up_.data(), rows, 2 * width);
+  add_bias(mlp_bias(layer_parameters().gate_up_bias, layer_parameters().expert_gate_up_bias, 2 * width),
+           gate_up_.data(), rows, 2 * width);
   told("gate_up", gate_up_.data(), rows, 2 * width, product_.expert);
   const float* gate_up = gate_up_.data();
   float* active = active_.take(rows, width);
   each_rows(pool_, rows, 2 * width, [&](std::size_t begin, std::size_t end) {
-    kernels().glue.silu_mul(gate_up + begin * 2 * width, end - begin, width, active + begin * width);
+    const GlueKernels& glue = kernels().glue;
+    const float* in = gate_up + begin * 2 * width;
+    float* out = active + begin * width;
+    const DecoderSpec& spec = decoder_.spec();
+    switch (spec.activation) {
+      case Activation::kSilu:
+        return glue.silu_mul(in, end - begin, width, out);
+      case Activation::kGelu:
+        return glue.gelu_mul(in, end - begin, width, out);
+      case Activation::kClamped:
+        return glue.clamped_mul(in, spec.activation_limit, spec.activation_alpha, end - begin, width, out);
+    }
   });
   told("swiglu", active, rows, width, product_.expert);
   y_.take(rows, decoder_.spec().hidden);
@@ -224,7 +403,8 @@ void Step::after_gate_up() {
 void Step::after_down() {
   const DecoderSpec& spec = decoder_.spec();
   const int expert = product_.expert;
-  if (expert < 0) add_bias(layer_parameters().down_bias, y_.data(), live_, spec.hidden);
+  add_bias(mlp_bias(layer_parameters().down_bias, layer_parameters().expert_down_bias, spec.hidden), y_.data(),
+           product_.rows, spec.hidden);
   told("down", y_.data(), product_.rows, spec.hidden, expert);
   if (expert < 0) return close_layer(y_.data());
 
@@ -248,6 +428,7 @@ void Step::route() {
   float* weights = weights_.take(live_, spec.top_k);
   picked_.resize(live_ * spec.top_k);
   decoder_.router(layer_).forward(pool_, h_.data(), live_, logits, workspace_);
+  add_bias(layer_parameters().router_bias, logits, live_, spec.experts);
   told("router", logits, live_, spec.experts);
   each_rows(pool_, live_, spec.experts * spec.top_k, [&](std::size_t begin, std::size_t end) {
     const std::size_t at = begin * spec.experts;
@@ -284,10 +465,11 @@ void Step::next_expert(std::size_t expert) {
   wait(Site::kGateUp, number, routed ? gathered_ : h_, rows, gate_up_);
 }
 
-void Step::close_layer(const float* delta) {
+void Step::close_layer(float* delta) {
   const DecoderSpec& spec = decoder_.spec();
   const Parameters& parameters = decoder_.parameters();
-  add_norm(delta, last_layer() ? parameters.final_norm : parameters.layers[layer_ + 1].attention_norm);
+  add_norm(delta, layer_parameters().mlp_output_norm,
+           last_layer() ? parameters.final_norm : parameters.layers[layer_ + 1].attention_norm);
   told("mlp_add", x_.data(), live_, spec.hidden);
   if (!last_layer()) {
     ++layer_;

@@ -10,6 +10,7 @@
 #include <memory>
 #include <vector>
 
+#include "core/adapter.h"
 #include "core/decoder.h"
 #include "core/linears.h"
 #include "core/rows.h"
@@ -19,10 +20,13 @@ namespace cutset {
 struct Batch {
   Rows rows;
   const std::int32_t* token_ids = nullptr;  // (rows)
-  const float* cos = nullptr;               // (rows, head_dim / 2)
+  const float* cos = nullptr;               // (rotary_tables, rows, rotary_dim / 2)
   const float* sin = nullptr;
+  const float* query_scales = nullptr;       // (rows) factors of q, or nullptr
   const std::int32_t* logit_rows = nullptr;  // (wanted)
   std::size_t wanted = 0;
+  States states;                         // of decoders that have such
+  std::vector<const Adapter*> adapters;  // (sequences), nullptr for none; empty: none at all
 };
 
 // A product that a step waits for.
@@ -92,15 +96,23 @@ class Step {
   void wait(Site site, int expert, const Floats& x, std::size_t rows, const Floats& y);
   void start_layer();
   void after_qkv();
+  void after_inputs();
+  void part_gates();
+  void gate_mixed();
+  void hide_padding();
   void prepare_heads(std::size_t begin, std::size_t end);
   void keep_wanted_rows();
+  void choose_adapters();
+  void adapt();
   void after_o();
   void after_gate_up();
   void after_down();
   void route();
   void next_expert(std::size_t expert);
-  void close_layer(const float* delta);
-  void add_norm(const float* delta, const float* gain);
+  void close_layer(float* delta);
+  void finish_logits();
+  const float* mlp_bias(const float* dense, const float* experts, std::size_t columns) const;
+  void add_norm(float* delta, const float* output_gain, const float* gain);
   void add_bias(const float* bias, float* x, std::size_t rows, std::size_t columns);
   void told(const char* name, const float* data, std::size_t rows, std::size_t columns, int expert = -1);
 
@@ -120,15 +132,21 @@ class Step {
   bool done_ = true;
   Product product_{};
 
+  std::vector<const Adapter*> row_adapters_;  // of the rows that still run; empty: none at all
+  std::vector<AdaptedRows> adapted_;          // these by adapter
+
   Floats x_;        // (live, hidden) the residual stream
   Floats spare_;    // the residual stream again, when rows leave
   Floats h_;        // (live, hidden) after a norm
   Floats qkv_;      // (rows, [q | k | v])
-  Floats mixed_;    // (live, heads * head_dim)
+  Floats gated_;    // (rows, [q and its gates | k | v]), and the following: of attention with gates
+  Floats gates_;    // (rows, heads * head_dim)
+  Floats mixed_;    // (live, heads * head_dim), or what a recurrence gives
   Floats y_;        // (live, hidden) what a sublayer adds
   Floats gate_up_;  // (live, [gate | up])
   Floats active_;   // (live, width)
   Floats logits_;   // (wanted, vocab)
+  RecurrentScratch recurrent_;
 
   // Of a mixture of experts:
   Floats router_, router_scratch_, weights_;  // (live, experts) twice, (live, top_k)

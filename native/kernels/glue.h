@@ -27,6 +27,8 @@ struct AttentionTask {
   std::size_t position;  // place of the first row in its sequence; it sees the keys 0 .. position
   std::size_t window;    // a row sees that many keys, itself included; 0: all of them
   float scale;           // of the scores; above 0
+  float softcap;         // scores become softcap * tanh(score / softcap); 0: they stay
+  const float* sinks;    // (group) a score of nothing for each head, which takes its share of the weights; or nullptr
   const float* keys;     // this head in block 0; a block is key_stride floats
   const float* values;
   std::size_t key_stride;
@@ -66,12 +68,17 @@ struct GlueKernels {
                        float* out);
   // x[r] += bias;  x: (rows, cols), bias: (cols)
   void (*add_bias)(float* x, const float* bias, std::size_t rows, std::size_t cols);
+  // x[i] *= factor
+  void (*scale)(float* x, float factor, std::size_t count);
+  // x[i] = cap * tanh(x[i] / cap)
+  void (*softcap)(float* x, float cap, std::size_t count);
   // out[r] += weight * x[r] for one row of `cols`
   void (*scaled_add)(float* out, float weight, const float* x, std::size_t cols);
-  // Rotates the first `heads` heads of each row: (a, b) -> (a cos - b sin, b cos + a sin), where a and b are the two
-  // halves of a head.  x: (rows, heads, head_dim), rows `stride` floats apart; cos, sin: (rows, head_dim / 2)
+  // Rotates the first `rotary_dim` elements of the first `heads` heads of each row: (a, b) -> (a cos - b sin,
+  // b cos + a sin), where a and b are the two halves of those elements or, interleaved, each two neighbours.
+  //   x: (rows, heads, head_dim), rows `stride` floats apart; cos, sin: (rows, rotary_dim / 2)
   void (*apply_rope)(float* x, std::size_t stride, const float* cos, const float* sin, std::size_t rows,
-                     std::size_t heads, std::size_t head_dim);
+                     std::size_t heads, std::size_t head_dim, std::size_t rotary_dim, bool interleaved);
   // Writes one token to place `place` of a cache block.  k, v: (kv_heads, head_dim); the block: all its heads
   void (*append)(const float* k, const float* v, std::size_t kv_heads, std::size_t head_dim, std::size_t block_size,
                  std::size_t place, float* key_block, float* value_block);
@@ -83,10 +90,27 @@ struct GlueKernels {
   void (*attention_merge)(const AttentionTask& task, const float* states, std::size_t parts);
   // out = silu(gate) * up;  x: (rows, [gate | up]), out: (rows, cols)
   void (*silu_mul)(const float* x, std::size_t rows, std::size_t cols, float* out);
+  // out = gelu(gate) * up, with the approximation by tanh;  as silu_mul
+  void (*gelu_mul)(const float* x, std::size_t rows, std::size_t cols, float* out);
+  // out = gate * sigmoid(alpha * gate) * (up + 1), where gate is at most `limit` and up within it;  as silu_mul
+  void (*clamped_mul)(const float* x, float limit, float alpha, std::size_t rows, std::size_t cols, float* out);
   // The k most probable experts of each row by softmax, the lower number first among equals.
   //   logits: (rows, experts); ids, weights: (rows, k); scratch: (experts)
   void (*moe_route)(const float* logits, std::size_t rows, std::size_t experts, std::size_t k, bool renormalise,
                     std::int32_t* ids, float* weights, float* scratch);
+  // out[i] = a[i] * b[i]
+  void (*multiply)(const float* a, const float* b, std::size_t count, float* out);
+  // x[i] *= sigmoid(gate[i]);  x may be gate
+  void (*sigmoid_mul)(float* x, const float* gate, std::size_t count);
+  // out = bias + sum over j of rows[j] * weight[j]: one row of a causal convolution of each channel, of the last `taps`
+  // rows, the oldest first.  rows: (taps) of (cols); weight: (taps, cols), rows `stride` floats apart; bias: (cols) or
+  // nullptr
+  void (*short_conv)(const float* const* rows, std::size_t taps, const float* weight, std::size_t stride,
+                     const float* bias, std::size_t cols, float* out);
+  // One token of a head under the gated delta rule: S *= kept, S += k (x) beta (v - S^T k), out = S^T q.
+  //   state: S, (key_dim, value_dim); q, k: (key_dim); v, out: (value_dim)
+  void (*delta_rule)(float* state, const float* q, const float* k, const float* v, float kept, float beta,
+                     std::size_t key_dim, std::size_t value_dim, float* out);
   // out[i] = e^x[i], for tests;  x, out: (count)
   void (*exp)(const float* x, std::size_t count, float* out);
 };

@@ -34,8 +34,8 @@ RemoteLinears::RemoteLinears(DecoderSpec spec, ThreadPool& pool, Rules rules, co
 }
 
 void RemoteLinears::put(const ClientMatrix& matrix) {
-  if (matrix.depth != spec_.inputs(matrix.site, matrix.expert) ||
-      matrix.outputs != spec_.outputs(matrix.site, matrix.expert)) {
+  if (matrix.depth != spec_.inputs(matrix.site, matrix.layer, matrix.expert) ||
+      matrix.outputs != spec_.outputs(matrix.site, matrix.layer, matrix.expert)) {
     throw std::invalid_argument("a matrix has another shape than its site");
   }
   if (matrix.number >= pads_.size() || matrix.bits < 2 || matrix.bits > 16 || matrix.checks > kMostChecks) {

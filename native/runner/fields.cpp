@@ -38,6 +38,15 @@ double Fields::number(const char* name, double least) const {
   return found.get<double>();
 }
 
+float Fields::factor(const char* name, bool zero) const {
+  const Json& found = value(name);
+  const double number = found.is_number() ? found.get<double>() : -1;
+  if (!(number >= kLeastNumber && number <= kMostNumber) && !(zero && number == 0)) {
+    wrong(name, std::string("a number from 1e-30 to 1e+30") + (zero ? ", or 0" : ""));
+  }
+  return static_cast<float>(number);
+}
+
 bool Fields::flag(const char* name) const {
   if (!value(name).is_boolean()) wrong(name, "true or false");
   return value(name).get<bool>();

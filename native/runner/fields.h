@@ -25,6 +25,8 @@ class Fields {
 
   std::size_t integer(const char* name, std::size_t most, std::size_t least = 1) const;
   double number(const char* name, double least = 0) const;  // positive, at most kMostNumber
+  // From kLeastNumber to kMostNumber, or 0 where that is allowed: not a zero or infinity in float32.
+  float factor(const char* name, bool zero = false) const;
   bool flag(const char* name) const;
   Fields table(const char* name) const;
   const Json& list(const char* name, std::size_t size) const;
@@ -37,6 +39,7 @@ class Fields {
 };
 
 constexpr double kMostNumber = 1e30;
+constexpr double kLeastNumber = 1e-30;
 
 bool is_whole(const Json& value, std::uint64_t least, std::uint64_t most);
 

@@ -14,12 +14,6 @@ constexpr std::size_t kBlock = 16;
 
 std::size_t blocks(const Inputs& inputs) { return (inputs.tokens + kBlock - 1) / kBlock; }
 
-void repeat(std::vector<float>& values, std::size_t times) {
-  const std::size_t once = values.size();
-  values.resize(checked_product(once, times));
-  for (std::size_t i = 1; i < times; ++i) std::copy_n(values.begin(), once, values.begin() + i * once);
-}
-
 // At a position between 0 and 1 of sorted samples, as statistics.quantiles(method="inclusive") has it.
 double quantile(const std::vector<double>& sorted, double at) {
   const double place = at * static_cast<double>(sorted.size() - 1);
@@ -32,7 +26,8 @@ double quantile(const std::vector<double>& sorted, double at) {
 
 Forward::Forward(Model& model, const Inputs& inputs, ThreadPool& pool)
     : model_(model),
-      rope_(rope_table(model.spec().rope, inputs.tokens)),
+      rope_(rope_tables(model.spec().ropes, inputs.batch, inputs.tokens)),
+      query_scales_(query_scales(model.spec().query_growth, model.spec().query_positions, inputs.batch, inputs.tokens)),
       row_starts_(inputs.batch + 1),
       context_lens_(inputs.batch, static_cast<std::int32_t>(inputs.tokens)),
       block_tables_(inputs.batch * blocks(inputs)),
@@ -42,8 +37,6 @@ Forward::Forward(Model& model, const Inputs& inputs, ThreadPool& pool)
   for (std::size_t i = 0; i <= inputs.batch; ++i) row_starts_[i] = static_cast<std::int32_t>(i * inputs.tokens);
   std::iota(block_tables_.begin(), block_tables_.end(), 0);
   std::iota(rows_.begin(), rows_.end(), 0);
-  repeat(rope_.cos, inputs.batch);
-  repeat(rope_.sin, inputs.batch);
   const bool padded = std::find(inputs.mask.begin(), inputs.mask.end(), 0) != inputs.mask.end();
   batch_.rows = {rows_.size(),
                  inputs.batch,
@@ -56,6 +49,7 @@ Forward::Forward(Model& model, const Inputs& inputs, ThreadPool& pool)
   batch_.token_ids = inputs.ids.data();
   batch_.cos = rope_.cos.data();
   batch_.sin = rope_.sin.data();
+  batch_.query_scales = query_scales_.empty() ? nullptr : query_scales_.data();
   batch_.logit_rows = rows_.data();
   batch_.wanted = rows_.size();
 }

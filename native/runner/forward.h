@@ -19,7 +19,8 @@ class Forward {
 
  private:
   Model& model_;
-  RopeTable rope_;  // of every sequence, one after another
+  RopeTables rope_;
+  std::vector<float> query_scales_;
   std::vector<std::int32_t> row_starts_, context_lens_, block_tables_, rows_;
   Batch batch_;
   KvCache cache_;

@@ -31,6 +31,7 @@ std::size_t count(const std::vector<const Tensor*>& tensors) {
 Model::Model(ModelSpec spec, const Tensors& tensors, Precision precision, ThreadPool& pool)
     : spec_(std::move(spec)), precision_(precision), tensors_(tensors), pool_(pool) {
   Parameters parameters;
+  parameters.whole_norms = spec_.whole_norms;
   parameters.embedding = kept("embedding");
   parameters.final_norm = kept("final_norm");
   for (std::size_t layer = 0; layer < spec_.core.layers; ++layer) parameters.layers.push_back(layer_parameters(layer));
@@ -54,7 +55,12 @@ const float* Model::kept(const char* role, int layer) {
   if (!spec_.has(role)) return nullptr;
   const std::vector<const Tensor*> tensors = tensors_of(role, layer);
   Buffer memory(checked_product(count(tensors), sizeof(float)));
-  read_floats(tensors, pool_, memory.as<float>());
+  float* values = memory.as<float>();
+  read_floats(tensors, pool_, values);
+  const std::string name = role;
+  if (name.size() > 5 && name.compare(name.size() - 5, 5, "_norm") == 0) {
+    for (std::size_t i = 0; i < count(tensors); ++i) values[i] += spec_.norm_offset;
+  }
   kept_.push_back(std::move(memory));
   return kept_.back().as<float>();
 }
@@ -63,6 +69,9 @@ LayerParameters Model::layer_parameters(std::size_t layer) {
   const int number = static_cast<int>(layer);
   LayerParameters found;
   found.attention_norm = kept("attention_norm", number);
+  found.attention_output_norm = kept("attention_output_norm", number);
+  found.mlp_output_norm = kept("mlp_output_norm", number);
+  found.sinks = kept("sinks", number);
   found.mlp_norm = kept("mlp_norm", number);
   found.qkv_bias = kept("qkv_bias", number);
   found.o_bias = kept("o_bias", number);
@@ -70,6 +79,9 @@ LayerParameters Model::layer_parameters(std::size_t layer) {
   found.k_norm = kept("k_norm", number);
   if (spec_.core.is_sparse(layer)) {
     found.router = kept("router", number);
+    found.router_bias = kept("router_bias", number);
+    found.expert_gate_up_bias = kept("expert_gate_up_bias", number);
+    found.expert_down_bias = kept("expert_down_bias", number);
   } else {
     found.gate_up_bias = kept("gate_up_bias", number);
     found.down_bias = kept("down_bias", number);

@@ -24,28 +24,62 @@ std::vector<float> stretched(const DynamicRope& dynamic, std::size_t pairs, std:
   return frequencies;
 }
 
-}  // namespace
+// Of sequences of that many tokens.
+std::vector<float> frequencies_of(const RopeSpec& rope, std::size_t tokens) {
+  if (rope.dynamic && tokens > rope.dynamic->original_positions) {
+    return stretched(*rope.dynamic, rope.frequencies.size(), tokens);
+  }
+  return rope.other && tokens > rope.other->original_positions ? rope.other->frequencies : rope.frequencies;
+}
 
-RopeTable rope_table(const RopeSpec& rope, std::size_t tokens) {
-  const bool longer = rope.dynamic && tokens > rope.dynamic->original_positions;
-  const std::vector<float> frequencies =
-      longer ? stretched(*rope.dynamic, rope.frequencies.size(), tokens) : rope.frequencies;
+void add_table(const RopeSpec& rope, std::size_t tokens, RopeTables& tables) {
+  const std::vector<float> frequencies = frequencies_of(rope, tokens);
   const auto most = static_cast<float>(tokens);
   const auto infinite = [most](float f) { return !std::isfinite(f * most); };
   if (std::any_of(frequencies.begin(), frequencies.end(), infinite)) {
     fail("the specification's dynamic rotary embedding gives angles that aren't finite");
   }
-  RopeTable table;
-  table.cos.reserve(checked_product(tokens, frequencies.size()));
-  table.sin.reserve(table.cos.capacity());
   for (std::size_t position = 0; position < tokens; ++position) {
     for (const float frequency : frequencies) {
       const float angle = static_cast<float>(position) * frequency;
-      table.cos.push_back(std::cos(angle) * rope.scale);
-      table.sin.push_back(std::sin(angle) * rope.scale);
+      tables.cos.push_back(std::cos(angle) * rope.scale);
+      tables.sin.push_back(std::sin(angle) * rope.scale);
     }
   }
-  return table;
+}
+
+// Adds the last `once` values again until they are there `times` times.
+void repeat(std::vector<float>& values, std::size_t once, std::size_t times) {
+  for (std::size_t i = 1; i < times; ++i) {
+    const std::size_t last = values.size() - once;
+    for (std::size_t j = 0; j < once; ++j) values.push_back(values[last + j]);
+  }
+}
+
+}  // namespace
+
+std::vector<float> query_scales(float growth, std::size_t positions, std::size_t batch, std::size_t tokens) {
+  std::vector<float> scales;
+  if (growth == 0) return scales;
+  scales.reserve(checked_product(batch, tokens));
+  for (std::size_t position = 0; position < tokens; ++position) {
+    scales.push_back(1 + growth * std::log(1 + static_cast<float>(position / positions)));
+  }
+  repeat(scales, tokens, batch);
+  return scales;
+}
+
+RopeTables rope_tables(const std::vector<RopeSpec>& ropes, std::size_t batch, std::size_t tokens) {
+  const std::size_t once = checked_product(tokens, ropes.front().frequencies.size());
+  RopeTables tables;
+  tables.cos.reserve(checked_product(checked_product(once, batch), ropes.size()));
+  tables.sin.reserve(tables.cos.capacity());
+  for (const RopeSpec& rope : ropes) {
+    add_table(rope, tokens, tables);
+    repeat(tables.cos, once, batch);
+    repeat(tables.sin, once, batch);
+  }
+  return tables;
 }
 
 }  // namespace cutset::runner

@@ -21,16 +21,20 @@ class Layer {
   void all() const {
     const HeadShape& heads = core_.heads;
     const std::vector<std::size_t> qkv = {heads.q_size(), heads.kv_size(), heads.kv_size()};
-    vector("attention_norm", {core_.hidden});
+    if (spec_.has("attention_norm")) vector("attention_norm", {core_.hidden});
     matrix("qkv", Site::kQkv, qkv, core_.hidden);
     if (spec_.has("qkv_bias")) vector("qkv_bias", qkv);
     if (spec_.has("q_norm")) {
-      vector("q_norm", {heads.head_dim});
-      vector("k_norm", {heads.head_dim});
+      vector("q_norm", {spec_.whole_norms ? heads.q_size() : heads.head_dim});
+      vector("k_norm", {spec_.whole_norms ? heads.kv_size() : heads.head_dim});
     }
     matrix("o", Site::kO, {core_.hidden}, heads.q_size());
     if (spec_.has("o_bias")) vector("o_bias", {core_.hidden});
-    vector("mlp_norm", {core_.hidden});
+    if (spec_.has("sinks")) vector("sinks", {heads.heads});
+    if (spec_.has("attention_output_norm")) vector("attention_output_norm", {core_.hidden});
+    // Attention's say which norms there are: a name too few or too many of the MLP's is an error.
+    if (spec_.has("attention_norm")) vector("mlp_norm", {core_.hidden});
+    if (spec_.has("attention_output_norm")) vector("mlp_output_norm", {core_.hidden});
     core_.is_sparse(layer_) ? mixture() : dense();
   }
 
@@ -47,6 +51,11 @@ class Layer {
 
   void mixture() const {
     give({"router", number(), -1, {core_.experts}, core_.hidden, {}});
+    if (spec_.has("router_bias")) vector("router_bias", {core_.experts});
+    if (spec_.has("expert_gate_up_bias")) {
+      give({"expert_gate_up_bias", number(), -1, {core_.experts}, 2 * core_.expert_intermediate, {}});
+      give({"expert_down_bias", number(), -1, {core_.experts}, core_.hidden, {}});
+    }
     for (int expert = 0; expert < static_cast<int>(core_.experts + core_.shared); ++expert) {
       const bool routed = static_cast<std::size_t>(expert) < core_.experts;
       const std::size_t width = core_.width(expert);
@@ -72,7 +81,10 @@ class Layer {
 
 }  // namespace
 
-std::size_t ModelSpec::longest() const { return rope.dynamic ? kMostPositions : std::max(max_positions, rope.reach); }
+std::size_t ModelSpec::longest() const {
+  const RopeSpec& rope = ropes.front();
+  return rope.dynamic ? kMostPositions : std::max(max_positions, rope.reach);
+}
 
 std::size_t Parameter::all_rows() const { return std::accumulate(rows.begin(), rows.end(), std::size_t{0}); }
 

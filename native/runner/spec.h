@@ -31,7 +31,11 @@ using SiteBits = std::array<int, 5>;
 
 struct ModelSpec {
   DecoderSpec core;
-  RopeSpec rope;
+  std::vector<RopeSpec> ropes;  // the tables, by number
+  float query_growth = 0;       // q of position p times 1 + growth * log(1 + floor(p / positions))
+  std::size_t query_positions = 1;
+  float norm_offset = 0;     // added to the gains of all norms
+  bool whole_norms = false;  // of q and k
   std::size_t max_positions = 0;
   WeightFormat weights = WeightFormat::kFloat;
   SiteBits int8_bits = {}, exact_bits = {};

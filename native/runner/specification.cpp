@@ -14,7 +14,7 @@ constexpr std::size_t kMostTokenIds = 1024;
 constexpr std::size_t kMostTemplate = 200;
 constexpr std::size_t kMostSteps = 7;
 constexpr std::size_t kMostMlps = std::size_t{1} << 18;
-constexpr double kLeastBase = 1e-30;
+constexpr std::size_t kMostRopes = 64;
 
 const char* const kLayer = "{layer}";
 const char* const kExpert = "{expert}";
@@ -31,7 +31,10 @@ const std::map<std::string, Role>& roles() {
                                                     {"final_norm", {Kind::kOnce, 1}},
                                                     {"lm_head", {Kind::kOnce, 1}},
                                                     {"attention_norm", {Kind::kOfLayer, 1}},
+                                                    {"attention_output_norm", {Kind::kOfLayer, 1}},
                                                     {"mlp_norm", {Kind::kOfLayer, 1}},
+                                                    {"mlp_output_norm", {Kind::kOfLayer, 1}},
+                                                    {"sinks", {Kind::kOfLayer, 1}},
                                                     {"qkv", {Kind::kOfLayer, 3}},
                                                     {"qkv_bias", {Kind::kOfLayer, 3}},
                                                     {"q_norm", {Kind::kOfLayer, 1}},
@@ -39,6 +42,9 @@ const std::map<std::string, Role>& roles() {
                                                     {"o", {Kind::kOfLayer, 1}},
                                                     {"o_bias", {Kind::kOfLayer, 1}},
                                                     {"router", {Kind::kOfLayer, 1}},
+                                                    {"router_bias", {Kind::kOfLayer, 1}},
+                                                    {"expert_gate_up_bias", {Kind::kOfLayer, 1}},
+                                                    {"expert_down_bias", {Kind::kOfLayer, 1}},
                                                     {"gate_up", {Kind::kOfLayer, 2}},
                                                     {"gate_up_bias", {Kind::kOfLayer, 2}},
                                                     {"down", {Kind::kOfLayer, 1}},
@@ -126,6 +132,9 @@ void read_names(const Fields& c, ModelSpec& spec) {
 
 // Exactly the parameters of this model must be named.
 void check_names(const ModelSpec& spec, const std::string& source) {
+  if (!spec.has("attention_norm") && !spec.has("attention_output_norm")) {
+    fail(source, ": tensors must name attention_norm, attention_output_norm, or both");
+  }
   std::set<std::string> wanted;
   each_parameter(spec, [&](const Parameter& parameter) {
     if (!spec.has(parameter.role)) fail(source, ": tensors doesn't name ", parameter.role);
@@ -155,24 +164,93 @@ SiteBits read_bits(const Fields& bits, const char* dtype) {
   return found;
 }
 
-void read_rope(const Fields& c, ModelSpec& spec) {
-  const Fields rope = c.table("rope");
-  rope.only({"frequencies", "scale", "reach", "dynamic"});
-  const std::size_t head_dim = spec.core.heads.head_dim;
-  for (const Json& frequency : rope.list("frequencies", head_dim / 2)) {
+std::vector<float> read_frequencies(const Fields& c, std::size_t pairs) {
+  std::vector<float> found;
+  for (const Json& frequency : c.list("frequencies", pairs)) {
     if (!frequency.is_number() || !(frequency.get<double>() >= 0 && frequency.get<double>() <= kMostNumber)) {
-      fail(rope.source(), ": frequencies must be numbers from 0 to 1e+30");
+      fail(c.source(), ": frequencies must be numbers from 0 to 1e+30");
     }
-    spec.rope.frequencies.push_back(frequency.get<float>());
+    found.push_back(frequency.get<float>());
   }
-  spec.rope.scale = static_cast<float>(rope.number("scale"));
-  spec.rope.reach = rope.integer("reach", kMostPositions, 0);
-  if (!rope.has("dynamic")) return;
-  const Fields dynamic = rope.table("dynamic");
-  dynamic.only({"theta", "factor", "original_positions"});
-  if (head_dim <= 2) fail(dynamic.source(), " gives frequencies that aren't finite");  // it divides by head_dim - 2
-  spec.rope.dynamic = {dynamic.number("theta", kLeastBase), dynamic.number("factor"),
-                       dynamic.integer("original_positions", kMostPositions)};
+  return found;
+}
+
+RopeSpec read_rope(const Fields& c, std::size_t pairs) {
+  c.only({"frequencies", "scale", "reach", "dynamic", "long"});
+  RopeSpec rope;
+  rope.frequencies = read_frequencies(c, pairs);
+  rope.scale = static_cast<float>(c.number("scale"));
+  rope.reach = c.integer("reach", kMostPositions, 0);
+  if (c.has("dynamic")) {
+    const Fields dynamic = c.table("dynamic");
+    dynamic.only({"theta", "factor", "original_positions"});
+    if (pairs < 2) fail(dynamic.source(), " gives frequencies that aren't finite");  // it divides by their number - 1
+    rope.dynamic = {dynamic.number("theta", kLeastNumber), dynamic.number("factor"),
+                    dynamic.integer("original_positions", kMostPositions)};
+  }
+  if (c.has("long")) {
+    if (rope.dynamic) fail(c.source(), ": it can't be both dynamic and long");
+    const Fields other = c.table("long");
+    other.only({"frequencies", "original_positions"});
+    rope.other = {read_frequencies(other, pairs), other.integer("original_positions", kMostPositions)};
+  }
+  return rope;
+}
+
+// The rotary tables, all of as many pairs as the first, and which one each layer has.
+void read_ropes(const Fields& c, ModelSpec& spec) {
+  const Json& tables = c.value("ropes");
+  const auto is_object = [](const Json& table) { return table.is_object(); };
+  if (!tables.is_array() || tables.empty() || tables.size() > kMostRopes ||
+      !std::all_of(tables.begin(), tables.end(), is_object)) {
+    c.wrong("ropes", "a list of 1 to 64 objects");
+  }
+  const std::size_t most = spec.core.heads.head_dim / 2;
+  const Json& first = member(tables[0], "frequencies");
+  if (!first.is_array() || first.empty() || first.size() > most) {
+    fail(c.source(), ": ropes: frequencies must be a list of 1 to ", most);
+  }
+  for (const Json& table : tables) {
+    const std::string number = std::to_string(spec.ropes.size());
+    spec.ropes.push_back(read_rope(Fields(table, c.source() + ": ropes " + number), first.size()));
+  }
+  spec.core.rotary_dim = 2 * first.size();
+  spec.core.rotary_tables = spec.ropes.size();
+  spec.core.rotary_interleaved = c.flag("rope_interleaved");
+  for (const Json& table : c.list("rope_tables", spec.core.layers)) {
+    if (!(table.is_number_integer() && table == -1) && !is_whole(table, 0, spec.ropes.size() - 1)) {
+      c.wrong("rope_tables", "for each layer a number below " + std::to_string(spec.ropes.size()) + ", or -1 for none");
+    }
+    spec.core.rotary_table.push_back(table.get<int>());
+  }
+}
+
+void read_factors(const Fields& c, ModelSpec& spec) {
+  constexpr bool kOrZero = true;
+  const std::map<Json, Activation> activations = {
+      {"silu", Activation::kSilu}, {"gelu_tanh", Activation::kGelu}, {"clamped", Activation::kClamped}};
+  const auto activation = activations.find(c.value("activation"));
+  if (activation == activations.end()) c.wrong("activation", "silu or gelu_tanh or clamped");
+  DecoderSpec& core = spec.core;
+  core.activation = activation->second;
+  core.activation_limit = c.factor("activation_limit", kOrZero);
+  core.activation_alpha = c.factor("activation_alpha", kOrZero);
+  for (const auto& [name, number] :
+       {std::pair("activation_limit", core.activation_limit), {"activation_alpha", core.activation_alpha}}) {
+    if ((core.activation == Activation::kClamped) != (number > 0)) {
+      c.wrong(name, "above 0 where the activation is clamped, and 0 elsewhere");
+    }
+  }
+  core.embedding_scale = c.factor("embedding_scale");
+  core.residual_scale = c.factor("residual_scale");
+  core.logit_scale = c.factor("logit_scale");
+  core.attention_scale = c.factor("attention_scale", kOrZero);
+  core.attention_softcap = c.factor("attention_softcap", kOrZero);
+  core.logit_softcap = c.factor("logit_softcap", kOrZero);
+  spec.query_growth = c.factor("query_growth", kOrZero);
+  spec.query_positions = c.integer("query_positions", kMostPositions);
+  spec.norm_offset = c.factor("norm_offset", kOrZero);
+  spec.whole_norms = c.flag("whole_norms");
 }
 
 void read_experts(const Fields& c, DecoderSpec& core) {
@@ -236,17 +314,48 @@ ModelSpec read_specification(const Json& content, const std::string& source, Wei
   if (c.value("version") != 1) {
     fail(source, ": version ", quoted(c.value("version")), " is not known; this program reads 1");
   }
-  c.only({"version",  "vocab_size",      "hidden",  "layers",       "heads",         "kv_heads",
-          "head_dim", "intermediate",    "norm",    "norm_eps",     "activation",    "max_positions",
-          "rope",     "windows",         "experts", "bos_token_id", "eos_token_ids", "eos_assumed",
-          "weights",  "activation_bits", "tensors"});
+  c.only({"version",
+          "vocab_size",
+          "hidden",
+          "layers",
+          "heads",
+          "kv_heads",
+          "head_dim",
+          "intermediate",
+          "norm",
+          "norm_eps",
+          "norm_offset",
+          "whole_norms",
+          "activation",
+          "activation_limit",
+          "activation_alpha",
+          "max_positions",
+          "ropes",
+          "rope_interleaved",
+          "rope_tables",
+          "embedding_scale",
+          "attention_scale",
+          "query_growth",
+          "query_positions",
+          "residual_scale",
+          "logit_scale",
+          "attention_softcap",
+          "logit_softcap",
+          "windows",
+          "experts",
+          "bos_token_id",
+          "eos_token_ids",
+          "eos_assumed",
+          "weights",
+          "activation_bits",
+          "tensors"});
   check_word(c, "norm", "rms");
-  check_word(c, "activation", "silu");
   ModelSpec spec;
   read_sizes(c, spec.core);
   read_experts(c, spec.core);
   spec.max_positions = c.integer("max_positions", kMostPositions);
-  read_rope(c, spec);
+  read_factors(c, spec);
+  read_ropes(c, spec);
   check_tokens(c, spec.core.vocab);
   const std::map<Json, WeightFormat> formats = {
       {"float", WeightFormat::kFloat}, {"int8", WeightFormat::kInt8}, {"int8-packed", WeightFormat::kInt8Packed}};

@@ -76,6 +76,10 @@ class ModelError(CutsetError):
     """A model directory can't be used."""
 
 
+class AdapterError(ModelError):
+    """A LoRA adapter isn't there, isn't one for this model, or uses what isn't supported."""
+
+
 class ArchitectureError(ModelError):
     """The configuration asks for a network that Cutset doesn't know."""
 

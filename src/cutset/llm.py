@@ -25,12 +25,13 @@ from cutset.engine.loop import EngineLoop
 from cutset.engine.outputs import Delta, EngineStats, RequestOutput, collect
 from cutset.engine.params import SamplingParams
 from cutset.errors import ConfigError, ModelError, RequestError
+from cutset.models.files.adapter import read_adapter
 from cutset.models.files.integer import Progress
 from cutset.models.files.source import open_source
 from cutset.models.generation_config import GenerationDefaults, generation_defaults
 from cutset.models.registry import resolve, settings_for
-from cutset.models.run.backend import build_executor, cache_blocks
-from cutset.models.run.executor import Executor
+from cutset.models.run.backend import build_executor, cache_blocks, kept_states
+from cutset.models.run.executor import Executor, LoadedAdapter
 from cutset.models.text.chat import ChatTemplate
 from cutset.models.text.tokenizer import Tokenizer
 
@@ -52,6 +53,7 @@ class _Model:
         model: str | Path,
         *,
         settings: Settings | None = None,
+        adapters: Mapping[str, str | Path] | None = None,  # LoRA adapters by name: directories as PEFT saves them
         progress: Progress | None = None,  # called while loading: what is being done, how many of how many are done
         **overrides: Any,
     ) -> None:
@@ -86,6 +88,10 @@ class _Model:
             chosen = self.settings if mode is None else replace(self.settings, dtype="exact")
             self.executor, self.choice = build_executor(source, chosen, progress)
         self.mode = mode.name if mode is not None else ""
+        self._adapters = {
+            name: self.executor.load_adapter(read_adapter(name, Path(where), self.spec))
+            for name, where in (adapters or {}).items()
+        }
         context = self.settings.max_model_len or self.spec.context
         self._engine = Engine(
             self.executor,
@@ -96,6 +102,7 @@ class _Model:
             max_num_seqs=self.settings.max_num_seqs,
             max_model_len=self.settings.max_model_len or None,
             prefix_caching=self.settings.prefix_caching and (mode is None or not mode.masked or self._asked_to_reuse()),
+            kept_states=kept_states(self.spec, self.choice, self.settings),
             without_token=self.tokenizer.ids_without_token(self.spec.vocab_size).tolist(),
             eos_token_ids=self.spec.end_tokens(self.tokenizer.eos_token_id),
         )
@@ -105,6 +112,20 @@ class _Model:
     def _asked_to_reuse(self) -> bool:
         """In masked modes a request's shapes lack the rows of a cached beginning, and so reveal it."""
         return self.settings.by_hand("prefix_caching")
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the LoRA adapters that a request may choose."""
+        return tuple(self._adapters)
+
+    def adapter(self, name: str | None) -> LoadedAdapter | None:
+        """A LoRA adapter by its name; None for none. Raises RequestError for one that wasn't given."""
+        if name is None:
+            return None
+        if name not in self._adapters:
+            known = ", ".join(self._adapters) or "none"
+            raise RequestError(f"there is no adapter {name[:100]!r}; known are {known}")
+        return self._adapters[name]
 
     @property
     def max_model_len(self) -> int:
@@ -209,40 +230,57 @@ class LLM(_Model):
         self.close()
 
     def generate(
-        self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        adapter: str | Sequence[str | None] | None = None,
     ) -> list[RequestOutput]:
-        """Continues all prompts together; outputs in their order. `params` is for all, or one each."""
+        """Continues all prompts together; outputs in their order. `params` and `adapter` are for all, or one each."""
         wanted = _as_prompts(prompts)
         each = list(params) if isinstance(params, Sequence) else [params or SamplingParams()] * len(wanted)
         if len(each) != len(wanted):
             raise RequestError(f"{len(each)} sampling parameters for {len(wanted)} prompts: give one, or one each")
         each = [self.params(one) for one in each]
+        names = [adapter] * len(wanted) if adapter is None or isinstance(adapter, str) else list(adapter)
+        if len(names) != len(wanted):
+            raise RequestError(f"{len(names)} adapters for {len(wanted)} prompts: give one, or one each")
+        adapters = [self.adapter(name) for name in names]
         encoded = [self.encode(prompt) for prompt in wanted]
         for ids, one in zip(encoded, each, strict=True):
             self._engine.check(ids, one)  # before any of them starts
         handles: list[RequestHandle] = []
         try:
-            for prompt, ids, one in zip(wanted, encoded, each, strict=True):
-                handles.append(self._loop.submit(ids, one, prompt_text=prompt if isinstance(prompt, str) else None))
+            for prompt, ids, one, own in zip(wanted, encoded, each, adapters, strict=True):
+                text = prompt if isinstance(prompt, str) else None
+                handles.append(self._loop.submit(ids, one, prompt_text=text, adapter=own))
             return [self._result(handle) for handle in handles]
         finally:
             for handle in handles:  # those that an error or Ctrl-C left running
                 handle.cancel()
 
-    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Delta]:
+    def stream(
+        self, prompt: Prompt, params: SamplingParams | None = None, *, adapter: str | None = None
+    ) -> Iterator[Delta]:
         """Continues one prompt, piece by piece. Leaving the loop cancels the rest."""
-        return self._stream(self.encode(prompt), params)
+        return self._stream(self.encode(prompt), params, adapter)
 
-    def chat(self, messages: Sequence[Message], params: SamplingParams | None = None) -> RequestOutput:
+    def chat(
+        self, messages: Sequence[Message], params: SamplingParams | None = None, *, adapter: str | None = None
+    ) -> RequestOutput:
         """Answers a conversation: a list of {"role": …, "content": …}."""
-        return self._result(self._loop.submit(self.encode_chat(messages), self.params(params)))
+        own = self.adapter(adapter)
+        return self._result(self._loop.submit(self.encode_chat(messages), self.params(params), adapter=own))
 
-    def stream_chat(self, messages: Sequence[Message], params: SamplingParams | None = None) -> Iterator[Delta]:
+    def stream_chat(
+        self, messages: Sequence[Message], params: SamplingParams | None = None, *, adapter: str | None = None
+    ) -> Iterator[Delta]:
         """Answers a conversation, piece by piece."""
-        return self._stream(self.encode_chat(messages), params)
+        return self._stream(self.encode_chat(messages), params, adapter)
 
-    def _stream(self, ids: NDArray[np.int32], params: SamplingParams | None) -> Iterator[Delta]:
-        handle = self._loop.submit(ids, self.params(params))  # errors come here, not at the first piece
+    def _stream(self, ids: NDArray[np.int32], params: SamplingParams | None, adapter: str | None) -> Iterator[Delta]:
+        own = self.adapter(adapter)
+        handle = self._loop.submit(ids, self.params(params), adapter=own)  # errors come here, not at the first piece
 
         def pieces() -> Iterator[Delta]:
             with handle:
@@ -271,24 +309,33 @@ class AsyncLLM(_Model):
 
         await asyncio.to_thread(self.close)
 
-    async def generate(self, prompt: Prompt, params: SamplingParams | None = None) -> RequestOutput:
+    async def generate(
+        self, prompt: Prompt, params: SamplingParams | None = None, *, adapter: str | None = None
+    ) -> RequestOutput:
         """Continues one prompt. Run several at once with asyncio.gather: they share batches."""
         ids = await _elsewhere(lambda: self.encode(prompt))
-        return await self._collected(ids, params, prompt if isinstance(prompt, str) else None)
+        return await self._collected(ids, params, adapter, prompt if isinstance(prompt, str) else None)
 
-    async def chat(self, messages: Sequence[Message], params: SamplingParams | None = None) -> RequestOutput:
+    async def chat(
+        self, messages: Sequence[Message], params: SamplingParams | None = None, *, adapter: str | None = None
+    ) -> RequestOutput:
         """Answers a conversation."""
-        return await self._collected(await _elsewhere(lambda: self.encode_chat(messages)), params, None)
+        ids = await _elsewhere(lambda: self.encode_chat(messages))
+        return await self._collected(ids, params, adapter, None)
 
-    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> AsyncIterator[Delta]:
+    def stream(
+        self, prompt: Prompt, params: SamplingParams | None = None, *, adapter: str | None = None
+    ) -> AsyncIterator[Delta]:
         """Continues one prompt, piece by piece. Closing the iterator, or cancelling its task, cancels the rest.
 
         What is wrong with the prompt is raised at the first piece."""
-        return self._stream(lambda: self.encode(prompt), params)
+        return self._stream(lambda: self.encode(prompt), params, adapter)
 
-    def stream_chat(self, messages: Sequence[Message], params: SamplingParams | None = None) -> AsyncIterator[Delta]:
+    def stream_chat(
+        self, messages: Sequence[Message], params: SamplingParams | None = None, *, adapter: str | None = None
+    ) -> AsyncIterator[Delta]:
         """Answers a conversation, piece by piece."""
-        return self._stream(lambda: self.encode_chat(messages), params)
+        return self._stream(lambda: self.encode_chat(messages), params, adapter)
 
     def submit(
         self,
@@ -297,28 +344,32 @@ class AsyncLLM(_Model):
         *,
         on_delta: Callable[[Delta], object],
         cache_salt: str | None = None,
+        adapter: str | None = None,
     ) -> RequestHandle:
         """Hands in a prompt; the engine's thread calls `on_delta`, which must not block, with each piece of the answer.
 
         For servers that wait for many answers at once. The handle cancels. Only requests of the same `cache_salt` share
         what is cached. Raises RequestError at once for a prompt that can't be run, EngineError if the engine stopped.
         """
-        return self._loop.submit(ids, self.params(params), on_delta=on_delta, cache_salt=cache_salt)
+        own = self.adapter(adapter)
+        return self._loop.submit(ids, self.params(params), on_delta=on_delta, cache_salt=cache_salt, adapter=own)
 
     async def _collected(
-        self, ids: NDArray[np.int32], params: SamplingParams | None, prompt: str | None
+        self, ids: NDArray[np.int32], params: SamplingParams | None, adapter: str | None, prompt: str | None
     ) -> RequestOutput:
-        deltas = [delta async for delta in self._pieces(ids, params)]
+        deltas = [delta async for delta in self._pieces(ids, params, adapter)]
         return collect(deltas[0].request_id, deltas, prompt=prompt, prompt_token_ids=ids.tolist())
 
     async def _stream(
-        self, encode: Callable[[], NDArray[np.int32]], params: SamplingParams | None
+        self, encode: Callable[[], NDArray[np.int32]], params: SamplingParams | None, adapter: str | None
     ) -> AsyncIterator[Delta]:
-        async with contextlib.aclosing(self._pieces(await _elsewhere(encode), params)) as pieces:
+        async with contextlib.aclosing(self._pieces(await _elsewhere(encode), params, adapter)) as pieces:
             async for delta in pieces:
                 yield delta
 
-    async def _pieces(self, ids: NDArray[np.int32], params: SamplingParams | None) -> AsyncGenerator[Delta]:
+    async def _pieces(
+        self, ids: NDArray[np.int32], params: SamplingParams | None, adapter: str | None
+    ) -> AsyncGenerator[Delta]:
         import asyncio
 
         loop = asyncio.get_running_loop()
@@ -328,7 +379,7 @@ class AsyncLLM(_Model):
             with contextlib.suppress(RuntimeError):  # the event loop has closed, so nobody waits any more
                 loop.call_soon_threadsafe(pieces.put_nowait, delta)
 
-        handle = self._loop.submit(ids, self.params(params), on_delta=receive)
+        handle = self._loop.submit(ids, self.params(params), on_delta=receive, adapter=self.adapter(adapter))
         try:
             while True:
                 delta = await pieces.get()

@@ -81,7 +81,7 @@ class FakeExecutor:
         self.log: list[list[int]] = []  # rows of each sequence, for each step
         self.threads: set[int] = set()
 
-    def new_cache(self, blocks: int, block_size: int) -> FakeCache:
+    def new_cache(self, blocks: int, block_size: int, states: int | None = None) -> FakeCache:
         return FakeCache(blocks, block_size)
 
     def forward(self, batch: Batch, cache: KVCache) -> NDArray[np.float32]:

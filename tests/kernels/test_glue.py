@@ -98,6 +98,34 @@ def test_silu_mul(rng: np.random.Generator, cols: int) -> None:
         np.testing.assert_array_equal(np.roll(moved, -1, axis=1), out[2:3])
 
 
+@pytest.mark.parametrize("cols", SIZES)
+def test_gelu_mul(rng: np.random.Generator, cols: int) -> None:
+    x, out = floats(rng, 4, 2 * cols) * 5, nothing(4, cols)
+    x[1, :cols] = rng.choice(np.array([-1e4, -10, -3, 0, 3, 1e4], np.float32), cols)
+    native.gelu_mul(x, out)
+    close(out, reference.gelu_mul(x), 1e-5)
+
+
+@pytest.mark.parametrize("cols", SIZES)
+def test_clamped_mul(rng: np.random.Generator, cols: int) -> None:
+    x, out = floats(rng, 4, 2 * cols) * 5, nothing(4, cols)
+    x[1, :cols] = rng.choice(np.array([-1e4, -10, -3, 0, 3, 1e4], np.float32), cols)
+    native.clamped_mul(x, 7.0, 1.702, out)
+    close(out, reference.clamped_mul(x, 7.0, 1.702), 1e-5)
+
+
+@pytest.mark.parametrize("cols", SIZES)
+def test_scale_and_softcap(rng: np.random.Generator, cols: int) -> None:
+    x = floats(rng, cols) * 20
+    x[0] = 1e5
+    scaled, capped = x.copy(), x.copy()
+    native.scale(scaled, 0.3)
+    np.testing.assert_array_equal(scaled, x * np.float32(0.3))
+    native.softcap(capped, 15.0)
+    close(capped, reference.soft_capped(x, 15.0), 3e-6)
+    assert np.ptp(capped) > 0.1 or cols == 1
+
+
 def test_exp_is_accurate() -> None:
     x = np.concatenate([np.linspace(-87.3, 88, 400_001), np.linspace(-1e-3, 1e-3, 1001)]).astype(np.float32)
     out = np.empty_like(x)
@@ -123,6 +151,19 @@ def test_rope(rng: np.random.Generator, head_dim: int) -> None:
     native.apply_rope(x, cos, sin, heads)
     close(x[:, : heads * head_dim], expected.reshape(rows, -1))
     np.testing.assert_array_equal(x[:, heads * head_dim :], rest)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize(("head_dim", "rotary_dim"), [(16, 2), (20, 6), (64, 32), (96, 94)])
+def test_partial_rope(rng: np.random.Generator, head_dim: int, rotary_dim: int, interleaved: bool) -> None:
+    x, angles = floats(rng, 4, 5 * head_dim), floats(rng, 4, rotary_dim // 2) * 30
+    cos, sin = np.cos(angles), np.sin(angles)
+    heads = x.reshape(4, 5, head_dim).copy()
+    turned = reference.apply_rope(heads[:, :3], cos, sin, interleaved=interleaved)
+    native.apply_rope(x, cos, sin, 3, head_dim, interleaved)
+    expected = np.concatenate([turned, heads[:, 3:]], axis=1)
+    close(x, expected.reshape(4, -1))
+    np.testing.assert_array_equal(x.reshape(4, 5, head_dim)[..., rotary_dim:], heads[..., rotary_dim:])
 
 
 @pytest.mark.parametrize("normalise", [False, True])
@@ -173,6 +214,9 @@ class Case:
         mask: NDArray[np.bool_] | None = None,
         wanted: list[int] | None = None,
         pool: native.Pool | None = None,
+        scale: float = 0.0,
+        softcap: float = 0.0,
+        sinks: Floats | None = None,
     ) -> list[Floats]:
         """Appends these rows and lets them attend; one array a sequence, or one of the wanted rows."""
         counts = [end - first for _, first, end in rows]
@@ -192,8 +236,15 @@ class Case:
         native.append(qkv, **where)
         out = nothing(len(qkv) if wanted is None else len(wanted), self.heads * self.head_dim)
         chosen = None if wanted is None else np.array(wanted, np.int32)
-        scale = self.head_dim**-0.5
-        options = {"window": window, "key_mask": mask, "wanted": chosen, "pool": pool}
+        scale = scale or self.head_dim**-0.5
+        options = {
+            "window": window,
+            "key_mask": mask,
+            "wanted": chosen,
+            "pool": pool,
+            "softcap": softcap,
+            "sinks": sinks,
+        }
         native.attention(qkv, **where, scale=scale, out=out, **options)
         return [out] if wanted is not None else np.split(out, starts[1:-1])
 
@@ -235,6 +286,41 @@ def test_attention_of_each_length_and_window(tokens: int, window: int) -> None:
         np.testing.assert_array_equal(case.step([(0, 0, tokens - decoded)], window)[0], out[:-decoded])
     for first in range(tokens - decoded, tokens):
         np.testing.assert_array_equal(case.step([(0, first, first + 1)], window)[0], out[first : first + 1])
+
+
+@pytest.mark.parametrize("softcap", [0.5, 3.0])
+@pytest.mark.parametrize("window", [0, 40])
+def test_attention_with_capped_scores(rng: np.random.Generator, window: int, softcap: float) -> None:
+    case, scale = Case([90, 200], 4, 2, 16, 16), 0.7
+    mask = rng.random((2, 200)) < 0.6
+    mask[0, :70] = False
+    for own in (None, mask):
+        found = case.step([(0, 0, 90), (1, 0, 200)], window, own, scale=scale, softcap=softcap)
+        for s, out in enumerate(found):
+            rows = case.qkv[s].reshape(case.lens[s], -1, 16)
+            q, k, v = np.split(rows, [4, 6], axis=1)
+            seen = None if own is None else own[s, : case.lens[s]]
+            close(out, reference.attention(q, k, v, window=window, key_mask=seen, scale=scale, softcap=softcap), 5e-6)
+    plain = case.step([(0, 0, 90), (1, 0, 200)], window, scale=scale)
+    assert not np.allclose(plain[1], case.step([(0, 0, 90), (1, 0, 200)], window, scale=scale, softcap=softcap)[1])
+
+
+@pytest.mark.parametrize("window", [0, 40])
+@pytest.mark.parametrize("pool", [None, 3])
+def test_attention_with_sinks(rng: np.random.Generator, window: int, pool: int | None) -> None:
+    case = Case([90, 2500 if pool else 200], 4, 2, 16, 16)
+    sinks = np.array([-3, 0.5, 20, -1e4], np.float32)  # one that takes all, and one that takes nothing
+    mask = rng.random((2, case.lens[1])) < 0.6
+    mask[0, :70] = False
+    for own in (None, mask):
+        threads = native.Pool(pool) if pool else None
+        found = case.step([(s, 0, n) for s, n in enumerate(case.lens)], window, own, pool=threads, sinks=sinks)
+        for s, out in enumerate(found):
+            q, k, v = np.split(case.qkv[s].reshape(case.lens[s], -1, 16), [4, 6], axis=1)
+            seen = None if own is None else own[s, : case.lens[s]]
+            close(out, reference.attention(q, k, v, window=window, key_mask=seen, sinks=sinks), 5e-6)
+    [last] = case.step([(1, case.lens[1] - 1, case.lens[1])], window, pool=threads, sinks=sinks)
+    np.testing.assert_array_equal(last, case.step([(1, 0, case.lens[1])], window, sinks=sinks)[0][-1:])
 
 
 @pytest.mark.parametrize("window", [0, 40])

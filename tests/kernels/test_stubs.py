@@ -117,7 +117,7 @@ def test_a_stub_says_what_the_module_has(name: str) -> None:
         (("def isa() -> str: ...\n", ""), "isa is missing"),
         (("def isa()", "def isas()"), "isas isn't there"),
         (("def silu_mul(x:", "def silu_mul(y:"), "silu_mul"),
-        (("heads: int) -> None", "heads: float) -> None"), "apply_rope: heads is int, not float"),
+        (("heads: int, head_dim: int = 0", "heads: float, head_dim: int = 0"), "apply_rope: heads is int, not float"),
         (("bits: int = 8,", "bits: int = 12,"), "LinearI8.__call__"),
         (("    def outputs(self) -> int", "    def width(self) -> int"), "LinearF32.outputs is missing"),
         (

@@ -21,6 +21,21 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
 
+FACTORS = {"short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [1.5, 2.5, 3.5, 4.5]}
+PHI3 = {"model_type": "phi3", "head_dim": 8, "pad_token_id": 0}
+LONGROPE = {"type": "longrope", **FACTORS}
+GLM = {"model_type": "glm", "head_dim": 8, "pad_token_id": 0}
+MINISTRAL3 = {"model_type": "ministral3", "head_dim": 32, "pad_token_id": 0}
+GROWING = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8, "llama_4_scaling_beta": 0.5}
+GRANITE4 = {
+    "model_type": "granitemoehybrid",
+    "head_dim": 8,
+    "num_local_experts": 0,
+    "shared_intermediate_size": 30,
+    "mamba_n_heads": 3,
+    "attention_multiplier": 0.3,
+}
+
 # By name: what the file says; and what it must not be read as, None where the tensors' shapes tell.
 PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
     "scaling-before-parameters": (
@@ -106,6 +121,61 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
         {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": None, "max_window_layers": 0},
         {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 0},
     ),
+    "longrope-under-an-old-name": (
+        PHI3 | {"rope_scaling": {**LONGROPE, "type": "yarn"}, "original_max_position_embeddings": 16},
+        PHI3,
+    ),
+    "no-trained-length-inside-of-phi3": (
+        PHI3 | {"rope_scaling": LONGROPE | {"original_max_position_embeddings": 16}},
+        PHI3 | {"rope_scaling": LONGROPE, "original_max_position_embeddings": 16},
+    ),
+    "factor-of-longrope": (
+        PHI3 | {"rope_scaling": LONGROPE | {"factor": 9.0}, "original_max_position_embeddings": 16},
+        PHI3 | {"rope_scaling": LONGROPE, "original_max_position_embeddings": 16},
+    ),
+    "partial-beside": (PHI3 | {"partial_rotary_factor": 0.5}, PHI3),
+    "partial-inside-first": (
+        PHI3 | {"partial_rotary_factor": 0.5, "rope_parameters": {"partial_rotary_factor": 0.75}},
+        PHI3 | {"partial_rotary_factor": 0.5},
+    ),
+    "half-of-glm": (GLM, GLM | {"partial_rotary_factor": 1.0}),
+    "half-of-glm-with-a-table": (GLM | {"rope_parameters": {"rope_theta": 500.0}}, GLM),
+    "null-partial-of-glm": (GLM | {"partial_rotary_factor": None}, GLM),
+    "odd-partial": (GLM | {"partial_rotary_factor": 0.9}, GLM | {"partial_rotary_factor": 0.75}),
+    "longrope-of-llama": ({"rope_scaling": LONGROPE, "original_max_position_embeddings": 16}, {}),
+    "longrope-without-a-trained-length": (
+        {"rope_scaling": LONGROPE},
+        {"rope_scaling": LONGROPE, "original_max_position_embeddings": 16},
+    ),
+    "proportional": ({"rope_scaling": {"rope_type": "proportional"}, "partial_rotary_factor": 0.5}, {}),
+    "no-rope-of-ministral3": (
+        MINISTRAL3 | {"rope_theta": 333.0, "max_position_embeddings": 1 << 18},
+        MINISTRAL3 | {"rope_parameters": {"rope_theta": 333.0}},
+    ),
+    "growing-queries": (
+        MINISTRAL3 | {"rope_scaling": GROWING},
+        MINISTRAL3 | {"rope_scaling": GROWING | {"llama_4_scaling_beta": 0}},
+    ),
+    "trained-length-beside": (
+        MINISTRAL3 | {"rope_scaling": GROWING, "original_max_position_embeddings": 5},
+        MINISTRAL3 | {"rope_scaling": GROWING},
+    ),
+    "trained-length-beside-a-plain-table": (
+        MINISTRAL3 | {"rope_scaling": GROWING | {"type": "default"}, "original_max_position_embeddings": 5},
+        MINISTRAL3 | {"rope_scaling": GROWING | {"type": "default", "original_max_position_embeddings": 5}},
+    ),
+    "older-layer-types-of-granite": (
+        GRANITE4 | {"layers_block_type": ["attention"] * 3, "layer_types": ["mamba"] * 3},
+        GRANITE4 | {"layer_types": ["attention"] * 3, "position_embedding_type": "rope"},
+    ),
+    "rotated-granite": (
+        GRANITE4 | {"layer_types": ["attention"] * 3, "position_embedding_type": "rope"},
+        GRANITE4 | {"layer_types": ["attention"] * 3, "position_embedding_type": "nope"},
+    ),
+    "factors-of-granite": (
+        {"model_type": "granite", "embedding_multiplier": 12, "logits_scaling": 8, "residual_multiplier": 0.22},
+        {"model_type": "granite", "embedding_multiplier": 12, "logits_scaling": 8},
+    ),
     "unused-window": (
         {"model_type": "qwen2", "sliding_window": 5, "max_window_layers": 0},
         {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 0},
@@ -132,6 +202,34 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"model_type": "mistral", "layer_types": [*MIXED[:2], ["full_attention"]]}, "layer_types must be a list of 3"),
     ({"model_type": "mistral", "layer_types": MIXED[:2]}, "layer_types must be a list of 3"),
     ({"rope_scaling": {"type": "dynamic", "factor": 2.0}, "head_dim": 2}, "aren't finite"),
+    (PHI3 | {"rope_scaling": LINEAR}, "unknown rope scaling 'linear'; known are longrope, su, yarn"),
+    (PHI3 | {"rope_scaling": LONGROPE | {"short_factor": [1.0]}}, "short_factor must be a list of 4 positive numbers"),
+    (PHI3 | {"rope_scaling": LONGROPE | {"long_factor": [1, 2, 3, float("nan")]}}, "long_factor must be a list of 4"),
+    (PHI3 | {"rope_scaling": {"type": "su", "short_factor": [1] * 4}}, "long_factor must be a list of 4"),
+    (
+        PHI3 | {"rope_scaling": LONGROPE | {"factor": 2.0}, "original_max_position_embeddings": 1},
+        "longrope rotary embedding gives frequencies that aren't finite",
+    ),
+    (PHI3 | {"partial_rotary_factor": 1.5}, "partial_rotary_factor must be above 0 and at most 1, not 1.5"),
+    (PHI3 | {"partial_rotary_factor": 0.1}, "leaves nothing of a head to rotate"),
+    (GLM | {"rope_scaling": YARN, "partial_rotary_factor": 0.9}, "gives 7 rotated elements, an odd number"),
+    ({"rope_scaling": LONGROPE | {"partial_rotary_factor": 0.5}}, "partial_rotary_factor other than 1"),
+    (MINISTRAL3 | {"rope_scaling": GROWING | {"llama_4_scaling_beta": -1}}, "llama_4_scaling_beta must be a positive"),
+    ({"rope_scaling": {**LINEAR, "llama_4_scaling_beta": 0.5}}, "llama_4_scaling_beta is not supported"),
+    (MINISTRAL3 | {"layer_types": MIXED}, "layer_types is not supported for ministral3"),
+    (GRANITE4, "layer_types is absent: all layers are Mamba's"),
+    (GRANITE4 | {"layer_types": ["attention", "mamba", "attention"]}, "layer_types: layer 1 is Mamba's"),
+    (GRANITE4 | {"layer_types": ["attention"] * 2}, "layer_types must be a list of 3"),
+    (GRANITE4 | {"layer_types": MIXED}, "layer_types: unknown kind 'sliding_attention'"),
+    (GRANITE4 | {"layer_types": ["attention"] * 3, "num_local_experts": 4}, "num_local_experts is 4; of this family"),
+    (
+        GRANITE4 | {"layer_types": ["attention"] * 3, "num_local_experts": None},
+        "num_local_experts is 8",
+    ),
+    (GRANITE4 | {"layer_types": ["attention"] * 3, "position_embedding_type": "alibi"}, "position_embedding_type must"),
+    ({"model_type": "granite", "logits_scaling": 1e-40}, "logits_scaling must be at least 1e-30"),
+    ({"model_type": "granite", "attention_multiplier": 0}, "attention_multiplier must be a positive number"),
+    ({"model_type": "mistral3", "text_config": {"model_type": "qwen2"}}, "text_config: model_type must be mistral"),
 ]
 
 

@@ -193,7 +193,7 @@ def test_pickled_weights_are_never_read(tmp_path: Path) -> None:
         ({"num_hidden_layers": None}, "num_hidden_layers is missing"),
         ({"hidden_act": "gelu"}, "unknown hidden_act 'gelu'"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps must be"),
-        ({"rope_scaling": {"rope_type": "longrope", "factor": 2}}, "unknown rope scaling 'longrope'"),
+        ({"rope_scaling": {"rope_type": "longest", "factor": 2}}, "unknown rope scaling 'longest'"),
         ({"rope_scaling": {"type": "linear"}}, "factor is missing"),
         ({"rope_scaling": "linear"}, "rope_scaling must be an object"),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor"),

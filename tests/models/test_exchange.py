@@ -121,6 +121,19 @@ def encoded(values: np.ndarray) -> str:
 
 SPEC = ("specification",)
 NAMES = ("specification", "tensors")
+ROPE = ("specification", "ropes", 0)
+LONG = {"frequencies": [1.0] * 4, "original_positions": 16}
+DYNAMIC = {"theta": 1e4, "factor": 2.0, "original_positions": 16}
+
+
+def second_rope(**changes: Any) -> Any:
+    def change(content: Any) -> None:
+        ropes = content["specification"]["ropes"]
+        ropes.append(ropes[0] | changes)
+
+    return change
+
+
 WQ = ("weights", "layers", 0, "wq")
 HOSTILE: dict[str, tuple[Any, str]] = {
     "no weights": (set_at("weights", None), "missing"),
@@ -148,24 +161,71 @@ HOSTILE: dict[str, tuple[Any, str]] = {
     "a key too few": (set_at(*SPEC, "eos_assumed", None), "eos_assumed is missing"),
     "a key too many": (set_at(*SPEC, "rotary_dim", 8), "rotary_dim is not known"),
     "another norm": (set_at(*SPEC, "norm", "layer"), "norm must be rms"),
-    "another activation": (set_at(*SPEC, "activation", "gelu"), "activation must be silu"),
+    "another activation": (set_at(*SPEC, "activation", "gelu"), "activation must be silu or gelu_tanh or clamped"),
     "integer weights": (set_at(*SPEC, "weights", "int8"), "weights must be float"),
     "bits out of range": (set_at(*SPEC, "activation_bits", "int8", "qkv", 7), "activation_bits"),
     "bits of no site": (set_at(*SPEC, "activation_bits", "int8", "kv", 8), "activation_bits"),
     "an odd head": (set_at(*SPEC, "head_dim", 7), "odd"),
     "frequencies of another head": (
-        set_at(*SPEC, "rope", "frequencies", [1.0, 0.5]),
-        "frequencies must be a list of 4",
+        set_at(*SPEC, "ropes", 0, "frequencies", [1.0] * 5),
+        "frequencies must be a list of 1 to 4",
     ),
-    "an endless frequency": (set_at(*SPEC, "rope", "frequencies", 0, 1e38), "numbers from 0 to 1e"),
-    "a negative frequency": (set_at(*SPEC, "rope", "frequencies", 0, -1.0), "numbers from 0 to 1e"),
-    "a text for a frequency": (set_at(*SPEC, "rope", "frequencies", 0, "1"), "numbers from 0 to 1e"),
-    "no scale": (set_at(*SPEC, "rope", "scale", 0), "scale must be a positive number"),
+    "an endless frequency": (set_at(*ROPE, "frequencies", 0, 1e38), "numbers from 0 to 1e"),
+    "a negative frequency": (set_at(*ROPE, "frequencies", 0, -1.0), "numbers from 0 to 1e"),
+    "a text for a frequency": (set_at(*ROPE, "frequencies", 0, "1"), "numbers from 0 to 1e"),
+    "no scale": (set_at(*ROPE, "scale", 0), "scale must be a positive number"),
     "an absurd base": (
-        set_at(*SPEC, "rope", "dynamic", {"theta": 1e-300, "factor": 2.0, "original_positions": 16}),
+        set_at(*ROPE, "dynamic", {"theta": 1e-300, "factor": 2.0, "original_positions": 16}),
         "aren't finite",
     ),
-    "half a dynamic rope": (set_at(*SPEC, "rope", "dynamic", {"theta": 1e4, "factor": 2.0}), "original_positions"),
+    "half a dynamic rope": (set_at(*ROPE, "dynamic", {"theta": 1e4, "factor": 2.0}), "original_positions"),
+    "no rope": (set_at(*SPEC, "ropes", []), "ropes must be a list of 1 to 64 objects"),
+    "a rope that is none": (set_at(*SPEC, "ropes", [[]]), "ropes must be a list of 1 to 64 objects"),
+    "no end of ropes": (lambda c: c["specification"]["ropes"].extend(c["specification"]["ropes"] * 64), "1 to 64"),
+    "a rope of no pairs": (set_at(*ROPE, "frequencies", []), "frequencies must be a list of 1 to 4"),
+    "ropes of two sizes": (second_rope(frequencies=[1.0, 0.5]), "ropes 1: frequencies must be a list of 4"),
+    "half a long rope": (set_at(*ROPE, "long", {"frequencies": [1.0] * 4}), "original_positions"),
+    "a long rope of another size": (set_at(*ROPE, "long", LONG | {"frequencies": [1.0]}), "a list of 4"),
+    "a long rope of negative frequencies": (set_at(*ROPE, "long", LONG | {"frequencies": [-1.0] * 4}), "from 0 to"),
+    "a rope of both kinds": (second_rope(long=LONG, dynamic=DYNAMIC), "can't be both dynamic and long"),
+    "a rope with a key too many": (set_at(*ROPE, "theta", 1e4), "theta is not known"),
+    "a table of another rope": (set_at(*SPEC, "rope_tables", 1, 1), "rope_tables must be"),
+    "a table below none": (set_at(*SPEC, "rope_tables", 1, -2), "rope_tables must be"),
+    "a table that is no whole number": (set_at(*SPEC, "rope_tables", 1, -1.0), "rope_tables must be"),
+    "a table too few": (set_at(*SPEC, "rope_tables", [0]), "rope_tables must be a list of 2"),
+    "a limit of an activation without": (set_at(*SPEC, "activation_limit", 7.0), "activation_limit must be"),
+    "no limit of a clamped activation": (set_at(*SPEC, "activation", "clamped"), "activation_limit must be"),
+    "no alpha of a clamped activation": (
+        lambda c: c["specification"].update(activation="clamped", activation_limit=7.0),
+        "activation_alpha must be",
+    ),
+    "a bias of the gate's experts alone": (
+        set_at(*NAMES, "expert_gate_up_bias", [["x.{layer}.b", "layers/{layer}/eb"]]),
+        "doesn't have: expert_gate_up_bias",
+    ),
+    "an activation that is no text": (set_at(*SPEC, "activation", ["silu"]), "activation must be"),
+    "queries that shrink": (set_at(*SPEC, "query_growth", -1), "query_growth must be a number from"),
+    "queries that grow at once": (set_at(*SPEC, "query_positions", 0), "query_positions must be an integer from 1"),
+    "a negative cap": (set_at(*SPEC, "logit_softcap", -1), "logit_softcap must be a number from"),
+    "a cap that vanishes": (set_at(*SPEC, "attention_softcap", 1e-300), "attention_softcap must be a number from"),
+    "a cap of true": (set_at(*SPEC, "attention_softcap", True), "attention_softcap must be a number from"),
+    "an endless scale": (set_at(*SPEC, "attention_scale", 1e31), "attention_scale must be a number from"),
+    "an offset of a text": (set_at(*SPEC, "norm_offset", "1"), "norm_offset must be a number from"),
+    "a factor of nothing": (set_at(*SPEC, "embedding_scale", 0), "embedding_scale must be a number from"),
+    "a factor of null": (set_at(*SPEC, "residual_scale", [None]), "residual_scale must be a number from"),
+    "a negative factor": (set_at(*SPEC, "logit_scale", -0.5), "logit_scale must be a number from"),
+    "norms that are whole by a number": (set_at(*SPEC, "whole_norms", 0), "whole_norms must be true or false"),
+    "pairs by null": (set_at(*SPEC, "rope_interleaved", [None]), "rope_interleaved must be true or false"),
+    "no norm at all": (
+        lambda c: [c["specification"]["tensors"].pop(f"{x}_norm") for x in ("attention", "mlp")],
+        "or both",
+    ),
+    "a norm before attention alone": (set_at(*NAMES, "mlp_norm", None), "doesn't name mlp_norm"),
+    "a norm after the MLP alone": (
+        set_at(*NAMES, "mlp_output_norm", [["x.{layer}.n", "layers/{layer}/n"]]),
+        "doesn't have: mlp_output_norm",
+    ),
+    "sinks that aren't there": (set_at(*NAMES, "sinks", [["x.{layer}.s", "layers/{layer}/s"]]), "x.0.s is missing"),
     "windows of another model": (set_at(*SPEC, "windows", [4]), "windows must be"),
     "a window of null": (set_at(*SPEC, "windows", 1, [None]), "windows must be"),
     "experts without layers": (set_at(*SPEC, "experts", {"count": 2}), "is missing"),

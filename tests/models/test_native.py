@@ -16,10 +16,10 @@ import cutset.kernels._native as native
 from cutset.models.families.rope import plain_rope
 from cutset.models.files.checkpoint import Tensor
 from cutset.models.run.decoder import FloatLinears, ReferenceDecoder
-from cutset.models.run.executor import Batch
+from cutset.models.run.executor import Batch, States
 from cutset.models.run.native import NativeDecoder
 from cutset.models.run.numpy_ops import NumpyOps
-from cutset.models.spec import DecoderSpec, DynamicRope, MoESpec
+from cutset.models.spec import ConvSpec, DecoderSpec, DeltaSpec, DynamicRope, LongRope, MoESpec
 
 BLOCK = 16
 DENSE = DecoderSpec(
@@ -53,6 +53,58 @@ SPECS = {
         sparse_layers=frozenset(range(3)),
         qk_norm=True,
     ),
+    "gemma-like": replace(
+        DENSE,
+        output_norms=True,
+        activation="gelu_tanh",
+        qk_norm=True,
+        norm_offset=1.0,
+        embedding_scale=48**0.5,
+        attention_scale=0.31,
+        attention_softcap=2.0,
+        logit_softcap=1.5,
+        windows=(7, 0, 7),
+        other_ropes=(plain_rope(100.0, 8),),
+        rope_tables=(1, 0, 1),
+    ),
+    "output-norms-alone": replace(DENSE, input_norms=False, output_norms=True, qk_norm=True, whole_norms=True),
+    "multipliers": replace(
+        MIXTURE, embedding_scale=3.0, attention_scale=0.05, residual_scale=0.4, logit_scale=0.5, rope_tables=(0, -1, 0)
+    ),
+    "partial-rotary": replace(DENSE, head_dim=20, rope=plain_rope(1e4, 6)),
+    "sinks": replace(
+        MIXTURE,
+        sinks=True,
+        router_bias=True,
+        expert_bias=True,
+        windows=(5, 0, 20),
+        activation="clamped",
+        activation_limit=1.1,
+        activation_alpha=1.5,
+    ),
+    "short-convolutions": replace(DENSE, recurrent=ConvSpec(48, 3), recurrent_layers=frozenset({0, 2}), qk_norm=True),
+    "short-convolutions-alone": replace(
+        MIXTURE, recurrent=ConvSpec(48, 5, bias=True), recurrent_layers=frozenset(range(3))
+    ),
+    "convolutions-of-one-tap": replace(DENSE, recurrent=ConvSpec(48, 1), recurrent_layers=frozenset({1})),
+    "delta-rule": replace(
+        DENSE, recurrent=DeltaSpec(3, 6, 9, 7, 4), recurrent_layers=frozenset({0, 1}), norm_eps=1e-3, qk_norm=True
+    ),
+    "delta-rule-last": replace(
+        MIXTURE,
+        recurrent=DeltaSpec(2, 2, 16, 32, 2),
+        recurrent_layers=frozenset({2}),
+        gated_attention=True,
+        qk_norm=True,
+        qkv_bias=True,
+        o_bias=True,
+        head_dim=20,
+        rope=plain_rope(1e4, 6),
+    ),
+    "gated-attention": replace(DENSE, gated_attention=True),
+    "interleaved-rotary": replace(DENSE, head_dim=20, rope=plain_rope(1e4, 10), rope_interleaved=True),
+    "growing-queries": replace(DENSE, query_growth=0.7, query_positions=9),
+    "long-rope": replace(DENSE, rope=replace(DENSE.rope, long=LongRope((0.9, 0.2, 0.07, 0.01), 30))),
     "dynamic-rope": replace(DENSE, rope=replace(DENSE.rope, dynamic=DynamicRope(1e4, 2.0, 16))),
 }
 
@@ -72,8 +124,8 @@ def tensors_of(spec: DecoderSpec) -> dict[str, Tensor]:
         values = rng.standard_normal(shape, dtype=np.float32)
         if name.endswith("norm.weight"):
             values = 1 + values / 4
-        elif len(shape) == 2 and "embed" not in name:
-            values *= np.float32(1.5 * shape[1] ** -0.5)
+        elif len(shape) > 1 and "embed" not in name:
+            values *= np.float32(1.5 * shape[-1] ** -0.5)
         found[name] = Tensor(name, Path("(random)"), "F32", values.astype(np.float32))
     return found
 
@@ -93,8 +145,15 @@ BLOCKS = 20
 TABLES = np.random.default_rng(9).permutation(BLOCKS)[: 4 * 5].reshape(4, 5).astype(np.int32)
 
 
-def batch_of(rows: Sequence[tuple[int, int, int]], wanted: Sequence[int] | None = None) -> Batch:
-    """The rows first .. end of some sequences, as (sequence, first, end); logits of all rows unless `wanted`."""
+def batch_of(
+    rows: Sequence[tuple[int, int, int]],
+    wanted: Sequence[int] | None = None,
+    saves: Sequence[tuple[int, int, int]] = (),
+) -> Batch:
+    """The rows first .. end of some sequences, as (sequence, first, end); logits of all rows unless `wanted`.
+
+    The state of sequence s, if it has one, lies in slot s.
+    """
     starts = np.cumsum([0] + [end - first for _, first, end in rows]).astype(np.int32)
     return Batch(
         token_ids=np.concatenate([IDS[s][first:end] for s, first, end in rows]),
@@ -104,6 +163,11 @@ def batch_of(rows: Sequence[tuple[int, int, int]], wanted: Sequence[int] | None 
         block_tables=TABLES[[s for s, _, _ in rows]],
         logit_rows=np.arange(starts[-1], dtype=np.int32) if wanted is None else np.array(wanted, np.int32),
         limits=np.array([LENS[s] for s, _, _ in rows], np.int32),
+        states=States(
+            np.array([s for s, _, _ in rows], np.int32),
+            np.array([s if first else -1 for s, first, _ in rows], np.int32),
+            np.array(saves, np.int32).reshape(-1, 3),
+        ),
     )
 
 
@@ -150,7 +214,56 @@ def test_is_batch_invariant(name: str) -> None:
         np.testing.assert_array_equal(chunk, whole[EDGES[3] + first : EDGES[3] + end])
 
 
-@pytest.mark.parametrize("name", ["dense", "mixture"])
+@pytest.mark.parametrize("name", [name for name, spec in SPECS.items() if spec.state_floats])
+@pytest.mark.usefixtures("isa")
+def test_a_state_that_was_saved_goes_on_as_the_sequence_does(name: str) -> None:
+    for decoder in (native_decoder(SPECS[name], 2), reference_decoder(SPECS[name])):
+        cache = decoder.new_cache(BLOCKS, BLOCK, 8)
+        compare = np.testing.assert_array_equal if isinstance(decoder, NativeDecoder) else close
+        decoder.forward(batch_of([(3, 0, 9)]), cache)
+        whole = told_apart(decoder.forward(batch_of(WHOLE, saves=[(3, 10, 5), (3, 32, 6), (0, 40, 4)]), cache))
+        for first, source in ((10, 5), (32, 6)):
+            batch = batch_of([(3, first, 70)])
+            assert batch.states is not None
+            batch = replace(batch, states=replace(batch.states, sources=np.array([source], np.int32)))
+            for _ in range(2):  # what is read stays
+                compare(decoder.forward(batch, cache), whole[EDGES[3] + first :])
+
+
+def test_states_that_contradict_each_other_are_refused() -> None:
+    decoder = native_decoder(SPECS["short-convolutions"])
+    cache = decoder.new_cache(BLOCKS, BLOCK, 6)
+    good = batch_of([(3, 0, 40)])
+    decoder.forward(good, cache)
+    more = batch_of([(3, 40, 60), (0, 0, 5)])
+    assert more.states is not None
+    for message, slots, sources, saves in (
+        ("slot that isn't there", [6, 0], [3, -1], []),
+        ("slot that isn't there", [-1, 0], [3, -1], []),
+        ("written to one slot", [3, 3], [3, -1], []),
+        ("written to one slot", [3, 0], [3, -1], [(0, 50, 0)]),
+        ("source that isn't there", [3, 0], [6, -1], []),
+        ("starts without a state", [3, 0], [-1, -1], []),
+        ("starts without a state", [3, 0], [3, 0], []),
+        ("that this step writes", [3, 4], [4, -1], []),
+        ("that this step writes", [3, 0], [5, -1], [(1, 5, 5)]),
+        ("isn't in this step", [3, 0], [3, -1], [(0, 40, 4)]),
+        ("isn't in this step", [3, 0], [3, -1], [(0, 61, 4)]),
+        ("of no sequence", [3, 0], [3, -1], [(2, 5, 4)]),
+    ):
+        states = States(
+            np.array(slots, np.int32), np.array(sources, np.int32), np.array(saves, np.int32).reshape(-1, 3)
+        )
+        with pytest.raises(ValueError, match=message):
+            decoder.forward(replace(more, states=states), cache)
+    with pytest.raises(ValueError, match="say where they lie"):
+        decoder.forward(replace(more, states=None), cache)
+    decoder.forward(more, cache)
+    with pytest.raises(ValueError, match="another decoder"):
+        native.Step(native_decoder(DENSE).core, cache.kv, decoder.pool)
+
+
+@pytest.mark.parametrize("name", ["dense", "mixture", "short-convolutions", "delta-rule-last"])
 def test_only_wanted_rows_give_logits(name: str) -> None:
     decoder = native_decoder(SPECS[name])
     cache = decoder.new_cache(BLOCKS, BLOCK)
@@ -159,8 +272,9 @@ def test_only_wanted_rows_give_logits(name: str) -> None:
         np.testing.assert_array_equal(decoder.forward(batch_of(WHOLE, wanted), cache), whole[wanted])
 
 
-def test_a_key_mask_hides_padding() -> None:
-    ours, twin = native_decoder(DENSE), reference_decoder(DENSE)
+@pytest.mark.parametrize("name", ["dense", "short-convolutions-alone", "delta-rule"])
+def test_a_key_mask_hides_padding(name: str) -> None:
+    ours, twin = native_decoder(SPECS[name]), reference_decoder(SPECS[name])
     ids = np.random.default_rng(1).integers(0, 61, (3, 37)).astype(np.int32)
     mask = np.ones((3, 37), np.bool_)
     mask[0, :9] = mask[2, 30:] = False
@@ -182,7 +296,7 @@ def test_traces_what_the_reference_traces(name: str) -> None:
         close(x.reshape(expected.shape), expected)
 
 
-@pytest.mark.parametrize("name", ["tied", "mixture"])
+@pytest.mark.parametrize("name", ["tied", "mixture", "short-convolutions", "delta-rule-last"])
 def test_a_split_run_gives_what_the_local_one_gives(name: str) -> None:
     spec, tensors, pool = SPECS[name], tensors_of(SPECS[name]), native.Pool(1)
     asked = []

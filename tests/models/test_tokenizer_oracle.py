@@ -12,7 +12,7 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
 from cutset.models.text.tokenizer import Tokenizer
-from models.tokenizers_to_test import TEXTS, byte_level, qwen_like, sentencepiece_like, unigram, write
+from models.tokenizers_to_test import TEXTS, byte_level, gemma_like, qwen_like, sentencepiece_like, unigram, write
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +85,32 @@ def test_tokenizer_json_alone_says_what_surrounds_a_text(
     ours = Tokenizer.load(tmp_path)
     assert ours.encode("").tolist() == ([1] if post_processor else [])
     assert_equal(ours, auto.from_pretrained(tmp_path))
+
+
+@pytest.mark.parametrize("model_type", ["gemma", "gemma2", "gemma3", "gemma3_text", "olmo2", "olmo3", "smollm3"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"tokenizer_class": "GemmaTokenizer", "bos_token": "<bos>", "eos_token": "<end_of_turn>"},
+        {"tokenizer_class": "GemmaTokenizerFast", "unk_token": {"__type": "AddedToken", "content": "<unk>"}},
+        {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<eos>"},
+        {"tokenizer_class": "LlamaTokenizer", "mask_token": None},
+        {"boi_token": "<start_of_image>", "add_bos_token": False, "pad_token": "<new>"},
+    ],
+)
+@pytest.mark.parametrize("build", [gemma_like, sentencepiece_like])
+def test_tokenizers_of_gemma_and_others(
+    tmp_path: Path, auto: Any, build: Any, config: dict[str, Any], model_type: str
+) -> None:
+    write(tmp_path, build(), tokenizer_config=config, config={"model_type": model_type})
+    assert_equal(Tokenizer.load(tmp_path), auto.from_pretrained(tmp_path))
+
+
+@pytest.mark.parametrize("model_type", ["olmo2", "olmo3"])
+def test_a_wrong_class_in_files_of_olmo(tmp_path: Path, auto: Any, model_type: str) -> None:
+    config = {"tokenizer_class": "GPT2Tokenizer", "eos_token": "<|endoftext|>"}
+    write(tmp_path, byte_level(), tokenizer_config=config, config={"model_type": model_type})
+    assert_equal(Tokenizer.load(tmp_path), auto.from_pretrained(tmp_path))
 
 
 def test_random_configurations_equal_transformers(tmp_path: Path, auto: Any) -> None:

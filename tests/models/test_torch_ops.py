@@ -29,7 +29,9 @@ def torch_decoder(directory: Path, dtype: str = "float32", device: str = "cpu") 
     return ReferenceDecoder(spec, tensors, ops, FloatLinears(spec, tensors, ops))
 
 
-@pytest.mark.parametrize("case", ["llama", "mistral-window", "qwen2", "qwen3", "qwen3-moe", "llama-dynamic"])
+@pytest.mark.parametrize(
+    "case", ["llama", "mistral-window", "qwen2", "qwen3", "qwen3-moe", "llama-dynamic", "gpt-oss", "gpt-oss-options"]
+)
 def test_equals_numpy(case: str, tmp_path: Path) -> None:
     write_checkpoint(tmp_path, CASES[case][0], **CASES[case][1])
     mask = np.ones(IDS.shape, dtype=bool)

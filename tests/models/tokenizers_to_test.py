@@ -77,6 +77,17 @@ def sentencepiece_like(*, post_processor: bool = True) -> Backend:
     return backend
 
 
+def gemma_like() -> Backend:
+    """Like Gemma: the same without a space in front, and a beginning that the post-processor adds."""
+    state = json.loads(sentencepiece_like(post_processor=False).to_str().replace('"<s>"', '"<bos>"'))
+    state["normalizer"] = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    state["decoder"]["decoders"] = state["decoder"]["decoders"][:3]
+    backend = Backend.from_str(json.dumps(state).replace('"</s>"', '"<eos>"'))
+    backend.add_special_tokens(["<pad>", "<start_of_turn>", "<end_of_turn>"])
+    backend.post_processor = processors.TemplateProcessing(single="<bos> $A", pair=None, special_tokens=[("<bos>", 1)])
+    return backend
+
+
 def qwen_like() -> Backend:
     backend = byte_level()
     backend.normalizer = normalizers.NFC()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 from cutset import LLM, SamplingParams
 from cutset.errors import ConfigError, LinkError, OffloadError
+from cutset.models.files.writer import write_safetensors
 from cutset.models.run.executor import Batch
 
 MODES = ["plain", "verified", "masked", "masked+verified"]
@@ -50,6 +52,30 @@ def test_a_mode_gives_the_bits_of_a_local_run(mode: str, inproc: str) -> None:
         assert llm.mode == mode
         assert [output.token_ids for output in llm.generate(PROMPTS, GREEDY)] == tokens
         np.testing.assert_array_equal(logits(llm), expected)
+
+
+@pytest.mark.parametrize("mode", ["verified", "masked+verified"])
+def test_an_adapter_stays_here(mode: str, inproc: str, tmp_path: Path) -> None:
+    """The accelerator multiplies by the model's own weights; what an adapter adds is added by the client."""
+    rng = np.random.default_rng(5)
+    with LLM("story", threads=1, mode="local") as llm:
+        shapes = llm.spec.tensor_shapes()
+    tensors = {}
+    for name, (outputs, inputs) in ((n, shape) for n, shape in shapes.items() if n.endswith("_proj.weight")):
+        module = "base_model.model." + name.removesuffix(".weight")
+        tensors[f"{module}.lora_A.weight"] = rng.standard_normal((2, inputs), dtype=np.float32) / 8
+        tensors[f"{module}.lora_B.weight"] = rng.standard_normal((outputs, 2), dtype=np.float32) / 8
+    layout = {name: ("F32", array.shape) for name, array in tensors.items()}
+    write_safetensors(tmp_path / "adapter_model.safetensors", layout, tensors.items())
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 4}')
+    found = []
+    for settings in ({"mode": "local"}, {"mode": mode, "offload": inproc}):
+        with LLM("story", threads=1, adapters={"a": tmp_path}, **settings) as llm:
+            found.append([one.token_ids for one in llm.generate(PROMPTS, GREEDY, adapter=["a", None, "a"])])
+    assert found[0] == found[1]
+    plain = exact()[0]
+    assert found[0][1] == plain[1]
+    assert found[0][0] != plain[0]
 
 
 def test_two_threads_and_hidden_row_counts_change_nothing(inproc: str) -> None:

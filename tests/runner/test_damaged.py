@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,14 @@ from runner.files import (
     CONFIGS,
     RUNNER,
     SANITIZED,
+    SPECS,
     call,
     config_of,
+    inputs_of,
     logits_of,
     reference,
     write_file,
+    write_spec,
 )
 
 pytestmark = pytest.mark.skipif(not RUNNER.is_file(), reason="the runner is not built: make runner")
@@ -67,21 +71,28 @@ def damaged(raw: bytes, rng: random.Random) -> bytes:
     return bytes(raw if rng.random() < 0.8 else raw[: rng.randrange(len(raw))])
 
 
-def small_file(path: Path) -> bytes:
-    """An exchange file of mostly structure, of which a change has something to say."""
+def small_files(path: Path) -> list[bytes]:
+    """Exchange files of mostly structure, of which a change has something to say."""
     sizes = {"hidden": 8, "heads": 2, "layers": 1, "vocab": 16, "max_pos": 8, "intermediate": 8, "experts": 2}
     model = RandomModel(**sizes, qk_norm=True, tied=False)  # type: ignore[arg-type]
     model.write_exchange(path, preview=1)
-    return path.read_bytes()
+    found = [path.read_bytes()]
+    for case in ("everything", "after"):
+        spec, sizes = SPECS[case], {"vocab_size": 16, "hidden": 8, "heads": 2, "kv_heads": 1, "intermediate": 8}
+        per_layer = {"rope_tables": spec.rope_tables[1:], "windows": spec.windows[1:]}
+        spec = replace(spec, layers=2, sparse_layers=spec.sparse_layers & {0}, **sizes, **per_layer)  # type: ignore
+        write_spec(path, spec, inputs=inputs_of(padded=False, tokens=5, vocab=16), preview=1)
+        found.append(path.read_bytes())
+    return found
 
 
 def fuzz(folder: Path, rounds: int, seed: int, runner: Path) -> None:
     """The runner reads or refuses each file, never crashes, and says what the Python reader says."""
     file, target = folder / "x.json", folder / "out.npy"
-    raw, rng = small_file(file), random.Random(seed)
+    raws, rng = small_files(file), random.Random(seed)
     for number in range(rounds):
         target.unlink(missing_ok=True)
-        file.write_bytes(damaged(raw, rng))
+        file.write_bytes(damaged(raws[number % len(raws)], rng))
         done = call(file, target, "--threads", 1, runner=runner)
         assert done.returncode in (0, 2), (number, done)
         assert target.exists() == (done.returncode == 0)
@@ -112,3 +123,12 @@ def test_runs_clean_under_sanitizers(case: str, tmp_path: Path) -> None:
     done = call(file, tmp_path / "x.npy", runner=SANITIZED)
     assert (done.returncode, done.stderr) == (0, "")
     np.testing.assert_allclose(np.load(tmp_path / "x.npy"), logits_of(file), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SANITIZED.is_file(), reason="not built: make runner-asan")
+@pytest.mark.parametrize("case", SPECS)
+def test_runs_every_decoder_clean_under_sanitizers(case: str, tmp_path: Path) -> None:
+    write_spec(tmp_path / "model.json", SPECS[case])
+    done = call(tmp_path / "model.json", tmp_path / "x.npy", runner=SANITIZED)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from old_checkpoint import write_version_1
 from runner.files import (
     CONFIGS,
     RUNNER,
+    SPECS,
     assert_equal,
     call,
     config_of,
@@ -34,6 +36,7 @@ from runner.files import (
     refused,
     write_directory,
     write_file,
+    write_spec,
 )
 
 pytestmark = pytest.mark.skipif(not RUNNER.is_file(), reason="the runner is not built: make runner")
@@ -50,6 +53,25 @@ def test_equals_the_reference(case: str, tmp_path: Path) -> None:
     from_directory = logits_of(tmp_path / "dir", "--inputs", file, "--threads", 1)
     np.testing.assert_array_equal(ours, from_directory)  # of one model in both forms, whatever the threads
     assert np.isfinite(ours).all()
+
+
+@pytest.mark.parametrize("case", SPECS)
+def test_every_decoder_equals_the_reference(case: str, tmp_path: Path) -> None:
+    """Whatever a specification can say, in float32 and in integers."""
+    file, (_, mask) = write_spec(tmp_path / "model.json", SPECS[case]), inputs_of()
+    source = open_source(file)
+    assert replace(source.spec, family="test") == SPECS[case]
+    assert_equal(logits_of(file), reference(source), mask)
+    write_integer_checkpoint(source.spec, {}, source.tensors, tmp_path, tmp_path / "int8")
+    for dtype in ("int8", "exact"):
+        executor = ReferenceDecoder(
+            source.spec, source.tensors, NumpyOps(), IntegerLinears(source.spec, source.tensors, dtype)
+        )
+        assert source.inputs is not None
+        expected = run_forward(executor, source.inputs).logits
+        ours = logits_of(file, "--dtype", dtype)
+        assert_equal(ours, expected, mask, 2e-2)  # a value on the edge between two codes may fall either way
+        np.testing.assert_array_equal(logits_of(tmp_path / "int8", "--inputs", file, "--dtype", dtype), ours)
 
 
 def test_the_array_is_as_numpy_writes_it(tmp_path: Path) -> None:

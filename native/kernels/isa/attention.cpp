@@ -73,9 +73,17 @@ struct KeyTile {
 };
 
 // Turns the scores of one query into weights, and rescales what it has gathered if a larger score came up.
-void weigh(float* scores, Range& seen, const std::uint8_t* mask, float scale, const States& gathered, std::size_t q) {
+void weigh(float* scores, Range& seen, const std::uint8_t* mask, float scale, float cap, const States& gathered,
+           std::size_t q) {
   const std::size_t first = seen.from / kLanes * kLanes;
   const std::size_t last = (seen.to + kLanes - 1) / kLanes * kLanes;
+  if (cap > 0.0f) {
+    const Vec inner = splat(scale / cap);
+    for (std::size_t t = first; t < last; t += kLanes) {
+      store(scores + t, mul(splat(cap), tanh(mul(load(scores + t), inner))));
+    }
+    scale = 1.0f;
+  }
   for (std::size_t t = first; t < seen.from; ++t) scores[t] = -kInfinity;
   for (std::size_t t = seen.to; t < last; ++t) scores[t] = -kInfinity;
   if (mask) {
@@ -204,7 +212,7 @@ void run_key_tile(const AttentionTask& task, QueryTile& tile, std::size_t start,
   score_tile(task, tile, keys);
   for (std::size_t q = 0; q < tile.count; ++q) {
     if (tile.seen[q].from == tile.seen[q].to) continue;
-    weigh(tile.scores + q * kKeyTile, tile.seen[q], keys.mask, task.scale, tile.gathered, q);
+    weigh(tile.scores + q * kKeyTile, tile.seen[q], keys.mask, task.scale, task.softcap, tile.gathered, q);
   }
   gather_values(tile, keys, padded);
 }
@@ -223,7 +231,15 @@ void finish_queries(const AttentionTask& task, const States& gathered, std::size
   for (std::size_t q = 0; q < count; ++q) {
     float* out = task.out + (first + q) / task.group * task.out_stride + (first + q) % task.group * task.head_dim;
     const float* sums = gathered.sums(q);
-    const float sum = gathered.sum(q);
+    float sum = gathered.sum(q);
+    if (task.sinks) {
+      const float sink = task.sinks[(first + q) % task.group];
+      if (sink > gathered.biggest(q)) {
+        gathered.scale(q, exp(gathered.biggest(q) - sink));
+        gathered.biggest(q) = sink;
+      }
+      sum = gathered.sum(q) + exp(sink - gathered.biggest(q));
+    }
     const Vec divisor = splat(sum == 0.0f ? 1.0f : sum);
     for_each_vec(task.head_dim, [&](auto get, auto put) { put(out, div(get(sums), divisor)); });
   }

@@ -11,19 +11,31 @@ void add_rms_norm(float* x, const float* delta, const float* gain, float eps, st
                   float* out);
 void add_bias(float* x, const float* bias, std::size_t rows, std::size_t cols);
 void scaled_add(float* out, float weight, const float* x, std::size_t cols);
+void scale(float* x, float factor, std::size_t count);
+void softcap(float* x, float cap, std::size_t count);
 void apply_rope(float* x, std::size_t stride, const float* cos, const float* sin, std::size_t rows, std::size_t heads,
-                std::size_t head_dim);
+                std::size_t head_dim, std::size_t rotary_dim, bool interleaved);
 void append(const float* k, const float* v, std::size_t kv_heads, std::size_t head_dim, std::size_t block_size,
             std::size_t place, float* key_block, float* value_block);
 void attention(const AttentionTask& task);
 void attention_part(const AttentionTask& task, std::size_t part, float* states);
 void attention_merge(const AttentionTask& task, const float* states, std::size_t parts);
 void silu_mul(const float* x, std::size_t rows, std::size_t cols, float* out);
+void gelu_mul(const float* x, std::size_t rows, std::size_t cols, float* out);
+void clamped_mul(const float* x, float limit, float alpha, std::size_t rows, std::size_t cols, float* out);
 void moe_route(const float* logits, std::size_t rows, std::size_t experts, std::size_t k, bool renormalise,
                std::int32_t* ids, float* weights, float* scratch);
+void multiply(const float* a, const float* b, std::size_t count, float* out);
+void sigmoid_mul(float* x, const float* gate, std::size_t count);
+void short_conv(const float* const* rows, std::size_t taps, const float* weight, std::size_t stride, const float* bias,
+                std::size_t cols, float* out);
+void delta_rule(float* state, const float* q, const float* k, const float* v, float kept, float beta,
+                std::size_t key_dim, std::size_t value_dim, float* out);
 void exp(const float* x, std::size_t count, float* out);
 
-constexpr GlueKernels kGlue = {embedding, rms_norm,       add_rms_norm,    add_bias, scaled_add, apply_rope, append,
-                               attention, attention_part, attention_merge, silu_mul, moe_route,  exp};
+constexpr GlueKernels kGlue = {embedding,  rms_norm,   add_rms_norm, add_bias,  scale,          softcap,
+                               scaled_add, apply_rope, append,       attention, attention_part, attention_merge,
+                               silu_mul,   gelu_mul,   clamped_mul,  moe_route, multiply,       sigmoid_mul,
+                               short_conv, delta_rule, exp};
 
 }  // namespace cutset::CUTSET_ISA

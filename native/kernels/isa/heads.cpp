@@ -6,12 +6,21 @@
 namespace cutset::CUTSET_ISA {
 
 void apply_rope(float* x, std::size_t stride, const float* cos, const float* sin, std::size_t rows, std::size_t heads,
-                std::size_t head_dim) {
-  const std::size_t half = head_dim / 2;
+                std::size_t head_dim, std::size_t rotary_dim, bool interleaved) {
+  const std::size_t half = rotary_dim / 2;
   for (std::size_t r = 0; r < rows; ++r, x += stride, cos += half, sin += half) {
     for (std::size_t h = 0; h < heads; ++h) {
       float* first = x + h * head_dim;
       float* second = first + half;
+      if (interleaved) {
+        for (std::size_t i = 0; i < half; ++i) {
+          const float a = first[2 * i];
+          const float b = first[2 * i + 1];
+          first[2 * i] = a * cos[i] - b * sin[i];
+          first[2 * i + 1] = b * cos[i] + a * sin[i];
+        }
+        continue;
+      }
       for_each_vec(half, [&](auto get, auto put) {
         const Vec a = get(first);
         const Vec b = get(second);

@@ -16,18 +16,60 @@ void add_bias(float* x, const float* bias, std::size_t rows, std::size_t cols) {
   }
 }
 
+void scale(float* x, float factor, std::size_t count) {
+  for_each_vec(count, [&](auto get, auto put) { put(x, mul(get(x), splat(factor))); });
+}
+
+void softcap(float* x, float cap, std::size_t count) {
+  const Vec limit = splat(cap);
+  for_each_vec(count, [&](auto get, auto put) { put(x, mul(limit, tanh(div(get(x), limit)))); });
+}
+
 void scaled_add(float* out, float weight, const float* x, std::size_t cols) {
   for_each_vec(cols, [&](auto get, auto put) { put(out, fma(splat(weight), get(x), get(out))); });
 }
 
-// SwiGLU (Shazeer 2020, arXiv:2002.05202).
-void silu_mul(const float* x, std::size_t rows, std::size_t cols, float* out) {
+namespace {
+
+// out = gate * sigmoid(slope(gate)) * up
+template <class Slope>
+inline void gated(const float* x, std::size_t rows, std::size_t cols, float* out, Slope slope) {
   const Vec zero = splat(0.0f);
   const Vec one = splat(1.0f);
   for (std::size_t r = 0; r < rows; ++r, x += 2 * cols, out += cols) {
     for_each_vec(cols, [&](auto get, auto put) {
       const Vec gate = get(x);
-      put(out, mul(div(gate, add(one, exp(sub(zero, gate)))), get(x + cols)));
+      put(out, mul(div(gate, add(one, exp(sub(zero, slope(gate))))), get(x + cols)));
+    });
+  }
+}
+
+}  // namespace
+
+// SwiGLU (Shazeer 2020, arXiv:2002.05202).
+void silu_mul(const float* x, std::size_t rows, std::size_t cols, float* out) {
+  gated(x, rows, cols, out, [](Vec gate) { return gate; });
+}
+
+// GeGLU (the same) with GELU's approximation by tanh (Hendrycks and Gimpel 2016, arXiv:1606.08415):
+// (1 + tanh(u)) / 2 = sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3).
+void gelu_mul(const float* x, std::size_t rows, std::size_t cols, float* out) {
+  gated(x, rows, cols, out,
+        [](Vec gate) { return mul(gate, fma(mul(gate, gate), splat(0.0713548162726f), splat(1.59576912161f))); });
+}
+
+// The SwiGLU of gpt-oss (OpenAI 2025, arXiv:2508.10925).
+void clamped_mul(const float* x, float limit, float alpha, std::size_t rows, std::size_t cols, float* out) {
+  const Vec most = splat(limit);
+  const Vec least = splat(-limit);
+  const Vec one = splat(1.0f);
+  const Vec slope = splat(-alpha);
+  for (std::size_t r = 0; r < rows; ++r, x += 2 * cols, out += cols) {
+    for_each_vec(cols, [&](auto get, auto put) {
+      const Vec gate = smaller(get(x), most);
+      const Vec up = larger(smaller(get(x + cols), most), least);
+      const Vec glu = div(gate, add(one, exp(mul(slope, gate))));
+      put(out, mul(add(up, one), glu));
     });
   }
 }

@@ -119,6 +119,12 @@ inline float exp(float x) {
   return lanes[0];
 }
 
+// tanh(x) to 1e-7, absolute.
+inline Vec tanh(Vec x) {
+  const Vec one = splat(1.0f);
+  return sub(one, div(splat(2.0f), add(exp(add(x, x)), one)));
+}
+
 // Calls body(at, load, store) for each vector of a row of `count` floats; the last may be a part.
 template <class Body>
 inline void for_each_vec(std::size_t count, Body body) {

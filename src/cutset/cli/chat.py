@@ -27,6 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     system.add_argument(
         "--system-file", type=Path, metavar="FILE", help="a file with that, which others here can't read"
     )
+    parser.add_argument("--adapter", type=Path, metavar="DIR", help="a LoRA adapter as PEFT saves it")
     add_sampling(parser, max_tokens=1024, temperature=0.7, top_p=0.95)
     add_settings(parser)
 
@@ -38,8 +39,10 @@ def run(args: argparse.Namespace) -> int:
 
     system = read_bounded(args.system_file) if args.system_file else args.system
     start = [{"role": "system", "content": system}] if system else []
-    with LLM(args.model, settings=settings, progress=Progress()) as llm:
+    adapters = {"adapter": args.adapter} if args.adapter else {}
+    with LLM(args.model, settings=settings, adapters=adapters, progress=Progress()) as llm:
         params = sampling_from(args, llm.generation.values)
+        adapter = "adapter" if args.adapter else None
         llm.encode_chat([*start, {"role": "user", "content": "?"}])  # no template: say so before anyone types
         warn_of(llm)
         if isinstance(sys.stdin, io.TextIOWrapper):  # what isn't text is refused line by line, like a prompt
@@ -57,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
                 continue
             messages.append({"role": "user", "content": line})
             try:
-                answer = print_answer(llm.stream_chat(messages, params))
+                answer = print_answer(llm.stream_chat(messages, params, adapter=adapter))
             except KeyboardInterrupt:  # the answer, not the conversation
                 log("[stopped]")
                 messages.pop()

@@ -31,6 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=output_path, metavar="FILE", help="write the text to FILE (0600), not to stdout"
     )
+    parser.add_argument("--adapter", type=Path, metavar="DIR", help="a LoRA adapter as PEFT saves it")
     add_sampling(parser, max_tokens=128, temperature=0)
     add_json(parser, "prompt, text, tokens and figures, for you alone (0600),")
     add_settings(parser)
@@ -46,10 +47,12 @@ def run(args: argparse.Namespace) -> int:
         prompt = read_bounded(args.prompt_file) if args.prompt_file else args.prompt
     from cutset.llm import LLM
 
-    with LLM(args.model, settings=settings, progress=Progress()) as llm, _text_to(args.output):
+    adapters = {"adapter": args.adapter} if args.adapter else {}
+    with LLM(args.model, settings=settings, adapters=adapters, progress=Progress()) as llm, _text_to(args.output):
         warn_of(llm)
         params = sampling_from(args, llm.generation.values)
-        answer = print_answer(llm.stream(prompt, params))
+        adapter = "adapter" if args.adapter else None
+        answer = print_answer(llm.stream(prompt, params, adapter=adapter))
         log(statistics(answer))
         if llm.offload is not None:
             log(llm.offload.summary())

@@ -62,6 +62,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="what clients call the model (default: its own name); may be given several times",
     )
     parser.add_argument(
+        "--lora-modules",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=DIR",
+        help="LoRA adapters as PEFT saves them; clients choose one by giving its NAME as the model",
+    )
+    parser.add_argument(
         "--forwarded-allow-ips",
         default="",
         metavar="ADDRESSES",
@@ -104,6 +112,7 @@ def run(args: argparse.Namespace) -> int:
     if args.api_key_file and not text.strip():
         raise ConfigError(f"{args.api_key_file} has no key in it, so anybody could ask: put one there, a key a line")
     networks(_proxies(args))
+    adapters = adapters_from(args.lora_modules)
     auth = Auth(keys_from(args.api_key, text, os.environ.get("CUTSET_API_KEY", "")), args.host)
     listening = bind(args.host, args.port)
     with listening:
@@ -118,11 +127,24 @@ def run(args: argparse.Namespace) -> int:
             unread_bytes=args.max_unread << 10,
             grace_s=args.grace,
         )
-        llm = AsyncLLM(args.model, settings=settings, progress=Progress())
+        llm = AsyncLLM(args.model, settings=settings, adapters=adapters, progress=Progress())
         try:
             return _serve(args, llm, limits, auth, listening)
         finally:
             llm.close()
+
+
+def adapters_from(texts: list[str]) -> dict[str, str]:
+    """Directories of LoRA adapters by name, from NAME=DIR. Raises ConfigError."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, where = text.partition("=")
+        if not (name and equals and where):
+            raise ConfigError(f"--lora-modules {text[:100]!r}: write NAME=DIR")
+        if name in found:
+            raise ConfigError(f"--lora-modules: {name[:100]!r} stands there twice")
+        found[name] = where
+    return found
 
 
 def _proxies(args: argparse.Namespace) -> list[str]:

@@ -15,11 +15,12 @@ __all__ = ["BlockPool", "child_digest", "root_digest"]
 DIGEST_BYTES = 16
 
 
-def root_digest(salt: str | None) -> bytes:
-    """The digest of no tokens. Requests share blocks only with those of the same salt."""
+def root_digest(salt: str | None, adapter: bytes = b"") -> bytes:
+    """The digest of no tokens. Requests share blocks only with those of the same salt and the same adapter, of which
+    `adapter` is the digest."""
     # The two cases hash different texts, so no salt equals "no salt"; surrogatepass takes every str.
     text = b"shared" if salt is None else b"salt:" + salt.encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(text, digest_size=DIGEST_BYTES).digest()
+    return hashlib.blake2b(text, digest_size=DIGEST_BYTES, key=adapter).digest()
 
 
 def child_digest(parent: bytes, tokens: bytes) -> bytes:

@@ -20,9 +20,10 @@ from cutset.engine.request import Request
 from cutset.engine.sampler import Choice, choose
 from cutset.engine.scheduler import Scheduler
 from cutset.engine.sequence import Status
+from cutset.engine.states import StatePool
 from cutset.engine.step import Step
 from cutset.errors import EngineError, RequestError
-from cutset.models.run.executor import Executor
+from cutset.models.run.executor import Executor, LoadedAdapter
 
 __all__ = ["Engine"]
 
@@ -51,6 +52,7 @@ class Engine:
         max_num_seqs: int = 64,  # sequences that hold blocks at a time
         max_model_len: int | None = None,  # tokens of prompt and output; None: what the model is made for
         prefix_caching: bool = True,
+        kept_states: int = 16,  # checkpoints, by which prefixes are used again where the decoder has states
         without_token: Iterable[int] = (),  # ids for which the tokenizer has no token: never drawn, and in no prompt
         eos_token_ids: Iterable[int] | None = None,  # None: the model's
         clock: Callable[[], float] = time.perf_counter,  # seconds
@@ -68,7 +70,8 @@ class Engine:
         eos = spec.eos_token_ids if eos_token_ids is None else eos_token_ids
         self.eos_token_ids = frozenset(one for one in eos if 0 <= one < self.vocab_size)
         self._tokenizer = tokenizer
-        self._cache = executor.new_cache(blocks, block_size)
+        states = StatePool(max_num_seqs, kept_states if prefix_caching else 0) if spec.state_floats else None
+        self._cache = executor.new_cache(blocks, block_size, 0 if states is None else states.slots)
         self._pool = BlockPool(blocks)
         self._scheduler = Scheduler(
             self._pool,
@@ -77,6 +80,7 @@ class Engine:
             max_num_seqs=max_num_seqs,
             max_model_len=self.max_model_len,
             prefix_caching=prefix_caching,
+            states=states,
         )
         self._requests: dict[str, Request] = {}  # the unfinished ones
         self._arrivals = count()
@@ -100,9 +104,10 @@ class Engine:
         params: SamplingParams | None = None,
         *,
         cache_salt: str | None = None,
+        adapter: LoadedAdapter | None = None,  # of this engine's executor
         added: float | None = None,  # when it was handed in, by `clock`; None: now
     ) -> None:
-        """Queues a request. It shares blocks only with requests of the same `cache_salt`.
+        """Queues a request. It shares blocks only with requests of the same `cache_salt` and `adapter`.
 
         A salt that nobody else knows keeps others from learning, by how soon their answer comes, what was asked.
         Raises what `check` raises, and RequestError for an id that is in use.
@@ -122,6 +127,7 @@ class Engine:
             vocab_size=self.vocab_size,
             tokenizer=self._tokenizer,
             cache_salt=cache_salt,
+            adapter=adapter,
         )
         self._requests[request_id] = request
         self._scheduler.add(request.sequences)

@@ -15,6 +15,7 @@ from cutset.engine.request import Request
 from cutset.engine.sampler import TokenSampler
 from cutset.engine.sequence import Sequence
 from cutset.errors import ConfigError, ContextLengthError, RequestError
+from cutset.models.run.executor import LoadedAdapter
 
 __all__ = ["check_fits", "check_ids", "check_sizes", "open_request"]
 
@@ -98,15 +99,16 @@ def open_request(
     vocab_size: int,
     tokenizer: StreamingTokenizer,
     cache_salt: str | None,
+    adapter: LoadedAdapter | None = None,
 ) -> Request:
     """A request with its n sequences, none of which has begun."""
     eos_ids = frozenset() if params.ignore_eos else eos_ids
     end_ids = eos_ids.union(params.stop_ids)
-    request = Request(request_id, params, len(prompt_ids), arrival, added, eos_ids, end_ids)
+    request = Request(request_id, params, len(prompt_ids), arrival, added, eos_ids, end_ids, adapter)
     seed = int.from_bytes(os.urandom(8), "little") if params.seed is None else params.seed
     if params.max_tokens is not None:
         limit = min(limit, len(prompt_ids) + params.max_tokens)
-    root = root_digest(cache_salt)
+    root = root_digest(cache_salt, adapter.digest if adapter is not None else b"")
     first = Detokenizer(
         tokenizer,
         prompt_ids.tolist(),

@@ -22,6 +22,7 @@ from cutset.engine.handle import RequestHandle
 from cutset.engine.outputs import Delta, EngineStats
 from cutset.engine.params import SamplingParams
 from cutset.errors import EngineError, RequestError
+from cutset.models.run.executor import LoadedAdapter
 
 __all__ = ["EngineLoop"]
 
@@ -37,6 +38,7 @@ class _Ticket:
     prompt_ids: NDArray[np.int32]
     params: SamplingParams
     cache_salt: str | None
+    adapter: LoadedAdapter | None
     added: float
     receive: Callable[[Delta], object]
 
@@ -80,6 +82,7 @@ class EngineLoop:
         request_id: str | None = None,  # None: one is made up
         prompt_text: str | None = None,  # only handed on to `RequestHandle.result`
         cache_salt: str | None = None,  # as in Engine.add
+        adapter: LoadedAdapter | None = None,  # as in Engine.add
         on_delta: Callable[[Delta], object] | None = None,
     ) -> RequestHandle:
         """Hands in a request. Raises RequestError at once if it can't be run, EngineError if the engine has stopped.
@@ -99,7 +102,7 @@ class EngineLoop:
                 request_id = f"request-{next(self._numbers)}"
             if request_id in self._tickets:
                 raise RequestError(f"The request id {request_id!r} is in use: give another.")
-            ticket = _Ticket(request_id, ids, params, cache_salt, added, on_delta or deltas.put)
+            ticket = _Ticket(request_id, ids, params, cache_salt, adapter, added, on_delta or deltas.put)
             self._tickets[request_id] = ticket
             self._commands.put(_Command("add", ticket))
         cancel = partial(self._commands.put, _Command("cancel", ticket))
@@ -163,7 +166,12 @@ class EngineLoop:
     def _add(self, ticket: _Ticket) -> list[Delta]:
         try:
             self._engine.add(
-                ticket.request_id, ticket.prompt_ids, ticket.params, cache_salt=ticket.cache_salt, added=ticket.added
+                ticket.request_id,
+                ticket.prompt_ids,
+                ticket.params,
+                cache_salt=ticket.cache_salt,
+                adapter=ticket.adapter,
+                added=ticket.added,
             )
         except Exception as error:  # it was checked before; what is wrong with it must not end the others
             shown = EngineError(f"Request {ticket.request_id!r} couldn't be added: {error}.")

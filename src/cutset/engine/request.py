@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from cutset.engine.outputs import Timings, Usage
 from cutset.engine.params import SamplingParams
 from cutset.engine.sequence import Sequence, Status
+from cutset.models.run.executor import LoadedAdapter
 
 __all__ = ["Request"]
 
@@ -22,6 +23,7 @@ class Request:
     added: float
     eos_ids: frozenset[int]  # none with ignore_eos
     end_ids: frozenset[int]  # these and the stop tokens
+    adapter: LoadedAdapter | None = None
     sequences: list[Sequence] = field(default_factory=list)
     first_token: float | None = None
     last_token: float | None = None

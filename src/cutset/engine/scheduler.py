@@ -8,6 +8,7 @@ from itertools import islice
 
 from cutset.engine.blocks import BlockPool
 from cutset.engine.sequence import Sequence, Status
+from cutset.engine.states import StatePool
 from cutset.engine.step import Step, make_step
 
 __all__ = ["Scheduler"]
@@ -19,6 +20,10 @@ class Scheduler:
     Sequences that decode come first, then prompts that have been begun, then waiting ones; a long prompt is computed
     in chunks. A waiting sequence starts when there are blocks for all of its known tokens. One that decodes and finds
     no block preempts the youngest: that one gives back its blocks and computes them again later.
+
+    Where the decoder has states of sequences (`states`), a prefix is used again up to the last checkpoint in it. Two
+    are made on the way through a prompt: at the end of its last full block, for the same prompt with more behind it,
+    and where its blocks ceased to be those of another prompt, for the next one that begins as both do.
     """
 
     def __init__(
@@ -30,8 +35,10 @@ class Scheduler:
         max_num_seqs: int,
         max_model_len: int,
         prefix_caching: bool,
+        states: StatePool | None = None,
     ) -> None:
         self.pool = pool
+        self.states = states
         self.block_size = block_size
         self.max_batch_tokens = max_batch_tokens
         self.max_num_seqs = max_num_seqs
@@ -53,7 +60,7 @@ class Scheduler:
         self.running.pop(sequence, None)
         self.waiting.pop(sequence, None)
         sequence.status = Status.FINISHED
-        self.pool.release(sequence.drop())
+        self._release(sequence)
 
     def schedule(self) -> Step | None:
         """The next step, or None if there is nothing to do."""
@@ -61,7 +68,7 @@ class Scheduler:
         self._decodes(rows)
         self._prompts(rows, self.running)
         self._admit(rows, self.waiting)
-        return make_step(rows, self.max_model_len)
+        return self._step(rows)
 
     def prefilling(self, sequences: list[Sequence]) -> list[Sequence]:
         """Those of these sequences that wait, or whose prompts are not yet computed."""
@@ -72,12 +79,19 @@ class Scheduler:
         rows: dict[Sequence, int] = {}
         self._prompts(rows, [sequence for sequence in sequences if sequence in self.running])
         self._admit(rows, [sequence for sequence in sequences if sequence in self.waiting])
-        return make_step(rows, self.max_model_len)
+        return self._step(rows)
 
     def schedule_decode(self) -> Step | None:
         """A step with one row of each sequence whose prompt has been computed, or None if there is none."""
         rows: dict[Sequence, int] = {}
         self._decodes(rows)
+        return self._step(rows)
+
+    def _step(self, rows: dict[Sequence, int]) -> Step | None:
+        if self.states is not None:
+            for sequence, count in rows.items():
+                assert sequence.state is not None
+                self.states.plan(sequence.state, sequence.computed, sequence.computed + count)
         return make_step(rows, self.max_model_len)
 
     def advance(self, step: Step) -> None:
@@ -85,6 +99,10 @@ class Scheduler:
         for sequence, rows in zip(step.sequences, step.rows, strict=True):
             before = sequence.computed
             sequence.computed = before + rows
+            if self.states is not None and sequence.state is not None:
+                saved = [tokens for tokens, _ in sequence.state.saves]
+                digests = {tokens: self._digest(sequence, tokens) for tokens in saved}
+                self.states.advance(sequence.state, digests)
             if not self.prefix_caching:
                 continue
             size = self.block_size
@@ -121,9 +139,15 @@ class Scheduler:
         sequence.hold(self.pool.allocate(1))
         return True
 
+    def _release(self, sequence: Sequence) -> None:
+        self.pool.release(sequence.drop())
+        if self.states is not None and sequence.state is not None:
+            self.states.end(sequence.state)
+            sequence.state = None
+
     def _preempt(self, sequence: Sequence) -> None:
         self.preemptions += 1
-        self.pool.release(sequence.drop())
+        self._release(sequence)
         del self.running[sequence]
         sequence.status = Status.WAITING
         self.waiting[sequence] = None
@@ -147,6 +171,9 @@ class Scheduler:
     def _start(self, sequence: Sequence) -> bool:
         """Blocks for all known tokens of a waiting sequence, found or new. False if there are too few."""
         found = self._cached_blocks(sequence) if self.prefix_caching else []
+        marks = [len(found), (sequence.known - 1) // self.block_size] if self.prefix_caching else []
+        if self.states is not None:
+            found = self._with_state(sequence, found)
         new = -(-sequence.known // self.block_size) - len(found)
         free = self.pool.free - sum(self.pool.is_free(block) for block in found)
         # Each running sequence keeps a block to grow into, or this one would soon be preempted. One that has just been
@@ -161,6 +188,9 @@ class Scheduler:
             sequence.request.cached_tokens = sequence.cached
             self.prefix_queries += sequence.known
             self.prefix_hits += sequence.cached
+        if self.states is not None:
+            wanted = sorted({mark * self.block_size for mark in marks if mark > len(found)})
+            sequence.state = self.states.start(self._digest(sequence, sequence.cached) if found else None, wanted)
         sequence.status = Status.RUNNING
         self.running[sequence] = None
         del self.waiting[sequence]
@@ -174,4 +204,15 @@ class Scheduler:
             if match is None:
                 break
             found.append(match)
+        return found
+
+    def _digest(self, sequence: Sequence, tokens: int) -> bytes:
+        """That of the first `tokens` tokens, which are full blocks."""
+        return sequence.digest(tokens // self.block_size - 1, self.block_size)
+
+    def _with_state(self, sequence: Sequence, found: list[int]) -> list[int]:
+        """Those of the found blocks up to the last one whose end has a checkpoint."""
+        assert self.states is not None
+        while found and not self.states.has(self._digest(sequence, len(found) * self.block_size)):
+            found = found[:-1]
         return found

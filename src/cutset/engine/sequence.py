@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cutset.engine.detokenizer import Detokenizer
     from cutset.engine.request import Request
     from cutset.engine.sampler import TokenSampler
+    from cutset.engine.states import SequenceState
 
 __all__ = ["Sequence", "Status"]
 
@@ -52,6 +53,7 @@ class Sequence:
         "published",
         "request",
         "sampler",
+        "state",
         "status",
         "text",
     )
@@ -78,6 +80,7 @@ class Sequence:
         self.computed = 0
         self.cached = 0
         self.block_count = 0
+        self.state: SequenceState | None = None  # while it runs, of a decoder that has such
         self.published = 0  # blocks from the start that were found, or have been published
         self._ids = np.empty(min(limit, self.known + 64), dtype=np.int32)
         self._ids[: self.known] = prompt_ids

@@ -8,7 +8,7 @@ import numpy as np
 
 from cutset.engine.request import Request
 from cutset.engine.sequence import Sequence
-from cutset.models.run.executor import Batch
+from cutset.models.run.executor import Batch, States
 
 __all__ = ["Step", "make_step"]
 
@@ -58,6 +58,7 @@ def make_step(rows: dict[Sequence, int], max_model_len: int) -> Step | None:
         if done + count == sequence.known:
             logit_rows.append(end - 1)
             wanted.append(sequence)
+    adapters = tuple(sequence.request.adapter for sequence in sequences)
     batch = Batch(
         token_ids=token_ids,
         positions=positions,
@@ -66,5 +67,19 @@ def make_step(rows: dict[Sequence, int], max_model_len: int) -> Step | None:
         block_tables=tables,
         logit_rows=np.array(logit_rows, dtype=np.int32),
         limits=np.full(len(sequences), max_model_len, dtype=np.int32),
+        adapters=adapters if any(adapters) else (),
+        states=_states(sequences),
     )
     return Step(sequences, counts, wanted, batch)
+
+
+def _states(sequences: list[Sequence]) -> States | None:
+    found = [sequence.state for sequence in sequences if sequence.state is not None]
+    if not found:
+        return None
+    saves = [(i, tokens, slot) for i, state in enumerate(found) for tokens, slot in state.saves]
+    return States(
+        slots=np.array([state.slot for state in found], dtype=np.int32),
+        sources=np.array([state.source for state in found], dtype=np.int32),
+        saves=np.array(saves, dtype=np.int32).reshape(-1, 3),
+    )

@@ -104,8 +104,14 @@ def rms_norm(x: _Floats, gain: _Floats, eps: float, out: _Floats) -> None: ...
 def add_rms_norm(x: _Floats, delta: _Floats, gain: _Floats, eps: float, out: _Floats) -> None: ...
 def add_bias(x: _Floats, bias: _Floats) -> None: ...
 def scaled_add(out: _Floats, weight: float, x: _Floats) -> None: ...
-def apply_rope(x: _Floats, cos: _Floats, sin: _Floats, heads: int) -> None: ...
+def apply_rope(
+    x: _Floats, cos: _Floats, sin: _Floats, heads: int, head_dim: int = 0, interleaved: bool = False
+) -> None: ...
 def silu_mul(x: _Floats, out: _Floats) -> None: ...
+def gelu_mul(x: _Floats, out: _Floats) -> None: ...
+def clamped_mul(x: _Floats, limit: float, alpha: float, out: _Floats) -> None: ...
+def scale(x: _Floats, factor: float) -> None: ...
+def softcap(x: _Floats, cap: float) -> None: ...
 def moe_route(logits: _Floats, *, normalise: bool, ids: _Ids, weights: _Floats) -> None: ...
 def exp(x: _Floats, out: _Floats) -> None: ...
 def cache_floats(kv_heads: int, head_dim: int, block_size: int) -> tuple[int, int]:
@@ -142,6 +148,8 @@ def attention(
     key_mask: NDArray[np.bool_] | None = None,
     wanted: _Ids | None = None,
     pool: Pool | None = None,
+    softcap: float = 0.0,
+    sinks: _Floats | None = None,
 ) -> None: ...
 
 # The prime field: cutset.kernels.reference_field documents these.
@@ -187,13 +195,35 @@ class Decoder:
         expert_intermediate: int = 0,
         shared: int = 0,
         shared_intermediate: int = 0,
+        activation: str = "silu",
+        activation_limit: float = 0.0,
+        activation_alpha: float = 0.0,
+        rotary_dim: int = 0,
+        rotary_interleaved: bool = False,
+        rotary_tables: int = 1,
+        rotary_table: Sequence[int] = [],
+        attention_scale: float = 0.0,
+        attention_softcap: float = 0.0,
+        embedding_scale: float = 1.0,
+        residual_scale: float = 1.0,
+        logit_scale: float = 1.0,
+        logit_softcap: float = 0.0,
+        whole_norms: bool = False,
+        mixer: str = "attention",
+        recurrent: Sequence[bool] = [],
+        taps: int = 1,
+        key_heads: int = 0,
+        value_heads: int = 0,
+        key_dim: int = 0,
+        value_dim: int = 0,
+        gated_attention: bool = False,
     ) -> None:
         """parameters: by name and layer, -1 for those of no layer; they aren't copied."""
 
 class KvCache:
     """Keys and values of all layers in blocks of tokens."""
 
-    def __init__(self, decoder: Decoder, blocks: int, block_size: int) -> None: ...
+    def __init__(self, decoder: Decoder, blocks: int, block_size: int, states: int = 0) -> None: ...
     @property
     def blocks(self) -> int: ...
     @property
@@ -212,6 +242,22 @@ class LocalLinears(Linears):
     def put(self, site: str, layer: int, expert: int, linear: LinearF32) -> None: ...
     @overload
     def put(self, site: str, layer: int, expert: int, linear: LinearI8, bits: int = 8) -> None: ...
+
+class Adapter:
+    """Low-rank additions to the products of a decoder."""
+
+    def __init__(self, decoder: Decoder) -> None: ...
+    def put(
+        self,
+        site: str,
+        layer: int,
+        expert: int,
+        down: _Floats,
+        up: _Floats,
+        first: int,
+        scale: float,
+        pool: Pool,
+    ) -> None: ...
 
 class Step:
     """One step of a decoder, from site to site."""
@@ -234,6 +280,11 @@ class Step:
         block_tables: _Ids,
         logit_rows: _Ids,
         key_mask: NDArray[np.bool_] | None = None,
+        adapters: list[Adapter | None] | None = None,
+        state_slots: _Ids | None = None,
+        state_sources: _Ids | None = None,
+        state_saves: _Ids | None = None,
+        query_scales: _Floats | None = None,
     ) -> None: ...
     def resume(self, y: _Floats | None = None) -> None:
         """Goes on with the product y (rows, outputs), or with what was written to `output`."""

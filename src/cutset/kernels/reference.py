@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["apply_rope", "attention", "embedding", "moe_route", "rms_norm", "silu_mul"]
+__all__ = [
+    "apply_rope",
+    "attention",
+    "clamped_mul",
+    "decay",
+    "delta_rule",
+    "embedding",
+    "gelu_mul",
+    "moe_route",
+    "rms_norm",
+    "short_conv",
+    "sigmoid",
+    "silu",
+    "silu_mul",
+    "soft_capped",
+]
 
 Floats = NDArray[np.float32]
 
@@ -22,26 +39,48 @@ def rms_norm(x: Floats, gain: Floats, eps: float) -> Floats:
     return result
 
 
-def apply_rope(x: Floats, cos: Floats, sin: Floats) -> Floats:
-    """Turns each pair (x[i], x[i + d/2]) of every head; x: (rows, heads, d); cos, sin: (rows, d/2)."""
-    first, second = np.split(x, 2, axis=-1)
+def apply_rope(x: Floats, cos: Floats, sin: Floats, *, interleaved: bool = False) -> Floats:
+    """Turns each pair (x[i], x[i + r/2]) of the first r elements of every head, or (x[2 i], x[2 i + 1]) if interleaved.
+
+    x: (rows, heads, d); cos, sin: (rows, r/2).
+    """
+    turned = 2 * cos.shape[-1]
     cos, sin = cos[:, None, :], sin[:, None, :]
-    return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    if interleaved:
+        result = x.copy()
+        first, second = x[..., 0:turned:2], x[..., 1:turned:2]
+        result[..., 0:turned:2] = first * cos - second * sin
+        result[..., 1:turned:2] = second * cos + first * sin
+        return result
+    first, second = np.split(x[..., :turned], 2, axis=-1)
+    return np.concatenate([first * cos - second * sin, second * cos + first * sin, x[..., turned:]], axis=-1)
 
 
 def attention(
-    q: Floats, keys: Floats, values: Floats, *, window: int = 0, key_mask: NDArray[np.bool_] | None = None
+    q: Floats,
+    keys: Floats,
+    values: Floats,
+    *,
+    scale: float = 0.0,
+    softcap: float = 0.0,
+    sinks: Floats | None = None,
+    window: int = 0,
+    key_mask: NDArray[np.bool_] | None = None,
 ) -> Floats:
     """Causal attention of the last rows of one sequence over all of it.
 
-    q: (rows, heads, d); keys, values: (tokens, kv_heads, d), the rows' own tokens at the end. `window` > 0: a query
+    q: (rows, heads, d); keys, values: (tokens, kv_heads, d), the rows' own tokens at the end. Scores are multiplied by
+    `scale` (0: d^-1/2) and, with `softcap` > 0, limited to softcap · tanh(score / softcap). `sinks` (heads,): the score
+    of nothing, which takes its share of the weights (Xiao et al. 2023, arXiv:2309.17453). `window` > 0: a query
     sees that many tokens back, itself included. `key_mask` (tokens,): False where a key may not be seen; a row
     that sees none yields zeros. Returns (rows, heads · d).
     """
     rows, heads, size = q.shape
     tokens, kv_heads, _ = keys.shape
     grouped = q.reshape(rows, kv_heads, heads // kv_heads, size).transpose(1, 2, 0, 3)  # (kv_heads, group, rows, d)
-    scores = grouped @ keys.transpose(1, 2, 0)[:, None] * np.float32(size**-0.5)  # (kv_heads, group, rows, tokens)
+    scores = grouped @ keys.transpose(1, 2, 0)[:, None] * np.float32(scale or size**-0.5)  # (kv, group, rows, tokens)
+    if softcap:
+        scores = soft_capped(scores, softcap)
     if rows > 1 or window or key_mask is not None:
         query = np.arange(tokens - rows, tokens)[:, None]
         key = np.arange(tokens)[None, :]
@@ -52,8 +91,13 @@ def attention(
             seen &= key_mask
         scores = np.where(seen, scores, -np.inf)
     most = scores.max(axis=-1, keepdims=True)
+    if sinks is not None:
+        sinks = sinks.reshape(kv_heads, -1, 1, 1)
+        most = np.maximum(most, sinks)
     weights = np.exp(scores - np.where(np.isneginf(most), 0, most))
     total = weights.sum(axis=-1, keepdims=True)
+    if sinks is not None:
+        total = total + np.exp(sinks - most)
     mixed = weights / np.where(total == 0, 1, total) @ values.transpose(1, 0, 2)[:, None]
     result: Floats = mixed.transpose(2, 0, 1, 3).reshape(rows, heads * size)
     return result
@@ -64,6 +108,35 @@ def silu_mul(gate_up: Floats) -> Floats:
     gate, up = np.split(gate_up, 2, axis=-1)
     with np.errstate(over="ignore"):  # exp of a very negative gate is infinite and the quotient right: zero
         result: Floats = gate / (1 + np.exp(-gate)) * up
+    return result
+
+
+def gelu_mul(gate_up: Floats) -> Floats:
+    """gelu(gate) · up of rows [gate | up]: (rows, 2 · n) to (rows, n), with GELU's approximation by tanh.
+
+    Hendrycks and Gimpel 2016, arXiv:1606.08415.
+    """
+    gate, up = np.split(gate_up, 2, axis=-1)
+    inner = np.float32(np.sqrt(2 / np.pi)) * (gate + np.float32(0.044715) * gate**3)
+    result: Floats = np.float32(0.5) * gate * (1 + np.tanh(inner)) * up
+    return result
+
+
+def clamped_mul(gate_up: Floats, limit: float, alpha: float) -> Floats:
+    """gate · sigmoid(alpha · gate) · (up + 1) of rows [gate | up], where gate is at most `limit` and up within ±limit.
+
+    The SwiGLU of gpt-oss (OpenAI 2025, arXiv:2508.10925).
+    """
+    gate, up = np.split(gate_up, 2, axis=-1)
+    gate, up = np.minimum(gate, np.float32(limit)), np.clip(up, np.float32(-limit), np.float32(limit))
+    with np.errstate(over="ignore"):
+        result: Floats = gate / (1 + np.exp(np.float32(-alpha) * gate)) * (up + 1)
+    return result
+
+
+def soft_capped(x: Floats, cap: float) -> Floats:
+    """cap · tanh(x / cap): close to x where x is small, never beyond cap."""
+    result: Floats = np.float32(cap) * np.tanh(x / np.float32(cap))
     return result
 
 
@@ -79,3 +152,51 @@ def moe_route(logits: Floats, top_k: int, *, normalise: bool) -> tuple[NDArray[n
     if normalise:
         weights = weights / (weights.sum(axis=-1, keepdims=True) + np.float32(1e-20))
     return picked, weights
+
+
+def sigmoid(x: Floats) -> Floats:
+    """1 / (1 + e^-x)."""
+    with np.errstate(over="ignore"):
+        result: Floats = (1 / (1 + np.exp(-x))).astype(np.float32)
+    return result
+
+
+def silu(x: Floats) -> Floats:
+    """x · sigmoid(x)."""
+    return x * sigmoid(x)
+
+
+def short_conv(history: Floats, x: Floats, weight: Floats, bias: Floats | None = None) -> Floats:
+    """A causal convolution of each channel: y[t] = bias + Σ_j weight[:, j] · z[t + j], z being history and x.
+
+    history: (taps - 1, channels) what came before; x: (rows, channels); weight: (channels, taps).
+    """
+    rows, taps = len(x), weight.shape[1]
+    z = np.concatenate([history, x])
+    y: NDArray[Any] = np.zeros_like(x) if bias is None else np.broadcast_to(bias, x.shape).astype(np.float32)
+    for j in range(taps):
+        y = y + z[j : j + rows] * weight[:, j]
+    result: Floats = y
+    return result
+
+
+def decay(a: Floats, rate: Floats, bias: Floats) -> Floats:
+    """What is kept of a state, exp(-e^rate · softplus(a + bias)).  a: (rows, heads); rate, bias: (heads,)"""
+    result: Floats = np.exp(-np.exp(rate) * np.logaddexp(0, a + bias)).astype(np.float32)
+    return result
+
+
+def delta_rule(state: Floats, q: Floats, k: Floats, v: Floats, kept: Floats, beta: Floats) -> tuple[Floats, Floats]:
+    """The gated delta rule over the rows of one sequence: what is read (rows, heads, value_dim), and the last state.
+
+    S = kept · S; S += k ⊗ (v - kᵀS) · beta; out = qᵀS.
+    state: (heads, key_dim, value_dim); q, k: (rows, heads, key_dim); v: (rows, heads, value_dim); kept, beta:
+    (rows, heads).
+    """
+    out = np.empty_like(v)
+    for t in range(len(v)):
+        state = state * kept[t, :, None, None]
+        delta = (v[t] - np.einsum("hk,hkv->hv", k[t], state)) * beta[t, :, None]
+        state = state + k[t, :, :, None] * delta[:, None, :]
+        out[t] = np.einsum("hk,hkv->hv", q[t], state)
+    return out, state

@@ -137,11 +137,13 @@ class Pages:
 
     def _card(self, name: str) -> dict[str, Any]:
         service = self.service
+        parent = {} if service.adapter(name) is None else {"parent": service.names[0]}
         return {
             "id": name,
             "object": "model",
             "created": service.started,
             "owned_by": "cutset",
+            **parent,
             "max_model_len": service.llm.max_model_len,
             "cutset": {"mode": service.mode},
         }

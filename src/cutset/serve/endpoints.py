@@ -60,7 +60,8 @@ class _Endpoint(ABC):
             self._check_room(prompts, request.limit())
             answer = self.answer(model, service.fingerprint, service.texts, {"cutset": {"mode": service.mode}})
             salt = salted(scope.get("cutset.client"), request.cache_salt)
-            running = service.generate(prompts, params, salt, stream=bool(request.stream))
+            adapter = service.adapter(model)
+            running = service.generate(prompts, params, salt, stream=bool(request.stream), adapter=adapter)
             with running as generation, service.watching(answer.id, generation):
                 await self._answer(request, params.n, generation, answer, receive, send)
 

@@ -54,6 +54,7 @@ class RunningRequest:
         salt: str | None = None,
         watches: Sequence[Watch] = (),
         most_unread: int | None = None,  # bytes of memory; None: nobody can read yet
+        adapter: str | None = None,
     ) -> None:
         self.started = time.perf_counter()
         self.prompt_tokens = sum(len(ids) for ids in prompts)
@@ -74,7 +75,8 @@ class RunningRequest:
         try:
             for number, ids in enumerate(prompts):
                 receive = partial(mailbox.put, partial(self._receive, number))
-                self._handles.append(llm.submit(ids, params, on_delta=receive, cache_salt=salt))
+                handle = llm.submit(ids, params, on_delta=receive, cache_salt=salt, adapter=adapter)
+                self._handles.append(handle)
         except BaseException:
             self.cancel()
             raise

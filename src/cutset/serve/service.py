@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.engine.params import SamplingParams
+from cutset.errors import ConfigError
 from cutset.llm import AsyncLLM, Prompt
 from cutset.models.text.template_process import MOST_PROCESSES
 from cutset.serve.api_errors import NO_RETRY, ApiError
@@ -46,7 +47,9 @@ class Service:
         on_integrity_error: Policy = "refuse",
     ) -> None:
         self.llm, self.limits = llm, limits or RequestLimits()
-        self.names = tuple(names) or (llm.name,)
+        self.names = (*(names or (llm.name,)), *llm.adapters)  # an adapter is a model to clients
+        if len(set(self.names)) != len(self.names):
+            raise ConfigError(f"a name stands for two things: {', '.join(self.names)}; rename an adapter")
         self.mode = llm.mode or "local"
         self.texts = TokenTexts(llm.tokenizer)
         self.started = int(time.time())
@@ -75,6 +78,10 @@ class Service:
                 param="model",
             )
         return name or self.names[0]
+
+    def adapter(self, name: str) -> str | None:
+        """The LoRA adapter that a served name stands for; None for the model itself."""
+        return name if name in self.llm.adapters else None
 
     def check_open(self) -> None:
         """Raises ApiError 503 while the server stops, once its engine has ended, or after a wrong product."""
@@ -145,13 +152,19 @@ class Service:
             )
 
     def generate(
-        self, prompts: Iterable[NDArray[np.int32]], params: SamplingParams, salt: str | None, *, stream: bool
+        self,
+        prompts: Iterable[NDArray[np.int32]],
+        params: SamplingParams,
+        salt: str | None,
+        *,
+        stream: bool,
+        adapter: str | None = None,
     ) -> RunningRequest:
         """Hands prompts in. Raises what RunningRequest raises."""
         unread = self.limits.unread_bytes if stream else None
         if self._mailbox is None:
             self._mailbox = Mailbox(asyncio.get_running_loop())
-        return RunningRequest(self.llm, self._mailbox, list(prompts), params, salt, self.watches, unread)
+        return RunningRequest(self.llm, self._mailbox, list(prompts), params, salt, self.watches, unread, adapter)
 
     @contextmanager
     def watching(self, name: str, generation: RunningRequest) -> Iterator[None]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cutset.errors import ArchitectureError, ModelError
-from cutset.models.families.common import Family, check_keys
+from cutset.models.families.common import Family, read_checked
 from cutset.models.files.fields import Fields, read_json
 from cutset.models.spec import DecoderSpec
 
@@ -42,11 +42,7 @@ def load_spec(directory: Path) -> DecoderSpec:
 def spec_from_config(config: dict[str, Any], source: str = "config.json") -> DecoderSpec:
     """The specification that a configuration describes; `source` names it in errors. Raises ArchitectureError."""
     family, fields = _family(config, source), Fields(config, source)
-    check_keys(family, fields)
-    spec = family.read(fields)
-    undeclared = fields.asked - family.all_reads
-    assert not undeclared, f"{family.model_type} reads keys that it doesn't declare: {undeclared}"
-    return spec
+    return read_checked(family, fields)
 
 
 @functools.cache

@@ -11,13 +11,34 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cutset.errors import ArchitectureError
-from cutset.models.families.rope import ROPE_KEYS, read_rope
+from cutset.models.families.rope import ROPE_KEYS, USUAL, RopeRules, read_rope
 from cutset.models.files.fields import Fields
-from cutset.models.spec import MOST_MLPS, DecoderSpec, MoESpec, RopeSpec
+from cutset.models.spec import MOST_MLPS, Activation, DecoderSpec, MoESpec, RopeSpec
 
-__all__ = ["Defaults", "Family", "check_keys", "keys", "read_decoder", "read_experts", "read_window", "read_windows"]
+__all__ = [
+    "Defaults",
+    "Family",
+    "check_keys",
+    "check_quantization",
+    "keys",
+    "patterned_windows",
+    "read_checked",
+    "read_decoder",
+    "read_experts",
+    "read_head_dim",
+    "read_sliding",
+    "read_window",
+    "read_windows",
+]
 
 LAYER_TYPES = {"full_attention": False, "attention": False, "sliding_attention": True}  # whether it has a window
+ACTIVATIONS: dict[str, Activation] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",  # the same formula, written by others
+    "gelu_fast": "gelu_tanh",
+}
 
 
 def keys(text: str) -> frozenset[str]:
@@ -103,14 +124,20 @@ class Defaults:
     """What a family takes an absent key for."""
 
     positions: int
+    vocab: int | None = None  # None: it must be there
+    heads: int | None = None  # None: it must be there
     kv_heads: int | None = None  # None: as many as heads
     head_dim: int | None = None  # None: hidden / heads
     intermediate: int | None = None  # None: it must be there
     theta: float = 10000.0
+    rope: RopeRules = USUAL
     eps: float = 1e-6
     tied: bool = False
     bos: int | None = None
     eos: int | None = None
+    activation: Activation = "silu"
+    activation_key: str = "hidden_act"
+    quantizations: tuple[str, ...] = ("cutset",)  # methods of which it reads the weights
 
 
 def read_decoder(c: Fields, family: str, defaults: Defaults, **parts: Any) -> DecoderSpec:
@@ -118,35 +145,30 @@ def read_decoder(c: Fields, family: str, defaults: Defaults, **parts: Any) -> De
 
     Raises ArchitectureError for what is missing, out of range, or asks for a network that isn't known.
     """
-    hidden, layers, vocab = c.integer("hidden_size"), c.integer("num_hidden_layers"), c.integer("vocab_size")
+    hidden, layers = c.integer("hidden_size"), c.integer("num_hidden_layers")
+    vocab = c.integer("vocab_size", defaults.vocab)
     heads, kv_heads, head_dim = _heads(c, hidden, defaults)
-    activation = c.value("hidden_act", "silu")
-    if activation not in ("silu", "swish"):
-        raise ArchitectureError(f"{c.source}: unknown hidden_act {activation!r}; known is silu")
-    quantization = c.table("quantization_config")
-    if quantization is not None and quantization.value("quant_method") != "cutset":
-        raise ArchitectureError(
-            f"{c.source}: a quantised checkpoint of another program; use the float one it came from"
-        )
+    check_quantization(c, defaults.quantizations)
     moe: MoESpec | None = parts.get("moe")
     if moe is not None and layers * (moe.experts + moe.shared) > MOST_MLPS:
         raise ArchitectureError(f"{c.source}: {layers} layers of {moe.experts} experts are more than {MOST_MLPS} MLPs")
     positions = c.integer("max_position_embeddings", defaults.positions)
-    rope: RopeSpec = read_rope(c, defaults.theta, head_dim, positions)
+    rope: RopeSpec = parts.get("rope") or read_rope(c, defaults.theta, head_dim, positions, defaults.rope)
     bos = c.token_ids("bos_token_id", vocab)
-    if not c.names("bos_token_id") and defaults.bos is not None:
+    if not c.names("bos_token_id") and defaults.bos is not None and defaults.bos < vocab:
         bos = (defaults.bos,)
-    fields: dict[str, Any] = {
+    values: dict[str, Any] = {
         "rope": rope,
         "tied": c.flag("tie_word_embeddings", defaults.tied),
         "intermediate": c.integer("intermediate_size", defaults.intermediate),
         "norm_eps": c.number("rms_norm_eps", defaults.eps),
+        "activation": read_activation(c, defaults),
         "bos_token_id": bos[0] if bos else None,
         **_end_tokens(c, vocab, defaults.eos),
         **parts,
     }
-    if not any(fields.get("windows", ())):
-        fields["windows"] = ()
+    if not any(values.get("windows", ())):
+        values["windows"] = ()
     return DecoderSpec(
         family=family,
         vocab_size=vocab,
@@ -156,13 +178,38 @@ def read_decoder(c: Fields, family: str, defaults: Defaults, **parts: Any) -> De
         kv_heads=kv_heads,
         head_dim=head_dim,
         max_positions=positions,
-        **fields,
+        **values,
     )
+
+
+def check_quantization(c: Fields, known: tuple[str, ...] = ("cutset",)) -> None:
+    """Raises ArchitectureError for a quantisation by a method that isn't known."""
+    quantization = c.table("quantization_config")
+    if quantization is not None and quantization.value("quant_method") not in known:
+        raise ArchitectureError(
+            f"{c.source}: a quantised checkpoint of another program; use the float one it came from"
+        )
+
+
+def read_activation(c: Fields, defaults: Defaults) -> Activation:
+    """The function of an MLP's gate."""
+    name = c.value(defaults.activation_key)
+    if name is None:
+        return defaults.activation
+    if not isinstance(name, str) or name not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        raise ArchitectureError(f"{c.source}: unknown {defaults.activation_key} {name!r:.60}; known are {known}")
+    return ACTIVATIONS[name]
+
+
+def read_head_dim(c: Fields, defaults: Defaults) -> int:
+    """The size of a head, for a family that needs it before `read_decoder`, which checks it."""
+    return _heads(c, c.integer("hidden_size"), defaults)[2]
 
 
 def _heads(c: Fields, hidden: int, defaults: Defaults) -> tuple[int, int, int]:
     """Heads, key-value heads and the size of one."""
-    heads = c.integer("num_attention_heads")
+    heads = c.integer("num_attention_heads", defaults.heads)
     absent = heads if c.names("num_key_value_heads") or defaults.kv_heads is None else defaults.kv_heads
     kv_heads = c.integer("num_key_value_heads", absent)
     if heads % kv_heads:
@@ -188,21 +235,34 @@ def read_window(c: Fields) -> int:
 
 def read_windows(c: Fields, window: int, first: int) -> tuple[int, ...]:
     """Windows by layer: `layer_types` where the file has it, else `window` from layer `first` on."""
-    layers, kinds = c.integer("num_hidden_layers"), c.value("layer_types")
-    if kinds is None:
-        return tuple(window if i >= first else 0 for i in range(layers))
-    known = isinstance(kinds, list) and all(isinstance(kind, str) and kind in LAYER_TYPES for kind in kinds)
-    if not known or len(kinds) != layers:
-        raise c.wrong("layer_types", f"a list of {layers} times full_attention or sliding_attention")
-    sliding = [LAYER_TYPES[kind] for kind in kinds]
-    if not any(sliding):
-        return ()
+    sliding = read_sliding(c, lambda i: i >= first and window > 0)
+    if not c.has("layer_types") or not any(sliding):
+        return tuple(window if slides else 0 for slides in sliding)
     if c.value("use_sliding_window") is False:
         raise ArchitectureError(f"{c.source}: layer_types names sliding layers, but use_sliding_window is false")
     size = window or read_window(c)
     if not size:
         raise ArchitectureError(f"{c.source}: layer_types names sliding layers, but sliding_window is null")
     return tuple(size if slides else 0 for slides in sliding)
+
+
+def read_sliding(c: Fields, absent: Callable[[int], bool]) -> tuple[bool, ...]:
+    """Whether each layer slides: by `layer_types` where the file has it, else by `absent`, which is told its number."""
+    layers, kinds = c.integer("num_hidden_layers"), c.value("layer_types")
+    if kinds is None:
+        return tuple(absent(i) for i in range(layers))
+    known = isinstance(kinds, list) and all(isinstance(kind, str) and kind in LAYER_TYPES for kind in kinds)
+    if not known or len(kinds) != layers:
+        raise c.wrong("layer_types", f"a list of {layers} times full_attention or sliding_attention")
+    return tuple(LAYER_TYPES[kind] for kind in kinds)
+
+
+def patterned_windows(c: Fields, sliding: tuple[bool, ...]) -> tuple[int, ...]:
+    """Windows of a family whose layers slide by a pattern. Raises ArchitectureError where the window is null."""
+    window = read_window(c)
+    if any(sliding) and not window:
+        raise ArchitectureError(f"{c.source}: some layers slide, but sliding_window is null")
+    return tuple(window if slides else 0 for slides in sliding)
 
 
 def read_experts(
@@ -221,3 +281,12 @@ def read_experts(
         shared=shared,
         shared_intermediate=c.integer("intermediate_size", width) if shared else 0,
     )
+
+
+def read_checked(family: Family, c: Fields) -> DecoderSpec:
+    """What a family reads of a configuration whose every key is known to it. Raises ArchitectureError."""
+    check_keys(family, c)
+    spec = family.read(c)
+    undeclared = c.asked - family.all_reads
+    assert not undeclared, f"{family.model_type} reads keys that it doesn't declare: {undeclared}"
+    return spec

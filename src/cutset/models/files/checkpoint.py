@@ -7,12 +7,12 @@ length, then the tensors' bytes. Everything in the header is checked against the
 from __future__ import annotations
 
 import json
+import logging
 import math
-import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,13 @@ from numpy.typing import NDArray
 from cutset.errors import CheckpointError
 from cutset.models.files.fields import read_json
 from cutset.models.files.lfs import MOST_POINTER_BYTES, check_no_pointer
+from cutset.models.files.stacked import unstacked
+from cutset.models.files.tensor import DTYPES, FLOATS, Tensor
 from cutset.models.spec import DecoderSpec
 
 __all__ = [
+    "DTYPES",
+    "FLOATS",
     "Checkpoint",
     "SafetensorsFile",
     "Tensor",
@@ -33,62 +37,10 @@ __all__ = [
     "whole_numbers",
 ]
 
+log = logging.getLogger(__name__)
+
 MOST_HEADER_BYTES = 100_000_000  # the format's own limit
 STRAY = ("adapter_", "consolidated")  # the weights in another form, or something to add to them
-PIECE = 1 << 22  # bytes compared at a time
-
-# bfloat16 has no numpy type: its bytes are kept as uint16.
-DTYPES: dict[str, Any] = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": np.uint16,
-    "I64": np.int64,
-    "I32": np.int32,
-    "I16": np.int16,
-    "I8": np.int8,
-    "U8": np.uint8,
-    "BOOL": np.bool_,
-}
-FLOATS = ("F64", "F32", "F16", "BF16")
-
-
-class Tensor:
-    """One tensor of a checkpoint: `raw` is a read-only view of the file, of `shape`."""
-
-    __slots__ = ("dtype", "file", "name", "raw", "shape")
-
-    def __init__(self, name: str, file: Path, dtype: str, raw: NDArray[Any]) -> None:
-        self.name, self.file, self.dtype, self.raw = name, file, dtype, raw
-        self.shape: tuple[int, ...] = raw.shape
-
-    def float32(self) -> NDArray[np.float32]:
-        """The values in float32: the mapped file itself where it holds float32, a converted copy otherwise."""
-        if self.dtype not in FLOATS:
-            raise CheckpointError(f"{self.file}: {self.name} has dtype {self.dtype}; a float was expected")
-        if self.dtype == "F32":
-            values: NDArray[np.float32] = self.raw
-        elif self.dtype == "BF16":
-            values = (self.raw.astype(np.uint32) << 16).view(np.float32)
-        else:
-            values = self.raw.astype(np.float32)
-        return values
-
-    def equals(self, other: Tensor) -> bool:
-        """The same values in the same shape, whatever they are stored as; NaN equals the same bits alone."""
-        if self.shape != other.shape:
-            return False
-        if self.dtype != other.dtype:
-            return self.dtype in FLOATS and other.dtype in FLOATS and bool((self.float32() == other.float32()).all())
-        ours, theirs = (np.ascontiguousarray(each.raw).reshape(-1).view(np.uint8) for each in (self, other))
-        pieces = (slice(at, at + PIECE) for at in range(0, len(ours), PIECE))
-        return all(np.array_equal(ours[piece], theirs[piece]) for piece in pieces)
-
-    def forget(self) -> None:
-        """Lets go of the pages of the file that this tensor lies in."""
-        mapped: mmap.mmap | None = getattr(self.raw, "_mmap", None)
-        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 class TensorTable(Mapping[str, Tensor]):
@@ -123,6 +75,11 @@ class SafetensorsFile(TensorTable):
             raise CheckpointError(f"{path} can't be read: {error}") from None
         check_no_pointer(path, self._bytes[:MOST_POINTER_BYTES].tobytes(), CheckpointError)
         self._tensors, self.metadata = self._read_header()
+
+    @property
+    def bytes(self) -> NDArray[np.uint8]:
+        """The whole file, mapped."""
+        return self._bytes
 
     def _wrong(self, what: str) -> CheckpointError:
         return CheckpointError(f"{self.path}: {what}; the file is damaged or not in safetensors format")
@@ -191,9 +148,10 @@ class Checkpoint(TensorTable):
 def fitted(spec: DecoderSpec, checkpoint: TensorTable) -> tuple[DecoderSpec, dict[str, Tensor]]:
     """`check_tensors`, and the specification that is true of them: a head of its own counts, whatever the file of the
     configuration says of ties."""
-    if _has_own_head(spec, checkpoint):
+    found = _named(spec, checkpoint)
+    if _has_own_head(spec, found):
         spec = replace(spec, tied=False)
-    return spec, _checked(spec, checkpoint)
+    return spec, _checked(spec, found, checkpoint.directory)
 
 
 def check_tensors(spec: DecoderSpec, checkpoint: TensorTable) -> dict[str, Tensor]:
@@ -201,25 +159,42 @@ def check_tensors(spec: DecoderSpec, checkpoint: TensorTable) -> dict[str, Tenso
 
     Raises CheckpointError for one that is missing, misshapen or unexpected, with its name and file.
     """
-    if _has_own_head(spec, checkpoint):
+    found = _named(spec, checkpoint)
+    if _has_own_head(spec, found):
         embedding, head = _tied_names(spec)
-        raise CheckpointError(f"{checkpoint[head].file}: {head} differs from {embedding}, which it should be tied to")
-    return _checked(spec, checkpoint)
+        raise CheckpointError(f"{found[head].file}: {head} differs from {embedding}, which it should be tied to")
+    return _checked(spec, found, checkpoint.directory)
+
+
+def _named(spec: DecoderSpec, checkpoint: TensorTable) -> dict[str, Tensor]:
+    """The tensors by the names that the specification has for them, without those of parts that don't run here."""
+    found: dict[str, Tensor] = {}
+    skipped = 0
+    for stored, tensor in checkpoint.items():
+        if stored.startswith(spec.other_parts):
+            skipped += 1
+            continue
+        name = spec.meant(stored)
+        if name in found:
+            raise CheckpointError(f"{tensor.file}: {stored} and {found[name].name} are the same tensor")
+        found[name] = tensor
+    if skipped:
+        log.warning("%s: %d tensors of its other parts are skipped; the text part runs", checkpoint.directory, skipped)
+    return unstacked(spec, found)
 
 
 def _tied_names(spec: DecoderSpec) -> tuple[str, str]:
     return spec.names.embedding[0].checkpoint, spec.names.lm_head[0].checkpoint
 
 
-def _has_own_head(spec: DecoderSpec, checkpoint: TensorTable) -> bool:
+def _has_own_head(spec: DecoderSpec, found: Mapping[str, Tensor]) -> bool:
     embedding, head = _tied_names(spec)
-    both = spec.tied and embedding in checkpoint and head in checkpoint
-    return both and not checkpoint[head].equals(checkpoint[embedding])
+    both = spec.tied and embedding in found and head in found
+    return both and not found[head].equals(found[embedding])
 
 
-def _checked(spec: DecoderSpec, checkpoint: TensorTable) -> dict[str, Tensor]:
+def _checked(spec: DecoderSpec, found: dict[str, Tensor], where: Path) -> dict[str, Tensor]:
     wanted = spec.tensor_shapes()
-    found = dict(checkpoint)
     if spec.tied:  # both names may be there; which one is kept differs from program to program
         embedding, head = _tied_names(spec)
         copy = found.pop(head, None)
@@ -227,7 +202,6 @@ def _checked(spec: DecoderSpec, checkpoint: TensorTable) -> dict[str, Tensor]:
             found.setdefault(embedding, copy)
     # Buffers that old programs saved; the frequencies follow from the configuration.
     found = {name: tensor for name, tensor in found.items() if not name.endswith("rotary_emb.inv_freq")}
-    where = checkpoint.directory
     for name, shape in wanted.items():
         if name not in found:
             raise CheckpointError(f"{where}: tensor {name} is missing; the configuration asks for it")

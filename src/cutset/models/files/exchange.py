@@ -88,7 +88,7 @@ class ExchangeFile(TensorTable):
         described = spec_from_config(config, f"{self.path}: config")
         told: dict[str, Any] = {"tied": self.spec.tied, "family": "", "names": self.spec.names}
         told |= {"bos_token_id": None, "eos_token_ids": (), "eos_assumed": False}
-        if replace(described, **told) != replace(self.spec, **told):
+        if replace(described.bare(), **told) != replace(self.spec.bare(), **told):
             raise self._wrong("its config describes another model than its specification")
         return config
 
@@ -327,6 +327,8 @@ def write_exchange(
             name: lambda name=name, x=x: Tensor(name, path, "I32" if x.dtype == np.int32 else "U8", x)
             for name, x in zip(("input_ids", "attention_mask"), inputs, strict=True)
         }
+    if len(cos) == 1:
+        cos, sin = cos[0], sin[0]
     tree["rope"] = {
         name: lambda name=name, half=half: Tensor(name, path, "F32", np.concatenate([half, half], axis=-1))
         for name, half in (("cos", cos), ("sin", sin))

@@ -115,9 +115,10 @@ def stored_form(spec: DecoderSpec, version: int = VERSION) -> DecoderSpec:
     integers: tied, it is there twice, as the head too.
     """
     packed = spec.names
-    for role in ("qkv", "gate_up", "expert_gate_up", "shared_gate_up") if version > 1 else ():
+    for role in ("qkv", "in_proj", "gate_up", "expert_gate_up", "shared_gate_up") if version > 1 else ():
         name, place = getattr(spec.names, role)[0]
         one = name.replace("q_proj", "qkv_proj").replace("gate_proj", "gate_up_proj")
+        one = one.replace("in_proj_qkv", "in_proj")
         packed = replace(packed, **{role: (TensorName(one, place),)})
     return replace(spec, names=packed, tied=False)
 
@@ -125,11 +126,6 @@ def stored_form(spec: DecoderSpec, version: int = VERSION) -> DecoderSpec:
 def packed_name(spec: DecoderSpec, site: Site, layer: int, expert: int) -> str:
     """Where the packed weights of a site are stored."""
     return stored_form(spec).site_tensors(site, layer, expert)[0]
-
-
-def site_depth(spec: DecoderSpec, site: Site, expert: int) -> int:
-    """The length of a site's sums."""
-    return {"o": spec.q_size, "down": spec.mlp_width(expert)}.get(site, spec.hidden)
 
 
 def stored_shapes(spec: DecoderSpec, version: int = VERSION) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -196,7 +192,7 @@ def quantized(
     """The weights of a site, its matrices stacked, (outputs, depth), and one scale an output (outputs,): read from an
     integer checkpoint, or quantised now."""
     if (stored := packed(spec, tensors, site, layer, expert)) is not None:
-        return unpack_weight(stored[0], len(stored[1]), site_depth(spec, site, expert)), stored[1]
+        return unpack_weight(stored[0], len(stored[1]), spec.depth(site, layer, expert)), stored[1]
     parts = quantized_parts(spec, tensors, site, layer, expert, quantize)
     if len(parts) == 1:
         return parts[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from cutset.models.files.exchange import ExchangeFile, write_exchange
 from cutset.models.files.formats import read_weights
 from cutset.models.files.integer import check_integer_tensors, is_integer, stored_form
 from cutset.models.files.specification import SPECIFICATION, write_specification
+from cutset.models.files.stacked import StackedPart
 from cutset.models.files.writer import new_directory, write_safetensors
-from cutset.models.spec import DecoderSpec, TensorName
+from cutset.models.spec import DecoderSpec, TensorName, TensorNames
 
 __all__ = ["ModelSource", "convert", "open_source", "specify"]
 
@@ -91,19 +92,21 @@ def convert(source: ModelSource, target: Path, inputs: Inputs | None = None) -> 
     """
     if source.dtype == "int8":
         raise ModelError(f"{source.path} is an integer checkpoint; convert the float one that it came from")
+    # What was quantised is written as the floats that it stands for.
+    config = {name: value for name, value in source.config.items() if name != "quantization_config"}
     if target.suffix == ".json":
         kept = source.inputs or inputs
         arrays = None if kept is None else (kept[0].astype(np.int32), kept[1].astype(np.uint8))
         meta = {"generator": "cutset convert", "head_dim": source.spec.head_dim}
         if arrays is not None:
             meta |= {"B": arrays[0].shape[0], "S": arrays[0].shape[1]}
-        write_exchange(target, source.config, source.tensors.__getitem__, arrays, meta, spec=source.spec)
+        write_exchange(target, config, source.tensors.__getitem__, arrays, meta, spec=source.spec)
         return
     layout = {name: (source.tensors[name].dtype, shape) for name, shape in source.spec.tensor_shapes().items()}
     tensors = ((name, source.tensors[name].raw) for name in layout)
     with new_directory(target):
         write_safetensors(target / "model.safetensors", layout, tensors, {"format": "pt"})
-        (target / "config.json").write_text(json.dumps(dict(source.config), indent=2) + "\n", encoding="utf-8")
+        (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         write_specification(target, source.spec)
 
 
@@ -119,8 +122,12 @@ def specify(directory: Path) -> Path:
         version = source.config["quantization_config"]["version"]
         stored, form = stored_form(source.spec, version), "int8" if version == 1 else "int8-packed"
     else:
-        embedding = source.tensors[names.embedding[0].checkpoint].name
-        names = replace(names, embedding=(TensorName(embedding, names.embedding[0].place),))
+        if stacks := [source.tensors[name] for name in source.tensors if isinstance(source.tensors[name], StackedPart)]:
+            raise ModelError(
+                f"{stacks[0].file} has all experts of a layer in one tensor, which a specification doesn't describe: "
+                f"make an exchange file of it with `cutset convert {directory} -o NEW.json`"
+            )
+        names = _as_stored(source)
         stored = replace(source.spec, names=names)
     used = set(source.tensors if source.dtype == "int8" else stored.tensor_shapes())
     try:
@@ -128,3 +135,21 @@ def specify(directory: Path) -> Path:
     except OSError as error:
         raise ModelError(f"{directory / SPECIFICATION} can't be written: {error.strerror}") from None
     return directory / SPECIFICATION
+
+
+def _as_stored(source: ModelSource) -> TensorNames:
+    """The names that the tensors have in their files, where the specification goes by others."""
+    names, there = source.spec.names, [tensor.name for tensor in source.tensors.values()]
+    for theirs, ours in source.spec.other_names:
+        if not any(name.startswith(theirs) for name in there):
+            continue
+        for role in (field.name for field in fields(names)):
+            renamed = tuple(
+                name._replace(checkpoint=theirs + name.checkpoint.removeprefix(ours))
+                if name.checkpoint.startswith(ours)
+                else name
+                for name in getattr(names, role)
+            )
+            names = replace(names, **{role: renamed})
+    embedding = source.tensors[source.spec.names.embedding[0].checkpoint].name
+    return replace(names, embedding=(TensorName(embedding, names.embedding[0].place),))

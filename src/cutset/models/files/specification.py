@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from cutset.errors import ArchitectureError
 from cutset.files import appearing
@@ -21,8 +21,10 @@ from cutset.models.spec import (
     MOST_MLPS,
     MOST_POSITIONS,
     SITES,
+    Activation,
     DecoderSpec,
     DynamicRope,
+    LongRope,
     MoESpec,
     RopeSpec,
     TensorName,
@@ -38,7 +40,19 @@ SPEC_VERSION = 1  # of the object in either
 WEIGHTS = ("float", "int8", "int8-packed")
 MOST_TEMPLATE = 200  # characters
 MOST_STEPS = 7  # of a place
-LEAST_FREQUENCY = 1e-30
+LEAST_NUMBER = 1e-30  # of those that aren't zero: it is none in float32 either
+MOST_ROPES = 64
+# Numbers of a decoder that are above zero; and those that may be zero, which is none of it.
+FACTORS = ("embedding_scale", "residual_scale", "logit_scale")
+OR_ZERO = (
+    "norm_offset",
+    "activation_limit",
+    "activation_alpha",
+    "attention_scale",
+    "query_growth",
+    "attention_softcap",
+    "logit_softcap",
+)
 GLOBAL = ("embedding", "final_norm", "lm_head")
 OF_EXPERTS = ("expert_gate_up", "expert_down", "shared_gate_up", "shared_down")
 ROLES = tuple(field.name for field in fields(TensorNames))
@@ -51,7 +65,7 @@ NUMBERED = ("{layer}", "{expert}")
 
 def to_json(spec: DecoderSpec, weights: str = "float") -> dict[str, Any]:
     """The specification as an object of JSON; `weights` says how they are stored, one of WEIGHTS."""
-    moe, dynamic = spec.moe, spec.rope.dynamic
+    moe = spec.moe
     roles = dict.fromkeys(tensor.role for tensor in spec.tensors())
     return {
         "version": SPEC_VERSION,
@@ -64,19 +78,23 @@ def to_json(spec: DecoderSpec, weights: str = "float") -> dict[str, Any]:
         "intermediate": spec.intermediate,
         "norm": "rms",
         "norm_eps": spec.norm_eps,
-        "activation": "silu",
+        "norm_offset": spec.norm_offset,
+        "whole_norms": spec.whole_norms,
+        "activation": spec.activation,
+        "activation_limit": spec.activation_limit,
+        "activation_alpha": spec.activation_alpha,
         "max_positions": spec.max_positions,
-        "rope": {
-            "frequencies": list(spec.rope.frequencies),
-            "scale": spec.rope.scale,
-            "reach": spec.rope.reach,
-            "dynamic": dynamic
-            and {
-                "theta": dynamic.theta,
-                "factor": dynamic.factor,
-                "original_positions": dynamic.original_positions,
-            },
-        },
+        "ropes": [_rope_json(rope) for rope in spec.ropes],
+        "rope_interleaved": spec.rope_interleaved,
+        "rope_tables": [spec.rope_table(layer) for layer in range(spec.layers)],
+        "embedding_scale": spec.embedding_scale,
+        "attention_scale": spec.attention_scale,
+        "query_growth": spec.query_growth,
+        "query_positions": spec.query_positions,
+        "residual_scale": spec.residual_scale,
+        "logit_scale": spec.logit_scale,
+        "attention_softcap": spec.attention_softcap,
+        "logit_softcap": spec.logit_softcap,
         "windows": [spec.window(layer) for layer in range(spec.layers)],
         "experts": moe
         and {
@@ -97,6 +115,22 @@ def to_json(spec: DecoderSpec, weights: str = "float") -> dict[str, Any]:
     }
 
 
+def _rope_json(rope: RopeSpec) -> dict[str, Any]:
+    dynamic, long = rope.dynamic, rope.long
+    return {
+        "frequencies": list(rope.frequencies),
+        "scale": rope.scale,
+        "reach": rope.reach,
+        "dynamic": dynamic
+        and {
+            "theta": dynamic.theta,
+            "factor": dynamic.factor,
+            "original_positions": dynamic.original_positions,
+        },
+        "long": long and {"frequencies": list(long.frequencies), "original_positions": long.original_positions},
+    }
+
+
 def _bits() -> dict[str, dict[str, int]]:
     return {dtype: {site: activation_bits(dtype, site) for site in SITES} for dtype in ("int8", "exact")}
 
@@ -113,9 +147,9 @@ def from_json(content: object, source: str, family: str) -> DecoderSpec:
     if version != SPEC_VERSION or version is True:
         raise ArchitectureError(f"{source}: version {version!r:.40} is not known; this program reads {SPEC_VERSION}")
     _only(c, TOP)
-    for name, known in (("norm", "rms"), ("activation", "silu"), ("weights", "float")):
-        if c.value(name) != known:
-            raise c.wrong(name, known)
+    for name, known in (("norm", ("rms",)), ("activation", get_args(Activation)), ("weights", ("float",))):
+        if c.value(name) not in known:
+            raise c.wrong(name, " or ".join(known))
     if c.value("activation_bits") != _bits():
         raise ArchitectureError(f"{source}: activation_bits are not those that this program computes with")
     layers, head_dim = c.integer("layers", most=MOST["num_hidden_layers"]), c.integer("head_dim")
@@ -123,6 +157,11 @@ def from_json(content: object, source: str, family: str) -> DecoderSpec:
     kv_heads = c.integer("kv_heads", most=MOST["num_attention_heads"])
     if heads % kv_heads or head_dim % 2:
         raise ArchitectureError(f"{source}: {heads} heads can't share {kv_heads} evenly, or head_dim {head_dim} is odd")
+    numbers: dict[str, Any] = {name: _number(c, name, zero=name in OR_ZERO) for name in (*FACTORS, *OR_ZERO)}
+    for name in ("activation_limit", "activation_alpha"):
+        if (c.value("activation") == "clamped") != (numbers[name] > 0):
+            raise c.wrong(name, "above 0 where the activation is clamped, and 0 elsewhere")
+    rope, *others = _ropes(c, head_dim)
     moe, sparse = _experts(c, layers)
     windows = _list(c, "windows", layers)
     if not all(type(n) is int and 0 <= n <= 1 << 31 for n in windows):
@@ -140,11 +179,23 @@ def from_json(content: object, source: str, family: str) -> DecoderSpec:
         intermediate=c.integer("intermediate", most=MOST["intermediate_size"]),
         norm_eps=c.number("norm_eps"),
         max_positions=c.integer("max_positions", most=MOST_POSITIONS),
-        rope=_rope(c, head_dim),
+        rope=rope,
+        other_ropes=tuple(others),
+        rope_tables=_rope_tables(c, layers, 1 + len(others)),
+        rope_interleaved=_flag(c, "rope_interleaved"),
+        activation=c.value("activation"),
+        **numbers,
+        query_positions=c.integer("query_positions", most=MOST_POSITIONS),
+        input_norms="attention_norm" in names,
+        output_norms="attention_output_norm" in names,
+        whole_norms=_flag(c, "whole_norms"),
+        sinks="sinks" in names,
         tied="lm_head" not in names,
         qkv_bias="qkv_bias" in names,
         o_bias="o_bias" in names,
         mlp_bias="gate_up_bias" in names,
+        router_bias="router_bias" in names,
+        expert_bias="expert_gate_up_bias" in names,
         qk_norm="q_norm" in names,
         windows=tuple(windows) if any(windows) else (),
         moe=moe,
@@ -154,6 +205,8 @@ def from_json(content: object, source: str, family: str) -> DecoderSpec:
         eos_token_ids=tuple(_token(c, token, "eos_token_ids", vocab) for token in _list(c, "eos_token_ids")),
         eos_assumed=_flag(c, "eos_assumed"),
     )
+    if not spec.input_norms and not spec.output_norms:
+        raise ArchitectureError(f"{source}: tensors must name attention_norm, attention_output_norm, or both")
     wanted = {tensor.role for tensor in spec.tensors()}
     for role in sorted(wanted ^ set(names)):
         what = "doesn't name" if role in wanted else "names what the model doesn't have:"
@@ -211,20 +264,59 @@ def _token(c: Fields, token: object, name: str, vocab: int) -> int:
     return token
 
 
-def _rope(c: Fields, head_dim: int) -> RopeSpec:
-    rope = _table(c, "rope", ("frequencies", "scale", "reach", "dynamic"))
-    frequencies = _list(rope, "frequencies", head_dim // 2)
+def _number(c: Fields, name: str, *, zero: bool = False) -> float:
+    """A number from LEAST_NUMBER to MOST_NUMBER, or 0 where that is allowed: not a zero or infinity in float32."""
+    value = c.value(name)
+    if zero and type(value) in (int, float) and value == 0:
+        return 0.0
+    if type(value) not in (int, float) or not LEAST_NUMBER <= value <= MOST_NUMBER:
+        raise c.wrong(name, f"a number from {LEAST_NUMBER:g} to {MOST_NUMBER:g}{', or 0' if zero else ''}")
+    return float(value)
+
+
+def _frequencies(c: Fields, size: int) -> tuple[float, ...]:
+    frequencies = _list(c, "frequencies", size)
     if not all(type(f) in (int, float) and 0 <= f <= MOST_NUMBER for f in frequencies):
-        raise ArchitectureError(f"{rope.source}: frequencies must be numbers from 0 to {MOST_NUMBER:g}")
-    reach = rope.integer("reach", least=0, most=MOST_POSITIONS)
-    dynamic = None
-    if rope.has("dynamic"):
-        given = _table(rope, "dynamic", ("theta", "factor", "original_positions"))
+        raise ArchitectureError(f"{c.source}: frequencies must be numbers from 0 to {MOST_NUMBER:g}")
+    return tuple(map(float, frequencies))
+
+
+def _ropes(c: Fields, head_dim: int) -> list[RopeSpec]:
+    """The rotary tables, all of as many pairs as the first."""
+    tables = c.value("ropes")
+    if not isinstance(tables, list) or not 0 < len(tables) <= MOST_ROPES or not all(type(x) is dict for x in tables):
+        raise c.wrong("ropes", f"a list of 1 to {MOST_ROPES} objects")
+    first = tables[0].get("frequencies")
+    if not isinstance(first, list) or not 0 < len(first) <= head_dim // 2:
+        raise ArchitectureError(f"{c.source}: ropes: frequencies must be a list of 1 to {head_dim // 2}")
+    return [_rope(Fields(table, f"{c.source}: ropes {i}"), len(first)) for i, table in enumerate(tables)]
+
+
+def _rope(c: Fields, pairs: int) -> RopeSpec:
+    _only(c, ("frequencies", "scale", "reach", "dynamic", "long"))
+    frequencies, scale = _frequencies(c, pairs), c.number("scale")
+    reach = c.integer("reach", least=0, most=MOST_POSITIONS)
+    dynamic = long = None
+    if c.has("dynamic"):
+        given = _table(c, "dynamic", ("theta", "factor", "original_positions"))
         theta, factor = given.number("theta"), given.number("factor")
-        if theta < LEAST_FREQUENCY or head_dim <= 2:
+        if theta < LEAST_NUMBER or pairs < 2:
             raise ArchitectureError(f"{given.source} gives frequencies that aren't finite")
         dynamic = DynamicRope(theta, factor, given.integer("original_positions", most=MOST_POSITIONS))
-    return RopeSpec(tuple(map(float, frequencies)), rope.number("scale"), reach, dynamic)
+    if c.has("long"):
+        if dynamic is not None:
+            raise ArchitectureError(f"{c.source}: it can't be both dynamic and long")
+        given = _table(c, "long", ("frequencies", "original_positions"))
+        long = LongRope(_frequencies(given, pairs), given.integer("original_positions", most=MOST_POSITIONS))
+    return RopeSpec(frequencies, scale, reach, dynamic, long)
+
+
+def _rope_tables(c: Fields, layers: int, tables: int) -> tuple[int, ...]:
+    """The table of each layer; () is the first everywhere."""
+    found = _list(c, "rope_tables", layers)
+    if not all(type(table) is int and -1 <= table < tables for table in found):
+        raise c.wrong("rope_tables", f"for each layer a number below {tables}, or -1 for none")
+    return tuple(found) if any(found) else ()
 
 
 def _experts(c: Fields, layers: int) -> tuple[MoESpec | None, frozenset[int]]:
@@ -309,9 +401,13 @@ TOP = (
     "intermediate",
     "norm",
     "norm_eps",
+    "whole_norms",
     "activation",
     "max_positions",
-    "rope",
+    "ropes",
+    "rope_interleaved",
+    "rope_tables",
+    "query_positions",
     "windows",
     "experts",
     "bos_token_id",
@@ -320,4 +416,6 @@ TOP = (
     "weights",
     "activation_bits",
     "tensors",
+    *FACTORS,
+    *OR_ZERO,
 )

@@ -20,10 +20,11 @@ from cutset.models.run.decoder import FloatLinears, ReferenceDecoder
 from cutset.models.run.executor import Executor
 from cutset.models.spec import DecoderSpec
 
-__all__ = ["BackendChoice", "build_executor", "cache_blocks", "choose"]
+__all__ = ["BackendChoice", "build_executor", "cache_blocks", "choose", "kept_states"]
 
 # Of the memory that is free, at most, unless the user names a size. A GPU is taken to be ours alone.
 CACHE_SHARE = {"cpu": 0.25, "cuda": 0.85}
+MOST_STATES = 64  # checkpoints
 HALF = ("float16", "bfloat16")
 INTEGER = ("int8", "exact")
 
@@ -102,22 +103,37 @@ def build_executor(
 
 def cache_blocks(spec: DecoderSpec, choice: BackendChoice, settings: Settings, context: int) -> int:
     """How many blocks the KV cache gets: `cache_mib` if given, else what all sequences could need, within a share of
-    the memory that is free. `context` is the longest sequence in tokens.
+    the memory that is free. `context` is the longest sequence in tokens. States of sequences come out of the same room.
 
     Raises EngineError when a size was given that holds not even one block.
     """
     width = 2 if choice.dtype in HALF else 4
-    block_bytes = settings.block_size * 2 * spec.layers * spec.kv_size * width
+    block_bytes = settings.block_size * 2 * len(spec.attention_layers) * spec.kv_size * width
+    wanted = settings.max_num_seqs * -(-context // settings.block_size)
+    room = _cache_bytes(choice, settings)
+    states = 4 * spec.state_floats * (settings.max_num_seqs + kept_states(spec, choice, settings))
     if settings.cache_mib:
-        blocks = (settings.cache_mib << 20) // block_bytes
+        blocks = (room - states) // block_bytes if block_bytes else wanted if room >= states else 0
         if blocks < 1:
             raise EngineError(
                 f"cache_mib {settings.cache_mib} holds no block; one takes {block_bytes / (1 << 20):.1f} MiB"
+                + (f", and the states of {settings.max_num_seqs} sequences {states / (1 << 20):.1f}" if states else "")
             )
         return blocks
-    share = int(CACHE_SHARE[choice.device.partition(":")[0]] * _free_bytes(choice.device))
-    wanted = settings.max_num_seqs * -(-context // settings.block_size)
-    return max(1, min(wanted, share // block_bytes))
+    return max(1, min(wanted, (room - states) // block_bytes if block_bytes else wanted))
+
+
+def kept_states(spec: DecoderSpec, choice: BackendChoice, settings: Settings) -> int:
+    """How many checkpoints of states are kept for prefixes that come again: few, in an eighth of the cache at most."""
+    if not spec.state_floats or not settings.prefix_caching:
+        return 0
+    return min(MOST_STATES, _cache_bytes(choice, settings) // 8 // (4 * spec.state_floats))
+
+
+def _cache_bytes(choice: BackendChoice, settings: Settings) -> int:
+    if settings.cache_mib:
+        return settings.cache_mib << 20
+    return int(CACHE_SHARE[choice.device.partition(":")[0]] * _free_bytes(choice.device))
 
 
 def _free_bytes(device: str) -> int:

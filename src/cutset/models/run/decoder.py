@@ -13,9 +13,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cutset.models.files.adapter import LoraAdapter
 from cutset.models.files.checkpoint import Tensor
-from cutset.models.run.executor import Batch, KVCache
-from cutset.models.run.rope import Rope
+from cutset.models.run.executor import Batch, KVCache, LoadedAdapter
+from cutset.models.run.recurrent import recur, unpadded
+from cutset.models.run.rope import Rope, query_scales
 from cutset.models.spec import DecoderSpec, Site
 
 __all__ = ["FloatLinears", "Linears", "Ops", "ReferenceDecoder", "Trace"]
@@ -39,16 +41,24 @@ class Ops(Protocol):
     def load(self, tensor: Tensor) -> Array: ...
     def floats(self, values: NDArray[np.float32]) -> Array: ...
     def to_numpy(self, x: Array) -> NDArray[Any]: ...
-    def new_cache(self, spec: DecoderSpec, blocks: int, block_size: int) -> KVCache: ...
+    def new_cache(self, spec: DecoderSpec, blocks: int, block_size: int, states: int) -> KVCache: ...
     def embedding(self, table: Array, ids: NDArray[np.int32]) -> Array: ...
     def linear(self, x: Array, weight: Array) -> Array: ...
     def concat(self, parts: list[Array]) -> Array: ...
     def take(self, x: Array, rows: NDArray[np.integer]) -> Array: ...
     def add_at(self, x: Array, rows: NDArray[np.integer], weights: Array, y: Array) -> None: ...
     def rms_norm(self, x: Array, gain: Array, eps: float) -> Array: ...
-    def apply_rope(self, x: Array, cos: Array, sin: Array) -> Array: ...
-    def attend(self, q: Array, k: Array, v: Array, layer: int, batch: Batch, cache: Any, window: int) -> Array: ...
-    def silu_mul(self, gate_up: Array) -> Array: ...
+    def apply_rope(self, x: Array, cos: Array, sin: Array, *, interleaved: bool) -> Array: ...
+    def attend(
+        self, q: Array, k: Array, v: Array, layer: int, batch: Batch, cache: Any, spec: DecoderSpec, sinks: Array
+    ) -> Array: ...
+    def gated(self, gate_up: Array, spec: DecoderSpec) -> Array: ...
+    def wide(self, x: Array) -> Array: ...  # in float32, as states of sequences are kept
+    def narrow(self, x: Array) -> Array: ...  # in the precision of the rest
+    def silu(self, x: Array) -> Array: ...
+    def sigmoid(self, x: Array) -> Array: ...
+    def decay(self, a: Array, rate: Array, bias: Array) -> Array: ...
+    def softcap(self, x: Array, cap: float) -> Array: ...
     def moe_route(self, logits: Array, top_k: int, *, normalise: bool) -> tuple[NDArray[np.int64], Array]: ...
 
 
@@ -75,13 +85,22 @@ class ReferenceDecoder:
 
     def __init__(self, spec: DecoderSpec, tensors: Mapping[str, Tensor], ops: Ops, linears: Linears) -> None:
         self.spec, self.ops, self.linears, self.rope = spec, ops, linears, Rope(spec)
-        self.parameters: dict[tuple[str, int], Array] = {
-            key: ops.concat([ops.load(tensors[name]) for name in names]) for key, names in spec.glue().items()
-        }
+        self.parameters: dict[tuple[str, int], Array] = {}
+        for (role, layer), names in spec.glue().items():
+            value = ops.concat([ops.load(tensors[name]) for name in names])
+            self.parameters[role, layer] = value + spec.norm_offset if role.endswith("_norm") else value
 
-    def new_cache(self, blocks: int, block_size: int) -> KVCache:
-        """Room for keys and values of `blocks` blocks of `block_size` tokens."""
-        return self.ops.new_cache(self.spec, blocks, block_size)
+    def new_cache(self, blocks: int, block_size: int, states: int | None = None) -> KVCache:
+        """Room for keys and values of `blocks` blocks of `block_size` tokens, and for `states` states of sequences."""
+        return self.ops.new_cache(self.spec, blocks, block_size, blocks if states is None else states)
+
+    def load_adapter(self, adapter: LoraAdapter) -> LoadedAdapter:
+        """Loads an adapter's matrices: the parts of each site, as (first output, down, up, scale)."""
+        handle: dict[tuple[Site, int, int], list[tuple[int, Array, Array, float]]] = {}
+        for part in adapter.parts:
+            pair = self.ops.floats(part.down), self.ops.floats(part.up)
+            handle.setdefault((part.site, part.layer, part.expert), []).append((part.first, *pair, part.scale))
+        return LoadedAdapter(adapter.name, adapter.digest, handle)
 
     def forward(self, batch: Batch, cache: KVCache, trace: Trace | None = None) -> NDArray[np.float32]:
         """Runs the rows of a batch; logits (wanted, vocab)."""
@@ -90,78 +109,173 @@ class ReferenceDecoder:
 
     def _forward(self, batch: Batch, cache: KVCache, trace: Trace) -> NDArray[np.float32]:
         ops, spec = self.ops, self.spec
-        cos, sin = self.rope.rows(batch.positions, batch.row_starts, batch.limits)
-        turn = ops.floats(cos), ops.floats(sin)
+        cos, sin = self.rope.rows(batch.positions, batch.row_starts, batch.limits)  # (tables, rows, rotary_dim / 2)
+        turns = [(ops.floats(c), ops.floats(s)) for c, s in zip(cos, sin, strict=True)]
+        scales = query_scales(spec, batch.positions)
+        q_scales = None if scales is None else ops.floats(scales[:, None, None])
+        adapted = _Adapted.of(batch)
         x = ops.embedding(self.parameters["embedding", -1], batch.token_ids)  # (rows, hidden)
+        x = _scaled(x, spec.embedding_scale)
         trace("embedding", -1, x)
         for layer in range(spec.layers):
-            x = x + self._attention(layer, x, turn, batch, cache, trace)
+            table = spec.rope_table(layer)
+            turn = turns[table] if table >= 0 else None
+            mixed = self._mixed(layer, x, turn, q_scales, batch, cache, adapted, trace)
+            x = x + self._given("attention_output_norm", layer, mixed)
             trace("attention_add", layer, x)
-            h = ops.rms_norm(x, self.parameters["mlp_norm", layer], spec.norm_eps)
+            h = self._taken("mlp_norm", layer, x)
             trace("mlp_norm", layer, h)
-            x = x + (self._experts(layer, h, trace) if layer in spec.sparse_layers else self._mlp(layer, -1, h, trace))
+            sparse = layer in spec.sparse_layers
+            y = self._experts(layer, h, adapted, trace) if sparse else self._mlp(layer, -1, h, adapted, trace)
+            x = x + self._given("mlp_output_norm", layer, y)
             trace("mlp_add", layer, x)
         x = ops.rms_norm(ops.take(x, batch.logit_rows), self.parameters["final_norm", -1], spec.norm_eps)
         trace("final_norm", -1, x)
-        logits = self.linears("lm_head", -1, -1, x)
+        adapted = adapted.take(batch.logit_rows)
+        logits = adapted.add(ops, "lm_head", -1, -1, x, self.linears("lm_head", -1, -1, x))
+        logits = _scaled(logits, spec.logit_scale)
+        if spec.logit_softcap:
+            logits = ops.softcap(logits, spec.logit_softcap)
         trace("lm_head", -1, logits)
         return ops.to_numpy(logits).astype(np.float32, copy=False)
 
-    def _product(self, site: Site, layer: int, expert: int, rows: Array) -> Array:
-        """A site's product and its biases, which stay with the glue."""
-        y = self.linears(site, layer, expert, rows)
-        bias = self.parameters.get((f"{site}_bias", layer)) if expert < 0 else None
-        return y if bias is None else y + bias
+    def _taken(self, norm: str, layer: int, x: Array) -> Array:
+        """What attention or MLP takes of the residual stream."""
+        gain = self.parameters.get((norm, layer))
+        return x if gain is None else self.ops.rms_norm(x, gain, self.spec.norm_eps)
 
-    def _attention(
-        self, layer: int, x: Array, turn: tuple[Array, Array], batch: Batch, cache: KVCache, trace: Trace
+    def _given(self, norm: str, layer: int, y: Array) -> Array:
+        """What is added to the residual stream of that which attention or MLP gives."""
+        return _scaled(self._taken(norm, layer, y), self.spec.residual_scale)
+
+    def _product(self, site: Site, layer: int, expert: int, rows: Array, adapted: _Adapted) -> Array:
+        """A site's product with what adapters add, and its biases, which stay with the glue."""
+        y = adapted.add(self.ops, site, layer, expert, rows, self.linears(site, layer, expert, rows))
+        bias = self.parameters.get((f"{self.spec.role(site, expert, layer)}_bias", layer))
+        if bias is None:
+            return y
+        return y + (bias if expert < 0 else bias[expert])
+
+    def _mixed(
+        self,
+        layer: int,
+        x: Array,
+        turn: tuple[Array, Array] | None,
+        q_scales: Array | None,
+        batch: Batch,
+        cache: KVCache,
+        adapted: _Adapted,
+        trace: Trace,
     ) -> Array:
-        ops, spec = self.ops, self.spec
-        h = ops.rms_norm(x, self.parameters["attention_norm", layer], spec.norm_eps)
+        """What attention, or a recurrence in its place, gives."""
+        h = self._taken("attention_norm", layer, x)
+        mixer = self.spec.mixer(layer)
+        if mixer is not None:
+            h = unpadded(h, batch, self.ops)
         trace("attention_norm", layer, h)
-        qkv = self._product("qkv", layer, -1, h)  # (rows, q_size + 2 * kv_size)
+        qkv = self._product("qkv", layer, -1, h, adapted)  # (rows, q_parts + 2 * kv_size), or what a mixer takes
         trace("qkv", layer, qkv)
-        edges = spec.q_size, spec.q_size + spec.kv_size
-        q = qkv[:, : edges[0]].reshape(-1, spec.heads, spec.head_dim)
-        k = qkv[:, edges[0] : edges[1]].reshape(-1, spec.kv_heads, spec.head_dim)
-        v = qkv[:, edges[1] :].reshape(-1, spec.kv_heads, spec.head_dim)
-        if spec.qk_norm:
-            q = ops.rms_norm(q, self.parameters["q_norm", layer], spec.norm_eps)
-            k = ops.rms_norm(k, self.parameters["k_norm", layer], spec.norm_eps)
-        q, k = ops.apply_rope(q, *turn), ops.apply_rope(k, *turn)
-        trace("rope_q", layer, q.reshape(-1, spec.q_size))
-        trace("rope_k", layer, k.reshape(-1, spec.kv_size))
-        mixed = ops.attend(q, k, v, layer, batch, cache, spec.window(layer))  # (rows, q_size)
+        if mixer is None:
+            mixed = self._attention(layer, qkv, turn, q_scales, batch, cache, trace)  # (rows, q_size)
+        else:
+            mixed = recur(mixer, layer, qkv, batch, cache, self.ops, self.parameters, self.spec.norm_eps)
         trace("attention", layer, mixed)
-        out = self._product("o", layer, -1, mixed)
+        out = self._product("o", layer, -1, mixed, adapted)
         trace("o", layer, out)
         return out
 
-    def _mlp(self, layer: int, expert: int, h: Array, trace: Trace) -> Array:
+    def _attention(
+        self,
+        layer: int,
+        qkv: Array,
+        turn: tuple[Array, Array] | None,
+        q_scales: Array | None,
+        batch: Batch,
+        cache: KVCache,
+        trace: Trace,
+    ) -> Array:
+        ops, spec = self.ops, self.spec
+        gates = None
+        if spec.gated_attention:  # [q | gate] of each head
+            pairs = qkv[:, : spec.q_parts].reshape(-1, spec.heads, 2 * spec.head_dim)
+            gates = pairs[:, :, spec.head_dim :].reshape(-1, spec.q_size)
+            q = pairs[:, :, : spec.head_dim].reshape(-1, spec.q_size)
+            qkv = ops.concat([q, qkv[:, spec.q_parts :]])
+        edges = spec.q_size, spec.q_size + spec.kv_size
+        q, k, v = qkv[:, : edges[0]], qkv[:, edges[0] : edges[1]], qkv[:, edges[1] :]
+        if spec.whole_norms:
+            q, k = self._taken("q_norm", layer, q), self._taken("k_norm", layer, k)
+        q = q.reshape(-1, spec.heads, spec.head_dim)
+        k, v = k.reshape(-1, spec.kv_heads, spec.head_dim), v.reshape(-1, spec.kv_heads, spec.head_dim)
+        if not spec.whole_norms:
+            q, k = self._taken("q_norm", layer, q), self._taken("k_norm", layer, k)
+        if turn is not None:
+            q, k = (ops.apply_rope(x, *turn, interleaved=spec.rope_interleaved) for x in (q, k))
+        if q_scales is not None:
+            q = q * q_scales
+        trace("rope_q", layer, q.reshape(-1, spec.q_size))
+        trace("rope_k", layer, k.reshape(-1, spec.kv_size))
+        sinks = self.parameters.get(("sinks", layer))
+        mixed = ops.attend(q, k, v, layer, batch, cache, spec, sinks)
+        return mixed if gates is None else mixed * ops.sigmoid(gates)
+
+    def _mlp(self, layer: int, expert: int, h: Array, adapted: _Adapted, trace: Trace) -> Array:
         label = "" if expert < 0 else f".{expert}"
-        gate_up = self._product("gate_up", layer, expert, h)  # (rows, 2 * intermediate)
+        gate_up = self._product("gate_up", layer, expert, h, adapted)  # (rows, 2 * intermediate)
         trace(f"gate_up{label}", layer, gate_up)
-        active = self.ops.silu_mul(gate_up)
+        active = self.ops.gated(gate_up, self.spec)
         trace(f"swiglu{label}", layer, active)
-        out = self._product("down", layer, expert, active)
+        out = self._product("down", layer, expert, active, adapted)
         trace(f"down{label}", layer, out)
         return out
 
-    def _experts(self, layer: int, h: Array, trace: Trace) -> Array:
+    def _experts(self, layer: int, h: Array, adapted: _Adapted, trace: Trace) -> Array:
         ops, moe = self.ops, self.spec.moe
         assert moe is not None
         logits = ops.linear(h, self.parameters["router", layer])  # (rows, experts)
+        if (bias := self.parameters.get(("router_bias", layer))) is not None:
+            logits = logits + bias
         trace("router", layer, logits)
         picked, weights = ops.moe_route(logits, moe.top_k, normalise=moe.normalise)
         out = h * 0
         for expert in range(moe.experts):  # in ascending order for every row, whoever shares the batch
             rows, place = np.nonzero(picked == expert)
             if len(rows):
-                ops.add_at(out, rows, weights[rows, place], self._mlp(layer, expert, ops.take(h, rows), trace))
+                y = self._mlp(layer, expert, ops.take(h, rows), adapted.take(rows), trace)
+                ops.add_at(out, rows, weights[rows, place], y)
         for expert in range(moe.experts, moe.experts + moe.shared):
-            out = out + self._mlp(layer, expert, h, trace)
+            out = out + self._mlp(layer, expert, h, adapted, trace)
         trace("experts", layer, out)
         return out
+
+
+class _Adapted:
+    """Which adapter each row of a product has."""
+
+    def __init__(self, adapters: list[LoadedAdapter | None]) -> None:
+        self.adapters = adapters  # (rows,), or empty
+
+    @classmethod
+    def of(cls, batch: Batch) -> _Adapted:
+        counts = np.diff(batch.row_starts)
+        return cls([one for one, count in zip(batch.adapters, counts, strict=False) for _ in range(count)])
+
+    def take(self, rows: NDArray[np.integer]) -> _Adapted:
+        """Of some of the rows."""
+        return _Adapted([self.adapters[row] for row in rows]) if self.adapters else self
+
+    def add(self, ops: Ops, site: Site, layer: int, expert: int, x: Array, y: Array) -> Array:
+        """y (rows, outputs) with what the rows' adapters add to the product of x (rows, inputs)."""
+        for adapter in {id(one): one for one in self.adapters if one is not None}.values():
+            rows = np.array([row for row, one in enumerate(self.adapters) if one is adapter])
+            for first, down, up, scale in adapter.handle.get((site, layer, expert), ()):
+                more = ops.linear(ops.linear(ops.take(x, rows), down), up)
+                y[rows, first : first + more.shape[-1]] += scale * more
+        return y
+
+
+def _scaled(x: Array, factor: float) -> Array:
+    return x if factor == 1.0 else x * factor
 
 
 def _no_trace(name: str, layer: int, value: Array) -> None:

@@ -3,14 +3,49 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cutset.models.files.adapter import LoraAdapter
 from cutset.models.spec import DecoderSpec
 
-__all__ = ["Batch", "Executor", "KVCache"]
+__all__ = ["Batch", "Executor", "KVCache", "LoadedAdapter", "States"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedAdapter:
+    """A LoRA adapter that an executor has taken in; `handle` is the executor's own."""
+
+    name: str
+    digest: bytes
+    handle: Any
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """Where the states of a batch's sequences lie, for decoders that have such (`DecoderSpec.recurrent`): slot numbers.
+
+    After a step a slot has the state of its sequence after all of its tokens. No slot is written twice in a step, and
+    none that is written is another sequence's source.
+    """
+
+    slots: NDArray[np.int32]  # (sequences,) where each state goes
+    sources: NDArray[np.int32]  # (sequences,) where it was before the step; -1: there is none, the sequence starts
+    # Further copies, as (sequence, tokens, slot): the state after so many tokens of the sequence, which are among the
+    # rows of this step.
+    saves: NDArray[np.int32]  # (copies, 3)
+
+    @classmethod
+    def fresh(cls, count: int) -> States:
+        """Of sequences that start, in slots 0, 1, …"""
+        none = np.full(count, -1, dtype=np.int32)
+        return cls(np.arange(count, dtype=np.int32), none, np.empty((0, 3), dtype=np.int32))
+
+    def saves_of(self, sequence: int) -> list[tuple[int, int]]:
+        """The copies of one sequence's state: (tokens, slot)."""
+        return [(int(tokens), int(slot)) for one, tokens, slot in self.saves if one == sequence]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +68,8 @@ class Batch:
     limits: NDArray[np.int32]  # (sequences,)
     # False where a key may not be seen (padding). The engine never pads; whole forward passes may.
     key_mask: NDArray[np.bool_] | None = None  # (sequences, longest context)
+    adapters: tuple[LoadedAdapter | None, ...] = ()  # (sequences,), or none at all
+    states: States | None = None  # of decoders that have states of sequences
 
     @classmethod
     def whole(cls, ids: NDArray[np.int32], block_size: int, attention_mask: NDArray[np.bool_] | None = None) -> Batch:
@@ -52,6 +89,7 @@ class Batch:
             logit_rows=np.arange(count * tokens, dtype=np.int32),
             limits=lens,
             key_mask=attention_mask,
+            states=States.fresh(count),
         )
 
     def slots(self, block_size: int) -> NDArray[np.int64]:
@@ -72,7 +110,8 @@ class Batch:
 
 
 class KVCache(Protocol):
-    """Keys and values of `blocks` blocks of `block_size` tokens in every layer; its executor alone looks inside."""
+    """Keys and values of `blocks` blocks of `block_size` tokens in every layer that has such, and `states` states of
+    sequences in those that have a state instead; its executor alone looks inside."""
 
     blocks: int
     block_size: int
@@ -84,8 +123,12 @@ class Executor(Protocol):
 
     spec: DecoderSpec
 
-    def new_cache(self, blocks: int, block_size: int) -> KVCache:
-        """Room for keys and values of `blocks` blocks."""
+    def new_cache(self, blocks: int, block_size: int, states: int | None = None) -> KVCache:
+        """Room for keys and values of `blocks` blocks, and for `states` states of sequences: None is one a block."""
+        ...
+
+    def load_adapter(self, adapter: LoraAdapter) -> LoadedAdapter:
+        """Takes in an adapter, which sequences of any batch may then have."""
         ...
 
     def forward(self, batch: Batch, cache: KVCache) -> NDArray[np.float32]:

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from cutset.errors import CheckpointError
 from cutset.kernels import native
+from cutset.models.files.adapter import LoraAdapter
 from cutset.models.files.checkpoint import Tensor
-from cutset.models.files.integer import Progress, activation_bits, packed, quantized_parts, site_depth
+from cutset.models.files.integer import Progress, activation_bits, packed, quantized_parts
 from cutset.models.run.decoder import Trace
-from cutset.models.run.executor import Batch
-from cutset.models.run.rope import Rope
-from cutset.models.spec import DecoderSpec, Site
+from cutset.models.run.executor import Batch, LoadedAdapter
+from cutset.models.run.rope import Rope, query_scales
+from cutset.models.spec import ConvSpec, DecoderSpec, DeltaSpec, Site
 
 __all__ = ["NativeCache", "NativeDecoder", "SplitLinears", "local_linears", "thread_pool"]
 
@@ -37,10 +38,10 @@ class StepLinears(Protocol):
 
 
 class NativeCache:
-    """Keys and values, laid out as native/kernels/glue.h says, and the steps that have run over them."""
+    """Keys and values, laid out as native/kernels/glue.h says, states of sequences, and the steps that have run."""
 
-    def __init__(self, decoder: native.Decoder, blocks: int, block_size: int) -> None:
-        self.kv = native.KvCache(decoder, blocks, block_size)
+    def __init__(self, decoder: native.Decoder, blocks: int, block_size: int, states: int) -> None:
+        self.kv = native.KvCache(decoder, blocks, block_size, states)
         self.blocks, self.block_size = blocks, block_size
         self.nbytes = self.kv.nbytes
         self.idle: list[native.Step] = []  # steps keep their memory, so they are used again
@@ -75,6 +76,7 @@ class NativeDecoder:
                 "shared": moe.shared,
                 "shared_intermediate": moe.shared_intermediate,
             }
+        sizes |= _recurrence(spec)
         self.core = native.Decoder(
             vocab=spec.vocab_size,
             hidden=spec.hidden,
@@ -85,6 +87,21 @@ class NativeDecoder:
             intermediate=spec.intermediate,
             norm_eps=spec.norm_eps,
             windows=list(spec.windows),
+            activation=spec.activation,
+            activation_limit=spec.activation_limit,
+            activation_alpha=spec.activation_alpha,
+            rotary_dim=spec.rotary_dim,
+            rotary_interleaved=spec.rope_interleaved,
+            rotary_tables=len(spec.ropes),
+            rotary_table=list(spec.rope_tables),
+            attention_scale=spec.attention_scale,
+            attention_softcap=spec.attention_softcap,
+            embedding_scale=spec.embedding_scale,
+            residual_scale=spec.residual_scale,
+            logit_scale=spec.logit_scale,
+            logit_softcap=spec.logit_softcap,
+            whole_norms=spec.whole_norms,
+            gated_attention=spec.gated_attention,
             sparse=[layer in spec.sparse_layers for layer in range(spec.layers)],
             parameters=_parameters(spec, tensors),
             pool=pool,
@@ -95,9 +112,16 @@ class NativeDecoder:
         self._tensors, self._started = tensors, False
         self.linears = linears or local_linears(self, tensors, dtype, progress)
 
-    def new_cache(self, blocks: int, block_size: int) -> NativeCache:
-        """Room for keys and values of `blocks` blocks; `block_size` must be a multiple of 16."""
-        return NativeCache(self.core, blocks, block_size)
+    def new_cache(self, blocks: int, block_size: int, states: int | None = None) -> NativeCache:
+        """Room for keys and values of `blocks` blocks and for states; `block_size` must be a multiple of 16."""
+        return NativeCache(self.core, blocks, block_size, blocks if states is None else states)
+
+    def load_adapter(self, adapter: LoraAdapter) -> LoadedAdapter:
+        """Packs an adapter's matrices."""
+        packed = native.Adapter(self.core)
+        for part in adapter.parts:
+            packed.put(part.site, part.layer, part.expert, part.down, part.up, part.first, part.scale, self.pool)
+        return LoadedAdapter(adapter.name, adapter.digest, packed)
 
     def forward(self, batch: Batch, cache: Any, trace: Trace | None = None) -> Floats:
         """Runs the rows of a batch; logits (wanted, vocab)."""
@@ -109,13 +133,16 @@ class NativeDecoder:
             step = cache.idle.pop()
         step.begin(
             batch.token_ids,
-            cos=cos,
-            sin=sin,
+            cos=cos.reshape(-1, cos.shape[-1]),
+            sin=sin.reshape(-1, sin.shape[-1]),
             row_starts=batch.row_starts,
             context_lens=batch.context_lens,
             block_tables=batch.block_tables,
             logit_rows=batch.logit_rows,
             key_mask=batch.key_mask,
+            **_states(batch),
+            query_scales=query_scales(self.spec, batch.positions),
+            adapters=[None if one is None else one.handle for one in batch.adapters] if batch.adapters else None,
         )
         if isinstance(self.linears, native.Linears):
             step.run(self.linears)
@@ -186,7 +213,7 @@ def _integer_linear(
     stored = packed(decoder.spec, tensors, site, layer, expert)
     try:
         if stored is not None:
-            linear = native.LinearI8.packed(*stored, site_depth(decoder.spec, site, expert), decoder.pool)
+            linear = native.LinearI8.packed(*stored, decoder.spec.depth(site, layer, expert), decoder.pool)
             decoder._mapped.append(linear)
             return linear
         parts = quantized_parts(
@@ -202,5 +229,30 @@ def _parameters(spec: DecoderSpec, tensors: Mapping[str, Tensor]) -> dict[tuple[
     found: dict[tuple[str, int], Floats] = {}
     for key, names in spec.glue().items():
         values = [tensors[name].float32() for name in names]
-        found[key] = np.ascontiguousarray(values[0] if len(values) == 1 else np.concatenate(values))
+        value = values[0] if len(values) == 1 else np.concatenate(values)
+        if key[0].endswith("_norm") and spec.norm_offset:
+            value = value + np.float32(spec.norm_offset)
+        if key[0] == "conv":
+            value = value[:, 0].T  # (taps, channels)
+        found[key] = np.ascontiguousarray(value)
     return found
+
+
+def _recurrence(spec: DecoderSpec) -> dict[str, Any]:
+    """What the core must know of layers that have states of sequences."""
+    mixer = spec.recurrent
+    if mixer is None:
+        return {}
+    found = {"taps": mixer.taps, "recurrent": [layer in spec.recurrent_layers for layer in range(spec.layers)]}
+    if isinstance(mixer, ConvSpec):
+        return found | {"mixer": "conv"}
+    assert isinstance(mixer, DeltaSpec)
+    sizes = {name: getattr(mixer, name) for name in ("key_heads", "value_heads", "key_dim", "value_dim")}
+    return found | sizes | {"mixer": "delta"}
+
+
+def _states(batch: Batch) -> dict[str, Any]:
+    if batch.states is None:
+        return {}
+    states = batch.states
+    return {"state_slots": states.slots, "state_sources": states.sources, "state_saves": states.saves}

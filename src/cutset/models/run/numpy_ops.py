@@ -19,14 +19,20 @@ Floats = NDArray[np.float32]
 
 
 class NumpyCache:
-    """Keys and values, (layers, 2, blocks * block_size, kv_heads, head_dim)."""
+    """Keys and values, (attention layers, 2, blocks * block_size, kv_heads, head_dim), and states, (slots, floats) of
+    each layer that has such."""
 
-    def __init__(self, spec: DecoderSpec, blocks: int, block_size: int) -> None:
+    def __init__(self, spec: DecoderSpec, blocks: int, block_size: int, states: int) -> None:
         self.blocks, self.block_size = blocks, block_size
         # Zeros, which cost no memory until a page is written: long caches are left to the operating system.
-        shape = (spec.layers, 2, blocks * block_size, spec.kv_heads, spec.head_dim)
+        shape = (len(spec.attention_layers), 2, blocks * block_size, spec.kv_heads, spec.head_dim)
         self.data: Floats = np.zeros(shape, dtype=np.float32)
-        self.nbytes = self.data.nbytes
+        self.places = {layer: place for place, layer in enumerate(spec.attention_layers)}
+        size = spec.recurrent.state if spec.recurrent is not None else 0
+        self.states: dict[int, Floats] = {
+            layer: np.zeros((states, size), dtype=np.float32) for layer in sorted(spec.recurrent_layers)
+        }
+        self.nbytes = self.data.nbytes + sum(state.nbytes for state in self.states.values())
 
 
 class NumpyOps:
@@ -44,8 +50,8 @@ class NumpyOps:
     def to_numpy(self, x: Floats) -> Floats:
         return x
 
-    def new_cache(self, spec: DecoderSpec, blocks: int, block_size: int) -> NumpyCache:
-        return NumpyCache(spec, blocks, block_size)
+    def new_cache(self, spec: DecoderSpec, blocks: int, block_size: int, states: int) -> NumpyCache:
+        return NumpyCache(spec, blocks, block_size, states)
 
     def embedding(self, table: Floats, ids: NDArray[np.int32]) -> Floats:
         return reference.embedding(table, ids)
@@ -67,25 +73,55 @@ class NumpyOps:
     def rms_norm(self, x: Floats, gain: Floats, eps: float) -> Floats:
         return reference.rms_norm(x, gain, eps)
 
-    def apply_rope(self, x: Floats, cos: Floats, sin: Floats) -> Floats:
-        return reference.apply_rope(x, cos, sin)
+    def apply_rope(self, x: Floats, cos: Floats, sin: Floats, *, interleaved: bool) -> Floats:
+        return reference.apply_rope(x, cos, sin, interleaved=interleaved)
 
     def attend(
-        self, q: Floats, k: Floats, v: Floats, layer: int, batch: Batch, cache: NumpyCache, window: int
+        self,
+        q: Floats,
+        k: Floats,
+        v: Floats,
+        layer: int,
+        batch: Batch,
+        cache: NumpyCache,
+        spec: DecoderSpec,
+        sinks: Any,
     ) -> Floats:
         slots = batch.slots(cache.block_size)
-        keys, values = cache.data[layer]
+        keys, values = cache.data[cache.places[layer]]
         keys[slots], values[slots] = k, v
         parts = []
         for i in range(len(batch.context_lens)):
             own = slice(int(batch.row_starts[i]), int(batch.row_starts[i + 1]))
             past = batch.context_slots(i, cache.block_size)
             mask = None if batch.key_mask is None else batch.key_mask[i, : len(past)]
-            parts.append(reference.attention(q[own], keys[past], values[past], window=window, key_mask=mask))
+            options: dict[str, Any] = {"window": spec.window(layer), "key_mask": mask}
+            options |= {"scale": spec.score_scale, "softcap": spec.attention_softcap, "sinks": sinks}
+            parts.append(reference.attention(q[own], keys[past], values[past], **options))
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def silu_mul(self, gate_up: Floats) -> Floats:
-        return reference.silu_mul(gate_up)
+    def wide(self, x: Floats) -> Floats:
+        return x
+
+    def narrow(self, x: Floats) -> Floats:
+        return x
+
+    def silu(self, x: Floats) -> Floats:
+        return reference.silu(x)
+
+    def sigmoid(self, x: Floats) -> Floats:
+        return reference.sigmoid(x)
+
+    def decay(self, a: Floats, rate: Floats, bias: Floats) -> Floats:
+        return reference.decay(a, rate, bias)
+
+    def gated(self, gate_up: Floats, spec: DecoderSpec) -> Floats:
+        if spec.activation == "clamped":
+            return reference.clamped_mul(gate_up, spec.activation_limit, spec.activation_alpha)
+        return reference.silu_mul(gate_up) if spec.activation == "silu" else reference.gelu_mul(gate_up)
+
+    def softcap(self, x: Floats, cap: float) -> Floats:
+        return reference.soft_capped(x, cap)
 
     def moe_route(self, logits: Floats, top_k: int, *, normalise: bool) -> tuple[NDArray[np.int64], Any]:
         return reference.moe_route(logits, top_k, normalise=normalise)

@@ -34,13 +34,20 @@ def torch_device(name: str) -> torch.device:
 
 
 class TorchCache:
-    """Keys and values, (layers, 2, blocks * block_size, kv_heads, head_dim)."""
+    """Keys and values, (attention layers, 2, blocks * block_size, kv_heads, head_dim), and states, (slots, floats) of
+    each layer that has such."""
 
-    def __init__(self, spec: DecoderSpec, blocks: int, block_size: int, ops: TorchOps) -> None:
+    def __init__(self, spec: DecoderSpec, blocks: int, block_size: int, states: int, ops: TorchOps) -> None:
         self.blocks, self.block_size = blocks, block_size
-        shape = (spec.layers, 2, blocks * block_size, spec.kv_heads, spec.head_dim)
+        shape = (len(spec.attention_layers), 2, blocks * block_size, spec.kv_heads, spec.head_dim)
         self.data = torch.zeros(shape, dtype=ops.dtype, device=ops.device)
-        self.nbytes = self.data.nbytes
+        self.places = {layer: place for place, layer in enumerate(spec.attention_layers)}
+        size = spec.recurrent.state if spec.recurrent is not None else 0
+        self.states = {
+            layer: torch.zeros((states, size), dtype=torch.float32, device=ops.device)
+            for layer in sorted(spec.recurrent_layers)
+        }
+        self.nbytes = self.data.nbytes + sum(state.nbytes for state in self.states.values())
 
 
 class TorchOps:
@@ -76,8 +83,8 @@ class TorchOps:
     def _indices(self, values: NDArray[np.integer]) -> torch.Tensor:
         return torch.from_numpy(np.asarray(values, dtype=np.int64)).to(self.device)
 
-    def new_cache(self, spec: DecoderSpec, blocks: int, block_size: int) -> TorchCache:
-        return TorchCache(spec, blocks, block_size, self)
+    def new_cache(self, spec: DecoderSpec, blocks: int, block_size: int, states: int) -> TorchCache:
+        return TorchCache(spec, blocks, block_size, states, self)
 
     def embedding(self, table: torch.Tensor, ids: NDArray[np.int32]) -> torch.Tensor:
         return table[self._indices(ids)]
@@ -98,10 +105,15 @@ class TorchOps:
         wide = x.float()  # the mean of squares overflows in float16
         return gain * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
 
-    def apply_rope(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        first, second = x.chunk(2, dim=-1)
+    def apply_rope(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *, interleaved: bool) -> torch.Tensor:
+        turned = 2 * cos.shape[-1]
         cos, sin = cos[:, None, :], sin[:, None, :]
-        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+        if interleaved:
+            first, second = x[..., 0:turned:2], x[..., 1:turned:2]
+            pairs = torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1).flatten(-2)
+            return torch.cat([pairs, x[..., turned:]], dim=-1)
+        first, second = x[..., :turned].chunk(2, dim=-1)
+        return torch.cat([first * cos - second * sin, second * cos + first * sin, x[..., turned:]], dim=-1)
 
     def attend(
         self,
@@ -111,23 +123,23 @@ class TorchOps:
         layer: int,
         batch: Batch,
         cache: TorchCache,
-        window: int,
+        spec: DecoderSpec,
+        sinks: torch.Tensor | None,
     ) -> torch.Tensor:
         slots = self._indices(batch.slots(cache.block_size))
-        keys, values = cache.data[layer]
+        keys, values = cache.data[cache.places[layer]]
         keys[slots], values[slots] = k, v
         parts = []
         for i in range(len(batch.context_lens)):
             own = slice(int(batch.row_starts[i]), int(batch.row_starts[i + 1]))
             past = self._indices(batch.context_slots(i, cache.block_size))
-            seen = self._seen(batch, i, own.stop - own.start, window)
-            mixed = F.scaled_dot_product_attention(
-                q[own].transpose(0, 1)[None],
-                keys[past].transpose(0, 1)[None],
-                values[past].transpose(0, 1)[None],
-                attn_mask=seen,
-                enable_gqa=True,
-            )
+            seen = self._seen(batch, i, own.stop - own.start, spec.window(layer))
+            qs, ks, vs = (x.transpose(0, 1)[None] for x in (q[own], keys[past], values[past]))
+            scale = spec.score_scale
+            if spec.attention_softcap or sinks is not None:
+                mixed = _plain_attention(qs, ks, vs, seen, scale, spec.attention_softcap, sinks)
+            else:
+                mixed = F.scaled_dot_product_attention(qs, ks, vs, attn_mask=seen, enable_gqa=True, scale=scale)
             if batch.key_mask is not None and seen is not None:  # a row that sees nothing is NaN in some kernels
                 mixed = torch.where(seen.any(-1)[:, None], mixed, 0)
             parts.append(mixed[0].transpose(0, 1).reshape(own.stop - own.start, -1))
@@ -146,9 +158,31 @@ class TorchOps:
             seen &= torch.from_numpy(batch.key_mask[i, :tokens]).to(self.device)
         return seen
 
-    def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
+    def wide(self, x: torch.Tensor) -> torch.Tensor:
+        return x.float()
+
+    def narrow(self, x: torch.Tensor) -> torch.Tensor:
+        return x.to(self.dtype)
+
+    def silu(self, x: torch.Tensor) -> torch.Tensor:
+        return F.silu(x)
+
+    def sigmoid(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(x)
+
+    def decay(self, a: torch.Tensor, rate: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        return torch.exp(-torch.exp(rate) * F.softplus(a + bias))
+
+    def gated(self, gate_up: torch.Tensor, spec: DecoderSpec) -> torch.Tensor:
         gate, up = gate_up.chunk(2, dim=-1)
-        return F.silu(gate) * up
+        if spec.activation == "clamped":
+            limit = spec.activation_limit
+            gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
+            return gate * torch.sigmoid(spec.activation_alpha * gate) * (up + 1)
+        return (F.silu(gate) if spec.activation == "silu" else F.gelu(gate, approximate="tanh")) * up
+
+    def softcap(self, x: torch.Tensor, cap: float) -> torch.Tensor:
+        return cap * torch.tanh(x / cap)
 
     def moe_route(self, logits: torch.Tensor, top_k: int, *, normalise: bool) -> tuple[NDArray[np.int64], torch.Tensor]:
         scores = torch.softmax(logits.float(), dim=-1)
@@ -157,3 +191,29 @@ class TorchOps:
         if normalise:
             weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-20)
         return picked.cpu().numpy(), weights
+
+
+def _plain_attention(
+    q: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    seen: torch.Tensor | None,
+    scale: float,
+    cap: float,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    """Attention with what torch's own doesn't know: limited scores, and a score of nothing for each head.
+
+    q: (1, heads, rows, d); keys, values: (1, kv_heads, tokens, d); sinks: (heads,)
+    """
+    group = q.shape[1] // keys.shape[1]
+    keys, values = keys.repeat_interleave(group, dim=1), values.repeat_interleave(group, dim=1)
+    scores = (q @ keys.transpose(-1, -2)).float() * scale
+    if cap:
+        scores = cap * torch.tanh(scores / cap)
+    if seen is not None:
+        scores = scores.masked_fill(~seen, -torch.inf)
+    if sinks is not None:
+        scores = torch.cat([scores, sinks.float()[None, :, None, None].expand(*scores.shape[:-1], 1)], dim=-1)
+    weights = torch.softmax(scores, dim=-1)[..., : keys.shape[2]]
+    return weights.to(values.dtype) @ values

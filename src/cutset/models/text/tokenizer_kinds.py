@@ -1,9 +1,10 @@
 """The classes of tokenizers that transformers 5.23 has, and what each of them brings of its own.
 
-It picks a class by `tokenizer_class` and `model_type`. `LlamaTokenizer` and `Qwen2Tokenizer` take vocabulary, merges,
-added tokens and post-processor from tokenizer.json, and bring their own normaliser, splitting and decoder; under any
-other name tokenizer.json is used as it stands. (transformers has more such classes, for families that Cutset doesn't
-run; and `GPT2Tokenizer`, which loses the digit splitting of models such as SmolLM. Those stay as stored.)
+It picks a class by `tokenizer_class` and `model_type`. `LlamaTokenizer`, `GemmaTokenizer` and `Qwen2Tokenizer` take
+vocabulary, merges, added tokens and post-processor from tokenizer.json, and bring their own normaliser, splitting and
+decoder; under any other name tokenizer.json is used as it stands. (transformers has more such classes, for families
+that Cutset doesn't run; and `GPT2Tokenizer`, which loses the digit splitting of models such as SmolLM. Those stay as
+stored.)
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AS_STORED",
     "DEFAULT_TOKENS",
+    "GEMMA",
     "LLAMA",
     "QWEN2",
     "QWEN2_WORDS",
@@ -31,10 +33,25 @@ __all__ = [
 ]
 
 AS_STORED, LLAMA, QWEN2 = "TokenizersBackend", "LlamaTokenizer", "Qwen2Tokenizer"
+GEMMA = "GemmaTokenizer"
 # The class that transformers registers for a model_type; llama has none.
 _REGISTERED = {
+    "gemma": GEMMA,
+    "gemma2": GEMMA,
+    "gemma3": GEMMA,
+    "gemma3_text": GEMMA,
+    "glm": AS_STORED,
+    "glm4": AS_STORED,
+    "granite": AS_STORED,
+    "granitemoehybrid": AS_STORED,
+    "ministral": AS_STORED,
+    "ministral3": AS_STORED,
     "mistral": AS_STORED,
+    "mistral3": AS_STORED,
     "mixtral": AS_STORED,
+    "olmo2": AS_STORED,
+    "olmo3": AS_STORED,
+    "phi3": AS_STORED,
     "qwen2": QWEN2,
     "qwen2_moe": QWEN2,
     "qwen3": QWEN2,
@@ -42,6 +59,13 @@ _REGISTERED = {
 }
 DEFAULT_TOKENS = {
     AS_STORED: {},
+    GEMMA: {
+        "bos_token": "<bos>",
+        "eos_token": "<eos>",
+        "unk_token": "<unk>",
+        "pad_token": "<pad>",
+        "mask_token": "<mask>",
+    },
     LLAMA: {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"},
     QWEN2: {"unk_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"},
 }
@@ -51,7 +75,7 @@ QWEN2_WORDS = (
 
 
 def class_of(config: Mapping[str, Any], model_config: Mapping[str, Any], *, byte_level: bool) -> str:
-    """Which class transformers 5.23 gives the tokenizer: `LLAMA`, `QWEN2`, or `AS_STORED` for every other."""
+    """Which class transformers 5.23 gives the tokenizer: `LLAMA`, `GEMMA`, `QWEN2`, or `AS_STORED`."""
     declared = config.get("tokenizer_class") or model_config.get("tokenizer_class")
     if declared is not None and not isinstance(declared, str):
         raise TokenizerError(f"tokenizer_config.json: tokenizer_class must be a string, not {declared!r:.40}")
@@ -64,7 +88,7 @@ def class_of(config: Mapping[str, Any], model_config: Mapping[str, Any], *, byte
         # For qwen2 the directory's word is known to be often wrong, so the registered class wins.
         declared = registered if registered == AS_STORED or model_type == "qwen2" else declared
     kind = declared or registered
-    return kind if kind in (LLAMA, QWEN2) else AS_STORED
+    return kind if kind in DRESSES else AS_STORED
 
 
 def assemble(kind: str, stored: tokenizers.Tokenizer, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
@@ -76,14 +100,20 @@ def assemble(kind: str, stored: tokenizers.Tokenizer, config: Mapping[str, Any])
         model.dropout = None
     if kind == AS_STORED:
         return stored
-    model.unk_token = model.continuing_subword_prefix = model.end_of_word_suffix = None
-    model.fuse_unk = model.byte_fallback = kind == LLAMA
+    model.continuing_subword_prefix = model.end_of_word_suffix = None
+    model.unk_token = _unknown(config) if kind == GEMMA else None
+    model.fuse_unk = model.byte_fallback = kind in (LLAMA, GEMMA)
     model.ignore_merges = False
     backend = tokenizers.Tokenizer(model)
-    (_dress_llama if kind == LLAMA else _dress_qwen2)(backend, config)
+    DRESSES[kind](backend, config)
     if stored.post_processor is not None:
         backend.post_processor = stored.post_processor
     return backend
+
+
+def _unknown(config: Mapping[str, Any]) -> str:
+    named = config.get("unk_token", "<unk>")
+    return str(named.get("content") if isinstance(named, dict) else named)
 
 
 def _dress_llama(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
@@ -97,6 +127,14 @@ def _dress_llama(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> No
     backend.decoder = decoders.Sequence(steps + ([decoders.Strip(content=" ", left=1)] if prefixed else []))
 
 
+def _dress_gemma(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
+    from tokenizers import decoders, normalizers, pre_tokenizers
+
+    backend.normalizer = normalizers.Replace(" ", "▁")
+    backend.pre_tokenizer = pre_tokenizers.Split(" ", behavior="merged_with_previous", invert=False)
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+
+
 def _dress_qwen2(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
     from tokenizers import Regex, decoders, normalizers, pre_tokenizers
 
@@ -105,6 +143,9 @@ def _dress_qwen2(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> No
     backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre_tokenizers.Sequence([words, letters])
     backend.decoder = decoders.ByteLevel()
+
+
+DRESSES = {LLAMA: _dress_llama, GEMMA: _dress_gemma, QWEN2: _dress_qwen2}
 
 
 def from_vocab_and_merges(directory: Path, kind: str, config: Mapping[str, Any]) -> tokenizers.Tokenizer:

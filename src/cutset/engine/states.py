@@ -1,0 +1,97 @@
+"""The states of sequences, for decoders that have such: who has which slot of the executor's cache.
+
+Some slots keep checkpoints: the state at the end of a block, by which an equal beginning can be used again.
+
+Keys and values of a prefix are of use only together with the state at its end. A state is large and holds for one
+position alone, so few are kept: see `Scheduler`, which says where.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from dataclasses import dataclass, field
+
+__all__ = ["SequenceState", "StatePool"]
+
+
+@dataclass(slots=True)
+class SequenceState:
+    """The state of one running sequence."""
+
+    slot: int
+    source: int  # where it is now: -1 at the start, a checkpoint's slot before the first step, then `slot`
+    marks: list[int] = field(default_factory=list)  # after how many tokens a checkpoint is wanted
+    saves: list[tuple[int, int]] = field(default_factory=list)  # those of the step at hand: (tokens, slot)
+
+
+class StatePool:
+    """Slots 0 .. running - 1 for sequences and `kept` more for checkpoints, of which the one that was used longest ago
+    goes first. Each operation costs O(1), but for checkpoints that are just being read."""
+
+    def __init__(self, running: int, kept: int) -> None:
+        self.slots = running + kept
+        self._free = list(range(running))[::-1]
+        self._spare = list(range(running, self.slots))[::-1]
+        self._kept: OrderedDict[bytes, int] = OrderedDict()  # slots by digest of all tokens before
+        self._read: Counter[int] = Counter()  # slots that the next step reads
+
+    @property
+    def free(self) -> int:
+        """Slots that sequences can still have."""
+        return len(self._free)
+
+    @property
+    def kept(self) -> int:
+        """Checkpoints that can be found."""
+        return len(self._kept)
+
+    def has(self, digest: bytes) -> bool:
+        """There is a checkpoint after these tokens."""
+        return digest in self._kept
+
+    def start(self, digest: bytes | None, marks: list[int]) -> SequenceState:
+        """A slot for a sequence, which begins with the checkpoint `digest`, or with nothing."""
+        source = -1
+        if digest is not None:
+            source = self._kept[digest]
+            self._kept.move_to_end(digest)
+            self._read[source] += 1
+        return SequenceState(self._free.pop(), source, marks)
+
+    def plan(self, state: SequenceState, before: int, after: int) -> None:
+        """A step will take the sequence from `before` to `after` tokens: its checkpoints on the way get slots."""
+        for tokens in [mark for mark in state.marks if before < mark <= after]:
+            slot = self._room()
+            if slot is not None:
+                state.saves.append((tokens, slot))
+
+    def advance(self, state: SequenceState, digests: dict[int, bytes]) -> None:
+        """That step has been computed: its checkpoints, of which `digests` has the digest by tokens, can be found."""
+        self._begun(state)
+        for tokens, slot in state.saves:
+            if digests[tokens] in self._kept:  # a sequence of the same beginning was first
+                self._spare.append(slot)
+            else:
+                self._kept[digests[tokens]] = slot
+        state.saves.clear()
+
+    def end(self, state: SequenceState) -> None:
+        """The sequence ends, or is preempted. What a step would have saved is given up."""
+        self._begun(state)
+        self._spare += [slot for _, slot in state.saves]
+        state.saves.clear()
+        self._free.append(state.slot)
+
+    def _begun(self, state: SequenceState) -> None:
+        if state.source not in (-1, state.slot):
+            self._read[state.source] -= 1
+        state.source = state.slot
+
+    def _room(self) -> int | None:
+        if self._spare:
+            return self._spare.pop()
+        for digest, slot in self._kept.items():
+            if not self._read[slot]:
+                del self._kept[digest]
+                return slot
+        return None

@@ -1,0 +1,166 @@
+"""LoRA adapters as PEFT saves them: a directory with adapter_config.json and adapter_model.safetensors.
+
+An adapter adds scale · B (A x) to some products of a decoder (Hu et al. 2021, arXiv:2106.09685). Nothing is merged
+into the weights, so that several run beside each other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutset.errors import AdapterError
+from cutset.models.files.checkpoint import SafetensorsFile, Tensor
+from cutset.models.files.fields import Fields, read_json
+from cutset.models.spec import DecoderSpec, Site
+
+__all__ = ["LoraAdapter", "LowRank", "read_adapter"]
+
+log = logging.getLogger(__name__)
+
+MOST_RANK = 1 << 12
+NAME = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
+PLAIN = re.compile(r"[\w.]+")  # of the patterns that PEFT would take for regular expressions
+
+# What says how an adapter was trained, or where it came from.
+HARMLESS = frozenset(
+    """
+    peft_type r lora_alpha use_rslora rank_pattern alpha_pattern target_modules exclude_modules task_type auto_mapping
+    base_model_name_or_path revision inference_mode lora_dropout layers_to_transform layers_pattern peft_version
+    megatron_core eva_config corda_config loftq_config runtime_config qalora_group_size init_lora_weights
+    ensure_weight_tying
+    """.split()  # noqa: SIM905
+)
+# Ways of starting to train that change the weights of the model itself.
+STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """What one pair of matrices adds to a site: rows first .. first + outputs of it get scale · up (down x)."""
+
+    site: Site
+    layer: int
+    expert: int
+    first: int
+    down: NDArray[np.float32]  # (rank, inputs)
+    up: NDArray[np.float32]  # (outputs, rank)
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class LoraAdapter:
+    """An adapter for one decoder. Prompts share cached blocks with those of the same `digest`, that of its files."""
+
+    name: str
+    digest: bytes
+    parts: tuple[LowRank, ...]
+
+
+def read_adapter(name: str, directory: Path, spec: DecoderSpec) -> LoraAdapter:
+    """The adapter in a directory, under a name of ours.
+
+    Raises AdapterError for what isn't there, isn't a LoRA adapter for this decoder, or uses what isn't supported.
+    """
+    config_path, weights_path = directory / "adapter_config.json", directory / "adapter_model.safetensors"
+    if not config_path.is_file():
+        raise AdapterError(
+            f"{directory} has no adapter_config.json: give a directory that PEFT's save_pretrained wrote"
+        )
+    if not weights_path.is_file():
+        raise AdapterError(f"{directory} has no adapter_model.safetensors: save the adapter in safetensors")
+    config = Fields(read_json(config_path), str(config_path))
+    _check_config(config)
+    file = SafetensorsFile(weights_path)
+    places = _places(spec)
+    pairs: dict[str, dict[str, Tensor]] = {}
+    skipped = 0
+    for tensor in file.values():
+        found = NAME.fullmatch(tensor.name)
+        module = "" if found is None else spec.meant(found[1] + ".").removesuffix(".")
+        if module.startswith(spec.other_parts):
+            skipped += 1
+            continue
+        if found is None or module not in places:
+            raise AdapterError(f"{weights_path}: {tensor.name[:200]} belongs to no product of this model")
+        if found[2] in (pair := pairs.setdefault(module, {})):
+            raise AdapterError(f"{weights_path}: {tensor.name[:200]} is there under two names")
+        pair[found[2]] = tensor
+    if skipped:
+        log.warning("%s: %d tensors for other parts than the text's are skipped", weights_path, skipped)
+    if not pairs:
+        raise AdapterError(f"{weights_path} has no tensors{' for the text part' if skipped else ''}")
+    parts = tuple(_part(config, module, pair, *places[module]) for module, pair in sorted(pairs.items()))
+    digest = hashlib.blake2b(config_path.read_bytes() + b"\0", digest_size=16)
+    digest.update(file.bytes.data)
+    return LoraAdapter(name, digest.digest(), parts)
+
+
+def _check_config(c: Fields) -> None:
+    if c.values.get("peft_type") != "LORA":
+        raise AdapterError(f"{c.source}: peft_type {c.values.get('peft_type')!r:.60} is not supported; known is LORA")
+    for name, value in c.values.items():
+        if name not in HARMLESS and value not in (None, False, "", "none", [], {}):
+            raise AdapterError(f"{c.source}: {name[:60]} is not supported")
+    if (start := c.values.get("init_lora_weights")) not in STARTS:
+        raise AdapterError(
+            f"{c.source}: init_lora_weights {start!r:.60} changes the model's own weights, which is not supported"
+        )
+
+
+def _places(spec: DecoderSpec) -> dict[str, tuple[Site, int, int, int, tuple[int, int]]]:
+    """By the name of a module: the site that its product is a part of, from which row on, and its shape."""
+    shapes, found = spec.tensor_shapes(), {}
+    for site, layer, expert in spec.sites():
+        first = 0
+        for name in spec.site_tensors(site, layer, expert):
+            rows, columns = shapes[name]
+            module = "lm_head" if site == "lm_head" else name.removesuffix(".weight")
+            found[module] = (site, layer, expert, first, (rows, columns))
+            first += rows
+    return found
+
+
+def _part(
+    c: Fields,
+    module: str,
+    pair: Mapping[str, Tensor],
+    site: Site,
+    layer: int,
+    expert: int,
+    first: int,
+    shape: tuple[int, int],
+) -> LowRank:
+    if len(pair) != 2:
+        raise AdapterError(f"{c.source}: {module} has only one of lora_A and lora_B")
+    rank = _patterned(c, "rank_pattern", module, c.integer("r", 8))
+    if rank > MOST_RANK:
+        raise AdapterError(f"{c.source}: a rank of {rank} is more than {MOST_RANK}")
+    for name, wanted in (("A", (rank, shape[1])), ("B", (shape[0], rank))):
+        if pair[name].shape != wanted:
+            raise AdapterError(f"{pair[name].file}: lora_{name} of {module} has shape {pair[name].shape}, not {wanted}")
+    alpha = _patterned(c, "alpha_pattern", module, c.number("lora_alpha", 8.0))
+    scale = alpha / (math.sqrt(rank) if c.flag("use_rslora") else rank)
+    down, up = (np.ascontiguousarray(pair[name].float32()) for name in "AB")
+    return LowRank(site, layer, expert, first, down, up, scale)
+
+
+def _patterned(c: Fields, key: str, module: str, usual: Any) -> Any:
+    """A rank or an alpha that differs by module, as PEFT matches them; only plain names, no expressions."""
+    table = c.table(key)
+    for pattern in table.values if table is not None else ():
+        if not PLAIN.fullmatch(pattern):
+            raise AdapterError(f"{c.source}: {key} {pattern[:60]!r} is not the plain name of a module")
+        if module == pattern or module.endswith(f".{pattern}"):
+            assert table is not None
+            return table.integer(pattern) if key == "rank_pattern" else table.number(pattern)
+    return usual

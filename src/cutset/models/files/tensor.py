@@ -1,0 +1,69 @@
+"""A tensor of a checkpoint, and what the dtypes of safetensors are."""
+
+from __future__ import annotations
+
+import mmap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutset.errors import CheckpointError
+
+__all__ = ["DTYPES", "FLOATS", "Tensor"]
+
+PIECE = 1 << 22  # bytes compared at a time
+
+# bfloat16 has no numpy type: its bytes are kept as uint16.
+DTYPES: dict[str, Any] = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": np.uint16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+class Tensor:
+    """One tensor of a checkpoint: `raw` is a read-only view of the file, of `shape`."""
+
+    __slots__ = ("dtype", "file", "name", "raw", "shape")
+
+    def __init__(self, name: str, file: Path, dtype: str, raw: NDArray[Any]) -> None:
+        self.name, self.file, self.dtype, self.raw = name, file, dtype, raw
+        self.shape: tuple[int, ...] = raw.shape
+
+    def float32(self) -> NDArray[np.float32]:
+        """The values in float32: the mapped file itself where it holds float32, a converted copy otherwise."""
+        if self.dtype not in FLOATS:
+            raise CheckpointError(f"{self.file}: {self.name} has dtype {self.dtype}; a float was expected")
+        if self.dtype == "F32":
+            values: NDArray[np.float32] = self.raw
+        elif self.dtype == "BF16":
+            values = (self.raw.astype(np.uint32) << 16).view(np.float32)
+        else:
+            values = self.raw.astype(np.float32)
+        return values
+
+    def equals(self, other: Tensor) -> bool:
+        """The same values in the same shape, whatever they are stored as; NaN equals the same bits alone."""
+        if self.shape != other.shape:
+            return False
+        if self.dtype != other.dtype:
+            return self.dtype in FLOATS and other.dtype in FLOATS and bool((self.float32() == other.float32()).all())
+        ours, theirs = (np.ascontiguousarray(each.raw).reshape(-1).view(np.uint8) for each in (self, other))
+        pieces = (slice(at, at + PIECE) for at in range(0, len(ours), PIECE))
+        return all(np.array_equal(ours[piece], theirs[piece]) for piece in pieces)
+
+    def forget(self) -> None:
+        """Lets go of the pages of the file that this tensor lies in."""
+        mapped: mmap.mmap | None = getattr(self.raw, "_mmap", None)
+        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
