@@ -24,8 +24,8 @@ from cutset.models.families.common import HARMLESS
 from cutset.models.files.adapter import read_adapter
 from cutset.models.files.fields import Fields
 from cutset.models.run.executor import Batch
+from cutset.offload.accelerator.clients import Quota
 from cutset.offload.accelerator.loading import open_accelerator
-from cutset.offload.accelerator.server import Quota
 from models.test_adapter import merged_logits, write_adapter
 from models.test_families import CASES, relative_error, write_checkpoint
 from offload.conftest import serve_in_thread
