@@ -160,6 +160,7 @@ void make_decoder(PyDecoder* self, std::size_t vocab, std::size_t hidden, std::s
     layer.router_bias = read("router_bias", l, {experts});
     layer.expert_gate_up_bias = read("expert_gate_up_bias", l, {experts, 2 * expert_intermediate});
     layer.expert_down_bias = read("expert_down_bias", l, {experts, hidden});
+    layer.shared_gate = read("shared_gate", l, {shared, hidden});
     const Recurrence& recurrence = spec.recurrence;
     layer.recurrent.in_proj_bias = read("in_proj_bias", l, {recurrence.inputs(hidden)});
     layer.recurrent.conv = read("conv", l, {taps, recurrence.convolved(hidden)});

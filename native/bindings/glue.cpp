@@ -109,6 +109,34 @@ void moe_route(In2 logits, bool normalise, Array<std::int32_t, 2> ids, Out2 weig
                            weights.data(), scratch.data());
 }
 
+void sigmoid_mul(Out1 x, In1 gate) {
+  require_same_shape(x, gate, "gate must have the shape of x");
+  kernels().glue.sigmoid_mul(x.data(), gate.data(), x.shape(0));
+}
+
+void multiply(In1 a, In1 b, Out1 out) {
+  require_same_shape(a, b, "a and b must have one shape");
+  require_same_shape(a, out, "out must have the shape of a");
+  kernels().glue.multiply(a.data(), b.data(), a.shape(0), out.data());
+}
+
+// x: the last rows, (taps, cols), the oldest first
+void short_conv(In2 x, In2 weight, std::optional<In1> bias, Out1 out) {
+  require_same_shape(x, weight, "x and weight must be (taps, columns)");
+  require(out.shape(0) == x.shape(1) && (!bias || bias->shape(0) == x.shape(1)), "bias and out must be (columns)");
+  std::vector<const float*> rows;
+  for (std::size_t j = 0; j < x.shape(0); ++j) rows.push_back(x.data() + j * x.shape(1));
+  kernels().glue.short_conv(rows.data(), rows.size(), weight.data(), weight.shape(1), bias ? bias->data() : nullptr,
+                            x.shape(1), out.data());
+}
+
+void delta_rule(Out2 state, In1 q, In1 k, In1 v, float kept, float beta, Out1 out) {
+  require(q.shape(0) == state.shape(0) && k.shape(0) == state.shape(0), "q and k must be (rows of state)");
+  require(v.shape(0) == state.shape(1) && out.shape(0) == state.shape(1), "v and out must be (columns of state)");
+  kernels().glue.delta_rule(state.data(), q.data(), k.data(), v.data(), kept, beta, state.shape(0), state.shape(1),
+                            out.data());
+}
+
 void exponential(In1 x, Out1 out) {
   require_same_shape(out, x, "out must have the shape of x");
   kernels().glue.exp(x.data(), x.shape(0), out.data());
@@ -205,6 +233,12 @@ void bind_glue(nb::module_& m) {
   m.def("silu_mul", &silu_mul, "x"_a.noconvert(), "out"_a.noconvert(), Released());
   m.def("moe_route", &moe_route, "logits"_a.noconvert(), nb::kw_only(), "normalise"_a, "ids"_a.noconvert(),
         "weights"_a.noconvert(), Released());
+  m.def("sigmoid_mul", &sigmoid_mul, "x"_a.noconvert(), "gate"_a.noconvert(), Released());
+  m.def("multiply", &multiply, "a"_a.noconvert(), "b"_a.noconvert(), "out"_a.noconvert(), Released());
+  m.def("short_conv", &short_conv, "x"_a.noconvert(), "weight"_a.noconvert(), "bias"_a.noconvert().none(),
+        "out"_a.noconvert(), Released());
+  m.def("delta_rule", &delta_rule, "state"_a.noconvert(), "q"_a.noconvert(), "k"_a.noconvert(), "v"_a.noconvert(),
+        nb::kw_only(), "kept"_a, "beta"_a, "out"_a.noconvert(), Released());
   m.def("exp", &exponential, "x"_a.noconvert(), "out"_a.noconvert(), Released());
   m.def("cache_floats", &cache_floats, "kv_heads"_a, "head_dim"_a, "block_size"_a);
   m.def("append", &append, "qkv"_a.noconvert(), nb::kw_only(), "heads"_a, "kv_heads"_a, "head_dim"_a, "block_size"_a,

@@ -18,7 +18,7 @@ void require(bool right, const char* message) {
 }  // namespace
 
 Decoder::Decoder(DecoderSpec spec, Parameters parameters, ThreadPool& pool)
-    : spec_(std::move(spec)), parameters_(std::move(parameters)), routers_(spec_.layers) {
+    : spec_(std::move(spec)), parameters_(std::move(parameters)), routers_(spec_.layers), shared_gates_(spec_.layers) {
   spec_.check();
   if (!spec_.rotary_dim) spec_.rotary_dim = spec_.heads.head_dim;
   if (spec_.attention_scale == 0.0f) spec_.attention_scale = 1.0f / std::sqrt(static_cast<float>(spec_.heads.head_dim));
@@ -34,6 +34,10 @@ Decoder::Decoder(DecoderSpec spec, Parameters parameters, ThreadPool& pool)
             "a layer of the delta rule needs decays and a gain");
     require(!layer.q_norm == !layer.k_norm, "a layer needs both q_norm and k_norm, or none");
     require(!layer.router == !spec_.is_sparse(l), "a sparse layer needs a router, and no other has one");
+    require(!layer.shared_gate || (spec_.shared && layer.router), "only shared experts have gates");
+    if (layer.shared_gate) {
+      shared_gates_[l] = std::make_unique<PackedF32>(layer.shared_gate, spec_.shared, spec_.hidden, pool);
+    }
     if (layer.router) routers_[l] = std::make_unique<PackedF32>(layer.router, spec_.experts, spec_.hidden, pool);
   }
 }

@@ -31,6 +31,7 @@ struct LayerParameters {
   const float* router_bias = nullptr;          // (experts)
   const float* expert_gate_up_bias = nullptr;  // (experts, [gate | up])
   const float* expert_down_bias = nullptr;     // (experts, hidden)
+  const float* shared_gate = nullptr;          // (shared, hidden); copied
   RecurrentParameters recurrent;               // of a layer that is recurrent
 };
 
@@ -50,11 +51,13 @@ class Decoder {
   const DecoderSpec& spec() const { return spec_; }
   const Parameters& parameters() const { return parameters_; }
   const PackedF32& router(std::size_t layer) const { return *routers_[layer]; }
+  const PackedF32* shared_gate(std::size_t layer) const { return shared_gates_[layer].get(); }
 
  private:
   DecoderSpec spec_;
   Parameters parameters_;
   std::vector<std::unique_ptr<PackedF32>> routers_;  // of the sparse layers
+  std::vector<std::unique_ptr<PackedF32>> shared_gates_;
 };
 
 // Keys and values of `blocks` blocks of `block_size` tokens in every layer of attention, and `states` states of

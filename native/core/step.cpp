@@ -1,6 +1,7 @@
 #include "core/step.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <stdexcept>
 #include <utility>
@@ -411,10 +412,11 @@ void Step::after_down() {
   const float* y = y_.data();
   float* mixture = mixture_.data();
   const auto number = static_cast<std::size_t>(expert);
+  const float* gates = decoder_.shared_gate(layer_) ? shared_weights_.data() : nullptr;
   const Routed* routed = number < spec.experts ? routed_[number].data() : nullptr;
   each_rows(pool_, product_.rows, spec.hidden, [&](std::size_t begin, std::size_t end) {
     for (std::size_t i = begin; i < end; ++i) {
-      const Routed to = routed ? routed[i] : Routed{i, 1.0f};
+      const Routed to = routed ? routed[i] : Routed{i, gates ? gates[i * spec.shared + number - spec.experts] : 1.0f};
       kernels().glue.scaled_add(mixture + to.row * spec.hidden, to.weight, y + i * spec.hidden, spec.hidden);
     }
   });
@@ -429,6 +431,11 @@ void Step::route() {
   picked_.resize(live_ * spec.top_k);
   decoder_.router(layer_).forward(pool_, h_.data(), live_, logits, workspace_);
   add_bias(layer_parameters().router_bias, logits, live_, spec.experts);
+  if (const PackedF32* gate = decoder_.shared_gate(layer_)) {
+    float* gates = shared_weights_.take(live_, spec.shared);
+    gate->forward(pool_, h_.data(), live_, gates, workspace_);
+    for (std::size_t i = 0; i < live_ * spec.shared; ++i) gates[i] = 1.0f / (1.0f + std::exp(-gates[i]));
+  }
   told("router", logits, live_, spec.experts);
   each_rows(pool_, live_, spec.experts * spec.top_k, [&](std::size_t begin, std::size_t end) {
     const std::size_t at = begin * spec.experts;

@@ -150,6 +150,7 @@ class Step {
 
   // Of a mixture of experts:
   Floats router_, router_scratch_, weights_;  // (live, experts) twice, (live, top_k)
+  Floats shared_weights_;                     // (live, shared) where shared experts have gates
   std::vector<std::int32_t> picked_;          // (live, top_k)
   std::vector<std::vector<Routed>> routed_;   // the rows of each expert
   Floats gathered_;                           // (rows of an expert, hidden)

@@ -86,6 +86,53 @@ def test_additions(rng: np.random.Generator, cols: int) -> None:
 
 
 @pytest.mark.parametrize("cols", SIZES)
+def test_products_of_rows(rng: np.random.Generator, cols: int) -> None:
+    x, gate, out = floats(rng, cols), floats(rng, cols) * 9, nothing(cols)
+    native.multiply(x, gate, out)
+    np.testing.assert_array_equal(out, x * gate)
+    expected = x * reference.sigmoid(gate)
+    native.sigmoid_mul(x, gate)
+    close(x, expected)
+    native.sigmoid_mul(gate, gate)  # silu, in place
+    assert np.isfinite(gate).all()
+
+
+@pytest.mark.parametrize("cols", SIZES)
+@pytest.mark.parametrize("taps", [1, 2, 3, 7])
+def test_short_convolutions(rng: np.random.Generator, cols: int, taps: int) -> None:
+    history, x, weight, bias = (
+        floats(rng, taps - 1, cols),
+        floats(rng, 5, cols),
+        floats(rng, cols, taps),
+        floats(rng, cols),
+    )
+    z, turned = np.concatenate([history, x]), np.ascontiguousarray(weight.T)
+    for given in (bias, None):
+        expected = reference.short_conv(history, x, weight, given)
+        for row in range(5):
+            out = nothing(cols)
+            native.short_conv(z[row : row + taps], turned, given, out)
+            close(out, expected[row], 1e-5)
+
+
+@pytest.mark.parametrize("value_dim", SIZES)
+@pytest.mark.parametrize("key_dim", [1, 5, 32])
+def test_delta_rule(rng: np.random.Generator, key_dim: int, value_dim: int) -> None:
+    state, v = floats(rng, 2, key_dim, value_dim), floats(rng, 6, 2, value_dim)
+    q, k = (floats(rng, 6, 2, key_dim) / np.float32(key_dim**0.5) for _ in range(2))
+    kept, beta = reference.sigmoid(floats(rng, 6, 2)), reference.sigmoid(floats(rng, 6, 2))
+    expected, last = reference.delta_rule(state, q, k, v, kept, beta)
+    for head in range(2):
+        own = state[head].copy()
+        for row in range(6):
+            out = nothing(value_dim)
+            gates = {"kept": kept[row, head], "beta": beta[row, head]}
+            native.delta_rule(own, q[row, head], k[row, head], v[row, head], **gates, out=out)
+            close(out, expected[row, head], 2e-5)
+        close(own, last[head], 2e-5)
+
+
+@pytest.mark.parametrize("cols", SIZES)
 def test_silu_mul(rng: np.random.Generator, cols: int) -> None:
     x, out = floats(rng, 4, 2 * cols) * 5, nothing(4, cols)
     x[1, :cols] = rng.choice(np.array([-1e4, -90, -80, 0, 80, 1e4], np.float32), cols)

@@ -45,6 +45,13 @@ QWEN35 = {
     "linear_value_head_dim": 14,
     "layer_types": LINEAR,
 }
+QWEN35_MOE = {
+    **QWEN35,
+    "num_experts": 70,
+    "num_experts_per_tok": 20,  # of few, 8-bit weights that change one of them change half of a row
+    "moe_intermediate_size": 20,
+    "shared_expert_intermediate_size": 28,
+}
 QWEN35_PICTURES = {"depth": 1, "hidden_size": 16, "intermediate_size": 24, "num_heads": 2, "out_hidden_size": 48}
 
 LFM2 = {"block_auto_adjust_ff_dim": False}
@@ -173,6 +180,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3.5-pictures": (
         "Qwen3_5ForConditionalGeneration",
         {"text_config": {**QWEN35, "model_type": "qwen3_5_text"}, "vision_config": QWEN35_PICTURES},
+    ),
+    "qwen3.5-moe": ("Qwen3_5MoeForCausalLM", QWEN35_MOE),
+    "qwen3.5-moe-pictures": (
+        "Qwen3_5MoeForConditionalGeneration",
+        {"text_config": {**QWEN35_MOE, "model_type": "qwen3_5_moe_text"}, "vision_config": QWEN35_PICTURES},
     ),
     "lfm2-attention": ("Lfm2", {**LFM2, "full_attn_idxs": None}),
     "granite": ("Granite", {}),

@@ -37,6 +37,8 @@ TRANSFORMERS = {
     "qwen2": "Qwen2Config",
     "qwen3": "Qwen3Config",
     "qwen3_5": "Qwen3_5Config",
+    "qwen3_5_moe": "Qwen3_5MoeConfig",
+    "qwen3_5_moe_text": "Qwen3_5MoeTextConfig",
     "qwen3_5_text": "Qwen3_5TextConfig",
     "qwen3_moe": "Qwen3MoeConfig",
     "smollm3": "SmolLM3Config",

@@ -92,6 +92,7 @@ SPECS = {
     ),
     "delta-rule-last": replace(
         MIXTURE,
+        moe=MoESpec(5, 2, 24, normalise=True, shared=2, shared_intermediate=20, shared_gate=True),
         recurrent=DeltaSpec(2, 2, 16, 32, 2),
         recurrent_layers=frozenset({2}),
         gated_attention=True,

@@ -192,3 +192,25 @@ def test_an_expert_is_read_by_itself(models: Any, monkeypatch: pytest.MonkeyPatc
     assert decoded == [(192, 2)]
     assert last.dtype == "BF16"
     assert not last.raw.flags.writeable
+
+
+@pytest.mark.parametrize("case", ["qwen3.5-moe", "qwen3.5-moe-pictures"])
+def test_experts_of_qwen_in_one_tensor(case: str, tmp_path: Path) -> None:
+    family, fields = CASES[case]
+    model = write_checkpoint(tmp_path, family, **fields)
+    with torch.no_grad():
+        theirs = model(torch.from_numpy(IDS).long()).logits.numpy()
+
+    def stack(table: dict[str, Any]) -> None:
+        prefix = "model.language_model.layers" if "pictures" in case else "model.layers"
+        for layer in range(3):
+            place = f"{prefix}.{layer}.mlp.experts"
+
+            def take(name: str, place: str = place) -> Any:
+                return np.stack([table.pop(f"{place}.{expert}.{name}.weight")[1] for expert in range(70)])
+
+            table[f"{place}.gate_up_proj"] = ("F32", np.concatenate([take("gate_proj"), take("up_proj")], axis=1))
+            table[f"{place}.down_proj"] = ("F32", take("down_proj"))
+
+    change(tmp_path, stack)
+    assert relative_error(whole_logits(reference(tmp_path), IDS), theirs) <= 1e-4

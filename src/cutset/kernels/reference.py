@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -157,7 +155,7 @@ def moe_route(logits: Floats, top_k: int, *, normalise: bool) -> tuple[NDArray[n
 def sigmoid(x: Floats) -> Floats:
     """1 / (1 + e^-x)."""
     with np.errstate(over="ignore"):
-        result: Floats = (1 / (1 + np.exp(-x))).astype(np.float32)
+        result: Floats = np.float32(1) / (np.float32(1) + np.exp(-x))
     return result
 
 
@@ -173,11 +171,12 @@ def short_conv(history: Floats, x: Floats, weight: Floats, bias: Floats | None =
     """
     rows, taps = len(x), weight.shape[1]
     z = np.concatenate([history, x])
-    y: NDArray[Any] = np.zeros_like(x) if bias is None else np.broadcast_to(bias, x.shape).astype(np.float32)
+    y: Floats = np.zeros_like(x)
+    if bias is not None:
+        y += bias
     for j in range(taps):
-        y = y + z[j : j + rows] * weight[:, j]
-    result: Floats = y
-    return result
+        y += z[j : j + rows] * weight[:, j]
+    return y
 
 
 def decay(a: Floats, rate: Floats, bias: Floats) -> Floats:

@@ -18,9 +18,29 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Literal, NamedTuple
 
+from cutset.models.names import (
+    EXPERT,
+    EXPERT_PLACE,
+    LAYER,
+    PLACE,
+    SHARED,
+    SHARED_PLACE,
+    Names,
+    Stacked,
+    TensorName,
+    TensorNames,
+)
+from cutset.models.parts import ConvSpec, DeltaSpec, DynamicRope, LongRope, MoESpec, RopeSpec
+
 __all__ = [
+    "EXPERT",
+    "EXPERT_PLACE",
+    "LAYER",
     "MOST_MLPS",
     "MOST_POSITIONS",
+    "PLACE",
+    "SHARED",
+    "SHARED_PLACE",
     "SITES",
     "Activation",
     "ConvSpec",
@@ -45,6 +65,7 @@ Site = Literal["qkv", "o", "gate_up", "down", "lm_head"]
 SITES: tuple[Site, ...] = ("qkv", "o", "gate_up", "down", "lm_head")
 Activation = Literal["silu", "gelu_tanh", "clamped"]
 Shape = tuple[int, ...]
+LLAMA = TensorNames()
 
 
 def activation_bits(dtype: str, site: Site) -> int:
@@ -55,221 +76,6 @@ def activation_bits(dtype: str, site: Site) -> int:
     themselves (`cutset bench quality`). Decoding is bound by reading the weights, which are the same.
     """
     return 8 if dtype == "int8" and site == "gate_up" else 12
-
-
-@dataclass(frozen=True, slots=True)
-class DynamicRope:
-    """A base that grows with the limit of a sequence, beyond `original_positions` tokens (NTK-aware)."""
-
-    theta: float
-    factor: float
-    original_positions: int
-
-
-@dataclass(frozen=True, slots=True)
-class LongRope:
-    """Other frequencies for sequences whose limit is beyond `original_positions` (LongRoPE, arXiv:2402.13753)."""
-
-    frequencies: tuple[float, ...]
-    original_positions: int
-
-
-@dataclass(frozen=True, slots=True)
-class RopeSpec:
-    """Rotary embedding (Su et al. 2021, arXiv:2104.09864), whatever formula a family stretches it by.
-
-    cutset.models.families.rope has the formulas; from here on the frequencies are numbers.
-    """
-
-    frequencies: tuple[float, ...]  # radians per position of each pair, (rotary_dim / 2,), float32 values
-    scale: float = 1.0  # multiplies cos and sin
-    reach: int = 0  # positions that a stretched embedding is meant for; 0 where the model's own number holds
-    # Both None: the same frequencies whatever the limit of a sequence.
-    dynamic: DynamicRope | None = None
-    long: LongRope | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class MoESpec:
-    """Mixture of experts: a router picks `top_k` of `experts` MLPs for each row and weighs them by their softmax."""
-
-    experts: int
-    top_k: int
-    intermediate: int  # width of one expert
-    normalise: bool  # divide the weights of the picked experts by their sum
-    shared: int = 0  # MLPs that every row passes, each of the width `shared_intermediate`
-    shared_intermediate: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ConvSpec:
-    """Gated short convolutions (LFM2, arXiv:2511.23404): [b | c | x] = in(h), and out(c · conv(b · x)).
-
-    The state of a sequence is the last `taps` - 1 rows of b · x.
-    """
-
-    channels: int  # the hidden size
-    taps: int
-    bias: bool = False  # of the products and the convolution
-
-    @property
-    def inputs(self) -> tuple[int, ...]:
-        """Columns of the parts of what goes in."""
-        return (3 * self.channels,)
-
-    @property
-    def mixed(self) -> int:
-        """Columns of what the recurrence gives."""
-        return self.channels
-
-    @property
-    def convolved(self) -> int:
-        """Channels of the convolution."""
-        return self.channels
-
-    @property
-    def state(self) -> int:
-        """Floats of a sequence's state in one layer."""
-        return (self.taps - 1) * self.channels
-
-
-@dataclass(frozen=True, slots=True)
-class DeltaSpec:
-    """Gated delta rule (Yang et al. 2024, arXiv:2412.06464) behind a short convolution of its queries, keys and values.
-
-    [q | k | v | z | b | a] = in(h). The state of a sequence is the last `taps` - 1 rows of [q | k | v], then a matrix
-    (key_dim, value_dim) of each value head.
-    """
-
-    key_heads: int
-    value_heads: int  # a multiple of key_heads
-    key_dim: int
-    value_dim: int
-    taps: int
-    bias: bool = False
-
-    @property
-    def inputs(self) -> tuple[int, ...]:
-        """Columns of the parts of what goes in: [q | k | v], z, b, a."""
-        return (self.convolved, self.mixed, self.value_heads, self.value_heads)
-
-    @property
-    def mixed(self) -> int:
-        """Columns of what the recurrence gives."""
-        return self.value_heads * self.value_dim
-
-    @property
-    def convolved(self) -> int:
-        """Channels of the convolution."""
-        return 2 * self.key_heads * self.key_dim + self.mixed
-
-    @property
-    def state(self) -> int:
-        """Floats of a sequence's state in one layer."""
-        return (self.taps - 1) * self.convolved + self.key_dim * self.mixed
-
-
-class Stacked(NamedTuple):
-    """A tensor in which a checkpoint may have a parameter of all experts of a layer, (experts, rows, columns).
-
-    Its rows may also lie in `checkpoint`_blocks and _scales, in MXFP4. cutset.models.files.stacked reads it.
-    """
-
-    role: str  # the parameter: a field of TensorNames
-    checkpoint: str  # a template with `{layer}`
-    transposed: bool = False  # (experts, columns, rows); MXFP4 never is
-    interleaved: bool = False  # rows of gate and up take turns
-
-    def at(self, layer: int) -> str:
-        """Its name in a layer."""
-        return self.checkpoint.replace("{layer}", str(layer))
-
-
-class TensorName(NamedTuple):
-    """Templates with `{layer}` and `{expert}`: the name in a checkpoint, the place in an exchange file."""
-
-    checkpoint: str
-    place: str
-
-    def at(self, layer: int, expert: int) -> TensorName:
-        """Name and place of one layer and expert."""
-        return TensorName(
-            *(text.replace("{layer}", str(layer)).replace("{expert}", str(expert)) for text in (self[0], self[1]))
-        )
-
-
-Names = tuple[TensorName, ...]
-
-LAYER, PLACE = "model.layers.{layer}.", "layers/{layer}/"
-EXPERT, EXPERT_PLACE = f"{LAYER}mlp.experts.{{expert}}.", f"{PLACE}experts/{{expert}}/"
-SHARED, SHARED_PLACE = f"{LAYER}mlp.shared_experts.{{expert}}.", f"{PLACE}shared_experts/{{expert}}/"
-
-
-@dataclass(frozen=True, slots=True)
-class TensorNames:
-    """Where each parameter of a decoder is stored: by default under the names of Llama, which most families took over.
-
-    Several names are several tensors, whose rows are stacked: `qkv` has three of them, or one that holds all rows,
-    `gate_up` two or one. A layer counts from 0; so do experts, and shared experts on their own.
-    """
-
-    embedding: Names = (TensorName("model.embed_tokens.weight", "tok_embedding"),)
-    attention_output_norm: Names = (TensorName(LAYER + "attention_output_norm.weight", PLACE + "rms_attn_output"),)
-    mlp_output_norm: Names = (TensorName(LAYER + "mlp_output_norm.weight", PLACE + "rms_ffn_output"),)
-    sinks: Names = (TensorName(LAYER + "self_attn.sinks", PLACE + "sinks"),)
-    final_norm: Names = (TensorName("model.norm.weight", "final_rms"),)
-    lm_head: Names = (TensorName("lm_head.weight", "lm_head"),)
-    attention_norm: Names = (TensorName(LAYER + "input_layernorm.weight", PLACE + "rms_attn"),)
-    mlp_norm: Names = (TensorName(LAYER + "post_attention_layernorm.weight", PLACE + "rms_ffn"),)
-    qkv: Names = (
-        TensorName(LAYER + "self_attn.q_proj.weight", PLACE + "wq"),
-        TensorName(LAYER + "self_attn.k_proj.weight", PLACE + "wk"),
-        TensorName(LAYER + "self_attn.v_proj.weight", PLACE + "wv"),
-    )
-    qkv_bias: Names = (
-        TensorName(LAYER + "self_attn.q_proj.bias", PLACE + "bq"),
-        TensorName(LAYER + "self_attn.k_proj.bias", PLACE + "bk"),
-        TensorName(LAYER + "self_attn.v_proj.bias", PLACE + "bv"),
-    )
-    q_norm: Names = (TensorName(LAYER + "self_attn.q_norm.weight", PLACE + "q_norm"),)
-    k_norm: Names = (TensorName(LAYER + "self_attn.k_norm.weight", PLACE + "k_norm"),)
-    o: Names = (TensorName(LAYER + "self_attn.o_proj.weight", PLACE + "wo"),)
-    o_bias: Names = (TensorName(LAYER + "self_attn.o_proj.bias", PLACE + "bo"),)
-    # Of layers with a state instead of attention:
-    in_proj: Names = (TensorName(LAYER + "conv.in_proj.weight", PLACE + "w_in"),)
-    in_proj_bias: Names = (TensorName(LAYER + "conv.in_proj.bias", PLACE + "b_in"),)
-    conv: Names = (TensorName(LAYER + "conv.conv.weight", PLACE + "conv"),)
-    conv_bias: Names = (TensorName(LAYER + "conv.conv.bias", PLACE + "conv_bias"),)
-    out_proj: Names = (TensorName(LAYER + "conv.out_proj.weight", PLACE + "w_out"),)
-    out_proj_bias: Names = (TensorName(LAYER + "conv.out_proj.bias", PLACE + "b_out"),)
-    decay: Names = (TensorName(LAYER + "linear_attn.A_log", PLACE + "decay"),)
-    decay_bias: Names = (TensorName(LAYER + "linear_attn.dt_bias", PLACE + "decay_bias"),)
-    delta_gain: Names = (TensorName(LAYER + "linear_attn.norm.weight", PLACE + "rms_delta"),)
-    router: Names = (TensorName(LAYER + "mlp.gate.weight", PLACE + "router"),)
-    router_bias: Names = (TensorName(LAYER + "mlp.gate.bias", PLACE + "router_bias"),)
-    gate_up: Names = (
-        TensorName(LAYER + "mlp.gate_proj.weight", PLACE + "w_gate"),
-        TensorName(LAYER + "mlp.up_proj.weight", PLACE + "w_up"),
-    )
-    gate_up_bias: Names = (
-        TensorName(LAYER + "mlp.gate_proj.bias", PLACE + "b_gate"),
-        TensorName(LAYER + "mlp.up_proj.bias", PLACE + "b_up"),
-    )
-    down: Names = (TensorName(LAYER + "mlp.down_proj.weight", PLACE + "w_down"),)
-    down_bias: Names = (TensorName(LAYER + "mlp.down_proj.bias", PLACE + "b_down"),)
-    expert_gate_up: Names = (
-        TensorName(EXPERT + "gate_proj.weight", EXPERT_PLACE + "w_gate"),
-        TensorName(EXPERT + "up_proj.weight", EXPERT_PLACE + "w_up"),
-    )
-    expert_down: Names = (TensorName(EXPERT + "down_proj.weight", EXPERT_PLACE + "w_down"),)
-    # A row for each expert.
-    expert_gate_up_bias: Names = (TensorName(LAYER + "mlp.experts.gate_up_bias", PLACE + "expert_b_gate_up"),)
-    expert_down_bias: Names = (TensorName(LAYER + "mlp.experts.down_bias", PLACE + "expert_b_down"),)
-    shared_gate_up: Names = (
-        TensorName(SHARED + "gate_proj.weight", SHARED_PLACE + "w_gate"),
-        TensorName(SHARED + "up_proj.weight", SHARED_PLACE + "w_up"),
-    )
-    shared_down: Names = (TensorName(SHARED + "down_proj.weight", SHARED_PLACE + "w_down"),)
 
 
 class WantedTensor(NamedTuple):
@@ -336,7 +142,7 @@ class DecoderSpec:
     recurrent: ConvSpec | DeltaSpec | None = None
     recurrent_layers: frozenset[int] = frozenset()  # layers with such a state instead of attention
     gated_attention: bool = False  # q has a gate beside each head: [q | gate], whose sigmoid multiplies what it mixed
-    names: TensorNames = TensorNames()
+    names: TensorNames = LLAMA
     other_names: tuple[tuple[str, str], ...] = ()  # prefixes that tensors may have instead: (theirs, that of `names`)
     other_parts: tuple[str, ...] = ()  # prefixes of tensors of parts that don't run here
     stacked: tuple[Stacked, ...] = ()  # tensors that may be there instead of those of `names`
@@ -494,6 +300,8 @@ class DecoderSpec:
                 yield from self._tensors("mlp_output_norm", (self.hidden,), 0, layer)
             if layer in self.sparse_layers and self.moe is not None:
                 yield from self._tensors("router", (self.moe.experts,), self.hidden, layer)
+                if self.moe.shared_gate:
+                    yield from self._tensors("shared_gate", (self.moe.shared,), self.hidden, layer)
                 if self.router_bias:
                     yield from self._tensors("router_bias", (self.moe.experts,), 0, layer)
                 if self.expert_bias:

@@ -65,7 +65,7 @@ def _family(config: dict[str, Any], source: str) -> Family:
     words = [str(model_type), *(map(str, architectures) if isinstance(architectures, list) else ())]
     raise ArchitectureError(
         f"{source}: unknown model_type {model_type!r:.60}; the nearest known are {', '.join(_nearest(words))} "
-        f"(of {len(families())}: {', '.join(families())})"
+        f"(of {len(families())}, which docs/models.md lists)"
     )
 
 

@@ -47,6 +47,7 @@ def read_text(c: Fields, family: Family, *, tied: bool, parts: tuple[str, ...] =
         tied=c.flag("tie_word_embeddings", tied),
         names=TensorNames(**outer),
         other_names=(("language_model.lm_head.", "lm_head."), ("language_model.model.", "model.language_model.")),
+        stacked=tuple(one._replace(checkpoint=_inside(one.checkpoint)) for one in spec.stacked),
         other_parts=(*parts, *(f"model.{part}" for part in parts)),
         eos_token_ids=tuple(dict.fromkeys(stated)) if ends else spec.eos_token_ids,
         eos_assumed=spec.eos_assumed and not ends,
@@ -54,4 +55,8 @@ def read_text(c: Fields, family: Family, *, tied: bool, parts: tuple[str, ...] =
 
 
 def _in_part(name: TensorName) -> TensorName:
-    return name._replace(checkpoint=re.sub(r"^model\.", "model.language_model.", name.checkpoint))
+    return name._replace(checkpoint=_inside(name.checkpoint))
+
+
+def _inside(name: str) -> str:
+    return re.sub(r"^model\.", "model.language_model.", name)

@@ -37,7 +37,7 @@ from cutset.kernels.reference_linear import (
 from cutset.models.files.checkpoint import Tensor, TensorTable
 from cutset.models.files.digests import DIGESTS, digest
 from cutset.models.files.lfs import check_no_pointer_at
-from cutset.models.files.specification import write_specification
+from cutset.models.files.specification import describable, write_specification
 from cutset.models.files.writer import new_directory, write_safetensors
 from cutset.models.spec import DecoderSpec, Site, TensorName, activation_bits
 from cutset.models.text.tokenizer_files import SENTENCEPIECE_FILES, tokenizer_files
@@ -280,7 +280,8 @@ def write_integer_checkpoint(
         changed = dict(config) | {"quantization_config": {"quant_method": "cutset", "version": VERSION}}
         for name, content in ((DIGESTS, digests), ("config.json", changed)):
             (target / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        write_specification(target, stored_form(spec), "int8-packed")
+        if describable(spec):
+            write_specification(target, stored_form(spec), "int8-packed")
 
 
 def _carried(source: Path) -> list[Path]:

@@ -19,7 +19,7 @@ from cutset.models.files.digests import verify_digests
 from cutset.models.files.exchange import ExchangeFile, write_exchange
 from cutset.models.files.formats import read_weights
 from cutset.models.files.integer import check_integer_tensors, is_integer, stored_form
-from cutset.models.files.specification import SPECIFICATION, write_specification
+from cutset.models.files.specification import SPECIFICATION, describable, write_specification
 from cutset.models.files.stacked import StackedPart
 from cutset.models.files.writer import new_directory, write_safetensors
 from cutset.models.spec import DecoderSpec, TensorName, TensorNames
@@ -107,7 +107,8 @@ def convert(source: ModelSource, target: Path, inputs: Inputs | None = None) -> 
     with new_directory(target):
         write_safetensors(target / "model.safetensors", layout, tensors, {"format": "pt"})
         (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        write_specification(target, source.spec)
+        if describable(source.spec):
+            write_specification(target, source.spec)
 
 
 def specify(directory: Path) -> Path:

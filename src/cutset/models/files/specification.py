@@ -32,7 +32,7 @@ from cutset.models.spec import (
     activation_bits,
 )
 
-__all__ = ["FORMAT", "SPECIFICATION", "VERSION", "from_json", "to_json", "write_specification"]
+__all__ = ["FORMAT", "SPECIFICATION", "VERSION", "describable", "from_json", "to_json", "write_specification"]
 
 FORMAT, VERSION = "cutset-exchange", 2  # of exchange files
 SPECIFICATION = "specification.json"  # beside the weights of a checkpoint
@@ -63,8 +63,23 @@ STEP = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")  # of a place: a number counts in 
 NUMBERED = ("{layer}", "{expert}")
 
 
+def describable(spec: DecoderSpec) -> bool:
+    """The specification has a form in JSON. Layers with states of sequences, and gates of attention and of shared
+    experts, have none yet."""
+    gates = spec.gated_attention or (spec.moe is not None and spec.moe.shared_gate)
+    return spec.recurrent is None and not gates
+
+
 def to_json(spec: DecoderSpec, weights: str = "float") -> dict[str, Any]:
-    """The specification as an object of JSON; `weights` says how they are stored, one of WEIGHTS."""
+    """The specification as an object of JSON; `weights` says how they are stored, one of WEIGHTS.
+
+    Raises ArchitectureError for one that isn't `describable`.
+    """
+    if not describable(spec):
+        raise ArchitectureError(
+            f"a decoder of {spec.family} can't be written in this form yet: the specification doesn't know its "
+            "layers with a state, or its gates; use its checkpoint directory"
+        )
     moe = spec.moe
     roles = dict.fromkeys(tensor.role for tensor in spec.tensors())
     return {
@@ -221,10 +236,11 @@ def write_specification(
 
     It holds for the config.json of these very bytes; `ignored` are tensors that are no part of the model.
     """
+    described = to_json(spec, weights)
     digest = hashlib.sha256((directory / "config.json").read_bytes()).hexdigest()
     document = {"format": FORMAT, "version": VERSION, "config_sha256": digest, "ignored": list(ignored)}
     with appearing(directory / SPECIFICATION) as file:
-        file.write(json.dumps(document | {"specification": to_json(spec, weights)}).encode() + b"\n")
+        file.write(json.dumps(document | {"specification": described}).encode() + b"\n")
 
 
 def _only(c: Fields, known: Collection[str]) -> None:

@@ -47,6 +47,7 @@ class StackedPart(Tensor):
 
     @property
     def raw(self) -> NDArray[Any]:  # type: ignore[override]
+        """The values, computed anew each time."""
         values = self._compute()
         values.flags.writeable = False
         return values
@@ -91,12 +92,15 @@ def _parts(spec: DecoderSpec, one: Stacked, layer: int, rest: dict[str, Tensor])
     dtype, sources, cut = read
     turn = _untaken(one)
     for expert in range(experts):
-        [(target, _)] = spec.stored(one.role, layer, expert)
-        yield StackedPart(target, shape, dtype, sources, partial(_turned, turn, cut, expert))
+        targets = spec.stored(one.role, layer, expert)  # gate and up may have names of their own
+        rows = shape[0] // len(targets)
+        for first, (target, _) in zip(range(0, shape[0], rows), targets, strict=True):
+            own = slice(first, first + rows)
+            yield StackedPart(target, (rows, shape[1]), dtype, sources, partial(_turned, turn, cut, expert, own))
 
 
-def _turned(turn: Callable[[NDArray[Any]], NDArray[Any]], cut: Cut, expert: int) -> NDArray[Any]:
-    return turn(cut(expert))
+def _turned(turn: Callable[[NDArray[Any]], NDArray[Any]], cut: Cut, expert: int, own: slice) -> NDArray[Any]:
+    return turn(cut(expert))[own]
 
 
 def _untaken(one: Stacked) -> Callable[[NDArray[Any]], NDArray[Any]]:

@@ -243,8 +243,10 @@ class ReferenceDecoder:
             if len(rows):
                 y = self._mlp(layer, expert, ops.take(h, rows), adapted.take(rows), trace)
                 ops.add_at(out, rows, weights[rows, place], y)
-        for expert in range(moe.experts, moe.experts + moe.shared):
-            out = out + self._mlp(layer, expert, h, adapted, trace)
+        gates = ops.sigmoid(ops.linear(h, self.parameters["shared_gate", layer])) if moe.shared_gate else None
+        for number in range(moe.shared):
+            y = self._mlp(layer, moe.experts + number, h, adapted, trace)
+            out = out + (y if gates is None else y * gates[:, number : number + 1])
         trace("experts", layer, out)
         return out
 

@@ -116,6 +116,7 @@ class NumpyOps:
         return reference.decay(a, rate, bias)
 
     def gated(self, gate_up: Floats, spec: DecoderSpec) -> Floats:
+        """The activation of rows [gate | up]: (rows, 2 · n) to (rows, n)."""
         if spec.activation == "clamped":
             return reference.clamped_mul(gate_up, spec.activation_limit, spec.activation_alpha)
         return reference.silu_mul(gate_up) if spec.activation == "silu" else reference.gelu_mul(gate_up)

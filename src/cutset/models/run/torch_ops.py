@@ -174,6 +174,7 @@ class TorchOps:
         return torch.exp(-torch.exp(rate) * F.softplus(a + bias))
 
     def gated(self, gate_up: torch.Tensor, spec: DecoderSpec) -> torch.Tensor:
+        """The activation of rows [gate | up]: (rows, 2 · n) to (rows, n)."""
         gate, up = gate_up.chunk(2, dim=-1)
         if spec.activation == "clamped":
             limit = spec.activation_limit
