@@ -127,7 +127,7 @@ def test_a_damaged_directory_is_refused(tmp_path: Path) -> None:
     for change, text in (
         ({"num_key_value_heads": 4}, "evenly"),
         ({"model_type": "gpt2"}, "unknown model_type 'gpt2'; the nearest known are"),
-        ({"rope_scaling": {"rope_type": "longrope"}}, "unknown rope scaling 'longrope'"),
+        ({"rope_scaling": {"rope_type": "longest"}}, "unknown rope scaling 'longest'"),
         ({"rope_scaling": {"rope_type": "linear", "factor": -1}}, "factor must be a positive number"),
         ({"quantization_config": {"bits": 4}}, "quantised checkpoint of another program"),
         ({"hidden_act": "gelu"}, "unknown hidden_act"),

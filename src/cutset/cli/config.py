@@ -69,8 +69,6 @@ def _plain(value: Any) -> Any:
 def _shown(value: Any) -> str:
     if isinstance(value, tuple):
         return ", ".join(repr(_plain(each)) for each in value) or "none"
-    if isinstance(value, float):
-        return f"{value:g}"
     return WORDS[value] if isinstance(value, bool | None) else str(value)
 
 
