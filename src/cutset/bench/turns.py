@@ -61,12 +61,13 @@ def medians(measured: Iterable[Row]) -> list[Row]:
 
 
 def environment(threads: int | None = None) -> dict[str, str]:
-    """Variables for a process that is measured: none of this one's settings but the instruction set.
+    """Variables for a process that is measured: of this one's settings the instruction set and the place of shared
+    memory alone.
 
     Everyone waits as they choose: with OMP_WAIT_POLICY=PASSIVE llama.cpp decodes at half its speed, with ACTIVE its
     idle threads would slow the others down. By default OpenMP spins a little and then sleeps.
     """
-    return launch.environment(threads or 0, drop=("CUTSET_", "OMP_"), keep=("CUTSET_ISA",))
+    return launch.environment(threads or 0, drop=("CUTSET_", "OMP_"), keep=("CUTSET_ISA", "CUTSET_SHM_DIR"))
 
 
 class Process:
