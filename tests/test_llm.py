@@ -208,7 +208,7 @@ def test_async_shares_batches_and_cancels() -> None:
             async for delta in stream:
                 assert delta.token_ids
                 break
-            await stream.aclose()  # type: ignore[attr-defined]
+            await stream.aclose()
             assert (await llm.generate(PROMPTS[1], GREEDY)).token_ids == alone("native")[1]
             with pytest.raises(RequestError):
                 await llm.generate([], GREEDY)
@@ -263,7 +263,7 @@ def test_bad_requests_are_refused_before_anything_runs() -> None:
         assert (caught.value.prompt_tokens, caught.value.limit) == (limit + 1, limit)
         for bad in ([], [-1], [llm.spec.vocab_size], [1.5], [[1, 2], [3]], [None]):
             with pytest.raises(RequestError):
-                llm.generate([bad], GREEDY)  # type: ignore[list-item]
+                llm.generate([bad], GREEDY)
         with pytest.raises(RequestError, match="one each"):
             llm.generate(PROMPTS, [GREEDY])
         assert llm.stats().steps == 0

@@ -299,4 +299,4 @@ def test_settings_are_frozen_and_exported() -> None:
 
     assert cutset.StreamSettings is face is StreamSettings
     with pytest.raises(AttributeError):
-        StreamSettings().mode = "full"  # type: ignore[misc]
+        StreamSettings().mode = "full"

@@ -57,7 +57,7 @@ def test_a_rate_on_a_busy_machine_is_measured_again(taken: list[float], monkeypa
     monkeypatch.setattr(neighbours, "_beside", beside)
     if taken[-1] > neighbours.OTHERS:
         with pytest.raises(EngineError, match="quiet"):
-            neighbours._pair(object(), [], [], "greedy")  # type: ignore[arg-type]
+            neighbours._pair(object(), [], [], "greedy")
     else:
-        assert neighbours._pair(object(), [], [], "greedy") == (5.0, 6.0)  # type: ignore[arg-type]
+        assert neighbours._pair(object(), [], [], "greedy") == (5.0, 6.0)
         assert asked == [IDLE, "greedy"] * 3

@@ -60,7 +60,7 @@ def word_piece() -> Wrapped:
 
 
 def stream(tokenizer: object, ids: Sequence[int], *, skip: bool = True) -> list[str]:
-    text = TextStream(tokenizer, skip_special_tokens=skip)  # type: ignore[arg-type]
+    text = TextStream(tokenizer, skip_special_tokens=skip)
     return [*(text.push(one) for one in ids), text.flush()]
 
 

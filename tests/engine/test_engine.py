@@ -116,7 +116,7 @@ class TestRefused:
 def test_prompts_may_be_arrays() -> None:
     expected = [slow_generate([1, 2, 3], GREEDY)]
     for dtype in (np.int32, np.int64, np.uint16):
-        assert run(make_engine(), {"a": (np.array([1, 2, 3], dtype=dtype), GREEDY)})["a"] == expected  # type: ignore[dict-item]
+        assert run(make_engine(), {"a": (np.array([1, 2, 3], dtype=dtype), GREEDY)})["a"] == expected
 
 
 class TestFinish:

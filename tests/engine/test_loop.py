@@ -126,7 +126,7 @@ def test_bad_requests_are_refused_at_once(loop: EngineLoop) -> None:
 def test_what_can_t_be_added_ends_alone(loop: EngineLoop) -> None:
     odd = loop.submit([1, 2], GREEDY, cache_salt="\ud800")
     assert odd.result(WAIT).token_ids == slow_generate([1, 2], GREEDY)
-    wrong = loop.submit([1, 2], GREEDY, cache_salt=5)  # type: ignore[arg-type]
+    wrong = loop.submit([1, 2], GREEDY, cache_salt=5)
     with pytest.raises(EngineError, match="couldn't be added"):
         wrong.result(WAIT)
     assert loop.submit([1, 2], GREEDY).result(WAIT).token_ids == slow_generate([1, 2], GREEDY)

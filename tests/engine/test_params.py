@@ -105,9 +105,9 @@ def test_stop_becomes_a_tuple_without_repeats() -> None:
 
 def test_frozen_and_by_name_only() -> None:
     with pytest.raises(FrozenInstanceError):
-        SamplingParams().n = 2  # type: ignore[misc]
+        SamplingParams().n = 2
     with pytest.raises(TypeError):
-        SamplingParams(2)  # type: ignore[call-arg]
+        SamplingParams(2)
     assert SamplingParams(seed=1) == SamplingParams(seed=1)
 
 

@@ -153,7 +153,7 @@ def test_masked_tokens_are_never_drawn() -> None:
 def test_penalties(params: dict[str, float], prompt: list[int], output: list[int], expected: int) -> None:
     logits = np.full(VOCAB, -1, dtype=np.float32)
     logits[3], logits[4] = 2, 1.5
-    fast = sampler(SamplingParams(temperature=0, **params), prompt=prompt)  # type: ignore[arg-type]
+    fast = sampler(SamplingParams(temperature=0, **params), prompt=prompt)
     for token in output:
         fast.observe(token)
     assert fast.draw(logits, len(prompt) + len(output)) == expected

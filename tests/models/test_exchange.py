@@ -334,5 +334,5 @@ def test_a_dtype_that_the_format_lacks_is_refused(tmp_path: Path) -> None:
 )
 def test_sizes_that_make_no_model_are_refused(wrong: dict[str, int], tmp_path: Path) -> None:
     with pytest.raises(CutsetError):
-        RandomModel(**wrong).write_exchange(tmp_path / "x.json")  # type: ignore[arg-type]
+        RandomModel(**wrong).write_exchange(tmp_path / "x.json")
     assert not any(tmp_path.iterdir())

@@ -288,7 +288,7 @@ def test_traces_what_the_reference_traces(name: str) -> None:
     def run(decoder: NativeDecoder | ReferenceDecoder) -> list[tuple[str, int, NDArray[Any]]]:
         seen: list[tuple[str, int, NDArray[Any]]] = []
         note: Callable[[str, int, Any], None] = lambda name, layer, x: seen.append((name, layer, np.array(x)))  # noqa: E731
-        decoder.forward(batch_of(WHOLE), decoder.new_cache(BLOCKS, BLOCK), note)  # type: ignore[arg-type]
+        decoder.forward(batch_of(WHOLE), decoder.new_cache(BLOCKS, BLOCK), note)
         return seen
 
     ours, twins = run(native_decoder(SPECS[name])), run(reference_decoder(SPECS[name]))

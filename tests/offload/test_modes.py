@@ -156,7 +156,7 @@ def test_masked_modes_reuse_no_prefix_unless_asked(inproc: str) -> None:
     prompt = "Once upon a time, there was a little girl who lived near the sea with her dog and her cat."
     one = SamplingParams(max_tokens=1, temperature=0)
     for settings, reused in (({}, False), ({"prefix_caching": True}, False), ({"mode": "verified"}, True)):
-        with LLM("story", threads=1, offload=inproc, **settings) as llm:  # type: ignore[arg-type]
+        with LLM("story", threads=1, offload=inproc, **settings) as llm:
             llm.generate(prompt, one)
             [again] = llm.generate(prompt, one)
             asked = "prefix_caching" in settings

@@ -310,7 +310,7 @@ def test_async_over_an_offload(loaded: Loaded, expected: list[int]) -> None:
             async for delta in stream:
                 assert delta.token_ids
                 break
-            await stream.aclose()  # type: ignore[attr-defined]
+            await stream.aclose()
             assert (await llm.generate(PROMPT, TOKENS)).token_ids == expected
 
     with serving(loaded, RingAccelerator) as accelerator:

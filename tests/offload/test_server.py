@@ -66,7 +66,7 @@ class Listener:
 def accelerator(listener: Listener, products: Any = None) -> Accelerator:
     products = products or NativeProducts(1)
     products.put(0, WEIGHT)
-    return PythonAccelerator(listener, products, [(5, 8)], "digest", threads=1, quota=Quota(max_rows=16, window=0.0005))  # type: ignore[arg-type]
+    return PythonAccelerator(listener, products, [(5, 8)], "digest", threads=1, quota=Quota(max_rows=16, window=0.0005))
 
 
 def test_a_turn_ends_and_others_are_served_while_a_client_never_stops_asking() -> None:

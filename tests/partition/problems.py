@@ -96,5 +96,5 @@ def random_problem(seed: int, **given: object) -> Problem:
         hops,
         {name: random_traffic(rng, v.nbytes) for name, v in graph.values.items()},
         {"": random_traffic(rng, inputs), "packets": Traffic((Coded(inputs * rng.random(), 0.0, rng.random()),))},
-        **(more | given),  # type: ignore[arg-type]
+        **(more | given),
     )

@@ -54,7 +54,7 @@ def problem(**more: object) -> Problem:
         },
         "inputs": {"": Traffic((Coded(10, 0, 0),), (Coded(5, 1, 1),)), "packets": Traffic((Coded(1, 0, 8),))},
     }
-    return Problem(**(given | more))  # type: ignore[arg-type]
+    return Problem(**(given | more))
 
 
 def split(at: int = 1, given: str = "") -> Plan:

@@ -47,7 +47,7 @@ def problem(bandwidth: float = 8e6, **more: object) -> Problem:
     machines = tuple(Machine(name, seconds * slow) for name, slow in zip(ALL, (8, 2, 1), strict=True))
     traffic = spread(graph.values.values(), 0.2, 1e-10, 1e-10)
     hops = (Hop(bandwidth, 0.005),) * 3
-    return Problem(graph, "g", machines, hops, traffic, {"": traffic["x"]}, **more)  # type: ignore[arg-type]
+    return Problem(graph, "g", machines, hops, traffic, {"": traffic["x"]}, **more)
 
 
 def test_the_first_answer_is_the_schedulers() -> None:

@@ -155,7 +155,7 @@ def large(seed: int, layers: int, workers: int, branchy: float, memory: int | No
     hops = tuple(Hop(rng.choice([4, 20, 100]), rng.random()) for _ in machines)
     traffic = {name: random_traffic(rng, v.nbytes) for name, v in graph.values.items()}
     pictures = {"": traffic["x"]}
-    return Problem(graph, "digest", machines, hops, traffic, pictures, **more)  # type: ignore[arg-type]
+    return Problem(graph, "digest", machines, hops, traffic, pictures, **more)
 
 
 @pytest.mark.parametrize("objective", ["latency", "throughput"])

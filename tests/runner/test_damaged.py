@@ -74,13 +74,13 @@ def damaged(raw: bytes, rng: random.Random) -> bytes:
 def small_files(path: Path) -> list[bytes]:
     """Exchange files of mostly structure, of which a change has something to say."""
     sizes = {"hidden": 8, "heads": 2, "layers": 1, "vocab": 16, "max_pos": 8, "intermediate": 8, "experts": 2}
-    model = RandomModel(**sizes, qk_norm=True, tied=False)  # type: ignore[arg-type]
+    model = RandomModel(**sizes, qk_norm=True, tied=False)
     model.write_exchange(path, preview=1)
     found = [path.read_bytes()]
     for case in ("everything", "after"):
         spec, sizes = SPECS[case], {"vocab_size": 16, "hidden": 8, "heads": 2, "kv_heads": 1, "intermediate": 8}
         per_layer = {"rope_tables": spec.rope_tables[1:], "windows": spec.windows[1:]}
-        spec = replace(spec, layers=2, sparse_layers=spec.sparse_layers & {0}, **sizes, **per_layer)  # type: ignore
+        spec = replace(spec, layers=2, sparse_layers=spec.sparse_layers & {0}, **sizes, **per_layer)
         write_spec(path, spec, inputs=inputs_of(padded=False, tokens=5, vocab=16), preview=1)
         found.append(path.read_bytes())
     return found

@@ -23,9 +23,9 @@ def test_letters_come_in_order_and_wake_the_loop_once_for_many() -> None:
         def counting(*call: object) -> object:
             nonlocal woken
             woken += 1
-            return wake(*call)  # type: ignore[arg-type]
+            return wake(*call)
 
-        loop.call_soon_threadsafe = counting  # type: ignore[method-assign, assignment]
+        loop.call_soon_threadsafe = counting
         mailbox = Mailbox(loop)
         senders = [
             threading.Thread(target=lambda n=n: [mailbox.put(got.append, (n, i)) for i in range(500)]) for n in range(3)

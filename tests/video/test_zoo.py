@@ -192,7 +192,7 @@ def oracle() -> Any:
         library = torch.library.Library("torchvision", "DEF")
         for name in ("nms", "qnms"):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        oracle.library = library  # type: ignore[attr-defined]  # lives as long as its operators
+        oracle.library = library  # lives as long as its operators
         return importlib.import_module("torchvision.models")
 
 

@@ -51,7 +51,7 @@ class Net(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def exported() -> tuple[object, dict[str, torch.Tensor]]:
-    return tuple(export(filled(Net()), torch.zeros(1, 3, *SIZE, dtype=torch.uint8)))  # type: ignore[return-value]
+    return tuple(export(filled(Net()), torch.zeros(1, 3, *SIZE, dtype=torch.uint8)))
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def net(exported):
     return graph, tensors, graph_digest(graph)
 
 
-def pictures(count: int) -> list[np.ndarray]:  # type: ignore[type-arg]
+def pictures(count: int) -> list[np.ndarray]:
     """A small square that moves over a still picture."""
     base = np.random.default_rng(0).integers(0, 256, (1, 3, *SIZE), np.uint8)
     found = []
