@@ -61,7 +61,7 @@ MODEL = RandomModel(
     hidden=1024, layers=24, heads=16, kv_heads=4, intermediate=2816, vocab=4096, max_pos=2048, tied=False
 )
 BEGIN = {IDLE: 0.5, "greedy": 0.5, "deaf": 4.0, "stubborn": 0.5}  # seconds that hostile ones have before it counts
-WORKLOAD = Workload("neighbours", MODEL, 8, 25, ("plain",), context=512)
+WORKLOAD = Workload("neighbours", MODEL, 8, 60, ("plain",), context=512)
 OTHERS = 0.15  # cores that processes of others may take meanwhile
 TRIES = 5
 SITE = "gate_up"  # what the hostile ones multiply with: the largest of a layer
@@ -133,7 +133,7 @@ def _beside(client: Process, neighbours: list[Process], kind: str) -> float:
     before = _command(neighbours, "start")
     try:
         time.sleep(BEGIN[kind])
-        if kind != "deaf":  # these are heard only as long as they have room
+        if kind in (IDLE, "greedy"):  # the others are heard only as long as they have room
             before = _command(neighbours, "count")
         rate = _rate(client)
     finally:
