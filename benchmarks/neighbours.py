@@ -13,7 +13,7 @@ What a figure must not depend on:
   they come to nothing, and every rate looks good, however unfair the accelerator is: so a rate beside which others than
   this benchmark took more than a part of a core is measured again, each hostile one must have been heard meanwhile, and
   otherwise there are no figures.
-- a cache that holds all weights. The model has 270 MB of them, as models that are worth an offload don't fit. With 45
+- a cache that holds all weights. The model has 810 MB of them, as models that are worth an offload don't fit. With 45
   MB an undisturbed client reads weights from the last-level cache at more than twice the speed of memory, which ends
   once anybody else's rows and answers go through that cache. No order of turns gives that back, and none takes it away.
 - what the machine was like a minute ago: each rate beside hostile ones comes right after the undisturbed one.
@@ -58,10 +58,10 @@ __all__ = ["COUNTS", "LINKS", "SHARE", "TARGETS", "configure", "run", "run_neigh
 LINKS = ("shm", "ipc", "tcp")
 COUNTS = (1, 8)  # hostile clients
 MODEL = RandomModel(
-    hidden=1024, layers=24, heads=16, kv_heads=4, intermediate=2816, vocab=4096, max_pos=2048, tied=False
+    hidden=1024, layers=72, heads=16, kv_heads=4, intermediate=2816, vocab=4096, max_pos=2048, tied=False
 )
 BEGIN = {IDLE: 0.5, "greedy": 0.5, "deaf": 4.0, "stubborn": 0.5}  # seconds that hostile ones have before it counts
-WORKLOAD = Workload("neighbours", MODEL, 8, 60, ("plain",), context=512)
+WORKLOAD = Workload("neighbours", MODEL, 8, 25, ("plain",), context=512)
 OTHERS = 0.15  # cores that processes of others may take meanwhile
 TRIES = 5
 SITE = "gate_up"  # what the hostile ones multiply with: the largest of a layer

@@ -39,7 +39,7 @@ class TimedLinears:
         from cutset.models.files.source import open_source
 
         native, source = extension(), open_source(folder)
-        self.pool, self.parts = llm.executor.pool, CallTimes(count_cpu=True)  # type: ignore[attr-defined]
+        self.pool, self.times = llm.executor.pool, CallTimes(count_cpu=True)  # type: ignore[attr-defined]
         self.linears: dict[tuple[str, int, int], tuple[Any, dict[str, int]]] = {}
         for site, layer, expert in llm.spec.sites():
             if dtype == "float32":
@@ -52,10 +52,10 @@ class TimedLinears:
                 self.linears[site, layer, expert] = packed, {"bits": bits}
 
     def __call__(self, site: str, layer: int, expert: int, rows: NDArray[Any], out: NDArray[Any]) -> None:
-        self.parts.lap("other")
+        self.times.lap("other")
         linear, bits = self.linears[site, layer, expert]
         linear(rows, out, pool=self.pool, **bits)
-        self.parts.lap("accelerator")
+        self.times.lap("accelerator")
 
 
 class OffloadClient:
