@@ -30,6 +30,7 @@ COSTS = (
     "rel",
     "rel error",
     "calls",
+    "nats",
 )
 UNITS = dict.fromkeys(RATES, True) | dict.fromkeys(COSTS, False)
 # Metrics whose unit says the opposite, or nothing. `roof` is per cent of what the machine can do.
