@@ -8,12 +8,12 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import opponents
+from benchmarks import exported, opponents
 from benchmarks.start import memory_rows, start_rows
-from cutset.bench.decode import FLOAT, INTEGER, OWN, WORKLOADS, System, Task, own_systems
+from cutset.bench.decode import FLOAT, FOUR, INTEGER, OWN, WORKLOADS, System, Task, own_systems
 from cutset.bench.offload import integer_checkpoint
 from cutset.bench.turns import Process
 from cutset.cli import bench_decode
@@ -32,34 +32,52 @@ OPPONENTS = {
     "llama.cpp f32": FLOAT,
     "ctranslate2 int8": INTEGER,
     "llama.cpp q8_0": INTEGER,
+    "openvino int8": INTEGER,
+    "llama.cpp q4_0": FOUR,
+    "openvino int4": FOUR,
+    "onnxruntime-genai int4": FOUR,
 }
+EXPORTED = ("openvino", "onnxruntime-genai")
 
 
-def opponent_systems(python: str, threads: int) -> list[System]:
-    """Those of OPPONENTS, in the Python that has them installed."""
+def pythons(given: Sequence[str] | None) -> Callable[[str], str]:
+    """Which Python has a program, of `FILE` and `PROGRAM=FILE` as they were given; this one if nothing is said."""
+    found = dict[str, str]()
+    for each in given or ():
+        program, _, file = each.rpartition("=")
+        found[program] = file
+    return lambda system: found.get(system.split(" ")[0]) or found.get("") or sys.executable
+
+
+def opponent_systems(python: Callable[[str], str], threads: int) -> list[System]:
+    """Those of OPPONENTS, each in the Python that has it installed."""
 
     def starter(name: str) -> Callable[[Path], Process]:
         def start(folder: Path) -> Process:
-            command = [python, opponents.__file__, name, str(folder), "--threads", str(threads)]
+            file = exported.__file__ if name.startswith(EXPORTED) else opponents.__file__
+            command = [python(name), file, name, str(folder), "--threads", str(threads)]
             return Process(command, name=name, threads=threads, quiet=True)
 
         return start
 
     def takes(name: str) -> Callable[[Task], bool]:
         if name == "torch.compile":  # it takes minutes to compile this once more
-            return lambda task: task.command.get("sequences", 1) == 1
-        return lambda task: task.command["do"] != "forward" or not name.startswith("llama.cpp")
+            return lambda task: task.command.get("sequences", 1) == 1 and task.command.get("prompt", 128) == 128
+        return lambda task: task.command["do"] != "forward" or not name.startswith(("llama.cpp", *EXPORTED))
 
     return [System(name, weights, starter(name), takes(name)) for name, weights in OPPONENTS.items()]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     bench_decode.configure(parser)
-    parser.epilog = "--python FILE: the Python that has the opponents (default: this one); those it lacks are left out."
+    parser.epilog = (
+        "--python [PROGRAM=]FILE, repeatable: the Python that has the opponents, or one of them, as "
+        "openvino=/opt/ov/bin/python (default: this one); those it lacks are left out."
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    threads, python = settings_from(args).thread_count, args.python or sys.executable
+    threads, python = settings_from(args).thread_count, pythons(args.python)
     known = [*OWN, *OPPONENTS]
     if unknown := [name for name in args.system or () if name not in known]:
         raise RequestError(f"--system {unknown[0]!r} isn't one of: {', '.join(known)}")
@@ -69,11 +87,11 @@ def run(args: argparse.Namespace) -> int:
     names = args.workload or [*WORKLOADS, "start"]
     rows, versions = bench_decode.measure([name for name in names if name != "start"], systems, args.rounds)
     if "start" in names:
-        found = _start(threads, args.rounds, python)
+        found = _start(threads, args.rounds, python("llama.cpp"))
         print(rows_table(found))
         rows += found
     # Where the opponents' Python lies says nothing to whoever reads the result.
-    save_rows(args, rows, threads=threads, versions=versions, hidden={args.python: "PYTHON"})
+    save_rows(args, rows, threads=threads, versions=versions, hidden=dict.fromkeys(args.python or (), "PYTHON"))
     return 0
 
 

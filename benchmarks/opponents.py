@@ -135,7 +135,7 @@ class LlamaCpp:
         self.vocab, self.threads = config["vocab_size"], threads
         path = folder if folder.suffix == ".gguf" else write_gguf(folder, config, kind, scratch)
         self.model = llama_cpp.Llama(
-            str(path), n_ctx=512, n_threads=threads, n_threads_batch=threads, n_batch=512, n_ubatch=512, verbose=False
+            str(path), n_ctx=1024, n_threads=threads, n_threads_batch=threads, n_batch=512, n_ubatch=512, verbose=False
         )
 
     def forward(self, batch: int, tokens: int) -> float:

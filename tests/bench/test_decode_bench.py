@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import opponents
 from benchmarks.__main__ import main as benchmarks
-from benchmarks.decode import OPPONENTS, opponent_systems
+from benchmarks.decode import OPPONENTS, opponent_systems, pythons
 from cutset.bench.decode import FLOAT, OWN, WORKLOADS, System, own_systems, run_workload
 from cutset.bench.turns import Process
 from cutset.cli import main
@@ -74,12 +74,13 @@ def test_one_of_ours_that_fails_is_an_error(tmp_path: Path) -> None:
 def test_opponents_take_part_in_what_they_can() -> None:
     tasks = {task.name: task for workload in WORKLOADS.values() for task in workload.tasks}
     taking = {
-        name: [system.label for system in opponent_systems("python", 1) if system.takes(task)]
+        name: [system.label for system in opponent_systems(pythons(["python"]), 1) if system.takes(task)]
         for name, task in tasks.items()
     }
     assert taking["prefill 128, decode 64"] == list(OPPONENTS)
     assert set(OPPONENTS) - set(taking["prefill 128, decode 64, 8 sequences"]) == {"torch.compile"}
-    assert set(OPPONENTS) - set(taking["forward 2x5"]) == {"llama.cpp f32", "llama.cpp q8_0"}
+    whole = {name for name in OPPONENTS if name.startswith(("llama.cpp", "openvino", "onnxruntime-genai"))}
+    assert set(OPPONENTS) - set(taking["forward 2x5"]) == whole
 
 
 def test_an_opponent_runs_in_a_process_that_has_nothing_of_cutset(tmp_path: Path) -> None:
@@ -105,6 +106,12 @@ def test_transformers_runs_beside_ours(tmp_path: Path, capsys: pytest.CaptureFix
 def test_a_system_that_nobody_knows(capsys: pytest.CaptureFixture[str]) -> None:
     assert benchmarks(["decode", "--system", "abacus"]) == 2
     assert "--system 'abacus' isn't one of: native float32" in capsys.readouterr().err
+
+
+def test_programs_may_have_pythons_of_their_own() -> None:
+    python = pythons(["a", "openvino=b"])
+    assert [python(name) for name in ("llama.cpp q8_0", "openvino int4")] == ["a", "b"]
+    assert pythons(None)("transformers") == sys.executable
 
 
 def test_where_the_other_python_lies_is_not_recorded(

@@ -21,7 +21,11 @@ from cutset.models.random import RandomModel
 __all__ = ["OWN", "WORKLOADS", "DecodeWorkload", "System", "Task", "own_process", "own_systems", "run_workload"]
 
 OWN = ("native float32", "native int8", "native exact")
-FLOAT, INTEGER = "float32", "8-bit weights"  # whole-number weights race each other, and floats each other
+FLOAT, INTEGER, FOUR = (
+    "float32",
+    "8-bit weights",
+    "4-bit weights",
+)  # whole-number weights race each other, and floats each other
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,7 @@ class DecodeWorkload:
     name: str
     model: RandomModel
     tasks: tuple[Task, ...]
+    weights: tuple[str, ...] = ()  # only systems with such
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +51,7 @@ class System:
     """Something that is timed: how its process is started on a checkpoint, and the tasks that it takes part in."""
 
     label: str  # in result files; ours begin with "cutset"
-    weights: str  # FLOAT or INTEGER
+    weights: str  # FLOAT, INTEGER or FOUR
     start: Callable[[Path], Process]
     takes: Callable[[Task], bool] = lambda task: True
 
@@ -60,9 +65,9 @@ def _forward() -> Task:
     return Task("forward 2x5", {"do": "forward", "batch": 2, "tokens": 5, "repeat": 20})
 
 
-def _generate(sequences: int = 1) -> Task:
-    name = "prefill 128, decode 64" + (f", {sequences} sequences" if sequences > 1 else "")
-    return Task(name, {"do": "generate", "sequences": sequences, "prompt": 128, "steps": 64})
+def _generate(sequences: int = 1, prompt: int = 128, steps: int = 64) -> Task:
+    name = f"prefill {prompt}, decode {steps}" + (f", {sequences} sequences" if sequences > 1 else "")
+    return Task(name, {"do": "generate", "sequences": sequences, "prompt": prompt, "steps": steps})
 
 
 WORKLOADS = {
@@ -75,7 +80,16 @@ WORKLOADS = {
         RandomModel(
             hidden=1024, layers=16, heads=16, kv_heads=4, intermediate=2816, vocab=32000, max_pos=1024, tied=False
         ),
-        (_generate(), _generate(8)),
+        (_generate(), _generate(8), _generate(prompt=512, steps=16)),
+    ),
+    # Its weights fit no cache, in 4 bits either.
+    "w1b": DecodeWorkload(
+        "w1b",
+        RandomModel(
+            hidden=2048, layers=22, heads=32, kv_heads=4, intermediate=5632, vocab=32000, max_pos=1024, tied=False
+        ),
+        (_generate(), _generate(8), _generate(prompt=512, steps=16)),
+        (INTEGER, FOUR),
     ),
 }
 
@@ -108,7 +122,7 @@ def run_workload(
     with contextlib.ExitStack() as stack:
         running: list[tuple[System, Process]] = []
         for system in systems:
-            if any(map(system.takes, workload.tasks)):
+            if system.weights in (workload.weights or (system.weights,)) and any(map(system.takes, workload.tasks)):
                 log(f"{workload.name}: starting {system.label}")
                 try:
                     process = stack.enter_context(system.start(folder))

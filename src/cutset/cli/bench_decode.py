@@ -24,12 +24,15 @@ DESCRIPTION = (
     "machine's read bandwidth that decoding uses. In a checkout `python -m benchmarks decode` adds other programs."
 )
 MODELS = ("tiny", "minimind", "w246")
+LARGE = "w1b"  # takes 5 GB of disk and 15 GB of memory beside other programs
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workload", action="append", choices=(*MODELS, "start"), help="default: all of the models")
+    parser.add_argument(
+        "--workload", action="append", choices=(*MODELS, LARGE, "start"), help=f"default: all of the models but {LARGE}"
+    )
     parser.add_argument("--system", action="append", metavar="NAME", help="only these, as `native int8`; default: all")
-    parser.add_argument("--python", metavar="FILE", help=argparse.SUPPRESS)
+    parser.add_argument("--python", action="append", metavar="FILE", help=argparse.SUPPRESS)
     add_rounds(parser)
     add_json(parser, "the figures")
     add_settings(parser, "threads")
