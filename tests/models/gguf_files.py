@@ -210,7 +210,10 @@ def write_gguf(
     """
     writer = gguf.GGUFWriter(path, model.architecture, split_max_tensors=parts)
     _keys(model, writer)
-    for key, value in ({**tokenizer_keys(model.config["vocab_size"])} | dict(more or {})).items():
+    keys = dict(more or {})
+    if "tokenizer.ggml.model" not in keys:
+        keys = tokenizer_keys(model.config["vocab_size"]) | keys
+    for key, value in keys.items():
         _add(writer, key, value)
     converted = _converted(model)
     meant: dict[str, Floats] = {}
@@ -229,7 +232,7 @@ def write_gguf(
 
 
 def _add(writer: Any, key: str, value: Any) -> None:
-    kinds = {bool: writer.add_bool, str: writer.add_string, int: writer.add_uint32, float: writer.add_float32}
+    kinds = {bool: writer.add_bool, str: writer.add_string, int: writer.add_int32, float: writer.add_float32}
     kinds.get(type(value), writer.add_array)(key, value)
 
 

@@ -120,7 +120,7 @@ def _gguf_at(path: Path) -> Path | None:
     """The GGUF file that a path means: itself, or in a directory without a config.json the only model."""
     if is_gguf(path):
         return path
-    if not path.is_dir() or (path / "config.json").exists():
+    if not os.path.isdir(path) or os.path.exists(path / "config.json"):
         return None
     later = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)  # parts of a model but its first
     found = [file for file in path.glob("*" + ENDING) if is_gguf(file) and not later.search(file.name)]

@@ -130,7 +130,7 @@ def _common(m: Metadata) -> Config:
         "rms_norm_eps": eps,
         "max_position_embeddings": m.integer("context_length", least=1),
         "tie_word_embeddings": "output.weight" not in m.tensors,
-        **_tokens(m),
+        **_tokens(m, embedding.shape[0]),
     }
     if not m.numbers("attention.head_count_kv") or m.architecture != "lfm2":
         config["num_key_value_heads"] = m.integer("attention.head_count_kv", heads, least=1)
@@ -144,18 +144,17 @@ def _common(m: Metadata) -> Config:
     return config | ({"rope_scaling": scaling} if scaling else {})
 
 
-def _tokens(m: Metadata) -> Config:
+def _tokens(m: Metadata, vocab: int) -> Config:
     """The tokens that begin and end a text: ends of turns too."""
-    ids = {
-        name: m.fields.integer(f"tokenizer.ggml.{name}_token_id", -1, least=0) for name in ("bos", "eos", "eot", "eom")
-    }
-    ends = [ids[name] for name in ("eos", "eot", "eom") if ids[name] >= 0]
+    named = {name: m.fields.value(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "eot", "eom")}
+    ids = {name: number for name, number in named.items() if type(number) is int and 0 <= number < vocab}
+    ends = [ids[name] for name in ("eos", "eot", "eom") if name in ids]  # one beyond the vocabulary is none
     tokens, kinds = m.fields.value("tokenizer.ggml.tokens"), m.fields.value("tokenizer.ggml.token_type")
-    if ids["eot"] < 0 and isinstance(tokens, Strings) and isinstance(kinds, np.ndarray) and len(kinds) == len(tokens):
+    if "eot" not in ids and isinstance(tokens, Strings) and isinstance(kinds, np.ndarray) and len(kinds) == len(tokens):
         wanted = {text.encode() for text in TURN_ENDS}
         ends += [number for number, token in enumerate(tokens) if token in wanted and kinds[number] == CONTROL]
-    found: Config = {"eos_token_id": list(dict.fromkeys(ends))} if ends else {}
-    return found | ({"bos_token_id": ids["bos"]} if ids["bos"] >= 0 else {})
+    config: Config = {"eos_token_id": list(dict.fromkeys(ends))} if ends else {}
+    return config | ({"bos_token_id": ids["bos"]} if "bos" in ids else {})
 
 
 def _scaling(m: Metadata, config: Config) -> Config:
