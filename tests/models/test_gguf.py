@@ -14,41 +14,7 @@ import pytest
 from cutset.cli import main
 from cutset.errors import CheckpointError
 from cutset.models.files.gguf import GGUFFile, Strings, is_gguf, read_gguf
-
-
-def text(value: str | bytes) -> bytes:
-    data = value.encode() if isinstance(value, str) else value
-    return struct.pack("<Q", len(data)) + data
-
-
-def key(name: str, kind: int, value: bytes) -> bytes:
-    return text(name) + struct.pack("<I", kind) + value
-
-
-def array(kind: int, count: int, value: bytes = b"") -> bytes:
-    return struct.pack("<IQ", kind, count) + value
-
-
-def tensor(name: str, shape: tuple[int, ...], kind: int, offset: int) -> bytes:
-    """The shape as in numpy."""
-    dims = shape[::-1]
-    return text(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, offset)
-
-
-def file(
-    keys: list[bytes],
-    tensors: list[bytes],
-    data: bytes = b"",
-    *,
-    magic: bytes = b"GGUF",
-    version: int = 3,
-    counts: tuple[int, int] | None = None,
-    align: int = 32,
-) -> bytes:
-    counted = counts or (len(tensors), len(keys))
-    header = magic + struct.pack("<IQQ", version, *counted) + b"".join(keys) + b"".join(tensors)
-    return header + bytes(-len(header) % align) + data
-
+from gguf_bytes import array, file, key, tensor, text
 
 F32 = np.arange(64, dtype="<f4")
 GOOD = file(
@@ -104,6 +70,8 @@ def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
     path = written(tmp_path / "m.gguf", GOOD)
     first = read_gguf(path)
     assert read_gguf(path) is first
+    written(path, GOOD.replace(b"llama", b"lloma"))  # in place, of the same size
+    assert read_gguf(path).metadata["general.architecture"] == "lloma"
     path.unlink()
     written(path, file([key("other", 0, b"\1")], []))
     assert read_gguf(path).metadata == {"other": 1}

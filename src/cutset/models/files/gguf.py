@@ -7,9 +7,8 @@ the alignment on their bytes. What tensors' types mean is cutset.models.files.gg
 
 from __future__ import annotations
 
-import functools
+import hashlib
 import math
-import os
 import struct
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -47,6 +46,9 @@ SCALARS: dict[int, str] = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f
 READERS = {kind: struct.Struct("<" + code) for kind, code in SCALARS.items()}
 NUMPY = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?", 10: "<u8", 11: "<i8", 12: "<f8"}
 UINT32, UINT64 = struct.Struct("<I"), struct.Struct("<Q")
+
+MOST_KEPT = 8  # files with their headers; strings aren't in those, but numbers and places
+_KEPT: dict[tuple[int, int, int], GGUFFile] = {}
 
 
 class Strings(Sequence[bytes]):
@@ -96,17 +98,22 @@ def is_gguf(path: Path) -> bool:
 
 
 def read_gguf(path: Path) -> GGUFFile:
-    """The header of a file, which is kept for who asks next. Raises CheckpointError for what can't be used."""
+    """A file with its header read, which is kept for who asks next: several do while a model is loaded.
+
+    Raises CheckpointError for what can't be used.
+    """
     try:
         found = path.stat()
     except OSError as error:
         raise CheckpointError(f"{path} can't be read: {error.strerror}") from None
-    return _kept(os.path.abspath(path), path, found.st_mtime_ns, found.st_size, found.st_ino)
-
-
-@functools.lru_cache(maxsize=4)  # strings aren't in it, but numbers and places
-def _kept(_absolute: str, path: Path, *_state: int) -> GGUFFile:
-    return GGUFFile(path)
+    key = found.st_dev, found.st_ino, found.st_size  # nobody else gets the number while the file is mapped
+    kept = _KEPT.get(key)
+    if kept is None or kept.path != path or not kept.unchanged():
+        kept = GGUFFile(path)
+        if len(_KEPT) >= MOST_KEPT:
+            _KEPT.clear()
+        _KEPT[key] = kept
+    return kept
 
 
 class GGUFFile:
@@ -130,6 +137,14 @@ class GGUFFile:
         for _ in range(keys):
             self._read_key()
         self.tensors = self._read_tensors(tensors)
+        self._digest = self._header_digest()
+
+    def unchanged(self) -> bool:
+        """Whether the header is still what was read."""
+        return self._header_digest() == self._digest
+
+    def _header_digest(self) -> bytes:
+        return hashlib.sha256(self._header[: self._at]).digest()
 
     def wrong(self, what: str) -> CheckpointError:
         """The error for a file that isn't what it says."""
