@@ -68,8 +68,8 @@ def cut(kind: BlockType, data: Bytes) -> GroupedWeight:
 
 
 def _words(field: NDArray[Any]) -> NDArray[np.uint64]:
-    """The bytes of a field (n,) as (n, words)."""
-    return np.ascontiguousarray(field).view(np.uint64).reshape(len(field), -1)
+    """A copy of the bytes of a field (n,) as (n, words)."""
+    return field.copy().view(np.uint64).reshape(len(field), -1)
 
 
 def _halves(field: NDArray[Any], out: Bytes, piece: int) -> None:
@@ -78,26 +78,33 @@ def _halves(field: NDArray[Any], out: Bytes, piece: int) -> None:
     size = np.dtype(("V", piece))
     parts = out.view(size).reshape(-1, 2)  # (n * pieces, low and high)
     parts[:, 0] = (words & LOW_HALVES).view(size).reshape(-1)
-    parts[:, 1] = ((words >> np.uint64(4)) & LOW_HALVES).view(size).reshape(-1)
+    words >>= np.uint64(4)
+    words &= LOW_HALVES
+    parts[:, 1] = words.view(size).reshape(-1)
 
 
 def _quarters(field: NDArray[Any]) -> NDArray[np.uint64]:
     """Two bits of each of 32 bytes after the other: (n, 2, 4, 4 words of 8 codes), of 64 bytes."""
     words = _words(field).reshape(-1, 2, 1, 4)
     shifts = np.arange(0, 8, 2, dtype=np.uint64)[:, None]
-    return (words >> shifts) & LOW_PAIRS
+    found = words >> shifts
+    found &= LOW_PAIRS
+    return found
 
 
 def _bits(field: NDArray[Any]) -> NDArray[np.uint64]:
     """One bit of each of 32 bytes after the other: (n, 8, 4 words of 8 codes)."""
     words = _words(field).reshape(-1, 1, 4)
-    return (words >> np.arange(8, dtype=np.uint64)[:, None]) & LOW_BITS
+    found = words >> np.arange(8, dtype=np.uint64)[:, None]
+    found &= LOW_BITS
+    return found
 
 
 def _add(out: Bytes, more: NDArray[np.uint64], shift: int) -> None:
     """Puts higher bits into codes."""
+    more <<= np.uint64(shift)
     wide = out.reshape(-1).view(np.uint64)
-    wide |= (more << np.uint64(shift)).reshape(-1)
+    wide |= more.reshape(-1)
 
 
 def _codes_q8_0(blocks: Blocks, out: Bytes) -> None:
@@ -112,7 +119,7 @@ def _codes_halves(blocks: Blocks, out: Bytes) -> None:
 def _codes_q5(blocks: Blocks, out: Bytes) -> None:
     _halves(blocks["qs"], out, 16)
     high = np.ascontiguousarray(blocks["qh"]).view(np.uint8)
-    out |= np.unpackbits(high, bitorder="little").reshape(out.shape) << 4
+    _add(out, np.unpackbits(high, bitorder="little").view(np.uint64), 4)
 
 
 def _codes_q4_k(blocks: Blocks, out: Bytes) -> None:
@@ -156,29 +163,37 @@ def _lessened(blocks: Blocks, steps: NDArray[Any]) -> GroupScales:
 
 
 def _scales_q2_k(blocks: Blocks) -> Scales:
-    both = blocks["scales"]
-    return _steps(blocks, both & 15), _lessened(blocks, both >> 4)
+    both = _words(blocks["scales"].reshape(-1))
+    return (
+        _steps(blocks, (both & LOW_HALVES).view(np.uint8)),
+        _lessened(blocks, (both >> np.uint64(4) & LOW_HALVES).view(np.uint8)),
+    )
 
 
 def _scales_q3_k(blocks: Blocks) -> Scales:
     """6 bits each: the low halves of 8 bytes, then their high halves; two bits more in 4 bytes, quarter by quarter."""
-    packed = blocks["scales"]
-    low = np.concatenate([packed[..., :8] & 15, packed[..., :8] >> 4], axis=-1)
-    high = np.concatenate([(packed[..., 8:] >> shift) & 3 for shift in (0, 2, 4, 6)], axis=-1)
-    return _steps(blocks, (low | high << 4).astype(np.int8) - np.int8(32)), None
+    first, second, high = (blocks["scales"][..., word].astype(np.uint32) for word in range(3))
+    low = (first, second, first >> np.uint32(4), second >> np.uint32(4))
+    words = np.empty((*blocks.shape, 4), np.uint32)
+    for part in range(4):
+        pairs = (high >> np.uint32(2 * part)) & np.uint32(0x03030303)
+        words[..., part] = low[part] & np.uint32(0x0F0F0F0F) | pairs << np.uint32(4)
+    return _steps(blocks, words.view(np.int8) - np.int8(32)), None
 
 
 def _scales_q4_k(blocks: Blocks) -> Scales:
     """6 bits each: four of each kind whole in bytes, whose upper bits are those of the next four."""
-    packed = blocks["scales"]
-    scales, minima, both = packed[..., :4], packed[..., 4:8], packed[..., 8:]
-    steps = np.concatenate([scales & 63, both & 15 | (scales >> 2 & 48)], axis=-1)
-    lower = np.concatenate([minima & 63, both >> 4 | (minima >> 2 & 48)], axis=-1)
-    return _steps(blocks, steps), _lessened(blocks, lower)
+    scales, minima, both = (blocks["scales"][..., word].astype(np.uint32) for word in range(3))
+    words = np.empty((2, *blocks.shape, 2), np.uint32)
+    for kind, whole in enumerate((scales, minima)):
+        rest = both >> np.uint32(4 * kind) & np.uint32(0x0F0F0F0F)
+        words[kind, ..., 0] = whole & np.uint32(0x3F3F3F3F)
+        words[kind, ..., 1] = rest | whole >> np.uint32(2) & np.uint32(0x30303030)
+    return _steps(blocks, words[0].view(np.uint8)), _lessened(blocks, words[1].view(np.uint8))
 
 
 def _scales_q6_k(blocks: Blocks) -> Scales:
-    return _steps(blocks, np.ascontiguousarray(blocks["scales"])), None
+    return _steps(blocks, blocks["scales"].copy().view(np.int8)), None
 
 
 def _scales_iq4_xs(blocks: Blocks) -> Scales:
@@ -211,15 +226,13 @@ BLOCKS: dict[int, BlockType] = {
     6: _block("Q5_0", 32, "d:<f2 qh:V4 qs:V16", 5, 32, zeros=16, codes=_codes_q5, scales=_one),
     7: _block("Q5_1", 32, "d:<f2 m:<f2 qh:V4 qs:V16", 5, 32, codes=_codes_q5, scales=_with_minimum),
     8: _block("Q8_0", 32, "d:<f2 qs:V32", 8, 32, zeros=128, codes=_codes_q8_0, scales=_one),
-    10: _block("Q2_K", 256, "scales:16u1 qs:V64 d:<f2 dmin:<f2", 4, 16, codes=_codes_q2_k, scales=_scales_q2_k),
+    10: _block("Q2_K", 256, "scales:V16 qs:V64 d:<f2 dmin:<f2", 4, 16, codes=_codes_q2_k, scales=_scales_q2_k),
     11: _block(
-        "Q3_K", 256, "hmask:V32 qs:V64 scales:12u1 d:<f2", 4, 16, zeros=4, codes=_codes_q3_k, scales=_scales_q3_k
+        "Q3_K", 256, "hmask:V32 qs:V64 scales:3<u4 d:<f2", 4, 16, zeros=4, codes=_codes_q3_k, scales=_scales_q3_k
     ),
-    12: _block("Q4_K", 256, "d:<f2 dmin:<f2 scales:12u1 qs:V128", 4, 32, codes=_codes_q4_k, scales=_scales_q4_k),
-    13: _block("Q5_K", 256, "d:<f2 dmin:<f2 scales:12u1 qh:V32 qs:V128", 5, 32, codes=_codes_q5_k, scales=_scales_q4_k),
-    14: _block(
-        "Q6_K", 256, "ql:V128 qh:V64 scales:16i1 d:<f2", 6, 16, zeros=32, codes=_codes_q6_k, scales=_scales_q6_k
-    ),
+    12: _block("Q4_K", 256, "d:<f2 dmin:<f2 scales:3<u4 qs:V128", 4, 32, codes=_codes_q4_k, scales=_scales_q4_k),
+    13: _block("Q5_K", 256, "d:<f2 dmin:<f2 scales:3<u4 qh:V32 qs:V128", 5, 32, codes=_codes_q5_k, scales=_scales_q4_k),
+    14: _block("Q6_K", 256, "ql:V128 qh:V64 scales:V16 d:<f2", 6, 16, zeros=32, codes=_codes_q6_k, scales=_scales_q6_k),
     20: _block("IQ4_NL", 32, "d:<f2 qs:V16", 4, 32, levels=NONLINEAR, codes=_codes_halves, scales=_one),
     23: _block(
         "IQ4_XS",
