@@ -13,7 +13,8 @@ import pytest
 
 from cutset.cli import main
 from cutset.errors import CheckpointError
-from cutset.models.files.gguf import GGUFFile, Strings, is_gguf, read_gguf
+from cutset.models.files.gguf import GGUFFile, Strings, read_gguf
+from cutset.models.files.gguf_path import is_gguf
 from gguf_bytes import array, file, key, tensor, text
 
 F32 = np.arange(64, dtype="<f4")

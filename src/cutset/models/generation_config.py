@@ -14,7 +14,8 @@ from typing import Any
 
 from cutset.errors import ModelError
 from cutset.models.families import read_json
-from cutset.models.files.gguf import is_gguf, read_gguf
+from cutset.models.files.gguf import read_gguf
+from cutset.models.files.gguf_path import is_gguf
 
 __all__ = ["FILE", "GenerationDefaults", "generation_defaults"]
 

@@ -26,7 +26,7 @@ from typing import Any
 
 from cutset.config import OPTIONS, Settings, did_you_mean, read_bounded
 from cutset.errors import ConfigError, DeviceError, ModelError
-from cutset.models.files.gguf import ENDING, is_gguf
+from cutset.models.files.gguf_path import ENDING, is_gguf
 from cutset.models.files.lfs import check_no_pointer, check_no_pointer_at
 from cutset.models.text.tokenizer_files import SENTENCEPIECE_FILES, TEMPLATE_FOLDER
 

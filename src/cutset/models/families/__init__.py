@@ -27,7 +27,7 @@ def load_spec(directory: Path) -> DecoderSpec:
 
     Raises ModelError where a file is missing or malformed, ArchitectureError for a network that isn't known.
     """
-    from cutset.models.files.gguf import is_gguf  # which needs what is above
+    from cutset.models.files.gguf_path import is_gguf  # which needs what is above
 
     if is_gguf(directory):
         from cutset.models.files.gguf_model import GGUFModel

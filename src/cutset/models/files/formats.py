@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from cutset.models.files import checkpoint
 from cutset.models.files.checkpoint import Checkpoint, TensorTable
-from cutset.models.files.gguf import is_gguf
 from cutset.models.files.gguf_model import GGUFModel, gguf_files
+from cutset.models.files.gguf_path import is_gguf
 
 __all__ = ["FORMATS", "WeightFormat", "read_weights", "weight_files"]
 

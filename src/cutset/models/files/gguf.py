@@ -20,13 +20,12 @@ from numpy.typing import NDArray
 
 from cutset.errors import CheckpointError
 from cutset.models.files.gguf_blocks import BLOCKS, TYPE_NAMES, BlockType
+from cutset.models.files.gguf_path import MAGIC
 from cutset.models.files.lfs import MOST_POINTER_BYTES, check_no_pointer
 
-__all__ = ["ENDING", "GGUFFile", "Strings", "TensorInfo", "is_gguf", "read_gguf"]
+__all__ = ["GGUFFile", "Strings", "TensorInfo", "read_gguf"]
 
-MAGIC = b"GGUF"
 VERSION = 3
-ENDING = ".gguf"
 ALIGNMENT = 32  # where the file names none
 
 # What is beyond these is no model but an attack or a slip; nothing is allocated for it.
@@ -82,19 +81,6 @@ class TensorInfo(NamedTuple):
     kind: BlockType
     shape: tuple[int, ...]
     data: NDArray[np.uint8]  # (rows, bytes of a row), in the mapped file
-
-
-def is_gguf(path: Path) -> bool:
-    """Whether a path is that of a GGUF file, by its name or its first bytes."""
-    try:
-        if not path.is_file():
-            return False
-        if path.name.lower().endswith(ENDING):
-            return True
-        with path.open("rb") as file:
-            return file.read(4) == MAGIC
-    except OSError:
-        return False
 
 
 def read_gguf(path: Path) -> GGUFFile:

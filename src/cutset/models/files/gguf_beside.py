@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from cutset.models.files.gguf import is_gguf, read_gguf
+from cutset.models.files.gguf import read_gguf
+from cutset.models.files.gguf_path import is_gguf
 from cutset.models.generation_config import FILE, OBEYED, generation_defaults
 from cutset.models.text.tokenizer_gguf import StoredTokenizer
 

@@ -18,9 +18,9 @@ from cutset.models.files.checkpoint import Tensor, TensorTable, fitted
 from cutset.models.files.digests import verify_digests
 from cutset.models.files.exchange import ExchangeFile, write_exchange
 from cutset.models.files.formats import read_weights
-from cutset.models.files.gguf import is_gguf
 from cutset.models.files.gguf_beside import write_beside
 from cutset.models.files.gguf_model import GGUFModel
+from cutset.models.files.gguf_path import is_gguf
 from cutset.models.files.grouped import GroupedTensor
 from cutset.models.files.integer import check_integer_tensors, is_integer, stored_form
 from cutset.models.files.specification import SPECIFICATION, describable, write_specification

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.errors import RequestError, TokenizerError
-from cutset.models.files.gguf import is_gguf
+from cutset.models.files.gguf_path import is_gguf
 from cutset.models.text.incremental import DecodingSteps, IncrementalDecoder
 from cutset.models.text.tokenizer_added import add_tokens, surround
 from cutset.models.text.tokenizer_files import (
