@@ -113,6 +113,18 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "residual_multiplier": 0.22,
         "logits_scaling": 8.0,
     },
+    "granite-still": {
+        "model_type": "granitemoehybrid",
+        "head_dim": 16,
+        "num_local_experts": 0,
+        "shared_intermediate_size": 128,
+        "layer_types": ["attention", "attention"],
+        "position_embedding_type": "nope",
+        "embedding_multiplier": 12.0,
+        "attention_multiplier": 0.015625,
+        "residual_multiplier": 0.22,
+        "logits_scaling": 8.0,
+    },
     "olmo2": {"model_type": "olmo2"},
     "olmo2-3": {
         "model_type": "olmo3",
@@ -123,6 +135,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "glm4": {"model_type": "glm4", "attention_bias": True, "partial_rotary_factor": 0.5},
     "glm4-plain": {"model_type": "glm4", "attention_bias": False, "partial_rotary_factor": 0.5},
+    "chatglm": {"model_type": "glm", "attention_bias": True, "partial_rotary_factor": 0.5},
     "gpt-oss": {
         "model_type": "gpt_oss",
         "intermediate_size": 64,
@@ -153,7 +166,7 @@ NAMES = {
     r"self_attn\.sinks": "attn_sinks.weight",
     r"(?:mlp\.gate_proj|feed_forward\.w1)": "ffn_gate",
     r"(?:mlp\.up_proj|feed_forward\.w3|mlp\.gate_up_proj)": "ffn_up",
-    r"(?:mlp\.down_proj|feed_forward\.w2)": "ffn_down",
+    r"(?:mlp\.down_proj|feed_forward\.w2|shared_mlp\.output_linear)": "ffn_down",
     r"mlp\.(?:gate|router)": "ffn_gate_inp",
     r"(?:input_layernorm|operator_norm)": "attn_norm",
     r"pre_feedforward_layernorm": "ffn_norm",
@@ -182,7 +195,7 @@ class Written:
 
 ARCHITECTURES = {
     "llama", "mistral3", "qwen2", "qwen3", "qwen3moe", "gemma", "gemma2", "gemma3", "phi3", "smollm3", "granite",
-    "olmo2", "glm4", "gpt-oss", "lfm2",
+    "olmo2", "glm4", "chatglm", "gpt-oss", "lfm2",
 }  # fmt: skip
 
 
@@ -298,6 +311,8 @@ def _keys(model: Written, writer: Any) -> None:
         writer.add_embedding_scale(c["embedding_multiplier"])
         writer.add_residual_scale(c["residual_multiplier"])
         writer.add_logit_scale(c["logits_scaling"])
+        if c["model_type"] == "granitemoehybrid":
+            writer.add_rope_scaling_finetuned(False)
 
 
 def _factors(model: Written) -> dict[str, Floats]:
@@ -372,6 +387,13 @@ def _converted(model: Written) -> dict[str, Floats]:
                 value = _paired(value, heads)
             if model.architecture in SHIFTED and theirs.endswith("norm.weight"):
                 value = value + np.float32(1)
+            if model.architecture == "chatglm" and re.search(r"attn_[qkv]\.", theirs):
+                theirs = re.sub(r"attn_[qkv]\.", "attn_qkv.", theirs)  # as the model's first program had it
+                value = np.concatenate([found[theirs], value]) if theirs in found else value
+            if "shared_mlp.input_linear" in name:
+                layer = theirs.split(".shared_mlp")[0]
+                found[f"{layer}.ffn_gate.weight"], found[f"{layer}.ffn_up.weight"] = np.split(value, 2)
+                continue
             found[theirs] = value[:, 0] if theirs.endswith("shortconv.conv.weight") else value
     return {name: np.stack(value) if isinstance(value, list) else value for name, value in found.items()}
 
@@ -395,6 +417,13 @@ def _taken_back(model: Written, name: str, meant: Mapping[str, Floats]) -> Float
         called = ("down",) if part == "down" else ("gate", "up")
         return np.concatenate([meant[f"blk.{layer}.ffn_{one}_exps.bias"] for one in called], axis=1)
     theirs = _gguf_name(model, name)
+    if "shared_mlp.input_linear" in name:
+        layer = theirs.split(".shared_mlp")[0]
+        return np.concatenate([meant[f"{layer}.ffn_gate.weight"], meant[f"{layer}.ffn_up.weight"]])
+    if model.architecture == "chatglm" and (part := re.search(r"attn_([qkv])\.", theirs)):
+        fused = meant[re.sub(r"attn_[qkv]\.", "attn_qkv.", theirs)]
+        first = {"q": 0, "k": model.spec.q_size, "v": model.spec.q_size + model.spec.kv_size}[part[1]]
+        return fused[first : first + len(model.tensors[name])]
     value = meant[theirs]
     if heads := _heads(model, theirs):
         value = _unpaired(value, heads)

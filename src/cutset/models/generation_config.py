@@ -101,6 +101,9 @@ def generation_defaults(directory: Path, context: int) -> GenerationDefaults:
         metadata = read_gguf(directory).metadata
         named = {f"general.sampling.{theirs}": ours for theirs, ours in GGUF.items()}
         found = {ours: metadata[key] for key, ours in named.items() if key in metadata}
+        for key in named:
+            if type(metadata.get(key, 0)) not in (int, float):
+                raise ModelError(f"{directory}: {key} must be a number, not {metadata[key]!r:.60}")
         return GenerationDefaults(found, directory) if found else GenerationDefaults()
     file = directory / FILE
     if not file.is_file():

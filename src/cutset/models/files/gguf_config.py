@@ -64,10 +64,14 @@ class Metadata:
             return Fields({self.name(key): value[0].item()}, self.fields.source).integer(self.name(key), least=least)
         return self.fields.integer(self.name(key), default, least)
 
-    def numbers(self, key: str) -> list[int]:
-        """An own list of whole numbers, one for each layer; [] where it isn't there."""
+    def numbers(self, key: str, count: int) -> list[int]:
+        """An own list of so many whole numbers; [] where it isn't there."""
         value = self.fields.value(self.name(key))
-        return [int(one) for one in value] if isinstance(value, np.ndarray) and value.dtype.kind in "iub" else []
+        if not isinstance(value, np.ndarray) or value.dtype.kind not in "iub":
+            return []
+        if len(value) != count:
+            raise ArchitectureError(f"{self.fields.source}: {self.name(key)} has {len(value):,} values, not {count:,}")
+        return [int(one) for one in value]
 
     def number(self, key: str, default: float = 0.0) -> float:
         """An own number; 0 is as good as absent."""
@@ -132,7 +136,7 @@ def _common(m: Metadata) -> Config:
         "tie_word_embeddings": "output.weight" not in m.tensors,
         **_tokens(m, embedding.shape[0]),
     }
-    if not m.numbers("attention.head_count_kv") or m.architecture != "lfm2":
+    if m.architecture != "lfm2":  # which has one for each layer
         config["num_key_value_heads"] = m.integer("attention.head_count_kv", heads, least=1)
     if m.has("feed_forward_length"):
         config["intermediate_size"] = m.integer("feed_forward_length")
@@ -165,12 +169,12 @@ def _scaling(m: Metadata, config: Config) -> Config:
         kind = "linear" if factor not in (0.0, 1.0) else "none"
     trained = m.integer("rope.scaling.original_context_length", 0)
     if all(name in m.tensors for name in ROPE_FACTORS):
-        short, long = (floats(m.tensors[name]).reshape(-1).tolist() for name in ROPE_FACTORS)
+        short, long = (_factors(m, name).tolist() for name in ROPE_FACTORS)
         if trained:
             config["original_max_position_embeddings"] = trained
         return {"rope_type": "longrope", "short_factor": short, "long_factor": long}
     if ROPE_FREQUENCIES in m.tensors:
-        return _stretched_pairs(floats(m.tensors[ROPE_FREQUENCIES]).reshape(-1), config)
+        return _stretched_pairs(_factors(m, ROPE_FREQUENCIES), config)
     if kind in ("none", "longrope"):
         return {}
     if kind == "linear":
@@ -184,18 +188,26 @@ def _scaling(m: Metadata, config: Config) -> Config:
     return scaling | ({"original_max_position_embeddings": trained} if trained else {})
 
 
+def _factors(m: Metadata, name: str) -> NDArray[np.float32]:
+    """A tensor of one number for each pair of a head."""
+    info = m.tensors[name]
+    if math.prod(info.shape) > MOST["head_dim"]:
+        raise ArchitectureError(f"{m.fields.source}: {name} has the shape {info.shape}; a number a pair is read")
+    return floats(info).reshape(-1)
+
+
 def _stretched_pairs(factors: NDArray[np.float32], config: Config) -> Config:
     """What one factor for each pair means: Llama 3's formula where it is that, else the factors themselves."""
     if (factors == 1).all():
         return {}
     head_dim = round(config["head_dim"] * config.get("partial_rotary_factor", 1.0))
-    waves = 2 * math.pi * config["rope_theta"] ** (np.arange(0, head_dim, 2) / head_dim)
+    waves = 2 * math.pi * np.power(config["rope_theta"], np.arange(0, head_dim, 2) / max(head_dim, 1))
     factor, slow, fast = float(factors.max()), 1.0, 4.0
     for original in (1 << power for power in range(10, 18)):
         if len(waves) != len(factors):
             break
         smooth = (original / waves - slow) / (fast - slow)
-        with np.errstate(divide="ignore"):
+        with np.errstate(all="ignore"):
             between = 1 / ((1 - smooth) / factor + smooth)
         expected = np.where(waves < original / fast, 1.0, np.where(waves > original / slow, factor, between))
         if np.allclose(expected, factors, rtol=1e-4, atol=0):
@@ -283,7 +295,8 @@ def _gemma3(m: Metadata, config: Config) -> Config:
 
 def _slides(m: Metadata, layers: int, period: int) -> list[str]:
     """The kinds of layers: as the file lists them, or all but every so-manieth slide."""
-    listed = m.numbers("attention.sliding_window_pattern")
+    period_alone = isinstance(m.fields.value(m.name("attention.sliding_window_pattern")), int)
+    listed = [] if period_alone else m.numbers("attention.sliding_window_pattern", layers)
     if not listed:
         period = m.integer("attention.sliding_window_pattern", period, least=1)
         listed = [(layer + 1) % period for layer in range(layers)]
@@ -299,12 +312,20 @@ def _smollm3(m: Metadata, config: Config) -> Config:
 
 
 def _granite(m: Metadata, config: Config) -> Config:
-    if not m.flag("rope.scaling.finetuned", True):
-        raise ArchitectureError(f"{m.fields.source}: a granite without rotary embedding, which is not supported")
     if m.integer("expert_count", 0):
         raise ArchitectureError(f"{m.fields.source}: a granite with experts, which is not supported")
     size = config["hidden_size"] // config["num_attention_heads"]
-    return _biases(m) | {
+    found = _biases(m)
+    if not m.flag("rope.scaling.finetuned", True):  # Granite 4, which may rotate nothing
+        found = {
+            "model_type": "granitemoehybrid",
+            "attention_bias": found["attention_bias"],
+            "num_local_experts": 0,
+            "shared_intermediate_size": config.pop("intermediate_size", None),
+            "layer_types": ["attention"] * config["num_hidden_layers"],
+            "position_embedding_type": "nope",
+        }
+    return found | {
         "embedding_multiplier": m.number("embedding_scale", 1.0),
         "attention_multiplier": m.number("attention.scale", size**-0.5),
         "residual_multiplier": m.number("residual_scale", 1.0),
@@ -331,7 +352,7 @@ def _olmo2(m: Metadata, config: Config) -> Config:
 
 
 def _glm4(m: Metadata, config: Config) -> Config:
-    if any(m.numbers("rope.dimension_sections")):
+    if any(m.numbers("rope.dimension_sections", 4)):
         raise ArchitectureError(f"{m.fields.source}: a rotary embedding for pictures, which is not supported")
     return _attention_bias(m) | {"partial_rotary_factor": config.get("partial_rotary_factor", 1.0)}
 
@@ -366,10 +387,8 @@ def _gpt_oss(m: Metadata, config: Config) -> Config:
 
 
 def _lfm2(m: Metadata, config: Config) -> Config:
-    heads = (
-        m.numbers("attention.head_count_kv")
-        or [m.integer("attention.head_count_kv", least=1)] * config["num_hidden_layers"]
-    )
+    layers = config["num_hidden_layers"]
+    heads = m.numbers("attention.head_count_kv", layers) or [m.integer("attention.head_count_kv", least=1)] * layers
     return {
         "num_key_value_heads": max(heads),
         "layer_types": ["full_attention" if count else "conv" for count in heads],
@@ -397,6 +416,7 @@ ARCHITECTURES = {
     "granite": Architecture("granite", _granite, paired=True),
     "olmo2": Architecture("olmo2", _olmo2),
     "glm4": Architecture("glm4", _glm4),
+    "chatglm": Architecture("glm", _glm4),
     "gpt-oss": Architecture("gpt_oss", _gpt_oss, names=GPT_OSS_NAMES),
     "lfm2": Architecture("lfm2", _lfm2, names=LFM2_NAMES),
 }
