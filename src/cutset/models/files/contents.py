@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from cutset.models.families import load_spec
+from cutset.models.files.fields import read_json
 from cutset.models.files.formats import read_weights, weight_files
 from cutset.models.files.gguf_model import GGUFModel
 from cutset.models.files.grouped import GroupedTensor
+from cutset.models.files.integer import is_integer
+from cutset.models.files.source import open_source
 from cutset.models.files.stacked import StackedPart
 from cutset.models.files.tensor import DTYPES, Tensor
 from cutset.models.spec import DecoderSpec
@@ -73,7 +77,9 @@ def contents_of(path: Path) -> Contents:
         name, spec, stored = f"GGUF, {table.metadata.architecture}", table.spec, _of_gguf(table)
     else:
         title, name, spec = "", "safetensors", load_spec(path)
-        stored = (_of_tensor(tensor) for tensor in table.values())
+        config = read_json(path / "config.json")
+        grouped = "quantization_config" in config and not is_integer(config)  # by another program, in several tensors
+        stored = (_of_tensor(tensor) for tensor in (open_source(path).tensors if grouped else table).values())
     sums: dict[tuple[str, int], list[int]] = {}
     for one in stored:
         row = sums.setdefault((one.kind, one.group), [0, 0, 0])
@@ -92,6 +98,7 @@ def _of_gguf(model: GGUFModel) -> Iterator[Stored]:
 def _of_tensor(tensor: Tensor) -> Stored:
     weights = math.prod(tensor.shape)
     if isinstance(tensor, GroupedTensor):
-        return Stored(tensor.form, weights, tensor.nbytes, tensor.grouped().group if weights < 1 << 16 else 0)
+        group = re.search(r"groups of (\d{1,9})", tensor.form)
+        return Stored(tensor.form, weights, tensor.nbytes, int(group[1]) if group else 0)
     size = weights * DTYPES[tensor.dtype]().itemsize if isinstance(tensor, StackedPart) else int(tensor.raw.nbytes)
     return Stored(tensor.dtype, weights, size, 0)
