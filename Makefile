@@ -12,12 +12,13 @@ BUILD_INPUTS := pyproject.toml constraints.txt CMakeLists.txt $(shell find nativ
 SOURCES := src tests training benchmarks attacks
 NATIVE := $(shell find native -name '*.cpp' -o -name '*.h')
 
-.PHONY: help demo test test-all test-oldest wheel sanitize lint format runner runner-asan benchmarks clean
+.PHONY: help demo test test-all test-oldest smollm2 wheel sanitize lint format runner runner-asan benchmarks clean
 
 help:
 	@echo "make demo        the bundled model writes a story"
 	@echo "make test        the quick tests; make test-all adds the slow ones"
 	@echo "make test-oldest the quick tests with the oldest libraries that are supported"
+	@echo "make smollm2     fetches the real model that some tests need into the user's cache; make test does it"
 	@echo "make wheel       builds dist/: an sdist, and a wheel that installs without a compiler"
 	@echo "make sanitize    the native tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make lint        ruff, mypy, clang-format;  make format mends what can be mended"
@@ -41,11 +42,15 @@ demo: .venv/core.stamp
 	$(BIN)/cutset demo
 
 # A file of tests stays in one process: what it sets up once serves all of it.
-test: .venv/dev.stamp runner wheel
+test: .venv/dev.stamp runner wheel smollm2
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-all: .venv/dev.stamp runner runner-asan wheel
+test-all: .venv/dev.stamp runner runner-asan wheel smollm2
 	$(BIN)/python -m pytest -m 'slow or not slow'
+
+# 98 MB, once; the script says where it goes.
+smollm2: .venv/dev.stamp
+	@$(BIN)/python tests/smollm2.py
 
 # The quick tests with the lowest versions that users may have, in an environment of their own; transformers, which
 # needs newer ones, is absent, and so are its comparisons.

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import skips
+from smollm2 import FILE
 
 # Real models and videos beside the project; tests that need them skip where they are absent.
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -24,6 +25,14 @@ def story_dir() -> Path:
     if not (DATA / "story" / "config.json").is_file():
         pytest.skip("the story model is not beside the project")
     return DATA / "story"
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct in GGUF, Q4_1."""
+    if not FILE.is_file():
+        pytest.skip("the SmolLM2 file is not in the cache: make smollm2")
+    return FILE
 
 
 @pytest.hookimpl(trylast=True)

@@ -29,6 +29,7 @@ from cutset.link.frames import decode, encode
 from cutset.link.keys import load_allowed, load_keys, load_public, new_keys, save_keys
 from cutset.models.families import load_spec
 from cutset.models.files.checkpoint import Checkpoint, SafetensorsFile
+from cutset.models.files.contents import contents_of
 from cutset.models.files.digests import verify_digests
 from cutset.models.files.exchange import ExchangeFile
 from cutset.models.files.source import open_source
@@ -46,6 +47,7 @@ from cutset.partition.profile import FORMAT, Profile, read_profile, write_profil
 from cutset.video.profile.scenario import read_scenario
 from cutset.video.sparsity.archive import read_archive, write_archive
 from cutset.video.views.runs import read_run
+from gguf_bytes import tiny_model
 from link.hellos import hello
 from mutations import mutations
 
@@ -173,6 +175,14 @@ def tokens(directory: Path) -> None:
         ChatTemplate.of(tokenizer).render([{"role": "user", "content": "hello"}])
 
 
+def gguf(path: Path) -> None:
+    with np.errstate(all="ignore"):
+        for tensor in open_source(path).tensors.values():
+            tensor.float32()
+    contents_of(path)
+    tokens(path)
+
+
 def trace(path: Path) -> None:
     found = read_trace(path)
     latencies(found.timeline)
@@ -227,6 +237,7 @@ def report(path: Path) -> None:
 # The good file, what reads it, and whether it is JSON.
 READERS: dict[str, tuple[str, Any, bool]] = {
     "safetensors": ("model/model.safetensors", tensors, False),
+    "gguf": ("model.gguf", gguf, False),
     "exchange": ("exchange.json", exchange, True),
     "forward": ("exchange.json", command("forward", None, "--backend", "reference"), True),
     "config.json": ("model/config.json", in_model("config.json", spec), True),
@@ -279,6 +290,7 @@ def good(folder: Path, name: str) -> bytes:
         "tokenizer_config.json": lambda: (BUNDLED["story"] / "tokenizer_config.json").read_bytes(),
         "stream.msg": lambda: stream_messages.encode(hello(stream_messages.PROTOCOL, about=b"edge")),
         "offload.msg": lambda: offload_messages.encode(offload_messages.Refused("because", 7)),
+        "model.gguf": tiny_model,
         "frame": lambda: b"".join(bytes(part) for part in encode(b"hello", [np.arange(10)], 1 << 20)[0]),
     }
     return made[name]() if name in made else (folder / name).read_bytes()

@@ -27,7 +27,7 @@ TESTS = Path(__file__).parent
 def test_skips_that_nobody_allowed_fail_a_strict_run(
     tmp_path: Path, reason: str, strict: str, code: int, processes: str
 ) -> None:
-    for name in ("conftest.py", "skips.py"):
+    for name in ("conftest.py", "skips.py", "smollm2.py"):
         shutil.copy(TESTS / name, tmp_path)
     body = f"import pytest\n\ndef test_a():\n    pytest.skip({reason!r})\n\ndef test_b():\n    pass\n"
     (tmp_path / "test_it.py").write_text(body, encoding="utf-8")

@@ -1,4 +1,5 @@
-"""`cutset convert`: a checkpoint becomes an exchange file, an exchange file a checkpoint; the bytes stay the same.
+"""`cutset convert`: a checkpoint becomes an exchange file, an exchange file a checkpoint; the bytes stay the same. A
+GGUF file becomes either, of floats.
 
 An exchange file of an older version becomes one of today's; a checkpoint gets its specification.json."""
 
@@ -14,7 +15,7 @@ __all__ = ["configure", "run"]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, metavar="FILE.json|DIR", help="what to convert")
+    parser.add_argument("source", type=Path, metavar="FILE.json|FILE.gguf|DIR", help="what to convert")
     parser.add_argument(
         "-o",
         "--output",
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     source = open_source(args.source)
     to_file = args.output.suffix == ".json"
     if (source.path.is_dir() and not to_file) or (args.output.exists() and args.output.is_dir() == to_file):
-        raise RequestError("a checkpoint directory becomes a .json file, and an exchange file becomes either")
+        raise RequestError("a checkpoint directory becomes a .json file, and an exchange or GGUF file becomes either")
     try:
         convert(source, args.output)
     except OSError as error:

@@ -24,7 +24,9 @@ PROMPT = "what to continue; - reads it from stdin. Others here can read a comman
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a directory, a name of models.yaml, or story (the bundled one)")
+    parser.add_argument(
+        "model", metavar="MODEL", help="a directory, a GGUF file, a name of models.yaml, or story (the bundled one)"
+    )
     prompt = parser.add_mutually_exclusive_group(required=True)
     prompt.add_argument("--prompt", metavar="TEXT", help=PROMPT)
     prompt.add_argument("--prompt-file", type=Path, metavar="FILE", help="a file with what to continue; - is stdin")

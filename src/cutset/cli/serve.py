@@ -42,7 +42,9 @@ LIMITS = (
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a directory, a name of models.yaml, or story (the bundled one)")
+    parser.add_argument(
+        "model", metavar="MODEL", help="a directory, a GGUF file, a name of models.yaml, or story (the bundled one)"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1, this machine)")
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="default 8000; 0 takes a free one")
     parser.add_argument(

@@ -11,7 +11,9 @@ __all__ = ["configure", "run"]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a directory, a name of models.yaml, or story (the bundled one)")
+    parser.add_argument(
+        "model", metavar="MODEL", help="a directory, a GGUF file, a name of models.yaml, or story (the bundled one)"
+    )
     parser.add_argument("text", metavar="TEXT", help="- reads it from stdin: others here can read a command line")
     parser.add_argument("--ids", action="store_true", help="only the ids, in one line")
     parser.add_argument("--no-special", action="store_true", help="without the special tokens around the text")

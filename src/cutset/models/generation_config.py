@@ -1,4 +1,5 @@
-"""A model's own sampling parameters: what its `generation_config.json` says, under the names of SamplingParams.
+"""A model's own sampling parameters: what its `generation_config.json` says, under the names of SamplingParams, or the
+metadata of a GGUF file.
 
 They are the defaults of a request. What the file says of end tokens is the specification's business (families.py).
 """
@@ -13,6 +14,8 @@ from typing import Any
 
 from cutset.errors import ModelError
 from cutset.models.families import read_json
+from cutset.models.files.gguf import read_gguf
+from cutset.models.files.gguf_path import is_gguf
 
 __all__ = ["FILE", "GenerationDefaults", "generation_defaults"]
 
@@ -25,6 +28,14 @@ OBEYED = {name: name for name in ("temperature", "top_k", "top_p", "min_p", "rep
     "max_new_tokens": "max_tokens",
     "min_new_tokens": "min_tokens",
     "stop_strings": "stop",
+}
+# What GGUF files call them, after `general.sampling.`.
+GGUF = {
+    "temp": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "penalty_repeat": "repetition_penalty",
 }
 # What would change an answer and isn't done here: the values with which it changes nothing.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -81,10 +92,19 @@ class GenerationDefaults:
 
 
 def generation_defaults(directory: Path, context: int) -> GenerationDefaults:
-    """What the file of a model directory says; nothing without one. `context`: most tokens of the model's sequences.
+    """What the file of a model directory, or a GGUF file, says; nothing without one. `context`: most tokens of the
+    model's sequences.
 
     The values' ranges are SamplingParams' to check. Raises ModelError for a file that can't be read.
     """
+    if is_gguf(directory):
+        metadata = read_gguf(directory).metadata
+        named = {f"general.sampling.{theirs}": ours for theirs, ours in GGUF.items()}
+        found = {ours: metadata[key] for key, ours in named.items() if key in metadata}
+        for key in named:
+            if type(metadata.get(key, 0)) not in (int, float):
+                raise ModelError(f"{directory}: {key} must be a number, not {metadata[key]!r:.60}")
+        return GenerationDefaults(found, directory) if found else GenerationDefaults()
     file = directory / FILE
     if not file.is_file():
         return GenerationDefaults()

@@ -1,6 +1,6 @@
-"""Finds the directory of a model: a directory, a name in models.yaml, the bundled one, or a hub id.
+"""Finds a model: a directory, a GGUF file, a name in models.yaml, the bundled one, or a hub id.
 
-models.yaml maps names to directories, relative to itself, with overrides for that model:
+models.yaml maps names to directories or GGUF files, relative to itself, with overrides for that model:
 
     tiny: models/tiny
     helper:
@@ -26,6 +26,7 @@ from typing import Any
 
 from cutset.config import OPTIONS, Settings, did_you_mean, read_bounded
 from cutset.errors import ConfigError, DeviceError, ModelError
+from cutset.models.files.gguf_path import ENDING, is_gguf
 from cutset.models.files.lfs import check_no_pointer, check_no_pointer_at
 from cutset.models.text.tokenizer_files import SENTENCEPIECE_FILES, TEMPLATE_FOLDER
 
@@ -61,7 +62,8 @@ class Overrides:
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """A model that was found. `origin` says where: "directory", "bundled", "hub", or the path of models.yaml."""
+    """A model that was found: a directory, or a GGUF file. `origin` says where: "directory", "bundled", "hub", or the
+    path of models.yaml."""
 
     directory: Path
     name: str
@@ -81,16 +83,23 @@ class ModelInfo:
 
 
 def resolve(name_or_path: str | os.PathLike[str], settings: Settings) -> ModelRef:
-    """The model that `name_or_path` means: a directory with a config.json, a name in models.yaml, a bundled one, a
-    hub id. Raises `ModelError` if it is none of them, `ConfigError` for a models.yaml that can't be used."""
+    """The model that `name_or_path` means: a directory with a config.json, a GGUF file or a directory with one, a name
+    in models.yaml, a bundled one, a hub id.
+
+    Raises `ModelError` if it is none of them, `ConfigError` for a models.yaml that can't be used.
+    """
     text = os.fspath(name_or_path)
     shown = repr(text if len(text) < 120 else text[:100] + "…")
     path = os.path.expanduser(text)
     if text and os.path.isfile(os.path.join(path, "config.json")):
         return ModelRef(Path(path), os.path.basename(os.path.realpath(path)))
+    if text and (file := _gguf_at(Path(path))) is not None:
+        return ModelRef(file, file.name[: -len(ENDING)] if file.name.lower().endswith(ENDING) else file.name)
     known = _known(settings)
     if text in known:
         ref = known[text]
+        if (file := _gguf_at(ref.directory)) is not None:
+            return replace(ref, directory=file)
         if not ref.directory.is_dir():
             hint = "reinstall Cutset" if ref.origin == "bundled" else f"correct its path in {ref.origin}"
             raise ModelError(f"the model {shown} should be in {ref.directory}, which is not a directory; {hint}")
@@ -98,11 +107,27 @@ def resolve(name_or_path: str | os.PathLike[str], settings: Settings) -> ModelRe
     if os.path.isdir(path):
         raise ModelError(f"{shown} is a directory without a config.json, and no registered model has that name")
     if os.path.exists(path):
-        raise ModelError(f"{shown} is a file; name the directory that holds config.json and *.safetensors")
+        raise ModelError(
+            f"{shown} is a file; name the directory that holds config.json and *.safetensors, or a GGUF file"
+        )
     if HUB_ID.fullmatch(text):
         return ModelRef(_hub_snapshot(text, settings, did_you_mean(text, known)), text, origin="hub")
     where = settings.models_file or "models.yaml (there is none)"
     raise ModelError(f"{shown} is no directory, no hub id and no name in {where}{did_you_mean(text, known)}")
+
+
+def _gguf_at(path: Path) -> Path | None:
+    """The GGUF file that a path means: itself, or in a directory without a config.json the only model."""
+    if is_gguf(path):
+        return path
+    if not os.path.isdir(path) or os.path.exists(path / "config.json"):
+        return None
+    later = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)  # parts of a model but its first
+    found = [file for file in path.glob("*" + ENDING) if is_gguf(file) and not later.search(file.name)]
+    if len(found) > 1:
+        names = ", ".join(sorted(file.name for file in found)[:5])
+        raise ModelError(f"{str(path)!r} has {len(found)} GGUF files ({names}); name one of them")
+    return found[0] if found else None
 
 
 def settings_for(ref: ModelRef, settings: Settings) -> Settings:
@@ -181,6 +206,7 @@ def _inspect(ref: ModelRef) -> ModelInfo:
 
     nbytes, unusable = 0, ""
     try:
+        ref = replace(ref, directory=_gguf_at(ref.directory) or ref.directory)
         for path in weight_files(ref.directory):
             if not path.is_file():
                 raise ModelError(f"{path} is a link to a file that is gone")
@@ -197,6 +223,8 @@ def _inspect(ref: ModelRef) -> ModelInfo:
 
 
 def _tokenizer_problem(directory: Path) -> str:
+    if is_gguf(directory):  # it has one, or says so when it is loaded
+        return ""
     for names in (("tokenizer.json",), ("vocab.json", "merges.txt")):
         files = [directory / name for name in names]
         if all(file.is_file() for file in files):

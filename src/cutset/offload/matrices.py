@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cutset.errors import CheckpointError
 from cutset.models.files.integer import Progress, quantized
 from cutset.models.files.source import ModelSource
 from cutset.models.spec import Site
@@ -54,8 +55,13 @@ class Matrix:
 def each_matrix(source: ModelSource, progress: Progress | None = None) -> Iterator[Matrix]:
     """The matrices of a model in the order of a forward pass, one at a time; a float checkpoint is quantised now.
 
-    Raises CheckpointError for weights that can't be quantised.
+    Raises CheckpointError for weights that can't be quantised, or whose groups have scales of their own.
     """
+    if source.dtype == "grouped":
+        raise CheckpointError(
+            f"{source.path} has weights in groups; an offload multiplies integer checkpoints alone: make one with "
+            f"`cutset quantize {source.path} -o DIR`"
+        )
     sites = source.spec.sites()
     for number, (site, layer, expert) in enumerate(sites):
         if progress is not None:

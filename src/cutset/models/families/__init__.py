@@ -22,10 +22,17 @@ __all__ = ["families", "load_spec", "read_json", "spec_from_config"]
 
 
 def load_spec(directory: Path) -> DecoderSpec:
-    """The specification of the model in a directory, with the end tokens of its `generation_config.json` too.
+    """The specification of a GGUF file, or of the model in a directory, with the end tokens of its
+    `generation_config.json` too.
 
     Raises ModelError where a file is missing or malformed, ArchitectureError for a network that isn't known.
     """
+    from cutset.models.files.gguf_path import is_gguf  # which needs what is above
+
+    if is_gguf(directory):
+        from cutset.models.files.gguf_model import GGUFModel
+
+        return GGUFModel(directory).spec
     if not directory.is_dir():
         raise ModelError(f"{directory} is not a directory: give one with config.json and *.safetensors")
     spec = spec_from_config(read_json(directory / "config.json"), str(directory / "config.json"))

@@ -151,6 +151,11 @@ class GroupedTensor(Tensor):
         values.flags.writeable = False
         return values
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the file that it is read from."""
+        return sum(int(source.raw.nbytes) for source in self._sources)
+
     def forget(self) -> None:
         for source in self._sources:
             source.forget()

@@ -36,6 +36,7 @@ from cutset.kernels.reference_linear import (
 )
 from cutset.models.files.checkpoint import Tensor, TensorTable
 from cutset.models.files.digests import DIGESTS, digest
+from cutset.models.files.gguf_beside import write_beside
 from cutset.models.files.lfs import check_no_pointer_at
 from cutset.models.files.specification import describable, write_specification
 from cutset.models.files.writer import new_directory, write_safetensors
@@ -277,6 +278,7 @@ def write_integer_checkpoint(
             place = target / file.relative_to(source)
             place.parent.mkdir(exist_ok=True)
             shutil.copyfile(file, place)
+        write_beside(source, target)
         changed = dict(config) | {"quantization_config": {"quant_method": "cutset", "version": VERSION}}
         for name, content in ((DIGESTS, digests), ("config.json", changed)):
             (target / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A model on disk, in either form: a checkpoint directory or an exchange file."""
+"""A model on disk, in any form: a checkpoint directory, a GGUF file or an exchange file."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ from cutset.models.files.checkpoint import Tensor, TensorTable, fitted
 from cutset.models.files.digests import verify_digests
 from cutset.models.files.exchange import ExchangeFile, write_exchange
 from cutset.models.files.formats import read_weights
+from cutset.models.files.gguf_beside import write_beside
+from cutset.models.files.gguf_model import GGUFModel
+from cutset.models.files.gguf_path import is_gguf
+from cutset.models.files.grouped import GroupedTensor
 from cutset.models.files.integer import check_integer_tensors, is_integer, stored_form
 from cutset.models.files.specification import SPECIFICATION, describable, write_specification
 from cutset.models.files.stacked import StackedPart
@@ -37,7 +41,7 @@ class ModelSource:
     read_config: Callable[[], Mapping[str, Any]]
     spec: DecoderSpec
     tensors: Mapping[str, Tensor]
-    dtype: str  # of the weights: float32, float16, bfloat16, or int8 (an integer checkpoint)
+    dtype: str  # of the weights: float32, float16, bfloat16, grouped (GroupedTensors), or int8 (an integer checkpoint)
     inputs: Inputs | None = None  # input_ids and attention_mask, each (batch, tokens); exchange files have them
 
     @property
@@ -55,7 +59,7 @@ class ModelSource:
 
 
 def open_source(path: Path, verify: str = "changed") -> ModelSource:
-    """Opens a checkpoint directory or an exchange file. Raises ModelError for what can't be used.
+    """Opens a checkpoint directory, a GGUF file or an exchange file. Raises ModelError for what can't be used.
 
     The digests of an integer checkpoint are compared where its files have changed since the last time, or `always`.
     """
@@ -67,6 +71,9 @@ def open_source(path: Path, verify: str = "changed") -> ModelSource:
             verify_digests(path, tensors, usable_cores(), always=verify == "always")
             return ModelSource(path, lambda: config, spec, tensors, "int8")
         return _float_source(path, lambda: config, spec, checkpoint)
+    if is_gguf(path):
+        model = GGUFModel(path)
+        return _float_source(path, lambda: model.config, model.spec, model)
     if not path.is_file():
         raise ModelError(f"{path} is neither a checkpoint directory nor an exchange file")
     file = ExchangeFile(path)
@@ -81,14 +88,17 @@ def _float_source(
     inputs: Inputs | None = None,
 ) -> ModelSource:
     true, tensors = fitted(spec, table)
-    return ModelSource(path, read_config, true, tensors, table.float_dtype(), inputs)
+    grouped = any(isinstance(tensor, GroupedTensor) for tensor in tensors.values())
+    dtype = "grouped" if grouped else table.float_dtype()
+    return ModelSource(path, read_config, true, tensors, dtype, inputs)
 
 
 def convert(source: ModelSource, target: Path, inputs: Inputs | None = None) -> None:
     """Writes `source` to an exchange file if `target` ends in .json, and to a new checkpoint directory otherwise.
 
-    Tensors keep their bytes, the configuration its content. `inputs` go into an exchange file. An exchange file becomes
-    one of today's version. Raises ModelError for a directory that holds something already.
+    Tensors keep their bytes, codes become the floats that they stand for; the configuration keeps its content. What a
+    GGUF file has beside its weights goes along into a directory. `inputs` go into an exchange file. An exchange file
+    becomes one of today's version. Raises ModelError for a directory that holds something already.
     """
     if source.dtype == "int8":
         raise ModelError(f"{source.path} is an integer checkpoint; convert the float one that it came from")
@@ -107,6 +117,7 @@ def convert(source: ModelSource, target: Path, inputs: Inputs | None = None) -> 
     with new_directory(target):
         write_safetensors(target / "model.safetensors", layout, tensors, {"format": "pt"})
         (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        write_beside(source.path, target)
         if describable(source.spec):
             write_specification(target, source.spec)
 

@@ -45,6 +45,7 @@ def choose(settings: Settings, stored: str) -> BackendChoice:
     Raises DeviceError for what doesn't go together or isn't there.
     """
     backend, dtype, device = settings.backend, settings.dtype, settings.device
+    stored = "float32" if stored == "grouped" else stored  # the floats that its codes stand for
     if dtype == "auto":
         dtype = stored if device != "cpu" or stored == "int8" else "float32"
     if stored == "int8" and dtype not in INTEGER:

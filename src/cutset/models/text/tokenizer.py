@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.errors import RequestError, TokenizerError
+from cutset.models.files.gguf_path import is_gguf
 from cutset.models.text.incremental import DecodingSteps, IncrementalDecoder
 from cutset.models.text.tokenizer_added import add_tokens, surround
 from cutset.models.text.tokenizer_files import (
@@ -31,6 +32,7 @@ from cutset.models.text.tokenizer_files import (
     read_bytes,
     read_object,
 )
+from cutset.models.text.tokenizer_gguf import StoredTokenizer
 from cutset.models.text.tokenizer_kinds import AS_STORED, DEFAULT_TOKENS, assemble, class_of, from_vocab_and_merges
 
 if TYPE_CHECKING:
@@ -85,13 +87,15 @@ class Tokenizer:
 
     @classmethod
     def load(cls, directory: Path) -> Tokenizer:
-        """Reads the tokenizer of a model directory in Hugging Face layout.
+        """Reads the tokenizer of a model directory in Hugging Face layout, or of a GGUF file.
 
         Raises:
             TokenizerError: a file is missing, malformed, too large or of a kind that needs converting first. The
                 message names the file.
         """
         directory = Path(directory)
+        if is_gguf(directory):
+            return cls._of_gguf(directory)
         if not directory.is_dir():
             raise TokenizerError(f"{directory}: no such directory")
         config = read_object(directory / "tokenizer_config.json")
@@ -133,6 +137,15 @@ class Tokenizer:
             )
         except TokenizerError as error:
             raise TokenizerError(f"{directory}: {error}") from error
+
+    @classmethod
+    def _of_gguf(cls, path: Path) -> Tokenizer:
+        stored = StoredTokenizer(path)
+        backend = stored.build()
+        try:
+            return cls(backend, special_tokens=stored.special_tokens, chat_templates=stored.chat_templates)
+        except TokenizerError as error:
+            raise TokenizerError(f"{path}: {error}") from error
 
     @cached_property
     def longest_token(self) -> int:

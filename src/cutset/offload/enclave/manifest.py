@@ -14,6 +14,7 @@ from pathlib import Path
 from cutset.errors import ConfigError, ModelError, OffloadError
 from cutset.link import parse_address
 from cutset.models.files.formats import weight_files
+from cutset.models.files.gguf_path import is_gguf
 from cutset.models.files.source import open_source
 from cutset.offload.enclave.client_files import MeasuredFiles, client_files, digest, model_files
 from cutset.offload.enclave.memory_sizes import Use, enclave_bytes, parts, size_text
@@ -90,6 +91,11 @@ def render(
     """
     model = model.resolve()
     spec = open_source(model).spec
+    if is_gguf(model):
+        raise ModelError(
+            f"{model} is a GGUF file; the client in an enclave has a directory: make one with "
+            f"`cutset quantize {model} -o DIR`"
+        )
     if spec.moe is not None:
         raise OffloadError(
             "a mixture of experts isn't offloaded in masked modes: the rows of an expert tell the routing"
