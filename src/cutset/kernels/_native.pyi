@@ -87,6 +87,47 @@ class LinearI8:
     @property
     def nbytes(self) -> int: ...
 
+_Factors = tuple[NDArray[Any], str, NDArray[np.int8] | NDArray[np.uint8] | None]
+
+class LinearGrouped:
+    """y = x . W^T with weights of few bits and a scale for each group of columns."""
+
+    def __init__(
+        self,
+        codes: Sequence[NDArray[np.uint8]],
+        bits: int,
+        span: int,
+        scales: Sequence[_Factors],
+        minima: Sequence[_Factors] | None = None,
+        zeros: Sequence[NDArray[np.uint8]] | None = None,
+        zero: int = 0,
+        levels: NDArray[np.int8] | None = None,
+        order: NDArray[np.int32] | None = None,
+        pool: Pool | None = None,
+    ) -> None:
+        """Matrices of the same depth, stacked; cutset.models.run.grouped_linears makes these arguments.
+
+        codes: (outputs, depth) each, below 2^bits; bits: 4, 5, 6 or 8. span: columns of a group, a multiple of 16 up to
+        256; the last group may be shorter. scales, minima: values (outputs, blocks), uint16 or float32, their kind
+        (float16, bfloat16, float32), and steps (outputs, groups) or None. zeros: (outputs, groups), or else one `zero`
+        for all. levels: (16,) that codes of 4 bits stand for. order: (depth,) which columns of x the codes multiply.
+        """
+
+    def __call__(self, x: _Floats, out: _Floats, bits: int = 12, pool: Pool | None = None) -> None:
+        """x (rows, depth), out (rows, outputs); bits of the activations, 8 to 12"""
+
+    def weights(self, outputs: NDArray[np.int32]) -> _Floats:
+        """The weights of some outputs, (n, depth)."""
+
+    @property
+    def bits(self) -> int: ...
+    @property
+    def outputs(self) -> int: ...
+    @property
+    def depth(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+
 def quantize_rows(x: _Floats, bits: int = 8, pool: Pool | None = None) -> tuple[NDArray[np.int16], _Floats]:
     """(q, scales) of x (rows, depth): (rows, depth) and (rows,)"""
 
