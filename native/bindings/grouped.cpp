@@ -32,23 +32,17 @@ Workspace& workspace() {
 }
 
 // values (outputs, blocks) and steps (outputs, groups) or None.
-using PyFactors = std::tuple<AnyArray, std::string, std::optional<AnyArray>>;
-
-FactorKind kind_named(const std::string& name) {
-  if (name == "float16") return FactorKind::kHalf;
-  if (name == "bfloat16") return FactorKind::kBfloat;
-  if (name == "float32") return FactorKind::kFloat;
-  refuse("factors are of kind float16, bfloat16 or float32, not " + name);
-}
+using PyFactors = std::tuple<AnyArray, std::optional<AnyArray>>;
 
 GivenFactors factors_of(const PyFactors& given, std::size_t outputs, std::size_t groups) {
-  const auto& [values, kind, steps] = given;
+  const auto& [values, steps] = given;
   GivenFactors factors;
-  factors.kind = kind_named(kind);
-  if (factors.kind == FactorKind::kFloat) {
+  if (values.dtype() == nb::dtype<float>()) {
+    factors.kind = FactorKind::kFloat;
     check_array<float>(values, "values", 2, "float32");
   } else {
-    check_array<std::uint16_t>(values, "values", 2, "uint16");
+    factors.kind = FactorKind::kHalf;
+    check_array<std::uint16_t>(values, "values", 2, "float32, or uint16 with the bits of float16");
   }
   check_shape(values, "values", outputs, values.shape(1));
   factors.values = values.data();
@@ -130,6 +124,21 @@ nb::object weights_of(const PackedGrouped& self, Ids1 outputs) {
   return nb::cast(rows);
 }
 
+nb::tuple quantize_groups_py(const AnyArray& weight, int bits, std::size_t group, bool minima, ThreadPool* pool) {
+  check_array<float>(weight, "weight", 2, "float32");
+  if (group == 0 || weight.shape(1) % group != 0) refuse("groups must divide the columns");
+  const std::size_t outputs = weight.shape(0), depth = weight.shape(1);
+  auto codes = new_array<std::uint8_t>({outputs, depth});
+  auto scales = new_array<float>({outputs, depth / group});
+  auto least = new_array<float>({minima ? outputs : 0, depth / group});
+  {
+    nb::gil_scoped_release release;
+    quantize_groups(pool_or_alone(pool), static_cast<const float*>(weight.data()), outputs, depth, bits, group,
+                    codes.data(), scales.data(), minima ? least.data() : nullptr);
+  }
+  return nb::make_tuple(codes, scales, minima ? nb::cast(least) : nb::none());
+}
+
 }  // namespace
 
 void bind_grouped(nb::module_& m) {
@@ -145,4 +154,8 @@ void bind_grouped(nb::module_& m) {
       .def_prop_ro("outputs", &PackedGrouped::outputs)
       .def_prop_ro("depth", &PackedGrouped::depth)
       .def_prop_ro("nbytes", &PackedGrouped::bytes);
+
+  m.def("quantize_groups", &quantize_groups_py, "weight"_a, "bits"_a, "group"_a, "minima"_a,
+        "pool"_a.none() = nb::none(),
+        "(codes, scales, minima or None) of weight (outputs, depth), rounded to the nearest");
 }

@@ -77,14 +77,39 @@ float factor_of(const PanelFactors& form, const std::uint8_t* panel, std::size_t
   return value * static_cast<float>(form.steps == StepKind::kSigned ? static_cast<std::int8_t>(step) : int{step});
 }
 
+// The float16 of the same value, or one that isn't finite where there is none.
+std::uint16_t half_of(const std::uint8_t* from) {
+  std::uint32_t bits;
+  std::memcpy(&bits, from, sizeof bits);
+  const std::uint32_t sign = bits >> 16 & 0x8000u;
+  bits &= 0x7FFFFFFFu;
+  float size;
+  std::memcpy(&size, &bits, sizeof size);
+  size *= 0x1p-112f;  // exact, unless the value is too small or too precise, which shows when it is multiplied back
+  std::uint32_t narrow;
+  std::memcpy(&narrow, &size, sizeof narrow);
+  if (bits >= 0x47800000u || (narrow & 0x1FFFu) != 0 ||
+      size * 0x1p112f != value_of(FactorKind::kFloat, from) * (sign ? -1.0f : 1.0f))
+    return 0x7C00u;
+  return static_cast<std::uint16_t>(sign | narrow >> 13);
+}
+
 bool put_factors(const PanelFactors& form, std::size_t groups, const GivenFactors& given, std::size_t index,
                  std::size_t column, std::uint8_t* panel) {
-  const std::size_t width = factor_bytes(form.kind), blocks = given.blocks;
+  const std::size_t width = factor_bytes(form.kind), wide = factor_bytes(given.kind), blocks = given.blocks;
   bool right = true;
   for (std::size_t b = 0; b < blocks; ++b) {
-    const std::uint8_t* from = static_cast<const std::uint8_t*>(given.values) + (index * blocks + b) * width;
-    right = right && finite(form.kind, from);
-    std::memcpy(panel + form.values_at + (b * kPanel + column) * width, from, width);
+    const std::uint8_t* from = static_cast<const std::uint8_t*>(given.values) + (index * blocks + b) * wide;
+    std::uint8_t* to = panel + form.values_at + (b * kPanel + column) * width;
+    right = right && finite(given.kind, from);
+    if (width == wide) {
+      std::memcpy(to, from, width);
+    } else if (form.kind == FactorKind::kHalf) {
+      const std::uint16_t half = half_of(from);
+      std::memcpy(to, &half, sizeof half);
+    } else {
+      std::memcpy(to, from + 2, 2);
+    }
   }
   for (std::size_t g = 0; form.steps != StepKind::kNone && g < groups; ++g) {
     panel[form.steps_at + g * kPanel + column] = given.steps[index * groups + g];
@@ -130,15 +155,15 @@ unsigned code_at(int bits, const std::uint8_t* slab, std::size_t column, std::si
   return code | (word >> bit & (bits == 5 ? 1u : 3u)) << 4;
 }
 
-PanelFactors form_of(const GivenFactors& given, std::size_t groups, std::size_t& at) {
-  PanelFactors form{given.kind, 1, given.step_kind, 0, 0};
+PanelFactors form_of(const GivenFactors& given, FactorKind kind, std::size_t groups, std::size_t& at) {
+  PanelFactors form{kind, 1, given.step_kind, 0, 0};
   if (given.kind == FactorKind::kNone) return form;
   require(given.values && given.blocks >= 1 && given.blocks <= groups && groups % given.blocks == 0,
           "factors must have as many values as groups, or one for each of some blocks of them");
   require((given.step_kind == StepKind::kNone) == (given.steps == nullptr), "factors with steps must have a kind");
   form.each = groups / given.blocks;
   form.values_at = at;
-  at += given.blocks * kPanel * factor_bytes(given.kind);
+  at += given.blocks * kPanel * factor_bytes(kind);
   form.steps_at = at;
   if (given.steps) at += groups * kPanel;
   return form;
@@ -159,7 +184,7 @@ PackedGrouped::PackedGrouped(const GroupedShape& shape, const std::vector<Groupe
     require(same(part.scales, parts[0].scales) && same(part.minima, parts[0].minima) && !part.zeros == !parts[0].zeros,
             "parts of one matrix must have the same kinds of factors");
   }
-  set_form(shape, parts[0]);
+  set_form(shape, parts);
   if (shape.order) {
     order_.assign(shape.order, shape.order + depth_);
     std::vector<bool> seen(depth_);
@@ -178,7 +203,24 @@ PackedGrouped::PackedGrouped(const GroupedShape& shape, const std::vector<Groupe
   require(right.load(), "codes must fit in their bits, and scales and minima must be finite");
 }
 
-void PackedGrouped::set_form(const GroupedShape& shape, const GroupedPart& first) {
+FactorKind PackedGrouped::narrowed(const std::vector<GroupedPart>& parts, GivenFactors GroupedPart::* factors) {
+  const FactorKind kind = (parts[0].*factors).kind;
+  bool bfloat = kind == FactorKind::kFloat, half = bfloat;
+  for (const GroupedPart& part : parts) {
+    const GivenFactors& given = part.*factors;
+    const auto* values = static_cast<const std::uint8_t*>(given.values);
+    for (std::size_t i = 0; i < part.outputs * given.blocks && (bfloat || half); ++i) {
+      std::uint32_t bits;
+      std::memcpy(&bits, values + 4 * i, sizeof bits);
+      bfloat = bfloat && (bits & 0xFFFFu) == 0;
+      half = half && half_of(values + 4 * i) != 0x7C00u;
+    }
+  }
+  return bfloat ? FactorKind::kBfloat : half ? FactorKind::kHalf : kind;
+}
+
+void PackedGrouped::set_form(const GroupedShape& shape, const std::vector<GroupedPart>& parts) {
+  const GroupedPart& first = parts[0];
   require(shape.bits == 4 || shape.bits == 5 || shape.bits == 6 || shape.bits == 8, "codes have 4, 5, 6 or 8 bits");
   require(shape.span >= kSlab && shape.span <= kMostSpan && shape.span % kSlab == 0,
           "a group must have a multiple of 16 columns, at most 256");
@@ -190,8 +232,8 @@ void PackedGrouped::set_form(const GroupedShape& shape, const GroupedPart& first
   form_.span = shape.span;
   form_.groups = (form_.depth + shape.span - 1) / shape.span;
   std::size_t at = form_.depth / kSlab * slab_bytes(shape.bits);
-  form_.scales = form_of(first.scales, form_.groups, at);
-  form_.minima = form_of(first.minima, form_.groups, at);
+  form_.scales = form_of(first.scales, narrowed(parts, &GroupedPart::scales), form_.groups, at);
+  form_.minima = form_of(first.minima, narrowed(parts, &GroupedPart::minima), form_.groups, at);
   form_.zeros = first.zeros != nullptr;
   form_.zeros_at = at;
   if (form_.zeros) at += form_.groups * kPanel;

@@ -13,6 +13,7 @@
 namespace cutset {
 
 // Factors as files have them: (outputs, blocks) of floats, each for as many groups, times (outputs, groups) of steps.
+// Floats whose values all are bfloat16 or float16 take no more memory than those.
 struct GivenFactors {
   FactorKind kind = FactorKind::kNone;
   const void* values = nullptr;  // 2 bytes each, or 4 for kFloat
@@ -58,7 +59,9 @@ class PackedGrouped {
   void weights(std::size_t output, float* row) const;
 
  private:
-  void set_form(const GroupedShape& shape, const GroupedPart& first);
+  void set_form(const GroupedShape& shape, const std::vector<GroupedPart>& parts);
+  // kFloat as kBfloat or kHalf, where all values of the parts are the same in that.
+  static FactorKind narrowed(const std::vector<GroupedPart>& parts, GivenFactors GroupedPart::* factors);
   // False for a code or a factor that can't be.
   bool pack(const std::vector<GroupedPart>& parts, std::size_t panel);
 
@@ -67,5 +70,12 @@ class PackedGrouped {
   std::vector<std::int32_t> order_;  // empty: x's own
   Buffer panels_;
 };
+
+// weight (outputs, depth) rounded to the nearest, ties to even: codes (outputs, depth), scales (outputs, groups). With
+// minima (outputs, groups) a group's codes are (w - least) / scale from 0 on; without (nullptr) they lie around
+// 2^(bits - 1) and scale = max|w| / (2^(bits - 1) - 1). Factors are what float16 has where it is precise enough.
+// std::invalid_argument if a weight isn't a finite number, or for groups that don't divide the columns.
+void quantize_groups(ThreadPool& pool, const float* weight, std::size_t outputs, std::size_t depth, int bits,
+                     std::size_t group, std::uint8_t* codes, float* scales, float* minima);
 
 }  // namespace cutset

@@ -208,12 +208,13 @@ def test_neighbours_of_one_form_are_one_matrix() -> None:
     assert len(native_linears(orders, POOL)) == 2
 
 
-@pytest.mark.parametrize(("name", "file_bits"), [
-    ("q4_0", 4.5), ("q4_1", 5), ("q4_k", 4.5), ("q5_k", 5.5), ("q6_k", 6.5625), ("q8_0", 8.5), ("gptq", 4.16), ("awq", 4.31)
-])  # fmt: skip
-def test_memory_at_rest_is_that_of_the_file(name: str, file_bits: float) -> None:
+FILE_BITS = {"q4_0": 4.5, "q4_1": 5, "q4_k": 4.5, "q5_k": 5.5, "q6_k": 6.5625, "q8_0": 8.5, "gptq": 4.16, "awq": 4.31}
+
+
+@pytest.mark.parametrize("name", FILE_BITS)
+def test_memory_at_rest_is_that_of_the_file(name: str) -> None:
     (linear,) = native_linears([form(name, 512, 2048)], POOL)
-    assert linear.nbytes * 8 / (512 * 2048) <= 1.1 * file_bits
+    assert linear.nbytes * 8 / (512 * 2048) <= 1.1 * FILE_BITS[name]
 
 
 def test_what_can_not_be_packed_is_refused() -> None:
@@ -252,13 +253,43 @@ def test_the_twin_rounds_a_multiply_add_once() -> None:
             assert error <= abs(Fraction(float(other)) - exact)
 
 
-def test_groups_are_rounded_to_the_nearest() -> None:
-    weight = np.random.default_rng(0).standard_normal((6, 128)).astype(np.float32)
-    for bits, group in ((8, 64), (4, 32)):
-        codes, scales = quantize_groups(weight, bits, group)
-        back = GroupedWeight(codes, bits, group, GroupScales(scales), 1 << (bits - 1)).float32()
-        assert (np.abs(back - weight) <= 0.5001 * np.repeat(scales, group, axis=1)).all()
-        assert int(codes.max()) == (1 << bits) - 1 and int(codes.min()) >= 1
+@pytest.mark.parametrize(("bits", "group", "minima"), [(8, 64, False), (4, 32, True), (4, 32, False), (8, 43, True)])
+def test_groups_are_rounded_to_the_nearest(bits: int, group: int, minima: bool) -> None:
+    rng = np.random.default_rng(0)
+    weight = (rng.standard_normal((6, 4 * group)) * rng.choice([1e-6, 0.02, 3, 2e5], (6, 1))).astype(np.float32)
+    weight[0, :group] = 0
+    weight[1, :group] = 0.25
+    weight[2, :group] = 1e-39
+    weight[3, :group] += 10
+    codes, scales, least = quantize_groups(weight, bits, group, minima)
+    ours = native.quantize_groups(weight, bits, group, minima, POOL)
+    np.testing.assert_array_equal(ours[0], codes)
+    same(ours[1], scales)
+    assert (ours[2] is None) == (least is None)
+    if least is not None and ours[2] is not None:
+        same(ours[2], least)
+    zero = 0 if minima else 1 << (bits - 1)
+    floor = None if least is None else GroupScales(least)
+    back = GroupedWeight(codes, bits, group, GroupScales(scales), zero, floor).float32()
+    room = np.repeat(scales * 0.502, group, axis=1) + np.abs(weight) * 2**-10
+    assert (np.abs(back - weight) <= room + 1e-8).all()
+    assert codes.max() < 1 << bits
+    for bad in (np.nan, np.inf, -np.inf):
+        weight[3, 7] = bad
+        for quantize in (quantize_groups, native.quantize_groups):
+            with pytest.raises(ValueError, match="NaN, an infinity"):
+                quantize(weight, bits, group, minima)
+
+
+def test_factors_that_float16_holds_take_no_more() -> None:
+    weight = np.random.default_rng(0).standard_normal((64, 512)).astype(np.float32) / 50
+    codes, scales, _ = quantize_groups(weight, 8, 64, False)
+    (linear,) = native_linears([GroupedWeight(codes, 8, 64, GroupScales(scales), 128)], POOL)
+    assert linear.nbytes * 8 == 64 * 512 * 8.25
+    exact = np.random.default_rng(1).standard_normal((64, 8)).astype(np.float32)
+    (wide,) = native_linears([GroupedWeight(codes, 8, 64, GroupScales(exact), 128)], POOL)
+    assert wide.nbytes * 8 == 64 * 512 * 8.5
+    same(wide.weights(np.arange(64, dtype=np.int32)), GroupedWeight(codes, 8, 64, GroupScales(exact), 128).float32())
 
 
 def test_packed_codes_are_where_the_layout_says() -> None:

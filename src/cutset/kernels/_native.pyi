@@ -87,7 +87,7 @@ class LinearI8:
     @property
     def nbytes(self) -> int: ...
 
-_Factors = tuple[NDArray[Any], str, NDArray[np.int8] | NDArray[np.uint8] | None]
+_Factors = tuple[NDArray[np.uint16] | _Floats, NDArray[np.int8] | NDArray[np.uint8] | None]
 
 class LinearGrouped:
     """y = x . W^T with weights of few bits and a scale for each group of columns."""
@@ -108,8 +108,8 @@ class LinearGrouped:
         """Matrices of the same depth, stacked; cutset.models.run.grouped_linears makes these arguments.
 
         codes: (outputs, depth) each, below 2^bits; bits: 4, 5, 6 or 8. span: columns of a group, a multiple of 16 up to
-        256; the last group may be shorter. scales, minima: values (outputs, blocks), uint16 or float32, their kind
-        (float16, bfloat16, float32), and steps (outputs, groups) or None. zeros: (outputs, groups), or else one `zero`
+        256; the last group may be shorter. scales, minima: values (outputs, blocks), float32 or the bits of float16,
+        and steps (outputs, groups) or None. zeros: (outputs, groups), or else one `zero`
         for all. levels: (16,) that codes of 4 bits stand for. order: (depth,) which columns of x the codes multiply.
         """
 
@@ -127,6 +127,11 @@ class LinearGrouped:
     def depth(self) -> int: ...
     @property
     def nbytes(self) -> int: ...
+
+def quantize_groups(
+    weight: _Floats, bits: int, group: int, minima: bool, pool: Pool | None = None
+) -> tuple[NDArray[np.uint8], _Floats, _Floats | None]:
+    """(codes, scales, minima or None) of weight (outputs, depth): (outputs, depth) and twice (outputs, groups)."""
 
 def quantize_rows(x: _Floats, bits: int = 8, pool: Pool | None = None) -> tuple[NDArray[np.int16], _Floats]:
     """(q, scales) of x (rows, depth): (rows, depth) and (rows,)"""
@@ -232,7 +237,7 @@ class Decoder:
         head_dim: int,
         intermediate: int,
         norm_eps: float,
-        parameters: dict[tuple[str, int], _Floats],
+        parameters: dict[tuple[str, int], _Floats | LinearGrouped],
         pool: Pool,
         windows: Sequence[int] = [],
         sparse: Sequence[bool] = [],
@@ -265,7 +270,7 @@ class Decoder:
         value_dim: int = 0,
         gated_attention: bool = False,
     ) -> None:
-        """parameters: by name and layer, -1 for those of no layer; they aren't copied."""
+        """parameters: by name and layer, -1 for those of no layer; they aren't copied. The embedding may be grouped."""
 
 class KvCache:
     """Keys and values of all layers in blocks of tokens."""
@@ -289,6 +294,11 @@ class LocalLinears(Linears):
     def put(self, site: str, layer: int, expert: int, linear: LinearF32) -> None: ...
     @overload
     def put(self, site: str, layer: int, expert: int, linear: LinearI8, bits: int = 8) -> None: ...
+    @overload
+    def put(
+        self, site: str, layer: int, expert: int, linears: tuple[LinearGrouped | LinearF32, ...], bits: int = 12
+    ) -> None:
+        """Those that give the site's outputs, one after the other."""
 
 class Adapter:
     """Low-rank additions to the products of a decoder."""

@@ -15,6 +15,7 @@ __all__ = ["MOST_SPAN", "SLAB", "fused_multiply_add", "grouped_linear", "pack_co
 
 SLAB = 16  # columns of a slab of the packed codes
 MOST_SPAN = 256  # columns whose sum is one exact integer; longer groups are cut to spans that share their factors
+LEAST_SCALE, MOST_HALF = np.float32(2**-16), np.float32(65504)  # float16 is precise enough for a scale
 BYTE_ORDER = (0, 2, 1, 3)  # which of four columns a slab's bytes hold
 
 Floats = NDArray[np.float32]
@@ -72,15 +73,41 @@ def grouped_linear(
     return total * row_scales[:, None]
 
 
-def quantize_groups(weight: Floats, bits: int, group: int) -> tuple[NDArray[np.uint8], Floats]:
-    """weight (outputs, depth) rounded to the nearest: codes (outputs, depth) around 2**(bits - 1), and scales (outputs,
-    groups), max|w| / (2**(bits - 1) - 1). Ties go to even. Raises ValueError for a weight that isn't finite."""
-    if not np.isfinite(weight).all():
-        raise ValueError("the weights hold a NaN or an infinity")
+def quantize_groups(
+    weight: Floats, bits: int, group: int, minima: bool
+) -> tuple[NDArray[np.uint8], Floats, Floats | None]:
+    """weight (outputs, depth) rounded to the nearest, ties to even: codes (outputs, depth), scales and minima or None,
+    (outputs, groups).
+
+    With minima a group's codes are (w - minimum) / scale from 0 on; without, they lie around 2**(bits - 1), and the
+    scale is max|w| / (2**(bits - 1) - 1). Factors are what float16 has where it is precise enough. Raises ValueError
+    for a weight that isn't finite.
+    """
     outputs, depth = weight.shape
-    q, scales = quantize_rows(weight.reshape(-1, group), bits)
-    codes = (q + (1 << (bits - 1))).astype(np.uint8)
-    return codes.reshape(outputs, depth), scales.reshape(outputs, depth // group)
+    x = weight.reshape(outputs, depth // group, group)
+    least, most = x.min(axis=2), x.max(axis=2)
+    top, every = np.float32((1 << (bits - 1)) - 1), np.float32((1 << bits) - 1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        minimum = _as_half(least, np.float32(0)) if minima else np.zeros_like(least)
+        size = (most - minimum) / every if minima else np.maximum(most, -least) / top
+    if not (np.isfinite(weight).all() and np.isfinite(size).all()):
+        raise ValueError("the weights hold a NaN, an infinity or too wide a range")
+    scale = np.where(size < np.finfo(np.float32).tiny, np.float32(0), _as_half(size, LEAST_SCALE))
+    divisor = np.where(scale > 0, scale, np.float32(1))[..., None]
+    bounds = (np.float32(0), every) if minima else (-top, top)
+    with np.errstate(over="ignore"):
+        q = np.clip((x - minimum[..., None]) / divisor, *bounds)
+    q = np.rint(np.where(scale[..., None] > 0, q, np.float32(0))) + (0 if minima else top + 1)
+    return q.astype(np.uint8).reshape(outputs, depth), scale, minimum if minima else None
+
+
+def _as_half(values: Floats, least: np.float32) -> Floats:
+    """Rounded to float16, but for those below `least` and beyond its range."""
+    sizes = np.abs(values)
+    with np.errstate(over="ignore"):
+        halves = np.clip(values.astype(np.float16), -MOST_HALF, MOST_HALF).astype(np.float32)
+    rounded: Floats = np.where((sizes >= least) & (sizes <= MOST_HALF), halves, values)
+    return rounded
 
 
 def pack_codes(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
