@@ -37,6 +37,9 @@ def test_floats_are_those_of_the_reference_to_the_bit(number: int) -> None:
         assert weight.codes.max() < 1 << weight.bits
         expected = quants.dequantize(data, Kind(number))
         np.testing.assert_array_equal(weight.float32().view(np.uint32), expected.view(np.uint32))
+        for part in (weight.scales, weight.minima):  # kernels take them as they are
+            for values in () if part is None else (part.values, part.steps):
+                assert values is None or values.flags.c_contiguous
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered")

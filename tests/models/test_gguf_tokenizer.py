@@ -196,6 +196,14 @@ def test_the_space_before_a_text_can_be_left_out(tmp_path: Path) -> None:
     assert found.decode(found.encode(" hello")) == " hello"
 
 
+def test_a_file_that_names_no_split_is_read_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    keys = keys_of(trained("default"), "default")
+    del keys["tokenizer.ggml.pre"]
+    found = Tokenizer.load(write(tmp_path / "m.gguf", keys))
+    assert "tokenizer.ggml.pre" in caplog.text
+    assert found.encode(TEXTS[0]).tolist() == trained("default").encode(TEXTS[0]).ids
+
+
 def test_templates_by_name(tmp_path: Path) -> None:
     keys = keys_of(trained("gpt-2"), "gpt-2")
     keys["tokenizer.chat_template"] = "{{ messages }}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 import re
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["StoredTokenizer"]
 
+log = logging.getLogger(__name__)
+
 PREFIX = "tokenizer.ggml."
 UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 2, 3, 4, 5
 GEMMAS = ("gemma", "gemma2", "gemma3")
@@ -37,7 +40,8 @@ USUAL = {"llama": {"bos": 1, "eos": 2, "unk": 0}}  # ids of tokens that a file d
 PLACEHOLDER = re.compile(r"\[PAD\d+\]")
 KINDS = ("gpt2", "llama")
 Vocabulary = dict[str, int]
-Merges = list[tuple[str, str]]
+Pair = tuple[str, str]
+Merges = list[Pair]
 
 
 class StoredTokenizer:
@@ -112,6 +116,11 @@ class StoredTokenizer:
     @cached_property
     def words(self) -> Words:
         """How a byte-level tokenizer cuts texts into words."""
+        if PREFIX + "pre" not in self._metadata:
+            log.warning(
+                "%s doesn't say how its tokenizer cuts texts into words (tokenizer.ggml.pre): answers may suffer",
+                self.path,
+            )
         name = self._text("pre", "default")
         if name not in SPLITS:
             nearest = ", ".join(difflib.get_close_matches(name[:80], SPLITS, 3, 0))
@@ -181,7 +190,7 @@ class StoredTokenizer:
         if self._metadata.get(PREFIX + "merges") is not None:
             merges = self._stored_merges()
         else:
-            merges = self._implied_merges(vocabulary, tokens, in_order=gemma)
+            merges = self._implied_merges(vocabulary, in_order=gemma)
         unknown = self.special_tokens.get("unk_token") if gemma else None
         model = BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
         backend = tokenizers.Tokenizer(model)
@@ -191,21 +200,20 @@ class StoredTokenizer:
             backend.pre_tokenizer = None
         return backend
 
-    def _implied_merges(self, vocabulary: Vocabulary, tokens: list[str], *, in_order: bool) -> Merges:
+    def _implied_merges(self, vocabulary: Vocabulary, *, in_order: bool) -> Merges:
         """SentencePiece merges the two neighbours whose joint piece has the highest score. Of Gemma's vocabulary the
         order counts, not the scores."""
-        scores = -np.arange(len(tokens), dtype=np.float64)
-        if not in_order:
-            scores = self._numbers(self._metadata.get(PREFIX + "scores"), "scores").astype(np.float64)
-        found = []
+        found: list[tuple[float, int, int, Pair]] = []
+        scores = None if in_order else self._numbers(self._metadata.get(PREFIX + "scores"), "scores").tolist()
         for token, token_id in vocabulary.items():
-            score = scores[token_id]
-            for at in range(1, len(token)):
-                left, right = token[:at], token[at:]
-                if left in vocabulary and right in vocabulary:
-                    found.append((-score, -at, at - len(token), vocabulary[left], vocabulary[right], left, right))
-        found.sort()
-        return [(left, right) for *_, left, right in found]
+            size, score = len(token), 0.0 if scores is None else scores[token_id]
+            for at in range(size - 1, 0, -1):  # of equal ones first those whose left piece is longer
+                pair = token[:at], token[at:]
+                if pair[0] in vocabulary and pair[1] in vocabulary:
+                    found.append((-score, -at, at - size, pair))
+        if not in_order:
+            found.sort(key=lambda one: one[:3])
+        return [pair for *_, pair in found]
 
     def _add_tokens(self, backend: tokenizers.Tokenizer) -> None:
         """Control tokens are special; users' own are matched whole, but are text."""
