@@ -38,7 +38,9 @@ Model::Model(ModelSpec spec, const Tensors& tensors, Precision precision, Thread
   decoder_ = std::make_unique<Decoder>(spec_.core, std::move(parameters), pool);
   linears_ = std::make_unique<LocalLinears>(spec_.core, pool);
   const auto pack = [&](const Parameter& parameter) {
-    if (parameter.site) precision == Precision::kFloat32 ? pack_floats(parameter) : pack_integers(parameter);
+    if (!parameter.site) return;
+    if (precision == Precision::kFloat32) return pack_floats(parameter);
+    precision == Precision::kInt8 && !spec_.is_integer() ? pack_groups(parameter) : pack_integers(parameter);
   };
   each_parameter(spec_, pack);
   if (spec_.tied()) pack({"embedding", -1, -1, {spec_.core.vocab}, spec_.core.hidden, Site::kLmHead});
@@ -147,6 +149,28 @@ void Model::pack_integers(const Parameter& parameter) {
   const int bits = std::min(wanted[static_cast<std::size_t>(*parameter.site)], integers_.back()->most_bits());
   if (bits < PackedI8::kLeastBits) fail(first.where, ": its sums of ", depth, " products overflow");
   linears_->put(*parameter.site, parameter.layer, parameter.expert, *integers_.back(), bits);
+}
+
+// Floats rounded to 8 bits in groups of 64 columns: models/run/grouped_linears.py has the same numbers.
+void Model::pack_groups(const Parameter& parameter) {
+  constexpr int kBits = 8, kActivationBits = 12;
+  const std::size_t outputs = parameter.all_rows(), depth = parameter.columns;
+  std::size_t group = depth;
+  for (const std::size_t size : {16, 32, 64}) group = depth % size == 0 ? size : group;
+  const std::size_t groups = depth / group, span = std::min(round_up(group, kSlab), kMostSpan);
+  auto* codes = static_cast<std::uint8_t*>(codes_.take(checked_product(outputs, depth)));
+  auto* scales = static_cast<float*>(scales_.take(checked_product(checked_product(outputs, groups), sizeof(float))));
+  try {
+    quantize_groups(pool_, stacked(parameter), outputs, depth, kBits, group, codes, scales, nullptr);
+    const GroupedPart part{codes, outputs, {FactorKind::kFloat, scales, groups, StepKind::kNone, nullptr}, {}, nullptr};
+    const GroupedShape shape{kBits, depth, span, 128, nullptr, nullptr};
+    groups_.push_back(std::make_unique<PackedGrouped>(shape, std::vector<GroupedPart>{part}, pool_));
+  } catch (const std::invalid_argument& error) {
+    fail(tensors_of(parameter.role, parameter.layer, parameter.expert).front()->where,
+         " can't be used: ", error.what());
+  }
+  const LocalLinears::Part whole = groups_.back().get();
+  linears_->put(*parameter.site, parameter.layer, parameter.expert, {whole}, kActivationBits);
 }
 
 }  // namespace cutset::runner

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/decoder.h"
+#include "core/grouped.h"
 #include "core/linears.h"
 #include "runner/tensor.h"
 
@@ -30,6 +31,7 @@ class Model {
   LayerParameters layer_parameters(std::size_t layer);
   void pack_floats(const Parameter& parameter);
   void pack_integers(const Parameter& parameter);
+  void pack_groups(const Parameter& parameter);
   void stored_integers(const Parameter& parameter, float* scales);
   const float* stacked(const Parameter& parameter);
   std::vector<const Tensor*> tensors_of(const char* role, int layer, int expert = -1) const;
@@ -44,6 +46,7 @@ class Model {
   std::unique_ptr<LocalLinears> linears_;
   std::vector<std::unique_ptr<PackedF32>> floats_;
   std::vector<std::unique_ptr<PackedI8>> integers_;
+  std::vector<std::unique_ptr<PackedGrouped>> groups_;
 };
 
 // Throws an Error where this machine has less memory than a pass over (batch, tokens) takes.

@@ -155,19 +155,18 @@ def test_large_numbers_that_differ_do_not_agree(tmp_path: Path) -> None:
     assert run("compare", tmp_path / "tiny.npy", tmp_path / "tiny.npy") == 0
 
 
-@pytest.mark.parametrize("dtype", ["int8", "exact"])
-def test_an_integer_checkpoint_gives_what_quantising_in_memory_gives(model: Path, dtype: str, tmp_path: Path) -> None:
+def test_an_integer_checkpoint_gives_what_quantising_in_memory_gives(model: Path, tmp_path: Path) -> None:
     assert run("convert", model, "-o", tmp_path / "dir") == 0
     (tmp_path / "dir" / "tokenizer.json").write_text("{}")
     (tmp_path / "dir" / "tokenizer_notes").mkdir()  # only files go along
     assert run("quantize", tmp_path / "dir", "-o", tmp_path / "int") == 0
     assert (tmp_path / "int" / "tokenizer.json").read_text() == "{}"
     for folder, output in (("dir", "a"), ("int", "b")):
-        flags = ("--inputs", model, "--dtype", dtype, "-o", tmp_path / f"{output}.npy")
+        flags = ("--inputs", model, "--dtype", "exact", "-o", tmp_path / f"{output}.npy")
         assert run("forward", tmp_path / folder, *flags) == 0
     assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
     reference = ("--backend", "reference", "-o", tmp_path / "c.npy")
-    assert run("forward", tmp_path / "int", "--inputs", model, "--dtype", dtype, *reference) == 0
+    assert run("forward", tmp_path / "int", "--inputs", model, "--dtype", "exact", *reference) == 0
     # The float part rounds differently, so here and there an activation falls on the next integer.
     assert run("compare", tmp_path / "a.npy", tmp_path / "c.npy", "--tolerance", "1e-3") == 0
     assert run("forward", tmp_path / "int", "--inputs", model, "--dtype", "float32") == 2

@@ -73,7 +73,8 @@ def test_every_site_is_what_quantising_gives(name: str, tmp_path: Path) -> None:
 def test_both_versions_give_the_same(name: str, dtype: str, tmp_path: Path) -> None:
     current = written(MODELS[name], tmp_path)
     write_version_1(current, tmp_path / "old")
-    expected = logits(tmp_path / "float", dtype)
+    # In int8 a float checkpoint has a scale for each group.
+    expected = logits(tmp_path / "float" if dtype == "exact" else current, dtype)
     assert np.ptp(expected) > 0.1
     for folder in (current, tmp_path / "old"):
         np.testing.assert_array_equal(logits(folder, dtype), expected)

@@ -9,16 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from cutset.compare.forward import run_forward
 from cutset.errors import ArchitectureError, CutsetError
 from cutset.models.files.exchange import write_exchange
 from cutset.models.files.integer import IntegerLinears, write_integer_checkpoint
-from cutset.models.files.source import open_source, specify
+from cutset.models.files.source import ModelSource, open_source, specify
 from cutset.models.files.specification import describable, to_json
 from cutset.models.files.writer import write_safetensors
 from cutset.models.random import RandomModel
 from cutset.models.run.decoder import ReferenceDecoder
+from cutset.models.run.grouped_linears import GroupedLinears
 from cutset.models.run.numpy_ops import NumpyOps
 from models.test_integer import QKV, put
 from models.test_integer import change as change_tensor
@@ -56,6 +58,14 @@ def test_equals_the_reference(case: str, tmp_path: Path) -> None:
     assert np.isfinite(ours).all()
 
 
+def in_integers(source: ModelSource, dtype: str, stored: bool = False) -> NDArray[np.float32]:
+    """The reference's logits: in int8 floats have a scale for each group, what is stored one for each row."""
+    grouped = dtype == "int8" and not stored
+    linears = (GroupedLinears if grouped else IntegerLinears)(source.spec, source.tensors, dtype)
+    assert source.inputs is not None
+    return run_forward(ReferenceDecoder(source.spec, source.tensors, NumpyOps(), linears), source.inputs).logits
+
+
 @pytest.mark.parametrize("case", [case for case, spec in SPECS.items() if describable(spec)])
 def test_every_decoder_equals_the_reference(case: str, tmp_path: Path) -> None:
     """Whatever a specification can say, in float32 and in integers."""
@@ -65,14 +75,13 @@ def test_every_decoder_equals_the_reference(case: str, tmp_path: Path) -> None:
     assert_equal(logits_of(file), reference(source), mask)
     write_integer_checkpoint(source.spec, {}, source.tensors, tmp_path, tmp_path / "int8")
     for dtype in ("int8", "exact"):
-        executor = ReferenceDecoder(
-            source.spec, source.tensors, NumpyOps(), IntegerLinears(source.spec, source.tensors, dtype)
-        )
-        assert source.inputs is not None
-        expected = run_forward(executor, source.inputs).logits
         ours = logits_of(file, "--dtype", dtype)
-        assert_equal(ours, expected, mask, 2e-2)  # a value on the edge between two codes may fall either way
-        np.testing.assert_array_equal(logits_of(tmp_path / "int8", "--inputs", file, "--dtype", dtype), ours)
+        assert_equal(ours, in_integers(source, dtype), mask, 2e-2)  # a value on the edge may fall either way
+        stored = logits_of(tmp_path / "int8", "--inputs", file, "--dtype", dtype)
+        if dtype == "exact":
+            np.testing.assert_array_equal(stored, ours)
+        else:
+            assert_equal(stored, in_integers(source, dtype, stored=True), mask, 2e-2)
 
 
 def test_the_array_is_as_numpy_writes_it(tmp_path: Path) -> None:
@@ -116,17 +125,17 @@ def test_integer_products(dtype: str, tied: bool, tmp_path: Path) -> None:
     file = write_file(tmp_path / "model.json", config)
     source = open_source(file)
     write_integer_checkpoint(source.spec, config, source.tensors, tmp_path, tmp_path / "int8")
-    linears = IntegerLinears(source.spec, source.tensors, dtype)
-    executor = ReferenceDecoder(source.spec, source.tensors, NumpyOps(), linears)
     assert source.inputs is not None
-    expected = run_forward(executor, source.inputs).logits
     ours = logits_of(file, "--dtype", dtype)
-    assert_equal(ours, expected, source.inputs[1], 2e-2)  # a value on the edge between two codes may fall either way
+    # A value on the edge between two codes may fall either way.
+    assert_equal(ours, in_integers(source, dtype), source.inputs[1], 2e-2)
     write_version_1(tmp_path / "int8", tmp_path / "old")
     specify(tmp_path / "old")
-    for folder in ("int8", "old"):
-        stored = logits_of(tmp_path / folder, "--inputs", file, "--dtype", dtype)
-        np.testing.assert_array_equal(stored, ours)
+    current, old = (logits_of(tmp_path / name, "--inputs", file, "--dtype", dtype) for name in ("int8", "old"))
+    np.testing.assert_array_equal(current, old)
+    if dtype == "exact":
+        np.testing.assert_array_equal(current, ours)
+    assert_equal(current, in_integers(source, dtype, stored=True), source.inputs[1], 2e-2)
 
 
 def test_bad_integer_checkpoints_are_refused(tmp_path: Path) -> None:
