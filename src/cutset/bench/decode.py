@@ -20,7 +20,9 @@ from cutset.models.random import RandomModel
 
 __all__ = ["OWN", "WORKLOADS", "DecodeWorkload", "System", "Task", "own_process", "own_systems", "run_workload"]
 
-OWN = ("native float32", "native int8", "native exact")
+# What decoding reads of a weight, in bytes: int8 has a float16 scale for 64 of them, int4 a scale and a minimum for 32.
+WIDTHS = {"native float32": 4.0, "native int8": 1 + 2 / 64, "native exact": 1.0, "native int4": 0.5 + 4 / 32}
+OWN = tuple(WIDTHS)
 FLOAT, INTEGER, FOUR = (
     "float32",
     "8-bit weights",
@@ -107,7 +109,8 @@ def own_systems(names: Iterable[str], threads: int) -> list[System]:
         return lambda folder: own_process(name, folder, threads)
 
     chosen = [name for name in OWN if name in tuple(names)]
-    return [System(f"cutset {name}", FLOAT if FLOAT in name else INTEGER, starter(name)) for name in chosen]
+    kinds = {"native float32": FLOAT, "native int4": FOUR}
+    return [System(f"cutset {name}", kinds.get(name, INTEGER), starter(name)) for name in chosen]
 
 
 def run_workload(
@@ -198,5 +201,5 @@ def _roofline(workload: DecodeWorkload, rows: Sequence[Row]) -> list[Row]:
         Row(row.workload, row.system, "share of read bandwidth", row.value * read * width / best * 100, "%", row.spread)
         for row in rows
         if row.metric.startswith("decode") and best is not None
-        for width in [4 if row.metric.endswith(FLOAT) else 1]
+        for width in [WIDTHS.get(row.system.removeprefix("cutset "), 4.0 if row.metric.endswith(FLOAT) else 1.0)]
     ]
