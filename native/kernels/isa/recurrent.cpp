@@ -23,24 +23,62 @@ void short_conv(const float* const* rows, std::size_t taps, const float* weight,
   });
 }
 
-// Yang et al. 2024, arXiv:2412.06464. A vector of columns at a time: each of them depends on its own column of S alone.
-void delta_rule(float* state, const float* q, const float* k, const float* v, float kept, float beta,
-                std::size_t key_dim, std::size_t value_dim, float* out) {
-  const Vec keep = splat(kept);
-  const Vec write = splat(beta);
-  for_each_vec(value_dim, [&](auto get, auto put) {
-    Vec known = splat(0.0f);
-    for (std::size_t i = 0; i < key_dim; ++i) known = fma(get(state + i * value_dim), splat(k[i]), known);
-    const Vec delta = mul(sub(get(v), mul(known, keep)), write);
-    Vec sum = splat(0.0f);
-    for (std::size_t i = 0; i < key_dim; ++i) {
-      float* row = state + i * value_dim;
-      const Vec now = fma(splat(k[i]), delta, mul(get(row), keep));
-      put(row, now);
-      sum = fma(now, splat(q[i]), sum);
+namespace {
+
+// The tokens of a task for kWide vectors of columns, or where `rest` isn't 0 for that many columns. Each column depends
+// on its own column of S alone; several at a time, for each is one long chain of multiply-adds, and all tokens of these
+// before the next ones, for they stay in the nearest cache.
+template <std::size_t kWide>
+void delta_columns(const DeltaRuleTask& task, std::size_t column, std::size_t rest) {
+  const std::size_t width = task.value_dim;
+  const auto get = [rest](const float* p) { return rest ? load_part(p, rest) : load(p); };
+  const auto put = [rest](float* p, Vec v) { rest ? store_part(p, v, rest) : store(p, v); };
+  for (std::size_t row = 0; row < task.rows; ++row) {
+    const float* q = task.q + row * task.stride;
+    const float* k = task.k + row * task.stride;
+    const float* v = task.v + row * task.stride + column;
+    const Vec keep = splat(task.kept[row * task.gate_stride]);
+    const Vec write = splat(task.beta[row * task.gate_stride]);
+    float* state = task.state + column;
+    Vec known[kWide];
+    for (std::size_t w = 0; w < kWide; ++w) known[w] = splat(0.0f);
+    for (std::size_t i = 0; i < task.key_dim; ++i) {
+      const Vec key = splat(k[i]);
+#pragma GCC unroll 4
+      for (std::size_t w = 0; w < kWide; ++w) known[w] = fma(get(state + i * width + w * kLanes), key, known[w]);
     }
-    put(out, sum);
-  });
+    Vec delta[kWide], sum[kWide];
+#pragma GCC unroll 4
+    for (std::size_t w = 0; w < kWide; ++w) {
+      delta[w] = mul(sub(get(v + w * kLanes), mul(known[w], keep)), write);
+      sum[w] = splat(0.0f);
+    }
+    for (std::size_t i = 0; i < task.key_dim; ++i) {
+      const Vec key = splat(k[i]);
+      const Vec query = splat(q[i]);
+#pragma GCC unroll 4
+      for (std::size_t w = 0; w < kWide; ++w) {
+        float* at = state + i * width + w * kLanes;
+        const Vec now = fma(key, delta[w], mul(get(at), keep));
+        put(at, now);
+        sum[w] = fma(now, query, sum[w]);
+      }
+    }
+    float* out = task.out + row * task.out_stride + column;
+#pragma GCC unroll 4
+    for (std::size_t w = 0; w < kWide; ++w) put(out + w * kLanes, sum[w]);
+  }
+}
+
+}  // namespace
+
+// Yang et al. 2024, arXiv:2412.06464.
+void delta_rule(const DeltaRuleTask& task) {
+  constexpr std::size_t kWide = 4;
+  std::size_t column = 0;
+  for (; column + kWide * kLanes <= task.value_dim; column += kWide * kLanes) delta_columns<kWide>(task, column, 0);
+  for (; column + kLanes <= task.value_dim; column += kLanes) delta_columns<1>(task, column, 0);
+  if (column < task.value_dim) delta_columns<1>(task, column, task.value_dim - column);
 }
 
 }  // namespace cutset::CUTSET_ISA
