@@ -1,8 +1,9 @@
 """`python -m benchmarks adapters`: LoRA adapters beside each other in one batch, against the same batch without.
 
-A batch of 8 sequences on the model w246, each with an adapter of its own: random ones of rank 16 for every linear layer
-but the head, in bfloat16, as PEFT saves them. It takes turns with the same prompts without adapters, and with one adapter
-for all. Before anything counts, each sequence must get the tokens that it gets alone, and other ones than its neighbours.
+A batch of 8 sequences on the model w246, each with an adapter of its own: random ones of rank 16 for every linear
+layer but the head, in bfloat16, as PEFT saves them. It takes turns with the same prompts without adapters, and with
+one adapter for all. Before anything counts, each sequence must get the tokens that it gets alone, and not those that it
+gets without its adapter.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def run_adapters(folder: Path, adapters: Mapping[str, Path], dtype: str, rounds:
         rows = medians(take_turns(f"adapters, {dtype}", turns, rounds, log))
     finally:
         own.close()
-    return rows + [*_shares(rows)]
+    return [*rows, *_shares(rows)]
 
 
 def _shares(rows: Sequence[Row]) -> Iterator[Row]:

@@ -6,8 +6,8 @@ torch.compile` puts the compiled form beside it, which takes minutes for each fa
 `exact`, 8-bit weights, beside llama.cpp in Q8_0, whose loss of quality on real weights is the same (`benchmarks
 quality`). `exact` beside the best of all of them is the third comparison.
 
-Before anything counts, all are asked what follows one prompt. Who gives other logits in float32 has another model: it is
-named and left out. llama.cpp reads files that `family_gguf.py` writes; a family that it lacks is said, too.
+Before anything counts, all are asked what follows one prompt. Who gives other logits in float32 has another model: it
+is named and left out. llama.cpp reads files that `family_gguf.py` writes; a family that it lacks is said, too.
 """
 
 from __future__ import annotations
@@ -183,4 +183,4 @@ def run_family(name: str, folder: Path, systems: Sequence[System], rounds: int) 
         for system in systems
         if system.label in agreement.distances and any(row.system == system.label for row in rows)
     ]
-    return rows + [*ratios(rows)], versions
+    return [*rows, *ratios(rows)], versions

@@ -50,15 +50,15 @@ GRANITE = {
 
 
 class FamilyModel(NamedTuple):
-    """A class of transformers, and what its configuration has beside BASE; `quick`: what a small one has beside that."""
+    """A class of transformers, and what its configuration has beside BASE; `quick`: what a small one has besides."""
 
     cls: str
     config: dict[str, Any]
-    quick: dict[str, Any] = {}
+    quick: dict[str, Any] | None = None
 
     def values(self, quick: bool) -> dict[str, Any]:
         """The configuration's."""
-        return BASE | self.config | (SMALL | self.quick if quick else {})
+        return BASE | self.config | (SMALL | (self.quick or {}) if quick else {})
 
 
 def _kinds(layers: int, every: int, other: str) -> dict[str, Any]:
@@ -121,7 +121,7 @@ FAMILIES: dict[str, FamilyModel] = {
         {"shared_intermediate_size": 192, "layer_types": ["full_attention"] * 4},
     ),
     "phi3": FamilyModel("Phi3", {}),
-    "glm": FamilyModel("Glm", {"num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 128}),
+    "glm": FamilyModel("Glm", {"num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 128}, {"head_dim": 16}),
     "glm4": FamilyModel("Glm4", {"num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 128}),
     "gpt_oss": FamilyModel(
         "GptOss",

@@ -160,6 +160,14 @@ class LlamaCpp:
             self.model.eval([3 + i])
         return middle - start, time.perf_counter() - middle
 
+    def logits(self, tokens: int) -> list[float]:
+        import llama_cpp
+
+        self.model.reset()
+        self.model.eval(prompt_ids(tokens, self.vocab))
+        last = llama_cpp.llama_get_logits_ith(self.model.ctx, -1)
+        return [float(value) for value in last[: self.vocab]]
+
     def _generate_many(self, sequences: int, prompt: int, steps: int) -> tuple[float, float]:
         """Several sequences in one batch, by the library's own functions: the class of llama-cpp-python takes one."""
         from llama_cpp import llama_cpp as library

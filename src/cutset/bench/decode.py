@@ -58,7 +58,7 @@ class DecodeWorkload:
 
 
 class TimedWork(Protocol):
-    """What `run_workload` does with a checkpoint. With a specification, the memory's bandwidth is measured beside it."""
+    """What `run_workload` does with a checkpoint. With a specification, the memory's bandwidth is measured too."""
 
     @property
     def name(self) -> str: ...

@@ -26,7 +26,8 @@ class Own:
 
     def __init__(self, system: str, folder: Path, threads: int, adapters: Mapping[str, Path] | None = None) -> None:
         backend, dtype = system.split(" ")
-        options: dict[str, Any] = {"prefix_caching": False, "cache_mib": 256, "generation_config": False}
+        options: dict[str, Any] = {"prefix_caching": False, "cache_mib": 256, "max_num_seqs": 8}
+        options["generation_config"] = False
         self.llm = LLM(folder, adapters=adapters, backend=backend, dtype=dtype, threads=threads, **options)
         self.threads = threads
 
