@@ -7,6 +7,7 @@ namespace cutset::CUTSET_ISA {
 namespace {
 
 constexpr std::size_t kVectors = kThinPanel / kLanes;
+constexpr std::size_t kAhead = 2048;  // bytes
 
 inline Vec widened(const float* p) { return load(p); }
 
@@ -43,15 +44,17 @@ void tile(const ThinProduct& product, const Weight* panels, const float* x, floa
   const std::size_t depth = product.depth;
   for (std::size_t k = 0; k < depth; ++k) {
     Vec values[kRows];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (std::size_t r = 0; r < kRows; ++r) values[r] = splat(x[r * product.x_stride + k]);
 #pragma GCC unroll 4
     for (std::size_t p = 0; p < kPanels; ++p) {
       const Weight* row = panels + (p * depth + k) * kThinPanel;
+      // A line at a time. What is next, in this matrix or the one behind it, isn't foreseen: each is short.
+      if (k % (64 / sizeof(Weight) / kThinPanel) == 0) __builtin_prefetch(row + kAhead / sizeof(Weight), 0, 2);
 #pragma GCC unroll 4
       for (std::size_t v = 0; v < kVectors; ++v) {
         const Vec weight = widened(row + v * kLanes);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (std::size_t r = 0; r < kRows; ++r) {
           sums[r][p * kVectors + v] = fma(values[r], weight, sums[r][p * kVectors + v]);
         }
@@ -64,35 +67,27 @@ void tile(const ThinProduct& product, const Weight* panels, const float* x, floa
   }
 }
 
-template <class Weight, std::size_t kRows>
+// Rows by up to kWide panels at a time.
+template <class Weight, std::size_t kRows, std::size_t kWide>
 void rows_of(const ThinProduct& product, const float* x, float* y) {
   const auto* panels = static_cast<const Weight*>(product.panels);
   const std::size_t size = product.depth * kThinPanel;
-  for (std::size_t p = 0; p < product.count;) {
-    const std::size_t left = product.count - p;
-    const Weight* at = panels + p * size;
-    float* out = y + p * kThinPanel;
-    if (left >= 4) {
-      tile<Weight, kRows, 4>(product, at, x, out);
-      p += 4;
-    } else if (left >= 2) {
-      tile<Weight, kRows, 2>(product, at, x, out);
-      p += 2;
-    } else {
-      tile<Weight, kRows, 1>(product, at, x, out);
-      p += 1;
-    }
+  std::size_t p = 0;
+  for (; p + kWide <= product.count; p += kWide) {
+    tile<Weight, kRows, kWide>(product, panels + p * size, x, y + p * kThinPanel);
   }
+  for (; p < product.count; ++p) tile<Weight, kRows, 1>(product, panels + p * size, x, y + p * kThinPanel);
 }
 
 template <class Weight>
 void all_rows(const ThinProduct& product) {
+  constexpr std::size_t kRows = kLanes == 16 ? 8 : 2;  // as many chains as there are registers for
   std::size_t row = 0;
-  for (; row + 4 <= product.rows; row += 4) {
-    rows_of<Weight, 4>(product, product.x + row * product.x_stride, product.y + row * product.y_stride);
+  for (; row + kRows <= product.rows; row += kRows) {
+    rows_of<Weight, kRows, 2>(product, product.x + row * product.x_stride, product.y + row * product.y_stride);
   }
   for (; row < product.rows; ++row) {
-    rows_of<Weight, 1>(product, product.x + row * product.x_stride, product.y + row * product.y_stride);
+    rows_of<Weight, 1, 4>(product, product.x + row * product.x_stride, product.y + row * product.y_stride);
   }
 }
 
