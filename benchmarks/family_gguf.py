@@ -262,11 +262,11 @@ def changed(name: str, array: Any, architecture: Architecture, config: Config) -
 
 
 def _kv_heads(config: Config) -> int:
-    return config.get("num_key_value_heads") or int(config["num_attention_heads"])
+    return int(config.get("num_key_value_heads") or config["num_attention_heads"])
 
 
 def _head(config: Config) -> int:
-    return config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
 
 
 def _rotated(config: Config) -> int:

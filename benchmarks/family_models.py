@@ -163,7 +163,8 @@ def write_model(name: str, folder: pathlib.Path, quick: bool = False) -> None:
                 values += torch.rand(values.shape) - 0.5
             elif key.endswith(("bias", "sinks")) and not key.endswith("dt_bias"):
                 values.copy_(torch.randn(values.shape) * 0.2)
-    model.generation_config = transformers.GenerationConfig(eos_token_id=2)
+    generation: Any = transformers.GenerationConfig
+    model.generation_config = generation(eos_token_id=2)
     model.save_pretrained(folder, max_shard_size="8GB")
 
 

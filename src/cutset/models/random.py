@@ -161,7 +161,7 @@ def _places(model: RandomModel) -> dict[str, tuple[int, tuple[int, ...]]]:
 def write_word_tokenizer(directory: Path, vocab: int) -> None:
     """Writes a tokenizer of `vocab` words, `t0`, `t1`, …, split at spaces."""
     words = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "t1", "eos_token": "t2", "unk_token": "t0"}
-    tokenizer = {
+    tokenizer: dict[str, Any] = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
