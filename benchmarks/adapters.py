@@ -1,9 +1,9 @@
 """`python -m benchmarks adapters`: LoRA adapters beside each other in one batch, against the same batch without.
 
 A batch of 8 sequences on the model w246, each with an adapter of its own: random ones of rank 16 for every linear
-layer but the head, in bfloat16, as PEFT saves them. It takes turns with the same prompts without adapters, and with
-one adapter for all. Before anything counts, each sequence must get the tokens that it gets alone, and not those that it
-gets without its adapter.
+layer but the head, as PEFT saves them, in bfloat16 and in float32. It takes turns with the same prompts without
+adapters, and with one adapter for all. Before anything counts, each sequence must get the tokens that it gets alone,
+and not those that it gets without its adapter.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.targets import Target, targets_table
 from cutset.bench.decode import WORKLOADS
@@ -33,31 +35,35 @@ from cutset.models.spec import DecoderSpec
 __all__ = ["DTYPES", "SHARE", "TARGETS", "configure", "run", "run_adapters", "write_adapter"]
 
 DTYPES = ("float32", "int8", "exact")
+KINDS = ("BF16", "F32")  # in which adapters are stored
 SEQUENCES, RANK, PROMPT, STEPS = 8, 16, 128, 64
 SHARE = "of the rate without adapters"
 TARGETS = (
-    Target("tokens/s of a batch with 8 adapters over those without", f"decode, {SHARE}", 0.9, least=True),
-    Target("the same of their prompts", f"prefill, {SHARE}", 0.9, least=True),
+    Target(
+        "tokens/s of a batch with 8 adapters over those without", f"decode, {SHARE}", 0.9, least=True, workload="BF16"
+    ),
+    Target("the same of adapters in float32", f"decode, {SHARE}", 0.9, least=True, workload="F32"),
+    Target("the same of their prompts", f"prefill, {SHARE}", 0.9, least=True, workload="adapters"),
 )
 
 
-def write_adapter(folder: Path, spec: DecoderSpec, rank: int, seed: int) -> None:
-    """A random LoRA adapter for every product but the head, as PEFT saves it, in bfloat16."""
+def write_adapter(folder: Path, spec: DecoderSpec, rank: int, seed: int, dtype: str = "BF16") -> None:
+    """A random LoRA adapter for every product but the head, as PEFT saves it, in `BF16` or `F32`."""
     rng = np.random.default_rng(seed)
     layout: dict[str, tuple[str, tuple[int, ...]]] = {}
     modules = []
     for tensor in spec.tensors():
         if tensor.product and tensor.role != "lm_head":
             name = tensor.name.removesuffix(".weight")
-            layout[f"base_model.model.{name}.lora_A.weight"] = ("BF16", (rank, tensor.shape[1]))
-            layout[f"base_model.model.{name}.lora_B.weight"] = ("BF16", (tensor.shape[0], rank))
+            layout[f"base_model.model.{name}.lora_A.weight"] = (dtype, (rank, tensor.shape[1]))
+            layout[f"base_model.model.{name}.lora_B.weight"] = (dtype, (tensor.shape[0], rank))
             modules.append(name.rpartition(".")[2])
     folder.mkdir(parents=True, exist_ok=True)
 
-    def tensors() -> Iterator[tuple[str, np.ndarray[tuple[int, ...], np.dtype[np.uint16]]]]:
+    def tensors() -> Iterator[tuple[str, NDArray[Any]]]:
         for name, (_, shape) in layout.items():
             values = rng.standard_normal(shape, np.float32) * np.float32(shape[1] ** -0.5)
-            yield name, (values.view(np.uint32) >> 16).astype(np.uint16)
+            yield name, (values.view(np.uint32) >> 16).astype(np.uint16) if dtype == "BF16" else values
 
     write_safetensors(folder / "adapter_model.safetensors", layout, tensors(), {"format": "pt"})
     config = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": sorted({*modules})}
@@ -69,17 +75,18 @@ def run_adapters(folder: Path, adapters: Mapping[str, Path], dtype: str, rounds:
     other tokens in the batch than alone."""
     own = Own(f"native {dtype}", folder, threads, adapters)
     try:
-        each = [name for name, _ in zip(adapters, range(SEQUENCES), strict=False)]
-        check_tokens(own, each)
-        batches: dict[str, list[str] | None] = {"none": None, "one for all": each[:1] * len(each)}
-        batches[f"{len(each)} adapters"] = each
+        batches: dict[str, list[str] | None] = {"none": None, "one for all": [next(iter(adapters))] * SEQUENCES}
+        for kind in KINDS:
+            each = [name for name in adapters if name.startswith(kind)]
+            check_tokens(own, each)
+            batches[f"{len(each)} adapters, {kind}"] = each
 
         def turn_of(name: str, chosen: Sequence[str] | None) -> Turn:
             def turn(number: int) -> Iterator[Row]:
-                prefill, decode = own.generate(len(each), PROMPT, STEPS, chosen)
+                prefill, decode = own.generate(SEQUENCES, PROMPT, STEPS, chosen)
                 for metric, tokens, seconds in (("prefill", PROMPT, prefill), ("decode", STEPS, decode)):
-                    rate = len(each) * tokens / seconds
-                    yield Row(f"{len(each)} sequences, {name}", f"cutset native {dtype}", metric, rate, "tok/s")
+                    rate = SEQUENCES * tokens / seconds
+                    yield Row(f"{SEQUENCES} sequences, {name}", f"cutset native {dtype}", metric, rate, "tok/s")
 
             return turn
 
@@ -130,12 +137,14 @@ def run(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
         model.write_checkpoint(folder)
-        adapters = {f"adapter-{i}": Path(scratch) / f"adapter-{i}" for i in range(SEQUENCES)}
-        for seed, where in enumerate(adapters.values()):
-            write_adapter(where, model.spec(), RANK, seed)
+        adapters: dict[str, Path] = {}
+        for kind in KINDS:
+            for seed in range(SEQUENCES):
+                adapters[f"{kind}-{seed}"] = where = Path(scratch) / f"{kind}-{seed}"
+                write_adapter(where, model.spec(), RANK, seed, kind)
         for dtype in args.dtype or DTYPES:
             rows += run_adapters(folder, adapters, dtype, args.rounds, threads)
     print(rows_table(rows), end="\n\n")
-    print(targets_table([row for row in rows if "adapters" in row.workload], TARGETS))
+    print(targets_table(rows, TARGETS))
     save_rows(args, rows, threads=threads)
     return 0

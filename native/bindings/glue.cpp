@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "bindings/checks.h"
+#include "core/adapter.h"
 #include "core/attention.h"
 #include "kernels/table.h"
 
@@ -128,6 +129,19 @@ void short_conv(In2 x, In2 weight, std::optional<In1> bias, Out1 out) {
   for (std::size_t j = 0; j < x.shape(0); ++j) rows.push_back(x.data() + j * x.shape(1));
   kernels().glue.short_conv(rows.data(), rows.size(), weight.data(), weight.shape(1), bias ? bias->data() : nullptr,
                             x.shape(1), out.data());
+}
+
+void thin_product(In2 x, In2 weight, Out2 out) {
+  const std::size_t rows = x.shape(0);
+  const std::size_t outputs = weight.shape(0);
+  require(x.shape(1) == weight.shape(1), "x must be (rows, columns of weight)");
+  require(out.shape(0) == rows && out.shape(1) == outputs, "out must be (rows, rows of weight)");
+  const ThinMatrix matrix(weight.data(), outputs, weight.shape(1));
+  std::vector<float> padded(rows * matrix.padded());
+  matrix.forward(x.data(), x.shape(1), rows, padded.data());
+  for (std::size_t r = 0; r < rows; ++r) {
+    std::copy_n(padded.data() + r * matrix.padded(), outputs, out.data() + r * outputs);
+  }
 }
 
 void delta_rule(Out2 state, In2 qkv, In1 kept, In1 beta, Out2 out) {
@@ -254,6 +268,7 @@ void bind_glue(nb::module_& m) {
   m.def("multiply", &multiply, "a"_a.noconvert(), "b"_a.noconvert(), "out"_a.noconvert(), Released());
   m.def("short_conv", &short_conv, "x"_a.noconvert(), "weight"_a.noconvert(), "bias"_a.noconvert().none(),
         "out"_a.noconvert(), Released());
+  m.def("thin_product", &thin_product, "x"_a.noconvert(), "weight"_a.noconvert(), "out"_a.noconvert(), Released());
   m.def("delta_rule", &delta_rule, "state"_a.noconvert(), "qkv"_a.noconvert(), nb::kw_only(), "kept"_a.noconvert(),
         "beta"_a.noconvert(), "out"_a.noconvert(), Released());
   m.def("exp", &exponential, "x"_a.noconvert(), "out"_a.noconvert(), Released());

@@ -22,7 +22,7 @@ def test_a_batch_with_adapters_beside_one_without(tmp_path: Path, capsys: pytest
     flags = ["--quick", "--rounds", "1", "--threads", "1", "--dtype", "float32", "--json", str(file)]
     assert benchmarks(["adapters", *flags]) == 0
     rows = load(file).rows
-    workloads = [f"8 sequences, {what}" for what in ("none", "one for all", "8 adapters")]
+    workloads = [f"8 sequences, {what}" for what in ("none", "one for all", "8 adapters, BF16", "8 adapters, F32")]
     assert [row.workload for row in rows if row.metric == "decode"] == workloads
     assert [row.workload for row in rows if row.metric == f"decode, {SHARE}"] == workloads[1:]
     assert all(row.value > 0 for row in rows)
