@@ -13,6 +13,8 @@ __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
     "decode": Command("benchmarks.decode", "Cutset and other programs on the same weights, in turns"),
+    "families": Command("benchmarks.families", "every family beside transformers and llama.cpp, on random models"),
+    "adapters": Command("benchmarks.adapters", "LoRA adapters in one batch beside the same batch without"),
     "link": Command("benchmarks.link", "every link beside the bare ring and bare ZeroMQ"),
     "delta": Command("benchmarks.delta", "the delta codec of a cut edge beside other codings"),
     "stream": Command("benchmarks.stream", "a network over emulated machines: bytes, plans, faults, planning"),

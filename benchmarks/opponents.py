@@ -6,7 +6,8 @@ This file is run by path, with whatever Python has the opponent installed, so it
 
 It loads the checkpoint and answers commands as `cutset/bench/child.py` says:
 {"do": "forward", "batch": B, "tokens": S, "repeat": R} and {"do": "generate", "sequences": N, "prompt": P, "steps": D}.
-Times are seconds of the work alone. Each opponent gets its own preferred format of the same weights.
+Times are seconds of the work alone. {"do": "logits", "tokens": S} says what follows a prompt, so that systems can be
+compared before they are timed. Each opponent gets its own preferred format of the same weights.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from types import ModuleType
 from typing import Any
 
 
-def _load_child() -> ModuleType:
-    """cutset/bench/child.py of this checkout, without the package, which needs its own libraries."""
-    path = pathlib.Path(__file__).resolve().parents[1] / "src/cutset/bench/child.py"
-    spec = importlib.util.spec_from_file_location("child", path)
+def _load(file: str) -> ModuleType:
+    """A module of this checkout by its file, without its package, which needs libraries of its own."""
+    path = pathlib.Path(__file__).resolve().parents[1] / file
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} can't be loaded")
     module = importlib.util.module_from_spec(spec)
@@ -33,7 +34,8 @@ def _load_child() -> ModuleType:
     return module
 
 
-child = _load_child()
+child = _load("src/cutset/bench/child.py")
+write_gguf = _load("benchmarks/family_gguf.py").write_gguf
 prompt_ids = child.prompt_ids
 
 
@@ -73,6 +75,12 @@ class Transformers:
                 following = out.logits[:, -1].argmax(-1, keepdim=True)
                 out = self.run(following, past_key_values=out.past_key_values, use_cache=True, logits_to_keep=1)
             return middle - start, time.perf_counter() - middle
+
+    def logits(self, tokens: int) -> list[float]:
+        with self.torch.inference_mode():
+            ids = self.torch.tensor([prompt_ids(tokens, self.vocab)])
+            found: list[float] = self.model(ids, use_cache=False).logits[0, -1].tolist()
+        return found
 
     def _static_cache(self, sequences: int, tokens: int) -> Any:
         if (sequences, tokens) not in self.caches:
@@ -152,6 +160,14 @@ class LlamaCpp:
             self.model.eval([3 + i])
         return middle - start, time.perf_counter() - middle
 
+    def logits(self, tokens: int) -> list[float]:
+        import llama_cpp
+
+        self.model.reset()
+        self.model.eval(prompt_ids(tokens, self.vocab))
+        last = llama_cpp.llama_get_logits_ith(self.model.ctx, -1)
+        return [float(value) for value in last[: self.vocab]]
+
     def _generate_many(self, sequences: int, prompt: int, steps: int) -> tuple[float, float]:
         """Several sequences in one batch, by the library's own functions: the class of llama-cpp-python takes one."""
         from llama_cpp import llama_cpp as library
@@ -186,60 +202,6 @@ class LlamaCpp:
         if code := library.llama_decode(context, batch):
             raise RuntimeError(f"llama_decode ended with {code}")
         library.llama_get_logits_ith(context, batch.n_tokens - 1)  # waits for the result
-
-
-def write_gguf(folder: pathlib.Path, config: dict[str, Any], kind: str, scratch: pathlib.Path) -> pathlib.Path:
-    """A GGUF file of a Llama checkpoint, with placeholders for a vocabulary."""
-    import gguf
-    import numpy as np
-    from safetensors import safe_open
-
-    path, quantization = scratch / f"{kind}.gguf", gguf.GGMLQuantizationType[kind]
-    heads = config["num_attention_heads"]
-    kv_heads = config.get("num_key_value_heads") or heads
-    writer = gguf.GGUFWriter(str(path), "llama")
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(kv_heads)
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_rope_dimension_count(config.get("head_dim") or config["hidden_size"] // heads)
-    writer.add_rope_freq_base(float(config["rope_theta"]))
-    writer.add_vocab_size(config["vocab_size"])
-    writer.add_tokenizer_model("llama")
-    names = [b"<unk>", b"<s>", b"</s>"] + [f"<0x{i:02X}>".encode() for i in range(256)]
-    names += [f"t{i}".encode() for i in range(config["vocab_size"] - len(names))]
-    writer.add_token_list(names[: config["vocab_size"]])
-    writer.add_token_scores([0.0] * config["vocab_size"])
-    writer.add_token_types(([2, 3, 3] + [6] * 256 + [1] * config["vocab_size"])[: config["vocab_size"]])
-    parts = {"q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v", "o_proj": "attn_output"}
-    parts |= {"gate_proj": "ffn_gate", "up_proj": "ffn_up", "down_proj": "ffn_down"}
-    parts |= {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
-    top = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, "np") as tensors:
-            for name in tensors.keys():  # noqa: SIM118  # not a mapping
-                array, stem = tensors.get_tensor(name).astype(np.float32), name.removesuffix(".weight")
-                if stem in top:
-                    out = f"{top[stem]}.weight"
-                else:
-                    out = f"blk.{name.split('.')[2]}.{parts[stem.rsplit('.', 1)[1]]}.weight"
-                turned = {"attn_q": heads, "attn_k": kv_heads}.get(out.split(".")[2] if out.startswith("blk") else "")
-                if turned:  # rotate-half rows to llama.cpp's interleaved order
-                    shape = array.shape
-                    array = array.reshape(turned, 2, shape[0] // turned // 2, shape[1]).swapaxes(1, 2).reshape(shape)
-                array = np.ascontiguousarray(array)
-                if array.ndim == 1 or kind == "F32":
-                    writer.add_tensor(out, array)
-                else:
-                    writer.add_tensor(out, gguf.quants.quantize(array, quantization), raw_dtype=quantization)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 def open_system(system: str, folder: pathlib.Path, threads: int, scratch: pathlib.Path) -> Any:

@@ -196,10 +196,10 @@ Trace trace_of(std::optional<nb::callable> trace) {
 }
 
 void put_low_rank(Adapter& self, const std::string& site, int layer, int expert, In2 down, In2 up, std::size_t first,
-                  float scale, ThreadPool& pool) {
+                  float scale) {
   require(down.shape(0) >= 1 && down.shape(0) == up.shape(1), "down must be (rank, inputs), up (outputs, rank)");
   const Site which = site_named(site);
-  self.put(which, layer, expert, down.data(), up.data(), down.shape(0), down.shape(1), first, up.shape(0), scale, pool);
+  self.put(which, layer, expert, down.data(), up.data(), down.shape(0), down.shape(1), first, up.shape(0), scale);
 }
 
 void put_f32(LocalLinears& self, const std::string& site, int layer, int expert, const PackedF32& linear) {
@@ -362,7 +362,7 @@ void bind_decoder(nb::module_& m) {
       .def(
           "__init__", [](Adapter* self, const PyDecoder& decoder) { new (self) Adapter(decoder.spec()); }, "decoder"_a)
       .def("put", &put_low_rank, "site"_a, "layer"_a, "expert"_a, "down"_a.noconvert(), "up"_a.noconvert(), "first"_a,
-           "scale"_a, "pool"_a);
+           "scale"_a);
 
   nb::class_<PyStep>(m, "Step", "One step of a decoder, from site to site.")
       .def(nb::init<const PyDecoder&, KvCache&, ThreadPool&, std::optional<nb::callable>>(), "decoder"_a, "cache"_a,

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "bindings/checks.h"
+#include "core/adapter.h"
 #include "core/attention.h"
 #include "kernels/table.h"
 
@@ -130,11 +131,41 @@ void short_conv(In2 x, In2 weight, std::optional<In1> bias, Out1 out) {
                             x.shape(1), out.data());
 }
 
-void delta_rule(Out2 state, In1 q, In1 k, In1 v, float kept, float beta, Out1 out) {
-  require(q.shape(0) == state.shape(0) && k.shape(0) == state.shape(0), "q and k must be (rows of state)");
-  require(v.shape(0) == state.shape(1) && out.shape(0) == state.shape(1), "v and out must be (columns of state)");
-  kernels().glue.delta_rule(state.data(), q.data(), k.data(), v.data(), kept, beta, state.shape(0), state.shape(1),
-                            out.data());
+void thin_product(In2 x, In2 weight, Out2 out) {
+  const std::size_t rows = x.shape(0);
+  const std::size_t outputs = weight.shape(0);
+  require(x.shape(1) == weight.shape(1), "x must be (rows, columns of weight)");
+  require(out.shape(0) == rows && out.shape(1) == outputs, "out must be (rows, rows of weight)");
+  const ThinMatrix matrix(weight.data(), outputs, weight.shape(1));
+  std::vector<float> padded(rows * matrix.padded());
+  matrix.forward(x.data(), x.shape(1), rows, padded.data());
+  for (std::size_t r = 0; r < rows; ++r) {
+    std::copy_n(padded.data() + r * matrix.padded(), outputs, out.data() + r * outputs);
+  }
+}
+
+void delta_rule(Out2 state, In2 qkv, In1 kept, In1 beta, Out2 out) {
+  const std::size_t rows = qkv.shape(0);
+  const std::size_t keys = state.shape(0);
+  const std::size_t values = state.shape(1);
+  require(qkv.shape(1) == 2 * keys + values, "qkv must be (rows, twice the rows and once the columns of state)");
+  require(out.shape(0) == rows && out.shape(1) == values, "out must be (rows, columns of state)");
+  require(kept.shape(0) == rows && beta.shape(0) == rows, "kept and beta must be (rows)");
+  DeltaRuleTask task{};
+  task.state = state.data();
+  task.q = qkv.data();
+  task.k = qkv.data() + keys;
+  task.v = qkv.data() + 2 * keys;
+  task.stride = 2 * keys + values;
+  task.kept = kept.data();
+  task.beta = beta.data();
+  task.gate_stride = 1;
+  task.rows = rows;
+  task.key_dim = keys;
+  task.value_dim = values;
+  task.out = out.data();
+  task.out_stride = values;
+  kernels().glue.delta_rule(task);
 }
 
 void exponential(In1 x, Out1 out) {
@@ -237,8 +268,9 @@ void bind_glue(nb::module_& m) {
   m.def("multiply", &multiply, "a"_a.noconvert(), "b"_a.noconvert(), "out"_a.noconvert(), Released());
   m.def("short_conv", &short_conv, "x"_a.noconvert(), "weight"_a.noconvert(), "bias"_a.noconvert().none(),
         "out"_a.noconvert(), Released());
-  m.def("delta_rule", &delta_rule, "state"_a.noconvert(), "q"_a.noconvert(), "k"_a.noconvert(), "v"_a.noconvert(),
-        nb::kw_only(), "kept"_a, "beta"_a, "out"_a.noconvert(), Released());
+  m.def("thin_product", &thin_product, "x"_a.noconvert(), "weight"_a.noconvert(), "out"_a.noconvert(), Released());
+  m.def("delta_rule", &delta_rule, "state"_a.noconvert(), "qkv"_a.noconvert(), nb::kw_only(), "kept"_a.noconvert(),
+        "beta"_a.noconvert(), "out"_a.noconvert(), Released());
   m.def("exp", &exponential, "x"_a.noconvert(), "out"_a.noconvert(), Released());
   m.def("cache_floats", &cache_floats, "kv_heads"_a, "head_dim"_a, "block_size"_a);
   m.def("append", &append, "qkv"_a.noconvert(), nb::kw_only(), "heads"_a, "kv_heads"_a, "head_dim"_a, "block_size"_a,

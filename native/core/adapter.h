@@ -4,16 +4,36 @@
 #include <cstddef>
 #include <vector>
 
-#include "core/linear.h"
+#include "core/memory.h"
 #include "core/pool.h"
 #include "core/spec.h"
 
 namespace cutset {
 
+// A matrix with few rows or few columns, in panels of 16 outputs that are padded with zeros. Where all of its numbers
+// are bfloat16's, that is how they are kept: a batch reads the matrices of every adapter in it beside the weights.
+class ThinMatrix {
+ public:
+  // weight: (outputs, depth). std::invalid_argument for an empty one, std::bad_alloc.
+  ThinMatrix(const float* weight, std::size_t outputs, std::size_t depth);
+
+  std::size_t outputs() const { return outputs_; }
+  std::size_t depth() const { return depth_; }
+  std::size_t padded() const;
+
+  // x (rows, depth), rows `stride` floats apart, to y (rows, padded()). A row of y depends on that row of x alone.
+  void forward(const float* x, std::size_t stride, std::size_t rows, float* y) const;
+
+ private:
+  std::size_t outputs_, depth_;
+  bool half_;
+  Buffer panels_;  // [panel][depth][16]
+};
+
 // y[first ..] += scale * up . (down . x)
 struct LowRank {
-  PackedF32 down;     // (rank, inputs of the site)
-  PackedF32 up;       // (some outputs of the site, rank)
+  ThinMatrix down;    // (rank, inputs of the site)
+  ThinMatrix up;      // (some outputs of the site, rank)
   std::size_t first;  // of these outputs
   float scale;
 };
@@ -28,7 +48,7 @@ class Adapter {
 
   // down: (rank, inputs), up: (outputs, rank). std::invalid_argument where the decoder has no such site or outputs.
   void put(Site site, int layer, int expert, const float* down, const float* up, std::size_t rank, std::size_t inputs,
-           std::size_t first, std::size_t outputs, float scale, ThreadPool& pool);
+           std::size_t first, std::size_t outputs, float scale);
 
   // `index` as DecoderSpec::index gives it.
   const std::vector<LowRank>& parts(std::size_t index) const { return parts_[index]; }

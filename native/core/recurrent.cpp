@@ -184,14 +184,33 @@ class Layer {
     }
     const std::size_t keys = r_.key_heads * r_.key_dim;
     const std::size_t key = h / (heads / r_.key_heads) * r_.key_dim;
-    for (std::size_t row = run.first; row < run.first + run.count; ++row) {
-      const float* own = qkv + row * convolved_;
-      const float* gate = gates + row * 2 * heads;
-      kernels().glue.delta_rule(state, own + key, own + keys + key, own + 2 * keys + h * r_.value_dim, gate[heads + h],
-                                gate[h], r_.key_dim, r_.value_dim, mixed + (row * heads + h) * r_.value_dim);
-      each_save(run, [&](std::size_t rows, float* saved) {
-        if (row + 1 == run.first + rows) std::memcpy(saved + offset, state, matrix * sizeof(float));
+    for (std::size_t done = 0; done < run.count;) {  // to the next row after which the state is saved
+      std::size_t end = run.count;
+      each_save(run, [&](std::size_t rows, float*) {
+        if (rows > done) end = std::min(end, rows);
       });
+      const std::size_t row = run.first + done;
+      const float* own = qkv + row * convolved_;
+      const float* gate = gates + row * 2 * heads + h;
+      DeltaRuleTask task{};
+      task.state = state;
+      task.q = own + key;
+      task.k = own + keys + key;
+      task.v = own + 2 * keys + h * r_.value_dim;
+      task.stride = convolved_;
+      task.kept = gate + heads;
+      task.beta = gate;
+      task.gate_stride = 2 * heads;
+      task.rows = end - done;
+      task.key_dim = r_.key_dim;
+      task.value_dim = r_.value_dim;
+      task.out = mixed + (row * heads + h) * r_.value_dim;
+      task.out_stride = heads * r_.value_dim;
+      kernels().glue.delta_rule(task);
+      each_save(run, [&](std::size_t rows, float* saved) {
+        if (rows == end) std::memcpy(saved + offset, state, matrix * sizeof(float));
+      });
+      done = end;
     }
   }
 

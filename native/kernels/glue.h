@@ -58,6 +58,40 @@ constexpr std::size_t attention_scratch(std::size_t head_dim) {
   return kQueryTile * (head_dim + 2 * attention_state(head_dim) + kKeyTile);
 }
 
+// Consecutive tokens of one head under the gated delta rule.
+struct DeltaRuleTask {
+  float* state;    // S, (key_dim, value_dim)
+  const float* q;  // (rows, key_dim)
+  const float* k;
+  const float* v;      // (rows, value_dim)
+  std::size_t stride;  // floats between rows of q, k and v
+  const float* kept;   // (rows), gate_stride floats apart
+  const float* beta;
+  std::size_t gate_stride;
+  std::size_t rows;
+  std::size_t key_dim;
+  std::size_t value_dim;
+  float* out;  // (rows, value_dim), rows out_stride floats apart
+  std::size_t out_stride;
+};
+
+// The lanes of a panel of a low-rank matrix.
+constexpr std::size_t kThinPanel = 16;
+
+// The product of some rows with consecutive panels of a matrix, each (depth, 16). Every element is one chain of
+// multiply-adds in the order of the depth, whatever the number of rows and panels.
+struct ThinProduct {
+  const float* x;  // (rows, depth), rows x_stride floats apart
+  std::size_t x_stride;
+  std::size_t rows;
+  std::size_t depth;
+  const void* panels;  // float, or bfloat16 where `half`
+  bool half;
+  std::size_t count;  // of panels
+  float* y;           // (rows, 16 * count), rows y_stride floats apart
+  std::size_t y_stride;
+};
+
 struct GlueKernels {
   // out[r] = table[ids[r]];  table: (vocab, cols), ids: (rows), out: (rows, cols)
   void (*embedding)(const float* table, const std::int32_t* ids, std::size_t rows, std::size_t cols, float* out);
@@ -107,10 +141,9 @@ struct GlueKernels {
   // nullptr
   void (*short_conv)(const float* const* rows, std::size_t taps, const float* weight, std::size_t stride,
                      const float* bias, std::size_t cols, float* out);
-  // One token of a head under the gated delta rule: S *= kept, S += k (x) beta (v - S^T k), out = S^T q.
-  //   state: S, (key_dim, value_dim); q, k: (key_dim); v, out: (value_dim)
-  void (*delta_rule)(float* state, const float* q, const float* k, const float* v, float kept, float beta,
-                     std::size_t key_dim, std::size_t value_dim, float* out);
+  // Token by token: S *= kept, S += k (x) beta (v - S^T k), out = S^T q.
+  void (*delta_rule)(const DeltaRuleTask& task);
+  void (*thin_product)(const ThinProduct& product);
   // out[i] = e^x[i], for tests;  x, out: (count)
   void (*exp)(const float* x, std::size_t count, float* out);
 };

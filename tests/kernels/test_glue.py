@@ -123,13 +123,20 @@ def test_delta_rule(rng: np.random.Generator, key_dim: int, value_dim: int) -> N
     kept, beta = reference.sigmoid(floats(rng, 6, 2)), reference.sigmoid(floats(rng, 6, 2))
     expected, last = reference.delta_rule(state, q, k, v, kept, beta)
     for head in range(2):
-        own = state[head].copy()
-        for row in range(6):
-            out = nothing(value_dim)
-            gates = {"kept": kept[row, head], "beta": beta[row, head]}
-            native.delta_rule(own, q[row, head], k[row, head], v[row, head], **gates, out=out)
-            close(out, expected[row, head], 2e-5)
+        own, out = state[head].copy(), nothing(6, value_dim)
+        qkv = np.concatenate([part[:, head] for part in (q, k, v)], axis=1)
+        gates = [np.ascontiguousarray(part[:, head]) for part in (kept, beta)]
+        native.delta_rule(own, qkv, kept=gates[0], beta=gates[1], out=out)
+        close(out, expected[:, head], 2e-5)
         close(own, last[head], 2e-5)
+        parts = state[head].copy()  # a row at a time, to the bit
+        for row in range(6):
+            one = nothing(1, value_dim)
+            native.delta_rule(
+                parts, qkv[row : row + 1], kept=gates[0][row : row + 1], beta=gates[1][row : row + 1], out=one
+            )
+            np.testing.assert_array_equal(one[0], out[row])
+        np.testing.assert_array_equal(parts, own)
 
 
 @pytest.mark.parametrize("cols", SIZES)

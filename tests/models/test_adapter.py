@@ -26,9 +26,16 @@ ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_pro
 
 
 def write_adapter(
-    directory: Path, model: Any, targets: tuple[str, ...] = DEFAULTS, *, seed: int = 1, rank: int = 3, **config: Any
+    directory: Path,
+    model: Any,
+    targets: tuple[str, ...] = DEFAULTS,
+    *,
+    seed: int = 1,
+    rank: int = 3,
+    half: bool = False,
+    **config: Any,
 ) -> dict[str, Any]:
-    """An adapter for some modules of a model; by module, what it adds to its weight."""
+    """An adapter for some modules of a model, in bfloat16 where `half`; by module, what it adds to its weight."""
     torch.manual_seed(seed)
     config = {"peft_type": "LORA", "r": rank, "lora_alpha": 6, "target_modules": list(targets), **config}
     tensors, added = {}, {}
@@ -39,9 +46,11 @@ def write_adapter(
         own = config.get("rank_pattern", {}).get(short, rank)
         alpha = config.get("alpha_pattern", {}).get(short, 6)
         down, up = torch.randn(own, module.in_features) / 7, torch.randn(module.out_features, own) / 2
+        if half:
+            down, up = down.bfloat16(), up.bfloat16()
         tensors[f"base_model.model.{name}.lora_A.weight"] = down
         tensors[f"base_model.model.{name}.lora_B.weight"] = up
-        added[name] = up @ down * (alpha / (own**0.5 if config.get("use_rslora") else own))
+        added[name] = up.float() @ down.float() * (alpha / (own**0.5 if config.get("use_rslora") else own))
     directory.mkdir(parents=True, exist_ok=True)
     save_file(tensors, directory / "adapter_model.safetensors")
     (directory / "adapter_config.json").write_text(json.dumps(config))
@@ -68,6 +77,7 @@ def merged_logits(model: Any, added: dict[str, Any], ids: np.ndarray) -> np.ndar
         ("llama", DEFAULTS, {}),
         ("llama-mqa-bias", ALL, {"use_rslora": True}),
         ("qwen3-bias", ALL, {"rank_pattern": {"o_proj": 5}, "alpha_pattern": {"k_proj": 20}}),
+        ("llama", ALL, {"rank_pattern": {"q_proj": 16, "v_proj": 37}, "half": True}),
     ],
 )
 def test_equals_merged_weights(case: str, targets: tuple[str, ...], config: Any, backend: str, tmp_path: Path) -> None:
@@ -104,7 +114,7 @@ def test_each_gets_what_it_gets_alone(dtype: str, tmp_path: Path) -> None:
     model = write_checkpoint(tmp_path / "model", "Llama", tokenizer=True)
     names = [f"a{i}" for i in range(4)]
     for i, name in enumerate(names):
-        write_adapter(tmp_path / name, model, ALL if i % 2 else DEFAULTS, seed=i, rank=1 + i)
+        write_adapter(tmp_path / name, model, ALL if i % 2 else DEFAULTS, seed=i, rank=1 + i, half=i > 1)
     adapters = {name: tmp_path / name for name in names}
     params = SamplingParams(max_tokens=12, temperature=0, ignore_eos=True)
     same = IDS[0].tolist()

@@ -29,13 +29,13 @@ void multiply(const float* a, const float* b, std::size_t count, float* out);
 void sigmoid_mul(float* x, const float* gate, std::size_t count);
 void short_conv(const float* const* rows, std::size_t taps, const float* weight, std::size_t stride, const float* bias,
                 std::size_t cols, float* out);
-void delta_rule(float* state, const float* q, const float* k, const float* v, float kept, float beta,
-                std::size_t key_dim, std::size_t value_dim, float* out);
+void delta_rule(const DeltaRuleTask& task);
+void thin_product(const ThinProduct& product);
 void exp(const float* x, std::size_t count, float* out);
 
 constexpr GlueKernels kGlue = {embedding,  rms_norm,   add_rms_norm, add_bias,  scale,          softcap,
                                scaled_add, apply_rope, append,       attention, attention_part, attention_merge,
                                silu_mul,   gelu_mul,   clamped_mul,  moe_route, multiply,       sigmoid_mul,
-                               short_conv, delta_rule, exp};
+                               short_conv, delta_rule, thin_product, exp};
 
 }  // namespace cutset::CUTSET_ISA

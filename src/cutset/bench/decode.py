@@ -11,14 +11,25 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from cutset.bench.turns import Process, Turn, medians, take_turns
 from cutset.compare.results import Row
 from cutset.errors import EngineError
 from cutset.models.random import RandomModel
+from cutset.models.spec import DecoderSpec
 
-__all__ = ["OWN", "WORKLOADS", "DecodeWorkload", "System", "Task", "own_process", "own_systems", "run_workload"]
+__all__ = [
+    "OWN",
+    "WORKLOADS",
+    "DecodeWorkload",
+    "System",
+    "Task",
+    "TimedWork",
+    "own_process",
+    "own_systems",
+    "run_workload",
+]
 
 # What decoding reads of a weight, in bytes: int8 has a float16 scale for 64 of them, int4 a scale and a minimum for 32.
 WIDTHS = {"native float32": 4.0, "native int8": 1 + 2 / 64, "native exact": 1.0, "native int4": 0.5 + 4 / 32}
@@ -46,6 +57,22 @@ class DecodeWorkload:
     model: RandomModel
     tasks: tuple[Task, ...]
     weights: tuple[str, ...] = ()  # only systems with such
+
+    @property
+    def spec(self) -> DecoderSpec:
+        """Of the model."""
+        return self.model.spec()
+
+
+class TimedWork(Protocol):
+    """What `run_workload` does with a checkpoint. With a specification, the memory's bandwidth is measured too."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def tasks(self) -> tuple[Task, ...]: ...
+    @property
+    def spec(self) -> DecoderSpec | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +141,7 @@ def own_systems(names: Iterable[str], threads: int) -> list[System]:
 
 
 def run_workload(
-    workload: DecodeWorkload, folder: Path, systems: Sequence[System], *, rounds: int, log: Callable[[str], None]
+    workload: TimedWork, folder: Path, systems: Sequence[System], *, rounds: int, log: Callable[[str], None]
 ) -> tuple[list[Row], dict[str, str]]:
     """Times the systems at the workload's tasks on the checkpoint in `folder`: rows, and versions of other programs.
 
@@ -141,7 +168,7 @@ def run_workload(
 
 
 def _run_task(
-    workload: DecodeWorkload,
+    workload: TimedWork,
     task: Task,
     running: Sequence[tuple[System, Process]],
     rounds: int,
@@ -167,17 +194,19 @@ def _run_task(
         return turn
 
     def read_bandwidth(number: int) -> Iterator[Row]:
-        size = max(workload.model.spec().parameter_count(), 1 << 26)
+        size = max(parameters, 1 << 26)
         rate = process_of_ours.call(do="bandwidth", size=size)["seconds"]
         yield Row(name, "this machine", "read bandwidth", rate / 1e9, "GB/s")
 
     turns = [turn_of(system, process) for system, process in running]
     ours = [process for system, process in running if system.ours]
-    if ours and task.command["do"] == "generate":
-        process_of_ours = ours[0]
+    if ours and task.command["do"] == "generate" and workload.spec is not None:
+        parameters, process_of_ours = workload.spec.parameter_count(), ours[0]
         turns.append(read_bandwidth)
     rows = medians(take_turns(name, turns, rounds, log))
-    return rows + _roofline(workload, rows) if task.command.get("sequences") == 1 else rows
+    if workload.spec is None or task.command.get("sequences") != 1:
+        return rows
+    return rows + _roofline(workload.spec, rows)
 
 
 def _figures(workload: str, system: System, command: dict[str, Any], seconds: Any) -> Iterator[Row]:
@@ -192,9 +221,8 @@ def _figures(workload: str, system: System, command: dict[str, Any], seconds: An
     yield Row(workload, system.label, f"decode, {system.weights}", rate, "tok/s")
 
 
-def _roofline(workload: DecodeWorkload, rows: Sequence[Row]) -> list[Row]:
+def _roofline(spec: DecoderSpec, rows: Sequence[Row]) -> list[Row]:
     """How much of the read bandwidth decoding one sequence uses: every weight but the embedding once a token."""
-    spec = workload.model.spec()
     read = spec.parameter_count() - (0 if spec.tied else spec.vocab_size * spec.hidden)
     best = next((row.value * 1e9 for row in rows if row.metric == "read bandwidth"), None)
     return [

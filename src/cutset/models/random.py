@@ -23,7 +23,7 @@ from cutset.models.files.specification import write_specification
 from cutset.models.files.writer import write_safetensors
 from cutset.models.spec import DecoderSpec
 
-__all__ = ["RandomModel"]
+__all__ = ["RandomModel", "write_word_tokenizer"]
 
 MOST_PARAMETERS = 1 << 38  # a terabyte
 MOST_TOKENS = 1 << 24  # of all inputs
@@ -136,10 +136,8 @@ class RandomModel:
         directory.mkdir(parents=True, exist_ok=True)
         tensors = ((name, self.tensor(name).raw) for name in layout)
         write_safetensors(directory / "model.safetensors", layout, tensors, {"format": "pt"})
-        words = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "t1", "eos_token": "t2", "unk_token": "t0"}
-        files = {"tokenizer.json": _tokenizer(self.vocab), "tokenizer_config.json": words, "config.json": config}
-        for name, value in files.items():
-            (directory / name).write_text(json.dumps(value, indent=2) + "\n")
+        write_word_tokenizer(directory, self.vocab)
+        (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         write_specification(directory, self.spec())
 
     def write_exchange(self, path: Path, *, preview: int = 16) -> None:
@@ -160,9 +158,10 @@ def _places(model: RandomModel) -> dict[str, tuple[int, tuple[int, ...]]]:
     return {name: (number, shape) for number, (name, shape) in enumerate(model.spec().tensor_shapes().items(), 1)}
 
 
-def _tokenizer(vocab: int) -> dict[str, Any]:
-    """A tokenizer.json of `vocab` words, split at spaces."""
-    return {
+def write_word_tokenizer(directory: Path, vocab: int) -> None:
+    """Writes a tokenizer of `vocab` words, `t0`, `t1`, …, split at spaces."""
+    words = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "t1", "eos_token": "t2", "unk_token": "t0"}
+    tokenizer: dict[str, Any] = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
@@ -173,3 +172,5 @@ def _tokenizer(vocab: int) -> dict[str, Any]:
         "decoder": None,
         "model": {"type": "WordLevel", "vocab": {f"t{i}": i for i in range(vocab)}, "unk_token": "t0"},
     }
+    for name, value in {"tokenizer.json": tokenizer, "tokenizer_config.json": words}.items():
+        (directory / name).write_text(json.dumps(value, indent=2) + "\n")

@@ -126,7 +126,7 @@ class NativeDecoder:
         """Packs an adapter's matrices."""
         packed = native.Adapter(self.core)
         for part in adapter.parts:
-            packed.put(part.site, part.layer, part.expert, part.down, part.up, part.first, part.scale, self.pool)
+            packed.put(part.site, part.layer, part.expert, part.down, part.up, part.first, part.scale)
         return LoadedAdapter(adapter.name, adapter.digest, packed)
 
     def forward(self, batch: Batch, cache: Any, trace: Trace | None = None) -> Floats:
