@@ -24,8 +24,9 @@ Pixels = NDArray[np.uint8]
 class PictureForm:
     """One picture, uint8 (1, channels, rows, columns), as bytes.
 
-    `decode` gets bytes of another party's and the picture's shape. It may give a read-only array, allocates no more than
-    such a picture needs, and raises FrameError for what isn't one. Either may raise DeviceError where a library is missing.
+    `decode` gets bytes of another party's and the picture's shape. It may give a read-only array, allocates no more
+    than such a picture needs, and raises FrameError for what isn't one. Either end may raise DeviceError where a
+    library is missing.
     """
 
     words: str  # what is sent, in the explanation of a plan
