@@ -68,6 +68,15 @@ def test_a_child_runs_a_module_in_a_session_of_its_own() -> None:
     child.end()
 
 
+def test_a_child_started_by_another_program_is_the_same_process() -> None:
+    child = talker("a", prefix=["nice", "-n", "3"])
+    found = child.answer()
+    assert (found["pid"], found["argv"]) == (child.process.pid, ["a"])
+    assert os.getpriority(os.PRIO_PROCESS, found["pid"]) == min(os.getpriority(os.PRIO_PROCESS, 0) + 3, 19)
+    child.end(20)
+    assert child.process.returncode == 0
+
+
 def test_a_child_that_has_ended_is_an_error_that_names_it() -> None:
     child = talker()
     child.answer()

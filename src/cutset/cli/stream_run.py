@@ -84,6 +84,7 @@ def _play(args: argparse.Namespace, assembly: Assembly, watch: SourceWatch, sign
     import torch
 
     from cutset.video.check import ResultCheck
+    from cutset.video.picture_forms import LOSSY
 
     settings, feed = assembly.settings, watch.feed
     stream, results = _open(args, assembly, watch)
@@ -112,7 +113,7 @@ def _play(args: argparse.Namespace, assembly: Assembly, watch: SourceWatch, sign
     if signals.number:
         _log(f"{signals.name}: what was done is written")
     results.finish(_log, signals.name or watch.lost or "all pictures are done")
-    exact = not _may_differ(settings) and all(plan.input != "jpeg" for _, plan, _ in results.plans)
+    exact = not _may_differ(settings) and all(plan.input not in LOSSY for _, plan, _ in results.plans)
     if watch.lost or (check is not None and exact and not check.exact):
         return 1
     return 128 + signals.number if signals.number else 0

@@ -43,8 +43,9 @@ class Child:
     """A process in a session of its own, so that Ctrl-C is for its parent alone, which stops it.
 
     what: for messages. command: a module of Cutset's and its arguments; or, where it isn't `own`, another program. That
-    has no lifeline, and ends with its parent only if it reads stdin. directory: removed by the child where its parent
-    is gone. stdin, stdout, stderr: as for Popen, text.
+    has no lifeline, and ends with its parent only if it reads stdin. prefix: a program with its arguments that becomes
+    the child (by exec, so that its pid and files stay), as `nice -n 10` does; none: the child itself. directory:
+    removed by the child where its parent is gone. stdin, stdout, stderr: as for Popen, text.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Child:
         command: Sequence[str],
         *,
         own: bool = True,
+        prefix: Sequence[str] = (),
         directory: Path | None = None,
         env: Mapping[str, str] | None = None,
         stdin: int = DEVNULL,
@@ -66,7 +68,7 @@ class Child:
             command = [*launcher, *command]
         try:
             self.process = subprocess.Popen(
-                command,
+                [*prefix, *command],
                 stdin=stdin,
                 stdout=stdout,
                 stderr=stderr,

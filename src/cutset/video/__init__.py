@@ -5,6 +5,7 @@ torch_stage     runs a part of a graph with torch
 zoo             AlexNet, VGG, GoogLeNet, ResNet50
 sources         pictures from files, folders, cameras, streams, arrays, or made up; encoded packets
 picture_inputs  the encodings in which a picture may reach the first stage
+picture_forms   those of one picture alone: all that there is to one of them
 privacy         which values would show a picture
 profile         what layers and values cost here, as a problem for planners
 sparsity        how much of every value changes: measured and predicted

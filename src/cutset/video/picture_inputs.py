@@ -1,9 +1,9 @@
-"""How pictures may reach the first stage, beside payloads: as floats, JPEG, or the video's own packets."""
+"""How pictures may reach the first stage, beside payloads: in one of FORMS, or as the video's own packets."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -14,9 +14,9 @@ from cutset.cluster.messages import MOST_ARRAYS, MOST_SOURCES
 from cutset.cluster.values import Array, Bytes
 from cutset.errors import ConfigError, FrameError
 from cutset.partition.node import Value
+from cutset.video.picture_forms import FORMS
 from cutset.video.result import Result
 from cutset.video.sources.codec import CODECS, LARGEST, MAX_EXTRADATA, VideoCodec
-from cutset.video.sources.encode import decode_jpeg, encode_jpeg
 from cutset.video.sources.history import PacketHistory, Restart
 from cutset.video.sources.packets import PacketDecoder
 from cutset.video.sources.picture import Picture
@@ -24,7 +24,7 @@ from cutset.video.sources.picture import Picture
 __all__ = ["ENCODINGS", "PictureDecoder", "PictureEncoder", "PictureInputs"]
 
 Pixels = NDArray[np.uint8]
-ENCODINGS = ("float32", "jpeg", "packets")
+ENCODINGS = (*FORMS, "packets")
 MOST_PACKETS = 64 << 20  # bytes of a group of pictures, as PacketHistory keeps
 
 Side = Annotated[int, msgspec.Meta(ge=1, le=LARGEST)]
@@ -43,7 +43,7 @@ class _Codec(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 class _Head(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     """What is said of one picture. One whose packets can't be sent goes as `pixels`."""
 
-    encoding: Literal["pixels", "float32", "jpeg", "packets"]
+    encoding: Annotated[str, msgspec.Meta(max_length=40)]  # one of ENCODINGS, or `pixels`
     opens: bool = False  # of packets: a group of pictures begins
     skipped: Annotated[int, msgspec.Meta(ge=0, le=2**62)] = 0  # of packets: pictures that come out before
 
@@ -86,8 +86,10 @@ class PictureInputs:
             raise ConfigError(f"the plan sends {encoding[:40]!r}, which isn't one of {', '.join(ENCODINGS)}")
         if value.dtype != "uint8" or len(value.shape) != 4:
             raise ConfigError(f"the plan sends {encoding}, which is for networks that take uint8 pictures alone")
-        if encoding == "jpeg" and value.shape[1] != 3:
-            raise ConfigError(f"the plan sends jpeg, which has three colours; the pictures have {value.shape[1]}")
+        only = FORMS[encoding].channels if encoding in FORMS else None
+        if only is not None and value.shape[1] != only:
+            have = value.shape[1]
+            raise ConfigError(f"the plan sends {encoding}, which has {only} channels; the pictures have {have}")
         if encoding == "packets" and None in (self._codecs or [None]):
             which = [i for i, codec in enumerate(self._codecs) if codec is None]
             raise ConfigError(
@@ -112,18 +114,15 @@ class PictureEncoder:
     """Pictures of all sources in one encoding. Packets that are out of their order go with those of their group."""
 
     def __init__(self, encoding: str, value: Value, histories: dict[int, PacketHistory]) -> None:
-        self._encoding, self._histories = encoding, histories
+        self._name, self._form, self._histories = encoding, FORMS.get(encoding), histories
         self._last: dict[int, int] = {}  # source to the picture that its decoder gave last
-        self.limit = (4 if encoding == "float32" else 1) * value.nbytes
+        self.limit = value.nbytes if self._form is None else self._form.most(value.nbytes)
 
     def encode(self, source: int, number: int, given: SourceItem) -> tuple[bytes, list[Bytes]]:
         """The head and the arrays of a picture (1, channels, height, width) of uint8."""
         pixels: Pixels = given.array
-        if self._encoding == "float32":
-            floats = pixels.astype(np.float32) / np.float32(255)
-            return _encode(_Head("float32")), [floats.reshape(-1).view(np.uint8)]
-        if self._encoding == "jpeg":
-            return _encode(_Head("jpeg")), [np.frombuffer(encode_jpeg(pixels), np.uint8)]
+        if self._form is not None:
+            return _encode(_Head(self._name)), [np.frombuffer(self._form.encode(pixels), np.uint8)]
         own: Restart | None = given.origin
         follows = self._last.get(source) == number - 1
         chosen = own if own is not None and (follows or own.opens) else None
@@ -151,7 +150,7 @@ class PictureDecoder:
             except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
                 raise ConfigError(f"the codecs of the sources can't be read: {error}") from None
         self._decoders: dict[int, PacketDecoder] = {}
-        self.limit = 4 * value.nbytes + MOST_PACKETS
+        self.limit = max(form.most(value.nbytes) for form in FORMS.values()) + MOST_PACKETS
 
     def decode(self, source: int, head: bytes, arrays: Sequence[Bytes]) -> Array:
         """The picture. Raises FrameError for what isn't one."""
@@ -161,11 +160,11 @@ class PictureDecoder:
             raise FrameError(f"what is said of a picture can't be read: {error}") from None
         if said.encoding == "pixels":
             return self._one(arrays, self._value.nbytes).reshape(self._value.shape)
-        if said.encoding == "float32":
-            return self._floats(arrays)
-        if said.encoding == "jpeg":
-            height, width = self._value.shape[2:]
-            return self._checked(decode_jpeg(self._one(arrays, None).tobytes(), (height, width)))
+        form = FORMS.get(said.encoding)
+        if form is not None:
+            return self._checked(form.decode(self._one(arrays, None).tobytes(), self._value.shape))
+        if said.encoding != "packets":
+            raise FrameError(f"a picture came as {said.encoding!r}, which isn't one of {', '.join(ENCODINGS)}")
         packets = [array.tobytes() for array in arrays]
         return self._checked(self._decoder(source).decode(packets, opens=said.opens, skipped=said.skipped))
 
@@ -173,13 +172,6 @@ class PictureDecoder:
         if len(arrays) != 1 or (nbytes is not None and arrays[0].size != nbytes):
             raise FrameError("a picture came that isn't one array of its size")
         return arrays[0]
-
-    def _floats(self, arrays: Sequence[Bytes]) -> Pixels:
-        values = self._one(arrays, 4 * self._value.nbytes).view(np.float32)
-        if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
-            raise FrameError("a picture of floats has values that aren't from 0 to 1")
-        pixels: Pixels = np.rint(values * np.float32(255)).astype(np.uint8)
-        return pixels.reshape(self._value.shape)
 
     def _decoder(self, source: int) -> PacketDecoder:
         decoder = self._decoders.get(source)

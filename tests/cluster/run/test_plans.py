@@ -20,6 +20,7 @@ from cutset.cluster.launch.local import LocalWorkers
 from cutset.errors import ConfigError, CutsetError
 from cutset.partition.plan import Plan, StagePlan, read_plan, write_plan
 from cutset.stream import Stream
+from cutset.video.picture_inputs import ENCODINGS
 from cutset.video.torch_model import TorchModel
 
 RUN = ["stream", "run", "alexnet", "--features", "--source", "generated:64x96,pictures=2", "--quiet"]
@@ -105,7 +106,7 @@ def form(plan: dict[str, Any]) -> None:
         (packets, "packets"),
         (unknown, "unknown field `threshold`"),
         (other, "another model or input size"),
-        (form, "sends 'png', which isn't one of float32, jpeg, packets"),
+        (form, f"sends 'png', which isn't one of {', '.join(ENCODINGS)}"),
     ],
 )
 def test_a_plan_that_does_not_fit(

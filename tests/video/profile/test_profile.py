@@ -20,6 +20,7 @@ from cutset.partition.profile import Profile, keep, kept, read_profile, write_pr
 from cutset.partition.schedulers import scheduler
 from cutset.partition.timing import measure_layers
 from cutset.video.imports.export import export
+from cutset.video.picture_forms import FORMS
 from cutset.video.privacy import picture_like
 from cutset.video.profile.payloads import measure_sizes, measured_inputs
 from cutset.video.profile.setup import (
@@ -195,10 +196,14 @@ def test_a_problem_of_what_was_measured(net, profile) -> None:
     assert [machine.name for machine in problem.machines] == ["a", "b"]
     assert problem.machines[0].seconds == pytest.approx(2 * np.array(profile.seconds))
     assert (problem.machines[0].codec, problem.machines[1].codec) == (2.0, 1.0)
-    assert set(problem.inputs) == {""}
+    lossless = {name for name, form in FORMS.items() if form.planned and not form.lossy}
+    assert set(problem.inputs) == {"", *lossless}
+    with_jpeg = problem_of(graph, digest, profile, sizes, replace(wish, jpeg=True))
+    assert set(with_jpeg.inputs) == {"", *lossless, *({"jpeg"} & sizes.inputs().keys())}
     assert problem.private == frozenset()
     assert problem_of(graph, digest, profile, sizes, replace(wish, pictures_stay=True)).private == picture_like(graph)
-    assert {"float32"} <= set(other_inputs(problem, sizes))
+    assert set(other_inputs(problem, sizes)) == {"float32", *sizes.inputs()}
+    assert set(other_inputs(problem, None)) == {"float32"}
     assert scheduler("optimal").plan(problem).stages
     slow = msgspec.structs.replace(
         profile, encode={"bits": profile.encode["bits"] * 3}, decode={"bits": profile.decode["bits"] * 3}
@@ -256,4 +261,6 @@ def test_forms_of_encoded_pictures() -> None:
     assert found["packets"].delta[0].decode > 0
     assert found["float32"].key[0].nbytes == 4 * taken[0].nbytes
     assert 0 < found["jpeg"].key[0].nbytes < taken[0].nbytes
-    assert set(measured_inputs(None, list_of)) == {"float32", "jpeg"}
+    found = measured_inputs(None, list_of)
+    assert set(found) == set(FORMS)
+    assert all(traffic.key[0].encode > 0 and traffic.key[0].decode > 0 for traffic in found.values())

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from cutset.cluster.model import Model
 from cutset.errors import ConfigError
@@ -60,11 +61,23 @@ class LocalWorkers:
             self._children[name].end()
         stderr = subprocess.DEVNULL if self._quiet else None
         self._children[name] = Child(
-            name, self.command(name), directory=self.directory, env=environment(self._threads), stderr=stderr
+            name,
+            self.command(name),
+            prefix=self.prefix(name),
+            directory=self.directory,
+            env=environment(self._threads),
+            stderr=stderr,
         )
 
+    def prefix(self, name: str) -> list[str]:
+        """What a worker is started by, as `nice -n 10`: a program that becomes the worker (see `Child`); or nothing.
+
+        Launchers on this machine override it, or `command`. Both are called while workers start, in `__init__`.
+        """
+        return []
+
     def command(self, name: str) -> list[str]:
-        """What runs as a worker: a module of Cutset's and its arguments. Launchers on this machine override it."""
+        """What runs as a worker: a module of Cutset's and its arguments."""
         speed = self._speeds[self.names.index(name)] if self._speeds else 1.0
         command = ["cutset.cli", "stream", "worker", "--listen", f"ipc://{self.directory}/{name}"]
         command += ["--threads", str(self._threads), "--cache", str(self.cache), *self._extra]
@@ -85,7 +98,7 @@ class LocalWorkers:
         finally:
             shutil.rmtree(self.directory, ignore_errors=True)
 
-    def __enter__(self) -> LocalWorkers:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

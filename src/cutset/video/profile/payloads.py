@@ -1,6 +1,6 @@
 """What every value of a network costs to send, for pictures of a source: the real network, encoder and decoder.
 
-And what the pictures cost in other encodings: the source's own packets, JPEG, floating point.
+And what the pictures cost in other encodings: the source's own packets, and every one of FORMS.
 
 Between two cuts of the trunk the layers run for all pictures before the next ones do, so that no more is held than what
 crosses one cut, once a picture, and the values of one block.
@@ -28,14 +28,14 @@ from cutset.errors import ConfigError, DeviceError, RequestError
 from cutset.partition.graph import Graph
 from cutset.partition.node import Value
 from cutset.partition.traffic import Coded, Traffic
-from cutset.video.sources import PacketDecoder, decode_jpeg, encode_jpeg
+from cutset.video.picture_forms import FORMS, PictureForm
+from cutset.video.sources import PacketDecoder
 from cutset.video.torch_stage import TorchStage, to_array
 
 __all__ = [
     "MeasuredValue",
     "as_tensor",
-    "float_input",
-    "jpeg_input",
+    "form_input",
     "measure_sizes",
     "measure_value",
     "measured_inputs",
@@ -156,15 +156,15 @@ def packet_input(codec: Any, pictures: Sequence[Any]) -> Traffic:
     return Traffic((key,), (Coded(typical, 0.0, statistics.median(times)),), statistics.fmean(sizes) / typical)
 
 
-def jpeg_input(pictures: Sequence[NDArray[np.uint8]]) -> Traffic | None:
-    """Of some pictures; None where PyAV isn't installed."""
+def form_input(form: PictureForm, pictures: Sequence[NDArray[np.uint8]]) -> Traffic | None:
+    """Of some pictures; None where a library that the form needs isn't installed."""
     ways = []
     try:
         for pixels in pictures:
             with _timed() as encode:
-                data = encode_jpeg(pixels)
+                data = form.encode(pixels)
             with _timed() as decode:
-                decode_jpeg(data, (pixels.shape[2], pixels.shape[3]))
+                form.decode(data, pixels.shape)
             ways.append((len(data), encode.seconds, decode.seconds))
     except DeviceError:
         return None
@@ -172,21 +172,11 @@ def jpeg_input(pictures: Sequence[NDArray[np.uint8]]) -> Traffic | None:
     return Traffic((Coded(statistics.fmean(nbytes), statistics.median(encodes), statistics.median(decodes)),))
 
 
-def float_input(pixels: NDArray[np.uint8]) -> Traffic:
-    """Numbers from 0 to 1 in four bytes each, as older systems send them."""
-    with _timed() as encode:
-        numbers = pixels.astype(np.float32) / np.float32(255)
-    with _timed() as decode:
-        numbers.copy()
-    return Traffic((Coded(numbers.nbytes, encode.seconds, decode.seconds),))
-
-
 def measured_inputs(codec: Any, pictures: Sequence[Any], few: int = 5) -> dict[str, Traffic]:
     """All of them, for consecutive pictures of a source from its first one."""
     pixels = [picture.pixels for picture in pictures[:few]]
-    found: dict[str, Traffic] = {"float32": float_input(pixels[0])}
-    if (jpeg := jpeg_input(pixels)) is not None:
-        found["jpeg"] = jpeg
+    measured = {name: form_input(form, pixels) for name, form in FORMS.items()}
+    found = {name: traffic for name, traffic in measured.items() if traffic is not None}
     if codec is not None and all(picture.packets is not None for picture in pictures):
         found["packets"] = packet_input(codec, pictures)
     return found

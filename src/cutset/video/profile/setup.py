@@ -20,6 +20,7 @@ from cutset.partition.problem import Objective, Problem, scaled
 from cutset.partition.profile import FORMAT, Profile, Sizes, cpu_name, keep, kept, machine_of, put
 from cutset.partition.timing import Run, measure_layers, quickest
 from cutset.partition.traffic import Coded, Mode, Traffic, changed, dense
+from cutset.video.picture_forms import FORMS, LOSSY
 from cutset.video.privacy import picture_like
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ __all__ = [
 
 Progress = Callable[[str, int, int], None]
 MOST_HELD = 1 << 29  # bytes of pictures
-REFUSED = {"jpeg": "it changes the picture"}  # encodings that no plan is given unless it is asked for
-WORDS = {"": "the pictures", "packets": "the encoded video", "jpeg": "JPEG pictures", "float32": "float32 pictures"}
+REFUSED = dict.fromkeys(LOSSY, "it changes the picture")  # encodings that no plan is given unless it is asked for
+WORDS = {"": "the pictures", "packets": "the encoded video", **{name: form.words for name, form in FORMS.items()}}
 QUICKER = 2.0  # times as quick as remembered: then the machine was busy when it was measured
 MORE = 48  # pictures of an encoded source, whose packets differ more than pictures do
 
@@ -257,15 +258,17 @@ def problem_of(graph: Graph, digest: str, profile: Profile, sizes: Sizes | None,
 def picture_inputs(
     graph: Graph, traffic: Mapping[str, Traffic], sizes: Sizes | None, *, jpeg: bool = False
 ) -> dict[str, Traffic]:
-    """How a plan may send pictures: as payloads of pixels, and encoded where the source is."""
+    """How a plan may send pictures: as payloads of pixels, as packets where the source has them, in lossless forms."""
     known = sizes.inputs() if sizes else {}
-    encodings = ("packets", "jpeg") if jpeg else ("packets",)
+    forms = [name for name, form in FORMS.items() if form.planned and (not form.lossy or (jpeg and name == "jpeg"))]
+    encodings = ["packets", *forms]
     return {"": traffic[graph.inputs[0].name], **{name: known[name] for name in encodings if name in known}}
 
 
 def other_inputs(problem: Problem, sizes: Sizes | None) -> dict[str, Traffic]:
-    """Encodings that are shown for comparison alone: a JPEG, and floating-point numbers as older systems send them."""
+    """Encodings that are shown for comparison, whether or not plans may choose them: all forms that were measured, and
+    floating-point numbers, as older systems send them, in any case."""
     first = problem.graph.inputs[0]
     others = {"float32": Traffic((Coded(4 * first.nbytes),))} if first.dtype == "uint8" else {}
     known = sizes.inputs() if sizes else {}
-    return {**others, **{name: known[name] for name in ("float32", "jpeg") if name in known}}
+    return {**others, **{name: known[name] for name in FORMS if name in known}}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cutset.errors import ConfigError, DeviceError
+from cutset.errors import ConfigError, DeviceError, FrameError
 from cutset.video.sources.codec import VideoCodec
 from cutset.video.sources.libav import libav, reason
 from cutset.video.sources.packets import PacketDecoder
@@ -32,6 +32,8 @@ def encode_jpeg(pixels: NDArray[np.uint8], quality: int = QUALITY) -> bytes:
 
 def decode_jpeg(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
     """A picture (1, 3, rows, columns) of that size. Raises FrameError for anything else."""
+    if not data.endswith(b"\xff\xd9"):  # its end of image; FFmpeg would make up what is missing
+        raise FrameError("a JPEG came that is cut short")
     return PacketDecoder(VideoCodec("mjpeg", b"", size, size)).decode((data, b""), opens=True)
 
 
