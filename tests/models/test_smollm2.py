@@ -59,7 +59,7 @@ def theirs(smollm2: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def llm(smollm2: Path) -> Iterator[LLM]:
-    with LLM(smollm2, threads=1, backend="native") as llm:
+    with LLM(smollm2, threads=1, backend="native", dtype="float32") as llm:
         yield llm
 
 
