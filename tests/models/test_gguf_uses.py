@@ -49,7 +49,7 @@ def test_codes_answer_as_the_floats_that_they_stand_for(tmp_path: Path) -> None:
     convert(open_source(tmp_path / "m.gguf"), tmp_path / "m.json")
     answers = []
     for name in ("m.gguf", "dir"):
-        with LLM(tmp_path / name, threads=1) as llm:
+        with LLM(tmp_path / name, threads=1, dtype="float32") as llm:
             answers.append(llm.generate(["!hello", "abc"], GREEDY))
     ours, theirs = ([out.outputs[0].token_ids for out in answer] for answer in answers)
     assert ours == theirs
