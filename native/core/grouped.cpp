@@ -290,16 +290,19 @@ void PackedGrouped::forward(ThreadPool& pool, const float* x, std::size_t rows, 
   const std::size_t sums_bytes = round_up(checked_product(checked_product(rows, form_.groups), 4), kLine);
   const std::size_t scales_bytes = round_up(rows * sizeof(float), kLine);
   const std::size_t room_bytes = order_.empty() ? 0 : checked_product(tasks, depth_ * sizeof(float));
-  char* room = static_cast<char*>(workspace.take(q_bytes + sums_bytes + scales_bytes + room_bytes));
+  const std::size_t limb_bytes = kernels.limb_bytes(form_, rows);
+  const std::size_t limbs_bytes = limb_bytes ? checked_product(rows + kLimbRowsMore, limb_bytes) : 0;
+  char* room = static_cast<char*>(workspace.take(q_bytes + sums_bytes + scales_bytes + limbs_bytes + room_bytes));
   auto* q = reinterpret_cast<std::int16_t*>(room);
   auto* sums = reinterpret_cast<std::int32_t*>(room + q_bytes);
   auto* scales = reinterpret_cast<float*>(room + q_bytes + sums_bytes);
-  auto* gathered = reinterpret_cast<float*>(room + q_bytes + sums_bytes + scales_bytes);
+  auto* limbs = limb_bytes ? reinterpret_cast<std::uint8_t*>(room + q_bytes + sums_bytes + scales_bytes) : nullptr;
+  auto* gathered = reinterpret_cast<float*>(room + q_bytes + sums_bytes + scales_bytes + limbs_bytes);
   const std::int32_t* order = order_.empty() ? nullptr : order_.data();
   run_ranges(pool, rows, step, [&](std::size_t first, std::size_t end) {
     kernels.encode(form_, x + first * depth_, end - first, depth_, bits, order,
                    order ? gathered + first / step * depth_ : nullptr, q + first * form_.depth,
-                   sums + first * form_.groups, scales + first);
+                   sums + first * form_.groups, scales + first, limbs ? limbs + first * limb_bytes : nullptr);
   });
   const std::size_t panels = round_up(outputs_, kPanel) / kPanel;
   const Split split = split_product(pool, rows, panels, depth_, kLeastRows, kMostRows);
@@ -308,7 +311,8 @@ void PackedGrouped::forward(ThreadPool& pool, const float* x, std::size_t rows, 
     const std::size_t start = task / split.row_blocks * split.panels;
     GroupedJob job{};
     job.form = &form_;
-    job.rows = {q + first * form_.depth, sums + first * form_.groups, scales + first};
+    job.rows = {q + first * form_.depth, sums + first * form_.groups, scales + first,
+                limbs ? limbs + first * limb_bytes : nullptr};
     job.count = std::min(split.rows, rows - first);
     job.panels = panels_.as<std::uint8_t>() + start * form_.bytes;
     job.outputs = std::min(split.panels * kPanel, outputs_ - start * kPanel);

@@ -26,6 +26,8 @@ namespace cutset {
 constexpr std::size_t kSlab = 16;       // columns
 constexpr std::size_t kMostSpan = 256;  // columns of a group; longer ones are cut to spans that share their factors
 
+constexpr std::size_t kLimbRowsMore = 15;
+
 constexpr std::size_t slab_bytes(int bits) { return kSlab * kPanel * static_cast<std::size_t>(bits) / 8; }
 
 enum class FactorKind { kNone, kHalf, kBfloat, kFloat };
@@ -58,11 +60,12 @@ struct PanelForm {
   std::size_t bytes;  // of a panel, whole cache lines
 };
 
-// Rows as grouped_encode writes them; `q` and `sums` have room for rows beyond the last as kCodeRowsMore says.
+// Rows as `encode` writes them.
 struct GroupedRows {
-  const std::int16_t* q;     // (rows, depth) with zeros as padding
-  const std::int32_t* sums;  // (rows, groups) of each group's q
-  const float* scales;       // (rows,)
+  const std::int16_t* q;      // (rows, depth) with zeros as padding
+  const std::int32_t* sums;   // (rows, groups) of each group's q
+  const float* scales;        // (rows,)
+  const std::uint8_t* limbs;  // the same integers in two bytes, for tiles; or nullptr
 };
 
 struct GroupedJob {
@@ -76,10 +79,14 @@ struct GroupedJob {
 };
 
 struct GroupedKernels {
+  // Bytes of limbs that each row takes in a product of so many rows; 0: none are wanted. Room for kLimbRowsMore rows
+  // must follow the last.
+  std::size_t (*limb_bytes)(const PanelForm& form, std::size_t rows);
   // x (rows, depth) to rows of `form`; bits 8 to 12 as LinearKernels::quantize has them. order: column k of the codes
   // is multiplied with column order[k] of x, `room` (depth,) is used then; or nullptr.
   void (*encode)(const PanelForm& form, const float* x, std::size_t rows, std::size_t depth, int bits,
-                 const std::int32_t* order, float* room, std::int16_t* q, std::int32_t* sums, float* scales);
+                 const std::int32_t* order, float* room, std::int16_t* q, std::int32_t* sums, float* scales,
+                 std::uint8_t* limbs);
   void (*multiply)(const GroupedJob& job);
 };
 

@@ -17,9 +17,16 @@ struct Factors {
 void grouped_factors(const PanelForm& form, const std::uint8_t* panel, std::size_t first, std::size_t count,
                      Factors& factors);
 void grouped_encode(const PanelForm& form, const float* x, std::size_t rows, std::size_t depth, int bits,
-                    const std::int32_t* order, float* room, std::int16_t* q, std::int32_t* sums, float* scales);
+                    const std::int32_t* order, float* room, std::int16_t* q, std::int32_t* sums, float* scales,
+                    std::uint8_t* limbs);
 void grouped_multiply(const GroupedJob& job);
+std::size_t grouped_limb_bytes(const PanelForm& form, std::size_t rows);
+#if defined(CUTSET_ISA_amx)
+// From rows with limbs.
+void grouped_tiles(const GroupedJob& job);
+void grouped_limbs(const std::int16_t* q, std::size_t depth, std::uint8_t* limbs);  // of one row
+#endif
 
-constexpr GroupedKernels kGrouped = {grouped_encode, grouped_multiply};
+constexpr GroupedKernels kGrouped = {grouped_limb_bytes, grouped_encode, grouped_multiply};
 
 }  // namespace cutset::CUTSET_ISA

@@ -79,7 +79,8 @@ void grouped_factors(const PanelForm& form, const std::uint8_t* panel, std::size
 }
 
 void grouped_encode(const PanelForm& form, const float* x, std::size_t rows, std::size_t depth, int bits,
-                    const std::int32_t* order, float* room, std::int16_t* q, std::int32_t* sums, float* scales) {
+                    const std::int32_t* order, float* room, std::int16_t* q, std::int32_t* sums, float* scales,
+                    [[maybe_unused]] std::uint8_t* limbs) {
   for (std::size_t r = 0; r < rows; ++r, x += depth, q += form.depth, sums += form.groups) {
     const float* from = x;
     if (order) {
@@ -94,7 +95,17 @@ void grouped_encode(const PanelForm& form, const float* x, std::size_t rows, std
       for (std::size_t k = first; k < end; ++k) sum += q[k];
       sums[g] = sum;
     }
+#if defined(CUTSET_ISA_amx)
+    if (limbs) {
+      grouped_limbs(q, form.depth, limbs);
+      limbs += grouped_limb_bytes(form, ~std::size_t{0});
+    }
+#endif
   }
 }
+
+#if !defined(CUTSET_ISA_amx)
+std::size_t grouped_limb_bytes(const PanelForm&, std::size_t) { return 0; }
+#endif
 
 }  // namespace cutset::CUTSET_ISA

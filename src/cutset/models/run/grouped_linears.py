@@ -149,7 +149,8 @@ def _form(weight: GroupedWeight | Floats) -> tuple[Any, ...]:
 def _linear(run: list[GroupedWeight | Floats], pool: native.Pool) -> native.LinearGrouped | native.LinearF32:
     weights = [one for one in run if isinstance(one, GroupedWeight)]
     if not weights:
-        return native.LinearF32(np.ascontiguousarray(np.concatenate(run)), pool)
+        floats = [one for one in run if not isinstance(one, GroupedWeight)]
+        return native.LinearF32(np.ascontiguousarray(np.concatenate(floats)), pool)
     first = weights[0]
     span = span_of(first.group, first.shape[1])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol, runtime_checkable
@@ -223,14 +224,9 @@ def _grouped_linears(
 ) -> tuple[native.LinearGrouped | native.LinearF32, ...]:
     if site == "lm_head" and decoder.spec.tied and decoder.embedding_codes is not None:
         return (decoder.embedding_codes,)
+    quantize = functools.partial(native.quantize_groups, pool=decoder.pool)
     try:
-        weights = site_weights(
-            decoder.spec,
-            tensors,
-            dtype,
-            (site, layer, expert),
-            lambda *how: native.quantize_groups(*how, pool=decoder.pool),
-        )
+        weights = site_weights(decoder.spec, tensors, dtype, (site, layer, expert), quantize)
         return native_linears(weights, decoder.pool)
     except ValueError as error:
         raise CheckpointError(f"site {site} of layer {layer} can't be used: {error}") from None

@@ -1,0 +1,218 @@
+// Products of grouped weights with AMX tiles: the rows' integers in two signed bytes (q = low + 64 high) times codes as
+// unsigned bytes, summed over a group in int32; then the factors, as everywhere.
+#include "kernels/isa/grouped_codes.h"
+
+#if defined(CUTSET_ISA_amx)
+
+namespace cutset::CUTSET_ISA {
+
+namespace {
+
+constexpr std::size_t kTileRows16 = 16, kRowsAtATime = 64;
+constexpr std::size_t kTileLeast = 4;  // with fewer rows a tile is mostly empty
+
+// Tiles 0 to 3: sums; 4, 5: 16 rows of limbs; 6, 7: `columns` codes of 16 outputs each.
+struct alignas(64) Shape {
+  std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+
+  explicit Shape(std::size_t columns) {
+    row_bytes[4] = row_bytes[5] = static_cast<std::uint16_t>(columns);
+    rows[6] = rows[7] = static_cast<std::uint8_t>(columns / 4);
+  }
+};
+
+// An odd number of cache lines, so that rows don't fall into the same sets of the cache.
+std::size_t limb_stride(std::size_t depth) { return round_up(depth, 128) + 64; }
+
+std::size_t tile_columns(const PanelForm& form) {
+  std::size_t columns = 64;
+  while (form.span % columns != 0 || form.depth % columns != 0) columns /= 2;
+  return columns;
+}
+
+// A group's codes as tiles read them: [step][64] of outputs 0 to 15 and of 16 to 31.
+struct Codes {
+  const std::uint8_t *low, *high;
+  std::size_t stride;
+};
+
+struct alignas(64) Room {
+  std::uint8_t low[kMostSpan / 4][64], high[kMostSpan / 4][64];
+};
+
+template <int kBits, bool kLevels, int kStep>
+inline void put_bytes(const std::uint8_t* slab, Ints table, Room& room, std::size_t step) {
+  Ints low, high;
+  if constexpr (kBits == 4 && !kLevels) {
+    const Ints x = load_ints(slab + kStep * 64), nibbles = splat_int(0x0F0F0F0F);
+    low = both(x, nibbles);
+    high = both(right<4>(x), nibbles);
+  } else {
+    const Quad quad = widened<kBits, kLevels, kStep>(slab, 0, table);
+    low = either(quad.low0, left<8>(quad.low1));
+    high = either(quad.high0, left<8>(quad.high1));
+  }
+  store_ints(room.low[step + kStep], low);
+  store_ints(room.high[step + kStep], high);
+}
+
+template <int kBits, bool kLevels>
+Codes unpacked(const std::uint8_t* slab, std::size_t columns, Ints table, Room& room) {
+  constexpr std::size_t kFar = 6144;
+  for (std::size_t k = 0; k < columns; k += kSlab, slab += slab_bytes(kBits)) {
+    for (std::size_t at = 0; at < slab_bytes(kBits); at += 64) __builtin_prefetch(slab + kFar + at, 0, 2);
+    if constexpr (kBits < 8) {
+      put_bytes<kBits, kLevels, 0>(slab, table, room, k / 4);
+      put_bytes<kBits, kLevels, 1>(slab, table, room, k / 4);
+      put_bytes<kBits, kLevels, 2>(slab, table, room, k / 4);
+      put_bytes<kBits, kLevels, 3>(slab, table, room, k / 4);
+    }
+  }
+  if constexpr (kBits < 8) return {room.low[0], room.high[0], 64};
+  slab -= columns / kSlab * slab_bytes(kBits);
+  return {slab, slab + 64, 128};
+}
+
+using Unpack = Codes (*)(const std::uint8_t*, std::size_t, Ints, Room&);
+
+Unpack unpack_for(const PanelForm& form) {
+  if (form.levels) return unpacked<4, true>;
+  if (form.bits == 4) return unpacked<4, false>;
+  if (form.bits == 5) return unpacked<5, false>;
+  return form.bits == 6 ? unpacked<6, false> : unpacked<8, false>;
+}
+
+// [limb][half of the outputs][row] of 16 sums. Of up to 8 rows the limbs lie in one tile, in turns.
+using Sums = std::int32_t[2][2][kTileRows16][16];
+
+void multiply_tall(const std::uint8_t* limbs, std::size_t stride, const Codes& codes, std::size_t depth,
+                   std::size_t columns, Sums& sums) {
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (std::size_t k = 0; k < depth; k += columns) {
+    _tile_loadd(6, codes.low + k / 4 * codes.stride, codes.stride);
+    _tile_loadd(4, limbs + k, 2 * stride);
+    _tile_dpbsud(0, 4, 6);
+    _tile_loadd(7, codes.high + k / 4 * codes.stride, codes.stride);
+    _tile_dpbsud(1, 4, 7);
+    _tile_loadd(5, limbs + stride + k, 2 * stride);
+    _tile_dpbsud(2, 5, 6);
+    _tile_dpbsud(3, 5, 7);
+  }
+  _tile_stored(0, sums[0][0], 64);
+  _tile_stored(1, sums[0][1], 64);
+  _tile_stored(2, sums[1][0], 64);
+  _tile_stored(3, sums[1][1], 64);
+}
+
+void multiply_short(const std::uint8_t* limbs, std::size_t stride, const Codes& codes, std::size_t depth,
+                    std::size_t columns, Sums& sums) {
+  _tile_zero(0);
+  _tile_zero(1);
+  for (std::size_t k = 0; k < depth; k += columns) {
+    _tile_loadd(4, limbs + k, stride);
+    _tile_loadd(6, codes.low + k / 4 * codes.stride, codes.stride);
+    _tile_dpbsud(0, 4, 6);
+    _tile_loadd(7, codes.high + k / 4 * codes.stride, codes.stride);
+    _tile_dpbsud(1, 4, 7);
+  }
+  _tile_stored(0, sums[0][0], 64);
+  _tile_stored(1, sums[0][1], 64);
+}
+
+// Adds a group's sums of `count` rows, times its factors, to totals[row][32].
+void add_group(const PanelForm& form, const Factors& factors, std::size_t g, const std::int32_t* group_sums,
+               std::size_t count, bool tall, const Sums& sums, float (*totals)[kPanel]) {
+  const bool minima = form.minima.kind != FactorKind::kNone;
+#pragma GCC unroll 2
+  for (std::size_t half = 0; half < 2; ++half) {
+    const Vec scales = load(factors.scales[g] + 16 * half);
+    for (std::size_t r = 0; r < count; ++r) {
+      const std::int32_t sum_of_q = group_sums[r * form.groups];
+      const Ints low = load_ints(tall ? sums[0][half][r] : sums[0][half][2 * r]);
+      const Ints high = load_ints(tall ? sums[1][half][r] : sums[0][half][2 * r + 1]);
+      Ints shift = splat_int(-form.zero * sum_of_q);
+      if (form.zeros) shift = times(load_ints(factors.zeros[g] + 16 * half), splat_int(-sum_of_q));
+      const Ints sum = add(add(low, shift), left<6>(high));
+      float* at = totals[r] + 16 * half;
+      Vec total = fma(to_floats(sum), scales, load(at));
+      if (minima) total = fma(splat(static_cast<float>(sum_of_q)), load(factors.minima[g] + 16 * half), total);
+      store(at, total);
+    }
+  }
+}
+
+}  // namespace
+
+std::size_t grouped_limb_bytes(const PanelForm& form, std::size_t rows) {
+  return rows < kTileLeast ? 0 : 2 * limb_stride(form.depth);
+}
+
+void grouped_limbs(const std::int16_t* q, std::size_t depth, std::uint8_t* limbs) {
+  const __m512i thirty_two = _mm512_set1_epi16(32), mask = _mm512_set1_epi16(63);
+  const __m256i order =
+      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15));
+  for (std::size_t k = 0; k < depth; k += 32) {
+    const __mmask32 there = depth - k < 32 ? (1u << (depth - k)) - 1 : 0xFFFFFFFFu;
+    const __m512i value = _mm512_add_epi16(_mm512_maskz_loadu_epi16(there, q + k), thirty_two);
+    const __m512i low = _mm512_sub_epi16(_mm512_and_si512(value, mask), thirty_two);
+    const __m512i high = _mm512_srai_epi16(value, 6);
+    const __m256i both_limbs[2] = {_mm512_cvtepi16_epi8(low), _mm512_cvtepi16_epi8(high)};
+    for (std::size_t limb = 0; limb < 2; ++limb) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(limbs + limb * limb_stride(depth) + k),
+                          _mm256_shuffle_epi8(both_limbs[limb], order));
+    }
+  }
+}
+
+void grouped_tiles(const GroupedJob& job) {
+  const PanelForm& form = *job.form;
+  const std::size_t columns = tile_columns(form), stride = limb_stride(form.depth);
+  const Shape shape(columns);
+  const Unpack unpack = unpack_for(form);
+  const Ints table = form.levels ? table_of(form.level) : splat_int(0);
+  alignas(64) float totals[kRowsAtATime][kPanel];
+  alignas(64) Sums sums;
+  Factors factors;
+  Room room;
+  _tile_loadconfig(&shape);
+  for (std::size_t at = 0; at < job.outputs; at += kPanel) {
+    const std::uint8_t* panel = job.panels + at / kPanel * form.bytes;
+    const std::size_t outputs = job.outputs - at < kPanel ? job.outputs - at : kPanel;
+    for (std::size_t row = 0; row < job.count; row += kRowsAtATime) {
+      const std::size_t rows = job.count - row < kRowsAtATime ? job.count - row : kRowsAtATime;
+      __builtin_memset(totals, 0, rows * sizeof totals[0]);
+      for (std::size_t g = 0; g < form.groups; ++g) {
+        if (g % kGroupsAtATime == 0) {
+          const std::size_t more = form.groups - g < kGroupsAtATime ? form.groups - g : kGroupsAtATime;
+          grouped_factors(form, panel, g, more, factors);
+        }
+        const std::size_t start = g * form.span;
+        const std::size_t depth = form.depth - start < form.span ? form.depth - start : form.span;
+        const Codes codes = unpack(panel + start / kSlab * slab_bytes(form.bits), depth, table, room);
+        for (std::size_t r = 0; r < rows; r += kTileRows16) {
+          const std::size_t count = rows - r < kTileRows16 ? rows - r : kTileRows16;
+          const bool tall = count > kTileRows16 / 2;
+          const std::uint8_t* limbs = job.rows.limbs + (row + r) * 2 * stride + start;
+          (tall ? multiply_tall : multiply_short)(limbs, stride, codes, depth, columns, sums);
+          add_group(form, factors, g % kGroupsAtATime, job.rows.sums + (row + r) * form.groups + g, count, tall, sums,
+                    totals + r);
+        }
+      }
+      for (std::size_t r = 0; r < rows; ++r) {
+        const float scale = job.rows.scales[row + r];
+        float* y = job.y + (row + r) * job.stride + at;
+        for (std::size_t c = 0; c < outputs; ++c) y[c] = totals[r][c] * scale;
+      }
+    }
+  }
+  _tile_release();
+}
+
+}  // namespace cutset::CUTSET_ISA
+
+#endif
