@@ -138,8 +138,11 @@ class Settings(Sourced):
     @property
     def prefix_cache_bytes(self) -> int:
         """`prefix_cache_size` as a number."""
-        number, unit = re.fullmatch(r"([0-9]+)(\w*)", self.prefix_cache_size).groups()  # type: ignore[union-attr]
-        return int(number) * (1024 if "i" in unit else 1000) ** "_KMGT".index(unit[:1] or "_")
+        digits = self.prefix_cache_size.rstrip("KMGTiB")
+        unit = self.prefix_cache_size[len(digits) :]
+        base: int = 1024 if "i" in unit else 1000
+        power: int = base ** "_KMGT".index(unit[:1] or "_")
+        return int(digits) * power
 
     @property
     def downloads_allowed(self) -> bool:

@@ -237,11 +237,11 @@ def _read(file: FileIO, key: bytes, tokens: bytes, pieces: Pieces) -> str:
     if start[: len(head)] != head or start[HEAD.size :] != tokens:
         return "it is another block's, or damaged"
     for piece in pieces:
-        view = memoryview(piece).cast("B")
+        whole = view = piece.data.cast("B")
         while len(view):
             count = file.readinto(view)
             if not count:
                 return "it is cut short"
             view = view[count:]
-        digest.update(piece)
+        digest.update(whole)
     return "" if digest.digest() == start[len(head) : HEAD.size] else "its digest doesn't match"
