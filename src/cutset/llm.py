@@ -208,8 +208,8 @@ class _Model:
         # The thread would keep the weights of a model that nobody can ask any more. It may have failed to load.
         if hasattr(self, "_loop"):
             self._loop.close(10.0)
-            if self._store is not None:
-                self._store.close(10.0)
+        if (store := getattr(self, "_store", None)) is not None:
+            store.close(10.0)
         if (offload := getattr(self, "offload", None)) is not None:
             offload.close()
 
