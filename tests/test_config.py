@@ -62,6 +62,7 @@ def test_every_setting_can_come_from_every_source(place):
         "pads_policy": policy,
         "pads": ("idle", "inline"),
     }
+    special |= {"kv_dtype": ("int8", "auto"), "prefix_cache_size": ("512MiB", "3GB")}
     special |= {"pads": ("idle", "inline"), "offload": address, "pads_from": address, "verify": ("changed", "always")}
     for name, option in OPTIONS.items():
         if option.flag_only:

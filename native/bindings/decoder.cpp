@@ -337,10 +337,21 @@ void bind_decoder(nb::module_& m) {
   nb::class_<KvCache>(m, "KvCache", "Keys and values of all layers in blocks of tokens.")
       .def(
           "__init__",
-          [](KvCache* self, const PyDecoder& decoder, std::size_t blocks, std::size_t block_size, std::size_t states) {
-            new (self) KvCache(decoder.spec(), blocks, block_size, states);
+          [](KvCache* self, const PyDecoder& decoder, std::size_t blocks, std::size_t block_size, std::size_t states,
+             bool int8) {
+            new (self)
+                KvCache(decoder.spec(), blocks, block_size, states, int8 ? CacheType::kInt8 : CacheType::kFloat32);
           },
-          "decoder"_a, "blocks"_a, "block_size"_a, "states"_a = 0)
+          "decoder"_a, "blocks"_a, "block_size"_a, "states"_a = 0, "int8"_a = false)
+      .def(
+          "block",
+          [](KvCache& self, std::size_t number) {
+            if (number >= self.blocks()) throw nb::index_error("there is no such block");
+            return nb::ndarray<nb::numpy, std::uint8_t, nb::ndim<1>>(self.block(number), {self.block_bytes()},
+                                                                     nb::find(&self));
+          },
+          "number"_a, nb::sig("def block(self, number: int) -> NDArray[np.uint8]"),
+          "The bytes of a block's keys and values in all layers, where they lie")
       .def_prop_ro("blocks", &KvCache::blocks)
       .def_prop_ro("block_size", &KvCache::block_size)
       .def_prop_ro("nbytes", &KvCache::bytes);

@@ -173,6 +173,8 @@ void exponential(In1 x, Out1 out) {
   kernels().glue.exp(x.data(), x.shape(0), out.data());
 }
 
+CacheType cache_type(bool int8) { return int8 ? CacheType::kInt8 : CacheType::kFloat32; }
+
 // Keys and values of one layer as kernels/glue.h lays them out, flat, and the heads of a packed qkv row.
 struct Paged {
   HeadShape shape;
@@ -181,15 +183,16 @@ struct Paged {
   Rows rows;
 
   Paged(std::size_t heads, std::size_t kv_heads, std::size_t head_dim, std::size_t block_size, Out2 keys, Out2 values,
-        Ids1 row_starts, Ids1 context_lens, Ids2 block_tables)
+        Ids1 row_starts, Ids1 context_lens, Ids2 block_tables, bool int8)
       : shape{heads, kv_heads, head_dim},
-        cache{keys.data(), values.data(), block_size, keys.shape(1), values.shape(1)},
+        cache{keys.data(), values.data(), block_size, keys.shape(1), values.shape(1), cache_type(int8)},
         blocks(keys.shape(0)) {
     require(kv_heads >= 1 && heads % kv_heads == 0 && heads > 0, "kv_heads must divide heads");
     require(head_dim >= 1 && head_dim <= 1024, "head_dim must be between 1 and 1024");
     require(block_size >= 1 && block_size % kPackTokens == 0, "block_size must be a multiple of 16");
-    require(keys.shape(1) == LayerCache::key_floats(shape, block_size), "keys: a wrong number of floats a block");
-    require(values.shape(0) == blocks && values.shape(1) == LayerCache::value_floats(shape, block_size),
+    require(keys.shape(1) == LayerCache::key_floats(shape, block_size, cache.type),
+            "keys: a wrong number of floats a block");
+    require(values.shape(0) == blocks && values.shape(1) == LayerCache::value_floats(shape, block_size, cache.type),
             "values: a wrong number of blocks or of floats a block");
     rows.sequences = context_lens.shape(0);
     require(row_starts.shape(0) == rows.sequences + 1, "row_starts must have one element more than context_lens");
@@ -207,14 +210,16 @@ struct Paged {
   }
 };
 
-std::pair<std::size_t, std::size_t> cache_floats(std::size_t kv_heads, std::size_t head_dim, std::size_t block_size) {
+std::pair<std::size_t, std::size_t> cache_floats(std::size_t kv_heads, std::size_t head_dim, std::size_t block_size,
+                                                 bool int8) {
   const HeadShape shape = {kv_heads, kv_heads, head_dim};
-  return {LayerCache::key_floats(shape, block_size), LayerCache::value_floats(shape, block_size)};
+  return {LayerCache::key_floats(shape, block_size, cache_type(int8)),
+          LayerCache::value_floats(shape, block_size, cache_type(int8))};
 }
 
 void append(In2 qkv, std::size_t heads, std::size_t kv_heads, std::size_t head_dim, std::size_t block_size, Out2 keys,
-            Out2 values, Ids1 row_starts, Ids1 context_lens, Ids2 block_tables) {
-  Paged paged(heads, kv_heads, head_dim, block_size, keys, values, row_starts, context_lens, block_tables);
+            Out2 values, Ids1 row_starts, Ids1 context_lens, Ids2 block_tables, bool int8) {
+  Paged paged(heads, kv_heads, head_dim, block_size, keys, values, row_starts, context_lens, block_tables, int8);
   paged.check(qkv);
   const std::vector<Slot> slots = cache_slots(paged.rows, block_size);
   cutset::append(paged.shape, paged.cache, slots.data(), qkv.data(), 0, paged.rows.count);
@@ -223,8 +228,8 @@ void append(In2 qkv, std::size_t heads, std::size_t kv_heads, std::size_t head_d
 void attention(In2 qkv, std::size_t heads, std::size_t kv_heads, std::size_t head_dim, std::size_t block_size,
                Out2 keys, Out2 values, Ids1 row_starts, Ids1 context_lens, Ids2 block_tables, float scale, Out2 out,
                std::size_t window, std::optional<Array<const bool, 2>> key_mask, std::optional<Ids1> wanted,
-               ThreadPool* pool, float softcap, std::optional<In1> sinks) {
-  Paged paged(heads, kv_heads, head_dim, block_size, keys, values, row_starts, context_lens, block_tables);
+               ThreadPool* pool, float softcap, std::optional<In1> sinks, bool int8) {
+  Paged paged(heads, kv_heads, head_dim, block_size, keys, values, row_starts, context_lens, block_tables, int8);
   require(scale > 0.0f, "scale must be above 0");
   require(!sinks || sinks->shape(0) == heads, "sinks must be (heads)");
   if (key_mask) {
@@ -272,13 +277,13 @@ void bind_glue(nb::module_& m) {
   m.def("delta_rule", &delta_rule, "state"_a.noconvert(), "qkv"_a.noconvert(), nb::kw_only(), "kept"_a.noconvert(),
         "beta"_a.noconvert(), "out"_a.noconvert(), Released());
   m.def("exp", &exponential, "x"_a.noconvert(), "out"_a.noconvert(), Released());
-  m.def("cache_floats", &cache_floats, "kv_heads"_a, "head_dim"_a, "block_size"_a);
+  m.def("cache_floats", &cache_floats, "kv_heads"_a, "head_dim"_a, "block_size"_a, "int8"_a = false);
   m.def("append", &append, "qkv"_a.noconvert(), nb::kw_only(), "heads"_a, "kv_heads"_a, "head_dim"_a, "block_size"_a,
         "keys"_a.noconvert(), "values"_a.noconvert(), "row_starts"_a.noconvert(), "context_lens"_a.noconvert(),
-        "block_tables"_a.noconvert(), Released());
+        "block_tables"_a.noconvert(), "int8"_a = false, Released());
   m.def("attention", &attention, "qkv"_a.noconvert(), nb::kw_only(), "heads"_a, "kv_heads"_a, "head_dim"_a,
         "block_size"_a, "keys"_a.noconvert(), "values"_a.noconvert(), "row_starts"_a.noconvert(),
         "context_lens"_a.noconvert(), "block_tables"_a.noconvert(), "scale"_a, "out"_a.noconvert(), "window"_a = 0,
         "key_mask"_a.noconvert() = nb::none(), "wanted"_a.noconvert() = nb::none(), "pool"_a.none() = nb::none(),
-        "softcap"_a = 0.0f, "sinks"_a.noconvert() = nb::none(), Released());
+        "softcap"_a = 0.0f, "sinks"_a.noconvert() = nb::none(), "int8"_a = false, Released());
 }

@@ -40,7 +40,7 @@ std::vector<Piece> cut_attention(const Rows& rows, const HeadShape& shape, const
 AttentionTask task_of(const Attention& attention, const Rows& rows, const LayerCache& cache, const Piece& piece,
                       const float* qkv, float* out) {
   const HeadShape& shape = attention.shape;
-  const std::size_t block_heads = cache.block_size * piece.kv_head;
+  const std::size_t packs = cache.block_size / kPackTokens * piece.kv_head;
   const std::size_t q_start = piece.kv_head * shape.group() * shape.head_dim;
   AttentionTask task{};
   task.q = qkv + piece.span.first_row * shape.qkv_size() + q_start;
@@ -53,8 +53,9 @@ AttentionTask task_of(const Attention& attention, const Rows& rows, const LayerC
   task.scale = attention.scale;
   task.softcap = attention.softcap;
   task.sinks = attention.sinks ? attention.sinks + piece.kv_head * shape.group() : nullptr;
-  task.keys = cache.keys + block_heads * shape.head_dim;
-  task.values = cache.values + block_heads * padded_dim(shape.head_dim);
+  task.type = cache.type;
+  task.keys = cache.keys + packs * key_pack(cache.type, shape.head_dim);
+  task.values = cache.values + packs * value_pack(cache.type, shape.head_dim);
   task.key_stride = cache.key_stride;
   task.value_stride = cache.value_stride;
   task.block_size = cache.block_size;
@@ -106,21 +107,21 @@ void attend_in_parts(ThreadPool& pool, const std::vector<AttentionTask>& tasks) 
 
 }  // namespace
 
-std::size_t LayerCache::key_floats(const HeadShape& shape, std::size_t block_size) {
-  return shape.kv_heads * block_size * shape.head_dim;
+std::size_t LayerCache::key_floats(const HeadShape& shape, std::size_t block_size, CacheType type) {
+  return shape.kv_heads * (block_size / kPackTokens) * key_pack(type, shape.head_dim);
 }
 
-std::size_t LayerCache::value_floats(const HeadShape& shape, std::size_t block_size) {
-  return shape.kv_heads * block_size * padded_dim(shape.head_dim);
+std::size_t LayerCache::value_floats(const HeadShape& shape, std::size_t block_size, CacheType type) {
+  return shape.kv_heads * (block_size / kPackTokens) * value_pack(type, shape.head_dim);
 }
 
 void append(const HeadShape& shape, const LayerCache& cache, const Slot* slots, const float* qkv, std::size_t begin,
             std::size_t end) {
+  const auto write = cache.type == CacheType::kInt8 ? kernels().glue.append_i8 : kernels().glue.append;
   for (std::size_t r = begin; r < end; ++r) {
     const float* k = qkv + r * shape.qkv_size() + shape.q_size();
-    kernels().glue.append(k, k + shape.kv_size(), shape.kv_heads, shape.head_dim, cache.block_size, slots[r].place,
-                          cache.keys + slots[r].block * cache.key_stride,
-                          cache.values + slots[r].block * cache.value_stride);
+    write(k, k + shape.kv_size(), shape.kv_heads, shape.head_dim, cache.block_size, slots[r].place,
+          cache.keys + slots[r].block * cache.key_stride, cache.values + slots[r].block * cache.value_stride);
   }
 }
 

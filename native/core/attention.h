@@ -6,6 +6,7 @@
 
 #include "core/pool.h"
 #include "core/rows.h"
+#include "kernels/glue.h"
 
 namespace cutset {
 
@@ -27,9 +28,10 @@ struct LayerCache {
   std::size_t block_size = 0;  // a multiple of kPackTokens
   std::size_t key_stride = 0;  // floats from a block to the next one
   std::size_t value_stride = 0;
+  CacheType type = CacheType::kFloat32;
 
-  static std::size_t key_floats(const HeadShape& shape, std::size_t block_size);  // of one block
-  static std::size_t value_floats(const HeadShape& shape, std::size_t block_size);
+  static std::size_t key_floats(const HeadShape& shape, std::size_t block_size, CacheType type);  // of one block
+  static std::size_t value_floats(const HeadShape& shape, std::size_t block_size, CacheType type);
 };
 
 // Writes keys and values of the rows begin .. end.  qkv: (rows, [q | k | v])

@@ -52,16 +52,17 @@ void Decoder::embed(const std::int32_t* ids, std::size_t count, float* out) cons
   for (std::size_t i = 0; i < count; ++i) codes->weights(static_cast<std::size_t>(ids[i]), out + i * spec_.hidden);
 }
 
-KvCache::KvCache(const DecoderSpec& spec, std::size_t blocks, std::size_t block_size, std::size_t states)
-    : layers_(0), blocks_(blocks), block_size_(block_size), states_(spec, states), shape_(spec.heads) {
+KvCache::KvCache(const DecoderSpec& spec, std::size_t blocks, std::size_t block_size, std::size_t states,
+                 CacheType type)
+    : layers_(0), blocks_(blocks), block_size_(block_size), states_(spec, states), shape_(spec.heads), type_(type) {
   for (std::size_t l = 0; l < spec.layers; ++l) {
     places_.push_back(layers_);
     layers_ += spec.is_recurrent(l) ? 0 : 1;
   }
   require(blocks >= 1, "a cache needs at least one block");
   require(block_size >= 1 && block_size % kPackTokens == 0, "block_size must be a multiple of 16");
-  key_floats_ = LayerCache::key_floats(shape_, block_size);
-  layer_floats_ = key_floats_ + LayerCache::value_floats(shape_, block_size);
+  key_floats_ = LayerCache::key_floats(shape_, block_size, type);
+  layer_floats_ = key_floats_ + LayerCache::value_floats(shape_, block_size, type);
   block_floats_ = checked_product(layers_, layer_floats_);
   // An odd number of pages, so that the blocks of one head don't fall into the same sets of the cache.
   constexpr std::size_t kPageFloats = 4096 / sizeof(float);
@@ -72,7 +73,7 @@ KvCache::KvCache(const DecoderSpec& spec, std::size_t blocks, std::size_t block_
 
 LayerCache KvCache::layer(std::size_t layer) {
   float* keys = memory_.as<float>() + places_[layer] * layer_floats_;
-  return {keys, keys + key_floats_, block_size_, block_floats_, block_floats_};
+  return {keys, keys + key_floats_, block_size_, block_floats_, block_floats_, type_};
 }
 
 bool KvCache::fits(const DecoderSpec& spec) const {

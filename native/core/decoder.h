@@ -69,7 +69,8 @@ class Decoder {
 class KvCache {
  public:
   // std::invalid_argument unless block_size is a multiple of 16; std::bad_alloc, std::length_error.
-  KvCache(const DecoderSpec& spec, std::size_t blocks, std::size_t block_size, std::size_t states = 0);
+  KvCache(const DecoderSpec& spec, std::size_t blocks, std::size_t block_size, std::size_t states = 0,
+          CacheType type = CacheType::kFloat32);
 
   LayerCache layer(std::size_t layer);  // one of attention
   StateCache& states() { return states_; }
@@ -78,12 +79,17 @@ class KvCache {
   std::size_t blocks() const { return blocks_; }
   std::size_t block_size() const { return block_size_; }
   std::size_t bytes() const { return memory_.bytes() + states_.bytes(); }
+  // Keys and values of all layers in a block, block_bytes() of them, which is all that its tokens leave here.
+  std::uint8_t* block(std::size_t number) { return memory_.as<std::uint8_t>() + number * stride_bytes(); }
+  std::size_t block_bytes() const { return layers_ * layer_floats_ * sizeof(float); }
+  std::size_t stride_bytes() const { return block_floats_ * sizeof(float); }
 
  private:
   std::vector<std::size_t> places_;  // of each layer, among those of attention
   std::size_t layers_, blocks_, block_size_;
   StateCache states_;
   HeadShape shape_;
+  CacheType type_;
   std::size_t key_floats_, layer_floats_, block_floats_;  // of one block: keys of a layer, a layer, all layers
   // [blocks][layers][keys, values], so that short contexts touch little of it: fresh memory is what a start waits for.
   Buffer memory_;

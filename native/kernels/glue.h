@@ -12,10 +12,20 @@ namespace cutset {
 // The cache of keys and values lies in packs of 16 tokens, so that a block holds block_size / 16 of them. Keys are
 // transposed inside a pack: a vector holds one dimension of several tokens, and q·k needs no sum over lanes.
 //   keys    [blocks][kv_heads][block_size / 16][head_dim][16]
-//   values  [blocks][kv_heads][block_size][padded_dim(head_dim)]
+//   values  [blocks][kv_heads][block_size / 16][16][padded_dim(head_dim)]
+// In 8 bits a pack is 16 floats, a scale for each token, and then as many signed bytes as it has floats above. A scale
+// is fixed when its token is written: the largest element of that head / 127, so a token's bytes depend on it alone.
 constexpr std::size_t kPackTokens = 16;
 
+enum class CacheType : std::uint8_t { kFloat32, kInt8 };
+
 constexpr std::size_t padded_dim(std::size_t head_dim) { return (head_dim + 15) / 16 * 16; }
+
+// Floats, or room of that size, from a pack to the next one.
+constexpr std::size_t key_pack(CacheType type, std::size_t head_dim) {
+  return type == CacheType::kInt8 ? kPackTokens + kPackTokens / 4 * head_dim : kPackTokens * head_dim;
+}
+constexpr std::size_t value_pack(CacheType type, std::size_t head_dim) { return key_pack(type, padded_dim(head_dim)); }
 
 // Consecutive rows of one sequence against one head of keys and values, for the `group` query heads that share it.
 struct AttentionTask {
@@ -29,7 +39,8 @@ struct AttentionTask {
   float scale;           // of the scores; above 0
   float softcap;         // scores become softcap * tanh(score / softcap); 0: they stay
   const float* sinks;    // (group) a score of nothing for each head, which takes its share of the weights; or nullptr
-  const float* keys;     // this head in block 0; a block is key_stride floats
+  CacheType type;
+  const float* keys;  // this head in block 0; a block is key_stride floats
   const float* values;
   std::size_t key_stride;
   std::size_t value_stride;
@@ -116,6 +127,10 @@ struct GlueKernels {
   // Writes one token to place `place` of a cache block.  k, v: (kv_heads, head_dim); the block: all its heads
   void (*append)(const float* k, const float* v, std::size_t kv_heads, std::size_t head_dim, std::size_t block_size,
                  std::size_t place, float* key_block, float* value_block);
+  // The same in 8 bits. What isn't finite gets the scale NaN, so that it shows in every score; a head whose scale would
+  // be subnormal is zeros.
+  void (*append_i8)(const float* k, const float* v, std::size_t kv_heads, std::size_t head_dim, std::size_t block_size,
+                    std::size_t place, float* key_block, float* value_block);
   void (*attention)(const AttentionTask& task);
   // The same in two steps, for at most kQueryTile queries (rows * group): what they gather in the part of the history
   // that begins at token part * kPartTokens, and the result of all parts.

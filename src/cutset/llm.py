@@ -24,6 +24,7 @@ from cutset.engine.handle import RequestHandle
 from cutset.engine.loop import EngineLoop
 from cutset.engine.outputs import Delta, EngineStats, RequestOutput, collect
 from cutset.engine.params import SamplingParams
+from cutset.engine.prefix_context import open_store
 from cutset.errors import ConfigError, ModelError, RequestError
 from cutset.models.files.adapter import read_adapter
 from cutset.models.files.integer import Progress
@@ -93,6 +94,7 @@ class _Model:
             for name, where in (adapters or {}).items()
         }
         context = self.settings.max_model_len or self.spec.context
+        self._store = open_store(source, self.spec, self.settings, self.choice, context, self.mode)
         self._engine = Engine(
             self.executor,
             self.tokenizer,
@@ -102,6 +104,8 @@ class _Model:
             max_num_seqs=self.settings.max_num_seqs,
             max_model_len=self.settings.max_model_len or None,
             prefix_caching=self.settings.prefix_caching and (mode is None or not mode.masked or self._asked_to_reuse()),
+            kv_dtype=self.settings.kv_dtype,
+            store=self._store,
             kept_states=kept_states(self.spec, self.choice, self.settings),
             without_token=self.tokenizer.ids_without_token(self.spec.vocab_size).tolist(),
             eos_token_ids=self.spec.end_tokens(self.tokenizer.eos_token_id),
@@ -193,6 +197,8 @@ class _Model:
     def close(self) -> None:
         """Stops the engine's thread; what still runs ends with an error."""
         self._loop.close()
+        if self._store is not None:
+            self._store.close(30.0)
         if self._template is not None:
             self._template.close()
         if self.offload is not None:
@@ -202,6 +208,8 @@ class _Model:
         # The thread would keep the weights of a model that nobody can ask any more. It may have failed to load.
         if hasattr(self, "_loop"):
             self._loop.close(10.0)
+        if (store := getattr(self, "_store", None)) is not None:
+            store.close(10.0)
         if (offload := getattr(self, "offload", None)) is not None:
             offload.close()
 

@@ -72,6 +72,9 @@ class FakeCache:
         self.first, self.second = rubbish
         self.nbytes = rubbish.nbytes
 
+    def block(self, number: int) -> list[NDArray[np.uint8]]:
+        return [part[number].view(np.uint8) for part in (self.first, self.second)]
+
 
 class FakeExecutor:
     """Checks the batch as an executor may rely on it, then computes. Keeps the shapes of its batches in `log`."""
@@ -81,7 +84,7 @@ class FakeExecutor:
         self.log: list[list[int]] = []  # rows of each sequence, for each step
         self.threads: set[int] = set()
 
-    def new_cache(self, blocks: int, block_size: int, states: int | None = None) -> FakeCache:
+    def new_cache(self, blocks: int, block_size: int, states: int | None = None, kv_dtype: str = "auto") -> FakeCache:
         return FakeCache(blocks, block_size)
 
     def forward(self, batch: Batch, cache: KVCache) -> NDArray[np.float32]:

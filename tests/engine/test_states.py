@@ -38,7 +38,7 @@ class StateExecutor(FakeExecutor):
         self.slots: NDArray[np.uint64] = np.empty(0, np.uint64)
         self.copies = 0
 
-    def new_cache(self, blocks: int, block_size: int, states: int | None = None) -> FakeCache:
+    def new_cache(self, blocks: int, block_size: int, states: int | None = None, kv_dtype: str = "auto") -> FakeCache:
         assert states is not None
         self.slots = np.random.default_rng(3).integers(0, 2**63, states, dtype=np.uint64)
         return super().new_cache(blocks, block_size)

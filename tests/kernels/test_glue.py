@@ -248,6 +248,7 @@ class Case:
     block_size: int
     seed: int = 0
     spread: float = 1.0
+    int8: bool = False
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(self.seed)
@@ -258,7 +259,7 @@ class Case:
         free = rng.permutation(sum(blocks) + 2).astype(np.int32)
         for i, used in enumerate(blocks):
             self.tables[i, :used], free = free[:used], free[used:]
-        floats_of = native.cache_floats(self.kv_heads, self.head_dim, self.block_size)
+        floats_of = native.cache_floats(self.kv_heads, self.head_dim, self.block_size, self.int8)
         self.keys, self.values = (nothing(sum(blocks) + 2, n) for n in floats_of)
 
     def step(
@@ -280,6 +281,7 @@ class Case:
             "kv_heads": self.kv_heads,
             "head_dim": self.head_dim,
             "block_size": self.block_size,
+            "int8": self.int8,
             "keys": self.keys,
             "values": self.values,
             "row_starts": starts,
@@ -309,6 +311,8 @@ class Case:
         rows = self.qkv[sequence].reshape(self.lens[sequence], -1, self.head_dim)
         q, k, v = np.split(rows, [self.heads, self.heads + self.kv_heads], axis=1)
         own = None if mask is None else mask[sequence, : self.lens[sequence]]
+        if self.int8:
+            k, v = ((codes * scales[..., None]) for codes, scales in map(reference.quantize_heads, (k, v)))
         return reference.attention(q, k, v, window=window, key_mask=own)
 
 

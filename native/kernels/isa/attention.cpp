@@ -66,10 +66,14 @@ struct QueryTile {
   float* scores;           // (kQueryTile, kKeyTile)
 };
 
+// T: float, or std::int8_t for codes, which scales belong to.
+template <class T>
 struct KeyTile {
   const std::uint8_t* mask;  // of its first token, or nullptr
-  const float* keys[kTilePacks];
-  const float* values[kTilePacks];
+  const T* keys[kTilePacks];
+  const T* values[kTilePacks];
+  const float* key_scales[kTilePacks];
+  const float* value_scales[kTilePacks];
 };
 
 // Turns the scores of one query into weights, and rescales what it has gathered if a larger score came up.
@@ -122,7 +126,16 @@ inline void with_queries(std::size_t count, Call call) {
   }
 }
 
-void score_tile(const AttentionTask& task, QueryTile& tile, const KeyTile& keys) {
+// x[t] *= the scale of token t, for those seen; scores of others become anything, and aren't read.
+void apply_scales(float* x, const Range& seen, const float* const* scales) {
+  const std::size_t last = (seen.to + kLanes - 1) / kLanes * kLanes;
+  for (std::size_t t = seen.from / kLanes * kLanes; t < last; t += kLanes) {
+    store(x + t, mul(load(x + t), load(scales[t / kPackTokens] + t % kPackTokens)));
+  }
+}
+
+template <class T>
+void score_tile(const AttentionTask& task, QueryTile& tile, const KeyTile<T>& keys) {
   for (std::size_t q = 0; q < tile.count; q += kMostQueries) {
     const std::size_t count = tile.count - q < kMostQueries ? tile.count - q : kMostQueries;
     std::size_t from = kKeyTile;
@@ -148,7 +161,8 @@ void score_tile(const AttentionTask& task, QueryTile& tile, const KeyTile& keys)
 
 // Adds the weighted values of a run of unmasked tokens: those that all queries of a register tile see together, those
 // before and after query by query.
-void gather_run(QueryTile& tile, const KeyTile& keys, std::size_t padded, Range run) {
+template <class T>
+void gather_run(QueryTile& tile, const KeyTile<T>& keys, std::size_t padded, Range run) {
   for (std::size_t q = 0; q < tile.count; q += kMostQueries) {
     const std::size_t count = tile.count - q < kMostQueries ? tile.count - q : kMostQueries;
     Range own[kMostQueries];
@@ -177,7 +191,8 @@ void gather_run(QueryTile& tile, const KeyTile& keys, std::size_t padded, Range 
   }
 }
 
-void gather_values(QueryTile& tile, const KeyTile& keys, std::size_t padded) {
+template <class T>
+void gather_values(QueryTile& tile, const KeyTile<T>& keys, std::size_t padded) {
   if (!keys.mask) return gather_run(tile, keys, padded, {0, kKeyTile});
   std::size_t end = 0;  // the last query sees furthest; the mask ends there
   for (std::size_t q = 0; q < tile.count; ++q) end = tile.seen[q].to > end ? tile.seen[q].to : end;
@@ -189,20 +204,34 @@ void gather_values(QueryTile& tile, const KeyTile& keys, std::size_t padded) {
   }
 }
 
+template <class T>
 void run_key_tile(const AttentionTask& task, QueryTile& tile, std::size_t start, std::size_t padded) {
-  KeyTile keys;
+  constexpr bool kCodes = sizeof(T) == 1;
+  constexpr CacheType kType = kCodes ? CacheType::kInt8 : CacheType::kFloat32;
+  KeyTile<T> keys;
   keys.mask = task.key_mask ? task.key_mask + start : nullptr;
   const std::size_t first = tile.first_key[0];
   const std::size_t end = tile.end_key[tile.count - 1];
-  const auto pack_of = [&](const float* heads, std::size_t stride, std::size_t token, std::size_t row) {
+  const auto pack_of = [&](const float* heads, std::size_t stride, std::size_t token, std::size_t pack) {
     const auto block = static_cast<std::size_t>(task.block_table[token / task.block_size]);
-    return heads + block * stride + token % task.block_size * row;
+    return heads + block * stride + token % task.block_size / kPackTokens * pack;
+  };
+  const auto elements = [](const float* pack) {
+    if constexpr (kCodes) {
+      return pack ? reinterpret_cast<const T*>(pack + kPackTokens) : nullptr;
+    } else {
+      return pack;
+    }
   };
   for (std::size_t p = 0; p < kTilePacks; ++p) {
     const std::size_t token = start + p * kPackTokens;
     const bool seen = token + kPackTokens > first && token < end;
-    keys.keys[p] = seen ? pack_of(task.keys, task.key_stride, token, task.head_dim) : nullptr;
-    keys.values[p] = seen ? pack_of(task.values, task.value_stride, token, padded) : nullptr;
+    const std::size_t key_floats = key_pack(kType, task.head_dim);
+    const std::size_t value_floats = key_pack(kType, padded);
+    keys.key_scales[p] = seen ? pack_of(task.keys, task.key_stride, token, key_floats) : nullptr;
+    keys.value_scales[p] = seen ? pack_of(task.values, task.value_stride, token, value_floats) : nullptr;
+    keys.keys[p] = elements(keys.key_scales[p]);
+    keys.values[p] = elements(keys.value_scales[p]);
   }
   for (std::size_t q = 0; q < tile.count; ++q) {
     const std::size_t from = tile.first_key[q] > start ? tile.first_key[q] - start : 0;
@@ -212,7 +241,10 @@ void run_key_tile(const AttentionTask& task, QueryTile& tile, std::size_t start,
   score_tile(task, tile, keys);
   for (std::size_t q = 0; q < tile.count; ++q) {
     if (tile.seen[q].from == tile.seen[q].to) continue;
-    weigh(tile.scores + q * kKeyTile, tile.seen[q], keys.mask, task.scale, task.softcap, tile.gathered, q);
+    float* scores = tile.scores + q * kKeyTile;
+    if constexpr (kCodes) apply_scales(scores, tile.seen[q], keys.key_scales);
+    weigh(scores, tile.seen[q], keys.mask, task.scale, task.softcap, tile.gathered, q);
+    if constexpr (kCodes) apply_scales(scores, tile.seen[q], keys.value_scales);
   }
   gather_values(tile, keys, padded);
 }
@@ -262,7 +294,11 @@ void run_part(const AttentionTask& task, QueryTile& tile, std::size_t part) {
   const std::size_t end = tile.end_key[tile.count - 1] < part_end ? tile.end_key[tile.count - 1] : part_end;
   const std::size_t first = tile.first_key[0] > part * kPartTokens ? tile.first_key[0] : part * kPartTokens;
   for (std::size_t start = first / kKeyTile * kKeyTile; start < end; start += kKeyTile) {
-    run_key_tile(task, tile, start, tile.gathered.padded);
+    if (task.type == CacheType::kInt8) {
+      run_key_tile<std::int8_t>(task, tile, start, tile.gathered.padded);
+    } else {
+      run_key_tile<float>(task, tile, start, tile.gathered.padded);
+    }
   }
 }
 

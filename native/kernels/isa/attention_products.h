@@ -24,6 +24,26 @@ constexpr int kMostQueries = 3;
 constexpr int wide(int queries) { return queries <= 1 ? 2 : 1; }
 #endif
 
+// Elements of the cache as a vector: floats, or codes of 8 bits, which become floats without rounding.
+inline Vec load_cached(const float* p) { return load(p); }
+#if defined(CUTSET_ISA_avx512) || defined(CUTSET_ISA_avx512vnni)
+inline Vec load_cached(const std::int8_t* p) {  // the maskz forms: see simd_math.h
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm512_maskz_cvtepi32_ps(0xFFFF, _mm512_maskz_cvtepi8_epi32(0xFFFF, bytes));
+}
+#elif defined(CUTSET_ISA_avx2)
+inline Vec load_cached(const std::int8_t* p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+#else
+inline Vec load_cached(const std::int8_t* p) {
+  typedef std::int8_t Bytes __attribute__((vector_size(4)));
+  Bytes bytes;
+  __builtin_memcpy(&bytes, p, sizeof bytes);
+  return __builtin_convertvector(bytes, Vec);
+}
+#endif
+
 // A number of queries as a type.
 template <int Q>
 struct Count {
@@ -33,9 +53,9 @@ struct Count {
 // scores[q][token of pack p] = sum over d of queries[d][q] * packs[p][d][token]
 //   queries: (head_dim, kQueryTile), scores: (Q, kKeyTile)
 // Few queries wait for memory: then the packs at `fetch` are asked for meanwhile, line by line.
-template <int Q, int P, bool Fetch>
-inline void score_packs(const float* queries, const float* const* packs, const float* const* fetch,
-                        std::size_t head_dim, float* scores) {
+template <int Q, int P, bool Fetch, class T>
+inline void score_packs(const float* queries, const T* const* packs, const T* const* fetch, std::size_t head_dim,
+                        float* scores) {
   constexpr int kVecs = P * static_cast<int>(kPackVecs);
   Vec sums[Q][kVecs];
 #pragma GCC unroll 16
@@ -43,19 +63,19 @@ inline void score_packs(const float* queries, const float* const* packs, const f
 #pragma GCC unroll 16
     for (int v = 0; v < kVecs; ++v) sums[q][v] = splat(0.0f);
   }
-  const float* pack[P];
+  const T* pack[P];
 #pragma GCC unroll 4
   for (int p = 0; p < P; ++p) pack[p] = packs[p];
   for (std::size_t d = 0; d < head_dim; ++d) {
-    if constexpr (Fetch) {
+    if (Fetch && d % (sizeof(float) / sizeof(T)) == 0) {
 #pragma GCC unroll 4
       for (int p = 0; p < P; ++p) __builtin_prefetch(fetch[p] + d * kPackTokens);
     }
     Vec keys[kVecs];
 #pragma GCC unroll 16
     for (int v = 0; v < kVecs; ++v) {
-      keys[v] =
-          load(pack[v / static_cast<int>(kPackVecs)] + d * kPackTokens + v % static_cast<int>(kPackVecs) * kLanes);
+      keys[v] = load_cached(pack[v / static_cast<int>(kPackVecs)] + d * kPackTokens +
+                            v % static_cast<int>(kPackVecs) * kLanes);
     }
 #pragma GCC unroll 16
     for (int q = 0; q < Q; ++q) {
@@ -73,8 +93,8 @@ inline void score_packs(const float* queries, const float* const* packs, const f
 
 // sums[q][0 .. 16 C) += sum over tokens from .. to of weights[q][token] * values[token]
 //   weights: (Q, kKeyTile), packs: 16 tokens of `padded` floats each, sums: (Q, padded + 16)
-template <int Q, int C>
-inline void add_values(const float* weights, const float* const* packs, std::size_t column, std::size_t padded,
+template <int Q, int C, class T>
+inline void add_values(const float* weights, const T* const* packs, std::size_t column, std::size_t padded,
                        std::size_t from, std::size_t to, float* sums) {
   constexpr int kVecs = C * static_cast<int>(kPackVecs);
   Vec acc[Q][kVecs];
@@ -84,13 +104,13 @@ inline void add_values(const float* weights, const float* const* packs, std::siz
     for (int v = 0; v < kVecs; ++v) acc[q][v] = load(sums + q * (padded + kStateMore) + column + v * kLanes);
   }
   for (std::size_t token = from; token < to;) {
-    const float* value = packs[token / kPackTokens] + token % kPackTokens * padded + column;
+    const T* value = packs[token / kPackTokens] + token % kPackTokens * padded + column;
     const std::size_t pack_end = (token / kPackTokens + 1) * kPackTokens;
     const std::size_t end = to < pack_end ? to : pack_end;
     for (; token < end; ++token, value += padded) {
       Vec values[kVecs];
 #pragma GCC unroll 16
-      for (int v = 0; v < kVecs; ++v) values[v] = load(value + v * kLanes);
+      for (int v = 0; v < kVecs; ++v) values[v] = load_cached(value + v * kLanes);
 #pragma GCC unroll 16
       for (int q = 0; q < Q; ++q) {
         const Vec weight = splat(weights[q * kKeyTile + token]);
@@ -107,8 +127,8 @@ inline void add_values(const float* weights, const float* const* packs, std::siz
 }
 
 // score_packs over the packs first .. last of a tile.
-template <int Q, bool Fetch>
-inline void score_queries(const float* queries, const float* const* packs, const float* const* fetch, std::size_t first,
+template <int Q, bool Fetch, class T>
+inline void score_queries(const float* queries, const T* const* packs, const T* const* fetch, std::size_t first,
                           std::size_t last, std::size_t head_dim, float* scores) {
   std::size_t p = first;
   for (; p + wide(Q) <= last; p += wide(Q)) {
@@ -118,8 +138,8 @@ inline void score_queries(const float* queries, const float* const* packs, const
 }
 
 // add_values over all columns.
-template <int Q>
-inline void add_all_values(const float* weights, const float* const* packs, std::size_t padded, std::size_t from,
+template <int Q, class T>
+inline void add_all_values(const float* weights, const T* const* packs, std::size_t padded, std::size_t from,
                            std::size_t to, float* sums) {
   if (from >= to) return;
   std::size_t column = 0;

@@ -48,4 +48,54 @@ void append(const float* k, const float* v, std::size_t kv_heads, std::size_t he
   }
 }
 
+namespace {
+
+// The scale of a head in 8 bits: see append_i8.
+float code_scale(const float* x, std::size_t count) {
+  Vec most = splat(0.0f);
+  Vec wrong = splat(0.0f);  // becomes NaN by what isn't finite
+  for_each_vec(count, [&](auto get, auto) {
+    const Vec v = get(x);
+    most = larger(most, larger(v, sub(splat(0.0f), v)));
+    wrong = fma(v, splat(0.0f), wrong);
+  });
+  const float scale = max_lanes(most) / 127.0f + sum_lanes(wrong);
+  return scale < 1.17549435e-38f ? 0.0f : scale;
+}
+
+// codes[i * stride] = x[i] / scale, to the nearest whole number, of halves the even one.
+void write_codes(const float* x, std::size_t count, float scale, std::int8_t* codes, std::size_t stride) {
+  if (!(scale > 0.0f)) {  // zeros, or no numbers
+    for (std::size_t i = 0; i < count; ++i) codes[i * stride] = 0;
+    return;
+  }
+  const Vec magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number
+  for (std::size_t i = 0; i < count; i += kLanes) {
+    const std::size_t n = count - i < kLanes ? count - i : kLanes;
+    const Vec v = n == kLanes ? load(x + i) : load_part(x + i, n);
+    float whole[kLanes];
+    store(whole, sub(add(div(v, splat(scale)), magic), magic));
+    for (std::size_t j = 0; j < n; ++j) codes[(i + j) * stride] = static_cast<std::int8_t>(whole[j]);
+  }
+}
+
+}  // namespace
+
+void append_i8(const float* k, const float* v, std::size_t kv_heads, std::size_t head_dim, std::size_t block_size,
+               std::size_t place, float* key_block, float* value_block) {
+  const std::size_t pack = place / kPackTokens;
+  const std::size_t token = place % kPackTokens;
+  const std::size_t key_floats = key_pack(CacheType::kInt8, head_dim);
+  const std::size_t value_floats = value_pack(CacheType::kInt8, head_dim);
+  for (std::size_t h = 0; h < kv_heads; ++h, k += head_dim, v += head_dim) {
+    float* key = key_block + (h * (block_size / kPackTokens) + pack) * key_floats;
+    float* value = value_block + (h * (block_size / kPackTokens) + pack) * value_floats;
+    key[token] = code_scale(k, head_dim);
+    value[token] = code_scale(v, head_dim);
+    write_codes(k, head_dim, key[token], reinterpret_cast<std::int8_t*>(key + kPackTokens) + token, kPackTokens);
+    write_codes(v, head_dim, value[token],
+                reinterpret_cast<std::int8_t*>(value + kPackTokens) + token * padded_dim(head_dim), 1);
+  }
+}
+
 }  // namespace cutset::CUTSET_ISA

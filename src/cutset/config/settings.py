@@ -51,6 +51,12 @@ REUSE = "reuse the KV cache of equal beginnings; in masked modes only where this
 SAME_HOST = "let the one that makes pads be on the accelerator's host: for tests alone, it breaks every promise"
 PAD_ROWS = "hide the number of rows in masked modes, up to a power of two"
 PADS_KEY = "with tcp: the public key of the one that makes pads. Only accepted here"
+KV_DTYPE = "what keys and values are kept in; int8: 8 bits with a scale for each token and head, a quarter of float32"
+PREFIX_CACHE = (
+    "keep the KV cache of beginnings in this directory of yours; it holds prompts in effect. Not in masked modes"
+)
+PREFIX_SIZE = "most that the prefix cache takes on disk; what was used longest ago goes first"
+BYTES = {"pattern": r"[0-9]{1,9}([KMGT]i?B)?", "expected": "a size, as 512MiB or 4GiB", "metavar": "SIZE"}
 DIGESTS = "compare an integer checkpoint with its digests: where its files have changed since the last time, or always"
 GENERATION = "take sampling parameters that a request doesn't name from the model's generation_config.json"
 BESIDE = "models.yaml, the registered models; looked for beside cutset.toml, then in the current directory"
@@ -97,11 +103,14 @@ class Settings(Sourced):
     device: str = _setting("cpu", "where the torch backend runs", DEVICES)
     threads: int = _setting(0, "threads; 0: one for each core this process may use", high=1024)
     block_size: int = _setting(16, "tokens in a block of the KV cache", low=1, high=1024)
+    kv_dtype: str = _setting("auto", KV_DTYPE, choices=("auto", "int8"))
     cache_mib: int = _setting(0, "size of the KV cache in MiB; 0: chosen")
     max_model_len: int = _setting(0, "longest context in tokens; 0: all that the model is made for")
     max_num_seqs: int = _setting(64, "most sequences in a step", low=1, high=65536)
     max_batch_tokens: int = _setting(512, "most tokens in a step", low=1)
     prefix_caching: bool = _setting(True, REUSE)
+    prefix_cache: Path | None = _setting(None, PREFIX_CACHE, metavar="DIR")
+    prefix_cache_size: str = _setting("4GiB", PREFIX_SIZE, BYTES)
     generation_config: bool = _setting(True, GENERATION)
     offload: str = _setting("", "the accelerator that multiplies; none: this machine", ADDRESSES)
     mode: str = _setting("", MODE, choices=MODE_NAMES, flag_only=True)
@@ -127,6 +136,15 @@ class Settings(Sourced):
     def thread_count(self) -> int:
         """Threads to compute with: `threads`, or the usable cores where that is 0."""
         return self.threads or usable_cores()
+
+    @property
+    def prefix_cache_bytes(self) -> int:
+        """`prefix_cache_size` as a number."""
+        digits = self.prefix_cache_size.rstrip("KMGTiB")
+        unit = self.prefix_cache_size[len(digits) :]
+        base: int = 1024 if "i" in unit else 1000
+        power: int = base ** "_KMGT".index(unit[:1] or "_")
+        return int(digits) * power
 
     @property
     def downloads_allowed(self) -> bool:

@@ -16,6 +16,7 @@ from cutset.engine.detokenizer import StreamingTokenizer
 from cutset.engine.intake import check_fits, check_ids, check_sizes, open_request
 from cutset.engine.outputs import Delta, EngineStats
 from cutset.engine.params import SamplingParams
+from cutset.engine.prefix_store import PrefixStore, StoredBlocks
 from cutset.engine.request import Request
 from cutset.engine.sampler import Choice, choose
 from cutset.engine.scheduler import Scheduler
@@ -52,6 +53,8 @@ class Engine:
         max_num_seqs: int = 64,  # sequences that hold blocks at a time
         max_model_len: int | None = None,  # tokens of prompt and output; None: what the model is made for
         prefix_caching: bool = True,
+        kv_dtype: str = "auto",  # of the cache; see Executor.new_cache
+        store: PrefixStore | None = None,  # keeps blocks on disk; its owner closes it
         kept_states: int = 16,  # checkpoints, by which prefixes are used again where the decoder has states
         without_token: Iterable[int] = (),  # ids for which the tokenizer has no token: never drawn, and in no prompt
         eos_token_ids: Iterable[int] | None = None,  # None: the model's
@@ -71,7 +74,9 @@ class Engine:
         self.eos_token_ids = frozenset(one for one in eos if 0 <= one < self.vocab_size)
         self._tokenizer = tokenizer
         states = StatePool(max_num_seqs, kept_states if prefix_caching else 0) if spec.state_floats else None
-        self._cache = executor.new_cache(blocks, block_size, 0 if states is None else states.slots)
+        self._cache = executor.new_cache(blocks, block_size, 0 if states is None else states.slots, kv_dtype)
+        if store is not None and (states is not None or not prefix_caching):
+            raise EngineError("a store of prefixes needs prefix_caching, and a model without states of sequences")
         self._pool = BlockPool(blocks)
         self._scheduler = Scheduler(
             self._pool,
@@ -81,6 +86,7 @@ class Engine:
             max_model_len=self.max_model_len,
             prefix_caching=prefix_caching,
             states=states,
+            stored=None if store is None else StoredBlocks(store, self._cache),
         )
         self._requests: dict[str, Request] = {}  # the unfinished ones
         self._arrivals = count()
@@ -186,6 +192,7 @@ class Engine:
             blocks_used=pool.blocks - pool.free,
             prefix_queries=scheduler.prefix_queries,
             prefix_hits=scheduler.prefix_hits,
+            stored_hits=scheduler.stored_hits,
             preemptions=scheduler.preemptions,
             steps=self._steps,
             prompt_tokens=self._prefill_rows,

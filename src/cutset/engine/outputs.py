@@ -179,6 +179,7 @@ class EngineStats(NamedTuple):
     blocks_used: int
     prefix_queries: int  # prompt tokens that were looked up
     prefix_hits: int  # of these, tokens found
+    stored_hits: int  # of these, tokens found on disk
     preemptions: int
     steps: int
     prompt_tokens: int  # computed in prefill, again after a preemption too

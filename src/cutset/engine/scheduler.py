@@ -7,11 +7,14 @@ from collections.abc import Iterable
 from itertools import islice
 
 from cutset.engine.blocks import BlockPool
+from cutset.engine.prefix_store import StoredBlocks
 from cutset.engine.sequence import Sequence, Status
 from cutset.engine.states import StatePool
 from cutset.engine.step import Step, make_step
 
 __all__ = ["Scheduler"]
+
+RESTORED_BYTES = 16 << 20  # read from a store between two steps: some 10 ms, in which nobody gets a token
 
 
 class Scheduler:
@@ -24,6 +27,9 @@ class Scheduler:
     Where the decoder has states of sequences (`states`), a prefix is used again up to the last checkpoint in it. Two
     are made on the way through a prompt: at the end of its last full block, for the same prompt with more behind it,
     and where its blocks ceased to be those of another prompt, for the next one that begins as both do.
+
+    What isn't found in the cache may be in a store on disk (`stored`). A sequence that has just got its blocks reads
+    them there, some between each two steps, and takes part in none until the first that is missing.
     """
 
     def __init__(
@@ -36,9 +42,12 @@ class Scheduler:
         max_model_len: int,
         prefix_caching: bool,
         states: StatePool | None = None,
+        stored: StoredBlocks | None = None,
     ) -> None:
         self.pool = pool
         self.states = states
+        self.stored = stored
+        self._restoring: dict[Sequence, bool] = {}  # those that read there, and whether their tokens count as found
         self.block_size = block_size
         self.max_batch_tokens = max_batch_tokens
         self.max_num_seqs = max_num_seqs
@@ -49,6 +58,7 @@ class Scheduler:
         self.preemptions = 0
         self.prefix_queries = 0  # prompt tokens that were looked up, or would have been
         self.prefix_hits = 0  # of these, tokens found
+        self.stored_hits = 0  # of these, in the store
 
     def add(self, sequences: list[Sequence]) -> None:
         """Queues the samples of a request. With prefix caching, all but the first wait for its prompt, to share it."""
@@ -68,6 +78,9 @@ class Scheduler:
         self._decodes(rows)
         self._prompts(rows, self.running)
         self._admit(rows, self.waiting)
+        if self._restoring:
+            self._restore(RESTORED_BYTES)
+            self._prompts(rows, self.running)
         return self._step(rows)
 
     def prefilling(self, sequences: list[Sequence]) -> list[Sequence]:
@@ -79,6 +92,9 @@ class Scheduler:
         rows: dict[Sequence, int] = {}
         self._prompts(rows, [sequence for sequence in sequences if sequence in self.running])
         self._admit(rows, [sequence for sequence in sequences if sequence in self.waiting])
+        if self._restoring:
+            self._restore()
+            self._prompts(rows, [sequence for sequence in sequences if sequence in self.running])
         return self._step(rows)
 
     def schedule_decode(self) -> Step | None:
@@ -108,7 +124,10 @@ class Scheduler:
             size = self.block_size
             while (block := sequence.published) < sequence.computed // size:
                 digest = sequence.digest(block, size)
-                self.pool.publish(int(sequence.table[block]), digest, sequence.block_tokens(block, size))
+                tokens = sequence.block_tokens(block, size)
+                self.pool.publish(int(sequence.table[block]), digest, tokens)
+                if self.stored is not None:
+                    self.stored.write(int(sequence.table[block]), digest, tokens)
                 sequence.published += 1
             if sequence.index == 0 and before < sequence.prompt_tokens <= sequence.computed:
                 self._admit_siblings(sequence)
@@ -140,6 +159,7 @@ class Scheduler:
         return True
 
     def _release(self, sequence: Sequence) -> None:
+        self._restoring.pop(sequence, None)
         self.pool.release(sequence.drop())
         if self.states is not None and sequence.state is not None:
             self.states.end(sequence.state)
@@ -156,7 +176,7 @@ class Scheduler:
     def _prompts(self, rows: dict[Sequence, int], sequences: Iterable[Sequence]) -> None:
         budget = self.max_batch_tokens - sum(rows.values())
         for sequence in sequences:
-            if budget and sequence not in rows and sequence.prefilling:
+            if budget and sequence not in rows and sequence.prefilling and sequence not in self._restoring:
                 rows[sequence] = min(sequence.uncomputed, budget)
                 budget -= rows[sequence]
 
@@ -165,6 +185,8 @@ class Scheduler:
         for sequence in list(islice(sequences, self.max_num_seqs - len(self.running))):
             if not budget or not self._start(sequence):
                 return  # those behind it wait too, or a long prompt would wait for ever
+            if sequence in self._restoring:
+                continue
             rows[sequence] = min(sequence.uncomputed, budget)
             budget -= rows[sequence]
 
@@ -184,10 +206,14 @@ class Scheduler:
         sequence.hold(found + self.pool.allocate(new))
         sequence.published = len(found)
         sequence.computed = sequence.cached = len(found) * self.block_size
+        counts = False
         if sequence.request.cached_tokens is None:  # what it finds after a preemption is its own
             sequence.request.cached_tokens = sequence.cached
             self.prefix_queries += sequence.known
             self.prefix_hits += sequence.cached
+            counts = True
+        if self.stored is not None and sequence.cached < (sequence.known - 1) // self.block_size * self.block_size:
+            self._restoring[sequence] = counts
         if self.states is not None:
             wanted = sorted({mark * self.block_size for mark in marks if mark > len(found)})
             sequence.state = self.states.start(self._digest(sequence, sequence.cached) if found else None, wanted)
@@ -195,6 +221,29 @@ class Scheduler:
         self.running[sequence] = None
         del self.waiting[sequence]
         return True
+
+    def _restore(self, most: int | None = None) -> None:
+        """Reads blocks of sequences that have just got them, about `most` bytes; None: all that are there."""
+        size, done = self.block_size, 0
+        while self._restoring and (most is None or done < most):
+            sequence, counts = next(iter(self._restoring.items()))
+            block = sequence.published
+            digest, tokens = sequence.digest(block, size), sequence.block_tokens(block, size)
+            assert self.stored is not None
+            found = self.stored.read(int(sequence.table[block]), digest, tokens)
+            if not found or block + 1 == (sequence.known - 1) // size:  # one token at least is left to compute
+                del self._restoring[sequence]
+            if not found:
+                continue
+            done += found
+            self.pool.publish(int(sequence.table[block]), digest, tokens)
+            sequence.published += 1
+            sequence.computed += size
+            sequence.cached += size
+            if counts and sequence.request.cached_tokens is not None:
+                sequence.request.cached_tokens += size
+                self.prefix_hits += size
+                self.stored_hits += size
 
     def _cached_blocks(self, sequence: Sequence) -> list[int]:
         found: list[int] = []

@@ -165,7 +165,7 @@ def sigmoid_mul(x: _Floats, gate: _Floats) -> None: ...
 def softcap(x: _Floats, cap: float) -> None: ...
 def moe_route(logits: _Floats, *, normalise: bool, ids: _Ids, weights: _Floats) -> None: ...
 def exp(x: _Floats, out: _Floats) -> None: ...
-def cache_floats(kv_heads: int, head_dim: int, block_size: int) -> tuple[int, int]:
+def cache_floats(kv_heads: int, head_dim: int, block_size: int, int8: bool = False) -> tuple[int, int]:
     """_Floats of a block of keys, and of values."""
 
 def append(
@@ -180,6 +180,7 @@ def append(
     row_starts: _Ids,
     context_lens: _Ids,
     block_tables: _Ids,
+    int8: bool = False,
 ) -> None: ...
 def attention(
     qkv: _Floats,
@@ -201,6 +202,7 @@ def attention(
     pool: Pool | None = None,
     softcap: float = 0.0,
     sinks: _Floats | None = None,
+    int8: bool = False,
 ) -> None: ...
 
 # The prime field: cutset.kernels.reference_field documents these.
@@ -274,7 +276,10 @@ class Decoder:
 class KvCache:
     """Keys and values of all layers in blocks of tokens."""
 
-    def __init__(self, decoder: Decoder, blocks: int, block_size: int, states: int = 0) -> None: ...
+    def __init__(self, decoder: Decoder, blocks: int, block_size: int, states: int = 0, int8: bool = False) -> None: ...
+    def block(self, number: int) -> NDArray[np.uint8]:
+        """The bytes of a block's keys and values in all layers, where they lie"""
+
     @property
     def blocks(self) -> int: ...
     @property

@@ -14,6 +14,7 @@ __all__ = [
     "embedding",
     "gelu_mul",
     "moe_route",
+    "quantize_heads",
     "rms_norm",
     "short_conv",
     "sigmoid",
@@ -99,6 +100,21 @@ def attention(
     mixed = weights / np.where(total == 0, 1, total) @ values.transpose(1, 0, 2)[:, None]
     result: Floats = mixed.transpose(2, 0, 1, 3).reshape(rows, heads * size)
     return result
+
+
+def quantize_heads(x: Floats) -> tuple[NDArray[np.int8], Floats]:
+    """Keys or values (rows, heads, d) as a cache in 8 bits has them: codes of the same shape, scales (rows, heads).
+
+    The scale is the largest element / 127, the codes x / scale to the nearest whole number, of halves the even one. A
+    head with an element that isn't finite has the scale NaN; zeros, and one whose scale would be subnormal, 0.
+    """
+    most = np.abs(x).max(axis=-1)
+    scales = most / np.float32(127)
+    scales = np.where(scales < np.finfo(np.float32).tiny, np.float32(0), scales)
+    scales = np.where(np.isfinite(most), scales, np.float32(np.nan))
+    usable = (scales > 0)[..., None]
+    codes = np.rint(np.divide(x, scales[..., None], out=np.zeros_like(x), where=usable))
+    return codes.astype(np.int8), scales
 
 
 def silu_mul(gate_up: Floats) -> Floats:

@@ -70,6 +70,7 @@ class EngineEvent(Event, tag="engine", frozen=True):
     blocks_used: int
     prefix_queries_total: int  # prompt tokens looked up in the cache
     prefix_hits_total: int
+    stored_hits_total: int  # of these, from the disk
     preemptions_total: int
     steps_total: int
     prompt_tokens_total: int

@@ -123,6 +123,7 @@ class _Readings(Collector):
         for name, text, value in (
             ("prefix_cache_queries", "Prompt tokens looked up in the prefix cache", engine.prefix_queries_total),
             ("prefix_cache_hits", "Prompt tokens found in the prefix cache", engine.prefix_hits_total),
+            ("prefix_cache_disk_hits", "Of these, tokens found on disk", engine.stored_hits_total),
             (
                 "num_preemptions",
                 "Sequences that gave their blocks back and are computed again",

@@ -48,6 +48,7 @@ def engine_event(service: Service) -> EngineEvent:
         blocks_used=stats.blocks_used,
         prefix_queries_total=stats.prefix_queries,
         prefix_hits_total=stats.prefix_hits,
+        stored_hits_total=stats.stored_hits,
         preemptions_total=stats.preemptions,
         steps_total=stats.steps,
         prompt_tokens_total=stats.prompt_tokens,

@@ -31,7 +31,7 @@ from cutset.files import appearing
 from cutset.models.families import read_json
 from cutset.models.files.checkpoint import Tensor
 
-__all__ = ["DIGESTS", "Observation", "digest", "observe", "remember", "remembered", "verify_digests"]
+__all__ = ["DIGESTS", "Observation", "digest", "digest_of_files", "observe", "remember", "remembered", "verify_digests"]
 
 DIGESTS = "digests.json"
 SETTLED_NS = 2_000_000_000
@@ -112,6 +112,34 @@ def remember(directory: Path, seen: Observation) -> None:
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with appearing(place) as file:
             file.write(json.dumps(seen.files).encode())
+
+
+def digest_of_files(about: Path, files: Iterable[Path], *, always: bool = False) -> str:
+    """Of the contents of files, in the order of their names, in hexadecimal. It is remembered for `about`, so that the
+    same files needn't be read again unless `always`. Raises CheckpointError where one can't be read."""
+    paths = sorted(files)
+    place = _place(about / "contents")
+    try:
+        seen = observe(paths)
+        with contextlib.suppress(OSError, ValueError, RecursionError, TypeError, KeyError):
+            with place.open("rb") as file:
+                own = os.fstat(file.fileno()).st_uid == os.getuid()
+                known = json.loads(file.read(MOST_BYTES))
+            if own and not always and known["files"] == seen.files:
+                return str(known["digest"])
+        whole = hashlib.sha256()
+        for path in paths:
+            with path.open("rb") as file:
+                whole.update(path.name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
+        still = observe(paths).files == seen.files
+    except OSError as error:
+        raise CheckpointError(f"{error.filename} can't be read: {error.strerror}") from None
+    if seen.settled and still:
+        with contextlib.suppress(OSError):
+            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with appearing(place) as file:
+                file.write(json.dumps({"files": seen.files, "digest": whole.hexdigest()}).encode())
+    return whole.hexdigest()
 
 
 def _place(directory: Path) -> Path:

@@ -21,7 +21,7 @@ from cutset.models.run.executor import Executor
 from cutset.models.run.grouped_linears import GROUPED, GroupedLinears, holds_codes, runs_grouped
 from cutset.models.spec import DecoderSpec
 
-__all__ = ["BackendChoice", "build_executor", "cache_blocks", "choose", "kept_states"]
+__all__ = ["BackendChoice", "block_bytes", "build_executor", "cache_blocks", "choose", "kept_states"]
 
 # Of the memory that is free, at most, unless the user names a size. A GPU is taken to be ours alone.
 CACHE_SHARE = {"cpu": 0.25, "cuda": 0.85}
@@ -117,20 +117,25 @@ def cache_blocks(spec: DecoderSpec, choice: BackendChoice, settings: Settings, c
 
     Raises EngineError when a size was given that holds not even one block.
     """
-    width = 2 if choice.dtype in HALF else 4
-    block_bytes = settings.block_size * 2 * len(spec.attention_layers) * spec.kv_size * width
+    one = block_bytes(spec, choice, settings)
     wanted = settings.max_num_seqs * -(-context // settings.block_size)
     room = _cache_bytes(choice, settings)
     states = 4 * spec.state_floats * (settings.max_num_seqs + kept_states(spec, choice, settings))
     if settings.cache_mib:
-        blocks = (room - states) // block_bytes if block_bytes else wanted if room >= states else 0
+        blocks = (room - states) // one if one else wanted if room >= states else 0
         if blocks < 1:
             raise EngineError(
-                f"cache_mib {settings.cache_mib} holds no block; one takes {block_bytes / (1 << 20):.1f} MiB"
+                f"cache_mib {settings.cache_mib} holds no block; one takes {one / (1 << 20):.1f} MiB"
                 + (f", and the states of {settings.max_num_seqs} sequences {states / (1 << 20):.1f}" if states else "")
             )
         return blocks
-    return max(1, min(wanted, (room - states) // block_bytes if block_bytes else wanted))
+    return max(1, min(wanted, (room - states) // one if one else wanted))
+
+
+def block_bytes(spec: DecoderSpec, choice: BackendChoice, settings: Settings) -> int:
+    """Bytes of keys and values in a block of the cache; in 8 bits each head of a token has a scale, too."""
+    head = spec.head_dim + 4 if settings.kv_dtype == "int8" else (2 if choice.dtype in HALF else 4) * spec.head_dim
+    return settings.block_size * 2 * len(spec.attention_layers) * spec.kv_heads * head
 
 
 def kept_states(spec: DecoderSpec, choice: BackendChoice, settings: Settings) -> int:

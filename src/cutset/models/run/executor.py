@@ -117,14 +117,22 @@ class KVCache(Protocol):
     block_size: int
     nbytes: int
 
+    def block(self, number: int) -> list[NDArray[np.uint8]]:
+        """The bytes of a block's keys and values in all layers, in pieces that are views: what is written to them is
+        in the cache. Their sizes and meaning are the executor's."""
+        ...
+
 
 class Executor(Protocol):
     """Runs a decoder. Holds weights and no state of sequences; those live in the cache that the caller hands in."""
 
     spec: DecoderSpec
 
-    def new_cache(self, blocks: int, block_size: int, states: int | None = None) -> KVCache:
-        """Room for keys and values of `blocks` blocks, and for `states` states of sequences: None is one a block."""
+    def new_cache(self, blocks: int, block_size: int, states: int | None = None, kv_dtype: str = "auto") -> KVCache:
+        """Room for keys and values of `blocks` blocks, and for `states` states of sequences: None is one a block.
+
+        `kv_dtype`: `int8` keeps keys and values in 8 bits with a scale for each token and head, `auto` as computed.
+        """
         ...
 
     def load_adapter(self, adapter: LoraAdapter) -> LoadedAdapter:

@@ -43,11 +43,15 @@ class StepLinears(Protocol):
 class NativeCache:
     """Keys and values, laid out as native/kernels/glue.h says, states of sequences, and the steps that have run."""
 
-    def __init__(self, decoder: native.Decoder, blocks: int, block_size: int, states: int) -> None:
-        self.kv = native.KvCache(decoder, blocks, block_size, states)
+    def __init__(self, decoder: native.Decoder, blocks: int, block_size: int, states: int, *, int8: bool) -> None:
+        self.kv = native.KvCache(decoder, blocks, block_size, states, int8)
         self.blocks, self.block_size = blocks, block_size
         self.nbytes = self.kv.nbytes
         self.idle: list[native.Step] = []  # steps keep their memory, so they are used again
+
+    def block(self, number: int) -> list[NDArray[np.uint8]]:
+        """See KVCache."""
+        return [self.kv.block(number)]
 
 
 class NativeDecoder:
@@ -119,9 +123,10 @@ class NativeDecoder:
         self.embedding_codes = embedding if isinstance(embedding, native.LinearGrouped) else None
         self.linears = linears or local_linears(self, tensors, dtype, progress)
 
-    def new_cache(self, blocks: int, block_size: int, states: int | None = None) -> NativeCache:
+    def new_cache(self, blocks: int, block_size: int, states: int | None = None, kv_dtype: str = "auto") -> NativeCache:
         """Room for keys and values of `blocks` blocks and for states; `block_size` must be a multiple of 16."""
-        return NativeCache(self.core, blocks, block_size, blocks if states is None else states)
+        states = blocks if states is None else states
+        return NativeCache(self.core, blocks, block_size, states, int8=kv_dtype == "int8")
 
     def load_adapter(self, adapter: LoraAdapter) -> LoadedAdapter:
         """Packs an adapter's matrices."""

@@ -20,19 +20,44 @@ Floats = NDArray[np.float32]
 
 class NumpyCache:
     """Keys and values, (attention layers, 2, blocks * block_size, kv_heads, head_dim), and states, (slots, floats) of
-    each layer that has such."""
+    each layer that has such. In 8 bits they are codes, and `scales` has the same shape without head_dim."""
 
-    def __init__(self, spec: DecoderSpec, blocks: int, block_size: int, states: int) -> None:
+    def __init__(self, spec: DecoderSpec, blocks: int, block_size: int, states: int, kv_dtype: str = "auto") -> None:
         self.blocks, self.block_size = blocks, block_size
         # Zeros, which cost no memory until a page is written: long caches are left to the operating system.
         shape = (len(spec.attention_layers), 2, blocks * block_size, spec.kv_heads, spec.head_dim)
-        self.data: Floats = np.zeros(shape, dtype=np.float32)
+        int8 = kv_dtype == "int8"
+        self.data: NDArray[Any] = np.zeros(shape, dtype=np.int8 if int8 else np.float32)
+        self.scales = np.zeros(shape[:-1], dtype=np.float32) if int8 else None
         self.places = {layer: place for place, layer in enumerate(spec.attention_layers)}
         size = spec.recurrent.state if spec.recurrent is not None else 0
         self.states: dict[int, Floats] = {
             layer: np.zeros((states, size), dtype=np.float32) for layer in sorted(spec.recurrent_layers)
         }
         self.nbytes = self.data.nbytes + sum(state.nbytes for state in self.states.values())
+        self.nbytes += 0 if self.scales is None else self.scales.nbytes
+
+    def block(self, number: int) -> list[NDArray[np.uint8]]:
+        """See cutset.models.run.executor.KVCache."""
+        parts = [self.data] if self.scales is None else [self.data, self.scales]
+        tokens = slice(number * self.block_size, (number + 1) * self.block_size)
+        return [one[tokens].reshape(-1).view(np.uint8) for part in parts for layer in part for one in layer]
+
+    def write(self, place: int, slots: NDArray[np.int64], k: Floats, v: Floats) -> None:
+        """Keys and values (rows, kv_heads, head_dim) of an attention layer go where `slots` (rows,) says."""
+        for part, x in enumerate((k, v)):
+            if self.scales is None:
+                self.data[place, part, slots] = x
+            else:
+                self.data[place, part, slots], self.scales[place, part, slots] = reference.quantize_heads(x)
+
+    def read(self, place: int, slots: NDArray[np.int64]) -> tuple[Floats, Floats]:
+        """Keys and values (tokens, kv_heads, head_dim) that `write` put there, as floats."""
+        keys, values = self.data[place, 0, slots], self.data[place, 1, slots]
+        if self.scales is None:
+            return keys, values
+        scales = self.scales[place, :, slots][..., None]  # (tokens, 2, kv_heads, 1): numpy puts the indexed axis first
+        return keys * scales[:, 0], values * scales[:, 1]
 
 
 class NumpyOps:
@@ -50,8 +75,8 @@ class NumpyOps:
     def to_numpy(self, x: Floats) -> Floats:
         return x
 
-    def new_cache(self, spec: DecoderSpec, blocks: int, block_size: int, states: int) -> NumpyCache:
-        return NumpyCache(spec, blocks, block_size, states)
+    def new_cache(self, spec: DecoderSpec, blocks: int, block_size: int, states: int, kv_dtype: str) -> NumpyCache:
+        return NumpyCache(spec, blocks, block_size, states, kv_dtype)
 
     def embedding(self, table: Floats, ids: NDArray[np.int32]) -> Floats:
         return reference.embedding(table, ids)
@@ -88,8 +113,7 @@ class NumpyOps:
         sinks: Any,
     ) -> Floats:
         slots = batch.slots(cache.block_size)
-        keys, values = cache.data[cache.places[layer]]
-        keys[slots], values[slots] = k, v
+        cache.write(cache.places[layer], slots, k, v)
         parts = []
         for i in range(len(batch.context_lens)):
             own = slice(int(batch.row_starts[i]), int(batch.row_starts[i + 1]))
@@ -97,7 +121,7 @@ class NumpyOps:
             mask = None if batch.key_mask is None else batch.key_mask[i, : len(past)]
             options: dict[str, Any] = {"window": spec.window(layer), "key_mask": mask}
             options |= {"scale": spec.score_scale, "softcap": spec.attention_softcap, "sinks": sinks}
-            parts.append(reference.attention(q[own], keys[past], values[past], **options))
+            parts.append(reference.attention(q[own], *cache.read(cache.places[layer], past), **options))
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def wide(self, x: Floats) -> Floats:

@@ -35,12 +35,16 @@ def torch_device(name: str) -> torch.device:
 
 class TorchCache:
     """Keys and values, (attention layers, 2, blocks * block_size, kv_heads, head_dim), and states, (slots, floats) of
-    each layer that has such."""
+    each layer that has such. In 8 bits they are codes, and `scales` has the same shape without head_dim."""
 
-    def __init__(self, spec: DecoderSpec, blocks: int, block_size: int, states: int, ops: TorchOps) -> None:
-        self.blocks, self.block_size = blocks, block_size
+    def __init__(
+        self, spec: DecoderSpec, blocks: int, block_size: int, states: int, ops: TorchOps, kv_dtype: str = "auto"
+    ) -> None:
+        self.blocks, self.block_size, self.dtype = blocks, block_size, ops.dtype
         shape = (len(spec.attention_layers), 2, blocks * block_size, spec.kv_heads, spec.head_dim)
-        self.data = torch.zeros(shape, dtype=ops.dtype, device=ops.device)
+        int8 = kv_dtype == "int8"
+        self.data = torch.zeros(shape, dtype=torch.int8 if int8 else ops.dtype, device=ops.device)
+        self.scales = torch.zeros(shape[:-1], dtype=torch.float32, device=ops.device) if int8 else None
         self.places = {layer: place for place, layer in enumerate(spec.attention_layers)}
         size = spec.recurrent.state if spec.recurrent is not None else 0
         self.states = {
@@ -48,6 +52,31 @@ class TorchCache:
             for layer in sorted(spec.recurrent_layers)
         }
         self.nbytes = self.data.nbytes + sum(state.nbytes for state in self.states.values())
+        self.nbytes += 0 if self.scales is None else self.scales.nbytes
+
+    def block(self, number: int) -> list[NDArray[np.uint8]]:
+        """See cutset.models.run.executor.KVCache. Raises DeviceError where the cache isn't in this machine's memory."""
+        if self.data.device.type != "cpu":
+            raise DeviceError("the blocks of a cache on a GPU can't be read here")
+        parts = [self.data] if self.scales is None else [self.data, self.scales]
+        tokens = slice(number * self.block_size, (number + 1) * self.block_size)
+        return [one[tokens].reshape(-1).view(torch.uint8).numpy() for part in parts for x in part for one in x]
+
+    def write(self, place: int, slots: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
+        """Keys and values (rows, kv_heads, head_dim) of an attention layer go where `slots` (rows,) says."""
+        for part, x in enumerate((k, v)):
+            if self.scales is None:
+                self.data[place, part][slots] = x
+            else:
+                self.data[place, part][slots], self.scales[place, part][slots] = _quantize_heads(x)
+
+    def read(self, place: int, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values (tokens, kv_heads, head_dim) that `write` put there, in the dtype of the rest."""
+        keys, values = self.data[place, 0][slots], self.data[place, 1][slots]
+        if self.scales is None:
+            return keys, values
+        scales = self.scales[place][:, slots, :, None]  # (2, tokens, kv_heads, 1)
+        return (keys * scales[0]).to(self.dtype), (values * scales[1]).to(self.dtype)
 
 
 class TorchOps:
@@ -83,8 +112,8 @@ class TorchOps:
     def _indices(self, values: NDArray[np.integer]) -> torch.Tensor:
         return torch.from_numpy(np.asarray(values, dtype=np.int64)).to(self.device)
 
-    def new_cache(self, spec: DecoderSpec, blocks: int, block_size: int, states: int) -> TorchCache:
-        return TorchCache(spec, blocks, block_size, states, self)
+    def new_cache(self, spec: DecoderSpec, blocks: int, block_size: int, states: int, kv_dtype: str) -> TorchCache:
+        return TorchCache(spec, blocks, block_size, states, self, kv_dtype)
 
     def embedding(self, table: torch.Tensor, ids: NDArray[np.int32]) -> torch.Tensor:
         return table[self._indices(ids)]
@@ -127,14 +156,14 @@ class TorchOps:
         sinks: torch.Tensor | None,
     ) -> torch.Tensor:
         slots = self._indices(batch.slots(cache.block_size))
-        keys, values = cache.data[cache.places[layer]]
-        keys[slots], values[slots] = k, v
+        place = cache.places[layer]
+        cache.write(place, slots, k, v)
         parts = []
         for i in range(len(batch.context_lens)):
             own = slice(int(batch.row_starts[i]), int(batch.row_starts[i + 1]))
             past = self._indices(batch.context_slots(i, cache.block_size))
             seen = self._seen(batch, i, own.stop - own.start, spec.window(layer))
-            qs, ks, vs = (x.transpose(0, 1)[None] for x in (q[own], keys[past], values[past]))
+            qs, ks, vs = (x.transpose(0, 1)[None] for x in (q[own], *cache.read(place, past)))
             scale = spec.score_scale
             if spec.attention_softcap or sinks is not None:
                 mixed = _plain_attention(qs, ks, vs, seen, scale, spec.attention_softcap, sinks)
@@ -192,6 +221,17 @@ class TorchOps:
         if normalise:
             weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-20)
         return picked.cpu().numpy(), weights
+
+
+def _quantize_heads(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """cutset.kernels.reference.quantize_heads over torch."""
+    wide = x.float()
+    most = wide.abs().amax(-1)
+    scales = most / 127
+    scales = torch.where(scales < torch.finfo(torch.float32).tiny, 0, scales)
+    scales = torch.where(torch.isfinite(most), scales, torch.nan)
+    codes = wide / torch.where(scales > 0, scales, torch.inf)[..., None]
+    return torch.where(scales[..., None] > 0, codes.round(), 0).to(torch.int8), scales
 
 
 def _plain_attention(

@@ -90,6 +90,11 @@ def check_settings(settings: Settings) -> Mode | None:
         raise ConfigError(f"an offload computes in exact, not in {settings.dtype}: leave out --dtype")
     if settings.device != "cpu" or settings.backend not in ("auto", "native"):
         raise ConfigError("the client of an offload runs on the native backend: leave out --backend and --device")
+    if mode.masked and settings.prefix_cache is not None:
+        raise ConfigError(
+            f"prefix_cache ({settings.sources['prefix_cache']}) has no place in mode {mode.name}: rows that "
+            "aren't computed tell which prompts came before; leave it out"
+        )
     if mode.remote and not native.available():
         raise DeviceError("the client of an offload needs the native extension: install Cutset with a C++ compiler")
     for name in ("offload", "accelerator_key") if mode.remote and not (mode.masked and mode.verified) else ():

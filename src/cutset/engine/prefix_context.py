@@ -1,0 +1,76 @@
+"""What the bytes of a block of the KV cache depend on besides its tokens, and the store for that."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import cutset
+from cutset.config import Settings
+from cutset.engine.prefix_store import PrefixStore
+from cutset.errors import ConfigError
+from cutset.kernels import native
+from cutset.models.files.digests import digest_of_files
+from cutset.models.files.source import ModelSource
+from cutset.models.run.backend import BackendChoice, block_bytes
+from cutset.models.spec import DecoderSpec
+from cutset.version import software
+
+__all__ = ["open_store"]
+
+
+def open_store(
+    source: ModelSource, spec: DecoderSpec, settings: Settings, choice: BackendChoice, context: int, mode: str
+) -> PrefixStore | None:
+    """The store that `prefix_cache` names, None without one. `context`: the longest sequence; `mode`: of an offload.
+
+    Raises ConfigError where it can't be used, or where the model or the settings don't go with one.
+    """
+    directory = settings.prefix_cache
+    if directory is None:
+        return None
+    if not settings.prefix_caching:
+        raise ConfigError("prefix_cache needs prefix_caching: leave out one of --prefix-cache and --no-prefix-caching")
+    if spec.state_floats:
+        raise ConfigError(
+            f"prefix_cache: {spec.family} has layers with states of sequences, which aren't kept on disk: leave it out"
+        )
+    if choice.device != "cpu":
+        raise ConfigError(f"prefix_cache keeps blocks of a cache on the CPU, not on {choice.device}: leave it out")
+    one, limit = block_bytes(spec, choice, settings), settings.prefix_cache_bytes
+    if limit < 2 * one:
+        raise ConfigError(f"prefix_cache_size {settings.prefix_cache_size} holds no two blocks of {one} bytes")
+    files = {tensor.file for tensor in source.tensors.values()}
+    if source.path.is_dir():
+        files.add(source.path / "config.json")
+    depends = {
+        "model": digest_of_files(source.path, files, always=settings.verify == "always"),
+        "software": [software(), _code()],
+        "backend": [choice.backend, choice.dtype, choice.device, *_libraries(choice)],
+        "kv_dtype": settings.kv_dtype,
+        "block_size": settings.block_size,
+        "limit": context,  # a stretched rotary embedding depends on it
+        "mode": mode,  # nobody takes over what an accelerator said that wasn't checked
+        "byte order": sys.byteorder,
+    }
+    return PrefixStore(directory, limit, hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).digest())
+
+
+def _libraries(choice: BackendChoice) -> list[str]:
+    """Whose arithmetic it is."""
+    if choice.backend == "native":
+        return [native.isa()]  # whatever the number of threads
+    return [version("torch" if choice.backend == "torch" else "numpy"), str(choice.threads)]
+
+
+def _code() -> str:
+    """The digest of the code that computes: the extension, and what reads models and runs them."""
+    root, whole = Path(cutset.__file__).parent, hashlib.sha256()
+    for folder in ("kernels", "models"):
+        for path in sorted((root / folder).rglob("*")):
+            if path.suffix in (".py", ".so", ".pyd"):
+                whole.update(str(path.relative_to(root)).encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return whole.hexdigest()
