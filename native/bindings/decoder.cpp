@@ -67,6 +67,15 @@ class ParameterReader {
     return array.data();
   }
 
+  // parameters[name, layer] where it is a grouped weight, or nullptr.
+  const PackedGrouped* grouped(const char* name, int layer, nb::object& kept) {
+    const nb::tuple key = nb::make_tuple(name, layer);
+    if (!parameters_.contains(key) || !nb::isinstance<PackedGrouped>(parameters_[key])) return nullptr;
+    ++used_;
+    kept = nb::object(parameters_[key]);
+    return nb::cast<const PackedGrouped*>(kept);
+  }
+
   void finish() const {
     if (used_ != nb::len(parameters_)) throw nb::value_error("there are parameters that the decoder doesn't know");
   }
@@ -141,7 +150,8 @@ void make_decoder(PyDecoder* self, std::size_t vocab, std::size_t hidden, std::s
   ParameterReader read(parameters, made.arrays);
   Parameters found;
   found.whole_norms = whole_norms;
-  found.embedding = read("embedding", -1, {vocab, hidden});
+  found.embedding_codes = read.grouped("embedding", -1, made.embedding_codes);
+  if (!found.embedding_codes) found.embedding = read("embedding", -1, {vocab, hidden});
   found.final_norm = read("final_norm", -1, {hidden});
   for (int l = 0; l < static_cast<int>(layers); ++l) {
     LayerParameters layer;
@@ -198,6 +208,18 @@ void put_f32(LocalLinears& self, const std::string& site, int layer, int expert,
 
 void put_i8(LocalLinears& self, const std::string& site, int layer, int expert, const PackedI8& linear, int bits) {
   self.put(site_named(site), layer, expert, linear, bits);
+}
+
+void put_parts(LocalLinears& self, const std::string& site, int layer, int expert, const nb::tuple& linears, int bits) {
+  std::vector<LocalLinears::Part> parts;
+  for (const nb::handle one : linears) {
+    if (nb::isinstance<PackedGrouped>(one)) {
+      parts.emplace_back(nb::cast<const PackedGrouped*>(one));
+    } else {
+      parts.emplace_back(nb::cast<const PackedF32*>(one));
+    }
+  }
+  self.put(site_named(site), layer, expert, parts, bits);
 }
 
 }  // namespace
@@ -332,7 +354,9 @@ void bind_decoder(nb::module_& m) {
           },
           "decoder"_a, "pool"_a, nb::keep_alive<1, 3>())
       .def("put", &put_f32, "site"_a, "layer"_a, "expert"_a, "linear"_a, nb::keep_alive<1, 5>())
-      .def("put", &put_i8, "site"_a, "layer"_a, "expert"_a, "linear"_a, "bits"_a = 8, nb::keep_alive<1, 5>());
+      .def("put", &put_i8, "site"_a, "layer"_a, "expert"_a, "linear"_a, "bits"_a = 8, nb::keep_alive<1, 5>())
+      .def("put", &put_parts, "site"_a, "layer"_a, "expert"_a, "linears"_a, "bits"_a = 12, nb::keep_alive<1, 5>(),
+           "LinearGrouped or LinearF32, which give the site's outputs one after the other");
 
   nb::class_<Adapter>(m, "Adapter", "Low-rank additions to the products of a decoder.")
       .def(

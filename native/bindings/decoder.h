@@ -23,9 +23,10 @@ inline Site site_named(const std::string& name) {
   throw nanobind::value_error("there is no such site");
 }
 
-// A decoder and the arrays that its parameters lie in.
+// A decoder and what its parameters lie in.
 struct PyDecoder {
   std::vector<nanobind::ndarray<>> arrays;
+  nanobind::object embedding_codes;
   std::unique_ptr<Decoder> decoder;
 
   const DecoderSpec& spec() const { return decoder->spec(); }

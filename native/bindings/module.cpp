@@ -10,6 +10,7 @@
 #include "bindings/delta.h"
 #include "bindings/field.h"
 #include "bindings/glue.h"
+#include "bindings/grouped.h"
 #include "bindings/linears.h"
 #include "bindings/remote.h"
 #include "bindings/server.h"
@@ -27,6 +28,7 @@ NB_MODULE(_native, m) {
   });
   m.def("select_isa", [](const std::string& name) { return cutset::select_isa(name.c_str()); }, "name"_a);
   bind_linears(m);
+  bind_grouped(m);
   bind_glue(m);
   bind_field(m);
   bind_decoder(m);

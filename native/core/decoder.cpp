@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "kernels/glue.h"
+#include "kernels/table.h"
 
 namespace cutset {
 
@@ -23,7 +24,10 @@ Decoder::Decoder(DecoderSpec spec, Parameters parameters, ThreadPool& pool)
   if (!spec_.rotary_dim) spec_.rotary_dim = spec_.heads.head_dim;
   if (spec_.attention_scale == 0.0f) spec_.attention_scale = 1.0f / std::sqrt(static_cast<float>(spec_.heads.head_dim));
   require(parameters_.layers.size() == spec_.layers, "parameters must be given for each layer");
-  require(parameters_.embedding && parameters_.final_norm, "a decoder needs an embedding and a final norm");
+  const PackedGrouped* codes = parameters_.embedding_codes;
+  require((parameters_.embedding || codes) && parameters_.final_norm, "a decoder needs an embedding and a final norm");
+  require(!codes || (codes->outputs() == spec_.vocab && codes->depth() == spec_.hidden),
+          "the embedding has another shape");
   for (std::size_t l = 0; l < spec_.layers; ++l) {
     const LayerParameters& layer = parameters_.layers[l];
     require((layer.attention_norm || layer.attention_output_norm) && (layer.mlp_norm || layer.mlp_output_norm),
@@ -40,6 +44,12 @@ Decoder::Decoder(DecoderSpec spec, Parameters parameters, ThreadPool& pool)
     }
     if (layer.router) routers_[l] = std::make_unique<PackedF32>(layer.router, spec_.experts, spec_.hidden, pool);
   }
+}
+
+void Decoder::embed(const std::int32_t* ids, std::size_t count, float* out) const {
+  const PackedGrouped* codes = parameters_.embedding_codes;
+  if (!codes) return kernels().glue.embedding(parameters_.embedding, ids, count, spec_.hidden, out);
+  for (std::size_t i = 0; i < count; ++i) codes->weights(static_cast<std::size_t>(ids[i]), out + i * spec_.hidden);
 }
 
 KvCache::KvCache(const DecoderSpec& spec, std::size_t blocks, std::size_t block_size, std::size_t states)

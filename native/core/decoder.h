@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "core/grouped.h"
 #include "core/linear.h"
 #include "core/memory.h"
 #include "core/pool.h"
@@ -36,8 +37,9 @@ struct LayerParameters {
 };
 
 struct Parameters {
-  bool whole_norms = false;           // q_norm and k_norm are over all heads, (q_size) and (kv_size); else (head_dim)
-  const float* embedding = nullptr;   // (vocab, hidden)
+  bool whole_norms = false;          // q_norm and k_norm are over all heads, (q_size) and (kv_size); else (head_dim)
+  const float* embedding = nullptr;  // (vocab, hidden), or
+  const PackedGrouped* embedding_codes = nullptr;
   const float* final_norm = nullptr;  // (hidden)
   std::vector<LayerParameters> layers;
 };
@@ -50,6 +52,8 @@ class Decoder {
 
   const DecoderSpec& spec() const { return spec_; }
   const Parameters& parameters() const { return parameters_; }
+  // The rows of the embedding for `count` tokens, (count, hidden).
+  void embed(const std::int32_t* ids, std::size_t count, float* out) const;
   const PackedF32& router(std::size_t layer) const { return *routers_[layer]; }
   const PackedF32* shared_gate(std::size_t layer) const { return shared_gates_[layer].get(); }
 

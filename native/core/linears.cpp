@@ -1,5 +1,6 @@
 #include "core/linears.h"
 
+#include <cstring>
 #include <stdexcept>
 
 namespace cutset {
@@ -30,6 +31,46 @@ void LocalLinears::put(Site site, int layer, int expert, const PackedI8& linear,
   packed_[index] = Integers{&linear, bits};
 }
 
+void LocalLinears::put(Site site, int layer, int expert, const std::vector<Part>& parts, int bits) {
+  const std::size_t index = spec_.index(site, layer, expert);
+  std::size_t outputs = 0;
+  for (const Part& part : parts) {
+    std::visit(
+        [&](const auto* linear) {
+          outputs += linear->outputs();
+          if (linear->depth() != spec_.inputs(site, layer, expert)) outputs = 0;
+        },
+        part);
+    if (outputs == 0) break;
+  }
+  if (outputs != spec_.outputs(site, layer, expert)) {
+    throw std::invalid_argument("a weight has another shape than its site");
+  }
+  if (bits < PackedI8::kLeastBits || bits > PackedI8::kMostBits) {
+    throw std::invalid_argument("activations have 8 to 12 bits");
+  }
+  packed_[index] = Parts{parts, bits};
+}
+
+void LocalLinears::forward(const Parts& parts, const float* x, std::size_t rows, float* y, std::size_t outputs) {
+  static thread_local Workspace workspace, room;
+  for (const Part& part : parts.parts) {
+    if (const auto* grouped = std::get_if<const PackedGrouped*>(&part)) {
+      (*grouped)->forward(pool_, x, rows, parts.bits, y, outputs, workspace);
+      y += (*grouped)->outputs();
+      continue;
+    }
+    const PackedF32& floats = *std::get<const PackedF32*>(part);
+    const std::size_t columns = floats.outputs();
+    float* made = columns == outputs ? y : static_cast<float*>(room.take(rows * columns * sizeof(float)));
+    floats.forward(pool_, x, rows, made, workspace);
+    for (std::size_t r = 0; made != y && r < rows; ++r) {
+      std::memcpy(y + r * outputs, made + r * columns, columns * sizeof(float));
+    }
+    y += columns;
+  }
+}
+
 void LocalLinears::forward(Site site, int layer, int expert, const float* x, std::size_t rows, float* y) {
   static thread_local Workspace workspace;
   const auto& packed = packed_[spec_.index(site, layer, expert)];
@@ -37,6 +78,8 @@ void LocalLinears::forward(Site site, int layer, int expert, const float* x, std
     (*floats)->forward(pool_, x, rows, y, workspace);
   } else if (const auto* integers = std::get_if<Integers>(&packed)) {
     integers->linear->forward(pool_, x, rows, integers->bits, y, workspace);
+  } else if (const auto* parts = std::get_if<Parts>(&packed)) {
+    forward(*parts, x, rows, y, spec_.outputs(site, layer, expert));
   } else {
     throw std::invalid_argument("a site has no weights");
   }

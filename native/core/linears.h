@@ -5,6 +5,7 @@
 #include <variant>
 #include <vector>
 
+#include "core/grouped.h"
 #include "core/linear.h"
 #include "core/pool.h"
 #include "core/spec.h"
@@ -22,6 +23,8 @@ class Linears {
 // The products computed here, from packed weights that outlive it. Several threads may call it at once.
 class LocalLinears : public Linears {
  public:
+  using Part = std::variant<const PackedGrouped*, const PackedF32*>;
+
   LocalLinears(DecoderSpec spec, ThreadPool& pool) : spec_(static_cast<DecoderSpec&&>(spec)), pool_(pool) {
     packed_.resize(spec_.site_count());
   }
@@ -29,6 +32,8 @@ class LocalLinears : public Linears {
   // std::invalid_argument if the decoder has no such site or it has another shape. `bits`: of the activations.
   void put(Site site, int layer, int expert, const PackedF32& linear);
   void put(Site site, int layer, int expert, const PackedI8& linear, int bits);
+  // A site's matrix in parts, each of which gives the outputs after those of the part before.
+  void put(Site site, int layer, int expert, const std::vector<Part>& parts, int bits);
 
   void forward(Site site, int layer, int expert, const float* x, std::size_t rows, float* y) override;
 
@@ -38,9 +43,16 @@ class LocalLinears : public Linears {
     int bits;
   };
 
+  struct Parts {
+    std::vector<Part> parts;
+    int bits;
+  };
+
+  void forward(const Parts& parts, const float* x, std::size_t rows, float* y, std::size_t outputs);
+
   DecoderSpec spec_;
   ThreadPool& pool_;
-  std::vector<std::variant<std::monostate, const PackedF32*, Integers>> packed_;
+  std::vector<std::variant<std::monostate, const PackedF32*, Integers, Parts>> packed_;
 };
 
 }  // namespace cutset

@@ -80,7 +80,7 @@ void Step::begin(const Batch& batch) {
   each_rows(pool_, live_, spec.hidden, [&](std::size_t begin, std::size_t end) {
     const std::size_t at = begin * spec.hidden;
     const GlueKernels& glue = kernels().glue;
-    glue.embedding(decoder_.parameters().embedding, batch_.token_ids + begin, end - begin, spec.hidden, x + at);
+    decoder_.embed(batch_.token_ids + begin, end - begin, x + at);
     if (spec.embedding_scale != 1.0f) glue.scale(x + at, spec.embedding_scale, (end - begin) * spec.hidden);
     normalise(x + at, gain, spec, end - begin, h + at);
   });

@@ -7,6 +7,7 @@
 #include "kernels/delta.h"
 #include "kernels/field.h"
 #include "kernels/glue.h"
+#include "kernels/grouped.h"
 #include "kernels/linear.h"
 
 namespace cutset {
@@ -15,6 +16,7 @@ struct KernelTable {
   const char* isa;
   GlueKernels glue;
   LinearKernels linear;
+  GroupedKernels grouped;
   FieldKernels field;
   DeltaKernels delta;
 };

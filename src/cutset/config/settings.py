@@ -37,7 +37,7 @@ def _setting(default: Any, help: str, *shared: Mapping[str, Any], **limits: Any)
 
 
 BACKENDS = ("auto", "reference", "torch", "native")
-DTYPES = ("auto", "float32", "float16", "bfloat16", "int8", "exact")
+DTYPES = ("auto", "float32", "float16", "bfloat16", "int8", "int4", "exact", "stored")
 DEVICES = {"pattern": "cpu|cuda(:[0-9]{1,3})?", "choices": ("cpu", "cuda", "cuda:N")}
 ADDRESSES = {
     "pattern": r"|(shm|ipc|tcp|inproc)://[^\0]{1,200}",
@@ -91,7 +91,9 @@ class Settings(Sourced):
     """What is in force for a language model; a value that can't be is a `ConfigError`. `load_settings` builds it."""
 
     backend: str = _setting("auto", "which executor runs the model", choices=BACKENDS)
-    dtype: str = _setting("auto", "what the model computes in", choices=DTYPES)
+    dtype: str = _setting(
+        "auto", "what the model computes in; stored: weights of few bits as the file has them", choices=DTYPES
+    )
     device: str = _setting("cpu", "where the torch backend runs", DEVICES)
     threads: int = _setting(0, "threads; 0: one for each core this process may use", high=1024)
     block_size: int = _setting(16, "tokens in a block of the KV cache", low=1, high=1024)

@@ -87,6 +87,52 @@ class LinearI8:
     @property
     def nbytes(self) -> int: ...
 
+_Factors = tuple[NDArray[np.uint16] | _Floats, NDArray[np.int8] | NDArray[np.uint8] | None]
+
+class LinearGrouped:
+    """y = x . W^T with weights of few bits and a scale for each group of columns."""
+
+    def __init__(
+        self,
+        codes: Sequence[NDArray[np.uint8]],
+        bits: int,
+        span: int,
+        scales: Sequence[_Factors],
+        minima: Sequence[_Factors] | None = None,
+        zeros: Sequence[NDArray[np.uint8]] | None = None,
+        zero: int = 0,
+        levels: NDArray[np.int8] | None = None,
+        order: NDArray[np.int32] | None = None,
+        pool: Pool | None = None,
+    ) -> None:
+        """Matrices of the same depth, stacked; cutset.models.run.grouped_linears makes these arguments.
+
+        codes: (outputs, depth) each, below 2^bits; bits: 4, 5, 6 or 8. span: columns of a group, a multiple of 16 up to
+        256; the last group may be shorter. scales, minima: values (outputs, blocks), float32 or the bits of float16,
+        and steps (outputs, groups) or None. zeros: (outputs, groups), or else one `zero`
+        for all. levels: (16,) that codes of 4 bits stand for. order: (depth,) which columns of x the codes multiply.
+        """
+
+    def __call__(self, x: _Floats, out: _Floats, bits: int = 12, pool: Pool | None = None) -> None:
+        """x (rows, depth), out (rows, outputs); bits of the activations, 8 to 12"""
+
+    def weights(self, outputs: NDArray[np.int32]) -> _Floats:
+        """The weights of some outputs, (n, depth)."""
+
+    @property
+    def bits(self) -> int: ...
+    @property
+    def outputs(self) -> int: ...
+    @property
+    def depth(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+
+def quantize_groups(
+    weight: _Floats, bits: int, group: int, minima: bool, pool: Pool | None = None
+) -> tuple[NDArray[np.uint8], _Floats, _Floats | None]:
+    """(codes, scales, minima or None) of weight (outputs, depth): (outputs, depth) and twice (outputs, groups)."""
+
 def quantize_rows(x: _Floats, bits: int = 8, pool: Pool | None = None) -> tuple[NDArray[np.int16], _Floats]:
     """(q, scales) of x (rows, depth): (rows, depth) and (rows,)"""
 
@@ -191,7 +237,7 @@ class Decoder:
         head_dim: int,
         intermediate: int,
         norm_eps: float,
-        parameters: dict[tuple[str, int], _Floats],
+        parameters: dict[tuple[str, int], _Floats | LinearGrouped],
         pool: Pool,
         windows: Sequence[int] = [],
         sparse: Sequence[bool] = [],
@@ -224,7 +270,7 @@ class Decoder:
         value_dim: int = 0,
         gated_attention: bool = False,
     ) -> None:
-        """parameters: by name and layer, -1 for those of no layer; they aren't copied."""
+        """parameters: by name and layer, -1 for those of no layer; they aren't copied. The embedding may be grouped."""
 
 class KvCache:
     """Keys and values of all layers in blocks of tokens."""
@@ -248,6 +294,11 @@ class LocalLinears(Linears):
     def put(self, site: str, layer: int, expert: int, linear: LinearF32) -> None: ...
     @overload
     def put(self, site: str, layer: int, expert: int, linear: LinearI8, bits: int = 8) -> None: ...
+    @overload
+    def put(
+        self, site: str, layer: int, expert: int, linears: tuple[LinearGrouped | LinearF32, ...], bits: int = 12
+    ) -> None:
+        """Those that give the site's outputs, one after the other."""
 
 class Adapter:
     """Low-rank additions to the products of a decoder."""

@@ -18,6 +18,7 @@ from cutset.models.files.integer import IntegerLinears, Progress
 from cutset.models.files.source import ModelSource
 from cutset.models.run.decoder import FloatLinears, ReferenceDecoder
 from cutset.models.run.executor import Executor
+from cutset.models.run.grouped_linears import GROUPED, GroupedLinears, holds_codes, runs_grouped
 from cutset.models.spec import DecoderSpec
 
 __all__ = ["BackendChoice", "build_executor", "cache_blocks", "choose", "kept_states"]
@@ -27,6 +28,7 @@ CACHE_SHARE = {"cpu": 0.25, "cuda": 0.85}
 MOST_STATES = 64  # checkpoints
 HALF = ("float16", "bfloat16")
 INTEGER = ("int8", "exact")
+LOCAL = ("float32", *dict.fromkeys((*INTEGER, *GROUPED)))  # what the processor computes in
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,22 +42,27 @@ class BackendChoice:
 
 
 def choose(settings: Settings, stored: str) -> BackendChoice:
-    """Settles what the settings leave open; `stored` is the dtype of the checkpoint's weights.
+    """Settles what the settings leave open; `stored` is the dtype of the checkpoint's weights, or "stored" for codes
+    of few bits.
 
     Raises DeviceError for what doesn't go together or isn't there.
     """
     backend, dtype, device = settings.backend, settings.dtype, settings.device
     stored = "float32" if stored == "grouped" else stored  # the floats that its codes stand for
     if dtype == "auto":
-        dtype = stored if device != "cpu" or stored == "int8" else "float32"
+        dtype = stored if device != "cpu" or stored in ("int8", "stored") else "float32"
+        if dtype == "stored" and device != "cpu":
+            dtype = "bfloat16"
     if stored == "int8" and dtype not in INTEGER:
         raise DeviceError(f"an integer checkpoint runs in int8 or exact, not in {dtype}")
+    if dtype == "stored" and stored != "stored":
+        raise DeviceError("dtype stored is for files of weights of few bits; round a model to such with int8 or int4")
     if backend == "auto":
         if device != "cpu" or dtype in HALF:
             backend = "torch"
         else:
             backend = "native" if native.available() else "reference"
-    runs = {"native": ("float32", *INTEGER), "reference": ("float32", *INTEGER), "torch": ("float32", *HALF)}[backend]
+    runs = {"native": LOCAL, "reference": LOCAL, "torch": ("float32", *HALF)}[backend]
     if dtype not in runs or (backend != "torch" and device != "cpu"):
         where = "the CPU" if backend != "torch" else "CPU and CUDA"
         raise DeviceError(f"backend {backend} computes in {', '.join(runs)} on {where}, not in {dtype} on {device}")
@@ -74,7 +81,7 @@ def build_executor(
     `progress` is told what is being done, and how many of how many are done.
     """
     spec, tensors = source.spec, source.tensors
-    choice = choose(settings, source.dtype)
+    choice = choose(settings, "stored" if holds_codes(tensors) else source.dtype)
     if choice.backend == "native":
         from cutset.models.run.native import NativeDecoder, thread_pool
 
@@ -97,6 +104,8 @@ def build_executor(
 
     threadpool_limits(choice.threads)
     ops = NumpyOps()
+    if runs_grouped(choice.dtype, tensors):
+        return ReferenceDecoder(spec, tensors, ops, GroupedLinears(spec, tensors, choice.dtype)), choice
     if choice.dtype in INTEGER:
         return ReferenceDecoder(spec, tensors, ops, IntegerLinears(spec, tensors, choice.dtype)), choice
     return ReferenceDecoder(spec, tensors, ops, FloatLinears(spec, tensors, ops)), choice

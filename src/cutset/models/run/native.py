@@ -13,9 +13,11 @@ from cutset.errors import CheckpointError
 from cutset.kernels import native
 from cutset.models.files.adapter import LoraAdapter
 from cutset.models.files.checkpoint import Tensor
+from cutset.models.files.grouped import GroupedTensor
 from cutset.models.files.integer import Progress, activation_bits, packed, quantized_parts
 from cutset.models.run.decoder import Trace
 from cutset.models.run.executor import Batch, LoadedAdapter
+from cutset.models.run.grouped_linears import ACTIVATION_BITS, native_linears, runs_grouped, site_weights
 from cutset.models.run.rope import Rope, query_scales
 from cutset.models.spec import ConvSpec, DecoderSpec, DeltaSpec, Site
 
@@ -77,6 +79,7 @@ class NativeDecoder:
                 "shared_intermediate": moe.shared_intermediate,
             }
         sizes |= _recurrence(spec)
+        parameters = _parameters(spec, tensors, pool if linears is None and dtype == "stored" else None)
         self.core = native.Decoder(
             vocab=spec.vocab_size,
             hidden=spec.hidden,
@@ -103,13 +106,16 @@ class NativeDecoder:
             whole_norms=spec.whole_norms,
             gated_attention=spec.gated_attention,
             sparse=[layer in spec.sparse_layers for layer in range(spec.layers)],
-            parameters=_parameters(spec, tensors),
+            parameters=parameters,
             pool=pool,
             **sizes,
         )
         # Weights that lie in a mapped file, which is quick to start with but slower than huge pages in the long run.
         self._mapped: list[native.LinearI8] = []
         self._tensors, self._started = tensors, False
+        embedding = parameters["embedding", -1]
+        # A table of few bits, which a tied head multiplies with, too.
+        self.embedding_codes = embedding if isinstance(embedding, native.LinearGrouped) else None
         self.linears = linears or local_linears(self, tensors, dtype, progress)
 
     def new_cache(self, blocks: int, block_size: int, states: int | None = None) -> NativeCache:
@@ -185,15 +191,20 @@ def thread_pool(threads: int) -> native.Pool:
 def local_linears(
     decoder: NativeDecoder, tensors: Mapping[str, Tensor], dtype: str = "float32", progress: Progress | None = None
 ) -> native.LocalLinears:
-    """All products of a decoder, computed in this process in float32, int8 or exact.
+    """All products of a decoder, computed in this process in float32, exact, or one of the dtypes of grouped weights.
 
     Raises CheckpointError where the sums of a site may pass 2^30 - 1 even with 8-bit activations.
     """
     linears = native.LocalLinears(decoder.core, decoder.pool)
     sites = decoder.spec.sites()
+    grouped = runs_grouped(dtype, tensors)
     for number, (site, layer, expert) in enumerate(sites):
         if progress is not None:
             progress("packing weights", number + 1, len(sites))
+        if grouped:
+            parts = _grouped_linears(decoder, tensors, dtype, site, layer, expert)
+            linears.put(site, layer, expert, parts, ACTIVATION_BITS)
+            continue
         if dtype != "float32":
             linear = _integer_linear(decoder, tensors, site, layer, expert)
             bits = min(activation_bits(dtype, site), linear.most_bits)
@@ -205,6 +216,24 @@ def local_linears(
         weight = np.ascontiguousarray(floats[0] if len(floats) == 1 else np.concatenate(floats))
         linears.put(site, layer, expert, native.LinearF32(weight, decoder.pool))
     return linears
+
+
+def _grouped_linears(
+    decoder: NativeDecoder, tensors: Mapping[str, Tensor], dtype: str, site: Site, layer: int, expert: int
+) -> tuple[native.LinearGrouped | native.LinearF32, ...]:
+    if site == "lm_head" and decoder.spec.tied and decoder.embedding_codes is not None:
+        return (decoder.embedding_codes,)
+    try:
+        weights = site_weights(
+            decoder.spec,
+            tensors,
+            dtype,
+            (site, layer, expert),
+            lambda *how: native.quantize_groups(*how, pool=decoder.pool),
+        )
+        return native_linears(weights, decoder.pool)
+    except ValueError as error:
+        raise CheckpointError(f"site {site} of layer {layer} can't be used: {error}") from None
 
 
 def _integer_linear(
@@ -224,10 +253,19 @@ def _integer_linear(
         raise CheckpointError(f"site {site} of layer {layer} can't be used: {error}") from None
 
 
-def _parameters(spec: DecoderSpec, tensors: Mapping[str, Tensor]) -> dict[tuple[str, int], Floats]:
-    """The parameters of the glue, by role and layer: the core goes by the same names."""
-    found: dict[tuple[str, int], Floats] = {}
+def _parameters(
+    spec: DecoderSpec, tensors: Mapping[str, Tensor], pool: native.Pool | None
+) -> dict[tuple[str, int], Floats | native.LinearGrouped]:
+    """The parameters of the glue, by role and layer: the core goes by the same names. With a pool the embedding stays
+    as the file has it."""
+    found: dict[tuple[str, int], Floats | native.LinearGrouped] = {}
     for key, names in spec.glue().items():
+        table = tensors[names[0]]
+        if pool is not None and key == ("embedding", -1) and isinstance(table, GroupedTensor):
+            (linear,) = native_linears([table.grouped()], pool)
+            assert isinstance(linear, native.LinearGrouped)
+            found[key] = linear
+            continue
         values = [tensors[name].float32() for name in names]
         value = values[0] if len(values) == 1 else np.concatenate(values)
         if key[0].endswith("_norm") and spec.norm_offset:

@@ -1,0 +1,100 @@
+// What the products of grouped weights take: rows as integers with the sums of their groups, factors as floats.
+#include "kernels/isa/grouped.h"
+#include "kernels/isa/ints.h"
+#include "kernels/isa/linear.h"
+
+namespace cutset::CUTSET_ISA {
+
+namespace {
+
+#if !defined(CUTSET_ISA_avx512) && !defined(CUTSET_ISA_avx512vnni)
+float float_of(std::uint32_t bits) {
+  float value;
+  __builtin_memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// Finite numbers: packing refuses the others. Multiplying by 2^112 sets the exponent right, of subnormal numbers too.
+float half_value(std::uint16_t half) {
+  const float magnitude = float_of(static_cast<std::uint32_t>(half & 0x7FFFu) << 13) * 0x1p112f;
+  return half & 0x8000u ? -magnitude : magnitude;
+}
+#endif
+
+// A row of 32 values as floats.
+void widen_values(FactorKind kind, const std::uint8_t* from, float* out) {
+  if (kind == FactorKind::kFloat) {
+    __builtin_memcpy(out, from, kPanel * sizeof(float));
+    return;
+  }
+#if defined(CUTSET_ISA_avx512) || defined(CUTSET_ISA_avx512vnni)
+  for (std::size_t c = 0; c < kPanel; c += 16) {
+    const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + 2 * c));
+    const __m512 wide = kind == FactorKind::kHalf
+                            ? _mm512_cvtph_ps(words)
+                            : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(words), 16));
+    _mm512_store_ps(out + c, wide);
+  }
+#else
+  std::uint16_t words[kPanel];
+  __builtin_memcpy(words, from, sizeof words);
+  for (std::size_t c = 0; c < kPanel; ++c) {
+    out[c] = kind == FactorKind::kHalf ? half_value(words[c]) : float_of(static_cast<std::uint32_t>(words[c]) << 16);
+  }
+#endif
+}
+
+void widen_factors(const PanelFactors& form, const std::uint8_t* panel, std::size_t first, std::size_t count,
+                   float (*out)[kPanel]) {
+  alignas(64) float values[kPanel];
+  std::size_t held = ~std::size_t{0};
+  for (std::size_t g = first; g < first + count; ++g, ++out) {
+    const std::size_t block = form.each == 1 ? g : g / form.each;
+    if (block != held) {
+      widen_values(form.kind, panel + form.values_at + block * kPanel * factor_bytes(form.kind), values);
+      held = block;
+    }
+    const std::uint8_t* steps = panel + form.steps_at + g * kPanel;
+    if (form.steps == StepKind::kNone) {
+      __builtin_memcpy(*out, values, sizeof values);
+    } else if (form.steps == StepKind::kSigned) {
+      for (std::size_t c = 0; c < kPanel; ++c)
+        (*out)[c] = values[c] * static_cast<float>(static_cast<std::int8_t>(steps[c]));
+    } else {
+      for (std::size_t c = 0; c < kPanel; ++c) (*out)[c] = values[c] * static_cast<float>(steps[c]);
+    }
+  }
+}
+
+}  // namespace
+
+void grouped_factors(const PanelForm& form, const std::uint8_t* panel, std::size_t first, std::size_t count,
+                     Factors& factors) {
+  widen_factors(form.scales, panel, first, count, factors.scales);
+  if (form.minima.kind != FactorKind::kNone) widen_factors(form.minima, panel, first, count, factors.minima);
+  for (std::size_t g = 0; form.zeros && g < count; ++g) {
+    const std::uint8_t* from = panel + form.zeros_at + (first + g) * kPanel;
+    for (std::size_t c = 0; c < kPanel; ++c) factors.zeros[g][c] = from[c] + form.zero;
+  }
+}
+
+void grouped_encode(const PanelForm& form, const float* x, std::size_t rows, std::size_t depth, int bits,
+                    const std::int32_t* order, float* room, std::int16_t* q, std::int32_t* sums, float* scales) {
+  for (std::size_t r = 0; r < rows; ++r, x += depth, q += form.depth, sums += form.groups) {
+    const float* from = x;
+    if (order) {
+      for (std::size_t k = 0; k < depth; ++k) room[k] = x[order[k]];
+      from = room;
+    }
+    quantize(from, 1, depth, bits, q, scales + r);
+    for (std::size_t k = depth; k < form.depth; ++k) q[k] = 0;
+    for (std::size_t g = 0; g < form.groups; ++g) {
+      const std::size_t first = g * form.span, end = first + form.span < form.depth ? first + form.span : form.depth;
+      std::int32_t sum = 0;
+      for (std::size_t k = first; k < end; ++k) sum += q[k];
+      sums[g] = sum;
+    }
+  }
+}
+
+}  // namespace cutset::CUTSET_ISA
