@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import shutil
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -49,6 +50,7 @@ from cutset.video.sparsity.archive import read_archive, write_archive
 from cutset.video.views.runs import read_run
 from gguf_bytes import tiny_model
 from link.hellos import hello
+from models import quantized_files
 from mutations import mutations
 
 QUICK, THOROUGH = 300, 5000
@@ -92,6 +94,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (place / "scenario.json").write_text(
         json.dumps({"model": "alexnet", "worker": [{"link": "8MB/s,20ms", "speed": 1}]})
+    )
+    rng, small = np.random.default_rng(3), RandomModel(hidden=32, heads=2, kv_heads=1, vocab=32, layers=1)
+    gptq = {"quant_method": "gptq", "bits": 4, "group_size": 16, "checkpoint_format": "gptq"}
+    quantized_files.write(
+        place / "gptq", gptq, lambda n, o, i: quantized_files.gptq(rng, o, i, 4, 16, order=True), small
+    )
+    awq = {"quant_method": "awq", "bits": 4, "group_size": 16, "version": "gemm"}
+    quantized_files.write(place / "awq", awq, lambda n, o, i: quantized_files.awq(rng, o, i, 16), small)
+    scheme = {"num_bits": 4, "type": "int", "group_size": 16, "strategy": "group", "symmetric": False}
+    groups = {"group_0": {"targets": ["Linear"], "weights": scheme}}
+    packed = {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": groups}
+    quantized_files.write(
+        place / "packed",
+        packed,
+        lambda n, o, i: quantized_files.packed(rng, o, i, 4, 16, zeros="I32", order=True),
+        small,
+    )
+    fp8 = {"quant_method": "fp8", "weight_block_size": [16, 16]}
+    quantized_files.write(
+        place / "fp8", fp8, lambda n, o, i: quantized_files.fp8(rng, o, i, (o // 16, i // 16), (16, 16)), small
     )
     write_archive(
         place / "archive.npz", {"format": "f", "x": 1}, {"a": np.arange(6.0), "b": np.zeros((2, 2), np.int32)}
@@ -223,6 +245,30 @@ def spec(directory: Path) -> None:
     open_source(directory)
 
 
+def weights(directory: Path) -> None:
+    """All weights of a quantised checkpoint, of whatever method."""
+    with np.errstate(all="ignore"):
+        for tensor in open_source(directory).tensors.values():
+            tensor.float32()
+
+
+def in_quantized(method: str, name: str) -> Callable[[Path], Reader]:
+    """A checkpoint that another program has quantised, in which one file is the damaged one."""
+
+    def in_model(good: Path) -> Reader:
+        def inner(path: Path) -> None:
+            directory = path.parent / "around"
+            directory.mkdir(exist_ok=True)
+            for file in ("config.json", "model.safetensors"):
+                shutil.copyfile(path if file == name else good / method / file, directory / file)
+            weights(directory)
+
+        return inner
+
+    in_model.__qualname__ = "in_model"
+    return in_model
+
+
 def profile(path: Path) -> None:
     read_profile(path).check(tiny(), "0" * 64)
 
@@ -241,6 +287,11 @@ READERS: dict[str, tuple[str, Any, bool]] = {
     "exchange": ("exchange.json", exchange, True),
     "forward": ("exchange.json", command("forward", None, "--backend", "reference"), True),
     "config.json": ("model/config.json", in_model("config.json", spec), True),
+    **{
+        f"{method}, {name}": (f"{method}/{name}", in_quantized(method, name), name == "config.json")
+        for method in ("gptq", "awq", "packed", "fp8")
+        for name in ("config.json", "model.safetensors")
+    },
     "generation_config.json": ("generation_config.json", in_model("generation_config.json", spec), True),
     "index.json": ("index.json", in_model("model.safetensors.index.json", Checkpoint), True),
     "digests.json": ("digests.json", in_model("digests.json", digests), True),

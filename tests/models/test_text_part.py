@@ -190,7 +190,7 @@ def test_what_published_files_leave_out() -> None:
         ({"text_config": {"rope_parameters": {"rope_type": "linear"}}}, "rope_parameters: rope_type is not supported"),
         ({"text_config": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor other than 1"),
         ({"text_config": {"sliding_window": None}}, "some layers slide, but sliding_window is null"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantised checkpoint of another program"),
+        ({"quantization_config": {"quant_method": "hqq"}}, "quantised checkpoint of another program"),
         ({"surprise": 1}, "surprise is not supported for gemma3"),
     ],
 )

@@ -13,9 +13,11 @@ from typing import Any
 from cutset.errors import ArchitectureError
 from cutset.models.families.rope import ROPE_KEYS, USUAL, RopeRules, read_rope
 from cutset.models.files.fields import Fields
+from cutset.models.files.quantization import METHODS
 from cutset.models.spec import MOST_MLPS, Activation, DecoderSpec, MoESpec, RopeSpec
 
 __all__ = [
+    "QUANTIZATIONS",
     "Defaults",
     "Family",
     "check_keys",
@@ -31,6 +33,7 @@ __all__ = [
     "read_windows",
 ]
 
+QUANTIZATIONS = ("cutset", *METHODS)  # of which the weights are read
 LAYER_TYPES = {"full_attention": False, "attention": False, "sliding_attention": True}  # whether it has a window
 ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
@@ -137,7 +140,7 @@ class Defaults:
     eos: int | None = None
     activation: Activation = "silu"
     activation_key: str = "hidden_act"
-    quantizations: tuple[str, ...] = ("cutset",)  # methods of which it reads the weights
+    quantizations: tuple[str, ...] = QUANTIZATIONS  # methods of which it reads the weights
 
 
 def read_decoder(c: Fields, family: str, defaults: Defaults, **parts: Any) -> DecoderSpec:
@@ -182,12 +185,14 @@ def read_decoder(c: Fields, family: str, defaults: Defaults, **parts: Any) -> De
     )
 
 
-def check_quantization(c: Fields, known: tuple[str, ...] = ("cutset",)) -> None:
+def check_quantization(c: Fields, known: tuple[str, ...] = QUANTIZATIONS) -> None:
     """Raises ArchitectureError for a quantisation by a method that isn't known."""
     quantization = c.table("quantization_config")
-    if quantization is not None and quantization.value("quant_method") not in known:
+    method = None if quantization is None else quantization.value("quant_method")
+    if quantization is not None and method not in known:
         raise ArchitectureError(
-            f"{c.source}: a quantised checkpoint of another program; use the float one it came from"
+            f"{c.source}: a quantised checkpoint of another program, by the method {str(method)!r:.60}, of which "
+            f"nothing is known (known are {', '.join(sorted(known))}); use the float one it came from"
         )
 
 

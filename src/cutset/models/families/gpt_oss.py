@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from cutset.errors import ArchitectureError
-from cutset.models.families.common import Defaults, Family, keys, read_decoder, read_head_dim, read_sliding
+from cutset.models.families.common import (
+    QUANTIZATIONS,
+    Defaults,
+    Family,
+    keys,
+    read_decoder,
+    read_head_dim,
+    read_sliding,
+)
 from cutset.models.families.rope import read_rope
 from cutset.models.files.fields import Fields
 from cutset.models.spec import (
@@ -53,7 +61,7 @@ def read(c: Fields) -> DecoderSpec:
         intermediate=2880,
         theta=150000.0,
         eps=1e-5,
-        quantizations=("cutset", "mxfp4"),
+        quantizations=(*QUANTIZATIONS, "mxfp4"),
     )
     window = c.integer("sliding_window", 0 if c.names("sliding_window") else 128)
     sliding = read_sliding(c, lambda i: i % 2 == 0)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from cutset.models.families import load_spec
 from cutset.models.files.fields import read_json
+from cutset.models.files.float8 import ScaledFloats
 from cutset.models.files.formats import read_weights, weight_files
 from cutset.models.files.gguf_model import GGUFModel
 from cutset.models.files.grouped import GroupedTensor
@@ -100,5 +101,9 @@ def _of_tensor(tensor: Tensor) -> Stored:
     if isinstance(tensor, GroupedTensor):
         group = re.search(r"groups of (\d{1,9})", tensor.form)
         return Stored(tensor.form, weights, tensor.nbytes, int(group[1]) if group else 0)
-    size = weights * DTYPES[tensor.dtype]().itemsize if isinstance(tensor, StackedPart) else int(tensor.raw.nbytes)
+    if isinstance(tensor, StackedPart):
+        return Stored(tensor.dtype, weights, weights * DTYPES[tensor.dtype]().itemsize, 0)
+    if isinstance(tensor, ScaledFloats):
+        return Stored(tensor.form, weights, tensor.nbytes, 0)
+    size = int(tensor.raw.nbytes)
     return Stored(tensor.dtype, weights, size, 0)

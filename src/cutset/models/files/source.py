@@ -23,8 +23,10 @@ from cutset.models.files.gguf_model import GGUFModel
 from cutset.models.files.gguf_path import is_gguf
 from cutset.models.files.grouped import GroupedTensor
 from cutset.models.files.integer import check_integer_tensors, is_integer, stored_form
+from cutset.models.files.quantization import regrouped
 from cutset.models.files.specification import SPECIFICATION, describable, write_specification
-from cutset.models.files.stacked import StackedPart
+from cutset.models.files.stacked import StackedCodes, StackedPart
+from cutset.models.files.tensor import ComputedTensor
 from cutset.models.files.writer import new_directory, write_safetensors
 from cutset.models.spec import DecoderSpec, TensorName, TensorNames
 
@@ -70,7 +72,7 @@ def open_source(path: Path, verify: str = "changed") -> ModelSource:
             tensors = check_integer_tensors(spec, config, checkpoint)
             verify_digests(path, tensors, usable_cores(), always=verify == "always")
             return ModelSource(path, lambda: config, spec, tensors, "int8")
-        return _float_source(path, lambda: config, spec, checkpoint)
+        return _float_source(path, lambda: config, spec, regrouped(spec, config, checkpoint, path / "config.json"))
     if is_gguf(path):
         model = GGUFModel(path)
         return _float_source(path, lambda: model.config, model.spec, model)
@@ -134,7 +136,14 @@ def specify(directory: Path) -> Path:
         version = source.config["quantization_config"]["version"]
         stored, form = stored_form(source.spec, version), "int8" if version == 1 else "int8-packed"
     else:
-        if stacks := [source.tensors[name] for name in source.tensors if isinstance(source.tensors[name], StackedPart)]:
+        stacks = [tensor for tensor in source.tensors.values() if isinstance(tensor, StackedPart | StackedCodes)]
+        codes = [tensor for tensor in source.tensors.values() if isinstance(tensor, GroupedTensor | ComputedTensor)]
+        if codes and not stacks:
+            raise ModelError(
+                f"{codes[0].file} is quantised by another program, which a specification doesn't describe: "
+                f"make an exchange file of it with `cutset convert {directory} -o NEW.json`"
+            )
+        if stacks:
             raise ModelError(
                 f"{stacks[0].file} has all experts of a layer in one tensor, which a specification doesn't describe: "
                 f"make an exchange file of it with `cutset convert {directory} -o NEW.json`"

@@ -16,45 +16,57 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.errors import CheckpointError
-from cutset.models.files.tensor import FLOATS, Tensor
+from cutset.models.files.code_words import unpacked_codes
+from cutset.models.files.grouped import GroupedTensor, GroupedWeight, GroupScales
+from cutset.models.files.tensor import FLOATS, ComputedTensor, Tensor
 from cutset.models.spec import DecoderSpec, Site, Stacked
 
-__all__ = ["StackedPart", "mxfp4_bits", "unstacked"]
+__all__ = ["StackedCodes", "StackedPart", "mxfp4_bits", "unstacked"]
 
 GROUP = 32  # columns that share a scale
 FEWEST_INFINITE = 253  # scales from which on a number may be beyond float32
 ROWS = 256  # decoded at a time
 FP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float64)
+LEVELS = np.concatenate([2 * FP4, -2 * FP4]).astype(np.int8)  # twice the numbers
 Cut = Callable[[int], NDArray[Any]]  # the values of an expert, (rows, columns), as they are stored
-Read = tuple[str, tuple[Tensor, ...], Cut]  # dtype, where the values lie, and how they are read
+Codes = Callable[[int], GroupedWeight]  # the same of an expert, as codes
+Read = tuple[str, tuple[Tensor, ...], Cut, Codes | None]  # dtype, where the values lie, and how they are read
 
 
-class StackedPart(Tensor):
-    """A tensor that is computed from stored ones each time it is read."""
+class StackedPart(ComputedTensor):
+    """A tensor of floats that is cut out of one that holds several."""
 
-    __slots__ = ("_compute", "_sources")
+    __slots__ = ()
+
+
+class StackedCodes(GroupedTensor):
+    """The same of MXFP4. Whoever asks for floats gets bfloat16, which holds its numbers exactly."""
+
+    __slots__ = ("_floats",)
 
     def __init__(
         self,
         name: str,
-        shape: tuple[int, ...],
-        dtype: str,
+        shape: tuple[int, int],
         sources: tuple[Tensor, ...],
-        compute: Callable[[], NDArray[Any]],
+        floats: Callable[[], NDArray[Any]],
+        read: Callable[[], GroupedWeight],
     ) -> None:
-        self.name, self.file, self.dtype, self.shape = name, sources[0].file, dtype, shape
-        self._sources, self._compute = sources, compute
+        super().__init__(name, sources[0].file, shape, f"MXFP4, groups of {GROUP}", read, sources)
+        self.dtype, self._floats = "BF16", floats
 
     @property
     def raw(self) -> NDArray[Any]:  # type: ignore[override]
         """The values, computed anew each time."""
-        values = self._compute()
+        values = self._floats()
         values.flags.writeable = False
         return values
 
-    def forget(self) -> None:
-        for source in self._sources:
-            source.forget()
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the file that hold this part: half a byte a number, and one for the scale of 32."""
+        rows, columns = self.shape
+        return rows * columns * (GROUP // 2 + 1) // GROUP
 
 
 def unstacked(spec: DecoderSpec, found: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -89,18 +101,27 @@ def _parts(spec: DecoderSpec, one: Stacked, layer: int, rest: dict[str, Tensor])
     read = _floats(one, name, (experts, *shape), rest) or _mxfp4(name, (experts, *shape), rest)
     if read is None:
         return
-    dtype, sources, cut = read
+    dtype, sources, cut, codes = read
     turn = _untaken(one)
     for expert in range(experts):
         targets = spec.stored(one.role, layer, expert)  # gate and up may have names of their own
         rows = shape[0] // len(targets)
         for first, (target, _) in zip(range(0, shape[0], rows), targets, strict=True):
             own = slice(first, first + rows)
-            yield StackedPart(target, (rows, shape[1]), dtype, sources, partial(_turned, turn, cut, expert, own))
+            floats, size = partial(_turned, turn, cut, expert, own), (rows, shape[1])
+            if codes is None:
+                yield StackedPart(target, size, dtype, sources, floats)
+            else:
+                order = turn(np.arange(shape[0]))[own]
+                yield StackedCodes(target, size, sources, floats, partial(_taken, codes, expert, order))
 
 
 def _turned(turn: Callable[[NDArray[Any]], NDArray[Any]], cut: Cut, expert: int, own: slice) -> NDArray[Any]:
     return turn(cut(expert))[own]
+
+
+def _taken(codes: Codes, expert: int, order: NDArray[Any]) -> GroupedWeight:
+    return codes(expert).take(order)
 
 
 def _untaken(one: Stacked) -> Callable[[NDArray[Any]], NDArray[Any]]:
@@ -120,8 +141,8 @@ def _floats(one: Stacked, name: str, shape: tuple[int, ...], rest: dict[str, Ten
     experts, rows, columns = shape
     _check(stored, (experts, columns, rows) if one.transposed else shape, FLOATS)
     if one.transposed:
-        return stored.dtype, (stored,), lambda expert: stored.raw[expert].T
-    return stored.dtype, (stored,), lambda expert: stored.raw[expert]
+        return stored.dtype, (stored,), lambda expert: stored.raw[expert].T, None
+    return stored.dtype, (stored,), lambda expert: stored.raw[expert], None
 
 
 def _mxfp4(name: str, shape: tuple[int, ...], rest: dict[str, Tensor]) -> Read | None:
@@ -138,13 +159,25 @@ def _mxfp4(name: str, shape: tuple[int, ...], rest: dict[str, Tensor]) -> Read |
     if shape[-1] % GROUP:
         raise CheckpointError(f"{blocks.file}: {blocks.name}: {shape[-1]} columns are no multiple of {GROUP}")
 
-    def cut(expert: int) -> NDArray[np.uint16]:
-        exponents = scales.raw[expert]
-        if (exponents >= FEWEST_INFINITE).any():
+    def exponents(expert: int) -> NDArray[np.uint8]:
+        found: NDArray[np.uint8] = scales.raw[expert]
+        if (found >= FEWEST_INFINITE).any():
             raise CheckpointError(f"{scales.file}: {scales.name} has scales whose numbers aren't finite")
-        return mxfp4_bits(blocks.raw[expert], exponents)
+        return found
 
-    return "BF16", (blocks, scales), cut
+    def cut(expert: int) -> NDArray[np.uint16]:
+        return mxfp4_bits(blocks.raw[expert], exponents(expert))
+
+    def codes(expert: int) -> GroupedWeight:
+        halves = np.ldexp(np.float32(1), exponents(expert).astype(np.int32) - 128)  # the levels are twice the numbers
+        return GroupedWeight(mxfp4_codes(blocks.raw[expert]), 4, GROUP, GroupScales(halves), levels=LEVELS)
+
+    return "BF16", (blocks, scales), cut, codes
+
+
+def mxfp4_codes(blocks: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The codes of blocks (rows, groups, 16), (rows, 32 * groups)."""
+    return unpacked_codes(blocks.reshape(len(blocks), -1), 4, 2 * blocks.shape[1] * blocks.shape[2])
 
 
 def mxfp4_bits(blocks: NDArray[np.uint8], scales: NDArray[np.uint8]) -> NDArray[np.uint16]:

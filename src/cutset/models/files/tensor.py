@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,26 @@ from numpy.typing import NDArray
 
 from cutset.errors import CheckpointError
 
-__all__ = ["DTYPES", "FLOATS", "Tensor"]
+__all__ = ["DTYPES", "FLOATS", "ComputedTensor", "Tensor"]
 
 PIECE = 1 << 22  # bytes compared at a time
 
-# bfloat16 has no numpy type: its bytes are kept as uint16.
+# bfloat16 and floats of 8 bits have no numpy type: their bits are kept as unsigned integers.
 DTYPES: dict[str, Any] = {
     "F64": np.float64,
     "F32": np.float32,
     "F16": np.float16,
     "BF16": np.uint16,
+    "F8_E4M3": np.uint8,
+    "F8_E5M2": np.uint8,
+    "F8_E8M0": np.uint8,
     "I64": np.int64,
     "I32": np.int32,
     "I16": np.int16,
     "I8": np.int8,
+    "U64": np.uint64,
+    "U32": np.uint32,
+    "U16": np.uint16,
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
@@ -67,3 +74,36 @@ class Tensor:
         mapped: mmap.mmap | None = getattr(self.raw, "_mmap", None)
         if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
             mapped.madvise(mmap.MADV_DONTNEED)
+
+
+class ComputedTensor(Tensor):
+    """A tensor that is computed from stored ones each time it is read."""
+
+    __slots__ = ("_compute", "_sources")
+
+    def __init__(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: str,
+        sources: tuple[Tensor, ...],
+        compute: Callable[[], NDArray[Any]],
+    ) -> None:
+        self.name, self.file, self.dtype, self.shape = name, sources[0].file, dtype, shape
+        self._sources, self._compute = sources, compute
+
+    @property
+    def raw(self) -> NDArray[Any]:  # type: ignore[override]
+        """The values, computed anew each time."""
+        values = self._compute()
+        values.flags.writeable = False
+        return values
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the file that it is computed from."""
+        return sum(int(source.raw.nbytes) for source in self._sources)
+
+    def forget(self) -> None:
+        for source in self._sources:
+            source.forget()
