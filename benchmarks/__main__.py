@@ -20,6 +20,7 @@ COMMANDS = {
     "stream": Command("benchmarks.stream", "a network over emulated machines: bytes, plans, faults, planning"),
     "neighbours": Command("benchmarks.neighbours", "what hostile clients of an accelerator leave to the others"),
     "kernels_linear": Command("benchmarks.kernels_linear", "linear layers beside plain reads and torch"),
+    "kv": Command("benchmarks.kv", "a KV cache in 8 bits, and prefixes on disk, beside what they replace"),
     "report": Command("benchmarks.report", "write BENCHMARKS.md from benchmarks/*.json"),
 }
 for name, module in BENCHES.items():

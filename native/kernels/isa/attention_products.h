@@ -35,6 +35,15 @@ inline Vec load_cached(const std::int8_t* p) {  // the maskz forms: see simd_mat
 inline Vec load_cached(const std::int8_t* p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 }
+#elif defined(__x86_64__)
+inline Vec load_cached(const std::int8_t* p) {  // SSE2 has no conversion of bytes
+  int bits;
+  __builtin_memcpy(&bits, p, sizeof bits);
+  __m128i x = _mm_cvtsi32_si128(bits);
+  x = _mm_unpacklo_epi8(x, x);
+  x = _mm_unpacklo_epi16(x, x);
+  return _mm_cvtepi32_ps(_mm_srai_epi32(x, 24));
+}
 #else
 inline Vec load_cached(const std::int8_t* p) {
   typedef std::int8_t Bytes __attribute__((vector_size(4)));

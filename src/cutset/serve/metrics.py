@@ -123,7 +123,6 @@ class _Readings(Collector):
         for name, text, value in (
             ("prefix_cache_queries", "Prompt tokens looked up in the prefix cache", engine.prefix_queries_total),
             ("prefix_cache_hits", "Prompt tokens found in the prefix cache", engine.prefix_hits_total),
-            ("prefix_cache_disk_hits", "Of these, tokens found on disk", engine.stored_hits_total),
             (
                 "num_preemptions",
                 "Sequences that gave their blocks back and are computed again",
@@ -134,7 +133,10 @@ class _Readings(Collector):
         ):
             yield _counter(f"vllm:{name}", text, value, labels)
         yield _counter("cutset_steps", "Forward passes", engine.steps_total, {})
+        yield _counter("cutset_prefix_disk_hits", "Prompt tokens found on disk", engine.stored_hits_total, {})
         yield _gauge("cutset_kv_blocks", "Blocks of the KV cache", engine.blocks, {})
+        kv_dtype = {"kv_dtype": self.service.llm.settings.kv_dtype}
+        yield _gauge("cutset_kv_dtype", "1 for what keys and values are kept in", 1, kv_dtype)
         readiness = self.service.readiness
         yield _gauge("cutset_ready", "1 while requests are taken", self.service.ready, {})
         yield _counter(
