@@ -74,6 +74,14 @@ class TensorNames:
     k_norm: Names = (TensorName(LAYER + "self_attn.k_norm.weight", PLACE + "k_norm"),)
     o: Names = (TensorName(LAYER + "self_attn.o_proj.weight", PLACE + "wo"),)
     o_bias: Names = (TensorName(LAYER + "self_attn.o_proj.bias", PLACE + "bo"),)
+    layer_scale: Names = (TensorName(LAYER + "layer_scalar", PLACE + "layer_scale"),)
+    # Of what layers are told of a token; see LayerInputSpec.
+    layer_embedding: Names = (TensorName("model.embed_tokens_per_layer.weight", "layer_embedding"),)
+    layer_product: Names = (TensorName("model.per_layer_model_projection.weight", "layer_product"),)
+    layer_product_norm: Names = (TensorName("model.per_layer_projection_norm.weight", "rms_layer_product"),)
+    layer_gate: Names = (TensorName(LAYER + "per_layer_input_gate.weight", PLACE + "layer_gate"),)
+    layer_out: Names = (TensorName(LAYER + "per_layer_projection.weight", PLACE + "layer_out"),)
+    layer_output_norm: Names = (TensorName(LAYER + "post_per_layer_input_norm.weight", PLACE + "rms_layer_output"),)
     # Of layers with a state instead of attention:
     in_proj: Names = (TensorName(LAYER + "conv.in_proj.weight", PLACE + "w_in"),)
     in_proj_bias: Names = (TensorName(LAYER + "conv.in_proj.bias", PLACE + "b_in"),)

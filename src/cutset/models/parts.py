@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["ConvSpec", "DeltaSpec", "DynamicRope", "LongRope", "MoESpec", "RopeSpec"]
+__all__ = ["ConvSpec", "DeltaSpec", "DynamicRope", "HeadSizes", "LayerInputSpec", "LongRope", "MoESpec", "RopeSpec"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,41 @@ class RopeSpec:
     # Both None: the same frequencies whatever the limit of a sequence.
     dynamic: DynamicRope | None = None
     long: LongRope | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSizes:
+    """The heads of one layer's attention."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+    @property
+    def q_size(self) -> int:
+        """Columns of q."""
+        return self.heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        """Columns of k, and of v."""
+        return self.kv_heads * self.head_dim
+
+
+@dataclass(frozen=True, slots=True)
+class LayerInputSpec:
+    """What each layer is told of a token besides the residual stream x (Gemma 3n and 4), `width` floats in each layer:
+
+        p = scale · (embedding_scale · its own embedding + norm(product_scale · product of the token's embedding))
+
+    After its MLP a layer adds norm(out(activation(gate(x)) · p)).
+    """
+
+    vocab: int  # rows of the embedding, which holds all layers side by side
+    width: int
+    embedding_scale: float
+    product_scale: float
+    scale: float
 
 
 @dataclass(frozen=True, slots=True)

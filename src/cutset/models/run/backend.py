@@ -108,7 +108,7 @@ def cache_blocks(spec: DecoderSpec, choice: BackendChoice, settings: Settings, c
     Raises EngineError when a size was given that holds not even one block.
     """
     width = 2 if choice.dtype in HALF else 4
-    block_bytes = settings.block_size * 2 * len(spec.attention_layers) * spec.kv_size * width
+    block_bytes = settings.block_size * 2 * spec.kv_floats * width
     wanted = settings.max_num_seqs * -(-context // settings.block_size)
     room = _cache_bytes(choice, settings)
     states = 4 * spec.state_floats * (settings.max_num_seqs + kept_states(spec, choice, settings))

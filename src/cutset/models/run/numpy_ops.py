@@ -19,20 +19,22 @@ Floats = NDArray[np.float32]
 
 
 class NumpyCache:
-    """Keys and values, (attention layers, 2, blocks * block_size, kv_heads, head_dim), and states, (slots, floats) of
-    each layer that has such."""
+    """Keys and values, (2, blocks * block_size, kv_heads, head_dim), and states, (slots, floats), of each layer that
+    has such."""
 
     def __init__(self, spec: DecoderSpec, blocks: int, block_size: int, states: int) -> None:
         self.blocks, self.block_size = blocks, block_size
         # Zeros, which cost no memory until a page is written: long caches are left to the operating system.
-        shape = (len(spec.attention_layers), 2, blocks * block_size, spec.kv_heads, spec.head_dim)
-        self.data: Floats = np.zeros(shape, dtype=np.float32)
-        self.places = {layer: place for place, layer in enumerate(spec.attention_layers)}
+        self.data: dict[int, Floats] = {}
+        for layer in spec.attention_layers:
+            heads = spec.heads_of(layer)
+            shape = (2, blocks * block_size, heads.kv_heads, heads.head_dim)
+            self.data[layer] = np.zeros(shape, dtype=np.float32)
         size = spec.recurrent.state if spec.recurrent is not None else 0
         self.states: dict[int, Floats] = {
             layer: np.zeros((states, size), dtype=np.float32) for layer in sorted(spec.recurrent_layers)
         }
-        self.nbytes = self.data.nbytes + sum(state.nbytes for state in self.states.values())
+        self.nbytes = sum(data.nbytes for data in self.data.values()) + sum(state.nbytes for state in self.states.values())
 
 
 class NumpyOps:
@@ -79,24 +81,25 @@ class NumpyOps:
     def attend(
         self,
         q: Floats,
-        k: Floats,
-        v: Floats,
+        k: Floats | None,
+        v: Floats | None,
         layer: int,
         batch: Batch,
         cache: NumpyCache,
         spec: DecoderSpec,
         sinks: Any,
     ) -> Floats:
-        slots = batch.slots(cache.block_size)
-        keys, values = cache.data[cache.places[layer]]
-        keys[slots], values[slots] = k, v
+        keys, values = cache.data[spec.kv_layer(layer)]
+        if k is not None:
+            slots = batch.slots(cache.block_size)
+            keys[slots], values[slots] = k, v
         parts = []
         for i in range(len(batch.context_lens)):
             own = slice(int(batch.row_starts[i]), int(batch.row_starts[i + 1]))
             past = batch.context_slots(i, cache.block_size)
             mask = None if batch.key_mask is None else batch.key_mask[i, : len(past)]
             options: dict[str, Any] = {"window": spec.window(layer), "key_mask": mask}
-            options |= {"scale": spec.score_scale, "softcap": spec.attention_softcap, "sinks": sinks}
+            options |= {"scale": spec.score_scale(layer), "softcap": spec.attention_softcap, "sinks": sinks}
             parts.append(reference.attention(q[own], keys[past], values[past], **options))
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 

@@ -34,20 +34,22 @@ def torch_device(name: str) -> torch.device:
 
 
 class TorchCache:
-    """Keys and values, (attention layers, 2, blocks * block_size, kv_heads, head_dim), and states, (slots, floats) of
-    each layer that has such."""
+    """Keys and values, (2, blocks * block_size, kv_heads, head_dim), and states, (slots, floats), of each layer that
+    has such."""
 
     def __init__(self, spec: DecoderSpec, blocks: int, block_size: int, states: int, ops: TorchOps) -> None:
         self.blocks, self.block_size = blocks, block_size
-        shape = (len(spec.attention_layers), 2, blocks * block_size, spec.kv_heads, spec.head_dim)
-        self.data = torch.zeros(shape, dtype=ops.dtype, device=ops.device)
-        self.places = {layer: place for place, layer in enumerate(spec.attention_layers)}
+        self.data: dict[int, torch.Tensor] = {}
+        for layer in spec.attention_layers:
+            heads = spec.heads_of(layer)
+            shape = (2, blocks * block_size, heads.kv_heads, heads.head_dim)
+            self.data[layer] = torch.zeros(shape, dtype=ops.dtype, device=ops.device)
         size = spec.recurrent.state if spec.recurrent is not None else 0
         self.states = {
             layer: torch.zeros((states, size), dtype=torch.float32, device=ops.device)
             for layer in sorted(spec.recurrent_layers)
         }
-        self.nbytes = self.data.nbytes + sum(state.nbytes for state in self.states.values())
+        self.nbytes = sum(data.nbytes for data in self.data.values()) + sum(state.nbytes for state in self.states.values())
 
 
 class TorchOps:
@@ -118,24 +120,25 @@ class TorchOps:
     def attend(
         self,
         q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
+        k: torch.Tensor | None,
+        v: torch.Tensor | None,
         layer: int,
         batch: Batch,
         cache: TorchCache,
         spec: DecoderSpec,
         sinks: torch.Tensor | None,
     ) -> torch.Tensor:
-        slots = self._indices(batch.slots(cache.block_size))
-        keys, values = cache.data[cache.places[layer]]
-        keys[slots], values[slots] = k, v
+        keys, values = cache.data[spec.kv_layer(layer)]
+        if k is not None:
+            slots = self._indices(batch.slots(cache.block_size))
+            keys[slots], values[slots] = k, v
         parts = []
         for i in range(len(batch.context_lens)):
             own = slice(int(batch.row_starts[i]), int(batch.row_starts[i + 1]))
             past = self._indices(batch.context_slots(i, cache.block_size))
             seen = self._seen(batch, i, own.stop - own.start, spec.window(layer))
             qs, ks, vs = (x.transpose(0, 1)[None] for x in (q[own], keys[past], values[past]))
-            scale = spec.score_scale
+            scale = spec.score_scale(layer)
             if spec.attention_softcap or sinks is not None:
                 mixed = _plain_attention(qs, ks, vs, seen, scale, spec.attention_softcap, sinks)
             else:
