@@ -389,6 +389,7 @@ CASES |= {
         "Gemma4",
         {
             **GEMMA4,
+            "attention_k_eq_v": True,
             "hidden_size_per_layer_input": 0,
             "num_kv_shared_layers": 0,
             "use_double_wide_mlp": False,
@@ -404,11 +405,10 @@ CASES |= {
         {
             **GEMMA4,
             **by_type({**PROPORTIONAL, "factor": 2.0}, LINEAR),
-            "layer_types": [*MIXED, "full_attention", *MIXED],
+            "layer_types": [*MIXED, "full_attention", *MIXED],  # the last one becomes full
             "attention_k_eq_v": True,
             "num_global_key_value_heads": 1,
             "global_head_dim": 12,
-            "hidden_size_per_layer_input": 0,
             "attention_bias": True,
         },
     ),
