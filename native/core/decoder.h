@@ -105,7 +105,8 @@ class KvCache {
   std::vector<HeadShape> shapes_;  // of each layer
   std::vector<Place> places_;
   std::size_t block_floats_ = 0;
-  // [blocks][layers with their own][keys, values], so that short contexts touch little of it: fresh memory is what a start waits for.
+  // [blocks][layers with their own][keys, values], so that short contexts touch little of it: fresh memory is what a
+  // start waits for.
   Buffer memory_;
 };
 

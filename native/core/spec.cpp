@@ -87,7 +87,8 @@ std::size_t DecoderSpec::index(Site site, int layer, int expert) const {
 
 void DecoderSpec::check_layers() const {
   require(layer_heads.empty() || layer_heads.size() == layers, "heads must be given for each layer");
-  require(intermediates.empty() || intermediates.size() == layers, "intermediates must have one element for each layer");
+  require(intermediates.empty() || intermediates.size() == layers,
+          "intermediates must have one element for each layer");
   require(kv_layers.empty() || kv_layers.size() == layers, "kv_layers must have one element for each layer");
   require(equal_kv.empty() || equal_kv.size() == layers, "equal_kv must have one element for each layer");
   require(rotary_dims.empty() || rotary_dims.size() == rotary_tables, "rotary_dims must have one element a table");

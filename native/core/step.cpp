@@ -259,8 +259,7 @@ void Step::start_layer() {
   told("attention_norm", h_.data(), live_, spec.hidden);
   const bool parted = spec.is_parted(layer_) && !spec.is_recurrent(layer_);
   if (parted) parts_.take(live_, spec.qkv_outputs(layer_));
-  qkv_.take(live_,
-            parted ? spec.heads_of(layer_).qkv_size() : spec.outputs(Site::kQkv, static_cast<int>(layer_), -1));
+  qkv_.take(live_, parted ? spec.heads_of(layer_).qkv_size() : spec.outputs(Site::kQkv, static_cast<int>(layer_), -1));
   wait(Site::kQkv, -1, h_, live_, parted ? parts_ : qkv_);
 }
 
@@ -368,7 +367,8 @@ void Step::prepare_heads(std::size_t begin, std::size_t end) {
     if (table >= 0) {
       const std::size_t at = angles + r * half;
       glue.apply_rope(q, shape.qkv_size(), batch_.cos + at, batch_.sin + at, 1,
-                      shape.heads + (own ? shape.kv_heads : 0), shape.head_dim, spec.rotary_of(table), spec.rotary_interleaved);
+                      shape.heads + (own ? shape.kv_heads : 0), shape.head_dim, spec.rotary_of(table),
+                      spec.rotary_interleaved);
     }
     if (batch_.query_scales) glue.scale(q, batch_.query_scales[r], shape.q_size());
     if (own) append(shape, cache, slots_.data(), qkv_.data(), r, r + 1);
@@ -387,7 +387,8 @@ void Step::after_qkv() {
   if (trace_) {
     const int layer = static_cast<int>(layer_);
     trace_({"rope_q", layer, -1, qkv_.data(), live_, shape.q_size(), shape.qkv_size()});
-    if (spec.has_own_kv(layer_)) trace_({"rope_k", layer, -1, qkv_.data() + shape.q_size(), live_, shape.kv_size(), shape.qkv_size()});
+    if (spec.has_own_kv(layer_))
+      trace_({"rope_k", layer, -1, qkv_.data() + shape.q_size(), live_, shape.kv_size(), shape.qkv_size()});
   }
   const std::vector<Span> spans =
       last_layer() ? wanted_spans(batch_.rows, batch_.logit_rows, batch_.wanted) : all_spans(batch_.rows);

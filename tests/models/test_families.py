@@ -409,12 +409,13 @@ CASES |= {
             "attention_k_eq_v": True,
             "num_global_key_value_heads": 1,
             "global_head_dim": 12,
+            "initializer_range": 0.14,
             "attention_bias": True,
         },
     ),
     "gemma4": (
         "Gemma4ForConditionalGeneration",
-        {"text_config": {**GEMMA4, "model_type": "gemma4_text", "pad_token_id": 0}, **GEMMA4_OTHERS},
+        {"text_config": {**GEMMA4, "model_type": "gemma4_text", "pad_token_id": 130}, **GEMMA4_OTHERS},
     ),
     "smollm3": ("SmolLM3", {"num_hidden_layers": 5}),
     "smollm3-options": (

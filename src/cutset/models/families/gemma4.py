@@ -24,7 +24,8 @@ FAMILY = Family(
     harmless=OTHER_KEYS
     | keys(
         """
-        audio_config audio_token_id boa_token_id eoa_token_id eoa_token_index video_token_id vision_soft_tokens_per_image
+        audio_config audio_token_id boa_token_id eoa_token_id eoa_token_index video_token_id
+        vision_soft_tokens_per_image
         """
     ),
 )

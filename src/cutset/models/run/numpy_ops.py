@@ -34,7 +34,9 @@ class NumpyCache:
         self.states: dict[int, Floats] = {
             layer: np.zeros((states, size), dtype=np.float32) for layer in sorted(spec.recurrent_layers)
         }
-        self.nbytes = sum(data.nbytes for data in self.data.values()) + sum(state.nbytes for state in self.states.values())
+        self.nbytes = sum(data.nbytes for data in self.data.values()) + sum(
+            state.nbytes for state in self.states.values()
+        )
 
 
 class NumpyOps:

@@ -49,7 +49,9 @@ class TorchCache:
             layer: torch.zeros((states, size), dtype=torch.float32, device=ops.device)
             for layer in sorted(spec.recurrent_layers)
         }
-        self.nbytes = sum(data.nbytes for data in self.data.values()) + sum(state.nbytes for state in self.states.values())
+        self.nbytes = sum(data.nbytes for data in self.data.values()) + sum(
+            state.nbytes for state in self.states.values()
+        )
 
 
 class TorchOps:
