@@ -110,7 +110,7 @@ void make_decoder(PyDecoder* self, std::size_t vocab, std::size_t hidden, std::s
                   std::vector<std::size_t> intermediates, std::vector<std::size_t> kv_layers,
                   const std::vector<bool>& equal_kv, std::vector<std::size_t> rotary_dims, std::size_t layer_vocab,
                   std::size_t layer_width, float layer_embedding_scale, float layer_product_scale,
-                  float layer_input_scale) {
+                  float layer_input_scale, float router_scale) {
   DecoderSpec spec = {vocab,
                       hidden,
                       layers,
@@ -146,7 +146,8 @@ void make_decoder(PyDecoder* self, std::size_t vocab, std::size_t hidden, std::s
                       std::move(kv_layers),
                       equal_kv,
                       std::move(rotary_dims),
-                      {layer_vocab, layer_width, layer_embedding_scale, layer_product_scale, layer_input_scale}};
+                      {layer_vocab, layer_width, layer_embedding_scale, layer_product_scale, layer_input_scale},
+                      router_scale};
   require(layer_kv_heads.size() == layer_head_dims.size(), "layer_kv_heads and layer_head_dims must go together");
   for (std::size_t l = 0; l < layer_kv_heads.size(); ++l) {
     spec.layer_heads.push_back({heads, layer_kv_heads[l], layer_head_dims[l]});
@@ -182,6 +183,11 @@ void make_decoder(PyDecoder* self, std::size_t vocab, std::size_t hidden, std::s
     layer.down_bias = read("down_bias", l, {hidden});
     layer.sinks = read("sinks", l, {heads});
     layer.router = read("router", l, {experts, hidden});
+    layer.router_norm = read("router_norm", l, {hidden});
+    layer.expert_norm = read("expert_norm", l, {hidden});
+    layer.expert_output_norm = read("expert_output_norm", l, {hidden});
+    layer.shared_output_norm = read("shared_output_norm", l, {hidden});
+    layer.expert_scale = read("expert_scale", l, {experts});
     layer.router_bias = read("router_bias", l, {experts});
     layer.expert_gate_up_bias = read("expert_gate_up_bias", l, {experts, 2 * expert_intermediate});
     layer.expert_down_bias = read("expert_down_bias", l, {experts, hidden});
@@ -340,7 +346,7 @@ void bind_decoder(nb::module_& m) {
            "intermediates"_a = std::vector<std::size_t>(), "kv_layers"_a = std::vector<std::size_t>(),
            "equal_kv"_a = std::vector<bool>(), "rotary_dims"_a = std::vector<std::size_t>(), "layer_vocab"_a = 0,
            "layer_width"_a = 0, "layer_embedding_scale"_a = 1.0f, "layer_product_scale"_a = 1.0f,
-           "layer_input_scale"_a = 1.0f);
+           "layer_input_scale"_a = 1.0f, "router_scale"_a = 1.0f);
 
   nb::class_<KvCache>(m, "KvCache", "Keys and values of all layers in blocks of tokens.")
       .def(

@@ -35,6 +35,11 @@ Decoder::Decoder(DecoderSpec spec, Parameters parameters, ThreadPool& pool)
     require(!spec_.has_own_kv(l) || !layer.q_norm == !layer.k_norm, "a layer needs both q_norm and k_norm, or none");
     require(spec_.has_own_kv(l) || (!layer.k_norm && !layer.v_norm), "a layer that uses another's keys has no norms");
     require(!layer.router == !spec_.is_sparse(l), "a sparse layer needs a router, and no other has one");
+    const bool normed = layer.router_norm && layer.expert_norm && layer.expert_output_norm && layer.expert_scale;
+    require(normed || (!layer.router_norm && !layer.expert_norm && !layer.expert_output_norm && !layer.expert_scale),
+            "experts need all norms of their own, or none");
+    require(!layer.shared_output_norm == !(normed && spec_.shared), "shared experts need their norm, or none");
+    require(!normed || layer.router, "only experts have norms of their own");
     require(!layer.shared_gate || (spec_.shared && layer.router), "only shared experts have gates");
     if (layer.shared_gate) {
       shared_gates_[l] = std::make_unique<PackedF32>(layer.shared_gate, spec_.shared, spec_.hidden, pool);

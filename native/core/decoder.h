@@ -30,6 +30,11 @@ struct LayerParameters {
   const float* down_bias = nullptr;            // (hidden)
   const float* sinks = nullptr;                // (heads)
   const float* router = nullptr;               // (experts, hidden) of a sparse layer; copied
+  const float* router_norm = nullptr;          // (hidden), and the following: of experts with norms of their own
+  const float* expert_norm = nullptr;          // (hidden)
+  const float* expert_output_norm = nullptr;   // (hidden)
+  const float* shared_output_norm = nullptr;   // (hidden)
+  const float* expert_scale = nullptr;         // (experts)
   const float* router_bias = nullptr;          // (experts)
   const float* expert_gate_up_bias = nullptr;  // (experts, [gate | up])
   const float* expert_down_bias = nullptr;     // (experts, hidden)

@@ -48,7 +48,8 @@ std::size_t DecoderSpec::qkv_outputs(std::size_t layer) const {
 
 std::size_t DecoderSpec::width(std::size_t layer, int expert) const {
   if (expert < 0) return intermediates.empty() ? intermediate : intermediates[layer];
-  return static_cast<std::size_t>(expert) < experts ? expert_intermediate : shared_intermediate;
+  if (static_cast<std::size_t>(expert) < experts) return expert_intermediate;
+  return intermediates.empty() ? shared_intermediate : intermediates[layer];
 }
 
 std::size_t DecoderSpec::inputs(Site site, int layer, int expert) const {

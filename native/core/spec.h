@@ -80,11 +80,12 @@ struct DecoderSpec {
 
   // Per layer, where layers differ; empty where they don't.
   std::vector<HeadShape> layer_heads;
-  std::vector<std::size_t> intermediates;  // of dense MLPs
+  std::vector<std::size_t> intermediates;  // of MLPs that every row passes
   std::vector<std::size_t> kv_layers;      // the one whose keys and values a layer uses, its own number or a lower one
   std::vector<bool> equal_kv;              // v is k as it is before its norm
   std::vector<std::size_t> rotary_dims;    // per table, at most rotary_dim, by which their rows are apart
   LayerInputs layer_inputs;
+  float router_scale = 1.0f;  // of the router's product
 
   const HeadShape& heads_of(std::size_t layer) const { return layer_heads.empty() ? heads : layer_heads[layer]; }
   std::size_t kv_layer(std::size_t layer) const { return kv_layers.empty() ? layer : kv_layers[layer]; }

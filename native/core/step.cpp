@@ -473,6 +473,9 @@ void Step::after_down() {
            product_.rows, spec.hidden);
   told("down", y_.data(), product_.rows, spec.hidden, expert);
   if (expert < 0) return close_layer(y_.data());
+  if (static_cast<std::size_t>(expert) >= spec.experts) {
+    norm_given(layer_parameters().shared_output_norm, y_.data(), product_.rows);
+  }
 
   const float* y = y_.data();
   float* mixture = mixture_.data();
@@ -488,13 +491,37 @@ void Step::after_down() {
   next_expert(number + 1);
 }
 
+// expert_inputs_ = norm(x)
+void Step::norm_for_experts(const float* gain) {
+  const DecoderSpec& spec = decoder_.spec();
+  float* out = expert_inputs_.take(live_, spec.hidden);
+  each_rows(pool_, live_, spec.hidden, [&](std::size_t begin, std::size_t end) {
+    normalise(x_.data() + begin * spec.hidden, gain, spec, end - begin, out + begin * spec.hidden);
+  });
+}
+
+// x = norm(x), where there is a norm;  x: (rows, hidden)
+void Step::norm_given(const float* gain, float* x, std::size_t rows) {
+  const DecoderSpec& spec = decoder_.spec();
+  if (!gain) return;
+  each_rows(pool_, rows, spec.hidden, [&](std::size_t begin, std::size_t end) {
+    float* at = x + begin * spec.hidden;
+    kernels().glue.rms_norm(at, gain, spec.norm_eps, end - begin, spec.hidden, at);
+  });
+}
+
 void Step::route() {
   const DecoderSpec& spec = decoder_.spec();
   float* logits = router_.take(live_, spec.experts);
   float* scratch = router_scratch_.take(live_, spec.experts);
   float* weights = weights_.take(live_, spec.top_k);
   picked_.resize(live_ * spec.top_k);
-  decoder_.router(layer_).forward(pool_, h_.data(), live_, logits, workspace_);
+  const LayerParameters& own = layer_parameters();
+  const bool normed = own.router_norm != nullptr;
+  if (normed) norm_for_experts(own.router_norm);
+  decoder_.router(layer_).forward(pool_, normed ? expert_inputs_.data() : h_.data(), live_, logits, workspace_);
+  if (spec.router_scale != 1.0f) kernels().glue.scale(logits, spec.router_scale, live_ * spec.experts);
+  if (normed) norm_for_experts(own.expert_norm);
   add_bias(layer_parameters().router_bias, logits, live_, spec.experts);
   if (const PackedF32* gate = decoder_.shared_gate(layer_)) {
     float* gates = shared_weights_.take(live_, spec.shared);
@@ -507,6 +534,9 @@ void Step::route() {
     kernels().glue.moe_route(logits + at, end - begin, spec.experts, spec.top_k, spec.normalise,
                              picked_.data() + begin * spec.top_k, weights + begin * spec.top_k, scratch + at);
   });
+  if (own.expert_scale) {
+    for (std::size_t i = 0; i < picked_.size(); ++i) weights[i] *= own.expert_scale[picked_[i]];
+  }
   routed_.resize(spec.experts);
   for (std::vector<Routed>& rows : routed_) rows.clear();
   for (std::size_t i = 0; i < picked_.size(); ++i) {
@@ -519,6 +549,8 @@ void Step::route() {
 void Step::next_expert(std::size_t expert) {
   const DecoderSpec& spec = decoder_.spec();
   while (expert < spec.experts && routed_[expert].empty()) ++expert;
+  // Once, when all routed ones are through.
+  if (expert == spec.experts) norm_given(layer_parameters().expert_output_norm, mixture_.data(), live_);
   if (expert == spec.experts + spec.shared) {
     told("experts", mixture_.data(), live_, spec.hidden);
     return close_layer(mixture_.data());
@@ -526,9 +558,10 @@ void Step::next_expert(std::size_t expert) {
   const bool routed = expert < spec.experts;
   const std::size_t rows = routed ? routed_[expert].size() : live_;
   if (routed) {
+    const float* inputs = layer_parameters().expert_norm ? expert_inputs_.data() : h_.data();
     float* gathered = gathered_.take(rows, spec.hidden);
     for (std::size_t i = 0; i < rows; ++i) {
-      const float* row = h_.data() + routed_[expert][i].row * spec.hidden;
+      const float* row = inputs + routed_[expert][i].row * spec.hidden;
       std::memcpy(gathered + i * spec.hidden, row, spec.hidden * sizeof(float));
     }
   }

@@ -111,6 +111,8 @@ class Step {
   void after_gate_up();
   void after_down();
   void route();
+  void norm_for_experts(const float* gain);
+  void norm_given(const float* gain, float* x, std::size_t rows);
   void next_expert(std::size_t expert);
   void close_layer(float* delta);
   void finish_logits();
@@ -162,6 +164,7 @@ class Step {
   std::vector<std::int32_t> picked_;          // (live, top_k)
   std::vector<std::vector<Routed>> routed_;   // the rows of each expert
   Floats gathered_;                           // (rows of an expert, hidden)
+  Floats expert_inputs_;                      // (live, hidden) where experts have norms of their own
   Floats mixture_;                            // (live, hidden)
 };
 

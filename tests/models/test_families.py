@@ -413,6 +413,18 @@ CASES |= {
             "attention_bias": True,
         },
     ),
+    "gemma4-text-mixture": (
+        "Gemma4",
+        {
+            **GEMMA4,
+            "enable_moe_block": True,
+            "num_experts": 70,
+            "top_k_experts": 20,
+            "moe_intermediate_size": 28,
+            "hidden_size": 48,  # its experts' kernel wants strides of 16 bytes
+            "hidden_size_per_layer_input": 6,
+        },
+    ),
     "gemma4": (
         "Gemma4ForConditionalGeneration",
         {"text_config": {**GEMMA4, "model_type": "gemma4_text", "pad_token_id": 130}, **GEMMA4_OTHERS},
@@ -484,7 +496,7 @@ def write_checkpoint(directory: Path, family: str, *, tokenizer: bool = False, *
     model = made(config).eval()
     with torch.no_grad():
         for name, value in model.named_parameters():
-            if name.endswith("norm.weight"):
+            if name.endswith(("norm.weight", "norm_1.weight", "norm_2.weight", "router.scale", "per_expert_scale")):
                 value.uniform_(0.5, 1.5)
             elif name.endswith("bias"):
                 value.normal_(0, 0.3)

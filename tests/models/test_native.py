@@ -87,6 +87,12 @@ SPECS = {
     "layers-told-of-tokens": replace(
         DENSE, output_norms=True, layer_scales=True, layer_inputs=LayerInputSpec(70, 10, 3.0, 0.3, 0.7)
     ),
+    "experts-with-norms": replace(
+        MIXTURE,
+        moe=MoESpec(5, 2, 24, normalise=True, shared=1, shared_intermediate=20, own_norms=True, router_scale=0.6),
+        intermediates=(40, 50, 30),
+        layer_scales=True,
+    ),
     "gates-and-shared-keys": replace(
         MIXTURE, gated_attention=True, kv_layers=(0, 0, 0), layer_inputs=LayerInputSpec(61, 5, 2.0, 0.2, 0.5)
     ),

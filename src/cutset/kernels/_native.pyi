@@ -234,6 +234,7 @@ class Decoder:
         layer_embedding_scale: float = 1.0,
         layer_product_scale: float = 1.0,
         layer_input_scale: float = 1.0,
+        router_scale: float = 1.0,
     ) -> None:
         """parameters: by name and layer, -1 for those of no layer; they aren't copied."""
 

@@ -94,6 +94,16 @@ class TensorNames:
     delta_gain: Names = (TensorName(LAYER + "linear_attn.norm.weight", PLACE + "rms_delta"),)
     router: Names = (TensorName(LAYER + "mlp.gate.weight", PLACE + "router"),)
     router_bias: Names = (TensorName(LAYER + "mlp.gate.bias", PLACE + "router_bias"),)
+    # Of experts that have norms of their own; see MoESpec.
+    router_norm: Names = (TensorName(LAYER + "router.scale", PLACE + "rms_router"),)
+    expert_norm: Names = (TensorName(LAYER + "pre_feedforward_layernorm_2.weight", PLACE + "rms_expert"),)
+    expert_output_norm: Names = (
+        TensorName(LAYER + "post_feedforward_layernorm_2.weight", PLACE + "rms_expert_output"),
+    )
+    shared_output_norm: Names = (
+        TensorName(LAYER + "post_feedforward_layernorm_1.weight", PLACE + "rms_shared_output"),
+    )
+    expert_scale: Names = (TensorName(LAYER + "router.per_expert_scale", PLACE + "expert_scale"),)
     shared_gate: Names = (TensorName(LAYER + "mlp.shared_expert_gate.weight", PLACE + "shared_gate"),)
     gate_up: Names = (
         TensorName(LAYER + "mlp.gate_proj.weight", PLACE + "w_gate"),

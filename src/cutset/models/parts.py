@@ -85,6 +85,11 @@ class MoESpec:
     shared: int = 0  # MLPs that every row passes, each of the width `shared_intermediate`
     shared_intermediate: int = 0
     shared_gate: bool = False  # what a shared MLP gives is multiplied by the sigmoid of a product of its own
+    # Router, routed and shared experts each have norms of their own (Gemma 4): the router and the routed ones take the
+    # residual stream, what either kind of experts gives is normed before both are added, and the weight of an expert
+    # is multiplied by a number of its own.
+    own_norms: bool = False
+    router_scale: float = 1.0  # of the router's product
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,7 +148,8 @@ class DecoderSpec:
     attention_softcap: float = 0.0  # scores are limited to that by tanh (Gemma 2, arXiv:2408.00118); 0: they aren't
     logit_softcap: float = 0.0  # the same for logits
     windows: tuple[int, ...] = ()  # per layer: how many tokens back a query sees, itself included; 0 = all
-    # Per layer, where layers differ; () where they don't: (key-value heads, size of a head), and the MLP's width.
+    # Per layer, where layers differ; () where they don't: (key-value heads, size of a head), and the width of
+    # MLPs that every row passes.
     head_sizes: tuple[tuple[int, int], ...] = ()
     intermediates: tuple[int, ...] = ()
     kv_layers: tuple[int, ...] = ()  # per layer: the one, of its sizes, whose keys and values it uses; () is its own
@@ -332,6 +333,10 @@ class DecoderSpec:
                 yield from self._tensors("mlp_output_norm", (self.hidden,), 0, layer)
             if layer in self.sparse_layers and self.moe is not None:
                 yield from self._tensors("router", (self.moe.experts,), self.hidden, layer)
+                if self.moe.own_norms:
+                    for norm in ("router_norm", "expert_norm", "expert_output_norm", "shared_output_norm"):
+                        yield from self._tensors(norm, (self.hidden,), 0, layer)
+                    yield from self._tensors("expert_scale", (self.moe.experts,), 0, layer)
                 if self.moe.shared_gate:
                     yield from self._tensors("shared_gate", (self.moe.shared,), self.hidden, layer)
                 if self.router_bias:
@@ -403,7 +408,9 @@ class DecoderSpec:
         """Intermediate size of the dense MLP (-1), of a routed or of a shared expert."""
         if expert < 0 or self.moe is None:
             return self.intermediates[layer] if self.intermediates else self.intermediate
-        return self.moe.intermediate if expert < self.moe.experts else self.moe.shared_intermediate
+        if expert < self.moe.experts:
+            return self.moe.intermediate
+        return self.intermediates[layer] if self.intermediates else self.moe.shared_intermediate
 
     def parameter_count(self) -> int:
         """Parameters of the decoder; tied ones once."""

@@ -11,8 +11,32 @@ from cutset.models.families.common import Defaults, Family, keys, read_decoder, 
 from cutset.models.families.gemma2 import NAMES, read_cap
 from cutset.models.families.rope import ROPE_KEYS, read_rope
 from cutset.models.files.fields import MOST, Fields
-from cutset.models.spec import DecoderSpec, LayerInputSpec, RopeSpec
+from cutset.models.spec import (
+    LAYER,
+    PLACE,
+    SHARED_PLACE,
+    DecoderSpec,
+    LayerInputSpec,
+    MoESpec,
+    RopeSpec,
+    Stacked,
+    TensorName,
+)
 
+# The MLP stands beside the experts: a shared one.
+MIXTURE_NAMES = replace(
+    NAMES,
+    router=(TensorName(LAYER + "router.proj.weight", PLACE + "router"),),
+    shared_gate_up=(
+        TensorName(LAYER + "mlp.gate_proj.weight", SHARED_PLACE + "w_gate"),
+        TensorName(LAYER + "mlp.up_proj.weight", SHARED_PLACE + "w_up"),
+    ),
+    shared_down=(TensorName(LAYER + "mlp.down_proj.weight", SHARED_PLACE + "w_down"),),
+)
+STACKED = (
+    Stacked("expert_gate_up", LAYER + "experts.gate_up_proj"),
+    Stacked("expert_down", LAYER + "experts.down_proj"),
+)
 POSITIONS = 131072
 KINDS = ("full_attention", "sliding_attention")
 ROPES: dict[str, dict[str, Any]] = {
@@ -37,8 +61,6 @@ DEFAULTS = Defaults(
 
 def read(c: Fields) -> DecoderSpec:
     """Raises ArchitectureError."""
-    if c.flag("enable_moe_block"):
-        raise ArchitectureError(f"{c.source}: enable_moe_block is not supported: experts beside an MLP don't run yet")
     bias, layers = c.flag("attention_bias"), c.integer("num_hidden_layers")
     sliding = read_sliding(c, lambda i: (i + 1) % 6 != 0)
     sliding = (*sliding[:-1], False)  # the last one always sees all
@@ -47,6 +69,7 @@ def read(c: Fields) -> DecoderSpec:
     shared = [kv_layers[layer] != layer for layer in range(layers)]
     width, wide = c.integer("intermediate_size", DEFAULTS.intermediate), c.flag("use_double_wide_mlp")
     equal = c.flag("attention_k_eq_v")
+    moe = _experts(c, width) if c.flag("enable_moe_block") else None
     window = c.integer("sliding_window", 512)
     return read_decoder(
         c,
@@ -70,7 +93,10 @@ def read(c: Fields) -> DecoderSpec:
         attention_scale=1.0,
         logit_softcap=read_cap(c, "final_logit_softcapping", 0.0),
         windows=tuple(window if slides else 0 for slides in sliding),
-        names=NAMES,
+        moe=moe,
+        sparse_layers=frozenset(range(layers) if moe else ()),
+        names=NAMES if moe is None else MIXTURE_NAMES,
+        stacked=() if moe is None else STACKED,
         # Files may have them where a layer uses the keys and values of another.
         other_parts=tuple(
             f"model.layers.{layer}.self_attn.{part}."
@@ -145,6 +171,22 @@ def _ropes(c: Fields, sliding: tuple[bool, ...], head_sizes: tuple[tuple[int, in
     return {"rope": found[0], "other_ropes": (found[1],), "rope_tables": tuple(int(slides) for slides in sliding)}
 
 
+def _experts(c: Fields, width: int) -> MoESpec:
+    count, picked = c.integer("num_experts"), c.integer("top_k_experts")
+    if picked > count:
+        raise ArchitectureError(f"{c.source}: top_k_experts is {picked}, but there are {count} experts")
+    return MoESpec(
+        count,
+        picked,
+        c.integer("moe_intermediate_size"),
+        normalise=True,
+        shared=1,
+        shared_intermediate=width,
+        own_norms=True,
+        router_scale=c.integer("hidden_size") ** -0.5,
+    )
+
+
 def _layer_inputs(c: Fields) -> LayerInputSpec | None:
     width = c.integer("hidden_size_per_layer_input", 256, least=0, most=MOST_LAYER_WIDTH)
     vocab, rows = c.integer("vocab_size", DEFAULTS.vocab), c.integer("vocab_size_per_layer_input", 262144)
@@ -163,9 +205,9 @@ FAMILY = Family(
         """
         attention_bias hidden_activation final_logit_softcapping sliding_window layer_types attention_k_eq_v
         global_head_dim num_global_key_value_heads per_layer_config num_kv_shared_layers use_double_wide_mlp
-        hidden_size_per_layer_input vocab_size_per_layer_input enable_moe_block
+        hidden_size_per_layer_input vocab_size_per_layer_input enable_moe_block num_experts
+        top_k_experts moe_intermediate_size
         """
     ),
-    harmless=keys("num_experts top_k_experts moe_intermediate_size"),  # without enable_moe_block
     neutral={"use_bidirectional_attention": (False, "vision")},  # of pictures' tokens alone
 )

@@ -64,13 +64,13 @@ NUMBERED = ("{layer}", "{expert}")
 
 
 def describable(spec: DecoderSpec) -> bool:
-    """The specification has a form in JSON. Layers with states of sequences, gates of attention and of shared experts,
-    and layers that differ in their sizes, share keys or are told of tokens, have none yet."""
+    """The specification has a form in JSON. Layers with states of sequences, gates of attention, gates and norms of
+    experts, and layers that differ in their sizes, share keys or are told of tokens, have none yet."""
     if spec.head_sizes or spec.intermediates or spec.kv_layers or spec.equal_kv_layers or spec.layer_inputs:
         return False
     if spec.v_norm or spec.layer_scales or len(set(spec.rotary_dims)) > 1:
         return False
-    gates = spec.gated_attention or (spec.moe is not None and spec.moe.shared_gate)
+    gates = spec.gated_attention or (spec.moe is not None and (spec.moe.shared_gate or spec.moe.own_norms))
     return spec.recurrent is None and not gates
 
 

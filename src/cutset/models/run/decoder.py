@@ -130,7 +130,7 @@ class ReferenceDecoder:
             h = self._taken("mlp_norm", layer, x)
             trace("mlp_norm", layer, h)
             sparse = layer in spec.sparse_layers
-            y = self._experts(layer, h, adapted, trace) if sparse else self._mlp(layer, -1, h, adapted, trace)
+            y = self._experts(layer, x, h, adapted, trace) if sparse else self._mlp(layer, -1, h, adapted, trace)
             x = x + self._given("mlp_output_norm", layer, y)
             if told is not None:
                 trace("mlp_add", layer, x)
@@ -261,23 +261,28 @@ class ReferenceDecoder:
         trace(f"down{label}", layer, out)
         return out
 
-    def _experts(self, layer: int, h: Array, adapted: _Adapted, trace: Trace) -> Array:
+    def _experts(self, layer: int, x: Array, h: Array, adapted: _Adapted, trace: Trace) -> Array:
         ops, moe = self.ops, self.spec.moe
         assert moe is not None
-        logits = ops.linear(h, self.parameters["router", layer])  # (rows, experts)
+        told, taken = (self._taken(f"{part}_norm", layer, x) if moe.own_norms else h for part in ("router", "expert"))
+        logits = _scaled(ops.linear(told, self.parameters["router", layer]), moe.router_scale)  # (rows, experts)
         if (bias := self.parameters.get(("router_bias", layer))) is not None:
             logits = logits + bias
         trace("router", layer, logits)
         picked, weights = ops.moe_route(logits, moe.top_k, normalise=moe.normalise)
+        if moe.own_norms:
+            weights = weights * ops.take(self.parameters["expert_scale", layer], picked)
         out = h * 0
         for expert in range(moe.experts):  # in ascending order for every row, whoever shares the batch
             rows, place = np.nonzero(picked == expert)
             if len(rows):
-                y = self._mlp(layer, expert, ops.take(h, rows), adapted.take(rows), trace)
+                y = self._mlp(layer, expert, ops.take(taken, rows), adapted.take(rows), trace)
                 ops.add_at(out, rows, weights[rows, place], y)
+        out = self._taken("expert_output_norm", layer, out)
         gates = ops.sigmoid(ops.linear(h, self.parameters["shared_gate", layer])) if moe.shared_gate else None
         for number in range(moe.shared):
             y = self._mlp(layer, moe.experts + number, h, adapted, trace)
+            y = self._taken("shared_output_norm", layer, y)
             out = out + (y if gates is None else y * gates[:, number : number + 1])
         trace("experts", layer, out)
         return out

@@ -75,6 +75,7 @@ class NativeDecoder:
                 "expert_intermediate": moe.intermediate,
                 "shared": moe.shared,
                 "shared_intermediate": moe.shared_intermediate,
+                "router_scale": moe.router_scale,
             }
         sizes |= _recurrence(spec) | _layers(spec)
         self.core = native.Decoder(
