@@ -121,10 +121,15 @@ def _head_sizes(c: Fields, sliding: tuple[bool, ...]) -> tuple[tuple[int, int], 
     found = [usual if slides else (whole, size) for slides in sliding]
     if c.names("per_layer_config"):
         table = c.table("per_layer_config") or Fields({}, c.source)
-        table.refuse_unknown([str(layer) for layer in range(len(sliding))])
+        digits = len(str(len(sliding) - 1))  # files pad the numbers with zeros
+        named = [{str(layer), f"{layer:0{digits}}"} for layer in range(len(sliding))]
+        table.refuse_unknown([name for names in named for name in names])
         found = []
-        for layer in range(len(sliding)):
-            own = table.table(str(layer)) or Fields({}, table.source)
+        for layer, names in enumerate(named):
+            there = [name for name in sorted(names) if table.has(name)]
+            if len(there) > 1:
+                raise ArchitectureError(f"{table.source} has layer {layer} twice")
+            own = (table.table(there[0]) if there else None) or Fields({}, table.source)
             own.refuse_unknown(("head_dim", "num_key_value_heads"))
             found.append((own.integer("num_key_value_heads", usual[0]), own.integer("head_dim", usual[1])))
     for layer, (kv_heads, size) in enumerate(found):
