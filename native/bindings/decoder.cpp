@@ -114,37 +114,53 @@ void make_decoder(PyDecoder* self, std::size_t vocab, std::size_t hidden, std::s
                   float attention_scale, float attention_softcap, float embedding_scale, float residual_scale,
                   float logit_scale, float logit_softcap, bool whole_norms, const std::string& mixer,
                   const std::vector<bool>& recurrent, std::size_t taps, std::size_t key_heads, std::size_t value_heads,
-                  std::size_t key_dim, std::size_t value_dim, bool gated_attention) {
-  const DecoderSpec spec = {vocab,
-                            hidden,
-                            layers,
-                            {heads, kv_heads, head_dim},
-                            intermediate,
-                            norm_eps,
-                            std::move(windows),
-                            sparse,
-                            experts,
-                            top_k,
-                            normalise,
-                            expert_intermediate,
-                            shared,
-                            shared_intermediate,
-                            activation_named(activation),
-                            activation_limit,
-                            activation_alpha,
-                            rotary_dim,
-                            rotary_interleaved,
-                            rotary_tables,
-                            std::move(rotary_table),
-                            attention_scale,
-                            attention_softcap,
-                            embedding_scale,
-                            residual_scale,
-                            logit_scale,
-                            logit_softcap,
-                            {mixer_named(mixer), taps, key_heads, value_heads, key_dim, value_dim},
-                            recurrent,
-                            gated_attention};
+                  std::size_t key_dim, std::size_t value_dim, bool gated_attention,
+                  const std::vector<std::size_t>& layer_kv_heads, const std::vector<std::size_t>& layer_head_dims,
+                  std::vector<std::size_t> intermediates, std::vector<std::size_t> kv_layers,
+                  const std::vector<bool>& equal_kv, std::vector<std::size_t> rotary_dims, std::size_t layer_vocab,
+                  std::size_t layer_width, float layer_embedding_scale, float layer_product_scale,
+                  float layer_input_scale, float router_scale) {
+  DecoderSpec spec = {vocab,
+                      hidden,
+                      layers,
+                      {heads, kv_heads, head_dim},
+                      intermediate,
+                      norm_eps,
+                      std::move(windows),
+                      sparse,
+                      experts,
+                      top_k,
+                      normalise,
+                      expert_intermediate,
+                      shared,
+                      shared_intermediate,
+                      activation_named(activation),
+                      activation_limit,
+                      activation_alpha,
+                      rotary_dim,
+                      rotary_interleaved,
+                      rotary_tables,
+                      std::move(rotary_table),
+                      attention_scale,
+                      attention_softcap,
+                      embedding_scale,
+                      residual_scale,
+                      logit_scale,
+                      logit_softcap,
+                      {mixer_named(mixer), taps, key_heads, value_heads, key_dim, value_dim},
+                      recurrent,
+                      gated_attention,
+                      {},
+                      std::move(intermediates),
+                      std::move(kv_layers),
+                      equal_kv,
+                      std::move(rotary_dims),
+                      {layer_vocab, layer_width, layer_embedding_scale, layer_product_scale, layer_input_scale},
+                      router_scale};
+  require(layer_kv_heads.size() == layer_head_dims.size(), "layer_kv_heads and layer_head_dims must go together");
+  for (std::size_t l = 0; l < layer_kv_heads.size(); ++l) {
+    spec.layer_heads.push_back({heads, layer_kv_heads[l], layer_head_dims[l]});
+  }
   spec.check();
   PyDecoder made;
   ParameterReader read(parameters, made.arrays);
@@ -153,20 +169,35 @@ void make_decoder(PyDecoder* self, std::size_t vocab, std::size_t hidden, std::s
   found.embedding_codes = read.grouped("embedding", -1, made.embedding_codes);
   if (!found.embedding_codes) found.embedding = read("embedding", -1, {vocab, hidden});
   found.final_norm = read("final_norm", -1, {hidden});
+  found.layer_embedding = read("layer_embedding", -1, {layer_vocab, layers * layer_width});
+  found.layer_product = read("layer_product", -1, {layers * layer_width, hidden});
+  found.layer_product_norm = read("layer_product_norm", -1, {layer_width});
   for (int l = 0; l < static_cast<int>(layers); ++l) {
+    const auto number = static_cast<std::size_t>(l);
+    const HeadShape& shape = spec.heads_of(number);
     LayerParameters layer;
     layer.attention_norm = read("attention_norm", l, {hidden});
     layer.attention_output_norm = read("attention_output_norm", l, {hidden});
     layer.mlp_norm = read("mlp_norm", l, {hidden});
     layer.mlp_output_norm = read("mlp_output_norm", l, {hidden});
-    layer.qkv_bias = read("qkv_bias", l, {spec.qkv_outputs()});
+    layer.qkv_bias = read("qkv_bias", l, {spec.qkv_outputs(number)});
     layer.o_bias = read("o_bias", l, {hidden});
-    layer.q_norm = read("q_norm", l, {whole_norms ? spec.heads.q_size() : head_dim});
-    layer.k_norm = read("k_norm", l, {whole_norms ? spec.heads.kv_size() : head_dim});
-    layer.gate_up_bias = read("gate_up_bias", l, {2 * intermediate});
+    layer.q_norm = read("q_norm", l, {whole_norms ? shape.q_size() : shape.head_dim});
+    layer.k_norm = read("k_norm", l, {whole_norms ? shape.kv_size() : shape.head_dim});
+    layer.v_norm = read("v_norm", l, {shape.head_dim});
+    layer.layer_gate = read("layer_gate", l, {layer_width, hidden});
+    layer.layer_out = read("layer_out", l, {hidden, layer_width});
+    layer.layer_output_norm = read("layer_output_norm", l, {hidden});
+    layer.layer_scale = read("layer_scale", l, {1});
+    layer.gate_up_bias = read("gate_up_bias", l, {2 * spec.width(number, -1)});
     layer.down_bias = read("down_bias", l, {hidden});
     layer.sinks = read("sinks", l, {heads});
     layer.router = read("router", l, {experts, hidden});
+    layer.router_norm = read("router_norm", l, {hidden});
+    layer.expert_norm = read("expert_norm", l, {hidden});
+    layer.expert_output_norm = read("expert_output_norm", l, {hidden});
+    layer.shared_output_norm = read("shared_output_norm", l, {hidden});
+    layer.expert_scale = read("expert_scale", l, {experts});
     layer.router_bias = read("router_bias", l, {experts});
     layer.expert_gate_up_bias = read("expert_gate_up_bias", l, {experts, 2 * expert_intermediate});
     layer.expert_down_bias = read("expert_down_bias", l, {experts, hidden});
@@ -332,7 +363,12 @@ void bind_decoder(nb::module_& m) {
            "attention_scale"_a = 0.0f, "attention_softcap"_a = 0.0f, "embedding_scale"_a = 1.0f,
            "residual_scale"_a = 1.0f, "logit_scale"_a = 1.0f, "logit_softcap"_a = 0.0f, "whole_norms"_a = false,
            "mixer"_a = "attention", "recurrent"_a = std::vector<bool>(), "taps"_a = 1, "key_heads"_a = 0,
-           "value_heads"_a = 0, "key_dim"_a = 0, "value_dim"_a = 0, "gated_attention"_a = false);
+           "value_heads"_a = 0, "key_dim"_a = 0, "value_dim"_a = 0, "gated_attention"_a = false,
+           "layer_kv_heads"_a = std::vector<std::size_t>(), "layer_head_dims"_a = std::vector<std::size_t>(),
+           "intermediates"_a = std::vector<std::size_t>(), "kv_layers"_a = std::vector<std::size_t>(),
+           "equal_kv"_a = std::vector<bool>(), "rotary_dims"_a = std::vector<std::size_t>(), "layer_vocab"_a = 0,
+           "layer_width"_a = 0, "layer_embedding_scale"_a = 1.0f, "layer_product_scale"_a = 1.0f,
+           "layer_input_scale"_a = 1.0f, "router_scale"_a = 1.0f);
 
   nb::class_<KvCache>(m, "KvCache", "Keys and values of all layers in blocks of tokens.")
       .def(

@@ -1,8 +1,8 @@
 #include "core/decoder.h"
 
 #include <algorithm>
-#include <cmath>
 #include <stdexcept>
+#include <tuple>
 #include <utility>
 
 #include "kernels/glue.h"
@@ -22,12 +22,12 @@ Decoder::Decoder(DecoderSpec spec, Parameters parameters, ThreadPool& pool)
     : spec_(std::move(spec)), parameters_(std::move(parameters)), routers_(spec_.layers), shared_gates_(spec_.layers) {
   spec_.check();
   if (!spec_.rotary_dim) spec_.rotary_dim = spec_.heads.head_dim;
-  if (spec_.attention_scale == 0.0f) spec_.attention_scale = 1.0f / std::sqrt(static_cast<float>(spec_.heads.head_dim));
   require(parameters_.layers.size() == spec_.layers, "parameters must be given for each layer");
   const PackedGrouped* codes = parameters_.embedding_codes;
   require((parameters_.embedding || codes) && parameters_.final_norm, "a decoder needs an embedding and a final norm");
   require(!codes || (codes->outputs() == spec_.vocab && codes->depth() == spec_.hidden),
           "the embedding has another shape");
+  take_layer_inputs(pool);
   for (std::size_t l = 0; l < spec_.layers; ++l) {
     const LayerParameters& layer = parameters_.layers[l];
     require((layer.attention_norm || layer.attention_output_norm) && (layer.mlp_norm || layer.mlp_output_norm),
@@ -36,8 +36,14 @@ Decoder::Decoder(DecoderSpec spec, Parameters parameters, ThreadPool& pool)
     require(!recurrent.conv == !spec_.is_recurrent(l), "a recurrent layer needs a convolution, and no other has one");
     require(spec_.mixer(l) != Mixer::kDelta || (recurrent.decay && recurrent.decay_bias && recurrent.delta_gain),
             "a layer of the delta rule needs decays and a gain");
-    require(!layer.q_norm == !layer.k_norm, "a layer needs both q_norm and k_norm, or none");
+    require(!spec_.has_own_kv(l) || !layer.q_norm == !layer.k_norm, "a layer needs both q_norm and k_norm, or none");
+    require(spec_.has_own_kv(l) || (!layer.k_norm && !layer.v_norm), "a layer that uses another's keys has no norms");
     require(!layer.router == !spec_.is_sparse(l), "a sparse layer needs a router, and no other has one");
+    const bool normed = layer.router_norm && layer.expert_norm && layer.expert_output_norm && layer.expert_scale;
+    require(normed || (!layer.router_norm && !layer.expert_norm && !layer.expert_output_norm && !layer.expert_scale),
+            "experts need all norms of their own, or none");
+    require(!layer.shared_output_norm == !(normed && spec_.shared), "shared experts need their norm, or none");
+    require(!normed || layer.router, "only experts have norms of their own");
     require(!layer.shared_gate || (spec_.shared && layer.router), "only shared experts have gates");
     if (layer.shared_gate) {
       shared_gates_[l] = std::make_unique<PackedF32>(layer.shared_gate, spec_.shared, spec_.hidden, pool);
@@ -52,18 +58,47 @@ void Decoder::embed(const std::int32_t* ids, std::size_t count, float* out) cons
   for (std::size_t i = 0; i < count; ++i) codes->weights(static_cast<std::size_t>(ids[i]), out + i * spec_.hidden);
 }
 
+void Decoder::take_layer_inputs(ThreadPool& pool) {
+  const std::size_t width = spec_.layer_inputs.width, all = checked_product(spec_.layers, width);
+  const Parameters& p = parameters_;
+  require(!p.layer_product == !width && !p.layer_embedding == !width && !p.layer_product_norm == !width,
+          "layers that are told of tokens need an embedding, a product and its norm, and others have none");
+  if (width) layer_product_ = std::make_unique<PackedF32>(p.layer_product, all, spec_.hidden, pool);
+  for (const LayerParameters& layer : p.layers) {
+    require(!layer.layer_gate == !width && !layer.layer_out == !width && !layer.layer_output_norm == !width,
+            "a layer that is told of tokens needs a gate, a product and its norm, and no other has them");
+    if (!width) continue;
+    layer_gates_.push_back(std::make_unique<PackedF32>(layer.layer_gate, width, spec_.hidden, pool));
+    layer_outs_.push_back(std::make_unique<PackedF32>(layer.layer_out, spec_.hidden, width, pool));
+  }
+}
+
+std::pair<std::vector<KvCache::Place>, std::size_t> KvCache::places_of(const DecoderSpec& spec, std::size_t block_size,
+                                                                       CacheType type) {
+  std::vector<Place> places;
+  std::size_t end = 0;
+  for (std::size_t l = 0; l < spec.layers; ++l) {
+    if (spec.is_recurrent(l)) {
+      places.push_back({0, 0});
+    } else if (!spec.has_own_kv(l)) {
+      places.push_back(places[spec.kv_layer(l)]);
+    } else {
+      const std::size_t values = end + LayerCache::key_floats(spec.heads_of(l), block_size, type);
+      places.push_back({end, values});
+      end = values + LayerCache::value_floats(spec.heads_of(l), block_size, type);
+    }
+  }
+  return {std::move(places), end};
+}
+
 KvCache::KvCache(const DecoderSpec& spec, std::size_t blocks, std::size_t block_size, std::size_t states,
                  CacheType type)
-    : layers_(0), blocks_(blocks), block_size_(block_size), states_(spec, states), shape_(spec.heads), type_(type) {
-  for (std::size_t l = 0; l < spec.layers; ++l) {
-    places_.push_back(layers_);
-    layers_ += spec.is_recurrent(l) ? 0 : 1;
-  }
+    : blocks_(blocks), block_size_(block_size), states_(spec, states), type_(type) {
   require(blocks >= 1, "a cache needs at least one block");
   require(block_size >= 1 && block_size % kPackTokens == 0, "block_size must be a multiple of 16");
-  key_floats_ = LayerCache::key_floats(shape_, block_size, type);
-  layer_floats_ = key_floats_ + LayerCache::value_floats(shape_, block_size, type);
-  block_floats_ = checked_product(layers_, layer_floats_);
+  std::tie(places_, block_floats_) = places_of(spec, block_size, type);
+  own_floats_ = block_floats_;
+  for (std::size_t l = 0; l < spec.layers; ++l) shapes_.push_back(spec.heads_of(l));
   // An odd number of pages, so that the blocks of one head don't fall into the same sets of the cache.
   constexpr std::size_t kPageFloats = 4096 / sizeof(float);
   if (block_floats_ > 32 * kPageFloats)
@@ -72,17 +107,17 @@ KvCache::KvCache(const DecoderSpec& spec, std::size_t blocks, std::size_t block_
 }
 
 LayerCache KvCache::layer(std::size_t layer) {
-  float* keys = memory_.as<float>() + places_[layer] * layer_floats_;
-  return {keys, keys + key_floats_, block_size_, block_floats_, block_floats_, type_};
+  float* block = memory_.as<float>();
+  return {block + places_[layer].keys, block + places_[layer].values, block_size_, block_floats_, block_floats_, type_};
 }
 
 bool KvCache::fits(const DecoderSpec& spec) const {
   if (!states_.fits(spec) || places_.size() != spec.layers) return false;
-  for (std::size_t l = 0, place = 0; l < spec.layers; ++l) {
-    if (places_[l] != place) return false;
-    place += spec.is_recurrent(l) ? 0 : 1;
+  for (std::size_t l = 0; l < spec.layers; ++l) {
+    const HeadShape& shape = spec.heads_of(l);
+    if (shape.kv_heads != shapes_[l].kv_heads || shape.head_dim != shapes_[l].head_dim) return false;
   }
-  return shape_.kv_heads == spec.heads.kv_heads && shape_.head_dim == spec.heads.head_dim;
+  return places_of(spec, block_size_).first == places_;
 }
 
 }  // namespace cutset

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "core/grouped.h"
@@ -25,14 +26,24 @@ struct LayerParameters {
   const float* o_bias = nullptr;                 // (hidden)
   const float* q_norm = nullptr;                 // (head_dim) or (q_size), both or none
   const float* k_norm = nullptr;
+  const float* v_norm = nullptr;               // (head_dim)
   const float* gate_up_bias = nullptr;         // ([gate | up]) of a dense MLP
   const float* down_bias = nullptr;            // (hidden)
   const float* sinks = nullptr;                // (heads)
   const float* router = nullptr;               // (experts, hidden) of a sparse layer; copied
+  const float* router_norm = nullptr;          // (hidden), and the following: of experts with norms of their own
+  const float* expert_norm = nullptr;          // (hidden)
+  const float* expert_output_norm = nullptr;   // (hidden)
+  const float* shared_output_norm = nullptr;   // (hidden)
+  const float* expert_scale = nullptr;         // (experts)
   const float* router_bias = nullptr;          // (experts)
   const float* expert_gate_up_bias = nullptr;  // (experts, [gate | up])
   const float* expert_down_bias = nullptr;     // (experts, hidden)
   const float* shared_gate = nullptr;          // (shared, hidden); copied
+  const float* layer_gate = nullptr;           // (width, hidden), and the next: of what layers are told of; copied
+  const float* layer_out = nullptr;            // (hidden, width); copied
+  const float* layer_output_norm = nullptr;    // (hidden)
+  const float* layer_scale = nullptr;          // (1), of what leaves the layer
   RecurrentParameters recurrent;               // of a layer that is recurrent
 };
 
@@ -40,7 +51,10 @@ struct Parameters {
   bool whole_norms = false;          // q_norm and k_norm are over all heads, (q_size) and (kv_size); else (head_dim)
   const float* embedding = nullptr;  // (vocab, hidden), or
   const PackedGrouped* embedding_codes = nullptr;
-  const float* final_norm = nullptr;  // (hidden)
+  const float* final_norm = nullptr;          // (hidden)
+  const float* layer_embedding = nullptr;     // (layer_inputs.vocab, layers * width), and the following: what they
+  const float* layer_product = nullptr;       // (layers * width, hidden)    are told of a token; this one is copied
+  const float* layer_product_norm = nullptr;  // (width)
   std::vector<LayerParameters> layers;
 };
 
@@ -56,12 +70,19 @@ class Decoder {
   void embed(const std::int32_t* ids, std::size_t count, float* out) const;
   const PackedF32& router(std::size_t layer) const { return *routers_[layer]; }
   const PackedF32* shared_gate(std::size_t layer) const { return shared_gates_[layer].get(); }
+  const PackedF32& layer_product() const { return *layer_product_; }  // and the following: of layer_inputs
+  const PackedF32& layer_gate(std::size_t layer) const { return *layer_gates_[layer]; }
+  const PackedF32& layer_out(std::size_t layer) const { return *layer_outs_[layer]; }
 
  private:
+  void take_layer_inputs(ThreadPool& pool);
+
   DecoderSpec spec_;
   Parameters parameters_;
   std::vector<std::unique_ptr<PackedF32>> routers_;  // of the sparse layers
   std::vector<std::unique_ptr<PackedF32>> shared_gates_;
+  std::unique_ptr<PackedF32> layer_product_;
+  std::vector<std::unique_ptr<PackedF32>> layer_gates_, layer_outs_;
 };
 
 // Keys and values of `blocks` blocks of `block_size` tokens in every layer of attention, and `states` states of
@@ -81,17 +102,27 @@ class KvCache {
   std::size_t bytes() const { return memory_.bytes() + states_.bytes(); }
   // Keys and values of all layers in a block, block_bytes() of them, which is all that its tokens leave here.
   std::uint8_t* block(std::size_t number) { return memory_.as<std::uint8_t>() + number * stride_bytes(); }
-  std::size_t block_bytes() const { return layers_ * layer_floats_ * sizeof(float); }
+  std::size_t block_bytes() const { return own_floats_ * sizeof(float); }
   std::size_t stride_bytes() const { return block_floats_ * sizeof(float); }
 
  private:
-  std::vector<std::size_t> places_;  // of each layer, among those of attention
-  std::size_t layers_, blocks_, block_size_;
+  // Where a layer's keys lie in a block, and behind them its values.
+  struct Place {
+    std::size_t keys, values;
+    bool operator==(const Place& other) const { return keys == other.keys && values == other.values; }
+  };
+  // Of each layer, in floats; and of a whole block.
+  static std::pair<std::vector<Place>, std::size_t> places_of(const DecoderSpec& spec, std::size_t block_size,
+                                                              CacheType type);
+
+  std::size_t blocks_, block_size_;
   StateCache states_;
-  HeadShape shape_;
   CacheType type_;
-  std::size_t key_floats_, layer_floats_, block_floats_;  // of one block: keys of a layer, a layer, all layers
-  // [blocks][layers][keys, values], so that short contexts touch little of it: fresh memory is what a start waits for.
+  std::vector<HeadShape> shapes_;  // of each layer
+  std::vector<Place> places_;
+  std::size_t block_floats_ = 0, own_floats_ = 0;  // from a block to the next; of them keys and values
+  // [blocks][layers with their own][keys, values], so that short contexts touch little of it: fresh memory is what a
+  // start waits for.
   Buffer memory_;
 };
 

@@ -1,5 +1,6 @@
 #include "core/spec.h"
 
+#include <cmath>
 #include <stdexcept>
 
 namespace cutset {
@@ -34,24 +35,38 @@ std::size_t DecoderSpec::recurrent_before(std::size_t layer) const {
   return count;
 }
 
-std::size_t DecoderSpec::width(int expert) const {
-  if (expert < 0) return intermediate;
-  return static_cast<std::size_t>(expert) < experts ? expert_intermediate : shared_intermediate;
+float DecoderSpec::score_scale(std::size_t layer) const {
+  if (attention_scale != 0.0f) return attention_scale;
+  return 1.0f / std::sqrt(static_cast<float>(heads_of(layer).head_dim));
+}
+
+std::size_t DecoderSpec::qkv_outputs(std::size_t layer) const {
+  const HeadShape& shape = heads_of(layer);
+  const std::size_t kv = !has_own_kv(layer) ? 0 : has_equal_kv(layer) ? 1 : 2;
+  return shape.q_size() * (gated_attention ? 2 : 1) + kv * shape.kv_size();
+}
+
+std::size_t DecoderSpec::width(std::size_t layer, int expert) const {
+  if (expert < 0) return intermediates.empty() ? intermediate : intermediates[layer];
+  if (static_cast<std::size_t>(expert) < experts) return expert_intermediate;
+  return intermediates.empty() ? shared_intermediate : intermediates[layer];
 }
 
 std::size_t DecoderSpec::inputs(Site site, int layer, int expert) const {
   if (site == Site::kO) {
-    return is_recurrent(static_cast<std::size_t>(layer)) ? recurrence.mixed(hidden) : heads.q_size();
+    const auto number = static_cast<std::size_t>(layer);
+    return is_recurrent(number) ? recurrence.mixed(hidden) : heads_of(number).q_size();
   }
-  return site == Site::kDown ? width(expert) : hidden;
+  return site == Site::kDown ? width(static_cast<std::size_t>(layer), expert) : hidden;
 }
 
 std::size_t DecoderSpec::outputs(Site site, int layer, int expert) const {
+  const auto number = static_cast<std::size_t>(layer);
   switch (site) {
     case Site::kQkv:
-      return is_recurrent(static_cast<std::size_t>(layer)) ? recurrence.inputs(hidden) : qkv_outputs();
+      return is_recurrent(number) ? recurrence.inputs(hidden) : qkv_outputs(number);
     case Site::kGateUp:
-      return 2 * width(expert);
+      return 2 * width(number, expert);
     case Site::kLmHead:
       return vocab;
     default:
@@ -71,11 +86,36 @@ std::size_t DecoderSpec::index(Site site, int layer, int expert) const {
   return start + 2 + 2 * static_cast<std::size_t>(expert + 1) + (site == Site::kDown ? 1 : 0);
 }
 
+void DecoderSpec::check_layers() const {
+  require(layer_heads.empty() || layer_heads.size() == layers, "heads must be given for each layer");
+  require(intermediates.empty() || intermediates.size() == layers,
+          "intermediates must have one element for each layer");
+  require(kv_layers.empty() || kv_layers.size() == layers, "kv_layers must have one element for each layer");
+  require(equal_kv.empty() || equal_kv.size() == layers, "equal_kv must have one element for each layer");
+  require(rotary_dims.empty() || rotary_dims.size() == rotary_tables, "rotary_dims must have one element a table");
+  require(rotary_dim % 2 == 0, "rotary_dim must be even");
+  for (const std::size_t dim : rotary_dims) {
+    require(dim && dim % 2 == 0 && dim <= rotary_dim, "rotary_dims must be even and at most rotary_dim");
+  }
+  for (std::size_t l = 0; l < layers; ++l) {
+    const HeadShape& shape = heads_of(l);
+    require(shape.kv_heads && shape.heads && shape.heads % shape.kv_heads == 0, "kv_heads must divide heads");
+    require(shape.heads == heads.heads, "all layers have as many heads");
+    require(shape.head_dim && shape.head_dim % 2 == 0, "head_dim must be even");
+    const int table = table_of(l);
+    const bool named = table >= 0 && table < static_cast<int>(rotary_tables);  // check() refuses the others
+    require(!named || rotary_of(table) <= shape.head_dim, "rotary_dim must be at most head_dim");
+    require(intermediates.empty() || intermediates[l], "intermediates must be at least 1");
+    const std::size_t from = kv_layer(l);
+    require(from <= l && kv_layer(from) == from && is_recurrent(from) == is_recurrent(l) &&
+                heads_of(from).kv_heads == shape.kv_heads && heads_of(from).head_dim == shape.head_dim,
+            "a layer uses keys and values of one below it, of its sizes, that has its own");
+  }
+}
+
 void DecoderSpec::check() const {
   require(vocab && hidden && layers && intermediate, "sizes of a decoder must be at least 1");
-  require(heads.kv_heads && heads.heads && heads.heads % heads.kv_heads == 0, "kv_heads must divide heads");
-  require(heads.head_dim && heads.head_dim % 2 == 0, "head_dim must be even");
-  require(rotary_dim % 2 == 0 && rotary_dim <= heads.head_dim, "rotary_dim must be even and at most head_dim");
+  require(recurrent.empty() || recurrent.size() == layers, "recurrent must have one element for each layer");
   require(activation != Activation::kClamped || (activation_limit > 0.0f && activation_alpha > 0.0f),
           "activation_limit and activation_alpha must be above 0");
   require(attention_scale >= 0.0f, "attention_scale must not be negative");
@@ -85,7 +125,7 @@ void DecoderSpec::check() const {
   }
   require(windows.empty() || windows.size() == layers, "windows must have one element for each layer");
   require(sparse.empty() || sparse.size() == layers, "sparse must have one element for each layer");
-  require(recurrent.empty() || recurrent.size() == layers, "recurrent must have one element for each layer");
+  check_layers();
   if (recurrent_before(recurrent.empty() ? 0 : layers)) {
     const Recurrence& r = recurrence;
     require(r.kind != Mixer::kAttention && r.taps >= 1, "recurrent layers must be of a kind, and have taps");
@@ -96,6 +136,7 @@ void DecoderSpec::check() const {
   for (const bool layer : sparse) any = any || layer;
   require(!any || (top_k >= 1 && top_k <= experts && expert_intermediate), "top_k must be between 1 and experts");
   require(!shared || shared_intermediate, "shared experts must have a width");
+  require(!layer_inputs.width || layer_inputs.vocab >= vocab, "layers must be told of every token");
 }
 
 }  // namespace cutset

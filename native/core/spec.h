@@ -32,6 +32,15 @@ struct Recurrence {
   std::size_t state(std::size_t hidden) const;   // floats of one sequence in one layer
 };
 
+// What layers are told of a token; see cutset.models.spec.LayerInputSpec.
+struct LayerInputs {
+  std::size_t vocab = 0;
+  std::size_t width = 0;  // in each layer; 0: they aren't told anything
+  float embedding_scale = 1.0f;
+  float product_scale = 1.0f;
+  float scale = 1.0f;
+};
+
 struct DecoderSpec {
   std::size_t vocab = 0;
   std::size_t hidden = 0;
@@ -69,13 +78,32 @@ struct DecoderSpec {
   std::vector<bool> recurrent;   // per layer: it has that instead of attention; empty: none has
   bool gated_attention = false;  // q is [q | gate] in each head
 
+  // Per layer, where layers differ; empty where they don't.
+  std::vector<HeadShape> layer_heads;
+  std::vector<std::size_t> intermediates;  // of MLPs that every row passes
+  std::vector<std::size_t> kv_layers;      // the one whose keys and values a layer uses, its own number or a lower one
+  std::vector<bool> equal_kv;              // v is k as it is before its norm
+  std::vector<std::size_t> rotary_dims;    // per table, at most rotary_dim, by which their rows are apart
+  LayerInputs layer_inputs;
+  float router_scale = 1.0f;  // of the router's product
+
+  const HeadShape& heads_of(std::size_t layer) const { return layer_heads.empty() ? heads : layer_heads[layer]; }
+  std::size_t kv_layer(std::size_t layer) const { return kv_layers.empty() ? layer : kv_layers[layer]; }
+  bool has_own_kv(std::size_t layer) const { return kv_layer(layer) == layer; }
+  bool has_equal_kv(std::size_t layer) const { return !equal_kv.empty() && equal_kv[layer]; }
+  std::size_t rotary_of(int table) const {
+    return rotary_dims.empty() ? rotary_dim : rotary_dims[static_cast<std::size_t>(table)];
+  }
+  float score_scale(std::size_t layer) const;
+  // The product gives something else than [q | k | v].
+  bool is_parted(std::size_t layer) const { return gated_attention || !has_own_kv(layer) || has_equal_kv(layer); }
+  std::size_t qkv_outputs(std::size_t layer) const;
   bool is_recurrent(std::size_t layer) const { return !recurrent.empty() && recurrent[layer]; }
   Mixer mixer(std::size_t layer) const { return is_recurrent(layer) ? recurrence.kind : Mixer::kAttention; }
   std::size_t recurrent_before(std::size_t layer) const;  // recurrent layers below it
-  std::size_t qkv_outputs() const { return heads.qkv_size() + (gated_attention ? heads.q_size() : 0); }
   int table_of(std::size_t layer) const { return rotary_table.empty() ? 0 : rotary_table[layer]; }
   bool is_sparse(std::size_t layer) const { return !sparse.empty() && sparse[layer]; }
-  std::size_t width(int expert) const;                         // of an MLP
+  std::size_t width(std::size_t layer, int expert) const;      // of an MLP
   std::size_t inputs(Site site, int layer, int expert) const;  // layer: -1 for kLmHead
   std::size_t outputs(Site site, int layer, int expert) const;
 
@@ -85,6 +113,9 @@ struct DecoderSpec {
 
   // std::invalid_argument if the sizes contradict each other.
   void check() const;
+
+ private:
+  void check_layers() const;
 };
 
 }  // namespace cutset

@@ -84,8 +84,66 @@ void Step::begin(const Batch& batch) {
     if (spec.embedding_scale != 1.0f) glue.scale(x + at, spec.embedding_scale, (end - begin) * spec.hidden);
     normalise(x + at, gain, spec, end - begin, h + at);
   });
+  tell_layers();
   if (trace_) trace_({"embedding", -1, -1, x, live_, spec.hidden, spec.hidden});
   start_layer();
+}
+
+// What all layers are told of the rows' tokens.
+void Step::tell_layers() {
+  const DecoderSpec& spec = decoder_.spec();
+  const LayerInputs& inputs = spec.layer_inputs;
+  if (!inputs.width) return;
+  const Parameters& parameters = decoder_.parameters();
+  const std::size_t columns = spec.layers * inputs.width;
+  float* told = layer_inputs_.take(live_, columns);
+  float* own = layer_active_.take(live_, columns);
+  decoder_.layer_product().forward(pool_, x_.data(), live_, told, workspace_);
+  each_rows(pool_, live_, columns, [&](std::size_t begin, std::size_t end) {
+    const GlueKernels& glue = kernels().glue;
+    const std::size_t at = begin * columns;
+    const std::size_t count = (end - begin) * columns;
+    glue.scale(told + at, inputs.product_scale, count);
+    glue.rms_norm(told + at, parameters.layer_product_norm, spec.norm_eps, (end - begin) * spec.layers, inputs.width,
+                  told + at);
+    glue.embedding(parameters.layer_embedding, batch_.token_ids + begin, end - begin, columns, own + at);
+    glue.scaled_add(told + at, inputs.embedding_scale, own + at, count);
+    glue.scale(told + at, inputs.scale, count);
+  });
+}
+
+// What the layer adds by what it is told, to y_.
+void Step::hear() {
+  const DecoderSpec& spec = decoder_.spec();
+  const std::size_t width = spec.layer_inputs.width;
+  float* gate = layer_gate_.take(live_, width);
+  decoder_.layer_gate(layer_).forward(pool_, x_.data(), live_, gate, workspace_);
+  float* pairs = layer_active_.take(live_, 2 * width);
+  float* active = layer_gate_.data();
+  each_rows(pool_, live_, 2 * width, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t r = begin; r < end; ++r) {
+      const std::size_t row = last_layer() ? static_cast<std::size_t>(batch_.logit_rows[r]) : r;
+      const float* told = layer_inputs_.data() + (row * spec.layers + layer_) * width;
+      std::memcpy(pairs + r * 2 * width, gate + r * width, width * sizeof(float));
+      std::memcpy(pairs + r * 2 * width + width, told, width * sizeof(float));
+    }
+    activate(pairs + begin * 2 * width, end - begin, width, active + begin * width);
+  });
+  decoder_.layer_out(layer_).forward(pool_, active, live_, y_.take(live_, spec.hidden), workspace_);
+}
+
+// Of rows [gate | up], (rows, 2 * width).
+void Step::activate(const float* gate_up, std::size_t rows, std::size_t width, float* out) const {
+  const GlueKernels& glue = kernels().glue;
+  const DecoderSpec& spec = decoder_.spec();
+  switch (spec.activation) {
+    case Activation::kSilu:
+      return glue.silu_mul(gate_up, rows, width, out);
+    case Activation::kGelu:
+      return glue.gelu_mul(gate_up, rows, width, out);
+    case Activation::kClamped:
+      return glue.clamped_mul(gate_up, spec.activation_limit, spec.activation_alpha, rows, width, out);
+  }
 }
 
 void Step::choose_adapters() {
@@ -171,8 +229,8 @@ void Step::add_bias(const float* bias, float* x, std::size_t rows, std::size_t c
   });
 }
 
-// x += scale * norm(delta); h = norm(x); where there are such norms. `delta` is used up.
-void Step::add_norm(float* delta, const float* output_gain, const float* gain) {
+// x = layer_scale * (x + scale * norm(delta)); h = norm(x); where there are such norms. `delta` is used up.
+void Step::add_norm(float* delta, const float* output_gain, const float* gain, float layer_scale) {
   const DecoderSpec& spec = decoder_.spec();
   const GlueKernels& glue = kernels().glue;
   float* x = x_.data();
@@ -182,7 +240,11 @@ void Step::add_norm(float* delta, const float* output_gain, const float* gain) {
     const std::size_t rows = end - begin;
     if (output_gain) glue.rms_norm(delta + at, output_gain, spec.norm_eps, rows, spec.hidden, delta + at);
     if (spec.residual_scale != 1.0f) glue.scale(delta + at, spec.residual_scale, rows * spec.hidden);
-    if (gain) {
+    if (layer_scale != 1.0f) {
+      glue.scaled_add(x + at, 1.0f, delta + at, rows * spec.hidden);
+      glue.scale(x + at, layer_scale, rows * spec.hidden);
+      normalise(x + at, gain, spec, rows, h + at);
+    } else if (gain) {
       glue.add_rms_norm(x + at, delta + at, gain, spec.norm_eps, rows, spec.hidden, h + at);
     } else {
       glue.scaled_add(x + at, 1.0f, delta + at, rows * spec.hidden);
@@ -195,10 +257,10 @@ void Step::start_layer() {
   const DecoderSpec& spec = decoder_.spec();
   if (spec.is_recurrent(layer_)) hide_padding();
   told("attention_norm", h_.data(), live_, spec.hidden);
-  const bool gated = spec.gated_attention && !spec.is_recurrent(layer_);
-  if (gated) gated_.take(live_, spec.qkv_outputs());
-  qkv_.take(live_, gated ? spec.heads.qkv_size() : spec.outputs(Site::kQkv, static_cast<int>(layer_), -1));
-  wait(Site::kQkv, -1, h_, live_, gated ? gated_ : qkv_);
+  const bool parted = spec.is_parted(layer_) && !spec.is_recurrent(layer_);
+  if (parted) parts_.take(live_, spec.qkv_outputs(layer_));
+  qkv_.take(live_, parted ? spec.heads_of(layer_).qkv_size() : spec.outputs(Site::kQkv, static_cast<int>(layer_), -1));
+  wait(Site::kQkv, -1, h_, live_, parted ? parts_ : qkv_);
 }
 
 // Zeros at padding, which would find its way into states.
@@ -215,28 +277,33 @@ void Step::hide_padding() {
   }
 }
 
-// From [q and its gates | k | v], where each head has q and then its gate, to [q | k | v] and the gates.
-void Step::part_gates() {
-  const HeadShape& shape = decoder_.spec().heads;
-  const std::size_t width = decoder_.spec().qkv_outputs();
-  float* gates = gates_.take(live_, shape.q_size());
+// From what the product gives to [q | k | v] and gates. It has no v where that is k, no k either where both are another
+// layer's, and where there are gates each head has q and then its gate.
+void Step::put_together() {
+  const DecoderSpec& spec = decoder_.spec();
+  const HeadShape& shape = spec.heads_of(layer_);
+  const std::size_t width = spec.qkv_outputs(layer_);
+  float* gates = spec.gated_attention ? gates_.take(live_, shape.q_size()) : nullptr;
   each_rows(pool_, live_, width, [&](std::size_t begin, std::size_t end) {
     const std::size_t head = shape.head_dim;
     for (std::size_t r = begin; r < end; ++r) {
-      const float* from = gated_.data() + r * width;
+      const float* from = parts_.data() + r * width;
       float* to = qkv_.data() + r * shape.qkv_size();
-      for (std::size_t h = 0; h < shape.heads; ++h, from += 2 * head, to += head) {
+      for (std::size_t h = 0; h < shape.heads; ++h, from += gates ? 2 * head : head, to += head) {
         std::memcpy(to, from, head * sizeof(float));
-        std::memcpy(gates + r * shape.q_size() + h * head, from + head, head * sizeof(float));
+        if (gates) std::memcpy(gates + r * shape.q_size() + h * head, from + head, head * sizeof(float));
       }
-      std::memcpy(to, from, 2 * shape.kv_size() * sizeof(float));
+      if (!spec.has_own_kv(layer_)) continue;
+      std::memcpy(to, from, shape.kv_size() * sizeof(float));
+      const float* v = spec.has_equal_kv(layer_) ? from : from + shape.kv_size();
+      std::memcpy(to + shape.kv_size(), v, shape.kv_size() * sizeof(float));
     }
   });
 }
 
 // What attention mixed, times the sigmoids of the gates of its rows.
 void Step::gate_mixed() {
-  const std::size_t size = decoder_.spec().heads.q_size();
+  const std::size_t size = decoder_.spec().heads_of(layer_).q_size();
   each_rows(pool_, live_, size, [&](std::size_t begin, std::size_t end) {
     for (std::size_t r = begin; r < end; ++r) {
       const std::size_t row = last_layer() ? static_cast<std::size_t>(batch_.logit_rows[r]) : r;
@@ -270,11 +337,12 @@ void Step::after_inputs() {
   wait(Site::kO, -1, mixed_, live_, y_);
 }
 
-// Norms of q and k, rotary embedding, factors of q, cache: row by row, while a row is in the nearest cache.
+// Norms of q, k and v, rotary embedding, factors of q, cache: row by row, while a row is in the nearest cache.
 void Step::prepare_heads(std::size_t begin, std::size_t end) {
   const DecoderSpec& spec = decoder_.spec();
-  const HeadShape& shape = spec.heads;
+  const HeadShape& shape = spec.heads_of(layer_);
   const LayerParameters& parameters = layer_parameters();
+  const bool own = spec.has_own_kv(layer_);
   const GlueKernels& glue = kernels().glue;
   const std::size_t half = spec.rotary_dim / 2;
   const int table = spec.table_of(layer_);
@@ -286,40 +354,48 @@ void Step::prepare_heads(std::size_t begin, std::size_t end) {
     float* k = q + shape.q_size();
     if (parameters.q_norm) {
       const std::size_t q_norms = whole ? 1 : shape.heads;
-      const std::size_t k_norms = whole ? 1 : shape.kv_heads;
       glue.rms_norm(q, parameters.q_norm, spec.norm_eps, q_norms, shape.q_size() / q_norms, q);
+    }
+    if (parameters.k_norm) {
+      const std::size_t k_norms = whole ? 1 : shape.kv_heads;
       glue.rms_norm(k, parameters.k_norm, spec.norm_eps, k_norms, shape.kv_size() / k_norms, k);
+    }
+    if (parameters.v_norm) {
+      float* v = k + shape.kv_size();
+      glue.rms_norm(v, parameters.v_norm, spec.norm_eps, shape.kv_heads, shape.head_dim, v);
     }
     if (table >= 0) {
       const std::size_t at = angles + r * half;
-      glue.apply_rope(q, shape.qkv_size(), batch_.cos + at, batch_.sin + at, 1, shape.heads + shape.kv_heads,
-                      shape.head_dim, spec.rotary_dim, spec.rotary_interleaved);
+      glue.apply_rope(q, shape.qkv_size(), batch_.cos + at, batch_.sin + at, 1,
+                      shape.heads + (own ? shape.kv_heads : 0), shape.head_dim, spec.rotary_of(table),
+                      spec.rotary_interleaved);
     }
     if (batch_.query_scales) glue.scale(q, batch_.query_scales[r], shape.q_size());
-    append(shape, cache, slots_.data(), qkv_.data(), r, r + 1);
+    if (own) append(shape, cache, slots_.data(), qkv_.data(), r, r + 1);
   }
 }
 
 void Step::after_qkv() {
   const DecoderSpec& spec = decoder_.spec();
   if (spec.is_recurrent(layer_)) return after_inputs();
-  const HeadShape& shape = spec.heads;
-  float* given = spec.gated_attention ? gated_.data() : qkv_.data();
-  add_bias(layer_parameters().qkv_bias, given, live_, spec.qkv_outputs());
-  told("qkv", given, live_, spec.qkv_outputs());
-  if (spec.gated_attention) part_gates();
+  const HeadShape& shape = spec.heads_of(layer_);
+  float* given = spec.is_parted(layer_) ? parts_.data() : qkv_.data();
+  add_bias(layer_parameters().qkv_bias, given, live_, spec.qkv_outputs(layer_));
+  told("qkv", given, live_, spec.qkv_outputs(layer_));
+  if (spec.is_parted(layer_)) put_together();
   each_rows(pool_, live_, shape.qkv_size(), [this](std::size_t begin, std::size_t end) { prepare_heads(begin, end); });
   if (trace_) {
     const int layer = static_cast<int>(layer_);
     trace_({"rope_q", layer, -1, qkv_.data(), live_, shape.q_size(), shape.qkv_size()});
-    trace_({"rope_k", layer, -1, qkv_.data() + shape.q_size(), live_, shape.kv_size(), shape.qkv_size()});
+    if (spec.has_own_kv(layer_))
+      trace_({"rope_k", layer, -1, qkv_.data() + shape.q_size(), live_, shape.kv_size(), shape.qkv_size()});
   }
   const std::vector<Span> spans =
       last_layer() ? wanted_spans(batch_.rows, batch_.logit_rows, batch_.wanted) : all_spans(batch_.rows);
   if (last_layer()) keep_wanted_rows();
   if (live_ == 0) return;
   float* mixed = mixed_.take(live_, shape.q_size());
-  const Attention attention = {shape, spec.window(layer_), spec.attention_scale, spec.attention_softcap,
+  const Attention attention = {shape, spec.window(layer_), spec.score_scale(layer_), spec.attention_softcap,
                                layer_parameters().sinks};
   attend(pool_, attention, batch_.rows, cache_.layer(layer_), spans, qkv_.data(), mixed);
   if (spec.gated_attention) gate_mixed();
@@ -362,7 +438,7 @@ void Step::after_o() {
     route();
     next_expert(0);
   } else {
-    gate_up_.take(live_, 2 * spec.intermediate);
+    gate_up_.take(live_, 2 * spec.width(layer_, -1));
     wait(Site::kGateUp, -1, h_, live_, gate_up_);
   }
 }
@@ -375,7 +451,7 @@ const float* Step::mlp_bias(const float* dense, const float* experts, std::size_
 }
 
 void Step::after_gate_up() {
-  const std::size_t width = decoder_.spec().width(product_.expert);
+  const std::size_t width = decoder_.spec().width(layer_, product_.expert);
   const std::size_t rows = product_.rows;
   add_bias(mlp_bias(layer_parameters().gate_up_bias, layer_parameters().expert_gate_up_bias, 2 * width),
            gate_up_.data(), rows, 2 * width);
@@ -383,18 +459,7 @@ void Step::after_gate_up() {
   const float* gate_up = gate_up_.data();
   float* active = active_.take(rows, width);
   each_rows(pool_, rows, 2 * width, [&](std::size_t begin, std::size_t end) {
-    const GlueKernels& glue = kernels().glue;
-    const float* in = gate_up + begin * 2 * width;
-    float* out = active + begin * width;
-    const DecoderSpec& spec = decoder_.spec();
-    switch (spec.activation) {
-      case Activation::kSilu:
-        return glue.silu_mul(in, end - begin, width, out);
-      case Activation::kGelu:
-        return glue.gelu_mul(in, end - begin, width, out);
-      case Activation::kClamped:
-        return glue.clamped_mul(in, spec.activation_limit, spec.activation_alpha, end - begin, width, out);
-    }
+    activate(gate_up + begin * 2 * width, end - begin, width, active + begin * width);
   });
   told("swiglu", active, rows, width, product_.expert);
   y_.take(rows, decoder_.spec().hidden);
@@ -408,6 +473,9 @@ void Step::after_down() {
            product_.rows, spec.hidden);
   told("down", y_.data(), product_.rows, spec.hidden, expert);
   if (expert < 0) return close_layer(y_.data());
+  if (static_cast<std::size_t>(expert) >= spec.experts) {
+    norm_given(layer_parameters().shared_output_norm, y_.data(), product_.rows);
+  }
 
   const float* y = y_.data();
   float* mixture = mixture_.data();
@@ -423,13 +491,37 @@ void Step::after_down() {
   next_expert(number + 1);
 }
 
+// expert_inputs_ = norm(x)
+void Step::norm_for_experts(const float* gain) {
+  const DecoderSpec& spec = decoder_.spec();
+  float* out = expert_inputs_.take(live_, spec.hidden);
+  each_rows(pool_, live_, spec.hidden, [&](std::size_t begin, std::size_t end) {
+    normalise(x_.data() + begin * spec.hidden, gain, spec, end - begin, out + begin * spec.hidden);
+  });
+}
+
+// x = norm(x), where there is a norm;  x: (rows, hidden)
+void Step::norm_given(const float* gain, float* x, std::size_t rows) {
+  const DecoderSpec& spec = decoder_.spec();
+  if (!gain) return;
+  each_rows(pool_, rows, spec.hidden, [&](std::size_t begin, std::size_t end) {
+    float* at = x + begin * spec.hidden;
+    kernels().glue.rms_norm(at, gain, spec.norm_eps, end - begin, spec.hidden, at);
+  });
+}
+
 void Step::route() {
   const DecoderSpec& spec = decoder_.spec();
   float* logits = router_.take(live_, spec.experts);
   float* scratch = router_scratch_.take(live_, spec.experts);
   float* weights = weights_.take(live_, spec.top_k);
   picked_.resize(live_ * spec.top_k);
-  decoder_.router(layer_).forward(pool_, h_.data(), live_, logits, workspace_);
+  const LayerParameters& own = layer_parameters();
+  const bool normed = own.router_norm != nullptr;
+  if (normed) norm_for_experts(own.router_norm);
+  decoder_.router(layer_).forward(pool_, normed ? expert_inputs_.data() : h_.data(), live_, logits, workspace_);
+  if (spec.router_scale != 1.0f) kernels().glue.scale(logits, spec.router_scale, live_ * spec.experts);
+  if (normed) norm_for_experts(own.expert_norm);
   add_bias(layer_parameters().router_bias, logits, live_, spec.experts);
   if (const PackedF32* gate = decoder_.shared_gate(layer_)) {
     float* gates = shared_weights_.take(live_, spec.shared);
@@ -442,6 +534,9 @@ void Step::route() {
     kernels().glue.moe_route(logits + at, end - begin, spec.experts, spec.top_k, spec.normalise,
                              picked_.data() + begin * spec.top_k, weights + begin * spec.top_k, scratch + at);
   });
+  if (own.expert_scale) {
+    for (std::size_t i = 0; i < picked_.size(); ++i) weights[i] *= own.expert_scale[picked_[i]];
+  }
   routed_.resize(spec.experts);
   for (std::vector<Routed>& rows : routed_) rows.clear();
   for (std::size_t i = 0; i < picked_.size(); ++i) {
@@ -454,6 +549,8 @@ void Step::route() {
 void Step::next_expert(std::size_t expert) {
   const DecoderSpec& spec = decoder_.spec();
   while (expert < spec.experts && routed_[expert].empty()) ++expert;
+  // Once, when all routed ones are through.
+  if (expert == spec.experts) norm_given(layer_parameters().expert_output_norm, mixture_.data(), live_);
   if (expert == spec.experts + spec.shared) {
     told("experts", mixture_.data(), live_, spec.hidden);
     return close_layer(mixture_.data());
@@ -461,23 +558,34 @@ void Step::next_expert(std::size_t expert) {
   const bool routed = expert < spec.experts;
   const std::size_t rows = routed ? routed_[expert].size() : live_;
   if (routed) {
+    const float* inputs = layer_parameters().expert_norm ? expert_inputs_.data() : h_.data();
     float* gathered = gathered_.take(rows, spec.hidden);
     for (std::size_t i = 0; i < rows; ++i) {
-      const float* row = h_.data() + routed_[expert][i].row * spec.hidden;
+      const float* row = inputs + routed_[expert][i].row * spec.hidden;
       std::memcpy(gathered + i * spec.hidden, row, spec.hidden * sizeof(float));
     }
   }
   const int number = static_cast<int>(expert);
-  gate_up_.take(rows, 2 * spec.width(number));
+  gate_up_.take(rows, 2 * spec.width(layer_, number));
   wait(Site::kGateUp, number, routed ? gathered_ : h_, rows, gate_up_);
 }
 
 void Step::close_layer(float* delta) {
   const DecoderSpec& spec = decoder_.spec();
   const Parameters& parameters = decoder_.parameters();
-  add_norm(delta, layer_parameters().mlp_output_norm,
-           last_layer() ? parameters.final_norm : parameters.layers[layer_ + 1].attention_norm);
-  told("mlp_add", x_.data(), live_, spec.hidden);
+  const LayerParameters& own = layer_parameters();
+  const float* gain = last_layer() ? parameters.final_norm : parameters.layers[layer_ + 1].attention_norm;
+  const float scale = own.layer_scale ? *own.layer_scale : 1.0f;
+  if (spec.layer_inputs.width) {
+    add_norm(delta, own.mlp_output_norm, nullptr);
+    told("mlp_add", x_.data(), live_, spec.hidden);
+    hear();
+    add_norm(y_.data(), own.layer_output_norm, gain, scale);
+    told("layer_add", x_.data(), live_, spec.hidden);
+  } else {
+    add_norm(delta, own.mlp_output_norm, gain, scale);
+    told("mlp_add", x_.data(), live_, spec.hidden);
+  }
   if (!last_layer()) {
     ++layer_;
     return start_layer();

@@ -97,7 +97,10 @@ class Step {
   void start_layer();
   void after_qkv();
   void after_inputs();
-  void part_gates();
+  void put_together();
+  void tell_layers();
+  void hear();
+  void activate(const float* gate_up, std::size_t rows, std::size_t width, float* out) const;
   void gate_mixed();
   void hide_padding();
   void prepare_heads(std::size_t begin, std::size_t end);
@@ -108,11 +111,13 @@ class Step {
   void after_gate_up();
   void after_down();
   void route();
+  void norm_for_experts(const float* gain);
+  void norm_given(const float* gain, float* x, std::size_t rows);
   void next_expert(std::size_t expert);
   void close_layer(float* delta);
   void finish_logits();
   const float* mlp_bias(const float* dense, const float* experts, std::size_t columns) const;
-  void add_norm(float* delta, const float* output_gain, const float* gain);
+  void add_norm(float* delta, const float* output_gain, const float* gain, float layer_scale = 1.0f);
   void add_bias(const float* bias, float* x, std::size_t rows, std::size_t columns);
   void told(const char* name, const float* data, std::size_t rows, std::size_t columns, int expert = -1);
 
@@ -139,8 +144,8 @@ class Step {
   Floats spare_;    // the residual stream again, when rows leave
   Floats h_;        // (live, hidden) after a norm
   Floats qkv_;      // (rows, [q | k | v])
-  Floats gated_;    // (rows, [q and its gates | k | v]), and the following: of attention with gates
-  Floats gates_;    // (rows, heads * head_dim)
+  Floats parts_;    // (rows, [q and its gates | k | v]) as the product gives them where that isn't qkv_
+  Floats gates_;    // (rows, heads * head_dim) of attention with gates
   Floats mixed_;    // (live, heads * head_dim), or what a recurrence gives
   Floats y_;        // (live, hidden) what a sublayer adds
   Floats gate_up_;  // (live, [gate | up])
@@ -148,12 +153,18 @@ class Step {
   Floats logits_;   // (wanted, vocab)
   RecurrentScratch recurrent_;
 
+  // Where layers are told of tokens:
+  Floats layer_inputs_;  // (rows, layers, width)
+  Floats layer_gate_;    // (live, width)
+  Floats layer_active_;  // (live, 2 * width), and first the embeddings, (rows, layers, width)
+
   // Of a mixture of experts:
   Floats router_, router_scratch_, weights_;  // (live, experts) twice, (live, top_k)
   Floats shared_weights_;                     // (live, shared) where shared experts have gates
   std::vector<std::int32_t> picked_;          // (live, top_k)
   std::vector<std::vector<Routed>> routed_;   // the rows of each expert
   Floats gathered_;                           // (rows of an expert, hidden)
+  Floats expert_inputs_;                      // (live, hidden) where experts have norms of their own
   Floats mixture_;                            // (live, hidden)
 };
 

@@ -58,7 +58,7 @@ class Layer {
     }
     for (int expert = 0; expert < static_cast<int>(core_.experts + core_.shared); ++expert) {
       const bool routed = static_cast<std::size_t>(expert) < core_.experts;
-      const std::size_t width = core_.width(expert);
+      const std::size_t width = core_.width(layer_, expert);
       matrix(routed ? "expert_gate_up" : "shared_gate_up", Site::kGateUp, {width, width}, core_.hidden, expert);
       matrix(routed ? "expert_down" : "shared_down", Site::kDown, {core_.hidden}, width, expert);
     }

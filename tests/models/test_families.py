@@ -309,6 +309,40 @@ def by_type(full: dict[str, Any], sliding: dict[str, Any]) -> dict[str, Any]:
 
 
 GEMMA2 = {**THREE, "query_pre_attn_scalar": 11, "sliding_window": 6}
+PROPORTIONAL = {"rope_type": "proportional", "partial_rotary_factor": 0.55, "rope_theta": 5000.0}
+GEMMA4 = {
+    **THREE,
+    "num_hidden_layers": 7,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
+    + ["sliding_attention"] * 2
+    + ["full_attention"],
+    "head_dim": 14,
+    "global_head_dim": 20,
+    "sliding_window": 6,
+    "num_kv_shared_layers": 3,
+    "use_double_wide_mlp": True,
+    "hidden_size_per_layer_input": 10,
+    "vocab_size_per_layer_input": 140,
+    "final_logit_softcapping": 3.0,
+}
+GEMMA4_OTHERS = {
+    "vision_config": {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "position_embedding_size": 16,
+    },
+    "audio_config": {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "subsampling_conv_channels": [8, 4],
+        "output_proj_dims": 12,
+    },
+}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "attention_factor": 1.2}
 CASES |= {
     "gemma": ("Gemma", THREE),
@@ -349,6 +383,51 @@ CASES |= {
     "gemma3-untied": (
         "Gemma3ForConditionalGeneration",
         {"text_config": GEMMA2, **PICTURES, "tie_word_embeddings": False},
+    ),
+    "gemma4-text": ("Gemma4", GEMMA4),
+    "gemma4-text-plain": (
+        "Gemma4",
+        {
+            **GEMMA4,
+            "attention_k_eq_v": True,
+            "hidden_size_per_layer_input": 0,
+            "num_kv_shared_layers": 0,
+            "use_double_wide_mlp": False,
+            "attention_bias": True,
+            "tie_word_embeddings": False,
+            "final_logit_softcapping": None,
+            "hidden_activation": "silu",
+            "use_bidirectional_attention": "vision",
+        },
+    ),
+    "gemma4-text-equal": (
+        "Gemma4",
+        {
+            **GEMMA4,
+            **by_type({**PROPORTIONAL, "factor": 2.0}, LINEAR),
+            "layer_types": [*MIXED, "full_attention", *MIXED],  # the last one becomes full
+            "attention_k_eq_v": True,
+            "num_global_key_value_heads": 1,
+            "global_head_dim": 12,
+            "initializer_range": 0.14,
+            "attention_bias": True,
+        },
+    ),
+    "gemma4-text-mixture": (
+        "Gemma4",
+        {
+            **GEMMA4,
+            "enable_moe_block": True,
+            "num_experts": 70,
+            "top_k_experts": 20,
+            "moe_intermediate_size": 28,
+            "hidden_size": 48,  # its experts' kernel wants strides of 16 bytes
+            "hidden_size_per_layer_input": 6,
+        },
+    ),
+    "gemma4": (
+        "Gemma4ForConditionalGeneration",
+        {"text_config": {**GEMMA4, "model_type": "gemma4_text", "pad_token_id": 130}, **GEMMA4_OTHERS},
     ),
     "smollm3": ("SmolLM3", {"num_hidden_layers": 5}),
     "smollm3-options": (
@@ -417,10 +496,13 @@ def write_checkpoint(directory: Path, family: str, *, tokenizer: bool = False, *
     model = made(config).eval()
     with torch.no_grad():
         for name, value in model.named_parameters():
-            if name.endswith("norm.weight"):
+            if name.endswith(("norm.weight", "norm_1.weight", "norm_2.weight", "router.scale", "per_expert_scale")):
                 value.uniform_(0.5, 1.5)
             elif name.endswith("bias"):
                 value.normal_(0, 0.3)
+        for name, value in model.named_buffers():
+            if name.endswith("layer_scalar"):
+                value.uniform_(0.5, 1.5)
     model.save_pretrained(directory)
     if tokenizer:
         write_tokenizer(directory, config.get_text_config().vocab_size)

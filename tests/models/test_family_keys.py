@@ -22,6 +22,8 @@ TRANSFORMERS = {
     "gemma2": "Gemma2Config",
     "gemma3": "Gemma3Config",
     "gemma3_text": "Gemma3TextConfig",
+    "gemma4": "Gemma4Config",
+    "gemma4_text": "Gemma4TextConfig",
     "glm": "GlmConfig",
     "glm4": "Glm4Config",
     "granite": "GraniteConfig",

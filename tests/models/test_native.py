@@ -19,7 +19,7 @@ from cutset.models.run.decoder import FloatLinears, ReferenceDecoder
 from cutset.models.run.executor import Batch, States
 from cutset.models.run.native import NativeDecoder
 from cutset.models.run.numpy_ops import NumpyOps
-from cutset.models.spec import ConvSpec, DecoderSpec, DeltaSpec, DynamicRope, LongRope, MoESpec
+from cutset.models.spec import ConvSpec, DecoderSpec, DeltaSpec, DynamicRope, LayerInputSpec, LongRope, MoESpec
 
 BLOCK = 16
 DENSE = DecoderSpec(
@@ -66,6 +66,35 @@ SPECS = {
         windows=(7, 0, 7),
         other_ropes=(plain_rope(100.0, 8),),
         rope_tables=(1, 0, 1),
+    ),
+    "layers-that-differ": replace(
+        DENSE,
+        layers=5,
+        output_norms=True,
+        qk_norm=True,
+        v_norm=True,
+        qkv_bias=True,
+        head_sizes=((2, 8), (1, 12), (2, 8), (1, 12), (2, 8)),
+        kv_layers=(0, 1, 2, 1, 2),
+        equal_kv_layers=frozenset({1}),
+        intermediates=(70, 70, 30, 41, 70),
+        windows=(7, 0, 7, 0, 7),
+        other_ropes=(plain_rope(100.0, 12),),
+        rope_tables=(0, 1, 0, 1, 0),
+        layer_scales=True,
+        sinks=True,
+    ),
+    "layers-told-of-tokens": replace(
+        DENSE, output_norms=True, layer_scales=True, layer_inputs=LayerInputSpec(70, 10, 3.0, 0.3, 0.7)
+    ),
+    "experts-with-norms": replace(
+        MIXTURE,
+        moe=MoESpec(5, 2, 24, normalise=True, shared=1, shared_intermediate=20, own_norms=True, router_scale=0.6),
+        intermediates=(40, 50, 30),
+        layer_scales=True,
+    ),
+    "gates-and-shared-keys": replace(
+        MIXTURE, gated_attention=True, kv_layers=(0, 0, 0), layer_inputs=LayerInputSpec(61, 5, 2.0, 0.2, 0.5)
     ),
     "output-norms-alone": replace(DENSE, input_norms=False, output_norms=True, qk_norm=True, whole_norms=True),
     "multipliers": replace(

@@ -177,8 +177,8 @@ def test_sizes():
     found = parts(spec, Use(context=100, sequences=3, threads=2, pad_rows=10), 12345)
     assert found["KV cache"] == 100 * 3 * spec.layers * 2 * spec.kv_heads * spec.head_dim * 4
     matrices = [
-        (spec.q_size + 2 * spec.kv_size, spec.hidden),
-        (spec.hidden, spec.q_size),
+        (sum(spec.qkv_parts(0)), spec.hidden),
+        (spec.hidden, spec.heads_of(0).q_size),
         (2 * spec.intermediate, spec.hidden),
         (spec.hidden, spec.intermediate),
     ] * spec.layers + [(spec.vocab_size, spec.hidden)]

@@ -270,6 +270,18 @@ class Decoder:
         key_dim: int = 0,
         value_dim: int = 0,
         gated_attention: bool = False,
+        layer_kv_heads: Sequence[int] = [],
+        layer_head_dims: Sequence[int] = [],
+        intermediates: Sequence[int] = [],
+        kv_layers: Sequence[int] = [],
+        equal_kv: Sequence[bool] = [],
+        rotary_dims: Sequence[int] = [],
+        layer_vocab: int = 0,
+        layer_width: int = 0,
+        layer_embedding_scale: float = 1.0,
+        layer_product_scale: float = 1.0,
+        layer_input_scale: float = 1.0,
+        router_scale: float = 1.0,
     ) -> None:
         """parameters: by name and layer, -1 for those of no layer; they aren't copied. The embedding may be grouped."""
 

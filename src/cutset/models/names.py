@@ -74,6 +74,14 @@ class TensorNames:
     k_norm: Names = (TensorName(LAYER + "self_attn.k_norm.weight", PLACE + "k_norm"),)
     o: Names = (TensorName(LAYER + "self_attn.o_proj.weight", PLACE + "wo"),)
     o_bias: Names = (TensorName(LAYER + "self_attn.o_proj.bias", PLACE + "bo"),)
+    layer_scale: Names = (TensorName(LAYER + "layer_scalar", PLACE + "layer_scale"),)
+    # Of what layers are told of a token; see LayerInputSpec.
+    layer_embedding: Names = (TensorName("model.embed_tokens_per_layer.weight", "layer_embedding"),)
+    layer_product: Names = (TensorName("model.per_layer_model_projection.weight", "layer_product"),)
+    layer_product_norm: Names = (TensorName("model.per_layer_projection_norm.weight", "rms_layer_product"),)
+    layer_gate: Names = (TensorName(LAYER + "per_layer_input_gate.weight", PLACE + "layer_gate"),)
+    layer_out: Names = (TensorName(LAYER + "per_layer_projection.weight", PLACE + "layer_out"),)
+    layer_output_norm: Names = (TensorName(LAYER + "post_per_layer_input_norm.weight", PLACE + "rms_layer_output"),)
     # Of layers with a state instead of attention:
     in_proj: Names = (TensorName(LAYER + "conv.in_proj.weight", PLACE + "w_in"),)
     in_proj_bias: Names = (TensorName(LAYER + "conv.in_proj.bias", PLACE + "b_in"),)
@@ -86,6 +94,16 @@ class TensorNames:
     delta_gain: Names = (TensorName(LAYER + "linear_attn.norm.weight", PLACE + "rms_delta"),)
     router: Names = (TensorName(LAYER + "mlp.gate.weight", PLACE + "router"),)
     router_bias: Names = (TensorName(LAYER + "mlp.gate.bias", PLACE + "router_bias"),)
+    # Of experts that have norms of their own; see MoESpec.
+    router_norm: Names = (TensorName(LAYER + "router.scale", PLACE + "rms_router"),)
+    expert_norm: Names = (TensorName(LAYER + "pre_feedforward_layernorm_2.weight", PLACE + "rms_expert"),)
+    expert_output_norm: Names = (
+        TensorName(LAYER + "post_feedforward_layernorm_2.weight", PLACE + "rms_expert_output"),
+    )
+    shared_output_norm: Names = (
+        TensorName(LAYER + "post_feedforward_layernorm_1.weight", PLACE + "rms_shared_output"),
+    )
+    expert_scale: Names = (TensorName(LAYER + "router.per_expert_scale", PLACE + "expert_scale"),)
     shared_gate: Names = (TensorName(LAYER + "mlp.shared_expert_gate.weight", PLACE + "shared_gate"),)
     gate_up: Names = (
         TensorName(LAYER + "mlp.gate_proj.weight", PLACE + "w_gate"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["ConvSpec", "DeltaSpec", "DynamicRope", "LongRope", "MoESpec", "RopeSpec"]
+__all__ = ["ConvSpec", "DeltaSpec", "DynamicRope", "HeadSizes", "LayerInputSpec", "LongRope", "MoESpec", "RopeSpec"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,41 @@ class RopeSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class HeadSizes:
+    """The heads of one layer's attention."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+    @property
+    def q_size(self) -> int:
+        """Columns of q."""
+        return self.heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        """Columns of k, and of v."""
+        return self.kv_heads * self.head_dim
+
+
+@dataclass(frozen=True, slots=True)
+class LayerInputSpec:
+    """What each layer is told of a token besides the residual stream x (Gemma 3n and 4), `width` floats in each layer:
+
+        p = scale · (embedding_scale · its own embedding + norm(product_scale · product of the token's embedding))
+
+    After its MLP a layer adds norm(out(activation(gate(x)) · p)).
+    """
+
+    vocab: int  # rows of the embedding, which holds all layers side by side
+    width: int
+    embedding_scale: float
+    product_scale: float
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
 class MoESpec:
     """Mixture of experts: a router picks `top_k` of `experts` MLPs for each row and weighs them by their softmax."""
 
@@ -50,6 +85,11 @@ class MoESpec:
     shared: int = 0  # MLPs that every row passes, each of the width `shared_intermediate`
     shared_intermediate: int = 0
     shared_gate: bool = False  # what a shared MLP gives is multiplied by the sigmoid of a product of its own
+    # Router, routed and shared experts each have norms of their own (Gemma 4): the router and the routed ones take the
+    # residual stream, what either kind of experts gives is normed before both are added, and the weight of an expert
+    # is multiplied by a number of its own.
+    own_norms: bool = False
+    router_scale: float = 1.0  # of the router's product
 
 
 @dataclass(frozen=True, slots=True)

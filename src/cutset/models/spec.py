@@ -30,7 +30,16 @@ from cutset.models.names import (
     TensorName,
     TensorNames,
 )
-from cutset.models.parts import ConvSpec, DeltaSpec, DynamicRope, LongRope, MoESpec, RopeSpec
+from cutset.models.parts import (
+    ConvSpec,
+    DeltaSpec,
+    DynamicRope,
+    HeadSizes,
+    LayerInputSpec,
+    LongRope,
+    MoESpec,
+    RopeSpec,
+)
 
 __all__ = [
     "EXPERT",
@@ -47,6 +56,8 @@ __all__ = [
     "DecoderSpec",
     "DeltaSpec",
     "DynamicRope",
+    "HeadSizes",
+    "LayerInputSpec",
     "LongRope",
     "MoESpec",
     "RopeSpec",
@@ -105,7 +116,7 @@ class DecoderSpec:
     heads: int
     kv_heads: int
     head_dim: int
-    intermediate: int
+    intermediate: int  # of the dense MLP, unless `intermediates` differ
     norm_eps: float
     max_positions: int  # as the configuration has it; see `context`
     rope: RopeSpec
@@ -137,6 +148,15 @@ class DecoderSpec:
     attention_softcap: float = 0.0  # scores are limited to that by tanh (Gemma 2, arXiv:2408.00118); 0: they aren't
     logit_softcap: float = 0.0  # the same for logits
     windows: tuple[int, ...] = ()  # per layer: how many tokens back a query sees, itself included; 0 = all
+    # Per layer, where layers differ; () where they don't: (key-value heads, size of a head), and the width of
+    # MLPs that every row passes.
+    head_sizes: tuple[tuple[int, int], ...] = ()
+    intermediates: tuple[int, ...] = ()
+    kv_layers: tuple[int, ...] = ()  # per layer: the one, of its sizes, whose keys and values it uses; () is its own
+    equal_kv_layers: frozenset[int] = frozenset()  # layers whose v is k as it is before its norm
+    v_norm: bool = False  # RMSNorm over each head of v, without gains; it goes with qk_norm
+    layer_scales: bool = False  # what leaves a layer is multiplied by a number of its own
+    layer_inputs: LayerInputSpec | None = None
     moe: MoESpec | None = None
     sparse_layers: frozenset[int] = frozenset()  # layers whose MLP is a mixture of experts
     recurrent: ConvSpec | DeltaSpec | None = None
@@ -166,25 +186,32 @@ class DecoderSpec:
             return self.eos_token_ids
         return tuple(dict.fromkeys((*(() if self.eos_assumed else self.eos_token_ids), named)))
 
-    @property
-    def q_size(self) -> int:
-        """Columns of q."""
-        return self.heads * self.head_dim
+    def heads_of(self, layer: int) -> HeadSizes:
+        """The heads of a layer."""
+        return HeadSizes(self.heads, *(self.head_sizes[layer] if self.head_sizes else (self.kv_heads, self.head_dim)))
 
-    @property
-    def kv_size(self) -> int:
-        """Columns of k, and of v."""
-        return self.kv_heads * self.head_dim
+    def kv_layer(self, layer: int) -> int:
+        """The layer whose keys and values a layer uses: most often its own."""
+        return self.kv_layers[layer] if self.kv_layers else layer
 
-    @property
-    def q_parts(self) -> int:
-        """Columns of q as it is multiplied, with its gates."""
-        return 2 * self.q_size if self.gated_attention else self.q_size
+    def qkv_parts(self, layer: int) -> tuple[int, ...]:
+        """Columns of q with its gates, k and v, as far as a layer multiplies them."""
+        sizes = self.heads_of(layer)
+        q = 2 * sizes.q_size if self.gated_attention else sizes.q_size
+        if self.kv_layer(layer) != layer:
+            return (q,)
+        return (q, sizes.kv_size) if layer in self.equal_kv_layers else (q, sizes.kv_size, sizes.kv_size)
 
     @property
     def attention_layers(self) -> tuple[int, ...]:
-        """The layers that have keys and values, in the order in which a cache has them."""
-        return tuple(layer for layer in range(self.layers) if layer not in self.recurrent_layers)
+        """The layers that have keys and values of their own, in the order in which a cache has them."""
+        layers = (layer for layer in range(self.layers) if layer not in self.recurrent_layers)
+        return tuple(layer for layer in layers if self.kv_layer(layer) == layer)
+
+    @property
+    def kv_floats(self) -> int:
+        """Floats of one token's keys in all layers; its values are as many."""
+        return sum(self.heads_of(layer).kv_size for layer in self.attention_layers)
 
     @property
     def state_floats(self) -> int:
@@ -199,23 +226,22 @@ class DecoderSpec:
         """Columns of a site's weights: the length of its sums."""
         if site == "o":
             mixer = self.mixer(layer)
-            return self.q_size if mixer is None else mixer.mixed
-        return self.mlp_width(expert) if site == "down" else self.hidden
+            return self.heads_of(layer).q_size if mixer is None else mixer.mixed
+        return self.mlp_width(expert, layer) if site == "down" else self.hidden
 
-    @property
-    def score_scale(self) -> float:
+    def score_scale(self, layer: int) -> float:
         """What attention's scores are multiplied by."""
-        return self.attention_scale or float(self.head_dim**-0.5)
+        return self.attention_scale or float(self.heads_of(layer).head_dim ** -0.5)
 
     @property
     def ropes(self) -> tuple[RopeSpec, ...]:
-        """The rotary tables, by number. All rotate as many elements of a head."""
+        """The rotary tables, by number."""
         return (self.rope, *self.other_ropes)
 
     @property
-    def rotary_dim(self) -> int:
-        """Elements of a head that are rotated."""
-        return 2 * len(self.rope.frequencies)
+    def rotary_dims(self) -> tuple[int, ...]:
+        """Elements of a head that each table rotates."""
+        return tuple(2 * len(rope.frequencies) for rope in self.ropes)
 
     def rope_table(self, layer: int) -> int:
         """The rotary table of a layer; -1 where nothing is rotated."""
@@ -237,7 +263,10 @@ class DecoderSpec:
         """Names and places of a parameter's tensors, in the order in which their rows are stacked."""
         if expert >= 0 and self.moe is not None and expert >= self.moe.experts:
             expert -= self.moe.experts
-        return tuple(name.at(layer, expert) for name in getattr(self.names, role))
+        names: Names = getattr(self.names, role)
+        if role in ("qkv", "qkv_bias") and len(names) > 1:
+            names = names[: len(self.qkv_parts(layer))]
+        return tuple(name.at(layer, expert) for name in names)
 
     def bare(self) -> DecoderSpec:
         """The decoder itself, without what only a reader of checkpoints must know."""
@@ -287,6 +316,10 @@ class DecoderSpec:
     def tensors(self) -> Iterator[WantedTensor]:
         """Every tensor of this decoder, in the order in which checkpoints are written and random weights drawn."""
         yield from self._tensors("embedding", (self.vocab_size,), self.hidden)
+        if (inputs := self.layer_inputs) is not None:
+            yield from self._tensors("layer_embedding", (inputs.vocab,), self.layers * inputs.width)
+            yield from self._tensors("layer_product", (self.layers * inputs.width,), self.hidden)
+            yield from self._tensors("layer_product_norm", (inputs.width,), 0)
         for layer in range(self.layers):
             if self.input_norms:
                 yield from self._tensors("attention_norm", (self.hidden,), 0, layer)
@@ -300,6 +333,10 @@ class DecoderSpec:
                 yield from self._tensors("mlp_output_norm", (self.hidden,), 0, layer)
             if layer in self.sparse_layers and self.moe is not None:
                 yield from self._tensors("router", (self.moe.experts,), self.hidden, layer)
+                if self.moe.own_norms:
+                    for norm in ("router_norm", "expert_norm", "expert_output_norm", "shared_output_norm"):
+                        yield from self._tensors(norm, (self.hidden,), 0, layer)
+                    yield from self._tensors("expert_scale", (self.moe.experts,), 0, layer)
                 if self.moe.shared_gate:
                     yield from self._tensors("shared_gate", (self.moe.shared,), self.hidden, layer)
                 if self.router_bias:
@@ -309,25 +346,32 @@ class DecoderSpec:
                     yield from self._tensors("expert_gate_up_bias", (self.moe.experts,), width, layer)
                     yield from self._tensors("expert_down_bias", (self.moe.experts,), self.hidden, layer)
             for expert in self.mlps(layer):
-                width = self.mlp_width(expert)
+                width = self.mlp_width(expert, layer)
                 yield from self._tensors(self.role("gate_up", expert), (width, width), self.hidden, layer, expert)
                 yield from self._tensors(self.role("down", expert), (self.hidden,), width, layer, expert)
                 if self.mlp_bias and expert < 0:
                     yield from self._tensors("gate_up_bias", (width, width), 0, layer)
                     yield from self._tensors("down_bias", (self.hidden,), 0, layer)
+            if inputs is not None:
+                yield from self._tensors("layer_gate", (inputs.width,), self.hidden, layer)
+                yield from self._tensors("layer_out", (self.hidden,), inputs.width, layer)
+                yield from self._tensors("layer_output_norm", (self.hidden,), 0, layer)
+            if self.layer_scales:
+                yield from self._tensors("layer_scale", (1,), 0, layer)
         yield from self._tensors("final_norm", (self.hidden,), 0)
         if not self.tied:
             yield from self._tensors("lm_head", (self.vocab_size,), self.hidden)
 
     def _attention(self, layer: int) -> Iterator[WantedTensor]:
-        parts = (self.q_parts, self.kv_size, self.kv_size)
+        parts, heads = self.qkv_parts(layer), self.heads_of(layer)
         qkv = [*self._tensors("qkv", parts, self.hidden, layer)]
         biases = [*self._tensors("qkv_bias", parts, 0, layer)] if self.qkv_bias else []
-        sizes = {"q": self.q_size, "k": self.kv_size} if self.whole_norms else dict.fromkeys("qk", self.head_dim)
-        norms = [tensor for part in "qk" for tensor in self._tensors(f"{part}_norm", (sizes[part],), 0, layer)]
+        own = "qk" if len(parts) > 1 else "q"
+        sizes = {"q": heads.q_size, "k": heads.kv_size} if self.whole_norms else dict.fromkeys("qk", heads.head_dim)
+        norms = [tensor for part in own for tensor in self._tensors(f"{part}_norm", (sizes[part],), 0, layer)]
         for row in zip_longest(qkv, biases, norms if self.qk_norm else []):
             yield from (tensor for tensor in row if tensor is not None)
-        yield from self._tensors("o", (self.hidden,), self.q_size, layer)
+        yield from self._tensors("o", (self.hidden,), heads.q_size, layer)
         if self.o_bias:
             yield from self._tensors("o_bias", (self.hidden,), 0, layer)
         if self.sinks:
@@ -360,11 +404,13 @@ class DecoderSpec:
         width = self.mlp_width(expert)
         return (2 * width, self.hidden) if site == "gate_up" else (self.hidden, width)
 
-    def mlp_width(self, expert: int) -> int:
+    def mlp_width(self, expert: int, layer: int = 0) -> int:
         """Intermediate size of the dense MLP (-1), of a routed or of a shared expert."""
         if expert < 0 or self.moe is None:
-            return self.intermediate
-        return self.moe.intermediate if expert < self.moe.experts else self.moe.shared_intermediate
+            return self.intermediates[layer] if self.intermediates else self.intermediate
+        if expert < self.moe.experts:
+            return self.moe.intermediate
+        return self.intermediates[layer] if self.intermediates else self.moe.shared_intermediate
 
     def parameter_count(self) -> int:
         """Parameters of the decoder; tied ones once."""

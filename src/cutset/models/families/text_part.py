@@ -48,7 +48,7 @@ def read_text(c: Fields, family: Family, *, tied: bool, parts: tuple[str, ...] =
         names=TensorNames(**outer),
         other_names=(("language_model.lm_head.", "lm_head."), ("language_model.model.", "model.language_model.")),
         stacked=tuple(one._replace(checkpoint=_inside(one.checkpoint)) for one in spec.stacked),
-        other_parts=(*parts, *(f"model.{part}" for part in parts)),
+        other_parts=(*map(_inside, spec.other_parts), *parts, *(f"model.{part}" for part in parts)),
         eos_token_ids=tuple(dict.fromkeys(stated)) if ends else spec.eos_token_ids,
         eos_assumed=spec.eos_assumed and not ends,
     )

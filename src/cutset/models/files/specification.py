@@ -64,9 +64,13 @@ NUMBERED = ("{layer}", "{expert}")
 
 
 def describable(spec: DecoderSpec) -> bool:
-    """The specification has a form in JSON. Layers with states of sequences, and gates of attention and of shared
-    experts, have none yet."""
-    gates = spec.gated_attention or (spec.moe is not None and spec.moe.shared_gate)
+    """The specification has a form in JSON. Layers with states of sequences, gates of attention, gates and norms of
+    experts, and layers that differ in their sizes, share keys or are told of tokens, have none yet."""
+    if spec.head_sizes or spec.intermediates or spec.kv_layers or spec.equal_kv_layers or spec.layer_inputs:
+        return False
+    if spec.v_norm or spec.layer_scales or len(set(spec.rotary_dims)) > 1:
+        return False
+    gates = spec.gated_attention or (spec.moe is not None and (spec.moe.shared_gate or spec.moe.own_norms))
     return spec.recurrent is None and not gates
 
 
@@ -78,7 +82,7 @@ def to_json(spec: DecoderSpec, weights: str = "float") -> dict[str, Any]:
     if not describable(spec):
         raise ArchitectureError(
             f"a decoder of {spec.family} can't be written in this form yet: the specification doesn't know its "
-            "layers with a state, or its gates; use its checkpoint directory"
+            "layers with a state, its gates, or layers that differ or share keys; use its checkpoint directory"
         )
     moe = spec.moe
     roles = dict.fromkeys(tensor.role for tensor in spec.tensors())

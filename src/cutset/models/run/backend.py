@@ -134,8 +134,10 @@ def cache_blocks(spec: DecoderSpec, choice: BackendChoice, settings: Settings, c
 
 def block_bytes(spec: DecoderSpec, choice: BackendChoice, settings: Settings) -> int:
     """Bytes of keys and values in a block of the cache; in 8 bits each head of a token has a scale, too."""
-    head = spec.head_dim + 4 if settings.kv_dtype == "int8" else (2 if choice.dtype in HALF else 4) * spec.head_dim
-    return settings.block_size * 2 * len(spec.attention_layers) * spec.kv_heads * head
+    if settings.kv_dtype == "int8":
+        heads = sum(spec.heads_of(layer).kv_heads for layer in spec.attention_layers)
+        return settings.block_size * 2 * (spec.kv_floats + 4 * heads)
+    return settings.block_size * 2 * spec.kv_floats * (2 if choice.dtype in HALF else 4)
 
 
 def kept_states(spec: DecoderSpec, choice: BackendChoice, settings: Settings) -> int:

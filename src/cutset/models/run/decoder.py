@@ -51,7 +51,7 @@ class Ops(Protocol):
     def apply_rope(self, x: Array, cos: Array, sin: Array, *, interleaved: bool) -> Array: ...
     def attend(
         self, q: Array, k: Array, v: Array, layer: int, batch: Batch, cache: Any, spec: DecoderSpec, sinks: Array
-    ) -> Array: ...
+    ) -> Array: ...  # k and v are None where a layer uses those of another
     def gated(self, gate_up: Array, spec: DecoderSpec) -> Array: ...
     def wide(self, x: Array) -> Array: ...  # in float32, as states of sequences are kept
     def narrow(self, x: Array) -> Array: ...  # in the precision of the rest
@@ -89,6 +89,8 @@ class ReferenceDecoder:
         for (role, layer), names in spec.glue().items():
             value = ops.concat([ops.load(tensors[name]) for name in names])
             self.parameters[role, layer] = value + spec.norm_offset if role.endswith("_norm") else value
+        for layer in spec.attention_layers if spec.v_norm else ():
+            self.parameters["v_norm", layer] = ops.floats(np.ones(spec.heads_of(layer).head_dim, np.float32))
 
     def new_cache(self, blocks: int, block_size: int, states: int | None = None, kv_dtype: str = "auto") -> KVCache:
         """Room for keys and values of `blocks` blocks of `block_size` tokens, and for `states` states of sequences."""
@@ -109,14 +111,16 @@ class ReferenceDecoder:
 
     def _forward(self, batch: Batch, cache: KVCache, trace: Trace) -> NDArray[np.float32]:
         ops, spec = self.ops, self.spec
-        cos, sin = self.rope.rows(batch.positions, batch.row_starts, batch.limits)  # (tables, rows, rotary_dim / 2)
-        turns = [(ops.floats(c), ops.floats(s)) for c, s in zip(cos, sin, strict=True)]
+        cos, sin = self.rope.rows(batch.positions, batch.row_starts, batch.limits)  # (tables, rows, pairs)
+        turned = zip(cos, sin, spec.rotary_dims, strict=True)
+        turns = [(ops.floats(c[:, : size // 2]), ops.floats(s[:, : size // 2])) for c, s, size in turned]
         scales = query_scales(spec, batch.positions)
         q_scales = None if scales is None else ops.floats(scales[:, None, None])
         adapted = _Adapted.of(batch)
         x = ops.embedding(self.parameters["embedding", -1], batch.token_ids)  # (rows, hidden)
         x = _scaled(x, spec.embedding_scale)
         trace("embedding", -1, x)
+        told = self._layer_inputs(x, batch)
         for layer in range(spec.layers):
             table = spec.rope_table(layer)
             turn = turns[table] if table >= 0 else None
@@ -126,9 +130,14 @@ class ReferenceDecoder:
             h = self._taken("mlp_norm", layer, x)
             trace("mlp_norm", layer, h)
             sparse = layer in spec.sparse_layers
-            y = self._experts(layer, h, adapted, trace) if sparse else self._mlp(layer, -1, h, adapted, trace)
+            y = self._experts(layer, x, h, adapted, trace) if sparse else self._mlp(layer, -1, h, adapted, trace)
             x = x + self._given("mlp_output_norm", layer, y)
-            trace("mlp_add", layer, x)
+            if told is not None:
+                trace("mlp_add", layer, x)
+                x = x + self._layer_input(layer, x, told)
+            if spec.layer_scales:
+                x = x * self.parameters["layer_scale", layer]
+            trace("mlp_add" if told is None else "layer_add", layer, x)
         x = ops.rms_norm(ops.take(x, batch.logit_rows), self.parameters["final_norm", -1], spec.norm_eps)
         trace("final_norm", -1, x)
         adapted = adapted.take(batch.logit_rows)
@@ -138,6 +147,23 @@ class ReferenceDecoder:
             logits = ops.softcap(logits, spec.logit_softcap)
         trace("lm_head", -1, logits)
         return ops.to_numpy(logits).astype(np.float32, copy=False)
+
+    def _layer_inputs(self, x: Array, batch: Batch) -> Array | None:
+        """What all layers are told of the rows' tokens, (rows, layers, width)."""
+        inputs, ops = self.spec.layer_inputs, self.ops
+        if inputs is None:
+            return None
+        shape = (-1, self.spec.layers, inputs.width)
+        product = ops.linear(x, self.parameters["layer_product", -1]) * inputs.product_scale
+        product = ops.rms_norm(product.reshape(shape), self.parameters["layer_product_norm", -1], self.spec.norm_eps)
+        own = ops.embedding(self.parameters["layer_embedding", -1], batch.token_ids).reshape(shape)
+        return (product + own * inputs.embedding_scale) * inputs.scale
+
+    def _layer_input(self, layer: int, x: Array, told: Array) -> Array:
+        """What a layer adds at its end by what it is told."""
+        gate = self.ops.linear(x, self.parameters["layer_gate", layer])
+        active = self.ops.gated(self.ops.concat([gate, told[:, layer]]), self.spec)
+        return self._taken("layer_output_norm", layer, self.ops.linear(active, self.parameters["layer_out", layer]))
 
     def _taken(self, norm: str, layer: int, x: Array) -> Array:
         """What attention or MLP takes of the residual stream."""
@@ -173,7 +199,7 @@ class ReferenceDecoder:
         if mixer is not None:
             h = unpadded(h, batch, self.ops)
         trace("attention_norm", layer, h)
-        qkv = self._product("qkv", layer, -1, h, adapted)  # (rows, q_parts + 2 * kv_size), or what a mixer takes
+        qkv = self._product("qkv", layer, -1, h, adapted)  # (rows, qkv_parts), or what a mixer takes
         trace("qkv", layer, qkv)
         if mixer is None:
             mixed = self._attention(layer, qkv, turn, q_scales, batch, cache, trace)  # (rows, q_size)
@@ -194,30 +220,36 @@ class ReferenceDecoder:
         cache: KVCache,
         trace: Trace,
     ) -> Array:
-        ops, spec = self.ops, self.spec
-        gates = None
+        ops, spec, sizes = self.ops, self.spec, self.spec.heads_of(layer)
+        edge = spec.qkv_parts(layer)[0]
+        q, kv, gates = qkv[:, :edge], qkv[:, edge:], None
         if spec.gated_attention:  # [q | gate] of each head
-            pairs = qkv[:, : spec.q_parts].reshape(-1, spec.heads, 2 * spec.head_dim)
-            gates = pairs[:, :, spec.head_dim :].reshape(-1, spec.q_size)
-            q = pairs[:, :, : spec.head_dim].reshape(-1, spec.q_size)
-            qkv = ops.concat([q, qkv[:, spec.q_parts :]])
-        edges = spec.q_size, spec.q_size + spec.kv_size
-        q, k, v = qkv[:, : edges[0]], qkv[:, edges[0] : edges[1]], qkv[:, edges[1] :]
-        if spec.whole_norms:
-            q, k = self._taken("q_norm", layer, q), self._taken("k_norm", layer, k)
-        q = q.reshape(-1, spec.heads, spec.head_dim)
-        k, v = k.reshape(-1, spec.kv_heads, spec.head_dim), v.reshape(-1, spec.kv_heads, spec.head_dim)
-        if not spec.whole_norms:
-            q, k = self._taken("q_norm", layer, q), self._taken("k_norm", layer, k)
-        if turn is not None:
-            q, k = (ops.apply_rope(x, *turn, interleaved=spec.rope_interleaved) for x in (q, k))
+            pairs = q.reshape(-1, spec.heads, 2 * sizes.head_dim)
+            gates = pairs[:, :, sizes.head_dim :].reshape(-1, sizes.q_size)
+            q = pairs[:, :, : sizes.head_dim].reshape(-1, sizes.q_size)
+        q = self._turned("q_norm", layer, q, turn)
         if q_scales is not None:
             q = q * q_scales
-        trace("rope_q", layer, q.reshape(-1, spec.q_size))
-        trace("rope_k", layer, k.reshape(-1, spec.kv_size))
+        trace("rope_q", layer, q.reshape(-1, sizes.q_size))
+        k = v = None
+        if spec.kv_layer(layer) == layer:
+            k = kv[:, : sizes.kv_size]
+            v = k if layer in spec.equal_kv_layers else kv[:, sizes.kv_size :]
+            v = self._taken("v_norm", layer, v.reshape(-1, sizes.kv_heads, sizes.head_dim))
+            k = self._turned("k_norm", layer, k, turn)
+            trace("rope_k", layer, k.reshape(-1, sizes.kv_size))
         sinks = self.parameters.get(("sinks", layer))
         mixed = ops.attend(q, k, v, layer, batch, cache, spec, sinks)
         return mixed if gates is None else mixed * ops.sigmoid(gates)
+
+    def _turned(self, norm: str, layer: int, x: Array, turn: tuple[Array, Array] | None) -> Array:
+        """q or k with its norm and rotary embedding, (rows, heads, head_dim)."""
+        size = self.spec.heads_of(layer).head_dim
+        if self.spec.whole_norms:
+            x = self._taken(norm, layer, x).reshape(-1, x.shape[-1] // size, size)
+        else:
+            x = self._taken(norm, layer, x.reshape(-1, x.shape[-1] // size, size))
+        return x if turn is None else self.ops.apply_rope(x, *turn, interleaved=self.spec.rope_interleaved)
 
     def _mlp(self, layer: int, expert: int, h: Array, adapted: _Adapted, trace: Trace) -> Array:
         label = "" if expert < 0 else f".{expert}"
@@ -229,23 +261,28 @@ class ReferenceDecoder:
         trace(f"down{label}", layer, out)
         return out
 
-    def _experts(self, layer: int, h: Array, adapted: _Adapted, trace: Trace) -> Array:
+    def _experts(self, layer: int, x: Array, h: Array, adapted: _Adapted, trace: Trace) -> Array:
         ops, moe = self.ops, self.spec.moe
         assert moe is not None
-        logits = ops.linear(h, self.parameters["router", layer])  # (rows, experts)
+        told, taken = (self._taken(f"{part}_norm", layer, x) if moe.own_norms else h for part in ("router", "expert"))
+        logits = _scaled(ops.linear(told, self.parameters["router", layer]), moe.router_scale)  # (rows, experts)
         if (bias := self.parameters.get(("router_bias", layer))) is not None:
             logits = logits + bias
         trace("router", layer, logits)
         picked, weights = ops.moe_route(logits, moe.top_k, normalise=moe.normalise)
+        if moe.own_norms:
+            weights = weights * ops.take(self.parameters["expert_scale", layer], picked)
         out = h * 0
         for expert in range(moe.experts):  # in ascending order for every row, whoever shares the batch
             rows, place = np.nonzero(picked == expert)
             if len(rows):
-                y = self._mlp(layer, expert, ops.take(h, rows), adapted.take(rows), trace)
+                y = self._mlp(layer, expert, ops.take(taken, rows), adapted.take(rows), trace)
                 ops.add_at(out, rows, weights[rows, place], y)
+        out = self._taken("expert_output_norm", layer, out)
         gates = ops.sigmoid(ops.linear(h, self.parameters["shared_gate", layer])) if moe.shared_gate else None
         for number in range(moe.shared):
             y = self._mlp(layer, moe.experts + number, h, adapted, trace)
+            y = self._taken("shared_output_norm", layer, y)
             out = out + (y if gates is None else y * gates[:, number : number + 1])
         trace("experts", layer, out)
         return out

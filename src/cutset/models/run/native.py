@@ -82,8 +82,9 @@ class NativeDecoder:
                 "expert_intermediate": moe.intermediate,
                 "shared": moe.shared,
                 "shared_intermediate": moe.shared_intermediate,
+                "router_scale": moe.router_scale,
             }
-        sizes |= _recurrence(spec)
+        sizes |= _recurrence(spec) | _layers(spec)
         parameters = _parameters(spec, tensors, pool if linears is None and dtype == "stored" else None)
         self.core = native.Decoder(
             vocab=spec.vocab_size,
@@ -98,7 +99,8 @@ class NativeDecoder:
             activation=spec.activation,
             activation_limit=spec.activation_limit,
             activation_alpha=spec.activation_alpha,
-            rotary_dim=spec.rotary_dim,
+            rotary_dim=max(spec.rotary_dims),
+            rotary_dims=list(spec.rotary_dims),
             rotary_interleaved=spec.rope_interleaved,
             rotary_tables=len(spec.ropes),
             rotary_table=list(spec.rope_tables),
@@ -274,7 +276,29 @@ def _parameters(
         if key[0] == "conv":
             value = value[:, 0].T  # (taps, channels)
         found[key] = np.ascontiguousarray(value)
+    for layer in spec.attention_layers if spec.v_norm else ():
+        found["v_norm", layer] = np.ones(spec.heads_of(layer).head_dim, np.float32)
     return found
+
+
+def _layers(spec: DecoderSpec) -> dict[str, Any]:
+    """What the core must know of layers that differ, or are told of tokens."""
+    found: dict[str, Any] = {
+        "layer_kv_heads": [kv_heads for kv_heads, _ in spec.head_sizes],
+        "layer_head_dims": [head_dim for _, head_dim in spec.head_sizes],
+        "intermediates": list(spec.intermediates),
+        "kv_layers": list(spec.kv_layers),
+        "equal_kv": [layer in spec.equal_kv_layers for layer in range(spec.layers)],
+    }
+    if (inputs := spec.layer_inputs) is None:
+        return found
+    return found | {
+        "layer_vocab": inputs.vocab,
+        "layer_width": inputs.width,
+        "layer_embedding_scale": inputs.embedding_scale,
+        "layer_product_scale": inputs.product_scale,
+        "layer_input_scale": inputs.scale,
+    }
 
 
 def _recurrence(spec: DecoderSpec) -> dict[str, Any]:

@@ -19,45 +19,49 @@ Floats = NDArray[np.float32]
 
 
 class NumpyCache:
-    """Keys and values, (attention layers, 2, blocks * block_size, kv_heads, head_dim), and states, (slots, floats) of
-    each layer that has such. In 8 bits they are codes, and `scales` has the same shape without head_dim."""
+    """Keys and values, (2, blocks * block_size, kv_heads, head_dim), and states, (slots, floats), of each layer that
+    has such. In 8 bits they are codes, and `scales` has the same shape without head_dim."""
 
     def __init__(self, spec: DecoderSpec, blocks: int, block_size: int, states: int, kv_dtype: str = "auto") -> None:
         self.blocks, self.block_size = blocks, block_size
         # Zeros, which cost no memory until a page is written: long caches are left to the operating system.
-        shape = (len(spec.attention_layers), 2, blocks * block_size, spec.kv_heads, spec.head_dim)
         int8 = kv_dtype == "int8"
-        self.data: NDArray[Any] = np.zeros(shape, dtype=np.int8 if int8 else np.float32)
-        self.scales = np.zeros(shape[:-1], dtype=np.float32) if int8 else None
-        self.places = {layer: place for place, layer in enumerate(spec.attention_layers)}
+        self.data: dict[int, NDArray[Any]] = {}
+        self.scales: dict[int, Floats] = {}
+        for layer in spec.attention_layers:
+            heads = spec.heads_of(layer)
+            shape = (2, blocks * block_size, heads.kv_heads, heads.head_dim)
+            self.data[layer] = np.zeros(shape, dtype=np.int8 if int8 else np.float32)
+            if int8:
+                self.scales[layer] = np.zeros(shape[:-1], dtype=np.float32)
         size = spec.recurrent.state if spec.recurrent is not None else 0
         self.states: dict[int, Floats] = {
             layer: np.zeros((states, size), dtype=np.float32) for layer in sorted(spec.recurrent_layers)
         }
-        self.nbytes = self.data.nbytes + sum(state.nbytes for state in self.states.values())
-        self.nbytes += 0 if self.scales is None else self.scales.nbytes
+        stores = [*self.data.values(), *self.scales.values(), *self.states.values()]
+        self.nbytes = sum(one.nbytes for one in stores)
 
     def block(self, number: int) -> list[NDArray[np.uint8]]:
         """See cutset.models.run.executor.KVCache."""
-        parts = [self.data] if self.scales is None else [self.data, self.scales]
+        parts = [*self.data.values(), *self.scales.values()]
         tokens = slice(number * self.block_size, (number + 1) * self.block_size)
-        return [one[tokens].reshape(-1).view(np.uint8) for part in parts for layer in part for one in layer]
+        return [one[tokens].reshape(-1).view(np.uint8) for part in parts for one in part]
 
-    def write(self, place: int, slots: NDArray[np.int64], k: Floats, v: Floats) -> None:
+    def write(self, layer: int, slots: NDArray[np.int64], k: Floats, v: Floats) -> None:
         """Keys and values (rows, kv_heads, head_dim) of an attention layer go where `slots` (rows,) says."""
         for part, x in enumerate((k, v)):
-            if self.scales is None:
-                self.data[place, part, slots] = x
+            if not self.scales:
+                self.data[layer][part, slots] = x
             else:
-                self.data[place, part, slots], self.scales[place, part, slots] = reference.quantize_heads(x)
+                self.data[layer][part, slots], self.scales[layer][part, slots] = reference.quantize_heads(x)
 
-    def read(self, place: int, slots: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    def read(self, layer: int, slots: NDArray[np.int64]) -> tuple[Floats, Floats]:
         """Keys and values (tokens, kv_heads, head_dim) that `write` put there, as floats."""
-        keys, values = self.data[place, 0, slots], self.data[place, 1, slots]
-        if self.scales is None:
+        keys, values = self.data[layer][0, slots], self.data[layer][1, slots]
+        if not self.scales:
             return keys, values
-        scales = self.scales[place, :, slots][..., None]  # (tokens, 2, kv_heads, 1): numpy puts the indexed axis first
-        return keys * scales[:, 0], values * scales[:, 1]
+        scales = self.scales[layer][:, slots, :, None]  # (2, tokens, kv_heads, 1)
+        return keys * scales[0], values * scales[1]
 
 
 class NumpyOps:
@@ -104,24 +108,24 @@ class NumpyOps:
     def attend(
         self,
         q: Floats,
-        k: Floats,
-        v: Floats,
+        k: Floats | None,
+        v: Floats | None,
         layer: int,
         batch: Batch,
         cache: NumpyCache,
         spec: DecoderSpec,
         sinks: Any,
     ) -> Floats:
-        slots = batch.slots(cache.block_size)
-        cache.write(cache.places[layer], slots, k, v)
+        if k is not None:
+            cache.write(layer, batch.slots(cache.block_size), k, v)
         parts = []
         for i in range(len(batch.context_lens)):
             own = slice(int(batch.row_starts[i]), int(batch.row_starts[i + 1]))
             past = batch.context_slots(i, cache.block_size)
             mask = None if batch.key_mask is None else batch.key_mask[i, : len(past)]
             options: dict[str, Any] = {"window": spec.window(layer), "key_mask": mask}
-            options |= {"scale": spec.score_scale, "softcap": spec.attention_softcap, "sinks": sinks}
-            parts.append(reference.attention(q[own], *cache.read(cache.places[layer], past), **options))
+            options |= {"scale": spec.score_scale(layer), "softcap": spec.attention_softcap, "sinks": sinks}
+            parts.append(reference.attention(q[own], *cache.read(spec.kv_layer(layer), past), **options))
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def wide(self, x: Floats) -> Floats:

@@ -71,11 +71,16 @@ class Rope:
     def rows(
         self, positions: NDArray[np.int32], row_starts: NDArray[np.int32], limits: NDArray[np.int32]
     ) -> tuple[Floats, Floats]:
-        """cos and sin, each (tables, rows, rotary_dim / 2), of a batch's rows; `limits` (sequences,) as in Batch."""
+        """cos and sin, each (tables, rows, pairs), of a batch's rows; `limits` (sequences,) as in Batch.
+
+        `pairs` is that of the table that rotates most; behind those of another stands nothing of use.
+        """
         found = [table.rows(positions, row_starts, limits) for table in self._tables]
         if len(found) == 1:
             return found[0][0][None], found[0][1][None]
-        return np.stack([cos for cos, _ in found]), np.stack([sin for _, sin in found])
+        pairs = max(cos.shape[-1] for cos, _ in found)
+        widened = [[np.pad(x, ((0, 0), (0, pairs - x.shape[-1]))) for x in table] for table in found]
+        return np.stack([cos for cos, _ in widened]), np.stack([sin for _, sin in widened])
 
 
 class _Stretching:

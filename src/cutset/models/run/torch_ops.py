@@ -34,48 +34,52 @@ def torch_device(name: str) -> torch.device:
 
 
 class TorchCache:
-    """Keys and values, (attention layers, 2, blocks * block_size, kv_heads, head_dim), and states, (slots, floats) of
-    each layer that has such. In 8 bits they are codes, and `scales` has the same shape without head_dim."""
+    """Keys and values, (2, blocks * block_size, kv_heads, head_dim), and states, (slots, floats), of each layer that
+    has such. In 8 bits they are codes, and `scales` has the same shape without head_dim."""
 
     def __init__(
         self, spec: DecoderSpec, blocks: int, block_size: int, states: int, ops: TorchOps, kv_dtype: str = "auto"
     ) -> None:
         self.blocks, self.block_size, self.dtype = blocks, block_size, ops.dtype
-        shape = (len(spec.attention_layers), 2, blocks * block_size, spec.kv_heads, spec.head_dim)
-        int8 = kv_dtype == "int8"
-        self.data = torch.zeros(shape, dtype=torch.int8 if int8 else ops.dtype, device=ops.device)
-        self.scales = torch.zeros(shape[:-1], dtype=torch.float32, device=ops.device) if int8 else None
-        self.places = {layer: place for place, layer in enumerate(spec.attention_layers)}
+        self.data: dict[int, torch.Tensor] = {}
+        self.scales: dict[int, torch.Tensor] = {}
+        for layer in spec.attention_layers:
+            heads = spec.heads_of(layer)
+            shape = (2, blocks * block_size, heads.kv_heads, heads.head_dim)
+            dtype = torch.int8 if kv_dtype == "int8" else ops.dtype
+            self.data[layer] = torch.zeros(shape, dtype=dtype, device=ops.device)
+            if kv_dtype == "int8":
+                self.scales[layer] = torch.zeros(shape[:-1], dtype=torch.float32, device=ops.device)
         size = spec.recurrent.state if spec.recurrent is not None else 0
         self.states = {
             layer: torch.zeros((states, size), dtype=torch.float32, device=ops.device)
             for layer in sorted(spec.recurrent_layers)
         }
-        self.nbytes = self.data.nbytes + sum(state.nbytes for state in self.states.values())
-        self.nbytes += 0 if self.scales is None else self.scales.nbytes
+        stores = [*self.data.values(), *self.scales.values(), *self.states.values()]
+        self.nbytes = sum(one.nbytes for one in stores)
 
     def block(self, number: int) -> list[NDArray[np.uint8]]:
         """See cutset.models.run.executor.KVCache. Raises DeviceError where the cache isn't in this machine's memory."""
-        if self.data.device.type != "cpu":
+        if any(data.device.type != "cpu" for data in self.data.values()):
             raise DeviceError("the blocks of a cache on a GPU can't be read here")
-        parts = [self.data] if self.scales is None else [self.data, self.scales]
+        parts = [*self.data.values(), *self.scales.values()]
         tokens = slice(number * self.block_size, (number + 1) * self.block_size)
-        return [one[tokens].reshape(-1).view(torch.uint8).numpy() for part in parts for x in part for one in x]
+        return [one[tokens].reshape(-1).view(torch.uint8).numpy() for part in parts for one in part]
 
-    def write(self, place: int, slots: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
+    def write(self, layer: int, slots: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
         """Keys and values (rows, kv_heads, head_dim) of an attention layer go where `slots` (rows,) says."""
         for part, x in enumerate((k, v)):
-            if self.scales is None:
-                self.data[place, part][slots] = x
+            if not self.scales:
+                self.data[layer][part][slots] = x
             else:
-                self.data[place, part][slots], self.scales[place, part][slots] = _quantize_heads(x)
+                self.data[layer][part][slots], self.scales[layer][part][slots] = _quantize_heads(x)
 
-    def read(self, place: int, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def read(self, layer: int, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values (tokens, kv_heads, head_dim) that `write` put there, in the dtype of the rest."""
-        keys, values = self.data[place, 0][slots], self.data[place, 1][slots]
-        if self.scales is None:
+        keys, values = self.data[layer][0][slots], self.data[layer][1][slots]
+        if not self.scales:
             return keys, values
-        scales = self.scales[place][:, slots, :, None]  # (2, tokens, kv_heads, 1)
+        scales = self.scales[layer][:, slots, :, None]  # (2, tokens, kv_heads, 1)
         return (keys * scales[0]).to(self.dtype), (values * scales[1]).to(self.dtype)
 
 
@@ -147,24 +151,23 @@ class TorchOps:
     def attend(
         self,
         q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
+        k: torch.Tensor | None,
+        v: torch.Tensor | None,
         layer: int,
         batch: Batch,
         cache: TorchCache,
         spec: DecoderSpec,
         sinks: torch.Tensor | None,
     ) -> torch.Tensor:
-        slots = self._indices(batch.slots(cache.block_size))
-        place = cache.places[layer]
-        cache.write(place, slots, k, v)
+        if k is not None:
+            cache.write(layer, self._indices(batch.slots(cache.block_size)), k, v)
         parts = []
         for i in range(len(batch.context_lens)):
             own = slice(int(batch.row_starts[i]), int(batch.row_starts[i + 1]))
             past = self._indices(batch.context_slots(i, cache.block_size))
             seen = self._seen(batch, i, own.stop - own.start, spec.window(layer))
-            qs, ks, vs = (x.transpose(0, 1)[None] for x in (q[own], *cache.read(place, past)))
-            scale = spec.score_scale
+            qs, ks, vs = (x.transpose(0, 1)[None] for x in (q[own], *cache.read(spec.kv_layer(layer), past)))
+            scale = spec.score_scale(layer)
             if spec.attention_softcap or sinks is not None:
                 mixed = _plain_attention(qs, ks, vs, seen, scale, spec.attention_softcap, sinks)
             else:

@@ -46,7 +46,7 @@ def parts(spec: DecoderSpec, use: Use, checkpoint_bytes: int) -> dict[str, int]:
         * sum(outputs * (2 + REPETITIONS) + depth * REPETITIONS for outputs, depth in matrices),
         "weights, to make pads": sum(outputs * depth for outputs, depth in matrices) if use.pads_here else 0,
         "pads": 4 * use.pad_rows * sum(outputs + depth for outputs, depth in matrices),
-        "KV cache": 4 * 2 * use.context * use.sequences * len(spec.attention_layers) * spec.kv_size,
+        "KV cache": 4 * 2 * use.context * use.sequences * spec.kv_floats,
         "states of sequences": 4 * use.sequences * spec.state_floats,
         "rows on their way": 4 * 4 * use.batch_tokens * max(outputs + depth for outputs, depth in matrices[:-1])
         + 4 * use.sequences * spec.vocab_size,
