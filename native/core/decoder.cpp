@@ -117,7 +117,7 @@ bool KvCache::fits(const DecoderSpec& spec) const {
     const HeadShape& shape = spec.heads_of(l);
     if (shape.kv_heads != shapes_[l].kv_heads || shape.head_dim != shapes_[l].head_dim) return false;
   }
-  return places_of(spec, block_size_).first == places_;
+  return places_of(spec, block_size_, type_).first == places_;
 }
 
 }  // namespace cutset
