@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cutset.errors import CheckpointError
+from cutset.models.files.grouped import holds_codes
 from cutset.models.files.integer import Progress, quantized
 from cutset.models.files.source import ModelSource
 from cutset.models.spec import Site
@@ -54,8 +56,14 @@ class Matrix:
 def each_matrix(source: ModelSource, progress: Progress | None = None) -> Iterator[Matrix]:
     """The matrices of a model in the order of a forward pass, one at a time; a float checkpoint is quantised now.
 
-    Raises CheckpointError for weights that can't be quantised.
+    Raises CheckpointError for weights that can't be quantised, and for a file of weights of few bits: those would be
+    rounded a second time, which nobody should get unasked.
     """
+    if holds_codes(source.tensors):
+        raise CheckpointError(
+            f"{source.path} holds weights of few bits in groups; an offload multiplies integer checkpoints: "
+            f"make one with `cutset quantize {source.path} -o DIR`"
+        )
     sites = source.spec.sites()
     for number, (site, layer, expert) in enumerate(sites):
         if progress is not None:
