@@ -9,7 +9,7 @@ namespace cutset::CUTSET_ISA {
 namespace {
 
 constexpr std::size_t kTileRows16 = 16, kRowsAtATime = 64;
-constexpr std::size_t kTileLeast = 4;  // with fewer rows a tile is mostly empty
+constexpr std::size_t kTileLeast = 6;  // with fewer rows a tile is mostly empty
 
 // Tiles 0 to 3: sums; 4, 5: 16 rows of limbs; 6, 7: `columns` codes of 16 outputs each.
 struct alignas(64) Shape {
@@ -41,13 +41,13 @@ struct Codes {
   std::size_t stride;
 };
 
-struct alignas(64) Room {
-  std::uint8_t low[kMostSpan / 4][64], high[kMostSpan / 4][64];
-};
+// Lines of outputs 0 to 15 and of 16 to 31 in turns, those of a batch one after the other: whatever lies 4 KiB apart
+// would get into each other's way.
+using Room = std::uint8_t (*)[2][64];
 
 // Codes less `zero`, as signed bytes.
 template <int kBits, bool kLevels, int kStep>
-inline void put_bytes(const std::uint8_t* slab, Ints table, Ints zero, Room& room, std::size_t step) {
+inline void put_bytes(const std::uint8_t* slab, Ints table, Ints zero, Room room, std::size_t step) {
   Ints low, high;
   if constexpr (kBits == 4 && !kLevels) {
     const Ints x = load_ints(slab + kStep * 64), nibbles = splat_int(0x0F0F0F0F);
@@ -58,12 +58,12 @@ inline void put_bytes(const std::uint8_t* slab, Ints table, Ints zero, Room& roo
     low = either(quad.low0, left<8>(quad.low1));
     high = either(quad.high0, left<8>(quad.high1));
   }
-  store_ints(room.low[step + kStep], _mm512_sub_epi8(low, zero));
-  store_ints(room.high[step + kStep], _mm512_sub_epi8(high, zero));
+  store_ints(room[step + kStep][0], _mm512_sub_epi8(low, zero));
+  store_ints(room[step + kStep][1], _mm512_sub_epi8(high, zero));
 }
 
 template <int kBits, bool kLevels>
-Codes unpacked(const std::uint8_t* slab, std::size_t columns, Ints table, Ints zero, Room& room) {
+Codes unpacked(const std::uint8_t* slab, std::size_t columns, Ints table, Ints zero, Room room) {
   constexpr std::size_t kFar = 6144;
   for (std::size_t k = 0; k < columns; k += kSlab, slab += slab_bytes(kBits)) {
     for (std::size_t at = 0; at < slab_bytes(kBits); at += 64) __builtin_prefetch(slab + kFar + at, 0, 2);
@@ -74,12 +74,12 @@ Codes unpacked(const std::uint8_t* slab, std::size_t columns, Ints table, Ints z
       put_bytes<kBits, kLevels, 3>(slab, table, zero, room, k / 4);
     }
   }
-  if constexpr (kBits < 8) return {room.low[0], room.high[0], 64};
+  if constexpr (kBits < 8) return {room[0][0], room[0][1], 128};
   slab -= columns / kSlab * slab_bytes(kBits);
   return {slab, slab + 64, 128};
 }
 
-using Unpack = Codes (*)(const std::uint8_t*, std::size_t, Ints, Ints, Room&);
+using Unpack = Codes (*)(const std::uint8_t*, std::size_t, Ints, Ints, Room);
 
 Unpack unpack_for(const PanelForm& form) {
   if (form.levels) return unpacked<4, true>;
@@ -95,7 +95,10 @@ std::int32_t taken_off(const PanelForm& form) {
 }
 
 // [limb][half of the outputs][row] of 16 sums. Of up to 8 rows the limbs lie in one tile, in turns.
-using Sums = std::int32_t[2][2][kTileRows16][16];
+struct alignas(64) Sums {
+  std::int32_t of[2][2][kTileRows16][16];
+  std::int32_t apart[32];
+};
 
 // The instructions' tiles must be literal numbers.
 #define CUTSET_TILE_DOT(sum, limbs, codes) \
@@ -124,10 +127,10 @@ void multiply_tall(const std::uint8_t* limbs, std::size_t stride, const Codes& c
     CUTSET_TILE_DOT(2, 5, 6);
     CUTSET_TILE_DOT(3, 5, 7);
   }
-  _tile_stored(0, sums[0][0], 64);
-  _tile_stored(1, sums[0][1], 64);
-  _tile_stored(2, sums[1][0], 64);
-  _tile_stored(3, sums[1][1], 64);
+  _tile_stored(0, sums.of[0][0], 64);
+  _tile_stored(1, sums.of[0][1], 64);
+  _tile_stored(2, sums.of[1][0], 64);
+  _tile_stored(3, sums.of[1][1], 64);
 }
 
 template <bool kSigned>
@@ -142,8 +145,8 @@ void multiply_short(const std::uint8_t* limbs, std::size_t stride, const Codes& 
     _tile_loadd(7, codes.high + k / 4 * codes.stride, codes.stride);
     CUTSET_TILE_DOT(1, 4, 7);
   }
-  _tile_stored(0, sums[0][0], 64);
-  _tile_stored(1, sums[0][1], 64);
+  _tile_stored(0, sums.of[0][0], 64);
+  _tile_stored(1, sums.of[0][1], 64);
 }
 
 using Multiply = void (*)(const std::uint8_t*, std::size_t, const Codes&, std::size_t, std::size_t, Sums&);
@@ -162,8 +165,8 @@ void add_groups(const Factors& factors, std::size_t g, std::size_t groups, std::
       const Vec sum_of_q = splat(static_cast<float>(group_sums[i]));
 #pragma GCC unroll 2
       for (std::size_t half = 0; half < 2; ++half) {
-        Ints low = load_ints(kTall ? sums[i][0][half][r] : sums[i][0][half][2 * r]);
-        const Ints high = load_ints(kTall ? sums[i][1][half][r] : sums[i][0][half][2 * r + 1]);
+        Ints low = load_ints(kTall ? sums[i].of[0][half][r] : sums[i].of[0][half][2 * r]);
+        const Ints high = load_ints(kTall ? sums[i].of[1][half][r] : sums[i].of[0][half][2 * r + 1]);
         if constexpr (kShift == Shift::kOne) low = add(low, shift);
         if constexpr (kShift == Shift::kEach) {
           low = add(low, times(load_ints(factors.zeros[g + i] + 16 * half), shift));
@@ -229,9 +232,9 @@ void grouped_tiles(const GroupedJob& job) {
   const Ints table = form.levels ? table_of(form.level) : splat_int(0);
   const Ints zeros = _mm512_set1_epi8(static_cast<char>(off));
   alignas(64) float totals[kRowsAtATime][kPanel];
-  alignas(64) Sums sums[kBatch];
+  Sums sums[kBatch];
   Factors factors;
-  Room rooms[kBatch];
+  alignas(64) std::uint8_t room[kBatch * kMostSpan / 4][2][64];
   _tile_loadconfig(&shape);
   for (std::size_t at = 0; at < job.outputs; at += kPanel) {
     const std::uint8_t* panel = job.panels + at / kPanel * form.bytes;
@@ -250,7 +253,8 @@ void grouped_tiles(const GroupedJob& job) {
         for (std::size_t i = 0; i < groups; ++i) {
           const std::size_t start = (g + i) * form.span;
           depths[i] = form.depth - start < form.span ? form.depth - start : form.span;
-          codes[i] = unpack(panel + start / kSlab * slab_bytes(form.bits), depths[i], table, zeros, rooms[i]);
+          codes[i] =
+              unpack(panel + start / kSlab * slab_bytes(form.bits), depths[i], table, zeros, room + i * form.span / 4);
         }
         for (std::size_t r = 0; r < rows; r += kTileRows16) {
           const std::size_t count = rows - r < kTileRows16 ? rows - r : kTileRows16;
