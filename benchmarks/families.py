@@ -63,6 +63,7 @@ class FamilyWork:
 
     name: str
     tasks: tuple[Task, ...]
+    weights: tuple[str, ...] = ()
     spec: None = None  # mixtures read a part of their weights, so that a share of the bandwidth would say nothing
 
 
@@ -157,7 +158,7 @@ def run(args: argparse.Namespace) -> int:
     cache = args.cache or Path(tempfile.gettempdir()) / "cutset-families"
     chosen = args.system or SYSTEMS
     systems = own_systems(chosen, threads)  # float32 comes first
-    systems += [system for system in opponent_systems(python, threads) if system.label in chosen]
+    systems += [system for system in opponent_systems(lambda _: python, threads) if system.label in chosen]
     rows, versions = list[Row](), dict[str, str]()
     for name in args.family or FAMILIES:
         folder = model_folder(name, cache, python, args.quick)

@@ -33,6 +33,7 @@ def main() -> int:
         assert Path(module.__file__).is_relative_to(BUILT), f"the tests would run on {module.__file__}"
     # Without -s pytest holds back the report of a sanitizer that ends the process.
     tests = ["tests/kernels", "tests/models/test_native.py", "tests/models/test_integer.py"]
+    tests += ["tests/models/test_grouped_models.py"]
     tests += ["tests/link/test_ring.py", "tests/link/test_shm.py"]
     tests += ["tests/codec"]
     offload = ("fronts", "batcher", "session", "ring_calls", "several_calls")

@@ -25,6 +25,7 @@ from cutset.models.run.grouped_linears import GroupedLinears
 from cutset.models.run.native import NativeDecoder
 from cutset.models.run.numpy_ops import NumpyOps
 from cutset.models.spec import DecoderSpec, MoESpec
+from cutset.offload.matrices import each_matrix
 
 BLOCK = 16
 DENSE = DecoderSpec(
@@ -186,6 +187,12 @@ def test_a_decoder_whose_products_are_elsewhere_looks_floats_up() -> None:
     np.testing.assert_allclose(
         logits(decoder, IDS), logits(ReferenceDecoder(spec, tensors, ops, linears), IDS), atol=1e-4
     )
+
+
+def test_an_offload_refuses_codes_and_says_what_helps() -> None:
+    with pytest.raises(CheckpointError, match=r"make one with `cutset quantize \(random\) -o DIR`"):
+        next(each_matrix(source_of(DENSE, codes_of(DENSE))))
+    assert next(each_matrix(source_of(DENSE, floats_of(DENSE)))).site == "qkv"
 
 
 def test_choices() -> None:

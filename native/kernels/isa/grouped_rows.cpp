@@ -44,24 +44,49 @@ void widen_values(FactorKind kind, const std::uint8_t* from, float* out) {
 #endif
 }
 
+#if defined(CUTSET_ISA_avx512) || defined(CUTSET_ISA_avx512vnni)
+inline Ints unsigned_bytes(const std::uint8_t* p) {
+  return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+#elif defined(CUTSET_ISA_avx2)
+inline Ints unsigned_bytes(const std::uint8_t* p) {
+  return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+}
+#else
+inline Ints unsigned_bytes(const std::uint8_t* p) { return Ints{p[0], p[1], p[2], p[3]}; }
+#endif
+
+template <bool kSigned>
+void multiply_steps(const float* values, const std::uint8_t* steps, float* out) {
+  for (std::size_t c = 0; c < kPanel; c += kLanes) {
+    const Ints wide = kSigned ? widen(reinterpret_cast<const std::int8_t*>(steps) + c) : unsigned_bytes(steps + c);
+    store(out + c, mul(load(values + c), to_floats(wide)));
+  }
+}
+
 void widen_factors(const PanelFactors& form, const std::uint8_t* panel, std::size_t first, std::size_t count,
                    float (*out)[kPanel]) {
+  const std::size_t width = kPanel * factor_bytes(form.kind);
+  if (form.each == 1 && form.steps == StepKind::kNone) {
+    const std::uint8_t* from = panel + form.values_at + first * width;
+    for (std::size_t g = 0; g < count; ++g) widen_values(form.kind, from + g * width, out[g]);
+    return;
+  }
   alignas(64) float values[kPanel];
-  std::size_t held = ~std::size_t{0};
+  std::size_t block = first / form.each, next = (block + 1) * form.each;
+  widen_values(form.kind, panel + form.values_at + block * width, values);
   for (std::size_t g = first; g < first + count; ++g, ++out) {
-    const std::size_t block = form.each == 1 ? g : g / form.each;
-    if (block != held) {
-      widen_values(form.kind, panel + form.values_at + block * kPanel * factor_bytes(form.kind), values);
-      held = block;
+    if (g == next) {
+      widen_values(form.kind, panel + form.values_at + ++block * width, values);
+      next += form.each;
     }
     const std::uint8_t* steps = panel + form.steps_at + g * kPanel;
     if (form.steps == StepKind::kNone) {
       __builtin_memcpy(*out, values, sizeof values);
     } else if (form.steps == StepKind::kSigned) {
-      for (std::size_t c = 0; c < kPanel; ++c)
-        (*out)[c] = values[c] * static_cast<float>(static_cast<std::int8_t>(steps[c]));
+      multiply_steps<true>(values, steps, *out);
     } else {
-      for (std::size_t c = 0; c < kPanel; ++c) (*out)[c] = values[c] * static_cast<float>(steps[c]);
+      multiply_steps<false>(values, steps, *out);
     }
   }
 }

@@ -73,6 +73,8 @@ class TimedWork(Protocol):
     def tasks(self) -> tuple[Task, ...]: ...
     @property
     def spec(self) -> DecoderSpec | None: ...
+    @property
+    def weights(self) -> tuple[str, ...]: ...  # only systems with such take part; all where there are none
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,7 +122,7 @@ def pack_codes(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     if bits == 8:
         return np.ascontiguousarray(ordered.reshape(panels, slabs, -1))
     low = (ordered[..., :16, :] & 15) | ((ordered[..., 16:, :] & 15) << 4)
-    parts: list[NDArray[np.uint8]] = [low.reshape(panels, slabs, -1)]
+    parts: list[NDArray[np.uint8]] = [low.astype(np.uint8).reshape(panels, slabs, -1)]
     if bits > 4:
         step, column = np.arange(4)[:, None, None], np.arange(4)
         place = 16 * (column % 2) + 4 * step + 2 * (column // 2)  # of an upper bit in its output's word

@@ -80,7 +80,8 @@ LLAMA = TensorNames()
 
 
 def activation_bits(dtype: str, site: Site) -> int:
-    """Bits of the activations that a site multiplies in `int8` or `exact`, where its sums allow it.
+    """Bits of the activations that a site multiplies in `exact`, or in `int8` of an integer checkpoint, where its sums
+    allow it.
 
     `int8` takes 8 at `gate_up`, which is half of all products, and 12 elsewhere: 8 everywhere changes the likeliest
     token at 3 % of the positions of a small model, 8 there alone hardly more than the 8-bit weights do by

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.errors import CheckpointError
+from cutset.models.files.grouped import holds_codes
 from cutset.models.files.integer import Progress, quantized
 from cutset.models.files.source import ModelSource
 from cutset.models.spec import Site
@@ -55,9 +56,10 @@ class Matrix:
 def each_matrix(source: ModelSource, progress: Progress | None = None) -> Iterator[Matrix]:
     """The matrices of a model in the order of a forward pass, one at a time; a float checkpoint is quantised now.
 
-    Raises CheckpointError for weights that can't be quantised, or whose groups have scales of their own.
+    Raises CheckpointError for weights that can't be quantised, and for a file of weights of few bits: those would be
+    rounded a second time, which nobody should get unasked.
     """
-    if source.dtype == "grouped":
+    if holds_codes(source.tensors):
         raise CheckpointError(
             f"{source.path} has weights in groups; an offload multiplies integer checkpoints alone: make one with "
             f"`cutset quantize {source.path} -o DIR`"

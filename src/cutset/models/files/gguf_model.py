@@ -168,7 +168,7 @@ class GGUFModel(TensorTable):
     def _unpaired(self, piece: Piece, first: int) -> list[Piece]:
         """Rows of q or k as checkpoints have them, halves of a head after each other; those of v as they are."""
         spec = self.spec
-        if first >= spec.q_size + spec.kv_size:
+        if first >= (spec.heads + spec.kv_heads) * spec.head_dim:
             return [piece]
         assert isinstance(piece.rows, slice)
         order = np.arange(piece.rows.start, piece.rows.stop).reshape(-1, spec.head_dim // 2, 2)

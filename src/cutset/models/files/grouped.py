@@ -9,7 +9,7 @@ kernels pack them (cutset.kernels.reference_grouped). The formats' own rules are
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from cutset.models.files.tensor import Tensor
 
-__all__ = ["CODE_BITS", "GroupScales", "GroupedTensor", "GroupedWeight"]
+__all__ = ["CODE_BITS", "GroupScales", "GroupedTensor", "GroupedWeight", "holds_codes"]
 
 CODE_BITS = (4, 5, 6, 8)  # that a code may have; codes of 2 and 3 bits are kept in 4
 GROUPS = (16, 256)  # the least and the most columns that share a scale, except where a whole row shares one
@@ -159,3 +159,8 @@ class GroupedTensor(Tensor):
     def forget(self) -> None:
         for source in self._sources:
             source.forget()
+
+
+def holds_codes(tensors: Mapping[str, Tensor]) -> bool:
+    """Some of the tensors are codes of few bits."""
+    return any(isinstance(tensor, GroupedTensor) for tensor in tensors.values())

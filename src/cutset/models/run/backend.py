@@ -14,11 +14,12 @@ from pathlib import Path
 from cutset.config import Settings
 from cutset.errors import DeviceError, EngineError
 from cutset.kernels import native
+from cutset.models.files.grouped import holds_codes
 from cutset.models.files.integer import IntegerLinears, Progress
 from cutset.models.files.source import ModelSource
 from cutset.models.run.decoder import FloatLinears, ReferenceDecoder
 from cutset.models.run.executor import Executor
-from cutset.models.run.grouped_linears import GROUPED, GroupedLinears, holds_codes, runs_grouped
+from cutset.models.run.grouped_linears import GROUPED, GroupedLinears, runs_grouped
 from cutset.models.spec import DecoderSpec
 
 __all__ = ["BackendChoice", "block_bytes", "build_executor", "cache_blocks", "choose", "kept_states"]

@@ -22,7 +22,6 @@ __all__ = [
     "ACTIVATION_BITS",
     "GROUPED",
     "GroupedLinears",
-    "holds_codes",
     "multiply",
     "native_linears",
     "runs_grouped",
@@ -47,11 +46,6 @@ class Rounding:
 
 ROUNDINGS = {"int8": Rounding(8, 64, False), "int4": Rounding(4, 32, True)}
 GROUPED = ("stored", *ROUNDINGS)  # dtypes
-
-
-def holds_codes(tensors: Mapping[str, Tensor]) -> bool:
-    """Some of the tensors are codes of few bits."""
-    return any(isinstance(tensor, GroupedTensor) for tensor in tensors.values())
 
 
 def runs_grouped(dtype: str, tensors: Mapping[str, Tensor]) -> bool:

@@ -116,7 +116,7 @@ class NumpyOps:
         spec: DecoderSpec,
         sinks: Any,
     ) -> Floats:
-        if k is not None:
+        if k is not None and v is not None:
             cache.write(layer, batch.slots(cache.block_size), k, v)
         parts = []
         for i in range(len(batch.context_lens)):

@@ -159,7 +159,7 @@ class TorchOps:
         spec: DecoderSpec,
         sinks: torch.Tensor | None,
     ) -> torch.Tensor:
-        if k is not None:
+        if k is not None and v is not None:
             cache.write(layer, self._indices(batch.slots(cache.block_size)), k, v)
         parts = []
         for i in range(len(batch.context_lens)):
