@@ -49,6 +49,8 @@ __all__ = [
     "QuantizedWeight",
     "activation_bits",
     "bits_of_site",
+    "carried",
+    "carry",
     "check_integer_tensors",
     "is_integer",
     "most_bits",
@@ -252,7 +254,7 @@ def write_integer_checkpoint(
     Raises CheckpointError for weights that aren't finite, ModelError for a target that holds something already, or for
     a Git LFS pointer among what is carried along.
     """
-    carried = _carried(source)
+    files = carried(source)
     layout, digests = stored_shapes(spec), dict[str, str]()
     sites = {packed_name(spec, *site): site for site in spec.sites()}
 
@@ -274,11 +276,7 @@ def write_integer_checkpoint(
 
     with new_directory(target):
         write_safetensors(target / "model.safetensors", layout, values(), {"format": "cutset-int8"})
-        for file in carried:
-            place = target / file.relative_to(source)
-            place.parent.mkdir(exist_ok=True)
-            shutil.copyfile(file, place)
-        write_beside(source, target)
+        carry(files, source, target)
         changed = dict(config) | {"quantization_config": {"quant_method": "cutset", "version": VERSION}}
         for name, content in ((DIGESTS, digests), ("config.json", changed)):
             (target / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -286,8 +284,17 @@ def write_integer_checkpoint(
             write_specification(target, stored_form(spec), "int8-packed")
 
 
-def _carried(source: Path) -> list[Path]:
-    """What belongs to a model beside its weights."""
+def carry(files: list[Path], source: Path, target: Path) -> None:
+    """Copies what `carried` has found in `source` into the directory `target`, or writes what a GGUF file has of it."""
+    for file in files:
+        place = target / file.relative_to(source)
+        place.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, place)
+    write_beside(source, target)
+
+
+def carried(source: Path) -> list[Path]:
+    """What belongs to a model beside its weights. Raises ModelError for a Git LFS pointer among it."""
     if not source.is_dir():
         return []
     generation = source / "generation_config.json"
