@@ -51,6 +51,7 @@ def test_metrics_count_what_happens(server: Running) -> None:
     assert more("cutset_requests_refused_total") == 1
     assert more("vllm:prompt_tokens_total") > 0
     assert after["vllm:num_requests_running"] == after["vllm:kv_cache_usage_perc"] == 0
+    assert (after["cutset_kv_dtype"], after["cutset_prefix_disk_hits_total"]) == (1, 0)
     assert after["process_resident_memory_bytes"] > 1e6
 
 
