@@ -421,8 +421,9 @@ def _taken_back(model: Written, name: str, meant: Mapping[str, Floats]) -> Float
         layer = theirs.split(".shared_mlp")[0]
         return np.concatenate([meant[f"{layer}.ffn_gate.weight"], meant[f"{layer}.ffn_up.weight"]])
     if model.architecture == "chatglm" and (part := re.search(r"attn_([qkv])\.", theirs)):
+        sizes = model.spec.heads_of(0)
         fused = meant[re.sub(r"attn_[qkv]\.", "attn_qkv.", theirs)]
-        first = {"q": 0, "k": model.spec.q_size, "v": model.spec.q_size + model.spec.kv_size}[part[1]]
+        first = {"q": 0, "k": sizes.q_size, "v": sizes.q_size + sizes.kv_size}[part[1]]
         return fused[first : first + len(model.tensors[name])]
     value = meant[theirs]
     if heads := _heads(model, theirs):
