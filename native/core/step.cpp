@@ -1,12 +1,11 @@
 #include "core/step.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <stdexcept>
 #include <utility>
 
-#include "core/split.h"
+#include "core/step_rows.h"
 #include "kernels/table.h"
 
 namespace cutset {
@@ -15,23 +14,6 @@ namespace {
 
 void require(bool right, const char* message) {
   if (!right) throw std::invalid_argument(message);
-}
-
-// body(begin, end) for ranges of rows, in this thread alone where there is little to do.
-template <class Body>
-void each_rows(ThreadPool& pool, std::size_t rows, std::size_t columns, const Body& body) {
-  constexpr std::size_t kTooSmall = std::size_t{1} << 14;
-  if (rows * columns < kTooSmall || pool.threads() == 1) return body(0, rows);
-  run_ranges(pool, rows, rows_a_task(pool, rows, columns), body);
-}
-
-// out = norm(x), or x where there is no norm;  x, out: (rows, hidden)
-void normalise(const float* x, const float* gain, const DecoderSpec& spec, std::size_t rows, float* out) {
-  if (gain) {
-    kernels().glue.rms_norm(x, gain, spec.norm_eps, rows, spec.hidden, out);
-  } else {
-    std::memcpy(out, x, rows * spec.hidden * sizeof(float));
-  }
 }
 
 }  // namespace
@@ -87,63 +69,6 @@ void Step::begin(const Batch& batch) {
   tell_layers();
   if (trace_) trace_({"embedding", -1, -1, x, live_, spec.hidden, spec.hidden});
   start_layer();
-}
-
-// What all layers are told of the rows' tokens.
-void Step::tell_layers() {
-  const DecoderSpec& spec = decoder_.spec();
-  const LayerInputs& inputs = spec.layer_inputs;
-  if (!inputs.width) return;
-  const Parameters& parameters = decoder_.parameters();
-  const std::size_t columns = spec.layers * inputs.width;
-  float* told = layer_inputs_.take(live_, columns);
-  float* own = layer_active_.take(live_, columns);
-  decoder_.layer_product().forward(pool_, x_.data(), live_, told, workspace_);
-  each_rows(pool_, live_, columns, [&](std::size_t begin, std::size_t end) {
-    const GlueKernels& glue = kernels().glue;
-    const std::size_t at = begin * columns;
-    const std::size_t count = (end - begin) * columns;
-    glue.scale(told + at, inputs.product_scale, count);
-    glue.rms_norm(told + at, parameters.layer_product_norm, spec.norm_eps, (end - begin) * spec.layers, inputs.width,
-                  told + at);
-    glue.embedding(parameters.layer_embedding, batch_.token_ids + begin, end - begin, columns, own + at);
-    glue.scaled_add(told + at, inputs.embedding_scale, own + at, count);
-    glue.scale(told + at, inputs.scale, count);
-  });
-}
-
-// What the layer adds by what it is told, to y_.
-void Step::hear() {
-  const DecoderSpec& spec = decoder_.spec();
-  const std::size_t width = spec.layer_inputs.width;
-  float* gate = layer_gate_.take(live_, width);
-  decoder_.layer_gate(layer_).forward(pool_, x_.data(), live_, gate, workspace_);
-  float* pairs = layer_active_.take(live_, 2 * width);
-  float* active = layer_gate_.data();
-  each_rows(pool_, live_, 2 * width, [&](std::size_t begin, std::size_t end) {
-    for (std::size_t r = begin; r < end; ++r) {
-      const std::size_t row = last_layer() ? static_cast<std::size_t>(batch_.logit_rows[r]) : r;
-      const float* told = layer_inputs_.data() + (row * spec.layers + layer_) * width;
-      std::memcpy(pairs + r * 2 * width, gate + r * width, width * sizeof(float));
-      std::memcpy(pairs + r * 2 * width + width, told, width * sizeof(float));
-    }
-    activate(pairs + begin * 2 * width, end - begin, width, active + begin * width);
-  });
-  decoder_.layer_out(layer_).forward(pool_, active, live_, y_.take(live_, spec.hidden), workspace_);
-}
-
-// Of rows [gate | up], (rows, 2 * width).
-void Step::activate(const float* gate_up, std::size_t rows, std::size_t width, float* out) const {
-  const GlueKernels& glue = kernels().glue;
-  const DecoderSpec& spec = decoder_.spec();
-  switch (spec.activation) {
-    case Activation::kSilu:
-      return glue.silu_mul(gate_up, rows, width, out);
-    case Activation::kGelu:
-      return glue.gelu_mul(gate_up, rows, width, out);
-    case Activation::kClamped:
-      return glue.clamped_mul(gate_up, spec.activation_limit, spec.activation_alpha, rows, width, out);
-  }
 }
 
 void Step::choose_adapters() {
@@ -489,85 +414,6 @@ void Step::after_down() {
     }
   });
   next_expert(number + 1);
-}
-
-// expert_inputs_ = norm(x)
-void Step::norm_for_experts(const float* gain) {
-  const DecoderSpec& spec = decoder_.spec();
-  float* out = expert_inputs_.take(live_, spec.hidden);
-  each_rows(pool_, live_, spec.hidden, [&](std::size_t begin, std::size_t end) {
-    normalise(x_.data() + begin * spec.hidden, gain, spec, end - begin, out + begin * spec.hidden);
-  });
-}
-
-// x = norm(x), where there is a norm;  x: (rows, hidden)
-void Step::norm_given(const float* gain, float* x, std::size_t rows) {
-  const DecoderSpec& spec = decoder_.spec();
-  if (!gain) return;
-  each_rows(pool_, rows, spec.hidden, [&](std::size_t begin, std::size_t end) {
-    float* at = x + begin * spec.hidden;
-    kernels().glue.rms_norm(at, gain, spec.norm_eps, end - begin, spec.hidden, at);
-  });
-}
-
-void Step::route() {
-  const DecoderSpec& spec = decoder_.spec();
-  float* logits = router_.take(live_, spec.experts);
-  float* scratch = router_scratch_.take(live_, spec.experts);
-  float* weights = weights_.take(live_, spec.top_k);
-  picked_.resize(live_ * spec.top_k);
-  const LayerParameters& own = layer_parameters();
-  const bool normed = own.router_norm != nullptr;
-  if (normed) norm_for_experts(own.router_norm);
-  decoder_.router(layer_).forward(pool_, normed ? expert_inputs_.data() : h_.data(), live_, logits, workspace_);
-  if (spec.router_scale != 1.0f) kernels().glue.scale(logits, spec.router_scale, live_ * spec.experts);
-  if (normed) norm_for_experts(own.expert_norm);
-  add_bias(layer_parameters().router_bias, logits, live_, spec.experts);
-  if (const PackedF32* gate = decoder_.shared_gate(layer_)) {
-    float* gates = shared_weights_.take(live_, spec.shared);
-    gate->forward(pool_, h_.data(), live_, gates, workspace_);
-    for (std::size_t i = 0; i < live_ * spec.shared; ++i) gates[i] = 1.0f / (1.0f + std::exp(-gates[i]));
-  }
-  told("router", logits, live_, spec.experts);
-  each_rows(pool_, live_, spec.experts * spec.top_k, [&](std::size_t begin, std::size_t end) {
-    const std::size_t at = begin * spec.experts;
-    kernels().glue.moe_route(logits + at, end - begin, spec.experts, spec.top_k, spec.normalise,
-                             picked_.data() + begin * spec.top_k, weights + begin * spec.top_k, scratch + at);
-  });
-  if (own.expert_scale) {
-    for (std::size_t i = 0; i < picked_.size(); ++i) weights[i] *= own.expert_scale[picked_[i]];
-  }
-  routed_.resize(spec.experts);
-  for (std::vector<Routed>& rows : routed_) rows.clear();
-  for (std::size_t i = 0; i < picked_.size(); ++i) {
-    routed_[static_cast<std::size_t>(picked_[i])].push_back({i / spec.top_k, weights[i]});
-  }
-  std::memset(mixture_.take(live_, spec.hidden), 0, live_ * spec.hidden * sizeof(float));
-}
-
-// In ascending order for every row, whoever shares the batch; shared experts come last.
-void Step::next_expert(std::size_t expert) {
-  const DecoderSpec& spec = decoder_.spec();
-  while (expert < spec.experts && routed_[expert].empty()) ++expert;
-  // Once, when all routed ones are through.
-  if (expert == spec.experts) norm_given(layer_parameters().expert_output_norm, mixture_.data(), live_);
-  if (expert == spec.experts + spec.shared) {
-    told("experts", mixture_.data(), live_, spec.hidden);
-    return close_layer(mixture_.data());
-  }
-  const bool routed = expert < spec.experts;
-  const std::size_t rows = routed ? routed_[expert].size() : live_;
-  if (routed) {
-    const float* inputs = layer_parameters().expert_norm ? expert_inputs_.data() : h_.data();
-    float* gathered = gathered_.take(rows, spec.hidden);
-    for (std::size_t i = 0; i < rows; ++i) {
-      const float* row = inputs + routed_[expert][i].row * spec.hidden;
-      std::memcpy(gathered + i * spec.hidden, row, spec.hidden * sizeof(float));
-    }
-  }
-  const int number = static_cast<int>(expert);
-  gate_up_.take(rows, 2 * spec.width(layer_, number));
-  wait(Site::kGateUp, number, routed ? gathered_ : h_, rows, gate_up_);
 }
 
 void Step::close_layer(float* delta) {
