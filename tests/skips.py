@@ -13,7 +13,6 @@ ALLOWED = {
     r"torchvision isn't installed": "no build of torchvision fits the CPU build of torch that is pinned",
     r"the story model is not beside the project": "the model isn't ours to copy into the repository",
     r"the sample videos are not beside the project": "nor are the videos",
-    r"the SmolLM2 file is not in the cache": "98 MB that `make smollm2` fetches where there is a network",
     r"this build of torch has no 8-bit product": "an older torch computes the same with other products",
     r"transformers makes a BPE of it, which we don't": "one tokenizer that transformers reads by another rule",
     r"the machine has no \w+ instructions": "kernels for instruction sets that this machine lacks",

