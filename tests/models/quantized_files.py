@@ -103,7 +103,7 @@ def packed(
         stored = bits_of_floats(scales)
         scales = (stored.astype(np.uint32) << 16).view(np.float32)
     elif half == "F16":
-        stored = scales = scales.astype(np.float16)  # type: ignore[assignment]
+        stored = scales = scales.astype(np.float16)
     places = np.arange(inputs) * groups // inputs
     parts: Parts = {
         "weight_packed": ("I32", stream(integers + offset, bits)),

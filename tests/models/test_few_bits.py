@@ -30,7 +30,7 @@ RNG = np.random.default_rng(5)
 WEIGHT = RNG.standard_normal((48, 128), np.float32) * RNG.uniform(0.1, 2, 128).astype(np.float32)
 
 
-def quantize(folder: Path, target: Path, *words: object) -> int:
+def quantize(folder: Path | str, target: Path, *words: object) -> int:
     return main(["quantize", str(folder), "-o", str(target), *map(str, words)])
 
 
@@ -122,7 +122,7 @@ def test_moments_are_those_of_the_rows_of_each_site(room: int, monkeypatch: pyte
             seen.append(np.array(rows))
         return inner(site, layer, expert, rows)
 
-    calibration._linears = noted  # type: ignore[assignment]
+    calibration._linears = noted
     for site in source.spec.sites():
         if site[0] != "lm_head":
             found = calibration.moments(site)
@@ -135,13 +135,13 @@ def test_moments_are_those_of_the_rows_of_each_site(room: int, monkeypatch: pyte
 def test_a_text_calibrates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = tmp_path / "text"
     text.write_text("One day a dog went to the park. He saw a big red ball. " * 60)
-    assert quantize("story", tmp_path / "nearest", "--bits", 4) == 0  # type: ignore[arg-type]
-    assert quantize("story", tmp_path / "spread", "--bits", 4, "--calibrate", text, text) == 0  # type: ignore[arg-type]
+    assert quantize("story", tmp_path / "nearest", "--bits", 4) == 0
+    assert quantize("story", tmp_path / "spread", "--bits", 4, "--calibrate", text, text) == 0
     first, second = (SafetensorsFile(tmp_path / name / "model.safetensors") for name in ("nearest", "spread"))
     assert list(first) == list(second)
     assert first.bytes.tobytes() != second.bytes.tobytes()
     text.write_text("too short")
-    assert quantize("story", tmp_path / "short", "--bits", 4, "--calibrate", text) == 2  # type: ignore[arg-type]
+    assert quantize("story", tmp_path / "short", "--bits", 4, "--calibrate", text) == 2
     assert "are too few to calibrate with" in capsys.readouterr().err
     assert not (tmp_path / "short").exists()
 

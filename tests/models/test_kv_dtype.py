@@ -148,7 +148,7 @@ def test_perplexity_hardly_rises_on_real_text(smollm2: Path) -> None:
             loss, count = 0.0, 0
             for _, ids in QualityTexts.of(llm, common_texts(), 512, 512):
                 batch = Batch.whole(ids[None], 16)
-                cache: Any = executor.new_cache(batch.block_tables.size, 16, None, kind)  # type: ignore[call-arg]
+                cache: Any = executor.new_cache(batch.block_tables.size, 16, None, kind)
                 logits = executor.forward(batch, cache)[:-1].astype(np.float64)
                 logits -= logits.max(axis=1, keepdims=True)
                 logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))

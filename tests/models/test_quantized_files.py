@@ -61,7 +61,7 @@ CASES: dict[str, tuple[dict[str, Any], Make]] = {
     **{
         f"GPTQ, {bits} bits, {group}, {'v2' if v2 else 'v1'}": (
             GPTQ | {"bits": bits, "group_size": group, "checkpoint_format": "gptq_v2" if v2 else "gptq"},
-            lambda n, o, i, bits=bits, group=group, v2=v2: files.gptq(  # type: ignore[misc]
+            lambda n, o, i, bits=bits, group=group, v2=v2: files.gptq(
                 RNG, o, i, bits, group, v2=v2, order=group > 0
             ),
         )
@@ -77,14 +77,14 @@ CASES: dict[str, tuple[dict[str, Any], Make]] = {
         GPTQ | {"dynamic": {"+:.*down.*": {"bits": 8, "group_size": 64}}},
         lambda n, o, i: files.gptq(RNG, o, i, *((8, 64) if "down" in n else (4, 32))),
     ),
-    **{f"AWQ, {group}": (AWQ | {"group_size": group}, lambda n, o, i, group=group: files.awq(RNG, o, i, group))  # type: ignore[misc]
+    **{f"AWQ, {group}": (AWQ | {"group_size": group}, lambda n, o, i, group=group: files.awq(RNG, o, i, group))
        for group in (-1, 32, 64, 128)},
     "AWQ, old names": ({"quant_method": "awq", "w_bit": 4, "q_group_size": 64, "version": "GEMM"},
                        lambda n, o, i: files.awq(RNG, o, i, 64)),
     **{
         f"packed, {bits} bits, {group}, zeros {zeros}, {half}": (
             groups_of({"num_bits": bits, "group_size": group, "symmetric": not zeros}),
-            lambda n, o, i, bits=bits, group=group, zeros=zeros, half=half: files.packed(  # type: ignore[misc]
+            lambda n, o, i, bits=bits, group=group, zeros=zeros, half=half: files.packed(
                 RNG, o, i, bits, group, zeros=zeros, half=half
             ),
         )
