@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "bindings/arrays.h"
 #include "core/linears.h"
 
 namespace nb = nanobind;

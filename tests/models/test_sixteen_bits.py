@@ -121,7 +121,7 @@ def test_floats_among_codes_keep_their_bits_too() -> None:
 
 def test_the_glue_of_products_elsewhere_stays_float32() -> None:
     """The client of an offload looks rows up in memory of its own, not in the file."""
-    spec = SPECS["tied"]
+    spec = SPECS["dense"]
     tensors = narrow(tensors_of(spec), "BF16")
     local = NativeDecoder(spec, tensors, native.Pool(1))
 

@@ -28,10 +28,11 @@ inline Vec widen_float16(const void* words) {
 
 #else
 
+typedef std::uint16_t Words __attribute__((vector_size(8)));
 inline Ints words_of(const void* words) {
-  std::uint16_t each[kLanes];
-  __builtin_memcpy(each, words, sizeof each);
-  return Ints{each[0], each[1], each[2], each[3]};
+  Words each;
+  __builtin_memcpy(&each, words, sizeof each);
+  return __builtin_convertvector(each, Ints);
 }
 inline Vec widen_bfloat16(const void* words) { return as_floats(left<16>(words_of(words))); }
 // Exponent and fraction move into place and are multiplied by 2^112, which makes subnormal numbers normal.

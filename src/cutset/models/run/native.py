@@ -287,7 +287,7 @@ def _parameters(
             value = value + np.float32(spec.norm_offset)
         if key[0] == "conv":
             value = value[:, 0].T  # (taps, channels)
-        found[key] = np.ascontiguousarray(value)
+        found[key] = np.require(value, requirements=("C", "A"))
     for layer in spec.attention_layers if spec.v_norm else ():
         found["v_norm", layer] = np.ones(spec.heads_of(layer).head_dim, np.float32)
     return found
