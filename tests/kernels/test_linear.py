@@ -79,7 +79,7 @@ def halves(rng, dtype, outputs, depth):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize(("outputs", "depth"), [*SHAPES, (97, 1100)])
+@pytest.mark.parametrize(("outputs", "depth"), [(1, 1), (5, 3), (33, 65), (97, 1100)])
 def test_sixteen_bits_give_what_the_same_floats_give(outputs, depth, dtype):
     rng = np.random.default_rng(depth)
     narrow, wide = halves(rng, dtype, outputs, depth)
@@ -89,8 +89,9 @@ def test_sixteen_bits_give_what_the_same_floats_give(outputs, depth, dtype):
     assert_near(run(ours, x), x, wide)
     x[0, :] = 0
     x[:, 0] *= np.float32(1e-40)
+    expected = run(theirs, x).view(np.uint32)
     for rows in (*range(1, 41), 128, 300):
-        assert np.array_equal(run(ours, x[:rows]).view(np.uint32), run(theirs, x[:rows]).view(np.uint32))
+        assert np.array_equal(run(ours, x[:rows]).view(np.uint32), expected[:rows])
 
 
 def test_all_numbers_of_sixteen_bits_are_widened():
@@ -100,7 +101,7 @@ def test_all_numbers_of_sixteen_bits_are_widened():
         (bits.view(np.float16), bits.view(np.float16).astype(np.float32)),
     ):
         linear = native.LinearF32(np.ascontiguousarray(numbers[:, None]))
-        for rows in (1, 200):
+        for rows in (1, 120):
             found = run(linear, np.ones((rows, 1), np.float32))
             assert np.array_equal(found, np.repeat(wide[None], rows, 0), equal_nan=True)
 

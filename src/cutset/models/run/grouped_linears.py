@@ -68,9 +68,11 @@ def site_weights(
     found: list[GroupedWeight | Tensor] = []
     for name in spec.site_tensors(*site):
         tensor = tensors[name]
+        if dtype == "stored" and isinstance(tensor, GroupedTensor):
+            found.append(tensor.grouped())
+            continue
         if dtype in ("stored", "float32"):
-            codes = dtype == "stored" and isinstance(tensor, GroupedTensor)
-            found.append(tensor.grouped() if codes else tensor)
+            found.append(tensor)
             continue
         try:
             found.append(_rounded(np.ascontiguousarray(tensor.float32()), ROUNDINGS[dtype], quantize))
