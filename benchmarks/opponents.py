@@ -43,14 +43,16 @@ class Transformers:
     """transformers in eager mode, or compiled as its documentation says: the forward pass by torch.compile with static
     shapes, over a cache of fixed size whose memory stays."""
 
-    def __init__(self, folder: pathlib.Path, config: dict[str, Any], threads: int, compiled: bool = False) -> None:
+    def __init__(
+        self, folder: pathlib.Path, config: dict[str, Any], threads: int, compiled: bool = False, dtype: str = "float32"
+    ) -> None:
         import torch
         import transformers
 
         torch.set_num_threads(threads)
         self.torch, self.vocab = torch, config["vocab_size"]
         self.versions = {"transformers": transformers.__version__, "torch": torch.__version__}
-        model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
         self.model = model.eval()
         self.compiled = compiled
         self.run = torch.compile(self.model, dynamic=False) if compiled else self.model
@@ -132,7 +134,7 @@ class CTranslate2:
 
 
 class LlamaCpp:
-    """llama.cpp through llama-cpp-python, on a GGUF file written from the same weights in F32 or Q8_0."""
+    """llama.cpp through llama-cpp-python, on a GGUF file written from the same weights in F32, F16, BF16 or Q8_0."""
 
     def __init__(
         self, folder: pathlib.Path, config: dict[str, Any], threads: int, kind: str, scratch: pathlib.Path
@@ -206,9 +208,9 @@ class LlamaCpp:
 
 def open_system(system: str, folder: pathlib.Path, threads: int, scratch: pathlib.Path) -> Any:
     config = json.loads((folder / "config.json").read_text()) if folder.is_dir() else {"vocab_size": 32000}
-    if system in ("transformers", "torch.compile"):
-        return Transformers(folder, config, threads, compiled=system == "torch.compile")
-    program, kind = system.split(" ")
+    program, _, kind = system.partition(" ")
+    if program in ("transformers", "torch.compile"):
+        return Transformers(folder, config, threads, program == "torch.compile", kind or "float32")
     if program == "ctranslate2":
         return CTranslate2(folder, config, threads, kind, scratch)
     return LlamaCpp(folder, config, threads, kind.upper(), scratch)

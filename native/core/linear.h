@@ -10,26 +10,38 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/floats.h"
 #include "core/memory.h"
 #include "core/pool.h"
 #include "kernels/linear.h"
 
 namespace cutset {
 
+// Rows of a weight matrix (outputs, depth).
+struct RowsF32 {
+  FloatView weight;
+  std::size_t outputs;
+};
+
+// Products in float32 with weights in float32, or in the 16 bits in which they came: the results are the same.
 class PackedF32 {
  public:
-  // std::invalid_argument for an empty or absurd shape, std::bad_alloc.
-  PackedF32(const float* weight, std::size_t outputs, std::size_t depth, ThreadPool& pool);
+  // std::invalid_argument for an empty or absurd shape, std::bad_alloc. Or the rows of several matrices, stacked, all
+  // floats of one type.
+  PackedF32(const FloatView& weight, std::size_t outputs, std::size_t depth, ThreadPool& pool);
+  PackedF32(const std::vector<RowsF32>& parts, std::size_t depth, ThreadPool& pool);
 
   std::size_t outputs() const { return outputs_; }
   std::size_t depth() const { return depth_; }
+  FloatType type() const { return type_; }
   std::size_t bytes() const { return panels_.bytes(); }
 
   void forward(ThreadPool& pool, const float* x, std::size_t rows, float* y, Workspace& workspace) const;
 
  private:
-  std::size_t outputs_, depth_;
-  Buffer panels_;  // [panel][depth][32]
+  std::size_t outputs_ = 0, depth_;
+  FloatType type_;
+  Buffer panels_;  // see kernels/linear.h
 };
 
 // Rows of a weight matrix, as they lie in a file: 8-bit weights (outputs, depth) with one scale for each output.

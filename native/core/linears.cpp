@@ -85,4 +85,20 @@ void LocalLinears::forward(Site site, int layer, int expert, const float* x, std
   }
 }
 
+std::size_t LocalLinears::bytes() const {
+  std::size_t sum = 0;
+  for (const auto& packed : packed_) {
+    if (const auto* floats = std::get_if<const PackedF32*>(&packed)) {
+      sum += (*floats)->bytes();
+    } else if (const auto* integers = std::get_if<Integers>(&packed)) {
+      sum += integers->linear->bytes();
+    } else if (const auto* parts = std::get_if<Parts>(&packed)) {
+      for (const Part& part : parts->parts) {
+        sum += std::visit([](const auto* linear) { return linear->bytes(); }, part);
+      }
+    }
+  }
+  return sum;
+}
+
 }  // namespace cutset

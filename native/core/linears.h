@@ -37,6 +37,9 @@ class LocalLinears : public Linears {
 
   void forward(Site site, int layer, int expert, const float* x, std::size_t rows, float* y) override;
 
+  // Of all packed weights.
+  std::size_t bytes() const;
+
  private:
   struct Integers {
     const PackedI8* linear;

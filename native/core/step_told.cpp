@@ -24,7 +24,7 @@ void Step::tell_layers() {
     glue.scale(told + at, inputs.product_scale, count);
     glue.rms_norm(told + at, parameters.layer_product_norm, spec.norm_eps, (end - begin) * spec.layers, inputs.width,
                   told + at);
-    glue.embedding(parameters.layer_embedding, batch_.token_ids + begin, end - begin, columns, own + at);
+    look_up(parameters.layer_embedding, batch_.token_ids + begin, end - begin, columns, own + at);
     glue.scaled_add(told + at, inputs.embedding_scale, own + at, count);
     glue.scale(told + at, inputs.scale, count);
   });

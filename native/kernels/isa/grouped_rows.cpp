@@ -2,24 +2,11 @@
 #include "kernels/isa/grouped.h"
 #include "kernels/isa/ints.h"
 #include "kernels/isa/linear.h"
+#include "kernels/isa/widen.h"
 
 namespace cutset::CUTSET_ISA {
 
 namespace {
-
-#if !defined(CUTSET_ISA_avx512) && !defined(CUTSET_ISA_avx512vnni)
-float float_of(std::uint32_t bits) {
-  float value;
-  __builtin_memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-// Finite numbers: packing refuses the others. Multiplying by 2^112 sets the exponent right, of subnormal numbers too.
-float half_value(std::uint16_t half) {
-  const float magnitude = float_of(static_cast<std::uint32_t>(half & 0x7FFFu) << 13) * 0x1p112f;
-  return half & 0x8000u ? -magnitude : magnitude;
-}
-#endif
 
 // A row of 32 values as floats.
 void widen_values(FactorKind kind, const std::uint8_t* from, float* out) {
@@ -27,21 +14,9 @@ void widen_values(FactorKind kind, const std::uint8_t* from, float* out) {
     __builtin_memcpy(out, from, kPanel * sizeof(float));
     return;
   }
-#if defined(CUTSET_ISA_avx512) || defined(CUTSET_ISA_avx512vnni)
-  for (std::size_t c = 0; c < kPanel; c += 16) {
-    const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + 2 * c));
-    const __m512 wide = kind == FactorKind::kHalf
-                            ? _mm512_cvtph_ps(words)
-                            : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(words), 16));
-    _mm512_store_ps(out + c, wide);
+  for (std::size_t c = 0; c < kPanel; c += kLanes) {
+    store(out + c, kind == FactorKind::kHalf ? widen_float16(from + 2 * c) : widen_bfloat16(from + 2 * c));
   }
-#else
-  std::uint16_t words[kPanel];
-  __builtin_memcpy(words, from, sizeof words);
-  for (std::size_t c = 0; c < kPanel; ++c) {
-    out[c] = kind == FactorKind::kHalf ? half_value(words[c]) : float_of(static_cast<std::uint32_t>(words[c]) << 16);
-  }
-#endif
 }
 
 #if defined(CUTSET_ISA_avx512) || defined(CUTSET_ISA_avx512vnni)

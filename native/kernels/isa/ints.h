@@ -63,6 +63,7 @@ inline Ints widen(const std::int8_t* p) {
 }
 inline Vec to_floats(Ints a) { return _mm512_cvtepi32_ps(a); }
 inline Ints as_bits(Vec a) { return _mm512_castps_si512(a); }
+inline Vec as_floats(Ints a) { return _mm512_castsi512_ps(a); }
 
 #elif defined(CUTSET_ISA_avx2)
 
@@ -108,6 +109,7 @@ inline Ints widen(const std::int8_t* p) {
 }
 inline Vec to_floats(Ints a) { return _mm256_cvtepi32_ps(a); }
 inline Ints as_bits(Vec a) { return _mm256_castps_si256(a); }
+inline Vec as_floats(Ints a) { return _mm256_castsi256_ps(a); }
 
 #else
 
@@ -174,6 +176,11 @@ inline Ints as_bits(Vec a) {
   Ints bits;
   __builtin_memcpy(&bits, &a, sizeof bits);
   return bits;
+}
+inline Vec as_floats(Ints a) {
+  Vec values;
+  __builtin_memcpy(&values, &a, sizeof values);
+  return values;
 }
 
 #endif

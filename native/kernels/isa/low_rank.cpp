@@ -1,6 +1,6 @@
 // Products with matrices of a low rank: few rows, or few columns, of float or bfloat16.
 #include "kernels/isa/glue.h"
-#include "kernels/isa/simd.h"
+#include "kernels/isa/widen.h"
 
 namespace cutset::CUTSET_ISA {
 
@@ -10,29 +10,7 @@ constexpr std::size_t kVectors = kThinPanel / kLanes;
 constexpr std::size_t kAhead = 2048;  // bytes
 
 inline Vec widened(const float* p) { return load(p); }
-
-#if defined(CUTSET_ISA_avx512) || defined(CUTSET_ISA_avx512vnni)
-inline Vec widened(const std::uint16_t* p) {
-  const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-  return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(0xFFFF, _mm512_maskz_cvtepu16_epi32(0xFFFF, halves), 16));
-}
-#elif defined(CUTSET_ISA_avx2)
-inline Vec widened(const std::uint16_t* p) {
-  const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
-}
-#else
-inline Vec widened(const std::uint16_t* p) {
-  Vec v;
-  for (std::size_t i = 0; i < kLanes; ++i) {
-    const std::uint32_t bits = static_cast<std::uint32_t>(p[i]) << 16;
-    float value;
-    __builtin_memcpy(&value, &bits, sizeof value);
-    v[i] = value;
-  }
-  return v;
-}
-#endif
+inline Vec widened(const std::uint16_t* p) { return widen_bfloat16(p); }
 
 // kRows rows by kPanels panels: as many chains beside each other, for each waits for its own last step.
 template <class Weight, std::size_t kRows, std::size_t kPanels>

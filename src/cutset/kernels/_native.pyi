@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cutset.link._ring import Poller, Receiver, Sender
 
 _Floats = NDArray[np.float32]
+_Matrix = _Floats | NDArray[np.float16] | NDArray[np.uint16]
 _Residues = NDArray[np.uint32]
 _Integers = NDArray[np.int16] | NDArray[np.int8]
 _Bytes = NDArray[np.uint8]
@@ -35,9 +36,15 @@ class Pool:
     def threads(self) -> int: ...
 
 class LinearF32:
-    """y = x . W^T in float32; weight (outputs, depth) is copied into a packed form."""
+    """y = x . W^T in float32; weight (outputs, depth) is copied into a packed form of as many bits: float32, float16,
+    or bfloat16 as uint16. What 16 bits give is, bit for bit, what the same numbers in float32 give."""
 
-    def __init__(self, weight: _Floats, pool: Pool | None = None) -> None: ...
+    @overload
+    def __init__(self, weight: _Matrix, pool: Pool | None = None) -> None: ...
+    @overload
+    def __init__(self, weights: Sequence[_Matrix], pool: Pool | None = None) -> None:
+        """Matrices of the same depth and type, stacked."""
+
     def __call__(self, x: _Floats, out: _Floats, pool: Pool | None = None) -> None:
         """x (rows, depth), out (rows, outputs)"""
 
@@ -238,7 +245,7 @@ class Decoder:
         head_dim: int,
         intermediate: int,
         norm_eps: float,
-        parameters: dict[tuple[str, int], _Floats | LinearGrouped],
+        parameters: dict[tuple[str, int], _Matrix | LinearGrouped],
         pool: Pool,
         windows: Sequence[int] = [],
         sparse: Sequence[bool] = [],
@@ -283,7 +290,8 @@ class Decoder:
         layer_input_scale: float = 1.0,
         router_scale: float = 1.0,
     ) -> None:
-        """parameters: by name and layer, -1 for those of no layer; they aren't copied. The embedding may be grouped."""
+        """parameters: by name and layer, -1 for those of no layer; they aren't copied. Matrices may have any type of
+        LinearF32, and the embedding may be grouped."""
 
 class KvCache:
     """Keys and values of all layers in blocks of tokens."""
@@ -315,6 +323,10 @@ class LocalLinears(Linears):
         self, site: str, layer: int, expert: int, linears: tuple[LinearGrouped | LinearF32, ...], bits: int = 12
     ) -> None:
         """Those that give the site's outputs, one after the other."""
+
+    @property
+    def nbytes(self) -> int:
+        """Of all packed weights."""
 
 class Adapter:
     """Low-rank additions to the products of a decoder."""
