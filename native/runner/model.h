@@ -32,6 +32,7 @@ class Model {
   void pack_floats(const Parameter& parameter);
   void pack_integers(const Parameter& parameter);
   void pack_groups(const Parameter& parameter);
+  void check_channels(const Tensor& channels);
   void stored_integers(const Parameter& parameter, float* scales);
   const float* stacked(const Parameter& parameter);
   std::vector<const Tensor*> tensors_of(const char* role, int layer, int expert = -1) const;

@@ -164,7 +164,8 @@ def test_bad_integer_checkpoints_are_refused(tmp_path: Path) -> None:
     stored = json.loads((folder / "config.json").read_text())
     for version, message in (
         (1, r"q_proj\.weight is missing"),
-        (3, "version 3"),
+        (3, "version 3 must have its recipe"),
+        (4, "version 4"),
         (True, "version True"),
         (None, "version"),
     ):
