@@ -35,7 +35,7 @@ def test_ours_beside_another_programs(story_dir: Path, tmp_path: Path, capsys: p
     fake, text = tmp_path / "fake", tmp_path / "prose"
     fake.write_text(OPPONENT.format(python=sys.executable))
     fake.chmod(0o755)
-    text.write_text("One day, Tom went to the park. He saw a big dog. The dog was sad. " * 60)
+    text.write_text("One day, Tom went to the park. He saw a big dog. The dog was sad. " * 80)
     words = ["quality", str(story_dir), "--text", text, "--window", 64, "--positions", 60, "--dtype", "exact"]
     words += ["--system", "exact, calibrated", "--system", "4 bits, groups of 64", "--system", "openvino int8"]
     words += ["--calibrate", text, "--python", f"openvino={fake}", "--threads", 1, "--json", tmp_path / "q.json"]
