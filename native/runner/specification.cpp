@@ -357,11 +357,10 @@ ModelSpec read_specification(const Json& content, const std::string& source, Wei
   read_factors(c, spec);
   read_ropes(c, spec);
   check_tokens(c, spec.core.vocab);
-  const std::map<Json, WeightFormat> formats = {
-      {"float", WeightFormat::kFloat},
-      {"int8", WeightFormat::kInt8},
-      {"int8-packed", WeightFormat::kInt8Packed},
-      {"int8-scaled", WeightFormat::kInt8Scaled}};
+  const std::map<Json, WeightFormat> formats = {{"float", WeightFormat::kFloat},
+                                                {"int8", WeightFormat::kInt8},
+                                                {"int8-packed", WeightFormat::kInt8Packed},
+                                                {"int8-scaled", WeightFormat::kInt8Scaled}};
   const auto format = formats.find(c.value("weights"));
   if (format == formats.end()) c.wrong("weights", "float, int8, int8-packed or int8-scaled");
   spec.weights = format->second;

@@ -36,9 +36,9 @@ void delta_rule(const DeltaRuleTask& task);
 void thin_product(const ThinProduct& product);
 void exp(const float* x, std::size_t count, float* out);
 
-constexpr GlueKernels kGlue = {embedding,       rms_norm,   add_rms_norm, add_bias,     scale,     softcap,
-                               scaled_add,      apply_rope, append,       append_i8,    mix_heads, attention, attention_part,
-                               attention_merge, silu_mul,   gelu_mul,     clamped_mul,  moe_route, multiply,
-                               sigmoid_mul,     short_conv, delta_rule,   thin_product, exp};
+constexpr GlueKernels kGlue = {embedding,      rms_norm,        add_rms_norm, add_bias,   scale,        softcap,
+                               scaled_add,     apply_rope,      append,       append_i8,  mix_heads,    attention,
+                               attention_part, attention_merge, silu_mul,     gelu_mul,   clamped_mul,  moe_route,
+                               multiply,       sigmoid_mul,     short_conv,   delta_rule, thin_product, exp};
 
 }  // namespace cutset::CUTSET_ISA
