@@ -296,6 +296,7 @@ void Step::prepare_heads(std::size_t begin, std::size_t end) {
                       spec.rotary_interleaved);
     }
     if (batch_.query_scales) glue.scale(q, batch_.query_scales[r], shape.q_size());
+    if (cache.type == CacheType::kInt8) glue.mix_heads(q, shape.heads + (own ? shape.kv_heads : 0), shape.head_dim);
     if (own) append(shape, cache, slots_.data(), qkv_.data(), r, r + 1);
   }
 }

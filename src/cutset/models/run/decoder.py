@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cutset.models.files.adapter import LoraAdapter
 from cutset.models.files.checkpoint import Tensor
+from cutset.models.files.integer import channel_scales
 from cutset.models.run.executor import Batch, KVCache, LoadedAdapter
 from cutset.models.run.recurrent import recur, unpadded
 from cutset.models.run.rope import Rope, query_scales
@@ -85,6 +86,7 @@ class ReferenceDecoder:
 
     def __init__(self, spec: DecoderSpec, tensors: Mapping[str, Tensor], ops: Ops, linears: Linears) -> None:
         self.spec, self.ops, self.linears, self.rope = spec, ops, linears, Rope(spec)
+        self._channels = channel_scales(spec, tensors)
         self.parameters: dict[tuple[str, int], Array] = {}
         for (role, layer), names in spec.glue().items():
             value = ops.concat([ops.load(tensors[name]) for name in names])
@@ -98,6 +100,8 @@ class ReferenceDecoder:
 
     def load_adapter(self, adapter: LoraAdapter) -> LoadedAdapter:
         """Loads an adapter's matrices: the parts of each site, as (first output, down, up, scale)."""
+        if self._channels is not None:
+            adapter = self._channels.adapter(adapter)
         handle: dict[tuple[Site, int, int], list[tuple[int, Array, Array, float]]] = {}
         for part in adapter.parts:
             pair = self.ops.floats(part.down), self.ops.floats(part.up)

@@ -15,7 +15,7 @@ from cutset.kernels import native
 from cutset.models.files.adapter import LoraAdapter
 from cutset.models.files.checkpoint import Tensor
 from cutset.models.files.grouped import GroupedTensor
-from cutset.models.files.integer import Progress, activation_bits, packed, quantized_parts
+from cutset.models.files.integer import Progress, activation_bits, channel_scales, packed, quantized_parts
 from cutset.models.run.decoder import Trace
 from cutset.models.run.executor import Batch, LoadedAdapter
 from cutset.models.run.grouped_linears import ACTIVATION_BITS, native_linears, runs_grouped, site_weights
@@ -82,6 +82,7 @@ class NativeDecoder:
         progress: Progress | None = None,
     ) -> None:
         self.spec, self.pool, self.rope = spec, pool, Rope(spec)
+        self._channels = channel_scales(spec, tensors)
         moe = spec.moe
         sizes: dict[str, Any] = {}
         if moe is not None:
@@ -143,6 +144,8 @@ class NativeDecoder:
 
     def load_adapter(self, adapter: LoraAdapter) -> LoadedAdapter:
         """Packs an adapter's matrices."""
+        if self._channels is not None:
+            adapter = self._channels.adapter(adapter)
         packed = native.Adapter(self.core)
         for part in adapter.parts:
             packed.put(part.site, part.layer, part.expert, part.down, part.up, part.first, part.scale)

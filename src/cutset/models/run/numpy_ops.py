@@ -116,6 +116,8 @@ class NumpyOps:
         spec: DecoderSpec,
         sinks: Any,
     ) -> Floats:
+        if cache.scales:
+            q, k = reference.mix_heads(q), None if k is None else reference.mix_heads(k)
         if k is not None and v is not None:
             cache.write(layer, batch.slots(cache.block_size), k, v)
         parts = []
