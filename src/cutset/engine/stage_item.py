@@ -1,8 +1,8 @@
 """What goes from stage to stage: the rows of a step, and what it takes to draw the tokens that follow the wanted ones.
 
-An item stands alone: a stage keeps nothing of a sequence but what its cache holds. Its bytes are a msgpack array of numbers
-and of arrays in little-endian order. Whoever decodes one takes nothing for granted: what isn't exactly such an item, within
-these bounds, is a FrameError.
+An item stands alone: a stage keeps nothing of a sequence but what its cache holds. Its bytes are a msgpack array of
+numbers and of arrays in little-endian order. Whoever decodes one takes nothing for granted: what isn't exactly such an
+item, within these bounds, is a FrameError.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ def decode_item(
     adapters: Mapping[bytes, LoadedAdapter] | None = None,  # of this stage's executor, by digest
     sampling: bool = True,  # False: leave the samplers out, as all stages but the last may
 ) -> StageItem:
-    """The item, whose numbers lie within `setup` and the vocabulary, so that any executor may run it. Raises FrameError."""
+    """The item; its numbers lie within `setup` and the vocabulary, so that any executor may run it. Raises FrameError."""
     found: _Item = _decoded(_items, data, "item")
     batch = _batch(found, adapters or {})
     _check(batch, setup, vocab_size)

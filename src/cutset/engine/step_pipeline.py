@@ -43,8 +43,8 @@ class StagesLost:
 class StepPipeline(ABC):
     """Runs items, and gives their results in the order in which they were sent. Used by one thread, the engine's.
 
-    Every stage runs the items in that order, too, each one whole before the next. An engine relies on it: it gives blocks
-    of the cache to other sequences while items that still use them are on their way.
+    Every stage runs the items in that order, too, each one whole before the next. An engine relies on it: it gives
+    blocks of the cache to other sequences while items that still use them are on their way.
     """
 
     @property

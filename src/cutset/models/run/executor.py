@@ -164,7 +164,7 @@ class StageExecutor(Protocol):
     def forward(
         self, batch: Batch, cache: KVCache, *, hidden: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
-        """Runs the rows through these layers: `hidden` (rows, hidden) is the residual stream that the range before gave.
+        """Runs the rows through these layers. `hidden` (rows, hidden): the residual stream that the range before gave.
 
         Gives the residual stream (rows, hidden) of all rows in float32, or the last range's logits (wanted, vocab).
         """
