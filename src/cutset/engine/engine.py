@@ -83,7 +83,7 @@ class Engine:
         eos = spec.eos_token_ids if eos_token_ids is None else eos_token_ids
         self.eos_token_ids = frozenset(one for one in eos if 0 <= one < self.vocab_size)
         self._tokenizer = tokenizer
-        states = StatePool(max_num_seqs, kept_states if prefix_caching else 0) if spec.state_floats else None
+        states = StatePool(max_num_seqs, kept_states if prefix_caching else 0) if spec.recurrent_layers else None
         masked = tuple(np.flatnonzero(self._without_token).tolist())
         slots = 0 if states is None else states.slots
         self._pipeline.open(StageSetup(blocks, block_size, slots, "int8" if kv_dtype == "int8" else "auto", masked))
