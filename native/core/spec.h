@@ -12,7 +12,7 @@ namespace cutset {
 enum class Site { kQkv, kO, kGateUp, kDown, kLmHead };
 
 // Of the gate in an MLP.
-enum class Activation { kSilu, kGelu, kClamped };
+enum class Activation { kSilu, kGelu, kClamped, kGeluErf, kRelu, kRelu2 };
 
 // What a layer has instead of attention; see cutset.models.spec.ConvSpec and DeltaSpec.
 enum class Mixer { kAttention, kConv, kDelta };

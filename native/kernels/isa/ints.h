@@ -63,6 +63,7 @@ inline Ints widen(const std::int8_t* p) {
 }
 inline Vec to_floats(Ints a) { return _mm512_cvtepi32_ps(a); }
 inline Ints as_bits(Vec a) { return _mm512_castps_si512(a); }
+inline Vec as_floats(Ints a) { return _mm512_castsi512_ps(a); }
 
 #elif defined(CUTSET_ISA_avx2)
 
@@ -108,6 +109,7 @@ inline Ints widen(const std::int8_t* p) {
 }
 inline Vec to_floats(Ints a) { return _mm256_cvtepi32_ps(a); }
 inline Ints as_bits(Vec a) { return _mm256_castps_si256(a); }
+inline Vec as_floats(Ints a) { return _mm256_castsi256_ps(a); }
 
 #else
 
@@ -170,6 +172,11 @@ inline Ints widen(const Integer* p) {
   return v;
 }
 inline Vec to_floats(Ints a) { return __builtin_convertvector(as_signed(a), Vec); }
+inline Vec as_floats(Ints a) {
+  Vec v;
+  __builtin_memcpy(&v, &a, sizeof v);
+  return v;
+}
 inline Ints as_bits(Vec a) {
   Ints bits;
   __builtin_memcpy(&bits, &a, sizeof bits);

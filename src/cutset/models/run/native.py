@@ -134,7 +134,7 @@ class NativeDecoder:
         """Packs an adapter's matrices."""
         packed = native.Adapter(self.core)
         for part in adapter.parts:
-            packed.put(part.site, part.layer, part.expert, part.down, part.up, part.first, part.scale)
+            packed.put(part.site, part.layer, part.expert, part.down, part.up, part.first, part.scale, part.scales)
         return LoadedAdapter(adapter.name, adapter.digest, packed)
 
     def forward(self, batch: Batch, cache: Any, trace: Trace | None = None) -> Floats:
