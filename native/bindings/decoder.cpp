@@ -231,7 +231,8 @@ Trace trace_of(std::optional<nb::callable> trace) {
 
 void put_low_rank(Adapter& self, const std::string& site, int layer, int expert, In2 down, In2 up, std::size_t first,
                   float scale, std::optional<In1> scales) {
-  require(!scales || scales->shape(0) == up.shape(0), "scales must be (outputs)");
+  require(!scales || scales->shape(0) == (up.shape(0) + kThinPanel - 1) / kThinPanel,
+          "scales must have one element for 16 outputs");
   require(down.shape(0) >= 1 && down.shape(0) == up.shape(1), "down must be (rank, inputs), up (outputs, rank)");
   const Site which = site_named(site);
   self.put(which, layer, expert, down.data(), up.data(), down.shape(0), down.shape(1), first, up.shape(0), scale,

@@ -79,8 +79,7 @@ void Adapter::put(Site site, int layer, int expert, const float* down, const flo
   if (outputs > most || first > most - outputs) throw std::invalid_argument("a site has fewer outputs");
   LowRank part = {ThinMatrix(down, rank, inputs), ThinMatrix(up, outputs, rank), first, scale, {}};
   if (scales) {
-    part.scales.resize(part.up.padded());
-    for (std::size_t o = 0; o < outputs; ++o) part.scales[o] = scale * scales[o];
+    for (std::size_t p = 0; p < part.up.panels(); ++p) part.scales.push_back(scale * scales[p]);
   }
   parts_[index].push_back(std::move(part));
 }

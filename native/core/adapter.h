@@ -37,7 +37,7 @@ struct LowRank {
   ThinMatrix up;      // (some outputs of the site, rank)
   std::size_t first;  // of these outputs
   float scale;
-  std::vector<float> scales;  // of each output, padded to whole panels, instead of `scale`; or empty
+  std::vector<float> scales;  // of each panel of `up`, instead of `scale`; or empty
 };
 
 // The additions of one adapter. Filled once, then read by any number of steps.
@@ -48,8 +48,8 @@ class Adapter {
   Adapter(const Adapter&) = delete;
   Adapter& operator=(const Adapter&) = delete;
 
-  // down: (rank, inputs), up: (outputs, rank), scales: (outputs) factors beside `scale`. std::invalid_argument where
-  // the decoder has no such site or outputs.
+  // down: (rank, inputs), up: (outputs, rank), scales: (outputs / 16, rounded up) factors beside `scale`.
+  // std::invalid_argument where the decoder has no such site or outputs.
   void put(Site site, int layer, int expert, const float* down, const float* up, std::size_t rank, std::size_t inputs,
            std::size_t first, std::size_t outputs, float scale, const float* scales = nullptr);
 

@@ -134,7 +134,7 @@ void Addition::add(std::size_t row, std::size_t rows, std::size_t output, std::s
         while (next != to && *next == *(next - 1) + 1) ++next;
         const auto count = static_cast<std::size_t>(next - at);
         const std::size_t skipped = low - part.first, panel = skipped / kThinPanel;
-        const float* scales = part.scales.empty() ? nullptr : part.scales.data() + panel * kThinPanel;
+        const float* scales = part.scales.empty() ? nullptr : part.scales.data() + panel;
         kernels().glue.thin_add({x, group.width, count, up.depth(), up.panel(panel), up.kind(), skipped % kThinPanel,
                                  high - low, part.scale, scales, y_ + *at * outputs_ + low, outputs_});
         x += count * group.width;

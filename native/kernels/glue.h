@@ -129,7 +129,7 @@ struct ThinAdd {
   std::size_t skip;  // outputs of that panel before the first
   std::size_t outputs;
   float scale;
-  const float* scales;  // of each output of these panels, instead of `scale`; or nullptr
+  const float* scales;  // of each of these panels, instead of `scale`; or nullptr
   float* y;             // (rows, outputs)
   std::size_t y_stride;
 };

@@ -9,7 +9,7 @@ namespace {
 
 constexpr std::size_t kVectors = kThinPanel / kLanes;
 constexpr std::size_t kLine = 64;
-constexpr std::size_t kAhead = 2048;  // bytes
+constexpr std::size_t kAhead = 4096;  // bytes
 
 // What is a step's weight of some lanes, in a line of a panel.
 struct OfFloats {
@@ -60,7 +60,7 @@ struct Chains {
 #pragma GCC unroll 4
         for (std::size_t v = 0; v < kVectors; ++v) weights[p][v] = Kind::weight(panels[p] + number * kLine, v, s);
       }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (std::size_t r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
         for (std::size_t p = 0; p < kPanels; ++p) {
@@ -75,7 +75,7 @@ struct Chains {
   __attribute__((always_inline)) inline void run(std::size_t depth) {
 #pragma GCC unroll 4
     for (std::size_t p = 0; p < kPanels; ++p) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (std::size_t r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
         for (std::size_t v = 0; v < kVectors; ++v) sums[p][r][v] = splat(0.0f);
@@ -105,7 +105,7 @@ void dot_tile(const ThinDots& work, const ThinDot* dots, std::size_t row) {
   chains.run(work.depth);
 #pragma GCC unroll 4
   for (std::size_t p = 0; p < kPanels; ++p) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (std::size_t r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
       for (std::size_t v = 0; v < kVectors; ++v) {
@@ -117,13 +117,14 @@ void dot_tile(const ThinDots& work, const ThinDot* dots, std::size_t row) {
 
 // As many chains as there are registers for.
 constexpr bool kMany = kLanes == 16;
-constexpr std::size_t kTileRows = kMany ? 8 : 4, kTilePanels = kMany ? 2 : 1, kRowPanels = kMany ? 4 : 2;
+constexpr std::size_t kTilePanels = kMany ? 2 : 1, kRowPanels = kMany ? 4 : 2;
+constexpr std::size_t kTileRows = kMany ? 8 : 4;
 
 template <class Kind, std::size_t kPanels>
 void dot_rows(const ThinDots& work, const ThinDot* dots) {
   std::size_t row = 0;
   for (; row + kTileRows <= work.rows; row += kTileRows) dot_tile<Kind, kTileRows, kPanels, true>(work, dots, row);
-  for (; row + 2 <= work.rows; row += 2) dot_tile<Kind, 2, kPanels, true>(work, dots, row);
+  for (; row + 4 <= work.rows; row += 4) dot_tile<Kind, 4, kPanels, true>(work, dots, row);
   for (; row < work.rows; ++row) dot_tile<Kind, 1, kPanels, true>(work, dots, row);
 }
 
@@ -150,13 +151,13 @@ void all_dots(const ThinDots& work) {
   }
 }
 
-// Lanes low .. end of y += scales * sums, by the vectors that whole panels take.
-void add_edge(const Vec (&sums)[kVectors], const Vec (&scales)[kVectors], std::size_t low, std::size_t end, float* y) {
+// Lanes low .. end of y += factor * sums, by the vectors that whole panels take.
+void add_edge(const Vec (&sums)[kVectors], Vec factor, std::size_t low, std::size_t end, float* y) {
   float lanes[kThinPanel] = {};
   for (std::size_t i = low; i < end; ++i) lanes[i] = y[i - low];
   for (std::size_t v = 0; v < kVectors; ++v) {
     float* at = lanes + v * kLanes;
-    store(at, fma(scales[v], sums[v], load(at)));
+    store(at, fma(factor, sums[v], load(at)));
   }
   for (std::size_t i = low; i < end; ++i) y[i - low] = lanes[i];
 }
@@ -175,21 +176,17 @@ void add_tile(const ThinAdd& work, std::size_t row, std::size_t panel) {
     const std::size_t first = (panel + p) * kThinPanel;  // of the panel's outputs
     const std::size_t low = first == 0 ? work.skip : 0;
     const std::size_t rest = work.skip + work.outputs - first, end = rest < kThinPanel ? rest : kThinPanel;
-    Vec scales[kVectors];
-#pragma GCC unroll 4
-    for (std::size_t v = 0; v < kVectors; ++v) {
-      scales[v] = work.scales ? load(work.scales + first + v * kLanes) : splat(work.scale);
-    }
+    const Vec factor = splat(work.scales ? work.scales[panel + p] : work.scale);
     float* y = work.y + row * work.y_stride + (first + low - work.skip);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (std::size_t r = 0; r < kRows; ++r, y += work.y_stride) {
       if (low > 0 || end < kThinPanel) {
-        add_edge(chains.sums[p][r], scales, low, end, y);
+        add_edge(chains.sums[p][r], factor, low, end, y);
         continue;
       }
 #pragma GCC unroll 4
       for (std::size_t v = 0; v < kVectors; ++v) {
-        store(y + v * kLanes, fma(scales[v], chains.sums[p][r][v], load(y + v * kLanes)));
+        store(y + v * kLanes, fma(factor, chains.sums[p][r][v], load(y + v * kLanes)));
       }
     }
   }
@@ -207,7 +204,7 @@ template <class Kind>
 void all_adds(const ThinAdd& work) {
   std::size_t row = 0;
   for (; row + kTileRows <= work.rows; row += kTileRows) add_panels<Kind, kTileRows, kTilePanels>(work, row);
-  for (; row + 2 <= work.rows; row += 2) add_panels<Kind, 2, kTilePanels>(work, row);
+  for (; row + 4 <= work.rows; row += 4) add_panels<Kind, 4, kTilePanels>(work, row);
   for (; row < work.rows; ++row) add_panels<Kind, 1, kRowPanels>(work, row);
 }
 

@@ -30,6 +30,7 @@ __all__ = ["LoraAdapter", "LowRank", "read_adapter", "rounded"]
 log = logging.getLogger(__name__)
 
 MOST_RANK = 1 << 12
+ROWS = 16  # of a matrix in 8 bits that share a scale
 NAME = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
 PLAIN = re.compile(r"[\w.]+")  # of the patterns that PEFT would take for regular expressions
 ANYWHERE = r".*\."  # begins some that PEFT itself writes
@@ -51,7 +52,7 @@ STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 class LowRank:
     """What one pair of matrices adds to a site: rows first .. first + outputs of it get scale · up (down x).
 
-    With `scales` row i of what is really meant by `up` is scales[i] · up[i].
+    With `scales` row i of what is really meant by `up` is scales[i // ROWS] · up[i].
     """
 
     site: Site
@@ -61,7 +62,12 @@ class LowRank:
     down: NDArray[np.float32]  # (rank, inputs)
     up: NDArray[np.float32]  # (outputs, rank)
     scale: float
-    scales: NDArray[np.float32] | None = None  # (outputs,)
+    scales: NDArray[np.float32] | None = None  # (outputs / ROWS, rounded up)
+
+    @property
+    def whole_up(self) -> NDArray[np.float32]:
+        """What is meant by `up`."""
+        return self.up if self.scales is None else self.up * self.scales.repeat(ROWS)[: len(self.up), None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,17 +124,22 @@ def read_adapter(name: str, directory: Path, spec: DecoderSpec) -> LoraAdapter:
 
 
 def rounded(adapter: LoraAdapter) -> LoraAdapter:
-    """The adapter in 8 bits, as weights are where a model is rounded to such: whole numbers and a scale a row.
+    """The adapter in 8 bits, as weights are where a model is rounded to such.
 
-    The scales of `down` go into the columns of `up` before that is rounded.
+    `down` becomes whole numbers and a scale a row, which goes into the columns of `up`; this is rounded with a scale
+    for each ROWS rows, because a scale a row would be a fifth of what a step reads of it.
     """
     return replace(adapter, parts=tuple(map(_rounded, adapter.parts)))
 
 
 def _rounded(part: LowRank) -> LowRank:
     down, factors = quantize_rows(part.down)
-    up, scales = quantize_rows(part.up * factors)
-    return replace(part, down=down.astype(np.float32), up=up.astype(np.float32), scales=scales)
+    outputs, rank = part.up.shape
+    panels = np.zeros((-(-outputs // ROWS), ROWS, rank), np.float32)
+    panels.reshape(-1, rank)[:outputs] = part.up * factors
+    up, scales = quantize_rows(panels.reshape(len(panels), -1))
+    whole = up.astype(np.float32).reshape(-1, rank)[:outputs]
+    return replace(part, down=down.astype(np.float32), up=np.ascontiguousarray(whole), scales=scales)
 
 
 def _check_config(c: Fields) -> None:

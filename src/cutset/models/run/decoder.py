@@ -100,8 +100,7 @@ class ReferenceDecoder:
         """Loads an adapter's matrices: the parts of each site, as (first output, down, up, scale)."""
         handle: dict[tuple[Site, int, int], list[tuple[int, Array, Array, float]]] = {}
         for part in adapter.parts:
-            up = part.up if part.scales is None else part.up * part.scales[:, None]
-            pair = self.ops.floats(part.down), self.ops.floats(up)
+            pair = self.ops.floats(part.down), self.ops.floats(part.whole_up)
             handle.setdefault((part.site, part.layer, part.expert), []).append((part.first, *pair, part.scale))
         return LoadedAdapter(adapter.name, adapter.digest, handle)
 
