@@ -121,7 +121,7 @@ def run_adapters(
 
         turns = [turn_of(name, chosen) for name, chosen in batches.items()]
         rows = medians(take_turns(f"{workload}, {dtype}", turns, rounds, log))
-        rows += _shares(rows)
+        rows += list(_shares(rows))
         for name in batches:
             if kind := next((kind for kind in KINDS if name.endswith(kind)), None):
                 share = bytes_share(own.llm.spec, dtype, kind)
