@@ -123,7 +123,7 @@ def run_adapters(
         rows = medians(take_turns(f"{workload}, {dtype}", turns, rounds, log))
         rows += list(_shares(rows))
         for name in batches:
-            if kind := next((kind for kind in KINDS if name.endswith(kind)), None):
+            for kind in (kind for kind in KINDS if name.endswith(kind)):
                 share = bytes_share(own.llm.spec, dtype, kind)
                 place = f"{workload}, {name}", f"cutset native {dtype}"
                 rows.append(Row(*place, "adapters' bytes for each of the weights", share, "B"))

@@ -234,9 +234,15 @@ void put_low_rank(Adapter& self, const std::string& site, int layer, int expert,
   require(!scales || scales->shape(0) == (up.shape(0) + kThinPanel - 1) / kThinPanel,
           "scales must have one element for 16 outputs");
   require(down.shape(0) >= 1 && down.shape(0) == up.shape(1), "down must be (rank, inputs), up (outputs, rank)");
-  const Site which = site_named(site);
-  self.put(which, layer, expert, down.data(), up.data(), down.shape(0), down.shape(1), first, up.shape(0), scale,
-           scales ? scales->data() : nullptr);
+  const std::pair<const char*, ToldProduct> told[] = {
+      {"layer_product", ToldProduct::kAll}, {"layer_gate", ToldProduct::kGate}, {"layer_out", ToldProduct::kOut}};
+  for (const auto& [name, product] : told) {
+    if (site != name) continue;
+    return self.put(product, layer, down.data(), up.data(), down.shape(0), down.shape(1), first, up.shape(0), scale,
+                    scales ? scales->data() : nullptr);
+  }
+  self.put(site_named(site), layer, expert, down.data(), up.data(), down.shape(0), down.shape(1), first, up.shape(0),
+           scale, scales ? scales->data() : nullptr);
 }
 
 void put_f32(LocalLinears& self, const std::string& site, int layer, int expert, const PackedF32& linear) {

@@ -71,17 +71,29 @@ const void* ThinMatrix::panel(std::size_t number) const {
   return panels_.as<char>() + number * thin_panel_bytes(depth_, kind_);
 }
 
+void Adapter::put(std::size_t index, Shape product, LowRank part, const float* scales) {
+  if (part.down.depth() != product.inputs) throw std::invalid_argument("a product has other inputs");
+  if (part.up.outputs() > product.outputs || part.first > product.outputs - part.up.outputs()) {
+    throw std::invalid_argument("a product has fewer outputs");
+  }
+  for (std::size_t p = 0; scales && p < part.up.panels(); ++p) part.scales.push_back(part.scale * scales[p]);
+  parts_[index].push_back(std::move(part));
+}
+
 void Adapter::put(Site site, int layer, int expert, const float* down, const float* up, std::size_t rank,
                   std::size_t inputs, std::size_t first, std::size_t outputs, float scale, const float* scales) {
   const std::size_t index = spec_.index(site, layer, expert);
-  if (inputs != spec_.inputs(site, layer, expert)) throw std::invalid_argument("a site has other inputs");
-  const std::size_t most = spec_.outputs(site, layer, expert);
-  if (outputs > most || first > most - outputs) throw std::invalid_argument("a site has fewer outputs");
-  LowRank part = {ThinMatrix(down, rank, inputs), ThinMatrix(up, outputs, rank), first, scale, {}};
-  if (scales) {
-    for (std::size_t p = 0; p < part.up.panels(); ++p) part.scales.push_back(scale * scales[p]);
-  }
-  parts_[index].push_back(std::move(part));
+  const Shape product = {spec_.inputs(site, layer, expert), spec_.outputs(site, layer, expert)};
+  put(index, product, {ThinMatrix(down, rank, inputs), ThinMatrix(up, outputs, rank), first, scale, {}}, scales);
+}
+
+void Adapter::put(ToldProduct product, int layer, const float* down, const float* up, std::size_t rank,
+                  std::size_t inputs, std::size_t first, std::size_t outputs, float scale, const float* scales) {
+  const std::size_t index = spec_.index(product, layer), width = spec_.layer_inputs.width;
+  const Shape shape = product == ToldProduct::kAll    ? Shape{spec_.hidden, spec_.layers * width}
+                      : product == ToldProduct::kGate ? Shape{spec_.hidden, width}
+                                                      : Shape{width, spec_.hidden};
+  put(index, shape, {ThinMatrix(down, rank, inputs), ThinMatrix(up, outputs, rank), first, scale, {}}, scales);
 }
 
 std::vector<AdaptedRows> adapted_rows(const std::vector<const Adapter*>& adapters) {

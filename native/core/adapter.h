@@ -43,7 +43,7 @@ struct LowRank {
 // The additions of one adapter. Filled once, then read by any number of steps.
 class Adapter {
  public:
-  explicit Adapter(DecoderSpec spec) : spec_(static_cast<DecoderSpec&&>(spec)), parts_(spec_.site_count()) {}
+  explicit Adapter(DecoderSpec spec) : spec_(static_cast<DecoderSpec&&>(spec)), parts_(spec_.product_count()) {}
 
   Adapter(const Adapter&) = delete;
   Adapter& operator=(const Adapter&) = delete;
@@ -52,12 +52,19 @@ class Adapter {
   // std::invalid_argument where the decoder has no such site or outputs.
   void put(Site site, int layer, int expert, const float* down, const float* up, std::size_t rank, std::size_t inputs,
            std::size_t first, std::size_t outputs, float scale, const float* scales = nullptr);
+  void put(ToldProduct product, int layer, const float* down, const float* up, std::size_t rank, std::size_t inputs,
+           std::size_t first, std::size_t outputs, float scale, const float* scales = nullptr);
 
   // `index` as DecoderSpec::index gives it.
   const std::vector<LowRank>& parts(std::size_t index) const { return parts_[index]; }
-  bool fits(const DecoderSpec& spec) const { return parts_.size() == spec.site_count(); }
+  bool fits(const DecoderSpec& spec) const { return parts_.size() == spec.product_count(); }
 
  private:
+  struct Shape {
+    std::size_t inputs, outputs;
+  };
+  void put(std::size_t index, Shape product, LowRank part, const float* scales);
+
   DecoderSpec spec_;
   std::vector<std::vector<LowRank>> parts_;
 };

@@ -109,6 +109,7 @@ class Step {
   void choose_adapters();
   void keep_wanted_adapters();
   const Addition* addition();
+  Added added(ToldProduct product, const float* x, std::size_t inputs, float* y, std::size_t outputs);
   void go_on();
   void after_o();
   void after_gate_up();

@@ -32,6 +32,14 @@ const Addition* Step::addition() {
   return some ? &addition_ : nullptr;
 }
 
+// The same to a product of what layers are told.
+Added Step::added(ToldProduct product, const float* x, std::size_t inputs, float* y, std::size_t outputs) {
+  if (adapted_.empty()) return {};
+  const std::size_t index = decoder_.spec().index(product, static_cast<int>(layer_));
+  const bool some = addition_.begin(adapted_, index, x, inputs, y, outputs, pool_.threads());
+  return {some ? &addition_ : nullptr, 0, false};
+}
+
 void Step::keep_wanted_adapters() {
   if (row_adapters_.empty()) return;
   std::vector<const Adapter*> kept;

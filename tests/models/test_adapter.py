@@ -81,6 +81,7 @@ def merged_logits(model: Any, added: dict[str, Any], ids: np.ndarray) -> np.ndar
         ("llama-mqa-bias", ALL, {"use_rslora": True}),
         ("qwen3-bias", ALL, {"rank_pattern": {"o_proj": 5}, "alpha_pattern": {"k_proj": 20}}),
         ("llama", ALL, {"rank_pattern": {"q_proj": 16, "v_proj": 37}, "half": True}),
+        ("gemma4-text", ("per_layer_model_projection", "per_layer_input_gate", "per_layer_projection"), {}),
     ],
 )
 def test_equals_merged_weights(case: str, targets: tuple[str, ...], config: Any, backend: str, tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def gelu_mul(gate_up: Floats) -> Floats:
 def gelu_erf_mul(gate_up: Floats) -> Floats:
     """The same with GELU itself, gate · Φ(gate): Φ is the share of a normal distribution below it."""
     gate, up = np.split(gate_up, 2, axis=-1)
-    below = _erfc(gate.astype(np.float64) * -math.sqrt(0.5)).astype(np.float64) / 2
+    below = np.asarray(_erfc(gate.astype(np.float64) * -math.sqrt(0.5)), np.float64) / 2
     with np.errstate(invalid="ignore"):  # nothing of -inf is no number, as in other programs
         result: Floats = (gate * below).astype(np.float32) * up
     return result

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,14 +48,18 @@ HARMLESS = frozenset(
 STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 
 
+# Products of what layers are told of a token, which are none of the sites.
+Told = Literal["layer_product", "layer_gate", "layer_out"]
+
+
 @dataclass(frozen=True, slots=True)
 class LowRank:
-    """What one pair of matrices adds to a site: rows first .. first + outputs of it get scale · up (down x).
+    """What one pair of matrices adds to a product: rows first .. first + outputs of it get scale · up (down x).
 
     With `scales` row i of what is really meant by `up` is scales[i // ROWS] · up[i].
     """
 
-    site: Site
+    site: Site | Told
     layer: int
     expert: int
     first: int
@@ -154,9 +158,14 @@ def _check_config(c: Fields) -> None:
         )
 
 
-def _places(spec: DecoderSpec) -> dict[str, tuple[Site, int, int, int, tuple[int, int]]]:
+def _places(spec: DecoderSpec) -> dict[str, tuple[Site | Told, int, int, int, tuple[int, int]]]:
     """By the name of a module: the site that its product is a part of, from which row on, and its shape."""
-    shapes, found = spec.tensor_shapes(), {}
+    shapes = spec.tensor_shapes()
+    found: dict[str, tuple[Site | Told, int, int, int, tuple[int, int]]] = {}
+    for tensor in spec.tensors():
+        if tensor.role in get_args(Told):
+            rows, columns = tensor.shape
+            found[tensor.name.removesuffix(".weight")] = tensor.role, tensor.layer, -1, 0, (rows, columns)  # type: ignore[assignment]
     for site, layer, expert in spec.sites():
         first = 0
         for name in spec.site_tensors(site, layer, expert):
@@ -178,7 +187,7 @@ def _part(
     c: Fields,
     module: str,
     pair: Mapping[str, Tensor],
-    site: Site,
+    site: Site | Told,
     layer: int,
     expert: int,
     first: int,

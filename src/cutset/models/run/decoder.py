@@ -98,7 +98,7 @@ class ReferenceDecoder:
 
     def load_adapter(self, adapter: LoraAdapter) -> LoadedAdapter:
         """Loads an adapter's matrices: the parts of each site, as (first output, down, up, scale)."""
-        handle: dict[tuple[Site, int, int], list[tuple[int, Array, Array, float]]] = {}
+        handle: dict[tuple[str, int, int], list[tuple[int, Array, Array, float]]] = {}
         for part in adapter.parts:
             pair = self.ops.floats(part.down), self.ops.floats(part.whole_up)
             handle.setdefault((part.site, part.layer, part.expert), []).append((part.first, *pair, part.scale))
@@ -120,7 +120,7 @@ class ReferenceDecoder:
         x = ops.embedding(self.parameters["embedding", -1], batch.token_ids)  # (rows, hidden)
         x = _scaled(x, spec.embedding_scale)
         trace("embedding", -1, x)
-        told = self._layer_inputs(x, batch)
+        told = self._layer_inputs(x, batch, adapted)
         for layer in range(spec.layers):
             table = spec.rope_table(layer)
             turn = turns[table] if table >= 0 else None
@@ -134,7 +134,7 @@ class ReferenceDecoder:
             x = x + self._given("mlp_output_norm", layer, y)
             if told is not None:
                 trace("mlp_add", layer, x)
-                x = x + self._layer_input(layer, x, told)
+                x = x + self._layer_input(layer, x, told, adapted)
             if spec.layer_scales:
                 x = x * self.parameters["layer_scale", layer]
             trace("mlp_add" if told is None else "layer_add", layer, x)
@@ -148,22 +148,25 @@ class ReferenceDecoder:
         trace("lm_head", -1, logits)
         return ops.to_numpy(logits).astype(np.float32, copy=False)
 
-    def _layer_inputs(self, x: Array, batch: Batch) -> Array | None:
+    def _layer_inputs(self, x: Array, batch: Batch, adapted: _Adapted) -> Array | None:
         """What all layers are told of the rows' tokens, (rows, layers, width)."""
         inputs, ops = self.spec.layer_inputs, self.ops
         if inputs is None:
             return None
         shape = (-1, self.spec.layers, inputs.width)
-        product = ops.linear(x, self.parameters["layer_product", -1]) * inputs.product_scale
+        product = ops.linear(x, self.parameters["layer_product", -1])
+        product = adapted.add(ops, "layer_product", -1, -1, x, product) * inputs.product_scale
         product = ops.rms_norm(product.reshape(shape), self.parameters["layer_product_norm", -1], self.spec.norm_eps)
         own = ops.embedding(self.parameters["layer_embedding", -1], batch.token_ids).reshape(shape)
         return (product + own * inputs.embedding_scale) * inputs.scale
 
-    def _layer_input(self, layer: int, x: Array, told: Array) -> Array:
+    def _layer_input(self, layer: int, x: Array, told: Array, adapted: _Adapted) -> Array:
         """What a layer adds at its end by what it is told."""
-        gate = self.ops.linear(x, self.parameters["layer_gate", layer])
-        active = self.ops.gated(self.ops.concat([gate, told[:, layer]]), self.spec)
-        return self._taken("layer_output_norm", layer, self.ops.linear(active, self.parameters["layer_out", layer]))
+        ops = self.ops
+        gate = adapted.add(ops, "layer_gate", layer, -1, x, ops.linear(x, self.parameters["layer_gate", layer]))
+        active = ops.gated(ops.concat([gate, told[:, layer]]), self.spec)
+        out = ops.linear(active, self.parameters["layer_out", layer])
+        return self._taken("layer_output_norm", layer, adapted.add(ops, "layer_out", layer, -1, active, out))
 
     def _taken(self, norm: str, layer: int, x: Array) -> Array:
         """What attention or MLP takes of the residual stream."""
@@ -303,7 +306,7 @@ class _Adapted:
         """Of some of the rows."""
         return _Adapted([self.adapters[row] for row in rows]) if self.adapters else self
 
-    def add(self, ops: Ops, site: Site, layer: int, expert: int, x: Array, y: Array) -> Array:
+    def add(self, ops: Ops, site: str, layer: int, expert: int, x: Array, y: Array) -> Array:
         """y (rows, outputs) with what the rows' adapters add to the product of x (rows, inputs)."""
         for adapter in {id(one): one for one in self.adapters if one is not None}.values():
             rows = np.array([row for row, one in enumerate(self.adapters) if one is adapter])
