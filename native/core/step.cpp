@@ -80,6 +80,7 @@ void Step::run(Linears& linears) {
 
 void Step::resume() {
   require(!done_, "the step is done; begin another");
+  done_ = true;  // after an exception, too
   if (const Addition* more = addition()) more->run(pool_);
   go_on();
 }
