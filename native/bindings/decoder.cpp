@@ -107,7 +107,10 @@ class ParameterReader {
 Activation activation_named(const std::string& name) {
   if (name == "silu") return Activation::kSilu;
   if (name == "gelu_tanh") return Activation::kGelu;
-  require(name == "clamped", "activation must be silu, gelu_tanh or clamped");
+  if (name == "gelu_erf") return Activation::kGeluErf;
+  if (name == "relu") return Activation::kRelu;
+  if (name == "relu2") return Activation::kRelu2;
+  require(name == "clamped", "activation must be silu, gelu_tanh, clamped, gelu_erf, relu or relu2");
   return Activation::kClamped;
 }
 
@@ -244,10 +247,19 @@ Trace trace_of(std::optional<nb::callable> trace) {
 }
 
 void put_low_rank(Adapter& self, const std::string& site, int layer, int expert, In2 down, In2 up, std::size_t first,
-                  float scale) {
+                  float scale, std::optional<In1> scales) {
+  require(!scales || scales->shape(0) == (up.shape(0) + kThinPanel - 1) / kThinPanel,
+          "scales must have one element for 16 outputs");
   require(down.shape(0) >= 1 && down.shape(0) == up.shape(1), "down must be (rank, inputs), up (outputs, rank)");
-  const Site which = site_named(site);
-  self.put(which, layer, expert, down.data(), up.data(), down.shape(0), down.shape(1), first, up.shape(0), scale);
+  const std::pair<const char*, ToldProduct> told[] = {
+      {"layer_product", ToldProduct::kAll}, {"layer_gate", ToldProduct::kGate}, {"layer_out", ToldProduct::kOut}};
+  for (const auto& [name, product] : told) {
+    if (site != name) continue;
+    return self.put(product, layer, down.data(), up.data(), down.shape(0), down.shape(1), first, up.shape(0), scale,
+                    scales ? scales->data() : nullptr);
+  }
+  self.put(site_named(site), layer, expert, down.data(), up.data(), down.shape(0), down.shape(1), first, up.shape(0),
+           scale, scales ? scales->data() : nullptr);
 }
 
 void put_f32(LocalLinears& self, const std::string& site, int layer, int expert, const PackedF32& linear) {
@@ -437,7 +449,7 @@ void bind_decoder(nb::module_& m) {
       .def(
           "__init__", [](Adapter* self, const PyDecoder& decoder) { new (self) Adapter(decoder.spec()); }, "decoder"_a)
       .def("put", &put_low_rank, "site"_a, "layer"_a, "expert"_a, "down"_a.noconvert(), "up"_a.noconvert(), "first"_a,
-           "scale"_a);
+           "scale"_a, "scales"_a.noconvert() = nb::none());
 
   nb::class_<PyStep>(m, "Step", "One step of a decoder, from site to site.")
       .def(nb::init<const PyDecoder&, KvCache&, ThreadPool&, std::optional<nb::callable>>(), "decoder"_a, "cache"_a,

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/addition.h"
 #include "core/floats.h"
 #include "core/memory.h"
 #include "core/pool.h"
@@ -36,7 +37,8 @@ class PackedF32 {
   FloatType type() const { return type_; }
   std::size_t bytes() const { return panels_.bytes(); }
 
-  void forward(ThreadPool& pool, const float* x, std::size_t rows, float* y, Workspace& workspace) const;
+  void forward(ThreadPool& pool, const float* x, std::size_t rows, float* y, Workspace& workspace,
+               const Added& added = {}) const;
 
  private:
   std::size_t outputs_ = 0, depth_;
@@ -87,7 +89,8 @@ class PackedI8 {
   int most_bits() const;
 
   // std::invalid_argument unless 8 <= bits <= most_bits().
-  void forward(ThreadPool& pool, const float* x, std::size_t rows, int bits, float* y, Workspace& workspace) const;
+  void forward(ThreadPool& pool, const float* x, std::size_t rows, int bits, float* y, Workspace& workspace,
+               const Added& added = {}) const;
 
   // The sums themselves: z (rows, outputs) = q . W^T for |q| < 2^(bits-1), which is checked (std::invalid_argument).
   void integers(ThreadPool& pool, const std::int16_t* q, std::size_t rows, int bits, std::int32_t* z,
@@ -106,7 +109,7 @@ class PackedI8 {
   void survey(ThreadPool& pool, const Facts& facts);
   void check(int bits) const;
   // Sets what the rows and this matrix give; `job` has the rows' codes, `stride` bytes each, bits, and one output.
-  void multiply(ThreadPool& pool, const I8Job& job, std::size_t stride) const;
+  void multiply(ThreadPool& pool, const I8Job& job, std::size_t stride, const Added& added = {}) const;
 
   std::size_t outputs_, depth_;
   std::atomic<const std::int8_t*> panels_{nullptr};  // [panel][depth / 4][32][4]

@@ -71,7 +71,8 @@ PackedF32::PackedF32(const std::vector<RowsF32>& parts, std::size_t depth, Threa
   });
 }
 
-void PackedF32::forward(ThreadPool& pool, const float* x, std::size_t rows, float* y, Workspace& workspace) const {
+void PackedF32::forward(ThreadPool& pool, const float* x, std::size_t rows, float* y, Workspace& workspace,
+                        const Added& added) const {
   if (rows == 0) return;
   const LinearKernels& kernels = cutset::kernels().linear;
   const std::size_t panels = round_up(outputs_, kPanel) / kPanel;
@@ -86,16 +87,18 @@ void PackedF32::forward(ThreadPool& pool, const float* x, std::size_t rows, floa
   const float* packed = x;
   if (rows > 1) {
     float* room = static_cast<float*>(workspace.take(checked_product(checked_product(rows, depth_), sizeof(float))));
-    run_ranges(pool, split.row_blocks * tiles_a_task,
-               std::max<std::size_t>(1, rows_a_task(pool, rows, depth_) / kernels.f32_rows),
-               [&](std::size_t first, std::size_t end) {
-                 for (std::size_t t = first; t < end; ++t) {
-                   const std::size_t begin = tile_row(t / tiles_a_task, t % tiles_a_task);
-                   const std::size_t count = tile_row(t / tiles_a_task, t % tiles_a_task + 1) - begin;
-                   kernels.f32_pack(x + begin * depth_, count, depth_, room + begin * depth_);
-                 }
-               });
+    run_ranges_beside(pool, added, split.row_blocks * tiles_a_task,
+                      std::max<std::size_t>(1, rows_a_task(pool, rows, depth_) / kernels.f32_rows),
+                      [&](std::size_t first, std::size_t end) {
+                        for (std::size_t t = first; t < end; ++t) {
+                          const std::size_t begin = tile_row(t / tiles_a_task, t % tiles_a_task);
+                          const std::size_t count = tile_row(t / tiles_a_task, t % tiles_a_task + 1) - begin;
+                          kernels.f32_pack(x + begin * depth_, count, depth_, room + begin * depth_);
+                        }
+                      });
     packed = room;
+  } else {
+    run_beside(pool, added, 0, [](std::size_t) {});
   }
 
   const std::size_t piece = std::max<std::size_t>(1, kPiece / split.rows);
@@ -131,6 +134,8 @@ void PackedF32::forward(ThreadPool& pool, const float* x, std::size_t rows, floa
         }
       }
     }
+    const std::size_t row = block * split.rows, output = group * split.panels * kPanel;
+    added.finish(row, std::min(split.rows, rows - row), output, std::min(last * kPanel, outputs_) - output);
   });
 }
 

@@ -227,10 +227,12 @@ void read_ropes(const Fields& c, ModelSpec& spec) {
 
 void read_factors(const Fields& c, ModelSpec& spec) {
   constexpr bool kOrZero = true;
-  const std::map<Json, Activation> activations = {
-      {"silu", Activation::kSilu}, {"gelu_tanh", Activation::kGelu}, {"clamped", Activation::kClamped}};
+  const std::map<Json, Activation> activations = {{"silu", Activation::kSilu},       {"gelu_tanh", Activation::kGelu},
+                                                  {"clamped", Activation::kClamped}, {"gelu_erf", Activation::kGeluErf},
+                                                  {"relu", Activation::kRelu},       {"relu2", Activation::kRelu2}};
   const auto activation = activations.find(c.value("activation"));
-  if (activation == activations.end()) c.wrong("activation", "silu or gelu_tanh or clamped");
+  if (activation == activations.end())
+    c.wrong("activation", "silu or gelu_tanh or clamped or gelu_erf or relu or relu2");
   DecoderSpec& core = spec.core;
   core.activation = activation->second;
   core.activation_limit = c.factor("activation_limit", kOrZero);

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,10 +14,12 @@ __all__ = [
     "decay",
     "delta_rule",
     "embedding",
+    "gelu_erf_mul",
     "gelu_mul",
     "mix_heads",
     "moe_route",
     "quantize_heads",
+    "relu_mul",
     "rms_norm",
     "short_conv",
     "sigmoid",
@@ -25,6 +29,7 @@ __all__ = [
 ]
 
 Floats = NDArray[np.float32]
+_erfc = np.frompyfunc(math.erfc, 1, 1)
 
 
 def embedding(table: Floats, ids: NDArray[np.int32]) -> Floats:
@@ -147,6 +152,23 @@ def gelu_mul(gate_up: Floats) -> Floats:
     gate, up = np.split(gate_up, 2, axis=-1)
     inner = np.float32(np.sqrt(2 / np.pi)) * (gate + np.float32(0.044715) * gate**3)
     result: Floats = np.float32(0.5) * gate * (1 + np.tanh(inner)) * up
+    return result
+
+
+def gelu_erf_mul(gate_up: Floats) -> Floats:
+    """The same with GELU itself, gate · Φ(gate): Φ is the share of a normal distribution below it."""
+    gate, up = np.split(gate_up, 2, axis=-1)
+    below = np.asarray(_erfc(gate.astype(np.float64) * -math.sqrt(0.5)), np.float64) / 2
+    with np.errstate(invalid="ignore"):  # nothing of -inf is no number, as in other programs
+        result: Floats = (gate * below).astype(np.float32) * up
+    return result
+
+
+def relu_mul(gate_up: Floats, *, squared: bool) -> Floats:
+    """max(gate, 0) · up of rows [gate | up], or max(gate, 0)² · up (So et al. 2021, arXiv:2109.08668)."""
+    gate, up = np.split(gate_up, 2, axis=-1)
+    gate = np.maximum(gate, np.float32(0))
+    result: Floats = (gate * gate if squared else gate) * up
     return result
 
 

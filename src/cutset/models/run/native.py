@@ -21,7 +21,7 @@ from cutset.models.run.executor import Batch, LoadedAdapter
 from cutset.models.run.grouped_linears import ACTIVATION_BITS, native_linears, runs_grouped, site_weights
 from cutset.models.run.rope import Rope, query_scales
 from cutset.models.spec import ConvSpec, DecoderSpec, DeltaSpec, Site
-from cutset.models.stages import check_stage, stage_glue, stage_part, stage_sites
+from cutset.models.stages import check_stage, stage_glue, stage_part, stage_parts, stage_sites
 
 __all__ = ["NativeCache", "NativeDecoder", "SplitLinears", "local_linears", "thread_pool"]
 
@@ -156,11 +156,8 @@ class NativeDecoder:
         if self._channels is not None:
             adapter = self._channels.adapter(adapter)
         packed = native.Adapter(self.core)
-        sites = set(stage_sites(self.spec, self.layers))
-        for part in adapter.parts:
-            if (part.site, part.layer, part.expert) not in sites:
-                continue
-            packed.put(part.site, part.layer, part.expert, part.down, part.up, part.first, part.scale)
+        for part in stage_parts(self.spec, self.layers, adapter.parts):
+            packed.put(part.site, part.layer, part.expert, part.down, part.up, part.first, part.scale, part.scales)
         return LoadedAdapter(adapter.name, adapter.digest, packed)
 
     def forward(self, batch: Batch, cache: Any, trace: Trace | None = None, *, hidden: Floats | None = None) -> Floats:

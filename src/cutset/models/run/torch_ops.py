@@ -224,7 +224,12 @@ class TorchOps:
             limit = spec.activation_limit
             gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
             return gate * torch.sigmoid(spec.activation_alpha * gate) * (up + 1)
-        return (F.silu(gate) if spec.activation == "silu" else F.gelu(gate, approximate="tanh")) * up
+        if spec.activation in ("relu", "relu2"):
+            gate = F.relu(gate)
+            return (gate * gate if spec.activation == "relu2" else gate) * up
+        if spec.activation == "silu":
+            return F.silu(gate) * up
+        return F.gelu(gate, approximate="none" if spec.activation == "gelu_erf" else "tanh") * up
 
     def softcap(self, x: torch.Tensor, cap: float) -> torch.Tensor:
         return cap * torch.tanh(x / cap)
