@@ -67,6 +67,11 @@ void scaled_add(Out1 out, float weight, In1 x) {
   kernels().glue.scaled_add(out.data(), weight, x.data(), x.shape(0));
 }
 
+void mix_heads(Out2 x, std::size_t head_dim) {
+  require(head_dim > 0 && x.shape(1) % head_dim == 0, "x must have whole heads of head_dim columns");
+  kernels().glue.mix_heads(x.data(), x.shape(0) * (x.shape(1) / head_dim), head_dim);
+}
+
 void apply_rope(Out2 x, In2 cos, In2 sin, std::size_t heads, std::size_t head_dim, bool interleaved) {
   const std::size_t rotary_dim = 2 * cos.shape(1);
   if (!head_dim) head_dim = rotary_dim;
@@ -262,6 +267,7 @@ void bind_glue(nb::module_& m) {
   m.def("scaled_add", &scaled_add, "out"_a.noconvert(), "weight"_a, "x"_a.noconvert(), Released());
   m.def("apply_rope", &apply_rope, "x"_a.noconvert(), "cos"_a.noconvert(), "sin"_a.noconvert(), "heads"_a,
         "head_dim"_a = 0, "interleaved"_a = false, Released());
+  m.def("mix_heads", &mix_heads, "x"_a.noconvert(), "head_dim"_a, Released());
   m.def("gelu_mul", &gelu_mul, "x"_a.noconvert(), "out"_a.noconvert(), Released());
   m.def("clamped_mul", &clamped_mul, "x"_a.noconvert(), "limit"_a, "alpha"_a, "out"_a.noconvert(), Released());
   m.def("scale", &scale, "x"_a.noconvert(), "factor"_a, Released());

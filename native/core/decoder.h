@@ -1,4 +1,5 @@
-// A decoder without its products: the specification, the parameters of the glue, the cache of its layers.
+// A decoder, or a stage of one, without its products: the specification, the parameters of the glue, the cache of its
+// layers.
 #pragma once
 
 #include <cstddef>
@@ -53,10 +54,10 @@ struct Parameters {
   FloatView embedding;       // (vocab, hidden), or
   const PackedGrouped* embedding_codes = nullptr;
   const float* final_norm = nullptr;          // (hidden)
-  FloatView layer_embedding;                  // (layer_inputs.vocab, layers * width), and the following: what they
-  FloatView layer_product;                    // (layers * width, hidden)    are told of a token; this one is copied
+  FloatView layer_embedding;                  // (layer_inputs.vocab, stage_layers * width), and the following: what
+  FloatView layer_product;                    // (stage_layers * width, hidden)  they are told of a token; it is copied
   const float* layer_product_norm = nullptr;  // (width)
-  std::vector<LayerParameters> layers;
+  std::vector<LayerParameters> layers;        // of all layers; those of other stages are empty
 };
 
 // Immutable; any number of steps may run over it at once. What the parameters point to must outlive it.
@@ -86,8 +87,8 @@ class Decoder {
   std::vector<std::unique_ptr<PackedF32>> layer_gates_, layer_outs_;
 };
 
-// Keys and values of `blocks` blocks of `block_size` tokens in every layer of attention, and `states` states of
-// sequences in the others.
+// Keys and values of `blocks` blocks of `block_size` tokens in every layer of attention of a stage, and `states` states
+// of sequences in the others.
 class KvCache {
  public:
   // std::invalid_argument unless block_size is a multiple of 16; std::bad_alloc, std::length_error.

@@ -103,6 +103,13 @@ struct ThinProduct {
   std::size_t y_stride;
 };
 
+// Elements of a head that are mixed with each other: the largest power of two that divides it, at most 128.
+constexpr std::size_t kMostMixed = 128;
+constexpr std::size_t mixed_run(std::size_t head_dim) {
+  const std::size_t run = head_dim & (~head_dim + 1);
+  return run < kMostMixed ? run : kMostMixed;
+}
+
 struct GlueKernels {
   // out[r] = table[ids[r]];  table: (vocab, cols), ids: (rows), out: (rows, cols)
   void (*embedding)(const float* table, const std::int32_t* ids, std::size_t rows, std::size_t cols, float* out);
@@ -131,6 +138,9 @@ struct GlueKernels {
   // be subnormal is zeros.
   void (*append_i8)(const float* k, const float* v, std::size_t kv_heads, std::size_t head_dim, std::size_t block_size,
                     std::size_t place, float* key_block, float* value_block);
+  // Mixes the elements of each head by an orthogonal matrix, so that none is much larger than the others: Walsh and
+  // Hadamard's, over runs of mixed_run(head_dim) elements.  x: (heads, head_dim)
+  void (*mix_heads)(float* x, std::size_t heads, std::size_t head_dim);
   void (*attention)(const AttentionTask& task);
   // The same in two steps, for at most kQueryTile queries (rows * group): what they gather in the part of the history
   // that begins at token part * kPartTokens, and the result of all parts.

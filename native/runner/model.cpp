@@ -124,6 +124,15 @@ void Model::pack_floats(const Parameter& parameter) {
   linears_->put(*parameter.site, parameter.layer, parameter.expert, *floats_.back());
 }
 
+// Scales that were moved between channels: nothing here is computed with them, but bad ones mean a bad file.
+void Model::check_channels(const Tensor& channels) {
+  std::vector<float> values(channels.shape[0]);
+  channels.read_floats(pool_, values.data());
+  if (std::any_of(values.begin(), values.end(), [](float scale) { return scale <= 0; })) {
+    fail(channels.where, " must be above 0");
+  }
+}
+
 // The weights of a site from an integer checkpoint, which is mapped and never base64.
 void Model::stored_integers(const Parameter& parameter, float* scales) {
   const auto bytes = [](const Tensor& tensor) { return reinterpret_cast<const std::int8_t*>(tensor.data.data()); };
@@ -136,6 +145,7 @@ void Model::stored_integers(const Parameter& parameter, float* scales) {
     if (std::any_of(next, next + factors.shape[0], [](float scale) { return scale < 0; })) {
       fail(factors.where, " must not be negative");
     }
+    if (spec_.weights == WeightFormat::kInt8Scaled) check_channels(tensors_.at(channel_scale_name(name.checkpoint)));
     parts.push_back({bytes(matrix), next, factors.shape[0]});
     next += factors.shape[0];
   }

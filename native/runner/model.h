@@ -34,6 +34,7 @@ class Model {
   void pack_floats(const Parameter& parameter);
   void pack_integers(const Parameter& parameter);
   void pack_groups(const Parameter& parameter);
+  void check_channels(const Tensor& channels);
   void stored_integers(const Parameter& parameter, float* scales);
   FloatView stacked(const Parameter& parameter);
   FloatType type_of(const std::vector<const Tensor*>& tensors) const;

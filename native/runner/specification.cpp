@@ -140,7 +140,7 @@ void check_names(const ModelSpec& spec, const std::string& source) {
     if (!spec.has(parameter.role)) fail(source, ": tensors doesn't name ", parameter.role);
     wanted.insert(parameter.role);
     const std::size_t tensors = spec.names.at(parameter.role).size();
-    if (parameter.site && spec.weights == WeightFormat::kInt8Packed && tensors != 1) {
+    if (parameter.site && spec.is_packed() && tensors != 1) {
       fail(source, ": tensors names several for ", parameter.role, ", which is packed in one");
     }
   });
@@ -357,10 +357,12 @@ ModelSpec read_specification(const Json& content, const std::string& source, Wei
   read_factors(c, spec);
   read_ropes(c, spec);
   check_tokens(c, spec.core.vocab);
-  const std::map<Json, WeightFormat> formats = {
-      {"float", WeightFormat::kFloat}, {"int8", WeightFormat::kInt8}, {"int8-packed", WeightFormat::kInt8Packed}};
+  const std::map<Json, WeightFormat> formats = {{"float", WeightFormat::kFloat},
+                                                {"int8", WeightFormat::kInt8},
+                                                {"int8-packed", WeightFormat::kInt8Packed},
+                                                {"int8-scaled", WeightFormat::kInt8Scaled}};
   const auto format = formats.find(c.value("weights"));
-  if (format == formats.end()) c.wrong("weights", "float, int8 or int8-packed");
+  if (format == formats.end()) c.wrong("weights", "float, int8, int8-packed or int8-scaled");
   spec.weights = format->second;
   if (allowed == Weights::kFloats && spec.is_integer()) c.wrong("weights", "float");
   const Fields bits = c.table("activation_bits");

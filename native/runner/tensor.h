@@ -52,7 +52,8 @@ using Tensors = std::map<std::string, Tensor>;
 // for. Error for one that is missing, misshapen or unexpected.
 Tensors checked_tensors(const ModelSpec& spec, Tensors tensors, const std::string& where);
 
-// In an integer checkpoint: the name of a matrix's scales.
+// In an integer checkpoint: the names of a matrix's scales, and of those that its columns were multiplied by.
 std::string scale_name(const std::string& matrix);
+std::string channel_scale_name(const std::string& matrix);
 
 }  // namespace cutset::runner

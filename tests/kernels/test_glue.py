@@ -207,6 +207,24 @@ def test_rope(rng: np.random.Generator, head_dim: int) -> None:
     np.testing.assert_array_equal(x[:, heads * head_dim :], rest)
 
 
+@pytest.mark.parametrize("head_dim", [1, 2, 6, 8, 48, 64, 80, 128, 192, 256, 512])
+def test_heads_are_mixed(rng: np.random.Generator, head_dim: int) -> None:
+    x = floats(rng, 3, 2 * head_dim)
+    heads = x.reshape(3, 2, head_dim).copy()
+    mixed = reference.mix_heads(heads)
+    native.mix_heads(x, head_dim)
+    np.testing.assert_array_equal(x.reshape(mixed.shape), mixed)
+    np.testing.assert_allclose(
+        np.einsum("rhd,sgd->rhsg", mixed, mixed), np.einsum("rhd,sgd->rhsg", heads, heads), rtol=1e-4, atol=1e-4
+    )
+    run = min(head_dim & -head_dim, 128)
+    matrix = reference.mix_heads(np.eye(head_dim, dtype=np.float32)[None])[0]
+    np.testing.assert_allclose(np.abs(matrix).max(axis=0), run**-0.5, rtol=1e-6)  # everything reaches all of its run
+    np.testing.assert_allclose(matrix @ matrix.T, np.eye(head_dim), atol=1e-6)
+    with pytest.raises(ValueError, match="whole heads"):
+        native.mix_heads(x, head_dim + 1 if head_dim > 1 else 0)
+
+
 @pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize(("head_dim", "rotary_dim"), [(16, 2), (20, 6), (64, 32), (96, 94)])
 def test_partial_rope(rng: np.random.Generator, head_dim: int, rotary_dim: int, interleaved: bool) -> None:

@@ -19,6 +19,7 @@ void append(const float* k, const float* v, std::size_t kv_heads, std::size_t he
             std::size_t place, float* key_block, float* value_block);
 void append_i8(const float* k, const float* v, std::size_t kv_heads, std::size_t head_dim, std::size_t block_size,
                std::size_t place, float* key_block, float* value_block);
+void mix_heads(float* x, std::size_t heads, std::size_t head_dim);
 void attention(const AttentionTask& task);
 void attention_part(const AttentionTask& task, std::size_t part, float* states);
 void attention_merge(const AttentionTask& task, const float* states, std::size_t parts);
@@ -35,9 +36,9 @@ void delta_rule(const DeltaRuleTask& task);
 void thin_product(const ThinProduct& product);
 void exp(const float* x, std::size_t count, float* out);
 
-constexpr GlueKernels kGlue = {embedding,       rms_norm,   add_rms_norm, add_bias,     scale,     softcap,
-                               scaled_add,      apply_rope, append,       append_i8,    attention, attention_part,
-                               attention_merge, silu_mul,   gelu_mul,     clamped_mul,  moe_route, multiply,
-                               sigmoid_mul,     short_conv, delta_rule,   thin_product, exp};
+constexpr GlueKernels kGlue = {embedding,      rms_norm,        add_rms_norm, add_bias,   scale,        softcap,
+                               scaled_add,     apply_rope,      append,       append_i8,  mix_heads,    attention,
+                               attention_part, attention_merge, silu_mul,     gelu_mul,   clamped_mul,  moe_route,
+                               multiply,       sigmoid_mul,     short_conv,   delta_rule, thin_product, exp};
 
 }  // namespace cutset::CUTSET_ISA

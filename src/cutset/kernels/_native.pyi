@@ -160,6 +160,7 @@ def scaled_add(out: _Floats, weight: float, x: _Floats) -> None: ...
 def apply_rope(
     x: _Floats, cos: _Floats, sin: _Floats, heads: int, head_dim: int = 0, interleaved: bool = False
 ) -> None: ...
+def mix_heads(x: _Floats, head_dim: int) -> None: ...
 def silu_mul(x: _Floats, out: _Floats) -> None: ...
 def gelu_mul(x: _Floats, out: _Floats) -> None: ...
 def clamped_mul(x: _Floats, limit: float, alpha: float, out: _Floats) -> None: ...
@@ -289,9 +290,14 @@ class Decoder:
         layer_product_scale: float = 1.0,
         layer_input_scale: float = 1.0,
         router_scale: float = 1.0,
+        first: int = 0,
+        stop: int = 0,
     ) -> None:
         """parameters: by name and layer, -1 for those of no layer; they aren't copied. Matrices may have any type of
-        LinearF32, and the embedding may be grouped."""
+        LinearF32, and the embedding may be grouped.
+
+        A stage runs the layers first .. stop alone (0: all from `first` on).
+        """
 
 class KvCache:
     """Keys and values of all layers in blocks of tokens."""
@@ -369,6 +375,7 @@ class Step:
         state_sources: _Ids | None = None,
         state_saves: _Ids | None = None,
         query_scales: _Floats | None = None,
+        hidden: _Floats | None = None,
     ) -> None: ...
     def resume(self, y: _Floats | None = None) -> None:
         """Goes on with the product y (rows, outputs), or with what was written to `output`."""
@@ -384,7 +391,11 @@ class Step:
 
     @property
     def logits(self) -> _Floats:
-        """(wanted, vocab)"""
+        """(wanted, vocab), of the last stage"""
+
+    @property
+    def hidden(self) -> _Floats:
+        """(rows, hidden), the residual stream, of the other stages"""
 
 # The delta codec: cutset.kernels.reference_delta documents these.
 

@@ -13,6 +13,7 @@ __all__ = [
     "delta_rule",
     "embedding",
     "gelu_mul",
+    "mix_heads",
     "moe_route",
     "quantize_heads",
     "rms_norm",
@@ -100,6 +101,19 @@ def attention(
     mixed = weights / np.where(total == 0, 1, total) @ values.transpose(1, 0, 2)[:, None]
     result: Floats = mixed.transpose(2, 0, 1, 3).reshape(rows, heads * size)
     return result
+
+
+def mix_heads(x: Floats) -> Floats:
+    """Queries or keys (rows, heads, d), the elements of each head mixed by an orthogonal matrix: Walsh and Hadamard's,
+    over runs of the largest power of two that divides d, at most 128. Products of queries with keys stay what they are,
+    and no element is much larger than the others (QuaRot, Ashkboos et al. 2024, arXiv:2404.00456)."""
+    run = min(x.shape[-1] & -x.shape[-1], 128)
+    parts = x.reshape(*x.shape[:-1], -1, run)
+    for _ in range(run.bit_length() - 1):
+        first, second = parts[..., : run // 2], parts[..., run // 2 :]
+        parts = np.stack([first + second, first - second], axis=-1).reshape(parts.shape)
+    mixed: Floats = (parts * (np.float32(1) / np.sqrt(np.float32(run)))).reshape(x.shape)
+    return mixed
 
 
 def quantize_heads(x: Floats) -> tuple[NDArray[np.int8], Floats]:

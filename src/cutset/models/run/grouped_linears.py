@@ -18,6 +18,7 @@ from cutset.kernels.reference_grouped import grouped_linear, quantize_groups, sp
 from cutset.models.files.grouped import GroupedTensor, GroupedWeight, GroupScales
 from cutset.models.files.tensor import HALVES, Tensor
 from cutset.models.spec import DecoderSpec, Site
+from cutset.models.stages import stage_sites
 
 __all__ = [
     "ACTIVATION_BITS",
@@ -94,12 +95,14 @@ def _rounded(weight: Floats, how: Rounding, quantize: Quantize) -> GroupedWeight
 class GroupedLinears:
     """The products of grouped weights in numpy: the slow twin of the native ones. See cutset.models.run.decoder."""
 
-    def __init__(self, spec: DecoderSpec, tensors: Mapping[str, Tensor], dtype: str) -> None:
+    def __init__(
+        self, spec: DecoderSpec, tensors: Mapping[str, Tensor], dtype: str, layers: range | None = None
+    ) -> None:
         self._weights = {
             site: [
                 one.float32() if isinstance(one, Tensor) else one for one in site_weights(spec, tensors, dtype, site)
             ]
-            for site in spec.sites()
+            for site in stage_sites(spec, layers)
         }
 
     def __call__(self, site: Site, layer: int, expert: int, rows: Floats) -> Floats:

@@ -15,12 +15,13 @@ from cutset.kernels import native
 from cutset.models.files.adapter import LoraAdapter
 from cutset.models.files.checkpoint import Tensor
 from cutset.models.files.grouped import GroupedTensor
-from cutset.models.files.integer import Progress, activation_bits, packed, quantized_parts
+from cutset.models.files.integer import Progress, activation_bits, channel_scales, packed, quantized_parts
 from cutset.models.run.decoder import Trace
 from cutset.models.run.executor import Batch, LoadedAdapter
 from cutset.models.run.grouped_linears import ACTIVATION_BITS, native_linears, runs_grouped, site_weights
 from cutset.models.run.rope import Rope, query_scales
 from cutset.models.spec import ConvSpec, DecoderSpec, DeltaSpec, Site
+from cutset.models.stages import check_stage, stage_glue, stage_part, stage_sites
 
 __all__ = ["NativeCache", "NativeDecoder", "SplitLinears", "local_linears", "thread_pool"]
 
@@ -69,6 +70,9 @@ class NativeDecoder:
 
     `linears` computes the products: `native.LocalLinears` in one call for all of them, or a function that is called
     at each site. Several threads may call `forward` at once on blocks of their own.
+
+    With `layers` it is a stage of that decoder, a StageExecutor, with the weights and the cache of these layers alone.
+    Raises ConfigError where the decoder can't be cut there.
     """
 
     def __init__(
@@ -80,8 +84,12 @@ class NativeDecoder:
         *,
         dtype: str = "float32",  # of the products, where they are computed here
         progress: Progress | None = None,
+        layers: range | None = None,  # those that run here; None: all
     ) -> None:
         self.spec, self.pool, self.rope = spec, pool, Rope(spec)
+        self._channels = channel_scales(spec, tensors)
+        self.layers = range(spec.layers) if layers is None else layers
+        check_stage(spec, self.layers)
         moe = spec.moe
         sizes: dict[str, Any] = {}
         if moe is not None:
@@ -96,7 +104,7 @@ class NativeDecoder:
             }
         sizes |= _recurrence(spec) | _layers(spec)
         as_stored = linears is None and dtype in ("float32", "stored")
-        parameters = _parameters(spec, tensors, pool, dtype if as_stored else None)
+        parameters = _parameters(spec, self.layers, tensors, pool, dtype if as_stored else None)
         self.core = native.Decoder(
             vocab=spec.vocab_size,
             hidden=spec.hidden,
@@ -126,12 +134,14 @@ class NativeDecoder:
             sparse=[layer in spec.sparse_layers for layer in range(spec.layers)],
             parameters=parameters,
             pool=pool,
+            first=self.layers.start,
+            stop=self.layers.stop,
             **sizes,
         )
         # Weights that lie in a mapped file, which is quick to start with but slower than huge pages in the long run.
         self._mapped: list[native.LinearI8] = []
         self._tensors, self._started = tensors, False
-        embedding = parameters["embedding", -1]
+        embedding = parameters.get(("embedding", -1))
         # A table of few bits, which a tied head multiplies with, too.
         self.embedding_codes = embedding if isinstance(embedding, native.LinearGrouped) else None
         self.linears = linears or local_linears(self, tensors, dtype, progress)
@@ -142,14 +152,19 @@ class NativeDecoder:
         return NativeCache(self.core, blocks, block_size, states, int8=kv_dtype == "int8")
 
     def load_adapter(self, adapter: LoraAdapter) -> LoadedAdapter:
-        """Packs an adapter's matrices."""
+        """Packs an adapter's matrices, of the layers that run here."""
+        if self._channels is not None:
+            adapter = self._channels.adapter(adapter)
         packed = native.Adapter(self.core)
+        sites = set(stage_sites(self.spec, self.layers))
         for part in adapter.parts:
+            if (part.site, part.layer, part.expert) not in sites:
+                continue
             packed.put(part.site, part.layer, part.expert, part.down, part.up, part.first, part.scale)
         return LoadedAdapter(adapter.name, adapter.digest, packed)
 
-    def forward(self, batch: Batch, cache: Any, trace: Trace | None = None) -> Floats:
-        """Runs the rows of a batch; logits (wanted, vocab)."""
+    def forward(self, batch: Batch, cache: Any, trace: Trace | None = None, *, hidden: Floats | None = None) -> Floats:
+        """Runs the rows of a batch; logits (wanted, vocab). A stage takes `hidden` and gives it: see StageExecutor."""
         self._move_in()
         cos, sin = self.rope.rows(batch.positions, batch.row_starts, batch.limits)
         if trace is not None or not cache.idle:
@@ -168,6 +183,7 @@ class NativeDecoder:
             **_states(batch),
             query_scales=query_scales(self.spec, batch.positions),
             adapters=[None if one is None else one.handle for one in batch.adapters] if batch.adapters else None,
+            hidden=hidden,
         )
         if isinstance(self.linears, native.Linears):
             step.run(self.linears)
@@ -178,10 +194,10 @@ class NativeDecoder:
                 site, layer, expert, rows = waiting
                 self.linears(site, layer, expert, rows, step.output)
                 step.resume()
-        logits = step.logits
+        found = step.logits if self.layers.stop == self.spec.layers else step.hidden
         if trace is None:
             cache.idle.append(step)
-        return logits
+        return found
 
     @property
     def mapped(self) -> bool:
@@ -216,7 +232,7 @@ def local_linears(
     """
     linears = native.LocalLinears(decoder.core, decoder.pool)
     # The head first: it is the largest, so the pages of the file that are in use beside its packed form are fewest.
-    sites = sorted(decoder.spec.sites(), key=lambda site: site[0] != "lm_head")
+    sites = sorted(stage_sites(decoder.spec, decoder.layers), key=lambda site: site[0] != "lm_head")
     whole = dtype != "float32" and not runs_grouped(dtype, tensors)
     for number, (site, layer, expert) in enumerate(sites):
         if progress is not None:
@@ -266,12 +282,12 @@ def _integer_linear(
 
 
 def _parameters(
-    spec: DecoderSpec, tensors: Mapping[str, Tensor], pool: native.Pool, dtype: str | None
+    spec: DecoderSpec, layers: range, tensors: Mapping[str, Tensor], pool: native.Pool, dtype: str | None
 ) -> dict[tuple[str, int], NDArray[Any] | native.LinearGrouped]:
-    """The parameters of the glue, by role and layer: the core goes by the same names. With a dtype, matrices stay as
-    the file has them: floats of 16 bits, and in `stored` the codes of an embedding."""
+    """The parameters of the glue of these layers, by role and layer: the core goes by the same names. With a dtype,
+    matrices stay as the file has them: floats of 16 bits, and in `stored` the codes of an embedding."""
     found: dict[tuple[str, int], NDArray[Any] | native.LinearGrouped] = {}
-    for key, names in spec.glue().items():
+    for key, names in stage_glue(spec, layers).items():
         table = tensors[names[0]]
         if dtype == "stored" and key == ("embedding", -1) and isinstance(table, GroupedTensor):
             (linear,) = native_linears([table.grouped()], pool)
@@ -287,9 +303,10 @@ def _parameters(
             value = value + np.float32(spec.norm_offset)
         if key[0] == "conv":
             value = value[:, 0].T  # (taps, channels)
-        found[key] = np.require(value, requirements=("C", "A"))
+        found[key] = np.require(stage_part(spec, layers, key[0], value), requirements=("C", "A"))
     for layer in spec.attention_layers if spec.v_norm else ():
-        found["v_norm", layer] = np.ones(spec.heads_of(layer).head_dim, np.float32)
+        if layer in layers:
+            found["v_norm", layer] = np.ones(spec.heads_of(layer).head_dim, np.float32)
     return found
 
 
