@@ -18,6 +18,7 @@ from cutset.models.files.exchange import write_exchange
 from cutset.models.files.integer import IntegerLinears, write_integer_checkpoint
 from cutset.models.files.source import ModelSource, open_source, specify
 from cutset.models.files.specification import describable, to_json
+from cutset.models.files.tensor import Tensor
 from cutset.models.files.writer import write_safetensors
 from cutset.models.random import RandomModel
 from cutset.models.run.decoder import ReferenceDecoder
@@ -118,6 +119,21 @@ def test_half_precision_is_read_exactly(dtype: str, tmp_path: Path) -> None:
     read = open_source(tmp_path / "dir").tensors.__getitem__
     write_exchange(tmp_path / "half.json", config, read, inputs_of(), {})
     assert_equal(logits_of(tmp_path / "half.json"), expected, inputs_of()[1])
+
+
+@pytest.mark.parametrize("dtype", ["F16", "BF16"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_half_precision_gives_the_bits_of_the_same_floats(tied: bool, dtype: str, tmp_path: Path) -> None:
+    config = config_of("qwen3-moe") | {"tie_word_embeddings": tied}
+    write_directory(tmp_path / "half", config, drawn(config), dtype)
+    wide = {
+        name: Tensor(name, tensor.file, "F32", np.ascontiguousarray(tensor.float32()))
+        for name, tensor in open_source(tmp_path / "half").tensors.items()
+    }
+    write_directory(tmp_path / "wide", config, wide)
+    inputs = write_file(tmp_path / "inputs.json", config)
+    ours, theirs = (logits_of(tmp_path / name, "--inputs", inputs) for name in ("half", "wide"))
+    np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "exact"])
