@@ -26,25 +26,6 @@ namespace {
 using namespace cutset;
 using namespace cutset::bindings;
 
-// Scratch of each calling thread.
-Workspace& workspace() {
-  static thread_local Workspace mine;
-  return mine;
-}
-
-const float* rows_of(const AnyArray& x, std::size_t depth) {
-  check_array<float>(x, "x", 2, "float32");
-  check_shape(x, "x", x.shape(0), depth);
-  return static_cast<const float*>(x.data());
-}
-
-float* output_of(const AnyOutput& out, const AnyArray& x, std::size_t outputs) {
-  check_array<float>(out, "out", 2, "float32");
-  check_shape(out, "out", x.shape(0), outputs);
-  check_apart(x, out);
-  return static_cast<float*>(out.data());
-}
-
 // q (rows, depth) of int8 or int16 as int16; int8 is copied to `room`.
 const std::int16_t* integers_of(const AnyArray& q, std::size_t depth, std::vector<std::int16_t>& room) {
   if (q.dtype() == nb::dtype<std::int8_t>()) {

@@ -290,7 +290,7 @@ void PackedGrouped::forward(ThreadPool& pool, const float* x, std::size_t rows, 
   const std::size_t sums_bytes = round_up(checked_product(checked_product(rows, form_.groups), 4), kLine);
   const std::size_t scales_bytes = round_up(rows * sizeof(float), kLine);
   const std::size_t room_bytes = order_.empty() ? 0 : checked_product(tasks, depth_ * sizeof(float));
-  const std::size_t limb_bytes = kernels.limb_bytes(form_, rows);
+  const std::size_t limb_bytes = kernels.limb_bytes(form_);
   const std::size_t limbs_bytes = limb_bytes ? checked_product(rows + kLimbRowsMore, limb_bytes) : 0;
   char* room = static_cast<char*>(workspace.take(q_bytes + sums_bytes + scales_bytes + limbs_bytes + room_bytes));
   auto* q = reinterpret_cast<std::int16_t*>(room);

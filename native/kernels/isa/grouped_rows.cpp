@@ -78,6 +78,27 @@ void grouped_factors(const PanelForm& form, const std::uint8_t* panel, std::size
   }
 }
 
+void fetch_factors(const PanelForm& form, const std::uint8_t* panel, std::size_t first, std::size_t count) {
+  if (first >= form.groups) {
+    first = 0;
+    panel += form.bytes;
+  }
+  const std::size_t end = form.groups - first < count ? form.groups : first + count;
+  const auto fetch = [panel](std::size_t from, std::size_t to) {
+    for (std::size_t at = from; at < to; at += 64) __builtin_prefetch(panel + at, 0, 2);
+  };
+  const auto fetch_kind = [&](const PanelFactors& factors) {
+    const std::size_t width = kPanel * factor_bytes(factors.kind);
+    if (width == 0) return;
+    fetch(factors.values_at + first / factors.each * width, factors.values_at + ((end - 1) / factors.each + 1) * width);
+    if (factors.steps == StepKind::kNone) return;
+    fetch(factors.steps_at + first * kPanel, factors.steps_at + end * kPanel);
+  };
+  fetch_kind(form.scales);
+  fetch_kind(form.minima);
+  if (form.zeros) fetch(form.zeros_at + first * kPanel, form.zeros_at + end * kPanel);
+}
+
 void grouped_encode(const PanelForm& form, const float* x, std::size_t rows, std::size_t depth, int bits,
                     const std::int32_t* order, float* room, std::int16_t* q, std::int32_t* sums, float* scales,
                     [[maybe_unused]] std::uint8_t* limbs) {
@@ -95,17 +116,15 @@ void grouped_encode(const PanelForm& form, const float* x, std::size_t rows, std
       for (std::size_t k = first; k < end; ++k) sum += q[k];
       sums[g] = sum;
     }
-#if defined(CUTSET_ISA_amx)
-    if (limbs) {
-      grouped_limbs(q, form.depth, limbs);
-      limbs += grouped_limb_bytes(form, ~std::size_t{0});
-    }
+#if defined(CUTSET_ISA_avx512vnni)
+    grouped_limbs(form, q, limbs);
+    limbs += grouped_limb_bytes(form);
 #endif
   }
 }
 
-#if !defined(CUTSET_ISA_amx)
-std::size_t grouped_limb_bytes(const PanelForm&, std::size_t) { return 0; }
+#if !defined(CUTSET_ISA_avx512vnni)
+std::size_t grouped_limb_bytes(const PanelForm&) { return 0; }
 #endif
 
 }  // namespace cutset::CUTSET_ISA
