@@ -39,6 +39,9 @@ class Options:
     patience: float = 20.0  # without any worker, after which the run ends
     late: float = 120.0  # that an item may be in flight before something counts as broken
     prepare: float = 120.0  # that workers may take to get ready, from when the last of their weights left here
+    # Workers keep of an item what later ones need. An item can't be sent again then: when a plan ends, its items are
+    # dropped, and whoever gave them hears of a `StateLost`.
+    stateful: bool = False
 
     def __post_init__(self) -> None:
         if not self.deltas and (self.budget.threshold or self.levels):
