@@ -111,6 +111,18 @@ class Coordinator:
         return self._routes.plans
 
     @property
+    def plan(self) -> Plan | None:
+        """The plan by which items are sent; None while there is none."""
+        route = self._routes.current
+        return route.plan if route is not None and route.whole else None
+
+    @property
+    def weights_sent(self) -> tuple[int, int]:
+        """Frames of weights that have left for the plan that gets ready, and how many there are so far."""
+        switch = self._routes.switch
+        return (0, 0) if switch is None else switch.weights
+
+    @property
     def offsets(self) -> dict[str, float]:
         """Seconds to take from each worker's clock to have this one's."""
         now = time.monotonic()

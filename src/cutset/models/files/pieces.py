@@ -1,8 +1,8 @@
 """Tensors of any file as plain arrays under names, and back: what is sent of a model to whoever hasn't its files.
 
-A tensor of floats or integers is one array under its own name. One of codes (`GroupedTensor`) is several, under its name
-and what they are: codes, scales, zero points, minima. A `TensorForm` says what no array does. Whoever joins them again
-has the same codes, to the bit, whatever format the file had.
+A tensor of floats or integers is one array under its own name. One of codes (`GroupedTensor`) is several, under its
+name and what they are: codes, scales, zero points, minima. A `TensorForm` says what no array does. Whoever joins them
+again has the same codes, to the bit, whatever format the file had.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class TensorForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
 
 class TensorPieces(Mapping[str, Array]):
-    """The arrays of a table of tensors, each computed when it is asked for. Raises CheckpointError for what has none."""
+    """The arrays of a table of tensors, computed when they are asked for. Raises CheckpointError for what has none."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self._tensors = tensors
@@ -73,11 +73,12 @@ class TensorPieces(Mapping[str, Array]):
 
     def of(self, name: str) -> dict[str, Array]:
         """The arrays of the tensor of this name, by theirs."""
-        if self._last[0] != name:
+        known, found = self._last
+        if known != name:
             tensor = self._tensors[name]
-            grouped = isinstance(tensor, GroupedTensor)
-            self._last = name, _parts(name, tensor.grouped()) if grouped else {name: tensor.raw}  # type: ignore[attr-defined]
-        return self._last[1]
+            found = _parts(name, tensor.grouped()) if isinstance(tensor, GroupedTensor) else {name: tensor.raw}
+            self._last = name, found
+        return found
 
     def dtype(self, piece: str) -> str:
         """What the elements of an array are."""
@@ -112,7 +113,9 @@ def join(name: str, form: TensorForm, pieces: Mapping[str, Array], where: Path) 
 def _check(name: str, form: TensorForm, parts: Mapping[str, Array]) -> None:
     outputs, inputs = form.shape if len(form.shape) == 2 else (0, 0)
     right = form.bits in CODE_BITS and form.group and inputs % form.group == 0
-    right = right and {"codes", "scales"} <= set(parts) and parts["codes"].shape == (_packed(outputs * inputs, form.bits),)
+    right = (
+        right and {"codes", "scales"} <= set(parts) and parts["codes"].shape == (_packed(outputs * inputs, form.bits),)
+    )
     if not right:
         raise CheckpointError(f"{name} came in codes that don't fit: {outputs} x {inputs} of {form.bits} bits")
     kinds = {"codes": "u1", "zeros": "u1", "levels": "i1", "order": "i4"}
