@@ -9,7 +9,6 @@ import contextlib
 import logging
 import threading
 import time
-import warnings
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,15 +22,16 @@ from cutset.config import Settings, load_settings
 from cutset.engine.engine import Engine
 from cutset.engine.handle import RequestHandle
 from cutset.engine.loop import EngineLoop
+from cutset.engine.model_defaults import sampling_defaults
 from cutset.engine.outputs import Delta, EngineStats, RequestOutput, collect
 from cutset.engine.params import SamplingParams
 from cutset.engine.prefix_context import open_store
+from cutset.engine.stage_settings import check_stages
 from cutset.engine.step_pipeline import StepPipeline
-from cutset.errors import ConfigError, ModelError, RequestError
+from cutset.errors import ConfigError, RequestError
 from cutset.models.files.adapter import read_adapter
 from cutset.models.files.integer import Progress
 from cutset.models.files.source import open_source
-from cutset.models.generation_config import GenerationDefaults, generation_defaults
 from cutset.models.registry import resolve, settings_for
 from cutset.models.run.backend import build_executor, cache_blocks, choose, kept_states, stored_dtype
 from cutset.models.run.executor import Executor, LoadedAdapter
@@ -70,10 +70,7 @@ class _Model:
         found = resolve(str(model), settings)
         self.settings = settings_for(found, settings)
         self.name, self.directory = found.name, found.directory
-        if self.settings.stages or self.settings.stage_keys or self.settings.spares or self.settings.spare_keys:
-            from cutset.engine.linked_stages import check_stages
-
-            check_stages(self.settings, adapters or ())
+        check_stages(self.settings, adapters or ())
         mode = None
         if self.settings.offload or self.settings.mode or self.settings.pads_from or self.settings.pad_rows:
             from cutset.offload.client.offload import check_settings
@@ -115,13 +112,15 @@ class _Model:
                 for name, where in (adapters or {}).items()
             }
         self._store = open_store(source, self.spec, self.settings, self.choice, context, self.mode)
+        blocks = cache_blocks(self.spec, self.choice, self.settings, context)
         with contextlib.ExitStack() as failed:
             if self.stages is not None:
                 failed.callback(self.stages.close)
+                blocks = self.stages.blocks(blocks)
             self._engine = Engine(
                 runs,
                 self.tokenizer,
-                blocks=cache_blocks(self.spec, self.choice, self.settings, context),
+                blocks=blocks,
                 block_size=self.settings.block_size,
                 max_batch_tokens=self.settings.max_batch_tokens,
                 max_num_seqs=self.settings.max_num_seqs,
@@ -426,29 +425,6 @@ class AsyncLLM(_Model):
                     return
         finally:
             handle.cancel()
-
-
-def sampling_defaults(directory: Path, context: int, settings: Settings) -> GenerationDefaults:
-    """The sampling parameters that a model in `directory`, with a context of so many tokens, names itself.
-
-    Warns of what it asks for and isn't done here. Raises ModelError for values that can't be.
-    """
-    if not settings.generation_config:
-        return GenerationDefaults()
-    found = generation_defaults(directory, context)
-    remedy = "correct it, or give --no-generation-config"
-    try:
-        SamplingParams(**found.values)
-    except RequestError as error:
-        raise ModelError(f"{found.file}: {str(error).rstrip('.')}; {remedy}") from None
-    if found.undone:
-        asked = ", ".join(f"{name}={value!r:.40}" for name, value in sorted(found.undone.items()))
-        warnings.warn(
-            f"{found.file} asks for what isn't done here: {asked:.400}. Answers differ from those of systems that do; "
-            f"{remedy}",
-            stacklevel=3,
-        )
-    return found
 
 
 async def _elsewhere(encode: Callable[[], NDArray[np.int32]]) -> NDArray[np.int32]:

@@ -22,9 +22,14 @@ __all__ = ["add_worker", "serve_worker", "size_in_bytes"]
 UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
-def add_worker(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of whoever serves coordinators."""
-    parser.add_argument("--listen", required=True, metavar="ADDRESS", help="tcp://HOST:PORT or ipc://PATH")
+def add_worker(parser: argparse.ArgumentParser, *, other: str = "", instead: str = "") -> None:
+    """Adds the flags of whoever serves coordinators. `other`: a flag with an ADDRESS that may stand in the place of
+    --listen, and `instead` what it does.
+    """
+    group = parser.add_mutually_exclusive_group(required=True)
+    group.add_argument("--listen", metavar="ADDRESS", help="tcp://HOST:PORT or ipc://PATH")
+    if other:
+        group.add_argument(other, metavar="ADDRESS", help=instead)
     parser.add_argument("--key", metavar="FILE", help="with tcp: this side's secret key, see `cutset keys`")
     parser.add_argument("--allow", metavar="PATH", help="with tcp: the coordinators' public keys, a file or directory")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="default: one for each core")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from cutset.cli.output import mib, say, table
 from cutset.cli.serving_worker import add_worker, serve_worker
 
 if TYPE_CHECKING:
@@ -22,10 +23,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", nargs="?", metavar="MODEL", help="a model on this machine: its weights needn't be sent"
     )
-    add_worker(parser)
+    add_worker(parser, other="--status", instead="say what listens there, and end; with tcp, --stage-key is needed")
+    parser.add_argument("--stage-key", metavar="FILE", help="with --status and tcp: the stage's public key")
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.status:
+        return _status(args)
+
     def runtime(threads: int) -> Runtime:
         from cutset.engine.stage_runtime import StageRuntime
 
@@ -38,3 +43,25 @@ def run(args: argparse.Namespace) -> int:
 
         weights = resolve(args.model, load_settings({})).directory
     return serve_worker(args, "stage", runtime, weights)
+
+
+def _status(args: argparse.Namespace) -> int:
+    from cutset.cluster.coordinator.reach import reach
+    from cutset.errors import LinkError
+    from cutset.link.keys import load_keys, load_public
+
+    key = None if args.stage_key is None else load_public(args.stage_key)
+    keys = None if args.key is None else load_keys(args.key)
+    try:
+        card = reach({args.status: (args.status, key)}, keys=keys, seconds=5.0)[args.status]
+    except LinkError as error:
+        say(f"no: {error}")
+        return 1
+    rows = [
+        ("free", "yes: it waits for an engine"),
+        ("software", card.software),
+        ("machine", f"{card.cpu}, {card.cores} cores, {card.threads} threads, {card.device}"),
+        ("memory", mib(card.memory) if card.memory else "no limit"),
+    ]
+    say(table(rows))
+    return 0

@@ -7,21 +7,25 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from dataclasses import replace as replace_node
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from cutset.cluster.coordinator.coordinator import Coordinator
 from cutset.cluster.coordinator.feeding import Inbox
 from cutset.cluster.coordinator.plans import NoPlan
+from cutset.cluster.coordinator.reach import REFUSED, reach
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.item_result import ItemResult, StateLost
 from cutset.cluster.messages import Report
 from cutset.cluster.model import Model
 from cutset.engine.decoder_stage import CHOICES
-from cutset.engine.stage_graph import StageLimits, decoder_graph, stage_model
+from cutset.engine.stage_graph import StageLimits, StageModel, decoder_graph, stage_model
 from cutset.engine.stage_item import StageItem, StageSetup, decode_choices, encode_item
 from cutset.engine.stage_runtime import error_of, software_of
+from cutset.engine.stage_settings import Addresses
 from cutset.engine.step_pipeline import StagesLost, StepPipeline, StepResult
 from cutset.errors import CutsetError, EngineError, FrameError, LinkError
 from cutset.kernels import native
@@ -32,11 +36,9 @@ from cutset.models.spec import DecoderSpec
 from cutset.partition.plan import Plan, StagePlan
 from cutset.partition.schedulers.by_weight import by_weight
 
-__all__ = ["Addresses", "ClusterPipeline", "StageWorkers"]
+__all__ = ["ClusterPipeline", "StageWorkers"]
 
-Addresses = Mapping[str, tuple[str, bytes | None]]  # name to address and public key
 WAIT = 0.05  # seconds that `receive` waits
-REFUSED = 2.0  # seconds that a worker may refuse this side at the start: another coordinator may be leaving
 IDLE = 1.0  # seconds without a call of `receive`, after which nobody waits for an answer
 
 
@@ -107,11 +109,37 @@ class ClusterPipeline(StepPipeline):
         nodes = [self._model.graph.nodes[i] for i in stage.nodes]
         return f"layers {nodes[0].args[0]}-{int(str(nodes[-1].args[1])) - 1}"
 
+    def fitting(self, setup: StageSetup) -> int:
+        """How many blocks of the cache, up to those of `setup`, the stages have memory for. Raises CutsetError."""
+        workers = self.workers
+        cards = reach(workers.stages, keys=workers.keys, seconds=workers.starting)
+        for name, card in cards.items():
+            self._check_card(name, card.software)
+        memory = {name: float(card.memory) for name, card in cards.items()}
+        if not any(memory.values()):
+            return setup.blocks
+        one = decoder_graph(self.source, self._described(replace(setup, blocks=1)), self.limits).graph
+        two = decoder_graph(self.source, self._described(replace(setup, blocks=2)), self.limits).graph
+
+        def fits(blocks: int) -> bool:
+            states = (a.state + (blocks - 1) * (b.state - a.state) for a, b in zip(one.nodes, two.nodes, strict=True))
+            nodes = tuple(replace_node(node, state=state) for node, state in zip(one.nodes, states, strict=True))
+            graph = replace_node(one, nodes=nodes)
+            return by_weight(graph, list(memory), memory, self._most(len(memory))) is not None
+
+        least, most = 1, setup.blocks + 1  # the first fits, or none does; the second doesn't, or needn't
+        while most - least > max(least // 64, 1):
+            middle = (least + most) // 2
+            least, most = (middle, most) if fits(middle) else (least, middle)
+        return least
+
+    def _described(self, setup: StageSetup) -> StageModel:
+        isa = native.isa() if native.available() else "numpy"
+        return stage_model(self.source, software_of(isa), self.backend, self.dtype, setup)
+
     def open(self, setup: StageSetup) -> None:
         """Makes the graph, reaches the workers, and waits until all of them have their stages."""
-        isa = native.isa() if native.available() else "numpy"
-        model = stage_model(self.source, software_of(isa), self.backend, self.dtype, setup)
-        self._model = decoder_graph(self.source, model, self.limits)
+        self._model = decoder_graph(self.source, self._described(setup), self.limits)
         names = list(self._model.graph.weights)
         for done, name in enumerate(names):
             self._model.weight_digest(name)

@@ -34,6 +34,7 @@ __all__ = ["Coordinator", "Planner"]
 Planner = Callable[[Sequence[str], str], Plan]
 
 TICK = 0.05  # seconds
+AGAIN = 0.25  # seconds after which a planner that found no plan is asked again
 MOST_LATE = 3  # times that items may be sent again because they don't come back, without a result in between
 LONG_MESSAGE = 16 << 10  # bytes; what workers say is rarely longer
 LAST_WORDS = 0.5  # seconds that reports of the last items may come after their results
@@ -77,6 +78,7 @@ class Coordinator:
         self._wanted = "the run begins"  # why a plan is wanted, or empty
         self._offered = ""  # why another plan is possible, once the one that gets ready is used
         self._planless: float | None = None  # since when the planner has found none
+        self._again = 0.0  # when it is asked again
         self._begun = time.monotonic()
         self._moved = time.monotonic()  # when a party last reported an item
         self._late = 0  # how often items were late since the last result
@@ -378,7 +380,7 @@ class Coordinator:
             return
         if routes.switch is None and self._offered:  # it doesn't take the others from what they get ready for
             self._want(self._offered)
-        if self._wanted:
+        if self._wanted and now >= self._again:
             why, self._wanted, self._offered, self._proposed = self._wanted, "", "", None
             try:
                 plan = self.planner(alive, why)
@@ -415,6 +417,7 @@ class Coordinator:
         if self._planless is None:
             self._planless = now
             self._log(f"no plan: {error}")
+        self._again = now + AGAIN
         if now - self._planless > self.options.patience:
             self._dispatcher.give_up(str(error))
             absent = [name for name, remote in self.remotes.items() if not remote.up]
