@@ -420,7 +420,7 @@ class Coordinator:
         self._again = now + AGAIN
         if now - self._planless > self.options.patience:
             self._dispatcher.give_up(str(error))
-            absent = [name for name, remote in self.remotes.items() if not remote.up]
+            absent = [name for name in self.remotes if name not in self._members.alive()]
             reasons = f". {self._members.reasons(absent)}" if absent else ""
             raise LinkError(f"{error}{reasons}")
         self._want(why)
