@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -87,10 +88,17 @@ class DecoderStage:
         return {self.outputs[0]: found}
 
     def forward(self, item: StageItem, hidden: Floats | None = None) -> Floats:
-        """The residual stream (rows, hidden) after this stage, or logits (wanted, vocab) of the last one."""
+        """The residual stream (rows, hidden) after this stage, or logits (wanted, vocab) of the last one.
+
+        Adapters that this stage has taken in stand for those of the same digest in the batch.
+        """
+        batch = item.batch
+        if batch.adapters and self._adapters:
+            own = (None if one is None else self._adapters.get(one.digest, one) for one in batch.adapters)
+            batch = replace(batch, adapters=tuple(own))
         if hidden is None:
-            return self.executor.forward(item.batch, self.cache)
-        return cast(StageExecutor, self.executor).forward(item.batch, self.cache, hidden=hidden)
+            return self.executor.forward(batch, self.cache)
+        return cast(StageExecutor, self.executor).forward(batch, self.cache, hidden=hidden)
 
     def choose(self, item: StageItem, logits: Floats) -> list[Choice | None]:
         """The tokens that follow the wanted rows; None where logits are no numbers or all are masked."""

@@ -188,7 +188,7 @@ def decode_item(
     adapters: Mapping[bytes, LoadedAdapter] | None = None,  # of this stage's executor, by digest
     sampling: bool = True,  # False: leave the samplers out, as all stages but the last may
 ) -> StageItem:
-    """The item; its numbers lie within `setup` and the vocabulary, so that any executor may run it. Raises FrameError."""
+    """The item; its numbers lie within `setup` and the vocabulary, so any executor may run it. Raises FrameError."""
     found: _Item = _decoded(_items, data, "item")
     batch = _batch(found, adapters or {})
     _check(batch, setup, vocab_size)
@@ -294,7 +294,7 @@ def _check(batch: Batch, setup: StageSetup, vocab_size: int) -> None:
     counts = np.diff(batch.row_starts.astype(np.int64))
     rows = len(batch.token_ids)
     _within("row_starts", batch.row_starts[[0, -1]] - [0, rows], 0, 0)
-    _within("row_starts", counts, 0, rows)
+    _within("row_starts", counts, 1, rows)
     _within("token_ids", batch.token_ids, 0, vocab_size - 1)
     _within("logit_rows", batch.logit_rows, 0, rows - 1)
     blocks = batch.block_tables.shape[1]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from cutset.engine.sampler import Choice
 from cutset.engine.stage_item import StageItem, StageSetup
 from cutset.errors import CutsetError
+from cutset.models.run.executor import KVCache
 from cutset.models.spec import DecoderSpec
 
 __all__ = ["StagesLost", "StepPipeline", "StepResult"]
@@ -56,6 +57,11 @@ class StepPipeline(ABC):
     @abstractmethod
     def depth(self) -> int:
         """How many items may be on their way. It may change; 0 while there is nobody to send any to."""
+
+    @property
+    def cache(self) -> KVCache | None:
+        """The cache of all layers, where it is here and nobody uses it between two steps."""
+        return None
 
     @abstractmethod
     def open(self, setup: StageSetup) -> None:

@@ -7,14 +7,22 @@ norm and the head; between two stages goes the residual stream, (rows, hidden) i
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from cutset.errors import ConfigError
 from cutset.models.spec import DecoderSpec, Site, WantedTensor
 
-__all__ = ["check_stage", "cuts", "split", "stage_kv_floats", "stage_sites", "stage_state_floats", "stage_tensors"]
-
-WHOLE_HEAD = ("final_norm", "lm_head")  # roles of the last stage
-TOLD = ("layer_embedding", "layer_product", "layer_product_norm")  # of every stage, where layers are told of tokens
+__all__ = [
+    "check_stage",
+    "cuts",
+    "split",
+    "stage_glue",
+    "stage_kv_floats",
+    "stage_part",
+    "stage_sites",
+    "stage_state_floats",
+    "stage_tensors",
+]
 
 
 def cuts(spec: DecoderSpec) -> list[int]:
@@ -53,23 +61,39 @@ def check_stage(spec: DecoderSpec, layers: range) -> None:
 
 
 def stage_tensors(spec: DecoderSpec, layers: range) -> Iterator[WantedTensor]:
-    """The tensors of which a stage needs all, or a part, in the order of `DecoderSpec.tensors`."""
-    first, last = layers.start == 0, layers.stop == spec.layers
-    for tensor in spec.tensors():
-        if tensor.layer >= 0:
-            wanted = tensor.layer in layers
-        elif tensor.role == "embedding":
-            wanted = first or (last and spec.tied) or spec.layer_inputs is not None
-        else:
-            wanted = last if tensor.role in WHOLE_HEAD else tensor.role in TOLD
-        if wanted:
-            yield tensor
+    """The tensors of which a stage needs all, or a part, in the order of `DecoderSpec.tensors`. A tied head needs the
+    embedding, and so does what layers are told of tokens."""
+    names = {name for names in stage_glue(spec, layers).values() for name in names}
+    names.update(name for site in stage_sites(spec, layers) for name in spec.site_tensors(*site))
+    yield from (tensor for tensor in spec.tensors() if tensor.name in names)
 
 
-def stage_sites(spec: DecoderSpec, layers: range) -> list[tuple[Site, int, int]]:
-    """The products of a stage, as `DecoderSpec.sites` has them."""
+def stage_sites(spec: DecoderSpec, layers: range | None) -> list[tuple[Site, int, int]]:
+    """The products of a stage (None: of the whole decoder), as `DecoderSpec.sites` has them."""
+    if layers is None:
+        return spec.sites()
     last = layers.stop == spec.layers
     return [one for one in spec.sites() if one[1] in layers or (last and one[0] == "lm_head")]
+
+
+def stage_glue(spec: DecoderSpec, layers: range) -> dict[tuple[str, int], tuple[str, ...]]:
+    """The parameters of a stage beside its products, as `DecoderSpec.glue` has them."""
+    first, last = layers.start == 0, layers.stop == spec.layers
+    found = {}
+    for (role, layer), names in spec.glue().items():
+        own = layer in layers if layer >= 0 else {"embedding": first, "final_norm": last}.get(role, False)
+        if own or (layer < 0 and role != "final_norm" and spec.layer_inputs is not None):
+            found[role, layer] = names
+    return found
+
+
+def stage_part(spec: DecoderSpec, layers: range, role: str, value: Any) -> Any:
+    """What a stage needs of a parameter: of those that have all layers side by side, the part of its own."""
+    if spec.layer_inputs is None or role not in ("layer_embedding", "layer_product"):
+        return value
+    width = spec.layer_inputs.width
+    part = slice(layers.start * width, layers.stop * width)
+    return value[:, part] if role == "layer_embedding" else value[part]
 
 
 def stage_kv_floats(spec: DecoderSpec, layers: range) -> int:
