@@ -63,15 +63,18 @@ class Stages:
 
     def kill(self, name: str) -> None:
         """As `kill -9` does."""
-        self.children.pop(name).kill()
+        child = self.children.pop(name)
+        child.kill()
+        if child.process.stderr is not None:
+            child.process.stderr.close()
 
     def freeze(self, name: str) -> None:
         """It is there, and does nothing."""
         os.kill(self.children[name].process.pid, signal.SIGSTOP)
 
     def close(self) -> None:
-        for child in self.children.values():
-            child.kill()
+        for name in list(self.children):
+            self.kill(name)
 
 
 @contextmanager

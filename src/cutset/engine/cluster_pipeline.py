@@ -39,7 +39,7 @@ from cutset.partition.schedulers.by_weight import by_weight
 __all__ = ["ClusterPipeline", "StageWorkers"]
 
 WAIT = 0.05  # seconds that `receive` waits
-IDLE = 1.0  # seconds without a call of `receive`, after which nobody waits for an answer
+IDLE = 0.5  # seconds without a call of `receive`, after which nobody waits for an answer
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,7 @@ class ClusterPipeline(StepPipeline):
         self._sent: deque[tuple[int, int]] = deque()  # number and wanted rows of the items on their way
         self._begun = False  # all stages were there once
         self._asked = time.monotonic()  # when `receive` was last called
+        self._since = self._asked  # since when its caller waits in vain
 
     @property
     def spec(self) -> DecoderSpec:
@@ -160,6 +161,8 @@ class ClusterPipeline(StepPipeline):
 
     def receive(self, *, wait: bool) -> StepResult | StagesLost | None:
         coordinator, asked, self._asked = self._coordinator, self._asked, time.monotonic()
+        if self._asked - asked > IDLE:
+            self._since = self._asked
         if coordinator is None:
             raise EngineError("the stages are closed")
         try:
@@ -168,6 +171,7 @@ class ClusterPipeline(StepPipeline):
             return None
         if isinstance(came, ItemResult):
             coordinator.took()
+            self._since = self._asked
             return self._result(came)
         self._sent.clear()
         self.failovers += 1
@@ -176,9 +180,11 @@ class ClusterPipeline(StepPipeline):
             return StagesLost(came.why)
         error = came or LinkError("the stages have ended")
         coordinator.close()
-        self._begin()  # whoever asks next may find the workers back
-        # Who asks only now hasn't waited for them yet.
-        return StagesLost(str(error), error if self._asked - asked < IDLE else None)
+        self._begin()  # whoever waits may find the workers back
+        if time.monotonic() - self._since < self.workers.patience:  # it asked in the middle of that time
+            return StagesLost(str(error))
+        self._since = time.monotonic()
+        return StagesLost(str(error), error)
 
     def close(self) -> None:
         """Lets go of the workers, which wait for the next coordinator. A second call does nothing."""
