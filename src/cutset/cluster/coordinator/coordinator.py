@@ -13,6 +13,7 @@ from typing import Any
 from cutset.cluster.codecs import Gap
 from cutset.cluster.coordinator.advisor import Advisor
 from cutset.cluster.coordinator.dispatch import Dispatcher
+from cutset.cluster.coordinator.feeding import Inbox
 from cutset.cluster.coordinator.links import Links, aligned
 from cutset.cluster.coordinator.membership import Membership
 from cutset.cluster.coordinator.plans import NoPlan, check_fits, lacking
@@ -48,7 +49,7 @@ class Coordinator:
         model: Model,
         workers: Mapping[str, tuple[str, bytes | None]],
         planner: Planner,
-        sources: Sequence[Iterable[Any]],
+        sources: Sequence[Iterable[Any] | Inbox],
         options: Options,
         *,
         inputs: Inputs | None = None,

@@ -28,7 +28,7 @@ class Dispatcher:
     def __init__(
         self,
         model: Model,
-        sources: Sequence[Iterable[Any]],
+        sources: Sequence[Iterable[Any] | Inbox],
         inputs: Inputs,
         options: Options,
         notify: Callable[[], None],
