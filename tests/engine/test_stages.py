@@ -178,7 +178,7 @@ def test_adapters_of_every_stage() -> None:
     assert with_adapters(engine, [None, *(slow.load_adapter(adapter(seed)) for seed in (1, 2))]) == right
     engine.add("unknown", [1, 2], adapter=LoadedAdapter("a9", b"x" * 16, None))
     [delta] = drain(engine)
-    with pytest.raises(FrameError, match="the adapter .a9. isn.t loaded here"):
+    with pytest.raises(FrameError, match=r"the adapter .a9. isn.t loaded here"):
         raise delta.error or AssertionError
 
 
@@ -304,5 +304,7 @@ def test_stages_must_make_a_decoder() -> None:
     for wrong in ([first, third], [second, third], [first, second], [second, first, third]):
         with pytest.raises(ConfigError, match="all layers between them, in order"):
             LocalPipeline(wrong)
+    pipeline = LocalPipeline([first, second, third])
     with pytest.raises(EngineError, match="in one place"):
-        Engine(LocalPipeline([first, second, third]), ByteTokenizer(), blocks=4, store=object())  # type: ignore[arg-type]
+        Engine(pipeline, ByteTokenizer(), blocks=4, store=object())  # type: ignore[arg-type]
+    pipeline.close()

@@ -74,9 +74,8 @@ class TokenSampler:
     @classmethod
     def restored(cls, state: SamplerState, *, vocab_size: int, **params: Any) -> Self:
         """A sampler for one draw, by SamplingParams of these values. Raises RequestError."""
-        least = {"max_tokens": None, "min_tokens": ALWAYS if len(state.masked) else 0}
         sampler = cls(
-            SamplingParams(**params, **least),
+            SamplingParams(**params, max_tokens=None, min_tokens=ALWAYS if len(state.masked) else 0),
             seed=state.key % 2**64,
             index=state.key >> 64,
             vocab_size=vocab_size,
@@ -84,7 +83,7 @@ class TokenSampler:
             end_ids=state.masked.tolist(),
         )
         sampler.prompt_tokens = 0
-        if sampler._counts is not None and state.counted is not None:
+        if sampler._counts is not None and state.counted is not None and state.counts is not None:
             sampler._counts[state.counted] = state.counts
         return sampler
 

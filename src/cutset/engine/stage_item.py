@@ -8,8 +8,7 @@ item, within these bounds, is a FrameError.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -45,11 +44,11 @@ Key = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Ints = Annotated[bytes, msgspec.Meta(max_length=MOST_ITEM)]  # an array of int32
 
 
-class _Part(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
+class _Part(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     pass
 
 
-class StageSetup(_Part):
+class StageSetup(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
     """What an engine tells its stages before its first item: the cache of each, and which ids are never drawn."""
 
     blocks: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
@@ -59,8 +58,7 @@ class StageSetup(_Part):
     masked: Annotated[tuple[Number, ...], msgspec.Meta(max_length=2**20)] = ()  # ids for which there is no token
 
 
-@dataclass(frozen=True, slots=True)
-class StageItem:
+class StageItem(NamedTuple):
     """A step on its way. In this process the samplers are the engine's own; elsewhere they are rebuilt from bytes."""
 
     number: int  # counts up; never used twice
@@ -157,25 +155,22 @@ def encode_item(item: StageItem) -> bytes:
     order = {digest: place for place, digest in enumerate(adapters)}
     chosen = np.array([-1 if one is None else order[one.digest] for one in batch.adapters], dtype=np.int32)
     sampling = [_sampling(sampler, known) for sampler, known in zip(item.samplers, item.known, strict=True)]
-    arrays = (
-        batch.token_ids,
-        batch.positions,
-        batch.row_starts,
-        batch.context_lens,
-        batch.block_tables,
-        batch.logit_rows,
-        batch.limits,
-    )
     return _encoder.encode(
         _Item(
-            item.number,
-            len(batch.context_lens),
-            len(batch.token_ids),
-            *map(_bytes, arrays),
-            states,
-            [_Adapter(one.name, one.digest) for one in adapters.values()],
-            _bytes(chosen),
-            msgspec.Raw(_encoder.encode(sampling)),
+            number=item.number,
+            sequences=len(batch.context_lens),
+            rows=len(batch.token_ids),
+            token_ids=_bytes(batch.token_ids),
+            positions=_bytes(batch.positions),
+            row_starts=_bytes(batch.row_starts),
+            context_lens=_bytes(batch.context_lens),
+            block_tables=_bytes(batch.block_tables),
+            logit_rows=_bytes(batch.logit_rows),
+            limits=_bytes(batch.limits),
+            states=states,
+            adapters=[_Adapter(one.name, one.digest) for one in adapters.values()],
+            chosen=_bytes(chosen),
+            sampling=msgspec.Raw(_encoder.encode(sampling)),
         )
     )
 
@@ -313,7 +308,7 @@ def _check(batch: Batch, setup: StageSetup, vocab_size: int) -> None:
         _within("saves", states.saves[:, 2], 0, setup.states - 1)
 
 
-def _within(name: str, values: NDArray[np.integer], low: int, high: int) -> None:
+def _within(name: str, values: NDArray[Any], low: int, high: int) -> None:
     if values.size and not (int(values.min()) >= low and int(values.max()) <= high):
         raise FrameError(f"{name} of an item has a number that can't be")
 
