@@ -63,7 +63,9 @@ def test_processes_here_write_the_same(one: LLM) -> None:
         assert llm.stats().prefix_hits > 0, "blocks of a prompt are found again"
 
 
-@pytest.mark.parametrize("params", [LONG, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize(
+    "params", [pytest.param(LONG, id="greedy"), pytest.param(SAMPLED, id="sampled", marks=pytest.mark.slow)]
+)
 def test_a_killed_stage_changes_no_token(one: LLM, three: Stages, params: SamplingParams) -> None:
     with LLM("story", **three.settings("a", "b", "c"), **SMALL) as llm:
         assert text(llm, params, 40, lambda: three.kill("b")) == text(one, params)
