@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from cutset.cli import main
 from cutset.engine import SamplingParams
 from cutset.errors import ConfigError, CutsetError, LinkError
+from cutset.link.keys import new_keys, save_keys
 from cutset.llm import LLM
 from engine.stage_processes import Stages, running, until, workers_of
 
@@ -174,3 +176,33 @@ def test_another_version_is_refused_by_name(three: Stages, monkeypatch: pytest.M
     monkeypatch.setattr("cutset.engine.cluster_pipeline.software_of", lambda isa: f"cutset 0.0.0, stages, {isa}")
     with pytest.raises(LinkError, match=r"is cutset .*, this side cutset 0\.0\.0.*Install the same version"):
         LLM("story", **three.settings("a"), **SMALL)
+
+
+def test_the_command_line_says_where_layers_run(three: Stages, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = three.settings("a", "b")["stages"]
+    assert main(["stage", "--status", a]) == 0
+    assert "yes: it waits for an engine" in capsys.readouterr().out
+    words = ["generate", "story", "--prompt", PROMPT, "--max-tokens", "12", "--threads", "1", "--cache-mib", "4"]
+    assert main(words) == 0
+    alone = capsys.readouterr()
+    assert main([*words, "--stages", f"{a},{b}"]) == 0
+    staged = capsys.readouterr()
+    assert staged.out == alone.out
+    assert f"stages: {a} layers 0-2, {b} layers 3-5" in staged.err
+    with LLM("story", stages=[a], **SMALL):
+        assert main(["stage", "--status", a]) == 1
+    assert "serves another coordinator" in capsys.readouterr().out
+    assert main(["generate", "story", "--prompt", PROMPT, "--stages", f"{a},{a}"]) == 2
+    assert "names" in capsys.readouterr().err
+
+
+def test_a_stage_with_another_key_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cutset.engine.linked_stages.STARTING", 1.5)
+    with running(tmp_path, "a", tcp=True) as stages:
+        right = stages.settings("a")
+        save_keys(new_keys(), "other", tmp_path)
+        for wrong in ({"stage_keys": [tmp_path / "other.pub"]}, {"key": tmp_path / "other.key"}):
+            with pytest.raises(LinkError, match="can't be used"):
+                LLM("story", **(right | wrong), **SMALL)
+        with LLM("story", **right, **SMALL) as llm:
+            assert workers_of(llm) == [stages.places["a"]], "the worker stays up"
