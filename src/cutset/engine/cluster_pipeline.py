@@ -184,7 +184,7 @@ class ClusterPipeline(StepPipeline):
         if time.monotonic() - self._since < self.workers.patience:  # it asked in the middle of that time
             return StagesLost(str(error))
         self._since = time.monotonic()
-        return StagesLost(str(error), error)
+        return StagesLost(str(error), EngineError(str(error)))
 
     def close(self) -> None:
         """Lets go of the workers, which wait for the next coordinator. A second call does nothing."""
