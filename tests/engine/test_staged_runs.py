@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -138,10 +140,12 @@ def test_the_cache_is_what_the_stages_have_memory_for(one: LLM, three: Stages, t
     more = SMALL | {"cache_mib": 0, "max_num_seqs": 64}
     with LLM("story", **three.settings("a"), **more) as llm:
         wanted = llm.stats().blocks
-    with running(tmp_path, "a", "b", extra=["--memory", "13MB"]) as stages:
-        with LLM("story", **stages.settings("a", "b"), **more) as llm:
-            assert wanted > llm.stats().blocks > 85, "more than 4 MiB, less than was wanted"
-            assert text(llm) == text(one)
+    with (
+        running(tmp_path, "a", "b", extra=["--memory", "13MB"]) as stages,
+        LLM("story", **stages.settings("a", "b"), **more) as llm,
+    ):
+        assert wanted > llm.stats().blocks > 85, "more than 4 MiB, less than was wanted"
+        assert text(llm) == text(one)
 
 
 def test_weights_are_sent_once_and_kept(one: LLM, tmp_path: Path) -> None:
@@ -216,3 +220,24 @@ def test_a_stage_with_another_key_is_not_used(tmp_path: Path, monkeypatch: pytes
                 LLM("story", **(right | wrong), **SMALL)
         with LLM("story", **right, **SMALL) as llm:
             assert workers_of(llm) == [stages.places["a"]], "the worker stays up"
+
+
+HOLDS = """
+import sys, time
+from cutset.llm import LLM
+llm = LLM("story", stages=sys.argv[1:], threads=1, cache_mib=4)
+print("up", flush=True)
+time.sleep(60)
+"""
+
+
+def test_stages_wait_for_the_next_engine_when_theirs_dies(one: LLM, three: Stages) -> None:
+    how = three.settings("a", "b")
+    with subprocess.Popen([sys.executable, "-c", HOLDS, *how["stages"]], stdout=subprocess.PIPE, text=True) as first:
+        try:
+            assert first.stdout is not None
+            assert first.stdout.readline() == "up\n"
+        finally:
+            first.kill()
+    with LLM("story", **how, **SMALL) as llm:
+        assert text(llm) == text(one)
