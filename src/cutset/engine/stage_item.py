@@ -126,9 +126,9 @@ class _Choice(_Part):
 
 _encoder = msgspec.msgpack.Encoder()
 _items = msgspec.msgpack.Decoder(_Item)
-_samplings = msgspec.msgpack.Decoder(Annotated[list[_Sampling], msgspec.Meta(max_length=MOST_ROWS)])
+_samplings = msgspec.msgpack.Decoder(Annotated[list[_Sampling], msgspec.Meta(max_length=MOST_SEQUENCES)])
 _setups = msgspec.msgpack.Decoder(StageSetup)
-_choices = msgspec.msgpack.Decoder(Annotated[list[_Choice | None], msgspec.Meta(max_length=MOST_ROWS)])
+_choices = msgspec.msgpack.Decoder(Annotated[list[_Choice | None], msgspec.Meta(max_length=MOST_SEQUENCES)])
 
 
 def encode_setup(setup: StageSetup) -> bytes:
@@ -345,7 +345,6 @@ def _sampler(found: _Sampling, vocab_size: int) -> TokenSampler:
     try:
         return TokenSampler.restored(
             state,
-            vocab_size=vocab_size,
             temperature=found.temperature,
             top_p=found.top_p,
             top_k=found.top_k,
