@@ -62,29 +62,30 @@ class TokenSampler:
             self._seen[prompt_ids] = True
         if params.presence_penalty or params.frequency_penalty:
             self._counts = np.zeros(vocab_size, dtype=np.int32)
+        self._given: SamplerState | None = None  # in the place of these two
         self._penalises = self._seen is not None or self._counts is not None
 
     def state(self, known: int) -> SamplerState:
         """What the next draw depends on, after `known` tokens."""
+        if self._given is not None:
+            return self._given
         seen = None if self._seen is None else np.flatnonzero(self._seen)
         counted = None if self._counts is None else np.flatnonzero(self._counts)
         counts = None if self._counts is None else self._counts[counted]
         return SamplerState(self._key, self._end_ids[: None if self._masks(known) else 0], seen, counted, counts)
 
     @classmethod
-    def restored(cls, state: SamplerState, *, vocab_size: int, **params: Any) -> Self:
+    def restored(cls, state: SamplerState, **params: Any) -> Self:
         """A sampler for one draw, by SamplingParams of these values. Raises RequestError."""
         sampler = cls(
             SamplingParams(**params, max_tokens=None, min_tokens=ALWAYS if len(state.masked) else 0),
             seed=state.key % 2**64,
             index=state.key >> 64,
-            vocab_size=vocab_size,
-            prompt_ids=np.empty(0, np.int32) if state.seen is None else state.seen.astype(np.int32),
+            vocab_size=0,  # what was seen is given
+            prompt_ids=np.empty(0, np.int32),
             end_ids=state.masked.tolist(),
         )
-        sampler.prompt_tokens = 0
-        if sampler._counts is not None and state.counted is not None and state.counts is not None:
-            sampler._counts[state.counted] = state.counts
+        sampler._given = state
         return sampler
 
     def plain(self, known: int) -> bool:
@@ -121,14 +122,12 @@ class TokenSampler:
         masks = self._masks(known)
         if not self._penalises and not masks:
             return logits
-        row = logits.astype(np.float64)
-        if self._seen is not None:
-            ids = np.flatnonzero(self._seen)
-            penalty, values = self.params.repetition_penalty, row[ids]
-            row[ids] = np.where(values > 0, values / penalty, values * penalty)
-        if self._counts is not None:
-            ids = np.flatnonzero(self._counts)
-            row[ids] -= self.params.frequency_penalty * self._counts[ids] + self.params.presence_penalty
+        row, state = logits.astype(np.float64), self.state(known)
+        if state.seen is not None:
+            penalty, values = self.params.repetition_penalty, row[state.seen]
+            row[state.seen] = np.where(values > 0, values / penalty, values * penalty)
+        if state.counted is not None and state.counts is not None:
+            row[state.counted] -= self.params.frequency_penalty * state.counts + self.params.presence_penalty
         if masks:
             row[self._end_ids] = -np.inf
         return row
