@@ -128,7 +128,8 @@ def _ranges(weight: Floats, scheme: Scheme, importance: Floats | None, search: b
 
 def _range(least: Floats, most: Floats, scheme: Scheme) -> tuple[Floats, Floats]:
     half, top = 1 << (scheme.bits - 1), (1 << scheme.bits) - 1
-    sizes = np.maximum(most, -least) / np.float32(half - 1) if scheme.symmetric else (most - least) / np.float32(top)
+    width, steps = (np.maximum(most, -least), half - 1) if scheme.symmetric else (most - least, top)
+    sizes = (width / np.float32(steps)).astype(np.float32, copy=False)
     if sizes.size and sizes.max() > MOST_SCALE:
         raise ValueError("the weights have too wide a range for scales in float16")
     scales = _storable(sizes)
