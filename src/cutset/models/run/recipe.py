@@ -57,6 +57,7 @@ class CalibratedRecipe:
         return *compensated_rows(weight, how), columns
 
     def record(self) -> dict[str, Any]:
+        """How it rounds, and how many tokens it was calibrated with, by their digest (of int32, little-endian)."""
         ids = np.concatenate(self._pieces).astype("<i4")
         return {
             "rounding": "compensated",
