@@ -135,6 +135,28 @@ def test_every_pass_lowers_the_error(symmetric: bool) -> None:
     assert (ours @ how.moments * ours).sum() < 0.9 * errors[1]
 
 
+def test_few_rows_say_less() -> None:
+    """What is learnt of fewer rows than columns must not make the products of others worse."""
+    x = RNG.standard_normal((2000, 128)).astype(np.float32)
+    few, scheme = x[:60], Scheme(4, 32, False)
+    trusted, shrunk = compensation(few.T @ few), compensation(few.T @ few, len(few))
+    assert trusted is not None
+    assert shrunk is not None
+    errors = [
+        np.square(x @ (weight.float32() - WEIGHT).T).mean()
+        for weight in (
+            nearest(WEIGHT, scheme),
+            compensated(WEIGHT, scheme, trusted),
+            compensated(WEIGHT, scheme, shrunk),
+        )
+    ]
+    assert errors[1] > 1.3 * errors[0]
+    assert errors[2] < 1.15 * errors[0]
+    for name in ("order", "factor", "moments"):
+        all_rows, none_said = compensation(x.T @ x, len(x)), compensation(x.T @ x)
+        np.testing.assert_array_equal(getattr(all_rows, name), getattr(none_said, name))
+
+
 def test_no_moments_no_compensation() -> None:
     assert compensation(np.zeros((8, 8), np.float32)) is None
 
