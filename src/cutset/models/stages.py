@@ -15,6 +15,7 @@ from cutset.models.spec import DecoderSpec, Site, WantedTensor
 __all__ = [
     "check_stage",
     "cuts",
+    "in_stage",
     "split",
     "stage_glue",
     "stage_kv_floats",
@@ -72,19 +73,21 @@ def stage_sites(spec: DecoderSpec, layers: range | None) -> list[tuple[Site, int
     """The products of a stage (None: of the whole decoder), as `DecoderSpec.sites` has them."""
     if layers is None:
         return spec.sites()
-    last = layers.stop == spec.layers
-    return [one for one in spec.sites() if one[1] in layers or (last and one[0] == "lm_head")]
+    return [one for one in spec.sites() if in_stage(spec, layers, one[0], one[1])]
 
 
 def stage_glue(spec: DecoderSpec, layers: range) -> dict[tuple[str, int], tuple[str, ...]]:
     """The parameters of a stage beside its products, as `DecoderSpec.glue` has them."""
-    first, last = layers.start == 0, layers.stop == spec.layers
-    found = {}
-    for (role, layer), names in spec.glue().items():
-        own = layer in layers if layer >= 0 else {"embedding": first, "final_norm": last}.get(role, False)
-        if own or (layer < 0 and role != "final_norm" and spec.layer_inputs is not None):
-            found[role, layer] = names
-    return found
+    return {key: names for key, names in spec.glue().items() if in_stage(spec, layers, *key)}
+
+
+def in_stage(spec: DecoderSpec, layers: range, role: str, layer: int) -> bool:
+    """A stage has this parameter, or a part of it; `role` may be a site, `layer` is -1 for those of no layer."""
+    if layer >= 0:
+        return layer in layers
+    if role in ("final_norm", "lm_head"):
+        return layers.stop == spec.layers
+    return spec.layer_inputs is not None or (role == "embedding" and layers.start == 0)
 
 
 def stage_part(spec: DecoderSpec, layers: range, role: str, value: Any) -> Any:

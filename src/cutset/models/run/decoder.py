@@ -19,7 +19,7 @@ from cutset.models.run.executor import Batch, KVCache, LoadedAdapter
 from cutset.models.run.recurrent import recur, unpadded
 from cutset.models.run.rope import Rope, query_scales
 from cutset.models.spec import DecoderSpec, Site
-from cutset.models.stages import check_stage, stage_glue, stage_part, stage_sites
+from cutset.models.stages import check_stage, in_stage, stage_glue, stage_part, stage_sites
 
 __all__ = ["FloatLinears", "Linears", "Ops", "ReferenceDecoder", "Trace"]
 
@@ -113,9 +113,8 @@ class ReferenceDecoder:
     def load_adapter(self, adapter: LoraAdapter) -> LoadedAdapter:
         """Loads an adapter's matrices: the parts of each site, as (first output, down, up, scale)."""
         handle: dict[tuple[Site, int, int], list[tuple[int, Array, Array, float]]] = {}
-        sites = set(stage_sites(self.spec, self.layers))
         for part in adapter.parts:
-            if (part.site, part.layer, part.expert) not in sites:
+            if not in_stage(self.spec, self.layers, part.site, part.layer):
                 continue
             pair = self.ops.floats(part.down), self.ops.floats(part.up)
             handle.setdefault((part.site, part.layer, part.expert), []).append((part.first, *pair, part.scale))

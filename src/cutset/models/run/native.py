@@ -21,7 +21,7 @@ from cutset.models.run.executor import Batch, LoadedAdapter
 from cutset.models.run.grouped_linears import ACTIVATION_BITS, native_linears, runs_grouped, site_weights
 from cutset.models.run.rope import Rope, query_scales
 from cutset.models.spec import ConvSpec, DecoderSpec, DeltaSpec, Site
-from cutset.models.stages import check_stage, stage_glue, stage_part, stage_sites
+from cutset.models.stages import check_stage, in_stage, stage_glue, stage_part, stage_sites
 
 __all__ = ["NativeCache", "NativeDecoder", "SplitLinears", "local_linears", "thread_pool"]
 
@@ -143,9 +143,8 @@ class NativeDecoder:
     def load_adapter(self, adapter: LoraAdapter) -> LoadedAdapter:
         """Packs an adapter's matrices, of the layers that run here."""
         packed = native.Adapter(self.core)
-        sites = set(stage_sites(self.spec, self.layers))
         for part in adapter.parts:
-            if (part.site, part.layer, part.expert) not in sites:
+            if not in_stage(self.spec, self.layers, part.site, part.layer):
                 continue
             packed.put(part.site, part.layer, part.expert, part.down, part.up, part.first, part.scale)
         return LoadedAdapter(adapter.name, adapter.digest, packed)
