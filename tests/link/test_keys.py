@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import zmq
 
 from cutset.cli import main
 from cutset.errors import ConfigError, LinkClosed, LinkError
-from cutset.link import Timeouts, connect, listen
+from cutset.link import Limits, Timeouts, connect, listen
+from cutset.link.channel import joined
+from cutset.link.frames import encode
 from cutset.link.keys import Keys, load_allowed, load_keys, load_public, new_keys, save_keys
+from cutset.link.zeromq import PIECE
 
 QUICK = Timeouts(connect=1, send=1, recv=1)
 
@@ -164,6 +170,70 @@ def test_a_listener_refuses_messages_that_aren_t_frames(tmp_path: Path) -> None:
         assert (listener.recv(2) or (None, None))[1] is not None
         link.close()
     listener.close()
+
+
+@pytest.mark.parametrize("nbytes", [PIECE - 1, PIECE, PIECE + 1, 3 * PIECE, 3 * PIECE + 7])
+def test_over_tcp_no_part_takes_long_to_encrypt(nbytes: int) -> None:
+    listener, sock, context = raw_client()
+    frame, _ = encode(b"size", [np.arange(nbytes - 128, dtype=np.uint8)], 1 << 30)
+    data = joined(frame)
+    sock.send_multipart([data[at : at + PIECE] for at in range(0, len(data), PIECE)])
+    got = listener.recv(5)
+    assert got is not None
+    link, came = got
+    np.testing.assert_array_equal(came.arrays[0], np.arange(nbytes - 128, dtype=np.uint8))
+    link.send(b"back", list(came.arrays))
+    parts = sock.recv_multipart()
+    assert b"".join(parts) == data.replace(b"size", b"back")
+    assert [len(part) for part in parts] == [min(PIECE, len(data) - at) for at in range(0, len(data), PIECE)]
+    sock.close(0)
+    context.term()
+    listener.close()
+
+
+@pytest.mark.parametrize(
+    "sizes", [(10, PIECE), (PIECE - 1, PIECE), (PIECE, 0), (PIECE, PIECE, 0), (0, PIECE), (PIECE,) * 9, (1,) * 5000]
+)
+def test_parts_that_no_frame_has_end_the_link(sizes: tuple[int, ...]) -> None:
+    listener, sock, context = raw_client(Limits(frame=8 * PIECE))
+    frame, _ = encode(b"", [np.zeros(sum(sizes), np.uint8)], 1 << 30)
+    data, at, parts = joined(frame), 0, []
+    for size in sizes:
+        parts.append(data[at : at + size])
+        at += size
+    sock.send_multipart(parts)
+    until = time.monotonic() + 2
+    while not sock.poll(0) and time.monotonic() < until:
+        assert listener.recv(0.05) is None
+    assert sock.recv_multipart() == [b""]  # the link is over
+    sock.close(0)
+    context.term()
+    listener.close()
+
+
+def test_a_part_beyond_the_limit_cuts_the_connection() -> None:
+    listener, sock, context = raw_client()
+    monitor = sock.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    sock.send(bytes(PIECE + 100))
+    assert listener.recv(0.3) is None
+    assert monitor.poll(2000)
+    sock.disable_monitor()
+    monitor.close(0)
+    sock.close(0)
+    context.term()
+    listener.close()
+
+
+def raw_client(limits: Limits | None = None) -> tuple[Any, Any, Any]:
+    """A listener over tcp, and a socket with an allowed key that says what it likes."""
+    server, client = new_keys(), new_keys()
+    listener = listen("tcp://127.0.0.1:0", keys=server, allow={client.public}, limits=limits or Limits())
+    context = zmq.Context()
+    sock = context.socket(zmq.DEALER)
+    sock.curve_serverkey, sock.curve_publickey, sock.curve_secretkey = server.public, client.public, client.secret
+    sock.rcvtimeo = 5000
+    sock.connect(listener.address)
+    return listener, sock, context
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

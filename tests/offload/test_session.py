@@ -158,7 +158,7 @@ def test_what_an_accelerator_refuses(matrix: int, x: Any, message: str, either: 
 def test_another_version_is_refused_by_name(either: str) -> None:
     newer = Handshake(replace(PROTOCOL, version=PROTOCOL.version + 1))
     with pytest.raises(
-        OffloadError, match=r"refused: cutset \S+ speaks version 3 of the offload protocol, cutset \S+ 2"
+        OffloadError, match=r"refused: cutset \S+ speaks version 4 of the offload protocol, cutset \S+ 3"
     ):
         Session(lambda: connect(either), SHORT, handshake=newer)
 
@@ -178,7 +178,7 @@ def test_a_client_of_the_version_before_is_told_both(either: str) -> None:
     kind, call, reason = msgspec.msgpack.decode(link.recv(5).header)
     assert (kind, call) == ("refused", 0)
     assert "cutset 0.1 speaks version 1 of the offload protocol" in reason
-    assert "2: install the same Cutset on both sides" in reason
+    assert "3: install the same Cutset on both sides" in reason
     with pytest.raises(LinkClosed):
         link.recv(5)
     link.close()

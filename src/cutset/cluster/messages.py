@@ -56,7 +56,7 @@ __all__ = [
     "encode",
 ]
 
-PROTOCOL = Protocol("cluster", 3, whom="worker", before=2)
+PROTOCOL = Protocol("cluster", 4, whom="worker", before=2)
 HANDSHAKE = Handshake(PROTOCOL)  # one that asks for no evidence and has none
 MOST_BODY = 16 << 20  # bytes of a message that lies in an array
 MOST_EDGES = 200  # values on a hop: their payloads fit in a header

@@ -7,14 +7,14 @@ from typing import Any
 
 import zmq
 
-from cutset.errors import ConfigError, FrameError, LinkClosed, LinkError
+from cutset.errors import ConfigError, LinkClosed, LinkError
 from cutset.link.addresses import Address
 from cutset.link.channel import Channel, timed_out
 from cutset.link.keys import Keys
 from cutset.link.limits import Limits, Timeouts
 from cutset.link.sockets import SharedSocket
 from cutset.link.users import own
-from cutset.link.zeromq import GOODBYE, KEYS_HELP, check_owner, configure
+from cutset.link.zeromq import GOODBYE, KEYS_HELP, check_owner, configure, join_parts, piece_of, split_parts
 
 __all__ = ["connect"]
 
@@ -36,12 +36,13 @@ class ZmqLink(Channel):
         super().__init__(address, peer, timeouts, limits)
         self._sock = sock
         self._why = ""  # what ended the link
+        self._piece = piece_of(address.partition(":")[0])
         self.user = own() if address.startswith("ipc:") else None  # see check_owner
 
     def _put(self, data: bytes | bytearray, timeout: float) -> None:
         if self._why:
             raise LinkClosed(self._why)
-        if not self._sock.send((data,), timeout, self._alive):
+        if not self._sock.send(split_parts(data, self._piece), timeout, self._alive):
             if self._why:
                 raise LinkClosed(self._why)
             raise timed_out(self.peer, timeout, sending=True)
@@ -54,12 +55,10 @@ class ZmqLink(Channel):
             if self._why:
                 raise LinkClosed(self._why)
             raise timed_out(self.peer, timeout, sending=False)
-        if len(parts) != 1:
-            raise FrameError(f"{self.peer} sent a message of {len(parts)} parts, where a frame has one")
-        if not len(parts[0].buffer):
+        if len(parts) == 1 and not len(parts[0].buffer):
             self._why = f"{self.peer} ended the link"
             raise LinkClosed(self._why)
-        return parts[0].buffer.toreadonly()
+        return join_parts(parts, self._piece, self._limit)
 
     def _alive(self) -> bool:
         for event, _ in self._sock.events():
@@ -107,7 +106,7 @@ def _attempt(
     raw = context.socket(zmq.DEALER)
     sock, outcome = SharedSocket(context, raw, None), None
     try:
-        configure(raw, limits)
+        configure(raw, limits, where.scheme)
         if where.scheme == "tcp" and keys is not None:
             raw.curve_serverkey = keys.server
             raw.curve_publickey, raw.curve_secretkey = keys.public, keys.secret

@@ -21,7 +21,18 @@ from cutset.link.interface import Link
 from cutset.link.keys import Keys
 from cutset.link.limits import Limits, Timeouts
 from cutset.link.sockets import SharedSocket
-from cutset.link.zeromq import DOMAIN, GOODBYE, KEYS_HELP, KeyAuthenticator, bind_file, configure, owner_of
+from cutset.link.zeromq import (
+    DOMAIN,
+    GOODBYE,
+    KEYS_HELP,
+    KeyAuthenticator,
+    bind_file,
+    configure,
+    join_parts,
+    owner_of,
+    piece_of,
+    split_parts,
+)
 
 __all__ = ["listen"]
 
@@ -49,7 +60,8 @@ class ClientEnd(Channel):
     def _put(self, data: bytes | bytearray, timeout: float) -> None:
         if self.open:
             try:
-                if self.listener.sock.send((self.route, data), timeout, self._alive):
+                parts = split_parts(data, self.listener.piece)
+                if self.listener.sock.send((self.route, *parts), timeout, self._alive):
                     return
             except zmq.ZMQError as error:
                 if error.errno != zmq.EHOSTUNREACH:
@@ -105,6 +117,7 @@ class ZmqListener:
         self.timeouts = timeouts
         self.limits = limits
         self.path = path
+        self.piece = piece_of(address.partition(":")[0])  # bytes of a part of a message
         self._ends: dict[bytes, ClientEnd] = {}  # whoever sends from another thread may drop one at any moment
         self._waiting: deque[ClientEnd] = deque()  # once for each frame in an inbox
         self._gone: list[Link] = []
@@ -165,12 +178,12 @@ class ZmqListener:
                 self.dismiss(route, fd, self._changes[fd])
                 return None
             end = self._ends[route] = ClientEnd(self, route, fd, peer, owner, self._changes[fd])
-        if len(parts) != 2 or not len(parts[1].buffer):
+        if len(parts) == 1 or (len(parts) == 2 and not len(parts[1].buffer)):
             self.dismiss(route, fd, end.generation)
             self.drop(end)
             return None
-        data = parts[1].buffer.toreadonly()
         try:
+            data = join_parts(parts[1:], self.piece, self.limits.frame)
             return end, decode(data, 0, data.nbytes, self.limits.frame)
         except FrameError:
             end.close()
@@ -303,7 +316,7 @@ def listen(
     allowed = sock = None
     try:
         raw = context.socket(zmq.ROUTER)
-        configure(raw, limits)
+        configure(raw, limits, where.scheme)
         raw.router_mandatory = True
         if where.scheme == "tcp":
             if keys is None or not allow:

@@ -50,7 +50,9 @@ class SharedSocket:
         self._end = weakref.finalize(self, _forgotten, self._held)
         self._end.atexit = False
 
-    def send(self, parts: Sequence[bytes | bytearray], timeout: float, alive: Callable[[], bool] | None) -> bool:
+    def send(
+        self, parts: Sequence[bytes | bytearray | memoryview], timeout: float, alive: Callable[[], bool] | None
+    ) -> bool:
         """False when there was no room until `timeout`, or when `alive`, asked now and then, said no."""
         deadline, asked = None, 0.0
         while True:
@@ -58,9 +60,9 @@ class SharedSocket:
                 if self.closed:
                     return False
                 try:
-                    for part in parts[:-1]:
-                        self._raw.send(part, zmq.DONTWAIT | zmq.SNDMORE)
-                    self._raw.send(parts[-1], zmq.DONTWAIT, copy=len(parts[-1]) < COPIED)
+                    for i, part in enumerate(parts):  # there is room for all, or not for the first
+                        more = zmq.SNDMORE if i + 1 < len(parts) else 0
+                        self._raw.send(part, zmq.DONTWAIT | more, copy=len(part) < COPIED)
                     sent = True
                 except zmq.Again:
                     sent = False

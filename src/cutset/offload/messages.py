@@ -35,7 +35,7 @@ __all__ = [
     "encode",
 ]
 
-PROTOCOL = Protocol("offload", 2, whom="accelerator", before=1)
+PROTOCOL = Protocol("offload", 3, whom="accelerator", before=1)
 HANDSHAKE = Handshake(PROTOCOL)  # one that asks for no evidence and has none
 MOST_PADS = 8  # requests of one MakePads
 

@@ -479,7 +479,7 @@ def test_a_coordinator_of_the_version_before_is_told_both(running: Running) -> N
     kind, reason = msgspec.msgpack.decode(link.recv().header)
     assert kind == "refused"
     assert "cutset 0.1 speaks version 2 of the cluster protocol" in reason
-    assert "3: install the same Cutset on both sides" in reason
+    assert "4: install the same Cutset on both sides" in reason
     ended(link)
 
 
