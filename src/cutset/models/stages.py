@@ -77,19 +77,21 @@ def stage_sites(spec: DecoderSpec, layers: range | None) -> list[tuple[Site, int
     """The products of a stage (None: of the whole decoder), as `DecoderSpec.sites` has them."""
     if layers is None:
         return spec.sites()
-    last = layers.stop == spec.layers
-    return [one for one in spec.sites() if one[1] in layers or (last and one[0] == "lm_head")]
+    return [one for one in spec.sites() if _in_stage(spec, layers, one[0], one[1])]
 
 
 def stage_glue(spec: DecoderSpec, layers: range) -> dict[tuple[str, int], tuple[str, ...]]:
     """The parameters of a stage beside its products, as `DecoderSpec.glue` has them."""
-    first, last = layers.start == 0, layers.stop == spec.layers
-    found = {}
-    for (role, layer), names in spec.glue().items():
-        own = layer in layers if layer >= 0 else {"embedding": first, "final_norm": last}.get(role, False)
-        if own or (layer < 0 and role != "final_norm" and spec.layer_inputs is not None):
-            found[role, layer] = names
-    return found
+    return {key: names for key, names in spec.glue().items() if _in_stage(spec, layers, *key)}
+
+
+def _in_stage(spec: DecoderSpec, layers: range, role: str, layer: int) -> bool:
+    """A stage has this parameter, or a part of it; `role` may be a site, `layer` is -1 for those of no layer."""
+    if layer >= 0:
+        return layer in layers
+    if role in ("final_norm", "lm_head"):
+        return layers.stop == spec.layers
+    return spec.layer_inputs is not None or (role == "embedding" and layers.start == 0)
 
 
 def stage_part(spec: DecoderSpec, layers: range, role: str, value: Any) -> Any:
@@ -103,16 +105,11 @@ def stage_part(spec: DecoderSpec, layers: range, role: str, value: Any) -> Any:
 
 def stage_parts(spec: DecoderSpec, layers: range, parts: Iterable[LowRank]) -> Iterator[LowRank]:
     """What of an adapter a stage needs. Raises AdapterError where rows that share a scale would be cut."""
-    sites = {*stage_sites(spec, layers)}
     for part in parts:
         if part.site == "layer_product":
             yield from _own_rows(spec, layers, part)
-        elif part.layer in layers if part.site in ("layer_gate", "layer_out") else _place(part) in sites:
+        elif _in_stage(spec, layers, part.site, part.layer):
             yield part
-
-
-def _place(part: LowRank) -> tuple[str, int, int]:
-    return part.site, part.layer, part.expert
 
 
 def _own_rows(spec: DecoderSpec, layers: range, part: LowRank) -> Iterator[LowRank]:
