@@ -29,7 +29,7 @@ from cutset.engine.prefix_context import open_store
 from cutset.engine.stage_settings import check_stages
 from cutset.engine.step_pipeline import StepPipeline
 from cutset.errors import ConfigError, RequestError
-from cutset.models.files.adapter import read_adapters
+from cutset.models.files.adapter import read_adapter
 from cutset.models.files.integer import Progress
 from cutset.models.files.source import open_source
 from cutset.models.registry import resolve, settings_for
@@ -108,8 +108,11 @@ class _Model:
         if not isinstance(runs, StepPipeline):
             self.executor = runs
             # An adapter is read with its model in every step, so it is rounded where weights are.
-            read = read_adapters(adapters or {}, self.spec, in_bytes=self.choice.dtype in ROUNDED)
-            self._adapters = {adapter.name: runs.load_adapter(adapter) for adapter in read}
+            in_bytes = self.choice.dtype in ROUNDED
+            self._adapters = {
+                name: runs.load_adapter(read_adapter(name, Path(where), self.spec), in_bytes=in_bytes)
+                for name, where in (adapters or {}).items()
+            }
         self._store = open_store(source, self.spec, self.settings, self.choice, context, self.mode)
         blocks = cache_blocks(self.spec, self.choice, self.settings, context)
         with contextlib.ExitStack() as failed:

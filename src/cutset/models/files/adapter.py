@@ -25,7 +25,7 @@ from cutset.models.files.checkpoint import SafetensorsFile, Tensor
 from cutset.models.files.fields import Fields, read_json
 from cutset.models.spec import DecoderSpec, Site
 
-__all__ = ["ROWS", "LoraAdapter", "LowRank", "read_adapter", "read_adapters", "rounded"]
+__all__ = ["ROWS", "LoraAdapter", "LowRank", "Told", "read_adapter", "rounded"]
 
 log = logging.getLogger(__name__)
 
@@ -81,13 +81,6 @@ class LoraAdapter:
     name: str
     digest: bytes
     parts: tuple[LowRank, ...]
-
-
-def read_adapters(directories: Mapping[str, Path | str], spec: DecoderSpec, *, in_bytes: bool) -> Iterator[LoraAdapter]:
-    """The adapters in directories, by their names here; `in_bytes`: rounded. Raises what `read_adapter` raises."""
-    for name, directory in directories.items():
-        adapter = read_adapter(name, Path(directory), spec)
-        yield rounded(adapter) if in_bytes else adapter
 
 
 def read_adapter(name: str, directory: Path, spec: DecoderSpec) -> LoraAdapter:
