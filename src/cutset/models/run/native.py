@@ -292,7 +292,7 @@ def _parameters(
             found[key] = linear
             continue
         if dtype is not None and key[0] in MATRICES and len(names) == 1:
-            found[key] = table.floats()
+            found[key] = np.require(stage_part(spec, layers, key[0], table.floats()), requirements=("C", "A"))
             continue
         values = [tensors[name].float32() for name in names]
         value = values[0] if len(values) == 1 else np.concatenate(values)
