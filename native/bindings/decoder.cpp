@@ -119,7 +119,7 @@ void make_decoder(PyDecoder* self, std::size_t vocab, std::size_t hidden, std::s
                   std::vector<std::size_t> intermediates, std::vector<std::size_t> kv_layers,
                   const std::vector<bool>& equal_kv, std::vector<std::size_t> rotary_dims, std::size_t layer_vocab,
                   std::size_t layer_width, float layer_embedding_scale, float layer_product_scale,
-                  float layer_input_scale, float router_scale) {
+                  float layer_input_scale, float router_scale, std::size_t first, std::size_t stop) {
   DecoderSpec spec = {vocab,
                       hidden,
                       layers,
@@ -156,7 +156,9 @@ void make_decoder(PyDecoder* self, std::size_t vocab, std::size_t hidden, std::s
                       equal_kv,
                       std::move(rotary_dims),
                       {layer_vocab, layer_width, layer_embedding_scale, layer_product_scale, layer_input_scale},
-                      router_scale};
+                      router_scale,
+                      first,
+                      stop};
   require(layer_kv_heads.size() == layer_head_dims.size(), "layer_kv_heads and layer_head_dims must go together");
   for (std::size_t l = 0; l < layer_kv_heads.size(); ++l) {
     spec.layer_heads.push_back({heads, layer_kv_heads[l], layer_head_dims[l]});
@@ -169,8 +171,9 @@ void make_decoder(PyDecoder* self, std::size_t vocab, std::size_t hidden, std::s
   found.embedding_codes = read.grouped("embedding", -1, made.embedding_codes);
   if (!found.embedding_codes) found.embedding = read("embedding", -1, {vocab, hidden});
   found.final_norm = read("final_norm", -1, {hidden});
-  found.layer_embedding = read("layer_embedding", -1, {layer_vocab, layers * layer_width});
-  found.layer_product = read("layer_product", -1, {layers * layer_width, hidden});
+  const std::size_t told = spec.stage_layers() * layer_width;
+  found.layer_embedding = read("layer_embedding", -1, {layer_vocab, told});
+  found.layer_product = read("layer_product", -1, {told, hidden});
   found.layer_product_norm = read("layer_product_norm", -1, {layer_width});
   for (int l = 0; l < static_cast<int>(layers); ++l) {
     const auto number = static_cast<std::size_t>(l);
@@ -263,7 +266,7 @@ PyStep::PyStep(const PyDecoder& decoder, KvCache& cache, ThreadPool& pool, std::
 void PyStep::begin(Ids1 token_ids, In2 cos, In2 sin, Ids1 row_starts, Ids1 context_lens, Ids2 block_tables,
                    Ids1 logit_rows, std::optional<Array<const bool, 2>> key_mask, std::optional<nb::list> adapters,
                    std::optional<Ids1> state_slots, std::optional<Ids1> state_sources, std::optional<Ids2> state_saves,
-                   std::optional<In1> query_scales) {
+                   std::optional<In1> query_scales, std::optional<In2> hidden) {
   const std::size_t rows = token_ids.shape(0);
   const std::size_t half = spec_.rotary_dim / 2;
   const std::size_t angles = spec_.rotary_tables * rows;
@@ -272,6 +275,7 @@ void PyStep::begin(Ids1 token_ids, In2 cos, In2 sin, Ids1 row_starts, Ids1 conte
   require(row_starts.shape(0) == context_lens.shape(0) + 1, "row_starts must have one element more than sequences");
   require(block_tables.shape(0) == context_lens.shape(0), "block_tables must have a row for each sequence");
   require(!query_scales || query_scales->shape(0) == rows, "query_scales must be (rows)");
+  require(!hidden || (hidden->shape(0) == rows && hidden->shape(1) == spec_.hidden), "hidden must be (rows, hidden)");
   require(!key_mask || key_mask->shape(0) == context_lens.shape(0), "key_mask must be (sequences, longest context)");
   Batch batch;
   batch.rows = {rows,
@@ -291,6 +295,7 @@ void PyStep::begin(Ids1 token_ids, In2 cos, In2 sin, Ids1 row_starts, Ids1 conte
   batch.token_ids = token_ids.data();
   batch.cos = cos.data();
   batch.sin = sin.data();
+  batch.hidden = hidden ? hidden->data() : nullptr;
   batch.query_scales = query_scales ? query_scales->data() : nullptr;
   batch.logit_rows = logit_rows.data();
   batch.wanted = logit_rows.shape(0);
@@ -309,6 +314,7 @@ void PyStep::begin(Ids1 token_ids, In2 cos, In2 sin, Ids1 row_starts, Ids1 conte
     held.push_back(nb::ndarray<>(*state_saves));
   }
   if (query_scales) held.push_back(nb::ndarray<>(*query_scales));
+  if (hidden) held.push_back(nb::ndarray<>(*hidden));
   adapters_ = std::move(adapters);
   held_ = std::move(held);  // a step that fails to begin is done, and so are the arrays of the last one
   nb::gil_scoped_release release;
@@ -347,7 +353,14 @@ void PyStep::run(Linears& linears) {
 
 nb::object PyStep::logits() {
   require(!step_.waiting(), "the step still waits for a product");
+  require(spec_.has_head(), "the last stage alone has logits");
   return copy_of(step_.logits(), step_.wanted(), spec_.vocab, spec_.vocab);
+}
+
+nb::object PyStep::hidden() {
+  require(!step_.waiting(), "the step still waits for a product");
+  require(!spec_.has_head(), "the last stage has logits");
+  return copy_of(step_.hidden(), step_.rows(), spec_.hidden, spec_.hidden);
 }
 
 }  // namespace cutset::bindings
@@ -368,7 +381,7 @@ void bind_decoder(nb::module_& m) {
            "intermediates"_a = std::vector<std::size_t>(), "kv_layers"_a = std::vector<std::size_t>(),
            "equal_kv"_a = std::vector<bool>(), "rotary_dims"_a = std::vector<std::size_t>(), "layer_vocab"_a = 0,
            "layer_width"_a = 0, "layer_embedding_scale"_a = 1.0f, "layer_product_scale"_a = 1.0f,
-           "layer_input_scale"_a = 1.0f, "router_scale"_a = 1.0f);
+           "layer_input_scale"_a = 1.0f, "router_scale"_a = 1.0f, "first"_a = 0, "stop"_a = 0);
 
   nb::class_<KvCache>(m, "KvCache", "Keys and values of all layers in blocks of tokens.")
       .def(
@@ -418,12 +431,14 @@ void bind_decoder(nb::module_& m) {
            "row_starts"_a.noconvert(), "context_lens"_a.noconvert(), "block_tables"_a.noconvert(),
            "logit_rows"_a.noconvert(), "key_mask"_a.noconvert() = nb::none(), "adapters"_a = nb::none(),
            "state_slots"_a.noconvert() = nb::none(), "state_sources"_a.noconvert() = nb::none(),
-           "state_saves"_a.noconvert() = nb::none(), "query_scales"_a.noconvert() = nb::none())
+           "state_saves"_a.noconvert() = nb::none(), "query_scales"_a.noconvert() = nb::none(),
+           "hidden"_a.noconvert() = nb::none())
       .def("resume", &PyStep::resume, "y"_a.noconvert() = nb::none(),
            "Goes on with the product y (rows, outputs), or with what was written to `output`.")
       .def("run", &PyStep::run, "linears"_a)
       .def_prop_ro("waiting", &PyStep::waiting,
                    "(site, layer, expert, rows), or None when the step is done; the rows hold until `resume`")
       .def_prop_ro("output", &PyStep::output, "where the product may be written, (rows, outputs)")
-      .def_prop_ro("logits", &PyStep::logits, "(wanted, vocab)");
+      .def_prop_ro("logits", &PyStep::logits, "(wanted, vocab), of the last stage")
+      .def_prop_ro("hidden", &PyStep::hidden, "(rows, hidden), the residual stream, of the other stages");
 }

@@ -24,11 +24,12 @@ Decoder::Decoder(DecoderSpec spec, Parameters parameters, ThreadPool& pool)
   if (!spec_.rotary_dim) spec_.rotary_dim = spec_.heads.head_dim;
   require(parameters_.layers.size() == spec_.layers, "parameters must be given for each layer");
   const PackedGrouped* codes = parameters_.embedding_codes;
-  require((parameters_.embedding || codes) && parameters_.final_norm, "a decoder needs an embedding and a final norm");
+  require(spec_.has_embedding() == (parameters_.embedding || codes) && spec_.has_head() == !!parameters_.final_norm,
+          "a decoder needs an embedding and a final norm, and so do its first and its last stage alone");
   require(!codes || (codes->outputs() == spec_.vocab && codes->depth() == spec_.hidden),
           "the embedding has another shape");
   take_layer_inputs(pool);
-  for (std::size_t l = 0; l < spec_.layers; ++l) {
+  for (std::size_t l = spec_.first; l < spec_.end(); ++l) {
     const LayerParameters& layer = parameters_.layers[l];
     require((layer.attention_norm || layer.attention_output_norm) && (layer.mlp_norm || layer.mlp_output_norm),
             "a layer needs a norm before or after attention, and before or after its MLP");
@@ -59,17 +60,20 @@ void Decoder::embed(const std::int32_t* ids, std::size_t count, float* out) cons
 }
 
 void Decoder::take_layer_inputs(ThreadPool& pool) {
-  const std::size_t width = spec_.layer_inputs.width, all = checked_product(spec_.layers, width);
+  const std::size_t width = spec_.layer_inputs.width, all = checked_product(spec_.stage_layers(), width);
   const Parameters& p = parameters_;
   require(!p.layer_product == !width && !p.layer_embedding == !width && !p.layer_product_norm == !width,
           "layers that are told of tokens need an embedding, a product and its norm, and others have none");
   if (width) layer_product_ = std::make_unique<PackedF32>(p.layer_product, all, spec_.hidden, pool);
-  for (const LayerParameters& layer : p.layers) {
+  layer_gates_.resize(spec_.layers);
+  layer_outs_.resize(spec_.layers);
+  for (std::size_t l = spec_.first; l < spec_.end(); ++l) {
+    const LayerParameters& layer = p.layers[l];
     require(!layer.layer_gate == !width && !layer.layer_out == !width && !layer.layer_output_norm == !width,
             "a layer that is told of tokens needs a gate, a product and its norm, and no other has them");
     if (!width) continue;
-    layer_gates_.push_back(std::make_unique<PackedF32>(layer.layer_gate, width, spec_.hidden, pool));
-    layer_outs_.push_back(std::make_unique<PackedF32>(layer.layer_out, spec_.hidden, width, pool));
+    layer_gates_[l] = std::make_unique<PackedF32>(layer.layer_gate, width, spec_.hidden, pool);
+    layer_outs_[l] = std::make_unique<PackedF32>(layer.layer_out, spec_.hidden, width, pool);
   }
 }
 
@@ -78,7 +82,7 @@ std::pair<std::vector<KvCache::Place>, std::size_t> KvCache::places_of(const Dec
   std::vector<Place> places;
   std::size_t end = 0;
   for (std::size_t l = 0; l < spec.layers; ++l) {
-    if (spec.is_recurrent(l)) {
+    if (spec.is_recurrent(l) || l < spec.first || l >= spec.end()) {
       places.push_back({0, 0});
     } else if (!spec.has_own_kv(l)) {
       places.push_back(places[spec.kv_layer(l)]);

@@ -1,4 +1,5 @@
-// A decoder without its products: the specification, the float32 parameters of the glue, the cache of its layers.
+// A decoder, or a stage of one, without its products: the specification, the float32 parameters of the glue, the cache
+// of its layers.
 #pragma once
 
 #include <cstddef>
@@ -52,10 +53,10 @@ struct Parameters {
   const float* embedding = nullptr;  // (vocab, hidden), or
   const PackedGrouped* embedding_codes = nullptr;
   const float* final_norm = nullptr;          // (hidden)
-  const float* layer_embedding = nullptr;     // (layer_inputs.vocab, layers * width), and the following: what they
-  const float* layer_product = nullptr;       // (layers * width, hidden)    are told of a token; this one is copied
+  const float* layer_embedding = nullptr;     // (layer_inputs.vocab, stage_layers * width), and the following: what
+  const float* layer_product = nullptr;       // (stage_layers * width, hidden)  they are told of a token; it is copied
   const float* layer_product_norm = nullptr;  // (width)
-  std::vector<LayerParameters> layers;
+  std::vector<LayerParameters> layers;        // of all layers; those of other stages are empty
 };
 
 // Immutable; any number of steps may run over it at once. What the parameters point to must outlive it.
@@ -85,8 +86,8 @@ class Decoder {
   std::vector<std::unique_ptr<PackedF32>> layer_gates_, layer_outs_;
 };
 
-// Keys and values of `blocks` blocks of `block_size` tokens in every layer of attention, and `states` states of
-// sequences in the others.
+// Keys and values of `blocks` blocks of `block_size` tokens in every layer of attention of a stage, and `states` states
+// of sequences in the others.
 class KvCache {
  public:
   // std::invalid_argument unless block_size is a multiple of 16; std::bad_alloc, std::length_error.

@@ -230,7 +230,7 @@ class Layer {
 }  // namespace
 
 StateCache::StateCache(const DecoderSpec& spec, std::size_t slots)
-    : layers_(spec.recurrent_before(spec.recurrent.empty() ? 0 : spec.layers)), floats_(0), slots_(0) {
+    : layers_(spec.recurrent_before(spec.end())), floats_(0), slots_(0) {
   if (!layers_) return;
   floats_ = spec.recurrence.state(spec.hidden);
   slots_ = slots;
@@ -239,7 +239,7 @@ StateCache::StateCache(const DecoderSpec& spec, std::size_t slots)
 }
 
 bool StateCache::fits(const DecoderSpec& spec) const {
-  const std::size_t layers = spec.recurrent_before(spec.recurrent.empty() ? 0 : spec.layers);
+  const std::size_t layers = spec.recurrent_before(spec.end());
   return layers == layers_ && (!layers || floats_ == spec.recurrence.state(spec.hidden));
 }
 

@@ -31,7 +31,7 @@ std::size_t Recurrence::state(std::size_t hidden) const {
 
 std::size_t DecoderSpec::recurrent_before(std::size_t layer) const {
   std::size_t count = 0;
-  for (std::size_t l = 0; l < layer; ++l) count += is_recurrent(l) ? 1 : 0;
+  for (std::size_t l = first; l < layer; ++l) count += is_recurrent(l) ? 1 : 0;
   return count;
 }
 
@@ -110,11 +110,13 @@ void DecoderSpec::check_layers() const {
     require(from <= l && kv_layer(from) == from && is_recurrent(from) == is_recurrent(l) &&
                 heads_of(from).kv_heads == shape.kv_heads && heads_of(from).head_dim == shape.head_dim,
             "a layer uses keys and values of one below it, of its sizes, that has its own");
+    require(l < first || l >= end() || from >= first, "a layer uses keys and values of another stage");
   }
 }
 
 void DecoderSpec::check() const {
   require(vocab && hidden && layers && intermediate, "sizes of a decoder must be at least 1");
+  require(first < end() && end() <= layers, "a stage has some of the layers");
   require(recurrent.empty() || recurrent.size() == layers, "recurrent must have one element for each layer");
   require(activation != Activation::kClamped || (activation_limit > 0.0f && activation_alpha > 0.0f),
           "activation_limit and activation_alpha must be above 0");
@@ -126,7 +128,7 @@ void DecoderSpec::check() const {
   require(windows.empty() || windows.size() == layers, "windows must have one element for each layer");
   require(sparse.empty() || sparse.size() == layers, "sparse must have one element for each layer");
   check_layers();
-  if (recurrent_before(recurrent.empty() ? 0 : layers)) {
+  if (recurrent_before(end())) {
     const Recurrence& r = recurrence;
     require(r.kind != Mixer::kAttention && r.taps >= 1, "recurrent layers must be of a kind, and have taps");
     require(r.kind != Mixer::kDelta || (r.key_heads && r.key_dim && r.value_dim && r.value_heads), "heads have sizes");

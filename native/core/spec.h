@@ -87,6 +87,16 @@ struct DecoderSpec {
   LayerInputs layer_inputs;
   float router_scale = 1.0f;  // of the router's product
 
+  // A stage runs the layers first .. end() alone, under their numbers in the whole decoder. The first one has the
+  // embedding, the last one the final norm and the head.
+  std::size_t first = 0;
+  std::size_t stop = 0;  // 0: all layers from `first` on
+
+  std::size_t end() const { return stop ? stop : layers; }
+  std::size_t stage_layers() const { return end() - first; }
+  bool has_head() const { return end() == layers; }
+  // The embedding: of what comes in, or of what layers are told of tokens.
+  bool has_embedding() const { return first == 0 || layer_inputs.width != 0; }
   const HeadShape& heads_of(std::size_t layer) const { return layer_heads.empty() ? heads : layer_heads[layer]; }
   std::size_t kv_layer(std::size_t layer) const { return kv_layers.empty() ? layer : kv_layers[layer]; }
   bool has_own_kv(std::size_t layer) const { return kv_layer(layer) == layer; }
@@ -100,7 +110,7 @@ struct DecoderSpec {
   std::size_t qkv_outputs(std::size_t layer) const;
   bool is_recurrent(std::size_t layer) const { return !recurrent.empty() && recurrent[layer]; }
   Mixer mixer(std::size_t layer) const { return is_recurrent(layer) ? recurrence.kind : Mixer::kAttention; }
-  std::size_t recurrent_before(std::size_t layer) const;  // recurrent layers below it
+  std::size_t recurrent_before(std::size_t layer) const;  // recurrent layers of the stage below it
   int table_of(std::size_t layer) const { return rotary_table.empty() ? 0 : rotary_table[layer]; }
   bool is_sparse(std::size_t layer) const { return !sparse.empty() && sparse[layer]; }
   std::size_t width(std::size_t layer, int expert) const;      // of an MLP

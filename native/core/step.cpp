@@ -45,29 +45,18 @@ void Step::check(const Batch& batch) const {
   require(inside(batch.token_ids, batch.rows.count, decoder_.spec().vocab),
           "a token id lies outside of the vocabulary");
   require(inside(batch.logit_rows, batch.wanted, batch.rows.count), "logit_rows names a row that isn't there");
+  require(!batch.hidden == !decoder_.spec().first, "the first stage takes tokens, the others what the one before gave");
 }
 
 void Step::begin(const Batch& batch) {
   done_ = true;
   check(batch);
-  const DecoderSpec& spec = decoder_.spec();
   batch_ = batch;
   live_ = batch.rows.count;
-  layer_ = 0;
+  layer_ = decoder_.spec().first;
   slots_ = cache_slots(batch.rows, cache_.block_size());
   choose_adapters();
-  float* x = x_.take(live_, spec.hidden);
-  float* h = h_.take(live_, spec.hidden);
-  const float* gain = layer_parameters().attention_norm;
-  each_rows(pool_, live_, spec.hidden, [&](std::size_t begin, std::size_t end) {
-    const std::size_t at = begin * spec.hidden;
-    const GlueKernels& glue = kernels().glue;
-    decoder_.embed(batch_.token_ids + begin, end - begin, x + at);
-    if (spec.embedding_scale != 1.0f) glue.scale(x + at, spec.embedding_scale, (end - begin) * spec.hidden);
-    normalise(x + at, gain, spec, end - begin, h + at);
-  });
-  tell_layers();
-  if (trace_) trace_({"embedding", -1, -1, x, live_, spec.hidden, spec.hidden});
+  enter();
   start_layer();
 }
 
@@ -420,7 +409,10 @@ void Step::close_layer(float* delta) {
   const DecoderSpec& spec = decoder_.spec();
   const Parameters& parameters = decoder_.parameters();
   const LayerParameters& own = layer_parameters();
-  const float* gain = last_layer() ? parameters.final_norm : parameters.layers[layer_ + 1].attention_norm;
+  const bool ends = layer_ + 1 == spec.end();
+  const float* gain = last_layer() ? parameters.final_norm
+                      : ends       ? nullptr
+                                   : parameters.layers[layer_ + 1].attention_norm;
   const float scale = own.layer_scale ? *own.layer_scale : 1.0f;
   if (spec.layer_inputs.width) {
     add_norm(delta, own.mlp_output_norm, nullptr);
@@ -432,10 +424,11 @@ void Step::close_layer(float* delta) {
     add_norm(delta, own.mlp_output_norm, gain, scale);
     told("mlp_add", x_.data(), live_, spec.hidden);
   }
-  if (!last_layer()) {
+  if (!ends) {
     ++layer_;
     return start_layer();
   }
+  if (!last_layer()) return;
   if (trace_) trace_({"final_norm", -1, -1, h_.data(), live_, spec.hidden, spec.hidden});
   logits_.take(live_, spec.vocab);
   wait(Site::kLmHead, -1, h_, live_, logits_);

@@ -1,7 +1,8 @@
-// One step of a decoder, from site to site.
+// One step of a decoder, or of a stage of one, from site to site.
 //
 // A step stops at each product and says what it waits for. A local run answers all of them in one call; a split run
-// sends them away. Rows whose logits nobody wants leave the last layer after their keys and values are stored.
+// sends them away. Rows whose logits nobody wants leave the last layer after their keys and values are stored. Stages
+// hand on the residual stream of all rows.
 #pragma once
 
 #include <cstddef>
@@ -22,6 +23,7 @@ struct Batch {
   const std::int32_t* token_ids = nullptr;  // (rows)
   const float* cos = nullptr;               // (rotary_tables, rows, rotary_dim / 2)
   const float* sin = nullptr;
+  const float* hidden = nullptr;             // (rows, hidden) what the stage before gave; the first stage has none
   const float* query_scales = nullptr;       // (rows) factors of q, or nullptr
   const std::int32_t* logit_rows = nullptr;  // (wanted)
   std::size_t wanted = 0;
@@ -83,7 +85,9 @@ class Step {
   // Answers all products.
   void run(Linears& linears);
 
-  const float* logits() { return logits_.data(); }  // (wanted, vocab)
+  const float* logits() const { return logits_.data(); }  // (wanted, vocab), of the last stage
+  const float* hidden() const { return x_.data(); }       // (rows, hidden), of the others
+  std::size_t rows() const { return live_; }
   std::size_t wanted() const { return batch_.wanted; }
 
  private:
@@ -94,11 +98,12 @@ class Step {
 
   void check(const Batch& batch) const;
   void wait(Site site, int expert, const Floats& x, std::size_t rows, const Floats& y);
+  void enter();
   void start_layer();
   void after_qkv();
   void after_inputs();
   void put_together();
-  void tell_layers();
+  void tell_layers(const float* embedding);
   void hear();
   void activate(const float* gate_up, std::size_t rows, std::size_t width, float* out) const;
   void gate_mixed();
@@ -141,7 +146,7 @@ class Step {
   std::vector<AdaptedRows> adapted_;          // these by adapter
 
   Floats x_;        // (live, hidden) the residual stream
-  Floats spare_;    // the residual stream again, when rows leave
+  Floats spare_;    // the residual stream again, when rows leave; first the embedding, where x_ is another stage's
   Floats h_;        // (live, hidden) after a norm
   Floats qkv_;      // (rows, [q | k | v])
   Floats parts_;    // (rows, [q and its gates | k | v]) as the product gives them where that isn't qkv_

@@ -186,11 +186,11 @@ def test_a_checkpoint_that_is_being_read_is_not_overwritten() -> None:
     pool = StatePool(3, 1)
     writer = pool.start(None, [4])
     pool.plan(writer, 0, 5)
-    pool.advance(writer, {4: b"x"})
+    pool.advance(pool.take(writer), {4: b"x"})
     reader, other = pool.start(b"x", []), pool.start(None, [4])
     pool.plan(other, 0, 5)
     assert (reader.source, other.saves) == (3, [])
-    pool.advance(reader, {})
+    assert pool.take(reader) == []
     pool.plan(other, 0, 5)
     assert other.saves == [(4, 3)]
     assert not pool.has(b"x")

@@ -85,6 +85,12 @@ class BlockPool:
             self._digests[block] = digest
             self._tokens[block] = tokens
 
+    def forget(self) -> None:
+        """All blocks have lost what they held: nothing can be found any more."""
+        self._published.clear()
+        self._digests = [None] * self.blocks
+        self._tokens = [b""] * self.blocks
+
     def release(self, blocks: Sequence[int]) -> None:
         """Gives back one reference of each, `blocks` being in the order of a sequence.
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -14,23 +17,27 @@ from cutset.engine.blocks import BlockPool
 from cutset.engine.deltas import end_deltas, token_delta
 from cutset.engine.detokenizer import StreamingTokenizer
 from cutset.engine.intake import check_fits, check_ids, check_sizes, open_request
+from cutset.engine.local_pipeline import LocalPipeline
 from cutset.engine.outputs import Delta, EngineStats
 from cutset.engine.params import SamplingParams
 from cutset.engine.prefix_store import PrefixStore, StoredBlocks
 from cutset.engine.request import Request
-from cutset.engine.sampler import Choice, choose
+from cutset.engine.sampler import Choice
 from cutset.engine.scheduler import Scheduler
-from cutset.engine.sequence import Status
+from cutset.engine.stage_item import StageItem, StageSetup
 from cutset.engine.states import StatePool
 from cutset.engine.step import Step
+from cutset.engine.step_pipeline import StagesLost, StepPipeline
 from cutset.errors import EngineError, RequestError
 from cutset.models.run.executor import Executor, LoadedAdapter
 
 __all__ = ["Engine"]
 
+log = logging.getLogger(__name__)
+
 
 class Engine:
-    """Runs requests on an executor, many at a time.
+    """Runs requests on an executor, or on the stages of a pipeline, many at a time.
 
     A step is `schedule → executor.forward → choose → update`, and gives the deltas of the sequences that moved:
 
@@ -40,11 +47,14 @@ class Engine:
                 print(delta.text, end="")
 
     What a request gets depends on its own prompt, parameters and seed alone if the executor's rows do.
+
+    Several steps may be on their way through a pipeline: while one is in its last stage, the next one is in the first.
+    A sequence decodes in one of them at a time. When stages are lost, it is computed again from the tokens it has.
     """
 
     def __init__(
         self,
-        executor: Executor,
+        model: Executor | StepPipeline,  # a pipeline's owner closes it
         tokenizer: StreamingTokenizer,
         *,
         blocks: int,  # of the KV cache
@@ -60,23 +70,31 @@ class Engine:
         eos_token_ids: Iterable[int] | None = None,  # None: the model's
         clock: Callable[[], float] = time.perf_counter,  # seconds
     ) -> None:
-        spec = executor.spec
+        self._pipeline = model if isinstance(model, StepPipeline) else LocalPipeline([model])
+        spec = self._pipeline.spec
         check_sizes(blocks, block_size, max_batch_tokens, max_num_seqs, max_model_len, spec.longest)
-        self.executor = executor
+        self.executor = None if isinstance(model, StepPipeline) else model
         self.vocab_size = spec.vocab_size
         self._without_token = np.zeros(spec.vocab_size, dtype=np.bool_)
         self._without_token[list(without_token)] = True
-        self._masked = np.flatnonzero(self._without_token)
         self.max_model_len = spec.context if max_model_len is None else max_model_len
         self.cache_tokens = blocks * block_size
         self.clock = clock
         eos = spec.eos_token_ids if eos_token_ids is None else eos_token_ids
         self.eos_token_ids = frozenset(one for one in eos if 0 <= one < self.vocab_size)
         self._tokenizer = tokenizer
-        states = StatePool(max_num_seqs, kept_states if prefix_caching else 0) if spec.state_floats else None
-        self._cache = executor.new_cache(blocks, block_size, 0 if states is None else states.slots, kv_dtype)
-        if store is not None and (states is not None or not prefix_caching):
-            raise EngineError("a store of prefixes needs prefix_caching, and a model without states of sequences")
+        states = StatePool(max_num_seqs, kept_states if prefix_caching else 0) if spec.recurrent_layers else None
+        masked = tuple(np.flatnonzero(self._without_token).tolist())
+        slots = 0 if states is None else states.slots
+        self._pipeline.open(StageSetup(blocks, block_size, slots, "int8" if kv_dtype == "int8" else "auto", masked))
+        self._cache = self._pipeline.cache
+        stored = None
+        if store is not None:
+            if states is not None or not prefix_caching or self._cache is None:
+                raise EngineError(
+                    "a store of prefixes needs prefix_caching, and a model without states of sequences in one place"
+                )
+            stored = StoredBlocks(store, self._cache)
         self._pool = BlockPool(blocks)
         self._scheduler = Scheduler(
             self._pool,
@@ -86,11 +104,14 @@ class Engine:
             max_model_len=self.max_model_len,
             prefix_caching=prefix_caching,
             states=states,
-            stored=None if store is None else StoredBlocks(store, self._cache),
+            stored=stored,
         )
         self._requests: dict[str, Request] = {}  # the unfinished ones
         self._arrivals = count()
-        self._steps = self._prefill_rows = self._generated = 0
+        self._numbers = count()  # of steps
+        self._in_flight: dict[int, tuple[Step, float]] = {}  # steps that were sent, and when
+        self._came = -math.inf  # when the last result came
+        self._steps = self._prefill_rows = self._generated = self._losses = 0
 
     def check(self, prompt_ids: Any, params: SamplingParams) -> NDArray[np.int32]:
         """The prompt as (tokens,) int32. Reads nothing that changes, so any thread may call it.
@@ -146,10 +167,10 @@ class Engine:
     def step(self) -> list[Delta]:
         """One forward pass with prefill and decode together. [] if there is nothing to do.
 
-        If the pass fails, the requests in it end, their last deltas have an `error`, and the others go on.
+        Of a pipeline it is the next one that comes back; as many as go into it are sent before. [] if none comes soon.
+        If a pass fails, the requests in it end, their last deltas have an `error`, and the others go on.
         """
-        step = self._scheduler.schedule()
-        return [] if step is None else self._run(step)
+        return self._send(self._scheduler.schedule) + self._receive()
 
     def prefill(self, request_id: str) -> list[Delta]:
         """Computes the prompt of one request, before its turn, and samples the first token of each of its samples.
@@ -162,10 +183,10 @@ class Engine:
             raise RequestError(f"There is no unfinished request {request_id!r}.")
         deltas: list[Delta] = []
         while pending := self._scheduler.prefilling(request.sequences):
-            step = self._scheduler.schedule_prefill(pending)
-            if step is None:
+            failed = self._send(partial(self._scheduler.schedule_prefill, pending))
+            if not self._in_flight and not failed and self._pipeline.depth:
                 raise RequestError(f"There is no room to start request {request_id!r}: let others end, or abort them.")
-            deltas += self._run(step)
+            deltas += failed + self._receive()
         return deltas
 
     def decode(self) -> list[Delta]:
@@ -173,8 +194,13 @@ class Engine:
 
         [] if there is none. As in `step`, one that finds no block preempts the youngest; `prefill` brings it back.
         """
-        step = self._scheduler.schedule_decode()
-        return [] if step is None else self._run(step)
+        deltas: list[Delta] = []
+        while self._in_flight:  # what was sent before
+            deltas += self._receive()
+        deltas += self._send(self._scheduler.schedule_decode, 1)
+        while self._in_flight:
+            deltas += self._receive()
+        return deltas
 
     def abort(self, request_id: str) -> list[Delta]:
         """Ends a request and frees its blocks at once. Its last deltas; [] if there is no such request."""
@@ -197,30 +223,62 @@ class Engine:
             steps=self._steps,
             prompt_tokens=self._prefill_rows,
             generated_tokens=self._generated,
+            in_flight=len(self._in_flight),
+            losses=self._losses,
         )
 
-    def _run(self, step: Step) -> list[Delta]:
-        start = self.clock()
-        try:
-            logits = self.executor.forward(step.batch, self._cache)
-            wanted = (len(step.wanted), self.vocab_size)
-            if logits.shape != wanted:
-                raise EngineError(f"the executor gave logits {logits.shape} instead of {wanted}")
-            if self._masked.size:
-                logits[:, self._masked] = -np.inf
-            known = [sequence.known for sequence in step.wanted]
-            choices = choose(logits, [sequence.sampler for sequence in step.wanted], known)
-        except BaseException as error:
-            # What was being computed is lost, whatever it was. The blocks haven't been published, so nobody reads them.
-            requests = dict.fromkeys(sequence.request for sequence in step.sequences)
-            deltas = [delta for request in requests for delta in self._end(request, error)]
-            if not isinstance(error, Exception):
-                raise
-            return deltas
-        return self._update(step, choices, start)
+    def _send(self, schedule: Callable[[], Step | None], most: int | None = None) -> list[Delta]:
+        """Sends steps while there are such and the pipeline takes them, at most `most`."""
+        self._scheduler.groups = depth = self._pipeline.depth
+        for _ in range(depth - len(self._in_flight) if most is None else min(most, depth)):
+            step = schedule()
+            if step is None:
+                break
+            number = next(self._numbers)
+            self._in_flight[number] = step, self.clock()
+            wanted = step.wanted
+            item = StageItem(number, step.batch, [one.sampler for one in wanted], [one.known for one in wanted])
+            try:
+                self._pipeline.send(item)
+            except Exception as error:
+                del self._in_flight[number]
+                return self._fail(step, error)
+        return []
+
+    def _receive(self) -> list[Delta]:
+        """Takes the next result, if there is one to wait for."""
+        if not self._in_flight and self._pipeline.depth:
+            return []
+        result = self._pipeline.receive(wait=True)
+        if isinstance(result, StagesLost):
+            return self._lose(result)
+        if result is None or result.number not in self._in_flight:  # one of before a loss
+            return []
+        step, sent = self._in_flight.pop(result.number)
+        if result.choices is not None:
+            return self._update(step, result.choices, sent)
+        deltas = self._fail(step, result.error)
+        if result.error is not None and not isinstance(result.error, Exception):
+            raise result.error
+        return deltas
+
+    def _fail(self, step: Step, error: BaseException | None) -> list[Delta]:
+        """What was being computed is lost, whatever it was. The blocks haven't been published, so nobody reads them."""
+        self._scheduler.give_up(step)
+        requests = dict.fromkeys(sequence.request for sequence in step.sequences if step.concerns(sequence))
+        return [delta for request in requests for delta in self._end(request, error)]
+
+    def _lose(self, lost: StagesLost) -> list[Delta]:
+        log.warning("stages were lost, and running sequences are computed again: %s", lost.reason)
+        self._losses += 1
+        self._in_flight.clear()
+        self._scheduler.lose()
+        requests = list(self._requests.values()) if lost.error is not None else []
+        return [delta for request in requests for delta in self._end(request, lost.error)]
 
     def _update(self, step: Step, choices: list[Choice | None], start: float) -> list[Delta]:
         now = self.clock()
+        start, self._came = max(start, self._came), now  # steps on their way together share the time
         self._steps += 1
         for request, rows in step.prefill_rows().items():
             request.count_prefill(rows, now - start)
@@ -228,7 +286,7 @@ class Engine:
         self._scheduler.advance(step)
         deltas: list[Delta] = []
         for sequence, choice in zip(step.wanted, choices, strict=True):
-            if sequence.status is Status.FINISHED:  # another sample of its request has just failed
+            if not step.concerns(sequence):  # it has ended, was preempted, or another sample of its request has failed
                 continue
             if choice is None:
                 deltas += self._end(sequence.request, EngineError("its logits are not numbers, or all are masked"))

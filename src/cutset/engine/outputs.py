@@ -184,3 +184,5 @@ class EngineStats(NamedTuple):
     steps: int
     prompt_tokens: int  # computed in prefill, again after a preemption too
     generated_tokens: int
+    in_flight: int = 0  # steps that are on their way through the stages
+    losses: int = 0  # how often stages were lost, and what they held had to be computed again

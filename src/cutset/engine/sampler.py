@@ -7,7 +7,7 @@ batch. Everything between logits and token is in float64.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 from cutset.engine.outputs import TokenLogprob
 from cutset.engine.params import SamplingParams
 
-__all__ = ["Choice", "TokenSampler", "choose", "kept_tokens", "uniform"]
+__all__ = ["Choice", "SamplerState", "TokenSampler", "choose", "kept_tokens", "uniform"]
+
+
+ALWAYS = 2**31 - 1  # tokens
 
 
 class Choice(NamedTuple):
@@ -23,6 +26,16 @@ class Choice(NamedTuple):
 
     token_id: int
     logprob: TokenLogprob | None
+
+
+class SamplerState(NamedTuple):
+    """What a TokenSampler has beside its parameters when it draws: by it, another one draws the same token."""
+
+    key: int  # of 128 bits
+    masked: NDArray[np.integer]  # ids that can't be drawn now
+    seen: NDArray[np.integer] | None  # ids in prompt or output, where a penalty needs them
+    counted: NDArray[np.integer] | None  # ids in the output, where a penalty needs them, and
+    counts: NDArray[np.integer] | None  # how often they are there
 
 
 class TokenSampler:
@@ -50,6 +63,30 @@ class TokenSampler:
         if params.presence_penalty or params.frequency_penalty:
             self._counts = np.zeros(vocab_size, dtype=np.int32)
         self._penalises = self._seen is not None or self._counts is not None
+
+    def state(self, known: int) -> SamplerState:
+        """What the next draw depends on, after `known` tokens."""
+        seen = None if self._seen is None else np.flatnonzero(self._seen)
+        counted = None if self._counts is None else np.flatnonzero(self._counts)
+        counts = None if self._counts is None else self._counts[counted]
+        return SamplerState(self._key, self._end_ids[: None if self._masks(known) else 0], seen, counted, counts)
+
+    @classmethod
+    def restored(cls, state: SamplerState, *, vocab_size: int, **params: Any) -> Self:
+        """A sampler for one draw, by SamplingParams of these values. Raises RequestError."""
+        least = {"max_tokens": None, "min_tokens": ALWAYS if len(state.masked) else 0}
+        sampler = cls(
+            SamplingParams(**params, **least),
+            seed=state.key % 2**64,
+            index=state.key >> 64,
+            vocab_size=vocab_size,
+            prompt_ids=np.empty(0, np.int32) if state.seen is None else state.seen.astype(np.int32),
+            end_ids=state.masked.tolist(),
+        )
+        sampler.prompt_tokens = 0
+        if sampler._counts is not None and state.counted is not None:
+            sampler._counts[state.counted] = state.counts
+        return sampler
 
     def plain(self, known: int) -> bool:
         """The next token is the likeliest, as the logits are. `known` tokens are there, the prompt's included."""

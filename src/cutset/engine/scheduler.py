@@ -14,6 +14,7 @@ from cutset.engine.step import Step, make_step
 
 __all__ = ["Scheduler"]
 
+LEAST_ROWS = 128  # of a step, where there are that many: a matrix that is read for fewer costs more than they bring
 RESTORED_BYTES = 16 << 20  # read from a store between two steps: some 10 ms, in which nobody gets a token
 
 
@@ -27,6 +28,11 @@ class Scheduler:
     Where the decoder has states of sequences (`states`), a prefix is used again up to the last checkpoint in it. Two
     are made on the way through a prompt: at the end of its last full block, for the same prompt with more behind it,
     and where its blocks ceased to be those of another prompt, for the next one that begins as both do.
+
+    Several steps may be on their way at once (`groups`), each of which may count on those before it: chunks of a prompt
+    follow each other, and sequences that decode are shared out among steps, those that waited longest first. A sequence
+    that gives its blocks back while a step with it is on its way needn't wait for that: whoever gets the blocks comes
+    after it.
 
     What isn't found in the cache may be in a store on disk (`stored`). A sequence that has just got its blocks reads
     them there, some between each two steps, and takes part in none until the first that is missing.
@@ -55,6 +61,8 @@ class Scheduler:
         self.prefix_caching = prefix_caching
         self.running: dict[Sequence, None] = {}  # a dict for its order and O(1) removal
         self.waiting: OrderedDict[Sequence, None] = OrderedDict()
+        self.groups = 1  # steps that may be on their way
+        self._steps = 0
         self.preemptions = 0
         self.prefix_queries = 0  # prompt tokens that were looked up, or would have been
         self.prefix_hits = 0  # of these, tokens found
@@ -72,10 +80,18 @@ class Scheduler:
         sequence.status = Status.FINISHED
         self._release(sequence)
 
+    def lose(self) -> None:
+        """The cache has lost all that it held. Running sequences wait again, and will be computed from their tokens."""
+        for sequence in sorted(self.running, key=lambda one: one.age, reverse=True):
+            self._requeue(sequence)
+        self.pool.forget()
+        if self.states is not None:
+            self.states.forget()
+
     def schedule(self) -> Step | None:
         """The next step, or None if there is nothing to do."""
         rows: dict[Sequence, int] = {}
-        self._decodes(rows)
+        self._decodes(rows, self._share())
         self._prompts(rows, self.running)
         self._admit(rows, self.waiting)
         if self._restoring:
@@ -85,7 +101,7 @@ class Scheduler:
 
     def prefilling(self, sequences: list[Sequence]) -> list[Sequence]:
         """Those of these sequences that wait, or whose prompts are not yet computed."""
-        return [one for one in sequences if one in self.waiting or (one in self.running and one.prefilling)]
+        return [one for one in sequences if one in self.waiting or (one in self.running and not one.prefilled)]
 
     def schedule_prefill(self, sequences: list[Sequence]) -> Step | None:
         """A step with rows of the prompts of these sequences only, or None if there is no room or nothing to do."""
@@ -100,37 +116,67 @@ class Scheduler:
     def schedule_decode(self) -> Step | None:
         """A step with one row of each sequence whose prompt has been computed, or None if there is none."""
         rows: dict[Sequence, int] = {}
-        self._decodes(rows)
+        self._decodes(rows, len(self.running))
         return self._step(rows)
+
+    def _share(self) -> int:
+        """Of the sequences that decode, as many as a step takes if all steps are to be alike."""
+        if self.groups == 1:
+            return len(self.running)
+        decoding = sum(one.known - one.settled == 1 for one in self.running)
+        return -(-decoding // self.groups)
+
+    @property
+    def _budget(self) -> int:
+        """Rows of a step. Where several are on their way smaller ones fill the stages sooner."""
+        if self.groups == 1:
+            return self.max_batch_tokens
+        return max(-(-self.max_batch_tokens // self.groups), min(LEAST_ROWS, self.max_batch_tokens))
 
     def _step(self, rows: dict[Sequence, int]) -> Step | None:
         if self.states is not None:
             for sequence, count in rows.items():
                 assert sequence.state is not None
                 self.states.plan(sequence.state, sequence.computed, sequence.computed + count)
-        return make_step(rows, self.max_model_len)
+        step = make_step(rows, self.max_model_len)
+        self._steps += 1
+        for sequence, count in rows.items():
+            sequence.computed += count
+            sequence.turn = self._steps
+            if self.states is not None and step is not None and sequence.state is not None:
+                step.saves[sequence] = self.states.take(sequence.state)
+        return step
 
     def advance(self, step: Step) -> None:
         """The rows of this step have been computed: their full blocks can be found from now on."""
         for sequence, rows in zip(step.sequences, step.rows, strict=True):
-            before = sequence.computed
-            sequence.computed = before + rows
-            if self.states is not None and sequence.state is not None:
-                saved = [tokens for tokens, _ in sequence.state.saves]
-                digests = {tokens: self._digest(sequence, tokens) for tokens in saved}
-                self.states.advance(sequence.state, digests)
+            saves = step.saves.get(sequence)
+            if not step.concerns(sequence):
+                if self.states is not None and saves is not None:
+                    self.states.give_up(saves)
+                continue
+            before = sequence.settled
+            sequence.settled = before + rows
+            if self.states is not None and saves is not None:
+                self.states.advance(saves, {tokens: self._digest(sequence, tokens) for tokens, _ in saves})
             if not self.prefix_caching:
                 continue
             size = self.block_size
-            while (block := sequence.published) < sequence.computed // size:
+            while (block := sequence.published) < sequence.settled // size:
                 digest = sequence.digest(block, size)
                 tokens = sequence.block_tokens(block, size)
                 self.pool.publish(int(sequence.table[block]), digest, tokens)
                 if self.stored is not None:
                     self.stored.write(int(sequence.table[block]), digest, tokens)
                 sequence.published += 1
-            if sequence.index == 0 and before < sequence.prompt_tokens <= sequence.computed:
+            if sequence.index == 0 and before < sequence.prompt_tokens <= sequence.settled:
                 self._admit_siblings(sequence)
+
+    def give_up(self, step: Step) -> None:
+        """This step has failed. Whether its rows are in the cache is unknown; the caller ends its sequences."""
+        if self.states is not None:
+            for saves in step.saves.values():
+                self.states.give_up(saves)
 
     def _admit_siblings(self, first: Sequence) -> None:
         for sibling in reversed(first.request.sequences[1:]):
@@ -139,11 +185,14 @@ class Scheduler:
                 self.waiting[sibling] = None
                 self.waiting.move_to_end(sibling, last=False)  # they came before all that wait
 
-    def _decodes(self, rows: dict[Sequence, int]) -> None:
-        """One row for each running sequence with one token to compute."""
-        for sequence in list(self.running):
-            if sequence.uncomputed != 1 or sequence.status is not Status.RUNNING:
-                continue
+    def _decodes(self, rows: dict[Sequence, int], most: int) -> None:
+        """One row for each of at most `most` running sequences with one token to compute."""
+        ready = [sequence for sequence in self.running if sequence.uncomputed == 1]
+        if most < len(ready):
+            ready = sorted(ready, key=lambda one: one.turn)[:most]
+        for sequence in ready:
+            if sequence.status is not Status.RUNNING:
+                continue  # it has just been preempted
             if sequence.computed < sequence.block_count * self.block_size or self._grow(sequence, rows):
                 rows[sequence] = 1
 
@@ -167,6 +216,9 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         self.preemptions += 1
+        self._requeue(sequence)
+
+    def _requeue(self, sequence: Sequence) -> None:
         self._release(sequence)
         del self.running[sequence]
         sequence.status = Status.WAITING
@@ -174,14 +226,14 @@ class Scheduler:
         self.waiting.move_to_end(sequence, last=False)
 
     def _prompts(self, rows: dict[Sequence, int], sequences: Iterable[Sequence]) -> None:
-        budget = self.max_batch_tokens - sum(rows.values())
+        budget = self._budget - sum(rows.values())
         for sequence in sequences:
             if budget and sequence not in rows and sequence.prefilling and sequence not in self._restoring:
                 rows[sequence] = min(sequence.uncomputed, budget)
                 budget -= rows[sequence]
 
     def _admit(self, rows: dict[Sequence, int], sequences: Iterable[Sequence]) -> None:
-        budget = self.max_batch_tokens - sum(rows.values())
+        budget = self._budget - sum(rows.values())
         for sequence in list(islice(sequences, self.max_num_seqs - len(self.running))):
             if not budget or not self._start(sequence):
                 return  # those behind it wait too, or a long prompt would wait for ever
@@ -205,7 +257,7 @@ class Scheduler:
         self.pool.share(found)
         sequence.hold(found + self.pool.allocate(new))
         sequence.published = len(found)
-        sequence.computed = sequence.cached = len(found) * self.block_size
+        sequence.computed = sequence.settled = sequence.cached = len(found) * self.block_size
         counts = False
         if sequence.request.cached_tokens is None:  # what it finds after a preemption is its own
             sequence.request.cached_tokens = sequence.cached
@@ -239,6 +291,7 @@ class Scheduler:
             self.pool.publish(int(sequence.table[block]), digest, tokens)
             sequence.published += 1
             sequence.computed += size
+            sequence.settled += size
             sequence.cached += size
             if counts and sequence.request.cached_tokens is not None:
                 sequence.request.cached_tokens += size

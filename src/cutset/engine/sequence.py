@@ -32,11 +32,14 @@ class Sequence:
 
     The invariant, in tokens:
 
-        cached <= computed < known <= limit
+        cached <= settled <= computed <= known <= limit
 
-    `known` tokens have been given or sampled. `computed` of them have keys and values in the blocks of `table`;
-    `cached` of these were found there instead of computed. The last known token is always still to be computed: its
-    logits give the next one. At `limit` the sequence ends.
+    `known` tokens have been given or sampled. `computed` of them have keys and values in the blocks of `table`, for
+    every step that comes after: `settled` of these for certain, the others by steps that are on their way. `cached`
+    were found there instead of computed. When all are computed, the next token is on its way, too. At `limit` the
+    sequence ends.
+
+    `epoch` counts how often it has given its blocks back: a step of an earlier one says nothing about it any more.
     """
 
     __slots__ = (
@@ -46,6 +49,7 @@ class Sequence:
         "block_count",
         "cached",
         "computed",
+        "epoch",
         "index",
         "known",
         "limit",
@@ -53,9 +57,11 @@ class Sequence:
         "published",
         "request",
         "sampler",
+        "settled",
         "state",
         "status",
         "text",
+        "turn",
     )
 
     def __init__(
@@ -77,8 +83,10 @@ class Sequence:
         self.limit = limit
         self.status = Status.WAITING
         self.known = len(prompt_ids)
-        self.computed = 0
+        self.computed = self.settled = 0
         self.cached = 0
+        self.epoch = 0
+        self.turn = 0  # the number of the last step that it was in
         self.block_count = 0
         self.state: SequenceState | None = None  # while it runs, of a decoder that has such
         self.published = 0  # blocks from the start that were found, or have been published
@@ -104,13 +112,22 @@ class Sequence:
 
     @property
     def uncomputed(self) -> int:
-        """Known tokens that are still to be computed: 1 while it decodes."""
+        """Known tokens that no step computes yet: 1 while it decodes, 0 while that one is on its way."""
         return self.known - self.computed
 
     @property
     def prefilling(self) -> bool:
-        """It has not yet got the logits that follow its known tokens, and more than one token leads there."""
-        return self.computed < max(self.prompt_tokens, self.known - 1)
+        """Tokens before its last known one, or of its prompt, are still to be put into a step."""
+        return self.computed < self._prefill_end
+
+    @property
+    def prefilled(self) -> bool:
+        """These have been computed for certain."""
+        return self.settled >= self._prefill_end
+
+    @property
+    def _prefill_end(self) -> int:
+        return max(self.prompt_tokens, self.known - 1)
 
     @property
     def age(self) -> tuple[int, int]:
@@ -139,7 +156,8 @@ class Sequence:
     def drop(self) -> list[int]:
         """Empties its table and forgets what was computed; the blocks are the caller's to release."""
         blocks: list[int] = self.table.tolist()
-        self.block_count = self.computed = self.cached = self.published = 0
+        self.block_count = self.computed = self.settled = self.cached = self.published = 0
+        self.epoch += 1
         return blocks
 
     def block_tokens(self, block: int, size: int) -> bytes:

@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 
-__all__ = ["SequenceState", "StatePool"]
+__all__ = ["Saves", "SequenceState", "StatePool"]
+
+Saves = list[tuple[int, int]]  # checkpoints that a step makes of a sequence: (tokens, slot)
 
 
 @dataclass(slots=True)
@@ -21,7 +23,7 @@ class SequenceState:
     slot: int
     source: int  # where it is now: -1 at the start, a checkpoint's slot before the first step, then `slot`
     marks: list[int] = field(default_factory=list)  # after how many tokens a checkpoint is wanted
-    saves: list[tuple[int, int]] = field(default_factory=list)  # those of the step at hand: (tokens, slot)
+    saves: Saves = field(default_factory=list)  # those of the step that is being made
 
 
 class StatePool:
@@ -65,21 +67,35 @@ class StatePool:
             if slot is not None:
                 state.saves.append((tokens, slot))
 
-    def advance(self, state: SequenceState, digests: dict[int, bytes]) -> None:
-        """That step has been computed: its checkpoints, of which `digests` has the digest by tokens, can be found."""
+    def take(self, state: SequenceState) -> Saves:
+        """That step has been made and will be run before any that follows. Its checkpoints, which belong to it now."""
         self._begun(state)
-        for tokens, slot in state.saves:
+        saves, state.saves = state.saves, []
+        return saves
+
+    def advance(self, saves: Saves, digests: dict[int, bytes]) -> None:
+        """A step has been computed: its checkpoints, of which `digests` has the digest by tokens, can be found."""
+        for tokens, slot in saves:
             if digests[tokens] in self._kept:  # a sequence of the same beginning was first
                 self._spare.append(slot)
             else:
                 self._kept[digests[tokens]] = slot
-        state.saves.clear()
+
+    def give_up(self, saves: Saves) -> None:
+        """The checkpoints of a step that has failed, or has come to nothing."""
+        self._spare += [slot for _, slot in saves]
+
+    def forget(self) -> None:
+        """All slots have lost what they held. No sequence has one."""
+        running = len(self._free)
+        self._spare = list(range(running, self.slots))[::-1]
+        self._kept.clear()
+        self._read.clear()
 
     def end(self, state: SequenceState) -> None:
-        """The sequence ends, or is preempted. What a step would have saved is given up."""
+        """The sequence ends, or is preempted."""
         self._begun(state)
-        self._spare += [slot for _, slot in state.saves]
-        state.saves.clear()
+        self.give_up(state.saves)
         self._free.append(state.slot)
 
     def _begun(self, state: SequenceState) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from cutset.engine.request import Request
 from cutset.engine.sequence import Sequence
+from cutset.engine.states import Saves
 from cutset.models.run.executor import Batch, States
 
 __all__ = ["Step", "make_step"]
@@ -19,14 +20,21 @@ class Step:
 
     sequences: list[Sequence]
     rows: list[int]  # tokens of each that are computed
+    starts: list[int]  # tokens of each that come before these
+    epochs: dict[Sequence, int]  # those at the start of the step
     wanted: list[Sequence]  # those whose logits are asked for, in the order of `batch.logit_rows`
     batch: Batch
+    saves: dict[Sequence, Saves] = field(default_factory=dict)  # checkpoints of states that it makes
+
+    def concerns(self, sequence: Sequence) -> bool:
+        """The sequence still has the blocks and the state that it had when the step was made."""
+        return self.epochs[sequence] == sequence.epoch
 
     def prefill_rows(self) -> dict[Request, int]:
-        """The rows of prompts in it. To be asked before the scheduler counts them as computed."""
+        """The rows of prompts in it, of sequences that it concerns."""
         found: dict[Request, int] = {}
-        for sequence, rows in zip(self.sequences, self.rows, strict=True):
-            if rows > 1 or sequence.computed < sequence.prompt_tokens:
+        for sequence, rows, start in zip(self.sequences, self.rows, self.starts, strict=True):
+            if self.concerns(sequence) and (rows > 1 or start < sequence.prompt_tokens):
                 found[sequence.request] = found.get(sequence.request, 0) + rows
         return found
 
@@ -44,7 +52,7 @@ def make_step(rows: dict[Sequence, int], max_model_len: int) -> Step | None:
     token_ids = np.empty(starts[-1], dtype=np.int32)
     positions = np.empty(starts[-1], dtype=np.int32)
     tables = np.full((len(sequences), max(one.block_count for one in sequences)), -1, dtype=np.int32)
-    context_lens, logit_rows, wanted = [], [], []
+    before, context_lens, logit_rows, wanted = [], [], [], []
     end = 0
     for i, (sequence, count) in enumerate(rows.items()):
         start, end, done = end, end + count, sequence.computed
@@ -54,6 +62,7 @@ def make_step(rows: dict[Sequence, int], max_model_len: int) -> Step | None:
             token_ids[start:end] = sequence.ids[done : done + count]
             positions[start:end] = np.arange(done, done + count)
         tables[i, : sequence.block_count] = sequence.table
+        before.append(done)
         context_lens.append(done + count)
         if done + count == sequence.known:
             logit_rows.append(end - 1)
@@ -70,7 +79,7 @@ def make_step(rows: dict[Sequence, int], max_model_len: int) -> Step | None:
         adapters=adapters if any(adapters) else (),
         states=_states(sequences),
     )
-    return Step(sequences, counts, wanted, batch)
+    return Step(sequences, counts, before, {one: one.epoch for one in sequences}, wanted, batch)
 
 
 def _states(sequences: list[Sequence]) -> States | None:

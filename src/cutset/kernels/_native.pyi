@@ -282,8 +282,13 @@ class Decoder:
         layer_product_scale: float = 1.0,
         layer_input_scale: float = 1.0,
         router_scale: float = 1.0,
+        first: int = 0,
+        stop: int = 0,
     ) -> None:
-        """parameters: by name and layer, -1 for those of no layer; they aren't copied. The embedding may be grouped."""
+        """parameters: by name and layer, -1 for those of no layer; they aren't copied. The embedding may be grouped.
+
+        A stage runs the layers first .. stop alone (0: all from `first` on).
+        """
 
 class KvCache:
     """Keys and values of all layers in blocks of tokens."""
@@ -357,6 +362,7 @@ class Step:
         state_sources: _Ids | None = None,
         state_saves: _Ids | None = None,
         query_scales: _Floats | None = None,
+        hidden: _Floats | None = None,
     ) -> None: ...
     def resume(self, y: _Floats | None = None) -> None:
         """Goes on with the product y (rows, outputs), or with what was written to `output`."""
@@ -372,7 +378,11 @@ class Step:
 
     @property
     def logits(self) -> _Floats:
-        """(wanted, vocab)"""
+        """(wanted, vocab), of the last stage"""
+
+    @property
+    def hidden(self) -> _Floats:
+        """(rows, hidden), the residual stream, of the other stages"""
 
 # The delta codec: cutset.kernels.reference_delta documents these.
 

@@ -41,6 +41,7 @@ from cutset.models.files.lfs import check_no_pointer_at
 from cutset.models.files.specification import describable, write_specification
 from cutset.models.files.writer import new_directory, write_safetensors
 from cutset.models.spec import DecoderSpec, Site, TensorName, activation_bits
+from cutset.models.stages import stage_sites
 from cutset.models.text.tokenizer_files import SENTENCEPIECE_FILES, tokenizer_files
 
 __all__ = [
@@ -227,8 +228,10 @@ def quantized_parts(
 class IntegerLinears:
     """The products in integers, in numpy: the slow twin of the native ones. See cutset.models.run.decoder.Linears."""
 
-    def __init__(self, spec: DecoderSpec, tensors: Mapping[str, Tensor], dtype: str) -> None:
-        self.weights = {site: quantized(spec, tensors, *site) for site in spec.sites()}
+    def __init__(
+        self, spec: DecoderSpec, tensors: Mapping[str, Tensor], dtype: str, layers: range | None = None
+    ) -> None:
+        self.weights = {site: quantized(spec, tensors, *site) for site in stage_sites(spec, layers)}
         self.bits = {
             (site, layer, expert): bits_of_site(dtype, site, layer, weight)
             for (site, layer, expert), (weight, _) in self.weights.items()

@@ -17,7 +17,7 @@ from cutset.kernels import native
 from cutset.models.files.grouped import holds_codes
 from cutset.models.files.integer import IntegerLinears, Progress
 from cutset.models.files.source import ModelSource
-from cutset.models.run.decoder import FloatLinears, ReferenceDecoder
+from cutset.models.run.decoder import FloatLinears, Linears, ReferenceDecoder
 from cutset.models.run.executor import Executor
 from cutset.models.run.grouped_linears import GROUPED, GroupedLinears, runs_grouped
 from cutset.models.spec import DecoderSpec
@@ -75,9 +75,10 @@ def choose(settings: Settings, stored: str) -> BackendChoice:
 
 
 def build_executor(
-    source: ModelSource, settings: Settings, progress: Progress | None = None
+    source: ModelSource, settings: Settings, progress: Progress | None = None, layers: range | None = None
 ) -> tuple[Executor, BackendChoice]:
-    """The executor of a model. Sets the thread budget of the libraries that compute, for the whole process.
+    """The executor of a model, or with `layers` that of a stage of it, a StageExecutor; ConfigError where it can't be
+    cut there. Sets the thread budget of the libraries that compute, for the whole process.
 
     `progress` is told what is being done, and how many of how many are done.
     """
@@ -86,7 +87,8 @@ def build_executor(
     if choice.backend == "native":
         from cutset.models.run.native import NativeDecoder, thread_pool
 
-        decoder = NativeDecoder(spec, tensors, thread_pool(choice.threads), dtype=choice.dtype, progress=progress)
+        pool = thread_pool(choice.threads)
+        decoder = NativeDecoder(spec, tensors, pool, dtype=choice.dtype, progress=progress, layers=layers)
         if not decoder.mapped:
             source.forget()
         return decoder, choice
@@ -97,7 +99,8 @@ def build_executor(
 
         torch.set_num_threads(choice.threads)
         torch_ops = TorchOps(choice.device, choice.dtype)
-        return ReferenceDecoder(spec, tensors, torch_ops, FloatLinears(spec, tensors, torch_ops)), choice
+        floats = FloatLinears(spec, tensors, torch_ops, layers)
+        return ReferenceDecoder(spec, tensors, torch_ops, floats, layers), choice
 
     from threadpoolctl import threadpool_limits
 
@@ -105,11 +108,14 @@ def build_executor(
 
     threadpool_limits(choice.threads)
     ops = NumpyOps()
+    linears: Linears
     if runs_grouped(choice.dtype, tensors):
-        return ReferenceDecoder(spec, tensors, ops, GroupedLinears(spec, tensors, choice.dtype)), choice
-    if choice.dtype in INTEGER:
-        return ReferenceDecoder(spec, tensors, ops, IntegerLinears(spec, tensors, choice.dtype)), choice
-    return ReferenceDecoder(spec, tensors, ops, FloatLinears(spec, tensors, ops)), choice
+        linears = GroupedLinears(spec, tensors, choice.dtype, layers)
+    elif choice.dtype in INTEGER:
+        linears = IntegerLinears(spec, tensors, choice.dtype, layers)
+    else:
+        linears = FloatLinears(spec, tensors, ops, layers)
+    return ReferenceDecoder(spec, tensors, ops, linears, layers), choice
 
 
 def cache_blocks(spec: DecoderSpec, choice: BackendChoice, settings: Settings, context: int) -> int:

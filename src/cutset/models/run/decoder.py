@@ -19,6 +19,7 @@ from cutset.models.run.executor import Batch, KVCache, LoadedAdapter
 from cutset.models.run.recurrent import recur, unpadded
 from cutset.models.run.rope import Rope, query_scales
 from cutset.models.spec import DecoderSpec, Site
+from cutset.models.stages import check_stage, stage_glue, stage_part, stage_sites
 
 __all__ = ["FloatLinears", "Linears", "Ops", "ReferenceDecoder", "Trace"]
 
@@ -41,7 +42,9 @@ class Ops(Protocol):
     def load(self, tensor: Tensor) -> Array: ...
     def floats(self, values: NDArray[np.float32]) -> Array: ...
     def to_numpy(self, x: Array) -> NDArray[Any]: ...
-    def new_cache(self, spec: DecoderSpec, blocks: int, block_size: int, states: int, kv_dtype: str) -> KVCache: ...
+    def new_cache(
+        self, spec: DecoderSpec, layers: range, blocks: int, block_size: int, states: int, kv_dtype: str
+    ) -> KVCache: ...
     def embedding(self, table: Array, ids: NDArray[np.int32]) -> Array: ...
     def linear(self, x: Array, weight: Array) -> Array: ...
     def concat(self, parts: list[Array]) -> Array: ...
@@ -65,11 +68,11 @@ class Ops(Protocol):
 class FloatLinears:
     """The products computed here, in the precision of the `ops`. Weights stay as the checkpoint has them."""
 
-    def __init__(self, spec: DecoderSpec, tensors: Mapping[str, Tensor], ops: Ops) -> None:
+    def __init__(self, spec: DecoderSpec, tensors: Mapping[str, Tensor], ops: Ops, layers: range | None = None) -> None:
         self.ops = ops
         loaded: dict[str, Array] = {}  # tied weights are loaded once
         self.weights: dict[tuple[Site, int, int], list[Array]] = {}
-        for site, layer, expert in spec.sites():
+        for site, layer, expert in stage_sites(spec, layers):
             names = spec.site_tensors(site, layer, expert)
             for name in names:
                 if name not in loaded:
@@ -81,35 +84,58 @@ class FloatLinears:
 
 
 class ReferenceDecoder:
-    """Runs a DecoderSpec; an Executor (see cutset.models.run.executor)."""
+    """Runs a DecoderSpec; an Executor (see cutset.models.run.executor), or with `layers` a StageExecutor, whose
+    `linears` need the products of these layers only."""
 
-    def __init__(self, spec: DecoderSpec, tensors: Mapping[str, Tensor], ops: Ops, linears: Linears) -> None:
+    def __init__(
+        self,
+        spec: DecoderSpec,
+        tensors: Mapping[str, Tensor],
+        ops: Ops,
+        linears: Linears,
+        layers: range | None = None,  # those that run here; None: all
+    ) -> None:
         self.spec, self.ops, self.linears, self.rope = spec, ops, linears, Rope(spec)
+        self.layers = range(spec.layers) if layers is None else layers
+        check_stage(spec, self.layers)
         self.parameters: dict[tuple[str, int], Array] = {}
-        for (role, layer), names in spec.glue().items():
-            value = ops.concat([ops.load(tensors[name]) for name in names])
+        for (role, layer), names in stage_glue(spec, self.layers).items():
+            value = stage_part(spec, self.layers, role, ops.concat([ops.load(tensors[name]) for name in names]))
             self.parameters[role, layer] = value + spec.norm_offset if role.endswith("_norm") else value
-        for layer in spec.attention_layers if spec.v_norm else ():
+        for layer in set(spec.attention_layers).intersection(self.layers) if spec.v_norm else ():
             self.parameters["v_norm", layer] = ops.floats(np.ones(spec.heads_of(layer).head_dim, np.float32))
 
     def new_cache(self, blocks: int, block_size: int, states: int | None = None, kv_dtype: str = "auto") -> KVCache:
         """Room for keys and values of `blocks` blocks of `block_size` tokens, and for `states` states of sequences."""
-        return self.ops.new_cache(self.spec, blocks, block_size, blocks if states is None else states, kv_dtype)
+        states = blocks if states is None else states
+        return self.ops.new_cache(self.spec, self.layers, blocks, block_size, states, kv_dtype)
 
     def load_adapter(self, adapter: LoraAdapter) -> LoadedAdapter:
         """Loads an adapter's matrices: the parts of each site, as (first output, down, up, scale)."""
         handle: dict[tuple[Site, int, int], list[tuple[int, Array, Array, float]]] = {}
+        sites = set(stage_sites(self.spec, self.layers))
         for part in adapter.parts:
+            if (part.site, part.layer, part.expert) not in sites:
+                continue
             pair = self.ops.floats(part.down), self.ops.floats(part.up)
             handle.setdefault((part.site, part.layer, part.expert), []).append((part.first, *pair, part.scale))
         return LoadedAdapter(adapter.name, adapter.digest, handle)
 
-    def forward(self, batch: Batch, cache: KVCache, trace: Trace | None = None) -> NDArray[np.float32]:
-        """Runs the rows of a batch; logits (wanted, vocab)."""
+    def forward(
+        self,
+        batch: Batch,
+        cache: KVCache,
+        trace: Trace | None = None,
+        *,
+        hidden: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]:
+        """Runs the rows of a batch; logits (wanted, vocab). A stage takes `hidden` and gives it: see StageExecutor."""
         with self.ops.inference():
-            return self._forward(batch, cache, trace or _no_trace)
+            return self._forward(batch, cache, trace or _no_trace, hidden)
 
-    def _forward(self, batch: Batch, cache: KVCache, trace: Trace) -> NDArray[np.float32]:
+    def _forward(
+        self, batch: Batch, cache: KVCache, trace: Trace, hidden: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
         ops, spec = self.ops, self.spec
         cos, sin = self.rope.rows(batch.positions, batch.row_starts, batch.limits)  # (tables, rows, pairs)
         turned = zip(cos, sin, spec.rotary_dims, strict=True)
@@ -117,11 +143,8 @@ class ReferenceDecoder:
         scales = query_scales(spec, batch.positions)
         q_scales = None if scales is None else ops.floats(scales[:, None, None])
         adapted = _Adapted.of(batch)
-        x = ops.embedding(self.parameters["embedding", -1], batch.token_ids)  # (rows, hidden)
-        x = _scaled(x, spec.embedding_scale)
-        trace("embedding", -1, x)
-        told = self._layer_inputs(x, batch)
-        for layer in range(spec.layers):
+        x, told = self._entered(batch, hidden, trace)  # (rows, hidden)
+        for layer in self.layers:
             table = spec.rope_table(layer)
             turn = turns[table] if table >= 0 else None
             mixed = self._mixed(layer, x, turn, q_scales, batch, cache, adapted, trace)
@@ -138,6 +161,8 @@ class ReferenceDecoder:
             if spec.layer_scales:
                 x = x * self.parameters["layer_scale", layer]
             trace("mlp_add" if told is None else "layer_add", layer, x)
+        if self.layers.stop < spec.layers:
+            return ops.to_numpy(x).astype(np.float32, copy=False)
         x = ops.rms_norm(ops.take(x, batch.logit_rows), self.parameters["final_norm", -1], spec.norm_eps)
         trace("final_norm", -1, x)
         adapted = adapted.take(batch.logit_rows)
@@ -148,12 +173,26 @@ class ReferenceDecoder:
         trace("lm_head", -1, logits)
         return ops.to_numpy(logits).astype(np.float32, copy=False)
 
+    def _entered(self, batch: Batch, hidden: NDArray[np.float32] | None, trace: Trace) -> tuple[Array, Array | None]:
+        """The residual stream as it comes to the layers here, and what they are told of the rows' tokens."""
+        if (hidden is None) != (self.layers.start == 0):
+            raise ValueError("the first stage takes tokens, the others what the one before gave")
+        table = self.parameters.get(("embedding", -1))
+        tokens = (
+            None if table is None else _scaled(self.ops.embedding(table, batch.token_ids), self.spec.embedding_scale)
+        )
+        told = self._layer_inputs(tokens, batch)
+        if hidden is not None:
+            return self.ops.floats(hidden), told
+        trace("embedding", -1, tokens)
+        return tokens, told
+
     def _layer_inputs(self, x: Array, batch: Batch) -> Array | None:
-        """What all layers are told of the rows' tokens, (rows, layers, width)."""
+        """What the layers here are told of the rows' tokens, whose embedding is x: (rows, layers, width)."""
         inputs, ops = self.spec.layer_inputs, self.ops
         if inputs is None:
             return None
-        shape = (-1, self.spec.layers, inputs.width)
+        shape = (-1, len(self.layers), inputs.width)
         product = ops.linear(x, self.parameters["layer_product", -1]) * inputs.product_scale
         product = ops.rms_norm(product.reshape(shape), self.parameters["layer_product_norm", -1], self.spec.norm_eps)
         own = ops.embedding(self.parameters["layer_embedding", -1], batch.token_ids).reshape(shape)
@@ -162,7 +201,7 @@ class ReferenceDecoder:
     def _layer_input(self, layer: int, x: Array, told: Array) -> Array:
         """What a layer adds at its end by what it is told."""
         gate = self.ops.linear(x, self.parameters["layer_gate", layer])
-        active = self.ops.gated(self.ops.concat([gate, told[:, layer]]), self.spec)
+        active = self.ops.gated(self.ops.concat([gate, told[:, layer - self.layers.start]]), self.spec)
         return self._taken("layer_output_norm", layer, self.ops.linear(active, self.parameters["layer_out", layer]))
 
     def _taken(self, norm: str, layer: int, x: Array) -> Array:

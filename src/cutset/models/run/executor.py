@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cutset.models.files.adapter import LoraAdapter
 from cutset.models.spec import DecoderSpec
 
-__all__ = ["Batch", "Executor", "KVCache", "LoadedAdapter", "States"]
+__all__ = ["Batch", "Executor", "KVCache", "LoadedAdapter", "StageExecutor", "States"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,4 +141,31 @@ class Executor(Protocol):
 
     def forward(self, batch: Batch, cache: KVCache) -> NDArray[np.float32]:
         """Runs the rows, appends their keys and values to the cache; logits (wanted, vocab) in float32."""
+        ...
+
+
+class StageExecutor(Protocol):
+    """An Executor of a range of layers, which holds the weights of these alone; its caches are as large as they need.
+
+    The first range has the embedding, the last one the final norm and the head: see cutset.models.stages.
+    """
+
+    spec: DecoderSpec  # of the whole decoder
+    layers: range  # those that run here
+
+    def new_cache(self, blocks: int, block_size: int, states: int | None = None, kv_dtype: str = "auto") -> KVCache:
+        """As Executor.new_cache, for the layers here."""
+        ...
+
+    def load_adapter(self, adapter: LoraAdapter) -> LoadedAdapter:
+        """Takes in what an adapter has for the layers here."""
+        ...
+
+    def forward(
+        self, batch: Batch, cache: KVCache, *, hidden: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Runs the rows through these layers. `hidden` (rows, hidden): the residual stream that the range before gave.
+
+        Gives the residual stream (rows, hidden) of all rows in float32, or the last range's logits (wanted, vocab).
+        """
         ...

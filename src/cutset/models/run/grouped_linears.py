@@ -17,6 +17,7 @@ from cutset.kernels.reference_grouped import grouped_linear, quantize_groups, sp
 from cutset.models.files.grouped import GroupedTensor, GroupedWeight, GroupScales
 from cutset.models.files.tensor import Tensor
 from cutset.models.spec import DecoderSpec, Site
+from cutset.models.stages import stage_sites
 
 __all__ = [
     "ACTIVATION_BITS",
@@ -90,8 +91,10 @@ def _rounded(weight: Floats, how: Rounding, quantize: Quantize) -> GroupedWeight
 class GroupedLinears:
     """The products of grouped weights in numpy: the slow twin of the native ones. See cutset.models.run.decoder."""
 
-    def __init__(self, spec: DecoderSpec, tensors: Mapping[str, Tensor], dtype: str) -> None:
-        self._weights = {site: site_weights(spec, tensors, dtype, site) for site in spec.sites()}
+    def __init__(
+        self, spec: DecoderSpec, tensors: Mapping[str, Tensor], dtype: str, layers: range | None = None
+    ) -> None:
+        self._weights = {site: site_weights(spec, tensors, dtype, site) for site in stage_sites(spec, layers)}
 
     def __call__(self, site: Site, layer: int, expert: int, rows: Floats) -> Floats:
         parts = self._weights[site, layer, expert]

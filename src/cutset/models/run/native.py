@@ -21,6 +21,7 @@ from cutset.models.run.executor import Batch, LoadedAdapter
 from cutset.models.run.grouped_linears import ACTIVATION_BITS, native_linears, runs_grouped, site_weights
 from cutset.models.run.rope import Rope, query_scales
 from cutset.models.spec import ConvSpec, DecoderSpec, DeltaSpec, Site
+from cutset.models.stages import check_stage, stage_glue, stage_part, stage_sites
 
 __all__ = ["NativeCache", "NativeDecoder", "SplitLinears", "local_linears", "thread_pool"]
 
@@ -59,6 +60,9 @@ class NativeDecoder:
 
     `linears` computes the products: `native.LocalLinears` in one call for all of them, or a function that is called
     at each site. Several threads may call `forward` at once on blocks of their own.
+
+    With `layers` it is a stage of that decoder, a StageExecutor, with the weights and the cache of these layers alone.
+    Raises ConfigError where the decoder can't be cut there.
     """
 
     def __init__(
@@ -70,8 +74,11 @@ class NativeDecoder:
         *,
         dtype: str = "float32",  # of the products, where they are computed here
         progress: Progress | None = None,
+        layers: range | None = None,  # those that run here; None: all
     ) -> None:
         self.spec, self.pool, self.rope = spec, pool, Rope(spec)
+        self.layers = range(spec.layers) if layers is None else layers
+        check_stage(spec, self.layers)
         moe = spec.moe
         sizes: dict[str, Any] = {}
         if moe is not None:
@@ -85,7 +92,8 @@ class NativeDecoder:
                 "router_scale": moe.router_scale,
             }
         sizes |= _recurrence(spec) | _layers(spec)
-        parameters = _parameters(spec, tensors, pool if linears is None and dtype == "stored" else None)
+        stored = pool if linears is None and dtype == "stored" else None
+        parameters = _parameters(spec, self.layers, tensors, stored)
         self.core = native.Decoder(
             vocab=spec.vocab_size,
             hidden=spec.hidden,
@@ -115,12 +123,14 @@ class NativeDecoder:
             sparse=[layer in spec.sparse_layers for layer in range(spec.layers)],
             parameters=parameters,
             pool=pool,
+            first=self.layers.start,
+            stop=self.layers.stop,
             **sizes,
         )
         # Weights that lie in a mapped file, which is quick to start with but slower than huge pages in the long run.
         self._mapped: list[native.LinearI8] = []
         self._tensors, self._started = tensors, False
-        embedding = parameters["embedding", -1]
+        embedding = parameters.get(("embedding", -1))
         # A table of few bits, which a tied head multiplies with, too.
         self.embedding_codes = embedding if isinstance(embedding, native.LinearGrouped) else None
         self.linears = linears or local_linears(self, tensors, dtype, progress)
@@ -131,14 +141,17 @@ class NativeDecoder:
         return NativeCache(self.core, blocks, block_size, states, int8=kv_dtype == "int8")
 
     def load_adapter(self, adapter: LoraAdapter) -> LoadedAdapter:
-        """Packs an adapter's matrices."""
+        """Packs an adapter's matrices, of the layers that run here."""
         packed = native.Adapter(self.core)
+        sites = set(stage_sites(self.spec, self.layers))
         for part in adapter.parts:
+            if (part.site, part.layer, part.expert) not in sites:
+                continue
             packed.put(part.site, part.layer, part.expert, part.down, part.up, part.first, part.scale)
         return LoadedAdapter(adapter.name, adapter.digest, packed)
 
-    def forward(self, batch: Batch, cache: Any, trace: Trace | None = None) -> Floats:
-        """Runs the rows of a batch; logits (wanted, vocab)."""
+    def forward(self, batch: Batch, cache: Any, trace: Trace | None = None, *, hidden: Floats | None = None) -> Floats:
+        """Runs the rows of a batch; logits (wanted, vocab). A stage takes `hidden` and gives it: see StageExecutor."""
         self._move_in()
         cos, sin = self.rope.rows(batch.positions, batch.row_starts, batch.limits)
         if trace is not None or not cache.idle:
@@ -157,6 +170,7 @@ class NativeDecoder:
             **_states(batch),
             query_scales=query_scales(self.spec, batch.positions),
             adapters=[None if one is None else one.handle for one in batch.adapters] if batch.adapters else None,
+            hidden=hidden,
         )
         if isinstance(self.linears, native.Linears):
             step.run(self.linears)
@@ -167,10 +181,10 @@ class NativeDecoder:
                 site, layer, expert, rows = waiting
                 self.linears(site, layer, expert, rows, step.output)
                 step.resume()
-        logits = step.logits
+        found = step.logits if self.layers.stop == self.spec.layers else step.hidden
         if trace is None:
             cache.idle.append(step)
-        return logits
+        return found
 
     @property
     def mapped(self) -> bool:
@@ -204,7 +218,7 @@ def local_linears(
     Raises CheckpointError where the sums of a site may pass 2^30 - 1 even with 8-bit activations.
     """
     linears = native.LocalLinears(decoder.core, decoder.pool)
-    sites = decoder.spec.sites()
+    sites = stage_sites(decoder.spec, decoder.layers)
     grouped = runs_grouped(dtype, tensors)
     for number, (site, layer, expert) in enumerate(sites):
         if progress is not None:
@@ -257,12 +271,12 @@ def _integer_linear(
 
 
 def _parameters(
-    spec: DecoderSpec, tensors: Mapping[str, Tensor], pool: native.Pool | None
+    spec: DecoderSpec, layers: range, tensors: Mapping[str, Tensor], pool: native.Pool | None
 ) -> dict[tuple[str, int], Floats | native.LinearGrouped]:
-    """The parameters of the glue, by role and layer: the core goes by the same names. With a pool the embedding stays
-    as the file has it."""
+    """The parameters of the glue of these layers, by role and layer: the core goes by the same names. With a pool the
+    embedding stays as the file has it."""
     found: dict[tuple[str, int], Floats | native.LinearGrouped] = {}
-    for key, names in spec.glue().items():
+    for key, names in stage_glue(spec, layers).items():
         table = tensors[names[0]]
         if pool is not None and key == ("embedding", -1) and isinstance(table, GroupedTensor):
             (linear,) = native_linears([table.grouped()], pool)
@@ -275,9 +289,10 @@ def _parameters(
             value = value + np.float32(spec.norm_offset)
         if key[0] == "conv":
             value = value[:, 0].T  # (taps, channels)
-        found[key] = np.ascontiguousarray(value)
+        found[key] = np.ascontiguousarray(stage_part(spec, layers, key[0], value))
     for layer in spec.attention_layers if spec.v_norm else ():
-        found["v_norm", layer] = np.ones(spec.heads_of(layer).head_dim, np.float32)
+        if layer in layers:
+            found["v_norm", layer] = np.ones(spec.heads_of(layer).head_dim, np.float32)
     return found
 
 

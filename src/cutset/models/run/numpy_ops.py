@@ -19,16 +19,18 @@ Floats = NDArray[np.float32]
 
 
 class NumpyCache:
-    """Keys and values, (2, blocks * block_size, kv_heads, head_dim), and states, (slots, floats), of each layer that
-    has such. In 8 bits they are codes, and `scales` has the same shape without head_dim."""
+    """Keys and values, (2, blocks * block_size, kv_heads, head_dim), and states, (slots, floats), of each of
+    `layers` that has such. In 8 bits they are codes, and `scales` has the same shape without head_dim."""
 
-    def __init__(self, spec: DecoderSpec, blocks: int, block_size: int, states: int, kv_dtype: str = "auto") -> None:
+    def __init__(
+        self, spec: DecoderSpec, layers: range, blocks: int, block_size: int, states: int, kv_dtype: str = "auto"
+    ) -> None:
         self.blocks, self.block_size = blocks, block_size
         # Zeros, which cost no memory until a page is written: long caches are left to the operating system.
         int8 = kv_dtype == "int8"
         self.data: dict[int, NDArray[Any]] = {}
         self.scales: dict[int, Floats] = {}
-        for layer in spec.attention_layers:
+        for layer in (one for one in spec.attention_layers if one in layers):
             heads = spec.heads_of(layer)
             shape = (2, blocks * block_size, heads.kv_heads, heads.head_dim)
             self.data[layer] = np.zeros(shape, dtype=np.int8 if int8 else np.float32)
@@ -36,7 +38,7 @@ class NumpyCache:
                 self.scales[layer] = np.zeros(shape[:-1], dtype=np.float32)
         size = spec.recurrent.state if spec.recurrent is not None else 0
         self.states: dict[int, Floats] = {
-            layer: np.zeros((states, size), dtype=np.float32) for layer in sorted(spec.recurrent_layers)
+            layer: np.zeros((states, size), dtype=np.float32) for layer in layers if layer in spec.recurrent_layers
         }
         stores = [*self.data.values(), *self.scales.values(), *self.states.values()]
         self.nbytes = sum(one.nbytes for one in stores)
@@ -79,8 +81,10 @@ class NumpyOps:
     def to_numpy(self, x: Floats) -> Floats:
         return x
 
-    def new_cache(self, spec: DecoderSpec, blocks: int, block_size: int, states: int, kv_dtype: str) -> NumpyCache:
-        return NumpyCache(spec, blocks, block_size, states, kv_dtype)
+    def new_cache(
+        self, spec: DecoderSpec, layers: range, blocks: int, block_size: int, states: int, kv_dtype: str
+    ) -> NumpyCache:
+        return NumpyCache(spec, layers, blocks, block_size, states, kv_dtype)
 
     def embedding(self, table: Floats, ids: NDArray[np.int32]) -> Floats:
         return reference.embedding(table, ids)

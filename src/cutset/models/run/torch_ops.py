@@ -34,16 +34,23 @@ def torch_device(name: str) -> torch.device:
 
 
 class TorchCache:
-    """Keys and values, (2, blocks * block_size, kv_heads, head_dim), and states, (slots, floats), of each layer that
-    has such. In 8 bits they are codes, and `scales` has the same shape without head_dim."""
+    """Keys and values, (2, blocks * block_size, kv_heads, head_dim), and states, (slots, floats), of each of
+    `layers` that has such. In 8 bits they are codes, and `scales` has the same shape without head_dim."""
 
     def __init__(
-        self, spec: DecoderSpec, blocks: int, block_size: int, states: int, ops: TorchOps, kv_dtype: str = "auto"
+        self,
+        spec: DecoderSpec,
+        layers: range,
+        blocks: int,
+        block_size: int,
+        states: int,
+        ops: TorchOps,
+        kv_dtype: str = "auto",
     ) -> None:
         self.blocks, self.block_size, self.dtype = blocks, block_size, ops.dtype
         self.data: dict[int, torch.Tensor] = {}
         self.scales: dict[int, torch.Tensor] = {}
-        for layer in spec.attention_layers:
+        for layer in (one for one in spec.attention_layers if one in layers):
             heads = spec.heads_of(layer)
             shape = (2, blocks * block_size, heads.kv_heads, heads.head_dim)
             dtype = torch.int8 if kv_dtype == "int8" else ops.dtype
@@ -53,7 +60,8 @@ class TorchCache:
         size = spec.recurrent.state if spec.recurrent is not None else 0
         self.states = {
             layer: torch.zeros((states, size), dtype=torch.float32, device=ops.device)
-            for layer in sorted(spec.recurrent_layers)
+            for layer in layers
+            if layer in spec.recurrent_layers
         }
         stores = [*self.data.values(), *self.scales.values(), *self.states.values()]
         self.nbytes = sum(one.nbytes for one in stores)
@@ -116,8 +124,10 @@ class TorchOps:
     def _indices(self, values: NDArray[np.integer]) -> torch.Tensor:
         return torch.from_numpy(np.asarray(values, dtype=np.int64)).to(self.device)
 
-    def new_cache(self, spec: DecoderSpec, blocks: int, block_size: int, states: int, kv_dtype: str) -> TorchCache:
-        return TorchCache(spec, blocks, block_size, states, self, kv_dtype)
+    def new_cache(
+        self, spec: DecoderSpec, layers: range, blocks: int, block_size: int, states: int, kv_dtype: str
+    ) -> TorchCache:
+        return TorchCache(spec, layers, blocks, block_size, states, self, kv_dtype)
 
     def embedding(self, table: torch.Tensor, ids: NDArray[np.int32]) -> torch.Tensor:
         return table[self._indices(ids)]

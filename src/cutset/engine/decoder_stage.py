@@ -1,0 +1,122 @@
+"""A stage of a decoder: the executor of a range of layers and the cache that it owns; the last one draws the tokens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutset.engine.sampler import Choice, choose
+from cutset.engine.stage_item import StageItem, StageSetup, decode_item, encode_choices
+from cutset.errors import CutsetError, EngineError, FrameError
+from cutset.models.files.adapter import LoraAdapter
+from cutset.models.run.executor import Executor, LoadedAdapter, StageExecutor
+
+__all__ = ["BATCH", "CHOICES", "HIDDEN", "DecoderStage"]
+
+BATCH, HIDDEN, CHOICES = "batch", "hidden", "choices"  # the values that go in and out
+
+Floats = NDArray[np.float32]
+Array = NDArray[Any]
+
+
+class DecoderStage:
+    """Runs items on the layers of its executor; a `cutset.cluster.stage.Stage`.
+
+    The first stage takes "batch", the others "hidden", too. The last one gives "choices", the others "hidden":
+
+        batch    (bytes,) uint8, an item as `encode_item` gives it; every stage gets the same
+        hidden   (rows, hidden) float32, the residual stream
+        choices  (bytes,) uint8, as `decode_choices` reads it
+
+    Items must come in the order in which the engine made them, one at a time. After one that fails the cache holds what
+    it held, but for the rows of that item. A new engine, or one that has lost a stage, begins with whatever the cache
+    holds: it reads nothing that it hasn't written.
+    """
+
+    def __init__(self, executor: Executor | StageExecutor, setup: StageSetup) -> None:
+        self.executor, self.setup = executor, setup
+        spec, layers = executor.spec, executor_layers(executor)
+        self.first, self.last = layers.start == 0, layers.stop == spec.layers
+        self.cache = executor.new_cache(setup.blocks, setup.block_size, setup.states, setup.kv_dtype)
+        self._adapters: dict[bytes, LoadedAdapter] = {}
+        self._masked = np.array(setup.masked, dtype=np.intp)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The values that it takes."""
+        return (BATCH,) if self.first else (BATCH, HIDDEN)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The values that it gives."""
+        return (CHOICES,) if self.last else (HIDDEN,)
+
+    def load_adapter(self, adapter: LoraAdapter) -> None:
+        """Takes in an adapter, which items may then name by its digest."""
+        loaded = self.executor.load_adapter(adapter)
+        self._adapters[loaded.digest] = loaded
+
+    def run(
+        self, source: int, values: Mapping[str, Array], observe: Callable[[float], None] | None = None
+    ) -> dict[str, Array]:
+        """An item's values from those of the stage before. Raises FrameError for what is no item of this engine's, and
+        EngineError, with the executor's own as its cause, if it fails: then the requests in it are lost, no others."""
+        spec = self.executor.spec
+        item = decode_item(
+            np.ascontiguousarray(values[BATCH]).data,
+            self.setup,
+            vocab_size=spec.vocab_size,
+            adapters=self._adapters,
+            sampling=self.last,
+        )
+        started = time.perf_counter()
+        hidden = None if self.first else self._checked(values[HIDDEN], len(item.batch.token_ids))
+        try:
+            made = self.forward(item, hidden)
+            found = made if not self.last else np.frombuffer(encode_choices(self.choose(item, made)), np.uint8)
+        except CutsetError:
+            raise
+        except Exception as error:
+            raise EngineError(f"a stage failed: {str(error).rstrip('.') or type(error).__name__}") from error
+        if observe is not None:
+            observe(time.perf_counter() - started)
+        return {self.outputs[0]: found}
+
+    def forward(self, item: StageItem, hidden: Floats | None = None) -> Floats:
+        """The residual stream (rows, hidden) after this stage, or logits (wanted, vocab) of the last one.
+
+        Adapters that this stage has taken in stand for those of the same digest in the batch.
+        """
+        batch = item.batch
+        if batch.adapters and self._adapters:
+            own = (None if one is None else self._adapters.get(one.digest, one) for one in batch.adapters)
+            batch = replace(batch, adapters=tuple(own))
+        if hidden is None:
+            return self.executor.forward(batch, self.cache)
+        return cast(StageExecutor, self.executor).forward(batch, self.cache, hidden=hidden)
+
+    def choose(self, item: StageItem, logits: Floats) -> list[Choice | None]:
+        """The tokens that follow the wanted rows; None where logits are no numbers or all are masked."""
+        wanted = (len(item.batch.logit_rows), self.executor.spec.vocab_size)
+        if logits.shape != wanted:
+            raise EngineError(f"the executor gave logits {logits.shape} instead of {wanted}")
+        if self._masked.size:
+            logits[:, self._masked] = -np.inf
+        return choose(logits, item.samplers, item.known)
+
+    def _checked(self, hidden: Array, rows: int) -> Floats:
+        wanted = (rows, self.executor.spec.hidden)
+        if hidden.dtype != np.float32 or hidden.shape != wanted:
+            raise FrameError(f"hidden states are {hidden.dtype} {hidden.shape} instead of float32 {wanted}")
+        return np.ascontiguousarray(hidden)
+
+
+def executor_layers(executor: Executor | StageExecutor) -> range:
+    """The layers that an executor runs: all, unless it says otherwise."""
+    layers: range = getattr(executor, "layers", None) or range(executor.spec.layers)
+    return layers

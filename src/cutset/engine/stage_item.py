@@ -1,0 +1,368 @@
+"""What goes from stage to stage: the rows of a step, and what it takes to draw the tokens that follow the wanted ones.
+
+An item stands alone: a stage keeps nothing of a sequence but what its cache holds. Its bytes are a msgpack array of
+numbers and of arrays in little-endian order. Whoever decodes one takes nothing for granted: what isn't exactly such an
+item, within these bounds, is a FrameError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from cutset.engine.outputs import TokenLogprob
+from cutset.engine.params import MAX_LOGPROBS
+from cutset.engine.sampler import Choice, SamplerState, TokenSampler
+from cutset.errors import FrameError, RequestError
+from cutset.models.run.executor import Batch, LoadedAdapter, States
+
+__all__ = [
+    "MOST_ITEM",
+    "StageItem",
+    "StageSetup",
+    "decode_choices",
+    "decode_item",
+    "decode_setup",
+    "encode_choices",
+    "encode_item",
+    "encode_setup",
+]
+
+MOST_ITEM = 64 << 20  # bytes
+MOST_ROWS = 1 << 20  # of a step
+MOST_SEQUENCES = 1 << 16
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+Name = Annotated[str, msgspec.Meta(max_length=1000)]
+Digest = Annotated[bytes, msgspec.Meta(max_length=64)]
+Key = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+Ints = Annotated[bytes, msgspec.Meta(max_length=MOST_ITEM)]  # an array of int32
+
+
+class _Part(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
+    pass
+
+
+class StageSetup(_Part):
+    """What an engine tells its stages before its first item: the cache of each, and which ids are never drawn."""
+
+    blocks: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+    block_size: Annotated[int, msgspec.Meta(ge=1, le=2**20)]  # tokens
+    states: Number = 0  # slots for states of sequences, where the decoder has such
+    kv_dtype: Literal["auto", "int8"] = "auto"  # see Executor.new_cache
+    masked: Annotated[tuple[Number, ...], msgspec.Meta(max_length=2**20)] = ()  # ids for which there is no token
+
+
+@dataclass(frozen=True, slots=True)
+class StageItem:
+    """A step on its way. In this process the samplers are the engine's own; elsewhere they are rebuilt from bytes."""
+
+    number: int  # counts up; never used twice
+    batch: Batch  # block numbers and slots are those of the engine's scheduler; all stages go by the same
+    samplers: Sequence[TokenSampler]  # of the wanted rows, in the order of `batch.logit_rows`
+    known: Sequence[int]  # how many tokens each of these sequences has: the position of the one that is drawn
+
+
+class _Sampling(_Part):
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    logprobs: Annotated[int, msgspec.Meta(ge=0, le=MAX_LOGPROBS)] | None
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    key: Key
+    known: Number
+    masked: Ints  # ids that can't be drawn now: end tokens before min_tokens
+    seen: Ints | None  # ids in prompt or output, ascending
+    counted: Ints | None  # ids in the output, ascending
+    counts: Ints | None  # how often these are there
+
+
+class _Adapter(_Part):
+    name: Name
+    digest: Digest
+
+
+class _States(_Part):
+    slots: Ints
+    sources: Ints
+    saves: Ints
+
+
+class _Item(_Part):
+    number: Count
+    sequences: Annotated[int, msgspec.Meta(ge=1, le=MOST_SEQUENCES)]
+    rows: Annotated[int, msgspec.Meta(ge=1, le=MOST_ROWS)]
+    token_ids: Ints
+    positions: Ints
+    row_starts: Ints
+    context_lens: Ints
+    block_tables: Ints
+    logit_rows: Ints
+    limits: Ints
+    states: _States | None
+    adapters: Annotated[list[_Adapter], msgspec.Meta(max_length=MOST_SEQUENCES)]  # those of the batch, once each
+    chosen: Ints  # (sequences,) which of them each sequence has, -1 for none; or empty
+    sampling: msgspec.Raw  # list[_Sampling], read by the last stage alone
+
+
+class _Logprob(_Part):
+    token_id: Number
+    logprob: float
+    rank: Number
+    top: Annotated[list[tuple[Number, float]], msgspec.Meta(max_length=MAX_LOGPROBS)]
+
+
+class _Choice(_Part):
+    token_id: Number
+    logprob: _Logprob | None
+
+
+_encoder = msgspec.msgpack.Encoder()
+_items = msgspec.msgpack.Decoder(_Item)
+_samplings = msgspec.msgpack.Decoder(Annotated[list[_Sampling], msgspec.Meta(max_length=MOST_ROWS)])
+_setups = msgspec.msgpack.Decoder(StageSetup)
+_choices = msgspec.msgpack.Decoder(Annotated[list[_Choice | None], msgspec.Meta(max_length=MOST_ROWS)])
+
+
+def encode_setup(setup: StageSetup) -> bytes:
+    """The bytes of a setup."""
+    return _encoder.encode(setup)
+
+
+def decode_setup(data: bytes | memoryview) -> StageSetup:
+    """Raises FrameError."""
+    return _decoded(_setups, data, "setup of stages")  # type: ignore[no-any-return]
+
+
+def encode_item(item: StageItem) -> bytes:
+    """The bytes of an item."""
+    batch = item.batch
+    if batch.key_mask is not None:
+        raise ValueError("a padded batch doesn't go through stages")
+    states = (
+        None
+        if batch.states is None
+        else _States(*map(_bytes, (batch.states.slots, batch.states.sources, batch.states.saves)))
+    )
+    adapters = {one.digest: one for one in batch.adapters if one is not None}
+    order = {digest: place for place, digest in enumerate(adapters)}
+    chosen = np.array([-1 if one is None else order[one.digest] for one in batch.adapters], dtype=np.int32)
+    sampling = [_sampling(sampler, known) for sampler, known in zip(item.samplers, item.known, strict=True)]
+    arrays = (
+        batch.token_ids,
+        batch.positions,
+        batch.row_starts,
+        batch.context_lens,
+        batch.block_tables,
+        batch.logit_rows,
+        batch.limits,
+    )
+    return _encoder.encode(
+        _Item(
+            item.number,
+            len(batch.context_lens),
+            len(batch.token_ids),
+            *map(_bytes, arrays),
+            states,
+            [_Adapter(one.name, one.digest) for one in adapters.values()],
+            _bytes(chosen),
+            msgspec.Raw(_encoder.encode(sampling)),
+        )
+    )
+
+
+def decode_item(
+    data: bytes | memoryview,
+    setup: StageSetup,
+    *,
+    vocab_size: int,
+    adapters: Mapping[bytes, LoadedAdapter] | None = None,  # of this stage's executor, by digest
+    sampling: bool = True,  # False: leave the samplers out, as all stages but the last may
+) -> StageItem:
+    """The item; its numbers lie within `setup` and the vocabulary, so any executor may run it. Raises FrameError."""
+    found: _Item = _decoded(_items, data, "item")
+    batch = _batch(found, adapters or {})
+    _check(batch, setup, vocab_size)
+    if not sampling:
+        return StageItem(found.number, batch, (), ())
+    draws: list[_Sampling] = _decoded(_samplings, found.sampling, "item")
+    if len(draws) != len(batch.logit_rows):
+        raise FrameError(f"an item wants {len(batch.logit_rows)} tokens and says how to draw {len(draws)}")
+    return StageItem(found.number, batch, [_sampler(one, vocab_size) for one in draws], [one.known for one in draws])
+
+
+def encode_choices(choices: Sequence[Choice | None]) -> bytes:
+    """The bytes of what the last stage has drawn."""
+    return _encoder.encode([None if one is None else _Choice(one.token_id, _logprob(one.logprob)) for one in choices])
+
+
+def decode_choices(data: bytes | memoryview, *, wanted: int, vocab_size: int) -> list[Choice | None]:
+    """What was drawn for `wanted` rows. Raises FrameError."""
+    found: list[_Choice | None] = _decoded(_choices, data, "choices")
+    if len(found) != wanted:
+        raise FrameError(f"{len(found)} tokens were drawn instead of {wanted}")
+    choices: list[Choice | None] = []
+    for one in found:
+        if one is None:
+            choices.append(None)
+            continue
+        told = one.logprob
+        ids = [one.token_id] if told is None else [one.token_id, told.token_id, *(token for token, _ in told.top)]
+        if max(ids) >= vocab_size:
+            raise FrameError(f"a token {max(ids)} was drawn, outside the vocabulary of {vocab_size}")
+        choices.append(
+            Choice(
+                one.token_id,
+                None if told is None else TokenLogprob(told.token_id, told.logprob, told.rank, tuple(told.top)),
+            )
+        )
+    return choices
+
+
+def _decoded(decoder: Any, data: Any, what: str) -> Any:
+    size = memoryview(data).nbytes
+    if size > MOST_ITEM:
+        raise FrameError(f"an {what} of {size} bytes is too large", too_large=True)
+    try:
+        return decoder.decode(data)
+    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+        raise FrameError(f"this is no {what}: {error}") from None
+
+
+def _bytes(array: NDArray[np.integer]) -> bytes:
+    return array.astype("<i4", copy=False).tobytes()
+
+
+def _ints(data: bytes, name: str, size: int | None = None) -> NDArray[np.int32]:
+    if len(data) % 4 or (size is not None and len(data) != 4 * size):
+        raise FrameError(
+            f"{name} of an item has {len(data)} bytes" + ("" if size is None else f" instead of {4 * size}")
+        )
+    return np.frombuffer(data, dtype="<i4").astype(np.int32, copy=False)
+
+
+def _batch(found: _Item, adapters: Mapping[bytes, LoadedAdapter]) -> Batch:
+    rows, sequences = found.rows, found.sequences
+    tables = _ints(found.block_tables, "block_tables")
+    if len(tables) % sequences:
+        raise FrameError("block_tables of an item hasn't a row for each sequence")
+    states = None
+    if found.states is not None:
+        saves = _ints(found.states.saves, "saves")
+        if len(saves) % 3:
+            raise FrameError("saves of an item aren't threes of numbers")
+        slots, sources = (_ints(part, "states", sequences) for part in (found.states.slots, found.states.sources))
+        states = States(slots, sources, saves.reshape(-1, 3))
+    return Batch(
+        token_ids=_ints(found.token_ids, "token_ids", rows),
+        positions=_ints(found.positions, "positions", rows),
+        row_starts=_ints(found.row_starts, "row_starts", sequences + 1),
+        context_lens=_ints(found.context_lens, "context_lens", sequences),
+        block_tables=tables.reshape(sequences, -1),
+        logit_rows=_ints(found.logit_rows, "logit_rows"),
+        limits=_ints(found.limits, "limits", sequences),
+        adapters=_adapters(found, adapters),
+        states=states,
+    )
+
+
+def _adapters(found: _Item, adapters: Mapping[bytes, LoadedAdapter]) -> tuple[LoadedAdapter | None, ...]:
+    if not found.chosen:
+        return ()
+    loaded: list[LoadedAdapter] = []
+    for one in found.adapters:
+        if one.digest not in adapters:
+            raise FrameError(f"the adapter {one.name!r} isn't loaded here, or is another one")
+        loaded.append(adapters[one.digest])
+    chosen = _ints(found.chosen, "adapters", found.sequences).tolist()
+    if min(chosen) < -1 or max(chosen) >= len(loaded):
+        raise FrameError("an item names an adapter that isn't there")
+    return tuple(None if one < 0 else loaded[one] for one in chosen)
+
+
+def _check(batch: Batch, setup: StageSetup, vocab_size: int) -> None:
+    """Raises FrameError unless all numbers of a batch lie where they may."""
+    counts = np.diff(batch.row_starts.astype(np.int64))
+    rows = len(batch.token_ids)
+    _within("row_starts", batch.row_starts[[0, -1]] - [0, rows], 0, 0)
+    _within("row_starts", counts, 1, rows)
+    _within("token_ids", batch.token_ids, 0, vocab_size - 1)
+    _within("logit_rows", batch.logit_rows, 0, rows - 1)
+    blocks = batch.block_tables.shape[1]
+    _within("context_lens", batch.context_lens - counts, 0, 2**31 - 1)
+    _within("context_lens", batch.context_lens, 1, blocks * setup.block_size)
+    _within("limits", batch.limits.astype(np.int64) - batch.context_lens, 0, 2**31 - 1)
+    _within("positions", batch.positions, 0, max(0, int(batch.limits.max()) - 1))
+    used = -(-batch.context_lens // setup.block_size)
+    _within("block_tables", batch.block_tables[np.arange(blocks)[None, :] < used[:, None]], 0, setup.blocks - 1)
+    if (batch.states is None) != (setup.states == 0):
+        raise FrameError("an item has states of sequences where there are none, or none where there are")
+    if (states := batch.states) is not None:
+        _within("states", states.slots, 0, setup.states - 1)
+        _within("states", states.sources, -1, setup.states - 1)
+        _within("saves", states.saves[:, 0], 0, len(counts) - 1)
+        _within("saves", states.saves[:, 2], 0, setup.states - 1)
+
+
+def _within(name: str, values: NDArray[np.integer], low: int, high: int) -> None:
+    if values.size and not (int(values.min()) >= low and int(values.max()) <= high):
+        raise FrameError(f"{name} of an item has a number that can't be")
+
+
+def _sampling(sampler: TokenSampler, known: int) -> _Sampling:
+    state, params = sampler.state(known), sampler.params
+    return _Sampling(
+        float(params.temperature),
+        float(params.top_p),
+        params.top_k,
+        float(params.min_p),
+        params.logprobs,
+        float(params.repetition_penalty),
+        float(params.presence_penalty),
+        float(params.frequency_penalty),
+        state.key.to_bytes(16, "little"),
+        known,
+        _bytes(state.masked),
+        *(None if one is None else _bytes(one) for one in (state.seen, state.counted, state.counts)),
+    )
+
+
+def _sampler(found: _Sampling, vocab_size: int) -> TokenSampler:
+    lists = [None if one is None else _ints(one, "sampling") for one in (found.seen, found.counted, found.counts)]
+    masked, (seen, counted, counts) = _ints(found.masked, "sampling"), lists
+    if (counted is None) != (counts is None) or (
+        counted is not None and counts is not None and len(counted) != len(counts)
+    ):
+        raise FrameError("sampling of an item has other counts than tokens")
+    for ids in (masked, seen, counted):
+        if ids is not None:
+            _within("sampling", ids, 0, vocab_size - 1)
+    state = SamplerState(int.from_bytes(found.key, "little"), masked, seen, counted, counts)
+    try:
+        return TokenSampler.restored(
+            state,
+            vocab_size=vocab_size,
+            temperature=found.temperature,
+            top_p=found.top_p,
+            top_k=found.top_k,
+            min_p=found.min_p,
+            logprobs=found.logprobs,
+            repetition_penalty=found.repetition_penalty,
+            presence_penalty=found.presence_penalty,
+            frequency_penalty=found.frequency_penalty,
+        )
+    except RequestError as error:
+        raise FrameError(f"sampling of an item: {error}") from None
+
+
+def _logprob(told: TokenLogprob | None) -> _Logprob | None:
+    return None if told is None else _Logprob(told.token_id, told.logprob, told.rank, list(told.top))

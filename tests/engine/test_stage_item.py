@@ -1,0 +1,282 @@
+"""The bytes of an item: what comes back is what went in, and nothing else is taken."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields, replace
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from cutset.engine import SamplingParams, TokenLogprob
+from cutset.engine.decoder_stage import DecoderStage
+from cutset.engine.sampler import Choice, TokenSampler, choose
+from cutset.engine.stage_item import (
+    StageItem,
+    StageSetup,
+    decode_choices,
+    decode_item,
+    decode_setup,
+    encode_choices,
+    encode_item,
+    encode_setup,
+)
+from cutset.errors import CutsetError, FrameError
+from cutset.models.run.executor import Batch, LoadedAdapter, States
+
+from .fake import VOCAB, FakeExecutor
+
+SETUP = StageSetup(blocks=9, block_size=4, states=5, masked=(3, 299))
+ADAPTER = LoadedAdapter("tuned", b"d" * 16, "handle")
+MUTATIONS = int(os.environ.get("CUTSET_FUZZ", "3000"))
+
+
+def ints(*values: int) -> np.ndarray:
+    return np.array(values, dtype=np.int32)
+
+
+def batch() -> Batch:
+    return Batch(
+        token_ids=ints(5, 6, 7, 250, 1, 2),
+        positions=ints(0, 1, 2, 9, 4, 5),
+        row_starts=ints(0, 3, 4, 6),
+        context_lens=ints(3, 10, 6),
+        block_tables=ints(4, -1, -1, 0, 8, 2, 1, 3, -1).reshape(3, 3),
+        logit_rows=ints(2, 3),
+        limits=ints(30, 30, 30),
+        adapters=(None, ADAPTER, ADAPTER),
+        states=States(ints(0, 1, 4), ints(-1, 1, 3), ints(0, 3, 2).reshape(1, 3)),
+    )
+
+
+def samplers() -> tuple[list[TokenSampler], list[int]]:
+    """Two that have drawn some tokens: (samplers, known)."""
+    prompt = ints(5, 6, 7)
+    first = SamplingParams(seed=-1, n=2, repetition_penalty=1.3, presence_penalty=0.2, top_k=-1, logprobs=4)
+    made = [
+        TokenSampler(first, seed=-1, index=1, vocab_size=VOCAB, prompt_ids=prompt),
+        TokenSampler(
+            SamplingParams(temperature=0.3, min_tokens=9, seed=7, min_p=0.01, top_p=0.99),
+            seed=7,
+            index=0,
+            vocab_size=VOCAB,
+            prompt_ids=prompt,
+            end_ids=range(150),
+        ),
+    ]
+    for token in (9, 9, 11, 250):
+        for one in made:
+            one.observe(token)
+    return made, [7, 7]
+
+
+def item() -> StageItem:
+    return StageItem(2**40, batch(), *samplers())
+
+
+def decoded(data: bytes, setup: StageSetup = SETUP, **options: Any) -> StageItem:
+    return decode_item(data, setup, vocab_size=VOCAB, adapters={ADAPTER.digest: ADAPTER}, **options)
+
+
+def test_an_item_comes_back_as_it_was() -> None:
+    whole = item()
+    found = decoded(encode_item(whole))
+    assert found.number == whole.number
+    assert list(found.known) == [7, 7]
+    for field in fields(Batch):
+        ours, theirs = getattr(whole.batch, field.name), getattr(found.batch, field.name)
+        if isinstance(ours, np.ndarray):
+            assert theirs.dtype == np.int32
+            np.testing.assert_array_equal(theirs, ours)
+        elif field.name != "states":
+            assert theirs == ours
+    assert whole.batch.states is not None
+    assert found.batch.states is not None
+    for name in ("slots", "sources", "saves"):
+        np.testing.assert_array_equal(getattr(found.batch.states, name), getattr(whole.batch.states, name))
+    assert encode_item(found) == encode_item(whole)
+    assert decoded(encode_item(whole), sampling=False).samplers == ()
+    bare = replace(whole.batch, adapters=(), states=None, logit_rows=ints())
+    again = decoded(encode_item(StageItem(0, bare, [], [])), msgspec.structs.replace(SETUP, states=0))
+    assert again.batch.adapters == ()
+    assert again.batch.states is None
+    assert again.samplers == []
+
+
+def test_samplers_draw_the_same_elsewhere() -> None:
+    whole = item()
+    found = decoded(encode_item(whole))
+    logits = np.random.default_rng(1).standard_normal((2, VOCAB)).astype(np.float32) * 3
+    choices = choose(logits, whole.samplers, whole.known)
+    assert choose(logits, found.samplers, found.known) == choices
+    assert choices[1] is not None
+    assert choices[1].token_id >= 150
+    rng = np.random.default_rng(2)
+    params = [
+        SamplingParams(temperature=temperature, top_p=top_p, top_k=top_k, frequency_penalty=frequency, min_tokens=least)
+        for temperature in (0, 0.7, 1.5)
+        for top_p in (1.0, 0.5)
+        for top_k in (0, 5)
+        for frequency in (0, -2, 1.25)
+        for least in (0, 5)
+    ]
+    for number, one in enumerate(params):
+        sampler = TokenSampler(
+            one, seed=number, index=number % 3, vocab_size=VOCAB, prompt_ids=ints(1, 2), end_ids=range(0, 300, 2)
+        )
+        for known in range(2, 10):
+            row = (rng.standard_normal((1, VOCAB)) * 4).astype(np.float32)
+            sent = StageItem(0, replace(batch(), logit_rows=ints(2)), [sampler], [known])
+            other = decoded(encode_item(sent))
+            [choice] = choose(row, [sampler], [known])
+            assert choose(row, other.samplers, other.known) == [choice]
+            assert choice is not None
+            sampler.observe(choice.token_id)
+
+
+def test_choices_come_back_as_they_were() -> None:
+    choices = [
+        Choice(5, None),
+        None,
+        Choice(299, TokenLogprob(299, -0.1234567890123456789, 300, ((299, -1e-300), (0, -50.5)))),
+    ]
+    assert decode_choices(encode_choices(choices), wanted=3, vocab_size=VOCAB) == choices
+    for wanted, vocab in ((2, VOCAB), (4, VOCAB), (3, 299), (3, 5)):
+        with pytest.raises(FrameError):
+            decode_choices(encode_choices(choices), wanted=wanted, vocab_size=vocab)
+    for data in (b"", b"\x00", b"\xc0", b"\x91\x91\x01", b"\xdd\xff\xff\xff\xff", encode_choices(choices) + b"\x00"):
+        with pytest.raises(FrameError):
+            decode_choices(data, wanted=3, vocab_size=VOCAB)
+
+
+def test_a_setup_comes_back_as_it_was() -> None:
+    assert decode_setup(encode_setup(SETUP)) == SETUP
+    for wrong in (
+        [0, 4],
+        [1, 0],
+        [1, 2, -1],
+        [1, 2, 3, "int4"],
+        [1, 2, 3, "auto", [-1]],
+        [1],
+        [1, 2, 0, "auto", [], 1],
+    ):
+        with pytest.raises(FrameError, match="this is no setup of stages"):
+            decode_setup(msgspec.msgpack.encode(wrong))
+
+
+WRONG: dict[str, dict[str, Any]] = {
+    "a token outside the vocabulary": {"token_ids": ints(5, 6, 7, 300, 1, 2)},
+    "a negative token": {"token_ids": ints(5, 6, 7, -1, 1, 2)},
+    "a block that isn't there": {"block_tables": ints(4, -1, -1, 0, 9, 2, 1, 3, -1).reshape(3, 3)},
+    "no block where one is used": {"block_tables": ints(4, -1, -1, 0, -1, 2, 1, 3, -1).reshape(3, 3)},
+    "too few blocks": {"block_tables": ints(4, 0, 1).reshape(3, 1)},
+    "rows that go back": {"row_starts": ints(0, 4, 3, 6)},
+    "rows that begin late": {"row_starts": ints(1, 3, 4, 6)},
+    "rows that end early": {"row_starts": ints(0, 3, 4, 5)},
+    "too short a context": {"context_lens": ints(2, 10, 6)},
+    "too long a context": {"context_lens": ints(3, 13, 6)},
+    "a huge context": {"context_lens": ints(3, 2**31 - 1, 6)},
+    "an empty context": {"context_lens": ints(3, 10, 0)},
+    "a limit that is passed": {"limits": ints(30, 9, 30)},
+    "a position beyond the limit": {"positions": ints(0, 1, 2, 30, 4, 5)},
+    "a negative position": {"positions": ints(0, 1, 2, -1, 4, 5)},
+    "a wanted row that isn't there": {"logit_rows": ints(2, 6)},
+    "a state that isn't there": {"states": States(ints(0, 1, 5), ints(-1, 1, 3), ints().reshape(0, 3))},
+    "a source that isn't there": {"states": States(ints(0, 1, 4), ints(-2, 1, 3), ints().reshape(0, 3))},
+    "a copy that isn't there": {"states": States(ints(0, 1, 4), ints(-1, 1, 3), ints(0, 3, 5).reshape(1, 3))},
+    "a copy of nobody": {"states": States(ints(0, 1, 4), ints(-1, 1, 3), ints(3, 3, 2).reshape(1, 3))},
+    "no states": {"states": None},
+    "another adapter": {"adapters": (None, None, LoadedAdapter("other", b"e" * 16, None))},
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_numbers_lie_where_they_may(name: str) -> None:
+    data = encode_item(replace(item(), batch=replace(batch(), **WRONG[name])))
+    with pytest.raises(FrameError):
+        decoded(data)
+
+
+def test_parts_must_fit_together() -> None:
+    parts = msgspec.msgpack.decode(encode_item(item()))
+    assert isinstance(parts, list)
+    for place, part in enumerate(parts):
+        wrongs: list[Any] = [None, [], "x", -1, 2**63, b"abc", 1.5]
+        if isinstance(part, bytes):
+            wrongs += [part + b"\0\0\0\0", part[:-4], part[:-1]]
+        for wrong in wrongs:
+            if wrong == part or (place == 11 and wrong is None) or (place == 12 and wrong == []):
+                continue
+            if place == 13 and wrong == b"":
+                continue
+            with pytest.raises(FrameError):
+                decoded(msgspec.msgpack.encode([*parts[:place], wrong, *parts[place + 1 :]]))
+    with pytest.raises(FrameError):
+        decoded(msgspec.msgpack.encode([*parts, 1]))
+    with pytest.raises(FrameError):
+        decoded(msgspec.msgpack.encode(parts[:-1]))
+    for number in range(len(parts[-1])):  # one who is to be drawn for is missing
+        with pytest.raises(FrameError, match="wants 2 tokens"):
+            decoded(msgspec.msgpack.encode([*parts[:-1], parts[-1][:number]]))
+    for place, wrong in (
+        (0, -1.0),
+        (0, float("nan")),
+        (1, 2.0),
+        (2, -5),
+        (4, 21),
+        (5, 0.0),
+        (8, b"short"),
+        (10, b"\xff" * 4),
+    ):
+        sampling = [list(one) for one in parts[-1]]
+        sampling[0][place] = wrong
+        with pytest.raises(FrameError):
+            decoded(msgspec.msgpack.encode([*parts[:-1], sampling]))
+    sampling = [list(one) for one in parts[-1]]
+    sampling[0][13] = sampling[0][13] + b"\0\0\0\0"  # more counts than tokens
+    with pytest.raises(FrameError):
+        decoded(msgspec.msgpack.encode([*parts[:-1], sampling]))
+
+
+def test_a_large_item_is_refused_by_its_length() -> None:
+    with pytest.raises(FrameError, match="too large") as caught:
+        decoded(bytes((64 << 20) + 1))
+    assert caught.value.too_large
+
+
+def test_random_bytes_end_in_a_frame_error_or_in_an_item_that_runs() -> None:
+    """What is accepted can be run by an executor that checks nothing."""
+    rng = np.random.default_rng(6)
+    setup = msgspec.structs.replace(SETUP, states=0, masked=())
+    whole = encode_item(StageItem(3, replace(batch(), states=None, adapters=()), *samplers()))
+    stage = DecoderStage(FakeExecutor(), setup)
+    stage.executor.check = lambda *_: None  # type: ignore[union-attr]
+    refused = 0
+    for _ in range(MUTATIONS):
+        data = bytearray(whole)
+        for _ in range(int(rng.integers(1, 4))):
+            place = int(rng.integers(len(data)))
+            match int(rng.integers(4)):
+                case 0:
+                    data[place] = int(rng.integers(256))
+                case 1:
+                    del data[place : place + int(rng.integers(1, 9))]
+                case 2:
+                    data[place:place] = rng.integers(0, 256, int(rng.integers(1, 9))).astype(np.uint8).tobytes()
+                case _:
+                    data[place] ^= 1 << int(rng.integers(8))
+            data = data or bytearray(b"\0")
+        try:
+            stage.run(0, {"batch": np.frombuffer(bytes(data), np.uint8)})
+        except FrameError:
+            refused += 1
+        except CutsetError as error:
+            raise AssertionError(bytes(data).hex()) from error
+    assert MUTATIONS * 0.3 < refused < MUTATIONS
+
+
+def test_padding_has_no_way_through_stages() -> None:
+    with pytest.raises(ValueError, match="padded"):
+        encode_item(replace(item(), batch=replace(batch(), key_mask=np.ones((3, 10), dtype=np.bool_))))
