@@ -194,7 +194,7 @@ WRONG: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_numbers_lie_where_they_may(name: str) -> None:
-    data = encode_item(replace(item(), batch=replace(batch(), **WRONG[name])))
+    data = encode_item(item()._replace(batch=replace(batch(), **WRONG[name])))
     with pytest.raises(FrameError):
         decoded(data)
 
@@ -279,4 +279,4 @@ def test_random_bytes_end_in_a_frame_error_or_in_an_item_that_runs() -> None:
 
 def test_padding_has_no_way_through_stages() -> None:
     with pytest.raises(ValueError, match="padded"):
-        encode_item(replace(item(), batch=replace(batch(), key_mask=np.ones((3, 10), dtype=np.bool_))))
+        encode_item(item()._replace(batch=replace(batch(), key_mask=np.ones((3, 10), dtype=np.bool_))))

@@ -178,7 +178,7 @@ def test_adapters_of_every_stage() -> None:
     assert with_adapters(engine, [None, *(slow.load_adapter(adapter(seed)) for seed in (1, 2))]) == right
     engine.add("unknown", [1, 2], adapter=LoadedAdapter("a9", b"x" * 16, None))
     [delta] = drain(engine)
-    with pytest.raises(FrameError, match="the adapter .a9. isn.t loaded here"):
+    with pytest.raises(FrameError, match=r"the adapter .a9. isn.t loaded here"):
         raise delta.error or AssertionError
 
 

@@ -27,7 +27,6 @@ from cutset.models.stages import (
     stage_state_floats,
     stage_tensors,
 )
-
 from models.test_grouped_models import DENSE as GROUPED
 from models.test_grouped_models import codes_of
 from models.test_native import BLOCK, BLOCKS, DENSE, SPECS, WHOLE, batch_of, native_decoder, tensors_of, told_apart

@@ -109,7 +109,7 @@ class Engine:
         self._requests: dict[str, Request] = {}  # the unfinished ones
         self._arrivals = count()
         self._numbers = count()  # of steps
-        self._in_flight: dict[int, tuple[Step, float]] = {}  # steps that were sent, and when
+        self._in_flight: dict[int, Step] = {}  # those that were sent, by their numbers
         self._came = -math.inf  # when the last result came
         self._steps = self._prefill_rows = self._generated = self._losses = 0
 
@@ -170,7 +170,9 @@ class Engine:
         Of a pipeline it is the next one that comes back; as many as go into it are sent before. [] if none comes soon.
         If a pass fails, the requests in it end, their last deltas have an `error`, and the others go on.
         """
-        return self._send(self._scheduler.schedule) + self._receive()
+        deltas = self._send(self._scheduler.schedule)
+        deltas += self._receive()
+        return deltas
 
     def prefill(self, request_id: str) -> list[Delta]:
         """Computes the prompt of one request, before its turn, and samples the first token of each of its samples.
@@ -229,17 +231,20 @@ class Engine:
 
     def _send(self, schedule: Callable[[], Step | None], most: int | None = None) -> list[Delta]:
         """Sends steps while there are such and the pipeline takes them, at most `most`."""
-        self._scheduler.groups = depth = self._pipeline.depth
-        for _ in range(depth - len(self._in_flight) if most is None else min(most, depth)):
+        depth = self._pipeline.depth
+        if depth != self._scheduler.groups:
+            self._scheduler.share_out(depth)
+        if most is not None:
+            depth = min(most, depth)
+        while len(self._in_flight) < depth:
             step = schedule()
             if step is None:
                 break
             number = next(self._numbers)
-            self._in_flight[number] = step, self.clock()
-            wanted = step.wanted
-            item = StageItem(number, step.batch, [one.sampler for one in wanted], [one.known for one in wanted])
+            self._in_flight[number] = step
+            step.sent = self.clock()
             try:
-                self._pipeline.send(item)
+                self._pipeline.send(StageItem(number, step.batch, step.samplers, step.known))
             except Exception as error:
                 del self._in_flight[number]
                 return self._fail(step, error)
@@ -254,9 +259,9 @@ class Engine:
             return self._lose(result)
         if result is None or result.number not in self._in_flight:  # one of before a loss
             return []
-        step, sent = self._in_flight.pop(result.number)
+        step = self._in_flight.pop(result.number)
         if result.choices is not None:
-            return self._update(step, result.choices, sent)
+            return self._update(step, result.choices)
         deltas = self._fail(step, result.error)
         if result.error is not None and not isinstance(result.error, Exception):
             raise result.error
@@ -265,7 +270,7 @@ class Engine:
     def _fail(self, step: Step, error: BaseException | None) -> list[Delta]:
         """What was being computed is lost, whatever it was. The blocks haven't been published, so nobody reads them."""
         self._scheduler.give_up(step)
-        requests = dict.fromkeys(sequence.request for sequence in step.sequences if step.concerns(sequence))
+        requests = dict.fromkeys(sequence.request for sequence in step.concerned())
         return [delta for request in requests for delta in self._end(request, error)]
 
     def _lose(self, lost: StagesLost) -> list[Delta]:
@@ -276,17 +281,18 @@ class Engine:
         requests = list(self._requests.values()) if lost.error is not None else []
         return [delta for request in requests for delta in self._end(request, lost.error)]
 
-    def _update(self, step: Step, choices: list[Choice | None], start: float) -> list[Delta]:
+    def _update(self, step: Step, choices: list[Choice | None]) -> list[Delta]:
         now = self.clock()
-        start, self._came = max(start, self._came), now  # steps on their way together share the time
+        start, self._came = max(step.sent, self._came), now  # steps on their way together share the time
         self._steps += 1
         for request, rows in step.prefill_rows().items():
             request.count_prefill(rows, now - start)
             self._prefill_rows += rows
         self._scheduler.advance(step)
         deltas: list[Delta] = []
-        for sequence, choice in zip(step.wanted, choices, strict=True):
-            if not step.concerns(sequence):  # it has ended, was preempted, or another sample of its request has failed
+        for place, choice in zip(step.wanted, choices, strict=True):
+            sequence = step.sequences[place]
+            if sequence.epoch != step.epochs[place]:  # preempted, cancelled, or another sample of its request failed
                 continue
             if choice is None:
                 deltas += self._end(sequence.request, EngineError("its logits are not numbers, or all are masked"))

@@ -84,7 +84,7 @@ class TokenSampler:
             end_ids=state.masked.tolist(),
         )
         sampler.prompt_tokens = 0
-        if sampler._counts is not None and state.counted is not None:
+        if sampler._counts is not None and state.counted is not None and state.counts is not None:
             sampler._counts[state.counted] = state.counts
         return sampler
 

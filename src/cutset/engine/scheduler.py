@@ -61,7 +61,8 @@ class Scheduler:
         self.prefix_caching = prefix_caching
         self.running: dict[Sequence, None] = {}  # a dict for its order and O(1) removal
         self.waiting: OrderedDict[Sequence, None] = OrderedDict()
-        self.groups = 1  # steps that may be on their way
+        self.groups = 1  # steps that may be on their way; see `share_out`
+        self._budget = max_batch_tokens  # rows of a step
         self._steps = 0
         self.preemptions = 0
         self.prefix_queries = 0  # prompt tokens that were looked up, or would have been
@@ -79,6 +80,11 @@ class Scheduler:
         self.waiting.pop(sequence, None)
         sequence.status = Status.FINISHED
         self._release(sequence)
+
+    def share_out(self, groups: int) -> None:
+        """That many steps may be on their way from now on. Where there are several, smaller ones fill stages sooner."""
+        self.groups, most = max(groups, 1), self.max_batch_tokens
+        self._budget = most if groups <= 1 else max(-(-most // groups), min(LEAST_ROWS, most))
 
     def lose(self) -> None:
         """The cache has lost all that it held. Running sequences wait again, and will be computed from their tokens."""
@@ -126,13 +132,6 @@ class Scheduler:
         decoding = sum(one.known - one.settled == 1 for one in self.running)
         return -(-decoding // self.groups)
 
-    @property
-    def _budget(self) -> int:
-        """Rows of a step. Where several are on their way smaller ones fill the stages sooner."""
-        if self.groups == 1:
-            return self.max_batch_tokens
-        return max(-(-self.max_batch_tokens // self.groups), min(LEAST_ROWS, self.max_batch_tokens))
-
     def _step(self, rows: dict[Sequence, int]) -> Step | None:
         if self.states is not None:
             for sequence, count in rows.items():
@@ -144,20 +143,20 @@ class Scheduler:
             sequence.computed += count
             sequence.turn = self._steps
             if self.states is not None and step is not None and sequence.state is not None:
-                step.saves[sequence] = self.states.take(sequence.state)
+                step.saves.append(self.states.take(sequence.state))
         return step
 
     def advance(self, step: Step) -> None:
         """The rows of this step have been computed: their full blocks can be found from now on."""
-        for sequence, rows in zip(step.sequences, step.rows, strict=True):
-            saves = step.saves.get(sequence)
-            if not step.concerns(sequence):
-                if self.states is not None and saves is not None:
+        for place, (sequence, rows, epoch) in enumerate(zip(step.sequences, step.rows, step.epochs, strict=True)):
+            saves = step.saves[place] if step.saves else []
+            if sequence.epoch != epoch:
+                if self.states is not None:
                     self.states.give_up(saves)
                 continue
             before = sequence.settled
             sequence.settled = before + rows
-            if self.states is not None and saves is not None:
+            if self.states is not None:
                 self.states.advance(saves, {tokens: self._digest(sequence, tokens) for tokens, _ in saves})
             if not self.prefix_caching:
                 continue
@@ -175,7 +174,7 @@ class Scheduler:
     def give_up(self, step: Step) -> None:
         """This step has failed. Whether its rows are in the cache is unknown; the caller ends its sequences."""
         if self.states is not None:
-            for saves in step.saves.values():
+            for saves in step.saves:
                 self.states.give_up(saves)
 
     def _admit_siblings(self, first: Sequence) -> None:

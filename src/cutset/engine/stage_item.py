@@ -8,8 +8,7 @@ item, within these bounds, is a FrameError.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -45,11 +44,11 @@ Key = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Ints = Annotated[bytes, msgspec.Meta(max_length=MOST_ITEM)]  # an array of int32
 
 
-class _Part(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
+class _Part(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     pass
 
 
-class StageSetup(_Part):
+class StageSetup(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
     """What an engine tells its stages before its first item: the cache of each, and which ids are never drawn."""
 
     blocks: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
@@ -59,8 +58,7 @@ class StageSetup(_Part):
     masked: Annotated[tuple[Number, ...], msgspec.Meta(max_length=2**20)] = ()  # ids for which there is no token
 
 
-@dataclass(frozen=True, slots=True)
-class StageItem:
+class StageItem(NamedTuple):
     """A step on its way. In this process the samplers are the engine's own; elsewhere they are rebuilt from bytes."""
 
     number: int  # counts up; never used twice
@@ -171,7 +169,7 @@ def encode_item(item: StageItem) -> bytes:
             item.number,
             len(batch.context_lens),
             len(batch.token_ids),
-            *map(_bytes, arrays),
+            *(_bytes(array) for array in arrays),
             states,
             [_Adapter(one.name, one.digest) for one in adapters.values()],
             _bytes(chosen),

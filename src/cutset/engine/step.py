@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cutset.engine.request import Request
+from cutset.engine.sampler import TokenSampler
 from cutset.engine.sequence import Sequence
 from cutset.engine.states import Saves
 from cutset.models.run.executor import Batch, States
@@ -14,27 +16,30 @@ from cutset.models.run.executor import Batch, States
 __all__ = ["Step", "make_step"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Step:
     """One step."""
 
     sequences: list[Sequence]
     rows: list[int]  # tokens of each that are computed
     starts: list[int]  # tokens of each that come before these
-    epochs: dict[Sequence, int]  # those at the start of the step
-    wanted: list[Sequence]  # those whose logits are asked for, in the order of `batch.logit_rows`
+    epochs: list[int]  # of each when the step was made: at another, its blocks and its state are others
+    wanted: list[int]  # the places of those whose logits are asked for, in the order of `batch.logit_rows`
+    samplers: list[TokenSampler]  # of these
+    known: list[int]  # how many tokens each of these has
     batch: Batch
-    saves: dict[Sequence, Saves] = field(default_factory=dict)  # checkpoints of states that it makes
+    saves: list[Saves]  # checkpoints of states that it makes of each; empty where there are no states
+    sent: float = 0.0  # when, by the engine's clock
 
-    def concerns(self, sequence: Sequence) -> bool:
-        """The sequence still has the blocks and the state that it had when the step was made."""
-        return self.epochs[sequence] == sequence.epoch
+    def concerned(self) -> list[Sequence]:
+        """The sequences that still have the blocks and the state that they had when the step was made."""
+        return [one for one, epoch in zip(self.sequences, self.epochs, strict=True) if one.epoch == epoch]
 
     def prefill_rows(self) -> dict[Request, int]:
         """The rows of prompts in it, of sequences that it concerns."""
         found: dict[Request, int] = {}
-        for sequence, rows, start in zip(self.sequences, self.rows, self.starts, strict=True):
-            if self.concerns(sequence) and (rows > 1 or start < sequence.prompt_tokens):
+        for sequence, rows, start, epoch in zip(self.sequences, self.rows, self.starts, self.epochs, strict=True):
+            if (rows > 1 or start < sequence.prompt_tokens) and sequence.epoch == epoch:
                 found[sequence.request] = found.get(sequence.request, 0) + rows
         return found
 
@@ -47,12 +52,12 @@ def make_step(rows: dict[Sequence, int], max_model_len: int) -> Step | None:
     if not rows:
         return None
     sequences, counts = list(rows), list(rows.values())
-    starts = np.zeros(len(sequences) + 1, dtype=np.int32)
-    np.cumsum(counts, out=starts[1:])
-    token_ids = np.empty(starts[-1], dtype=np.int32)
-    positions = np.empty(starts[-1], dtype=np.int32)
-    tables = np.full((len(sequences), max(one.block_count for one in sequences)), -1, dtype=np.int32)
-    before, context_lens, logit_rows, wanted = [], [], [], []
+    total = sum(counts)
+    token_ids = np.empty(total, dtype=np.int32)
+    positions = np.empty(total, dtype=np.int32)
+    tables = _filled(-1, len(sequences), max(one.block_count for one in sequences))
+    starts, before, epochs, context_lens = [0], [], [], []
+    logit_rows, wanted, samplers, known = [], [], [], []
     end = 0
     for i, (sequence, count) in enumerate(rows.items()):
         start, end, done = end, end + count, sequence.computed
@@ -62,24 +67,34 @@ def make_step(rows: dict[Sequence, int], max_model_len: int) -> Step | None:
             token_ids[start:end] = sequence.ids[done : done + count]
             positions[start:end] = np.arange(done, done + count)
         tables[i, : sequence.block_count] = sequence.table
+        starts.append(end)
         before.append(done)
+        epochs.append(sequence.epoch)
         context_lens.append(done + count)
         if done + count == sequence.known:
             logit_rows.append(end - 1)
-            wanted.append(sequence)
-    adapters = tuple(sequence.request.adapter for sequence in sequences)
+            wanted.append(i)
+            samplers.append(sequence.sampler)
+            known.append(sequence.known)
+    adapters = tuple([sequence.request.adapter for sequence in sequences])
     batch = Batch(
         token_ids=token_ids,
         positions=positions,
-        row_starts=starts,
+        row_starts=np.array(starts, dtype=np.int32),
         context_lens=np.array(context_lens, dtype=np.int32),
         block_tables=tables,
         logit_rows=np.array(logit_rows, dtype=np.int32),
-        limits=np.full(len(sequences), max_model_len, dtype=np.int32),
+        limits=_filled(max_model_len, len(sequences)),
         adapters=adapters if any(adapters) else (),
         states=_states(sequences),
     )
-    return Step(sequences, counts, before, {one: one.epoch for one in sequences}, wanted, batch)
+    return Step(sequences, counts, before, epochs, wanted, samplers, known, batch, [])
+
+
+def _filled(value: int, *shape: int) -> NDArray[np.int32]:
+    array = np.empty(shape, dtype=np.int32)  # np.full takes several times as long for so few
+    array.fill(value)
+    return array
 
 
 def _states(sequences: list[Sequence]) -> States | None:

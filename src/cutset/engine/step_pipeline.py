@@ -6,7 +6,7 @@ An engine knows no more of its stages than this. `LocalPipeline` has them in thi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cutset.engine.sampler import Choice
 from cutset.engine.stage_item import StageItem, StageSetup
@@ -17,8 +17,7 @@ from cutset.models.spec import DecoderSpec
 __all__ = ["StagesLost", "StepPipeline", "StepResult"]
 
 
-@dataclass(frozen=True, slots=True)
-class StepResult:
+class StepResult(NamedTuple):
     """What became of the item of this number: its choices, one for each wanted row, or an error.
 
     With an error the requests in the step end; the stages go on, and their caches hold what they held.
@@ -29,8 +28,7 @@ class StepResult:
     error: BaseException | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class StagesLost:
+class StagesLost(NamedTuple):
     """A stage has gone: no item on its way will come back, and the caches of all stages count as empty.
 
     The engine computes its running sequences again, from the tokens that they have. With an `error` there won't be
