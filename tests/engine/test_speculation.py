@@ -298,7 +298,7 @@ def test_where_each_row_costs_a_step_drafts_that_are_often_right_stop_too(count:
 def test_where_a_row_costs_little_few_drafts_pay_for_many_sequences() -> None:
     plain, _ = rate(None, 0.05, count=8)
     found, _ = rate(Oracle(right_tokens(8), wrong=0.2, vocab=300), 0.05, count=8)
-    assert found > 1.5 * plain
+    assert found > 1.25 * plain
 
 
 def test_costs_of_steps_lie_between_those_measured() -> None:

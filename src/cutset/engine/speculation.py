@@ -7,6 +7,7 @@ were right, and one. No token depends on that: a draft is kept exactly if it is 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -80,16 +81,16 @@ class _History:
         if kept == drafted:
             self.allowed, self.misses, self.next_rest = min(2 * self.allowed, most), 0, REST
         elif kept:
-            self.allowed, self.misses = max(1, (self.allowed + kept) // 2), 0
+            self.allowed, self.misses = max(1, self.allowed - 1), 0
         else:
             self.allowed, self.misses = max(1, self.allowed // 2), self.misses + 1
             if self.misses >= MISSES and self.rate < WORTH:
                 self.rest, self.next_rest = self.next_rest, min(2 * self.next_rest, LONGEST_REST)
 
-    def gain(self, drafts: int) -> float:
-        """Tokens that so many drafts bring, on average."""
-        rate = min(self.rate, 0.99)
-        return rate * (1 - rate**drafts) / (1 - rate)
+    @property
+    def chance(self) -> float:
+        """That a draft is right behind one that was."""
+        return min(self.rate, 0.99)
 
 
 class Speculation:
@@ -181,23 +182,29 @@ class Speculation:
             return {}
         if not self.costs.measured(rows):
             return {}  # a step without drafts comes first
-        best, found = 0.0, 0
-        limit = max(counts.values())
-        for most in sorted({0, limit, *(limit >> shift for shift in range(limit.bit_length()))}):
-            gain = sum(self._histories[one].gain(min(count, most)) for one, count in counts.items())
-            seconds = self.costs.estimate(rows + sum(min(count, most) for count in counts.values()))
-            assert seconds is not None
-            rate = (rows + gain) / max(1e-9, seconds + self.drafter.cost * most)
+        # Each draft brings a token as often as it and those before it are right; the likeliest come first.
+        chances = sorted(
+            (-(self._histories[one].chance ** (place + 1)), place, number)
+            for number, (one, count) in enumerate(counts.items())
+            for place in range(count)
+        )
+        best, found, tokens, longest = rows / self._seconds(rows), 0, float(rows), 0
+        for taken, (chance, place, _) in enumerate(chances, 1):
+            tokens -= chance
+            longest = max(longest, place + 1)
+            rate = tokens / (self._seconds(rows + taken) + self.drafter.cost * longest)
             if rate > best:
-                best, found = rate, most
+                best, found = rate, taken
         if found:
             self._next_rest = REST
         else:  # what is measured may have changed by then
             self._rest, self._next_rest = self._next_rest, min(2 * self._next_rest, LONGEST_REST)
-            if self._probing:
-                found = 1
-            self._probing = not self._probing
-        return {one: min(count, found) for one, count in counts.items() if found}
+            found, self._probing = int(self._probing), not self._probing
+        kept = Counter(number for _, _, number in chances[:found])
+        return {one: kept[number] for number, one in enumerate(counts) if kept[number]}
+
+    def _seconds(self, rows: int) -> float:
+        return max(1e-9, self.costs.estimate(rows) or 0.0)
 
 
 def _filled(tokens: list[int], token: int, count: int) -> list[int]:
