@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cutset.engine import Engine, SamplingParams
+from cutset.engine import Engine, SamplingParams, speculation
 from cutset.engine.drafting import Drafter, ModelDrafter, NgramDrafter
 from cutset.engine.sequence import Sequence
 from cutset.engine.speculation import Speculation, StepCosts
@@ -229,15 +229,41 @@ def test_nothing_behind_an_end_counts() -> None:
 
 
 def test_drafts_wait_for_blocks_and_preempt_nobody() -> None:
-    requests = {str(i): (prompt, SamplingParams(temperature=0, max_tokens=30)) for i, prompt in enumerate(PROMPTS[:4])}
-    right = answers(staged_engine(whole(FOUR), blocks=14), requests)
-    plain = staged_engine(whole(FOUR), blocks=14, prefix_caching=False)
-    assert answers(plain, requests) == right
-    engine = staged_engine(
-        whole(FOUR), blocks=14, prefix_caching=False, drafter=Oracle(right), draft_tokens=16, draft_always=True
-    )
+    requests = {str(i): (prompt, SamplingParams(temperature=0, max_tokens=40)) for i, prompt in enumerate(PROMPTS)}
+    scarce: dict[str, Any] = {"blocks": 10, "prefix_caching": False}
+    plain = staged_engine(whole(FOUR), **scarce)
+    right = answers(plain, requests)
+    engine = staged_engine(whole(FOUR), drafter=Oracle(right), draft_tokens=16, draft_always=True, **scarce)
     assert answers(engine, requests) == right
     assert 0 < engine.stats().preemptions <= plain.stats().preemptions
+    assert engine.stats().accepted_tokens > 50
+
+
+def test_blocks_held_for_drafts_are_given_back_before_anybody_is_preempted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that may get 60 tokens holds blocks for them, and stops after some 40, when the other needs its fifth."""
+    free = SamplingParams(seed=1, temperature=2, max_tokens=60, ignore_eos=True)
+    [(tokens, *_)] = answers(staged_engine(whole(FOUR)), {"a": ([1, 2, 3], free)})["a"]
+    stop = next(token for place, token in enumerate(tokens[36:44], 36) if token not in tokens[:place])
+    requests = {
+        "a": ([1, 2, 3], replace(free, stop_token_ids=[stop])),
+        "b": (list(range(30)), replace(free, max_tokens=40)),
+    }
+    right = answers(staged_engine(whole(FOUR)), requests)
+
+    class Seldom(Oracle):
+        def draft(self, wanted: Mapping[Sequence, int]) -> dict[Sequence, list[int]]:
+            self.asked += wanted.values()
+            return {}
+
+        def ready(self, sequence: Sequence) -> bool:
+            return sequence.request.request_id == "a"
+
+    drafter = Seldom(right)
+    monkeypatch.setattr(speculation, "FIRST", 56)
+    engine = staged_engine(whole(FOUR), blocks=8, drafter=drafter, draft_tokens=56)
+    assert answers(engine, requests) == right
+    assert max(drafter.asked) > 48
+    assert engine.stats().preemptions == 0
 
 
 class Clocked(FakeExecutor):

@@ -30,6 +30,10 @@ class Drafter(ABC):
 
     cost = 0.0  # seconds that each further token takes, for all sequences together
 
+    def ready(self, sequence: Sequence) -> bool:
+        """Whether there may be drafts for this sequence, found out at next to no cost."""
+        return True
+
     @abstractmethod
     def draft(self, wanted: Mapping[Sequence, int]) -> dict[Sequence, list[int]]:
         """What may follow each sequence, at most so many tokens; those for which there is nothing are left out.
@@ -56,14 +60,14 @@ class _Index:
         start = len(self.tokens)
         self.tokens += ids[start:].tolist()
         for end in range(start, len(self.tokens)):
-            gram = tuple(self.tokens[max(0, end + 1 - LEAST) : end + 1])
+            gram = tuple(self.tokens[end - LEAST + 1 : end + 1]) if end >= LEAST - 1 else (-1, end)
             self.before.append(self._last.get(gram, -1))
             self._last[gram] = end
 
     def longest(self) -> int:
         """Where the longest end of the tokens was before, at the latest place of those that are looked at; or -1."""
         tokens, last = self.tokens, len(self.tokens) - 1
-        place, best, found = self.before[last] if last + 1 >= LEAST else -1, 0, -1
+        place, best, found = self.before[last], 0, -1
         for _ in range(CANDIDATES):
             if place < 0 or best >= LONGEST:
                 break
@@ -85,6 +89,14 @@ class NgramDrafter(Drafter):
     def __init__(self) -> None:
         self._indexes: dict[Sequence, _Index] = {}
 
+    def ready(self, sequence: Sequence) -> bool:
+        """See Drafter."""
+        index = self._indexes.get(sequence)
+        if index is None:
+            index = self._indexes[sequence] = _Index()
+        index.extend(sequence.ids)
+        return index.before[-1] >= 0
+
     def draft(self, wanted: Mapping[Sequence, int]) -> dict[Sequence, list[int]]:
         """See Drafter."""
         found = ((sequence, self._continued(sequence, count)) for sequence, count in wanted.items())
@@ -95,11 +107,10 @@ class NgramDrafter(Drafter):
         self._indexes.pop(sequence, None)
 
     def _continued(self, sequence: Sequence, count: int) -> list[int]:
-        index = self._indexes.setdefault(sequence, _Index())
-        index.extend(sequence.ids)
-        place, tokens = index.longest(), index.tokens
-        if place < 0:
+        if not self.ready(sequence):
             return []
+        index = self._indexes[sequence]
+        place, tokens = index.longest(), index.tokens
         after, period = tokens[place + 1 : place + 1 + count], len(tokens) - 1 - place
         while len(after) < count:  # the text has begun to repeat itself
             after.append(after[-period])

@@ -144,6 +144,8 @@ class Scheduler:
         """A step with drafts, where there are blocks for them beside those that sequences will soon need."""
         assert self.speculation is not None
         wanted = self.speculation.wanted(decoding, self._budget - sum(rows.values()))
+        if not wanted:
+            return self._step(rows)
         for sequence, count in list(wanted.items()):
             needed = -(-(sequence.known + count) // self.block_size) - sequence.block_count
             if needed > 0 and self.pool.free >= needed + len(self.running):

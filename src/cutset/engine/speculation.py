@@ -122,10 +122,14 @@ class Speculation:
             left = sequence.limit - sequence.known - 1  # the last token may not be a draft: one more is drawn
             count = self.most
             if not self.constant:
-                history = self._histories.setdefault(sequence, _History(min(FIRST, self.most)))
+                history = self._histories.get(sequence)
+                if history is None:
+                    history = self._histories[sequence] = _History(min(FIRST, self.most))
                 count = history.allowed
                 if history.rest:
                     history.rest -= 1
+                    continue
+                if not self.drafter.ready(sequence):
                     continue
             if min(count, left) > 0:
                 asked[sequence] = min(count, left)
