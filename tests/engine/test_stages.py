@@ -304,5 +304,7 @@ def test_stages_must_make_a_decoder() -> None:
     for wrong in ([first, third], [second, third], [first, second], [second, first, third]):
         with pytest.raises(ConfigError, match="all layers between them, in order"):
             LocalPipeline(wrong)
+    pipeline = LocalPipeline([first, second, third])
     with pytest.raises(EngineError, match="in one place"):
-        Engine(LocalPipeline([first, second, third]), ByteTokenizer(), blocks=4, store=object())  # type: ignore[arg-type]
+        Engine(pipeline, ByteTokenizer(), blocks=4, store=object())  # type: ignore[arg-type]
+    pipeline.close()

@@ -81,9 +81,8 @@ class TokenSampler:
 
         Raises RequestError.
         """
-        least = {"max_tokens": None, "min_tokens": state.until if len(state.masked) else 0}
         sampler = cls(
-            SamplingParams(**params, **least),
+            SamplingParams(**params, max_tokens=None, min_tokens=state.until if len(state.masked) else 0),
             seed=state.key % 2**64,
             index=state.key >> 64,
             vocab_size=vocab_size,

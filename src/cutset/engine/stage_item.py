@@ -169,25 +169,22 @@ def encode_item(item: StageItem) -> bytes:
     chosen = np.array([-1 if one is None else order[one.digest] for one in batch.adapters], dtype=np.int32)
     drafted = item.drafted or [0] * len(item.known)
     sampling = [_sampling(*each) for each in zip(item.samplers, item.known, drafted, strict=True)]
-    arrays = (
-        batch.token_ids,
-        batch.positions,
-        batch.row_starts,
-        batch.context_lens,
-        batch.block_tables,
-        batch.logit_rows,
-        batch.limits,
-    )
     return _encoder.encode(
         _Item(
-            item.number,
-            len(batch.context_lens),
-            len(batch.token_ids),
-            *(_bytes(array) for array in arrays),
-            states,
-            [_Adapter(one.name, one.digest) for one in adapters.values()],
-            _bytes(chosen),
-            msgspec.Raw(_encoder.encode(sampling)),
+            number=item.number,
+            sequences=len(batch.context_lens),
+            rows=len(batch.token_ids),
+            token_ids=_bytes(batch.token_ids),
+            positions=_bytes(batch.positions),
+            row_starts=_bytes(batch.row_starts),
+            context_lens=_bytes(batch.context_lens),
+            block_tables=_bytes(batch.block_tables),
+            logit_rows=_bytes(batch.logit_rows),
+            limits=_bytes(batch.limits),
+            states=states,
+            adapters=[_Adapter(one.name, one.digest) for one in adapters.values()],
+            chosen=_bytes(chosen),
+            sampling=msgspec.Raw(_encoder.encode(sampling)),
         )
     )
 
@@ -338,7 +335,7 @@ def _check_drafted(batch: Batch, drafted: Sequence[int]) -> None:
     _within("logit_rows", np.isin(rows, batch.row_starts).astype(np.int32), 0, 0)
 
 
-def _within(name: str, values: NDArray[np.integer], low: int, high: int) -> None:
+def _within(name: str, values: NDArray[Any], low: int, high: int) -> None:
     if values.size and not (int(values.min()) >= low and int(values.max()) <= high):
         raise FrameError(f"{name} of an item has a number that can't be")
 
