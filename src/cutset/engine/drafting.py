@@ -117,6 +117,9 @@ class NgramDrafter(Drafter):
         return after
 
 
+_Part = tuple[Sequence, NDArray[np.int32], int]  # a sequence, tokens of it, and the place of the first
+
+
 class _Followed:
     """How far a draft model's cache has got with a sequence."""
 
@@ -142,7 +145,7 @@ class ModelDrafter(Drafter):
         blocks: int,  # as the engine's
         block_size: int,
         vocab_size: int,  # of the model that is drafted for
-        masked: NDArray[np.bool_] | None = None,  # (vocab,) ids for which there is no token
+        masked: NDArray[np.int32] | None = None,  # ids for which there is no token
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         spec = executor.spec
@@ -171,7 +174,9 @@ class ModelDrafter(Drafter):
             if not going:
                 break
             if place:
-                logits = self._pass([(one, np.array(drafts[one][-1:]), one.known + place - 1) for one in going])
+                logits = self._pass(
+                    [(one, np.array(drafts[one][-1:], np.int32), one.known + place - 1) for one in going]
+                )
                 passes += 1
             for sequence, row in zip(going, logits, strict=True):
                 token = samplers[sequence].draw(row, sequence.known + place)
@@ -205,7 +210,8 @@ class ModelDrafter(Drafter):
         last: dict[Sequence, NDArray[np.float32]] = {}
         left = list(sequences)
         while left:
-            parts, room = [], CHUNK
+            parts: list[_Part] = []
+            room = CHUNK
             for sequence in left:
                 at = self._followed[sequence]
                 tokens = sequence.ids[at.known : at.known + room]
@@ -219,7 +225,7 @@ class ModelDrafter(Drafter):
             left = [one for one in left if self._followed[one].known < one.known]
         return rows, np.array([last[one] for one in sequences])
 
-    def _pass(self, parts: list[tuple[Sequence, NDArray[np.integer], int]]) -> NDArray[np.float32]:
+    def _pass(self, parts: list[_Part]) -> NDArray[np.float32]:
         """Runs tokens of sequences, each from a place on; logits (parts, vocab) behind the last of each."""
         ends = np.cumsum([0] + [len(tokens) for _, tokens, _ in parts]).astype(np.int32)
         tables = np.full((len(parts), max(one.block_count for one, _, _ in parts)), -1, dtype=np.int32)

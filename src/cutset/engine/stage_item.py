@@ -354,9 +354,11 @@ def _sampling(sampler: TokenSampler, known: int, drafted: int) -> _Sampling:
         state.key.to_bytes(16, "little"),
         known,
         _bytes(state.masked),
-        *(None if one is None else _bytes(one) for one in (state.seen, state.counted, state.counts)),
-        until=state.until,
-        drafted=drafted,
+        None if state.seen is None else _bytes(state.seen),
+        None if state.counted is None else _bytes(state.counted),
+        None if state.counts is None else _bytes(state.counts),
+        state.until,
+        drafted,
     )
 
 
