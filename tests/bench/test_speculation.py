@@ -12,7 +12,7 @@ from cutset.cli import main
 
 def test_where_hops_are_long_guesses_pay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "rows.json"
-    flags = ["--hop", "10", "--tokens", "48", "--rounds", "1", "--threads", "1", "--json", str(file)]
+    flags = ["--hop", "10", "--tokens", "64", "--rounds", "1", "--threads", "1", "--json", str(file)]
     assert main(["bench", "speculation", "story", *flags]) == 0
     assert "text that repeats itself, 10 ms a hop" in capsys.readouterr().out
     rows = {

@@ -21,7 +21,7 @@ from models.test_native import DENSE, SPECS, tensors_of
 from .fake import FakeExecutor, make_spec
 from .helpers import drain, make_engine, outputs
 from .stages import SlowPipeline, local, stage_decoders, staged_engine
-from .test_stages import FOUR, PARAMS, PROMPTS, answers, whole
+from .test_stages import FOUR, PARAMS, PROMPTS, adapter, answers, whole
 
 REQUESTS = {f"{p}-{i}": (PROMPTS[p], PARAMS[i]) for p, i in enumerate([3, 1, 2, 0, 4, 5, 6])}
 REQUESTS |= {f"long-{i}": (PROMPTS[i], PARAMS[i]) for i in range(7)}
@@ -201,6 +201,19 @@ def test_what_speculation_leaves_in_the_cache_is_what_there_is_without(expected:
         )
     assert found[0] == found[1]
     assert len(found[0]) >= 10
+
+
+def test_adapters(expected: Answers) -> None:
+    decoder = whole(FOUR)
+    loaded = decoder.load_adapter(adapter(1))
+    wanted = {name: REQUESTS[name] for name in ("0-3", "1-1", "5-5")}
+    right = answers(staged_engine(decoder), wanted, adapter=loaded)
+    assert right != {name: expected[name] for name in wanted}
+    model = ModelDrafter(whole(FOUR), blocks=64, block_size=16, vocab_size=FOUR.vocab_size)  # without the adapter
+    for drafter in (Oracle(right, wrong=0.2), model):
+        engine = staged_engine(decoder, drafter=drafter, draft_tokens=4, draft_always=True)
+        assert answers(engine, wanted, adapter=loaded) == right
+        assert answers(engine, wanted) == {name: expected[name] for name in wanted}
 
 
 def test_nothing_behind_an_end_counts() -> None:

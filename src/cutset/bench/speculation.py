@@ -70,7 +70,7 @@ def run_speculation(
         length: dict[str, Any] = {"max_tokens": tokens, "ignore_eos": True}
         rows = list[Row]()
         for kind, text, params in (
-            ("repeats itself", REPEATING, SamplingParams(temperature=0, frequency_penalty=-0.5, **length)),
+            ("repeats itself", REPEATING, SamplingParams(temperature=0, frequency_penalty=-2, **length)),
             ("doesn't repeat itself", OTHER, SamplingParams(seed=1, **length)),
         ):
             workload = f"{llm.name}, text that {kind}, {hop * 1e3:g} ms a hop"
