@@ -1,9 +1,13 @@
 """`python -m benchmarks adapters`: LoRA adapters beside each other in one batch, against the same batch without.
 
-A batch of 8 sequences on the model w246, each with an adapter of its own: random ones of rank 16 for every linear
-layer but the head, as PEFT saves them, in bfloat16 and in float32. It takes turns with the same prompts without
-adapters, and with one adapter for all. Before anything counts, each sequence must get the tokens that it gets alone,
-and not those that it gets without its adapter.
+A batch of 8 sequences on the models w246 and w1b of `cutset bench decode`, each with an adapter of its own: random ones
+of rank 16 for every linear layer but the head, as PEFT saves them, in bfloat16 and in float32. It takes turns with the
+same prompts without adapters, and with one adapter for all. Before anything counts, each sequence must get the tokens
+that it gets alone, and not those that it gets without its adapter.
+
+Where decoding is bound by memory, a batch can't have more than 1 / (1 + share) of the rate without adapters, `share`
+being the bytes of the matrices of its adapters over those of the weights that every step reads; both are stated beside
+the rates. A rate above the bound says that the step without adapters isn't bound by memory alone.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.targets import Target, targets_table
-from cutset.bench.decode import WORKLOADS
+from cutset.bench.decode import FLOAT, INTEGER, WIDTHS, WORKLOADS
 from cutset.bench.own import Own
 from cutset.bench.turns import Turn, medians, take_turns
 from cutset.cli.bench_rows import add_rounds, rows_table, save_rows
@@ -30,21 +34,44 @@ from cutset.engine.params import SamplingParams
 from cutset.errors import EngineError
 from cutset.models.files.writer import write_safetensors
 from cutset.models.random import RandomModel
-from cutset.models.spec import DecoderSpec
+from cutset.models.run.backend import ROUNDED
+from cutset.models.spec import DecoderSpec, WantedTensor
 
 __all__ = ["DTYPES", "SHARE", "TARGETS", "configure", "run", "run_adapters", "write_adapter"]
 
 DTYPES = ("float32", "int8", "exact")
-KINDS = ("BF16", "F32")  # in which adapters are stored
+KINDS = {"BF16": 2, "F32": 4}  # in which adapters are stored, and their bytes
 SEQUENCES, RANK, PROMPT, STEPS = 8, 16, 128, 64
 SHARE = "of the rate without adapters"
-TARGETS = (
-    Target(
-        "tokens/s of a batch with 8 adapters over those without", f"decode, {SHARE}", 0.9, least=True, workload="BF16"
-    ),
-    Target("the same of adapters in float32", f"decode, {SHARE}", 0.9, least=True, workload="F32"),
-    Target("the same of their prompts", f"prefill, {SHARE}", 0.9, least=True, workload="adapters"),
-)
+MODELS = ("w246", "w1b")
+
+
+def targets(model: str) -> tuple[Target, ...]:
+    """What the rows of a model are to reach."""
+    batch = f"{model}{SEQUENCES} sequences, {SEQUENCES} adapters"
+    first = f"tokens/s of a batch with {SEQUENCES} adapters over those without"
+    return (
+        Target(f"{model}{first}", f"decode, {SHARE}", 0.9, least=True, workload=f"{batch}, BF16"),
+        Target(
+            f"{model}the same of adapters in float32", f"decode, {SHARE}", 0.9, least=True, workload=f"{batch}, F32"
+        ),
+        Target(f"{model}the same of their prompts", f"prefill, {SHARE}", 0.9, least=True, workload=batch),
+    )
+
+
+TARGETS = tuple(target for model in MODELS for target in targets(f"{model}: "))
+
+
+def adapted(spec: DecoderSpec) -> Iterator[WantedTensor]:
+    """The matrices that adapters are for: all but the head."""
+    return (tensor for tensor in spec.tensors() if tensor.product and tensor.role != "lm_head")
+
+
+def bytes_share(spec: DecoderSpec, dtype: str, kind: str) -> float:
+    """Bytes of a batch's adapters, which are rounded where weights are, over those of the weights that a step reads."""
+    numbers = sum(RANK * sum(tensor.shape) for tensor in adapted(spec))
+    weights = spec.parameter_count() - (0 if spec.tied else spec.vocab_size * spec.hidden)
+    return SEQUENCES * numbers * (1 if dtype in ROUNDED else KINDS[kind]) / (weights * WIDTHS[f"native {dtype}"])
 
 
 def write_adapter(folder: Path, spec: DecoderSpec, rank: int, seed: int, dtype: str = "BF16") -> None:
@@ -52,12 +79,11 @@ def write_adapter(folder: Path, spec: DecoderSpec, rank: int, seed: int, dtype: 
     rng = np.random.default_rng(seed)
     layout: dict[str, tuple[str, tuple[int, ...]]] = {}
     modules = []
-    for tensor in spec.tensors():
-        if tensor.product and tensor.role != "lm_head":
-            name = tensor.name.removesuffix(".weight")
-            layout[f"base_model.model.{name}.lora_A.weight"] = (dtype, (rank, tensor.shape[1]))
-            layout[f"base_model.model.{name}.lora_B.weight"] = (dtype, (tensor.shape[0], rank))
-            modules.append(name.rpartition(".")[2])
+    for tensor in adapted(spec):
+        name = tensor.name.removesuffix(".weight")
+        layout[f"base_model.model.{name}.lora_A.weight"] = (dtype, (rank, tensor.shape[1]))
+        layout[f"base_model.model.{name}.lora_B.weight"] = (dtype, (tensor.shape[0], rank))
+        modules.append(name.rpartition(".")[2])
     folder.mkdir(parents=True, exist_ok=True)
 
     def tensors() -> Iterator[tuple[str, NDArray[Any]]]:
@@ -70,9 +96,12 @@ def write_adapter(folder: Path, spec: DecoderSpec, rank: int, seed: int, dtype: 
     (folder / "adapter_config.json").write_text(json.dumps(config))
 
 
-def run_adapters(folder: Path, adapters: Mapping[str, Path], dtype: str, rounds: int, threads: int) -> list[Row]:
-    """Rates of the three batches, and their shares of that without adapters. Raises EngineError where a sequence gets
-    other tokens in the batch than alone."""
+def run_adapters(
+    folder: Path, adapters: Mapping[str, Path], dtype: str, rounds: int, threads: int, model: str = ""
+) -> list[Row]:
+    """Rates of the batches, their shares of that without adapters, and what memory bounds these by; `model` stands
+    before the workloads. Raises EngineError where a sequence gets other tokens in the batch than alone."""
+    workload = f"{model}{SEQUENCES} sequences"
     own = Own(f"native {dtype}", folder, threads, adapters)
     try:
         batches: dict[str, list[str] | None] = {"none": None, "one for all": [next(iter(adapters))] * SEQUENCES}
@@ -86,15 +115,22 @@ def run_adapters(folder: Path, adapters: Mapping[str, Path], dtype: str, rounds:
                 prefill, decode = own.generate(SEQUENCES, PROMPT, STEPS, chosen)
                 for metric, tokens, seconds in (("prefill", PROMPT, prefill), ("decode", STEPS, decode)):
                     rate = SEQUENCES * tokens / seconds
-                    yield Row(f"{SEQUENCES} sequences, {name}", f"cutset native {dtype}", metric, rate, "tok/s")
+                    yield Row(f"{workload}, {name}", f"cutset native {dtype}", metric, rate, "tok/s")
 
             return turn
 
         turns = [turn_of(name, chosen) for name, chosen in batches.items()]
-        rows = medians(take_turns(f"adapters, {dtype}", turns, rounds, log))
+        rows = medians(take_turns(f"{workload}, {dtype}", turns, rounds, log))
+        rows += list(_shares(rows))
+        for name in batches:
+            for kind in (kind for kind in KINDS if name.endswith(kind)):
+                share = bytes_share(own.llm.spec, dtype, kind)
+                place = f"{workload}, {name}", f"cutset native {dtype}"
+                rows.append(Row(*place, "adapters' bytes for each of the weights", share, "B"))
+                rows.append(Row(*place, "bound of decode by these", 1 / (1 + share), "x"))
     finally:
         own.close()
-    return [*rows, *_shares(rows)]
+    return rows
 
 
 def _shares(rows: Sequence[Row]) -> Iterator[Row]:
@@ -124,6 +160,7 @@ def check_tokens(own: Own, names: Sequence[str]) -> None:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", action="append", choices=DTYPES, help="only this one; repeatable (default: all)")
+    parser.add_argument("--model", action="append", choices=MODELS, help="only this one; repeatable (default: both)")
     parser.add_argument("--quick", action="store_true", help="a small model, to see that all of it runs")
     add_rounds(parser)
     add_json(parser, "the figures")
@@ -132,19 +169,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     threads = settings_from(args).thread_count
-    model = RandomModel(max_pos=512) if args.quick else WORKLOADS["w246"].model
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "model"
-        model.write_checkpoint(folder)
-        adapters: dict[str, Path] = {}
-        for kind in KINDS:
-            for seed in range(SEQUENCES):
-                adapters[f"{kind}-{seed}"] = where = Path(scratch) / f"{kind}-{seed}"
-                write_adapter(where, model.spec(), RANK, seed, kind)
-        for dtype in args.dtype or DTYPES:
-            rows += run_adapters(folder, adapters, dtype, args.rounds, threads)
+    for name in ("",) if args.quick else args.model or MODELS:
+        model = RandomModel(max_pos=512) if args.quick else WORKLOADS[name].model
+        weights = () if args.quick else WORKLOADS[name].weights
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "model"
+            model.write_checkpoint(folder)
+            adapters: dict[str, Path] = {}
+            for kind in KINDS:
+                for seed in range(SEQUENCES):
+                    adapters[f"{kind}-{seed}"] = where = Path(scratch) / f"{kind}-{seed}"
+                    write_adapter(where, model.spec(), RANK, seed, kind)
+            for dtype in args.dtype or DTYPES:
+                if not weights or (FLOAT if dtype == "float32" else INTEGER) in weights:
+                    rows += run_adapters(folder, adapters, dtype, args.rounds, threads, name and f"{name}: ")
     print(rows_table(rows), end="\n\n")
-    print(targets_table(rows, TARGETS))
+    print(targets_table(rows, targets("") if args.quick else TARGETS))
     save_rows(args, rows, threads=threads)
     return 0

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks import exported, opponents
 from benchmarks.start import memory_rows, start_rows
-from cutset.bench.decode import FLOAT, FOUR, INTEGER, OWN, WORKLOADS, System, Task, own_systems
+from cutset.bench.decode import FLOAT, FOUR, HALF, INTEGER, OWN, WORKLOADS, System, Task, own_systems
 from cutset.bench.offload import integer_checkpoint
 from cutset.bench.turns import Process
 from cutset.cli import bench_decode
@@ -25,11 +25,16 @@ from cutset.errors import RequestError
 
 __all__ = ["OPPONENTS", "configure", "opponent_systems", "run"]
 
+# llama.cpp rounds activations to the 16 bits of bf16 and f16 weights: it counts as float32 all the same, being what its
+# users run such files with. transformers in bfloat16 rounds them everywhere, the residual stream too.
 OPPONENTS = {
     "transformers": FLOAT,
+    "transformers bfloat16": HALF,
     "torch.compile": FLOAT,
     "ctranslate2 float32": FLOAT,
     "llama.cpp f32": FLOAT,
+    "llama.cpp bf16": FLOAT,
+    "llama.cpp f16": FLOAT,
     "ctranslate2 int8": INTEGER,
     "llama.cpp q8_0": INTEGER,
     "openvino int8": INTEGER,

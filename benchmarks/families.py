@@ -1,10 +1,12 @@
 """`python -m benchmarks families`: every family beside transformers and llama.cpp, on random models of about 200 M
 parameters in its shape.
 
-Like races like. Ours in float32 beside transformers in float32 (eager, with its fused attention; `--system
-torch.compile` puts the compiled form beside it, which takes minutes for each family) and llama.cpp in F32; and ours in
-`exact`, 8-bit weights, beside llama.cpp in Q8_0, whose loss of quality on real weights is the same (`benchmarks
-quality`). `exact` beside the best of all of them is the third comparison.
+Checkpoints are bfloat16, as most are published; `--weights float32` writes the same numbers wider. Like races like:
+ours in float32 beside transformers in float32 (eager, with its fused attention; `--system torch.compile` puts the
+compiled form beside it, which takes minutes for each family) and llama.cpp in F32, BF16 and F16; and ours in `exact`,
+8-bit weights, beside llama.cpp in Q8_0, whose loss of quality on real weights is the same (`benchmarks quality`).
+transformers in bfloat16 rounds all activations, so ours in float32 beside it isn't like beside like: the distances of
+logits say what that costs. `exact` beside the best of all of them is the last comparison.
 
 Before anything counts, all are asked what follows one prompt. Who gives other logits in float32 has another model: it
 is named and left out. llama.cpp reads files that `family_gguf.py` writes; a family that it lacks is said, too.
@@ -29,7 +31,7 @@ from benchmarks import family_models
 from benchmarks.decode import opponent_systems
 from benchmarks.family_models import FAMILIES
 from benchmarks.targets import Target, targets_table
-from cutset.bench.decode import FLOAT, INTEGER, System, Task, own_systems, run_workload
+from cutset.bench.decode import FLOAT, HALF, INTEGER, System, Task, own_systems, run_workload
 from cutset.bench.turns import Process
 from cutset.cli.bench_rows import add_rounds, rows_table, save_rows
 from cutset.cli.options import add_json, add_settings, settings_from
@@ -40,12 +42,23 @@ from cutset.models.random import write_word_tokenizer
 
 __all__ = ["SYSTEMS", "TARGETS", "Agreement", "configure", "ratios", "run"]
 
-SYSTEMS = ("native float32", "native exact", "transformers", "llama.cpp f32", "llama.cpp q8_0")
+SYSTEMS = (
+    "native float32",
+    "native exact",
+    "transformers",
+    "transformers bfloat16",
+    "llama.cpp f32",
+    "llama.cpp bf16",
+    "llama.cpp f16",
+    "llama.cpp q8_0",
+)
+WEIGHTS = ("bfloat16", "float32")
 MORE = ("native int8", "torch.compile")
 PROMPT, STEPS = 128, 32
 CHECKED = 24  # tokens of the prompt that all are asked about
 # Relative to ours in float32. llama.cpp keeps keys and values in float16, and some of its products too.
 MOST_APART = 1e-2
+MOST_APART_HALF = 5e-2  # of whoever rounds activations to bfloat16
 MOST_APART_INTEGER = 0.5  # of 8-bit weights, which may choose another expert
 OVER = "{}, ours over the best, {}"
 ALL = "8-bit weights or better"
@@ -64,6 +77,7 @@ class FamilyWork:
     name: str
     tasks: tuple[Task, ...]
     weights: tuple[str, ...] = ()
+    float_bytes: float = 2.0
     spec: None = None  # mixtures read a part of their weights, so that a share of the bandwidth would say nothing
 
 
@@ -99,33 +113,38 @@ class Agreement:
         distance = float(np.linalg.norm(found - self.ours) / np.linalg.norm(self.ours))
         self.distances[system.label] = distance
         self.log(f"{system.label}: logits {distance:.1e} from ours in float32")
-        if not distance <= (MOST_APART if system.weights == FLOAT else MOST_APART_INTEGER):
+        most = MOST_APART_HALF if system.label.endswith("bf16") else MOST_APART
+        if system.weights != FLOAT:
+            most = MOST_APART_HALF if system.weights == HALF else MOST_APART_INTEGER
+        if not distance <= most:
             raise EngineError(f"{system.label}: its logits are {distance:.2g} from ours: that is another model")
 
 
 def ratios(rows: Sequence[Row]) -> Iterator[Row]:
-    """Ours over the best opponent: in float32, with 8-bit weights, and `exact` over all of them."""
+    """Ours over the best opponent: in float32, over bfloat16 activations, with 8-bit weights, and `exact` over all."""
     for workload in dict.fromkeys(row.workload for row in rows):
         for what in LEAST:
             found = [row for row in rows if row.workload == workload and row.metric.startswith(what)]
-            for group in (FLOAT, INTEGER, ALL):
-                ours = [row for row in found if row.ours and row.metric.endswith(FLOAT if group == FLOAT else INTEGER)]
-                exact = [row for row in ours if group == FLOAT or row.system.endswith("exact")]
+            for group in (FLOAT, HALF, INTEGER, ALL):
+                floats = group in (FLOAT, HALF)
+                ours = [row for row in found if row.ours and row.metric.endswith(FLOAT if floats else INTEGER)]
+                exact = [row for row in ours if floats or row.system.endswith("exact")]
                 others = [row for row in found if not row.ours and (group == ALL or row.metric.endswith(group))]
                 if exact and others:
                     best = max(row.value for row in others)
                     yield Row(workload, exact[0].system, OVER.format(what, group), exact[0].value / best, "x")
 
 
-def model_folder(name: str, cache: Path, python: str, quick: bool) -> Path:
+def model_folder(name: str, cache: Path, python: str, weights: str, quick: bool) -> Path:
     """The checkpoint of a family's random model, written if it isn't there. Raises EngineError."""
     values = json.dumps(FAMILIES[name].values(quick), sort_keys=True)
-    folder = cache / f"{name}-{hashlib.blake2b(values.encode(), digest_size=6).hexdigest()}"
+    folder = cache / f"{name}-{hashlib.blake2b(values.encode(), digest_size=6).hexdigest()}-{weights}"
     if (folder / "tokenizer.json").is_file():
         return folder
     log(f"{name}: writing {folder}")
     folder.mkdir(parents=True, exist_ok=True)
-    command = [python, family_models.__file__, name, str(folder), *(["--quick"] if quick else [])]
+    command = [python, family_models.__file__, name, str(folder), "--weights", weights]
+    command += ["--quick"] if quick else []
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise EngineError(f"{name}: transformers made no model: {done.stderr.strip().splitlines()[-1:]}")
@@ -140,6 +159,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--python", metavar="FILE", help="the Python that has the opponents (default: this one)")
     parser.add_argument("--cache", metavar="DIR", type=Path, help="where checkpoints stay (default: in the system's)")
+    parser.add_argument(
+        "--weights", choices=WEIGHTS, default=WEIGHTS[0], help="of the checkpoints (default: %(default)s)"
+    )
     parser.add_argument("--quick", action="store_true", help="small models, to see that all of it runs")
     add_rounds(parser)
     parser.set_defaults(rounds=3)
@@ -161,7 +183,7 @@ def run(args: argparse.Namespace) -> int:
     systems += [system for system in opponent_systems(lambda _: python, threads) if system.label in chosen]
     rows, versions = list[Row](), dict[str, str]()
     for name in args.family or FAMILIES:
-        folder = model_folder(name, cache, python, args.quick)
+        folder = model_folder(name, cache, python, args.weights, args.quick)
         found, seen = run_family(name, folder, systems, args.rounds)
         print(rows_table(found), end="\n\n", flush=True)
         rows += found

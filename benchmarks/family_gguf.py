@@ -174,7 +174,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 def write_gguf(folder: pathlib.Path, config: Config, kind: str, scratch: pathlib.Path) -> pathlib.Path:
-    """A GGUF file in F32 or Q8_0 of a checkpoint. NotImplementedError for a family that llama.cpp has no form of."""
+    """A GGUF file in F32, F16, BF16 or Q8_0 of a checkpoint. NotImplementedError for a family that llama.cpp lacks."""
     import numpy as np
 
     gguf = _gguf()

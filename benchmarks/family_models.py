@@ -146,8 +146,8 @@ FAMILIES: dict[str, FamilyModel] = {
 }
 
 
-def write_model(name: str, folder: pathlib.Path, quick: bool = False) -> None:
-    """Weights and configuration of a family's model."""
+def write_model(name: str, folder: pathlib.Path, weights: str = "bfloat16", quick: bool = False) -> None:
+    """Weights and configuration of a family's model. Those in float32 are the same numbers."""
     import torch
     import transformers
 
@@ -165,14 +165,15 @@ def write_model(name: str, folder: pathlib.Path, quick: bool = False) -> None:
                 values.copy_(torch.randn(values.shape) * 0.2)
     generation: Any = transformers.GenerationConfig
     model.generation_config = generation(eos_token_id=2)
-    model.save_pretrained(folder, max_shard_size="8GB")
+    model.to(getattr(torch, weights)).save_pretrained(folder, max_shard_size="8GB")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("family", choices=FAMILIES)
     parser.add_argument("folder", type=pathlib.Path)
+    parser.add_argument("--weights", default="bfloat16")
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
-    write_model(args.family, args.folder, args.quick)
+    write_model(args.family, args.folder, args.weights, args.quick)
     print(json.dumps({"written": str(args.folder)}))

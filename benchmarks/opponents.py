@@ -7,7 +7,8 @@ This file is run by path, with whatever Python has the opponent installed, so it
 It loads the checkpoint and answers commands as `cutset/bench/child.py` says:
 {"do": "forward", "batch": B, "tokens": S, "repeat": R} and {"do": "generate", "sequences": N, "prompt": P, "steps": D}.
 Times are seconds of the work alone. {"do": "logits", "tokens": S} says what follows a prompt, so that systems can be
-compared before they are timed. Each opponent gets its own preferred format of the same weights.
+compared before they are timed. {"do": "answers", "ids": [...], "file": F} writes what follows each of some tokens, for
+`quality.py`. Each opponent gets its own preferred format of the same weights.
 """
 
 from __future__ import annotations
@@ -37,20 +38,24 @@ def _load(file: str) -> ModuleType:
 child = _load("src/cutset/bench/child.py")
 write_gguf = _load("benchmarks/family_gguf.py").write_gguf
 prompt_ids = child.prompt_ids
+# Mixtures of types that llama.cpp's own tool makes; the others are of one type, and gguf makes them.
+MIXED = ("Q4_K_M", "Q5_K_M")
 
 
 class Transformers:
     """transformers in eager mode, or compiled as its documentation says: the forward pass by torch.compile with static
     shapes, over a cache of fixed size whose memory stays."""
 
-    def __init__(self, folder: pathlib.Path, config: dict[str, Any], threads: int, compiled: bool = False) -> None:
+    def __init__(
+        self, folder: pathlib.Path, config: dict[str, Any], threads: int, compiled: bool = False, dtype: str = "float32"
+    ) -> None:
         import torch
         import transformers
 
         torch.set_num_threads(threads)
         self.torch, self.vocab = torch, config["vocab_size"]
         self.versions = {"transformers": transformers.__version__, "torch": torch.__version__}
-        model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
         self.model = model.eval()
         self.compiled = compiled
         self.run = torch.compile(self.model, dynamic=False) if compiled else self.model
@@ -132,7 +137,7 @@ class CTranslate2:
 
 
 class LlamaCpp:
-    """llama.cpp through llama-cpp-python, on a GGUF file written from the same weights in F32 or Q8_0."""
+    """llama.cpp through llama-cpp-python, on a GGUF file written from the same weights in F32, F16, BF16 or Q8_0."""
 
     def __init__(
         self, folder: pathlib.Path, config: dict[str, Any], threads: int, kind: str, scratch: pathlib.Path
@@ -141,7 +146,7 @@ class LlamaCpp:
 
         self.versions = {"llama-cpp-python": llama_cpp.__version__}
         self.vocab, self.threads = config["vocab_size"], threads
-        path = folder if folder.suffix == ".gguf" else write_gguf(folder, config, kind, scratch)
+        path = folder if folder.suffix == ".gguf" else written(folder, config, kind, scratch)
         self.model = llama_cpp.Llama(
             str(path), n_ctx=1024, n_threads=threads, n_threads_batch=threads, n_batch=512, n_ubatch=512, verbose=False
         )
@@ -167,6 +172,30 @@ class LlamaCpp:
         self.model.eval(prompt_ids(tokens, self.vocab))
         last = llama_cpp.llama_get_logits_ith(self.model.ctx, -1)
         return [float(value) for value in last[: self.vocab]]
+
+    def answers(self, ids: list[int], file: str) -> None:
+        """Writes the logits of all positions of a text, (tokens, vocab), as an .npy file."""
+        import numpy
+        from llama_cpp import llama_cpp as library
+
+        options = library.llama_context_default_params()
+        options.n_ctx = options.n_batch = -(-len(ids) // 256) * 256
+        options.n_threads = options.n_threads_batch = self.threads
+        context = library.llama_init_from_model(self.model.model, options)
+        batch = library.llama_batch_init(len(ids), 0, 1)
+        try:
+            vocab = library.llama_vocab_n_tokens(library.llama_model_get_vocab(self.model.model))
+            batch.n_tokens = len(ids)
+            for at, token in enumerate(ids):
+                batch.token[at], batch.pos[at], batch.logits[at] = token, at, 1
+                batch.n_seq_id[at], batch.seq_id[at][0] = 1, 0
+            if code := library.llama_decode(context, batch):
+                raise RuntimeError(f"llama_decode ended with {code}")
+            logits = library.llama_get_logits(context)
+            numpy.save(file, numpy.ctypeslib.as_array(logits, (len(ids), vocab)))
+        finally:
+            library.llama_batch_free(batch)
+            library.llama_free(context)
 
     def _generate_many(self, sequences: int, prompt: int, steps: int) -> tuple[float, float]:
         """Several sequences in one batch, by the library's own functions: the class of llama-cpp-python takes one."""
@@ -204,11 +233,29 @@ class LlamaCpp:
         library.llama_get_logits_ith(context, batch.n_tokens - 1)  # waits for the result
 
 
+def written(folder: pathlib.Path, config: dict[str, Any], kind: str, scratch: pathlib.Path) -> pathlib.Path:
+    """A GGUF file of a checkpoint, of one type as gguf makes it, or as llama.cpp's own tool makes it of float32."""
+    if kind not in MIXED:
+        path: pathlib.Path = write_gguf(folder, config, kind, scratch)
+        return path
+    import ctypes
+
+    from llama_cpp import llama_cpp as library
+
+    source, path = write_gguf(folder, config, "F32", scratch), scratch / f"{kind}.gguf"
+    options = library.llama_model_quantize_default_params()
+    options.ftype = getattr(library, f"LLAMA_FTYPE_MOSTLY_{kind}")
+    if library.llama_model_quantize(str(source).encode(), str(path).encode(), ctypes.byref(options)):
+        raise RuntimeError(f"llama.cpp can't quantise {source.name} to {kind}")
+    source.unlink()
+    return path
+
+
 def open_system(system: str, folder: pathlib.Path, threads: int, scratch: pathlib.Path) -> Any:
     config = json.loads((folder / "config.json").read_text()) if folder.is_dir() else {"vocab_size": 32000}
-    if system in ("transformers", "torch.compile"):
-        return Transformers(folder, config, threads, compiled=system == "torch.compile")
-    program, kind = system.split(" ")
+    program, _, kind = system.partition(" ")
+    if program in ("transformers", "torch.compile"):
+        return Transformers(folder, config, threads, program == "torch.compile", kind or "float32")
     if program == "ctranslate2":
         return CTranslate2(folder, config, threads, kind, scratch)
     return LlamaCpp(folder, config, threads, kind.upper(), scratch)
@@ -225,6 +272,6 @@ if __name__ == "__main__":
         place = pathlib.Path(scratch)
         if args.write_gguf:
             config = json.loads((args.folder / "config.json").read_text())
-            shutil.move(write_gguf(args.folder, config, args.system.split(" ")[1].upper(), place), args.write_gguf)
+            shutil.move(written(args.folder, config, args.system.split(" ")[1].upper(), place), args.write_gguf)
         else:
             child.answer_commands(lambda: open_system(args.system, args.folder, args.threads, place), child.timed)

@@ -8,6 +8,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "core/floats.h"
+
 namespace cutset::bindings {
 
 using AnyArray = nanobind::ndarray<nanobind::ro, nanobind::device::cpu>;
@@ -24,8 +26,9 @@ std::string shape_of(const Array& array) {
 
 // Refuses whatever isn't a C-contiguous, aligned array of T with `dimensions` dimensions.
 template <class T, class Array>
-void check_array(const Array& array, const char* name, std::size_t dimensions, const char* dtype) {
-  if (array.dtype() != nanobind::dtype<T>()) refuse(std::string(name) + " must be of type " + dtype);
+void check_array(const Array& array, const char* name, std::size_t dimensions, const char* dtype,
+                 nanobind::dlpack::dtype type = nanobind::dtype<T>()) {
+  if (array.dtype() != type) refuse(std::string(name) + " must be of type " + dtype);
   if (array.ndim() != dimensions) {
     refuse(std::string(name) + " must have " + std::to_string(dimensions) + " dimensions, not shape " +
            shape_of(array));
@@ -39,6 +42,27 @@ void check_array(const Array& array, const char* name, std::size_t dimensions, c
   if (reinterpret_cast<std::uintptr_t>(array.data()) % alignof(T) != 0) {
     refuse(std::string(name) + " must be aligned to its element type");
   }
+}
+
+// How the floats of an array are kept: float32, float16, or bfloat16, whose bits numpy has as uint16.
+template <class Array>
+FloatType float_type(const Array& array) {
+  constexpr nanobind::dlpack::dtype kHalf = {static_cast<std::uint8_t>(nanobind::dlpack::dtype_code::Float), 16, 1};
+  if (array.dtype() == nanobind::dtype<std::uint16_t>()) return FloatType::kBFloat16;
+  return array.dtype() == kHalf ? FloatType::kFloat16 : FloatType::kFloat32;
+}
+
+// An array of such floats; refused like those of check_array.
+template <class Array>
+FloatView check_floats(const Array& array, const char* name, std::size_t dimensions) {
+  constexpr const char* kTypes = "float32, float16 or uint16 (bfloat16)";
+  const FloatType type = float_type(array);
+  if (type == FloatType::kFloat32) {
+    check_array<float>(array, name, dimensions, kTypes);
+  } else {
+    check_array<std::uint16_t>(array, name, dimensions, kTypes, array.dtype());
+  }
+  return {array.data(), type};
 }
 
 template <class Array>

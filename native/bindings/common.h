@@ -1,4 +1,4 @@
-// What several bindings share: scratch, the pool that is used where none is given, new arrays.
+// What several bindings share: scratch, the pool that is used where none is given, new arrays, a linear layer's rows.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -17,6 +17,27 @@ namespace cutset::bindings {
 inline ThreadPool& pool_or_alone(ThreadPool* pool) {
   static ThreadPool alone(1);
   return pool ? *pool : alone;
+}
+
+// Scratch of each calling thread.
+inline Workspace& workspace() {
+  static thread_local Workspace mine;
+  return mine;
+}
+
+// x (rows, depth) of a linear layer.
+inline const float* rows_of(const AnyArray& x, std::size_t depth) {
+  check_array<float>(x, "x", 2, "float32");
+  check_shape(x, "x", x.shape(0), depth);
+  return static_cast<const float*>(x.data());
+}
+
+// Where it writes (rows, outputs).
+inline float* output_of(const AnyOutput& out, const AnyArray& x, std::size_t outputs) {
+  check_array<float>(out, "out", 2, "float32");
+  check_shape(out, "out", x.shape(0), outputs);
+  check_apart(x, out);
+  return static_cast<float*>(out.data());
 }
 
 template <class T>

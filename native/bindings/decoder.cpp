@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "bindings/arrays.h"
 #include "core/linears.h"
 
 namespace nb = nanobind;
@@ -45,26 +46,22 @@ nb::object view_of(T* data, std::size_t rows, std::size_t columns, std::shared_p
   return nb::cast(nb::ndarray<nb::numpy, T>(data, {rows, columns}, owner));
 }
 
-// parameters[name, layer] as float32 of that shape, or nullptr if it isn't there.
+// parameters[name, layer] as floats of that shape, or nullptr if it isn't there.
 class ParameterReader {
  public:
   ParameterReader(const nb::dict& parameters, std::vector<nb::ndarray<>>& arrays)
       : parameters_(parameters), arrays_(arrays) {}
 
   const float* operator()(const char* name, int layer, std::initializer_list<std::size_t> shape) {
-    const nb::tuple key = nb::make_tuple(name, layer);
-    if (!parameters_.contains(key)) return nullptr;
-    ++used_;
-    using Any = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
-    Any array;
-    if (!nb::try_cast<Any>(parameters_[key], array, false)) refuse(name, "must be a contiguous array of float32");
-    if (array.ndim() != shape.size()) refuse(name, "has a wrong number of dimensions");
-    std::size_t i = 0;
-    for (const std::size_t size : shape) {
-      if (array.shape(i++) != size) refuse(name, "has a wrong shape");
-    }
-    arrays_.push_back(nb::ndarray<>(array));
-    return array.data();
+    return static_cast<const float*>(take<nb::ndarray<const float, nb::c_contig, nb::device::cpu>>(
+                                         name, layer, shape, "must be a contiguous array of float32")
+                                         .data);
+  }
+
+  // The same of a matrix that may be kept in 16 bits.
+  FloatView matrix(const char* name, int layer, std::initializer_list<std::size_t> shape) {
+    return take<nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>>(
+        name, layer, shape, "must be a contiguous array of float32, float16 or uint16 (bfloat16)");
   }
 
   // parameters[name, layer] where it is a grouped weight, or nullptr.
@@ -81,6 +78,23 @@ class ParameterReader {
   }
 
  private:
+  template <class Any>
+  FloatView take(const char* name, int layer, std::initializer_list<std::size_t> shape, const char* kind) {
+    const nb::tuple key = nb::make_tuple(name, layer);
+    if (!parameters_.contains(key)) return {};
+    ++used_;
+    Any array;
+    if (!nb::try_cast<Any>(parameters_[key], array, false)) refuse(name, kind);
+    if (array.ndim() != shape.size()) refuse(name, "has a wrong number of dimensions");
+    const FloatView floats = check_floats(array, name, shape.size());
+    std::size_t i = 0;
+    for (const std::size_t size : shape) {
+      if (array.shape(i++) != size) refuse(name, "has a wrong shape");
+    }
+    arrays_.push_back(nb::ndarray<>(array));
+    return floats;
+  }
+
   [[noreturn]] static void refuse(const std::string& name, const char* why) {
     throw nb::value_error((name + " " + why).c_str());
   }
@@ -93,7 +107,10 @@ class ParameterReader {
 Activation activation_named(const std::string& name) {
   if (name == "silu") return Activation::kSilu;
   if (name == "gelu_tanh") return Activation::kGelu;
-  require(name == "clamped", "activation must be silu, gelu_tanh or clamped");
+  if (name == "gelu_erf") return Activation::kGeluErf;
+  if (name == "relu") return Activation::kRelu;
+  if (name == "relu2") return Activation::kRelu2;
+  require(name == "clamped", "activation must be silu, gelu_tanh, clamped, gelu_erf, relu or relu2");
   return Activation::kClamped;
 }
 
@@ -169,11 +186,11 @@ void make_decoder(PyDecoder* self, std::size_t vocab, std::size_t hidden, std::s
   Parameters found;
   found.whole_norms = whole_norms;
   found.embedding_codes = read.grouped("embedding", -1, made.embedding_codes);
-  if (!found.embedding_codes) found.embedding = read("embedding", -1, {vocab, hidden});
+  if (!found.embedding_codes) found.embedding = read.matrix("embedding", -1, {vocab, hidden});
   found.final_norm = read("final_norm", -1, {hidden});
   const std::size_t told = spec.stage_layers() * layer_width;
-  found.layer_embedding = read("layer_embedding", -1, {layer_vocab, told});
-  found.layer_product = read("layer_product", -1, {told, hidden});
+  found.layer_embedding = read.matrix("layer_embedding", -1, {layer_vocab, told});
+  found.layer_product = read.matrix("layer_product", -1, {told, hidden});
   found.layer_product_norm = read("layer_product_norm", -1, {layer_width});
   for (int l = 0; l < static_cast<int>(layers); ++l) {
     const auto number = static_cast<std::size_t>(l);
@@ -188,14 +205,14 @@ void make_decoder(PyDecoder* self, std::size_t vocab, std::size_t hidden, std::s
     layer.q_norm = read("q_norm", l, {whole_norms ? shape.q_size() : shape.head_dim});
     layer.k_norm = read("k_norm", l, {whole_norms ? shape.kv_size() : shape.head_dim});
     layer.v_norm = read("v_norm", l, {shape.head_dim});
-    layer.layer_gate = read("layer_gate", l, {layer_width, hidden});
-    layer.layer_out = read("layer_out", l, {hidden, layer_width});
+    layer.layer_gate = read.matrix("layer_gate", l, {layer_width, hidden});
+    layer.layer_out = read.matrix("layer_out", l, {hidden, layer_width});
     layer.layer_output_norm = read("layer_output_norm", l, {hidden});
     layer.layer_scale = read("layer_scale", l, {1});
     layer.gate_up_bias = read("gate_up_bias", l, {2 * spec.width(number, -1)});
     layer.down_bias = read("down_bias", l, {hidden});
     layer.sinks = read("sinks", l, {heads});
-    layer.router = read("router", l, {experts, hidden});
+    layer.router = read.matrix("router", l, {experts, hidden});
     layer.router_norm = read("router_norm", l, {hidden});
     layer.expert_norm = read("expert_norm", l, {hidden});
     layer.expert_output_norm = read("expert_output_norm", l, {hidden});
@@ -204,7 +221,7 @@ void make_decoder(PyDecoder* self, std::size_t vocab, std::size_t hidden, std::s
     layer.router_bias = read("router_bias", l, {experts});
     layer.expert_gate_up_bias = read("expert_gate_up_bias", l, {experts, 2 * expert_intermediate});
     layer.expert_down_bias = read("expert_down_bias", l, {experts, hidden});
-    layer.shared_gate = read("shared_gate", l, {shared, hidden});
+    layer.shared_gate = read.matrix("shared_gate", l, {shared, hidden});
     const Recurrence& recurrence = spec.recurrence;
     layer.recurrent.in_proj_bias = read("in_proj_bias", l, {recurrence.inputs(hidden)});
     layer.recurrent.conv = read("conv", l, {taps, recurrence.convolved(hidden)});
@@ -230,10 +247,19 @@ Trace trace_of(std::optional<nb::callable> trace) {
 }
 
 void put_low_rank(Adapter& self, const std::string& site, int layer, int expert, In2 down, In2 up, std::size_t first,
-                  float scale) {
+                  float scale, std::optional<In1> scales) {
+  require(!scales || scales->shape(0) == (up.shape(0) + kThinPanel - 1) / kThinPanel,
+          "scales must have one element for 16 outputs");
   require(down.shape(0) >= 1 && down.shape(0) == up.shape(1), "down must be (rank, inputs), up (outputs, rank)");
-  const Site which = site_named(site);
-  self.put(which, layer, expert, down.data(), up.data(), down.shape(0), down.shape(1), first, up.shape(0), scale);
+  const std::pair<const char*, ToldProduct> told[] = {
+      {"layer_product", ToldProduct::kAll}, {"layer_gate", ToldProduct::kGate}, {"layer_out", ToldProduct::kOut}};
+  for (const auto& [name, product] : told) {
+    if (site != name) continue;
+    return self.put(product, layer, down.data(), up.data(), down.shape(0), down.shape(1), first, up.shape(0), scale,
+                    scales ? scales->data() : nullptr);
+  }
+  self.put(site_named(site), layer, expert, down.data(), up.data(), down.shape(0), down.shape(1), first, up.shape(0),
+           scale, scales ? scales->data() : nullptr);
 }
 
 void put_f32(LocalLinears& self, const std::string& site, int layer, int expert, const PackedF32& linear) {
@@ -416,13 +442,14 @@ void bind_decoder(nb::module_& m) {
       .def("put", &put_f32, "site"_a, "layer"_a, "expert"_a, "linear"_a, nb::keep_alive<1, 5>())
       .def("put", &put_i8, "site"_a, "layer"_a, "expert"_a, "linear"_a, "bits"_a = 8, nb::keep_alive<1, 5>())
       .def("put", &put_parts, "site"_a, "layer"_a, "expert"_a, "linears"_a, "bits"_a = 12, nb::keep_alive<1, 5>(),
-           "LinearGrouped or LinearF32, which give the site's outputs one after the other");
+           "LinearGrouped or LinearF32, which give the site's outputs one after the other")
+      .def_prop_ro("nbytes", &LocalLinears::bytes, "of all packed weights");
 
   nb::class_<Adapter>(m, "Adapter", "Low-rank additions to the products of a decoder.")
       .def(
           "__init__", [](Adapter* self, const PyDecoder& decoder) { new (self) Adapter(decoder.spec()); }, "decoder"_a)
       .def("put", &put_low_rank, "site"_a, "layer"_a, "expert"_a, "down"_a.noconvert(), "up"_a.noconvert(), "first"_a,
-           "scale"_a);
+           "scale"_a, "scales"_a.noconvert() = nb::none());
 
   nb::class_<PyStep>(m, "Step", "One step of a decoder, from site to site.")
       .def(nb::init<const PyDecoder&, KvCache&, ThreadPool&, std::optional<nb::callable>>(), "decoder"_a, "cache"_a,

@@ -67,6 +67,11 @@ void scaled_add(Out1 out, float weight, In1 x) {
   kernels().glue.scaled_add(out.data(), weight, x.data(), x.shape(0));
 }
 
+void mix_heads(Out2 x, std::size_t head_dim) {
+  require(head_dim > 0 && x.shape(1) % head_dim == 0, "x must have whole heads of head_dim columns");
+  kernels().glue.mix_heads(x.data(), x.shape(0) * (x.shape(1) / head_dim), head_dim);
+}
+
 void apply_rope(Out2 x, In2 cos, In2 sin, std::size_t heads, std::size_t head_dim, bool interleaved) {
   const std::size_t rotary_dim = 2 * cos.shape(1);
   if (!head_dim) head_dim = rotary_dim;
@@ -81,6 +86,16 @@ void apply_rope(Out2 x, In2 cos, In2 sin, std::size_t heads, std::size_t head_di
 void gelu_mul(In2 x, Out2 out) {
   require(x.shape(0) == out.shape(0) && x.shape(1) == 2 * out.shape(1), "x must be (rows, 2 * columns of out)");
   kernels().glue.gelu_mul(x.data(), out.shape(0), out.shape(1), out.data());
+}
+
+void gelu_erf_mul(In2 x, Out2 out) {
+  require(x.shape(0) == out.shape(0) && x.shape(1) == 2 * out.shape(1), "x must be (rows, 2 * columns of out)");
+  kernels().glue.gelu_erf_mul(x.data(), out.shape(0), out.shape(1), out.data());
+}
+
+void relu_mul(In2 x, Out2 out, bool squared) {
+  require(x.shape(0) == out.shape(0) && x.shape(1) == 2 * out.shape(1), "x must be (rows, 2 * columns of out)");
+  kernels().glue.relu_mul(x.data(), squared, out.shape(0), out.shape(1), out.data());
 }
 
 void clamped_mul(In2 x, float limit, float alpha, Out2 out) {
@@ -138,10 +153,25 @@ void thin_product(In2 x, In2 weight, Out2 out) {
   require(out.shape(0) == rows && out.shape(1) == outputs, "out must be (rows, rows of weight)");
   const ThinMatrix matrix(weight.data(), outputs, weight.shape(1));
   std::vector<float> padded(rows * matrix.padded());
-  matrix.forward(x.data(), x.shape(1), rows, padded.data());
+  std::vector<ThinDot> dots;
+  for (std::size_t p = 0; p < matrix.panels(); ++p) {
+    dots.push_back({x.data(), matrix.panel(p), padded.data() + p * kThinPanel});
+  }
+  kernels().glue.thin_dots(
+      {dots.data(), dots.size(), rows, matrix.depth(), matrix.kind(), matrix.depth(), matrix.padded()});
   for (std::size_t r = 0; r < rows; ++r) {
     std::copy_n(padded.data() + r * matrix.padded(), outputs, out.data() + r * outputs);
   }
+}
+
+// y (rows, outputs) += scale * x . weight^T for the outputs of the weight from `first` on
+void thin_add(In2 x, In2 weight, std::size_t first, float scale, Out2 y) {
+  require(x.shape(1) == weight.shape(1), "x must be (rows, columns of weight)");
+  require(y.shape(0) == x.shape(0), "y must have as many rows as x");
+  require(first < weight.shape(0) && y.shape(1) <= weight.shape(0) - first, "the weight has fewer outputs");
+  const ThinMatrix matrix(weight.data(), weight.shape(0), weight.shape(1));
+  kernels().glue.thin_add({x.data(), x.shape(1), x.shape(0), x.shape(1), matrix.panel(first / kThinPanel),
+                           matrix.kind(), first % kThinPanel, y.shape(1), scale, nullptr, y.data(), y.shape(1)});
 }
 
 void delta_rule(Out2 state, In2 qkv, In1 kept, In1 beta, Out2 out) {
@@ -262,7 +292,10 @@ void bind_glue(nb::module_& m) {
   m.def("scaled_add", &scaled_add, "out"_a.noconvert(), "weight"_a, "x"_a.noconvert(), Released());
   m.def("apply_rope", &apply_rope, "x"_a.noconvert(), "cos"_a.noconvert(), "sin"_a.noconvert(), "heads"_a,
         "head_dim"_a = 0, "interleaved"_a = false, Released());
+  m.def("mix_heads", &mix_heads, "x"_a.noconvert(), "head_dim"_a, Released());
   m.def("gelu_mul", &gelu_mul, "x"_a.noconvert(), "out"_a.noconvert(), Released());
+  m.def("gelu_erf_mul", &gelu_erf_mul, "x"_a.noconvert(), "out"_a.noconvert(), Released());
+  m.def("relu_mul", &relu_mul, "x"_a.noconvert(), "out"_a.noconvert(), nb::kw_only(), "squared"_a, Released());
   m.def("clamped_mul", &clamped_mul, "x"_a.noconvert(), "limit"_a, "alpha"_a, "out"_a.noconvert(), Released());
   m.def("scale", &scale, "x"_a.noconvert(), "factor"_a, Released());
   m.def("softcap", &softcap, "x"_a.noconvert(), "cap"_a, Released());
@@ -274,6 +307,8 @@ void bind_glue(nb::module_& m) {
   m.def("short_conv", &short_conv, "x"_a.noconvert(), "weight"_a.noconvert(), "bias"_a.noconvert().none(),
         "out"_a.noconvert(), Released());
   m.def("thin_product", &thin_product, "x"_a.noconvert(), "weight"_a.noconvert(), "out"_a.noconvert(), Released());
+  m.def("thin_add", &thin_add, "x"_a.noconvert(), "weight"_a.noconvert(), "first"_a, "scale"_a, "y"_a.noconvert(),
+        Released());
   m.def("delta_rule", &delta_rule, "state"_a.noconvert(), "qkv"_a.noconvert(), nb::kw_only(), "kept"_a.noconvert(),
         "beta"_a.noconvert(), "out"_a.noconvert(), Released());
   m.def("exp", &exponential, "x"_a.noconvert(), "out"_a.noconvert(), Released());

@@ -26,11 +26,6 @@ namespace {
 using namespace cutset;
 using namespace cutset::bindings;
 
-Workspace& workspace() {
-  static thread_local Workspace mine;
-  return mine;
-}
-
 // values (outputs, blocks) and steps (outputs, groups) or None.
 using PyFactors = std::tuple<AnyArray, std::optional<AnyArray>>;
 
@@ -104,14 +99,10 @@ void make_grouped(PackedGrouped* self, const std::vector<AnyArray>& codes, int b
 }
 
 void call_grouped(const PackedGrouped& self, const AnyArray& x, const AnyOutput& out, int bits, ThreadPool* pool) {
-  check_array<float>(x, "x", 2, "float32");
-  check_shape(x, "x", x.shape(0), self.depth());
-  check_array<float>(out, "out", 2, "float32");
-  check_shape(out, "out", x.shape(0), self.outputs());
-  check_apart(x, out);
+  const float* in = rows_of(x, self.depth());
+  float* y = output_of(out, x, self.outputs());
   nb::gil_scoped_release release;
-  self.forward(pool_or_alone(pool), static_cast<const float*>(x.data()), x.shape(0), bits,
-               static_cast<float*>(out.data()), self.outputs(), workspace());
+  self.forward(pool_or_alone(pool), in, x.shape(0), bits, y, self.outputs(), workspace());
 }
 
 nb::object weights_of(const PackedGrouped& self, Ids1 outputs) {

@@ -26,25 +26,6 @@ namespace {
 using namespace cutset;
 using namespace cutset::bindings;
 
-// Scratch of each calling thread.
-Workspace& workspace() {
-  static thread_local Workspace mine;
-  return mine;
-}
-
-const float* rows_of(const AnyArray& x, std::size_t depth) {
-  check_array<float>(x, "x", 2, "float32");
-  check_shape(x, "x", x.shape(0), depth);
-  return static_cast<const float*>(x.data());
-}
-
-float* output_of(const AnyOutput& out, const AnyArray& x, std::size_t outputs) {
-  check_array<float>(out, "out", 2, "float32");
-  check_shape(out, "out", x.shape(0), outputs);
-  check_apart(x, out);
-  return static_cast<float*>(out.data());
-}
-
 // q (rows, depth) of int8 or int16 as int16; int8 is copied to `room`.
 const std::int16_t* integers_of(const AnyArray& q, std::size_t depth, std::vector<std::int16_t>& room) {
   if (q.dtype() == nb::dtype<std::int8_t>()) {
@@ -60,9 +41,21 @@ const std::int16_t* integers_of(const AnyArray& q, std::size_t depth, std::vecto
 }
 
 void make_f32(PackedF32* self, const AnyArray& weight, ThreadPool* pool) {
-  check_array<float>(weight, "weight", 2, "float32");
+  const FloatView floats = check_floats(weight, "weight", 2);
   nb::gil_scoped_release release;
-  new (self) PackedF32(static_cast<const float*>(weight.data()), weight.shape(0), weight.shape(1), pool_or_alone(pool));
+  new (self) PackedF32(floats, weight.shape(0), weight.shape(1), pool_or_alone(pool));
+}
+
+// Several matrices, stacked.
+void make_f32_of(PackedF32* self, const std::vector<AnyArray>& weights, ThreadPool* pool) {
+  if (weights.empty()) refuse("there must be a weight");
+  std::vector<RowsF32> parts;
+  for (const AnyArray& weight : weights) {
+    parts.push_back({check_floats(weight, "weight", 2), weight.shape(0)});
+    check_shape(weight, "weight", weight.shape(0), weights[0].shape(1));
+  }
+  nb::gil_scoped_release release;
+  new (self) PackedF32(parts, weights[0].shape(1), pool_or_alone(pool));
 }
 
 void call_f32(const PackedF32& self, const AnyArray& x, const AnyOutput& out, ThreadPool* pool) {
@@ -199,8 +192,12 @@ void bind_linears(nb::module_& m) {
       .def(nb::init<int>(), "threads"_a)
       .def_prop_ro("threads", &ThreadPool::threads);
 
-  nb::class_<PackedF32>(m, "LinearF32", "y = x . W^T in float32; weight (outputs, depth) is copied into a packed form.")
+  nb::class_<PackedF32>(m, "LinearF32",
+                        "y = x . W^T in float32; weight (outputs, depth) is copied into a packed form of as many bits: "
+                        "float32, float16, or bfloat16 as uint16.")
       .def("__init__", &make_f32, "weight"_a, "pool"_a.none() = nb::none())
+      .def("__init__", &make_f32_of, "weights"_a, "pool"_a.none() = nb::none(),
+           "matrices of the same depth and type, stacked")
       .def("__call__", &call_f32, "x"_a, "out"_a, "pool"_a.none() = nb::none(), "x (rows, depth), out (rows, outputs)")
       .def_prop_ro("outputs", &PackedF32::outputs)
       .def_prop_ro("depth", &PackedF32::depth)

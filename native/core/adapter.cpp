@@ -4,42 +4,14 @@
 #include <cstdint>
 #include <cstring>
 #include <stdexcept>
+#include <utility>
 
-#include "kernels/table.h"
+#include "kernels/glue.h"
+#include "kernels/linear.h"
 
 namespace cutset {
 
 namespace {
-
-constexpr std::size_t kRows = 64;  // of one task, at most
-
-struct Task {
-  const LowRank* part;
-  const std::size_t* rows;
-  std::size_t count;
-};
-
-void run_task(const Task& task, const float* x, std::size_t inputs, float* y, std::size_t outputs) {
-  static thread_local Workspace gathered, products;
-  const ThinMatrix& down = task.part->down;
-  const ThinMatrix& up = task.part->up;
-  const float* in = x + task.rows[0] * inputs;
-  if (task.rows[task.count - 1] - task.rows[0] + 1 != task.count) {
-    float* room = static_cast<float*>(gathered.take(task.count * inputs * sizeof(float)));
-    for (std::size_t i = 0; i < task.count; ++i) {
-      std::memcpy(room + i * inputs, x + task.rows[i] * inputs, inputs * sizeof(float));
-    }
-    in = room;
-  }
-  float* narrow = static_cast<float*>(products.take(task.count * (down.padded() + up.padded()) * sizeof(float)));
-  float* wide = narrow + task.count * down.padded();
-  down.forward(in, inputs, task.count, narrow);
-  up.forward(narrow, down.padded(), task.count, wide);
-  for (std::size_t i = 0; i < task.count; ++i) {
-    float* out = y + task.rows[i] * outputs + task.part->first;
-    kernels().glue.scaled_add(out, task.part->scale, wide + i * up.padded(), up.outputs());
-  }
-}
 
 std::uint32_t bits_of(float value) {
   std::uint32_t bits;
@@ -47,49 +19,81 @@ std::uint32_t bits_of(float value) {
   return bits;
 }
 
-bool all_bfloat16(const float* values, std::size_t count) {
+// The smallest form that has all of some numbers. (-0 is none of a byte's.)
+ThinKind smallest_kind(const float* values, std::size_t count) {
   std::uint32_t low = 0;
-  for (std::size_t i = 0; i < count; ++i) low |= bits_of(values[i]) & 0xFFFF;
-  return low == 0;
+  bool bytes = true;
+  for (std::size_t i = 0; i < count; ++i) {
+    const float value = values[i];
+    low |= bits_of(value) & 0xFFFF;
+    bytes = bytes && value >= -127.0f && value <= 127.0f &&
+            bits_of(static_cast<float>(static_cast<int>(value))) == bits_of(value);
+  }
+  return bytes ? ThinKind::kByte : low == 0 ? ThinKind::kBfloat : ThinKind::kFloat;
 }
 
 }  // namespace
 
 ThinMatrix::ThinMatrix(const float* weight, std::size_t outputs, std::size_t depth)
-    : outputs_(outputs), depth_(depth), half_(false) {
+    : outputs_(outputs), depth_(depth), kind_(ThinKind::kFloat) {
   if (outputs == 0 || depth == 0) throw std::invalid_argument("a weight matrix must not be empty");
-  half_ = all_bfloat16(weight, checked_product(outputs, depth));
-  const std::size_t bytes = checked_product(checked_product(padded(), depth), half_ ? 2 : 4);
+  checked_product(checked_product(padded(), depth), sizeof(float));
+  kind_ = smallest_kind(weight, outputs * depth);
+  const std::size_t panel_bytes = thin_panel_bytes(depth, kind_), bytes = checked_product(panels(), panel_bytes);
   panels_ = Buffer::shared(bytes);
   std::memset(panels_.as<void>(), 0, bytes);
   for (std::size_t o = 0; o < outputs; ++o) {
     const float* row = weight + o * depth;
-    const std::size_t first = o / kThinPanel * depth * kThinPanel + o % kThinPanel;
+    char* at = panels_.as<char>() + o / kThinPanel * panel_bytes;
+    const std::size_t lane = o % kThinPanel;
     for (std::size_t k = 0; k < depth; ++k) {
-      const std::size_t at = first + k * kThinPanel;
-      if (half_) {
-        panels_.as<std::uint16_t>()[at] = static_cast<std::uint16_t>(bits_of(row[k]) >> 16);
+      if (kind_ == ThinKind::kByte) {
+        at[k * kThinPanel + lane] = static_cast<char>(static_cast<std::int8_t>(row[k]));
+      } else if (kind_ == ThinKind::kBfloat) {
+        // Halves of a word whose low one comes first in the depth, whatever the order of bytes.
+        std::uint32_t word;
+        char* place = at + (k / 2 * kThinPanel + lane) * sizeof word;
+        std::memcpy(&word, place, sizeof word);
+        word |= bits_of(row[k]) >> 16 << (k % 2 * 16);
+        std::memcpy(place, &word, sizeof word);
       } else {
-        panels_.as<float>()[at] = row[k];
+        std::memcpy(at + (k * kThinPanel + lane) * sizeof(float), row + k, sizeof(float));
       }
     }
   }
 }
 
+std::size_t ThinMatrix::panels() const { return padded() / kThinPanel; }
+
 std::size_t ThinMatrix::padded() const { return round_up(outputs_, kThinPanel); }
 
-void ThinMatrix::forward(const float* x, std::size_t stride, std::size_t rows, float* y) const {
-  const std::size_t count = padded() / kThinPanel;
-  kernels().glue.thin_product({x, stride, rows, depth_, panels_.as<void>(), half_, count, y, padded()});
+const void* ThinMatrix::panel(std::size_t number) const {
+  return panels_.as<char>() + number * thin_panel_bytes(depth_, kind_);
+}
+
+void Adapter::put(std::size_t index, Shape product, LowRank part, const float* scales) {
+  if (part.down.depth() != product.inputs) throw std::invalid_argument("a product has other inputs");
+  if (part.up.outputs() > product.outputs || part.first > product.outputs - part.up.outputs()) {
+    throw std::invalid_argument("a product has fewer outputs");
+  }
+  for (std::size_t p = 0; scales && p < part.up.panels(); ++p) part.scales.push_back(part.scale * scales[p]);
+  parts_[index].push_back(std::move(part));
 }
 
 void Adapter::put(Site site, int layer, int expert, const float* down, const float* up, std::size_t rank,
-                  std::size_t inputs, std::size_t first, std::size_t outputs, float scale) {
+                  std::size_t inputs, std::size_t first, std::size_t outputs, float scale, const float* scales) {
   const std::size_t index = spec_.index(site, layer, expert);
-  if (inputs != spec_.inputs(site, layer, expert)) throw std::invalid_argument("a site has other inputs");
-  const std::size_t most = spec_.outputs(site, layer, expert);
-  if (outputs > most || first > most - outputs) throw std::invalid_argument("a site has fewer outputs");
-  parts_[index].push_back({ThinMatrix(down, rank, inputs), ThinMatrix(up, outputs, rank), first, scale});
+  const Shape product = {spec_.inputs(site, layer, expert), spec_.outputs(site, layer, expert)};
+  put(index, product, {ThinMatrix(down, rank, inputs), ThinMatrix(up, outputs, rank), first, scale, {}}, scales);
+}
+
+void Adapter::put(ToldProduct product, int layer, const float* down, const float* up, std::size_t rank,
+                  std::size_t inputs, std::size_t first, std::size_t outputs, float scale, const float* scales) {
+  const std::size_t index = spec_.index(product, layer), width = spec_.layer_inputs.width;
+  const Shape shape = product == ToldProduct::kAll    ? Shape{spec_.hidden, spec_.stage_layers() * width}
+                      : product == ToldProduct::kGate ? Shape{spec_.hidden, width}
+                                                      : Shape{width, spec_.hidden};
+  put(index, shape, {ThinMatrix(down, rank, inputs), ThinMatrix(up, outputs, rank), first, scale, {}}, scales);
 }
 
 std::vector<AdaptedRows> adapted_rows(const std::vector<const Adapter*>& adapters) {
@@ -102,20 +106,6 @@ std::vector<AdaptedRows> adapted_rows(const std::vector<const Adapter*>& adapter
     group.rows.push_back(row);
   }
   return groups;
-}
-
-void add_low_rank(ThreadPool& pool, const std::vector<AdaptedRows>& groups, std::size_t index, const float* x,
-                  std::size_t inputs, float* y, std::size_t outputs) {
-  std::vector<Task> tasks;
-  for (const AdaptedRows& group : groups) {
-    for (const LowRank& part : group.adapter->parts(index)) {
-      for (std::size_t done = 0; done < group.rows.size(); done += kRows) {
-        tasks.push_back({&part, group.rows.data() + done, std::min(kRows, group.rows.size() - done)});
-      }
-    }
-  }
-  // Parts of one site add to outputs of their own, groups to rows of their own.
-  pool.run(tasks.size(), [&](std::size_t i) noexcept { run_task(tasks[i], x, inputs, y, outputs); });
 }
 
 }  // namespace cutset

@@ -55,7 +55,7 @@ Decoder::Decoder(DecoderSpec spec, Parameters parameters, ThreadPool& pool)
 
 void Decoder::embed(const std::int32_t* ids, std::size_t count, float* out) const {
   const PackedGrouped* codes = parameters_.embedding_codes;
-  if (!codes) return kernels().glue.embedding(parameters_.embedding, ids, count, spec_.hidden, out);
+  if (!codes) return look_up(parameters_.embedding, ids, count, spec_.hidden, out);
   for (std::size_t i = 0; i < count; ++i) codes->weights(static_cast<std::size_t>(ids[i]), out + i * spec_.hidden);
 }
 

@@ -1,5 +1,5 @@
-// A decoder, or a stage of one, without its products: the specification, the float32 parameters of the glue, the cache
-// of its layers.
+// A decoder, or a stage of one, without its products: the specification, the parameters of the glue, the cache of its
+// layers.
 #pragma once
 
 #include <cstddef>
@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/floats.h"
 #include "core/grouped.h"
 #include "core/linear.h"
 #include "core/memory.h"
@@ -31,7 +32,7 @@ struct LayerParameters {
   const float* gate_up_bias = nullptr;         // ([gate | up]) of a dense MLP
   const float* down_bias = nullptr;            // (hidden)
   const float* sinks = nullptr;                // (heads)
-  const float* router = nullptr;               // (experts, hidden) of a sparse layer; copied
+  FloatView router;                            // (experts, hidden) of a sparse layer; copied
   const float* router_norm = nullptr;          // (hidden), and the following: of experts with norms of their own
   const float* expert_norm = nullptr;          // (hidden)
   const float* expert_output_norm = nullptr;   // (hidden)
@@ -40,21 +41,21 @@ struct LayerParameters {
   const float* router_bias = nullptr;          // (experts)
   const float* expert_gate_up_bias = nullptr;  // (experts, [gate | up])
   const float* expert_down_bias = nullptr;     // (experts, hidden)
-  const float* shared_gate = nullptr;          // (shared, hidden); copied
-  const float* layer_gate = nullptr;           // (width, hidden), and the next: of what layers are told of; copied
-  const float* layer_out = nullptr;            // (hidden, width); copied
+  FloatView shared_gate;                       // (shared, hidden); copied
+  FloatView layer_gate;                        // (width, hidden), and the next: of what layers are told of; copied
+  FloatView layer_out;                         // (hidden, width); copied
   const float* layer_output_norm = nullptr;    // (hidden)
   const float* layer_scale = nullptr;          // (1), of what leaves the layer
   RecurrentParameters recurrent;               // of a layer that is recurrent
 };
 
 struct Parameters {
-  bool whole_norms = false;          // q_norm and k_norm are over all heads, (q_size) and (kv_size); else (head_dim)
-  const float* embedding = nullptr;  // (vocab, hidden), or
+  bool whole_norms = false;  // q_norm and k_norm are over all heads, (q_size) and (kv_size); else (head_dim)
+  FloatView embedding;       // (vocab, hidden), or
   const PackedGrouped* embedding_codes = nullptr;
   const float* final_norm = nullptr;          // (hidden)
-  const float* layer_embedding = nullptr;     // (layer_inputs.vocab, stage_layers * width), and the following: what
-  const float* layer_product = nullptr;       // (stage_layers * width, hidden)  they are told of a token; it is copied
+  FloatView layer_embedding;                  // (layer_inputs.vocab, stage_layers * width), and the following: what
+  FloatView layer_product;                    // (stage_layers * width, hidden)  they are told of a token; it is copied
   const float* layer_product_norm = nullptr;  // (width)
   std::vector<LayerParameters> layers;        // of all layers; those of other stages are empty
 };

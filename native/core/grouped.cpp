@@ -279,7 +279,7 @@ bool PackedGrouped::pack(const std::vector<GroupedPart>& parts, std::size_t pane
 }
 
 void PackedGrouped::forward(ThreadPool& pool, const float* x, std::size_t rows, int bits, float* y, std::size_t stride,
-                            Workspace& workspace) const {
+                            Workspace& workspace, const Added& added) const {
   if (bits < PackedI8::kLeastBits || bits > PackedI8::kMostBits) {
     throw std::invalid_argument("bits must be between 8 and 12, not " + std::to_string(bits));
   }
@@ -290,7 +290,7 @@ void PackedGrouped::forward(ThreadPool& pool, const float* x, std::size_t rows, 
   const std::size_t sums_bytes = round_up(checked_product(checked_product(rows, form_.groups), 4), kLine);
   const std::size_t scales_bytes = round_up(rows * sizeof(float), kLine);
   const std::size_t room_bytes = order_.empty() ? 0 : checked_product(tasks, depth_ * sizeof(float));
-  const std::size_t limb_bytes = kernels.limb_bytes(form_, rows);
+  const std::size_t limb_bytes = kernels.limb_bytes(form_);
   const std::size_t limbs_bytes = limb_bytes ? checked_product(rows + kLimbRowsMore, limb_bytes) : 0;
   char* room = static_cast<char*>(workspace.take(q_bytes + sums_bytes + scales_bytes + limbs_bytes + room_bytes));
   auto* q = reinterpret_cast<std::int16_t*>(room);
@@ -299,7 +299,7 @@ void PackedGrouped::forward(ThreadPool& pool, const float* x, std::size_t rows, 
   auto* limbs = limb_bytes ? reinterpret_cast<std::uint8_t*>(room + q_bytes + sums_bytes + scales_bytes) : nullptr;
   auto* gathered = reinterpret_cast<float*>(room + q_bytes + sums_bytes + scales_bytes + limbs_bytes);
   const std::int32_t* order = order_.empty() ? nullptr : order_.data();
-  run_ranges(pool, rows, step, [&](std::size_t first, std::size_t end) {
+  run_ranges_beside(pool, added, rows, step, [&](std::size_t first, std::size_t end) {
     kernels.encode(form_, x + first * depth_, end - first, depth_, bits, order,
                    order ? gathered + first / step * depth_ : nullptr, q + first * form_.depth,
                    sums + first * form_.groups, scales + first, limbs ? limbs + first * limb_bytes : nullptr);
@@ -319,6 +319,7 @@ void PackedGrouped::forward(ThreadPool& pool, const float* x, std::size_t rows, 
     job.y = y + first * stride + start * kPanel;
     job.stride = stride;
     kernels.multiply(job);
+    added.finish(first, job.count, start * kPanel, job.outputs);
   });
 }
 

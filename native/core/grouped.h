@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/addition.h"
 #include "core/memory.h"
 #include "core/pool.h"
 #include "kernels/grouped.h"
@@ -53,7 +54,7 @@ class PackedGrouped {
   // y (rows, outputs), `stride` elements between its rows. std::invalid_argument unless 8 <= bits <= 12, which are
   // those of the activations.
   void forward(ThreadPool& pool, const float* x, std::size_t rows, int bits, float* y, std::size_t stride,
-               Workspace& workspace) const;
+               Workspace& workspace, const Added& added = {}) const;
 
   // The weights of one output, (depth): each step rounded to float32.
   void weights(std::size_t output, float* row) const;

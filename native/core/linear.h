@@ -10,26 +10,40 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/addition.h"
+#include "core/floats.h"
 #include "core/memory.h"
 #include "core/pool.h"
 #include "kernels/linear.h"
 
 namespace cutset {
 
+// Rows of a weight matrix (outputs, depth).
+struct RowsF32 {
+  FloatView weight;
+  std::size_t outputs;
+};
+
+// Products in float32 with weights in float32, or in the 16 bits in which they came: the results are the same.
 class PackedF32 {
  public:
-  // std::invalid_argument for an empty or absurd shape, std::bad_alloc.
-  PackedF32(const float* weight, std::size_t outputs, std::size_t depth, ThreadPool& pool);
+  // std::invalid_argument for an empty or absurd shape, std::bad_alloc. Or the rows of several matrices, stacked, all
+  // floats of one type.
+  PackedF32(const FloatView& weight, std::size_t outputs, std::size_t depth, ThreadPool& pool);
+  PackedF32(const std::vector<RowsF32>& parts, std::size_t depth, ThreadPool& pool);
 
   std::size_t outputs() const { return outputs_; }
   std::size_t depth() const { return depth_; }
+  FloatType type() const { return type_; }
   std::size_t bytes() const { return panels_.bytes(); }
 
-  void forward(ThreadPool& pool, const float* x, std::size_t rows, float* y, Workspace& workspace) const;
+  void forward(ThreadPool& pool, const float* x, std::size_t rows, float* y, Workspace& workspace,
+               const Added& added = {}) const;
 
  private:
-  std::size_t outputs_, depth_;
-  Buffer panels_;  // [panel][depth][32]
+  std::size_t outputs_ = 0, depth_;
+  FloatType type_;
+  Buffer panels_;  // see kernels/linear.h
 };
 
 // Rows of a weight matrix, as they lie in a file: 8-bit weights (outputs, depth) with one scale for each output.
@@ -75,7 +89,8 @@ class PackedI8 {
   int most_bits() const;
 
   // std::invalid_argument unless 8 <= bits <= most_bits().
-  void forward(ThreadPool& pool, const float* x, std::size_t rows, int bits, float* y, Workspace& workspace) const;
+  void forward(ThreadPool& pool, const float* x, std::size_t rows, int bits, float* y, Workspace& workspace,
+               const Added& added = {}) const;
 
   // The sums themselves: z (rows, outputs) = q . W^T for |q| < 2^(bits-1), which is checked (std::invalid_argument).
   void integers(ThreadPool& pool, const std::int16_t* q, std::size_t rows, int bits, std::int32_t* z,
@@ -94,7 +109,7 @@ class PackedI8 {
   void survey(ThreadPool& pool, const Facts& facts);
   void check(int bits) const;
   // Sets what the rows and this matrix give; `job` has the rows' codes, `stride` bytes each, bits, and one output.
-  void multiply(ThreadPool& pool, const I8Job& job, std::size_t stride) const;
+  void multiply(ThreadPool& pool, const I8Job& job, std::size_t stride, const Added& added = {}) const;
 
   std::size_t outputs_, depth_;
   std::atomic<const std::int8_t*> panels_{nullptr};  // [panel][depth / 4][32][4]

@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <cstdint>
+#include <cstring>
 #include <stdexcept>
 
 #include "core/linear.h"
@@ -13,27 +15,64 @@ namespace {
 constexpr std::size_t kPiece = std::size_t{1} << 18;  // elements of x
 constexpr std::size_t kMostRows = 512;
 
-void pack_panel(const float* weight, std::size_t outputs, std::size_t depth, std::size_t panel, float* packed) {
-  const std::size_t first = panel * kPanel, count = std::min(kPanel, outputs - first);
-  for (std::size_t c = 0; c < kPanel; ++c) {
-    const float* row = weight + (first + c) * depth;
-    for (std::size_t k = 0; k < depth; ++k) packed[k * kPanel + c] = c < count ? row[k] : 0.0f;
+// Of the depth, in which a panel of 16 bits is widened for many rows: this stays in the nearest caches.
+constexpr std::size_t kWidened = 512;
+constexpr std::size_t kWidenTiles = 8;  // from so many tiles of rows on, by measurement
+
+// Where output c of a panel lies in a row of it.
+constexpr std::size_t place_of(FloatType type, std::size_t c) {
+  return type == FloatType::kBFloat16 ? c % 16 * 2 + c / 16 : c;
+}
+
+// rows: those of a panel's outputs, nullptr for one that doesn't exist. A line of each at a time, so that what is
+// written stays in the nearest cache.
+template <class Word>
+void pack_panel(const void* const* rows, std::size_t depth, FloatType type, Word* packed) {
+  constexpr std::size_t kStep = 64 / sizeof(Word);
+  static constexpr Word kZeros[kStep] = {};
+  for (std::size_t k = 0; k < depth; k += kStep, packed += kStep * kPanel) {
+    const std::size_t count = std::min(kStep, depth - k);
+    for (std::size_t c = 0; c < kPanel; ++c) {
+      const Word* line = rows[c] ? static_cast<const Word*>(rows[c]) + k : kZeros;
+      Word* out = packed + place_of(type, c);
+      if (count == kStep) {
+        for (std::size_t i = 0; i < kStep; ++i) out[i * kPanel] = line[i];
+      } else {
+        for (std::size_t i = 0; i < count; ++i) out[i * kPanel] = line[i];
+      }
+    }
   }
 }
 
 }  // namespace
 
-PackedF32::PackedF32(const float* weight, std::size_t outputs, std::size_t depth, ThreadPool& pool)
-    : outputs_(outputs), depth_(depth) {
-  if (outputs == 0 || depth == 0) throw std::invalid_argument("a weight matrix must not be empty");
-  const std::size_t panels = round_up(outputs, kPanel) / kPanel;
-  panels_ = Buffer::shared(checked_product(checked_product(panels * kPanel, depth), sizeof(float)));
-  pool.run(panels, [&](std::size_t p) noexcept {
-    pack_panel(weight, outputs, depth, p, panels_.as<float>() + p * kPanel * depth);
+PackedF32::PackedF32(const FloatView& weight, std::size_t outputs, std::size_t depth, ThreadPool& pool)
+    : PackedF32(std::vector<RowsF32>{{weight, outputs}}, depth, pool) {}
+
+PackedF32::PackedF32(const std::vector<RowsF32>& parts, std::size_t depth, ThreadPool& pool)
+    : depth_(depth), type_(parts.empty() ? FloatType::kFloat32 : parts.front().weight.type) {
+  std::vector<const void*> rows;
+  for (const RowsF32& part : parts) {
+    if (part.weight.type != type_) throw std::invalid_argument("the parts of a weight matrix must be of one type");
+    for (std::size_t o = 0; o < part.outputs; ++o) rows.push_back(part.weight.at(o * depth));
+  }
+  outputs_ = rows.size();
+  if (outputs_ == 0 || depth == 0) throw std::invalid_argument("a weight matrix must not be empty");
+  rows.resize(round_up(outputs_, kPanel));
+  const std::size_t panel = checked_product(kPanel * float_bytes(type_), depth);
+  panels_ = Buffer::shared(checked_product(rows.size() / kPanel, panel));
+  pool.run(rows.size() / kPanel, [&](std::size_t p) noexcept {
+    void* packed = panels_.as<char>() + p * panel;
+    if (type_ == FloatType::kFloat32) {
+      pack_panel(rows.data() + p * kPanel, depth, type_, static_cast<std::uint32_t*>(packed));
+    } else {
+      pack_panel(rows.data() + p * kPanel, depth, type_, static_cast<std::uint16_t*>(packed));
+    }
   });
 }
 
-void PackedF32::forward(ThreadPool& pool, const float* x, std::size_t rows, float* y, Workspace& workspace) const {
+void PackedF32::forward(ThreadPool& pool, const float* x, std::size_t rows, float* y, Workspace& workspace,
+                        const Added& added) const {
   if (rows == 0) return;
   const LinearKernels& kernels = cutset::kernels().linear;
   const std::size_t panels = round_up(outputs_, kPanel) / kPanel;
@@ -48,34 +87,55 @@ void PackedF32::forward(ThreadPool& pool, const float* x, std::size_t rows, floa
   const float* packed = x;
   if (rows > 1) {
     float* room = static_cast<float*>(workspace.take(checked_product(checked_product(rows, depth_), sizeof(float))));
-    run_ranges(pool, split.row_blocks * tiles_a_task,
-               std::max<std::size_t>(1, rows_a_task(pool, rows, depth_) / kernels.f32_rows),
-               [&](std::size_t first, std::size_t end) {
-                 for (std::size_t t = first; t < end; ++t) {
-                   const std::size_t begin = tile_row(t / tiles_a_task, t % tiles_a_task);
-                   const std::size_t count = tile_row(t / tiles_a_task, t % tiles_a_task + 1) - begin;
-                   kernels.f32_pack(x + begin * depth_, count, depth_, room + begin * depth_);
-                 }
-               });
+    run_ranges_beside(pool, added, split.row_blocks * tiles_a_task,
+                      std::max<std::size_t>(1, rows_a_task(pool, rows, depth_) / kernels.f32_rows),
+                      [&](std::size_t first, std::size_t end) {
+                        for (std::size_t t = first; t < end; ++t) {
+                          const std::size_t begin = tile_row(t / tiles_a_task, t % tiles_a_task);
+                          const std::size_t count = tile_row(t / tiles_a_task, t % tiles_a_task + 1) - begin;
+                          kernels.f32_pack(x + begin * depth_, count, depth_, room + begin * depth_);
+                        }
+                      });
     packed = room;
+  } else {
+    run_beside(pool, added, 0, [](std::size_t) {});
   }
 
   const std::size_t piece = std::max<std::size_t>(1, kPiece / split.rows);
+  // Columns k .. k + depth of panel p with all rows of a block.
+  const auto multiply = [&](std::size_t block, std::size_t p, std::size_t k, std::size_t depth, const void* panel,
+                            FloatType type) {
+    for (std::size_t t = 0; t < tiles_a_task; ++t) {
+      const std::size_t first = tile_row(block, t), count = tile_row(block, t + 1) - first;
+      if (count == 0) continue;
+      kernels.f32_tile(packed + first * depth_ + k * count, count, depth, panel, type,
+                       std::min(kPanel, outputs_ - p * kPanel), k > 0, y + first * outputs_ + p * kPanel, outputs_);
+    }
+  };
+  const bool widens = type_ != FloatType::kFloat32 && tiles_a_task >= kWidenTiles;
   pool.run(split.tasks(), [&](std::size_t task) noexcept {
+    static thread_local Workspace widened;
+    float* wide = widens ? static_cast<float*>(widened.take(kWidened * kPanel * sizeof(float))) : nullptr;
     const std::size_t block = task % split.row_blocks, group = task / split.row_blocks;
     const std::size_t last = std::min(panels, (group + 1) * split.panels);
     for (std::size_t k = 0; k < depth_; k += piece) {
-      const std::size_t depth = std::min(piece, depth_ - k);
+      const std::size_t end = std::min(k + piece, depth_);
       for (std::size_t p = group * split.panels; p < last; ++p) {
-        const float* panel = panels_.as<float>() + (p * depth_ + k) * kPanel;
-        for (std::size_t t = 0; t < tiles_a_task; ++t) {
-          const std::size_t first = tile_row(block, t), count = tile_row(block, t + 1) - first;
-          if (count == 0) continue;
-          kernels.f32_tile(packed + first * depth_ + k * count, count, depth, panel,
-                           std::min(kPanel, outputs_ - p * kPanel), k > 0, y + first * outputs_ + p * kPanel, outputs_);
+        const char* panel = panels_.as<char>() + p * kPanel * depth_ * float_bytes(type_);
+        const auto from = [&](std::size_t column) { return panel + column * kPanel * float_bytes(type_); };
+        if (!widens) {
+          multiply(block, p, k, end - k, from(k), type_);
+          continue;
+        }
+        for (std::size_t at = k; at < end; at += kWidened) {
+          const std::size_t depth = std::min(kWidened, end - at);
+          kernels.f32_widen(from(at), type_, depth, wide);
+          multiply(block, p, at, depth, wide, FloatType::kFloat32);
         }
       }
     }
+    const std::size_t row = block * split.rows, output = group * split.panels * kPanel;
+    added.finish(row, std::min(split.rows, rows - row), output, std::min(last * kPanel, outputs_) - output);
   });
 }
 

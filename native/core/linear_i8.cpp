@@ -131,8 +131,8 @@ void PackedI8::check(int bits) const {
   }
 }
 
-void PackedI8::forward(ThreadPool& pool, const float* x, std::size_t rows, int bits, float* y,
-                       Workspace& workspace) const {
+void PackedI8::forward(ThreadPool& pool, const float* x, std::size_t rows, int bits, float* y, Workspace& workspace,
+                       const Added& added) const {
   check(bits);
   if (rows == 0) return;
   const LinearKernels& kernels = cutset::kernels().linear;
@@ -140,7 +140,7 @@ void PackedI8::forward(ThreadPool& pool, const float* x, std::size_t rows, int b
   char* room = static_cast<char*>(workspace.take(checked_product(rows + kCodeRowsMore, stride) + scales_bytes));
   float* scales = reinterpret_cast<float*>(room);
   std::uint8_t* codes = reinterpret_cast<std::uint8_t*>(room + scales_bytes);
-  run_ranges(pool, rows, rows_a_task(pool, rows, depth_), [&](std::size_t first, std::size_t end) {
+  run_ranges_beside(pool, added, rows, rows_a_task(pool, rows, depth_), [&](std::size_t first, std::size_t end) {
     kernels.i8_encode(x + first * depth_, end - first, depth_, bits, codes + first * stride, scales + first);
   });
   I8Job job{};
@@ -149,7 +149,7 @@ void PackedI8::forward(ThreadPool& pool, const float* x, std::size_t rows, int b
   job.bits = bits;
   job.row_scales = scales;
   job.scaled = y;
-  multiply(pool, job, stride);
+  multiply(pool, job, stride, added);
 }
 
 void PackedI8::integers(ThreadPool& pool, const std::int16_t* q, std::size_t rows, int bits, std::int32_t* z,
@@ -203,7 +203,7 @@ void PackedI8::residues(ThreadPool& pool, const std::uint32_t* x, std::size_t ro
   multiply(pool, job, stride);
 }
 
-void PackedI8::multiply(ThreadPool& pool, const I8Job& whole, std::size_t stride) const {
+void PackedI8::multiply(ThreadPool& pool, const I8Job& whole, std::size_t stride, const Added& added) const {
   const LinearKernels& kernels = cutset::kernels().linear;
   const std::size_t panels = round_up(outputs_, kPanel) / kPanel, padded = round_up(depth_, kDepthStep);
   const std::size_t limbs = whole.residues ? kResidueLimbs : 1;
@@ -227,6 +227,7 @@ void PackedI8::multiply(ThreadPool& pool, const I8Job& whole, std::size_t stride
     if (job.residues) job.residues += out;
     job.stride = outputs_;
     kernels.i8_multiply(job);
+    added.finish(first, job.rows, start, job.outputs);
   });
 }
 

@@ -5,6 +5,7 @@
 #include <variant>
 #include <vector>
 
+#include "core/addition.h"
 #include "core/grouped.h"
 #include "core/linear.h"
 #include "core/pool.h"
@@ -16,8 +17,10 @@ class Linears {
  public:
   virtual ~Linears() = default;
 
-  // x (rows, inputs) to y (rows, outputs), without bias. Layer and expert are -1 where there is none.
-  virtual void forward(Site site, int layer, int expert, const float* x, std::size_t rows, float* y) = 0;
+  // x (rows, inputs) to y (rows, outputs), without bias and with what is added to this product, or nullptr. Layer and
+  // expert are -1 where there is none.
+  virtual void forward(Site site, int layer, int expert, const float* x, std::size_t rows, float* y,
+                       const Addition* addition) = 0;
 };
 
 // The products computed here, from packed weights that outlive it. Several threads may call it at once.
@@ -35,7 +38,11 @@ class LocalLinears : public Linears {
   // A site's matrix in parts, each of which gives the outputs after those of the part before.
   void put(Site site, int layer, int expert, const std::vector<Part>& parts, int bits);
 
-  void forward(Site site, int layer, int expert, const float* x, std::size_t rows, float* y) override;
+  void forward(Site site, int layer, int expert, const float* x, std::size_t rows, float* y,
+               const Addition* addition) override;
+
+  // Of all packed weights.
+  std::size_t bytes() const;
 
  private:
   struct Integers {
@@ -48,7 +55,7 @@ class LocalLinears : public Linears {
     int bits;
   };
 
-  void forward(const Parts& parts, const float* x, std::size_t rows, float* y, std::size_t outputs);
+  void forward(const Parts& parts, const float* x, std::size_t rows, float* y, std::size_t outputs, Added added);
 
   DecoderSpec spec_;
   ThreadPool& pool_;

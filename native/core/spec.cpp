@@ -86,6 +86,13 @@ std::size_t DecoderSpec::index(Site site, int layer, int expert) const {
   return start + 2 + 2 * static_cast<std::size_t>(expert + 1) + (site == Site::kDown ? 1 : 0);
 }
 
+std::size_t DecoderSpec::index(ToldProduct product, int layer) const {
+  require(layer_inputs.width > 0, "layers are told nothing of a token");
+  if (product == ToldProduct::kAll) return site_count();
+  require(layer >= 0 && static_cast<std::size_t>(layer) < layers, "there is no such layer");
+  return site_count() + 1 + 2 * static_cast<std::size_t>(layer) + (product == ToldProduct::kOut ? 1 : 0);
+}
+
 void DecoderSpec::check_layers() const {
   require(layer_heads.empty() || layer_heads.size() == layers, "heads must be given for each layer");
   require(intermediates.empty() || intermediates.size() == layers,

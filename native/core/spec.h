@@ -12,7 +12,7 @@ namespace cutset {
 enum class Site { kQkv, kO, kGateUp, kDown, kLmHead };
 
 // Of the gate in an MLP.
-enum class Activation { kSilu, kGelu, kClamped };
+enum class Activation { kSilu, kGelu, kClamped, kGeluErf, kRelu, kRelu2 };
 
 // What a layer has instead of attention; see cutset.models.spec.ConvSpec and DeltaSpec.
 enum class Mixer { kAttention, kConv, kDelta };
@@ -40,6 +40,9 @@ struct LayerInputs {
   float product_scale = 1.0f;
   float scale = 1.0f;
 };
+
+// Products of what layers are told, which stay with the glue: that of the embedding for all layers, and each layer's.
+enum class ToldProduct { kAll, kGate, kOut };
 
 struct DecoderSpec {
   std::size_t vocab = 0;
@@ -120,6 +123,10 @@ struct DecoderSpec {
   // A number below site_count() for every site of every layer; std::invalid_argument for one that isn't there.
   std::size_t index(Site site, int layer, int expert) const;
   std::size_t site_count() const { return layers * (2 + 2 * (1 + experts + shared)) + 1; }
+  // The numbers after those of the sites, below product_count(); std::invalid_argument where there are no such
+  // products.
+  std::size_t index(ToldProduct product, int layer) const;
+  std::size_t product_count() const { return site_count() + (layer_inputs.width ? 1 + 2 * layers : 0); }
 
   // std::invalid_argument if the sizes contradict each other.
   void check() const;

@@ -60,42 +60,22 @@ void Step::begin(const Batch& batch) {
   start_layer();
 }
 
-void Step::choose_adapters() {
-  row_adapters_.clear();
-  adapted_.clear();
-  for (std::size_t s = 0; s < batch_.adapters.size(); ++s) {
-    const auto rows = static_cast<std::size_t>(batch_.rows.row_starts[s + 1] - batch_.rows.row_starts[s]);
-    row_adapters_.insert(row_adapters_.end(), rows, batch_.adapters[s]);
-  }
-  adapted_ = adapted_rows(row_adapters_);
-}
-
-// Adds to the product at hand what the rows' adapters have for it.
-void Step::adapt() {
-  if (adapted_.empty()) return;
-  const DecoderSpec& spec = decoder_.spec();
-  const std::size_t index = spec.index(product_.site, product_.layer, product_.expert);
-  const bool routed = product_.expert >= 0 && static_cast<std::size_t>(product_.expert) < spec.experts;
-  if (!routed) {
-    return add_low_rank(pool_, adapted_, index, product_.x, product_.inputs, product_.y, product_.outputs);
-  }
-  std::vector<const Adapter*> adapters;
-  for (const Routed& row : routed_[static_cast<std::size_t>(product_.expert)])
-    adapters.push_back(row_adapters_[row.row]);
-  add_low_rank(pool_, adapted_rows(adapters), index, product_.x, product_.inputs, product_.y, product_.outputs);
-}
-
 void Step::run(Linears& linears) {
   while (!done_) {
-    linears.forward(product_.site, product_.layer, product_.expert, product_.x, product_.rows, product_.y);
-    resume();
+    linears.forward(product_.site, product_.layer, product_.expert, product_.x, product_.rows, product_.y, addition());
+    go_on();
   }
 }
 
 void Step::resume() {
   require(!done_, "the step is done; begin another");
+  done_ = true;  // after an exception, too
+  if (const Addition* more = addition()) more->run(pool_);
+  go_on();
+}
+
+void Step::go_on() {
   done_ = true;  // unless it waits again, which it doesn't after an exception
-  adapt();
   switch (product_.site) {
     case Site::kQkv:
       return after_qkv();
@@ -285,6 +265,7 @@ void Step::prepare_heads(std::size_t begin, std::size_t end) {
                       spec.rotary_interleaved);
     }
     if (batch_.query_scales) glue.scale(q, batch_.query_scales[r], shape.q_size());
+    if (cache.type == CacheType::kInt8) glue.mix_heads(q, shape.heads + (own ? shape.kv_heads : 0), shape.head_dim);
     if (own) append(shape, cache, slots_.data(), qkv_.data(), r, r + 1);
   }
 }
@@ -328,14 +309,7 @@ void Step::keep_wanted_rows() {
   }
   live_ = batch_.wanted;
   std::swap(x_, spare_);
-  if (!row_adapters_.empty()) {
-    std::vector<const Adapter*> kept_adapters;
-    for (std::size_t i = 0; i < batch_.wanted; ++i) {
-      kept_adapters.push_back(row_adapters_[static_cast<std::size_t>(batch_.logit_rows[i])]);
-    }
-    row_adapters_ = std::move(kept_adapters);
-    adapted_ = adapted_rows(row_adapters_);
-  }
+  keep_wanted_adapters();
   h_.take(live_, hidden);  // wanted rows may repeat and be more than all
 }
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/adapter.h"
+#include "core/addition.h"
 #include "core/decoder.h"
 #include "core/linears.h"
 #include "core/rows.h"
@@ -111,7 +112,10 @@ class Step {
   void prepare_heads(std::size_t begin, std::size_t end);
   void keep_wanted_rows();
   void choose_adapters();
-  void adapt();
+  void keep_wanted_adapters();
+  const Addition* addition();
+  Added added(ToldProduct product, const float* x, std::size_t inputs, float* y, std::size_t outputs);
+  void go_on();
   void after_o();
   void after_gate_up();
   void after_down();
@@ -144,6 +148,8 @@ class Step {
 
   std::vector<const Adapter*> row_adapters_;  // of the rows that still run; empty: none at all
   std::vector<AdaptedRows> adapted_;          // these by adapter
+  std::vector<AdaptedRows> adapted_routed_;   // of the expert at hand
+  Addition addition_;
 
   Floats x_;        // (live, hidden) the residual stream
   Floats spare_;    // the residual stream again, when rows leave; first the embedding, where x_ is another stage's

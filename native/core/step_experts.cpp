@@ -17,6 +17,11 @@ void Step::activate(const float* gate_up, std::size_t rows, std::size_t width, f
       return glue.silu_mul(gate_up, rows, width, out);
     case Activation::kGelu:
       return glue.gelu_mul(gate_up, rows, width, out);
+    case Activation::kGeluErf:
+      return glue.gelu_erf_mul(gate_up, rows, width, out);
+    case Activation::kRelu:
+    case Activation::kRelu2:
+      return glue.relu_mul(gate_up, spec.activation == Activation::kRelu2, rows, width, out);
     case Activation::kClamped:
       return glue.clamped_mul(gate_up, spec.activation_limit, spec.activation_alpha, rows, width, out);
   }

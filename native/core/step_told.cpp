@@ -38,7 +38,8 @@ void Step::tell_layers(const float* embedding) {
   const std::size_t columns = spec.stage_layers() * inputs.width;
   float* told = layer_inputs_.take(live_, columns);
   float* own = layer_active_.take(live_, columns);
-  decoder_.layer_product().forward(pool_, embedding, live_, told, workspace_);
+  decoder_.layer_product().forward(pool_, embedding, live_, told, workspace_,
+                                   added(ToldProduct::kAll, embedding, spec.hidden, told, columns));
   each_rows(pool_, live_, columns, [&](std::size_t begin, std::size_t end) {
     const GlueKernels& glue = kernels().glue;
     const std::size_t at = begin * columns;
@@ -46,7 +47,7 @@ void Step::tell_layers(const float* embedding) {
     glue.scale(told + at, inputs.product_scale, count);
     glue.rms_norm(told + at, parameters.layer_product_norm, spec.norm_eps, (end - begin) * spec.stage_layers(),
                   inputs.width, told + at);
-    glue.embedding(parameters.layer_embedding, batch_.token_ids + begin, end - begin, columns, own + at);
+    look_up(parameters.layer_embedding, batch_.token_ids + begin, end - begin, columns, own + at);
     glue.scaled_add(told + at, inputs.embedding_scale, own + at, count);
     glue.scale(told + at, inputs.scale, count);
   });
@@ -57,7 +58,8 @@ void Step::hear() {
   const DecoderSpec& spec = decoder_.spec();
   const std::size_t width = spec.layer_inputs.width;
   float* gate = layer_gate_.take(live_, width);
-  decoder_.layer_gate(layer_).forward(pool_, x_.data(), live_, gate, workspace_);
+  decoder_.layer_gate(layer_).forward(pool_, x_.data(), live_, gate, workspace_,
+                                      added(ToldProduct::kGate, x_.data(), spec.hidden, gate, width));
   float* pairs = layer_active_.take(live_, 2 * width);
   float* active = layer_gate_.data();
   each_rows(pool_, live_, 2 * width, [&](std::size_t begin, std::size_t end) {
@@ -69,7 +71,9 @@ void Step::hear() {
     }
     activate(pairs + begin * 2 * width, end - begin, width, active + begin * width);
   });
-  decoder_.layer_out(layer_).forward(pool_, active, live_, y_.take(live_, spec.hidden), workspace_);
+  float* y = y_.take(live_, spec.hidden);
+  decoder_.layer_out(layer_).forward(pool_, active, live_, y, workspace_,
+                                     added(ToldProduct::kOut, active, width, y, spec.hidden));
 }
 
 }  // namespace cutset

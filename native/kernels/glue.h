@@ -86,22 +86,60 @@ struct DeltaRuleTask {
   std::size_t out_stride;
 };
 
-// The lanes of a panel of a low-rank matrix.
+// Panels of 16 outputs of a low-rank matrix: floats [depth][16], bfloat16 [depth / 2][16][2] or, of whole numbers from
+// -127 to 127, bytes [depth][16], so that a cache line has one, two or four steps of every output; the depth is padded
+// with zeros to whole lines. What is computed doesn't depend on it.
 constexpr std::size_t kThinPanel = 16;
 
-// The product of some rows with consecutive panels of a matrix, each (depth, 16). Every element is one chain of
-// multiply-adds in the order of the depth, whatever the number of rows and panels.
-struct ThinProduct {
-  const float* x;  // (rows, depth), rows x_stride floats apart
+enum class ThinKind : std::uint8_t { kFloat, kBfloat, kByte };
+
+constexpr std::size_t thin_steps(ThinKind kind) {
+  return kind == ThinKind::kFloat ? 1 : kind == ThinKind::kBfloat ? 2 : 4;
+}
+constexpr std::size_t thin_panel_bytes(std::size_t depth, ThinKind kind) {
+  return (depth + thin_steps(kind) - 1) / thin_steps(kind) * kThinPanel * 4;
+}
+
+// Products with such panels. Every element is one chain of multiply-adds in the order of the depth, whatever the number
+// of rows, outputs and products in one call.
+struct ThinDot {
+  const float* x;  // (rows, depth)
+  const void* panel;
+  float* y;  // (rows, 16)
+};
+
+struct ThinDots {
+  const ThinDot* dots;
+  std::size_t count;
+  std::size_t rows;  // of each
+  std::size_t depth;
+  ThinKind kind;
+  std::size_t x_stride;  // floats between two rows
+  std::size_t y_stride;
+};
+
+// y += scale * (x . W) for some consecutive outputs of a matrix.
+struct ThinAdd {
+  const float* x;  // (rows, depth)
   std::size_t x_stride;
   std::size_t rows;
   std::size_t depth;
-  const void* panels;  // float, or bfloat16 where `half`
-  bool half;
-  std::size_t count;  // of panels
-  float* y;           // (rows, 16 * count), rows y_stride floats apart
+  const void* panels;  // the one with the first output and those after it
+  ThinKind kind;
+  std::size_t skip;  // outputs of that panel before the first
+  std::size_t outputs;
+  float scale;
+  const float* scales;  // of each of these panels, instead of `scale`; or nullptr
+  float* y;             // (rows, outputs)
   std::size_t y_stride;
 };
+
+// Elements of a head that are mixed with each other: the largest power of two that divides it, at most 128.
+constexpr std::size_t kMostMixed = 128;
+constexpr std::size_t mixed_run(std::size_t head_dim) {
+  const std::size_t run = head_dim & (~head_dim + 1);
+  return run < kMostMixed ? run : kMostMixed;
+}
 
 struct GlueKernels {
   // out[r] = table[ids[r]];  table: (vocab, cols), ids: (rows), out: (rows, cols)
@@ -131,6 +169,9 @@ struct GlueKernels {
   // be subnormal is zeros.
   void (*append_i8)(const float* k, const float* v, std::size_t kv_heads, std::size_t head_dim, std::size_t block_size,
                     std::size_t place, float* key_block, float* value_block);
+  // Mixes the elements of each head by an orthogonal matrix, so that none is much larger than the others: Walsh and
+  // Hadamard's, over runs of mixed_run(head_dim) elements.  x: (heads, head_dim)
+  void (*mix_heads)(float* x, std::size_t heads, std::size_t head_dim);
   void (*attention)(const AttentionTask& task);
   // The same in two steps, for at most kQueryTile queries (rows * group): what they gather in the part of the history
   // that begins at token part * kPartTokens, and the result of all parts.
@@ -141,6 +182,10 @@ struct GlueKernels {
   void (*silu_mul)(const float* x, std::size_t rows, std::size_t cols, float* out);
   // out = gelu(gate) * up, with the approximation by tanh;  as silu_mul
   void (*gelu_mul)(const float* x, std::size_t rows, std::size_t cols, float* out);
+  // The same with GELU itself: gate times the share of a normal distribution below it.
+  void (*gelu_erf_mul)(const float* x, std::size_t rows, std::size_t cols, float* out);
+  // out = relu(gate) * up, or relu(gate)^2 * up;  as silu_mul
+  void (*relu_mul)(const float* x, bool squared, std::size_t rows, std::size_t cols, float* out);
   // out = gate * sigmoid(alpha * gate) * (up + 1), where gate is at most `limit` and up within it;  as silu_mul
   void (*clamped_mul)(const float* x, float limit, float alpha, std::size_t rows, std::size_t cols, float* out);
   // The k most probable experts of each row by softmax, the lower number first among equals.
@@ -158,7 +203,8 @@ struct GlueKernels {
                      const float* bias, std::size_t cols, float* out);
   // Token by token: S *= kept, S += k (x) beta (v - S^T k), out = S^T q.
   void (*delta_rule)(const DeltaRuleTask& task);
-  void (*thin_product)(const ThinProduct& product);
+  void (*thin_dots)(const ThinDots& work);
+  void (*thin_add)(const ThinAdd& work);
   // out[i] = e^x[i], for tests;  x, out: (count)
   void (*exp)(const float* x, std::size_t count, float* out);
 };

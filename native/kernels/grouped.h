@@ -65,7 +65,7 @@ struct GroupedRows {
   const std::int16_t* q;      // (rows, depth) with zeros as padding
   const std::int32_t* sums;   // (rows, groups) of each group's q
   const float* scales;        // (rows,)
-  const std::uint8_t* limbs;  // the same integers in two bytes, for tiles; or nullptr
+  const std::uint8_t* limbs;  // the same integers in two bytes, for products of bytes; or nullptr
 };
 
 struct GroupedJob {
@@ -79,9 +79,8 @@ struct GroupedJob {
 };
 
 struct GroupedKernels {
-  // Bytes of limbs that each row takes in a product of so many rows; 0: none are wanted. Room for kLimbRowsMore rows
-  // must follow the last.
-  std::size_t (*limb_bytes)(const PanelForm& form, std::size_t rows);
+  // Bytes of limbs that each row takes; 0: none are wanted. Room for kLimbRowsMore rows must follow the last.
+  std::size_t (*limb_bytes)(const PanelForm& form);
   // x (rows, depth) to rows of `form`; bits 8 to 12 as LinearKernels::quantize has them. order: column k of the codes
   // is multiplied with column order[k] of x, `room` (depth,) is used then; or nullptr.
   void (*encode)(const PanelForm& form, const float* x, std::size_t rows, std::size_t depth, int bits,

@@ -1,7 +1,8 @@
 // The kernels of linear layers, y = x . W^T: float32 products, 8-bit products, quantisation.
 //
 // Weights are packed by panels of 32 outputs, so that one contiguous stream serves every number of rows:
-//   float32  [panel][depth][32]
+//   float32  [panel][depth][32], float16 too
+//   bfloat16 [panel][depth][16][2], outputs c and c + 16 in the halves of a word, so that a shift and a mask widen them
 //   int8     [panel][depth / 4][32][4], the depth padded with zeros to a multiple of 64
 // The last panel is padded with zero outputs. `depth` is the length of the sums, the columns of x and W.
 #pragma once
@@ -18,6 +19,11 @@ constexpr std::size_t kDepthStep = 64;
 constexpr std::size_t kCodeRowsMore = 31;
 
 constexpr std::size_t round_up(std::size_t n, std::size_t step) { return (n + step - 1) / step * step; }
+
+// How weights of float32 products are kept: in float32, or in 16 bits that are widened, exactly, when they are used.
+// The results are those of the widened weights.
+enum class FloatType : std::uint8_t { kFloat32, kBFloat16, kFloat16 };
+constexpr std::size_t float_bytes(FloatType type) { return type == FloatType::kFloat32 ? 4 : 2; }
 
 // How many limbs of 8 bits a residue of the field has; see kernels/field.h.
 constexpr std::size_t kResidueLimbs = 4;
@@ -53,8 +59,10 @@ struct LinearKernels {
   void (*f32_pack)(const float* x, std::size_t rows, std::size_t depth, float* packed);
   // y (rows, columns) = packed_x . panel, added to what is there if `add`. Each element is one chain of
   // multiply-adds in the order of the depth, whatever the number of rows.
-  void (*f32_tile)(const float* packed_x, std::size_t rows, std::size_t depth, const float* panel, std::size_t columns,
-                   bool add, float* y, std::size_t stride);
+  void (*f32_tile)(const float* packed_x, std::size_t rows, std::size_t depth, const void* panel, FloatType type,
+                   std::size_t columns, bool add, float* y, std::size_t stride);
+  // A panel of `depth` that is kept in 16 bits, in float32.
+  void (*f32_widen)(const void* panel, FloatType type, std::size_t depth, float* wide);
 
   // Symmetric quantisation by rows to `bits` (8 to 12) bits: top = 2^(bits-1) - 1, scale = max|x| / top,
   // q = x / scale rounded to the nearest, ties to even. A row whose scale would be below the least normal float gets

@@ -37,6 +37,13 @@ namespace {
 constexpr int kMost = 5;
 
 #if defined(__x86_64__)
+// Conversions of float16, which __builtin_cpu_supports knows of in newer compilers alone.
+bool has_f16c() {
+  unsigned a, b, c, d;
+  constexpr unsigned kF16c = 1u << 29;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c & kF16c);
+}
+
 // The processor has 8-bit tiles, and Linux lets this process use them (it asks to be asked, because the state of a
 // thread grows by eight kilobytes).
 bool amx_granted() {
@@ -67,7 +74,7 @@ struct Available {
     add(portable::table);
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) add(avx2::table);
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c()) add(avx2::table);
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl")) {
       add(avx512::table);

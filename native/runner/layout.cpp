@@ -52,6 +52,7 @@ class Picker {
 }  // namespace
 
 std::string scale_name(const std::string& matrix) { return matrix + "_scale"; }
+std::string channel_scale_name(const std::string& matrix) { return matrix + "_channel_scale"; }
 
 Tensors checked_tensors(const ModelSpec& spec, Tensors tensors, const std::string& where) {
   Picker pick(std::move(tensors), where);
@@ -60,10 +61,11 @@ Tensors checked_tensors(const ModelSpec& spec, Tensors tensors, const std::strin
       const std::string& name = stored.checkpoint;
       if (!spec.is_integer()) return pick.floats(name, shape);
       if (!parameter.site) return pick.exactly(name, shape, Dtype::kF32);
-      const bool packed = spec.weights == WeightFormat::kInt8Packed;
       const Shape panels = {round_up(shape[0], kPanel) / kPanel, round_up(shape[1], kDepthStep) / 4, kPanel, 4};
-      pick.exactly(name, packed ? panels : shape, Dtype::kI8);
+      pick.exactly(name, spec.is_packed() ? panels : shape, Dtype::kI8);
       pick.exactly(scale_name(name), {shape[0]}, Dtype::kF32);
+      // Of no use here: an adapter would have to be fitted to them.
+      if (spec.weights == WeightFormat::kInt8Scaled) pick.exactly(channel_scale_name(name), {shape[1]}, Dtype::kF32);
     });
   });
   return pick.finish();

@@ -83,7 +83,7 @@ void run(const Options& options) {
   const Inputs inputs = find_inputs(options, *source, spec, pool);
   const Tensors tensors = source->tensors(spec);
   if (spec.is_integer() && !source->exchange()) check_digests(options.model, tensors, pool);
-  check_memory(spec, precision, inputs.batch, inputs.tokens);
+  check_memory(spec, tensors, precision, inputs.batch, inputs.tokens);
   Model model(spec, tensors, precision, pool);
   Forward forward(model, inputs, pool);
   for (int i = 0; i < options.warmup; ++i) forward.run();

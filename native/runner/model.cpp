@@ -13,10 +13,15 @@ namespace {
 
 std::size_t count(const Tensor& tensor) { return elements(tensor.shape, tensor.where); }
 
-void read_floats(const std::vector<const Tensor*>& tensors, ThreadPool& pool, float* out) {
+// One tensor after another, in float32 or in the 16 bits that all of them have.
+void read_floats(const std::vector<const Tensor*>& tensors, ThreadPool& pool, FloatType type, void* out) {
   for (const Tensor* tensor : tensors) {
-    tensor->read_floats(pool, out);
-    out += count(*tensor);
+    if (type == FloatType::kFloat32) {
+      tensor->read_floats(pool, static_cast<float*>(out));
+    } else {
+      tensor->read_halves(pool, static_cast<std::uint16_t*>(out));
+    }
+    out = static_cast<char*>(out) + count(*tensor) * float_bytes(type);
   }
 }
 
@@ -32,7 +37,7 @@ Model::Model(ModelSpec spec, const Tensors& tensors, Precision precision, Thread
     : spec_(std::move(spec)), precision_(precision), tensors_(tensors), pool_(pool) {
   Parameters parameters;
   parameters.whole_norms = spec_.whole_norms;
-  parameters.embedding = kept("embedding");
+  parameters.embedding = kept_matrix("embedding");
   parameters.final_norm = kept("final_norm");
   for (std::size_t layer = 0; layer < spec_.core.layers; ++layer) parameters.layers.push_back(layer_parameters(layer));
   decoder_ = std::make_unique<Decoder>(spec_.core, std::move(parameters), pool);
@@ -53,12 +58,25 @@ std::vector<const Tensor*> Model::tensors_of(const char* role, int layer, int ex
   return found;
 }
 
+FloatType Model::type_of(const std::vector<const Tensor*>& tensors) const {
+  return precision_ == Precision::kFloat32 ? float_type(tensors) : FloatType::kFloat32;
+}
+
+FloatView Model::kept_matrix(const char* role, int layer) {
+  const std::vector<const Tensor*> tensors = tensors_of(role, layer);
+  const FloatType type = type_of(tensors);
+  Buffer memory(checked_product(count(tensors), float_bytes(type)));
+  read_floats(tensors, pool_, type, memory.as<void>());
+  kept_.push_back(std::move(memory));
+  return {kept_.back().as<void>(), type};
+}
+
 const float* Model::kept(const char* role, int layer) {
   if (!spec_.has(role)) return nullptr;
   const std::vector<const Tensor*> tensors = tensors_of(role, layer);
   Buffer memory(checked_product(count(tensors), sizeof(float)));
   float* values = memory.as<float>();
-  read_floats(tensors, pool_, values);
+  read_floats(tensors, pool_, FloatType::kFloat32, values);
   const std::string name = role;
   if (name.size() > 5 && name.compare(name.size() - 5, 5, "_norm") == 0) {
     for (std::size_t i = 0; i < count(tensors); ++i) values[i] += spec_.norm_offset;
@@ -80,7 +98,7 @@ LayerParameters Model::layer_parameters(std::size_t layer) {
   found.q_norm = kept("q_norm", number);
   found.k_norm = kept("k_norm", number);
   if (spec_.core.is_sparse(layer)) {
-    found.router = kept("router", number);
+    found.router = kept_matrix("router", number);
     found.router_bias = kept("router_bias", number);
     found.expert_gate_up_bias = kept("expert_gate_up_bias", number);
     found.expert_down_bias = kept("expert_down_bias", number);
@@ -91,18 +109,28 @@ LayerParameters Model::layer_parameters(std::size_t layer) {
   return found;
 }
 
-// The matrices of a site in float32, their rows one after another.
-const float* Model::stacked(const Parameter& parameter) {
+// The matrices of a site, their rows one after another; in float32 unless the products are.
+FloatView Model::stacked(const Parameter& parameter) {
   if (parameter.layer < 0 && spec_.tied()) return decoder_->parameters().embedding;
   const std::vector<const Tensor*> tensors = tensors_of(parameter.role, parameter.layer, parameter.expert);
-  float* weight = static_cast<float*>(stack_.take(checked_product(count(tensors), sizeof(float))));
-  read_floats(tensors, pool_, weight);
-  return weight;
+  const FloatType type = type_of(tensors);
+  void* weight = stack_.take(checked_product(count(tensors), float_bytes(type)));
+  read_floats(tensors, pool_, type, weight);
+  return {weight, type};
 }
 
 void Model::pack_floats(const Parameter& parameter) {
   floats_.push_back(std::make_unique<PackedF32>(stacked(parameter), parameter.all_rows(), parameter.columns, pool_));
   linears_->put(*parameter.site, parameter.layer, parameter.expert, *floats_.back());
+}
+
+// Scales that were moved between channels: nothing here is computed with them, but bad ones mean a bad file.
+void Model::check_channels(const Tensor& channels) {
+  std::vector<float> values(channels.shape[0]);
+  channels.read_floats(pool_, values.data());
+  if (std::any_of(values.begin(), values.end(), [](float scale) { return scale <= 0; })) {
+    fail(channels.where, " must be above 0");
+  }
 }
 
 // The weights of a site from an integer checkpoint, which is mapped and never base64.
@@ -117,6 +145,7 @@ void Model::stored_integers(const Parameter& parameter, float* scales) {
     if (std::any_of(next, next + factors.shape[0], [](float scale) { return scale < 0; })) {
       fail(factors.where, " must not be negative");
     }
+    if (spec_.weights == WeightFormat::kInt8Scaled) check_channels(tensors_.at(channel_scale_name(name.checkpoint)));
     parts.push_back({bytes(matrix), next, factors.shape[0]});
     next += factors.shape[0];
   }
@@ -139,7 +168,7 @@ void Model::pack_integers(const Parameter& parameter) {
       first.file->forget();
     } else {
       auto* codes = static_cast<std::int8_t*>(codes_.take(checked_product(outputs, depth)));
-      quantize_weight(pool_, stacked(parameter), outputs, depth, codes, scales);
+      quantize_weight(pool_, stacked(parameter).float32(), outputs, depth, codes, scales);
       integers_.push_back(std::make_unique<PackedI8>(codes, scales, outputs, depth, pool_));
     }
   } catch (const std::invalid_argument& error) {
@@ -161,7 +190,7 @@ void Model::pack_groups(const Parameter& parameter) {
   auto* codes = static_cast<std::uint8_t*>(codes_.take(checked_product(outputs, depth)));
   auto* scales = static_cast<float*>(scales_.take(checked_product(checked_product(outputs, groups), sizeof(float))));
   try {
-    quantize_groups(pool_, stacked(parameter), outputs, depth, kBits, group, codes, scales, nullptr);
+    quantize_groups(pool_, stacked(parameter).float32(), outputs, depth, kBits, group, codes, scales, nullptr);
     const GroupedPart part{codes, outputs, {FactorKind::kFloat, scales, groups, StepKind::kNone, nullptr}, {}, nullptr};
     const GroupedShape shape{kBits, depth, span, 128, nullptr, nullptr};
     groups_.push_back(std::make_unique<PackedGrouped>(shape, std::vector<GroupedPart>{part}, pool_));

@@ -28,12 +28,16 @@ class Model {
  private:
   // The tensors of a parameter one after another in memory of their own.
   const float* kept(const char* role, int layer = -1);
+  // The same of a matrix: in float32 products it keeps the precision that it came in.
+  FloatView kept_matrix(const char* role, int layer = -1);
   LayerParameters layer_parameters(std::size_t layer);
   void pack_floats(const Parameter& parameter);
   void pack_integers(const Parameter& parameter);
   void pack_groups(const Parameter& parameter);
+  void check_channels(const Tensor& channels);
   void stored_integers(const Parameter& parameter, float* scales);
-  const float* stacked(const Parameter& parameter);
+  FloatView stacked(const Parameter& parameter);
+  FloatType type_of(const std::vector<const Tensor*>& tensors) const;
   std::vector<const Tensor*> tensors_of(const char* role, int layer, int expert = -1) const;
 
   ModelSpec spec_;
@@ -50,6 +54,7 @@ class Model {
 };
 
 // Throws an Error where this machine has less memory than a pass over (batch, tokens) takes.
-void check_memory(const ModelSpec& spec, Precision precision, std::size_t batch, std::size_t tokens);
+void check_memory(const ModelSpec& spec, const Tensors& tensors, Precision precision, std::size_t batch,
+                  std::size_t tokens);
 
 }  // namespace cutset::runner

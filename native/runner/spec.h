@@ -18,7 +18,7 @@ namespace cutset::runner {
 
 using Shape = std::vector<std::size_t>;
 
-enum class WeightFormat { kFloat, kInt8, kInt8Packed };
+enum class WeightFormat { kFloat, kInt8, kInt8Packed, kInt8Scaled };
 
 // Where a tensor is stored. In a specification both are templates with {layer} and {expert}.
 struct TensorName {
@@ -44,6 +44,7 @@ struct ModelSpec {
   bool has(const std::string& role) const { return names.count(role) != 0; }
   bool tied() const { return !has("lm_head"); }
   bool is_integer() const { return weights != WeightFormat::kFloat; }
+  bool is_packed() const { return weights == WeightFormat::kInt8Packed || weights == WeightFormat::kInt8Scaled; }
   std::size_t longest() const;  // tokens of a sequence, at most
 };
 

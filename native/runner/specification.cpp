@@ -140,7 +140,7 @@ void check_names(const ModelSpec& spec, const std::string& source) {
     if (!spec.has(parameter.role)) fail(source, ": tensors doesn't name ", parameter.role);
     wanted.insert(parameter.role);
     const std::size_t tensors = spec.names.at(parameter.role).size();
-    if (parameter.site && spec.weights == WeightFormat::kInt8Packed && tensors != 1) {
+    if (parameter.site && spec.is_packed() && tensors != 1) {
       fail(source, ": tensors names several for ", parameter.role, ", which is packed in one");
     }
   });
@@ -227,10 +227,12 @@ void read_ropes(const Fields& c, ModelSpec& spec) {
 
 void read_factors(const Fields& c, ModelSpec& spec) {
   constexpr bool kOrZero = true;
-  const std::map<Json, Activation> activations = {
-      {"silu", Activation::kSilu}, {"gelu_tanh", Activation::kGelu}, {"clamped", Activation::kClamped}};
+  const std::map<Json, Activation> activations = {{"silu", Activation::kSilu},       {"gelu_tanh", Activation::kGelu},
+                                                  {"clamped", Activation::kClamped}, {"gelu_erf", Activation::kGeluErf},
+                                                  {"relu", Activation::kRelu},       {"relu2", Activation::kRelu2}};
   const auto activation = activations.find(c.value("activation"));
-  if (activation == activations.end()) c.wrong("activation", "silu or gelu_tanh or clamped");
+  if (activation == activations.end())
+    c.wrong("activation", "silu or gelu_tanh or clamped or gelu_erf or relu or relu2");
   DecoderSpec& core = spec.core;
   core.activation = activation->second;
   core.activation_limit = c.factor("activation_limit", kOrZero);
@@ -357,10 +359,12 @@ ModelSpec read_specification(const Json& content, const std::string& source, Wei
   read_factors(c, spec);
   read_ropes(c, spec);
   check_tokens(c, spec.core.vocab);
-  const std::map<Json, WeightFormat> formats = {
-      {"float", WeightFormat::kFloat}, {"int8", WeightFormat::kInt8}, {"int8-packed", WeightFormat::kInt8Packed}};
+  const std::map<Json, WeightFormat> formats = {{"float", WeightFormat::kFloat},
+                                                {"int8", WeightFormat::kInt8},
+                                                {"int8-packed", WeightFormat::kInt8Packed},
+                                                {"int8-scaled", WeightFormat::kInt8Scaled}};
   const auto format = formats.find(c.value("weights"));
-  if (format == formats.end()) c.wrong("weights", "float, int8 or int8-packed");
+  if (format == formats.end()) c.wrong("weights", "float, int8, int8-packed or int8-scaled");
   spec.weights = format->second;
   if (allowed == Weights::kFloats && spec.is_integer()) c.wrong("weights", "float");
   const Fields bits = c.table("activation_bits");

@@ -28,38 +28,19 @@ const Kind& kind(Dtype dtype) {
   return kinds[static_cast<int>(dtype)];
 }
 
-float from_bits(std::uint32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-// Moves exponent and fraction into place and scales by 2^112, which also makes the subnormal ones normal.
-float from_half(std::uint16_t half) {
-  const std::uint32_t rest = static_cast<std::uint32_t>(half & 0x7fff) << 13;
-  const float plain = from_bits(rest) * 0x1p112f;
-  const float wide = (half & 0x7c00) == 0x7c00 ? from_bits(rest | 0x7f800000u) : plain;
-  return half & 0x8000 ? -wide : wide;
-}
-
-template <class Stored, class Convert>
-void convert(const char* data, std::size_t first, std::size_t end, float* out, const Convert& to_float) {
-  for (std::size_t i = first; i < end; ++i) {
-    Stored value;  // may lie at any address
-    std::memcpy(&value, data + i * sizeof value, sizeof value);
-    out[i] = to_float(value);
-  }
-}
-
 void to_floats(Dtype dtype, const char* data, std::size_t first, std::size_t end, float* out) {
   switch (dtype) {
     case Dtype::kF64:
-      return convert<double>(data, first, end, out, [](double x) { return static_cast<float>(x); });
+      for (std::size_t i = first; i < end; ++i) {
+        double value;  // may lie at any address
+        std::memcpy(&value, data + i * sizeof value, sizeof value);
+        out[i] = static_cast<float>(value);
+      }
+      return;
     case Dtype::kF16:
-      return convert<std::uint16_t>(data, first, end, out, from_half);
+      return widen({data + 2 * first, FloatType::kFloat16}, end - first, out + first);
     case Dtype::kBF16:
-      return convert<std::uint16_t>(data, first, end, out,
-                                    [](std::uint16_t x) { return from_bits(static_cast<std::uint32_t>(x) << 16); });
+      return widen({data + 2 * first, FloatType::kBFloat16}, end - first, out + first);
     default:
       if (data != reinterpret_cast<const char*>(out)) {
         std::memcpy(out + first, data + first * sizeof(float), (end - first) * sizeof(float));
@@ -78,6 +59,13 @@ bool all_finite(const float* values, std::size_t count) {
 std::size_t width(Dtype dtype) { return kind(dtype).width; }
 bool is_float(Dtype dtype) { return kind(dtype).floats; }
 const char* name(Dtype dtype) { return kind(dtype).name; }
+
+FloatType float_type(const std::vector<const Tensor*>& tensors) {
+  const auto all = [&](Dtype dtype) {
+    return std::all_of(tensors.begin(), tensors.end(), [&](const Tensor* tensor) { return tensor->dtype == dtype; });
+  };
+  return all(Dtype::kBF16) ? FloatType::kBFloat16 : all(Dtype::kF16) ? FloatType::kFloat16 : FloatType::kFloat32;
+}
 
 std::size_t elements(const Shape& shape, const std::string& where) {
   std::size_t count = 1, limited = 0;
@@ -114,6 +102,17 @@ void Tensor::read_floats(ThreadPool& pool, float* out) const {
     if (!all_finite(out + first, end - first)) finite = false;
   });
   if (file) file->forget();
+  if (!finite) fail(where, " holds values that aren't finite");
+}
+
+void Tensor::read_halves(ThreadPool& pool, std::uint16_t* out) const {
+  const std::uint16_t exponent = dtype == Dtype::kF16 ? 0x7c00 : 0x7f80;
+  read(pool, out);
+  std::atomic<bool> finite{true};
+  run_ranges(pool, elements(shape, where), std::size_t{1} << 16, [&](std::size_t first, std::size_t end) {
+    if (std::any_of(out + first, out + end, [&](std::uint16_t x) { return (x & exponent) == exponent; }))
+      finite = false;
+  });
   if (!finite) fail(where, " holds values that aren't finite");
 }
 

@@ -2,10 +2,13 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <map>
 #include <string>
 #include <string_view>
+#include <vector>
 
+#include "core/floats.h"
 #include "core/pool.h"
 #include "runner/file.h"
 #include "runner/spec.h"
@@ -34,7 +37,13 @@ struct Tensor {
 
   // The elements in float32. Error for values that aren't finite.
   void read_floats(ThreadPool& pool, float* out) const;
+
+  // The same of float16 and bfloat16, as they are.
+  void read_halves(ThreadPool& pool, std::uint16_t* out) const;
 };
+
+// In what some tensors of one matrix are kept for float32 products: the 16 bits that all of them have, or float32.
+FloatType float_type(const std::vector<const Tensor*>& tensors);
 
 // Tensors under their names in a checkpoint.
 using Tensors = std::map<std::string, Tensor>;
@@ -43,7 +52,8 @@ using Tensors = std::map<std::string, Tensor>;
 // for. Error for one that is missing, misshapen or unexpected.
 Tensors checked_tensors(const ModelSpec& spec, Tensors tensors, const std::string& where);
 
-// In an integer checkpoint: the name of a matrix's scales.
+// In an integer checkpoint: the names of a matrix's scales, and of those that its columns were multiplied by.
 std::string scale_name(const std::string& matrix);
+std::string channel_scale_name(const std::string& matrix);
 
 }  // namespace cutset::runner

@@ -27,12 +27,12 @@ from cutset.engine.outputs import Delta, EngineStats, RequestOutput, collect
 from cutset.engine.params import SamplingParams
 from cutset.engine.prefix_context import open_store
 from cutset.errors import ConfigError, ModelError, RequestError
-from cutset.models.files.adapter import read_adapter
+from cutset.models.files.adapter import read_adapter, rounded
 from cutset.models.files.integer import Progress
 from cutset.models.files.source import open_source
 from cutset.models.generation_config import GenerationDefaults, generation_defaults
 from cutset.models.registry import resolve, settings_for
-from cutset.models.run.backend import build_executor, cache_blocks, kept_states
+from cutset.models.run.backend import ROUNDED, build_executor, cache_blocks, kept_states
 from cutset.models.run.executor import Executor, LoadedAdapter
 from cutset.models.text.chat import ChatTemplate
 from cutset.models.text.tokenizer import Tokenizer
@@ -92,10 +92,12 @@ class _Model:
             chosen = self.settings if mode is None else replace(self.settings, dtype="exact")
             self.executor, self.choice = build_executor(source, chosen, progress)
         self.mode = mode.name if mode is not None else ""
-        self._adapters = {
-            name: self.executor.load_adapter(read_adapter(name, Path(where), self.spec))
-            for name, where in (adapters or {}).items()
-        }
+        self._adapters: dict[str, LoadedAdapter] = {}
+        for name, where in (adapters or {}).items():
+            adapter = read_adapter(name, Path(where), self.spec)
+            if self.choice.dtype in ROUNDED:  # an adapter is read with its model in every step
+                adapter = rounded(adapter)
+            self._adapters[name] = self.executor.load_adapter(adapter)
         context = self.settings.max_model_len or self.spec.context
         self._store = open_store(source, self.spec, self.settings, self.choice, context, self.mode)
         blocks = cache_blocks(self.spec, self.choice, self.settings, context)

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from benchmarks.__main__ import main as benchmarks
-from benchmarks.adapters import SHARE, check_tokens, write_adapter
+from benchmarks.adapters import RANK, SEQUENCES, SHARE, TARGETS, bytes_share, check_tokens, write_adapter
+from benchmarks.targets import judge
 from cutset.bench.own import Own
-from cutset.compare.results import load
+from cutset.compare.results import Row, load
 from cutset.errors import EngineError
+from cutset.models.files.checkpoint import SafetensorsFile
 from cutset.models.random import RandomModel
 
 MODEL = RandomModel(vocab=512, max_pos=512)
@@ -27,6 +29,27 @@ def test_a_batch_with_adapters_beside_one_without(tmp_path: Path, capsys: pytest
     assert [row.workload for row in rows if row.metric == f"decode, {SHARE}"] == workloads[1:]
     assert all(row.value > 0 for row in rows)
     assert "tokens/s of a batch with 8 adapters" in capsys.readouterr().out
+
+
+def test_the_bound_of_memory_is_that_of_the_bytes(tmp_path: Path) -> None:
+    spec = MODEL.spec()
+    write_adapter(tmp_path, spec, RANK, 0, "F32")
+    numbers = sum(tensor.float32().size for tensor in SafetensorsFile(tmp_path / "adapter_model.safetensors").values())
+    weights = spec.parameter_count()  # of a tied model: the embedding is read as head
+    for dtype, kind, wanted in (("float32", "F32", 4 / 4), ("float32", "BF16", 2 / 4), ("exact", "F32", 1)):
+        assert bytes_share(spec, dtype, kind) == pytest.approx(SEQUENCES * numbers / weights * wanted)
+
+
+def test_both_models_are_judged() -> None:
+    rows = [
+        Row(f"{model}: 8 sequences, 8 adapters, {kind}", "cutset native exact", f"{metric}, {SHARE}", value, "x")
+        for model, value in (("w246", 0.8), ("w1b", 0.95))
+        for kind in ("BF16", "F32")
+        for metric in ("prefill", "decode")
+    ]
+    lines = judge(rows, TARGETS)
+    assert [(line[0][:4], line[3]) for line in lines] == [("w246", "NO")] * 3 + [("w1b:", "yes")] * 3
+    assert {line[1] for line in lines} == {"at least 0.900"}
 
 
 @pytest.fixture

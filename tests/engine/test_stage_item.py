@@ -160,7 +160,8 @@ def test_a_setup_comes_back_as_it_was() -> None:
         [1, 2, 3, "int4"],
         [1, 2, 3, "auto", [-1]],
         [1],
-        [1, 2, 0, "auto", [], 1],
+        [1, 2, 0, "auto", [], 0],
+        [1, 2, 0, "auto", [], 1, 1, 1],
     ):
         with pytest.raises(FrameError, match="this is no setup of stages"):
             decode_setup(msgspec.msgpack.encode(wrong))
@@ -238,6 +239,20 @@ def test_parts_must_fit_together() -> None:
     sampling[0][13] = sampling[0][13] + b"\0\0\0\0"  # more counts than tokens
     with pytest.raises(FrameError):
         decoded(msgspec.msgpack.encode([*parts[:-1], sampling]))
+
+
+def test_an_item_is_no_larger_than_was_agreed_on() -> None:
+    data = encode_item(item())
+    for sizes, taken in (((6, 3), True), ((5, 3), False), ((6, 2), False)):
+        setup = msgspec.structs.replace(SETUP, rows=sizes[0], sequences=sizes[1])
+        if taken:
+            assert decoded(data, setup).number == 2**40
+            continue
+        with pytest.raises(FrameError, match="an item of 6 rows is too large"):
+            decoded(data, setup)
+    many = replace(batch(), logit_rows=ints(*range(6), 0))
+    with pytest.raises(FrameError, match="too large"):
+        decoded(encode_item(StageItem(0, many, [samplers()[0][0]] * 7, [7] * 7)))
 
 
 def test_a_large_item_is_refused_by_its_length() -> None:

@@ -238,7 +238,7 @@ def test_nobody_is_left_behind_when_steps_are_uneven() -> None:
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_a_request_that_is_cancelled_on_its_way_leaves_no_trace(depth: int, expected: dict[str, Any]) -> None:
-    for when in range(12):
+    for when in (0, 1, 3, 5, 9):
         engine = staged_engine(SlowPipeline(stage_decoders(FOUR, tensors_of(FOUR), 2), depth), blocks=12)
         for name, (prompt, params) in SOME.items():
             engine.add(name, prompt, params)
@@ -257,7 +257,7 @@ def test_a_request_that_is_cancelled_on_its_way_leaves_no_trace(depth: int, expe
 
 @pytest.mark.parametrize("depth", [1, 2, 4])
 def test_a_step_that_fails_ends_its_requests_alone(depth: int, expected: dict[str, Any]) -> None:
-    for number in range(10):
+    for number in (0, 1, 4, 9):
         engine = staged_engine(
             SlowPipeline(stage_decoders(FOUR, tensors_of(FOUR), 2), depth, fail={number}), max_batch_tokens=30
         )

@@ -49,7 +49,7 @@ def test_sequences_are_preempted_while_they_are_on_their_way(
 
 @pytest.mark.parametrize("depth", [1, 2, 4])
 def test_nothing_is_said_of_a_request_after_its_end(depth: int, right: dict[str, list[list[int]]]) -> None:
-    for moment in range(1, 16, 2):
+    for moment in range(1, 16, 4):
         engine = staged_engine(SlowPipeline([FakeExecutor()], depth), blocks=40, **OPTIONS)
         for name, (prompt, params) in MANY.items():
             engine.add(name, prompt, params)
@@ -98,7 +98,7 @@ def told(engine: Engine, deltas: list[Delta]) -> list[list[int]]:
 @pytest.mark.parametrize("depth", [2, 4])
 def test_checkpoints_of_steps_that_come_to_nothing_are_given_up(depth: int) -> None:
     prompts_of = [[*COMMON[:i], *COMMON] for i in range(6)]
-    for moment in range(1, 10):
+    for moment in range(1, 10, 3):
         engine = staged_engine(SlowPipeline([StateExecutor()], depth), blocks=60, kept_states=2, **OPTIONS)
         for i, prompt in enumerate(prompts_of):
             engine.add(str(i), prompt, GREEDY)

@@ -161,6 +161,31 @@ def test_gelu_mul(rng: np.random.Generator, cols: int) -> None:
 
 
 @pytest.mark.parametrize("cols", SIZES)
+def test_gelu_erf_and_relu_mul(rng: np.random.Generator, cols: int) -> None:
+    x, out = floats(rng, 4, 2 * cols) * 5, nothing(4, cols)
+    x[1, :cols] = rng.choice(np.array([-1e4, -10, -3, 0, 3, 1e4], np.float32), cols)
+    native.gelu_erf_mul(x, out)
+    close(out, reference.gelu_erf_mul(x), 2e-6)
+    for squared in (False, True):
+        native.relu_mul(x, out, squared=squared)
+        np.testing.assert_array_equal(out, reference.relu_mul(x, squared=squared))
+
+
+def test_gelu_is_accurate_far_below_zero_too(isa: str) -> None:
+    """As a share of itself: what is left of it at -12 is 1e-32."""
+    gate = np.concatenate([np.linspace(-12, 12, 100_000), [0.0, 1e-30, -1e-30, 700, 3e38]]).astype(np.float32)
+    x, out = np.stack([gate, np.ones_like(gate)]).reshape(1, -1), nothing(1, len(gate))
+    native.gelu_erf_mul(x, out)
+    np.testing.assert_allclose(out[0], reference.gelu_erf_mul(x)[0], rtol=1e-5 if isa == "portable" else 1e-6)
+    special = np.array([[-np.inf, np.nan, np.inf, -1e30, 1, 1, 1, 1]], np.float32)
+    out = nothing(1, 4)
+    native.gelu_erf_mul(special, out)
+    assert np.isnan(out[0, :2]).all()
+    assert np.isposinf(out[0, 2])
+    assert out[0, 3] == 0
+
+
+@pytest.mark.parametrize("cols", SIZES)
 def test_clamped_mul(rng: np.random.Generator, cols: int) -> None:
     x, out = floats(rng, 4, 2 * cols) * 5, nothing(4, cols)
     x[1, :cols] = rng.choice(np.array([-1e4, -10, -3, 0, 3, 1e4], np.float32), cols)
@@ -205,6 +230,24 @@ def test_rope(rng: np.random.Generator, head_dim: int) -> None:
     native.apply_rope(x, cos, sin, heads)
     close(x[:, : heads * head_dim], expected.reshape(rows, -1))
     np.testing.assert_array_equal(x[:, heads * head_dim :], rest)
+
+
+@pytest.mark.parametrize("head_dim", [1, 2, 6, 8, 48, 64, 80, 128, 192, 256, 512])
+def test_heads_are_mixed(rng: np.random.Generator, head_dim: int) -> None:
+    x = floats(rng, 3, 2 * head_dim)
+    heads = x.reshape(3, 2, head_dim).copy()
+    mixed = reference.mix_heads(heads)
+    native.mix_heads(x, head_dim)
+    np.testing.assert_array_equal(x.reshape(mixed.shape), mixed)
+    np.testing.assert_allclose(
+        np.einsum("rhd,sgd->rhsg", mixed, mixed), np.einsum("rhd,sgd->rhsg", heads, heads), rtol=1e-4, atol=1e-4
+    )
+    run = min(head_dim & -head_dim, 128)
+    matrix = reference.mix_heads(np.eye(head_dim, dtype=np.float32)[None])[0]
+    np.testing.assert_allclose(np.abs(matrix).max(axis=0), run**-0.5, rtol=1e-6)  # everything reaches all of its run
+    np.testing.assert_allclose(matrix @ matrix.T, np.eye(head_dim), atol=1e-6)
+    with pytest.raises(ValueError, match="whole heads"):
+        native.mix_heads(x, head_dim + 1 if head_dim > 1 else 0)
 
 
 @pytest.mark.parametrize("interleaved", [False, True])

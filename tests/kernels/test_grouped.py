@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -117,24 +118,47 @@ def same(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> None:
     np.testing.assert_array_equal(ours, theirs)
 
 
+@cache
+def of_the_twin(name: str, outputs: int, depth: int) -> tuple[GroupedWeight, NDArray[np.float32], NDArray[np.float32]]:
+    """A weight, rows and their product in numpy."""
+    weight, x = form(name, outputs, depth), rows_of(49, depth)
+    return weight, x, multiply(weight, x)
+
+
 @pytest.mark.parametrize("name", FORMS)
 def test_products_have_the_bits_of_the_twin(name: str, isa: str) -> None:
     for outputs, depth in ((80, 512), (33, 768)):
-        weight = form(name, outputs, depth)
+        weight, x, wanted = of_the_twin(name, outputs, depth)
         (linear,) = native_linears([weight], POOL)
-        for count in (1, 2, 3, 11):
-            x = rows_of(count, depth)
-            same(product(linear, x), multiply(weight, x))
+        for count in (1, 2, 3, 4, 5, 6, 8, 11, 16, 17, 31, 33, 49):
+            same(product(linear, x[:count]), wanted[:count])
 
 
-@pytest.mark.parametrize("name", ["q4_1", "q6_k", "gptq", "int8"])
+@pytest.mark.parametrize("name", ["q4_1", "q4_0", "q6_k", "gptq", "int8"])
 def test_a_row_has_one_result_whatever_the_others(name: str, isa: str) -> None:
     weight = form(name, 96, 512)
     (linear,) = native_linears([weight], POOL)
     x = rows_of(150, 512)
     together = product(linear, x)
-    for first, count in ((0, 1), (7, 2), (1, 7), (9, 8), (3, 17), (20, 65), (149, 1)):
+    for first, count in ((0, 1), (7, 2), (1, 7), (9, 8), (3, 17), (20, 65), (149, 1), (5, 140)):
         same(product(linear, x[first : first + count]), together[first : first + count])
+
+
+@pytest.mark.parametrize("bits", [4, 5, 6, 8])
+@pytest.mark.parametrize("group", [16, 48, 64, 80, 112, 192, 240])
+def test_groups_of_any_size(bits: int, group: int, isa: str) -> None:
+    rng = np.random.default_rng(group)
+    depth, groups = 7 * group, 7
+    codes = rng.integers(0, 1 << bits, (34, depth)).astype(np.uint8)
+    zeros = rng.integers(0, 1 << bits, (34, groups)).astype(np.uint8)
+    minima = scales_of(rng, 34, groups, "float16")
+    for zero, floor in ((1 << (bits - 1), None), (3, minima), (zeros, None), (200, None)):
+        weight = GroupedWeight(codes, bits, group, scales_of(rng, 34, groups, "float16"), zero, floor)
+        (linear,) = native_linears([weight], POOL)
+        x = rows_of(35, depth)
+        wanted = multiply(weight, x)
+        for count in (1, 7, 35):
+            same(product(linear, x[:count]), wanted[:count])
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -168,12 +192,15 @@ def test_fewer_bits_of_activations(bits: int, isa: str) -> None:
 
 def test_extreme_codes_and_activations_do_not_overflow(isa: str) -> None:
     depth = 512
-    for bits, zero in ((8, 0), (8, 255), (6, 0), (5, 31), (4, 15)):
-        codes = np.full((32, depth), (1 << bits) - 1 if zero == 0 else 0, np.uint8)
-        weight = GroupedWeight(codes, bits, 256, GroupScales(np.ones((32, 2), np.float32)), zero)
-        (linear,) = native_linears([weight], POOL)
-        x = np.ones((9, depth), np.float32)
-        same(product(linear, x), multiply(weight, x))
+    for bits, zero in ((8, 0), (8, 255), (8, 128), (6, 0), (5, 31), (4, 15), (4, 8), (4, 0), (4, 255)):
+        for code in (0, (1 << bits) - 1):
+            codes = np.full((32, depth), code, np.uint8)
+            weight = GroupedWeight(codes, bits, 256, GroupScales(np.ones((32, 2), np.float32)), zero)
+            (linear,) = native_linears([weight], POOL)
+            x = np.ones((40, depth), np.float32) * np.where(np.arange(40) % 2, 1, -1)[:, None].astype(np.float32)
+            wanted = multiply(weight, x)
+            for count in (2, 9, 40):
+                same(product(linear, x[:count]), wanted[:count])
 
 
 @pytest.mark.parametrize("depth", [4, 20, 43, 172, 300])

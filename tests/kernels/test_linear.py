@@ -65,6 +65,57 @@ def test_float_products(outputs, depth):
         assert (np.abs(run(linear, x[:rows]) - exact[:rows]) <= bound[:rows]).all()
 
 
+def halves(rng, dtype, outputs, depth):
+    """Weights of 16 bits and the same numbers in float32: zeros of both signs, the least and the largest among them."""
+    bits = floats(rng, outputs, depth).astype(np.float16).view(np.uint16)
+    if dtype == "bfloat16":
+        bits = (floats(rng, outputs, depth).view(np.uint32) >> 16).astype(np.uint16)
+    special = [0, 0x8000, 1, 0x8001, 0x7F, 0x3FF, 0x80, 0x400, 0x7BFF if dtype == "float16" else 0x5F7F]
+    places = rng.random(bits.shape) < 0.2
+    bits[places] = rng.choice(np.array(special, np.uint16), int(places.sum()))
+    if dtype == "float16":
+        return bits.view(np.float16), bits.view(np.float16).astype(np.float32)
+    return bits, (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(("outputs", "depth"), [(1, 1), (5, 3), (33, 65), (97, 1100)])
+def test_sixteen_bits_give_what_the_same_floats_give(outputs, depth, dtype):
+    rng = np.random.default_rng(depth)
+    narrow, wide = halves(rng, dtype, outputs, depth)
+    ours, theirs = native.LinearF32(narrow, POOL), native.LinearF32(wide, POOL)
+    assert 2 * ours.nbytes == theirs.nbytes == 4 * 32 * -(-outputs // 32) * depth
+    x = floats(rng, ROWS[-1], depth)
+    assert_near(run(ours, x), x, wide)
+    x[0, :] = 0
+    x[:, 0] *= np.float32(1e-40)
+    expected = run(theirs, x).view(np.uint32)
+    for rows in (*range(1, 41), 128, 300):
+        assert np.array_equal(run(ours, x[:rows]).view(np.uint32), expected[:rows])
+
+
+def test_all_numbers_of_sixteen_bits_are_widened():
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    for numbers, wide in (
+        (bits, (bits.astype(np.uint32) << 16).view(np.float32)),
+        (bits.view(np.float16), bits.view(np.float16).astype(np.float32)),
+    ):
+        linear = native.LinearF32(np.ascontiguousarray(numbers[:, None]))
+        for rows in (1, 120):
+            found = run(linear, np.ones((rows, 1), np.float32))
+            assert np.array_equal(found, np.repeat(wide[None], rows, 0), equal_nan=True)
+
+
+def test_matrices_of_sixteen_bits_are_stacked():
+    rng = np.random.default_rng(5)
+    x = floats(rng, 9, 50)
+    for dtype in ("bfloat16", "float16"):
+        narrow, wide = zip(*(halves(rng, dtype, outputs, 50) for outputs in (33, 1, 40)), strict=True)
+        stacked = run(native.LinearF32(list(narrow)), x)
+        assert np.array_equal(stacked, run(native.LinearF32(np.concatenate(wide)), x))
+        assert np.array_equal(stacked, run(native.LinearF32(list(wide)), x))
+
+
 @pytest.mark.parametrize("bits", [8, 9, 12])
 @pytest.mark.parametrize(("outputs", "depth"), SHAPES)
 def test_integers_at_the_ends_of_the_range(outputs, depth, bits):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from cutset import LLM, SamplingParams
 from cutset.engine.blocks import root_digest
 from cutset.errors import AdapterError, RequestError
 from cutset.models.families import load_spec
-from cutset.models.files.adapter import read_adapter
+from cutset.models.files.adapter import read_adapter, rounded
+from cutset.models.files.checkpoint import Checkpoint, check_tensors
+from cutset.models.run.native import NativeDecoder, thread_pool
 from models.test_families import CASES, reference, relative_error, whole_logits, write_checkpoint
 
 IDS = np.random.default_rng(4).integers(0, 131, size=(3, 21)).astype(np.int32)
@@ -78,6 +81,7 @@ def merged_logits(model: Any, added: dict[str, Any], ids: np.ndarray) -> np.ndar
         ("llama-mqa-bias", ALL, {"use_rslora": True}),
         ("qwen3-bias", ALL, {"rank_pattern": {"o_proj": 5}, "alpha_pattern": {"k_proj": 20}}),
         ("llama", ALL, {"rank_pattern": {"q_proj": 16, "v_proj": 37}, "half": True}),
+        ("gemma4-text", ("per_layer_model_projection", "per_layer_input_gate", "per_layer_projection"), {}),
     ],
 )
 def test_equals_merged_weights(case: str, targets: tuple[str, ...], config: Any, backend: str, tmp_path: Path) -> None:
@@ -89,11 +93,7 @@ def test_equals_merged_weights(case: str, targets: tuple[str, ...], config: Any,
 
         decoder = torch_decoder(tmp_path / "model")
     elif backend == "native":
-        from cutset.models.files.checkpoint import Checkpoint, check_tensors
-        from cutset.models.run.native import NativeDecoder, thread_pool
-
-        spec = load_spec(tmp_path / "model")
-        decoder = NativeDecoder(spec, check_tensors(spec, Checkpoint(tmp_path / "model")), thread_pool(2))
+        decoder = native_decoder(tmp_path / "model")
     loaded = decoder.load_adapter(read_adapter("a", tmp_path / "adapter", decoder.spec))
     plain = whole_logits(decoder, IDS)
     assert relative_error(plain, model(torch.from_numpy(IDS.astype(np.int64))).logits.detach().numpy()) < 1e-4
@@ -102,6 +102,11 @@ def test_equals_merged_weights(case: str, targets: tuple[str, ...], config: Any,
     assert relative_error(mixed[[0, 2]], expected[[0, 2]]) < 1e-4
     assert relative_error(expected, plain) > 0.05  # it does something
     np.testing.assert_allclose(mixed[1], plain[1], rtol=1e-5, atol=1e-5)
+
+
+def native_decoder(directory: Path, dtype: str = "float32", threads: int = 2) -> NativeDecoder:
+    spec = load_spec(directory)
+    return NativeDecoder(spec, check_tensors(spec, Checkpoint(directory)), thread_pool(threads), dtype=dtype)
 
 
 def prompts() -> list[list[int]]:
@@ -130,6 +135,41 @@ def test_each_gets_what_it_gets_alone(dtype: str, tmp_path: Path) -> None:
         assert llm.adapters == tuple(names)
         with pytest.raises(RequestError, match="no adapter 'b'; known are a0"):
             llm.generate([same], params, adapter="b")
+
+
+def test_in_eight_bits_it_is_nearly_the_same(tmp_path: Path) -> None:
+    """Where weights are rounded; native and numpy round alike."""
+    model = write_checkpoint(tmp_path / "model", "Llama")
+    write_adapter(tmp_path / "adapter", model, ALL, rank=16)
+    adapter = read_adapter("a", tmp_path / "adapter", load_spec(tmp_path / "model"))
+    small = rounded(adapter)
+    assert small.digest == adapter.digest
+    for whole, part in zip(adapter.parts, small.parts, strict=True):
+        assert part.scales is not None
+        assert all(np.array_equal(m, np.rint(m)) and np.abs(m).max() == 127 for m in (part.down, part.up))
+        wanted = whole.up @ whole.down
+        found = part.whole_up @ part.down
+        assert np.linalg.norm(found - wanted) < 0.02 * np.linalg.norm(wanted)
+    found = []
+    for make in (reference, native_decoder):
+        decoder = make(tmp_path / "model")
+        loaded = [decoder.load_adapter(one) for one in (adapter, small, small)]
+        found.append(whole_logits(decoder, IDS[[0, 0, 1]], adapters=tuple(loaded)))
+    assert relative_error(found[1], found[0]) < 1e-5
+    assert 0 < relative_error(found[1][1], found[1][0]) < 0.04  # of an adapter that changes more than half of them
+
+
+def test_what_is_no_number_in_an_adapter_shows(tmp_path: Path) -> None:
+    model = write_checkpoint(tmp_path / "model", "Llama")
+    write_adapter(tmp_path / "adapter", model)
+    adapter = read_adapter("a", tmp_path / "adapter", load_spec(tmp_path / "model"))
+    decoder = native_decoder(tmp_path / "model")
+    for name in ("down", "up"):
+        matrix = getattr(adapter.parts[0], name).copy()
+        matrix[0, 0] = np.nan
+        spoilt = replace(adapter, parts=(replace(adapter.parts[0], **{name: matrix}), *adapter.parts[1:]))
+        for one in (spoilt, rounded(spoilt)):
+            assert np.isnan(whole_logits(decoder, IDS[:1], adapters=(decoder.load_adapter(one),))).any()
 
 
 def test_a_prefix_is_that_of_one_adapter() -> None:

@@ -191,7 +191,7 @@ def test_pickled_weights_are_never_read(tmp_path: Path) -> None:
         ({"hidden_size": 6}, "odd"),
         ({"num_key_value_heads": 3}, "evenly"),
         ({"num_hidden_layers": None}, "num_hidden_layers is missing"),
-        ({"hidden_act": "gelu"}, "unknown hidden_act 'gelu'"),
+        ({"hidden_act": "mish"}, "unknown hidden_act 'mish'; known are silu, swish, gelu_pytorch_tanh"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps must be"),
         ({"rope_scaling": {"rope_type": "longest", "factor": 2}}, "unknown rope scaling 'longest'"),
         ({"rope_scaling": {"type": "linear"}}, "factor is missing"),

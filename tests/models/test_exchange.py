@@ -161,7 +161,10 @@ HOSTILE: dict[str, tuple[Any, str]] = {
     "a key too few": (set_at(*SPEC, "eos_assumed", None), "eos_assumed is missing"),
     "a key too many": (set_at(*SPEC, "rotary_dim", 8), "rotary_dim is not known"),
     "another norm": (set_at(*SPEC, "norm", "layer"), "norm must be rms"),
-    "another activation": (set_at(*SPEC, "activation", "gelu"), "activation must be silu or gelu_tanh or clamped"),
+    "another activation": (
+        set_at(*SPEC, "activation", "gelu"),
+        "activation must be silu or gelu_tanh or clamped or gelu_erf",
+    ),
     "integer weights": (set_at(*SPEC, "weights", "int8"), "weights must be float"),
     "bits out of range": (set_at(*SPEC, "activation_bits", "int8", "qkv", 7), "activation_bits"),
     "bits of no site": (set_at(*SPEC, "activation_bits", "int8", "kv", 8), "activation_bits"),

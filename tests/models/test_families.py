@@ -186,6 +186,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "Qwen3_5MoeForConditionalGeneration",
         {"text_config": {**QWEN35_MOE, "model_type": "qwen3_5_moe_text"}, "vision_config": QWEN35_PICTURES},
     ),
+    "llama-relu": ("Llama", {"hidden_act": "relu"}),
     "lfm2-attention": ("Lfm2", {**LFM2, "full_attn_idxs": None}),
     "granite": ("Granite", {}),
     "granite-factors": (
@@ -205,6 +206,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "granite-yarn": ("Granite", {**rope("yarn", factor=4.0, original_max_position_embeddings=16), "head_dim": 24}),
+    "granite-gelu": ("Granite", {"hidden_act": "gelu"}),
     "granite4": ("GraniteMoeHybrid", GRANITE4),
     "granite4-nope": (
         "GraniteMoeHybrid",
@@ -378,6 +380,7 @@ CASES |= {
             "tie_word_embeddings": False,
         },
     ),
+    "gemma3-text-gelu": ("Gemma3", {**GEMMA2, "hidden_activation": "gelu"}),
     "gemma3-text-sliding-stretched": ("Gemma3", {**GEMMA2, **by_type(YARN, LINEAR), "head_dim": 32}),
     "gemma3": ("Gemma3ForConditionalGeneration", {"text_config": {**GEMMA2, "layer_types": MIXED}, **PICTURES}),
     "gemma3-untied": (

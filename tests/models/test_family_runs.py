@@ -19,11 +19,15 @@ import cutset.llm
 from cutset import LLM, SamplingParams
 from cutset.config import load_settings
 from cutset.errors import ArchitectureError
+from cutset.kernels import native
 from cutset.models.families import families, load_spec, spec_from_config
 from cutset.models.families.common import HARMLESS
 from cutset.models.files.adapter import read_adapter
 from cutset.models.files.fields import Fields
+from cutset.models.files.source import open_source
 from cutset.models.run.executor import Batch
+from cutset.models.run.native import NativeDecoder
+from cutset.models.stages import cuts, split, stage_tensors
 from cutset.offload.accelerator.clients import Quota
 from cutset.offload.accelerator.loading import open_accelerator
 from models.test_adapter import merged_logits, write_adapter
@@ -135,6 +139,23 @@ def test_however_a_request_is_run_it_gets_the_same_bits(written: Written, monkey
     with written.open(prefix_caching=False) as llm:
         assert generated(llm, prompts * 2) == alone * 2  # preempted
         assert llm.stats().preemptions > 0
+
+
+def test_stages_give_the_bits_of_the_whole(written: Written) -> None:
+    source = open_source(written.directory)
+    spec, tensors, pool = source.spec, source.tensors, native.Pool(1)
+    ids = np.random.default_rng(4).integers(0, 131, (2, min(29, written.limit))).astype(np.int32)
+    batch = Batch.whole(ids, 16)
+    whole = NativeDecoder(spec, tensors, pool)
+    expected = whole.forward(batch, whole.new_cache(batch.block_tables.size, 16))
+    assert len(np.unique(expected, axis=0)) == len(expected)
+    for stages in {2, 3} & set(range(len(cuts(spec)) + 2)):
+        found: Any = None
+        for layers in split(spec, stages):
+            own = {tensor.name: tensors[tensor.name] for tensor in stage_tensors(spec, layers)}
+            stage = NativeDecoder(spec, own, pool, layers=layers)
+            found = stage.forward(batch, stage.new_cache(batch.block_tables.size, 16), hidden=found)
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_integers_run_and_an_offload_gives_their_bits(written: Written) -> None:

@@ -13,7 +13,8 @@ from cutset.cli import main
 from cutset.config import Settings
 from cutset.models.files import compressed_writer
 from cutset.models.files.checkpoint import SafetensorsFile
-from cutset.models.files.group_rounding import Scheme, compensated, compensation, nearest
+from cutset.models.files.error_spreading import compensation
+from cutset.models.files.group_rounding import Scheme, compensated, nearest
 from cutset.models.files.grouped import GroupedTensor
 from cutset.models.files.source import open_source
 from cutset.models.random import RandomModel

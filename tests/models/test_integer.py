@@ -137,7 +137,7 @@ def test_a_weight_at_the_end_of_its_range_is_fine(folder: Path) -> None:
     assert np.isfinite(logits(folder, "exact")).all()
 
 
-@pytest.mark.parametrize("version", [0, 3, True, None, "2", [], 1.5])
+@pytest.mark.parametrize("version", [0, 4, True, None, "2", [], 1.5])
 def test_an_unknown_version_is_refused(folder: Path, version: object) -> None:
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"]["version"] = version

@@ -157,4 +157,4 @@ def test_perplexity_hardly_rises_on_real_text(smollm2: Path) -> None:
             found[kind] = np.exp(loss / count)
         assert count > 1000
         assert found["auto"] != found["int8"]
-        assert found["int8"] <= 1.005 * found["auto"]  # 0.2 % on these 2,044 positions
+        assert found["int8"] <= 1.001 * found["auto"]

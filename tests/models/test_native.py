@@ -97,6 +97,9 @@ SPECS = {
         MIXTURE, gated_attention=True, kv_layers=(0, 0, 0), layer_inputs=LayerInputSpec(61, 5, 2.0, 0.2, 0.5)
     ),
     "output-norms-alone": replace(DENSE, input_norms=False, output_norms=True, qk_norm=True, whole_norms=True),
+    "gelu": replace(MIXTURE, activation="gelu_erf"),
+    "relu": replace(DENSE, activation="relu"),
+    "squared-relu": replace(DENSE, activation="relu2"),
     "multipliers": replace(
         MIXTURE, embedding_scale=3.0, attention_scale=0.05, residual_scale=0.4, logit_scale=0.5, rope_tables=(0, -1, 0)
     ),

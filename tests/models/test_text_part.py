@@ -186,7 +186,7 @@ def test_what_published_files_leave_out() -> None:
         ({"text_config": {"model_type": "llama"}}, "text_config: model_type must be gemma3_text"),
         ({"text_config": {"surprise": 1}}, "text_config: surprise is not supported for gemma3_text"),
         ({"text_config": {"use_bidirectional_attention": True}}, "text_config: use_bidirectional_attention"),
-        ({"text_config": {"hidden_activation": "gelu"}}, "unknown hidden_activation 'gelu'"),
+        ({"text_config": {"hidden_activation": "quick_gelu"}}, "unknown hidden_activation 'quick_gelu'"),
         ({"text_config": {"rope_parameters": {"rope_type": "linear"}}}, "rope_parameters: rope_type is not supported"),
         ({"text_config": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor other than 1"),
         ({"text_config": {"sliding_window": None}}, "some layers slide, but sliding_window is null"),

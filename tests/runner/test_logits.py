@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,11 +18,13 @@ from cutset.models.files.exchange import write_exchange
 from cutset.models.files.integer import IntegerLinears, write_integer_checkpoint
 from cutset.models.files.source import ModelSource, open_source, specify
 from cutset.models.files.specification import describable, to_json
+from cutset.models.files.tensor import Tensor
 from cutset.models.files.writer import write_safetensors
 from cutset.models.random import RandomModel
 from cutset.models.run.decoder import ReferenceDecoder
 from cutset.models.run.grouped_linears import GroupedLinears
 from cutset.models.run.numpy_ops import NumpyOps
+from cutset.models.run.recipe import CalibratedRecipe
 from models.test_integer import QKV, put
 from models.test_integer import change as change_tensor
 from old_checkpoint import write_version_1
@@ -118,6 +121,21 @@ def test_half_precision_is_read_exactly(dtype: str, tmp_path: Path) -> None:
     assert_equal(logits_of(tmp_path / "half.json"), expected, inputs_of()[1])
 
 
+@pytest.mark.parametrize("dtype", ["F16", "BF16"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_half_precision_gives_the_bits_of_the_same_floats(tied: bool, dtype: str, tmp_path: Path) -> None:
+    config = config_of("qwen3-moe") | {"tie_word_embeddings": tied}
+    write_directory(tmp_path / "half", config, drawn(config), dtype)
+    wide = {
+        name: Tensor(name, tensor.file, "F32", np.ascontiguousarray(tensor.float32()))
+        for name, tensor in open_source(tmp_path / "half").tensors.items()
+    }
+    write_directory(tmp_path / "wide", config, wide)
+    inputs = write_file(tmp_path / "inputs.json", config)
+    ours, theirs = (logits_of(tmp_path / name, "--inputs", inputs) for name in ("half", "wide"))
+    np.testing.assert_array_equal(ours, theirs)
+
+
 @pytest.mark.parametrize("dtype", ["int8", "exact"])
 @pytest.mark.parametrize("tied", [False, True])
 def test_integer_products(dtype: str, tied: bool, tmp_path: Path) -> None:
@@ -136,6 +154,25 @@ def test_integer_products(dtype: str, tied: bool, tmp_path: Path) -> None:
     if dtype == "exact":
         np.testing.assert_array_equal(current, ours)
     assert_equal(current, in_integers(source, dtype, stored=True), source.inputs[1], 2e-2)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "exact"])
+@pytest.mark.parametrize("case", ["llama", "qwen2", "qwen3-moe"])
+def test_calibrated_integers(case: str, dtype: str, tmp_path: Path) -> None:
+    config = config_of(case)
+    file = write_file(tmp_path / "model.json", config)
+    source, folder = open_source(file), tmp_path / "int8"
+    recipe = CalibratedRecipe(source.spec, source.tensors, [np.arange(3, 35, dtype=np.int32)])
+    write_integer_checkpoint(source.spec, config, source.tensors, tmp_path, folder, recipe=recipe)
+    assert source.inputs is not None
+    stored = replace(open_source(folder), inputs=source.inputs)
+    ours = logits_of(folder, "--inputs", file, "--dtype", dtype)
+    assert_equal(ours, in_integers(stored, dtype, stored=True), source.inputs[1], 2e-2)
+    name = "model.layers.0.self_attn.o_proj.weight_channel_scale"
+    for value, message in ((0, "must be above 0"), (-1, "must be above 0"), (np.nan, "aren't finite")):
+        shutil.copytree(folder, tmp_path / "bad", dirs_exist_ok=True)
+        change_tensor(tmp_path / "bad", name, put((1,), value))
+        assert message in refused(tmp_path / "bad", "--inputs", file)
 
 
 def test_bad_integer_checkpoints_are_refused(tmp_path: Path) -> None:
@@ -164,7 +201,8 @@ def test_bad_integer_checkpoints_are_refused(tmp_path: Path) -> None:
     stored = json.loads((folder / "config.json").read_text())
     for version, message in (
         (1, r"q_proj\.weight is missing"),
-        (3, "version 3"),
+        (3, "version 3 must have its recipe"),
+        (4, "version 4"),
         (True, "version True"),
         (None, "version"),
     ):

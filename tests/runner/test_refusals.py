@@ -130,7 +130,7 @@ def test_a_damaged_directory_is_refused(tmp_path: Path) -> None:
         ({"rope_scaling": {"rope_type": "longest"}}, "unknown rope scaling 'longest'"),
         ({"rope_scaling": {"rope_type": "linear", "factor": -1}}, "factor must be a positive number"),
         ({"quantization_config": {"bits": 4}}, "quantised checkpoint of another program"),
-        ({"hidden_act": "gelu"}, "unknown hidden_act"),
+        ({"hidden_act": "mish"}, "unknown hidden_act"),
         ({"head_dim": 7}, "is odd"),
         ({"rms_norm_eps": 0}, "rms_norm_eps must be"),
         ({"rope_theta": 1e-300}, "aren't finite"),

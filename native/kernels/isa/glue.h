@@ -19,11 +19,14 @@ void append(const float* k, const float* v, std::size_t kv_heads, std::size_t he
             std::size_t place, float* key_block, float* value_block);
 void append_i8(const float* k, const float* v, std::size_t kv_heads, std::size_t head_dim, std::size_t block_size,
                std::size_t place, float* key_block, float* value_block);
+void mix_heads(float* x, std::size_t heads, std::size_t head_dim);
 void attention(const AttentionTask& task);
 void attention_part(const AttentionTask& task, std::size_t part, float* states);
 void attention_merge(const AttentionTask& task, const float* states, std::size_t parts);
 void silu_mul(const float* x, std::size_t rows, std::size_t cols, float* out);
 void gelu_mul(const float* x, std::size_t rows, std::size_t cols, float* out);
+void gelu_erf_mul(const float* x, std::size_t rows, std::size_t cols, float* out);
+void relu_mul(const float* x, bool squared, std::size_t rows, std::size_t cols, float* out);
 void clamped_mul(const float* x, float limit, float alpha, std::size_t rows, std::size_t cols, float* out);
 void moe_route(const float* logits, std::size_t rows, std::size_t experts, std::size_t k, bool renormalise,
                std::int32_t* ids, float* weights, float* scratch);
@@ -32,12 +35,14 @@ void sigmoid_mul(float* x, const float* gate, std::size_t count);
 void short_conv(const float* const* rows, std::size_t taps, const float* weight, std::size_t stride, const float* bias,
                 std::size_t cols, float* out);
 void delta_rule(const DeltaRuleTask& task);
-void thin_product(const ThinProduct& product);
+void thin_dots(const ThinDots& work);
+void thin_add(const ThinAdd& work);
 void exp(const float* x, std::size_t count, float* out);
 
-constexpr GlueKernels kGlue = {embedding,       rms_norm,   add_rms_norm, add_bias,     scale,     softcap,
-                               scaled_add,      apply_rope, append,       append_i8,    attention, attention_part,
-                               attention_merge, silu_mul,   gelu_mul,     clamped_mul,  moe_route, multiply,
-                               sigmoid_mul,     short_conv, delta_rule,   thin_product, exp};
+constexpr GlueKernels kGlue = {embedding,      rms_norm,        add_rms_norm, add_bias,    scale,        softcap,
+                               scaled_add,     apply_rope,      append,       append_i8,   mix_heads,    attention,
+                               attention_part, attention_merge, silu_mul,     gelu_mul,    gelu_erf_mul, relu_mul,
+                               clamped_mul,    moe_route,       multiply,     sigmoid_mul, short_conv,   delta_rule,
+                               thin_dots,      thin_add,        exp};
 
 }  // namespace cutset::CUTSET_ISA

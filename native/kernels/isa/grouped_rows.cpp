@@ -2,24 +2,11 @@
 #include "kernels/isa/grouped.h"
 #include "kernels/isa/ints.h"
 #include "kernels/isa/linear.h"
+#include "kernels/isa/widen.h"
 
 namespace cutset::CUTSET_ISA {
 
 namespace {
-
-#if !defined(CUTSET_ISA_avx512) && !defined(CUTSET_ISA_avx512vnni)
-float float_of(std::uint32_t bits) {
-  float value;
-  __builtin_memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-// Finite numbers: packing refuses the others. Multiplying by 2^112 sets the exponent right, of subnormal numbers too.
-float half_value(std::uint16_t half) {
-  const float magnitude = float_of(static_cast<std::uint32_t>(half & 0x7FFFu) << 13) * 0x1p112f;
-  return half & 0x8000u ? -magnitude : magnitude;
-}
-#endif
 
 // A row of 32 values as floats.
 void widen_values(FactorKind kind, const std::uint8_t* from, float* out) {
@@ -27,21 +14,9 @@ void widen_values(FactorKind kind, const std::uint8_t* from, float* out) {
     __builtin_memcpy(out, from, kPanel * sizeof(float));
     return;
   }
-#if defined(CUTSET_ISA_avx512) || defined(CUTSET_ISA_avx512vnni)
-  for (std::size_t c = 0; c < kPanel; c += 16) {
-    const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + 2 * c));
-    const __m512 wide = kind == FactorKind::kHalf
-                            ? _mm512_cvtph_ps(words)
-                            : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(words), 16));
-    _mm512_store_ps(out + c, wide);
+  for (std::size_t c = 0; c < kPanel; c += kLanes) {
+    store(out + c, kind == FactorKind::kHalf ? widen_float16(from + 2 * c) : widen_bfloat16(from + 2 * c));
   }
-#else
-  std::uint16_t words[kPanel];
-  __builtin_memcpy(words, from, sizeof words);
-  for (std::size_t c = 0; c < kPanel; ++c) {
-    out[c] = kind == FactorKind::kHalf ? half_value(words[c]) : float_of(static_cast<std::uint32_t>(words[c]) << 16);
-  }
-#endif
 }
 
 #if defined(CUTSET_ISA_avx512) || defined(CUTSET_ISA_avx512vnni)
@@ -103,6 +78,27 @@ void grouped_factors(const PanelForm& form, const std::uint8_t* panel, std::size
   }
 }
 
+void fetch_factors(const PanelForm& form, const std::uint8_t* panel, std::size_t first, std::size_t count) {
+  if (first >= form.groups) {
+    first = 0;
+    panel += form.bytes;
+  }
+  const std::size_t end = form.groups - first < count ? form.groups : first + count;
+  const auto fetch = [panel](std::size_t from, std::size_t to) {
+    for (std::size_t at = from; at < to; at += 64) __builtin_prefetch(panel + at, 0, 2);
+  };
+  const auto fetch_kind = [&](const PanelFactors& factors) {
+    const std::size_t width = kPanel * factor_bytes(factors.kind);
+    if (width == 0) return;
+    fetch(factors.values_at + first / factors.each * width, factors.values_at + ((end - 1) / factors.each + 1) * width);
+    if (factors.steps == StepKind::kNone) return;
+    fetch(factors.steps_at + first * kPanel, factors.steps_at + end * kPanel);
+  };
+  fetch_kind(form.scales);
+  fetch_kind(form.minima);
+  if (form.zeros) fetch(form.zeros_at + first * kPanel, form.zeros_at + end * kPanel);
+}
+
 void grouped_encode(const PanelForm& form, const float* x, std::size_t rows, std::size_t depth, int bits,
                     const std::int32_t* order, float* room, std::int16_t* q, std::int32_t* sums, float* scales,
                     [[maybe_unused]] std::uint8_t* limbs) {
@@ -120,17 +116,15 @@ void grouped_encode(const PanelForm& form, const float* x, std::size_t rows, std
       for (std::size_t k = first; k < end; ++k) sum += q[k];
       sums[g] = sum;
     }
-#if defined(CUTSET_ISA_amx)
-    if (limbs) {
-      grouped_limbs(q, form.depth, limbs);
-      limbs += grouped_limb_bytes(form, ~std::size_t{0});
-    }
+#if defined(CUTSET_ISA_avx512vnni)
+    grouped_limbs(form, q, limbs);
+    limbs += grouped_limb_bytes(form);
 #endif
   }
 }
 
-#if !defined(CUTSET_ISA_amx)
-std::size_t grouped_limb_bytes(const PanelForm&, std::size_t) { return 0; }
+#if !defined(CUTSET_ISA_avx512vnni)
+std::size_t grouped_limb_bytes(const PanelForm&) { return 0; }
 #endif
 
 }  // namespace cutset::CUTSET_ISA

@@ -1,17 +1,11 @@
 // Products of grouped weights by pairs of 16-bit integers: codes widened to 16 bits times the rows' integers.
 #include "kernels/isa/grouped_codes.h"
 
+#if !defined(CUTSET_ISA_avx512vnni)
+
 namespace cutset::CUTSET_ISA {
 
 namespace {
-
-#if defined(CUTSET_ISA_avx512) || defined(CUTSET_ISA_avx512vnni)
-constexpr std::size_t kMostRows = 8;
-#elif defined(CUTSET_ISA_avx2)
-constexpr std::size_t kMostRows = 2;
-#else
-constexpr std::size_t kMostRows = 1;
-#endif
 
 inline Ints pair_at(const std::int16_t* q) {
   std::int32_t pair;
@@ -115,64 +109,29 @@ void block(const PanelForm& form, const GroupedRows& rows, const std::uint8_t* p
   }
 }
 
-using Block = void (*)(const PanelForm&, const GroupedRows&, const std::uint8_t*, std::size_t, std::size_t,
-                       const Factors&, float (*)[kPanel]);
-
 template <int kBits, bool kLevels>
-Block block_of(std::size_t rows) {
-#if defined(CUTSET_ISA_avx512) || defined(CUTSET_ISA_avx512vnni)
-  constexpr Block kBlocks[kMostRows] = {block<kBits, kLevels, 1>, block<kBits, kLevels, 2>, block<kBits, kLevels, 3>,
-                                        block<kBits, kLevels, 4>, block<kBits, kLevels, 5>, block<kBits, kLevels, 6>,
-                                        block<kBits, kLevels, 7>, block<kBits, kLevels, 8>};
+GroupedBlock block_of(std::size_t rows) {
+#if defined(CUTSET_ISA_avx512)
+  constexpr GroupedBlock kBlocks[kMostBlockRows] = {
+      block<kBits, kLevels, 1>, block<kBits, kLevels, 2>, block<kBits, kLevels, 3>, block<kBits, kLevels, 4>,
+      block<kBits, kLevels, 5>, block<kBits, kLevels, 6>, block<kBits, kLevels, 7>, block<kBits, kLevels, 8>};
 #elif defined(CUTSET_ISA_avx2)
-  constexpr Block kBlocks[kMostRows] = {block<kBits, kLevels, 1>, block<kBits, kLevels, 2>};
+  constexpr GroupedBlock kBlocks[kMostBlockRows] = {block<kBits, kLevels, 1>, block<kBits, kLevels, 2>};
 #else
-  constexpr Block kBlocks[kMostRows] = {block<kBits, kLevels, 1>};
+  constexpr GroupedBlock kBlocks[kMostBlockRows] = {block<kBits, kLevels, 1>};
 #endif
   return kBlocks[rows - 1];
 }
 
-Block block_for(const PanelForm& form, std::size_t rows) {
+}  // namespace
+
+GroupedBlock grouped_block(const PanelForm& form, std::size_t rows) {
   if (form.levels) return block_of<4, true>(rows);
   if (form.bits == 4) return block_of<4, false>(rows);
   if (form.bits == 5) return block_of<5, false>(rows);
   return form.bits == 6 ? block_of<6, false>(rows) : block_of<8, false>(rows);
 }
 
-}  // namespace
-
-void grouped_multiply(const GroupedJob& job) {
-#if defined(CUTSET_ISA_amx)
-  if (job.rows.limbs) return grouped_tiles(job);
-#endif
-  constexpr std::size_t kRowsAtATime = 64;
-  const PanelForm& form = *job.form;
-  alignas(64) float totals[kRowsAtATime][kPanel];
-  Factors factors;
-  for (std::size_t at = 0; at < job.outputs; at += kPanel) {
-    const std::uint8_t* panel = job.panels + at / kPanel * form.bytes;
-    const std::size_t columns = job.outputs - at < kPanel ? job.outputs - at : kPanel;
-    for (std::size_t row = 0; row < job.count; row += kRowsAtATime) {
-      const std::size_t rows = job.count - row < kRowsAtATime ? job.count - row : kRowsAtATime;
-      const std::size_t blocks = (rows + kMostRows - 1) / kMostRows;
-      __builtin_memset(totals, 0, rows * sizeof totals[0]);
-      for (std::size_t g = 0; g < form.groups; g += kGroupsAtATime) {
-        const std::size_t count = form.groups - g < kGroupsAtATime ? form.groups - g : kGroupsAtATime;
-        grouped_factors(form, panel, g, count, factors);
-        for (std::size_t b = 0; b < blocks; ++b) {
-          const std::size_t first = rows * b / blocks, end = rows * (b + 1) / blocks;
-          const GroupedRows part = {job.rows.q + (row + first) * form.depth,
-                                    job.rows.sums + (row + first) * form.groups, nullptr, nullptr};
-          block_for(form, end - first)(form, part, panel, g, count, factors, totals + first);
-        }
-      }
-      for (std::size_t r = 0; r < rows; ++r) {
-        const float scale = job.rows.scales[row + r];
-        float* y = job.y + (row + r) * job.stride + at;
-        for (std::size_t c = 0; c < columns; ++c) y[c] = totals[r][c] * scale;
-      }
-    }
-  }
-}
-
 }  // namespace cutset::CUTSET_ISA
+
+#endif

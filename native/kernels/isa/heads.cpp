@@ -98,4 +98,23 @@ void append_i8(const float* k, const float* v, std::size_t kv_heads, std::size_t
   }
 }
 
+void mix_heads(float* x, std::size_t heads, std::size_t head_dim) {
+  const std::size_t run = mixed_run(head_dim), half = run / 2;
+  const float factor = 1.0f / __builtin_sqrtf(static_cast<float>(run));
+  float parts[2][kMostMixed];
+  for (std::size_t at = 0; at < heads * head_dim; at += run) {
+    const float* from = x + at;
+    float* to = parts[0];
+    for (std::size_t stage = 1; stage < run; stage *= 2) {
+      for (std::size_t i = 0; i < half; ++i) {
+        to[2 * i] = from[i] + from[i + half];
+        to[2 * i + 1] = from[i] - from[i + half];
+      }
+      from = to;
+      to = to == parts[0] ? parts[1] : parts[0];
+    }
+    for (std::size_t i = 0; i < run; ++i) x[at + i] = from[i] * factor;
+  }
+}
+
 }  // namespace cutset::CUTSET_ISA

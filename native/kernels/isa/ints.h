@@ -27,7 +27,7 @@ inline Ints both(Ints a, Ints b) { return _mm512_and_si512(a, b); }
 inline Ints either(Ints a, Ints b) { return _mm512_or_si512(a, b); }
 template <int kBits>
 inline Ints left(Ints a) {
-  return _mm512_slli_epi32(a, kBits);
+  return _mm512_maskz_slli_epi32(0xFFFF, a, kBits);
 }
 template <int kBits>
 inline Ints right(Ints a) {
@@ -59,10 +59,11 @@ inline Ints widen(const std::int16_t* p) {
   return _mm512_cvtepi16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
 inline Ints widen(const std::int8_t* p) {
-  return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return _mm512_maskz_cvtepi8_epi32(0xFFFF, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
-inline Vec to_floats(Ints a) { return _mm512_cvtepi32_ps(a); }
+inline Vec to_floats(Ints a) { return _mm512_maskz_cvtepi32_ps(0xFFFF, a); }
 inline Ints as_bits(Vec a) { return _mm512_castps_si512(a); }
+inline Vec as_floats(Ints a) { return _mm512_castsi512_ps(a); }
 
 #elif defined(CUTSET_ISA_avx2)
 
@@ -108,6 +109,7 @@ inline Ints widen(const std::int8_t* p) {
 }
 inline Vec to_floats(Ints a) { return _mm256_cvtepi32_ps(a); }
 inline Ints as_bits(Vec a) { return _mm256_castps_si256(a); }
+inline Vec as_floats(Ints a) { return _mm256_castsi256_ps(a); }
 
 #else
 
@@ -170,6 +172,11 @@ inline Ints widen(const Integer* p) {
   return v;
 }
 inline Vec to_floats(Ints a) { return __builtin_convertvector(as_signed(a), Vec); }
+inline Vec as_floats(Ints a) {
+  Vec v;
+  __builtin_memcpy(&v, &a, sizeof v);
+  return v;
+}
 inline Ints as_bits(Vec a) {
   Ints bits;
   __builtin_memcpy(&bits, &a, sizeof bits);

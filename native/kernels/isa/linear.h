@@ -6,8 +6,9 @@
 namespace cutset::CUTSET_ISA {
 
 void f32_pack(const float* x, std::size_t rows, std::size_t depth, float* packed);
-void f32_tile(const float* packed_x, std::size_t rows, std::size_t depth, const float* panel, std::size_t columns,
-              bool add, float* y, std::size_t stride);
+void f32_tile(const float* packed_x, std::size_t rows, std::size_t depth, const void* panel, FloatType type,
+              std::size_t columns, bool add, float* y, std::size_t stride);
+void f32_widen(const void* panel, FloatType type, std::size_t depth, float* wide);
 void quantize(const float* x, std::size_t rows, std::size_t depth, int bits, std::int16_t* q, float* scales);
 std::size_t i8_code_bytes(std::size_t depth, int bits);
 void i8_encode(const float* x, std::size_t rows, std::size_t depth, int bits, std::uint8_t* codes, float* scales);
@@ -30,7 +31,7 @@ constexpr std::size_t kTileRows = 1;
 #endif
 
 constexpr LinearKernels kLinear = {
-    kTileRows,        f32_pack,           f32_tile,    quantize, i8_code_bytes, i8_encode, i8_encode_whole,
-    i8_residue_bytes, i8_encode_residues, i8_multiply, i8_pack,  i8_measure,    read};
+    kTileRows,       f32_pack,         f32_tile,           f32_widen,   quantize, i8_code_bytes, i8_encode,
+    i8_encode_whole, i8_residue_bytes, i8_encode_residues, i8_multiply, i8_pack,  i8_measure,    read};
 
 }  // namespace cutset::CUTSET_ISA

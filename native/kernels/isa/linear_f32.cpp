@@ -1,7 +1,8 @@
-// Float32 products: a tile of rows x 32 outputs stays in registers while the depth runs.
+// Float32 products: a tile of rows x 32 outputs stays in registers while the depth runs. Weights of 16 bits are widened
+// in registers.
 #include "kernels/isa/linear.h"
 #include "kernels/isa/prefetch.h"
-#include "kernels/isa/simd.h"
+#include "kernels/isa/widen.h"
 
 namespace cutset::CUTSET_ISA {
 
@@ -9,9 +10,35 @@ namespace {
 
 constexpr std::size_t kVectors = kPanel / kLanes;
 
-template <std::size_t kRows>
-void tile(const float* x, std::size_t depth, const float* panel, std::size_t columns, bool add, float* y,
+struct BFloat16 {
+  std::uint16_t bits;
+};
+struct Float16 {
+  std::uint16_t bits;
+};
+
+// The weights of a panel's 32 outputs at one place of the depth.
+inline void load_outputs(const float* row, Vec (&weights)[kVectors]) {
+#pragma GCC unroll 8
+  for (std::size_t v = 0; v < kVectors; ++v) weights[v] = load(row + v * kLanes);
+}
+inline void load_outputs(const BFloat16* row, Vec (&weights)[kVectors]) {
+#pragma GCC unroll 4
+  for (std::size_t v = 0; v < kVectors / 2; ++v) {
+    const Ints words = load_ints(row + 2 * v * kLanes);
+    weights[v] = as_floats(left<16>(words));
+    weights[v + kVectors / 2] = as_floats(both(words, splat_int(-0x10000)));
+  }
+}
+inline void load_outputs(const Float16* row, Vec (&weights)[kVectors]) {
+#pragma GCC unroll 8
+  for (std::size_t v = 0; v < kVectors; ++v) weights[v] = widen_float16(row + v * kLanes);
+}
+
+template <std::size_t kRows, class Weight>
+void tile(const float* x, std::size_t depth, const void* weight, std::size_t columns, bool add, float* y,
           std::size_t stride) {
+  const auto* panel = static_cast<const Weight*>(weight);
   float edge[kRows][kPanel];
   float* out = y;
   std::size_t out_stride = stride;
@@ -32,10 +59,9 @@ void tile(const float* x, std::size_t depth, const float* panel, std::size_t col
   }
   for (std::size_t r = 0; r < kRows; ++r) fetch_output(y + r * stride);
   for (std::size_t k = 0; k < depth; ++k, x += kRows, panel += kPanel) {
-    fetch_ahead<kRows>(panel);
+    fetch_ahead<kRows, kPanel * sizeof(Weight)>(panel);
     Vec weights[kVectors];
-#pragma GCC unroll 8
-    for (std::size_t v = 0; v < kVectors; ++v) weights[v] = load(panel + v * kLanes);
+    load_outputs(panel, weights);
 #pragma GCC unroll 14
     for (std::size_t r = 0; r < kRows; ++r) {
       const Vec value = splat(x[r]);
@@ -55,16 +81,32 @@ void tile(const float* x, std::size_t depth, const float* panel, std::size_t col
   }
 }
 
-using Tile = void (*)(const float*, std::size_t, const float*, std::size_t, bool, float*, std::size_t);
+template <class Weight>
+void widen_panel(const void* panel, std::size_t depth, float* wide) {
+  const auto* row = static_cast<const Weight*>(panel);
+  for (std::size_t k = 0; k < depth; ++k, row += kPanel, wide += kPanel) {
+    Vec weights[kVectors];
+    load_outputs(row, weights);
+#pragma GCC unroll 8
+    for (std::size_t v = 0; v < kVectors; ++v) store(wide + v * kLanes, weights[v]);
+  }
+}
 
+using Tile = void (*)(const float*, std::size_t, const void*, std::size_t, bool, float*, std::size_t);
+
+template <class Weight>
+struct Tiles {
 #if defined(CUTSET_ISA_avx512) || defined(CUTSET_ISA_avx512vnni)
-constexpr Tile kTiles[kTileRows] = {tile<1>, tile<2>, tile<3>,  tile<4>,  tile<5>,  tile<6>,  tile<7>,
-                                    tile<8>, tile<9>, tile<10>, tile<11>, tile<12>, tile<13>, tile<14>};
+  static constexpr Tile of[kTileRows] = {tile<1, Weight>,  tile<2, Weight>,  tile<3, Weight>,  tile<4, Weight>,
+                                         tile<5, Weight>,  tile<6, Weight>,  tile<7, Weight>,  tile<8, Weight>,
+                                         tile<9, Weight>,  tile<10, Weight>, tile<11, Weight>, tile<12, Weight>,
+                                         tile<13, Weight>, tile<14, Weight>};
 #elif defined(CUTSET_ISA_avx2) || defined(__aarch64__)
-constexpr Tile kTiles[kTileRows] = {tile<1>, tile<2>, tile<3>};
+  static constexpr Tile of[kTileRows] = {tile<1, Weight>, tile<2, Weight>, tile<3, Weight>};
 #else
-constexpr Tile kTiles[kTileRows] = {tile<1>};
+  static constexpr Tile of[kTileRows] = {tile<1, Weight>};
 #endif
+};
 
 }  // namespace
 
@@ -76,9 +118,20 @@ void f32_pack(const float* x, std::size_t rows, std::size_t depth, float* packed
   }
 }
 
-void f32_tile(const float* packed_x, std::size_t rows, std::size_t depth, const float* panel, std::size_t columns,
-              bool add, float* y, std::size_t stride) {
-  kTiles[rows - 1](packed_x, depth, panel, columns, add, y, stride);
+void f32_tile(const float* packed_x, std::size_t rows, std::size_t depth, const void* panel, FloatType type,
+              std::size_t columns, bool add, float* y, std::size_t stride) {
+  const Tile* tiles = type == FloatType::kFloat32    ? Tiles<float>::of
+                      : type == FloatType::kBFloat16 ? Tiles<BFloat16>::of
+                                                     : Tiles<Float16>::of;
+  tiles[rows - 1](packed_x, depth, panel, columns, add, y, stride);
+}
+
+void f32_widen(const void* panel, FloatType type, std::size_t depth, float* wide) {
+  if (type == FloatType::kBFloat16) {
+    widen_panel<BFloat16>(panel, depth, wide);
+  } else {
+    widen_panel<Float16>(panel, depth, wide);
+  }
 }
 
 }  // namespace cutset::CUTSET_ISA

@@ -46,9 +46,13 @@ def answer_commands(open_system: Callable[[], Any], perform: Callable[[Any, str,
 
 def timed(system: Any, do: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Calls the method `do` of a system; `seconds` of the work. A forward pass is short: it is repeated within the
-    round, and the median counts. `logits` aren't timed: they are the answer."""
+    round, and the median counts. `logits` aren't timed: they are the answer; those of all positions of a text go into
+    the `file` that `answers` is given."""
     if do == "logits":
         return {"logits": system.logits(**arguments)}
+    if do == "answers":
+        system.answers(**arguments)
+        return {}
     if do != "forward":
         return {"seconds": getattr(system, do)(**arguments)}
     repeat = arguments.pop("repeat")

@@ -32,13 +32,11 @@ __all__ = [
 ]
 
 # What decoding reads of a weight, in bytes: int8 has a float16 scale for 64 of them, int4 a scale and a minimum for 32.
-WIDTHS = {"native float32": 4.0, "native int8": 1 + 2 / 64, "native exact": 1.0, "native int4": 0.5 + 4 / 32}
-OWN = tuple(WIDTHS)
-FLOAT, INTEGER, FOUR = (
-    "float32",
-    "8-bit weights",
-    "4-bit weights",
-)  # whole-number weights race each other, and floats each other
+# Ours in float32 reads as many as the checkpoint has.
+WIDTHS = {"native int8": 1 + 2 / 64, "native exact": 1.0, "native int4": 0.5 + 4 / 32}
+OWN = ("native float32", *WIDTHS)
+# Whole-number weights race each other, and floats each other; HALF rounds activations too, which float32 doesn't.
+FLOAT, HALF, INTEGER, FOUR = ("float32", "bfloat16 activations", "8-bit weights", "4-bit weights")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +61,11 @@ class DecodeWorkload:
         """Of the model."""
         return self.model.spec()
 
+    @property
+    def float_bytes(self) -> float:
+        """Of a weight in the checkpoint."""
+        return 2.0 if self.model.bfloat16 else 4.0
+
 
 class TimedWork(Protocol):
     """What `run_workload` does with a checkpoint. With a specification, the memory's bandwidth is measured too."""
@@ -74,6 +77,8 @@ class TimedWork(Protocol):
     @property
     def spec(self) -> DecoderSpec | None: ...
     @property
+    def float_bytes(self) -> float: ...
+    @property
     def weights(self) -> tuple[str, ...]: ...  # only systems with such take part; all where there are none
 
 
@@ -82,7 +87,7 @@ class System:
     """Something that is timed: how its process is started on a checkpoint, and the tasks that it takes part in."""
 
     label: str  # in result files; ours begin with "cutset"
-    weights: str  # FLOAT, INTEGER or FOUR
+    weights: str  # FLOAT, HALF, INTEGER or FOUR
     start: Callable[[Path], Process]
     takes: Callable[[Task], bool] = lambda task: True
 
@@ -112,6 +117,23 @@ WORKLOADS = {
             hidden=1024, layers=16, heads=16, kv_heads=4, intermediate=2816, vocab=32000, max_pos=1024, tied=False
         ),
         (_generate(), _generate(8), _generate(prompt=512, steps=16)),
+    ),
+    # As most are published. Everybody gets the same file.
+    "w246-bf16": DecodeWorkload(
+        "w246-bf16",
+        RandomModel(
+            hidden=1024,
+            layers=16,
+            heads=16,
+            kv_heads=4,
+            intermediate=2816,
+            vocab=32000,
+            max_pos=1024,
+            tied=False,
+            bfloat16=True,
+        ),
+        (_generate(), _generate(8), _generate(prompt=512, steps=16)),
+        (FLOAT, HALF),
     ),
     # Its weights fit no cache, in 4 bits either.
     "w1b": DecodeWorkload(
@@ -208,7 +230,7 @@ def _run_task(
     rows = medians(take_turns(name, turns, rounds, log))
     if workload.spec is None or task.command.get("sequences") != 1:
         return rows
-    return rows + _roofline(workload.spec, rows)
+    return rows + _roofline(workload, rows)
 
 
 def _figures(workload: str, system: System, command: dict[str, Any], seconds: Any) -> Iterator[Row]:
@@ -223,13 +245,25 @@ def _figures(workload: str, system: System, command: dict[str, Any], seconds: An
     yield Row(workload, system.label, f"decode, {system.weights}", rate, "tok/s")
 
 
-def _roofline(spec: DecoderSpec, rows: Sequence[Row]) -> list[Row]:
+def _roofline(workload: TimedWork, rows: Sequence[Row]) -> list[Row]:
     """How much of the read bandwidth decoding one sequence uses: every weight but the embedding once a token."""
-    read = spec.parameter_count() - (0 if spec.tied else spec.vocab_size * spec.hidden)
+    spec = workload.spec
     best = next((row.value * 1e9 for row in rows if row.metric == "read bandwidth"), None)
+    if spec is None or best is None:
+        return []
+    read = spec.parameter_count() - (0 if spec.tied else spec.vocab_size * spec.hidden)
     return [
         Row(row.workload, row.system, "share of read bandwidth", row.value * read * width / best * 100, "%", row.spread)
         for row in rows
-        if row.metric.startswith("decode") and best is not None
-        for width in [WIDTHS.get(row.system.removeprefix("cutset "), 4.0 if row.metric.endswith(FLOAT) else 1.0)]
+        if row.metric.startswith("decode")
+        for width in [_width(workload, row)]
     ]
+
+
+def _width(workload: TimedWork, row: Row) -> float:
+    """Bytes that a system reads of a weight."""
+    if row.ours:
+        return WIDTHS.get(row.system.removeprefix("cutset "), workload.float_bytes)
+    if row.system.endswith("16"):
+        return 2.0
+    return 4.0 if row.metric.endswith(FLOAT) else 1.0

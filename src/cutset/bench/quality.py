@@ -19,10 +19,21 @@ from numpy.typing import NDArray
 
 from cutset.errors import ModelError
 from cutset.llm import LLM
+from cutset.models.files.fields import read_json
+from cutset.models.files.integer import is_integer
 from cutset.models.files.source import open_source
 from cutset.models.run.executor import Batch
 
-__all__ = ["Answers", "Quality", "QualityTexts", "Reference", "common_texts", "executor_answers", "measure_quality"]
+__all__ = [
+    "Answers",
+    "Quality",
+    "QualityTexts",
+    "Reference",
+    "Variant",
+    "common_texts",
+    "executor_answers",
+    "measure_quality",
+]
 
 BLOCK = 16
 WINDOW = 512  # tokens
@@ -50,6 +61,15 @@ class Quality:
     divergence_99: float  # and what 99 % of the positions stay below
     top1: float  # share of positions at which the likeliest token is the same
     positions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """Another file of the same model, run in a dtype, under a name of its own."""
+
+    label: str
+    model: str | Path
+    dtype: str = "auto"
 
 
 class QualityTexts:
@@ -149,7 +169,7 @@ def measure_quality(
     model: str | Path,
     texts: Mapping[str, str],
     dtypes: Sequence[str] | None = None,
-    against: Sequence[str | Path] = (),
+    against: Sequence[str | Path | Variant] = (),
     *,
     window: int = WINDOW,
     positions: int = POSITIONS,
@@ -172,15 +192,26 @@ def measure_quality(
         yield "float32", own
         if dtypes is None:
             dtypes = ROUNDED if stored in ("float32", "float16", "bfloat16") else ("auto",)
-        wanted = [(model, dtype, "{}") for dtype in dtypes] + [(file, "auto", f"{file} ({{}})") for file in against]
-        for name, dtype, words in wanted:
-            with LLM(name, dtype=dtype, **options) as llm:
+        wanted = [Variant("", model, dtype) for dtype in dtypes]
+        wanted += [each for file in against for each in _variants(file)]
+        for one in wanted:
+            with LLM(one.model, dtype=one.dtype, **options) as llm:
                 if any(not np.array_equal(ids, llm.encode(text)[: len(ids)]) for ids, text in windows.starts(texts)):
-                    raise ModelError(f"{name} makes other tokens of the texts: it is another model")
-                yield words.replace("{}", llm.choice.dtype), reference.compare(executor_answers(llm))
+                    raise ModelError(f"{one.model} makes other tokens of the texts: it is another model")
+                label = one.label.replace("{}", llm.choice.dtype) or llm.choice.dtype
+                yield label, reference.compare(executor_answers(llm))
         for shown, opened in (others or {}).items():
             with opened() as answers:
                 yield shown, reference.compare(answers)
+
+
+def _variants(file: str | Path | Variant) -> list[Variant]:
+    """A file in its own dtype; an integer checkpoint in both of those that run it."""
+    if isinstance(file, Variant):
+        return [file]
+    whole = Path(file)
+    integers = whole.is_dir() and (whole / "config.json").is_file() and is_integer(read_json(whole / "config.json"))
+    return [Variant(f"{file} ({{}})", file, dtype) for dtype in (("int8", "exact") if integers else ("auto",))]
 
 
 def _scored(logits: Floats) -> Floats:

@@ -14,6 +14,9 @@ from cutset.config import Settings, read_bounded
 from cutset.errors import ModelError, RequestError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from cutset.models.files.compressed_writer import Round
     from cutset.models.files.source import ModelSource
 
@@ -26,6 +29,11 @@ MOST_TOKENS = 1 << 17  # of calibration
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a float model: a directory or a name of models.yaml")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="a new directory")
+    parser.add_argument(
+        "--calibrate", type=Path, nargs="+", metavar="TEXT", help="texts like those that the model is for: rounding "
+        "errors are spread so that its products with their activations change least (GPTQ); without --bits scales "
+        "also move between channels (SmoothQuant, AWQ)",
+    )  # fmt: skip
     few = parser.add_argument_group("few bits", "written as compressed-tensors, which vLLM and transformers read too")
     few.add_argument("--bits", type=int, choices=(4, 8), help="bits of a weight; without it: an integer checkpoint")
     few.add_argument("--group", type=int, metavar="N", help="columns that share a scale, -1: a row (default 64)")
@@ -38,22 +46,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--asymmetric", dest="symmetric", action="store_false", default=None, help="groups have a zero point"
     )
     few.add_argument(
-        "--calibrate", type=Path, nargs="+", metavar="TEXT", help="texts like those that the model is for: rounding "
-        "errors are spread so that its products with their activations change least (GPTQ)",
-    )  # fmt: skip
-    few.add_argument(
         "--keep-8bit", metavar="NAMES", help="matrices that get 8 bits, with commas between: v_proj,down_proj"
     )
     add_settings(parser, "models_file", "download", "offline", "threads")
 
 
 def run(args: argparse.Namespace) -> int:
-    from cutset.models.files.integer import write_integer_checkpoint
     from cutset.models.files.source import open_source
     from cutset.models.registry import resolve
 
     if args.bits is None:
-        for name in ("group", "symmetric", "calibrate", "keep_8bit"):
+        for name in ("group", "symmetric", "keep_8bit"):
             if getattr(args, name) is not None:
                 raise RequestError(f"--{name.replace('_', '-')} needs --bits 4 or --bits 8")
     settings = settings_from(args)
@@ -63,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     with Progress() as progress:
         try:
             if args.bits is None:
-                write_integer_checkpoint(source.spec, source.config, source.tensors, source.path, args.output, progress)
+                _write_integers(args, settings, source, progress)
             else:
                 _write_few_bits(args, settings, source, progress)
         except OSError as error:
@@ -71,6 +74,24 @@ def run(args: argparse.Namespace) -> int:
     before, after = (_megabytes(folder) for folder in (source.path, args.output))
     say(f"{args.output}: {source.spec.parameter_count():,} parameters, {before:.1f} MB became {after:.1f} MB")
     return 0
+
+
+def _write_integers(args: argparse.Namespace, settings: Settings, source: ModelSource, progress: Progress) -> None:
+    from cutset.models.files.integer import write_integer_checkpoint
+    from cutset.models.run.recipe import CalibratedRecipe
+
+    recipe = None
+    if args.calibrate:
+        _check_new(args.output)
+        pieces = _pieces(args.calibrate, settings, source)
+        recipe = CalibratedRecipe(source.spec, source.tensors, pieces, progress)
+    write_integer_checkpoint(source.spec, source.config, source.tensors, source.path, args.output, progress, recipe)
+
+
+def _check_new(target: Path) -> None:
+    """Before a long calibration."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ModelError(f"{target} is not an empty directory; name a new one")
 
 
 def _write_few_bits(args: argparse.Namespace, settings: Settings, source: ModelSource, progress: Progress) -> None:
@@ -83,8 +104,7 @@ def _write_few_bits(args: argparse.Namespace, settings: Settings, source: ModelS
     symmetric = args.bits == 8 if args.symmetric is None else args.symmetric
     more = tuple(name.strip() for name in (args.keep_8bit or "").split(",") if name.strip())
     schemes = schemes_of(source.spec, Scheme(args.bits, group, symmetric), more)
-    if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
-        raise ModelError(f"{args.output} is not an empty directory; name a new one")  # before a long calibration
+    _check_new(args.output)
     round_matrix: Round = lambda name, weight, scheme: nearest(weight, scheme)  # noqa: E731
     if args.calibrate:
         round_matrix = _calibrated(args.calibrate, settings, source, progress)
@@ -93,14 +113,11 @@ def _write_few_bits(args: argparse.Namespace, settings: Settings, source: ModelS
     )
 
 
-def _calibrated(texts: list[Path], settings: Settings, source: ModelSource, progress: Callable[..., Any]) -> Round:
-    """Rounding by the activations of texts."""
+def _pieces(texts: list[Path], settings: Settings, source: ModelSource) -> list[NDArray[np.int32]]:
+    """The tokens of texts, in pieces that a model is run over."""
     import numpy as np
     from threadpoolctl import threadpool_limits
 
-    from cutset.models.files.compressed_writer import matrices
-    from cutset.models.files.group_rounding import compensated, compensation, nearest
-    from cutset.models.run.calibration import Calibration
     from cutset.models.text.tokenizer import Tokenizer
 
     threadpool_limits(settings.thread_count)
@@ -109,8 +126,17 @@ def _calibrated(texts: list[Path], settings: Settings, source: ModelSource, prog
     if len(ids) < PIECE:
         raise RequestError(f"{len(ids)} tokens of text are too few to calibrate with; {PIECE} are the least")
     length = min(PIECE, source.spec.context)
-    pieces = [ids[first : first + length] for first in range(0, len(ids), length)]
-    calibration = Calibration(source.spec, source.tensors, pieces, progress)
+    return [ids[first : first + length] for first in range(0, len(ids), length)]
+
+
+def _calibrated(texts: list[Path], settings: Settings, source: ModelSource, progress: Callable[..., Any]) -> Round:
+    """Rounding by the activations of texts."""
+    from cutset.models.files.compressed_writer import matrices
+    from cutset.models.files.error_spreading import compensation
+    from cutset.models.files.group_rounding import compensated, nearest
+    from cutset.models.run.calibration import Calibration
+
+    calibration = Calibration(source.spec, source.tensors, _pieces(texts, settings, source), progress)
     sites, last = matrices(source.spec), dict[Any, Any]()
 
     def round_matrix(name: str, weight: Any, scheme: Any) -> Any:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import count
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ from cutset.engine.sampler import Choice
 from cutset.engine.scheduler import Scheduler
 from cutset.engine.sequence import Sequence
 from cutset.engine.speculation import Speculation
-from cutset.engine.stage_item import StageItem, StageSetup
+from cutset.engine.stage_item import MOST_ROWS, MOST_SEQUENCES, StageItem, StageSetup
 from cutset.engine.states import StatePool
 from cutset.engine.step import Step
 from cutset.engine.step_pipeline import StagesLost, StepPipeline
@@ -92,7 +92,9 @@ class Engine:
         states = StatePool(max_num_seqs, kept_states if prefix_caching else 0) if spec.recurrent_layers else None
         masked = tuple(np.flatnonzero(self._without_token).tolist())
         slots = 0 if states is None else states.slots
-        self._pipeline.open(StageSetup(blocks, block_size, slots, "int8" if kv_dtype == "int8" else "auto", masked))
+        kept_as: Literal["auto", "int8"] = "int8" if kv_dtype == "int8" else "auto"
+        rows, sequences = min(max_batch_tokens, MOST_ROWS), min(max_num_seqs, MOST_SEQUENCES)
+        self._pipeline.open(StageSetup(blocks, block_size, slots, kept_as, masked, rows, sequences))
         self._cache = self._pipeline.cache
         stored = None
         if store is not None:

@@ -39,6 +39,19 @@ class SamplerState(NamedTuple):
     counts: NDArray[np.integer] | None  # how often they are there
     until: int = ALWAYS  # tokens, the prompt's included, from which on `masked` can be drawn
 
+    def after(self, token_id: int) -> SamplerState:
+        """The same when the token has become part of the output."""
+        seen, counted, counts = self.seen, self.counted, self.counts
+        if seen is not None:
+            seen = np.union1d(seen, [token_id])
+        if counted is not None and counts is not None:
+            place = int(np.searchsorted(counted, token_id))
+            if place == len(counted) or counted[place] != token_id:
+                counted, counts = np.insert(counted, place, token_id), np.insert(counts, place, 0)
+            counts = counts.copy()
+            counts[place] += 1
+        return self._replace(seen=seen, counted=counted, counts=counts)
+
 
 class TokenSampler:
     """Draws the tokens of one sequence. Remembers which tokens it has seen, if a penalty needs it."""
@@ -64,10 +77,13 @@ class TokenSampler:
             self._seen[prompt_ids] = True
         if params.presence_penalty or params.frequency_penalty:
             self._counts = np.zeros(vocab_size, dtype=np.int32)
+        self._given: SamplerState | None = None  # in the place of these two
         self._penalises = self._seen is not None or self._counts is not None
 
     def state(self, known: int) -> SamplerState:
         """What the next draw depends on, after `known` tokens."""
+        if self._given is not None:
+            return self._given
         seen = None if self._seen is None else np.flatnonzero(self._seen)
         counted = None if self._counts is None else np.flatnonzero(self._counts)
         counts = None if self._counts is None else self._counts[counted]
@@ -76,7 +92,7 @@ class TokenSampler:
         return SamplerState(self._key, masked, seen, counted, counts, until if len(masked) else 0)
 
     @classmethod
-    def restored(cls, state: SamplerState, *, vocab_size: int, **params: Any) -> Self:
+    def restored(cls, state: SamplerState, **params: Any) -> Self:
         """A sampler for the next draw, and those of drafts behind it, by SamplingParams of these values.
 
         Raises RequestError.
@@ -85,13 +101,11 @@ class TokenSampler:
             SamplingParams(**params, max_tokens=None, min_tokens=state.until if len(state.masked) else 0),
             seed=state.key % 2**64,
             index=state.key >> 64,
-            vocab_size=vocab_size,
-            prompt_ids=np.empty(0, np.int32) if state.seen is None else state.seen.astype(np.int32),
+            vocab_size=0,  # what was seen is given
+            prompt_ids=np.empty(0, np.int32),
             end_ids=state.masked.tolist(),
         )
-        sampler.prompt_tokens = 0
-        if sampler._counts is not None and state.counted is not None and state.counts is not None:
-            sampler._counts[state.counted] = state.counts
+        sampler._given = state
         return sampler
 
     def plain(self, known: int) -> bool:
@@ -109,6 +123,9 @@ class TokenSampler:
 
     def observe(self, token_id: int) -> None:
         """The token has become part of the output."""
+        if self._given is not None:
+            self._given = self._given.after(token_id)
+            return
         if self._seen is not None:
             self._seen[token_id] = True
         if self._counts is not None:
@@ -137,14 +154,12 @@ class TokenSampler:
         masks = self._masks(known)
         if not self._penalises and not masks:
             return logits
-        row = logits.astype(np.float64)
-        if self._seen is not None:
-            ids = np.flatnonzero(self._seen)
-            penalty, values = self.params.repetition_penalty, row[ids]
-            row[ids] = np.where(values > 0, values / penalty, values * penalty)
-        if self._counts is not None:
-            ids = np.flatnonzero(self._counts)
-            row[ids] -= self.params.frequency_penalty * self._counts[ids] + self.params.presence_penalty
+        row, state = logits.astype(np.float64), self.state(known)
+        if state.seen is not None:
+            penalty, values = self.params.repetition_penalty, row[state.seen]
+            row[state.seen] = np.where(values > 0, values / penalty, values * penalty)
+        if state.counted is not None and state.counts is not None:
+            row[state.counted] -= self.params.frequency_penalty * state.counts + self.params.presence_penalty
         if masks:
             row[self._end_ids] = -np.inf
         return row

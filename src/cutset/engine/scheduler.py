@@ -31,9 +31,8 @@ class Scheduler:
     and where its blocks ceased to be those of another prompt, for the next one that begins as both do.
 
     Several steps may be on their way at once (`groups`), each of which may count on those before it: chunks of a prompt
-    follow each other, and sequences that decode are shared out among steps, those that waited longest first. A sequence
-    that gives its blocks back while a step with it is on its way needn't wait for that: whoever gets the blocks comes
-    after it.
+    follow each other, and sequences that decode are shared out among steps. A sequence that gives its blocks back while
+    a step with it is on its way needn't wait for that: whoever gets the blocks comes after it.
 
     What isn't found in the cache may be in a store on disk (`stored`). A sequence that has just got its blocks reads
     them there, some between each two steps, and takes part in none until the first that is missing.
@@ -66,7 +65,6 @@ class Scheduler:
         self.waiting: OrderedDict[Sequence, None] = OrderedDict()
         self.groups = 1  # steps that may be on their way; see `share_out`
         self._budget = max_batch_tokens  # rows of a step
-        self._steps = 0
         self.preemptions = 0
         self.prefix_queries = 0  # prompt tokens that were looked up, or would have been
         self.prefix_hits = 0  # of these, tokens found
@@ -160,10 +158,8 @@ class Scheduler:
                 assert sequence.state is not None
                 self.states.plan(sequence.state, sequence.computed, sequence.computed + count)
         step = make_step(rows, self.max_model_len, drafts)
-        self._steps += 1
         for sequence, count in rows.items():
             sequence.computed += count
-            sequence.turn = self._steps
             if self.states is not None and step is not None and sequence.state is not None:
                 step.saves.append(self.states.take(sequence.state))
         return step
@@ -219,9 +215,7 @@ class Scheduler:
     def _decodes(self, rows: dict[Sequence, int], most: int) -> None:
         """One row for each of at most `most` running sequences with one token to compute."""
         ready = [sequence for sequence in self.running if sequence.uncomputed == 1]
-        if most < len(ready):
-            ready = sorted(ready, key=lambda one: one.turn)[:most]
-        for sequence in ready:
+        for sequence in ready[:most]:  # all steps together take all, so those left behind are soon in another
             if sequence.status is not Status.RUNNING:
                 continue  # it has just been preempted
             if sequence.computed < sequence.block_count * self.block_size or self._grow(sequence, rows):

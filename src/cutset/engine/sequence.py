@@ -61,7 +61,6 @@ class Sequence:
         "state",
         "status",
         "text",
-        "turn",
     )
 
     def __init__(
@@ -86,7 +85,6 @@ class Sequence:
         self.computed = self.settled = 0
         self.cached = 0
         self.epoch = 0
-        self.turn = 0  # the number of the last step that it was in
         self.block_count = 0
         self.state: SequenceState | None = None  # while it runs, of a decoder that has such
         self.published = 0  # blocks from the start that were found, or have been published

@@ -22,6 +22,8 @@ from cutset.models.run.executor import Batch, LoadedAdapter, States
 
 __all__ = [
     "MOST_ITEM",
+    "MOST_ROWS",
+    "MOST_SEQUENCES",
     "StageItem",
     "StageSetup",
     "decode_choices",
@@ -49,13 +51,16 @@ class _Part(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
 
 class StageSetup(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
-    """What an engine tells its stages before its first item: the cache of each, and which ids are never drawn."""
+    """What an engine tells its stages before its first item: the cache of each, which ids are never drawn, and how
+    large its items are at most."""
 
     blocks: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
     block_size: Annotated[int, msgspec.Meta(ge=1, le=2**20)]  # tokens
     states: Number = 0  # slots for states of sequences, where the decoder has such
     kv_dtype: Literal["auto", "int8"] = "auto"  # see Executor.new_cache
     masked: Annotated[tuple[Number, ...], msgspec.Meta(max_length=2**20)] = ()  # ids for which there is no token
+    rows: Annotated[int, msgspec.Meta(ge=1, le=MOST_ROWS)] = MOST_ROWS  # of a step, at most
+    sequences: Annotated[int, msgspec.Meta(ge=1, le=MOST_SEQUENCES)] = MOST_SEQUENCES  # of a step, at most
 
 
 class StageItem(NamedTuple):
@@ -139,7 +144,7 @@ class _Choice(_Part):
 
 _encoder = msgspec.msgpack.Encoder()
 _items = msgspec.msgpack.Decoder(_Item)
-_samplings = msgspec.msgpack.Decoder(Annotated[list[_Sampling], msgspec.Meta(max_length=MOST_ROWS)])
+_samplings = msgspec.msgpack.Decoder(Annotated[list[_Sampling], msgspec.Meta(max_length=MOST_SEQUENCES)])
 _setups = msgspec.msgpack.Decoder(StageSetup)
 _choices = msgspec.msgpack.Decoder(Annotated[list[_Choice | None], msgspec.Meta(max_length=MOST_ROWS)])
 
@@ -306,6 +311,8 @@ def _check(batch: Batch, setup: StageSetup, vocab_size: int) -> None:
     """Raises FrameError unless all numbers of a batch lie where they may."""
     counts = np.diff(batch.row_starts.astype(np.int64))
     rows = len(batch.token_ids)
+    if rows > setup.rows or len(counts) > setup.sequences or len(batch.logit_rows) > rows:
+        raise FrameError(f"an item of {rows} rows is too large: {setup.rows} were agreed on", too_large=True)
     _within("row_starts", batch.row_starts[[0, -1]] - [0, rows], 0, 0)
     _within("row_starts", counts, 1, rows)
     _within("token_ids", batch.token_ids, 0, vocab_size - 1)
@@ -376,7 +383,6 @@ def _sampler(found: _Sampling, vocab_size: int) -> TokenSampler:
     try:
         return TokenSampler.restored(
             state,
-            vocab_size=vocab_size,
             temperature=found.temperature,
             top_p=found.top_p,
             top_k=found.top_k,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cutset.link._ring import Poller, Receiver, Sender
 
 _Floats = NDArray[np.float32]
+_Matrix = _Floats | NDArray[np.float16] | NDArray[np.uint16]
 _Residues = NDArray[np.uint32]
 _Integers = NDArray[np.int16] | NDArray[np.int8]
 _Bytes = NDArray[np.uint8]
@@ -35,9 +36,15 @@ class Pool:
     def threads(self) -> int: ...
 
 class LinearF32:
-    """y = x . W^T in float32; weight (outputs, depth) is copied into a packed form."""
+    """y = x . W^T in float32; weight (outputs, depth) is copied into a packed form of as many bits: float32, float16,
+    or bfloat16 as uint16. What 16 bits give is, bit for bit, what the same numbers in float32 give."""
 
-    def __init__(self, weight: _Floats, pool: Pool | None = None) -> None: ...
+    @overload
+    def __init__(self, weight: _Matrix, pool: Pool | None = None) -> None: ...
+    @overload
+    def __init__(self, weights: Sequence[_Matrix], pool: Pool | None = None) -> None:
+        """Matrices of the same depth and type, stacked."""
+
     def __call__(self, x: _Floats, out: _Floats, pool: Pool | None = None) -> None:
         """x (rows, depth), out (rows, outputs)"""
 
@@ -153,12 +160,16 @@ def scaled_add(out: _Floats, weight: float, x: _Floats) -> None: ...
 def apply_rope(
     x: _Floats, cos: _Floats, sin: _Floats, heads: int, head_dim: int = 0, interleaved: bool = False
 ) -> None: ...
+def mix_heads(x: _Floats, head_dim: int) -> None: ...
 def silu_mul(x: _Floats, out: _Floats) -> None: ...
 def gelu_mul(x: _Floats, out: _Floats) -> None: ...
+def gelu_erf_mul(x: _Floats, out: _Floats) -> None: ...
+def relu_mul(x: _Floats, out: _Floats, *, squared: bool) -> None: ...
 def clamped_mul(x: _Floats, limit: float, alpha: float, out: _Floats) -> None: ...
 def scale(x: _Floats, factor: float) -> None: ...
 def short_conv(x: _Floats, weight: _Floats, bias: _Floats | None, out: _Floats) -> None: ...
 def thin_product(x: _Floats, weight: _Floats, out: _Floats) -> None: ...
+def thin_add(x: _Floats, weight: _Floats, first: int, scale: float, y: _Floats) -> None: ...
 def delta_rule(state: _Floats, qkv: _Floats, *, kept: _Floats, beta: _Floats, out: _Floats) -> None: ...
 def multiply(a: _Floats, b: _Floats, out: _Floats) -> None: ...
 def sigmoid_mul(x: _Floats, gate: _Floats) -> None: ...
@@ -238,7 +249,7 @@ class Decoder:
         head_dim: int,
         intermediate: int,
         norm_eps: float,
-        parameters: dict[tuple[str, int], _Floats | LinearGrouped],
+        parameters: dict[tuple[str, int], _Matrix | LinearGrouped],
         pool: Pool,
         windows: Sequence[int] = [],
         sparse: Sequence[bool] = [],
@@ -285,7 +296,8 @@ class Decoder:
         first: int = 0,
         stop: int = 0,
     ) -> None:
-        """parameters: by name and layer, -1 for those of no layer; they aren't copied. The embedding may be grouped.
+        """parameters: by name and layer, -1 for those of no layer; they aren't copied. Matrices may have any type of
+        LinearF32, and the embedding may be grouped.
 
         A stage runs the layers first .. stop alone (0: all from `first` on).
         """
@@ -321,6 +333,10 @@ class LocalLinears(Linears):
     ) -> None:
         """Those that give the site's outputs, one after the other."""
 
+    @property
+    def nbytes(self) -> int:
+        """Of all packed weights."""
+
 class Adapter:
     """Low-rank additions to the products of a decoder."""
 
@@ -334,6 +350,7 @@ class Adapter:
         up: _Floats,
         first: int,
         scale: float,
+        scales: _Floats | None = None,
     ) -> None: ...
 
 class Step:

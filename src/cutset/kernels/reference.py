@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,9 +14,12 @@ __all__ = [
     "decay",
     "delta_rule",
     "embedding",
+    "gelu_erf_mul",
     "gelu_mul",
+    "mix_heads",
     "moe_route",
     "quantize_heads",
+    "relu_mul",
     "rms_norm",
     "short_conv",
     "sigmoid",
@@ -24,6 +29,7 @@ __all__ = [
 ]
 
 Floats = NDArray[np.float32]
+_erfc = np.frompyfunc(math.erfc, 1, 1)
 
 
 def embedding(table: Floats, ids: NDArray[np.int32]) -> Floats:
@@ -102,6 +108,19 @@ def attention(
     return result
 
 
+def mix_heads(x: Floats) -> Floats:
+    """Queries or keys (rows, heads, d), the elements of each head mixed by an orthogonal matrix: Walsh and Hadamard's,
+    over runs of the largest power of two that divides d, at most 128. Products of queries with keys stay what they are,
+    and no element is much larger than the others (QuaRot, Ashkboos et al. 2024, arXiv:2404.00456)."""
+    run = min(x.shape[-1] & -x.shape[-1], 128)
+    parts = x.reshape(*x.shape[:-1], -1, run)
+    for _ in range(run.bit_length() - 1):
+        first, second = parts[..., : run // 2], parts[..., run // 2 :]
+        parts = np.stack([first + second, first - second], axis=-1).reshape(parts.shape)
+    mixed: Floats = (parts * (np.float32(1) / np.sqrt(np.float32(run)))).reshape(x.shape)
+    return mixed
+
+
 def quantize_heads(x: Floats) -> tuple[NDArray[np.int8], Floats]:
     """Keys or values (rows, heads, d) as a cache in 8 bits has them: codes of the same shape, scales (rows, heads).
 
@@ -133,6 +152,23 @@ def gelu_mul(gate_up: Floats) -> Floats:
     gate, up = np.split(gate_up, 2, axis=-1)
     inner = np.float32(np.sqrt(2 / np.pi)) * (gate + np.float32(0.044715) * gate**3)
     result: Floats = np.float32(0.5) * gate * (1 + np.tanh(inner)) * up
+    return result
+
+
+def gelu_erf_mul(gate_up: Floats) -> Floats:
+    """The same with GELU itself, gate · Φ(gate): Φ is the share of a normal distribution below it."""
+    gate, up = np.split(gate_up, 2, axis=-1)
+    below = np.asarray(_erfc(gate.astype(np.float64) * -math.sqrt(0.5)), np.float64) / 2
+    with np.errstate(invalid="ignore"):  # nothing of -inf is no number, as in other programs
+        result: Floats = (gate * below).astype(np.float32) * up
+    return result
+
+
+def relu_mul(gate_up: Floats, *, squared: bool) -> Floats:
+    """max(gate, 0) · up of rows [gate | up], or max(gate, 0)² · up (So et al. 2021, arXiv:2109.08668)."""
+    gate, up = np.split(gate_up, 2, axis=-1)
+    gate = np.maximum(gate, np.float32(0))
+    result: Floats = (gate * gate if squared else gate) * up
     return result
 
 

@@ -47,6 +47,7 @@ class RandomModel:
     top_k: int = 2
     tied: bool = True
     qk_norm: bool = False
+    bfloat16: bool = False  # of the weights; float32 otherwise
 
     def config(self) -> dict[str, Any]:
         """The model's config.json: the plainest family that has what is asked for, so that others can run it too.
@@ -119,7 +120,7 @@ class RandomModel:
         return ids, np.ones(ids.shape, dtype=np.uint8)
 
     def tensor(self, name: str) -> Tensor:
-        """One tensor in float32, by its name in Hugging Face layout. Each has a random stream of its own."""
+        """One tensor, by its name in Hugging Face layout. Each has a random stream of its own."""
         number, shape = _places(self)[name]
         rng = np.random.default_rng([self.seed, number])
         if name.endswith("norm.weight"):
@@ -128,11 +129,14 @@ class RandomModel:
             values = rng.standard_normal(shape, dtype=np.float32) * np.float32(0.3)
         else:
             values = rng.standard_normal(shape, dtype=np.float32) * np.float32(shape[-1] ** -0.5)
+        if self.bfloat16:
+            return Tensor(name, Path("(random)"), "BF16", bfloat16_bits(values))
         return Tensor(name, Path("(random)"), "F32", values)
 
     def write_checkpoint(self, directory: Path) -> None:
         """Writes config.json, model.safetensors and a tokenizer whose words are `t0`, `t1`, …"""
-        config, layout = self.config(), {n: ("F32", shape) for n, shape in self.spec().tensor_shapes().items()}
+        kind = "BF16" if self.bfloat16 else "F32"
+        config, layout = self.config(), {n: (kind, shape) for n, shape in self.spec().tensor_shapes().items()}
         directory.mkdir(parents=True, exist_ok=True)
         tensors = ((name, self.tensor(name).raw) for name in layout)
         write_safetensors(directory / "model.safetensors", layout, tensors, {"format": "pt"})
@@ -156,6 +160,12 @@ class RandomModel:
 def _places(model: RandomModel) -> dict[str, tuple[int, tuple[int, ...]]]:
     """Number, from 1 on, and shape of each tensor by name."""
     return {name: (number, shape) for number, (name, shape) in enumerate(model.spec().tensor_shapes().items(), 1)}
+
+
+def bfloat16_bits(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Finite values rounded to the nearest bfloat16, ties to even, as the bits that `Tensor.raw` has."""
+    bits = np.ascontiguousarray(values).view(np.uint32).astype(np.uint64)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
 def write_word_tokenizer(directory: Path, vocab: int) -> None:

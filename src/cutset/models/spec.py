@@ -74,7 +74,7 @@ MOST_MLPS = 1 << 18  # layers times experts
 
 Site = Literal["qkv", "o", "gate_up", "down", "lm_head"]
 SITES: tuple[Site, ...] = ("qkv", "o", "gate_up", "down", "lm_head")
-Activation = Literal["silu", "gelu_tanh", "clamped"]
+Activation = Literal["silu", "gelu_tanh", "clamped", "gelu_erf", "relu", "relu2"]
 Shape = tuple[int, ...]
 LLAMA = TensorNames()
 

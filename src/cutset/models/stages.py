@@ -6,10 +6,14 @@ norm and the head; between two stages goes the residual stream, (rows, hidden) i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
-from cutset.errors import ConfigError
+import numpy as np
+
+from cutset.errors import AdapterError, ConfigError
+from cutset.models.files.adapter import ROWS, LowRank
 from cutset.models.spec import DecoderSpec, Site, WantedTensor
 
 __all__ = [
@@ -19,6 +23,7 @@ __all__ = [
     "stage_glue",
     "stage_kv_floats",
     "stage_part",
+    "stage_parts",
     "stage_sites",
     "stage_state_floats",
     "stage_tensors",
@@ -72,19 +77,21 @@ def stage_sites(spec: DecoderSpec, layers: range | None) -> list[tuple[Site, int
     """The products of a stage (None: of the whole decoder), as `DecoderSpec.sites` has them."""
     if layers is None:
         return spec.sites()
-    last = layers.stop == spec.layers
-    return [one for one in spec.sites() if one[1] in layers or (last and one[0] == "lm_head")]
+    return [one for one in spec.sites() if _in_stage(spec, layers, one[0], one[1])]
 
 
 def stage_glue(spec: DecoderSpec, layers: range) -> dict[tuple[str, int], tuple[str, ...]]:
     """The parameters of a stage beside its products, as `DecoderSpec.glue` has them."""
-    first, last = layers.start == 0, layers.stop == spec.layers
-    found = {}
-    for (role, layer), names in spec.glue().items():
-        own = layer in layers if layer >= 0 else {"embedding": first, "final_norm": last}.get(role, False)
-        if own or (layer < 0 and role != "final_norm" and spec.layer_inputs is not None):
-            found[role, layer] = names
-    return found
+    return {key: names for key, names in spec.glue().items() if _in_stage(spec, layers, *key)}
+
+
+def _in_stage(spec: DecoderSpec, layers: range, role: str, layer: int) -> bool:
+    """A stage has this parameter, or a part of it; `role` may be a site, `layer` is -1 for those of no layer."""
+    if layer >= 0:
+        return layer in layers
+    if role in ("final_norm", "lm_head"):
+        return layers.stop == spec.layers
+    return spec.layer_inputs is not None or (role == "embedding" and layers.start == 0)
 
 
 def stage_part(spec: DecoderSpec, layers: range, role: str, value: Any) -> Any:
@@ -94,6 +101,33 @@ def stage_part(spec: DecoderSpec, layers: range, role: str, value: Any) -> Any:
     width = spec.layer_inputs.width
     part = slice(layers.start * width, layers.stop * width)
     return value[:, part] if role == "layer_embedding" else value[part]
+
+
+def stage_parts(spec: DecoderSpec, layers: range, parts: Iterable[LowRank]) -> Iterator[LowRank]:
+    """What of an adapter a stage needs. Raises AdapterError where rows that share a scale would be cut."""
+    for part in parts:
+        if part.site == "layer_product":
+            yield from _own_rows(spec, layers, part)
+        elif _in_stage(spec, layers, part.site, part.layer):
+            yield part
+
+
+def _own_rows(spec: DecoderSpec, layers: range, part: LowRank) -> Iterator[LowRank]:
+    """The rows of a product with all layers side by side that are of these."""
+    assert spec.layer_inputs is not None
+    start, stop = layers.start * spec.layer_inputs.width, layers.stop * spec.layer_inputs.width
+    begin, end = max(start - part.first, 0), min(stop - part.first, len(part.up))
+    if begin >= end:
+        return
+    scales = part.scales
+    if scales is not None:
+        if begin % ROWS or (end % ROWS and end < len(part.up)):
+            raise AdapterError(
+                f"An adapter of layer_product in 8 bits can't be cut at row {begin} or {end}: run it whole."
+            )
+        scales = scales[begin // ROWS : -(-end // ROWS)]
+    first = part.first + begin - start
+    yield replace(part, first=first, up=np.ascontiguousarray(part.up[begin:end]), scales=scales)
 
 
 def stage_kv_floats(spec: DecoderSpec, layers: range) -> int:

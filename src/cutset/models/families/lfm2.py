@@ -38,6 +38,7 @@ def read(c: Fields) -> DecoderSpec:
         norm_eps=c.number("norm_eps", 1e-5),
         tied=c.flag("tie_embedding", c.flag("tie_word_embeddings", True)),
         qk_norm=True,
+        activation="silu",  # whatever hidden_act says: transformers has no other
         recurrent=mixer if convolutions else None,
         recurrent_layers=convolutions,
         names=NAMES,

@@ -189,8 +189,12 @@ def _tied_names(spec: DecoderSpec) -> tuple[str, str]:
 
 def _has_own_head(spec: DecoderSpec, found: Mapping[str, Tensor]) -> bool:
     embedding, head = _tied_names(spec)
-    both = spec.tied and embedding in found and head in found
-    return both and not found[head].equals(found[embedding])
+    if not spec.tied or embedding not in found or head not in found:
+        return False
+    same = found[head].equals(found[embedding])
+    for name in (embedding, head):  # both were read whole
+        found[name].forget()
+    return not same
 
 
 def _checked(spec: DecoderSpec, found: dict[str, Tensor], where: Path) -> dict[str, Tensor]:

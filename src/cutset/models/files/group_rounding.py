@@ -1,9 +1,8 @@
 """Rounds float weights to codes of few bits with a scale for each group of a row's columns.
 
-`nearest` rounds each weight by itself. `compensated` is GPTQ (Frantar, Ashkboos, Hoefler and Alistarh 2022,
-arXiv:2210.17323): column after column, in the order of falling importance, it spreads each column's error over those
-that are still to come, by the second moments of the activations that the matrix is multiplied with. The scales are
-settled before, so that the columns of a group stay together.
+`nearest` rounds each weight by itself. `compensated` spreads the errors by the activations that the matrix is
+multiplied with (`error_spreading.py`). Scales are settled before, so that the columns of a group stay together, and
+fitted to the codes that were found.
 """
 
 from __future__ import annotations
@@ -13,13 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cutset.models.files.error_spreading import Compensation, descend, spread_errors
 from cutset.models.files.grouped import GroupedWeight, GroupScales
 
-__all__ = ["Compensation", "Scheme", "compensated", "compensation", "nearest"]
+__all__ = ["Scheme", "compensated", "nearest"]
 
-BLOCK = 128  # columns whose errors reach the later ones together
-DAMPING = 0.01  # of the mean of the diagonal
+PASSES = 3  # over all columns after errors were spread, each with scales that were fitted before
+ROWS = 1024  # whose scales are fitted at a time
 SHRINKS = tuple(1 - 0.04 * step for step in range(10))  # of a group's range that are tried
+MOST_CHANGE = 1.2  # of a scale that is fitted, to either side
 LEAST_SCALE, MOST_SCALE = 2.0**-14, 65504.0  # what float16 holds precisely
 
 Floats = NDArray[np.float32]
@@ -34,14 +35,29 @@ class Scheme:
     symmetric: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Compensation:
-    """What spreads errors for activations of known second moments: the order of the columns, and by row of it how much
-    of the error of a column each later one takes, (depth, depth), upper triangular."""
+@dataclass(slots=True)
+class GroupGrid:
+    """The levels of a matrix's groups: scales, on float16's grid, and zero points, (outputs, groups) each."""
 
-    order: NDArray[np.int64]
-    factor: Floats
-    importance: Floats  # (depth,): the mean square of the activations
+    scheme: Scheme
+    scales: Floats
+    zeros: Floats
+
+    def rounded(self, rows: slice, column: int, values: Floats) -> tuple[Floats, Floats]:
+        """See Grid."""
+        group = column // self.scheme.group
+        scale, zero = self.scales[rows, group], self.zeros[rows, group]
+        codes = _codes(values, scale, zero, self.scheme)
+        return codes, (codes - zero) * scale
+
+    def offsets(self, codes: NDArray[np.uint8]) -> Floats:
+        """Codes (outputs, depth) less their zero points."""
+        parts = codes.reshape(*self.scales.shape, self.scheme.group) - self.zeros[..., None]
+        return parts.reshape(codes.shape)
+
+    def values(self, codes: NDArray[np.uint8]) -> Floats:
+        """What codes (outputs, depth) stand for."""
+        return self.offsets(codes) * np.repeat(self.scales, self.scheme.group, axis=1)
 
 
 def nearest(weight: Floats, scheme: Scheme, importance: Floats | None = None, *, search: bool = True) -> GroupedWeight:
@@ -52,39 +68,36 @@ def nearest(weight: Floats, scheme: Scheme, importance: Floats | None = None, *,
     return _weight(codes.reshape(weight.shape).astype(np.uint8), scheme, scales, zeros)
 
 
-def compensation(moments: Floats) -> Compensation | None:
-    """Of second moments (depth, depth) of activations; None where there were none."""
-    diagonal = np.diagonal(moments).astype(np.float64)
-    if not np.isfinite(moments).all() or not (diagonal > 0).any():
-        return None
-    order = np.argsort(-diagonal, kind="stable")
-    h = moments[np.ix_(order, order)].astype(np.float64)
-    h[np.diag_indices_from(h)] += DAMPING * diagonal.mean()
-    lower = np.linalg.cholesky(np.linalg.inv(h))
-    return Compensation(order, np.ascontiguousarray(lower.T, np.float32), diagonal.astype(np.float32))
-
-
 def compensated(weight: Floats, scheme: Scheme, how: Compensation) -> GroupedWeight:
     """weight (outputs, depth), rounded so that its products with such activations change least. Raises ValueError for
     a weight that isn't finite."""
-    scales, zeros = _ranges(weight, scheme, how.importance, True)
-    rest = np.ascontiguousarray(weight.T[how.order])  # (depth, outputs)
-    groups = how.order // scheme.group
-    codes = np.empty(rest.shape, np.uint8)
-    for first in range(0, len(rest), BLOCK):
-        end = min(first + BLOCK, len(rest))
-        errors = np.empty((end - first, rest.shape[1]), np.float32)
-        for column in range(first, end):
-            scale, zero = scales[:, groups[column]], zeros[:, groups[column]]
-            code = _codes(rest[column], scale, zero, scheme)
-            codes[column] = code
-            spread = how.factor[column, column:end]
-            errors[column - first] = (rest[column] - (code - zero) * scale) / spread[0]
-            rest[column + 1 : end] -= np.outer(spread[1:], errors[column - first])
-        rest[end:] -= how.factor[first:end, end:].T @ errors
-    placed = np.empty(weight.shape, np.uint8)
-    placed[:, how.order] = codes.T
-    return _weight(placed, scheme, scales, zeros)
+    grid = GroupGrid(scheme, *_ranges(weight, scheme, how.remaining, True))
+    codes = np.empty(weight.shape, np.uint8)
+    spread_errors(weight, how, grid, codes)
+    for _ in range(PASSES):
+        _fit_scales(weight, how, grid, codes)
+        descend(weight, how, grid, codes, grid.values(codes))
+    return _weight(codes, scheme, grid.scales, grid.zeros)
+
+
+def _fit_scales(weight: Floats, how: Compensation, grid: GroupGrid, codes: NDArray[np.uint8]) -> None:
+    """Gives each row the scales that are best for its codes, by least squares."""
+    size, count = grid.scheme.group, grid.scales.shape[1]
+    for first in range(0, len(weight), ROWS):
+        rows = slice(first, min(first + ROWS, len(weight)))
+        offsets = GroupGrid(grid.scheme, grid.scales[rows], grid.zeros[rows]).offsets(codes[rows])
+        parts = offsets.reshape(len(offsets), count, size)
+        left = np.empty((len(offsets), count, count), np.float64)
+        for group in range(count):
+            product = parts[:, group] @ how.moments[group * size : (group + 1) * size]
+            left[:, group] = (product.reshape(parts.shape) * parts).sum(axis=2)
+        right = ((weight[rows] @ how.moments).reshape(parts.shape) * parts).sum(axis=2, dtype=np.float64)
+        diagonal = np.einsum("rgg->rg", left)
+        diagonal += 1e-6 * diagonal.mean(axis=1, keepdims=True) + np.finfo(np.float64).tiny
+        scales = np.linalg.solve(left, right[..., None])[..., 0]
+        old = grid.scales[rows]
+        scales = np.clip(scales, old / MOST_CHANGE, old * MOST_CHANGE)
+        grid.scales[rows] = _storable(scales.astype(np.float32))
 
 
 def _ranges(weight: Floats, scheme: Scheme, importance: Floats | None, search: bool) -> tuple[Floats, Floats]:
@@ -118,9 +131,14 @@ def _range(least: Floats, most: Floats, scheme: Scheme) -> tuple[Floats, Floats]
     sizes = np.maximum(most, -least) / np.float32(half - 1) if scheme.symmetric else (most - least) / np.float32(top)
     if sizes.size and sizes.max() > MOST_SCALE:
         raise ValueError("the weights have too wide a range for scales in float16")
-    scales = np.maximum(sizes, np.float32(LEAST_SCALE)).astype(np.float16).astype(np.float32)
+    scales = _storable(sizes)
     zeros = np.full_like(scales, half) if scheme.symmetric else np.clip(np.rint(-least / scales), 0, top)
     return scales, zeros
+
+
+def _storable(scales: Floats) -> Floats:
+    """Scales on float16's grid, and none below what it holds precisely."""
+    return np.clip(scales, np.float32(LEAST_SCALE), np.float32(MOST_SCALE)).astype(np.float16).astype(np.float32)
 
 
 def _codes(values: Floats, scales: Floats, zeros: Floats, scheme: Scheme) -> Floats:

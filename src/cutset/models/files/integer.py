@@ -17,10 +17,10 @@ from __future__ import annotations
 import functools
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,11 +34,12 @@ from cutset.kernels.reference_linear import (
     top_of,
     unpack_weight,
 )
+from cutset.models.files.channel_scales import ChannelScales, Key
 from cutset.models.files.checkpoint import Tensor, TensorTable
 from cutset.models.files.digests import DIGESTS, digest
 from cutset.models.files.gguf_beside import write_beside
 from cutset.models.files.lfs import check_no_pointer_at
-from cutset.models.files.specification import describable, write_specification
+from cutset.models.files.specification import INTEGER_WEIGHTS, describable, write_specification
 from cutset.models.files.writer import new_directory, write_safetensors
 from cutset.models.spec import DecoderSpec, Site, TensorName, activation_bits
 from cutset.models.stages import stage_sites
@@ -48,13 +49,16 @@ __all__ = [
     "MOST_SUM",
     "IntegerLinears",
     "QuantizedWeight",
+    "Recipe",
     "activation_bits",
     "bits_of_site",
     "carried",
     "carry",
+    "channel_scales",
     "check_integer_tensors",
     "is_integer",
     "most_bits",
+    "moved_glue",
     "packed",
     "quantized",
     "quantized_parts",
@@ -63,12 +67,27 @@ __all__ = [
     "write_integer_checkpoint",
 ]
 
-VERSION = 2
+VERSION, CALIBRATED = 2, 3  # of what is written
+VERSIONS = (1, VERSION, CALIBRATED)
 # Sums of a site lie between -MOST_SUM and MOST_SUM, whatever the activations: half of the prime field of offload, so
 # that a sum is the same number there.
 MOST_SUM = 2**30 - 1
-QuantizedWeight = tuple[NDArray[np.int8], NDArray[np.float32]]  # (rows, columns) and one scale a row
+Floats = NDArray[np.float32]
+QuantizedWeight = tuple[NDArray[np.int8], Floats]  # (rows, columns) and one scale a row
 Progress = Callable[[str, int, int], None]  # what is done, how many of how many
+
+
+class Recipe(Protocol):
+    """A way to round that is no canonical one. It is asked for the sites in their order."""
+
+    def __call__(self, site: Key, weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], Floats, Floats]:
+        """The weights of a site, its matrices stacked, (outputs, depth), as integers; one scale an output; and the
+        scales of the channels, (depth,), that the columns were multiplied by before."""
+        ...
+
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint says of it."""
+        ...
 
 
 def sums_of_sizes(weight: NDArray[np.int8]) -> NDArray[np.int32]:
@@ -111,6 +130,11 @@ def scale_name(name: str) -> str:
     return f"{name}_scale"
 
 
+def channel_scale_name(name: str) -> str:
+    """Where the scales are stored that the columns of a matrix were multiplied by."""
+    return f"{name}_channel_scale"
+
+
 @functools.lru_cache(maxsize=4)  # each site asks
 def stored_form(spec: DecoderSpec, version: int = VERSION) -> DecoderSpec:
     """The same decoder under the names of an integer checkpoint.
@@ -136,22 +160,34 @@ def stored_shapes(spec: DecoderSpec, version: int = VERSION) -> dict[str, tuple[
     """Dtype and shape of every tensor of an integer checkpoint, in the order in which they are written: packed weights
     first, so that all of them begin at a cache line."""
     stored, glue = stored_form(spec, version), {name for names in spec.glue().values() for name in names}
-    weights, scales = dict[str, tuple[str, tuple[int, ...]]](), dict[str, tuple[str, tuple[int, ...]]]()
+    weights, scales, channels = (dict[str, tuple[str, tuple[int, ...]]]() for _ in range(3))
     shapes = stored.tensor_shapes()
     for site in stored.sites():
         for name in stored.site_tensors(*site):
             rows, depth = shapes[name]
             weights[name] = ("I8", (rows, depth) if version == 1 else packed_shape(rows, depth))
             scales[scale_name(name)] = ("F32", (rows,))
-    return weights | scales | {name: ("F32", shape) for name, shape in spec.tensor_shapes().items() if name in glue}
+            if version == CALIBRATED:
+                channels[channel_scale_name(name)] = ("F32", (depth,))
+    return (
+        weights
+        | scales
+        | channels
+        | {name: ("F32", shape) for name, shape in spec.tensor_shapes().items() if name in glue}
+    )
 
 
 def check_integer_tensors(spec: DecoderSpec, config: Mapping[str, Any], table: TensorTable) -> dict[str, Tensor]:
     """The tensors of an integer checkpoint by name. Raises CheckpointError for one that is missing, misshapen,
     unexpected, or out of range, or for a version that isn't known."""
     version = config["quantization_config"].get("version")
-    if version not in (1, VERSION) or isinstance(version, bool):
-        raise CheckpointError(f"{table.directory}: an integer checkpoint of version {version!r}; quantise it again")
+    if version not in VERSIONS or isinstance(version, bool):
+        raise CheckpointError(
+            f"{table.directory}: an integer checkpoint of version {version!r:.40}; 1 to {CALIBRATED} are read: "
+            "quantise it again"
+        )
+    if version == CALIBRATED and not isinstance(config["quantization_config"].get("recipe"), dict):
+        raise CheckpointError(f"{table.directory}: an integer checkpoint of version {version} must have its recipe")
     layout = stored_shapes(spec, version)
     for name, (dtype, shape) in layout.items():
         if name not in table:
@@ -164,7 +200,17 @@ def check_integer_tensors(spec: DecoderSpec, config: Mapping[str, Any], table: T
             raise CheckpointError(
                 f"{table[name].file}: tensor {name} is unexpected; the configuration has no place for it"
             )
-    return dict(table)
+    found = dict(table)
+    channel_scales(spec, found)
+    return found
+
+
+def channel_scales(spec: DecoderSpec, tensors: Mapping[str, Tensor]) -> ChannelScales | None:
+    """The scales that were moved between channels, of an integer checkpoint that has such. Raises CheckpointError for
+    bad ones."""
+    names = {site: channel_scale_name(packed_name(spec, *site)) for site in spec.sites()}
+    found = {site: name for site, name in names.items() if name in tensors}
+    return ChannelScales.stored(spec, tensors, found) if found else None
 
 
 def packed(
@@ -249,29 +295,20 @@ def write_integer_checkpoint(
     source: Path,
     target: Path,
     progress: Progress | None = None,
-    quantize: Callable[[NDArray[np.float32]], QuantizedWeight] = quantize_weight,
+    recipe: Recipe | None = None,
 ) -> None:
     """Quantises a float checkpoint into the directory `target`, with what lies beside the weights in `source`: the
-    tokenizer, its templates and generation_config.json.
+    tokenizer, its templates and generation_config.json. Rounding is canonical unless a `recipe` is given.
 
     Raises CheckpointError for weights that aren't finite, ModelError for a target that holds something already, or for
     a Git LFS pointer among what is carried along.
     """
     files = carried(source)
-    layout, digests = stored_shapes(spec), dict[str, str]()
-    sites = {packed_name(spec, *site): site for site in spec.sites()}
+    version = VERSION if recipe is None else CALIBRATED
+    layout, digests = stored_shapes(spec, version), dict[str, str]()
 
     def values() -> Iterator[tuple[str, NDArray[Any]]]:
-        scales: dict[str, NDArray[np.float32]] = {}
-        for number, name in enumerate(layout):
-            value: NDArray[Any]
-            if name in sites:
-                weight, scales[scale_name(name)] = quantized(spec, tensors, *sites[name], quantize)
-                value = pack_weight(weight)
-            elif name in scales:
-                value = scales[name]
-            else:
-                value = tensors[name].float32()
+        for number, (name, value) in enumerate(_values(spec, tensors, layout, recipe)):
             digests[name] = digest(value)
             yield name, value
             if progress is not None:
@@ -280,11 +317,62 @@ def write_integer_checkpoint(
     with new_directory(target):
         write_safetensors(target / "model.safetensors", layout, values(), {"format": "cutset-int8"})
         carry(files, source, target)
-        changed = dict(config) | {"quantization_config": {"quant_method": "cutset", "version": VERSION}}
-        for name, content in ((DIGESTS, digests), ("config.json", changed)):
+        about = {"quant_method": "cutset", "version": version} | ({"recipe": recipe.record()} if recipe else {})
+        for name, content in ((DIGESTS, digests), ("config.json", dict(config) | {"quantization_config": about})):
             (target / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         if describable(spec):
-            write_specification(target, stored_form(spec), "int8-packed")
+            write_specification(target, stored_form(spec), INTEGER_WEIGHTS[version])
+
+
+def _values(
+    spec: DecoderSpec, tensors: Mapping[str, Tensor], layout: Iterable[str], recipe: Recipe | None
+) -> Iterator[tuple[str, NDArray[Any]]]:
+    """The tensors of an integer checkpoint, in the order of its layout: weights, scales, then those of channels."""
+    sites = {packed_name(spec, *site): site for site in spec.sites()}
+    scaled = {scale_name(name): site for name, site in sites.items()}
+    channels = {channel_scale_name(name): site for name, site in sites.items()}
+    glue = {name: key for key, names in spec.glue().items() for name in names}
+    scales, columns = dict[Key, Floats](), dict[Key, Floats]()
+    moved = ChannelScales(spec, columns)
+    for name in layout:
+        if name in sites:
+            site = sites[name]
+            if recipe is None:
+                weight, scales[site] = quantized(spec, tensors, *site)
+            else:
+                weight, scales[site], columns[site] = _rounded(spec, tensors, site, recipe)
+            yield name, pack_weight(weight)
+        elif name in scaled:
+            site = scaled[name]
+            yield name, scales[site] if recipe is None else scales[site] / moved.rows(site)
+        elif name in channels:
+            yield name, columns[channels[name]]
+        elif recipe is None:
+            yield name, tensors[name].float32()
+        else:
+            yield name, moved_glue(spec, tensors, glue[name], name, moved)
+
+
+def _rounded(
+    spec: DecoderSpec, tensors: Mapping[str, Tensor], site: Key, recipe: Recipe
+) -> tuple[NDArray[np.int8], Floats, Floats]:
+    names = spec.site_tensors(*site)
+    try:
+        return recipe(site, np.concatenate([tensors[name].float32() for name in names]))
+    except ValueError as error:
+        raise CheckpointError(f"{tensors[names[0]].file}: {names[0]} can't be quantised: {error}") from None
+
+
+def moved_glue(
+    spec: DecoderSpec, tensors: Mapping[str, Tensor], key: tuple[str, int], name: str, moved: ChannelScales
+) -> Floats:
+    """A parameter beside the products; its tensors are scaled together, as they are stacked."""
+    names = spec.glue()[key]
+    if len(names) == 1:
+        return moved.glue(*key, tensors[name].float32())
+    parts = [tensors[each].float32() for each in names]
+    ends = np.cumsum([len(part) for part in parts])[:-1]
+    return np.split(moved.glue(*key, np.concatenate(parts)), ends)[names.index(name)]
 
 
 def carry(files: list[Path], source: Path, target: Path) -> None:

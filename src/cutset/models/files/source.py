@@ -24,7 +24,7 @@ from cutset.models.files.gguf_path import is_gguf
 from cutset.models.files.grouped import GroupedTensor
 from cutset.models.files.integer import check_integer_tensors, is_integer, stored_form
 from cutset.models.files.quantization import regrouped
-from cutset.models.files.specification import SPECIFICATION, describable, write_specification
+from cutset.models.files.specification import INTEGER_WEIGHTS, SPECIFICATION, describable, write_specification
 from cutset.models.files.stacked import StackedCodes, StackedPart
 from cutset.models.files.tensor import ComputedTensor
 from cutset.models.files.writer import new_directory, write_safetensors
@@ -134,7 +134,7 @@ def specify(directory: Path) -> Path:
     stored, form, names = source.spec, "float", source.spec.names
     if source.dtype == "int8":
         version = source.config["quantization_config"]["version"]
-        stored, form = stored_form(source.spec, version), "int8" if version == 1 else "int8-packed"
+        stored, form = stored_form(source.spec, version), INTEGER_WEIGHTS[version]
     else:
         stacks = [tensor for tensor in source.tensors.values() if isinstance(tensor, StackedPart | StackedCodes)]
         codes = [tensor for tensor in source.tensors.values() if isinstance(tensor, GroupedTensor | ComputedTensor)]

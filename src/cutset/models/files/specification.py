@@ -32,12 +32,22 @@ from cutset.models.spec import (
     activation_bits,
 )
 
-__all__ = ["FORMAT", "SPECIFICATION", "VERSION", "describable", "from_json", "to_json", "write_specification"]
+__all__ = [
+    "FORMAT",
+    "INTEGER_WEIGHTS",
+    "SPECIFICATION",
+    "VERSION",
+    "describable",
+    "from_json",
+    "to_json",
+    "write_specification",
+]
 
 FORMAT, VERSION = "cutset-exchange", 2  # of exchange files
 SPECIFICATION = "specification.json"  # beside the weights of a checkpoint
 SPEC_VERSION = 1  # of the object in either
-WEIGHTS = ("float", "int8", "int8-packed")
+INTEGER_WEIGHTS = {1: "int8", 2: "int8-packed", 3: "int8-scaled"}  # by version of the integer checkpoint
+WEIGHTS = ("float", *INTEGER_WEIGHTS.values())
 MOST_TEMPLATE = 200  # characters
 MOST_STEPS = 7  # of a place
 LEAST_NUMBER = 1e-30  # of those that aren't zero: it is none in float32 either

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 from numpy.typing import NDArray
 
 from cutset.errors import CheckpointError
 
-__all__ = ["DTYPES", "FLOATS", "ComputedTensor", "Tensor"]
+__all__ = ["DTYPES", "FLOATS", "HALVES", "ComputedTensor", "Tensor"]
 
 PIECE = 1 << 22  # bytes compared at a time
 
@@ -36,6 +37,7 @@ DTYPES: dict[str, Any] = {
     "BOOL": np.bool_,
 }
 FLOATS = ("F64", "F32", "F16", "BF16")
+HALVES = ("F16", "BF16")
 
 
 class Tensor:
@@ -59,6 +61,12 @@ class Tensor:
             values = self.raw.astype(np.float32)
         return values
 
+    def floats(self) -> NDArray[Any]:
+        """The values as they are kept, C-contiguous and aligned: float32, float16, or bfloat16 as uint16. The mapped
+        file itself where it can be; what is stored in another way becomes float32."""
+        values = self.raw if self.dtype in HALVES else self.float32()
+        return np.require(values, requirements=("C", "A"))
+
     def equals(self, other: Tensor) -> bool:
         """The same values in the same shape, whatever they are stored as; NaN equals the same bits alone."""
         if self.shape != other.shape:
@@ -72,8 +80,11 @@ class Tensor:
     def forget(self) -> None:
         """Lets go of the pages of the file that this tensor lies in."""
         mapped: mmap.mmap | None = getattr(self.raw, "_mmap", None)
-        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-            mapped.madvise(mmap.MADV_DONTNEED)
+        if mapped is not None and self.raw.size and hasattr(mmap, "MADV_DONTNEED"):
+            first, end = byte_bounds(self.raw)
+            begin = byte_bounds(np.frombuffer(mapped, np.uint8))[0]
+            start = (first - begin) // mmap.PAGESIZE * mmap.PAGESIZE
+            mapped.madvise(mmap.MADV_DONTNEED, start, end - begin - start)
 
 
 class ComputedTensor(Tensor):

@@ -22,13 +22,14 @@ from cutset.models.run.executor import Executor
 from cutset.models.run.grouped_linears import GROUPED, GroupedLinears, runs_grouped
 from cutset.models.spec import DecoderSpec
 
-__all__ = ["BackendChoice", "block_bytes", "build_executor", "cache_blocks", "choose", "kept_states"]
+__all__ = ["ROUNDED", "BackendChoice", "block_bytes", "build_executor", "cache_blocks", "choose", "kept_states"]
 
 # Of the memory that is free, at most, unless the user names a size. A GPU is taken to be ours alone.
 CACHE_SHARE = {"cpu": 0.25, "cuda": 0.85}
 MOST_STATES = 64  # checkpoints
 HALF = ("float16", "bfloat16")
 INTEGER = ("int8", "exact")
+ROUNDED = (*INTEGER, "int4")  # in which floats are rounded to 8 bits or fewer when they are loaded
 LOCAL = ("float32", *dict.fromkeys((*INTEGER, *GROUPED)))  # what the processor computes in
 
 

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from cutset.models.files.adapter import LoraAdapter
 from cutset.models.files.checkpoint import Tensor
+from cutset.models.files.integer import channel_scales
 from cutset.models.run.executor import Batch, KVCache, LoadedAdapter
 from cutset.models.run.recurrent import recur, unpadded
 from cutset.models.run.rope import Rope, query_scales
 from cutset.models.spec import DecoderSpec, Site
-from cutset.models.stages import check_stage, stage_glue, stage_part, stage_sites
+from cutset.models.stages import check_stage, stage_glue, stage_part, stage_parts, stage_sites
 
 __all__ = ["FloatLinears", "Linears", "Ops", "ReferenceDecoder", "Trace"]
 
@@ -96,6 +97,7 @@ class ReferenceDecoder:
         layers: range | None = None,  # those that run here; None: all
     ) -> None:
         self.spec, self.ops, self.linears, self.rope = spec, ops, linears, Rope(spec)
+        self._channels = channel_scales(spec, tensors)
         self.layers = range(spec.layers) if layers is None else layers
         check_stage(spec, self.layers)
         self.parameters: dict[tuple[str, int], Array] = {}
@@ -112,12 +114,11 @@ class ReferenceDecoder:
 
     def load_adapter(self, adapter: LoraAdapter) -> LoadedAdapter:
         """Loads an adapter's matrices: the parts of each site, as (first output, down, up, scale)."""
-        handle: dict[tuple[Site, int, int], list[tuple[int, Array, Array, float]]] = {}
-        sites = set(stage_sites(self.spec, self.layers))
-        for part in adapter.parts:
-            if (part.site, part.layer, part.expert) not in sites:
-                continue
-            pair = self.ops.floats(part.down), self.ops.floats(part.up)
+        if self._channels is not None:
+            adapter = self._channels.adapter(adapter)
+        handle: dict[tuple[str, int, int], list[tuple[int, Array, Array, float]]] = {}
+        for part in stage_parts(self.spec, self.layers, adapter.parts):
+            pair = self.ops.floats(part.down), self.ops.floats(part.whole_up)
             handle.setdefault((part.site, part.layer, part.expert), []).append((part.first, *pair, part.scale))
         return LoadedAdapter(adapter.name, adapter.digest, handle)
 
@@ -143,7 +144,7 @@ class ReferenceDecoder:
         scales = query_scales(spec, batch.positions)
         q_scales = None if scales is None else ops.floats(scales[:, None, None])
         adapted = _Adapted.of(batch)
-        x, told = self._entered(batch, hidden, trace)  # (rows, hidden)
+        x, told = self._entered(batch, hidden, adapted, trace)  # (rows, hidden)
         for layer in self.layers:
             table = spec.rope_table(layer)
             turn = turns[table] if table >= 0 else None
@@ -157,7 +158,7 @@ class ReferenceDecoder:
             x = x + self._given("mlp_output_norm", layer, y)
             if told is not None:
                 trace("mlp_add", layer, x)
-                x = x + self._layer_input(layer, x, told)
+                x = x + self._layer_input(layer, x, told, adapted)
             if spec.layer_scales:
                 x = x * self.parameters["layer_scale", layer]
             trace("mlp_add" if told is None else "layer_add", layer, x)
@@ -173,7 +174,9 @@ class ReferenceDecoder:
         trace("lm_head", -1, logits)
         return ops.to_numpy(logits).astype(np.float32, copy=False)
 
-    def _entered(self, batch: Batch, hidden: NDArray[np.float32] | None, trace: Trace) -> tuple[Array, Array | None]:
+    def _entered(
+        self, batch: Batch, hidden: NDArray[np.float32] | None, adapted: _Adapted, trace: Trace
+    ) -> tuple[Array, Array | None]:
         """The residual stream as it comes to the layers here, and what they are told of the rows' tokens."""
         if (hidden is None) != (self.layers.start == 0):
             raise ValueError("the first stage takes tokens, the others what the one before gave")
@@ -181,28 +184,31 @@ class ReferenceDecoder:
         tokens = (
             None if table is None else _scaled(self.ops.embedding(table, batch.token_ids), self.spec.embedding_scale)
         )
-        told = self._layer_inputs(tokens, batch)
+        told = self._layer_inputs(tokens, batch, adapted)
         if hidden is not None:
             return self.ops.floats(hidden), told
         trace("embedding", -1, tokens)
         return tokens, told
 
-    def _layer_inputs(self, x: Array, batch: Batch) -> Array | None:
+    def _layer_inputs(self, x: Array, batch: Batch, adapted: _Adapted) -> Array | None:
         """What the layers here are told of the rows' tokens, whose embedding is x: (rows, layers, width)."""
         inputs, ops = self.spec.layer_inputs, self.ops
         if inputs is None:
             return None
         shape = (-1, len(self.layers), inputs.width)
-        product = ops.linear(x, self.parameters["layer_product", -1]) * inputs.product_scale
+        product = ops.linear(x, self.parameters["layer_product", -1])
+        product = adapted.add(ops, "layer_product", -1, -1, x, product) * inputs.product_scale
         product = ops.rms_norm(product.reshape(shape), self.parameters["layer_product_norm", -1], self.spec.norm_eps)
         own = ops.embedding(self.parameters["layer_embedding", -1], batch.token_ids).reshape(shape)
         return (product + own * inputs.embedding_scale) * inputs.scale
 
-    def _layer_input(self, layer: int, x: Array, told: Array) -> Array:
+    def _layer_input(self, layer: int, x: Array, told: Array, adapted: _Adapted) -> Array:
         """What a layer adds at its end by what it is told."""
-        gate = self.ops.linear(x, self.parameters["layer_gate", layer])
-        active = self.ops.gated(self.ops.concat([gate, told[:, layer - self.layers.start]]), self.spec)
-        return self._taken("layer_output_norm", layer, self.ops.linear(active, self.parameters["layer_out", layer]))
+        ops = self.ops
+        gate = adapted.add(ops, "layer_gate", layer, -1, x, ops.linear(x, self.parameters["layer_gate", layer]))
+        active = ops.gated(ops.concat([gate, told[:, layer - self.layers.start]]), self.spec)
+        out = ops.linear(active, self.parameters["layer_out", layer])
+        return self._taken("layer_output_norm", layer, adapted.add(ops, "layer_out", layer, -1, active, out))
 
     def _taken(self, norm: str, layer: int, x: Array) -> Array:
         """What attention or MLP takes of the residual stream."""
@@ -342,7 +348,7 @@ class _Adapted:
         """Of some of the rows."""
         return _Adapted([self.adapters[row] for row in rows]) if self.adapters else self
 
-    def add(self, ops: Ops, site: Site, layer: int, expert: int, x: Array, y: Array) -> Array:
+    def add(self, ops: Ops, site: str, layer: int, expert: int, x: Array, y: Array) -> Array:
         """y (rows, outputs) with what the rows' adapters add to the product of x (rows, inputs)."""
         for adapter in {id(one): one for one in self.adapters if one is not None}.values():
             rows = np.array([row for row, one in enumerate(self.adapters) if one is adapter])

@@ -1,5 +1,6 @@
-"""Grouped weights (cutset.models.files.grouped) as the kernels multiply them, native or in numpy: those of a file as it
-has them (`stored`), and float weights that are rounded to the nearest when they are loaded (`int8`, `int4`)."""
+"""Weights as the kernels multiply them, native or in numpy: grouped ones (cutset.models.files.grouped) of a file as it
+has them (`stored`), float ones that are rounded to the nearest when they are loaded (`int8`, `int4`), and floats, which
+keep the precision that they came in."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from cutset.errors import CheckpointError
 from cutset.kernels import native
 from cutset.kernels.reference_grouped import grouped_linear, quantize_groups, span_of
 from cutset.models.files.grouped import GroupedTensor, GroupedWeight, GroupScales
-from cutset.models.files.tensor import Tensor
+from cutset.models.files.tensor import HALVES, Tensor
 from cutset.models.spec import DecoderSpec, Site
 from cutset.models.stages import stage_sites
 
@@ -60,16 +61,19 @@ def site_weights(
     dtype: str,
     site: tuple[Site, int, int],
     quantize: Quantize = quantize_groups,
-) -> list[GroupedWeight | Floats]:
-    """The matrices of a site, (outputs, inputs) each: in `stored` the floats among them stay what they are.
+) -> list[GroupedWeight | Tensor]:
+    """The matrices of a site, (outputs, inputs) each: in `float32` all are floats, in `stored` those that aren't codes.
 
     Raises CheckpointError for weights that can't be quantised.
     """
-    found: list[GroupedWeight | Floats] = []
+    found: list[GroupedWeight | Tensor] = []
     for name in spec.site_tensors(*site):
         tensor = tensors[name]
-        if dtype == "stored":
-            found.append(tensor.grouped() if isinstance(tensor, GroupedTensor) else tensor.float32())
+        if dtype == "stored" and isinstance(tensor, GroupedTensor):
+            found.append(tensor.grouped())
+            continue
+        if dtype in ("stored", "float32"):
+            found.append(tensor)
             continue
         try:
             found.append(_rounded(np.ascontiguousarray(tensor.float32()), ROUNDINGS[dtype], quantize))
@@ -94,7 +98,12 @@ class GroupedLinears:
     def __init__(
         self, spec: DecoderSpec, tensors: Mapping[str, Tensor], dtype: str, layers: range | None = None
     ) -> None:
-        self._weights = {site: site_weights(spec, tensors, dtype, site) for site in stage_sites(spec, layers)}
+        self._weights = {
+            site: [
+                one.float32() if isinstance(one, Tensor) else one for one in site_weights(spec, tensors, dtype, site)
+            ]
+            for site in stage_sites(spec, layers)
+        }
 
     def __call__(self, site: Site, layer: int, expert: int, rows: Floats) -> Floats:
         parts = self._weights[site, layer, expert]
@@ -111,7 +120,7 @@ def multiply(weight: GroupedWeight, rows: Floats) -> Floats:
 
 
 def native_linears(
-    weights: Sequence[GroupedWeight | Floats], pool: native.Pool
+    weights: Sequence[GroupedWeight | Tensor], pool: native.Pool
 ) -> tuple[native.LinearGrouped | native.LinearF32, ...]:
     """The matrices of a site, stacked: neighbours of the same form in one. Raises ValueError for what can't be."""
     return tuple(_linear(list(run), pool) for _, run in groupby(weights, _form))
@@ -128,10 +137,10 @@ def _by_span(values: NDArray[Any], weight: GroupedWeight, span: int) -> NDArray[
     return values if spans == 1 else np.repeat(values, spans, axis=1)
 
 
-def _form(weight: GroupedWeight | Floats) -> tuple[Any, ...]:
+def _form(weight: GroupedWeight | Tensor) -> tuple[Any, ...]:
     """What matrices must have in common to be one."""
-    if not isinstance(weight, GroupedWeight):
-        return ()
+    if isinstance(weight, Tensor):
+        return (weight.dtype if weight.dtype in HALVES else "F32",)
     arrays = (None if each is None else each.tobytes() for each in (weight.levels, weight.order))
     zero = weight.zeros if isinstance(weight.zeros, int) else None
     factors = (
@@ -143,11 +152,10 @@ def _form(weight: GroupedWeight | Floats) -> tuple[Any, ...]:
     return weight.bits, weight.group, zero, *factors, *arrays
 
 
-def _linear(run: list[GroupedWeight | Floats], pool: native.Pool) -> native.LinearGrouped | native.LinearF32:
+def _linear(run: list[GroupedWeight | Tensor], pool: native.Pool) -> native.LinearGrouped | native.LinearF32:
     weights = [one for one in run if isinstance(one, GroupedWeight)]
     if not weights:
-        floats = [one for one in run if not isinstance(one, GroupedWeight)]
-        return native.LinearF32(np.ascontiguousarray(np.concatenate(floats)), pool)
+        return native.LinearF32([one.floats() for one in run if isinstance(one, Tensor)], pool)
     first = weights[0]
     span = span_of(first.group, first.shape[1])
 

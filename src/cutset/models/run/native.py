@@ -15,18 +15,28 @@ from cutset.kernels import native
 from cutset.models.files.adapter import LoraAdapter
 from cutset.models.files.checkpoint import Tensor
 from cutset.models.files.grouped import GroupedTensor
-from cutset.models.files.integer import Progress, activation_bits, packed, quantized_parts
+from cutset.models.files.integer import Progress, activation_bits, channel_scales, packed, quantized_parts
 from cutset.models.run.decoder import Trace
 from cutset.models.run.executor import Batch, LoadedAdapter
 from cutset.models.run.grouped_linears import ACTIVATION_BITS, native_linears, runs_grouped, site_weights
 from cutset.models.run.rope import Rope, query_scales
 from cutset.models.spec import ConvSpec, DecoderSpec, DeltaSpec, Site
-from cutset.models.stages import check_stage, stage_glue, stage_part, stage_sites
+from cutset.models.stages import check_stage, stage_glue, stage_part, stage_parts, stage_sites
 
 __all__ = ["NativeCache", "NativeDecoder", "SplitLinears", "local_linears", "thread_pool"]
 
 Floats = NDArray[np.float32]
 
+# Parameters of the glue that the core multiplies with, or looks up rows in, in the precision that they came in.
+MATRICES = (
+    "embedding",
+    "layer_embedding",
+    "layer_product",
+    "layer_gate",
+    "layer_out",
+    "router",
+    "shared_gate",
+)
 MOVED_BYTES = 4 << 20  # of weights in one step, at least: a fraction of what the step reads
 
 # (site, layer, expert, rows, out): rows (n, in) to out (n, out), without bias, in float32.
@@ -77,6 +87,7 @@ class NativeDecoder:
         layers: range | None = None,  # those that run here; None: all
     ) -> None:
         self.spec, self.pool, self.rope = spec, pool, Rope(spec)
+        self._channels = channel_scales(spec, tensors)
         self.layers = range(spec.layers) if layers is None else layers
         check_stage(spec, self.layers)
         moe = spec.moe
@@ -92,8 +103,8 @@ class NativeDecoder:
                 "router_scale": moe.router_scale,
             }
         sizes |= _recurrence(spec) | _layers(spec)
-        stored = pool if linears is None and dtype == "stored" else None
-        parameters = _parameters(spec, self.layers, tensors, stored)
+        as_stored = linears is None and dtype in ("float32", "stored")
+        parameters = _parameters(spec, self.layers, tensors, pool, dtype if as_stored else None)
         self.core = native.Decoder(
             vocab=spec.vocab_size,
             hidden=spec.hidden,
@@ -142,12 +153,11 @@ class NativeDecoder:
 
     def load_adapter(self, adapter: LoraAdapter) -> LoadedAdapter:
         """Packs an adapter's matrices, of the layers that run here."""
+        if self._channels is not None:
+            adapter = self._channels.adapter(adapter)
         packed = native.Adapter(self.core)
-        sites = set(stage_sites(self.spec, self.layers))
-        for part in adapter.parts:
-            if (part.site, part.layer, part.expert) not in sites:
-                continue
-            packed.put(part.site, part.layer, part.expert, part.down, part.up, part.first, part.scale)
+        for part in stage_parts(self.spec, self.layers, adapter.parts):
+            packed.put(part.site, part.layer, part.expert, part.down, part.up, part.first, part.scale, part.scales)
         return LoadedAdapter(adapter.name, adapter.digest, packed)
 
     def forward(self, batch: Batch, cache: Any, trace: Trace | None = None, *, hidden: Floats | None = None) -> Floats:
@@ -218,29 +228,27 @@ def local_linears(
     Raises CheckpointError where the sums of a site may pass 2^30 - 1 even with 8-bit activations.
     """
     linears = native.LocalLinears(decoder.core, decoder.pool)
-    sites = stage_sites(decoder.spec, decoder.layers)
-    grouped = runs_grouped(dtype, tensors)
+    # The head first: it is the largest, so the pages of the file that are in use beside its packed form are fewest.
+    sites = sorted(stage_sites(decoder.spec, decoder.layers), key=lambda site: site[0] != "lm_head")
+    whole = dtype != "float32" and not runs_grouped(dtype, tensors)
     for number, (site, layer, expert) in enumerate(sites):
         if progress is not None:
             progress("packing weights", number + 1, len(sites))
-        if grouped:
-            parts = _grouped_linears(decoder, tensors, dtype, site, layer, expert)
-            linears.put(site, layer, expert, parts, ACTIVATION_BITS)
-            continue
-        if dtype != "float32":
+        if whole:
             linear = _integer_linear(decoder, tensors, site, layer, expert)
             bits = min(activation_bits(dtype, site), linear.most_bits)
             if bits < 8:
                 raise CheckpointError(f"site {site} of layer {layer}: its sums of {linear.depth} products overflow")
             linears.put(site, layer, expert, linear, bits)
             continue
-        floats = [tensors[name].float32() for name in decoder.spec.site_tensors(site, layer, expert)]
-        weight = np.ascontiguousarray(floats[0] if len(floats) == 1 else np.concatenate(floats))
-        linears.put(site, layer, expert, native.LinearF32(weight, decoder.pool))
+        parts = _packed_parts(decoder, tensors, dtype, site, layer, expert)
+        linears.put(site, layer, expert, parts, ACTIVATION_BITS)
+        for name in decoder.spec.site_tensors(site, layer, expert):  # packed: not to be in memory twice
+            tensors[name].forget()
     return linears
 
 
-def _grouped_linears(
+def _packed_parts(
     decoder: NativeDecoder, tensors: Mapping[str, Tensor], dtype: str, site: Site, layer: int, expert: int
 ) -> tuple[native.LinearGrouped | native.LinearF32, ...]:
     if site == "lm_head" and decoder.spec.tied and decoder.embedding_codes is not None:
@@ -271,17 +279,20 @@ def _integer_linear(
 
 
 def _parameters(
-    spec: DecoderSpec, layers: range, tensors: Mapping[str, Tensor], pool: native.Pool | None
-) -> dict[tuple[str, int], Floats | native.LinearGrouped]:
-    """The parameters of the glue of these layers, by role and layer: the core goes by the same names. With a pool the
-    embedding stays as the file has it."""
-    found: dict[tuple[str, int], Floats | native.LinearGrouped] = {}
+    spec: DecoderSpec, layers: range, tensors: Mapping[str, Tensor], pool: native.Pool, dtype: str | None
+) -> dict[tuple[str, int], NDArray[Any] | native.LinearGrouped]:
+    """The parameters of the glue of these layers, by role and layer: the core goes by the same names. With a dtype,
+    matrices stay as the file has them: floats of 16 bits, and in `stored` the codes of an embedding."""
+    found: dict[tuple[str, int], NDArray[Any] | native.LinearGrouped] = {}
     for key, names in stage_glue(spec, layers).items():
         table = tensors[names[0]]
-        if pool is not None and key == ("embedding", -1) and isinstance(table, GroupedTensor):
+        if dtype == "stored" and key == ("embedding", -1) and isinstance(table, GroupedTensor):
             (linear,) = native_linears([table.grouped()], pool)
             assert isinstance(linear, native.LinearGrouped)
             found[key] = linear
+            continue
+        if dtype is not None and key[0] in MATRICES and len(names) == 1:
+            found[key] = table.floats()
             continue
         values = [tensors[name].float32() for name in names]
         value = values[0] if len(values) == 1 else np.concatenate(values)
@@ -289,7 +300,7 @@ def _parameters(
             value = value + np.float32(spec.norm_offset)
         if key[0] == "conv":
             value = value[:, 0].T  # (taps, channels)
-        found[key] = np.ascontiguousarray(stage_part(spec, layers, key[0], value))
+        found[key] = np.require(stage_part(spec, layers, key[0], value), requirements=("C", "A"))
     for layer in spec.attention_layers if spec.v_norm else ():
         if layer in layers:
             found["v_norm", layer] = np.ones(spec.heads_of(layer).head_dim, np.float32)

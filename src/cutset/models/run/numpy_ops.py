@@ -120,6 +120,8 @@ class NumpyOps:
         spec: DecoderSpec,
         sinks: Any,
     ) -> Floats:
+        if cache.scales:
+            q, k = reference.mix_heads(q), None if k is None else reference.mix_heads(k)
         if k is not None and v is not None:
             cache.write(layer, batch.slots(cache.block_size), k, v)
         parts = []
@@ -151,7 +153,10 @@ class NumpyOps:
         """The activation of rows [gate | up]: (rows, 2 · n) to (rows, n)."""
         if spec.activation == "clamped":
             return reference.clamped_mul(gate_up, spec.activation_limit, spec.activation_alpha)
-        return reference.silu_mul(gate_up) if spec.activation == "silu" else reference.gelu_mul(gate_up)
+        if spec.activation in ("relu", "relu2"):
+            return reference.relu_mul(gate_up, squared=spec.activation == "relu2")
+        usual = {"silu": reference.silu_mul, "gelu_tanh": reference.gelu_mul, "gelu_erf": reference.gelu_erf_mul}
+        return usual[spec.activation](gate_up)
 
     def softcap(self, x: Floats, cap: float) -> Floats:
         return reference.soft_capped(x, cap)

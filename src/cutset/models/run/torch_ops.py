@@ -169,6 +169,8 @@ class TorchOps:
         spec: DecoderSpec,
         sinks: torch.Tensor | None,
     ) -> torch.Tensor:
+        if cache.scales:
+            q, k = _mix_heads(q.float()).to(q.dtype), None if k is None else _mix_heads(k.float())
         if k is not None and v is not None:
             cache.write(layer, self._indices(batch.slots(cache.block_size)), k, v)
         parts = []
@@ -222,7 +224,12 @@ class TorchOps:
             limit = spec.activation_limit
             gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
             return gate * torch.sigmoid(spec.activation_alpha * gate) * (up + 1)
-        return (F.silu(gate) if spec.activation == "silu" else F.gelu(gate, approximate="tanh")) * up
+        if spec.activation in ("relu", "relu2"):
+            gate = F.relu(gate)
+            return (gate * gate if spec.activation == "relu2" else gate) * up
+        if spec.activation == "silu":
+            return F.silu(gate) * up
+        return F.gelu(gate, approximate="none" if spec.activation == "gelu_erf" else "tanh") * up
 
     def softcap(self, x: torch.Tensor, cap: float) -> torch.Tensor:
         return cap * torch.tanh(x / cap)
@@ -234,6 +241,16 @@ class TorchOps:
         if normalise:
             weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-20)
         return picked.cpu().numpy(), weights
+
+
+def _mix_heads(x: torch.Tensor) -> torch.Tensor:
+    """cutset.kernels.reference.mix_heads over torch."""
+    run = min(x.shape[-1] & -x.shape[-1], 128)
+    parts = x.reshape(*x.shape[:-1], -1, run)
+    for _ in range(run.bit_length() - 1):
+        first, second = parts[..., : run // 2], parts[..., run // 2 :]
+        parts = torch.stack([first + second, first - second], dim=-1).reshape(parts.shape)
+    return (parts * run**-0.5).reshape(x.shape)
 
 
 def _quantize_heads(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
