@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.config import Settings, load_settings
+from cutset.engine.draft_model import check_speculation, open_drafter
 from cutset.engine.engine import Engine
 from cutset.engine.handle import RequestHandle
 from cutset.engine.loop import EngineLoop
@@ -80,6 +81,8 @@ class _Model:
         source = open_source(found.directory, self.settings.verify if mode is None else "always")
         self.spec = source.spec
         context = self.settings.max_model_len or self.spec.context
+        masked = mode is not None and mode.masked
+        check_speculation(self.settings, self.spec, mode.name if mode is not None else "", masked=masked)
         self.tokenizer = Tokenizer.load(found.directory)
         self._template_override = found.overrides.chat_template
         self._template: ChatTemplate | None = None
@@ -127,13 +130,15 @@ class _Model:
                 max_batch_tokens=self.settings.max_batch_tokens,
                 max_num_seqs=self.settings.max_num_seqs,
                 max_model_len=self.settings.max_model_len or None,
-                prefix_caching=self.settings.prefix_caching
-                and (mode is None or not mode.masked or self._asked_to_reuse()),
+                prefix_caching=self.settings.prefix_caching and (not masked or self._asked_to_reuse()),
                 kv_dtype=self.settings.kv_dtype,
                 store=self._store,
                 kept_states=kept_states(self.spec, self.choice, self.settings),
                 without_token=self.tokenizer.ids_without_token(self.spec.vocab_size).tolist(),
                 eos_token_ids=self.spec.end_tokens(self.tokenizer.eos_token_id),
+                drafter=open_drafter(self.settings, self.choice, self.spec, self.tokenizer, blocks=blocks),
+                draft_tokens=self.settings.speculate_tokens,
+                draft_always=masked,
             )
             failed.pop_all()
         self._loop = EngineLoop(self._engine)

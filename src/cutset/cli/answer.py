@@ -15,7 +15,7 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 if TYPE_CHECKING:
     from cutset.llm import LLM, AsyncLLM
 
-__all__ = ["PrintedAnswer", "figures", "print_answer", "statistics", "warn_of"]
+__all__ = ["PrintedAnswer", "figures", "print_answer", "speculated", "statistics", "warn_of"]
 
 
 class PrintedAnswer:
@@ -58,6 +58,21 @@ def statistics(answer: PrintedAnswer) -> str:
         f"ended by {answer.finish_reason}" if answer.finish_reason else "",
     ]
     return "[" + ", ".join(part for part in parts if part) + "]"
+
+
+def speculated(llm: LLM | AsyncLLM) -> str:
+    """One line: how many guesses were right, and what pads the wrong ones took; an empty one without speculation."""
+    if llm.settings.speculate == "off":
+        return ""
+    stats = llm.stats()
+    wrong = stats.drafted_tokens - stats.accepted_tokens
+    said = f"{stats.drafted_tokens} tokens guessed ahead, {stats.accepted_tokens} right"
+    if llm.offload is not None:
+        rows = stats.prompt_tokens + stats.generated_tokens + wrong
+        burned, seconds = llm.offload.burned(wrong, rows)
+        if burned:
+            said += f"; the wrong ones burned about {burned} rows of pads, {seconds:.2f} s of making them"
+    return f"[{said}]"
 
 
 def figures(command: str, llm: LLM, answer: PrintedAnswer) -> dict[str, Any]:

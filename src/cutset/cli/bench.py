@@ -17,6 +17,7 @@ from cutset.cli import (
     bench_offload,
     bench_quality,
     bench_serve,
+    bench_speculation,
     bench_stream,
 )
 from cutset.cli.bench_rows import comparisons
@@ -35,6 +36,7 @@ BENCHES = {
     "exchange": bench_exchange,
     "quality": bench_quality,
     "serve": bench_serve,
+    "speculation": bench_speculation,
     "stream": bench_stream,
 }
 CHECKOUT = ("delta", "report")

@@ -7,7 +7,7 @@ import io
 import sys
 from pathlib import Path
 
-from cutset.cli.answer import print_answer, statistics, warn_of
+from cutset.cli.answer import print_answer, speculated, statistics, warn_of
 from cutset.cli.options import add_settings, settings_from
 from cutset.cli.output import log
 from cutset.cli.progress import Progress
@@ -70,6 +70,8 @@ def run(args: argparse.Namespace) -> int:
                 messages.pop()
                 continue
             log(statistics(answer))
+            if said := speculated(llm):
+                log(said)
             if llm.offload is not None:
                 log(llm.offload.summary())
             if llm.stages is not None and llm.stages.pipeline.failovers:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from cutset.cli.answer import figures, print_answer, statistics, warn_of
+from cutset.cli.answer import figures, print_answer, speculated, statistics, warn_of
 from cutset.cli.options import add_json, add_settings, different, output_path, settings_from
 from cutset.cli.output import log, read_stdin
 from cutset.cli.progress import Progress
@@ -56,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
         adapter = "adapter" if args.adapter else None
         answer = print_answer(llm.stream(prompt, params, adapter=adapter))
         log(statistics(answer))
+        if said := speculated(llm):
+            log(said)
         if llm.offload is not None:
             log(llm.offload.summary())
         if llm.stages is not None:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cutset.cli.answer import warn_of
+from cutset.cli.answer import speculated, warn_of
 from cutset.cli.options import add_settings, settings_from
 from cutset.cli.output import log
 from cutset.cli.progress import Progress
@@ -172,6 +172,8 @@ def _serve(args: argparse.Namespace, llm: AsyncLLM, limits: RequestLimits, auth:
     server.run(sockets=[listening])
     stats = llm.stats()
     log(f"stopped: {stats.generated_tokens} tokens generated, {stats.prompt_tokens} prompt tokens computed")
+    if said := speculated(llm):
+        log(said)
     if llm.offload is not None:
         log(llm.offload.summary())
     return 1 if service.readiness.stopped else 0

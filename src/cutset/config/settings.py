@@ -58,6 +58,7 @@ PREFIX_CACHE = (
 PREFIX_SIZE = "most that the prefix cache takes on disk; what was used longest ago goes first"
 BYTES = {"pattern": r"[0-9]{1,9}([KMGT]i?B)?", "expected": "a size, as 512MiB or 4GiB", "metavar": "SIZE"}
 DIGESTS = "compare an integer checkpoint with its digests: where its files have changed since the last time, or always"
+SPECULATE = "guess tokens ahead and compute them together: from the text so far, by a smaller model, or not at all"
 GENERATION = "take sampling parameters that a request doesn't name from the model's generation_config.json"
 STAGES = (
     "layers on so many processes here, or at these addresses of `cutset stage`, in this order; none: all here. Only "
@@ -121,6 +122,10 @@ class Settings(Sourced):
     prefix_caching: bool = _setting(True, REUSE)
     prefix_cache: Path | None = _setting(None, PREFIX_CACHE, metavar="DIR")
     prefix_cache_size: str = _setting("4GiB", PREFIX_SIZE, BYTES)
+    speculate: str = _setting(
+        "off", SPECULATE, pattern=r"[^\0]{1,4096}", expected="ngram, off or a model", metavar="ngram|MODEL|off"
+    )
+    speculate_tokens: int = _setting(8, "most tokens that are guessed ahead in a step", low=1, high=64)
     generation_config: bool = _setting(True, GENERATION)
     offload: str = _setting("", "the accelerator that multiplies; none: this machine", ADDRESSES)
     mode: str = _setting("", MODE, choices=MODE_NAMES, flag_only=True)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from cutset.engine.blocks import BlockPool
 from cutset.engine.deltas import end_deltas, token_delta
 from cutset.engine.detokenizer import StreamingTokenizer
+from cutset.engine.drafting import Drafter
 from cutset.engine.intake import check_fits, check_ids, check_sizes, open_request
 from cutset.engine.local_pipeline import LocalPipeline
 from cutset.engine.outputs import Delta, EngineStats
@@ -24,11 +25,13 @@ from cutset.engine.prefix_store import PrefixStore, StoredBlocks
 from cutset.engine.request import Request
 from cutset.engine.sampler import Choice
 from cutset.engine.scheduler import Scheduler
+from cutset.engine.sequence import Sequence
+from cutset.engine.speculation import Speculation
 from cutset.engine.stage_item import MOST_ROWS, MOST_SEQUENCES, StageItem, StageSetup
 from cutset.engine.states import StatePool
 from cutset.engine.step import Step
 from cutset.engine.step_pipeline import StagesLost, StepPipeline
-from cutset.errors import EngineError, RequestError
+from cutset.errors import ConfigError, EngineError, RequestError
 from cutset.models.run.executor import Executor, LoadedAdapter
 
 __all__ = ["Engine"]
@@ -68,6 +71,9 @@ class Engine:
         kept_states: int = 16,  # checkpoints, by which prefixes are used again where the decoder has states
         without_token: Iterable[int] = (),  # ids for which the tokenizer has no token: never drawn, and in no prompt
         eos_token_ids: Iterable[int] | None = None,  # None: the model's
+        drafter: Drafter | None = None,  # with it, tokens are drafted and judged several in a step
+        draft_tokens: int = 8,  # of a sequence in a step, at most
+        draft_always: bool = False,  # that many in every step, so that their number tells nothing
         clock: Callable[[], float] = time.perf_counter,  # seconds
     ) -> None:
         self._pipeline = model if isinstance(model, StepPipeline) else LocalPipeline([model])
@@ -97,6 +103,14 @@ class Engine:
                     "a store of prefixes needs prefix_caching, and a model without states of sequences in one place"
                 )
             stored = StoredBlocks(store, self._cache)
+        self._speculation: Speculation | None = None
+        if drafter is not None:
+            if spec.recurrent_layers:
+                raise ConfigError(
+                    f"Speculation isn't done for models of family {spec.family}: a draft that is wrong would stay in "
+                    "the states of their layers. Leave it off."
+                )
+            self._speculation = Speculation(drafter, draft_tokens, vocab_size=spec.vocab_size, constant=draft_always)
         self._pool = BlockPool(blocks)
         self._scheduler = Scheduler(
             self._pool,
@@ -107,6 +121,7 @@ class Engine:
             prefix_caching=prefix_caching,
             states=states,
             stored=stored,
+            speculation=self._speculation,
         )
         self._requests: dict[str, Request] = {}  # the unfinished ones
         self._arrivals = count()
@@ -229,6 +244,8 @@ class Engine:
             generated_tokens=self._generated,
             in_flight=len(self._in_flight),
             losses=self._losses,
+            drafted_tokens=self._speculation.drafted if self._speculation else 0,
+            accepted_tokens=self._speculation.accepted if self._speculation else 0,
         )
 
     def _send(self, schedule: Callable[[], Step | None], most: int | None = None) -> list[Delta]:
@@ -245,8 +262,9 @@ class Engine:
             number = next(self._numbers)
             self._in_flight[number] = step
             step.sent = self.clock()
+            drafted = [len(drafts) for drafts in step.drafts]
             try:
-                self._pipeline.send(StageItem(number, step.batch, step.samplers, step.known))
+                self._pipeline.send(StageItem(number, step.batch, step.samplers, step.known, drafted))
             except Exception as error:
                 del self._in_flight[number]
                 return self._fail(step, error)
@@ -290,26 +308,42 @@ class Engine:
         for request, rows in step.prefill_rows().items():
             request.count_prefill(rows, now - start)
             self._prefill_rows += rows
+        if self._speculation is not None and step.decodes():
+            self._speculation.costs.observe(len(step.batch.token_ids), now - start)
         self._scheduler.advance(step)
         deltas: list[Delta] = []
-        for place, choice in zip(step.wanted, choices, strict=True):
+        row = 0
+        for number, place in enumerate(step.wanted):
+            drafts = step.drafts[number] if step.drafts else []
+            own, row = choices[row : row + 1 + len(drafts)], row + 1 + len(drafts)
             sequence = step.sequences[place]
-            if sequence.epoch != step.epochs[place]:  # preempted, cancelled, or another sample of its request failed
-                continue
+            if sequence.epoch == step.epochs[place]:  # else preempted, cancelled, or another sample of it failed
+                deltas += self._continue(sequence, own, drafts, now)
+        return deltas
+
+    def _continue(self, sequence: Sequence, choices: list[Choice | None], drafts: list[int], now: float) -> list[Delta]:
+        """Takes what was drawn for a sequence: behind each draft that was right, one more."""
+        deltas: list[Delta] = []
+        for kept, choice in enumerate(choices):
             if choice is None:
-                deltas += self._end(sequence.request, EngineError("its logits are not numbers, or all are masked"))
-                continue
+                error = EngineError("its logits are not numbers, or all are masked")
+                return deltas + self._end(sequence.request, error)
             try:
                 delta = token_delta(sequence, choice, now)
-            except Exception as error:  # the tokenizer's; the others go on
-                deltas += self._end(sequence.request, error)
-                continue
+            except Exception as failure:  # the tokenizer's; the others go on
+                return deltas + self._end(sequence.request, failure)
+            deltas.append(delta)
             self._generated += 1
+            right = kept < len(drafts) and drafts[kept] == choice.token_id
+            if self._speculation is not None and drafts and (not right or delta.finish_reason is not None):
+                self._speculation.judged(sequence, len(drafts), kept + right)
             if delta.finish_reason is not None:
                 self._scheduler.finish(sequence)
             if delta.finished:
                 self._forget(sequence.request)
-            deltas.append(delta)
+            if delta.finish_reason is not None or not right:
+                break
+            self._scheduler.accept(sequence)
         return deltas
 
     def _end(self, request: Request, error: BaseException | None) -> list[Delta]:

@@ -186,3 +186,5 @@ class EngineStats(NamedTuple):
     generated_tokens: int
     in_flight: int = 0  # steps that are on their way through the stages
     losses: int = 0  # how often stages were lost, and what they held had to be computed again
+    drafted_tokens: int = 0  # guessed by speculation, and judged
+    accepted_tokens: int = 0  # of these, right

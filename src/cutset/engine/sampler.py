@@ -7,6 +7,7 @@ batch. Everything between logits and token is in float64.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -36,6 +37,20 @@ class SamplerState(NamedTuple):
     seen: NDArray[np.integer] | None  # ids in prompt or output, where a penalty needs them
     counted: NDArray[np.integer] | None  # ids in the output, where a penalty needs them, and
     counts: NDArray[np.integer] | None  # how often they are there
+    until: int = ALWAYS  # tokens, the prompt's included, from which on `masked` can be drawn
+
+    def after(self, token_id: int) -> SamplerState:
+        """The same when the token has become part of the output."""
+        seen, counted, counts = self.seen, self.counted, self.counts
+        if seen is not None:
+            seen = np.union1d(seen, [token_id])
+        if counted is not None and counts is not None:
+            place = int(np.searchsorted(counted, token_id))
+            if place == len(counted) or counted[place] != token_id:
+                counted, counts = np.insert(counted, place, token_id), np.insert(counts, place, 0)
+            counts = counts.copy()
+            counts[place] += 1
+        return self._replace(seen=seen, counted=counted, counts=counts)
 
 
 class TokenSampler:
@@ -72,13 +87,18 @@ class TokenSampler:
         seen = None if self._seen is None else np.flatnonzero(self._seen)
         counted = None if self._counts is None else np.flatnonzero(self._counts)
         counts = None if self._counts is None else self._counts[counted]
-        return SamplerState(self._key, self._end_ids[: None if self._masks(known) else 0], seen, counted, counts)
+        masked = self._end_ids[: None if self._masks(known) else 0]
+        until = min(ALWAYS, self.prompt_tokens + self.params.min_tokens)
+        return SamplerState(self._key, masked, seen, counted, counts, until if len(masked) else 0)
 
     @classmethod
     def restored(cls, state: SamplerState, **params: Any) -> Self:
-        """A sampler for one draw, by SamplingParams of these values. Raises RequestError."""
+        """A sampler for the next draw, and those of drafts behind it, by SamplingParams of these values.
+
+        Raises RequestError.
+        """
         sampler = cls(
-            SamplingParams(**params, max_tokens=None, min_tokens=ALWAYS if len(state.masked) else 0),
+            SamplingParams(**params, max_tokens=None, min_tokens=state.until if len(state.masked) else 0),
             seed=state.key % 2**64,
             index=state.key >> 64,
             vocab_size=0,  # what was seen is given
@@ -92,8 +112,20 @@ class TokenSampler:
         """The next token is the likeliest, as the logits are. `known` tokens are there, the prompt's included."""
         return self.params.greedy and not self._penalises and not self._masks(known)
 
+    def ahead(self) -> TokenSampler:
+        """One that can observe tokens that aren't certain yet: this one won't know of them."""
+        if not self._penalises:
+            return self
+        made = copy(self)
+        made._seen = None if self._seen is None else self._seen.copy()
+        made._counts = None if self._counts is None else self._counts.copy()
+        return made
+
     def observe(self, token_id: int) -> None:
         """The token has become part of the output."""
+        if self._given is not None:
+            self._given = self._given.after(token_id)
+            return
         if self._seen is not None:
             self._seen[token_id] = True
         if self._counts is not None:
@@ -186,28 +218,50 @@ def _nucleus(weights: NDArray[np.float64], top_p: float) -> NDArray[np.intp]:
     return _from(probabilities, likely[last], last + 1)
 
 
-def choose(logits: NDArray[np.float32], samplers: Sequence[TokenSampler], known: Sequence[int]) -> list[Choice | None]:
+def choose(
+    logits: NDArray[np.float32],
+    samplers: Sequence[TokenSampler],
+    known: Sequence[int],
+    drafts: Sequence[Sequence[int]] = (),
+) -> list[Choice | None]:
     """The next token of each sequence: logits (sequences, vocab), its sampler, and how many tokens it has.
 
     None where the logits are NaN, infinite or all masked: sampling from them would give nonsense.
+
+    A sequence with drafts (one list for each sequence, or none at all) has a row more for each: logits (rows, vocab).
+    Behind drafts that are what is drawn, the next token is drawn as if they were known; for the rows behind the first
+    that isn't there is None. There is a choice for every row.
     """
     best = logits.argmax(axis=1)
     choices: list[Choice | None] = []
-    for row, (sampler, length) in enumerate(zip(samplers, known, strict=True)):
-        likeliest = int(best[row])
-        token: int | None
-        if not np.isfinite(logits[row, likeliest]):  # argmax stops at a NaN
-            token = None
-        elif sampler.plain(length):
-            token = likeliest
-        else:
-            token = sampler.draw(logits[row], length)
-        if token is None:
-            choices.append(None)
+    row = 0
+    for place, (sampler, length) in enumerate(zip(samplers, known, strict=True)):
+        choice = _choice(logits[row], int(best[row]), sampler, length)
+        choices.append(choice)
+        row += 1
+        if not drafts or not drafts[place]:
             continue
-        wanted = sampler.params.logprobs
-        choices.append(Choice(token, None if wanted is None else _logprob(logits[row], token, wanted)))
+        ahead = sampler.ahead()
+        for number, draft in enumerate(drafts[place], 1):
+            if choice is None or choice.token_id != draft:
+                choice = None
+            else:
+                ahead.observe(draft)
+                choice = _choice(logits[row], int(best[row]), ahead, length + number)
+            choices.append(choice)
+            row += 1
     return choices
+
+
+def _choice(logits: NDArray[np.float32], likeliest: int, sampler: TokenSampler, known: int) -> Choice | None:
+    token: int | None
+    if not np.isfinite(logits[likeliest]):  # argmax stops at a NaN
+        return None
+    token = likeliest if sampler.plain(known) else sampler.draw(logits, known)
+    if token is None:
+        return None
+    wanted = sampler.params.logprobs
+    return Choice(token, None if wanted is None else _logprob(logits, token, wanted))
 
 
 def _logprob(logits: NDArray[np.float32], token_id: int, wanted: int) -> TokenLogprob:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import islice
 
 from cutset.engine.blocks import BlockPool
 from cutset.engine.prefix_store import StoredBlocks
 from cutset.engine.sequence import Sequence, Status
+from cutset.engine.speculation import Speculation
 from cutset.engine.states import StatePool
-from cutset.engine.step import Step, make_step
+from cutset.engine.step import NONE, Step, make_step
 
 __all__ = ["Scheduler"]
 
@@ -48,10 +49,12 @@ class Scheduler:
         prefix_caching: bool,
         states: StatePool | None = None,
         stored: StoredBlocks | None = None,
+        speculation: Speculation | None = None,
     ) -> None:
         self.pool = pool
         self.states = states
         self.stored = stored
+        self.speculation = speculation
         self._restoring: dict[Sequence, bool] = {}  # those that read there, and whether their tokens count as found
         self.block_size = block_size
         self.max_batch_tokens = max_batch_tokens
@@ -78,6 +81,8 @@ class Scheduler:
         self.waiting.pop(sequence, None)
         sequence.status = Status.FINISHED
         self._release(sequence)
+        if self.speculation is not None:
+            self.speculation.forget(sequence)
 
     def share_out(self, groups: int) -> None:
         """That many steps may be on their way from now on. Where there are several, smaller ones fill stages sooner."""
@@ -96,11 +101,14 @@ class Scheduler:
         """The next step, or None if there is nothing to do."""
         rows: dict[Sequence, int] = {}
         self._decodes(rows, self._share())
+        decoding = len(rows)
         self._prompts(rows, self.running)
         self._admit(rows, self.waiting)
         if self._restoring:
             self._restore(RESTORED_BYTES)
             self._prompts(rows, self.running)
+        if self.speculation is not None and rows and (len(rows) == decoding or self.speculation.constant):
+            return self._drafted(rows, list(rows)[:decoding])  # beside rows of prompts none is nearly free
         return self._step(rows)
 
     def prefilling(self, sequences: list[Sequence]) -> list[Sequence]:
@@ -130,12 +138,26 @@ class Scheduler:
         decoding = sum(one.known - one.settled == 1 for one in self.running)
         return -(-decoding // self.groups)
 
-    def _step(self, rows: dict[Sequence, int]) -> Step | None:
+    def _drafted(self, rows: dict[Sequence, int], decoding: list[Sequence]) -> Step | None:
+        """A step with drafts, where there are blocks for them beside those that sequences will soon need."""
+        assert self.speculation is not None
+        wanted = self.speculation.wanted(decoding, self._budget - sum(rows.values()))
+        if not wanted:
+            return self._step(rows)
+        for sequence, count in list(wanted.items()):
+            needed = -(-(sequence.known + count) // self.block_size) - sequence.block_count
+            if needed > 0 and self.pool.free >= needed + len(self.running):
+                sequence.hold(self.pool.allocate(needed))
+            wanted[sequence] = min(count, sequence.block_count * self.block_size - sequence.known)
+        wanted = {sequence: count for sequence, count in wanted.items() if count > 0}
+        return self._step(rows, self.speculation.draft(wanted, sum(rows.values())))
+
+    def _step(self, rows: dict[Sequence, int], drafts: Mapping[Sequence, list[int]] = NONE) -> Step | None:
         if self.states is not None:
             for sequence, count in rows.items():
                 assert sequence.state is not None
                 self.states.plan(sequence.state, sequence.computed, sequence.computed + count)
-        step = make_step(rows, self.max_model_len)
+        step = make_step(rows, self.max_model_len, drafts)
         for sequence, count in rows.items():
             sequence.computed += count
             if self.states is not None and step is not None and sequence.state is not None:
@@ -156,16 +178,26 @@ class Scheduler:
                 self.states.advance(saves, {tokens: self._digest(sequence, tokens) for tokens, _ in saves})
             if not self.prefix_caching:
                 continue
-            size = self.block_size
-            while (block := sequence.published) < sequence.settled // size:
-                digest = sequence.digest(block, size)
-                tokens = sequence.block_tokens(block, size)
-                self.pool.publish(int(sequence.table[block]), digest, tokens)
-                if self.stored is not None:
-                    self.stored.write(int(sequence.table[block]), digest, tokens)
-                sequence.published += 1
+            self._publish(sequence)
             if sequence.index == 0 and before < sequence.prompt_tokens <= sequence.settled:
                 self._admit_siblings(sequence)
+
+    def accept(self, sequence: Sequence) -> None:
+        """The draft behind its computed tokens was right and is known now: what was computed for it counts."""
+        sequence.computed += 1
+        sequence.settled += 1
+        if self.prefix_caching:
+            self._publish(sequence)
+
+    def _publish(self, sequence: Sequence) -> None:
+        size = self.block_size
+        while (block := sequence.published) < sequence.settled // size:
+            digest = sequence.digest(block, size)
+            tokens = sequence.block_tokens(block, size)
+            self.pool.publish(int(sequence.table[block]), digest, tokens)
+            if self.stored is not None:
+                self.stored.write(int(sequence.table[block]), digest, tokens)
+            sequence.published += 1
 
     def give_up(self, step: Step) -> None:
         """This step has failed. Whether its rows are in the cache is unknown; the caller ends its sequences."""
@@ -191,6 +223,8 @@ class Scheduler:
 
     def _grow(self, sequence: Sequence, rows: dict[Sequence, int]) -> bool:
         """One block more. False if the sequence was itself the youngest and has been preempted."""
+        if not self.pool.free and self.speculation is not None:
+            self._take_back()
         while not self.pool.free:
             youngest = max(self.running, key=lambda one: one.age)
             rows.pop(youngest, None)
@@ -199,6 +233,12 @@ class Scheduler:
                 return False
         sequence.hold(self.pool.allocate(1))
         return True
+
+    def _take_back(self) -> None:
+        """Frees blocks that were held for drafts: nobody is preempted for those."""
+        for sequence in self.running:
+            if sequence.uncomputed:  # it is in no step, and so has no drafts
+                self.pool.release(sequence.shorten(-(-sequence.known // self.block_size)))
 
     def _release(self, sequence: Sequence) -> None:
         self._restoring.pop(sequence, None)

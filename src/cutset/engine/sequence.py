@@ -151,6 +151,12 @@ class Sequence:
         self._table[self.block_count : count] = blocks
         self.block_count = count
 
+    def shorten(self, count: int) -> list[int]:
+        """Takes all blocks but the first `count` out of its table; they are the caller's to release."""
+        blocks: list[int] = self.table[count:].tolist()
+        self.block_count = min(self.block_count, count)
+        return blocks
+
     def drop(self) -> list[int]:
         """Empties its table and forgets what was computed; the blocks are the caller's to release."""
         blocks: list[int] = self.table.tolist()

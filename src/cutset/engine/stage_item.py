@@ -68,8 +68,19 @@ class StageItem(NamedTuple):
 
     number: int  # counts up; never used twice
     batch: Batch  # block numbers and slots are those of the engine's scheduler; all stages go by the same
-    samplers: Sequence[TokenSampler]  # of the wanted rows, in the order of `batch.logit_rows`
+    samplers: Sequence[TokenSampler]  # of sequences with wanted rows, in the order of `batch.logit_rows`
     known: Sequence[int]  # how many tokens each of these sequences has: the position of the one that is drawn
+    drafted: Sequence[int] = ()  # how many drafts each of them has, or empty: its last rows, all of which are wanted
+
+    def drafts(self) -> list[list[int]]:
+        """The drafts of each of these sequences; [] where there are none at all."""
+        if not any(self.drafted):
+            return []
+        found, ids, place = [], self.batch.token_ids[self.batch.logit_rows].tolist(), 0
+        for count in self.drafted:
+            found.append(ids[place + 1 : place + 1 + count])
+            place += 1 + count
+        return found
 
 
 class _Sampling(_Part):
@@ -87,6 +98,8 @@ class _Sampling(_Part):
     seen: Ints | None  # ids in prompt or output, ascending
     counted: Ints | None  # ids in the output, ascending
     counts: Ints | None  # how often these are there
+    until: Number  # tokens from which on `masked` can be drawn
+    drafted: Number  # rows with drafts behind this one, wanted too
 
 
 class _Adapter(_Part):
@@ -133,7 +146,7 @@ _encoder = msgspec.msgpack.Encoder()
 _items = msgspec.msgpack.Decoder(_Item)
 _samplings = msgspec.msgpack.Decoder(Annotated[list[_Sampling], msgspec.Meta(max_length=MOST_SEQUENCES)])
 _setups = msgspec.msgpack.Decoder(StageSetup)
-_choices = msgspec.msgpack.Decoder(Annotated[list[_Choice | None], msgspec.Meta(max_length=MOST_SEQUENCES)])
+_choices = msgspec.msgpack.Decoder(Annotated[list[_Choice | None], msgspec.Meta(max_length=MOST_ROWS)])
 
 
 def encode_setup(setup: StageSetup) -> bytes:
@@ -159,7 +172,8 @@ def encode_item(item: StageItem) -> bytes:
     adapters = {one.digest: one for one in batch.adapters if one is not None}
     order = {digest: place for place, digest in enumerate(adapters)}
     chosen = np.array([-1 if one is None else order[one.digest] for one in batch.adapters], dtype=np.int32)
-    sampling = [_sampling(sampler, known) for sampler, known in zip(item.samplers, item.known, strict=True)]
+    drafted = item.drafted or [0] * len(item.known)
+    sampling = [_sampling(*each) for each in zip(item.samplers, item.known, drafted, strict=True)]
     return _encoder.encode(
         _Item(
             number=item.number,
@@ -195,9 +209,13 @@ def decode_item(
     if not sampling:
         return StageItem(found.number, batch, (), ())
     draws: list[_Sampling] = _decoded(_samplings, found.sampling, "item")
-    if len(draws) != len(batch.logit_rows):
-        raise FrameError(f"an item wants {len(batch.logit_rows)} tokens and says how to draw {len(draws)}")
-    return StageItem(found.number, batch, [_sampler(one, vocab_size) for one in draws], [one.known for one in draws])
+    drafted = [one.drafted for one in draws]
+    if (wanted := len(draws) + sum(drafted)) != len(batch.logit_rows):
+        raise FrameError(f"an item wants {len(batch.logit_rows)} tokens and says how to draw {wanted}")
+    if any(drafted):
+        _check_drafted(batch, drafted)
+    samplers = [_sampler(one, vocab_size) for one in draws]
+    return StageItem(found.number, batch, samplers, [one.known for one in draws], drafted)
 
 
 def encode_choices(choices: Sequence[Choice | None]) -> bytes:
@@ -206,7 +224,7 @@ def encode_choices(choices: Sequence[Choice | None]) -> bytes:
 
 
 def decode_choices(data: bytes | memoryview, *, wanted: int, vocab_size: int) -> list[Choice | None]:
-    """What was drawn for `wanted` rows. Raises FrameError."""
+    """What was drawn for `wanted` rows; None also for those behind a draft that wasn't right. Raises FrameError."""
     found: list[_Choice | None] = _decoded(_choices, data, "choices")
     if len(found) != wanted:
         raise FrameError(f"{len(found)} tokens were drawn instead of {wanted}")
@@ -315,12 +333,21 @@ def _check(batch: Batch, setup: StageSetup, vocab_size: int) -> None:
         _within("saves", states.saves[:, 2], 0, setup.states - 1)
 
 
+def _check_drafted(batch: Batch, drafted: Sequence[int]) -> None:
+    """Raises FrameError unless drafts are rows behind each other of one sequence."""
+    first = np.cumsum([0, *(1 + count for count in drafted)])[:-1]
+    behind = np.delete(np.arange(len(batch.logit_rows)), first)
+    rows = batch.logit_rows[behind]
+    _within("logit_rows", rows - batch.logit_rows[behind - 1] - 1, 0, 0)
+    _within("logit_rows", np.isin(rows, batch.row_starts).astype(np.int32), 0, 0)
+
+
 def _within(name: str, values: NDArray[Any], low: int, high: int) -> None:
     if values.size and not (int(values.min()) >= low and int(values.max()) <= high):
         raise FrameError(f"{name} of an item has a number that can't be")
 
 
-def _sampling(sampler: TokenSampler, known: int) -> _Sampling:
+def _sampling(sampler: TokenSampler, known: int, drafted: int) -> _Sampling:
     state, params = sampler.state(known), sampler.params
     return _Sampling(
         float(params.temperature),
@@ -334,7 +361,11 @@ def _sampling(sampler: TokenSampler, known: int) -> _Sampling:
         state.key.to_bytes(16, "little"),
         known,
         _bytes(state.masked),
-        *(None if one is None else _bytes(one) for one in (state.seen, state.counted, state.counts)),
+        None if state.seen is None else _bytes(state.seen),
+        None if state.counted is None else _bytes(state.counted),
+        None if state.counts is None else _bytes(state.counts),
+        state.until,
+        drafted,
     )
 
 
@@ -348,7 +379,7 @@ def _sampler(found: _Sampling, vocab_size: int) -> TokenSampler:
     for ids in (masked, seen, counted):
         if ids is not None:
             _within("sampling", ids, 0, vocab_size - 1)
-    state = SamplerState(int.from_bytes(found.key, "little"), masked, seen, counted, counts)
+    state = SamplerState(int.from_bytes(found.key, "little"), masked, seen, counted, counts, found.until)
     try:
         return TokenSampler.restored(
             state,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +17,15 @@ from cutset.models.run.executor import Batch, States
 
 __all__ = ["Step", "make_step"]
 
+NONE: Mapping[Sequence, list[int]] = MappingProxyType({})
+
 
 @dataclass(slots=True, eq=False)
 class Step:
     """One step."""
 
     sequences: list[Sequence]
-    rows: list[int]  # tokens of each that are computed
+    rows: list[int]  # tokens of each that are computed; drafts come on top
     starts: list[int]  # tokens of each that come before these
     epochs: list[int]  # of each when the step was made: at another, its blocks and its state are others
     wanted: list[int]  # the places of those whose logits are asked for, in the order of `batch.logit_rows`
@@ -29,11 +33,16 @@ class Step:
     known: list[int]  # how many tokens each of these has
     batch: Batch
     saves: list[Saves]  # checkpoints of states that it makes of each; empty where there are no states
+    drafts: list[list[int]]  # of each of the wanted, whose rows are wanted too; empty where there are none at all
     sent: float = 0.0  # when, by the engine's clock
 
     def concerned(self) -> list[Sequence]:
         """The sequences that still have the blocks and the state that they had when the step was made."""
         return [one for one, epoch in zip(self.sequences, self.epochs, strict=True) if one.epoch == epoch]
+
+    def decodes(self) -> bool:
+        """It has no rows of prompts."""
+        return len(self.wanted) == len(self.sequences) == sum(self.rows)
 
     def prefill_rows(self) -> dict[Request, int]:
         """The rows of prompts in it, of sequences that it concerns."""
@@ -44,24 +53,33 @@ class Step:
         return found
 
 
-def make_step(rows: dict[Sequence, int], max_model_len: int) -> Step | None:
+def make_step(
+    rows: dict[Sequence, int], max_model_len: int, drafts: Mapping[Sequence, list[int]] = NONE
+) -> Step | None:
     """The step that computes so many tokens of each of these sequences, which have the blocks for them.
 
-    `max_model_len` is the limit of every sequence, which a stretched rotary embedding depends on.
+    `drafts` are further tokens of sequences that decode, which have blocks for these too. `max_model_len` is the limit
+    of every sequence, which a stretched rotary embedding depends on.
     """
     if not rows:
         return None
     sequences, counts = list(rows), list(rows.values())
-    total = sum(counts)
+    total = sum(counts) + sum(map(len, drafts.values()))
     token_ids = np.empty(total, dtype=np.int32)
     positions = np.empty(total, dtype=np.int32)
     tables = _filled(-1, len(sequences), max(one.block_count for one in sequences))
     starts, before, epochs, context_lens = [0], [], [], []
-    logit_rows, wanted, samplers, known = [], [], [], []
+    logit_rows, wanted, samplers, known = list[int](), [], [], []
+    judged: list[list[int]] = []
     end = 0
     for i, (sequence, count) in enumerate(rows.items()):
         start, end, done = end, end + count, sequence.computed
-        if count == 1:
+        drafted = drafts.get(sequence, ())
+        if drafted:
+            end += len(drafted)
+            token_ids[start], token_ids[start + 1 : end] = sequence.ids[done], drafted
+            positions[start:end] = np.arange(done, done + end - start)
+        elif count == 1:
             token_ids[start], positions[start] = sequence.ids[done], done
         else:
             token_ids[start:end] = sequence.ids[done : done + count]
@@ -70,9 +88,10 @@ def make_step(rows: dict[Sequence, int], max_model_len: int) -> Step | None:
         starts.append(end)
         before.append(done)
         epochs.append(sequence.epoch)
-        context_lens.append(done + count)
+        context_lens.append(done + end - start)
         if done + count == sequence.known:
-            logit_rows.append(end - 1)
+            logit_rows += range(end - 1 - len(drafted), end)
+            judged.append(list(drafted))
             wanted.append(i)
             samplers.append(sequence.sampler)
             known.append(sequence.known)
@@ -88,7 +107,7 @@ def make_step(rows: dict[Sequence, int], max_model_len: int) -> Step | None:
         adapters=adapters if any(adapters) else (),
         states=_states(sequences),
     )
-    return Step(sequences, counts, before, epochs, wanted, samplers, known, batch, [])
+    return Step(sequences, counts, before, epochs, wanted, samplers, known, batch, [], judged if drafts else [])
 
 
 def _filled(value: int, *shape: int) -> NDArray[np.int32]:

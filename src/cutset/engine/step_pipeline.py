@@ -18,7 +18,7 @@ __all__ = ["StagesLost", "StepPipeline", "StepResult"]
 
 
 class StepResult(NamedTuple):
-    """What became of the item of this number: its choices, one for each wanted row, or an error.
+    """What became of the item of this number: its choices, one for each wanted row (see `sampler.choose`), or an error.
 
     With an error the requests in the step end; the stages go on, and their caches hold what they held.
     """

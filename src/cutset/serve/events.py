@@ -75,6 +75,8 @@ class EngineEvent(Event, tag="engine", frozen=True):
     steps_total: int
     prompt_tokens_total: int
     generated_tokens_total: int
+    drafted_tokens_total: int  # guessed ahead by speculation
+    accepted_tokens_total: int  # of these, right
     alive: bool
     requests: list[RequestState]  # the oldest ones
 

@@ -130,6 +130,8 @@ class _Readings(Collector):
             ),
             ("prompt_tokens", "Prompt tokens computed", engine.prompt_tokens_total),
             ("generation_tokens", "Tokens generated", engine.generated_tokens_total),
+            ("spec_decode_num_draft_tokens", "Tokens guessed ahead", engine.drafted_tokens_total),
+            ("spec_decode_num_accepted_tokens", "Of these, right", engine.accepted_tokens_total),
         ):
             yield _counter(f"vllm:{name}", text, value, labels)
         yield _counter("cutset_steps", "Forward passes", engine.steps_total, {})

@@ -53,6 +53,8 @@ def engine_event(service: Service) -> EngineEvent:
         steps_total=stats.steps,
         prompt_tokens_total=stats.prompt_tokens,
         generated_tokens_total=stats.generated_tokens,
+        drafted_tokens_total=stats.drafted_tokens,
+        accepted_tokens_total=stats.accepted_tokens,
         alive=service.llm.alive,
         requests=requests,
     )

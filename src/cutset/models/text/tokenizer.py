@@ -225,6 +225,10 @@ class Tokenizer:
         named, added = self._backend.id_to_token, self._added
         return np.array([one for one in range(count) if named(one) is None and one not in added], dtype=np.int32)
 
+    def vocabulary(self) -> dict[int, str]:
+        """The token of each id."""
+        return {token_id: token for token, token_id in self._backend.get_vocab(with_added_tokens=True).items()}
+
     def token(self, token_id: int) -> str:
         """The token of an id as it is in the vocabulary, e.g. `▁the` or `<0x0A>`; RequestError if there is none."""
         text = self._backend.id_to_token(token_id) if 0 <= token_id < 2**32 else None

@@ -58,6 +58,15 @@ class Offload:
                 said += f", waited {pads.seconds_waited:.1f} s for some"
         return f"[{said}]"
 
+    def burned(self, wrong: int, rows: int) -> tuple[int, float]:
+        """About how many rows of pads so many of all rows that were computed took, and the CPU seconds that making them
+        took ahead of time; (0, 0.0) where there are no pads."""
+        if self.linears.pads is None or not rows:
+            return 0, 0.0
+        pads = self.linears.pads.counters()
+        burned = round(pads.used * min(1.0, wrong / rows))
+        return burned, burned * pads.cpu_seconds / pads.made if pads.made else 0.0
+
     @property
     def broken(self) -> IntegrityError | None:
         """The IntegrityError that ended the session with the accelerator, or the making of pads."""
