@@ -66,7 +66,7 @@ MOST_CALIBRATION = 48_000  # characters of each text
 FLOATS = ("float32", "float16", "bfloat16")
 MEAN = "divergence from float32, mean"
 OVER_Q4, OVER_Q8 = "divergence over llama.cpp's Q4_K_M", "divergence over llama.cpp's Q8_0"
-Opened = Callable[[], AbstractContextManager[Answers]]
+Opened = Callable[[], AbstractContextManager[Answers | None]]
 TARGETS = (
     Target("exact, calibrated", MEAN, 0.003, system="cutset exact, calibrated"),
     Target("int8", MEAN, 0.0045, system="cutset native int8"),
@@ -165,7 +165,9 @@ class Workshop:
                 log(f"{label}: cutset quantize {' '.join(words)}")
                 command = ["quantize", model, "-o", str(made[words]), *given, "--threads", str(self.threads)]
                 if run_command(command):
-                    raise EngineError(f"{label}: it can't be made")
+                    log(f"{label}: left out")
+                    del made[words]
+                    continue
             self.bits[label] = bits_of_layers(made[words])
             yield Variant(label, made[words], dtype)
 
@@ -178,16 +180,14 @@ class Workshop:
         return found
 
     @contextlib.contextmanager
-    def _answers(self, label: str, model: str) -> Iterator[Answers]:
-        command = [self._python(label)]
-        if label == FILE:
-            command += [opponents.__file__, label, model]
-        elif label.startswith("llama.cpp"):
-            command += [opponents.__file__, FILE, str(self._gguf(label, model))]
-        else:
-            command += [exported.__file__, label, str(self._checkpoint(model))]
-        command += ["--threads", str(self.threads)]
-        with Process(command, name=label, threads=self.threads, quiet=True) as process:
+    def _answers(self, label: str, model: str) -> Iterator[Answers | None]:
+        try:
+            process = self._process(label, model)
+        except EngineError as error:
+            log(f"{error}: left out")
+            yield None
+            return
+        with process:
             self.versions |= process.ready["versions"]
 
             def answers(ids: NDArray[np.int32]) -> NDArray[np.float32]:
@@ -197,6 +197,17 @@ class Workshop:
                 return found
 
             yield answers
+
+    def _process(self, label: str, model: str) -> Process:
+        """Another program with its own file of the model. Raises EngineError where it can't be had."""
+        if label == FILE:
+            words = [opponents.__file__, label, model]
+        elif label.startswith("llama.cpp"):
+            words = [opponents.__file__, FILE, str(self._gguf(label, model))]
+        else:
+            words = [exported.__file__, label, str(self._checkpoint(model))]
+        command = [self._python(label), *words, "--threads", str(self.threads)]
+        return Process(command, name=label, threads=self.threads, quiet=True)
 
     def _gguf(self, label: str, model: str) -> Path:
         path = self.folder / f"{label.split(' ')[1]}.gguf"

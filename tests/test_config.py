@@ -54,7 +54,7 @@ def test_flags_over_environment_over_file_over_defaults(place):
 
 
 def test_every_setting_can_come_from_every_source(place):
-    values = {str: ("int8", "exact"), int: ("3", "4"), bool: ("false", "true"), Path: ("a", "b")}
+    values = {str: ("int8", "exact"), int: ("3", "4"), float: ("1.5", "2"), bool: ("false", "true"), Path: ("a", "b")}
     address, policy = ("shm://a", "ipc://b"), ("wait", "fail")
     special = {
         "backend": ("native", "torch"),
@@ -68,7 +68,7 @@ def test_every_setting_can_come_from_every_source(place):
         if option.flag_only:
             continue
         low, high = special.get(name, values[option.kind])
-        toml = low if option.kind in (int, bool) else f'"{low}"'
+        toml = low if option.kind in (int, float, bool) else f'"{low}"'
         write(place, f"{name} = {toml}\n")
         from_file = load(place)
         from_env = load(place, CUTSET_CONFIG="", **{option.variable: high})

@@ -6,9 +6,9 @@ This is the one place that knows all jobs: it puts tokenizer, decoder, linears a
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
-import warnings
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,24 +23,29 @@ from cutset.engine.draft_model import check_speculation, open_drafter
 from cutset.engine.engine import Engine
 from cutset.engine.handle import RequestHandle
 from cutset.engine.loop import EngineLoop
+from cutset.engine.model_defaults import sampling_defaults
 from cutset.engine.outputs import Delta, EngineStats, RequestOutput, collect
 from cutset.engine.params import SamplingParams
 from cutset.engine.prefix_context import open_store
-from cutset.errors import ConfigError, ModelError, RequestError
-from cutset.models.files.adapter import read_adapter, rounded
+from cutset.engine.stage_settings import check_stages
+from cutset.engine.step_pipeline import StepPipeline
+from cutset.errors import ConfigError, RequestError
+from cutset.models.files.adapter import read_adapter
 from cutset.models.files.integer import Progress
 from cutset.models.files.source import open_source
-from cutset.models.generation_config import GenerationDefaults, generation_defaults
 from cutset.models.registry import resolve, settings_for
-from cutset.models.run.backend import ROUNDED, build_executor, cache_blocks, kept_states
+from cutset.models.run.backend import ROUNDED, build_executor, cache_blocks, choose, kept_states, stored_dtype
 from cutset.models.run.executor import Executor, LoadedAdapter
 from cutset.models.text.chat import ChatTemplate
 from cutset.models.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from cutset.engine.linked_stages import LinkedStages
     from cutset.offload.client.offload import Offload
 
 __all__ = ["LLM", "AsyncLLM", "Prompt"]
+
+log = logging.getLogger(__name__)
 
 Prompt = str | Sequence[int] | NDArray[np.integer[Any]]
 Message = Mapping[str, Any]
@@ -66,6 +71,7 @@ class _Model:
         found = resolve(str(model), settings)
         self.settings = settings_for(found, settings)
         self.name, self.directory = found.name, found.directory
+        check_stages(self.settings, adapters or ())
         mode = None
         if self.settings.offload or self.settings.mode or self.settings.pads_from or self.settings.pad_rows:
             from cutset.offload.client.offload import check_settings
@@ -74,6 +80,7 @@ class _Model:
         # The trusted side of an offload takes nobody's word for its own files, not even its own of last time.
         source = open_source(found.directory, self.settings.verify if mode is None else "always")
         self.spec = source.spec
+        context = self.settings.max_model_len or self.spec.context
         masked = mode is not None and mode.masked
         check_speculation(self.settings, self.spec, mode.name if mode is not None else "", masked=masked)
         self.tokenizer = Tokenizer.load(found.directory)
@@ -82,43 +89,58 @@ class _Model:
         self._template_lock = threading.Lock()
         self.generation = sampling_defaults(found.directory, self.spec.max_positions, self.settings)
         self.offload: Offload | None = None
-        self.executor: Executor
+        self.stages: LinkedStages | None = None
+        self.executor: Executor  # where the model runs in this process; with stages there is none
+        runs: Executor | StepPipeline
         if mode is not None and mode.remote:
             from cutset.offload.client.offload import open_offload
 
             self.offload = open_offload(source, self.settings, mode, progress)
-            self.executor, self.choice = self.offload.executor, self.offload.choice
+            runs, self.choice = self.offload.executor, self.offload.choice
+        elif self.settings.stages:
+            from cutset.engine.linked_stages import LinkedStages
+
+            self.choice = choose(self.settings, stored_dtype(source))
+            self.stages = LinkedStages(source, self.settings, self.choice, context, progress=progress, log=log.info)
+            runs = self.stages.pipeline
         else:
             chosen = self.settings if mode is None else replace(self.settings, dtype="exact")
-            self.executor, self.choice = build_executor(source, chosen, progress)
+            runs, self.choice = build_executor(source, chosen, progress)
         self.mode = mode.name if mode is not None else ""
         self._adapters: dict[str, LoadedAdapter] = {}
-        for name, where in (adapters or {}).items():
-            adapter = read_adapter(name, Path(where), self.spec)
-            if self.choice.dtype in ROUNDED:  # an adapter is read with its model in every step
-                adapter = rounded(adapter)
-            self._adapters[name] = self.executor.load_adapter(adapter)
-        context = self.settings.max_model_len or self.spec.context
+        if not isinstance(runs, StepPipeline):
+            self.executor = runs
+            # An adapter is read with its model in every step, so it is rounded where weights are.
+            in_bytes = self.choice.dtype in ROUNDED
+            self._adapters = {
+                name: runs.load_adapter(read_adapter(name, Path(where), self.spec), in_bytes=in_bytes)
+                for name, where in (adapters or {}).items()
+            }
         self._store = open_store(source, self.spec, self.settings, self.choice, context, self.mode)
         blocks = cache_blocks(self.spec, self.choice, self.settings, context)
-        self._engine = Engine(
-            self.executor,
-            self.tokenizer,
-            blocks=blocks,
-            block_size=self.settings.block_size,
-            max_batch_tokens=self.settings.max_batch_tokens,
-            max_num_seqs=self.settings.max_num_seqs,
-            max_model_len=self.settings.max_model_len or None,
-            prefix_caching=self.settings.prefix_caching and (not masked or self._asked_to_reuse()),
-            kv_dtype=self.settings.kv_dtype,
-            store=self._store,
-            kept_states=kept_states(self.spec, self.choice, self.settings),
-            without_token=self.tokenizer.ids_without_token(self.spec.vocab_size).tolist(),
-            eos_token_ids=self.spec.end_tokens(self.tokenizer.eos_token_id),
-            drafter=open_drafter(self.settings, self.choice, self.spec, self.tokenizer, blocks=blocks),
-            draft_tokens=self.settings.speculate_tokens,
-            draft_always=masked,
-        )
+        with contextlib.ExitStack() as failed:
+            if self.stages is not None:
+                failed.callback(self.stages.close)
+                blocks = self.stages.blocks(blocks)
+            self._engine = Engine(
+                runs,
+                self.tokenizer,
+                blocks=blocks,
+                block_size=self.settings.block_size,
+                max_batch_tokens=self.settings.max_batch_tokens,
+                max_num_seqs=self.settings.max_num_seqs,
+                max_model_len=self.settings.max_model_len or None,
+                prefix_caching=self.settings.prefix_caching and (not masked or self._asked_to_reuse()),
+                kv_dtype=self.settings.kv_dtype,
+                store=self._store,
+                kept_states=kept_states(self.spec, self.choice, self.settings),
+                without_token=self.tokenizer.ids_without_token(self.spec.vocab_size).tolist(),
+                eos_token_ids=self.spec.end_tokens(self.tokenizer.eos_token_id),
+                drafter=open_drafter(self.settings, self.choice, self.spec, self.tokenizer, blocks=blocks),
+                draft_tokens=self.settings.speculate_tokens,
+                draft_always=masked,
+            )
+            failed.pop_all()
         self._loop = EngineLoop(self._engine)
         self.load_s = time.perf_counter() - started
 
@@ -212,6 +234,8 @@ class _Model:
             self._template.close()
         if self.offload is not None:
             self.offload.close()
+        if self.stages is not None:
+            self.stages.close()
 
     def __del__(self) -> None:
         # The thread would keep the weights of a model that nobody can ask any more. It may have failed to load.
@@ -219,8 +243,9 @@ class _Model:
             self._loop.close(10.0)
         if (store := getattr(self, "_store", None)) is not None:
             store.close(10.0)
-        if (offload := getattr(self, "offload", None)) is not None:
-            offload.close()
+        for party in (getattr(self, "offload", None), getattr(self, "stages", None)):
+            if party is not None:
+                party.close()
 
 
 class LLM(_Model):
@@ -407,29 +432,6 @@ class AsyncLLM(_Model):
                     return
         finally:
             handle.cancel()
-
-
-def sampling_defaults(directory: Path, context: int, settings: Settings) -> GenerationDefaults:
-    """The sampling parameters that a model in `directory`, with a context of so many tokens, names itself.
-
-    Warns of what it asks for and isn't done here. Raises ModelError for values that can't be.
-    """
-    if not settings.generation_config:
-        return GenerationDefaults()
-    found = generation_defaults(directory, context)
-    remedy = "correct it, or give --no-generation-config"
-    try:
-        SamplingParams(**found.values)
-    except RequestError as error:
-        raise ModelError(f"{found.file}: {str(error).rstrip('.')}; {remedy}") from None
-    if found.undone:
-        asked = ", ".join(f"{name}={value!r:.40}" for name, value in sorted(found.undone.items()))
-        warnings.warn(
-            f"{found.file} asks for what isn't done here: {asked:.400}. Answers differ from those of systems that do; "
-            f"{remedy}",
-            stacklevel=3,
-        )
-    return found
 
 
 async def _elsewhere(encode: Callable[[], NDArray[np.int32]]) -> NDArray[np.int32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from cutset.models.run.executor import Batch
 OPPONENT = """#!{python}
 import json, sys
 import numpy
+if sys.argv[2] == "openvino int4":
+    sys.exit(1)
 print(json.dumps({{"versions": {{"fake": "1"}}}}), flush=True)
 for line in sys.stdin:
     command = json.loads(line)
@@ -38,6 +41,7 @@ def test_ours_beside_another_programs(story_dir: Path, tmp_path: Path, capsys: p
     text.write_text("One day, Tom went to the park. He saw a big dog. The dog was sad. " * 80)
     words = ["quality", str(story_dir), "--text", text, "--window", 64, "--positions", 60, "--dtype", "exact"]
     words += ["--system", "exact, calibrated", "--system", "4 bits, groups of 64", "--system", "openvino int8"]
+    words += ["--system", "openvino int4"]
     words += ["--calibrate", text, "--python", f"openvino={fake}", "--threads", 1, "--json", tmp_path / "q.json"]
     assert main([str(word) for word in words]) == 0
     results = load(tmp_path / "q.json")
@@ -53,7 +57,19 @@ def test_ours_beside_another_programs(story_dir: Path, tmp_path: Path, capsys: p
     assert 8 <= bits["cutset exact, calibrated"] < 9
     assert results.machine.versions["fake"] == "1"
     assert str(fake) not in results.command
-    assert "exact, calibrated" in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "exact, calibrated" in captured.out
+    assert "openvino int4: its process" in captured.err
+
+
+def test_what_can_not_be_made_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tmp_path / "model"
+    RandomModel(hidden=64, heads=4, kv_heads=2, vocab=61, layers=1, intermediate=128).write_checkpoint(model)
+    args = argparse.Namespace(model=str(model), python=None, calibrate=None)
+    workshop = quality.Workshop(args, Settings(threads=1), tmp_path)
+    made = list(workshop.ours(str(model), ("4 bits, groups of 128", "4 bits, groups of 64")))
+    assert [each.label for each in made] == ["4 bits, groups of 64"]
+    assert "4 bits, groups of 128: left out" in capsys.readouterr().err
 
 
 def test_what_is_refused(story_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,18 @@ from numpy.typing import NDArray
 
 from cutset import LLM, SamplingParams
 from cutset.cli import main
-from cutset.config import load_settings
+from cutset.config import Settings, load_settings
 from cutset.errors import CheckpointError
 from cutset.kernels.reference_linear import quantize_weight
+from cutset.models.files.adapter import LoraAdapter, LowRank
 from cutset.models.files.channel_search import search_scales
 from cutset.models.files.error_spreading import compensation
 from cutset.models.files.integer import channel_scales, quantized, write_integer_checkpoint
 from cutset.models.files.row_rounding import compensated_rows
 from cutset.models.files.source import open_source, specify
 from cutset.models.random import RandomModel
+from cutset.models.run.backend import build_executor
+from cutset.models.run.executor import Batch
 from cutset.models.run.recipe import CalibratedRecipe
 from cutset.offload.accelerator.accelerator import Quota
 from cutset.offload.accelerator.loading import open_accelerator
@@ -132,6 +136,29 @@ def test_a_calibrated_checkpoint(name: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(logits(folder, "exact"), logits(folder, "exact", steps=9))
     np.testing.assert_allclose(logits(folder, "exact", "reference"), logits(folder, "exact"), atol=0.02)
     specify(folder)  # as it was written with the weights
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_an_adapter_is_fitted_when_it_is_loaded(backend: str, tmp_path: Path) -> None:
+    folder = calibrated(MODELS["tied"], tmp_path)
+    part = lambda site, inputs, outputs, first: LowRank(  # noqa: E731
+        site, 1, -1, first, RNG.standard_normal((2, inputs), np.float32) / 8,
+        RNG.standard_normal((outputs, 2), np.float32), 1.0,
+    )  # fmt: skip
+    adapter = LoraAdapter("a", b"a", (part("qkv", 64, 32, 96), part("o", 64, 64, 0), part("down", 96, 64, 0)))
+    ids, found = np.arange(3, 19, dtype=np.int32)[None], []
+    for name, dtype in (("float", "float32"), ("int", "exact")):
+        executor, _ = build_executor(open_source(tmp_path / name), Settings(backend=backend, dtype=dtype, threads=1))
+        loaded = executor.load_adapter(adapter)
+        batch = Batch.whole(ids, 16)
+        for adapters in ((), (loaded,)):
+            found.append(
+                np.array(executor.forward(replace(batch, adapters=adapters), executor.new_cache(1, 16, None, "auto")))
+            )
+    plain, expected, _, ours = found
+    assert folder.is_dir()
+    assert np.abs(expected - plain).mean() > 0.3 * np.abs(plain).mean()  # it does something
+    assert np.abs(ours - expected).mean() < 0.05 * np.abs(expected).mean()
 
 
 def test_an_offload_gives_its_bits(tmp_path: Path) -> None:

@@ -11,13 +11,16 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from cutset.config import Settings
 from cutset.models.files.adapter import read_adapter
 from cutset.models.files.channel_scales import ChannelScales, movable, shared_channels
-from cutset.models.files.integer import moved_glue
+from cutset.models.files.integer import moved_glue, write_integer_checkpoint
 from cutset.models.files.source import ModelSource, open_source
 from cutset.models.files.tensor import Tensor
+from cutset.models.run.backend import build_executor
 from cutset.models.run.decoder import ReferenceDecoder
 from cutset.models.run.numpy_ops import NumpyOps
+from cutset.models.run.recipe import CalibratedRecipe
 from models.test_adapter import ALL, write_adapter
 from models.test_families import CASES, reference, relative_error, whole_logits, write_checkpoint
 
@@ -89,3 +92,22 @@ def test_an_adapter_is_fitted(case: str, tmp_path: Path) -> None:
     assert relative_error(whole_logits(other, IDS, adapters=(fitted, None)), expected) <= 1e-4
     unfitted = other.load_adapter(adapter)
     assert relative_error(whole_logits(other, IDS, adapters=(unfitted, None)), expected) > 1e-2
+
+
+@pytest.mark.parametrize("case", ["llama", "qwen2", "gemma3", "gpt-oss", "lfm2", "qwen3.5", "qwen3-moe"])
+def test_a_calibrated_checkpoint_of_a_family_runs(case: str, tmp_path: Path) -> None:
+    family, fields = CASES[case]
+    write_checkpoint(tmp_path / "float", family, **fields)
+    source = open_source(tmp_path / "float")
+    pieces = list(np.random.default_rng(3).integers(0, 131, (6, 40)).astype(np.int32))
+    recipe = CalibratedRecipe(source.spec, source.tensors, pieces)
+    for name, each in (("canonical", None), ("calibrated", recipe)):
+        write_integer_checkpoint(
+            source.spec, source.config, source.tensors, tmp_path / "float", tmp_path / name, recipe=each
+        )
+    expected, errors = whole_logits(reference(tmp_path / "float"), IDS), []
+    for name in ("canonical", "calibrated"):
+        executor, _ = build_executor(open_source(tmp_path / name), Settings(dtype="exact", threads=1))
+        errors.append(relative_error(whole_logits(executor, IDS), expected))
+    chaotic = source.spec.moe is not None or source.spec.recurrent is not None  # an expert that changes is a leap
+    assert errors[1] < (1.5 if chaotic else 1.0) * errors[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from cutset.cli import main
 from cutset.config import Settings
 from cutset.models.files import compressed_writer
 from cutset.models.files.checkpoint import SafetensorsFile
-from cutset.models.files.error_spreading import compensation
-from cutset.models.files.group_rounding import Scheme, compensated, nearest
+from cutset.models.files.error_spreading import compensation, descend, spread_errors
+from cutset.models.files.group_rounding import GroupGrid, Scheme, compensated, fit_scales, nearest
 from cutset.models.files.grouped import GroupedTensor
 from cutset.models.files.source import open_source
 from cutset.models.random import RandomModel
@@ -102,6 +103,58 @@ def test_errors_are_compensated(symmetric: bool) -> None:
         for weight in (compensated(WEIGHT, scheme, how), nearest(WEIGHT, scheme))
     ]
     assert errors[0] < 0.5 * errors[1]
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_every_pass_lowers_the_error(symmetric: bool) -> None:
+    x = RNG.standard_normal((300, 20)).astype(np.float32) @ RNG.standard_normal((20, 128)).astype(np.float32)
+    x += 0.3 * RNG.standard_normal(x.shape, np.float32)
+    how = compensation(x.T @ x)
+    assert how is not None
+    start = nearest(WEIGHT, Scheme(4, 32, symmetric))
+    zeros = np.broadcast_to(np.asarray(start.zeros, np.float32), start.scales.values.shape)
+    grid = GroupGrid(Scheme(4, 32, symmetric), start.scales.float32().copy(), zeros)
+    codes, errors = start.codes.copy(), []
+
+    def measure() -> None:
+        off = grid.values(codes) - WEIGHT
+        errors.append(float((off @ how.moments * off).sum()))
+
+    measure()
+    spread_errors(WEIGHT, how, grid, codes)
+    measure()
+    for _ in range(2):
+        fit_scales(WEIGHT, how, grid, codes)
+        measure()
+        descend(WEIGHT, how, grid, codes, grid.values(codes))
+        measure()
+    assert all(after < before for before, after in itertools.pairwise(errors))
+    assert errors[-1] < 0.8 * errors[1] < 0.5 * errors[0]
+    assert codes.max() <= 15
+    ours = compensated(WEIGHT, Scheme(4, 32, symmetric), how).float32() - WEIGHT
+    assert (ours @ how.moments * ours).sum() < 0.9 * errors[1]
+
+
+def test_few_rows_say_less() -> None:
+    """What is learnt of fewer rows than columns must not make the products of others worse."""
+    x = RNG.standard_normal((2000, 128)).astype(np.float32)
+    few, scheme = x[:60], Scheme(4, 32, False)
+    trusted, shrunk = compensation(few.T @ few), compensation(few.T @ few, len(few))
+    assert trusted is not None
+    assert shrunk is not None
+    errors = [
+        np.square(x @ (weight.float32() - WEIGHT).T).mean()
+        for weight in (
+            nearest(WEIGHT, scheme),
+            compensated(WEIGHT, scheme, trusted),
+            compensated(WEIGHT, scheme, shrunk),
+        )
+    ]
+    assert errors[1] > 1.3 * errors[0]
+    assert errors[2] < 1.15 * errors[0]
+    for name in ("order", "factor", "moments"):
+        all_rows, none_said = compensation(x.T @ x, len(x)), compensation(x.T @ x)
+        np.testing.assert_array_equal(getattr(all_rows, name), getattr(none_said, name))
 
 
 def test_no_moments_no_compensation() -> None:

@@ -173,11 +173,11 @@ def measure_quality(
     *,
     window: int = WINDOW,
     positions: int = POSITIONS,
-    others: Mapping[str, Callable[[], AbstractContextManager[Answers]]] | None = None,
+    others: Mapping[str, Callable[[], AbstractContextManager[Answers | None]]] | None = None,
     **options: Any,
 ) -> Iterator[tuple[str, dict[str, Quality]]]:
     """What each dtype of a model, other files of it and other programs are worth beside the model in float32: a name,
-    and the quality by text, as they are measured. `options` are settings.
+    and the quality by text, as they are measured. `options` are settings. A program that gives no answers is left out.
 
     Without dtypes: those that round its weights, or of a file whose weights have few bits what `auto` makes of it.
     Raises ModelError for a text that is too short, and for others that aren't the same model.
@@ -202,7 +202,8 @@ def measure_quality(
                 yield label, reference.compare(executor_answers(llm))
         for shown, opened in (others or {}).items():
             with opened() as answers:
-                yield shown, reference.compare(answers)
+                if answers is not None:
+                    yield shown, reference.compare(answers)
 
 
 def _variants(file: str | Path | Variant) -> list[Variant]:

@@ -139,6 +139,7 @@ def play(
         while (result := coordinator.results.get()) is not None:
             if isinstance(result, CutsetError):
                 raise result
+            assert isinstance(result, ItemResult), "nothing is stateful here"
             if result.dropped:
                 raise CutsetError(f"picture {result.number} was dropped: {result.dropped}")
             results.append(result)

@@ -74,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
                 log(said)
             if llm.offload is not None:
                 log(llm.offload.summary())
+            if llm.stages is not None and llm.stages.pipeline.failovers:
+                log(llm.stages.summary())
             messages.append({"role": "assistant", "content": answer.text})
     return 0
 

@@ -74,8 +74,8 @@ def _shown(value: Any) -> str:
 
 def _of_model(model: str, settings: Settings) -> tuple[Settings, dict[str, tuple[Any, str]]]:
     """The settings for one model, and its sampling parameters, each with where it comes from."""
+    from cutset.engine.model_defaults import sampling_defaults
     from cutset.engine.params import SamplingParams
-    from cutset.llm import sampling_defaults
     from cutset.models.families import load_spec
     from cutset.models.registry import resolve, settings_for
 

@@ -60,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
             log(said)
         if llm.offload is not None:
             log(llm.offload.summary())
+        if llm.stages is not None:
+            log(llm.stages.summary())
     if args.json:
         from cutset.files import write_json
 

@@ -143,7 +143,7 @@ def _calibrated(texts: list[Path], settings: Settings, source: ModelSource, prog
         site = sites[name]
         if site not in last:  # the matrices of a site follow each other
             last.clear()
-            last[site] = compensation(calibration.moments(site))
+            last[site] = compensation(calibration.moments(site), calibration.count(site))
         return nearest(weight, scheme) if last[site] is None else compensated(weight, scheme, last[site])
 
     return round_matrix

@@ -163,6 +163,8 @@ def _serve(args: argparse.Namespace, llm: AsyncLLM, limits: RequestLimits, auth:
     server = Server(build_app(service, auth), service, log, _proxies(args))
     where = url_of(listening)
     how = f"mode {llm.mode}" if llm.mode else f"{llm.choice.backend} {llm.choice.dtype}"
+    if llm.stages is not None:
+        log(llm.stages.summary())
     log(f"serving {', '.join(service.names)} ({how}) at {where}/v1; dashboard at {where}/")
     if llm.generation.values:
         own = ", ".join(f"{name} {value}" for name, value in llm.generation.values.items())

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from cutset.cli.options import add_json, add_settings, different, output_ending, output_path, stream_settings_from
 from cutset.cli.output import say, table
 from cutset.cli.progress import Progress
+from cutset.cli.serving_worker import size_in_bytes
 from cutset.cli.stream_trace import write_chart
-from cutset.cli.stream_worker import size_in_bytes
 from cutset.config import STREAM_OPTIONS, StreamSettings
 from cutset.errors import ConfigError, RequestError
 from cutset.files import write_atomically, write_json

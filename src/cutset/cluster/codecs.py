@@ -6,6 +6,8 @@ import math
 import time
 from collections.abc import Collection, Mapping, Sequence
 
+import numpy as np
+
 from cutset.cluster.messages import EdgeReport, Work
 from cutset.cluster.values import DTYPES, Array, Bytes, as_kept, copied
 from cutset.codec import EXACT, Budget, Costs, Decoder, EdgeSpec, Encoder, KeyRequest, Payload, Verdict
@@ -27,6 +29,13 @@ class Gap(Exception):
         super().__init__(reason)
         self.requests = requests
         self.stale = stale
+
+
+def _within(array: Array, value: Value) -> Bytes:
+    """The bytes of a bounded value. Raises FrameError for more than it may have."""
+    if array.dtype != np.uint8 or array.ndim != 1 or array.size > value.nbytes:
+        raise FrameError(f"{value.name} has {array.nbytes} bytes in an item; the most is {value.nbytes}")
+    return array
 
 
 class Sender:
@@ -55,7 +64,8 @@ class Sender:
         self._costs: Costs | None = None
         self._requests: list[KeyRequest] = []
         for value in values:
-            channel_of(0, value)  # refused now rather than in the middle
+            if not value.bounded:
+                channel_of(0, value)  # refused now rather than in the middle
 
     def allow(self, budget: Budget, levels: int) -> None:
         """From the next item on float32 values may be off by the budget, uint8 ones by `levels`. From any thread."""
@@ -78,9 +88,14 @@ class Sender:
         self._sequences[source] = sequence + 1
         payloads: list[Payload] = []
         arrays: list[Bytes] = []
+        plain: list[Bytes] = []
         reports = []
         budgets = self._budgets
-        for name in self.values:
+        for name, value in self.values.items():
+            if value.bounded:
+                plain.append(_within(values[name], value))
+                reports.append(EdgeReport(name, "key", plain[-1].size, 1.0, plain[-1].size, 0.0, 0.0))
+                continue
             encoder = self._encoder(source, name)
             encoder.bandwidth = self.bandwidth
             encoder.budget = EXACT if name in self._exact else budgets.get(self.values[name].dtype, EXACT)
@@ -89,6 +104,7 @@ class Sender:
             arrays += made.arrays
             size = encoder.spec.elements
             reports.append(EdgeReport(name, made.payload.kind, made.nbytes, made.changed, size, made.seconds, 0.0))
+        arrays += plain
         lengths = [array.size for array in arrays]
         return Work(self.plan, self.epoch, source, number, payloads, lengths, 0.0), arrays, reports
 
@@ -109,12 +125,15 @@ class Receiver:
     def __init__(self, values: Sequence[Value], *, plan: int) -> None:
         self.values = {value.name: value for value in values}
         self.plan = plan
-        self.limit = sum(3 * value.nbytes // 2 + 1024 for value in values)  # bytes of an item: no sender needs more
+        # Bytes of an item: no sender needs more.
+        self.limit = sum(value.nbytes if value.bounded else 3 * value.nbytes // 2 + 1024 for value in values)
+        self._coded = [value.name for value in values if not value.bounded]
+        self._bounded = [value for value in values if value.bounded]
         self._decoders: dict[tuple[int, str], Decoder] = {}
 
     def decode(self, work: Work, arrays: Sequence[Bytes]) -> tuple[dict[str, Array], list[EdgeReport]]:
         """The item's values, by name. Raises Gap where one can't be had, FrameError for what isn't right."""
-        if [payload.edge for payload in work.payloads] != list(self.values):
+        if [payload.edge for payload in work.payloads] != self._coded:
             raise FrameError("an item came with other values than the plan says")
         expected = {(work.source, self.plan, payload.sequence) for payload in work.payloads[:1]}
         if {(payload.source, payload.plan, payload.sequence) for payload in work.payloads} != expected:
@@ -138,9 +157,12 @@ class Receiver:
             share = payload.count / max(elements, 1)
             seconds = time.perf_counter() - start
             reports.append(EdgeReport(payload.edge, payload.kind, nbytes, share, elements, 0.0, seconds))
-        if at != len(arrays):
-            raise FrameError("an item came with more arrays than its payloads have")
-        if len(values) < len(work.payloads):
+        if at + len(self._bounded) != len(arrays):
+            raise FrameError("an item came with more arrays, or fewer, than its values have")
+        for value, array in zip(self._bounded, arrays[at:], strict=True):
+            values[value.name] = _within(array, value)
+            reports.append(EdgeReport(value.name, "key", array.size, 1.0, array.size, 0.0, 0.0))
+        if len(values) < len(self.values):
             raise Gap("a payload before it was lost", requests, stale == len(work.payloads))
         return values, reports
 

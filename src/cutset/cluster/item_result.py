@@ -7,7 +7,18 @@ from dataclasses import dataclass
 
 from cutset.cluster.values import Array
 
-__all__ = ["ItemResult"]
+__all__ = ["ItemResult", "StateLost"]
+
+
+@dataclass(frozen=True, slots=True)
+class StateLost:
+    """The workers have nothing of what came before: no item that was taken until now will come back.
+
+    It comes in place of their results, where workers keep state (`Options.stateful`). `count` is how often it happened.
+    """
+
+    count: int
+    why: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,13 +20,14 @@ __all__ = ["Model"]
 
 
 class Model:
-    """A graph with one input, and its weights as `cutset.cluster.values` keeps them. Raises GraphError."""
+    """A graph with one input, and its weights as `cutset.cluster.values` keeps them; they may be read when they are
+    asked for. Raises GraphError."""
 
     def __init__(self, graph: Graph, weights: Mapping[str, Array]) -> None:
         if len(graph.inputs) != 1:
             raise GraphError(f"the network takes {len(graph.inputs)} inputs; a run gives it one for each item")
         self.graph = graph
-        self.weights = dict(weights)
+        self.weights = weights
         self.digest = graph_digest(graph)
         self._digests: dict[str, str] = {}
 

@@ -60,6 +60,16 @@ BYTES = {"pattern": r"[0-9]{1,9}([KMGT]i?B)?", "expected": "a size, as 512MiB or
 DIGESTS = "compare an integer checkpoint with its digests: where its files have changed since the last time, or always"
 SPECULATE = "guess tokens ahead and compute them together: from the text so far, by a smaller model, or not at all"
 GENERATION = "take sampling parameters that a request doesn't name from the model's generation_config.json"
+STAGES = (
+    "layers on so many processes here, or at these addresses of `cutset stage`, in this order; none: all here. Only "
+    "accepted here: they see hidden states and what is written"
+)
+STAGE_KEYS = "with tcp: the stages' public keys, in their order. Only accepted here"
+SPARES = "stages that stand in for those that are gone. Only accepted here"
+SPARE_KEYS = "with tcp: the spares' public keys, in their order. Only accepted here"
+STAGE_PATIENCE = "wait so long for lost stages, then end what runs"
+NAMES: dict[str, Any] = {"type": str, "separator": ",", "metavar": "A,B,C", "flag_only": True}
+SECONDS: dict[str, Any] = {"type": float, "low": 1e-9, "high": 1e9, "metavar": "S", "unit": "seconds"}
 BESIDE = "models.yaml, the registered models; looked for beside cutset.toml, then in the current directory"
 
 
@@ -129,6 +139,11 @@ class Settings(Sourced):
     key: Path | None = _setting(None, "with tcp: this side's secret key, see `cutset keys`")
     accelerator_key: Path | None = _setting(None, "with tcp: the accelerator's public key")
     pads_key: Path | None = _setting(None, PADS_KEY, flag_only=True)
+    stages: int | Sequence[str] = _setting((), STAGES, NAMES | {"metavar": "N|A,B,C"}, counts=64)
+    stage_keys: Sequence[Path] = _setting((), STAGE_KEYS, NAMES | {"type": Path})
+    spares: Sequence[str] = _setting((), SPARES, NAMES)
+    spare_keys: Sequence[Path] = _setting((), SPARE_KEYS, NAMES | {"type": Path})
+    patience: float = _setting(20.0, STAGE_PATIENCE, SECONDS)
     verify: str = _setting("changed", DIGESTS, choices=("changed", "always"), strict="always")
     download: bool = _setting(False, "download models named by a hub id")
     offline: bool = _setting(False, "never touch the network, whatever else is said", strict=True)
@@ -161,7 +176,6 @@ OPTIONS = options_of(Settings)
 
 SOURCES, NETWORK, WORKERS = ({"group": name} for name in ("sources", "network", "workers"))
 TRAVEL, PLANS = {"group": "how pictures travel"}, {"group": "plans"}
-SECONDS: dict[str, Any] = {"type": float, "low": 1e-9, "high": 1e9, "metavar": "S", "unit": "seconds"}
 RATE: dict[str, Any] = {"type": float, "low": 1e-9, "high": 1e9, "metavar": "R"}
 SCHEDULERS = ("auto", "even", "optimal", "balance", "neighbourhood", "edge", "cloud", "forward", "exhaustive")
 SIDES = "[0-9]{1,5}[x×][0-9]{1,5}"

@@ -22,6 +22,7 @@ MOST_NODES = 100_000
 MOST_TEXT = 1000  # letters of a name
 MOST_DIMENSIONS = 16
 MOST_BYTES = 1 << 40  # of one value
+BOUNDED = "bounded"  # in the place of a layout
 KINDS = ("dtype", "layout", "memory_format", "device")
 
 
@@ -63,7 +64,7 @@ def read_description(table: object) -> Graph:
 
 
 def _put_value(value: Value) -> list[Any]:
-    layout: Any = None
+    layout: Any = BOUNDED if value.bounded else None
     if value.offset or value.strides is not None:
         layout = {"strides": list(value.strides or strides_of(value.shape)), "offset": value.offset}
         if value.order is not None and not value.offset:
@@ -81,7 +82,7 @@ def _put_node(node: Node) -> dict[str, Any]:
         "outputs": [None if value is None else _put_value(value) for value in node.outputs],
         "several": node.several,
         "flops": node.flops,
-    }
+    } | ({"state": node.state} if node.state else {})
 
 
 def _put(argument: Argument) -> Any:
@@ -105,7 +106,12 @@ def _value(row: object) -> Value:
     if more and (more != [True] or more[0] is not True or "float" not in dtype):
         raise ValueError("a value says more than that it requires gradients")
     sizes = tuple(_whole(size) for size in _list(shape))
-    value = Value(_text(name), sizes, dtype, *_layout(layout, sizes), requires_grad=bool(more))
+    if layout == BOUNDED:
+        if dtype != "uint8" or len(sizes) != 1 or more:
+            raise ValueError("only a row of bytes can be bounded")
+        value = Value(_text(name), sizes, dtype, bounded=True)
+    else:
+        value = Value(_text(name), sizes, dtype, *_layout(layout, sizes), requires_grad=bool(more))
     if len(sizes) > MOST_DIMENSIONS or value.memory > MOST_BYTES:
         raise ValueError(f"{value.name} is too large")
     if value.offset * ITEM_BYTES[dtype] >= ALIGNMENT:
@@ -142,6 +148,7 @@ def _node(row: Any) -> Node:
         outputs=tuple(None if value is None else _value(value) for value in outputs),
         several=several,
         flops=_whole(row["flops"]),
+        state=_whole(row.get("state", 0)),
     )
 
 

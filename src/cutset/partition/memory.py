@@ -12,22 +12,23 @@ from cutset.partition.graph import Graph
 from cutset.partition.lattice import Lattice
 from cutset.partition.problem import Problem
 
-__all__ = ["is_order", "order_bytes", "pair_bytes", "stage_memory"]
+__all__ = ["hop_memory", "is_order", "order_bytes", "pair_bytes", "stage_memory"]
 
 WAITING = 2  # items between two threads of a worker, beside those in flight
 SENDING = 3  # items whose values are computed, encoded or held by the encoder
 
 
 def stage_memory(graph: Graph, nodes: Collection[int], takes: float, gives: float, in_flight: int) -> float:
-    """Bytes for a stage: weights, values at their most, items that wait, and what both ends of its hops hold.
+    """Bytes for a stage: weights, state, values at their most, items that wait, and what both ends of its hops hold.
 
     `takes` and `gives` are the bytes of all values on the hop to it and from it, those that pass it by as well.
     """
-    return float(graph.weight_bytes(nodes) + graph.peak_bytes(nodes) + _held(takes, gives, in_flight))
+    state = sum(graph.nodes[i].state for i in nodes)
+    return float(graph.weight_bytes(nodes) + state + graph.peak_bytes(nodes) + hop_memory(takes, gives, in_flight))
 
 
-def _held(takes: Any, gives: Any, in_flight: int) -> Any:
-    """Beside weights and values: of one stage, or of arrays of them."""
+def hop_memory(takes: Any, gives: Any, in_flight: int) -> Any:
+    """Bytes for what waits at a stage and what its codecs hold: of one stage, or of arrays of them."""
     return (max(in_flight, 1) + WAITING) * takes + SENDING * gives
 
 
@@ -41,7 +42,7 @@ def pair_bytes(problem: Problem, sets: Lattice) -> NDArray[np.float64]:
     """(sets, sets): what a stage from one set to the other needs (`stage_memory`); infinite where it is none."""
     if is_order(sets):
         stages = order_bytes(problem.graph)
-        needs: NDArray[np.float64] = stages + _held(sets.nbytes[:, None], sets.nbytes[None, :], problem.in_flight)
+        needs: NDArray[np.float64] = stages + hop_memory(sets.nbytes[:, None], sets.nbytes[None, :], problem.in_flight)
         return needs
     needs = np.full((len(sets.values),) * 2, np.inf)
     for a, b in np.argwhere(sets.after()):
@@ -51,9 +52,9 @@ def pair_bytes(problem: Problem, sets: Lattice) -> NDArray[np.float64]:
 
 
 def order_bytes(graph: Graph) -> NDArray[np.float64]:
-    """(nodes + 1, nodes + 1): weights and values at their most of the nodes from one place of the order to another.
+    """(nodes + 1, nodes + 1): weights, state and values at their most of the nodes from one place to another.
 
-    The same as `Graph.weight_bytes` and `Graph.peak_bytes`, one node more at a time.
+    The same as of `Graph.weight_bytes`, `Node.state` and `Graph.peak_bytes`, one node more at a time.
     """
     count = len(graph.nodes)
     needs = np.full((count + 1, count + 1), np.inf)
@@ -61,7 +62,7 @@ def order_bytes(graph: Graph) -> NDArray[np.float64]:
     for first in range(count):
         alive = np.zeros(count - first)  # while each node runs
         weights: set[str] = set()
-        weight_bytes = 0
+        weight_bytes = state = 0
         read: dict[str, int] = {}  # of the values from before: their last reader so far
         kept = 0  # made here so far, and needed by nodes or the caller that come later
         leaving: dict[int, int] = {}  # bytes whose last reader is that node
@@ -84,5 +85,6 @@ def order_bytes(graph: Graph) -> NDArray[np.float64]:
                 if name not in weights:
                     weights.add(name)
                     weight_bytes += graph.weights[name].nbytes
-            needs[first, i + 1] = weight_bytes + alive[: at + 1].max()
+            state += node.state
+            needs[first, i + 1] = weight_bytes + state + alive[: at + 1].max()
     return needs

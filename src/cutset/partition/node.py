@@ -55,6 +55,7 @@ class Value:
     strides: tuple[int, ...] | None = None  # of the whole network's tensor, in elements; None: row-major
     offset: int = 0  # elements between a boundary of ALIGNMENT bytes and the first one
     requires_grad: bool = False  # a parameter, or a view of one: torch chooses kernels by it, without gradients too
+    bounded: bool = False  # of uint8, (n,): every item has so many bytes or fewer, and they travel as they are
 
     @property
     def nbytes(self) -> int:
@@ -129,6 +130,7 @@ class Node:
     outputs: tuple[Value | None, ...]
     several: bool  # the operator returns a tuple or a list
     flops: int  # a multiply-add counts as two
+    state: int = 0  # bytes that whoever runs it keeps from item to item, beside its weights
 
     @property
     def made(self) -> tuple[Value, ...]:

@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from cutset.cli.stream_worker import size_in_bytes
+from cutset.cli.serving_worker import size_in_bytes
 from cutset.errors import ConfigError
 
 RUN = [sys.executable, "-m", "cutset.cli", "stream", "run", "alexnet", "--scheduler", "even"]

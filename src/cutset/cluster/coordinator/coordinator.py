@@ -13,9 +13,10 @@ from typing import Any
 from cutset.cluster.codecs import Gap
 from cutset.cluster.coordinator.advisor import Advisor
 from cutset.cluster.coordinator.dispatch import Dispatcher
+from cutset.cluster.coordinator.feeding import Inbox
 from cutset.cluster.coordinator.links import Links, aligned
 from cutset.cluster.coordinator.membership import Membership
-from cutset.cluster.coordinator.plans import check_fits, lacking
+from cutset.cluster.coordinator.plans import NoPlan, check_fits, lacking
 from cutset.cluster.coordinator.remote import Remote, RemoteEvent
 from cutset.cluster.coordinator.routes import Routes
 from cutset.cluster.coordinator.switching import Options
@@ -34,6 +35,7 @@ __all__ = ["Coordinator", "Planner"]
 Planner = Callable[[Sequence[str], str], Plan]
 
 TICK = 0.05  # seconds
+AGAIN = 0.25  # seconds after which a planner that found no plan is asked again
 MOST_LATE = 3  # times that items may be sent again because they don't come back, without a result in between
 LONG_MESSAGE = 16 << 10  # bytes; what workers say is rarely longer
 LAST_WORDS = 0.5  # seconds that reports of the last items may come after their results
@@ -47,7 +49,7 @@ class Coordinator:
         model: Model,
         workers: Mapping[str, tuple[str, bytes | None]],
         planner: Planner,
-        sources: Sequence[Iterable[Any]],
+        sources: Sequence[Iterable[Any] | Inbox],
         options: Options,
         *,
         inputs: Inputs | None = None,
@@ -76,6 +78,8 @@ class Coordinator:
         self._proposed: tuple[Plan, str] | None = None
         self._wanted = "the run begins"  # why a plan is wanted, or empty
         self._offered = ""  # why another plan is possible, once the one that gets ready is used
+        self._planless: float | None = None  # since when the planner has found none
+        self._again = 0.0  # when it is asked again
         self._begun = time.monotonic()
         self._moved = time.monotonic()  # when a party last reported an item
         self._late = 0  # how often items were late since the last result
@@ -108,6 +112,18 @@ class Coordinator:
     def plans(self) -> list[tuple[int, Plan, str]]:
         """Number and plan of all there were, and why each was made."""
         return self._routes.plans
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan by which items are sent; None while there is none."""
+        route = self._routes.current
+        return route.plan if route is not None and route.whole else None
+
+    @property
+    def weights_sent(self) -> tuple[int, int]:
+        """Frames of weights that have left for the plan that gets ready, and how many there are so far."""
+        switch = self._routes.switch
+        return (0, 0) if switch is None else switch.weights
 
     @property
     def offsets(self) -> dict[str, float]:
@@ -226,7 +242,9 @@ class Coordinator:
             self._owed -= 1
             self._report(message)
         elif isinstance(message, Lost):
-            self._dispatcher.items.ended(message.plan, message.source, message.number)
+            item = self._dispatcher.items.ended(message.plan, message.source, message.number)
+            if self.options.stateful and item is not None:
+                self._break(f"{remote.name} lost an item: {message.reason}")
         elif isinstance(message, Failed):
             self._failed(remote, message)
         elif isinstance(message, KeyRequest):
@@ -237,7 +255,10 @@ class Coordinator:
             if self._advisor is not None and message.graph == self.model.digest:
                 self._advisor.holds(remote.name, message.weights)
         elif isinstance(message, Need | Prepared | Ready):
+            before = self._routes.current
             self._routes.answered(remote, message, self._dispatcher.items.oldest_plan())
+            if self.options.stateful and before is not None and self._routes.current is not before:
+                self._dispatcher.lose("another plan is used")
 
     def _result(self, remote: Remote, arrival: ArrivedItem) -> None:
         work = arrival.work
@@ -250,6 +271,8 @@ class Coordinator:
             for wanted in gap.requests:
                 remote.say(wanted)
             self._dispatcher.items.ended(work.plan, work.source, work.number)
+            if self.options.stateful:
+                self._break("a result can't be read")
             return
         except FrameError as error:
             self._failed(remote, Failed(work.plan, remote.name, str(error)))
@@ -316,9 +339,12 @@ class Coordinator:
         self._wanted = self._wanted or why
 
     def _break(self, why: str) -> None:
-        """The routes in use can't be: what is in flight is sent again, by a new plan."""
+        """The routes in use can't be: what is in flight is sent again by a new plan, or lost with what workers kept."""
         self._routes.drop()
-        self._dispatcher.items.requeue()
+        if self.options.stateful:
+            self._dispatcher.lose(why)
+        else:
+            self._dispatcher.items.requeue()
         self._want(why)
 
     def _tick(self) -> None:
@@ -355,9 +381,14 @@ class Coordinator:
             return
         if routes.switch is None and self._offered:  # it doesn't take the others from what they get ready for
             self._want(self._offered)
-        if self._wanted:
+        if self._wanted and now >= self._again:
             why, self._wanted, self._offered, self._proposed = self._wanted, "", "", None
-            plan = self.planner(alive, why)
+            try:
+                plan = self.planner(alive, why)
+            except NoPlan as error:
+                self._no_plan(error, why, now)
+                return
+            self._planless = None
         elif self._proposed is not None and routes.current is not None and routes.switch is None:
             (plan, why), self._proposed = self._proposed, None
             if missing := lacking(plan, alive):
@@ -374,4 +405,28 @@ class Coordinator:
         if missing := lacking(plan, alive):
             reasons = self._members.reasons(missing)
             raise ConfigError(f"the plan needs {', '.join(missing)}, which can't be reached: {reasons}")
+        if self.options.stateful and current is not None and self._crowded(plan, current):
+            self._break(why)
+            self._wanted = ""
         routes.start(plan, why, self.options, self._dispatcher.items.oldest_plan())
+
+    def _no_plan(self, error: NoPlan, why: str, now: float) -> None:
+        """Those who are there don't do. What runs goes on; otherwise whoever comes is waited for."""
+        routes = self._routes
+        if routes.current is not None or routes.switch is not None:
+            return
+        if self._planless is None:
+            self._planless = now
+            self._log(f"no plan: {error}")
+        self._again = now + AGAIN
+        if now - self._planless > self.options.patience:
+            self._dispatcher.give_up(str(error))
+            absent = [name for name in self.remotes if name not in self._members.alive()]
+            reasons = f". {self._members.reasons(absent)}" if absent else ""
+            raise LinkError(f"{error}{reasons}")
+        self._want(why)
+
+    def _crowded(self, plan: Plan, current: Plan) -> bool:
+        """Whether a worker with a limit of memory would hold its stages of both plans at once."""
+        both = {stage.worker for stage in plan.stages} & {stage.worker for stage in current.stages}
+        return any((card := self.remotes[name].card) is not None and card.memory for name in both)

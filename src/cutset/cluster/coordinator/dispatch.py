@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from cutset.cluster.coordinator.feeding import Feeder
+from cutset.cluster.coordinator.feeding import Feeder, Inbox
 from cutset.cluster.coordinator.items import Item, Items
 from cutset.cluster.coordinator.switching import Options, Route
 from cutset.cluster.inputs import Inputs
-from cutset.cluster.item_result import ItemResult
+from cutset.cluster.item_result import ItemResult, StateLost
 from cutset.cluster.messages import Report
 from cutset.cluster.model import Model
 from cutset.cluster.values import readable
@@ -28,19 +28,24 @@ class Dispatcher:
     def __init__(
         self,
         model: Model,
-        sources: Sequence[Iterable[Any]],
+        sources: Sequence[Iterable[Any] | Inbox],
         inputs: Inputs,
         options: Options,
         notify: Callable[[], None],
     ) -> None:
         self.model, self.options = model, options
-        self.results: queue.SimpleQueue[ItemResult | CutsetError | None] = queue.SimpleQueue()
+        self.results: queue.SimpleQueue[ItemResult | StateLost | CutsetError | None] = queue.SimpleQueue()
         self.items = Items(inputs.result)
         self._inputs = inputs
         self._given = 0  # results that nobody has taken yet
-        self._feeders = [
-            Feeder(i, source, model.input, inputs, notify, options.rate) for i, source in enumerate(sources)
-        ]
+        self._feeders: list[Feeder | Inbox] = []
+        for i, source in enumerate(sources):
+            if isinstance(source, Inbox):
+                source.notify = notify
+                self._feeders.append(source)
+            else:
+                self._feeders.append(Feeder(i, source, model.input, inputs, notify, options.rate))
+        self._lost = 0  # how often the workers' state was lost
         self._turn = 0
 
     def took(self) -> None:
@@ -77,6 +82,16 @@ class Dispatcher:
             else:
                 return
             self._send(route, item)
+
+    def lose(self, why: str) -> None:
+        """The workers' state is gone, and with it all items that have no result. Whoever takes results hears of it."""
+        self.deliver()
+        self.items.drop()
+        self._lost += 1
+        for feeder in self._feeders:
+            if isinstance(feeder, Inbox):
+                feeder.lost = self._lost
+        self.results.put(StateLost(self._lost, why))
 
     def _next(self) -> Item | None:
         for i in range(len(self._feeders)):

@@ -11,15 +11,67 @@ from typing import Any
 import numpy as np
 
 from cutset.cluster.coordinator.items import Item
-from cutset.cluster.inputs import Inputs
+from cutset.cluster.inputs import Inputs, SourceItem
 from cutset.cluster.values import Array
 from cutset.errors import CutsetError, RequestError
 from cutset.partition.node import Value
 
-__all__ = ["Feeder"]
+__all__ = ["Feeder", "Inbox"]
 
 AHEAD = 2  # items
 SLICE = 0.2  # seconds
+
+
+class Inbox:
+    """A source that is given its items one by one, as results come: no thread stands between giver and coordinator.
+
+    An item belongs to the state that its giver knew: `lost` counts the losses (`StateLost`) that it had heard of. One
+    that is older than the coordinator's own count is dropped, as those that were on their way are.
+    """
+
+    def __init__(self, value: Value) -> None:
+        self.error: CutsetError | None = None
+        self.lost = 0  # the coordinator's
+        self._value = value
+        self._items: queue.SimpleQueue[tuple[Array, int]] = queue.SimpleQueue()
+        self._numbers = 0
+        self._open = True
+        self.notify: Callable[[], None] = lambda: None
+
+    def put(self, array: Array, lost: int = 0) -> None:
+        """Gives an item, which nobody changes any more. From any thread. Raises RequestError for what isn't one."""
+        value = self._value
+        right = array.shape == value.shape or (value.bounded and array.ndim == 1 and array.size <= value.nbytes)
+        if not right or array.dtype.name != value.dtype:
+            raise RequestError(
+                f"an item is {array.dtype} {list(array.shape)}; this run is for {'at most ' if value.bounded else ''}"
+                f"{value.dtype} {list(value.shape)}"
+            )
+        self._items.put((array, lost))
+        self.notify()
+
+    def take(self) -> Item | None:
+        """The next item of the present state, if there is one already."""
+        while True:
+            try:
+                array, lost = self._items.get_nowait()
+            except queue.Empty:
+                return None
+            if lost >= self.lost:
+                break
+        number, self._numbers = self._numbers, self._numbers + 1
+        now = time.monotonic()
+        return Item(0, number, SourceItem(array), now, now)
+
+    @property
+    def dry(self) -> bool:
+        """Nothing will come any more."""
+        return not self._open and self._items.empty()
+
+    def close(self) -> None:
+        """Nothing will come any more; what was given still counts."""
+        self._open = False
+        self.notify()
 
 
 class Feeder:

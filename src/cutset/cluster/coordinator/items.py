@@ -91,6 +91,12 @@ class Items:
             item.plan = -1
         self._abandoned.clear()
 
+    def drop(self) -> None:
+        """All that have no result are over, in flight or not."""
+        for queue in self._queues.values():
+            queue.clear()
+        self._abandoned.clear()
+
     def oldest_plan(self) -> int | None:
         """The lowest number of a plan by which an item is in flight."""
         return min(

@@ -10,7 +10,11 @@ from cutset.cluster.model import Model
 from cutset.errors import ConfigError
 from cutset.partition.plan import Plan, StagePlan
 
-__all__ = ["check_fits", "even_plan", "lacking"]
+__all__ = ["NoPlan", "check_fits", "even_plan", "lacking"]
+
+
+class NoPlan(ConfigError):
+    """These workers can't run it, which others could: a planner says so, and the coordinator waits for them."""
 
 
 def check_fits(plan: Plan, model: Model, workers: Collection[str], inputs: Inputs) -> None:

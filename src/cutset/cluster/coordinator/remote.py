@@ -24,7 +24,7 @@ from cutset.cluster.messages import (
 from cutset.cluster.model import Model
 from cutset.cluster.trace.align import Clock
 from cutset.cluster.wire import LIMITS, ArrivedItem, Assembler, Outbox, paced, pack, unpack
-from cutset.errors import CutsetError, LinkClosed, LinkError, LinkTimeout
+from cutset.errors import CutsetError, HandshakeError, LinkClosed, LinkError, LinkTimeout
 from cutset.link import Link, Timeouts, connect
 from cutset.link.keys import Keys, dialling_keys
 from cutset.link.peer import Handshake, read_about
@@ -71,6 +71,7 @@ class Remote:
         self.links = 0  # that there were, the one that is up included
         self._heard = self._looked = 0.0  # when a frame came, and when there was none
         self.why = "it was never reached"
+        self.refused = False  # by a worker that is there
         self.card: Card | None = None
         self.clock = Clock()
         self.emulated = sum(way.latency for way in (pace, back) if way is not None)  # seconds of a round trip
@@ -142,7 +143,7 @@ class Remote:
             try:
                 link = self._dial()
             except CutsetError as error:
-                self.why = str(error)
+                self.why, self.refused = str(error), isinstance(error, HandshakeError)
                 self._rest(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
                 continue

@@ -39,6 +39,9 @@ class Options:
     patience: float = 20.0  # without any worker, after which the run ends
     late: float = 120.0  # that an item may be in flight before something counts as broken
     prepare: float = 120.0  # that workers may take to get ready, from when the last of their weights left here
+    # Workers keep of an item what later ones need. An item can't be sent again then: when a plan ends, its items are
+    # dropped, and whoever gave them hears of a `StateLost`.
+    stateful: bool = False
 
     def __post_init__(self) -> None:
         if not self.deltas and (self.budget.threshold or self.levels):
@@ -130,7 +133,8 @@ class Switch:
     ) -> None:
         self.route = route
         self._waiting = {remote.name for remote in route.remotes}
-        self._carried, self._moved = 0, time.monotonic()
+        self._before = self._carried = sum(remote.carried for remote in route.remotes)
+        self._moved, self._frames = time.monotonic(), 0
         self._connecting = False
         self.ready = False
         self._prepare(model, options, paces, links)
@@ -144,6 +148,11 @@ class Switch:
     def expected(self) -> float:
         """Seconds that orders and answers take on emulated links."""
         return sum(2 * remote.emulated for remote in self.route.remotes)
+
+    @property
+    def weights(self) -> tuple[int, int]:
+        """Frames of weights that have left, and how many were asked for."""
+        return sum(remote.carried for remote in self.route.remotes) - self._before, self._frames
 
     def stands_still(self, now: float) -> float:
         """Seconds since the last sign that somebody gets ready: an answer, or weights that leave."""
@@ -211,8 +220,9 @@ class Switch:
         """Sends a worker what it misses, `size` bytes a frame; bytes. Raises CutsetError for what isn't the model's."""
         sent = 0
         for name in names:
-            if name not in model.weights:
+            if name not in model.graph.weights:
                 raise CutsetError(f"{remote.name} asks for a weight that the model hasn't: {name[:80]}")
             remote.outbox.bulk(model.weight_frames(name, size))
-            sent += model.weights[name].nbytes
+            nbytes = model.graph.weights[name].nbytes
+            sent, self._frames = sent + nbytes, self._frames + -(-nbytes // size)
         return sent

@@ -69,9 +69,13 @@ class Pipeline:
         self._come.put(None)
 
     def _decode(self) -> None:
+        self._runtime.begin_thread()
         speed = Speed(self._speed)
         while (item := self._come.get()) is not None and self.open:
-            self._guarded(item, self._decode_one, self._decoded, speed)
+            if item.run.plain:  # nothing to decode or encode: handing it on would cost more than it could save
+                self._guarded(item, self._whole, None, speed)
+            else:
+                self._guarded(item, self._decode_one, self._decoded, speed)
         self._pass(self._decoded, None)
 
     def _compute(self) -> None:
@@ -119,6 +123,9 @@ class Pipeline:
         else:
             with self._lock:
                 self.waiting -= 1
+
+    def _whole(self, item: PipelineItem, speed: Speed) -> bool:
+        return all(work(item, speed) for work in (self._decode_one, self._compute_one, self._encode_one))
 
     def _decode_one(self, item: PipelineItem, speed: Speed) -> bool:
         start, report, hop = time.monotonic(), item.report, item.arrival.hop

@@ -64,6 +64,7 @@ class PlanRun:
             exact=[v.name for v in graph.values.values() if v.dtype == "uint8" and v not in graph.inputs],
         )
         self.allow(order)
+        self.plain = all(graph.values[name].bounded for name in (*self.takes, *self.gives)) and not plan.input
         self.stage = runtime.stage(graph, plan.stages[at].nodes, weights)
 
     def allow(self, said: Prepare | Allow) -> None:

@@ -25,7 +25,7 @@ from cutset.models.files.checkpoint import SafetensorsFile, Tensor
 from cutset.models.files.fields import Fields, read_json
 from cutset.models.spec import DecoderSpec, Site
 
-__all__ = ["ROWS", "LoraAdapter", "LowRank", "read_adapter", "rounded"]
+__all__ = ["ROWS", "LoraAdapter", "LowRank", "Told", "read_adapter", "rounded"]
 
 log = logging.getLogger(__name__)
 

@@ -11,16 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cutset.errors import CheckpointError
-from cutset.models.files.adapter import LoraAdapter, LowRank
+from cutset.models.files.adapter import LoraAdapter, LowRank, Told, rounded
 from cutset.models.files.checkpoint import Tensor
 from cutset.models.spec import DecoderSpec, Site
 
-__all__ = ["ChannelScales", "Key", "movable", "shared_channels"]
+__all__ = ["ChannelScales", "Key", "fitted", "movable", "shared_channels"]
 
 Key = tuple[Site, int, int]  # site, layer, expert
 Floats = NDArray[np.float32]
@@ -108,8 +109,17 @@ class ChannelScales:
         return replace(adapter, parts=tuple(map(self._part, adapter.parts)))
 
     def _part(self, part: LowRank) -> LowRank:
-        key = part.site, part.layer, part.expert
+        if part.site in get_args(Told):  # what they read has no scales
+            return part
+        key = cast(Site, part.site), part.layer, part.expert
         rows = self.rows(key)
         if len(rows) > 1:
             rows = rows[part.first : part.first + len(part.up)]
-        return replace(part, down=part.down * self._columns[key], up=part.up / rows[:, None])
+        return replace(part, down=part.down * self._columns[key], up=part.whole_up / rows[:, None], scales=None)
+
+
+def fitted(adapter: LoraAdapter, scales: ChannelScales | None, *, in_bytes: bool) -> LoraAdapter:
+    """An adapter as a decoder with these scales runs it; `in_bytes`: in 8 bits, like its weights."""
+    if scales is not None:
+        adapter = scales.adapter(adapter)
+    return rounded(adapter) if in_bytes else adapter

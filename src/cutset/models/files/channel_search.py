@@ -42,7 +42,7 @@ def search_scales(
     log_t = np.zeros(len(cost), np.float32)
     best, least = log_t, np.inf
     for step in range(STEPS + 1):
-        t = np.exp(log_t)
+        t = np.exp(log_t).astype(np.float32)
         wt, xt, dt, ct = w * t, x / t, cost / t, sizes * t
         error = float(wt.max(axis=1).sum()) * float(dt.sum()) + float(xt.max(axis=1).sum()) * float(ct.sum())
         if error < least:

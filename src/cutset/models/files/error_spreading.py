@@ -18,6 +18,7 @@ __all__ = ["Compensation", "Grid", "compensation", "descend", "spread_errors"]
 BLOCK = 128  # columns whose errors reach the others together
 ROWS = 2048  # that are rounded together: what they have of a block stays in a cache of the processor
 DAMPING = 0.01  # of the mean of the diagonal
+ENOUGH = 8  # rows for each column, to take what they say as it is
 
 Floats = NDArray[np.float32]
 
@@ -47,13 +48,19 @@ class Compensation:
         return found
 
 
-def compensation(moments: Floats) -> Compensation | None:
-    """Of second moments (depth, depth) of activations; None where there were none."""
+def compensation(moments: Floats, count: int | None = None) -> Compensation | None:
+    """Of second moments (depth, depth) of activations; None where there were none.
+
+    `count` says of how many rows they are. Of few rows it is chance how columns go together, so that counts for less.
+    """
     diagonal = np.diagonal(moments).astype(np.float64)
     if not np.isfinite(moments).all() or not (diagonal > 0).any():
         return None
     order = np.argsort(-diagonal, kind="stable")
     h = moments.astype(np.float64)
+    if count is not None and (known := count / (ENOUGH * len(h))) < 1:
+        h *= known
+        h[np.diag_indices_from(h)] = diagonal
     h[np.diag_indices_from(h)] += DAMPING * diagonal.mean()
     lower = np.linalg.cholesky(np.linalg.inv(h[np.ix_(order, order)]))
     return Compensation(order, np.ascontiguousarray(lower.T, np.float32), h.astype(np.float32))

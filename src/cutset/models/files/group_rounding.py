@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cutset.models.files.error_spreading import Compensation, descend, spread_errors
 from cutset.models.files.grouped import GroupedWeight, GroupScales
 
-__all__ = ["Scheme", "compensated", "nearest"]
+__all__ = ["GroupGrid", "Scheme", "compensated", "fit_scales", "nearest"]
 
 PASSES = 3  # over all columns after errors were spread, each with scales that were fitted before
 ROWS = 1024  # whose scales are fitted at a time
@@ -75,12 +75,12 @@ def compensated(weight: Floats, scheme: Scheme, how: Compensation) -> GroupedWei
     codes = np.empty(weight.shape, np.uint8)
     spread_errors(weight, how, grid, codes)
     for _ in range(PASSES):
-        _fit_scales(weight, how, grid, codes)
+        fit_scales(weight, how, grid, codes)
         descend(weight, how, grid, codes, grid.values(codes))
     return _weight(codes, scheme, grid.scales, grid.zeros)
 
 
-def _fit_scales(weight: Floats, how: Compensation, grid: GroupGrid, codes: NDArray[np.uint8]) -> None:
+def fit_scales(weight: Floats, how: Compensation, grid: GroupGrid, codes: NDArray[np.uint8]) -> None:
     """Gives each row the scales that are best for its codes, by least squares."""
     size, count = grid.scheme.group, grid.scales.shape[1]
     for first in range(0, len(weight), ROWS):
@@ -128,7 +128,8 @@ def _ranges(weight: Floats, scheme: Scheme, importance: Floats | None, search: b
 
 def _range(least: Floats, most: Floats, scheme: Scheme) -> tuple[Floats, Floats]:
     half, top = 1 << (scheme.bits - 1), (1 << scheme.bits) - 1
-    sizes = np.maximum(most, -least) / np.float32(half - 1) if scheme.symmetric else (most - least) / np.float32(top)
+    width, steps = (np.maximum(most, -least), half - 1) if scheme.symmetric else (most - least, top)
+    sizes = (width / np.float32(steps)).astype(np.float32, copy=False)
     if sizes.size and sizes.max() > MOST_SCALE:
         raise ValueError("the weights have too wide a range for scales in float16")
     scales = _storable(sizes)

@@ -200,9 +200,9 @@ def check_integer_tensors(spec: DecoderSpec, config: Mapping[str, Any], table: T
             raise CheckpointError(
                 f"{table[name].file}: tensor {name} is unexpected; the configuration has no place for it"
             )
-    found = dict(table)
-    channel_scales(spec, found)
-    return found
+    tensors = dict(table)
+    channel_scales(spec, tensors)
+    return tensors
 
 
 def channel_scales(spec: DecoderSpec, tensors: Mapping[str, Tensor]) -> ChannelScales | None:

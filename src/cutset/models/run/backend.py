@@ -22,7 +22,16 @@ from cutset.models.run.executor import Executor
 from cutset.models.run.grouped_linears import GROUPED, GroupedLinears, runs_grouped
 from cutset.models.spec import DecoderSpec
 
-__all__ = ["ROUNDED", "BackendChoice", "block_bytes", "build_executor", "cache_blocks", "choose", "kept_states"]
+__all__ = [
+    "ROUNDED",
+    "BackendChoice",
+    "block_bytes",
+    "build_executor",
+    "cache_blocks",
+    "choose",
+    "kept_states",
+    "stored_dtype",
+]
 
 # Of the memory that is free, at most, unless the user names a size. A GPU is taken to be ours alone.
 CACHE_SHARE = {"cpu": 0.25, "cuda": 0.85}
@@ -75,6 +84,11 @@ def choose(settings: Settings, stored: str) -> BackendChoice:
     return BackendChoice(backend, dtype, device, settings.thread_count)
 
 
+def stored_dtype(source: ModelSource) -> str:
+    """What a model's weights are stored in, as `choose` asks for it."""
+    return "stored" if holds_codes(source.tensors) else source.dtype
+
+
 def build_executor(
     source: ModelSource, settings: Settings, progress: Progress | None = None, layers: range | None = None
 ) -> tuple[Executor, BackendChoice]:
@@ -84,7 +98,7 @@ def build_executor(
     `progress` is told what is being done, and how many of how many are done.
     """
     spec, tensors = source.spec, source.tensors
-    choice = choose(settings, "stored" if holds_codes(tensors) else source.dtype)
+    choice = choose(settings, stored_dtype(source))
     if choice.backend == "native":
         from cutset.models.run.native import NativeDecoder, thread_pool
 

@@ -54,11 +54,15 @@ class Calibration:
             self._collect(self._sites.index(site))
         return self._found[site]
 
-    def rows(self, site: Key) -> tuple[NDArray[np.float32], int]:
-        """Some of the rows that were multiplied at a site, from all over the text, (rows, depth); and how many all
-        were."""
+    def rows(self, site: Key) -> NDArray[np.float32]:
+        """Some of the rows that were multiplied at a site, from all over the text, (rows, depth)."""
         self.moments(site)
-        return np.concatenate(self._rows[site]), self._counts[site]
+        return np.concatenate(self._rows[site])
+
+    def count(self, site: Key) -> int:
+        """How many rows were multiplied at a site."""
+        self.moments(site)
+        return self._counts[site]
 
     def _collect(self, first: int) -> None:
         self._found, room = {}, MOST_BYTES

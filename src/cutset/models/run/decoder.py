@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.models.files.adapter import LoraAdapter
+from cutset.models.files.channel_scales import fitted
 from cutset.models.files.checkpoint import Tensor
 from cutset.models.files.integer import channel_scales
 from cutset.models.run.executor import Batch, KVCache, LoadedAdapter
@@ -112,10 +113,9 @@ class ReferenceDecoder:
         states = blocks if states is None else states
         return self.ops.new_cache(self.spec, self.layers, blocks, block_size, states, kv_dtype)
 
-    def load_adapter(self, adapter: LoraAdapter) -> LoadedAdapter:
+    def load_adapter(self, adapter: LoraAdapter, *, in_bytes: bool = False) -> LoadedAdapter:
         """Loads an adapter's matrices: the parts of each site, as (first output, down, up, scale)."""
-        if self._channels is not None:
-            adapter = self._channels.adapter(adapter)
+        adapter = fitted(adapter, self._channels, in_bytes=in_bytes)
         handle: dict[tuple[str, int, int], list[tuple[int, Array, Array, float]]] = {}
         for part in stage_parts(self.spec, self.layers, adapter.parts):
             pair = self.ops.floats(part.down), self.ops.floats(part.whole_up)

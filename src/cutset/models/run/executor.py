@@ -135,8 +135,8 @@ class Executor(Protocol):
         """
         ...
 
-    def load_adapter(self, adapter: LoraAdapter) -> LoadedAdapter:
-        """Takes in an adapter, which sequences of any batch may then have."""
+    def load_adapter(self, adapter: LoraAdapter, *, in_bytes: bool = False) -> LoadedAdapter:
+        """Takes in an adapter, which sequences of any batch may then have; `in_bytes`: rounded to 8 bits."""
         ...
 
     def forward(self, batch: Batch, cache: KVCache) -> NDArray[np.float32]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cutset.errors import CheckpointError
 from cutset.kernels import native
 from cutset.models.files.adapter import LoraAdapter
+from cutset.models.files.channel_scales import fitted
 from cutset.models.files.checkpoint import Tensor
 from cutset.models.files.grouped import GroupedTensor
 from cutset.models.files.integer import Progress, activation_bits, channel_scales, packed, quantized_parts
@@ -151,10 +152,9 @@ class NativeDecoder:
         states = blocks if states is None else states
         return NativeCache(self.core, blocks, block_size, states, int8=kv_dtype == "int8")
 
-    def load_adapter(self, adapter: LoraAdapter) -> LoadedAdapter:
+    def load_adapter(self, adapter: LoraAdapter, *, in_bytes: bool = False) -> LoadedAdapter:
         """Packs an adapter's matrices, of the layers that run here."""
-        if self._channels is not None:
-            adapter = self._channels.adapter(adapter)
+        adapter = fitted(adapter, self._channels, in_bytes=in_bytes)
         packed = native.Adapter(self.core)
         for part in stage_parts(self.spec, self.layers, adapter.parts):
             packed.put(part.site, part.layer, part.expert, part.down, part.up, part.first, part.scale, part.scales)
@@ -292,7 +292,7 @@ def _parameters(
             found[key] = linear
             continue
         if dtype is not None and key[0] in MATRICES and len(names) == 1:
-            found[key] = table.floats()
+            found[key] = np.require(stage_part(spec, layers, key[0], table.floats()), requirements=("C", "A"))
             continue
         values = [tensors[name].float32() for name in names]
         value = values[0] if len(values) == 1 else np.concatenate(values)

@@ -43,20 +43,21 @@ class CalibratedRecipe:
     def __call__(self, site: Key, weight: Floats) -> tuple[NDArray[np.int8], Floats, Floats]:
         if not np.isfinite(weight).all():
             raise ValueError("the weights hold a NaN or an infinity")
-        moments, columns = self._calibration.moments(site), np.ones(weight.shape[1], np.float32)
-        how = compensation(moments)
+        moments, count = self._calibration.moments(site), self._calibration.count(site)
+        columns = np.ones(weight.shape[1], np.float32)
+        how = compensation(moments, count)
         if how is None:
             return *quantize_weight(weight), columns
         if movable(self._spec, site):
-            rows, count = self._calibration.rows(site)
             makers = shared_channels(self._spec, site)
-            columns = search_scales(weight, how.remaining, rows, count, makers)
+            columns = search_scales(weight, how.remaining, self._calibration.rows(site), count, makers)
             weight = weight * columns
-            how = compensation(moments / np.outer(columns, columns))
+            how = compensation(moments / np.outer(columns, columns), count)
             assert how is not None
         return *compensated_rows(weight, how), columns
 
     def record(self) -> dict[str, Any]:
+        """How it rounds, and how many tokens it was calibrated with, by their digest (of int32, little-endian)."""
         ids = np.concatenate(self._pieces).astype("<i4")
         return {
             "rounding": "compensated",

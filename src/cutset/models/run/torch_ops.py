@@ -250,7 +250,7 @@ def _mix_heads(x: torch.Tensor) -> torch.Tensor:
     for _ in range(run.bit_length() - 1):
         first, second = parts[..., : run // 2], parts[..., run // 2 :]
         parts = torch.stack([first + second, first - second], dim=-1).reshape(parts.shape)
-    return (parts * run**-0.5).reshape(x.shape)
+    return parts.mul(run**-0.5).reshape(x.shape)
 
 
 def _quantize_heads(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

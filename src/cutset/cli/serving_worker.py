@@ -1,0 +1,93 @@
+"""What commands that serve a coordinator share: their flags, and serving until a signal."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from cutset.cli.output import log
+from cutset.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cutset.cluster.stage import Runtime
+
+__all__ = ["add_worker", "serve_worker", "size_in_bytes"]
+
+UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+
+
+def add_worker(parser: argparse.ArgumentParser, *, other: str = "", instead: str = "") -> None:
+    """Adds the flags of whoever serves coordinators. `other`: a flag with an ADDRESS that may stand in the place of
+    --listen, and `instead` what it does.
+    """
+    group = parser.add_mutually_exclusive_group(required=True)
+    group.add_argument("--listen", metavar="ADDRESS", help="tcp://HOST:PORT or ipc://PATH")
+    if other:
+        group.add_argument(other, metavar="ADDRESS", help=instead)
+    parser.add_argument("--key", metavar="FILE", help="with tcp: this side's secret key, see `cutset keys`")
+    parser.add_argument("--allow", metavar="PATH", help="with tcp: the coordinators' public keys, a file or directory")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="default: one for each core")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="keep weights that were sent, by digest")
+    parser.add_argument("--memory", metavar="SIZE", help="refuse stages that need more, as 2GiB (default: no limit)")
+    parser.add_argument("--speed", type=float, default=1.0, metavar="S", help="emulate a slower machine: 0.125, 0.5")
+
+
+def size_in_bytes(text: str) -> int:
+    """Bytes of `500MB` or `2GiB`. Raises ConfigError."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([kMG]i?)?B?", text)
+    if match is None or float(match[1]) * UNITS[match[2] or ""] < 1:
+        raise ConfigError(f"{text!r} is not a size: write 500MB or 2GiB")
+    return int(float(match[1]) * UNITS[match[2] or ""])
+
+
+def serve_worker(
+    args: argparse.Namespace, name: str, runtime: Callable[[int], Runtime], weights: Path | None = None
+) -> int:
+    """Serves coordinators with what `runtime` makes for so many threads, until SIGINT or SIGTERM. `name`: in messages.
+
+    `weights`: a file or model on this machine, whose weights needn't be sent. Raises CutsetError.
+    """
+    from cutset.config import usable_cores
+
+    threads = args.threads or usable_cores()
+    if not 1 <= threads <= 1024:
+        raise ConfigError("--threads must be from 1 to 1024")
+    memory = size_in_bytes(args.memory) if args.memory else 0
+    stop: list[int] = []
+    # Before torch is loaded, which reads it then.
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+    from cutset.cluster.worker.worker import open_worker
+
+    def say(line: str) -> None:
+        log(f"{name}: {line}")
+
+    worker = open_worker(
+        args.listen,
+        runtime(threads),
+        threads=threads,
+        key=args.key,
+        allow=args.allow,
+        cache=args.cache,
+        weights=weights,
+        memory=memory,
+        speed=args.speed,
+        log=say,
+    )
+
+    def stopping(number: int, frame: FrameType | None) -> None:
+        stop.append(number)
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, stopping)
+        say(f"listening on {worker.listener.address}, {threads} threads, {worker.settings.runtime.device}")
+        worker.serve(lambda: bool(stop))
+    finally:
+        worker.close()
+    return 0

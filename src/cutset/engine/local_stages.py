@@ -1,0 +1,22 @@
+"""Stages on this machine: processes of `cutset stage` that end with the one that started them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cutset.cluster.launch.local import LocalWorkers
+
+__all__ = ["LocalStages"]
+
+
+class LocalStages(LocalWorkers):
+    """Starts `count` stages, which read the weights of `model`, a directory or a file, from this machine's disk."""
+
+    def __init__(self, count: int, model: Path, *, threads: int = 1, quiet: bool = True) -> None:
+        self._model = model
+        super().__init__(count, threads=threads, quiet=quiet)
+
+    def command(self, name: str) -> list[str]:
+        """See LocalWorkers."""
+        listen = f"ipc://{self.directory}/{name}"
+        return ["cutset.cli", "stage", str(self._model), "--listen", listen, "--threads", str(self._threads)]

@@ -1,0 +1,56 @@
+"""Consecutive nodes with about as many bytes of weights each, within the workers' memory: a plan without measuring."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from cutset.partition.graph import Graph
+from cutset.partition.memory import hop_memory, order_bytes
+from cutset.partition.plan import StagePlan
+
+__all__ = ["by_weight"]
+
+
+def by_weight(
+    graph: Graph, workers: Sequence[str], memory: Mapping[str, float], in_flight: int
+) -> tuple[StagePlan, ...] | None:
+    """Stages in the order of the workers, whose largest is as small as can be; None where they don't fit.
+
+    `memory`: bytes that a worker may use, 0 or absent for no limit; one that has too little for any node gets none. Of
+    plans that are alike the one counts in which more workers have something to do.
+    """
+    count = len(graph.nodes)
+    cuts = np.array([cut.nbytes for cut in graph.cuts])
+    needs = order_bytes(graph) + hop_memory(cuts[:, None], cuts[None, :], in_flight)
+    share = np.zeros((count + 1, count + 1))
+    for first in range(count):
+        known: set[str] = set()
+        for last in range(first, count):
+            new = set(graph.nodes[last].weights) - known
+            known |= new
+            share[first, last + 1] = share[first, last] + sum(graph.weights[name].nbytes for name in new)
+    # best[i]: the largest stage of the first i nodes on the workers so far, how many have none, and where each ends.
+    best: dict[int, tuple[float, int, tuple[int, ...]]] = {0: (0.0, 0, ())}
+    for worker in workers:
+        room = memory.get(worker, 0) or math.inf
+        found: dict[int, tuple[float, int, tuple[int, ...]]] = {}
+        for done, (most, idle, ends) in best.items():
+            for last in range(done, count + 1):
+                if last > done and needs[done, last] > room:
+                    continue
+                made = max(most, share[done, last]), idle + (last == done), (*ends, last)
+                if last not in found or made < found[last]:
+                    found[last] = made
+        best = found
+    if count not in best:
+        return None
+    ends = best[count][2]
+    starts = (0, *ends[:-1])
+    return tuple(
+        StagePlan(worker, tuple(range(first, last)))
+        for worker, first, last in zip(workers, starts, ends, strict=True)
+        if last > first
+    )

@@ -1,0 +1,218 @@
+"""Workers that keep state which can't be sent again: items go by hand, losses are reported, and nothing is repeated."""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cluster.run.running import Running
+from cutset.cluster.coordinator.coordinator import Coordinator
+from cutset.cluster.coordinator.feeding import Inbox
+from cutset.cluster.coordinator.plans import NoPlan
+from cutset.cluster.coordinator.switching import Options
+from cutset.cluster.item_result import ItemResult, StateLost
+from cutset.cluster.model import Model
+from cutset.cluster.stage import WeightFile
+from cutset.cluster.values import Array
+from cutset.cluster.worker.worker_settings import WorkerSettings
+from cutset.errors import ConfigError, CutsetError, LinkError, RequestError
+from cutset.partition.graph import Graph
+from cutset.partition.node import Node, Read, Value
+from cutset.partition.plan import Plan, StagePlan
+
+MOST = 4096
+
+
+def model(state: int = 0) -> Model:
+    """Bytes → those with what came before in front, twice: each of the two nodes remembers the items that it saw."""
+    values = [Value(name, (MOST,), "uint8", bounded=True) for name in ("x", "a", "b")]
+    nodes = tuple(
+        Node(made.name, "", "append", (Read(read.name),), (), (made,), False, 1, state)
+        for read, made in itertools.pairwise(values)
+    )
+    return Model(Graph((values[0],), ("b",), nodes, {}), {})
+
+
+class Appending:
+    """Gives all bytes that it has seen since its plan began."""
+
+    def __init__(self, graph: Graph, nodes: Collection[int]) -> None:
+        self.inputs, self.outputs = graph.boundary(nodes)
+        self._nodes = [graph.nodes[i] for i in sorted(nodes)]
+        self._seen = {node.name: b"" for node in self._nodes}
+
+    def run(
+        self, source: int, values: Mapping[str, Array], observe: Callable[[float], None] | None = None
+    ) -> dict[str, Array]:
+        found = {name: array.tobytes() for name, array in values.items()}
+        for node in self._nodes:
+            self._seen[node.name] = found[node.name] = self._seen[node.name] + found[node.reads[0]]
+        return {name: np.frombuffer(found[name], np.uint8) for name in self.outputs}
+
+
+class AppendingRuntime:
+    software, device = "bytes", "here"
+
+    def begin_thread(self) -> None:
+        pass
+
+    def stage(self, graph: Graph, nodes: Collection[int], weights: Mapping[str, Array]) -> Appending:
+        return Appending(graph, nodes)
+
+    def decoder(self, encoding: str, value: Value, settings: bytes) -> Any:
+        raise ConfigError("none")
+
+    def open_weights(self, path: Path) -> WeightFile:
+        raise AssertionError("no file was given")
+
+
+class Run:
+    """A coordinator over workers in threads."""
+
+    def __init__(self, folder: Path, names: Sequence[str], memory: int = 0, **options: Any) -> None:
+        self.folder, self.memory = folder, memory
+        self.workers: dict[str, Running] = {}
+        for name in names:
+            self.start(name)
+        self.model = model(options.pop("state", 0))
+        self.inbox = Inbox(self.model.input)
+        self.wanted = list(names)
+        options = {"stateful": True, "deltas": False, "gather": 0.0, "patience": 2.0} | options
+        addresses = {name: (f"ipc://{folder}/{name}", None) for name in names}
+        self.coordinator = Coordinator(self.model, addresses, self.plan, [self.inbox], Options(**options))
+
+    def start(self, name: str) -> None:
+        self.workers[name] = Running(
+            f"ipc://{self.folder}/{name}", WorkerSettings(AppendingRuntime(), memory=self.memory)
+        )
+
+    def plan(self, alive: Sequence[str], why: str) -> Plan:
+        missing = [name for name in self.wanted if name not in alive]
+        if missing:
+            raise NoPlan(f"{missing[0]} isn't there")
+        shares = [(0,), (1,)] if len(self.wanted) > 1 else [(0, 1)]
+        return Plan(self.model.digest, tuple(map(StagePlan, self.wanted[:2], shares)))
+
+    def put(self, text: str, lost: int = 0) -> None:
+        self.inbox.put(np.frombuffer(text.encode(), np.uint8), lost)
+
+    def take(self, seconds: float = 10.0) -> Any:
+        came = self.coordinator.results.get(timeout=seconds)
+        if isinstance(came, ItemResult):
+            self.coordinator.took()
+            return came.output.tobytes().decode()
+        return came
+
+    def begun(self) -> None:
+        until = time.monotonic() + 10
+        while self.coordinator.plan is None:
+            assert time.monotonic() < until, "no plan"
+            time.sleep(0.01)
+
+    def close(self) -> None:
+        self.coordinator.close()
+        for worker in self.workers.values():
+            worker.close()
+
+
+@pytest.fixture
+def begin(tmp_path: Path) -> Iterator[Callable[..., Run]]:
+    runs: list[Run] = []
+
+    def start(*names: str, **how: Any) -> Run:
+        runs.append(Run(tmp_path, names, **how))
+        return runs[-1]
+
+    yield start
+    for run in runs:
+        run.close()
+
+
+def test_items_of_any_size_pass_and_leave_their_state(begin: Callable[..., Run]) -> None:
+    run = begin("w0", "w1")
+    for text in ("a", "bc", ""):
+        run.put(text)
+    # The first keeps a, abc, abc; the second all of these one after another.
+    assert [run.take() for _ in range(3)] == ["a", "aabc", "aabcabc"]
+    with pytest.raises(RequestError, match="at most uint8"):
+        run.inbox.put(np.zeros(MOST + 1, np.uint8))
+    with pytest.raises(RequestError, match="float32"):
+        run.inbox.put(np.zeros(3, np.float32))
+
+
+def test_what_was_on_its_way_is_lost_with_the_state_and_not_sent_again(begin: Callable[..., Run]) -> None:
+    run = begin("w0", "w1")
+    run.put("a")
+    assert run.take() == "a"
+    run.wanted = ["w0"]
+    run.workers.pop("w1").close()
+    lost = run.take()
+    assert isinstance(lost, StateLost)
+    assert (lost.count, "w1" in lost.why) == (1, True)
+    run.put("of the old state", lost=0)
+    run.put("b", lost=1)
+    assert run.take() == "b", "the worker that stayed begins anew, and an item of the state before is dropped"
+    with pytest.raises(queue.Empty):
+        run.coordinator.results.get(timeout=0.2)
+
+
+def test_another_plan_begins_with_nothing(begin: Callable[..., Run]) -> None:
+    run = begin("w0", "w1")
+    run.put("a")
+    assert run.take() == "a"
+    run.wanted = ["w0"]
+    run.coordinator.propose(run.plan(["w0", "w1"], ""), "it is better")
+    lost = run.take()
+    assert isinstance(lost, StateLost)
+    run.put("b", lost=1)
+    assert run.take() == "b"
+
+
+def test_without_a_plan_whoever_comes_is_waited_for(begin: Callable[..., Run]) -> None:
+    run = begin("w0", "w1", patience=20.0)
+    run.begun()
+    run.workers.pop("w1").close()
+    assert isinstance(run.take(), StateLost)
+    run.put("b", lost=1)
+    with pytest.raises(queue.Empty):
+        run.coordinator.results.get(timeout=0.3)
+    assert run.coordinator.plan is None
+    run.start("w1")
+    assert run.take(20.0) == "b"
+
+
+def test_patience_ends_with_what_is_missing(begin: Callable[..., Run]) -> None:
+    run = begin("w0", "w1", patience=0.3)
+    run.begun()
+    run.workers.pop("w1").close()
+    assert isinstance(run.take(), StateLost)
+    error = run.take()
+    assert isinstance(error, LinkError)
+    assert "w1 isn't there" in str(error)
+
+
+def test_a_limited_worker_never_holds_two_plans(begin: Callable[..., Run]) -> None:
+    """Its own state of both would be more than it may have: the old plan ends before the new one is made."""
+    run = begin("w0", "w1", memory=1 << 20, state=300_000)
+    run.put("a")
+    assert run.take() == "a"
+    run.wanted = ["w0"]
+    run.coordinator.propose(run.plan(["w0", "w1"], ""), "it is better")
+    assert isinstance(run.take(), StateLost)
+    run.put("b", lost=1)
+    assert run.take() == "b"
+
+
+def test_a_worker_counts_state_with_its_memory(begin: Callable[..., Run]) -> None:
+    run = begin("w0", "w1", memory=1 << 20, state=2_000_000, patience=0.5)
+    until = time.monotonic() + 20
+    while not isinstance(found := run.take(20.0), CutsetError):
+        assert time.monotonic() < until
+    assert "needs about 2 MiB" in str(found)

@@ -1,0 +1,102 @@
+"""Stages as processes of their own, with keys and without, for tests that stop and start them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cutset.link.keys import Keys, new_keys, save_keys
+from cutset.link.launch import PIPE, Child, environment
+from cutset.llm import LLM
+
+
+class Stages:
+    """Starts `cutset stage` under names; `addresses` and `keys` are what an engine needs to reach them."""
+
+    def __init__(self, folder: Path, *, tcp: bool = False) -> None:
+        self.folder, self.tcp = folder, tcp
+        self.children: dict[str, Child] = {}
+        self.places: dict[str, str] = {}
+        self.extra: dict[str, Sequence[str]] = {}
+        self.public: dict[str, Keys] = {}
+        if tcp:
+            save_keys(new_keys(), "me", folder)
+
+    def start(self, *names: str, model: str = "story", extra: Sequence[str] | None = None) -> None:
+        for name in names:
+            self.extra[name] = [model, *(extra or ())] if extra is not None else self.extra.get(name, [model])
+            self.extra[name] = [word for word in self.extra[name] if word]
+            command = ["cutset.cli", "stage", *self.extra[name], "--listen", self._place(name), "--threads", "1"]
+            if self.tcp:
+                command += ["--key", str(self.folder / f"{name}.key"), "--allow", str(self.folder / "me.pub")]
+            self.children[name] = Child(name, command, env=environment(1), stderr=PIPE)
+        for name in names:
+            self.children[name].until("listening on")
+
+    def _place(self, name: str) -> str:
+        if name not in self.places:
+            if not self.tcp:
+                self.places[name] = f"ipc://{self.folder}/{name}"
+            else:
+                save_keys(new_keys(), name, self.folder)
+                with socket.socket() as free:
+                    free.bind(("127.0.0.1", 0))
+                    self.places[name] = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+        return self.places[name]
+
+    def settings(self, *names: str, spares: Sequence[str] = ()) -> dict[str, Any]:
+        """Keywords of an LLM on these stages."""
+        found: dict[str, Any] = {"stages": [self._place(name) for name in names]}
+        if spares:
+            found["spares"] = [self._place(name) for name in spares]
+        if self.tcp:
+            found |= {"key": self.folder / "me.key", "stage_keys": [self.folder / f"{name}.pub" for name in names]}
+            if spares:
+                found["spare_keys"] = [self.folder / f"{name}.pub" for name in spares]
+        return found
+
+    def kill(self, name: str) -> None:
+        """As `kill -9` does."""
+        child = self.children.pop(name)
+        child.kill()
+        if child.process.stderr is not None:
+            child.process.stderr.close()
+
+    def freeze(self, name: str) -> None:
+        """It is there, and does nothing."""
+        os.kill(self.children[name].process.pid, signal.SIGSTOP)
+
+    def close(self) -> None:
+        for name in list(self.children):
+            self.kill(name)
+
+
+@contextmanager
+def running(folder: Path, *names: str, tcp: bool = False, **how: Any) -> Iterator[Stages]:
+    stages = Stages(folder, tcp=tcp)
+    try:
+        stages.start(*names, **how)
+        yield stages
+    finally:
+        stages.close()
+
+
+def until(true: Any, seconds: float = 20.0) -> None:
+    """Waits until something holds."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it never came to be"
+        time.sleep(0.02)
+
+
+def workers_of(llm: LLM) -> list[str]:
+    """The addresses of the stages in use."""
+    assert llm.stages is not None
+    plan = llm.stages.pipeline.plan
+    return [] if plan is None else [stage.worker for stage in plan.stages]

@@ -1,0 +1,150 @@
+"""A decoder as a graph for coordinators, and what a worker makes of it or refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from cutset.cluster.model import Model
+from cutset.engine.stage_graph import DESCRIPTION, StageLimits, StageModel, decoder_graph, read_model, stage_model
+from cutset.engine.stage_item import StageSetup
+from cutset.engine.stage_runtime import StageRuntime
+from cutset.errors import CheckpointError, CutsetError, DeviceError, GraphError
+from cutset.models.families import spec_from_config
+from cutset.models.files.source import ModelSource
+from cutset.models.files.tensor import Tensor
+from cutset.models.random import RandomModel
+from cutset.models.spec import DecoderSpec
+from cutset.models.stages import stage_tensors
+from cutset.partition.description import describe, read_description
+from cutset.partition.graph import Graph
+from cutset.partition.node import Node, Read, Value
+from runner.files import CONFIGS, config_of
+
+SETUP = StageSetup(blocks=3, block_size=16)
+LIMITS = StageLimits(rows=32, sequences=4, context=48)
+RUNTIME = StageRuntime()
+LFM2 = {
+    "model_type": "lfm2",
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "block_auto_adjust_ff_dim": False,
+    "vocab_size": 61,
+    "max_position_embeddings": 64,
+    "conv_L_cache": 3,
+    "layer_types": ["conv", "full_attention", "conv"],
+}
+
+
+def source_of(config: dict[str, Any]) -> ModelSource:
+    """A model with weights of zeros."""
+    spec = spec_from_config(config)
+    tensors = {
+        name: Tensor(name, Path("x"), "F32", np.zeros(shape, np.float32)) for name, shape in shapes(spec).items()
+    }
+    return ModelSource(Path("x"), lambda: config, spec, tensors, "float32")
+
+
+def shapes(spec: DecoderSpec) -> dict[str, tuple[int, ...]]:
+    return spec.tensor_shapes()
+
+
+def random_source(**sizes: Any) -> ModelSource:
+    model = RandomModel(**{"hidden": 32, "layers": 3, "heads": 4, "vocab": 61, "max_pos": 64} | sizes)
+    tensors = {name: model.tensor(name) for name in model.spec().tensor_shapes()}
+    return ModelSource(Path("x"), model.config, model.spec(), tensors, "float32")
+
+
+def made(source: ModelSource) -> tuple[StageModel, Model]:
+    model = stage_model(source, RUNTIME.software, "native", "float32", SETUP)
+    return model, decoder_graph(source, model, LIMITS)
+
+
+@pytest.mark.parametrize("case", [*CONFIGS, "lfm2"])
+def test_every_family_is_described_and_read_alike(case: str) -> None:
+    source = source_of(LFM2 if case == "lfm2" else config_of(case))
+    model, graph = made(source)
+    back = read_model(np.frombuffer(msgspec.json.encode(model), np.uint8))
+    spec, own = back.spec(), source.spec
+    assert list(spec.tensors()) == list(own.tensors())
+    assert (spec.ropes, spec.windows, spec.recurrent_layers) == (own.ropes, own.windows, own.recurrent_layers)
+    assert back.stage_setup() == SETUP
+    for number, node in enumerate(graph.graph.nodes):
+        layers = range(number, number + 1)
+        assert node.args[:2] == (number, number + 1)
+        wanted = {tensor.name for tensor in stage_tensors(own, layers)}
+        assert set(node.weights) == wanted | {DESCRIPTION}
+        assert node.state > 0 or number in own.recurrent_layers
+
+
+def test_the_graph_goes_over_the_wire_as_it_is() -> None:
+    _, model = made(random_source(tied=True))
+    graph = read_description(json.loads(model.description))
+    assert graph == model.graph
+    assert describe(graph)["nodes"][0]["op"] == "cutset.layers"
+    first, last = graph.nodes[0], graph.nodes[-1]
+    assert "model.embed_tokens.weight" in first.weights
+    assert "model.embed_tokens.weight" in last.weights, "a tied head multiplies with it"
+    assert {name for cut in graph.cuts[1:-1] for name in cut.values} == {"batch", "hidden 1", "hidden 2"}
+    assert graph.cuts[-1].values == ("choices",)
+
+
+def weights_of(model: Model, nodes: list[int]) -> dict[str, Any]:
+    return {name: model.weights[name] for name in model.graph.weights_of(nodes)}
+
+
+def test_layers_that_do_not_follow_each_other_are_no_stage() -> None:
+    _, model = made(random_source())
+    with pytest.raises(GraphError, match="must follow each other"):
+        RUNTIME.stage(model.graph, [0, 2], weights_of(model, [0, 2]))
+
+
+def test_a_network_of_pictures_is_refused_by_name() -> None:
+    value = Value("x", (1,), "float32")
+    node = Node("n", "", "aten.relu.default", (Read("x"),), (), (Value("y", (1,), "float32"),), False, 1)
+    with pytest.raises(GraphError, match="cutset stream worker"):
+        RUNTIME.stage(Graph((value,), ("y",), (node,), {}), [0], {})
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"software": "cutset 0.0.0, stages, x"}, DeviceError, "the coordinator wants cutset 0.0.0"),
+        ({"backend": "torch"}, DeviceError, "backend torch"),
+        ({"format": "cutset-stages-9"}, CheckpointError, "cutset-stages-9"),
+        ({"architecture": "[]"}, CutsetError, "."),
+        ({"architecture": "{"}, CutsetError, "isn't JSON"),
+        ({"tensors": {}}, CheckpointError, "doesn't say what"),
+        ({"setup": b"\x90"}, CutsetError, "setup"),
+        ({"dtype": "float64"}, CutsetError, "dtype"),
+    ],
+)
+def test_what_a_worker_cannot_do_is_refused(change: dict[str, Any], error: type[CutsetError], words: str) -> None:
+    described, model = made(random_source())
+    wrong = msgspec.structs.replace(described, **change)
+    weights = weights_of(model, [0]) | {DESCRIPTION: np.frombuffer(msgspec.json.encode(wrong), np.uint8)}
+    with pytest.raises(error, match=words):
+        RUNTIME.stage(model.graph, [0], weights)
+
+
+def test_damaged_descriptions_are_refused() -> None:
+    data = msgspec.json.encode(made(random_source())[0])
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        damaged = np.frombuffer(data, np.uint8).copy()
+        at = random.integers(0, damaged.size, 3)
+        damaged[at] = random.integers(0, 256, 3)
+        try:
+            found = read_model(damaged[: random.integers(1, damaged.size + 1)])
+            found.spec()
+            found.stage_setup()
+        except CutsetError:
+            continue
