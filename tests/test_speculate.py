@@ -99,3 +99,16 @@ def test_the_command_line_says_how_many_were_right(capsys: pytest.CaptureFixture
     assert texts[0] == texts[1]
     assert main(["generate", "story", "--prompt", "a", "--speculate", "nowhere/at/all"]) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_stages_at_workers_judge_as_one_process_does() -> None:
+    """With as many drafts and log probabilities as there may be, for one sequence alone: large results."""
+    params = SamplingParams(temperature=0, frequency_penalty=-2, max_tokens=300, ignore_eos=True, logprobs=20)
+    found = []
+    several: list[dict[str, Any]] = [{}, {"stages": 2, "speculate": "ngram", "speculate_tokens": 64}]
+    for options in several:
+        with LLM("story", threads=1, cache_mib=64, max_num_seqs=1, **options) as llm:
+            found.append(llm.generate(REPEATING, params)[0].outputs)
+            stats = llm.stats()
+    assert found[0] == found[1]
+    assert stats.accepted_tokens > 0

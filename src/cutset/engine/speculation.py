@@ -16,10 +16,10 @@ from cutset.engine.sequence import Sequence
 
 __all__ = ["Speculation", "StepCosts"]
 
-FIRST = 2  # drafts of a sequence that has had none yet
+FIRST = 1  # drafts of a sequence that has had none yet
 MISSES = 2  # steps in which no draft was right, one after another, after which there are none for a while,
 WORTH = 0.5  # unless this share of them was right before
-REST, LONGEST_REST = 8, 512  # steps without drafts: at first, and at most
+REST, LONGEST_REST = 16, 512  # steps without drafts: at first, and at most
 PLAIN = 64  # of so many steps one has no drafts, to see what that costs
 MOST_ROWS = 64  # drafts of a step
 WEIGHT = 1 / 8  # of a new observation

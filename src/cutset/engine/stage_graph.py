@@ -51,7 +51,8 @@ FORMAT = "cutset-stages-1"
 MOST_DESCRIPTION = 64 << 20
 MOST_CONFIG = 16 << 20
 LEAST_BYTES = 4096  # of what a stage gives: room for why it couldn't
-MOST_CHOICE = 2048  # bytes of a token with its log probabilities
+MOST_CHOICE = 512  # bytes of a token with its log probabilities: 20 others at most, each of some 15 bytes
+MOST_DRAFTS = 64  # of a sequence in a step
 Text = Annotated[str, msgspec.Meta(max_length=200)]
 
 
@@ -169,7 +170,7 @@ def decoder_graph(source: ModelSource, model: StageModel, limits: StageLimits) -
         reads = (Read(BATCH),) if first else (Read(BATCH), Read(f"{HIDDEN} {layers.start}"))
         made = Value(
             CHOICES if last else f"{HIDDEN} {layers.stop}",
-            (LEAST_BYTES + (limits.sequences * MOST_CHOICE if last else limits.rows * spec.hidden * 4),),
+            (LEAST_BYTES + (choices_bytes(limits) if last else limits.rows * spec.hidden * 4),),
             "uint8",
             bounded=True,
         )
@@ -195,6 +196,11 @@ def item_bytes(limits: StageLimits, block_size: int) -> int:
     blocks = -(-limits.context // block_size)
     sequence = 64 + 4 * blocks + 256 + 3 * 4 * limits.context  # tables, parameters, counts for penalties
     return min(MOST_ITEM, 4096 + 8 * limits.rows + limits.sequences * sequence)
+
+
+def choices_bytes(limits: StageLimits) -> int:
+    """The most bytes of what is drawn in a step: a token for each sequence, and for each of its drafts."""
+    return min(limits.rows, limits.sequences * (1 + MOST_DRAFTS)) * MOST_CHOICE
 
 
 def _segments(spec: DecoderSpec) -> list[range]:
