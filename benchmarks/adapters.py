@@ -71,7 +71,8 @@ def bytes_share(spec: DecoderSpec, dtype: str, kind: str) -> float:
     """Bytes of a batch's adapters, which are rounded where weights are, over those of the weights that a step reads."""
     numbers = sum(RANK * sum(tensor.shape) for tensor in adapted(spec))
     weights = spec.parameter_count() - (0 if spec.tied else spec.vocab_size * spec.hidden)
-    return SEQUENCES * numbers * (1 if dtype in ROUNDED else KINDS[kind]) / (weights * WIDTHS[f"native {dtype}"])
+    each = 1 if dtype in ROUNDED else KINDS[kind]
+    return SEQUENCES * numbers * each / (weights * WIDTHS.get(f"native {dtype}", 4.0))  # the models are float32
 
 
 def write_adapter(folder: Path, spec: DecoderSpec, rank: int, seed: int, dtype: str = "BF16") -> None:

@@ -34,8 +34,8 @@ def _small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel keeps little between the two: else tens of thousands of small answers are on the way before anything
     waits, at a limit that depends on the machine."""
 
-    def small(raw: Any, limits: Limits) -> None:
-        configure(raw, limits)
+    def small(raw: Any, limits: Limits, scheme: str) -> None:
+        configure(raw, limits, scheme)
         raw.rcvbuf = raw.sndbuf = 1 << 14
 
     monkeypatch.setattr(dealer, "configure", small)
