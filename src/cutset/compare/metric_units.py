@@ -31,6 +31,7 @@ COSTS = (
     "rel error",
     "calls",
     "nats",
+    "bits",
 )
 UNITS = dict.fromkeys(RATES, True) | dict.fromkeys(COSTS, False)
 # Metrics whose unit says the opposite, or nothing. `roof` is per cent of what the machine can do.
