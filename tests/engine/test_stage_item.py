@@ -267,7 +267,7 @@ def test_random_bytes_end_in_a_frame_error_or_in_an_item_that_runs() -> None:
     setup = msgspec.structs.replace(SETUP, states=0, masked=())
     whole = encode_item(StageItem(3, replace(batch(), states=None, adapters=()), *samplers()))
     stage = DecoderStage(FakeExecutor(), setup)
-    stage.executor.check = lambda *_: None  # type: ignore[union-attr]
+    stage.executor.check = lambda *_: None  # it asserts what the whole item holds, and these are damaged
     refused = 0
     for _ in range(MUTATIONS):
         data = bytearray(whole)

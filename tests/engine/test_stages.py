@@ -306,5 +306,5 @@ def test_stages_must_make_a_decoder() -> None:
             LocalPipeline(wrong)
     pipeline = LocalPipeline([first, second, third])
     with pytest.raises(EngineError, match="in one place"):
-        Engine(pipeline, ByteTokenizer(), blocks=4, store=object())  # type: ignore[arg-type]
+        Engine(pipeline, ByteTokenizer(), blocks=4, store=object())
     pipeline.close()

@@ -132,7 +132,7 @@ def test_results_of_before_a_loss_are_not_taken() -> None:
     class Late(SlowPipeline):
         """Gives what it gave before once more, after a loss."""
 
-        def receive(self, *, wait: bool) -> object:  # type: ignore[override]
+        def receive(self, *, wait: bool) -> object:
             result = super().receive(wait=wait)
             return self._run(self.items[0]) if result is None and self.items else result
 

@@ -26,6 +26,7 @@ from cutset.models.random import RandomModel
 from cutset.models.run.backend import build_executor
 from cutset.models.run.executor import Batch
 from cutset.models.run.recipe import CalibratedRecipe
+from cutset.models.spec import Site
 from cutset.offload.accelerator.accelerator import Quota
 from cutset.offload.accelerator.loading import open_accelerator
 from models.test_integer import change, logits, put
@@ -141,10 +142,11 @@ def test_a_calibrated_checkpoint(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("backend", ["native", "reference"])
 def test_an_adapter_is_fitted_when_it_is_loaded(backend: str, tmp_path: Path) -> None:
     folder = calibrated(MODELS["tied"], tmp_path)
-    part = lambda site, inputs, outputs, first: LowRank(  # noqa: E731
-        site, 1, -1, first, RNG.standard_normal((2, inputs), np.float32) / 8,
-        RNG.standard_normal((outputs, 2), np.float32), 1.0,
-    )  # fmt: skip
+
+    def part(site: Site, inputs: int, outputs: int, first: int) -> LowRank:
+        down = RNG.standard_normal((2, inputs), np.float32) / 8
+        return LowRank(site, 1, -1, first, down, RNG.standard_normal((outputs, 2), np.float32), 1.0)
+
     adapter = LoraAdapter("a", b"a", (part("qkv", 64, 32, 96), part("o", 64, 64, 0), part("down", 96, 64, 0)))
     ids, found = np.arange(3, 19, dtype=np.int32)[None], []
     for name, dtype in (("float", "float32"), ("int", "exact")):

@@ -207,4 +207,4 @@ def test_wrong_floats_are_refused() -> None:
     with pytest.raises(ValueError, match="there must be a weight"):
         native.LinearF32([])
     with pytest.raises(ValueError, match="float32, float16 or uint16"):
-        native.LinearF32(np.ones((2, 3), np.int16))  # type: ignore[arg-type]
+        native.LinearF32(np.ones((2, 3), np.int16))
