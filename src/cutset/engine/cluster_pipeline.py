@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import time
 from collections import deque
@@ -22,16 +23,21 @@ from cutset.cluster.item_result import ItemResult, StateLost
 from cutset.cluster.messages import Report
 from cutset.cluster.model import Model
 from cutset.engine.decoder_stage import CHOICES
-from cutset.engine.stage_graph import StageLimits, StageModel, decoder_graph, stage_model
+from cutset.engine.stage_adapters import SentAdapters
+from cutset.engine.stage_graph import StageLimits, cache_bytes, decoder_graph, segments_of, stage_model
 from cutset.engine.stage_item import StageItem, StageSetup, decode_choices, encode_item
 from cutset.engine.stage_runtime import error_of, software_of
 from cutset.engine.stage_settings import Addresses
+from cutset.engine.stage_watch import StageReading, StagesReading, StageWatch
 from cutset.engine.step_pipeline import StagesLost, StepPipeline, StepResult
+from cutset.engine.token_history import SentHistories
 from cutset.errors import CutsetError, EngineError, FrameError, LinkError
 from cutset.kernels import native
 from cutset.link.keys import Keys
-from cutset.models.files.integer import Progress
+from cutset.models.files.adapter import LoraAdapter
+from cutset.models.files.integer import Progress, channel_scales
 from cutset.models.files.source import ModelSource
+from cutset.models.run.executor import LoadedAdapter
 from cutset.models.spec import DecoderSpec
 from cutset.partition.plan import Plan, StagePlan
 from cutset.partition.schedulers.by_weight import by_weight
@@ -80,7 +86,16 @@ class ClusterPipeline(StepPipeline):
         self.source, self.workers, self.limits = source, workers, limits
         self.backend, self.dtype = backend, dtype
         self.failovers = 0  # how often the stages were lost
-        self._observe, self._progress, self._log = observe, progress, log
+        self.watch = StageWatch()
+        # Each is called with every party's report, its plan, and the seconds of its hop; not by the engine's thread.
+        self.observers: list[Callable[[Report, Plan, float], None]] = [self.watch.report]
+        if observe is not None:
+            self.observers.append(observe)
+        self._progress, self._log = progress, log
+        self._setup = StageSetup(1, 1)
+        self._why = ""  # there is no plan
+        self._adapters = SentAdapters(source.spec, segments_of(source.spec))
+        self._histories = SentHistories(1)  # that the last stage has
         self._model: Model | None = None
         self._coordinator: Coordinator | None = None
         self._inbox: Inbox | None = None
@@ -106,9 +121,57 @@ class ClusterPipeline(StepPipeline):
 
     def layers_of(self, stage: StagePlan) -> str:
         """The layers of a plan's stage, as `layers 0-11`."""
+        layers = self._layers(stage)
+        return f"layers {layers.start}-{layers.stop - 1}"
+
+    def _layers(self, stage: StagePlan) -> range:
         assert self._model is not None
         nodes = [self._model.graph.nodes[i] for i in stage.nodes]
-        return f"layers {nodes[0].args[0]}-{int(str(nodes[-1].args[1])) - 1}"
+        return range(int(str(nodes[0].args[0])), int(str(nodes[-1].args[1])))
+
+    def reading(self) -> StagesReading:
+        """How the stages stand now; from any thread."""
+        coordinator, plan, workers = self._coordinator, self.plan, self.workers
+        if coordinator is None:
+            return StagesReading(0, "the stages are closed", [], [], 0, 0, self.failovers)
+        used = {stage.worker: stage for stage in plan.stages} if plan is not None else {}
+        number, why = 0, self._why or "stages get ready"
+        for known, one, reason in reversed(coordinator.plans if plan is not None else []):
+            if one is plan:
+                number, why = known, reason
+                break
+        hops = [] if plan is None else self.watch.hops(plan)
+        carried = (coordinator.links.carries(hop.source, hop.target) for hop in hops)
+        return StagesReading(
+            number,
+            why,
+            [self._reading(name, used.get(name), coordinator) for name in [*used, *(set(workers.all) - set(used))]],
+            [
+                hop._replace(bandwidth=rate if rate < math.inf else None)
+                for hop, rate in zip(hops, carried, strict=True)
+            ],
+            len(self._sent),
+            self._most(len(used)) if used else 0,
+            self.failovers,
+        )
+
+    def _reading(self, name: str, stage: StagePlan | None, coordinator: Coordinator) -> StageReading:
+        assert self._model is not None
+        remote, graph = coordinator.remotes[name], self._model.graph
+        layers = None if stage is None else self._layers(stage)
+        items, busy = self.watch.work(name)
+        return StageReading(
+            name,
+            name in self.workers.spares,
+            remote.up,
+            "" if remote.up else remote.why,
+            None if layers is None else (layers.start, layers.stop - 1),
+            0 if stage is None else graph.weight_bytes(stage.nodes),
+            0 if layers is None else cache_bytes(self.spec, self._setup, layers),
+            items,
+            busy,
+            remote.trips.expected if remote.trips.count else None,
+        )
 
     def fitting(self, setup: StageSetup) -> int:
         """How many blocks of the cache, up to those of `setup`, the stages have memory for. Raises CutsetError."""
@@ -119,8 +182,7 @@ class ClusterPipeline(StepPipeline):
         memory = {name: float(card.memory) for name, card in cards.items()}
         if not any(memory.values()):
             return setup.blocks
-        one = decoder_graph(self.source, self._described(replace(setup, blocks=1)), self.limits).graph
-        two = decoder_graph(self.source, self._described(replace(setup, blocks=2)), self.limits).graph
+        one, two = (self._graph(replace(setup, blocks=blocks)).graph for blocks in (1, 2))
 
         def fits(blocks: int) -> bool:
             states = (a.state + (blocks - 1) * (b.state - a.state) for a, b in zip(one.nodes, two.nodes, strict=True))
@@ -134,13 +196,25 @@ class ClusterPipeline(StepPipeline):
             least, most = (middle, most) if fits(middle) else (least, middle)
         return least
 
-    def _described(self, setup: StageSetup) -> StageModel:
+    def _graph(self, setup: StageSetup) -> Model:
         isa = native.isa() if native.available() else "numpy"
-        return stage_model(self.source, software_of(isa), self.backend, self.dtype, setup)
+        adapters = self._adapters
+        model = stage_model(self.source, software_of(isa), self.backend, self.dtype, setup, adapters.known)
+        return decoder_graph(self.source, model, self.limits, adapters)
+
+    def load_adapter(self, adapter: LoraAdapter, *, in_bytes: bool = False) -> LoadedAdapter:
+        """See StepPipeline: its parts are weights of their layers."""
+        if self._model is not None:
+            raise EngineError("an adapter must be there before the stages")
+        # Stages haven't the scales that an integer checkpoint moved between channels.
+        scales = channel_scales(self.spec, self.source.tensors)
+        fitted = adapter if scales is None else scales.adapter(adapter)
+        self._adapters.add(fitted, in_bytes=in_bytes)
+        return LoadedAdapter(self._adapters.known[-1].name, adapter.digest, None)
 
     def open(self, setup: StageSetup) -> None:
         """Makes the graph, reaches the workers, and waits until all of them have their stages."""
-        self._model = decoder_graph(self.source, self._described(setup), self.limits)
+        self._setup, self._model, self._histories = setup, self._graph(setup), SentHistories(setup.sequences)
         names = list(self._model.graph.weights)
         for done, name in enumerate(names):
             self._model.weight_digest(name)
@@ -156,7 +230,7 @@ class ClusterPipeline(StepPipeline):
 
     def send(self, item: StageItem) -> None:
         assert self._inbox is not None, "the pipeline isn't open"
-        self._inbox.put(np.frombuffer(encode_item(item), np.uint8), self._lost)
+        self._inbox.put(np.frombuffer(encode_item(item, self._histories), np.uint8), self._lost)
         self._sent.append((item.number, len(item.batch.logit_rows)))
 
     def receive(self, *, wait: bool) -> StepResult | StagesLost | None:
@@ -215,7 +289,7 @@ class ClusterPipeline(StepPipeline):
         self._coordinator = Coordinator(
             self._model,
             workers.all,
-            self._planned,
+            self._plan_or_why,
             [self._inbox],
             Options(
                 deltas=False,
@@ -226,9 +300,22 @@ class ClusterPipeline(StepPipeline):
                 gather=0.0,  # the planner says for whom it waits
             ),
             keys=workers.keys,
-            observe=self._observe,
+            observe=self._report,
             log=self._log,
         )
+
+    def _report(self, report: Report, plan: Plan, seconds: float) -> None:
+        for observe in self.observers:
+            observe(report, plan, seconds)
+
+    def _plan_or_why(self, alive: Sequence[str], why: str) -> Plan:
+        try:
+            plan = self._planned(alive, why)
+        except NoPlan as error:
+            self._why = str(error)
+            raise
+        self._why = ""
+        return plan
 
     def _planned(self, alive: Sequence[str], why: str) -> Plan:
         """Even shares of the weights for the stages, spares in the places of those that are gone. Raises NoPlan."""

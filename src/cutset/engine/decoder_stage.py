@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cutset.engine.sampler import Choice, choose
 from cutset.engine.stage_item import StageItem, StageSetup, decode_item, encode_choices
+from cutset.engine.token_history import KnownHistories
 from cutset.errors import CutsetError, EngineError, FrameError
 from cutset.models.files.adapter import LoraAdapter
 from cutset.models.run.executor import Executor, LoadedAdapter, StageExecutor
@@ -44,6 +45,7 @@ class DecoderStage:
         self.first, self.last = layers.start == 0, layers.stop == spec.layers
         self.cache = executor.new_cache(setup.blocks, setup.block_size, setup.states, setup.kv_dtype)
         self._adapters: dict[bytes, LoadedAdapter] = {}
+        self._histories = KnownHistories(setup.sequences, spec.vocab_size)
         self._masked = np.array(setup.masked, dtype=np.intp)
 
     @property
@@ -56,9 +58,9 @@ class DecoderStage:
         """The values that it gives."""
         return (CHOICES,) if self.last else (HIDDEN,)
 
-    def load_adapter(self, adapter: LoraAdapter) -> None:
-        """Takes in an adapter, which items may then name by its digest."""
-        loaded = self.executor.load_adapter(adapter)
+    def load_adapter(self, adapter: LoraAdapter, *, in_bytes: bool = False) -> None:
+        """Takes in an adapter, which items may then name by its digest; `in_bytes`: rounded to 8 bits."""
+        loaded = self.executor.load_adapter(adapter, in_bytes=in_bytes)
         self._adapters[loaded.digest] = loaded
 
     def run(
@@ -73,6 +75,7 @@ class DecoderStage:
             vocab_size=spec.vocab_size,
             adapters=self._adapters,
             sampling=self.last,
+            histories=self._histories,
         )
         started = time.perf_counter()
         hidden = None if self.first else self._checked(values[HIDDEN], len(item.batch.token_ids))

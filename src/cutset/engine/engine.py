@@ -31,7 +31,7 @@ from cutset.engine.stage_item import MOST_ROWS, MOST_SEQUENCES, StageItem, Stage
 from cutset.engine.states import StatePool
 from cutset.engine.step import Step
 from cutset.engine.step_pipeline import StagesLost, StepPipeline
-from cutset.errors import ConfigError, EngineError, RequestError
+from cutset.errors import EngineError, RequestError
 from cutset.models.run.executor import Executor, LoadedAdapter
 
 __all__ = ["Engine"]
@@ -74,6 +74,7 @@ class Engine:
         drafter: Drafter | None = None,  # with it, tokens are drafted and judged several in a step
         draft_tokens: int = 8,  # of a sequence in a step, at most
         draft_always: bool = False,  # that many in every step, so that their number tells nothing
+        draft_states: int | None = None,  # states that are kept before drafts; None: those of all sequences
         clock: Callable[[], float] = time.perf_counter,  # seconds
     ) -> None:
         self._pipeline = model if isinstance(model, StepPipeline) else LocalPipeline([model])
@@ -89,7 +90,12 @@ class Engine:
         eos = spec.eos_token_ids if eos_token_ids is None else eos_token_ids
         self.eos_token_ids = frozenset(one for one in eos if 0 <= one < self.vocab_size)
         self._tokenizer = tokenizer
-        states = StatePool(max_num_seqs, kept_states if prefix_caching else 0) if spec.recurrent_layers else None
+        states: StatePool | None = None
+        if spec.recurrent_layers:
+            if draft_states is None:
+                draft_states = draft_tokens * max_num_seqs
+            ahead = draft_states if drafter is not None else 0
+            states = StatePool(max_num_seqs, kept_states if prefix_caching else 0, ahead)
         masked = tuple(np.flatnonzero(self._without_token).tolist())
         slots = 0 if states is None else states.slots
         kept_as: Literal["auto", "int8"] = "int8" if kv_dtype == "int8" else "auto"
@@ -105,11 +111,6 @@ class Engine:
             stored = StoredBlocks(store, self._cache)
         self._speculation: Speculation | None = None
         if drafter is not None:
-            if spec.recurrent_layers:
-                raise ConfigError(
-                    f"Speculation isn't done for models of family {spec.family}: a draft that is wrong would stay in "
-                    "the states of their layers. Leave it off."
-                )
             self._speculation = Speculation(drafter, draft_tokens, vocab_size=spec.vocab_size, constant=draft_always)
         self._pool = BlockPool(blocks)
         self._scheduler = Scheduler(
@@ -341,7 +342,10 @@ class Engine:
                 self._scheduler.finish(sequence)
             if delta.finished:
                 self._forget(sequence.request)
-            if delta.finish_reason is not None or not right:
+            if delta.finish_reason is not None:
+                break
+            if not right:
+                self._scheduler.go_back(sequence)
                 break
             self._scheduler.accept(sequence)
         return deltas

@@ -16,7 +16,7 @@ from cutset.errors import ConfigError
 from cutset.link.keys import load_keys
 from cutset.models.files.integer import Progress
 from cutset.models.files.source import ModelSource
-from cutset.models.run.backend import BackendChoice, kept_states
+from cutset.models.run.backend import BackendChoice, draft_states, kept_states
 from cutset.models.stages import cuts
 
 __all__ = ["LinkedStages"]
@@ -67,10 +67,15 @@ class LinkedStages:
         settings, spec = self._settings, self.pipeline.spec
         if settings.cache_mib:
             return wanted
-        kept = kept_states(spec, self._choice, settings)
+        kept = kept_states(spec, self._choice, settings) + draft_states(spec, self._choice, settings)
         states = settings.max_num_seqs + kept if spec.state_floats else 0
         kv_dtype: Literal["auto", "int8"] = "int8" if settings.kv_dtype == "int8" else "auto"
         return self.pipeline.fitting(StageSetup(wanted, settings.block_size, states, kv_dtype))
+
+    @property
+    def ready(self) -> bool:
+        """A plan stands, so that steps are run."""
+        return self.pipeline.plan is not None
 
     def summary(self) -> str:
         """Which layers run where, in a line."""

@@ -157,12 +157,20 @@ class Scheduler:
             for sequence, count in rows.items():
                 assert sequence.state is not None
                 self.states.plan(sequence.state, sequence.computed, sequence.computed + count)
+            drafts = {one: drafts[one][: self._room_ahead(one, len(drafts[one]))] for one in drafts}
+            drafts = {one: tokens for one, tokens in drafts.items() if tokens}
         step = make_step(rows, self.max_model_len, drafts)
         for sequence, count in rows.items():
             sequence.computed += count
             if self.states is not None and step is not None and sequence.state is not None:
                 step.saves.append(self.states.take(sequence.state))
         return step
+
+    def _room_ahead(self, sequence: Sequence, drafts: int) -> int:
+        """Of so many drafts, those that its state can be taken back from."""
+        assert self.states is not None
+        assert sequence.state is not None
+        return self.states.plan_ahead(sequence.state, sequence.known, drafts)
 
     def advance(self, step: Step) -> None:
         """The rows of this step have been computed: their full blocks can be found from now on."""
@@ -188,6 +196,11 @@ class Scheduler:
         sequence.settled += 1
         if self.prefix_caching:
             self._publish(sequence)
+
+    def go_back(self, sequence: Sequence) -> None:
+        """A step of it had drafts, of which those were right that were accepted: its state is that behind them."""
+        if self.states is not None and sequence.state is not None:
+            self.states.go_back(sequence.state, sequence.computed)
 
     def _publish(self, sequence: Sequence) -> None:
         size = self.block_size
@@ -253,6 +266,8 @@ class Scheduler:
 
     def _requeue(self, sequence: Sequence) -> None:
         self._release(sequence)
+        if (history := sequence.sampler.history) is not None:
+            history.renew()
         del self.running[sequence]
         sequence.status = Status.WAITING
         self.waiting[sequence] = None

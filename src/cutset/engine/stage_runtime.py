@@ -13,6 +13,7 @@ from cutset.cluster.stage import WeightFile
 from cutset.cluster.values import Array, Bytes
 from cutset.config import Settings
 from cutset.engine.decoder_stage import BATCH, CHOICES, HIDDEN, DecoderStage
+from cutset.engine.stage_adapters import ADAPTER, joined_adapter
 from cutset.engine.stage_graph import DESCRIPTION, OP, StageModel, StageWeights, read_model
 from cutset.errors import CheckpointError, ConfigError, CutsetError, DeviceError, EngineError, FrameError, GraphError
 from cutset.kernels import native
@@ -62,9 +63,9 @@ class StageRuntime:
             raise GraphError("a stage's layers must follow each other")
         layers, spec = range(ranges[0].start, ranges[-1].stop), model.spec()
         check_stage(spec, layers)
-        needed = {name.partition("#")[0] for name in graph.weights_of(nodes) if name != DESCRIPTION}
+        needed = {name.partition("#")[0] for name in graph.weights_of(nodes)}
         tensors: dict[str, Tensor] = {}
-        for name in sorted(needed):
+        for name in sorted(name for name in needed if name != DESCRIPTION and not name.startswith(ADAPTER)):
             if name not in model.tensors:
                 raise CheckpointError(f"the description of this model doesn't say what {name[:80]} is")
             tensors[name] = join(name, model.tensors[name], weights, WHERE)
@@ -72,8 +73,13 @@ class StageRuntime:
         source = ModelSource(WHERE, dict, spec, tensors, "stored" if model.dtype == "stored" else stored)
         settings = Settings(backend=model.backend, dtype=model.dtype, threads=self.threads)
         executor, _ = build_executor(source, settings, layers=layers)
-        inputs, outputs = graph.boundary(nodes)
-        return LinkedStage(DecoderStage(executor, model.stage_setup()), inputs, outputs)
+        stage = DecoderStage(executor, model.stage_setup())
+        for one in model.adapters:
+            try:
+                stage.load_adapter(joined_adapter(one, ranges, weights), in_bytes=one.in_bytes)
+            except ValueError as error:
+                raise CheckpointError(f"the adapter {one.name[:80]!r} doesn't fit this model: {error}") from None
+        return LinkedStage(stage, *graph.boundary(nodes))
 
     def _check(self, model: StageModel) -> None:
         if model.software != self.software:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cutset.config import Settings
@@ -14,7 +14,7 @@ __all__ = ["Addresses", "check_stages", "stage_addresses"]
 Addresses = Mapping[str, tuple[str, bytes | None]]  # name to address and public key
 
 
-def check_stages(settings: Settings, adapters: Collection[str] = ()) -> None:
+def check_stages(settings: Settings) -> None:
     """Raises ConfigError for settings that don't go together with stages."""
     if not settings.stages:
         for name in ("stage_keys", "spares", "spare_keys"):
@@ -24,8 +24,6 @@ def check_stages(settings: Settings, adapters: Collection[str] = ()) -> None:
     other = next((name for name in ("offload", "mode", "pads_from", "prefix_cache") if getattr(settings, name)), None)
     if other is not None:
         raise ConfigError(f"--stages and --{other.replace('_', '-')} don't go together yet: leave one of them out")
-    if adapters:
-        raise ConfigError("adapters can't be sent to stages yet: merge them into the model, or leave out --stages")
     if settings.device != "cpu" or settings.backend == "torch":
         raise ConfigError(
             "stages run on the backends native and reference, on the CPU: leave out --device and --backend"

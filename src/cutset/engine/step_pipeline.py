@@ -11,7 +11,8 @@ from typing import NamedTuple
 from cutset.engine.sampler import Choice
 from cutset.engine.stage_item import StageItem, StageSetup
 from cutset.errors import CutsetError
-from cutset.models.run.executor import KVCache
+from cutset.models.files.adapter import LoraAdapter
+from cutset.models.run.executor import KVCache, LoadedAdapter
 from cutset.models.spec import DecoderSpec
 
 __all__ = ["StagesLost", "StepPipeline", "StepResult"]
@@ -60,6 +61,11 @@ class StepPipeline(ABC):
     def cache(self) -> KVCache | None:
         """The cache of all layers, where it is here and nobody uses it between two steps."""
         return None
+
+    @abstractmethod
+    def load_adapter(self, adapter: LoraAdapter, *, in_bytes: bool = False) -> LoadedAdapter:
+        """Takes in an adapter at every stage, before `open`; sequences of any step may then have it. Its `handle` is
+        None: a stage knows its own part by the adapter's digest."""
 
     @abstractmethod
     def open(self, setup: StageSetup) -> None:
