@@ -27,6 +27,7 @@ from cutset.engine.model_defaults import sampling_defaults
 from cutset.engine.outputs import Delta, EngineStats, RequestOutput, collect
 from cutset.engine.params import SamplingParams
 from cutset.engine.prefix_context import open_store
+from cutset.engine.prefix_store import PrefixStore
 from cutset.engine.stage_settings import check_stages
 from cutset.engine.step_pipeline import StepPipeline
 from cutset.errors import ConfigError, RequestError
@@ -96,6 +97,7 @@ class _Model:
         self._template: ChatTemplate | None = None
         self._template_lock = threading.Lock()
         self.generation = sampling_defaults(found.directory, self.spec.max_positions, self.settings)
+        self._store: PrefixStore | None = None
         self.offload: Offload | None = None
         self.stages: LinkedStages | None = None
         self.executor: Executor  # where the model runs in this process; with stages there is none
@@ -126,7 +128,8 @@ class _Model:
                 name: runs.load_adapter(read_adapter(name, Path(where), self.spec), in_bytes=in_bytes)
                 for name, where in (adapters or {}).items()
             }
-            self._store = open_store(source, self.spec, self.settings, self.choice, context, self.mode)
+            if self.stages is None:  # else each keeps its own layers' part
+                self._store = open_store(source, self.spec, self.settings, self.choice, context, self.mode)
             drafting = open_drafting(self.settings, self.choice, self.spec, self.tokenizer)
             blocks = cache_blocks(self.spec, self.choice, self.settings, context, drafting.block_bytes)
             if self.stages is not None:

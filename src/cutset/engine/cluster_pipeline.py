@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import hashlib
+import json
 import queue
 import time
 from collections import deque
@@ -23,12 +24,21 @@ from cutset.cluster.item_result import ItemResult, StateLost
 from cutset.cluster.messages import Report
 from cutset.cluster.model import Model
 from cutset.engine.decoder_stage import CHOICES
-from cutset.engine.stage_adapters import SentAdapters
-from cutset.engine.stage_graph import StageLimits, cache_bytes, decoder_graph, segments_of, stage_model
+from cutset.engine.stage_adapters import ADAPTER, SentAdapters
+from cutset.engine.stage_blocks import BlocksItem, BlocksResult, decode_found, encode_blocks
+from cutset.engine.stage_graph import (
+    DESCRIPTION,
+    StageLimits,
+    StageModel,
+    cache_bytes,
+    decoder_graph,
+    segments_of,
+    stage_model,
+)
 from cutset.engine.stage_item import StageItem, StageSetup, decode_choices, encode_item
 from cutset.engine.stage_runtime import error_of, software_of
 from cutset.engine.stage_settings import Addresses
-from cutset.engine.stage_watch import StageReading, StagesReading, StageWatch
+from cutset.engine.stage_watch import Share, StagesReading, StageWatch
 from cutset.engine.step_pipeline import StagesLost, StepPipeline, StepResult
 from cutset.engine.token_history import SentHistories
 from cutset.errors import CutsetError, EngineError, FrameError, LinkError
@@ -100,7 +110,8 @@ class ClusterPipeline(StepPipeline):
         self._coordinator: Coordinator | None = None
         self._inbox: Inbox | None = None
         self._lost = 0  # losses of this coordinator that the engine knows of
-        self._sent: deque[tuple[int, int]] = deque()  # number and wanted rows of the items on their way
+        # Number of each item on its way, the rows or blocks that are wanted, and whether it is on blocks.
+        self._sent: deque[tuple[int, int, bool]] = deque()
         self._begun = False  # all stages were there once
         self._asked = time.monotonic()  # when `receive` was last called
         self._since = self._asked  # since when its caller waits in vain
@@ -131,47 +142,19 @@ class ClusterPipeline(StepPipeline):
 
     def reading(self) -> StagesReading:
         """How the stages stand now; from any thread."""
-        coordinator, plan, workers = self._coordinator, self.plan, self.workers
-        if coordinator is None:
+        coordinator, plan, on_their_way = self._coordinator, self.plan, len(self._sent)
+        if coordinator is None or self._model is None:
             return StagesReading(0, "the stages are closed", [], [], 0, 0, self.failovers)
-        used = {stage.worker: stage for stage in plan.stages} if plan is not None else {}
-        number, why = 0, self._why or "stages get ready"
-        for known, one, reason in reversed(coordinator.plans if plan is not None else []):
-            if one is plan:
-                number, why = known, reason
-                break
-        hops = [] if plan is None else self.watch.hops(plan)
-        carried = (coordinator.links.carries(hop.source, hop.target) for hop in hops)
-        return StagesReading(
-            number,
-            why,
-            [self._reading(name, used.get(name), coordinator) for name in [*used, *(set(workers.all) - set(used))]],
-            [
-                hop._replace(bandwidth=rate if rate < math.inf else None)
-                for hop, rate in zip(hops, carried, strict=True)
-            ],
-            len(self._sent),
-            self._most(len(used)) if used else 0,
-            self.failovers,
-        )
-
-    def _reading(self, name: str, stage: StagePlan | None, coordinator: Coordinator) -> StageReading:
-        assert self._model is not None
-        remote, graph = coordinator.remotes[name], self._model.graph
-        layers = None if stage is None else self._layers(stage)
-        items, busy = self.watch.work(name)
-        return StageReading(
-            name,
-            name in self.workers.spares,
-            remote.up,
-            "" if remote.up else remote.why,
-            None if layers is None else (layers.start, layers.stop - 1),
-            0 if stage is None else graph.weight_bytes(stage.nodes),
-            0 if layers is None else cache_bytes(self.spec, self._setup, layers),
-            items,
-            busy,
-            remote.trips.expected if remote.trips.count else None,
-        )
+        shares: dict[str, Share] = {}
+        for stage in plan.stages if plan is not None else ():
+            layers = self._layers(stage)
+            weights, kv = self._model.graph.weight_bytes(stage.nodes), cache_bytes(self.spec, self._setup, layers)
+            shares[stage.worker] = Share(layers, weights, kv)
+        number, why = next(((n, why) for n, one, why in reversed(coordinator.plans) if one is plan), (0, ""))
+        why = why or self._why or "stages get ready"
+        stages = self.watch.stages(coordinator.remotes, shares, self.workers.spares)
+        hops = [] if plan is None else self.watch.hops(plan, coordinator.links)
+        return StagesReading(number, why, stages, hops, on_their_way, self.depth, self.failovers)
 
     def fitting(self, setup: StageSetup) -> int:
         """How many blocks of the cache, up to those of `setup`, the stages have memory for. Raises CutsetError."""
@@ -196,11 +179,12 @@ class ClusterPipeline(StepPipeline):
             least, most = (middle, most) if fits(middle) else (least, middle)
         return least
 
-    def _graph(self, setup: StageSetup) -> Model:
+    def _described(self, setup: StageSetup) -> StageModel:
         isa = native.isa() if native.available() else "numpy"
-        adapters = self._adapters
-        model = stage_model(self.source, software_of(isa), self.backend, self.dtype, setup, adapters.known)
-        return decoder_graph(self.source, model, self.limits, adapters)
+        return stage_model(self.source, software_of(isa), self.backend, self.dtype, setup, self._adapters.known)
+
+    def _graph(self, setup: StageSetup) -> Model:
+        return decoder_graph(self.source, self._described(setup), self.limits, self._adapters)
 
     def load_adapter(self, adapter: LoraAdapter, *, in_bytes: bool = False) -> LoadedAdapter:
         """See StepPipeline: its parts are weights of their layers."""
@@ -214,12 +198,15 @@ class ClusterPipeline(StepPipeline):
 
     def open(self, setup: StageSetup) -> None:
         """Makes the graph, reaches the workers, and waits until all of them have their stages."""
-        self._setup, self._model, self._histories = setup, self._graph(setup), SentHistories(setup.sequences)
-        names = list(self._model.graph.weights)
+        model, self._histories = self._graph(setup), SentHistories(setup.sequences)
+        names = list(model.graph.weights)
         for done, name in enumerate(names):
-            self._model.weight_digest(name)
+            model.weight_digest(name)
             if self._progress is not None:
                 self._progress("hashing weights", done + 1, len(names))
+        self._setup = setup if self.spec.state_floats else replace(setup, prefixes=self._prefixes(model, setup))
+        self._model = self._graph(self._setup)
+        self._model.take_digests(model, [name for name in names if name != DESCRIPTION])
         self.source.forget()
         self._begin()
         try:
@@ -228,12 +215,30 @@ class ClusterPipeline(StepPipeline):
             self.close()
             raise
 
+    def _prefixes(self, model: Model, setup: StageSetup) -> bytes:
+        """What the bytes of a block depend on, as far as it is known here."""
+        weights = {name: model.weight_digest(name) for name in model.graph.weights if name != DESCRIPTION}
+        weights = {name: digest for name, digest in weights.items() if not name.startswith(ADAPTER)}
+        one = self._described(replace(setup, blocks=1))
+        described = [one.architecture, one.normalised, one.tied, one.backend, one.dtype, setup.kv_dtype]
+        depends = [described, setup.block_size, self.limits.context, weights]
+        return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).digest()
+
     def send(self, item: StageItem) -> None:
         assert self._inbox is not None, "the pipeline isn't open"
         self._inbox.put(np.frombuffer(encode_item(item, self._histories), np.uint8), self._lost)
-        self._sent.append((item.number, len(item.batch.logit_rows)))
+        self._sent.append((item.number, len(item.batch.logit_rows), False))
 
-    def receive(self, *, wait: bool) -> StepResult | StagesLost | None:
+    @property
+    def keeps_blocks(self) -> bool:
+        return bool(self._setup.prefixes)
+
+    def send_blocks(self, item: BlocksItem) -> None:
+        assert self._inbox is not None, "the pipeline isn't open"
+        self._inbox.put(np.frombuffer(encode_blocks(item), np.uint8), self._lost)
+        self._sent.append((item.number, len(item.fill), True))
+
+    def receive(self, *, wait: bool) -> StepResult | BlocksResult | StagesLost | None:
         coordinator, asked, self._asked = self._coordinator, self._asked, time.monotonic()
         if self._asked - asked > IDLE:
             self._since = self._asked
@@ -266,12 +271,14 @@ class ClusterPipeline(StepPipeline):
         if coordinator is not None:
             coordinator.close()
 
-    def _result(self, came: ItemResult) -> StepResult | None:
+    def _result(self, came: ItemResult) -> StepResult | BlocksResult | None:
         if came.dropped or not self._sent:
             return None
-        number, wanted = self._sent.popleft()
+        number, wanted, blocks = self._sent.popleft()
         try:
             data = came.outputs[CHOICES]
+            if blocks:
+                return BlocksResult(number, *decode_found(data, wanted))
             if (why := error_of(data)) is not None:
                 return StepResult(number, None, EngineError(why))
             return StepResult(number, decode_choices(data.data, wanted=wanted, vocab_size=self.spec.vocab_size))

@@ -24,9 +24,10 @@ from cutset.engine.params import SamplingParams
 from cutset.engine.prefix_store import PrefixStore, StoredBlocks
 from cutset.engine.request import Request
 from cutset.engine.sampler import Choice
-from cutset.engine.scheduler import Scheduler
+from cutset.engine.scheduler import RESTORED_BYTES, Scheduler
 from cutset.engine.sequence import Sequence
 from cutset.engine.speculation import Speculation
+from cutset.engine.stage_blocks import BlocksResult, StagedBlocks
 from cutset.engine.stage_item import MOST_ROWS, MOST_SEQUENCES, StageItem, StageSetup
 from cutset.engine.states import StatePool
 from cutset.engine.step import Step
@@ -37,6 +38,7 @@ from cutset.models.run.executor import Executor, LoadedAdapter
 __all__ = ["Engine"]
 
 log = logging.getLogger(__name__)
+RESTING = 2.0  # seconds that stages may take to keep blocks while nobody waits for them
 
 
 class Engine:
@@ -102,7 +104,11 @@ class Engine:
         rows, sequences = min(max_batch_tokens, MOST_ROWS), min(max_num_seqs, MOST_SEQUENCES)
         self._pipeline.open(StageSetup(blocks, block_size, slots, kept_as, masked, rows, sequences))
         self._cache = self._pipeline.cache
-        stored = None
+        stored: StoredBlocks | StagedBlocks | None = None
+        self._pool = BlockPool(blocks)
+        if self._pipeline.keeps_blocks and prefix_caching and states is None:
+            stored = StagedBlocks(self._pool, block_size * 8 * spec.kv_floats, RESTORED_BYTES)
+        self._staged = stored
         if store is not None:
             if states is not None or not prefix_caching or self._cache is None:
                 raise EngineError(
@@ -112,7 +118,6 @@ class Engine:
         self._speculation: Speculation | None = None
         if drafter is not None:
             self._speculation = Speculation(drafter, draft_tokens, vocab_size=spec.vocab_size, constant=draft_always)
-        self._pool = BlockPool(blocks)
         self._scheduler = Scheduler(
             self._pool,
             block_size=block_size,
@@ -128,6 +133,7 @@ class Engine:
         self._arrivals = count()
         self._numbers = count()  # of steps
         self._in_flight: dict[int, Step] = {}  # those that were sent, by their numbers
+        self._asking: dict[int, int] = {}  # messages on blocks that were sent, and how many they ask for
         self._came = -math.inf  # when the last result came
         self._steps = self._prefill_rows = self._generated = self._losses = 0
 
@@ -258,6 +264,7 @@ class Engine:
             depth = min(most, depth)
         while len(self._in_flight) < depth:
             step = schedule()
+            self._send_blocks()
             if step is None:
                 break
             number = next(self._numbers)
@@ -271,13 +278,44 @@ class Engine:
                 return self._fail(step, error)
         return []
 
+    def _send_blocks(self, *, rest: bool = False) -> None:
+        """Tells stages what to keep and to fill, before the next step."""
+        staged = self._staged
+        while staged is not None and (item := staged.item(next(self._numbers), rest=rest)) is not None:
+            self._asking[item.number] = len(item.fill)
+            try:
+                self._pipeline.send_blocks(item)
+            except Exception as error:
+                self._answered(item.number, error)
+
+    def _answered(self, number: int, answer: BlocksResult | BaseException | None) -> None:
+        wanted = self._asking.pop(number)
+        if not isinstance(answer, BlocksResult):
+            log.warning("stages couldn't say which blocks they keep: %s", answer)
+            answer = BlocksResult(number, True, [False] * wanted)
+        self._scheduler.restored(answer)
+
+    def rest(self) -> None:
+        """To be called when there is no work: has stages keep what they weren't told to yet."""
+        if self._staged is None or self._requests or not self._pipeline.depth:
+            return
+        self._send_blocks(rest=True)
+        end = time.monotonic() + RESTING
+        while self._asking and time.monotonic() < end:
+            self._receive()
+
     def _receive(self) -> list[Delta]:
         """Takes the next result, if there is one to wait for."""
-        if not self._in_flight and self._pipeline.depth:
+        if not self._in_flight and not self._asking and self._pipeline.depth:
             return []
         result = self._pipeline.receive(wait=True)
         if isinstance(result, StagesLost):
             return self._lose(result)
+        if result is not None and result.number in self._asking:
+            self._answered(result.number, result if isinstance(result, BlocksResult) else result.error)
+            return []
+        if isinstance(result, BlocksResult):  # one of before a loss
+            return []
         if result is None or result.number not in self._in_flight:  # one of before a loss
             return []
         step = self._in_flight.pop(result.number)
@@ -298,6 +336,7 @@ class Engine:
         log.warning("stages were lost, and running sequences are computed again: %s", lost.reason)
         self._losses += 1
         self._in_flight.clear()
+        self._asking.clear()
         self._scheduler.lose()
         requests = list(self._requests.values()) if lost.error is not None else []
         return [delta for request in requests for delta in self._end(request, lost.error)]

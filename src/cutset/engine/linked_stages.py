@@ -9,6 +9,7 @@ from typing import Literal
 from cutset.config import Settings
 from cutset.engine.cluster_pipeline import ClusterPipeline, StageWorkers
 from cutset.engine.local_stages import LocalStages
+from cutset.engine.prefix_context import check_store
 from cutset.engine.stage_graph import StageLimits
 from cutset.engine.stage_item import StageSetup
 from cutset.engine.stage_settings import stage_addresses
@@ -45,12 +46,17 @@ class LinkedStages:
         count = settings.stages if isinstance(settings.stages, int) else len(named)
         if count > most:
             raise ConfigError(f"--stages: this model of {spec.layers} layers makes at most {most} stages, not {count}")
+        if settings.prefix_cache is not None:
+            check_store(spec, settings, choice)
         limits = StageLimits(settings.max_batch_tokens, min(settings.max_num_seqs, settings.max_batch_tokens), context)
         self.local: LocalStages | None = None
         with contextlib.ExitStack() as parts:
             if isinstance(settings.stages, int):
                 threads = max(1, settings.thread_count // count)
-                self.local = LocalStages(count, source.path, threads=threads)
+                prefixes = None
+                if settings.prefix_cache is not None:
+                    prefixes = settings.prefix_cache.absolute(), settings.prefix_cache_size
+                self.local = LocalStages(count, source.path, threads=threads, prefixes=prefixes)
                 parts.callback(self.local.close)
                 named = self.local.addresses
             keys = load_keys(settings.key) if settings.key is not None else None

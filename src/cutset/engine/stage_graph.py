@@ -22,6 +22,7 @@ from cutset.cluster.model import Model
 from cutset.cluster.values import Array, Bytes
 from cutset.engine.decoder_stage import BATCH, CHOICES, HIDDEN
 from cutset.engine.stage_adapters import SentAdapter, SentAdapters
+from cutset.engine.stage_blocks import MOST_BLOCKS
 from cutset.engine.stage_item import MOST_ITEM, StageSetup, decode_setup, encode_setup
 from cutset.errors import ArchitectureError, CheckpointError, ConfigError
 from cutset.models.families import spec_from_config
@@ -217,7 +218,8 @@ def item_bytes(limits: StageLimits, block_size: int) -> int:
     """The most bytes of an item: what a step of so many rows and sequences can come to."""
     blocks = -(-limits.context // block_size)
     sequence = 64 + 4 * blocks + 256 + 4 * limits.context  # tables, parameters, tokens that penalties count
-    return min(MOST_ITEM, 4096 + 8 * limits.rows + limits.sequences * sequence)
+    stored = MOST_BLOCKS * (64 + 4 * block_size)  # a message on blocks that are kept
+    return min(MOST_ITEM, 4096 + stored + 8 * limits.rows + limits.sequences * sequence)
 
 
 def choices_bytes(limits: StageLimits) -> int:

@@ -63,6 +63,7 @@ class StageSetup(msgspec.Struct, array_like=True, forbid_unknown_fields=True, fr
     masked: Annotated[tuple[Number, ...], msgspec.Meta(max_length=2**20)] = ()  # ids for which there is no token
     rows: Annotated[int, msgspec.Meta(ge=1, le=MOST_ROWS)] = MOST_ROWS  # of a step, at most
     sequences: Annotated[int, msgspec.Meta(ge=1, le=MOST_SEQUENCES)] = MOST_SEQUENCES  # of a step, at most
+    prefixes: Annotated[bytes, msgspec.Meta(max_length=32)] = b""  # digest of model and limit, where blocks may be kept
 
 
 class StageItem(NamedTuple):
@@ -181,11 +182,12 @@ def encode_item(item: StageItem, histories: SentHistories | None = None) -> byte
     chosen = np.array([-1 if one is None else order[one.digest] for one in batch.adapters], dtype=np.int32)
     drafted = item.drafted or [0] * len(item.known)
     sampling = [_sampling(*each) for each in zip(item.samplers, item.known, drafted, strict=True)]
-    penalised = [number for number, sampler in enumerate(item.samplers) if sampler.history is not None]
+    each = zip(sampling, item.samplers, item.known, strict=True)
+    penalised = [(one, sampler.history, known) for one, sampler, known in each if sampler.history is not None]
     sent = SentHistories(len(penalised)) if histories is None else histories
-    parts = sent.parts(sampler.history for sampler in item.samplers if sampler.history is not None)
-    for number, part in zip(penalised, parts, strict=True):
-        sampling[number].history = _History(part.slot, part.start, part.prompt_tokens, _bytes(part.ids))
+    parts = sent.parts((history, known) for _, history, known in penalised)
+    for (one, _, _), part in zip(penalised, parts, strict=True):
+        one.history = _History(part.slot, part.start, part.prompt_tokens, _bytes(part.ids))
     return _encoder.encode(
         _Item(
             number=item.number,

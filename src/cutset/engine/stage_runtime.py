@@ -13,7 +13,10 @@ from cutset.cluster.stage import WeightFile
 from cutset.cluster.values import Array, Bytes
 from cutset.config import Settings
 from cutset.engine.decoder_stage import BATCH, CHOICES, HIDDEN, DecoderStage
+from cutset.engine.prefix_context import stage_context
+from cutset.engine.prefix_store import PrefixStore
 from cutset.engine.stage_adapters import ADAPTER, joined_adapter
+from cutset.engine.stage_blocks import is_blocks
 from cutset.engine.stage_graph import DESCRIPTION, OP, StageModel, StageWeights, read_model
 from cutset.errors import CheckpointError, ConfigError, CutsetError, DeviceError, EngineError, FrameError, GraphError
 from cutset.kernels import native
@@ -41,7 +44,9 @@ def software_of(isa: str) -> str:
 class StageRuntime:
     """Stages run by the native core, or by numpy, with so many threads. See `cutset.cluster.stage.Runtime`."""
 
-    def __init__(self, threads: int = 1) -> None:
+    def __init__(self, threads: int = 1, prefixes: PrefixStore | None = None) -> None:
+        """`prefixes` keeps blocks of the KV cache; its owner closes it."""
+        self._prefixes = prefixes
         self.isa = native.isa() if native.available() else "numpy"
         self.software, self.device, self.threads = software_of(self.isa), "cpu", threads
 
@@ -73,7 +78,11 @@ class StageRuntime:
         source = ModelSource(WHERE, dict, spec, tensors, "stored" if model.dtype == "stored" else stored)
         settings = Settings(backend=model.backend, dtype=model.dtype, threads=self.threads)
         executor, _ = build_executor(source, settings, layers=layers)
-        stage = DecoderStage(executor, model.stage_setup())
+        setup, store = model.stage_setup(), self._prefixes
+        if not setup.prefixes or spec.state_floats:
+            store = None
+        context = b"" if store is None else stage_context(setup.prefixes, model.software, layers)
+        stage = DecoderStage(executor, setup, store, context)
         for one in model.adapters:
             try:
                 stage.load_adapter(joined_adapter(one, ranges, weights), in_bytes=one.in_bytes)
@@ -123,6 +132,10 @@ class LinkedStage:
     ) -> dict[str, Array]:
         """See `cutset.cluster.stage.Stage`. Raises FrameError for what is no item of this engine's."""
         given: dict[str, Array] = {BATCH: values[BATCH]}
+        if is_blocks(given[BATCH]):
+            if self._hidden is not None:
+                given[HIDDEN] = values[self._hidden]
+            return {self.outputs[0]: self.stage.run(source, given)[self._gives]}
         if self._hidden is not None:
             hidden = values[self._hidden]
             if hidden.size % 4:

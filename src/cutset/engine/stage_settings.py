@@ -21,9 +21,14 @@ def check_stages(settings: Settings) -> None:
             if getattr(settings, name):
                 raise ConfigError(f"--{name.replace('_', '-')} is for stages: name them with --stages")
         return
-    other = next((name for name in ("offload", "mode", "pads_from", "prefix_cache") if getattr(settings, name)), None)
+    other = next((name for name in ("offload", "mode", "pads_from") if getattr(settings, name)), None)
     if other is not None:
         raise ConfigError(f"--stages and --{other.replace('_', '-')} don't go together yet: leave one of them out")
+    if settings.prefix_cache and not isinstance(settings.stages, int):
+        raise ConfigError(
+            "--prefix-cache and --stages at addresses don't go together: each stage keeps its own layers' part. Give "
+            "--prefix-cache to each `cutset stage`, and leave it out here"
+        )
     if settings.device != "cpu" or settings.backend == "torch":
         raise ConfigError(
             "stages run on the backends native and reference, on the CPU: leave out --device and --backend"

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Container, Mapping
 from itertools import pairwise
 from typing import NamedTuple
 
+from cutset.cluster.coordinator.links import Links
+from cutset.cluster.coordinator.remote import Remote
 from cutset.cluster.messages import Report
 from cutset.partition.plan import COORDINATOR, Plan
 
-__all__ = ["HopReading", "StageReading", "StageWatch", "StagesReading"]
+__all__ = ["HopReading", "Share", "StageReading", "StageWatch", "StagesReading"]
 
 SMOOTH = 1 / 16  # of a new observation
+
+
+class Share(NamedTuple):
+    """What a worker has of a model, in the plan in use."""
+
+    layers: range
+    weight_bytes: int
+    kv_bytes: int  # of the cache, states of sequences included
+
+
+NOTHING = Share(range(0), 0, 0)
 
 
 class StageReading(NamedTuple):
@@ -25,7 +40,7 @@ class StageReading(NamedTuple):
     why: str  # it isn't, or empty
     layers: tuple[int, int] | None  # the first and the last one; None where it has none
     weight_bytes: int
-    kv_bytes: int  # of the cache, states of sequences included
+    kv_bytes: int
     items: int  # steps that it ran since the start
     busy: float  # seconds that it computed
     trip: float | None  # seconds of a heartbeat and its answer, with what they vary by
@@ -96,17 +111,40 @@ class StageWatch:
             hop.last = report.hop.nbytes
             hop.nbytes += hop.last
 
-    def work(self, worker: str) -> tuple[int, float]:
-        """Steps that a worker ran, and the seconds that it computed."""
-        with self._lock:
-            return self._items.get(worker, 0), self._busy.get(worker, 0.0)
+    def stages(
+        self, remotes: Mapping[str, Remote], shares: Mapping[str, Share], spares: Container[str]
+    ) -> list[StageReading]:
+        """All workers: first those that have something, in the order of `shares`."""
+        found = []
+        for name in [*shares, *(name for name in remotes if name not in shares)]:
+            remote, share = remotes[name], shares.get(name, NOTHING)
+            layers = share.layers
+            with self._lock:
+                items, busy = self._items.get(name, 0), self._busy.get(name, 0.0)
+            found.append(
+                StageReading(
+                    name,
+                    name in spares,
+                    remote.up,
+                    "" if remote.up else remote.why,
+                    (layers.start, layers.stop - 1) if layers else None,
+                    share.weight_bytes,
+                    share.kv_bytes,
+                    items,
+                    busy,
+                    remote.trips.expected if remote.trips.count else None,
+                )
+            )
+        return found
 
-    def hops(self, plan: Plan) -> list[HopReading]:
+    def hops(self, plan: Plan, links: Links) -> list[HopReading]:
         """The connections of a plan, in the order in which items pass them."""
         chain = [COORDINATOR, *(stage.worker for stage in plan.stages), COORDINATOR]
         found = []
-        with self._lock:
-            for source, target in pairwise(chain):
+        for source, target in pairwise(chain):
+            carries = links.carries(source, target)
+            rate = carries if math.isfinite(carries) else None
+            with self._lock:
                 hop = self._hops.get((source, target)) or _Hop()
-                found.append(HopReading(source, target, hop.items, hop.nbytes, hop.last, hop.seconds, None))
+                found.append(HopReading(source, target, hop.items, hop.nbytes, hop.last, hop.seconds, rate))
         return found

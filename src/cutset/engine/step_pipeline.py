@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 from cutset.engine.sampler import Choice
+from cutset.engine.stage_blocks import BlocksItem, BlocksResult
 from cutset.engine.stage_item import StageItem, StageSetup
 from cutset.errors import CutsetError
 from cutset.models.files.adapter import LoraAdapter
@@ -75,7 +76,16 @@ class StepPipeline(ABC):
     def send(self, item: StageItem) -> None:
         """Sends an item on its way. It must not wait for results. What it raises becomes the step's error."""
 
+    @property
+    def keeps_blocks(self) -> bool:
+        """Stages may keep blocks of the cache on disks of their own, as `send_blocks` says; known after `open`."""
+        return False
+
+    def send_blocks(self, item: BlocksItem) -> None:
+        """Sends a message on blocks that are kept on its way, among the items. Raises as `send` does."""
+        raise NotImplementedError
+
     @abstractmethod
-    def receive(self, *, wait: bool) -> StepResult | StagesLost | None:
+    def receive(self, *, wait: bool) -> StepResult | BlocksResult | StagesLost | None:
         """The next result. None if none has come: at once, or with `wait` after some time, in which the engine can look
         for new requests. An item that is sent after a loss was reported belongs to the new stages."""

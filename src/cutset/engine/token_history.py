@@ -75,19 +75,19 @@ class SentHistories:
         self.slots = slots
         self._sent: OrderedDict[int, tuple[int, int]] = OrderedDict()  # slot and tokens by serial, used last at the end
 
-    def parts(self, histories: Iterable[TokenHistory]) -> list[HistoryPart]:
-        """What an item must bring of these, at most one for each slot."""
+    def parts(self, histories: Iterable[tuple[TokenHistory, int]]) -> list[HistoryPart]:
+        """What an item must bring of these, each up to so many tokens; they are at most as many as there are slots."""
         wanted = list(histories)
-        for one in wanted:
+        for one, _ in wanted:
             if one.serial in self._sent:
                 self._sent.move_to_end(one.serial)
         found = []
-        for one in wanted:
+        for one, known in wanted:
             slot, start = self._sent.get(one.serial, (-1, 0))
             if slot < 0:
                 slot = len(self._sent) if len(self._sent) < self.slots else self._sent.popitem(last=False)[1][0]
-            self._sent[one.serial] = slot, len(one.ids)
-            found.append(HistoryPart(slot, start, one.prompt_tokens, np.array(one.ids[start:], dtype=np.int32)))
+            self._sent[one.serial] = slot, known
+            found.append(HistoryPart(slot, start, one.prompt_tokens, np.array(one.ids[start:known], dtype=np.int32)))
         return found
 
 
