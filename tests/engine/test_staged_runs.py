@@ -195,6 +195,19 @@ def test_stages_keep_beginnings_on_their_disks(one: LLM, tmp_path: Path, there: 
             assert llm.stats().stored_hits == 0, "the bytes depend on it"
 
 
+@pytest.mark.parametrize("backend", ["reference", pytest.param("torch", marks=pytest.mark.slow)])
+def test_other_backends_run_in_stages_and_say_what_they_do_not_promise(backend: str) -> None:
+    if backend == "torch":
+        pytest.importorskip("torch")
+    short = SamplingParams(max_tokens=12, temperature=0, ignore_eos=True)
+    with LLM("story", backend=backend, **SMALL) as llm:
+        right = text(llm, short)
+    with pytest.warns(UserWarning, match=f"the {backend} backend can change tokens"):
+        llm = LLM("story", backend=backend, stages=2, **SMALL)
+    with llm:
+        assert text(llm, short) == right
+
+
 def test_what_cannot_be_is_said(three: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = three.settings("a", "b")["stages"]
     for wrong, words in (
@@ -207,7 +220,7 @@ def test_what_cannot_be_is_said(three: Stages, tmp_path: Path, monkeypatch: pyte
         ({"spares": [a]}, "name them with --stages"),
         ({"stages": [a], "offload": "shm://x"}, "don't go together"),
         ({"stages": [a], "prefix_cache": tmp_path}, "don't go together"),
-        ({"stages": [a], "backend": "torch"}, "native and reference"),
+        ({"stages": [a], "backend": "torch", "device": "cuda"}, "device of its own"),
         ({"stages": [a], "adapters": {"x": tmp_path}}, "no adapter_config.json"),
     ):
         with pytest.raises((ConfigError, AdapterError), match=words):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cutset.cli.output import mib, say, table
 from cutset.cli.serving_worker import add_worker, serve_worker, size_in_bytes
+from cutset.errors import ConfigError
 
 if TYPE_CHECKING:
     from cutset.cluster.stage import Runtime
@@ -28,6 +30,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_worker(parser, other="--status", instead="say what listens there, and end; with tcp, --stage-key is needed")
     parser.add_argument(
+        "--device", default="cpu", metavar="cpu|cuda|cuda:N", help="where the backend torch runs (default cpu)"
+    )
+    parser.add_argument(
         "--prefix-cache",
         type=Path,
         metavar="DIR",
@@ -44,6 +49,8 @@ def run(args: argparse.Namespace) -> int:
     if args.status:
         return _status(args)
 
+    if not re.fullmatch("cpu|cuda(:[0-9]{1,3})?", args.device):
+        raise ConfigError(f"--device {args.device[:40]!r} is none: cpu, cuda or cuda:N")
     size = size_in_bytes(args.prefix_cache_size)
     if args.prefix_cache is None:
         prefixes = None
@@ -56,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     def runtime(threads: int) -> Runtime:
         from cutset.engine.stage_runtime import StageRuntime
 
-        return StageRuntime(threads, prefixes)
+        return StageRuntime(threads, prefixes, args.device)
 
     weights = None
     if args.model is not None:

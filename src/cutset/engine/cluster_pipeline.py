@@ -148,7 +148,10 @@ class ClusterPipeline(StepPipeline):
         shares: dict[str, Share] = {}
         for stage in plan.stages if plan is not None else ():
             layers = self._layers(stage)
-            weights, kv = self._model.graph.weight_bytes(stage.nodes), cache_bytes(self.spec, self._setup, layers)
+            weights, kv = (
+                self._model.graph.weight_bytes(stage.nodes),
+                cache_bytes(self.spec, self._setup, layers, self.dtype),
+            )
             shares[stage.worker] = Share(layers, weights, kv)
         number, why = next(((n, why) for n, one, why in reversed(coordinator.plans) if one is plan), (0, ""))
         why = why or self._why or "stages get ready"

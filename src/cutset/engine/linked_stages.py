@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable
 from typing import Literal
 
@@ -48,6 +49,12 @@ class LinkedStages:
             raise ConfigError(f"--stages: this model of {spec.layers} layers makes at most {most} stages, not {count}")
         if settings.prefix_cache is not None:
             check_store(spec, settings, choice)
+        if choice.backend != "native":
+            warnings.warn(
+                f"stages on the {choice.backend} backend can change tokens: what it computes for a row depends on the "
+                "rows beside it, which are others after a loss; the native one keeps every token",
+                stacklevel=4,
+            )
         limits = StageLimits(settings.max_batch_tokens, min(settings.max_num_seqs, settings.max_batch_tokens), context)
         self.local: LocalStages | None = None
         with contextlib.ExitStack() as parts:

@@ -66,10 +66,11 @@ def check_store(spec: DecoderSpec, settings: Settings, choice: BackendChoice) ->
         raise ConfigError(f"prefix_cache_size {settings.prefix_cache_size} holds no two blocks of {one} bytes")
 
 
-def stage_context(model: bytes, computed_by: str, layers: range) -> bytes:
+def stage_context(model: bytes, choice: BackendChoice, layers: range) -> bytes:
     """What blocks of a stage depend on besides their tokens: its engine's digest of model, dtypes and limit, what
     computes there with its instruction set, and which layers it has."""
-    depends = [model.hex(), computed_by, _code(), layers.start, layers.stop, sys.byteorder]
+    computed_by = [software(), _code(), choice.backend, choice.dtype, choice.device, *_libraries(choice)]
+    depends = [model.hex(), computed_by, layers.start, layers.stop, sys.byteorder]
     return hashlib.sha256(json.dumps(depends).encode()).digest()
 
 

@@ -136,6 +136,7 @@ class StagedBlocks:
             self._keep.clear()
         asked: list[tuple[TokenSequence, int, list[StoredBlock]]] = []
         fill: list[StoredBlock] = []
+        self._asked = [one for one in self._asked if one[0].epoch == one[1]]  # others have given their blocks back
         while self._asked and len(fill) + len(self._asked[0][2]) <= MOST_BLOCKS:
             asked.append(self._asked.pop(0))
             fill += asked[-1][2]

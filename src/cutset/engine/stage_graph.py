@@ -208,7 +208,7 @@ def decoder_graph(
                 outputs=(made,),
                 several=False,
                 flops=nbytes,
-                state=cache_bytes(spec, setup, layers) + kept,
+                state=cache_bytes(spec, setup, layers, model.dtype) + kept,
             )
         )
     return Model(Graph((batch,), (CHOICES,), tuple(nodes), described), weights)
@@ -244,16 +244,17 @@ def _names(spec: DecoderSpec, tensors: Mapping[str, Tensor], layers: range) -> I
             yield scale_name(tensor.name)
 
 
-def cache_bytes(spec: DecoderSpec, setup: StageSetup, layers: range) -> int:
+def cache_bytes(spec: DecoderSpec, setup: StageSetup, layers: range, dtype: str) -> int:
     """Bytes of a range's cache."""
     heads = sum(spec.heads_of(layer).kv_heads for layer in spec.attention_layers if layer in layers)
     floats = stage_kv_floats(spec, layers)
-    token = floats + 4 * heads if setup.kv_dtype == "int8" else 4 * floats
+    token = floats + 4 * heads if setup.kv_dtype == "int8" else (2 if dtype in HALF else 4) * floats
     return setup.blocks * setup.block_size * 2 * token + 4 * stage_state_floats(spec, layers) * setup.states
 
 
 # Bytes of an element of a product as it is computed with, where it isn't what the file has.
-ELEMENT = {"float32": 4.0, "int8": 1.1, "int4": 0.7, "exact": 1.1}
+HALF = ("float16", "bfloat16")
+ELEMENT = {"float32": 4.0, "int8": 1.1, "int4": 0.7, "exact": 1.1, **dict.fromkeys(HALF, 2.0)}
 
 
 def _kept(spec: DecoderSpec, tensors: Mapping[str, Tensor], layers: range, dtype: str) -> int:

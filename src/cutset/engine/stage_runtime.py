@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -44,11 +45,17 @@ def software_of(isa: str) -> str:
 class StageRuntime:
     """Stages run by the native core, or by numpy, with so many threads. See `cutset.cluster.stage.Runtime`."""
 
-    def __init__(self, threads: int = 1, prefixes: PrefixStore | None = None) -> None:
-        """`prefixes` keeps blocks of the KV cache; its owner closes it."""
+    def __init__(self, threads: int = 1, prefixes: PrefixStore | None = None, device: str = "cpu") -> None:
+        """`prefixes` keeps blocks of the KV cache; its owner closes it. `device`: of the backend torch, there for sure.
+
+        Raises DeviceError for a device that isn't there."""
+        if device != "cpu":
+            from cutset.models.run.torch_ops import torch_device
+
+            torch_device(device)
         self._prefixes = prefixes
         self.isa = native.isa() if native.available() else "numpy"
-        self.software, self.device, self.threads = software_of(self.isa), "cpu", threads
+        self.software, self.device, self.threads = software_of(self.isa), device, threads
 
     def begin_thread(self) -> None:
         """Nothing: the threads that compute are the stage's own."""
@@ -76,12 +83,12 @@ class StageRuntime:
             tensors[name] = join(name, model.tensors[name], weights, WHERE)
         stored = "int8" if any(form.dtype == "I8" for form in model.tensors.values()) else "float32"
         source = ModelSource(WHERE, dict, spec, tensors, "stored" if model.dtype == "stored" else stored)
-        settings = Settings(backend=model.backend, dtype=model.dtype, threads=self.threads)
-        executor, _ = build_executor(source, settings, layers=layers)
+        settings = Settings(backend=model.backend, dtype=model.dtype, threads=self.threads, device=self.device)
+        executor, choice = build_executor(source, settings, layers=layers)
         setup, store = model.stage_setup(), self._prefixes
-        if not setup.prefixes or spec.state_floats:
+        if not setup.prefixes or spec.state_floats or self.device != "cpu":
             store = None
-        context = b"" if store is None else stage_context(setup.prefixes, model.software, layers)
+        context = b"" if store is None else stage_context(setup.prefixes, choice, layers)
         stage = DecoderStage(executor, setup, store, context)
         for one in model.adapters:
             try:
@@ -95,7 +102,8 @@ class StageRuntime:
             raise DeviceError(
                 f"this worker is {self.software}, the coordinator wants {model.software[:100]}: their tokens may differ"
             )
-        if model.backend not in ("native", "reference") or (model.backend == "native" and not native.available()):
+        there = {"native": native.available(), "reference": True, "torch": find_spec("torch") is not None}
+        if not there.get(model.backend, False):
             raise DeviceError(f"this worker can't run the backend {model.backend[:40]}")
 
     def decoder(self, encoding: str, value: Value, settings: bytes) -> InputDecoder:

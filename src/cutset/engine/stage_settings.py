@@ -29,10 +29,8 @@ def check_stages(settings: Settings) -> None:
             "--prefix-cache and --stages at addresses don't go together: each stage keeps its own layers' part. Give "
             "--prefix-cache to each `cutset stage`, and leave it out here"
         )
-    if settings.device != "cpu" or settings.backend == "torch":
-        raise ConfigError(
-            "stages run on the backends native and reference, on the CPU: leave out --device and --backend"
-        )
+    if settings.device != "cpu":
+        raise ConfigError("each stage runs on a device of its own: give `cutset stage` --device, and leave it out here")
     if isinstance(settings.stages, int) and settings.stage_keys:
         raise ConfigError("--stage-keys is for stages at addresses: name them with --stages tcp://…")
     stage_addresses(settings)
