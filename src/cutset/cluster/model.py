@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -46,10 +46,6 @@ class Model:
         if name not in self._digests:
             self._digests[name] = digest_of(self.weights[name], self.graph.weights[name])
         return self._digests[name]
-
-    def take_digests(self, other: Model, names: Iterable[str]) -> None:
-        """Takes the digests of weights that are the same in another model, which has computed them."""
-        self._digests |= {name: other.weight_digest(name) for name in names}
 
     def weight_frames(self, name: str, size: int = PIECE) -> Iterator[tuple[bytes, list[Bytes]]]:
         """The frames that carry a weight to a worker, at most `size` bytes each."""

@@ -30,12 +30,13 @@ from cutset.engine.stage_graph import (
     DESCRIPTION,
     StageLimits,
     StageModel,
+    StageWeights,
     cache_bytes,
     decoder_graph,
     segments_of,
     stage_model,
 )
-from cutset.engine.stage_item import StageItem, StageSetup, decode_choices, encode_item
+from cutset.engine.stage_item import StageItem, StageSetup, decode_choices, encode_item, encode_setup
 from cutset.engine.stage_runtime import error_of, software_of
 from cutset.engine.stage_settings import Addresses
 from cutset.engine.stage_watch import Share, StagesReading, StageWatch
@@ -148,11 +149,8 @@ class ClusterPipeline(StepPipeline):
         shares: dict[str, Share] = {}
         for stage in plan.stages if plan is not None else ():
             layers = self._layers(stage)
-            weights, kv = (
-                self._model.graph.weight_bytes(stage.nodes),
-                cache_bytes(self.spec, self._setup, layers, self.dtype),
-            )
-            shares[stage.worker] = Share(layers, weights, kv)
+            kv = cache_bytes(self.spec, self._setup, layers, self.dtype)
+            shares[stage.worker] = Share(layers, self._model.graph.weight_bytes(stage.nodes), kv)
         number, why = next(((n, why) for n, one, why in reversed(coordinator.plans) if one is plan), (0, ""))
         why = why or self._why or "stages get ready"
         stages = self.watch.stages(coordinator.remotes, shares, self.workers.spares)
@@ -168,7 +166,7 @@ class ClusterPipeline(StepPipeline):
         memory = {name: float(card.memory) for name, card in cards.items()}
         if not any(memory.values()):
             return setup.blocks
-        one, two = (self._graph(replace(setup, blocks=blocks)).graph for blocks in (1, 2))
+        one, two = (self._graph(self._described(replace(setup, blocks=blocks))).graph for blocks in (1, 2))
 
         def fits(blocks: int) -> bool:
             states = (a.state + (blocks - 1) * (b.state - a.state) for a, b in zip(one.nodes, two.nodes, strict=True))
@@ -186,8 +184,8 @@ class ClusterPipeline(StepPipeline):
         isa = native.isa() if native.available() else "numpy"
         return stage_model(self.source, software_of(isa), self.backend, self.dtype, setup, self._adapters.known)
 
-    def _graph(self, setup: StageSetup) -> Model:
-        return decoder_graph(self.source, self._described(setup), self.limits, self._adapters)
+    def _graph(self, described: StageModel) -> Model:
+        return decoder_graph(self.source, described, self.limits, self._adapters)
 
     def load_adapter(self, adapter: LoraAdapter, *, in_bytes: bool = False) -> LoadedAdapter:
         """See StepPipeline: its parts are weights of their layers."""
@@ -201,15 +199,20 @@ class ClusterPipeline(StepPipeline):
 
     def open(self, setup: StageSetup) -> None:
         """Makes the graph, reaches the workers, and waits until all of them have their stages."""
-        model, self._histories = self._graph(setup), SentHistories(setup.sequences)
-        names = list(model.graph.weights)
+        if not self.spec.state_floats:
+            setup = replace(setup, prefixes=bytes(32))  # of the length that it will have
+        described = self._described(setup)
+        self._model, self._histories = self._graph(described), SentHistories(setup.sequences)
+        names = [name for name in self._model.graph.weights if name != DESCRIPTION]
         for done, name in enumerate(names):
-            model.weight_digest(name)
+            self._model.weight_digest(name)
             if self._progress is not None:
                 self._progress("hashing weights", done + 1, len(names))
-        self._setup = setup if self.spec.state_floats else replace(setup, prefixes=self._prefixes(model, setup))
-        self._model = self._graph(self._setup)
-        self._model.take_digests(model, [name for name in names if name != DESCRIPTION])
+        if setup.prefixes:
+            setup = replace(setup, prefixes=self._prefixes(self._model, setup, described))
+            assert isinstance(self._model.weights, StageWeights)
+            self._model.weights.describe(replace(described, setup=encode_setup(setup)))
+        self._setup = setup
         self.source.forget()
         self._begin()
         try:
@@ -218,13 +221,12 @@ class ClusterPipeline(StepPipeline):
             self.close()
             raise
 
-    def _prefixes(self, model: Model, setup: StageSetup) -> bytes:
-        """What the bytes of a block depend on, as far as it is known here."""
-        weights = {name: model.weight_digest(name) for name in model.graph.weights if name != DESCRIPTION}
-        weights = {name: digest for name, digest in weights.items() if not name.startswith(ADAPTER)}
-        one = self._described(replace(setup, blocks=1))
-        described = [one.architecture, one.normalised, one.tied, one.backend, one.dtype, setup.kv_dtype]
-        depends = [described, setup.block_size, self.limits.context, weights]
+    def _prefixes(self, model: Model, setup: StageSetup, described: StageModel) -> bytes:
+        """What the bytes of a block depend on, as far as it is known here. An adapter is part of a block's digest."""
+        names = [name for name in model.graph.weights if name != DESCRIPTION and not name.startswith(ADAPTER)]
+        weights = {name: model.weight_digest(name) for name in names}
+        computed = [described.architecture, described.normalised, described.tied, described.backend, described.dtype]
+        depends = [computed, setup.kv_dtype, setup.block_size, self.limits.context, weights]
         return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).digest()
 
     def send(self, item: StageItem) -> None:

@@ -104,11 +104,11 @@ class Engine:
         rows, sequences = min(max_batch_tokens, MOST_ROWS), min(max_num_seqs, MOST_SEQUENCES)
         self._pipeline.open(StageSetup(blocks, block_size, slots, kept_as, masked, rows, sequences))
         self._cache = self._pipeline.cache
-        stored: StoredBlocks | StagedBlocks | None = None
         self._pool = BlockPool(blocks)
+        self._staged: StagedBlocks | None = None
         if self._pipeline.keeps_blocks and prefix_caching and states is None:
-            stored = StagedBlocks(self._pool, block_size * 8 * spec.kv_floats, RESTORED_BYTES)
-        self._staged = stored
+            self._staged = StagedBlocks(self._pool, block_size * 8 * spec.kv_floats, RESTORED_BYTES)
+        stored: StoredBlocks | StagedBlocks | None = self._staged
         if store is not None:
             if states is not None or not prefix_caching or self._cache is None:
                 raise EngineError(

@@ -152,7 +152,13 @@ class StageWeights(Mapping[str, Array]):
         self, tensors: Mapping[str, Tensor], model: StageModel | None = None, more: Mapping[str, Bytes] | None = None
     ) -> None:
         self.pieces, self._more = TensorPieces(tensors), more or {}
-        self._description = None if model is None else np.frombuffer(msgspec.json.encode(model), np.uint8)
+        self._description: Bytes | None = None
+        if model is not None:
+            self.describe(model)
+
+    def describe(self, model: StageModel) -> None:
+        """Another description, which must be as long once it is part of a graph."""
+        self._description = np.frombuffer(msgspec.json.encode(model), np.uint8)
 
     def __getitem__(self, name: str) -> Array:
         if name == DESCRIPTION and self._description is not None:
