@@ -84,6 +84,7 @@ def test_health_and_the_page_follow_a_failover(served: tuple[Stages, Running], p
     a, b = (stages.places[name] for name in "ab")
     page.goto(server.url)
     becomes(page, "stages-state", re.compile(r"plan \d+ is in use"))
+    becomes(page, "what", "story, native float32, in stages")
     rows, hops = page.locator("#stage-rows tr"), page.locator("#stage-hops tr")
     assert (rows.count(), hops.count()) == (2, 3)
     assert b in rows.nth(1).text_content()
@@ -103,7 +104,7 @@ def test_health_and_the_page_follow_a_failover(served: tuple[Stages, Running], p
     assert a not in health.text, "clients don't learn where"
     assert readings(server.url)["cutset_ready"] == readings(server.url)["cutset_stages"] == 0
     assert labelled(server.url, "cutset_stage_up") == {a: 1, b: 0}
-    becomes(page, "stages-state", "not ready: no plan stands")
+    becomes(page, "stages-state", "not ready, no plan stands:")
     becomes(page, "stages-why", re.compile("the stages need about"))
     assert "away" in page.text_content("#stage-rows")
     stages.start("b", extra=MEMORY)

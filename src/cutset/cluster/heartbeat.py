@@ -32,6 +32,11 @@ class RoundTrips:
         self.count += 1
 
     @property
+    def mean(self) -> float:
+        """Seconds of a round trip, smoothed; 0 before the first."""
+        return self._smoothed
+
+    @property
     def expected(self) -> float:
         """Seconds within which an answer comes, unless something is wrong."""
         return max(self.known, self._smoothed + 4 * self._deviation)

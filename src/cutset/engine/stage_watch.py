@@ -43,7 +43,7 @@ class StageReading(NamedTuple):
     kv_bytes: int
     items: int  # steps that it ran since the start
     busy: float  # seconds that it computed
-    trip: float | None  # seconds of a heartbeat and its answer, with what they vary by
+    trip: float | None  # seconds of a heartbeat and its answer, smoothed
 
 
 class HopReading(NamedTuple):
@@ -132,7 +132,7 @@ class StageWatch:
                     share.kv_bytes,
                     items,
                     busy,
-                    remote.trips.expected if remote.trips.count else None,
+                    remote.trips.mean if remote.trips.count else None,
                 )
             )
         return found

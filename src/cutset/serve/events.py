@@ -43,6 +43,7 @@ class ModelEvent(Event, tag="model", frozen=True):
 
     name: str
     mode: str  # of an offload; "local" without one
+    staged: bool  # over several machines, see StagesEvent
     sees: str  # what an accelerator sees, in words
     backend: str
     dtype: str

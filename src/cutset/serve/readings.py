@@ -32,6 +32,7 @@ def model_event(service: Service) -> ModelEvent:
     return ModelEvent(
         name=service.names[0],
         mode=service.mode,
+        staged=llm.stages is not None,
         sees="nothing: everything is multiplied here" if llm.offload is None else llm.offload.mode.sees,
         backend=llm.choice.backend,
         dtype=llm.choice.dtype,

@@ -15,7 +15,7 @@ const range = ([first, last]) => (first === last ? `layer ${first}` : `layers ${
 export function stages(event) {
   byId("stages").hidden = false;
   const used = event.stages.filter((one) => one.layers);
-  say("stages-state", event.ready ? `plan ${event.plan} is in use` : "not ready: no plan stands");
+  say("stages-state", event.ready ? `plan ${event.plan} is in use:` : "not ready, no plan stands:");
   byId("stages-state").classList.toggle("bad", !event.ready);
   say("stages-why", event.why);
   say("stages-used", whole(used.length));
