@@ -184,3 +184,19 @@ def test_what_does_not_fit_its_layers_is_refused() -> None:
     for wrong in (part(33, 32), part(32, 31)):
         with pytest.raises(CheckpointError, match="adapter 'x' doesn't fit"):
             stage_of({}, (wrong,))
+
+
+@pytest.mark.slow
+def test_an_adapter_of_a_calibrated_model_fits_its_moved_channels(
+    adapters: dict[str, Path], stages: Stages, tmp_path: Path
+) -> None:
+    """Stages haven't the scales that such a checkpoint moved between channels."""
+    words = "Once upon a time there was a little girl who lived in a house by the sea. She liked cake and dogs. " * 30
+    (tmp_path / "text.txt").write_text(words)
+    where = str(tmp_path / "calibrated")
+    assert main(["quantize", "story", "-o", where, "--calibrate", str(tmp_path / "text.txt"), "--threads", "1"]) == 0
+    found = []
+    for how in ({}, stages.settings("a", "b")):
+        with LLM(where, adapters=adapters, **how, **SMALL) as llm:
+            found.append((together(llm), text(llm)))
+    assert found[0] == found[1]

@@ -32,9 +32,9 @@ class RoundTrips:
         self.count += 1
 
     @property
-    def mean(self) -> float:
-        """Seconds of a round trip, smoothed; 0 before the first."""
-        return self._smoothed
+    def seconds(self) -> float:
+        """What a round trip takes, as far as measured."""
+        return max(self.known, self._smoothed)
 
     @property
     def expected(self) -> float:

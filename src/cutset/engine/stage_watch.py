@@ -132,7 +132,7 @@ class StageWatch:
                     share.kv_bytes,
                     items,
                     busy,
-                    remote.trips.mean if remote.trips.count else None,
+                    remote.trips.seconds if remote.trips.count else None,
                 )
             )
         return found
