@@ -23,11 +23,12 @@ from cutset.engine.stage_item import (
     encode_item,
     encode_setup,
 )
-from cutset.errors import CutsetError, FrameError
+from cutset.errors import CutsetError, EngineError, FrameError
 from cutset.models.run.executor import Batch, LoadedAdapter, States
 
 from .fake import VOCAB, FakeExecutor
 
+SMALL = StageSetup(blocks=9, block_size=4, states=5, masked=(3, 299), sequences=3)
 SETUP = StageSetup(blocks=9, block_size=4, states=5, masked=(3, 299))
 ADAPTER = LoadedAdapter("tuned", b"d" * 16, "handle")
 MUTATIONS = int(os.environ.get("CUTSET_FUZZ", "3000"))
@@ -162,6 +163,8 @@ def test_a_setup_comes_back_as_it_was() -> None:
         [1],
         [1, 2, 0, "auto", [], 0],
         [1, 2, 0, "auto", [], 1, 1, 1],
+        [1, 2, 0, "auto", [], 1, 1, b"x" * 33],
+        [1, 2, 0, "auto", [], 1, 1, b"", 1],
     ):
         with pytest.raises(FrameError, match="this is no setup of stages"):
             decode_setup(msgspec.msgpack.encode(wrong))
@@ -235,8 +238,26 @@ def test_parts_must_fit_together() -> None:
         sampling[0][place] = wrong
         with pytest.raises(FrameError):
             decoded(msgspec.msgpack.encode([*parts[:-1], sampling]))
+    slot, start, prompt, ids = parts[-1][0][11]
+    for wrong in (
+        None,  # penalties without tokens
+        [5, start, prompt, ids],  # there is one for each of three sequences
+        [slot, -1, prompt, ids],
+        [slot, start, 8, ids],
+        [slot, start, prompt, ids + b"\0\0\0\0"],  # more tokens than are known
+        [slot, start, prompt, ids[:-4]],
+        [slot, start, prompt, ids[:-4] + ints(VOCAB).tobytes()],
+    ):
+        sampling = [list(one) for one in parts[-1]]
+        sampling[0][11] = wrong
+        with pytest.raises(FrameError):
+            decoded(msgspec.msgpack.encode([*parts[:-1], sampling]), SMALL)
     sampling = [list(one) for one in parts[-1]]
-    sampling[0][13] = sampling[0][13] + b"\0\0\0\0"  # more counts than tokens
+    sampling[0][11] = [slot, 6, prompt, ids[-4:]]
+    with pytest.raises(EngineError, match="doesn't know the tokens before"):
+        decoded(msgspec.msgpack.encode([*parts[:-1], sampling]))
+    sampling = [list(one) for one in parts[-1]]
+    sampling[1][11] = sampling[0][11]  # of one that has no penalties
     with pytest.raises(FrameError):
         decoded(msgspec.msgpack.encode([*parts[:-1], sampling]))
 
@@ -285,7 +306,7 @@ def test_random_bytes_end_in_a_frame_error_or_in_an_item_that_runs() -> None:
             data = data or bytearray(b"\0")
         try:
             stage.run(0, {"batch": np.frombuffer(bytes(data), np.uint8)})
-        except FrameError:
+        except (FrameError, EngineError):
             refused += 1
         except CutsetError as error:
             raise AssertionError(bytes(data).hex()) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,7 @@ from cutset.serve.request_limits import RequestLimits
 from cutset.serve.server import Server, bind, serve_in_thread
 from cutset.serve.service import Service
 
+CHROMIUM = Path("/usr/bin/chromium")
 TEMPLATE = "{% for m in messages %}{{ m.role if m.role != 'user' }}{{ m.content }}{% endfor %}"
 
 
@@ -85,3 +87,30 @@ def serve(llm: AsyncLLM) -> Iterator[Callable[..., Running]]:
 def server(serve: Callable[..., Running]) -> Running:
     """One without keys."""
     return serve()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api")
+    if not CHROMIUM.exists():
+        pytest.skip("there is no Chromium")
+    with playwright.sync_playwright() as started:
+        found = started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A page whose errors fail the test, and which may load nothing from elsewhere."""
+    context = browser.new_context(viewport={"width": 1200, "height": 800})
+    found, wrong, asked = context.new_page(), list[str](), list[str]()
+    found.on("pageerror", lambda error: wrong.append(str(error)))
+    found.on(
+        "console", lambda line: wrong.append(line.text) if line.type == "error" and "401" not in line.text else None
+    )
+    found.on("request", lambda request: asked.append(request.url))
+    yield found
+    context.close()
+    assert not [text for text in wrong if "401" not in text]
+    assert all(url.startswith(("http://127.0.0.1:", "data:")) for url in asked)

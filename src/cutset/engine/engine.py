@@ -24,19 +24,21 @@ from cutset.engine.params import SamplingParams
 from cutset.engine.prefix_store import PrefixStore, StoredBlocks
 from cutset.engine.request import Request
 from cutset.engine.sampler import Choice
-from cutset.engine.scheduler import Scheduler
+from cutset.engine.scheduler import RESTORED_BYTES, Scheduler
 from cutset.engine.sequence import Sequence
 from cutset.engine.speculation import Speculation
+from cutset.engine.stage_blocks import BlocksResult, StagedBlocks
 from cutset.engine.stage_item import MOST_ROWS, MOST_SEQUENCES, StageItem, StageSetup
 from cutset.engine.states import StatePool
 from cutset.engine.step import Step
 from cutset.engine.step_pipeline import StagesLost, StepPipeline
-from cutset.errors import ConfigError, EngineError, RequestError
+from cutset.errors import EngineError, RequestError
 from cutset.models.run.executor import Executor, LoadedAdapter
 
 __all__ = ["Engine"]
 
 log = logging.getLogger(__name__)
+RESTING = 2.0  # seconds that stages may take to keep blocks while nobody waits for them
 
 
 class Engine:
@@ -74,6 +76,7 @@ class Engine:
         drafter: Drafter | None = None,  # with it, tokens are drafted and judged several in a step
         draft_tokens: int = 8,  # of a sequence in a step, at most
         draft_always: bool = False,  # that many in every step, so that their number tells nothing
+        draft_states: int | None = None,  # states that are kept before drafts; None: those of all sequences
         clock: Callable[[], float] = time.perf_counter,  # seconds
     ) -> None:
         self._pipeline = model if isinstance(model, StepPipeline) else LocalPipeline([model])
@@ -89,14 +92,23 @@ class Engine:
         eos = spec.eos_token_ids if eos_token_ids is None else eos_token_ids
         self.eos_token_ids = frozenset(one for one in eos if 0 <= one < self.vocab_size)
         self._tokenizer = tokenizer
-        states = StatePool(max_num_seqs, kept_states if prefix_caching else 0) if spec.recurrent_layers else None
+        states: StatePool | None = None
+        if spec.recurrent_layers:
+            if draft_states is None:
+                draft_states = draft_tokens * max_num_seqs
+            ahead = draft_states if drafter is not None else 0
+            states = StatePool(max_num_seqs, kept_states if prefix_caching else 0, ahead)
         masked = tuple(np.flatnonzero(self._without_token).tolist())
         slots = 0 if states is None else states.slots
         kept_as: Literal["auto", "int8"] = "int8" if kv_dtype == "int8" else "auto"
         rows, sequences = min(max_batch_tokens, MOST_ROWS), min(max_num_seqs, MOST_SEQUENCES)
         self._pipeline.open(StageSetup(blocks, block_size, slots, kept_as, masked, rows, sequences))
         self._cache = self._pipeline.cache
-        stored = None
+        self._pool = BlockPool(blocks)
+        self._staged: StagedBlocks | None = None
+        if self._pipeline.keeps_blocks and prefix_caching and states is None:
+            self._staged = StagedBlocks(self._pool, block_size * 8 * spec.kv_floats, RESTORED_BYTES)
+        stored: StoredBlocks | StagedBlocks | None = self._staged
         if store is not None:
             if states is not None or not prefix_caching or self._cache is None:
                 raise EngineError(
@@ -105,13 +117,7 @@ class Engine:
             stored = StoredBlocks(store, self._cache)
         self._speculation: Speculation | None = None
         if drafter is not None:
-            if spec.recurrent_layers:
-                raise ConfigError(
-                    f"Speculation isn't done for models of family {spec.family}: a draft that is wrong would stay in "
-                    "the states of their layers. Leave it off."
-                )
             self._speculation = Speculation(drafter, draft_tokens, vocab_size=spec.vocab_size, constant=draft_always)
-        self._pool = BlockPool(blocks)
         self._scheduler = Scheduler(
             self._pool,
             block_size=block_size,
@@ -127,6 +133,7 @@ class Engine:
         self._arrivals = count()
         self._numbers = count()  # of steps
         self._in_flight: dict[int, Step] = {}  # those that were sent, by their numbers
+        self._asking: dict[int, int] = {}  # messages on blocks that were sent, and how many they ask for
         self._came = -math.inf  # when the last result came
         self._steps = self._prefill_rows = self._generated = self._losses = 0
 
@@ -257,6 +264,7 @@ class Engine:
             depth = min(most, depth)
         while len(self._in_flight) < depth:
             step = schedule()
+            self._send_blocks()
             if step is None:
                 break
             number = next(self._numbers)
@@ -270,13 +278,44 @@ class Engine:
                 return self._fail(step, error)
         return []
 
+    def _send_blocks(self, *, rest: bool = False) -> None:
+        """Tells stages what to keep and to fill, before the next step."""
+        staged = self._staged
+        while staged is not None and (item := staged.item(next(self._numbers), rest=rest)) is not None:
+            self._asking[item.number] = len(item.fill)
+            try:
+                self._pipeline.send_blocks(item)
+            except Exception as error:
+                self._answered(item.number, error)
+
+    def _answered(self, number: int, answer: BlocksResult | BaseException | None) -> None:
+        wanted = self._asking.pop(number)
+        if not isinstance(answer, BlocksResult):
+            log.warning("stages couldn't say which blocks they keep: %s", answer)
+            answer = BlocksResult(number, True, [False] * wanted)
+        self._scheduler.restored(answer)
+
+    def rest(self) -> None:
+        """To be called when there is no work: has stages keep what they weren't told to yet."""
+        if self._staged is None or self._requests or not self._pipeline.depth:
+            return
+        self._send_blocks(rest=True)
+        end = time.monotonic() + RESTING
+        while self._asking and time.monotonic() < end:
+            self._receive()
+
     def _receive(self) -> list[Delta]:
         """Takes the next result, if there is one to wait for."""
-        if not self._in_flight and self._pipeline.depth:
+        if not self._in_flight and not self._asking and self._pipeline.depth:
             return []
         result = self._pipeline.receive(wait=True)
         if isinstance(result, StagesLost):
             return self._lose(result)
+        if result is not None and result.number in self._asking:
+            self._answered(result.number, result if isinstance(result, BlocksResult) else result.error)
+            return []
+        if isinstance(result, BlocksResult):  # one of before a loss
+            return []
         if result is None or result.number not in self._in_flight:  # one of before a loss
             return []
         step = self._in_flight.pop(result.number)
@@ -297,6 +336,7 @@ class Engine:
         log.warning("stages were lost, and running sequences are computed again: %s", lost.reason)
         self._losses += 1
         self._in_flight.clear()
+        self._asking.clear()
         self._scheduler.lose()
         requests = list(self._requests.values()) if lost.error is not None else []
         return [delta for request in requests for delta in self._end(request, lost.error)]
@@ -341,7 +381,10 @@ class Engine:
                 self._scheduler.finish(sequence)
             if delta.finished:
                 self._forget(sequence.request)
-            if delta.finish_reason is not None or not right:
+            if delta.finish_reason is not None:
+                break
+            if not right:
+                self._scheduler.go_back(sequence)
                 break
             self._scheduler.accept(sequence)
         return deltas

@@ -139,6 +139,8 @@ class EngineLoop:
                 deltas = self._engine.step()
                 self._stats = self._engine.stats()
                 self._deliver(deltas)
+                if not self._engine.has_work:
+                    self._engine.rest()
         except BaseException as error:
             log.exception("the engine's thread stopped")
             self._stop(f"The engine stopped: {str(error).rstrip('.') or type(error).__name__}.", error)

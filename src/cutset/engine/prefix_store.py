@@ -47,12 +47,13 @@ Pieces = Sequence[NDArray[np.uint8]]
 class PrefixStore:
     """Reads in the caller's thread, a block at a time; writes in its own."""
 
-    def __init__(self, directory: Path, limit: int, context: bytes) -> None:
-        """`limit` in bytes; `context`: a digest of what a block's bytes depend on besides the tokens.
+    def __init__(self, directory: Path, limit: int, context: bytes, waiting: int = 0) -> None:
+        """`limit` in bytes; `context`: a digest of what a block's bytes depend on besides the tokens; `waiting`: bytes
+        that may wait to be written, 0 for MOST_WAITING.
 
         Raises ConfigError for a directory that can't be had, belongs to somebody else or may be written by others.
         """
-        self.directory, self.limit = directory, limit
+        self.directory, self.limit, self._most_waiting = directory, limit, waiting
         self.read_bytes = self.written_bytes = self.damaged = self.dropped = 0
         self._context = context
         _claim(directory)
@@ -97,7 +98,7 @@ class PrefixStore:
             return
         size = sum(piece.nbytes for piece in pieces)
         with self._lock:
-            if self._waiting and self._waiting + size > MOST_WAITING:
+            if self._waiting and self._waiting + size > (self._most_waiting or MOST_WAITING):
                 self.dropped += 1
                 return
             self._waiting += size
@@ -188,15 +189,20 @@ class StoredBlocks:
 
     store: PrefixStore
     cache: KVCache
+    context: bytes = b""  # what bytes depend on beside the store's own context
 
     def read(self, block: int, digest: bytes, tokens: bytes) -> int:
         """Fills a block that nobody else reads. Its bytes; 0 where there is none in the store."""
         pieces = self.cache.block(block)
-        return sum(piece.nbytes for piece in pieces) if self.store.read(digest, tokens, pieces) else 0
+        found = self.store.read(self._digest(digest), tokens, pieces)
+        return sum(piece.nbytes for piece in pieces) if found else 0
 
     def write(self, block: int, digest: bytes, tokens: bytes) -> None:
         """Keeps a block that has been computed."""
-        self.store.write(digest, tokens, self.cache.block(block))
+        self.store.write(self._digest(digest), tokens, self.cache.block(block))
+
+    def _digest(self, digest: bytes) -> bytes:
+        return hashlib.sha256(self.context + digest).digest() if self.context else digest
 
 
 def _claim(directory: Path) -> None:

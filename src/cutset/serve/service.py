@@ -56,7 +56,8 @@ class Service:
         self.fingerprint = f"{software().replace(' ', '-')}-{llm.choice.backend}-{llm.choice.dtype}"
         self.admission = Admission(llm.settings.max_num_seqs + self.limits.queue)
         self.running: dict[str, RunningRequest] = {}
-        self.readiness = Readiness(llm.offload, on_integrity_error)
+        stages = llm.stages
+        self.readiness = Readiness(llm.offload, on_integrity_error, lambda: stages is None or stages.ready)
         self.watches: list[Watch] = [self.readiness]
         self.hub = Hub()
         self.stopping = False
