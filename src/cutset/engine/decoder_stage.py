@@ -114,9 +114,8 @@ class DecoderStage:
             return answer(False, [False] * len(found))
         for one in item.keep:
             stored.write(*one)
-        for place, one in enumerate(item.fill):
-            found[place] = found[place] and stored.read(*one) > 0
-        return answer(kept, found)
+        read = stored.read(item.fill)
+        return answer(kept, [before and here > 0 for before, here in zip(found, read, strict=True)])
 
     def forward(self, item: StageItem, hidden: Floats | None = None) -> Floats:
         """The residual stream (rows, hidden) after this stage, or logits (wanted, vocab) of the last one.
