@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.types import Receive, Scope, Send
 
+from cutset.engine.intake import truncated
 from cutset.errors import CutsetError
 from cutset.serve.answers import DONE, Answer, ChatAnswer, CompletionAnswer
 from cutset.serve.api_errors import ApiError, as_api_error
@@ -56,7 +57,8 @@ class _Endpoint(ABC):
         model = service.check_model(request.model)
         params = request.sampling(self.default_tokens, service.llm.generation.values)
         with service.admission.admit(self.count(request) * params.n):  # to make its prompts takes time too
-            prompts = await self.prompts(request)
+            prompts = [truncated(ids, params, service.llm.max_model_len) for ids in await self.prompts(request)]
+            await service.compile(params)
             self._check_room(prompts, request.limit())
             answer = self.answer(model, service.fingerprint, service.texts, {"cutset": {"mode": service.mode}})
             salt = salted(scope.get("cutset.client"), request.cache_salt)
