@@ -13,12 +13,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cutset.engine.bits import bits_of
 from cutset.engine.blocks import BlockPool
-from cutset.engine.constraint import MaskThread
+from cutset.engine.constraint import MaskThread, Restriction
 from cutset.engine.deltas import end_deltas, token_delta, why_no_token
 from cutset.engine.detokenizer import StreamingTokenizer
 from cutset.engine.drafting import Drafter
-from cutset.engine.grammar_compiler import CompiledGrammar, GrammarCompiler
+from cutset.engine.grammar_compiler import GrammarCompiler
 from cutset.engine.intake import check_fits, check_ids, check_sizes, open_request, truncated
 from cutset.engine.local_pipeline import LocalPipeline
 from cutset.engine.outputs import Delta, EngineStats
@@ -135,9 +136,9 @@ class Engine:
         self._steps = self._prefill_rows = self._generated = self._losses = 0
 
     def check(
-        self, prompt_ids: Any, params: SamplingParams, grammar: CompiledGrammar | None = None
+        self, prompt_ids: Any, params: SamplingParams, restriction: Restriction | None = None
     ) -> NDArray[np.int32]:
-        """The prompt as (tokens,) int32. Any thread may call it: for a grammar that is new it takes a while.
+        """The prompt as (tokens,) int32. Any thread may call it. `restriction` of `params`, where it is at hand.
 
         Raises RequestError for an empty prompt, ids outside the vocabulary or without a token, a grammar that can't be
         kept, ContextLengthError for too long a prompt.
@@ -146,22 +147,28 @@ class Engine:
         ids = truncated(ids, params, min(self.max_model_len, self.cache_tokens))
         check_ids("stop_token_ids", params.stop_ids, self.vocab_size)
         check_ids("logit_bias", list(params.logit_bias or ()), self.vocab_size)
-        check_ids("allowed_token_ids", params.allowed_token_ids or (), self.vocab_size, self._without_token)
-        if grammar is None:
-            self.grammar(params)
+        if restriction is None:
+            self.restriction(params)
         check_fits(len(ids), context=self.max_model_len, cache=self.cache_tokens)
         return ids
 
-    def grammar(self, params: SamplingParams) -> CompiledGrammar | None:
-        """The grammar that is asked for, compiled; None if there is none. Any thread may call it.
+    def restriction(self, params: SamplingParams) -> Restriction | None:
+        """What `params` allow; None for everything. Any thread may call it: for a grammar that is new it takes a while.
 
-        Raises RequestError for one that can't be kept.
+        Raises RequestError for a grammar that can't be kept, and ids outside the vocabulary.
         """
-        if params.grammar is None and not params.bad_words:
+        if not params.constrained:
             return None
-        if self._grammars is None:
-            raise RequestError("This engine was made without a vocabulary for grammars and bad_words.")
-        return None if params.grammar is None else self._grammars.compile(params.grammar)
+        allowed, grammar, words = None, None, list[list[int]]()
+        if params.allowed_token_ids is not None:
+            found = check_ids("allowed_token_ids", params.allowed_token_ids, self.vocab_size, self._without_token)
+            allowed = bits_of(found.tolist(), self.vocab_size)
+        if params.grammar is not None or params.bad_words:
+            if self._grammars is None:
+                raise RequestError("This engine was made without a vocabulary for grammars and bad_words.")
+            grammar = None if params.grammar is None else self._grammars.compile(params.grammar)
+            words = self._grammars.spellings(tuple(params.bad_words or ()))
+        return Restriction(grammar, allowed, words)
 
     def add(
         self,
@@ -172,7 +179,7 @@ class Engine:
         cache_salt: str | None = None,
         adapter: LoadedAdapter | None = None,  # of this engine's executor
         added: float | None = None,  # when it was handed in, by `clock`; None: now
-        grammar: CompiledGrammar | None = None,  # of `params`, where it is at hand
+        restriction: Restriction | None = None,  # of `params`, where it is at hand
     ) -> None:
         """Queues a request. It shares blocks only with requests of the same `cache_salt` and `adapter`.
 
@@ -182,7 +189,8 @@ class Engine:
         params = params or SamplingParams()
         if request_id in self._requests:
             raise RequestError(f"The request id {request_id!r} is in use: give another.")
-        ids = self.check(prompt_ids, params, grammar)
+        restriction = restriction or self.restriction(params)
+        ids = self.check(prompt_ids, params, restriction)
         request = open_request(
             request_id,
             ids,
@@ -195,8 +203,7 @@ class Engine:
             tokenizer=self._tokenizer,
             cache_salt=cache_salt,
             adapter=adapter,
-            grammar=grammar or self.grammar(params),
-            bad_words=[] if self._grammars is None else self._grammars.vocabulary.spellings(params.bad_words or ()),
+            restriction=restriction,
         )
         self._requests[request_id] = request
         self._scheduler.add(request.sequences)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cutset.engine.bits import Bits, allowed_ids, has
+from cutset.engine.bits import Bits, allowed_flags, allowed_ids, has
 from cutset.engine.outputs import TokenLogprob
 from cutset.engine.params import SamplingParams
 
@@ -139,20 +139,23 @@ class TokenSampler:
         if self._counts is not None:
             self._counts[token_id] += 1
 
-    def draw(self, logits: NDArray[np.float32], known: int, allowed: NDArray[np.intp] | None = None) -> int | None:
+    def draw(self, logits: NDArray[np.float32], known: int, mask: Bits | None = None) -> int | None:
         """The next token for logits (vocab,), given `known` tokens, or None if the logits are no numbers.
 
-        Where not every token may come, `allowed` are the ids that may, ascending.
+        `mask` says which tokens may come, where not all may.
         """
-        adjusted = self._adjust(logits, known)
-        if allowed is not None:
+        adjusted, params = self._adjust(logits, known), self.params
+        allowed = None
+        if mask is not None and params.greedy:
+            adjusted = np.where(allowed_flags(mask, len(logits)), adjusted, -np.inf)
+        elif mask is not None:
+            allowed = allowed_ids(mask, len(logits))
+            if not len(allowed):
+                return None
             adjusted = adjusted[allowed]
-        if not adjusted.size:
-            return None
         drawn = int(adjusted.argmax())  # the first NaN, if there is one
         if not np.isfinite(adjusted[drawn]):
             return None
-        params = self.params
         if not params.greedy:
             ids, weights = kept_tokens(
                 adjusted, temperature=params.temperature, top_k=params.top_k, top_p=params.top_p, min_p=params.min_p
@@ -294,7 +297,7 @@ def _choice(
     elif plain and has(masks[number], likeliest):
         token = likeliest
     else:
-        token = sampler.draw(logits, known, allowed_ids(masks[number], len(logits)))
+        token = sampler.draw(logits, known, masks[number])
     if token is None:
         return None
     wanted = sampler.params.logprobs

@@ -101,6 +101,7 @@ class CompletionRequest(_Common):
 
     prompt: str | list[int | str | list[int]]
     logprobs: int | None = None
+    echo: bool | None = None  # the prompt comes before the answer
     best_of: int | None = None
 
     def check(self) -> None:
@@ -108,6 +109,8 @@ class CompletionRequest(_Common):
         super().check()
         if self.best_of not in (None, self.n or 1):
             raise invalid("best_of isn't supported by this server: leave it out", "best_of")
+        if self.echo and self.logprobs is not None:
+            raise invalid("echo with logprobs isn't supported: nobody computes those of the prompt", "echo")
         if self.add_special_tokens is False:
             raise invalid("add_special_tokens: false isn't supported: give token ids instead", "add_special_tokens")
 

@@ -145,6 +145,9 @@ class Service:
         Raises ApiError for one that can't be kept.
         """
         grammar = params.grammar
+        if params.bad_words:
+            words = tuple(params.bad_words)
+            await asyncio.get_running_loop().run_in_executor(self._tokenising, self.llm.grammars.spellings, words)
         if grammar is None or self.llm.grammars.kept(grammar) is not None:
             return
         compiling = asyncio.get_running_loop().run_in_executor(self._compiling, self.llm.grammars.compile, grammar)

@@ -40,7 +40,11 @@ def grammar_of(request: _Asks) -> Grammar | None:
         if request.structured_outputs:
             found.append(as_grammar(request.structured_outputs))
         guided = {inner: getattr(request, name) for name, inner in GUIDED.items()}
-        guided = {inner: value for inner, value in guided.items() if value is not None and value not in ("", [])}
+        guided = {
+            inner: value
+            for inner, value in guided.items()
+            if value is not None and (value not in ("", []) or inner == "whitespace_pattern")
+        }
         if guided.keys() & {"json", "regex", "choice", "grammar"}:
             names = {inner: name for name, inner in GUIDED.items()}
             found.append(StructuredOutputsParams(**guided).to_grammar("guided_json", names))
@@ -58,7 +62,7 @@ def grammar_of(request: _Asks) -> Grammar | None:
 
 def _of_format(asked: Mapping[str, Any]) -> Grammar | None:
     name, kind = "response_format", asked.get("type")
-    if kind not in FORMATS or not isinstance(kind, str):
+    if not isinstance(kind, str) or kind not in FORMATS:
         raise RequestError(f"{name}: the type {str(kind)[:60]!r} isn't supported: give one of {', '.join(FORMATS)}")
     for key, value in asked.items():
         if key not in FORMATS[kind] and value is not None:
