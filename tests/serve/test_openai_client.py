@@ -215,7 +215,7 @@ def test_errors_of_completions(
         ({"messages": []}, None),
         ({"messages": [{"content": "no role"}]}, None),
         ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
         ({"top_logprobs": 2}, "top_logprobs"),
     ],
 )

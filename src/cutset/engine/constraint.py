@@ -61,7 +61,7 @@ class Constraint:
         self._bad = [tuple(word) for word in restriction.bad_words]
         self._tail: list[int] = []  # the end of the output, as far as a bad word looks back
         self._back = max((len(word) - 1 for word in self._bad), default=0)
-        self._name = "structured_outputs" if params.structured_outputs is None else params.structured_outputs.asked
+        self._name = "allowed_token_ids" if params.grammar is None else params.grammar.asked
         self._lock = threading.Lock()
 
     def copy(self) -> Constraint:

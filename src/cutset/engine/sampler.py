@@ -82,8 +82,11 @@ class TokenSampler:
             self._counts = np.zeros(vocab_size, dtype=np.int32)
         self._given: SamplerState | None = None  # in the place of these two
         biases = params.logit_bias or {}
-        self._biased = np.fromiter(biases.keys(), np.intp, len(biases)) if biases else None
-        self._biases = np.fromiter(biases.values(), np.float64, len(biases)) if biases else None
+        self._biased: NDArray[np.integer] | None = None
+        self._biases: NDArray[np.float64] | None = None
+        if biases:
+            self._biased = np.fromiter(biases.keys(), np.intp, len(biases))
+            self._biases = np.fromiter(biases.values(), np.float64, len(biases))
         self._penalises = self._seen is not None or self._counts is not None
 
     def state(self, known: int) -> SamplerState:
@@ -178,7 +181,7 @@ class TokenSampler:
             row[state.seen] = np.where(values > 0, values / penalty, values * penalty)
         if state.counted is not None and state.counts is not None:
             row[state.counted] -= self.params.frequency_penalty * state.counts + self.params.presence_penalty
-        if self._biased is not None:
+        if self._biased is not None and self._biases is not None:
             row[self._biased] += self._biases
         if masks:
             row[self._end_ids] = -np.inf

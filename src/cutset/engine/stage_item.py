@@ -408,7 +408,8 @@ def _sampler(found: _Sampling, vocab_size: int) -> TokenSampler:
         raise FrameError("sampling of an item has other biases than tokens")
     if biased is not None and biases is not None:
         _within("sampling", biased, 0, vocab_size - 1)
-        _within("sampling", biases, -100, 100)
+        if not (np.abs(biases) <= 100).all():
+            raise FrameError("sampling of an item has a bias that can't be")
     key = int.from_bytes(found.key, "little")
     state = SamplerState(key, masked, seen, counted, counts, found.until, biased, biases)
     try:

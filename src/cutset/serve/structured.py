@@ -49,8 +49,8 @@ def grammar_of(request: _Asks) -> Grammar | None:
             names = {inner: name for name, inner in GUIDED.items()}
             found.append(StructuredOutputsParams(**guided).to_grammar("guided_json", names))
         elif guided:
-            names = ", ".join(name for name, inner in GUIDED.items() if inner in guided)
-            raise RequestError(f"{names} can't be used alone: say what the answer must be, or leave it out")
+            listed = ", ".join(name for name, inner in GUIDED.items() if inner in guided)
+            raise RequestError(f"{listed} can't be used alone: say what the answer must be, or leave it out")
     except RequestError as error:
         raise invalid(str(error), re.match(r"\w*", str(error))[0] or None) from None  # type: ignore[index]
     if len(found) > 1:
