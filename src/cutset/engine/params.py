@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 from cutset.engine.grammar import Grammar
-from cutset.engine.structured import StructuredOutputsParams, as_grammar
+from cutset.engine.structured_params import StructuredOutputsParams, as_grammar
 from cutset.errors import RequestError
 
 __all__ = ["MAX_LOGPROBS", "MAX_N", "MAX_STOP_IDS", "MAX_STOP_LENGTH", "MAX_STOP_STRINGS", "SamplingParams"]

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from cutset.engine.params import SamplingParams
+from cutset.serve.answer_forms import grammar_of
 from cutset.serve.api_errors import invalid
 from cutset.serve.request_fields import NOTHING, TO_TEMPLATE, without_unserved
-from cutset.serve.structured import grammar_of
 
 __all__ = ["MOST_PROMPTS", "ChatRequest", "CompletionRequest", "parse"]
 
@@ -57,7 +57,7 @@ class _Common(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     allowed_token_ids: list[int] | None = None
     bad_words: list[str] | None = None
     truncate_prompt_tokens: int | None = None
-    # The form of the answer: see structured.py.
+    # The form of the answer: see answer_forms.py.
     response_format: dict[str, Any] | None = None
     structured_outputs: dict[str, Any] | None = None
     guided_json: str | dict[str, Any] | bool | None = None

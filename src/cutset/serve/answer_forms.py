@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from cutset.engine.grammar import Grammar
-from cutset.engine.structured import StructuredOutputsParams, as_grammar
+from cutset.engine.structured_params import StructuredOutputsParams, as_grammar
 from cutset.errors import RequestError
 from cutset.serve.api_errors import invalid
 
