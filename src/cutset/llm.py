@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from cutset.config import Settings, load_settings
 from cutset.engine.draft_model import check_speculation, open_drafting
 from cutset.engine.engine import Engine
+from cutset.engine.grammar_compiler import GrammarCompiler, Vocabulary
 from cutset.engine.handle import RequestHandle
 from cutset.engine.loop import EngineLoop
 from cutset.engine.model_defaults import sampling_defaults
@@ -119,6 +120,8 @@ class _Model:
         self.mode = mode.name if mode is not None else ""
         if not isinstance(runs, StepPipeline):
             self.executor = runs
+        eos_ids = self.spec.end_tokens(self.tokenizer.eos_token_id)
+        self.grammars = GrammarCompiler(Vocabulary.of(self.tokenizer, self.spec.vocab_size, eos_ids))
         with contextlib.ExitStack() as failed:
             if self.stages is not None:
                 failed.callback(self.stages.close)
@@ -147,11 +150,12 @@ class _Model:
                 store=self._store,
                 kept_states=kept_states(self.spec, self.choice, self.settings),
                 without_token=self.tokenizer.ids_without_token(self.spec.vocab_size).tolist(),
-                eos_token_ids=self.spec.end_tokens(self.tokenizer.eos_token_id),
+                eos_token_ids=eos_ids,
                 drafter=drafting.open(blocks),
                 draft_states=draft_states(self.spec, self.choice, self.settings),
                 draft_tokens=self.settings.speculate_tokens,
                 draft_always=masked,
+                grammars=self.grammars,
             )
             failed.pop_all()
         self._loop = EngineLoop(self._engine)

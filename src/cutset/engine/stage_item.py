@@ -15,8 +15,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from cutset.engine.bits import Bits, MaskPart, mask_of, mask_part
+from cutset.engine.constraint import StepMasks
 from cutset.engine.outputs import TokenLogprob
-from cutset.engine.params import MAX_LOGPROBS
+from cutset.engine.params import MAX_BIASES, MAX_LOGPROBS
 from cutset.engine.sampler import Choice, SamplerState, TokenSampler
 from cutset.engine.token_history import HistoryPart, KnownHistories, SentHistories
 from cutset.errors import FrameError, RequestError
@@ -74,6 +76,7 @@ class StageItem(NamedTuple):
     samplers: Sequence[TokenSampler]  # of sequences with wanted rows, in the order of `batch.logit_rows`
     known: Sequence[int]  # how many tokens each of these sequences has: the position of the one that is drawn
     drafted: Sequence[int] = ()  # how many drafts each of them has, or empty: its last rows, all of which are wanted
+    masks: StepMasks | None = None  # of their rows; None where every token may come next
 
     def drafts(self) -> list[list[int]]:
         """The drafts of each of these sequences; [] where there are none at all."""
@@ -108,6 +111,11 @@ class _Sampling(_Part):
     history: _History | None  # where a penalty needs it
     until: Number  # tokens from which on `masked` can be drawn
     drafted: Number  # rows with drafts behind this one, wanted too
+    biased: Ints | None  # ids whose logits get
+    biases: Annotated[bytes, msgspec.Meta(max_length=8 * MAX_BIASES)] | None  # these added, float64
+    masks: (
+        Annotated[list[MaskPart], msgspec.Meta(max_length=MOST_ROWS)] | None
+    )  # of its rows, from the first; None: none
 
 
 class _Adapter(_Part):
@@ -181,7 +189,8 @@ def encode_item(item: StageItem, histories: SentHistories | None = None) -> byte
     order = {digest: place for place, digest in enumerate(adapters)}
     chosen = np.array([-1 if one is None else order[one.digest] for one in batch.adapters], dtype=np.int32)
     drafted = item.drafted or [0] * len(item.known)
-    sampling = [_sampling(*each) for each in zip(item.samplers, item.known, drafted, strict=True)]
+    masks = [None] * len(item.known) if item.masks is None else item.masks.found
+    sampling = [_sampling(*each) for each in zip(item.samplers, item.known, drafted, masks, strict=True)]
     each = zip(sampling, item.samplers, item.known, strict=True)
     penalised = [(one, sampler.history, known) for one, sampler, known in each if sampler.history is not None]
     sent = SentHistories(len(penalised)) if histories is None else histories
@@ -237,7 +246,10 @@ def decode_item(
     if len(set(slots)) < len(slots):
         raise FrameError("two sequences of an item have the same history")
     samplers = [_sampler(one, known) for one in draws]
-    return StageItem(found.number, batch, samplers, [one.known for one in draws], drafted)
+    masks = None
+    if any(one.masks is not None for one in draws):
+        masks = StepMasks.of([_masks(one, vocab_size) for one in draws])
+    return StageItem(found.number, batch, samplers, [one.known for one in draws], drafted, masks)
 
 
 def encode_choices(choices: Sequence[Choice | None]) -> bytes:
@@ -369,7 +381,13 @@ def _within(name: str, values: NDArray[Any], low: int, high: int) -> None:
         raise FrameError(f"{name} of an item has a number that can't be")
 
 
-def _sampling(sampler: TokenSampler, known: int, drafted: int) -> _Sampling:
+def _masks(found: _Sampling, vocab_size: int) -> list[Bits] | None:
+    if found.masks is not None and len(found.masks) > 1 + found.drafted:
+        raise FrameError("sampling of an item has more masks than rows")
+    return None if found.masks is None else [mask_of(one, vocab_size) for one in found.masks]
+
+
+def _sampling(sampler: TokenSampler, known: int, drafted: int, masks: list[Bits] | None) -> _Sampling:
     state, params = sampler.state(known), sampler.params
     return _Sampling(
         float(params.temperature),
@@ -386,13 +404,26 @@ def _sampling(sampler: TokenSampler, known: int, drafted: int) -> _Sampling:
         None,
         state.until,
         drafted,
+        None if state.biased is None else _bytes(state.biased),
+        None if state.biases is None else state.biases.astype("<f8", copy=False).tobytes(),
+        None if masks is None else [mask_part(one) for one in masks],
     )
 
 
 def _sampler(found: _Sampling, histories: KnownHistories) -> TokenSampler:
     masked, part, vocab_size = _ints(found.masked, "sampling"), found.history, histories.vocab_size
     _within("sampling", masked, 0, vocab_size - 1)
-    state = SamplerState(int.from_bytes(found.key, "little"), masked, None, found.until)
+    biased = None if found.biased is None else _ints(found.biased, "sampling")
+    biases = None if found.biases is None or len(found.biases) % 8 else np.frombuffer(found.biases, "<f8")
+    if (biased is None) != (biases is None) or (
+        biased is not None and biases is not None and biased.size != biases.size
+    ):
+        raise FrameError("sampling of an item has other biases than tokens")
+    if biased is not None and biases is not None:
+        _within("sampling", biased, 0, vocab_size - 1)
+        if not (np.abs(biases) <= 100).all():
+            raise FrameError("sampling of an item has a bias that can't be")
+    state = SamplerState(int.from_bytes(found.key, "little"), masked, None, found.until, biased, biases)
     try:
         sampler = TokenSampler.restored(
             state,

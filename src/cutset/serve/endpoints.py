@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.types import Receive, Scope, Send
 
+from cutset.engine.intake import truncated
+from cutset.engine.params import SamplingParams
 from cutset.errors import CutsetError
 from cutset.serve.answers import DONE, Answer, ChatAnswer, CompletionAnswer
 from cutset.serve.api_errors import ApiError, as_api_error
@@ -46,6 +48,10 @@ class _Endpoint(ABC):
     async def prompts(self, request: Any) -> Prompts:
         """The token ids of each."""
 
+    def echoed(self, request: Any, params: SamplingParams, prompts: Prompts) -> list[str]:
+        """What comes before the text of each choice; [] for nothing."""
+        return []
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         service = self.service
         service.check_open()
@@ -56,9 +62,11 @@ class _Endpoint(ABC):
         model = service.check_model(request.model)
         params = request.sampling(self.default_tokens, service.llm.generation.values)
         with service.admission.admit(self.count(request) * params.n):  # to make its prompts takes time too
-            prompts = await self.prompts(request)
+            prompts = [truncated(ids, params, service.llm.max_model_len) for ids in await self.prompts(request)]
+            await service.compile(params)
             self._check_room(prompts, request.limit())
             answer = self.answer(model, service.fingerprint, service.texts, {"cutset": {"mode": service.mode}})
+            answer.before = self.echoed(request, params, prompts)
             salt = salted(scope.get("cutset.client"), request.cache_salt)
             adapter = service.adapter(model)
             running = service.generate(prompts, params, salt, stream=bool(request.stream), adapter=adapter)
@@ -142,6 +150,17 @@ class Completions(_Endpoint):
     async def prompts(self, request: CompletionRequest) -> Prompts:
         """The prompts as token ids."""
         return [await self.service.encode(prompt) for prompt in request.prompts()]
+
+    def echoed(self, request: CompletionRequest, params: SamplingParams, prompts: Prompts) -> list[str]:
+        """The prompts, where they are asked for."""
+        if not request.echo:
+            return []
+        tokenizer, texts = self.service.llm.tokenizer, list[str]()
+        for given, ids in zip(request.prompts(), prompts, strict=True):
+            whole = isinstance(given, str) and params.truncate_prompt_tokens is None
+            text = given if whole else tokenizer.decode(ids, skip_special_tokens=params.skip_special_tokens)
+            texts += [str(text)] * params.n
+        return texts
 
 
 class ChatCompletions(_Endpoint):

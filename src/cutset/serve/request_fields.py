@@ -30,26 +30,15 @@ IGNORED = frozenset(
 REFUSED: dict[str, tuple[Any, ...]] = {
     # OpenAI's
     "audio": (),
-    "echo": (),
     "function_call": ("none", "auto"),
     "functions": (),
-    "logit_bias": (),
     "modalities": (["text"],),
-    "response_format": ({"type": "text"},),
     "suffix": (),
     "tool_choice": ("none", "auto"),
     "tools": (),
     "web_search_options": (),
     # vLLM's
-    "allowed_token_ids": (),
-    "bad_words": (),
     "chat_template": (),  # a program
-    "guided_choice": (),
-    "guided_decoding_backend": (),
-    "guided_grammar": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_whitespace_pattern": (),
     "include_reasoning": (True,),
     "kv_transfer_params": (),
     "logits_processors": (),
@@ -58,8 +47,6 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "return_token_ids": (),
     "return_tokens_as_token_ids": (),
     "spaces_between_special_tokens": (True,),
-    "structured_outputs": (),
-    "truncate_prompt_tokens": (),
     "use_beam_search": (),
     "vllm_xargs": (),
 }

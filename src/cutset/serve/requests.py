@@ -1,7 +1,6 @@
 """What a client may ask: OpenAI's parameters, and vLLM's beside them.
 
-What would change the answer and isn't served (tools, JSON schemas, biases) is refused; what wouldn't is ignored
-(request_fields.py).
+What would change the answer and isn't served is refused; what wouldn't is ignored (request_fields.py).
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from cutset.engine.params import SamplingParams
+from cutset.serve.answer_forms import grammar_of
 from cutset.serve.api_errors import invalid
 from cutset.serve.request_fields import NOTHING, TO_TEMPLATE, without_unserved
 
@@ -53,6 +53,19 @@ class _Common(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     skip_special_tokens: bool | None = None
     cache_salt: str | None = None  # requests share the KV cache only with those of the same salt
     add_special_tokens: bool | None = None  # around the prompt; refused where it isn't what is done anyway
+    logit_bias: dict[str, float] | None = None
+    allowed_token_ids: list[int] | None = None
+    bad_words: list[str] | None = None
+    truncate_prompt_tokens: int | None = None
+    # The form of the answer: see answer_forms.py.
+    response_format: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None
+    guided_json: str | dict[str, Any] | bool | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    guided_whitespace_pattern: str | None = None
+    guided_decoding_backend: str | None = None
 
     def reported(self) -> int | None:
         """How many of the likeliest tokens to report; None for no log-probabilities."""
@@ -78,7 +91,7 @@ class _Common(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         neither does. Raises RequestError, ApiError."""
         self.check()
         asked = {name: getattr(self, name, None) for name in SamplingParams.names()}
-        asked |= {"logprobs": self.reported(), "max_tokens": self.limit()}
+        asked |= {"logprobs": self.reported(), "max_tokens": self.limit(), "structured_outputs": grammar_of(self)}
         given = {name: value for name, value in asked.items() if value is not None}
         return SamplingParams.of(given, {"max_tokens": max_tokens, **defaults})
 
@@ -88,6 +101,7 @@ class CompletionRequest(_Common):
 
     prompt: str | list[int | str | list[int]]
     logprobs: int | None = None
+    echo: bool | None = None  # the prompt comes before the answer
     best_of: int | None = None
 
     def check(self) -> None:
@@ -95,6 +109,8 @@ class CompletionRequest(_Common):
         super().check()
         if self.best_of not in (None, self.n or 1):
             raise invalid("best_of isn't supported by this server: leave it out", "best_of")
+        if self.echo and self.logprobs is not None:
+            raise invalid("echo with logprobs isn't supported: nobody computes those of the prompt", "echo")
         if self.add_special_tokens is False:
             raise invalid("add_special_tokens: false isn't supported: give token ids instead", "add_special_tokens")
 
@@ -179,7 +195,9 @@ def parse(body: bytes, kind: type[_Request]) -> _Request:
         found = re.search(r"field `([^`]*)`", text), re.search(r"`\$\.?([^`]*)`$", text)
         where = ".".join(one[1] for one in reversed(found) if one is not None and one[1])
         raise invalid(f"the request can't be used: {_short(text)}", where or None) from None
-    except (ValueError, RecursionError) as error:  # malformed JSON, wrong UTF-8, brackets without end
+    except RecursionError:
+        raise invalid("the body is nested too deeply: make it flatter", code="invalid_json") from None
+    except ValueError as error:  # malformed JSON, wrong UTF-8
         raise invalid(f"the body isn't valid JSON: {_short(str(error))}", code="invalid_json") from None
 
 
