@@ -9,8 +9,10 @@ from typing import Literal
 from cutset.config import Settings
 from cutset.engine.cluster_pipeline import ClusterPipeline, StageWorkers
 from cutset.engine.local_stages import LocalStages
+from cutset.engine.stage_divider import StageDivider
 from cutset.engine.stage_graph import StageLimits
 from cutset.engine.stage_item import StageSetup
+from cutset.engine.stage_planner import StageLoad
 from cutset.engine.stage_settings import stage_addresses
 from cutset.errors import ConfigError
 from cutset.link.keys import load_keys
@@ -21,6 +23,7 @@ from cutset.models.stages import cuts
 
 __all__ = ["LinkedStages"]
 
+LEAST_MEASURED = 16 << 20  # weights of a model that is worth measuring
 STARTING = 10.0  # seconds in which all stages must be there
 LOCAL_STARTING = 60.0  # seconds that processes on a busy machine may take to start
 
@@ -37,8 +40,9 @@ class LinkedStages:
         *,
         progress: Progress | None = None,
         log: Callable[[str], None] = lambda line: None,
+        fresh: bool = False,
     ) -> None:
-        """`context`: tokens of the longest sequence. Raises CutsetError."""
+        """`context`: tokens of the longest sequence; `fresh`: measure what is remembered again. Raises CutsetError."""
         self._settings, self._choice, spec = settings, choice, source.spec
         most = len(cuts(spec)) + 1
         named, spares = stage_addresses(settings)
@@ -56,11 +60,31 @@ class LinkedStages:
             keys = load_keys(settings.key) if settings.key is not None else None
             starting = LOCAL_STARTING if self.local is not None else STARTING
             workers = StageWorkers(named, spares, keys, settings.patience, starting=starting)
+            divider = None
+            if self._measured(source):
+                load = StageLoad(settings.objective, context, limits.sequences)
+                every = self.local is not None
+                divider = StageDivider(workers, load, choice.threads, all_of_them=every, fresh=fresh, progress=progress)
             self.pipeline = ClusterPipeline(
-                source, workers, limits, backend=choice.backend, dtype=choice.dtype, progress=progress, log=log
+                source,
+                workers,
+                limits,
+                backend=choice.backend,
+                dtype=choice.dtype,
+                divider=divider,
+                progress=progress,
+                log=log,
             )
             parts.callback(self.pipeline.close)
             self._parts = parts.pop_all()
+
+    def _measured(self, source: ModelSource) -> bool:
+        """Whether layers are divided by what is measured: not where that takes longer than it could ever win."""
+        settings = self._settings
+        if settings.scheduler != "auto":
+            return settings.scheduler == "optimal"
+        asked = settings.sources["objective"] != "default"
+        return asked or source.spec.parameter_count() >= LEAST_MEASURED
 
     def blocks(self, wanted: int) -> int:
         """Blocks of the cache: as many as were asked for by hand, else at most what the stages have memory for."""
@@ -71,6 +95,15 @@ class LinkedStages:
         states = settings.max_num_seqs + kept if spec.state_floats else 0
         kv_dtype: Literal["auto", "int8"] = "int8" if settings.kv_dtype == "int8" else "auto"
         return self.pipeline.fitting(StageSetup(wanted, settings.block_size, states, kv_dtype))
+
+    def planned(self, setup: StageSetup) -> StageDivider:
+        """What divides the layers, for a cache of that size, when it has measured all that plans depend on.
+
+        Raises CutsetError: a stage that can't be used, a model that doesn't fit.
+        """
+        self.pipeline.describe(setup)
+        assert self.pipeline.divider is not None
+        return self.pipeline.divider
 
     def summary(self) -> str:
         """Which layers run where, in a line."""
