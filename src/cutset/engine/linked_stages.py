@@ -11,8 +11,10 @@ from cutset.config import Settings
 from cutset.engine.cluster_pipeline import ClusterPipeline, StageWorkers
 from cutset.engine.local_stages import LocalStages
 from cutset.engine.prefix_context import check_store
+from cutset.engine.stage_divider import StageDivider
 from cutset.engine.stage_graph import StageLimits
 from cutset.engine.stage_item import StageSetup
+from cutset.engine.stage_planner import StageLoad
 from cutset.engine.stage_settings import stage_addresses
 from cutset.errors import ConfigError
 from cutset.link.keys import load_keys
@@ -23,6 +25,7 @@ from cutset.models.stages import cuts
 
 __all__ = ["LinkedStages"]
 
+LEAST_MEASURED = 16 << 20  # weights of a model that is worth measuring
 STARTING = 10.0  # seconds in which all stages must be there
 LOCAL_STARTING = 60.0  # seconds that processes on a busy machine may take to start
 
@@ -39,8 +42,9 @@ class LinkedStages:
         *,
         progress: Progress | None = None,
         log: Callable[[str], None] = lambda line: None,
+        fresh: bool = False,
     ) -> None:
-        """`context`: tokens of the longest sequence. Raises CutsetError."""
+        """`context`: tokens of the longest sequence; `fresh`: measure what is remembered again. Raises CutsetError."""
         self._settings, self._choice, spec = settings, choice, source.spec
         most = len(cuts(spec)) + 1
         named, spares = stage_addresses(settings)
@@ -69,11 +73,31 @@ class LinkedStages:
             keys = load_keys(settings.key) if settings.key is not None else None
             starting = LOCAL_STARTING if self.local is not None else STARTING
             workers = StageWorkers(named, spares, keys, settings.patience, starting=starting)
+            divider = None
+            if self._measured(source):
+                load = StageLoad(settings.objective, context, limits.sequences)
+                every = self.local is not None
+                divider = StageDivider(workers, load, choice.threads, all_of_them=every, fresh=fresh, progress=progress)
             self.pipeline = ClusterPipeline(
-                source, workers, limits, backend=choice.backend, dtype=choice.dtype, progress=progress, log=log
+                source,
+                workers,
+                limits,
+                backend=choice.backend,
+                dtype=choice.dtype,
+                divider=divider,
+                progress=progress,
+                log=log,
             )
             parts.callback(self.pipeline.close)
             self._parts = parts.pop_all()
+
+    def _measured(self, source: ModelSource) -> bool:
+        """Whether layers are divided by what is measured: not where that takes longer than it could ever win."""
+        settings = self._settings
+        if settings.scheduler != "auto":
+            return settings.scheduler == "optimal"
+        asked = settings.sources["objective"] != "default"
+        return asked or source.spec.parameter_count() >= LEAST_MEASURED
 
     def blocks(self, wanted: int) -> int:
         """Blocks of the cache: as many as were asked for by hand, else at most what the stages have memory for."""
@@ -89,6 +113,15 @@ class LinkedStages:
     def ready(self) -> bool:
         """A plan stands, so that steps are run."""
         return self.pipeline.plan is not None
+
+    def planned(self, setup: StageSetup) -> StageDivider:
+        """What divides the layers, for a cache of that size, when it has measured all that plans depend on.
+
+        Raises CutsetError: a stage that can't be used, a model that doesn't fit.
+        """
+        self.pipeline.describe(setup)
+        assert self.pipeline.divider is not None
+        return self.pipeline.divider
 
     def summary(self) -> str:
         """Which layers run where, in a line."""

@@ -19,6 +19,7 @@ from cutset.engine.prefix_store import PrefixStore
 from cutset.engine.stage_adapters import ADAPTER, joined_adapter
 from cutset.engine.stage_blocks import is_blocks
 from cutset.engine.stage_graph import DESCRIPTION, OP, StageModel, StageWeights, read_model
+from cutset.engine.stage_probe import PROBE, ProbeStage, probe_stage
 from cutset.errors import CheckpointError, ConfigError, CutsetError, DeviceError, EngineError, FrameError, GraphError
 from cutset.kernels import native
 from cutset.models.files.pieces import join
@@ -60,9 +61,11 @@ class StageRuntime:
     def begin_thread(self) -> None:
         """Nothing: the threads that compute are the stage's own."""
 
-    def stage(self, graph: Graph, nodes: Collection[int], weights: Mapping[str, Array]) -> LinkedStage:
+    def stage(self, graph: Graph, nodes: Collection[int], weights: Mapping[str, Array]) -> LinkedStage | ProbeStage:
         """The stage of these nodes. Raises CutsetError where it can't be one, or not be run here."""
         chosen = [graph.nodes[i] for i in sorted(nodes)]
+        if chosen and all(node.op == PROBE for node in chosen):
+            return probe_stage(graph, nodes, weights, self.threads, self._check)
         if not chosen or any(node.op != OP for node in chosen) or DESCRIPTION not in weights:
             raise GraphError(
                 "this worker runs layers of language models (`cutset stage`); networks of pictures need one "
@@ -75,6 +78,8 @@ class StageRuntime:
             raise GraphError("a stage's layers must follow each other")
         layers, spec = range(ranges[0].start, ranges[-1].stop), model.spec()
         check_stage(spec, layers)
+        if (layers.start == 0 and ranges[0]) or (layers.stop == spec.layers and ranges[-1]):
+            raise GraphError("the first layers are in one stage with the embedding, the last ones with the head")
         needed = {name.partition("#")[0] for name in graph.weights_of(nodes)}
         tensors: dict[str, Tensor] = {}
         for name in sorted(name for name in needed if name != DESCRIPTION and not name.startswith(ADAPTER)):
@@ -177,6 +182,6 @@ def _text_of(error: str) -> Bytes:
 
 def _layers(args: tuple[object, ...]) -> range:
     first, last = args[:2] if len(args) > 1 else (None, None)
-    if type(first) is not int or type(last) is not int or not 0 <= first < last:
+    if type(first) is not int or type(last) is not int or not 0 <= first <= last:
         raise GraphError("a node of this graph names no layers")
     return range(first, last)

@@ -20,7 +20,12 @@ def check_stages(settings: Settings) -> None:
         for name in ("stage_keys", "spares", "spare_keys"):
             if getattr(settings, name):
                 raise ConfigError(f"--{name.replace('_', '-')} is for stages: name them with --stages")
+        for name in ("objective", "scheduler"):
+            if settings.by_hand(name):
+                raise ConfigError(f"--{name} is for stages: name them with --stages")
         return
+    if settings.scheduler == "even" and settings.by_hand("objective"):
+        raise ConfigError("--scheduler even measures nothing, so it has no --objective: leave one of them out")
     other = next((name for name in ("offload", "mode", "pads_from") if getattr(settings, name)), None)
     if other is not None:
         raise ConfigError(f"--stages and --{other.replace('_', '-')} don't go together yet: leave one of them out")
