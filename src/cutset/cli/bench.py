@@ -18,6 +18,7 @@ from cutset.cli import (
     bench_quality,
     bench_serve,
     bench_speculation,
+    bench_stages,
     bench_stream,
 )
 from cutset.cli.bench_rows import comparisons
@@ -37,6 +38,7 @@ BENCHES = {
     "quality": bench_quality,
     "serve": bench_serve,
     "speculation": bench_speculation,
+    "stages": bench_stages,
     "stream": bench_stream,
 }
 CHECKOUT = ("delta", "report")

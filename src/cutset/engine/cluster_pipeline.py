@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from dataclasses import replace as replace_node
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,8 @@ from cutset.link.keys import Keys
 from cutset.models.files.integer import Progress
 from cutset.models.files.source import ModelSource
 from cutset.models.spec import DecoderSpec
-from cutset.partition.plan import Plan, StagePlan
+from cutset.partition.hop import Hop
+from cutset.partition.plan import COORDINATOR, Plan, StagePlan
 from cutset.partition.schedulers.by_weight import by_weight
 
 __all__ = ["ClusterPipeline", "StageWorkers"]
@@ -50,8 +52,9 @@ class StageWorkers:
     spares: Addresses = field(default_factory=dict)
     keys: Keys | None = None  # this side's, with tcp
     patience: float = 20.0  # seconds without a plan, after which requests end
-    silence: float = 3.0  # seconds without a heartbeat, after which a worker counts as gone
+    silence: float = 2.4  # seconds without a heartbeat, after which a worker counts as gone: soon known, within 3 s
     starting: float = 10.0  # seconds in which all stages must be there at the start
+    hop: Hop | None = None  # emulated between every two parties
 
     @property
     def all(self) -> dict[str, tuple[str, bytes | None]]:
@@ -98,6 +101,11 @@ class ClusterPipeline(StepPipeline):
     def depth(self) -> int:
         plan = self.plan
         return 0 if plan is None else self._most(len(plan.stages))
+
+    @property
+    def groups(self) -> int:
+        plan = self.plan
+        return 0 if plan is None else len(plan.stages)
 
     @property
     def plan(self) -> Plan | None:
@@ -212,6 +220,7 @@ class ClusterPipeline(StepPipeline):
         assert self._model is not None
         workers = self.workers
         self._inbox, self._lost = Inbox(self._model.input), 0
+        paces = dict.fromkeys(permutations([COORDINATOR, *workers.all], 2), workers.hop) if workers.hop else None
         self._coordinator = Coordinator(
             self._model,
             workers.all,
@@ -226,6 +235,7 @@ class ClusterPipeline(StepPipeline):
                 gather=0.0,  # the planner says for whom it waits
             ),
             keys=workers.keys,
+            paces=paces,
             observe=self._observe,
             log=self._log,
         )

@@ -18,6 +18,7 @@ from cutset.models.files.integer import Progress
 from cutset.models.files.source import ModelSource
 from cutset.models.run.backend import BackendChoice, kept_states
 from cutset.models.stages import cuts
+from cutset.partition.hop import Hop
 
 __all__ = ["LinkedStages"]
 
@@ -37,8 +38,9 @@ class LinkedStages:
         *,
         progress: Progress | None = None,
         log: Callable[[str], None] = lambda line: None,
+        hop: Hop | None = None,
     ) -> None:
-        """`context`: tokens of the longest sequence. Raises CutsetError."""
+        """`context`: tokens of the longest sequence. `hop`: emulated between every two parties. Raises CutsetError."""
         self._settings, self._choice, spec = settings, choice, source.spec
         most = len(cuts(spec)) + 1
         named, spares = stage_addresses(settings)
@@ -55,7 +57,7 @@ class LinkedStages:
                 named = self.local.addresses
             keys = load_keys(settings.key) if settings.key is not None else None
             starting = LOCAL_STARTING if self.local is not None else STARTING
-            workers = StageWorkers(named, spares, keys, settings.patience, starting=starting)
+            workers = StageWorkers(named, spares, keys, settings.patience, starting=starting, hop=hop)
             self.pipeline = ClusterPipeline(
                 source, workers, limits, backend=choice.backend, dtype=choice.dtype, progress=progress, log=log
             )

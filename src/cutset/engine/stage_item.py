@@ -37,6 +37,7 @@ __all__ = [
 MOST_ITEM = 64 << 20  # bytes
 MOST_ROWS = 1 << 20  # of a step
 MOST_SEQUENCES = 1 << 16
+FEW = 64  # numbers
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
@@ -309,7 +310,8 @@ def _adapters(found: _Item, adapters: Mapping[bytes, LoadedAdapter]) -> tuple[Lo
 
 def _check(batch: Batch, setup: StageSetup, vocab_size: int) -> None:
     """Raises FrameError unless all numbers of a batch lie where they may."""
-    counts = np.diff(batch.row_starts.astype(np.int64))
+    starts = batch.row_starts.astype(np.int64)
+    counts = starts[1:] - starts[:-1]
     rows = len(batch.token_ids)
     if rows > setup.rows or len(counts) > setup.sequences or len(batch.logit_rows) > rows:
         raise FrameError(f"an item of {rows} rows is too large: {setup.rows} were agreed on", too_large=True)
@@ -323,7 +325,10 @@ def _check(batch: Batch, setup: StageSetup, vocab_size: int) -> None:
     _within("limits", batch.limits.astype(np.int64) - batch.context_lens, 0, 2**31 - 1)
     _within("positions", batch.positions, 0, max(0, int(batch.limits.max()) - 1))
     used = -(-batch.context_lens // setup.block_size)
-    _within("block_tables", batch.block_tables[np.arange(blocks)[None, :] < used[:, None]], 0, setup.blocks - 1)
+    tables = batch.block_tables
+    if tables.size and int(used.min()) < blocks:  # what is behind a sequence's own blocks is never read
+        tables = tables[np.arange(blocks)[None, :] < used[:, None]]
+    _within("block_tables", tables, 0, setup.blocks - 1)
     if (batch.states is None) != (setup.states == 0):
         raise FrameError("an item has states of sequences where there are none, or none where there are")
     if (states := batch.states) is not None:
@@ -343,7 +348,14 @@ def _check_drafted(batch: Batch, drafted: Sequence[int]) -> None:
 
 
 def _within(name: str, values: NDArray[Any], low: int, high: int) -> None:
-    if values.size and not (int(values.min()) >= low and int(values.max()) <= high):
+    if not values.size:
+        return
+    if values.size <= FEW:  # as Python's numbers these are looked at in a fraction of the time
+        numbers = values.ravel().tolist()
+        least, most = min(numbers), max(numbers)
+    else:
+        least, most = int(values.min()), int(values.max())
+    if not (least >= low and most <= high):
         raise FrameError(f"{name} of an item has a number that can't be")
 
 

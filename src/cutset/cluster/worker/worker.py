@@ -1,4 +1,7 @@
-"""The worker's receiving thread: admits one coordinator and the workers that it announces, and hands on what they say.
+"""A worker's receiving side: admits one coordinator and the workers that it announces, and hands on what they say.
+
+Two threads take turns. One listens; when it gets an item that needs no codecs, it runs it, since to wake a thread would
+take longer than what else a hop costs, and the other one listens meanwhile.
 
 Nothing that a peer sends ends a worker. What isn't right gets one line, and that link is closed.
 """
@@ -6,6 +9,7 @@ Nothing that a peer sends ends a worker. What isn't right gets one line, and tha
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -48,6 +52,8 @@ class Worker:
         self._silence = silence
         self._session: CoordinatorSession | None = None
         self._beat = 0.0
+        self._listening = threading.Lock()  # whoever has it listens
+        self._partner: threading.Thread | None = None
         self.handshake = settings.handshake.with_keys(settings.keys)
         self.card = Card(
             _cpu(),
@@ -60,11 +66,35 @@ class Worker:
 
     def serve(self, stopped: Callable[[], bool]) -> None:
         """Until `stopped()`, which is asked at least every 100 ms."""
-        while not stopped():
-            self.turn(0.1)
+        over = threading.Event()
 
-    def turn(self, timeout: float) -> None:
-        """Takes one frame, if one comes, and does what is due."""
+        def ended() -> bool:
+            return over.is_set() or stopped()
+
+        partner = threading.Thread(target=self._alternate, args=(ended,), name="cutset-partner", daemon=True)
+        self._partner = partner
+        partner.start()
+        try:
+            self._alternate(ended)
+        finally:
+            over.set()
+            partner.join()
+
+    def _alternate(self, stopped: Callable[[], bool]) -> None:
+        self.settings.runtime.begin_thread()
+        while True:
+            with self._listening:
+                work = None
+                while work is None:
+                    if stopped():
+                        return
+                    work = self.turn(0.1)
+            work()
+
+    def turn(self, timeout: float) -> Callable[[], None] | None:
+        """Does what is due, and takes one frame, if one comes. What it gives is to be called by whoever no longer
+        listens: it computes."""
+        self._due()
         got = self.listener.recv(timeout)
         if got is not None:
             link, frame = got
@@ -77,6 +107,9 @@ class Worker:
                 self._refuse(link, frame, f"{type(error).__name__} in this worker")
             finally:
                 frame.release()
+        return None if self._session is None else self._session.claim()
+
+    def _due(self) -> None:
         session = self._session
         for link in self.listener.gone():
             if session is not None:
@@ -84,7 +117,8 @@ class Worker:
         if session is None:
             return
         now = time.monotonic()
-        if dead := session.dead:  # a worker that does nothing any more mustn't look alive
+        dead = session.dead or ("cutset-partner" if self._partner and not self._partner.is_alive() else "")
+        if dead:  # a worker that does nothing any more mustn't look alive
             session.end(f"the thread {dead} ended")
         elif now - self._beat >= BEAT:
             self._beat = now
