@@ -156,7 +156,12 @@ def test_a_connection_that_breaks_is_noticed_at_once(
     monkeypatch.setattr("cutset.link.sockets.SLICE", 30.0)
     assert isinstance(listener, ZmqListener)
     [descriptor] = [end.fd for end in listener._ends.values()]
-    breaker = threading.Timer(0.2, lambda: socket.socket(fileno=os.dup(descriptor)).shutdown(socket.SHUT_RDWR))
+
+    def cut() -> None:
+        with socket.socket(fileno=os.dup(descriptor)) as connection:
+            connection.shutdown(socket.SHUT_RDWR)
+
+    breaker = threading.Timer(0.2, cut)
     breaker.start()
     started = time.monotonic()
     with pytest.raises(LinkClosed, match="broke off"):

@@ -104,7 +104,7 @@ class BenchStages(LocalWorkers):
         command = ["cutset.bench.timed_stage", str(self._times(name))] if self._timed else ["cutset.cli", "stage"]
         command += ["--listen", self._places[name], "--threads", "1"]
         if self._model is not None:
-            command.append(str(self._model))
+            command += ["--model", str(self._model)] if self._timed else [str(self._model)]
         if self._memory:
             command += ["--memory", f"{self._memory[self.names.index(name)]}B"]
         if self._scheme == "tcp":

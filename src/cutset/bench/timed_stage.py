@@ -1,6 +1,6 @@
 """A stage that notes when its kernels run, for what a hop costs: `cutset stage` but for that.
 
-PYTHON -m cutset.bench.timed_stage FILE --listen ADDRESS [MODEL] …
+PYTHON -m cutset.bench.timed_stage FILE --listen ADDRESS [--model MODEL] …
 
 FILE gets two float64 for each step, the times of `time.monotonic()` at which its kernels began and ended, 0 for steps
 that were never run.
@@ -77,7 +77,7 @@ def main() -> None:
     """Serves coordinators until a signal."""
     parser = argparse.ArgumentParser()
     parser.add_argument("times", type=Path)
-    parser.add_argument("model", type=Path, nargs="?")
+    parser.add_argument("--model", type=Path)
     parser.add_argument("--listen", required=True)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--key")

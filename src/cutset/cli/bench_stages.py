@@ -54,7 +54,7 @@ def measure(args: argparse.Namespace, chosen: Sequence[Callable[[StageBench], li
     """Runs and prints workloads with the same models."""
     from cutset.bench.stage_models import stage_bench
 
-    rows = list[Row]()
+    rows: list[Row] = []
     with stage_bench(args.rounds, quick=args.quick, log=log) as bench:
         for each in chosen:
             found = each(bench)

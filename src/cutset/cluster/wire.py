@@ -82,6 +82,9 @@ def pieces(work: Work, arrays: Sequence[Bytes], size: int = PIECE) -> Iterator[P
     At most `size` bytes of arrays a frame.
     """
     header = messages.encode(structs.replace(work, sent=time.monotonic()))
+    if len(arrays) <= MAX_ARRAYS and sum(work.lengths) <= size:
+        yield header, arrays
+        return
     parts: list[Bytes] = []
     room = size
     for array in arrays:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.engine.sampler import Choice, choose
-from cutset.engine.stage_item import StageItem, StageSetup, decode_item, encode_choices
+from cutset.engine.stage_item import StageItem, StageSetup, decode_item, encode_choices, with_sampling
 from cutset.errors import CutsetError, EngineError, FrameError
 from cutset.models.files.adapter import LoraAdapter
 from cutset.models.run.executor import Executor, LoadedAdapter, StageExecutor
@@ -67,18 +67,16 @@ class DecoderStage:
         """An item's values from those of the stage before. Raises FrameError for what is no item of this engine's, and
         EngineError, with the executor's own as its cause, if it fails: then the requests in it are lost, no others."""
         spec = self.executor.spec
-        item = decode_item(
-            np.ascontiguousarray(values[BATCH]).data,
-            self.setup,
-            vocab_size=spec.vocab_size,
-            adapters=self._adapters,
-            sampling=self.last,
-        )
+        data = np.ascontiguousarray(values[BATCH]).data
+        item = decode_item(data, self.setup, vocab_size=spec.vocab_size, adapters=self._adapters, sampling=False)
         started = time.perf_counter()
         hidden = None if self.first else self._checked(values[HIDDEN], len(item.batch.token_ids))
         try:
             made = self.forward(item, hidden)
-            found = made if not self.last else np.frombuffer(encode_choices(self.choose(item, made)), np.uint8)
+            found: Array = made
+            if self.last:
+                item = with_sampling(item, data, vocab_size=spec.vocab_size)
+                found = np.frombuffer(encode_choices(self.choose(item, made)), np.uint8)
         except CutsetError:
             raise
         except Exception as error:

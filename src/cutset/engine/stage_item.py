@@ -8,6 +8,7 @@ item, within these bounds, is a FrameError.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
@@ -32,12 +33,14 @@ __all__ = [
     "encode_choices",
     "encode_item",
     "encode_setup",
+    "with_sampling",
 ]
 
 MOST_ITEM = 64 << 20  # bytes
 MOST_ROWS = 1 << 20  # of a step
 MOST_SEQUENCES = 1 << 16
 FEW = 64  # numbers
+NONE = np.empty(0, np.int32)
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
@@ -201,14 +204,24 @@ def decode_item(
     *,
     vocab_size: int,
     adapters: Mapping[bytes, LoadedAdapter] | None = None,  # of this stage's executor, by digest
-    sampling: bool = True,  # False: leave the samplers out, as all stages but the last may
+    sampling: bool = True,  # False: leave the samplers out, see `with_sampling`
 ) -> StageItem:
     """The item; its numbers lie within `setup` and the vocabulary, so any executor may run it. Raises FrameError."""
     found: _Item = _decoded(_items, data, "item")
     batch = _batch(found, adapters or {})
     _check(batch, setup, vocab_size)
-    if not sampling:
-        return StageItem(found.number, batch, (), ())
+    item = StageItem(found.number, batch, (), ())
+    return _with_sampling(item, found, vocab_size) if sampling else item
+
+
+def with_sampling(item: StageItem, data: bytes | memoryview, *, vocab_size: int) -> StageItem:
+    """An item that `decode_item` gave without them, with its samplers: the last stage alone needs these, and not before
+    its logits are there. Raises FrameError."""
+    return _with_sampling(item, _decoded(_items, data, "item"), vocab_size)
+
+
+def _with_sampling(item: StageItem, found: _Item, vocab_size: int) -> StageItem:
+    batch = item.batch
     draws: list[_Sampling] = _decoded(_samplings, found.sampling, "item")
     drafted = [one.drafted for one in draws]
     if (wanted := len(draws) + sum(drafted)) != len(batch.logit_rows):
@@ -382,6 +395,12 @@ def _sampling(sampler: TokenSampler, known: int, drafted: int) -> _Sampling:
 
 
 def _sampler(found: _Sampling, vocab_size: int) -> TokenSampler:
+    if found.temperature == 0 and not found.masked and found.seen is None and found.counted is None:
+        # What is likeliest depends neither on a seed nor on what came before.
+        try:
+            return _greedy(found.top_p, found.top_k, found.min_p, found.logprobs)
+        except RequestError as error:
+            raise FrameError(f"sampling of an item: {error}") from None
     lists = [None if one is None else _ints(one, "sampling") for one in (found.seen, found.counted, found.counts)]
     masked, (seen, counted, counts) = _ints(found.masked, "sampling"), lists
     if (counted is None) != (counts is None) or (
@@ -406,6 +425,12 @@ def _sampler(found: _Sampling, vocab_size: int) -> TokenSampler:
         )
     except RequestError as error:
         raise FrameError(f"sampling of an item: {error}") from None
+
+
+@lru_cache(maxsize=64)
+def _greedy(top_p: float, top_k: int, min_p: float, logprobs: int | None) -> TokenSampler:
+    state = SamplerState(0, NONE, None, None, None, 0)
+    return TokenSampler.restored(state, temperature=0.0, top_p=top_p, top_k=top_k, min_p=min_p, logprobs=logprobs)
 
 
 def _logprob(told: TokenLogprob | None) -> _Logprob | None:

@@ -31,6 +31,7 @@ from cutset.link.peer import Hello, is_hello, peer_key, read_about, refusal
 __all__ = ["BEAT", "SILENCE", "Worker", "open_worker"]
 
 BEAT = 0.2  # seconds between two heartbeats
+LOOK = 0.05  # seconds between two looks at what is due
 # Seconds without a word of the coordinator, after which it counts as dead. A graph is one message, which takes long on
 # a slow link; a link that breaks is noticed at once, and the same coordinator may come back at any time.
 SILENCE = 60.0
@@ -51,7 +52,7 @@ class Worker:
         self.listener, self.settings, self._log = listener, settings, log
         self._silence = silence
         self._session: CoordinatorSession | None = None
-        self._beat = 0.0
+        self._beat = self._looked = 0.0
         self._listening = threading.Lock()  # whoever has it listens
         self._partner: threading.Thread | None = None
         self.handshake = settings.handshake.with_keys(settings.keys)
@@ -110,13 +111,15 @@ class Worker:
         return None if self._session is None else self._session.claim()
 
     def _due(self) -> None:
-        session = self._session
+        session, now = self._session, time.monotonic()
+        if now - self._looked < LOOK and not (session is not None and session.over):
+            return
+        self._looked = now
         for link in self.listener.gone():
             if session is not None:
                 session.left(link)
         if session is None:
             return
-        now = time.monotonic()
         dead = session.dead or ("cutset-partner" if self._partner and not self._partner.is_alive() else "")
         if dead:  # a worker that does nothing any more mustn't look alive
             session.end(f"the thread {dead} ended")
