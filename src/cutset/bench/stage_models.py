@@ -16,6 +16,7 @@ from cutset.models.random import RandomModel
 __all__ = ["MODELS", "StageBench", "stage_bench"]
 
 LONGEST = 4096  # positions
+DONE = ".done"  # a file in the directory of a model that is whole
 MODELS = {name: replace(WORKLOADS[name].model, max_pos=LONGEST) for name in ("w246", "w1b")} | {
     "small": RandomModel(
         hidden=256, layers=6, heads=8, kv_heads=4, intermediate=704, vocab=2000, max_pos=LONGEST, tied=False
@@ -44,6 +45,8 @@ class StageBench:
     def model(self, name: str) -> Path:
         """Its directory."""
         name = self.named(name)
+        if (self.folder / name / DONE).is_file():
+            self._made[name] = self.folder / name
         if name not in self._made:
             self.log(f"{name}: writing it")
             floats, integers = self.folder / f"{name}-floats", self.folder / name
@@ -52,6 +55,7 @@ class StageBench:
             write_integer_checkpoint(source.spec, source.config, source.tensors, floats, integers)
             for file in floats.glob("*.safetensors"):  # the larger part, read no more
                 file.unlink()
+            (integers / DONE).touch()
             self._made[name] = integers
         return self._made[name]
 
@@ -65,7 +69,11 @@ class StageBench:
 
 
 @contextlib.contextmanager
-def stage_bench(rounds: int, *, quick: bool, log: Callable[[str], None]) -> Iterator[StageBench]:
-    """Its models go when it does."""
+def stage_bench(
+    rounds: int, *, quick: bool, log: Callable[[str], None], kept: Path | None = None
+) -> Iterator[StageBench]:
+    """Its models go when it does, unless they are to be `kept` in a directory for the next time."""
     with tempfile.TemporaryDirectory(prefix="cutset-bench-") as folder:
-        yield StageBench(Path(folder), rounds, quick, log)
+        if kept is not None:
+            kept.mkdir(parents=True, exist_ok=True)
+        yield StageBench(kept or Path(folder), rounds, quick, log)

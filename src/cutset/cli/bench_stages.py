@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from cutset.cli.bench_rows import add_rounds, rows_table, save_rows
-from cutset.cli.options import add_json
+from cutset.cli.options import add_json, output_folder
 from cutset.cli.output import log
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     listed = "; ".join(f"{name}: {words}" for name, (_, words) in WORKLOADS.items())
     parser.add_argument("--workload", action="append", choices=tuple(WORKLOADS), help=f"default: all. {listed}")
     parser.add_argument("--quick", action="store_true", help="a small model and few steps, to see that all of it runs")
+    parser.add_argument("--models", type=output_folder, metavar="DIR", help="keep the models for the next time")
     add_rounds(parser)
     add_json(parser, "the figures")
 
@@ -55,7 +56,7 @@ def measure(args: argparse.Namespace, chosen: Sequence[Callable[[StageBench], li
     from cutset.bench.stage_models import stage_bench
 
     rows: list[Row] = []
-    with stage_bench(args.rounds, quick=args.quick, log=log) as bench:
+    with stage_bench(args.rounds, quick=args.quick, log=log, kept=args.models) as bench:
         for each in chosen:
             found = each(bench)
             print(rows_table(found), end="\n\n", flush=True)

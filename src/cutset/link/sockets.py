@@ -46,6 +46,7 @@ class SharedSocket:
         self._poll.register(self._monitor.FD, select.POLLIN)  # a connection that breaks is noticed at once
         self._descriptor = raw.FD
         self._news = self._monitor.FD
+        self._heard = False  # this descriptor is edge-triggered, too: what came before must have been read
         self.closed = False
         # Should nobody close it: pyzmq would end the context first, and wait for its sockets for ever.
         self._held = _Held(context, raw, self._monitor, owned, self._wake)
@@ -102,7 +103,10 @@ class SharedSocket:
                 deadline = now + timeout
             if (left := deadline - now) <= 0:
                 return None
-            ready = {descriptor for descriptor, _ in self._poll.poll(min(left, SLICE) * 1000)}
+            ready = {self._news}
+            if self._heard:
+                ready = {descriptor for descriptor, _ in self._poll.poll(min(left, SLICE) * 1000)}
+            self._heard = True
             if (not ready or self._news in ready) and not alive():
                 # What came before the connection broke is still to be had.
                 with self._lock, contextlib.suppress(zmq.Again):
