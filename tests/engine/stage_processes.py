@@ -19,8 +19,8 @@ from cutset.llm import LLM
 class Stages:
     """Starts `cutset stage` under names; `addresses` and `keys` are what an engine needs to reach them."""
 
-    def __init__(self, folder: Path, *, tcp: bool = False) -> None:
-        self.folder, self.tcp = folder, tcp
+    def __init__(self, folder: Path, *, tcp: bool = False, shm: bool = False) -> None:
+        self.folder, self.tcp, self.shm = folder, tcp, shm
         self.children: dict[str, Child] = {}
         self.places: dict[str, str] = {}
         self.extra: dict[str, Sequence[str]] = {}
@@ -41,7 +41,9 @@ class Stages:
 
     def _place(self, name: str) -> str:
         if name not in self.places:
-            if not self.tcp:
+            if self.shm:
+                self.places[name] = f"shm://stages-{os.getpid()}-{name}"
+            elif not self.tcp:
                 self.places[name] = f"ipc://{self.folder}/{name}"
             else:
                 save_keys(new_keys(), name, self.folder)
@@ -78,8 +80,8 @@ class Stages:
 
 
 @contextmanager
-def running(folder: Path, *names: str, tcp: bool = False, **how: Any) -> Iterator[Stages]:
-    stages = Stages(folder, tcp=tcp)
+def running(folder: Path, *names: str, tcp: bool = False, shm: bool = False, **how: Any) -> Iterator[Stages]:
+    stages = Stages(folder, tcp=tcp, shm=shm)
     try:
         stages.start(*names, **how)
         yield stages

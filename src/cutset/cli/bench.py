@@ -19,6 +19,7 @@ from cutset.cli import (
     bench_quality,
     bench_serve,
     bench_speculation,
+    bench_stages,
     bench_stream,
     bench_structured,
 )
@@ -40,6 +41,7 @@ BENCHES = {
     "quality": bench_quality,
     "serve": bench_serve,
     "speculation": bench_speculation,
+    "stages": bench_stages,
     "stream": bench_stream,
     "structured": bench_structured,
 }

@@ -27,7 +27,7 @@ def add_worker(parser: argparse.ArgumentParser, *, other: str = "", instead: str
     --listen, and `instead` what it does.
     """
     group = parser.add_mutually_exclusive_group(required=True)
-    group.add_argument("--listen", metavar="ADDRESS", help="tcp://HOST:PORT or ipc://PATH")
+    group.add_argument("--listen", metavar="ADDRESS", help="tcp://HOST:PORT, ipc://PATH or shm://NAME")
     if other:
         group.add_argument(other, metavar="ADDRESS", help=instead)
     parser.add_argument("--key", metavar="FILE", help="with tcp: this side's secret key, see `cutset keys`")

@@ -71,7 +71,7 @@ class StageWorkers:
     spares: Addresses = field(default_factory=dict)
     keys: Keys | None = None  # this side's, with tcp
     patience: float = 20.0  # seconds without a plan, after which requests end
-    silence: float = 3.0  # seconds without a heartbeat, after which a worker counts as gone
+    silence: float = 2.4  # seconds without a heartbeat, after which a worker counts as gone: soon known, within 3 s
     starting: float = 10.0  # seconds in which all stages must be there at the start
     paces: Mapping[tuple[str, str], Hop] = field(default_factory=dict)  # hops that are emulated, by their ends' names
 
@@ -134,6 +134,11 @@ class ClusterPipeline(StepPipeline):
     def depth(self) -> int:
         plan = self.plan
         return 0 if plan is None else self._depths.get(plan.stages) or self._most(len(plan.stages))
+
+    @property
+    def groups(self) -> int:
+        plan = self.plan
+        return 0 if plan is None else len(plan.stages)
 
     @property
     def plan(self) -> Plan | None:

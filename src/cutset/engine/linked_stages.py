@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable
+from itertools import permutations
 from typing import Literal
 
 from cutset.config import Settings
@@ -22,6 +23,8 @@ from cutset.models.files.integer import Progress
 from cutset.models.files.source import ModelSource
 from cutset.models.run.backend import BackendChoice, draft_states, kept_states
 from cutset.models.stages import cuts
+from cutset.partition.hop import Hop
+from cutset.partition.plan import COORDINATOR
 
 __all__ = ["LinkedStages"]
 
@@ -43,8 +46,10 @@ class LinkedStages:
         progress: Progress | None = None,
         log: Callable[[str], None] = lambda line: None,
         fresh: bool = False,
+        hop: Hop | None = None,
     ) -> None:
-        """`context`: tokens of the longest sequence; `fresh`: measure what is remembered again. Raises CutsetError."""
+        """`context`: tokens of the longest sequence; `fresh`: measure what is remembered again; `hop`: emulated between
+        every two parties. Raises CutsetError."""
         self._settings, self._choice, spec = settings, choice, source.spec
         most = len(cuts(spec)) + 1
         named, spares = stage_addresses(settings)
@@ -72,7 +77,8 @@ class LinkedStages:
                 named = self.local.addresses
             keys = load_keys(settings.key) if settings.key is not None else None
             starting = LOCAL_STARTING if self.local is not None else STARTING
-            workers = StageWorkers(named, spares, keys, settings.patience, starting=starting)
+            paces = dict.fromkeys(permutations([COORDINATOR, *named, *spares], 2), hop) if hop is not None else {}
+            workers = StageWorkers(named, spares, keys, settings.patience, starting=starting, paces=paces)
             divider = None
             if self._measured(source):
                 load = StageLoad(settings.objective, context, limits.sequences)

@@ -58,8 +58,10 @@ def _keyed(what: str, names: Sequence[str], keys: Sequence[Path]) -> Addresses:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"--{what} names {name} twice: each stage is a process of its own")
-        if not name.startswith(("tcp://", "ipc://")):
-            raise ConfigError(f"--{what}: {name[:100]!r} is no address of a stage: tcp://HOST:PORT or ipc://PATH")
+        if not name.startswith(("tcp://", "ipc://", "shm://")):
+            raise ConfigError(
+                f"--{what}: {name[:100]!r} is no address of a stage: tcp://HOST:PORT, ipc://PATH or shm://NAME"
+            )
     public = [load_public(path) for path in keys]
     tcp = [name for name in names if name.startswith("tcp://")]
     if tcp and not public:

@@ -85,6 +85,7 @@ class Coordinator:
         self._late = 0  # how often items were late since the last result
         self._owed = 0  # reports of items whose results are there
         self._stopped = self._woken = False
+        self._ticked = 0.0  # when it was last looked whether something is to be done
         session = secrets.token_bytes(16)
         self.remotes: dict[str, Remote] = {}
         for name, (address, key) in workers.items():
@@ -177,9 +178,10 @@ class Coordinator:
         end: CutsetError | None = None
         try:
             while not self._stopped and not self._dispatcher.done:
-                self._take_events()
-                self._tick()
-                self._replan()
+                if self._take_events() or time.monotonic() - self._ticked >= TICK:
+                    self._ticked = time.monotonic()
+                    self._tick()
+                    self._replan()
                 route = self._routes.current
                 if route is not None and route.whole:
                     self._routes.retire(self._dispatcher.items.oldest_plan())
@@ -203,19 +205,23 @@ class Coordinator:
                 closer.join(3.0)
             self.results.put(end)
 
-    def _take_events(self) -> None:
-        """Waits for an event, and takes all that have come."""
+    def _take_events(self) -> bool:
+        """Waits for an event, and takes all that have come. Whether there was one by which the plan may change: items
+        and reports, of which there are many, and who wakes this thread for a new item, aren't such."""
+        decisive = False
         try:
             event = self._events.get(timeout=TICK)
             self._woken = False
             while True:
                 if isinstance(event, RemoteEvent):
+                    decisive = decisive or not isinstance(event.message, ArrivedItem | Report)
                     self._take(event)
                 elif event is not None:
+                    decisive = True
                     event()
                 event = self._events.get_nowait()
         except queue.Empty:
-            return
+            return decisive
 
     def _take(self, event: RemoteEvent) -> None:
         remote, message = event.remote, event.message
@@ -294,6 +300,8 @@ class Coordinator:
                 route.sender.bandwidth = bandwidth
             elif bandwidth is not None:
                 self.remotes[sender].say(Tune(report.plan, bandwidth))
+        if self._advisor is None and self._observe is None:
+            return
         report = aligned(report, sender, self._ours)
         if self._advisor is not None:
             self._advisor.observe(report, route.plan)

@@ -134,6 +134,10 @@ class CoordinatorSession:
             return
         self._pipeline.put(planned.run, arrival, self._outboxes[link].say, to)
 
+    def claim(self) -> Callable[[], None] | None:
+        """See Pipeline.claim."""
+        return self._pipeline.claim()
+
     @property
     def dead(self) -> str:
         """The name of a thread of this session that ended by itself; empty as long as all of them run."""

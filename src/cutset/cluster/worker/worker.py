@@ -1,4 +1,7 @@
-"""The worker's receiving thread: admits one coordinator and the workers that it announces, and hands on what they say.
+"""A worker's receiving side: admits one coordinator and the workers that it announces, and hands on what they say.
+
+Two threads take turns. One listens; when it gets an item that needs no codecs, it runs it, since to wake a thread would
+take longer than what else a hop costs, and the other one listens meanwhile.
 
 Nothing that a peer sends ends a worker. What isn't right gets one line, and that link is closed.
 """
@@ -6,6 +9,7 @@ Nothing that a peer sends ends a worker. What isn't right gets one line, and tha
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -27,6 +31,7 @@ from cutset.link.peer import Hello, is_hello, peer_key, read_about, refusal
 __all__ = ["BEAT", "SILENCE", "Worker", "open_worker"]
 
 BEAT = 0.2  # seconds between two heartbeats
+LOOK = 0.05  # seconds between two looks at what is due
 # Seconds without a word of the coordinator, after which it counts as dead. A graph is one message, which takes long on
 # a slow link; a link that breaks is noticed at once, and the same coordinator may come back at any time.
 SILENCE = 60.0
@@ -47,7 +52,9 @@ class Worker:
         self.listener, self.settings, self._log = listener, settings, log
         self._silence = silence
         self._session: CoordinatorSession | None = None
-        self._beat = 0.0
+        self._beat = self._looked = 0.0
+        self._listening = threading.Lock()  # whoever has it listens
+        self._partner: threading.Thread | None = None
         self.handshake = settings.handshake.with_keys(settings.keys)
         self.card = Card(
             _cpu(),
@@ -60,11 +67,35 @@ class Worker:
 
     def serve(self, stopped: Callable[[], bool]) -> None:
         """Until `stopped()`, which is asked at least every 100 ms."""
-        while not stopped():
-            self.turn(0.1)
+        over = threading.Event()
 
-    def turn(self, timeout: float) -> None:
-        """Takes one frame, if one comes, and does what is due."""
+        def ended() -> bool:
+            return over.is_set() or stopped()
+
+        partner = threading.Thread(target=self._alternate, args=(ended,), name="cutset-partner", daemon=True)
+        self._partner = partner
+        partner.start()
+        try:
+            self._alternate(ended)
+        finally:
+            over.set()
+            partner.join()
+
+    def _alternate(self, stopped: Callable[[], bool]) -> None:
+        self.settings.runtime.begin_thread()
+        while True:
+            with self._listening:
+                work = None
+                while work is None:
+                    if stopped():
+                        return
+                    work = self.turn(0.1)
+            work()
+
+    def turn(self, timeout: float) -> Callable[[], None] | None:
+        """Does what is due, and takes one frame, if one comes. What it gives is to be called by whoever no longer
+        listens: it computes."""
+        self._due()
         got = self.listener.recv(timeout)
         if got is not None:
             link, frame = got
@@ -77,14 +108,20 @@ class Worker:
                 self._refuse(link, frame, f"{type(error).__name__} in this worker")
             finally:
                 frame.release()
-        session = self._session
+        return None if self._session is None else self._session.claim()
+
+    def _due(self) -> None:
+        session, now = self._session, time.monotonic()
+        if now - self._looked < LOOK and not (session is not None and session.over):
+            return
+        self._looked = now
         for link in self.listener.gone():
             if session is not None:
                 session.left(link)
         if session is None:
             return
-        now = time.monotonic()
-        if dead := session.dead:  # a worker that does nothing any more mustn't look alive
+        dead = session.dead or ("cutset-partner" if self._partner and not self._partner.is_alive() else "")
+        if dead:  # a worker that does nothing any more mustn't look alive
             session.end(f"the thread {dead} ended")
         elif now - self._beat >= BEAT:
             self._beat = now
