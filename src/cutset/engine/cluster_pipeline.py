@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from dataclasses import replace as replace_node
+from dataclasses import replace as changed
 from typing import Any
 
 import numpy as np
@@ -19,17 +19,19 @@ from cutset.cluster.coordinator.plans import NoPlan
 from cutset.cluster.coordinator.reach import REFUSED, reach
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.item_result import ItemResult, StateLost
-from cutset.cluster.messages import Report
+from cutset.cluster.messages import HANDSHAKE, Card, Report
 from cutset.cluster.model import Model
 from cutset.engine.decoder_stage import CHOICES
 from cutset.engine.stage_graph import StageLimits, StageModel, decoder_graph, stage_model
 from cutset.engine.stage_item import StageItem, StageSetup, decode_choices, encode_item
+from cutset.engine.stage_match import check_card, common_isa, cost_of_isa, isas_of
 from cutset.engine.stage_runtime import error_of, software_of
 from cutset.engine.stage_settings import Addresses
 from cutset.engine.step_pipeline import StagesLost, StepPipeline, StepResult
 from cutset.errors import CutsetError, EngineError, FrameError, LinkError
-from cutset.kernels import native
 from cutset.link.keys import Keys
+from cutset.link.rendezvous import Rendezvous
+from cutset.models.files.fingerprint import fingerprint
 from cutset.models.files.integer import Progress
 from cutset.models.files.source import ModelSource
 from cutset.models.spec import DecoderSpec
@@ -52,6 +54,8 @@ class StageWorkers:
     patience: float = 20.0  # seconds without a plan, after which requests end
     silence: float = 3.0  # seconds without a heartbeat, after which a worker counts as gone
     starting: float = 10.0  # seconds in which all stages must be there at the start
+    rendezvous: Rendezvous | None = None  # where those dial in whose address is join://NAME
+    joining: float = 60.0  # seconds in which these must be there at the start
 
     @property
     def all(self) -> dict[str, tuple[str, bytes | None]]:
@@ -81,6 +85,10 @@ class ClusterPipeline(StepPipeline):
         self.backend, self.dtype = backend, dtype
         self.failovers = 0  # how often the stages were lost
         self._observe, self._progress, self._log = observe, progress, log
+        self._isa = ""  # at which all stages run; of the first survey, since other bits would be other tokens
+        self._cards: dict[str, Card] = {}
+        self._unfit: dict[str, str] = {}  # workers that came later and can't be used, and why
+        self._handshake = changed(HANDSHAKE, model=fingerprint(source.tensors))
         self._model: Model | None = None
         self._coordinator: Coordinator | None = None
         self._inbox: Inbox | None = None
@@ -112,11 +120,8 @@ class ClusterPipeline(StepPipeline):
 
     def fitting(self, setup: StageSetup) -> int:
         """How many blocks of the cache, up to those of `setup`, the stages have memory for. Raises CutsetError."""
-        workers = self.workers
-        cards = reach(workers.stages, keys=workers.keys, seconds=workers.starting)
-        for name, card in cards.items():
-            self._check_card(name, card.software)
-        memory = {name: float(card.memory) for name, card in cards.items()}
+        cards = self._survey(setup)
+        memory = {name: float(cards[name].memory) for name in self.workers.stages}
         if not any(memory.values()):
             return setup.blocks
         one = decoder_graph(self.source, self._described(replace(setup, blocks=1)), self.limits).graph
@@ -124,8 +129,8 @@ class ClusterPipeline(StepPipeline):
 
         def fits(blocks: int) -> bool:
             states = (a.state + (blocks - 1) * (b.state - a.state) for a, b in zip(one.nodes, two.nodes, strict=True))
-            nodes = tuple(replace_node(node, state=state) for node, state in zip(one.nodes, states, strict=True))
-            graph = replace_node(one, nodes=nodes)
+            nodes = tuple(changed(node, state=state) for node, state in zip(one.nodes, states, strict=True))
+            graph = changed(one, nodes=nodes)
             return by_weight(graph, list(memory), memory, self._most(len(memory))) is not None
 
         least, most = 1, setup.blocks + 1  # the first fits, or none does; the second doesn't, or needn't
@@ -134,12 +139,43 @@ class ClusterPipeline(StepPipeline):
             least, most = (middle, most) if fits(middle) else (least, middle)
         return least
 
+    def _survey(self, setup: StageSetup) -> dict[str, Card]:
+        """The cards of the stages, and of the spares that are there. Settles at which instruction set all of them run.
+
+        Raises LinkError for one that can't be reached, or that doesn't fit to this side or to the others.
+        """
+        if self._cards:
+            return self._cards
+        workers, progress = self.workers, self._progress
+
+        def there(found: int, wanted: int) -> None:
+            if progress is not None and workers.rendezvous is not None:
+                progress(f"waiting for stages at {workers.rendezvous.address}", found, wanted)
+
+        cards = reach(
+            workers.all,
+            keys=workers.keys,
+            rendezvous=workers.rendezvous,
+            handshake=self._handshake,
+            seconds=workers.starting,
+            joining=workers.joining,
+            spares=workers.spares,
+            there=there,
+        )
+        for name, card in cards.items():
+            check_card(name, card, software_of(isas_of(card)[-1]), dtype=self.dtype, kv_dtype=setup.kv_dtype)
+        self._isa = common_isa(cards, self.backend)
+        if line := cost_of_isa(cards, self._isa):
+            self._log(line)
+        self._cards = cards
+        return cards
+
     def _described(self, setup: StageSetup) -> StageModel:
-        isa = native.isa() if native.available() else "numpy"
-        return stage_model(self.source, software_of(isa), self.backend, self.dtype, setup)
+        return stage_model(self.source, software_of(self._isa), self.backend, self.dtype, setup)
 
     def open(self, setup: StageSetup) -> None:
         """Makes the graph, reaches the workers, and waits until all of them have their stages."""
+        self._survey(setup)
         self._model = decoder_graph(self.source, self._described(setup), self.limits)
         names = list(self._model.graph.weights)
         for done, name in enumerate(names):
@@ -226,6 +262,8 @@ class ClusterPipeline(StepPipeline):
                 gather=0.0,  # the planner says for whom it waits
             ),
             keys=workers.keys,
+            rendezvous=workers.rendezvous,
+            handshake=self._handshake,
             observe=self._observe,
             log=self._log,
         )
@@ -234,6 +272,7 @@ class ClusterPipeline(StepPipeline):
         """Even shares of the weights for the stages, spares in the places of those that are gone. Raises NoPlan."""
         assert self._model is not None
         graph, named = self._model.graph, list(self.workers.stages)
+        alive = [name for name in alive if self._fits(name)]
         absent = [name for name in named if name not in alive]
         if absent and not self._begun:
             raise NoPlan(f"{', '.join(absent)} can't be reached")
@@ -248,6 +287,20 @@ class ClusterPipeline(StepPipeline):
             if not spares:
                 raise NoPlan(self._missing(using, memory))
             chosen.append(spares.pop(0))
+
+    def _fits(self, name: str) -> bool:
+        """Whether a worker that is there can be used; it may have come later, or been started anew as another one."""
+        remote = None if self._coordinator is None else self._coordinator.remotes[name]
+        if remote is None or remote.card is None:
+            return True
+        try:
+            self._check_card(name, remote.card)
+        except LinkError as error:
+            if self._unfit.get(name) != str(error):
+                self._unfit[name] = str(error)
+                self._log(str(error))
+            return False
+        return True
 
     def _memory(self) -> dict[str, float]:
         """Bytes that each worker may use; 0 for no limit."""
@@ -283,12 +336,13 @@ class ClusterPipeline(StepPipeline):
             waited = time.monotonic() - started
             for remote in () if checked else remotes:
                 most = REFUSED if remote.refused else self.workers.starting
-                if not remote.up and waited > most:
+                if not remote.up and waited > max(most, self.workers.joining if remote.joins else 0.0):
                     raise LinkError(f"the stage {remote.name} can't be used: {remote.why}")
             if not checked and all(remote.up for remote in remotes):
                 checked = True
                 for remote in remotes:
-                    self._check_card(remote.name, remote.card.software if remote.card else "")
+                    if remote.card is not None:
+                        self._check_card(remote.name, remote.card)
                 self._begun = True
                 self._planned([remote.name for remote in remotes], "the start")  # what never fits is said at once
             if self._progress is not None and checked:
@@ -296,16 +350,5 @@ class ClusterPipeline(StepPipeline):
                 if total:
                     self._progress("sending weights to stages", sent, total)
 
-    def _check_card(self, name: str, theirs: str) -> None:
-        isa = native.isa() if native.available() else "numpy"
-        ours = software_of(isa)
-        if theirs == ours:
-            return
-        if ", stages, " not in theirs:
-            raise LinkError(
-                f"{name} is no stage of language models but {theirs[:80] or 'unknown'}: start `cutset stage`"
-            )
-        raise LinkError(
-            f"{name} is {theirs[:100]}, this side {ours}: tokens may differ. Install the same version on both; for the "
-            f"instruction set set CUTSET_ISA on all of them to one that they share"
-        )
+    def _check_card(self, name: str, card: Card) -> None:
+        check_card(name, card, software_of(self._isa), isa=self._isa)

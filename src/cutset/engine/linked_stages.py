@@ -6,12 +6,13 @@ import contextlib
 from collections.abc import Callable
 from typing import Literal
 
+from cutset.cluster.coordinator.joining import open_rendezvous
 from cutset.config import Settings
 from cutset.engine.cluster_pipeline import ClusterPipeline, StageWorkers
 from cutset.engine.local_stages import LocalStages
 from cutset.engine.stage_graph import StageLimits
 from cutset.engine.stage_item import StageSetup
-from cutset.engine.stage_settings import stage_addresses
+from cutset.engine.stage_settings import stage_addresses, stage_count
 from cutset.errors import ConfigError
 from cutset.link.keys import load_keys
 from cutset.models.files.integer import Progress
@@ -22,6 +23,7 @@ from cutset.models.stages import cuts
 __all__ = ["LinkedStages"]
 
 STARTING = 10.0  # seconds in which all stages must be there
+JOINING = 60.0  # seconds for those that dial in: people walk from machine to machine
 LOCAL_STARTING = 60.0  # seconds that processes on a busy machine may take to start
 
 
@@ -42,20 +44,32 @@ class LinkedStages:
         self._settings, self._choice, spec = settings, choice, source.spec
         most = len(cuts(spec)) + 1
         named, spares = stage_addresses(settings)
-        count = settings.stages if isinstance(settings.stages, int) else len(named)
+        local = 0 if named else stage_count(settings)
+        count = local or len(named)
         if count > most:
             raise ConfigError(f"--stages: this model of {spec.layers} layers makes at most {most} stages, not {count}")
         limits = StageLimits(settings.max_batch_tokens, min(settings.max_num_seqs, settings.max_batch_tokens), context)
         self.local: LocalStages | None = None
         with contextlib.ExitStack() as parts:
-            if isinstance(settings.stages, int):
+            if local:
                 threads = max(1, settings.thread_count // count)
                 self.local = LocalStages(count, source.path, threads=threads)
                 parts.callback(self.local.close)
                 named = self.local.addresses
             keys = load_keys(settings.key) if settings.key is not None else None
             starting = LOCAL_STARTING if self.local is not None else STARTING
-            workers = StageWorkers(named, spares, keys, settings.patience, starting=starting)
+            rendezvous = open_rendezvous(settings.stages_listen, {**named, **spares}, keys, log)
+            if rendezvous is not None:
+                parts.callback(rendezvous.close)
+            workers = StageWorkers(
+                named,
+                spares,
+                keys,
+                settings.patience,
+                starting=starting,
+                rendezvous=rendezvous,
+                joining=max(JOINING, settings.patience),
+            )
             self.pipeline = ClusterPipeline(
                 source, workers, limits, backend=choice.backend, dtype=choice.dtype, progress=progress, log=log
             )

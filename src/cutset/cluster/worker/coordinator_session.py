@@ -135,6 +135,11 @@ class CoordinatorSession:
         self._pipeline.put(planned.run, arrival, self._outboxes[link].say, to)
 
     @property
+    def alive(self) -> bool:
+        """Whether a thread of this session may still hold weights or caches."""
+        return any(thread.is_alive() for thread in (*self._pipeline.threads, *self._preparation.threads))
+
+    @property
     def dead(self) -> str:
         """The name of a thread of this session that ended by itself; empty as long as all of them run."""
         threads = (*self._pipeline.threads, *self._preparation.threads)
