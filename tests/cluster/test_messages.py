@@ -84,7 +84,8 @@ def test_what_a_newer_release_adds_inside_is_ignored() -> None:
         part.append("more")
     assert decode(msgspec.msgpack.encode(report)) == EXAMPLES["report"]
     told = msgspec.msgpack.decode(encode_setup(setup()))
-    assert decode_setup(msgspec.msgpack.encode([*told, "more"])) == setup()
+    with pytest.raises(FrameError):  # an engine's own, of which stages must understand all
+        decode_setup(msgspec.msgpack.encode([*told, "more"]))
 
 
 def test_what_an_older_release_leaves_out_has_its_default() -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from cutset.errors import ConfigError, FrameError, LinkClosed, LinkError
 from cutset.link import Link, Timeouts, connect, listen
-from cutset.link.joiner import Call, Joiner, decode_call, encode_call, pauses
+from cutset.link.joiner import JoinCall, Joiner, decode_call, encode_call, pauses
 from cutset.link.keys import Keys, new_keys
 from cutset.link.limits import Limits
 from cutset.link.peer import Refused
@@ -269,21 +269,21 @@ def test_openings_and_calls_are_exactly_what_they_are() -> None:
     for wrong in (b"", opening(b"x", token), opening(DIAL, token[1:]), opening(DIAL, token) + b"x", bytes(OPENING)):
         with pytest.raises(FrameError):
             read_opening(wrong)
-    assert decode_call(encode_call(Call(token))) == Call(token)
-    assert decode_call(msgspec.msgpack.encode(["call", token, 5])) == Call(token), "a later release says more"
+    assert decode_call(encode_call(JoinCall(token))) == JoinCall(token)
+    assert decode_call(msgspec.msgpack.encode(["call", token, 5])) == JoinCall(token), "a later release says more"
     for wrong in (["call"], ["call", token[1:]], ["call", "x" * TOKEN], ["hello"], [], 5, ["call", None]):
         with pytest.raises(FrameError):
             decode_call(msgspec.msgpack.encode(wrong))
     rng = random.Random(2)
     for turn in range(MUTATIONS):
-        seed = opening(DIAL, token) if turn % 2 else encode_call(Call(token))
+        seed = opening(DIAL, token) if turn % 2 else encode_call(JoinCall(token))
         data = damaged(seed, rng) if turn % 4 else rng.randbytes(rng.randrange(80))
         for read in (read_opening, decode_call):
             try:
                 found = read(data)
             except FrameError:
                 continue
-            assert isinstance(found, Opening | Call | Refused)
+            assert isinstance(found, Opening | JoinCall | Refused)
 
 
 def test_what_cannot_be_is_said(place: Rendezvous) -> None:

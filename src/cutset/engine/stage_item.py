@@ -46,11 +46,11 @@ Key = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Ints = Annotated[bytes, msgspec.Meta(max_length=MOST_ITEM)]  # an array of int32
 
 
-class _Part(msgspec.Struct, array_like=True):  # later releases may add fields with defaults: see cluster.messages
+class _Part(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     pass
 
 
-class StageSetup(msgspec.Struct, array_like=True, frozen=True):
+class StageSetup(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
     """What an engine tells its stages before its first item: the cache of each, which ids are never drawn, and how
     large its items are at most."""
 

@@ -20,7 +20,7 @@ from cutset.link.limits import Limits, Timeouts
 from cutset.link.peer import Handshake, Protocol, Refused
 from cutset.link.relay import ANSWER, TOKEN, Splice, dial_plain, endpoint, opening
 
-__all__ = ["JOIN", "Call", "Joiner", "decode_call", "encode_call", "pauses"]
+__all__ = ["JOIN", "JoinCall", "Joiner", "decode_call", "encode_call", "pauses"]
 
 JOIN = Handshake(Protocol("join", 1, whom="coordinator"))
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0  # seconds between two tries
@@ -30,17 +30,17 @@ SLICE = 0.5  # seconds
 MOST_ANSWERED = 128  # connections at a time
 
 
-class Call(msgspec.Struct, tag="call", array_like=True):
+class JoinCall(msgspec.Struct, tag="call", array_like=True):
     """Rendezvous to joiner: somebody wants you; dial in answer and say this number."""
 
     number: Annotated[bytes, msgspec.Meta(min_length=TOKEN, max_length=TOKEN)]
 
 
 encode_call = msgspec.msgpack.Encoder().encode
-_calls: msgspec.msgpack.Decoder[Call | Refused] = msgspec.msgpack.Decoder(Call | Refused)
+_calls: msgspec.msgpack.Decoder[JoinCall | Refused] = msgspec.msgpack.Decoder(JoinCall | Refused)
 
 
-def decode_call(header: bytes) -> Call | Refused:
+def decode_call(header: bytes) -> JoinCall | Refused:
     """Raises FrameError for anything else."""
     try:
         return _calls.decode(header)
@@ -154,7 +154,7 @@ class Joiner:
             if not full:
                 threading.Thread(target=self._answer, args=(message,), name="cutset-answer", daemon=True).start()
 
-    def _answer(self, call: Call) -> None:
+    def _answer(self, call: JoinCall) -> None:
         with contextlib.suppress(LinkError, OSError):  # the caller finds that nobody answers
             theirs = dial_plain(*self._where)
             try:

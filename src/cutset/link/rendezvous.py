@@ -20,7 +20,7 @@ from cutset.errors import ConfigError, CutsetError, FrameError, LinkClosed, Link
 from cutset.link import router
 from cutset.link.addresses import Address
 from cutset.link.interface import Link
-from cutset.link.joiner import JOIN, Call, encode_call
+from cutset.link.joiner import JOIN, JoinCall, encode_call
 from cutset.link.keys import Keys, key_allowed
 from cutset.link.limits import Limits, Timeouts
 from cutset.link.peer import is_hello, peer_key, refusal, refused
@@ -186,7 +186,7 @@ class Rendezvous:
                 raise LinkError("too many calls wait for an answer")
             self._waiting[number] = connection, time.monotonic()
         try:
-            link.send(encode_call(Call(number)), timeout=1.0)
+            link.send(encode_call(JoinCall(number)), timeout=1.0)
         except CutsetError:
             with self._lock:
                 self._waiting.pop(number, None)
