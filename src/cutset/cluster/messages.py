@@ -62,7 +62,7 @@ __all__ = [
     "encode",
 ]
 
-PROTOCOL = Protocol("cluster", 5, whom="worker", before=2)
+PROTOCOL = Protocol("cluster", 4, whom="worker", before=2)
 MINOR = 0  # see above; one higher with every release that adds a field
 HANDSHAKE = Handshake(PROTOCOL)  # one that asks for no evidence and has none
 MOST_BODY = 16 << 20  # bytes of a message that lies in an array

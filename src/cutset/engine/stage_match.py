@@ -48,8 +48,9 @@ def check_card(name: str, card: Card, ours: str, *, dtype: str = "", kv_dtype: s
 
 
 def common_isa(cards: Mapping[str, Card], backend: str) -> str:
-    """The highest instruction set that all of these workers have. Raises LinkError where they share none."""
-    if backend == "reference":
+    """The highest instruction set that all of these workers have; NUMPY where no native code computes. Raises LinkError
+    where they share none."""
+    if backend != "native":
         return NUMPY
     (first, *others) = [isas_of(card) for card in cards.values()]
     common = [isa for isa in first if all(isa in other for other in others)]

@@ -6,6 +6,7 @@ import itertools
 import time
 import weakref
 from collections.abc import Callable, Collection, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from cutset.kernels import native
 from cutset.models.files.pieces import join
 from cutset.models.files.source import ModelSource, open_source
 from cutset.models.files.tensor import Tensor
-from cutset.models.run.backend import LOCAL, build_executor
+from cutset.models.run.backend import HALF, LOCAL, build_executor
 from cutset.models.stages import check_stage
 from cutset.partition.graph import Graph
 from cutset.partition.node import Value
@@ -57,7 +58,8 @@ def stage_abilities(*, measure: bool = False) -> Abilities:
         isas = native.available_isas()
         isas = isas[: isas.index(native.isa()) + 1]
     speeds = _speeds(isas) if measure and len(isas) > 1 else ()
-    return Abilities(BUILD, isas, speeds, LOCAL, ("auto", "int8"))
+    dtypes = (*LOCAL, *(HALF if find_spec("torch") is not None else ()))
+    return Abilities(BUILD, isas, speeds, dtypes, ("auto", "int8"))
 
 
 def _speeds(isas: list[str]) -> list[float]:
