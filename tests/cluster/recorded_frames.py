@@ -24,6 +24,7 @@ from cutset.partition.hop import Hop
 FOLDER = Path(__file__).parent / "recorded"
 DIGEST = "0123456789abcdef" * 4
 LIMIT = 1 << 20
+VERSION = m.PROTOCOL.version
 
 
 def examples() -> dict[str, Any]:
@@ -40,8 +41,8 @@ def examples() -> dict[str, Any]:
     )  # fmt: skip
     edge = m.EdgeReport("e", "delta", 100, 0.25, 400, 0.5, 0.125)
     return {
-        "hello": Hello("cluster", m.PROTOCOL.version, "cutset 0.1.0", DIGEST, b"n" * 16, m.encode(introduction), False, b""),
-        "welcome": Welcome("cluster", m.PROTOCOL.version, "cutset 0.1.0", DIGEST, b"n" * 16, m.encode(card), b""),
+        "hello": Hello("cluster", VERSION, "cutset 0.1.0", DIGEST, b"n" * 16, m.encode(introduction), False, b""),
+        "welcome": Welcome("cluster", VERSION, "cutset 0.1.0", DIGEST, b"n" * 16, m.encode(card), b""),
         "refused": Refused("why", 3),
         "inventory": m.Inventory(DIGEST, b"{}", {"w": DIGEST}),
         "holds": m.Holds(DIGEST, ["w"]),

@@ -25,7 +25,7 @@ from cutset.models.files.fingerprint import fingerprint
 from cutset.models.files.source import ModelSource, open_source
 from cutset.models.random import RandomModel
 from cutset.version import compatible, software
-from engine.stage_processes import running, workers_of
+from engine.stage_processes import running, until, workers_of
 
 ISAS = native.available_isas()
 SMALL: dict[str, Any] = {"threads": 1, "max_model_len": 256, "max_num_seqs": 4, "cache_mib": 4}
@@ -179,6 +179,28 @@ def test_stages_of_different_machines_give_the_bits_of_the_lower_one(
             assert llm.stages is not None
             assert llm.stages.pipeline._isa == native.isa(), "it goes back to the best one for the next engine"
         assert not [line for line in lines[2:] if "run at" in line]
+
+
+@pytest.mark.slow
+def test_a_spare_that_comes_later_and_lacks_the_instruction_set_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "cutset.llm")
+    with LLM("story", **SMALL) as llm:
+        wanted = llm.generate("Once upon a time", PARAMS)[0].outputs[0].logprobs
+    with running(tmp_path, "a", "c", env={"b": {"CUTSET_ISA": ISAS[0]}}) as stages:
+        places = stages.settings("a", "c", spares=["b"])
+        with LLM("story", **places, **(SMALL | {"patience": 60.0})) as llm:
+            assert llm.stages is not None
+            stages.start("b")
+            coordinator = llm.stages.pipeline._coordinator
+            assert coordinator is not None
+            until(lambda: coordinator.remotes[stages.places["b"]].up)
+            stages.kill("a")
+            assert llm.generate("Once upon a time", PARAMS)[0].outputs[0].logprobs == wanted
+            if len(ISAS) > 1:
+                assert workers_of(llm) == [stages.places["c"]], "what is left is enough"
+                assert any(f"has instruction set {ISAS[0]}, and this side wants" in line for line in caplog.messages)
 
 
 def test_workers_that_do_not_fit_are_refused_and_stay_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
