@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from dataclasses import replace as changed
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from cutset.cluster.coordinator.plans import NoPlan
 from cutset.cluster.coordinator.reach import REFUSED, reach
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.item_result import ItemResult, StateLost
-from cutset.cluster.messages import Report
+from cutset.cluster.messages import HANDSHAKE, Card, Report
 from cutset.cluster.model import Model
 from cutset.engine.decoder_stage import CHOICES
 from cutset.engine.stage_adapters import ADAPTER, SentAdapters
@@ -39,15 +40,17 @@ from cutset.engine.stage_graph import (
     uncut,
 )
 from cutset.engine.stage_item import StageItem, StageSetup, decode_choices, encode_item, encode_setup
+from cutset.engine.stage_match import check_card, common_isa, cost_of_isa, isas_of
 from cutset.engine.stage_runtime import error_of, software_of
 from cutset.engine.stage_settings import Addresses
 from cutset.engine.stage_watch import Share, StagesReading, StageWatch
 from cutset.engine.step_pipeline import StagesLost, StepPipeline, StepResult
 from cutset.engine.token_history import SentHistories
 from cutset.errors import ConfigError, CutsetError, EngineError, FrameError, LinkError
-from cutset.kernels import native
 from cutset.link.keys import Keys
+from cutset.link.rendezvous import Rendezvous
 from cutset.models.files.adapter import LoraAdapter
+from cutset.models.files.fingerprint import fingerprint
 from cutset.models.files.integer import Progress, channel_scales
 from cutset.models.files.source import ModelSource
 from cutset.models.run.executor import LoadedAdapter
@@ -74,6 +77,8 @@ class StageWorkers:
     silence: float = 2.4  # seconds without a heartbeat, after which a worker counts as gone: soon known, within 3 s
     starting: float = 10.0  # seconds in which all stages must be there at the start
     paces: Mapping[tuple[str, str], Hop] = field(default_factory=dict)  # hops that are emulated, by their ends' names
+    rendezvous: Rendezvous | None = None  # where those dial in whose address is join://NAME
+    joining: float = 60.0  # seconds in which these must be there at the start
 
     @property
     def all(self) -> dict[str, tuple[str, bytes | None]]:
@@ -116,6 +121,10 @@ class ClusterPipeline(StepPipeline):
         self._why = ""  # there is no plan
         self._adapters = SentAdapters(source.spec, segments_of(source.spec))
         self._histories = SentHistories(1)  # that the last stage has
+        self._isa = ""  # at which all stages run; of the first survey, since other bits would be other tokens
+        self._cards: dict[str, Card] = {}
+        self._unfit: dict[str, str] = {}  # workers that came later and can't be used, and why
+        self._handshake = changed(HANDSHAKE, model=fingerprint(source.tensors))
         self._model: Model | None = None
         self._coordinator: Coordinator | None = None
         self._inbox: Inbox | None = None
@@ -194,14 +203,42 @@ class ClusterPipeline(StepPipeline):
 
     def _rooms(self, setup: StageSetup) -> list[float]:
         """Bytes that each stage may use. Raises CutsetError for one that can't be used."""
-        workers = self.workers
+        cards, names = self._survey(setup), self.workers.stages
         if self.divider is not None:
             self._measure(setup)
-            return [self.divider.room(name) for name in workers.stages]
-        cards = reach(workers.stages, keys=workers.keys, seconds=workers.starting)
+            return [self.divider.room(name) for name in names]
+        return [float(cards[name].memory) or math.inf for name in names]
+
+    def _survey(self, setup: StageSetup) -> dict[str, Card]:
+        """The cards of the stages, and of the spares that are there. Settles at which instruction set all of them run.
+
+        Raises LinkError for one that can't be reached, or that doesn't fit to this side or to the others.
+        """
+        if self._cards:
+            return self._cards
+        workers, progress = self.workers, self._progress
+
+        def there(found: int, wanted: int) -> None:
+            if progress is not None and workers.rendezvous is not None:
+                progress(f"waiting for stages at {workers.rendezvous.address}", found, wanted)
+
+        cards = reach(
+            workers.all,
+            keys=workers.keys,
+            rendezvous=workers.rendezvous,
+            handshake=self._handshake,
+            seconds=workers.starting,
+            joining=workers.joining,
+            spares=workers.spares,
+            there=there,
+        )
         for name, card in cards.items():
-            self._check_card(name, card.software)
-        return [float(card.memory) or math.inf for card in cards.values()]
+            check_card(name, card, software_of(isas_of(card)[-1]), dtype=self.dtype, kv_dtype=setup.kv_dtype)
+        self._isa = common_isa(cards, self.backend)
+        if line := cost_of_isa(cards, self._isa):
+            self._log(line)
+        self._cards = cards
+        return cards
 
     def _measure(self, setup: StageSetup) -> None:
         assert self.divider is not None
@@ -212,6 +249,7 @@ class ClusterPipeline(StepPipeline):
     def describe(self, setup: StageSetup) -> Model:
         """The graph for a cache of that size; with a divider, measures what plans for it depend on. Raises CutsetError:
         a worker that can't be used, a model that doesn't fit."""
+        self._survey(setup)
         model = self._graph(self._described(setup))
         if self.divider is not None:
             self._measure(setup)
@@ -221,8 +259,8 @@ class ClusterPipeline(StepPipeline):
         return model
 
     def _described(self, setup: StageSetup) -> StageModel:
-        isa = native.isa() if native.available() else "numpy"
-        return stage_model(self.source, software_of(isa), self.backend, self.dtype, setup, self._adapters.known)
+        software = software_of(self._isa)
+        return stage_model(self.source, software, self.backend, self.dtype, setup, self._adapters.known)
 
     def _graph(self, described: StageModel) -> Model:
         return decoder_graph(self.source, described, self.limits, self._adapters)
@@ -241,6 +279,7 @@ class ClusterPipeline(StepPipeline):
         """Makes the graph, reaches the workers, and waits until all of them have their stages."""
         if not self.spec.state_floats:
             setup = replace(setup, prefixes=bytes(32))  # of the length that it will have
+        self._survey(setup)
         described = self._described(setup)
         self._model, self._histories = self.describe(setup), SentHistories(setup.sequences)
         names = [name for name in self._model.graph.weights if name != DESCRIPTION]
@@ -352,6 +391,8 @@ class ClusterPipeline(StepPipeline):
                 gather=0.0,  # the planner says for whom it waits
             ),
             keys=workers.keys,
+            rendezvous=workers.rendezvous,
+            handshake=self._handshake,
             observe=self._report,
             paces=workers.paces,
             log=self._log,
@@ -374,6 +415,7 @@ class ClusterPipeline(StepPipeline):
         """A plan for the stages, with spares in the places of those that are gone. Raises NoPlan."""
         assert self._model is not None
         named = list(self.workers.stages)
+        alive = [name for name in alive if self._fits(name)]
         absent = [name for name in named if name not in alive]
         if absent and not self._begun:
             raise NoPlan(f"{', '.join(absent)} can't be reached")
@@ -401,6 +443,20 @@ class ClusterPipeline(StepPipeline):
         if stages is None:
             raise ConfigError(self._missing(using, memory))
         return Plan(self._model.digest, stages, scheduler="by weight")
+
+    def _fits(self, name: str) -> bool:
+        """Whether a worker that is there can be used; it may have come later, or been started anew as another one."""
+        remote = None if self._coordinator is None else self._coordinator.remotes[name]
+        if remote is None or remote.card is None:
+            return True
+        try:
+            self._check_card(name, remote.card)
+        except LinkError as error:
+            if self._unfit.get(name) != str(error):
+                self._unfit[name] = str(error)
+                self._log(str(error))
+            return False
+        return True
 
     def _memory(self) -> dict[str, float]:
         """Bytes that each worker may use; 0 for no limit."""
@@ -436,12 +492,13 @@ class ClusterPipeline(StepPipeline):
             waited = time.monotonic() - started
             for remote in () if checked else remotes:
                 most = REFUSED if remote.refused else self.workers.starting
-                if not remote.up and waited > most:
+                if not remote.up and waited > max(most, self.workers.joining if remote.joins else 0.0):
                     raise LinkError(f"the stage {remote.name} can't be used: {remote.why}")
             if not checked and all(remote.up for remote in remotes):
                 checked = True
                 for remote in remotes:
-                    self._check_card(remote.name, remote.card.software if remote.card else "")
+                    if remote.card is not None:
+                        self._check_card(remote.name, remote.card)
                 self._begun = True
                 self._planned([remote.name for remote in remotes], "the start")  # what never fits is said at once
             if self._progress is not None and checked:
@@ -449,16 +506,5 @@ class ClusterPipeline(StepPipeline):
                 if total:
                     self._progress("sending weights to stages", sent, total)
 
-    def _check_card(self, name: str, theirs: str) -> None:
-        isa = native.isa() if native.available() else "numpy"
-        ours = software_of(isa)
-        if theirs == ours:
-            return
-        if ", stages, " not in theirs:
-            raise LinkError(
-                f"{name} is no stage of language models but {theirs[:80] or 'unknown'}: start `cutset stage`"
-            )
-        raise LinkError(
-            f"{name} is {theirs[:100]}, this side {ours}: tokens may differ. Install the same version on both; for the "
-            f"instruction set set CUTSET_ISA on all of them to one that they share"
-        )
+    def _check_card(self, name: str, card: Card) -> None:
+        check_card(name, card, software_of(self._isa), isa=self._isa)

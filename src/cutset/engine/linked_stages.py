@@ -8,6 +8,7 @@ from collections.abc import Callable
 from itertools import permutations
 from typing import Literal
 
+from cutset.cluster.coordinator.joining import open_rendezvous
 from cutset.config import Settings
 from cutset.engine.cluster_pipeline import ClusterPipeline, StageWorkers
 from cutset.engine.local_stages import LocalStages
@@ -16,7 +17,7 @@ from cutset.engine.stage_divider import StageDivider
 from cutset.engine.stage_graph import StageLimits
 from cutset.engine.stage_item import StageSetup
 from cutset.engine.stage_planner import StageLoad
-from cutset.engine.stage_settings import stage_addresses
+from cutset.engine.stage_settings import stage_addresses, stage_count
 from cutset.errors import ConfigError
 from cutset.link.keys import load_keys
 from cutset.models.files.integer import Progress
@@ -30,6 +31,7 @@ __all__ = ["LinkedStages"]
 
 LEAST_MEASURED = 16 << 20  # weights of a model that is worth measuring
 STARTING = 10.0  # seconds in which all stages must be there
+JOINING = 60.0  # seconds for those that dial in: people walk from machine to machine
 LOCAL_STARTING = 60.0  # seconds that processes on a busy machine may take to start
 
 
@@ -53,7 +55,8 @@ class LinkedStages:
         self._settings, self._choice, spec = settings, choice, source.spec
         most = len(cuts(spec)) + 1
         named, spares = stage_addresses(settings)
-        count = settings.stages if isinstance(settings.stages, int) else len(named)
+        local = 0 if named else stage_count(settings)
+        count = local or len(named)
         if count > most:
             raise ConfigError(f"--stages: this model of {spec.layers} layers makes at most {most} stages, not {count}")
         if settings.prefix_cache is not None:
@@ -67,7 +70,7 @@ class LinkedStages:
         limits = StageLimits(settings.max_batch_tokens, min(settings.max_num_seqs, settings.max_batch_tokens), context)
         self.local: LocalStages | None = None
         with contextlib.ExitStack() as parts:
-            if isinstance(settings.stages, int):
+            if local:
                 threads = max(1, settings.thread_count // count)
                 prefixes = None
                 if settings.prefix_cache is not None:
@@ -77,8 +80,20 @@ class LinkedStages:
                 named = self.local.addresses
             keys = load_keys(settings.key) if settings.key is not None else None
             starting = LOCAL_STARTING if self.local is not None else STARTING
+            rendezvous = open_rendezvous(settings.stages_listen, {**named, **spares}, keys, log)
+            if rendezvous is not None:
+                parts.callback(rendezvous.close)
             paces = dict.fromkeys(permutations([COORDINATOR, *named, *spares], 2), hop) if hop is not None else {}
-            workers = StageWorkers(named, spares, keys, settings.patience, starting=starting, paces=paces)
+            workers = StageWorkers(
+                named,
+                spares,
+                keys,
+                settings.patience,
+                starting=starting,
+                paces=paces,
+                rendezvous=rendezvous,
+                joining=max(JOINING, settings.patience),
+            )
             divider = None
             if self._measured(source):
                 load = StageLoad(settings.objective, context, limits.sequences)

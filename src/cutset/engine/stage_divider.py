@@ -20,7 +20,8 @@ from cutset.partition.mesh import Mesh, mesh_of
 from cutset.partition.plan import COORDINATOR
 
 if TYPE_CHECKING:
-    from cutset.engine.cluster_pipeline import StageWorkers
+    from cutset.cluster.messages import Card
+from cutset.engine.cluster_pipeline import StageWorkers
 
 __all__ = ["StageDivider"]
 
@@ -55,7 +56,7 @@ class StageDivider:
         self._speeds: dict[str, float] = {}
 
     def measure(
-        self, model: StageModel, graph: Graph, tensors: Mapping[str, Any], check: Callable[[str, str], None]
+        self, model: StageModel, graph: Graph, tensors: Mapping[str, Any], check: Callable[[str, Card], None]
     ) -> StageSurvey:
         """Times of this machine and of the workers, and hops; a second call gives the same. `graph` is one with hardly
         any cache. Raises CutsetError."""
@@ -84,7 +85,7 @@ class StageDivider:
         return ROOM * free / (len(self.workers.stages) if self.all_of_them else 1) if free else math.inf
 
     def prepare(
-        self, graph: Graph, digest: str, spec: DecoderSpec, context: int, held: int, check: Callable[[str, str], None]
+        self, graph: Graph, digest: str, spec: DecoderSpec, context: int, held: int, check: Callable[[str, Card], None]
     ) -> None:
         """Plans are for this graph from now on, whose cache has room for so much `context` of each sequence.
 

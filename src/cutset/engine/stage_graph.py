@@ -38,8 +38,10 @@ from cutset.models.spec import DecoderSpec, WantedTensor
 from cutset.models.stages import cuts, stage_kv_floats, stage_state_floats, stage_tensors
 from cutset.partition.graph import Graph
 from cutset.partition.node import Node, Read, Value, Weight
+from cutset.version import ARITHMETIC
 
 __all__ = [
+    "BUILD",
     "DESCRIPTION",
     "OP",
     "StageLimits",
@@ -58,6 +60,7 @@ __all__ = [
 DESCRIPTION = "stage description"  # the name of the weight that has a StageModel
 OP = "cutset.layers"
 FORMAT = "cutset-stages-1"
+BUILD = f"arithmetic {ARITHMETIC}"
 MOST_DESCRIPTION = 64 << 20
 MOST_CONFIG = 16 << 20
 LEAST_BYTES = 4096  # of what a stage gives: room for why it couldn't
@@ -87,11 +90,11 @@ class TensorKind(Protocol):
         """Its sizes."""
 
 
-class StageModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a worker must know beside graph and weights, as JSON."""
+class StageModel(msgspec.Struct, frozen=True):
+    """What a worker must know beside graph and weights, as JSON. A field that a later release adds has a default."""
 
     format: Text
-    software: Text  # that described it: others may round in another way
+    software: Text  # that described it, and the instruction set to run at: others round in another way
     family: Text
     architecture: Annotated[str, msgspec.Meta(max_length=MOST_CONFIG)]  # JSON: a specification, or a config.json
     normalised: bool  # which of them
@@ -101,6 +104,7 @@ class StageModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     setup: bytes  # as encode_setup gives it
     tensors: dict[str, TensorForm]
     adapters: Annotated[tuple[SentAdapter, ...], msgspec.Meta(max_length=MOST_ADAPTERS)] = ()
+    build: Text = ""  # what else rounding depends on
 
     def spec(self) -> DecoderSpec:
         """The decoder. Raises ModelError."""
@@ -145,6 +149,7 @@ def stage_model(
         encode_setup(setup),
         {name: pieces.form(name) for name in names},
         tuple(adapters),
+        BUILD,
     )
     same = to_json(made.spec()) == content if normalised else _bare(made.spec()) == _bare(spec)
     if not same:

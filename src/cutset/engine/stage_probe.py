@@ -115,7 +115,7 @@ def probe_stage(
     nodes: Collection[int],
     weights: Mapping[str, Array],
     threads: int,
-    check: Callable[[StageModel], None],
+    check: Callable[[StageModel], object],
 ) -> ProbeStage:
     """The stage of a node that measures; `check` refuses models that can't run here. Raises CutsetError."""
     if len(nodes) != 1 or LAYERS not in weights:

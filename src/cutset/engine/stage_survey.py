@@ -62,13 +62,13 @@ def survey(
     chain: Sequence[str],
     layers: LayerModel | None,
     work: tuple[int, int],
-    check: Callable[[str, str], None],
+    check: Callable[[str, Card], None],
     found: StageSurvey | None = None,
 ) -> StageSurvey:
     """Measures the workers of a chain, and adds to what was `found` before. With `layers`, each runs `work`, so
     many steps of so many rows, on these; without them the hops alone are measured.
 
-    `check` is called with each name and software. Raises CutsetError for a worker that can't be used.
+    `check` is called with each name and card. Raises CutsetError for a worker that can't be used.
     """
     found = StageSurvey() if found is None else found
     model = probe_model(layers, len(chain))
@@ -93,6 +93,7 @@ def survey(
         [inbox],
         Options(deltas=False, in_flight=1, patience=workers.starting + ANSWER, silence=workers.silence, gather=0.0),
         keys=workers.keys,
+        rendezvous=workers.rendezvous,
         paces={pair: hop for pair, hop in workers.paces.items() if set(pair) <= {COORDINATOR, *chain}},
         observe=observe,
     )
@@ -169,7 +170,7 @@ def _wait_for(
     coordinator: Coordinator,
     workers: StageWorkers,
     chain: Sequence[str],
-    check: Callable[[str, str], None],
+    check: Callable[[str, Card], None],
 ) -> None:
     """Until items may be sent. Raises the reason why that won't be."""
     started, checked = time.monotonic(), False
@@ -186,7 +187,7 @@ def _wait_for(
             if not remote.up and waited > (REFUSED if remote.refused else workers.starting):
                 raise LinkError(f"the stage {remote.name} can't be used: {remote.why}")
             if remote.up and remote.card is not None:
-                check(remote.name, remote.card.software)
+                check(remote.name, remote.card)
         checked = checked or all(remote.up for remote in remotes)
         if waited > workers.starting + ANSWER:
             raise LinkError("the stages didn't get ready to be measured")

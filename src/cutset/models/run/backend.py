@@ -23,6 +23,8 @@ from cutset.models.run.grouped_linears import GROUPED, GroupedLinears, runs_grou
 from cutset.models.spec import DecoderSpec
 
 __all__ = [
+    "HALF",
+    "LOCAL",
     "ROUNDED",
     "BackendChoice",
     "block_bytes",
