@@ -1,6 +1,6 @@
 """What a client may ask: OpenAI's parameters, and vLLM's beside them.
 
-What would change the answer and isn't served (tools, JSON schemas, biases) is refused; what wouldn't is ignored
+What would change the answer and isn't served (JSON schemas, biases) is refused; what wouldn't is ignored
 (request_fields.py).
 """
 
@@ -15,6 +15,7 @@ import msgspec
 from cutset.engine.params import SamplingParams
 from cutset.serve.api_errors import invalid
 from cutset.serve.request_fields import NOTHING, TO_TEMPLATE, without_unserved
+from cutset.serve.tool_fields import ToolUse, read_tools
 
 __all__ = ["MOST_PROMPTS", "ChatRequest", "CompletionRequest", "parse"]
 
@@ -129,6 +130,11 @@ class ChatRequest(_Common):
     reasoning_effort: str | int | float | None = None
     verbosity: str | int | float | None = None
     documents: list[Any] | None = None
+    enable_thinking: bool | None = None
+    tools: Any = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    include_reasoning: bool | None = None
 
     def check(self) -> None:
         """Raises ApiError for fields that contradict each other, or that are not supported."""
@@ -137,6 +143,17 @@ class ChatRequest(_Common):
             raise invalid("add_special_tokens isn't supported: the chat template writes them", "add_special_tokens")
         if self.continue_final_message and self.add_generation_prompt:
             raise invalid("give either continue_final_message or add_generation_prompt", "continue_final_message")
+        self.tool_use()
+
+    def tool_use(self) -> ToolUse:
+        """What it says of tools. Raises ApiError."""
+        return read_tools(self.tools, self.tool_choice, self.parallel_tool_calls)
+
+    @property
+    def continues(self) -> bool:
+        """The answer goes on with the last message: vLLM's field, or Mistral's `prefix` in the message."""
+        last = self.messages[-1] if self.messages else {}
+        return bool(self.continue_final_message) or (last.get("role") == "assistant" and last.get("prefix") is True)
 
     def variables(self) -> dict[str, Any]:
         """Fields that are variables of the chat template."""
@@ -152,7 +169,8 @@ class ChatRequest(_Common):
             if message.get("audio") is not None:
                 raise invalid(f"messages[{index}].audio can't be read: this model reads nothing but text", "messages")
             developer = message.get("role") == "developer"  # OpenAI's newer name
-            found.append(message | {"role": "system"} if developer else message)
+            plain = {name: value for name, value in message.items() if name != "prefix"}
+            found.append(plain | {"role": "system"} if developer else plain)
         return found
 
     def reported(self) -> int | None:

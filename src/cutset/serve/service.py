@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,14 +16,17 @@ from numpy.typing import NDArray
 from cutset.engine.params import SamplingParams
 from cutset.errors import ConfigError
 from cutset.llm import AsyncLLM, Prompt
+from cutset.models.calls.registered import check_names
 from cutset.models.text.template_process import MOST_PROCESSES
+from cutset.serve.answer_reader import ChatForm
 from cutset.serve.api_errors import NO_RETRY, ApiError
 from cutset.serve.hub import Hub
 from cutset.serve.logprobs import TokenTexts
 from cutset.serve.mailbox import Mailbox
 from cutset.serve.readiness import Policy, Readiness
-from cutset.serve.request_fields import variables
+from cutset.serve.rendering import rendered
 from cutset.serve.request_limits import Admission, RequestLimits
+from cutset.serve.requests import ChatRequest
 from cutset.serve.running_request import RunningRequest
 from cutset.serve.watch import Watch
 from cutset.version import software
@@ -45,7 +47,11 @@ class Service:
         names: Sequence[str] = (),
         limits: RequestLimits | None = None,
         on_integrity_error: Policy = "refuse",
+        tool_parser: str = "auto",
+        reasoning_parser: str = "auto",
     ) -> None:
+        check_names(tool_parser, reasoning_parser)
+        self.tool_parser, self.reasoning_parser = tool_parser, reasoning_parser
         self.llm, self.limits = llm, limits or RequestLimits()
         self.names = (*(names or (llm.name,)), *llm.adapters)  # an adapter is a model to clients
         if len(set(self.names)) != len(self.names):
@@ -105,31 +111,16 @@ class Service:
         self._check_length(prompt)
         return await self._in_turn(len(prompt), lambda: self.llm.encode(prompt))
 
-    async def render(
-        self,
-        messages: list[dict[str, Any]],
-        own: dict[str, Any],
-        given: dict[str, Any],
-        *,
-        add_generation_prompt: bool | None = None,
-        continue_final_message: bool = False,
-    ) -> str:
-        """A conversation as the chat template writes it, with variables that are the request's `own` fields and those
-        that it has `given` beside them. The event loop never waits for a template: it may come from anybody.
+    async def render(self, request: ChatRequest) -> tuple[str, ChatForm]:
+        """A conversation as the chat template writes it, and how its answers are read. The event loop never waits for a
+        template: it may come from anybody.
 
-        Raises ApiError for variables that can't be, and what LLM.render_chat raises.
+        Raises ApiError for what the request can't have, and what LLM.render_chat raises.
         """
-
-        def render() -> str:
-            template = self.llm.chat_template()
-            return template.render(
-                messages,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=continue_final_message,
-                **variables(own, given, template.variables, template.special_tokens),
-            )
-
-        return await asyncio.get_running_loop().run_in_executor(self._rendering, render)
+        parsers = self.tool_parser, self.reasoning_parser
+        return await asyncio.get_running_loop().run_in_executor(
+            self._rendering, lambda: rendered(self.llm.chat_template(), request, *parsers)
+        )
 
     async def encode_rendered(self, text: str) -> NDArray[np.int32]:
         """As LLM.encode_rendered. Raises ApiError for a text that is far too long."""
