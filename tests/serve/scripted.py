@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
@@ -107,10 +106,3 @@ def scripted_server(folder: Path, stack: contextlib.ExitStack, **options: str) -
     running = Running(service, stack.enter_context(serve_in_thread(server, bind("127.0.0.1", 0))))
     stack.callback(running.close)
     return Script(llm), running
-
-
-@pytest.fixture(scope="module")
-def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Script, Running]]:
-    """A script, and the server of the model that follows it."""
-    with contextlib.ExitStack() as stack:
-        yield scripted_server(tmp_path_factory.mktemp("models"), stack)

@@ -7,7 +7,7 @@ What would change the answer and isn't served (JSON schemas, biases) is refused;
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -17,10 +17,11 @@ from cutset.serve.api_errors import invalid
 from cutset.serve.request_fields import NOTHING, TO_TEMPLATE, without_unserved
 from cutset.serve.tool_fields import ToolUse, read_tools
 
-__all__ = ["MOST_PROMPTS", "ChatRequest", "CompletionRequest", "parse"]
+__all__ = ["MOST_PROMPTS", "ChatRequest", "CompletionRequest", "StreamOptions", "decode_fields", "parse"]
 
 MOST_PROMPTS = 128  # of one request
 _Request = TypeVar("_Request", bound="_Common")
+_Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
 
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
@@ -186,12 +187,17 @@ class ChatRequest(_Common):
 
 def parse(body: bytes, kind: type[_Request]) -> _Request:
     """The request in a body. Raises ApiError that names what is wrong."""
+    return decode_fields(body, kind, without_unserved)
+
+
+def decode_fields(body: bytes, kind: type[_Struct], kept: Callable[[Mapping[str, Any]], dict[str, Any]]) -> _Struct:
+    """A body as `kind`, by those of its fields that are `kept`. Raises ApiError that names what is wrong."""
     try:
         fields = msgspec.json.decode(body, type=dict[str, Any])
         options = fields.get("stream_options")
         if isinstance(options, dict):
             fields["stream_options"] = {name: value for name, value in options.items() if value is not None}
-        return msgspec.convert(without_unserved(fields), kind)
+        return msgspec.convert(kept(fields), kind)
     except msgspec.ValidationError as error:
         text = str(error)
         found = re.search(r"field `([^`]*)`", text), re.search(r"`\$\.?([^`]*)`$", text)

@@ -160,7 +160,7 @@ class CallParser:
 
     def begin(self, name: str) -> None:
         """A call begins. Raises Malformed for what can't be a name."""
-        if not name or len(name) > MOST_NAME:
+        if not name or len(name) > MOST_NAME or not name.isprintable():  # half a surrogate pair isn't
             raise Malformed
         self._flush()
         self._begun = True

@@ -5,19 +5,27 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection
+from typing import Any
 
 from cutset.models.calls.call_parser import CallParser, Malformed, Scan
 
-__all__ = ["MOST_DEPTH", "json_call", "json_calls", "json_string", "json_text", "json_value", "number"]
+__all__ = ["MOST_DEPTH", "as_json", "json_call", "json_calls", "json_string", "json_text", "json_value", "number"]
 
 MOST_DEPTH = 64  # brackets within each other
 MOST_NUMBER = 400  # characters
 NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+SURROGATE = re.compile("[\ud800-\udfff]")
 Give = Callable[[str], object]
 
 
 def _ignore(text: str) -> None:
     pass
+
+
+def as_json(value: Any) -> str:
+    """A value as JSON. Half of a surrogate pair, which is no Unicode, stays an escape."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.isprintable() or not SURROGATE.search(text) else json.dumps(value)
 
 
 def json_text(text: str) -> str:
@@ -169,7 +177,7 @@ def _held_arguments(parser: CallParser, first: str) -> Scan[str]:
             inner = json.loads(text)
         except (ValueError, RecursionError):
             raise Malformed from None
-        if not isinstance(inner, dict):
+        if not isinstance(inner, dict) or SURROGATE.search(text):
             raise Malformed
     elif first == "n":
         text = "{}"

@@ -126,9 +126,10 @@ class PythonicCalls(CallParser):
                     raise Malformed
                 self.pop()
                 if after in "xuU":
-                    character = yield from self._code({"x": 2, "u": 4, "U": 8}[after])
-                else:  # as Python has it, a backslash before any other character stays
-                    character = ESCAPES.get(after, after if after in "\"'\\" else character + after)
+                    self.give((yield from self._code({"x": 2, "u": 4, "U": 8}[after])))
+                    continue
+                # As Python has it, a backslash before any other character stays.
+                character = ESCAPES.get(after, after if after in "\"'\\" else character + after)
             self.give(json_text(character))
         self.pop()
         self.give('"')
@@ -140,9 +141,11 @@ class PythonicCalls(CallParser):
             if not digit or digit not in "0123456789abcdefABCDEF":
                 raise Malformed
             found += self.pop()
-        if int(found, 16) > 0x10FFFF:
+        code = int(found, 16)
+        if code > 0x10FFFF:
             raise Malformed
-        return chr(int(found, 16))
+        # Half of a surrogate pair stays an escape, as JSON has it: alone it is no text.
+        return f"\\u{code:04x}" if 0xD800 <= code < 0xE000 else json_text(chr(code))
 
 
 class LfmCalls(PythonicCalls):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from cutset.models.calls.call_parser import CallParser, Malformed, Scan
-from cutset.models.calls.json_scan import json_text
+from cutset.models.calls.json_scan import as_json, json_text
 
 __all__ = ["GlmCalls", "QwenCoderCalls"]
 
@@ -132,7 +132,7 @@ def _as_json(text: str, kinds: set[str], trimmed: bool) -> str:
         value = None
     else:
         if not (isinstance(value, str) and "string" not in kinds and kinds):
-            return json.dumps(value, ensure_ascii=False)
+            return as_json(value)
     return json.dumps(text[: -1 if trimmed and text.endswith("\n") else None], ensure_ascii=False)
 
 
