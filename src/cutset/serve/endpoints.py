@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.types import Receive, Scope, Send
 
+from cutset.engine.intake import truncated
 from cutset.errors import CutsetError
 from cutset.serve.answer_reader import ChatForm
 from cutset.serve.answers import Answer, CompletionAnswer
@@ -65,8 +66,10 @@ class _Endpoint(ABC):
         model = service.check_model(request.model)
         params = request.sampling(self.default_tokens, service.llm.generation.values)
         with service.admission.admit(self.count(request) * params.n):  # to make its prompts takes time too
-            prompts, form = await self.prompts(request)
+            found, form = await self.prompts(request)
+            prompts = [truncated(ids, params, service.llm.max_model_len) for ids in found]
             params = params if form is None else form.params(params)
+            await service.compile(params)
             self._check_room(prompts, request.limit())
             extra = {"cutset": {"mode": service.mode}}
             answer = self.answer(request, form, model, service.fingerprint, service.texts, extra)

@@ -1,7 +1,6 @@
 """What a client may ask: OpenAI's parameters, and vLLM's beside them.
 
-What would change the answer and isn't served (JSON schemas, biases) is refused; what wouldn't is ignored
-(request_fields.py).
+What would change the answer and isn't served is refused; what wouldn't is ignored (request_fields.py).
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import msgspec
 from cutset.engine.params import SamplingParams
 from cutset.serve.api_errors import invalid
 from cutset.serve.request_fields import NOTHING, TO_TEMPLATE, without_unserved
+from cutset.serve.structured import grammar_of
 from cutset.serve.tool_fields import ToolUse, read_tools
 
 __all__ = ["MOST_PROMPTS", "ChatRequest", "CompletionRequest", "StreamOptions", "decode_fields", "parse"]
@@ -55,6 +55,19 @@ class _Common(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     skip_special_tokens: bool | None = None
     cache_salt: str | None = None  # requests share the KV cache only with those of the same salt
     add_special_tokens: bool | None = None  # around the prompt; refused where it isn't what is done anyway
+    logit_bias: dict[str, float] | None = None
+    allowed_token_ids: list[int] | None = None
+    bad_words: list[str] | None = None
+    truncate_prompt_tokens: int | None = None
+    # The form of the answer: see structured.py.
+    response_format: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None
+    guided_json: str | dict[str, Any] | bool | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    guided_whitespace_pattern: str | None = None
+    guided_decoding_backend: str | None = None
 
     def reported(self) -> int | None:
         """How many of the likeliest tokens to report; None for no log-probabilities."""
@@ -80,7 +93,7 @@ class _Common(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         neither does. Raises RequestError, ApiError."""
         self.check()
         asked = {name: getattr(self, name, None) for name in SamplingParams.names()}
-        asked |= {"logprobs": self.reported(), "max_tokens": self.limit()}
+        asked |= {"logprobs": self.reported(), "max_tokens": self.limit(), "structured_outputs": grammar_of(self)}
         given = {name: value for name, value in asked.items() if value is not None}
         return SamplingParams.of(given, {"max_tokens": max_tokens, **defaults})
 
@@ -203,7 +216,9 @@ def decode_fields(body: bytes, kind: type[_Struct], kept: Callable[[Mapping[str,
         found = re.search(r"field `([^`]*)`", text), re.search(r"`\$\.?([^`]*)`$", text)
         where = ".".join(one[1] for one in reversed(found) if one is not None and one[1])
         raise invalid(f"the request can't be used: {_short(text)}", where or None) from None
-    except (ValueError, RecursionError) as error:  # malformed JSON, wrong UTF-8, brackets without end
+    except RecursionError:
+        raise invalid("the body is nested too deeply: make it flatter", code="invalid_json") from None
+    except ValueError as error:  # malformed JSON, wrong UTF-8
         raise invalid(f"the body isn't valid JSON: {_short(str(error))}", code="invalid_json") from None
 
 

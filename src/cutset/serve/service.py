@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.engine.params import SamplingParams
-from cutset.errors import ConfigError
+from cutset.errors import ConfigError, RequestError
 from cutset.llm import AsyncLLM, Prompt
 from cutset.models.calls.registered import check_names
 from cutset.models.text.template_process import MOST_PROCESSES
 from cutset.serve.answer_reader import ChatForm
-from cutset.serve.api_errors import NO_RETRY, ApiError
+from cutset.serve.api_errors import NO_RETRY, ApiError, invalid
 from cutset.serve.hub import Hub
 from cutset.serve.logprobs import TokenTexts
 from cutset.serve.mailbox import Mailbox
@@ -34,6 +34,7 @@ from cutset.version import software
 __all__ = ["Service", "salted"]
 
 BRIEF = 2048  # characters that are tokenised at once, on the event loop; some milliseconds
+COMPILING = 2.0  # seconds that a request waits for its grammar; its size is bounded before (schema_bounds.py)
 SPARE = 4  # normalisers may shorten a text, but hardly by so much
 
 
@@ -69,6 +70,8 @@ class Service:
         # One thread: long texts wait for each other, not the short ones for them.
         self._tokenising = ThreadPoolExecutor(1, "cutset-tokenise", initializer=_give_way)
         self._rendering = ThreadPoolExecutor(MOST_PROCESSES, "cutset-render")  # they wait for processes
+        self._compiling = ThreadPoolExecutor(2, "cutset-grammar", initializer=_give_way)
+        self._compiling.submit(llm.grammars.warm)
         self._mailbox: Mailbox | None = None
         # Beyond it nobody need count the tokens, which takes seconds for a text that fills a body.
         self._most_characters = max(BRIEF, SPARE * llm.max_model_len * llm.tokenizer.longest_token)
@@ -126,6 +129,25 @@ class Service:
         """As LLM.encode_rendered. Raises ApiError for a text that is far too long."""
         self._check_length(text)
         return await self._in_turn(len(text), lambda: self.llm.encode_rendered(text))
+
+    async def compile(self, params: SamplingParams) -> None:
+        """Compiles the grammar that a request asks for, if there is one, in a thread that nobody else waits for.
+
+        Raises ApiError for one that can't be kept.
+        """
+        grammar = params.grammar
+        if grammar is None or self.llm.grammars.kept(grammar) is not None:
+            return
+        compiling = asyncio.get_running_loop().run_in_executor(self._compiling, self.llm.grammars.compile, grammar)
+        try:
+            await asyncio.wait_for(asyncio.shield(compiling), COMPILING)
+        except RequestError as error:
+            raise invalid(str(error), grammar.asked) from None
+        except TimeoutError:
+            compiling.add_done_callback(lambda done: done.cancelled() or done.exception())
+            raise invalid(
+                f"{grammar.asked} takes longer than {COMPILING:g} s to compile: make it simpler", grammar.asked
+            ) from None
 
     async def _in_turn(self, size: int, encode: Callable[[], NDArray[np.int32]]) -> NDArray[np.int32]:
         """Here and now if it is soon done, or else in the thread for long texts."""
@@ -186,6 +208,7 @@ class Service:
             generation.end(ApiError(503, "the server was stopped before the answer was complete", kind="server_error"))
         self._tokenising.shutdown(wait=False, cancel_futures=True)
         self._rendering.shutdown(wait=False, cancel_futures=True)
+        self._compiling.shutdown(wait=False, cancel_futures=True)
 
 
 def _give_way() -> None:

@@ -222,6 +222,19 @@ class Tokenizer:
         """The bytes that a token stands for; None where it stands for a text. They may be part of a character."""
         return self._steps.bytes_of(self._read(token_id))
 
+    def written(self, count: int) -> list[bytes] | None:
+        """What each of the first `count` ids adds to a text behind another token, b"" for ids that no token has; None
+        where that depends on its neighbours. Special tokens are what they look like."""
+        if not self._steps.additive:
+            return None
+        named, write = self._backend.id_to_token, self._steps.written
+        texts = (named(token_id) for token_id in range(count))
+        found = [b"" if text is None else write(text) for text in texts]
+        for token_id in self.special_ids:
+            if token_id < count:
+                found[token_id] = self._added[token_id].encode()
+        return found
+
     def ids_without_token(self, count: int) -> NDArray[np.int32]:
         """The ids (ids,) below `count` that no token has, ascending: the gaps of a vocabulary, and what pads it."""
         named, added = self._backend.id_to_token, self._added
