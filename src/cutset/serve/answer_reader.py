@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
+from cutset.engine.grammar import Grammar
 from cutset.engine.outputs import Delta
 from cutset.engine.params import SamplingParams
+from cutset.errors import RequestError
 from cutset.models.calls.call_events import CallEnd, ContentPiece, Event, ReasoningPiece
-from cutset.models.calls.call_parser import CallParser
+from cutset.models.calls.call_parser import CallParser, CallShape
+from cutset.models.calls.harmony import HarmonyCalls
 from cutset.models.calls.registered import TOOL_PARSERS, reasoning_of, tools_of
 from cutset.models.calls.thinking import THINKING, ReasoningMarks, ReasoningSplitter, begins_in
+from cutset.serve.api_errors import invalid
+from cutset.serve.call_grammar import AnswerGrammar, arguments_of
 from cutset.serve.tool_fields import ToolUse
 
 __all__ = ["AnswerReader", "ChatForm", "chat_form"]
+
+UNMARKED = CallShape("")
+MOST_CALLS = 32  # of one answer that is kept to a grammar
 
 
 @dataclass(frozen=True)
@@ -26,10 +34,51 @@ class ChatForm:
     begun: bool = False  # the answer begins in reasoning
     hides_special: bool = True  # tokens that nobody reads
     shows_reasoning: bool = True
+    shape: CallShape = UNMARKED  # of calls that a grammar makes
+    special: Mapping[str, int] = field(default_factory=dict)  # ids of special tokens by their texts
 
-    def params(self, params: SamplingParams) -> SamplingParams:
-        """The engine's parameters: special tokens must come where a format is marked by them."""
-        return replace(params, skip_special_tokens=False) if self.reads else params
+    def params(self, params: SamplingParams, *, loose: bool = False) -> SamplingParams:
+        """The engine's parameters: special tokens must come where a format is marked by them, and a grammar keeps calls
+        to what was promised. `loose`: arguments of tools that aren't strict are any objects. Raises ApiError."""
+        if not self.reads:
+            return params
+        try:
+            grammar = self._grammar(params.grammar, loose=loose)
+        except RequestError as error:
+            if not loose and self.loosens:
+                return self.params(params, loose=True)
+            raise invalid(str(error), "tools") from None
+        return replace(params, skip_special_tokens=False, structured_outputs=grammar)
+
+    @property
+    def loosens(self) -> bool:
+        """Calls are made whose arguments nobody has promised to be kept to a schema."""
+        return self.tools.choice == "required" and not any(tool.strict for tool in self.tools.called)
+
+    def _grammar(self, content: Grammar | None, *, loose: bool) -> Grammar | None:
+        """What answers are kept to; `content` is what the request itself asks for."""
+        use, tools = self.tools, self.tools.called if self.tools.choice != "none" else ()
+        must = use.choice == "required"
+        if content is None and not must and not any(tool.strict for tool in tools):
+            return None
+        made = AnswerGrammar(self.special, most=1 if use.named or not use.parallel else MOST_CALLS)
+        asked = content.asked if content is not None else "tools"
+        for tool in tools:
+            if not loose or tool.strict:  # names what is too large or too deep
+                Grammar.json_schema(arguments_of(tool), asked=f"tools: the parameters of {tool.name}")
+        if self.calls is HarmonyCalls:
+            return made.whole(made.harmony(tools, content, must=must, loose=loose), asked)
+        if tools:
+            made.calls(self.shape, tools, loose=loose)
+            rule = made.must_call(self.shape) if must else made.may_call(self.shape, tools, content)
+        else:
+            assert content is not None
+            if self.marks is None:
+                return content
+            rule = made.asked_for(content)
+        if self.marks is not None:
+            rule = made.after_reasoning(rule, self.marks, begun=self.begun)
+        return made.whole(rule, asked)
 
     @property
     def reads(self) -> bool:
@@ -56,6 +105,7 @@ def chat_form(
     reasoning_parser: str = "auto",
     hides_special: bool = True,
     shows_reasoning: bool = True,
+    special: Mapping[str, int] | None = None,  # ids of special tokens by their texts
 ) -> ChatForm:
     """How answers to a prompt are read, by the template that made it and the names that were given."""
     name = tools_of(template) if tool_parser == "auto" else tool_parser
@@ -73,7 +123,8 @@ def chat_form(
         begun = continued.rfind(marks.opens.strip()) > continued.rfind(marks.closes)
     elif marks is not None:
         begun = begins_in(marks, prompt)
-    return ChatForm(tools, calls, marks, begun, hides_special, shows_reasoning)
+    shape = UNMARKED if calls is None else calls.shape_in(template)
+    return ChatForm(tools, calls, marks, begun, hides_special, shows_reasoning, shape, special or {})
 
 
 class AnswerReader:

@@ -68,8 +68,7 @@ class _Endpoint(ABC):
         with service.admission.admit(self.count(request) * params.n):  # to make its prompts takes time too
             found, form = await self.prompts(request)
             prompts = [truncated(ids, params, service.llm.max_model_len) for ids in found]
-            params = params if form is None else form.params(params)
-            await service.compile(params)
+            params = await service.formed(params, form)
             self._check_room(prompts, request.limit())
             extra = {"cutset": {"mode": service.mode}}
             answer = self.answer(request, form, model, service.fingerprint, service.texts, extra)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from cutset.errors import RequestError
@@ -15,7 +16,11 @@ __all__ = ["rendered"]
 
 
 def rendered(
-    template: ChatTemplate, request: ChatRequest, tool_parser: str = "auto", reasoning_parser: str = "auto"
+    template: ChatTemplate,
+    request: ChatRequest,
+    special: Mapping[str, int],  # ids of special tokens by their texts
+    tool_parser: str = "auto",
+    reasoning_parser: str = "auto",
 ) -> tuple[str, ChatForm]:
     """A conversation as the chat template writes it, with variables that are the request's own fields and those that it
     has in chat_template_kwargs; and how answers to it are read. Raises ApiError, RequestError, TokenizerError."""
@@ -47,6 +52,7 @@ def rendered(
         reasoning_parser=reasoning_parser,
         hides_special=request.skip_special_tokens is not False,
         shows_reasoning=request.include_reasoning is not False,
+        special=special,
     )
 
 

@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cutset.engine.grammar import Grammar
 from cutset.engine.params import SamplingParams
 from cutset.errors import ConfigError, RequestError
 from cutset.llm import AsyncLLM, Prompt
@@ -20,6 +22,7 @@ from cutset.models.calls.registered import check_names
 from cutset.models.text.template_process import MOST_PROCESSES
 from cutset.serve.answer_reader import ChatForm
 from cutset.serve.api_errors import NO_RETRY, ApiError, invalid
+from cutset.serve.call_grammar import arguments_of
 from cutset.serve.hub import Hub
 from cutset.serve.logprobs import TokenTexts
 from cutset.serve.mailbox import Mailbox
@@ -73,6 +76,7 @@ class Service:
         self._compiling = ThreadPoolExecutor(2, "cutset-grammar", initializer=_give_way)
         self._compiling.submit(llm.grammars.warm)
         self._mailbox: Mailbox | None = None
+        self._special = {text: token_id for token_id, text in llm.tokenizer.special_texts.items()}
         # Beyond it nobody need count the tokens, which takes seconds for a text that fills a body.
         self._most_characters = max(BRIEF, SPARE * llm.max_model_len * llm.tokenizer.longest_token)
 
@@ -122,13 +126,37 @@ class Service:
         """
         parsers = self.tool_parser, self.reasoning_parser
         return await asyncio.get_running_loop().run_in_executor(
-            self._rendering, lambda: rendered(self.llm.chat_template(), request, *parsers)
+            self._rendering, lambda: rendered(self.llm.chat_template(), request, self._special, *parsers)
         )
 
     async def encode_rendered(self, text: str) -> NDArray[np.int32]:
         """As LLM.encode_rendered. Raises ApiError for a text that is far too long."""
         self._check_length(text)
         return await self._in_turn(len(text), lambda: self.llm.encode_rendered(text))
+
+    async def formed(self, params: SamplingParams, form: ChatForm | None) -> SamplingParams:
+        """The engine's parameters for a chat, or others where there is no form, with their grammar compiled.
+
+        Raises ApiError for what can't be kept, and names the tool.
+        """
+        if form is None:
+            await self.compile(params)
+            return params
+        formed = form.params(params)
+        try:
+            await self.compile(formed)
+        except ApiError:
+            if form.loosens:
+                formed = form.params(params, loose=True)
+                await self.compile(formed)
+                return formed
+            for index, tool in enumerate(form.tools.tools):
+                if tool in form.tools.called:
+                    asked = f"tools[{index}].function.parameters"
+                    schema = Grammar.json_schema(arguments_of(tool), asked=asked)
+                    await self.compile(replace(params, structured_outputs=schema))
+            raise
+        return formed
 
     async def compile(self, params: SamplingParams) -> None:
         """Compiles the grammar that a request asks for, if there is one, in a thread that nobody else waits for.

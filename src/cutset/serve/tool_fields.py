@@ -38,6 +38,7 @@ class ToolUse:
     choice: Choice = "none"
     called: tuple[OfferedTool, ...] = ()
     parallel: bool = True
+    named: bool = False  # the one that must be called was named
     schemas: dict[str, dict[str, Any]] = field(default_factory=dict)  # of the arguments, by the names of `called`
 
     @property
@@ -65,7 +66,8 @@ def read_tools(tools: Any, choice: Any, parallel: bool | None) -> ToolUse:
         raise invalid(f"the tools have {total} bytes, more than {MOST_SCHEMAS} together: give fewer", "tools")
     how, called = _chosen(choice, found)
     schemas = {tool.name: tool.parameters for tool in called}
-    return ToolUse(tuple(found), how if found else "none", tuple(called), parallel is not False, schemas)
+    named = isinstance(choice, dict) and choice.get("type") == "function"
+    return ToolUse(tuple(found), how if found else "none", tuple(called), parallel is not False, named, schemas)
 
 
 def read_tool(tool: Any, where: str) -> tuple[OfferedTool, int]:

@@ -12,7 +12,6 @@ from cutset.models.calls.call_events import (
     ReasoningPiece,
 )
 from cutset.models.calls.call_parser import CallParser
-from cutset.models.calls.llama_calls import BareCalls
 from cutset.models.calls.registered import TOOL_PARSERS
 
 TOOLS = {
@@ -22,7 +21,7 @@ TOOLS = {
     },
     "now": {"type": "object", "properties": {}},
 }
-PARSERS: dict[str, type[CallParser]] = {**TOOL_PARSERS, "bare": BareCalls}
+PARSERS: dict[str, type[CallParser]] = TOOL_PARSERS
 PARIS = ("weather", '{"city": "Paris", "days": 2}')
 NOW = ("now", "{}")
 Call = tuple[str, str]
@@ -127,13 +126,6 @@ WHOLE: list[tuple[str, str, str, list[Call]]] = [
     ),
     ("harmony", " to=functions.now<|channel|>commentary json<|message|>{}", "", [NOW]),
     ("harmony", "<|channel|>final<|message|>It rains.<|return|>", "It rains.", []),
-    (
-        "bare",
-        '[{"name": "weather", "arguments": {"city": "Paris", "days": 2}}, {"name": "now", "arguments": {}}]',
-        "",
-        [PARIS, NOW],
-    ),
-    ("bare", '{"name": "now", "arguments": {}}', "", [NOW]),
 ]
 
 # A format, and a text in which no call is complete: all of it is content.
@@ -185,8 +177,7 @@ BROKEN: list[tuple[str, str]] = [
     ("gemma", "<|tool_call>call:weather{city:Paris}<tool_call|>"),
     ("hermes", '<tool_call>{"name": "\\ud800", "arguments": {}}</tool_call>'),
     ("hermes", '<tool_call>{"name": "now", "arguments": "{\\"a\\": \\"\\ud800\\"}"}</tool_call>'),
-    ("bare", '[{"name": "other", "arguments": {}}]'),
-    ("bare", "[1]"),
+    ("pythonic", '[{"name": "other", "arguments": {}}]'),
 ]
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cutset.errors import ConfigError
 from cutset.models.calls.registered import TOOL_PARSERS, check_names, reasoning_of, tools_of
-from models.calls.formats import BROKEN, PARSERS, TOOLS, WHOLE, Call, contents, events_of
+from models.calls.formats import BROKEN, NOW, PARIS, PARSERS, TOOLS, WHOLE, Call, contents, events_of
 
 SMALL = re.compile(r"<[^>]*>|\[[A-Z_]+\]|\w+|\s|.", re.DOTALL)
 
@@ -85,6 +85,22 @@ def test_arguments_come_while_they_are_written() -> None:
         begun, *more = TOOL_PARSERS[name](TOOLS).feed(text)
         assert repr(begun) == "CallBegin(name='weather')"
         assert "".join(one.text for one in more) == piece, name
+
+
+@pytest.mark.parametrize("name", PARSERS)
+@pytest.mark.parametrize("template", ["", "[ARGS] <start_function_call> <|tool_call|>"])
+def test_what_a_grammar_makes_is_read(name: str, template: str) -> None:
+    """The shapes that grammars are made of, with one call and with several."""
+    if name == "harmony":  # whose messages a grammar writes as they are
+        return
+    shape = PARSERS[name].shape_in(template)
+    before, middle, after = shape.call
+    calls = [f"{before}{tool}{middle}{arguments}{after}" for tool, arguments in (PARIS, NOW)]
+    one, several = shape.first + calls[0] + shape.last, shape.first + shape.between.join(calls) + shape.last
+    if shape.each:
+        several = f"{one}{shape.between}{shape.opens}{shape.first}{calls[1]}{shape.last}"
+    assert read(name, shape.opens + one) == ("", "", [PARIS])
+    assert read(name, shape.opens + several) == ("", "", [PARIS, NOW])
 
 
 def test_reasoning_in_channels() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 from cutset.models.calls.call_events import (
@@ -20,12 +21,26 @@ from cutset.models.calls.call_events import (
     ReasoningPiece,
 )
 
-__all__ = ["CallParser", "Malformed", "Scan"]
+__all__ = ["CallParser", "CallShape", "Malformed", "Scan"]
 
 _T = TypeVar("_T")
 Scan = Generator[None, str, _T]  # reads characters; returns what it has found
 MOST_NAME = 256  # characters
 _Piece = type[ContentPiece] | type[ReasoningPiece] | type[ArgumentsPiece]
+
+
+@dataclass(frozen=True)
+class CallShape:
+    """How a grammar has calls written, so that the format reads them: `opens`, then `first`, calls with `between` among
+    them, and `last`. With `each`, every call has all of it. A call is its name and its arguments within `call`.
+    """
+
+    opens: str
+    first: str = ""
+    call: tuple[str, str, str] = ('{"name": "', '", "arguments": ', "}")
+    between: str = ", "
+    last: str = ""
+    each: bool = False
 
 
 class Malformed(Exception):
@@ -43,6 +58,7 @@ class CallParser:
     opens: ClassVar[tuple[str, ...]] = ()  # what begins a call, or several
     markers: ClassVar[frozenset[str]] = frozenset()  # special tokens that it reads, beside `opens`
     reads_reasoning: ClassVar[bool] = False  # so that nothing need be split off before
+    shape: ClassVar[CallShape] = CallShape("", first="[", last="]")
 
     def __init__(self, tools: Mapping[str, Mapping[str, Any]]) -> None:
         self.tools = tools
@@ -61,6 +77,11 @@ class CallParser:
     def special(cls) -> frozenset[str]:
         """Texts of special tokens that must reach it."""
         return cls.markers | frozenset(cls.opens)
+
+    @classmethod
+    def shape_in(cls, template: str) -> CallShape:
+        """`shape`, as the model of this chat template writes it."""
+        return cls.shape
 
     @staticmethod
     def call_id() -> str:

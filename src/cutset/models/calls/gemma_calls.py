@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from cutset.models.calls.call_parser import CallParser, Malformed, Scan
-from cutset.models.calls.json_scan import json_text, number
+from cutset.models.calls.call_parser import CallParser, CallShape, Malformed, Scan
+from cutset.models.calls.json_scan import json_call, json_text, number
 
 __all__ = ["GemmaCalls"]
 
@@ -23,15 +23,25 @@ class GemmaCalls(CallParser):
     opens: ClassVar[tuple[str, ...]] = tuple(STYLES)
     markers: ClassVar[frozenset[str]] = frozenset(mark for marks in STYLES.values() for mark in marks)
 
+    shape: ClassVar[CallShape] = CallShape("<|tool_call>", last="<tool_call|>", between="", each=True)
+
+    @classmethod
+    def shape_in(cls, template: str) -> CallShape:
+        """By the mark that the template has."""
+        older = CallShape("<start_function_call>", last="<end_function_call>", between="", each=True)
+        return cls.shape if cls.shape.opens in template else older
+
     def _call(self, opener: str) -> Scan[None]:
         closer, self._quote = STYLES[opener]
-        yield from self.space()
-        yield from self.expect("call:")
-        name = yield from self.word(".-")
-        if (yield from self.peek()) != "{":
-            raise Malformed
-        self.begin(name)
-        yield from self._object(0)
+        if (yield from self.space()) == "{":  # what a grammar makes
+            yield from json_call(self)
+        else:
+            yield from self.expect("call:")
+            name = yield from self.word(".-")
+            if (yield from self.peek()) != "{":
+                raise Malformed
+            self.begin(name)
+            yield from self._object(0)
         if (yield from self.space()):
             yield from self.expect(closer)
         self.done()

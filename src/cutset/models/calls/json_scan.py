@@ -9,7 +9,17 @@ from typing import Any
 
 from cutset.models.calls.call_parser import CallParser, Malformed, Scan
 
-__all__ = ["MOST_DEPTH", "as_json", "json_call", "json_calls", "json_string", "json_text", "json_value", "number"]
+__all__ = [
+    "MOST_DEPTH",
+    "as_json",
+    "json_call",
+    "json_calls",
+    "json_list",
+    "json_string",
+    "json_text",
+    "json_value",
+    "number",
+]
 
 MOST_DEPTH = 64  # brackets within each other
 MOST_NUMBER = 400  # characters
@@ -111,8 +121,11 @@ def json_calls(parser: CallParser, names: Collection[str] | None = None) -> Scan
         parser.done()
         return
     parser.pop()
-    if (yield from parser.space()) == "]":
-        raise Malformed
+    yield from json_list(parser, names)
+
+
+def json_list(parser: CallParser, names: Collection[str] | None = None) -> Scan[None]:
+    """The same behind the first bracket."""
     while True:
         yield from parser.space()
         yield from json_call(parser, names)

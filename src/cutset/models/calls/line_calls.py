@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from cutset.models.calls.call_parser import CallParser, Malformed, Scan
+from typing import ClassVar
+
+from cutset.models.calls.call_parser import CallParser, CallShape, Malformed, Scan
 from cutset.models.calls.json_scan import json_value
 
 __all__ = ["LineCalls"]
@@ -10,6 +12,8 @@ __all__ = ["LineCalls"]
 
 class LineCalls(CallParser):
     """`NAME`, a line break, `{…}`, at the beginning of the answer or of a line. Only names that were offered count."""
+
+    shape: ClassVar[CallShape] = CallShape("", call=("", "\n", ""), between="\n")
 
     def _answer(self) -> Scan[None]:
         while (yield from self.space()):

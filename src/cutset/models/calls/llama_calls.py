@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from cutset.models.calls.call_parser import CallParser, Scan
-from cutset.models.calls.json_scan import json_call, json_calls
+from cutset.models.calls.call_parser import CallParser, CallShape, Scan
+from cutset.models.calls.json_scan import json_call
 
-__all__ = ["BareCalls", "LlamaCalls"]
+__all__ = ["LlamaCalls"]
 
 
 class LlamaCalls(CallParser):
@@ -17,6 +17,7 @@ class LlamaCalls(CallParser):
     """
 
     opens: ClassVar[tuple[str, ...]] = ("<|python_tag|>",)
+    shape: ClassVar[CallShape] = CallShape("", call=('{"name": "', '", "parameters": ', "}"), between="; ")
 
     def _answer(self) -> Scan[None]:
         if (yield from self.space()) == "{":
@@ -35,14 +36,3 @@ class LlamaCalls(CallParser):
                 return
             if (yield from self.peek()) == ";":
                 self.pop()
-
-
-class BareCalls(CallParser):
-    """A call, or a list of calls, as the whole answer: what a grammar makes of any model, whatever its own format."""
-
-    def _answer(self) -> Scan[None]:
-        if (yield from self.space()) in ("[", "{"):
-            yield from self._try(json_calls(self, self.tools))
-        else:
-            self.content("".join(self._raw))
-        yield from super()._answer()

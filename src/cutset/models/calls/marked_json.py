@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from cutset.models.calls.call_parser import CallParser, Malformed, Scan
+from cutset.models.calls.call_parser import CallParser, CallShape, Malformed, Scan
 from cutset.models.calls.json_scan import json_call, json_calls
 
 __all__ = ["GraniteCalls", "HermesCalls", "PhiCalls"]
@@ -17,6 +17,7 @@ class HermesCalls(CallParser):
     opens: ClassVar[tuple[str, ...]] = ("<tool_call>",)
     closes: ClassVar[str] = "</tool_call>"
     markers: ClassVar[frozenset[str]] = frozenset({"</tool_call>"})
+    shape: ClassVar[CallShape] = CallShape("<tool_call>", first="\n", last="\n</tool_call>", between="\n", each=True)
 
     def _call(self, opener: str) -> Scan[None]:
         if (yield from self.space()) == "[":
@@ -42,6 +43,12 @@ class GraniteCalls(CallParser):
 
     opens: ClassVar[tuple[str, ...]] = ("<|tool_call|>", "<tool_call>")
     markers: ClassVar[frozenset[str]] = frozenset({"</tool_call>"})
+    shape: ClassVar[CallShape] = CallShape("<|tool_call|>", first="[", last="]")
+
+    @classmethod
+    def shape_in(cls, template: str) -> CallShape:
+        """By the mark that the template has."""
+        return cls.shape if cls.shape.opens in template else CallShape("<tool_call>", first="[", last="]")
 
     def _call(self, opener: str) -> Scan[None]:
         yield from json_calls(self)
@@ -54,6 +61,7 @@ class PhiCalls(CallParser):
 
     opens: ClassVar[tuple[str, ...]] = ("<|tool_call|>", "functools")
     markers: ClassVar[frozenset[str]] = frozenset({"<|/tool_call|>"})
+    shape: ClassVar[CallShape] = CallShape("<|tool_call|>", first="[", last="]<|/tool_call|>")
 
     def _call(self, opener: str) -> Scan[None]:
         if opener == "functools" and (yield from self.space()) != "[":

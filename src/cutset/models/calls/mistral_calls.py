@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import ClassVar
 
-from cutset.models.calls.call_parser import CallParser, Malformed, Scan
+from cutset.models.calls.call_parser import CallParser, CallShape, Malformed, Scan
 from cutset.models.calls.json_scan import json_calls, json_value
 
 __all__ = ["MistralCalls"]
@@ -19,6 +19,14 @@ class MistralCalls(CallParser):
 
     opens: ClassVar[tuple[str, ...]] = ("[TOOL_CALLS]",)
     markers: ClassVar[frozenset[str]] = frozenset({"[ARGS]", "[CALL_ID]"})
+
+    shape: ClassVar[CallShape] = CallShape("[TOOL_CALLS]", first="[", last="]")
+
+    @classmethod
+    def shape_in(cls, template: str) -> CallShape:
+        """The newer one, if the template has it."""
+        newer = CallShape("[TOOL_CALLS]", call=("", "[ARGS]", ""), between="", each=True)
+        return newer if "[ARGS]" in template else cls.shape
 
     @staticmethod
     def call_id() -> str:

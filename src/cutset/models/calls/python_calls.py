@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from cutset.models.calls.call_parser import CallParser, Malformed, Scan
-from cutset.models.calls.json_scan import json_text, number
+from cutset.models.calls.call_parser import CallParser, CallShape, Malformed, Scan
+from cutset.models.calls.json_scan import json_call, json_list, json_text, number
 
 __all__ = ["LfmCalls", "OlmoCalls", "PythonicCalls"]
 
@@ -35,7 +35,9 @@ class PythonicCalls(CallParser):
         yield from self.space()
         yield from self.expect("[")
         while True:
-            yield from self.space()
+            if (yield from self.space()) == "{":  # what a grammar makes
+                yield from json_list(self, self.tools if only else None)
+                break
             yield from self._python_call(only=only)
             character = yield from self.space()
             if character not in ("]", ","):
@@ -153,6 +155,7 @@ class LfmCalls(PythonicCalls):
 
     opens: ClassVar[tuple[str, ...]] = ("<|tool_call_start|>",)
     markers: ClassVar[frozenset[str]] = frozenset({"<|tool_call_end|>"})
+    shape: ClassVar[CallShape] = CallShape("<|tool_call_start|>", first="[", last="]<|tool_call_end|>")
 
     def _answer(self) -> Scan[None]:
         yield from CallParser._answer(self)
@@ -166,14 +169,17 @@ class OlmoCalls(PythonicCalls):
 
     opens: ClassVar[tuple[str, ...]] = ("<function_calls>",)
     markers: ClassVar[frozenset[str]] = frozenset({"</function_calls>"})
+    shape: ClassVar[CallShape] = CallShape("<function_calls>", first="\n", between="\n", last="\n</function_calls>")
 
     def _answer(self) -> Scan[None]:
         yield from CallParser._answer(self)
 
     def _call(self, opener: str) -> Scan[None]:
-        yield from self.space()
         while True:
-            yield from self._python_call(only=False)
+            if (yield from self.space()) == "{":  # what a grammar makes
+                yield from json_call(self)
+            else:
+                yield from self._python_call(only=False)
             self.done()
             character = yield from self.space()
             if not character:

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from cutset.models.calls.call_parser import CallParser, Malformed, Scan
-from cutset.models.calls.json_scan import as_json, json_text
+from cutset.models.calls.call_parser import CallParser, CallShape, Malformed, Scan
+from cutset.models.calls.json_scan import as_json, json_call, json_text
 
 __all__ = ["GlmCalls", "QwenCoderCalls"]
 
@@ -15,7 +15,15 @@ __all__ = ["GlmCalls", "QwenCoderCalls"]
 class _TaggedCalls(CallParser):
     """What both need: a text between tags becomes the JSON value that the tool's schema wants."""
 
+    shape: ClassVar[CallShape] = CallShape("<tool_call>", first="\n", last="\n</tool_call>", between="\n", each=True)
     _before = ""  # a further argument
+
+    def _json(self) -> Scan[None]:
+        """A call as JSON, which is what a grammar makes."""
+        yield from json_call(self)
+        if (yield from self.space()):
+            yield from self.expect("</tool_call>")
+        self.done()
 
     def _argument(self, name: str, key: str, closer: str, *, trimmed: bool) -> Scan[None]:
         """Takes a value and its closing tag. A string is given while it comes. `trimmed`: without the line breaks that
@@ -52,7 +60,9 @@ class QwenCoderCalls(_TaggedCalls):
 
     def _call(self, opener: str) -> Scan[None]:
         if opener == "<tool_call>":
-            yield from self.space()
+            if (yield from self.space()) == "{":
+                yield from self._json()
+                return
             yield from self.expect("<function=")
         name = yield from self.word(".-")
         yield from self.expect(">")
@@ -84,7 +94,9 @@ class GlmCalls(_TaggedCalls):
     )
 
     def _call(self, opener: str) -> Scan[None]:
-        yield from self.space()
+        if (yield from self.space()) == "{":
+            yield from self._json()
+            return
         name = yield from self.word(".-")
         if (yield from self.space()) != "<":
             raise Malformed
