@@ -115,7 +115,7 @@ def test_reasoning_comes_first(script: Script, client: openai.OpenAI) -> None:
 def test_a_form_of_the_answer_beside_tools(script: Script, client: openai.OpenAI) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
     for strict in (STRICT, LOOSE):
-        script.say("No.")
+        script.say('{"city": "Berlin"')
         found = client.chat.completions.create(**KEPT | {"tools": [strict]}, response_format=form).choices[0].message
         jsonschema.validate(json.loads(found.content), SCHEMA)
         script.say('<tool_call>\n{"name": "weather", "arguments": {"city": 5')

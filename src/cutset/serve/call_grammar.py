@@ -37,15 +37,21 @@ class AnswerGrammar:
         """One call or several, but for the mark before the first. `loose`: arguments of tools that aren't strict are
         any objects."""
         before, middle, after = shape.call
+        first, further = [], []
         for index, tool in enumerate(tools):
-            parts = [before + tool.name + middle, self.json(arguments_of(tool, loose=loose)), after]
-            self._rules.append(f"call_{index}: {self._text(parts[0])} {parts[1]} {self._text(parts[2])}")
-        self._rules.append("one_call: " + " | ".join(f"call_{index}" for index in range(len(tools))))
-        first, between, last = self._text(shape.first), self._text(shape.between), self._text(shape.last)
-        each = f"{first} one_call {last}" if shape.each else "one_call"
-        more = f"{between} {self._text(shape.opens) if shape.each else ''} {each}"
-        several = each if self._most == 1 else f"{each} ({more}){{0,{self._most - 1}}}"
-        self._rules.append("calls: " + (several if shape.each else f"{first} {several} {last}"))
+            self._rules.append(f"call_{index}: {self.json(arguments_of(tool, loose=loose))} {self._text(after)}")
+            # In one lexeme with what stands before: where calls have no mark, text could go on behind half of it.
+            first.append(f"{self._text(shape.first + before + tool.name + middle)} call_{index}")
+            further.append(f"{self._text(before + tool.name + middle)} call_{index}")
+        self._rules.append(f"first_call: {' | '.join(first)}")
+        between, last = self._text(shape.between), self._text(shape.last)
+        if shape.each:
+            more = f"{between} {self._text(shape.opens)} first_call {last}"
+        else:
+            self._rules.append(f"further_call: {' | '.join(further)}")
+            more = f"{between} further_call"
+        again = "" if self._most == 1 else f"({more}){{0,{self._most - 1}}}"
+        self._rules.append("calls: first_call " + (f"{last} {again}" if shape.each else f"{again} {last}"))
         return "calls"
 
     def must_call(self, shape: CallShape) -> str:
@@ -84,10 +90,10 @@ class AnswerGrammar:
     def after_reasoning(self, rule: str, marks: ReasoningMarks, *, begun: bool) -> str:
         """The same after reasoning: that which the prompt has begun, or that the answer may begin with."""
         if marks.closes in self._special:
-            self._rules.append(f"reasoning: REASONS? {self._text(marks.closes)} SPACE\nREASONS: /(?s:.+)/")
+            self._rules.append(f"reasoning: REASONS? {self._text(marks.closes)} SPACE?\nREASONS: /(?s:.+)/")
         else:
-            self._rules.append(f"reasoning: reasons SPACE\nreasons[lazy]: /{ANY}{_quoted(marks.closes)}/")
-        self._rules.append(r"SPACE: /[ \t\r\n]*/")
+            self._rules.append(f"reasoning: reasons SPACE?\nreasons[lazy]: /{ANY}{_quoted(marks.closes)}/")
+        self._rules.append(r"SPACE: /[ \t\r\n]{1,4}/")
         before = "reasoning" if begun else f"({self._text(marks.opens)} reasoning)?"
         self._rules.append(f"answer: {before} {rule}")
         return "answer"
