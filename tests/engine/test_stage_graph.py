@@ -118,7 +118,7 @@ def test_a_network_of_pictures_is_refused_by_name() -> None:
     ("change", "error", "words"),
     [
         ({"software": "cutset 0.0.0, stages, x"}, DeviceError, "the coordinator wants cutset 0.0.0"),
-        ({"backend": "torch"}, DeviceError, "backend torch"),
+        ({"backend": "abacus"}, DeviceError, "backend abacus"),
         ({"format": "cutset-stages-9"}, CheckpointError, "cutset-stages-9"),
         ({"architecture": "[]"}, CutsetError, "."),
         ({"architecture": "{"}, CutsetError, "isn't JSON"),

@@ -19,6 +19,7 @@ from cutset.cli import (
     bench_serve,
     bench_speculation,
     bench_stream,
+    bench_structured,
 )
 from cutset.cli.bench_rows import comparisons
 from cutset.cli.output import table
@@ -38,6 +39,7 @@ BENCHES = {
     "serve": bench_serve,
     "speculation": bench_speculation,
     "stream": bench_stream,
+    "structured": bench_structured,
 }
 CHECKOUT = ("delta", "report")
 

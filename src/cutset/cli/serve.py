@@ -11,6 +11,7 @@ from cutset.cli.answer import speculated, warn_of
 from cutset.cli.options import add_settings, settings_from
 from cutset.cli.output import log
 from cutset.cli.progress import Progress
+from cutset.cli.tracing import add_trace, check_trace, traced
 from cutset.config import read_bounded
 from cutset.errors import ConfigError
 
@@ -97,6 +98,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="how it marks its reasoning, or off, which leaves it in the content (default auto: by its chat template)",
     )
+    add_trace(parser)
     group = parser.add_argument_group("limits")
     for name, default, _, _, text in LIMITS:
         group.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default {default})")
@@ -108,6 +110,7 @@ def run(args: argparse.Namespace) -> int:
     for name, _, least, most, _ in LIMITS:
         if not least <= getattr(args, name.replace("-", "_")) <= most:
             raise ConfigError(f"--{name} must be from {least} to {most}")
+    check_trace(args, settings)
     if not 0 <= args.port <= 65535:
         raise ConfigError("--port must be from 0 to 65535")
     try:
@@ -145,7 +148,8 @@ def run(args: argparse.Namespace) -> int:
         )
         llm = AsyncLLM(args.model, settings=settings, adapters=adapters, progress=Progress())
         try:
-            return _serve(args, llm, limits, auth, listening)
+            with traced(args.trace, llm, "serve"):
+                return _serve(args, llm, limits, auth, listening)
         finally:
             llm.close()
 

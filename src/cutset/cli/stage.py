@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cutset.cli.output import mib, say, table
-from cutset.cli.serving_worker import add_worker, serve_worker
+from cutset.cli.serving_worker import add_worker, serve_worker, size_in_bytes
+from cutset.errors import ConfigError
 
 if TYPE_CHECKING:
     from cutset.cluster.stage import Runtime
 
 __all__ = ["configure", "run"]
+
+CLOSING = 10.0  # seconds in which what waits for the disk is written
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +29,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "model", nargs="?", metavar="MODEL", help="a model on this machine: its weights needn't be sent"
     )
     add_worker(parser, other="--status", instead="say what listens there, and end; with tcp, --stage-key is needed")
+    parser.add_argument(
+        "--device", default="cpu", metavar="cpu|cuda|cuda:N", help="where the backend torch runs (default cpu)"
+    )
+    parser.add_argument(
+        "--prefix-cache",
+        type=Path,
+        metavar="DIR",
+        help="keep the KV cache of beginnings in this directory of yours, to read it the next time; it holds prompts in"
+        " effect, as these layers see them",
+    )
+    parser.add_argument(
+        "--prefix-cache-size", default="4GiB", metavar="SIZE", help="most that it takes on disk (default 4GiB)"
+    )
     parser.add_argument("--stage-key", metavar="FILE", help="with --status and tcp: the stage's public key")
 
 
@@ -31,10 +49,21 @@ def run(args: argparse.Namespace) -> int:
     if args.status:
         return _status(args)
 
+    if not re.fullmatch("cpu|cuda(:[0-9]{1,3})?", args.device):
+        raise ConfigError(f"--device {args.device[:40]!r} is none: cpu, cuda or cuda:N")
+    size = size_in_bytes(args.prefix_cache_size)
+    if args.prefix_cache is None:
+        prefixes = None
+    else:
+        from cutset.engine.prefix_store import MOST_WAITING, PrefixStore
+
+        waiting = min(MOST_WAITING, size_in_bytes(args.memory) // 16) if args.memory else MOST_WAITING
+        prefixes = PrefixStore(args.prefix_cache, size, b"", waiting)
+
     def runtime(threads: int) -> Runtime:
         from cutset.engine.stage_runtime import StageRuntime
 
-        return StageRuntime(threads)
+        return StageRuntime(threads, prefixes, args.device)
 
     weights = None
     if args.model is not None:
@@ -42,7 +71,11 @@ def run(args: argparse.Namespace) -> int:
         from cutset.models.registry import resolve
 
         weights = resolve(args.model, load_settings({})).directory
-    return serve_worker(args, "stage", runtime, weights)
+    try:
+        return serve_worker(args, "stage", runtime, weights)
+    finally:
+        if prefixes is not None:
+            prefixes.close(CLOSING)
 
 
 def _status(args: argparse.Namespace) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import queue
 import time
 from collections import deque
@@ -22,16 +24,31 @@ from cutset.cluster.item_result import ItemResult, StateLost
 from cutset.cluster.messages import Report
 from cutset.cluster.model import Model
 from cutset.engine.decoder_stage import CHOICES
-from cutset.engine.stage_graph import StageLimits, StageModel, decoder_graph, stage_model
-from cutset.engine.stage_item import StageItem, StageSetup, decode_choices, encode_item
+from cutset.engine.stage_adapters import ADAPTER, SentAdapters
+from cutset.engine.stage_blocks import BlocksItem, BlocksResult, decode_found, encode_blocks
+from cutset.engine.stage_graph import (
+    DESCRIPTION,
+    StageLimits,
+    StageModel,
+    StageWeights,
+    cache_bytes,
+    decoder_graph,
+    segments_of,
+    stage_model,
+)
+from cutset.engine.stage_item import StageItem, StageSetup, decode_choices, encode_item, encode_setup
 from cutset.engine.stage_runtime import error_of, software_of
 from cutset.engine.stage_settings import Addresses
+from cutset.engine.stage_watch import Share, StagesReading, StageWatch
 from cutset.engine.step_pipeline import StagesLost, StepPipeline, StepResult
+from cutset.engine.token_history import SentHistories
 from cutset.errors import CutsetError, EngineError, FrameError, LinkError
 from cutset.kernels import native
 from cutset.link.keys import Keys
-from cutset.models.files.integer import Progress
+from cutset.models.files.adapter import LoraAdapter
+from cutset.models.files.integer import Progress, channel_scales
 from cutset.models.files.source import ModelSource
+from cutset.models.run.executor import LoadedAdapter
 from cutset.models.spec import DecoderSpec
 from cutset.partition.plan import Plan, StagePlan
 from cutset.partition.schedulers.by_weight import by_weight
@@ -80,12 +97,22 @@ class ClusterPipeline(StepPipeline):
         self.source, self.workers, self.limits = source, workers, limits
         self.backend, self.dtype = backend, dtype
         self.failovers = 0  # how often the stages were lost
-        self._observe, self._progress, self._log = observe, progress, log
+        self.watch = StageWatch()
+        # Each is called with every party's report, its plan, and the seconds of its hop; not by the engine's thread.
+        self.observers: list[Callable[[Report, Plan, float], None]] = [self.watch.report]
+        if observe is not None:
+            self.observers.append(observe)
+        self._progress, self._log = progress, log
+        self._setup = StageSetup(1, 1)
+        self._why = ""  # there is no plan
+        self._adapters = SentAdapters(source.spec, segments_of(source.spec))
+        self._histories = SentHistories(1)  # that the last stage has
         self._model: Model | None = None
         self._coordinator: Coordinator | None = None
         self._inbox: Inbox | None = None
         self._lost = 0  # losses of this coordinator that the engine knows of
-        self._sent: deque[tuple[int, int]] = deque()  # number and wanted rows of the items on their way
+        # Number of each item on its way, the rows or blocks that are wanted, and whether it is on blocks.
+        self._sent: deque[tuple[int, int, bool]] = deque()
         self._begun = False  # all stages were there once
         self._asked = time.monotonic()  # when `receive` was last called
         self._since = self._asked  # since when its caller waits in vain
@@ -106,9 +133,29 @@ class ClusterPipeline(StepPipeline):
 
     def layers_of(self, stage: StagePlan) -> str:
         """The layers of a plan's stage, as `layers 0-11`."""
+        layers = self._layers(stage)
+        return f"layers {layers.start}-{layers.stop - 1}"
+
+    def _layers(self, stage: StagePlan) -> range:
         assert self._model is not None
         nodes = [self._model.graph.nodes[i] for i in stage.nodes]
-        return f"layers {nodes[0].args[0]}-{int(str(nodes[-1].args[1])) - 1}"
+        return range(int(str(nodes[0].args[0])), int(str(nodes[-1].args[1])))
+
+    def reading(self) -> StagesReading:
+        """How the stages stand now; from any thread."""
+        coordinator, plan, on_their_way = self._coordinator, self.plan, len(self._sent)
+        if coordinator is None or self._model is None:
+            return StagesReading(0, "the stages are closed", [], [], 0, 0, self.failovers)
+        shares: dict[str, Share] = {}
+        for stage in plan.stages if plan is not None else ():
+            layers = self._layers(stage)
+            kv = cache_bytes(self.spec, self._setup, layers, self.dtype)
+            shares[stage.worker] = Share(layers, self._model.graph.weight_bytes(stage.nodes), kv)
+        number, why = next(((n, why) for n, one, why in reversed(coordinator.plans) if one is plan), (0, ""))
+        why = why or self._why or "stages get ready"
+        stages = self.watch.stages(coordinator.remotes, shares, self.workers.spares)
+        hops = [] if plan is None else self.watch.hops(plan, coordinator.links)
+        return StagesReading(number, why, stages, hops, on_their_way, self.depth, self.failovers)
 
     def fitting(self, setup: StageSetup) -> int:
         """How many blocks of the cache, up to those of `setup`, the stages have memory for. Raises CutsetError."""
@@ -119,8 +166,7 @@ class ClusterPipeline(StepPipeline):
         memory = {name: float(card.memory) for name, card in cards.items()}
         if not any(memory.values()):
             return setup.blocks
-        one = decoder_graph(self.source, self._described(replace(setup, blocks=1)), self.limits).graph
-        two = decoder_graph(self.source, self._described(replace(setup, blocks=2)), self.limits).graph
+        one, two = (self._graph(self._described(replace(setup, blocks=blocks))).graph for blocks in (1, 2))
 
         def fits(blocks: int) -> bool:
             states = (a.state + (blocks - 1) * (b.state - a.state) for a, b in zip(one.nodes, two.nodes, strict=True))
@@ -136,16 +182,37 @@ class ClusterPipeline(StepPipeline):
 
     def _described(self, setup: StageSetup) -> StageModel:
         isa = native.isa() if native.available() else "numpy"
-        return stage_model(self.source, software_of(isa), self.backend, self.dtype, setup)
+        return stage_model(self.source, software_of(isa), self.backend, self.dtype, setup, self._adapters.known)
+
+    def _graph(self, described: StageModel) -> Model:
+        return decoder_graph(self.source, described, self.limits, self._adapters)
+
+    def load_adapter(self, adapter: LoraAdapter, *, in_bytes: bool = False) -> LoadedAdapter:
+        """See StepPipeline: its parts are weights of their layers."""
+        if self._model is not None:
+            raise EngineError("an adapter must be there before the stages")
+        # Stages haven't the scales that an integer checkpoint moved between channels.
+        scales = channel_scales(self.spec, self.source.tensors)
+        fitted = adapter if scales is None else scales.adapter(adapter)
+        self._adapters.add(fitted, in_bytes=in_bytes)
+        return LoadedAdapter(self._adapters.known[-1].name, adapter.digest, None)
 
     def open(self, setup: StageSetup) -> None:
         """Makes the graph, reaches the workers, and waits until all of them have their stages."""
-        self._model = decoder_graph(self.source, self._described(setup), self.limits)
-        names = list(self._model.graph.weights)
+        if not self.spec.state_floats:
+            setup = replace(setup, prefixes=bytes(32))  # of the length that it will have
+        described = self._described(setup)
+        self._model, self._histories = self._graph(described), SentHistories(setup.sequences)
+        names = [name for name in self._model.graph.weights if name != DESCRIPTION]
         for done, name in enumerate(names):
             self._model.weight_digest(name)
             if self._progress is not None:
                 self._progress("hashing weights", done + 1, len(names))
+        if setup.prefixes:
+            setup = replace(setup, prefixes=self._prefixes(self._model, setup, described))
+            assert isinstance(self._model.weights, StageWeights)
+            self._model.weights.describe(replace(described, setup=encode_setup(setup)))
+        self._setup = setup
         self.source.forget()
         self._begin()
         try:
@@ -154,12 +221,29 @@ class ClusterPipeline(StepPipeline):
             self.close()
             raise
 
+    def _prefixes(self, model: Model, setup: StageSetup, described: StageModel) -> bytes:
+        """What the bytes of a block depend on, as far as it is known here. An adapter is part of a block's digest."""
+        names = [name for name in model.graph.weights if name != DESCRIPTION and not name.startswith(ADAPTER)]
+        weights = {name: model.weight_digest(name) for name in names}
+        computed = [described.architecture, described.normalised, described.tied, described.backend, described.dtype]
+        depends = [computed, setup.kv_dtype, setup.block_size, self.limits.context, weights]
+        return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).digest()
+
     def send(self, item: StageItem) -> None:
         assert self._inbox is not None, "the pipeline isn't open"
-        self._inbox.put(np.frombuffer(encode_item(item), np.uint8), self._lost)
-        self._sent.append((item.number, len(item.batch.logit_rows)))
+        self._inbox.put(np.frombuffer(encode_item(item, self._histories), np.uint8), self._lost)
+        self._sent.append((item.number, len(item.batch.logit_rows), False))
 
-    def receive(self, *, wait: bool) -> StepResult | StagesLost | None:
+    @property
+    def keeps_blocks(self) -> bool:
+        return bool(self._setup.prefixes)
+
+    def send_blocks(self, item: BlocksItem) -> None:
+        assert self._inbox is not None, "the pipeline isn't open"
+        self._inbox.put(np.frombuffer(encode_blocks(item), np.uint8), self._lost)
+        self._sent.append((item.number, len(item.fill), True))
+
+    def receive(self, *, wait: bool) -> StepResult | BlocksResult | StagesLost | None:
         coordinator, asked, self._asked = self._coordinator, self._asked, time.monotonic()
         if self._asked - asked > IDLE:
             self._since = self._asked
@@ -192,12 +276,14 @@ class ClusterPipeline(StepPipeline):
         if coordinator is not None:
             coordinator.close()
 
-    def _result(self, came: ItemResult) -> StepResult | None:
+    def _result(self, came: ItemResult) -> StepResult | BlocksResult | None:
         if came.dropped or not self._sent:
             return None
-        number, wanted = self._sent.popleft()
+        number, wanted, blocks = self._sent.popleft()
         try:
             data = came.outputs[CHOICES]
+            if blocks:
+                return BlocksResult(number, *decode_found(data, wanted))
             if (why := error_of(data)) is not None:
                 return StepResult(number, None, EngineError(why))
             return StepResult(number, decode_choices(data.data, wanted=wanted, vocab_size=self.spec.vocab_size))
@@ -215,7 +301,7 @@ class ClusterPipeline(StepPipeline):
         self._coordinator = Coordinator(
             self._model,
             workers.all,
-            self._planned,
+            self._plan_or_why,
             [self._inbox],
             Options(
                 deltas=False,
@@ -226,9 +312,22 @@ class ClusterPipeline(StepPipeline):
                 gather=0.0,  # the planner says for whom it waits
             ),
             keys=workers.keys,
-            observe=self._observe,
+            observe=self._report,
             log=self._log,
         )
+
+    def _report(self, report: Report, plan: Plan, seconds: float) -> None:
+        for observe in self.observers:
+            observe(report, plan, seconds)
+
+    def _plan_or_why(self, alive: Sequence[str], why: str) -> Plan:
+        try:
+            plan = self._planned(alive, why)
+        except NoPlan as error:
+            self._why = str(error)
+            raise
+        self._why = ""
+        return plan
 
     def _planned(self, alive: Sequence[str], why: str) -> Plan:
         """Even shares of the weights for the stages, spares in the places of those that are gone. Raises NoPlan."""

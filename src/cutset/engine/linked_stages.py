@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable
 from typing import Literal
 
 from cutset.config import Settings
 from cutset.engine.cluster_pipeline import ClusterPipeline, StageWorkers
 from cutset.engine.local_stages import LocalStages
+from cutset.engine.prefix_context import check_store
 from cutset.engine.stage_graph import StageLimits
 from cutset.engine.stage_item import StageSetup
 from cutset.engine.stage_settings import stage_addresses
@@ -16,7 +18,7 @@ from cutset.errors import ConfigError
 from cutset.link.keys import load_keys
 from cutset.models.files.integer import Progress
 from cutset.models.files.source import ModelSource
-from cutset.models.run.backend import BackendChoice, kept_states
+from cutset.models.run.backend import BackendChoice, draft_states, kept_states
 from cutset.models.stages import cuts
 
 __all__ = ["LinkedStages"]
@@ -45,12 +47,23 @@ class LinkedStages:
         count = settings.stages if isinstance(settings.stages, int) else len(named)
         if count > most:
             raise ConfigError(f"--stages: this model of {spec.layers} layers makes at most {most} stages, not {count}")
+        if settings.prefix_cache is not None:
+            check_store(spec, settings, choice)
+        if choice.backend != "native":
+            warnings.warn(
+                f"stages on the {choice.backend} backend can change tokens: what it computes for a row depends on the "
+                "rows beside it, which are others after a loss; the native one keeps every token",
+                stacklevel=4,
+            )
         limits = StageLimits(settings.max_batch_tokens, min(settings.max_num_seqs, settings.max_batch_tokens), context)
         self.local: LocalStages | None = None
         with contextlib.ExitStack() as parts:
             if isinstance(settings.stages, int):
                 threads = max(1, settings.thread_count // count)
-                self.local = LocalStages(count, source.path, threads=threads)
+                prefixes = None
+                if settings.prefix_cache is not None:
+                    prefixes = settings.prefix_cache.absolute(), settings.prefix_cache_size
+                self.local = LocalStages(count, source.path, threads=threads, prefixes=prefixes)
                 parts.callback(self.local.close)
                 named = self.local.addresses
             keys = load_keys(settings.key) if settings.key is not None else None
@@ -67,10 +80,15 @@ class LinkedStages:
         settings, spec = self._settings, self.pipeline.spec
         if settings.cache_mib:
             return wanted
-        kept = kept_states(spec, self._choice, settings)
+        kept = kept_states(spec, self._choice, settings) + draft_states(spec, self._choice, settings)
         states = settings.max_num_seqs + kept if spec.state_floats else 0
         kv_dtype: Literal["auto", "int8"] = "int8" if settings.kv_dtype == "int8" else "auto"
         return self.pipeline.fitting(StageSetup(wanted, settings.block_size, states, kv_dtype))
+
+    @property
+    def ready(self) -> bool:
+        """A plan stands, so that steps are run."""
+        return self.pipeline.plan is not None
 
     def summary(self) -> str:
         """Which layers run where, in a line."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Annotated, NamedTuple
@@ -21,6 +21,8 @@ import numpy as np
 from cutset.cluster.model import Model
 from cutset.cluster.values import Array, Bytes
 from cutset.engine.decoder_stage import BATCH, CHOICES, HIDDEN
+from cutset.engine.stage_adapters import SentAdapter, SentAdapters
+from cutset.engine.stage_blocks import MOST_BLOCKS
 from cutset.engine.stage_item import MOST_ITEM, StageSetup, decode_setup, encode_setup
 from cutset.errors import ArchitectureError, CheckpointError, ConfigError
 from cutset.models.families import spec_from_config
@@ -40,8 +42,10 @@ __all__ = [
     "StageLimits",
     "StageModel",
     "StageWeights",
+    "cache_bytes",
     "decoder_graph",
     "read_model",
+    "segments_of",
     "stage_model",
 ]
 
@@ -53,6 +57,7 @@ MOST_CONFIG = 16 << 20
 LEAST_BYTES = 4096  # of what a stage gives: room for why it couldn't
 MOST_CHOICE = 512  # bytes of a token with its log probabilities: 20 others at most, each of some 15 bytes
 MOST_DRAFTS = 64  # of a sequence in a step
+MOST_ADAPTERS = 4096
 Text = Annotated[str, msgspec.Meta(max_length=200)]
 
 
@@ -77,6 +82,7 @@ class StageModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dtype: Text
     setup: bytes  # as encode_setup gives it
     tensors: dict[str, TensorForm]
+    adapters: Annotated[tuple[SentAdapter, ...], msgspec.Meta(max_length=MOST_ADAPTERS)] = ()
 
     def spec(self) -> DecoderSpec:
         """The decoder. Raises ModelError."""
@@ -96,12 +102,19 @@ class StageModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return decode_setup(self.setup)
 
 
-def stage_model(source: ModelSource, software: str, backend: str, dtype: str, setup: StageSetup) -> StageModel:
+def stage_model(
+    source: ModelSource,
+    software: str,
+    backend: str,
+    dtype: str,
+    setup: StageSetup,
+    adapters: Sequence[SentAdapter] = (),
+) -> StageModel:
     """What workers must know of a model. Raises ConfigError for one that can't be described to them."""
     spec, pieces = source.spec, TensorPieces(source.tensors)
     normalised = describable(spec)
     content = to_json(spec) if normalised else dict(source.config)
-    names = dict.fromkeys(name for nodes in _segments(spec) for name in _names(spec, source.tensors, nodes))
+    names = dict.fromkeys(name for nodes in segments_of(spec) for name in _names(spec, source.tensors, nodes))
     made = StageModel(
         FORMAT,
         software,
@@ -113,6 +126,7 @@ def stage_model(source: ModelSource, software: str, backend: str, dtype: str, se
         dtype,
         encode_setup(setup),
         {name: pieces.form(name) for name in names},
+        tuple(adapters),
     )
     same = to_json(made.spec()) == content if normalised else _bare(made.spec()) == _bare(spec)
     if not same:
@@ -132,40 +146,55 @@ def read_model(data: Bytes) -> StageModel:
 
 
 class StageWeights(Mapping[str, Array]):
-    """The arrays of a model's tensors, each read from its file when it is asked for, and its description."""
+    """The arrays of a model's tensors, each read from its file when it is asked for, its description, and `more`."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], model: StageModel | None = None) -> None:
-        self.pieces = TensorPieces(tensors)
-        self._description = None if model is None else np.frombuffer(msgspec.json.encode(model), np.uint8)
+    def __init__(
+        self, tensors: Mapping[str, Tensor], model: StageModel | None = None, more: Mapping[str, Bytes] | None = None
+    ) -> None:
+        self.pieces, self._more = TensorPieces(tensors), more or {}
+        self._description: Bytes | None = None
+        if model is not None:
+            self.describe(model)
+
+    def describe(self, model: StageModel) -> None:
+        """Another description, which must be as long once it is part of a graph."""
+        self._description = np.frombuffer(msgspec.json.encode(model), np.uint8)
 
     def __getitem__(self, name: str) -> Array:
         if name == DESCRIPTION and self._description is not None:
             return self._description
-        return self.pieces[name]
+        return self._more[name] if name in self._more else self.pieces[name]
 
     def __iter__(self) -> Iterator[str]:
         if self._description is not None:
             yield DESCRIPTION
+        yield from self._more
         yield from self.pieces
 
     def __len__(self) -> int:
-        return len(self.pieces) + (self._description is not None)
+        return len(self.pieces) + len(self._more) + (self._description is not None)
 
 
-def decoder_graph(source: ModelSource, model: StageModel, limits: StageLimits) -> Model:
+def decoder_graph(
+    source: ModelSource, model: StageModel, limits: StageLimits, adapters: SentAdapters | None = None
+) -> Model:
     """The decoder as a coordinator runs it, its weights in the file until they are needed."""
     spec, tensors, setup = source.spec, source.tensors, model.stage_setup()
-    weights = StageWeights(tensors, model)
+    weights = StageWeights(tensors, model, None if adapters is None else adapters.weights)
     described: dict[str, Value] = {DESCRIPTION: Value(DESCRIPTION, weights[DESCRIPTION].shape, "uint8")}
     batch = Value(BATCH, (item_bytes(limits, setup.block_size),), "uint8", bounded=True)
     nodes: list[Node] = []
-    segments = _segments(spec)
-    for layers in segments:
+    for layers in segments_of(spec):
         names = [DESCRIPTION]
         for name in _names(spec, tensors, layers):
             for piece, array in weights.pieces.of(name).items():
                 described.setdefault(piece, Value(piece, array.shape, weights.pieces.dtype(piece)))
                 names.append(piece)
+        kept = _kept(spec, tensors, layers, model.dtype)
+        for name in () if adapters is None else adapters.names(layers):
+            described.setdefault(name, Value(name, weights[name].shape, "uint8"))
+            names.append(name)
+            kept += weights[name].size  # packed, beside what was sent
         first, last = layers.start == 0, layers.stop == spec.layers
         reads = (Read(BATCH),) if first else (Read(BATCH), Read(f"{HIDDEN} {layers.start}"))
         made = Value(
@@ -185,7 +214,7 @@ def decoder_graph(source: ModelSource, model: StageModel, limits: StageLimits) -
                 outputs=(made,),
                 several=False,
                 flops=nbytes,
-                state=_state(spec, setup, layers) + _kept(spec, tensors, layers, model.dtype),
+                state=cache_bytes(spec, setup, layers, model.dtype) + kept,
             )
         )
     return Model(Graph((batch,), (CHOICES,), tuple(nodes), described), weights)
@@ -194,8 +223,9 @@ def decoder_graph(source: ModelSource, model: StageModel, limits: StageLimits) -
 def item_bytes(limits: StageLimits, block_size: int) -> int:
     """The most bytes of an item: what a step of so many rows and sequences can come to."""
     blocks = -(-limits.context // block_size)
-    sequence = 64 + 4 * blocks + 256 + 3 * 4 * limits.context  # tables, parameters, counts for penalties
-    return min(MOST_ITEM, 4096 + 8 * limits.rows + limits.sequences * sequence)
+    sequence = 64 + 4 * blocks + 256 + 4 * limits.context  # tables, parameters, tokens that penalties count
+    stored = MOST_BLOCKS * (64 + 4 * block_size)  # a message on blocks that are kept
+    return min(MOST_ITEM, 4096 + stored + 8 * limits.rows + limits.sequences * sequence)
 
 
 def choices_bytes(limits: StageLimits) -> int:
@@ -203,7 +233,7 @@ def choices_bytes(limits: StageLimits) -> int:
     return min(limits.rows, limits.sequences * (1 + MOST_DRAFTS)) * MOST_CHOICE
 
 
-def _segments(spec: DecoderSpec) -> list[range]:
+def segments_of(spec: DecoderSpec) -> list[range]:
     """The ranges of layers that no stage divides."""
     return [range(first, last) for first, last in pairwise([0, *cuts(spec), spec.layers])]
 
@@ -220,16 +250,17 @@ def _names(spec: DecoderSpec, tensors: Mapping[str, Tensor], layers: range) -> I
             yield scale_name(tensor.name)
 
 
-def _state(spec: DecoderSpec, setup: StageSetup, layers: range) -> int:
+def cache_bytes(spec: DecoderSpec, setup: StageSetup, layers: range, dtype: str) -> int:
     """Bytes of a range's cache."""
     heads = sum(spec.heads_of(layer).kv_heads for layer in spec.attention_layers if layer in layers)
     floats = stage_kv_floats(spec, layers)
-    token = floats + 4 * heads if setup.kv_dtype == "int8" else 4 * floats
+    token = floats + 4 * heads if setup.kv_dtype == "int8" else (2 if dtype in HALF else 4) * floats
     return setup.blocks * setup.block_size * 2 * token + 4 * stage_state_floats(spec, layers) * setup.states
 
 
 # Bytes of an element of a product as it is computed with, where it isn't what the file has.
-ELEMENT = {"float32": 4.0, "int8": 1.1, "int4": 0.7, "exact": 1.1}
+HALF = ("float16", "bfloat16")
+ELEMENT = {"float32": 4.0, "int8": 1.1, "int4": 0.7, "exact": 1.1, **dict.fromkeys(HALF, 2.0)}
 
 
 def _kept(spec: DecoderSpec, tensors: Mapping[str, Tensor], layers: range, dtype: str) -> int:

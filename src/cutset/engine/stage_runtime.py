@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,10 @@ from cutset.cluster.stage import WeightFile
 from cutset.cluster.values import Array, Bytes
 from cutset.config import Settings
 from cutset.engine.decoder_stage import BATCH, CHOICES, HIDDEN, DecoderStage
+from cutset.engine.prefix_context import stage_context
+from cutset.engine.prefix_store import PrefixStore
+from cutset.engine.stage_adapters import ADAPTER, joined_adapter
+from cutset.engine.stage_blocks import is_blocks
 from cutset.engine.stage_graph import DESCRIPTION, OP, StageModel, StageWeights, read_model
 from cutset.errors import CheckpointError, ConfigError, CutsetError, DeviceError, EngineError, FrameError, GraphError
 from cutset.kernels import native
@@ -40,9 +45,17 @@ def software_of(isa: str) -> str:
 class StageRuntime:
     """Stages run by the native core, or by numpy, with so many threads. See `cutset.cluster.stage.Runtime`."""
 
-    def __init__(self, threads: int = 1) -> None:
+    def __init__(self, threads: int = 1, prefixes: PrefixStore | None = None, device: str = "cpu") -> None:
+        """`prefixes` keeps blocks of the KV cache; its owner closes it. `device`: of the backend torch, there for sure.
+
+        Raises DeviceError for a device that isn't there."""
+        if device != "cpu":
+            from cutset.models.run.torch_ops import torch_device
+
+            torch_device(device)
+        self._prefixes = prefixes
         self.isa = native.isa() if native.available() else "numpy"
-        self.software, self.device, self.threads = software_of(self.isa), "cpu", threads
+        self.software, self.device, self.threads = software_of(self.isa), device, threads
 
     def begin_thread(self) -> None:
         """Nothing: the threads that compute are the stage's own."""
@@ -62,25 +75,35 @@ class StageRuntime:
             raise GraphError("a stage's layers must follow each other")
         layers, spec = range(ranges[0].start, ranges[-1].stop), model.spec()
         check_stage(spec, layers)
-        needed = {name.partition("#")[0] for name in graph.weights_of(nodes) if name != DESCRIPTION}
+        needed = {name.partition("#")[0] for name in graph.weights_of(nodes)}
         tensors: dict[str, Tensor] = {}
-        for name in sorted(needed):
+        for name in sorted(name for name in needed if name != DESCRIPTION and not name.startswith(ADAPTER)):
             if name not in model.tensors:
                 raise CheckpointError(f"the description of this model doesn't say what {name[:80]} is")
             tensors[name] = join(name, model.tensors[name], weights, WHERE)
         stored = "int8" if any(form.dtype == "I8" for form in model.tensors.values()) else "float32"
         source = ModelSource(WHERE, dict, spec, tensors, "stored" if model.dtype == "stored" else stored)
-        settings = Settings(backend=model.backend, dtype=model.dtype, threads=self.threads)
-        executor, _ = build_executor(source, settings, layers=layers)
-        inputs, outputs = graph.boundary(nodes)
-        return LinkedStage(DecoderStage(executor, model.stage_setup()), inputs, outputs)
+        settings = Settings(backend=model.backend, dtype=model.dtype, threads=self.threads, device=self.device)
+        executor, choice = build_executor(source, settings, layers=layers)
+        setup, store = model.stage_setup(), self._prefixes
+        if not setup.prefixes or spec.state_floats or self.device != "cpu":
+            store = None
+        context = b"" if store is None else stage_context(setup.prefixes, choice, layers)
+        stage = DecoderStage(executor, setup, store, context)
+        for one in model.adapters:
+            try:
+                stage.load_adapter(joined_adapter(one, ranges, weights), in_bytes=one.in_bytes)
+            except ValueError as error:
+                raise CheckpointError(f"the adapter {one.name[:80]!r} doesn't fit this model: {error}") from None
+        return LinkedStage(stage, *graph.boundary(nodes))
 
     def _check(self, model: StageModel) -> None:
         if model.software != self.software:
             raise DeviceError(
                 f"this worker is {self.software}, the coordinator wants {model.software[:100]}: their tokens may differ"
             )
-        if model.backend not in ("native", "reference") or (model.backend == "native" and not native.available()):
+        there = {"native": native.available(), "reference": True, "torch": find_spec("torch") is not None}
+        if not there.get(model.backend, False):
             raise DeviceError(f"this worker can't run the backend {model.backend[:40]}")
 
     def decoder(self, encoding: str, value: Value, settings: bytes) -> InputDecoder:
@@ -117,6 +140,10 @@ class LinkedStage:
     ) -> dict[str, Array]:
         """See `cutset.cluster.stage.Stage`. Raises FrameError for what is no item of this engine's."""
         given: dict[str, Array] = {BATCH: values[BATCH]}
+        if is_blocks(given[BATCH]):
+            if self._hidden is not None:
+                given[HIDDEN] = values[self._hidden]
+            return {self.outputs[0]: self.stage.run(source, given)[self._gives]}
         if self._hidden is not None:
             hidden = values[self._hidden]
             if hidden.size % 4:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cutset.config import Settings
@@ -14,22 +14,23 @@ __all__ = ["Addresses", "check_stages", "stage_addresses"]
 Addresses = Mapping[str, tuple[str, bytes | None]]  # name to address and public key
 
 
-def check_stages(settings: Settings, adapters: Collection[str] = ()) -> None:
+def check_stages(settings: Settings) -> None:
     """Raises ConfigError for settings that don't go together with stages."""
     if not settings.stages:
         for name in ("stage_keys", "spares", "spare_keys"):
             if getattr(settings, name):
                 raise ConfigError(f"--{name.replace('_', '-')} is for stages: name them with --stages")
         return
-    other = next((name for name in ("offload", "mode", "pads_from", "prefix_cache") if getattr(settings, name)), None)
+    other = next((name for name in ("offload", "mode", "pads_from") if getattr(settings, name)), None)
     if other is not None:
         raise ConfigError(f"--stages and --{other.replace('_', '-')} don't go together yet: leave one of them out")
-    if adapters:
-        raise ConfigError("adapters can't be sent to stages yet: merge them into the model, or leave out --stages")
-    if settings.device != "cpu" or settings.backend == "torch":
+    if settings.prefix_cache and not isinstance(settings.stages, int):
         raise ConfigError(
-            "stages run on the backends native and reference, on the CPU: leave out --device and --backend"
+            "--prefix-cache and --stages at addresses don't go together: each stage keeps its own layers' part. Give "
+            "--prefix-cache to each `cutset stage`, and leave it out here"
         )
+    if settings.device != "cpu":
+        raise ConfigError("each stage runs on a device of its own: give `cutset stage` --device, and leave it out here")
     if isinstance(settings.stages, int) and settings.stage_keys:
         raise ConfigError("--stage-keys is for stages at addresses: name them with --stages tcp://…")
     stage_addresses(settings)
