@@ -86,6 +86,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="after a wrong product of an accelerator: refuse requests, open a new session with it (at most 5 "
         "times), or stop with exit code 1 (default refuse)",
     )
+    parser.add_argument(
+        "--tool-parser",
+        default="auto",
+        metavar="NAME",
+        help="how the model writes tool calls (default auto: by its chat template); a wrong name lists those there are",
+    )
+    parser.add_argument(
+        "--reasoning-parser",
+        default="auto",
+        metavar="NAME",
+        help="how it marks its reasoning, or off, which leaves it in the content (default auto: by its chat template)",
+    )
     add_trace(parser)
     group = parser.add_argument_group("limits")
     for name, default, _, _, text in LIMITS:
@@ -106,6 +118,7 @@ def run(args: argparse.Namespace) -> int:
         import uvicorn  # noqa: F401
     except ModuleNotFoundError:
         raise ConfigError("cutset serve needs a few packages more: pip install 'cutset[serve]'") from None
+    from cutset.models.calls.registered import check_names
     from cutset.serve.auth import Auth, keys_from
     from cutset.serve.pending import networks
     from cutset.serve.request_limits import RequestLimits
@@ -117,6 +130,7 @@ def run(args: argparse.Namespace) -> int:
     if args.api_key_file and not text.strip():
         raise ConfigError(f"{args.api_key_file} has no key in it, so anybody could ask: put one there, a key a line")
     networks(_proxies(args))
+    check_names(args.tool_parser, args.reasoning_parser)
     adapters = adapters_from(args.lora_modules)
     auth = Auth(keys_from(args.api_key, text, os.environ.get("CUTSET_API_KEY", "")), args.host)
     listening = bind(args.host, args.port)
@@ -163,7 +177,14 @@ def _serve(args: argparse.Namespace, llm: AsyncLLM, limits: RequestLimits, auth:
     from cutset.serve.service import Service
 
     warn_of(llm)
-    service = Service(llm, names=args.served_model_name, limits=limits, on_integrity_error=args.on_integrity_error)
+    service = Service(
+        llm,
+        names=args.served_model_name,
+        limits=limits,
+        on_integrity_error=args.on_integrity_error,
+        tool_parser=args.tool_parser,
+        reasoning_parser=args.reasoning_parser,
+    )
     server = Server(build_app(service, auth), service, log, _proxies(args))
     where = url_of(listening)
     how = f"mode {llm.mode}" if llm.mode else f"{llm.choice.backend} {llm.choice.dtype}"

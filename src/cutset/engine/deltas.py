@@ -34,6 +34,7 @@ def token_delta(sequence: Sequence, choice: Choice, now: float) -> Delta:
         finished=last,
         usage=request.usage if last else None,
         timings=request.timings if last else None,
+        special=sequence.text.take_special(),
     )
 
 

@@ -24,6 +24,7 @@ from cutset.serve.metrics import Metrics
 from cutset.serve.pages import dashboard_routes
 from cutset.serve.readings import Ticker
 from cutset.serve.request_limits import CLOSE
+from cutset.serve.responses.response_endpoints import response_routes
 from cutset.serve.service import Service
 
 __all__ = ["build_app", "build_dashboard"]
@@ -50,6 +51,7 @@ def build_app(service: Service, auth: Auth) -> ASGIApp:
             Route("/v1/models/{name:path}", pages.model),
             Route("/v1/completions", Completions(service), methods=["POST"]),
             Route("/v1/chat/completions", ChatCompletions(service), methods=["POST"]),
+            *response_routes(service),
             Route("/health", pages.health),
             Route("/metrics", pages.metrics),
             *dashboard_routes(service.hub),

@@ -20,7 +20,7 @@ IGNORED = frozenset(
         r"\w+",
         """
     user metadata store service_tier safety_identifier prompt_cache_key prompt_cache_retention prompt_cache_options
-    moderation prediction parallel_tool_calls length_penalty early_stopping priority request_id mm_processor_kwargs
+    moderation prediction length_penalty early_stopping priority request_id mm_processor_kwargs
     media_io_kwargs
     """,
     )
@@ -34,12 +34,9 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "functions": (),
     "modalities": (["text"],),
     "suffix": (),
-    "tool_choice": ("none", "auto"),
-    "tools": (),
     "web_search_options": (),
     # vLLM's
     "chat_template": (),  # a program
-    "include_reasoning": (True,),
     "kv_transfer_params": (),
     "logits_processors": (),
     "prompt_embeds": (),
@@ -51,10 +48,10 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "vllm_xargs": (),
 }
 # An empty one asks for something.
-REFUSED_EMPTY = frozenset({"include_reasoning", "spaces_between_special_tokens", "web_search_options"})
+REFUSED_EMPTY = frozenset({"spaces_between_special_tokens", "web_search_options"})
 
 # Variables of chat templates that are fields of their own.
-TO_TEMPLATE = ("reasoning_effort", "verbosity", "documents")
+TO_TEMPLATE = ("reasoning_effort", "verbosity", "documents", "enable_thinking")
 NOTHING: dict[str, tuple[Any, ...]] = {"reasoning_effort": ("none",), "documents": ([],)}  # what asks for nothing
 
 # Names that a template finds taken: what it is given anyway, its functions, and Jinja's own.

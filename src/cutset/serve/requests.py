@@ -6,7 +6,7 @@ What would change the answer and isn't served is refused; what wouldn't is ignor
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -15,11 +15,13 @@ from cutset.engine.params import SamplingParams
 from cutset.serve.answer_forms import grammar_of
 from cutset.serve.api_errors import invalid
 from cutset.serve.request_fields import NOTHING, TO_TEMPLATE, without_unserved
+from cutset.serve.tool_fields import ToolUse, read_tools
 
-__all__ = ["MOST_PROMPTS", "ChatRequest", "CompletionRequest", "parse"]
+__all__ = ["MOST_PROMPTS", "ChatRequest", "CompletionRequest", "StreamOptions", "decode_fields", "parse"]
 
 MOST_PROMPTS = 128  # of one request
 _Request = TypeVar("_Request", bound="_Common")
+_Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
 
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
@@ -145,6 +147,11 @@ class ChatRequest(_Common):
     reasoning_effort: str | int | float | None = None
     verbosity: str | int | float | None = None
     documents: list[Any] | None = None
+    enable_thinking: bool | None = None
+    tools: Any = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    include_reasoning: bool | None = None
 
     def check(self) -> None:
         """Raises ApiError for fields that contradict each other, or that are not supported."""
@@ -153,6 +160,17 @@ class ChatRequest(_Common):
             raise invalid("add_special_tokens isn't supported: the chat template writes them", "add_special_tokens")
         if self.continue_final_message and self.add_generation_prompt:
             raise invalid("give either continue_final_message or add_generation_prompt", "continue_final_message")
+        self.tool_use()
+
+    def tool_use(self) -> ToolUse:
+        """What it says of tools. Raises ApiError."""
+        return read_tools(self.tools, self.tool_choice, self.parallel_tool_calls)
+
+    @property
+    def continues(self) -> bool:
+        """The answer goes on with the last message: vLLM's field, or Mistral's `prefix` in the message."""
+        last = self.messages[-1] if self.messages else {}
+        return bool(self.continue_final_message) or (last.get("role") == "assistant" and last.get("prefix") is True)
 
     def variables(self) -> dict[str, Any]:
         """Fields that are variables of the chat template."""
@@ -168,7 +186,8 @@ class ChatRequest(_Common):
             if message.get("audio") is not None:
                 raise invalid(f"messages[{index}].audio can't be read: this model reads nothing but text", "messages")
             developer = message.get("role") == "developer"  # OpenAI's newer name
-            found.append(message | {"role": "system"} if developer else message)
+            plain = {name: value for name, value in message.items() if name != "prefix"}
+            found.append(plain | {"role": "system"} if developer else plain)
         return found
 
     def reported(self) -> int | None:
@@ -184,12 +203,17 @@ class ChatRequest(_Common):
 
 def parse(body: bytes, kind: type[_Request]) -> _Request:
     """The request in a body. Raises ApiError that names what is wrong."""
+    return decode_fields(body, kind, without_unserved)
+
+
+def decode_fields(body: bytes, kind: type[_Struct], kept: Callable[[Mapping[str, Any]], dict[str, Any]]) -> _Struct:
+    """A body as `kind`, by those of its fields that are `kept`. Raises ApiError that names what is wrong."""
     try:
         fields = msgspec.json.decode(body, type=dict[str, Any])
         options = fields.get("stream_options")
         if isinstance(options, dict):
             fields["stream_options"] = {name: value for name, value in options.items() if value is not None}
-        return msgspec.convert(without_unserved(fields), kind)
+        return msgspec.convert(kept(fields), kind)
     except msgspec.ValidationError as error:
         text = str(error)
         found = re.search(r"field `([^`]*)`", text), re.search(r"`\$\.?([^`]*)`$", text)
