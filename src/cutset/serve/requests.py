@@ -6,7 +6,6 @@ What would change the answer and isn't served (tools, JSON schemas, biases) is r
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -14,6 +13,7 @@ import msgspec
 
 from cutset.engine.params import SamplingParams
 from cutset.serve.api_errors import invalid
+from cutset.serve.decoding import malformed
 from cutset.serve.request_fields import NOTHING, TO_TEMPLATE, without_unserved
 
 __all__ = ["MOST_PROMPTS", "ChatRequest", "CompletionRequest", "parse"]
@@ -168,20 +168,10 @@ class ChatRequest(_Common):
 
 def parse(body: bytes, kind: type[_Request]) -> _Request:
     """The request in a body. Raises ApiError that names what is wrong."""
-    try:
+    with malformed():
         fields = msgspec.json.decode(body, type=dict[str, Any])
         options = fields.get("stream_options")
         if isinstance(options, dict):
             fields["stream_options"] = {name: value for name, value in options.items() if value is not None}
         return msgspec.convert(without_unserved(fields), kind)
-    except msgspec.ValidationError as error:
-        text = str(error)
-        found = re.search(r"field `([^`]*)`", text), re.search(r"`\$\.?([^`]*)`$", text)
-        where = ".".join(one[1] for one in reversed(found) if one is not None and one[1])
-        raise invalid(f"the request can't be used: {_short(text)}", where or None) from None
-    except (ValueError, RecursionError) as error:  # malformed JSON, wrong UTF-8, brackets without end
-        raise invalid(f"the body isn't valid JSON: {_short(str(error))}", code="invalid_json") from None
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 300 else text[:297] + "..."
+    raise AssertionError

@@ -172,10 +172,10 @@ def kept_states(spec: DecoderSpec, choice: BackendChoice, settings: Settings) ->
 def _cache_bytes(choice: BackendChoice, settings: Settings) -> int:
     if settings.cache_mib:
         return settings.cache_mib << 20
-    return int(CACHE_SHARE[choice.device.partition(":")[0]] * _free_bytes(choice.device))
+    return int(CACHE_SHARE[choice.device.partition(":")[0]] * free_bytes(choice.device))
 
 
-def _free_bytes(device: str) -> int:
+def free_bytes(device: str) -> int:
     """Memory that can still be had on a device; on the CPU also within the control group's limit."""
     if device != "cpu":
         import torch
