@@ -283,10 +283,10 @@ def test_the_command_serves_several(texts: list[str], tmp_path: Path) -> None:
     from tests.serve.test_server import Process
 
     where = [text.partition("=")[2] for text in texts]
-    server = Process("--model", f"b={where[1]}", f"c={where[2]}", "--memory", "2GiB", "--cache-mib", "1")
+    server = Process("--model", f"b={where[1]}", "--model", f"c={where[2]}", "--memory", "2GiB", "--cache-mib", "1")
     try:
         listed = httpx.get(f"{server.url}/v1/models").json()["data"]
-        assert [card["id"] for card in listed] == ["story", "c", "b"]
+        assert [card["id"] for card in listed] == ["story", "b", "c"]
         for name in ("story", "b"):
             body = {"model": name, "prompt": PROMPT, "max_tokens": 2}
             assert httpx.post(f"{server.url}/v1/completions", json=body, timeout=30).status_code == 200

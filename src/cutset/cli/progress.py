@@ -40,8 +40,8 @@ class Progress:
             self.shown = True
             self._rich = _bars()
             if self._rich is not None:
+                self._task = self._rich.add_task(_plain(what), completed=done, total=total)
                 self._rich.start()
-                self._task = self._rich.add_task(what, total=total)
         if self._rich is not None and self._task is not None:
             self._rich.update(self._task, description=_plain(what), completed=done, total=total)
             return
