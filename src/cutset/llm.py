@@ -22,6 +22,7 @@ from cutset.config import Settings, load_settings
 from cutset.engine.draft_model import check_speculation, open_drafter
 from cutset.engine.embedding import unit_vectors
 from cutset.engine.engine import Engine
+from cutset.engine.grammar_compiler import GrammarCompiler, Vocabulary
 from cutset.engine.handle import RequestHandle
 from cutset.engine.loop import EngineLoop
 from cutset.engine.model_defaults import sampling_defaults
@@ -121,6 +122,8 @@ class _Model:
                 for name, where in (adapters or {}).items()
             }
         self._store = open_store(source, self.spec, self.settings, self.choice, context, self.mode)
+        eos_ids = self.spec.end_tokens(self.tokenizer.eos_token_id)
+        self.grammars = GrammarCompiler(Vocabulary.of(self.tokenizer, self.spec.vocab_size, eos_ids))
         blocks = cache_blocks(self.spec, self.choice, self.settings, context)
         with contextlib.ExitStack() as failed:
             if self.stages is not None:
@@ -139,10 +142,11 @@ class _Model:
                 store=self._store,
                 kept_states=kept_states(self.spec, self.choice, self.settings),
                 without_token=self.tokenizer.ids_without_token(self.spec.vocab_size).tolist(),
-                eos_token_ids=self.spec.end_tokens(self.tokenizer.eos_token_id),
+                eos_token_ids=eos_ids,
                 drafter=open_drafter(self.settings, self.choice, self.spec, self.tokenizer, blocks=blocks),
                 draft_tokens=self.settings.speculate_tokens,
                 draft_always=masked,
+                grammars=self.grammars,
             )
             failed.pop_all()
         self._loop = EngineLoop(self._engine)

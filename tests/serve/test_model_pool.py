@@ -21,7 +21,7 @@ from cutset.errors import ConfigError
 from cutset.models.random import RandomModel
 from cutset.serve.auth import Auth
 from cutset.serve.model_pool import ModelPool, PooledModel
-from cutset.serve.pool_app import applications_of, build_pool_app, merged
+from cutset.serve.pool_app import PoolApplications, build_pool_app, merged
 from cutset.serve.pooled import pooled_models
 from cutset.serve.request_limits import RequestLimits
 from cutset.serve.server import Server, bind, serve_in_thread
@@ -80,13 +80,11 @@ def start(texts: list[str]) -> Iterator[Callable[..., Pooled]]:
         def begin(room: float, change: Callable[[list[PooledModel]], None] = lambda models: None) -> Pooled:
             models = pooled_models(texts, load_settings(SETTINGS), 1 << 40)
             change(models)
-            said: list[str] = []
+            said, made = list[str](), PoolApplications()
             memory = int(room * max(model.nbytes for model in models))
-            pool = ModelPool(
-                models, memory, limits=RequestLimits(request_s=30), applications=applications_of, report=said.append
-            )
+            pool = ModelPool(models, memory, limits=RequestLimits(request_s=30), applications=made, report=said.append)
             stack.callback(pool.close_models)
-            server = Server(build_pool_app(pool, Auth([], "127.0.0.1")), pool)
+            server = Server(build_pool_app(pool, made, Auth([], "127.0.0.1")), pool)
             found = Pooled(pool, stack.enter_context(serve_in_thread(server, bind("127.0.0.1", 0))), said)
             stack.callback(found.client.close)
             return found
@@ -245,10 +243,10 @@ def test_models_that_cannot_be_served_together(texts: list[str]) -> None:
     found = pooled_models(texts, settings, 1 << 40)
     assert all(model.nbytes > 1 << 20 for model in found)
     with pytest.raises(ConfigError, match="more than the"):
-        ModelPool(found, found[0].nbytes - 1, limits=RequestLimits(), applications=applications_of)
+        ModelPool(found, found[0].nbytes - 1, limits=RequestLimits(), applications=PoolApplications())
     twice = pooled_models([texts[0], texts[0]], settings, 1 << 40)
     with pytest.raises(ConfigError, match="same name"):
-        ModelPool(twice, 1 << 40, limits=RequestLimits(), applications=applications_of)
+        ModelPool(twice, 1 << 40, limits=RequestLimits(), applications=PoolApplications())
     for wrong in ({"stages": 2}, {"speculate": "story"}, {"mode": "local"}):
         with pytest.raises(ConfigError, match="one model"):
             pooled_models(texts, load_settings(SETTINGS | wrong), 1 << 40)

@@ -214,7 +214,7 @@ def test_errors_of_completions(
     [
         ({"messages": []}, None),
         ({"messages": [{"content": "no role"}]}, None),
-        ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]}, "tools"),
+        ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools[0].type"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"top_logprobs": 2}, "top_logprobs"),
     ],

@@ -105,6 +105,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="after a wrong product of an accelerator: refuse requests, open a new session with it (at most 5 "
         "times), or stop with exit code 1 (default refuse)",
     )
+    parser.add_argument(
+        "--tool-parser",
+        default="auto",
+        metavar="NAME",
+        help="how the model writes tool calls (default auto: by its chat template); a wrong name lists those there are",
+    )
+    parser.add_argument(
+        "--reasoning-parser",
+        default="auto",
+        metavar="NAME",
+        help="how it marks its reasoning, or off, which leaves it in the content (default auto: by its chat template)",
+    )
     add_front(parser)
     group = parser.add_argument_group("limits")
     for name, default, _, _, text in LIMITS:
@@ -127,6 +139,7 @@ def run(args: argparse.Namespace) -> int:
         import uvicorn  # noqa: F401
     except ModuleNotFoundError:
         raise ConfigError("cutset serve needs a few packages more: pip install 'cutset[serve]'") from None
+    from cutset.models.calls.registered import check_names
     from cutset.serve.pending import networks
     from cutset.serve.request_limits import RequestLimits
     from cutset.serve.server import bind
@@ -134,6 +147,7 @@ def run(args: argparse.Namespace) -> int:
     # A text is tokenised in one thread, which gives way to the engine; threads of the tokenizer's own wouldn't.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     networks(_proxies(args))
+    check_names(args.tool_parser, args.reasoning_parser)
     adapters = adapters_from(args.lora_modules)
     pooled = len(models) > 1 or args.memory is not None
     if pooled:
@@ -204,7 +218,14 @@ def _serve(args: argparse.Namespace, llm: AsyncLLM, limits: RequestLimits, reach
 
     warn_of(llm)
     say = reached.say
-    service = Service(llm, names=args.served_model_name, limits=limits, on_integrity_error=args.on_integrity_error)
+    service = Service(
+        llm,
+        names=args.served_model_name,
+        limits=limits,
+        on_integrity_error=args.on_integrity_error,
+        tool_parser=args.tool_parser,
+        reasoning_parser=args.reasoning_parser,
+    )
     app = build_app(service, reached.auth, reached.front, reached.sinks)
     server = Server(app, service, say, _proxies(args), tls=reached.tls, watch=reached.watch)
     how = f"mode {llm.mode}" if llm.mode else f"{llm.choice.backend} {llm.choice.dtype}"
@@ -234,15 +255,17 @@ def _serve_pool(
     listening: socket,
 ) -> int:
     from cutset.serve.model_pool import ModelPool
-    from cutset.serve.pool_app import applications_of, build_pool_app
+    from cutset.serve.pool_app import PoolApplications, build_pool_app
     from cutset.serve.pooled import pooled_models
     from cutset.serve.server import Server
 
     found = pooled_models(models, settings, memory, Progress())
-    pool = ModelPool(found, memory, limits=limits, applications=applications_of, report=reached.say)
+    made = PoolApplications()
+    parsers = {"tool_parser": args.tool_parser, "reasoning_parser": args.reasoning_parser}
+    pool = ModelPool(found, memory, limits=limits, applications=made, report=reached.say, parsers=parsers)
     try:
         pool.preload(found[0])
-        app = build_pool_app(pool, reached.auth, reached.front, reached.sinks)
+        app = build_pool_app(pool, made, reached.auth, reached.front, reached.sinks)
         server = Server(app, pool, reached.say, _proxies(args), tls=reached.tls, watch=reached.watch)
         how = f"within {memory / (1 << 20):,.0f} MiB"
         _say_where(reached, ", ".join(pool.models), how, listening)

@@ -107,7 +107,8 @@ class DecoderStage:
             raise EngineError(f"the executor gave logits {logits.shape} instead of {wanted}")
         if self._masked.size:
             logits[:, self._masked] = -np.inf
-        return choose(logits, item.samplers, item.known, item.drafts())
+        masks = () if item.masks is None else item.masks.found
+        return choose(logits, item.samplers, item.known, item.drafts(), masks)
 
     def _checked(self, hidden: Array, rows: int) -> Floats:
         wanted = (rows, self.executor.spec.hidden)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from cutset.engine.bits import allowed_ids
 from cutset.engine.sequence import Sequence
 from cutset.errors import ConfigError
 from cutset.models.run.executor import Batch, Executor, KVCache
@@ -162,6 +163,7 @@ class ModelDrafter(Drafter):
         wanted = {one: min(count, longest - one.known) for one, count in wanted.items() if one.known < longest}
         drafts: dict[Sequence, list[int]] = {one: [] for one in wanted}
         samplers = {one: one.sampler.ahead() for one in wanted}
+        constraints = {one: one.constraint.copy() for one in wanted if one.constraint is not None}
         if not wanted:
             return {}
         started = self._clock()
@@ -179,10 +181,18 @@ class ModelDrafter(Drafter):
                 )
                 passes += 1
             for sequence, row in zip(going, logits, strict=True):
-                token = samplers[sequence].draw(row, sequence.known + place)
+                constraint, known, allowed = constraints.get(sequence), sequence.known + place, None
+                if constraint is not None:
+                    masks = constraint.rows(known)
+                    if constraint.ended or not masks:
+                        continue
+                    allowed = allowed_ids(masks[0], self._vocab)
+                token = samplers[sequence].draw(row, known, allowed)
                 if token is not None:
                     drafts[sequence].append(token)
                     samplers[sequence].observe(token)
+                    if constraint is not None:
+                        constraint.observe(token)
         if passes:
             took = (self._clock() - started) / passes
             self.cost += (took - self.cost) / (8 if self.cost else 1)

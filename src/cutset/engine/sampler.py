@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from cutset.engine.bits import Bits, allowed_ids, has
 from cutset.engine.outputs import TokenLogprob
 from cutset.engine.params import SamplingParams
 
@@ -38,6 +39,8 @@ class SamplerState(NamedTuple):
     counted: NDArray[np.integer] | None  # ids in the output, where a penalty needs them, and
     counts: NDArray[np.integer] | None  # how often they are there
     until: int = ALWAYS  # tokens, the prompt's included, from which on `masked` can be drawn
+    biased: NDArray[np.integer] | None = None  # ids whose logits get
+    biases: NDArray[np.float64] | None = None  # these added
 
     def after(self, token_id: int) -> SamplerState:
         """The same when the token has become part of the output."""
@@ -78,6 +81,9 @@ class TokenSampler:
         if params.presence_penalty or params.frequency_penalty:
             self._counts = np.zeros(vocab_size, dtype=np.int32)
         self._given: SamplerState | None = None  # in the place of these two
+        biases = params.logit_bias or {}
+        self._biased = np.fromiter(biases.keys(), np.intp, len(biases)) if biases else None
+        self._biases = np.fromiter(biases.values(), np.float64, len(biases)) if biases else None
         self._penalises = self._seen is not None or self._counts is not None
 
     def state(self, known: int) -> SamplerState:
@@ -89,7 +95,8 @@ class TokenSampler:
         counts = None if self._counts is None else self._counts[counted]
         masked = self._end_ids[: None if self._masks(known) else 0]
         until = min(ALWAYS, self.prompt_tokens + self.params.min_tokens)
-        return SamplerState(self._key, masked, seen, counted, counts, until if len(masked) else 0)
+        until = until if len(masked) else 0
+        return SamplerState(self._key, masked, seen, counted, counts, until, self._biased, self._biases)
 
     @classmethod
     def restored(cls, state: SamplerState, **params: Any) -> Self:
@@ -106,11 +113,12 @@ class TokenSampler:
             end_ids=state.masked.tolist(),
         )
         sampler._given = state
+        sampler._biased, sampler._biases = state.biased, state.biases
         return sampler
 
     def plain(self, known: int) -> bool:
         """The next token is the likeliest, as the logits are. `known` tokens are there, the prompt's included."""
-        return self.params.greedy and not self._penalises and not self._masks(known)
+        return self.params.greedy and not self._penalises and self._biased is None and not self._masks(known)
 
     def ahead(self) -> TokenSampler:
         """One that can observe tokens that aren't certain yet: this one won't know of them."""
@@ -131,28 +139,35 @@ class TokenSampler:
         if self._counts is not None:
             self._counts[token_id] += 1
 
-    def draw(self, logits: NDArray[np.float32], known: int) -> int | None:
-        """The next token for logits (vocab,), given `known` tokens, or None if the logits are no numbers."""
+    def draw(self, logits: NDArray[np.float32], known: int, allowed: NDArray[np.intp] | None = None) -> int | None:
+        """The next token for logits (vocab,), given `known` tokens, or None if the logits are no numbers.
+
+        Where not every token may come, `allowed` are the ids that may, ascending.
+        """
         adjusted = self._adjust(logits, known)
-        best = int(adjusted.argmax())  # the first NaN, if there is one
-        if not np.isfinite(adjusted[best]):
+        if allowed is not None:
+            adjusted = adjusted[allowed]
+        if not adjusted.size:
+            return None
+        drawn = int(adjusted.argmax())  # the first NaN, if there is one
+        if not np.isfinite(adjusted[drawn]):
             return None
         params = self.params
-        if params.greedy:
-            return best
-        ids, weights = kept_tokens(
-            adjusted, temperature=params.temperature, top_k=params.top_k, top_p=params.top_p, min_p=params.min_p
-        )
-        sums = np.cumsum(weights)
-        drawn = int(np.searchsorted(sums, uniform(self._key, known) * sums[-1], side="right"))
-        return drawn if ids is None else int(ids[drawn])
+        if not params.greedy:
+            ids, weights = kept_tokens(
+                adjusted, temperature=params.temperature, top_k=params.top_k, top_p=params.top_p, min_p=params.min_p
+            )
+            sums = np.cumsum(weights)
+            drawn = int(np.searchsorted(sums, uniform(self._key, known) * sums[-1], side="right"))
+            drawn = drawn if ids is None else int(ids[drawn])
+        return drawn if allowed is None else int(allowed[drawn])
 
     def _masks(self, known: int) -> bool:
         return known - self.prompt_tokens < self.params.min_tokens and self._end_ids.size > 0
 
     def _adjust(self, logits: NDArray[np.float32], known: int) -> NDArray[np.floating]:
         masks = self._masks(known)
-        if not self._penalises and not masks:
+        if not self._penalises and not masks and self._biased is None:
             return logits
         row, state = logits.astype(np.float64), self.state(known)
         if state.seen is not None:
@@ -160,6 +175,8 @@ class TokenSampler:
             row[state.seen] = np.where(values > 0, values / penalty, values * penalty)
         if state.counted is not None and state.counts is not None:
             row[state.counted] -= self.params.frequency_penalty * state.counts + self.params.presence_penalty
+        if self._biased is not None:
+            row[self._biased] += self._biases
         if masks:
             row[self._end_ids] = -np.inf
         return row
@@ -223,10 +240,14 @@ def choose(
     samplers: Sequence[TokenSampler],
     known: Sequence[int],
     drafts: Sequence[Sequence[int]] = (),
+    masks: Sequence[Sequence[Bits] | None] = (),
 ) -> list[Choice | None]:
     """The next token of each sequence: logits (sequences, vocab), its sampler, and how many tokens it has.
 
     None where the logits are NaN, infinite or all masked: sampling from them would give nonsense.
+
+    `masks` has one for each sequence, or none at all: what may be drawn in its rows (see StepMasks), None for anything.
+    For a row without a mask of its own there is None.
 
     A sequence with drafts (one list for each sequence, or none at all) has a row more for each: logits (rows, vocab).
     Behind drafts that are what is drawn, the next token is drawn as if they were known; for the rows behind the first
@@ -236,7 +257,8 @@ def choose(
     choices: list[Choice | None] = []
     row = 0
     for place, (sampler, length) in enumerate(zip(samplers, known, strict=True)):
-        choice = _choice(logits[row], int(best[row]), sampler, length)
+        own = masks[place] if masks else None
+        choice = _choice(logits[row], int(best[row]), sampler, length, own, 0)
         choices.append(choice)
         row += 1
         if not drafts or not drafts[place]:
@@ -247,17 +269,32 @@ def choose(
                 choice = None
             else:
                 ahead.observe(draft)
-                choice = _choice(logits[row], int(best[row]), ahead, length + number)
+                choice = _choice(logits[row], int(best[row]), ahead, length + number, own, number)
             choices.append(choice)
             row += 1
     return choices
 
 
-def _choice(logits: NDArray[np.float32], likeliest: int, sampler: TokenSampler, known: int) -> Choice | None:
+def _choice(
+    logits: NDArray[np.float32],
+    likeliest: int,
+    sampler: TokenSampler,
+    known: int,
+    masks: Sequence[Bits] | None,  # of the sequence's rows
+    number: int,  # which of them it is
+) -> Choice | None:
     token: int | None
     if not np.isfinite(logits[likeliest]):  # argmax stops at a NaN
         return None
-    token = likeliest if sampler.plain(known) else sampler.draw(logits, known)
+    plain = sampler.plain(known)
+    if masks is None:
+        token = likeliest if plain else sampler.draw(logits, known)
+    elif number >= len(masks):
+        return None
+    elif plain and has(masks[number], likeliest):
+        token = likeliest
+    else:
+        token = sampler.draw(logits, known, allowed_ids(masks[number], len(logits)))
     if token is None:
         return None
     wanted = sampler.params.logprobs

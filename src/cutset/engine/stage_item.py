@@ -14,8 +14,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from cutset.engine.bits import Bits, MaskPart, mask_of, mask_part
+from cutset.engine.constraint import StepMasks
 from cutset.engine.outputs import TokenLogprob
-from cutset.engine.params import MAX_LOGPROBS
+from cutset.engine.params import MAX_BIASES, MAX_LOGPROBS
 from cutset.engine.sampler import Choice, SamplerState, TokenSampler
 from cutset.errors import FrameError, RequestError
 from cutset.models.run.executor import Batch, LoadedAdapter, States
@@ -71,6 +73,7 @@ class StageItem(NamedTuple):
     samplers: Sequence[TokenSampler]  # of sequences with wanted rows, in the order of `batch.logit_rows`
     known: Sequence[int]  # how many tokens each of these sequences has: the position of the one that is drawn
     drafted: Sequence[int] = ()  # how many drafts each of them has, or empty: its last rows, all of which are wanted
+    masks: StepMasks | None = None  # of their rows; None where every token may come next
 
     def drafts(self) -> list[list[int]]:
         """The drafts of each of these sequences; [] where there are none at all."""
@@ -100,6 +103,11 @@ class _Sampling(_Part):
     counts: Ints | None  # how often these are there
     until: Number  # tokens from which on `masked` can be drawn
     drafted: Number  # rows with drafts behind this one, wanted too
+    biased: Ints | None  # ids whose logits get
+    biases: Annotated[bytes, msgspec.Meta(max_length=8 * MAX_BIASES)] | None  # these added, float64
+    masks: (
+        Annotated[list[MaskPart], msgspec.Meta(max_length=MOST_ROWS)] | None
+    )  # of its rows, from the first; None: none
 
 
 class _Adapter(_Part):
@@ -173,7 +181,8 @@ def encode_item(item: StageItem) -> bytes:
     order = {digest: place for place, digest in enumerate(adapters)}
     chosen = np.array([-1 if one is None else order[one.digest] for one in batch.adapters], dtype=np.int32)
     drafted = item.drafted or [0] * len(item.known)
-    sampling = [_sampling(*each) for each in zip(item.samplers, item.known, drafted, strict=True)]
+    masks = [None] * len(item.known) if item.masks is None else item.masks.found
+    sampling = [_sampling(*each) for each in zip(item.samplers, item.known, drafted, masks, strict=True)]
     return _encoder.encode(
         _Item(
             number=item.number,
@@ -215,7 +224,10 @@ def decode_item(
     if any(drafted):
         _check_drafted(batch, drafted)
     samplers = [_sampler(one, vocab_size) for one in draws]
-    return StageItem(found.number, batch, samplers, [one.known for one in draws], drafted)
+    masks = None
+    if any(one.masks is not None for one in draws):
+        masks = StepMasks.of([_masks(one, vocab_size) for one in draws])
+    return StageItem(found.number, batch, samplers, [one.known for one in draws], drafted, masks)
 
 
 def encode_choices(choices: Sequence[Choice | None]) -> bytes:
@@ -347,7 +359,13 @@ def _within(name: str, values: NDArray[Any], low: int, high: int) -> None:
         raise FrameError(f"{name} of an item has a number that can't be")
 
 
-def _sampling(sampler: TokenSampler, known: int, drafted: int) -> _Sampling:
+def _masks(found: _Sampling, vocab_size: int) -> list[Bits] | None:
+    if found.masks is not None and len(found.masks) > 1 + found.drafted:
+        raise FrameError("sampling of an item has more masks than rows")
+    return None if found.masks is None else [mask_of(one, vocab_size) for one in found.masks]
+
+
+def _sampling(sampler: TokenSampler, known: int, drafted: int, masks: list[Bits] | None) -> _Sampling:
     state, params = sampler.state(known), sampler.params
     return _Sampling(
         float(params.temperature),
@@ -366,6 +384,9 @@ def _sampling(sampler: TokenSampler, known: int, drafted: int) -> _Sampling:
         None if state.counts is None else _bytes(state.counts),
         state.until,
         drafted,
+        None if state.biased is None else _bytes(state.biased),
+        None if state.biases is None else state.biases.astype("<f8", copy=False).tobytes(),
+        None if masks is None else [mask_part(one) for one in masks],
     )
 
 
@@ -379,7 +400,17 @@ def _sampler(found: _Sampling, vocab_size: int) -> TokenSampler:
     for ids in (masked, seen, counted):
         if ids is not None:
             _within("sampling", ids, 0, vocab_size - 1)
-    state = SamplerState(int.from_bytes(found.key, "little"), masked, seen, counted, counts, found.until)
+    biased = None if found.biased is None else _ints(found.biased, "sampling")
+    biases = None if found.biases is None or len(found.biases) % 8 else np.frombuffer(found.biases, "<f8")
+    if (biased is None) != (biases is None) or (
+        biased is not None and biases is not None and biased.size != biases.size
+    ):
+        raise FrameError("sampling of an item has other biases than tokens")
+    if biased is not None and biases is not None:
+        _within("sampling", biased, 0, vocab_size - 1)
+        _within("sampling", biases, -100, 100)
+    key = int.from_bytes(found.key, "little")
+    state = SamplerState(key, masked, seen, counted, counts, found.until, biased, biases)
     try:
         return TokenSampler.restored(
             state,

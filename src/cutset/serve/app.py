@@ -30,6 +30,7 @@ from cutset.serve.pages import dashboard_routes
 from cutset.serve.readings import Ticker
 from cutset.serve.records import Recorded, Sink
 from cutset.serve.request_limits import CLOSE
+from cutset.serve.responses.response_endpoints import response_routes
 from cutset.serve.service import Service
 from cutset.serve.tokens import Detokenize, Tokenize
 
@@ -57,6 +58,7 @@ def build_app(service: Service, auth: Auth, front: Front | None = None, sinks: S
             Route("/v1/models", pages.models),
             Route("/v1/models/{name:path}", pages.model),
             *(Route(path, make(service), methods=["POST"]) for path, make in MODEL_APPLICATIONS.items()),
+            *response_routes(service),
             *ollama_pages(service, service.limits),
             Route("/health", pages.health),
             Route("/metrics", pages.metrics),

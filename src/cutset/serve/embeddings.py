@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from cutset.engine.embedding import unit_vectors
 from cutset.llm import Prompt
 from cutset.serve.api_errors import NO_RETRY, ApiError, invalid
-from cutset.serve.decoding import parse_plain
+from cutset.serve.plain_requests import parse_plain
 from cutset.serve.records import current_record
 from cutset.serve.replies import send_json, until_gone
 from cutset.serve.request_limits import read_body

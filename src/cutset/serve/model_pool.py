@@ -7,7 +7,7 @@ import contextlib
 import gc
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +75,7 @@ class ModelPool:
         limits: RequestLimits,
         applications: Callable[[Service], Applications],
         report: Callable[[str], None] = lambda line: None,
+        parsers: Mapping[str, str] | None = None,  # Service's tool_parser and reasoning_parser
     ) -> None:
         self.models = {model.facts.name: model for model in models}
         if len(self.models) != len(models):
@@ -90,6 +91,7 @@ class ModelPool:
         self.readiness = Readiness(None)
         self.stopping = False
         self._applications, self._report = applications, report
+        self._parsers = dict(parsers or {})
         self._changed = asyncio.Condition()
         self._line: list[_Waiting] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -159,7 +161,7 @@ class ModelPool:
         self._take_in(model, model.load())
 
     def _take_in(self, model: PooledModel, llm: AsyncLLM) -> None:
-        model.service = Service(llm, names=(model.facts.name,), limits=self.limits)
+        model.service = Service(llm, names=(model.facts.name,), limits=self.limits, **self._parsers)
         model.service.hub = self.hub
         model.applications = self._applications(model.service)
         model.loads += 1

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from cutset.serve.decoding import malformed
 from cutset.serve.model_pool import Applications, ModelPool, PooledModel
+from cutset.serve.plain_requests import parse_plain
 from cutset.serve.replies import replayed, until_gone
 from cutset.serve.request_limits import read_body
 
@@ -36,9 +36,7 @@ class ModelRouter:
         body = await read_body(scope, receive, send, pool.limits)
         if body is None:
             return
-        with malformed():
-            name = msgspec.json.decode(body, type=Named).model
-        model = pool.named(name)
+        model = pool.named(parse_plain(body, Named).model)
         async with contextlib.AsyncExitStack() as stack:
             found = await _unless_gone(self._enter(stack, model), receive)
             if found is not None:

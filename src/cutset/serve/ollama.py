@@ -14,8 +14,8 @@ import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cutset.serve.api_errors import ApiError, invalid
-from cutset.serve.decoding import parse_plain
 from cutset.serve.ollama_answers import ChatLines, GenerateLines, Lines, now
+from cutset.serve.plain_requests import parse_plain
 from cutset.serve.replies import replayed, send_json
 from cutset.serve.request_limits import read_body
 from cutset.serve.service import Service

@@ -12,8 +12,8 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from cutset.serve.api_errors import ApiError
-from cutset.serve.decoding import parse_plain
 from cutset.serve.model_facts import Catalogue, ModelFacts
+from cutset.serve.plain_requests import parse_plain
 from cutset.serve.replies import send_json
 from cutset.serve.request_limits import RequestLimits, read_body
 from cutset.version import software

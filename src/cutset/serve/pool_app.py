@@ -25,22 +25,33 @@ from cutset.serve.ollama_models import ollama_pages
 from cutset.serve.pages import dashboard_routes
 from cutset.serve.readings import SECONDS, Ticker, model_event
 from cutset.serve.records import Sink
+from cutset.serve.responses.response_endpoints import Responses, stored_routes
+from cutset.serve.responses.response_store import ResponseStore
 from cutset.serve.service import Service
 
-__all__ = ["applications_of", "build_pool_app"]
+__all__ = ["PoolApplications", "build_pool_app"]
+
+RESPONSES = "/v1/responses"
 
 SAMPLE = re.compile(r"^([A-Za-z_:][\w:]*)(?:\{(.*)\})? (.*)$")
 OF_PROCESS = "process_"
 
 
-def applications_of(service: Service) -> Applications:
-    """What a pool hands requests of one model to."""
-    by_path = {path: make(service) for path, make in MODEL_APPLICATIONS.items()}
-    return Applications(by_path, Metrics(service).text)
+class PoolApplications:
+    """Makes what a pool hands requests of one model to. Responses of all models are stored together."""
+
+    def __init__(self) -> None:
+        self.responses = ResponseStore()
+
+    def __call__(self, service: Service) -> Applications:
+        by_path = {path: make(service) for path, make in MODEL_APPLICATIONS.items()}
+        return Applications(by_path | {RESPONSES: Responses(service, self.responses)}, Metrics(service).text)
 
 
-def build_pool_app(pool: ModelPool, auth: Auth, front: Front | None = None, sinks: Sequence[Sink] = ()) -> ASGIApp:
-    """As build_app, for the models of a pool."""
+def build_pool_app(
+    pool: ModelPool, made: PoolApplications, auth: Auth, front: Front | None = None, sinks: Sequence[Sink] = ()
+) -> ASGIApp:
+    """As build_app, for the models of a pool, whose applications were `made` so."""
     front = front or Front()
 
     async def models(request: Request) -> Response:
@@ -72,7 +83,8 @@ def build_pool_app(pool: ModelPool, auth: Auth, front: Front | None = None, sink
         [
             Route("/v1/models", models),
             Route("/v1/models/{name:path}", model),
-            *(Route(path, router, methods=["POST"]) for path in MODEL_APPLICATIONS),
+            *(Route(path, router, methods=["POST"]) for path in (*MODEL_APPLICATIONS, RESPONSES)),
+            *stored_routes(made.responses),
             *ollama_pages(pool, pool.limits),
             Route("/health", health),
             Route("/metrics", metrics),

@@ -153,7 +153,9 @@ class RunningRequest:
     def _keep(self, number: int, delta: Delta) -> None:
         before = self._newest.get((number, delta.index))
         if before is not None and delta.logprobs is None and len(self._pieces) >= MOST_TAKEN:
-            before.delta = replace(delta, text=before.delta.text + delta.text, token_ids=())
+            ids = before.delta.token_ids + delta.token_ids
+            special = before.delta.special + delta.special
+            before.delta = replace(delta, text=before.delta.text + delta.text, token_ids=ids, special=special)
             before.nbytes += len(delta.text)
             self._unread += len(delta.text)
         else:

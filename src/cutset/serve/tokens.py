@@ -8,12 +8,23 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from cutset.serve.api_errors import invalid
-from cutset.serve.decoding import parse_plain
+from cutset.serve.plain_requests import parse_plain
 from cutset.serve.replies import send_json
 from cutset.serve.request_limits import read_body
+from cutset.serve.requests import ChatRequest, parse
 from cutset.serve.service import Service
 
 __all__ = ["Detokenize", "Tokenize"]
+
+
+OF_CHATS = (
+    "messages",
+    "add_generation_prompt",
+    "continue_final_message",
+    "chat_template_kwargs",
+    "enable_thinking",
+    "tools",
+)
 
 
 class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -28,6 +39,7 @@ class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    enable_thinking: bool | None = None
     tools: list[dict[str, Any]] | None = None
 
 
@@ -58,13 +70,8 @@ class Tokenize:
             if request.messages is None:
                 found = await service.encode(request.prompt or "", special=request.add_special_tokens is not False)
             else:
-                text = await service.render(
-                    request.messages,
-                    {} if request.tools is None else {"tools": request.tools},
-                    request.chat_template_kwargs or {},
-                    add_generation_prompt=request.add_generation_prompt,
-                    continue_final_message=bool(request.continue_final_message),
-                )
+                chat = {name: getattr(request, name) for name in OF_CHATS}
+                text, _ = await service.render(parse(msgspec.json.encode(chat), ChatRequest))
                 found = await service.encode(text, special=bool(request.add_special_tokens))
         ids = found.tolist()
         tokenizer = service.llm.tokenizer
