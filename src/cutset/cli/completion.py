@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 def complete(commands: Mapping[str, Command]) -> None:
     """Answers the shell that asks, and ends the process; does nothing without argcomplete."""
     try:
-        from argcomplete.shell_integration import shellcode
+        import argcomplete
     except ModuleNotFoundError:
         return
     argcomplete.autocomplete(_parser(commands, os.environ.get("COMP_LINE", "")))
