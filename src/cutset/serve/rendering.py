@@ -28,6 +28,8 @@ def rendered(
     given = variables(
         request.variables(), request.chat_template_kwargs or {}, template.variables, template.special_tokens
     )
+    if request.reasoning_effort == "none" and "enable_thinking" in template.variables:
+        given.setdefault("enable_thinking", False)
     how: dict[str, Any] = given | {
         "add_generation_prompt": request.add_generation_prompt,
         "continue_final_message": request.continues,
