@@ -29,7 +29,7 @@ from cutset.engine.outputs import Delta, EngineStats, RequestOutput, collect
 from cutset.engine.params import SamplingParams
 from cutset.engine.prefix_context import open_store
 from cutset.engine.prefix_store import PrefixStore
-from cutset.engine.stage_settings import check_stages
+from cutset.engine.stage_settings import check_stages, has_stages
 from cutset.engine.step_pipeline import StepPipeline
 from cutset.errors import ConfigError, RequestError
 from cutset.models.files.adapter import read_adapter
@@ -108,7 +108,7 @@ class _Model:
 
             self.offload = open_offload(source, self.settings, mode, progress)
             runs, self.choice = self.offload.executor, self.offload.choice
-        elif self.settings.stages:
+        elif has_stages(self.settings):
             from cutset.engine.linked_stages import LinkedStages
 
             self.choice = choose(self.settings, stored_dtype(source))

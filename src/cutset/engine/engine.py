@@ -289,9 +289,9 @@ class Engine:
 
     def _send(self, schedule: Callable[[], Step | None], most: int | None = None) -> list[Delta]:
         """Sends steps while there are such and the pipeline takes them, at most `most`."""
-        depth = self._pipeline.depth
-        if depth != self._scheduler.groups:
-            self._scheduler.share_out(depth)
+        depth, groups = self._pipeline.depth, self._pipeline.groups
+        if groups != self._scheduler.groups:
+            self._scheduler.share_out(groups)
         if most is not None:
             depth = min(most, depth)
         while len(self._in_flight) < depth:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from copy import copy
+from functools import lru_cache
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -40,6 +41,11 @@ class SamplerState(NamedTuple):
     until: int = ALWAYS  # tokens, the prompt's included, from which on `masked` can be drawn
     biased: NDArray[np.integer] | None = None  # ids whose logits get
     biases: NDArray[np.float64] | None = None  # these added
+
+
+@lru_cache(maxsize=256)  # an item is restored at every step of a sequence, and checking takes a while
+def _restored_params(**params: Any) -> SamplingParams:
+    return SamplingParams(**params, max_tokens=None)
 
 
 class TokenSampler:
@@ -84,7 +90,7 @@ class TokenSampler:
         Raises RequestError.
         """
         sampler = cls(
-            SamplingParams(**params, max_tokens=None, min_tokens=state.until if len(state.masked) else 0),
+            _restored_params(min_tokens=state.until if len(state.masked) else 0, **params),
             seed=state.key % 2**64,
             index=state.key >> 64,
             vocab_size=0,  # what was seen is given
