@@ -72,14 +72,15 @@ def test_langchain_s_structured_output(script: Script, langchain: Any, method: s
 
 @pytest.mark.parametrize(
     ("mode", "text"),
-    [("TOOLS", CALL), ("TOOLS_STRICT", CALL), ("JSON", JSON), ("JSON_SCHEMA", JSON), ("RESPONSES_TOOLS", CALL)],
+    [("TOOLS", CALL), ("JSON", JSON), ("JSON_SCHEMA", JSON), ("RESPONSES_TOOLS", CALL)],
 )
 def test_instructor(script: Script, client: Any, mode: str, text: str) -> None:
     script.say(text)
     asks = instructor.from_openai(client, mode=instructor.Mode[mode])
     asked = {"model": "tale", "temperature": 0, "response_model": Weather, "max_retries": 1}
     if mode == "RESPONSES_TOOLS":
-        assert asks.responses.create(input="Hi", **asked) == Weather(**PARIS)
+        found = asks.responses.create(input="Hi", **asked)
     else:
         messages = [{"role": "user", "content": "Hi"}]
-        assert asks.chat.completions.create(messages=messages, **asked) == Weather(**PARIS)
+        found = asks.chat.completions.create(messages=messages, **asked)
+    assert found.model_dump() == PARIS

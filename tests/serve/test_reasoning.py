@@ -100,6 +100,25 @@ def test_marks_that_are_special_tokens(script: Script, client: openai.OpenAI) ->
         assert both(script, client) == ("Well.", "Hello.")
 
 
+def test_no_effort_is_no_thinking(script: Script, client: openai.OpenAI) -> None:
+    with script.template(THINKS):
+        script.say("Hello </think>")
+        plain = client.chat.completions.create(**PLAIN).usage.prompt_tokens
+        script.again()
+        found = client.chat.completions.create(**PLAIN, reasoning_effort="none")
+        assert found.choices[0].message.content == "Hello </think>"
+        assert found.usage.prompt_tokens > plain
+
+
+def test_usage_counts_reasoning(script: Script, client: openai.OpenAI) -> None:
+    with script.template(THINKS):
+        script.say("<think>Well, well.</think>Hello.")
+        usage = client.chat.completions.create(**PLAIN).usage
+        assert 0 < usage.completion_tokens_details.reasoning_tokens < usage.completion_tokens
+    script.say("Hello.")
+    assert client.chat.completions.create(**PLAIN).usage.completion_tokens_details is None
+
+
 def test_effort_reaches_the_template(script: Script, client: openai.OpenAI) -> None:
     with script.template(OPENS):
         script.say("</think>Hi")

@@ -229,6 +229,18 @@ def test_a_template_that_knows_no_tools(script: Script, client: openai.OpenAI, s
         assert without.usage.prompt_tokens < found.usage.prompt_tokens
 
 
+def test_a_template_with_its_own_name_for_tools(script: Script, client: openai.OpenAI) -> None:
+    source = "{% for t in xml_tools or [] %}{{ t.name }} {% endfor %}" + SIMPLE
+    with script.template(source):
+        script.say(HERMES)
+        found = client.chat.completions.create(**ASKED)
+        assert calls_of(found.choices[0].message)
+        text = f"weather now <user>{ASKED['messages'][0]['content']}<assistant>"
+        assert found.usage.prompt_tokens == len(script.llm.encode_rendered(text))
+        script.again()
+        assert client.chat.completions.create(**ASKED, tool_choice="none").usage.prompt_tokens < len(text)
+
+
 def test_special_tokens_that_nobody_reads_are_hidden(script: Script, client: openai.OpenAI) -> None:
     with script.sign(SIGNS["mistral"]):
         script.say('A<|eot|>B[TOOL_CALLS]now[ARGS]{"a": "<|eot|>"}')

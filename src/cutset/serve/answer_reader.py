@@ -128,7 +128,8 @@ def chat_form(
 
 
 class AnswerReader:
-    """One sample's text, as it comes, as events. `calls` counts those that are complete."""
+    """One sample's text, as it comes, as events. `calls` counts those that are complete, `reasoning_tokens` tokens that
+    brought reasoning."""
 
     def __init__(self, form: ChatForm) -> None:
         self._form = form
@@ -137,7 +138,7 @@ class AnswerReader:
         self._kept = _marks(form) if form.hides_special else None  # special tokens that are read; None: all
         self._special: list[tuple[int, str]] = []  # those that come in what will be given
         self._at = 0  # characters that were given
-        self.calls = 0
+        self.calls = self.reasoning_tokens = 0
 
     def feed(self, delta: Delta) -> list[Event]:
         """What has become certain with it."""
@@ -147,6 +148,8 @@ class AnswerReader:
                 events += self._split(self._splitter.end())
             if self._parser is not None:
                 events += self._parser.end()
+        if any(isinstance(one, ReasoningPiece) for one in events):
+            self.reasoning_tokens += len(delta.token_ids)
         return self._allowed(events)
 
     def _visible(self, delta: Delta) -> str:

@@ -68,7 +68,7 @@ class Answer:
             shown = None if logprobs is None else self._report(clamp_offsets(logprobs, len(text)))
             choices.append(choice | self._content(number, text) | {"logprobs": shown})
         body = {"id": self.id, "object": self.object_name} | self._head
-        return msgspec.json.encode(body | {"choices": choices, "usage": usage(counted)} | self._extra)
+        return msgspec.json.encode(body | {"choices": choices, "usage": self._usage(counted)} | self._extra)
 
     def chunk(self, number: int, delta: Delta, with_usage: bool) -> bytes:
         """One piece of a choice as an event; b"" for a piece that shows nothing."""
@@ -92,7 +92,10 @@ class Answer:
     def usage_chunk(self, counted: Usage) -> bytes:
         """The last chunk of a stream that was asked for its usage."""
         body = {"id": self.id, "object": self.chunk_name} | self._head
-        return event(body | {"choices": [], "usage": usage(counted)} | self._extra)
+        return event(body | {"choices": [], "usage": self._usage(counted)} | self._extra)
+
+    def _usage(self, counted: Usage) -> dict[str, Any]:
+        return usage(counted)
 
     def end(self, counted: Usage, with_usage: bool) -> bytes:
         """The last events of a stream that went well."""

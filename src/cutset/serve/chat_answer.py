@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cutset.engine.outputs import Delta, TokenLogprob
+from cutset.engine.outputs import Delta, TokenLogprob, Usage
 from cutset.models.calls.call_events import (
     ArgumentsPiece,
     CallBegin,
@@ -15,7 +15,7 @@ from cutset.models.calls.call_events import (
     ReasoningPiece,
 )
 from cutset.serve.answer_reader import AnswerReader, ChatForm
-from cutset.serve.answers import Answer, event
+from cutset.serve.answers import Answer, event, usage
 from cutset.serve.logprobs import chat_logprobs
 
 __all__ = ["ChatAnswer", "FoundCall", "WholeMessage"]
@@ -139,6 +139,11 @@ class ChatAnswer(Answer):
             case ArgumentsPiece(text):
                 return {"tool_calls": [{"index": self._indices[number], "function": {"arguments": text}}]}
         return None
+
+    def _usage(self, counted: Usage) -> dict[str, Any]:
+        reasoning = sum(reader.reasoning_tokens for reader in self._readers.values())
+        details = {"completion_tokens_details": {"reasoning_tokens": reasoning}} if reasoning else {}
+        return usage(counted) | details
 
     def _content(self, number: int, text: str) -> dict[str, Any]:
         return {"message": self._messages[number].message()}

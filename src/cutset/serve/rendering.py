@@ -28,12 +28,18 @@ def rendered(
     given = variables(
         request.variables(), request.chat_template_kwargs or {}, template.variables, template.special_tokens
     )
+    if request.reasoning_effort == "none" and "enable_thinking" in template.variables:
+        given.setdefault("enable_thinking", False)
     how: dict[str, Any] = given | {
         "add_generation_prompt": request.add_generation_prompt,
         "continue_final_message": request.continues,
     }
-    native = "tools" in template.variables
-    if native:
+    native = bool(template.variables & {"tools", "xml_tools"})
+    if "xml_tools" in template.variables and "tools" not in template.variables:  # SmolLM3's name
+        if tools.shown is not None:
+            how["xml_tools"] = [tool["function"] for tool in tools.shown]
+        text = template.render(messages, **how)
+    elif native:
         text = template.render(messages, tools=tools.shown, **how)
     elif tools.shown is None and not _has_calls(messages):
         text = template.render(messages, **how)

@@ -30,7 +30,6 @@ class ResponseAnswer(Answer):
         self._reader, self._items = form.reader(), OutputItems()
         self._number = 0  # of the next event
         self._end: Delta | None = None
-        self._reasoning_tokens = 0
         self._due_logprobs: list[Any] = []  # of tokens whose content hasn't come
 
     def add(self, number: int, delta: Delta) -> None:
@@ -64,8 +63,6 @@ class ResponseAnswer(Answer):
         if delta.logprobs and self._chat.asked.reports:
             self._due_logprobs += chat_logprobs(delta.logprobs, self._texts)["content"]
         events = self._reader.feed(delta)
-        if any(isinstance(one, ReasoningPiece) for one in events):
-            self._reasoning_tokens += len(delta.token_ids)
         sent: list[dict[str, Any]] = []
         for one in events:
             if isinstance(one, ReasoningPiece) and not self._form.shows_reasoning:
@@ -95,7 +92,7 @@ class ResponseAnswer(Answer):
             "input_tokens": counted.prompt_tokens,
             "input_tokens_details": {"cached_tokens": counted.cached_tokens, "cache_write_tokens": 0},
             "output_tokens": counted.completion_tokens,
-            "output_tokens_details": {"reasoning_tokens": min(self._reasoning_tokens, counted.completion_tokens)},
+            "output_tokens_details": {"reasoning_tokens": self._reader.reasoning_tokens},
             "total_tokens": counted.total_tokens,
         }
 
