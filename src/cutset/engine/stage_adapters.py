@@ -111,7 +111,7 @@ def unpack_parts(data: Bytes) -> list[LowRank]:
     if data.size < 4 or size > min(MOST_HEAD, data.size - 4):
         raise CheckpointError("what came of an adapter is cut short")
     try:
-        told = _head.decode(data[4 : 4 + size])
+        told = _head.decode(data[4 : 4 + size].tobytes())
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         raise CheckpointError(f"what came isn't part of an adapter: {error}") from None
     at, found = 4 + size + -size % 4, list[LowRank]()
