@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -143,7 +144,7 @@ def test_what_had_to_give_way_in_memory_is_read_again(tmp_path: Path) -> None:
                 store = kept[0]
                 assert store is not None
                 while store._waiting:
-                    pass
+                    time.sleep(0.001)
             assert engine.stats().stored_hits >= 36 * round_
 
 
