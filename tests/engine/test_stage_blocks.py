@@ -151,6 +151,24 @@ def test_what_had_to_give_way_in_memory_is_read_again(tmp_path: Path) -> None:
             assert engine.stats().stored_hits >= 36 * round_
 
 
+def test_what_went_from_the_disk_is_kept_again(tmp_path: Path) -> None:
+    prompts_ = {name: ASKED[name] for name in ("0", "1")}
+    with stores(tmp_path / "kept", 1) as kept:
+        engine, [store] = staged_engine(Keeping([FakeExecutor()], kept), block_size=4), kept
+        assert store is not None
+        right = answers(engine, prompts_)
+        while store._waiting:
+            time.sleep(0.001)
+        for path in (tmp_path / "kept").rglob("*.kv"):
+            path.unlink()
+        store._known.clear()
+        engine._pool.forget()
+        assert answers(engine, prompts_) == right
+        while store._waiting:
+            time.sleep(0.001)
+        assert len(list((tmp_path / "kept").rglob("*.kv"))) > 5
+
+
 def test_where_a_stage_keeps_nothing_nobody_is_asked_again(tmp_path: Path) -> None:
     right = answers(staged_engine(SlowPipeline(stage_decoders(FOUR, tensors_of(FOUR), 1))))
     with stores(tmp_path / "kept", 1) as kept:
