@@ -70,7 +70,10 @@ class _Told(StageDivider):
     told: Division | None = None
 
     def divide(self, names: Sequence[str], memory: object = None) -> Division:
-        return super().divide(names) if self.told is None else self.told
+        if self.told is None:
+            return super().divide(names)
+        assert self.planner is not None
+        return replace(self.told, plan=replace(self.told.plan, graph=self.planner.digest))
 
 
 def run_plans_of_stages(
