@@ -40,6 +40,7 @@ CHOSEN, ALONE = "the plan ÷ the best that was run", "the plan ÷ the best machi
 RATE, TOKEN = "tokens a second", "time of a token"
 MODEL = RandomModel(hidden=768, layers=10, heads=12, kv_heads=4, intermediate=2048, vocab=2048, max_pos=256, tied=False)
 CONTEXT, BLOCK, PROMPT = 128, 16, 8  # tokens
+OBJECTIVES: tuple[Objective, ...] = ("throughput", "latency")
 OTHERS = 3  # divisions beside the planner's
 
 
@@ -87,7 +88,7 @@ def run_plans_of_stages(
         source = open_source(path)
         for cluster in clusters:
             with LocalStages(len(cluster.speeds), path, threads=1, speeds=cluster.speeds) as stages:
-                for objective in ("throughput", "latency"):
+                for objective in OBJECTIVES:
                     rows += _Trial(source, stages, cluster, objective, tokens, log).rows(rounds)
     return rows
 
