@@ -91,6 +91,18 @@ def test_a_killed_stage_changes_no_token(one: LLM, three: Stages, params: Sampli
         assert text(llm, params) == text(one, params), "one that came back is used again"
 
 
+@pytest.mark.slow
+def test_a_killed_stage_changes_no_token_where_plans_are_measured(one: LLM, three: Stages) -> None:
+    with LLM("story", **three.settings("a", "b", "c"), scheduler="optimal", **SMALL) as llm:
+        before = workers_of(llm)
+        name = next(name for name, place in three.places.items() if place == before[0])
+        assert text(llm, SAMPLED, 40, lambda: three.kill(name)) == text(one, SAMPLED)
+        assert before[0] not in workers_of(llm)
+        three.start(name)
+        until(lambda: workers_of(llm) == before)
+        assert text(llm) == text(one)
+
+
 def test_a_spare_takes_the_place_over_tcp_with_keys(one: LLM, tmp_path: Path) -> None:
     with (
         running(tmp_path, "a", "b", "c", tcp=True) as stages,
