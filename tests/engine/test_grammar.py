@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import threading
@@ -205,6 +206,21 @@ def test_sizes_are_bounded_before_anything_is_compiled(monkeypatch: pytest.Monke
         assert "unfolds" in refused(lambda pattern=pattern: Grammar.regex(pattern)), pattern
         assert "unfolds" in refused(lambda pattern=pattern: Grammar.lark(f"start: /{pattern}/")), pattern
     assert "llama.cpp" in refused(lambda: Grammar.lark("root ::= " + '"a" ' * 2000))
+    chain = "".join(f"r{i}: r{i + 1}\n" for i in range(1000))
+    assert "rules" in refused(lambda: Grammar.lark(f'start: r0\n{chain}r1000: "b"'))
+    assert "branches" in refused(lambda: Grammar.lark("start: " + '"a" | ' * 5000 + '"b"'))
+    parts: Any = {f"d{i}": {"allOf": [{"$ref": f"#/$defs/d{i + 1}"}]} for i in range(1000)} | {"d1000": {}}
+    assert "$ref" in refused(lambda: Grammar.json_schema({"$defs": parts, "$ref": "#/$defs/d0"}))
+    for schema, named in (
+        ({"$defs": parts}, "$ref"),
+        (nested(100), "deeper"),
+        ({"pattern": "(a{999}){99}"}, "pattern"),
+    ):
+        text = f'start: "<" a ">"\na: %json {json.dumps(schema)}\n'
+        assert named in refused(lambda text=text: Grammar.lark(text))
+    assert "deep" in refused(lambda: Grammar.lark("start: %json " + "[" * 30_000))
+    text = "start: a\na: %json " + json.dumps({"properties": {f"p{i}": {} for i in range(450)}}) + '\nb: "%json {"'
+    assert Grammar.lark(text).text == text
     assert "repeated" in refused(lambda: Grammar.lark('start: "a"~1..1000000'))
     for pattern in ("[a-z]{2000}", "(a{30}){30}", r"\d{3}-\d{4}", "a{", "a{x}", "[{}]{5}", "a{,5}", "(((", ")a{5}"):
         assert Grammar.regex(pattern).text == pattern

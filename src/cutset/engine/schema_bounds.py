@@ -5,6 +5,7 @@ A compiler in a thread can't be stopped, so what is refused here is refused in a
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator
@@ -18,6 +19,10 @@ MOST_BYTES = 1 << 16  # of a grammar's text
 MOST_DEPTH = 64  # of a schema as JSON; its parser stops at 128
 MOST_REPEATS = 10_000  # characters that a regular expression's counted repetitions unfold to
 MOST_FIELDS = 500  # properties of an object that may be left out: the grammar grows with their square
+# A compiler that follows references or rules into each other has a stack, which ends a process where it is full.
+MOST_PARTS = 200  # of a schema, that are referred to
+MOST_RULES = 400  # of a grammar
+MOST_BRANCHES = 4000  # of all its rules
 MOST_MEETING = 2000  # the product of the sizes of patterns that must hold together
 DEEP = 3  # properties within each other, as far as it is looked for patterns that meet
 MOST_ENTRIES = 10_000  # numbers, strings, lists and objects in a schema
@@ -38,7 +43,7 @@ def check_size(what: str, text: str) -> None:
 
 def check_schema(what: str, schema: Any) -> None:
     """Raises RequestError, which names the keyword, for a JSON schema that is deeper or larger than is compiled."""
-    multiple, squares, patterns = 1, 0, 0
+    multiple, squares, patterns, parts = 1, 0, 0, set[str]()
     for count, (name, value, depth, optional) in enumerate(_walk(schema)):
         if count >= MOST_ENTRIES:
             raise RequestError(f"{what} has more than {MOST_ENTRIES} values: make it smaller")
@@ -50,7 +55,11 @@ def check_schema(what: str, schema: Any) -> None:
                 f"{what}: `properties` with more than {MOST_FIELDS} that may be left out aren't compiled: list some in "
                 "`required`"
             )
-        if name == "pattern" and isinstance(value, str):
+        if name == "$ref" and isinstance(value, str):
+            parts.add(value)
+            if len(parts) > MOST_PARTS:
+                raise RequestError(f"{what}: `$ref` to more than {MOST_PARTS} parts: make it smaller")
+        elif name == "pattern" and isinstance(value, str):
             check_regex(f"{what}: `pattern`", value)
             patterns += 1
         elif name == "patternProperties" and isinstance(value, dict):
@@ -191,6 +200,7 @@ def check_regex(what: str, pattern: str) -> None:
 def check_lark(what: str, text: str) -> None:
     """The same for the regular expressions of a grammar in Lark's form, and for the counts of its rules."""
     rules = list[str]()
+    text = _without_schemas(what, text)
     place = 0
     for literal in LITERAL.finditer(text):
         rules.append(text[place : literal.start()])
@@ -198,9 +208,35 @@ def check_lark(what: str, text: str) -> None:
         if literal[1]:
             check_regex(what, literal[1])
     rules.append(text[place:])
-    for count in re.finditer(r"[~{,.]\s*(\d{4,})", "\n".join(rules)):
+    rest = "\n".join(rules)
+    for sign, most, of in (
+        (":", MOST_RULES, "rules"),
+        ("|", MOST_BRANCHES, "branches"),
+        ("?", MOST_BRANCHES, "options"),
+    ):
+        if rest.count(sign) > most:
+            raise RequestError(f"{what} has {rest.count(sign)} {of}; {most} is the most: make it smaller")
+    for count in re.finditer(r"[~{,.]\s*(\d{4,})", rest):
         if len(count[1]) > 6 or int(count[1]) > MOST_REPEATS:
             raise RequestError(f"{what}: a rule is repeated {count[1][:20]} times; {MOST_REPEATS} is the most")
+
+
+def _without_schemas(what: str, text: str) -> str:
+    """A grammar without the schemas in it, which are checked."""
+    kept, place, decoder = list[str](), 0, json.JSONDecoder()
+    for found in re.finditer(r"%json\s*(?=[{\[tf])", text):
+        if found.start() < place:
+            continue
+        try:
+            schema, end = decoder.raw_decode(text, found.end())
+        except RecursionError:
+            raise RequestError(f"{what}: a schema in it is nested too deeply: make it flatter") from None
+        except ValueError:
+            continue  # it stands in a text, or the compiler refuses it
+        check_schema(f"{what}: a schema in it", schema)
+        kept.append(text[place : found.start()])
+        place = end
+    return "".join([*kept, text[place:]])
 
 
 def _unfolded(pattern: str) -> int:
