@@ -415,14 +415,14 @@ class AsyncLLM(_Model):
         self, prompt: Prompt, params: SamplingParams | None = None, *, adapter: str | None = None
     ) -> RequestOutput:
         """Continues one prompt. Run several at once with asyncio.gather: they share batches."""
-        ids = await _elsewhere(lambda: self.encode(prompt))
+        ids = await self._elsewhere(lambda: self.encode(prompt), params)
         return await self._collected(ids, params, adapter, prompt if isinstance(prompt, str) else None)
 
     async def chat(
         self, messages: Sequence[Message], params: SamplingParams | None = None, *, adapter: str | None = None
     ) -> RequestOutput:
         """Answers a conversation."""
-        ids = await _elsewhere(lambda: self.encode_chat(messages))
+        ids = await self._elsewhere(lambda: self.encode_chat(messages), params)
         return await self._collected(ids, params, adapter, None)
 
     def stream(
@@ -456,6 +456,19 @@ class AsyncLLM(_Model):
         own = self.adapter(adapter)
         return self._loop.submit(ids, self.params(params), on_delta=on_delta, cache_salt=cache_salt, adapter=own)
 
+    async def _elsewhere(
+        self, encode: Callable[[], NDArray[np.int32]], params: SamplingParams | None
+    ) -> NDArray[np.int32]:
+        """In a thread: a long text takes a while, a chat waits for the process that renders it, and a grammar that is
+        new is compiled."""
+        import asyncio
+
+        def ready() -> NDArray[np.int32]:
+            self._engine.restriction(self.params(params))
+            return encode()
+
+        return await asyncio.to_thread(ready)
+
     async def _collected(
         self, ids: NDArray[np.int32], params: SamplingParams | None, adapter: str | None, prompt: str | None
     ) -> RequestOutput:
@@ -465,7 +478,7 @@ class AsyncLLM(_Model):
     async def _stream(
         self, encode: Callable[[], NDArray[np.int32]], params: SamplingParams | None, adapter: str | None
     ) -> AsyncIterator[Delta]:
-        async with contextlib.aclosing(self._pieces(await _elsewhere(encode), params, adapter)) as pieces:
+        async with contextlib.aclosing(self._pieces(await self._elsewhere(encode, params), params, adapter)) as pieces:
             async for delta in pieces:
                 yield delta
 
@@ -492,13 +505,6 @@ class AsyncLLM(_Model):
                     return
         finally:
             handle.cancel()
-
-
-async def _elsewhere(encode: Callable[[], NDArray[np.int32]]) -> NDArray[np.int32]:
-    """In a thread: a long text takes a while, and a chat waits for the process that renders it."""
-    import asyncio
-
-    return await asyncio.to_thread(encode)
 
 
 def _as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
