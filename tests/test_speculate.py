@@ -13,7 +13,8 @@ import pytest
 from cutset import LLM, SamplingParams
 from cutset.cli import main
 from cutset.config import load_settings
-from cutset.errors import ConfigError, ModelError
+from cutset.engine.drafting import ModelDrafter
+from cutset.errors import ConfigError, EngineError, ModelError
 from cutset.models.random import RandomModel
 from cutset.models.registry import BUNDLED
 
@@ -112,3 +113,19 @@ def test_stages_at_workers_judge_as_one_process_does() -> None:
             stats = llm.stats()
     assert found[0] == found[1]
     assert stats.accepted_tokens > 0
+
+
+def test_the_cache_of_a_model_that_drafts_is_counted() -> None:
+    with LLM("story", threads=1, cache_mib=4) as llm:
+        alone = llm.stats().blocks
+    with LLM("story", threads=1, cache_mib=4, speculate="story") as llm:
+        assert llm.stats().blocks == alone // 2, "it is as large as the model"
+        drafter, cache = llm._engine._speculation, llm._engine._cache
+        assert drafter is not None
+        assert cache is not None
+        assert isinstance(drafter.drafter, ModelDrafter)
+        assert 3.9 < (cache.nbytes + drafter.drafter._cache.nbytes) / 2**20 <= 4
+    with pytest.raises(EngineError, match=r"cache_mib 1 holds no block; one takes 6\.0 MiB"):
+        LLM("story", threads=1, cache_mib=1, block_size=1024, speculate="story")
+    with LLM("story", threads=1, cache_mib=4, speculate="ngram") as llm:
+        assert llm.stats().blocks == alone

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cutset.engine.grammar import Grammar
     from cutset.engine.outputs import CompletionOutput, Delta, RequestOutput, Timings, TokenLogprob, Usage
     from cutset.engine.params import SamplingParams
-    from cutset.engine.structured import GuidedDecodingParams, StructuredOutputsParams
+    from cutset.engine.structured_params import GuidedDecodingParams, StructuredOutputsParams
     from cutset.llm import LLM, AsyncLLM
     from cutset.stream import Stream
 
@@ -42,9 +42,9 @@ _HOMES = {
     "LLM": "cutset.llm",
     "AsyncLLM": "cutset.llm",
     "Grammar": "cutset.engine.grammar",
-    "GuidedDecodingParams": "cutset.engine.structured",
+    "GuidedDecodingParams": "cutset.engine.structured_params",
     "SamplingParams": "cutset.engine.params",
-    "StructuredOutputsParams": "cutset.engine.structured",
+    "StructuredOutputsParams": "cutset.engine.structured_params",
     "Stream": "cutset.stream",
     "StreamSettings": "cutset.config",
 } | dict.fromkeys(

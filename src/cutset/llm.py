@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.config import Settings, load_settings
-from cutset.engine.draft_model import check_speculation, open_drafter
+from cutset.engine.draft_model import check_speculation, open_drafting
 from cutset.engine.embedding import unit_vectors
 from cutset.engine.engine import Engine
 from cutset.engine.grammar_compiler import GrammarCompiler, Vocabulary
@@ -29,7 +29,8 @@ from cutset.engine.model_defaults import sampling_defaults
 from cutset.engine.outputs import Delta, EngineStats, RequestOutput, collect
 from cutset.engine.params import SamplingParams
 from cutset.engine.prefix_context import open_store
-from cutset.engine.stage_settings import check_stages
+from cutset.engine.prefix_store import PrefixStore
+from cutset.engine.stage_settings import check_stages, has_stages
 from cutset.engine.step_pipeline import StepPipeline
 from cutset.engine.text_embedder import TextEmbedder
 from cutset.errors import ConfigError, RequestError
@@ -38,7 +39,15 @@ from cutset.models.files.integer import Progress
 from cutset.models.files.source import open_source
 from cutset.models.pooling import Pooling, stated_pooling
 from cutset.models.registry import resolve, settings_for
-from cutset.models.run.backend import ROUNDED, build_executor, cache_blocks, choose, kept_states, stored_dtype
+from cutset.models.run.backend import (
+    ROUNDED,
+    build_executor,
+    cache_blocks,
+    choose,
+    draft_states,
+    kept_states,
+    stored_dtype,
+)
 from cutset.models.run.executor import Executor, LoadedAdapter
 from cutset.models.text.chat import ChatTemplate
 from cutset.models.text.tokenizer import Tokenizer
@@ -76,7 +85,7 @@ class _Model:
         found = resolve(str(model), settings, progress)
         self.settings = settings_for(found, settings)
         self.name, self.directory = found.name, found.directory
-        check_stages(self.settings, adapters or ())
+        check_stages(self.settings)
         mode = None
         if self.settings.offload or self.settings.mode or self.settings.pads_from or self.settings.pad_rows:
             from cutset.offload.client.offload import check_settings
@@ -93,6 +102,7 @@ class _Model:
         self._template: ChatTemplate | None = None
         self._template_lock = threading.Lock()
         self.generation = sampling_defaults(found.directory, self.spec.max_positions, self.settings)
+        self._store: PrefixStore | None = None
         self.offload: Offload | None = None
         self.stages: LinkedStages | None = None
         self.executor: Executor  # where the model runs in this process; with stages there is none
@@ -102,7 +112,7 @@ class _Model:
 
             self.offload = open_offload(source, self.settings, mode, progress)
             runs, self.choice = self.offload.executor, self.offload.choice
-        elif self.settings.stages:
+        elif has_stages(self.settings):
             from cutset.engine.linked_stages import LinkedStages
 
             self.choice = choose(self.settings, stored_dtype(source))
@@ -112,22 +122,24 @@ class _Model:
             chosen = self.settings if mode is None else replace(self.settings, dtype="exact")
             runs, self.choice = build_executor(source, chosen, progress)
         self.mode = mode.name if mode is not None else ""
-        self._adapters: dict[str, LoadedAdapter] = {}
         if not isinstance(runs, StepPipeline):
             self.executor = runs
-            # An adapter is read with its model in every step, so it is rounded where weights are.
-            in_bytes = self.choice.dtype in ROUNDED
-            self._adapters = {
-                name: runs.load_adapter(read_adapter(name, Path(where), self.spec), in_bytes=in_bytes)
-                for name, where in (adapters or {}).items()
-            }
-        self._store = open_store(source, self.spec, self.settings, self.choice, context, self.mode)
         eos_ids = self.spec.end_tokens(self.tokenizer.eos_token_id)
         self.grammars = GrammarCompiler(Vocabulary.of(self.tokenizer, self.spec.vocab_size, eos_ids))
-        blocks = cache_blocks(self.spec, self.choice, self.settings, context)
         with contextlib.ExitStack() as failed:
             if self.stages is not None:
                 failed.callback(self.stages.close)
+            # An adapter is read with its model in every step, so it is rounded where weights are.
+            in_bytes = self.choice.dtype in ROUNDED
+            self._adapters: dict[str, LoadedAdapter] = {
+                name: runs.load_adapter(read_adapter(name, Path(where), self.spec), in_bytes=in_bytes)
+                for name, where in (adapters or {}).items()
+            }
+            if self.stages is None:  # else each keeps its own layers' part
+                self._store = open_store(source, self.spec, self.settings, self.choice, context, self.mode)
+            drafting = open_drafting(self.settings, self.choice, self.spec, self.tokenizer)
+            blocks = cache_blocks(self.spec, self.choice, self.settings, context, drafting.block_bytes)
+            if self.stages is not None:
                 blocks = self.stages.blocks(blocks)
             self._engine = Engine(
                 runs,
@@ -143,7 +155,8 @@ class _Model:
                 kept_states=kept_states(self.spec, self.choice, self.settings),
                 without_token=self.tokenizer.ids_without_token(self.spec.vocab_size).tolist(),
                 eos_token_ids=eos_ids,
-                drafter=open_drafter(self.settings, self.choice, self.spec, self.tokenizer, blocks=blocks),
+                drafter=drafting.open(blocks),
+                draft_states=draft_states(self.spec, self.choice, self.settings),
                 draft_tokens=self.settings.speculate_tokens,
                 draft_always=masked,
                 grammars=self.grammars,

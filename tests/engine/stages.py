@@ -13,6 +13,7 @@ from cutset.engine.decoder_stage import BATCH, CHOICES, HIDDEN, DecoderStage
 from cutset.engine.local_pipeline import LocalPipeline
 from cutset.engine.stage_item import StageItem, StageSetup, decode_choices, decode_setup, encode_item, encode_setup
 from cutset.engine.step_pipeline import StagesLost, StepPipeline, StepResult
+from cutset.engine.token_history import KnownHistories, SentHistories
 from cutset.errors import CutsetError
 from cutset.kernels import native
 from cutset.models.files.adapter import LoraAdapter
@@ -80,14 +81,16 @@ class SlowPipeline(StepPipeline):
     def open(self, setup: StageSetup) -> None:
         self.setup = decode_setup(encode_setup(setup))
         self.stages = [DecoderStage(one, self.setup) for one in self.executors]
+        self.histories = SentHistories(self.setup.sequences)
+        self.sizes: list[int] = []  # of items in bytes, in the order in which they were run
 
-    def load_adapter(self, adapter: LoraAdapter) -> LoadedAdapter:
+    def load_adapter(self, adapter: LoraAdapter, *, in_bytes: bool = False) -> LoadedAdapter:
         for stage in self.stages:
-            stage.load_adapter(adapter)
+            stage.load_adapter(adapter, in_bytes=in_bytes)
         return LoadedAdapter(adapter.name, adapter.digest, None)
 
     def send(self, item: StageItem) -> None:
-        assert len(self.waiting) < self.deep
+        assert sum(isinstance(one, StageItem) for one, _ in self.waiting) < self.deep
         self.items.append(item)
         if self._loses():
             return
@@ -119,7 +122,8 @@ class SlowPipeline(StepPipeline):
         """By bytes, as between machines."""
         if item.number in self.fail:
             return StepResult(item.number, None, ValueError("broken"))
-        values: dict[str, Any] = {BATCH: np.frombuffer(encode_item(item), np.uint8)}
+        values: dict[str, Any] = {BATCH: np.frombuffer(encode_item(item, self.histories), np.uint8)}
+        self.sizes.append(values[BATCH].size)
         try:
             for stage in self.stages:
                 assert set(stage.inputs) <= set(values)
@@ -137,6 +141,7 @@ class SlowPipeline(StepPipeline):
 
 def spoil(stage: DecoderStage) -> None:
     """What a worker has that has just been started is whatever lies in its memory."""
+    stage._histories = KnownHistories(stage.setup.sequences, stage.executor.spec.vocab_size)
     for number in range(stage.cache.blocks):
         for piece in stage.cache.block(number):
             piece[:] = np.random.default_rng(number).integers(0, 100, piece.shape)

@@ -131,7 +131,7 @@ def test_however_the_engine_is_set_it_gives_the_same(options: dict[str, Any], st
     assert engine.stats().accepted_tokens > 10
 
 
-@pytest.mark.parametrize("name", [name for name, spec in SPECS.items() if not spec.recurrent_layers])
+@pytest.mark.parametrize("name", SPECS)
 def test_every_kind_of_layer(name: str) -> None:
     spec = SPECS[name]
     wanted = {n: REQUESTS[n] for n in ("0-3", "1-1", "4-4")}
@@ -349,10 +349,56 @@ def test_a_draft_model_may_have_another_size_of_vocabulary_and_context() -> None
     assert answers(engine, requests) == answers(staged_engine(whole(FOUR)), requests)
 
 
-def test_models_with_states_are_refused() -> None:
-    spec = next(spec for spec in SPECS.values() if spec.recurrent_layers)
-    with pytest.raises(ConfigError, match=f"family {spec.family}"):
-        staged_engine(whole(spec), drafter=NgramDrafter())
+RECURRENT = [name for name, spec in SPECS.items() if spec.recurrent_layers]
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"draft_states": 2},
+        {"draft_states": 0},
+        {"prefix_caching": False},
+        {"blocks": 9, "max_batch_tokens": 16, "max_num_seqs": 4, "kept_states": 1},
+    ],
+    ids=str,
+)
+def test_a_state_goes_back_to_where_drafts_were_wrong(name: str, options: dict[str, Any]) -> None:
+    spec = SPECS[name]
+    wanted = {n: REQUESTS[n] for n in ("0-3", "1-1", "4-4", "5-5", "long-2")}
+    right = answers(staged_engine(whole(spec)), wanted)
+    options = {"draft_tokens": 4, "draft_always": True} | options
+    for model in (whole(spec), SlowPipeline(stage_decoders(spec, tensors_of(spec), 2), 3)):
+        engine = staged_engine(model, drafter=Oracle(right, wrong=0.3), **options)
+        for _ in range(2):
+            assert answers(engine, wanted) == right
+        assert (engine.stats().accepted_tokens > 5) == (options.get("draft_states") != 0)
+        pool = engine._scheduler.states
+        assert pool is not None
+        assert pool.free == engine._scheduler.max_num_seqs
+        assert len(pool._ahead) == options.get("draft_states", 4 * pool.free)
+        slots = [*pool._free, *pool._spare, *pool._ahead, *pool._kept.values()]
+        assert sorted(slots) == list(range(pool.slots)), "each slot has one owner"
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_states_and_drafts_outlive_a_loss(depth: int) -> None:
+    spec = SPECS[RECURRENT[0]]
+    wanted = {n: REQUESTS[n] for n in ("0-3", "1-1", "5-5")}
+    right = answers(staged_engine(whole(spec)), wanted)
+    for moment in range(0, 24, 5):
+        pipeline = SlowPipeline([whole(spec)], depth, lose={moment}, away=moment % 3)
+        engine = staged_engine(pipeline, drafter=Oracle(right, wrong=0.3), draft_tokens=3, draft_always=True)
+        assert answers(engine, wanted) == right
+        engine.add("gone", *REQUESTS["long-2"])
+        engine.step()
+        engine.abort("gone")
+        assert answers(engine, wanted) == right
+
+
+def test_a_model_with_states_does_not_draft() -> None:
+    spec = SPECS[RECURRENT[0]]
     with pytest.raises(ConfigError, match="can't draft"):
         ModelDrafter(whole(spec), blocks=4, block_size=16, vocab_size=spec.vocab_size)
 

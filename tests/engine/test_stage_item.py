@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from cutset.engine import SamplingParams, TokenLogprob
+from cutset.engine.bits import MaskPart, allowed_ids, bits_of, mask_of
+from cutset.engine.constraint import StepMasks
 from cutset.engine.decoder_stage import DecoderStage
 from cutset.engine.sampler import Choice, TokenSampler, choose
 from cutset.engine.stage_item import (
@@ -23,11 +25,12 @@ from cutset.engine.stage_item import (
     encode_item,
     encode_setup,
 )
-from cutset.errors import CutsetError, FrameError
+from cutset.errors import CutsetError, EngineError, FrameError
 from cutset.models.run.executor import Batch, LoadedAdapter, States
 
 from .fake import VOCAB, FakeExecutor
 
+SMALL = StageSetup(blocks=9, block_size=4, states=5, masked=(3, 299), sequences=3)
 SETUP = StageSetup(blocks=9, block_size=4, states=5, masked=(3, 299))
 ADAPTER = LoadedAdapter("tuned", b"d" * 16, "handle")
 MUTATIONS = int(os.environ.get("CUTSET_FUZZ", "3000"))
@@ -105,6 +108,56 @@ def test_an_item_comes_back_as_it_was() -> None:
     assert again.samplers == []
 
 
+def test_masks_and_biases_come_back_as_they_were() -> None:
+    made, known = samplers()
+    made[1] = TokenSampler(
+        SamplingParams(seed=3, logit_bias={299: -100, 4: 2.5}), seed=3, index=0, vocab_size=VOCAB, prompt_ids=ints(5)
+    )
+    few, many = bits_of([3, 298, 77], VOCAB), ~bits_of([5, 260, *range(300, 320)], VOCAB + 20)
+    for own in ([None, [few]], [[many], [few]], [[], None]):
+        whole = StageItem(7, batch(), made, known, (), StepMasks.of(own))
+        data = encode_item(whole)
+        found = decoded(data)
+        assert encode_item(found) == data
+        assert found.masks is not None
+        for theirs, ours in zip(found.masks.found, own, strict=True):
+            assert (theirs is None) == (ours is None)
+            for one, other in zip(theirs or (), ours or (), strict=True):
+                assert allowed_ids(one, VOCAB).tolist() == allowed_ids(other, VOCAB).tolist()
+        logits = np.random.default_rng(1).standard_normal((2, VOCAB)).astype(np.float32) * 3
+        choices = choose(logits, made, known, (), own)
+        assert choose(logits, found.samplers, known, (), found.masks.found) == choices
+        assert [one is None for one in choices] == [one == [] for one in own]
+        if own[1]:
+            assert choices[1].token_id in (3, 298, 77)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        MaskPart(True, b"\x00\x00\x00"),
+        MaskPart(True, b"\xff\xff\xff\xff"),
+        MaskPart(True, int(VOCAB).to_bytes(4, "little")),
+        MaskPart(False, b"\x00" * 4),
+        MaskPart(False, b"\x00" * 400),
+    ],
+)
+def test_a_mask_of_another_vocabulary_is_refused(part: MaskPart) -> None:
+    with pytest.raises(FrameError, match="mask"):
+        mask_of(part, VOCAB)
+
+
+def test_more_masks_than_rows_and_wrong_biases_are_refused() -> None:
+    made, known = samplers()
+    one = bits_of([1], VOCAB)
+    with pytest.raises(FrameError, match="more masks"):
+        decoded(encode_item(StageItem(7, batch(), made, known, (), StepMasks.of([[one, one], None]))))
+    for biased, biases in ((ints(1, 2), [1.0]), (ints(VOCAB), [1.0]), (ints(1), [float("nan")]), (ints(1), [1e300])):
+        made[0]._biased, made[0]._biases = biased.astype(np.intp), np.array(biases)
+        with pytest.raises(FrameError):
+            decoded(encode_item(StageItem(7, batch(), made, known)))
+
+
 def test_samplers_draw_the_same_elsewhere() -> None:
     whole = item()
     found = decoded(encode_item(whole))
@@ -162,6 +215,8 @@ def test_a_setup_comes_back_as_it_was() -> None:
         [1],
         [1, 2, 0, "auto", [], 0],
         [1, 2, 0, "auto", [], 1, 1, 1],
+        [1, 2, 0, "auto", [], 1, 1, b"x" * 33],
+        [1, 2, 0, "auto", [], 1, 1, b"", 1],
     ):
         with pytest.raises(FrameError, match="this is no setup of stages"):
             decode_setup(msgspec.msgpack.encode(wrong))
@@ -235,8 +290,26 @@ def test_parts_must_fit_together() -> None:
         sampling[0][place] = wrong
         with pytest.raises(FrameError):
             decoded(msgspec.msgpack.encode([*parts[:-1], sampling]))
+    slot, start, prompt, ids = parts[-1][0][11]
+    for wrong in (
+        None,  # penalties without tokens
+        [5, start, prompt, ids],  # there is one for each of three sequences
+        [slot, -1, prompt, ids],
+        [slot, start, 8, ids],
+        [slot, start, prompt, ids + b"\0\0\0\0"],  # more tokens than are known
+        [slot, start, prompt, ids[:-4]],
+        [slot, start, prompt, ids[:-4] + ints(VOCAB).tobytes()],
+    ):
+        sampling = [list(one) for one in parts[-1]]
+        sampling[0][11] = wrong
+        with pytest.raises(FrameError):
+            decoded(msgspec.msgpack.encode([*parts[:-1], sampling]), SMALL)
     sampling = [list(one) for one in parts[-1]]
-    sampling[0][13] = sampling[0][13] + b"\0\0\0\0"  # more counts than tokens
+    sampling[0][11] = [slot, 6, prompt, ids[-4:]]
+    with pytest.raises(EngineError, match="doesn't know the tokens before"):
+        decoded(msgspec.msgpack.encode([*parts[:-1], sampling]))
+    sampling = [list(one) for one in parts[-1]]
+    sampling[1][11] = sampling[0][11]  # of one that has no penalties
     with pytest.raises(FrameError):
         decoded(msgspec.msgpack.encode([*parts[:-1], sampling]))
 
@@ -285,7 +358,7 @@ def test_random_bytes_end_in_a_frame_error_or_in_an_item_that_runs() -> None:
             data = data or bytearray(b"\0")
         try:
             stage.run(0, {"batch": np.frombuffer(bytes(data), np.uint8)})
-        except FrameError:
+        except (FrameError, EngineError):
             refused += 1
         except CutsetError as error:
             raise AssertionError(bytes(data).hex()) from error

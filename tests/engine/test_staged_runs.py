@@ -11,15 +11,20 @@ from typing import Any
 import pytest
 
 from cutset.cli import main
+from cutset.cluster.trace.chrome import read_trace
 from cutset.engine import SamplingParams
-from cutset.errors import ConfigError, CutsetError, LinkError
+from cutset.errors import AdapterError, ConfigError, CutsetError, LinkError
 from cutset.link.keys import new_keys, save_keys
 from cutset.llm import LLM
+from cutset.partition.plan import COORDINATOR
 from engine.stage_processes import Stages, running, until, workers_of
 
 PROMPT = "Once upon a time"
 LONG = SamplingParams(max_tokens=200, temperature=0, ignore_eos=True)
 SAMPLED = SamplingParams(max_tokens=200, temperature=1.0, seed=7, ignore_eos=True)
+PENALISED = SamplingParams(
+    max_tokens=150, temperature=0.8, seed=5, repetition_penalty=1.2, frequency_penalty=0.3, ignore_eos=True
+)
 SMALL: dict[str, Any] = {"threads": 1, "max_model_len": 256, "max_num_seqs": 4, "cache_mib": 4}
 
 
@@ -68,7 +73,12 @@ def test_processes_here_write_the_same(one: LLM) -> None:
 
 
 @pytest.mark.parametrize(
-    "params", [pytest.param(LONG, id="greedy"), pytest.param(SAMPLED, id="sampled", marks=pytest.mark.slow)]
+    "params",
+    [
+        pytest.param(LONG, id="greedy", marks=pytest.mark.slow),
+        pytest.param(SAMPLED, id="sampled", marks=pytest.mark.slow),
+        pytest.param(PENALISED, id="penalised"),
+    ],
 )
 def test_a_killed_stage_changes_no_token(one: LLM, three: Stages, params: SamplingParams) -> None:
     with LLM("story", **three.settings("a", "b", "c"), **SMALL) as llm:
@@ -89,6 +99,15 @@ def test_a_spare_takes_the_place_over_tcp_with_keys(one: LLM, tmp_path: Path) ->
         assert workers_of(llm) == [stages.places["a"], stages.places["b"]]
         assert text(llm, LONG, 40, lambda: stages.kill("a")) == text(one, LONG)
         assert workers_of(llm) == [stages.places["c"], stages.places["b"]]
+
+
+def test_stages_in_shared_memory_write_the_same_and_may_go(one: LLM, tmp_path: Path) -> None:
+    with (
+        running(tmp_path, "a", "b", shm=True) as stages,
+        LLM("story", **stages.settings("a", "b"), **SMALL) as llm,
+    ):
+        assert text(llm, SAMPLED, 40, lambda: stages.kill("b")) == text(one, SAMPLED)
+        assert workers_of(llm) == [stages.places["a"]]
 
 
 def test_a_stage_comes_back_in_the_middle_of_an_answer(one: LLM, three: Stages) -> None:
@@ -160,24 +179,64 @@ def test_weights_are_sent_once_and_kept(one: LLM, tmp_path: Path) -> None:
         assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == files
 
 
+LATER = "She said that the little house by the sea was hers " * 3
+BRIEF = SamplingParams(max_tokens=20, temperature=0, ignore_eos=True)
+
+
+def test_stages_keep_beginnings_on_their_disks(one: LLM, tmp_path: Path) -> None:
+    right, kept = one.generate(LATER, BRIEF)[0].outputs[0].text, tmp_path / "kept"
+    with running(tmp_path, "a", "b", extra=["--prefix-cache", str(kept), "--prefix-cache-size", "1GiB"]) as stages:
+        for other, hits in (({}, False), ({}, True), ({"kv_dtype": "int8"}, False), ({"max_model_len": 255}, False)):
+            with LLM("story", **(stages.settings("a", "b") | SMALL | other)) as llm:
+                [got] = llm.generate(LATER, BRIEF)
+                assert got.outputs[0].text == right or "kv_dtype" in other
+                assert (llm.stats().stored_hits > 30) == hits, "what bytes depend on keeps blocks apart"
+            until(lambda: len(list(kept.rglob("*.kv"))) >= 4)
+    assert kept.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.slow
+def test_processes_here_keep_beginnings_over_a_restart(one: LLM, tmp_path: Path) -> None:
+    right, kept = one.generate(LATER, BRIEF)[0].outputs[0].text, tmp_path / "kept"
+    for hits in (False, True):
+        with LLM("story", stages=2, prefix_cache=kept, **SMALL) as llm:
+            [got] = llm.generate(LATER, BRIEF)
+            assert got.outputs[0].text == right
+            assert (llm.stats().stored_hits > 30) == hits
+            until(lambda: len(list(kept.rglob("*.kv"))) >= 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["reference", "torch"])
+def test_other_backends_run_in_stages_and_say_what_they_do_not_promise(backend: str) -> None:
+    if backend == "torch":
+        pytest.importorskip("torch")
+    short = SamplingParams(max_tokens=12, temperature=0, ignore_eos=True)
+    with LLM("story", backend=backend, **SMALL) as llm:
+        right = text(llm, short)
+    with pytest.warns(UserWarning, match=f"the {backend} backend can change tokens"):
+        llm = LLM("story", backend=backend, stages=2, **SMALL)
+    with llm:
+        assert text(llm, short) == right
+
+
 def test_what_cannot_be_is_said(three: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = three.settings("a", "b")["stages"]
     for wrong, words in (
         ({"stages": [a, a]}, "names .* twice"),
         ({"stages": [a], "spares": [a]}, "both in --stages and in --spares"),
         ({"stages": ["tcp://127.0.0.1:1"]}, "needs its public key"),
-        ({"stages": ["shm://x"]}, "no address of a stage"),
+        ({"stages": ["inproc://x"]}, "no address of a stage"),
         ({"stages": 9}, "at most 6 stages"),
         ({"stages": 2, "stage_keys": [tmp_path]}, "for stages at addresses"),
         ({"spares": [a]}, "name them with --stages"),
         ({"stages": [a], "offload": "shm://x"}, "don't go together"),
         ({"stages": [a], "prefix_cache": tmp_path}, "don't go together"),
-        ({"stages": [a], "backend": "torch"}, "native and reference"),
+        ({"stages": [a], "backend": "torch", "device": "cuda"}, "device of its own"),
+        ({"stages": [a], "adapters": {"x": tmp_path}}, "no adapter_config.json"),
     ):
-        with pytest.raises(ConfigError, match=words):
+        with pytest.raises((ConfigError, AdapterError), match=words):
             LLM("story", **wrong, **SMALL)
-    with pytest.raises(ConfigError, match="adapters"):
-        LLM("story", stages=[a], adapters={"x": tmp_path}, **SMALL)
     monkeypatch.setattr("cutset.engine.linked_stages.STARTING", 0.5)
     with pytest.raises(LinkError, match="can't be used"):
         LLM("story", stages=[a, f"ipc://{tmp_path}/nobody"], **SMALL)
@@ -192,7 +251,9 @@ def test_another_version_is_refused_by_name(three: Stages, monkeypatch: pytest.M
         LLM("story", **three.settings("a"), **SMALL)
 
 
-def test_the_command_line_says_where_layers_run(three: Stages, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_says_where_layers_run(
+    three: Stages, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     a, b = three.settings("a", "b")["stages"]
     assert main(["stage", "--status", a]) == 0
     assert "yes: it waits for an engine" in capsys.readouterr().out
@@ -203,6 +264,25 @@ def test_the_command_line_says_where_layers_run(three: Stages, capsys: pytest.Ca
     staged = capsys.readouterr()
     assert staged.out == alone.out
     assert f"stages: {a} layers 0-2, {b} layers 3-5" in staged.err
+    assert main([*words, "--trace", str(tmp_path / "trace.json")]) == 2
+    assert "give --stages" in capsys.readouterr().err
+    assert main([*words, "--stages", f"{a},{b}", "--trace", str(tmp_path / "trace.json")]) == 0
+    assert capsys.readouterr().out == alone.out
+    trace = read_trace(tmp_path / "trace.json")
+    assert (trace.title, list(trace.timeline)) == ("cutset generate story", [COORDINATOR, a, b])
+    assert trace.notes["plan 1"] == f"{a} layers 0-2, {b} layers 3-5"
+    computed = [{span.number for span in trace.timeline[one] if span.kind == "compute"} for one in (a, b)]
+    assert computed[0] == computed[1] == {span.number for span in trace.timeline[COORDINATOR]}
+    assert len(computed[0]) >= 12, "a step for each token"
+    for number in computed[0]:
+        first, second = (
+            next(span for span in trace.timeline[one] if (span.kind, span.number) == ("compute", number))
+            for one in (a, b)
+        )
+        assert first.start < first.end <= second.end
+        assert first.start < second.start
+    assert main(["stream", "trace", str(tmp_path / "trace.json")]) == 0
+    assert a[:12] in capsys.readouterr().out
     with LLM("story", stages=[a], **SMALL):
         assert main(["stage", "--status", a]) == 1
     assert "serves another coordinator" in capsys.readouterr().out

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -27,6 +27,7 @@ from cutset.serve.service import Service
 if TYPE_CHECKING:
     from tests.serve.scripted import Script
 
+CHROMIUM = Path("/usr/bin/chromium")
 TEMPLATE = "{% for m in messages %}{{ m.role if m.role != 'user' }}{{ m.content }}{% endfor %}"
 
 
@@ -109,3 +110,30 @@ def script(scripted: tuple[Script, Running]) -> Script:
 def client(scripted: tuple[Script, Running]) -> openai.OpenAI:
     """A client of the model that says it."""
     return scripted[1].client()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api")
+    if not CHROMIUM.exists():
+        pytest.skip("there is no Chromium")
+    with playwright.sync_playwright() as started:
+        found = started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A page whose errors fail the test, and which may load nothing from elsewhere."""
+    context = browser.new_context(viewport={"width": 1200, "height": 800})
+    found, wrong, asked = context.new_page(), list[str](), list[str]()
+    found.on("pageerror", lambda error: wrong.append(str(error)))
+    found.on(
+        "console", lambda line: wrong.append(line.text) if line.type == "error" and "401" not in line.text else None
+    )
+    found.on("request", lambda request: asked.append(request.url))
+    yield found
+    context.close()
+    assert not [text for text in wrong if "401" not in text]
+    assert all(url.startswith(("http://127.0.0.1:", "data:")) for url in asked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,6 +51,7 @@ class Script:
         self._ids: list[int] = []
         self._first: int | None = None  # the position of the last token of the prompt
         self.llm = llm
+        self._templates: dict[str, ChatTemplate] = {}
         llm.executor.forward = self.forward
 
     def say(self, text: str, *, ends: bool = True) -> None:
@@ -78,12 +80,28 @@ class Script:
     def template(self, source: str) -> Iterator[None]:
         """With another chat template."""
         before = self.llm.chat_template()
-        with contextlib.closing(ChatTemplate(source, **self.llm.tokenizer.special_tokens)) as made:
-            self.llm._template = made
-            try:
-                yield
-            finally:
-                self.llm._template = before
+        if source not in self._templates:  # each has a process, which takes a while to start
+            self._templates[source] = ChatTemplate(source, **self.llm.tokenizer.special_tokens)
+        self.llm._template = self._templates[source]
+        try:
+            yield
+        finally:
+            self.llm._template = before
+
+    @contextlib.contextmanager
+    def sign(self, text: str) -> Iterator[None]:
+        """With TEMPLATE, as far as it renders, and a source that has nothing but this sign of a family's in it."""
+        before = self.llm.chat_template()
+        self.llm._template = made = copy.copy(before)
+        made.source = text
+        try:
+            yield
+        finally:
+            self.llm._template = before
+
+    def close(self) -> None:
+        for one in self._templates.values():
+            one.close()
 
 
 TEMPLATE = (
@@ -105,4 +123,4 @@ def scripted_server(folder: Path, stack: contextlib.ExitStack, **options: str) -
     server = Server(build_app(service, Auth((), "127.0.0.1")), service)
     running = Running(service, stack.enter_context(serve_in_thread(server, bind("127.0.0.1", 0))))
     stack.callback(running.close)
-    return Script(llm), running
+    return stack.enter_context(contextlib.closing(Script(llm))), running

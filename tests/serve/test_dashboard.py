@@ -6,43 +6,12 @@ import itertools
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import httpx
-import pytest
 
 from tests.serve.conftest import Running
-
-CHROMIUM = Path("/usr/bin/chromium")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    if not CHROMIUM.exists():
-        pytest.skip("there is no Chromium")
-    with playwright.sync_playwright() as started:
-        found = started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        yield found
-        found.close()
-
-
-@pytest.fixture
-def page(browser: Any) -> Iterator[Any]:
-    """A page whose errors fail the test, and which may load nothing from elsewhere."""
-    context = browser.new_context(viewport={"width": 1200, "height": 800})
-    found, wrong, asked = context.new_page(), list[str](), list[str]()
-    found.on("pageerror", lambda error: wrong.append(str(error)))
-    found.on(
-        "console", lambda line: wrong.append(line.text) if line.type == "error" and "401" not in line.text else None
-    )
-    found.on("request", lambda request: asked.append(request.url))
-    yield found
-    context.close()
-    assert not [text for text in wrong if "401" not in text]
-    assert all(url.startswith(("http://127.0.0.1:", "data:")) for url in asked)
 
 
 def number(page: Any, name: str) -> float:

@@ -14,7 +14,7 @@ import pytest
 from cutset.models.calls.registered import TOOL_PARSERS
 from tests.serve.conftest import Running
 from tests.serve.scripted import TEMPLATE, Script
-from tests.serve.test_tool_calls import ASKED, SIMPLE, Streamed, calls_of, template
+from tests.serve.test_tool_calls import ASKED, SIGNS, SIMPLE, Streamed, calls_of
 
 SCHEMA = {
     "type": "object",
@@ -46,22 +46,26 @@ def check(calls: list[tuple[str, str]]) -> None:
 @pytest.mark.parametrize("name", TOOL_PARSERS)
 def test_a_call_that_must_be_made(script: Script, client: openai.OpenAI, name: str) -> None:
     """By a model that would rather say something else, in every format."""
-    with script.template(template(name)):
-        script.say("I would rather not.")
+    with script.sign(SIGNS[name]):
+        # gpt-oss may think first, for as long as it likes: it goes straight to the call.
+        script.say("<|channel|>commentary to=functions." if name == "harmony" else "I would rather not.")
         found = client.chat.completions.create(**KEPT, tool_choice=NAMED).choices[0]
         assert [name for name, _ in calls_of(found.message)] == ["weather"]
         check(calls_of(found.message))
         assert found.message.content is None
-        script.again()
-        one = {"parallel_tool_calls": False, "tool_choice": "required"}
-        streamed = Streamed(client.chat.completions.create(**KEPT, **one, stream=True))
-        check(streamed.called)
-        assert (len(streamed.called), streamed.finish_reason) == (1, "tool_calls")
+
+
+def test_one_call_that_must_be_made(script: Script, client: openai.OpenAI) -> None:
+    script.say("No.")
+    one = {"parallel_tool_calls": False, "tool_choice": "required"}
+    streamed = Streamed(client.chat.completions.create(**KEPT, **one, stream=True))
+    check(streamed.called)
+    assert (len(streamed.called), streamed.finish_reason) == (1, "tool_calls")
 
 
 @pytest.mark.parametrize("name", TOOL_PARSERS)
 def test_a_strict_tool_that_may_be_called(script: Script, client: openai.OpenAI, name: str) -> None:
-    with script.template(template(name)):
+    with script.sign(SIGNS[name]):
         text = "<|channel|>final<|message|>" if name == "harmony" else ""
         script.say(f"{text}It is sunny, I think.")
         found = client.chat.completions.create(**KEPT).choices[0].message
@@ -73,7 +77,7 @@ def test_a_strict_tool_that_may_be_called(script: Script, client: openai.OpenAI,
             "pythonic": '[{"name": "weather", "arguments": ',
         }.get(name)
         if begin is None:
-            shape = TOOL_PARSERS[name].shape_in(template(name))
+            shape = TOOL_PARSERS[name].shape_in(SIGNS[name])
             begin = f"Wait. {shape.opens}{shape.first}{shape.call[0]}weather{shape.call[1]}"
         script.say(begin + '{"city": "Berlin", "days": 12, "more": 1}')
         found = client.chat.completions.create(**KEPT, parallel_tool_calls=False).choices[0].message
@@ -100,12 +104,12 @@ def test_reasoning_comes_first(script: Script, client: openai.OpenAI) -> None:
         found = client.chat.completions.create(**plain, response_format=form).choices[0].message
         assert (found.model_extra or {})["reasoning_content"] == "Well, {well}."
         jsonschema.validate(json.loads(found.content), SCHEMA)
-    with script.template(TEMPLATE + "{# [THINK] #}"):
+    with script.sign("[THINK]"):
         script.say("[THINK]Well.[/THINK]No.")
         found = client.chat.completions.create(**KEPT, tool_choice=NAMED).choices[0].message
         assert (found.model_extra or {})["reasoning_content"] == "Well."
         check(calls_of(found))
-    with script.template(TEMPLATE + "{# <|channel|> <|message|> #}"):
+    with script.sign("<|channel|><|message|>"):
         script.say("<|channel|>analysis<|message|>Well.<|end|><|start|>assistant<|channel|>final<|message|>No.")
         found = client.chat.completions.create(**plain, response_format=form).choices[0].message
         assert (found.model_extra or {})["reasoning_content"] == "Well."
@@ -200,7 +204,7 @@ def check_random(client: openai.OpenAI, count: int, seed: int) -> None:
 
 def test_random_schemas(script: Script, client: openai.OpenAI) -> None:
     script.say("No.")
-    check_random(client, 12, 5)
+    check_random(client, 8, 5)
 
 
 @pytest.mark.slow

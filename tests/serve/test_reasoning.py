@@ -92,10 +92,10 @@ def test_reasoning_before_calls(script: Script, client: openai.OpenAI) -> None:
 
 
 def test_marks_that_are_special_tokens(script: Script, client: openai.OpenAI) -> None:
-    with script.template(TEMPLATE + "{# [THINK] #}"):
+    with script.sign("[THINK]"):
         script.say("[THINK]Well, <|eot|>well.[/THINK]Hello.<|eot|>")
         assert both(script, client) == ("Well, well.", "Hello.")
-    with script.template(TEMPLATE + "{# <|channel|> <|message|> #}"):
+    with script.sign("<|channel|><|message|>"):
         script.say("<|channel|>analysis<|message|>Well.<|end|><|start|>assistant<|channel|>final<|message|>Hello.")
         assert both(script, client) == ("Well.", "Hello.")
 

@@ -250,7 +250,7 @@ def test_choice_of_tools(script: Script, client: openai.OpenAI) -> None:
         ({"messages": []}, "messages"),
         ({"max_tokens": 5}, "max_tokens"),
         ({"n": 2}, "n"),
-        ({"max_output_tokens": 0}, "max_tokens"),
+        ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"temperature": "warm"}, "temperature"),
     ],
 )

@@ -27,7 +27,7 @@ from cutset.serve.png import png
 from cutset.stream import Stream
 from cutset.video.sources import ArraySource
 from cutset.video.torch_model import TorchModel
-from tests.serve.test_dashboard import becomes, browser, page  # noqa: F401  # fixtures
+from tests.serve.test_dashboard import becomes
 
 
 def unpack(data: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -63,7 +63,7 @@ def test_tiles_say_where_a_picture_changed() -> None:
 
 
 @pytest.mark.slow
-def test_numbers_change_during_a_stream(page: Any) -> None:  # noqa: F811
+def test_numbers_change_during_a_stream(page: Any) -> None:
     pictures = moving(400, 24, 28)
     with open_panel() as (hub, url):
         page.goto(url)

@@ -57,10 +57,6 @@ SIGNS = {
 }
 
 
-def template(name: str) -> str:
-    return TEMPLATE.replace("<tool_call>", "").replace("</tool_call>", "") + "{# " + SIGNS[name] + " #}"
-
-
 def calls_of(message: Any) -> list[Call]:
     return [(call.function.name, call.function.arguments) for call in message.tool_calls or []]
 
@@ -98,7 +94,7 @@ class Streamed:
 
 @pytest.mark.parametrize("name", SIGNS)
 def test_every_format_streamed_and_not(script: Script, client: openai.OpenAI, name: str) -> None:
-    with script.template(template(name)):
+    with script.sign(SIGNS[name]):
         for _, text, content, calls in (one for one in WHOLE if one[0] == name):
             script.say(text.replace("<|call|>", "").replace("<|return|>", ""))
             found = client.chat.completions.create(**ASKED).choices[0]
@@ -113,8 +109,8 @@ def test_every_format_streamed_and_not(script: Script, client: openai.OpenAI, na
 
 @pytest.mark.parametrize("name", ["hermes", "mistral", "pythonic", "gemma"])
 def test_what_is_no_call_is_content(script: Script, client: openai.OpenAI, name: str) -> None:
-    with script.template(template(name)):
-        for text in [text for one, text in BROKEN if one == name and len(text) < 200]:
+    with script.sign(SIGNS[name]):
+        for text in [text for one, text in BROKEN if one == name and len(text) < 200][:5]:
             script.say(text)
             found = client.chat.completions.create(**ASKED).choices[0]
             assert (found.message.content, found.message.tool_calls, found.finish_reason) == (text, None, "stop")
@@ -234,7 +230,7 @@ def test_a_template_that_knows_no_tools(script: Script, client: openai.OpenAI, s
 
 
 def test_special_tokens_that_nobody_reads_are_hidden(script: Script, client: openai.OpenAI) -> None:
-    with script.template(template("mistral")):
+    with script.sign(SIGNS["mistral"]):
         script.say('A<|eot|>B[TOOL_CALLS]now[ARGS]{"a": "<|eot|>"}')
         found = client.chat.completions.create(**ASKED).choices[0].message
         assert (found.content, calls_of(found)) == ("AB", [("now", '{"a": ""}')])
@@ -248,7 +244,7 @@ def test_special_tokens_that_nobody_reads_are_hidden(script: Script, client: ope
 
 
 def test_ids_that_a_template_takes_back(script: Script, client: openai.OpenAI) -> None:
-    with script.template(template("mistral")):
+    with script.sign(SIGNS["mistral"]):
         script.say("[TOOL_CALLS]now[ARGS]{}")
         [call] = client.chat.completions.create(**ASKED).choices[0].message.tool_calls or []
         assert len(call.id) == 9
@@ -341,13 +337,12 @@ def test_brackets_without_end(scripted: tuple[Script, Running]) -> None:
 def test_history_that_is_none(scripted: tuple[Script, Running]) -> None:
     """Whatever stands in the place of calls: 400 or an answer, never a failure."""
     scripted[0].say("Hi")
-    odd: list[Any] = [5, "x", {}, [5], [{}], [{"function": 5}], [{"function": {"name": 5, "arguments": 5}}], [None]]
+    odd: list[Any] = [5, "x", {}, [5, None], [{}], [{"function": 5}], [{"function": {"name": 5, "arguments": 5}}]]
     for template_of in (TEMPLATE, SIMPLE):
         with scripted[0].template(template_of):
-            for calls in odd:
-                history = [*ASKED["messages"], {"role": "assistant", "content": "a", "tool_calls": calls}]
-                for last in ({"role": "tool", "content": "x"}, {"role": "tool", "content": 5, "tool_call_id": 7}):
-                    scripted[0].again()
-                    asked = ASKED | {"messages": [*history, last], "max_tokens": 1}
-                    found = httpx.post(f"{scripted[1].url}/v1/chat/completions", json=asked, timeout=60)
-                    assert found.status_code in (200, 400), (calls, last, found.text)
+            for number, calls in enumerate(odd):
+                last = {"role": "tool", "content": "x" if number % 2 else 5, "tool_call_id": number}
+                history = [*ASKED["messages"], {"role": "assistant", "content": "a", "tool_calls": calls}, last]
+                asked = ASKED | {"messages": history, "max_tokens": 1}
+                found = httpx.post(f"{scripted[1].url}/v1/chat/completions", json=asked, timeout=60)
+                assert found.status_code in (200, 400), (calls, last, found.text)

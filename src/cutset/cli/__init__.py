@@ -47,6 +47,8 @@ COMMANDS = {
     "convert": Command("cutset.cli.convert", "turn a checkpoint into an exchange file, or back"),
     "forward": Command("cutset.cli.forward", "run whole sequences through one backend and time it"),
     "compare": Command("cutset.cli.compare", "say whether two outputs or traces agree"),
+    "plan": Command("cutset.cli.plan", "say which machine would run which layers of a language model"),
+    "simulate": Command("cutset.cli.simulate", "the same for machines that aren't there, described in a file"),
     "stage": Command("cutset.cli.stage", "run layers of a language model for an engine elsewhere"),
     "stream": Command("cutset.cli.stream", "a video network over several machines: run it, plan it, look at it"),
     "keys": Command("cutset.cli.keys", "make the key pairs that tcp links need"),

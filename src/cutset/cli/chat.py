@@ -12,6 +12,7 @@ from cutset.cli.options import add_settings, settings_from
 from cutset.cli.output import log
 from cutset.cli.progress import Progress
 from cutset.cli.sampling import add_sampling, sampling_from
+from cutset.cli.tracing import add_trace, check_trace, traced
 from cutset.config import read_bounded
 from cutset.errors import RequestError
 
@@ -28,6 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--system-file", type=Path, metavar="FILE", help="a file with that, which others here can't read"
     )
     parser.add_argument("--adapter", type=Path, metavar="DIR", help="a LoRA adapter as PEFT saves it")
+    add_trace(parser)
     add_sampling(parser, max_tokens=1024, temperature=0.7, top_p=0.95)
     add_settings(parser)
 
@@ -35,12 +37,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     sampling_from(args)  # what can't be is said before a model is loaded
     settings = settings_from(args)
+    check_trace(args, settings)
     from cutset.llm import LLM
 
     system = read_bounded(args.system_file) if args.system_file else args.system
     start = [{"role": "system", "content": system}] if system else []
     adapters = {"adapter": args.adapter} if args.adapter else {}
-    with LLM(args.model, settings=settings, adapters=adapters, progress=Progress()) as llm:
+    with (
+        LLM(args.model, settings=settings, adapters=adapters, progress=Progress()) as llm,
+        traced(args.trace, llm, "chat"),
+    ):
         params = sampling_from(args, llm.generation.values)
         adapter = "adapter" if args.adapter else None
         llm.encode_chat([*start, {"role": "user", "content": "?"}])  # no template: say so before anyone types

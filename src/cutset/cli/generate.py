@@ -15,6 +15,7 @@ from cutset.cli.options import add_json, add_settings, different, output_path, s
 from cutset.cli.output import log, read_stdin
 from cutset.cli.progress import Progress
 from cutset.cli.sampling import add_sampling, sampling_from
+from cutset.cli.tracing import add_trace, check_trace, traced
 from cutset.config import read_bounded
 from cutset.errors import ConfigError
 
@@ -34,15 +35,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--output", type=output_path, metavar="FILE", help="write the text to FILE (0600), not to stdout"
     )
     parser.add_argument("--adapter", type=Path, metavar="DIR", help="a LoRA adapter as PEFT saves it")
+    add_trace(parser)
     add_sampling(parser, max_tokens=128, temperature=0)
     add_json(parser, "prompt, text, tokens and figures, for you alone (0600),")
     add_settings(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    different(args, "output", "json")
+    different(args, "output", "json", "trace")
     sampling_from(args)  # what can't be is said before a model is loaded
     settings = settings_from(args)
+    check_trace(args, settings)
     if args.prompt == "-" or (args.prompt_file and str(args.prompt_file) == "-"):
         prompt = read_stdin()
     else:
@@ -54,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
         warn_of(llm)
         params = sampling_from(args, llm.generation.values)
         adapter = "adapter" if args.adapter else None
-        answer = print_answer(llm.stream(prompt, params, adapter=adapter))
+        with traced(args.trace, llm, "generate"):
+            answer = print_answer(llm.stream(prompt, params, adapter=adapter))
         log(statistics(answer))
         if said := speculated(llm):
             log(said)

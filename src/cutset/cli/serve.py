@@ -12,6 +12,7 @@ from cutset.cli.answer import speculated, warn_of
 from cutset.cli.options import add_settings, settings_from
 from cutset.cli.progress import Progress
 from cutset.cli.serve_front import add_front, memory_from, reached_from, template_from
+from cutset.cli.tracing import add_trace, check_trace, traced
 from cutset.config import read_bounded
 from cutset.errors import ConfigError
 
@@ -118,6 +119,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="how it marks its reasoning, or off, which leaves it in the content (default auto: by its chat template)",
     )
     add_front(parser)
+    add_trace(parser)
     group = parser.add_argument_group("limits")
     for name, default, _, _, text in LIMITS:
         group.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default {default})")
@@ -129,6 +131,7 @@ def run(args: argparse.Namespace) -> int:
     for name, _, least, most, _ in LIMITS:
         if not least <= getattr(args, name.replace("-", "_")) <= most:
             raise ConfigError(f"--{name} must be from {least} to {most}")
+    check_trace(args, settings)
     if not 0 <= args.port <= 65535:
         raise ConfigError("--port must be from 0 to 65535")
     models = [*args.models, *args.model]
@@ -173,7 +176,8 @@ def run(args: argparse.Namespace) -> int:
         progress = Progress()
         llm = AsyncLLM(models[0], settings=settings, adapters=adapters, progress=progress, chat_template=template)
         try:
-            return _serve(args, llm, limits, reached, listening)
+            with traced(args.trace, llm, "serve"):
+                return _serve(args, llm, limits, reached, listening)
         finally:
             llm.close()
 
@@ -189,7 +193,7 @@ def _keys(args: argparse.Namespace) -> list[str]:
 
 def _check_alone(args: argparse.Namespace) -> None:
     """Raises ConfigError for flags that are of one model."""
-    for name in ("served_model_name", "lora_modules", "chat_template"):
+    for name in ("served_model_name", "lora_modules", "chat_template", "trace"):
         if getattr(args, name):
             raise ConfigError(f"--{name.replace('_', '-')} is for one model: serve it alone, without --memory")
 

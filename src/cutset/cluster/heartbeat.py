@@ -32,6 +32,11 @@ class RoundTrips:
         self.count += 1
 
     @property
+    def seconds(self) -> float:
+        """What a round trip takes, as far as measured."""
+        return max(self.known, self._smoothed)
+
+    @property
     def expected(self) -> float:
         """Seconds within which an answer comes, unless something is wrong."""
         return max(self.known, self._smoothed + 4 * self._deviation)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cutset.errors import FrameError
 
-__all__ = ["Bits", "MaskPart", "allowed_ids", "bits_of", "has", "mask_of", "mask_part"]
+__all__ = ["Bits", "MaskPart", "allowed_flags", "allowed_ids", "bits_of", "has", "mask_of", "mask_part"]
 
 Bits = NDArray[np.uint32]  # (vocab / 32, rounded up) the lowest bit first
 
@@ -28,10 +28,21 @@ def has(mask: Bits, token_id: int) -> bool:
     return bool(int(mask[token_id >> 5]) >> (token_id & 31) & 1)
 
 
+def allowed_flags(mask: Bits, vocab_size: int) -> NDArray[np.bool_]:
+    """(vocab,) whether a mask allows each token."""
+    flags = np.unpackbits(mask.astype("<u4", copy=False).view(np.uint8), count=vocab_size, bitorder="little")
+    return flags.view(np.bool_)
+
+
 def allowed_ids(mask: Bits, vocab_size: int) -> NDArray[np.intp]:
     """The ids that a mask allows, ascending."""
-    flags = np.unpackbits(mask.astype("<u4", copy=False).view(np.uint8), count=vocab_size, bitorder="little")
-    return np.flatnonzero(flags)
+    words = np.flatnonzero(mask)
+    if 4 * len(words) > len(mask):
+        return np.flatnonzero(allowed_flags(mask, vocab_size))
+    # Many places of a text allow a handful of tokens, and few words have their bits.
+    rows, places = np.nonzero(allowed_flags(mask[words], 32 * len(words)).reshape(-1, 32))
+    found = words[rows] * 32 + places
+    return found if not len(found) or found[-1] < vocab_size else found[found < vocab_size]
 
 
 class MaskPart(msgspec.Struct, array_like=True, forbid_unknown_fields=True):

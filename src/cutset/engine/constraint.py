@@ -6,10 +6,12 @@ A mask depends on the sequence's own tokens alone. A thread of its own computes 
 from __future__ import annotations
 
 import threading
+import time
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from copy import copy
 from queue import SimpleQueue
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,9 +19,18 @@ from cutset.engine.bits import Bits, bits_of, has
 from cutset.engine.grammar_compiler import CompiledGrammar
 from cutset.engine.params import SamplingParams
 
-__all__ = ["Constraint", "MaskThread", "StepMasks"]
+__all__ = ["Constraint", "MaskThread", "Restriction", "StepMasks"]
 
 ALWAYS = 2**31 - 1  # tokens
+WORTH = 300e-6  # seconds
+
+
+class Restriction(NamedTuple):
+    """What SamplingParams allow, made ready for one vocabulary: the same for all sequences of a request."""
+
+    grammar: CompiledGrammar | None
+    allowed: Bits | None  # no others are drawn
+    bad_words: Sequence[Sequence[int]]  # tokens of each
 
 
 class Constraint:
@@ -31,25 +42,26 @@ class Constraint:
         *,
         vocab_size: int,
         prompt_tokens: int,
-        grammar: CompiledGrammar | None,
+        restriction: Restriction,
         end_ids: Iterable[int],  # the model's, and stop tokens
-        eos_ids: Iterable[int],  # the model's
-        bad_words: Sequence[Sequence[int]] = (),  # tokens of each
+        eos_ids: Collection[int],  # the model's
     ) -> None:
+        grammar, allowed = restriction.grammar, restriction.allowed
         self.ended = False  # nothing may follow: the text is complete
         self.failed = ""  # why no mask can be computed
         self._words = -(-vocab_size // 32)
         self._matcher = None if grammar is None else grammar.begin()
-        inside = range(vocab_size) if params.allowed_token_ids is None else params.allowed_token_ids
-        self._inside = bits_of(inside, vocab_size)
+        self._inside = bits_of(range(vocab_size), vocab_size) if allowed is None else allowed
+        # A grammar allows nothing outside of the vocabulary but an end that isn't the model's.
+        self._within = grammar is not None and allowed is None and bool(eos_ids)
         held = eos_ids if params.ignore_eos else end_ids
         # Ends don't come before there are so many tokens, unless nothing else may.
         self._least = ALWAYS if params.ignore_eos else prompt_tokens + params.min_tokens
         self._unended = ~bits_of([one for one in held if one < vocab_size], vocab_size)
-        self._bad = [tuple(word) for word in bad_words]
+        self._bad = [tuple(word) for word in restriction.bad_words]
         self._tail: list[int] = []  # the end of the output, as far as a bad word looks back
         self._back = max((len(word) - 1 for word in self._bad), default=0)
-        self._name = "structured_outputs" if params.structured_outputs is None else params.structured_outputs.asked
+        self._name = "allowed_token_ids" if params.grammar is None else params.grammar.asked
         self._lock = threading.Lock()
 
     def copy(self) -> Constraint:
@@ -106,7 +118,8 @@ class Constraint:
     def _mask(self, known: int, tail: Sequence[int]) -> Bits | None:
         mask = self._inside
         if self._matcher is not None:
-            mask = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint32)[: self._words] & mask
+            found = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint32)[: self._words]
+            mask = found if self._within else found & mask
             if self._matcher.is_error():
                 self._fail()
                 return None
@@ -149,25 +162,33 @@ class StepMasks:
     ) -> None:
         self._parts = constraints, known, drafts or [()] * len(known)
         self._found: list[list[Bits] | None] = []
-        self._done = threading.Lock()
-        self._done.acquire()
+        self._computed = False
+        self._lock = threading.Lock()  # of who computes them
+        self.seconds = 0.0  # that they took
 
     @classmethod
     def of(cls, found: list[list[Bits] | None]) -> StepMasks:
         """Masks that are there."""
         made = cls((), (), ())
-        made._found = found
-        made._done.release()
+        made._found, made._computed = found, True
         return made
 
     @property
     def found(self) -> list[list[Bits] | None]:
-        """Waits for them."""
-        with self._done:
-            return self._found
+        """Computes them, or waits for whoever does."""
+        self.compute()
+        return self._found
 
     def compute(self) -> None:
-        """Once, by whatever thread."""
+        """What the first one to ask does; the others wait for it."""
+        with self._lock:
+            if not self._computed:
+                started = time.perf_counter()
+                self._compute()
+                self.seconds = time.perf_counter() - started
+                self._computed = True
+
+    def _compute(self) -> None:
         try:
             for constraint, known, drafts in zip(*self._parts, strict=True):
                 self._found.append(None if constraint is None else constraint.rows(known, drafts))
@@ -176,18 +197,24 @@ class StepMasks:
                 if constraint is not None:
                     constraint.failed = constraint.failed or f"a mask failed: {error}"
             self._found += [None if one is None else [] for one in self._parts[0][len(self._found) :]]
-        finally:
-            self._done.release()
 
 
 class MaskThread:
-    """Computes masks while its owner does something else. Its thread starts with the first ones, and ends with it."""
+    """Computes masks while its owner does something else, where they take so long that it's worth it: to hand them over
+    costs some 100 µs, and those of a few sequences hardly as much. The thread ends with its owner."""
 
     def __init__(self) -> None:
         self._queue: SimpleQueue[StepMasks | None] | None = None
+        self._latest: StepMasks | None = None
+        self._seconds = 0.0  # of late
 
     def begin(self, masks: StepMasks) -> StepMasks:
-        """Has these computed."""
+        """Has these computed: by the thread, or else by whoever asks for them."""
+        if self._latest is not None:
+            self._seconds += (self._latest.seconds - self._seconds) / 8
+        self._latest = masks
+        if self._seconds < WORTH:
+            return masks
         if self._queue is None:
             self._queue = SimpleQueue()
             threading.Thread(target=_serve, args=(self._queue,), name="cutset-masks", daemon=True).start()

@@ -10,8 +10,11 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from cutset.engine.prefix_store import PrefixStore, StoredBlocks
 from cutset.engine.sampler import Choice, choose
-from cutset.engine.stage_item import StageItem, StageSetup, decode_item, encode_choices
+from cutset.engine.stage_blocks import answer, decode_blocks, decode_found, is_blocks
+from cutset.engine.stage_item import StageItem, StageSetup, decode_item, encode_choices, with_sampling
+from cutset.engine.token_history import KnownHistories
 from cutset.errors import CutsetError, EngineError, FrameError
 from cutset.models.files.adapter import LoraAdapter
 from cutset.models.run.executor import Executor, LoadedAdapter, StageExecutor
@@ -33,17 +36,27 @@ class DecoderStage:
         hidden   (rows, hidden) float32, the residual stream
         choices  (bytes,) uint8, as `decode_choices` reads it
 
+    Where the batch is a message on blocks that are kept (`stage_blocks`), hidden and choices are the answers to it.
+
     Items must come in the order in which the engine made them, one at a time. After one that fails the cache holds what
     it held, but for the rows of that item. A new engine, or one that has lost a stage, begins with whatever the cache
     holds: it reads nothing that it hasn't written.
     """
 
-    def __init__(self, executor: Executor | StageExecutor, setup: StageSetup) -> None:
+    def __init__(
+        self,
+        executor: Executor | StageExecutor,
+        setup: StageSetup,
+        store: PrefixStore | None = None,  # keeps blocks of this stage, its owner closes it
+        context: bytes = b"",  # what their bytes depend on beside the store's context
+    ) -> None:
         self.executor, self.setup = executor, setup
         spec, layers = executor.spec, executor_layers(executor)
         self.first, self.last = layers.start == 0, layers.stop == spec.layers
         self.cache = executor.new_cache(setup.blocks, setup.block_size, setup.states, setup.kv_dtype)
+        self._stored = None if store is None else StoredBlocks(store, self.cache, context)
         self._adapters: dict[bytes, LoadedAdapter] = {}
+        self._histories = KnownHistories(setup.sequences, spec.vocab_size)
         self._masked = np.array(setup.masked, dtype=np.intp)
 
     @property
@@ -56,9 +69,9 @@ class DecoderStage:
         """The values that it gives."""
         return (CHOICES,) if self.last else (HIDDEN,)
 
-    def load_adapter(self, adapter: LoraAdapter) -> None:
-        """Takes in an adapter, which items may then name by its digest."""
-        loaded = self.executor.load_adapter(adapter)
+    def load_adapter(self, adapter: LoraAdapter, *, in_bytes: bool = False) -> None:
+        """Takes in an adapter, which items may then name by its digest; `in_bytes`: rounded to 8 bits."""
+        loaded = self.executor.load_adapter(adapter, in_bytes=in_bytes)
         self._adapters[loaded.digest] = loaded
 
     def run(
@@ -66,19 +79,19 @@ class DecoderStage:
     ) -> dict[str, Array]:
         """An item's values from those of the stage before. Raises FrameError for what is no item of this engine's, and
         EngineError, with the executor's own as its cause, if it fails: then the requests in it are lost, no others."""
+        if is_blocks(values[BATCH]):
+            return {self.outputs[0]: self._blocks(values)}
         spec = self.executor.spec
-        item = decode_item(
-            np.ascontiguousarray(values[BATCH]).data,
-            self.setup,
-            vocab_size=spec.vocab_size,
-            adapters=self._adapters,
-            sampling=self.last,
-        )
+        data = np.ascontiguousarray(values[BATCH]).data
+        item = decode_item(data, self.setup, vocab_size=spec.vocab_size, adapters=self._adapters, sampling=False)
         started = time.perf_counter()
         hidden = None if self.first else self._checked(values[HIDDEN], len(item.batch.token_ids))
         try:
             made = self.forward(item, hidden)
-            found = made if not self.last else np.frombuffer(encode_choices(self.choose(item, made)), np.uint8)
+            found: Array = made
+            if self.last:
+                item = with_sampling(item, data, self._histories)
+                found = np.frombuffer(encode_choices(self.choose(item, made)), np.uint8)
         except CutsetError:
             raise
         except Exception as error:
@@ -86,6 +99,20 @@ class DecoderStage:
         if observe is not None:
             observe(time.perf_counter() - started)
         return {self.outputs[0]: found}
+
+    def _blocks(self, values: Mapping[str, Array]) -> Array:
+        """Keeps blocks and fills others: the answer of this stage and those before."""
+        setup, stored = self.setup, self._stored
+        item = decode_blocks(values[BATCH], blocks=setup.blocks, block_size=setup.block_size)
+        kept, found = True, [True] * len(item.fill)
+        if not self.first:
+            kept, found = decode_found(values[HIDDEN], len(item.fill))
+        if stored is None:
+            return answer(False, [False] * len(found))
+        for one in item.keep:
+            stored.write(*one)
+        read = stored.read(item.fill)
+        return answer(kept, [before and here > 0 for before, here in zip(found, read, strict=True)])
 
     def forward(self, item: StageItem, hidden: Floats | None = None) -> Floats:
         """The residual stream (rows, hidden) after this stage, or logits (wanted, vocab) of the last one.

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from cutset.engine.bits import allowed_ids
 from cutset.engine.sequence import Sequence
 from cutset.errors import ConfigError
 from cutset.models.run.executor import Batch, Executor, KVCache
@@ -181,13 +180,13 @@ class ModelDrafter(Drafter):
                 )
                 passes += 1
             for sequence, row in zip(going, logits, strict=True):
-                constraint, known, allowed = constraints.get(sequence), sequence.known + place, None
+                constraint, known, mask = constraints.get(sequence), sequence.known + place, None
                 if constraint is not None:
                     masks = constraint.rows(known)
                     if constraint.ended or not masks:
                         continue
-                    allowed = allowed_ids(masks[0], self._vocab)
-                token = samplers[sequence].draw(row, known, allowed)
+                    mask = masks[0]
+                token = samplers[sequence].draw(row, known, mask)
                 if token is not None:
                     drafts[sequence].append(token)
                     samplers[sequence].observe(token)

@@ -13,12 +13,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cutset.engine.bits import bits_of
 from cutset.engine.blocks import BlockPool
-from cutset.engine.constraint import MaskThread
+from cutset.engine.constraint import MaskThread, Restriction
 from cutset.engine.deltas import end_deltas, token_delta, why_no_token
 from cutset.engine.detokenizer import StreamingTokenizer
 from cutset.engine.drafting import Drafter
-from cutset.engine.grammar_compiler import CompiledGrammar, GrammarCompiler
+from cutset.engine.grammar_compiler import GrammarCompiler
 from cutset.engine.intake import check_fits, check_ids, check_sizes, open_request, truncated
 from cutset.engine.local_pipeline import LocalPipeline
 from cutset.engine.outputs import Delta, EngineStats
@@ -26,19 +27,21 @@ from cutset.engine.params import SamplingParams
 from cutset.engine.prefix_store import PrefixStore, StoredBlocks
 from cutset.engine.request import Request
 from cutset.engine.sampler import Choice
-from cutset.engine.scheduler import Scheduler
+from cutset.engine.scheduler import RESTORED_BYTES, Scheduler
 from cutset.engine.sequence import Sequence
 from cutset.engine.speculation import Speculation
+from cutset.engine.stage_blocks import BlocksResult, StagedBlocks
 from cutset.engine.stage_item import MOST_ROWS, MOST_SEQUENCES, StageItem, StageSetup
 from cutset.engine.states import StatePool
 from cutset.engine.step import Step
 from cutset.engine.step_pipeline import StagesLost, StepPipeline
-from cutset.errors import ConfigError, EngineError, RequestError
+from cutset.errors import EngineError, RequestError
 from cutset.models.run.executor import Executor, LoadedAdapter
 
 __all__ = ["Engine"]
 
 log = logging.getLogger(__name__)
+RESTING = 2.0  # seconds that stages may take to keep blocks while nobody waits for them
 
 
 class Engine:
@@ -76,6 +79,7 @@ class Engine:
         drafter: Drafter | None = None,  # with it, tokens are drafted and judged several in a step
         draft_tokens: int = 8,  # of a sequence in a step, at most
         draft_always: bool = False,  # that many in every step, so that their number tells nothing
+        draft_states: int | None = None,  # states that are kept before drafts; None: those of all sequences
         grammars: GrammarCompiler | None = None,  # of the tokenizer's vocabulary; without it none are kept
         clock: Callable[[], float] = time.perf_counter,  # seconds
     ) -> None:
@@ -92,14 +96,23 @@ class Engine:
         eos = spec.eos_token_ids if eos_token_ids is None else eos_token_ids
         self.eos_token_ids = frozenset(one for one in eos if 0 <= one < self.vocab_size)
         self._tokenizer = tokenizer
-        states = StatePool(max_num_seqs, kept_states if prefix_caching else 0) if spec.recurrent_layers else None
+        states: StatePool | None = None
+        if spec.recurrent_layers:
+            if draft_states is None:
+                draft_states = draft_tokens * max_num_seqs
+            ahead = draft_states if drafter is not None else 0
+            states = StatePool(max_num_seqs, kept_states if prefix_caching else 0, ahead)
         masked = tuple(np.flatnonzero(self._without_token).tolist())
         slots = 0 if states is None else states.slots
         kept_as: Literal["auto", "int8"] = "int8" if kv_dtype == "int8" else "auto"
         rows, sequences = min(max_batch_tokens, MOST_ROWS), min(max_num_seqs, MOST_SEQUENCES)
         self._pipeline.open(StageSetup(blocks, block_size, slots, kept_as, masked, rows, sequences))
         self._cache = self._pipeline.cache
-        stored = None
+        self._pool = BlockPool(blocks)
+        self._staged: StagedBlocks | None = None
+        if self._pipeline.keeps_blocks and prefix_caching and states is None:
+            self._staged = StagedBlocks(self._pool, block_size * 8 * spec.kv_floats, RESTORED_BYTES)
+        stored: StoredBlocks | StagedBlocks | None = self._staged
         if store is not None:
             if states is not None or not prefix_caching or self._cache is None:
                 raise EngineError(
@@ -108,14 +121,8 @@ class Engine:
             stored = StoredBlocks(store, self._cache)
         self._speculation: Speculation | None = None
         if drafter is not None:
-            if spec.recurrent_layers:
-                raise ConfigError(
-                    f"Speculation isn't done for models of family {spec.family}: a draft that is wrong would stay in "
-                    "the states of their layers. Leave it off."
-                )
             self._speculation = Speculation(drafter, draft_tokens, vocab_size=spec.vocab_size, constant=draft_always)
         self._grammars, self._masks = grammars, MaskThread()
-        self._pool = BlockPool(blocks)
         self._scheduler = Scheduler(
             self._pool,
             block_size=block_size,
@@ -131,13 +138,14 @@ class Engine:
         self._arrivals = count()
         self._numbers = count()  # of steps
         self._in_flight: dict[int, Step] = {}  # those that were sent, by their numbers
+        self._asking: dict[int, int] = {}  # messages on blocks that were sent, and how many they ask for
         self._came = -math.inf  # when the last result came
         self._steps = self._prefill_rows = self._generated = self._losses = 0
 
     def check(
-        self, prompt_ids: Any, params: SamplingParams, grammar: CompiledGrammar | None = None
+        self, prompt_ids: Any, params: SamplingParams, restriction: Restriction | None = None
     ) -> NDArray[np.int32]:
-        """The prompt as (tokens,) int32. Any thread may call it: for a grammar that is new it takes a while.
+        """The prompt as (tokens,) int32. Any thread may call it. `restriction` of `params`, where it is at hand.
 
         Raises RequestError for an empty prompt, ids outside the vocabulary or without a token, a grammar that can't be
         kept, ContextLengthError for too long a prompt.
@@ -146,22 +154,28 @@ class Engine:
         ids = truncated(ids, params, min(self.max_model_len, self.cache_tokens))
         check_ids("stop_token_ids", params.stop_ids, self.vocab_size)
         check_ids("logit_bias", list(params.logit_bias or ()), self.vocab_size)
-        check_ids("allowed_token_ids", params.allowed_token_ids or (), self.vocab_size, self._without_token)
-        if grammar is None:
-            self.grammar(params)
+        if restriction is None:
+            self.restriction(params)
         check_fits(len(ids), context=self.max_model_len, cache=self.cache_tokens)
         return ids
 
-    def grammar(self, params: SamplingParams) -> CompiledGrammar | None:
-        """The grammar that is asked for, compiled; None if there is none. Any thread may call it.
+    def restriction(self, params: SamplingParams) -> Restriction | None:
+        """What `params` allow; None for everything. Any thread may call it: for a grammar that is new it takes a while.
 
-        Raises RequestError for one that can't be kept.
+        Raises RequestError for a grammar that can't be kept, and ids outside the vocabulary.
         """
-        if params.grammar is None and not params.bad_words:
+        if not params.constrained:
             return None
-        if self._grammars is None:
-            raise RequestError("This engine was made without a vocabulary for grammars and bad_words.")
-        return None if params.grammar is None else self._grammars.compile(params.grammar)
+        allowed, grammar, words = None, None, list[list[int]]()
+        if params.allowed_token_ids is not None:
+            found = check_ids("allowed_token_ids", params.allowed_token_ids, self.vocab_size, self._without_token)
+            allowed = bits_of(found.tolist(), self.vocab_size)
+        if params.grammar is not None or params.bad_words:
+            if self._grammars is None:
+                raise RequestError("This engine was made without a vocabulary for grammars and bad_words.")
+            grammar = None if params.grammar is None else self._grammars.compile(params.grammar)
+            words = self._grammars.spellings(tuple(params.bad_words or ()))
+        return Restriction(grammar, allowed, words)
 
     def add(
         self,
@@ -172,7 +186,7 @@ class Engine:
         cache_salt: str | None = None,
         adapter: LoadedAdapter | None = None,  # of this engine's executor
         added: float | None = None,  # when it was handed in, by `clock`; None: now
-        grammar: CompiledGrammar | None = None,  # of `params`, where it is at hand
+        restriction: Restriction | None = None,  # of `params`, where it is at hand
     ) -> None:
         """Queues a request. It shares blocks only with requests of the same `cache_salt` and `adapter`.
 
@@ -182,7 +196,8 @@ class Engine:
         params = params or SamplingParams()
         if request_id in self._requests:
             raise RequestError(f"The request id {request_id!r} is in use: give another.")
-        ids = self.check(prompt_ids, params, grammar)
+        restriction = restriction or self.restriction(params)
+        ids = self.check(prompt_ids, params, restriction)
         request = open_request(
             request_id,
             ids,
@@ -195,8 +210,7 @@ class Engine:
             tokenizer=self._tokenizer,
             cache_salt=cache_salt,
             adapter=adapter,
-            grammar=grammar or self.grammar(params),
-            bad_words=[] if self._grammars is None else self._grammars.vocabulary.spellings(params.bad_words or ()),
+            restriction=restriction,
         )
         self._requests[request_id] = request
         self._scheduler.add(request.sequences)
@@ -275,13 +289,14 @@ class Engine:
 
     def _send(self, schedule: Callable[[], Step | None], most: int | None = None) -> list[Delta]:
         """Sends steps while there are such and the pipeline takes them, at most `most`."""
-        depth = self._pipeline.depth
-        if depth != self._scheduler.groups:
-            self._scheduler.share_out(depth)
+        depth, groups = self._pipeline.depth, self._pipeline.groups
+        if groups != self._scheduler.groups:
+            self._scheduler.share_out(groups)
         if most is not None:
             depth = min(most, depth)
         while len(self._in_flight) < depth:
             step = schedule()
+            self._send_blocks()
             if step is None:
                 break
             number = next(self._numbers)
@@ -297,13 +312,44 @@ class Engine:
                 return self._fail(step, error)
         return []
 
+    def _send_blocks(self, *, rest: bool = False) -> None:
+        """Tells stages what to keep and to fill, before the next step."""
+        staged = self._staged
+        while staged is not None and (item := staged.item(next(self._numbers), rest=rest)) is not None:
+            self._asking[item.number] = len(item.fill)
+            try:
+                self._pipeline.send_blocks(item)
+            except Exception as error:
+                self._answered(item.number, error)
+
+    def _answered(self, number: int, answer: BlocksResult | BaseException | None) -> None:
+        wanted = self._asking.pop(number)
+        if not isinstance(answer, BlocksResult):
+            log.warning("stages couldn't say which blocks they keep: %s", answer)
+            answer = BlocksResult(number, True, [False] * wanted)
+        self._scheduler.restored(answer)
+
+    def rest(self) -> None:
+        """To be called when there is no work: has stages keep what they weren't told to yet."""
+        if self._staged is None or self._requests or not self._pipeline.depth:
+            return
+        self._send_blocks(rest=True)
+        end = time.monotonic() + RESTING
+        while self._asking and time.monotonic() < end:
+            self._receive()
+
     def _receive(self) -> list[Delta]:
         """Takes the next result, if there is one to wait for."""
-        if not self._in_flight and self._pipeline.depth:
+        if not self._in_flight and not self._asking and self._pipeline.depth:
             return []
         result = self._pipeline.receive(wait=True)
         if isinstance(result, StagesLost):
             return self._lose(result)
+        if result is not None and result.number in self._asking:
+            self._answered(result.number, result if isinstance(result, BlocksResult) else result.error)
+            return []
+        if isinstance(result, BlocksResult):  # one of before a loss
+            return []
         if result is None or result.number not in self._in_flight:  # one of before a loss
             return []
         step = self._in_flight.pop(result.number)
@@ -324,6 +370,7 @@ class Engine:
         log.warning("stages were lost, and running sequences are computed again: %s", lost.reason)
         self._losses += 1
         self._in_flight.clear()
+        self._asking.clear()
         self._scheduler.lose()
         requests = list(self._requests.values()) if lost.error is not None else []
         return [delta for request in requests for delta in self._end(request, lost.error)]
@@ -367,7 +414,10 @@ class Engine:
                 self._scheduler.finish(sequence)
             if delta.finished:
                 self._forget(sequence.request)
-            if delta.finish_reason is not None or not right:
+            if delta.finish_reason is not None:
+                break
+            if not right:
+                self._scheduler.go_back(sequence)
                 break
             self._scheduler.accept(sequence)
         return deltas

@@ -49,6 +49,9 @@ class Grammar:
             schema = _parsed(asked, text)
         if not isinstance(schema, Mapping | bool):
             raise RequestError(f"{asked} can't be used: give {ANY}.")
+        if schema is False:
+            raise RequestError(f"{asked}: the schema is false: no text is like that")
+        text = "{}" if schema is True else text  # its compiler wants objects
         check_schema(f"{asked}: the schema", schema)
         if isinstance(schema, Mapping) and "x-guidance" in schema:
             raise RequestError(f"{asked}: the schema's keyword `x-guidance` isn't supported: leave it out")

@@ -12,6 +12,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from cutset.engine.grammar import Grammar
@@ -33,6 +34,19 @@ LIMITS = {
     "max_lexer_states": 50_000,
     "max_grammar_size": 200_000,
 }
+# What the library says, and what we do, by the keyword that is at fault.
+TOLD = (
+    (r"NoExtension", "can't be kept: no text is like that"),
+    (r"Unsatisfiable schema: (.*)", "can't be kept: no text is like that ({0})"),
+    (r"oneOf constraints are not", "the schema's keyword `oneOf` isn't supported where two of its parts may both hold"),
+    (r"Unknown format: (.*)", "the schema's keyword `format` isn't supported with {0!r}"),
+    (r"Resource '(.*?)' is not present", "the schema's keyword `$ref` isn't supported to {0!r}, outside of it"),
+    (
+        r"patternProperty regexes (.*) are not",
+        "the schema's keyword `patternProperties` isn't supported with {0}, which overlap",
+    ),
+    (r"(.*) for '(\w+)', got (.*)", "the schema's keyword `{1}` can't be {2}: give a whole number"),
+)
 UNSUPPORTED = re.compile(r"Unimplemented keys: (\[.*?\])")
 
 
@@ -58,15 +72,6 @@ class Vocabulary:
             lambda text: tokenizer.encode(text, add_special_tokens=False).tolist(),
         )
 
-    def spellings(self, words: Iterable[str]) -> list[list[int]]:
-        """The tokens of words, as they come at the beginning of a text and behind a space."""
-        found = dict[tuple[int, ...], None]()
-        for word in words:
-            for text in (word, f" {word.lstrip()}"):
-                if ids := tuple(int(one) for one in self.encode(text)):
-                    found[ids] = None
-        return [list(ids) for ids in found]
-
 
 class CompiledGrammar:
     """A grammar for one vocabulary. Thread-safe."""
@@ -91,16 +96,23 @@ class _Tokens:
         self.special_token_ids = sorted({*vocabulary.special_ids, *eos_ids})
         self._special = frozenset(self.special_token_ids)
         self._encode = vocabulary.encode
+        self._spelt = lru_cache(4096)(self._spell)  # what a grammar forces comes again and again
         self.greedy: Callable[[str], list[int]] | None = None
 
     def __call__(self, text: str | bytes) -> list[int]:
         """Token ids that write exactly this text: the model's own if they do, else the longest first."""
         if isinstance(text, bytes):
             text = text.decode("utf-8", "replace")
-        found = [int(one) for one in self._encode(text)]
-        if not self._special.intersection(found) and b"".join(self.tokens[one] for one in found) == text.encode():
-            return found
-        return [] if self.greedy is None else self.greedy(text)
+        return self._spelt(text) if len(text) < 200 else self._spell(text)
+
+    def _spell(self, text: str) -> list[int]:
+        try:
+            found = [int(one) for one in self._encode(text)]
+            if not self._special.intersection(found) and b"".join(self.tokens[one] for one in found) == text.encode():
+                return found
+            return [] if self.greedy is None else self.greedy(text)
+        except Exception:  # it is called from Rust, which would panic
+            return []
 
 
 @dataclass(slots=True)
@@ -126,6 +138,8 @@ class GrammarCompiler:
         self._tokenizer: Any = None
         self._refused = ""
         self._kept = _Kept()
+        # The tokens of words, as they come at the beginning of a text and behind a space.
+        self.spellings = lru_cache(256)(self._spellings)
 
     def warm(self) -> None:
         """Does what the first grammar would wait for. Raises nothing: what is wrong, `compile` says."""
@@ -141,6 +155,14 @@ class GrammarCompiler:
             if found is not None:
                 self._kept.grammars.move_to_end(grammar)
             return found
+
+    def _spellings(self, words: tuple[str, ...]) -> list[list[int]]:
+        found = dict[tuple[int, ...], None]()
+        for word in words:
+            for text in (word, f" {word.lstrip()}"):
+                if ids := tuple(int(one) for one in self.vocabulary.encode(text)):
+                    found[ids] = None
+        return [list(ids) for ids in found]
 
     def compile(self, grammar: Grammar) -> CompiledGrammar:
         """The grammar compiled. Raises RequestError for one that can't be kept, and where llguidance is missing."""
@@ -215,8 +237,9 @@ def _told(wrong: str) -> str:
     if found is not None:
         keys = ", ".join(f"`{printable(str(one), lines=False)[:60]}`" for one in json.loads(found[1]))
         return f"the schema's keyword {keys} isn't supported: leave it out"
-    if wrong.startswith("NoExtension"):
-        return "can't be kept: no text is like that"
+    for pattern, told in TOLD:
+        if found := re.match(pattern, wrong):
+            return told.format(*(printable(one, lines=False)[:100] for one in found.groups()))
     lines = [line.strip() for line in printable(wrong).split("\n") if line.strip()]
     shown = "; ".join(lines[:6])
     return f"can't be kept: {shown if len(shown) <= 300 else shown[:297] + '...'}"

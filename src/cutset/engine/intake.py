@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence as Items
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cutset.engine.blocks import root_digest
-from cutset.engine.constraint import Constraint
+from cutset.engine.constraint import Constraint, Restriction
 from cutset.engine.detokenizer import Detokenizer, StreamingTokenizer
-from cutset.engine.grammar_compiler import CompiledGrammar
 from cutset.engine.params import SamplingParams
 from cutset.engine.request import Request
 from cutset.engine.sampler import TokenSampler
@@ -103,8 +101,7 @@ def open_request(
     tokenizer: StreamingTokenizer,
     cache_salt: str | None,
     adapter: LoadedAdapter | None = None,
-    grammar: CompiledGrammar | None = None,  # of `params`
-    bad_words: Items[Items[int]] = (),  # tokens of each
+    restriction: Restriction | None = None,  # of `params`
 ) -> Request:
     """A request with its n sequences, none of which has begun."""
     model_eos = eos_ids
@@ -124,15 +121,14 @@ def open_request(
         offsets=params.logprobs is not None,
     )
     constraint = None
-    if params.constrained:
+    if restriction is not None:
         constraint = Constraint(
             params,
             vocab_size=vocab_size,
             prompt_tokens=len(prompt_ids),
-            grammar=grammar,
+            restriction=restriction,
             end_ids=end_ids,
             eos_ids=model_eos,
-            bad_words=bad_words,
         )
     for index in range(params.n):
         sampler = TokenSampler(

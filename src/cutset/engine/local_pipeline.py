@@ -43,7 +43,7 @@ class LocalPipeline(StepPipeline):
         self._depth = len(self._executors) if depth is None else depth
         self._stages: list[DecoderStage] = []
         self._sent: deque[StageItem] = deque()
-        self._adapters: list[LoraAdapter] = []  # those that were there before the stages
+        self._adapters: list[tuple[LoraAdapter, bool]] = []  # those that were there before the stages
         self._inputs: list[SimpleQueue[tuple[StageItem, Made] | None]] = []
         self._results: SimpleQueue[StepResult] = SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -66,8 +66,8 @@ class LocalPipeline(StepPipeline):
     def open(self, setup: StageSetup) -> None:
         """Makes the caches, and starts the threads."""
         self._stages = [DecoderStage(one, setup) for one in self._executors]
-        for adapter in self._adapters:
-            self.load_adapter(adapter)
+        for adapter, in_bytes in self._adapters:
+            self.load_adapter(adapter, in_bytes=in_bytes)
         if self._depth == 1:
             return
         self._inputs = [SimpleQueue() for _ in self._stages]
@@ -76,13 +76,12 @@ class LocalPipeline(StepPipeline):
             self._threads.append(thread)
             thread.start()
 
-    def load_adapter(self, adapter: LoraAdapter) -> LoadedAdapter:
-        """Takes in an adapter at every stage, which sequences of any step may then have. Its `handle` is None: a stage
-        knows its own part by the adapter's digest."""
+    def load_adapter(self, adapter: LoraAdapter, *, in_bytes: bool = False) -> LoadedAdapter:
+        """See StepPipeline; one that is open takes further ones."""
         if not self._stages:
-            self._adapters.append(adapter)
+            self._adapters.append((adapter, in_bytes))
         for stage in self._stages:
-            stage.load_adapter(adapter)
+            stage.load_adapter(adapter, in_bytes=in_bytes)
         return LoadedAdapter(adapter.name, adapter.digest, None)
 
     def send(self, item: StageItem) -> None:

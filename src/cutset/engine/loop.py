@@ -17,8 +17,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cutset.engine.constraint import Restriction
 from cutset.engine.engine import Engine
-from cutset.engine.grammar_compiler import CompiledGrammar
 from cutset.engine.handle import RequestHandle
 from cutset.engine.outputs import Delta, EngineStats
 from cutset.engine.params import SamplingParams
@@ -40,7 +40,7 @@ class _Ticket:
     params: SamplingParams
     cache_salt: str | None
     adapter: LoadedAdapter | None
-    grammar: CompiledGrammar | None
+    restriction: Restriction | None
     added: float
     receive: Callable[[Delta], object]
 
@@ -94,8 +94,8 @@ class EngineLoop:
         request is cancelled.
         """
         params, added = params or SamplingParams(), self._engine.clock()
-        ids = self._engine.check(prompt_ids, params)
-        grammar = self._engine.grammar(params)  # compiled in the caller's thread
+        restriction = self._engine.restriction(params)  # in the caller's thread: a new grammar takes a while
+        ids = self._engine.check(prompt_ids, params, restriction)
         deltas: SimpleQueue[Delta | None] = SimpleQueue()
         made_up = request_id is None
         with self._lock:
@@ -105,7 +105,7 @@ class EngineLoop:
                 request_id = f"request-{next(self._numbers)}"
             if request_id in self._tickets:
                 raise RequestError(f"The request id {request_id!r} is in use: give another.")
-            ticket = _Ticket(request_id, ids, params, cache_salt, adapter, grammar, added, on_delta or deltas.put)
+            ticket = _Ticket(request_id, ids, params, cache_salt, adapter, restriction, added, on_delta or deltas.put)
             self._tickets[request_id] = ticket
             self._commands.put(_Command("add", ticket))
         cancel = partial(self._commands.put, _Command("cancel", ticket))
@@ -142,6 +142,8 @@ class EngineLoop:
                 deltas = self._engine.step()
                 self._stats = self._engine.stats()
                 self._deliver(deltas)
+                if not self._engine.has_work:
+                    self._engine.rest()
         except BaseException as error:
             log.exception("the engine's thread stopped")
             self._stop(f"The engine stopped: {str(error).rstrip('.') or type(error).__name__}.", error)
@@ -174,7 +176,7 @@ class EngineLoop:
                 ticket.params,
                 cache_salt=ticket.cache_salt,
                 adapter=ticket.adapter,
-                grammar=ticket.grammar,
+                restriction=ticket.restriction,
                 added=ticket.added,
             )
         except Exception as error:  # it was checked before; what is wrong with it must not end the others

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 from cutset.engine.grammar import Grammar
-from cutset.engine.structured import StructuredOutputsParams, as_grammar
+from cutset.engine.structured_params import StructuredOutputsParams, as_grammar
 from cutset.errors import RequestError
 
 __all__ = ["MAX_LOGPROBS", "MAX_N", "MAX_STOP_IDS", "MAX_STOP_LENGTH", "MAX_STOP_STRINGS", "SamplingParams"]
@@ -19,6 +19,7 @@ MAX_STOP_LENGTH = 1000  # characters
 MAX_STOP_IDS = 1024
 MAX_TOKENS = 2**31 - 1
 MAX_BIASES = 1024
+MAX_ALLOWED = 2**18
 MAX_BAD_WORDS = 256
 # Of vLLM's parameters those that aren't here, and why.
 UNDONE = {
@@ -82,7 +83,8 @@ class SamplingParams:
             if name in UNDONE:
                 raise RequestError(f"{name} isn't done here: {UNDONE[name]}.")
         made = object.__new__(cls)
-        object.__setattr__(made, "named", frozenset(name for name in given if name in cls.__dataclass_fields__))
+        named = {"structured_outputs" if name == "guided_decoding" else name for name in given}
+        object.__setattr__(made, "named", frozenset(named & cls.__dataclass_fields__.keys()))
         return made
 
     def __post_init__(self) -> None:
@@ -120,7 +122,7 @@ class SamplingParams:
             object.__setattr__(self, "structured_outputs", as_grammar(self.structured_outputs))
         object.__setattr__(self, "logit_bias", _biases(self.logit_bias))
         if self.allowed_token_ids is not None:
-            ids = _ids("allowed_token_ids", self.allowed_token_ids, 2**20)
+            ids = _ids("allowed_token_ids", self.allowed_token_ids, MAX_ALLOWED)
             if not ids:
                 raise _bad("allowed_token_ids", ids, "at least one id, or leave it out")
             object.__setattr__(self, "allowed_token_ids", ids)
@@ -155,10 +157,25 @@ class SamplingParams:
         """The likeliest token, whatever the seed."""
         return self.temperature == 0
 
+    @property
+    def repeats_cost(self) -> bool:
+        """Tokens of prompt and output are penalised."""
+        return self.repetition_penalty != 1
+
+    @property
+    def counts_cost(self) -> bool:
+        """Tokens of the output are, by how often they are there or at all."""
+        return bool(self.presence_penalty or self.frequency_penalty)
+
+    @property
+    def penalises(self) -> bool:
+        """What is drawn depends on the tokens before."""
+        return self.repeats_cost or self.counts_cost
+
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """The names of all parameters, for faces that take them from elsewhere."""
-        return tuple(field.name for field in fields(cls) if field.init)
+        return tuple(field.name for field in fields(cls) if field.init and field.name != "guided_decoding")
 
     @classmethod
     def of(cls, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> SamplingParams:
@@ -217,7 +234,8 @@ def _ids(name: str, ids: Any, most: int) -> tuple[int, ...]:
         return ()
     if not isinstance(ids, list | tuple | set | frozenset) or len(ids) > most:
         raise _bad(name, ids, f"a list of at most {most} token ids")
-    for one in ids:
+    wrong = [one for one in ids if type(one) is not int or not 0 <= one <= MAX_TOKENS]
+    for one in wrong[:1]:
         _whole(name, one, 0, MAX_TOKENS)
     return tuple(dict.fromkeys(ids))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import sys
@@ -19,7 +20,7 @@ from cutset.models.run.backend import BackendChoice, block_bytes
 from cutset.models.spec import DecoderSpec
 from cutset.version import software
 
-__all__ = ["open_store"]
+__all__ = ["check_store", "open_store", "stage_context"]
 
 
 def open_store(
@@ -32,17 +33,8 @@ def open_store(
     directory = settings.prefix_cache
     if directory is None:
         return None
-    if not settings.prefix_caching:
-        raise ConfigError("prefix_cache needs prefix_caching: leave out one of --prefix-cache and --no-prefix-caching")
-    if spec.state_floats:
-        raise ConfigError(
-            f"prefix_cache: {spec.family} has layers with states of sequences, which aren't kept on disk: leave it out"
-        )
-    if choice.device != "cpu":
-        raise ConfigError(f"prefix_cache keeps blocks of a cache on the CPU, not on {choice.device}: leave it out")
-    one, limit = block_bytes(spec, choice, settings), settings.prefix_cache_bytes
-    if limit < 2 * one:
-        raise ConfigError(f"prefix_cache_size {settings.prefix_cache_size} holds no two blocks of {one} bytes")
+    check_store(spec, settings, choice)
+    limit = settings.prefix_cache_bytes
     files = {tensor.file for tensor in source.tensors.values()}
     if source.path.is_dir():
         files.add(source.path / "config.json")
@@ -59,6 +51,29 @@ def open_store(
     return PrefixStore(directory, limit, hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).digest())
 
 
+def check_store(spec: DecoderSpec, settings: Settings, choice: BackendChoice) -> None:
+    """Raises ConfigError where a model or its settings don't go with a store."""
+    if not settings.prefix_caching:
+        raise ConfigError("prefix_cache needs prefix_caching: leave out one of --prefix-cache and --no-prefix-caching")
+    if spec.state_floats:
+        raise ConfigError(
+            f"prefix_cache: {spec.family} has layers with states of sequences, which aren't kept on disk: leave it out"
+        )
+    if choice.device != "cpu":
+        raise ConfigError(f"prefix_cache keeps blocks of a cache on the CPU, not on {choice.device}: leave it out")
+    one, limit = block_bytes(spec, choice, settings), settings.prefix_cache_bytes
+    if limit < 2 * one:
+        raise ConfigError(f"prefix_cache_size {settings.prefix_cache_size} holds no two blocks of {one} bytes")
+
+
+def stage_context(model: bytes, choice: BackendChoice, layers: range) -> bytes:
+    """What blocks of a stage depend on besides their tokens: its engine's digest of model, dtypes and limit, what
+    computes there with its instruction set, and which layers it has."""
+    computed_by = [software(), _code(), choice.backend, choice.dtype, choice.device, *_libraries(choice)]
+    depends = [model.hex(), computed_by, layers.start, layers.stop, sys.byteorder]
+    return hashlib.sha256(json.dumps(depends).encode()).digest()
+
+
 def _libraries(choice: BackendChoice) -> list[str]:
     """Whose arithmetic it is."""
     if choice.backend == "native":
@@ -66,6 +81,7 @@ def _libraries(choice: BackendChoice) -> list[str]:
     return [version("torch" if choice.backend == "torch" else "numpy"), str(choice.threads)]
 
 
+@functools.cache
 def _code() -> str:
     """The digest of the code that computes: the extension, and what reads models and runs them."""
     root, whole = Path(cutset.__file__).parent, hashlib.sha256()

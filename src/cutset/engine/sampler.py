@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from copy import copy
+from functools import lru_cache
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cutset.engine.bits import Bits, allowed_ids, has
+from cutset.engine.bits import Bits, allowed_flags, allowed_ids, has
 from cutset.engine.outputs import TokenLogprob
 from cutset.engine.params import SamplingParams
+from cutset.engine.token_history import TokenHistory
 
 __all__ = ["Choice", "SamplerState", "TokenSampler", "choose", "kept_tokens", "uniform"]
 
@@ -35,25 +37,15 @@ class SamplerState(NamedTuple):
 
     key: int  # of 128 bits
     masked: NDArray[np.integer]  # ids that can't be drawn now
-    seen: NDArray[np.integer] | None  # ids in prompt or output, where a penalty needs them
-    counted: NDArray[np.integer] | None  # ids in the output, where a penalty needs them, and
-    counts: NDArray[np.integer] | None  # how often they are there
+    history: TokenHistory | None  # prompt and output, where a penalty needs them
     until: int = ALWAYS  # tokens, the prompt's included, from which on `masked` can be drawn
     biased: NDArray[np.integer] | None = None  # ids whose logits get
     biases: NDArray[np.float64] | None = None  # these added
 
-    def after(self, token_id: int) -> SamplerState:
-        """The same when the token has become part of the output."""
-        seen, counted, counts = self.seen, self.counted, self.counts
-        if seen is not None:
-            seen = np.union1d(seen, [token_id])
-        if counted is not None and counts is not None:
-            place = int(np.searchsorted(counted, token_id))
-            if place == len(counted) or counted[place] != token_id:
-                counted, counts = np.insert(counted, place, token_id), np.insert(counts, place, 0)
-            counts = counts.copy()
-            counts[place] += 1
-        return self._replace(seen=seen, counted=counted, counts=counts)
+
+@lru_cache(maxsize=256)  # an item is restored at every step of a sequence, and checking takes a while
+def _restored_params(**params: Any) -> SamplingParams:
+    return SamplingParams(**params, max_tokens=None)
 
 
 class TokenSampler:
@@ -73,30 +65,23 @@ class TokenSampler:
         self.prompt_tokens = len(prompt_ids)
         self._key = (seed % 2**64) | index << 64
         self._end_ids = np.array(sorted(end_ids), dtype=np.intp)
-        self._seen: NDArray[np.bool_] | None = None  # (vocab,) in prompt or output
-        self._counts: NDArray[np.int32] | None = None  # (vocab,) how often in the output
-        if params.repetition_penalty != 1:
-            self._seen = np.zeros(vocab_size, dtype=np.bool_)
-            self._seen[prompt_ids] = True
-        if params.presence_penalty or params.frequency_penalty:
-            self._counts = np.zeros(vocab_size, dtype=np.int32)
-        self._given: SamplerState | None = None  # in the place of these two
+        self.history: TokenHistory | None = None  # where a penalty needs it
+        if params.penalises:
+            seen, counts = params.repeats_cost, params.counts_cost
+            self.history = TokenHistory(vocab_size, prompt_ids.tolist(), seen=seen, counts=counts)
         biases = params.logit_bias or {}
-        self._biased = np.fromiter(biases.keys(), np.intp, len(biases)) if biases else None
-        self._biases = np.fromiter(biases.values(), np.float64, len(biases)) if biases else None
-        self._penalises = self._seen is not None or self._counts is not None
+        self._biased: NDArray[np.integer] | None = None
+        self._biases: NDArray[np.float64] | None = None
+        if biases:
+            self._biased = np.fromiter(biases.keys(), np.intp, len(biases))
+            self._biases = np.fromiter(biases.values(), np.float64, len(biases))
 
     def state(self, known: int) -> SamplerState:
         """What the next draw depends on, after `known` tokens."""
-        if self._given is not None:
-            return self._given
-        seen = None if self._seen is None else np.flatnonzero(self._seen)
-        counted = None if self._counts is None else np.flatnonzero(self._counts)
-        counts = None if self._counts is None else self._counts[counted]
         masked = self._end_ids[: None if self._masks(known) else 0]
         until = min(ALWAYS, self.prompt_tokens + self.params.min_tokens)
         until = until if len(masked) else 0
-        return SamplerState(self._key, masked, seen, counted, counts, until, self._biased, self._biases)
+        return SamplerState(self._key, masked, self.history, until, self._biased, self._biases)
 
     @classmethod
     def restored(cls, state: SamplerState, **params: Any) -> Self:
@@ -105,54 +90,51 @@ class TokenSampler:
         Raises RequestError.
         """
         sampler = cls(
-            SamplingParams(**params, max_tokens=None, min_tokens=state.until if len(state.masked) else 0),
+            _restored_params(min_tokens=state.until if len(state.masked) else 0, **params),
             seed=state.key % 2**64,
             index=state.key >> 64,
             vocab_size=0,  # what was seen is given
             prompt_ids=np.empty(0, np.int32),
             end_ids=state.masked.tolist(),
         )
-        sampler._given = state
+        sampler.history = state.history
         sampler._biased, sampler._biases = state.biased, state.biases
         return sampler
 
     def plain(self, known: int) -> bool:
         """The next token is the likeliest, as the logits are. `known` tokens are there, the prompt's included."""
-        return self.params.greedy and not self._penalises and self._biased is None and not self._masks(known)
+        return self.params.greedy and self.history is None and self._biased is None and not self._masks(known)
 
     def ahead(self) -> TokenSampler:
         """One that can observe tokens that aren't certain yet: this one won't know of them."""
-        if not self._penalises:
+        if self.history is None:
             return self
         made = copy(self)
-        made._seen = None if self._seen is None else self._seen.copy()
-        made._counts = None if self._counts is None else self._counts.copy()
+        made.history = self.history.ahead()
         return made
 
     def observe(self, token_id: int) -> None:
         """The token has become part of the output."""
-        if self._given is not None:
-            self._given = self._given.after(token_id)
-            return
-        if self._seen is not None:
-            self._seen[token_id] = True
-        if self._counts is not None:
-            self._counts[token_id] += 1
+        if self.history is not None:
+            self.history.append(token_id)
 
-    def draw(self, logits: NDArray[np.float32], known: int, allowed: NDArray[np.intp] | None = None) -> int | None:
+    def draw(self, logits: NDArray[np.float32], known: int, mask: Bits | None = None) -> int | None:
         """The next token for logits (vocab,), given `known` tokens, or None if the logits are no numbers.
 
-        Where not every token may come, `allowed` are the ids that may, ascending.
+        `mask` says which tokens may come, where not all may.
         """
-        adjusted = self._adjust(logits, known)
-        if allowed is not None:
+        adjusted, params = self._adjust(logits, known), self.params
+        allowed = None
+        if mask is not None and params.greedy:
+            adjusted = np.where(allowed_flags(mask, len(logits)), adjusted, -np.inf)
+        elif mask is not None:
+            allowed = allowed_ids(mask, len(logits))
+            if not len(allowed):
+                return None
             adjusted = adjusted[allowed]
-        if not adjusted.size:
-            return None
         drawn = int(adjusted.argmax())  # the first NaN, if there is one
         if not np.isfinite(adjusted[drawn]):
             return None
-        params = self.params
         if not params.greedy:
             ids, weights = kept_tokens(
                 adjusted, temperature=params.temperature, top_k=params.top_k, top_p=params.top_p, min_p=params.min_p
@@ -166,16 +148,18 @@ class TokenSampler:
         return known - self.prompt_tokens < self.params.min_tokens and self._end_ids.size > 0
 
     def _adjust(self, logits: NDArray[np.float32], known: int) -> NDArray[np.floating]:
-        masks = self._masks(known)
-        if not self._penalises and not masks and self._biased is None:
+        masks, history = self._masks(known), self.history
+        if history is None and not masks and self._biased is None:
             return logits
-        row, state = logits.astype(np.float64), self.state(known)
-        if state.seen is not None:
-            penalty, values = self.params.repetition_penalty, row[state.seen]
-            row[state.seen] = np.where(values > 0, values / penalty, values * penalty)
-        if state.counted is not None and state.counts is not None:
-            row[state.counted] -= self.params.frequency_penalty * state.counts + self.params.presence_penalty
-        if self._biased is not None:
+        row = logits.astype(np.float64)
+        if history is not None and history.seen is not None:
+            seen = np.flatnonzero(history.seen)
+            penalty, values = self.params.repetition_penalty, row[seen]
+            row[seen] = np.where(values > 0, values / penalty, values * penalty)
+        if history is not None and history.counts is not None:
+            counted = np.flatnonzero(history.counts)
+            row[counted] -= self.params.frequency_penalty * history.counts[counted] + self.params.presence_penalty
+        if self._biased is not None and self._biases is not None:
             row[self._biased] += self._biases
         if masks:
             row[self._end_ids] = -np.inf
@@ -294,7 +278,7 @@ def _choice(
     elif plain and has(masks[number], likeliest):
         token = likeliest
     else:
-        token = sampler.draw(logits, known, allowed_ids(masks[number], len(logits)))
+        token = sampler.draw(logits, known, masks[number])
     if token is None:
         return None
     wanted = sampler.params.logprobs

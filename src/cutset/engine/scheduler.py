@@ -10,12 +10,14 @@ from cutset.engine.blocks import BlockPool
 from cutset.engine.prefix_store import StoredBlocks
 from cutset.engine.sequence import Sequence, Status
 from cutset.engine.speculation import Speculation
+from cutset.engine.stage_blocks import BlocksResult, StagedBlocks, StoredBlock
 from cutset.engine.states import StatePool
 from cutset.engine.step import NONE, Step, make_step
 
 __all__ = ["Scheduler"]
 
 LEAST_ROWS = 128  # of a step, where there are that many: a matrix that is read for fewer costs more than they bring
+AT_ONCE = 8  # blocks that are read from a store together
 RESTORED_BYTES = 16 << 20  # read from a store between two steps: some 10 ms, in which nobody gets a token
 
 
@@ -35,7 +37,8 @@ class Scheduler:
     a step with it is on its way needn't wait for that: whoever gets the blocks comes after it.
 
     What isn't found in the cache may be in a store on disk (`stored`). A sequence that has just got its blocks reads
-    them there, some between each two steps, and takes part in none until the first that is missing.
+    them there, some between each two steps, and takes part in none until the first that is missing. Stages elsewhere
+    are asked to read theirs, and answer later.
     """
 
     def __init__(
@@ -48,7 +51,7 @@ class Scheduler:
         max_model_len: int,
         prefix_caching: bool,
         states: StatePool | None = None,
-        stored: StoredBlocks | None = None,
+        stored: StoredBlocks | StagedBlocks | None = None,
         speculation: Speculation | None = None,
     ) -> None:
         self.pool = pool
@@ -56,6 +59,7 @@ class Scheduler:
         self.stored = stored
         self.speculation = speculation
         self._restoring: dict[Sequence, bool] = {}  # those that read there, and whether their tokens count as found
+        self._asked: set[Sequence] = set()  # of these, those for which stages were asked
         self.block_size = block_size
         self.max_batch_tokens = max_batch_tokens
         self.max_num_seqs = max_num_seqs
@@ -93,6 +97,8 @@ class Scheduler:
         """The cache has lost all that it held. Running sequences wait again, and will be computed from their tokens."""
         for sequence in sorted(self.running, key=lambda one: one.age, reverse=True):
             self._requeue(sequence)
+        if isinstance(self.stored, StagedBlocks):
+            self.stored.lose()
         self.pool.forget()
         if self.states is not None:
             self.states.forget()
@@ -157,12 +163,20 @@ class Scheduler:
             for sequence, count in rows.items():
                 assert sequence.state is not None
                 self.states.plan(sequence.state, sequence.computed, sequence.computed + count)
+            drafts = {one: drafts[one][: self._room_ahead(one, len(drafts[one]))] for one in drafts}
+            drafts = {one: tokens for one, tokens in drafts.items() if tokens}
         step = make_step(rows, self.max_model_len, drafts)
         for sequence, count in rows.items():
             sequence.computed += count
             if self.states is not None and step is not None and sequence.state is not None:
                 step.saves.append(self.states.take(sequence.state))
         return step
+
+    def _room_ahead(self, sequence: Sequence, drafts: int) -> int:
+        """Of so many drafts, those that its state can be taken back from."""
+        assert self.states is not None
+        assert sequence.state is not None
+        return self.states.plan_ahead(sequence.state, sequence.known, drafts)
 
     def advance(self, step: Step) -> None:
         """The rows of this step have been computed: their full blocks can be found from now on."""
@@ -188,6 +202,11 @@ class Scheduler:
         sequence.settled += 1
         if self.prefix_caching:
             self._publish(sequence)
+
+    def go_back(self, sequence: Sequence) -> None:
+        """A step of it had drafts, of which those were right that were accepted: its state is that behind them."""
+        if self.states is not None and sequence.state is not None:
+            self.states.go_back(sequence.state, sequence.computed)
 
     def _publish(self, sequence: Sequence) -> None:
         size = self.block_size
@@ -242,6 +261,7 @@ class Scheduler:
 
     def _release(self, sequence: Sequence) -> None:
         self._restoring.pop(sequence, None)
+        self._asked.discard(sequence)
         self.pool.release(sequence.drop())
         if self.states is not None and sequence.state is not None:
             self.states.end(sequence.state)
@@ -253,6 +273,8 @@ class Scheduler:
 
     def _requeue(self, sequence: Sequence) -> None:
         self._release(sequence)
+        if (history := sequence.sampler.history) is not None:
+            history.renew()
         del self.running[sequence]
         sequence.status = Status.WAITING
         self.waiting[sequence] = None
@@ -309,27 +331,66 @@ class Scheduler:
 
     def _restore(self, most: int | None = None) -> None:
         """Reads blocks of sequences that have just got them, about `most` bytes; None: all that are there."""
+        if isinstance(self.stored, StagedBlocks):
+            self._ask(self.stored)
+            return
         size, done = self.block_size, 0
         while self._restoring and (most is None or done < most):
             sequence, counts = next(iter(self._restoring.items()))
-            block = sequence.published
-            digest, tokens = sequence.digest(block, size), sequence.block_tokens(block, size)
+            last = (sequence.known - 1) // size  # one token at least is left to compute
+            wanted = self._blocks(sequence, min(last, sequence.published + AT_ONCE))
             assert self.stored is not None
-            found = self.stored.read(int(sequence.table[block]), digest, tokens)
-            if not found or block + 1 == (sequence.known - 1) // size:  # one token at least is left to compute
+            read = self.stored.read(wanted)
+            found = read[: read.index(0)] if 0 in read else read
+            for count in found:
+                done += count
+                self._found(sequence, counts)
+            if len(found) < len(read) or sequence.published == last:
                 del self._restoring[sequence]
-            if not found:
+
+    def _blocks(self, sequence: Sequence, last: int) -> list[StoredBlock]:
+        """Those of a sequence that aren't computed, before number `last`."""
+        size = self.block_size
+        return [
+            StoredBlock(int(sequence.table[i]), sequence.digest(i, size), sequence.block_tokens(i, size))
+            for i in range(sequence.published, last)
+        ]
+
+    def _found(self, sequence: Sequence, counts: bool) -> None:
+        """The next block of a sequence has been read."""
+        block, size = sequence.published, self.block_size
+        self.pool.publish(int(sequence.table[block]), sequence.digest(block, size), sequence.block_tokens(block, size))
+        sequence.published += 1
+        sequence.computed += size
+        sequence.settled += size
+        sequence.cached += size
+        if counts and sequence.request.cached_tokens is not None:
+            sequence.request.cached_tokens += size
+            self.prefix_hits += size
+            self.stored_hits += size
+
+    def _ask(self, staged: StagedBlocks) -> None:
+        """Has stages asked for the next blocks of those that read."""
+        if staged.kept is False:
+            self._restoring.clear()
+        for sequence in self._restoring:
+            if sequence in self._asked:
                 continue
-            done += found
-            self.pool.publish(int(sequence.table[block]), digest, tokens)
-            sequence.published += 1
-            sequence.computed += size
-            sequence.settled += size
-            sequence.cached += size
-            if counts and sequence.request.cached_tokens is not None:
-                sequence.request.cached_tokens += size
-                self.prefix_hits += size
-                self.stored_hits += size
+            self._asked.add(sequence)
+            last = min((sequence.known - 1) // self.block_size, sequence.published + staged.most_fill)
+            staged.ask(sequence, self._blocks(sequence, last))
+
+    def restored(self, result: BlocksResult) -> None:
+        """Stages have answered."""
+        assert isinstance(self.stored, StagedBlocks)
+        for sequence, epoch, wanted, found in self.stored.came(result):
+            if sequence.epoch != epoch or sequence not in self._restoring:
+                continue  # it has given its blocks back meanwhile
+            self._asked.discard(sequence)
+            for _ in range(found):
+                self._found(sequence, self._restoring[sequence])
+            if found < len(wanted) or sequence.published == (sequence.known - 1) // self.block_size:
+                del self._restoring[sequence]
 
     def _cached_blocks(self, sequence: Sequence) -> list[int]:
         found: list[int] = []

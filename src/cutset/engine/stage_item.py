@@ -1,13 +1,15 @@
 """What goes from stage to stage: the rows of a step, and what it takes to draw the tokens that follow the wanted ones.
 
-An item stands alone: a stage keeps nothing of a sequence but what its cache holds. Its bytes are a msgpack array of
-numbers and of arrays in little-endian order. Whoever decodes one takes nothing for granted: what isn't exactly such an
-item, within these bounds, is a FrameError.
+A stage keeps nothing of a sequence but what its cache holds, and the last one the tokens that penalties count: an item
+brings those that are new (`token_history`). Its bytes are a msgpack array of numbers and of arrays in little-endian
+order. Whoever decodes one takes nothing for granted: what isn't exactly such an item, within these bounds, is a
+FrameError.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
@@ -19,6 +21,7 @@ from cutset.engine.constraint import StepMasks
 from cutset.engine.outputs import TokenLogprob
 from cutset.engine.params import MAX_BIASES, MAX_LOGPROBS
 from cutset.engine.sampler import Choice, SamplerState, TokenSampler
+from cutset.engine.token_history import HistoryPart, KnownHistories, SentHistories
 from cutset.errors import FrameError, RequestError
 from cutset.models.run.executor import Batch, LoadedAdapter, States
 
@@ -34,11 +37,14 @@ __all__ = [
     "encode_choices",
     "encode_item",
     "encode_setup",
+    "with_sampling",
 ]
 
 MOST_ITEM = 64 << 20  # bytes
 MOST_ROWS = 1 << 20  # of a step
 MOST_SEQUENCES = 1 << 16
+FEW = 64  # numbers
+NONE = np.empty(0, np.int32)
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
@@ -63,6 +69,7 @@ class StageSetup(msgspec.Struct, array_like=True, forbid_unknown_fields=True, fr
     masked: Annotated[tuple[Number, ...], msgspec.Meta(max_length=2**20)] = ()  # ids for which there is no token
     rows: Annotated[int, msgspec.Meta(ge=1, le=MOST_ROWS)] = MOST_ROWS  # of a step, at most
     sequences: Annotated[int, msgspec.Meta(ge=1, le=MOST_SEQUENCES)] = MOST_SEQUENCES  # of a step, at most
+    prefixes: Annotated[bytes, msgspec.Meta(max_length=32)] = b""  # digest of model and limit, where blocks may be kept
 
 
 class StageItem(NamedTuple):
@@ -86,6 +93,13 @@ class StageItem(NamedTuple):
         return found
 
 
+class _History(_Part):
+    slot: Number  # of the last stage
+    start: Number  # tokens that it has there
+    prompt_tokens: Number
+    ids: Ints  # those from `start` on
+
+
 class _Sampling(_Part):
     temperature: float
     top_p: float
@@ -98,9 +112,7 @@ class _Sampling(_Part):
     key: Key
     known: Number
     masked: Ints  # ids that can't be drawn now: end tokens before min_tokens
-    seen: Ints | None  # ids in prompt or output, ascending
-    counted: Ints | None  # ids in the output, ascending
-    counts: Ints | None  # how often these are there
+    history: _History | None  # where a penalty needs it
     until: Number  # tokens from which on `masked` can be drawn
     drafted: Number  # rows with drafts behind this one, wanted too
     biased: Ints | None  # ids whose logits get
@@ -167,8 +179,8 @@ def decode_setup(data: bytes | memoryview) -> StageSetup:
     return _decoded(_setups, data, "setup of stages")  # type: ignore[no-any-return]
 
 
-def encode_item(item: StageItem) -> bytes:
-    """The bytes of an item."""
+def encode_item(item: StageItem, histories: SentHistories | None = None) -> bytes:
+    """The bytes of an item. `histories`: what the last stage has already; without, it gets all that is needed."""
     batch = item.batch
     if batch.key_mask is not None:
         raise ValueError("a padded batch doesn't go through stages")
@@ -183,6 +195,12 @@ def encode_item(item: StageItem) -> bytes:
     drafted = item.drafted or [0] * len(item.known)
     masks = [None] * len(item.known) if item.masks is None else item.masks.found
     sampling = [_sampling(*each) for each in zip(item.samplers, item.known, drafted, masks, strict=True)]
+    each = zip(sampling, item.samplers, item.known, strict=True)
+    penalised = [(one, sampler.history, known) for one, sampler, known in each if sampler.history is not None]
+    sent = SentHistories(len(penalised)) if histories is None else histories
+    parts = sent.parts((history, known) for _, history, known in penalised)
+    for (one, _, _), part in zip(penalised, parts, strict=True):
+        one.history = _History(part.slot, part.start, part.prompt_tokens, _bytes(part.ids))
     return _encoder.encode(
         _Item(
             number=item.number,
@@ -209,24 +227,43 @@ def decode_item(
     *,
     vocab_size: int,
     adapters: Mapping[bytes, LoadedAdapter] | None = None,  # of this stage's executor, by digest
-    sampling: bool = True,  # False: leave the samplers out, as all stages but the last may
+    sampling: bool = True,  # False: leave the samplers out, see `with_sampling`
+    histories: KnownHistories | None = None,  # of the items before
 ) -> StageItem:
-    """The item; its numbers lie within `setup` and the vocabulary, so any executor may run it. Raises FrameError."""
+    """The item; its numbers lie within `setup` and the vocabulary, so any executor may run it.
+
+    Raises FrameError, and EngineError for one that goes on with a history that isn't known.
+    """
     found: _Item = _decoded(_items, data, "item")
     batch = _batch(found, adapters or {})
     _check(batch, setup, vocab_size)
+    item = StageItem(found.number, batch, (), ())
     if not sampling:
-        return StageItem(found.number, batch, (), ())
+        return item
+    return _with_sampling(item, found, KnownHistories(setup.sequences, vocab_size) if histories is None else histories)
+
+
+def with_sampling(item: StageItem, data: bytes | memoryview, histories: KnownHistories) -> StageItem:
+    """An item that `decode_item` gave without them, with its samplers: the last stage alone needs these, and not before
+    its logits are there. Raises what that does."""
+    return _with_sampling(item, _decoded(_items, data, "item"), histories)
+
+
+def _with_sampling(item: StageItem, found: _Item, histories: KnownHistories) -> StageItem:
+    batch = item.batch
     draws: list[_Sampling] = _decoded(_samplings, found.sampling, "item")
     drafted = [one.drafted for one in draws]
     if (wanted := len(draws) + sum(drafted)) != len(batch.logit_rows):
         raise FrameError(f"an item wants {len(batch.logit_rows)} tokens and says how to draw {wanted}")
     if any(drafted):
         _check_drafted(batch, drafted)
-    samplers = [_sampler(one, vocab_size) for one in draws]
+    slots = [one.history.slot for one in draws if one.history is not None]
+    if len(set(slots)) < len(slots):
+        raise FrameError("two sequences of an item have the same history")
+    samplers = [_sampler(one, histories) for one in draws]
     masks = None
     if any(one.masks is not None for one in draws):
-        masks = StepMasks.of([_masks(one, vocab_size) for one in draws])
+        masks = StepMasks.of([_masks(one, histories.vocab_size) for one in draws])
     return StageItem(found.number, batch, samplers, [one.known for one in draws], drafted, masks)
 
 
@@ -321,7 +358,8 @@ def _adapters(found: _Item, adapters: Mapping[bytes, LoadedAdapter]) -> tuple[Lo
 
 def _check(batch: Batch, setup: StageSetup, vocab_size: int) -> None:
     """Raises FrameError unless all numbers of a batch lie where they may."""
-    counts = np.diff(batch.row_starts.astype(np.int64))
+    starts = batch.row_starts.astype(np.int64)
+    counts = starts[1:] - starts[:-1]
     rows = len(batch.token_ids)
     if rows > setup.rows or len(counts) > setup.sequences or len(batch.logit_rows) > rows:
         raise FrameError(f"an item of {rows} rows is too large: {setup.rows} were agreed on", too_large=True)
@@ -335,7 +373,10 @@ def _check(batch: Batch, setup: StageSetup, vocab_size: int) -> None:
     _within("limits", batch.limits.astype(np.int64) - batch.context_lens, 0, 2**31 - 1)
     _within("positions", batch.positions, 0, max(0, int(batch.limits.max()) - 1))
     used = -(-batch.context_lens // setup.block_size)
-    _within("block_tables", batch.block_tables[np.arange(blocks)[None, :] < used[:, None]], 0, setup.blocks - 1)
+    tables = batch.block_tables
+    if tables.size and int(used.min()) < blocks:  # what is behind a sequence's own blocks is never read
+        tables = tables[np.arange(blocks)[None, :] < used[:, None]]
+    _within("block_tables", tables, 0, setup.blocks - 1)
     if (batch.states is None) != (setup.states == 0):
         raise FrameError("an item has states of sequences where there are none, or none where there are")
     if (states := batch.states) is not None:
@@ -355,7 +396,14 @@ def _check_drafted(batch: Batch, drafted: Sequence[int]) -> None:
 
 
 def _within(name: str, values: NDArray[Any], low: int, high: int) -> None:
-    if values.size and not (int(values.min()) >= low and int(values.max()) <= high):
+    if not values.size:
+        return
+    if values.size <= FEW:  # as Python's numbers these are looked at in a fraction of the time
+        numbers = values.ravel().tolist()
+        least, most = min(numbers), max(numbers)
+    else:
+        least, most = int(values.min()), int(values.max())
+    if not (least >= low and most <= high):
         raise FrameError(f"{name} of an item has a number that can't be")
 
 
@@ -379,9 +427,7 @@ def _sampling(sampler: TokenSampler, known: int, drafted: int, masks: list[Bits]
         state.key.to_bytes(16, "little"),
         known,
         _bytes(state.masked),
-        None if state.seen is None else _bytes(state.seen),
-        None if state.counted is None else _bytes(state.counted),
-        None if state.counts is None else _bytes(state.counts),
+        None,
         state.until,
         drafted,
         None if state.biased is None else _bytes(state.biased),
@@ -390,16 +436,16 @@ def _sampling(sampler: TokenSampler, known: int, drafted: int, masks: list[Bits]
     )
 
 
-def _sampler(found: _Sampling, vocab_size: int) -> TokenSampler:
-    lists = [None if one is None else _ints(one, "sampling") for one in (found.seen, found.counted, found.counts)]
-    masked, (seen, counted, counts) = _ints(found.masked, "sampling"), lists
-    if (counted is None) != (counts is None) or (
-        counted is not None and counts is not None and len(counted) != len(counts)
-    ):
-        raise FrameError("sampling of an item has other counts than tokens")
-    for ids in (masked, seen, counted):
-        if ids is not None:
-            _within("sampling", ids, 0, vocab_size - 1)
+def _sampler(found: _Sampling, histories: KnownHistories) -> TokenSampler:
+    masked, part, vocab_size = _ints(found.masked, "sampling"), found.history, histories.vocab_size
+    penalties = (found.repetition_penalty, found.presence_penalty, found.frequency_penalty)
+    if found.temperature == 0 and penalties == (1, 0, 0) and not masked.size and part is None and found.biased is None:
+        # What is likeliest depends neither on a seed nor on what came before.
+        try:
+            return _greedy(found.top_p, found.top_k, found.min_p, found.logprobs)
+        except RequestError as error:
+            raise FrameError(f"sampling of an item: {error}") from None
+    _within("sampling", masked, 0, vocab_size - 1)
     biased = None if found.biased is None else _ints(found.biased, "sampling")
     biases = None if found.biases is None or len(found.biases) % 8 else np.frombuffer(found.biases, "<f8")
     if (biased is None) != (biases is None) or (
@@ -408,11 +454,11 @@ def _sampler(found: _Sampling, vocab_size: int) -> TokenSampler:
         raise FrameError("sampling of an item has other biases than tokens")
     if biased is not None and biases is not None:
         _within("sampling", biased, 0, vocab_size - 1)
-        _within("sampling", biases, -100, 100)
-    key = int.from_bytes(found.key, "little")
-    state = SamplerState(key, masked, seen, counted, counts, found.until, biased, biases)
+        if not (np.abs(biases) <= 100).all():
+            raise FrameError("sampling of an item has a bias that can't be")
+    state = SamplerState(int.from_bytes(found.key, "little"), masked, None, found.until, biased, biases)
     try:
-        return TokenSampler.restored(
+        sampler = TokenSampler.restored(
             state,
             temperature=found.temperature,
             top_p=found.top_p,
@@ -425,6 +471,23 @@ def _sampler(found: _Sampling, vocab_size: int) -> TokenSampler:
         )
     except RequestError as error:
         raise FrameError(f"sampling of an item: {error}") from None
+    params = sampler.params
+    if params.penalises != (part is not None):
+        raise FrameError("sampling of an item has penalties without the tokens that they are for, or these without")
+    if part is not None:
+        ids = _ints(part.ids, "sampling")
+        _within("sampling", ids, 0, vocab_size - 1)
+        if part.start + len(ids) != found.known:
+            raise FrameError("sampling of an item has another number of tokens than it says")
+        own = HistoryPart(part.slot, part.start, part.prompt_tokens, ids)
+        sampler.history = histories.take(own, seen=params.repeats_cost, counts=params.counts_cost)
+    return sampler
+
+
+@lru_cache(maxsize=64)
+def _greedy(top_p: float, top_k: int, min_p: float, logprobs: int | None) -> TokenSampler:
+    state = SamplerState(0, NONE, None, 0)
+    return TokenSampler.restored(state, temperature=0.0, top_p=top_p, top_k=top_k, min_p=min_p, logprobs=logprobs)
 
 
 def _logprob(told: TokenLogprob | None) -> _Logprob | None:

@@ -24,18 +24,26 @@ class SequenceState:
     source: int  # where it is now: -1 at the start, a checkpoint's slot before the first step, then `slot`
     marks: list[int] = field(default_factory=list)  # after how many tokens a checkpoint is wanted
     saves: Saves = field(default_factory=list)  # those of the step that is being made
+    ahead: Saves = field(default_factory=list)  # copies before each draft that a step on its way makes
 
 
 class StatePool:
-    """Slots 0 .. running - 1 for sequences and `kept` more for checkpoints, of which the one that was used longest ago
-    goes first. Each operation costs O(1), but for checkpoints that are just being read."""
+    """Slots: `running` for sequences, `kept` for checkpoints, of which the one that was used longest ago goes first,
+    and `drafts` for what comes before drafts. Each operation costs O(1), but for checkpoints that are just being read.
+    """
 
-    def __init__(self, running: int, kept: int) -> None:
-        self.slots = running + kept
-        self._free = list(range(running))[::-1]
-        self._spare = list(range(running, self.slots))[::-1]
+    def __init__(self, running: int, kept: int, drafts: int = 0) -> None:
+        self.slots = running + kept + drafts
+        self._sizes = running, kept
+        self._share_out()
         self._kept: OrderedDict[bytes, int] = OrderedDict()  # slots by digest of all tokens before
         self._read: Counter[int] = Counter()  # slots that the next step reads
+
+    def _share_out(self) -> None:
+        running, kept = self._sizes
+        self._free = list(range(running))[::-1]
+        self._spare = list(range(running, running + kept))[::-1]
+        self._ahead = list(range(running + kept, self.slots))[::-1]
 
     @property
     def free(self) -> int:
@@ -67,6 +75,21 @@ class StatePool:
             if slot is not None:
                 state.saves.append((tokens, slot))
 
+    def plan_ahead(self, state: SequenceState, tokens: int, drafts: int) -> int:
+        """A step will have drafts behind so many tokens of the sequence: how many there is room for, to go back."""
+        while len(state.ahead) < drafts and self._ahead:
+            state.ahead.append((tokens + len(state.ahead), self._ahead.pop()))
+        return len(state.ahead)
+
+    def go_back(self, state: SequenceState, tokens: int) -> None:
+        """The step with drafts has come back, and what it did behind `tokens` tokens was wrong."""
+        for kept, slot in state.ahead:
+            if kept == tokens:
+                state.slot, slot = slot, state.slot
+                state.source = state.slot
+            self._ahead.append(slot)
+        state.ahead = []
+
     def take(self, state: SequenceState) -> Saves:
         """That step has been made and will be run before any that follows. Its checkpoints, which belong to it now."""
         self._begun(state)
@@ -87,8 +110,7 @@ class StatePool:
 
     def forget(self) -> None:
         """All slots have lost what they held. No sequence has one."""
-        running = len(self._free)
-        self._spare = list(range(running, self.slots))[::-1]
+        self._share_out()
         self._kept.clear()
         self._read.clear()
 
@@ -96,6 +118,7 @@ class StatePool:
         """The sequence ends, or is preempted."""
         self._begun(state)
         self.give_up(state.saves)
+        self._ahead += [slot for _, slot in state.ahead]
         self._free.append(state.slot)
 
     def _begun(self, state: SequenceState) -> None:

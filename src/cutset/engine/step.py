@@ -126,7 +126,7 @@ def _states(sequences: list[Sequence]) -> States | None:
     found = [sequence.state for sequence in sequences if sequence.state is not None]
     if not found:
         return None
-    saves = [(i, tokens, slot) for i, state in enumerate(found) for tokens, slot in state.saves]
+    saves = [(i, tokens, slot) for i, state in enumerate(found) for tokens, slot in (*state.saves, *state.ahead)]
     return States(
         slots=np.array([state.slot for state in found], dtype=np.int32),
         sources=np.array([state.source for state in found], dtype=np.int32),

@@ -9,9 +9,11 @@ from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 from cutset.engine.sampler import Choice
+from cutset.engine.stage_blocks import BlocksItem, BlocksResult
 from cutset.engine.stage_item import StageItem, StageSetup
 from cutset.errors import CutsetError
-from cutset.models.run.executor import KVCache
+from cutset.models.files.adapter import LoraAdapter
+from cutset.models.run.executor import KVCache, LoadedAdapter
 from cutset.models.spec import DecoderSpec
 
 __all__ = ["StagesLost", "StepPipeline", "StepResult"]
@@ -57,9 +59,20 @@ class StepPipeline(ABC):
         """How many items may be on their way. It may change; 0 while there is nobody to send any to."""
 
     @property
+    def groups(self) -> int:
+        """Among how many items the sequences that decode are shared out: as many as keep all stages busy. Each reads
+        all weights, so one more would cost more than the wait that it fills."""
+        return self.depth
+
+    @property
     def cache(self) -> KVCache | None:
         """The cache of all layers, where it is here and nobody uses it between two steps."""
         return None
+
+    @abstractmethod
+    def load_adapter(self, adapter: LoraAdapter, *, in_bytes: bool = False) -> LoadedAdapter:
+        """Takes in an adapter at every stage, before `open`; sequences of any step may then have it. Its `handle` is
+        None: a stage knows its own part by the adapter's digest."""
 
     @abstractmethod
     def open(self, setup: StageSetup) -> None:
@@ -69,7 +82,16 @@ class StepPipeline(ABC):
     def send(self, item: StageItem) -> None:
         """Sends an item on its way. It must not wait for results. What it raises becomes the step's error."""
 
+    @property
+    def keeps_blocks(self) -> bool:
+        """Stages may keep blocks of the cache on disks of their own, as `send_blocks` says; known after `open`."""
+        return False
+
+    def send_blocks(self, item: BlocksItem) -> None:
+        """Sends a message on blocks that are kept on its way, among the items. Raises as `send` does."""
+        raise NotImplementedError
+
     @abstractmethod
-    def receive(self, *, wait: bool) -> StepResult | StagesLost | None:
+    def receive(self, *, wait: bool) -> StepResult | BlocksResult | StagesLost | None:
         """The next result. None if none has come: at once, or with `wait` after some time, in which the engine can look
         for new requests. An item that is sent after a loss was reported belongs to the new stages."""

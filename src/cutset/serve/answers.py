@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -47,10 +49,11 @@ class Answer:
         self._choices: dict[int, dict[str, Any]] = {}
         self._pieces: dict[int, list[str]] = {}
         self._logprobs: dict[int, list[TokenLogprob]] = {}
+        self.before: Sequence[str] = ()  # what comes before the text of each choice, if anything does
 
     def add(self, number: int, delta: Delta) -> None:
         """For `whole`: one more piece of a choice."""
-        self._pieces.setdefault(number, []).append(delta.text)
+        self._pieces.setdefault(number, [*self.before[number : number + 1]]).append(delta.text)
         if delta.logprobs is not None:
             self._logprobs.setdefault(number, []).extend(delta.logprobs)
         if delta.finish_reason is not None:
@@ -72,6 +75,8 @@ class Answer:
         begins = number not in self._pieces
         if begins:
             self._pieces[number] = []
+            if self.before:
+                delta = replace(delta, text=self.before[number] + delta.text)
         logprobs = self._due(number, delta)
         if not (delta.text or begins or delta.finish_reason or logprobs):
             return b""

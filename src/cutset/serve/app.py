@@ -165,8 +165,8 @@ class Pages:
         return _json(next(model_card(facts, self.service) for facts in self.service.served() if facts.name == name))
 
     async def health(self, request: Request) -> Response:
-        """200 while requests are taken, 503 when the server is being stopped, its engine has ended, or an accelerator
-        gave a wrong product."""
+        """200 while requests can be answered, 503 when the server is being stopped, its engine has ended, an
+        accelerator gave a wrong product, or no plan of stages stands."""
         self.service.check_open()
         self.service.readiness.check_health()
         return _json({"status": "ok"})

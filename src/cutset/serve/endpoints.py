@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from starlette.types import Receive, Scope, Send
 
 from cutset.engine.intake import truncated
+from cutset.engine.params import SamplingParams
 from cutset.errors import CutsetError
 from cutset.serve.answer_reader import ChatForm
 from cutset.serve.answers import Answer, CompletionAnswer
@@ -56,6 +57,10 @@ class _Endpoint(ABC):
     def answer(self, request: Any, form: ChatForm | None, *args: Any) -> Answer:
         """An empty answer; `args` are Answer's."""
 
+    def echoed(self, request: Any, params: SamplingParams, prompts: Prompts) -> list[str]:
+        """What comes before the text of each choice; [] for nothing."""
+        return []
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         service = self.service
         service.check_open()
@@ -72,6 +77,7 @@ class _Endpoint(ABC):
             self._check_room(prompts, request.limit())
             extra = {"cutset": {"mode": service.mode}}
             answer = self.answer(request, form, model, service.fingerprint, service.texts, extra)
+            answer.before = self.echoed(request, params, prompts)
             salt = salted(scope.get("cutset.client"), request.cache_salt)
             adapter = service.adapter(model)
             running = service.generate(prompts, params, salt, stream=bool(request.stream), adapter=adapter)
@@ -158,6 +164,17 @@ class Completions(_Endpoint):
     def answer(self, request: CompletionRequest, form: ChatForm | None, *args: Any) -> Answer:
         """An empty answer."""
         return CompletionAnswer(*args)
+
+    def echoed(self, request: CompletionRequest, params: SamplingParams, prompts: Prompts) -> list[str]:
+        """The prompts, where they are asked for."""
+        if not request.echo:
+            return []
+        tokenizer, texts = self.service.llm.tokenizer, list[str]()
+        for given, ids in zip(request.prompts(), prompts, strict=True):
+            whole = isinstance(given, str) and params.truncate_prompt_tokens is None
+            text = given if whole else tokenizer.decode(ids, skip_special_tokens=params.skip_special_tokens)
+            texts += [str(text)] * params.n
+        return texts
 
 
 class ChatCompletions(_Endpoint):

@@ -25,7 +25,10 @@ __all__ = [
     "SourceState",
     "SourcesEvent",
     "SpansEvent",
+    "StageHop",
     "StageLayers",
+    "StageState",
+    "StagesEvent",
     "StreamEvent",
     "encode_event",
 ]
@@ -40,6 +43,7 @@ class ModelEvent(Event, tag="model", frozen=True):
 
     name: str
     mode: str  # of an offload; "local" without one
+    staged: bool  # over several machines, see StagesEvent
     sees: str  # what an accelerator sees, in words
     backend: str
     dtype: str
@@ -116,6 +120,51 @@ class OffloadEvent(Event, tag="offload", frozen=True):
     verified: bool
     pads: Pads | None  # None in modes without masks
     accelerators: list[AcceleratorState]
+
+
+class StageState(msgspec.Struct, frozen=True):
+    """A machine with layers of the model, or one that could have some: then `layers` is None.
+
+    `busy_s_total`: seconds that it computed. `trip_s`: of a heartbeat and its answer; None before the first."""
+
+    worker: str
+    spare: bool
+    live: bool
+    why: str  # it isn't, or ""
+    layers: tuple[int, int] | None  # the first and the last one
+    weight_bytes: int
+    kv_bytes: int
+    steps_total: int
+    busy_s_total: float
+    trip_s: float | None
+
+
+class StageHop(msgspec.Struct, frozen=True):
+    """A link that steps take. `seconds`: of a step's bytes, lately; `bandwidth` in bytes a second, None if unknown."""
+
+    source: str
+    target: str
+    steps_total: int
+    bytes_total: int
+    step_bytes: int  # of the last one
+    seconds: float
+    bandwidth: float | None
+
+
+class StagesEvent(Event, tag="stages", frozen=True):
+    """The stages of a model over several machines, in the order in which steps pass them, then the other machines."""
+
+    time: float
+    ready: bool  # a plan stands
+    plan: int  # its number, 0 without one
+    why: str  # it was made, or why there is none
+    stages: list[StageState]
+    hops: list[StageHop]
+    in_flight: int  # batches
+    most_in_flight: int
+    failovers_total: int
+    blocks: int  # of the KV cache; each is on all stages
+    blocks_used: int
 
 
 class StreamEvent(Event, tag="stream", frozen=True):

@@ -13,7 +13,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from cutset.engine.outputs import FinishReason
-from cutset.serve.readings import engine_event, offload_event
+from cutset.serve.readings import engine_event, offload_event, stages_event
 from cutset.serve.service import Service
 from cutset.serve.watch import Watch
 
@@ -137,6 +137,7 @@ class _Readings(Collector):
         yield _counter("cutset_steps", "Forward passes", engine.steps_total, {})
         yield _counter("cutset_prefix_disk_hits", "Prompt tokens found on disk", engine.stored_hits_total, {})
         yield _gauge("cutset_kv_blocks", "Blocks of the KV cache", engine.blocks, {})
+        yield _gauge("cutset_kv_blocks_used", "Of these, held by sequences", engine.blocks_used, {})
         kv_dtype = {"kv_dtype": self.service.llm.settings.kv_dtype}
         yield _gauge("cutset_kv_dtype", "1 for what keys and values are kept in", 1, kv_dtype)
         readiness = self.service.readiness
@@ -147,6 +148,44 @@ class _Readings(Collector):
         mode = {"mode": self.service.mode}
         yield _gauge("cutset_mode", "1 for the mode of offload that is kept", 1, mode)
         yield from self._offload()
+        yield from self._stages()
+
+    def _stages(self) -> Iterator[Metric]:
+        found = stages_event(self.service)
+        if found is None:
+            return
+        used = sum(one.layers is not None for one in found.stages)
+        yield _gauge("cutset_stages", "Stages of the plan in use, 0 without one", used, {})
+        yield _gauge("cutset_batches_in_flight", "Steps on their way through the stages", found.in_flight, {})
+        yield _gauge("cutset_batches_in_flight_most", "Steps that may be", found.most_in_flight, {})
+        yield _counter("cutset_stage_failovers", "How often stages were lost", found.failovers_total, {})
+        for name, text, value in (
+            ("up", "1 while a machine for stages is there", lambda one: one.live),
+            ("layers", "Layers that it runs", lambda one: one.layers[1] - one.layers[0] + 1 if one.layers else 0),
+            ("weight_bytes", "Weights of these layers", lambda one: one.weight_bytes),
+            ("kv_bytes", "Its part of the KV cache", lambda one: one.kv_bytes),
+        ):
+            gauge = GaugeMetricFamily(f"cutset_stage_{name}", text, labels=["stage"])
+            for one in found.stages:
+                gauge.add_metric([one.worker], value(one))
+            yield gauge
+        for name, text, total in (
+            ("steps", "Steps that it ran", lambda one: one.steps_total),
+            ("busy_seconds", "Seconds that it computed", lambda one: one.busy_s_total),
+        ):
+            counter = CounterMetricFamily(f"cutset_stage_{name}", text, labels=["stage"])
+            for one in found.stages:
+                counter.add_metric([one.worker], total(one))
+            yield counter
+        nbytes = CounterMetricFamily("cutset_hop_bytes", "Bytes between stages", labels=["source", "target"])
+        seconds = GaugeMetricFamily(
+            "cutset_hop_seconds", "Seconds of a step's bytes, lately", labels=["source", "target"]
+        )
+        for hop in found.hops:
+            nbytes.add_metric([hop.source, hop.target], hop.bytes_total)
+            seconds.add_metric([hop.source, hop.target], hop.seconds)
+        yield nbytes
+        yield seconds
 
     def _offload(self) -> Iterator[Metric]:
         offload = offload_event(self.service)

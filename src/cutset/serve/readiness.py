@@ -1,4 +1,4 @@
-"""Whether requests are taken, after an accelerator was caught in a wrong product."""
+"""Whether requests can be answered: no accelerator was caught in a wrong product, and a plan of stages stands."""
 
 from __future__ import annotations
 
@@ -30,11 +30,14 @@ class Readiness(Watch):
     `failures` counts such sessions; `stopped`: the server was stopped because of one. All calls come on the event loop.
     """
 
-    def __init__(self, offload: Offload | None, policy: Policy = "refuse") -> None:
+    def __init__(
+        self, offload: Offload | None, policy: Policy = "refuse", standing: Callable[[], bool] = lambda: True
+    ) -> None:
+        """`standing`: whether there are stages to run steps on. While there are none, requests are taken and wait."""
         self.policy: Policy = policy
         self.failures, self.stopped = 0, False
         self.stop: Callable[[], None] = lambda: None  # set by who can stop the server
-        self._offload = offload
+        self._offload, self._standing = offload, standing
         self._error: IntegrityError | None = None  # the wrong product that hasn't been dealt with
         self._dealt_with: IntegrityError | None = None
         self._reopening: asyncio.Task[None] | None = None
@@ -42,7 +45,8 @@ class Readiness(Watch):
     @property
     def ready(self) -> bool:
         """Requests can be answered, for all that is known."""
-        return self._error is None and (self._offload is None or self._offload.broken is None)
+        right = self._error is None and (self._offload is None or self._offload.broken is None)
+        return right and self._standing()
 
     def check_health(self) -> None:
         """Raises ApiError 503 where requests can't be answered, also if none has come since to find out."""
@@ -50,6 +54,14 @@ class Readiness(Watch):
             if self._error is None and self._offload is not None and self._offload.broken is not None:
                 self.request_failed(self._offload.broken)
             self.check()
+            if not self._standing():
+                raise ApiError(
+                    503,
+                    "the server isn't ready: stages of the model are away, and requests wait for them",
+                    kind="server_error",
+                    code="no_stages",
+                    headers={"retry-after": "1"},
+                )
             raise _not_ready()
 
     def check(self) -> None:

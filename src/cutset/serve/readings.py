@@ -6,11 +6,21 @@ import asyncio
 import time
 
 from cutset.offload.client.session import Session
-from cutset.serve.events import AcceleratorState, EngineEvent, ModelEvent, OffloadEvent, Pads, RequestState
+from cutset.serve.events import (
+    AcceleratorState,
+    EngineEvent,
+    ModelEvent,
+    OffloadEvent,
+    Pads,
+    RequestState,
+    StageHop,
+    StagesEvent,
+    StageState,
+)
 from cutset.serve.service import Service
 from cutset.version import software
 
-__all__ = ["Ticker", "engine_event", "model_event", "offload_event"]
+__all__ = ["Ticker", "engine_event", "model_event", "offload_event", "stages_event"]
 
 MOST_REQUESTS = 32
 SECONDS = 0.5
@@ -22,6 +32,7 @@ def model_event(service: Service) -> ModelEvent:
     return ModelEvent(
         name=service.names[0],
         mode=service.mode,
+        staged=llm.stages is not None,
         sees="nothing: everything is multiplied here" if llm.offload is None else llm.offload.mode.sees,
         backend=llm.choice.backend,
         dtype=llm.choice.dtype,
@@ -88,6 +99,27 @@ def offload_event(service: Service) -> OffloadEvent | None:
     )
 
 
+def stages_event(service: Service) -> StagesEvent | None:
+    """How the stages of the model stand; None where it runs in one place."""
+    stages = service.llm.stages
+    if stages is None:
+        return None
+    found, stats = stages.pipeline.reading(), service.llm.stats()
+    return StagesEvent(
+        time=time.perf_counter(),
+        ready=found.ready,
+        plan=found.number,
+        why=found.why,
+        stages=[StageState(*one) for one in found.stages],
+        hops=[StageHop(*one) for one in found.hops],
+        in_flight=found.in_flight,
+        most_in_flight=found.most_in_flight,
+        failovers_total=found.failovers,
+        blocks=stats.blocks,
+        blocks_used=stats.blocks_used,
+    )
+
+
 def _accelerator(session: Session, role: str) -> AcceleratorState:
     able = session.capabilities
     return AcceleratorState(session.address, role, able.device, able.threads, session.resent, session.redialled)
@@ -112,3 +144,5 @@ class Ticker:
         self.hub.publish(engine_event(self.service))
         if (offload := offload_event(self.service)) is not None:
             self.hub.publish(offload)
+        if (stages := stages_event(self.service)) is not None:
+            self.hub.publish(stages)

@@ -30,7 +30,6 @@ IGNORED = frozenset(
 REFUSED: dict[str, tuple[Any, ...]] = {
     # OpenAI's
     "audio": (),
-    "echo": (),
     "function_call": ("none", "auto"),
     "functions": (),
     "modalities": (["text"],),

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from cutset.engine.params import SamplingParams
+from cutset.serve.answer_forms import grammar_of
 from cutset.serve.api_errors import invalid
 from cutset.serve.request_fields import NOTHING, TO_TEMPLATE, without_unserved
-from cutset.serve.structured import grammar_of
 from cutset.serve.tool_fields import ToolUse, read_tools
 
 __all__ = ["MOST_PROMPTS", "ChatRequest", "CompletionRequest", "StreamOptions", "decode_fields", "parse"]
@@ -59,7 +59,7 @@ class _Common(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     allowed_token_ids: list[int] | None = None
     bad_words: list[str] | None = None
     truncate_prompt_tokens: int | None = None
-    # The form of the answer: see structured.py.
+    # The form of the answer: see answer_forms.py.
     response_format: dict[str, Any] | None = None
     structured_outputs: dict[str, Any] | None = None
     guided_json: str | dict[str, Any] | bool | None = None
@@ -103,6 +103,7 @@ class CompletionRequest(_Common):
 
     prompt: str | list[int | str | list[int]]
     logprobs: int | None = None
+    echo: bool | None = None  # the prompt comes before the answer
     best_of: int | None = None
 
     def check(self) -> None:
@@ -110,6 +111,8 @@ class CompletionRequest(_Common):
         super().check()
         if self.best_of not in (None, self.n or 1):
             raise invalid("best_of isn't supported by this server: leave it out", "best_of")
+        if self.echo and self.logprobs is not None:
+            raise invalid("echo with logprobs isn't supported: nobody computes those of the prompt", "echo")
         if self.add_special_tokens is False:
             raise invalid("add_special_tokens: false isn't supported: give token ids instead", "add_special_tokens")
 

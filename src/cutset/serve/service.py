@@ -70,7 +70,8 @@ class Service:
         self.fingerprint = f"{software().replace(' ', '-')}-{llm.choice.backend}-{llm.choice.dtype}"
         self.admission = Admission(llm.settings.max_num_seqs + self.limits.queue)
         self.running: dict[str, RunningRequest] = {}
-        self.readiness = Readiness(llm.offload, on_integrity_error)
+        stages = llm.stages
+        self.readiness = Readiness(llm.offload, on_integrity_error, lambda: stages is None or stages.ready)
         self.watches: list[Watch] = [self.readiness]
         self.hub = Hub()
         self.stopping = False
@@ -212,6 +213,9 @@ class Service:
         Raises ApiError for one that can't be kept.
         """
         grammar = params.grammar
+        if params.bad_words:
+            words = tuple(params.bad_words)
+            await asyncio.get_running_loop().run_in_executor(self._tokenising, self.llm.grammars.spellings, words)
         if grammar is None or self.llm.grammars.kept(grammar) is not None:
             return
         compiling = asyncio.get_running_loop().run_in_executor(self._compiling, self.llm.grammars.compile, grammar)

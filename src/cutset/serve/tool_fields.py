@@ -51,7 +51,7 @@ def read_tools(tools: Any, choice: Any, parallel: bool | None) -> ToolUse:
     """Raises ApiError that names what is wrong."""
     if tools is not None and not isinstance(tools, list):
         raise invalid(f"tools must be a list of tools, not {_kind(tools)}", "tools")
-    if len(tools or ()) > MOST_TOOLS:
+    if tools is not None and len(tools) > MOST_TOOLS:
         raise invalid(f"tools has {len(tools)} entries: give at most {MOST_TOOLS}", "tools")
     found: list[OfferedTool] = []
     total = 0
@@ -106,9 +106,9 @@ def read_tool(tool: Any, where: str) -> tuple[OfferedTool, int]:
         raise invalid(f"{at} has {size} bytes, more than {MOST_SCHEMA}: give a smaller schema", f"{at}.parameters")
     if _depth(function) > MOST_DEPTH:
         raise invalid(f"{at} is nested deeper than {MOST_DEPTH}: give a flatter schema", f"{at}.parameters")
-    shown = {"type": "function", "function": {key: value for key, value in function.items() if value is not None}}
-    shown["function"].pop("strict", None)  # says nothing to the model
-    return OfferedTool(name, parameters, bool(strict), shown), size
+    # `strict` says nothing to the model.
+    kept = {key: value for key, value in function.items() if value is not None and key != "strict"}
+    return OfferedTool(name, parameters, bool(strict), {"type": "function", "function": kept}), size
 
 
 def _chosen(choice: Any, tools: list[OfferedTool]) -> tuple[Choice, list[OfferedTool]]:

@@ -109,6 +109,8 @@ def test_reasoning_in_channels() -> None:
     assert read("harmony", "No channel at all.") == ("No channel at all.", "", [])
     broken = "<|channel|>commentary to=functions.now<|message|>not JSON<|call|>"
     assert "not JSON" in read("harmony", broken)[0]
+    unasked = broken.replace("not JSON", "{}")
+    assert contents(events_of(PARSERS["harmony"]({}), unasked)) == (unasked.removesuffix("<|call|>"), "", [])
 
 
 def test_a_long_answer_takes_time_by_its_length() -> None:

@@ -41,6 +41,8 @@ class HarmonyCalls(CallParser):
         header = yield from self._header()
         named = RECIPIENT.search(header)
         if named is not None:
+            if not self.tools:  # nobody has offered one
+                raise Malformed
             self.begin(named[1])
             if (yield from self.space()) != "{":
                 raise Malformed

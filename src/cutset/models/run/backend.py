@@ -23,12 +23,16 @@ from cutset.models.run.grouped_linears import GROUPED, GroupedLinears, runs_grou
 from cutset.models.spec import DecoderSpec
 
 __all__ = [
+    "HALF",
+    "LOCAL",
     "ROUNDED",
     "BackendChoice",
     "block_bytes",
     "build_executor",
     "cache_blocks",
     "choose",
+    "draft_states",
+    "free_bytes",
     "kept_states",
     "stored_dtype",
 ]
@@ -36,6 +40,7 @@ __all__ = [
 # Of the memory that is free, at most, unless the user names a size. A GPU is taken to be ours alone.
 CACHE_SHARE = {"cpu": 0.25, "cuda": 0.85}
 MOST_STATES = 64  # checkpoints
+MOST_DRAFTING = 8  # sequences with states of which all drafts find room
 HALF = ("float16", "bfloat16")
 INTEGER = ("int8", "exact")
 ROUNDED = (*INTEGER, "int4")  # in which floats are rounded to 8 bits or fewer when they are loaded
@@ -133,16 +138,18 @@ def build_executor(
     return ReferenceDecoder(spec, tensors, ops, linears, layers), choice
 
 
-def cache_blocks(spec: DecoderSpec, choice: BackendChoice, settings: Settings, context: int) -> int:
+def cache_blocks(spec: DecoderSpec, choice: BackendChoice, settings: Settings, context: int, beside: int = 0) -> int:
     """How many blocks the KV cache gets: `cache_mib` if given, else what all sequences could need, within a share of
-    the memory that is free. `context` is the longest sequence in tokens. States of sequences come out of the same room.
+    the memory that is free. `context` is the longest sequence in tokens. States of sequences come out of the same room,
+    and so do `beside` bytes for each block, of another model's cache.
 
     Raises EngineError when a size was given that holds not even one block.
     """
-    one = block_bytes(spec, choice, settings)
+    one = block_bytes(spec, choice, settings) + beside
     wanted = settings.max_num_seqs * -(-context // settings.block_size)
     room = _cache_bytes(choice, settings)
-    states = 4 * spec.state_floats * (settings.max_num_seqs + kept_states(spec, choice, settings))
+    kept = kept_states(spec, choice, settings) + draft_states(spec, choice, settings)
+    states = 4 * spec.state_floats * (settings.max_num_seqs + kept)
     if settings.cache_mib:
         blocks = (room - states) // one if one else wanted if room >= states else 0
         if blocks < 1:
@@ -167,6 +174,14 @@ def kept_states(spec: DecoderSpec, choice: BackendChoice, settings: Settings) ->
     if not spec.state_floats or not settings.prefix_caching:
         return 0
     return min(MOST_STATES, _cache_bytes(choice, settings) // 8 // (4 * spec.state_floats))
+
+
+def draft_states(spec: DecoderSpec, choice: BackendChoice, settings: Settings) -> int:
+    """How many states are kept before drafts of speculation: those of a few sequences, in an eighth of the cache."""
+    if not spec.state_floats or settings.speculate == "off":
+        return 0
+    most = settings.speculate_tokens * min(settings.max_num_seqs, MOST_DRAFTING)
+    return max(1, min(most, _cache_bytes(choice, settings) // 8 // (4 * spec.state_floats)))
 
 
 def _cache_bytes(choice: BackendChoice, settings: Settings) -> int:

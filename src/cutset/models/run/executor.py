@@ -161,7 +161,7 @@ class StageExecutor(Protocol):
         """As Executor.new_cache, for the layers here."""
         ...
 
-    def load_adapter(self, adapter: LoraAdapter) -> LoadedAdapter:
+    def load_adapter(self, adapter: LoraAdapter, *, in_bytes: bool = False) -> LoadedAdapter:
         """Takes in what an adapter has for the layers here."""
         ...
 

@@ -276,12 +276,15 @@ class DecodingSteps:
     @property
     def additive(self) -> bool:
         """A text is what its tokens add to it, each by itself, whatever is beside them."""
-        return all(
-            isinstance(step, _Each | _Bytes | _ByteTokens | _Spaces)
-            or (isinstance(step, _Strip) and not step.right)  # takes away no more than a text's beginning
-            or (isinstance(step, _Replace) and len(step.old) == 1)
-            for step in self.steps
-        )
+        bytes_there = False
+        for step in self.steps:
+            if isinstance(step, _Strip) and not step.right:  # takes away no more than a text's beginning
+                continue
+            each = isinstance(step, _Each | _Spaces) or (isinstance(step, _Replace) and len(step.old) == 1)
+            if bytes_there or not (each or isinstance(step, _Bytes | _ByteTokens)):
+                return False
+            bytes_there = not each
+        return True
 
     def written(self, token: str) -> bytes:
         """What a token adds to a text behind another one, where that is `additive`."""

@@ -7,7 +7,7 @@ const history = Array(120).fill(0); // two readings a second
 
 export function model(event) {
   document.title = `${event.name} – Cutset`;
-  const how = event.mode === "local" ? "on this machine" : `mode ${event.mode}`;
+  const how = event.staged ? "in stages" : event.mode === "local" ? "on this machine" : `mode ${event.mode}`;
   say("what", `${event.name}, ${event.backend} ${event.dtype}, ${how}`);
   say("engine-note",
     `${event.threads} thread${event.threads === 1 ? "" : "s"}; up to ${whole(event.most_running)} sequences of ${whole(event.context)} tokens; ${event.software}`);

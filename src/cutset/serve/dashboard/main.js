@@ -3,9 +3,10 @@
 import { byId, say } from "./draw.js";
 import { engine, model } from "./engine.js";
 import { offload } from "./offload.js";
+import { stages } from "./stages.js";
 import { graph, layers, links, picture, plan, sources, spans, stream } from "./stream.js";
 
-const panels = { model, engine, offload, stream, sources, graph, plan, spans, layers, links, picture };
+const panels = { model, engine, stages, offload, stream, sources, graph, plan, spans, layers, links, picture };
 let paused = false;
 let waiting = {}; // the last event of each kind while the page stands still
 

@@ -86,6 +86,8 @@ class ResponseRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         for one in self.include or ():
             if one not in INCLUDED:
                 raise invalid(f"include {one[:60]!r} isn't supported by this server: leave it out", "include")
+        if self.max_output_tokens == 0:
+            raise invalid("max_output_tokens=0 can't be used: give 1 or more", "max_output_tokens")
         fields = {name: value for name in PASSED_ON if (value := getattr(self, name)) is not None}
         fields |= _reasoning(self.reasoning or {}) | _text(self.text or {})
         if self.tools is not None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from cutset.engine.grammar import Grammar
-from cutset.engine.structured import StructuredOutputsParams, as_grammar
+from cutset.engine.structured_params import StructuredOutputsParams, as_grammar
 from cutset.errors import RequestError
 from cutset.serve.api_errors import invalid
 
@@ -40,13 +40,17 @@ def grammar_of(request: _Asks) -> Grammar | None:
         if request.structured_outputs:
             found.append(as_grammar(request.structured_outputs))
         guided = {inner: getattr(request, name) for name, inner in GUIDED.items()}
-        guided = {inner: value for inner, value in guided.items() if value is not None and value not in ("", [])}
+        guided = {
+            inner: value
+            for inner, value in guided.items()
+            if value is not None and (value not in ("", []) or inner == "whitespace_pattern")
+        }
         if guided.keys() & {"json", "regex", "choice", "grammar"}:
             names = {inner: name for name, inner in GUIDED.items()}
             found.append(StructuredOutputsParams(**guided).to_grammar("guided_json", names))
         elif guided:
-            names = ", ".join(name for name, inner in GUIDED.items() if inner in guided)
-            raise RequestError(f"{names} can't be used alone: say what the answer must be, or leave it out")
+            listed = ", ".join(name for name, inner in GUIDED.items() if inner in guided)
+            raise RequestError(f"{listed} can't be used alone: say what the answer must be, or leave it out")
     except RequestError as error:
         raise invalid(str(error), re.match(r"\w*", str(error))[0] or None) from None  # type: ignore[index]
     if len(found) > 1:
@@ -58,7 +62,7 @@ def grammar_of(request: _Asks) -> Grammar | None:
 
 def _of_format(asked: Mapping[str, Any]) -> Grammar | None:
     name, kind = "response_format", asked.get("type")
-    if kind not in FORMATS or not isinstance(kind, str):
+    if not isinstance(kind, str) or kind not in FORMATS:
         raise RequestError(f"{name}: the type {str(kind)[:60]!r} isn't supported: give one of {', '.join(FORMATS)}")
     for key, value in asked.items():
         if key not in FORMATS[kind] and value is not None:
