@@ -130,6 +130,15 @@ def test_an_adapter_changes_vectors(folder: Path, oracle: Any, tmp_path: Path) -
         assert llm.embed([TEXTS[4]], adapter="one").tobytes() == with_it[4].tobytes()
 
 
+def test_a_long_text_that_nobody_waits_for_ends(llm: LLM) -> None:
+    results: list[Any] = []
+    embedder = llm.embeddings
+    job = embedder.submit([embedder.encode([7] * 200)], results.append)
+    job.cancel()
+    assert llm.embed([TEXTS[0]]).shape == (1, 48)
+    assert results == []
+
+
 def test_an_error_ends_its_own_texts_and_not_the_rest(folder: Path, oracle: Any, monkeypatch: Any) -> None:
     with LLM(folder, threads=1) as llm:
         run = llm.executor.final_hidden

@@ -38,6 +38,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     found = []
     for seed, name in enumerate(NAMES):
         RandomModel(seed=seed, vocab=64, hidden=32, heads=4).write_checkpoint(folder / name)
+        (folder / name / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }} {% endfor %}")
         found.append(f"{name}={folder / name}")
     return found
 
@@ -203,6 +204,16 @@ def test_a_model_that_cannot_be_loaded_is_an_error_of_its_own(
     assert caught.value.status_code == 503
     assert "secret" not in str(caught.value)
     assert server.ask("a") == wanted["a"]
+
+
+def test_responses_are_stored_whichever_model_made_them(start: Callable[..., Pooled]) -> None:
+    server = start(room=1)
+    made = [server.client.responses.create(model=name, input=PROMPT, max_output_tokens=16) for name in ("a", "b")]
+    assert server.pool.loaded() == ["b"]
+    for one, name in zip(made, ("a", "b"), strict=True):
+        assert server.client.responses.retrieve(one.id).model == name
+    more = server.client.responses.create(model="b", input="t7", previous_response_id=made[0].id, max_output_tokens=16)
+    assert more.model == "b"
 
 
 def test_every_page_knows_all_models(start: Callable[..., Pooled]) -> None:

@@ -88,6 +88,44 @@ def test_stop_ends_an_answer(client: Any) -> None:
     assert (found.message.content, found.done_reason) == (text[: text.index(word)], "stop")
 
 
+def test_a_format_is_kept(server: Running, client: Any) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"age": {"type": "integer", "minimum": 0, "maximum": 99}, "fox": {"type": "boolean"}},
+        "required": ["age", "fox"],
+        "additionalProperties": False,
+    }
+    options = GREEDY | {"num_predict": 60}
+    found = json.loads(client.chat("tale", MESSAGES, format=schema, options=options).message.content)
+    assert set(found) == {"age", "fox"}
+    assert 0 <= found["age"] <= 99
+    raw = client.generate("tale", "Once", format=schema, raw=True, options=options).response
+    assert set(json.loads(raw)) == {"age", "fox"}
+    with pytest.raises(ollama.ResponseError):
+        client.chat("tale", MESSAGES, format={"type": "nothing"})
+
+
+def test_tools_are_called(scripted: Any) -> None:
+    script, server = scripted
+    script.say('Sure.<tool_call>{"name": "weather", "arguments": {"city": "Rome"}}</tool_call>')
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+    asked: dict[str, Any] = {"model": "tale", "messages": [{"role": "user", "content": "Rain?"}], "tools": tools}
+    client = ollama.Client(host=server.url)
+    whole = client.chat(**asked, options={"temperature": 0})
+    script.again()
+    pieces = list(client.chat(**asked, options={"temperature": 0}, stream=True))
+    called = [call for piece in pieces for call in piece.message.tool_calls or []]
+    for [call] in (whole.message.tool_calls, called):
+        assert (call.function.name, dict(call.function.arguments)) == ("weather", {"city": "Rome"})
+    assert whole.message.content == "".join(piece.message.content for piece in pieces) == "Sure."
+    script.say("It rains.")
+    result = {"role": "tool", "tool_name": "weather", "content": "rain"}
+    again = client.chat("tale", [*asked["messages"], whole.message, result], tools=tools, options={"temperature": 0})
+    assert again.message.content == "It rains."
+    assert "tools" in client.show("tale").capabilities
+    client._client.close()
+
+
 def test_logprobs_are_openai_s(server: Running, client: Any) -> None:
     body = {"model": "tale", "messages": MESSAGES, "options": GREEDY, "stream": False, "logprobs": True}
     found = httpx.post(f"{server.url}/api/chat", json=body | {"top_logprobs": 2}).json()

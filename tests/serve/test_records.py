@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -204,11 +205,16 @@ def test_the_command_logs_json_and_reads_keys_again(tmp_path: Path) -> None:
         os.kill(server.process.pid, signal.SIGHUP)
         wait_for(lambda: status("second-secret-key") == 200)
         assert status("first-secret-key") == 401
+        host, _, port = server.url.removeprefix("http://").rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=10) as raw:
+            raw.sendall(b"nonsense\r\n\r\n")  # of which uvicorn has something to say
+            assert raw.recv(100).startswith(b"HTTP/1.1 400")
         code, said = server.stop()
         assert code == 0
         lines = [json.loads(line) for line in said.splitlines()]
         assert {line["status"] for line in lines if line["message"] == "request"} == {200, 401}
         assert any("read again" in line["message"] for line in lines)
+        assert any(line["logger"].startswith("uvicorn") for line in lines)
         assert "secret" not in said
     finally:
         server.process.kill()

@@ -220,8 +220,8 @@ def _serve(args: argparse.Namespace, llm: AsyncLLM, limits: RequestLimits, reach
     from cutset.serve.server import Server
     from cutset.serve.service import Service
 
-    warn_of(llm)
     say = reached.say
+    warn_of(llm, say)
     service = Service(
         llm,
         names=args.served_model_name,
@@ -231,7 +231,8 @@ def _serve(args: argparse.Namespace, llm: AsyncLLM, limits: RequestLimits, reach
         reasoning_parser=args.reasoning_parser,
     )
     app = build_app(service, reached.auth, reached.front, reached.sinks)
-    server = Server(app, service, say, _proxies(args), tls=reached.tls, watch=reached.watch)
+    own_logs = args.log_format == "text"
+    server = Server(app, service, say, _proxies(args), tls=reached.tls, watch=reached.watch, own_logs=own_logs)
     how = f"mode {llm.mode}" if llm.mode else f"{llm.choice.backend} {llm.choice.dtype}"
     if llm.stages is not None:
         say(llm.stages.summary())
@@ -269,8 +270,9 @@ def _serve_pool(
     pool = ModelPool(found, memory, limits=limits, applications=made, report=reached.say, parsers=parsers)
     try:
         pool.preload(found[0])
+        own_logs = args.log_format == "text"
         app = build_pool_app(pool, made, reached.auth, reached.front, reached.sinks)
-        server = Server(app, pool, reached.say, _proxies(args), tls=reached.tls, watch=reached.watch)
+        server = Server(app, pool, reached.say, _proxies(args), tls=reached.tls, watch=reached.watch, own_logs=own_logs)
         how = f"within {memory / (1 << 20):,.0f} MiB"
         _say_where(reached, ", ".join(pool.models), how, listening)
         server.run(sockets=[listening])

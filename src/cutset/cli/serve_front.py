@@ -124,7 +124,7 @@ def reached_from(
     if tls is not None:
         watch.add([tls.chain, tls.key], tls.read)
         for caution in tls.cautions():
-            log(f"cutset: warning: {caution}") if say is log else say(f"warning: {caution}")
+            say(f"cutset: warning: {caution}")
     return Reached(auth, front, watch, tls, sinks, say)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -82,12 +83,15 @@ class Embedder:
         self._limit, self._rows = max_model_len, max_batch_tokens
         self._jobs: deque[EmbeddingJob] = deque()
         self._came = threading.Condition()
-        self._closed = False
+        self._closed, self._owner = False, os.getpid()
         self._thread: threading.Thread | None = None
         self._cache: KVCache | None = None
 
     def submit(self, job: EmbeddingJob) -> None:
-        """Hands a job in; its sequences have 1 to max_model_len tokens each. Raises EngineError after `close`."""
+        """Hands a job in; its sequences have 1 to max_model_len tokens each. Raises EngineError after `close`, and in a
+        process that was forked, which has no thread of ours."""
+        if os.getpid() != self._owner:
+            raise EngineError("The model was opened in the process that this one was forked from: open it here.")
         with self._came:
             if self._closed:
                 raise EngineError("The engine was closed.")
@@ -145,7 +149,11 @@ class Embedder:
         try:
             first, number = taken[0]
             if len(first.sequences[number]) > self._rows:
-                vectors = [self._long(first.sequences[number], first.pooling, first.adapter)]
+                whole = self._long(first, number)
+                if whole is None:
+                    first.fail(EngineError("The engine was closed."))
+                    return
+                vectors = [whole]
             else:
                 vectors = self._together(taken)
         except Exception as error:
@@ -184,13 +192,16 @@ class Embedder:
         edges = np.concatenate([[0], np.cumsum(counts)])
         return [_pooled(hidden[begin:end].sum(axis=0, dtype=np.float64), end - begin) for begin, end in pairwise(edges)]
 
-    def _long(self, ids: Ids, pooling: Pooling, adapter: LoadedAdapter | None) -> Floats:
-        """A sequence in pieces of a step's rows, on a cache that is let go of again."""
+    def _long(self, job: EmbeddingJob, number: int) -> Floats | None:
+        """A sequence in pieces of a step's rows, on a cache that is let go of again. None: nobody waits for it."""
+        ids, pooling, adapter = job.sequences[number], job.pooling, job.adapter
         table = _tables(np.array([len(ids)]), self._block_size)
         cache = self._executor.new_cache(table.shape[1], self._block_size, 1, self._kv_dtype)
         total, count = np.zeros(self._executor.spec.hidden), 0
         none = np.empty((0, 3), dtype=np.int32)
         for begin in range(0, len(ids), self._rows):
+            if job.ended or self._closed:
+                return None
             end = min(begin + self._rows, len(ids))
             chosen = {"last": end == len(ids), "cls": begin == 0, "mean": True}[pooling]
             source = np.array([-1 if begin == 0 else 0], dtype=np.int32)

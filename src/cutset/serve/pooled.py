@@ -22,7 +22,7 @@ WEIGHT_BYTES = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0, "int8": 1.1, "e
 BESIDE = 32 << 20  # bytes of what is neither weights nor cache
 CACHE_PART = 4  # of what the weights leave; a model's cache gets this part of it, unless cache_mib says how much
 LEAST_CONTEXT = 256  # tokens that a cache holds at least
-ALONE = ("offload", "mode", "stages", "pads_from")
+ALONE = ("offload", "mode", "stages", "stages_listen", "pads_from")
 
 
 def pooled_models(

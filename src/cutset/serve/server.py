@@ -13,6 +13,7 @@ from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.config import LOGGING_CONFIG
 
 from cutset.errors import ConfigError
 from cutset.serve.connection import Connection
@@ -75,8 +76,9 @@ class Server(uvicorn.Server):
         *,
         tls: Certificate | None = None,
         watch: FileWatch | None = None,  # files that are read again when they change, or at SIGHUP
+        own_logs: bool = True,  # False: what uvicorn logs goes where all logs go
     ) -> None:
-        super().__init__(configuration(app, service.limits, proxies, tls))
+        super().__init__(configuration(app, service.limits, proxies, tls, own_logs=own_logs))
         self.service, self._report, self._watch = service, report, watch
         self._watching: asyncio.Task[None] | None = None
         service.readiness.stop = self._stop
@@ -125,7 +127,12 @@ class Server(uvicorn.Server):
 
 
 def configuration(
-    app: ASGIApp, limits: RequestLimits, proxies: Sequence[str] = (), tls: Certificate | None = None
+    app: ASGIApp,
+    limits: RequestLimits,
+    proxies: Sequence[str] = (),
+    tls: Certificate | None = None,
+    *,
+    own_logs: bool = True,
 ) -> uvicorn.Config:
     """How uvicorn runs an application of ours. h11 bounds the size of headers; httptools doesn't.
 
@@ -142,6 +149,7 @@ def configuration(
         ws="none",
         lifespan="auto",
         loop="asyncio",
+        log_config=LOGGING_CONFIG if own_logs else None,
         log_level="warning",
         access_log=False,
         server_header=False,
