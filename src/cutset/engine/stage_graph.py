@@ -237,7 +237,7 @@ def _kept(spec: DecoderSpec, tensors: Mapping[str, Tensor], layers: range, dtype
     found = 0.0
     for wanted in stage_tensors(spec, layers):
         tensor = tensors.get(wanted.name)
-        if tensor is None:  # an integer checkpoint's, which is used as it lies there
+        if tensor is None or tensor.dtype == "I8":  # an integer checkpoint's, which is used as it lies there
             continue
         size = math.prod(tensor.shape)
         if not wanted.product:
