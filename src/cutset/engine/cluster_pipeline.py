@@ -118,8 +118,9 @@ class ClusterPipeline(StepPipeline):
         nodes = [self._model.graph.nodes[i] for i in stage.nodes]
         return f"layers {nodes[0].args[0]}-{int(str(nodes[-1].args[1])) - 1}"
 
-    def fitting(self, setup: StageSetup) -> int:
-        """How many blocks of the cache, up to those of `setup`, the stages have memory for. Raises CutsetError."""
+    def fitting(self, setup: StageSetup, most: int = 0) -> int:
+        """How many blocks of the cache, up to those of `setup`, the stages have memory for; up to `most`, if that is
+        more, where all of them say how much they have. Raises CutsetError."""
         workers = self.workers
         cards = reach(workers.stages, keys=workers.keys, seconds=workers.starting)
         for name, card in cards.items():
@@ -127,6 +128,8 @@ class ClusterPipeline(StepPipeline):
         memory = {name: float(card.memory) for name, card in cards.items()}
         if not any(memory.values()):
             return setup.blocks
+        if all(memory.values()):
+            setup = replace(setup, blocks=max(setup.blocks, most))
         one = decoder_graph(self.source, self._described(replace(setup, blocks=1)), self.limits).graph
         two = decoder_graph(self.source, self._described(replace(setup, blocks=2)), self.limits).graph
 

@@ -41,7 +41,7 @@ class LinkedStages:
         hop: Hop | None = None,
     ) -> None:
         """`context`: tokens of the longest sequence. `hop`: emulated between every two parties. Raises CutsetError."""
-        self._settings, self._choice, spec = settings, choice, source.spec
+        self._settings, self._choice, self._context, spec = settings, choice, context, source.spec
         most = len(cuts(spec)) + 1
         named, spares = stage_addresses(settings)
         count = settings.stages if isinstance(settings.stages, int) else len(named)
@@ -65,14 +65,16 @@ class LinkedStages:
             self._parts = parts.pop_all()
 
     def blocks(self, wanted: int) -> int:
-        """Blocks of the cache: as many as were asked for by hand, else at most what the stages have memory for."""
+        """Blocks of the cache: as many as were asked for by hand, else at most what the stages have memory for.
+        `wanted`: where they don't say how much that is, so many, by the memory of this machine."""
         settings, spec = self._settings, self.pipeline.spec
         if settings.cache_mib:
             return wanted
         kept = kept_states(spec, self._choice, settings)
         states = settings.max_num_seqs + kept if spec.state_floats else 0
         kv_dtype: Literal["auto", "int8"] = "int8" if settings.kv_dtype == "int8" else "auto"
-        return self.pipeline.fitting(StageSetup(wanted, settings.block_size, states, kv_dtype))
+        most = settings.max_num_seqs * -(-self._context // settings.block_size)
+        return self.pipeline.fitting(StageSetup(wanted, settings.block_size, states, kv_dtype), most)
 
     def summary(self) -> str:
         """Which layers run where, in a line."""

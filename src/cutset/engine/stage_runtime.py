@@ -42,6 +42,8 @@ class StageRuntime:
 
     def __init__(self, threads: int = 1) -> None:
         self.isa = native.isa() if native.available() else "numpy"
+        if native.available():  # now, so that it counts as the process's own memory and not as a stage's
+            import cutset.models.run.native  # noqa: F401
         self.software, self.device, self.threads = software_of(self.isa), "cpu", threads
 
     def begin_thread(self) -> None:

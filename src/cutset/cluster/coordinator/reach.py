@@ -20,7 +20,7 @@ TICK = 0.02  # seconds
 def reach(
     workers: Mapping[str, tuple[str, bytes | None]], *, keys: Keys | None = None, seconds: float = 10.0
 ) -> dict[str, Card]:
-    """The cards of all workers (name to address and public key), which are let go again.
+    """The cards of all workers (name to address and public key), in their order; the workers are let go again.
 
     Raises LinkError for one that can't be reached in time or refuses, and ConfigError for a missing key.
     """
@@ -39,7 +39,7 @@ def reach(
                 elif time.monotonic() - begun > (min(REFUSED, seconds) if remote.refused else seconds):
                     raise LinkError(f"{name} can't be used: {remote.why}")
             time.sleep(TICK)
-        return found
+        return {name: found[name] for name in workers}
     finally:
         for remote in remotes.values():
             remote.close()
