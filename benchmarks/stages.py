@@ -1,7 +1,7 @@
 """`python -m benchmarks stages`: stages on this machine, and llama.cpp's RPC beside them with a server for each.
 
-    --llama DIRECTORY    with `ggml-rpc-server` and `llama-batched-bench`, built from the source of llama-cpp-python with
-                         GGML_RPC (CONTRIBUTING.md says how); without it, that part is left out
+    --llama DIRECTORY    with `ggml-rpc-server` and `llama-batched-bench`, built with GGML_RPC from the source of
+                         llama-cpp-python (CONTRIBUTING.md says how); without it, that part is left out
     --python FILE        the Python that has gguf, which writes llama.cpp's file
 
 Each server has a core and a thread, as each stage has. Both sides compute with 8-bit weights in groups of one file.
