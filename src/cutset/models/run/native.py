@@ -281,7 +281,8 @@ def _integer_linear(
     try:
         if stored is not None:
             linear = native.LinearI8.packed(*stored, decoder.spec.depth(site, layer, expert), decoder.pool)
-            decoder._mapped.append(linear)
+            if getattr(stored[0], "_mmap", None) is not None:  # else it is in memory of ours already, as what was sent
+                decoder._mapped.append(linear)
             return linear
         parts = quantized_parts(
             decoder.spec, tensors, site, layer, expert, lambda w: native.quantize_weight(w, decoder.pool)
