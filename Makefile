@@ -6,13 +6,21 @@ CMAKE := $(shell command -v cmake || echo $(BIN)/cmake)
 # torch and its thread pools on a small machine: one pool, and none that spins while it waits.
 export OMP_WAIT_POLICY := PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Compilers that run at once.
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 
 RUNNER_INPUTS := CMakeLists.txt $(shell find native -type f -not -path 'native/bindings/*')
 BUILD_INPUTS := pyproject.toml constraints.txt CMakeLists.txt $(shell find native -type f -not -path 'native/runner/*')
+# `make runner` needs no Python; whatever else is made has cmake and nlohmann-json from there, if need be.
+LIBRARIES := $(if $(findstring runner,$(MAKECMDGOALS)),,.venv/libraries.stamp)
+CORE := build/core/libcutset_core.a
+CORE_INPUTS := CMakeLists.txt $(shell find native/kernels native/core -type f)
 SOURCES := src tests training benchmarks attacks
 NATIVE := $(shell find native -name '*.cpp' -o -name '*.h')
 
-.PHONY: help demo test test-all test-oldest smollm2 wheel sanitize lint format runner runner-asan benchmarks clean
+.PHONY: help demo test-built test test-all test-oldest smollm2 wheel sanitized sanitize lint format runner runner-asan \
+	benchmarks clean
 
 help:
 	@echo "make demo        the bundled model writes a story"
@@ -32,20 +40,43 @@ help:
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
 	@touch $@
 
-# Everything that tests and linters need. Building the extension where its build tools lie makes the next build quick.
-.venv/dev.stamp: $(BUILD_INPUTS)
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[torch,dev]'
+# Everything that tests and linters need. The extension is built where its build tools lie: in an environment of its
+# own pip would compile it, and the wheel's build once more.
+.venv/dev.stamp: .venv/libraries.stamp $(CORE) $(BUILD_INPUTS)
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -C cmake.define.CUTSET_CORE=$(abspath $(CORE)) -e .
 	@touch $@ .venv/core.stamp
+
+.venv/libraries.stamp: pyproject.toml constraints.txt tests/dependencies.py
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python tests/dependencies.py torch dev > .venv/requirements.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -r .venv/requirements.txt
+	@touch $@
+
+# The kernels and the decoder core, compiled once for the extension and the runner; `make -j` does so while pip loads.
+$(CORE): $(CORE_INPUTS) $(if $(shell command -v cmake),,$(LIBRARIES))
+	$(call configure,build/core)
+	$(CMAKE) --build build/core --target cutset_core
+	@touch $@
+
+# What goes wrong when it is configured is one line in most cases: a package that is missing.
+define configure
+	@command -v $(CMAKE) >/dev/null || { echo "building needs cmake: install the package cmake" >&2; exit 1; }
+	@mkdir -p $(1)
+	@$(CMAKE) -S . -B $(1) $(2) >$(1)/configure.log 2>&1 || \
+		{ grep -o 'cutset-runner needs.*' $(1)/configure.log >&2 || cat $(1)/configure.log >&2; exit 1; }
+endef
 
 demo: .venv/core.stamp
 	$(BIN)/cutset demo
 
 # A file of tests stays in one process: what it sets up once serves all of it.
-test: .venv/dev.stamp runner wheel smollm2
+test: test-built
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-all: .venv/dev.stamp runner runner-asan wheel smollm2
+# What the tests need.
+test-built: .venv/dev.stamp runner wheel smollm2
+
+test-all: test-built runner-asan
 	$(BIN)/python -m pytest -m 'slow or not slow'
 
 # 98 MB, once; the script says where it goes.
@@ -69,18 +100,20 @@ wheel: .venv/wheel.stamp
 .venv/wheel.stamp: .venv/dev.stamp LICENSE README.md $(shell find src -type f -not -name '*.pyc')
 	@rm -rf dist
 	$(BIN)/python -m build --no-isolation --outdir dist --sdist .
-	$(BIN)/python -m build --no-isolation --outdir dist --wheel .
+	$(BIN)/python -m build --no-isolation --outdir dist -C cmake.define.CUTSET_CORE=$(abspath $(CORE)) --wheel .
 	@touch $@
 
 # The sanitizers' libraries must be there before Python starts; the interpreter's own leaks aren't ours.
-sanitize: .venv/dev.stamp
-	$(CMAKE) -S . -B build/sanitized -DSKBUILD=ON -DCUTSET_SANITIZE=ON -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
-		-Dnanobind_DIR=$$($(BIN)/python -m nanobind --cmake_dir) > /dev/null
-	$(CMAKE) --build build/sanitized --parallel 2
+sanitize: sanitized .venv/dev.stamp
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(BIN)/python tests/run_sanitized.py
 
-lint: .venv/dev.stamp
+sanitized: .venv/libraries.stamp
+	$(CMAKE) -S . -B build/sanitized -DSKBUILD=ON -DCUTSET_SANITIZE=ON -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
+		-Dnanobind_DIR=$$($(BIN)/python -m nanobind --cmake_dir) > /dev/null
+	$(CMAKE) --build build/sanitized
+
+lint: .venv/libraries.stamp
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
@@ -96,16 +129,13 @@ JSON_INCLUDE = $(abspath $(shell ls -d .venv/lib/python3*/site-packages/nlohmann
 
 runner: build/runner/cutset-runner
 runner-asan: build/runner-asan/cutset-runner
-build/runner-asan/cutset-runner: SANITIZE := ON
+build/runner/cutset-runner: RUNNER_OPTIONS = -DCUTSET_CORE=$(abspath $(CORE))
+build/runner/cutset-runner: $(CORE)
+build/runner-asan/cutset-runner: RUNNER_OPTIONS := -DCUTSET_SANITIZE=ON
 
-# What goes wrong when it is configured is one line in most cases: a package that is missing.
-build/%/cutset-runner: $(RUNNER_INPUTS)
-	@command -v $(CMAKE) >/dev/null || { echo "make runner needs cmake: install the package cmake" >&2; exit 1; }
-	@mkdir -p $(@D)
-	@$(CMAKE) -S . -B $(@D) -DCUTSET_RUNNER=ON -DCUTSET_SANITIZE=$(or $(SANITIZE),OFF) \
-		-DCUTSET_JSON_INCLUDE="$(JSON_INCLUDE)" >$(@D)/configure.log 2>&1 || \
-		{ grep -o 'cutset-runner needs.*' $(@D)/configure.log >&2 || cat $(@D)/configure.log >&2; exit 1; }
-	$(CMAKE) --build $(@D) --target cutset-runner --parallel $(or $(JOBS),2)
+build/%/cutset-runner: $(RUNNER_INPUTS) | $(LIBRARIES)
+	$(call configure,$(@D),-DCUTSET_RUNNER=ON $(RUNNER_OPTIONS) -DCUTSET_JSON_INCLUDE="$(JSON_INCLUDE)")
+	$(CMAKE) --build $(@D) --target cutset-runner
 	@touch $@
 
 # ARGS are further arguments: make bench-decode ARGS='--python PYTHON'.

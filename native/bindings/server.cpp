@@ -45,7 +45,7 @@ std::shared_ptr<Call> call_of(std::uint64_t client, std::uint64_t number, std::u
   return call;
 }
 
-nb::object wait_of(const Batcher& self, double now) {
+nb::object wait_of(Batcher& self, double now) {
   const double seconds = self.wait(now);
   return seconds == Batcher::kNothing ? nb::none() : nb::object(nb::float_(seconds));
 }

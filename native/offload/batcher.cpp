@@ -151,29 +151,34 @@ double Batcher::limit(double now) const {
   return found;
 }
 
-// Charges the time in which nothing was multiplied to those for whom that was.
-void Batcher::settle(double now) {
-  const double since = std::exchange(idle_, -1);
-  if (since < 0 || now <= since) return;
+std::vector<std::pair<Batcher::Client*, double>> Batcher::waited_for(double since) {
   double ahead = std::numeric_limits<double>::infinity();
   for (const Client& client : clients_) {
     if (client.head() && !client.held) ahead = std::min(ahead, client.used);
   }
-  const auto owed = [&](const Client& client) {
-    return !client.head() && !client.busy && contends(client, since) && client.used + kSlice < ahead;
-  };
-  const auto count = std::count_if(clients_.begin(), clients_.end(), owed);
-  if (count == 0) return;
-  const double each = (now - since) / static_cast<double>(count);
-  std::vector<Client*> charged;
+  std::vector<std::pair<Client*, double>> found;
   for (Client& client : clients_) {
-    if (owed(client)) charged.push_back(&client);
+    if (!client.head() && !client.busy && contends(client, since) && client.used < ahead) {
+      found.emplace_back(&client, ahead - client.used);
+    }
   }
-  for (Client* client : charged) client->used += each;
+  return found;
 }
 
-double Batcher::wait(double now) const {
+// Charges the time in which nothing was multiplied to those for whom that was, until they are level: beyond that they
+// would be ahead of whoever waited for them, and the two would wait for each other in turns.
+void Batcher::settle(double now) {
+  const double since = std::exchange(idle_, -1);
+  if (since < 0 || now <= since) return;
+  const auto charged = waited_for(since);
+  for (const auto& [client, left] : charged) {
+    client->used += std::min((now - since) / static_cast<double>(charged.size()), left);
+  }
+}
+
+double Batcher::wait(double now) {
   now_ = now;
+  settle(now);
   std::size_t heads = 0;
   double last = 0, oldest = 0;  // answer to a client that is away; arrival
   bool away = false, behind = false;
@@ -194,12 +199,16 @@ double Batcher::wait(double now) const {
   }
   if (heads == 0) {
     if (!behind) return kNothing;
-    if (idle_ < 0) idle_ = now;
+    idle_ = now;
     double end = now + hold_;  // until the first of those who are owed work is given up
     for (const Client& client : clients_) {
       if (!client.head() && !client.busy && contends(client, now)) end = std::min(end, until(client));
     }
-    return std::max(1e-6, end - now);
+    const auto owed = waited_for(now);
+    for (const auto& one : owed) {  // until the first of them has had so much that somebody else may go on
+      if (one.second > kSlice) end = std::min(end, now + (one.second - kSlice) * static_cast<double>(owed.size()));
+    }
+    return std::max(kLeastWait, end - now);
   }
   if (!away || heads >= max_rows_) return 0;
   const Key where = meeting(now);
@@ -207,7 +216,9 @@ double Batcher::wait(double now) const {
     if (client.head() && eligible(client, fair) && !(key(*client.head()) == where)) return 0;  // has to catch up
   }
   // Not beyond the window of the call that waits longest, however many come and go.
-  return std::max(0.0, std::min(last, oldest) + window_ - now);
+  const double left = std::min(last, oldest) + window_ - now;
+  if (left > 0) idle_ = now;
+  return std::max(0.0, left);
 }
 
 Batcher::Key Batcher::meeting(double now) const {

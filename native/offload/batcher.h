@@ -7,6 +7,7 @@
 #include <deque>
 #include <limits>
 #include <memory>
+#include <utility>
 #include <vector>
 
 namespace cutset::offload {
@@ -16,6 +17,7 @@ constexpr double kSlice = 0.005;        // seconds that one product takes, about
 constexpr double kHold = 0.01;          // seconds for which a client that is owed work is waited for
 constexpr double kAloneSlices = 32;     // at once, while nobody else wants anything
 constexpr std::size_t kLeastRows = 16;  // that are never split
+constexpr double kLeastWait = 1e-6;     // seconds
 constexpr double kMostOwed = 0.1;       // seconds with which a newcomer may begin
 constexpr std::size_t kMostOwing = 64;  // clients that left, of which that is kept
 constexpr double kSpeed = 17179869184;  // rows times their cost a second, until that was measured
@@ -75,7 +77,7 @@ class Batcher {
   std::uint64_t cost(std::uint64_t matrix) const { return matrix < costs_.size() ? costs_[matrix] : 1; }
   // Seconds for which another call is worth waiting for: 0 to multiply now, kNothing if nothing waits.
   static constexpr double kNothing = -1;
-  double wait(double now) const;
+  double wait(double now);
   // The calls of the next product, with the rows that are taken of each; removed once all were.
   std::vector<std::shared_ptr<Call>> take(double now);
 
@@ -116,6 +118,8 @@ class Batcher {
   bool contends(const Client& client, double now) const;
   double limit(double now) const;
   static bool eligible(const Client& client, double limit) { return !client.held && client.used <= limit; }
+  // Those for whose sake calls of others wait, and seconds that each has used less than any of these.
+  std::vector<std::pair<Client*, double>> waited_for(double since);
   void settle(double now);
   void forfeit(Client& client);
   std::size_t piece(std::uint64_t matrix, double now) const;
@@ -127,8 +131,8 @@ class Batcher {
   double speed_ = kSpeed;
   std::vector<double> owed_;     // by clients that left, in ascending order
   double spent_ = 0;             // seconds that this machine worked, in which nobody was heard
-  mutable double now_ = 0;       // as it was told last
-  mutable double idle_ = -1;     // since when nothing is multiplied, for clients that are owed work
+  double now_ = 0;               // as it was told last
+  double idle_ = -1;             // since when nothing is multiplied, for clients that are owed work
   std::vector<Client> clients_;  // in the order in which they came
 };
 

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cutset.config import StreamSettings
+    from cutset.engine.grammar import Grammar
     from cutset.engine.outputs import CompletionOutput, Delta, RequestOutput, Timings, TokenLogprob, Usage
     from cutset.engine.params import SamplingParams
+    from cutset.engine.structured_params import GuidedDecodingParams, StructuredOutputsParams
     from cutset.llm import LLM, AsyncLLM
     from cutset.stream import Stream
 
@@ -24,10 +26,13 @@ __all__ = [
     "AsyncLLM",
     "CompletionOutput",
     "Delta",
+    "Grammar",
+    "GuidedDecodingParams",
     "RequestOutput",
     "SamplingParams",
     "Stream",
     "StreamSettings",
+    "StructuredOutputsParams",
     "Timings",
     "TokenLogprob",
     "Usage",
@@ -36,7 +41,10 @@ __all__ = [
 _HOMES = {
     "LLM": "cutset.llm",
     "AsyncLLM": "cutset.llm",
+    "Grammar": "cutset.engine.grammar",
+    "GuidedDecodingParams": "cutset.engine.structured_params",
     "SamplingParams": "cutset.engine.params",
+    "StructuredOutputsParams": "cutset.engine.structured_params",
     "Stream": "cutset.stream",
     "StreamSettings": "cutset.config",
 } | dict.fromkeys(

@@ -112,6 +112,7 @@ class Stream:
                 assembly.options,
                 inputs=assembly.inputs,
                 keys=assembly.keys,
+                rendezvous=assembly.rendezvous,
                 paces=assembly.links,
                 observe=observe,
                 advisor=assembly.advisor,

@@ -11,6 +11,7 @@ import codecs
 import copy
 import threading
 from collections.abc import Iterable, Sequence
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -175,6 +176,8 @@ class ByteTokenizer:
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         kept = [one for one in ids if not (skip_special_tokens and one in (EOS, SPECIAL))]
         return b"".join(self.bytes_of(one) for one in kept).decode("utf-8", "replace")
+
+    special_texts: ClassVar[dict[int, str]] = {EOS: f"<|{EOS}|>", SPECIAL: f"<|{SPECIAL}|>"}
 
     def incremental(self, *, skip_special_tokens: bool = True) -> ByteDecoder:
         return ByteDecoder(self, skip_special_tokens)

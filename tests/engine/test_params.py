@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cutset.engine import SamplingParams
+from cutset.engine.params import UNDONE
 from cutset.errors import RequestError
 
 BAD: list[tuple[str, Any, str]] = [
@@ -60,6 +61,22 @@ BAD: list[tuple[str, Any, str]] = [
     ("presence_penalty", -2.1, "from -2 to 2"),
     ("frequency_penalty", float("nan"), "from -2 to 2"),
     ("frequency_penalty", "0", "from -2 to 2"),
+    ("logit_bias", {-1: 1}, "a whole number"),
+    ("logit_bias", {True: 1}, "a whole number"),
+    ("logit_bias", {"x": 1}, "a whole number"),
+    ("logit_bias", {"9" * 5000: 1}, "a whole number"),
+    ("logit_bias", {1: 101}, "from -100 to 100"),
+    ("logit_bias", {1: float("nan")}, "from -100 to 100"),
+    ("logit_bias", dict.fromkeys(range(1025), 1), "at most 1024"),
+    ("logit_bias", [1], "at most 1024"),
+    ("allowed_token_ids", [], "at least one"),
+    ("allowed_token_ids", [1.0], "a whole number"),
+    ("allowed_token_ids", range(3), "a list of at most"),
+    ("bad_words", ["a"] * 257, "at most 256"),
+    ("bad_words", [""], "at most 256"),
+    ("bad_words", [7], "at most 256"),
+    ("truncate_prompt_tokens", 0, "a whole number"),
+    ("truncate_prompt_tokens", -2, "a whole number"),
 ]
 
 
@@ -101,6 +118,26 @@ def test_stop_becomes_a_tuple_without_repeats() -> None:
     assert SamplingParams(stop="ab").stop_strings == ("ab",)
     assert SamplingParams(stop=["b", "a", "b"]).stop_strings == ("b", "a")
     assert SamplingParams(stop_token_ids=[3, 3, 1]).stop_ids == (3, 1)
+
+
+@pytest.mark.parametrize("name", sorted(UNDONE))
+def test_what_vllm_has_and_isn_t_here_is_refused_by_name(name: str) -> None:
+    with pytest.raises(RequestError, match=f"{name} isn't done here"):
+        SamplingParams(**{name: None})
+
+
+def test_vllm_s_lists_are_made_ready() -> None:
+    params = SamplingParams(logit_bias={"7": 1, 3: -2.5}, allowed_token_ids=[5, 5, 2], bad_words=["b", "a", "b"])
+    assert params.logit_bias == {3: -2.5, 7: 1.0}
+    assert params.allowed_token_ids == (5, 2)
+    assert params.bad_words == ("b", "a")
+    assert params == params.with_defaults({})
+    assert hash(params) == hash(SamplingParams(allowed_token_ids=[5, 2], bad_words=["b", "a"]))
+    assert SamplingParams(logit_bias={}, bad_words=[]) == SamplingParams()
+    assert SamplingParams(truncate_prompt_tokens=-1).truncate_prompt_tokens == -1
+    guided = SamplingParams(guided_decoding={"regex": "a"})
+    assert "structured_outputs" in guided.named
+    assert guided.with_defaults({"structured_outputs": None}).grammar == guided.grammar
 
 
 def test_frozen_and_by_name_only() -> None:

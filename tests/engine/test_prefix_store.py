@@ -320,6 +320,23 @@ def test_salts_and_adapters_keep_apart(folder: Path) -> None:
         store.close()
 
 
+def test_blocks_behind_one_that_is_missing_are_computed(folder: Path) -> None:
+    """Though they were read with it."""
+    prompt = list(range(60))
+    engine, store = engine_with(folder)
+    plain = run(engine, {"a": (prompt, GREEDY)})
+    store.close()
+    files = sorted(folder.rglob("*.kv"), key=lambda path: path.stat().st_mtime_ns)
+    for missing in (5, 0):
+        files[missing].unlink()
+        engine, store = engine_with(folder)
+        assert run(engine, {"a": (prompt, GREEDY)}) == plain
+        assert engine.stats().stored_hits == 4 * missing
+        store.close()
+        files[missing].touch()  # written again by then; a place in the order is kept
+        assert files[missing].stat().st_size > 100
+
+
 def test_reading_gives_way_to_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A long beginning is read between steps, in each of which the others get their tokens."""
     prompt = list(range(200))
@@ -327,6 +344,7 @@ def test_reading_gives_way_to_others(folder: Path, monkeypatch: pytest.MonkeyPat
     plain = run(engine, {"long": (prompt, GREEDY)})
     store.close()
     monkeypatch.setattr("cutset.engine.scheduler.RESTORED_BYTES", 1)  # a block at a time
+    monkeypatch.setattr("cutset.engine.scheduler.AT_ONCE", 1)
     engine, store = engine_with(folder)
     engine.add("short", [1, 2, 3], SamplingParams(temperature=0, max_tokens=60))
     engine.step()

@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 
 from cutset.cluster.model import Model
-from cutset.engine.stage_graph import DESCRIPTION, StageLimits, StageModel, decoder_graph, read_model, stage_model
+from cutset.engine.stage_graph import (
+    DESCRIPTION,
+    StageLimits,
+    StageModel,
+    decoder_graph,
+    read_model,
+    segments,
+    stage_model,
+    uncut,
+)
 from cutset.engine.stage_item import StageSetup
 from cutset.engine.stage_runtime import StageRuntime
 from cutset.errors import CheckpointError, CutsetError, DeviceError, GraphError
@@ -77,12 +86,19 @@ def test_every_family_is_described_and_read_alike(case: str) -> None:
     assert list(spec.tensors()) == list(own.tensors())
     assert (spec.ropes, spec.windows, spec.recurrent_layers) == (own.ropes, own.windows, own.recurrent_layers)
     assert back.stage_setup() == SETUP
-    for number, node in enumerate(graph.graph.nodes):
-        layers = range(number, number + 1)
-        assert node.args[:2] == (number, number + 1)
-        wanted = {tensor.name for tensor in stage_tensors(own, layers)}
-        assert set(node.weights) == wanted | {DESCRIPTION}
-        assert node.state > 0 or number in own.recurrent_layers
+    nodes, ranges = graph.graph.nodes, segments(own)
+    assert [nodes[0].name, nodes[-1].name] == ["embedding", "head"]
+    assert [node.args[:2] for node in nodes] == [(layers.start, layers.stop) for layers in ranges]
+    for first in range(len(nodes) - 2):
+        for last in range(first + 2, len(nodes)):
+            # A stage has the embedding if it has the first layer, and the head if it has the last one.
+            begin, end = first + (first > 0), last + (last == len(nodes) - 1)
+            layers = range(ranges[begin].start, ranges[end - 1].stop)
+            wanted = {tensor.name for tensor in stage_tensors(own, layers)}
+            assert set(graph.graph.weights_of(range(begin, end))) == wanted | {DESCRIPTION}
+    for layers, node in zip(ranges, nodes, strict=True):
+        assert node.state > 0 or not set(layers) - own.recurrent_layers
+    assert uncut(own) == {f"hidden {layer}" for layer in (0, own.layers)}
 
 
 def test_the_graph_goes_over_the_wire_as_it_is() -> None:
@@ -93,8 +109,16 @@ def test_the_graph_goes_over_the_wire_as_it_is() -> None:
     first, last = graph.nodes[0], graph.nodes[-1]
     assert "model.embed_tokens.weight" in first.weights
     assert "model.embed_tokens.weight" in last.weights, "a tied head multiplies with it"
-    assert {name for cut in graph.cuts[1:-1] for name in cut.values} == {"batch", "hidden 1", "hidden 2"}
+    assert all("model.embed_tokens.weight" not in node.weights for node in graph.nodes[1:-1])
+    assert {name for cut in graph.cuts[1:-1] for name in cut.values} == {"batch", *(f"hidden {i}" for i in range(4))}
     assert graph.cuts[-1].values == ("choices",)
+
+
+@pytest.mark.parametrize("nodes", [[0], [4], [1, 2], [2, 3], [1, 2, 3]])
+def test_a_stage_without_its_end_is_refused(nodes: list[int]) -> None:
+    _, model = made(random_source())
+    with pytest.raises(CutsetError, match=r"with the embedding|are no stage"):
+        RUNTIME.stage(model.graph, nodes, weights_of(model, nodes))
 
 
 def weights_of(model: Model, nodes: list[int]) -> dict[str, Any]:
@@ -104,7 +128,7 @@ def weights_of(model: Model, nodes: list[int]) -> dict[str, Any]:
 def test_layers_that_do_not_follow_each_other_are_no_stage() -> None:
     _, model = made(random_source())
     with pytest.raises(GraphError, match="must follow each other"):
-        RUNTIME.stage(model.graph, [0, 2], weights_of(model, [0, 2]))
+        RUNTIME.stage(model.graph, [0, 1, 3], weights_of(model, [0, 1, 3]))
 
 
 def test_a_network_of_pictures_is_refused_by_name() -> None:
@@ -130,9 +154,9 @@ def test_a_network_of_pictures_is_refused_by_name() -> None:
 def test_what_a_worker_cannot_do_is_refused(change: dict[str, Any], error: type[CutsetError], words: str) -> None:
     described, model = made(random_source())
     wrong = msgspec.structs.replace(described, **change)
-    weights = weights_of(model, [0]) | {DESCRIPTION: np.frombuffer(msgspec.json.encode(wrong), np.uint8)}
+    weights = weights_of(model, [0, 1]) | {DESCRIPTION: np.frombuffer(msgspec.json.encode(wrong), np.uint8)}
     with pytest.raises(error, match=words):
-        RUNTIME.stage(model.graph, [0], weights)
+        RUNTIME.stage(model.graph, [0, 1], weights)
 
 
 def test_damaged_descriptions_are_refused() -> None:

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from cutset.engine import SamplingParams, TokenLogprob
+from cutset.engine.bits import MaskPart, allowed_ids, bits_of, mask_of
+from cutset.engine.constraint import StepMasks
 from cutset.engine.decoder_stage import DecoderStage
 from cutset.engine.sampler import Choice, TokenSampler, choose
 from cutset.engine.stage_item import (
@@ -104,6 +106,56 @@ def test_an_item_comes_back_as_it_was() -> None:
     assert again.batch.adapters == ()
     assert again.batch.states is None
     assert again.samplers == []
+
+
+def test_masks_and_biases_come_back_as_they_were() -> None:
+    made, known = samplers()
+    made[1] = TokenSampler(
+        SamplingParams(seed=3, logit_bias={299: -100, 4: 2.5}), seed=3, index=0, vocab_size=VOCAB, prompt_ids=ints(5)
+    )
+    few, many = bits_of([3, 298, 77], VOCAB), ~bits_of([5, 260, *range(300, 320)], VOCAB + 20)
+    for own in ([None, [few]], [[many], [few]], [[], None]):
+        whole = StageItem(7, batch(), made, known, (), StepMasks.of(own))
+        data = encode_item(whole)
+        found = decoded(data)
+        assert encode_item(found) == data
+        assert found.masks is not None
+        for theirs, ours in zip(found.masks.found, own, strict=True):
+            assert (theirs is None) == (ours is None)
+            for one, other in zip(theirs or (), ours or (), strict=True):
+                assert allowed_ids(one, VOCAB).tolist() == allowed_ids(other, VOCAB).tolist()
+        logits = np.random.default_rng(1).standard_normal((2, VOCAB)).astype(np.float32) * 3
+        choices = choose(logits, made, known, (), own)
+        assert choose(logits, found.samplers, known, (), found.masks.found) == choices
+        assert [one is None for one in choices] == [one == [] for one in own]
+        if own[1]:
+            assert choices[1].token_id in (3, 298, 77)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        MaskPart(True, b"\x00\x00\x00"),
+        MaskPart(True, b"\xff\xff\xff\xff"),
+        MaskPart(True, int(VOCAB).to_bytes(4, "little")),
+        MaskPart(False, b"\x00" * 4),
+        MaskPart(False, b"\x00" * 400),
+    ],
+)
+def test_a_mask_of_another_vocabulary_is_refused(part: MaskPart) -> None:
+    with pytest.raises(FrameError, match="mask"):
+        mask_of(part, VOCAB)
+
+
+def test_more_masks_than_rows_and_wrong_biases_are_refused() -> None:
+    made, known = samplers()
+    one = bits_of([1], VOCAB)
+    with pytest.raises(FrameError, match="more masks"):
+        decoded(encode_item(StageItem(7, batch(), made, known, (), StepMasks.of([[one, one], None]))))
+    for biased, biases in ((ints(1, 2), [1.0]), (ints(VOCAB), [1.0]), (ints(1), [float("nan")]), (ints(1), [1e300])):
+        made[0]._biased, made[0]._biases = biased.astype(np.intp), np.array(biases)
+        with pytest.raises(FrameError):
+            decoded(encode_item(StageItem(7, batch(), made, known)))
 
 
 def test_samplers_draw_the_same_elsewhere() -> None:

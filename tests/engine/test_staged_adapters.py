@@ -173,7 +173,8 @@ def stage_of(changed: Mapping[str, Any], parts: tuple[LowRank, ...]) -> None:
     model = decoder_graph(source, described, LIMITS, sent)
     graph = read_description(json.loads(model.description))
     assert graph == model.graph
-    runtime.stage(graph, [0], {name: model.weights[name] for name in graph.weights_of([0])})
+    nodes = [0, 1]  # the embedding and the first layers
+    runtime.stage(graph, nodes, {name: model.weights[name] for name in graph.weights_of(nodes)})
 
 
 def test_what_does_not_fit_its_layers_is_refused() -> None:

@@ -101,6 +101,15 @@ def test_a_spare_takes_the_place_over_tcp_with_keys(one: LLM, tmp_path: Path) ->
         assert workers_of(llm) == [stages.places["c"], stages.places["b"]]
 
 
+def test_stages_in_shared_memory_write_the_same_and_may_go(one: LLM, tmp_path: Path) -> None:
+    with (
+        running(tmp_path, "a", "b", shm=True) as stages,
+        LLM("story", **stages.settings("a", "b"), **SMALL) as llm,
+    ):
+        assert text(llm, SAMPLED, 40, lambda: stages.kill("b")) == text(one, SAMPLED)
+        assert workers_of(llm) == [stages.places["a"]]
+
+
 def test_a_stage_comes_back_in_the_middle_of_an_answer(one: LLM, three: Stages) -> None:
     with LLM("story", **three.settings("a", "b"), **SMALL) as llm:
 
@@ -217,7 +226,7 @@ def test_what_cannot_be_is_said(three: Stages, tmp_path: Path, monkeypatch: pyte
         ({"stages": [a, a]}, "names .* twice"),
         ({"stages": [a], "spares": [a]}, "both in --stages and in --spares"),
         ({"stages": ["tcp://127.0.0.1:1"]}, "needs its public key"),
-        ({"stages": ["shm://x"]}, "no address of a stage"),
+        ({"stages": ["inproc://x"]}, "no address of a stage"),
         ({"stages": 9}, "at most 6 stages"),
         ({"stages": 2, "stage_keys": [tmp_path]}, "for stages at addresses"),
         ({"spares": [a]}, "name them with --stages"),

@@ -65,6 +65,22 @@ def test_nothing_is_said_of_a_request_after_its_end(depth: int, right: dict[str,
         assert run(engine, MANY) == right
 
 
+class Grouped(SlowPipeline):
+    """More items may be on their way than there are groups."""
+
+    groups = 2
+
+
+def test_sequences_are_shared_out_among_groups_and_not_among_all_steps() -> None:
+    pipeline = Grouped([FakeExecutor()], 3)
+    engine = staged_engine(pipeline, blocks=64, block_size=4, max_batch_tokens=64, max_num_seqs=8)
+    for number in range(8):
+        engine.add(str(number), [1, 2, 3], SamplingParams(temperature=0, max_tokens=8))
+    drain(engine)
+    decodes = [len(item.known) for item in pipeline.items if len(item.batch.token_ids) == len(item.known)]
+    assert set(decodes) == {4}, "two groups of four"
+
+
 def test_a_request_may_come_back_while_its_old_steps_are_on_their_way() -> None:
     whole = run(staged_engine(FakeExecutor(), **OPTIONS), {"a": (COMMON, GREEDY)})
     for depth in (2, 3):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +18,8 @@ import pytest
 
 from cutset.errors import LinkClosed, LinkError
 from cutset.link import Timeouts, connect, listen, router
+from cutset.link.keys import new_keys
+from cutset.link.router import ZmqListener
 
 QUICK = Timeouts(connect=1, send=1, recv=1)
 OTHER = """
@@ -136,3 +139,35 @@ def test_who_goes_on_sending_on_a_link_that_is_over_is_cut(
         assert sent == frames if frames <= 8 else sent < 20
         with pytest.raises(LinkClosed):
             link.recv(1)
+
+
+@pytest.mark.parametrize("scheme", ["ipc", "tcp"])
+def test_a_connection_that_breaks_is_noticed_at_once(
+    scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits needn't look now and then: here that would be every 30 s."""
+    server, client = new_keys(), new_keys()
+    address = f"ipc://{tmp_path}/x" if scheme == "ipc" else "tcp://127.0.0.1:0"
+    listener = listen(address, keys=server, allow=[client.public])
+    link = connect(listener.address, keys=client.expecting(server.public), timeouts=QUICK)
+    link.send(b"hello")
+    got = listener.recv(5)
+    assert got is not None
+    monkeypatch.setattr("cutset.link.sockets.SLICE", 30.0)
+    assert isinstance(listener, ZmqListener)
+    [descriptor] = [end.fd for end in listener._ends.values()]
+
+    def cut() -> None:
+        with socket.socket(fileno=os.dup(descriptor)) as connection:
+            connection.shutdown(socket.SHUT_RDWR)
+
+    breaker = threading.Timer(0.2, cut)
+    breaker.start()
+    started = time.monotonic()
+    with pytest.raises(LinkClosed, match="broke off"):
+        link.recv(60)
+    assert time.monotonic() - started < 15
+    breaker.join()
+    link.close()
+    monkeypatch.undo()
+    listener.close()

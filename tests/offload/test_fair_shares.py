@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cutset.offload.accelerator.batcher import SLICE, Batcher, Call
+from cutset.offload.accelerator.batcher import HOLD, SLICE, Batcher, Call
 from offload.test_batcher import NativeBatcher
 
 COST, ROW, FIXED, THINK = 5_000_000, 0.00018, 0.0003, 0.00015  # multiplications, and seconds, of a matrix of 5 million
@@ -231,6 +231,40 @@ def test_a_greedy_client_beside_a_modest_one_loses_no_more_than_that_uses(kind: 
             if one.finished:
                 batcher.answered(one.client, now)
     assert done * ROW >= 0.75 * 4.0
+
+
+@pytest.mark.parametrize("late", [0.0, 0.012], ids=["", "heard late"])
+@pytest.mark.parametrize("window", [0.002, 0.05])
+@pytest.mark.parametrize("behind", [1.2 * SLICE, 2.4 * SLICE, 4 * SLICE, 100 * SLICE])
+def test_who_was_interrupted_once_has_company_again(kind: Any, behind: float, window: float, late: float) -> None:
+    """Two links of one caller, who asks over both and then takes both answers. Where cores are busy a product may
+    seem to take long. Whoever was charged for it lets the other one go first, and then they share products again."""
+    batcher = kind(matrices=MATRICES, window=window, max_rows=4096, max_waiting=4, costs=[COST] * MATRICES)
+    batcher.speed = COST / ROW
+    now, products = 1.0, []
+    for number in range(120):
+        if number == 5:
+            batcher.charge("a", behind)
+        for client in "ab":
+            batcher.add(Call(client, number, number % MATRICES, True, np.zeros((1, 1), np.uint32), now))
+        waiting, count = {"a", "b"}, 0
+        while waiting:
+            if (wait := batcher.wait(now)) != 0.0:
+                now += wait + late
+                continue
+            batch, count = batcher.take(now), count + 1
+            spent = FIXED + ROW * len(batch)
+            now += spent
+            for one in batch:
+                batcher.charge(one.client, spent / len(batch) - one.charged)
+                batcher.answered(one.client, now)
+                waiting.remove(one.client)
+        products.append(count)
+        now += THINK
+    assert products[:5] == [1] * 5
+    apart = products.count(2)
+    assert 0 < apart <= 2 + behind / (0.9 * max(window, HOLD))
+    assert products == [1] * 5 + [2] * apart + [1] * (115 - apart)
 
 
 def test_a_piece_takes_about_a_slice(kind: Any) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -22,6 +23,9 @@ from cutset.serve.auth import Auth
 from cutset.serve.request_limits import RequestLimits
 from cutset.serve.server import Server, bind, serve_in_thread
 from cutset.serve.service import Service
+
+if TYPE_CHECKING:
+    from tests.serve.scripted import Script
 
 CHROMIUM = Path("/usr/bin/chromium")
 TEMPLATE = "{% for m in messages %}{{ m.role if m.role != 'user' }}{{ m.content }}{% endfor %}"
@@ -68,8 +72,6 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AsyncLLM]:
 @pytest.fixture(scope="module")
 def serve(llm: AsyncLLM) -> Iterator[Callable[..., Running]]:
     """Starts servers that end with the module."""
-    import contextlib
-
     with contextlib.ExitStack() as stack:
 
         def begin(keys: tuple[str, ...] = (), **limits: float) -> Running:
@@ -87,6 +89,27 @@ def serve(llm: AsyncLLM) -> Iterator[Callable[..., Running]]:
 def server(serve: Callable[..., Running]) -> Running:
     """One without keys."""
     return serve()
+
+
+@pytest.fixture(scope="session")
+def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Script, Running]]:
+    """A script, and the server of the model that follows it."""
+    from tests.serve.scripted import scripted_server
+
+    with contextlib.ExitStack() as stack:
+        yield scripted_server(tmp_path_factory.mktemp("models"), stack)
+
+
+@pytest.fixture
+def script(scripted: tuple[Script, Running]) -> Script:
+    """What the model says."""
+    return scripted[0]
+
+
+@pytest.fixture
+def client(scripted: tuple[Script, Running]) -> openai.OpenAI:
+    """A client of the model that says it."""
+    return scripted[1].client()
 
 
 @pytest.fixture(scope="module")

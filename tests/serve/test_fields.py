@@ -94,7 +94,7 @@ def test_every_field_of_the_official_client_is_accounted_for(kind: Any, params: 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))
 def test_what_isn_t_served_is_refused_by_name(server: Running, name: str) -> None:
-    values = {"include_reasoning": False, "spaces_between_special_tokens": False, "web_search_options": {}}
+    values = {"spaces_between_special_tokens": False, "web_search_options": {}}
     assert refused(chat(server, **{name: values.get(name, ["x"])})) == name
     assert refused(complete(server, **{name: values.get(name, {"x": 1})})) == name
     for nothing in (None, *REFUSED[name]):

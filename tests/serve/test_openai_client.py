@@ -194,9 +194,9 @@ def test_vllms_parameters(server: Running, expected: str) -> None:
         ({"prompt": [1, "a"]}, openai.BadRequestError, None, "prompt"),
         ({"prompt": [10**7]}, openai.BadRequestError, None, None),
         ({"extra_body": {"stream_options": {"include_usage": True}}}, openai.BadRequestError, None, "stream_options"),
-        ({"echo": True}, openai.BadRequestError, None, "echo"),
+        ({"echo": True, "logprobs": 1}, openai.BadRequestError, None, "echo"),
         ({"best_of": 3}, openai.BadRequestError, None, "best_of"),
-        ({"logit_bias": {"5": 100}}, openai.BadRequestError, None, "logit_bias"),
+        ({"logit_bias": {"5": 101}}, openai.BadRequestError, None, "logit_bias"),
         ({"extra_body": {"max_token": 5}}, openai.BadRequestError, None, "max_token"),
     ],
 )
@@ -214,8 +214,8 @@ def test_errors_of_completions(
     [
         ({"messages": []}, None),
         ({"messages": [{"content": "no role"}]}, None),
-        ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools[0].type"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
         ({"top_logprobs": 2}, "top_logprobs"),
     ],
 )

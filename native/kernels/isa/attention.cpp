@@ -10,8 +10,8 @@ namespace cutset::CUTSET_ISA {
 
 namespace {
 
-// Up to that many queries wait for memory; then values are asked for while scores are computed. (To ask for the next
-// keys while values are added up makes it slower.)
+// Up to that many queries wait for memory; then values are asked for while scores are computed, and codes of the next
+// keys while values are added up. (With floats that makes it slower: their packs are long enough for the hardware.)
 constexpr std::size_t kFewQueries = 16;
 
 // What queries have gathered, relative to their largest scores: for each, attention_state(head_dim) floats.
@@ -72,6 +72,7 @@ struct KeyTile {
   const std::uint8_t* mask;  // of its first token, or nullptr
   const T* keys[kTilePacks];
   const T* values[kTilePacks];
+  const T* next[kTilePacks];  // keys of the next tile, or of this one where there is none
   const float* key_scales[kTilePacks];
   const float* value_scales[kTilePacks];
 };
@@ -179,13 +180,19 @@ void gather_run(QueryTile& tile, const KeyTile<T>& keys, std::size_t padded, Ran
     float* sums = tile.gathered.sums(q);
     for (std::size_t i = 0; i < count; ++i) {
       const std::size_t to = own[i].to < common.from ? own[i].to : common.from;
-      add_all_values<1>(weights + i * kKeyTile, keys.values, padded, own[i].from, to, sums + i * (padded + kStateMore));
+      add_all_values<1>(weights + i * kKeyTile, keys.values, keys.next, padded, own[i].from, to,
+                        sums + i * (padded + kStateMore));
     }
     if (common.from == common.to) continue;
-    with_queries(count,
-                 [&](auto n) { add_all_values<n.value>(weights, keys.values, padded, common.from, common.to, sums); });
+    with_queries(count, [&](auto n) {
+      if (sizeof(T) == 1 && q == 0 && tile.count <= kFewQueries) {
+        add_all_values<n.value, true>(weights, keys.values, keys.next, padded, common.from, common.to, sums);
+      } else {
+        add_all_values<n.value>(weights, keys.values, keys.next, padded, common.from, common.to, sums);
+      }
+    });
     for (std::size_t i = 0; i < count; ++i) {
-      add_all_values<1>(weights + i * kKeyTile, keys.values, padded, common.to, own[i].to,
+      add_all_values<1>(weights + i * kKeyTile, keys.values, keys.next, padded, common.to, own[i].to,
                         sums + i * (padded + kStateMore));
     }
   }
@@ -232,6 +239,13 @@ void run_key_tile(const AttentionTask& task, QueryTile& tile, std::size_t start,
     keys.value_scales[p] = seen ? pack_of(task.values, task.value_stride, token, value_floats) : nullptr;
     keys.keys[p] = elements(keys.key_scales[p]);
     keys.values[p] = elements(keys.value_scales[p]);
+    keys.next[p] = keys.keys[p];
+    if (kCodes && token + kKeyTile < end) {
+      const float* scales = pack_of(task.keys, task.key_stride, token + kKeyTile, key_floats);
+      __builtin_prefetch(scales);
+      keys.next[p] = elements(scales);
+    }
+    if (kCodes && seen) __builtin_prefetch(keys.value_scales[p]);
   }
   for (std::size_t q = 0; q < tile.count; ++q) {
     const std::size_t from = tile.first_key[q] > start ? tile.first_key[q] - start : 0;

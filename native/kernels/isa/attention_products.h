@@ -101,10 +101,11 @@ inline void score_packs(const float* queries, const T* const* packs, const T* co
 }
 
 // sums[q][0 .. 16 C) += sum over tokens from .. to of weights[q][token] * values[token]
-//   weights: (Q, kKeyTile), packs: 16 tokens of `padded` floats each, sums: (Q, padded + 16)
-template <int Q, int C, class T>
-inline void add_values(const float* weights, const T* const* packs, std::size_t column, std::size_t padded,
-                       std::size_t from, std::size_t to, float* sums) {
+//   weights: (Q, kKeyTile), packs: 16 tokens of `padded` elements each, sums: (Q, padded + 16)
+// The packs at `fetch`, of the same size, are asked for meanwhile.
+template <int Q, int C, bool Fetch, class T>
+inline void add_values(const float* weights, const T* const* packs, const T* const* fetch, std::size_t column,
+                       std::size_t padded, std::size_t from, std::size_t to, float* sums) {
   constexpr int kVecs = C * static_cast<int>(kPackVecs);
   Vec acc[Q][kVecs];
 #pragma GCC unroll 16
@@ -113,10 +114,19 @@ inline void add_values(const float* weights, const T* const* packs, std::size_t 
     for (int v = 0; v < kVecs; ++v) acc[q][v] = load(sums + q * (padded + kStateMore) + column + v * kLanes);
   }
   for (std::size_t token = from; token < to;) {
-    const T* value = packs[token / kPackTokens] + token % kPackTokens * padded + column;
-    const std::size_t pack_end = (token / kPackTokens + 1) * kPackTokens;
+    const std::size_t pack = token / kPackTokens;
+    const T* value = packs[pack] + token % kPackTokens * padded + column;
+    // Each token's share of it: as many bytes as are read here.
+    const T* coming = Fetch ? fetch[pack] + (column * kPackTokens + token % kPackTokens * C * kPackTokens) : value;
+    const std::size_t pack_end = (pack + 1) * kPackTokens;
     const std::size_t end = to < pack_end ? to : pack_end;
-    for (; token < end; ++token, value += padded) {
+    for (; token < end; ++token, value += padded, coming += C * kPackTokens) {
+      if constexpr (Fetch) {
+#pragma GCC unroll 4
+        for (std::size_t at = 0; at < C * kPackTokens * sizeof(T); at += 64) {
+          __builtin_prefetch(coming + at / sizeof(T));
+        }
+      }
       Vec values[kVecs];
 #pragma GCC unroll 16
       for (int v = 0; v < kVecs; ++v) values[v] = load_cached(value + v * kLanes);
@@ -147,16 +157,16 @@ inline void score_queries(const float* queries, const T* const* packs, const T* 
 }
 
 // add_values over all columns.
-template <int Q, class T>
-inline void add_all_values(const float* weights, const T* const* packs, std::size_t padded, std::size_t from,
-                           std::size_t to, float* sums) {
+template <int Q, bool Fetch = false, class T>
+inline void add_all_values(const float* weights, const T* const* packs, const T* const* fetch, std::size_t padded,
+                           std::size_t from, std::size_t to, float* sums) {
   if (from >= to) return;
   std::size_t column = 0;
   for (; column + wide(Q) * kPackTokens <= padded; column += wide(Q) * kPackTokens) {
-    add_values<Q, wide(Q)>(weights, packs, column, padded, from, to, sums);
+    add_values<Q, wide(Q), Fetch>(weights, packs, fetch, column, padded, from, to, sums);
   }
   for (; column < padded; column += kPackTokens) {
-    add_values<Q, 1>(weights, packs, column, padded, from, to, sums);
+    add_values<Q, 1, Fetch>(weights, packs, fetch, column, padded, from, to, sums);
   }
 }
 

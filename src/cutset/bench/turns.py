@@ -73,13 +73,23 @@ def environment(threads: int | None = None) -> dict[str, str]:
 class Process:
     """A child that answers commands as `cutset.bench.child` does, started with `command`; `ready` is its first answer.
 
-    `name` is for errors. `quiet` keeps its stderr from the terminal. Raises EngineError if it can't start.
+    `name` is for errors. `quiet` keeps its stderr from the terminal. `prefix`: what it is started by, as of `Child`.
+    Raises EngineError if it can't start.
     """
 
-    def __init__(self, command: Sequence[str], *, name: str, threads: int | None = None, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        name: str,
+        threads: int | None = None,
+        quiet: bool = False,
+        prefix: Sequence[str] = (),
+    ) -> None:
         self.name = name
+        stderr = DEVNULL if quiet else None
         self._child = _child(
-            f"{name}: its process", command, threads, stdin=PIPE, stdout=PIPE, stderr=DEVNULL if quiet else None
+            f"{name}: its process", command, threads, stdin=PIPE, stdout=PIPE, stderr=stderr, prefix=prefix
         )
         try:
             self.ready = self.answer()

@@ -47,11 +47,14 @@ COMMANDS = {
     "convert": Command("cutset.cli.convert", "turn a checkpoint into an exchange file, or back"),
     "forward": Command("cutset.cli.forward", "run whole sequences through one backend and time it"),
     "compare": Command("cutset.cli.compare", "say whether two outputs or traces agree"),
+    "plan": Command("cutset.cli.plan", "say which machine would run which layers of a language model"),
+    "simulate": Command("cutset.cli.simulate", "the same for machines that aren't there, described in a file"),
     "stage": Command("cutset.cli.stage", "run layers of a language model for an engine elsewhere"),
     "stream": Command("cutset.cli.stream", "a video network over several machines: run it, plan it, look at it"),
     "keys": Command("cutset.cli.keys", "make the key pairs that tcp links need"),
     "manifest": Command("cutset.cli.manifest", "write or check a Gramine manifest for the client"),
     "doctor": Command("cutset.cli.doctor", "say what this machine has, and what to change"),
+    "completion": Command("cutset.cli.completion", "print what makes bash, zsh or fish complete this command line"),
     "bench": Command("cutset.cli.bench", "measure this machine, compare result files"),
 }
 
@@ -66,6 +69,10 @@ def main(
 
     `args.command_line` is the whole line that a command was given, from `program` on.
     """
+    if "_ARGCOMPLETE" in os.environ and argv is None:  # a shell asks, at a Tab
+        from cutset.cli.completion import complete
+
+        complete(commands)
     # Read when torch is loaded: threads that spin while they wait make two processes on one machine crawl.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.showwarning = _show_warning

@@ -15,10 +15,13 @@ from cutset.cli import (
     bench_exchange,
     bench_link,
     bench_offload,
+    bench_plan,
     bench_quality,
     bench_serve,
     bench_speculation,
+    bench_stages,
     bench_stream,
+    bench_structured,
 )
 from cutset.cli.bench_rows import comparisons
 from cutset.cli.output import table
@@ -34,10 +37,13 @@ BENCHES = {
     "offload": bench_offload,
     "link": bench_link,
     "exchange": bench_exchange,
+    "plan": bench_plan,
     "quality": bench_quality,
     "serve": bench_serve,
     "speculation": bench_speculation,
+    "stages": bench_stages,
     "stream": bench_stream,
+    "structured": bench_structured,
 }
 CHECKOUT = ("delta", "report")
 

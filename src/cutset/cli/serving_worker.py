@@ -15,7 +15,7 @@ from cutset.cli.output import log
 from cutset.errors import ConfigError
 
 if TYPE_CHECKING:
-    from cutset.cluster.stage import Runtime
+    from cutset.cluster.stage import Abilities, Runtime
 
 __all__ = ["add_worker", "serve_worker", "size_in_bytes"]
 
@@ -27,7 +27,12 @@ def add_worker(parser: argparse.ArgumentParser, *, other: str = "", instead: str
     --listen, and `instead` what it does.
     """
     group = parser.add_mutually_exclusive_group(required=True)
-    group.add_argument("--listen", metavar="ADDRESS", help="tcp://HOST:PORT or ipc://PATH")
+    group.add_argument("--listen", metavar="ADDRESS", help="tcp://HOST:PORT, ipc://PATH or shm://NAME")
+    group.add_argument(
+        "--join",
+        metavar="ADDRESS",
+        help="dial a coordinator that listens at tcp://HOST:PORT, again and again: where nobody can dial this machine",
+    )
     if other:
         group.add_argument(other, metavar="ADDRESS", help=instead)
     parser.add_argument("--key", metavar="FILE", help="with tcp: this side's secret key, see `cutset keys`")
@@ -47,11 +52,18 @@ def size_in_bytes(text: str) -> int:
 
 
 def serve_worker(
-    args: argparse.Namespace, name: str, runtime: Callable[[int], Runtime], weights: Path | None = None
+    args: argparse.Namespace,
+    name: str,
+    runtime: Callable[[int], Runtime],
+    weights: Path | None = None,
+    *,
+    model: Callable[[], str] = str,
+    abilities: Callable[[], Abilities] | None = None,
 ) -> int:
     """Serves coordinators with what `runtime` makes for so many threads, until SIGINT or SIGTERM. `name`: in messages.
 
-    `weights`: a file or model on this machine, whose weights needn't be sent. Raises CutsetError.
+    `weights`: a file or model on this machine, whose weights needn't be sent; `model` gives its digest, where no other
+    one is served. `abilities`: what is said of how this process computes. Raises CutsetError.
     """
     from cutset.config import usable_cores
 
@@ -62,6 +74,7 @@ def serve_worker(
     stop: list[int] = []
     # Before torch is loaded, which reads it then.
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+    from cutset.cluster.stage import Abilities
     from cutset.cluster.worker.worker import open_worker
 
     def say(line: str) -> None:
@@ -71,11 +84,14 @@ def serve_worker(
         args.listen,
         runtime(threads),
         threads=threads,
+        join=args.join,
         key=args.key,
         allow=args.allow,
         cache=args.cache,
         weights=weights,
         memory=memory,
+        model=model(),
+        abilities=Abilities() if abilities is None else abilities(),
         speed=args.speed,
         log=say,
     )
@@ -86,7 +102,8 @@ def serve_worker(
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, stopping)
-        say(f"listening on {worker.listener.address}, {threads} threads, {worker.settings.runtime.device}")
+        where = f"dialling {args.join}" if args.join else f"listening on {worker.listener.address}"
+        say(f"{where}, {threads} threads, {worker.settings.runtime.device}")
         worker.serve(lambda: bool(stop))
     finally:
         worker.close()

@@ -12,7 +12,7 @@ from cutset.cli.serving_worker import add_worker, serve_worker, size_in_bytes
 from cutset.errors import ConfigError
 
 if TYPE_CHECKING:
-    from cutset.cluster.stage import Runtime
+    from cutset.cluster.stage import Abilities, Runtime
 
 __all__ = ["configure", "run"]
 
@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Waits for `cutset generate`, `chat` or `serve` with --stages, gets its layers and their weights, and passes "
         "hidden states on. It sees them, and keeps keys and values of what is read and written: run it where you trust "
-        "the machine. Serves one engine at a time, and the next when that is done."
+        "the machine. Serves one engine at a time, and the next when that is done. With MODEL it serves that one alone."
     )
     parser.add_argument(
         "model", nargs="?", metavar="MODEL", help="a model on this machine: its weights needn't be sent"
@@ -65,14 +65,28 @@ def run(args: argparse.Namespace) -> int:
 
         return StageRuntime(threads, prefixes, args.device)
 
-    weights = None
+    def abilities() -> Abilities:
+        from cutset.engine.stage_runtime import stage_abilities
+
+        return stage_abilities(measure=True)  # nothing else computes in this process yet
+
+    weights: Path | None = None
     if args.model is not None:
         from cutset.config import load_settings
         from cutset.models.registry import resolve
 
         weights = resolve(args.model, load_settings({})).directory
+
+    def model() -> str:
+        if weights is None:
+            return ""
+        from cutset.models.files.fingerprint import fingerprint
+        from cutset.models.files.source import open_source
+
+        return fingerprint(open_source(weights).tensors)
+
     try:
-        return serve_worker(args, "stage", runtime, weights)
+        return serve_worker(args, "stage", runtime, weights, model=model, abilities=abilities)
     finally:
         if prefixes is not None:
             prefixes.close(CLOSING)
@@ -93,6 +107,7 @@ def _status(args: argparse.Namespace) -> int:
     rows = [
         ("free", "yes: it waits for an engine"),
         ("software", card.software),
+        ("instruction sets", ", ".join(card.isas) or "unknown"),
         ("machine", f"{card.cpu}, {card.cores} cores, {card.threads} threads, {card.device}"),
         ("memory", mib(card.memory) if card.memory else "no limit"),
     ]

@@ -27,7 +27,18 @@ if TYPE_CHECKING:
     from cutset.partition.traffic import Traffic
     from cutset.video.profile.setup import Wish
 
-__all__ = ["DESCRIPTION", "HELP", "add_outputs", "basis", "check_outputs", "configure", "memory_limits", "run", "show"]
+__all__ = [
+    "DESCRIPTION",
+    "HELP",
+    "add_outputs",
+    "basis",
+    "check_outputs",
+    "configure",
+    "memory_limits",
+    "run",
+    "show",
+    "timeline",
+]
 
 HELP = "show what every plan would cost, and which is best"
 DESCRIPTION = (
@@ -200,12 +211,12 @@ def show(problem: Problem, others: Mapping[str, Traffic], args: argparse.Namespa
         write_atomically(args.out, write_plan(plan).decode() + "\n")
     if args.gantt:
         note, hint = _conditions(problem).replace("\n", "; "), "simulate fewer pictures, as --simulate 20"
-        write_chart(args.gantt, _timeline(ran), f"{title}, simulated", note, hint)
+        write_chart(args.gantt, timeline(ran), f"{title}, simulated", note, hint)
     if args.json:
         write_json(args.json, _document(problem, choices, chosen, ran, title) | {"threads": threads})
 
 
-def _timeline(ran: Simulation) -> dict[str, list[Span]]:
+def timeline(ran: Simulation) -> dict[str, list[Span]]:
     """What was simulated, as a chart takes it."""
     from cutset.cluster.trace.spans import Span
     from cutset.partition.plan import COORDINATOR

@@ -1,7 +1,11 @@
 """What the parties of a run say to each other: the headers of frames, as docs/stream-protocol.md specifies them.
 
 A message is a msgpack array whose first element names its kind. Whoever decodes one takes nothing for granted: what
-isn't exactly one of these, within these bounds, is a FrameError.
+isn't one of these, within these bounds, is a FrameError.
+
+Parties one minor version apart talk to each other: a new field comes last and has a default, which stands for it where
+an older party sends none; an older party ignores what it doesn't know. New kinds of messages are said only to a party
+whose minor version has them (`Card.minor`, `Introduction.minor`). Anything else is a new major version.
 """
 
 from __future__ import annotations
@@ -12,12 +16,13 @@ import msgspec
 
 from cutset.cluster.trace.spans import Kind, Span
 from cutset.codec.payload import KeyRequest, Payload
-from cutset.errors import ConfigError, FrameError
+from cutset.errors import ConfigError, FrameError, HandshakeError
 from cutset.link.peer import Handshake, Hello, Protocol, Refused, Welcome
 from cutset.partition.hop import Hop
 
 __all__ = [
     "HANDSHAKE",
+    "MINOR",
     "MOST_BODY",
     "MOST_EDGES",
     "MOST_SOURCES",
@@ -52,11 +57,13 @@ __all__ = [
     "WeightPart",
     "Welcome",
     "Work",
+    "check_minor",
     "decode",
     "encode",
 ]
 
 PROTOCOL = Protocol("cluster", 4, whom="worker", before=2)
+MINOR = 0  # see above; one higher with every release that adds a field
 HANDSHAKE = Handshake(PROTOCOL)  # one that asks for no evidence and has none
 MOST_BODY = 16 << 20  # bytes of a message that lies in an array
 MOST_EDGES = 200  # values on a hop: their payloads fit in a header
@@ -64,6 +71,8 @@ MOST_ARRAYS = 8192  # of an item: two for each value, or as many as an input enc
 MOST_HEAD = 4 << 10  # bytes that an input encoding says of an item
 MOST_WEIGHTS = 100_000
 MOST_SOURCES = 256
+MOST_ISAS = 16
+TICKET = 32  # bytes
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 Word = Annotated[str, msgspec.Meta(max_length=200)]
@@ -77,7 +86,7 @@ Levels = Annotated[int, msgspec.Meta(ge=0, le=255)]  # that uint8 values may be 
 Session = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 
 
-class _Message(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+class _Message(msgspec.Struct, array_like=True):
     pass
 
 
@@ -87,6 +96,7 @@ class Introduction(_Message):
     role: Literal["coordinator", "worker"]
     session: Session
     name: Word  # coordinator: what it calls this worker; worker: what it is called itself
+    minor: Count = 0  # version of the protocol
 
 
 class Card(_Message):
@@ -98,14 +108,25 @@ class Card(_Message):
     memory: Count  # bytes that it may use, 0 for no limit
     software: Word  # what computes: its name and version
     device: Word
+    minor: Count = 0  # version of the protocol
+    build: Word = ""  # what results depend on beside version and instruction set
+    isas: Annotated[list[Word], msgspec.Meta(max_length=MOST_ISAS)] = []  # instruction sets, weakest first
+    speeds: Annotated[list[Seconds], msgspec.Meta(max_length=MOST_ISAS)] = []  # with each, as shares of the last one's
+    dtypes: Annotated[list[Word], msgspec.Meta(max_length=MOST_ISAS)] = []  # that it computes in; none: as it is told
+    kv_dtypes: Annotated[list[Word], msgspec.Meta(max_length=MOST_ISAS)] = []  # that it keeps keys and values in
 
 
 class Peer(_Message):
-    """Another worker: where it listens, and with tcp its public key."""
+    """Another worker: where it listens, and with tcp its public key.
+
+    With a ticket it can't be dialled, and `address` is that of a relay which passes bytes on to whoever has it (see
+    `cutset.link.relay`); a worker that has joined the coordinator there finds the relay where it dialled itself.
+    """
 
     name: Word
     address: Word
     key: Key | None
+    ticket: Annotated[bytes, msgspec.Meta(max_length=TICKET)] = b""
 
 
 class Prepare(_Message, tag="prepare"):
@@ -337,6 +358,16 @@ Message = (
 
 encode = msgspec.msgpack.Encoder().encode
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+
+
+def check_minor(minor: int, who: str) -> None:
+    """Raises HandshakeError for a party whose minor version is too far from this one."""
+    if abs(minor - MINOR) > 1:
+        ours, theirs = (f"{PROTOCOL.version}.{number}" for number in (MINOR, minor))
+        raise HandshakeError(
+            f"{who} speaks version {theirs} of the {PROTOCOL.name} protocol, this side {ours}: parties talk to each "
+            "other up to one minor version apart; install the same Cutset on both sides"
+        )
 
 
 def decode(header: bytes) -> Message:

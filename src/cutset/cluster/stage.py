@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -11,10 +12,21 @@ from cutset.cluster.values import Array
 from cutset.partition.graph import Graph
 from cutset.partition.node import Value
 
-__all__ = ["Runtime", "Stage", "WeightFile"]
+__all__ = ["Abilities", "Runtime", "Stage", "WeightFile"]
 
 # The weight of this name from a file, as that value; None where the file has none of that shape.
 WeightFile = Callable[[str, Value], Array | None]
+
+
+@dataclass(frozen=True)
+class Abilities:
+    """What a worker says of how it can compute, for whoever must have the same everywhere."""
+
+    build: str = ""  # what results depend on beside version and instruction set
+    isas: Sequence[str] = ()  # instruction sets, weakest first
+    speeds: Sequence[float] = ()  # with each, as shares of the last one's
+    dtypes: Sequence[str] = ()
+    kv_dtypes: Sequence[str] = ()
 
 
 class Stage(Protocol):

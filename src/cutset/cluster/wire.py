@@ -7,7 +7,8 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -81,6 +82,9 @@ def pieces(work: Work, arrays: Sequence[Bytes], size: int = PIECE) -> Iterator[P
     At most `size` bytes of arrays a frame.
     """
     header = messages.encode(structs.replace(work, sent=time.monotonic()))
+    if len(arrays) <= MAX_ARRAYS and sum(work.lengths) <= size:
+        yield header, arrays
+        return
     parts: list[Bytes] = []
     room = size
     for array in arrays:
@@ -151,8 +155,18 @@ class Assembler:
         return ArrivedItem(work, found, HopReport(data.size, work.sent, self._first, time.monotonic()))
 
 
+@dataclass
+class _Sending:
+    """Frames on their way out, and whom to tell when they have left."""
+
+    frames: Iterator[Packed]
+    done: Callable[[float, float], None] | None
+    start: float = 0.0
+
+
 class Outbox:
-    """Sends on one link from a thread of its own, so that nobody waits for a slow link who needn't.
+    """Sends on one link from a thread of its own, so that nobody waits for a slow link who needn't. What has room on
+    the link while nothing else is sent needn't wait for that thread to wake up: see `data`.
 
     Messages overtake items, and both overtake weights, between two pieces. `broken` is called once, with the reason,
     when the link fails.
@@ -165,10 +179,12 @@ class Outbox:
         self._on_broken = broken
         self._most = most
         self._control: deque[Packed] = deque()
-        self._data: deque[tuple[Iterator[Packed], Callable[[float, float], None] | None]] = deque()
+        self._data: deque[_Sending] = deque()
         self._bulk: deque[Iterator[Packed]] = deque()
         self._ready = threading.Condition()
         self._closing = False
+        self._current: _Sending | None = None  # whose frames leave one by one
+        self._held = False  # a thread sends; nobody else may
         self._busy = False  # with what isn't a message
         self._moved = True  # some of that left since the last heartbeat
         self._thread = threading.Thread(target=self._run, name=f"cutset-send-{name}", daemon=True)
@@ -195,20 +211,55 @@ class Outbox:
         self.say(message)
 
     def data(
-        self, frames: Iterable[Packed], *, wait: bool = True, done: Callable[[float, float], None] | None = None
+        self,
+        frames: Iterable[Packed],
+        *,
+        wait: bool = True,
+        done: Callable[[float, float], None] | None = None,
+        direct: bool = False,
     ) -> bool:
         """Queues frames, and waits until there is room for them. `done` is called when they left, with start and end.
+        `direct`: this thread sends them itself, as far as that can be done without waiting.
 
         False where the link is gone.
         """
+        sending = _Sending(iter(frames), done)
         with self._ready:
             while wait and len(self._data) >= self._most and not self.broken and not self._closing:
                 self._ready.wait(0.5)
             if self.broken or self._closing:
                 return False
-            self._data.append((iter(frames), done))
-            self._ready.notify_all()
+            if not direct or self._held or self._current or self._control or self._data or self._bulk:
+                self._data.append(sending)
+                self._ready.notify_all()
+                return True
+            self._held = self._busy = self._moved = True
+        self._send_now(sending)
         return True
+
+    def _send_now(self, sending: _Sending) -> None:
+        """Sends frames from the caller's thread; what there is no room for is left to this outbox's own."""
+        error: CutsetError | None = None
+        sending.start = time.monotonic()
+        packed = None
+        try:
+            for packed in sending.frames:
+                self.link.send(packed[0], packed[1], timeout=0.0)
+            packed = None
+        except LinkTimeout:  # it wasn't sent
+            pass
+        except CutsetError as failed:
+            error = failed
+        with self._ready:
+            self._held = self._busy = False
+            if packed is not None and error is None:
+                self._current = replace(sending, frames=chain([packed], sending.frames))
+            if self._current or self._control or self._data or self._bulk or self._closing:
+                self._ready.notify_all()
+        if error is not None:
+            self._fail(error)
+        elif packed is None and sending.done is not None:
+            sending.done(sending.start, time.monotonic())
 
     def pace(self, hop: Hop) -> None:
         """From now on this link is as slow as that one would be."""
@@ -235,33 +286,38 @@ class Outbox:
         self.link.close()
 
     def _run(self) -> None:
-        current: Iterator[Packed] | None = None
-        done: Callable[[float, float], None] | None = None
-        start = 0.0
+        mine = False
         while True:
             bulk: Iterator[Packed] | None = None
             with self._ready:
-                while not (self._control or current or self._data or self._bulk or self._closing):
-                    self._ready.wait(0.5)
+                self._held = self._held and not mine
+                while self._held or not (
+                    self._control or self._current or self._data or self._bulk or self._closing or self.broken
+                ):
+                    self._ready.wait()
+                if self.broken:
+                    return
                 packed = self._control.popleft() if self._control else None
                 if packed is None:
                     if self._closing:
                         return
-                    if current is None and self._data:
-                        current, done = self._data.popleft()
-                        start = time.monotonic()
+                    if self._current is None and self._data:
+                        self._current = self._data.popleft()
+                        self._current.start = time.monotonic()
                         self._ready.notify_all()
-                    elif current is None:
+                    elif self._current is None:
                         bulk = self._bulk[0]
+                current = self._current
+                self._held = mine = True
                 self._busy = current is not None or bulk is not None
                 self._moved = self._moved or packed is None
             try:
                 if packed is None and current is not None:
-                    packed = next(current, None)
+                    packed = next(current.frames, None)
                     if packed is None:
-                        if done is not None:
-                            done(start, time.monotonic())
-                        current = None
+                        if current.done is not None:
+                            current.done(current.start, time.monotonic())
+                        self._current = None
                 elif packed is None and bulk is not None and (packed := next(bulk, None)) is None:
                     with self._ready:
                         if self._bulk and self._bulk[0] is bulk:

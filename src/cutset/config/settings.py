@@ -65,9 +65,18 @@ STAGES = (
     "accepted here: they see hidden states and what is written"
 )
 STAGE_KEYS = "with tcp: the stages' public keys, in their order. Only accepted here"
+STAGES_LISTEN = (
+    "listen at this address for stages that dial in (`cutset stage --join`): all of --stages N, or those that --stages "
+    "and --spares name as join://NAME. Only accepted here"
+)
 SPARES = "stages that stand in for those that are gone. Only accepted here"
 SPARE_KEYS = "with tcp: the spares' public keys, in their order. Only accepted here"
 STAGE_PATIENCE = "wait so long for lost stages, then end what runs"
+DIVIDED = (
+    "divide layers among stages by what was measured of machines and links, or as many bytes for each; auto: measured, "
+    "but for a model of less than 64 MB without --objective"
+)
+OBJECTIVE = "what stages are to make good: many tokens a second of all sequences, or a token of one soon"
 NAMES: dict[str, Any] = {"type": str, "separator": ",", "metavar": "A,B,C", "flag_only": True}
 SECONDS: dict[str, Any] = {"type": float, "low": 1e-9, "high": 1e9, "metavar": "S", "unit": "seconds"}
 BESIDE = "models.yaml, the registered models; looked for beside cutset.toml, then in the current directory"
@@ -141,9 +150,14 @@ class Settings(Sourced):
     pads_key: Path | None = _setting(None, PADS_KEY, flag_only=True)
     stages: int | Sequence[str] = _setting((), STAGES, NAMES | {"metavar": "N|A,B,C"}, counts=64)
     stage_keys: Sequence[Path] = _setting((), STAGE_KEYS, NAMES | {"type": Path})
+    stages_listen: str = _setting(
+        "", STAGES_LISTEN, pattern=r"|tcp://[^\0]{1,200}", choices=("tcp://HOST:PORT",), flag_only=True
+    )
     spares: Sequence[str] = _setting((), SPARES, NAMES)
     spare_keys: Sequence[Path] = _setting((), SPARE_KEYS, NAMES | {"type": Path})
     patience: float = _setting(20.0, STAGE_PATIENCE, SECONDS)
+    scheduler: str = _setting("auto", DIVIDED, choices=("auto", "optimal", "even"))
+    objective: Literal["latency", "throughput"] = _setting("throughput", OBJECTIVE, choices=("throughput", "latency"))
     verify: str = _setting("changed", DIGESTS, choices=("changed", "always"), strict="always")
     download: bool = _setting(False, "download models named by a hub id")
     offline: bool = _setting(False, "never touch the network, whatever else is said", strict=True)
@@ -186,6 +200,10 @@ BAD_PACKETS = "give a source up after more than N packets, one after another, th
 TIMEOUT = "a camera or stream is lost when nothing comes for S seconds"
 PATIENCE = "open a lost camera or stream again for S seconds, then end with exit code 1; 0: at once"
 WHO = "processes here, or addresses, nearest to the camera first. Only accepted here: they see the pictures"
+WHOSE_DOOR = (
+    "listen at this address for workers that dial in (`cutset stream worker --join`), which --workers names as "
+    "join://NAME. Only accepted here"
+)
 WHOSE = "with tcp: the workers' public keys, in their order. Only accepted here"
 SPEEDS = "emulate slower local workers, as shares of this machine; one for all, or each"
 LINKS = "emulate the link to the next worker, as 8MB/s,20ms; once for all, or each"
@@ -224,6 +242,9 @@ class StreamSettings(Sourced):
     key: Path | None = _setting(None, "with tcp: this side's secret key", WORKERS)
     worker_keys: Sequence[Path] = _setting(
         (), WHOSE, WORKERS, type=Path, separator=",", metavar="A,B,C", flag_only=True
+    )
+    workers_listen: str = _setting(
+        "", WHOSE_DOOR, WORKERS, pattern=r"|tcp://[^\0]{1,200}", choices=("tcp://HOST:PORT",), flag_only=True
     )
     threads: int = _setting(1, "of each local worker", WORKERS, low=1, high=1024)
     link: Sequence[str] = _setting((), LINKS, WORKERS, type=str, separator=";", metavar="8MB/s,20ms")

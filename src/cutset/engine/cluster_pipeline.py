@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import queue
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from dataclasses import replace as replace_node
+from dataclasses import replace as changed
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,12 @@ from cutset.cluster.coordinator.plans import NoPlan
 from cutset.cluster.coordinator.reach import REFUSED, reach
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.item_result import ItemResult, StateLost
-from cutset.cluster.messages import Report
+from cutset.cluster.messages import HANDSHAKE, Card, Report
 from cutset.cluster.model import Model
 from cutset.engine.decoder_stage import CHOICES
 from cutset.engine.stage_adapters import ADAPTER, SentAdapters
 from cutset.engine.stage_blocks import BlocksItem, BlocksResult, decode_found, encode_blocks
+from cutset.engine.stage_divider import StageDivider
 from cutset.engine.stage_graph import (
     DESCRIPTION,
     StageLimits,
@@ -35,21 +37,26 @@ from cutset.engine.stage_graph import (
     decoder_graph,
     segments_of,
     stage_model,
+    uncut,
 )
 from cutset.engine.stage_item import StageItem, StageSetup, decode_choices, encode_item, encode_setup
+from cutset.engine.stage_match import check_card, common_isa, cost_of_isa, isas_of
 from cutset.engine.stage_runtime import error_of, software_of
 from cutset.engine.stage_settings import Addresses
 from cutset.engine.stage_watch import Share, StagesReading, StageWatch
 from cutset.engine.step_pipeline import StagesLost, StepPipeline, StepResult
 from cutset.engine.token_history import SentHistories
-from cutset.errors import CutsetError, EngineError, FrameError, LinkError
-from cutset.kernels import native
+from cutset.errors import ConfigError, CutsetError, EngineError, FrameError, LinkError
 from cutset.link.keys import Keys
+from cutset.link.rendezvous import Rendezvous
 from cutset.models.files.adapter import LoraAdapter
+from cutset.models.files.fingerprint import fingerprint
 from cutset.models.files.integer import Progress, channel_scales
 from cutset.models.files.source import ModelSource
 from cutset.models.run.executor import LoadedAdapter
 from cutset.models.spec import DecoderSpec
+from cutset.partition.hop import Hop
+from cutset.partition.memory import fits, hop_memory, order_bytes
 from cutset.partition.plan import Plan, StagePlan
 from cutset.partition.schedulers.by_weight import by_weight
 
@@ -67,8 +74,11 @@ class StageWorkers:
     spares: Addresses = field(default_factory=dict)
     keys: Keys | None = None  # this side's, with tcp
     patience: float = 20.0  # seconds without a plan, after which requests end
-    silence: float = 3.0  # seconds without a heartbeat, after which a worker counts as gone
+    silence: float = 2.4  # seconds without a heartbeat, after which a worker counts as gone: soon known, within 3 s
     starting: float = 10.0  # seconds in which all stages must be there at the start
+    paces: Mapping[tuple[str, str], Hop] = field(default_factory=dict)  # hops that are emulated, by their ends' names
+    rendezvous: Rendezvous | None = None  # where those dial in whose address is join://NAME
+    joining: float = 60.0  # seconds in which these must be there at the start
 
     @property
     def all(self) -> dict[str, tuple[str, bytes | None]]:
@@ -90,11 +100,15 @@ class ClusterPipeline(StepPipeline):
         *,
         backend: str = "native",
         dtype: str = "float32",
+        divider: StageDivider | None = None,
         observe: Callable[[Report, Plan, float], None] | None = None,
         progress: Progress | None = None,
         log: Callable[[str], None] = lambda line: None,
     ) -> None:
+        """`divider` says which worker gets which layers; without it each gets as many bytes of weights."""
         self.source, self.workers, self.limits = source, workers, limits
+        self.divider = divider
+        self._depths: dict[tuple[StagePlan, ...], int] = {}  # steps on their way, by the stages of a plan
         self.backend, self.dtype = backend, dtype
         self.failovers = 0  # how often the stages were lost
         self.watch = StageWatch()
@@ -107,6 +121,10 @@ class ClusterPipeline(StepPipeline):
         self._why = ""  # there is no plan
         self._adapters = SentAdapters(source.spec, segments_of(source.spec))
         self._histories = SentHistories(1)  # that the last stage has
+        self._isa = ""  # at which all stages run; of the first survey, since other bits would be other tokens
+        self._cards: dict[str, Card] = {}
+        self._unfit: dict[str, str] = {}  # workers that came later and can't be used, and why
+        self._handshake = changed(HANDSHAKE, model=fingerprint(source.tensors))
         self._model: Model | None = None
         self._coordinator: Coordinator | None = None
         self._inbox: Inbox | None = None
@@ -124,7 +142,12 @@ class ClusterPipeline(StepPipeline):
     @property
     def depth(self) -> int:
         plan = self.plan
-        return 0 if plan is None else self._most(len(plan.stages))
+        return 0 if plan is None else self._depths.get(plan.stages) or self._most(len(plan.stages))
+
+    @property
+    def groups(self) -> int:
+        plan = self.plan
+        return 0 if plan is None else len(plan.stages)
 
     @property
     def plan(self) -> Plan | None:
@@ -159,30 +182,85 @@ class ClusterPipeline(StepPipeline):
 
     def fitting(self, setup: StageSetup) -> int:
         """How many blocks of the cache, up to those of `setup`, the stages have memory for. Raises CutsetError."""
-        workers = self.workers
-        cards = reach(workers.stages, keys=workers.keys, seconds=workers.starting)
-        for name, card in cards.items():
-            self._check_card(name, card.software)
-        memory = {name: float(card.memory) for name, card in cards.items()}
-        if not any(memory.values()):
+        rooms = self._rooms(setup)
+        if not any(map(math.isfinite, rooms)):
             return setup.blocks
         one, two = (self._graph(self._described(replace(setup, blocks=blocks))).graph for blocks in (1, 2))
+        sizes, shut = np.array([cut.nbytes for cut in one.cuts]), uncut(self.spec)
+        hops = hop_memory(sizes[:, None], sizes[None, :], self._most(len(rooms)))
+        least_needs, ends = order_bytes(one), [bool(shut.intersection(cut.values)) for cut in one.cuts]
+        with np.errstate(invalid="ignore"):  # infinite where there is no stage
+            block = np.nan_to_num(order_bytes(two) - least_needs, nan=0.0)
 
-        def fits(blocks: int) -> bool:
-            states = (a.state + (blocks - 1) * (b.state - a.state) for a, b in zip(one.nodes, two.nodes, strict=True))
-            nodes = tuple(replace_node(node, state=state) for node, state in zip(one.nodes, states, strict=True))
-            graph = replace_node(one, nodes=nodes)
-            return by_weight(graph, list(memory), memory, self._most(len(memory))) is not None
+        def fit(blocks: int) -> bool:
+            return fits(least_needs + (blocks - 1) * block + hops, rooms, np.flatnonzero(ends).tolist())
 
         least, most = 1, setup.blocks + 1  # the first fits, or none does; the second doesn't, or needn't
         while most - least > max(least // 64, 1):
             middle = (least + most) // 2
-            least, most = (middle, most) if fits(middle) else (least, middle)
+            least, most = (middle, most) if fit(middle) else (least, middle)
         return least
 
+    def _rooms(self, setup: StageSetup) -> list[float]:
+        """Bytes that each stage may use. Raises CutsetError for one that can't be used."""
+        cards, names = self._survey(setup), self.workers.stages
+        if self.divider is not None:
+            self._measure(setup)
+            return [self.divider.room(name) for name in names]
+        return [float(cards[name].memory) or math.inf for name in names]
+
+    def _survey(self, setup: StageSetup) -> dict[str, Card]:
+        """The cards of the stages, and of the spares that are there. Settles at which instruction set all of them run.
+
+        Raises LinkError for one that can't be reached, or that doesn't fit to this side or to the others.
+        """
+        if self._cards:
+            return self._cards
+        workers, progress = self.workers, self._progress
+
+        def there(found: int, wanted: int) -> None:
+            if progress is not None and workers.rendezvous is not None:
+                progress(f"waiting for stages at {workers.rendezvous.address}", found, wanted)
+
+        cards = reach(
+            workers.all,
+            keys=workers.keys,
+            rendezvous=workers.rendezvous,
+            handshake=self._handshake,
+            seconds=workers.starting,
+            joining=workers.joining,
+            spares=workers.spares,
+            there=there,
+        )
+        for name, card in cards.items():
+            check_card(name, card, software_of(isas_of(card)[-1]), dtype=self.dtype, kv_dtype=setup.kv_dtype)
+        self._isa = common_isa(cards, self.backend)
+        if line := cost_of_isa(cards, self._isa):
+            self._log(line)
+        self._cards = cards
+        return cards
+
+    def _measure(self, setup: StageSetup) -> None:
+        assert self.divider is not None
+        small = self._described(replace(setup, blocks=1, masked=()))
+        graph = self._graph(small).graph
+        self.divider.measure(small, graph, self.source.tensors, self._check_card)
+
+    def describe(self, setup: StageSetup) -> Model:
+        """The graph for a cache of that size; with a divider, measures what plans for it depend on. Raises CutsetError:
+        a worker that can't be used, a model that doesn't fit."""
+        self._survey(setup)
+        model = self._graph(self._described(setup))
+        if self.divider is not None:
+            self._measure(setup)
+            context = setup.blocks * setup.block_size // min(self.limits.sequences, setup.blocks)
+            most = self._most(len(self.workers.stages))
+            self.divider.prepare(model.graph, model.digest, self.spec, context, most, self._check_card)
+        return model
+
     def _described(self, setup: StageSetup) -> StageModel:
-        isa = native.isa() if native.available() else "numpy"
-        return stage_model(self.source, software_of(isa), self.backend, self.dtype, setup, self._adapters.known)
+        software = software_of(self._isa)
+        return stage_model(self.source, software, self.backend, self.dtype, setup, self._adapters.known)
 
     def _graph(self, described: StageModel) -> Model:
         return decoder_graph(self.source, described, self.limits, self._adapters)
@@ -201,8 +279,9 @@ class ClusterPipeline(StepPipeline):
         """Makes the graph, reaches the workers, and waits until all of them have their stages."""
         if not self.spec.state_floats:
             setup = replace(setup, prefixes=bytes(32))  # of the length that it will have
+        self._survey(setup)
         described = self._described(setup)
-        self._model, self._histories = self._graph(described), SentHistories(setup.sequences)
+        self._model, self._histories = self.describe(setup), SentHistories(setup.sequences)
         names = [name for name in self._model.graph.weights if name != DESCRIPTION]
         for done, name in enumerate(names):
             self._model.weight_digest(name)
@@ -312,7 +391,10 @@ class ClusterPipeline(StepPipeline):
                 gather=0.0,  # the planner says for whom it waits
             ),
             keys=workers.keys,
+            rendezvous=workers.rendezvous,
+            handshake=self._handshake,
             observe=self._report,
+            paces=workers.paces,
             log=self._log,
         )
 
@@ -330,9 +412,10 @@ class ClusterPipeline(StepPipeline):
         return plan
 
     def _planned(self, alive: Sequence[str], why: str) -> Plan:
-        """Even shares of the weights for the stages, spares in the places of those that are gone. Raises NoPlan."""
+        """A plan for the stages, with spares in the places of those that are gone. Raises NoPlan."""
         assert self._model is not None
-        graph, named = self._model.graph, list(self.workers.stages)
+        named = list(self.workers.stages)
+        alive = [name for name in alive if self._fits(name)]
         absent = [name for name in named if name not in alive]
         if absent and not self._begun:
             raise NoPlan(f"{', '.join(absent)} can't be reached")
@@ -341,12 +424,39 @@ class ClusterPipeline(StepPipeline):
         memory = self._memory()
         while True:
             using = [name for name in chosen if name]
-            stages = by_weight(graph, using, memory, self._most(len(named))) if using else None
-            if stages is not None:
-                return Plan(self._model.digest, stages, scheduler="by weight")
-            if not spares:
-                raise NoPlan(self._missing(using, memory))
+            try:
+                return self._divide(using, memory)
+            except ConfigError as error:
+                if not spares:
+                    raise NoPlan(str(error)) from None
             chosen.append(spares.pop(0))
+
+    def _divide(self, using: Sequence[str], memory: Mapping[str, float]) -> Plan:
+        """Raises ConfigError with what is missing."""
+        assert self._model is not None
+        if self.divider is not None and using:
+            division = self.divider.divide(using, memory)
+            self._depths[division.plan.stages] = division.depth
+            return division.plan
+        graph, most = self._model.graph, self._most(len(self.workers.stages))
+        stages = by_weight(graph, using, memory, most, uncut=uncut(self.spec)) if using else None
+        if stages is None:
+            raise ConfigError(self._missing(using, memory))
+        return Plan(self._model.digest, stages, scheduler="by weight")
+
+    def _fits(self, name: str) -> bool:
+        """Whether a worker that is there can be used; it may have come later, or been started anew as another one."""
+        remote = None if self._coordinator is None else self._coordinator.remotes[name]
+        if remote is None or remote.card is None:
+            return True
+        try:
+            self._check_card(name, remote.card)
+        except LinkError as error:
+            if self._unfit.get(name) != str(error):
+                self._unfit[name] = str(error)
+                self._log(str(error))
+            return False
+        return True
 
     def _memory(self) -> dict[str, float]:
         """Bytes that each worker may use; 0 for no limit."""
@@ -382,12 +492,13 @@ class ClusterPipeline(StepPipeline):
             waited = time.monotonic() - started
             for remote in () if checked else remotes:
                 most = REFUSED if remote.refused else self.workers.starting
-                if not remote.up and waited > most:
+                if not remote.up and waited > max(most, self.workers.joining if remote.joins else 0.0):
                     raise LinkError(f"the stage {remote.name} can't be used: {remote.why}")
             if not checked and all(remote.up for remote in remotes):
                 checked = True
                 for remote in remotes:
-                    self._check_card(remote.name, remote.card.software if remote.card else "")
+                    if remote.card is not None:
+                        self._check_card(remote.name, remote.card)
                 self._begun = True
                 self._planned([remote.name for remote in remotes], "the start")  # what never fits is said at once
             if self._progress is not None and checked:
@@ -395,16 +506,5 @@ class ClusterPipeline(StepPipeline):
                 if total:
                     self._progress("sending weights to stages", sent, total)
 
-    def _check_card(self, name: str, theirs: str) -> None:
-        isa = native.isa() if native.available() else "numpy"
-        ours = software_of(isa)
-        if theirs == ours:
-            return
-        if ", stages, " not in theirs:
-            raise LinkError(
-                f"{name} is no stage of language models but {theirs[:80] or 'unknown'}: start `cutset stage`"
-            )
-        raise LinkError(
-            f"{name} is {theirs[:100]}, this side {ours}: tokens may differ. Install the same version on both; for the "
-            f"instruction set set CUTSET_ISA on all of them to one that they share"
-        )
+    def _check_card(self, name: str, card: Card) -> None:
+        check_card(name, card, software_of(self._isa), isa=self._isa)

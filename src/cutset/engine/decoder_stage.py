@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cutset.engine.prefix_store import PrefixStore, StoredBlocks
 from cutset.engine.sampler import Choice, choose
 from cutset.engine.stage_blocks import answer, decode_blocks, decode_found, is_blocks
-from cutset.engine.stage_item import StageItem, StageSetup, decode_item, encode_choices
+from cutset.engine.stage_item import StageItem, StageSetup, decode_item, encode_choices, with_sampling
 from cutset.engine.token_history import KnownHistories
 from cutset.errors import CutsetError, EngineError, FrameError
 from cutset.models.files.adapter import LoraAdapter
@@ -82,19 +82,16 @@ class DecoderStage:
         if is_blocks(values[BATCH]):
             return {self.outputs[0]: self._blocks(values)}
         spec = self.executor.spec
-        item = decode_item(
-            np.ascontiguousarray(values[BATCH]).data,
-            self.setup,
-            vocab_size=spec.vocab_size,
-            adapters=self._adapters,
-            sampling=self.last,
-            histories=self._histories,
-        )
+        data = np.ascontiguousarray(values[BATCH]).data
+        item = decode_item(data, self.setup, vocab_size=spec.vocab_size, adapters=self._adapters, sampling=False)
         started = time.perf_counter()
         hidden = None if self.first else self._checked(values[HIDDEN], len(item.batch.token_ids))
         try:
             made = self.forward(item, hidden)
-            found = made if not self.last else np.frombuffer(encode_choices(self.choose(item, made)), np.uint8)
+            found: Array = made
+            if self.last:
+                item = with_sampling(item, data, self._histories)
+                found = np.frombuffer(encode_choices(self.choose(item, made)), np.uint8)
         except CutsetError:
             raise
         except Exception as error:
@@ -114,9 +111,8 @@ class DecoderStage:
             return answer(False, [False] * len(found))
         for one in item.keep:
             stored.write(*one)
-        for place, one in enumerate(item.fill):
-            found[place] = found[place] and stored.read(*one) > 0
-        return answer(kept, found)
+        read = stored.read(item.fill)
+        return answer(kept, [before and here > 0 for before, here in zip(found, read, strict=True)])
 
     def forward(self, item: StageItem, hidden: Floats | None = None) -> Floats:
         """The residual stream (rows, hidden) after this stage, or logits (wanted, vocab) of the last one.
@@ -138,7 +134,8 @@ class DecoderStage:
             raise EngineError(f"the executor gave logits {logits.shape} instead of {wanted}")
         if self._masked.size:
             logits[:, self._masked] = -np.inf
-        return choose(logits, item.samplers, item.known, item.drafts())
+        masks = () if item.masks is None else item.masks.found
+        return choose(logits, item.samplers, item.known, item.drafts(), masks)
 
     def _checked(self, hidden: Array, rows: int) -> Floats:
         wanted = (rows, self.executor.spec.hidden)

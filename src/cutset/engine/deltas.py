@@ -8,9 +8,9 @@ from cutset.engine.outputs import Delta, FinishReason
 from cutset.engine.request import Request
 from cutset.engine.sampler import Choice
 from cutset.engine.sequence import Sequence
-from cutset.errors import CutsetError, EngineError, LinkError, OffloadError
+from cutset.errors import CutsetError, EngineError, LinkError, OffloadError, RequestError
 
-__all__ = ["end_deltas", "token_delta"]
+__all__ = ["end_deltas", "token_delta", "why_no_token"]
 
 
 def token_delta(sequence: Sequence, choice: Choice, now: float) -> Delta:
@@ -18,6 +18,8 @@ def token_delta(sequence: Sequence, choice: Choice, now: float) -> Delta:
     request, token_id = sequence.request, choice.token_id
     sequence.append(token_id)
     sequence.sampler.observe(token_id)
+    if sequence.constraint is not None:
+        sequence.constraint.observe(token_id)
     request.count_token(now)
     text, offset, finish_reason, stop_reason = _extend_text(sequence, token_id)
     last = finish_reason is not None and request.unfinished == [sequence]
@@ -32,13 +34,14 @@ def token_delta(sequence: Sequence, choice: Choice, now: float) -> Delta:
         finished=last,
         usage=request.usage if last else None,
         timings=request.timings if last else None,
+        special=sequence.text.take_special(),
     )
 
 
 def end_deltas(request: Request, error: BaseException | None) -> list[Delta]:
     """The last delta of each sample that goes on: its request was cancelled, or lost to an error."""
     shown: CutsetError | None = None
-    if isinstance(error, LinkError | OffloadError):  # says itself what was lost and what to do
+    if isinstance(error, LinkError | OffloadError | RequestError):  # says itself what was lost and what to do
         shown = error
     elif error is not None:
         why = str(error).rstrip(".") or type(error).__name__
@@ -48,6 +51,13 @@ def end_deltas(request: Request, error: BaseException | None) -> list[Delta]:
     deltas = [Delta(request.request_id, one.index, finish_reason="abort", error=shown) for one in request.unfinished]
     deltas[-1] = replace(deltas[-1], finished=True, usage=request.usage, timings=request.timings)
     return deltas
+
+
+def why_no_token(sequence: Sequence) -> CutsetError:
+    """What ends a request for which nothing could be drawn."""
+    if sequence.constraint is not None and sequence.constraint.failed:
+        return RequestError(sequence.constraint.failed)
+    return EngineError("its logits are not numbers, or all are masked")
 
 
 def _extend_text(sequence: Sequence, token_id: int) -> tuple[str, int, FinishReason | None, str | int | None]:
@@ -65,7 +75,8 @@ def _extend_text(sequence: Sequence, token_id: int) -> tuple[str, int, FinishRea
     shows = not ends or params.include_stop_str_in_output
     if shows:
         text = stream.push(token_id, may_stop=may_stop)
-    last = ends or sequence.known == sequence.limit
+    complete = sequence.constraint is not None and sequence.constraint.ended
+    last = ends or complete or sequence.known == sequence.limit
     if last and stream.found is None:
         text += stream.flush(may_stop=may_stop)
     offset = stream.begins if shows else stream.length
@@ -73,4 +84,6 @@ def _extend_text(sequence: Sequence, token_id: int) -> tuple[str, int, FinishRea
         return text, offset, "stop", stream.found
     if ends:
         return text, offset, "stop", None if token_id in request.eos_ids else token_id
+    if complete:  # its grammar has no more
+        return text, offset, "stop", None
     return text, offset, "length" if last else None, None

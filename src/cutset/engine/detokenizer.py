@@ -6,7 +6,7 @@ Work for a token doesn't grow with the length of the text.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from typing import Protocol, Self
 
@@ -44,6 +44,11 @@ class StreamingTokenizer(Protocol):
 
     def incremental(self, *, skip_special_tokens: bool = True) -> TextDecoder:
         """A decoder for one text, with U+FFFD for bytes that are no character."""
+        ...
+
+    @property
+    def special_texts(self) -> Mapping[int, str]:
+        """The texts of special tokens."""
         ...
 
 
@@ -178,6 +183,8 @@ class Detokenizer:
         if stop and skip_special_tokens:
             with_special = TextStream(tokenizer, prompt_ids, skip_special_tokens=False)
             self._hidden = _HiddenStops(with_special, stop, include=include_stop)
+        self._special = {} if skip_special_tokens else tokenizer.special_texts  # of tokens that show
+        self._shown: tuple[tuple[int, str], ...] = ()  # the last token, if it is special
         self._tail = ""
         self._ready = ""  # what the matcher lets through and isn't given out yet
         self._given = 0  # characters
@@ -195,6 +202,7 @@ class Detokenizer:
             self.begins = max(self.begins, self.length + _in_common(before, piece + tail))
         self._tail = tail
         self.length += len(piece)
+        self._shown = self._place(self._special[token_id], piece) if token_id in self._special else ()
         self._ready += self._matcher.push(piece, tail, may_stop=may_stop)
         if self._hidden is not None:
             self._hidden.push(token_id, self.length + len(tail), may_stop=may_stop)
@@ -211,12 +219,22 @@ class Detokenizer:
             self._hidden.flush(self.length, may_stop=may_stop)
         return self._give(end=True)
 
+    def take_special(self) -> tuple[tuple[int, str], ...]:
+        """Where in the text the last token begins, and its text, if it is special and shows; once."""
+        shown, self._shown = self._shown, ()
+        return shown
+
     def copy(self) -> Detokenizer:
         """Another one that has got the same tokens."""
         made = copy(self)
         made._stream, made._matcher = self._stream.copy(), self._matcher.copy()
         made._hidden = None if self._hidden is None else self._hidden.copy()
         return made
+
+    def _place(self, text: str, piece: str) -> tuple[tuple[int, str], ...]:
+        """Where a special token stands that came with this piece; nowhere if decoding has changed its text."""
+        tail = self._stream.tail
+        return ((self.length + len(tail) - len(text), text),) if (piece + tail).endswith(text) else ()
 
     def _give(self, *, end: bool) -> str:
         self.found = self._matcher.found

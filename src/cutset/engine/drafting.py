@@ -162,6 +162,7 @@ class ModelDrafter(Drafter):
         wanted = {one: min(count, longest - one.known) for one, count in wanted.items() if one.known < longest}
         drafts: dict[Sequence, list[int]] = {one: [] for one in wanted}
         samplers = {one: one.sampler.ahead() for one in wanted}
+        constraints = {one: one.constraint.copy() for one in wanted if one.constraint is not None}
         if not wanted:
             return {}
         started = self._clock()
@@ -179,10 +180,18 @@ class ModelDrafter(Drafter):
                 )
                 passes += 1
             for sequence, row in zip(going, logits, strict=True):
-                token = samplers[sequence].draw(row, sequence.known + place)
+                constraint, known, mask = constraints.get(sequence), sequence.known + place, None
+                if constraint is not None:
+                    masks = constraint.rows(known)
+                    if constraint.ended or not masks:
+                        continue
+                    mask = masks[0]
+                token = samplers[sequence].draw(row, known, mask)
                 if token is not None:
                     drafts[sequence].append(token)
                     samplers[sequence].observe(token)
+                    if constraint is not None:
+                        constraint.observe(token)
         if passes:
             took = (self._clock() - started) / passes
             self.cost += (took - self.cost) / (8 if self.cost else 1)

@@ -13,11 +13,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cutset.engine.bits import bits_of
 from cutset.engine.blocks import BlockPool
-from cutset.engine.deltas import end_deltas, token_delta
+from cutset.engine.constraint import MaskThread, Restriction
+from cutset.engine.deltas import end_deltas, token_delta, why_no_token
 from cutset.engine.detokenizer import StreamingTokenizer
 from cutset.engine.drafting import Drafter
-from cutset.engine.intake import check_fits, check_ids, check_sizes, open_request
+from cutset.engine.grammar_compiler import GrammarCompiler
+from cutset.engine.intake import check_fits, check_ids, check_sizes, open_request, truncated
 from cutset.engine.local_pipeline import LocalPipeline
 from cutset.engine.outputs import Delta, EngineStats
 from cutset.engine.params import SamplingParams
@@ -78,6 +81,7 @@ class Engine:
         draft_tokens: int = 8,  # of a sequence in a step, at most
         draft_always: bool = False,  # that many in every step, so that their number tells nothing
         draft_states: int | None = None,  # states that are kept before drafts; None: those of a few sequences
+        grammars: GrammarCompiler | None = None,  # of the tokenizer's vocabulary; without it none are kept
         clock: Callable[[], float] = time.perf_counter,  # seconds
     ) -> None:
         self._pipeline = model if isinstance(model, StepPipeline) else LocalPipeline([model])
@@ -119,6 +123,7 @@ class Engine:
         self._speculation: Speculation | None = None
         if drafter is not None:
             self._speculation = Speculation(drafter, draft_tokens, vocab_size=spec.vocab_size, constant=draft_always)
+        self._grammars, self._masks = grammars, MaskThread()
         self._scheduler = Scheduler(
             self._pool,
             block_size=block_size,
@@ -138,16 +143,40 @@ class Engine:
         self._came = -math.inf  # when the last result came
         self._steps = self._prefill_rows = self._generated = self._losses = 0
 
-    def check(self, prompt_ids: Any, params: SamplingParams) -> NDArray[np.int32]:
-        """The prompt as (tokens,) int32. Reads nothing that changes, so any thread may call it.
+    def check(
+        self, prompt_ids: Any, params: SamplingParams, restriction: Restriction | None = None
+    ) -> NDArray[np.int32]:
+        """The prompt as (tokens,) int32. Any thread may call it. `restriction` of `params`, where it is at hand.
 
-        Raises RequestError for an empty prompt, ids outside the vocabulary or without a token, ContextLengthError for
-        too long a prompt.
+        Raises RequestError for an empty prompt, ids outside the vocabulary or without a token, a grammar that can't be
+        kept, ContextLengthError for too long a prompt.
         """
         ids = check_ids("The prompt", prompt_ids, self.vocab_size, self._without_token)
+        ids = truncated(ids, params, min(self.max_model_len, self.cache_tokens))
         check_ids("stop_token_ids", params.stop_ids, self.vocab_size)
+        check_ids("logit_bias", list(params.logit_bias or ()), self.vocab_size)
+        if restriction is None:
+            self.restriction(params)
         check_fits(len(ids), context=self.max_model_len, cache=self.cache_tokens)
         return ids
+
+    def restriction(self, params: SamplingParams) -> Restriction | None:
+        """What `params` allow; None for everything. Any thread may call it: for a grammar that is new it takes a while.
+
+        Raises RequestError for a grammar that can't be kept, and ids outside the vocabulary.
+        """
+        if not params.constrained:
+            return None
+        allowed, grammar, words = None, None, list[list[int]]()
+        if params.allowed_token_ids is not None:
+            found = check_ids("allowed_token_ids", params.allowed_token_ids, self.vocab_size, self._without_token)
+            allowed = bits_of(found.tolist(), self.vocab_size)
+        if params.grammar is not None or params.bad_words:
+            if self._grammars is None:
+                raise RequestError("This engine was made without a vocabulary for grammars and bad_words.")
+            grammar = None if params.grammar is None else self._grammars.compile(params.grammar)
+            words = self._grammars.spellings(tuple(params.bad_words or ()))
+        return Restriction(grammar, allowed, words)
 
     def add(
         self,
@@ -158,6 +187,7 @@ class Engine:
         cache_salt: str | None = None,
         adapter: LoadedAdapter | None = None,  # of this engine's executor
         added: float | None = None,  # when it was handed in, by `clock`; None: now
+        restriction: Restriction | None = None,  # of `params`, where it is at hand
     ) -> None:
         """Queues a request. It shares blocks only with requests of the same `cache_salt` and `adapter`.
 
@@ -167,7 +197,8 @@ class Engine:
         params = params or SamplingParams()
         if request_id in self._requests:
             raise RequestError(f"The request id {request_id!r} is in use: give another.")
-        ids = self.check(prompt_ids, params)
+        restriction = restriction or self.restriction(params)
+        ids = self.check(prompt_ids, params, restriction)
         request = open_request(
             request_id,
             ids,
@@ -180,6 +211,7 @@ class Engine:
             tokenizer=self._tokenizer,
             cache_salt=cache_salt,
             adapter=adapter,
+            restriction=restriction,
         )
         self._requests[request_id] = request
         self._scheduler.add(request.sequences)
@@ -258,9 +290,9 @@ class Engine:
 
     def _send(self, schedule: Callable[[], Step | None], most: int | None = None) -> list[Delta]:
         """Sends steps while there are such and the pipeline takes them, at most `most`."""
-        depth = self._pipeline.depth
-        if depth != self._scheduler.groups:
-            self._scheduler.share_out(depth)
+        depth, groups = self._pipeline.depth, self._pipeline.groups
+        if groups != self._scheduler.groups:
+            self._scheduler.share_out(groups)
         if most is not None:
             depth = min(most, depth)
         while len(self._in_flight) < depth:
@@ -272,8 +304,10 @@ class Engine:
             self._in_flight[number] = step
             step.sent = self.clock()
             drafted = [len(drafts) for drafts in step.drafts]
+            if step.masks is not None:
+                self._masks.begin(step.masks)
             try:
-                self._pipeline.send(StageItem(number, step.batch, step.samplers, step.known, drafted))
+                self._pipeline.send(StageItem(number, step.batch, step.samplers, step.known, drafted, step.masks))
             except Exception as error:
                 del self._in_flight[number]
                 return self._fail(step, error)
@@ -367,8 +401,7 @@ class Engine:
         deltas: list[Delta] = []
         for kept, choice in enumerate(choices):
             if choice is None:
-                error = EngineError("its logits are not numbers, or all are masked")
-                return deltas + self._end(sequence.request, error)
+                return deltas + self._end(sequence.request, why_no_token(sequence))
             try:
                 delta = token_delta(sequence, choice, now)
             except Exception as failure:  # the tokenizer's; the others go on

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.engine.blocks import root_digest
+from cutset.engine.constraint import Constraint, Restriction
 from cutset.engine.detokenizer import Detokenizer, StreamingTokenizer
 from cutset.engine.params import SamplingParams
 from cutset.engine.request import Request
@@ -17,7 +18,7 @@ from cutset.engine.sequence import Sequence
 from cutset.errors import ConfigError, ContextLengthError, RequestError
 from cutset.models.run.executor import LoadedAdapter
 
-__all__ = ["check_fits", "check_ids", "check_sizes", "open_request"]
+__all__ = ["check_fits", "check_ids", "check_sizes", "open_request", "truncated"]
 
 
 def check_sizes(
@@ -100,8 +101,10 @@ def open_request(
     tokenizer: StreamingTokenizer,
     cache_salt: str | None,
     adapter: LoadedAdapter | None = None,
+    restriction: Restriction | None = None,  # of `params`
 ) -> Request:
     """A request with its n sequences, none of which has begun."""
+    model_eos = eos_ids
     eos_ids = frozenset() if params.ignore_eos else eos_ids
     end_ids = eos_ids.union(params.stop_ids)
     request = Request(request_id, params, len(prompt_ids), arrival, added, eos_ids, end_ids, adapter)
@@ -117,11 +120,37 @@ def open_request(
         skip_special_tokens=params.skip_special_tokens,
         offsets=params.logprobs is not None,
     )
+    constraint = None
+    if restriction is not None:
+        constraint = Constraint(
+            params,
+            vocab_size=vocab_size,
+            prompt_tokens=len(prompt_ids),
+            restriction=restriction,
+            end_ids=end_ids,
+            eos_ids=model_eos,
+        )
     for index in range(params.n):
         sampler = TokenSampler(
-            params, seed=seed, index=index, vocab_size=vocab_size, prompt_ids=prompt_ids, end_ids=end_ids
+            params,
+            seed=seed,
+            index=index,
+            vocab_size=vocab_size,
+            prompt_ids=prompt_ids,
+            end_ids=() if constraint is not None else end_ids,  # its masks see to min_tokens
         )
         text = first.copy() if index else first
-        sequence = Sequence(request, index, prompt_ids, limit=limit, root=root, sampler=sampler, text=text)
+        own = constraint.copy() if index and constraint is not None else constraint
+        sequence = Sequence(
+            request, index, prompt_ids, limit=limit, root=root, sampler=sampler, text=text, constraint=own
+        )
         request.sequences.append(sequence)
     return request
+
+
+def truncated(ids: NDArray[np.int32], params: SamplingParams, longest: int) -> NDArray[np.int32]:
+    """The end of a prompt (tokens,), where `params` ask for no more. `longest`: tokens of prompt and answer."""
+    most = params.truncate_prompt_tokens
+    if most is None or ids.ndim != 1:
+        return ids
+    return ids[-(longest - 1 if most == -1 else most) :]

@@ -5,25 +5,33 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable
+from itertools import permutations
 from typing import Literal
 
+from cutset.cluster.coordinator.joining import open_rendezvous
 from cutset.config import Settings
 from cutset.engine.cluster_pipeline import ClusterPipeline, StageWorkers
 from cutset.engine.local_stages import LocalStages
 from cutset.engine.prefix_context import check_store
+from cutset.engine.stage_divider import StageDivider
 from cutset.engine.stage_graph import StageLimits
 from cutset.engine.stage_item import StageSetup
-from cutset.engine.stage_settings import stage_addresses
+from cutset.engine.stage_planner import StageLoad
+from cutset.engine.stage_settings import stage_addresses, stage_count
 from cutset.errors import ConfigError
 from cutset.link.keys import load_keys
 from cutset.models.files.integer import Progress
 from cutset.models.files.source import ModelSource
 from cutset.models.run.backend import BackendChoice, draft_states, kept_states
 from cutset.models.stages import cuts
+from cutset.partition.hop import Hop
+from cutset.partition.plan import COORDINATOR
 
 __all__ = ["LinkedStages"]
 
+LEAST_MEASURED = 16 << 20  # weights of a model that is worth measuring
 STARTING = 10.0  # seconds in which all stages must be there
+JOINING = 60.0  # seconds for those that dial in: people walk from machine to machine
 LOCAL_STARTING = 60.0  # seconds that processes on a busy machine may take to start
 
 
@@ -39,12 +47,16 @@ class LinkedStages:
         *,
         progress: Progress | None = None,
         log: Callable[[str], None] = lambda line: None,
+        fresh: bool = False,
+        hop: Hop | None = None,
     ) -> None:
-        """`context`: tokens of the longest sequence. Raises CutsetError."""
+        """`context`: tokens of the longest sequence; `fresh`: measure what is remembered again; `hop`: emulated between
+        every two parties. Raises CutsetError."""
         self._settings, self._choice, spec = settings, choice, source.spec
         most = len(cuts(spec)) + 1
         named, spares = stage_addresses(settings)
-        count = settings.stages if isinstance(settings.stages, int) else len(named)
+        local = 0 if named else stage_count(settings)
+        count = local or len(named)
         if count > most:
             raise ConfigError(f"--stages: this model of {spec.layers} layers makes at most {most} stages, not {count}")
         if settings.prefix_cache is not None:
@@ -58,7 +70,7 @@ class LinkedStages:
         limits = StageLimits(settings.max_batch_tokens, min(settings.max_num_seqs, settings.max_batch_tokens), context)
         self.local: LocalStages | None = None
         with contextlib.ExitStack() as parts:
-            if isinstance(settings.stages, int):
+            if local:
                 threads = max(1, settings.thread_count // count)
                 prefixes = None
                 if settings.prefix_cache is not None:
@@ -68,12 +80,45 @@ class LinkedStages:
                 named = self.local.addresses
             keys = load_keys(settings.key) if settings.key is not None else None
             starting = LOCAL_STARTING if self.local is not None else STARTING
-            workers = StageWorkers(named, spares, keys, settings.patience, starting=starting)
+            rendezvous = open_rendezvous(settings.stages_listen, {**named, **spares}, keys, log)
+            if rendezvous is not None:
+                parts.callback(rendezvous.close)
+            paces = dict.fromkeys(permutations([COORDINATOR, *named, *spares], 2), hop) if hop is not None else {}
+            workers = StageWorkers(
+                named,
+                spares,
+                keys,
+                settings.patience,
+                starting=starting,
+                paces=paces,
+                rendezvous=rendezvous,
+                joining=max(JOINING, settings.patience),
+            )
+            divider = None
+            if self._measured(source):
+                load = StageLoad(settings.objective, context, limits.sequences)
+                every = self.local is not None
+                divider = StageDivider(workers, load, choice.threads, all_of_them=every, fresh=fresh, progress=progress)
             self.pipeline = ClusterPipeline(
-                source, workers, limits, backend=choice.backend, dtype=choice.dtype, progress=progress, log=log
+                source,
+                workers,
+                limits,
+                backend=choice.backend,
+                dtype=choice.dtype,
+                divider=divider,
+                progress=progress,
+                log=log,
             )
             parts.callback(self.pipeline.close)
             self._parts = parts.pop_all()
+
+    def _measured(self, source: ModelSource) -> bool:
+        """Whether layers are divided by what is measured: not where that takes longer than it could ever win."""
+        settings = self._settings
+        if settings.scheduler != "auto":
+            return settings.scheduler == "optimal"
+        asked = settings.sources["objective"] != "default"
+        return asked or source.spec.parameter_count() >= LEAST_MEASURED
 
     def blocks(self, wanted: int) -> int:
         """Blocks of the cache: as many as were asked for by hand, else at most what the stages have memory for."""
@@ -89,6 +134,15 @@ class LinkedStages:
     def ready(self) -> bool:
         """A plan stands, so that steps are run."""
         return self.pipeline.plan is not None
+
+    def planned(self, setup: StageSetup) -> StageDivider:
+        """What divides the layers, for a cache of that size, when it has measured all that plans depend on.
+
+        Raises CutsetError: a stage that can't be used, a model that doesn't fit.
+        """
+        self.pipeline.describe(setup)
+        assert self.pipeline.divider is not None
+        return self.pipeline.divider
 
     def summary(self) -> str:
         """Which layers run where, in a line."""

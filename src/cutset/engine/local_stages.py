@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from cutset.cluster.launch.local import LocalWorkers
@@ -13,11 +14,18 @@ class LocalStages(LocalWorkers):
     """Starts `count` stages, which read the weights of `model`, a directory or a file, from this machine's disk."""
 
     def __init__(
-        self, count: int, model: Path, *, threads: int = 1, prefixes: tuple[Path, str] | None = None, quiet: bool = True
+        self,
+        count: int,
+        model: Path,
+        *,
+        threads: int = 1,
+        speeds: Sequence[float] = (),
+        prefixes: tuple[Path, str] | None = None,
+        quiet: bool = True,
     ) -> None:
         """`prefixes`: a directory in which each keeps blocks of its cache, and how large that may get."""
         self._model, self._prefixes = model, prefixes
-        super().__init__(count, threads=threads, quiet=quiet)
+        super().__init__(count, threads=threads, speeds=speeds, quiet=quiet)
 
     def command(self, name: str) -> list[str]:
         """See LocalWorkers."""
@@ -25,4 +33,4 @@ class LocalStages(LocalWorkers):
         command = ["cutset.cli", "stage", str(self._model), "--listen", listen, "--threads", str(self._threads)]
         if self._prefixes is not None:
             command += ["--prefix-cache", str(self._prefixes[0]), "--prefix-cache-size", self._prefixes[1]]
-        return command
+        return [*command, "--speed", str(self._speeds[self.names.index(name)])] if self._speeds else command

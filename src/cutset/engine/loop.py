@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cutset.engine.constraint import Restriction
 from cutset.engine.engine import Engine
 from cutset.engine.handle import RequestHandle
 from cutset.engine.outputs import Delta, EngineStats
@@ -39,6 +40,7 @@ class _Ticket:
     params: SamplingParams
     cache_salt: str | None
     adapter: LoadedAdapter | None
+    restriction: Restriction | None
     added: float
     receive: Callable[[Delta], object]
 
@@ -92,7 +94,8 @@ class EngineLoop:
         request is cancelled.
         """
         params, added = params or SamplingParams(), self._engine.clock()
-        ids = self._engine.check(prompt_ids, params)
+        restriction = self._engine.restriction(params)  # in the caller's thread: a new grammar takes a while
+        ids = self._engine.check(prompt_ids, params, restriction)
         deltas: SimpleQueue[Delta | None] = SimpleQueue()
         made_up = request_id is None
         with self._lock:
@@ -102,7 +105,7 @@ class EngineLoop:
                 request_id = f"request-{next(self._numbers)}"
             if request_id in self._tickets:
                 raise RequestError(f"The request id {request_id!r} is in use: give another.")
-            ticket = _Ticket(request_id, ids, params, cache_salt, adapter, added, on_delta or deltas.put)
+            ticket = _Ticket(request_id, ids, params, cache_salt, adapter, restriction, added, on_delta or deltas.put)
             self._tickets[request_id] = ticket
             self._commands.put(_Command("add", ticket))
         cancel = partial(self._commands.put, _Command("cancel", ticket))
@@ -173,6 +176,7 @@ class EngineLoop:
                 ticket.params,
                 cache_salt=ticket.cache_salt,
                 adapter=ticket.adapter,
+                restriction=ticket.restriction,
                 added=ticket.added,
             )
         except Exception as error:  # it was checked before; what is wrong with it must not end the others

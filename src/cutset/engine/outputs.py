@@ -79,6 +79,7 @@ class Delta:
     usage: Usage | None = None
     timings: Timings | None = None
     error: CutsetError | None = None  # why the request was ended; then finish_reason is "abort"
+    special: tuple[tuple[int, str], ...] = ()  # special tokens that show: where in the sample's text, and what
 
 
 @dataclass(slots=True)

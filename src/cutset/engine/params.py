@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
+from cutset.engine.grammar import Grammar
+from cutset.engine.structured_params import StructuredOutputsParams, as_grammar
 from cutset.errors import RequestError
 
 __all__ = ["MAX_LOGPROBS", "MAX_N", "MAX_STOP_IDS", "MAX_STOP_LENGTH", "MAX_STOP_STRINGS", "SamplingParams"]
@@ -16,6 +18,25 @@ MAX_STOP_STRINGS = 64
 MAX_STOP_LENGTH = 1000  # characters
 MAX_STOP_IDS = 1024
 MAX_TOKENS = 2**31 - 1
+MAX_BIASES = 1024
+MAX_ALLOWED = 2**18
+MAX_BAD_WORDS = 256
+# Of vLLM's parameters those that aren't here, and why.
+UNDONE = {
+    "logits_processors": "the engine runs no code of its callers; logit_bias, bad_words, allowed_token_ids and "
+    "structured_outputs are there",
+    "best_of": "it would draw samples that nobody sees; give n",
+    "use_beam_search": "tokens are drawn one by one",
+    "prompt_logprobs": "the model is asked for what follows a prompt alone",
+    "flat_logprobs": "log-probabilities come in one form",
+    "detokenize": "answers are texts; their token_ids are there too",
+    "spaces_between_special_tokens": "special tokens come as they are",
+    "output_kind": "generate gives the whole, stream the pieces",
+    "extra_args": "there is nobody to read them",
+    "thinking_token_budget": "nobody counts the tokens of a thought",
+    "repetition_detection": "give a penalty, or max_tokens",
+    "skip_reading_prefix_cache": "give another cache_salt",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +68,23 @@ class SamplingParams:
     frequency_penalty: float = 0.0  # the same, times how often it is there
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
+    # What the answer must look like; becomes a Grammar.
+    structured_outputs: Grammar | StructuredOutputsParams | Mapping[str, Any] | None = None
+    guided_decoding: Grammar | StructuredOutputsParams | Mapping[str, Any] | None = None  # vLLM's older name for it
+    logit_bias: Mapping[int, float] | None = field(default=None, hash=False)  # added to logits by id; -100 to 100
+    allowed_token_ids: Sequence[int] | None = None  # no others are drawn; becomes a tuple
+    bad_words: Sequence[str] | None = None  # their tokens, one behind the other, aren't drawn; becomes a tuple
+    truncate_prompt_tokens: int | None = (
+        None  # that many of the prompt's last tokens are read; -1: what the context holds
+    )
 
     def __new__(cls, **given: Any) -> Self:
+        for name in given:
+            if name in UNDONE:
+                raise RequestError(f"{name} isn't done here: {UNDONE[name]}.")
         made = object.__new__(cls)
-        object.__setattr__(made, "named", frozenset(name for name in given if name in cls.__dataclass_fields__))
+        named = {"structured_outputs" if name == "guided_decoding" else name for name in given}
+        object.__setattr__(made, "named", frozenset(named & cls.__dataclass_fields__.keys()))
         return made
 
     def __post_init__(self) -> None:
@@ -74,8 +108,28 @@ class SamplingParams:
         for name in ("ignore_eos", "include_stop_str_in_output", "skip_special_tokens"):
             if not isinstance(getattr(self, name), bool):
                 raise _bad(name, getattr(self, name), "True or False")
-        object.__setattr__(self, "stop", _stop_strings(self.stop))
-        object.__setattr__(self, "stop_token_ids", _stop_ids(self.stop_token_ids))
+        object.__setattr__(self, "stop", _strings("stop", self.stop, MAX_STOP_STRINGS))
+        object.__setattr__(self, "stop_token_ids", _ids("stop_token_ids", self.stop_token_ids, MAX_STOP_IDS))
+        self._check_masks()
+
+    def _check_masks(self) -> None:
+        if self.guided_decoding is not None:
+            if self.structured_outputs is not None:
+                raise _bad("guided_decoding", "…", "structured_outputs alone, which is its newer name")
+            object.__setattr__(self, "structured_outputs", self.guided_decoding)
+            object.__setattr__(self, "guided_decoding", None)
+        if self.structured_outputs is not None:
+            object.__setattr__(self, "structured_outputs", as_grammar(self.structured_outputs))
+        object.__setattr__(self, "logit_bias", _biases(self.logit_bias))
+        if self.allowed_token_ids is not None:
+            ids = _ids("allowed_token_ids", self.allowed_token_ids, MAX_ALLOWED)
+            if not ids:
+                raise _bad("allowed_token_ids", ids, "at least one id, or leave it out")
+            object.__setattr__(self, "allowed_token_ids", ids)
+        words = _strings("bad_words", [] if self.bad_words is None else self.bad_words, MAX_BAD_WORDS)
+        object.__setattr__(self, "bad_words", words or None)
+        if self.truncate_prompt_tokens is not None and self.truncate_prompt_tokens != -1:
+            _whole("truncate_prompt_tokens", self.truncate_prompt_tokens, 1, MAX_TOKENS)
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
@@ -86,6 +140,17 @@ class SamplingParams:
     def stop_ids(self) -> tuple[int, ...]:
         """`stop_token_ids` as the tuple that it has become."""
         return tuple(self.stop_token_ids or ())
+
+    @property
+    def grammar(self) -> Grammar | None:
+        """`structured_outputs` as the Grammar that it has become."""
+        found = self.structured_outputs
+        return found if isinstance(found, Grammar) else None
+
+    @property
+    def constrained(self) -> bool:
+        """Not every token may come next."""
+        return bool(self.structured_outputs is not None or self.allowed_token_ids is not None or self.bad_words)
 
     @property
     def greedy(self) -> bool:
@@ -110,7 +175,7 @@ class SamplingParams:
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """The names of all parameters, for faces that take them from elsewhere."""
-        return tuple(field.name for field in fields(cls) if field.init)
+        return tuple(field.name for field in fields(cls) if field.init and field.name != "guided_decoding")
 
     @classmethod
     def of(cls, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> SamplingParams:
@@ -152,23 +217,41 @@ def _number(name: str, value: Any, low: float, high: float, *, above: bool = Fal
         raise _bad(name, value, wanted)
 
 
-def _stop_strings(stop: Any) -> tuple[str, ...]:
-    if stop is None:
+def _strings(name: str, given: Any, most: int) -> tuple[str, ...]:
+    if given is None:
         return ()
-    strings = (stop,) if isinstance(stop, str) else stop
-    wanted = f"at most {MAX_STOP_STRINGS} strings of 1 to {MAX_STOP_LENGTH} characters"
-    if not isinstance(strings, list | tuple) or len(strings) > MAX_STOP_STRINGS:
-        raise _bad("stop", stop, wanted)
+    strings = (given,) if isinstance(given, str) else given
+    wanted = f"at most {most} strings of 1 to {MAX_STOP_LENGTH} characters"
+    if not isinstance(strings, list | tuple) or len(strings) > most:
+        raise _bad(name, given, wanted)
     if not all(isinstance(one, str) and 1 <= len(one) <= MAX_STOP_LENGTH for one in strings):
-        raise _bad("stop", stop, wanted)
+        raise _bad(name, given, wanted)
     return tuple(dict.fromkeys(strings))
 
 
-def _stop_ids(ids: Any) -> tuple[int, ...]:
+def _ids(name: str, ids: Any, most: int) -> tuple[int, ...]:
     if ids is None:
         return ()
-    if not isinstance(ids, list | tuple | set | frozenset) or len(ids) > MAX_STOP_IDS:
-        raise _bad("stop_token_ids", ids, f"a list of at most {MAX_STOP_IDS} token ids")
-    for one in ids:
-        _whole("stop_token_ids", one, 0, MAX_TOKENS)
+    if not isinstance(ids, list | tuple | set | frozenset) or len(ids) > most:
+        raise _bad(name, ids, f"a list of at most {most} token ids")
+    wrong = [one for one in ids if type(one) is not int or not 0 <= one <= MAX_TOKENS]
+    for one in wrong[:1]:
+        _whole(name, one, 0, MAX_TOKENS)
     return tuple(dict.fromkeys(ids))
+
+
+def _biases(given: Any) -> dict[int, float] | None:
+    """By id, ascending. JSON has strings for keys."""
+    if not given and given in (None, {}):
+        return None
+    wanted = f"at most {MAX_BIASES} numbers from -100 to 100 by token ids"
+    if not isinstance(given, Mapping) or len(given) > MAX_BIASES:
+        raise _bad("logit_bias", given, wanted)
+    found: dict[int, float] = {}
+    for token_id, bias in given.items():
+        if isinstance(token_id, str) and token_id.isascii() and token_id.isdigit() and len(token_id) <= 10:
+            token_id = int(token_id)
+        _whole("logit_bias", token_id, 0, MAX_TOKENS)
+        _number("logit_bias", bias, -100, 100)
+        found[token_id] = float(bias)
+    return dict(sorted(found.items()))

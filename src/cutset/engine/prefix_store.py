@@ -17,6 +17,7 @@ import struct
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from io import FileIO
@@ -40,12 +41,13 @@ SUFFIX = ".kv"
 MOST_WAITING = 512 << 20  # bytes that wait to be written; what comes beyond isn't kept
 STALE_S = 3600.0  # a temporary file that is older was left by a process that died
 QUIET_S = 60.0  # between two warnings that nothing can be written
+READERS = 2  # threads: most of the time goes by in hashing and in the kernel's copies, which need no interpreter
 
 Pieces = Sequence[NDArray[np.uint8]]
 
 
 class PrefixStore:
-    """Reads in the caller's thread, a block at a time; writes in its own."""
+    """Reads in callers' threads, a block at a time; writes in its own."""
 
     def __init__(self, directory: Path, limit: int, context: bytes, waiting: int = 0) -> None:
         """`limit` in bytes; `context`: a digest of what a block's bytes depend on besides the tokens; `waiting`: bytes
@@ -64,6 +66,13 @@ class PrefixStore:
         self._warned = -QUIET_S
         self._thread = threading.Thread(target=self._write_all, name="cutset-prefix-store", daemon=True)
         self._thread.start()
+        self._readers = ThreadPoolExecutor(READERS, "cutset-prefix-reader")  # which starts none before they have work
+
+    def read_all(self, wanted: Sequence[tuple[bytes, bytes, Pieces]]) -> list[bool]:
+        """The same as `read` of each, several at once."""
+        if len(wanted) < 2:
+            return [self.read(*one) for one in wanted]
+        return list(self._readers.map(lambda one: self.read(*one), wanted))
 
     def read(self, digest: bytes, tokens: bytes, pieces: Pieces) -> bool:
         """Fills `pieces` with the block of these tokens. False where it isn't there; then they hold anything."""
@@ -81,11 +90,13 @@ class PrefixStore:
             if not wrong:
                 with suppress(OSError):
                     os.utime(file.fileno())  # the time of use
-                self._known.add(key)
-                self.read_bytes += sum(piece.nbytes for piece in pieces)
+                with self._lock:
+                    self._known.add(key)
+                    self.read_bytes += sum(piece.nbytes for piece in pieces)
                 return True
-        self.damaged += 1
-        self._known.discard(key)
+        with self._lock:
+            self.damaged += 1
+            self._known.discard(key)
         log.warning("%s is removed from the prefix cache: %s", path, wrong)
         with suppress(OSError):
             path.unlink()
@@ -108,6 +119,7 @@ class PrefixStore:
     def close(self, timeout: float | None = None) -> None:
         """Ends the thread when all has been written, or waits for that at most `timeout` seconds. Twice is fine."""
         self._jobs.put(None)
+        self._readers.shutdown()
         self._thread.join(timeout)
 
     def _key(self, digest: bytes) -> bytes:
@@ -191,11 +203,13 @@ class StoredBlocks:
     cache: KVCache
     context: bytes = b""  # what bytes depend on beside the store's own context
 
-    def read(self, block: int, digest: bytes, tokens: bytes) -> int:
-        """Fills a block that nobody else reads. Its bytes; 0 where there is none in the store."""
-        pieces = self.cache.block(block)
-        found = self.store.read(self._digest(digest), tokens, pieces)
-        return sum(piece.nbytes for piece in pieces) if found else 0
+    def read(self, wanted: Sequence[tuple[int, bytes, bytes]]) -> list[int]:
+        """Fills blocks that nobody else reads, each given by number, digest and tokens. The bytes of each; 0 where
+        there is none in the store: then it holds anything."""
+        pieces = [self.cache.block(block) for block, _, _ in wanted]
+        asked = [(self._digest(one[1]), one[2], its) for one, its in zip(wanted, pieces, strict=True)]
+        found = self.store.read_all(asked)
+        return [sum(piece.nbytes for piece in its) if one else 0 for one, its in zip(found, pieces, strict=True)]
 
     def write(self, block: int, digest: bytes, tokens: bytes) -> None:
         """Keeps a block that has been computed."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from copy import copy
+from functools import lru_cache
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cutset.engine.bits import Bits, allowed_flags, allowed_ids, has
 from cutset.engine.outputs import TokenLogprob
 from cutset.engine.params import SamplingParams
 from cutset.engine.token_history import TokenHistory
@@ -37,6 +39,13 @@ class SamplerState(NamedTuple):
     masked: NDArray[np.integer]  # ids that can't be drawn now
     history: TokenHistory | None  # prompt and output, where a penalty needs them
     until: int = ALWAYS  # tokens, the prompt's included, from which on `masked` can be drawn
+    biased: NDArray[np.integer] | None = None  # ids whose logits get
+    biases: NDArray[np.float64] | None = None  # these added
+
+
+@lru_cache(maxsize=256)  # an item is restored at every step of a sequence, and checking takes a while
+def _restored_params(**params: Any) -> SamplingParams:
+    return SamplingParams(**params, max_tokens=None)
 
 
 class TokenSampler:
@@ -60,12 +69,19 @@ class TokenSampler:
         if params.penalises:
             seen, counts = params.penalises_seen, params.penalises_output
             self.history = TokenHistory(vocab_size, prompt_ids.tolist(), seen=seen, counts=counts)
+        biases = params.logit_bias or {}
+        self._biased: NDArray[np.integer] | None = None
+        self._biases: NDArray[np.float64] | None = None
+        if biases:
+            self._biased = np.fromiter(biases.keys(), np.intp, len(biases))
+            self._biases = np.fromiter(biases.values(), np.float64, len(biases))
 
     def state(self, known: int) -> SamplerState:
         """What the next draw depends on, after `known` tokens."""
         masked = self._end_ids[: None if self._masks(known) else 0]
         until = min(ALWAYS, self.prompt_tokens + self.params.min_tokens)
-        return SamplerState(self._key, masked, self.history, until if len(masked) else 0)
+        until = until if len(masked) else 0
+        return SamplerState(self._key, masked, self.history, until, self._biased, self._biases)
 
     @classmethod
     def restored(cls, state: SamplerState, **params: Any) -> Self:
@@ -74,7 +90,7 @@ class TokenSampler:
         Raises RequestError.
         """
         sampler = cls(
-            SamplingParams(**params, max_tokens=None, min_tokens=state.until if len(state.masked) else 0),
+            _restored_params(min_tokens=state.until if len(state.masked) else 0, **params),
             seed=state.key % 2**64,
             index=state.key >> 64,
             vocab_size=0,  # what was seen is given
@@ -82,11 +98,12 @@ class TokenSampler:
             end_ids=state.masked.tolist(),
         )
         sampler.history = state.history
+        sampler._biased, sampler._biases = state.biased, state.biases
         return sampler
 
     def plain(self, known: int) -> bool:
         """The next token is the likeliest, as the logits are. `known` tokens are there, the prompt's included."""
-        return self.params.greedy and self.history is None and not self._masks(known)
+        return self.params.greedy and self.history is None and self._biased is None and not self._masks(known)
 
     def ahead(self) -> TokenSampler:
         """One that can observe tokens that aren't certain yet: this one won't know of them."""
@@ -101,28 +118,38 @@ class TokenSampler:
         if self.history is not None:
             self.history.append(token_id)
 
-    def draw(self, logits: NDArray[np.float32], known: int) -> int | None:
-        """The next token for logits (vocab,), given `known` tokens, or None if the logits are no numbers."""
-        adjusted = self._adjust(logits, known)
-        best = int(adjusted.argmax())  # the first NaN, if there is one
-        if not np.isfinite(adjusted[best]):
+    def draw(self, logits: NDArray[np.float32], known: int, mask: Bits | None = None) -> int | None:
+        """The next token for logits (vocab,), given `known` tokens, or None if the logits are no numbers.
+
+        `mask` says which tokens may come, where not all may.
+        """
+        adjusted, params = self._adjust(logits, known), self.params
+        allowed = None
+        if mask is not None and params.greedy:
+            adjusted = np.where(allowed_flags(mask, len(logits)), adjusted, -np.inf)
+        elif mask is not None:
+            allowed = allowed_ids(mask, len(logits))
+            if not len(allowed):
+                return None
+            adjusted = adjusted[allowed]
+        drawn = int(adjusted.argmax())  # the first NaN, if there is one
+        if not np.isfinite(adjusted[drawn]):
             return None
-        params = self.params
-        if params.greedy:
-            return best
-        ids, weights = kept_tokens(
-            adjusted, temperature=params.temperature, top_k=params.top_k, top_p=params.top_p, min_p=params.min_p
-        )
-        sums = np.cumsum(weights)
-        drawn = int(np.searchsorted(sums, uniform(self._key, known) * sums[-1], side="right"))
-        return drawn if ids is None else int(ids[drawn])
+        if not params.greedy:
+            ids, weights = kept_tokens(
+                adjusted, temperature=params.temperature, top_k=params.top_k, top_p=params.top_p, min_p=params.min_p
+            )
+            sums = np.cumsum(weights)
+            drawn = int(np.searchsorted(sums, uniform(self._key, known) * sums[-1], side="right"))
+            drawn = drawn if ids is None else int(ids[drawn])
+        return drawn if allowed is None else int(allowed[drawn])
 
     def _masks(self, known: int) -> bool:
         return known - self.prompt_tokens < self.params.min_tokens and self._end_ids.size > 0
 
     def _adjust(self, logits: NDArray[np.float32], known: int) -> NDArray[np.floating]:
         masks, history = self._masks(known), self.history
-        if history is None and not masks:
+        if history is None and not masks and self._biased is None:
             return logits
         row = logits.astype(np.float64)
         if history is not None and history.seen is not None:
@@ -132,6 +159,8 @@ class TokenSampler:
         if history is not None and history.counts is not None:
             counted = np.flatnonzero(history.counts)
             row[counted] -= self.params.frequency_penalty * history.counts[counted] + self.params.presence_penalty
+        if self._biased is not None and self._biases is not None:
+            row[self._biased] += self._biases
         if masks:
             row[self._end_ids] = -np.inf
         return row
@@ -195,10 +224,14 @@ def choose(
     samplers: Sequence[TokenSampler],
     known: Sequence[int],
     drafts: Sequence[Sequence[int]] = (),
+    masks: Sequence[Sequence[Bits] | None] = (),
 ) -> list[Choice | None]:
     """The next token of each sequence: logits (sequences, vocab), its sampler, and how many tokens it has.
 
     None where the logits are NaN, infinite or all masked: sampling from them would give nonsense.
+
+    `masks` has one for each sequence, or none at all: what may be drawn in its rows (see StepMasks), None for anything.
+    For a row without a mask of its own there is None.
 
     A sequence with drafts (one list for each sequence, or none at all) has a row more for each: logits (rows, vocab).
     Behind drafts that are what is drawn, the next token is drawn as if they were known; for the rows behind the first
@@ -208,7 +241,8 @@ def choose(
     choices: list[Choice | None] = []
     row = 0
     for place, (sampler, length) in enumerate(zip(samplers, known, strict=True)):
-        choice = _choice(logits[row], int(best[row]), sampler, length)
+        own = masks[place] if masks else None
+        choice = _choice(logits[row], int(best[row]), sampler, length, own, 0)
         choices.append(choice)
         row += 1
         if not drafts or not drafts[place]:
@@ -219,17 +253,32 @@ def choose(
                 choice = None
             else:
                 ahead.observe(draft)
-                choice = _choice(logits[row], int(best[row]), ahead, length + number)
+                choice = _choice(logits[row], int(best[row]), ahead, length + number, own, number)
             choices.append(choice)
             row += 1
     return choices
 
 
-def _choice(logits: NDArray[np.float32], likeliest: int, sampler: TokenSampler, known: int) -> Choice | None:
+def _choice(
+    logits: NDArray[np.float32],
+    likeliest: int,
+    sampler: TokenSampler,
+    known: int,
+    masks: Sequence[Bits] | None,  # of the sequence's rows
+    number: int,  # which of them it is
+) -> Choice | None:
     token: int | None
     if not np.isfinite(logits[likeliest]):  # argmax stops at a NaN
         return None
-    token = likeliest if sampler.plain(known) else sampler.draw(logits, known)
+    plain = sampler.plain(known)
+    if masks is None:
+        token = likeliest if plain else sampler.draw(logits, known)
+    elif number >= len(masks):
+        return None
+    elif plain and has(masks[number], likeliest):
+        token = likeliest
+    else:
+        token = sampler.draw(logits, known, masks[number])
     if token is None:
         return None
     wanted = sampler.params.logprobs

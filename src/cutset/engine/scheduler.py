@@ -17,6 +17,7 @@ from cutset.engine.step import NONE, Step, make_step
 __all__ = ["Scheduler"]
 
 LEAST_ROWS = 128  # of a step, where there are that many: a matrix that is read for fewer costs more than they bring
+AT_ONCE = 8  # blocks that are read from a store together
 RESTORED_BYTES = 16 << 20  # read from a store between two steps: some 10 ms, in which nobody gets a token
 
 
@@ -336,16 +337,24 @@ class Scheduler:
         size, done = self.block_size, 0
         while self._restoring and (most is None or done < most):
             sequence, counts = next(iter(self._restoring.items()))
-            block = sequence.published
-            digest, tokens = sequence.digest(block, size), sequence.block_tokens(block, size)
+            last = (sequence.known - 1) // size  # one token at least is left to compute
+            wanted = self._blocks(sequence, min(last, sequence.published + AT_ONCE))
             assert self.stored is not None
-            found = self.stored.read(int(sequence.table[block]), digest, tokens)
-            if not found or block + 1 == (sequence.known - 1) // size:  # one token at least is left to compute
+            read = self.stored.read(wanted)
+            found = read[: read.index(0)] if 0 in read else read
+            for count in found:
+                done += count
+                self._found(sequence, counts)
+            if len(found) < len(read) or sequence.published == last:
                 del self._restoring[sequence]
-            if not found:
-                continue
-            done += found
-            self._found(sequence, counts)
+
+    def _blocks(self, sequence: Sequence, last: int) -> list[StoredBlock]:
+        """Those of a sequence that aren't computed, before number `last`."""
+        size = self.block_size
+        return [
+            StoredBlock(int(sequence.table[i]), sequence.digest(i, size), sequence.block_tokens(i, size))
+            for i in range(sequence.published, last)
+        ]
 
     def _found(self, sequence: Sequence, counts: bool) -> None:
         """The next block of a sequence has been read."""
@@ -368,13 +377,8 @@ class Scheduler:
             if sequence in self._asked:
                 continue
             self._asked.add(sequence)
-            first, size = sequence.published, self.block_size
-            last = min((sequence.known - 1) // size, first + staged.most_fill)
-            wanted = [
-                StoredBlock(int(sequence.table[i]), sequence.digest(i, size), sequence.block_tokens(i, size))
-                for i in range(first, last)
-            ]
-            staged.ask(sequence, wanted)
+            last = min((sequence.known - 1) // self.block_size, sequence.published + staged.most_fill)
+            staged.ask(sequence, self._blocks(sequence, last))
 
     def restored(self, result: BlocksResult) -> None:
         """Stages have answered."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from cutset.engine.blocks import child_digest
 
 if TYPE_CHECKING:
+    from cutset.engine.constraint import Constraint
     from cutset.engine.detokenizer import Detokenizer
     from cutset.engine.request import Request
     from cutset.engine.sampler import TokenSampler
@@ -49,6 +50,7 @@ class Sequence:
         "block_count",
         "cached",
         "computed",
+        "constraint",
         "epoch",
         "index",
         "known",
@@ -73,11 +75,13 @@ class Sequence:
         root: bytes,  # root_digest of those it may share blocks with
         sampler: TokenSampler,
         text: Detokenizer,
+        constraint: Constraint | None = None,  # where not every token may come next
     ) -> None:
         self.request = request
         self.index = index
         self.sampler = sampler
         self.text = text
+        self.constraint = constraint
         self.prompt_tokens = len(prompt_ids)
         self.limit = limit
         self.status = Status.WAITING

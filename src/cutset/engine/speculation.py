@@ -150,6 +150,10 @@ class Speculation:
             wanted = self._trimmed(wanted, rows)
         made = self.drafter.draft(wanted) if wanted else {}
         drafts = {one: self._checked(tokens[: wanted[one]]) for one, tokens in made.items()}
+        if not self.constant:  # what can't come needs no row
+            for one, tokens in drafts.items():
+                if one.constraint is not None:
+                    drafts[one] = tokens[: one.constraint.fitting(tokens)]
         if self.constant:
             drafts = {one: _filled(drafts.get(one, []), int(one.ids[-1]), count) for one, count in wanted.items()}
         elif not self.drafter.cost:

@@ -77,7 +77,7 @@ class SentAdapters:
 
     def names(self, layers: range) -> list[str]:
         """The weights that a range of layers needs, of all adapters."""
-        return self._names[layers]
+        return self._names.get(layers, [])  # none of the embedding and the head
 
     def _put(self, name: str, parts: Sequence[LowRank], segments: Iterable[range]) -> None:
         self.weights[name] = pack_parts(parts)
@@ -111,7 +111,7 @@ def unpack_parts(data: Bytes) -> list[LowRank]:
     if data.size < 4 or size > min(MOST_HEAD, data.size - 4):
         raise CheckpointError("what came of an adapter is cut short")
     try:
-        told = _head.decode(data[4 : 4 + size].tobytes())
+        told = _head.decode(data[4 : 4 + size].data)
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         raise CheckpointError(f"what came isn't part of an adapter: {error}") from None
     at, found = 4 + size + -size % 4, list[LowRank]()

@@ -91,7 +91,7 @@ def encode_blocks(item: BlocksItem) -> bytes:
 def decode_blocks(data: Bytes, *, blocks: int, block_size: int) -> BlocksItem:
     """A message for a cache of so many blocks. Raises FrameError."""
     try:
-        found = _decoder.decode(data.tobytes())
+        found = _decoder.decode(data.data)
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         raise FrameError(f"this is no message on blocks: {error}") from None
     for one in (*found.keep, *found.fill):

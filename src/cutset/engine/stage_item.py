@@ -9,14 +9,17 @@ FrameError.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from cutset.engine.bits import Bits, MaskPart, mask_of, mask_part
+from cutset.engine.constraint import StepMasks
 from cutset.engine.outputs import TokenLogprob
-from cutset.engine.params import MAX_LOGPROBS
+from cutset.engine.params import MAX_BIASES, MAX_LOGPROBS
 from cutset.engine.sampler import Choice, SamplerState, TokenSampler
 from cutset.engine.token_history import HistoryPart, KnownHistories, SentHistories
 from cutset.errors import FrameError, RequestError
@@ -34,11 +37,14 @@ __all__ = [
     "encode_choices",
     "encode_item",
     "encode_setup",
+    "with_sampling",
 ]
 
 MOST_ITEM = 64 << 20  # bytes
 MOST_ROWS = 1 << 20  # of a step
 MOST_SEQUENCES = 1 << 16
+FEW = 64  # numbers
+NONE = np.empty(0, np.int32)
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
@@ -74,6 +80,7 @@ class StageItem(NamedTuple):
     samplers: Sequence[TokenSampler]  # of sequences with wanted rows, in the order of `batch.logit_rows`
     known: Sequence[int]  # how many tokens each of these sequences has: the position of the one that is drawn
     drafted: Sequence[int] = ()  # how many drafts each of them has, or empty: its last rows, all of which are wanted
+    masks: StepMasks | None = None  # of their rows; None where every token may come next
 
     def drafts(self) -> list[list[int]]:
         """The drafts of each of these sequences; [] where there are none at all."""
@@ -108,6 +115,11 @@ class _Sampling(_Part):
     history: _History | None  # where a penalty needs it
     until: Number  # tokens from which on `masked` can be drawn
     drafted: Number  # rows with drafts behind this one, wanted too
+    biased: Ints | None  # ids whose logits get
+    biases: Annotated[bytes, msgspec.Meta(max_length=8 * MAX_BIASES)] | None  # these added, float64
+    masks: (
+        Annotated[list[MaskPart], msgspec.Meta(max_length=MOST_ROWS)] | None
+    )  # of its rows, from the first; None: none
 
 
 class _Adapter(_Part):
@@ -181,7 +193,8 @@ def encode_item(item: StageItem, histories: SentHistories | None = None) -> byte
     order = {digest: place for place, digest in enumerate(adapters)}
     chosen = np.array([-1 if one is None else order[one.digest] for one in batch.adapters], dtype=np.int32)
     drafted = item.drafted or [0] * len(item.known)
-    sampling = [_sampling(*each) for each in zip(item.samplers, item.known, drafted, strict=True)]
+    masks = [None] * len(item.known) if item.masks is None else item.masks.found
+    sampling = [_sampling(*each) for each in zip(item.samplers, item.known, drafted, masks, strict=True)]
     each = zip(sampling, item.samplers, item.known, strict=True)
     penalised = [(one, sampler.history, known) for one, sampler, known in each if sampler.history is not None]
     sent = SentHistories(len(penalised)) if histories is None else histories
@@ -214,7 +227,7 @@ def decode_item(
     *,
     vocab_size: int,
     adapters: Mapping[bytes, LoadedAdapter] | None = None,  # of this stage's executor, by digest
-    sampling: bool = True,  # False: leave the samplers out, as all stages but the last may
+    sampling: bool = True,  # False: leave the samplers out, see `with_sampling`
     histories: KnownHistories | None = None,  # of the items before
 ) -> StageItem:
     """The item; its numbers lie within `setup` and the vocabulary, so any executor may run it.
@@ -224,20 +237,34 @@ def decode_item(
     found: _Item = _decoded(_items, data, "item")
     batch = _batch(found, adapters or {})
     _check(batch, setup, vocab_size)
+    item = StageItem(found.number, batch, (), ())
     if not sampling:
-        return StageItem(found.number, batch, (), ())
+        return item
+    return _with_sampling(item, found, KnownHistories(setup.sequences, vocab_size) if histories is None else histories)
+
+
+def with_sampling(item: StageItem, data: bytes | memoryview, histories: KnownHistories) -> StageItem:
+    """An item that `decode_item` gave without them, with its samplers: the last stage alone needs these, and not before
+    its logits are there. Raises what that does."""
+    return _with_sampling(item, _decoded(_items, data, "item"), histories)
+
+
+def _with_sampling(item: StageItem, found: _Item, histories: KnownHistories) -> StageItem:
+    batch = item.batch
     draws: list[_Sampling] = _decoded(_samplings, found.sampling, "item")
     drafted = [one.drafted for one in draws]
     if (wanted := len(draws) + sum(drafted)) != len(batch.logit_rows):
         raise FrameError(f"an item wants {len(batch.logit_rows)} tokens and says how to draw {wanted}")
     if any(drafted):
         _check_drafted(batch, drafted)
-    known = KnownHistories(setup.sequences, vocab_size) if histories is None else histories
     slots = [one.history.slot for one in draws if one.history is not None]
     if len(set(slots)) < len(slots):
         raise FrameError("two sequences of an item have the same history")
-    samplers = [_sampler(one, known) for one in draws]
-    return StageItem(found.number, batch, samplers, [one.known for one in draws], drafted)
+    samplers = [_sampler(one, histories) for one in draws]
+    masks = None
+    if any(one.masks is not None for one in draws):
+        masks = StepMasks.of([_masks(one, histories.vocab_size) for one in draws])
+    return StageItem(found.number, batch, samplers, [one.known for one in draws], drafted, masks)
 
 
 def encode_choices(choices: Sequence[Choice | None]) -> bytes:
@@ -331,7 +358,8 @@ def _adapters(found: _Item, adapters: Mapping[bytes, LoadedAdapter]) -> tuple[Lo
 
 def _check(batch: Batch, setup: StageSetup, vocab_size: int) -> None:
     """Raises FrameError unless all numbers of a batch lie where they may."""
-    counts = np.diff(batch.row_starts.astype(np.int64))
+    starts = batch.row_starts.astype(np.int64)
+    counts = starts[1:] - starts[:-1]
     rows = len(batch.token_ids)
     if rows > setup.rows or len(counts) > setup.sequences or len(batch.logit_rows) > rows:
         raise FrameError(f"an item of {rows} rows is too large: {setup.rows} were agreed on", too_large=True)
@@ -345,7 +373,10 @@ def _check(batch: Batch, setup: StageSetup, vocab_size: int) -> None:
     _within("limits", batch.limits.astype(np.int64) - batch.context_lens, 0, 2**31 - 1)
     _within("positions", batch.positions, 0, max(0, int(batch.limits.max()) - 1))
     used = -(-batch.context_lens // setup.block_size)
-    _within("block_tables", batch.block_tables[np.arange(blocks)[None, :] < used[:, None]], 0, setup.blocks - 1)
+    tables = batch.block_tables
+    if tables.size and int(used.min()) < blocks:  # what is behind a sequence's own blocks is never read
+        tables = tables[np.arange(blocks)[None, :] < used[:, None]]
+    _within("block_tables", tables, 0, setup.blocks - 1)
     if (batch.states is None) != (setup.states == 0):
         raise FrameError("an item has states of sequences where there are none, or none where there are")
     if (states := batch.states) is not None:
@@ -365,11 +396,24 @@ def _check_drafted(batch: Batch, drafted: Sequence[int]) -> None:
 
 
 def _within(name: str, values: NDArray[Any], low: int, high: int) -> None:
-    if values.size and not (int(values.min()) >= low and int(values.max()) <= high):
+    if not values.size:
+        return
+    if values.size <= FEW:  # as Python's numbers these are looked at in a fraction of the time
+        numbers = values.ravel().tolist()
+        least, most = min(numbers), max(numbers)
+    else:
+        least, most = int(values.min()), int(values.max())
+    if not (least >= low and most <= high):
         raise FrameError(f"{name} of an item has a number that can't be")
 
 
-def _sampling(sampler: TokenSampler, known: int, drafted: int) -> _Sampling:
+def _masks(found: _Sampling, vocab_size: int) -> list[Bits] | None:
+    if found.masks is not None and len(found.masks) > 1 + found.drafted:
+        raise FrameError("sampling of an item has more masks than rows")
+    return None if found.masks is None else [mask_of(one, vocab_size) for one in found.masks]
+
+
+def _sampling(sampler: TokenSampler, known: int, drafted: int, masks: list[Bits] | None) -> _Sampling:
     state, params = sampler.state(known), sampler.params
     return _Sampling(
         float(params.temperature),
@@ -386,13 +430,33 @@ def _sampling(sampler: TokenSampler, known: int, drafted: int) -> _Sampling:
         None,
         state.until,
         drafted,
+        None if state.biased is None else _bytes(state.biased),
+        None if state.biases is None else state.biases.astype("<f8", copy=False).tobytes(),
+        None if masks is None else [mask_part(one) for one in masks],
     )
 
 
 def _sampler(found: _Sampling, histories: KnownHistories) -> TokenSampler:
     masked, part, vocab_size = _ints(found.masked, "sampling"), found.history, histories.vocab_size
+    penalties = (found.repetition_penalty, found.presence_penalty, found.frequency_penalty)
+    if found.temperature == 0 and penalties == (1, 0, 0) and not masked.size and part is None and found.biased is None:
+        # What is likeliest depends neither on a seed nor on what came before.
+        try:
+            return _greedy(found.top_p, found.top_k, found.min_p, found.logprobs)
+        except RequestError as error:
+            raise FrameError(f"sampling of an item: {error}") from None
     _within("sampling", masked, 0, vocab_size - 1)
-    state = SamplerState(int.from_bytes(found.key, "little"), masked, None, found.until)
+    biased = None if found.biased is None else _ints(found.biased, "sampling")
+    biases = None if found.biases is None or len(found.biases) % 8 else np.frombuffer(found.biases, "<f8")
+    if (biased is None) != (biases is None) or (
+        biased is not None and biases is not None and biased.size != biases.size
+    ):
+        raise FrameError("sampling of an item has other biases than tokens")
+    if biased is not None and biases is not None:
+        _within("sampling", biased, 0, vocab_size - 1)
+        if not (np.abs(biases) <= 100).all():
+            raise FrameError("sampling of an item has a bias that can't be")
+    state = SamplerState(int.from_bytes(found.key, "little"), masked, None, found.until, biased, biases)
     try:
         sampler = TokenSampler.restored(
             state,
@@ -418,6 +482,12 @@ def _sampler(found: _Sampling, histories: KnownHistories) -> TokenSampler:
         own = HistoryPart(part.slot, part.start, part.prompt_tokens, ids)
         sampler.history = histories.take(own, seen=params.penalises_seen, counts=params.penalises_output)
     return sampler
+
+
+@lru_cache(maxsize=64)
+def _greedy(top_p: float, top_k: int, min_p: float, logprobs: int | None) -> TokenSampler:
+    state = SamplerState(0, NONE, None, 0)
+    return TokenSampler.restored(state, temperature=0.0, top_p=top_p, top_k=top_k, min_p=min_p, logprobs=logprobs)
 
 
 def _logprob(told: TokenLogprob | None) -> _Logprob | None:

@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from cutset.cluster.coordinator.joining import check_joining, is_joiner
+from cutset.cluster.coordinator.reach import Addresses
 from cutset.config import Settings
 from cutset.errors import ConfigError
+from cutset.link.addresses import NAME
 from cutset.link.keys import load_public
+from cutset.link.rendezvous import SCHEME
 
-__all__ = ["Addresses", "check_stages", "stage_addresses"]
+__all__ = ["Addresses", "check_stages", "has_stages", "stage_addresses", "stage_count"]
 
-Addresses = Mapping[str, tuple[str, bytes | None]]  # name to address and public key
+
+def has_stages(settings: Settings) -> bool:
+    """Whether the model runs in stages."""
+    return bool(settings.stages or settings.stages_listen)
+
+
+def stage_count(settings: Settings) -> int:
+    """How many stages there are, where they aren't named one by one."""
+    if isinstance(settings.stages, int):
+        return settings.stages
+    return len(settings.stages) or len(settings.stage_keys)
 
 
 def check_stages(settings: Settings) -> None:
     """Raises ConfigError for settings that don't go together with stages."""
-    if not settings.stages:
+    if not has_stages(settings):
         for name in ("stage_keys", "spares", "spare_keys"):
             if getattr(settings, name):
                 raise ConfigError(f"--{name.replace('_', '-')} is for stages: name them with --stages")
+        for name in ("objective", "scheduler"):
+            if settings.by_hand(name):
+                raise ConfigError(f"--{name} is for stages: name them with --stages")
         return
+    if settings.scheduler == "even" and settings.by_hand("objective"):
+        raise ConfigError("--scheduler even measures nothing, so it has no --objective: leave one of them out")
     other = next((name for name in ("offload", "mode", "pads_from") if getattr(settings, name)), None)
     if other is not None:
         raise ConfigError(f"--stages and --{other.replace('_', '-')} don't go together yet: leave one of them out")
@@ -31,21 +50,42 @@ def check_stages(settings: Settings) -> None:
         )
     if settings.device != "cpu":
         raise ConfigError("each stage runs on a device of its own: give `cutset stage` --device, and leave it out here")
-    if isinstance(settings.stages, int) and settings.stage_keys:
-        raise ConfigError("--stage-keys is for stages at addresses: name them with --stages tcp://…")
+    if isinstance(settings.stages, int) and settings.stage_keys and not settings.stages_listen:
+        raise ConfigError(
+            "--stage-keys is for stages at addresses: name them with --stages tcp://…, or wait for them with "
+            "--stages-listen"
+        )
     stage_addresses(settings)
 
 
 def stage_addresses(settings: Settings) -> tuple[Addresses, Addresses]:
-    """Stages and spares by address. Raises ConfigError for one that is there twice, or keys that don't match."""
-    stages = () if isinstance(settings.stages, int) else settings.stages
+    """Stages and spares by address; none where they are processes to be started here. Raises ConfigError for one that
+    is there twice, or keys that don't match."""
+    stages: Sequence[str] = () if isinstance(settings.stages, int) else settings.stages
+    if settings.stages_listen and not stages:
+        stages = _joiners(settings)
     found = _keyed("stages", stages, settings.stage_keys), _keyed("spares", settings.spares, settings.spare_keys)
     if both := set(found[0]) & set(found[1]):
         raise ConfigError(f"{sorted(both)[0]} is both in --stages and in --spares: name it once")
-    tcp = [name for each in found for name in each if name.startswith("tcp://")]
-    if tcp and settings.key is None:
-        raise ConfigError(f"{tcp[0]} needs --key, this side's secret key; see `cutset keys`")
+    each = {**found[0], **found[1]}
+    check_joining(settings.stages_listen, each, "stages")
+    keyed = [name for name in each if not name.startswith("ipc://")]
+    if keyed and settings.key is None:
+        raise ConfigError(f"{keyed[0]} needs --key, this side's secret key; see `cutset keys`")
     return found
+
+
+def _joiners(settings: Settings) -> list[str]:
+    """Names for stages that all dial in, by the files of their keys."""
+    count, keys = stage_count(settings), settings.stage_keys
+    if len(keys) != count or not count:
+        raise ConfigError(
+            f"--stages-listen waits for {count or 'no'} stages, and --stage-keys names {len(keys)} public keys: each "
+            "stage that dials in is known by its own"
+        )
+    names = [path.stem for path in keys]
+    good = len(set(names)) == len(names) and all(NAME.fullmatch(name) for name in names)
+    return [f"{SCHEME}{name if good else number}" for number, name in enumerate(names, 1)]
 
 
 def _keyed(what: str, names: Sequence[str], keys: Sequence[Path]) -> Addresses:
@@ -53,12 +93,15 @@ def _keyed(what: str, names: Sequence[str], keys: Sequence[Path]) -> Addresses:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"--{what} names {name} twice: each stage is a process of its own")
-        if not name.startswith(("tcp://", "ipc://")):
-            raise ConfigError(f"--{what}: {name[:100]!r} is no address of a stage: tcp://HOST:PORT or ipc://PATH")
+        if not name.startswith(("tcp://", "ipc://", "shm://")) and not is_joiner(name):
+            raise ConfigError(
+                f"--{what}: {name[:100]!r} is no address of a stage: tcp://HOST:PORT, ipc://PATH, shm://NAME or "
+                "join://NAME"
+            )
     public = [load_public(path) for path in keys]
-    tcp = [name for name in names if name.startswith("tcp://")]
-    if tcp and not public:
-        raise ConfigError(f"{tcp[0]} needs its public key: give {flag}, in the order of --{what}")
+    keyed = [name for name in names if not name.startswith(("ipc://", "shm://"))]
+    if keyed and not public:
+        raise ConfigError(f"{keyed[0]} needs its public key: give {flag}, in the order of --{what}")
     if public and len(public) != len(names):
         raise ConfigError(f"{flag} names {len(public)} keys for {len(names)} {what}")
     return {name: (name, public[i] if public else None) for i, name in enumerate(names)}

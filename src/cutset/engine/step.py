@@ -9,6 +9,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
+from cutset.engine.constraint import StepMasks
 from cutset.engine.request import Request
 from cutset.engine.sampler import TokenSampler
 from cutset.engine.sequence import Sequence
@@ -34,6 +35,7 @@ class Step:
     batch: Batch
     saves: list[Saves]  # checkpoints of states that it makes of each; empty where there are no states
     drafts: list[list[int]]  # of each of the wanted, whose rows are wanted too; empty where there are none at all
+    masks: StepMasks | None = None  # None where every token may come next
     sent: float = 0.0  # when, by the engine's clock
 
     def concerned(self) -> list[Sequence]:
@@ -107,7 +109,11 @@ def make_step(
         adapters=adapters if any(adapters) else (),
         states=_states(sequences),
     )
-    return Step(sequences, counts, before, epochs, wanted, samplers, known, batch, [], judged if drafts else [])
+    step = Step(sequences, counts, before, epochs, wanted, samplers, known, batch, [], judged if drafts else [])
+    constraints = [sequences[place].constraint for place in wanted]
+    if any(constraints):
+        step.masks = StepMasks(constraints, known, step.drafts)
+    return step
 
 
 def _filled(value: int, *shape: int) -> NDArray[np.int32]:

@@ -59,6 +59,12 @@ class StepPipeline(ABC):
         """How many items may be on their way. It may change; 0 while there is nobody to send any to."""
 
     @property
+    def groups(self) -> int:
+        """Among how many items the sequences that decode are shared out: as many as keep all stages busy. Each reads
+        all weights, so one more would cost more than the wait that it fills."""
+        return self.depth
+
+    @property
     def cache(self) -> KVCache | None:
         """The cache of all layers, where it is here and nobody uses it between two steps."""
         return None

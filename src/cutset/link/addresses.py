@@ -9,7 +9,7 @@ from cutset.config import did_you_mean
 from cutset.errors import ConfigError
 from cutset.link.users import USER
 
-__all__ = ["SCHEMES", "Address", "parse_address"]
+__all__ = ["NAME", "SCHEMES", "Address", "parse_address"]
 
 SCHEMES = ("inproc", "shm", "ipc", "tcp")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

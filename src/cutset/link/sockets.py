@@ -43,7 +43,10 @@ class SharedSocket:
         self._poll = select.poll()
         self._poll.register(raw.FD, select.POLLIN)
         self._poll.register(self._wake, select.POLLIN)
+        self._poll.register(self._monitor.FD, select.POLLIN)  # a connection that breaks is noticed at once
         self._descriptor = raw.FD
+        self._news = self._monitor.FD
+        self._heard = False  # this descriptor is edge-triggered, too: what came before must have been read
         self.closed = False
         # Should nobody close it: pyzmq would end the context first, and wait for its sockets for ever.
         self._held = _Held(context, raw, self._monitor, owned, self._wake)
@@ -100,14 +103,19 @@ class SharedSocket:
                 deadline = now + timeout
             if (left := deadline - now) <= 0:
                 return None
-            if not self._poll.poll(min(left, SLICE) * 1000) and not alive():
+            ready = {self._news}
+            if self._heard:
+                ready = {descriptor for descriptor, _ in self._poll.poll(min(left, SLICE) * 1000)}
+            self._heard = True
+            if (not ready or self._news in ready) and not alive():
                 # What came before the connection broke is still to be had.
                 with self._lock, contextlib.suppress(zmq.Again):
                     return None if self.closed else self._raw.recv_multipart(zmq.DONTWAIT, copy=False)
                 return None
-            with self._lock, contextlib.suppress(BlockingIOError):
-                if not self.closed:  # else the descriptor may be someone else's by now
-                    os.eventfd_read(self._wake)
+            if self._wake in ready:
+                with self._lock, contextlib.suppress(BlockingIOError):
+                    if not self.closed:  # else the descriptor may be someone else's by now
+                        os.eventfd_read(self._wake)
 
     def readable(self) -> bool:
         """A message waits."""

@@ -7,6 +7,7 @@ drawing      a graph as SVG or HTML
 plan         a plan, its edges, and its file
 problem      what a planner is asked: graph, machines, links, sizes, objective
 hop          bandwidth and latency of a link
+mesh         the same between all parties, where they aren't on a line
 estimates    the same, from what connections were seen to carry
 traffic      what a value costs to cross a cut, by ways to encode it
 profile      what a machine takes for a network, as a file
@@ -17,6 +18,7 @@ lattice      the places where a graph may be cut
 search       the least latency with all parts under a limit
 schedulers   who makes plans
 choices      the plans of all schedulers side by side
+machine_file files of machines that aren't there
 simulate     items through the stages of a plan, event by event
 observed     what a run has seen of its machines and values, and when that is too old
 live_planner the planner of a run: whether another plan is worth a switch

@@ -10,14 +10,13 @@ where that is longer.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cutset.partition.hop import path
 from cutset.partition.memory import stage_memory
 from cutset.partition.plan import COORDINATOR, Plan
 from cutset.partition.problem import Problem
@@ -30,15 +29,15 @@ PartKind = Literal["encode", "link", "decode", "compute"]
 
 
 class Table(NamedTuple):
-    """Rows (values, cuts or inputs) × senders × receivers, parties by number. Seconds, and bytes."""
+    """Rows (values, cuts or inputs) × senders × receivers, parties by number; or numbers. Seconds, and bytes."""
 
-    nbytes: Floats
-    encode: Floats
-    wire: Floats  # bytes over bandwidth: how long the link is busy
-    decode: Floats
+    nbytes: Any
+    encode: Any
+    wire: Any  # bytes over bandwidth: how long the link is busy
+    decode: Any
 
     @property
-    def seconds(self) -> Floats:
+    def seconds(self) -> Any:
         """Of all three, without the link's latency."""
         return self.encode + self.wire + self.decode
 
@@ -52,26 +51,29 @@ class Crossings:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        parties = range(len(problem.machines) + 1)
-        links = [[path(problem.hops, i, j) for j in parties] for i in parties]
-        self.latency = np.array([[link.latency for link in row] for row in links])
-        self._bandwidth = np.array([[link.bandwidth for link in row] for row in links])
+        self.latency, self._bandwidth = problem.ways.latency, problem.ways.bandwidth
         self._codec = np.array([problem.codec, *(machine.codec for machine in problem.machines)])
-        self._row = {name: i for i, name in enumerate(problem.graph.values)}
-        self.values = self._table({name: problem.traffic[name] for name in self._row})
-        self.inputs = self._table(problem.inputs)
+        kinds: dict[Traffic, int] = {}  # values that cost the same have one row
+        self._row = {name: kinds.setdefault(problem.traffic[name], len(kinds)) for name in problem.graph.values}
+        self.values = self._table(kinds)
+        self.inputs = self._table(problem.inputs.values())
 
-    def cuts(self, cuts: Sequence[Sequence[str]]) -> Table:
-        """The table of cuts, each named by the values that cross it."""
-        rows = np.zeros((len(cuts), len(self._row)))
-        for i, names in enumerate(cuts):
-            rows[i, [self._row[name] for name in names]] = 1
-        return self.values.sums(rows)
+    def cuts(self, cuts: Sequence[Sequence[str]]) -> tuple[Table, NDArray[np.intp]]:
+        """The table of the kinds of cuts, and for each cut, named by the values that cross it, which row is its."""
+        count = len(self.values.nbytes)
+        rows = [np.bincount(np.array([self._row[name] for name in names], np.intp), minlength=count) for names in cuts]
+        kinds, which = np.unique(np.array(rows, np.float64), axis=0, return_inverse=True)
+        return self.values.sums(kinds), which.reshape(-1)
 
-    def _table(self, traffic: Mapping[str, Traffic]) -> Table:
+    def cut(self, names: Sequence[str], sender: int, receiver: int) -> Table:
+        """The same of one cut between two parties: numbers."""
+        rows = [self._row[name] for name in names]
+        return Table(*(part[rows, sender, receiver].sum() for part in self.values))
+
+    def _table(self, traffic: Iterable[Traffic]) -> Table:
         problem = self.problem
         mean = problem.objective == "throughput"
-        ways = [one.ways(problem.mode, problem.horizon, mean=mean) for one in traffic.values()]
+        ways = [one.ways(problem.mode, problem.horizon, mean=mean) for one in traffic]
         most = max(map(len, ways))
         # (rows, ways, sender, receiver); a row with fewer ways than others repeats its first.
         coded = np.array([[*row, *row[:1] * (most - len(row))] for row in ways], np.float64)
@@ -166,12 +168,11 @@ def _parts(problem: Problem, plan: Plan, crossings: Crossings) -> tuple[Part, ..
     edges = plan.edges(problem.graph)
     workers = [problem.index(stage.worker) for stage in plan.stages]
     numbers = [0, *(worker + 1 for worker in workers if worker is not None)]
-    cuts = crossings.cuts(edges)
     way = list(problem.inputs).index(plan.input)
     parts: list[Part] = []
     for k, (sender, receiver) in enumerate(zip(numbers, [*numbers[1:], 0], strict=True)):
-        table, row = (crossings.inputs, way) if k == 0 else (cuts, k)
-        parts += _hop(problem, crossings, table, (row, sender, receiver))
+        what = Table(*(part[way, 0, receiver] for part in crossings.inputs))
+        parts += _hop(problem, crossings, crossings.cut(edges[k], sender, receiver) if k else what, sender, receiver)
         if receiver:
             machine, nodes = problem.machines[receiver - 1], list(plan.stages[k].nodes)
             seconds = float(machine.seconds[nodes].sum()) + machine.overhead
@@ -179,21 +180,13 @@ def _parts(problem: Problem, plan: Plan, crossings: Crossings) -> tuple[Part, ..
     return tuple(parts)
 
 
-def _hop(problem: Problem, crossings: Crossings, table: Table, at: tuple[int, int, int]) -> tuple[Part, Part, Part]:
-    _, sender, receiver = at
+def _hop(problem: Problem, crossings: Crossings, what: Table, sender: int, receiver: int) -> tuple[Part, Part, Part]:
     names = [COORDINATOR, *(machine.name for machine in problem.machines)]
     here, there = names[sender], names[receiver]
     return (
-        Part("encode", here, float(table.encode[at])),
-        Part(
-            "link",
-            here,
-            float(table.wire[at]),
-            float(crossings.latency[sender, receiver]),
-            float(table.nbytes[at]),
-            there,
-        ),
-        Part("decode", there, float(table.decode[at])),
+        Part("encode", here, float(what.encode)),
+        Part("link", here, float(what.wire), float(crossings.latency[sender, receiver]), float(what.nbytes), there),
+        Part("decode", there, float(what.decode)),
     )
 
 
@@ -205,7 +198,7 @@ def _weights(problem: Problem, plan: Plan) -> float:
         if i is not None and (holds := problem.machines[i].holds) is not None:
             names = problem.graph.weights_of(stage.nodes)
             missing = sum(problem.graph.weights[name].nbytes for name in names if name not in holds)
-            way = path(problem.hops, 0, i + 1)
+            way = problem.way(0, i + 1)
             seconds += missing / way.bandwidth + way.latency * (missing > 0)
     return seconds
 
@@ -225,11 +218,13 @@ def why_not(problem: Problem, plan: Plan) -> str | None:
         before = problem.graph.cut(done)
         done |= set(stage.nodes)
         after = problem.graph.cut(done)
+        if problem.uncut.intersection(after.values):
+            return f"{stage.worker} can't stop where its stage does: what it would give goes over no link"
         if worker and problem.private.intersection(before.values):
             return f"{stage.worker} would be sent private values, which must stay with {problem.machines[0].name}"
         memory = problem.machines[worker or 0].memory
         if memory is not None:
-            needs = stage_memory(problem.graph, stage.nodes, before.nbytes, after.nbytes, problem.in_flight)
+            needs = stage_memory(problem.graph, stage.nodes, before.nbytes, after.nbytes, problem.items_held)
             if needs > memory:
                 return f"{stage.worker} needs {needs / 1e6:,.0f} MB of memory and may use {memory / 1e6:,.0f}"
     return None

@@ -5,7 +5,7 @@ The file needs nothing from a network, and follows the reader's light or dark se
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -135,25 +135,26 @@ def _style() -> str:
     return f"{SHAPES}{rules[0]}\n@media (prefers-color-scheme: dark) {{ {rules[1]} }}\n"
 
 
-def html(graph: Graph, title: str) -> str:
+def html(graph: Graph, title: str, workers: Sequence[str] = ()) -> str:
     """A page with the drawing; rows show more under the mouse."""
     style = (
         "body{margin:0;background:#fff}@media(prefers-color-scheme:dark){body{background:#14171a}}svg{max-width:none}"
     )
     return (
         f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(title)}</title>\n<style>{style}</style>\n{svg(graph, title)}</html>\n"
+        f"<title>{escape(title)}</title>\n<style>{style}</style>\n{svg(graph, title, workers)}</html>\n"
     )
 
 
-def svg(graph: Graph, title: str) -> str:
-    """The drawing. `title` stands above it, with the totals."""
-    return "\n".join(_Drawing(graph, title).lines()) + "\n"
+def svg(graph: Graph, title: str, workers: Sequence[str] = ()) -> str:
+    """The drawing. `title` stands above it, with the totals; `workers`: who runs each node, by a plan."""
+    return "\n".join(_Drawing(graph, title, workers).lines()) + "\n"
 
 
 class _Drawing:
-    def __init__(self, graph: Graph, title: str) -> None:
+    def __init__(self, graph: Graph, title: str, workers: Sequence[str] = ()) -> None:
         self.graph, self.title, self.lanes = graph, title, lay_out(graph)
+        self.workers = workers
         self.lows = lows(graph)
         nodes = graph.nodes
         at = 24.0 + LANE * self.lanes.width
@@ -162,6 +163,7 @@ class _Drawing:
             ("layer", ["layer", *(n.name for n in nodes)]),
             ("operator", ["operator", *(short_name(n.op) for n in nodes)]),
             ("output", ["output", *(_outputs(n.made) for n in nodes), _outputs(graph.inputs)]),
+            *([("worker", ["worker", *workers])] if workers else []),
         ):
             self.columns[name] = at
             at += LETTER * max(map(len, words)) + 18
@@ -218,6 +220,8 @@ class _Drawing:
             text("layer", node.name)
             text("operator", short_name(node.op), "faint")
             text("output", _outputs(node.made))
+            if self.workers:
+                text("worker", self.workers[row - 1])
             parts += self._bar("MFLOP", y, node.flops, self.most_flops, f"{node.flops / 1e6:,.1f}", "flops")
             parts += self._bar("weights, kB", y, weights, self.most_weights, kilobytes(weights), "weights")
             parts.append(f"<title>{escape(_details(node))}</title>")

@@ -10,7 +10,7 @@ import msgspec
 
 from cutset.errors import ConfigError
 
-__all__ = ["DIRECT", "Hop", "connections", "parse_hop", "parse_hops", "path"]
+__all__ = ["DIRECT", "Hop", "connections", "parse_hop", "parse_hops", "path", "relayed"]
 
 BYTES = {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6}
@@ -19,7 +19,7 @@ MOST_LATENCY = 60.0
 HELP = "write a link as 8MB/s,20ms: bandwidth in B, kB, MB, MiB or GB a second, latency in s, ms or us"
 
 
-class Hop(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Hop(msgspec.Struct, frozen=True, array_like=True):
     """`bandwidth`: bytes a second each way, infinite for no limit; `latency`: seconds one way.
 
     Messages carry it as it is. Raises ConfigError for what can't be.
@@ -85,6 +85,12 @@ def path(hops: Sequence[Hop], i: int, j: int) -> Hop:
         raise ConfigError(f"there are parties 0 to {len(hops)} on this line, not {i} and {j}")
     between = hops[low:high]
     return Hop(min((hop.bandwidth for hop in between), default=math.inf), sum(hop.latency for hop in between))
+
+
+def relayed(first: Hop, second: Hop) -> Hop:
+    """What lies between two parties whose bytes a third one passes on: for any number of bytes the seconds of both."""
+    per_byte = 1 / first.bandwidth + 1 / second.bandwidth
+    return Hop(1 / per_byte if per_byte else math.inf, min(first.latency + second.latency, MOST_LATENCY))
 
 
 def connections(parties: Sequence[str], hops: Sequence[Hop]) -> dict[tuple[str, str], Hop]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import weakref
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,14 @@ from cutset.partition.graph import Graph
 from cutset.partition.lattice import Lattice
 from cutset.partition.problem import Problem
 
-__all__ = ["hop_memory", "is_order", "order_bytes", "pair_bytes", "stage_memory"]
+__all__ = ["fits", "hop_memory", "is_order", "order_bytes", "pair_bytes", "stage_memory"]
 
 WAITING = 2  # items between two threads of a worker, beside those in flight
+MOST_KEPT = 8  # graphs whose table is kept: plans are made several times over
 SENDING = 3  # items whose values are computed, encoded or held by the encoder
+
+
+_kept: dict[int, tuple[weakref.ref[Graph], NDArray[np.float64]]] = {}
 
 
 def stage_memory(graph: Graph, nodes: Collection[int], takes: float, gives: float, in_flight: int) -> float:
@@ -42,20 +47,43 @@ def pair_bytes(problem: Problem, sets: Lattice) -> NDArray[np.float64]:
     """(sets, sets): what a stage from one set to the other needs (`stage_memory`); infinite where it is none."""
     if is_order(sets):
         stages = order_bytes(problem.graph)
-        needs: NDArray[np.float64] = stages + hop_memory(sets.nbytes[:, None], sets.nbytes[None, :], problem.in_flight)
+        needs: NDArray[np.float64] = stages + hop_memory(sets.nbytes[:, None], sets.nbytes[None, :], problem.items_held)
         return needs
     needs = np.full((len(sets.values),) * 2, np.inf)
     for a, b in np.argwhere(sets.after()):
         nodes = tuple(int(i) for i in np.flatnonzero(sets.done[b] & ~sets.done[a]))
-        needs[a, b] = stage_memory(problem.graph, nodes, sets.nbytes[a], sets.nbytes[b], problem.in_flight)
+        needs[a, b] = stage_memory(problem.graph, nodes, sets.nbytes[a], sets.nbytes[b], problem.items_held)
     return needs
 
 
 def order_bytes(graph: Graph) -> NDArray[np.float64]:
     """(nodes + 1, nodes + 1): weights, state and values at their most of the nodes from one place to another.
 
-    The same as of `Graph.weight_bytes`, `Node.state` and `Graph.peak_bytes`, one node more at a time.
+    The same as of `Graph.weight_bytes`, `Node.state` and `Graph.peak_bytes`, one node more at a time. Not to be written
+    to: it is kept with the graph.
     """
+    found = _kept.get(id(graph))
+    if found is None or found[0]() is not graph:
+        if len(_kept) >= MOST_KEPT:
+            _kept.clear()
+        found = _kept[id(graph)] = weakref.ref(graph), _order_bytes(graph)
+    return found[1]
+
+
+def fits(needs: NDArray[np.float64], rooms: Sequence[float], uncut: Collection[int] = ()) -> bool:
+    """Whether workers with so many bytes, in their order, some of them with nothing to do, have room for all nodes.
+
+    `needs`: (nodes + 1, nodes + 1) of stages, as `order_bytes` gives it with what hops need. No stage ends at `uncut`.
+    """
+    reached = np.zeros(len(needs), bool)
+    reached[0] = True
+    for room in rooms:
+        reached |= (np.isfinite(needs[reached]) & (needs[reached] <= room)).any(0)
+        reached[list(uncut)] = False
+    return bool(reached[-1])
+
+
+def _order_bytes(graph: Graph) -> NDArray[np.float64]:
     count = len(graph.nodes)
     needs = np.full((count + 1, count + 1), np.inf)
     sizes = {name: value.nbytes for name, value in graph.values.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Literal
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from cutset.errors import ConfigError
 from cutset.partition.graph import Graph
 from cutset.partition.hop import Hop, path
+from cutset.partition.mesh import Mesh, line
 from cutset.partition.traffic import Mode, Traffic
 
 __all__ = ["Machine", "Objective", "Problem", "scaled"]
@@ -76,6 +78,9 @@ class Problem:
     mode: Mode = "delta"
     horizon: float = math.inf  # items for which a plan stays; keys are spread over them
     private: frozenset[str] = frozenset()  # values that no worker but the first may be sent
+    uncut: frozenset[str] = frozenset()  # values that no link may carry
+    mesh: Mesh | None = None  # what lies between all parties, where they aren't on a line; `hops` says nothing then
+    held: int | None = None  # items for which workers have memory; None: those in flight
     codec: float = 1.0  # of the coordinator, as a machine's
     slack: float = 0.0  # throughput: times between items that differ by this share count as equal
 
@@ -83,8 +88,10 @@ class Problem:
         names = [machine.name for machine in self.machines]
         if not names or len(set(names)) != len(names):
             raise ConfigError("a plan needs at least one worker, and a name of its own for each")
-        if len(self.hops) != len(names):
+        if len(self.hops) != len(names) and self.mesh is None:
             raise ConfigError(f"{len(names)} workers need {len(names)} links, one to each; there are {len(self.hops)}")
+        if self.mesh is not None and self.mesh.latency.shape != (len(names) + 1,) * 2:
+            raise ConfigError(f"{len(names)} workers and the coordinator need a link for each two of them")
         for machine in self.machines:
             machine.check(len(self.graph.nodes))
         if not self.graph.nodes:
@@ -93,12 +100,28 @@ class Problem:
             raise ConfigError(f"there are no sizes for {missing[0]!r}; they are of another model")
         if not self.inputs:
             raise ConfigError("there is no way in which an input could reach the first worker")
-        if unknown := self.private - set(self.graph.values):
+        if unknown := (self.private | self.uncut) - set(self.graph.values):
             raise ConfigError(f"the graph has no value {min(unknown)!r} that could stay with the first worker")
         if not 0 <= self.slack < 1:
             raise ConfigError(f"slack is a share below 1, not {self.slack:g}")
         if self.in_flight < 0 or not self.horizon >= 1 or not (self.rate is None or 0 < self.rate < math.inf):
             raise ConfigError("in-flight must be at least 0, a rate above 0, and a horizon at least 1 item")
+
+    @property
+    def items_held(self) -> int:
+        """Items for which workers have memory."""
+        return self.in_flight if self.held is None else self.held
+
+    def way(self, sender: int, receiver: int) -> Hop:
+        """The connection of two parties, by their numbers."""
+        if self.mesh is None:
+            return path(self.hops, sender, receiver)
+        return self.mesh.way(sender, receiver)
+
+    @cached_property
+    def ways(self) -> Mesh:
+        """The connections of all parties."""
+        return self.mesh if self.mesh is not None else line(self.hops)
 
     def index(self, worker: str) -> int | None:
         """The number of a worker, or None."""
@@ -120,5 +143,8 @@ class Problem:
                 "bring it back, or plan without that limit"
             )
         parties = [0, *(i + 1 for i in left)]
+        machines = tuple(self.machines[i] for i in left)
+        if self.mesh is not None:
+            return replace(self, machines=machines, hops=(), mesh=self.mesh.among(parties))
         hops = tuple(path(self.hops, i, j) for i, j in pairwise(parties))
-        return replace(self, machines=tuple(self.machines[i] for i in left), hops=hops)
+        return replace(self, machines=machines, hops=hops)

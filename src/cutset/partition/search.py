@@ -42,15 +42,15 @@ class Search:
         # One column for each worker: seconds of all nodes in a set.
         self._work = sets.done @ np.stack([machine.seconds for machine in problem.machines]).T
         self._overhead = np.array([machine.overhead for machine in problem.machines])
-        cuts = crossings.cuts(sets.values)
-        self._hop = cuts.seconds + crossings.latency
+        cuts, self._kind = crossings.cuts(sets.values)
+        self._hop = cuts.seconds + crossings.latency  # (kinds of cuts, senders, receivers)
         self._worst = np.maximum(np.maximum(cuts.encode, cuts.wire), cuts.decode)
         inputs = crossings.inputs
         self._start = (inputs.seconds + crossings.latency)[:, 0, 1:]
         self._start_worst = np.maximum(np.maximum(inputs.encode, inputs.wire), inputs.decode)[:, 0, 1:]
-        private = [bool(problem.private.intersection(values)) for values in sets.values]
-        self._hop[private, 1:, 1:] = math.inf
-        if private[0]:
+        shut = problem.private | problem.uncut  # where no worker goes on from another one
+        self._shut = np.array([bool(shut.intersection(values)) for values in sets.values])
+        if problem.private.intersection(sets.values[0]):
             self._start[:, 1:] = math.inf
         self._needs: Floats | None = None
         self._prepare()
@@ -73,14 +73,15 @@ class Search:
         for w in range(workers):
             arrive = np.full(sets, math.inf)
             if w:
-                before = leave[:, :w] + np.where(
-                    self._worst[:, 1 : w + 1, w + 1] <= limit, self._hop[:, 1 : w + 1, w + 1], math.inf
-                )
+                hop = np.where(self._worst[:, 1 : w + 1, w + 1] <= limit, self._hop[:, 1 : w + 1, w + 1], math.inf)
+                before = leave[:, :w] + hop[self._kind]
+                before[self._shut] = math.inf
                 came_from[:, w] = np.argmin(before, axis=1)
                 arrive = np.min(before, axis=1)
             arrive[0], came_from[0, w] = start[way[w], w], -1
             leave[:, w], stage_from[:, w] = self._stage(w, arrive, limit)
-        back = np.where(self._worst[-1, 1:, 0] <= limit, self._hop[-1, 1:, 0], math.inf)
+        end = self._kind[-1]
+        back = np.where(self._worst[end, 1:, 0] <= limit, self._hop[end, 1:, 0], math.inf)
         last = int(np.argmin(leave[-1] + back))
         latency = float(leave[-1, last] + back[last])
         if math.isinf(latency):

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 
 from cutset.engine.outputs import Delta, TokenLogprob, Usage, clamp_offsets
-from cutset.serve.logprobs import TokenTexts, chat_logprobs, completion_logprobs
+from cutset.serve.api_errors import ApiError
+from cutset.serve.logprobs import TokenTexts, completion_logprobs
 
-__all__ = ["Answer", "ChatAnswer", "CompletionAnswer", "event", "usage"]
+__all__ = ["Answer", "CompletionAnswer", "event", "usage"]
 
 DONE = b"data: [DONE]\n\n"
 
@@ -46,10 +49,11 @@ class Answer:
         self._choices: dict[int, dict[str, Any]] = {}
         self._pieces: dict[int, list[str]] = {}
         self._logprobs: dict[int, list[TokenLogprob]] = {}
+        self.before: Sequence[str] = ()  # what comes before the text of each choice, if anything does
 
     def add(self, number: int, delta: Delta) -> None:
         """For `whole`: one more piece of a choice."""
-        self._pieces.setdefault(number, []).append(delta.text)
+        self._pieces.setdefault(number, [*self.before[number : number + 1]]).append(delta.text)
         if delta.logprobs is not None:
             self._logprobs.setdefault(number, []).extend(delta.logprobs)
         if delta.finish_reason is not None:
@@ -62,7 +66,7 @@ class Answer:
         for number, choice in sorted(self._choices.items()):
             text, logprobs = "".join(self._pieces[number]), self._logprobs.get(number)
             shown = None if logprobs is None else self._report(clamp_offsets(logprobs, len(text)))
-            choices.append(choice | self._content(text) | {"logprobs": shown})
+            choices.append(choice | self._content(number, text) | {"logprobs": shown})
         body = {"id": self.id, "object": self.object_name} | self._head
         return msgspec.json.encode(body | {"choices": choices, "usage": usage(counted)} | self._extra)
 
@@ -71,6 +75,8 @@ class Answer:
         begins = number not in self._pieces
         if begins:
             self._pieces[number] = []
+            if self.before:
+                delta = replace(delta, text=self.before[number] + delta.text)
         logprobs = self._due(number, delta)
         if not (delta.text or begins or delta.finish_reason or logprobs):
             return b""
@@ -88,7 +94,15 @@ class Answer:
         body = {"id": self.id, "object": self.chunk_name} | self._head
         return event(body | {"choices": [], "usage": usage(counted)} | self._extra)
 
-    def _content(self, text: str) -> dict[str, Any]:
+    def end(self, counted: Usage, with_usage: bool) -> bytes:
+        """The last events of a stream that went well."""
+        return (self.usage_chunk(counted) if with_usage else b"") + DONE
+
+    def failed(self, error: ApiError) -> bytes:
+        """The last event of one that didn't."""
+        return b"data: " + error.body() + b"\n\n"
+
+    def _content(self, number: int, text: str) -> dict[str, Any]:
         raise NotImplementedError
 
     def _part(self, text: str, begins: bool) -> dict[str, Any]:
@@ -111,7 +125,7 @@ class CompletionAnswer(Answer):
         super().__init__(*args)
         self._given: dict[int, int] = {}  # characters of each choice
 
-    def _content(self, text: str) -> dict[str, Any]:
+    def _content(self, number: int, text: str) -> dict[str, Any]:
         return {"text": text}
 
     def _part(self, text: str, begins: bool) -> dict[str, Any]:
@@ -130,20 +144,3 @@ class CompletionAnswer(Answer):
 
     def _report(self, logprobs: list[TokenLogprob]) -> dict[str, Any]:
         return completion_logprobs(logprobs, self._texts)
-
-
-class ChatAnswer(Answer):
-    """Of `/v1/chat/completions`."""
-
-    prefix, object_name, chunk_name = "chatcmpl", "chat.completion", "chat.completion.chunk"
-
-    def _content(self, text: str) -> dict[str, Any]:
-        return {"message": {"role": "assistant", "content": text, "refusal": None}}
-
-    def _part(self, text: str, begins: bool) -> dict[str, Any]:
-        if begins:
-            return {"delta": {"role": "assistant", "content": text}}
-        return {"delta": {"content": text} if text else {}}
-
-    def _report(self, logprobs: list[TokenLogprob]) -> dict[str, Any]:
-        return chat_logprobs(logprobs, self._texts)

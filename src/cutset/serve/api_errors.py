@@ -43,8 +43,11 @@ class ApiError(Exception):
         self.status, self.message, self.kind, self.code, self.param = status, message, kind, code, param
         self.headers = dict(headers or {})
 
-    def body(self) -> bytes:
-        """`{"error": {"message", "type", "param", "code"}}`."""
+    def body(self, path: str = "") -> bytes:
+        """`{"error": {"message", "type", "param", "code"}}`, or where the request's path is one of Ollama's, whose
+        clients expect a text, `{"error": "message"}`."""
+        if path.startswith("/api/"):
+            return msgspec.json.encode({"error": self.message})
         fields = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
         return msgspec.json.encode({"error": fields})
 

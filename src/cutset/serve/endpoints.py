@@ -11,9 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.types import Receive, Scope, Send
 
+from cutset.engine.intake import truncated
+from cutset.engine.params import SamplingParams
 from cutset.errors import CutsetError
-from cutset.serve.answers import DONE, Answer, ChatAnswer, CompletionAnswer
+from cutset.serve.answer_reader import ChatForm
+from cutset.serve.answers import Answer, CompletionAnswer
 from cutset.serve.api_errors import ApiError, as_api_error
+from cutset.serve.chat_answer import ChatAnswer
 from cutset.serve.request_limits import read_body
 from cutset.serve.requests import ChatRequest, CompletionRequest, parse
 from cutset.serve.running_request import RunningRequest
@@ -31,20 +35,31 @@ class ClientGone(Exception):
 class _Endpoint(ABC):
     """An ASGI application: Starlette's own requests report too late that a client has left."""
 
-    answer: type[Answer]
     kind: type[CompletionRequest] | type[ChatRequest]
     default_tokens: int | None = None  # where a request doesn't say how many; None: to the end of the context
 
     def __init__(self, service: Service) -> None:
         self.service = service
 
+    def read(self, body: bytes, client: str | None) -> Any:
+        """The request of `client`, where there are keys. Raises ApiError."""
+        return parse(body, self.kind)
+
     @abstractmethod
     def count(self, request: Any) -> int:
         """How many prompts a request has."""
 
     @abstractmethod
-    async def prompts(self, request: Any) -> Prompts:
-        """The token ids of each."""
+    async def prompts(self, request: Any) -> tuple[Prompts, ChatForm | None]:
+        """The token ids of each, and how a chat's answers are read."""
+
+    @abstractmethod
+    def answer(self, request: Any, form: ChatForm | None, *args: Any) -> Answer:
+        """An empty answer; `args` are Answer's."""
+
+    def echoed(self, request: Any, params: SamplingParams, prompts: Prompts) -> list[str]:
+        """What comes before the text of each choice; [] for nothing."""
+        return []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         service = self.service
@@ -52,17 +67,21 @@ class _Endpoint(ABC):
         body = await read_body(scope, receive, send, service.limits)
         if body is None:
             return
-        request = parse(body, self.kind)
+        request = self.read(body, scope.get("cutset.client"))
         model = service.check_model(request.model)
         params = request.sampling(self.default_tokens, service.llm.generation.values)
         with service.admission.admit(self.count(request) * params.n):  # to make its prompts takes time too
-            prompts = await self.prompts(request)
+            found, form = await self.prompts(request)
+            prompts = [truncated(ids, params, service.llm.max_model_len) for ids in found]
+            params = await service.formed(params, form)
             self._check_room(prompts, request.limit())
-            answer = self.answer(model, service.fingerprint, service.texts, {"cutset": {"mode": service.mode}})
+            extra = {"cutset": {"mode": service.mode}}
+            answer = self.answer(request, form, model, service.fingerprint, service.texts, extra)
+            answer.before = self.echoed(request, params, prompts)
             salt = salted(scope.get("cutset.client"), request.cache_salt)
             adapter = service.adapter(model)
             running = service.generate(prompts, params, salt, stream=bool(request.stream), adapter=adapter)
-            with running as generation, service.watching(answer.id, generation):
+            with running as generation, service.watching(answer.id, generation, model):
                 await self._answer(request, params.n, generation, answer, receive, send)
 
     async def _answer(
@@ -121,10 +140,9 @@ class _Endpoint(ABC):
             if not started:
                 raise
             shown = error if isinstance(error, ApiError) else as_api_error(error)
-            await send({"type": "http.response.body", "body": b"data: " + shown.body() + b"\n\n"})
+            await send({"type": "http.response.body", "body": answer.failed(shown)})
             return
-        end = (answer.usage_chunk(generation.usage) if wants_usage else b"") + DONE
-        await send({"type": "http.response.body", "body": end})
+        await send({"type": "http.response.body", "body": answer.end(generation.usage, wants_usage)})
 
     def _headers(self, answer: Answer, *more: tuple[bytes, bytes]) -> list[tuple[bytes, bytes]]:
         return [*more, (b"x-cutset-mode", self.service.mode.encode()), (b"x-request-id", answer.id.encode())]
@@ -133,36 +151,50 @@ class _Endpoint(ABC):
 class Completions(_Endpoint):
     """`POST /v1/completions`."""
 
-    answer, kind, default_tokens = CompletionAnswer, CompletionRequest, 16
+    kind, default_tokens = CompletionRequest, 16
 
     def count(self, request: CompletionRequest) -> int:
         """The number of prompts in a request."""
         return len(request.prompts())
 
-    async def prompts(self, request: CompletionRequest) -> Prompts:
+    async def prompts(self, request: CompletionRequest) -> tuple[Prompts, ChatForm | None]:
         """The prompts as token ids."""
-        return [await self.service.encode(prompt) for prompt in request.prompts()]
+        return [await self.service.encode(prompt) for prompt in request.prompts()], None
+
+    def answer(self, request: CompletionRequest, form: ChatForm | None, *args: Any) -> Answer:
+        """An empty answer."""
+        return CompletionAnswer(*args)
+
+    def echoed(self, request: CompletionRequest, params: SamplingParams, prompts: Prompts) -> list[str]:
+        """The prompts, where they are asked for."""
+        if not request.echo:
+            return []
+        tokenizer, texts = self.service.llm.tokenizer, list[str]()
+        for given, ids in zip(request.prompts(), prompts, strict=True):
+            whole = isinstance(given, str) and params.truncate_prompt_tokens is None
+            text = given if whole else tokenizer.decode(ids, skip_special_tokens=params.skip_special_tokens)
+            texts += [str(text)] * params.n
+        return texts
 
 
 class ChatCompletions(_Endpoint):
     """`POST /v1/chat/completions`."""
 
-    answer, kind = ChatAnswer, ChatRequest
+    kind = ChatRequest
 
     def count(self, request: ChatRequest) -> int:
         """The number of prompts in a request."""
         return 1
 
-    async def prompts(self, request: ChatRequest) -> Prompts:
-        """The prompts as token ids."""
-        text = await self.service.render(
-            request.conversation(),
-            request.variables(),
-            request.chat_template_kwargs or {},
-            add_generation_prompt=request.add_generation_prompt,
-            continue_final_message=bool(request.continue_final_message),
-        )
-        return [await self.service.encode_rendered(text)]
+    async def prompts(self, request: ChatRequest) -> tuple[Prompts, ChatForm | None]:
+        """The prompt as token ids, and how its answers are read."""
+        text, form = await self.service.render(request)
+        return [await self.service.encode_rendered(text)], form
+
+    def answer(self, request: ChatRequest, form: ChatForm | None, *args: Any) -> Answer:
+        """An empty answer."""
+        assert form is not None
+        return ChatAnswer(*args, form=form)
 
 
 async def _until_gone(receive: Receive, generation: RunningRequest) -> None:

@@ -20,7 +20,7 @@ IGNORED = frozenset(
         r"\w+",
         """
     user metadata store service_tier safety_identifier prompt_cache_key prompt_cache_retention prompt_cache_options
-    moderation prediction parallel_tool_calls length_penalty early_stopping priority request_id mm_processor_kwargs
+    moderation prediction length_penalty early_stopping priority request_id mm_processor_kwargs
     media_io_kwargs
     """,
     )
@@ -30,27 +30,13 @@ IGNORED = frozenset(
 REFUSED: dict[str, tuple[Any, ...]] = {
     # OpenAI's
     "audio": (),
-    "echo": (),
     "function_call": ("none", "auto"),
     "functions": (),
-    "logit_bias": (),
     "modalities": (["text"],),
-    "response_format": ({"type": "text"},),
     "suffix": (),
-    "tool_choice": ("none", "auto"),
-    "tools": (),
     "web_search_options": (),
     # vLLM's
-    "allowed_token_ids": (),
-    "bad_words": (),
     "chat_template": (),  # a program
-    "guided_choice": (),
-    "guided_decoding_backend": (),
-    "guided_grammar": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_whitespace_pattern": (),
-    "include_reasoning": (True,),
     "kv_transfer_params": (),
     "logits_processors": (),
     "prompt_embeds": (),
@@ -58,16 +44,14 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "return_token_ids": (),
     "return_tokens_as_token_ids": (),
     "spaces_between_special_tokens": (True,),
-    "structured_outputs": (),
-    "truncate_prompt_tokens": (),
     "use_beam_search": (),
     "vllm_xargs": (),
 }
 # An empty one asks for something.
-REFUSED_EMPTY = frozenset({"include_reasoning", "spaces_between_special_tokens", "web_search_options"})
+REFUSED_EMPTY = frozenset({"spaces_between_special_tokens", "web_search_options"})
 
 # Variables of chat templates that are fields of their own.
-TO_TEMPLATE = ("reasoning_effort", "verbosity", "documents")
+TO_TEMPLATE = ("reasoning_effort", "verbosity", "documents", "enable_thinking")
 NOTHING: dict[str, tuple[Any, ...]] = {"reasoning_effort": ("none",), "documents": ([],)}  # what asks for nothing
 
 # Names that a template finds taken: what it is given anyway, its functions, and Jinja's own.

@@ -1,25 +1,27 @@
 """What a client may ask: OpenAI's parameters, and vLLM's beside them.
 
-What would change the answer and isn't served (tools, JSON schemas, biases) is refused; what wouldn't is ignored
-(request_fields.py).
+What would change the answer and isn't served is refused; what wouldn't is ignored (request_fields.py).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
 
 from cutset.engine.params import SamplingParams
+from cutset.serve.answer_forms import grammar_of
 from cutset.serve.api_errors import invalid
 from cutset.serve.request_fields import NOTHING, TO_TEMPLATE, without_unserved
+from cutset.serve.tool_fields import ToolUse, read_tools
 
-__all__ = ["MOST_PROMPTS", "ChatRequest", "CompletionRequest", "parse"]
+__all__ = ["MOST_PROMPTS", "ChatRequest", "CompletionRequest", "StreamOptions", "decode_fields", "parse"]
 
 MOST_PROMPTS = 128  # of one request
 _Request = TypeVar("_Request", bound="_Common")
+_Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
 
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
@@ -53,6 +55,19 @@ class _Common(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     skip_special_tokens: bool | None = None
     cache_salt: str | None = None  # requests share the KV cache only with those of the same salt
     add_special_tokens: bool | None = None  # around the prompt; refused where it isn't what is done anyway
+    logit_bias: dict[str, float] | None = None
+    allowed_token_ids: list[int] | None = None
+    bad_words: list[str] | None = None
+    truncate_prompt_tokens: int | None = None
+    # The form of the answer: see answer_forms.py.
+    response_format: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None
+    guided_json: str | dict[str, Any] | bool | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    guided_whitespace_pattern: str | None = None
+    guided_decoding_backend: str | None = None
 
     def reported(self) -> int | None:
         """How many of the likeliest tokens to report; None for no log-probabilities."""
@@ -78,7 +93,7 @@ class _Common(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         neither does. Raises RequestError, ApiError."""
         self.check()
         asked = {name: getattr(self, name, None) for name in SamplingParams.names()}
-        asked |= {"logprobs": self.reported(), "max_tokens": self.limit()}
+        asked |= {"logprobs": self.reported(), "max_tokens": self.limit(), "structured_outputs": grammar_of(self)}
         given = {name: value for name, value in asked.items() if value is not None}
         return SamplingParams.of(given, {"max_tokens": max_tokens, **defaults})
 
@@ -88,6 +103,7 @@ class CompletionRequest(_Common):
 
     prompt: str | list[int | str | list[int]]
     logprobs: int | None = None
+    echo: bool | None = None  # the prompt comes before the answer
     best_of: int | None = None
 
     def check(self) -> None:
@@ -95,6 +111,8 @@ class CompletionRequest(_Common):
         super().check()
         if self.best_of not in (None, self.n or 1):
             raise invalid("best_of isn't supported by this server: leave it out", "best_of")
+        if self.echo and self.logprobs is not None:
+            raise invalid("echo with logprobs isn't supported: nobody computes those of the prompt", "echo")
         if self.add_special_tokens is False:
             raise invalid("add_special_tokens: false isn't supported: give token ids instead", "add_special_tokens")
 
@@ -129,6 +147,11 @@ class ChatRequest(_Common):
     reasoning_effort: str | int | float | None = None
     verbosity: str | int | float | None = None
     documents: list[Any] | None = None
+    enable_thinking: bool | None = None
+    tools: Any = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    include_reasoning: bool | None = None
 
     def check(self) -> None:
         """Raises ApiError for fields that contradict each other, or that are not supported."""
@@ -137,6 +160,17 @@ class ChatRequest(_Common):
             raise invalid("add_special_tokens isn't supported: the chat template writes them", "add_special_tokens")
         if self.continue_final_message and self.add_generation_prompt:
             raise invalid("give either continue_final_message or add_generation_prompt", "continue_final_message")
+        self.tool_use()
+
+    def tool_use(self) -> ToolUse:
+        """What it says of tools. Raises ApiError."""
+        return read_tools(self.tools, self.tool_choice, self.parallel_tool_calls)
+
+    @property
+    def continues(self) -> bool:
+        """The answer goes on with the last message: vLLM's field, or Mistral's `prefix` in the message."""
+        last = self.messages[-1] if self.messages else {}
+        return bool(self.continue_final_message) or (last.get("role") == "assistant" and last.get("prefix") is True)
 
     def variables(self) -> dict[str, Any]:
         """Fields that are variables of the chat template."""
@@ -152,7 +186,8 @@ class ChatRequest(_Common):
             if message.get("audio") is not None:
                 raise invalid(f"messages[{index}].audio can't be read: this model reads nothing but text", "messages")
             developer = message.get("role") == "developer"  # OpenAI's newer name
-            found.append(message | {"role": "system"} if developer else message)
+            plain = {name: value for name, value in message.items() if name != "prefix"}
+            found.append(plain | {"role": "system"} if developer else plain)
         return found
 
     def reported(self) -> int | None:
@@ -168,18 +203,25 @@ class ChatRequest(_Common):
 
 def parse(body: bytes, kind: type[_Request]) -> _Request:
     """The request in a body. Raises ApiError that names what is wrong."""
+    return decode_fields(body, kind, without_unserved)
+
+
+def decode_fields(body: bytes, kind: type[_Struct], kept: Callable[[Mapping[str, Any]], dict[str, Any]]) -> _Struct:
+    """A body as `kind`, by those of its fields that are `kept`. Raises ApiError that names what is wrong."""
     try:
         fields = msgspec.json.decode(body, type=dict[str, Any])
         options = fields.get("stream_options")
         if isinstance(options, dict):
             fields["stream_options"] = {name: value for name, value in options.items() if value is not None}
-        return msgspec.convert(without_unserved(fields), kind)
+        return msgspec.convert(kept(fields), kind)
     except msgspec.ValidationError as error:
         text = str(error)
         found = re.search(r"field `([^`]*)`", text), re.search(r"`\$\.?([^`]*)`$", text)
         where = ".".join(one[1] for one in reversed(found) if one is not None and one[1])
         raise invalid(f"the request can't be used: {_short(text)}", where or None) from None
-    except (ValueError, RecursionError) as error:  # malformed JSON, wrong UTF-8, brackets without end
+    except RecursionError:
+        raise invalid("the body is nested too deeply: make it flatter", code="invalid_json") from None
+    except ValueError as error:  # malformed JSON, wrong UTF-8
         raise invalid(f"the body isn't valid JSON: {_short(str(error))}", code="invalid_json") from None
 
 

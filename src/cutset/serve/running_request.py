@@ -70,6 +70,7 @@ class RunningRequest:
         self._usages: list[Usage] = []
         self._error: Exception | None = None
         self.tokens = 0  # generated so far
+        self.first_token: float | None = None  # when the first one came
         for ids in prompts:
             llm.check(ids, params)
         try:
@@ -152,7 +153,9 @@ class RunningRequest:
     def _keep(self, number: int, delta: Delta) -> None:
         before = self._newest.get((number, delta.index))
         if before is not None and delta.logprobs is None and len(self._pieces) >= MOST_TAKEN:
-            before.delta = replace(delta, text=before.delta.text + delta.text, token_ids=())
+            ids = before.delta.token_ids + delta.token_ids
+            special = before.delta.special + delta.special
+            before.delta = replace(delta, text=before.delta.text + delta.text, token_ids=ids, special=special)
             before.nbytes += len(delta.text)
             self._unread += len(delta.text)
         else:
@@ -176,6 +179,7 @@ class RunningRequest:
         if delta.token_ids:
             self.tokens += len(delta.token_ids)
             now, sample = time.perf_counter(), (number, delta.index)
+            self.first_token = self.first_token or now
             before = self._last.get(sample)
             self._last[sample] = now
             for watch in self._watches:

@@ -18,13 +18,16 @@ from torch import nn
 
 from cutset.cluster.coordinator.advisor import Advisor
 from cutset.cluster.coordinator.coordinator import Planner
+from cutset.cluster.coordinator.joining import check_joining, joiners, open_rendezvous
 from cutset.cluster.coordinator.plans import check_fits, even_plan, lacking
+from cutset.cluster.coordinator.reach import Addresses
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.emulation import parse_speeds
 from cutset.codec import Budget
 from cutset.config import StreamSettings
 from cutset.errors import ConfigError, RequestError
 from cutset.link.keys import Keys, load_keys, load_public
+from cutset.link.rendezvous import Rendezvous
 from cutset.partition.hop import DIRECT, Hop, connections, parse_hops
 from cutset.partition.node import ITEM_BYTES
 from cutset.partition.plan import COORDINATOR, Plan, read_plan
@@ -39,8 +42,7 @@ from cutset.video.zoo import build
 
 __all__ = ["Addresses", "Assembly", "Given", "assemble"]
 
-STARTING = 30.0  # seconds that workers on a busy machine may take to start
-Addresses = Mapping[str, tuple[str, bytes | None]]
+STARTING = 30.0  # seconds that workers on a busy machine may take to start, and others to dial in
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Assembly:
     planner: Planner
     accuracy: Accuracy | None
     parts: contextlib.ExitStack = field(repr=False)
+    rendezvous: Rendezvous | None = None  # where workers dial in
 
     @property
     def names(self) -> list[str]:
@@ -138,6 +141,12 @@ def assemble(
         plan = given.plan or (read_plan(settings.plan) if settings.plan else None)
         keys = given.keys or (load_keys(settings.key) if settings.key and not isinstance(workers, int) else None)
         names = _names(workers)
+        rendezvous = None
+        if not isinstance(workers, int) and joiners(workers):
+            rendezvous = open_rendezvous(settings.workers_listen, workers, keys, log)
+            options = replace(options, gather=max(options.gather, STARTING))
+        if rendezvous is not None:
+            parts.callback(rendezvous.close)
         read = _opened(sources, settings, parts, on_source or log)
         if not isinstance(model, TorchModel):
             first, read[0] = _peek(read[0])
@@ -151,6 +160,7 @@ def assemble(
             workers=workers,
             options=options,
             keys=keys,
+            rendezvous=rendezvous,
             links=given.links or _links(settings, names),
             plan=plan,
             advisor=given.planner if isinstance(given.planner, Advisor) else None,
@@ -214,7 +224,7 @@ def options_of(settings: StreamSettings) -> Options:
 def workers_of(settings: StreamSettings) -> int | Addresses:
     """How many are to be started here, or their names with addresses and public keys. Raises ConfigError."""
     if isinstance(settings.workers, int):
-        for name in ("key", "worker_keys"):
+        for name in ("key", "worker_keys", "workers_listen"):
             if getattr(settings, name) and settings.by_hand(name):
                 flag = name.replace("_", "-")
                 raise ConfigError(f"--{flag} is for workers at addresses: name them with --workers tcp://…")
@@ -226,7 +236,9 @@ def workers_of(settings: StreamSettings) -> int | Addresses:
         raise ConfigError(f"--worker-keys names {len(public)} keys for {len(names)} workers")
     if not names or len(set(names)) != len(names):
         raise ConfigError("--workers names a worker twice" if names else "--workers names no worker")
-    return {name: (name, public[i] if public else None) for i, name in enumerate(names)}
+    found: Addresses = {name: (name, public[i] if public else None) for i, name in enumerate(names)}
+    check_joining(settings.workers_listen, found, "workers")
+    return found
 
 
 def _names(workers: int | Addresses) -> list[str]:

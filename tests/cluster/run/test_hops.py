@@ -15,7 +15,7 @@ from cutset.cluster.coordinator.links import Links
 from cutset.cluster.emulation import Hop
 from cutset.cluster.messages import Beat, HopReport, More, Need, Work
 from cutset.cluster.wire import LIMITS, PIECE, Assembler, Outbox, pack, pieces, unpack
-from cutset.errors import CutsetError, FrameError, LinkClosed
+from cutset.errors import CutsetError, FrameError, LinkClosed, LinkTimeout
 from cutset.link import Frame, connect, listen
 from cutset.partition.node import Value
 
@@ -176,6 +176,56 @@ def test_messages_overtake_pictures_and_a_lost_link_is_told_once() -> None:
     outbox._thread.join(5)
     assert [type(error) for error in told] == [LinkClosed]
     assert not outbox.data(iter(()))
+    outbox.close()
+
+
+class _Noting:
+    """A link that notes who sends, and refuses what it has no room for."""
+
+    def __init__(self, room: int) -> None:
+        self.room, self.sent = room, list[tuple[str, bytes, int]]()
+
+    def send(self, header: bytes, arrays: Any = (), *, timeout: float | None = None) -> None:
+        if len(self.sent) >= self.room and timeout == 0.0:
+            raise LinkTimeout("full")
+        self.sent.append((threading.current_thread().name, header, sum(array.size for array in arrays)))
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("room", [100, 3, 0])
+def test_what_has_room_is_sent_by_who_has_it_and_the_rest_in_order(room: int) -> None:
+    link: Any = _Noting(room)
+    outbox = Outbox(link, "test", lambda error: None)
+    gone = threading.Event()
+    data = [np.zeros(5, np.uint8)]
+    frames = list(pieces(Work(1, 0, 0, 0, [], [5], 0.0), data, 1))
+    outbox.data(iter(frames), done=lambda begin, end: gone.set(), direct=True)
+    assert gone.wait(5)
+    assert [header for _, header, _ in link.sent] == [header for header, _ in frames]
+    own = sum(name == threading.current_thread().name for name, _, _ in link.sent)
+    assert own == min(room, 5)
+    outbox.beat(Beat())
+    outbox.beat(Beat())  # one waits already, or has left
+    outbox.close()
+    assert outbox._thread.is_alive() is False
+
+
+def test_who_sends_at_once_overtakes_nothing_that_waits() -> None:
+    link: Any = _Noting(0)
+    outbox, gone = Outbox(link, "test", lambda error: None), threading.Event()
+
+    def frames(number: int) -> Any:
+        return pieces(Work(1, 0, 0, number, [], [2], 0.0), [np.zeros(2, np.uint8)], 1)
+
+    for number in range(19):
+        outbox.data(frames(number), wait=False, direct=True)
+    outbox.data(frames(19), wait=False, done=lambda begin, end: gone.set(), direct=True)
+    assert gone.wait(5)
+    numbers = [messages.decode(header) for _, header, _ in link.sent]
+    assert [one.number for one in numbers if isinstance(one, Work)] == list(range(20))
+    assert [type(one) for one in numbers] == [Work, More] * 20
     outbox.close()
 
 

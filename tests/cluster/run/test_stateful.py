@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import queue
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -47,10 +48,13 @@ class Appending:
         self.inputs, self.outputs = graph.boundary(nodes)
         self._nodes = [graph.nodes[i] for i in sorted(nodes)]
         self._seen = {node.name: b"" for node in self._nodes}
+        self.hold: threading.Event | None = None
 
     def run(
         self, source: int, values: Mapping[str, Array], observe: Callable[[float], None] | None = None
     ) -> dict[str, Array]:
+        if self.hold is not None:
+            assert self.hold.wait(20.0)
         found = {name: array.tobytes() for name, array in values.items()}
         for node in self._nodes:
             self._seen[node.name] = found[node.name] = self._seen[node.name] + found[node.reads[0]]
@@ -59,12 +63,15 @@ class Appending:
 
 class AppendingRuntime:
     software, device = "bytes", "here"
+    hold: threading.Event | None = None  # what a stage waits for at each item
 
     def begin_thread(self) -> None:
         pass
 
     def stage(self, graph: Graph, nodes: Collection[int], weights: Mapping[str, Array]) -> Appending:
-        return Appending(graph, nodes)
+        made = Appending(graph, nodes)
+        made.hold = self.hold
+        return made
 
     def decoder(self, encoding: str, value: Value, settings: bytes) -> Any:
         raise ConfigError("none")
@@ -216,3 +223,20 @@ def test_a_worker_counts_state_with_its_memory(begin: Callable[..., Run]) -> Non
     while not isinstance(found := run.take(20.0), CutsetError):
         assert time.monotonic() < until
     assert "needs about 2 MiB" in str(found)
+
+
+def test_a_worker_that_computes_goes_on_listening(begin: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    hold = threading.Event()
+    monkeypatch.setattr(AppendingRuntime, "hold", hold)
+    run = begin("w0", "w1", beat=0.05)
+    run.begun()
+    for text in ("a", "b", "c"):
+        run.put(text)
+    trips = run.coordinator.remotes["w0"].trips
+    before, until = trips.count, time.monotonic() + 10
+    while trips.count < before + 3:  # answers to pings
+        assert time.monotonic() < until, "it doesn't answer while it computes"
+        time.sleep(0.01)
+    assert run.coordinator.results.empty()
+    hold.set()
+    assert [run.take() for _ in range(3)] == ["a", "aab", "aababc"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,15 +16,29 @@ from cutset.cluster.coordinator.feeding import Inbox
 from cutset.cluster.coordinator.links import Links, aligned
 from cutset.cluster.coordinator.membership import Membership
 from cutset.cluster.coordinator.plans import NoPlan, check_fits, lacking
-from cutset.cluster.coordinator.remote import Remote, RemoteEvent
+from cutset.cluster.coordinator.remote import Remote, RemoteEvent, dial_all
 from cutset.cluster.coordinator.routes import Routes
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.inputs import Inputs, PlainInputs
-from cutset.cluster.messages import Allow, Failed, Holds, Inventory, Lost, Need, Prepared, Ready, Report, Tune
+from cutset.cluster.messages import (
+    HANDSHAKE,
+    Allow,
+    Failed,
+    Holds,
+    Inventory,
+    Lost,
+    Need,
+    Prepared,
+    Ready,
+    Report,
+    Tune,
+)
 from cutset.cluster.model import Model
 from cutset.cluster.wire import ArrivedItem, piece_bytes
 from cutset.codec import Budget, KeyRequest
 from cutset.errors import ConfigError, CutsetError, FrameError, LinkError
+from cutset.link.peer import Handshake
+from cutset.link.rendezvous import Rendezvous
 from cutset.partition.hop import Hop
 from cutset.partition.plan import COORDINATOR, Plan
 
@@ -54,6 +67,8 @@ class Coordinator:
         *,
         inputs: Inputs | None = None,
         keys: Any = None,
+        rendezvous: Rendezvous | None = None,
+        handshake: Handshake = HANDSHAKE,
         paces: Mapping[tuple[str, str], Hop] | None = None,
         observe: Callable[[Report, Plan, float], None] | None = None,
         advisor: Advisor | None = None,
@@ -62,6 +77,7 @@ class Coordinator:
         """`workers`: name to address and public key; `inputs` says what sources give (arrays, without it); `log` is
         called with lines that say what happens.
 
+        `rendezvous` is where those dial in whose address is join://NAME. `handshake`: what each side must prove.
         `paces` are emulated connections, by sender and receiver: workers get theirs.
         `observe` gets every report, times on this side's clock, its plan, and the seconds of the report's hop.
         `advisor` gets the same of machines, links and values, and what workers report of their weights and memory.
@@ -74,7 +90,7 @@ class Coordinator:
         self._advisor = advisor
         self._inputs: Inputs = PlainInputs() if inputs is None else inputs
         self._paces = dict(paces or {})
-        self.links = Links(self._paces, self._ours)
+        self.links = Links(self._paces, self._ours, self._relays, lambda name: self.remotes[name].trips.seconds / 2)
         self._proposed: tuple[Plan, str] | None = None
         self._wanted = "the run begins"  # why a plan is wanted, or empty
         self._offered = ""  # why another plan is possible, once the one that gets ready is used
@@ -85,20 +101,10 @@ class Coordinator:
         self._late = 0  # how often items were late since the last result
         self._owed = 0  # reports of items whose results are there
         self._stopped = self._woken = False
-        session = secrets.token_bytes(16)
-        self.remotes: dict[str, Remote] = {}
-        for name, (address, key) in workers.items():
-            pace = self._paces.get((COORDINATOR, name))
-            self.remotes[name] = Remote(
-                name,
-                address,
-                session=session,
-                callback=self._events.put,
-                keys=keys,
-                key=key,
-                pace=pace,
-                back=self._paces.get((name, COORDINATOR)),
-            )
+        self._ticked = 0.0  # when it was last looked whether something is to be done
+        self.remotes = dial_all(
+            workers, self._events.put, paces=self._paces, keys=keys, rendezvous=rendezvous, handshake=handshake
+        )
         self._routes = Routes(model, self.remotes, self._paces, self.links, self._inputs, log)
         self._members = Membership(self.remotes, options, self._queued, log)
         self._dispatcher = Dispatcher(model, sources, self._inputs, options, self._wake)
@@ -177,9 +183,10 @@ class Coordinator:
         end: CutsetError | None = None
         try:
             while not self._stopped and not self._dispatcher.done:
-                self._take_events()
-                self._tick()
-                self._replan()
+                if self._take_events() or time.monotonic() - self._ticked >= TICK:
+                    self._ticked = time.monotonic()
+                    self._tick()
+                    self._replan()
                 route = self._routes.current
                 if route is not None and route.whole:
                     self._routes.retire(self._dispatcher.items.oldest_plan())
@@ -203,19 +210,23 @@ class Coordinator:
                 closer.join(3.0)
             self.results.put(end)
 
-    def _take_events(self) -> None:
-        """Waits for an event, and takes all that have come."""
+    def _take_events(self) -> bool:
+        """Waits for an event, and takes all that have come. Whether there was one by which the plan may change: items
+        and reports, of which there are many, and who wakes this thread for a new item, aren't such."""
+        decisive = False
         try:
             event = self._events.get(timeout=TICK)
             self._woken = False
             while True:
                 if isinstance(event, RemoteEvent):
+                    decisive = decisive or not isinstance(event.message, ArrivedItem | Report)
                     self._take(event)
                 elif event is not None:
+                    decisive = True
                     event()
                 event = self._events.get_nowait()
         except queue.Empty:
-            return
+            return decisive
 
     def _take(self, event: RemoteEvent) -> None:
         remote, message = event.remote, event.message
@@ -294,6 +305,8 @@ class Coordinator:
                 route.sender.bandwidth = bandwidth
             elif bandwidth is not None:
                 self.remotes[sender].say(Tune(report.plan, bandwidth))
+        if self._advisor is None and self._observe is None:
+            return
         report = aligned(report, sender, self._ours)
         if self._advisor is not None:
             self._advisor.observe(report, route.plan)
@@ -305,6 +318,10 @@ class Coordinator:
     def _ours(self, party: str, time: float) -> float:
         """A time of a party's clock on this one's."""
         return time if party == COORDINATOR else self.remotes[party].clock.ours(time)
+
+    def _relays(self, sender: str, receiver: str) -> bool:
+        """Whether what one worker sends to another goes through here: the other one can't be dialled."""
+        return self.remotes[receiver].joins
 
     def _down(self, remote: Remote, why: str) -> None:
         self._log(f"{remote.name} is gone: {why}")

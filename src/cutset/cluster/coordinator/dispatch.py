@@ -115,7 +115,7 @@ class Dispatcher:
             report.note("send", begin, end, sum(work.lengths))
 
         frames = pieces(work, arrays, piece_bytes(route.sender.bandwidth))
-        route.first.outbox.data(frames, wait=False, done=left)
+        route.first.outbox.data(frames, wait=False, done=left, direct=self.options.stateful)
 
     def came(self, route: Route, arrival: ArrivedItem) -> None:
         """Takes a result. Raises Gap where a payload before it is missing, FrameError for what isn't right."""

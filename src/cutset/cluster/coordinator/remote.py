@@ -2,38 +2,47 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from cutset.cluster.heartbeat import RoundTrips
 from cutset.cluster.messages import (
     HANDSHAKE,
+    MINOR,
     Bye,
     Card,
     Introduction,
     Message,
     More,
+    Peer,
     Ping,
     Pong,
     Refused,
     Work,
+    check_minor,
     encode,
 )
 from cutset.cluster.model import Model
 from cutset.cluster.trace.align import Clock
 from cutset.cluster.wire import LIMITS, ArrivedItem, Assembler, Outbox, paced, pack, unpack
-from cutset.errors import CutsetError, HandshakeError, LinkClosed, LinkError, LinkTimeout
+from cutset.errors import ConfigError, CutsetError, HandshakeError, LinkClosed, LinkError, LinkTimeout
 from cutset.link import Link, Timeouts, connect
 from cutset.link.keys import Keys, dialling_keys
 from cutset.link.peer import Handshake, read_about
+from cutset.link.relay import connect_through
+from cutset.link.rendezvous import Rendezvous, dials_in
 from cutset.partition.hop import Hop
+from cutset.partition.plan import COORDINATOR
 
-__all__ = ["Remote", "RemoteEvent"]
+__all__ = ["Remote", "RemoteEvent", "dial_all"]
 
 SLICE = 0.25  # seconds
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 3.0  # seconds between two tries to reach a worker
+LONGEST_LOOK = 0.4  # between two looks whether one has dialled in
 LARGEST_RESULT = 1 << 30
 
 
@@ -49,7 +58,7 @@ class RemoteEvent:
 class Remote:
     """`callback` gets every event, from this remote's thread. `pace` is emulated in the direction to the worker, from
     the handshake on; `back`, in the other one, by the worker from its first plan on. `handshake`: what each side must
-    prove.
+    prove. A worker whose address is join://NAME dials in at the rendezvous, and is reached through it.
     """
 
     def __init__(
@@ -60,6 +69,7 @@ class Remote:
         session: bytes,
         callback: Callable[[RemoteEvent], None],
         keys: Keys | None = None,
+        rendezvous: Rendezvous | None = None,
         handshake: Handshake = HANDSHAKE,
         key: bytes | None = None,
         pace: Hop | None = None,
@@ -78,7 +88,11 @@ class Remote:
         self.trips = RoundTrips(self.emulated)
         self.graphs: set[str] = set()  # that were described on this link
         self._session, self._callback, self._pace = session, callback, pace
-        self._keys = dialling_keys(address, keys, key)
+        self.joins = dials_in(address)
+        self._rendezvous = rendezvous if self.joins else None
+        if self.joins and (rendezvous is None or key is None):
+            raise ConfigError(f"{address}: nobody listens for those who dial in")
+        self._keys = dialling_keys(address if rendezvous is None or not self.joins else rendezvous.own, keys, key)
         self._handshake = handshake.with_keys(self._keys)
         self._timeouts = Timeouts(connect=connect_timeout, recv=connect_timeout)
         self._outbox: Outbox | None = None
@@ -110,6 +124,13 @@ class Remote:
         new = model.digest not in self.graphs
         self.graphs.add(model.digest)
         return model.description if new else b""
+
+    def seen_by(self, other: Remote) -> Peer:
+        """This worker as another one dials it."""
+        if self._rendezvous is None or self.key is None:
+            return Peer(self.name, self.address, self.key)
+        relay = self._rendezvous.seen_from(other.address)
+        return Peer(self.name, relay, self.key, self._rendezvous.ticket(self.key))
 
     @property
     def quiet(self) -> float:
@@ -145,7 +166,7 @@ class Remote:
             except CutsetError as error:
                 self.why, self.refused = str(error), isinstance(error, HandshakeError)
                 self._rest(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
+                pause = min(2 * pause, LONGEST_LOOK if self.joins else LONGEST_PAUSE)
                 continue
             pause = FIRST_PAUSE
             self.links += 1
@@ -167,19 +188,26 @@ class Remote:
             time.sleep(0.05)
 
     def _dial(self) -> Link:
-        about = encode(Introduction("coordinator", self._session, self.name))
+        about = encode(Introduction("coordinator", self._session, self.name, MINOR))
         timeout = self._timeouts.connect + self.emulated
         link, welcome, seconds = self._handshake.dial(self._connect, about, timeout=timeout, waiting=self._waiting)
         self.trips.observe(seconds)
         try:
             self.card = read_about(welcome, Card)
+            check_minor(self.card.minor, f"the worker {self.name}")
         except CutsetError:
             link.close()
             raise
         return link
 
     def _connect(self) -> Link:
-        link: Link = connect(self.address, keys=self._keys, timeouts=self._timeouts, limits=LIMITS)
+        link: Link
+        if self._rendezvous is None or self.key is None:
+            link = connect(self.address, keys=self._keys, timeouts=self._timeouts, limits=LIMITS)
+        else:
+            self._rendezvous.check(self.key)
+            where, ticket = self._rendezvous.own, self._rendezvous.ticket(self.key)
+            link = connect_through(where, ticket, keys=self._keys, timeouts=self._timeouts, limits=LIMITS)
         return link if self._pace is None else paced(link, self._pace)
 
     def _waiting(self, link: Link) -> None:
@@ -233,3 +261,21 @@ class Remote:
                 return
             finally:
                 frame.release()
+
+
+def dial_all(
+    workers: Mapping[str, tuple[str, bytes | None]],
+    callback: Callable[[RemoteEvent], None],
+    *,
+    paces: Mapping[tuple[str, str], Hop] | None = None,
+    **how: Any,
+) -> dict[str, Remote]:
+    """A remote for each worker, in one session. `workers`: name to address and public key; `paces`: what is emulated,
+    by sender and receiver; the rest is for each of them."""
+    session, found = secrets.token_bytes(16), dict[str, Remote]()
+    for name, (address, key) in workers.items():
+        ways = [(paces or {}).get(pair) for pair in ((COORDINATOR, name), (name, COORDINATOR))]
+        found[name] = Remote(
+            name, address, session=session, callback=callback, key=key, pace=ways[0], back=ways[1], **how
+        )
+    return found

@@ -11,7 +11,7 @@ from cutset.cluster.codecs import Receiver, Sender
 from cutset.cluster.coordinator.links import Links
 from cutset.cluster.coordinator.remote import Remote
 from cutset.cluster.inputs import InputEncoder, Inputs, SourceItem
-from cutset.cluster.messages import Connect, EdgeReport, Peer, Prepare, Work
+from cutset.cluster.messages import Connect, EdgeReport, Prepare, Work
 from cutset.cluster.model import Model
 from cutset.cluster.values import Bytes
 from cutset.codec import Budget
@@ -183,7 +183,7 @@ class Switch:
                     description=remote.description(model),
                     stages=text,
                     weights={name: model.weight_digest(name) for name in model.graph.weights_of(stage.nodes)},
-                    next=None if after is None else Peer(after.name, after.address, after.key),
+                    next=None if after is None else after.seen_by(remote),
                     previous=before,
                     in_flight=options.in_flight,
                     deltas=options.deltas,

@@ -11,7 +11,7 @@ __all__ = ["Kind", "Span"]
 Kind = Literal["capture", "encode", "send", "wait", "receive", "decode", "compute", "deliver"]
 
 
-class Span(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Span(msgspec.Struct, frozen=True, array_like=True):
     """One piece of work on one item. Times are seconds of the party's `time.monotonic()`, until they are aligned."""
 
     kind: Kind

@@ -134,6 +134,15 @@ class CoordinatorSession:
             return
         self._pipeline.put(planned.run, arrival, self._outboxes[link].say, to)
 
+    def claim(self) -> Callable[[], None] | None:
+        """See Pipeline.claim."""
+        return self._pipeline.claim()
+
+    @property
+    def alive(self) -> bool:
+        """Whether a thread of this session may still hold weights or caches."""
+        return any(thread.is_alive() for thread in (*self._pipeline.threads, *self._preparation.threads))
+
     @property
     def dead(self) -> str:
         """The name of a thread of this session that ended by itself; empty as long as all of them run."""

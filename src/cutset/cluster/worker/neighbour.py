@@ -9,13 +9,26 @@ import traceback
 from collections.abc import Callable
 
 from cutset.cluster.heartbeat import RoundTrips
-from cutset.cluster.messages import Introduction, Message, Peer, Ping, Pong, Refused, encode
+from cutset.cluster.messages import (
+    MINOR,
+    Card,
+    Introduction,
+    Message,
+    Peer,
+    Ping,
+    Pong,
+    Refused,
+    check_minor,
+    encode,
+)
 from cutset.cluster.wire import LIMITS, Outbox, paced, piece_bytes, unpack
 from cutset.cluster.worker.worker_settings import WorkerSettings
 from cutset.codec import KeyRequest
 from cutset.errors import CutsetError, LinkError, LinkTimeout
 from cutset.link import Link, Timeouts, connect
 from cutset.link.keys import dialling_keys
+from cutset.link.peer import read_about
+from cutset.link.relay import connect_through
 from cutset.partition.hop import Hop
 
 __all__ = ["Neighbour", "dial"]
@@ -104,12 +117,22 @@ def dial(
     dialling = dialling_keys(peer.address, settings.keys, peer.key)
 
     def open_link() -> Link:
-        link: Link = connect(peer.address, keys=dialling, timeouts=TIMEOUTS, limits=LIMITS)
+        link: Link
+        if peer.ticket:
+            relay = settings.joined or peer.address
+            link = connect_through(relay, peer.ticket, keys=dialling, timeouts=TIMEOUTS, limits=LIMITS)
+        else:
+            link = connect(peer.address, keys=dialling, timeouts=TIMEOUTS, limits=LIMITS)
         return link if pace is None else paced(link, pace)
 
     handshake = settings.handshake.with_keys(dialling)
-    about = encode(Introduction("worker", secret, name))
-    link, _, seconds = handshake.dial(open_link, about, timeout=TIMEOUTS.recv + latency)
+    about = encode(Introduction("worker", secret, name, MINOR))
+    link, welcome, seconds = handshake.dial(open_link, about, timeout=TIMEOUTS.recv + latency)
+    try:
+        check_minor(read_about(welcome, Card).minor, f"the worker {peer.name}")
+    except CutsetError:
+        link.close()
+        raise
     trips.observe(seconds)
     made: list[Neighbour] = []
     outbox = Outbox(link, f"{name}-next", lambda error: made[0].broke(error))

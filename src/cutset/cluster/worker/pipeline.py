@@ -1,4 +1,8 @@
-"""A worker's threads: decode, compute, encode. Each item passes them in order, beside its neighbours."""
+"""A worker's threads: decode, compute, encode. Each item passes them in order, beside its neighbours.
+
+Items with nothing to decode or encode need no threads: whoever receives them runs them (`claim`), while another thread
+receives.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import queue
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -45,6 +50,9 @@ class Pipeline:
         self._come: queue.SimpleQueue[PipelineItem | None] = queue.SimpleQueue()
         self._decoded: queue.Queue[PipelineItem | None] = queue.Queue(WAITING)
         self._computed: queue.Queue[PipelineItem | None] = queue.Queue(WAITING)
+        self._plain: deque[PipelineItem] = deque()  # those that `claim` runs
+        self._claimed = False
+        self._plain_speed = Speed(speed)
         self.waiting = 0  # items that came and haven't left; counted for the session, which bounds it
         self._lock = threading.Lock()
         self.open = True
@@ -59,9 +67,30 @@ class Pipeline:
         """Queues an item. Never waits."""
         work = arrival.work
         report = Report(run.number, run.order.epoch, work.source, work.number, self._name, hop=arrival.hop)
+        item = PipelineItem(run, arrival, report, ask, to)
         with self._lock:
             self.waiting += 1
-        self._come.put(PipelineItem(run, arrival, report, ask, to))
+            if run.plain:
+                self._plain.append(item)
+        if not run.plain:
+            self._come.put(item)
+
+    def claim(self) -> Callable[[], None] | None:
+        """What runs the items without codecs that wait, one after another; None where there are none, or it runs."""
+        with self._lock:
+            if self._claimed or not self._plain:
+                return None
+            self._claimed = True
+        return self._run_plain
+
+    def _run_plain(self) -> None:
+        while True:
+            with self._lock:
+                if not self._plain or not self.open:
+                    self._claimed = False
+                    return
+                item = self._plain.popleft()
+            self._guarded(item, self._whole, None, self._plain_speed)
 
     def close(self) -> None:
         """Ends the threads as soon as each is done with what it does; items that wait are dropped."""
@@ -72,10 +101,7 @@ class Pipeline:
         self._runtime.begin_thread()
         speed = Speed(self._speed)
         while (item := self._come.get()) is not None and self.open:
-            if item.run.plain:  # nothing to decode or encode: handing it on would cost more than it could save
-                self._guarded(item, self._whole, None, speed)
-            else:
-                self._guarded(item, self._decode_one, self._decoded, speed)
+            self._guarded(item, self._decode_one, self._decoded, speed)
         self._pass(self._decoded, None)
 
     def _compute(self) -> None:
@@ -164,4 +190,4 @@ class Pipeline:
             report.note("send", begin, end, sum(made.lengths))
             self._say(report)
 
-        return item.to.data(pieces(made, parts, piece_bytes(run.sender.bandwidth)), done=left)
+        return item.to.data(pieces(made, parts, piece_bytes(run.sender.bandwidth)), done=left, direct=run.plain)

@@ -27,6 +27,7 @@ from cutset.cluster.messages import (
 from cutset.cluster.values import Bytes
 from cutset.cluster.weight_store import WeightStore
 from cutset.cluster.wire import Outbox
+from cutset.cluster.worker.freed import give_back
 from cutset.cluster.worker.neighbour import Neighbour, dial
 from cutset.cluster.worker.plan_run import PlanRun, memory_of
 from cutset.cluster.worker.worker_settings import WorkerSettings
@@ -270,7 +271,8 @@ class Preparation:
 
     def _retire(self, before: int) -> None:
         self.retired = max(self.retired, before)
-        for number in [number for number in self.plans if number < before]:
+        over = [number for number in self.plans if number < before]
+        for number in over:
             del self.plans[number]
         self._store.keep({digest for planned in self.plans.values() for digest in planned.order.weights.values()})
         used = {planned.next for planned in self.plans.values()}
@@ -278,6 +280,8 @@ class Preparation:
             if neighbour not in used and len(used):
                 neighbour.close()
                 del self._nexts[key]
+        if over:
+            give_back()
 
 
 class _Unreachable(LinkClosed):

@@ -1,4 +1,7 @@
-"""The worker's receiving thread: admits one coordinator and the workers that it announces, and hands on what they say.
+"""A worker's receiving side: admits one coordinator and the workers that it announces, and hands on what they say.
+
+Two threads take turns. One listens; when it gets an item that needs no codecs, it runs it, since to wake a thread would
+take longer than what else a hop costs, and the other one listens meanwhile.
 
 Nothing that a peer sends ends a worker. What isn't right gets one line, and that link is closed.
 """
@@ -6,30 +9,36 @@ Nothing that a peer sends ends a worker. What isn't right gets one line, and tha
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from cutset.cluster import messages
 from cutset.cluster.emulation import Speed
-from cutset.cluster.messages import Beat, Bye, Card, Introduction, Ping
-from cutset.cluster.stage import Runtime
+from cutset.cluster.messages import HANDSHAKE, MINOR, Beat, Bye, Card, Introduction, Ping, check_minor
+from cutset.cluster.stage import Abilities, Runtime
 from cutset.cluster.wire import LIMITS, unpack
 from cutset.cluster.worker.coordinator_session import CoordinatorSession
+from cutset.cluster.worker.freed import give_back
 from cutset.cluster.worker.worker_settings import WorkerSettings
 from cutset.config import usable_cores
-from cutset.errors import CutsetError, FrameError, HandshakeError
+from cutset.errors import ConfigError, CutsetError, FrameError, HandshakeError
 from cutset.link import Frame, Link, Listener, Timeouts, listen
+from cutset.link.joiner import Joiner
 from cutset.link.keys import key_allowed, listening_keys
 from cutset.link.peer import Hello, is_hello, peer_key, read_about, refusal
 
 __all__ = ["BEAT", "SILENCE", "Worker", "open_worker"]
 
 BEAT = 0.2  # seconds between two heartbeats
+LOOK = 0.05  # seconds between two looks at what is due
 # Seconds without a word of the coordinator, after which it counts as dead. A graph is one message, which takes long on
 # a slow link; a link that breaks is noticed at once, and the same coordinator may come back at any time.
 SILENCE = 60.0
+NO_ABILITIES = Abilities()
 GREETING = 60.0  # seconds until whoever connects must have said hello; on a slow link that takes a while
 
 
@@ -41,13 +50,19 @@ class Worker:
         listener: Listener,
         settings: WorkerSettings,
         *,
+        joiner: Joiner | None = None,
         log: Callable[[str], None] = lambda line: None,
         silence: float = SILENCE,
     ) -> None:
+        """`joiner` brings callers to a listener that they can't dial themselves, and is closed with it."""
         self.listener, self.settings, self._log = listener, settings, log
+        self._joiner = joiner
         self._silence = silence
         self._session: CoordinatorSession | None = None
-        self._beat = 0.0
+        self._ending: CoordinatorSession | None = None  # whose threads haven't all ended yet
+        self._beat = self._looked = 0.0
+        self._listening = threading.Lock()  # whoever has it listens
+        self._partner: threading.Thread | None = None
         self.handshake = settings.handshake.with_keys(settings.keys)
         self.card = Card(
             _cpu(),
@@ -56,15 +71,45 @@ class Worker:
             settings.memory,
             settings.runtime.software[:60],
             settings.runtime.device,
+            MINOR,
+            settings.abilities.build,
+            list(settings.abilities.isas),
+            list(settings.abilities.speeds),
+            list(settings.abilities.dtypes),
+            list(settings.abilities.kv_dtypes),
         )
 
     def serve(self, stopped: Callable[[], bool]) -> None:
         """Until `stopped()`, which is asked at least every 100 ms."""
-        while not stopped():
-            self.turn(0.1)
+        over = threading.Event()
 
-    def turn(self, timeout: float) -> None:
-        """Takes one frame, if one comes, and does what is due."""
+        def ended() -> bool:
+            return over.is_set() or stopped()
+
+        partner = threading.Thread(target=self._alternate, args=(ended,), name="cutset-partner", daemon=True)
+        self._partner = partner
+        partner.start()
+        try:
+            self._alternate(ended)
+        finally:
+            over.set()
+            partner.join()
+
+    def _alternate(self, stopped: Callable[[], bool]) -> None:
+        self.settings.runtime.begin_thread()
+        while True:
+            with self._listening:
+                work = None
+                while work is None:
+                    if stopped():
+                        return
+                    work = self.turn(0.1)
+            work()
+
+    def turn(self, timeout: float) -> Callable[[], None] | None:
+        """Does what is due, and takes one frame, if one comes. What it gives is to be called by whoever no longer
+        listens: it computes."""
+        self._due()
         got = self.listener.recv(timeout)
         if got is not None:
             link, frame = got
@@ -77,14 +122,23 @@ class Worker:
                 self._refuse(link, frame, f"{type(error).__name__} in this worker")
             finally:
                 frame.release()
-        session = self._session
+        return None if self._session is None else self._session.claim()
+
+    def _due(self) -> None:
+        session, now = self._session, time.monotonic()
+        if now - self._looked < LOOK and not (session is not None and session.over):
+            return
+        self._looked = now
+        if self._ending is not None and not self._ending.alive:
+            self._ending = None
+            give_back()
         for link in self.listener.gone():
             if session is not None:
                 session.left(link)
         if session is None:
             return
-        now = time.monotonic()
-        if dead := session.dead:  # a worker that does nothing any more mustn't look alive
+        dead = session.dead or ("cutset-partner" if self._partner and not self._partner.is_alive() else "")
+        if dead:  # a worker that does nothing any more mustn't look alive
             session.end(f"the thread {dead} ended")
         elif now - self._beat >= BEAT:
             self._beat = now
@@ -96,6 +150,8 @@ class Worker:
 
     def close(self) -> None:
         """Ends the session and stops listening."""
+        if self._joiner is not None:
+            self._joiner.close()
         if self._session is not None:
             self._end()
         self.listener.close()
@@ -104,6 +160,7 @@ class Worker:
         session, self._session = self._session, None
         if session is not None:
             session.close()
+            self._ending = session
             self._log(f"session over: {session.over or 'this worker stops'}")
 
     def _take(self, link: Link, frame: Frame) -> None:
@@ -123,6 +180,7 @@ class Worker:
 
     def _greet(self, link: Link, hello: Hello) -> None:
         who, session = read_about(hello, Introduction), self._session
+        check_minor(who.minor, f"the {who.role}")
         if who.role == "worker":
             if session is None or session.secret != who.session:
                 raise HandshakeError("this worker isn't part of that session")
@@ -176,21 +234,30 @@ def _cpu() -> str:
 
 
 def open_worker(
-    address: str,
+    address: str | None,
     runtime: Runtime,
     *,
     threads: int,
+    join: str | None = None,
     key: str | None = None,
     allow: str | None = None,
     cache: Path | None = None,
     weights: Path | None = None,
     memory: int = 0,
+    model: str = "",
+    abilities: Abilities = NO_ABILITIES,
     speed: float = 1.0,
     log: Callable[[str], None] = lambda line: None,
 ) -> Worker:
-    """A worker from addresses and files; it listens. Raises ConfigError or LinkError."""
-    keys, allowed = listening_keys(address, key, allow, "coordinators")
-    listener = listen(address, keys=keys, allow=allowed, timeouts=Timeouts(first=GREETING), limits=LIMITS)
+    """A worker from addresses and files. It listens, or dials in at `join` until it is closed. `model`: the digest of
+    the one whose weights are here, if only that is served. Raises ConfigError or LinkError."""
+    if (address is None) == (join is None):
+        raise ConfigError("a worker either listens or joins: name one address")
+    keys, allowed = listening_keys(join or address or "", key, allow, "coordinators")
+    if join is not None and (keys is None or allowed is None or not join.startswith("tcp://")):
+        raise ConfigError(f"{join}: a coordinator that is joined listens at tcp://HOST:PORT")
+    here = address or "tcp://127.0.0.1:0"
+    listener = listen(here, keys=keys, allow=allowed, timeouts=Timeouts(first=GREETING), limits=LIMITS)
     settings = WorkerSettings(
         runtime,
         threads=threads,
@@ -199,6 +266,16 @@ def open_worker(
         weights=weights,
         keys=keys,
         coordinators=allowed,
+        handshake=replace(HANDSHAKE, model=model),
+        abilities=abilities,
+        joined=join or "",
         speed=Speed(speed).factor,
     )
-    return Worker(listener, settings, log=log)
+    if join is None or keys is None or allowed is None:
+        return Worker(listener, settings, log=log)
+    try:
+        joiner = Joiner(join, keys, allowed, listener.address, log)
+    except BaseException:
+        listener.close()
+        raise
+    return Worker(listener, settings, joiner=joiner, log=log)

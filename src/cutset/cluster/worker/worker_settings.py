@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cutset.cluster.messages import HANDSHAKE
-from cutset.cluster.stage import Runtime
+from cutset.cluster.stage import Abilities, Runtime
 from cutset.link.keys import Keys
 from cutset.link.peer import Handshake
 
@@ -25,4 +25,6 @@ class WorkerSettings:
     keys: Keys | None = None  # with tcp
     coordinators: frozenset[bytes] | None = None  # with tcp: the public keys of those who may give orders
     handshake: Handshake = HANDSHAKE  # what it proves to others, and what they must prove
+    abilities: Abilities = Abilities()  # noqa: RUF009 (it is frozen)
+    joined: str = ""  # where it dials in instead of being dialled, which is where it finds others that do
     speed: float = 1.0  # emulated, as a share of this machine's

@@ -145,6 +145,10 @@ class GroupedTensor(Tensor):
         return self._read()
 
     @property
+    def sources(self) -> tuple[Tensor, ...]:
+        return self._sources
+
+    @property
     def raw(self) -> Floats:  # type: ignore[override]
         """The values in float32, computed anew each time."""
         values = self.grouped().float32()

@@ -49,6 +49,11 @@ class Tensor:
         self.name, self.file, self.dtype, self.raw = name, file, dtype, raw
         self.shape: tuple[int, ...] = raw.shape
 
+    @property
+    def sources(self) -> tuple[Tensor, ...]:
+        """What it is read from, where that isn't itself."""
+        return ()
+
     def float32(self) -> NDArray[np.float32]:
         """The values in float32: the mapped file itself where it holds float32, a converted copy otherwise."""
         if self.dtype not in FLOATS:
@@ -102,6 +107,10 @@ class ComputedTensor(Tensor):
     ) -> None:
         self.name, self.file, self.dtype, self.shape = name, sources[0].file, dtype, shape
         self._sources, self._compute = sources, compute
+
+    @property
+    def sources(self) -> tuple[Tensor, ...]:
+        return self._sources
 
     @property
     def raw(self) -> NDArray[Any]:  # type: ignore[override]

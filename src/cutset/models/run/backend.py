@@ -23,6 +23,8 @@ from cutset.models.run.grouped_linears import GROUPED, GroupedLinears, runs_grou
 from cutset.models.spec import DecoderSpec
 
 __all__ = [
+    "HALF",
+    "LOCAL",
     "ROUNDED",
     "BackendChoice",
     "block_bytes",
@@ -30,6 +32,7 @@ __all__ = [
     "cache_blocks",
     "choose",
     "draft_states",
+    "free_bytes",
     "kept_states",
     "stored_dtype",
 ]
@@ -184,10 +187,10 @@ def draft_states(spec: DecoderSpec, choice: BackendChoice, settings: Settings) -
 def _cache_bytes(choice: BackendChoice, settings: Settings) -> int:
     if settings.cache_mib:
         return settings.cache_mib << 20
-    return int(CACHE_SHARE[choice.device.partition(":")[0]] * _free_bytes(choice.device))
+    return int(CACHE_SHARE[choice.device.partition(":")[0]] * free_bytes(choice.device))
 
 
-def _free_bytes(device: str) -> int:
+def free_bytes(device: str) -> int:
     """Memory that can still be had on a device; on the CPU also within the control group's limit."""
     if device != "cpu":
         import torch

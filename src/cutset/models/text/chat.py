@@ -26,8 +26,9 @@ _CONTINUES = "CUTSET_THE_ANSWER_GOES_ON_HERE "  # ends in a space so that a temp
 class ChatTemplate:
     """A compiled chat template. Safe to use from several threads.
 
-    The text it renders has its special tokens written out: encode it with `add_special_tokens=False`. What users
-    write goes in as it is, so a message that spells out `<|im_end|>` ends its turn, as in transformers.
+    `source` is all of its text, by which a family's formats are known. What it renders has its special tokens written
+    out: encode it with `add_special_tokens=False`. What users write goes in as it is, so a message that spells out
+    `<|im_end|>` ends its turn, as in transformers.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class ChatTemplate:
         for text in (source, tool_source):
             if text is not None and (not isinstance(text, str) or len(text) > MAX_TEMPLATE_BYTES):
                 raise TokenizerError(f"a chat template must be a text of at most {MAX_TEMPLATE_BYTES >> 20} MiB")
+        self.source = source if tool_source is None else f"{source}\n{tool_source}"
         self._templates = TemplateProcesses(source, tool_source)
 
     @property

@@ -193,18 +193,18 @@ class _Replace(_Step):
     start = ""  # the end of the text, which may be the beginning of the string
 
     def __init__(self, old: str, new: str) -> None:
-        self._old, self._new = old, new
+        self.old, self.new = old, new
 
     def run(self, state: str, tokens: list[str], until: Until) -> tuple[str, list[str]]:
-        parts = (state + "".join(tokens)).split(self._old)
+        parts = (state + "".join(tokens)).split(self.old)
         last = parts[-1]
         held = 0 if until != "more" else self._begun(last)
         parts[-1] = last[: len(last) - held]
-        return last[len(last) - held :], [self._new.join(parts)]
+        return last[len(last) - held :], [self.new.join(parts)]
 
     def _begun(self, text: str) -> int:
-        for length in range(min(len(text), len(self._old) - 1), 0, -1):
-            if self._old.startswith(text[-length:]):
+        for length in range(min(len(text), len(self.old) - 1), 0, -1):
+            if self.old.startswith(text[-length:]):
                 return length
         return 0
 
@@ -213,7 +213,7 @@ class _Strip(_Step):
     """Takes a character away at both ends of what is one text by now, a limited number of times."""
 
     def __init__(self, content: str, left: int, right: int) -> None:
-        self._content, self._right = content, right
+        self._content, self.right = content, right
         self.start = (left, 0)  # how often it may still be taken away, how often the text ends in it
 
     def run(self, state: tuple[int, int], tokens: list[str], until: Until) -> tuple[tuple[int, int], list[str]]:
@@ -222,7 +222,7 @@ class _Strip(_Step):
         while left and text:
             left, text = (left - 1, text[1:]) if text.startswith(self._content) else (0, text)
         bare = text.rstrip(self._content)
-        held = min(len(text) - len(bare), self._right)
+        held = min(len(text) - len(bare), self.right)
         return (left, held), [text[: len(text) - held]]
 
 
@@ -272,6 +272,34 @@ class DecodingSteps:
                 return None
             token = step.later[token]
         return None
+
+    @property
+    def additive(self) -> bool:
+        """A text is what its tokens add to it, each by itself, whatever is beside them."""
+        bytes_there = False
+        for step in self.steps:
+            if isinstance(step, _Strip) and not step.right:  # takes away no more than a text's beginning
+                continue
+            each = isinstance(step, _Each | _Spaces) or (isinstance(step, _Replace) and len(step.old) == 1)
+            if bytes_there or not (each or isinstance(step, _Bytes | _ByteTokens)):
+                return False
+            bytes_there = not each
+        return True
+
+    def written(self, token: str) -> bytes:
+        """What a token adds to a text behind another one, where that is `additive`."""
+        for step in self.steps:
+            if isinstance(step, _Bytes):
+                return step.bytes_of(token)
+            if isinstance(step, _ByteTokens) and (byte := byte_of(token)) is not None:
+                return bytes([byte])
+            if isinstance(step, _Each):
+                token = step.later[token]
+            elif isinstance(step, _Spaces):
+                token = f" {token}"
+            elif isinstance(step, _Replace):
+                token = token.replace(step.old, step.new)
+        return token.encode()
 
 
 def _steps_of(decoder: Decoder) -> list[_Step]:

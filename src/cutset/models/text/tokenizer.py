@@ -51,8 +51,9 @@ class Tokenizer:
 
     `vocab_size` counts the vocabulary and the added tokens (`len(tokenizer)` in transformers). It bounds no id: the ids
     may have gaps (`ids_without_token`), and then the largest lies beyond it. `special_ids` are those that `decode`
-    leaves out. `special_tokens` maps `"bos_token"`, `"eos_token"` and whatever else the model names to their text, as
-    chat templates want it. `chat_templates` maps names to sources, `chat_template` is the one called `"default"`.
+    leaves out, `special_texts` what they say. `special_tokens` maps `"bos_token"`, `"eos_token"` and whatever else the
+    model names to their text, as chat templates want it. `chat_templates` maps names to sources, `chat_template` is the
+    one called `"default"`.
     """
 
     def __init__(
@@ -79,7 +80,8 @@ class Tokenizer:
                     raise TokenizerError(f"the tokenizer's post-processor adds token {token_id}, which doesn't exist")
         self._added = {token_id: token.content for token_id, token in added.items()}
         self.special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
-        self._special_texts = frozenset(self._added[token_id] for token_id in self.special_ids)
+        self.special_texts = {token_id: self._added[token_id] for token_id in self.special_ids}
+        self._special_texts = frozenset(self.special_texts.values())
         self._written: dict[int, str] = {}
         self.bos_token_id = self._id_of("bos_token")
         self.eos_token_id = self._id_of("eos_token")
@@ -219,6 +221,19 @@ class Tokenizer:
     def token_bytes(self, token_id: int) -> bytes | None:
         """The bytes that a token stands for; None where it stands for a text. They may be part of a character."""
         return self._steps.bytes_of(self._read(token_id))
+
+    def written(self, count: int) -> list[bytes] | None:
+        """What each of the first `count` ids adds to a text behind another token, b"" for ids that no token has; None
+        where that depends on its neighbours. Special tokens are what they look like."""
+        if not self._steps.additive:
+            return None
+        named, write = self._backend.id_to_token, self._steps.written
+        texts = (named(token_id) for token_id in range(count))
+        found = [b"" if text is None else write(text) for text in texts]
+        for token_id in self.special_ids:
+            if token_id < count:
+                found[token_id] = self._added[token_id].encode()
+        return found
 
     def ids_without_token(self, count: int) -> NDArray[np.int32]:
         """The ids (ids,) below `count` that no token has, ascending: the gaps of a vocabulary, and what pads it."""

@@ -7,11 +7,11 @@ window; nobody is overtaken for longer than PATIENCE.
 
 All of that is among clients that used this machine for about as long as each other: whoever used it for SLICE longer
 than the one with least gets no more for now. A client that was just answered counts among them for HOLD in which it
-could have been heard, and while nothing is multiplied for its sake that time is charged to it: so a client that
-decodes, a row at a time with pauses, gets its share beside one that has hundreds of rows waiting. For the same reason
-calls of many rows are multiplied in pieces. Who doesn't take its answers is *held*: it gets nothing, and nobody waits
-for it. Dialling again forgives nothing: what a client had used beyond its share when it left is owed by the next
-newcomer.
+could have been heard, and while nothing is multiplied for its sake that time is charged to it, until it is level with
+those who wait: so a client that decodes, a row at a time with pauses, gets its share beside one that has hundreds of
+rows waiting. For the same reason calls of many rows are multiplied in pieces. Who doesn't take its answers is *held*:
+it gets nothing, and nobody waits for it. Dialling again forgives nothing: what a client had used beyond its share
+when it left is owed by the next newcomer.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-__all__ = ["LEAST_ROWS", "PATIENCE", "SLICE", "Batcher", "Call"]
+__all__ = ["HOLD", "LEAST_ROWS", "PATIENCE", "SLICE", "Batcher", "Call"]
 
 PATIENCE = 0.2  # seconds that a call may be overtaken by others: enough to catch up, once
 SLICE = 0.005  # seconds that one product takes, about, while several clients want some
 HOLD = 0.01  # seconds for which a client that is owed work is waited for
 ALONE_SLICES = 32  # at once, while nobody else wants anything
 LEAST_ROWS = 16  # that are never split
+LEAST_WAIT = 1e-6  # seconds
 MOST_OWED = 0.1  # seconds with which a newcomer may begin: what one link can cost in work that nobody else wanted
 MOST_OWING = 64  # clients that left, of which that is kept
 SPEED = 2.0**34  # rows times their cost a second, until that was measured
@@ -196,17 +197,19 @@ class Batcher:
     def wait(self, now: float) -> float | None:
         """Seconds for which another call is worth waiting for: 0 to multiply now, None if nothing waits."""
         self._now = now
+        self._settle(now)
         most = self._limit(now)
         free = [client for client in self._clients.values() if not client.held]
         heads = [client.calls[0] for client in free if client.calls and self._eligible(client, most)]
         if not heads:
             if not any(client.calls for client in free):
                 return None
-            if self._idle is None:
-                self._idle = now
+            self._idle = now
             away = [c for c in free if not c.calls and not c.busy and self._contends(c, now)]
-            owed = [c.answered + self._spent - c.spent + self._hold for c in away]
-            return max(1e-6, min([now + self._hold, *owed]) - now)
+            ends = [c.answered + self._spent - c.spent + self._hold for c in away]
+            owed = self._waited_for(now)  # until the first of them has had so much that somebody else may go on
+            ends += [now + (left - SLICE) * len(owed) for _, left in owed if left > SLICE]
+            return max(LEAST_WAIT, min([now + self._hold, *ends]) - now)
         last = [client.answered for client in free if not client.calls]
         if not last or len(heads) >= self.max_rows:
             return 0.0
@@ -215,6 +218,8 @@ class Batcher:
             return 0.0  # somebody has to catch up
         # Not beyond the window of the call that waits longest, however many come and go.
         end = min(max(last), min(call.arrived for call in heads)) + self.window
+        if end > now:
+            self._idle = now
         return max(0.0, end - now)
 
     def take(self, now: float) -> list[Call]:
@@ -275,18 +280,23 @@ class Batcher:
         return not client.held and (most is None or client.used <= most)
 
     def _settle(self, now: float) -> None:
-        """Charges the time in which nothing was multiplied to those for whom that was."""
+        """Charges the time in which nothing was multiplied to those for whom that was, until they are level: beyond
+        that they would be ahead of whoever waited for them, and the two would wait for each other in turns."""
         since, self._idle = self._idle, None
         if since is None or now <= since:
             return
+        owed = self._waited_for(since)
+        for client, left in owed:
+            client.used += min((now - since) / len(owed), left)
+
+    def _waited_for(self, since: float) -> list[tuple[_Client, float]]:
+        """Those for whose sake calls of others wait, and seconds that each has used less than any of these."""
         ahead = min((c.used for c in self._clients.values() if c.calls and not c.held), default=float("inf"))
-        owed = [
-            client
+        return [
+            (client, ahead - client.used)
             for client in self._clients.values()
-            if not client.calls and not client.busy and self._contends(client, since) and client.used + SLICE < ahead
+            if not client.calls and not client.busy and self._contends(client, since) and client.used < ahead
         ]
-        for client in owed:
-            client.used += (now - since) / len(owed)
 
     def _piece(self, matrix: int, now: float) -> int:
         """How many rows a product with a matrix may have, so that nobody waits for long."""

@@ -5,7 +5,7 @@ optimal         the best plan under the cost model
 exhaustive      every plan, one by one: for small networks
 baselines       balance (by speed alone), neighbourhood (moves boundaries of the balanced plan), and all on one machine:
                 edge, cloud, forward
-by_weight       as many bytes of weights for each, within their memory, without measuring: for stages of decoders
+by_weight       as many bytes of weights, or seconds, for each within their memory: for stages of decoders
 """
 
 from __future__ import annotations

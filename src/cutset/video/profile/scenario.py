@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from cutset.config import did_you_mean, parse_toml, read_bounded
 from cutset.errors import ConfigError
-from cutset.partition.hop import parse_hop
+from cutset.partition.machine_file import (
+    FLAG,
+    NUMBER,
+    TABLES,
+    TEXT,
+    WHOLE,
+    checked,
+    hop_of,
+    read_machine_file,
+    workers_of,
+)
 from cutset.video.profile.setup import Wish
 
 __all__ = ["Scenario", "read_scenario"]
 
-TEXT, WHOLE, NUMBER, FLAG = (str,), (int,), (int, float), (bool,)
 KEYS: dict[str, tuple[type, ...]] = {
     "model": TEXT,
     "size": TEXT,
@@ -34,7 +39,7 @@ KEYS: dict[str, tuple[type, ...]] = {
     "horizon": NUMBER,
     "pictures_stay": FLAG,
     "jpeg": FLAG,
-    "worker": (list,),
+    "worker": TABLES,
 }
 WORKER_KEYS: dict[str, tuple[type, ...]] = {
     "name": TEXT,
@@ -45,7 +50,6 @@ WORKER_KEYS: dict[str, tuple[type, ...]] = {
 }
 CHOICES = {"objective": ("latency", "throughput"), "mode": ("delta", "full")}
 MOST_WORKERS = 64
-MOST_NUMBER = 1e15
 
 
 @dataclass(frozen=True)
@@ -67,26 +71,12 @@ class Scenario:
 
 def read_scenario(path: Path) -> Scenario:
     """Raises ConfigError for what isn't right, with the nearest known key for one that is unknown."""
-    text = read_bounded(path)
-    try:
-        table = json.loads(text) if path.suffix == ".json" else parse_toml(text, "it")
-    except (ConfigError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} can't be read: {error}") from None
-    given = _checked(table, KEYS, str(path))
+    given = checked(read_machine_file(path), KEYS, str(path))
     if "model" not in given or not given.get("worker"):
         raise ConfigError(f"{path} must name a model, and a [[worker]] with its link for each machine")
-    if len(given["worker"]) > MOST_WORKERS:
-        raise ConfigError(f"{path}: at most {MOST_WORKERS} workers")
-    workers = [_checked(one, WORKER_KEYS, f"{path}, worker {i + 1}") for i, one in enumerate(given["worker"])]
+    workers = workers_of(given, WORKER_KEYS, MOST_WORKERS, path)
     names = [worker.get("name", f"worker{i + 1}") for i, worker in enumerate(workers)]
-    hops = []
-    for name, worker in zip(names, workers, strict=True):
-        try:
-            hops.append(parse_hop(worker["link"]))
-        except KeyError:
-            raise ConfigError(f'{path}: {name} has no link, as link = "8MB/s,20ms"') from None
-        except ConfigError as error:
-            raise ConfigError(f"{path}: {name}: {error}") from None
+    hops = [hop_of(worker, name, path) for name, worker in zip(names, workers, strict=True)]
     for key, known in CHOICES.items():
         if key in given and given[key] not in known:
             raise ConfigError(f"{path}: {key} is {' or '.join(known)}, not {given[key]!r}")
@@ -122,19 +112,6 @@ def read_scenario(path: Path) -> Scenario:
         memory=tuple(worker.get("memory", "") for worker in workers),
         wish=wish,
     )
-
-
-def _checked(table: Any, known: Mapping[str, tuple[type, ...]], where: str) -> dict[str, Any]:
-    if not isinstance(table, dict):
-        raise ConfigError(f"{where}: a table of keys is expected")
-    for key, value in table.items():
-        if key not in known:
-            raise ConfigError(f"{where}: {key!r} is not a key{did_you_mean(key, known)}")
-        if not isinstance(value, known[key]) or (isinstance(value, bool) and bool not in known[key]):
-            raise ConfigError(f"{where}: {key} must be {known[key][0].__name__}, not {type(value).__name__}")
-        if isinstance(value, int | float) and not abs(value) <= MOST_NUMBER and value != math.inf:
-            raise ConfigError(f"{where}: {key} must be a number of at most {MOST_NUMBER:g}")
-    return table
 
 
 def _beside(path: Path, name: str | None) -> Path | None:

@@ -1,0 +1,67 @@
+"""`cutset simulate`: the plan of a language model for machines that aren't there, described in a file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from cutset.cli.options import add_settings, different, settings_from
+from cutset.cli.plan import add_plan_outputs, check_steps, show_choices
+from cutset.cli.progress import Progress
+
+__all__ = ["configure", "run"]
+
+EXAMPLE = """the file:
+  objective = "throughput"     # or latency
+  context = 4096               # tokens of a sequence; sequences = 8: of them at once
+  [shape]                      # or model = "DIR": a model on this machine, which is measured
+  hidden = 8192                # also: kv_heads, intermediate, vocab, experts, top_k, tied, qk_norm
+  layers = 80
+  heads = 64
+  bits = 4.5                   # of a weight
+  [[worker]]                   # in the order in which layers follow each other
+  name = "desk"
+  link = "100MB/s,1ms"         # of this machine to the others; between two the slower one counts
+  memory = "24GiB"             # also: count = 12, for as many alike
+  speed = 0.5                  # of this machine, which is measured; or of [reference], with the next two keys
+  [[worker]]
+  link = "100MB/s,1ms"
+  bandwidth = "60GB/s"         # at which it reads weights
+  gflops = 900                 # that it computes with many rows
+
+Networks of pictures: cutset stream simulate.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Reads a TOML or JSON file that describes a language model, or the shape of one, and machines with links, "
+        "and says which would run which layers, and what one alone would do, by the cost model of `cutset plan`."
+    )
+    parser.epilog = EXAMPLE
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("file", metavar="FILE.toml|FILE.json", type=Path, help="what to simulate")
+    add_plan_outputs(parser)
+    add_settings(parser, "backend", "dtype", "threads", "models_file")
+
+
+def run(args: argparse.Namespace) -> int:
+    different(args, "output", "gantt", "json")
+    check_steps(args)
+    settings = settings_from(args)
+
+    from cutset.engine.stage_scenario import read_decoder_scenario
+    from cutset.engine.stage_simulation import simulated_choices
+    from cutset.models.files.source import open_source
+    from cutset.models.registry import resolve
+
+    scenario = read_decoder_scenario(args.file)
+    source, name = None, args.file.name
+    if scenario.model:
+        beside = args.file.parent / scenario.model
+        ref = resolve(str(beside) if beside.exists() else scenario.model, settings)
+        source, name = open_source(ref.directory), ref.name
+    with Progress() as progress:
+        choices, spec = simulated_choices(scenario, source, settings, progress)
+    show_choices(choices, args, name, spec)
+    return 0

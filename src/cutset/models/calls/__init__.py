@@ -1,0 +1,1 @@
+"""How families write tool calls and reasoning, read while they come: one small file a format."""
