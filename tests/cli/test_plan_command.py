@@ -146,6 +146,22 @@ def test_seventy_billion_weights_over_twelve_uneven_machines(
     assert found["throughput"]["plan"]["rate"] > found["latency"]["plan"]["rate"]
 
 
+def test_a_model_that_is_here_and_a_shape_that_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cutset.engine.stage_timing.RUNS", 1)
+    workers = '[[worker]]\nlink = "1ms"\nspeed = 0.5\nmemory = "6MB"\n', '[[worker]]\nlink = "1ms"\ncount = 2\n'
+    model = file(tmp_path, *workers, head='model = "story"\ncontext = 256\n')
+    assert main(["simulate", str(model), "--threads", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "story, 6 layers" in out
+    assert "worker1 needs" in out
+    assert re.search(r"optimal +(all|worker2)", out), "the first one has too little memory for all layers"
+    shape = "[shape]\nhidden = 256\nlayers = 3\nheads = 4\nexperts = 4\nqk_norm = true\n"
+    assert main(["simulate", str(file(tmp_path, shape, *workers)), "--threads", "1"]) == 0
+    assert "3 layers" in capsys.readouterr().out
+
+
 def test_a_thousand_machines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kinds = [part.replace("[[worker]]", "[[worker]]\ncount = 84") for part in UNEVEN]
     assert main(["simulate", str(file(tmp_path, SHAPE, *kinds))]) == 0

@@ -34,8 +34,8 @@ STRETCH = 64 << 20  # bytes of weights, as they came and as they are laid out, o
 ROWS = (1, 8, 32)
 CONTEXT = 512  # tokens at which attention is timed, at most
 BLOCK = 16  # tokens of a block of the cache
-BUDGET = 0.6  # seconds that one kind of step is timed for, unless it takes longer once
-RUNS = 9
+BUDGET = 0.3  # seconds that one kind of step is timed for, unless it takes longer once
+RUNS = 7
 MOST_NODE = 1 << 30  # bytes of a node's weights; larger ones aren't made up: they count by their bytes
 POINTS = (*((rows, 1) for rows in ROWS), (CHUNK, CHUNK), (1, CONTEXT))  # rows of a step, and tokens of context
 

@@ -60,8 +60,9 @@ def by_weight(
 
 
 def _work(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
-    done = np.concatenate([[0.0], np.cumsum(seconds)])
-    return done[None, :] - done[:, None]
+    done: NDArray[np.float64] = np.concatenate([[0.0], np.cumsum(seconds)])
+    between: NDArray[np.float64] = done[None, :] - done[:, None]
+    return between
 
 
 def _weights(graph: Graph) -> NDArray[np.float64]:
