@@ -63,6 +63,7 @@ from cutset.partition.schedulers.by_weight import by_weight
 __all__ = ["ClusterPipeline", "StageWorkers"]
 
 WAIT = 0.05  # seconds that `receive` waits
+BEAT = 0.5  # seconds between two questions whether a worker is there, beside its own heartbeats
 IDLE = 0.5  # seconds without a call of `receive`, after which nobody waits for an answer
 
 
@@ -391,6 +392,7 @@ class ClusterPipeline(StepPipeline):
                 stateful=True,
                 patience=workers.patience,
                 silence=workers.silence,
+                beat=BEAT,
                 gather=0.0,  # the planner says for whom it waits
             ),
             keys=workers.keys,

@@ -24,7 +24,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 __all__ = ["SharedSocket"]
 
-SLICE = 0.1  # seconds; a wait is never longer without a look at signals and at the connection
+SLICE = 0.5  # seconds; a wait is never longer without a look at the connection, which says by itself when it breaks
 RETRY_MS = 2  # between two tries to send when there is no room, should a receiver take the signal that there is
 COPIED = 1 << 16  # bytes; sending a smaller message by copy is quicker
 

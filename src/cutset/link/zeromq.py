@@ -51,7 +51,6 @@ CURVE = 64  # bytes that a part may grow by when it is encrypted (33: RFC 26)
 GOODBYE = 200  # ms that close() may take to send what waits
 DOMAIN = b"cutset"
 ZAP_VERSION = b"1.0"
-ZAP_SLICE_MS = 100
 KEYS_HELP = "tcp needs keys: make them with `cutset keys new NAME`"
 
 
@@ -148,14 +147,17 @@ class KeyAuthenticator:
         self._sock = context.socket(zmq.REP)
         self._sock.linger = 0
         self._sock.bind("inproc://zeromq.zap.01")
-        self._stop = threading.Event()
+        self._stop = os.eventfd(0, os.EFD_CLOEXEC)
         self._thread = threading.Thread(target=self._serve, name="cutset-zap", daemon=True)
         self._thread.start()
 
     def _serve(self) -> None:
         with self._sock as sock:
-            while not self._stop.is_set():
-                if sock.poll(ZAP_SLICE_MS):
+            poller = zmq.Poller()
+            poller.register(sock, zmq.POLLIN)
+            poller.register(self._stop, zmq.POLLIN)
+            while self._stop not in dict(ready := poller.poll()):
+                if ready:
                     sock.send_multipart(self._answer(sock.recv_multipart()))
 
     def _answer(self, request: list[bytes]) -> list[bytes]:
@@ -172,5 +174,6 @@ class KeyAuthenticator:
 
     def stop(self) -> None:
         """Ends the thread and waits for it."""
-        self._stop.set()
+        os.eventfd_write(self._stop, 1)
         self._thread.join()
+        os.close(self._stop)

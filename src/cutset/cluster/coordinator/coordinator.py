@@ -48,6 +48,7 @@ __all__ = ["Coordinator", "Planner"]
 Planner = Callable[[Sequence[str], str], Plan]
 
 TICK = 0.05  # seconds
+IDLE_TICK = 0.2  # the same while nothing is on its way
 AGAIN = 0.25  # seconds after which a planner that found no plan is asked again
 MOST_LATE = 3  # times that items may be sent again because they don't come back, without a result in between
 LONG_MESSAGE = 16 << 10  # bytes; what workers say is rarely longer
@@ -183,7 +184,8 @@ class Coordinator:
         end: CutsetError | None = None
         try:
             while not self._stopped and not self._dispatcher.done:
-                if self._take_events() or time.monotonic() - self._ticked >= TICK:
+                idle = not len(self._dispatcher.items) and self._routes.current and not self._routes.switch
+                if self._take_events(IDLE_TICK if idle else TICK) or time.monotonic() - self._ticked >= TICK:
                     self._ticked = time.monotonic()
                     self._tick()
                     self._replan()
@@ -210,12 +212,12 @@ class Coordinator:
                 closer.join(3.0)
             self.results.put(end)
 
-    def _take_events(self) -> bool:
+    def _take_events(self, wait: float = TICK) -> bool:
         """Waits for an event, and takes all that have come. Whether there was one by which the plan may change: items
         and reports, of which there are many, and who wakes this thread for a new item, aren't such."""
         decisive = False
         try:
-            event = self._events.get(timeout=TICK)
+            event = self._events.get(timeout=wait)
             self._woken = False
             while True:
                 if isinstance(event, RemoteEvent):

@@ -34,6 +34,7 @@ from cutset.link.peer import Hello, is_hello, peer_key, read_about, refusal
 __all__ = ["BEAT", "SILENCE", "Worker", "open_worker"]
 
 BEAT = 0.2  # seconds between two heartbeats
+TURN = 0.2  # seconds that a wait for a frame takes at most
 LOOK = 0.05  # seconds between two looks at what is due
 # Seconds without a word of the coordinator, after which it counts as dead. A graph is one message, which takes long on
 # a slow link; a link that breaks is noticed at once, and the same coordinator may come back at any time.
@@ -80,7 +81,7 @@ class Worker:
         )
 
     def serve(self, stopped: Callable[[], bool]) -> None:
-        """Until `stopped()`, which is asked at least every 100 ms."""
+        """Until `stopped()`, which is asked at least every 200 ms."""
         over = threading.Event()
 
         def ended() -> bool:
@@ -103,7 +104,7 @@ class Worker:
                 while work is None:
                     if stopped():
                         return
-                    work = self.turn(0.1)
+                    work = self.turn(TURN)
             work()
 
     def turn(self, timeout: float) -> Callable[[], None] | None:
