@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from cutset.bench.schemas import random_schema
-from cutset.engine import EngineLoop, SamplingParams, constraint
+from cutset.engine import EngineLoop, SamplingParams, constraint, grammar_compiler
 from cutset.engine.constraint import Constraint, MaskThread, Restriction, StepMasks
 from cutset.engine.drafting import ModelDrafter, NgramDrafter
 from cutset.engine.grammar import Grammar
@@ -255,6 +255,22 @@ def test_where_lists_leave_nothing_the_request_ends_with_an_error_and_the_others
     assert isinstance(error, RequestError)
     assert "nothing may follow" in str(error)
     assert len(outputs([delta for delta in deltas if delta.request_id == "b"])["b"].token_ids) == 5
+
+
+@pytest.mark.parametrize("limit", [{"max_lexer_states": 30}, {"max_items_in_row": 2}], ids=str)
+def test_a_grammar_that_takes_too_much_work_on_its_way_ends_its_request_with_an_error(
+    limit: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grammar_compiler, "LIMITS", limit)
+    engine = json_engine(FakeExecutor(make_spec(vocab_size=61)), grammars=GrammarCompiler(VOCABULARY))
+    engine.add("a", PROMPTS[0], SamplingParams(seed=1, structured_outputs=Grammar.json_object(), **LONG))
+    engine.add("b", PROMPTS[1], SamplingParams(temperature=0, max_tokens=60, ignore_eos=True))
+    deltas = drain(engine)
+    [error] = [delta.error for delta in deltas if delta.error is not None]
+    assert isinstance(error, RequestError)
+    assert "too much work" in str(error)
+    assert not any(delta.finish_reason == "stop" for delta in deltas)
+    assert len(outputs([delta for delta in deltas if delta.request_id == "b"])["b"].token_ids) == 60
 
 
 def test_an_engine_without_a_vocabulary_refuses_grammars() -> None:

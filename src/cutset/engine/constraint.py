@@ -1,6 +1,6 @@
 """Which tokens may come next in one sequence: what its grammar and the lists of its request leave of the vocabulary.
 
-A mask depends on the sequence's own tokens alone. A thread of its own computes it while the step runs that it is for.
+A mask depends on the sequence's own tokens alone, so it can be computed while the step runs that it is for.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Restriction(NamedTuple):
 
 
 class Constraint:
-    """Follows one sequence. One thread uses it at a time but for `rows`, which may come from another."""
+    """Follows one sequence. The engine's thread does, and `rows` may be asked for by another."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Constraint:
             if self._matcher is not None and not self.ended:
                 if not self._matcher.consume_token(token_id):
                     self._fail()
-                self.ended = bool(self._matcher.is_stopped())
+                self.ended = self._complete()
 
     def fitting(self, drafts: Sequence[int]) -> int:
         """How many of these tokens may follow, one behind the other."""
@@ -98,7 +98,7 @@ class Constraint:
         with self._lock:
             fed, tail = 0, list(self._tail)
             for place in range(len(drafts) + 1):
-                if self._matcher is not None and place and self._matcher.is_stopped():
+                if place and self._complete():
                     break
                 mask = self._mask(known + place, tail)
                 if mask is None:
@@ -114,6 +114,10 @@ class Constraint:
             if fed and self._matcher is not None and not self._matcher.rollback(fed):
                 self._fail()
         return found
+
+    def _complete(self) -> bool:
+        """Nothing may follow, but an end. A matcher that has given up is stopped, too."""
+        return bool(self._matcher is not None and self._matcher.is_stopped() and not self._matcher.is_error())
 
     def _mask(self, known: int, tail: Sequence[int]) -> Bits | None:
         mask = self._inside
