@@ -1,7 +1,7 @@
 """`python -m benchmarks stages`: stages on this machine, and llama.cpp's RPC beside them with a server for each.
 
-    --llama DIRECTORY    with `rpc-server` and `llama-batched-bench`, built from the source of llama-cpp-python with
-                         GGML_RPC (CONTRIBUTING.md says how); without it, that part is left out
+    --llama DIRECTORY    with `ggml-rpc-server` and `llama-batched-bench`, built with GGML_RPC from the source of
+                         llama-cpp-python (CONTRIBUTING.md says how); without it, that part is left out
     --python FILE        the Python that has gguf, which writes llama.cpp's file
 
 Each server has a core and a thread, as each stage has. Both sides compute with 8-bit weights in groups of one file.
@@ -15,6 +15,7 @@ import functools
 import json
 import socket
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -102,11 +103,11 @@ def run_rpc(bench: StageBench, programs: Path, python: str) -> list[Row]:
 
 @contextlib.contextmanager
 def _server(programs: Path, core: int) -> Iterator[str]:
-    """An rpc-server on a core; where it listens."""
+    """A ggml-rpc-server on a core; where it listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [*on_cores([core]), str(programs / "rpc-server"), "-H", "127.0.0.1", "-p", str(port), "-t", "1"]
+    command = [*on_cores([core]), str(programs / "ggml-rpc-server"), "-H", "127.0.0.1", "-p", str(port), "-t", "1"]
     with subprocess.Popen(command, env=environment(1), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             _listens(port)
@@ -116,8 +117,6 @@ def _server(programs: Path, core: int) -> Iterator[str]:
 
 
 def _listens(port: int) -> None:
-    import time
-
     end = time.monotonic() + STARTING
     while True:
         try:
@@ -125,7 +124,7 @@ def _listens(port: int) -> None:
             return
         except OSError:
             if time.monotonic() > end:
-                raise EngineError("llama.cpp's rpc-server doesn't start") from None
+                raise EngineError("llama.cpp's ggml-rpc-server doesn't start") from None
             time.sleep(0.1)
 
 

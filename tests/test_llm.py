@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cutset import LLM, AsyncLLM, SamplingParams
+from cutset import LLM, AsyncLLM, Grammar, SamplingParams, StructuredOutputsParams
+from cutset.engine.grammar_compiler import GrammarCompiler
 from cutset.errors import (
     ConfigError,
     ContextLengthError,
@@ -214,6 +215,36 @@ def test_async_shares_batches_and_cancels() -> None:
                 await llm.generate([], GREEDY)
 
     asyncio.run(work())
+
+
+def test_a_grammar_is_compiled_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_, threads = GrammarCompiler.compile, list[threading.Thread]()
+
+    def watched(self: GrammarCompiler, grammar: Grammar) -> Any:
+        if self.kept(grammar) is None:
+            threads.append(threading.current_thread())
+        return compile_(self, grammar)
+
+    monkeypatch.setattr(GrammarCompiler, "compile", watched)
+
+    def under(pattern: str) -> SamplingParams:
+        return SamplingParams(structured_outputs=StructuredOutputsParams(regex=pattern), seed=1)
+
+    async def work() -> None:
+        async with AsyncLLM("story", threads=1) as llm:
+            assert (await llm.generate(PROMPTS[0], under("(ab){3}"))).text == "ababab"
+            pieces = [delta.text async for delta in llm.stream(PROMPTS[0], under("(cd){3}"))]
+            assert "".join(pieces) == "cdcdcd"
+            with pytest.raises(RequestError, match="structured_outputs"):
+                await llm.generate(PROMPTS[0], under("("))
+
+    asyncio.run(work())
+    assert len(threads) == 3
+    assert not {threading.main_thread(), *(one for one in threads if one.name == "cutset-engine")} & set(threads)
+    with LLM("story", threads=1) as llm:
+        found = llm.generate(PROMPTS, [under("a{2}b"), *[SamplingParams(max_tokens=3)] * (len(PROMPTS) - 1)])
+        assert found[0].text == "aab"
+        assert [piece.text for piece in llm.stream(PROMPTS[0], under("x"))] == ["x"]
 
 
 def test_a_loop_that_ends_before_its_stream_is_no_error(caplog: pytest.LogCaptureFixture) -> None:

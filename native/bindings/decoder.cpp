@@ -292,7 +292,7 @@ PyStep::PyStep(const PyDecoder& decoder, KvCache& cache, ThreadPool& pool, std::
 void PyStep::begin(Ids1 token_ids, In2 cos, In2 sin, Ids1 row_starts, Ids1 context_lens, Ids2 block_tables,
                    Ids1 logit_rows, std::optional<Array<const bool, 2>> key_mask, std::optional<nb::list> adapters,
                    std::optional<Ids1> state_slots, std::optional<Ids1> state_sources, std::optional<Ids2> state_saves,
-                   std::optional<In1> query_scales, std::optional<In2> hidden) {
+                   std::optional<In1> query_scales, std::optional<In2> hidden, bool head) {
   const std::size_t rows = token_ids.shape(0);
   const std::size_t half = spec_.rotary_dim / 2;
   const std::size_t angles = spec_.rotary_tables * rows;
@@ -325,6 +325,7 @@ void PyStep::begin(Ids1 token_ids, In2 cos, In2 sin, Ids1 row_starts, Ids1 conte
   batch.query_scales = query_scales ? query_scales->data() : nullptr;
   batch.logit_rows = logit_rows.data();
   batch.wanted = logit_rows.shape(0);
+  batch.head = head;
   if (adapters) {
     for (const nb::handle one : *adapters) {
       batch.adapters.push_back(one.is_none() ? nullptr : nb::cast<const Adapter*>(one));
@@ -379,12 +380,15 @@ void PyStep::run(Linears& linears) {
 
 nb::object PyStep::logits() {
   require(!step_.waiting(), "the step still waits for a product");
-  require(spec_.has_head(), "the last stage alone has logits");
+  require(spec_.has_head() && step_.has_logits(), "the last stage alone has logits, and only with its head");
   return copy_of(step_.logits(), step_.wanted(), spec_.vocab, spec_.vocab);
 }
 
 nb::object PyStep::hidden() {
   require(!step_.waiting(), "the step still waits for a product");
+  if (spec_.has_head() && !step_.has_logits()) {
+    return copy_of(step_.normed(), step_.wanted(), spec_.hidden, spec_.hidden);
+  }
   require(!spec_.has_head(), "the last stage has logits");
   return copy_of(step_.hidden(), step_.rows(), spec_.hidden, spec_.hidden);
 }
@@ -459,7 +463,7 @@ void bind_decoder(nb::module_& m) {
            "logit_rows"_a.noconvert(), "key_mask"_a.noconvert() = nb::none(), "adapters"_a = nb::none(),
            "state_slots"_a.noconvert() = nb::none(), "state_sources"_a.noconvert() = nb::none(),
            "state_saves"_a.noconvert() = nb::none(), "query_scales"_a.noconvert() = nb::none(),
-           "hidden"_a.noconvert() = nb::none())
+           "hidden"_a.noconvert() = nb::none(), "head"_a = true)
       .def("resume", &PyStep::resume, "y"_a.noconvert() = nb::none(),
            "Goes on with the product y (rows, outputs), or with what was written to `output`.")
       .def("run", &PyStep::run, "linears"_a)
@@ -467,5 +471,5 @@ void bind_decoder(nb::module_& m) {
                    "(site, layer, expert, rows), or None when the step is done; the rows hold until `resume`")
       .def_prop_ro("output", &PyStep::output, "where the product may be written, (rows, outputs)")
       .def_prop_ro("logits", &PyStep::logits, "(wanted, vocab), of the last stage")
-      .def_prop_ro("hidden", &PyStep::hidden, "(rows, hidden), the residual stream, of the other stages");
+      .def_prop_ro("hidden", &PyStep::hidden, "(rows, hidden), the residual stream, of the other stages; without a head (wanted, hidden), normed");
 }

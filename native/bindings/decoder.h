@@ -40,7 +40,7 @@ class PyStep {
   void begin(Ids1 token_ids, In2 cos, In2 sin, Ids1 row_starts, Ids1 context_lens, Ids2 block_tables, Ids1 logit_rows,
              std::optional<Array<const bool, 2>> key_mask, std::optional<nanobind::list> adapters,
              std::optional<Ids1> state_slots, std::optional<Ids1> state_sources, std::optional<Ids2> state_saves,
-             std::optional<In1> query_scales, std::optional<In2> hidden);
+             std::optional<In1> query_scales, std::optional<In2> hidden, bool head);
   nanobind::object waiting() const;
   nanobind::object output() const;
   void resume(std::optional<In2> y);

@@ -404,6 +404,7 @@ void Step::close_layer(float* delta) {
   }
   if (!last_layer()) return;
   if (trace_) trace_({"final_norm", -1, -1, h_.data(), live_, spec.hidden, spec.hidden});
+  if (!batch_.head) return;
   logits_.take(live_, spec.vocab);
   wait(Site::kLmHead, -1, h_, live_, logits_);
 }

@@ -28,6 +28,7 @@ struct Batch {
   const float* query_scales = nullptr;       // (rows) factors of q, or nullptr
   const std::int32_t* logit_rows = nullptr;  // (wanted)
   std::size_t wanted = 0;
+  bool head = true;                      // false: the wanted rows end after the final norm
   States states;                         // of decoders that have such
   std::vector<const Adapter*> adapters;  // (sequences), nullptr for none; empty: none at all
 };
@@ -88,8 +89,10 @@ class Step {
 
   const float* logits() const { return logits_.data(); }  // (wanted, vocab), of the last stage
   const float* hidden() const { return x_.data(); }       // (rows, hidden), of the others
+  const float* normed() const { return h_.data(); }       // (wanted, hidden), of the last stage without its head
   std::size_t rows() const { return live_; }
   std::size_t wanted() const { return batch_.wanted; }
+  bool has_logits() const { return batch_.head; }
 
  private:
   struct Routed {

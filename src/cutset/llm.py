@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from cutset.config import Settings, load_settings
 from cutset.engine.draft_model import check_speculation, open_drafting
+from cutset.engine.embedding import unit_vectors
 from cutset.engine.engine import Engine
 from cutset.engine.grammar_compiler import GrammarCompiler, Vocabulary
 from cutset.engine.handle import RequestHandle
@@ -31,10 +32,12 @@ from cutset.engine.prefix_context import open_store
 from cutset.engine.prefix_store import PrefixStore
 from cutset.engine.stage_settings import check_stages, has_stages
 from cutset.engine.step_pipeline import StepPipeline
+from cutset.engine.text_embedder import TextEmbedder
 from cutset.errors import ConfigError, RequestError
 from cutset.models.files.adapter import read_adapter
 from cutset.models.files.integer import Progress
 from cutset.models.files.source import open_source
+from cutset.models.pooling import Pooling, stated_pooling
 from cutset.models.registry import resolve, settings_for
 from cutset.models.run.backend import (
     ROUNDED,
@@ -72,13 +75,14 @@ class _Model:
         settings: Settings | None = None,
         adapters: Mapping[str, str | Path] | None = None,  # LoRA adapters by name: directories as PEFT saves them
         progress: Progress | None = None,  # called while loading: what is being done, how many of how many are done
+        chat_template: str | None = None,  # the source of one, in place of the model's
         **overrides: Any,
     ) -> None:
         started = time.perf_counter()
         if settings is not None and overrides:
             raise ConfigError("give either settings or single ones, not both")
         settings = settings or load_settings(overrides)
-        found = resolve(str(model), settings)
+        found = resolve(str(model), settings, progress)
         self.settings = settings_for(found, settings)
         self.name, self.directory = found.name, found.directory
         check_stages(self.settings)
@@ -94,7 +98,7 @@ class _Model:
         masked = mode is not None and mode.masked
         check_speculation(self.settings, self.spec, mode.name if mode is not None else "", masked=masked)
         self.tokenizer = Tokenizer.load(found.directory)
-        self._template_override = found.overrides.chat_template
+        self._template_override = chat_template or found.overrides.chat_template
         self._template: ChatTemplate | None = None
         self._template_lock = threading.Lock()
         self.generation = sampling_defaults(found.directory, self.spec.max_positions, self.settings)
@@ -159,6 +163,17 @@ class _Model:
             )
             failed.pop_all()
         self._loop = EngineLoop(self._engine)
+        self.embeddings = TextEmbedder(
+            self.executor if self.offload is None and self.stages is None else None,
+            self.tokenizer,
+            vocab_size=self.spec.vocab_size,
+            without_token=self.tokenizer.ids_without_token(self.spec.vocab_size).tolist(),
+            limit=self.max_model_len,
+            pooling=stated_pooling(found.directory) or "last",
+            max_batch_tokens=self.settings.max_batch_tokens,
+            block_size=self.settings.block_size,
+            kv_dtype=self.settings.kv_dtype,
+        )
         self.load_s = time.perf_counter() - started
 
     def _asked_to_reuse(self) -> bool:
@@ -227,6 +242,11 @@ class _Model:
         """A conversation as the model's chat template writes it. Raises TokenizerError where there is none."""
         return self.chat_template().render(messages, **variables)
 
+    @property
+    def template_source(self) -> str | None:
+        """The source of the chat template for conversations without tools; None where there is none."""
+        return self._template_override or self.tokenizer.chat_template
+
     def chat_template(self) -> ChatTemplate:
         """The model's chat template, compiled when it is first asked for, which takes a moment. Raises TokenizerError
         where there is none."""
@@ -244,6 +264,7 @@ class _Model:
 
     def close(self) -> None:
         """Stops the engine's thread; what still runs ends with an error."""
+        self.embeddings.close()
         self._loop.close()
         if self._store is not None:
             self._store.close(30.0)
@@ -256,6 +277,8 @@ class _Model:
 
     def __del__(self) -> None:
         # The thread would keep the weights of a model that nobody can ask any more. It may have failed to load.
+        if hasattr(self, "embeddings"):
+            self.embeddings.close()
         if hasattr(self, "_loop"):
             self._loop.close(10.0)
         if (store := getattr(self, "_store", None)) is not None:
@@ -318,6 +341,26 @@ class LLM(_Model):
             for handle in handles:  # those that an error or Ctrl-C left running
                 handle.cancel()
 
+    def embed(
+        self,
+        texts: Prompt | Sequence[Prompt],
+        *,
+        pooling: Pooling | None = None,
+        dimensions: int | None = None,
+        normalise: bool = True,
+        adapter: str | None = None,
+    ) -> NDArray[np.float32]:
+        """One vector for each text, (texts, dimensions): the last token's hidden state after the final norm, the mean
+        of all or the first one's, as `pooling` or the model's files say; the first `dimensions` of it, of length 1.
+
+        A vector depends on its own text alone. Raises RequestError, or ContextLengthError, for what can't be embedded.
+        """
+        sequences = [self.embeddings.encode(text) for text in _as_prompts(texts)]
+        if not sequences:
+            return np.empty((0, dimensions or self.spec.hidden), dtype=np.float32)
+        found = self.embeddings.vectors(sequences, pooling=pooling, adapter=self.adapter(adapter))
+        return unit_vectors(found, dimensions, normalise=normalise)
+
     def stream(
         self, prompt: Prompt, params: SamplingParams | None = None, *, adapter: str | None = None
     ) -> Iterator[Delta]:
@@ -372,14 +415,14 @@ class AsyncLLM(_Model):
         self, prompt: Prompt, params: SamplingParams | None = None, *, adapter: str | None = None
     ) -> RequestOutput:
         """Continues one prompt. Run several at once with asyncio.gather: they share batches."""
-        ids = await _elsewhere(lambda: self.encode(prompt))
+        ids = await self._elsewhere(lambda: self.encode(prompt), params)
         return await self._collected(ids, params, adapter, prompt if isinstance(prompt, str) else None)
 
     async def chat(
         self, messages: Sequence[Message], params: SamplingParams | None = None, *, adapter: str | None = None
     ) -> RequestOutput:
         """Answers a conversation."""
-        ids = await _elsewhere(lambda: self.encode_chat(messages))
+        ids = await self._elsewhere(lambda: self.encode_chat(messages), params)
         return await self._collected(ids, params, adapter, None)
 
     def stream(
@@ -413,6 +456,19 @@ class AsyncLLM(_Model):
         own = self.adapter(adapter)
         return self._loop.submit(ids, self.params(params), on_delta=on_delta, cache_salt=cache_salt, adapter=own)
 
+    async def _elsewhere(
+        self, encode: Callable[[], NDArray[np.int32]], params: SamplingParams | None
+    ) -> NDArray[np.int32]:
+        """In a thread: a long text takes a while, a chat waits for the process that renders it, and a grammar that is
+        new is compiled."""
+        import asyncio
+
+        def ready() -> NDArray[np.int32]:
+            self._engine.restriction(self.params(params))
+            return encode()
+
+        return await asyncio.to_thread(ready)
+
     async def _collected(
         self, ids: NDArray[np.int32], params: SamplingParams | None, adapter: str | None, prompt: str | None
     ) -> RequestOutput:
@@ -422,7 +478,7 @@ class AsyncLLM(_Model):
     async def _stream(
         self, encode: Callable[[], NDArray[np.int32]], params: SamplingParams | None, adapter: str | None
     ) -> AsyncIterator[Delta]:
-        async with contextlib.aclosing(self._pieces(await _elsewhere(encode), params, adapter)) as pieces:
+        async with contextlib.aclosing(self._pieces(await self._elsewhere(encode, params), params, adapter)) as pieces:
             async for delta in pieces:
                 yield delta
 
@@ -449,13 +505,6 @@ class AsyncLLM(_Model):
                     return
         finally:
             handle.cancel()
-
-
-async def _elsewhere(encode: Callable[[], NDArray[np.int32]]) -> NDArray[np.int32]:
-    """In a thread: a long text takes a while, and a chat waits for the process that renders it."""
-    import asyncio
-
-    return await asyncio.to_thread(encode)
 
 
 def _as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

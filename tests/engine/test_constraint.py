@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import threading
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 
 from cutset.bench.schemas import random_schema
-from cutset.engine import EngineLoop, SamplingParams
+from cutset.engine import EngineLoop, SamplingParams, constraint
 from cutset.engine.constraint import Constraint, MaskThread, Restriction, StepMasks
 from cutset.engine.drafting import ModelDrafter, NgramDrafter
 from cutset.engine.grammar import Grammar
@@ -129,6 +131,26 @@ def test_whoever_shares_the_batch_the_tokens_are_the_same(options: dict[str, Any
     engine = json_engine(whole(FOUR), **options)
     assert answers(engine, REQUESTS) == expected
     assert engine.stats().preemptions > 0 or "blocks" not in options
+
+
+@pytest.mark.parametrize("worth", [0.0, 1e9])
+def test_whoever_computes_the_masks_the_tokens_are_the_same(
+    worth: float, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def alive() -> int:
+        return sum(thread.name == "cutset-masks" for thread in threading.enumerate())
+
+    monkeypatch.setattr(constraint, "WORTH", worth)
+    before = alive()
+    engine = json_engine(whole(FOUR))
+    assert answers(engine, REQUESTS) == expected
+    assert alive() == before + (not worth)
+    threads = [thread for thread in threading.enumerate() if thread.name == "cutset-masks"]
+    del engine
+    gc.collect()
+    for thread in threads[before:]:
+        thread.join(10)
+    assert alive() == before
 
 
 @pytest.mark.parametrize("always", [True, False])
@@ -270,7 +292,7 @@ def test_biases_are_added_and_bad_words_are_sequences() -> None:
     assert tokens(allowed_token_ids=list(range(300))) == free
     assert set(tokens(allowed_token_ids=[4, 9])) <= {4, 9}
 
-    constraint = Constraint(
+    followed = Constraint(
         SamplingParams(),
         vocab_size=61,
         prompt_tokens=0,
@@ -280,16 +302,16 @@ def test_biases_are_added_and_bad_words_are_sequences() -> None:
     )
 
     def forbidden() -> list[int]:
-        [mask] = constraint.rows(0)
+        [mask] = followed.rows(0)
         flags = np.unpackbits(mask.view(np.uint8), bitorder="little")[:61]
         return [int(one) for one in np.flatnonzero(flags == 0)]
 
     seen = []
     for token in (3, 7, 7, 8, 7):
         seen.append(forbidden())
-        constraint.observe(token)
+        followed.observe(token)
     assert seen == [[5], [5], [5, 8], [5, 8, 9], [5]]
-    assert len(constraint.rows(0, [7, 7, 9, 1])) == 3  # behind what is forbidden nothing is looked at
+    assert len(followed.rows(0, [7, 7, 9, 1])) == 3  # behind what is forbidden nothing is looked at
 
 
 def test_the_end_of_a_long_prompt_is_read() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import threading
@@ -127,6 +128,11 @@ def test_vllms_names_become_grammars() -> None:
         ({"type": "string", "pattern": "((a{100}){100}){100}"}, "pattern"),
         ({"patternProperties": {"(x{200}){200}": {}}}, "patternProperties"),
         ({"properties": {f"p{i}": {} for i in range(501)}}, "properties"),
+        ({"anyOf": [{"properties": {f"p{i}": {} for i in range(400)}} for _ in range(2)]}, "properties"),
+        ({"type": "string", "minLength": 2**31}, "minLength"),
+        ({"allOf": [{"pattern": f"a.{{{i}}}b"} for i in range(20)]}, "pattern"),
+        ({"allOf": [{"anyOf": [{"pattern": f"a{{{i + 9}}}b*"} for i in range(8)]}] * 3}, "pattern"),
+        ({"$defs": {"a": {"pattern": "x.{99}y"}}, "pattern": "a.{99}b", "$ref": "#/$defs/a"}, "pattern"),
         ({"$ref": "#"}, "no text"),
         ({"type": "object", "properties": {"a": False}, "required": ["a"]}, "'a'"),
     ],
@@ -144,6 +150,27 @@ def test_what_is_data_is_no_keyword() -> None:
     kept["examples"] = [data]
     assert compiled(kept)
     assert compiled({"enum": ["a{99999}"], "title": "x" * 2000, "description": "y", "$comment": "z"})
+
+
+def test_patterns_for_different_texts_don_t_meet() -> None:
+    fields = {name: {"type": "string", "pattern": "^[a-z]{3,30}$"} for name in ("a", "b", "cd", "e f", "é", "x")}
+    base = {"type": "object", "properties": fields}
+    more = {"type": "object", "properties": {"z": {"type": "string", "pattern": "[0-9]{20}"}}}
+    assert compiled({"allOf": [base, more]})
+    assert compiled({"anyOf": [{"type": "string", "pattern": f"x{{{i}}}.{{50}}"} for i in range(9)]})
+    assert compiled({"type": "string", "allOf": [{"pattern": "^.{8,30}$"}, {"pattern": "[0-9]"}, {"pattern": "[a-z]"}]})
+    node: dict[str, Any] = {"$ref": "#/$defs/node"}
+    tree = {"type": "object", "properties": {"a": {"type": "string", "pattern": "x{9}"}, "b": node}, "required": ["a"]}
+    assert compiled({"$defs": {"node": tree}, **node})
+    for keyword in ("allOf", "anyOf"):  # each part refers to the next one twice
+        chain: dict[str, Any] = {f"d{i}": {keyword: [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(25)}
+        chain["d25"] = {"type": "object", "properties": {"a": {"const": 1}}}
+        assert compiled({"$defs": chain, "$ref": "#/$defs/d0"})
+    wide = {
+        name: {"type": "object", "properties": {one: {"$ref": f"#/$defs/{one}"} for one in "abcd"}} for name in "abc"
+    }
+    wide["d"] = {"type": "object", "properties": fields}
+    assert compiled({"$defs": wide, "$ref": "#/$defs/a"})
 
 
 def nested(levels: int) -> Any:
@@ -165,7 +192,7 @@ def test_sizes_are_bounded_before_anything_is_compiled(monkeypatch: pytest.Monke
         assert "deeper" in refused(lambda levels=levels: Grammar.json_schema(nested(levels)))
     for text in ('{"a":' * 10_000 + "1" + "}" * 10_000, "[" * 10_000, nested(10_000)):
         assert "deep" in refused(lambda text=text: Grammar.json_schema(text))
-    assert "values" in refused(lambda: Grammar.json_schema({"enum": [0] * 30_000}))
+    assert "values" in refused(lambda: Grammar.json_schema({"enum": [0] * 20_000}))
     for pattern in (
         "(a{1000}){1000}",
         "a{99999999999999999999}",
@@ -178,6 +205,22 @@ def test_sizes_are_bounded_before_anything_is_compiled(monkeypatch: pytest.Monke
     ):
         assert "unfolds" in refused(lambda pattern=pattern: Grammar.regex(pattern)), pattern
         assert "unfolds" in refused(lambda pattern=pattern: Grammar.lark(f"start: /{pattern}/")), pattern
+    assert "llama.cpp" in refused(lambda: Grammar.lark("root ::= " + '"a" ' * 2000))
+    chain = "".join(f"r{i}: r{i + 1}\n" for i in range(1000))
+    assert "rules" in refused(lambda: Grammar.lark(f'start: r0\n{chain}r1000: "b"'))
+    assert "branches" in refused(lambda: Grammar.lark("start: " + '"a" | ' * 5000 + '"b"'))
+    parts: Any = {f"d{i}": {"allOf": [{"$ref": f"#/$defs/d{i + 1}"}]} for i in range(1000)} | {"d1000": {}}
+    assert "$ref" in refused(lambda: Grammar.json_schema({"$defs": parts, "$ref": "#/$defs/d0"}))
+    for schema, named in (
+        ({"$defs": parts}, "$ref"),
+        (nested(100), "deeper"),
+        ({"pattern": "(a{999}){99}"}, "pattern"),
+    ):
+        text = f'start: "<" a ">"\na: %json {json.dumps(schema)}\n'
+        assert named in refused(lambda text=text: Grammar.lark(text))
+    assert "deep" in refused(lambda: Grammar.lark("start: %json " + "[" * 30_000))
+    text = "start: a\na: %json " + json.dumps({"properties": {f"p{i}": {} for i in range(450)}}) + '\nb: "%json {"'
+    assert Grammar.lark(text).text == text
     assert "repeated" in refused(lambda: Grammar.lark('start: "a"~1..1000000'))
     for pattern in ("[a-z]{2000}", "(a{30}){30}", r"\d{3}-\d{4}", "a{", "a{x}", "[{}]{5}", "a{,5}", "(((", ")a{5}"):
         assert Grammar.regex(pattern).text == pattern

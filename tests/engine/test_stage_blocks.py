@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 
 from cutset.engine import Engine, SamplingParams
 from cutset.engine.decoder_stage import BATCH, CHOICES, DecoderStage
+from cutset.engine.prefix_context import stage_context
 from cutset.engine.prefix_store import PrefixStore
 from cutset.engine.stage_blocks import (
     MOST_BLOCKS,
@@ -28,6 +31,7 @@ from cutset.engine.stage_blocks import (
 from cutset.engine.stage_item import StageItem, StageSetup, encode_item
 from cutset.engine.step_pipeline import StepResult
 from cutset.errors import FrameError
+from cutset.models.run.backend import BackendChoice
 from cutset.models.run.executor import Executor, StageExecutor
 from models.test_native import tensors_of
 
@@ -39,7 +43,7 @@ from .test_stages import FOUR
 
 ASKED = {
     str(i): (prompt, SamplingParams(seed=i, max_tokens=9, ignore_eos=True))
-    for i, prompt in enumerate(prompts(6, seed=3, low=20, high=60, vocab=61))
+    for i, prompt in enumerate(prompts(4, seed=3, low=20, high=60, vocab=61))
 }
 
 
@@ -119,7 +123,7 @@ def test_the_next_engine_finds_what_was_kept(stages: int, depth: int, tmp_path: 
     assert hits == [0, possible, possible, possible]
 
 
-@pytest.mark.parametrize("lose", [{3}, {0, 9, 14}, {20, 21}])
+@pytest.mark.parametrize("lose", [{3, 19}, {0, 9, 14}])
 def test_a_loss_forgets_what_was_asked(lose: set[int], tmp_path: Path) -> None:
     right = answers(staged_engine(FakeExecutor(), block_size=4))
     for _ in range(2):
@@ -128,7 +132,7 @@ def test_a_loss_forgets_what_was_asked(lose: set[int], tmp_path: Path) -> None:
             assert answers(engine) == right
             assert answers(engine) == right
     assert engine.stats().losses == len(lose)
-    assert engine.stats().stored_hits > 0
+    assert engine.stats().prompt_tokens < sum(len(prompt) for prompt, _ in ASKED.values()), "most came from the disk"
 
 
 def test_what_had_to_give_way_in_memory_is_read_again(tmp_path: Path) -> None:
@@ -136,15 +140,33 @@ def test_what_had_to_give_way_in_memory_is_read_again(tmp_path: Path) -> None:
     with stores(tmp_path / "kept", 1) as kept:
         engine = staged_engine(Keeping([FakeExecutor()], kept, 2), block_size=4, blocks=14)
         wanted: dict[str, Any] = {}
-        for round_ in range(4):
+        for round_ in range(3):
             for name, prompt in (("first", first), ("second", second)):
                 found = answers(engine, {name: (prompt, GREEDY)})
                 assert wanted.setdefault(name, found) == found
                 store = kept[0]
                 assert store is not None
                 while store._waiting:
-                    pass
+                    time.sleep(0.001)
             assert engine.stats().stored_hits >= 36 * round_
+
+
+def test_what_went_from_the_disk_is_kept_again(tmp_path: Path) -> None:
+    prompts_ = {name: ASKED[name] for name in ("0", "1")}
+    with stores(tmp_path / "kept", 1) as kept:
+        engine, [store] = staged_engine(Keeping([FakeExecutor()], kept), block_size=4), kept
+        assert store is not None
+        right = answers(engine, prompts_)
+        while store._waiting:
+            time.sleep(0.001)
+        for path in (tmp_path / "kept").rglob("*.kv"):
+            path.unlink()
+        store._known.clear()
+        engine._pool.forget()
+        assert answers(engine, prompts_) == right
+        while store._waiting:
+            time.sleep(0.001)
+        assert len(list((tmp_path / "kept").rglob("*.kv"))) > 5
 
 
 def test_where_a_stage_keeps_nothing_nobody_is_asked_again(tmp_path: Path) -> None:
@@ -224,3 +246,21 @@ def test_damaged_messages_end_in_a_frame_error_or_change_what_they_say() -> None
     for data in (answer(True, [True]), answer(True, [True] * 3), np.array([1, 2, 0], np.uint8), data_of(b"")):
         with pytest.raises(FrameError):
             decode_found(data, 2)
+
+
+def test_what_bytes_depend_on_keeps_blocks_of_stages_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    choice = BackendChoice("native", "float32", "cpu", 1)
+    found = [
+        stage_context(b"model", choice, range(3)),
+        stage_context(b"other", choice, range(3)),
+        stage_context(b"model", choice, range(1, 3)),
+        stage_context(b"model", choice, range(2)),
+        stage_context(b"model", replace(choice, dtype="int8"), range(3)),
+        stage_context(b"model", replace(choice, backend="reference"), range(3)),
+        stage_context(b"model", replace(choice, backend="reference", threads=2), range(3)),
+    ]
+    monkeypatch.setattr("cutset.engine.prefix_context.native.isa", lambda: "another one")
+    found.append(stage_context(b"model", choice, range(3)))
+    assert len(set(found)) == len(found)
+    monkeypatch.undo()
+    assert stage_context(b"model", replace(choice, threads=2), range(3)) == found[0], "natively threads change no bit"

@@ -25,9 +25,11 @@ from cutset.engine.stage_item import StageSetup
 from cutset.engine.stage_runtime import StageRuntime
 from cutset.errors import CheckpointError, CutsetError, DeviceError, GraphError
 from cutset.models.families import spec_from_config
-from cutset.models.files.source import ModelSource
+from cutset.models.files.integer import write_integer_checkpoint
+from cutset.models.files.source import ModelSource, open_source
 from cutset.models.files.tensor import Tensor
 from cutset.models.random import RandomModel
+from cutset.models.run.native import NativeDecoder
 from cutset.models.spec import DecoderSpec
 from cutset.models.stages import stage_tensors
 from cutset.partition.description import describe, read_description
@@ -172,3 +174,33 @@ def test_damaged_descriptions_are_refused() -> None:
             found.stage_setup()
         except CutsetError:
             continue
+
+
+@pytest.fixture(scope="module")
+def integers(tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
+    """A small integer checkpoint."""
+    folder = tmp_path_factory.mktemp("integers")
+    RandomModel(hidden=64, layers=2, vocab=96, tied=False).write_checkpoint(folder / "floats")
+    source = open_source(folder / "floats")
+    write_integer_checkpoint(source.spec, source.config, source.tensors, folder / "floats", folder / "model")
+    return open_source(folder / "model")
+
+
+def test_weights_that_are_used_as_they_lie_are_counted_once(integers: ModelSource) -> None:
+    model = stage_model(integers, RUNTIME.software, "native", "int8", SETUP)
+    graph = decoder_graph(integers, model, LIMITS).graph
+    assert sum(node.state for node in graph.nodes) == 2 * 3 * 16 * integers.spec.kv_floats * 4, "the cache alone"
+
+
+@pytest.mark.parametrize("sent", [True, False])
+def test_weights_that_were_sent_are_not_copied_a_second_time(integers: ModelSource, sent: bool) -> None:
+    """Those of a file move from its pages into memory of ours; what was sent is there already."""
+    made = decoder_graph(integers, stage_model(integers, RUNTIME.software, "native", "int8", SETUP), LIMITS)
+    nodes = range(len(made.graph.nodes))
+    weights = {name: made.weights[name] for name in made.graph.weights_of(nodes)}
+    if sent:
+        weights = {name: np.array(array) for name, array in weights.items()}
+    stage = RUNTIME.stage(made.graph, nodes, weights)
+    executor = stage.stage.executor
+    assert isinstance(executor, NativeDecoder)
+    assert executor.mapped is not sent

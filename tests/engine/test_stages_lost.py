@@ -39,10 +39,13 @@ def expected() -> Answers:
 @pytest.mark.parametrize("early", [False, True])
 @pytest.mark.parametrize("depth", [1, 2, 4])
 @pytest.mark.parametrize("blocks", [64, 16])
-def test_a_loss_at_any_moment_changes_no_token(blocks: int, depth: int, early: bool, expected: Answers) -> None:
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_loss_at_any_moment_changes_no_token(
+    every: int, blocks: int, depth: int, early: bool, expected: Answers
+) -> None:
     whole = SlowPipeline([FakeExecutor()], depth)
     assert answers(staged_engine(whole, blocks=blocks, **OPTIONS)) == expected
-    for moment in range(0, whole.events, 3 if early else 1):
+    for moment in range(depth % every, whole.events, every):
         pipeline = SlowPipeline([FakeExecutor()], depth, early=early, lose={moment}, away=moment % 3)
         engine = staged_engine(pipeline, blocks=blocks, **OPTIONS)
         assert answers(engine) == expected

@@ -74,7 +74,7 @@ def sizes(tokens: int, **params: float) -> list[int]:
 
 
 def test_items_do_not_grow_with_what_was_written() -> None:
-    plain, penalised = sizes(200), sizes(200, **PENALTIES)
+    plain, penalised = sizes(120), sizes(120, **PENALTIES)
     more = {b - a for a, b in zip(plain, penalised, strict=True)}
     assert max(more) <= min(more) + 8, "numbers get a byte or two longer"
     assert max(more) < 70
@@ -84,7 +84,7 @@ def test_items_do_not_grow_with_what_was_written() -> None:
 def test_penalties_draw_the_same_over_losses_and_preemptions(lose: tuple[int, ...]) -> None:
     wanted = {
         str(i): (prompt, SamplingParams(seed=i, max_tokens=12, n=1 + i % 3, **PENALTIES))
-        for i, prompt in enumerate(prompts(9, seed=4, low=3, high=20))
+        for i, prompt in enumerate(prompts(6, seed=4, low=8, high=20))
     }
     found = []
     for pipeline in (SlowPipeline([FakeExecutor()], 1), SlowPipeline([FakeExecutor()], 3, lose=lose, away=1)):

@@ -288,3 +288,22 @@ def test_offline_never_touches_the_network(here):
     first, second = done.stdout.splitlines()[:2]
     assert first == str(cache / "snapshots" / ("c" * 40))
     assert second.startswith("refused: 'owner/other' is no directory")
+
+
+def test_a_download_is_told_of_as_it_comes(monkeypatch):
+    """By the hub's own bars, which draw nothing then."""
+    pytest.importorskip("huggingface_hub")
+    from cutset.models.fetch_progress import fetch_bars
+
+    told = []
+    monkeypatch.setattr(sys, "stderr", None)  # what is written would fail
+    bar = fetch_bars("owner/name", lambda *what: told.append(what))(total=3 << 20, unit="B", mininterval=0)
+    for _ in range(3):
+        bar.update(1 << 20)
+        bar.refresh()
+    bar.close()
+    assert {what for what, _, _ in told} == {"MiB of owner/name"}
+    assert [done for _, done, _ in told[:-1]] == sorted(done for _, done, _ in told[:-1])
+    assert (2, 3) in [what[1:] for what in told]
+    assert told[-1][1] == told[-1][2]
+    assert all(done < total for _, done, total in told[:-1])

@@ -15,6 +15,7 @@ from cutset.partition.graph import Graph
 from cutset.partition.hop import Hop
 from cutset.partition.lattice import closed_sets, lattice
 from cutset.partition.memory import order_bytes
+from cutset.partition.mesh import Mesh
 from cutset.partition.plan import Plan
 from cutset.partition.problem import Machine, Problem
 from cutset.partition.schedulers import SCHEDULERS, scheduler
@@ -136,6 +137,35 @@ def test_optimal_keeps_any_set_of_private_values() -> None:
         assert close(*first) or (problem.slack and problem.objective == "throughput"), f"seed {seed}: {first}"
         kept += len(found.stages) > 1
     assert kept > 3
+
+
+def test_optimal_keeps_values_off_links_and_takes_any_mesh() -> None:
+    """Values that no link may carry, connections that are on no line, and memory for more items than are in flight."""
+    kept: Counter[str] = Counter()
+    for seed in range(40):
+        given, rng = random_problem(seed, private=frozenset()), random.Random(seed)
+        parties = len(given.machines) + 1
+        latency = np.array(
+            [[0.0 if i == j else rng.choice([0.1, 1, 9]) for j in range(parties)] for i in range(parties)]
+        )
+        bandwidth = np.array([[rng.choice([4.0, 50.0, np.inf]) for _ in range(parties)] for _ in range(parties)])
+        inner = [name for name in given.graph.values if name not in given.graph.outputs]
+        uncut = frozenset(rng.sample(inner[1:], min(len(inner) - 1, rng.randint(0, 2))))
+        problem = replace(given, uncut=uncut, mesh=Mesh(latency, bandwidth), hops=(), held=rng.choice([None, 6]))
+        model = CostModel(problem)
+        best, found = (plan_or_none(name, problem, model) for name in ("exhaustive", "optimal"))
+        assert (best is None) == (found is None), f"seed {seed}"
+        if best is None or found is None:
+            continue
+        assert why_not(problem, found) is None, f"seed {seed}"
+        assert all(not uncut.intersection(names) for names in found.edges(problem.graph)[1:-1]), f"seed {seed}"
+        first, _ = zip(rank(problem, model.cost(best)), rank(problem, model.cost(found)), strict=True)
+        assert close(*first) or (problem.slack and problem.objective == "throughput"), f"seed {seed}: {first}"
+        kept["stages" if len(found.stages) > 1 else "one"] += 1
+        kept["uncut"] += bool(uncut)
+        fewer = problem.among([machine.name for machine in problem.machines[1:]]) if parties > 2 else problem
+        assert fewer.way(0, len(fewer.machines)) == problem.way(0, parties - 1)
+    assert min(kept["stages"], kept["one"], kept["uncut"]) > 4, kept
 
 
 def test_every_plan_is_legal_and_there_once() -> None:

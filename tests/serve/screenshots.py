@@ -66,6 +66,12 @@ def main(folder: Path, source: str) -> None:
             take(browser, found[0], folder / "dashboard-offload.png", "light", "#requests tr:nth-child(3)", 2)
             for one in asking:
                 one.join()
+        with command("serve", "story", "--stages", "3", "--port", "0", until=r"http://\S+?:\d+") as found:
+            asking = [threading.Thread(target=ask, args=(found[0],)) for _ in range(2)]
+            threading.Timer(3.0, lambda: [one.start() for one in asking]).start()
+            take(browser, found[0], folder / "dashboard-stages.png", "light", "#stage-rows tr:nth-child(3)", 7)
+            for one in asking:
+                one.join()
         with command(*run, "--dashboard", "0", until=r"http://\S+?:\d+") as found:
             take(browser, found[0], folder / "dashboard-stream.png", "dark", "#gantt rect:nth-of-type(40)", 8)
         browser.close()

@@ -176,7 +176,8 @@ def test_variables_that_a_template_knows(server: Running, template: Callable[[st
 )
 def test_names_that_are_taken_are_400_by_name(server: Running, template: Callable[[str], None], name: str) -> None:
     template(READS + "{{ self.a }}{{ messages | length }}")
-    for value in ([], 1, None, {"a": 1}):
+    values: tuple[Any, ...] = ([], 1, None, {"a": 1}) if name in ("messages", "a b") else (1, None)
+    for value in values:
         response = chat(server, chat_template_kwargs={name: value})
         if value is None and name == "x" * 500:  # nobody's, and null
             assert response.status_code == 200

@@ -23,14 +23,14 @@ __all__ = ["run_memory"]
 
 MB = 10**6
 LOOK = 0.02  # seconds between two looks at a process
-BLOCK, CONTEXT, SEQUENCES, ROWS = 16, 1024, 16, 128
+BLOCK, CONTEXT, SEQUENCES, ROWS = 16, 512, 8, 32
 
 
 def run_memory(bench: StageBench) -> list[Row]:
     """Whether it runs, how large its cache is, and what the processes used at most."""
     a, b = cores(2)
     model = bench.model("w600")
-    limits = [8 * MB, 6 * MB, 5 * MB] if bench.quick else [400 * MB, 200 * MB, 100 * MB]
+    limits = [16 * MB, 12 * MB, 10 * MB] if bench.quick else [400 * MB, 200 * MB, 100 * MB]
     workload = f"{bench.named('w600')} int8 on workers of {', '.join(f'{limit // MB} MB' for limit in limits)}"
     options = {"max_model_len": CONTEXT, "max_num_seqs": SEQUENCES, "max_batch_tokens": ROWS, "block_size": BLOCK}
     with BenchStages([a, b, b], None, memory=limits) as stages:
@@ -43,8 +43,8 @@ def run_memory(bench: StageBench) -> list[Row]:
 
         with _Often(look), engine_process(model, [a, b], options | stages.settings()) as engine:
             plan = engine.call(do="plan")
-            each = max(1, min(SEQUENCES, plan["cache"] // (CONTEXT - BLOCK)))
-            length = min(CONTEXT, plan["cache"] // each) - 3 * BLOCK
+            each = max(1, min(SEQUENCES, plan["cache"] // CONTEXT))
+            length = max(1, min(CONTEXT, plan["cache"] // each) - 4 * BLOCK)  # all of the cache is written to
             found = engine.call(do="decode", sequences=each, prompt=length, steps=2 * BLOCK)
     rows = [Row(workload, "cutset three stages", "decode", found["tokens"] / found["seconds"], "tok/s")]
     allowed = _allowed(model, limits)

@@ -40,6 +40,7 @@ CHOSEN, ALONE = "the plan ÷ the best that was run", "the plan ÷ the best machi
 RATE, TOKEN = "tokens a second", "time of a token"
 MODEL = RandomModel(hidden=768, layers=10, heads=12, kv_heads=4, intermediate=2048, vocab=2048, max_pos=256, tied=False)
 CONTEXT, BLOCK, PROMPT = 128, 16, 8  # tokens
+OBJECTIVES: tuple[Objective, ...] = ("throughput", "latency")
 OTHERS = 3  # divisions beside the planner's
 
 
@@ -70,7 +71,10 @@ class _Told(StageDivider):
     told: Division | None = None
 
     def divide(self, names: Sequence[str], memory: object = None) -> Division:
-        return super().divide(names) if self.told is None else self.told
+        if self.told is None:
+            return super().divide(names)
+        assert self.planner is not None
+        return replace(self.told, plan=replace(self.told.plan, graph=self.planner.digest))
 
 
 def run_plans_of_stages(
@@ -84,7 +88,7 @@ def run_plans_of_stages(
         source = open_source(path)
         for cluster in clusters:
             with LocalStages(len(cluster.speeds), path, threads=1, speeds=cluster.speeds) as stages:
-                for objective in ("throughput", "latency"):
+                for objective in OBJECTIVES:
                     rows += _Trial(source, stages, cluster, objective, tokens, log).rows(rounds)
     return rows
 

@@ -54,6 +54,7 @@ COMMANDS = {
     "keys": Command("cutset.cli.keys", "make the key pairs that tcp links need"),
     "manifest": Command("cutset.cli.manifest", "write or check a Gramine manifest for the client"),
     "doctor": Command("cutset.cli.doctor", "say what this machine has, and what to change"),
+    "completion": Command("cutset.cli.completion", "print what makes bash, zsh or fish complete this command line"),
     "bench": Command("cutset.cli.bench", "measure this machine, compare result files"),
 }
 
@@ -68,6 +69,10 @@ def main(
 
     `args.command_line` is the whole line that a command was given, from `program` on.
     """
+    if "_ARGCOMPLETE" in os.environ and argv is None:  # a shell asks, at a Tab
+        from cutset.cli.completion import complete
+
+        complete(commands)
     # Read when torch is loaded: threads that spin while they wait make two processes on one machine crawl.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.showwarning = _show_warning

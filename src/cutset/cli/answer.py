@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from cutset.cli.output import log
@@ -108,7 +108,7 @@ def figures(command: str, llm: LLM, answer: PrintedAnswer) -> dict[str, Any]:
     }
 
 
-def warn_of(llm: LLM | AsyncLLM) -> None:
+def warn_of(llm: LLM | AsyncLLM, say: Callable[[str], None] = log) -> None:
     """Says at the start what the user should know about the accelerator, if there is one."""
     if llm.offload is not None and llm.offload.caution:
-        log(f"cutset: warning: {llm.offload.caution}")
+        say(f"cutset: warning: {llm.offload.caution}")

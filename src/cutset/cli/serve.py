@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cutset.cli.answer import speculated, warn_of
 from cutset.cli.options import add_settings, settings_from
-from cutset.cli.output import log
 from cutset.cli.progress import Progress
+from cutset.cli.serve_front import add_front, memory_from, reached_from, template_from
 from cutset.cli.tracing import add_trace, check_trace, traced
 from cutset.config import read_bounded
 from cutset.errors import ConfigError
@@ -18,8 +19,9 @@ from cutset.errors import ConfigError
 if TYPE_CHECKING:
     from socket import socket
 
+    from cutset.cli.serve_front import Reached
+    from cutset.config import Settings
     from cutset.llm import AsyncLLM
-    from cutset.serve.auth import Auth
     from cutset.serve.request_limits import RequestLimits
 
 __all__ = ["configure", "run"]
@@ -44,7 +46,20 @@ LIMITS = (
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "model", metavar="MODEL", help="a directory, a GGUF file, a name of models.yaml, or story (the bundled one)"
+        "models",
+        nargs="*",
+        metavar="MODEL",
+        help="a directory, a GGUF file, a name of models.yaml, or story (the bundled one). Several, or NAME=MODEL: "
+        "each is loaded when it is asked for, the first at once, and clients choose by name",
+    )
+    parser.add_argument(
+        "--model", action="append", default=[], metavar="MODEL", help="the same, as a flag; several times"
+    )
+    parser.add_argument(
+        "--memory",
+        metavar="SIZE",
+        help="most memory that several models take together, as 16GiB (default: four fifths of what is free); what was "
+        "used longest ago makes room",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1, this machine)")
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="default 8000; 0 takes a free one")
@@ -56,7 +71,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="clients must send it; needed where --host isn't this machine. Others here can read a command line: "
         "better give --api-key-file FILE or CUTSET_API_KEY. May be given several times",
     )
-    parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="a file with a key a line")
+    parser.add_argument(
+        "--api-key-file", type=Path, metavar="FILE", help="a file with a key a line; read again when it changes"
+    )
     parser.add_argument(
         "--served-model-name",
         action="append",
@@ -71,6 +88,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME=DIR",
         help="LoRA adapters as PEFT saves them; clients choose one by giving its NAME as the model",
+    )
+    parser.add_argument(
+        "--chat-template", type=Path, metavar="FILE", help="a chat template (Jinja) in place of the model's own"
     )
     parser.add_argument(
         "--forwarded-allow-ips",
@@ -99,6 +119,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="how it marks its reasoning, or off, which leaves it in the content (default auto: by its chat template)",
     )
     add_trace(parser)
+    add_front(parser)
     group = parser.add_argument_group("limits")
     for name, default, _, _, text in LIMITS:
         group.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default {default})")
@@ -113,30 +134,32 @@ def run(args: argparse.Namespace) -> int:
     check_trace(args, settings)
     if not 0 <= args.port <= 65535:
         raise ConfigError("--port must be from 0 to 65535")
+    models = [*args.models, *args.model]
+    if not models:
+        raise ConfigError("name a model to serve, as `cutset serve story`")
     try:
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ModuleNotFoundError:
         raise ConfigError("cutset serve needs a few packages more: pip install 'cutset[serve]'") from None
     from cutset.models.calls.registered import check_names
-    from cutset.serve.auth import Auth, keys_from
     from cutset.serve.pending import networks
     from cutset.serve.request_limits import RequestLimits
     from cutset.serve.server import bind
 
     # A text is tokenised in one thread, which gives way to the engine; threads of the tokenizer's own wouldn't.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    text = read_bounded(args.api_key_file) if args.api_key_file else ""
-    if args.api_key_file and not text.strip():
-        raise ConfigError(f"{args.api_key_file} has no key in it, so anybody could ask: put one there, a key a line")
     networks(_proxies(args))
     check_names(args.tool_parser, args.reasoning_parser)
     adapters = adapters_from(args.lora_modules)
-    auth = Auth(keys_from(args.api_key, text, os.environ.get("CUTSET_API_KEY", "")), args.host)
-    listening = bind(args.host, args.port)
-    with listening:
-        from cutset.llm import AsyncLLM
-
+    pooled = len(models) > 1 or args.memory is not None
+    if pooled:
+        _check_alone(args)
+    memory = memory_from(args.memory) if pooled else 0
+    with contextlib.ExitStack() as stack:
+        reached = reached_from(args, _keys(args), lambda: _keys(args), stack)
+        template = template_from(args)
+        listening = stack.enter_context(bind(args.host, args.port))
         limits = RequestLimits(
             body_bytes=args.max_body << 10,
             queue=args.max_queue,
@@ -146,12 +169,33 @@ def run(args: argparse.Namespace) -> int:
             unread_bytes=args.max_unread << 10,
             grace_s=args.grace,
         )
-        llm = AsyncLLM(args.model, settings=settings, adapters=adapters, progress=Progress())
+        if pooled:
+            return _serve_pool(args, models, settings, memory, limits, reached, listening)
+        from cutset.llm import AsyncLLM
+
+        progress = Progress()
+        llm = AsyncLLM(models[0], settings=settings, adapters=adapters, progress=progress, chat_template=template)
         try:
             with traced(args.trace, llm, "serve"):
-                return _serve(args, llm, limits, auth, listening)
+                return _serve(args, llm, limits, reached, listening)
         finally:
             llm.close()
+
+
+def _keys(args: argparse.Namespace) -> list[str]:
+    from cutset.serve.auth import keys_from
+
+    text = read_bounded(args.api_key_file) if args.api_key_file else ""
+    if args.api_key_file and not text.strip():
+        raise ConfigError(f"{args.api_key_file} has no key in it, so anybody could ask: put one there, a key a line")
+    return keys_from(args.api_key, text, os.environ.get("CUTSET_API_KEY", ""))
+
+
+def _check_alone(args: argparse.Namespace) -> None:
+    """Raises ConfigError for flags that are of one model."""
+    for name in ("served_model_name", "lora_modules", "chat_template", "trace"):
+        if getattr(args, name):
+            raise ConfigError(f"--{name.replace('_', '-')} is for one model: serve it alone, without --memory")
 
 
 def adapters_from(texts: list[str]) -> dict[str, str]:
@@ -171,12 +215,13 @@ def _proxies(args: argparse.Namespace) -> list[str]:
     return [text.strip() for text in args.forwarded_allow_ips.split(",") if text.strip()]
 
 
-def _serve(args: argparse.Namespace, llm: AsyncLLM, limits: RequestLimits, auth: Auth, listening: socket) -> int:
+def _serve(args: argparse.Namespace, llm: AsyncLLM, limits: RequestLimits, reached: Reached, listening: socket) -> int:
     from cutset.serve.app import build_app
-    from cutset.serve.server import Server, url_of
+    from cutset.serve.server import Server
     from cutset.serve.service import Service
 
-    warn_of(llm)
+    say = reached.say
+    warn_of(llm, say)
     service = Service(
         llm,
         names=args.served_model_name,
@@ -185,20 +230,60 @@ def _serve(args: argparse.Namespace, llm: AsyncLLM, limits: RequestLimits, auth:
         tool_parser=args.tool_parser,
         reasoning_parser=args.reasoning_parser,
     )
-    server = Server(build_app(service, auth), service, log, _proxies(args))
-    where = url_of(listening)
+    app = build_app(service, reached.auth, reached.front, reached.sinks)
+    own_logs = args.log_format == "text"
+    server = Server(app, service, say, _proxies(args), tls=reached.tls, watch=reached.watch, own_logs=own_logs)
     how = f"mode {llm.mode}" if llm.mode else f"{llm.choice.backend} {llm.choice.dtype}"
     if llm.stages is not None:
-        log(llm.stages.summary())
-    log(f"serving {', '.join(service.names)} ({how}) at {where}/v1; dashboard at {where}/")
+        say(llm.stages.summary())
+    _say_where(reached, ", ".join(service.names), how, listening)
     if llm.generation.values:
         own = ", ".join(f"{name} {value}" for name, value in llm.generation.values.items())
-        log(f"where requests don't say: {own:.300} (generation_config.json; --no-generation-config turns it off)")
+        say(f"where requests don't say: {own:.300} (generation_config.json; --no-generation-config turns it off)")
     server.run(sockets=[listening])
     stats = llm.stats()
-    log(f"stopped: {stats.generated_tokens} tokens generated, {stats.prompt_tokens} prompt tokens computed")
+    say(f"stopped: {stats.generated_tokens} tokens generated, {stats.prompt_tokens} prompt tokens computed")
     if said := speculated(llm):
-        log(said)
+        say(said)
     if llm.offload is not None:
-        log(llm.offload.summary())
+        say(llm.offload.summary())
     return 1 if service.readiness.stopped else 0
+
+
+def _serve_pool(
+    args: argparse.Namespace,
+    models: list[str],
+    settings: Settings,
+    memory: int,
+    limits: RequestLimits,
+    reached: Reached,
+    listening: socket,
+) -> int:
+    from cutset.serve.model_pool import ModelPool
+    from cutset.serve.pool_app import PoolApplications, build_pool_app
+    from cutset.serve.pooled import pooled_models
+    from cutset.serve.server import Server
+
+    found = pooled_models(models, settings, memory, Progress())
+    made = PoolApplications()
+    parsers = args.tool_parser, args.reasoning_parser
+    pool = ModelPool(found, memory, limits=limits, applications=made, report=reached.say, parsers=parsers)
+    try:
+        pool.preload(found[0])
+        own_logs = args.log_format == "text"
+        app = build_pool_app(pool, made, reached.auth, reached.front, reached.sinks)
+        server = Server(app, pool, reached.say, _proxies(args), tls=reached.tls, watch=reached.watch, own_logs=own_logs)
+        how = f"within {memory / (1 << 20):,.0f} MiB"
+        _say_where(reached, ", ".join(pool.models), how, listening)
+        server.run(sockets=[listening])
+    finally:
+        pool.close_models()
+    reached.say("stopped")
+    return 0
+
+
+def _say_where(reached: Reached, names: str, how: str, listening: socket) -> None:
+    from cutset.serve.server import url_of
+
+    where = url_of(listening, tls=reached.tls is not None) + reached.front.root_path
+    reached.say(f"serving {names} ({how}) at {where}/v1; dashboard at {where}/")

@@ -24,7 +24,8 @@ __all__ = ["DESCRIPTION", "HELP", "configure", "run", "write_chart"]
 HELP = "show where the time of a run went"
 DESCRIPTION = (
     "Reads a trace that `cutset stream run --trace FILE` wrote, and prints what every party did and what the latency "
-    "of a picture is made of. With -o it draws the Gantt chart. The same file opens in ui.perfetto.dev."
+    "of a picture is made of; or one of `generate`, `chat` or `serve` with --stages, where pictures are steps. With -o "
+    "it draws the Gantt chart. The same file opens in ui.perfetto.dev."
 )
 
 

@@ -14,7 +14,19 @@ from numpy.typing import NDArray
 
 from cutset.partition.node import ALIGNMENT, Value
 
-__all__ = ["DTYPES", "Array", "Bytes", "as_bytes", "as_kept", "copied", "digest_of", "empty", "readable", "shaped"]
+__all__ = [
+    "DTYPES",
+    "Array",
+    "Bytes",
+    "as_bytes",
+    "as_kept",
+    "copied",
+    "digest_begun",
+    "digest_of",
+    "empty",
+    "readable",
+    "shaped",
+]
 
 Array = NDArray[Any]
 Bytes = NDArray[np.uint8]
@@ -67,6 +79,11 @@ def readable(array: Array, value: Value) -> Array:
 
 def digest_of(array: Array, value: Value) -> str:
     """SHA-256 of a weight: its dtype, its shape and its bytes in row-major order."""
-    digest = hashlib.sha256(f"torch.{value.dtype} {value.shape}\n".encode())  # as caches on disk name them
+    digest = digest_begun(value)
     digest.update(as_bytes(array).data)
     return digest.hexdigest()
+
+
+def digest_begun(value: Value) -> hashlib._Hash:
+    """That of a weight whose bytes are still to come."""
+    return hashlib.sha256(f"torch.{value.dtype} {value.shape}\n".encode())  # as caches on disk name them

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from cutset.cluster.stage import WeightFile
-from cutset.cluster.values import Array, Bytes, as_bytes, digest_of, empty, shaped
+from cutset.cluster.values import Array, Bytes, as_bytes, digest_begun, digest_of, empty, shaped
 from cutset.errors import CheckpointError, FrameError
 from cutset.partition.node import Value
 
 __all__ = ["WeightStore", "save_weight"]
+
+
+@dataclass(slots=True)
+class _Coming:
+    """A weight that isn't whole yet."""
+
+    digest: str
+    data: Bytes
+    found: hashlib._Hash  # of what is there
+    there: int = 0  # bytes
 
 
 class WeightStore:
@@ -31,7 +43,7 @@ class WeightStore:
         self._file: WeightFile | None = None
         self._held: dict[str, Array] = {}
         self._checked: dict[str, tuple[int, int, int]] = {}  # what a file was when its digest was right
-        self._coming: tuple[str, Value, Bytes, int] | None = None  # digest, value, bytes, how many are there
+        self._coming: _Coming | None = None
         if cache is not None:
             try:
                 cache.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -75,18 +87,19 @@ class WeightStore:
     def add(self, value: Value, digest: str, offset: int, data: Bytes) -> bool:
         """Takes bytes of a weight that was asked for; True with its last ones. Raises FrameError if they aren't it."""
         if offset == 0:
-            self._coming = (digest, value, as_bytes(empty(value)), 0)
+            self._coming = _Coming(digest, as_bytes(empty(value)), digest_begun(value))
         coming = self._coming
-        if coming is None or coming[0] != digest or coming[3] != offset or offset + data.size > coming[2].size:
+        if coming is None or coming.digest != digest or coming.there != offset or offset + data.size > coming.data.size:
             self._coming = None
             raise FrameError(f"bytes of the weight {value.name} came out of order")
-        coming[2][offset : offset + data.size] = data
-        self._coming = (digest, value, coming[2], offset + data.size)
-        if offset + data.size < value.nbytes:
+        coming.data[offset : offset + data.size] = data
+        coming.found.update(data.data)  # with all of it at the end, what comes next would pile up meanwhile
+        coming.there += data.size
+        if coming.there < value.nbytes:
             return False
         self._coming = None
-        weight = shaped(coming[2], value)
-        if digest_of(weight, value) != digest:
+        weight = shaped(coming.data, value)
+        if coming.found.hexdigest() != digest:
             raise FrameError(f"the weight {value.name} that came has another digest than was said")
         self._held[digest] = weight
         if self.cache is not None:

@@ -74,9 +74,9 @@ SPARE_KEYS = "with tcp: the spares' public keys, in their order. Only accepted h
 STAGE_PATIENCE = "wait so long for lost stages, then end what runs"
 DIVIDED = (
     "divide layers among stages by what was measured of machines and links, or as many bytes for each; auto: measured, "
-    "but for a model of less than 64 MB without --objective"
+    "but for a model of less than 64 MB without --objective. With --stages, so only accepted here"
 )
-OBJECTIVE = "what stages are to make good: many tokens a second of all sequences, or a token of one soon"
+OBJECTIVE = "what stages are to make good: tokens a second of all sequences, or a token of one. Only accepted here"
 NAMES: dict[str, Any] = {"type": str, "separator": ",", "metavar": "A,B,C", "flag_only": True}
 SECONDS: dict[str, Any] = {"type": float, "low": 1e-9, "high": 1e9, "metavar": "S", "unit": "seconds"}
 BESIDE = "models.yaml, the registered models; looked for beside cutset.toml, then in the current directory"
@@ -156,8 +156,10 @@ class Settings(Sourced):
     spares: Sequence[str] = _setting((), SPARES, NAMES)
     spare_keys: Sequence[Path] = _setting((), SPARE_KEYS, NAMES | {"type": Path})
     patience: float = _setting(20.0, STAGE_PATIENCE, SECONDS)
-    scheduler: str = _setting("auto", DIVIDED, choices=("auto", "optimal", "even"))
-    objective: Literal["latency", "throughput"] = _setting("throughput", OBJECTIVE, choices=("throughput", "latency"))
+    scheduler: str = _setting("auto", DIVIDED, choices=("auto", "optimal", "even"), flag_only=True)
+    objective: Literal["latency", "throughput"] = _setting(
+        "throughput", OBJECTIVE, choices=("throughput", "latency"), flag_only=True
+    )
     verify: str = _setting("changed", DIGESTS, choices=("changed", "always"), strict="always")
     download: bool = _setting(False, "download models named by a hub id")
     offline: bool = _setting(False, "never touch the network, whatever else is said", strict=True)

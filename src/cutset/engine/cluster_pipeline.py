@@ -180,11 +180,14 @@ class ClusterPipeline(StepPipeline):
         hops = [] if plan is None else self.watch.hops(plan, coordinator.links)
         return StagesReading(number, why, stages, hops, on_their_way, self.depth, self.failovers)
 
-    def fitting(self, setup: StageSetup) -> int:
-        """How many blocks of the cache, up to those of `setup`, the stages have memory for. Raises CutsetError."""
-        rooms = self._rooms(setup)
+    def fitting(self, setup: StageSetup, most: int = 0) -> int:
+        """How many blocks of the cache, up to those of `setup`, the stages have memory for; up to `most`, if that is
+        more, where all of them say how much they have. Raises CutsetError."""
+        rooms, cards = self._rooms(setup), self._survey(setup)
         if not any(map(math.isfinite, rooms)):
             return setup.blocks
+        if all(cards[name].memory for name in self.workers.stages):
+            setup = replace(setup, blocks=max(setup.blocks, most))
         one, two = (self._graph(self._described(replace(setup, blocks=blocks))).graph for blocks in (1, 2))
         sizes, shut = np.array([cut.nbytes for cut in one.cuts]), uncut(self.spec)
         hops = hop_memory(sizes[:, None], sizes[None, :], self._most(len(rooms)))

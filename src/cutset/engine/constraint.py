@@ -22,7 +22,7 @@ from cutset.engine.params import SamplingParams
 __all__ = ["Constraint", "MaskThread", "Restriction", "StepMasks"]
 
 ALWAYS = 2**31 - 1  # tokens
-WORTH = 300e-6  # seconds
+WORTH = 150e-6  # seconds
 
 
 class Restriction(NamedTuple):

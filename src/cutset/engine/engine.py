@@ -41,6 +41,7 @@ from cutset.models.run.executor import Executor, LoadedAdapter
 __all__ = ["Engine"]
 
 log = logging.getLogger(__name__)
+DRAFTING = 8  # sequences with states of which all drafts find room, unless it is said how many
 RESTING = 2.0  # seconds that stages may take to keep blocks while nobody waits for them
 
 
@@ -79,7 +80,7 @@ class Engine:
         drafter: Drafter | None = None,  # with it, tokens are drafted and judged several in a step
         draft_tokens: int = 8,  # of a sequence in a step, at most
         draft_always: bool = False,  # that many in every step, so that their number tells nothing
-        draft_states: int | None = None,  # states that are kept before drafts; None: those of all sequences
+        draft_states: int | None = None,  # states that are kept before drafts; None: those of a few sequences
         grammars: GrammarCompiler | None = None,  # of the tokenizer's vocabulary; without it none are kept
         clock: Callable[[], float] = time.perf_counter,  # seconds
     ) -> None:
@@ -99,7 +100,7 @@ class Engine:
         states: StatePool | None = None
         if spec.recurrent_layers:
             if draft_states is None:
-                draft_states = draft_tokens * max_num_seqs
+                draft_states = draft_tokens * (max_num_seqs if draft_always else min(max_num_seqs, DRAFTING))
             ahead = draft_states if drafter is not None else 0
             states = StatePool(max_num_seqs, kept_states if prefix_caching else 0, ahead)
         masked = tuple(np.flatnonzero(self._without_token).tolist())

@@ -20,6 +20,7 @@ Kind = Literal["json", "regex", "lark"]
 # may write nothing else until the answer is cut off.
 GAPS = r"[ ]|\n[ ]{0,16}"
 MOST_CHOICES = 1000
+MOST_GBNF = 6000  # characters; it is rewritten in a time that grows with their square
 ANY = "a JSON schema (an object, true or false), or its text"
 
 
@@ -88,6 +89,11 @@ class Grammar:
         special token), or in llama.cpp's (GBNF)."""
         _checked(asked, "a grammar", text)
         check_lark(f"{asked}: the grammar", text)
+        if "::=" in text and len(text) > MOST_GBNF:
+            raise RequestError(
+                f"{asked}: the grammar has {len(text)} characters; at most {MOST_GBNF} are read of llama.cpp's form: "
+                "write it in Lark's"
+            )
         return cls("lark", text, None, asked)
 
 

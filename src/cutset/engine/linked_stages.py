@@ -52,7 +52,7 @@ class LinkedStages:
     ) -> None:
         """`context`: tokens of the longest sequence; `fresh`: measure what is remembered again; `hop`: emulated between
         every two parties. Raises CutsetError."""
-        self._settings, self._choice, spec = settings, choice, source.spec
+        self._settings, self._choice, self._context, spec = settings, choice, context, source.spec
         most = len(cuts(spec)) + 1
         named, spares = stage_addresses(settings)
         local = 0 if named else stage_count(settings)
@@ -121,14 +121,16 @@ class LinkedStages:
         return asked or source.spec.parameter_count() >= LEAST_MEASURED
 
     def blocks(self, wanted: int) -> int:
-        """Blocks of the cache: as many as were asked for by hand, else at most what the stages have memory for."""
+        """Blocks of the cache: as many as were asked for by hand, else at most what the stages have memory for.
+        `wanted`: where they don't say how much that is, so many, by the memory of this machine."""
         settings, spec = self._settings, self.pipeline.spec
         if settings.cache_mib:
             return wanted
         kept = kept_states(spec, self._choice, settings) + draft_states(spec, self._choice, settings)
         states = settings.max_num_seqs + kept if spec.state_floats else 0
         kv_dtype: Literal["auto", "int8"] = "int8" if settings.kv_dtype == "int8" else "auto"
-        return self.pipeline.fitting(StageSetup(wanted, settings.block_size, states, kv_dtype))
+        most = settings.max_num_seqs * -(-self._context // settings.block_size)
+        return self.pipeline.fitting(StageSetup(wanted, settings.block_size, states, kv_dtype), most)
 
     @property
     def ready(self) -> bool:

@@ -158,19 +158,19 @@ class SamplingParams:
         return self.temperature == 0
 
     @property
-    def repeats_cost(self) -> bool:
+    def penalises_seen(self) -> bool:
         """Tokens of prompt and output are penalised."""
         return self.repetition_penalty != 1
 
     @property
-    def counts_cost(self) -> bool:
+    def penalises_output(self) -> bool:
         """Tokens of the output are, by how often they are there or at all."""
         return bool(self.presence_penalty or self.frequency_penalty)
 
     @property
     def penalises(self) -> bool:
         """What is drawn depends on the tokens before."""
-        return self.repeats_cost or self.counts_cost
+        return self.penalises_seen or self.penalises_output
 
     @classmethod
     def names(cls) -> tuple[str, ...]:

@@ -67,7 +67,7 @@ class TokenSampler:
         self._end_ids = np.array(sorted(end_ids), dtype=np.intp)
         self.history: TokenHistory | None = None  # where a penalty needs it
         if params.penalises:
-            seen, counts = params.repeats_cost, params.counts_cost
+            seen, counts = params.penalises_seen, params.penalises_output
             self.history = TokenHistory(vocab_size, prompt_ids.tolist(), seen=seen, counts=counts)
         biases = params.logit_bias or {}
         self._biased: NDArray[np.integer] | None = None

@@ -5,6 +5,7 @@ A compiler in a thread can't be stopped, so what is refused here is refused in a
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator
@@ -18,7 +19,13 @@ MOST_BYTES = 1 << 16  # of a grammar's text
 MOST_DEPTH = 64  # of a schema as JSON; its parser stops at 128
 MOST_REPEATS = 10_000  # characters that a regular expression's counted repetitions unfold to
 MOST_FIELDS = 500  # properties of an object that may be left out: the grammar grows with their square
-MOST_ENTRIES = 20_000  # numbers, strings, lists and objects in a schema
+# A compiler that follows references or rules into each other has a stack, which ends a process where it is full.
+MOST_PARTS = 200  # of a schema, that are referred to
+MOST_RULES = 400  # of a grammar
+MOST_BRANCHES = 4000  # of all its rules
+MOST_MEETING = 2000  # the product of the sizes of patterns that must hold together
+DEEP = 3  # properties within each other, as far as it is looked for patterns that meet
+MOST_ENTRIES = 10_000  # numbers, strings, lists and objects in a schema
 MOST_MULTIPLE = 1000  # an automaton counts to it
 MOST_DIGITS = 18  # of a number that bounds another one
 # Keywords whose value is data, no schema.
@@ -36,19 +43,25 @@ def check_size(what: str, text: str) -> None:
 
 def check_schema(what: str, schema: Any) -> None:
     """Raises RequestError, which names the keyword, for a JSON schema that is deeper or larger than is compiled."""
-    multiple = 1
+    multiple, squares, patterns, parts = 1, 0, 0, set[str]()
     for count, (name, value, depth, optional) in enumerate(_walk(schema)):
         if count >= MOST_ENTRIES:
             raise RequestError(f"{what} has more than {MOST_ENTRIES} values: make it smaller")
         if depth > MOST_DEPTH:
             raise RequestError(f"{what} is nested deeper than {MOST_DEPTH} levels: make it flatter")
-        if optional > MOST_FIELDS:
+        squares += max(0, optional) ** 2
+        if squares > MOST_FIELDS**2:
             raise RequestError(
-                f"{what}: `properties` with {optional} that may be left out; {MOST_FIELDS} are compiled: list some in "
+                f"{what}: `properties` with more than {MOST_FIELDS} that may be left out aren't compiled: list some in "
                 "`required`"
             )
-        if name == "pattern" and isinstance(value, str):
+        if name == "$ref" and isinstance(value, str):
+            parts.add(value)
+            if len(parts) > MOST_PARTS:
+                raise RequestError(f"{what}: `$ref` to more than {MOST_PARTS} parts: make it smaller")
+        elif name == "pattern" and isinstance(value, str):
             check_regex(f"{what}: `pattern`", value)
+            patterns += 1
         elif name == "patternProperties" and isinstance(value, dict):
             for pattern in value:
                 check_regex(f"{what}: `patternProperties`", pattern)
@@ -60,14 +73,90 @@ def check_schema(what: str, schema: Any) -> None:
                         f"{what}: `multipleOf` counts to {multiple:.10g} with all that are in it; {MOST_MULTIPLE} is "
                         "the most"
                     )
-            elif name in BOUNDS and abs(value) >= 10**MOST_DIGITS:
+            elif name in RANGES and abs(value) >= 10**MOST_DIGITS:
                 raise RequestError(f"{what}: `{name}` has more than {MOST_DIGITS} digits: leave it out")
+            elif name in COUNTS and value >= 2**31:
+                raise RequestError(f"{what}: `{name}` is more than {2**31 - 1}: leave it out")
+    if patterns > 1:
+        try:
+            _check_meeting(what, schema)
+        except RecursionError:
+            raise RequestError(f"{what} refers to parts that refer to others, too deeply: make it flatter") from None
 
 
-BOUNDS = frozenset(
-    {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minItems", "maxItems", "minLength", "maxLength"}
-    | {"minProperties", "maxProperties", "minContains", "maxContains"}
-)
+RANGES = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
+COUNTS = frozenset({"minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties"})
+_Sizes = dict[tuple[str, ...], int]  # by the place of a value: its properties' names
+
+
+def _check_meeting(what: str, schema: Any) -> None:
+    """Raises RequestError for patterns that must hold for the same text and together take long to compare."""
+    left, known = 2 * MOST_ENTRIES, dict[str, _Sizes]()  # parts to look at; what references lead to
+
+    def sizes(node: Any) -> _Sizes:
+        """How large the patterns are for each value that a part of the schema says something of."""
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise RequestError(f"{what} refers to its parts too often, with patterns in them: make it smaller")
+        found: _Sizes = {}
+        if not isinstance(node, dict):
+            return found
+        if isinstance(node.get("pattern"), str):
+            found[()] = 1 + _unfolded(node["pattern"])
+        inner = [*_items(node.get("properties")), *(("", node.get(name)) for name in ("items", "additionalProperties"))]
+        for name, one in inner:
+            for place, size in sizes(one).items():
+                if len(place) < DEEP:
+                    found[name, *place] = found.get((name, *place), 0) + size
+                    left -= 1
+        either: _Sizes = {}
+        for one in (*_listed(node.get("anyOf")), *_listed(node.get("oneOf"))):
+            for place, size in sizes(one).items():
+                either[place] = either.get(place, 0) + size
+        meeting = [found, either, *map(sizes, _listed(node.get("allOf")))]
+        target = node.get("$ref")
+        if isinstance(target, str) and target.startswith("#"):
+            if target not in known:
+                known[target] = {}  # one that leads to itself says no more
+                known[target] = sizes(_referred(schema, target))
+            meeting.append(known[target])
+        return _met(what, meeting)
+
+    sizes(schema)
+    for name in ("$defs", "definitions"):
+        for _, one in _items(schema.get(name) if isinstance(schema, dict) else None):
+            sizes(one)
+
+
+def _met(what: str, meeting: list[_Sizes]) -> _Sizes:
+    found: _Sizes = {}
+    for one in meeting:
+        for place, size in one.items():
+            if place in found and found[place] * size > MOST_MEETING:
+                raise RequestError(
+                    f"{what}: more than one `pattern` for the same text, by `allOf` or `$ref`, and together they are "
+                    "too large to compare: write one, or smaller ones"
+                )
+            found[place] = found.get(place, 1) * size
+    return found
+
+
+def _items(value: Any) -> list[tuple[str, Any]]:
+    return list(value.items()) if isinstance(value, dict) else []
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _referred(schema: Any, target: str) -> Any:
+    """What a reference within the schema leads to; None for nothing."""
+    node = schema
+    for step in target[1:].split("/")[1:]:
+        step = step.replace("~1", "/").replace("~0", "~")
+        node = node.get(step) if isinstance(node, dict) else None
+    return node
 
 
 def _walk(schema: Any) -> Iterator[tuple[str, Any, int, int]]:
@@ -111,6 +200,7 @@ def check_regex(what: str, pattern: str) -> None:
 def check_lark(what: str, text: str) -> None:
     """The same for the regular expressions of a grammar in Lark's form, and for the counts of its rules."""
     rules = list[str]()
+    text = _without_schemas(what, text)
     place = 0
     for literal in LITERAL.finditer(text):
         rules.append(text[place : literal.start()])
@@ -118,9 +208,35 @@ def check_lark(what: str, text: str) -> None:
         if literal[1]:
             check_regex(what, literal[1])
     rules.append(text[place:])
-    for count in re.finditer(r"[~{,.]\s*(\d{4,})", "\n".join(rules)):
+    rest = "\n".join(rules)
+    for sign, most, of in (
+        (":", MOST_RULES, "rules"),
+        ("|", MOST_BRANCHES, "branches"),
+        ("?", MOST_BRANCHES, "options"),
+    ):
+        if rest.count(sign) > most:
+            raise RequestError(f"{what} has {rest.count(sign)} {of}; {most} is the most: make it smaller")
+    for count in re.finditer(r"[~{,.]\s*(\d{4,})", rest):
         if len(count[1]) > 6 or int(count[1]) > MOST_REPEATS:
             raise RequestError(f"{what}: a rule is repeated {count[1][:20]} times; {MOST_REPEATS} is the most")
+
+
+def _without_schemas(what: str, text: str) -> str:
+    """A grammar without the schemas in it, which are checked."""
+    kept, place, decoder = list[str](), 0, json.JSONDecoder()
+    for found in re.finditer(r"%json\s*(?=[{\[tf])", text):
+        if found.start() < place:
+            continue
+        try:
+            schema, end = decoder.raw_decode(text, found.end())
+        except RecursionError:
+            raise RequestError(f"{what}: a schema in it is nested too deeply: make it flatter") from None
+        except ValueError:
+            continue  # it stands in a text, or the compiler refuses it
+        check_schema(f"{what}: a schema in it", schema)
+        kept.append(text[place : found.start()])
+        place = end
+    return "".join([*kept, text[place:]])
 
 
 def _unfolded(pattern: str) -> int:

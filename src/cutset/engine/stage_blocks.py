@@ -157,6 +157,8 @@ class StagedBlocks:
         for sequence, epoch, blocks in self._on_their_way.pop(result.number, []):
             found = result.found[place : place + len(blocks)]
             place += len(blocks)
+            # One that had to go from a disk is kept again when it has been computed.
+            self._told.difference_update(one.digest for one, right in zip(blocks, found, strict=True) if not right)
             told.append((sequence, epoch, blocks, (*found, False).index(False)))
         return told
 

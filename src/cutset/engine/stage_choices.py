@@ -15,7 +15,6 @@ from cutset.partition.problem import Objective
 
 __all__ = ["StageChoices", "model_of", "stage_choices"]
 
-ALONE: tuple[Objective, int] = ("latency", 1)
 NAMED = 8  # machines in a line of text
 
 
@@ -62,8 +61,7 @@ class StageChoices:
     def seconds(self, stage: StagePlan) -> tuple[float, float]:
         """Of a step of one sequence, and of one as the plan makes them with all sequences."""
         number = next(i for i, one in enumerate(self.machines) if one.name == stage.worker)
-        alone, loaded = (self._step(number, stage, *each) for each in (ALONE, ("throughput", self.chosen.depth)))
-        return alone, loaded
+        return self._step(number, stage, "latency", 1), self._step(number, stage, "throughput", self.chosen.depth)
 
     def _step(self, number: int, stage: StagePlan, objective: Objective, depth: int) -> float:
         pair = self.mesh.among([0, number + 1])

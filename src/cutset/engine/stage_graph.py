@@ -348,7 +348,7 @@ def _kept(spec: DecoderSpec, tensors: Mapping[str, TensorKind], dtype: str) -> l
 
 
 def _kept_of(wanted: WantedTensor, tensor: TensorKind | None, dtype: str) -> float:
-    if tensor is None:  # an integer checkpoint's, which is used as it lies there
+    if tensor is None or tensor.dtype == "I8":  # an integer checkpoint's, which is used as it lies there
         return 0.0
     size = math.prod(tensor.shape)
     if not wanted.product:

@@ -480,7 +480,7 @@ def _sampler(found: _Sampling, histories: KnownHistories) -> TokenSampler:
         if part.start + len(ids) != found.known:
             raise FrameError("sampling of an item has another number of tokens than it says")
         own = HistoryPart(part.slot, part.start, part.prompt_tokens, ids)
-        sampler.history = histories.take(own, seen=params.repeats_cost, counts=params.counts_cost)
+        sampler.history = histories.take(own, seen=params.penalises_seen, counts=params.penalises_output)
     return sampler
 
 

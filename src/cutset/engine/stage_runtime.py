@@ -99,6 +99,8 @@ class StageRuntime:
             torch_device(device)
         self._prefixes = prefixes
         self.isa = native.isa() if native.available() else NUMPY
+        if native.available():  # now, so that it counts as the process's own memory and not as a stage's
+            import cutset.models.run.native  # noqa: F401
         self.software, self.device, self.threads = software_of(self.isa), device, threads
 
     def begin_thread(self) -> None:

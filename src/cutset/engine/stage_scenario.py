@@ -20,6 +20,7 @@ from cutset.partition.machine_file import (
     TABLES,
     TEXT,
     WHOLE,
+    Keys,
     checked,
     hop_of,
     read_machine_file,
@@ -29,7 +30,7 @@ from cutset.partition.problem import Objective
 
 __all__ = ["DecoderScenario", "SimulatedMachine", "read_decoder_scenario"]
 
-KEYS = {
+KEYS: Keys = {
     "model": TEXT,
     "shape": TABLE,
     "objective": TEXT,
@@ -39,9 +40,9 @@ KEYS = {
     "reference": TABLE,
     "worker": TABLES,
 }
-RATE_KEYS = {"bandwidth": TEXT, "gflops": NUMBER}
-WORKER_KEYS = {"name": TEXT, "link": TEXT, "speed": NUMBER, "memory": TEXT, "count": WHOLE, **RATE_KEYS}
-SHAPE_KEYS = {
+RATE_KEYS: Keys = {"bandwidth": TEXT, "gflops": NUMBER}
+WORKER_KEYS: Keys = {"name": TEXT, "link": TEXT, "speed": NUMBER, "memory": TEXT, "count": WHOLE, **RATE_KEYS}
+SHAPE_KEYS: Keys = {
     "hidden": WHOLE,
     "layers": WHOLE,
     "heads": WHOLE,
@@ -136,7 +137,7 @@ def _shape(table: Any, context: int, path: Path) -> tuple[RandomModel, float]:
         raise ConfigError(f"{where}: bits of a weight are from 1 to 32, not {bits:g}")
     if wrong := [name for name, value in given.items() if type(value) is int and not 0 <= value <= 1 << 24]:
         raise ConfigError(f"{where}: {wrong[0]} must be from 0 to {1 << 24:,}")
-    defaults = {"kv_heads": given["heads"], "vocab": 32_000, "tied": False, "max_pos": max(context, 16)}
+    defaults: dict[str, Any] = {"kv_heads": given["heads"], "vocab": 32_000, "tied": False, "max_pos": max(context, 16)}
     return RandomModel(**(defaults | given)), bits
 
 

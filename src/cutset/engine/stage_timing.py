@@ -80,7 +80,7 @@ class Bench:
 
     def _samplers(self, count: int) -> list[TokenSampler]:
         none = np.empty(0, np.int32)
-        params = SamplingParams(temperature=1.0).with_defaults({})
+        params = SamplingParams(temperature=0).with_defaults({})
         vocab = self.spec.vocab_size
         return [TokenSampler(params, seed=i, index=0, vocab_size=vocab, prompt_ids=none) for i in range(count)]
 

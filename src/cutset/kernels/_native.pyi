@@ -380,6 +380,7 @@ class Step:
         state_saves: _Ids | None = None,
         query_scales: _Floats | None = None,
         hidden: _Floats | None = None,
+        head: bool = True,
     ) -> None: ...
     def resume(self, y: _Floats | None = None) -> None:
         """Goes on with the product y (rows, outputs), or with what was written to `output`."""
@@ -399,7 +400,7 @@ class Step:
 
     @property
     def hidden(self) -> _Floats:
-        """(rows, hidden), the residual stream, of the other stages"""
+        """(rows, hidden), the residual stream, of the other stages; without a head (wanted, hidden), normed"""
 
 # The delta codec: cutset.kernels.reference_delta documents these.
 

@@ -55,6 +55,7 @@ class Rendezvous:
         self._waiting: dict[bytes, tuple[socket.socket, float]] = {}  # dialled and not answered, by the call's number
         self._unknown: set[socket.socket] = set()
         self._passed: set[Splice] = set()
+        self._seen_from: dict[str, str] = {}
         self._lock = threading.Lock()
         self._handshake = JOIN.with_keys(keys)
         self._open = True
@@ -90,7 +91,7 @@ class Rendezvous:
     def check(self, key: bytes) -> None:
         """Raises LinkClosed unless the joiner with this public key is here."""
         if key not in self._here:
-            raise LinkClosed(f"it hasn't dialled in at {self.address}")
+            raise LinkClosed(f"it hasn't dialled in at {self.address}: start it with --join")
 
     @property
     def own(self) -> str:
@@ -101,12 +102,14 @@ class Rendezvous:
         """The address at which a party that listens at `address` reaches it."""
         if not _everywhere(self._host) or not address.startswith("tcp://"):
             return self.own
+        if address in self._seen_from:  # names aren't looked up again and again
+            return self._seen_from[address]
         host, port = endpoint(address)
         try:  # which of this machine's addresses is used on the way there; nothing is sent
             family = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0][0]
             with socket.socket(family, socket.SOCK_DGRAM) as probe:
                 probe.connect((host, port or 9))
-                return self._at(str(probe.getsockname()[0]))
+                return self._seen_from.setdefault(address, self._at(str(probe.getsockname()[0])))
         except OSError:
             return self.own
 

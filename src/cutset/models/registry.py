@@ -19,16 +19,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cutset.config import OPTIONS, Settings, did_you_mean, read_bounded
 from cutset.errors import ConfigError, DeviceError, ModelError
+from cutset.models.fetch_progress import fetch_bars
 from cutset.models.files.gguf_path import ENDING, is_gguf
 from cutset.models.files.lfs import check_no_pointer, check_no_pointer_at
 from cutset.models.text.tokenizer_files import SENTENCEPIECE_FILES, TEMPLATE_FOLDER
+
+if TYPE_CHECKING:
+    from cutset.models.files.integer import Progress
 
 __all__ = ["BUNDLED", "ModelInfo", "ModelRef", "Overrides", "catalogue", "registered", "resolve", "settings_for"]
 
@@ -82,9 +85,9 @@ class ModelInfo:
     problem: str
 
 
-def resolve(name_or_path: str | os.PathLike[str], settings: Settings) -> ModelRef:
+def resolve(name_or_path: str | os.PathLike[str], settings: Settings, progress: Progress | None = None) -> ModelRef:
     """The model that `name_or_path` means: a directory with a config.json, a GGUF file or a directory with one, a name
-    in models.yaml, a bundled one, a hub id.
+    in models.yaml, a bundled one, a hub id. `progress` is told of a download: what is fetched, how much of how much.
 
     Raises `ModelError` if it is none of them, `ConfigError` for a models.yaml that can't be used.
     """
@@ -111,7 +114,7 @@ def resolve(name_or_path: str | os.PathLike[str], settings: Settings) -> ModelRe
             f"{shown} is a file; name the directory that holds config.json and *.safetensors, or a GGUF file"
         )
     if HUB_ID.fullmatch(text):
-        return ModelRef(_hub_snapshot(text, settings, did_you_mean(text, known)), text, origin="hub")
+        return ModelRef(_hub_snapshot(text, settings, did_you_mean(text, known), progress), text, origin="hub")
     where = settings.models_file or "models.yaml (there is none)"
     raise ModelError(f"{shown} is no directory, no hub id and no name in {where}{did_you_mean(text, known)}")
 
@@ -237,7 +240,7 @@ def _tokenizer_problem(directory: Path) -> str:
     return "tokenizer.json is missing"
 
 
-def _hub_snapshot(hub_id: str, settings: Settings, near: str) -> Path:
+def _hub_snapshot(hub_id: str, settings: Settings, near: str, progress: Progress | None) -> Path:
     """The directory of a hub model in the hub's cache, fetched first where that is allowed."""
     missing = f"{hub_id!r} is no directory, no registered name{near}"
     allowed = settings.downloads_allowed
@@ -246,9 +249,11 @@ def _hub_snapshot(hub_id: str, settings: Settings, near: str) -> Path:
     except ImportError:
         kind = DeviceError if settings.download else ModelError
         raise kind(f"{missing}\nHub ids need huggingface_hub: pip install 'cutset[hub]'") from None
-    patterns: Mapping[str, Any] = {"allow_patterns": list(HUB_FILES), "ignore_patterns": list(HUB_SKIPPED)}
+    asked: dict[str, Any] = {"allow_patterns": list(HUB_FILES), "ignore_patterns": list(HUB_SKIPPED)}
+    if progress is not None and allowed:
+        asked["tqdm_class"] = fetch_bars(hub_id, progress)
     try:
-        return Path(snapshot_download(hub_id, local_files_only=not allowed, **patterns))
+        return Path(snapshot_download(hub_id, local_files_only=not allowed, **asked))
     except Exception as error:  # whatever a network stack raises; the user can act on all of it
         if allowed:
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -12,7 +12,19 @@ from cutset.config import did_you_mean, parse_toml, read_bounded
 from cutset.errors import ConfigError
 from cutset.partition.hop import Hop, parse_hop
 
-__all__ = ["FLAG", "NUMBER", "TABLE", "TABLES", "TEXT", "WHOLE", "checked", "hop_of", "read_machine_file", "workers_of"]
+__all__ = [
+    "FLAG",
+    "NUMBER",
+    "TABLE",
+    "TABLES",
+    "TEXT",
+    "WHOLE",
+    "Keys",
+    "checked",
+    "hop_of",
+    "read_machine_file",
+    "workers_of",
+]
 
 TEXT, WHOLE, NUMBER, FLAG, TABLES, TABLE = (str,), (int,), (int, float), (bool,), (list,), (dict,)
 MOST_NUMBER = 1e15

@@ -43,8 +43,11 @@ class ApiError(Exception):
         self.status, self.message, self.kind, self.code, self.param = status, message, kind, code, param
         self.headers = dict(headers or {})
 
-    def body(self) -> bytes:
-        """`{"error": {"message", "type", "param", "code"}}`."""
+    def body(self, path: str = "") -> bytes:
+        """`{"error": {"message", "type", "param", "code"}}`, or where the request's path is one of Ollama's, whose
+        clients expect a text, `{"error": "message"}`."""
+        if path.startswith("/api/"):
+            return msgspec.json.encode({"error": self.message})
         fields = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
         return msgspec.json.encode({"error": fields})
 
@@ -61,7 +64,7 @@ def as_api_error(error: CutsetError) -> ApiError:
     if isinstance(error, ContextLengthError):
         return invalid(text, code="context_length_exceeded")
     if isinstance(error, RequestError | TokenizerError):
-        named = re.match(r"(\w+)=", text)  # SamplingParams names the parameter first
+        named = re.match(r"(\w+)(?:=| has the token id)", text)  # the parameter comes first
         return invalid(text, named[1] if named else None)
     log.error("a request failed: %s", error)
     status, code, what = 500, "", "the server failed"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -18,20 +18,28 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from cutset.errors import CutsetError
 from cutset.serve.api_errors import NO_RETRY, ApiError, as_api_error
 from cutset.serve.auth import Auth, Guard, refuse
+from cutset.serve.embeddings import Embeddings, OllamaEmbed, OllamaEmbeddings
 from cutset.serve.endpoints import ChatCompletions, Completions
+from cutset.serve.front import Front
 from cutset.serve.hub import Hub
 from cutset.serve.metrics import Metrics
+from cutset.serve.model_facts import model_card
+from cutset.serve.ollama import OllamaChat, OllamaGenerate
+from cutset.serve.ollama_models import ollama_pages
 from cutset.serve.pages import dashboard_routes
 from cutset.serve.readings import Ticker
+from cutset.serve.records import Recorded, Sink
 from cutset.serve.request_limits import CLOSE
 from cutset.serve.responses.response_endpoints import response_routes
 from cutset.serve.service import Service
+from cutset.serve.tokens import Detokenize, Tokenize
 
-__all__ = ["build_app", "build_dashboard"]
+__all__ = ["MODEL_APPLICATIONS", "build_app", "build_dashboard", "guarded"]
 
 
-def build_app(service: Service, auth: Auth) -> ASGIApp:
-    """The server's application, behind the guard."""
+def build_app(service: Service, auth: Auth, front: Front | None = None, sinks: Sequence[Sink] = ()) -> ASGIApp:
+    """The server's application, behind the guard. `sinks` get a record of each request that has ended."""
+    front = front or Front()
     pages = Pages(service)
 
     @contextlib.asynccontextmanager
@@ -49,17 +57,37 @@ def build_app(service: Service, auth: Auth) -> ASGIApp:
         [
             Route("/v1/models", pages.models),
             Route("/v1/models/{name:path}", pages.model),
-            Route("/v1/completions", Completions(service), methods=["POST"]),
-            Route("/v1/chat/completions", ChatCompletions(service), methods=["POST"]),
+            *(Route(path, make(service), methods=["POST"]) for path, make in MODEL_APPLICATIONS.items()),
             *response_routes(service),
+            *ollama_pages(service, service.limits),
             Route("/health", pages.health),
             Route("/metrics", pages.metrics),
-            *dashboard_routes(service.hub),
+            *dashboard_routes(service.hub, front.root_path),
         ],
         auth,
         lifespan,
         service.refused,
+        front,
+        sinks,
     )
+
+
+def _ollama_generate(service: Service) -> OllamaGenerate:
+    return OllamaGenerate(service, ChatCompletions(service), Completions(service))
+
+
+# What one model answers, by path: each is a POST, whose body may name the model.
+MODEL_APPLICATIONS: dict[str, Callable[[Service], ASGIApp]] = {
+    "/v1/completions": Completions,
+    "/v1/chat/completions": ChatCompletions,
+    "/v1/embeddings": Embeddings,
+    "/tokenize": Tokenize,
+    "/detokenize": Detokenize,
+    "/api/chat": lambda service: OllamaChat(service, ChatCompletions(service)),
+    "/api/generate": _ollama_generate,
+    "/api/embed": OllamaEmbed,
+    "/api/embeddings": OllamaEmbeddings,
+}
 
 
 def build_dashboard(hub: Hub, auth: Auth) -> ASGIApp:
@@ -76,28 +104,33 @@ def guarded(
     auth: Auth,
     lifespan: Any = None,
     refused: Callable[[int], object] = lambda status: None,  # called with the status of each error that is answered
+    front: Front | None = None,
+    sinks: Sequence[Sink] = (),
 ) -> ASGIApp:
-    """An application with these routes, that answers errors in OpenAI's shape."""
+    """An application with these routes, that answers errors in OpenAI's shape, or Ollama's on its paths."""
+    front = front or Front()
 
     def answered(answer: Callable[[Request, Exception], ApiError]) -> Callable[[Request, Exception], Any]:
         async def handle(request: Request, error: Exception) -> Response:
             shown = answer(request, error)
             refused(shown.status)
-            return Response(shown.body(), shown.status, shown.headers, media_type="application/json")
+            body = shown.body(request.scope["path"])
+            return Response(body, shown.status, shown.headers, media_type="application/json")
 
         return handle
 
     handlers: Any = {kind: answered(answer) for kind, answer in ANSWERS.items()}
     app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
     app.router.redirect_slashes = False
-    return Entrance(Guard(app, auth, refused), refused)
+    behind = front.shared(Guard(app, auth, refused))
+    return Entrance(Recorded(behind, sinks) if sinks else behind, refused, front.root_path)
 
 
 class Entrance:
     """Middleware for what comes before a request's meaning: where it ends, and how its path is written."""
 
-    def __init__(self, app: ASGIApp, refused: Callable[[int], object]) -> None:
-        self.app, self.refused = app, refused
+    def __init__(self, app: ASGIApp, refused: Callable[[int], object], root_path: str = "") -> None:
+        self.app, self.refused, self.root_path = app, refused, root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -107,7 +140,10 @@ class Entrance:
                 text = "the request has both Content-Length and Transfer-Encoding: send one of them"
                 await refuse(ApiError(400, text, headers=CLOSE), send, self.refused)
                 return
-            scope["path"] = scope["path"].rstrip("/") or "/"  # no redirect: it would have to know the scheme
+            path = scope["path"]
+            if path == self.root_path or path.startswith(f"{self.root_path}/"):  # proxies may leave it there, or not
+                path = path.removeprefix(self.root_path)
+            scope["path"] = path.rstrip("/") or "/"  # no redirect: it would have to know the scheme
         await self.app(scope, receive, send)
 
 
@@ -120,11 +156,13 @@ class Pages:
 
     async def models(self, request: Request) -> Response:
         """`GET /v1/models`."""
-        return _json({"object": "list", "data": [self._card(name) for name in self.service.names]})
+        cards = [model_card(facts, self.service) for facts in self.service.served()]
+        return _json({"object": "list", "data": cards})
 
     async def model(self, request: Request) -> Response:
         """`GET /v1/models/{name}`. Raises ApiError 404 for a name that is not served."""
-        return _json(self._card(self.service.check_model(request.path_params["name"])))
+        name = self.service.check_model(request.path_params["name"])
+        return _json(next(model_card(facts, self.service) for facts in self.service.served() if facts.name == name))
 
     async def health(self, request: Request) -> Response:
         """200 while requests can be answered, 503 when the server is being stopped, its engine has ended, an
@@ -136,19 +174,6 @@ class Pages:
     async def metrics(self, request: Request) -> Response:
         """For Prometheus."""
         return Response(self._metrics.text(), media_type="text/plain; version=0.0.4")
-
-    def _card(self, name: str) -> dict[str, Any]:
-        service = self.service
-        parent = {} if service.adapter(name) is None else {"parent": service.names[0]}
-        return {
-            "id": name,
-            "object": "model",
-            "created": service.started,
-            "owned_by": "cutset",
-            **parent,
-            "max_model_len": service.llm.max_model_len,
-            "cutset": {"mode": service.mode},
-        }
 
 
 def _json(content: Any) -> Response:

@@ -36,8 +36,16 @@ def keys_from(given: Sequence[str], file: str = "", variable: str = "") -> list[
 class Auth:
     """The keys, as digests. Raises ConfigError where a server that others can reach would have none."""
 
-    def __init__(self, keys: Sequence[str], host: str) -> None:
+    def __init__(
+        self,
+        keys: Sequence[str],
+        host: str,
+        *,
+        hosts: Sequence[str] = (),  # further names of this server, in lower case; *.NAME is all within one, * all
+        changing: bool = False,  # keys may be replaced while the server runs
+    ) -> None:
         self._digests = [_digest(key.encode()) for key in keys]
+        self._hosts, self._changing = tuple(hosts), changing
         self.loopback = is_loopback(host)
         if not keys and not self.loopback:
             raise ConfigError(
@@ -49,6 +57,22 @@ class Auth:
     def needed(self) -> bool:
         """Clients must send a key."""
         return bool(self._digests)
+
+    def replace(self, keys: Sequence[str]) -> None:
+        """From the next request on these are the keys. Raises ConfigError for none where some were asked for."""
+        if not keys and self._digests:
+            raise ConfigError("there would be no API key left, so anybody could ask")
+        self._digests = [_digest(key.encode()) for key in keys]
+
+    def answers_to(self, header: bytes) -> bool:
+        """Whether a Host header names this server."""
+        host = header.decode("latin-1")
+        name = (host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host).strip("[]").lower()
+        if self._hosts:
+            return (self.loopback and is_loopback(name)) or any(_matches(name, one) for one in self._hosts)
+        # Without keys whoever reaches the server may use it. A page in a browser on this machine does, if its own name
+        # leads here (DNS rebinding); but it can't choose what the browser says the host is.
+        return self.needed or is_loopback(name)
 
     def client(self, header: bytes) -> str | None:
         """Who sent this Authorization header: a name from which the key can't be found. None: nobody we know."""
@@ -63,8 +87,8 @@ class Auth:
 
     @property
     def several(self) -> bool:
-        """Clients may have different keys."""
-        return len(self._digests) > 1
+        """Clients may have different keys, now or later."""
+        return len(self._digests) > 1 or (self._changing and self.needed)
 
 
 class Guard:
@@ -84,31 +108,29 @@ class Guard:
                 scope["cutset.client"] = self.auth.client(headers.get(b"authorization", b""))
             await self.app(scope, receive, send)
             return
-        await refuse(error, send, self.refused)
+        await refuse(error, send, self.refused, scope["path"])
 
     def _refusal(self, path: str, headers: dict[bytes, bytes]) -> ApiError | None:
-        if self.auth.needed:
-            if path in OPEN or path.startswith(OPEN_FOLDER) or self.auth.client(headers.get(b"authorization", b"")):
-                return None
-            missing = b"authorization" not in headers
-            text = "send an API key: `Authorization: Bearer KEY`" if missing else "that API key isn't known here"
-            more = {"www-authenticate": "Bearer", "connection": "close"}
-            return ApiError(401, text, code="invalid_api_key", headers=more)
-        # Without keys whoever reaches the server may use it. A page in a browser on this machine does, if its own name
-        # leads here (DNS rebinding); but it can't choose what the browser says the host is.
-        host = headers.get(b"host", b"").decode("latin-1")
-        name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
-        if is_loopback(name.strip("[]")):
+        host = headers.get(b"host", b"")
+        if not self.auth.answers_to(host):
+            shown = host.decode("latin-1")[:100]
+            more = "name it with --allowed-host" if self.auth.needed else "give it an API key to be reached"
+            return ApiError(403, f"this server answers to other names, as localhost, not to {shown!r}: {more}")
+        if not self.auth.needed or path in OPEN or path.startswith(OPEN_FOLDER):
             return None
+        if self.auth.client(headers.get(b"authorization", b"")):
+            return None
+        missing = b"authorization" not in headers
+        text = "send an API key: `Authorization: Bearer KEY`" if missing else "that API key isn't known here"
         return ApiError(
-            403, f"this server answers to localhost, not to {host[:100]!r}: give it an API key to be reached"
+            401, text, code="invalid_api_key", headers={"www-authenticate": "Bearer", "connection": "close"}
         )
 
 
-async def refuse(error: ApiError, send: Send, refused: Callable[[int], object]) -> None:
+async def refuse(error: ApiError, send: Send, refused: Callable[[int], object], path: str = "") -> None:
     """Answers with an error before any application is asked."""
     refused(error.status)
-    body = error.body()
+    body = error.body(path)
     shown = error.headers | {"content-type": "application/json", "content-length": str(len(body))}
     encoded = [(name.encode(), value.encode()) for name, value in shown.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": encoded})
@@ -121,6 +143,10 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost" or ipaddress.ip_address(host.partition("%")[0]).is_loopback
     except ValueError:
         return False
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return pattern in ("*", name) or (pattern.startswith("*.") and name.endswith(pattern[1:]))
 
 
 def _digest(key: bytes) -> bytes:

@@ -81,7 +81,7 @@ class _Endpoint(ABC):
             salt = salted(scope.get("cutset.client"), request.cache_salt)
             adapter = service.adapter(model)
             running = service.generate(prompts, params, salt, stream=bool(request.stream), adapter=adapter)
-            with running as generation, service.watching(answer.id, generation):
+            with running as generation, service.watching(answer.id, generation, model):
                 await self._answer(request, params.n, generation, answer, receive, send)
 
     async def _answer(

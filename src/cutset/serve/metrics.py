@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -13,6 +13,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from cutset.engine.outputs import FinishReason
+from cutset.serve.events import StageState
 from cutset.serve.readings import engine_event, offload_event, stages_event
 from cutset.serve.service import Service
 from cutset.serve.watch import Watch
@@ -159,20 +160,22 @@ class _Readings(Collector):
         yield _gauge("cutset_batches_in_flight", "Steps on their way through the stages", found.in_flight, {})
         yield _gauge("cutset_batches_in_flight_most", "Steps that may be", found.most_in_flight, {})
         yield _counter("cutset_stage_failovers", "How often stages were lost", found.failovers_total, {})
-        for name, text, value in (
+        gauges: list[tuple[str, str, Callable[[StageState], float]]] = [
             ("up", "1 while a machine for stages is there", lambda one: one.live),
             ("layers", "Layers that it runs", lambda one: one.layers[1] - one.layers[0] + 1 if one.layers else 0),
             ("weight_bytes", "Weights of these layers", lambda one: one.weight_bytes),
             ("kv_bytes", "Its part of the KV cache", lambda one: one.kv_bytes),
-        ):
+        ]
+        for name, text, value in gauges:
             gauge = GaugeMetricFamily(f"cutset_stage_{name}", text, labels=["stage"])
             for one in found.stages:
                 gauge.add_metric([one.worker], value(one))
             yield gauge
-        for name, text, total in (
+        counters: list[tuple[str, str, Callable[[StageState], float]]] = [
             ("steps", "Steps that it ran", lambda one: one.steps_total),
             ("busy_seconds", "Seconds that it computed", lambda one: one.busy_s_total),
-        ):
+        ]
+        for name, text, total in counters:
             counter = CounterMetricFamily(f"cutset_stage_{name}", text, labels=["stage"])
             for one in found.stages:
                 counter.add_metric([one.worker], total(one))

@@ -25,15 +25,18 @@ HEADERS = {
 }
 
 
-def dashboard_routes(hub: Hub) -> list[BaseRoute]:
-    """`/`, `/dashboard/…` and `/events`."""
+def dashboard_routes(hub: Hub, root_path: str = "") -> list[BaseRoute]:
+    """`/`, `/dashboard/…` and `/events`, which the page looks for under `root_path`."""
     files = {path.name: path for path in FOLDER.iterdir() if path.suffix in TYPES}
 
     def answer(name: str) -> Response:
         if name not in files:
             raise ApiError(404, "the dashboard has no such file")
         path = files[name]
-        return Response(path.read_bytes(), headers=HEADERS, media_type=TYPES[path.suffix])
+        content = path.read_bytes()
+        if path.suffix == ".html":
+            content = content.replace(b'="/', f'="{root_path}/'.encode())
+        return Response(content, headers=HEADERS, media_type=TYPES[path.suffix])
 
     async def page(request: Request) -> Response:
         return answer("index.html")

@@ -70,6 +70,7 @@ class RunningRequest:
         self._usages: list[Usage] = []
         self._error: Exception | None = None
         self.tokens = 0  # generated so far
+        self.first_token: float | None = None  # when the first one came
         for ids in prompts:
             llm.check(ids, params)
         try:
@@ -178,6 +179,7 @@ class RunningRequest:
         if delta.token_ids:
             self.tokens += len(delta.token_ids)
             now, sample = time.perf_counter(), (number, delta.index)
+            self.first_token = self.first_token or now
             before = self._last.get(sample)
             self._last[sample] = now
             for watch in self._watches:

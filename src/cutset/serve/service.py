@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,9 @@ from cutset.serve.call_grammar import arguments_of
 from cutset.serve.hub import Hub
 from cutset.serve.logprobs import TokenTexts
 from cutset.serve.mailbox import Mailbox
+from cutset.serve.model_facts import ModelFacts, facts_of
 from cutset.serve.readiness import Policy, Readiness
+from cutset.serve.records import current_record
 from cutset.serve.rendering import rendered
 from cutset.serve.request_limits import Admission, RequestLimits
 from cutset.serve.requests import ChatRequest
@@ -37,6 +40,7 @@ from cutset.version import software
 __all__ = ["Service", "salted"]
 
 BRIEF = 2048  # characters that are tokenised at once, on the event loop; some milliseconds
+_Found = TypeVar("_Found")
 COMPILING = 2.0  # seconds that a request waits for its grammar; its size is bounded before (schema_bounds.py)
 SPARE = 4  # normalisers may shorten a text, but hardly by so much
 
@@ -77,6 +81,7 @@ class Service:
         self._compiling = ThreadPoolExecutor(2, "cutset-grammar", initializer=_give_way)
         self._compiling.submit(llm.grammars.warm)
         self._mailbox: Mailbox | None = None
+        self._facts: ModelFacts | None = None
         self._special = {text: token_id for token_id, text in llm.tokenizer.special_texts.items()}
         # Beyond it nobody need count the tokens, which takes seconds for a text that fills a body.
         self._most_characters = max(BRIEF, SPARE * llm.max_model_len * llm.tokenizer.longest_token)
@@ -84,6 +89,8 @@ class Service:
     def check_model(self, name: str | None) -> str:
         """The name that the request used. Raises ApiError 404 for one that isn't served."""
         if name is not None and name not in self.names:
+            if name.removesuffix(":latest") in self.names:  # as Ollama's clients write it
+                return name.removesuffix(":latest")
             shown = name if len(name) <= 100 else name[:97] + "..."
             raise ApiError(
                 404,
@@ -112,12 +119,54 @@ class Service:
         """Requests are taken."""
         return not self.stopping and self.llm.alive and self.readiness.ready
 
-    async def encode(self, prompt: Prompt) -> NDArray[np.int32]:
-        """As LLM.encode. Raises ApiError for a text that is far too long."""
+    def served(self) -> list[ModelFacts]:
+        """See Catalogue."""
+        if self._facts is None:
+            llm = self.llm
+            self._facts = facts_of(
+                self.names[0],
+                llm.directory,
+                llm.spec,
+                context=llm.max_model_len,
+                dtype=llm.choice.dtype,
+                template=llm.template_source,
+            )
+        first = self._facts
+        others = [replace(first, name=name, parent=self._parent(name)) for name in self.names[1:]]
+        return [first, *others]
+
+    def loaded(self) -> Sequence[str]:
+        """See Catalogue."""
+        return self.names
+
+    def mode_of(self, name: str) -> str:
+        """See Catalogue."""
+        return self.mode
+
+    def _parent(self, name: str) -> str | None:
+        return None if self.adapter(name) is None else self.names[0]
+
+    async def encode(self, prompt: Prompt, *, special: bool = True) -> NDArray[np.int32]:
+        """As LLM.encode, or without `special` tokens around it. Raises ApiError for a text that is far too long."""
         if not isinstance(prompt, str):
             return self.llm.encode(prompt)
         self._check_length(prompt)
-        return await self._in_turn(len(prompt), lambda: self.llm.encode(prompt))
+        encode = self.llm.encode if special else self.llm.encode_rendered
+        return await self.in_turn(len(prompt), lambda: encode(prompt))
+
+    async def encode_to_embed(self, text: Prompt, *, special: bool, truncate: int | None) -> NDArray[np.int32]:
+        """As TextEmbedder.encode. Raises ApiError for a text that is far too long."""
+        if isinstance(text, str) and truncate is not None:
+            text = text[: self._most_characters]
+        elif isinstance(text, str):
+            self._check_length(text)
+        encode = self.llm.embeddings.encode
+        return await self.in_turn(len(text), lambda: encode(text, special=special, truncate=truncate))
+
+    async def template_variables(self) -> frozenset[str]:
+        """What the chat template reads. Raises TokenizerError where there is none."""
+        read = asyncio.get_running_loop().run_in_executor
+        return await read(self._rendering, lambda: self.llm.chat_template().variables)
 
     async def render(self, request: ChatRequest) -> tuple[str, ChatForm]:
         """A conversation as the chat template writes it, and how its answers are read. The event loop never waits for a
@@ -132,8 +181,7 @@ class Service:
 
     async def encode_rendered(self, text: str) -> NDArray[np.int32]:
         """As LLM.encode_rendered. Raises ApiError for a text that is far too long."""
-        self._check_length(text)
-        return await self._in_turn(len(text), lambda: self.llm.encode_rendered(text))
+        return await self.encode(text, special=False)
 
     async def formed(self, params: SamplingParams, form: ChatForm | None) -> SamplingParams:
         """The engine's parameters for a chat, or others where there is no form, with their grammar compiled.
@@ -181,11 +229,11 @@ class Service:
                 f"{grammar.asked} takes longer than {COMPILING:g} s to compile: make it simpler", grammar.asked
             ) from None
 
-    async def _in_turn(self, size: int, encode: Callable[[], NDArray[np.int32]]) -> NDArray[np.int32]:
+    async def in_turn(self, size: int, work: Callable[[], _Found]) -> _Found:
         """Here and now if it is soon done, or else in the thread for long texts."""
         if size <= BRIEF:
-            return encode()
-        return await asyncio.get_running_loop().run_in_executor(self._tokenising, encode)
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._tokenising, work)
 
     def _check_length(self, text: str) -> None:
         if len(text) > self._most_characters:
@@ -212,7 +260,7 @@ class Service:
         return RunningRequest(self.llm, self._mailbox, list(prompts), params, salt, self.watches, unread, adapter)
 
     @contextmanager
-    def watching(self, name: str, generation: RunningRequest) -> Iterator[None]:
+    def watching(self, name: str, generation: RunningRequest, model: str = "") -> Iterator[None]:
         """While it runs, it has a time limit, and a stopping server ends it with an error."""
         self.running[name] = generation
         late = ApiError(
@@ -224,6 +272,8 @@ class Service:
         finally:
             timer.cancel()
             del self.running[name]
+            if (record := current_record()) is not None:
+                record.generated(name, model or self.names[0], generation)
 
     def refused(self, status: int) -> None:
         """A request was answered with an error."""

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from cluster.run.running import Running
+from cutset.cluster.coordinator import reach as reaching
 from cutset.cluster.coordinator.coordinator import Coordinator
 from cutset.cluster.coordinator.feeding import Inbox
 from cutset.cluster.coordinator.plans import NoPlan
@@ -240,3 +241,26 @@ def test_a_worker_that_computes_goes_on_listening(begin: Callable[..., Run], mon
     assert run.coordinator.results.empty()
     hold.set()
     assert [run.take() for _ in range(3)] == ["a", "aab", "aababc"]
+
+
+def test_cards_come_in_the_order_of_the_workers_whoever_answers_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans go by it: the first worker gets the first nodes."""
+    asked: list[str] = []
+
+    class Answering:
+        refused, why = False, ""
+
+        def __init__(self, name: str, *_: Any, **__: Any) -> None:
+            self.name, self.card = name, name
+
+        @property
+        def up(self) -> bool:
+            asked.append(self.name)
+            return self.name != "first" or len(asked) > 4
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(reaching, "Remote", Answering)
+    assert list(reaching.reach({"first": ("", None), "second": ("", None)})) == ["first", "second"]
+    assert asked.index("second") < len(asked) - 1

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from cutset.cluster.values import digest_of
+from cutset.cluster.messages import WeightPart
+from cutset.cluster.values import Bytes, digest_of
 from cutset.cluster.weight_store import WeightStore, save_weight
+from cutset.cluster.worker import preparation
+from cutset.cluster.worker.preparation import Preparation
 from cutset.errors import CutsetError
 from cutset.partition.node import Value
 
@@ -61,3 +68,34 @@ def test_weights_of_a_file_are_found_by_digest(tmp_path: Path) -> None:
     store.keep([])
     assert store.find("b", Value("b", (6,), "float32"), digest) is None
     assert store.find("c", Value("c", (6,), "float32"), digest) is None
+
+
+def test_weights_that_come_quicker_than_they_are_taken_wait_at_the_link(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in a worker's memory, where hundreds of MB would pile up while a large one is looked at."""
+    monkeypatch.setattr(preparation, "MOST_WAITING", 10)
+    monkeypatch.setattr(preparation, "MOST_WAIT", 30.0)
+    free, taken = threading.Event(), list[int]()
+
+    def take(self: Preparation, message: WeightPart, arrays: Sequence[Bytes]) -> None:
+        assert free.wait(20)
+        taken.append(message.offset)
+
+    monkeypatch.setattr(Preparation, "_weight", take)
+    settings: Any = SimpleNamespace(runtime=SimpleNamespace(begin_thread=lambda: None), weights=None, cache=None)
+    outbox: Any = SimpleNamespace(say=lambda message: None)
+    made = Preparation(b"", "w", settings, outbox, lambda keys: None)
+
+    def put(count: int) -> None:
+        for number in range(count):
+            made.put(WeightPart("0" * 64, number, 100), [np.zeros(8, np.uint8)])
+
+    sender = threading.Thread(target=put, args=(6,))
+    sender.start()
+    sender.join(0.3)
+    assert sender.is_alive(), "it waits for room"
+    free.set()
+    sender.join(20)
+    assert not sender.is_alive()
+    made.close()
+    made.threads[0].join(20)
+    assert taken == list(range(6))

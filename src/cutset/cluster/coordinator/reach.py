@@ -32,7 +32,7 @@ def reach(
     spares: Collection[str] = (),
     there: Callable[[int, int], None] = lambda found, wanted: None,
 ) -> dict[str, Card]:
-    """The cards of all workers, which are let go again.
+    """The cards of all workers, in their order; the workers are let go again.
 
     `seconds` are waited for one, `joining` for one that dials in at the rendezvous, and a moment for `spares`, which
     may be absent. `there` is called with how many of how many are there, when that changes.
@@ -63,7 +63,7 @@ def reach(
                 count = here
                 there(here, len(wanted))
             if here == len(wanted) and (len(found) == len(remotes) or waited > min(MOMENT, seconds)):
-                return found
+                return {name: found[name] for name in workers if name in found}
             time.sleep(TICK)
     finally:
         for remote in remotes.values():

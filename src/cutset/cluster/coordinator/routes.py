@@ -74,7 +74,7 @@ class Routes:
         self.past.pop(self._number - PAST, None)
         self._in_flight = options.in_flight
         route.sender.bandwidth = self._links.bandwidth(COORDINATOR, route.first.name)
-        self.switch = Switch(route, self._model, options, self._paces, self._links)
+        self.switch = Switch(route, self._model, options, self._paces, self._links, Remote.seen_by)
 
     def answered(self, remote: Remote, message: Need | Prepared | Ready, oldest: int | None) -> None:
         """A worker's word on its preparation. Raises CutsetError for one that makes no sense."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -11,7 +11,7 @@ from cutset.cluster.codecs import Receiver, Sender
 from cutset.cluster.coordinator.links import Links
 from cutset.cluster.coordinator.remote import Remote
 from cutset.cluster.inputs import InputEncoder, Inputs, SourceItem
-from cutset.cluster.messages import Connect, EdgeReport, Prepare, Work
+from cutset.cluster.messages import Connect, EdgeReport, Peer, Prepare, Work
 from cutset.cluster.model import Model
 from cutset.cluster.values import Bytes
 from cutset.codec import Budget
@@ -120,8 +120,12 @@ class Route:
         return all(r.up and r.links == link for r, link in zip(self.remotes, self._links, strict=True))
 
 
+def _dialled(worker: Remote, by: Remote) -> Peer:
+    return Peer(worker.name, worker.address, worker.key)
+
+
 class Switch:
-    """Orders the workers of a route to prepare. `ready` once all are."""
+    """Orders the workers of a route to prepare. `ready` once all are. `peer` is a worker as another one dials it."""
 
     def __init__(
         self,
@@ -130,8 +134,9 @@ class Switch:
         options: Options,
         paces: Mapping[tuple[str, str], Hop],
         links: Links,
+        peer: Callable[[Remote, Remote], Peer] = _dialled,
     ) -> None:
-        self.route = route
+        self.route, self._peer = route, peer
         self._waiting = {remote.name for remote in route.remotes}
         self._before = self._carried = sum(remote.carried for remote in route.remotes)
         self._moved, self._frames = time.monotonic(), 0
@@ -183,7 +188,7 @@ class Switch:
                     description=remote.description(model),
                     stages=text,
                     weights={name: model.weight_digest(name) for name in model.graph.weights_of(stage.nodes)},
-                    next=None if after is None else after.seen_by(remote),
+                    next=None if after is None else self._peer(after, remote),
                     previous=before,
                     in_flight=options.in_flight,
                     deltas=options.deltas,

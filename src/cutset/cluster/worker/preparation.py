@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import queue
 import threading
@@ -41,6 +43,8 @@ __all__ = ["Planned", "Preparation"]
 
 MOST_PLANS = 4  # that a coordinator keeps alive at once
 MOST_GRAPHS = 8
+MOST_WAITING = 2 << 20  # bytes of weights
+MOST_WAIT = 0.2  # seconds: a heartbeat waits, too
 
 
 @dataclass
@@ -81,13 +85,21 @@ class Preparation:
         self._allowed: Prepare | Allow | None = None  # the newest word on thresholds
         self._orders: queue.SimpleQueue[tuple[Message, Sequence[Bytes]] | None] = queue.SimpleQueue()
         self._closing = False
+        self._room = threading.Condition()
+        self._waiting = 0  # bytes of weights that came and are nowhere yet
         self.threads = [threading.Thread(target=self._obey, name=f"cutset-prepare-{name}", daemon=True)]
         self.threads[0].start()
 
     def put(self, message: Inventory | Prepare | WeightPart | Connect | Retire, arrays: Sequence[Bytes]) -> None:
-        """Obeys an order of the coordinator soon. The arrays are the caller's no more."""
+        """Obeys an order of the coordinator soon. The arrays are the caller's no more. It waits a moment where weights
+        come quicker than they are taken, so that they don't pile up in memory."""
         if isinstance(message, Prepare):
             self._allowed = message
+        if isinstance(message, WeightPart):
+            nbytes = sum(array.nbytes for array in arrays)
+            with self._room:
+                self._room.wait_for(lambda: self._waiting < MOST_WAITING or self._closing, MOST_WAIT)
+                self._waiting += nbytes
         self._orders.put((message, arrays))
 
     def allow(self, message: Allow) -> None:
@@ -99,7 +111,9 @@ class Preparation:
 
     def close(self) -> None:
         """Ends the thread and the links to next workers, and forgets plans and weights."""
-        self._closing = True
+        with self._room:
+            self._closing = True
+            self._room.notify_all()
         self._orders.put(None)
         self._leave()
         self.plans.clear()
@@ -123,6 +137,9 @@ class Preparation:
                 elif isinstance(message, Prepare):
                     self._prepare(message)
                 elif isinstance(message, WeightPart):
+                    with self._room:
+                        self._waiting -= sum(array.nbytes for array in arrays)
+                        self._room.notify_all()
                     self._weight(message, arrays)
                 elif isinstance(message, Connect):
                     self._connect(message.plan)
@@ -233,6 +250,7 @@ class Preparation:
             weight = self._store.find(name, graph.weights[name], digest)
             if weight is not None:
                 weights[name] = weight
+        _give_back()
         planned.run = run = PlanRun(order, graph, planned.plan, weights, self._settings.runtime)
         if self._allowed is not None:  # may have come while the stage was made
             run.allow(self._allowed)
@@ -282,6 +300,13 @@ class Preparation:
                 del self._nexts[key]
         if over:
             give_back()
+
+
+def _give_back() -> None:
+    """Gives the system the memory that weights have left free on their way here: several MB, which the stage's own come
+    on top of. Only glibc knows how."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class _Unreachable(LinkClosed):

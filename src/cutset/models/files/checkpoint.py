@@ -40,6 +40,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 MOST_HEADER_BYTES = 100_000_000  # the format's own limit
+OUTER = "model."  # before the names of a decoder in a language model
 STRAY = ("adapter_", "consolidated")  # the weights in another form, or something to add to them
 
 
@@ -147,7 +148,8 @@ class Checkpoint(TensorTable):
 
 def fitted(spec: DecoderSpec, checkpoint: TensorTable) -> tuple[DecoderSpec, dict[str, Tensor]]:
     """`check_tensors`, and the specification that is true of them: a head of its own counts, whatever the file of the
-    configuration says of ties."""
+    configuration says of ties, and names of a decoder that was saved without what is around it."""
+    spec = _unwrapped(spec, checkpoint)
     found = _named(spec, checkpoint)
     if _has_own_head(spec, found):
         spec = replace(spec, tied=False)
@@ -164,6 +166,20 @@ def check_tensors(spec: DecoderSpec, checkpoint: TensorTable) -> dict[str, Tenso
         embedding, head = _tied_names(spec)
         raise CheckpointError(f"{found[head].file}: {head} differs from {embedding}, which it should be tied to")
     return _checked(spec, found, checkpoint.directory)
+
+
+def _unwrapped(spec: DecoderSpec, checkpoint: TensorTable) -> DecoderSpec:
+    """Embedding models are often saved as the decoder alone: names lack `model.`, and there is no head."""
+    embedding, head = _tied_names(spec)
+    bare = embedding.removeprefix(OUTER)
+    if embedding == bare or embedding in checkpoint or bare not in checkpoint:
+        return spec
+    inner = (bare.partition(".")[0], "layers", "norm")
+    spec = replace(spec, other_names=(*spec.other_names, *((f"{name}.", f"{OUTER}{name}.") for name in inner)))
+    if not spec.tied and head not in checkpoint:
+        log.warning("%s: it has no head, so it is good for embeddings only", checkpoint.directory)
+        spec = replace(spec, tied=True)
+    return spec
 
 
 def _named(spec: DecoderSpec, checkpoint: TensorTable) -> dict[str, Tensor]:

@@ -134,8 +134,13 @@ class ReferenceDecoder:
         with self.ops.inference():
             return self._forward(batch, cache, trace or _no_trace, hidden)
 
+    def final_hidden(self, batch: Batch, cache: KVCache) -> NDArray[np.float32]:
+        """See Executor."""
+        with self.ops.inference():
+            return self._forward(batch, cache, _no_trace, None, head=False)
+
     def _forward(
-        self, batch: Batch, cache: KVCache, trace: Trace, hidden: NDArray[np.float32] | None
+        self, batch: Batch, cache: KVCache, trace: Trace, hidden: NDArray[np.float32] | None, *, head: bool = True
     ) -> NDArray[np.float32]:
         ops, spec = self.ops, self.spec
         cos, sin = self.rope.rows(batch.positions, batch.row_starts, batch.limits)  # (tables, rows, pairs)
@@ -166,6 +171,8 @@ class ReferenceDecoder:
             return ops.to_numpy(x).astype(np.float32, copy=False)
         x = ops.rms_norm(ops.take(x, batch.logit_rows), self.parameters["final_norm", -1], spec.norm_eps)
         trace("final_norm", -1, x)
+        if not head:
+            return ops.to_numpy(x).astype(np.float32, copy=False)
         adapted = adapted.take(batch.logit_rows)
         logits = adapted.add(ops, "lm_head", -1, -1, x, self.linears("lm_head", -1, -1, x))
         logits = _scaled(logits, spec.logit_scale)

@@ -143,6 +143,10 @@ class Executor(Protocol):
         """Runs the rows, appends their keys and values to the cache; logits (wanted, vocab) in float32."""
         ...
 
+    def final_hidden(self, batch: Batch, cache: KVCache) -> NDArray[np.float32]:
+        """As `forward`, but what the head would take: (wanted, hidden) after the final norm, in float32."""
+        ...
+
 
 class StageExecutor(Protocol):
     """An Executor of a range of layers, which holds the weights of these alone; its caches are as large as they need.

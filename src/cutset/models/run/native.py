@@ -160,7 +160,19 @@ class NativeDecoder:
             packed.put(part.site, part.layer, part.expert, part.down, part.up, part.first, part.scale, part.scales)
         return LoadedAdapter(adapter.name, adapter.digest, packed)
 
-    def forward(self, batch: Batch, cache: Any, trace: Trace | None = None, *, hidden: Floats | None = None) -> Floats:
+    def final_hidden(self, batch: Batch, cache: Any) -> Floats:
+        """See Executor."""
+        return self.forward(batch, cache, head=False)
+
+    def forward(
+        self,
+        batch: Batch,
+        cache: Any,
+        trace: Trace | None = None,
+        *,
+        hidden: Floats | None = None,
+        head: bool = True,  # False: (wanted, hidden) after the final norm in place of logits
+    ) -> Floats:
         """Runs the rows of a batch; logits (wanted, vocab). A stage takes `hidden` and gives it: see StageExecutor."""
         self._move_in()
         cos, sin = self.rope.rows(batch.positions, batch.row_starts, batch.limits)
@@ -181,6 +193,7 @@ class NativeDecoder:
             query_scales=query_scales(self.spec, batch.positions),
             adapters=[None if one is None else one.handle for one in batch.adapters] if batch.adapters else None,
             hidden=hidden,
+            head=head,
         )
         if isinstance(self.linears, native.Linears):
             step.run(self.linears)
@@ -191,7 +204,7 @@ class NativeDecoder:
                 site, layer, expert, rows = waiting
                 self.linears(site, layer, expert, rows, step.output)
                 step.resume()
-        found = step.logits if self.layers.stop == self.spec.layers else step.hidden
+        found = step.logits if head and self.layers.stop == self.spec.layers else step.hidden
         if trace is None:
             cache.idle.append(step)
         return found
@@ -268,7 +281,8 @@ def _integer_linear(
     try:
         if stored is not None:
             linear = native.LinearI8.packed(*stored, decoder.spec.depth(site, layer, expert), decoder.pool)
-            decoder._mapped.append(linear)
+            if getattr(stored[0], "_mmap", None) is not None:  # else it is in memory of ours already, as what was sent
+                decoder._mapped.append(linear)
             return linear
         parts = quantized_parts(
             decoder.spec, tensors, site, layer, expert, lambda w: native.quantize_weight(w, decoder.pool)

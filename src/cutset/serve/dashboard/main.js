@@ -41,7 +41,7 @@ function show(event) {
 /** Reads events until the server ends them. False if it wants a key. (EventSource can't send one.) */
 async function read() {
   const key = sessionStorage.getItem("cutset-key");
-  const answer = await fetch("/events", { headers: key ? { authorization: `Bearer ${key}` } : {}, cache: "no-store" });
+  const answer = await fetch(new URL("../events", import.meta.url), { headers: key ? { authorization: `Bearer ${key}` } : {}, cache: "no-store" });
   if (answer.status === 401) return false;
   if (!answer.ok) throw new Error(`the server answers ${answer.status}`);
   state(paused ? "paused" : "live", paused ? "" : "live");

@@ -18,7 +18,7 @@ from cutset.serve.responses.response_fields import ResponseChat, parse_response
 from cutset.serve.responses.response_store import ResponseStore
 from cutset.serve.service import Service
 
-__all__ = ["response_routes"]
+__all__ = ["Responses", "response_routes", "stored_routes"]
 
 
 class Responses(ChatCompletions):
@@ -77,9 +77,13 @@ class _Stored:
 def response_routes(service: Service) -> list[BaseRoute]:
     """All paths below `/v1/responses`, with a store of their own."""
     store = ResponseStore()
+    return [Route("/v1/responses", Responses(service, store), methods=["POST"]), *stored_routes(store)]
+
+
+def stored_routes(store: ResponseStore) -> list[BaseRoute]:
+    """The paths of responses that are stored, whichever model made them."""
     stored = _Stored(store)
     return [
-        Route("/v1/responses", Responses(service, store), methods=["POST"]),
         Route("/v1/responses/{name}", stored.get, methods=["GET"]),
         Route("/v1/responses/{name}", stored.delete, methods=["DELETE"]),
         Route("/v1/responses/{name}/input_items", stored.input_items, methods=["GET"]),

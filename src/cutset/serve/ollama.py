@@ -1,0 +1,268 @@
+"""Ollama's `/api/chat` and `/api/generate`: what is asked becomes a request of OpenAI's API, which is asked here.
+
+So tools, schemas and reasoning are what they are there; ollama_answers.py turns the answers back.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from cutset.serve.api_errors import ApiError, invalid
+from cutset.serve.ollama_answers import ChatLines, GenerateLines, Lines, now
+from cutset.serve.plain_requests import parse_plain
+from cutset.serve.replies import replayed, send_json
+from cutset.serve.request_limits import read_body
+from cutset.serve.service import Service
+
+__all__ = ["OllamaChat", "OllamaGenerate", "openai_options"]
+
+# Options by OpenAI's or vLLM's names.
+SAMPLING = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "seed": "seed",
+    "stop": "stop",
+    "repeat_penalty": "repetition_penalty",
+    "presence_penalty": "presence_penalty",
+    "frequency_penalty": "frequency_penalty",
+}
+# How it is computed, which is the server's to say.
+IGNORED = frozenset(
+    re.findall(
+        r"\w+",
+        """
+    num_ctx num_keep num_batch num_gpu main_gpu num_thread numa low_vram f16_kv vocab_only use_mmap use_mlock logits_all
+    embedding_only penalize_newline repeat_last_n draft_num_predict
+    """,
+    )
+)
+# What isn't done, but for the values that ask for nothing.
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "mirostat": (0,),
+    "mirostat_tau": (),
+    "mirostat_eta": (),
+    "tfs_z": (1,),
+    "typical_p": (1,),
+}
+
+
+class _Asked(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    model: str
+    stream: bool | None = None  # Ollama's default is to stream
+    format: str | dict[str, Any] | None = None
+    options: dict[str, Any] | None = None
+    keep_alive: str | float | int | None = None  # models stay while there is room for them
+    think: bool | str | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    truncate: bool | None = None
+    shift: bool | None = None
+
+
+class OllamaChatRequest(_Asked):
+    """`POST /api/chat`."""
+
+    messages: list[dict[str, Any]] = []
+    tools: list[dict[str, Any]] | None = None
+
+
+class OllamaGenerateRequest(_Asked):
+    """`POST /api/generate`."""
+
+    prompt: str | None = None
+    suffix: str | None = None
+    system: str | None = None
+    template: str | None = None
+    context: list[int] | None = None
+    raw: bool | None = None
+    images: list[Any] | None = None
+
+
+class _Translated:
+    """An ASGI application that asks `chat`, the application of `/v1/chat/completions`."""
+
+    def __init__(self, service: Service, chat: ASGIApp) -> None:
+        self.service, self.chat = service, chat
+
+    async def _fields(self, request: _Asked) -> dict[str, Any]:
+        """What both kinds of request have in common, by OpenAI's names."""
+        fields = openai_options(request.options or {})
+        fields |= {"model": self.service.check_model(request.model), "stream": request.stream is not False}
+        if fields["stream"]:
+            fields["stream_options"] = {"include_usage": True}
+        if request.format not in (None, ""):
+            fields["response_format"] = _response_format(request.format)
+        if request.logprobs:
+            fields |= {"logprobs": True, "top_logprobs": request.top_logprobs or 0}
+        return fields
+
+    async def _think(self, request: _Asked) -> dict[str, Any]:
+        if request.think is None:
+            return {}
+        known = await self.service.template_variables()
+        if isinstance(request.think, bool) and "enable_thinking" in known:
+            return {"chat_template_kwargs": {"enable_thinking": request.think}}
+        if isinstance(request.think, str) and "reasoning_effort" in known:
+            return {"reasoning_effort": request.think}
+        if request.think:
+            raise invalid(f"{request.model!r} does not support thinking: leave think out", "think")
+        return {}
+
+    async def _ask(
+        self, app: ASGIApp, fields: dict[str, Any], lines: Lines, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        await app(scope, replayed(msgspec.json.encode(fields), receive), lines.to(send))
+
+
+class OllamaChat(_Translated):
+    """`POST /api/chat`."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter_ns()
+        self.service.check_open()
+        body = await read_body(scope, receive, send, self.service.limits)
+        if body is None:
+            return
+        request = parse_plain(body, OllamaChatRequest)
+        fields = await self._fields(request)
+        if not request.messages:  # how clients have a model loaded
+            done = {"message": {"role": "assistant", "content": ""}, "done_reason": "load", "done": True}
+            await send_json(send, {"model": request.model, "created_at": now()} | done)
+            return
+        fields |= {"messages": openai_messages(request.messages)} | await self._think(request)
+        if request.tools:
+            fields["tools"] = request.tools
+        await self._ask(self.chat, fields, ChatLines(request.model, started), scope, receive, send)
+
+
+class OllamaGenerate(_Translated):
+    """`POST /api/generate`: by the chat template, or `raw`, or where there is none, the prompt as it is."""
+
+    def __init__(self, service: Service, chat: ASGIApp, completions: ASGIApp) -> None:
+        super().__init__(service, chat)
+        self.completions = completions
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter_ns()
+        service = self.service
+        service.check_open()
+        body = await read_body(scope, receive, send, service.limits)
+        if body is None:
+            return
+        request = parse_plain(body, OllamaGenerateRequest)
+        for name in ("suffix", "template", "context", "images"):
+            if getattr(request, name):
+                raise invalid(f"{name} isn't supported by this server: leave it out", name)
+        fields = await self._fields(request)
+        if not request.prompt:
+            await send_json(
+                send,
+                {"model": request.model, "created_at": now(), "response": "", "done_reason": "load", "done": True},
+            )
+            return
+        lines = GenerateLines(request.model, started)
+        if service.llm.template_source is not None and not request.raw:
+            messages = [{"role": "user", "content": request.prompt}]
+            if request.system:
+                messages.insert(0, {"role": "system", "content": request.system})
+            fields |= {"messages": messages} | await self._think(request)
+            await self._ask(self.chat, fields, lines, scope, receive, send)
+            return
+        if request.system:
+            raise invalid("system needs the model's chat template: leave it out, or raw", "system")
+        if request.think:
+            raise invalid(f"{request.model!r} does not support thinking: leave think out", "think")
+        if fields.pop("logprobs", None):
+            raise invalid("logprobs of a raw prompt aren't supported: ask /v1/completions for them", "logprobs")
+        fields.pop("top_logprobs", None)
+        ids = await service.encode(request.prompt)
+        room = service.llm.max_model_len - len(ids)
+        fields = {"max_tokens": max(1, room)} | fields | {"prompt": ids.tolist()}
+        await self._ask(self.completions, fields, lines, scope, receive, send)
+
+
+def openai_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Ollama's `options` by OpenAI's and vLLM's names. Raises ApiError for one that nobody knows, or that would change
+    the answer and isn't done."""
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        if value is None or name in IGNORED:
+            continue
+        if name in SAMPLING:
+            found[SAMPLING[name]] = value
+        elif name == "num_predict":
+            if not isinstance(value, int) or isinstance(value, bool) or value < -2:
+                raise invalid("options.num_predict must be a whole number, -1 for no limit", "options.num_predict")
+            if value > 0:  # -1 and -2: to the end of the context
+                found["max_tokens"] = value
+            elif value == 0:
+                raise invalid("options.num_predict=0 can't be used: give 1 or more", "options.num_predict")
+        elif name in NEUTRAL:
+            if value not in NEUTRAL[name] and not (name.startswith("mirostat_") and not options.get("mirostat")):
+                raise invalid(f"options.{name} isn't supported by this server: leave it out", f"options.{name}")
+        else:
+            raise invalid(f"there is no option {name[:60]!r}", f"options.{name[:60]}")
+    _check_last(options, found)
+    return found
+
+
+def _check_last(options: Mapping[str, Any], found: dict[str, Any]) -> None:
+    """Penalties here are of the whole text, or of none."""
+    last = options.get("repeat_last_n")
+    penalties = [name for name in SAMPLING if name.endswith("_penalty") and SAMPLING[name] in found]
+    if last == 0:
+        for name in penalties:
+            del found[SAMPLING[name]]
+    elif last not in (None, -1) and any(options[name] != (name == "repeat_penalty") for name in penalties):
+        text = "options.repeat_last_n isn't supported but for -1 and 0: penalties here are of the whole text"
+        raise invalid(text, "options.repeat_last_n")
+
+
+def openai_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Messages with OpenAI's names and ids of calls, which Ollama doesn't have: results are those of calls in order.
+
+    Raises ApiError for pictures.
+    """
+    found, calls, waiting = [], 0, list[str]()
+    for index, message in enumerate(messages):
+        kept = {name: value for name, value in message.items() if value not in (None, [])}
+        if kept.pop("images", None):
+            raise invalid(f"messages[{index}].images can't be read: this model reads nothing but text", "messages")
+        if (thinking := kept.pop("thinking", None)) is not None:
+            kept["reasoning_content"] = thinking
+        if isinstance(called := kept.get("tool_calls"), list):
+            kept["tool_calls"] = []
+            for call in called:
+                function = call.get("function") if isinstance(call, dict) else None
+                if not isinstance(function, dict):
+                    raise invalid(f"messages[{index}].tool_calls must be objects with a function", "messages")
+                waiting.append(f"call_{calls}")
+                calls += 1
+                arguments = function.get("arguments", {})
+                text = arguments if isinstance(arguments, str) else msgspec.json.encode(arguments).decode()
+                named = {"name": function.get("name"), "arguments": text}
+                kept["tool_calls"].append({"id": waiting[-1], "type": "function", "function": named})
+        if kept.get("role") == "tool":
+            if (name := kept.pop("tool_name", None)) is not None:
+                kept["name"] = name
+            if "tool_call_id" not in kept and waiting:
+                kept["tool_call_id"] = waiting.pop(0)
+        kept.setdefault("content", "")
+        found.append(kept)
+    return found
+
+
+def _response_format(format: str | dict[str, Any] | None) -> dict[str, Any]:
+    if format == "json":
+        return {"type": "json_object"}
+    if isinstance(format, dict):
+        return {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": format}}
+    raise ApiError(400, f"format must be 'json' or a JSON schema, not {str(format)[:60]!r}", param="format")

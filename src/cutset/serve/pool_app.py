@@ -1,0 +1,142 @@
+"""The application of a server that has several models."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from cutset.serve.app import MODEL_APPLICATIONS, guarded
+from cutset.serve.auth import Auth
+from cutset.serve.front import Front
+from cutset.serve.metrics import Metrics
+from cutset.serve.model_facts import model_card
+from cutset.serve.model_pool import Applications, ModelPool
+from cutset.serve.model_router import ModelRouter
+from cutset.serve.ollama_models import ollama_pages
+from cutset.serve.pages import dashboard_routes
+from cutset.serve.readings import SECONDS, Ticker, model_event
+from cutset.serve.records import Sink
+from cutset.serve.responses.response_endpoints import Responses, stored_routes
+from cutset.serve.responses.response_store import ResponseStore
+from cutset.serve.service import Service
+
+__all__ = ["PoolApplications", "build_pool_app"]
+
+RESPONSES = "/v1/responses"
+
+SAMPLE = re.compile(r"^([A-Za-z_:][\w:]*)(?:\{(.*)\})? (.*)$")
+OF_PROCESS = "process_"
+
+
+class PoolApplications:
+    """Makes what a pool hands requests of one model to. Responses of all models are stored together."""
+
+    def __init__(self) -> None:
+        self.responses = ResponseStore()
+
+    def __call__(self, service: Service) -> Applications:
+        by_path = {path: make(service) for path, make in MODEL_APPLICATIONS.items()}
+        return Applications(by_path | {RESPONSES: Responses(service, self.responses)}, Metrics(service).text)
+
+
+def build_pool_app(
+    pool: ModelPool, made: PoolApplications, auth: Auth, front: Front | None = None, sinks: Sequence[Sink] = ()
+) -> ASGIApp:
+    """As build_app, for the models of a pool, whose applications were `made` so."""
+    front = front or Front()
+
+    async def models(request: Request) -> Response:
+        return _json({"object": "list", "data": [model_card(facts, pool) for facts in pool.served()]})
+
+    async def model(request: Request) -> Response:
+        return _json(model_card(pool.named(request.path_params["name"]).facts, pool))
+
+    async def health(request: Request) -> Response:
+        pool.check_open()
+        return _json({"status": "ok"})
+
+    async def metrics(request: Request) -> Response:
+        texts = {name: one.applications.metrics() for name, one in pool.models.items() if one.applications is not None}
+        return Response(merged(texts), media_type="text/plain; version=0.0.4")
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        ticker = asyncio.create_task(_tick(pool))
+        try:
+            yield
+        finally:
+            ticker.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await ticker
+
+    router = ModelRouter(pool)
+    return guarded(
+        [
+            Route("/v1/models", models),
+            Route("/v1/models/{name:path}", model),
+            *(Route(path, router, methods=["POST"]) for path in (*MODEL_APPLICATIONS, RESPONSES)),
+            *stored_routes(made.responses),
+            *ollama_pages(pool, pool.limits),
+            Route("/health", health),
+            Route("/metrics", metrics),
+            *dashboard_routes(pool.hub, front.root_path),
+        ],
+        auth,
+        lifespan,
+        pool.refused,
+        front,
+        sinks,
+    )
+
+
+def merged(texts: Mapping[str, bytes]) -> bytes:
+    """Metrics of several models as one text, each sample with the name of its model; those of the process once."""
+    heads: dict[str, list[str]] = {}
+    samples: dict[str, list[str]] = {}
+    for number, (model, text) in enumerate(texts.items()):
+        family = ""
+        for line in text.decode().splitlines():
+            if line.startswith("#"):
+                family = line.split(" ", 3)[2]
+                if number == 0 or line not in heads.get(family, ()):
+                    heads.setdefault(family, []).append(line)
+                continue
+            found = SAMPLE.match(line)
+            if found is None or (family.startswith(OF_PROCESS) and number):
+                continue
+            name, labels, value = found.groups()
+            shown = labels or ""
+            if not family.startswith(OF_PROCESS) and "model_name=" not in shown:
+                escaped = model.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+                shown = f'model_name="{escaped}"' + (f",{shown}" if shown else "")
+            samples.setdefault(family, []).append(f"{name}{{{shown}}} {value}" if shown else f"{name} {value}")
+    lines = [line for family, head in heads.items() for line in (*head, *samples.get(family, ()))]
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+async def _tick(pool: ModelPool) -> None:
+    """Publishes the readings of the model that is used, for the dashboard."""
+    shown: Service | None = None
+    while True:
+        current = next(iter(pool.services), None)
+        if current is not None:
+            if current is not shown:
+                pool.hub.publish(model_event(current))
+            if pool.hub.watched:
+                Ticker(current).publish()
+        shown = current
+        del current
+        await asyncio.sleep(SECONDS)
+
+
+def _json(content: object) -> Response:
+    return Response(msgspec.json.encode(content), media_type="application/json")
