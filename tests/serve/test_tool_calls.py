@@ -95,7 +95,8 @@ class Streamed:
 @pytest.mark.parametrize("name", SIGNS)
 def test_every_format_streamed_and_not(script: Script, client: openai.OpenAI, name: str) -> None:
     with script.sign(SIGNS[name]):
-        for _, text, content, calls in (one for one in WHOLE if one[0] == name):
+        # What else there is of a format, tests/models/calls tries without a server.
+        for _, text, content, calls in [one for one in WHOLE if one[0] == name][:2]:
             script.say(text.replace("<|call|>", "").replace("<|return|>", ""))
             found = client.chat.completions.create(**ASKED).choices[0]
             assert (found.message.content or "", calls_of(found.message)) == (content, calls), text
@@ -110,7 +111,7 @@ def test_every_format_streamed_and_not(script: Script, client: openai.OpenAI, na
 @pytest.mark.parametrize("name", ["hermes", "mistral", "pythonic", "gemma"])
 def test_what_is_no_call_is_content(script: Script, client: openai.OpenAI, name: str) -> None:
     with script.sign(SIGNS[name]):
-        for text in [text for one, text in BROKEN if one == name and len(text) < 200][:5]:
+        for text in [text for one, text in BROKEN if one == name and 20 < len(text) < 80][:3]:
             script.say(text)
             found = client.chat.completions.create(**ASKED).choices[0]
             assert (found.message.content, found.message.tool_calls, found.finish_reason) == (text, None, "stop")

@@ -89,7 +89,7 @@ class Lines:
 
     def _event(self, data: bytes) -> bytes:
         if data == b"[DONE]":
-            called = self._called()
+            called = self._called() if self._reason == "tool_calls" else []  # else they turned out to be none
             lines = _encoded(self._line("", "", called, None) | {"done": False}) if called else b""
             return lines + _encoded(self._line("", "", [], None) | self._end())
         chunk = msgspec.json.decode(data)
