@@ -65,6 +65,7 @@ def measure(args: argparse.Namespace, chosen: Sequence[Callable[[StageBench], li
 
 
 def workload(name: str) -> Callable[[StageBench], list[Row]]:
+    """The function that measures a workload."""
     module, _ = WORKLOADS[name]
     found: Callable[[StageBench], list[Row]] = getattr(importlib.import_module(f"cutset.bench.{module}"), f"run_{name}")
     return found

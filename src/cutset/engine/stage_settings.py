@@ -69,7 +69,7 @@ def stage_addresses(settings: Settings) -> tuple[Addresses, Addresses]:
         raise ConfigError(f"{sorted(both)[0]} is both in --stages and in --spares: name it once")
     each = {**found[0], **found[1]}
     check_joining(settings.stages_listen, each, "stages")
-    keyed = [name for name in each if not name.startswith("ipc://")]
+    keyed = [name for name in each if not name.startswith(("ipc://", "shm://"))]
     if keyed and settings.key is None:
         raise ConfigError(f"{keyed[0]} needs --key, this side's secret key; see `cutset keys`")
     return found

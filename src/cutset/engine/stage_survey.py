@@ -184,10 +184,12 @@ def _wait_for(
             raise came if isinstance(came, CutsetError) else LinkError("the stages ended before they were measured")
         waited = time.monotonic() - started
         for remote in () if checked else remotes:
-            if not remote.up and waited > (REFUSED if remote.refused else workers.starting):
+            most = REFUSED if remote.refused else workers.starting
+            if not remote.up and waited > max(most, workers.joining if remote.joins else 0.0):
                 raise LinkError(f"the stage {remote.name} can't be used: {remote.why}")
             if remote.up and remote.card is not None:
                 check(remote.name, remote.card)
         checked = checked or all(remote.up for remote in remotes)
-        if waited > workers.starting + ANSWER:
+        joining = workers.joining if any(remote.joins for remote in remotes) else 0.0
+        if waited > max(workers.starting, joining) + ANSWER:
             raise LinkError("the stages didn't get ready to be measured")

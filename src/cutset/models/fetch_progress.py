@@ -12,9 +12,11 @@ __all__ = ["fetch_bars"]
 
 def fetch_bars(name: str, progress: Progress) -> type[Any]:
     """A class for `snapshot_download(tqdm_class=…)`, which tells `progress` of MiB that have come."""
-    from huggingface_hub.utils import tqdm
+    import huggingface_hub.utils
 
-    class _Told(tqdm):  # type: ignore[misc]
+    bars: Any = vars(huggingface_hub.utils)["tqdm"]
+
+    class _Told(bars):
         def __init__(self, *args: Any, **more: Any) -> None:
             self._closed = False
             super().__init__(*args, **more)
