@@ -109,7 +109,7 @@ class ClusterPipeline(StepPipeline):
         """`divider` says which worker gets which layers; without it each gets as many bytes of weights."""
         self.source, self.workers, self.limits = source, workers, limits
         self.divider = divider
-        self._depths: dict[tuple[StagePlan, ...], int] = {}  # steps on their way, by the stages of a plan
+        self._groups: dict[tuple[StagePlan, ...], int] = {}  # of sequences that decode, by the stages of a plan
         self.backend, self.dtype = backend, dtype
         self.failovers = 0  # how often the stages were lost
         self.watch = StageWatch()
@@ -143,12 +143,12 @@ class ClusterPipeline(StepPipeline):
     @property
     def depth(self) -> int:
         plan = self.plan
-        return 0 if plan is None else self._depths.get(plan.stages) or self._most(len(plan.stages))
+        return 0 if plan is None else min(self._most(len(self.workers.stages)), self._most(self.groups))
 
     @property
     def groups(self) -> int:
         plan = self.plan
-        return 0 if plan is None else len(plan.stages)
+        return 0 if plan is None else self._groups.get(plan.stages) or len(plan.stages)
 
     @property
     def plan(self) -> Plan | None:
@@ -441,7 +441,7 @@ class ClusterPipeline(StepPipeline):
         assert self._model is not None
         if self.divider is not None and using:
             division = self.divider.divide(using, memory)
-            self._depths[division.plan.stages] = division.depth
+            self._groups[division.plan.stages] = division.depth
             return division.plan
         graph, most = self._model.graph, self._most(len(self.workers.stages))
         stages = by_weight(graph, using, memory, most, uncut=uncut(self.spec)) if using else None

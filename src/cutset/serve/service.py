@@ -41,7 +41,7 @@ __all__ = ["Service", "salted"]
 
 BRIEF = 2048  # characters that are tokenised at once, on the event loop; some milliseconds
 _Found = TypeVar("_Found")
-COMPILING = 2.0  # seconds that a request waits for its grammar; its size is bounded before (schema_bounds.py)
+COMPILING = 10.0  # seconds that a request waits for its grammar; its size is bounded before (schema_bounds.py)
 SPARE = 4  # normalisers may shorten a text, but hardly by so much
 
 
