@@ -22,7 +22,7 @@ FLOORS = [
     {"codec", "partition"},
     {"cluster"},
     {"engine", "offload", "video"},
-    {"llm", "stream", "compare"},
+    {"llm", "loaded_model", "stream", "compare"},
     {"bench", "serve"},
     {"cli"},
 ]

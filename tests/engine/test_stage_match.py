@@ -163,7 +163,7 @@ def test_stages_of_different_machines_give_the_bits_of_the_lower_one(
     low = ISAS[0]
     with running_at(low), LLM("story", **SMALL) as llm:
         wanted = llm.generate("Once upon a time", PARAMS)[0].outputs[0]
-    caplog.set_level(logging.INFO, "cutset.llm")
+    caplog.set_level(logging.INFO, "cutset.loaded_model")
     with running(tmp_path, "a", "b", "c", env={"b": {"CUTSET_ISA": low}}) as stages:
         for names, spares in ((("a", "b"), ()), (("a", "c"), ("b",))):
             with LLM("story", **stages.settings(*names, spares=spares), **SMALL) as llm:
@@ -185,7 +185,7 @@ def test_stages_of_different_machines_give_the_bits_of_the_lower_one(
 def test_a_spare_that_comes_later_and_lacks_the_instruction_set_is_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "cutset.llm")
+    caplog.set_level(logging.INFO, "cutset.loaded_model")
     with LLM("story", **SMALL) as llm:
         wanted = llm.generate("Once upon a time", PARAMS)[0].outputs[0].logprobs
     with running(tmp_path, "a", "c", env={"b": {"CUTSET_ISA": ISAS[0]}}) as stages:
