@@ -22,7 +22,8 @@ FLOORS = [
     {"codec", "partition"},
     {"cluster"},
     {"engine", "offload", "video"},
-    {"llm", "loaded_model", "stream", "compare"},
+    {"loaded_model"},
+    {"llm", "stream", "compare"},
     {"bench", "serve"},
     {"cli"},
 ]
