@@ -16,7 +16,7 @@ def fetch_bars(name: str, progress: Progress) -> type[Any]:
 
     bars: Any = vars(huggingface_hub.utils)["tqdm"]
 
-    class _Told(bars):
+    class _Told(bars):  # type: ignore[misc]  # the class is the library's
         def __init__(self, *args: Any, **more: Any) -> None:
             self._closed = False
             super().__init__(*args, **more)
