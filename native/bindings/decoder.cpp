@@ -471,5 +471,6 @@ void bind_decoder(nb::module_& m) {
                    "(site, layer, expert, rows), or None when the step is done; the rows hold until `resume`")
       .def_prop_ro("output", &PyStep::output, "where the product may be written, (rows, outputs)")
       .def_prop_ro("logits", &PyStep::logits, "(wanted, vocab), of the last stage")
-      .def_prop_ro("hidden", &PyStep::hidden, "(rows, hidden), the residual stream, of the other stages; without a head (wanted, hidden), normed");
+      .def_prop_ro("hidden", &PyStep::hidden,
+                   "(rows, hidden), the residual stream, of the other stages; without a head (wanted, hidden), normed");
 }
