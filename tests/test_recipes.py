@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 TITLES = (
-    *("a model family", "a weight format", "a payload form", "a link", "a launcher", "a sampling parameter"),
-    "a command",
+    *("a model family", "a weight format", "a payload form", "a link", "a launcher"),
+    *("a format of tool calls", "a sampling parameter", "a command"),
 )
 
 

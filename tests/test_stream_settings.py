@@ -175,6 +175,7 @@ WRONG = {
     "workers": ["0", "65", "a\0b"],
     "key": ["a\0b"],
     "worker_keys": ["a\0b"],
+    "workers_listen": ["a\0b"],
     "threads": ["0", "1025"],
     "link": ["a\0b", "x" * 5000],
     "speed": ["0", "2", "fast", "1,x"],

@@ -101,7 +101,6 @@ def test_processes_of_one_machine_share_it(capsys: pytest.CaptureFixture[str]) -
         (["--stages", "ipc:///x", "--simulate", "0"], "--simulate must be"),
         (["--stages", "9"], "at most 6 stages"),
         (["--stages", "2", "--objective", "speed"], "one of throughput, latency"),
-        (["--stages", "2", "--backend", "torch"], "native and reference"),
         (["--stages", "2", "--stage-keys", "x.pub"], "for stages at addresses"),
     ],
 )

@@ -125,7 +125,9 @@ def test_a_stage_runs_at_the_instruction_set_that_it_is_told() -> None:
         described: StageModel = stage_model(source, software_of(isa), "native", "float32", setup)
         described = msgspec.structs.replace(described, **change)
         model = decoder_graph(source, described, StageLimits(rows=32, sequences=4, context=48))
-        return runtime.stage(model.graph, [0], {name: model.weights[name] for name in model.graph.weights_of([0])})
+        nodes = [0, 1]  # the embedding and the first layers
+        weights = {name: model.weights[name] for name in model.graph.weights_of(nodes)}
+        return runtime.stage(model.graph, nodes, weights)
 
     with pytest.raises(DeviceError, match=rf"this worker has {ISAS[0]}.*, the coordinator wants sse9"):
         stage("sse9")

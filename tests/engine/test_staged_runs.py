@@ -181,7 +181,7 @@ def test_the_cache_is_what_the_stages_have_memory_for(
         assert wanted > found > 85, "more than 4 MiB, less than was wanted"
         assert text(llm) == text(one)
         llm.close()
-        monkeypatch.setattr("cutset.models.run.backend._free_bytes", lambda device: 1 << 20)
+        monkeypatch.setattr("cutset.models.run.backend.free_bytes", lambda device: 1 << 20)
         with LLM("story", **stages.settings("a", "b"), **more) as llm:
             assert llm.stats().blocks == found, "what this machine has free doesn't count"
 

@@ -15,7 +15,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-import cutset.llm
+import cutset.loaded_model
 from cutset import LLM, SamplingParams
 from cutset.config import load_settings
 from cutset.errors import ArchitectureError
@@ -135,7 +135,7 @@ def test_however_a_request_is_run_it_gets_the_same_bits(written: Written, monkey
         if max(map(len, prompts)) > 32:
             assert llm.stats().prefix_hits > 0  # prefixes from the cache
     blocks = -(-(max(map(len, prompts)) + 20) // 16) + 1
-    monkeypatch.setattr(cutset.llm, "cache_blocks", lambda *_: blocks)
+    monkeypatch.setattr(cutset.loaded_model, "cache_blocks", lambda *_: blocks)
     with written.open(prefix_caching=False) as llm:
         assert generated(llm, prompts * 2) == alone * 2  # preempted
         assert llm.stats().preemptions > 0

@@ -103,5 +103,5 @@ def test_every_event_has_a_type_of_its_own() -> None:
 
     kinds = [one for one in vars(events).values() if isinstance(one, type) and issubclass(one, events.Event)]
     tags = [kind.__struct_config__.tag for kind in kinds if kind is not events.Event]
-    assert len(tags) == len(set(tags)) == 11
+    assert len(tags) == len(set(tags)) == 12
     assert EngineEvent.__struct_config__.tag == "engine"

@@ -17,6 +17,7 @@ from typing import Any
 from cutset.bench.stage_models import StageBench
 from cutset.bench.stage_workers import BenchStages, cores, engine_process
 from cutset.compare.results import Row
+from cutset.models.families import families
 from cutset.models.random import RandomModel
 from cutset.models.registry import BUNDLED
 from cutset.models.text.tokenizer import Tokenizer
@@ -38,8 +39,9 @@ class _WindowedModel(RandomModel):
 
     def config(self) -> dict[str, Any]:
         """See RandomModel."""
-        family = {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 24}
-        return super().config() | family
+        family = families()["mistral"]
+        windowed = {"model_type": family.model_type, "architectures": [family.architectures[0]], "sliding_window": 24}
+        return super().config() | windowed
 
 
 RANDOM = {

@@ -12,11 +12,9 @@ __all__ = ["fetch_bars"]
 
 def fetch_bars(name: str, progress: Progress) -> type[Any]:
     """A class for `snapshot_download(tqdm_class=…)`, which tells `progress` of MiB that have come."""
-    import huggingface_hub.utils
+    from huggingface_hub.utils.tqdm import tqdm
 
-    bars: Any = vars(huggingface_hub.utils)["tqdm"]
-
-    class _Told(bars):  # type: ignore[misc]  # the class is the library's
+    class _Told(tqdm):  # type: ignore[misc,unused-ignore]  # it may be absent
         def __init__(self, *args: Any, **more: Any) -> None:
             self._closed = False
             super().__init__(*args, **more)

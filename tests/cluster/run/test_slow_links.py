@@ -214,7 +214,7 @@ def test_frames_are_smaller_on_slow_links() -> None:
     from cutset.cluster.messages import Work
 
     data = np.arange(5000, dtype=np.uint8)
-    work = Work(1, 0, 0, 0, 0, [], [data.size], 0.0)
+    work = Work(1, 0, 0, 0, [], [data.size], 0.0)
     frames = [parts for _, parts in pieces(work, [data], 1024)]
     assert [sum(part.size for part in parts) for parts in frames] == [1024] * 4 + [904]
     assert np.array_equal(np.concatenate([part for parts in frames for part in parts]), data)

@@ -248,9 +248,9 @@ def test_cards_come_in_the_order_of_the_workers_whoever_answers_first(monkeypatc
     asked: list[str] = []
 
     class Answering:
-        refused, why = False, ""
+        refused, joins, why = False, False, ""
 
-        def __init__(self, name: str, *_: Any, **__: Any) -> None:
+        def __init__(self, name: str) -> None:
             self.name, self.card = name, name
 
         @property
@@ -261,6 +261,6 @@ def test_cards_come_in_the_order_of_the_workers_whoever_answers_first(monkeypatc
         def close(self) -> None:
             pass
 
-    monkeypatch.setattr(reaching, "Remote", Answering)
+    monkeypatch.setattr(reaching, "dial_all", lambda workers, *_, **__: {name: Answering(name) for name in workers})
     assert list(reaching.reach({"first": ("", None), "second": ("", None)})) == ["first", "second"]
     assert asked.index("second") < len(asked) - 1
