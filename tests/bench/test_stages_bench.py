@@ -23,6 +23,7 @@ def measured(folder: Path, *flags: str) -> dict[tuple[str, str], float]:
     return {(row["system"], row["metric"]): row["value"] for row in rows}
 
 
+@pytest.mark.slow
 def test_a_hop_is_timed_from_kernel_to_kernel_over_both_links(tmp_path: Path) -> None:
     found = measured(tmp_path, "--workload", "hop")
     for words in ("tcp with keys", "shared memory"):

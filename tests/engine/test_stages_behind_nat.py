@@ -81,6 +81,7 @@ def test_the_network_is_one_way(net: Net) -> None:
     assert "refused" in net.tries(net.behind[0], net.outside[0], PORT), "those behind reach out"
 
 
+@pytest.mark.slow
 def test_two_stages_behind_nat_write_what_one_process_writes(net: Net, tmp_path: Path) -> None:
     for name in ("me", "a", "b"):
         save_keys(new_keys(), name, tmp_path)

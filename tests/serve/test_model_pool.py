@@ -129,6 +129,7 @@ def test_a_model_in_use_is_not_let_go_of(start: Callable[..., Pooled], wanted: d
     assert server.pool.loaded() == ["b"]
 
 
+@pytest.mark.slow
 def test_many_clients_of_all_models_at_once(start: Callable[..., Pooled], wanted: dict[str, str]) -> None:
     server = start(room=2)
     found: list[tuple[str, str]] = []

@@ -56,6 +56,7 @@ def _serve(worker: Worker, stop: threading.Event) -> None:
     worker.close()
 
 
+@pytest.mark.slow
 def test_workers_that_dial_in_compute_a_network(meeting: str, tmp_path: Path) -> None:
     how = {"workers": ["join://a", "join://b"], "key": tmp_path / "me.key", "scheduler": "even"}
     keys = [tmp_path / "a.pub", tmp_path / "b.pub"]
