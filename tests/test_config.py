@@ -170,7 +170,7 @@ def test_errors_name_what_where_and_what_is_known(place, flags, environ, toml, m
     text = str(caught.value)
     assert message.replace("FILE", str(path)) in text
     assert text.count("\n") <= 1
-    assert len(text) < 700
+    assert len(text) < 600
 
 
 def test_a_file_that_is_not_text(place):

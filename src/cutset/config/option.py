@@ -17,6 +17,7 @@ __all__ = ["Option", "did_you_mean", "gather", "parse_toml", "read_bounded"]
 # A name of so many parts takes tomllib a time that grows with their square, and more: 64 KB are 11 seconds.
 DOTTED = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){51}""")
 WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+MOST_LISTED = 400  # characters of a list of names
 TABLES = ("stream",)  # in cutset.toml, for settings of one kind
 ANY_TEXT = r"[^\0\n]{1,4096}"
 MOST_VALUES = 256  # of one setting
@@ -181,13 +182,19 @@ def _spelled(option: Option, value: Any, where: str, base: Path, *, typed: bool)
     return option.check(value, where)
 
 
+def _listed(names: Iterable[str]) -> str:
+    """As many of them as fit into a line or two."""
+    whole = ", ".join(names)
+    return whole if len(whole) <= MOST_LISTED else whole[:MOST_LISTED].rpartition(", ")[0] + ", …"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown word: the nearest known one, or else all of them."""
+    """The end of a message about an unknown word: the nearest known one, or else those that there are."""
     import difflib
 
     names = sorted(known)
     near = difflib.get_close_matches(word, names, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(names)}" if names else ""
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {_listed(names)}" if names else ""
 
 
 def read_bounded(path: Path, limit: int = 1 << 20) -> str:

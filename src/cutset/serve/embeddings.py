@@ -16,10 +16,9 @@ from starlette.types import Receive, Scope, Send
 from cutset.engine.embedding import unit_vectors
 from cutset.llm import Prompt
 from cutset.serve.api_errors import NO_RETRY, ApiError, invalid
-from cutset.serve.plain_requests import parse_plain
+from cutset.serve.plain_requests import read_plain
 from cutset.serve.records import current_record
 from cutset.serve.replies import send_json, until_gone
-from cutset.serve.request_limits import read_body
 from cutset.serve.service import Service
 
 __all__ = ["Embeddings", "OllamaEmbed", "OllamaEmbeddings"]
@@ -137,11 +136,9 @@ class Embeddings(_Embedding):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         service = self.service
-        service.check_open()
-        body = await read_body(scope, receive, send, service.limits)
-        if body is None:
+        request = await read_plain(service, scope, receive, send, EmbeddingsRequest)
+        if request is None:
             return
-        request = parse_plain(body, EmbeddingsRequest)
         model = service.check_model(request.model)
         truncate = request.truncate_prompt_tokens
         found = await self._vectors(
@@ -187,11 +184,9 @@ class OllamaEmbed(_Embedding):
         self, scope: Scope, receive: Receive, send: Send
     ) -> tuple[OllamaEmbedRequest, NDArray[np.float32], int] | None:
         service = self.service
-        service.check_open()
-        body = await read_body(scope, receive, send, service.limits)
-        if body is None:
+        request = await read_plain(service, scope, receive, send, OllamaEmbedRequest)
+        if request is None:
             return None
-        request = parse_plain(body, OllamaEmbedRequest)
         model = service.check_model(request.model)
         texts = request.input if request.prompt is None else request.prompt
         inputs: list[Prompt] = [texts] if isinstance(texts, str) else list(texts)

@@ -15,9 +15,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cutset.serve.api_errors import ApiError, invalid
 from cutset.serve.ollama_answers import ChatLines, GenerateLines, Lines, now
-from cutset.serve.plain_requests import parse_plain
+from cutset.serve.plain_requests import read_plain
 from cutset.serve.replies import replayed, send_json
-from cutset.serve.request_limits import read_body
 from cutset.serve.service import Service
 
 __all__ = ["OllamaChat", "OllamaGenerate", "openai_options"]
@@ -127,11 +126,9 @@ class OllamaChat(_Translated):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter_ns()
-        self.service.check_open()
-        body = await read_body(scope, receive, send, self.service.limits)
-        if body is None:
+        request = await read_plain(self.service, scope, receive, send, OllamaChatRequest)
+        if request is None:
             return
-        request = parse_plain(body, OllamaChatRequest)
         fields = await self._fields(request)
         if not request.messages:  # how clients have a model loaded
             done = {"message": {"role": "assistant", "content": ""}, "done_reason": "load", "done": True}
@@ -153,11 +150,9 @@ class OllamaGenerate(_Translated):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter_ns()
         service = self.service
-        service.check_open()
-        body = await read_body(scope, receive, send, service.limits)
-        if body is None:
+        request = await read_plain(service, scope, receive, send, OllamaGenerateRequest)
+        if request is None:
             return
-        request = parse_plain(body, OllamaGenerateRequest)
         for name in ("suffix", "template", "context", "images"):
             if getattr(request, name):
                 raise invalid(f"{name} isn't supported by this server: leave it out", name)

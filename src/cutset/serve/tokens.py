@@ -8,9 +8,8 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from cutset.serve.api_errors import invalid
-from cutset.serve.plain_requests import parse_plain
+from cutset.serve.plain_requests import read_plain
 from cutset.serve.replies import send_json
-from cutset.serve.request_limits import read_body
 from cutset.serve.requests import ChatRequest, parse
 from cutset.serve.service import Service
 
@@ -58,11 +57,9 @@ class Tokenize:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         service = self.service
-        service.check_open()
-        body = await read_body(scope, receive, send, service.limits)
-        if body is None:
+        request = await read_plain(service, scope, receive, send, TokenizeRequest)
+        if request is None:
             return
-        request = parse_plain(body, TokenizeRequest)
         service.check_model(request.model)
         if (request.prompt is None) == (request.messages is None):
             raise invalid("give either prompt or messages", "prompt")
@@ -92,11 +89,9 @@ class Detokenize:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         service = self.service
-        service.check_open()
-        body = await read_body(scope, receive, send, service.limits)
-        if body is None:
+        request = await read_plain(service, scope, receive, send, DetokenizeRequest)
+        if request is None:
             return
-        request = parse_plain(body, DetokenizeRequest)
         service.check_model(request.model)
         with service.admission.admit(1):
             text = await service.in_turn(

@@ -25,6 +25,22 @@ class _TaggedCalls(CallParser):
             yield from self.expect("</tool_call>")
         self.done()
 
+    def _arguments(self, name: str) -> Scan[None]:
+        """Begins a call and takes its arguments, up to the `<` of the tag that closes them."""
+        self.begin(name)
+        self.give("{")
+        self._before = ""
+        while True:
+            yield from self.space()
+            yield from self.expect("<")
+            if (yield from self.peek()) == "/":
+                return
+            yield from self._tagged(name)
+
+    def _tagged(self, name: str) -> Scan[None]:
+        """Takes an argument whose tag has been opened."""
+        raise NotImplementedError
+
     def _argument(self, name: str, key: str, closer: str, *, trimmed: bool) -> Scan[None]:
         """Takes a value and its closing tag. A string is given while it comes. `trimmed`: without the line breaks that
         stand right inside the tags."""
@@ -66,23 +82,18 @@ class QwenCoderCalls(_TaggedCalls):
             yield from self.expect("<function=")
         name = yield from self.word(".-")
         yield from self.expect(">")
-        self.begin(name)
-        self.give("{")
-        self._before = ""
-        while True:
-            yield from self.space()
-            yield from self.expect("<")
-            if (yield from self.peek()) == "/":
-                break
-            yield from self.expect("parameter=")
-            key: list[str] = []
-            yield from self.until(">", key.append)
-            yield from self._argument(name, "".join(key), "</parameter>", trimmed=True)
+        yield from self._arguments(name)
         yield from self.expect("/function>")
         if opener == "<tool_call>" and (yield from self.space()):
             yield from self.expect("</tool_call>")
         self.give("}")
         self.done()
+
+    def _tagged(self, name: str) -> Scan[None]:
+        yield from self.expect("parameter=")
+        key: list[str] = []
+        yield from self.until(">", key.append)
+        yield from self._argument(name, "".join(key), "</parameter>", trimmed=True)
 
 
 class GlmCalls(_TaggedCalls):
@@ -100,23 +111,18 @@ class GlmCalls(_TaggedCalls):
         name = yield from self.word(".-")
         if (yield from self.space()) != "<":
             raise Malformed
-        self.begin(name)
-        self.give("{")
-        self._before = ""
-        while True:
-            yield from self.space()
-            yield from self.expect("<")
-            if (yield from self.peek()) == "/":
-                break
-            yield from self.expect("arg_key>")
-            key: list[str] = []
-            yield from self.until("</arg_key>", key.append)
-            yield from self.space()
-            yield from self.expect("<arg_value>")
-            yield from self._argument(name, "".join(key).strip(), "</arg_value>", trimmed=False)
+        yield from self._arguments(name)
         yield from self.expect("/tool_call>")
         self.give("}")
         self.done()
+
+    def _tagged(self, name: str) -> Scan[None]:
+        yield from self.expect("arg_key>")
+        key: list[str] = []
+        yield from self.until("</arg_key>", key.append)
+        yield from self.space()
+        yield from self.expect("<arg_value>")
+        yield from self._argument(name, "".join(key).strip(), "</arg_value>", trimmed=False)
 
 
 def _kinds(schema: Mapping[str, Any], key: str) -> set[str]:
