@@ -17,7 +17,7 @@ def fetch_bars(name: str, progress: Progress) -> type[Any]:
     class _Told(tqdm):  # type: ignore[misc,unused-ignore]  # it may be absent
         def __init__(self, *args: Any, **more: Any) -> None:
             self._closed = False
-            super().__init__(*args, **more)
+            super().__init__(*args, **more)  # type: ignore[no-untyped-call,unused-ignore]
 
         def display(self, *_: Any, **__: Any) -> None:
             if self.unit == "B" and self.total and not self._closed:
