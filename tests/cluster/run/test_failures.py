@@ -70,6 +70,13 @@ def stop(local: LocalWorkers, name: str) -> None:
     os.kill(local.process(name).pid, signal.SIGSTOP)
 
 
+def kill_busy(local: LocalWorkers, name: str) -> None:
+    """Kills it with pictures on their way to it: it stands still first, for less than the silence that is noticed."""
+    stop(local, name)
+    time.sleep(0.3)
+    kill(local, name)
+
+
 def terminate(local: LocalWorkers, name: str) -> None:
     local.process(name).terminate()
     local.process(name).wait()
@@ -100,7 +107,7 @@ SLOW = pytest.mark.slow
 
 @pytest.mark.parametrize("name", [pytest.param("worker1", marks=SLOW), "worker2", pytest.param("worker3", marks=SLOW)])
 def test_a_worker_is_killed(healed: LocalWorkers, name: str) -> None:
-    results, log, plans = disturbed(healed, 60, {20: lambda: kill(healed, name)})
+    results, log, plans = disturbed(healed, 60, {20: lambda: kill_busy(healed, name)})
     assert [stage.worker for stage in plans[-1][1].stages] == [n for n in healed.names if n != name]
     assert any(r.attempts > 1 for r in results), "nothing was on its way: this shows nothing"
     gone, again = log.when(f"{name} is gone"), log.when(f"plan {len(plans)}:")
@@ -241,9 +248,13 @@ def passage(healed: LocalWorkers) -> Iterator[Passage]:
 
 def test_the_link_between_two_workers_is_cut(healed: LocalWorkers, passage: Passage) -> None:
     """Both live, and both still have the coordinator's link."""
-    results, log, plans = disturbed(
-        healed, 60, {20: lambda: passage.cut(1), 40: passage.mend}, others={"worker2": passage.address}
-    )
+
+    def cut() -> None:
+        passage.block(1)
+        time.sleep(0.3)  # for pictures to be on their way
+        passage.cut(1)
+
+    results, log, plans = disturbed(healed, 60, {20: cut, 40: passage.mend}, others={"worker2": passage.address})
     assert passage.count >= 2, "no worker's link came this way"
     assert any(r.attempts > 1 for r in results), "nothing was on its way: this shows nothing"
     assert "worker2" not in [stage.worker for stage in plans[1][1].stages] or len(plans) > 2

@@ -42,7 +42,7 @@ def test_a_launchers_workers_give_the_same_results_and_end_with_it(launcher: typ
         pids = [workers.process(name).pid for name in workers.names]
         with Stream(model, pictures, workers=workers.addresses) as stream:
             results = list(stream)
-            [(_, plan, _)] = stream.coordinator.plans
+            _, plan, _ = stream.coordinator.plans[0]  # a busy machine may bring others
         assert [stage.worker for stage in plan.stages] == workers.names
         assert all(map(lives, pids))
     same(results, expected(pictures))

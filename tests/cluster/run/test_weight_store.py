@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -96,6 +97,9 @@ def test_weights_that_come_quicker_than_they_are_taken_wait_at_the_link(monkeypa
     free.set()
     sender.join(20)
     assert not sender.is_alive()
+    until = time.monotonic() + 20
+    while len(taken) < 6 and time.monotonic() < until:  # `close` would leave out what waits
+        time.sleep(0.001)
     made.close()
     made.threads[0].join(20)
     assert taken == list(range(6))
