@@ -81,8 +81,9 @@ Server::Event Server::serve(double seconds, double idle) {
       const double wait = batcher_.wait(time);
       Event event = Event::kNothing;
       if (wait != 0) {
-        const double longest = std::min(wait == Batcher::kNothing ? end - time : std::min(wait, end - time), idle);
-        bool took = wait == Batcher::kNothing && idle > 0 && warm(event);
+        bool took = idle > 0 && warm(event);  // for whoever is waited for, too
+        const double until = wait == Batcher::kNothing ? end : std::min(time + wait, end);
+        const double longest = std::min(std::max(0.0, until - now()), idle);
         if (event == Event::kNothing && !took) took = take(longest, event);
         const bool nothing = event == Event::kNothing && !took && longest == idle;
         for (std::size_t i = 0; event == Event::kNothing && took && i < most_messages() && !batcher_.complete(); ++i) {
@@ -107,7 +108,7 @@ Server::Event Server::serve(double seconds, double idle) {
   }
 }
 
-// While nobody waits: reads what will be multiplied next, as far as caches keep it. True once a message came.
+// While a message is waited for: reads what will be multiplied next, as far as caches keep it. True once one came.
 bool Server::warm(Event& event) {
   while (warmed_ < rules_.warm_bytes) {
     if (take(0, event)) return true;

@@ -101,3 +101,25 @@ def test_a_device_without_room_refuses_a_call_and_goes_on() -> None:
     for _ in range(3):
         served.turn(0.0)
     assert isinstance(client.got[-1], Product)
+
+
+def test_weights_are_read_ahead_while_an_owed_client_is_waited_for() -> None:
+    """So it has as much of its share beside greedy clients as of the whole machine alone."""
+
+    class Ahead(NativeProducts):
+        reads: int = 0
+
+        def warm(self, *args: Any) -> int:
+            self.reads += 1
+            return super().warm(*args)
+
+    client, products = Client(), Ahead(1)
+    first = [(client, frame(hello(PROTOCOL))), (client, frame(Multiply(1, 0), np.ones((1, 8), np.int16)))]
+    served: Any = accelerator(Listener(first), products)
+    for _ in range(3):
+        served.turn(0.0)
+    assert isinstance(client.got[-1], Product)
+    products.reads = 0
+    served._batcher.wait = lambda now: 0.001  # as where one who has had too much waits for one who has had less
+    served.turn(0.01)
+    assert products.reads

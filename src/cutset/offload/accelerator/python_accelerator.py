@@ -57,10 +57,11 @@ class PythonAccelerator(Accelerator):
         for link in self.listener.gone():
             self._forget(link)
         self._flush()
-        wait = self._batcher.wait(time.monotonic())
+        now = time.monotonic()
+        wait = self._batcher.wait(now)
         longest = min(timeout if wait is None else min(wait, timeout), self._idle())
-        took = self._warm() if wait is None and longest > 0 else False
-        took = took or self._take(longest)
+        took = self._warm() if longest > 0 else False
+        took = took or self._take(max(0.0, now + longest - time.monotonic()))
         # Whatever else is there; a few of each client, since some may never stop asking.
         end = time.monotonic() + self.quota.window
         for _ in range(2 * len(self._clients) + 8):
@@ -73,9 +74,10 @@ class PythonAccelerator(Accelerator):
         self._work()
 
     def _warm(self) -> bool:
-        """While nobody waits: reads what will be multiplied next, as far as caches keep it. True once a message came.
+        """While a message is waited for: reads what is multiplied next, as far as caches keep it. True once one came.
 
         A client that decodes needs a while between two products, and the product itself is bound by reading weights.
+        That while is its own where others want something too (`Batcher.wait`), so it gets as much of this as alone.
         """
         while self._warmed < WARM_BYTES:
             if self._take(0.0):
