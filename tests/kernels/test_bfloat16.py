@@ -8,7 +8,9 @@ from cutset.kernels.reference_tiles import bfloat16_pieces, tiled_linear
 from kernels.test_linear import floats, run
 
 POOL = native.Pool(2)
-SPECIAL = np.array([0, 0x80000000, 1, 0x7F7FFFFF, 0x7F800000, 0xFF800000, 0x7F800001, 0x7FC12345, 0x00800000], np.uint32)
+SPECIAL = np.array(
+    [0, 0x80000000, 1, 0x7F7FFFFF, 0x7F800000, 0xFF800000, 0x7F800001, 0x7FC12345, 0x00800000], np.uint32
+)
 
 
 @pytest.fixture(params=native.available_isas(), autouse=True)
@@ -47,7 +49,7 @@ def arbitrary(rng, rows, columns):
 
 INPUTS = {
     "usual": (floats, floats),
-    "cancelling": (cancelling, lambda rng, rows, columns: np.ones((rows, columns), np.float32) + rng.random() * 0),
+    "cancelling": (cancelling, lambda _, rows, columns: np.ones((rows, columns), np.float32)),
     "far apart": (lambda *a: spread(*a, -40, 40), lambda *a: spread(*a, -40, 40)),
     "tiny": (lambda *a: spread(*a, -80, -55), lambda *a: spread(*a, -80, -55)),
     "huge": (lambda *a: spread(*a, 55, 68), lambda *a: spread(*a, 55, 68)),
@@ -64,9 +66,10 @@ def test_products_equal_the_twin(kind, outputs, depth, isa):
     twin = tiled_linear(x, bits) if isa == "amx" else run(native.LinearF32(wide), x)
     for rows in (1, 2, 17, 20):
         found = run(native.LinearF32(bits), x[:rows])
-        assert np.array_equal(found, twin[:rows], equal_nan=True)
-        if kind != "arbitrary":
-            assert np.array_equal(found.view(np.uint32), twin[:rows].view(np.uint32))
+        number = ~np.isnan(twin[:rows])
+        assert np.array_equal(number, ~np.isnan(found))
+        assert np.array_equal(found[number].view(np.uint32), twin[:rows][number].view(np.uint32))
+    assert kind == "arbitrary" or number.any()
 
 
 def test_pieces_add_up():

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cutset.compare.forward import run_forward
 from cutset.errors import ArchitectureError, CutsetError
+from cutset.kernels import native
 from cutset.models.files.exchange import write_exchange
 from cutset.models.files.integer import IntegerLinears, write_integer_checkpoint
 from cutset.models.files.source import ModelSource, open_source, specify

@@ -1,8 +1,7 @@
-"""Float32 products with bfloat16 weights in AMX tiles, in numpy: what native/kernels/isa/bf16_tiles.cpp computes, bit for
-bit.
+"""Float32 products with bfloat16 weights in AMX tiles, in numpy: what native/kernels/isa/bf16_tiles.cpp computes.
 
-The instruction is TDPBF16PS, as Intel's manual states it: products of bfloat16 numbers are exact, sums are rounded to the
-nearest, subnormal numbers count as zero.
+The bits are the same. The instruction is TDPBF16PS, as Intel states it: products of bfloat16 numbers are exact, sums are
+rounded to the nearest, and subnormal numbers count as zero.
 """
 
 from __future__ import annotations
@@ -38,8 +37,8 @@ def bfloat16_pieces(x: Floats) -> Floats:
 def tiled_linear(x: Floats, weight: NDArray[np.uint16]) -> Floats:
     """y (rows, outputs) = x (rows, depth) . W^T, weight (outputs, depth) of bfloat16.
 
-    A sum over steps of 32 places of the depth, in each of them over the pieces of x; each of these terms is the sum of a
-    chain of multiply-adds over the even places and one over the odd places.
+    A sum over steps of 32 places of the depth, in each of them over the pieces of x; each of these terms is the sum of
+    a chain of multiply-adds over the even places and one over the odd places.
     """
     missing = -x.shape[1] % TILE_DEPTH
     pieces = _flushed(bfloat16_pieces(np.pad(x, ((0, 0), (0, missing)))))
