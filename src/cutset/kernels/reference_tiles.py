@@ -1,7 +1,7 @@
 """Float32 products with bfloat16 weights in AMX tiles, in numpy: what native/kernels/isa/bf16_tiles.cpp computes.
 
-The bits are the same. The instruction is TDPBF16PS, as Intel states it: products of bfloat16 numbers are exact, sums are
-rounded to the nearest, and subnormal numbers count as zero.
+The bits are the same. The instruction is TDPBF16PS, as Intel states it: products of bfloat16 numbers are exact, sums
+are rounded to the nearest, and subnormal numbers count as zero.
 """
 
 from __future__ import annotations
