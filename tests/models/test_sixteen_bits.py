@@ -74,12 +74,12 @@ def same(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> None:
     np.testing.assert_array_equal(ours.view(np.uint32), theirs.view(np.uint32))
 
 
-def alike(ours: NDArray[np.float32], theirs: NDArray[np.float32], kind: str) -> None:
-    """The logits of weights in 16 bits, and of the same numbers in float32."""
-    if native.isa() != "amx" or kind == "F16":
-        return same(ours, theirs)
-    assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max()
-    return None
+def alike(ours: NDArray[np.float32], theirs: NDArray[np.float32], kind: str, most: float = 1e-5) -> None:
+    """The logits of weights in 16 bits, and of the same numbers in float32; `most` apart in another order of sums."""
+    if native.isa() == "amx" and kind != "F16":
+        assert np.abs(ours - theirs).max() <= most * np.abs(theirs).max()
+    else:
+        same(ours, theirs)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -112,7 +112,10 @@ def test_packed_weights_take_half(name: str, kind: str) -> None:
     ours, theirs = (NativeDecoder(spec, each, pool).linears for each in (tensors, wide(tensors)))
     assert isinstance(ours, native.LocalLinears)
     assert isinstance(theirs, native.LocalLinears)
-    assert 0 < 2 * ours.nbytes == theirs.nbytes
+    if kind == "F16":
+        assert 0 < 2 * ours.nbytes == theirs.nbytes
+    else:  # whose columns are padded to a multiple of 32
+        assert theirs.nbytes <= 2 * ours.nbytes < 1.8 * theirs.nbytes
 
 
 def test_floats_among_codes_keep_their_bits_too() -> None:
@@ -123,7 +126,7 @@ def test_floats_among_codes_keep_their_bits_too() -> None:
         ours = coded | narrow(floats, kind)
         pool = native.Pool(2)
         found = [NativeDecoder(spec, each, pool, dtype="stored") for each in (ours, ours | wide(narrow(floats, kind)))]
-        alike(logits(found[0]), logits(found[1]), kind)
+        alike(logits(found[0]), logits(found[1]), kind, most=1e-3)  # beside codes, rows are rounded to 12 bits
         sizes = [one.linears.nbytes for one in found if isinstance(one.linears, native.LocalLinears)]
         assert sizes[0] < sizes[1]
 
