@@ -37,7 +37,8 @@ class Pool:
 
 class LinearF32:
     """y = x . W^T in float32; weight (outputs, depth) is copied into a packed form of as many bits: float32, float16,
-    or bfloat16 as uint16. What 16 bits give is, bit for bit, what the same numbers in float32 give."""
+    or bfloat16 as uint16. What 16 bits give is, bit for bit, what the same numbers in float32 give; but `amx` sums up
+    products with bfloat16 in another order, see reference_tiles.py."""
 
     @overload
     def __init__(self, weight: _Matrix, pool: Pool | None = None) -> None: ...
