@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cutset.video.network_model import NetworkModel
 from cutset.video.result import Result
-from cutset.video.torch_model import TorchModel
 
 __all__ = ["ResultCheck", "difference"]
 
@@ -48,7 +48,7 @@ def _error(one: NDArray[Any], right: NDArray[Any]) -> float:
 class ResultCheck:
     """Computes every picture again, here, by the module itself; as many threads as torch has in this process."""
 
-    def __init__(self, model: TorchModel) -> None:
+    def __init__(self, model: NetworkModel) -> None:
         self._model = model
         self.pictures = self.equal = 0
         self.largest = 0.0  # error of an element
