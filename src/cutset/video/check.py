@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cutset.video.network_model import NetworkModel
 from cutset.video.result import Result
 
-__all__ = ["ResultCheck", "difference"]
+__all__ = ["ResultCheck", "difference", "range_error"]
 
 
 def difference(found: Mapping[str, NDArray[Any]], wanted: Mapping[str, NDArray[Any]]) -> tuple[float, float, bool]:
@@ -34,6 +34,22 @@ def difference(found: Mapping[str, NDArray[Any]], wanted: Mapping[str, NDArray[A
     return worst, relative, equal
 
 
+def range_error(found: Mapping[str, NDArray[Any]], wanted: Mapping[str, NDArray[Any]]) -> float:
+    """The largest error of an element, of all outputs the largest as a share of the range of that output's elements.
+
+    Where an output's elements are all equal, as a share of the largest; infinite where shapes or kinds differ.
+    """
+    worst = 0.0
+    for name, right in wanted.items():
+        one = found[name]
+        same = (one.shape, one.dtype.kind) == (right.shape, right.dtype.kind)
+        error = _error(one, right) if same else np.inf
+        finite = right[np.isfinite(right)].astype(np.float64)
+        span = (float(np.ptp(finite)) or float(abs(finite[0]))) if finite.size else 0.0
+        worst = max(worst, error / span if span else (np.inf if error else 0.0))
+    return worst
+
+
 def _error(one: NDArray[Any], right: NDArray[Any]) -> float:
     """The largest error of an element, for arrays of one shape and kind."""
     if right.dtype.kind in "iu":  # exact: float64 would take large numbers for equal
@@ -46,21 +62,36 @@ def _error(one: NDArray[Any], right: NDArray[Any]) -> float:
 
 
 class ResultCheck:
-    """Computes every picture again, here, by the module itself; as many threads as torch has in this process."""
+    """Computes every picture again, here, in one piece: by the module itself, or by the reference of an ONNX file.
 
-    def __init__(self, model: NetworkModel) -> None:
-        self._model = model
-        self.pictures = self.equal = 0
+    With as many threads as torch has in this process. `tolerance`: what results may be off by, as a share of their
+    range. `pieces` computes a picture as its plan does, one stage after the other: where a runtime fuses layers, the
+    bits are those of the network with the same cuts.
+    """
+
+    def __init__(
+        self,
+        model: NetworkModel,
+        tolerance: float = 0.0,
+        pieces: Callable[[Result], Mapping[str, NDArray[Any]]] | None = None,
+    ) -> None:
+        self._model, self.tolerance, self._pieces = model, tolerance, pieces
+        self.pictures = self.equal = self.within = 0
         self.largest = 0.0  # error of an element
         self.relative = 0.0  # the same by the largest element of its output
+        self.ranged = 0.0  # the same by the range of its output
 
     def compare(self, result: Result) -> float | None:
         """The largest error of a result; None for one that was dropped."""
         if result.dropped:
             return None
-        worst, relative, equal = difference(result.outputs, self._model.run(result.pixels))
+        wanted = self._model.run(result.pixels) if self._pieces is None else self._pieces(result)
+        worst, relative, equal = difference(result.outputs, wanted)
+        ranged = 0.0 if equal else range_error(result.outputs, wanted)
         self.pictures += 1
         self.equal += equal
+        self.within += ranged <= self.tolerance
+        self.ranged = max(self.ranged, ranged)
         self.largest, self.relative = max(self.largest, worst), max(self.relative, relative)
         return worst
 
@@ -69,10 +100,22 @@ class ResultCheck:
         """Whether every picture had the bits of the network in one piece."""
         return self.equal == self.pictures
 
+    @property
+    def kept(self) -> bool:
+        """Whether every picture is as near to the network in one piece as was promised."""
+        return self.within == self.pictures
+
     def line(self) -> str:
         """What is said at the end."""
         if not self.pictures:
             return "check: no picture was compared"
+        if self._pieces is not None and self.exact:
+            return f"check: all {self.pictures} pictures have the bits of the network with the same cuts"
+        if self.tolerance:
+            return (
+                f"check: {self.within} of {self.pictures} pictures are within {self.tolerance:g} of the output's range "
+                f"of the network in one piece; largest error {self.ranged:.2e} of it"
+            )
         if self.exact:
             return f"check: all {self.pictures} pictures have the bits of the network in one piece"
         return (

@@ -65,8 +65,7 @@ class OnnxFile:
             if side is not None and side != given:
                 height, width = ("any" if one is None else one for one in self.sides)
                 raise GraphError(
-                    f"{self.path} takes pictures of {height}x{width}, not of {size[0]}x{size[1]}: give --size, or leave "
-                    "it out"
+                    f"{self.path} takes pictures of {height}x{width}, not of {size[0]}x{size[1]}: say --size as it does"
                 )
         return (1, *size, 3) if self.last else (1, 3, *size)
 

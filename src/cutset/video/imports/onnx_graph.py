@@ -142,7 +142,7 @@ class _Importer:
         """As numpy has it: truth values as such."""
         if name in self.quantised:
             node, value = self.quantised[name]
-            self.constants[name] = self._computed(node, [n for n in node.input], [value])[0]
+            self.constants[name] = self._computed(node, list(node.input), [value])[0]
         elif name not in self.constants:
             tensor = self.held[name]
             array = self.file.array(tensor)

@@ -10,7 +10,7 @@ from cutset.cluster.values import Array, as_kept
 from cutset.errors import GraphError
 from cutset.partition.node import Value
 
-__all__ = ["checked", "zeros"]
+__all__ = ["checked", "made_up", "zeros"]
 
 
 def checked(array: Any, value: Value) -> Array:
@@ -23,3 +23,15 @@ def checked(array: Any, value: Value) -> Array:
 def zeros(value: Value) -> Array:
     """Zeros as parties keep them."""
     return as_kept(np.zeros(value.shape, value.dtype), value)
+
+
+def made_up(value: Value) -> Array:
+    """Numbers as parties keep them: of a picture where they are whole, else normally distributed."""
+    random, kind = np.random.default_rng(0), "float32" if value.dtype == "bfloat16" else value.dtype
+    if "float" in kind:
+        made: Array = random.standard_normal(value.shape, np.float32).astype(kind)
+    else:
+        made = random.integers(0, 2 if kind == "bool" else 128, value.shape).astype(kind)
+    if value.dtype == "bfloat16":  # its bits are the upper half of float32's
+        return (made.view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+    return as_kept(made, value)
