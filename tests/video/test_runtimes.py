@@ -146,7 +146,7 @@ def test_the_quickest_that_keeps_the_promise(model: OnnxModel, monkeypatch: pyte
     assert choose_runtime(model, "auto", TOLERANCE, 1) == "openvino"
     monkeypatch.setattr("cutset.video.runtimes.choose.quickest", lambda run, runs: 1.0)
     monkeypatch.setattr("cutset.video.runtimes.choose.range_error", lambda found, wanted: 1e-3)
-    with pytest.raises(ConfigError, match="stays within --tolerance 0.0001"):
+    with pytest.raises(ConfigError, match=r"stays within --tolerance 0\.0001"):
         choose_runtime(model, "auto", TOLERANCE, 1)
 
 

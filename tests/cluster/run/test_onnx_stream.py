@@ -1,4 +1,4 @@
-"""ONNX files over several workers: the bits of one piece, deltas as full pictures, fused runtimes within a tolerance."""
+"""ONNX files over several workers: the bits of one piece, deltas as full ones, other runtimes within a tolerance."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """SSDLite with MobileNetV3-Large (Howard et al., 2019; Sandler et al., "MobileNetV2", 2018): a detector.
 
 As in torchvision, whose network begins with pictures of 320 x 320 scaled to -1..1 and has 91 classes, the first of
-which is the background. What it makes of the outputs (boxes from offsets, which of them count) is no part of the network.
+which is the background. What is made of the outputs (boxes, and which of them count) is no part of the network.
 """
 
 from __future__ import annotations
