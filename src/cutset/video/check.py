@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cutset.video.network_model import NetworkModel
 from cutset.video.result import Result
 
-__all__ = ["ResultCheck", "difference", "range_error"]
+__all__ = ["Ranges", "ResultCheck", "difference", "range_error"]
 
 
 def difference(found: Mapping[str, NDArray[Any]], wanted: Mapping[str, NDArray[Any]]) -> tuple[float, float, bool]:
@@ -39,15 +39,44 @@ def range_error(found: Mapping[str, NDArray[Any]], wanted: Mapping[str, NDArray[
 
     Where an output's elements are all equal, as a share of the largest; infinite where shapes or kinds differ.
     """
-    worst = 0.0
-    for name, right in wanted.items():
-        one = found[name]
-        same = (one.shape, one.dtype.kind) == (right.shape, right.dtype.kind)
-        error = _error(one, right) if same else np.inf
-        finite = right[np.isfinite(right)].astype(np.float64)
-        span = (float(np.ptp(finite)) or float(abs(finite[0]))) if finite.size else 0.0
-        worst = max(worst, error / span if span else (np.inf if error else 0.0))
-    return worst
+    ranges = Ranges()
+    ranges.add(wanted)
+    return ranges.share(ranges.errors(found, wanted))
+
+
+class Ranges:
+    """The range of each output's elements, over all pictures that were added."""
+
+    def __init__(self) -> None:
+        self._bounds: dict[str, tuple[float, float]] = {}
+
+    def add(self, wanted: Mapping[str, NDArray[Any]]) -> None:
+        """Takes the outputs for a picture."""
+        for name, array in wanted.items():
+            finite = array[np.isfinite(array)]
+            if finite.size:
+                low, high = self._bounds.get(name, (np.inf, -np.inf))
+                self._bounds[name] = min(low, float(finite.min())), max(high, float(finite.max()))
+
+    def errors(self, found: Mapping[str, NDArray[Any]], wanted: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+        """The largest error of an element, by output."""
+        alike = {
+            name: (found[name].shape, found[name].dtype.kind) == (w.shape, w.dtype.kind) for name, w in wanted.items()
+        }
+        return {name: _error(found[name], right) if alike[name] else np.inf for name, right in wanted.items()}
+
+    def share(self, errors: Mapping[str, float]) -> float:
+        """Of such errors, the largest as a share of the output's range as it is known now."""
+        worst = 0.0
+        for name, error in errors.items():
+            low, high = self._bounds.get(name, (0.0, 0.0))
+            span = high - low or abs(high)
+            worst = max(worst, error / span if span else (np.inf if error else 0.0))
+        return worst
+
+
+def _alike(one: NDArray[Any], right: NDArray[Any]) -> bool:
+    return (one.shape, one.dtype.kind) == (right.shape, right.dtype.kind)
 
 
 def _error(one: NDArray[Any], right: NDArray[Any]) -> float:
@@ -64,9 +93,9 @@ def _error(one: NDArray[Any], right: NDArray[Any]) -> float:
 class ResultCheck:
     """Computes every picture again, here, in one piece: by the module itself, or by the reference of an ONNX file.
 
-    With as many threads as torch has in this process. `tolerance`: what results may be off by, as a share of their
-    range. `pieces` computes a picture as its plan does, one stage after the other: where a runtime fuses layers, the
-    bits are those of the network with the same cuts.
+    With as many threads as torch has in this process. `tolerance`: what results may be off by, as a share of the range
+    of the output's elements over all pictures. `pieces` computes a picture as its plan does, one stage after the other:
+    where a runtime fuses layers, the bits are those of the network with the same cuts.
     """
 
     def __init__(
@@ -76,10 +105,11 @@ class ResultCheck:
         pieces: Callable[[Result], Mapping[str, NDArray[Any]]] | None = None,
     ) -> None:
         self._model, self.tolerance, self._pieces = model, tolerance, pieces
-        self.pictures = self.equal = self.within = 0
+        self.pictures = self.equal = 0
         self.largest = 0.0  # error of an element
         self.relative = 0.0  # the same by the largest element of its output
-        self.ranged = 0.0  # the same by the range of its output
+        self._ranges, self._near = Ranges(), list[dict[str, float]]()  # errors of pictures that aren't within it yet
+        self._most: dict[str, float] = {}
 
     def compare(self, result: Result) -> float | None:
         """The largest error of a result; None for one that was dropped."""
@@ -87,11 +117,14 @@ class ResultCheck:
             return None
         wanted = self._model.run(result.pixels) if self._pieces is None else self._pieces(result)
         worst, relative, equal = difference(result.outputs, wanted)
-        ranged = 0.0 if equal else range_error(result.outputs, wanted)
         self.pictures += 1
         self.equal += equal
-        self.within += ranged <= self.tolerance
-        self.ranged = max(self.ranged, ranged)
+        self._ranges.add(wanted)
+        if not equal:
+            errors = self._ranges.errors(result.outputs, wanted)
+            self._most = {name: max(error, self._most.get(name, 0.0)) for name, error in errors.items()}
+            self._near.append(errors)
+            self._near = self._far()
         self.largest, self.relative = max(self.largest, worst), max(self.relative, relative)
         return worst
 
@@ -100,9 +133,18 @@ class ResultCheck:
         """Whether every picture had the bits of the network in one piece."""
         return self.equal == self.pictures
 
+    def _far(self) -> list[dict[str, float]]:
+        """Errors that are too large. The range grows with the pictures that are seen."""
+        return [errors for errors in self._near if not self._ranges.share(errors) <= self.tolerance]
+
+    @property
+    def within(self) -> int:
+        """Pictures that are as near to the network in one piece as was promised."""
+        return self.pictures - len(self._far())
+
     @property
     def kept(self) -> bool:
-        """Whether every picture is as near to the network in one piece as was promised."""
+        """Whether all are."""
         return self.within == self.pictures
 
     def line(self) -> str:
@@ -114,7 +156,7 @@ class ResultCheck:
         if self.tolerance:
             return (
                 f"check: {self.within} of {self.pictures} pictures are within {self.tolerance:g} of the output's range "
-                f"of the network in one piece; largest error {self.ranged:.2e} of it"
+                f"of the network in one piece; largest error {self._ranges.share(self._most):.2e} of it"
             )
         if self.exact:
             return f"check: all {self.pictures} pictures have the bits of the network in one piece"

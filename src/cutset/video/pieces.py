@@ -17,7 +17,8 @@ __all__ = ["Pieces"]
 
 
 class Pieces:
-    """Computes a result's picture by the stages of the plan that made it, with so many threads each.
+    """Computes a result's picture by the stages of the plan that made it, with so many threads each; torch's kernels,
+    which run nodes one by one, compute it in one piece.
 
     `plans` are those of the run until now, with their numbers, newest last.
     """
@@ -35,9 +36,11 @@ class Pieces:
             if not found:
                 raise GraphError(f"plan {result.plan} isn't known")
             graph, tensors = self._model.graph, self._model.tensors
+            stages = [(stage.nodes, stage.runtime) for stage in found[0].stages]
+            if {runtime for _, runtime in stages} == {"torch"}:  # node by node: in one piece
+                stages = [(tuple(range(len(graph.nodes))), "torch")]
             self._stages[result.plan] = [
-                open_stage(graph, stage.nodes, tensors, stage.runtime, threads=self._threads)
-                for stage in found[0].stages
+                open_stage(graph, nodes, tensors, runtime, threads=self._threads) for nodes, runtime in stages
             ]
         value = self._model.input
         values = {value.name: copied(result.pixels.reshape(value.shape), value)}

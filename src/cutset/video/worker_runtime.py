@@ -26,22 +26,39 @@ class VideoRuntime:
     def __init__(self, threads: int = 1, device: str = "cpu") -> None:
         self.device, self._threads = device, threads
         self._torch = installed("torch") and not device.startswith("gpu")
-        if device.startswith("gpu"):
-            from cutset.video.runtimes.openvino_stage import check_device
-
-            check_device(device)
-        elif self._torch:
-            from cutset.video.runtime import check_device as check_torch_device
-
-            check_torch_device(device)
-        elif device != "cpu":
-            from cutset.video.runtimes.ort_stage import providers_of
-
-            providers_of(device)
+        if device != "cpu":
+            self._check(device)
         found = packages(*RUNTIMES)
         if not found:
             raise DeviceError("nothing is installed that computes: pip install 'cutset[torch]' or 'cutset[onnx]'")
         self.software = ", ".join(f"{name} {version}" for name, version in found.items())
+
+    def _check(self, device: str) -> None:
+        """Raises DeviceError unless something that is installed can compute there."""
+        if device.startswith("gpu"):
+            if not installed("openvino"):
+                raise DeviceError(f"--device {device} needs OpenVINO: pip install 'cutset[openvino]'")
+            from cutset.video.runtimes.openvino_stage import check_device
+
+            check_device(device)
+            return None
+        why = DeviceError(f"--device {device}: neither torch nor onnxruntime is installed")
+        if self._torch:
+            from cutset.video.runtime import check_device as check_torch_device
+
+            try:
+                return check_torch_device(device)
+            except DeviceError as error:
+                why, self._torch = error, False
+        if installed("onnxruntime") and device.startswith("cuda"):
+            from cutset.video.runtimes.ort_stage import providers_of
+
+            try:
+                providers_of(device)
+                return None
+            except DeviceError:
+                pass
+        raise why
 
     def begin_thread(self) -> None:
         """OpenMP keeps the number of threads by thread."""

@@ -30,6 +30,7 @@ __all__ = ["OnnxFile", "open_initializers", "read_onnx", "shown"]
 LARGEST = 16384  # rows or columns of a picture
 DTYPES = {number: name for name, number in ELEMENTS.items()}
 MOST_EXTERNAL = 1 << 34  # bytes of weights that lie beside a file
+MOST_NODES = 20_000
 
 
 def shown(name: str) -> str:
@@ -87,6 +88,8 @@ def read_onnx(path: Path) -> OnnxFile:
             model = onnx.inliner.inline_local_functions(model)
         except Exception as error:  # the library's own kinds
             raise GraphError(f"{path}: its functions can't be read: {_line(error)}") from None
+    if len(model.graph.node) > MOST_NODES:
+        raise GraphError(f"{path} has {len(model.graph.node):,} nodes; at most {MOST_NODES:,} can be cut")
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [one for one in model.graph.input if one.name not in weights]
     if len(inputs) != 1:

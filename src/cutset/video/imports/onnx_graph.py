@@ -30,7 +30,8 @@ from cutset.video.runtimes.submodel import ELEMENTS, KINDS, operator
 __all__ = ["ImportedOnnx", "import_onnx"]
 
 MOST_VALUE = 1 << 33  # bytes of a value
-MOST_FOLDED = 1 << 28  # bytes of what is computed once
+MOST_FOLDED = 1 << 28  # bytes of what is computed once, and in all
+MOST_WORK = 1 << 28  # operations of a node that is computed once; the reference is slow
 SMALL = 4096  # elements of a constant on which shapes may depend
 GROWING = ("ConstantOfShape", "Expand", "EyeLike", "OneHot", "Pad", "Range", "Resize", "Tile", "Upsample")
 
@@ -74,6 +75,7 @@ class _Importer:
         self.nodes: list[Node] = []
         self.names: dict[str, str] = {}  # the file's names, and those of the graph
         self.taken: set[str] = set()
+        self.folded = 0  # bytes
 
     def run(self, size: tuple[int, int], dtype: str, pixels: str, bgr: bool) -> ImportedOnnx:
         needed, live = _needed(self.proto)
@@ -156,8 +158,11 @@ class _Importer:
                 self.constants[name] = array
 
     def _computed(self, node: NodeProto, inputs: list[str], made: list[Value]) -> list[Array]:
-        if sum(value.nbytes for value in made) > MOST_FOLDED:
-            raise GraphError("it makes more out of constants than could be kept")
+        self.folded += sum(value.nbytes for value in made)
+        shapes, kwargs = [self._shape(name) for name in inputs], {one.name: None for one in node.attribute}
+        work = max((node_flops(node.op_type, shapes, value.shape, kwargs) for value in made), default=0)
+        if self.folded > MOST_FOLDED or work > MOST_WORK:
+            raise GraphError("it makes more out of constants than could be kept, or in longer than anybody waits")
         arrays = [self._constant(name) if name else None for name in inputs]
         names = [f"in{i}" if array is not None else "" for i, array in enumerate(arrays)]
         outputs = [f"out{i}" if name else "" for i, name in enumerate(node.output)]

@@ -2,8 +2,8 @@
 
 A graph has torch's operators (`aten.conv2d.default`) or ONNX's (`onnx.Conv.17`, where 17 is the operator set), never
 both. Each kind has a reference, whose results are the same bits however the graph is cut: torch's kernels for a torch
-module, onnxruntime's kernels node by node for an ONNX file. All others may fuse the nodes of a stage, so that what they
-give depends on the cuts, within rounding.
+module, onnxruntime's kernels node by node for an ONNX file. Torch runs the nodes of an ONNX file one by one, too. All
+others may fuse the nodes of a stage, so that what they give depends on the cuts, within rounding.
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ def open_stage(
         raise DeviceError(f"{name} isn't installed here: pip install 'cutset[{EXTRAS[name]}]'")
     if runtime == "torch":
         if has_onnx(graph):
-            raise GraphError("torch runs no ONNX file: take --runtime onnxruntime, openvino or auto")
+            from cutset.video.runtimes.onnx_torch_stage import OnnxTorchStage
+
+            return OnnxTorchStage(graph, nodes, weights, device)
         from cutset.video.runtimes.torch_kernels import open_torch_stage
 
         return open_torch_stage(graph, nodes, weights, device)

@@ -11,11 +11,11 @@ from cutset.cluster.values import Array, readable
 from cutset.errors import ConfigError, CutsetError
 from cutset.partition.plan import Plan
 from cutset.partition.timing import quickest
-from cutset.video.check import range_error
+from cutset.video.check import Ranges
 from cutset.video.network_model import NetworkModel
 from cutset.video.profile.setup import torch_threads
-from cutset.video.runtimes import FUSED, RUNTIMES, has_onnx, installed, open_stage, reference_of
-from cutset.video.runtimes.checked import made_up
+from cutset.video.runtimes import FUSED, RUNTIMES, installed, open_stage, reference_of
+from cutset.video.runtimes.checked import pictures
 
 __all__ = ["choose_runtime", "named", "stamped"]
 
@@ -36,47 +36,57 @@ def choose_runtime(
     """What plans are to name, "" for the reference, whose bits don't depend on the cuts.
 
     `asked` is one of RUNTIMES, or `auto`: with a tolerance above 0 the whole network is timed here with all that is
-    installed, and the quickest is taken whose results on a made-up picture are within the tolerance of the reference's.
-    Raises CutsetError where what is asked for isn't there or can't run it.
+    installed, and the quickest is taken whose results on made-up pictures are within the tolerance of the reference's.
+    Raises CutsetError where what is asked for isn't there, can't run it, or isn't within the tolerance.
     """
-    nodes = range(len(model.graph.nodes))
-    if asked != "auto":
-        word = named(model, asked, tolerance)
-        if word:
-            open_stage(model.graph, nodes, model.tensors, word, threads=threads)
-        return word
-    if not tolerance:
+    if asked == "auto" and not tolerance:
+        return ""
+    if asked != "auto" and not (word := named(model, asked, tolerance)):
         return ""
     with torch_threads(threads, model.graph):
-        return _quickest(model, tolerance, threads, log)
+        if asked == "auto":
+            return _quickest(model, tolerance, threads, log)
+        stage = open_stage(model.graph, range(len(model.graph.nodes)), model.tensors, word, threads=threads)
+        if tolerance and not (error := _error(model, stage)) <= tolerance:
+            raise ConfigError(
+                f"{asked} is off by {error:.1e} of the output's range here, more than --tolerance {tolerance:g}; allow "
+                "more, or take --runtime auto"
+            )
+    return word
 
 
 def _quickest(model: NetworkModel, tolerance: float, threads: int, log: Callable[[str], None]) -> str:
-    nodes = range(len(model.graph.nodes))
-    picture = made_up(model.input)
-    wanted = {name: model.run(picture)[name] for name in model.graph.outputs}
+    nodes, reference = range(len(model.graph.nodes)), reference_of(model.graph)
+    there = [one for one in RUNTIMES if installed(one)]
     found: dict[str, float] = {}
-    for one in RUNTIMES:
-        word = named(model, one, tolerance)
-        if not installed(one) or (one == "torch" and has_onnx(model.graph)):
-            continue
+    for word in dict.fromkeys(["", *(named(model, one, tolerance) for one in there)]):
+        name = (word or reference).partition("+")[0] + (", layers fused" if word == FUSED else "")
         try:
             stage = open_stage(model.graph, nodes, model.tensors, word, threads=threads)
-            made = {model.input.name: picture, **stage.run(0, {model.input.name: picture})}
-            got = {name: readable(made[name], model.graph.values[name]) for name in wanted}
-            error = range_error(got, wanted)
-            seconds = quickest(partial(_once, stage, {model.input.name: picture}), ROUNDS)
+            error = _error(model, stage) if word else 0.0
         except CutsetError as why:
-            log(f"{one}: {why}")
+            log(f"{name}: {why}")
             continue
-        log(f"{one}: {seconds * 1e3:,.1f} ms a picture, off by {error:.1e} of the output's range")
+        seconds = quickest(partial(_once, stage, {model.input.name: pictures(model.input)[0]}), ROUNDS)
+        log(f"{name}: {seconds * 1e3:,.1f} ms a picture, off by {error:.1e} of the output's range")
         if error <= tolerance:
             found[word] = seconds
-    if not found:
-        raise ConfigError(f"no runtime that is installed stays within --tolerance {tolerance:g}")
     best = min(found, key=found.__getitem__)
-    log(f"stages are computed by {(best or reference_of(model.graph)).partition('+')[0]}")
+    log(f"stages are computed by {(best or reference).partition('+')[0]}")
     return best
+
+
+def _error(model: NetworkModel, stage: Stage) -> float:
+    """How far a stage of all nodes is from the reference, as a share of the output's range over a few pictures."""
+    ranges, most = Ranges(), dict[str, float]()
+    for picture in pictures(model.input):
+        wanted = model.run(picture)
+        made = {model.input.name: picture, **stage.run(0, {model.input.name: picture})}
+        got = {name: readable(made[name], model.graph.values[name]) for name in wanted}
+        ranges.add(wanted)
+        errors = ranges.errors(got, wanted)
+        most = {name: max(error, most.get(name, 0.0)) for name, error in errors.items()}
+    return ranges.share(most)
 
 
 def _once(stage: Stage, values: Mapping[str, Array], observe: object) -> None:
