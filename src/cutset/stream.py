@@ -6,9 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from cutset.cluster.coordinator.advisor import Advisor
 from cutset.cluster.coordinator.coordinator import Coordinator
@@ -21,8 +19,12 @@ from cutset.link.keys import Keys
 from cutset.partition.hop import Hop
 from cutset.partition.plan import Plan
 from cutset.video.assembly import Addresses, Assembly, Given, assemble
+from cutset.video.network_model import NetworkModel
 from cutset.video.result import Result
-from cutset.video.torch_model import TorchModel
+from cutset.video.runtimes.choose import stamped
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["Stream", "StreamSettings"]
 
@@ -37,20 +39,20 @@ class Stream:
             for result in stream:
                 print(result.picture, result.top(1))
 
-    `model` is a name of the zoo, a torch module, or a `TorchModel`. A source is any iterable of pictures, arrays
-    (3, height, width) or (1, 3, height, width) of uint8, or of the dtype that a module of your own takes; or a text
-    such as "street.mp4", "camera:0" or "generated:480x720". Results come in order for each source; leaving the `with`
-    block early stops everything.
+    `model` is a name of the zoo, an ONNX file ("yolo.onnx"), a torch module, or a `NetworkModel`. A source is any
+    iterable of pictures, arrays (3, height, width) or (1, 3, height, width) of uint8, or of the dtype that a module of
+    your own takes; or a text such as "street.mp4", "camera:0" or "generated:480x720". Results come in order for each
+    source; leaving the `with` block early stops everything.
     """
 
     def __init__(
         self,
-        model: str | nn.Module | TorchModel,
+        model: str | nn.Module | NetworkModel,
         *sources: str | Path | Iterable[Any],
         settings: StreamSettings | None = None,
         workers: int | Sequence[str] | Addresses | None = None,
         plan: str | Path | Plan | None = None,
-        planner: Advisor | Callable[[TorchModel, Sequence[str], str], Plan] | None = None,
+        planner: Advisor | Callable[[Any, Sequence[str], str], Plan] | None = None,
         keys: Keys | None = None,
         paces: Mapping[tuple[str, str], Hop] | None = None,
         options: Options | None = None,
@@ -119,7 +121,8 @@ class Stream:
                 log=log,
             )
             if assembly.advisor is not None:
-                assembly.advisor.propose = self._coordinator.propose
+                propose, runtime = self._coordinator.propose, assembly.runtime
+                assembly.advisor.propose = lambda plan, why: propose(stamped(plan, runtime), why)
         except BaseException:
             self.close()
             raise

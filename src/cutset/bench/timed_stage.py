@@ -67,9 +67,11 @@ class TimedRuntime(StageRuntime):
         super().__init__(threads)
         self._times = times
 
-    def stage(self, graph: Graph, nodes: Collection[int], weights: Mapping[str, Array]) -> LinkedStage | ProbeStage:
+    def stage(
+        self, graph: Graph, nodes: Collection[int], weights: Mapping[str, Array], runtime: str = ""
+    ) -> LinkedStage | ProbeStage:
         """See Runtime."""
-        made = super().stage(graph, nodes, weights)
+        made = super().stage(graph, nodes, weights, runtime)
         if isinstance(made, LinkedStage):
             made.stage.executor = _TimedExecutor(made.stage.executor, self._times)
         return made

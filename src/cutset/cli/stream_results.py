@@ -15,7 +15,7 @@ from cutset.errors import SourceLost
 
 if TYPE_CHECKING:
     from cutset.cluster.trace.record import Recorder
-    from cutset.partition.plan import Plan
+    from cutset.partition.plan import Plan, StagePlan
     from cutset.serve.feed import StreamFeed
     from cutset.video.accuracy import Accuracy
     from cutset.video.check import ResultCheck
@@ -113,7 +113,7 @@ class RunResults:
 
         document = {
             "command": "cutset stream run",
-            "machine": machine(self._settings.threads, ("torch",)),
+            "machine": machine(self._settings.threads, ("torch", "onnxruntime", "openvino")),
             "rows": self._rows(),
             "ended": ended,
             "in_flight": self._settings.in_flight,
@@ -123,7 +123,7 @@ class RunResults:
                     "why": why,
                     "scheduler": plan.scheduler,
                     "picture": plan.input or "uint8",
-                    "stages": [{"worker": stage.worker, "nodes": list(stage.nodes)} for stage in plan.stages],
+                    "stages": [_stage(stage) for stage in plan.stages],
                 }
                 for number, plan, why in self.plans
             ],
@@ -155,6 +155,11 @@ class RunResults:
         if self.check is not None:
             rows.append(Row(workload, SYSTEM, "largest error", self.check.largest, "absolute"))
         return rows
+
+
+def _stage(stage: StagePlan) -> dict[str, Any]:
+    named = {"runtime": stage.runtime} if stage.runtime else {}
+    return {"worker": stage.worker, "nodes": list(stage.nodes), **named}
 
 
 def _line(result: Result, several: bool, features: bool) -> str:

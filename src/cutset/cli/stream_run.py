@@ -12,6 +12,7 @@ from cutset.cli.interruption import Interrupted, Interruption
 from cutset.cli.options import add_json, add_settings, different, output_path, stream_settings_from
 from cutset.cli.output import log
 from cutset.cli.progress import Progress
+from cutset.cli.stream_network import add_network, network_from
 from cutset.cli.stream_results import RunResults, SourceWatch
 from cutset.config import STREAM_OPTIONS, StreamSettings
 from cutset.errors import ConfigError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from cutset.serve.feed import StreamFeed
     from cutset.stream import Stream
     from cutset.video.assembly import Assembly
+    from cutset.video.check import ResultCheck
 
 __all__ = ["DESCRIPTION", "HELP", "configure", "run"]
 
@@ -36,7 +38,7 @@ HERE = "127.0.0.1:8001"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="alexnet, vgg16, vgg19, googlenet or resnet50")
+    add_network(parser)
     parser.add_argument(
         "--source",
         action="append",
@@ -66,12 +68,13 @@ def run(args: argparse.Namespace) -> int:
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(settings.threads)
     from cutset.video.assembly import assemble
 
+    network = network_from(args, _log)
     watch = SourceWatch(_log)
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(Interruption())
         watch.feed = stack.enter_context(dashboard(args.dashboard, _log))
         with Progress() as progress:
-            assembly = assemble(args.model, args.source, settings, log=_log, on_source=watch.message, progress=progress)
+            assembly = assemble(network, args.source, settings, log=_log, on_source=watch.message, progress=progress)
         stack.callback(assembly.close)
         return _play(args, assembly, watch, signals)
 
@@ -81,15 +84,16 @@ def _log(line: str) -> None:
 
 
 def _play(args: argparse.Namespace, assembly: Assembly, watch: SourceWatch, signals: Interruption) -> int:
-    import torch
-
-    from cutset.video.check import ResultCheck
     from cutset.video.picture_forms import LOSSY
+    from cutset.video.runtimes import has_onnx
 
     settings, feed = assembly.settings, watch.feed
     stream, results = _open(args, assembly, watch)
-    torch.set_num_threads(settings.threads)
-    results.check = check = ResultCheck(stream.model) if args.check else None
+    if not has_onnx(stream.model.graph):
+        import torch
+
+        torch.set_num_threads(settings.threads)
+    results.check = check = _check(assembly, stream) if args.check else None
     results.accuracy = stream.accuracy
     try:
         with stream:
@@ -114,9 +118,22 @@ def _play(args: argparse.Namespace, assembly: Assembly, watch: SourceWatch, sign
         _log(f"{signals.name}: what was done is written")
     results.finish(_log, signals.name or watch.lost or "all pictures are done")
     exact = not _may_differ(settings) and all(plan.input not in LOSSY for _, plan, _ in results.plans)
-    if watch.lost or (check is not None and exact and not check.exact):
+    if watch.lost or (check is not None and exact and not (check.kept if check.tolerance else check.exact)):
         return 1
     return 128 + signals.number if signals.number else 0
+
+
+def _check(assembly: Assembly, stream: Stream) -> ResultCheck:
+    """What --check compares with: the network in one piece, but where a runtime fuses layers and no tolerance was
+    given, the stages of the plan one after the other."""
+    from cutset.video.check import ResultCheck
+    from cutset.video.pieces import Pieces
+
+    settings = assembly.settings
+    named = assembly.runtime or any(stage.runtime for stage in (assembly.plan.stages if assembly.plan else ()))
+    if settings.tolerance or not named:
+        return ResultCheck(stream.model, settings.tolerance)
+    return ResultCheck(stream.model, 0.0, Pieces(stream.model, lambda: stream.coordinator.plans, settings.threads))
 
 
 def _may_differ(settings: StreamSettings) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cutset.cli.options import add_json, different, output_ending, stream_settings_from
+from cutset.cli.stream_network import MODEL_HELP
 from cutset.cli.stream_train import add_measuring, changes_from, measured
 from cutset.errors import RequestError
 from cutset.files import write_json
@@ -34,7 +35,7 @@ DESCRIPTION = "Views: " + "; ".join(f"{name}: {words}" for name, words in VIEWS.
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("view", metavar="VIEW", help=", ".join(VIEWS))
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="alexnet, vgg16, vgg19, googlenet or resnet50")
+    parser.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="image files or traces, as the view wants")
     add_measuring(parser)
     parser.add_argument("--sparsity", type=Path, metavar="FILE.npz", help="a model of `cutset stream train`")

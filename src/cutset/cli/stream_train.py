@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cutset.cli.options import add_json, add_settings, different, output_ending, stream_settings_from
 from cutset.cli.output import log, table
 from cutset.cli.progress import Progress
+from cutset.cli.stream_network import MODEL_HELP
 from cutset.config import STREAM_OPTIONS
 from cutset.errors import RequestError
 from cutset.files import write_json
@@ -34,7 +35,7 @@ HEAD = ("layer", "predicted by", "changes", "off: trained", "off: last picture",
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="alexnet, vgg16, vgg19, googlenet or resnet50")
+    parser.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
     add_measuring(parser)
     parser.add_argument(
         "--holdout", type=float, default=0.25, metavar="SHARE", help="of the pictures, the last (default 0.25)"
@@ -112,7 +113,7 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep", type=output_ending(".npz"), metavar="FILE.npz", help="write what was measured, for --data"
     )
-    add_settings(parser, "size", "features", "weights", "seed", options=STREAM_OPTIONS)
+    add_settings(parser, "size", "features", "weights", "seed", "pixels", "bgr", options=STREAM_OPTIONS)
 
 
 def changes_from(args: argparse.Namespace) -> Changes:
@@ -127,9 +128,10 @@ def changes_from(args: argparse.Namespace) -> Changes:
         raise RequestError("say what to measure: a model with --source VIDEO, or --data FILE.npz")
     if args.limit < 2:
         raise RequestError("--limit must be at least 2: changes are between pictures")
+    from cutset.video.networks import open_file, own_size
     from cutset.video.sources import open_source
 
-    size = stream_settings_from(args).picture_size
+    size = stream_settings_from(args).picture_size or own_size(open_file(args.model))
     with open_source(args.source, limit=args.limit, size=size, log=log) as source:
         pictures = (picture.pixels for picture in source)
         changes = measured(args, pictures, source.name, args.limit)
@@ -140,24 +142,18 @@ def changes_from(args: argparse.Namespace) -> Changes:
 
 def measured(args: argparse.Namespace, pictures: Iterator[NDArray[np.uint8]], name: str, total: int) -> Changes:
     """What changes in MODEL over these pictures, with a progress bar."""
-    from cutset.video.zoo import build
-
-    settings = stream_settings_from(args)
-    network = build(args.model, head=not settings.features, weights=settings.weights, seed=settings.seed, log=log)
-    # Loaded after the zoo, which says so where torch is missing.
-    import torch
-
-    from cutset.video.imports.export import export
+    from cutset.video.networks import open_file, open_network
     from cutset.video.sparsity.measure import measure
 
+    settings = stream_settings_from(args)
     first = next(pictures, None)
     if first is None:
         raise RequestError(f"{name} has no picture")
-    graph, tensors = export(network, torch.empty(first.shape, dtype=torch.uint8))
+    model = open_network(open_file(args.model), first.shape, "uint8", settings, log=log)
     with Progress() as progress:
         return measure(
-            graph,
-            tensors,
+            model.graph,
+            model.tensors,
             _again(first, pictures),
             source=Path(name).name,
             progress=lambda k: progress("measured", k, total),

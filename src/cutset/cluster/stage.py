@@ -49,7 +49,8 @@ class Stage(Protocol):
     ) -> dict[str, Array]:
         """The outputs of an item. `values` has the inputs, and may have more; the stage doesn't write to them.
 
-        `observe` is called with the seconds of each node, in the order of the graph. Raises CutsetError.
+        `observe` is called with the seconds of each node, in the order of the graph; not at all where they aren't run
+        one by one. Raises CutsetError.
         """
 
 
@@ -67,8 +68,11 @@ class Runtime(Protocol):
     def begin_thread(self) -> None:
         """To be called first by every thread that makes or runs stages."""
 
-    def stage(self, graph: Graph, nodes: Collection[int], weights: Mapping[str, Array]) -> Stage:
-        """A stage of these nodes, ready for its first item. Raises GraphError where it can't be one or run here."""
+    def stage(self, graph: Graph, nodes: Collection[int], weights: Mapping[str, Array], runtime: str = "") -> Stage:
+        """A stage of these nodes, ready for its first item. Raises GraphError where it can't be one or run here.
+
+        `runtime` is what the plan says that it is to be computed with, "" where it says nothing: see `StagePlan`.
+        """
 
     def decoder(self, encoding: str, value: Value, settings: bytes) -> InputDecoder:
         """The worker's end of an input encoding. Raises ConfigError for one that it doesn't know."""

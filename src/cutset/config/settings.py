@@ -213,6 +213,15 @@ MAX_ERROR = (
     "choose the threshold so that the output is off by this share of its largest element; every 16th picture is "
     "computed here too. Threshold, levels and float16 are then the most that is tried"
 )
+PIXELS = (
+    "what an ONNX file's network takes: 0 to 1 (unit), -1 to 1 (signed), normalised as ImageNet's pictures, or 0 to "
+    "255 (bytes)"
+)
+RUNTIME = "what computes stages; auto: the quickest that is installed and keeps the promise"
+TOLERANCE = (
+    "results may be off by this share of the output's range, as where a runtime fuses layers; 0: the bits of the "
+    "network in one piece"
+)
 SCHEDULER = (
     "who makes plans from measurements; even: as many operations for each, without measuring; auto: optimal, or even "
     "where a plan is given"
@@ -237,6 +246,10 @@ class StreamSettings(Sourced):
     features: bool = _setting(False, "stop before the head", NETWORK)
     weights: Path | None = _setting(None, "safetensors, or weights that torch saved; none: random ones", NETWORK)
     seed: int = _setting(0, "of random weights", NETWORK, high=(1 << 64) - 1)
+    pixels: str = _setting("unit", PIXELS, NETWORK, choices=("unit", "signed", "imagenet", "bytes"))
+    bgr: bool = _setting(False, "an ONNX file's network takes blue, green and red", NETWORK)
+    runtime: str = _setting("auto", RUNTIME, NETWORK, choices=("auto", "torch", "onnxruntime", "openvino"))
+    tolerance: float = _setting(0.0, TOLERANCE, NETWORK, high=1, metavar="T")
 
     workers: int | Sequence[str] = _setting(
         2, WHO, WORKERS, type=str, separator=",", counts=64, metavar="N|A,B,C", flag_only=True

@@ -107,8 +107,12 @@ class StageRuntime:
     def begin_thread(self) -> None:
         """Nothing: the threads that compute are the stage's own."""
 
-    def stage(self, graph: Graph, nodes: Collection[int], weights: Mapping[str, Array]) -> LinkedStage | ProbeStage:
+    def stage(
+        self, graph: Graph, nodes: Collection[int], weights: Mapping[str, Array], runtime: str = ""
+    ) -> LinkedStage | ProbeStage:
         """The stage of these nodes. Raises CutsetError where it can't be one, or not be run here."""
+        if runtime:
+            raise GraphError(f"a stage of a language model runs on its worker's own kernels, not on {runtime[:40]!r}")
         chosen = [graph.nodes[i] for i in sorted(nodes)]
         if chosen and all(node.op == PROBE for node in chosen):
             return probe_stage(graph, nodes, weights, self.threads, self._get_ready)

@@ -13,8 +13,8 @@ from dataclasses import replace
 from cutset.codec import Budget
 from cutset.errors import ConfigError
 from cutset.video.check import difference
+from cutset.video.network_model import NetworkModel
 from cutset.video.result import Result
-from cutset.video.torch_model import TorchModel
 
 __all__ = ["Accuracy"]
 
@@ -59,7 +59,7 @@ class Accuracy:
         """Whether this picture is to be computed here too: more of the first ones, when the threshold is a guess."""
         return picture % self.every == 0 or (picture < self.every and picture.bit_count() == 1)
 
-    def check(self, model: TorchModel, result: Result) -> bool:
+    def check(self, model: NetworkModel, result: Result) -> bool:
         """Computes a picture here if it is its turn; True if the thresholds changed."""
         if result.dropped or not self.wants(result.picture):
             return False

@@ -65,7 +65,8 @@ class PlanRun:
         )
         self.allow(order)
         self.plain = all(graph.values[name].bounded for name in (*self.takes, *self.gives)) and not plan.input
-        self.stage = runtime.stage(graph, plan.stages[at].nodes, weights)
+        chosen = [plan.stages[at].runtime] if plan.stages[at].runtime else []
+        self.stage = runtime.stage(graph, plan.stages[at].nodes, weights, *chosen)
 
     def allow(self, said: Prepare | Allow) -> None:
         """What is sent may be off by so much; results are what was computed."""
