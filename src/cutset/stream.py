@@ -151,7 +151,7 @@ class Stream:
         item = self._coordinator.results.get()
         if isinstance(item, Result):
             if self.accuracy is not None and self.accuracy.check(self.model, item):
-                self._coordinator.allow(self.accuracy.budget, self.accuracy.levels)
+                self._coordinator.allow(self.accuracy.budget, self.accuracy.levels, self.accuracy.delta_scale)
             self._coordinator.took()
             return item
         self._over = True

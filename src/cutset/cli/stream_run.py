@@ -121,7 +121,9 @@ def _play(args: argparse.Namespace, assembly: Assembly, watch: SourceWatch, sign
 
 def _may_differ(settings: StreamSettings) -> bool:
     """Whether something may be left out of what is sent."""
-    return bool(settings.threshold or settings.float16 or settings.levels or settings.max_error)
+    return bool(
+        settings.threshold or settings.float16 or settings.levels or settings.max_error or settings.delta_compute
+    )
 
 
 def _open(args: argparse.Namespace, assembly: Assembly, watch: SourceWatch) -> tuple[Stream, RunResults]:
@@ -133,7 +135,7 @@ def _open(args: argparse.Namespace, assembly: Assembly, watch: SourceWatch) -> t
     from cutset.video.summary import Summary
 
     watch.sources, settings, feed = assembly.opened, assembly.settings, watch.feed
-    summary = Summary()
+    summary = Summary(graph=assembly.model.graph)
     recorder = None
     if args.trace:
         recorder = Recorder(f"cutset stream run {args.model}", [COORDINATOR, *assembly.names])

@@ -42,6 +42,7 @@ from cutset.video.zoo import build
 
 __all__ = ["Addresses", "Assembly", "Given", "assemble"]
 
+DELTA_ERROR = 0.01  # of the output's largest element, where delta compute is asked for without a limit
 STARTING = 30.0  # seconds that workers on a busy machine may take to start, and others to dial in
 
 
@@ -132,9 +133,12 @@ def assemble(
     with contextlib.ExitStack() as parts:
         options = given.options or options_of(settings)
         accuracy = None
-        if settings.max_error is not None:
-            accuracy = Accuracy(settings.max_error, options.budget, options.levels)
-            options = replace(options, budget=accuracy.budget, levels=accuracy.levels)
+        limit = settings.max_error
+        if limit is None and settings.delta_compute:
+            limit = DELTA_ERROR
+        if limit is not None:
+            accuracy = Accuracy(limit, options.budget, options.levels, incremental=settings.delta_compute)
+            options = replace(options, budget=accuracy.budget, levels=accuracy.levels, delta_scale=accuracy.delta_scale)
         workers = given.workers if given.workers is not None else workers_of(settings)
         if isinstance(workers, int):  # they are on their way
             options = replace(options, gather=max(options.gather, STARTING))
