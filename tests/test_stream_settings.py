@@ -184,6 +184,7 @@ WRONG = {
     "threshold": ["-1", "nan"],
     "levels": ["-1", "256"],
     "max_error": ["0", "-1", "nan"],
+    "min_agreement": ["0", "1.5", "nan"],
     "delta_compute": ["perhaps"],
     "float16": ["perhaps"],
     "patience": ["0"],

@@ -21,6 +21,7 @@ from cutset.link.keys import Keys
 from cutset.partition.hop import Hop
 from cutset.partition.plan import Plan
 from cutset.video.assembly import Addresses, Assembly, Given, assemble
+from cutset.video.delta.agreement import Detections
 from cutset.video.result import Result
 from cutset.video.torch_model import TorchModel
 
@@ -54,6 +55,7 @@ class Stream:
         keys: Keys | None = None,
         paces: Mapping[tuple[str, str], Hop] | None = None,
         options: Options | None = None,
+        detections: Detections | None = None,
         observe: Callable[[Report, Plan, float], None] | None = None,
         log: Callable[[str], None] = lambda line: None,
         **single: Any,
@@ -64,6 +66,8 @@ class Stream:
         Objects stand in place of settings: `workers`, by name addresses and public keys; a `plan`; `keys`, this side's
         pair; `paces`, slow connections to emulate by the names of sender and receiver; `options`, which override
         mode, in_flight, rate, deadline, threshold, float16, levels, patience and silence.
+        `detections` makes boxes (n, 6) of the outputs by name: left, top, right, bottom, score, class; for
+        `min_agreement`.
         `planner(model, workers that are there, why)` makes the plans in place of the scheduler, or an `Advisor` does.
         `observe` hears each party's report of each picture, times on this side's clock, with the plan and the seconds
         that the picture's bytes took to that party; `log` gets a line on what happens. Other threads call both.
@@ -74,7 +78,7 @@ class Stream:
         single |= {} if addresses is not None else {"workers": workers}
         single |= {} if isinstance(plan, Plan) else {"plan": None if plan is None else str(plan)}
         single = {name: value for name, value in single.items() if value is not None}
-        given = Given(addresses, plan if isinstance(plan, Plan) else None, planner, keys, paces, options)
+        given = Given(addresses, plan if isinstance(plan, Plan) else None, planner, keys, paces, options, detections)
         self._begin(assemble(model, sources, _settings(settings, single), given, log=log), observe, log)
 
     @classmethod

@@ -213,6 +213,10 @@ MAX_ERROR = (
     "choose the threshold so that the output is off by this share of its largest element; every 16th picture is "
     "computed here too. Threshold, levels and float16 are then the most that is tried"
 )
+MIN_AGREEMENT = (
+    "with --delta-compute and a detector: keep the F1 of detections against dense ones (same class, overlap 0.5, score "
+    "within 0.05) at this, in place of --max-error"
+)
 DELTA_COMPUTE = (
     "compute again only what changed, where that is quicker; the output may then be off by --max-error, 0.01 if that "
     "isn't given"
@@ -261,6 +265,7 @@ class StreamSettings(Sourced):
     threshold: float = _setting(0.0, "activations that are off by T stay", TRAVEL, high=1e30, metavar="T")
     levels: int = _setting(0, "pixels that are off by N of 255 stay", TRAVEL, high=255)
     max_error: float | None = _setting(None, MAX_ERROR, TRAVEL, type=float, low=1e-30, high=1e30, metavar="E")
+    min_agreement: float | None = _setting(None, MIN_AGREEMENT, TRAVEL, type=float, low=1e-30, high=1, metavar="F1")
     delta_compute: bool = _setting(False, DELTA_COMPUTE, TRAVEL)
     float16: bool = _setting(False, "send activations as float16", TRAVEL)
     patience: float = _setting(20.0, "wait so long for lost workers", SECONDS, TRAVEL)

@@ -13,6 +13,7 @@ from dataclasses import replace
 from cutset.codec import Budget
 from cutset.errors import ConfigError
 from cutset.video.check import difference
+from cutset.video.delta.agreement import Disagreement
 from cutset.video.result import Result
 from cutset.video.torch_model import TorchModel
 
@@ -35,17 +36,26 @@ class Accuracy:
 
     With `incremental` the thresholds are those of stages that compute what changed alone, times `delta_scale`, and
     `budget` and `levels` stay as they are given. Since a check costs more than what is saved then, they become rarer
-    while the error stays within the limit, down to one of RAREST.
+    while the error stays within the limit, down to one of RAREST. With a `disagreement` that is the error, in place of
+    the outputs' own.
     """
 
     def __init__(
-        self, limit: float, budget: Budget, levels: int = 0, every: int = 16, *, incremental: bool = False
+        self,
+        limit: float,
+        budget: Budget,
+        levels: int = 0,
+        every: int = 16,
+        *,
+        incremental: bool = False,
+        disagreement: Disagreement | None = None,
     ) -> None:
         if not 0 <= limit < math.inf:
             raise ConfigError(f"the limit on the output's error must be 0 or above, not {limit:g}")
         if every < 1:
             raise ConfigError(f"one picture of so many is checked: at least 1, not {every}")
         self.limit, self.every = limit, every
+        self._disagreement = disagreement
         self._incremental, self._next, self._steady, self._apart = incremental, 1, 0, every
         self._searches = budget.exact and not levels and not incremental
         self._most = replace(budget, threshold=limit) if self._searches else budget
@@ -81,7 +91,10 @@ class Accuracy:
         if result.dropped or not self.wants(result.picture):
             return False
         self.looked(result.picture)
-        return self.observe(difference(result.outputs, model.run(result.pixels))[1])
+        wanted = model.run(result.pixels)
+        if self._disagreement is not None:
+            return self.observe(self._disagreement(result.outputs, wanted))
+        return self.observe(difference(result.outputs, wanted)[1])
 
     def looked(self, picture: int) -> None:
         """A picture is checked: the next one of delta compute is so much later; more of the first ones."""
@@ -109,11 +122,13 @@ class Accuracy:
             self.above += 1
             self._apart, self._steady = self.every, 0
             self._scale *= min(max(self.limit / error, 0.1), DOWN) if 0 < error < math.inf else 0.1
+            if self._disagreement is not None:
+                self._disagreement.forget()
             return True
         self._steady += 1
         if self._steady % STEADY == 0:
             self._apart = min(2 * self._apart, RAREST)
-        if 0 < error < self.limit / 2:
+        if (self._disagreement is not None or error > 0) and error < self.limit / 2:
             self._scale = min(UP * self._scale, MOST_SCALE)
         return self._scale != before
 
@@ -123,6 +138,11 @@ class Accuracy:
         now += ", float16" if self._half else ""
         if self._incremental:
             now = f"delta compute's thresholds times {self._scale:.3g}"
+        if self._disagreement is not None:
+            return (
+                f"agreement: {self.checked} pictures were computed here too; the least F1 {1 - self.largest:.3f}, "
+                f"{self.above} times below the limit of {1 - self.limit:g}; at the end {now}"
+            )
         return (
             f"accuracy: {self.checked} pictures were computed here too; largest error {self.largest:.2e} of the "
             f"largest element, {self.above} above the limit of {self.limit:g}; at the end {now}"

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Agreement", "matched"]
+__all__ = ["Agreement", "Boxes", "Detections", "Disagreement", "matched"]
 
+# What a network's outputs, by their names, say is in a picture.
+Detections = Callable[[Mapping[str, NDArray[Any]]], "Boxes"]
 Boxes = NDArray[np.floating]  # (n, 6): left, top, right, bottom, score, number of the class
 
 IOU = 0.5  # intersection over union, at least
 SCORE = 0.05  # that scores may differ by
+RECENT = 16  # pictures with boxes, over which agreement is pooled while it is watched
 
 
 def matched(found: Boxes, truth: Boxes) -> int:
@@ -61,3 +67,23 @@ class Agreement:
         """2 pairs / (found + truth); 1 where there was nothing to find and nothing was found."""
         total = self.found + self.truth
         return 2 * self.pairs / total if total else 1.0
+
+
+class Disagreement:
+    """1 - F1 over the last pictures in which either side had a box: an error for `cutset.video.accuracy.Accuracy`."""
+
+    def __init__(self, detections: Detections) -> None:
+        self._detections = detections
+        self._recent: deque[tuple[int, int]] = deque(maxlen=RECENT)  # pairs, and boxes of both sides
+
+    def __call__(self, found: Mapping[str, NDArray[Any]], wanted: Mapping[str, NDArray[Any]]) -> float:
+        """Takes the outputs of one picture, and those of the dense network."""
+        ours, truth = self._detections(found), self._detections(wanted)
+        if len(ours) or len(truth):
+            self._recent.append((matched(ours, truth), len(ours) + len(truth)))
+        boxes = sum(both for _, both in self._recent)
+        return 1 - 2 * sum(pairs for pairs, _ in self._recent) / boxes if boxes else 0.0
+
+    def forget(self) -> None:
+        """What was seen was by other thresholds."""
+        self._recent.clear()
