@@ -21,11 +21,14 @@ from cutset.partition.plan import Plan
 __all__ = ["PlanRun", "memory_of", "place_of"]
 
 
-def memory_of(graph: Graph, plan: Plan, name: str, in_flight: int) -> float:
-    """Bytes that this worker's stage may need."""
+def memory_of(graph: Graph, plan: Plan, name: str, in_flight: int, *, incremental: bool = False) -> float:
+    """Bytes that this worker's stage may need; one that is incremental holds all its values and weights of its own, of
+    one source."""
     at, hops = place_of(plan, name), plan.edges(graph)
     takes, gives = (sum(graph.values[value].nbytes for value in hops[i]) for i in (at, at + 1))
-    return stage_memory(graph, plan.stages[at].nodes, takes, gives, in_flight)
+    nodes = plan.stages[at].nodes
+    held = sum(value.nbytes for i in nodes for value in graph.nodes[i].made) + takes + graph.weight_bytes(nodes)
+    return stage_memory(graph, nodes, takes, gives, in_flight) + (held if incremental else 0)
 
 
 def place_of(plan: Plan, name: str) -> int:
