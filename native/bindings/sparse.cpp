@@ -85,7 +85,7 @@ struct Target {
             places,
             positions.size(),
             threshold_of(threshold),
-            named<Activation>(activation, kActivationNames, "the activation"),
+            named<SparseActivation>(activation, kActivationNames, "the activation"),
             static_cast<float>(parameter),
             mask_of(changed, *out)};
   }

@@ -52,7 +52,7 @@ struct SparseUpdate {
   const std::int64_t* positions;  // row * columns + column of `out`, in order, each once
   std::size_t count;
   float threshold;  // 0: a position is replaced where a bit differs
-  Activation activation;
+  SparseActivation activation;
   float parameter;
   std::uint8_t* changed;  // (rows, columns) of `out`: 1 is written where a position was replaced
 };

@@ -11,7 +11,7 @@ namespace cutset {
 
 // What follows a layer, element by element. `parameter` is the slope of kLeakyRelu, and the upper limit of kClamp (the
 // lower one is 0).
-enum class Activation : std::uint8_t {
+enum class SparseActivation : std::uint8_t {
   kNone,
   kRelu,
   kClamp,
@@ -55,7 +55,7 @@ struct SparseKernels {
   void (*blend)(const float* const* places, const float* weights, std::size_t count, std::size_t channels, float* y);
   void (*affine)(const float* x, const float* scale, const float* shift, std::size_t channels, float* y);
   void (*combine)(Combine kind, const float* a, const float* b, std::size_t channels, float* y);
-  void (*activate)(Activation kind, float parameter, std::size_t count, float* y);
+  void (*activate)(SparseActivation kind, float parameter, std::size_t count, float* y);
   // Whether `fresh` differs from `held` (channels): with a threshold by as much or more in an element (what isn't a
   // number differs), with 0 in a bit. Held takes it over then, and stays as it is else.
   bool (*settle)(const float* fresh, float threshold, std::size_t channels, float* held);

@@ -13,7 +13,7 @@ void sparse_mean(const float* const* places, std::size_t count, float factor, st
 void sparse_blend(const float* const* places, const float* weights, std::size_t count, std::size_t channels, float* y);
 void sparse_affine(const float* x, const float* scale, const float* shift, std::size_t channels, float* y);
 void sparse_combine(Combine kind, const float* a, const float* b, std::size_t channels, float* y);
-void sparse_activate(Activation kind, float parameter, std::size_t count, float* y);
+void sparse_activate(SparseActivation kind, float parameter, std::size_t count, float* y);
 bool sparse_settle(const float* fresh, float threshold, std::size_t channels, float* held);
 
 // The most positions of sparse_conv: each takes a register for its address beside those for its sums.

@@ -87,33 +87,33 @@ void sparse_combine(Combine kind, const float* a, const float* b, std::size_t ch
   }
 }
 
-void sparse_activate(Activation kind, float parameter, std::size_t count, float* y) {
+void sparse_activate(SparseActivation kind, float parameter, std::size_t count, float* y) {
   const Vec zero = splat(0.0f), one = splat(1.0f), half = splat(0.5f), limit = splat(parameter);
   switch (kind) {
-    case Activation::kNone:
+    case SparseActivation::kNone:
       return;
-    case Activation::kRelu:
+    case SparseActivation::kRelu:
       return each(count, y, [=](Vec x) { return larger(zero, x); });
-    case Activation::kClamp:
+    case SparseActivation::kClamp:
       return each(count, y, [=](Vec x) { return clamp(x, limit); });
-    case Activation::kLeakyRelu:
+    case SparseActivation::kLeakyRelu:
       return each(count, y, [=](Vec x) { return fma(limit, smaller(zero, x), larger(zero, x)); });
-    case Activation::kSigmoid:
+    case SparseActivation::kSigmoid:
       return each(count, y, [](Vec x) { return logistic(x); });
-    case Activation::kTanh:
+    case SparseActivation::kTanh:
       return each(count, y, [](Vec x) { return tanh(x); });
-    case Activation::kSilu:
+    case SparseActivation::kSilu:
       return each(count, y, [](Vec x) { return mul(x, logistic(x)); });
-    case Activation::kGelu:
+    case SparseActivation::kGelu:
       return each(count, y, [=](Vec x) { return mul(mul(half, x), add(one, erf(mul(x, splat(0.70710678f))))); });
-    case Activation::kGeluTanh:
+    case SparseActivation::kGeluTanh:
       return each(count, y, [=](Vec x) {
         const Vec inner = mul(splat(0.79788456f), fma(mul(splat(0.044715f), mul(x, x)), x, x));
         return mul(mul(half, x), add(one, tanh(inner)));
       });
-    case Activation::kHardSigmoid:
+    case SparseActivation::kHardSigmoid:
       return each(count, y, [=](Vec x) { return div(clamp(add(x, splat(3.0f)), splat(6.0f)), splat(6.0f)); });
-    case Activation::kHardSwish:
+    case SparseActivation::kHardSwish:
       return each(count, y, [=](Vec x) { return div(mul(x, clamp(add(x, splat(3.0f)), splat(6.0f))), splat(6.0f)); });
   }
 }
