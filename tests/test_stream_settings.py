@@ -45,6 +45,7 @@ def other(option: Option) -> tuple[Any, str]:
         "link": (("8MB/s,20ms", "1MB/s"), "8MB/s,20ms;1MB/s"),
         "speed": ((0.5, 1.0), "0.5, 1"),
         "scheduler": ("edge", "edge"),
+        "min_agreement": (0.98, "0.98"),
     }
     if option.name in special:
         return special[option.name]

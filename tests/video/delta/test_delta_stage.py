@@ -271,3 +271,25 @@ def test_the_runtime_makes_one(everything: Any) -> None:
         np.testing.assert_allclose(found[name], expected[name], rtol=2e-4, atol=2e-5)
     assert made.scale == 0.5
     assert len(made.shares) == len(graph.nodes)
+
+
+def test_dense_is_timed_again_where_it_decides() -> None:
+    switch = DenseSwitch(4.0)
+    looks = 0
+    for _ in range(60):
+        assert switch.choose(0.3, stale=False) == "delta"
+        switch.took("delta", 1.5, 0.3)
+        if switch.wants_dense():
+            looks += 1
+            switch.took("dense", 1.0, 0.3)
+    assert not looks, "far from it"
+    slow = DenseSwitch(4.0)
+    kinds = []
+    for _ in range(60):
+        kinds.append(slow.choose(0.3, stale=False))
+        slow.took(kinds[-1], 3.5 if kinds[-1] == "delta" else 1.0, 0.3)
+        if slow.wants_dense():
+            looks += 1
+            slow.took("dense", 1.0, 0.3)
+    assert looks
+    assert kinds[-1] == "dense"

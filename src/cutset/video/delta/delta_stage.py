@@ -105,6 +105,10 @@ class DeltaStage:
         if work is None or work.abandoned:
             return self._whole(source, values, observe, switch, share)
         self.recent.append(work)
+        if not self._always and switch.wants_dense():
+            start = time.perf_counter()
+            self.dense.run(source, values)
+            switch.took("dense", time.perf_counter() - start, share)
         if observe is not None:
             for i in self.program.nodes:
                 observe(work.seconds.get(i, 0.0))

@@ -11,6 +11,8 @@ CALM = 0.7  # of the share at which it was slow: below this it is tried again
 FIRST_WAIT, LAST_WAIT = 8, 512  # calm or not, pictures until then; doubled each time that it didn't last
 LASTED = 16  # pictures
 WEIGHT = 0.25  # of the newest observation of dense
+CLOSE = 0.6  # of the dense seconds: a picture above that makes it worth knowing them well
+LOOK, LOOK_AGAIN = 8, 256  # such pictures, until dense is timed beside them, and until that is done again
 
 
 class DenseSwitch:
@@ -26,6 +28,7 @@ class DenseSwitch:
         self.off_count = 0  # how often it was given up
         self._slow = self._lasted = self._waited = self._calm = 0
         self._wait = FIRST_WAIT
+        self._close, self._look = 0, LOOK
         self._slow_share = 1.0  # of the input, from which on it was seen to be slow
 
     def choose(self, share: float, stale: bool) -> Literal["delta", "key", "dense"]:
@@ -39,6 +42,13 @@ class DenseSwitch:
         self.on, self._slow, self._lasted = True, 0, 0
         return "key"
 
+    def wants_dense(self) -> bool:
+        """Whether dense is to be timed now, beside this picture: what is known of it may be of a busier hour."""
+        if self._close < self._look:
+            return False
+        self._close, self._look = 0, LOOK_AGAIN
+        return True
+
     def took(self, kind: Literal["delta", "key", "dense"], seconds: float, share: float) -> None:
         """What it took. A picture that was abandoned counts with what all of it would have taken."""
         if kind == "dense":
@@ -47,6 +57,7 @@ class DenseSwitch:
         if kind == "key":  # known beforehand to be no quicker
             return
         self._lasted += 1
+        self._close += seconds > CLOSE * self.dense_seconds
         if seconds <= self.dense_seconds:
             self._slow = 0
             self._slow_share = max(self._slow_share, min(share / CALM, 1.0))
