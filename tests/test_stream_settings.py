@@ -45,6 +45,7 @@ def other(option: Option) -> tuple[Any, str]:
         "link": (("8MB/s,20ms", "1MB/s"), "8MB/s,20ms;1MB/s"),
         "speed": ((0.5, 1.0), "0.5, 1"),
         "scheduler": ("edge", "edge"),
+        "min_agreement": (0.98, "0.98"),
     }
     if option.name in special:
         return special[option.name]
@@ -184,6 +185,8 @@ WRONG = {
     "threshold": ["-1", "nan"],
     "levels": ["-1", "256"],
     "max_error": ["0", "-1", "nan"],
+    "min_agreement": ["0", "1.5", "nan"],
+    "delta_compute": ["perhaps"],
     "float16": ["perhaps"],
     "patience": ["0"],
     "silence": ["-1"],

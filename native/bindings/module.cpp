@@ -14,6 +14,7 @@
 #include "bindings/linears.h"
 #include "bindings/remote.h"
 #include "bindings/server.h"
+#include "bindings/sparse.h"
 #include "kernels/table.h"
 
 namespace nb = nanobind;
@@ -35,4 +36,5 @@ NB_MODULE(_native, m) {
   bind_delta(m);
   bind_remote(m);
   bind_server(m);
+  bind_sparse(m);
 }

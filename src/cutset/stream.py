@@ -19,6 +19,7 @@ from cutset.link.keys import Keys
 from cutset.partition.hop import Hop
 from cutset.partition.plan import Plan
 from cutset.video.assembly import Addresses, Assembly, Given, assemble
+from cutset.video.delta.agreement import Detections
 from cutset.video.network_model import NetworkModel
 from cutset.video.result import Result
 from cutset.video.runtimes.choose import stamped
@@ -56,6 +57,7 @@ class Stream:
         keys: Keys | None = None,
         paces: Mapping[tuple[str, str], Hop] | None = None,
         options: Options | None = None,
+        detections: Detections | None = None,
         observe: Callable[[Report, Plan, float], None] | None = None,
         log: Callable[[str], None] = lambda line: None,
         **single: Any,
@@ -66,6 +68,8 @@ class Stream:
         Objects stand in place of settings: `workers`, by name addresses and public keys; a `plan`; `keys`, this side's
         pair; `paces`, slow connections to emulate by the names of sender and receiver; `options`, which override
         mode, in_flight, rate, deadline, threshold, float16, levels, patience and silence.
+        `detections` makes boxes (n, 6) of the outputs by name: left, top, right, bottom, score, class; for
+        `min_agreement`.
         `planner(model, workers that are there, why)` makes the plans in place of the scheduler, or an `Advisor` does.
         `observe` hears each party's report of each picture, times on this side's clock, with the plan and the seconds
         that the picture's bytes took to that party; `log` gets a line on what happens. Other threads call both.
@@ -76,7 +80,7 @@ class Stream:
         single |= {} if addresses is not None else {"workers": workers}
         single |= {} if isinstance(plan, Plan) else {"plan": None if plan is None else str(plan)}
         single = {name: value for name, value in single.items() if value is not None}
-        given = Given(addresses, plan if isinstance(plan, Plan) else None, planner, keys, paces, options)
+        given = Given(addresses, plan if isinstance(plan, Plan) else None, planner, keys, paces, options, detections)
         self._begin(assemble(model, sources, _settings(settings, single), given, log=log), observe, log)
 
     @classmethod
@@ -154,7 +158,7 @@ class Stream:
         item = self._coordinator.results.get()
         if isinstance(item, Result):
             if self.accuracy is not None and self.accuracy.check(self.model, item):
-                self._coordinator.allow(self.accuracy.budget, self.accuracy.levels)
+                self._coordinator.allow(self.accuracy.budget, self.accuracy.levels, self.accuracy.delta_scale)
             self._coordinator.took()
             return item
         self._over = True

@@ -138,7 +138,9 @@ def _check(assembly: Assembly, stream: Stream) -> ResultCheck:
 
 def _may_differ(settings: StreamSettings) -> bool:
     """Whether something may be left out of what is sent."""
-    return bool(settings.threshold or settings.float16 or settings.levels or settings.max_error)
+    return bool(
+        settings.threshold or settings.float16 or settings.levels or settings.max_error or settings.delta_compute
+    )
 
 
 def _open(args: argparse.Namespace, assembly: Assembly, watch: SourceWatch) -> tuple[Stream, RunResults]:
@@ -150,7 +152,7 @@ def _open(args: argparse.Namespace, assembly: Assembly, watch: SourceWatch) -> t
     from cutset.video.summary import Summary
 
     watch.sources, settings, feed = assembly.opened, assembly.settings, watch.feed
-    summary = Summary()
+    summary = Summary(graph=assembly.model.graph)
     recorder = None
     if args.trace:
         recorder = Recorder(f"cutset stream run {args.model}", [COORDINATOR, *assembly.names])

@@ -43,6 +43,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", type=output_ending(".npz"), required=True, metavar="FILE.npz", help="where the model goes"
     )
+    parser.add_argument(
+        "--delta-compute",
+        nargs="?",
+        type=float,
+        const=1.0,
+        metavar="SCALE",
+        help="fit to what delta compute does of each layer, with so many times its thresholds (default 1)",
+    )
     add_json(parser, "the errors")
 
 
@@ -50,7 +58,9 @@ def run(args: argparse.Namespace) -> int:
     different(args, "output", "keep", "json")
     if not 0 < args.holdout < 1:
         raise RequestError(f"--holdout must be between 0 and 1, not {args.holdout:g}")
-    changes = changes_from(args)
+    if args.delta_compute is not None and not 0 <= args.delta_compute < float("inf"):
+        raise RequestError(f"--delta-compute must be 0 or above, not {args.delta_compute:g}")
+    changes = changes_from(args, scale=args.delta_compute)
 
     from cutset.video.sparsity.fit import fit
     from cutset.video.sparsity.predictor import choose, write_trained
@@ -116,8 +126,9 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
     add_settings(parser, "size", "features", "weights", "seed", "pixels", "bgr", options=STREAM_OPTIONS)
 
 
-def changes_from(args: argparse.Namespace) -> Changes:
-    """Reads --data, or runs MODEL over --source. Raises CutsetError."""
+def changes_from(args: argparse.Namespace, *, scale: float | None = None) -> Changes:
+    """Reads --data, or runs MODEL over --source: what changes, or with the `scale` of its thresholds what delta compute
+    does. Raises CutsetError."""
     from cutset.video.sparsity.changes import read_changes, write_changes
 
     if args.data:
@@ -134,14 +145,20 @@ def changes_from(args: argparse.Namespace) -> Changes:
     size = stream_settings_from(args).picture_size or own_size(open_file(args.model))
     with open_source(args.source, limit=args.limit, size=size, log=log) as source:
         pictures = (picture.pixels for picture in source)
-        changes = measured(args, pictures, source.name, args.limit)
+        changes = measured(args, pictures, source.name, args.limit, scale)
     if args.keep:
         write_changes(args.keep, changes)
     return changes
 
 
-def measured(args: argparse.Namespace, pictures: Iterator[NDArray[np.uint8]], name: str, total: int) -> Changes:
-    """What changes in MODEL over these pictures, with a progress bar."""
+def measured(
+    args: argparse.Namespace,
+    pictures: Iterator[NDArray[np.uint8]],
+    name: str,
+    total: int,
+    scale: float | None = None,
+) -> Changes:
+    """What changes in MODEL over these pictures, or what delta compute does of it, with a progress bar."""
     from cutset.video.networks import open_file, open_network
     from cutset.video.sparsity.measure import measure
 
@@ -150,14 +167,17 @@ def measured(args: argparse.Namespace, pictures: Iterator[NDArray[np.uint8]], na
     if first is None:
         raise RequestError(f"{name} has no picture")
     model = open_network(open_file(args.model), first.shape, "uint8", settings, log=log)
-    with Progress() as progress:
-        return measure(
-            model.graph,
-            model.tensors,
-            _again(first, pictures),
-            source=Path(name).name,
-            progress=lambda k: progress("measured", k, total),
-        )
+    again, name = _again(first, pictures), Path(name).name
+    with Progress() as bar:
+
+        def progress(k: int) -> None:
+            bar("measured", k, total)
+
+        if scale is None:
+            return measure(model.graph, model.tensors, again, source=name, progress=progress)
+        from cutset.video.delta.measuring import measure_dirty
+
+        return measure_dirty(model.graph, model.tensors, again, scale=scale, source=name, progress=progress)
 
 
 def _again(first: Any, rest: Iterator[Any]) -> Iterator[Any]:

@@ -63,7 +63,7 @@ __all__ = [
 ]
 
 PROTOCOL = Protocol("cluster", 4, whom="worker", before=2)
-MINOR = 0  # see above; one higher with every release that adds a field
+MINOR = 1  # see above; one higher with every release that adds a field
 HANDSHAKE = Handshake(PROTOCOL)  # one that asks for no evidence and has none
 MOST_BODY = 16 << 20  # bytes of a message that lies in an array
 MOST_EDGES = 200  # values on a hop: their payloads fit in a header
@@ -151,6 +151,8 @@ class Prepare(_Message, tag="prepare"):
     pace: Hop | None  # emulate this hop towards `next`
     back: Hop | None  # and this one towards the coordinator
     inputs: Annotated[bytes, msgspec.Meta(max_length=MOST_BODY)] = b""  # what its input encoding must know beforehand
+    # The stage computes what changed alone, by so many times its thresholds; None: it computes all.
+    delta_scale: Seconds | None = None
 
 
 class Inventory(_Message, tag="inventory"):
@@ -216,6 +218,7 @@ class Allow(_Message, tag="allow"):
     threshold: Seconds
     half: bool
     levels: Levels
+    delta_scale: Seconds | None = None  # of stages that compute what changed alone; None: as it was
 
 
 class Retire(_Message, tag="retire"):
@@ -278,6 +281,8 @@ class Report(_Message, tag="report"):
     received: Annotated[list[EdgeReport], msgspec.Meta(max_length=MOST_EDGES)] = []
     edges: Annotated[list[EdgeReport], msgspec.Meta(max_length=MOST_EDGES)] = []
     layer_seconds: Annotated[list[Seconds], msgspec.Meta(max_length=100_000)] | None = None  # of its nodes, in order
+    # Of its nodes, in order: which share of the output was computed, where the stage computes what changed alone.
+    shares: Annotated[list[Seconds], msgspec.Meta(max_length=100_000)] | None = None
 
     def note(self, kind: Kind, start: float, end: float, nbytes: int = 0) -> None:
         """A piece of work on this item, by the party's clock."""

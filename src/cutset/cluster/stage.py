@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from cutset.cluster.inputs import InputDecoder
 from cutset.cluster.values import Array
+from cutset.codec.changed import Changed
 from cutset.partition.graph import Graph
 from cutset.partition.node import Value
 
-__all__ = ["Abilities", "Runtime", "Stage", "WeightFile"]
+__all__ = ["Abilities", "IncrementalRuntime", "IncrementalStage", "Runtime", "Stage", "WeightFile"]
 
 # The weight of this name from a file, as that value; None where the file has none of that shape.
 WeightFile = Callable[[str, Value], Array | None]
@@ -54,6 +55,25 @@ class Stage(Protocol):
         """
 
 
+class IncrementalStage(Stage, Protocol):
+    """A stage that computes again only what changed since the item before of the same source."""
+
+    scale: float  # of the thresholds within which what is held stays; 0: every bit is followed
+
+    @property
+    def shares(self) -> list[float]:
+        """Of each node, in the order of the graph, the share of its output that the last item took."""
+
+    def run(
+        self,
+        source: int,
+        values: Mapping[str, Array],
+        observe: Callable[[float], None] | None = None,
+        changed: Mapping[str, Changed] | None = None,
+    ) -> dict[str, Array]:
+        """`changed` says, of inputs of which it is known, which elements were replaced since the item before."""
+
+
 class Runtime(Protocol):
     """Makes what a worker needs to compute. Used from several threads."""
 
@@ -79,3 +99,13 @@ class Runtime(Protocol):
 
     def open_weights(self, path: Path) -> WeightFile:
         """A file of weights. Raises CheckpointError."""
+
+
+@runtime_checkable
+class IncrementalRuntime(Runtime, Protocol):
+    """A runtime whose stages may compute what changed alone."""
+
+    def incremental_stage(
+        self, graph: Graph, nodes: Collection[int], weights: Mapping[str, Array], scale: float
+    ) -> IncrementalStage:
+        """Like `stage`. Raises DeviceError where it can't be done here."""

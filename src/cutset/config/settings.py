@@ -222,6 +222,14 @@ TOLERANCE = (
     "results may be off by this share of the output's range, as where a runtime fuses layers; 0: the bits of the "
     "network in one piece"
 )
+MIN_AGREEMENT = (
+    "with --delta-compute and a detector: keep the F1 of detections against dense ones (same class, overlap 0.5, score "
+    "within 0.05) at this, in place of --max-error"
+)
+DELTA_COMPUTE = (
+    "compute again only what changed, where that is quicker; the output may then be off by --max-error, 0.01 if that "
+    "isn't given"
+)
 SCHEDULER = (
     "who makes plans from measurements; even: as many operations for each, without measuring; auto: optimal, or even "
     "where a plan is given"
@@ -270,6 +278,8 @@ class StreamSettings(Sourced):
     threshold: float = _setting(0.0, "activations that are off by T stay", TRAVEL, high=1e30, metavar="T")
     levels: int = _setting(0, "pixels that are off by N of 255 stay", TRAVEL, high=255)
     max_error: float | None = _setting(None, MAX_ERROR, TRAVEL, type=float, low=1e-30, high=1e30, metavar="E")
+    min_agreement: float | None = _setting(None, MIN_AGREEMENT, TRAVEL, type=float, low=1e-30, high=1, metavar="F1")
+    delta_compute: bool = _setting(False, DELTA_COMPUTE, TRAVEL)
     float16: bool = _setting(False, "send activations as float16", TRAVEL)
     patience: float = _setting(20.0, "wait so long for lost workers", SECONDS, TRAVEL)
     silence: float = _setting(3.0, "take a worker for dead after S", SECONDS, TRAVEL)

@@ -647,3 +647,84 @@ class RingServer:
 
     def counted(self) -> tuple[dict[str, int], dict[int, dict[str, float]]]:
         """What was counted since the last time: of all, and by client."""
+
+_Window = tuple[int, int, int, int, int, int, int, int]
+
+class SparseMap:
+    """A feature map (rows, columns, channels) of float32 with a border of zeros that windows may reach into; zeros at
+    first. Incremental inference replaces positions of it; cutset.kernels.reference_sparse says what each layer
+    computes."""
+
+    def __init__(self, rows: int, columns: int, channels: int, border: int = 0) -> None: ...
+    @property
+    def values(self) -> _Floats:
+        """(rows, columns, channels), the map's own memory."""
+
+    @property
+    def border(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    def take(
+        self,
+        fresh: _Floats | _Bytes,
+        changed: _Bytes,
+        threshold: float = 0.0,
+        among: _Bytes | None = None,
+        pool: Pool | None = None,
+    ) -> int:
+        """Replaces the positions at which fresh (channels, rows, columns) differs by `threshold` or more, with 0 in a
+        bit, and writes 1 to changed (rows, columns) there. How many. None are looked at where `among` is 0."""
+
+class SparseTarget:
+    """Where a layer writes: positions (n,) int64 of `out`, rising, row * columns + column each. What differs from what
+    is held by `threshold` or more in a channel, with 0 in a bit, is replaced, and 1 written to changed there."""
+
+    def __init__(
+        self,
+        out: SparseMap,
+        positions: NDArray[np.int64],
+        changed: _Bytes,
+        threshold: float = 0.0,
+        first_channel: int = 0,
+        activation: str = "none",
+        parameter: float = 0.0,
+    ) -> None: ...
+
+class SparseConv:
+    """A convolution at some positions; weight (outputs, rows, columns, channels / groups) is packed."""
+
+    def __init__(self, weight: _Floats, bias: _Floats | None, groups: int, window: _Window) -> None:
+        """window: rows, columns, their strides, padding above and to the left, their dilations."""
+
+    def update(self, x: SparseMap, to: SparseTarget, pool: Pool | None = None) -> int:
+        """How many positions were replaced, as of all that follow."""
+
+    @property
+    def outputs(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+
+def sparse_pool(
+    x: SparseMap, window: _Window, mean: bool, divisor: int, to: SparseTarget, pool: Pool | None = None
+) -> int:
+    """The largest or the mean of what lies inside of the map; with a divisor above 0 the mean's is that."""
+
+def sparse_affine(x: SparseMap, scale: _Floats, shift: _Floats, to: SparseTarget, pool: Pool | None = None) -> int:
+    """x * scale + shift, both (channels,)"""
+
+def sparse_copy(x: SparseMap, first: int, channels: int, to: SparseTarget, pool: Pool | None = None) -> int:
+    """Some channels of x as they are"""
+
+def sparse_combine(kind: str, a: SparseMap, b: SparseMap, to: SparseTarget, pool: Pool | None = None) -> int:
+    """kind: add, sub, mul, div, max or min"""
+
+def sparse_resize(
+    x: SparseMap,
+    row_places: NDArray[np.int64],
+    row_shares: _Floats,
+    column_places: NDArray[np.int64],
+    column_shares: _Floats,
+    to: SparseTarget,
+    pool: Pool | None = None,
+) -> int:
+    """Places (2, rows) and (2, columns) that are blended; shares (rows,) and (columns,) of the second ones."""

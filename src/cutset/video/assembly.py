@@ -30,6 +30,7 @@ from cutset.partition.hop import DIRECT, Hop, connections, parse_hops
 from cutset.partition.node import ITEM_BYTES
 from cutset.partition.plan import COORDINATOR, Plan, read_plan
 from cutset.video.accuracy import Accuracy
+from cutset.video.delta.agreement import Detections, Disagreement
 from cutset.video.network_model import NetworkModel
 from cutset.video.networks import open_file, open_network, own_size, profile_name
 from cutset.video.picture_inputs import PictureInputs
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Addresses", "Assembly", "Given", "assemble"]
 
+DELTA_ERROR = 0.01  # of the output's largest element, where delta compute is asked for without a limit
 STARTING = 30.0  # seconds that workers on a busy machine may take to start, and others to dial in
 
 
@@ -57,6 +59,7 @@ class Given:
     keys: Keys | None = None
     links: Mapping[tuple[str, str], Hop] | None = None  # to emulate, by sender and receiver
     options: Options | None = None
+    detections: Detections | None = None  # of the outputs, for `min_agreement`
 
 
 @dataclass
@@ -134,10 +137,9 @@ def assemble(
     measures = given.planner is None and _measures(settings, given)
     with contextlib.ExitStack() as parts:
         options = given.options or options_of(settings)
-        accuracy = None
-        if settings.max_error is not None:
-            accuracy = Accuracy(settings.max_error, options.budget, options.levels)
-            options = replace(options, budget=accuracy.budget, levels=accuracy.levels)
+        accuracy = _accuracy(settings, options, given)
+        if accuracy is not None:
+            options = replace(options, budget=accuracy.budget, levels=accuracy.levels, delta_scale=accuracy.delta_scale)
         workers = given.workers if given.workers is not None else workers_of(settings)
         if isinstance(workers, int):  # they are on their way
             options = replace(options, gather=max(options.gather, STARTING))
@@ -198,6 +200,26 @@ def assemble(
         found.planner = _planner(found, given.planner, log)
         found.parts = parts.pop_all()
         return found
+
+
+def _accuracy(settings: StreamSettings, options: Options, given: Given) -> Accuracy | None:
+    """What keeps the error within its limit; None where everything is exact. Raises ConfigError."""
+    limit, disagreement = settings.max_error, None
+    if settings.min_agreement is not None:
+        if not settings.delta_compute:
+            raise ConfigError("--min-agreement is for --delta-compute; --max-error limits what links leave out")
+        if limit is not None:
+            raise ConfigError("give either --max-error or --min-agreement, not both")
+        if given.detections is None:
+            raise ConfigError("--min-agreement needs a detector: nothing says what this network's outputs detect")
+        limit, disagreement = 1 - settings.min_agreement, Disagreement(given.detections)
+    elif limit is None and settings.delta_compute:
+        limit = DELTA_ERROR
+    if limit is None:
+        return None
+    return Accuracy(
+        limit, options.budget, options.levels, incremental=settings.delta_compute, disagreement=disagreement
+    )
 
 
 def _measures(settings: StreamSettings, given: Given) -> bool:

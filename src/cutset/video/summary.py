@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cutset.cluster.messages import Report
+from cutset.partition.graph import Graph
 from cutset.partition.plan import COORDINATOR, Plan
 from cutset.video.result import Result
 
@@ -36,6 +37,9 @@ class Summary:
     hops: dict[tuple[str, str], list[int]] = field(default_factory=lambda: defaultdict(list))  # bytes of each picture
     compute: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # seconds of each picture
     kinds: Counter[str] = field(default_factory=Counter)  # of payloads
+    graph: Graph | None = None  # for what delta compute saved
+    computed: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # operations of each picture
+    of_all: dict[str, int] = field(default_factory=dict)  # operations of all layers that the party has
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def result(self, result: Result) -> None:
@@ -60,6 +64,12 @@ class Summary:
             spent = [span.end - span.start for span in report.spans if span.kind == "compute"]
             if spent:
                 self.compute[report.party].append(sum(spent))
+            if report.shares is not None and self.graph is not None:
+                nodes = sorted(next(stage.nodes for stage in plan.stages if stage.worker == report.party))
+                if len(nodes) == len(report.shares):
+                    flops = (self.graph.nodes[i].flops for i in nodes)
+                    self.computed[report.party].append(sum(f * s for f, s in zip(flops, report.shares, strict=True)))
+                    self.of_all[report.party] = sum(self.graph.nodes[i].flops for i in nodes)
 
     @property
     def rate(self) -> float | None:
@@ -82,6 +92,12 @@ class Summary:
                 found.append(f"{sender} → {receiver}: {text}, {sum(sizes) / 1e6:.2f} MB in all")
             for party, seconds in self.compute.items():
                 found.append(f"{party}: computes {statistics.median(seconds) * 1e3:.1f} ms a picture")
+            for party, spent in self.computed.items():
+                whole, steady = max(self.of_all[party], 1), statistics.median(spent)
+                found.append(
+                    f"{party}: delta compute did {sum(spent) / len(spent) / whole:.1%} of {whole / 1e9:.2f} GFLOP a "
+                    f"picture, median {steady / whole:.1%}"
+                )
         found += [f"dropped: {reason} ({count}×)" for reason, count in self.dropped.items()]
         return found
 

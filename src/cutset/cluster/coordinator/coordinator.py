@@ -151,14 +151,18 @@ class Coordinator:
 
         self._events.put(take)
 
-    def allow(self, budget: Budget, levels: int) -> None:
-        """From now on activations may be off by the budget, and uint8 inputs by levels, wherever they are sent."""
+    def allow(self, budget: Budget, levels: int, delta_scale: float | None = None) -> None:
+        """From now on activations may be off by the budget, and uint8 inputs by levels, wherever they are sent.
+
+        `delta_scale` is that of stages that compute what changed alone; None leaves it.
+        """
 
         def change() -> None:
-            self.options = replace(self.options, budget=budget, levels=levels)
+            scale = self.options.delta_scale if delta_scale is None else delta_scale
+            self.options = replace(self.options, budget=budget, levels=levels, delta_scale=scale)
             self._routes.allow(self.options)
             for remote in self.remotes.values():
-                remote.say(Allow(budget.threshold, budget.half, levels))
+                remote.say(Allow(budget.threshold, budget.half, levels, scale))
 
         self._events.put(change)
 

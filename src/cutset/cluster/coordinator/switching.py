@@ -30,6 +30,7 @@ class Options:
     in_flight: int = 4
     budget: Budget = field(default_factory=Budget)  # of activations
     levels: int = 0  # that uint8 inputs may be off by
+    delta_scale: float | None = None  # stages compute what changed alone, with so many times their thresholds
     deadline: float | None = None  # seconds after capture, when an item is dropped
     rate: float | None = None  # items a second of each source
     profile: bool = False  # workers report the seconds of every layer
@@ -200,6 +201,7 @@ class Switch:
                     pace=paces.get((remote.name, to)) if after is not None else None,
                     back=paces.get((remote.name, COORDINATOR)),
                     inputs=route.settings if i == 0 else b"",
+                    delta_scale=options.delta_scale,
                 )
             )
 

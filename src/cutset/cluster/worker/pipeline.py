@@ -22,6 +22,7 @@ from cutset.cluster.values import Array
 from cutset.cluster.wire import ArrivedItem, Outbox, piece_bytes, pieces
 from cutset.cluster.worker.plan_run import PlanRun
 from cutset.codec import KeyRequest
+from cutset.codec.changed import Changed
 from cutset.errors import CutsetError, printable
 
 __all__ = ["Pipeline", "PipelineItem"]
@@ -39,6 +40,7 @@ class PipelineItem:
     ask: Callable[[KeyRequest], None]  # asks the sender for a key
     to: Outbox
     values: dict[str, Array] = field(default_factory=dict)
+    changed: dict[str, Changed] = field(default_factory=dict)  # of its values, where the stage wants to know
     came: float = field(default_factory=time.monotonic)
 
 
@@ -166,6 +168,7 @@ class Pipeline:
             if not gap.stale:
                 self._say(Lost(report.plan, report.source, report.number, str(gap)))
             return False
+        item.changed = item.run.receiver.changed(report.source)
         item.arrival.free()
         report.note("decode", start, time.monotonic())
         return True
@@ -173,7 +176,9 @@ class Pipeline:
     def _compute_one(self, item: PipelineItem, speed: Speed) -> bool:
         start, report = time.monotonic(), item.report
         with speed.work(item.run.number):  # layers cost the same whatever the item
-            item.values, seconds = item.run.compute(report.source, item.values)
+            item.values, seconds = item.run.compute(report.source, item.values, item.changed)
+        if item.run.incremental is not None:
+            report.shares = item.run.incremental.shares
         if seconds is not None:
             report.layer_seconds = [speed.seconds(one) for one in seconds]
         report.note("compute", start, time.monotonic())

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from cutset.cluster.codecs import Receiver, Sender
 from cutset.cluster.inputs import InputDecoder
 from cutset.cluster.messages import MOST_EDGES, Allow, EdgeReport, Prepare
-from cutset.cluster.stage import Runtime
+from cutset.cluster.stage import IncrementalRuntime, IncrementalStage, Runtime, Stage
 from cutset.cluster.values import Array, copied
 from cutset.cluster.wire import ArrivedItem
 from cutset.codec import Budget
+from cutset.codec.changed import Changed
 from cutset.errors import ConfigError
 from cutset.partition.graph import Graph
 from cutset.partition.memory import stage_memory
@@ -20,11 +21,14 @@ from cutset.partition.plan import Plan
 __all__ = ["PlanRun", "memory_of", "place_of"]
 
 
-def memory_of(graph: Graph, plan: Plan, name: str, in_flight: int) -> float:
-    """Bytes that this worker's stage may need."""
+def memory_of(graph: Graph, plan: Plan, name: str, in_flight: int, *, incremental: bool = False) -> float:
+    """Bytes that this worker's stage may need; one that is incremental holds all its values and weights of its own, of
+    one source."""
     at, hops = place_of(plan, name), plan.edges(graph)
     takes, gives = (sum(graph.values[value].nbytes for value in hops[i]) for i in (at, at + 1))
-    return stage_memory(graph, plan.stages[at].nodes, takes, gives, in_flight)
+    nodes = plan.stages[at].nodes
+    held = sum(value.nbytes for i in nodes for value in graph.nodes[i].made) + takes + graph.weight_bytes(nodes)
+    return stage_memory(graph, nodes, takes, gives, in_flight) + (held if incremental else 0)
 
 
 def place_of(plan: Plan, name: str) -> int:
@@ -50,7 +54,9 @@ class PlanRun:
             if len(names) > MOST_EDGES:
                 raise ConfigError(f"the plan cuts {len(names)} values in one place; {MOST_EDGES} is the most")
         self.takes, self.gives = hops[at], hops[at + 1]
-        self.receiver = Receiver([graph.values[name] for name in self.takes], plan=order.plan)
+        self.receiver = Receiver(
+            [graph.values[name] for name in self.takes], plan=order.plan, watch=order.delta_scale is not None
+        )
         self._input: InputDecoder | None = None
         if self.first and plan.input:
             self._input = runtime.decoder(plan.input, graph.inputs[0], order.inputs)
@@ -63,15 +69,24 @@ class PlanRun:
             # Levels are for inputs: other values of 8 bits may be numbers of something.
             exact=[v.name for v in graph.values.values() if v.dtype == "uint8" and v not in graph.inputs],
         )
+        self.incremental: IncrementalStage | None = None
         self.allow(order)
         self.plain = all(graph.values[name].bounded for name in (*self.takes, *self.gives)) and not plan.input
+        nodes = plan.stages[at].nodes
         chosen = [plan.stages[at].runtime] if plan.stages[at].runtime else []
-        self.stage = runtime.stage(graph, plan.stages[at].nodes, weights, *chosen)
+        if order.delta_scale is None:
+            self.stage: Stage = runtime.stage(graph, nodes, weights, *chosen)
+        elif isinstance(runtime, IncrementalRuntime):
+            self.stage = self.incremental = runtime.incremental_stage(graph, nodes, weights, order.delta_scale)
+        else:
+            raise ConfigError(f"{runtime.software} can't compute what changed alone; leave out --delta-compute")
 
     def allow(self, said: Prepare | Allow) -> None:
         """What is sent may be off by so much; results are what was computed."""
         if not self.last:
             self.sender.allow(Budget(said.threshold, said.half), said.levels)
+        if self.incremental is not None and said.delta_scale is not None:
+            self.incremental.scale = said.delta_scale
 
     @property
     def limit(self) -> int:
@@ -88,8 +103,14 @@ class PlanRun:
         seconds = time.perf_counter() - start
         return {value.name: found}, [EdgeReport(value.name, "input", sum(work.lengths), 1.0, found.size, 0.0, seconds)]
 
-    def compute(self, source: int, values: Mapping[str, Array]) -> tuple[dict[str, Array], list[float] | None]:
+    def compute(
+        self, source: int, values: Mapping[str, Array], changed: Mapping[str, Changed] | None = None
+    ) -> tuple[dict[str, Array], list[float] | None]:
         """The values of the next hop: made here, or passed on. And each layer's seconds, if they were asked for."""
         seconds: list[float] | None = [] if self.order.profile else None
-        made = self.stage.run(source, values, None if seconds is None else seconds.append)
+        observe = None if seconds is None else seconds.append
+        if self.incremental is not None:
+            made = self.incremental.run(source, values, observe, changed)
+        else:
+            made = self.stage.run(source, values, observe)
         return {name: made[name] if name in made else values[name] for name in self.gives}, seconds
