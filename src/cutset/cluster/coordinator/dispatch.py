@@ -51,7 +51,7 @@ class Dispatcher:
                 self._feeders.append(Feeder(i, source, model.input, inputs, notify, options.rate_of(i)))
         self._transits: deque[float] = deque(maxlen=TRANSITS)  # seconds from sending to result
         self._lost = 0  # how often the workers' state was lost
-        self._turn = 0
+        self._order = list(range(len(self._feeders)))  # the source whose last item is the longest ago first
 
     def took(self) -> None:
         """A result was taken from `results`."""
@@ -97,14 +97,19 @@ class Dispatcher:
         self.results.put(StateLost(self._lost, why))
 
     def _next(self) -> Item | None:
-        """The next item of the source whose turn it is, or of the next one that has any; there may be no room."""
-        for i in range(len(self._feeders)):
-            feeder = self._feeders[(self._turn + i) % len(self._feeders)]
+        """The next item of the source that waits longest, or of the next one that has any; there may be no room.
+
+        A source whose item is too old keeps its place: otherwise one whose pictures always come just after its turn
+        would never have one.
+        """
+        for source in self._order:
+            feeder = self._feeders[source]
             while len(self.items) + self._given < 2 * self.options.in_flight and (item := feeder.take()) is not None:
                 self.items.take(item)
                 self._inputs.keep(item.source, item.number, item.given, self.items.oldest(item.source))
                 if not self._hopeless(item):
-                    self._turn = item.source + 1
+                    self._order.remove(source)
+                    self._order.append(source)
                     return item
         return None
 
