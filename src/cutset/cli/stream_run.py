@@ -6,12 +6,24 @@ import argparse
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cutset.cli.interruption import Interrupted, Interruption
 from cutset.cli.options import add_json, add_settings, different, output_path, stream_settings_from
 from cutset.cli.output import log
 from cutset.cli.progress import Progress
+from cutset.cli.stream_detections import (
+    DetectionOutputs,
+    add_detections,
+    add_outputs,
+    camera_names,
+    decoder_from,
+    own_limits,
+    result_decoder,
+    wanted_for,
+)
 from cutset.cli.stream_network import add_network, network_from
 from cutset.cli.stream_results import RunResults, SourceWatch
 from cutset.config import STREAM_OPTIONS, StreamSettings
@@ -47,6 +59,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a video, a picture, a folder of them, camera:0, rtsp://…, or generated:480x720; may be repeated",
     )
     add_settings(parser, options=STREAM_OPTIONS)
+    add_detections(parser)
+    add_outputs(parser)
     out = parser.add_argument_group("output")
     out.add_argument("--check", action="store_true", help="run the whole network here too, and compare")
     out.add_argument("--trace", type=output_path, metavar="FILE", help="write what every party did when")
@@ -62,28 +76,55 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    different(args, "json", "trace")
+    different(args, "json", "trace", "detections", "events", "annotate")
+    args.quiet = args.quiet or args.detections == Path("/dev/stdout")
     settings = stream_settings_from(args)
     # Before torch is loaded, which reads it then: --check needs the workers' number for the same bits.
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(settings.threads)
-    from cutset.video.assembly import assemble
+    from cutset.video.assembly import Given, assemble, options_of
 
     network = network_from(args, _log)
+    rates, deadlines = own_limits(args.camera)
+    given = Given(options=replace(options_of(settings), rates=rates, deadlines=deadlines))
     watch = SourceWatch(_log)
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(Interruption())
         watch.feed = stack.enter_context(dashboard(args.dashboard, _log))
         with Progress() as progress:
-            assembly = assemble(network, args.source, settings, log=_log, on_source=watch.message, progress=progress)
+            assembly = assemble(
+                network, args.source, settings, given, log=_log, on_source=watch.message, progress=progress
+            )
         stack.callback(assembly.close)
-        return _play(args, assembly, watch, signals)
+        outputs = _outputs(args, assembly, stack)
+        return _play(args, assembly, watch, signals, outputs)
 
 
 def _log(line: str) -> None:
     log(f"stream: {line}")
 
 
-def _play(args: argparse.Namespace, assembly: Assembly, watch: SourceWatch, signals: Interruption) -> int:
+def _outputs(args: argparse.Namespace, assembly: Assembly, stack: contextlib.ExitStack) -> DetectionOutputs | None:
+    """Where detections go, if the network finds any."""
+    needed = wanted_for(args)
+    if assembly.settings.features and args.detector == "auto" and not needed:
+        return None
+    decoder = decoder_from(args, assembly.model.graph, getattr(assembly.model, "metadata", {}), needed)
+    cameras = camera_names([source.name for source in assembly.opened], args.camera)
+    if decoder is None:
+        return None
+    rates = [assembly.options.rate_of(i) or source.rate for i, source in enumerate(assembly.opened)]
+    outputs = DetectionOutputs(args, result_decoder(args, decoder), cameras, rates, _log)
+    stack.callback(outputs.close)
+    return outputs
+
+
+def _play(
+    args: argparse.Namespace,
+    assembly: Assembly,
+    watch: SourceWatch,
+    signals: Interruption,
+    outputs: DetectionOutputs | None,
+) -> int:
     from cutset.video.picture_forms import LOSSY
     from cutset.video.runtimes import has_onnx
 
@@ -94,7 +135,7 @@ def _play(args: argparse.Namespace, assembly: Assembly, watch: SourceWatch, sign
 
         torch.set_num_threads(settings.threads)
     results.check = check = _check(assembly, stream) if args.check else None
-    results.accuracy = stream.accuracy
+    results.accuracy, results.outputs = stream.accuracy, outputs
     try:
         with stream:
             signals.on_signal(stream.stop)
@@ -105,8 +146,9 @@ def _play(args: argparse.Namespace, assembly: Assembly, watch: SourceWatch, sign
                         forecast.saw(result.pixels)
                     if feed is not None:
                         feed.plans(stream.coordinator.plans, result.picture)
-                        feed.result(result)
-                    results.add(result)
+                    found = results.add(result)
+                    if feed is not None:
+                        feed.result(result, found)
             finally:
                 results.plans = list(stream.coordinator.plans)
     except Interrupted:  # the second signal: at once
@@ -165,6 +207,9 @@ def _open(args: argparse.Namespace, assembly: Assembly, watch: SourceWatch) -> t
             feed.report(report, plan, seconds)
 
     if feed is not None:
+        if feed.metrics is not None:
+            names = camera_names([source.name for source in assembly.opened], args.camera)
+            feed.metrics.begin(names, assembly.opened)
         if assembly.advisor is not None:
             planner = assembly.advisor.planner
             feed.explain = lambda plan: expected_costs(planner, plan)
@@ -197,8 +242,10 @@ def dashboard(where: str | None, log: Callable[[str], None]) -> Iterator[StreamF
     from cutset.serve.auth import keys_from
     from cutset.serve.feed import StreamFeed
     from cutset.serve.panel import open_panel
+    from cutset.serve.stream_metrics import StreamMetrics
 
+    metrics = StreamMetrics()
     keys = keys_from([], variable=os.environ.get("CUTSET_API_KEY", ""))
-    with open_panel(host.strip("[]") or "127.0.0.1", int(port), keys) as (hub, url):
+    with open_panel(host.strip("[]") or "127.0.0.1", int(port), keys, metrics.text) as (hub, url):
         log(f"dashboard at {url}/")
-        yield StreamFeed(hub)
+        yield StreamFeed(hub, metrics=metrics)

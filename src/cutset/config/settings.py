@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 # Variables that aren't settings.
-RESERVED = ("CUTSET_API_KEY", "CUTSET_CONFIG", "CUTSET_DEBUG", "CUTSET_ISA", "CUTSET_SHM_DIR")
+RESERVED = ("CUTSET_API_KEY", "CUTSET_CONFIG", "CUTSET_DEBUG", "CUTSET_ISA", "CUTSET_MQTT_PASSWORD", "CUTSET_SHM_DIR")
 
 
 def _setting(default: Any, help: str, *shared: Mapping[str, Any], **limits: Any) -> Any:
@@ -198,6 +198,7 @@ SIDES = "[0-9]{1,5}[x×][0-9]{1,5}"
 LARGEST = 16384  # rows or columns of a picture
 FORM = f"rows x columns of at most {LARGEST:,}, as 480x720"
 SIZE = "scale pictures to so many rows and columns; none: the first source's own"
+FIT = "how pictures get --size: stretch, or letterbox, which keeps their proportions and fills up with grey"
 BAD_PACKETS = "give a source up after more than N packets, one after another, that can't be decoded"
 TIMEOUT = "a camera or stream is lost when nothing comes for S seconds"
 PATIENCE = "open a lost camera or stream again for S seconds, then end with exit code 1; 0: at once"
@@ -244,6 +245,7 @@ class StreamSettings(Sourced):
     """
 
     size: str = _setting("", SIZE, SOURCES, pattern=f"|{SIDES}", expected=FORM, metavar="HxW")
+    fit: Literal["stretch", "letterbox"] = _setting("stretch", FIT, SOURCES, choices=("stretch", "letterbox"))
     limit: int | None = _setting(None, "at most so many pictures of each source", SOURCES, type=int, low=1, high=1e9)
     rate: float | None = _setting(None, "pictures a second of each source", RATE, SOURCES)
     deadline: float | None = _setting(None, "drop what isn't done S seconds after capture", SECONDS, SOURCES)

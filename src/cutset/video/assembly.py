@@ -39,6 +39,7 @@ from cutset.video.profile.setup import Progress, Wish, no_progress
 from cutset.video.runtimes.choose import choose_runtime, stamped
 from cutset.video.sources import Source, Tolerance, VideoCodec, open_source
 from cutset.video.sources.faults import no_log
+from cutset.video.sources.letterboxed import LetterboxedSource
 
 if TYPE_CHECKING:
     from torch import nn
@@ -289,12 +290,19 @@ def _opened(
     log: Callable[[str], None],
 ) -> list[Iterable[Any]]:
     """The sources, those that are named opened."""
+    letterbox = settings.fit == "letterbox"
+    if letterbox and size is None:
+        raise ConfigError("--fit letterbox needs the rows and columns that the network takes: --size 640x640")
     tolerance = Tolerance(settings.bad_packets, settings.source_timeout, settings.source_patience)
     found: list[Iterable[Any]] = []
     for source in sources:
         if isinstance(source, str | Path):
-            opened = open_source(str(source), limit=settings.limit, size=size, tolerance=tolerance, log=log)
+            opened = open_source(
+                str(source), limit=settings.limit, size=None if letterbox else size, tolerance=tolerance, log=log
+            )
             parts.callback(opened.close)
+            if letterbox and size is not None:
+                opened = LetterboxedSource(opened, size)
             found.append(opened)
         else:
             found.append(source if settings.limit is None else _limited(source, settings.limit))
@@ -345,10 +353,16 @@ def _wish(found: Assembly) -> Wish:
         names=names,
         objective=found.settings.objective,
         in_flight=found.options.in_flight,
-        rate=found.options.rate,
+        rate=_rate(found.options, len(found.sources)),
         mode="delta" if found.options.deltas else "full",
         pictures_stay=found.settings.pictures_stay,
     )
+
+
+def _rate(options: Options, sources: int) -> float | None:
+    """Pictures a second of all sources, where that is known."""
+    rates = [options.rate_of(i) for i in range(sources)]
+    return sum(rate for rate in rates if rate is not None) if None not in rates else None
 
 
 def _planner(found: Assembly, given: Any, log: Callable[[str], None]) -> Planner:

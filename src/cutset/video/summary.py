@@ -33,6 +33,7 @@ class Summary:
     transits: list[float] = field(default_factory=list)  # from the last sending to the result
     done: list[float] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
+    left_out: int = 0  # pictures that live sources dropped before the stream took them
     again: int = 0  # pictures that were sent more than once
     hops: dict[tuple[str, str], list[int]] = field(default_factory=lambda: defaultdict(list))  # bytes of each picture
     compute: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # seconds of each picture
@@ -40,11 +41,14 @@ class Summary:
     graph: Graph | None = None  # for what delta compute saved
     computed: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # operations of each picture
     of_all: dict[str, int] = field(default_factory=dict)  # operations of all layers that the party has
+    _index: dict[int, int] = field(default_factory=dict)  # of the last picture of each source
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def result(self, result: Result) -> None:
         """Counts a result."""
         self.again += result.attempts > 1
+        self.left_out += max(result.index - self._index.get(result.source, result.index - 1) - 1, 0)
+        self._index[result.source] = result.index
         if result.dropped:
             self.dropped[result.dropped] += 1
             return
@@ -81,6 +85,8 @@ class Summary:
     def lines(self) -> list[str]:
         """What is said at the end."""
         found = [f"{len(self.done)} pictures, {sum(self.dropped.values())} dropped, {self.again} sent again"]
+        if self.left_out:
+            found.append(f"{self.left_out} pictures came faster than they were taken, and were left out")
         if self.latencies:
             speed = f", {self.rate:.2f} pictures/s" if self.rate is not None else ""
             found.append(f"latency from capture to result: {_spread(self.latencies)}{speed}")

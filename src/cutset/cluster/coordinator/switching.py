@@ -33,6 +33,8 @@ class Options:
     delta_scale: float | None = None  # stages compute what changed alone, with so many times their thresholds
     deadline: float | None = None  # seconds after capture, when an item is dropped
     rate: float | None = None  # items a second of each source
+    deadlines: tuple[float | None, ...] = ()  # of each source, in order, where it has one of its own
+    rates: tuple[float | None, ...] = ()
     profile: bool = False  # workers report the seconds of every layer
     silence: float = 3.0  # without a heartbeat, after which a worker counts as dead
     beat: float = 0.25  # between two pings
@@ -50,6 +52,16 @@ class Options:
                 "a threshold and levels leave out what changed little, and the mode full sends all: choose the mode "
                 "delta, or float16"
             )
+
+    def deadline_of(self, source: int) -> float | None:
+        """Of the items of a source."""
+        own = self.deadlines[source] if source < len(self.deadlines) else None
+        return self.deadline if own is None else own
+
+    def rate_of(self, source: int) -> float | None:
+        """Items a second of a source."""
+        own = self.rates[source] if source < len(self.rates) else None
+        return self.rate if own is None else own
 
 
 class Route:
