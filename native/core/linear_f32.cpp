@@ -144,7 +144,9 @@ void PackedF32::forward_tiles(ThreadPool& pool, const float* x, std::size_t rows
                               const Added& added) const {
   const LinearKernels& kernels = cutset::kernels().linear;
   const std::size_t panels = round_up(outputs_, kPanel) / kPanel;
-  const Split split = split_product(pool, rows, panels, depth_, 2 * kernels.bf16_rows, kBFloat16JobRows);
+  // So that several panels see rows that are in the second cache.
+  const std::size_t together = rows > kernels.bf16_rows ? 4 : 1;
+  const Split split = split_product(pool, rows, panels, depth_, 2 * kernels.bf16_rows, kBFloat16JobRows, together);
 
   // Tiles of one height, so that the last one of a block may have fewer rows.
   const std::size_t tiles = (split.rows + kernels.bf16_rows - 1) / kernels.bf16_rows;  // of a block

@@ -19,10 +19,10 @@ namespace {
 constexpr std::size_t kPieces = 3;      // of a float32
 constexpr std::size_t kTileBytes = 64;  // of a row in a tile: 32 bfloat16, 16 floats
 constexpr std::size_t kMostTiles = kBFloat16JobRows / kBFloat16Rows;
-constexpr std::size_t kStepBytes = kHalfStep * kTileBytes;            // of a panel, in one step of the depth
-constexpr std::size_t kNear = 2 * kStepBytes, kFar = 3 * kStepBytes;  // weights that are asked for, by measurement
-constexpr std::size_t kNearDepth = 128;                               // for which weights stay in the nearest cache
-constexpr std::size_t kCacheBytes = std::size_t{1} << 20;  // of rows that see all panels before the next ones
+constexpr std::size_t kStepBytes = kHalfStep * kTileBytes;  // of a panel, in one step of the depth
+constexpr std::size_t kNear = 5120, kFar = 7168;            // bytes of weights ahead, by measurement
+constexpr std::size_t kNearDepth = 128;                     // for which weights stay in the nearest cache
+constexpr std::size_t kCacheBytes = std::size_t{1} << 20;   // of rows that see all panels before the next ones
 
 // Tiles 0 to 3: sums of 16 outputs each; 4 to 6: the rows' pieces; 7: weights. One for each number of rows.
 struct alignas(64) Configuration {
@@ -229,15 +229,17 @@ std::size_t bf16_row_bytes(std::size_t depth) { return round_up(depth, kHalfStep
 // [depth / 32][lower, middle, upper][height][32]
 void bf16_pack(const float* x, std::size_t rows, std::size_t height, std::size_t depth, void* pieces) {
   const std::size_t plane = height * kTileBytes;
-  for (std::size_t r = 0; r < rows; ++r, x += depth) {
-    std::uint8_t* out = static_cast<std::uint8_t*>(pieces) + r * kTileBytes;
-    for (std::size_t k = 0; k < depth; k += kHalfStep, out += kPieces * plane) {
-      const std::size_t count = depth - k;
-      const Pieces low = cut(_mm512_maskz_loadu_ps(part_mask(count, 0), x + k));
-      const Pieces high = cut(_mm512_maskz_loadu_ps(part_mask(count, 1), x + k + 16));
-      put(low.lower, high.lower, out);
-      put(low.middle, high.middle, out + plane);
-      put(low.upper, high.upper, out + 2 * plane);
+  auto* out = static_cast<std::uint8_t*>(pieces);
+  for (std::size_t k = 0; k < depth; k += kHalfStep, out += kPieces * plane) {
+    const std::size_t count = depth - k;
+    for (std::size_t r = 0; r < rows; ++r) {
+      const float* from = x + r * depth + k;
+      const Pieces low = cut(_mm512_maskz_loadu_ps(part_mask(count, 0), from));
+      const Pieces high = cut(_mm512_maskz_loadu_ps(part_mask(count, 1), count > 16 ? from + 16 : from));
+      std::uint8_t* row = out + r * kTileBytes;
+      put(low.lower, high.lower, row);
+      put(low.middle, high.middle, row + plane);
+      put(low.upper, high.upper, row + 2 * plane);
     }
   }
 }

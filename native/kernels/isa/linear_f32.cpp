@@ -81,12 +81,13 @@ void tile(const float* x, std::size_t depth, const void* weight, std::size_t col
   for (std::size_t r = 0; r < kRows; ++r) fetch_output(y + r * stride);
   constexpr std::size_t kPlaces = kTogether<Weight>;
   for (std::size_t k = 0; k < depth; k += kPlaces, x += kPlaces * kRows, panel += kPlaces * kPanel) {
-    fetch_ahead<kRows, kPlaces * kPanel * sizeof(Weight)>(panel);
+    fetch_ahead<kRows, kPanel * sizeof(Weight)>(panel);
     Vec weights[kVectors];
     load_outputs(panel, weights);
     add_products<kRows>(x, weights, sums);
     if constexpr (kPlaces == 2) {
       if (k + 1 == depth) break;
+      fetch_ahead<kRows, kPanel * sizeof(Weight)>(panel + kPanel);
       load_second(panel, weights);
       add_products<kRows>(x + kRows, weights, sums);
     }
