@@ -123,6 +123,8 @@ class _Importer:
             self.alias[outputs[0]] = inputs[0]
         elif node.op_type in ("Shape", "Size") and inputs[0] in self.values:
             self.constants[outputs[0]] = _size(node, self.values[inputs[0]].shape)
+        elif node.op_type == "Dropout" and len(inputs) > 2 and inputs[2] and _trains(inputs[2], self):
+            raise GraphError("it draws random numbers; a stage couldn't repeat them")
         elif constant and node.op_type == "DequantizeLinear":
             self.quantised[outputs[0]] = _copy(node, inputs, outputs), self._inferred(node, inputs)[0]
         elif constant:
@@ -199,7 +201,7 @@ class _Importer:
 
     def _add(self, node: NodeProto, inputs: list[str], live: set[str]) -> None:
         made = self._inferred(node, inputs)
-        outputs = []
+        outputs: list[Value | None] = []
         for name, value in zip(node.output, made, strict=True):
             if value.nbytes > MOST_VALUE:
                 raise GraphError(f"it makes {value.dtype} {list(value.shape)}, more than a stage can hold")
@@ -300,14 +302,14 @@ class _Importer:
         types = {info.name: info.type for info in found.graph.value_info}
         made = []
         for name, own in zip(outputs, node.output, strict=True):
-            value = _value(own, types.get(name)) if own else Value("", (), "bool")
-            if value is None:
+            found_value = _value(own, types.get(name)) if own else Value("", (), "bool")
+            if found_value is None:
                 if must:
                     raise GraphError(
                         "the shape of what it makes depends on what is in a picture; export the network up to there"
                     )
                 return []
-            made.append(value)
+            made.append(found_value)
         return made
 
     def _free(self, name: str, *, nodes: bool = False) -> str:
@@ -332,6 +334,11 @@ def _needed(graph: onnx.GraphProto) -> tuple[list[NodeProto], set[str]]:
                 if attribute.HasField("g"):
                     live.update(name for inner in attribute.g.node for name in inner.input)
     return needed[::-1], live
+
+
+def _trains(name: str, importer: _Importer) -> bool:
+    """Whether a dropout is in training mode, or may be."""
+    return name in importer.values or bool(importer._constant(name).any())
 
 
 def _copy(node: NodeProto, inputs: list[str], outputs: list[str]) -> NodeProto:

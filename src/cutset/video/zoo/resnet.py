@@ -76,6 +76,11 @@ class ResNet(Network):
 
     HEAD = ("fc.",)
 
+    layer1: nn.Module
+    layer2: nn.Module
+    layer3: nn.Module
+    layer4: nn.Module
+
     def __init__(self, block: type[BasicBlock] | type[Bottleneck], depths: Sequence[int], head: bool = True) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 7, 2, padding=3, bias=False)
