@@ -98,7 +98,8 @@ def _clip(call: NodeCall, inputs: Inputs) -> Any:
 
 def _selu(call: NodeCall, inputs: Inputs) -> Tensor:
     alpha, gamma = call.get("alpha", 1.6732631921768188), call.get("gamma", 1.0507010221481323)
-    return gamma * F.elu(inputs[0], alpha)
+    found: Tensor = gamma * F.elu(inputs[0], alpha)
+    return found
 
 
 def _softmax(function: Callable[..., Tensor]) -> Operator:
