@@ -76,8 +76,11 @@ class _Importer:
         self.names: dict[str, str] = {}  # the file's names, and those of the graph
         self.taken: set[str] = set()
         self.folded = 0  # bytes
+        self.hint = ""  # what else may be wrong where shapes don't fit
 
     def run(self, size: tuple[int, int], dtype: str, pixels: str, bgr: bool) -> ImportedOnnx:
+        if self.file.size is None and any(side % 32 for side in size):
+            self.hint = f" (pictures of {size[0]}x{size[1]}: many networks take multiples of 32, see --size)"
         needed, live = _needed(self.proto)
         if self.proto.sparse_initializer:
             raise GraphError("it has sparse weights, which stages can't have")
@@ -298,7 +301,8 @@ class _Importer:
         try:
             found = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
         except Exception as error:  # the library's own kinds
-            raise GraphError(f"it can't be what it is: {' '.join(str(error).split())[:200]}") from None
+            text = " ".join(str(error).split()).rpartition("[ShapeInferenceError]")[2].strip()
+            raise GraphError(f"its inputs don't go together: {text[:160]}{self.hint}") from None
         types = {info.name: info.type for info in found.graph.value_info}
         made = []
         for name, own in zip(outputs, node.output, strict=True):
