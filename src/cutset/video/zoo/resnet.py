@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cutset.video.zoo.network import Network
 
-__all__ = ["ResNet", "ResNet18", "ResNet34", "ResNet50", "ResNet101"]
+__all__ = ["ResNet", "ResNet18", "ResNet34", "ResNet50"]
 
 WIDTHS = (64, 128, 256, 512)
 
