@@ -152,10 +152,10 @@ def resnet18() -> Shapes:
     return shapes | dense("fc", 1000, 512)
 
 
-def quick(names: Iterable[str]) -> list[Any]:
+def quick(names: Iterable[str], *others: str) -> list[Any]:
     """The names; a larger network of a kind whose smaller one is among them is for the slow run."""
     large = ("resnet34", "resnet101", "mobilenet_v3_large", "efficientnet_b0", "convnext_tiny", DETECTOR)
-    return [pytest.param(name, marks=pytest.mark.slow) if name in large else name for name in names]
+    return [pytest.param(name, marks=pytest.mark.slow) if name in (*large, *others) else name for name in names]
 
 
 def digest(shapes: Shapes) -> str:
@@ -187,7 +187,7 @@ def test_names_shapes_and_sizes_are_torchvisions(name: str) -> None:
     assert body == {n: s for n, s in table(name).items() if not n.startswith(HEADS)}
 
 
-@pytest.mark.parametrize("name", quick(MULTIPLY_ADDS))
+@pytest.mark.parametrize("name", quick(MULTIPLY_ADDS, "mobilenet_v3_small"))
 def test_graphs_have_the_known_costs_and_shapes(name: str) -> None:
     pictures = torch.empty(1, 3, 224, 224, dtype=torch.uint8, device="meta")
     graph, tensors = export(build(name, shapes_only=True), pictures)

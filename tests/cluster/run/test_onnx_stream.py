@@ -77,7 +77,8 @@ CHECKS: dict[str, tuple[list[str], str, str | None]] = {
 }
 
 
-@pytest.mark.parametrize("name", [n if n == "cuts" else pytest.param(n, marks=pytest.mark.slow) for n in CHECKS])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CHECKS)
 def test_the_command_line_checks(name: str, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["stream", "run", str(file), "--source", "generated:16x24", "--limit", "3", "--workers", "2", "--check"]
     command += ["--scheduler", "even", "--json", str(tmp_path / "run.json")]
