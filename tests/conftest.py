@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 import skips
-from real_onnx import TEXT, YOLO
 from smollm2 import FILE
 
 # Real models and videos beside the project; tests that need them skip where they are absent.
@@ -34,24 +33,6 @@ def smollm2() -> Path:
     if not FILE.is_file():
         pytest.skip("the SmolLM2 file is not in the cache: make smollm2")
     return FILE
-
-
-@pytest.fixture(scope="session")
-def text_detector() -> Path:
-    """PP-OCR's detector of text, an ONNX file."""
-    return _there(TEXT)
-
-
-@pytest.fixture(scope="session")
-def yolo() -> Path:
-    """A YOLOv8n for pictures of 320 x 320, an ONNX file; a detector of people's faces here."""
-    return _there(YOLO)
-
-
-def _there(file: Path) -> Path:
-    if not file.is_file():
-        pytest.skip(f"{file.name} is not in the cache: make onnx-models")
-    return file
 
 
 @pytest.hookimpl(trylast=True)

@@ -16,12 +16,13 @@ torch = pytest.importorskip("torch")
 
 from cluster.run.pictures import moving, small_model
 from cutset.cli import main
-from cutset.errors import ConfigError, DeviceError
+from cutset.errors import ConfigError, DeviceError, GraphError
 from cutset.partition.plan import Plan, StagePlan, read_plan, write_plan
 from cutset.video import runtimes
 from cutset.video.check import ResultCheck, range_error
 from cutset.video.network_model import NetworkModel
 from cutset.video.onnx_model import OnnxModel
+from cutset.video.plan_pieces import Pieces
 from cutset.video.profile.setup import measure_profile, network_run
 from cutset.video.runtimes import FUSED, open_stage
 from cutset.video.runtimes.choose import choose_runtime, stamped
@@ -67,6 +68,16 @@ def test_quantised_weights_run_everywhere(runtime: str, tmp_path: Path) -> None:
 
 
 def test_a_torch_network_by_openvino() -> None:
+    network, pixels = small_model(), moving(1)[0]
+    name = network.graph.inputs[0].name
+    found = open_stage(network.graph, range(len(network.graph.nodes)), network.tensors, "openvino").run(
+        0, {name: pixels}
+    )
+    assert range_error(found, network.run(pixels)) <= TOLERANCE
+
+
+@pytest.mark.slow
+def test_a_cut_torch_network_by_openvino() -> None:
     network, pixels = small_model(), moving(1)[0]
     assert range_error(in_thirds(network, pixels, "openvino"), network.run(pixels)) <= TOLERANCE
 
@@ -155,6 +166,39 @@ def test_plans_name_what_computes_their_stages() -> None:
     assert [stage.runtime for stage in stamped(plan, FUSED).stages] == [FUSED, "openvino"]
     assert read_plan(write_plan(stamped(plan, FUSED))) == stamped(plan, FUSED)
     assert b"runtime" not in write_plan(replace(plan, stages=plan.stages[:1])), "earlier versions read it"
+
+
+class Of:
+    """A result of a plan, as far as it is compared."""
+
+    dropped, pixels, plan = "", picture(), 2
+    outputs: dict[str, Any]
+
+
+def test_a_plans_cuts_in_one_place(model: OnnxModel) -> None:
+    count = len(model.graph.nodes)
+    cut = Plan(
+        "", (StagePlan("a", tuple(range(count // 2)), "openvino"), StagePlan("b", tuple(range(count // 2, count))))
+    )
+    whole = Plan("", (StagePlan("a", tuple(range(count)), "torch"),))
+    pieces = Pieces(model, lambda: [(1, whole, ""), (2, cut, "")])
+    values = {model.graph.inputs[0].name: picture()}
+    for stage in cut.stages:
+        values |= open_stage(model.graph, stage.nodes, model.weights, stage.runtime).run(0, values)
+    right, wrong = Of(), Of()
+    right.outputs = {name: values[name] for name in model.graph.outputs}
+    wrong.outputs = {name: array.copy() for name, array in right.outputs.items()}
+    wrong.outputs["boxes"].reshape(-1)[3] += np.float32(1e-3)
+    check = ResultCheck(model, 0.0, pieces)
+    check.compare(right)
+    assert check.exact
+    assert check.line() == "check: all 1 pictures have the bits of the network with the same cuts"
+    check.compare(wrong)
+    assert not check.exact
+    lost = Of()
+    lost.plan = 3
+    with pytest.raises(GraphError, match="plan 3 isn't known"):
+        check.compare(lost)
 
 
 def test_a_check_within_a_tolerance(model: OnnxModel) -> None:

@@ -169,7 +169,7 @@ def _check(assembly: Assembly, stream: Stream) -> ResultCheck:
     """What --check compares with: the network in one piece, but where a runtime fuses layers and no tolerance was
     given, the stages of the plan one after the other."""
     from cutset.video.check import ResultCheck
-    from cutset.video.pieces import Pieces
+    from cutset.video.plan_pieces import Pieces
 
     settings = assembly.settings
     named = assembly.runtime or any(stage.runtime for stage in (assembly.plan.stages if assembly.plan else ()))

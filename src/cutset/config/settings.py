@@ -259,7 +259,7 @@ class StreamSettings(Sourced):
     pixels: str = _setting("unit", PIXELS, NETWORK, choices=("unit", "signed", "imagenet", "bytes"))
     bgr: bool = _setting(False, "an ONNX file's network takes blue, green and red", NETWORK)
     runtime: str = _setting("auto", RUNTIME, NETWORK, choices=("auto", "torch", "onnxruntime", "openvino"))
-    tolerance: float = _setting(0.0, TOLERANCE, NETWORK, high=1, metavar="T")
+    tolerance: float = _setting(0.0, TOLERANCE, NETWORK, high=1e30, metavar="T")
 
     workers: int | Sequence[str] = _setting(
         2, WHO, WORKERS, type=str, separator=",", counts=64, metavar="N|A,B,C", flag_only=True

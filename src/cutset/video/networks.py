@@ -16,8 +16,6 @@ from cutset.video.network_model import NetworkModel
 if TYPE_CHECKING:
     from torch import nn
 
-    from cutset.video.imports.onnx_file import OnnxFile
-
 __all__ = ["is_onnx", "load_module", "open_file", "open_network", "own_size", "profile_name"]
 
 
@@ -53,7 +51,7 @@ def profile_name(model: Any, features: bool = False) -> str:
 
 
 def open_network(
-    model: str | nn.Module | OnnxFile,
+    model: Any,
     shape: tuple[int, ...],
     dtype: str,
     settings: StreamSettings,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +18,10 @@ from cluster.run.pictures import moving
 from cutset import Stream
 from cutset.cli import main
 from cutset.cluster.launch.local import LocalWorkers
+from cutset.partition.plan import Plan, StagePlan
 from cutset.video.check import range_error
 from cutset.video.onnx_model import OnnxModel
+from cutset.video.runtimes import FUSED
 from video.onnx_networks import detector, save
 
 PICTURES = moving(4, 16, 24)
@@ -36,9 +39,14 @@ def workers() -> Iterator[LocalWorkers]:
 
 
 def played(file: Path, workers: LocalWorkers, **how: Any) -> list[dict[str, Any]]:
-    with Stream(str(file), PICTURES, workers=workers.addresses, scheduler="even", **how) as stream:
+    model = OnnxModel.of(file, (16, 24))
+    count = len(model.graph.nodes)
+    bounds = [0, count // 3, 2 * count // 3, count]
+    stages = zip(workers.names, itertools.starmap(range, itertools.pairwise(bounds)), strict=True)
+    plan = Plan(model.digest, tuple(StagePlan(name, tuple(nodes)) for name, nodes in stages))
+    with Stream(str(file), PICTURES, workers=workers.addresses, plan=plan, **how) as stream:
         results = list(stream)
-        assert len({stage.worker for stage in stream.coordinator.plans[0][1].stages}) == 3
+        assert len(stream.coordinator.plans[0][1].stages) == 3
     assert [result.picture for result in results] == list(range(len(PICTURES)))
     return [dict(result.outputs) for result in results]
 
@@ -61,23 +69,24 @@ def test_over_three_workers(file: Path, workers: LocalWorkers) -> None:
     assert len({each["boxes"].tobytes() for each in wanted}) == len(wanted)
 
 
-def test_the_command_line_checks(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+CHECKS: dict[str, tuple[list[str], str, str | None]] = {
+    "one piece": ([], "have the bits of the network in one piece", None),
+    "cuts": (["--runtime", "openvino"], "have the bits of the network with the same cuts", "openvino"),
+    "torch": (["--runtime", "torch"], "have the bits of the network", "torch"),
+    "tolerance": (["--tolerance", "1e-4", "--runtime", "onnxruntime"], "3 of 3 pictures are within 0.0001", FUSED),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CHECKS)
+def test_the_command_line_checks(name: str, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["stream", "run", str(file), "--source", "generated:16x24", "--limit", "3", "--workers", "2", "--check"]
     command += ["--scheduler", "even", "--json", str(tmp_path / "run.json")]
-    for more, words, runtimes in (
-        ([], "have the bits of the network in one piece", {None}),
-        (["--runtime", "openvino"], "have the bits of the network with the same cuts", {"openvino"}),
-        (["--runtime", "torch"], "have the bits of the network", {"torch"}),
-        (
-            ["--tolerance", "1e-4", "--runtime", "onnxruntime"],
-            "3 of 3 pictures are within 0.0001",
-            {"onnxruntime+fused"},
-        ),
-    ):
-        assert main([*command, *more]) == 0
-        assert words in capsys.readouterr().err
-        [plan] = json.loads((tmp_path / "run.json").read_text())["plans"]
-        assert {stage.get("runtime") for stage in plan["stages"]} == runtimes
+    more, words, runtime = CHECKS[name]
+    assert main([*command, *more]) == 0
+    assert words in capsys.readouterr().err
+    [plan] = json.loads((tmp_path / "run.json").read_text())["plans"]
+    assert {stage.get("runtime") for stage in plan["stages"]} == {runtime}
 
 
 def test_what_would_be_ignored_is_refused(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

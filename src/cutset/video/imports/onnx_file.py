@@ -18,6 +18,7 @@ from cutset.partition.node import Value
 
 try:
     import onnx
+    import onnx.inliner
     from google.protobuf.message import DecodeError
     from onnx import ModelProto, TensorProto, ValueInfoProto, numpy_helper
 except ImportError:

@@ -76,8 +76,11 @@ class _Importer:
         self.names: dict[str, str] = {}  # the file's names, and those of the graph
         self.taken: set[str] = set()
         self.folded = 0  # bytes
+        self.hint = ""  # what else may be wrong where shapes don't fit
 
     def run(self, size: tuple[int, int], dtype: str, pixels: str, bgr: bool) -> ImportedOnnx:
+        if self.file.size is None and any(side % 32 for side in size):
+            self.hint = f" (pictures of {size[0]}x{size[1]}: many networks take multiples of 32, see --size)"
         needed, live = _needed(self.proto)
         if self.proto.sparse_initializer:
             raise GraphError("it has sparse weights, which stages can't have")
@@ -123,6 +126,8 @@ class _Importer:
             self.alias[outputs[0]] = inputs[0]
         elif node.op_type in ("Shape", "Size") and inputs[0] in self.values:
             self.constants[outputs[0]] = _size(node, self.values[inputs[0]].shape)
+        elif node.op_type == "Dropout" and len(inputs) > 2 and inputs[2] and _trains(inputs[2], self):
+            raise GraphError("it draws random numbers; a stage couldn't repeat them")
         elif constant and node.op_type == "DequantizeLinear":
             self.quantised[outputs[0]] = _copy(node, inputs, outputs), self._inferred(node, inputs)[0]
         elif constant:
@@ -199,7 +204,7 @@ class _Importer:
 
     def _add(self, node: NodeProto, inputs: list[str], live: set[str]) -> None:
         made = self._inferred(node, inputs)
-        outputs = []
+        outputs: list[Value | None] = []
         for name, value in zip(node.output, made, strict=True):
             if value.nbytes > MOST_VALUE:
                 raise GraphError(f"it makes {value.dtype} {list(value.shape)}, more than a stage can hold")
@@ -296,18 +301,19 @@ class _Importer:
         try:
             found = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
         except Exception as error:  # the library's own kinds
-            raise GraphError(f"it can't be what it is: {' '.join(str(error).split())[:200]}") from None
+            text = " ".join(str(error).split()).rpartition("[ShapeInferenceError]")[2].strip()
+            raise GraphError(f"its inputs don't go together: {text[:160]}{self.hint}") from None
         types = {info.name: info.type for info in found.graph.value_info}
         made = []
         for name, own in zip(outputs, node.output, strict=True):
-            value = _value(own, types.get(name)) if own else Value("", (), "bool")
-            if value is None:
+            found_value = _value(own, types.get(name)) if own else Value("", (), "bool")
+            if found_value is None:
                 if must:
                     raise GraphError(
                         "the shape of what it makes depends on what is in a picture; export the network up to there"
                     )
                 return []
-            made.append(value)
+            made.append(found_value)
         return made
 
     def _free(self, name: str, *, nodes: bool = False) -> str:
@@ -332,6 +338,11 @@ def _needed(graph: onnx.GraphProto) -> tuple[list[NodeProto], set[str]]:
                 if attribute.HasField("g"):
                     live.update(name for inner in attribute.g.node for name in inner.input)
     return needed[::-1], live
+
+
+def _trains(name: str, importer: _Importer) -> bool:
+    """Whether a dropout is in training mode, or may be."""
+    return name in importer.values or bool(importer._constant(name).any())
 
 
 def _copy(node: NodeProto, inputs: list[str], outputs: list[str]) -> NodeProto:

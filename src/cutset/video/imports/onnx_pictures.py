@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from onnx import NodeProto, helper
@@ -46,7 +47,7 @@ def picture_nodes(
 
     Floats that are given count as scaled already. Raises GraphError where neither makes the other.
     """
-    steps: list[tuple[str, list[str], dict[str, object]]] = []
+    steps: list[tuple[str, list[str], dict[str, Any]]] = []
     constants: dict[str, Array] = {}
 
     def constant(word: str, array: Array) -> str:
@@ -61,7 +62,8 @@ def picture_nodes(
             raise GraphError(f"its input {name[:100]} is {wants}; pictures are {given}")
         steps.append(("Cast", [], {"to": ELEMENTS["float32" if given == "uint8" else wants]}))
     if given == "uint8" and wants in floats:
-        mean, deviation = (np.array(part, np.float32).reshape(1, -1, 1, 1) for part in scale)
+        # Each colour by its own numbers, wherever it stands.
+        mean, deviation = (np.array(part[::-1] if bgr else part, np.float32).reshape(1, -1, 1, 1) for part in scale)
         if mean.any():
             steps.append(("Sub", [constant("mean", mean)], {}))
         if (deviation != 1).any():

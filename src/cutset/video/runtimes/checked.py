@@ -56,5 +56,5 @@ def pictures(value: Value) -> list[Array]:
         row, column = (int(random.integers(0, max(side - side // 4, 1))) for side in (height, width))
         patch = scene[:, :, row : row + height // 4, column : column + width // 4]
         patch[...] = random.random(patch.shape, np.float32)
-    found = [page, scene]
+    found: list[Array] = [page, scene]
     return [(255 * one).astype(np.uint8) if value.dtype == "uint8" else one.astype(value.dtype) for one in found]

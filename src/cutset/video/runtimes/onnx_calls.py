@@ -1,7 +1,7 @@
 """ONNX's operators as calls of torch: which of torch's functions does what a node of an ONNX graph says.
 
-Arithmetic is torch's alone. A `Call` has a node's attributes and what it makes; inputs are tensors, None where one is
-left out. What shapes depend on is constant in a graph, so shapes are those of the values that the graph describes.
+Arithmetic is torch's alone. A `NodeCall` has a node's attributes and what it makes; inputs are tensors, None where one
+is left out. What shapes depend on is constant in a graph, so shapes are those of the values that the graph describes.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torch.nn import functional as F
 from cutset.errors import GraphError
 from cutset.partition.node import Value
 
-__all__ = ["SIMPLE", "Call", "Operator"]
+__all__ = ["SIMPLE", "NodeCall", "Operator"]
 
 Inputs = Sequence[Any]  # tensors, or None
 
 
 @dataclass(frozen=True)
-class Call:
+class NodeCall:
     """One node."""
 
     attributes: Mapping[str, Any]
@@ -42,7 +42,7 @@ class Call:
         return self.outputs[0].shape
 
 
-Operator = Callable[[Call, Inputs], Any]
+Operator = Callable[[NodeCall, Inputs], Any]
 
 
 def _of_one(function: Callable[[Tensor], Tensor]) -> Operator:
@@ -54,7 +54,7 @@ def _of_two(function: Callable[[Tensor, Tensor], Tensor]) -> Operator:
 
 
 def _of_all(function: Callable[[Tensor, Tensor], Tensor]) -> Operator:
-    def run(call: Call, inputs: Inputs) -> Tensor:
+    def run(call: NodeCall, inputs: Inputs) -> Tensor:
         found: Tensor = inputs[0]
         for other in inputs[1:]:
             found = function(found, other)
@@ -63,7 +63,7 @@ def _of_all(function: Callable[[Tensor, Tensor], Tensor]) -> Operator:
     return run
 
 
-def _reshaped(call: Call, inputs: Inputs) -> Tensor:
+def _reshaped(call: NodeCall, inputs: Inputs) -> Tensor:
     found: Tensor = inputs[0].reshape(call.shape)
     return found
 
@@ -73,27 +73,37 @@ def numbers(tensor: Tensor | None) -> list[Any]:
     return [] if tensor is None else tensor.reshape(-1).tolist()
 
 
-def _div(call: Call, inputs: Inputs) -> Tensor:
+def _dropout(call: NodeCall, inputs: Inputs) -> Tensor:
+    if len(inputs) > 2 and any(numbers(inputs[2])):
+        raise GraphError("it draws random numbers")
+    found: Tensor = inputs[0].clone()
+    return found
+
+
+def _div(call: NodeCall, inputs: Inputs) -> Tensor:
     a, b = inputs
     return torch.div(a, b) if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc")
 
 
-def _clip(call: Call, inputs: Inputs) -> Tensor:
-    x, *bounds = inputs
+def _clip(call: NodeCall, inputs: Inputs) -> Any:
+    x: Tensor = inputs[0]
+    bounds = inputs[1:]
     low, high = (*bounds, None, None)[:2] if call.opset >= 11 else (call.get("min"), call.get("max"))
+    found: Any = x
     if isinstance(low, Tensor) or isinstance(high, Tensor):
-        x = torch.maximum(x, low) if low is not None else x
-        return torch.minimum(x, high) if high is not None else x
-    return x if low is None and high is None else torch.clamp(x, low, high)
+        found = torch.maximum(found, low) if low is not None else found
+        return torch.minimum(found, high) if high is not None else found
+    return found if low is None and high is None else torch.clamp(found, low, high)
 
 
-def _selu(call: Call, inputs: Inputs) -> Tensor:
+def _selu(call: NodeCall, inputs: Inputs) -> Tensor:
     alpha, gamma = call.get("alpha", 1.6732631921768188), call.get("gamma", 1.0507010221481323)
-    return gamma * F.elu(inputs[0], alpha)
+    found: Tensor = gamma * F.elu(inputs[0], alpha)
+    return found
 
 
 def _softmax(function: Callable[..., Tensor]) -> Operator:
-    def run(call: Call, inputs: Inputs) -> Tensor:
+    def run(call: NodeCall, inputs: Inputs) -> Tensor:
         x = inputs[0]
         axis = call.get("axis", 1 if call.opset < 13 else -1)
         if call.opset >= 13:
@@ -107,18 +117,18 @@ def _softmax(function: Callable[..., Tensor]) -> Operator:
 
 
 def _reduced(function: Callable[[Tensor, list[int], bool], Tensor]) -> Operator:
-    def run(call: Call, inputs: Inputs) -> Tensor:
+    def run(call: NodeCall, inputs: Inputs) -> Tensor:
         x = inputs[0]
         axes = numbers(inputs[1]) if len(inputs) > 1 else list(call.get("axes", ()))
         if not axes and call.get("noop_with_empty_axes", 0):
-            return x.clone()
+            return torch.clone(x)
         return function(x, axes or list(range(x.dim())), bool(call.get("keepdims", 1))).reshape(call.shape)
 
     return run
 
 
 def _arg(function: Callable[..., Tensor]) -> Operator:
-    def run(call: Call, inputs: Inputs) -> Tensor:
+    def run(call: NodeCall, inputs: Inputs) -> Tensor:
         if call.get("select_last_index", 0):
             raise GraphError("it takes the last of equal elements, which torch doesn't")
         return function(inputs[0], call.get("axis", 0), bool(call.get("keepdims", 1)))
@@ -126,7 +136,7 @@ def _arg(function: Callable[..., Tensor]) -> Operator:
     return run
 
 
-def _split(call: Call, inputs: Inputs) -> tuple[Tensor, ...]:
+def _split(call: NodeCall, inputs: Inputs) -> tuple[Tensor, ...]:
     x, axis = inputs[0], call.get("axis", 0)
     sizes = numbers(inputs[1]) if len(inputs) > 1 and inputs[1] is not None else list(call.get("split", ()))
     if not sizes:
@@ -136,8 +146,8 @@ def _split(call: Call, inputs: Inputs) -> tuple[Tensor, ...]:
     return torch.split(x, sizes, axis)
 
 
-def _slice(call: Call, inputs: Inputs) -> Tensor:
-    x = inputs[0]
+def _slice(call: NodeCall, inputs: Inputs) -> Tensor:
+    x: Tensor = inputs[0]
     if call.opset < 10:
         starts, ends = call.get("starts"), call.get("ends")
         axes, steps = call.get("axes", range(len(starts))), [1] * len(starts)
@@ -153,7 +163,7 @@ def _slice(call: Call, inputs: Inputs) -> Tensor:
     return x
 
 
-def _gather(call: Call, inputs: Inputs) -> Tensor:
+def _gather(call: NodeCall, inputs: Inputs) -> Tensor:
     x, places = inputs[0], inputs[1].to(torch.int64)
     axis = call.get("axis", 0)
     places = torch.where(places < 0, places + x.shape[axis], places)
@@ -161,28 +171,31 @@ def _gather(call: Call, inputs: Inputs) -> Tensor:
     return found
 
 
-def _gather_elements(call: Call, inputs: Inputs) -> Tensor:
+def _gather_elements(call: NodeCall, inputs: Inputs) -> Tensor:
     x, places, axis = inputs[0], inputs[1].to(torch.int64), call.get("axis", 0)
     found: Tensor = x.gather(axis, torch.where(places < 0, places + x.shape[axis], places))
     return found
 
 
-def _top(call: Call, inputs: Inputs) -> tuple[Tensor, Tensor]:
-    count = int(numbers(inputs[1])[0])
-    values, places = torch.topk(inputs[0], count, call.get("axis", -1), bool(call.get("largest", 1)), sorted=True)
-    return values, places
+def _top(call: NodeCall, inputs: Inputs) -> tuple[Tensor, Tensor]:
+    x, axis = inputs[0], call.get("axis", -1)
+    count = int(numbers(inputs[1])[0]) if len(inputs) > 1 else call.get("k")
+    values, places = torch.sort(
+        x, dim=axis, descending=bool(call.get("largest", 1)), stable=True
+    )  # the first of equals
+    return values.narrow(axis, 0, count), places.narrow(axis, 0, count)
 
 
-def _cast(call: Call, inputs: Inputs) -> Tensor:
+def _cast(call: NodeCall, inputs: Inputs) -> Tensor:
     if call.outputs[0] is None:
         raise GraphError("its output is read by nobody")
     found: Tensor = inputs[0].to(getattr(torch, call.outputs[0].dtype))
     return found
 
 
-def _gemm(call: Call, inputs: Inputs) -> Tensor:
+def _gemm(call: NodeCall, inputs: Inputs) -> Tensor:
     a, b = (x.t() if call.get(key, 0) else x for x, key in zip(inputs, ("transA", "transB"), strict=False))
-    found = a @ b
+    found: Tensor = a @ b
     if (alpha := call.get("alpha", 1.0)) != 1:
         found = alpha * found
     if len(inputs) > 2 and inputs[2] is not None:
@@ -190,7 +203,7 @@ def _gemm(call: Call, inputs: Inputs) -> Tensor:
     return found
 
 
-def _depth_to_space(call: Call, inputs: Inputs) -> Tensor:
+def _depth_to_space(call: NodeCall, inputs: Inputs) -> Tensor:
     x, block = inputs[0], call.get("blocksize")
     n, c, h, w = x.shape
     if call.get("mode", "DCR") == "DCR":
@@ -201,10 +214,11 @@ def _depth_to_space(call: Call, inputs: Inputs) -> Tensor:
     return found
 
 
-def _space_to_depth(call: Call, inputs: Inputs) -> Tensor:
+def _space_to_depth(call: NodeCall, inputs: Inputs) -> Tensor:
     x, block = inputs[0], call.get("blocksize")
     n, c, h, w = x.shape
-    x = x.reshape(n, c, h // block, block, w // block, block).permute(0, 3, 5, 1, 2, 4)
+    order = (0, 3, 5, 1, 2, 4) if call.get("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    x = x.reshape(n, c, h // block, block, w // block, block).permute(order)
     found: Tensor = x.reshape(call.shape)
     return found
 
@@ -230,7 +244,7 @@ SIMPLE: dict[str, Operator] = {
     **{name: _of_one(getattr(torch, name.lower())) for name in ("Sign", "Sin", "Sqrt", "Tan", "Tanh")},
     **dict.fromkeys(("Flatten", "Reshape", "Squeeze", "Unsqueeze"), _reshaped),
     "Identity": _of_one(torch.clone),
-    "Dropout": _of_one(torch.clone),
+    "Dropout": _dropout,
     "Not": _of_one(torch.logical_not),
     "Softplus": _of_one(F.softplus),
     "Softsign": _of_one(F.softsign),

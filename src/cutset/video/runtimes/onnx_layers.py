@@ -11,12 +11,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cutset.errors import GraphError
-from cutset.video.runtimes.onnx_calls import Call, Inputs, Operator, numbers
+from cutset.video.runtimes.onnx_calls import Inputs, NodeCall, Operator, numbers
 
 __all__ = ["LAYERS"]
 
 
-def _pads(call: Call, sizes: Sequence[int], kernel: Sequence[int], steps: Sequence[int], gaps: Sequence[int]) -> Any:
+def _pads(
+    call: NodeCall, sizes: Sequence[int], kernel: Sequence[int], steps: Sequence[int], gaps: Sequence[int]
+) -> Any:
     """What is added in front of each dimension, and behind it."""
     dims, auto = len(kernel), call.get("auto_pad", "NOTSET")
     if auto in ("NOTSET", "VALID", ""):
@@ -34,7 +36,7 @@ def _around(x: Tensor, before: Sequence[int], after: Sequence[int], value: float
     return F.pad(x, flat, value=value) if any(flat) else x
 
 
-def _conv(call: Call, inputs: Inputs) -> Tensor:
+def _conv(call: NodeCall, inputs: Inputs) -> Tensor:
     x, weight, *bias = inputs
     kernel = weight.shape[2:]
     dims = len(kernel)
@@ -47,15 +49,15 @@ def _conv(call: Call, inputs: Inputs) -> Tensor:
     return function(x, weight, bias[0] if bias else None, tuple(steps), tuple(pads), tuple(gaps), call.get("group", 1))
 
 
-def _conv_transposed(call: Call, inputs: Inputs) -> Tensor:
-    x, weight, *bias = inputs
+def _conv_transposed(call: NodeCall, inputs: Inputs) -> Tensor:
+    x, weight, *rest = inputs
     dims = x.dim() - 2
     steps, gaps = call.get("strides", (1,) * dims), call.get("dilations", (1,) * dims)
     more = list(call.get("output_padding", (0,) * dims))
     function = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[dims - 1]
     pads = list(call.get("pads", (0,) * 2 * dims))
     plain = call.get("auto_pad", "NOTSET") in ("NOTSET", "") and call.get("output_shape") is None
-    bias = bias[0] if bias else None
+    bias = rest[0] if rest else None
     if plain and pads[:dims] == pads[dims:] and all(one < step for one, step in zip(more, steps, strict=True)):
         found: Tensor = function(
             x, weight, bias, tuple(steps), tuple(pads[:dims]), tuple(more), call.get("group", 1), tuple(gaps)
@@ -72,7 +74,7 @@ def _conv_transposed(call: Call, inputs: Inputs) -> Tensor:
     return found
 
 
-def _max_pool(call: Call, inputs: Inputs) -> Tensor:
+def _max_pool(call: NodeCall, inputs: Inputs) -> Tensor:
     [x], kernel = inputs, call.get("kernel_shape")
     if len(call.outputs) > 1 and call.outputs[1] is not None:
         raise GraphError("it gives places of maxima, which torch counts otherwise")
@@ -88,7 +90,7 @@ def _max_pool(call: Call, inputs: Inputs) -> Tensor:
     return found
 
 
-def _average_pool(call: Call, inputs: Inputs) -> Tensor:
+def _average_pool(call: NodeCall, inputs: Inputs) -> Tensor:
     [x], kernel = inputs, call.get("kernel_shape")
     dims = len(kernel)
     steps, gaps = call.get("strides", (1,) * dims), call.get("dilations", (1,) * dims)
@@ -104,8 +106,9 @@ def _average_pool(call: Call, inputs: Inputs) -> Tensor:
     return found
 
 
-def _pad(call: Call, inputs: Inputs) -> Tensor:
-    x, mode = inputs[0], call.get("mode", "constant")
+def _pad(call: NodeCall, inputs: Inputs) -> Tensor:
+    x: Tensor = inputs[0]
+    mode = call.get("mode", "constant")
     if call.opset < 11:
         pads, value = list(call.get("pads")), call.get("value", 0.0)
     else:
@@ -136,9 +139,10 @@ def _pad(call: Call, inputs: Inputs) -> Tensor:
     return x
 
 
-def _resize(call: Call, inputs: Inputs) -> Tensor:
+def _resize(call: NodeCall, inputs: Inputs) -> Tensor:
     """Dimension by dimension, by the standard's formulas: places of the nearest elements, or of two and a weight."""
-    x, how = inputs[0], call.get("mode", "nearest")
+    x: Tensor = inputs[0]
+    how = call.get("mode", "nearest")
     where = call.get("coordinate_transformation_mode", "half_pixel" if call.opset >= 11 else "asymmetric")
     known = ("half_pixel", "pytorch_half_pixel", "half_pixel_symmetric", "asymmetric", "align_corners")
     if how not in ("nearest", "linear") or where not in known or call.get("antialias", 0):
@@ -167,7 +171,8 @@ def _coordinates(where: str, size: int, wanted: int, scale: float) -> Tensor:
     if where == "asymmetric":
         return out / scale
     if where == "align_corners":
-        return out * (size - 1) / (wanted - 1) if wanted > 1 else torch.zeros(1)
+        length = scale * size
+        return out * (size - 1) / (length - 1) if wanted > 1 else torch.zeros(1)
     if where == "pytorch_half_pixel" and wanted <= 1:
         return torch.zeros(1)
     at = (out + 0.5) / scale - 0.5
@@ -176,7 +181,7 @@ def _coordinates(where: str, size: int, wanted: int, scale: float) -> Tensor:
     return at
 
 
-def _nearest(call: Call, at: Tensor) -> Tensor:
+def _nearest(call: NodeCall, at: Tensor) -> Tensor:
     mode = call.get("nearest_mode", "round_prefer_floor" if call.opset >= 11 else "floor")
     if mode == "floor":
         return at.floor().to(torch.int64)
@@ -185,7 +190,7 @@ def _nearest(call: Call, at: Tensor) -> Tensor:
     return (torch.ceil(at - 0.5) if mode == "round_prefer_floor" else torch.floor(at + 0.5)).to(torch.int64)
 
 
-def _along(call: Call, x: Tensor, factor: Tensor) -> Tensor:
+def _along(call: NodeCall, x: Tensor, factor: Tensor) -> Tensor:
     """Scales or zero points of an axis, to be combined with x."""
     if factor.dim() == 0 or factor.numel() == 1:
         return factor.reshape(())
@@ -195,7 +200,7 @@ def _along(call: Call, x: Tensor, factor: Tensor) -> Tensor:
     return factor.reshape([-1 if d == axis else 1 for d in range(x.dim())])
 
 
-def _quantise(call: Call, inputs: Inputs) -> Tensor:
+def _quantise(call: NodeCall, inputs: Inputs) -> Tensor:
     x, scale, *zero = inputs
     kind = zero[0].dtype if zero and zero[0] is not None else torch.uint8
     info = torch.iinfo(kind)
@@ -205,28 +210,33 @@ def _quantise(call: Call, inputs: Inputs) -> Tensor:
     return steps.clamp(info.min, info.max).to(kind)
 
 
-def _dequantise(call: Call, inputs: Inputs) -> Tensor:
+def _dequantise(call: NodeCall, inputs: Inputs) -> Tensor:
     x, scale, *zero = inputs
     steps = x.to(torch.int32)
     if zero and zero[0] is not None:
         steps = steps - _along(call, x, zero[0]).to(torch.int32)
-    return steps.to(scale.dtype) * _along(call, x, scale)
+    found: Tensor = steps.to(scale.dtype) * _along(call, x, scale)
+    return found
 
 
-def _batch_norm(call: Call, inputs: Inputs) -> Tensor:
+def _batch_norm(call: NodeCall, inputs: Inputs) -> Tensor:
     x, scale, bias, mean, variance = inputs
     if call.get("training_mode", 0):
         raise GraphError("it is in training mode")
     return F.batch_norm(x, mean, variance, scale, bias, False, 0.0, call.get("epsilon", 1e-5))
 
 
-def _layer_norm(call: Call, inputs: Inputs) -> Tensor:
-    x, scale, *bias = inputs
+def _layer_norm(call: NodeCall, inputs: Inputs) -> tuple[Tensor, ...]:
+    x, scale, *rest = inputs
     shape = x.shape[call.get("axis", -1) :]
-    if any(one is not None for one in call.outputs[1:]):
-        raise GraphError("it gives means and deviations, which torch doesn't")
-    bias = bias[0].reshape(shape) if bias and bias[0] is not None else None
-    return F.layer_norm(x, shape, scale.expand(shape), bias, call.get("epsilon", 1e-5))
+    bias = rest[0].reshape(shape) if rest and rest[0] is not None else None
+    epsilon = call.get("epsilon", 1e-5)
+    found = F.layer_norm(x, shape, scale.expand(shape), bias, epsilon)
+    if all(one is None for one in call.outputs[1:]):
+        return (found,)
+    axes = tuple(range(x.dim() - len(shape), x.dim()))
+    variance, mean = torch.var_mean(x, axes, correction=0, keepdim=True)
+    return found, mean, torch.rsqrt(variance + epsilon)
 
 
 LAYERS: dict[str, Operator] = {

@@ -26,7 +26,7 @@ __all__ = ["ELEMENTS", "KINDS", "MOST_MODEL", "NEWEST", "OLDEST", "operator", "s
 OLDEST, NEWEST = 7, int(onnx.defs.onnx_opset_version())  # operator sets
 MOST_MODEL = (1 << 31) - (1 << 20)  # bytes of a model: what protobuf can carry
 # dtypes of values, and what ONNX calls them.
-ELEMENTS = {
+ELEMENTS: dict[str, int] = {
     "bool": TensorProto.BOOL,
     "uint8": TensorProto.UINT8,
     "int8": TensorProto.INT8,
@@ -38,7 +38,7 @@ ELEMENTS = {
     "float64": TensorProto.DOUBLE,
 }
 # Kinds of attributes that a node of a graph can have.
-KINDS = {
+KINDS: dict[int, type] = {
     AttributeProto.INT: int,
     AttributeProto.FLOAT: float,
     AttributeProto.STRING: str,
@@ -58,7 +58,7 @@ def operator(name: str, opset: int) -> OpSchema:
         schema = onnx.defs.get_schema(name, opset, "")
     except Exception:  # the library's own kind of error
         raise GraphError(f"operator {name[:80]} is none of ONNX's operator set {opset}") from None
-    if any(attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for attribute in schema.attributes.values()):
+    if any(_kind(one) in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for one in schema.attributes.values()):
         raise GraphError(f"operator {name} is control flow, which can't be cut: export the network without it")
     for side in (schema.inputs, schema.outputs):
         if any(all(kind.startswith(("seq(", "optional(", "map(")) for kind in one.types) for one in side):
@@ -66,6 +66,12 @@ def operator(name: str, opset: int) -> OpSchema:
     if RANDOM.match(name):
         raise GraphError(f"operator {name} draws random numbers; a stage couldn't repeat them")
     return schema
+
+
+def _kind(attribute: OpSchema.Attribute) -> int:
+    """One of AttributeProto's kinds."""
+    kind: Any = attribute.type
+    return int(kind.value)
 
 
 def submodel(graph: Graph, nodes: Collection[int], weights: Mapping[str, Array]) -> bytes:
@@ -136,7 +142,7 @@ def _node(
     for key, value in attributes.items():
         if key not in schema.attributes:
             raise GraphError(f"operator {kind} has no attribute {key[:40]!r}")
-        wanted = schema.attributes[key].type
+        wanted = _kind(schema.attributes[key])
         if KINDS.get(wanted) is not type(value):
             raise GraphError(f"the attribute {key} of operator {kind} has another kind of value")
         plain: Any = list(value) if isinstance(value, tuple) else value

@@ -80,9 +80,12 @@ def openvino_of(graph: Graph, nodes: Collection[int], weights: Mapping[str, Any]
         with _quiet():  # not OpenVINO's own converter, which reports to its makers what it converts
             program = _program(graph, nodes, weights)
             front = FrontEndManager().load_by_framework("pytorch")
-            decoder = TorchFXPythonDecoder.from_exported_program(program, dynamic_shapes=False)
+            decoder = TorchFXPythonDecoder.from_exported_program(program)
             loaded = front.load(decoder)  # which doesn't keep the decoder alive
-            return front.convert(loaded)
+            model = front.convert(loaded)
+            takes, _ = graph.boundary(nodes)
+            model.reshape({i: list(graph.values[name].shape) for i, name in enumerate(takes)})
+            return model
     except GraphError:
         raise
     except Exception as error:  # the kinds of two libraries, for an operator that one doesn't know

@@ -21,6 +21,7 @@ class ChannelNorm(nn.LayerNorm):
     """Layer norm over the channels of (n, channels, rows, columns)."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (n, channels, rows, columns) to the same shape."""
         y = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
         return y.permute(0, 3, 1, 2)
 
@@ -33,6 +34,7 @@ class Permute(nn.Module):
         self.order = order
 
     def forward(self, x: Tensor) -> Tensor:
+        """A view of x."""
         return x.permute(self.order)
 
 

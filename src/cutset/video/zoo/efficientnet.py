@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
-from cutset.video.zoo.inverted import InvertedResidual, SqueezeExcitation, conv_norm, timm_block, timm_norm
+from cutset.video.zoo.inverted import InvertedResidual, SqueezeExcitation, conv_norm, gain_of, timm_block, timm_norm
 from cutset.video.zoo.network import Network
 
 __all__ = ["EfficientNetB0"]
@@ -49,15 +48,15 @@ class EfficientNetB0(Network):
 
     @staticmethod
     def gain(name: str) -> float:
-        """Small branches, and larger layers behind activations and scales that halve what passes."""
-        return 0.5 if re.search(r"block\.[23]\.1\.weight$", name) else 1.4 if name.endswith(".1.weight") else 1.0
+        """So that activations keep their scale."""
+        return gain_of(name, 1.5, 0.8, 1.03)
 
     def timm_names(self) -> Iterator[tuple[str, str]]:
         """timm's names of parameters, and ours."""
         yield from timm_norm("features.0", "conv_stem", "bn1")
         for stage, (*_, count) in enumerate(STAGES):
             for i in range(count):
-                block: InvertedResidual = self.features[stage + 1][i]  # type: ignore[index,assignment]
+                block: InvertedResidual = self.features[stage + 1][i]  # type: ignore[index]
                 yield from timm_block(f"features.{stage + 1}.{i}", f"blocks.{stage}.{i}", block)
         yield from timm_norm(f"features.{len(STAGES) + 1}", "conv_head", "bn2")
         for part in ("weight", "bias"):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["InvertedResidual", "SqueezeExcitation", "conv_norm", "timm_block", "timm_norm"]
+__all__ = ["InvertedResidual", "SqueezeExcitation", "conv_norm", "gain_of", "timm_block", "timm_norm"]
 
 Activation = Callable[[], nn.Module]
 
@@ -39,6 +40,7 @@ class SqueezeExcitation(nn.Module):
         self.activation, self.scale_activation = activation(), scale()
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (n, channels, rows, columns) to the same shape."""
         scale: Tensor = self.scale_activation(self.fc2(self.activation(self.fc1(self.avgpool(x)))))
         return scale * x
 
@@ -75,6 +77,15 @@ class InvertedResidual(nn.Module):
         """x (n, inputs, rows, columns) to (n, outputs, rows / stride, columns / stride)."""
         y: Tensor = self.block(x)
         return torch.add(y, x) if self.adds else y
+
+
+def gain_of(name: str, squeezed: float, plain: float, other: float) -> float:
+    """The scale of a random parameter: batch norms that end a block with squeeze and excitation, which halve what
+    passes, those that end one without, and the other ones. Branches that are added must not grow."""
+    if not name.endswith(".1.weight") or name.startswith("classifier"):
+        return 1.0
+    last = re.search(r"(?:block|features\.1\.0)\.([23])\.1\.weight$", name)
+    return other if last is None else squeezed if last[1] == "3" else plain
 
 
 def timm_norm(own: str, conv: str, norm: str) -> Iterator[tuple[str, str]]:

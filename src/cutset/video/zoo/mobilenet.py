@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from cutset.video.zoo.inverted import InvertedResidual, SqueezeExcitation, conv_norm, timm_block, timm_norm
+from cutset.video.zoo.inverted import InvertedResidual, SqueezeExcitation, conv_norm, gain_of, timm_block, timm_norm
 from cutset.video.zoo.network import Network
 
 __all__ = ["MobileNetV3", "MobileNetV3Large", "MobileNetV3Small", "large_body"]
@@ -105,8 +104,8 @@ class MobileNetV3(Network):
 
     @staticmethod
     def gain(name: str) -> float:
-        """Small branches, and larger layers that are scaled by a sigmoid."""
-        return 0.5 if re.search(r"block\.[23]\.1\.weight$", name) else 1.0
+        """So that activations keep their scale."""
+        return gain_of(name, 0.9, 0.6, 1.05)
 
     def timm_names(self) -> Iterator[tuple[str, str]]:
         """timm's names of parameters, and ours."""
@@ -141,3 +140,8 @@ class MobileNetV3Small(MobileNetV3):
 
     def __init__(self, head: bool = True) -> None:
         super().__init__(SMALL, (1, 2, 3, 2, 3), 1024, head)
+
+    @staticmethod
+    def gain(name: str) -> float:
+        """More blocks of it squeeze."""
+        return gain_of(name, 1.6, 0.8, 1.05)

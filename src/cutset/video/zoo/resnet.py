@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cutset.video.zoo.network import Network
 
-__all__ = ["ResNet", "ResNet18", "ResNet34", "ResNet50", "ResNet101"]
+__all__ = ["ResNet", "ResNet18", "ResNet34", "ResNet50"]
 
 WIDTHS = (64, 128, 256, 512)
 
@@ -75,6 +75,11 @@ class ResNet(Network):
     """A convolution, and `depths` blocks of four widths; the head is one linear layer."""
 
     HEAD = ("fc.",)
+
+    layer1: nn.Module
+    layer2: nn.Module
+    layer3: nn.Module
+    layer4: nn.Module
 
     def __init__(self, block: type[BasicBlock] | type[Bottleneck], depths: Sequence[int], head: bool = True) -> None:
         super().__init__()

@@ -6,12 +6,10 @@ which is the background. What is made of the outputs (boxes, and which of them c
 
 from __future__ import annotations
 
-import re
-
 import torch
 from torch import Tensor, nn
 
-from cutset.video.zoo.inverted import InvertedResidual, conv_norm
+from cutset.video.zoo.inverted import InvertedResidual, conv_norm, gain_of
 from cutset.video.zoo.mobilenet import EPS, large_body
 from cutset.video.zoo.network import Network
 
@@ -43,8 +41,8 @@ class SsdLite(Network):
 
     @staticmethod
     def gain(name: str) -> float:
-        """Small branches."""
-        return 0.5 if re.search(r"(block\.[23]|features\.1\.0\.3)\.1\.weight$", name) else 1.0
+        """So that activations keep their scale."""
+        return 2.0 if "module_list" in name and name.endswith("0.1.weight") else gain_of(name, 1.0, 0.6, 1.1)
 
 
 class SsdLiteBody(nn.Module):
@@ -78,6 +76,7 @@ class SsdLiteHeads(nn.Module):
         self.classification_head, self.regression_head = SsdLiteHead(CLASSES), SsdLiteHead(4)
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits and offsets of all maps' anchors."""
         return self.classification_head(maps), self.regression_head(maps)
 
 
@@ -96,6 +95,7 @@ class SsdLiteHead(nn.Module):
         )
 
     def forward(self, maps: list[Tensor]) -> Tensor:
+        """Maps (n, width, rows, columns) to (n, anchors, columns of this head)."""
         found = []
         for part, x in zip(self.module_list, maps, strict=True):
             y = part(x)
