@@ -137,7 +137,7 @@ def activated(kind: str, x: Floats, parameter: float = 0.0) -> Floats:
         "sigmoid": lambda: sigmoid,
         "tanh": lambda: np.tanh(wide),
         "silu": lambda: wide * sigmoid,
-        "gelu": lambda: 0.5 * wide * (1 + np.vectorize(math.erf)(wide / math.sqrt(2))),
+        "gelu": lambda: 0.5 * wide * (1 + np.array([math.erf(v / math.sqrt(2)) for v in wide.flat]).reshape(x.shape)),
         "gelu_tanh": lambda: 0.5 * wide * (1 + np.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3))),
         "hardsigmoid": lambda: np.clip(wide + 3, 0, 6) / 6,
         "hardswish": lambda: wide * np.clip(wide + 3, 0, 6) / 6,

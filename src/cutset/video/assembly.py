@@ -32,7 +32,7 @@ from cutset.partition.hop import DIRECT, Hop, connections, parse_hops
 from cutset.partition.node import ITEM_BYTES
 from cutset.partition.plan import COORDINATOR, Plan, read_plan
 from cutset.video.accuracy import Accuracy
-from cutset.video.delta.agreement import Detections, Disagreement
+from cutset.video.delta.box_agreement import Detections, Disagreement
 from cutset.video.picture_inputs import PictureInputs
 from cutset.video.planning import check_promise, measured_planner, profile_name, source_sizes
 from cutset.video.profile.setup import Progress, Wish, no_progress
