@@ -50,7 +50,7 @@ def openvino_system(module: Any, model: TorchModel, threads: int) -> DenseSystem
 
 def onnxruntime_system(module: Any, model: TorchModel, threads: int) -> DenseSystem:
     """The module, exported to ONNX."""
-    import onnxruntime  # type: ignore[import-not-found,unused-ignore]
+    import onnxruntime  # type: ignore[import-not-found,import-untyped,unused-ignore]
     import torch
 
     memory: Any = io.BytesIO()
