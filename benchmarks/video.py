@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cutset.bench.video import MakeSystem, Pixels, System
+from cutset.bench.video import DenseSystem, MakeSystem, Pixels
 from cutset.cli import bench_video
 from cutset.cli.bench_video import HELP, configure
 from cutset.video.torch_model import TorchModel
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def openvino_system(module: Any, model: TorchModel, threads: int) -> System:
+def openvino_system(module: Any, model: TorchModel, threads: int) -> DenseSystem:
     """The module in float32."""
     import openvino
     import torch
@@ -48,12 +48,12 @@ def openvino_system(module: Any, model: TorchModel, threads: int) -> System:
     return system
 
 
-def onnxruntime_system(module: Any, model: TorchModel, threads: int) -> System:
+def onnxruntime_system(module: Any, model: TorchModel, threads: int) -> DenseSystem:
     """The module, exported to ONNX."""
-    import onnxruntime
+    import onnxruntime  # type: ignore[import-not-found,import-untyped,unused-ignore]
     import torch
 
-    memory = io.BytesIO()
+    memory: Any = io.BytesIO()
     example = (torch.zeros(model.input.shape, dtype=torch.uint8),)
     torch.onnx.export(module, example, memory, input_names=["pictures"], dynamo=False)
     options = onnxruntime.SessionOptions()

@@ -19,7 +19,7 @@ from cutset.link.keys import Keys
 from cutset.partition.hop import Hop
 from cutset.partition.plan import Plan
 from cutset.video.assembly import Addresses, Assembly, Given, assemble
-from cutset.video.delta.agreement import Detections
+from cutset.video.delta.box_agreement import Detections
 from cutset.video.network_model import NetworkModel
 from cutset.video.result import Result
 from cutset.video.runtimes.choose import stamped

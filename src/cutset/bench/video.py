@@ -23,7 +23,7 @@ from cutset.video.accuracy import Accuracy
 from cutset.video.check import difference
 from cutset.video.torch_model import TorchModel
 
-__all__ = ["CLOCKS", "OURS", "SCENES", "MakeSystem", "Pixels", "Scene", "System", "VideoSetting", "measure_video"]
+__all__ = ["CLOCKS", "OURS", "SCENES", "DenseSystem", "MakeSystem", "Pixels", "Scene", "VideoSetting", "measure_video"]
 
 CLOCKS: Mapping[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 WARMUP = 2  # pictures that don't count
@@ -40,6 +40,7 @@ class Scene:
     moves: int = 0  # pixels that the camera moves at most, up or down and left or right, anew for each picture
 
     def pictures(self, count: int) -> Iterator[Pixels]:
+        """(1, 3, rows, columns) each, the same at every call."""
         rng = np.random.default_rng(1)
         with self.video.open(limit=count) as source:
             for picture in islice(source, count):
@@ -62,14 +63,14 @@ SCENES: Mapping[str, Callable[[tuple[int, int]], Scene]] = {
 }
 
 
-class System(Protocol):
+class DenseSystem(Protocol):
     """What takes a picture and gives the outputs in the order of the graph."""
 
     def __call__(self, picture: Pixels) -> Sequence[NDArray[Any]]: ...
 
 
 # Of a module, its graph, and threads.
-MakeSystem = Callable[[Any, TorchModel, int], System]
+MakeSystem = Callable[[Any, TorchModel, int], DenseSystem]
 
 
 @dataclass
@@ -155,15 +156,15 @@ def _rows(
     return rows
 
 
-def _opponents(module: Any, model: TorchModel, setting: VideoSetting) -> dict[str, System]:
+def _opponents(module: Any, model: TorchModel, setting: VideoSetting) -> dict[str, DenseSystem]:
     """What computes dense; the first one's results are what ours is held against."""
-    found: dict[str, System] = {"torch": _torch(module, False), "torch, channels last": _torch(module, True)}
+    found: dict[str, DenseSystem] = {"torch": _torch(module, False), "torch, channels last": _torch(module, True)}
     found |= {one: make(module, model, setting.threads) for one, make in setting.others.items()}
     wanted = {one: system for one, system in found.items() if not setting.systems or one in setting.systems}
     return wanted or {"torch": found["torch"]}
 
 
-def _torch(module: Any, channels_last: bool) -> System:
+def _torch(module: Any, channels_last: bool) -> DenseSystem:
     import torch
 
     if channels_last:

@@ -7,7 +7,8 @@ what is held. Sums are equal within their rounding, everything that is copied or
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,7 +130,7 @@ def activated(kind: str, x: Floats, parameter: float = 0.0) -> Floats:
     wide = x.astype(np.float64)
     with np.errstate(over="ignore"):
         sigmoid = 1 / (1 + np.exp(-wide))
-    found = {
+    found: dict[str, Callable[[], NDArray[Any]]] = {
         "none": lambda: wide,
         "relu": lambda: np.maximum(wide, 0),
         "clamp": lambda: np.clip(wide, 0, parameter),
@@ -137,12 +138,12 @@ def activated(kind: str, x: Floats, parameter: float = 0.0) -> Floats:
         "sigmoid": lambda: sigmoid,
         "tanh": lambda: np.tanh(wide),
         "silu": lambda: wide * sigmoid,
-        "gelu": lambda: 0.5 * wide * (1 + np.vectorize(math.erf)(wide / math.sqrt(2))),
+        "gelu": lambda: 0.5 * wide * (1 + np.array([math.erf(v / math.sqrt(2)) for v in wide.flat]).reshape(x.shape)),
         "gelu_tanh": lambda: 0.5 * wide * (1 + np.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3))),
         "hardsigmoid": lambda: np.clip(wide + 3, 0, 6) / 6,
         "hardswish": lambda: wide * np.clip(wide + 3, 0, 6) / 6,
-    }[kind]()
-    return np.asarray(found, np.float32)
+    }
+    return np.asarray(found[kind](), np.float32)
 
 
 def settled(fresh: Floats, held: Floats, threshold: float) -> Mask:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from cutset.codec import Budget
 from cutset.errors import ConfigError
 from cutset.video.check import difference
-from cutset.video.delta.agreement import Disagreement
+from cutset.video.delta.box_agreement import Disagreement
 from cutset.video.network_model import NetworkModel
 from cutset.video.result import Result
 

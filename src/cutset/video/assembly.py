@@ -30,7 +30,7 @@ from cutset.partition.hop import DIRECT, Hop, connections, parse_hops
 from cutset.partition.node import ITEM_BYTES
 from cutset.partition.plan import COORDINATOR, Plan, read_plan
 from cutset.video.accuracy import Accuracy
-from cutset.video.delta.agreement import Detections, Disagreement
+from cutset.video.delta.box_agreement import Detections, Disagreement
 from cutset.video.network_model import NetworkModel
 from cutset.video.networks import open_file, open_network, own_size, profile_name
 from cutset.video.picture_inputs import PictureInputs

@@ -118,7 +118,7 @@ def test_what_delta_compute_does_is_drawn_and_foreseen(measured: Path, tmp_path:
     assert main(["stream", "show", "dirty", *shown]) == 0
     document = json.loads(Path(out).read_text())
     assert 0.02 < np.mean(document["done"]) < 0.98
-    assert document["foreseen"]["off_mean"] < 0.05
+    assert document["foreseen"]["off_mean"] < 0.2, "of ten pictures, after thirty"
     assert "features.0" in document["layers"]
     assert sum(document["flops"]) == pytest.approx(1)
     assert (tmp_path / "x.png").stat().st_size > 10_000

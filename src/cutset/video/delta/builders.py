@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from cutset.kernels.reference_sparse import Window
 from cutset.partition.node import Read, Weight, short_name
-from cutset.video.delta.calls import Call, is_map
-from cutset.video.delta.layers import (
+from cutset.video.delta.calls import NodeCall, is_map
+from cutset.video.delta.sparse_layers import (
     Affine,
     ChannelSlice,
     Concatenation,
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 __all__ = ["BUILDERS", "PARTS", "Build", "part"]
 
 Array = NDArray[Any]
-Build = Callable[["Compiler", Call], "SparseLayer | bool"]
+Build = Callable[["Compiler", NodeCall], "SparseLayer | bool"]
 
 MOST_WINDOW = 64  # rows or columns of a pool that is computed by positions
 PARTS = ("split", "split_with_sizes", "chunk")  # operators that make several values of one
 
 
-def _conv(compiler: Compiler, call: Call) -> SparseLayer | bool:
+def _conv(compiler: Compiler, call: NodeCall) -> SparseLayer | bool:
     source, weight = compiler.map(call.arg(0)), call.arg(1)
     rest = 6 if short_name(call.node.op) == "conv2d" else 8  # convolution is also told whether it is transposed
     bias = call.arg(2)
@@ -69,7 +69,7 @@ def _conv(compiler: Compiler, call: Call) -> SparseLayer | bool:
     )
 
 
-def _batch_norm(compiler: Compiler, call: Call) -> SparseLayer | bool:
+def _batch_norm(compiler: Compiler, call: NodeCall) -> SparseLayer | bool:
     if not is_map(call.value):
         return False
     plain = call.node.op.startswith("aten.batch_norm")  # which is also told whether it is in training
@@ -85,7 +85,7 @@ def _batch_norm(compiler: Compiler, call: Call) -> SparseLayer | bool:
 
 
 def _activation(kind: str) -> Build:
-    def build(compiler: Compiler, call: Call) -> SparseLayer | bool:
+    def build(compiler: Compiler, call: NodeCall) -> SparseLayer | bool:
         source = compiler.map(call.arg(0))
         if source is None:
             return False
@@ -116,7 +116,7 @@ def _activation(kind: str) -> Build:
 
 
 def _arithmetic(kind: str) -> Build:
-    def build(compiler: Compiler, call: Call) -> SparseLayer | bool:
+    def build(compiler: Compiler, call: NodeCall) -> SparseLayer | bool:
         a, b = call.arg(0), call.arg(1)
         if not is_map(call.value) or call.arg(2, 1, "alpha") != 1:
             return False
@@ -151,7 +151,7 @@ def _arithmetic(kind: str) -> Build:
 
 
 def _pool(mean: bool) -> Build:
-    def build(compiler: Compiler, call: Call) -> SparseLayer | bool:
+    def build(compiler: Compiler, call: NodeCall) -> SparseLayer | bool:
         source, window = compiler.map(call.arg(0)), call.sides(1, None)
         if source is None or window is None or max(window) > MOST_WINDOW:
             return False
@@ -177,7 +177,7 @@ def _pool(mean: bool) -> Build:
     return build
 
 
-def _adaptive(compiler: Compiler, call: Call) -> SparseLayer | bool:
+def _adaptive(compiler: Compiler, call: NodeCall) -> SparseLayer | bool:
     source = compiler.map(call.arg(0))
     if source is None or not is_map(call.value):
         return False
@@ -188,7 +188,7 @@ def _adaptive(compiler: Compiler, call: Call) -> SparseLayer | bool:
     return Pool(**compiler.common(call, source), place=Window(*window, *window), mean=True)
 
 
-def _cat(compiler: Compiler, call: Call) -> SparseLayer | bool:
+def _cat(compiler: Compiler, call: NodeCall) -> SparseLayer | bool:
     parts, dim = call.arg(0), call.arg(1, 0, "dim")
     if dim not in (1, -3) or not isinstance(parts, tuple) or not is_map(call.value):
         return False
@@ -199,7 +199,7 @@ def _cat(compiler: Compiler, call: Call) -> SparseLayer | bool:
     return Concatenation(**compiler.common(call, *(name for name in reads if name)), channels=channels)
 
 
-def part(compiler: Compiler, call: Call) -> SparseLayer | bool:
+def part(compiler: Compiler, call: NodeCall) -> SparseLayer | bool:
     """Channels of a map: one of the parts of an operator that makes several, or a slice."""
     source, node = compiler.map(call.arg(0)), call.node
     if source is None or not is_map(call.value):
@@ -226,7 +226,7 @@ def part(compiler: Compiler, call: Call) -> SparseLayer | bool:
 
 
 def _resize(bilinear: bool) -> Build:
-    def build(compiler: Compiler, call: Call) -> SparseLayer | bool:
+    def build(compiler: Compiler, call: NodeCall) -> SparseLayer | bool:
         source = compiler.map(call.arg(0))
         if source is None or not is_map(call.value):
             return False
@@ -238,7 +238,7 @@ def _resize(bilinear: bool) -> Build:
             )
         align = bool(bilinear and call.arg(2, False, "align_corners"))
         size, made = compiler.graph.values[call.arg(0).name].shape[2:], call.value.shape[2:]
-        sides = []
+        sides: list[Array] = []
         for axis in (0, 1):
             given = scales[axis] if isinstance(scales, tuple) and len(scales) == 2 else None
             sides += _between(size[axis], made[axis], given if isinstance(given, float) else None, bilinear, align)
@@ -270,7 +270,7 @@ def _between(size: int, made: int, scale: float | None, bilinear: bool, align: b
     return np.stack([first, np.minimum(first + 1, size - 1)]), share
 
 
-def _same(compiler: Compiler, call: Call) -> SparseLayer | bool:
+def _same(compiler: Compiler, call: NodeCall) -> SparseLayer | bool:
     """What gives its input as it is; a picture of bytes is held as floats anyway."""
     argument = call.arg(0)
     if not isinstance(argument, Read) or not is_map(call.value):

@@ -7,7 +7,7 @@ from typing import Any
 
 from cutset.partition.node import Argument, Node, Value
 
-__all__ = ["Call", "is_map"]
+__all__ = ["NodeCall", "is_map"]
 
 
 def is_map(value: Value) -> bool:
@@ -16,7 +16,7 @@ def is_map(value: Value) -> bool:
 
 
 @dataclass(frozen=True)
-class Call:
+class NodeCall:
     """A node with its arguments by place."""
 
     number: int
@@ -40,4 +40,4 @@ class Call:
             pair = pair * 2
         if not (isinstance(pair, tuple) and len(pair) == 2 and all(type(side) is int for side in pair)):
             return None
-        return int(pair[0]), int(pair[1])  # type: ignore[arg-type]
+        return int(pair[0]), int(pair[1])

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from cutset.partition.graph import Graph
 from cutset.partition.node import Argument, Node, Read, Weight, short_name
 from cutset.video.delta.builders import BUILDERS, PARTS, part
-from cutset.video.delta.calls import Call, is_map
-from cutset.video.delta.layers import Affine, Convolution, SparseLayer
+from cutset.video.delta.calls import NodeCall, is_map
+from cutset.video.delta.sparse_layers import Affine, Convolution, SparseLayer
 
 __all__ = ["Compiled", "Compiler", "DenseLayer", "compile_layers"]
 
@@ -52,6 +52,8 @@ def compile_layers(graph: Graph, nodes: Collection[int], weights: Mapping[str, A
 
 
 class Compiler:
+    """Goes through the nodes once; builders ask it for what is known of a node's arguments."""
+
     def __init__(self, graph: Graph, nodes: Collection[int], weights: Mapping[str, Array]) -> None:
         self.graph, self.nodes, self.weights = graph, sorted(nodes), weights
         self.found = Compiled()
@@ -59,12 +61,13 @@ class Compiler:
         self.inputs = graph.boundary(self.nodes)[0]
 
     def run(self) -> Compiled:
+        """All layers."""
         for i in self.nodes:
             node = self.graph.nodes[i]
             build = BUILDERS.get(short_name(node.op))
             layer: SparseLayer | bool = False
             if build is not None and len(node.made) == 1:
-                layer = build(self, Call(i, node, node.made[0]))
+                layer = build(self, NodeCall(i, node, node.made[0]))
             elif short_name(node.op) in PARTS and self._parts(i, node):
                 continue
             if layer is True:  # it became part of another one
@@ -76,12 +79,14 @@ class Compiler:
         return self.found
 
     def add(self, layer: SparseLayer) -> None:
+        """Puts a layer behind the others."""
         for name in (*layer.reads, layer.made):
             self.hold(name)
         self.found.layers.append(layer)
         self.maker[layer.made] = layer
 
     def hold(self, name: str) -> None:
+        """Notes that a value is held as a map."""
         _, channels, rows, columns = self.graph.values[name].shape
         self.found.maps[name] = rows, columns, channels
 
@@ -99,7 +104,7 @@ class Compiler:
             return layer if layer is not None and layer.activation == "none" else None
         return None
 
-    def join(self, layer: SparseLayer, call: Call) -> bool:
+    def join(self, layer: SparseLayer, call: NodeCall) -> bool:
         """Makes a node part of the layer before it."""
         del self.found.maps[layer.made], self.maker[layer.made]
         layer.nodes.append(call.number)
@@ -130,7 +135,8 @@ class Compiler:
         array = np.asarray(self.weights[argument.name])
         return array.astype(np.float64) if array.shape == (channels,) else None
 
-    def affine(self, call: Call, scale: NDArray[np.float64], shift: NDArray[np.float64]) -> SparseLayer | bool:
+    def affine(self, call: NodeCall, scale: NDArray[np.float64], shift: NDArray[np.float64]) -> SparseLayer | bool:
+        """The layer of what multiplies each channel and adds to it, or True where one before it takes that in."""
         source = self.map(call.node.args[0])
         if source is None or not is_map(call.value):
             return False
@@ -140,12 +146,12 @@ class Compiler:
             return self.join(before, call)
         return Affine(**self.common(call, source), scale=scale, shift=shift)
 
-    def common(self, call: Call, *reads: str) -> dict[str, Any]:
+    def common(self, call: NodeCall, *reads: str) -> dict[str, Any]:
         return {"nodes": [call.number], "reads": reads, "made": call.value.name, "flops": call.node.flops}
 
     def _parts(self, number: int, node: Node) -> bool:
         """Whether an operator that parts channels became layers."""
-        calls = [Call(number, node, value) for value in node.made]
+        calls = [NodeCall(number, node, value) for value in node.made]
         layers = [layer for call in calls if isinstance(layer := part(self, call), SparseLayer)]
         if len(layers) < len(calls):
             return False

@@ -14,8 +14,8 @@ from cutset.cluster.values import Array
 from cutset.codec.changed import Changed
 from cutset.partition.graph import Graph
 from cutset.video.delta.dense_switch import DenseSwitch
-from cutset.video.delta.layers import Mask
-from cutset.video.delta.program import Program, SourceState, Work
+from cutset.video.delta.program import HeldState, PictureWork, Program
+from cutset.video.delta.sparse_layers import Mask
 
 __all__ = ["DeltaStage"]
 
@@ -45,9 +45,9 @@ class DeltaStage:
     ) -> None:
         self.program = Program(graph, nodes, tensors, threads)
         self.dense, self.scale = dense, scale
-        self.recent: deque[Work] = deque(maxlen=RECENT)
+        self.recent: deque[PictureWork] = deque(maxlen=RECENT)
         self._always, self._dense_seconds = always, dense_seconds
-        self._states: dict[int, SourceState] = {}
+        self._states: dict[int, HeldState] = {}
         self._switches: dict[int, DenseSwitch] = {}
 
     @property
@@ -125,7 +125,7 @@ class DeltaStage:
         start = time.perf_counter()
         made = self.dense.run(source, values, observe)
         switch.took("dense", time.perf_counter() - start, share)
-        self.recent.append(Work(dict.fromkeys(self.program.nodes, 1.0)))
+        self.recent.append(PictureWork(dict.fromkeys(self.program.nodes, 1.0)))
         return made
 
     def dense_pictures(self) -> int:

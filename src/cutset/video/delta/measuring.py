@@ -53,7 +53,7 @@ def measure_dirty(
         if count:
             tiles.append(tile_shares(seen) if seen.ndim == 2 else np.zeros(len(TILES)))
             for name, value in graph.values.items():
-                share = work.shares[graph.maker[name]] if graph.maker[name] >= 0 else float(seen.mean())
+                share = work.shares.get(graph.maker[name], float(seen.mean()))  # what only names an input is that
                 changed[name].append(np.full(channels(value), share, np.float32))
         count += 1
         if progress:

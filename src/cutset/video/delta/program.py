@@ -19,17 +19,17 @@ from cutset.partition.graph import Graph
 from cutset.partition.node import Value
 from cutset.video.delta.calls import is_map
 from cutset.video.delta.compiling import DenseLayer, compile_layers
-from cutset.video.delta.layers import Mask, SparseLayer, Writing
+from cutset.video.delta.sparse_layers import Mask, SparseLayer, Writing
 from cutset.video.torch_stage import TorchStage, to_array, to_tensor
 
-__all__ = ["LEVELS", "SHARE", "Program", "SourceState", "Work"]
+__all__ = ["LEVELS", "SHARE", "HeldState", "PictureWork", "Program"]
 
 LEVELS = 8.0  # of 255 that pixels may be off by, times the scale
 SHARE = 0.02  # of a layer's range that its output may be off by, times the scale
 
 
 @dataclass
-class SourceState:
+class HeldState:
     """What is held of one source: maps, other tensors, and the range of each layer's output at the last key."""
 
     maps: dict[str, native.SparseMap]
@@ -46,7 +46,7 @@ class SourceState:
 
 
 @dataclass
-class Work:
+class PictureWork:
     """What a picture took: of each node the share of its positions that were computed, and its seconds."""
 
     shares: dict[int, float] = field(default_factory=dict)
@@ -87,15 +87,15 @@ class Program:
         """Operations of the layers that are computed by positions."""
         return sum(layer.flops for layer in self.compiled.layers if isinstance(layer, SparseLayer))
 
-    def state(self) -> SourceState:
+    def state(self) -> HeldState:
         """Of a source that has shown nothing yet."""
-        return SourceState(
+        return HeldState(
             {name: native.SparseMap(*shape, self._borders[name]) for name, shape in self.compiled.maps.items()}
         )
 
     def take(
         self,
-        state: SourceState,
+        state: HeldState,
         values: Mapping[str, Array],
         changed: Mapping[str, Changed] | None = None,
         scale: float = 0.0,
@@ -129,18 +129,18 @@ class Program:
 
     def update(
         self,
-        state: SourceState,
+        state: HeldState,
         masks: dict[str, Mask | None],
         scale: float = 0.0,
         *,
         go_on: Callable[[float, float], bool] | None = None,
-    ) -> Work:
+    ) -> PictureWork:
         """Brings the state up to inputs that were taken and changed at `masks`; those of a stale state all did.
 
         `scale` times SHARE of a layer's range is its threshold; 0 leaves nothing out. `go_on` is asked after each
         layer, with the seconds so far and those to come at its share; False leaves a stale state and ends.
         """
-        key, work, begin = state.stale, Work(), time.perf_counter()
+        key, work, begin = state.stale, PictureWork(), time.perf_counter()
         state.stale = True  # until all of it is done
         if key:
             masks = {name: self._all(state, name) for name in masks}
@@ -166,7 +166,7 @@ class Program:
         state.stale = False
         return work
 
-    def results(self, state: SourceState) -> dict[str, Array]:
+    def results(self, state: HeldState) -> dict[str, Array]:
         """The outputs as they are held, each in memory of its own."""
         found = {}
         for name in self.outputs:
@@ -178,7 +178,7 @@ class Program:
         return found
 
     def _some(
-        self, layer: SparseLayer, state: SourceState, masks: dict[str, Mask | None], threshold: float, key: bool
+        self, layer: SparseLayer, state: HeldState, masks: dict[str, Mask | None], threshold: float, key: bool
     ) -> float:
         """Computes a layer by positions; their share."""
         size = self.compiled.maps[layer.made][:2]
@@ -195,7 +195,7 @@ class Program:
         return len(positions) / math.prod(size)
 
     def _whole(
-        self, layer: DenseLayer, state: SourceState, masks: dict[str, Mask | None], threshold: float, key: bool
+        self, layer: DenseLayer, state: HeldState, masks: dict[str, Mask | None], threshold: float, key: bool
     ) -> float:
         """Computes a node whole, unless nothing changed that it reads."""
         node = self.graph.nodes[layer.node]
@@ -216,7 +216,7 @@ class Program:
             masks[name] = None if same else np.ones((1, 1), np.uint8)
         return 1.0
 
-    def _tensor(self, state: SourceState, held: str, name: str) -> Tensor:
+    def _tensor(self, state: HeldState, held: str, name: str) -> Tensor:
         """What is held, as the graph's value of that name."""
         if held not in state.maps:
             return state.tensors[held]
@@ -224,10 +224,10 @@ class Program:
         tensor = torch.from_numpy(state.maps[held].values).permute(2, 0, 1)[None]
         return tensor if is_map(value) else tensor.to(getattr(torch, value.dtype))
 
-    def _all(self, state: SourceState, name: str) -> Mask:
+    def _all(self, state: HeldState, name: str) -> Mask:
         return np.ones(self.compiled.maps[name][:2] if name in state.maps else (1, 1), np.uint8)
 
-    def _measure(self, state: SourceState) -> None:
+    def _measure(self, state: HeldState) -> None:
         """The range of everything that a threshold is for."""
         names: set[Any] = {
             layer.made for layer in self.compiled.layers if isinstance(layer, SparseLayer) and layer.held_back

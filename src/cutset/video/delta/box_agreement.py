@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Agreement", "Boxes", "Detections", "Disagreement", "matched"]
+__all__ = ["BoxAgreement", "Boxes", "Detections", "Disagreement", "matched"]
 
 # What a network's outputs, by their names, say is in a picture.
 Detections = Callable[[Mapping[str, NDArray[Any]]], "Boxes"]
@@ -45,7 +45,7 @@ def matched(found: Boxes, truth: Boxes) -> int:
 
 
 @dataclass
-class Agreement:
+class BoxAgreement:
     """Counts of the pictures so far. Those in which neither side has a box are counted apart: they say nothing."""
 
     pairs: int = 0

@@ -11,7 +11,7 @@ from cutset.codec import Budget
 from cutset.errors import ConfigError
 from cutset.stream import Stream
 from cutset.video.accuracy import Accuracy
-from cutset.video.delta.agreement import Agreement, Disagreement, matched
+from cutset.video.delta.box_agreement import BoxAgreement, Disagreement, matched
 
 BOX = [10.0, 10.0, 30.0, 30.0, 0.8, 2.0]
 
@@ -40,7 +40,7 @@ def test_the_best_overlap_is_taken_first() -> None:
 
 
 def test_pooled_over_pictures_and_empty_ones_apart() -> None:
-    agreement = Agreement()
+    agreement = BoxAgreement()
     agreement.add(boxes(), boxes())
     assert agreement.f1 == 1.0
     agreement.add(boxes(BOX), boxes(BOX))

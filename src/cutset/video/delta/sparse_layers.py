@@ -41,6 +41,7 @@ class Writing:
     pool: native.Pool
 
     def target(self, layer: SparseLayer, first_channel: int = 0) -> native.SparseTarget:
+        """The same for a kernel, with what follows the layer."""
         return native.SparseTarget(
             self.out, self.positions, self.changed, self.threshold, first_channel, layer.activation, layer.parameter
         )
@@ -203,10 +204,11 @@ class Resize(SparseLayer):
         [mask] = masks
         if mask is None:
             return None
-        if not self._blends:
-            return mask[self.row_places[0]][:, self.column_places[0]]
-        rows = mask[self.row_places[0]] | mask[self.row_places[1]]
-        return rows[:, self.column_places[0]] | rows[:, self.column_places[1]]
+        found: Mask = mask[self.row_places[0]]
+        if self._blends:
+            found = found | mask[self.row_places[1]]
+        first: Mask = found[:, self.column_places[0]]
+        return first | found[:, self.column_places[1]] if self._blends else first
 
     def compute(self, maps: Mapping[str, native.SparseMap], to: Writing) -> int:
         return native.sparse_resize(
