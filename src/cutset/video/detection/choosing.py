@@ -12,9 +12,9 @@ from cutset.config import did_you_mean
 from cutset.errors import ConfigError
 from cutset.partition.graph import Graph
 from cutset.reading import read_bytes
-from cutset.video.detection.decoder import HeadFacts, HeadLimits, OutputDecoder
 from cutset.video.detection.detr_head import DetrHead
 from cutset.video.detection.labels import labels_of
+from cutset.video.detection.output_decoder import HeadFacts, HeadLimits, OutputDecoder
 from cutset.video.detection.ssd_head import SsdHead, boxes_and_scores
 from cutset.video.detection.text_mask import TextMask
 from cutset.video.detection.yolo_head import FEW_ROWS, YoloHead, box_counts

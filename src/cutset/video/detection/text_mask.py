@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cutset.errors import ConfigError, DeviceError
 from cutset.video.detection.boxes import Detections
-from cutset.video.detection.decoder import HeadFacts, HeadLimits, Outputs, logits_seen, sigmoid
+from cutset.video.detection.output_decoder import HeadFacts, HeadLimits, Outputs, logits_seen, sigmoid
 
 __all__ = ["TextMask", "smallest_rectangle"]
 

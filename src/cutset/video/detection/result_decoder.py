@@ -7,7 +7,7 @@ from collections.abc import Collection
 import numpy as np
 
 from cutset.video.detection.boxes import Detections
-from cutset.video.detection.decoder import OutputDecoder
+from cutset.video.detection.output_decoder import OutputDecoder
 from cutset.video.result import Result
 
 __all__ = ["ResultDecoder"]
