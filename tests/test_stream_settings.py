@@ -164,6 +164,7 @@ def test_a_variable_does_not_take_back_that_pictures_stay(place: Path, monkeypat
 
 WRONG = {
     "size": ["480", "480x", "0x0x0", "480x720\n"],
+    "fit": ["", "crop"],
     "limit": ["0", "-1", "2.5", "x"],
     "rate": ["0", "-1", "nan", "inf", "x"],
     "deadline": ["0", "nan"],

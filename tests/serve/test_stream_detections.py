@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("prometheus_client")
 
-from cutset.serve.events import PictureEvent
+from cutset.serve.events import PictureEvent, StreamEvent
 from cutset.serve.feed import StreamFeed
 from cutset.serve.hub import Hub
 from cutset.serve.panel import open_panel
@@ -83,6 +83,7 @@ def test_boxes_are_drawn_over_the_picture(page: Any) -> None:
     with open_panel() as (hub, url):
         page.goto(url)
         becomes(page, "state", "live")
+        hub.publish(StreamEvent("spots", "front", SIZE, None, "delta", ["coordinator", "a"]))
         feed = StreamFeed(hub)
         things = found((0, 0.9, (8, 0, 16, 30)), (1, 0.6, (40, 10, 70, 28)), (0, 0.5, (20, 2, 30, 25)))
         while not hub.watched:

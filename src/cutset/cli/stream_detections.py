@@ -194,7 +194,7 @@ class DetectionOutputs:
                 for i, camera in enumerate(cameras):
                     self._writers[i] = AnnotatedFolder(args.annotate, camera, f".{args.annotate_as}")
             elif args.annotate:
-                from cutset.video.detection.drawing import pillow
+                from cutset.video.detection.box_drawing import pillow
 
                 pillow()
             parts.callback(self._close_writers)
@@ -244,7 +244,7 @@ class DetectionOutputs:
 
     def _draw(self, result: Result, found: Detections) -> None:
         from cutset.video.detection.annotate import AnnotatedVideo
-        from cutset.video.detection.drawing import annotated
+        from cutset.video.detection.box_drawing import annotated
 
         pixels = result.original
         drawn, zones = found, self.zones(result.source, result.placement.native)

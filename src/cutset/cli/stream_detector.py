@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cutset.config import StreamSettings
     from cutset.stream import Stream
     from cutset.video.detection import ResultDecoder
-    from cutset.video.frigate.server import FrigateServer
+    from cutset.video.frigate.frigate_server import FrigateServer
 
 __all__ = ["DESCRIPTION", "HELP", "configure", "run", "serve_results"]
 
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(settings.threads)
     from cutset.stream import Stream
     from cutset.video.assembly import Given, assemble, options_of
-    from cutset.video.frigate.server import FrigateServer
+    from cutset.video.frigate.frigate_server import FrigateServer
 
     deadline = settings.deadline or DEADLINE
     with contextlib.ExitStack() as stack:

@@ -25,6 +25,7 @@ __all__ = ["ENCODINGS", "PictureDecoder", "PictureEncoder", "PictureInputs"]
 
 Pixels = NDArray[np.uint8]
 ENCODINGS = (*FORMS, "packets")
+NOTED = ("index", "placement", "original")
 MOST_PACKETS = 64 << 20  # bytes of a group of pictures, as PacketHistory keeps
 
 Side = Annotated[int, msgspec.Meta(ge=1, le=LARGEST)]
@@ -69,11 +70,7 @@ class PictureInputs:
         """A picture: an array, or something that has `pixels` and may have more of a Picture's fields."""
         time, packets = getattr(item, "time", None), getattr(item, "packets", None)
         own = None if packets is None else Restart(tuple(packets), item.skipped, item.opens)
-        note = (
-            PictureNote(*(getattr(item, name, None) for name in PictureNote._fields))
-            if hasattr(item, "pixels")
-            else None
-        )
+        note = PictureNote(*(getattr(item, name, None) for name in NOTED)) if hasattr(item, "pixels") else None
         return SourceItem(
             getattr(item, "pixels", item),
             None if time is None else float(time),

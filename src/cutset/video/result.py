@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,7 +13,8 @@ from cutset.video.sources.placement import Placement
 __all__ = ["PictureNote", "Result"]
 
 
-class PictureNote(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class PictureNote:
     """What a source said of a picture; see `Picture`."""
 
     index: int | None = None

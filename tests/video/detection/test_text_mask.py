@@ -34,7 +34,7 @@ def test_a_turned_region_grows_by_its_area_and_perimeter(angle: float, scale: in
     found = decoder.decode({"maps": mask})
     assert len(found) == 1
     assert found.label(0) == "text"
-    assert found.scores[0] == pytest.approx(0.9, abs=0.05)
+    assert 0.7 < found.scores[0] <= 0.9001, "with the pixels on its edge"
     assert found.polygons is not None
     corners = found.polygons[0] / scale
     grow = 2 * 70 * 14 * 1.6 / (2 * (70 + 14))

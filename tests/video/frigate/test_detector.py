@@ -20,7 +20,7 @@ from cutset.cluster.launch.local import LocalWorkers
 from cutset.stream import Stream
 from cutset.video import assembly
 from cutset.video.detection import HeadLimits, ResultDecoder, choose_decoder, facts_of
-from cutset.video.frigate.server import FrigateServer
+from cutset.video.frigate.frigate_server import FrigateServer
 from cutset.video.torch_model import TorchModel
 from video.detection.spots import NAMES, SIDE, Spots, picture
 from video.frigate.client import FrigateClient

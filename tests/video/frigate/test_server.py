@@ -14,8 +14,8 @@ import zmq
 
 from cutset.errors import ConfigError, FrameError, LinkError
 from cutset.video.detection import Detections
+from cutset.video.frigate.frigate_server import MOST_WAITING, FrigateServer
 from cutset.video.frigate.protocol import LONGEST_HEADER, answer, envelope, pixels_of, read_request
-from cutset.video.frigate.server import MOST_WAITING, FrigateServer
 from video.frigate.client import FrigateClient
 
 SIZE = (8, 12)

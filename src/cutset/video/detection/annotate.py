@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cutset.errors import ConfigError, DeviceError
 from cutset.files import check_writable
-from cutset.video.detection.drawing import pillow
+from cutset.video.detection.box_drawing import pillow
 from cutset.video.sources.libav import libav, reason
 
 __all__ = ["VIDEO_ENDINGS", "AnnotatedFolder", "AnnotatedVideo", "safe_name"]

@@ -75,7 +75,8 @@ def overlaps(one: NDArray[Any], others: NDArray[Any]) -> NDArray[np.float64]:
     shared = np.prod(np.clip(high - low, 0, None), axis=2)
     areas = [np.prod(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None), axis=1) for boxes in (one, others)]
     either = areas[0][:, None] + areas[1][None, :] - shared
-    return np.divide(shared, either, out=np.zeros_like(shared), where=either > 0)
+    found: NDArray[np.float64] = np.divide(shared, either, out=np.zeros_like(shared), where=either > 0)
+    return found
 
 
 def suppress(

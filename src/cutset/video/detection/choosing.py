@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from cutset.config import did_you_mean
 from cutset.errors import ConfigError
+from cutset.models.files.npy import map_npy
 from cutset.partition.graph import Graph
-from cutset.reading import read_bytes
-from cutset.video.detection.decoder import HeadFacts, HeadLimits, OutputDecoder
 from cutset.video.detection.detr_head import DetrHead
 from cutset.video.detection.labels import labels_of
+from cutset.video.detection.output_decoder import HeadFacts, HeadLimits, OutputDecoder
 from cutset.video.detection.ssd_head import SsdHead, boxes_and_scores
 from cutset.video.detection.text_mask import TextMask
 from cutset.video.detection.yolo_head import FEW_ROWS, YoloHead, box_counts
@@ -27,7 +27,7 @@ KINDS: dict[str, Callable[[HeadFacts, HeadLimits], OutputDecoder]] = {
     "detr": DetrHead,
     "db": TextMask,
 }
-MOST_ANCHORS = 8 << 20  # bytes of a file
+MOST_ANCHORS = 1_000_000
 # What exporters of YOLO call a network's task, and that its first columns are the boxes of things.
 TASKS = {"detect": True, "segment": True, "pose": True, "classify": False, "obb": False}
 
@@ -62,15 +62,13 @@ def choose_decoder(
 
 def read_anchors(path: Path) -> NDArray[np.float32]:
     """Anchors (n, 4) of a .npy file: middle, width and height in shares of the picture. Raises ConfigError."""
-    import io
-
     try:
-        found = np.load(io.BytesIO(read_bytes(path, MOST_ANCHORS, "file of anchors")), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        found = map_npy(path)
+    except (OSError, ValueError) as error:
         raise ConfigError(f"--anchors: {path} is no .npy file of numbers: {str(error)[:100]}") from None
-    if not isinstance(found, np.ndarray) or found.ndim != 2 or found.shape[1] != 4 or found.dtype.kind != "f":
+    if found.ndim != 2 or found.shape[1] != 4 or found.dtype.kind != "f" or len(found) > MOST_ANCHORS:
         raise ConfigError(f"--anchors: {path} must hold floats (n, 4): middle, width and height")
-    if not (np.isfinite(found).all() and found.size and (found[:, 2:] > 0).all()):
+    if not (found.size and (np.abs(found) < 1e6).all() and (found[:, 2:] > 0).all()):
         raise ConfigError(f"--anchors: {path} has anchors that are no boxes; sides are above 0")
     return found.astype(np.float32)
 

@@ -8,7 +8,16 @@ import numpy as np
 
 from cutset.errors import ConfigError
 from cutset.video.detection.boxes import Detections, corners
-from cutset.video.detection.decoder import HeadFacts, HeadLimits, Outputs, Seen, logits_seen, rows_of, sigmoid, softmax
+from cutset.video.detection.output_decoder import (
+    HeadFacts,
+    HeadLimits,
+    Outputs,
+    Seen,
+    logits_seen,
+    rows_of,
+    sigmoid,
+    softmax,
+)
 from cutset.video.detection.ssd_head import boxes_and_scores
 
 __all__ = ["DetrHead"]

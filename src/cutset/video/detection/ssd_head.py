@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cutset.errors import ConfigError
 from cutset.video.detection.boxes import Detections, corners
-from cutset.video.detection.decoder import (
+from cutset.video.detection.output_decoder import (
     HeadFacts,
     HeadLimits,
     Outputs,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cutset.errors import ConfigError, DeviceError
 from cutset.video.detection.boxes import Detections
-from cutset.video.detection.decoder import HeadFacts, HeadLimits, Outputs, logits_seen, sigmoid
+from cutset.video.detection.output_decoder import HeadFacts, HeadLimits, Outputs, logits_seen, sigmoid
 
 __all__ = ["TextMask", "smallest_rectangle"]
 
@@ -19,6 +19,7 @@ SCORE = 0.5  # of a box: the mean of its pixels
 UNCLIP = 1.6  # the mask is a shrunk one: by how much of its area, by its perimeter, a box grows
 SHORTEST = 3.0  # pixels of the shorter side
 MOST_REGIONS = 1000
+EDGE = 0.5  # pixels: those on the edge of a rectangle count in its score, as where it is filled
 
 Points = NDArray[np.float64]
 
@@ -132,13 +133,13 @@ def _turn(a: Points, b: Points, c: Points) -> float:
 
 
 def _mean_inside(shares: NDArray[np.float32], middle: Points, axes: Points, sides: Points) -> float:
-    """The mean of the pixels whose middles a rectangle holds."""
-    reach = np.abs(axes * (sides / 2)[:, None]).sum(axis=0)
+    """The mean of the pixels that a rectangle holds or touches."""
+    reach = np.abs(axes * (sides / 2 + EDGE)[:, None]).sum(axis=0)
     low = np.maximum(np.floor(middle - reach), 0).astype(int)
     high = np.minimum(np.ceil(middle + reach), np.array(shares.shape[::-1]) - 1).astype(int)
     columns, rows = np.meshgrid(np.arange(low[0], high[0] + 1), np.arange(low[1], high[1] + 1))
     away = np.abs((np.stack([columns, rows], axis=-1) - middle) @ axes.T)
-    inside = (away <= sides / 2 + 1e-6).all(axis=-1)
+    inside = (away <= sides / 2 + EDGE).all(axis=-1)
     return float(shares[low[1] : high[1] + 1, low[0] : high[0] + 1][inside].mean()) if inside.any() else 0.0
 
 

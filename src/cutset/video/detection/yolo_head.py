@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cutset.errors import ConfigError
 from cutset.video.detection.boxes import Detections, corners
-from cutset.video.detection.decoder import HeadFacts, HeadLimits, Outputs, best_of, logits_seen, rows_of, sigmoid
+from cutset.video.detection.output_decoder import HeadFacts, HeadLimits, Outputs, best_of, logits_seen, rows_of, sigmoid
 
 __all__ = ["FEW_ROWS", "YoloHead", "box_counts"]
 

@@ -40,8 +40,8 @@ class Placement:
         edge. Each axis is scaled by what it was scaled by, to the rounding of `inner`."""
         rows, columns = self.native
         factor = np.array([columns / self.inner[1], rows / self.inner[0]])
-        found = (np.asarray(points, np.float64) - self.corner[::-1]) * factor
-        return np.clip(found, 0.0, (columns, rows))
+        found: NDArray[np.float64] = (np.asarray(points, np.float64) - self.corner[::-1]) * factor
+        return found.clip(0.0, np.array([columns, rows]))
 
     def to_picture(self, points: NDArray[Any]) -> NDArray[np.float64]:
         """The other way round."""

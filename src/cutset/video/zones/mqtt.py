@@ -85,6 +85,7 @@ class MqttPublisher:
         """`ca`: certificates in whose name a broker is believed, in place of the system's."""
         try:
             import paho.mqtt.client as mqtt
+            from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
         except ImportError:
             raise DeviceError("MQTT needs a package more: pip install 'cutset[mqtt]'") from None
         self.address, self._most, self._log = address, most, log
@@ -96,8 +97,8 @@ class MqttPublisher:
         self._early: set[int] = set()  # answered before `publish` had returned
         self._hellos: set[int] = set()
         self._said = ""
-        self._full = mqtt.MQTT_ERR_QUEUE_SIZE
-        self._client: Any = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
+        self._full = MQTTErrorCode.MQTT_ERR_QUEUE_SIZE
+        self._client: Any = mqtt.Client(CallbackAPIVersion.VERSION2)
         client = self._client
         client.will_set(self._available, "offline", qos=1, retain=True)
         if address.user is not None:

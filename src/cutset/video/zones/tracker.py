@@ -35,7 +35,8 @@ class TrackedObject:
     def expected(self, time: float) -> NDArray[np.float64]:
         """Where its box is at a time, if it moves on as it did."""
         shift = self.speed * min(max(time - self.seen, 0.0), PATIENCE)
-        return self.box + np.concatenate([shift, shift])
+        found: NDArray[np.float64] = self.box + np.concatenate([shift, shift])
+        return found
 
 
 class Tracker:

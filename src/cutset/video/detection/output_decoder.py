@@ -99,7 +99,8 @@ def logits_seen() -> Seen:
 def sigmoid(values: NDArray[Any]) -> NDArray[np.float32]:
     """1 / (1 + e⁻ˣ), of any float32 without overflow."""
     half = np.float32(0.5)
-    return half + half * np.tanh(half * values.astype(np.float32))
+    found: NDArray[np.float32] = half + half * np.tanh(half * values.astype(np.float32))
+    return found
 
 
 def softmax(values: NDArray[Any]) -> NDArray[np.float32]:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import numpy as np
 
 from cutset.video.detection.boxes import Detections
-from cutset.video.detection.decoder import OutputDecoder
+from cutset.video.detection.output_decoder import OutputDecoder
 from cutset.video.result import Result
 
 __all__ = ["ResultDecoder"]
@@ -26,7 +26,8 @@ class ResultDecoder:
         """What is in a picture; nothing where it was dropped. Raises ConfigError for outputs that changed shape."""
         if result.dropped:
             return Detections.none(self.decoder.names)
-        found = self.decoder.decode(result.outputs)
+        with np.errstate(all="ignore"):  # a network may give what is no number; heads leave that out
+            found = self.decoder.decode(result.outputs)
         if self._only:
             found = found.chosen(np.array([found.label(i) in self._only for i in range(len(found))], bool))
         return found.in_source(result.placement)
