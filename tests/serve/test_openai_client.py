@@ -194,7 +194,6 @@ def test_vllms_parameters(server: Running, expected: str) -> None:
         ({"prompt": [1, "a"]}, openai.BadRequestError, None, "prompt"),
         ({"prompt": [10**7]}, openai.BadRequestError, None, None),
         ({"extra_body": {"stream_options": {"include_usage": True}}}, openai.BadRequestError, None, "stream_options"),
-        ({"echo": True, "logprobs": 1}, openai.BadRequestError, None, "echo"),
         ({"best_of": 3}, openai.BadRequestError, None, "best_of"),
         ({"logit_bias": {"5": 101}}, openai.BadRequestError, None, "logit_bias"),
         ({"extra_body": {"max_token": 5}}, openai.BadRequestError, None, "max_token"),

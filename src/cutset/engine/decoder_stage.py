@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.engine.prefix_store import PrefixStore, StoredBlocks
-from cutset.engine.sampler import Choice, choose
+from cutset.engine.sampler import Choice, choose, score
 from cutset.engine.stage_blocks import answer, decode_blocks, decode_found, is_blocks
 from cutset.engine.stage_item import StageItem, StageSetup, decode_item, encode_choices, with_sampling
 from cutset.engine.token_history import KnownHistories
@@ -128,14 +128,17 @@ class DecoderStage:
         return cast(StageExecutor, self.executor).forward(batch, self.cache, hidden=hidden)
 
     def choose(self, item: StageItem, logits: Floats) -> list[Choice | None]:
-        """The tokens that follow the wanted rows; None where logits are no numbers or all are masked."""
+        """The tokens that follow the wanted rows; None where logits are no numbers or all are masked. Of rows that score
+        a token it is that one."""
         wanted = (len(item.batch.logit_rows), self.executor.spec.vocab_size)
         if logits.shape != wanted:
             raise EngineError(f"the executor gave logits {logits.shape} instead of {wanted}")
         if self._masked.size:
             logits[:, self._masked] = -np.inf
         masks = () if item.masks is None else item.masks.found
-        return choose(logits, item.samplers, item.known, item.drafts(), masks)
+        scores, drawn = item.scores, len(logits) - item.scored
+        found = choose(logits[:drawn], item.samplers, item.known, item.drafts(), masks)
+        return found if scores is None else found + score(logits[drawn:], scores)
 
     def _checked(self, hidden: Array, rows: int) -> Floats:
         wanted = (rows, self.executor.spec.hidden)

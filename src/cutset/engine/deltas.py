@@ -35,6 +35,7 @@ def token_delta(sequence: Sequence, choice: Choice, now: float) -> Delta:
         usage=request.usage if last else None,
         timings=request.timings if last else None,
         special=sequence.text.take_special(),
+        prompt_logprobs=request.take_scores() if sequence.index == 0 else None,
     )
 
 

@@ -42,6 +42,7 @@ __all__ = ["Engine"]
 
 log = logging.getLogger(__name__)
 DRAFTING = 8  # sequences with states of which all drafts find room, unless it is said how many
+SCORED_BYTES = 64 << 20  # logits of a step that score prompts
 RESTING = 2.0  # seconds that stages may take to keep blocks while nobody waits for them
 
 
@@ -134,6 +135,7 @@ class Engine:
             states=states,
             stored=stored,
             speculation=self._speculation,
+            most_scored=max(1, SCORED_BYTES // (4 * spec.vocab_size)),
         )
         self._requests: dict[str, Request] = {}  # the unfinished ones
         self._arrivals = count()
@@ -307,7 +309,8 @@ class Engine:
             if step.masks is not None:
                 self._masks.begin(step.masks)
             try:
-                self._pipeline.send(StageItem(number, step.batch, step.samplers, step.known, drafted, step.masks))
+                asked = step.samplers, step.known, drafted, step.masks, step.scores
+                self._pipeline.send(StageItem(number, step.batch, *asked))
             except Exception as error:
                 del self._in_flight[number]
                 return self._fail(step, error)
@@ -386,7 +389,7 @@ class Engine:
         if self._speculation is not None and step.decodes():
             self._speculation.costs.observe(len(step.batch.token_ids), now - start)
         self._scheduler.advance(step)
-        deltas: list[Delta] = []
+        deltas = self._score(step, choices)
         row = 0
         for number, place in enumerate(step.wanted):
             drafts = step.drafts[number] if step.drafts else []
@@ -394,6 +397,21 @@ class Engine:
             sequence = step.sequences[place]
             if sequence.epoch == step.epochs[place]:  # else preempted, cancelled, or another sample of it failed
                 deltas += self._continue(sequence, own, drafts, now)
+        return deltas
+
+    def _score(self, step: Step, choices: list[Choice | None]) -> list[Delta]:
+        """Takes what a step says of tokens of prompts, its last choices."""
+        deltas: list[Delta] = []
+        row = len(choices) - sum(count for _, count in step.scored)
+        for place, count in step.scored:
+            sequence, own = step.sequences[place], choices[row : row + count]
+            row += count
+            if sequence.epoch != step.epochs[place] or sequence.request.scores is None:
+                continue
+            found = [one.logprob for one in own if one is not None and one.logprob is not None]
+            sequence.request.scores += found
+            if len(found) < count:
+                deltas += self._end(sequence.request, EngineError("the logits of its prompt are not numbers"))
         return deltas
 
     def _continue(self, sequence: Sequence, choices: list[Choice | None], drafts: list[int], now: float) -> list[Delta]:

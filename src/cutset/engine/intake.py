@@ -108,6 +108,7 @@ def open_request(
     eos_ids = frozenset() if params.ignore_eos else eos_ids
     end_ids = eos_ids.union(params.stop_ids)
     request = Request(request_id, params, len(prompt_ids), arrival, added, eos_ids, end_ids, adapter)
+    request.scores = None if params.prompt_logprobs is None else []
     seed = int.from_bytes(os.urandom(8), "little") if params.seed is None else params.seed
     if params.max_tokens is not None:
         limit = min(limit, len(prompt_ids) + params.max_tokens)

@@ -165,6 +165,8 @@ class Embeddings(_Embedding):
 class OllamaEmbed(_Embedding):
     """An ASGI application: `/api/embed`, several texts at once."""
 
+    several = True  # of `input` and `prompt` the first counts, where a client gives both
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter_ns()
         asked = await self._asked(scope, receive, send)
@@ -188,7 +190,7 @@ class OllamaEmbed(_Embedding):
         if request is None:
             return None
         model = service.check_model(request.model)
-        texts = request.input if request.prompt is None else request.prompt
+        texts = (request.input or request.prompt if self.several else request.prompt or request.input) or []
         inputs: list[Prompt] = [texts] if isinstance(texts, str) else list(texts)
         if not inputs:  # how clients have a model loaded
             return request, np.empty((0, 0), np.float32), 0
@@ -199,6 +201,8 @@ class OllamaEmbed(_Embedding):
 
 class OllamaEmbeddings(OllamaEmbed):
     """An ASGI application: `/api/embeddings`, the older one of one text."""
+
+    several = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = await self._asked(scope, receive, send)
