@@ -62,7 +62,9 @@ def check_by_id(found: Any, wanted: list[TokenLogprob | None], likeliest: int) -
             ours.token_id: ours.logprob,
             **dict(ours.top[:likeliest]),
         }
-        assert all(told["rank"] == 1 + place for place, (one, _) in enumerate(ours.top) if (told := theirs.get(str(one))))
+        assert all(
+            told["rank"] == 1 + place for place, (one, _) in enumerate(ours.top) if (told := theirs.get(str(one)))
+        )
 
 
 @pytest.mark.parametrize("likeliest", [0, 3])

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import httpx
 import jsonschema
-import openai
 import pytest
 from pydantic import BaseModel
 

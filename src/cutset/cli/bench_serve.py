@@ -21,7 +21,9 @@ DESCRIPTION = (
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workload", choices=("w246", "tiny"), default="w246", help="default w246")
-    parser.add_argument("--mixed", metavar="MODEL", help="clients with a schema and without, of a model as in `generate`")
+    parser.add_argument(
+        "--mixed", metavar="MODEL", help="clients with a schema and without, of a model as in `generate`"
+    )
     parser.add_argument("--clients", type=int, default=64, metavar="N", help="with --mixed (default 64)")
     parser.add_argument("--tokens", type=int, default=64, metavar="N", help="of each answer, with --mixed (default 64)")
     add_rounds(parser)
@@ -52,9 +54,7 @@ def _mixed(args: argparse.Namespace, threads: int) -> int:
     for name, value in (("clients", args.clients), ("tokens", args.tokens)):
         if not 2 <= value <= 1000:
             raise ConfigError(f"--{name} must be 2 to 1000, not {value}")
-    rows = run_mixed(
-        args.mixed, clients=args.clients, tokens=args.tokens, threads=threads, rounds=args.rounds, log=log
-    )
+    rows = run_mixed(args.mixed, clients=args.clients, tokens=args.tokens, threads=threads, rounds=args.rounds, log=log)
     print(rows_table(rows))
     save_rows(args, rows, threads=threads, packages=("starlette", "uvicorn", "llguidance"))
     return 0

@@ -97,10 +97,12 @@ class Scheduler:
         self.groups, most = max(groups, 1), self.max_batch_tokens
         self._budget = most if groups <= 1 else max(-(-most // groups), min(LEAST_ROWS, most))
 
-    def lose(self) -> None:
-        """The cache has lost all that it held. Running sequences wait again, and will be computed from their tokens."""
-        for sequence in sorted(self.running, key=lambda one: one.age, reverse=True):
-            self._requeue(sequence)
+    def lose(self, beside: Scheduler) -> None:
+        """The cache has lost all that it held, also for who is `beside`. Running sequences wait again, and will be
+        computed from their tokens."""
+        for one in (self, beside):
+            for sequence in sorted(one.running, key=lambda each: each.age, reverse=True):
+                one._requeue(sequence)
         if isinstance(self.stored, StagedBlocks):
             self.stored.lose()
         self.pool.forget()
@@ -318,6 +320,8 @@ class Scheduler:
         # Each running sequence keeps a block to grow into, or this one would soon be preempted. One that has just been
         # preempted doesn't come back in the same step: it gave up fewer free blocks than it needs.
         if new + len(self.running) > free and (self.running or new > free):
+            return False
+        if self.states is not None and not self.states.free:
             return False
         self.pool.share(found)
         sequence.hold(found + self.pool.allocate(new))

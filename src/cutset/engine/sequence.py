@@ -148,6 +148,10 @@ class Sequence:
             return 0  # but its own, if it has to begin again
         return self.known - 1
 
+    def pooled(self, start: int, rows: int) -> range | None:
+        """Which of so many tokens from `start` on give a hidden state for a vector; None: it is one that generates."""
+        return None
+
     @property
     def age(self) -> tuple[int, int]:
         """Older sequences compare less."""

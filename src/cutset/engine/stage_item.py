@@ -32,9 +32,11 @@ __all__ = [
     "StageItem",
     "StageSetup",
     "decode_choices",
+    "decode_hidden",
     "decode_item",
     "decode_setup",
     "encode_choices",
+    "encode_hidden",
     "encode_item",
     "encode_setup",
     "with_sampling",
@@ -81,7 +83,11 @@ class StageItem(NamedTuple):
     known: Sequence[int]  # how many tokens each of these sequences has: the position of the one that is drawn
     drafted: Sequence[int] = ()  # how many drafts each of them has, or empty: its last rows, all of which are wanted
     masks: StepMasks | None = None  # of their rows; None where every token may come next
-    scores: Scores | None = None  # of the last of `batch.logit_rows`, behind those of the samplers; None: no row has any
+    scores: Scores | None = (
+        None  # of the last of `batch.logit_rows`, behind those of the samplers; None: no row has any
+    )
+
+    pooled: bool = False  # of `batch.logit_rows` hidden states are wanted; nothing is drawn
 
     @property
     def scored(self) -> int:
@@ -156,11 +162,12 @@ class _Item(_Part):
     sampling: msgspec.Raw  # list[_Sampling], read by the last stage alone
 
 
-class _ScoredItem(_Item):
-    """One that scores tokens. Others are sent without, as older stages know them."""
+class _WiderItem(_Item):
+    """One that scores tokens, or is pooled. Others are sent without, as older stages know them."""
 
     scored: Ints = b""  # (scored,) the given next tokens of the last of logit_rows
     likeliest: Ints = b""  # (scored,) how many are reported beside each
+    pooled: bool = False
 
 
 class _Logprob(_Part):
@@ -176,7 +183,7 @@ class _Choice(_Part):
 
 
 _encoder = msgspec.msgpack.Encoder()
-_items = msgspec.msgpack.Decoder(_ScoredItem)
+_items = msgspec.msgpack.Decoder(_WiderItem)
 _samplings = msgspec.msgpack.Decoder(Annotated[list[_Sampling], msgspec.Meta(max_length=MOST_SEQUENCES)])
 _setups = msgspec.msgpack.Decoder(StageSetup)
 _choices = msgspec.msgpack.Decoder(Annotated[list[_Choice | None], msgspec.Meta(max_length=MOST_ROWS)])
@@ -215,8 +222,10 @@ def encode_item(item: StageItem, histories: SentHistories | None = None) -> byte
     for (one, _, _), part in zip(penalised, parts, strict=True):
         one.history = _History(part.slot, part.start, part.prompt_tokens, _bytes(part.ids))
     kind: Any = _Item
-    if item.scores is not None:
-        kind = partial(_ScoredItem, scored=_bytes(item.scores.tokens), likeliest=_bytes(item.scores.likeliest))
+    if item.pooled:
+        kind = partial(_WiderItem, pooled=True)
+    elif item.scores is not None:
+        kind = partial(_WiderItem, scored=_bytes(item.scores.tokens), likeliest=_bytes(item.scores.likeliest))
     return _encoder.encode(
         kind(
             number=item.number,
@@ -250,11 +259,11 @@ def decode_item(
 
     Raises FrameError, and EngineError for one that goes on with a history that isn't known.
     """
-    found: _ScoredItem = _decoded(_items, data, "item")
+    found: _WiderItem = _decoded(_items, data, "item")
     batch = _batch(found, adapters or {})
     _check(batch, setup, vocab_size)
-    item = StageItem(found.number, batch, (), ())
-    if not sampling:
+    item = StageItem(found.number, batch, (), (), pooled=found.pooled)
+    if not sampling or found.pooled:
         return item
     return _with_sampling(item, found, KnownHistories(setup.sequences, vocab_size) if histories is None else histories)
 
@@ -265,7 +274,7 @@ def with_sampling(item: StageItem, data: bytes | memoryview, histories: KnownHis
     return _with_sampling(item, _decoded(_items, data, "item"), histories)
 
 
-def _with_sampling(item: StageItem, found: _ScoredItem, histories: KnownHistories) -> StageItem:
+def _with_sampling(item: StageItem, found: _WiderItem, histories: KnownHistories) -> StageItem:
     batch = item.batch
     draws: list[_Sampling] = _decoded(_samplings, found.sampling, "item")
     drafted = [one.drafted for one in draws]
@@ -311,6 +320,19 @@ def decode_choices(data: bytes | memoryview, *, wanted: int, vocab_size: int) ->
             )
         )
     return choices
+
+
+def encode_hidden(hidden: NDArray[np.float32]) -> bytes:
+    """The bytes of hidden states (wanted, hidden) of a pooled item."""
+    return hidden.astype("<f4", copy=False).tobytes()
+
+
+def decode_hidden(data: bytes | memoryview, *, wanted: int, hidden: int) -> NDArray[np.float32]:
+    """Hidden states (wanted, hidden). Raises FrameError."""
+    size = memoryview(data).nbytes
+    if size != 4 * wanted * hidden:
+        raise FrameError(f"hidden states have {size} bytes instead of {4 * wanted * hidden}")
+    return np.frombuffer(data, "<f4").astype(np.float32, copy=False).reshape(wanted, hidden)
 
 
 def _decoded(decoder: Any, data: Any, what: str) -> Any:
@@ -413,7 +435,7 @@ def _check_drafted(batch: Batch, drafted: Sequence[int]) -> None:
     _within("logit_rows", np.isin(rows, batch.row_starts).astype(np.int32), 0, 0)
 
 
-def _scores(found: _ScoredItem, vocab_size: int) -> Scores | None:
+def _scores(found: _WiderItem, vocab_size: int) -> Scores | None:
     tokens = _ints(found.scored, "scored")
     if not len(tokens):
         return None

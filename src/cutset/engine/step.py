@@ -36,7 +36,10 @@ class Step:
     saves: list[Saves]  # checkpoints of states that it makes of each; empty where there are no states
     drafts: list[list[int]]  # of each of the wanted, whose rows are wanted too; empty where there are none at all
     masks: StepMasks | None = None  # None where every token may come next
-    scored: list[tuple[int, int]] = field(default_factory=list)  # places, and rows of each, that score a prompt's tokens
+    scored: list[tuple[int, int]] = field(
+        default_factory=list
+    )  # places, and rows of each, that score a prompt's tokens
+    pooled: bool = False  # hidden states are wanted in place of logits
     scores: Scores | None = None  # what is asked of these rows, which are the last of `batch.logit_rows`
     sent: float = 0.0  # when, by the engine's clock
 
@@ -94,6 +97,9 @@ def make_step(
         before.append(done)
         epochs.append(sequence.epoch)
         context_lens.append(done + end - start)
+        if (pooled := sequence.pooled(done, count)) is not None:
+            logit_rows += range(start + pooled.start - done, start + pooled.stop - done)
+            continue
         if sequence.scoring:
             # A row says how likely the next token is. Rows of before a preemption have done so.
             first = max(done, len(sequence.request.scores or ()))
@@ -123,6 +129,7 @@ def make_step(
         states=_states(sequences),
     )
     step = Step(sequences, counts, before, epochs, wanted, samplers, known, batch, [], judged if drafts else [])
+    step.pooled = pooled is not None  # steps have sequences of one kind
     if scored:
         likeliest = [(sequences[place].request.params.prompt_logprobs or 0, count) for place, count in scored]
         step.scored = scored

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from starlette.types import Receive, Scope, Send
 
 from cutset.engine.embedding import unit_vectors
+from cutset.errors import CutsetError
 from cutset.llm import Prompt
 from cutset.serve.api_errors import NO_RETRY, ApiError, invalid
 from cutset.serve.plain_requests import read_plain
@@ -115,6 +116,9 @@ class _Embedding:
             either: set[asyncio.Future[Any]] = {came, gone}
             await asyncio.wait(either, timeout=service.limits.request_s, return_when=asyncio.FIRST_COMPLETED)
             if came.done():
+                if isinstance(error := came.exception(), CutsetError):
+                    for watch in service.watches:
+                        watch.request_failed(error)
                 return came.result()
             if gone.done():
                 for watch in service.watches:
