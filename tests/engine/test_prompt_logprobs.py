@@ -93,9 +93,13 @@ def test_scores_are_what_the_formula_says(options: dict[str, Any]) -> None:
 def test_a_wrong_executor_fails_it(executor: type[FakeExecutor]) -> None:
     asked = {str(number): (prompt, SCORED) for number, prompt in enumerate(prompts(4, seed=2, low=20, high=30))}
     found = scored(make_engine(executor(), max_batch_tokens=8), asked)
-    with pytest.raises(AssertionError):
-        for name, (prompt, _) in asked.items():
+    wrong = 0
+    for name, (prompt, _) in asked.items():
+        try:
             check(found[name], prompt)
+        except AssertionError:
+            wrong += 1
+    assert wrong
 
 
 def test_what_is_cached_is_computed_again_and_reused_by_others() -> None:

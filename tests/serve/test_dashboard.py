@@ -153,7 +153,7 @@ def test_it_is_live_over_tls_below_a_path(llm: AsyncLLM, browser: Any, tmp_path:
         context.close()
     assert not wrong
     assert len(asked) > 10
-    assert all(one.startswith(f"{url}/models/a") or one.startswith("data:") for one in asked)
+    assert all(one.startswith((f"{url}/models/a", "data:")) for one in asked)
 
 
 def test_events_are_the_last_of_each_kind_then_new_ones(server: Running) -> None:

@@ -1,5 +1,5 @@
 """What Open WebUI's backend asks of an OpenAI-compatible server and of Ollama's: its requests one after another, as its
-routers (`routers/openai.py`, `routers/ollama.py`, `utils/payload.py`) build them. It is too large to be installed here."""
+routers (`routers/openai.py`, `routers/ollama.py`, `utils/payload.py`) build them. It is too large to be installed."""
 
 from __future__ import annotations
 

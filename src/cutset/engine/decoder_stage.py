@@ -117,8 +117,8 @@ class DecoderStage:
         return answer(kept, [before and here > 0 for before, here in zip(found, read, strict=True)])
 
     def forward(self, item: StageItem, hidden: Floats | None = None) -> Floats:
-        """The residual stream (rows, hidden) after this stage, or logits (wanted, vocab) of the last one; of a pooled item
-        (wanted, hidden) after the final norm.
+        """The residual stream (rows, hidden) after this stage, or logits (wanted, vocab) of the last one; of a pooled
+        item (wanted, hidden) after the final norm.
 
         Adapters that this stage has taken in stand for those of the same digest in the batch.
         """
@@ -135,8 +135,8 @@ class DecoderStage:
         return run(batch, self.cache, hidden=hidden)
 
     def choose(self, item: StageItem, logits: Floats) -> list[Choice | None]:
-        """The tokens that follow the wanted rows; None where logits are no numbers or all are masked. Of rows that score
-        a token it is that one."""
+        """The tokens that follow the wanted rows; None where logits are no numbers or all are masked. Of rows that
+        score a token it is that one."""
         wanted = (len(item.batch.logit_rows), self.executor.spec.vocab_size)
         if logits.shape != wanted:
             raise EngineError(f"the executor gave logits {logits.shape} instead of {wanted}")

@@ -73,7 +73,7 @@ def restriction_of(
     grammars: GrammarCompiler | None,  # None: there is no vocabulary for grammars and words
     without_token: NDArray[np.bool_],  # (vocab,) ids for which the tokenizer has none
 ) -> Restriction:
-    """What `params` leave of the vocabulary. Raises RequestError for a grammar that can't be kept, and for ids outside."""
+    """What `params` leave of the vocabulary. Raises RequestError for a grammar that can't be kept, and ids outside."""
     allowed, grammar, words, vocab_size = None, None, list[list[int]](), len(without_token)
     if params.allowed_token_ids is not None:
         found = check_ids("allowed_token_ids", params.allowed_token_ids, vocab_size, without_token)

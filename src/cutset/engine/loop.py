@@ -114,8 +114,8 @@ class EngineLoop:
         return RequestHandle(request_id, ids, prompt_text, None if on_delta else deltas, cancel)
 
     def embed(self, job: EmbeddingJob) -> None:
-        """Hands in sequences to embed, of 1 to `max_model_len` tokens each that the cache can hold. Raises EngineError if
-        the engine has stopped."""
+        """Hands in sequences to embed, of 1 to `max_model_len` tokens each that the cache can hold. Raises EngineError
+        if the engine has stopped."""
         with self._lock:
             if self._ended is not None:
                 raise EngineError(self._ended)
