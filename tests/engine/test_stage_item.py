@@ -147,7 +147,7 @@ def test_scores_come_back_as_they_were() -> None:
     assert found.scored == 3
     assert decoded(encode_item(item())).scores is None
     parts = msgspec.msgpack.decode(data)
-    assert len(msgspec.msgpack.decode(encode_item(item()))) == len(parts) - 2  # as older stages know them
+    assert len(msgspec.msgpack.decode(encode_item(item()))) == len(parts) - 3  # as older stages know them
     for tokens, likeliest in (
         (ints(6, 7), ints(0, 20)),  # another number than there are rows
         (ints(6, 7, 299, 1), ints(0, 20, 3, 1)),
@@ -159,7 +159,7 @@ def test_scores_come_back_as_they_were() -> None:
         (ints(), ints()),
     ):
         with pytest.raises(FrameError):
-            decoded(msgspec.msgpack.encode([*parts[:-2], tokens.tobytes(), likeliest.tobytes()]))
+            decoded(msgspec.msgpack.encode([*parts[:-3], tokens.tobytes(), likeliest.tobytes()]))
 
 
 @pytest.mark.parametrize(

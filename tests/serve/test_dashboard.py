@@ -145,7 +145,7 @@ def test_it_is_live_over_tls_below_a_path(llm: AsyncLLM, browser: Any, tmp_path:
             body = {"prompt": "Once", "max_tokens": 7, "ignore_eos": True}
             headers = {"authorization": "Bearer a-secret-key"}
             trusting = ssl.create_default_context(cafile=tmp_path / "authority.pem")
-            said = httpx.post(f"{url}{path}/v1/completions", json=body, headers=headers, verify=trusting)
+            said = httpx.post(f"{url}/models/a/v1/completions", json=body, headers=headers, verify=trusting)
             assert said.json()["usage"]["completion_tokens"] == 7
             becomes(page, "generated", f"{before + 7:,.0f}")
             page.evaluate("sessionStorage.clear()")

@@ -98,10 +98,12 @@ def test_chats_in_vllm_s_shape(server: Running) -> None:
 def check_echo(choice: Any, prompt: str, wanted: list[TokenLogprob | None], likeliest: int) -> None:
     told, text = choice["logprobs"], choice["text"]
     assert text.startswith(prompt)
-    assert "".join(told["tokens"]) == text
-    assert [text[at : at + len(token)] for at, token in zip(told["text_offset"], told["tokens"], strict=True)] == (
-        told["tokens"]
-    )
+    tokens, offsets = told["tokens"], told["text_offset"]
+    if tokens[0] == "<|begin|>":  # which the tokenizer puts before a text, and nobody sees in it
+        assert offsets[0] == 0
+        tokens, offsets = tokens[1:], offsets[1:]
+    assert "".join(tokens) == text
+    assert [text[at : at + len(token)] for at, token in zip(offsets, tokens, strict=True)] == tokens
     assert told["token_logprobs"][0] is None
     assert told["top_logprobs"][0] is None
     count = len(wanted)

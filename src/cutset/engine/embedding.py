@@ -216,6 +216,6 @@ def _shown(error: BaseException | None) -> CutsetError:
     if isinstance(error, LinkError | OffloadError):  # says itself what was lost and what to do
         return error
     why = str(error).rstrip(".") or type(error).__name__
-    shown = EngineError(why if isinstance(error, EngineError) else f"The embeddings failed: {why}.")
+    shown = EngineError(str(error) if isinstance(error, EngineError) else f"The embeddings failed: {why}.")
     shown.__cause__ = error
     return shown
