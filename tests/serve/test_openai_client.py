@@ -211,11 +211,16 @@ def test_errors_of_completions(
 @pytest.mark.parametrize(
     ("more", "param"),
     [
-        ({"messages": []}, None),
-        ({"messages": [{"content": "no role"}]}, None),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"content": "no role"}]}, "messages[0]"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages[0]"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
         ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools[0].type"),
         ({"response_format": {"type": "xml"}}, "response_format"),
         ({"top_logprobs": 2}, "top_logprobs"),
+        ({"top_logprobs": 21, "logprobs": True}, "top_logprobs"),
+        ({"top_logprobs": -1, "logprobs": True}, "top_logprobs"),
+        ({"max_completion_tokens": 0}, "max_completion_tokens"),
     ],
 )
 def test_errors_of_chats(server: Running, more: dict[str, object], param: str | None) -> None:

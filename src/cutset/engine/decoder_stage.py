@@ -128,7 +128,7 @@ class DecoderStage:
             batch = replace(batch, adapters=tuple(own))
         pooled = item.pooled and self.last
         if hidden is None:
-            whole = cast(Executor, self.executor)
+            whole = self.executor
             return whole.final_hidden(batch, self.cache) if pooled else whole.forward(batch, self.cache)
         stage = cast(StageExecutor, self.executor)
         run = stage.final_hidden if pooled else stage.forward

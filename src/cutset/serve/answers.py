@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from cutset.engine.outputs import Delta, TokenLogprob, Usage, clamp_offsets
+from cutset.engine.outputs import Delta, FinishReason, TokenLogprob, Usage, clamp_offsets
 from cutset.serve.api_errors import ApiError
 from cutset.serve.logprobs import TokenTexts, completion_logprobs
 from cutset.serve.prompt_scores import PromptReport, Scores
@@ -174,7 +174,7 @@ class CompletionAnswer(Answer):
         """Where the prompt alone is wanted, what the model adds to it isn't shown."""
         if not self.report.alone:
             return delta
-        ended = None if delta.finish_reason is None else "length"
+        ended: FinishReason | None = None if delta.finish_reason is None else "length"
         return replace(delta, text="", token_ids=(), logprobs=None, finish_reason=ended, stop_reason=None)
 
     def _usage(self, counted: Usage) -> dict[str, Any]:

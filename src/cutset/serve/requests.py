@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from cutset.engine.params import SamplingParams
+from cutset.engine.params import MAX_LOGPROBS, SamplingParams
 from cutset.serve.answer_forms import grammar_of
 from cutset.serve.api_errors import invalid
 from cutset.serve.request_fields import NOTHING, TO_TEMPLATE, without_unserved
@@ -97,7 +97,8 @@ class _Common(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
                 name = "stream_options.continuous_usage_stats"
                 raise invalid(f"{name} isn't supported by this server: leave it out", name)
         if self.limit() == 0 and not self.scores_alone:
-            raise invalid("max_tokens=0 can't be used: give 1 or more", "max_tokens")
+            name = "max_tokens" if self.max_tokens == 0 else "max_completion_tokens"
+            raise invalid(f"{name}=0 can't be used: give 1 or more", name)
 
     def sampling(self, max_tokens: int | None, defaults: Mapping[str, Any]) -> SamplingParams:
         """The engine's parameters: what the request doesn't say is the model's `defaults` to say; `max_tokens` where
@@ -216,6 +217,10 @@ class ChatRequest(_Common):
         """How many likeliest tokens are reported at each position; None for no log-probabilities."""
         if self.top_logprobs and not self.logprobs:
             raise invalid("top_logprobs needs logprobs: true", "top_logprobs")
+        if not 0 <= (self.top_logprobs or 0) <= MAX_LOGPROBS:
+            raise invalid(
+                f"top_logprobs={self.top_logprobs} can't be used: give 0 to {MAX_LOGPROBS}"[:200], "top_logprobs"
+            )
         return (self.top_logprobs or 0) if self.logprobs else None
 
     def limit(self) -> int | None:
