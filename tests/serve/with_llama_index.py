@@ -1,5 +1,5 @@
-"""LlamaIndex's own calls, unchanged. It wants an older official client than the one that the other tests have, so it runs
-in an environment of its own: `make test-llama-index`."""
+"""LlamaIndex's own calls, unchanged. It wants an older official client than the one that the other tests have, so it
+runs in an environment of its own: `make test-llama-index`."""
 
 from __future__ import annotations
 
