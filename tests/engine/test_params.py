@@ -92,6 +92,21 @@ def test_refused(name: str, value: Any, wanted: str) -> None:
     assert len(str(caught.value)) < 250
 
 
+def test_what_is_refused_is_not_written_out_first() -> None:
+    class Shown(float):
+        count = 0
+
+        def __repr__(self) -> str:
+            Shown.count += 1
+            return "1"
+
+    one = Shown(1)
+    for name, value in (("logit_bias", dict.fromkeys(range(5000), one)), ("stop", [one] * 5000), ("n", one)):
+        with pytest.raises(RequestError, match=f"{name}="):
+            SamplingParams(**{name: value})
+    assert 2 < Shown.count < 40
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

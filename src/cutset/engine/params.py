@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from reprlib import Repr
 from typing import Any, Self
 
 from cutset.engine.grammar import Grammar
@@ -209,9 +210,15 @@ class SamplingParams:
         return SamplingParams.of({name: values[name] for name in self.named}, values | dict(defaults))
 
 
+_brief = Repr()  # of lists with a hundred thousand entries the first few
+_brief.maxlist = _brief.maxtuple = _brief.maxdict = 8
+_brief.maxstring = _brief.maxother = 90
+_brief.maxlong = 130
+
+
 def _bad(name: str, value: object, wanted: str) -> RequestError:
     huge = isinstance(value, int) and abs(value) >> 400  # Python itself refuses to write thousands of digits
-    shown = "a huge number" if huge else repr(value)
+    shown = "a huge number" if huge else _brief.repr(value)
     return RequestError(f"{name}={shown if len(shown) <= 80 else shown[:77] + '...'} can't be used: give {wanted}.")
 
 
