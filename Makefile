@@ -19,13 +19,15 @@ CORE_INPUTS := CMakeLists.txt $(shell find native/kernels native/core -type f)
 SOURCES := src tests training benchmarks attacks
 NATIVE := $(shell find native -name '*.cpp' -o -name '*.h')
 
-.PHONY: help demo test-built test test-all test-oldest smollm2 onnx-models wheel sanitized sanitize lint format runner runner-asan \
+.PHONY: help demo test-built test test-all test-oldest test-llama-index smollm2 onnx-models wheel sanitized sanitize \
+	lint format runner runner-asan \
 	benchmarks clean
 
 help:
 	@echo "make demo        the bundled model writes a story"
 	@echo "make test        the quick tests; make test-all adds the slow ones"
 	@echo "make test-oldest the quick tests with the oldest libraries that are supported"
+	@echo "make test-llama-index  LlamaIndex's calls of the server, which want an older official client"
 	@echo "make smollm2     fetches the real model that some tests need into the user's cache; make test does it"
 	@echo "make onnx-models fetches two trained ONNX files that some tests need, likewise"
 	@echo "make wheel       builds dist/: an sdist, and a wheel that installs without a compiler"
@@ -100,6 +102,16 @@ test-oldest: .venv-oldest/stamp
 		pytest pytest-xdist hypothesis safetensors ml_dtypes openai httpx
 	@touch $@
 
+# LlamaIndex pins an official client of before the one that the other tests have.
+test-llama-index: .venv-llama-index/stamp
+	.venv-llama-index/bin/python -m pytest -W default tests/serve/with_llama_index.py
+
+.venv-llama-index/stamp: $(BUILD_INPUTS)
+	@test -x .venv-llama-index/bin/python || $(PYTHON) -m venv .venv-llama-index
+	.venv-llama-index/bin/python -m pip install --quiet -e '.[serve]' pytest hypothesis httpx \
+		llama-index-llms-openai-like==0.8.1
+	@touch $@
+
 # Built where the environment's build tools lie, so that what was compiled for the tests is taken as it is.
 wheel: .venv/wheel.stamp
 .venv/wheel.stamp: .venv/dev.stamp LICENSE README.md $(shell find src -type f -not -name '*.pyc')
@@ -151,4 +163,4 @@ benchmarks: .venv/core.stamp
 	$(BIN)/python -m benchmarks report
 
 clean:
-	rm -rf .venv .venv-oldest build dist
+	rm -rf .venv .venv-oldest .venv-llama-index build dist

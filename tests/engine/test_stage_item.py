@@ -14,7 +14,7 @@ from cutset.engine import SamplingParams, TokenLogprob
 from cutset.engine.bits import MaskPart, allowed_ids, bits_of, mask_of
 from cutset.engine.constraint import StepMasks
 from cutset.engine.decoder_stage import DecoderStage
-from cutset.engine.sampler import Choice, TokenSampler, choose
+from cutset.engine.sampler import Choice, Scores, TokenSampler, choose
 from cutset.engine.stage_item import (
     StageItem,
     StageSetup,
@@ -130,6 +130,36 @@ def test_masks_and_biases_come_back_as_they_were() -> None:
         assert [one is None for one in choices] == [one == [] for one in own]
         if own[1]:
             assert choices[1].token_id in (3, 298, 77)
+
+
+def scoring() -> StageItem:
+    rows = replace(batch(), logit_rows=ints(2, 3, 0, 1, 4))
+    return item()._replace(batch=rows, scores=Scores(ints(6, 7, 299), ints(0, 20, 3)))
+
+
+def test_scores_come_back_as_they_were() -> None:
+    whole = scoring()
+    data = encode_item(whole)
+    found = decoded(data)
+    assert encode_item(found) == data
+    assert found.scores is not None
+    assert [one.tolist() for one in found.scores] == [[6, 7, 299], [0, 20, 3]]
+    assert found.scored == 3
+    assert decoded(encode_item(item())).scores is None
+    parts = msgspec.msgpack.decode(data)
+    assert len(msgspec.msgpack.decode(encode_item(item()))) == len(parts) - 3  # as older stages know them
+    for tokens, likeliest in (
+        (ints(6, 7), ints(0, 20)),  # another number than there are rows
+        (ints(6, 7, 299, 1), ints(0, 20, 3, 1)),
+        (ints(6, 7, 299), ints(0, 20)),
+        (ints(6, 7, VOCAB), ints(0, 20, 3)),
+        (ints(6, 7, -1), ints(0, 20, 3)),
+        (ints(6, 7, 299), ints(0, 21, 3)),
+        (ints(6, 7, 299), ints(0, -1, 3)),
+        (ints(), ints()),
+    ):
+        with pytest.raises(FrameError):
+            decoded(msgspec.msgpack.encode([*parts[:-3], tokens.tobytes(), likeliest.tobytes()]))
 
 
 @pytest.mark.parametrize(
@@ -338,12 +368,14 @@ def test_random_bytes_end_in_a_frame_error_or_in_an_item_that_runs() -> None:
     """What is accepted can be run by an executor that checks nothing."""
     rng = np.random.default_rng(6)
     setup = msgspec.structs.replace(SETUP, states=0, masked=())
-    whole = encode_item(StageItem(3, replace(batch(), states=None, adapters=()), *samplers()))
+    bare = replace(batch(), states=None, adapters=())
+    items = [StageItem(3, bare, *samplers()), scoring()]
+    wholes = [encode_item(one._replace(batch=replace(one.batch, states=None, adapters=()))) for one in items]
     stage = DecoderStage(FakeExecutor(), setup)
     stage.executor.check = lambda *_: None  # it asserts what the whole item holds, and these are damaged
     refused = 0
-    for _ in range(MUTATIONS):
-        data = bytearray(whole)
+    for number in range(MUTATIONS):
+        data = bytearray(wholes[number % 2])
         for _ in range(int(rng.integers(1, 4))):
             place = int(rng.integers(len(data)))
             match int(rng.integers(4)):

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from dataclasses import replace as changed
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from msgspec.structs import replace
@@ -39,7 +39,14 @@ from cutset.engine.stage_graph import (
     stage_model,
     uncut,
 )
-from cutset.engine.stage_item import StageItem, StageSetup, decode_choices, encode_item, encode_setup
+from cutset.engine.stage_item import (
+    StageItem,
+    StageSetup,
+    decode_choices,
+    decode_hidden,
+    encode_item,
+    encode_setup,
+)
 from cutset.engine.stage_match import check_card, common_isa, cost_of_isa, isas_of
 from cutset.engine.stage_runtime import error_of, software_of
 from cutset.engine.stage_settings import Addresses
@@ -130,8 +137,8 @@ class ClusterPipeline(StepPipeline):
         self._coordinator: Coordinator | None = None
         self._inbox: Inbox | None = None
         self._lost = 0  # losses of this coordinator that the engine knows of
-        # Number of each item on its way, the rows or blocks that are wanted, and whether it is on blocks.
-        self._sent: deque[tuple[int, int, bool]] = deque()
+        # Number of each item on its way, the rows or blocks that are wanted, and what these are.
+        self._sent: deque[tuple[int, int, Literal["choices", "hidden", "blocks"]]] = deque()
         self._begun = False  # all stages were there once
         self._asked = time.monotonic()  # when `receive` was last called
         self._since = self._asked  # since when its caller waits in vain
@@ -315,7 +322,7 @@ class ClusterPipeline(StepPipeline):
     def send(self, item: StageItem) -> None:
         assert self._inbox is not None, "the pipeline isn't open"
         self._inbox.put(np.frombuffer(encode_item(item, self._histories), np.uint8), self._lost)
-        self._sent.append((item.number, len(item.batch.logit_rows), False))
+        self._sent.append((item.number, len(item.batch.logit_rows), "hidden" if item.pooled else "choices"))
 
     @property
     def keeps_blocks(self) -> bool:
@@ -324,7 +331,7 @@ class ClusterPipeline(StepPipeline):
     def send_blocks(self, item: BlocksItem) -> None:
         assert self._inbox is not None, "the pipeline isn't open"
         self._inbox.put(np.frombuffer(encode_blocks(item), np.uint8), self._lost)
-        self._sent.append((item.number, len(item.fill), True))
+        self._sent.append((item.number, len(item.fill), "blocks"))
 
     def receive(self, *, wait: bool) -> StepResult | BlocksResult | StagesLost | None:
         coordinator, asked, self._asked = self._coordinator, self._asked, time.monotonic()
@@ -362,13 +369,16 @@ class ClusterPipeline(StepPipeline):
     def _result(self, came: ItemResult) -> StepResult | BlocksResult | None:
         if came.dropped or not self._sent:
             return None
-        number, wanted, blocks = self._sent.popleft()
+        number, wanted, what = self._sent.popleft()
         try:
             data = came.outputs[CHOICES]
-            if blocks:
+            if what == "blocks":
                 return BlocksResult(number, *decode_found(data, wanted))
             if (why := error_of(data)) is not None:
                 return StepResult(number, None, EngineError(why))
+            if what == "hidden":
+                found = decode_hidden(data.data, wanted=wanted, hidden=self.spec.hidden)
+                return StepResult(number, None, hidden=found)
             return StepResult(number, decode_choices(data.data, wanted=wanted, vocab_size=self.spec.vocab_size))
         except FrameError as error:
             return StepResult(number, None, EngineError(f"the last stage gave what can't be used: {error}"))

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.engine.prefix_store import PrefixStore, StoredBlocks
-from cutset.engine.sampler import Choice, choose
+from cutset.engine.sampler import Choice, choose, score
 from cutset.engine.stage_blocks import answer, decode_blocks, decode_found, is_blocks
-from cutset.engine.stage_item import StageItem, StageSetup, decode_item, encode_choices, with_sampling
+from cutset.engine.stage_item import StageItem, StageSetup, decode_item, encode_choices, encode_hidden, with_sampling
 from cutset.engine.token_history import KnownHistories
 from cutset.errors import CutsetError, EngineError, FrameError
 from cutset.models.files.adapter import LoraAdapter
@@ -34,7 +34,7 @@ class DecoderStage:
 
         batch    (bytes,) uint8, an item as `encode_item` gives it; every stage gets the same
         hidden   (rows, hidden) float32, the residual stream
-        choices  (bytes,) uint8, as `decode_choices` reads it
+        choices  (bytes,) uint8, as `decode_choices` reads it, or of a pooled item `decode_hidden`
 
     Where the batch is a message on blocks that are kept (`stage_blocks`), hidden and choices are the answers to it.
 
@@ -89,7 +89,9 @@ class DecoderStage:
         try:
             made = self.forward(item, hidden)
             found: Array = made
-            if self.last:
+            if self.last and item.pooled:
+                found = np.frombuffer(encode_hidden(made), np.uint8)
+            elif self.last:
                 item = with_sampling(item, data, self._histories)
                 found = np.frombuffer(encode_choices(self.choose(item, made)), np.uint8)
         except CutsetError:
@@ -115,7 +117,8 @@ class DecoderStage:
         return answer(kept, [before and here > 0 for before, here in zip(found, read, strict=True)])
 
     def forward(self, item: StageItem, hidden: Floats | None = None) -> Floats:
-        """The residual stream (rows, hidden) after this stage, or logits (wanted, vocab) of the last one.
+        """The residual stream (rows, hidden) after this stage, or logits (wanted, vocab) of the last one; of a pooled
+        item (wanted, hidden) after the final norm.
 
         Adapters that this stage has taken in stand for those of the same digest in the batch.
         """
@@ -123,19 +126,26 @@ class DecoderStage:
         if batch.adapters and self._adapters:
             own = (None if one is None else self._adapters.get(one.digest, one) for one in batch.adapters)
             batch = replace(batch, adapters=tuple(own))
+        pooled = item.pooled and self.last
         if hidden is None:
-            return self.executor.forward(batch, self.cache)
-        return cast(StageExecutor, self.executor).forward(batch, self.cache, hidden=hidden)
+            whole = self.executor
+            return whole.final_hidden(batch, self.cache) if pooled else whole.forward(batch, self.cache)
+        stage = cast(StageExecutor, self.executor)
+        run = stage.final_hidden if pooled else stage.forward
+        return run(batch, self.cache, hidden=hidden)
 
     def choose(self, item: StageItem, logits: Floats) -> list[Choice | None]:
-        """The tokens that follow the wanted rows; None where logits are no numbers or all are masked."""
+        """The tokens that follow the wanted rows; None where logits are no numbers or all are masked. Of rows that
+        score a token it is that one."""
         wanted = (len(item.batch.logit_rows), self.executor.spec.vocab_size)
         if logits.shape != wanted:
             raise EngineError(f"the executor gave logits {logits.shape} instead of {wanted}")
         if self._masked.size:
             logits[:, self._masked] = -np.inf
         masks = () if item.masks is None else item.masks.found
-        return choose(logits, item.samplers, item.known, item.drafts(), masks)
+        scores, drawn = item.scores, len(logits) - item.scored
+        found = choose(logits[:drawn], item.samplers, item.known, item.drafts(), masks)
+        return found if scores is None else found + score(logits[drawn:], scores)
 
     def _checked(self, hidden: Array, rows: int) -> Floats:
         wanted = (rows, self.executor.spec.hidden)

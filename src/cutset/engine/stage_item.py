@@ -9,7 +9,7 @@ FrameError.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
@@ -20,7 +20,7 @@ from cutset.engine.bits import Bits, MaskPart, mask_of, mask_part
 from cutset.engine.constraint import StepMasks
 from cutset.engine.outputs import TokenLogprob
 from cutset.engine.params import MAX_BIASES, MAX_LOGPROBS
-from cutset.engine.sampler import Choice, SamplerState, TokenSampler
+from cutset.engine.sampler import Choice, SamplerState, Scores, TokenSampler
 from cutset.engine.token_history import HistoryPart, KnownHistories, SentHistories
 from cutset.errors import FrameError, RequestError
 from cutset.models.run.executor import Batch, LoadedAdapter, States
@@ -32,9 +32,11 @@ __all__ = [
     "StageItem",
     "StageSetup",
     "decode_choices",
+    "decode_hidden",
     "decode_item",
     "decode_setup",
     "encode_choices",
+    "encode_hidden",
     "encode_item",
     "encode_setup",
     "with_sampling",
@@ -81,6 +83,16 @@ class StageItem(NamedTuple):
     known: Sequence[int]  # how many tokens each of these sequences has: the position of the one that is drawn
     drafted: Sequence[int] = ()  # how many drafts each of them has, or empty: its last rows, all of which are wanted
     masks: StepMasks | None = None  # of their rows; None where every token may come next
+    scores: Scores | None = (
+        None  # of the last of `batch.logit_rows`, behind those of the samplers; None: no row has any
+    )
+
+    pooled: bool = False  # of `batch.logit_rows` hidden states are wanted; nothing is drawn
+
+    @property
+    def scored(self) -> int:
+        """How many rows score a given token."""
+        return 0 if self.scores is None else len(self.scores.tokens)
 
     def drafts(self) -> list[list[int]]:
         """The drafts of each of these sequences; [] where there are none at all."""
@@ -150,6 +162,14 @@ class _Item(_Part):
     sampling: msgspec.Raw  # list[_Sampling], read by the last stage alone
 
 
+class _WiderItem(_Item):
+    """One that scores tokens, or is pooled. Others are sent without, as older stages know them."""
+
+    scored: Ints = b""  # (scored,) the given next tokens of the last of logit_rows
+    likeliest: Ints = b""  # (scored,) how many are reported beside each
+    pooled: bool = False
+
+
 class _Logprob(_Part):
     token_id: Number
     logprob: float
@@ -163,7 +183,7 @@ class _Choice(_Part):
 
 
 _encoder = msgspec.msgpack.Encoder()
-_items = msgspec.msgpack.Decoder(_Item)
+_items = msgspec.msgpack.Decoder(_WiderItem)
 _samplings = msgspec.msgpack.Decoder(Annotated[list[_Sampling], msgspec.Meta(max_length=MOST_SEQUENCES)])
 _setups = msgspec.msgpack.Decoder(StageSetup)
 _choices = msgspec.msgpack.Decoder(Annotated[list[_Choice | None], msgspec.Meta(max_length=MOST_ROWS)])
@@ -201,8 +221,13 @@ def encode_item(item: StageItem, histories: SentHistories | None = None) -> byte
     parts = sent.parts((history, known) for _, history, known in penalised)
     for (one, _, _), part in zip(penalised, parts, strict=True):
         one.history = _History(part.slot, part.start, part.prompt_tokens, _bytes(part.ids))
+    kind: Any = _Item
+    if item.pooled:
+        kind = partial(_WiderItem, pooled=True)
+    elif item.scores is not None:
+        kind = partial(_WiderItem, scored=_bytes(item.scores.tokens), likeliest=_bytes(item.scores.likeliest))
     return _encoder.encode(
-        _Item(
+        kind(
             number=item.number,
             sequences=len(batch.context_lens),
             rows=len(batch.token_ids),
@@ -234,11 +259,11 @@ def decode_item(
 
     Raises FrameError, and EngineError for one that goes on with a history that isn't known.
     """
-    found: _Item = _decoded(_items, data, "item")
+    found: _WiderItem = _decoded(_items, data, "item")
     batch = _batch(found, adapters or {})
     _check(batch, setup, vocab_size)
-    item = StageItem(found.number, batch, (), ())
-    if not sampling:
+    item = StageItem(found.number, batch, (), (), pooled=found.pooled)
+    if not sampling or found.pooled:
         return item
     return _with_sampling(item, found, KnownHistories(setup.sequences, vocab_size) if histories is None else histories)
 
@@ -249,12 +274,14 @@ def with_sampling(item: StageItem, data: bytes | memoryview, histories: KnownHis
     return _with_sampling(item, _decoded(_items, data, "item"), histories)
 
 
-def _with_sampling(item: StageItem, found: _Item, histories: KnownHistories) -> StageItem:
+def _with_sampling(item: StageItem, found: _WiderItem, histories: KnownHistories) -> StageItem:
     batch = item.batch
     draws: list[_Sampling] = _decoded(_samplings, found.sampling, "item")
     drafted = [one.drafted for one in draws]
-    if (wanted := len(draws) + sum(drafted)) != len(batch.logit_rows):
-        raise FrameError(f"an item wants {len(batch.logit_rows)} tokens and says how to draw {wanted}")
+    scores = _scores(found, histories.vocab_size)
+    drawn = len(batch.logit_rows) - (0 if scores is None else len(scores.tokens))
+    if (wanted := len(draws) + sum(drafted)) != drawn:
+        raise FrameError(f"an item wants {drawn} tokens and says how to draw {wanted}")
     if any(drafted):
         _check_drafted(batch, drafted)
     slots = [one.history.slot for one in draws if one.history is not None]
@@ -264,7 +291,7 @@ def _with_sampling(item: StageItem, found: _Item, histories: KnownHistories) -> 
     masks = None
     if any(one.masks is not None for one in draws):
         masks = StepMasks.of([_masks(one, histories.vocab_size) for one in draws])
-    return StageItem(found.number, batch, samplers, [one.known for one in draws], drafted, masks)
+    return StageItem(found.number, batch, samplers, [one.known for one in draws], drafted, masks, scores)
 
 
 def encode_choices(choices: Sequence[Choice | None]) -> bytes:
@@ -293,6 +320,19 @@ def decode_choices(data: bytes | memoryview, *, wanted: int, vocab_size: int) ->
             )
         )
     return choices
+
+
+def encode_hidden(hidden: NDArray[np.float32]) -> bytes:
+    """The bytes of hidden states (wanted, hidden) of a pooled item."""
+    return hidden.astype("<f4", copy=False).tobytes()
+
+
+def decode_hidden(data: bytes | memoryview, *, wanted: int, hidden: int) -> NDArray[np.float32]:
+    """Hidden states (wanted, hidden). Raises FrameError."""
+    size = memoryview(data).nbytes
+    if size != 4 * wanted * hidden:
+        raise FrameError(f"hidden states have {size} bytes instead of {4 * wanted * hidden}")
+    return np.frombuffer(data, "<f4").astype(np.float32, copy=False).reshape(wanted, hidden)
 
 
 def _decoded(decoder: Any, data: Any, what: str) -> Any:
@@ -389,10 +429,20 @@ def _check(batch: Batch, setup: StageSetup, vocab_size: int) -> None:
 def _check_drafted(batch: Batch, drafted: Sequence[int]) -> None:
     """Raises FrameError unless drafts are rows behind each other of one sequence."""
     first = np.cumsum([0, *(1 + count for count in drafted)])[:-1]
-    behind = np.delete(np.arange(len(batch.logit_rows)), first)
+    behind = np.delete(np.arange(len(drafted) + sum(drafted)), first)
     rows = batch.logit_rows[behind]
     _within("logit_rows", rows - batch.logit_rows[behind - 1] - 1, 0, 0)
     _within("logit_rows", np.isin(rows, batch.row_starts).astype(np.int32), 0, 0)
+
+
+def _scores(found: _WiderItem, vocab_size: int) -> Scores | None:
+    tokens = _ints(found.scored, "scored")
+    if not len(tokens):
+        return None
+    likeliest = _ints(found.likeliest, "likeliest", len(tokens))
+    _within("scored", tokens, 0, vocab_size - 1)
+    _within("likeliest", likeliest, 0, MAX_LOGPROBS)
+    return Scores(tokens, likeliest)
 
 
 def _within(name: str, values: NDArray[Any], low: int, high: int) -> None:

@@ -173,3 +173,9 @@ class StageExecutor(Protocol):
         Gives the residual stream (rows, hidden) of all rows in float32, or the last range's logits (wanted, vocab).
         """
         ...
+
+    def final_hidden(
+        self, batch: Batch, cache: KVCache, *, hidden: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """As `forward` of the last range, but what the head would take: (wanted, hidden) after the final norm."""
+        ...

@@ -160,9 +160,9 @@ class NativeDecoder:
             packed.put(part.site, part.layer, part.expert, part.down, part.up, part.first, part.scale, part.scales)
         return LoadedAdapter(adapter.name, adapter.digest, packed)
 
-    def final_hidden(self, batch: Batch, cache: Any) -> Floats:
-        """See Executor."""
-        return self.forward(batch, cache, head=False)
+    def final_hidden(self, batch: Batch, cache: Any, *, hidden: Floats | None = None) -> Floats:
+        """See Executor and StageExecutor."""
+        return self.forward(batch, cache, hidden=hidden, head=False)
 
     def forward(
         self,
