@@ -20,13 +20,14 @@ from cutset.bench.turns import medians, take_turns
 from cutset.cluster.emulation import Hop, connections
 from cutset.compare.results import Row
 from cutset.engine import Engine, SamplingParams
-from cutset.engine.cluster_pipeline import ClusterPipeline, StageWorkers
+from cutset.engine.cluster_pipeline import ClusterPipeline
 from cutset.engine.local_stages import LocalStages
 from cutset.engine.stage_choices import StageChoices, stage_choices
 from cutset.engine.stage_divider import StageDivider
 from cutset.engine.stage_graph import StageLimits
 from cutset.engine.stage_item import StageSetup
 from cutset.engine.stage_planner import Division, StageLoad
+from cutset.engine.stage_settings import StageWorkers
 from cutset.errors import EngineError
 from cutset.models.files.source import ModelSource, open_source
 from cutset.models.random import RandomModel

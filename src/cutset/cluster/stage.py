@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from cutset.cluster.inputs import InputDecoder
 from cutset.cluster.values import Array
 from cutset.partition.graph import Graph
 from cutset.partition.node import Value
 
-__all__ = ["Abilities", "Runtime", "Stage", "WeightFile"]
+if TYPE_CHECKING:
+    from cutset.kernels import native
+
+__all__ = ["Abilities", "ExpectingStage", "NativeStage", "Runtime", "Stage", "WeightFile"]
 
 # The weight of this name from a file, as that value; None where the file has none of that shape.
 WeightFile = Callable[[str, Value], Array | None]
@@ -51,6 +54,35 @@ class Stage(Protocol):
 
         `observe` is called with the seconds of each node, in the order of the graph. Raises CutsetError.
         """
+
+
+@runtime_checkable
+class ExpectingStage(Protocol):
+    """A stage that can begin with an item when it has the graph's input alone (see `Options.direct`)."""
+
+    def expect(self, source: int, values: Mapping[str, Array]) -> None:
+        """`run` will be called with these very arrays, among others. Not always by the thread that computes; what is
+        wrong with them is said by `run`."""
+
+
+@runtime_checkable
+class NativeStage(ExpectingStage, Protocol):
+    """An ExpectingStage whose steps native code can start with what comes in a ring (native.StepHop): the one value of
+    a hop, whose bytes are the step's hidden states."""
+
+    @property
+    def linears(self) -> native.Linears:
+        """What computes the products of its steps."""
+
+    def ready_step(self, values: Mapping[str, Array]) -> native.Step | None:
+        """A step for the oldest item that is expected, whose input this is; None where it must be `run`. `close_step`
+        is called before anything else."""
+
+    def close_step(
+        self, values: Mapping[str, Array], step: native.Step, end: native.HopEnd | None, *, sent: bool = False
+    ) -> dict[str, Array]:
+        """The outputs of that item, as `run` gives them; {} where the step wasn't started, so that `run` may still be
+        called, or its outputs were `sent`. Raises CutsetError."""
 
 
 class Runtime(Protocol):

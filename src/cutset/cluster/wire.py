@@ -229,13 +229,31 @@ class Outbox:
                 self._ready.wait(0.5)
             if self.broken or self._closing:
                 return False
-            if not direct or self._held or self._current or self._control or self._data or self._bulk:
+            if not direct or not self.hold():
                 self._data.append(sending)
                 self._ready.notify_all()
                 return True
-            self._held = self._busy = self._moved = True
         self._send_now(sending)
         return True
+
+    def hold(self) -> bool:
+        """Keeps everybody else from sending, until `let_go`; False where something is sent, or waits."""
+        with self._ready:
+            if self.broken or self._closing or self._held or self._waiting:
+                return False
+            self._held = self._busy = self._moved = True
+        return True
+
+    def let_go(self) -> None:
+        """Others may send again."""
+        with self._ready:
+            self._held = self._busy = False
+            if self._waiting or self._closing:
+                self._ready.notify_all()
+
+    @property
+    def _waiting(self) -> bool:
+        return bool(self._control or self._current or self._data or self._bulk)
 
     def _send_now(self, sending: _Sending) -> None:
         """Sends frames from the caller's thread; what there is no room for is left to this outbox's own."""
@@ -251,11 +269,9 @@ class Outbox:
         except CutsetError as failed:
             error = failed
         with self._ready:
-            self._held = self._busy = False
             if packed is not None and error is None:
                 self._current = replace(sending, frames=chain([packed], sending.frames))
-            if self._current or self._control or self._data or self._bulk or self._closing:
-                self._ready.notify_all()
+            self.let_go()
         if error is not None:
             self._fail(error)
         elif packed is None and sending.done is not None:
@@ -291,9 +307,7 @@ class Outbox:
             bulk: Iterator[Packed] | None = None
             with self._ready:
                 self._held = self._held and not mine
-                while self._held or not (
-                    self._control or self._current or self._data or self._bulk or self._closing or self.broken
-                ):
+                while self._held or not (self._waiting or self._closing or self.broken):
                     self._ready.wait()
                 if self.broken:
                     return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from cutset.cluster.coordinator.feeding import Feeder, Inbox
@@ -16,14 +17,14 @@ from cutset.cluster.messages import Report
 from cutset.cluster.model import Model
 from cutset.cluster.values import readable
 from cutset.cluster.wire import ArrivedItem, piece_bytes, pieces
-from cutset.errors import CutsetError, SourceLost
+from cutset.errors import CutsetError, LinkError, SourceLost
 from cutset.partition.plan import COORDINATOR
 
 __all__ = ["Dispatcher"]
 
 
 class Dispatcher:
-    """All but `took` and `results` belongs to the coordinator's thread; `notify` is called when something changed."""
+    """All but `results` is for one thread at a time; `notify` is called when something changed."""
 
     def __init__(
         self,
@@ -114,8 +115,11 @@ class Dispatcher:
         def left(begin: float, end: float) -> None:
             report.note("send", begin, end, sum(work.lengths))
 
-        frames = pieces(work, arrays, piece_bytes(route.sender.bandwidth))
-        route.first.outbox.data(frames, wait=False, done=left, direct=self.options.stateful)
+        size, direct = piece_bytes(route.sender.bandwidth), self.options.stateful
+        for remote in (route.first, *route.also):
+            with suppress(LinkError):  # it went just now, as the coordinator will hear
+                done = left if remote is route.first else None
+                remote.outbox.data(pieces(work, arrays, size), wait=False, done=done, direct=direct)
 
     def came(self, route: Route, arrival: ArrivedItem) -> None:
         """Takes a result. Raises Gap where a payload before it is missing, FrameError for what isn't right."""
