@@ -115,8 +115,8 @@ nb::bytes frame_of(const PyStep& step, nb::bytes front, std::size_t clock) {
 }
 
 // Puts what a step made into a ring, behind `front`: when it left, or 0 where there is no room. Nobody else may send.
-double send_hidden(const PyStep& step, nb::object sender, nb::bytes front, std::size_t clock) {
-  const link::SenderEnd to = end_of<link::SenderEnd>(sender);
+double send_hidden(const PyStep& step, nb::capsule end, nb::bytes front, std::size_t clock) {
+  const link::SenderEnd to = *static_cast<link::SenderEnd*>(end.data(link::SenderEnd::kName));
   const Front known(front, clock);
   const std::size_t size = known.bytes.size(), nbytes = step.hidden_bytes();
   link::Turn turn(*to.busy);
@@ -199,8 +199,9 @@ void bind_hop(nb::module_& m) {
         "Starts a prepared step with the bytes of its hidden states, or of tokens, and runs it.");
   m.def("frame_of", &frame_of, "step"_a, "front"_a, "clock"_a,
         "The bytes of a frame with what a step made behind `front`, sent now.");
-  m.def("send_hidden", &send_hidden, "step"_a, "sender"_a, "front"_a, "clock"_a,
-        "Puts what a step made into a ring, behind `front`: when it left, or 0 where there is no room.");
+  m.def("send_hidden", &send_hidden, "step"_a, "end"_a, "front"_a, "clock"_a,
+        "Puts what a step made into a ring, behind `front`: when it left, or 0 where there is no room. `end` is the "
+        "sender's.");
 
   nb::class_<PyHop>(m, "StepHop", "Runs prepared steps with the hidden states that a ring brings.")
       .def(nb::init<nb::object>(), "poller"_a)

@@ -107,7 +107,8 @@ def encode_setup(setup: StageSetup) -> bytes:
 
 def decode_setup(data: bytes | memoryview) -> StageSetup:
     """Raises FrameError."""
-    return decoded(_setups, data, "setup of stages")
+    found: StageSetup = decoded(_setups, data, "setup of stages")
+    return found
 
 
 def encode_item(item: StageItem, histories: SentHistories | None = None) -> bytes:

@@ -10,6 +10,7 @@ from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import CapsuleType
 
 from cutset.link._ring import Poller, Receiver, Sender
 
@@ -711,8 +712,9 @@ def run_step(step: Step, linears: Linears, hidden: _Bytes | None = None) -> HopE
 def frame_of(step: Step, front: bytes, clock: int) -> bytes:
     """The bytes of a frame with what a step made behind `front`, sent now."""
 
-def send_hidden(step: Step, sender: Sender, front: bytes, clock: int) -> float:
-    """Puts what a step made into a ring, behind `front`: when it left, or 0 where there is no room."""
+def send_hidden(step: Step, end: CapsuleType, front: bytes, clock: int) -> float:
+    """Puts what a step made into a ring, behind `front`: when it left, or 0 where there is no room. `end` is the
+    sender's."""
 
 class StepHop:
     """Runs prepared steps with the hidden states that a ring brings. Clients are the poller's tokens."""

@@ -132,7 +132,7 @@ def test_a_frame_that_is_expected_is_run_and_sent_on_as_python_does(setting: Set
         assert (end.ran, end.started, end.other, end.reason) == (True, True, False, "")
         assert 0 < end.sent < end.came <= end.ended
         assert rings.hop.since == 0
-        sent = native.send_hidden(step, rings.out, *known)
+        sent = native.send_hidden(step, rings.out.end(), *known)
         assert sent >= end.ended
         made = setting.stages[1].close_step(setting.caches[1], step, end, False)
         assert made is not None
@@ -214,14 +214,14 @@ def test_what_has_no_room_is_left_to_python(setting: Setting, rings: Rings) -> N
     assert rings.sender.send([setting.frame()], 0.0) == 1
     assert rings.run(step, setting.linears, *known).ran
     sent = 0
-    while native.send_hidden(step, rings.out, *known):
+    while native.send_hidden(step, rings.out.end(), *known):
         sent += 1
     assert sent == CAPACITY // (len(setting.frame()) // 64 * 64 + 64 + (64 if len(setting.frame()) % 64 else 0))
     rings.back.close()
-    assert native.send_hidden(step, rings.out, *known) == 0
+    assert native.send_hidden(step, rings.out.end(), *known) == 0
     for front, clock in ((known[0], len(known[0]) - 7), (known[0][:-1], 8)):
         with pytest.raises(ValueError, match="outside of the front"):
-            native.send_hidden(step, rings.out, front, clock)
+            native.send_hidden(step, rings.out.end(), front, clock)
 
 
 def test_the_first_stage_runs_a_step_of_tokens(setting: Setting) -> None:

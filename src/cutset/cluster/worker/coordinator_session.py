@@ -141,7 +141,8 @@ class CoordinatorSession:
         planned = self._plans.get(work.plan)
         if planned is None or planned.run is None or planned.order.epoch != work.epoch:
             return  # of a plan that is over
-        run, ask = planned.run, self._outboxes[link].say
+        run = planned.run
+        ask: Callable[[KeyRequest], None] = self._outboxes[link].say
         if run.ahead is not None and link is self.link:
             values, rest = run.expect(arrival)
             if rest is None:
@@ -181,7 +182,8 @@ class CoordinatorSession:
                 self._awaited.clear()  # its plan is over
                 return False
             link = next(one for one in self._upstream if one is not self.link)
-            found = ring.wait(awaited, link, timeout)
+            to = planned.next.outbox if planned.next is not None else None
+            found = ring.wait(awaited, link, to, timeout)
             if not isinstance(found, RanItem):
                 return found
             work = awaited.work

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 import time
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -35,43 +37,56 @@ def front_of(work: Work, nbytes: int) -> tuple[bytes, int] | None:
 
 
 class NativeItem:
-    """A step that is ready. It is run once, by native code or by `run`, which gives `end`, and then closed."""
+    """A step that is ready. It is run once, by native code that calls `ran` or by `run`, and then closed."""
 
     def __init__(self, stage: NativeStage, work: Work, values: dict[str, Array], step: native.Step) -> None:
-        self.work, self.values, self.step = work, values, step
+        self.stage, self.work, self.values, self.step = stage, work, values, step
         self.nbytes = step.hidden_bytes
         self.linears = stage.linears
         self.front = front_of(work, self.nbytes)  # of the frame that brings the hidden states, and of the next one's
         self.end: native.HopEnd | None = None
-        self.stage = stage
+        self.sent = 0.0  # when the next worker was sent what it made; 0: it wasn't
+        self._to: Outbox | None = None
+        self._send: Callable[[], float] | None = None
 
     def is_of(self, work: Work) -> bool:
         """Whether a message is of this item."""
         return (work.source, work.number) == (self.work.source, self.work.number)
 
+    def aim(self, to: Outbox) -> None:
+        """What it makes goes there, as soon as it is there."""
+        link = to.link
+        if self.front is None:
+            return
+        if isinstance(link, RingLink):
+            if (sender := link.sending()) is not None:
+                self._to, self._send = to, partial(native.send_hidden, self.step, sender.end(), *self.front)
+        elif isinstance(link, Channel):
+            self._to, self._send = to, partial(self._send_frame, link, *self.front)
+
     def run(self, hidden: Bytes | None) -> None:
         """With the `nbytes` bytes of its hidden states; None at the first stage, whose step takes tokens."""
-        self.end = native.run_step(self.step, self.linears, hidden)
+        self.ran(native.run_step(self.step, self.linears, hidden))
 
-    def send(self, to: Outbox) -> float:
-        """Sends the hidden states to the next worker: when they left, or 0 where that can't be done now."""
-        link, ran = to.link, self.end is not None and self.end.ran
-        if self.front is None or not ran or not isinstance(link, RingLink | Channel) or not to.hold():
-            return 0.0
+    def ran(self, end: native.HopEnd) -> None:
+        """Its step ran, or failed. What it made is sent, where that can be done at once."""
+        self.end, to, send = end, self._to, self._send
+        if to is None or send is None or not end.ran or not to.hold():
+            return
         try:
-            if isinstance(link, Channel):
-                link.send_frame(native.frame_of(self.step, *self.front), timeout=0.0)
-                return time.monotonic()
-            sender = link.sending()
-            return 0.0 if sender is None else native.send_hidden(self.step, sender, *self.front)
+            self.sent = send()
         except (RuntimeError, LinkError):  # no room; or the link is over, as whoever sends in Python will find
-            return 0.0
+            pass
         finally:
             to.let_go()
 
-    def close(self, *, sent: bool = False) -> dict[str, Array]:
-        """The outputs of an item that was run; {} where it wasn't, or they were `sent`. Raises CutsetError."""
-        return self.stage.close_step(self.values, self.step, self.end, sent=sent)
+    def close(self) -> dict[str, Array]:
+        """The outputs of an item that was run; {} where it wasn't, or they were sent. Raises CutsetError."""
+        return self.stage.close_step(self.values, self.step, self.end, sent=self.sent > 0)
+
+    def _send_frame(self, link: Channel, front: bytes, clock: int) -> float:
+        link.send_frame(native.frame_of(self.step, front, clock), timeout=0.0)
+        return time.monotonic()
 
 
 def ready_item(stage: NativeStage, work: Work, values: dict[str, Array]) -> NativeItem | None:

@@ -195,6 +195,8 @@ class Pipeline:
         if not self._decode_one(item, speed):
             return False
         if item.run.native is not None and speed.factor == 1 and (native := self._native(item)) is not None:
+            if not item.run.last:
+                native.aim(item.to)
             native.run(None if item.run.first else item.values[item.run.takes[0]])
             return self._finish(item, native, speed)
         return self._compute_one(item, speed) and self._encode_one(item, speed)
@@ -238,14 +240,14 @@ class Pipeline:
         return ready
 
     def _finish(self, item: PipelineItem, native: NativeItem, speed: Speed) -> bool:
-        """Sends on what native code made of an item: by native code, where that can be done at once."""
-        sent = 0.0 if item.run.last else native.send(item.to)
+        """Sends on what native code made of an item, unless it did."""
+        sent = native.sent
         report, hop, end = item.report, item.arrival.hop, native.end
         if not report.spans:
             report.note("receive", hop.first, hop.last, hop.nbytes)
         if end is not None:
             report.note("compute", end.came, end.ended)
-        item.values = native.close(sent=sent > 0)
+        item.values = native.close()
         if not sent:
             return self._encode_one(item, speed)
         report.edges = [EdgeReport(name, "key", native.nbytes, 1.0, native.nbytes, 0.0, 0.0) for name in item.run.gives]
