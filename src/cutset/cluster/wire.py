@@ -181,7 +181,8 @@ class Outbox:
         self._control: deque[Packed] = deque()
         self._data: deque[_Sending] = deque()
         self._bulk: deque[Iterator[Packed]] = deque()
-        self._ready = threading.Condition()
+        self._lock = threading.RLock()
+        self._ready = threading.Condition(self._lock)
         self._closing = False
         self._current: _Sending | None = None  # whose frames leave one by one
         self._held = False  # a thread sends; nobody else may
@@ -238,8 +239,10 @@ class Outbox:
 
     def hold(self) -> bool:
         """Keeps everybody else from sending, until `let_go`; False where something is sent, or waits."""
-        with self._ready:
-            if self.broken or self._closing or self._held or self._waiting:
+        with self._lock:  # itself: a hop's hidden states wait for this
+            if self.broken or self._closing or self._held:
+                return False
+            if self._control or self._current or self._data or self._bulk:
                 return False
             self._held = self._busy = self._moved = True
         return True
