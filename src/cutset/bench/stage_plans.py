@@ -149,7 +149,7 @@ class _Trial:
 
     def _choices(self) -> StageChoices:
         blocks = self.cluster.sequences * CONTEXT // BLOCK
-        self._pipeline().describe(StageSetup(blocks, BLOCK))
+        self._pipeline().planning.describe(StageSetup(blocks, BLOCK))
         names = list(self.workers.stages)
         assert self.divider.planner is not None
         return stage_choices(self.divider.planner, self.divider.machines(names), self.divider.mesh(names))
