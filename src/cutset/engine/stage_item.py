@@ -9,6 +9,7 @@ granted: what isn't exactly such an item, within these bounds, is a FrameError.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Annotated, Literal, NamedTuple
 
 import msgspec
@@ -35,6 +36,9 @@ __all__ = [
     "encode_setup",
     "with_sampling",
 ]
+
+MOST = 2**31 - 1
+FEW = 2048  # numbers of an item whose bounds are kept
 
 Name = Annotated[str, msgspec.Meta(max_length=1000)]
 Digest = Annotated[bytes, msgspec.Meta(max_length=64)]
@@ -155,8 +159,8 @@ def decode_item(
     Raises FrameError, and EngineError for one that goes on with a history that isn't known.
     """
     found: _Item = decoded(_items, data, "item")
-    batch = _batch(found, adapters or {})
-    _check(batch, setup, vocab_size)
+    batch, numbers = _batch(found, adapters or {})
+    _check(batch, numbers, setup, vocab_size)
     item = StageItem(found.number, batch, (), ())
     if not sampling:
         return item
@@ -183,7 +187,7 @@ def _bytes(array: NDArray[np.integer]) -> bytes:
     return array.astype("<i4", copy=False).tobytes()
 
 
-def _batch(found: _Item, adapters: Mapping[bytes, LoadedAdapter]) -> Batch:
+def _batch(found: _Item, adapters: Mapping[bytes, LoadedAdapter]) -> tuple[Batch, NDArray[np.int32]]:
     rows, sequences, wanted = found.rows, found.sequences, found.wanted
     ends = [sequences + 1]
     for size in (sequences, sequences, rows, rows, wanted):
@@ -196,7 +200,7 @@ def _batch(found: _Item, adapters: Mapping[bytes, LoadedAdapter]) -> Batch:
             raise FrameError("states of an item aren't two for each sequence and threes of copies")
         saves = own[2 * sequences :].reshape(-1, 3)
         states = States(own[:sequences], own[sequences : 2 * sequences], saves)
-    return Batch(
+    batch = Batch(
         token_ids=numbers[ends[2] : ends[3]],
         positions=numbers[ends[3] : ends[4]],
         row_starts=numbers[: ends[0]],
@@ -207,6 +211,7 @@ def _batch(found: _Item, adapters: Mapping[bytes, LoadedAdapter]) -> Batch:
         adapters=_adapters(found, adapters),
         states=states,
     )
+    return batch, numbers
 
 
 def _adapters(found: _Item, adapters: Mapping[bytes, LoadedAdapter]) -> tuple[LoadedAdapter | None, ...]:
@@ -223,34 +228,55 @@ def _adapters(found: _Item, adapters: Mapping[bytes, LoadedAdapter]) -> tuple[Lo
     return tuple(None if one < 0 else loaded[one] for one in chosen)
 
 
-def _check(batch: Batch, setup: StageSetup, vocab_size: int) -> None:
+def _check(batch: Batch, numbers: NDArray[np.int32], setup: StageSetup, vocab_size: int) -> None:
     """Raises FrameError unless all numbers of a batch lie where they may."""
-    starts = batch.row_starts.astype(np.int64)
-    counts = starts[1:] - starts[:-1]
-    rows = len(batch.token_ids)
-    if rows > setup.rows or len(counts) > setup.sequences or len(batch.logit_rows) > rows:
+    rows, sequences, wanted = len(batch.token_ids), len(batch.limits), len(batch.logit_rows)
+    if rows > setup.rows or sequences > setup.sequences or wanted > rows:
         raise FrameError(f"an item of {rows} rows is too large: {setup.rows} were agreed on", too_large=True)
-    within("row_starts", batch.row_starts[[0, -1]] - [0, rows], 0, 0)
-    within("row_starts", counts, 1, rows)
-    within("token_ids", batch.token_ids, 0, vocab_size - 1)
-    within("logit_rows", batch.logit_rows, 0, rows - 1)
-    blocks = batch.block_tables.shape[1]
-    within("context_lens", batch.context_lens - counts, 0, 2**31 - 1)
-    within("context_lens", batch.context_lens, 1, blocks * setup.block_size)
-    within("limits", batch.limits.astype(np.int64) - batch.context_lens, 0, 2**31 - 1)
-    within("positions", batch.positions, 0, max(0, int(batch.limits.max()) - 1))
-    used = -(-batch.context_lens // setup.block_size)
-    tables = batch.block_tables
+    tables, starts, lens, limits = batch.block_tables, batch.row_starts, batch.context_lens, batch.limits
+    blocks = tables.shape[1]
+    # All but the tables at once: one by one they would cost several times as much.
+    known = (sequences, rows, wanted, vocab_size, min(blocks * setup.block_size, MOST))
+    low, high = (_kept_bounds if 2 * rows + sequences < FEW else _bounds)(*known)
+    plain = numbers[: len(low)]
+    if not ((plain >= low) & (plain <= high)).all():
+        for name in ("row_starts", "context_lens", "limits", "token_ids", "positions", "logit_rows"):
+            size = getattr(batch, name).size
+            _require(bool(((plain[:size] >= low[:size]) & (plain[:size] <= high[:size])).all()), name)
+            plain, low, high = plain[size:], low[size:], high[size:]
+    counts = starts[1:] - starts[:-1]
+    _require(starts[0] == 0 and starts[-1] == rows and counts.min() >= 1, "row_starts")
+    _require(bool((lens >= counts).all()), "context_lens")
+    _require(bool((limits >= lens).all()), "limits")
+    _require(batch.positions.max() < limits.max(), "positions")
+    used = -(-lens // setup.block_size)
     if tables.size and int(used.min()) < blocks:  # what is behind a sequence's own blocks is never read
-        tables = tables[np.arange(blocks)[None, :] < used[:, None]]
+        tables = tables[np.arange(blocks) < used[:, None]]
     within("block_tables", tables, 0, setup.blocks - 1)
     if (batch.states is None) != (setup.states == 0):
         raise FrameError("an item has states of sequences where there are none, or none where there are")
     if (states := batch.states) is not None:
         within("states", states.slots, 0, setup.states - 1)
         within("states", states.sources, -1, setup.states - 1)
-        within("saves", states.saves[:, 0], 0, len(counts) - 1)
+        within("saves", states.saves[:, 0], 0, sequences - 1)
         within("saves", states.saves[:, 2], 0, setup.states - 1)
+
+
+def _require(right: bool | np.bool_, name: str) -> None:
+    if not right:
+        raise FrameError(f"{name} of an item has a number that can't be")
+
+
+def _bounds(
+    sequences: int, rows: int, wanted: int, vocab_size: int, context: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """The least and the most that each number of an item may be, but for tables, in the order of `_Item.numbers`."""
+    sizes = (sequences + 1, sequences, sequences, rows, rows, wanted)
+    least, most = (0, 1, 1, 0, 0, 0), (rows, context, MOST, vocab_size - 1, MOST, rows - 1)
+    return np.repeat(np.array(least, np.int32), sizes), np.repeat(np.array(most, np.int32), sizes)
+
+
+_kept_bounds = lru_cache(maxsize=64)(_bounds)
 
 
 def _check_drafted(batch: Batch, drafted: Sequence[int]) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
+import msgspec
 import numpy as np
 
 from cutset.cluster import messages
@@ -23,6 +24,9 @@ from cutset.link.interface import RingLink
 __all__ = ["NativeItem", "front_of", "ready_item"]
 
 CLOCK = bytes.fromhex("c39e5a17e428b671")  # of a float in the place of a time: found in a front
+NUMBERS = {1: 0, 2: 1 << 7, 3: 1 << 8, 5: 1 << 16, 9: 1 << 32}  # the least that has so many bytes
+
+encode = msgspec.msgpack.Encoder().encode
 
 
 def front_of(work: Work, nbytes: int) -> tuple[bytes, int] | None:
@@ -30,10 +34,25 @@ def front_of(work: Work, nbytes: int) -> tuple[bytes, int] | None:
     looks so. `work` may be any message of the item: hops differ in nothing else than the array."""
     if nbytes > PIECE:
         return None
-    rest = Work(work.plan, work.epoch, work.source, work.number, [], [nbytes], struct.unpack(">d", CLOCK)[0])
-    front, [(_, _, at)], _ = plan(messages.encode(rest), [(np.uint8, (nbytes,))], LIMITS.frame)
-    front += bytes(at - len(front))
-    return (front, front.index(CLOCK)) if front.count(CLOCK) == 1 else None
+    number = encode(work.number)
+    known = _around_number(work.plan, work.epoch, work.source, len(number), nbytes)
+    return None if known is None else (known[0] + number + known[1], known[2])
+
+
+@lru_cache(maxsize=64)
+def _around_number(
+    plan_number: int, epoch: int, source: int, digits: int, nbytes: int
+) -> tuple[bytes, bytes, int] | None:
+    """What stands before and behind an item's number, which has so many bytes, and where the clock is."""
+    some = NUMBERS[digits]
+    work = Work(plan_number, epoch, source, some, [], [nbytes], struct.unpack(">d", CLOCK)[0])
+    front, [(_, _, end)], _ = plan(messages.encode(work), [(np.uint8, (nbytes,))], LIMITS.frame)
+    front += bytes(end - len(front))
+    before = b"".join(map(encode, ("work", plan_number, epoch, source)))
+    at = front.index(before) + len(before)
+    if front.count(before) != 1 or front.count(CLOCK) != 1 or front[at : at + digits] != encode(some):
+        return None
+    return front[:at], front[at + digits :], front.index(CLOCK)
 
 
 class NativeItem:
