@@ -11,6 +11,7 @@
 #include "bindings/field.h"
 #include "bindings/glue.h"
 #include "bindings/grouped.h"
+#include "bindings/hop.h"
 #include "bindings/linears.h"
 #include "bindings/remote.h"
 #include "bindings/server.h"
@@ -37,4 +38,5 @@ NB_MODULE(_native, m) {
   bind_remote(m);
   bind_server(m);
   bind_sparse(m);
+  bind_hop(m);
 }

@@ -11,15 +11,8 @@ import numpy as np
 from cutset.engine import Engine
 from cutset.engine.decoder_stage import BATCH, CHOICES, HIDDEN, DecoderStage
 from cutset.engine.local_pipeline import LocalPipeline
-from cutset.engine.stage_item import (
-    StageItem,
-    StageSetup,
-    decode_choices,
-    decode_hidden,
-    decode_setup,
-    encode_item,
-    encode_setup,
-)
+from cutset.engine.stage_item import StageItem, StageSetup, decode_setup, encode_item, encode_setup
+from cutset.engine.stage_result import decode_choices, decode_hidden
 from cutset.engine.step_pipeline import StagesLost, StepPipeline, StepResult
 from cutset.engine.token_history import KnownHistories, SentHistories
 from cutset.errors import CutsetError

@@ -265,7 +265,7 @@ def test_what_cannot_be_is_said(three: Stages, tmp_path: Path, monkeypatch: pyte
 
 
 def test_another_version_is_refused_by_name(three: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cutset.engine.cluster_pipeline.software_of", lambda isa: f"cutset 0.0.0, stages, {isa}")
+    monkeypatch.setattr("cutset.engine.stage_planning.software_of", lambda isa: f"cutset 0.0.0, stages, {isa}")
     with pytest.raises(LinkError, match=r"is cutset .*, this side cutset 0\.0\.0.*Install the same version"):
         LLM("story", **three.settings("a"), **SMALL)
 

@@ -20,7 +20,7 @@ from cutset.partition.node import Value
 from cutset.video.check import range_error
 from cutset.video.onnx_model import OnnxModel
 from cutset.video.runtimes import open_stage
-from cutset.video.runtimes.onnx_calls import NodeCall
+from cutset.video.runtimes.onnx_calls import OnnxCall
 from cutset.video.runtimes.onnx_torch_stage import OPERATORS
 from cutset.video.runtimes.submodel import ELEMENTS
 from video.onnx_networks import Builder, detector, picture, quantised, save
@@ -56,7 +56,7 @@ def computed(case: Any, inputs: list[Any], outputs: list[Any]) -> list[Any] | No
         attributes[one.name] = value.decode() if isinstance(value, bytes) else value
     tensors = [None if a is None else torch.from_numpy(np.array(a)) for a in arrays]
     opset = next(one.version for one in case.model.opset_import if one.domain == "")
-    found = OPERATORS[node.op_type](NodeCall(attributes, values, opset), tensors)
+    found = OPERATORS[node.op_type](OnnxCall(attributes, values, opset), tensors)
     several = found if isinstance(found, tuple | list) else (found,)
     return [one.numpy() for one, value in zip(several, values, strict=False) if value is not None]
 

@@ -25,6 +25,7 @@ __all__ = [
     "MINOR",
     "MOST_BODY",
     "MOST_EDGES",
+    "MOST_REPORTS",
     "MOST_SOURCES",
     "PROTOCOL",
     "Allow",
@@ -52,6 +53,7 @@ __all__ = [
     "Ready",
     "Refused",
     "Report",
+    "Reports",
     "Retire",
     "Tune",
     "WeightPart",
@@ -73,6 +75,7 @@ MOST_WEIGHTS = 100_000
 MOST_SOURCES = 256
 MOST_ISAS = 16
 TICKET = 32  # bytes
+MOST_REPORTS = 64  # in a message
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 Word = Annotated[str, msgspec.Meta(max_length=200)]
@@ -151,6 +154,7 @@ class Prepare(_Message, tag="prepare"):
     pace: Hop | None  # emulate this hop towards `next`
     back: Hop | None  # and this one towards the coordinator
     inputs: Annotated[bytes, msgspec.Meta(max_length=MOST_BODY)] = b""  # what its input encoding must know beforehand
+    direct: bool = False  # the graph's input comes from the coordinator to every stage that reads it
     # The stage computes what changed alone, by so many times its thresholds; None: it computes all.
     delta_scale: Seconds | None = None
 
@@ -289,6 +293,12 @@ class Report(_Message, tag="report"):
         self.spans.append(Span(kind, self.source, self.number, start, end, nbytes))
 
 
+class Reports(_Message, tag="reports"):
+    """Worker to coordinator: what it did for several items, where they follow each other closely."""
+
+    reports: Annotated[list[Report], msgspec.Meta(max_length=MOST_REPORTS)]
+
+
 class Lost(_Message, tag="lost"):
     """Worker to coordinator: this item got no further than here; it may be sent again."""
 
@@ -350,6 +360,7 @@ Message = (
     | Work
     | More
     | Report
+    | Reports
     | Lost
     | Failed
     | Refused

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from cutset.cluster.inputs import InputDecoder
 from cutset.cluster.values import Array
@@ -13,7 +13,19 @@ from cutset.codec.changed import Changed
 from cutset.partition.graph import Graph
 from cutset.partition.node import Value
 
-__all__ = ["Abilities", "IncrementalRuntime", "IncrementalStage", "Runtime", "Stage", "WeightFile"]
+if TYPE_CHECKING:
+    from cutset.kernels import native
+
+__all__ = [
+    "Abilities",
+    "ExpectingStage",
+    "IncrementalRuntime",
+    "IncrementalStage",
+    "NativeStage",
+    "Runtime",
+    "Stage",
+    "WeightFile",
+]
 
 # The weight of this name from a file, as that value; None where the file has none of that shape.
 WeightFile = Callable[[str, Value], Array | None]
@@ -72,6 +84,35 @@ class IncrementalStage(Stage, Protocol):
         changed: Mapping[str, Changed] | None = None,
     ) -> dict[str, Array]:
         """`changed` says, of inputs of which it is known, which elements were replaced since the item before."""
+
+
+@runtime_checkable
+class ExpectingStage(Protocol):
+    """A stage that can begin with an item when it has the graph's input alone (see `Options.direct`)."""
+
+    def expect(self, source: int, values: Mapping[str, Array]) -> None:
+        """`run` will be called with these very arrays, among others. Not always by the thread that computes; what is
+        wrong with them is said by `run`."""
+
+
+@runtime_checkable
+class NativeStage(ExpectingStage, Protocol):
+    """An ExpectingStage whose steps native code can start with what comes in a ring (native.StepHop): the one value of
+    a hop, whose bytes are the step's hidden states."""
+
+    @property
+    def linears(self) -> native.Linears:
+        """What computes the products of its steps."""
+
+    def ready_step(self, values: Mapping[str, Array]) -> native.Step | None:
+        """A step for the oldest item that is expected, whose input this is; None where it must be `run`. `close_step`
+        is called before anything else."""
+
+    def close_step(
+        self, values: Mapping[str, Array], step: native.Step, end: native.HopEnd | None, *, sent: bool = False
+    ) -> dict[str, Array]:
+        """The outputs of that item, as `run` gives them; {} where the step wasn't started, so that `run` may still be
+        called, or its outputs were `sent`. Raises CutsetError."""
 
 
 class Runtime(Protocol):

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable, Collection, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
@@ -243,6 +244,30 @@ class LinkedStage:
         except EngineError as error:
             return {self.outputs[0]: self._passed(_text_of(str(error)))}
         return {self.outputs[0]: np.ascontiguousarray(made).reshape(-1).view(np.uint8)}
+
+    def expect(self, source: int, values: Mapping[str, Array]) -> None:
+        """See `cutset.cluster.stage.ExpectingStage`."""
+        self.stage.expect(values[BATCH])
+
+    def ready_step(self, values: Mapping[str, Array]) -> native.Step | None:
+        """See `cutset.cluster.stage.NativeStage`."""
+        return self.stage.ready_step(values[BATCH])
+
+    @property
+    def linears(self) -> native.Linears:
+        """See `cutset.cluster.stage.NativeStage`."""
+        found: native.Linears = cast(Any, self.stage.executor).linears
+        return found
+
+    def close_step(
+        self, values: Mapping[str, Array], step: native.Step, end: native.HopEnd | None, *, sent: bool = False
+    ) -> dict[str, Array]:
+        """See `cutset.cluster.stage.NativeStage`."""
+        try:
+            made = self.stage.close_step(values[BATCH], step, end, sent)
+        except EngineError as error:
+            return {self.outputs[0]: self._passed(_text_of(str(error)))}
+        return {} if made is None else {self.outputs[0]: np.ascontiguousarray(made).reshape(-1).view(np.uint8)}
 
     def _passed(self, text: Bytes) -> Bytes:
         """An error on its way: in the place of hidden states, whose bytes are fours, or of choices."""

@@ -10,6 +10,7 @@ from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import CapsuleType
 
 from cutset.link._ring import Poller, Receiver, Sender
 
@@ -383,6 +384,27 @@ class Step:
         hidden: _Floats | None = None,
         head: bool = True,
     ) -> None: ...
+    def prepare(
+        self,
+        token_ids: _Ids,
+        *,
+        cos: _Floats,
+        sin: _Floats,
+        row_starts: _Ids,
+        context_lens: _Ids,
+        block_tables: _Ids,
+        logit_rows: _Ids,
+        key_mask: NDArray[np.bool_] | None = None,
+        adapters: list[Adapter | None] | None = None,
+        state_slots: _Ids | None = None,
+        state_sources: _Ids | None = None,
+        state_saves: _Ids | None = None,
+        query_scales: _Floats | None = None,
+        head: bool = True,
+    ) -> None:
+        """As `begin`, up to the hidden states, with which `start` begins."""
+
+    def start(self, hidden: _Floats | None = None) -> None: ...
     def resume(self, y: _Floats | None = None) -> None:
         """Goes on with the product y (rows, outputs), or with what was written to `output`."""
 
@@ -390,6 +412,10 @@ class Step:
     @property
     def waiting(self) -> tuple[_Site, int, int, _Floats] | None:
         """(site, layer, expert, rows), or None when the step is done; the rows hold until `resume`."""
+
+    @property
+    def hidden_bytes(self) -> int:
+        """of the hidden states that a prepared step takes or gives"""
 
     @property
     def output(self) -> _Floats:
@@ -728,3 +754,68 @@ def sparse_resize(
     pool: Pool | None = None,
 ) -> int:
     """Places (2, rows) and (2, columns) that are blended; shares (rows,) and (columns,) of the second ones."""
+
+# Stages over rings: native/bindings/hop.cpp documents these.
+
+class HopEnd:
+    """What ended a wait of a StepHop: nothing where all is false."""
+
+    @property
+    def ran(self) -> bool: ...
+    @property
+    def started(self) -> bool:
+        """it ran, or failed"""
+
+    @property
+    def other(self) -> bool:
+        """a record came"""
+
+    @property
+    def client(self) -> int: ...
+    @property
+    def record(self) -> tuple[int, int, int, int, int]:
+        """that came and isn't what was expected"""
+
+    @property
+    def sent(self) -> float:
+        """by the sender's clock"""
+
+    @property
+    def came(self) -> float: ...
+    @property
+    def ended(self) -> float: ...
+    @property
+    def reason(self) -> str:
+        """why it failed"""
+
+def run_step(step: Step, linears: Linears, hidden: _Bytes | None = None) -> HopEnd:
+    """Starts a prepared step with the bytes of its hidden states, or of tokens, and runs it."""
+
+def frame_of(step: Step, front: bytes, clock: int) -> bytes:
+    """The bytes of a frame with what a step made behind `front`, sent now."""
+
+def send_hidden(step: Step, end: CapsuleType, front: bytes, clock: int) -> float:
+    """Puts what a step made into a ring, behind `front`: when it left, or 0 where there is no room. `end` is the
+    sender's."""
+
+class StepHop:
+    """Runs prepared steps with the hidden states that a ring brings. Clients are the poller's tokens."""
+
+    def __init__(self, poller: Poller) -> None: ...
+    @property
+    def since(self) -> float:
+        """when the step began that runs now, by the monotonic clock; 0 without one"""
+
+    def run(
+        self,
+        step: Step,
+        linears: Linears,
+        *,
+        client: int,
+        receiver: Receiver,
+        front: bytes,
+        clock: int,
+        sleep: float,
+        awake: float,
+    ) -> HopEnd:
+        """Waits asleep and then awake for the frame that begins so, and runs the step with it."""

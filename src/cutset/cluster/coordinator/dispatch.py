@@ -6,6 +6,7 @@ import queue
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from cutset.cluster.coordinator.feeding import Feeder, Inbox
@@ -17,7 +18,7 @@ from cutset.cluster.messages import Report
 from cutset.cluster.model import Model
 from cutset.cluster.values import readable
 from cutset.cluster.wire import ArrivedItem, piece_bytes, pieces
-from cutset.errors import CutsetError, SourceLost
+from cutset.errors import CutsetError, LinkError, SourceLost
 from cutset.partition.plan import COORDINATOR
 
 __all__ = ["Dispatcher"]
@@ -27,7 +28,7 @@ USUAL = 0.75  # the share of them that take no longer than what is foreseen
 
 
 class Dispatcher:
-    """All but `took` and `results` belongs to the coordinator's thread; `notify` is called when something changed."""
+    """All but `results` is for one thread at a time; `notify` is called when something changed."""
 
     def __init__(
         self,
@@ -149,8 +150,11 @@ class Dispatcher:
         def left(begin: float, end: float) -> None:
             report.note("send", begin, end, sum(work.lengths))
 
-        frames = pieces(work, arrays, piece_bytes(route.sender.bandwidth))
-        route.first.outbox.data(frames, wait=False, done=left, direct=self.options.stateful)
+        size, direct = piece_bytes(route.sender.bandwidth), self.options.stateful
+        for remote in (route.first, *route.also):
+            with suppress(LinkError):  # it went just now, as the coordinator will hear
+                done = left if remote is route.first else None
+                remote.outbox.data(pieces(work, arrays, size), wait=False, done=done, direct=direct)
 
     def came(self, route: Route, arrival: ArrivedItem) -> None:
         """Takes a result. Raises Gap where a payload before it is missing, FrameError for what isn't right."""

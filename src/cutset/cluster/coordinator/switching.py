@@ -45,6 +45,9 @@ class Options:
     # Workers keep of an item what later ones need. An item can't be sent again then: when a plan ends, its items are
     # dropped, and whoever gave them hears of a `StateLost`.
     stateful: bool = False
+    # The input of an item goes straight to every stage that reads it, not from stage to stage, where it is bounded: so
+    # a stage can get ready for an item before the values of the stage before are there.
+    direct: bool = False
 
     def __post_init__(self) -> None:
         if not self.deltas and (self.budget.threshold or self.levels):
@@ -79,7 +82,10 @@ class Route:
     ) -> None:
         self.number, self.epoch, self.plan = number, epoch, plan
         self.remotes, self._links = remotes, [remote.links for remote in remotes]
-        hops = plan.edges(model.graph)
+        self.direct = options.direct and model.input.bounded and not plan.input
+        hops, reads = plan.edges(model.graph, direct=self.direct), plan.readers(model.graph)
+        # Those that get the input, too, beside the first.
+        self.also = [one for one, own in zip(remotes[1:], reads[1:], strict=True) if own and self.direct]
         self.sender = Sender(
             [model.graph.values[name] for name in hops[0]], plan=number, epoch=epoch, deltas=options.deltas
         )
@@ -214,6 +220,7 @@ class Switch:
                     back=paces.get((remote.name, COORDINATOR)),
                     inputs=route.settings if i == 0 else b"",
                     delta_scale=options.delta_scale,
+                    direct=route.direct,
                 )
             )
 

@@ -1,6 +1,6 @@
 """ONNX's operators as calls of torch: which of torch's functions does what a node of an ONNX graph says.
 
-Arithmetic is torch's alone. A `NodeCall` has a node's attributes and what it makes; inputs are tensors, None where one
+Arithmetic is torch's alone. A `OnnxCall` has a node's attributes and what it makes; inputs are tensors, None where one
 is left out. What shapes depend on is constant in a graph, so shapes are those of the values that the graph describes.
 """
 
@@ -17,13 +17,13 @@ from torch.nn import functional as F
 from cutset.errors import GraphError
 from cutset.partition.node import Value
 
-__all__ = ["SIMPLE", "NodeCall", "Operator"]
+__all__ = ["SIMPLE", "OnnxCall", "Operator"]
 
 Inputs = Sequence[Any]  # tensors, or None
 
 
 @dataclass(frozen=True)
-class NodeCall:
+class OnnxCall:
     """One node."""
 
     attributes: Mapping[str, Any]
@@ -42,7 +42,7 @@ class NodeCall:
         return self.outputs[0].shape
 
 
-Operator = Callable[[NodeCall, Inputs], Any]
+Operator = Callable[[OnnxCall, Inputs], Any]
 
 
 def _of_one(function: Callable[[Tensor], Tensor]) -> Operator:
@@ -54,7 +54,7 @@ def _of_two(function: Callable[[Tensor, Tensor], Tensor]) -> Operator:
 
 
 def _of_all(function: Callable[[Tensor, Tensor], Tensor]) -> Operator:
-    def run(call: NodeCall, inputs: Inputs) -> Tensor:
+    def run(call: OnnxCall, inputs: Inputs) -> Tensor:
         found: Tensor = inputs[0]
         for other in inputs[1:]:
             found = function(found, other)
@@ -63,7 +63,7 @@ def _of_all(function: Callable[[Tensor, Tensor], Tensor]) -> Operator:
     return run
 
 
-def _reshaped(call: NodeCall, inputs: Inputs) -> Tensor:
+def _reshaped(call: OnnxCall, inputs: Inputs) -> Tensor:
     found: Tensor = inputs[0].reshape(call.shape)
     return found
 
@@ -73,19 +73,19 @@ def numbers(tensor: Tensor | None) -> list[Any]:
     return [] if tensor is None else tensor.reshape(-1).tolist()
 
 
-def _dropout(call: NodeCall, inputs: Inputs) -> Tensor:
+def _dropout(call: OnnxCall, inputs: Inputs) -> Tensor:
     if len(inputs) > 2 and any(numbers(inputs[2])):
         raise GraphError("it draws random numbers")
     found: Tensor = inputs[0].clone()
     return found
 
 
-def _div(call: NodeCall, inputs: Inputs) -> Tensor:
+def _div(call: OnnxCall, inputs: Inputs) -> Tensor:
     a, b = inputs
     return torch.div(a, b) if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc")
 
 
-def _clip(call: NodeCall, inputs: Inputs) -> Any:
+def _clip(call: OnnxCall, inputs: Inputs) -> Any:
     x: Tensor = inputs[0]
     bounds = inputs[1:]
     low, high = (*bounds, None, None)[:2] if call.opset >= 11 else (call.get("min"), call.get("max"))
@@ -96,14 +96,14 @@ def _clip(call: NodeCall, inputs: Inputs) -> Any:
     return found if low is None and high is None else torch.clamp(found, low, high)
 
 
-def _selu(call: NodeCall, inputs: Inputs) -> Tensor:
+def _selu(call: OnnxCall, inputs: Inputs) -> Tensor:
     alpha, gamma = call.get("alpha", 1.6732631921768188), call.get("gamma", 1.0507010221481323)
     found: Tensor = gamma * F.elu(inputs[0], alpha)
     return found
 
 
 def _softmax(function: Callable[..., Tensor]) -> Operator:
-    def run(call: NodeCall, inputs: Inputs) -> Tensor:
+    def run(call: OnnxCall, inputs: Inputs) -> Tensor:
         x = inputs[0]
         axis = call.get("axis", 1 if call.opset < 13 else -1)
         if call.opset >= 13:
@@ -117,7 +117,7 @@ def _softmax(function: Callable[..., Tensor]) -> Operator:
 
 
 def _reduced(function: Callable[[Tensor, list[int], bool], Tensor]) -> Operator:
-    def run(call: NodeCall, inputs: Inputs) -> Tensor:
+    def run(call: OnnxCall, inputs: Inputs) -> Tensor:
         x = inputs[0]
         axes = numbers(inputs[1]) if len(inputs) > 1 else list(call.get("axes", ()))
         if not axes and call.get("noop_with_empty_axes", 0):
@@ -128,7 +128,7 @@ def _reduced(function: Callable[[Tensor, list[int], bool], Tensor]) -> Operator:
 
 
 def _arg(function: Callable[..., Tensor]) -> Operator:
-    def run(call: NodeCall, inputs: Inputs) -> Tensor:
+    def run(call: OnnxCall, inputs: Inputs) -> Tensor:
         if call.get("select_last_index", 0):
             raise GraphError("it takes the last of equal elements, which torch doesn't")
         return function(inputs[0], call.get("axis", 0), bool(call.get("keepdims", 1)))
@@ -136,7 +136,7 @@ def _arg(function: Callable[..., Tensor]) -> Operator:
     return run
 
 
-def _split(call: NodeCall, inputs: Inputs) -> tuple[Tensor, ...]:
+def _split(call: OnnxCall, inputs: Inputs) -> tuple[Tensor, ...]:
     x, axis = inputs[0], call.get("axis", 0)
     sizes = numbers(inputs[1]) if len(inputs) > 1 and inputs[1] is not None else list(call.get("split", ()))
     if not sizes:
@@ -146,7 +146,7 @@ def _split(call: NodeCall, inputs: Inputs) -> tuple[Tensor, ...]:
     return torch.split(x, sizes, axis)
 
 
-def _slice(call: NodeCall, inputs: Inputs) -> Tensor:
+def _slice(call: OnnxCall, inputs: Inputs) -> Tensor:
     x: Tensor = inputs[0]
     if call.opset < 10:
         starts, ends = call.get("starts"), call.get("ends")
@@ -163,7 +163,7 @@ def _slice(call: NodeCall, inputs: Inputs) -> Tensor:
     return x
 
 
-def _gather(call: NodeCall, inputs: Inputs) -> Tensor:
+def _gather(call: OnnxCall, inputs: Inputs) -> Tensor:
     x, places = inputs[0], inputs[1].to(torch.int64)
     axis = call.get("axis", 0)
     places = torch.where(places < 0, places + x.shape[axis], places)
@@ -171,13 +171,13 @@ def _gather(call: NodeCall, inputs: Inputs) -> Tensor:
     return found
 
 
-def _gather_elements(call: NodeCall, inputs: Inputs) -> Tensor:
+def _gather_elements(call: OnnxCall, inputs: Inputs) -> Tensor:
     x, places, axis = inputs[0], inputs[1].to(torch.int64), call.get("axis", 0)
     found: Tensor = x.gather(axis, torch.where(places < 0, places + x.shape[axis], places))
     return found
 
 
-def _top(call: NodeCall, inputs: Inputs) -> tuple[Tensor, Tensor]:
+def _top(call: OnnxCall, inputs: Inputs) -> tuple[Tensor, Tensor]:
     x, axis = inputs[0], call.get("axis", -1)
     count = int(numbers(inputs[1])[0]) if len(inputs) > 1 else call.get("k")
     values, places = torch.sort(
@@ -186,14 +186,14 @@ def _top(call: NodeCall, inputs: Inputs) -> tuple[Tensor, Tensor]:
     return values.narrow(axis, 0, count), places.narrow(axis, 0, count)
 
 
-def _cast(call: NodeCall, inputs: Inputs) -> Tensor:
+def _cast(call: OnnxCall, inputs: Inputs) -> Tensor:
     if call.outputs[0] is None:
         raise GraphError("its output is read by nobody")
     found: Tensor = inputs[0].to(getattr(torch, call.outputs[0].dtype))
     return found
 
 
-def _gemm(call: NodeCall, inputs: Inputs) -> Tensor:
+def _gemm(call: OnnxCall, inputs: Inputs) -> Tensor:
     a, b = (x.t() if call.get(key, 0) else x for x, key in zip(inputs, ("transA", "transB"), strict=False))
     found: Tensor = a @ b
     if (alpha := call.get("alpha", 1.0)) != 1:
@@ -203,7 +203,7 @@ def _gemm(call: NodeCall, inputs: Inputs) -> Tensor:
     return found
 
 
-def _depth_to_space(call: NodeCall, inputs: Inputs) -> Tensor:
+def _depth_to_space(call: OnnxCall, inputs: Inputs) -> Tensor:
     x, block = inputs[0], call.get("blocksize")
     n, c, h, w = x.shape
     if call.get("mode", "DCR") == "DCR":
@@ -214,7 +214,7 @@ def _depth_to_space(call: NodeCall, inputs: Inputs) -> Tensor:
     return found
 
 
-def _space_to_depth(call: NodeCall, inputs: Inputs) -> Tensor:
+def _space_to_depth(call: OnnxCall, inputs: Inputs) -> Tensor:
     x, block = inputs[0], call.get("blocksize")
     n, c, h, w = x.shape
     order = (0, 3, 5, 1, 2, 4) if call.get("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)

@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cutset.errors import GraphError
-from cutset.video.runtimes.onnx_calls import Inputs, NodeCall, Operator, numbers
+from cutset.video.runtimes.onnx_calls import Inputs, OnnxCall, Operator, numbers
 
 __all__ = ["LAYERS"]
 
 
 def _pads(
-    call: NodeCall, sizes: Sequence[int], kernel: Sequence[int], steps: Sequence[int], gaps: Sequence[int]
+    call: OnnxCall, sizes: Sequence[int], kernel: Sequence[int], steps: Sequence[int], gaps: Sequence[int]
 ) -> Any:
     """What is added in front of each dimension, and behind it."""
     dims, auto = len(kernel), call.get("auto_pad", "NOTSET")
@@ -36,7 +36,7 @@ def _around(x: Tensor, before: Sequence[int], after: Sequence[int], value: float
     return F.pad(x, flat, value=value) if any(flat) else x
 
 
-def _conv(call: NodeCall, inputs: Inputs) -> Tensor:
+def _conv(call: OnnxCall, inputs: Inputs) -> Tensor:
     x, weight, *bias = inputs
     kernel = weight.shape[2:]
     dims = len(kernel)
@@ -49,7 +49,7 @@ def _conv(call: NodeCall, inputs: Inputs) -> Tensor:
     return function(x, weight, bias[0] if bias else None, tuple(steps), tuple(pads), tuple(gaps), call.get("group", 1))
 
 
-def _conv_transposed(call: NodeCall, inputs: Inputs) -> Tensor:
+def _conv_transposed(call: OnnxCall, inputs: Inputs) -> Tensor:
     x, weight, *rest = inputs
     dims = x.dim() - 2
     steps, gaps = call.get("strides", (1,) * dims), call.get("dilations", (1,) * dims)
@@ -74,7 +74,7 @@ def _conv_transposed(call: NodeCall, inputs: Inputs) -> Tensor:
     return found
 
 
-def _max_pool(call: NodeCall, inputs: Inputs) -> Tensor:
+def _max_pool(call: OnnxCall, inputs: Inputs) -> Tensor:
     [x], kernel = inputs, call.get("kernel_shape")
     if len(call.outputs) > 1 and call.outputs[1] is not None:
         raise GraphError("it gives places of maxima, which torch counts otherwise")
@@ -90,7 +90,7 @@ def _max_pool(call: NodeCall, inputs: Inputs) -> Tensor:
     return found
 
 
-def _average_pool(call: NodeCall, inputs: Inputs) -> Tensor:
+def _average_pool(call: OnnxCall, inputs: Inputs) -> Tensor:
     [x], kernel = inputs, call.get("kernel_shape")
     dims = len(kernel)
     steps, gaps = call.get("strides", (1,) * dims), call.get("dilations", (1,) * dims)
@@ -106,7 +106,7 @@ def _average_pool(call: NodeCall, inputs: Inputs) -> Tensor:
     return found
 
 
-def _pad(call: NodeCall, inputs: Inputs) -> Tensor:
+def _pad(call: OnnxCall, inputs: Inputs) -> Tensor:
     x: Tensor = inputs[0]
     mode = call.get("mode", "constant")
     if call.opset < 11:
@@ -139,7 +139,7 @@ def _pad(call: NodeCall, inputs: Inputs) -> Tensor:
     return x
 
 
-def _resize(call: NodeCall, inputs: Inputs) -> Tensor:
+def _resize(call: OnnxCall, inputs: Inputs) -> Tensor:
     """Dimension by dimension, by the standard's formulas: places of the nearest elements, or of two and a weight."""
     x: Tensor = inputs[0]
     how = call.get("mode", "nearest")
@@ -181,7 +181,7 @@ def _coordinates(where: str, size: int, wanted: int, scale: float) -> Tensor:
     return at
 
 
-def _nearest(call: NodeCall, at: Tensor) -> Tensor:
+def _nearest(call: OnnxCall, at: Tensor) -> Tensor:
     mode = call.get("nearest_mode", "round_prefer_floor" if call.opset >= 11 else "floor")
     if mode == "floor":
         return at.floor().to(torch.int64)
@@ -190,7 +190,7 @@ def _nearest(call: NodeCall, at: Tensor) -> Tensor:
     return (torch.ceil(at - 0.5) if mode == "round_prefer_floor" else torch.floor(at + 0.5)).to(torch.int64)
 
 
-def _along(call: NodeCall, x: Tensor, factor: Tensor) -> Tensor:
+def _along(call: OnnxCall, x: Tensor, factor: Tensor) -> Tensor:
     """Scales or zero points of an axis, to be combined with x."""
     if factor.dim() == 0 or factor.numel() == 1:
         return factor.reshape(())
@@ -200,7 +200,7 @@ def _along(call: NodeCall, x: Tensor, factor: Tensor) -> Tensor:
     return factor.reshape([-1 if d == axis else 1 for d in range(x.dim())])
 
 
-def _quantise(call: NodeCall, inputs: Inputs) -> Tensor:
+def _quantise(call: OnnxCall, inputs: Inputs) -> Tensor:
     x, scale, *zero = inputs
     kind = zero[0].dtype if zero and zero[0] is not None else torch.uint8
     info = torch.iinfo(kind)
@@ -210,7 +210,7 @@ def _quantise(call: NodeCall, inputs: Inputs) -> Tensor:
     return steps.clamp(info.min, info.max).to(kind)
 
 
-def _dequantise(call: NodeCall, inputs: Inputs) -> Tensor:
+def _dequantise(call: OnnxCall, inputs: Inputs) -> Tensor:
     x, scale, *zero = inputs
     steps = x.to(torch.int32)
     if zero and zero[0] is not None:
@@ -219,14 +219,14 @@ def _dequantise(call: NodeCall, inputs: Inputs) -> Tensor:
     return found
 
 
-def _batch_norm(call: NodeCall, inputs: Inputs) -> Tensor:
+def _batch_norm(call: OnnxCall, inputs: Inputs) -> Tensor:
     x, scale, bias, mean, variance = inputs
     if call.get("training_mode", 0):
         raise GraphError("it is in training mode")
     return F.batch_norm(x, mean, variance, scale, bias, False, 0.0, call.get("epsilon", 1e-5))
 
 
-def _layer_norm(call: NodeCall, inputs: Inputs) -> tuple[Tensor, ...]:
+def _layer_norm(call: OnnxCall, inputs: Inputs) -> tuple[Tensor, ...]:
     x, scale, *rest = inputs
     shape = x.shape[call.get("axis", -1) :]
     bias = rest[0].reshape(shape) if rest and rest[0] is not None else None

@@ -15,7 +15,7 @@ from cutset.errors import GraphError
 from cutset.partition.graph import Graph
 from cutset.partition.node import Argument, Node, Read, Weight
 from cutset.video.runtimes.checked import zeros
-from cutset.video.runtimes.onnx_calls import SIMPLE, NodeCall, Operator
+from cutset.video.runtimes.onnx_calls import SIMPLE, OnnxCall, Operator
 from cutset.video.runtimes.onnx_layers import LAYERS
 from cutset.video.torch_stage import to_array, to_tensor
 
@@ -54,12 +54,12 @@ class OnnxTorchStage:
             raise GraphError(f"the weight {name} isn't the {value.dtype} {value.shape} that the graph has there")
         return tensor.to(self.device)
 
-    def _call(self, node: Node) -> tuple[Operator, NodeCall, list[Any]]:
+    def _call(self, node: Node) -> tuple[Operator, OnnxCall, list[Any]]:
         """The function of a node, its attributes, and its arguments: weights as they are, values as what they read."""
         kind, opset = node.op.split(".")[1], int(node.op.split(".")[2])
         if kind not in OPERATORS:
             raise GraphError(f"{node.name}: torch has no function for {kind}; take --runtime onnxruntime or openvino")
-        call = NodeCall(dict(node.kwargs), node.outputs, opset)
+        call = OnnxCall(dict(node.kwargs), node.outputs, opset)
         return OPERATORS[kind], call, [self._argument(argument, opset) for argument in node.args]
 
     def _argument(self, argument: Argument, opset: int) -> Any:
@@ -72,7 +72,7 @@ class OnnxTorchStage:
             if isinstance(inputs, tuple) and isinstance(pairs, tuple):
                 attributes = {str(key): value for key, value in zip(pairs[::2], pairs[1::2], strict=True)}
                 given = [self._argument(one, opset) for one in inputs]
-                return LAYERS["DequantizeLinear"](NodeCall(attributes, (), opset), given)
+                return LAYERS["DequantizeLinear"](OnnxCall(attributes, (), opset), given)
         raise GraphError("an input is neither a value nor a weight")
 
     def run(
@@ -93,7 +93,7 @@ class OnnxTorchStage:
                     observe(time.perf_counter() - begin)
             return {name: to_array(held[name]) for name in self.outputs}
 
-    def _keep(self, node: Node, function: Operator, call: NodeCall, given: list[Any], held: dict[str, Tensor]) -> None:
+    def _keep(self, node: Node, function: Operator, call: OnnxCall, given: list[Any], held: dict[str, Tensor]) -> None:
         try:
             made = function(call, given)
         except GraphError as error:
