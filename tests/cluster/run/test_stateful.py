@@ -17,9 +17,10 @@ from cutset.cluster.coordinator import reach as reaching
 from cutset.cluster.coordinator.coordinator import Coordinator
 from cutset.cluster.coordinator.feeding import Inbox
 from cutset.cluster.coordinator.plans import NoPlan
+from cutset.cluster.coordinator.run_events import Events
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.item_result import ItemResult, StateLost
-from cutset.cluster.messages import HopReport, Work
+from cutset.cluster.messages import HopReport, Report, Work
 from cutset.cluster.model import Model
 from cutset.cluster.stage import WeightFile
 from cutset.cluster.values import Array
@@ -206,6 +207,49 @@ def test_inputs_and_rests_that_wait_are_bounded_and_come_once() -> None:
         ahead.take(arrived(3).work)
     with pytest.raises(FrameError, match="the most is 4"):
         ahead.came(ArrivedItem(Work(1, 0, 0, 50, [], [5], 0.0), [np.zeros(5, np.uint8)], HopReport(5, 0.0, 0.0, 0.0)))
+
+
+def test_whoever_brings_an_item_moves_it_unless_somebody_is_at_it_or_the_plan_may_change() -> None:
+    done: list[str] = []
+    ours = threading.get_ident()
+
+    def note(what: str) -> Callable[[], None]:
+        return lambda: done.append(f"{what} {'here' if threading.get_ident() == ours else 'elsewhere'}")
+
+    def fail() -> None:
+        raise LinkError("it failed")
+
+    events = Events(
+        lambda event: None, lambda report: done.append(f"report {report.number}"), note("moved"), at_once=True
+    )
+    events.put(note("small"), small=True)
+    assert done == ["small here", "moved here"]
+    done.clear()
+    report = Report(1, 0, 0, 7, "w0")
+    events.put(report)
+    events.put(note("large"))
+    assert done == [], "for the coordinator's thread"
+    events.put(note("small"), small=True)
+    assert done == ["moved here"], "what came before it is taken first"
+    done.clear()
+    assert events.take_all()
+    assert done == ["large here", "small here", "report 7"]
+    done.clear()
+    with events.turn:
+        other = threading.Thread(target=events.put, args=(note("small"),), kwargs={"small": True})
+        other.start()
+        other.join()
+        assert done == [], "another one is at it, and takes it"
+        assert not events.take_all(), "it changes no plan"
+    assert done == ["small here"]
+    events.put(fail, small=True)
+    assert isinstance(events.failure, LinkError)
+    later = Events(lambda event: None, lambda report: done.append("report"), note("moved"), at_once=False)
+    done.clear()
+    later.put(note("small"), small=True)
+    assert done == []
+    later.report([report])
+    assert done == ["report"], "without state a report is taken at once"
 
 
 def test_one_thread_listens_and_another_one_only_while_that_computes_for_long() -> None:

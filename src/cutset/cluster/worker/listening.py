@@ -9,6 +9,7 @@ from collections.abc import Callable
 __all__ = ["Turns"]
 
 LONG = 0.05  # seconds of computing, after which the other thread listens meanwhile
+LOOK = 0.1  # seconds between two looks whether that is so
 
 
 class Turns:
@@ -32,7 +33,7 @@ class Turns:
                 if self._whose is None or self._whose == own or away:
                     self._whose, self._away = own, 0.0
                     return True
-                self._changed.wait(LONG)
+                self._changed.wait(LOOK)
         return False
 
     def leave(self) -> None:

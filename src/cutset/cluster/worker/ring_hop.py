@@ -28,7 +28,7 @@ Got = tuple[Link, Frame]
 SLICE = 0.1  # seconds of a wait
 KEPT, SIZES = 9, 8  # times that are remembered, each of items of so many sizes
 EARLY = 60e-6  # seconds that waking up takes
-MOST_AWAKE, SHARE = 200e-6, 1 / 50  # seconds awake at a wait's end, and of the wait
+MOST_AWAKE, LEAST_AWAKE, SHARE = 200e-6, 30e-6, 1 / 50  # seconds awake at a wait's end, and of the wait
 
 
 class AwaitedItem(NamedTuple):
@@ -63,9 +63,9 @@ class Arrivals:
         expected = sorted(took)[len(took) // 4]  # many a thing makes it late, and none early
         awake = min(MOST_AWAKE, SHARE * expected)
         sleep = expected - awake / 2 - EARLY - waited
-        if sleep + awake + EARLY < 0:
+        if awake < LEAST_AWAKE or sleep + EARLY + awake < 0:
             return SLICE, 0.0
-        return min(max(sleep, 0.0), SLICE), awake + EARLY if sleep < SLICE else 0.0
+        return min(max(sleep, 0.0), SLICE), awake if sleep < SLICE else 0.0
 
 
 class RingHop:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,10 @@ import cutset.link._ring as ring
 from cutset.cluster.messages import Work
 from cutset.cluster.wire import LIMITS, PIECE, pieces
 from cutset.cluster.worker.native_item import CLOCK, front_of
-from cutset.cluster.worker.ring_hop import KEPT, MOST_AWAKE, SHARE, Arrivals
+from cutset.cluster.worker.ring_hop import KEPT, LEAST_AWAKE, MOST_AWAKE, SHARE, Arrivals
+from cutset.engine.decoder_stage import BATCH, DecoderStage
+from cutset.engine.stage_item import StageItem, StageSetup, encode_item
+from cutset.engine.stage_runtime import LinkedStage
 from cutset.kernels import native
 from cutset.link.frames import encode
 from cutset.models.run.executor import Batch
@@ -144,6 +148,9 @@ def test_a_frame_that_is_expected_is_run_and_sent_on_as_python_does(setting: Set
         found = bytes(rings.memory[1][offset : offset + length])
         clock = known[1]
         assert struct.unpack(">d", found[clock : clock + 8])[0] == sent
+        whole = native.frame_of(step, *known)  # for links that aren't rings
+        assert whole[:clock] + whole[clock + 8 :] == found[:clock] + found[clock + 8 :]
+        assert struct.unpack(">d", whole[clock : clock + 8])[0] > sent
         theirs = setting.frame(hidden=made)
         assert found[:clock] + found[clock + 8 :] == theirs[:clock] + theirs[clock + 8 :]
         rings.back.release(place)
@@ -237,6 +244,34 @@ def test_the_first_stage_runs_a_step_of_tokens(setting: Setting) -> None:
     assert "the others what the one before gave" in native.run_step(second, setting.linears).reason
 
 
+def test_a_stage_goes_on_with_what_native_code_made_or_why_it_failed(setting: Setting) -> None:
+    """As `run` does, whatever became of the items before."""
+    stage = LinkedStage(DecoderStage(setting.stages[1], StageSetup(8, 16)), (BATCH, "hidden 1"), ("hidden 2",))
+    rows = replace(setting.batch, logit_rows=np.empty(0, np.int32), states=None)
+    items = [np.frombuffer(encode_item(StageItem(number, rows, [], [])), np.uint8) for number in range(4)]
+    hidden = np.ascontiguousarray(setting.hidden).reshape(-1).view(np.uint8)
+    for data in items:
+        stage.expect(0, {BATCH: data})
+    assert stage.ready_step({BATCH: items[0].copy()}) is None, "nobody expects that"
+    step = stage.ready_step({BATCH: items[0]})
+    assert step is not None
+    assert stage.close_step({BATCH: items[0]}, step, None) == {}, "it wasn't started"
+    made = stage.run(0, {BATCH: items[0], "hidden 1": hidden})
+    assert made["hidden 2"].tobytes() == setting.wanted.tobytes()
+    step = stage.ready_step({BATCH: items[2]})  # one that nobody has run is forgotten
+    assert step is not None
+    failed = native.run_step(step, stage.linears)
+    told = stage.close_step({BATCH: items[2]}, step, failed)["hidden 2"].tobytes()
+    assert told.startswith(b"a stage failed: the first stage takes tokens")
+    assert len(told) % 4 == 1
+    step = stage.ready_step({BATCH: items[3]})
+    assert step is not None
+    end = native.run_step(step, stage.linears, hidden)
+    assert stage.close_step({BATCH: items[3]}, step, end)["hidden 2"].tobytes() == setting.wanted.tobytes()
+    with pytest.raises(ValueError, match="hidden states of all rows"):
+        native.run_step(step, stage.linears, hidden[:-4])
+
+
 def test_a_wait_stays_awake_for_a_small_part_of_it_around_when_something_is_due() -> None:
     arrivals = Arrivals()
     assert arrivals.window(64, 0.0)[1] == 0.0, "nothing is known yet"
@@ -244,7 +279,10 @@ def test_a_wait_stays_awake_for_a_small_part_of_it_around_when_something_is_due(
         arrivals.observe(64, 0.01)
     sleep, awake = arrivals.window(64, 0.0)
     assert 0.009 < sleep < 0.01 < sleep + awake
-    assert awake <= 2 * SHARE * 0.01
+    assert awake <= SHARE * 0.01
+    for _ in range(KEPT):
+        arrivals.observe(32, LEAST_AWAKE / SHARE / 2)
+    assert arrivals.window(32, 0.0)[1] == 0.0, "to sleep costs more"
     assert arrivals.window(128, 0.0)[1] == 0.0, "of other sizes nothing is known"
     later, _ = arrivals.window(64, 0.005)
     assert later == pytest.approx(sleep - 0.005)
@@ -252,4 +290,4 @@ def test_a_wait_stays_awake_for_a_small_part_of_it_around_when_something_is_due(
     for _ in range(KEPT):
         arrivals.observe(64, 5.0)
     assert arrivals.window(64, 0.0)[1] == 0.0, "not yet"
-    assert 0 < arrivals.window(64, 4.99)[1] < 2 * MOST_AWAKE
+    assert 0 < arrivals.window(64, 4.99)[1] <= MOST_AWAKE
