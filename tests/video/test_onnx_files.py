@@ -273,6 +273,56 @@ def test_a_size_that_the_network_cannot_have_is_hinted_at(tmp_path: Path) -> Non
         OnnxModel.of(path, (17, 24))
 
 
+def test_tensors_of_attributes_are_read_like_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library would look for external data in the current directory."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here" / "data.bin").write_bytes(bytes(16))
+    tensor = TensorProto(name="t", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    for key, value in (("location", "data.bin"), ("length", "16")):
+        tensor.external_data.add(key=key, value=value)
+    net = Builder()
+    net.nodes.append(helper.make_node("Constant", [], ["c"], value=tensor))
+    net.add("Add", ["images", net.add("ReduceSum", ["c"], "s")], "out")
+    path = save(net.model(["out"]), tmp_path / "model" / "net.onnx")
+    with pytest.raises(GraphError, match=r"'data.bin', which isn't there"):
+        OnnxModel.of(path)
+    (tmp_path / "model" / "data.bin").write_bytes(np.float32([1, 2, 3, 4]).tobytes())
+    model = OnnxModel.of(path, pixels="bytes")
+    np.testing.assert_array_equal(model.run(picture())["out"], picture().astype(np.float32) + 10)
+    lying = TensorProto(name="t", data_type=TensorProto.FLOAT, dims=[1 << 40], raw_data=b"1234")
+    for kind, inputs in (("Constant", []), ("ConstantOfShape", [net.constant("n", np.array([3], np.int64))])):
+        other = Builder()
+        other.constant("n", np.array([3], np.int64))
+        for value in (lying, tensor) if kind == "ConstantOfShape" else (lying,):
+            other.nodes[:] = [helper.make_node(kind, inputs, ["c"], value=value)]
+            other.add("Add", ["images", other.add("ReduceSum", ["c"], "s")], "out")
+            with pytest.raises(GraphError):
+                OnnxModel.of(save(other.model(["out"]), tmp_path / "model" / "other.onnx"))
+
+
+def test_names_of_a_file_are_shown_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net = Builder()
+    net.nodes.append(helper.make_node("Relu", ["images"], ["a\x1b[31m\n" + "b" * 4000], "n\x1b]0;x"))
+    net.nodes.append(helper.make_node("Neg", [net.nodes[0].output[0]], ["a\x1b[31m\n" + "b" * 5000], "n\x1b]0;x"))
+    path = save(net.model([net.nodes[1].output[0]]), tmp_path / "net.onnx")
+    graph = OnnxModel.of(path).graph
+    assert all(name.isprintable() and len(name) <= 120 for name in (*graph.values, *(n.name for n in graph.nodes)))
+    assert len(set(graph.values)) == len(graph.nodes) + 1
+    assert main(["stream", "graph", str(path)]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_weights_may_be_listed_as_inputs(tmp_path: Path) -> None:
+    """As files of older exporters do."""
+    proto = detector(13)
+    for tensor in proto.graph.initializer:
+        proto.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    found = OnnxModel.of(save(proto, tmp_path / "net.onnx")).run(picture())
+    assert bits(found) == bits(OnnxModel.of(save(detector(13), tmp_path / "other.onnx")).run(picture()))
+
+
 NO_TORCH = """
 import sys
 from cutset.cli import main

@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch")
 
 from cluster.run.pictures import moving
 from cutset import Stream
+from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.launch.local import LocalWorkers
 from cutset.video.check import range_error
 from cutset.video.onnx_model import OnnxModel
@@ -96,6 +97,7 @@ def test_exported_networks_over_three_workers(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     pictures = [picture.astype(np.float32) / 255 for picture in moving(2, 64, 64)]
     assert len(ZOO) >= 12
+    options = Options(gather=30.0)  # workers may still be starting
     with LocalWorkers(3) as workers:
         for name in ZOO:
             path = exported(name, tmp_path)
@@ -109,7 +111,7 @@ def test_exported_networks_over_three_workers(tmp_path: Path) -> None:
                 torches = [one.numpy() for one in (made if isinstance(made, tuple) else (made,))]
                 named = dict(zip(found, torches, strict=True))
                 assert range_error(found, named) <= TOLERANCE, name
-            with Stream(model, pictures, workers=workers.addresses, scheduler="even") as stream:
+            with Stream(model, pictures, workers=workers.addresses, scheduler="even", options=options) as stream:
                 for result, pixels in zip(stream, pictures, strict=True):
                     assert {n: a.tobytes() for n, a in result.outputs.items()} == {
                         n: a.tobytes() for n, a in model.run(pixels).items()

@@ -17,6 +17,7 @@ pytest.importorskip("openvino")
 from cluster.run.pictures import moving
 from cutset import Stream
 from cutset.cli import main
+from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.launch.local import LocalWorkers
 from cutset.partition.plan import Plan, StagePlan
 from cutset.video.check import range_error
@@ -38,13 +39,14 @@ def workers() -> Iterator[LocalWorkers]:
         yield started
 
 
-def played(file: Path, workers: LocalWorkers, **how: Any) -> list[dict[str, Any]]:
+def played(file: Path, workers: LocalWorkers, mode: str = "delta", **how: Any) -> list[dict[str, Any]]:
     model = OnnxModel.of(file, (16, 24))
     count = len(model.graph.nodes)
     bounds = [0, count // 3, 2 * count // 3, count]
     stages = zip(workers.names, itertools.starmap(range, itertools.pairwise(bounds)), strict=True)
+    options = Options(deltas=mode == "delta", gather=30.0)  # workers may still be starting
     plan = Plan(model.digest, tuple(StagePlan(name, tuple(nodes)) for name, nodes in stages))
-    with Stream(str(file), PICTURES, workers=workers.addresses, plan=plan, **how) as stream:
+    with Stream(str(file), PICTURES, workers=workers.addresses, plan=plan, options=options, **how) as stream:
         results = list(stream)
         assert len(stream.coordinator.plans[0][1].stages) == 3
     assert [result.picture for result in results] == list(range(len(PICTURES)))

@@ -151,12 +151,20 @@ class _Importer:
             node, value = self.quantised[name]
             self.constants[name] = self._computed(node, list(node.input), [value])[0]
         elif name not in self.constants:
-            tensor = self.held[name]
-            array = self.file.array(tensor)
-            self.constants[name] = array.view(np.bool_) if tensor.data_type == TensorProto.BOOL else array
+            self.constants[name] = self._tensor(self.held[name])
         return self.constants[name]
 
+    def _tensor(self, tensor: TensorProto) -> Array:
+        array = self.file.array(tensor)
+        return array.view(np.bool_) if tensor.data_type == TensorProto.BOOL else array
+
     def _fold(self, node: NodeProto, inputs: list[str]) -> None:
+        own = [one.t for one in node.attribute if one.HasField("t")]
+        if node.op_type == "Constant" and own:
+            self.constants[node.output[0]] = self._tensor(own[0])
+            return
+        if any(one.data_location == TensorProto.EXTERNAL or len(one.dims) > 1 or sum(one.dims) > 1 for one in own):
+            raise GraphError("its attribute is a tensor that it can't have")
         guessed = self._inferred(node, inputs, must=node.op_type in GROWING)
         for name, array in zip(node.output, self._computed(node, inputs, guessed), strict=True):
             if name:
