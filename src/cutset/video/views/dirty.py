@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cutset.video.delta.measuring import foreseen, operations
+from cutset.video.delta.measuring import MARK, foreseen, operations
 from cutset.video.sparsity.changes import Changes
 from cutset.video.sparsity.predictor import Trained
 from cutset.video.views.figure import BLUE, GREEN, ORANGE, layers_below, wide_enough
@@ -25,8 +25,8 @@ def dirty(changes: Changes, trained: Trained | None = None) -> dict[str, Any]:
     done = operations(graph, fractions)
     found = {
         "view": "dirty",
-        "title": f"Computed of {changes.source}: {len(done)} pictures, {done.mean():.1%} of "
-        f"{flops.sum() / 1e9:.2f} GFLOP on average",
+        "title": f"{done.mean():.1%} of {flops.sum() / 1e9:.2f} GFLOP computed: {len(done)} pictures of "
+        f"{changes.source.removesuffix(MARK).rstrip(',')}",
         "layers": [node.name for node in nodes],
         "percentiles": {str(p): np.percentile(own, p, axis=1).tolist() for p in (10, 50, 90)},
         "flops": (flops / flops.sum()).tolist(),
