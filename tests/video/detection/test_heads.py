@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cutset.errors import ConfigError
 from cutset.video.detection import HeadFacts, HeadLimits, choose_decoder
 from cutset.video.detection.choosing import read_anchors
+from cutset.video.detection.ssd_head import default_boxes
 
 PICTURE = (64, 96)
 NAMES = ("person", "car", "dog")
@@ -157,6 +158,29 @@ def test_an_ssd_with_anchors(tmp_path: Path) -> None:
     np.save(tmp_path / "pickled.npy", np.array([{}], object), allow_pickle=True)
     with pytest.raises(ConfigError, match="file of numbers"):
         read_anchors(tmp_path / "pickled.npy")
+
+
+def test_torchvisions_ssdlite_brings_its_anchors_by_their_number() -> None:
+    anchors = default_boxes((320, 320))
+    assert len(anchors) == 6 * (20 * 20 + 10 * 10 + 5 * 5 + 3 * 3 + 2 * 2 + 1)
+    wanted = [[0.2, 0.2], [0.264575, 0.264575], [0.282843, 0.141421], [0.141421, 0.282843], [0.34641, 0.11547]]
+    assert np.allclose(anchors[:5], [[0.025, 0.025, *sides] for sides in wanted], atol=1e-5)
+    assert np.allclose(anchors[6 * 21], [0.075, 0.075, 0.2, 0.2]), "the second place of the second row"
+    assert np.allclose(anchors[-6:, 2:].max(), 1), "cut off at the picture's sides"
+    goal = np.array([[50, 60, 130, 220]]) / 320
+    number = 6 * 210
+    middle = middles(goal)[0]
+    deltas, logits = np.zeros((3234, 4)), np.zeros((3234, 91))
+    logits[:, 0] = 9
+    logits[number, 3] = 30
+    deltas[number, :2] = (middle[:2] - anchors[number, :2]) / anchors[number, 2:] / 0.1
+    deltas[number, 2:] = np.log(middle[2:] / anchors[number, 2:]) / 0.2
+    shapes = [("cat", (1, 3234, 91)), ("cat#2", (1, 3234, 4))]
+    decoder = choose_decoder(HeadFacts(shapes, (320, 320)), HeadLimits())
+    assert decoder is not None
+    found = decoder.decode({"cat": logits[None], "cat#2": deltas[None]})
+    assert found.classes.tolist() == [3]
+    assert np.allclose(found.boxes, [[50, 60, 130, 220]], atol=0.01)
 
 
 def test_detectors_that_give_chosen_boxes() -> None:

@@ -80,8 +80,8 @@ class Feeder:
     With `rate`, items come no faster than that, counted from when the first one is taken, and one that nobody takes in
     time waits: whether it is then too old is for the deadline to say.
 
-    Of a source that is `live` no item is taken before it is asked for: it drops the oldest itself, and one that waited
-    here would grow old.
+    Of a source that is `live` the next item is read when the one before it was taken, not ahead: it drops the oldest
+    itself, and what waited here would grow old.
 
     An item is captured when its source says (`captured`, of what is live), else when it is due at the rate, else when
     it is read. What was read ahead before the run could take items counts from when it could.

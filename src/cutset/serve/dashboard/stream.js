@@ -155,7 +155,7 @@ function outline() {
     const above = top >= size * 1.3 ? top - size * 1.3 : top;
     return [
       shape("rect", { class: `frame-of ${hue(label)}`, x: left, y: top, width: right - left, height: bottom - top }),
-      shape("rect", { class: `plate ${hue(label)}`, x: left, y: above, width: text.length * size * 0.58, height: size * 1.3 }),
+      shape("rect", { class: `plate ${hue(label)}`, x: left, y: above, width: text.length * size * 0.66, height: size * 1.3 }),
       shape("text", { x: left + size * 0.2, y: above + size, "font-size": size }, text),
     ];
   }));

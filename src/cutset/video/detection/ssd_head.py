@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,10 +24,12 @@ from cutset.video.detection.output_decoder import (
     softmax,
 )
 
-__all__ = ["SsdHead", "boxes_and_scores"]
+__all__ = ["SsdHead", "boxes_and_scores", "default_boxes"]
 
 SCORE = 0.25
 VARIANCES = np.array([0.1, 0.1, 0.2, 0.2], np.float32)  # torchvision's weights 10, 10, 5, 5, and Caffe's SSD
+SCALES = (0.2, 0.35, 0.5, 0.65, 0.8, 0.95, 1.0)  # of torchvision's SSDLite: the sides of its anchors, map after map
+RATIOS = (2, 3)
 LARGEST_GROWTH = 4.135  # of a side's logarithm: 62 times
 
 
@@ -33,7 +37,8 @@ class SsdHead:
     """Boxes (1, n, 4) and scores (1, n, classes), or, where the network has chosen, a class and a score for each.
 
     Boxes are corners in pixels, or in shares of the picture; TensorFlow's `detection_boxes` have y before x. With
-    anchors (n, 4: middle, width and height in shares of the picture) boxes are what those are moved and scaled by.
+    anchors (n, 4: middle, width and height in shares of the picture) boxes are what those are moved and scaled by;
+    as many as torchvision's SSDLite has for such pictures are taken for its.
     Scores are shares, or logits: of softmax with class 0 for nothing, or of sigmoids where there are as many as names.
     """
 
@@ -55,7 +60,10 @@ class SsdHead:
             self._boxes, self._scores, self._classes = _chosen(facts)
             wide = 0
             self._count = next((name for name, shape in facts.find("num") if np.prod(shape) == 1), "")
-        self._wide = wide
+        if self._anchors is None and wide:
+            rows = next(shape[-2] for name, shape in facts.outputs if name == self._boxes)
+            usual = default_boxes(facts.picture)
+            self._anchors = usual if rows == len(usual) else None
         if self._anchors is not None:
             rows = next(shape[-2] for name, shape in facts.outputs if name == self._boxes)
             if self._anchors.shape != (rows, 4):
@@ -104,6 +112,27 @@ class SsdHead:
             boxes = boxes[:, [1, 0, 3, 2]]
         fine = boxes[np.isfinite(boxes).all(axis=1)]
         return boxes if self._pixels.look(fine) else boxes * scale
+
+
+def default_boxes(picture: tuple[int, int]) -> NDArray[np.float32]:
+    """The anchors (n, 4) of torchvision's SSDLite for pictures of that size: six for each place of six maps, of which
+    the first has a sixteenth of the rows and columns, and each next one half of the one before."""
+    rows, columns = (-(-side // 16) for side in picture)
+    found = []
+    for i, (scale, larger) in enumerate(pairwise(SCALES)):
+        between = math.sqrt(scale * larger)
+        sides = [(scale, scale), (between, between)]
+        for ratio in RATIOS:
+            wide, high = scale * math.sqrt(ratio), scale / math.sqrt(ratio)
+            sides += [(wide, high), (high, wide)]
+        down, across = np.mgrid[0:rows, 0:columns] + 0.5
+        middles = np.stack([across / columns, down / rows], axis=-1)[:, :, None, :]
+        shape = (rows, columns, len(sides), 2)
+        pairs = [np.broadcast_to(middles, shape), np.broadcast_to(np.clip(sides, 0, 1), shape)]
+        found.append(np.concatenate(pairs, axis=-1).reshape(-1, 4))
+        if i < len(SCALES) - 2:
+            rows, columns = -(-rows // 2), -(-columns // 2)
+    return np.concatenate(found).astype(np.float32)
 
 
 def boxes_and_scores(facts: HeadFacts) -> tuple[str, str, int] | None:
