@@ -305,3 +305,21 @@ def test_the_command_serves_several(texts: list[str], tmp_path: Path) -> None:
     finally:
         server.process.kill()
         server.process.wait()
+
+
+def test_one_model_by_a_name_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from argparse import Namespace
+
+    from cutset.cli.serve import _named_alone
+
+    def named(text: str) -> tuple[list[str], list[str]]:
+        args = Namespace(served_model_name=["other"])
+        return _named_alone(args, text), args.served_model_name
+
+    assert named("tale=story") == (["story"], ["tale", "other"])
+    assert named("tale=/srv/a=b.gguf") == (["/srv/a=b.gguf"], ["tale", "other"])
+    for plain in ("story", "/srv/a=b", "=story", "story=", "./a=b"):
+        assert named(plain) == ([plain], ["other"])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a=b").mkdir()
+    assert named("a=b") == (["a=b"], ["other"])
