@@ -225,8 +225,8 @@ def test_every_page_knows_all_models(start: Callable[..., Pooled]) -> None:
     with pytest.raises(openai.NotFoundError, match="this server has a, b, c"):
         server.ask("d")
     client = ollama.Client(host=server.url)
-    assert [one.model for one in client.list().models] == list(NAMES)
-    assert [one.model for one in client.ps().models] == ["c"]
+    assert [one.model for one in client.list().models] == [f"{name}:latest" for name in NAMES]
+    assert [one.model for one in client.ps().models] == ["c:latest"]
     assert client.generate("b:latest", PROMPT, raw=True, options={"num_predict": 4}).eval_count == 4
     assert client.show("a").details.family == server.pool.models["a"].facts.spec.family
     client._client.close()
