@@ -117,7 +117,9 @@ def test_what_is_cached_is_computed_again_and_reused_by_others() -> None:
     assert plain.token_ids == found.token_ids
 
 
-def test_samples_share_the_prompt_and_none_comes_before_its_scores() -> None:
+@pytest.mark.parametrize("most", [64 << 20, 4 * VOCAB * 2])  # with few scored rows others would soon be ahead
+def test_samples_share_the_prompt_and_none_comes_before_its_scores(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "SCORED_BYTES", most)
     for caching in (True, False):
         engine, [prompt] = make_engine(max_batch_tokens=8, prefix_caching=caching), prompts(1, low=30, high=31)
         engine.add("a", prompt, replace(SCORED, n=4, temperature=1, seed=3))
