@@ -13,6 +13,7 @@ import pytest
 
 from cutset.engine import Engine, RequestOutput, SamplingParams, TokenLogprob
 from cutset.engine import engine as engine_module
+from cutset.engine.drafting import NgramDrafter
 from cutset.errors import EngineError
 from cutset.kernels import native
 from cutset.models.run.executor import Batch, KVCache
@@ -116,7 +117,9 @@ def test_what_is_cached_is_computed_again_and_reused_by_others() -> None:
     assert plain.token_ids == found.token_ids
 
 
-def test_samples_share_the_prompt_and_none_comes_before_its_scores() -> None:
+@pytest.mark.parametrize("most", [64 << 20, 4 * VOCAB * 2])  # with few scored rows others would soon be ahead
+def test_samples_share_the_prompt_and_none_comes_before_its_scores(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "SCORED_BYTES", most)
     for caching in (True, False):
         engine, [prompt] = make_engine(max_batch_tokens=8, prefix_caching=caching), prompts(1, low=30, high=31)
         engine.add("a", prompt, replace(SCORED, n=4, temperature=1, seed=3))
@@ -267,3 +270,20 @@ def test_lost_stages_lose_no_scores(whole: dict[str, Any], early: bool) -> None:
     engine = staged_engine(pipeline, max_batch_tokens=16)
     assert bits(engine) == whole
     assert engine.stats().losses == 3
+
+
+@pytest.mark.parametrize("always", [True, False])
+def test_beside_drafts(always: bool) -> None:
+    """Which stand in the same steps if their number never changes."""
+    asked = {}
+    for number, prompt in enumerate(prompts(5, seed=12, low=10, high=30)):
+        asked[f"scored {number}"] = (prompt, replace(SCORED, max_tokens=20))
+        asked[f"plain {number}"] = ([*prompt[:4], *prompt[:4]], SamplingParams(temperature=0, max_tokens=20))
+    engine = make_engine(drafter=NgramDrafter(), draft_tokens=3, draft_always=always, max_batch_tokens=32)
+    found = scored(engine, asked)
+    assert (engine.stats().drafted_tokens > 0) or not always
+    plain = scored(make_engine(), asked)
+    for name, (prompt, _) in asked.items():
+        assert found[name].token_ids == plain[name].token_ids
+        if name.startswith("scored"):
+            check(found[name], prompt)

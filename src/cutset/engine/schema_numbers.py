@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from cutset.engine.schema_bounds import DATA
+from cutset.engine.schema_bounds import DATA, MOST_BOUND
 
 __all__ = ["with_short_numbers"]
 
 DECIMALS = 10
 STEP = 1e-10  # a number of that many decimals is a multiple of it
-MOST = 9 * 10**18  # about what 64 bits hold
 NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
 # What a narrower part would make wider, or apart from others that it isn't apart from.
 LEFT = frozenset({"not", "if", "oneOf", "contains", "propertyNames"})
@@ -46,14 +45,15 @@ def _bounds(schema: dict[str, Any]) -> dict[str, Any]:
         name: schema[name] for name in ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum") if name in schema
     }
     if not all(
-        isinstance(one, int | float) and abs(one) < MOST and one == round(one, DECIMALS) for one in given.values()
+        isinstance(one, int | float) and abs(one) <= MOST_BOUND and one == round(one, DECIMALS)
+        for one in given.values()
     ):
         return {}
     more: dict[str, Any] = {}
     if not given.keys() & {"minimum", "exclusiveMinimum"}:
-        more["minimum"] = -MOST
+        more["minimum"] = -MOST_BOUND
     if not given.keys() & {"maximum", "exclusiveMaximum"}:
-        more["maximum"] = MOST
+        more["maximum"] = MOST_BOUND
     if "number" in kinds and "multipleOf" not in schema:
         more["multipleOf"] = STEP
     return more
