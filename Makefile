@@ -19,14 +19,17 @@ CORE_INPUTS := CMakeLists.txt $(shell find native/kernels native/core -type f)
 SOURCES := src tests training benchmarks attacks
 NATIVE := $(shell find native -name '*.cpp' -o -name '*.h')
 
-.PHONY: help demo test-built test test-all test-oldest smollm2 wheel sanitized sanitize lint format runner runner-asan \
+.PHONY: help demo test-built test test-all test-oldest test-llama-index smollm2 onnx-models wheel sanitized sanitize \
+	lint format runner runner-asan \
 	benchmarks clean
 
 help:
 	@echo "make demo        the bundled model writes a story"
 	@echo "make test        the quick tests; make test-all adds the slow ones"
 	@echo "make test-oldest the quick tests with the oldest libraries that are supported"
+	@echo "make test-llama-index  LlamaIndex's calls of the server, which want an older official client"
 	@echo "make smollm2     fetches the real model that some tests need into the user's cache; make test does it"
+	@echo "make onnx-models fetches two trained ONNX files that some tests need, likewise"
 	@echo "make wheel       builds dist/: an sdist, and a wheel that installs without a compiler"
 	@echo "make sanitize    the native tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make lint        ruff, mypy, clang-format;  make format mends what can be mended"
@@ -74,7 +77,7 @@ test: test-built
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # What the tests need.
-test-built: .venv/dev.stamp runner wheel smollm2
+test-built: .venv/dev.stamp runner wheel smollm2 onnx-models
 
 test-all: test-built runner-asan
 	$(BIN)/python -m pytest -m 'slow or not slow'
@@ -82,6 +85,10 @@ test-all: test-built runner-asan
 # 98 MB, once; the script says where it goes.
 smollm2: .venv/dev.stamp
 	@$(BIN)/python tests/smollm2.py
+
+# Two files of 10 and 12 MB, once, to the same place.
+onnx-models: .venv/dev.stamp
+	@$(BIN)/python tests/real_onnx.py
 
 # The quick tests with the lowest versions that users may have, in an environment of their own; transformers, which
 # needs newer ones, is absent, and so are its comparisons.
@@ -91,8 +98,18 @@ test-oldest: .venv-oldest/stamp
 .venv-oldest/stamp: $(BUILD_INPUTS) tests/oldest.py
 	@test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
 	$(PYTHON) tests/oldest.py > .venv-oldest/oldest.txt
-	.venv-oldest/bin/python -m pip install --quiet -c .venv-oldest/oldest.txt -e '.[torch,stream,serve,hub]' \
+	.venv-oldest/bin/python -m pip install --quiet -c .venv-oldest/oldest.txt -e '.[torch,stream,serve,hub,onnx,openvino]' \
 		pytest pytest-xdist hypothesis safetensors ml_dtypes openai httpx
+	@touch $@
+
+# LlamaIndex pins an official client of before the one that the other tests have.
+test-llama-index: .venv-llama-index/stamp
+	.venv-llama-index/bin/python -m pytest -W default tests/serve/with_llama_index.py
+
+.venv-llama-index/stamp: $(BUILD_INPUTS)
+	@test -x .venv-llama-index/bin/python || $(PYTHON) -m venv .venv-llama-index
+	.venv-llama-index/bin/python -m pip install --quiet -e '.[serve]' pytest hypothesis httpx \
+		llama-index-llms-openai-like==0.8.1
 	@touch $@
 
 # Built where the environment's build tools lie, so that what was compiled for the tests is taken as it is.
@@ -146,4 +163,4 @@ benchmarks: .venv/core.stamp
 	$(BIN)/python -m benchmarks report
 
 clean:
-	rm -rf .venv .venv-oldest build dist
+	rm -rf .venv .venv-oldest .venv-llama-index build dist

@@ -19,6 +19,8 @@ COMMANDS = {
     "delta": Command("benchmarks.delta", "the delta codec of a cut edge beside other codings"),
     "stages": Command("benchmarks.stages", "a model over two stages, llama.cpp's RPC beside it, and its targets"),
     "stream": Command("benchmarks.stream", "a network over emulated machines: bytes, plans, faults, planning"),
+    "video": Command("benchmarks.video", "computing only what changed beside torch, OpenVINO and onnxruntime"),
+    "cameras": Command("benchmarks.cameras", "sixteen cameras over a worker that keeps up with eight"),
     "neighbours": Command("benchmarks.neighbours", "what hostile clients of an accelerator leave to the others"),
     "kernels_linear": Command("benchmarks.kernels_linear", "linear layers beside plain reads and torch"),
     "kv": Command("benchmarks.kv", "a KV cache in 8 bits, and prefixes on disk, beside what they replace"),

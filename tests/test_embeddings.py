@@ -15,7 +15,6 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from cutset import LLM
-from cutset.engine.text_embedder import TextEmbedder
 from cutset.errors import CheckpointError, ContextLengthError, EngineError, RequestError
 from cutset.models.pooling import stated_pooling
 from models.test_adapter import write_adapter
@@ -154,13 +153,6 @@ def test_an_error_ends_its_own_texts_and_not_the_rest(folder: Path, oracle: Any,
         assert llm.embed([[9, 1]]).shape == (1, 48)
     with pytest.raises(EngineError, match="closed"):
         llm.embed([[9, 1]])
-
-
-def test_where_parts_run_elsewhere_it_says_why_not(llm: LLM) -> None:
-    sizes: dict[str, Any] = {"vocab_size": 131, "without_token": (), "limit": 64, "pooling": "last"}
-    embedder = TextEmbedder(None, llm.tokenizer, **sizes, max_batch_tokens=8, block_size=16, kv_dtype="auto")
-    with pytest.raises(RequestError, match="stages"):
-        embedder.vectors([embedder.encode("t1")])
 
 
 def test_a_decoder_that_was_saved_alone(folder: Path, oracle: Any, tmp_path: Path) -> None:

@@ -45,9 +45,13 @@ from cutset.partition.graph import Graph
 from cutset.partition.node import Node, Read, Value
 from cutset.partition.plan import Plan, StagePlan, read_plan, write_plan
 from cutset.partition.profile import FORMAT, Profile, read_profile, write_profile
+from cutset.video.detection import read_labels
+from cutset.video.detection.choosing import read_anchors
+from cutset.video.frigate.protocol import read_request
 from cutset.video.profile.scenario import read_scenario
 from cutset.video.sparsity.archive import read_archive, write_archive
 from cutset.video.views.runs import read_run
+from cutset.video.zones.zone import read_zones
 from gguf_bytes import tiny_model
 from link.hellos import hello
 from models import quantized_files
@@ -89,6 +93,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     document = {"command": "cutset stream run", "pictures": [{"latency_s": 0.5}, {"latency_s": 1}],
                 "rows": [{"metric": "throughput", "value": 2.5}], "in_flight": 2}  # fmt: skip
     (place / "run.json").write_text(json.dumps(document))
+    polygon = "polygon: [[0.1, 0.5], [0.4, 0.5], [0.4, 1.0]]"
+    (place / "zones.yaml").write_text(f"zones:\n  door:\n    {polygon}\n    stays: 2.5\n    camera: front\n")
+    (place / "zones.toml").write_text(f'[zones.door]\n{polygon.replace(":", " =")}\ninertia = 3\nlabels = ["dog"]\n')
+    (place / "labels.txt").write_text("0 person\n1: car\n2 traffic light\n")
+    np.save(place / "anchors.npy", np.full((4, 4), 0.25))
+    (place / "header.msg").write_text('{"shape": [1, 320, 320, 3], "dtype": "uint8", "model_type": "ssd"}')
     (place / "scenario.toml").write_text(
         'model = "alexnet"\npictures = 4\nrate = 2.5\n[[worker]]\nlink = "8MB/s,20ms"\nspeed = 0.5\n'
     )
@@ -312,6 +322,11 @@ READERS: dict[str, tuple[str, Any, bool]] = {
     "trace": ("trace.json", trace, True),
     "stream trace": ("trace.json", command("stream", "trace", None), True),
     "run": ("run.json", read_run, True),
+    "zones.yaml": ("zones.yaml", lambda path: read_zones(path, ["front"]), False),
+    "zones.toml": ("zones.toml", lambda path: read_zones(path, ["front"]), False),
+    "labels": ("labels.txt", read_labels, False),
+    "anchors": ("anchors.npy", read_anchors, False),
+    "header of Frigate's": ("header.msg", decoded(read_request), True),
     "scenario": ("scenario.toml", read_scenario, False),
     "scenario.json": ("scenario.json", read_scenario, True),
     "archive": ("archive.npz", lambda path: read_archive(path, "f", "an archive"), False),

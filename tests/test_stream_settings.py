@@ -45,6 +45,7 @@ def other(option: Option) -> tuple[Any, str]:
         "link": (("8MB/s,20ms", "1MB/s"), "8MB/s,20ms;1MB/s"),
         "speed": ((0.5, 1.0), "0.5, 1"),
         "scheduler": ("edge", "edge"),
+        "min_agreement": (0.98, "0.98"),
     }
     if option.name in special:
         return special[option.name]
@@ -163,6 +164,7 @@ def test_a_variable_does_not_take_back_that_pictures_stay(place: Path, monkeypat
 
 WRONG = {
     "size": ["480", "480x", "0x0x0", "480x720\n"],
+    "fit": ["", "crop"],
     "limit": ["0", "-1", "2.5", "x"],
     "rate": ["0", "-1", "nan", "inf", "x"],
     "deadline": ["0", "nan"],
@@ -172,6 +174,10 @@ WRONG = {
     "features": ["perhaps"],
     "weights": ["a\0b"],
     "seed": ["-1", "x", str(1 << 64)],
+    "pixels": ["half", ""],
+    "bgr": ["perhaps"],
+    "runtime": ["tensorrt", ""],
+    "tolerance": ["-1", "nan", "x"],
     "workers": ["0", "65", "a\0b"],
     "key": ["a\0b"],
     "worker_keys": ["a\0b"],
@@ -184,6 +190,8 @@ WRONG = {
     "threshold": ["-1", "nan"],
     "levels": ["-1", "256"],
     "max_error": ["0", "-1", "nan"],
+    "min_agreement": ["0", "1.5", "nan"],
+    "delta_compute": ["perhaps"],
     "float16": ["perhaps"],
     "patience": ["0"],
     "silence": ["-1"],

@@ -293,6 +293,17 @@ void PyStep::begin(Ids1 token_ids, In2 cos, In2 sin, Ids1 row_starts, Ids1 conte
                    Ids1 logit_rows, std::optional<Array<const bool, 2>> key_mask, std::optional<nb::list> adapters,
                    std::optional<Ids1> state_slots, std::optional<Ids1> state_sources, std::optional<Ids2> state_saves,
                    std::optional<In1> query_scales, std::optional<In2> hidden, bool head) {
+  prepare(std::move(token_ids), std::move(cos), std::move(sin), std::move(row_starts), std::move(context_lens),
+          std::move(block_tables), std::move(logit_rows), std::move(key_mask), std::move(adapters),
+          std::move(state_slots), std::move(state_sources), std::move(state_saves), std::move(query_scales), head);
+  start(std::move(hidden));
+}
+
+void PyStep::prepare(Ids1 token_ids, In2 cos, In2 sin, Ids1 row_starts, Ids1 context_lens, Ids2 block_tables,
+                     Ids1 logit_rows, std::optional<Array<const bool, 2>> key_mask, std::optional<nb::list> adapters,
+                     std::optional<Ids1> state_slots, std::optional<Ids1> state_sources,
+                     std::optional<Ids2> state_saves, std::optional<In1> query_scales, bool head) {
+  prepared_ = false;
   const std::size_t rows = token_ids.shape(0);
   const std::size_t half = spec_.rotary_dim / 2;
   const std::size_t angles = spec_.rotary_tables * rows;
@@ -301,7 +312,6 @@ void PyStep::begin(Ids1 token_ids, In2 cos, In2 sin, Ids1 row_starts, Ids1 conte
   require(row_starts.shape(0) == context_lens.shape(0) + 1, "row_starts must have one element more than sequences");
   require(block_tables.shape(0) == context_lens.shape(0), "block_tables must have a row for each sequence");
   require(!query_scales || query_scales->shape(0) == rows, "query_scales must be (rows)");
-  require(!hidden || (hidden->shape(0) == rows && hidden->shape(1) == spec_.hidden), "hidden must be (rows, hidden)");
   require(!key_mask || key_mask->shape(0) == context_lens.shape(0), "key_mask must be (sequences, longest context)");
   Batch batch;
   batch.rows = {rows,
@@ -321,7 +331,6 @@ void PyStep::begin(Ids1 token_ids, In2 cos, In2 sin, Ids1 row_starts, Ids1 conte
   batch.token_ids = token_ids.data();
   batch.cos = cos.data();
   batch.sin = sin.data();
-  batch.hidden = hidden ? hidden->data() : nullptr;
   batch.query_scales = query_scales ? query_scales->data() : nullptr;
   batch.logit_rows = logit_rows.data();
   batch.wanted = logit_rows.shape(0);
@@ -341,11 +350,26 @@ void PyStep::begin(Ids1 token_ids, In2 cos, In2 sin, Ids1 row_starts, Ids1 conte
     held.push_back(nb::ndarray<>(*state_saves));
   }
   if (query_scales) held.push_back(nb::ndarray<>(*query_scales));
-  if (hidden) held.push_back(nb::ndarray<>(*hidden));
   adapters_ = std::move(adapters);
   held_ = std::move(held);  // a step that fails to begin is done, and so are the arrays of the last one
+  batch_ = std::move(batch);
+  prepared_ = true;
+}
+
+void PyStep::start(std::optional<In2> hidden) {
+  require(!hidden || (hidden->shape(0) == batch_.rows.count && hidden->shape(1) == spec_.hidden),
+          "hidden must be (rows, hidden)");
+  const float* data = hidden ? hidden->data() : nullptr;
+  if (hidden) held_.push_back(nb::ndarray<>(*hidden));
   nb::gil_scoped_release release;
-  step_.begin(batch);
+  start_at(data);
+}
+
+void PyStep::start_at(const float* hidden) {
+  require(prepared_, "a step is prepared before it starts, once");
+  prepared_ = false;
+  batch_.hidden = hidden;
+  step_.begin(batch_);
 }
 
 nb::object PyStep::waiting() const {
@@ -464,11 +488,19 @@ void bind_decoder(nb::module_& m) {
            "state_slots"_a.noconvert() = nb::none(), "state_sources"_a.noconvert() = nb::none(),
            "state_saves"_a.noconvert() = nb::none(), "query_scales"_a.noconvert() = nb::none(),
            "hidden"_a.noconvert() = nb::none(), "head"_a = true)
+      .def("prepare", &PyStep::prepare, "token_ids"_a.noconvert(), nb::kw_only(), "cos"_a.noconvert(),
+           "sin"_a.noconvert(), "row_starts"_a.noconvert(), "context_lens"_a.noconvert(), "block_tables"_a.noconvert(),
+           "logit_rows"_a.noconvert(), "key_mask"_a.noconvert() = nb::none(), "adapters"_a = nb::none(),
+           "state_slots"_a.noconvert() = nb::none(), "state_sources"_a.noconvert() = nb::none(),
+           "state_saves"_a.noconvert() = nb::none(), "query_scales"_a.noconvert() = nb::none(), "head"_a = true,
+           "As `begin`, up to the hidden states, with which `start` begins.")
+      .def("start", &PyStep::start, "hidden"_a.noconvert() = nb::none())
       .def("resume", &PyStep::resume, "y"_a.noconvert() = nb::none(),
            "Goes on with the product y (rows, outputs), or with what was written to `output`.")
       .def("run", &PyStep::run, "linears"_a)
       .def_prop_ro("waiting", &PyStep::waiting,
                    "(site, layer, expert, rows), or None when the step is done; the rows hold until `resume`")
+      .def_prop_ro("hidden_bytes", &PyStep::hidden_bytes, "of the hidden states that a prepared step takes or gives")
       .def_prop_ro("output", &PyStep::output, "where the product may be written, (rows, outputs)")
       .def_prop_ro("logits", &PyStep::logits, "(wanted, vocab), of the last stage")
       .def_prop_ro("hidden", &PyStep::hidden,

@@ -41,6 +41,12 @@ class PyStep {
              std::optional<Array<const bool, 2>> key_mask, std::optional<nanobind::list> adapters,
              std::optional<Ids1> state_slots, std::optional<Ids1> state_sources, std::optional<Ids2> state_saves,
              std::optional<In1> query_scales, std::optional<In2> hidden, bool head);
+  // The same, up to the hidden states: `start` begins with these.
+  void prepare(Ids1 token_ids, In2 cos, In2 sin, Ids1 row_starts, Ids1 context_lens, Ids2 block_tables, Ids1 logit_rows,
+               std::optional<Array<const bool, 2>> key_mask, std::optional<nanobind::list> adapters,
+               std::optional<Ids1> state_slots, std::optional<Ids1> state_sources, std::optional<Ids2> state_saves,
+               std::optional<In1> query_scales, bool head);
+  void start(std::optional<In2> hidden);
   nanobind::object waiting() const;
   nanobind::object output() const;
   void resume(std::optional<In2> y);
@@ -50,9 +56,16 @@ class PyStep {
 
   Step& step() { return step_; }
 
+  // For native code, with no lock of Python's: begins with (rows, hidden) floats, which are read until this returns.
+  void start_at(const float* hidden);
+  const float* made() const { return step_.hidden(); }  // (rows, hidden) by a stage that isn't the last
+  std::size_t hidden_bytes() const { return batch_.rows.count * spec_.hidden * sizeof(float); }
+
  private:
   const DecoderSpec& spec_;
   Step step_;
+  Batch batch_;
+  bool prepared_ = false;
   std::vector<nanobind::ndarray<>> held_;
   std::optional<nanobind::list> adapters_;
 };

@@ -11,9 +11,11 @@
 #include "bindings/field.h"
 #include "bindings/glue.h"
 #include "bindings/grouped.h"
+#include "bindings/hop.h"
 #include "bindings/linears.h"
 #include "bindings/remote.h"
 #include "bindings/server.h"
+#include "bindings/sparse.h"
 #include "kernels/table.h"
 
 namespace nb = nanobind;
@@ -35,4 +37,6 @@ NB_MODULE(_native, m) {
   bind_delta(m);
   bind_remote(m);
   bind_server(m);
+  bind_sparse(m);
+  bind_hop(m);
 }

@@ -24,7 +24,8 @@ struct RowsF32 {
   std::size_t outputs;
 };
 
-// Products in float32 with weights in float32, or in the 16 bits in which they came: the results are the same.
+// Products in float32 with weights in float32, or in the 16 bits in which they came. The results are the same, but with
+// bfloat16 where there are tiles for it, which sum up in another order (BFloat16Job).
 class PackedF32 {
  public:
   // std::invalid_argument for an empty or absurd shape, std::bad_alloc. Or the rows of several matrices, stacked, all
@@ -41,6 +42,12 @@ class PackedF32 {
                const Added& added = {}) const;
 
  private:
+  void forward_tiles(ThreadPool& pool, const float* x, std::size_t rows, float* y, Workspace& workspace,
+                     const Added& added) const;
+  // Of the depth that a panel holds, and how many bytes that are.
+  std::size_t padded() const { return type_ == FloatType::kBFloat16 ? round_up(depth_, kHalfStep) : depth_; }
+  std::size_t panel_bytes() const { return kPanel * float_bytes(type_) * padded(); }
+
   std::size_t outputs_ = 0, depth_;
   FloatType type_;
   Buffer panels_;  // see kernels/linear.h

@@ -19,22 +19,24 @@ constexpr std::size_t kMostRows = 512;
 constexpr std::size_t kWidened = 512;
 constexpr std::size_t kWidenTiles = 8;  // from so many tiles of rows on, by measurement
 
-// Where output c of a panel lies in a row of it.
-constexpr std::size_t place_of(FloatType type, std::size_t c) {
-  return type == FloatType::kBFloat16 ? c % 16 * 2 + c / 16 : c;
-}
-
-// rows: those of a panel's outputs, nullptr for one that doesn't exist. A line of each at a time, so that what is
+// rows: those of a panel's outputs, `bytes` each and with zeros up to `padded`; nullptr for one that doesn't exist.
+// Words of all outputs go beside each other: a number, or two of bfloat16. A line of each at a time, so that what is
 // written stays in the nearest cache.
 template <class Word>
-void pack_panel(const void* const* rows, std::size_t depth, FloatType type, Word* packed) {
-  constexpr std::size_t kStep = 64 / sizeof(Word);
-  static constexpr Word kZeros[kStep] = {};
-  for (std::size_t k = 0; k < depth; k += kStep, packed += kStep * kPanel) {
-    const std::size_t count = std::min(kStep, depth - k);
+void pack_panel(const void* const* rows, std::size_t bytes, std::size_t padded, void* panel) {
+  constexpr std::size_t kLine = 64, kStep = kLine / sizeof(Word);
+  Word* packed = static_cast<Word*>(panel);
+  for (std::size_t at = 0; at < padded; at += kLine, packed += kStep * kPanel) {
+    const std::size_t count = std::min(kStep, (padded - at) / sizeof(Word));
     for (std::size_t c = 0; c < kPanel; ++c) {
-      const Word* line = rows[c] ? static_cast<const Word*>(rows[c]) + k : kZeros;
-      Word* out = packed + place_of(type, c);
+      Word line[kStep] = {};
+      const char* row = static_cast<const char*>(rows[c]) + (rows[c] ? at : 0);
+      if (rows[c] && at + kLine <= bytes) {
+        std::memcpy(line, row, kLine);
+      } else if (rows[c] && at < bytes) {
+        std::memcpy(line, row, bytes - at);
+      }
+      Word* out = packed + c;
       if (count == kStep) {
         for (std::size_t i = 0; i < kStep; ++i) out[i * kPanel] = line[i];
       } else {
@@ -59,15 +61,12 @@ PackedF32::PackedF32(const std::vector<RowsF32>& parts, std::size_t depth, Threa
   outputs_ = rows.size();
   if (outputs_ == 0 || depth == 0) throw std::invalid_argument("a weight matrix must not be empty");
   rows.resize(round_up(outputs_, kPanel));
-  const std::size_t panel = checked_product(kPanel * float_bytes(type_), depth);
+  const std::size_t panel = checked_product(kPanel * float_bytes(type_), padded());
+  const std::size_t bytes = depth * float_bytes(type_), padded_bytes = padded() * float_bytes(type_);
   panels_ = Buffer::shared(checked_product(rows.size() / kPanel, panel));
   pool.run(rows.size() / kPanel, [&](std::size_t p) noexcept {
-    void* packed = panels_.as<char>() + p * panel;
-    if (type_ == FloatType::kFloat32) {
-      pack_panel(rows.data() + p * kPanel, depth, type_, static_cast<std::uint32_t*>(packed));
-    } else {
-      pack_panel(rows.data() + p * kPanel, depth, type_, static_cast<std::uint16_t*>(packed));
-    }
+    const auto pack = type_ == FloatType::kFloat16 ? pack_panel<std::uint16_t> : pack_panel<std::uint32_t>;
+    pack(rows.data() + p * kPanel, bytes, padded_bytes, panels_.as<char>() + p * panel);
   });
 }
 
@@ -75,6 +74,7 @@ void PackedF32::forward(ThreadPool& pool, const float* x, std::size_t rows, floa
                         const Added& added) const {
   if (rows == 0) return;
   const LinearKernels& kernels = cutset::kernels().linear;
+  if (type_ == FloatType::kBFloat16 && kernels.bf16_rows) return forward_tiles(pool, x, rows, y, workspace, added);
   const std::size_t panels = round_up(outputs_, kPanel) / kPanel;
   const Split split = split_product(pool, rows, panels, depth_, 2 * kernels.f32_rows, kMostRows);
 
@@ -101,7 +101,7 @@ void PackedF32::forward(ThreadPool& pool, const float* x, std::size_t rows, floa
     run_beside(pool, added, 0, [](std::size_t) {});
   }
 
-  const std::size_t piece = std::max<std::size_t>(1, kPiece / split.rows);
+  const std::size_t piece = round_up(kPiece / split.rows, 2);  // what lies together isn't parted
   // Columns k .. k + depth of panel p with all rows of a block.
   const auto multiply = [&](std::size_t block, std::size_t p, std::size_t k, std::size_t depth, const void* panel,
                             FloatType type) {
@@ -121,7 +121,7 @@ void PackedF32::forward(ThreadPool& pool, const float* x, std::size_t rows, floa
     for (std::size_t k = 0; k < depth_; k += piece) {
       const std::size_t end = std::min(k + piece, depth_);
       for (std::size_t p = group * split.panels; p < last; ++p) {
-        const char* panel = panels_.as<char>() + p * kPanel * depth_ * float_bytes(type_);
+        const char* panel = panels_.as<char>() + p * panel_bytes();
         const auto from = [&](std::size_t column) { return panel + column * kPanel * float_bytes(type_); };
         if (!widens) {
           multiply(block, p, k, end - k, from(k), type_);
@@ -136,6 +136,48 @@ void PackedF32::forward(ThreadPool& pool, const float* x, std::size_t rows, floa
     }
     const std::size_t row = block * split.rows, output = group * split.panels * kPanel;
     added.finish(row, std::min(split.rows, rows - row), output, std::min(last * kPanel, outputs_) - output);
+  });
+}
+
+// With bfloat16 in tiles, see BFloat16Job.
+void PackedF32::forward_tiles(ThreadPool& pool, const float* x, std::size_t rows, float* y, Workspace& workspace,
+                              const Added& added) const {
+  const LinearKernels& kernels = cutset::kernels().linear;
+  const std::size_t panels = round_up(outputs_, kPanel) / kPanel;
+  // So that several panels see rows that are in the second cache.
+  const std::size_t together = rows > kernels.bf16_rows ? 4 : 1;
+  const Split split = split_product(pool, rows, panels, depth_, 2 * kernels.bf16_rows, kBFloat16JobRows, together);
+
+  // Tiles of one height, so that the last one of a block may have fewer rows.
+  const std::size_t tiles = (split.rows + kernels.bf16_rows - 1) / kernels.bf16_rows;  // of a block
+  const std::size_t height = (split.rows + tiles - 1) / tiles;
+  const std::size_t tile_bytes = checked_product(height, kernels.bf16_row_bytes(depth_));
+  char* pieces = static_cast<char*>(workspace.take(checked_product(split.row_blocks * tiles, tile_bytes)));
+  run_ranges_beside(pool, added, split.row_blocks * tiles,
+                    std::max<std::size_t>(1, rows_a_task(pool, rows, depth_) / height),
+                    [&](std::size_t first, std::size_t end) {
+                      for (std::size_t t = first; t < end; ++t) {
+                        const std::size_t block = t / tiles * split.rows;
+                        const std::size_t begin = block + t % tiles * height;
+                        const std::size_t last = std::min({begin + height, block + split.rows, rows});
+                        if (begin >= last) continue;
+                        kernels.bf16_pack(x + begin * depth_, last - begin, height, depth_, pieces + t * tile_bytes);
+                      }
+                    });
+  pool.run(split.tasks(), [&](std::size_t task) noexcept {
+    const std::size_t block = task % split.row_blocks, group = task / split.row_blocks;
+    const std::size_t row = block * split.rows, output = group * split.panels * kPanel;
+    BFloat16Job job{};
+    job.pieces = pieces + block * tiles * tile_bytes;
+    job.rows = std::min(split.rows, rows - row);
+    job.height = height;
+    job.depth = depth_;
+    job.panels = panels_.as<char>() + group * split.panels * panel_bytes();
+    job.outputs = std::min(split.panels * kPanel, outputs_ - output);
+    job.y = y + row * outputs_ + output;
+    job.stride = outputs_;
+    kernels.bf16_multiply(job);
+    added.finish(row, job.rows, output, job.outputs);
   });
 }
 

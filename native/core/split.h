@@ -17,22 +17,24 @@ struct Split {
 };
 
 // `least_rows`: fewer rows a task would waste the kernel. `most_rows`: more would not stay in the cache.
+// `panels_together`: a task has a multiple of so many.
 inline Split split_product(const ThreadPool& pool, std::size_t rows, std::size_t panels, std::size_t depth,
-                           std::size_t least_rows, std::size_t most_rows) {
+                           std::size_t least_rows, std::size_t most_rows, std::size_t panels_together = 1) {
   Split split{};
+  const std::size_t units = (panels + panels_together - 1) / panels_together;
   // Below this a second thread costs more than it brings.
   constexpr std::size_t kTooSmall = std::size_t{1} << 17;
   const bool alone = pool.threads() == 1 || rows * panels * kPanel * depth < kTooSmall;
   // Some tasks for each thread, so that one that is held up doesn't hold up all.
   const std::size_t wanted = alone ? 1 : std::size_t{8} * static_cast<std::size_t>(pool.threads());
   split.row_blocks = (rows + most_rows - 1) / most_rows;
-  split.panel_groups = std::min(panels, (wanted + split.row_blocks - 1) / split.row_blocks);
+  split.panel_groups = std::min(units, (wanted + split.row_blocks - 1) / split.row_blocks);
   while (split.row_blocks * split.panel_groups < wanted && rows / (2 * split.row_blocks) >= least_rows) {
     split.row_blocks *= 2;
   }
   split.rows = (rows + split.row_blocks - 1) / split.row_blocks;
   split.row_blocks = (rows + split.rows - 1) / split.rows;
-  split.panels = (panels + split.panel_groups - 1) / split.panel_groups;
+  split.panels = (units + split.panel_groups - 1) / split.panel_groups * panels_together;
   split.panel_groups = (panels + split.panels - 1) / split.panels;
   return split;
 }

@@ -44,13 +44,13 @@ bool has_f16c() {
   return __get_cpuid(1, &a, &b, &c, &d) && (c & kF16c);
 }
 
-// The processor has 8-bit tiles, and Linux lets this process use them (it asks to be asked, because the state of a
-// thread grows by eight kilobytes).
+// The processor has tiles of 8 bits and of bfloat16, and Linux lets this process use them (it asks to be asked, because
+// the state of a thread grows by eight kilobytes). With one of the two there would be another arithmetic of this name.
 bool amx_granted() {
 #if defined(__linux__)
   unsigned a, b, c, d;
-  constexpr unsigned kTile = 1u << 24, kInt8 = 1u << 25;
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & kTile) || !(d & kInt8)) return false;
+  constexpr unsigned kTiles = 1u << 22 | 1u << 24 | 1u << 25;  // AMX-BF16, AMX-TILE, AMX-INT8
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kTiles) != kTiles) return false;
   constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 #else

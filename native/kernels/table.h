@@ -9,6 +9,7 @@
 #include "kernels/glue.h"
 #include "kernels/grouped.h"
 #include "kernels/linear.h"
+#include "kernels/sparse.h"
 
 namespace cutset {
 
@@ -19,6 +20,7 @@ struct KernelTable {
   GroupedKernels grouped;
   FieldKernels field;
   DeltaKernels delta;
+  SparseKernels sparse;
 };
 
 // The table in force: the best that this machine has, or the one that select_isa chose.

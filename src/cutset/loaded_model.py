@@ -160,15 +160,12 @@ class LoadedModel:
             failed.pop_all()
         self._loop = EngineLoop(self._engine)
         self.embeddings = TextEmbedder(
-            self.executor if self.offload is None and self.stages is None else None,
+            self._loop.embed,
             self.tokenizer,
             vocab_size=self.spec.vocab_size,
             without_token=self.tokenizer.ids_without_token(self.spec.vocab_size).tolist(),
             limit=self.max_model_len,
             pooling=stated_pooling(found.directory) or "last",
-            max_batch_tokens=self.settings.max_batch_tokens,
-            block_size=self.settings.block_size,
-            kv_dtype=self.settings.kv_dtype,
         )
         self.load_s = time.perf_counter() - started
 
@@ -260,7 +257,6 @@ class LoadedModel:
 
     def close(self) -> None:
         """Stops the engine's thread; what still runs ends with an error."""
-        self.embeddings.close()
         self._loop.close()
         if self._store is not None:
             self._store.close(30.0)
@@ -273,8 +269,6 @@ class LoadedModel:
 
     def __del__(self) -> None:
         # The thread would keep the weights of a model that nobody can ask any more. It may have failed to load.
-        if hasattr(self, "embeddings"):
-            self.embeddings.close()
         if hasattr(self, "_loop"):
             self._loop.close(10.0)
         if (store := getattr(self, "_store", None)) is not None:

@@ -6,9 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from cutset.cluster.coordinator.advisor import Advisor
 from cutset.cluster.coordinator.coordinator import Coordinator
@@ -21,8 +19,13 @@ from cutset.link.keys import Keys
 from cutset.partition.hop import Hop
 from cutset.partition.plan import Plan
 from cutset.video.assembly import Addresses, Assembly, Given, assemble
+from cutset.video.delta.box_agreement import Detections
+from cutset.video.network_model import NetworkModel
 from cutset.video.result import Result
-from cutset.video.torch_model import TorchModel
+from cutset.video.runtimes.choose import stamped
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["Stream", "StreamSettings"]
 
@@ -37,23 +40,24 @@ class Stream:
             for result in stream:
                 print(result.picture, result.top(1))
 
-    `model` is a name of the zoo, a torch module, or a `TorchModel`. A source is any iterable of pictures, arrays
-    (3, height, width) or (1, 3, height, width) of uint8, or of the dtype that a module of your own takes; or a text
-    such as "street.mp4", "camera:0" or "generated:480x720". Results come in order for each source; leaving the `with`
-    block early stops everything.
+    `model` is a name of the zoo, an ONNX file ("yolo.onnx"), a torch module, or a `NetworkModel`. A source is any
+    iterable of pictures, arrays (3, height, width) or (1, 3, height, width) of uint8, or of the dtype that a module of
+    your own takes; or a text such as "street.mp4", "camera:0" or "generated:480x720". Results come in order for each
+    source; leaving the `with` block early stops everything.
     """
 
     def __init__(
         self,
-        model: str | nn.Module | TorchModel,
+        model: str | nn.Module | NetworkModel,
         *sources: str | Path | Iterable[Any],
         settings: StreamSettings | None = None,
         workers: int | Sequence[str] | Addresses | None = None,
         plan: str | Path | Plan | None = None,
-        planner: Advisor | Callable[[TorchModel, Sequence[str], str], Plan] | None = None,
+        planner: Advisor | Callable[[Any, Sequence[str], str], Plan] | None = None,
         keys: Keys | None = None,
         paces: Mapping[tuple[str, str], Hop] | None = None,
         options: Options | None = None,
+        detections: Detections | None = None,
         observe: Callable[[Report, Plan, float], None] | None = None,
         log: Callable[[str], None] = lambda line: None,
         **single: Any,
@@ -64,6 +68,8 @@ class Stream:
         Objects stand in place of settings: `workers`, by name addresses and public keys; a `plan`; `keys`, this side's
         pair; `paces`, slow connections to emulate by the names of sender and receiver; `options`, which override
         mode, in_flight, rate, deadline, threshold, float16, levels, patience and silence.
+        `detections` makes boxes (n, 6) of the outputs by name: left, top, right, bottom, score, class; for
+        `min_agreement`.
         `planner(model, workers that are there, why)` makes the plans in place of the scheduler, or an `Advisor` does.
         `observe` hears each party's report of each picture, times on this side's clock, with the plan and the seconds
         that the picture's bytes took to that party; `log` gets a line on what happens. Other threads call both.
@@ -74,7 +80,7 @@ class Stream:
         single |= {} if addresses is not None else {"workers": workers}
         single |= {} if isinstance(plan, Plan) else {"plan": None if plan is None else str(plan)}
         single = {name: value for name, value in single.items() if value is not None}
-        given = Given(addresses, plan if isinstance(plan, Plan) else None, planner, keys, paces, options)
+        given = Given(addresses, plan if isinstance(plan, Plan) else None, planner, keys, paces, options, detections)
         self._begin(assemble(model, sources, _settings(settings, single), given, log=log), observe, log)
 
     @classmethod
@@ -119,7 +125,8 @@ class Stream:
                 log=log,
             )
             if assembly.advisor is not None:
-                assembly.advisor.propose = self._coordinator.propose
+                propose, runtime = self._coordinator.propose, assembly.runtime
+                assembly.advisor.propose = lambda plan, why: propose(stamped(plan, runtime), why)
         except BaseException:
             self.close()
             raise
@@ -151,7 +158,7 @@ class Stream:
         item = self._coordinator.results.get()
         if isinstance(item, Result):
             if self.accuracy is not None and self.accuracy.check(self.model, item):
-                self._coordinator.allow(self.accuracy.budget, self.accuracy.levels)
+                self._coordinator.allow(self.accuracy.budget, self.accuracy.levels, self.accuracy.delta_scale)
             self._coordinator.took()
             return item
         self._over = True

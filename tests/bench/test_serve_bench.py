@@ -12,6 +12,8 @@ from cutset.bench.decode import WORKLOADS
 from cutset.bench.offload import integer_checkpoint
 from cutset.bench.serve import ENGINE, SERVER, Load, run_load, server
 from cutset.bench.serve_load import ask_together
+from cutset.bench.serve_mixed import run_mixed
+from cutset.cli import main
 from cutset.errors import EngineError
 
 TINY = WORKLOADS["tiny"].model
@@ -35,6 +37,23 @@ def test_an_answer_that_is_cut_short_is_an_error() -> None:
         assert all(0 < answer.first_s <= answer.whole_s <= seconds for answer in answers)
         with pytest.raises(EngineError, match="didn't give"):
             ask_together(url, [[5] * 100], 100)  # the context holds 128
+
+
+@pytest.mark.slow
+def test_many_clients_half_of_them_constrained() -> None:
+    rows = run_mixed("story", clients=4, tokens=12, threads=1, rounds=2, log=lambda line: None)
+    assert [(row.system, row.unit) for row in rows] == [
+        ("cutset engine", "tok/s"),
+        ("cutset server", "tok/s"),
+        ("cutset server", "x"),
+    ]
+    assert all(row.value > 0 for row in rows)
+
+
+def test_wrong_numbers_are_a_line_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    for flags in (["--clients", "1"], ["--tokens", "100000"]):
+        assert main(["bench", "serve", "--mixed", "story", *flags]) == 2
+        assert flags[0] in capsys.readouterr().err
 
 
 def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:

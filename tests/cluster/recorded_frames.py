@@ -40,6 +40,10 @@ def examples() -> dict[str, Any]:
         encoding="bits", wire="<u2", count=2, compression=("none", "none"), values="plain",
     )  # fmt: skip
     edge = m.EdgeReport("e", "delta", 100, 0.25, 400, 0.5, 0.125)
+    report = m.Report(
+        3, 2, 1, 9, "b", [Span("compute", 1, 9, 1.0, 2.0, 7)], m.HopReport(100, 1.0, 1.5, 2.0), [edge], [edge],
+        [0.5, 0.25], [1.0, 0.5],
+    )  # fmt: skip
     return {
         "hello": Hello("cluster", VERSION, "cutset 0.1.0", DIGEST, b"n" * 16, m.encode(introduction), False, b""),
         "welcome": Welcome("cluster", VERSION, "cutset 0.1.0", DIGEST, b"n" * 16, m.encode(card), b""),
@@ -49,7 +53,7 @@ def examples() -> dict[str, Any]:
         "prepare": m.Prepare(
             plan=3, epoch=2, name="b", graph=DIGEST, description=b"{}", stages=b"{}", weights={"w": DIGEST}, next=peer,
             previous=b"p" * 32, in_flight=4, deltas=True, threshold=0.5, half=True, levels=2, bandwidth=1e6,
-            profile=True, pace=Hop(1e6, 0.02), back=Hop(2e6, 0.01), inputs=b"i",
+            profile=True, pace=Hop(1e6, 0.02), back=Hop(2e6, 0.01), inputs=b"i", direct=True, delta_scale=0.5,
         ),
         "need": m.Need(3, ["w"]),
         "weight": m.WeightPart(DIGEST, 4, 12),
@@ -57,14 +61,12 @@ def examples() -> dict[str, Any]:
         "connect": m.Connect(3),
         "ready": m.Ready(3),
         "tune": m.Tune(3, 1e6),
-        "allow": m.Allow(0.5, True, 2),
+        "allow": m.Allow(0.5, True, 2, 0.25),
         "retire": m.Retire(3),
         "work": m.Work(3, 2, 1, 9, [payload], [3, 5], 1.5, b"h"),
         "more": m.More(),
-        "report": m.Report(
-            3, 2, 1, 9, "b", [Span("compute", 1, 9, 1.0, 2.0, 7)], m.HopReport(100, 1.0, 1.5, 2.0), [edge], [edge],
-            [0.5, 0.25],
-        ),
+        "report": report,
+        "reports": m.Reports([report, m.Report(3, 2, 1, 10, "b")]),
         "lost": m.Lost(3, 1, 9, "why"),
         "failed": m.Failed(3, "b", "why"),
         "ping": m.Ping(5, 1.5),

@@ -11,7 +11,8 @@ import numpy as np
 from cutset.engine import Engine
 from cutset.engine.decoder_stage import BATCH, CHOICES, HIDDEN, DecoderStage
 from cutset.engine.local_pipeline import LocalPipeline
-from cutset.engine.stage_item import StageItem, StageSetup, decode_choices, decode_setup, encode_item, encode_setup
+from cutset.engine.stage_item import StageItem, StageSetup, decode_setup, encode_item, encode_setup
+from cutset.engine.stage_result import decode_choices, decode_hidden
 from cutset.engine.step_pipeline import StagesLost, StepPipeline, StepResult
 from cutset.engine.token_history import KnownHistories, SentHistories
 from cutset.errors import CutsetError
@@ -135,6 +136,9 @@ class SlowPipeline(StepPipeline):
         assert values[CHOICES].dtype == np.uint8
         assert len(self.stages) == 1 or values[HIDDEN].dtype == np.float32
         wanted = len(item.batch.logit_rows)
+        if item.pooled:
+            hidden = decode_hidden(values[CHOICES].data, wanted=wanted, hidden=self.spec.hidden)
+            return StepResult(item.number, None, hidden=hidden)
         choices = decode_choices(values[CHOICES].tobytes(), wanted=wanted, vocab_size=self.spec.vocab_size)
         return StepResult(item.number, choices)
 

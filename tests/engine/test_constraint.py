@@ -137,20 +137,20 @@ def test_whoever_shares_the_batch_the_tokens_are_the_same(options: dict[str, Any
 def test_whoever_computes_the_masks_the_tokens_are_the_same(
     worth: float, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def alive() -> int:
-        return sum(thread.name == "cutset-masks" for thread in threading.enumerate())
+    def alive() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name == "cutset-masks"}
 
     monkeypatch.setattr(constraint, "WORTH", worth)
-    before = alive()
+    before = alive()  # of engines that have just gone, too
     engine = json_engine(whole(FOUR))
     assert answers(engine, REQUESTS) == expected
-    assert alive() == before + (not worth)
-    threads = [thread for thread in threading.enumerate() if thread.name == "cutset-masks"]
+    own = alive() - before
+    assert len(own) == (not worth)
     del engine
     gc.collect()
-    for thread in threads[before:]:
+    for thread in own:
         thread.join(10)
-    assert alive() == before
+    assert not alive() & own
 
 
 @pytest.mark.parametrize("always", [True, False])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import FrozenInstanceError
 from typing import Any
 
@@ -55,6 +56,9 @@ BAD: list[tuple[str, Any, str]] = [
     ("logprobs", -1, "from 0 to 20"),
     ("logprobs", 21, "from 0 to 20"),
     ("logprobs", True, "from 0 to 20"),
+    ("prompt_logprobs", -1, "from 0 to 20"),
+    ("prompt_logprobs", 21, "from 0 to 20"),
+    ("skip_reading_prefix_cache", "yes", "True or False"),
     ("repetition_penalty", 0, "above 0"),
     ("repetition_penalty", float("inf"), "above 0"),
     ("presence_penalty", 2.1, "from -2 to 2"),
@@ -86,6 +90,21 @@ def test_refused(name: str, value: Any, wanted: str) -> None:
         SamplingParams(**{name: value})
     assert str(caught.value).startswith(f"{name}=")
     assert len(str(caught.value)) < 250
+
+
+def test_what_is_refused_is_not_written_out_first() -> None:
+    class Shown(float):
+        count = 0
+
+        def __repr__(self) -> str:
+            Shown.count += 1
+            return "1"
+
+    one = Shown(1)
+    for name, value in (("logit_bias", dict.fromkeys(range(5000), one)), ("stop", [one] * 5000), ("n", one)):
+        with pytest.raises(RequestError, match=f"{name}="):
+            SamplingParams(**{name: value})
+    assert 2 < Shown.count < 40
 
 
 @pytest.mark.parametrize(
@@ -124,6 +143,25 @@ def test_stop_becomes_a_tuple_without_repeats() -> None:
 def test_what_vllm_has_and_isn_t_here_is_refused_by_name(name: str) -> None:
     with pytest.raises(RequestError, match=f"{name} isn't done here"):
         SamplingParams(**{name: None})
+
+
+def test_every_parameter_of_vllm_s_is_done_or_refused() -> None:
+    """Those of its SamplingParams at 0.31, and older ones that clients still send."""
+    theirs = re.findall(
+        r"\w+",
+        """
+    n presence_penalty frequency_penalty repetition_penalty temperature top_p top_k min_p seed stop stop_token_ids
+    ignore_eos max_tokens min_tokens logprobs prompt_logprobs prompt_logprob_token_ids prompt_logprob_start
+    logprob_token_ids flat_logprobs detokenize skip_special_tokens spaces_between_special_tokens
+    include_stop_str_in_output output_kind stream_interval skip_clone output_text_buffer_length structured_outputs
+    logit_bias allowed_token_ids extra_args bad_words skip_reading_prefix_cache thinking_token_budget
+    repetition_detection routed_experts_prompt_start trace_decode_token_ids
+    best_of guided_decoding truncate_prompt_tokens logits_processors use_beam_search length_penalty early_stopping
+    """,
+    )
+    done = {*SamplingParams.names(), "guided_decoding"}
+    assert not done & UNDONE.keys()
+    assert set(theirs) == done | UNDONE.keys()
 
 
 def test_vllm_s_lists_are_made_ready() -> None:

@@ -14,17 +14,9 @@ from cutset.engine import SamplingParams, TokenLogprob
 from cutset.engine.bits import MaskPart, allowed_ids, bits_of, mask_of
 from cutset.engine.constraint import StepMasks
 from cutset.engine.decoder_stage import DecoderStage
-from cutset.engine.sampler import Choice, TokenSampler, choose
-from cutset.engine.stage_item import (
-    StageItem,
-    StageSetup,
-    decode_choices,
-    decode_item,
-    decode_setup,
-    encode_choices,
-    encode_item,
-    encode_setup,
-)
+from cutset.engine.sampler import Choice, Scores, TokenSampler, choose
+from cutset.engine.stage_item import StageItem, StageSetup, decode_item, decode_setup, encode_item, encode_setup
+from cutset.engine.stage_result import decode_choices, encode_choices
 from cutset.errors import CutsetError, EngineError, FrameError
 from cutset.models.run.executor import Batch, LoadedAdapter, States
 
@@ -132,6 +124,36 @@ def test_masks_and_biases_come_back_as_they_were() -> None:
             assert choices[1].token_id in (3, 298, 77)
 
 
+def scoring() -> StageItem:
+    rows = replace(batch(), logit_rows=ints(2, 3, 0, 1, 4))
+    return item()._replace(batch=rows, scores=Scores(ints(6, 7, 299), ints(0, 20, 3)))
+
+
+def test_scores_come_back_as_they_were() -> None:
+    whole = scoring()
+    data = encode_item(whole)
+    found = decoded(data)
+    assert encode_item(found) == data
+    assert found.scores is not None
+    assert [one.tolist() for one in found.scores] == [[6, 7, 299], [0, 20, 3]]
+    assert found.scored == 3
+    assert decoded(encode_item(item())).scores is None
+    parts = msgspec.msgpack.decode(data)
+    assert len(msgspec.msgpack.decode(encode_item(item()))) == len(parts) - 3  # as older stages know them
+    for tokens, likeliest in (
+        (ints(6, 7), ints(0, 20)),  # another number than there are rows
+        (ints(6, 7, 299, 1), ints(0, 20, 3, 1)),
+        (ints(6, 7, 299), ints(0, 20)),
+        (ints(6, 7, VOCAB), ints(0, 20, 3)),
+        (ints(6, 7, -1), ints(0, 20, 3)),
+        (ints(6, 7, 299), ints(0, 21, 3)),
+        (ints(6, 7, 299), ints(0, -1, 3)),
+        (ints(), ints()),
+    ):
+        with pytest.raises(FrameError):
+            decoded(msgspec.msgpack.encode([*parts[:-3], tokens.tobytes(), likeliest.tobytes()]))
+
+
 @pytest.mark.parametrize(
     "part",
     [
@@ -199,9 +221,30 @@ def test_choices_come_back_as_they_were() -> None:
     for wanted, vocab in ((2, VOCAB), (4, VOCAB), (3, 299), (3, 5)):
         with pytest.raises(FrameError):
             decode_choices(encode_choices(choices), wanted=wanted, vocab_size=vocab)
+    plain = [Choice(5, None), None, Choice(299, None)]
+    assert decode_choices(encode_choices(plain), wanted=3, vocab_size=VOCAB) == plain
+    for wanted, vocab in ((2, VOCAB), (4, VOCAB), (3, 299), (3, 5)):
+        with pytest.raises(FrameError):
+            decode_choices(encode_choices(plain), wanted=wanted, vocab_size=vocab)
     for data in (b"", b"\x00", b"\xc0", b"\x91\x91\x01", b"\xdd\xff\xff\xff\xff", encode_choices(choices) + b"\x00"):
         with pytest.raises(FrameError):
             decode_choices(data, wanted=3, vocab_size=VOCAB)
+    tokens, [told, *rest] = msgspec.msgpack.decode(encode_choices([choices[2], *choices[:2]]))
+    for wrong in (
+        [tokens, [told]],
+        [tokens, [told, *rest, None]],
+        [tokens[:-1], [told, *rest]],
+        [tokens + ints(3).tobytes(), [told, *rest]],
+        [ints(299, 5, -2).tobytes(), [told, *rest]],
+        [ints(299, 5, -2).tobytes(), []],
+        [ints(-1, 5, -1).tobytes(), [told, *rest]],  # one of a token that wasn't drawn
+        [ints(299, 300, -1).tobytes(), [told, *rest]],
+        [tokens, [[300, *told[1:]], *rest]],
+        [tokens, [told, *rest], "more"],
+        [None, []],
+    ):
+        with pytest.raises(FrameError):
+            decode_choices(msgspec.msgpack.encode(wrong), wanted=3, vocab_size=VOCAB)
 
 
 def test_a_setup_comes_back_as_it_was() -> None:
@@ -263,9 +306,7 @@ def test_parts_must_fit_together() -> None:
         if isinstance(part, bytes):
             wrongs += [part + b"\0\0\0\0", part[:-4], part[:-1]]
         for wrong in wrongs:
-            if wrong == part or (place == 11 and wrong is None) or (place == 12 and wrong == []):
-                continue
-            if place == 13 and wrong == b"":
+            if wrong == part or (place == 7 and wrong == []) or (place == 8 and wrong == b""):
                 continue
             with pytest.raises(FrameError):
                 decoded(msgspec.msgpack.encode([*parts[:place], wrong, *parts[place + 1 :]]))
@@ -284,13 +325,16 @@ def test_parts_must_fit_together() -> None:
         (4, 21),
         (5, 0.0),
         (8, b"short"),
-        (10, b"\xff" * 4),
+        (9, b"\xff" * 4),
+        (9, b"\x00"),
     ):
         sampling = [list(one) for one in parts[-1]]
-        sampling[0][place] = wrong
+        params = msgspec.msgpack.decode(sampling[0][0])
+        params[place] = wrong
+        sampling[0][0] = msgspec.msgpack.encode(params)
         with pytest.raises(FrameError):
             decoded(msgspec.msgpack.encode([*parts[:-1], sampling]))
-    slot, start, prompt, ids = parts[-1][0][11]
+    slot, start, prompt, ids = parts[-1][0][3]
     for wrong in (
         None,  # penalties without tokens
         [5, start, prompt, ids],  # there is one for each of three sequences
@@ -301,17 +345,39 @@ def test_parts_must_fit_together() -> None:
         [slot, start, prompt, ids[:-4] + ints(VOCAB).tobytes()],
     ):
         sampling = [list(one) for one in parts[-1]]
-        sampling[0][11] = wrong
+        sampling[0][3] = wrong
         with pytest.raises(FrameError):
             decoded(msgspec.msgpack.encode([*parts[:-1], sampling]), SMALL)
     sampling = [list(one) for one in parts[-1]]
-    sampling[0][11] = [slot, 6, prompt, ids[-4:]]
+    sampling[0][3] = [slot, 6, prompt, ids[-4:]]
     with pytest.raises(EngineError, match="doesn't know the tokens before"):
         decoded(msgspec.msgpack.encode([*parts[:-1], sampling]))
     sampling = [list(one) for one in parts[-1]]
-    sampling[1][11] = sampling[0][11]  # of one that has no penalties
+    sampling[1][3] = sampling[0][3]  # of one that has no penalties
     with pytest.raises(FrameError):
         decoded(msgspec.msgpack.encode([*parts[:-1], sampling]))
+
+
+def test_a_sampler_is_sent_anew_when_it_changes_and_sequences_that_are_alike_share_none_of_their_tokens() -> None:
+    """Its bytes are kept from step to step, and so is what was made of them."""
+    ends = TokenSampler(
+        SamplingParams(temperature=0, min_tokens=2), seed=1, index=0, vocab_size=VOCAB, prompt_ids=ints(5), end_ids=[7]
+    )
+    rows = replace(batch(), logit_rows=ints(2))
+    logits = np.zeros((1, VOCAB), np.float32)
+    logits[0, 7] = 1.0
+    drawn = []
+    for known in (1, 2, 3, 4):
+        found = decoded(encode_item(StageItem(0, rows, [ends], [known])))
+        drawn.append(choose(logits, found.samplers, found.known)[0])
+        assert drawn[-1] == choose(logits, [ends], [known])[0]
+    assert [one.token_id == 7 for one in drawn if one is not None] == [False, False, True, True]
+    penalised = SamplingParams(temperature=0, frequency_penalty=1.0, seed=4)
+    twins = [TokenSampler(penalised, seed=4, index=0, vocab_size=VOCAB, prompt_ids=ints(5)) for _ in range(2)]
+    twins[0].observe(7)
+    both = decoded(encode_item(StageItem(0, replace(rows, logit_rows=ints(2, 3)), twins, [2, 1])))
+    choices = choose(np.repeat(logits, 2, axis=0), both.samplers, both.known)
+    assert [one is not None and one.token_id == 7 for one in choices] == [False, True]
 
 
 def test_an_item_is_no_larger_than_was_agreed_on() -> None:
@@ -338,12 +404,14 @@ def test_random_bytes_end_in_a_frame_error_or_in_an_item_that_runs() -> None:
     """What is accepted can be run by an executor that checks nothing."""
     rng = np.random.default_rng(6)
     setup = msgspec.structs.replace(SETUP, states=0, masked=())
-    whole = encode_item(StageItem(3, replace(batch(), states=None, adapters=()), *samplers()))
+    bare = replace(batch(), states=None, adapters=())
+    items = [StageItem(3, bare, *samplers()), scoring()]
+    wholes = [encode_item(one._replace(batch=replace(one.batch, states=None, adapters=()))) for one in items]
     stage = DecoderStage(FakeExecutor(), setup)
     stage.executor.check = lambda *_: None  # it asserts what the whole item holds, and these are damaged
     refused = 0
-    for _ in range(MUTATIONS):
-        data = bytearray(whole)
+    for number in range(MUTATIONS):
+        data = bytearray(wholes[number % 2])
         for _ in range(int(rng.integers(1, 4))):
             place = int(rng.integers(len(data)))
             match int(rng.integers(4)):

@@ -179,7 +179,7 @@ def test_stages_of_different_machines_give_the_bits_of_the_lower_one(
             assert f"of its speed with {native.isa()}" in lines[0]
         with LLM("story", **stages.settings("a", "c"), **SMALL) as llm:
             assert llm.stages is not None
-            assert llm.stages.pipeline._isa == native.isa(), "it goes back to the best one for the next engine"
+            assert llm.stages.pipeline.planning._isa == native.isa(), "it goes back to the best one for the next engine"
         assert not [line for line in lines[2:] if "run at" in line]
 
 

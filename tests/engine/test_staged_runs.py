@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from cutset.cli import main
+from cutset.cluster.messages import Report
 from cutset.cluster.trace.chrome import read_trace
 from cutset.engine import SamplingParams
 from cutset.errors import AdapterError, ConfigError, CutsetError, LinkError
 from cutset.link.keys import new_keys, save_keys
 from cutset.llm import LLM
-from cutset.partition.plan import COORDINATOR
+from cutset.partition.plan import COORDINATOR, Plan
 from engine.stage_processes import Stages, running, until, workers_of
 
 PROMPT = "Once upon a time"
@@ -120,6 +121,30 @@ def test_stages_in_shared_memory_write_the_same_and_may_go(one: LLM, tmp_path: P
     ):
         assert text(llm, SAMPLED, 40, lambda: stages.kill("b")) == text(one, SAMPLED)
         assert workers_of(llm) == [stages.places["a"]]
+
+
+def test_in_shared_memory_native_code_runs_the_usual_items(one: LLM, tmp_path: Path) -> None:
+    """Whoever gets an item in Python notes that it decoded it, and whoever sends one, that it encoded it."""
+    with (
+        running(tmp_path, "a", "b", "c", shm=True) as stages,
+        LLM("story", **stages.settings("a", "b", "c"), **SMALL) as llm,
+    ):
+        done: dict[str, list[set[str]]] = {}
+
+        def observe(report: Report, plan: Plan, seconds: float) -> None:
+            done.setdefault(report.party, []).append({span.kind for span in report.spans})
+
+        assert llm.stages is not None
+        llm.stages.pipeline.observers.append(observe)
+        assert text(llm, SAMPLED) == text(one, SAMPLED)
+        a, b, c = (stages.places[name] for name in ("a", "b", "c"))
+        until(
+            lambda: len(done.get(a, ())) > 20 and len(done.get(a, ())) == len(done.get(b, ())) == len(done.get(c, ()))
+        )
+        for place, kind in ((a, "encode"), (b, "encode"), (b, "decode"), (c, "decode")):
+            native = [kinds for kinds in done[place] if kind not in kinds]
+            assert len(native) > len(done[place]) / 10
+            assert all({"receive", "compute", "send"} <= kinds for kinds in native)
 
 
 def test_a_stage_comes_back_in_the_middle_of_an_answer(one: LLM, three: Stages) -> None:
@@ -265,7 +290,7 @@ def test_what_cannot_be_is_said(three: Stages, tmp_path: Path, monkeypatch: pyte
 
 
 def test_another_version_is_refused_by_name(three: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cutset.engine.cluster_pipeline.software_of", lambda isa: f"cutset 0.0.0, stages, {isa}")
+    monkeypatch.setattr("cutset.engine.stage_planning.software_of", lambda isa: f"cutset 0.0.0, stages, {isa}")
     with pytest.raises(LinkError, match=r"is cutset .*, this side cutset 0\.0\.0.*Install the same version"):
         LLM("story", **three.settings("a"), **SMALL)
 

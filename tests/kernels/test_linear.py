@@ -5,6 +5,7 @@ import pytest
 
 from cutset.kernels import _native as native
 from cutset.kernels import reference_linear as reference
+from cutset.kernels.reference_tiles import tiled_linear
 from cutset.models.files.integer import most_bits
 
 POOL = native.Pool(2)
@@ -49,9 +50,15 @@ def near(x, weight):
     return exact, (x.shape[1] + 1) * 2.0**-24 * sizes
 
 
-def assert_near(got, x, weight):
+def assert_near(got, x, weight, lost=0.0):
+    """`lost`: of each number, where subnormal ones count as zero."""
     exact, bound = near(x, weight)
-    assert (np.abs(got - exact) <= bound).all()
+    assert (np.abs(got - exact) <= bound + lost * (np.abs(x).sum(axis=1, keepdims=True) + x.shape[1])).all()
+
+
+def in_tiles(isa, dtype):
+    """Sums have another order than with float32 weights: see test_bfloat16.py."""
+    return isa == "amx" and dtype == "bfloat16"
 
 
 @pytest.mark.parametrize(("outputs", "depth"), SHAPES)
@@ -80,24 +87,28 @@ def halves(rng, dtype, outputs, depth):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize(("outputs", "depth"), [(1, 1), (5, 3), (33, 65), (97, 1100)])
-def test_sixteen_bits_give_what_the_same_floats_give(outputs, depth, dtype):
+def test_sixteen_bits_give_what_the_same_floats_give(outputs, depth, dtype, isa):
     rng = np.random.default_rng(depth)
     narrow, wide = halves(rng, dtype, outputs, depth)
     ours, theirs = native.LinearF32(narrow, POOL), native.LinearF32(wide, POOL)
-    assert 2 * ours.nbytes == theirs.nbytes == 4 * 32 * -(-outputs // 32) * depth
+    panels = -(-outputs // 32)
+    assert theirs.nbytes == 4 * 32 * panels * depth
+    assert ours.nbytes == 2 * 32 * panels * (depth if dtype == "float16" else -(-depth // 32) * 32)
     x = floats(rng, ROWS[-1], depth)
-    assert_near(run(ours, x), x, wide)
+    assert_near(run(ours, x), x, wide, lost=2.0**-125 if in_tiles(isa, dtype) else 0)
     x[0, :] = 0
     x[:, 0] *= np.float32(1e-40)
-    expected = run(theirs, x).view(np.uint32)
+    expected = run(ours if in_tiles(isa, dtype) else theirs, x).view(np.uint32)
     for rows in (*range(1, 41), 128, 300):
         assert np.array_equal(run(ours, x[:rows]).view(np.uint32), expected[:rows])
 
 
-def test_all_numbers_of_sixteen_bits_are_widened():
+def test_all_numbers_of_sixteen_bits_are_widened(isa):
     bits = np.arange(1 << 16, dtype=np.uint16)
+    one = np.ones((1, 1), np.float32)
+    in_bfloat16 = tiled_linear(one, bits[:, None])[0] if in_tiles(isa, "bfloat16") else None
     for numbers, wide in (
-        (bits, (bits.astype(np.uint32) << 16).view(np.float32)),
+        (bits, (bits.astype(np.uint32) << 16).view(np.float32) if in_bfloat16 is None else in_bfloat16),
         (bits.view(np.float16), bits.view(np.float16).astype(np.float32)),
     ):
         linear = native.LinearF32(np.ascontiguousarray(numbers[:, None]))
@@ -106,14 +117,16 @@ def test_all_numbers_of_sixteen_bits_are_widened():
             assert np.array_equal(found, np.repeat(wide[None], rows, 0), equal_nan=True)
 
 
-def test_matrices_of_sixteen_bits_are_stacked():
+def test_matrices_of_sixteen_bits_are_stacked(isa):
     rng = np.random.default_rng(5)
     x = floats(rng, 9, 50)
     for dtype in ("bfloat16", "float16"):
         narrow, wide = zip(*(halves(rng, dtype, outputs, 50) for outputs in (33, 1, 40)), strict=True)
         stacked = run(native.LinearF32(list(narrow)), x)
-        assert np.array_equal(stacked, run(native.LinearF32(np.concatenate(wide)), x))
-        assert np.array_equal(stacked, run(native.LinearF32(list(wide)), x))
+        assert np.array_equal(stacked, run(native.LinearF32(np.concatenate(narrow)), x))
+        if not in_tiles(isa, dtype):
+            assert np.array_equal(stacked, run(native.LinearF32(np.concatenate(wide)), x))
+            assert np.array_equal(stacked, run(native.LinearF32(list(wide)), x))
 
 
 @pytest.mark.parametrize("bits", [8, 9, 12])
@@ -240,10 +253,13 @@ def test_packed_form_serves_every_instruction_set(isa):
     rng = np.random.default_rng(4)
     weight, x = floats(rng, 40, 70), floats(rng, 20, 70)
     linear, quantized = native.LinearF32(weight), native.LinearI8(*native.quantize_weight(weight))
+    narrow, wide = halves(rng, "bfloat16", 40, 71)
+    narrow, more = native.LinearF32(narrow), floats(rng, 20, 71)
     expected = run(quantized, x)
     for other in native.available_isas():
         native.select_isa(other)
         assert_near(run(linear, x), x, weight)
+        assert_near(run(narrow, more), more, wide)
         assert np.array_equal(run(quantized, x), expected)
 
 

@@ -7,6 +7,7 @@ import copy
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,9 +62,11 @@ class Script:
         with self._lock:
             self._ids, self._first = [*ids, *end], None
 
-    def forward(self, batch: Batch, cache: KVCache) -> NDArray[np.float32]:
+    def forward(self, batch: Batch, cache: KVCache, *, head: bool = True, **more: Any) -> NDArray[np.float32]:
         """Logits that all but rule out what isn't in the script."""
-        logits = self._forward(batch, cache)
+        logits = self._forward(batch, cache, head=head, **more)
+        if not head:
+            return logits
         with self._lock:
             for row, at in enumerate(batch.positions[batch.logit_rows].tolist()):
                 if self._first is None or at < self._first:

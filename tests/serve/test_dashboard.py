@@ -5,12 +5,23 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import ssl
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
+from cutset.llm import AsyncLLM
+from cutset.serve.app import build_app
+from cutset.serve.auth import Auth
+from cutset.serve.front import Front
+from cutset.serve.server import Server, bind, serve_in_thread
+from cutset.serve.service import Service
+from cutset.serve.tls import Certificate
+from tests.serve.certificates import Authority
 from tests.serve.conftest import Running
 
 
@@ -104,6 +115,45 @@ def test_a_key_is_asked_for(serve: Callable[..., Running], page: Any) -> None:
     page.wait_for_selector("#engine:not([hidden])")
     assert page.is_hidden("#login")
     assert "secret" not in page.url
+
+
+def test_it_is_live_over_tls_below_a_path(llm: AsyncLLM, browser: Any, tmp_path: Path) -> None:
+    from playwright.sync_api import Error
+
+    Authority(tmp_path).write(tmp_path / "tls.pem", tmp_path / "tls.key")
+    service, front = Service(llm), Front(root_path="/models/a")
+    app = build_app(service, Auth(("a-secret-key",), "127.0.0.1"), front)
+    certificate = Certificate(tmp_path / "tls.pem", tmp_path / "tls.key")
+    with serve_in_thread(Server(app, service, tls=certificate), bind("127.0.0.1", 0)) as url:
+        assert url.startswith("https://")
+        stranger = browser.new_context()  # nobody has heard of who signed it
+        with pytest.raises(Error, match="ERR_CERT_AUTHORITY_INVALID"):
+            stranger.new_page().goto(f"{url}/models/a/")
+        stranger.close()
+        context = browser.new_context(ignore_https_errors=True)
+        page, wrong, asked = context.new_page(), list[str](), list[str]()
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        for path in ("/models/a/", "/models/a"):
+            page.goto(url + path)
+            page.wait_for_selector("#login:not([hidden])")
+            page.fill("#key", "a-secret-key")
+            page.keyboard.press("Enter")
+            page.wait_for_selector("#engine:not([hidden])")
+            becomes(page, "state", "live")
+            before = number(page, "generated")
+            body = {"prompt": "Once", "max_tokens": 7, "ignore_eos": True}
+            headers = {"authorization": "Bearer a-secret-key"}
+            trusting = ssl.create_default_context(cafile=tmp_path / "authority.pem")
+            said = httpx.post(f"{url}/models/a/v1/completions", json=body, headers=headers, verify=trusting)
+            assert said.json()["usage"]["completion_tokens"] == 7
+            becomes(page, "generated", f"{before + 7:,.0f}")
+            page.evaluate("sessionStorage.clear()")
+        assert page.evaluate("window.isSecureContext")
+        context.close()
+    assert not wrong
+    assert len(asked) > 10
+    assert all(one.startswith((f"{url}/models/a", "data:")) for one in asked)
 
 
 def test_events_are_the_last_of_each_kind_then_new_ones(server: Running) -> None:

@@ -1,5 +1,5 @@
-"""What people build on: LangChain's and instructor's own calls, unchanged. (LlamaIndex's needs an older official client
-than the one that is tested here.)"""
+"""What people build on: LangChain's and instructor's own calls, unchanged. (LlamaIndex pins an older official client
+than the one that is tested here: with_llama_index.py.)"""
 
 from __future__ import annotations
 

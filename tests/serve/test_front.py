@@ -57,6 +57,7 @@ def test_pages_of_an_origin_may_ask_and_no_others() -> None:
     assert allowed.status_code == 200
     assert allowed.headers["access-control-allow-origin"] == PAGE
     assert "x-stainless-os" in allowed.headers["access-control-allow-headers"]
+    assert "DELETE" in allowed.headers["access-control-allow-methods"]  # stored responses
     assert "access-control-allow-credentials" not in allowed.headers
     for other in ("https://evil.example", "https://chat.example.evil", "http://chat.example", "null"):
         assert "access-control-allow-origin" not in preflight(other, front, auth).headers

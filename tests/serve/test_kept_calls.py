@@ -202,6 +202,19 @@ def check_random(client: openai.OpenAI, count: int, seed: int) -> None:
         jsonschema.validate(json.loads(arguments), schema)
 
 
+def test_numbers_without_bounds_come_to_an_end(script: Script, client: openai.OpenAI) -> None:
+    kinds: list[Any] = [{"type": kind} for kind in ("integer", "number", ["number", "null"])]
+    properties = {str(number): kind for number, kind in enumerate(kinds)}
+    schema = {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema, "strict": True}}
+    script.say('<tool_call>\n{"name": "f", "arguments": {"0": ' + "7" * 900)  # as some models do
+    choice = {"type": "function", "function": {"name": "f"}}
+    asked: Any = {"model": "tale", "messages": ASKED["messages"], "temperature": 1, "seed": 3, "max_tokens": 400}
+    found = client.chat.completions.create(**asked, tools=[tool], tool_choice=choice).choices[0]
+    [(_, arguments)] = calls_of(found.message)
+    jsonschema.validate(json.loads(arguments), schema)
+
+
 def test_random_schemas(script: Script, client: openai.OpenAI) -> None:
     script.say("No.")
     check_random(client, 8, 5)

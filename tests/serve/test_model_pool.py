@@ -225,8 +225,8 @@ def test_every_page_knows_all_models(start: Callable[..., Pooled]) -> None:
     with pytest.raises(openai.NotFoundError, match="this server has a, b, c"):
         server.ask("d")
     client = ollama.Client(host=server.url)
-    assert [one.model for one in client.list().models] == list(NAMES)
-    assert [one.model for one in client.ps().models] == ["c"]
+    assert [one.model for one in client.list().models] == [f"{name}:latest" for name in NAMES]
+    assert [one.model for one in client.ps().models] == ["c:latest"]
     assert client.generate("b:latest", PROMPT, raw=True, options={"num_predict": 4}).eval_count == 4
     assert client.show("a").details.family == server.pool.models["a"].facts.spec.family
     client._client.close()
@@ -305,3 +305,21 @@ def test_the_command_serves_several(texts: list[str], tmp_path: Path) -> None:
     finally:
         server.process.kill()
         server.process.wait()
+
+
+def test_one_model_by_a_name_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from argparse import Namespace
+
+    from cutset.cli.serve import _named_alone
+
+    def named(text: str) -> tuple[list[str], list[str]]:
+        args = Namespace(served_model_name=["other"])
+        return _named_alone(args, text), args.served_model_name
+
+    assert named("tale=story") == (["story"], ["tale", "other"])
+    assert named("tale=/srv/a=b.gguf") == (["/srv/a=b.gguf"], ["tale", "other"])
+    for plain in ("story", "/srv/a=b", "=story", "story=", "./a=b"):
+        assert named(plain) == ([plain], ["other"])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a=b").mkdir()
+    assert named("a=b") == (["a=b"], ["other"])

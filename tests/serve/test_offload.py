@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import openai
 import pytest
 
@@ -23,6 +24,8 @@ ASKED = {"model": "story", "prompt": "Once upon a time", "max_tokens": 12, "temp
 def test_the_kept_mode_is_named_and_a_lie_is_told(inproc: str) -> None:  # noqa: F811
     with LLM("story", mode="local", threads=1) as llm:
         expected = llm.generate("Once upon a time", SamplingParams(max_tokens=12, temperature=0))[0].text
+        scored = llm.generate("Once upon a time", SamplingParams(max_tokens=1, prompt_logprobs=1))[0].prompt_logprobs
+        vectors = llm.embed(["Once", "a dog and a cat"])
     llm = AsyncLLM("story", offload=inproc, mode="masked+verified", threads=1)
     try:
         service = Service(llm, limits=RequestLimits())
@@ -39,6 +42,10 @@ def test_the_kept_mode_is_named_and_a_lie_is_told(inproc: str) -> None:  # noqa:
             assert counted["cutset_checks_total"] == counted["cutset_offload_calls_total"] > 0
             assert counted["cutset_pads_used_total"] > 0
             assert counted["cutset_offload_bytes_total"] > 0
+            echoed = running.client().completions.create(**ASKED | {"max_tokens": 0}, echo=True, logprobs=1)
+            assert echoed.choices[0].logprobs.token_logprobs == [one and one.logprob for one in scored]
+            found = running.client().embeddings.create(model="story", input=["Once", "a dog and a cat"])
+            assert np.array([one.embedding for one in found.data], np.float32).tobytes() == vectors.tobytes()
             assert isinstance(llm.offload, Offload)
             llm.offload.linears.session.broke("gave a wrong product, says this test")
             with pytest.raises(openai.APIStatusError, match="wrong product") as caught:

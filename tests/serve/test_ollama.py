@@ -156,12 +156,13 @@ def test_no_limit_is_the_end_of_the_context(server: Running, client: Any) -> Non
 def test_nothing_to_say_loads_the_model(client: Any) -> None:
     assert client.generate("tale").done_reason == "load"
     assert client.chat("tale", []).done_reason == "load"
+    assert client.generate("tale", "", keep_alive=0).done_reason == "unload"
 
 
 def test_the_models_are_listed(server: Running, client: Any) -> None:
     [one] = client.list().models
     spec = server.service.llm.spec
-    assert (one.model, one.details.family, one.details.format) == ("tale", spec.family, "safetensors")
+    assert (one.model, one.details.family, one.details.format) == ("tale:latest", spec.family, "safetensors")
     assert one.size > 10_000
     assert len(one.digest) == 64
     shown = client.show("tale")
@@ -171,7 +172,7 @@ def test_the_models_are_listed(server: Running, client: Any) -> None:
     assert "tools" not in shown.capabilities
     assert "for m in messages" in shown.template
     [running] = client.ps().models
-    assert (running.model, running.context_length) == ("tale", server.service.llm.max_model_len)
+    assert (running.model, running.context_length) == ("tale:latest", server.service.llm.max_model_len)
     assert httpx.get(f"{server.url}/api/version").json()["version"].count(".") == 2
 
 

@@ -194,7 +194,6 @@ def test_vllms_parameters(server: Running, expected: str) -> None:
         ({"prompt": [1, "a"]}, openai.BadRequestError, None, "prompt"),
         ({"prompt": [10**7]}, openai.BadRequestError, None, None),
         ({"extra_body": {"stream_options": {"include_usage": True}}}, openai.BadRequestError, None, "stream_options"),
-        ({"echo": True, "logprobs": 1}, openai.BadRequestError, None, "echo"),
         ({"best_of": 3}, openai.BadRequestError, None, "best_of"),
         ({"logit_bias": {"5": 101}}, openai.BadRequestError, None, "logit_bias"),
         ({"extra_body": {"max_token": 5}}, openai.BadRequestError, None, "max_token"),
@@ -212,11 +211,16 @@ def test_errors_of_completions(
 @pytest.mark.parametrize(
     ("more", "param"),
     [
-        ({"messages": []}, None),
-        ({"messages": [{"content": "no role"}]}, None),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"content": "no role"}]}, "messages[0]"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages[0]"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
         ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools[0].type"),
         ({"response_format": {"type": "xml"}}, "response_format"),
         ({"top_logprobs": 2}, "top_logprobs"),
+        ({"top_logprobs": 21, "logprobs": True}, "top_logprobs"),
+        ({"top_logprobs": -1, "logprobs": True}, "top_logprobs"),
+        ({"max_completion_tokens": 0}, "max_completion_tokens"),
     ],
 )
 def test_errors_of_chats(server: Running, more: dict[str, object], param: str | None) -> None:

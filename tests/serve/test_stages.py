@@ -13,7 +13,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from cutset.config import load_settings
-from cutset.llm import AsyncLLM
+from cutset.engine.embedding import unit_vectors
+from cutset.engine.params import SamplingParams
+from cutset.llm import LLM, AsyncLLM
 from cutset.serve.app import build_app
 from cutset.serve.auth import Auth
 from cutset.serve.readings import stages_event
@@ -72,6 +74,20 @@ def test_metrics_tell_of_every_stage(served: tuple[Stages, Running]) -> None:
     assert all(0 < value < 10 for value in labelled(server.url, "cutset_hop_seconds").values())
     found = readings(server.url)
     assert (found["cutset_stages"], found["cutset_ready"], found["cutset_batches_in_flight_most"]) == (2, 1, 3)
+
+
+def test_embeddings_and_scores_over_stages(served: tuple[Stages, Running]) -> None:
+    _, server = served
+    llm = server.service.llm
+    with LLM("story", settings=load_settings({"threads": 1, "max_model_len": 256})) as whole:
+        texts = ["Once upon a time", "a dog", "a cat " * 50]
+        wanted = whole.embed(texts, pooling="mean")
+        scored = whole.generate(texts[2], SamplingParams(max_tokens=1, prompt_logprobs=2))[0].prompt_logprobs
+    found = llm.embeddings.vectors([llm.embeddings.encode(text) for text in texts], pooling="mean")
+    assert unit_vectors(found).tobytes() == wanted.tobytes()
+    asked = ASKED | {"prompt": texts[2], "max_tokens": 0, "echo": True, "logprobs": 2}
+    told = httpx.post(f"{server.url}/v1/completions", json=asked, timeout=60).json()["choices"][0]["logprobs"]
+    assert told["token_logprobs"] == [one and one.logprob for one in scored]
 
 
 def test_a_server_in_one_place_has_no_stages(server: Running) -> None:

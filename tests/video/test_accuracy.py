@@ -86,3 +86,35 @@ def test_a_check_that_compared_nothing_says_so() -> None:
     assert check.line() == "check: no picture was compared"
     assert check.compare(Result(0, 0, 0.0, {}, "late", 1, 0.0, 0.0, 0.0, 1, moving(1, 32, 48)[0])) is None
     assert check.line() == "check: no picture was compared"
+
+
+def test_delta_computes_thresholds_are_scaled_and_nothing_else() -> None:
+    kept = Accuracy(0.01, Budget(0.25), levels=3, incremental=True)
+    assert (kept.delta_scale, kept.budget, kept.levels) == (1.0, Budget(0.25), 3)
+    for _ in range(40):
+        kept.observe(0.03 * (kept.delta_scale or 0.0))
+    assert 0.1 < (kept.delta_scale or 0.0) <= 0.334
+    assert (kept.budget, kept.levels) == (Budget(0.25), 3)
+    tight = kept.delta_scale
+    for _ in range(40):
+        kept.observe(0.0009 * (kept.delta_scale or 0.0))
+    assert tight is not None
+    assert 2.0 < (kept.delta_scale or 0.0) <= 8.0
+    assert Accuracy(0.01, Budget()).delta_scale is None
+    assert Accuracy(0.0, Budget(), incremental=True).delta_scale == 0.0
+
+
+def test_checks_of_delta_compute_become_rarer_while_all_is_well() -> None:
+    kept, checked = Accuracy(0.01, Budget(), incremental=True), []
+    for picture in range(1200):
+        if kept.wants(picture):
+            checked.append(picture)
+            kept.looked(picture)
+            kept.observe(0.007)
+    apart = np.diff(checked)
+    assert checked[:4] == [1, 2, 4, 8]
+    assert apart.max() == 128
+    assert len(checked) < 25
+    kept.observe(0.02)
+    kept.looked(1200)
+    assert kept.wants(1216)

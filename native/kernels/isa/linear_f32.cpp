@@ -17,22 +17,43 @@ struct Float16 {
   std::uint16_t bits;
 };
 
-// The weights of a panel's 32 outputs at one place of the depth.
+// So many places of the depth lie together, for each output.
+template <class Weight>
+constexpr std::size_t kTogether = 1;
+template <>
+constexpr std::size_t kTogether<BFloat16> = 2;
+
+// The weights of a panel's 32 outputs at one place of the depth; of two that lie together, at the first one.
 inline void load_outputs(const float* row, Vec (&weights)[kVectors]) {
 #pragma GCC unroll 8
   for (std::size_t v = 0; v < kVectors; ++v) weights[v] = load(row + v * kLanes);
 }
 inline void load_outputs(const BFloat16* row, Vec (&weights)[kVectors]) {
-#pragma GCC unroll 4
-  for (std::size_t v = 0; v < kVectors / 2; ++v) {
-    const Ints words = load_ints(row + 2 * v * kLanes);
-    weights[v] = as_floats(left<16>(words));
-    weights[v + kVectors / 2] = as_floats(both(words, splat_int(-0x10000)));
-  }
+#pragma GCC unroll 8
+  for (std::size_t v = 0; v < kVectors; ++v) weights[v] = as_floats(left<16>(load_ints(row + 2 * v * kLanes)));
 }
 inline void load_outputs(const Float16* row, Vec (&weights)[kVectors]) {
 #pragma GCC unroll 8
   for (std::size_t v = 0; v < kVectors; ++v) weights[v] = widen_float16(row + v * kLanes);
+}
+
+// And at the second one.
+inline void load_second(const BFloat16* row, Vec (&weights)[kVectors]) {
+#pragma GCC unroll 8
+  for (std::size_t v = 0; v < kVectors; ++v) {
+    weights[v] = as_floats(both(load_ints(row + 2 * v * kLanes), splat_int(-0x10000)));
+  }
+}
+
+template <std::size_t kRows>
+inline __attribute__((always_inline)) void add_products(const float* x, const Vec (&weights)[kVectors],
+                                                        Vec (&sums)[kRows][kVectors]) {
+#pragma GCC unroll 14
+  for (std::size_t r = 0; r < kRows; ++r) {
+    const Vec value = splat(x[r]);
+#pragma GCC unroll 8
+    for (std::size_t v = 0; v < kVectors; ++v) sums[r][v] = fma(value, weights[v], sums[r][v]);
+  }
 }
 
 template <std::size_t kRows, class Weight>
@@ -58,15 +79,17 @@ void tile(const float* x, std::size_t depth, const void* weight, std::size_t col
     }
   }
   for (std::size_t r = 0; r < kRows; ++r) fetch_output(y + r * stride);
-  for (std::size_t k = 0; k < depth; ++k, x += kRows, panel += kPanel) {
+  constexpr std::size_t kPlaces = kTogether<Weight>;
+  for (std::size_t k = 0; k < depth; k += kPlaces, x += kPlaces * kRows, panel += kPlaces * kPanel) {
     fetch_ahead<kRows, kPanel * sizeof(Weight)>(panel);
     Vec weights[kVectors];
     load_outputs(panel, weights);
-#pragma GCC unroll 14
-    for (std::size_t r = 0; r < kRows; ++r) {
-      const Vec value = splat(x[r]);
-#pragma GCC unroll 8
-      for (std::size_t v = 0; v < kVectors; ++v) sums[r][v] = fma(value, weights[v], sums[r][v]);
+    add_products<kRows>(x, weights, sums);
+    if constexpr (kPlaces == 2) {
+      if (k + 1 == depth) break;
+      fetch_ahead<kRows, kPanel * sizeof(Weight)>(panel + kPanel);
+      load_second(panel, weights);
+      add_products<kRows>(x + kRows, weights, sums);
     }
   }
 #pragma GCC unroll 14
@@ -83,12 +106,19 @@ void tile(const float* x, std::size_t depth, const void* weight, std::size_t col
 
 template <class Weight>
 void widen_panel(const void* panel, std::size_t depth, float* wide) {
+  constexpr std::size_t kPlaces = kTogether<Weight>;
   const auto* row = static_cast<const Weight*>(panel);
-  for (std::size_t k = 0; k < depth; ++k, row += kPanel, wide += kPanel) {
+  for (std::size_t k = 0; k < depth; k += kPlaces, row += kPlaces * kPanel, wide += kPlaces * kPanel) {
     Vec weights[kVectors];
     load_outputs(row, weights);
 #pragma GCC unroll 8
     for (std::size_t v = 0; v < kVectors; ++v) store(wide + v * kLanes, weights[v]);
+    if constexpr (kPlaces == 2) {
+      if (k + 1 == depth) break;
+      load_second(row, weights);
+#pragma GCC unroll 8
+      for (std::size_t v = 0; v < kVectors; ++v) store(wide + kPanel + v * kLanes, weights[v]);
+    }
   }
 }
 

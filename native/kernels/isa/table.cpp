@@ -7,10 +7,11 @@
 #include "kernels/isa/grouped.h"
 #include "kernels/isa/linear.h"
 #include "kernels/isa/simd.h"
+#include "kernels/isa/sparse.h"
 
 namespace cutset::CUTSET_ISA {
 
 extern const KernelTable table;
-const KernelTable table = {CUTSET_STRING(CUTSET_ISA), kGlue, kLinear, kGrouped, kField, kDelta};
+const KernelTable table = {CUTSET_STRING(CUTSET_ISA), kGlue, kLinear, kGrouped, kField, kDelta, kSparse};
 
 }  // namespace cutset::CUTSET_ISA

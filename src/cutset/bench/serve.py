@@ -39,9 +39,9 @@ class Load:
 
 
 @contextlib.contextmanager
-def server(folder: Path, threads: int) -> Iterator[str]:
-    """`cutset serve` over a checkpoint, without the prefix cache; its address. Raises EngineError."""
-    command = [sys.executable, "-m", "cutset.cli", "serve", str(folder), "--port", "0", "--dtype", "int8"]
+def server(model: Path | str, threads: int, options: Sequence[str] = ("--dtype", "int8")) -> Iterator[str]:
+    """`cutset serve` over a model, without the prefix cache; its address. Raises EngineError."""
+    command = [sys.executable, "-m", "cutset.cli", "serve", str(model), "--port", "0", *options]
     command += ["--threads", str(threads), "--no-prefix-caching", "--no-generation-config", "--cache-mib", "256"]
     with started(command, r"(http://\S+?:[0-9]+)", name="the server", threads=threads) as url:
         _wait(url)

@@ -7,8 +7,9 @@ import selectors
 import socket
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 from cutset.errors import EngineError
@@ -28,19 +29,20 @@ class StreamedAnswer:
 
 
 class StreamedRequest:
-    """A request for that many tokens, greedy, and what has come of its answer. Whoever has a connection carries it:
-    `message` first, then each piece to `feed` until the server closes.
+    """A request for that many tokens, greedy, with `more` fields, and what has come of its answer. Whoever has a
+    connection carries it: `message` first, then each piece to `feed` until the server closes.
     """
 
-    def __init__(self, url: str, prompt: Sequence[int], tokens: int) -> None:
+    def __init__(self, url: str, prompt: Sequence[int] | str, tokens: int, more: Mapping[str, Any]) -> None:
         body = json.dumps(
             {
-                "prompt": list(prompt),
+                "prompt": prompt if isinstance(prompt, str) else list(prompt),
                 "max_tokens": tokens,
                 "temperature": 0,
                 "ignore_eos": True,
                 "stream": True,
                 "stream_options": {"include_usage": True},
+                **more,
             }
         )
         head = (
@@ -67,7 +69,12 @@ class StreamedRequest:
 
 
 def ask_together(
-    url: str, prompts: Sequence[Sequence[int]], tokens: int, *, each: int = 1
+    url: str,
+    prompts: Sequence[Sequence[int] | str],
+    tokens: int,
+    *,
+    each: int = 1,
+    more: Sequence[Mapping[str, Any]] = (),  # fields of each prompt's requests
 ) -> tuple[float, list[StreamedAnswer]]:
     """All prompts at once, `each` times one after another: seconds until all are done, and the answers.
 
@@ -79,7 +86,7 @@ def ask_together(
     with selectors.DefaultSelector() as selector:
 
         def ask(client: int) -> None:
-            request = StreamedRequest(url, waiting[client].popleft(), tokens)
+            request = StreamedRequest(url, waiting[client].popleft(), tokens, more[client] if more else {})
             connection = socket.create_connection((where.hostname, where.port), SILENCE)
             open_ones[client] = connection
             selector.register(connection, selectors.EVENT_READ, (client, request))

@@ -20,13 +20,14 @@ from cutset.bench.turns import medians, take_turns
 from cutset.cluster.emulation import Hop, connections
 from cutset.compare.results import Row
 from cutset.engine import Engine, SamplingParams
-from cutset.engine.cluster_pipeline import ClusterPipeline, StageWorkers
+from cutset.engine.cluster_pipeline import ClusterPipeline
 from cutset.engine.local_stages import LocalStages
 from cutset.engine.stage_choices import StageChoices, stage_choices
 from cutset.engine.stage_divider import StageDivider
 from cutset.engine.stage_graph import StageLimits
 from cutset.engine.stage_item import StageSetup
 from cutset.engine.stage_planner import Division, StageLoad
+from cutset.engine.stage_settings import StageWorkers
 from cutset.errors import EngineError
 from cutset.models.files.source import ModelSource, open_source
 from cutset.models.random import RandomModel
@@ -148,7 +149,7 @@ class _Trial:
 
     def _choices(self) -> StageChoices:
         blocks = self.cluster.sequences * CONTEXT // BLOCK
-        self._pipeline().describe(StageSetup(blocks, BLOCK))
+        self._pipeline().planning.describe(StageSetup(blocks, BLOCK))
         names = list(self.workers.stages)
         assert self.divider.planner is not None
         return stage_choices(self.divider.planner, self.divider.machines(names), self.divider.mesh(names))

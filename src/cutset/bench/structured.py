@@ -18,7 +18,7 @@ from cutset.engine.grammar import Grammar
 from cutset.errors import ConfigError, RequestError
 from cutset.llm import LLM
 
-__all__ = ["run_structured"]
+__all__ = ["ENDLESS", "ENDLESS_SCHEMA", "PROMPT", "run_structured"]
 
 PROMPT = "Once upon a time, there was a list of people and what they liked:\n"
 BLOCK = 16  # tokens
@@ -34,7 +34,8 @@ PERSON = {
     "required": ["name", "age", "likes", "mood"],
     "additionalProperties": False,
 }
-ENDLESS = Grammar.json_schema({"type": "array", "items": PERSON, "minItems": 100_000})
+ENDLESS_SCHEMA = {"type": "array", "items": PERSON, "minItems": 100_000}
+ENDLESS = Grammar.json_schema(ENDLESS_SCHEMA)
 ANSWER = 400  # tokens, at most
 
 

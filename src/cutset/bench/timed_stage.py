@@ -52,12 +52,22 @@ class _TimedExecutor:
 
     def forward(self, *args: Any, **more: Any) -> Any:
         """As the executor's."""
+        began = time.monotonic()
         found = self._executor.forward(*args, **more)
-        ended = time.monotonic()
-        if self._steps < len(self._times):
-            self._times[self._steps] = self._rope.at, ended
-        self._steps += 1
+        # What was prepared needs no tables any more.
+        self._note(self._rope.at if more.get("prepared") is None else began, time.monotonic())
         return found
+
+    def close_step(self, cache: Any, step: Any, end: Any, sent: bool) -> Any:
+        """As the executor's, of a step that native code ran."""
+        if end is not None and end.ran:
+            self._note(end.came, end.ended)
+        return self._executor.close_step(cache, step, end, sent)
+
+    def _note(self, began: float, ended: float) -> None:
+        if self._steps < len(self._times):
+            self._times[self._steps] = began, ended
+        self._steps += 1
 
 
 class TimedRuntime(StageRuntime):
@@ -67,9 +77,11 @@ class TimedRuntime(StageRuntime):
         super().__init__(threads)
         self._times = times
 
-    def stage(self, graph: Graph, nodes: Collection[int], weights: Mapping[str, Array]) -> LinkedStage | ProbeStage:
+    def stage(
+        self, graph: Graph, nodes: Collection[int], weights: Mapping[str, Array], runtime: str = ""
+    ) -> LinkedStage | ProbeStage:
         """See Runtime."""
-        made = super().stage(graph, nodes, weights)
+        made = super().stage(graph, nodes, weights, runtime)
         if isinstance(made, LinkedStage):
             made.stage.executor = _TimedExecutor(made.stage.executor, self._times)
         return made

@@ -22,6 +22,7 @@ from cutset.cli import (
     bench_stages,
     bench_stream,
     bench_structured,
+    bench_video,
 )
 from cutset.cli.bench_rows import comparisons
 from cutset.cli.output import table
@@ -44,6 +45,7 @@ BENCHES = {
     "stages": bench_stages,
     "stream": bench_stream,
     "structured": bench_structured,
+    "video": bench_video,
 }
 CHECKOUT = ("delta", "report")
 

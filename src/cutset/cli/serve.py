@@ -153,6 +153,8 @@ def run(args: argparse.Namespace) -> int:
     check_names(args.tool_parser, args.reasoning_parser)
     adapters = adapters_from(args.lora_modules)
     pooled = len(models) > 1 or args.memory is not None
+    if not pooled:
+        models = _named_alone(args, models[0])
     if pooled:
         _check_alone(args)
     memory = memory_from(args.memory) if pooled else 0
@@ -180,6 +182,15 @@ def run(args: argparse.Namespace) -> int:
                 return _serve(args, llm, limits, reached, listening)
         finally:
             llm.close()
+
+
+def _named_alone(args: argparse.Namespace, text: str) -> list[str]:
+    """The one model; NAME=MODEL is served by that name, as among several."""
+    name, equals, where = text.partition("=")
+    if not (name and equals and where) or "/" in name or Path(text).exists():
+        return [text]
+    args.served_model_name = [name, *args.served_model_name]
+    return [where]
 
 
 def _keys(args: argparse.Namespace) -> list[str]:

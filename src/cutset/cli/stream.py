@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from cutset.cli import (
+    stream_detector,
     stream_graph,
     stream_plan,
     stream_profile,
@@ -19,6 +20,7 @@ from cutset.cli import (
 __all__ = ["configure", "run"]
 
 ACTIONS = (
+    ("detector", stream_detector),
     ("graph", stream_graph),
     ("run", stream_run),
     ("show", stream_show),

@@ -6,8 +6,9 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from cutset.cli.options import add_json, add_settings, different, output_ending, stream_settings_from
-from cutset.cli.output import table
-from cutset.config import STREAM_OPTIONS
+from cutset.cli.output import log, table
+from cutset.cli.stream_network import add_network, network_from
+from cutset.config import STREAM_OPTIONS, StreamSettings
 from cutset.files import write_atomically, write_json
 
 if TYPE_CHECKING:
@@ -18,35 +19,34 @@ __all__ = ["DESCRIPTION", "HELP", "configure", "run"]
 HELP = "show the layers of a network and where it can be cut"
 DESCRIPTION = (
     "Prints the layers of a network with what each costs, and how many bytes a cut after it sends, uncompressed. "
-    "Computes nothing and needs no weights. With -o it draws the same."
+    "For a network of the zoo it computes nothing and needs no weights. With -o it draws the same."
 )
 HEAD = ("layer", "operator", "output", "MFLOP", "weights, kB", "cut, kB", "tensors", "")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="alexnet, vgg16, vgg19, googlenet or resnet50")
+    add_network(parser)
     parser.add_argument(
         "-o", "--output", type=output_ending(".svg", ".html"), metavar="FILE.svg|FILE.html", help="draw it"
     )
     add_json(parser, "the graph and its cuts")
-    add_settings(parser, "size", "features", options=STREAM_OPTIONS)
+    add_settings(parser, "size", "features", "pixels", "bgr", options=STREAM_OPTIONS)
 
 
 def run(args: argparse.Namespace) -> int:
     different(args, "output", "json")
     settings = stream_settings_from(args)
-    height, width = settings.picture_size or (480, 720)
-
-    from cutset.video.zoo import build
-
-    network = build(args.model, head=not settings.features, shapes_only=True)
-    # Loaded after the zoo, which says so where torch is missing.
-    import torch
+    network = network_from(args, log)
 
     from cutset.partition.drawing import count, html, svg
-    from cutset.video.imports.export import export
+    from cutset.video.networks import open_file, open_network, own_size
 
-    graph = export(network, torch.empty(1, 3, height, width, dtype=torch.uint8, device="meta")).graph
+    network = open_file(network)
+    height, width = settings.picture_size or own_size(network) or (480, 720)
+    if isinstance(network, str):
+        graph = _shapes_only(network, settings, height, width)
+    else:
+        graph = open_network(network, (1, 3, height, width), "uint8", settings).graph
     print(table(_rows(graph), right=(3, 4, 5, 6)))
     weights = graph.weight_bytes(range(len(graph.nodes)))
     print(f"\n{len(graph.nodes)} layers, {count(graph.flops)}FLOP a picture, {count(weights)}B of weights")
@@ -57,6 +57,19 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         write_json(args.json, _document(graph, args.model, settings.features))
     return 0
+
+
+def _shapes_only(name: str, settings: StreamSettings, height: int, width: int) -> Graph:
+    """The graph of a network of the zoo, without weights."""
+    from cutset.video.zoo import build
+
+    network = build(name, head=not settings.features, shapes_only=True)
+    # Loaded after the zoo, which says so where torch is missing.
+    import torch
+
+    from cutset.video.imports.export import export
+
+    return export(network, torch.empty(1, 3, height, width, dtype=torch.uint8, device="meta")).graph
 
 
 def _rows(graph: Graph) -> list[tuple[str, ...]]:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cutset.cli.options import add_json, add_settings, different, output_ending, output_path, stream_settings_from
-from cutset.cli.output import say, table
+from cutset.cli.output import log, say, table
 from cutset.cli.progress import Progress
 from cutset.cli.serving_worker import size_in_bytes
+from cutset.cli.stream_network import NETWORK_SETTINGS, add_network, network_from
 from cutset.cli.stream_trace import write_chart
 from cutset.config import STREAM_OPTIONS, StreamSettings
 from cutset.errors import ConfigError, RequestError
@@ -52,7 +53,7 @@ DRAWN = 500  # pictures in a chart
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="alexnet, vgg16, vgg19, googlenet or resnet50")
+    add_network(parser)
     parser.add_argument("--source", metavar="SOURCE", help="a video, a folder of pictures, generated:HxW, …")
     parser.add_argument(
         "--speed", default="1", metavar="0.125,0.25,1", help="of each worker, as multiples of the profile's machine"
@@ -72,8 +73,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_outputs(parser)
     # The defaults of `cutset stream run`, so that a plan is for what a run does.
-    names = ("size", "features", "weights", "seed", "threads", "link", "mode", "in_flight", "rate", "objective")
-    add_settings(parser, *names, "pictures_stay", options=STREAM_OPTIONS)
+    names = (*NETWORK_SETTINGS, "threads", "link", "mode", "in_flight", "rate", "objective", "pictures_stay")
+    add_settings(parser, *names, options=STREAM_OPTIONS)
 
 
 def add_outputs(parser: argparse.ArgumentParser) -> None:
@@ -100,14 +101,15 @@ def run(args: argparse.Namespace) -> int:
     from cutset.video.profile.setup import other_inputs, problem_of
 
     given = read_profile(args.profile) if args.profile else None
+    network = network_from(args, log)
     with Progress() as progress:
-        net = load_network(args.model, settings, args.source)
+        net = load_network(network, settings, args.source, log=log)
         profile = given or net.profile(settings.threads, progress=progress)
         profile.check(net.model.graph, net.model.digest, str(args.profile or "the profile"))
         sizes = net.sizes(args.pictures, progress=progress) if args.source else profile.sizes
     problem = problem_of(net.model.graph, net.model.digest, profile, sizes, wish)
     print(f"{net.name}, {net.size[0]}x{net.size[1]}; {basis(profile, sizes, wish)}")
-    show(problem, other_inputs(problem, sizes), args, f"cutset stream plan {net.name}", profile.threads)
+    show(problem, other_inputs(problem, sizes), args, f"cutset stream plan {net.name}", profile.threads, net.runtime)
     return 0
 
 
@@ -178,16 +180,24 @@ def check_outputs(args: argparse.Namespace) -> None:
         scheduler(args.scheduler)
 
 
-def show(problem: Problem, others: Mapping[str, Traffic], args: argparse.Namespace, title: str, threads: int) -> None:
+def show(
+    problem: Problem,
+    others: Mapping[str, Traffic],
+    args: argparse.Namespace,
+    title: str,
+    threads: int,
+    runtime: str = "",
+) -> None:
     """Prints the table, what wins and why, and what the simulation says; writes what was asked for.
 
-    `threads` are those of each worker for which layers were measured.
+    `threads` are those of each worker for which layers were measured, `runtime` is what the plan's stages name.
     """
     from cutset.partition.choices import ALWAYS, best, compare, explain
     from cutset.partition.cost import CostModel
     from cutset.partition.plan import write_plan
     from cutset.partition.simulate import simulate
     from cutset.video.profile.setup import REFUSED, WORDS
+    from cutset.video.runtimes.choose import stamped
 
     names = [*ALWAYS, *([args.scheduler] if args.scheduler and args.scheduler not in ALWAYS else [])]
     choices = compare(problem, names, others, REFUSED)
@@ -208,7 +218,7 @@ def show(problem: Problem, others: Mapping[str, Traffic], args: argparse.Namespa
     say(explain(problem, chosen, choices, WORDS))
     say(_simulated(problem, ran))
     if args.out:
-        write_atomically(args.out, write_plan(plan).decode() + "\n")
+        write_atomically(args.out, write_plan(stamped(plan, runtime)).decode() + "\n")
     if args.gantt:
         note, hint = _conditions(problem).replace("\n", "; "), "simulate fewer pictures, as --simulate 20"
         write_chart(args.gantt, timeline(ran), f"{title}, simulated", note, hint)

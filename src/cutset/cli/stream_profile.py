@@ -6,8 +6,9 @@ import argparse
 from typing import TYPE_CHECKING
 
 from cutset.cli.options import add_json, add_settings, output_path, settings_from, stream_settings_from
-from cutset.cli.output import table
+from cutset.cli.output import log, table
 from cutset.cli.progress import Progress
+from cutset.cli.stream_network import NETWORK_SETTINGS, add_network, network_from
 from cutset.config import STREAM_OPTIONS
 from cutset.errors import RequestError
 from cutset.files import write_atomically
@@ -27,13 +28,13 @@ DESCRIPTION = (
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="alexnet, vgg16, vgg19, googlenet or resnet50")
+    add_network(parser)
     parser.add_argument("--source", metavar="SOURCE", help="a video, a folder of pictures, generated:HxW, …")
     parser.add_argument("--pictures", type=int, default=8, metavar="N", help="of the source to measure (default 8)")
     parser.add_argument("--fresh", action="store_true", help="measure again what is remembered")
     parser.add_argument("-o", "--out", type=output_path, metavar="FILE", help="write the profile, for --profile FILE")
     add_json(parser, "the same as --out")
-    add_settings(parser, "size", "features", "weights", "seed", options=STREAM_OPTIONS)
+    add_settings(parser, *NETWORK_SETTINGS, options=STREAM_OPTIONS)
     add_settings(parser, "threads")
 
 
@@ -46,8 +47,9 @@ def run(args: argparse.Namespace) -> int:
 
     from cutset.video.planning import load_network
 
+    network = network_from(args, log)
     with Progress() as progress:
-        net = load_network(args.model, settings, args.source)
+        net = load_network(network, settings, args.source, threads=threads, log=log)
         profile = net.profile(threads, fresh=args.fresh, progress=progress)
         if args.source:
             profile = msgspec.structs.replace(profile, sizes=net.sizes(args.pictures, progress=progress))

@@ -14,11 +14,13 @@ from cutset.config import StreamSettings
 from cutset.errors import SourceLost
 
 if TYPE_CHECKING:
+    from cutset.cli.stream_detections import DetectionOutputs
     from cutset.cluster.trace.record import Recorder
-    from cutset.partition.plan import Plan
+    from cutset.partition.plan import Plan, StagePlan
     from cutset.serve.feed import StreamFeed
     from cutset.video.accuracy import Accuracy
     from cutset.video.check import ResultCheck
+    from cutset.video.detection import Detections
     from cutset.video.result import Result
     from cutset.video.sources import Source
     from cutset.video.summary import Summary
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["RunResults", "SourceWatch"]
 
 SYSTEM = "cutset stream"
+MOST_SHOWN = 5  # detections in a picture's line
 
 
 class SourceWatch:
@@ -74,22 +77,27 @@ class RunResults:
         self.summary, self.recorder, self._watch = summary, recorder, watch
         self.check: ResultCheck | None = None
         self.accuracy: Accuracy | None = None
+        self.outputs: DetectionOutputs | None = None
         self.plans: Sequence[tuple[int, Plan, str]] = ()
         self._args, self._settings = args, settings
         self._pictures: list[dict[str, Any]] = []
 
-    def add(self, result: Result) -> None:
-        """Compares a picture, if that is wanted, and prints its line."""
+    def add(self, result: Result) -> Detections | None:
+        """Compares a picture, if that is wanted, writes and prints what is in it; what that is, of a detector."""
         self.summary.result(result)
         error = self.check.compare(result) if self.check is not None else None
+        found = self.outputs.add(result) if self.outputs is not None else None
         if not self._args.quiet:
-            say(_line(result, len(self._args.source) > 1, self._settings.features), flush=True)
+            say(_line(result, len(self._args.source) > 1, self._settings.features, found), flush=True)
         if self._args.json:
-            self._pictures.append(_figures(result, error))
+            self._pictures.append(_figures(result, error, found))
+        return found
 
     def finish(self, log: Callable[[str], None], ended: str) -> None:
         """Says the summary and writes the files, each whole; `ended` is why the run is over. Raises ConfigError."""
-        for line in (*self.summary.lines(), *self._watch.lines()):
+        if self.outputs is not None:
+            self.outputs.close()
+        for line in (*self.summary.lines(), *self._watch.lines(), *(self.outputs.lines() if self.outputs else ())):
             log(line)
         if self.accuracy is not None:
             log(self.accuracy.line())
@@ -113,7 +121,7 @@ class RunResults:
 
         document = {
             "command": "cutset stream run",
-            "machine": machine(self._settings.threads, ("torch",)),
+            "machine": machine(self._settings.threads, ("torch", "onnxruntime", "openvino")),
             "rows": self._rows(),
             "ended": ended,
             "in_flight": self._settings.in_flight,
@@ -123,7 +131,7 @@ class RunResults:
                     "why": why,
                     "scheduler": plan.scheduler,
                     "picture": plan.input or "uint8",
-                    "stages": [{"worker": stage.worker, "nodes": list(stage.nodes)} for stage in plan.stages],
+                    "stages": [_stage(stage) for stage in plan.stages],
                 }
                 for number, plan, why in self.plans
             ],
@@ -157,12 +165,19 @@ class RunResults:
         return rows
 
 
-def _line(result: Result, several: bool, features: bool) -> str:
+def _stage(stage: StagePlan) -> dict[str, Any]:
+    named = {"runtime": stage.runtime} if stage.runtime else {}
+    return {"worker": stage.worker, "nodes": list(stage.nodes), **named}
+
+
+def _line(result: Result, several: bool, features: bool, detections: Detections | None) -> str:
     start = f"{result.source} " if several else ""
     start += f"{result.picture:>6} {result.time:9.3f} s"
     if result.dropped:
         return f"{start}  dropped: {result.dropped}"
     end = f"{result.age * 1e3:8.1f} ms"
+    if detections is not None:
+        return f"{start}  {_detected(detections)} {end}"
     if features:
         shape = "×".join(map(str, result.output.shape))
         zero = float((result.output == 0).mean())
@@ -171,7 +186,14 @@ def _line(result: Result, several: bool, features: bool) -> str:
     return f"{start}  {best} {end}"
 
 
-def _figures(result: Result, error: float | None) -> dict[str, Any]:
+def _detected(found: Detections) -> str:
+    """The best few, and how many there are."""
+    best = "  ".join(f"{found.label(i)} {found.scores[i]:.2f}" for i in range(min(len(found), MOST_SHOWN)))
+    rest = f"  and {len(found) - MOST_SHOWN} more" if len(found) > MOST_SHOWN else ""
+    return (best or "nothing") + rest
+
+
+def _figures(result: Result, error: float | None, detections: Detections | None) -> dict[str, Any]:
     found: dict[str, Any] = {
         "source": result.source,
         "picture": result.picture,
@@ -181,4 +203,8 @@ def _figures(result: Result, error: float | None) -> dict[str, Any]:
         "transit_s": result.transit,  # from the last sending: links and layers alone
         "attempts": result.attempts,
     }
-    return found | ({"dropped": result.dropped} if result.dropped else {}) | ({} if error is None else {"error": error})
+    if result.dropped:
+        found["dropped"] = result.dropped
+    elif detections is not None:
+        found["detections"] = len(detections)
+    return found if error is None else found | {"error": error}

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cutset.cli.options import add_json, different, output_ending, stream_settings_from
+from cutset.cli.stream_network import MODEL_HELP
 from cutset.cli.stream_train import add_measuring, changes_from, measured
 from cutset.errors import RequestError
 from cutset.files import write_json
+from cutset.partition.description import graph_digest
 
 if TYPE_CHECKING:
     from cutset.partition.profile import Profile
@@ -27,6 +29,7 @@ VIEWS = {
     "sizes": "bytes by layer: raw, measured deltas, predicted ones (--sparsity)",
     "errors": "prediction error by picture and layer (--sparsity)",
     "costs": "time by layer and worker: show costs PROFILE …",
+    "dirty": "what delta compute does, by layer and picture (--scale; predicted too: --sparsity)",
     "latency": "latency by pictures in flight: show latency RUN …",
 }
 DESCRIPTION = "Views: " + "; ".join(f"{name}: {words}" for name, words in VIEWS.items()) + "."
@@ -34,11 +37,14 @@ DESCRIPTION = "Views: " + "; ".join(f"{name}: {words}" for name, words in VIEWS.
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("view", metavar="VIEW", help=", ".join(VIEWS))
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="alexnet, vgg16, vgg19, googlenet or resnet50")
+    parser.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="image files or traces, as the view wants")
     add_measuring(parser)
     parser.add_argument("--sparsity", type=Path, metavar="FILE.npz", help="a model of `cutset stream train`")
     parser.add_argument("--picture", type=int, default=1, metavar="N", help="for channels (default 1)")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, metavar="X", help="for dirty: times the thresholds, 0 for none (default 1)"
+    )
     parser.add_argument("--layer", action="append", default=[], metavar="NAME", help="for spread; may be repeated")
     parser.add_argument(
         "-o", "--output", type=output_ending(".png", ".svg"), metavar="FILE.png|FILE.svg", help="draw it"
@@ -69,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _view(args: argparse.Namespace) -> tuple[dict[str, Any], Draw]:
     """What the view shows, and what draws that."""
+    if args.view == "dirty":
+        return _dirty(args)
     from cutset.video.views import runs, sparsity
 
     if args.view == "latency":
@@ -94,6 +102,26 @@ def _view(args: argparse.Namespace) -> tuple[dict[str, Any], Draw]:
     if trained is not None and args.view == "errors":
         return sparsity.errors(changes, trained), sparsity.draw_errors
     return sparsity.sizes(changes, trained), sparsity.draw_sizes
+
+
+def _dirty(args: argparse.Namespace) -> tuple[dict[str, Any], Draw]:
+    """What delta compute does, and what draws that."""
+    from cutset.video.delta.measuring import MARK
+    from cutset.video.sparsity.predictor import read_trained
+    from cutset.video.views.dirty import dirty, draw_dirty
+
+    if not 0 <= args.scale < float("inf"):
+        raise RequestError(f"--scale must be 0 or above, not {args.scale:g}")
+    changes = changes_from(args, scale=args.scale)
+    if not changes.source.endswith(MARK):
+        raise RequestError(
+            f"{args.data} has what changed, not what delta compute does: `cutset stream train "
+            "--delta-compute --keep` writes that"
+        )
+    trained = read_trained(args.sparsity) if args.sparsity else None
+    if trained is not None:
+        trained.check(graph_digest(changes.graph))
+    return dirty(changes, trained), draw_dirty
 
 
 def _runs(args: argparse.Namespace) -> dict[str, Run]:

@@ -70,5 +70,12 @@ def run(args: argparse.Namespace) -> int:
     wish = replace(scenario.wish, memory=memory, profiles=profiles)
     problem = problem_of(net.model.graph, net.model.digest, profile, sizes, wish)
     print(f"{net.name}, {net.size[0]}x{net.size[1]}; {basis(profile, sizes, wish)}")
-    show(problem, other_inputs(problem, sizes), args, f"cutset stream simulate {args.file.name}", profile.threads)
+    show(
+        problem,
+        other_inputs(problem, sizes),
+        args,
+        f"cutset stream simulate {args.file.name}",
+        profile.threads,
+        net.runtime,
+    )
     return 0

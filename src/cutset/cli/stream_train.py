@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cutset.cli.options import add_json, add_settings, different, output_ending, stream_settings_from
 from cutset.cli.output import log, table
 from cutset.cli.progress import Progress
+from cutset.cli.stream_network import MODEL_HELP
 from cutset.config import STREAM_OPTIONS
 from cutset.errors import RequestError
 from cutset.files import write_json
@@ -34,13 +35,21 @@ HEAD = ("layer", "predicted by", "changes", "off: trained", "off: last picture",
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="alexnet, vgg16, vgg19, googlenet or resnet50")
+    parser.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
     add_measuring(parser)
     parser.add_argument(
         "--holdout", type=float, default=0.25, metavar="SHARE", help="of the pictures, the last (default 0.25)"
     )
     parser.add_argument(
         "-o", "--output", type=output_ending(".npz"), required=True, metavar="FILE.npz", help="where the model goes"
+    )
+    parser.add_argument(
+        "--delta-compute",
+        nargs="?",
+        type=float,
+        const=1.0,
+        metavar="SCALE",
+        help="fit to what delta compute does of each layer, with so many times its thresholds (default 1)",
     )
     add_json(parser, "the errors")
 
@@ -49,7 +58,9 @@ def run(args: argparse.Namespace) -> int:
     different(args, "output", "keep", "json")
     if not 0 < args.holdout < 1:
         raise RequestError(f"--holdout must be between 0 and 1, not {args.holdout:g}")
-    changes = changes_from(args)
+    if args.delta_compute is not None and not 0 <= args.delta_compute < float("inf"):
+        raise RequestError(f"--delta-compute must be 0 or above, not {args.delta_compute:g}")
+    changes = changes_from(args, scale=args.delta_compute)
 
     from cutset.video.sparsity.fit import fit
     from cutset.video.sparsity.predictor import choose, write_trained
@@ -112,11 +123,12 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep", type=output_ending(".npz"), metavar="FILE.npz", help="write what was measured, for --data"
     )
-    add_settings(parser, "size", "features", "weights", "seed", options=STREAM_OPTIONS)
+    add_settings(parser, "size", "features", "weights", "seed", "pixels", "bgr", options=STREAM_OPTIONS)
 
 
-def changes_from(args: argparse.Namespace) -> Changes:
-    """Reads --data, or runs MODEL over --source. Raises CutsetError."""
+def changes_from(args: argparse.Namespace, *, scale: float | None = None) -> Changes:
+    """Reads --data, or runs MODEL over --source: what changes, or with the `scale` of its thresholds what delta compute
+    does. Raises CutsetError."""
     from cutset.video.sparsity.changes import read_changes, write_changes
 
     if args.data:
@@ -127,41 +139,45 @@ def changes_from(args: argparse.Namespace) -> Changes:
         raise RequestError("say what to measure: a model with --source VIDEO, or --data FILE.npz")
     if args.limit < 2:
         raise RequestError("--limit must be at least 2: changes are between pictures")
+    from cutset.video.networks import open_file, own_size
     from cutset.video.sources import open_source
 
-    size = stream_settings_from(args).picture_size
+    size = stream_settings_from(args).picture_size or own_size(open_file(args.model))
     with open_source(args.source, limit=args.limit, size=size, log=log) as source:
         pictures = (picture.pixels for picture in source)
-        changes = measured(args, pictures, source.name, args.limit)
+        changes = measured(args, pictures, source.name, args.limit, scale)
     if args.keep:
         write_changes(args.keep, changes)
     return changes
 
 
-def measured(args: argparse.Namespace, pictures: Iterator[NDArray[np.uint8]], name: str, total: int) -> Changes:
-    """What changes in MODEL over these pictures, with a progress bar."""
-    from cutset.video.zoo import build
-
-    settings = stream_settings_from(args)
-    network = build(args.model, head=not settings.features, weights=settings.weights, seed=settings.seed, log=log)
-    # Loaded after the zoo, which says so where torch is missing.
-    import torch
-
-    from cutset.video.imports.export import export
+def measured(
+    args: argparse.Namespace,
+    pictures: Iterator[NDArray[np.uint8]],
+    name: str,
+    total: int,
+    scale: float | None = None,
+) -> Changes:
+    """What changes in MODEL over these pictures, or what delta compute does of it, with a progress bar."""
+    from cutset.video.networks import open_file, open_network
     from cutset.video.sparsity.measure import measure
 
+    settings = stream_settings_from(args)
     first = next(pictures, None)
     if first is None:
         raise RequestError(f"{name} has no picture")
-    graph, tensors = export(network, torch.empty(first.shape, dtype=torch.uint8))
-    with Progress() as progress:
-        return measure(
-            graph,
-            tensors,
-            _again(first, pictures),
-            source=Path(name).name,
-            progress=lambda k: progress("measured", k, total),
-        )
+    model = open_network(open_file(args.model), first.shape, "uint8", settings, log=log)
+    again, name = _again(first, pictures), Path(name).name
+    with Progress() as bar:
+
+        def progress(k: int) -> None:
+            bar("measured", k, total)
+
+        if scale is None:
+            return measure(model.graph, model.tensors, again, source=name, progress=progress)
+        from cutset.video.delta.measuring import measure_dirty
+
+        return measure_dirty(model.graph, model.tensors, again, scale=scale, source=name, progress=progress)
 
 
 def _again(first: Any, rest: Iterator[Any]) -> Iterator[Any]:

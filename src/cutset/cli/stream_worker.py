@@ -24,7 +24,12 @@ DESCRIPTION = (
 def configure(parser: argparse.ArgumentParser) -> None:
     add_worker(parser)
     parser.add_argument("--weights", type=Path, metavar="FILE", help="a file of weights that needn't be sent")
-    parser.add_argument("--device", default="cpu", metavar="NAME", help="torch's name of a device (default cpu)")
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        metavar="NAME",
+        help="cpu, cuda or cuda:N, or gpu for OpenVINO's; one that is missing is an error (default cpu)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -32,8 +37,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--weights: {args.weights} is not a file")
 
     def runtime(threads: int) -> Runtime:
-        from cutset.video.runtime import TorchRuntime
+        from cutset.video.worker_runtime import VideoRuntime
 
-        return TorchRuntime(threads, args.device)
+        return VideoRuntime(threads, args.device)
 
     return serve_worker(args, "worker", runtime, args.weights)

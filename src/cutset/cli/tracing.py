@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_trace", "check_trace", "traced"]
 
-QUIET, LONGEST = 0.1, 1.0  # seconds without a report, after which none is taken to come; and in which at most
+QUIET, LONGEST = 0.3, 1.0  # seconds without a report, after which none is taken to come; and in which at most
 
 
 def add_trace(parser: argparse.ArgumentParser) -> None:
@@ -59,8 +59,9 @@ def traced(path: Path | None, llm: LLM | AsyncLLM, command: str) -> Iterator[Non
     try:
         yield
     finally:
-        end = time.monotonic() + LONGEST
-        while time.monotonic() < min(end, pipeline.watch.heard + QUIET):  # the last ones come after the answer
+        answered = time.monotonic()
+        # The last ones come after the answer.
+        while time.monotonic() < min(answered + LONGEST, max(answered, pipeline.watch.heard) + QUIET):
             time.sleep(QUIET / 10)
         pipeline.observers.remove(observe)
         recorder.notes |= plans

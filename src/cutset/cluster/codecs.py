@@ -11,6 +11,7 @@ import numpy as np
 from cutset.cluster.messages import EdgeReport, Work
 from cutset.cluster.values import DTYPES, Array, Bytes, as_kept, copied
 from cutset.codec import EXACT, Budget, Costs, Decoder, EdgeSpec, Encoder, KeyRequest, Payload, Verdict
+from cutset.codec.changed import Changed
 from cutset.errors import FrameError
 from cutset.partition.node import Value
 
@@ -132,9 +133,12 @@ class Sender:
 class Receiver:
     """The receiving end. One thread at a time."""
 
-    def __init__(self, values: Sequence[Value], *, plan: int) -> None:
+    def __init__(self, values: Sequence[Value], *, plan: int, watch: bool = False) -> None:
+        """`watch`: notes what changes, for `changed`."""
         self.values = {value.name: value for value in values}
         self.plan = plan
+        self._watch = watch
+        self._changed: dict[int, dict[str, Changed]] = {}  # of each source, since it was last asked for
         # Bytes of an item: no sender needs more.
         self.limit = sum(value.nbytes if value.bounded else 3 * value.nbytes // 2 + 1024 for value in values)
         self._coded = [value.name for value in values if not value.bounded]
@@ -158,7 +162,11 @@ class Receiver:
             start = time.perf_counter()
             decoder = self._decoder(work.source, payload.edge)
             count = 1 if payload.encoding == "dense" else 2
-            verdict, tensor, _ = decoder.decode(payload, arrays[at : at + count])
+            verdict, tensor, changed = decoder.decode(payload, arrays[at : at + count])
+            if changed is not None and self._watch:
+                own = self._changed.setdefault(work.source, {})
+                before = own.get(payload.edge)
+                own[payload.edge] = changed.copy() if before is None else before | changed
             taken = arrays[at : at + count]
             at += count
             if verdict is Verdict.NEED_KEY:
@@ -178,6 +186,10 @@ class Receiver:
         if len(values) < len(self.values):
             raise Gap("a payload before it was lost", requests, stale == len(work.payloads))
         return values, reports
+
+    def changed(self, source: int) -> dict[str, Changed]:
+        """What was replaced of each value since this was last asked, whatever became of the items between."""
+        return self._changed.pop(source, {})
 
     def _decoder(self, source: int, name: str) -> Decoder:
         decoder = self._decoders.get((source, name))

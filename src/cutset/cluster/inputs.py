@@ -26,6 +26,7 @@ class SourceItem(NamedTuple):
     time: float | None = None  # in the source, seconds
     captured: float | None = None  # of what is live: when it came, on the clock of `time.monotonic()`
     origin: Any = None  # what an encoding needs beside the array
+    note: Any = None  # for whoever takes the result
 
 
 class InputEncoder(Protocol):

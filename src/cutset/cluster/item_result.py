@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from cutset.cluster.values import Array
 
@@ -38,6 +39,7 @@ class ItemResult:
     done: float
     attempts: int  # how often it was sent
     input: Array  # what the source gave
+    note: Any = None  # what it said of that, for whoever takes the result
 
     @property
     def output(self) -> Array:

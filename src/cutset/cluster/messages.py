@@ -25,6 +25,7 @@ __all__ = [
     "MINOR",
     "MOST_BODY",
     "MOST_EDGES",
+    "MOST_REPORTS",
     "MOST_SOURCES",
     "PROTOCOL",
     "Allow",
@@ -52,6 +53,7 @@ __all__ = [
     "Ready",
     "Refused",
     "Report",
+    "Reports",
     "Retire",
     "Tune",
     "WeightPart",
@@ -63,7 +65,7 @@ __all__ = [
 ]
 
 PROTOCOL = Protocol("cluster", 4, whom="worker", before=2)
-MINOR = 0  # see above; one higher with every release that adds a field
+MINOR = 1  # see above; one higher with every release that adds a field
 HANDSHAKE = Handshake(PROTOCOL)  # one that asks for no evidence and has none
 MOST_BODY = 16 << 20  # bytes of a message that lies in an array
 MOST_EDGES = 200  # values on a hop: their payloads fit in a header
@@ -73,6 +75,7 @@ MOST_WEIGHTS = 100_000
 MOST_SOURCES = 256
 MOST_ISAS = 16
 TICKET = 32  # bytes
+MOST_REPORTS = 64  # in a message
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 Word = Annotated[str, msgspec.Meta(max_length=200)]
@@ -151,6 +154,9 @@ class Prepare(_Message, tag="prepare"):
     pace: Hop | None  # emulate this hop towards `next`
     back: Hop | None  # and this one towards the coordinator
     inputs: Annotated[bytes, msgspec.Meta(max_length=MOST_BODY)] = b""  # what its input encoding must know beforehand
+    direct: bool = False  # the graph's input comes from the coordinator to every stage that reads it
+    # The stage computes what changed alone, by so many times its thresholds; None: it computes all.
+    delta_scale: Seconds | None = None
 
 
 class Inventory(_Message, tag="inventory"):
@@ -216,6 +222,7 @@ class Allow(_Message, tag="allow"):
     threshold: Seconds
     half: bool
     levels: Levels
+    delta_scale: Seconds | None = None  # of stages that compute what changed alone; None: as it was
 
 
 class Retire(_Message, tag="retire"):
@@ -278,10 +285,18 @@ class Report(_Message, tag="report"):
     received: Annotated[list[EdgeReport], msgspec.Meta(max_length=MOST_EDGES)] = []
     edges: Annotated[list[EdgeReport], msgspec.Meta(max_length=MOST_EDGES)] = []
     layer_seconds: Annotated[list[Seconds], msgspec.Meta(max_length=100_000)] | None = None  # of its nodes, in order
+    # Of its nodes, in order: which share of the output was computed, where the stage computes what changed alone.
+    shares: Annotated[list[Seconds], msgspec.Meta(max_length=100_000)] | None = None
 
     def note(self, kind: Kind, start: float, end: float, nbytes: int = 0) -> None:
         """A piece of work on this item, by the party's clock."""
         self.spans.append(Span(kind, self.source, self.number, start, end, nbytes))
+
+
+class Reports(_Message, tag="reports"):
+    """Worker to coordinator: what it did for several items, where they follow each other closely."""
+
+    reports: Annotated[list[Report], msgspec.Meta(max_length=MOST_REPORTS)]
 
 
 class Lost(_Message, tag="lost"):
@@ -345,6 +360,7 @@ Message = (
     | Work
     | More
     | Report
+    | Reports
     | Lost
     | Failed
     | Refused

@@ -181,7 +181,8 @@ class Outbox:
         self._control: deque[Packed] = deque()
         self._data: deque[_Sending] = deque()
         self._bulk: deque[Iterator[Packed]] = deque()
-        self._ready = threading.Condition()
+        self._lock = threading.RLock()
+        self._ready = threading.Condition(self._lock)
         self._closing = False
         self._current: _Sending | None = None  # whose frames leave one by one
         self._held = False  # a thread sends; nobody else may
@@ -229,13 +230,33 @@ class Outbox:
                 self._ready.wait(0.5)
             if self.broken or self._closing:
                 return False
-            if not direct or self._held or self._current or self._control or self._data or self._bulk:
+            if not direct or not self.hold():
                 self._data.append(sending)
                 self._ready.notify_all()
                 return True
-            self._held = self._busy = self._moved = True
         self._send_now(sending)
         return True
+
+    def hold(self) -> bool:
+        """Keeps everybody else from sending, until `let_go`; False where something is sent, or waits."""
+        with self._lock:  # itself: a hop's hidden states wait for this
+            if self.broken or self._closing or self._held:
+                return False
+            if self._control or self._current or self._data or self._bulk:
+                return False
+            self._held = self._busy = self._moved = True
+        return True
+
+    def let_go(self) -> None:
+        """Others may send again."""
+        with self._ready:
+            self._held = self._busy = False
+            if self._waiting or self._closing:
+                self._ready.notify_all()
+
+    @property
+    def _waiting(self) -> bool:
+        return bool(self._control or self._current or self._data or self._bulk)
 
     def _send_now(self, sending: _Sending) -> None:
         """Sends frames from the caller's thread; what there is no room for is left to this outbox's own."""
@@ -251,11 +272,9 @@ class Outbox:
         except CutsetError as failed:
             error = failed
         with self._ready:
-            self._held = self._busy = False
             if packed is not None and error is None:
                 self._current = replace(sending, frames=chain([packed], sending.frames))
-            if self._current or self._control or self._data or self._bulk or self._closing:
-                self._ready.notify_all()
+            self.let_go()
         if error is not None:
             self._fail(error)
         elif packed is None and sending.done is not None:
@@ -291,9 +310,7 @@ class Outbox:
             bulk: Iterator[Packed] | None = None
             with self._ready:
                 self._held = self._held and not mine
-                while self._held or not (
-                    self._control or self._current or self._data or self._bulk or self._closing or self.broken
-                ):
+                while self._held or not (self._waiting or self._closing or self.broken):
                     self._ready.wait()
                 if self.broken:
                     return

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 # Variables that aren't settings.
-RESERVED = ("CUTSET_API_KEY", "CUTSET_CONFIG", "CUTSET_DEBUG", "CUTSET_ISA", "CUTSET_SHM_DIR")
+RESERVED = ("CUTSET_API_KEY", "CUTSET_CONFIG", "CUTSET_DEBUG", "CUTSET_ISA", "CUTSET_MQTT_PASSWORD", "CUTSET_SHM_DIR")
 
 
 def _setting(default: Any, help: str, *shared: Mapping[str, Any], **limits: Any) -> Any:
@@ -198,6 +198,7 @@ SIDES = "[0-9]{1,5}[x×][0-9]{1,5}"
 LARGEST = 16384  # rows or columns of a picture
 FORM = f"rows x columns of at most {LARGEST:,}, as 480x720"
 SIZE = "scale pictures to so many rows and columns; none: the first source's own"
+FIT = "how pictures get --size: stretch, or letterbox, which keeps their proportions and fills up with grey"
 BAD_PACKETS = "give a source up after more than N packets, one after another, that can't be decoded"
 TIMEOUT = "a camera or stream is lost when nothing comes for S seconds"
 PATIENCE = "open a lost camera or stream again for S seconds, then end with exit code 1; 0: at once"
@@ -213,6 +214,23 @@ MAX_ERROR = (
     "choose the threshold so that the output is off by this share of its largest element; every 16th picture is "
     "computed here too. Threshold, levels and float16 are then the most that is tried"
 )
+PIXELS = (
+    "what an ONNX file's network takes: 0 to 1 (unit), -1 to 1 (signed), normalised as ImageNet's pictures, or 0 to "
+    "255 (bytes)"
+)
+RUNTIME = "what computes stages; auto: the quickest that is installed and keeps the promise"
+TOLERANCE = (
+    "results may be off by this share of the output's range, as where a runtime fuses layers; 0: the bits of the "
+    "network in one piece"
+)
+MIN_AGREEMENT = (
+    "with --delta-compute and a detector: keep the F1 of detections against dense ones (same class, overlap 0.5, score "
+    "within 0.05) at this, in place of --max-error"
+)
+DELTA_COMPUTE = (
+    "compute again only what changed, where that is quicker; the output may then be off by --max-error, 0.01 if that "
+    "isn't given"
+)
 SCHEDULER = (
     "who makes plans from measurements; even: as many operations for each, without measuring; auto: optimal, or even "
     "where a plan is given"
@@ -227,6 +245,7 @@ class StreamSettings(Sourced):
     """
 
     size: str = _setting("", SIZE, SOURCES, pattern=f"|{SIDES}", expected=FORM, metavar="HxW")
+    fit: Literal["stretch", "letterbox"] = _setting("stretch", FIT, SOURCES, choices=("stretch", "letterbox"))
     limit: int | None = _setting(None, "at most so many pictures of each source", SOURCES, type=int, low=1, high=1e9)
     rate: float | None = _setting(None, "pictures a second of each source", RATE, SOURCES)
     deadline: float | None = _setting(None, "drop what isn't done S seconds after capture", SECONDS, SOURCES)
@@ -237,6 +256,10 @@ class StreamSettings(Sourced):
     features: bool = _setting(False, "stop before the head", NETWORK)
     weights: Path | None = _setting(None, "safetensors, or weights that torch saved; none: random ones", NETWORK)
     seed: int = _setting(0, "of random weights", NETWORK, high=(1 << 64) - 1)
+    pixels: str = _setting("unit", PIXELS, NETWORK, choices=("unit", "signed", "imagenet", "bytes"))
+    bgr: bool = _setting(False, "an ONNX file's network takes blue, green and red", NETWORK)
+    runtime: str = _setting("auto", RUNTIME, NETWORK, choices=("auto", "torch", "onnxruntime", "openvino"))
+    tolerance: float = _setting(0.0, TOLERANCE, NETWORK, high=1e30, metavar="T")
 
     workers: int | Sequence[str] = _setting(
         2, WHO, WORKERS, type=str, separator=",", counts=64, metavar="N|A,B,C", flag_only=True
@@ -257,6 +280,8 @@ class StreamSettings(Sourced):
     threshold: float = _setting(0.0, "activations that are off by T stay", TRAVEL, high=1e30, metavar="T")
     levels: int = _setting(0, "pixels that are off by N of 255 stay", TRAVEL, high=255)
     max_error: float | None = _setting(None, MAX_ERROR, TRAVEL, type=float, low=1e-30, high=1e30, metavar="E")
+    min_agreement: float | None = _setting(None, MIN_AGREEMENT, TRAVEL, type=float, low=1e-30, high=1, metavar="F1")
+    delta_compute: bool = _setting(False, DELTA_COMPUTE, TRAVEL)
     float16: bool = _setting(False, "send activations as float16", TRAVEL)
     patience: float = _setting(20.0, "wait so long for lost workers", SECONDS, TRAVEL)
     silence: float = _setting(3.0, "take a worker for dead after S", SECONDS, TRAVEL)

@@ -8,9 +8,10 @@ from cutset.engine.outputs import Delta, FinishReason
 from cutset.engine.request import Request
 from cutset.engine.sampler import Choice
 from cutset.engine.sequence import Sequence
+from cutset.engine.step import Step
 from cutset.errors import CutsetError, EngineError, LinkError, OffloadError, RequestError
 
-__all__ = ["end_deltas", "token_delta", "why_no_token"]
+__all__ = ["end_deltas", "take_scores", "token_delta", "why_no_token"]
 
 
 def token_delta(sequence: Sequence, choice: Choice, now: float) -> Delta:
@@ -35,7 +36,24 @@ def token_delta(sequence: Sequence, choice: Choice, now: float) -> Delta:
         usage=request.usage if last else None,
         timings=request.timings if last else None,
         special=sequence.text.take_special(),
+        prompt_logprobs=request.take_scores() if sequence.index == 0 else None,
     )
+
+
+def take_scores(step: Step, choices: list[Choice | None]) -> list[Request]:
+    """Takes what a step says of tokens of prompts, its last choices. Gives the requests whose logits are no numbers."""
+    failed: list[Request] = []
+    row = len(choices) - sum(count for _, count in step.scored)
+    for place, count in step.scored:
+        sequence, own = step.sequences[place], choices[row : row + count]
+        row += count
+        if sequence.epoch != step.epochs[place] or sequence.request.scores is None:
+            continue
+        found = [one.logprob for one in own if one is not None and one.logprob is not None]
+        sequence.request.scores += found
+        if len(found) < count:
+            failed.append(sequence.request)
+    return failed
 
 
 def end_deltas(request: Request, error: BaseException | None) -> list[Delta]:

@@ -13,14 +13,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cutset.engine.bits import bits_of
 from cutset.engine.blocks import BlockPool
 from cutset.engine.constraint import MaskThread, Restriction
-from cutset.engine.deltas import end_deltas, token_delta, why_no_token
+from cutset.engine.deltas import end_deltas, take_scores, token_delta, why_no_token
 from cutset.engine.detokenizer import StreamingTokenizer
 from cutset.engine.drafting import Drafter
+from cutset.engine.embedding import EmbeddingSteps
 from cutset.engine.grammar_compiler import GrammarCompiler
-from cutset.engine.intake import check_fits, check_ids, check_sizes, open_request, truncated
+from cutset.engine.intake import check_fits, check_ids, check_sizes, open_request, restriction_of, truncated
 from cutset.engine.local_pipeline import LocalPipeline
 from cutset.engine.outputs import Delta, EngineStats
 from cutset.engine.params import SamplingParams
@@ -42,6 +42,7 @@ __all__ = ["Engine"]
 
 log = logging.getLogger(__name__)
 DRAFTING = 8  # sequences with states of which all drafts find room, unless it is said how many
+SCORED_BYTES = 64 << 20  # logits of a step that score prompts
 RESTING = 2.0  # seconds that stages may take to keep blocks while nobody waits for them
 
 
@@ -124,19 +125,25 @@ class Engine:
         if drafter is not None:
             self._speculation = Speculation(drafter, draft_tokens, vocab_size=spec.vocab_size, constant=draft_always)
         self._grammars, self._masks = grammars, MaskThread()
-        self._scheduler = Scheduler(
+        make_scheduler = partial(
+            Scheduler,
             self._pool,
             block_size=block_size,
             max_batch_tokens=max_batch_tokens,
             max_num_seqs=max_num_seqs,
             max_model_len=self.max_model_len,
-            prefix_caching=prefix_caching,
             states=states,
+        )
+        self._scheduler = make_scheduler(
+            prefix_caching=prefix_caching,
             stored=stored,
             speculation=self._speculation,
+            most_scored=max(1, SCORED_BYTES // (4 * spec.vocab_size)),
         )
         self._requests: dict[str, Request] = {}  # the unfinished ones
         self._arrivals = count()
+        self.embedding = EmbeddingSteps(make_scheduler(prefix_caching=False), tokenizer, self._arrivals)
+        self._embedded = False  # by the step that was made last
         self._numbers = count()  # of steps
         self._in_flight: dict[int, Step] = {}  # those that were sent, by their numbers
         self._asking: dict[int, int] = {}  # messages on blocks that were sent, and how many they ask for
@@ -165,18 +172,7 @@ class Engine:
 
         Raises RequestError for a grammar that can't be kept, and ids outside the vocabulary.
         """
-        if not params.constrained:
-            return None
-        allowed, grammar, words = None, None, list[list[int]]()
-        if params.allowed_token_ids is not None:
-            found = check_ids("allowed_token_ids", params.allowed_token_ids, self.vocab_size, self._without_token)
-            allowed = bits_of(found.tolist(), self.vocab_size)
-        if params.grammar is not None or params.bad_words:
-            if self._grammars is None:
-                raise RequestError("This engine was made without a vocabulary for grammars and bad_words.")
-            grammar = None if params.grammar is None else self._grammars.compile(params.grammar)
-            words = self._grammars.spellings(tuple(params.bad_words or ()))
-        return Restriction(grammar, allowed, words)
+        return restriction_of(params, self._grammars, self._without_token) if params.constrained else None
 
     def add(
         self,
@@ -218,8 +214,8 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        """A request is unfinished."""
-        return bool(self._requests)
+        """A request is unfinished, or an embedding."""
+        return bool(self._requests) or self.embedding.has_work
 
     def step(self) -> list[Delta]:
         """One forward pass with prefill and decode together. [] if there is nothing to do.
@@ -227,9 +223,20 @@ class Engine:
         Of a pipeline it is the next one that comes back; as many as go into it are sent before. [] if none comes soon.
         If a pass fails, the requests in it end, their last deltas have an `error`, and the others go on.
         """
-        deltas = self._send(self._scheduler.schedule)
+        deltas = self._send(self._schedule)
         deltas += self._receive()
         return deltas
+
+    def _schedule(self) -> Step | None:
+        """The next step: those that embed and those that generate take turns."""
+        if not self.embedding.has_work:
+            return self._scheduler.schedule()
+        turns = [self._scheduler.schedule, self.embedding.schedule]
+        for schedule in turns if self._embedded else reversed(turns):
+            if (step := schedule()) is not None:
+                self._embedded = step.pooled
+                return step
+        return None
 
     def prefill(self, request_id: str) -> list[Delta]:
         """Computes the prompt of one request, before its turn, and samples the first token of each of its samples.
@@ -307,7 +314,8 @@ class Engine:
             if step.masks is not None:
                 self._masks.begin(step.masks)
             try:
-                self._pipeline.send(StageItem(number, step.batch, step.samplers, step.known, drafted, step.masks))
+                asked = step.samplers, step.known, drafted, step.masks, step.scores, step.pooled
+                self._pipeline.send(StageItem(number, step.batch, *asked))
             except Exception as error:
                 del self._in_flight[number]
                 return self._fail(step, error)
@@ -332,7 +340,7 @@ class Engine:
 
     def rest(self) -> None:
         """To be called when there is no work: has stages keep what they weren't told to yet."""
-        if self._staged is None or self._requests or not self._pipeline.depth:
+        if self._staged is None or self.has_work or not self._pipeline.depth:
             return
         self._send_blocks(rest=True)
         end = time.monotonic() + RESTING
@@ -349,12 +357,13 @@ class Engine:
         if result is not None and result.number in self._asking:
             self._answered(result.number, result if isinstance(result, BlocksResult) else result.error)
             return []
-        if isinstance(result, BlocksResult):  # one of before a loss
-            return []
-        if result is None or result.number not in self._in_flight:  # one of before a loss
-            return []
+        if result is None or isinstance(result, BlocksResult) or result.number not in self._in_flight:
+            return []  # one of before a loss
         step = self._in_flight.pop(result.number)
-        if result.choices is not None:
+        if result.hidden is not None and step.pooled:
+            self.embedding.update(step, result.hidden)
+            return []
+        if result.choices is not None and not step.pooled:
             return self._update(step, result.choices)
         deltas = self._fail(step, result.error)
         if result.error is not None and not isinstance(result.error, Exception):
@@ -363,6 +372,9 @@ class Engine:
 
     def _fail(self, step: Step, error: BaseException | None) -> list[Delta]:
         """What was being computed is lost, whatever it was. The blocks haven't been published, so nobody reads them."""
+        if step.pooled:
+            self.embedding.fail(step, error)
+            return []
         self._scheduler.give_up(step)
         requests = dict.fromkeys(sequence.request for sequence in step.concerned())
         return [delta for request in requests for delta in self._end(request, error)]
@@ -372,7 +384,9 @@ class Engine:
         self._losses += 1
         self._in_flight.clear()
         self._asking.clear()
-        self._scheduler.lose()
+        self._scheduler.lose(self.embedding.scheduler)
+        if lost.error is not None:
+            self.embedding.end(lost.error)
         requests = list(self._requests.values()) if lost.error is not None else []
         return [delta for request in requests for delta in self._end(request, lost.error)]
 
@@ -386,7 +400,8 @@ class Engine:
         if self._speculation is not None and step.decodes():
             self._speculation.costs.observe(len(step.batch.token_ids), now - start)
         self._scheduler.advance(step)
-        deltas: list[Delta] = []
+        wrong = EngineError("the logits of its prompt are not numbers")
+        deltas = [delta for request in take_scores(step, choices) for delta in self._end(request, wrong)]
         row = 0
         for number, place in enumerate(step.wanted):
             drafts = step.drafts[number] if step.drafts else []

@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from cutset.engine.grammar import Grammar
+from cutset.engine.schema_numbers import with_short_numbers
 from cutset.errors import RequestError, printable
 
 if TYPE_CHECKING:
@@ -170,20 +171,28 @@ class GrammarCompiler:
         if found is not None:
             return found
         library, tokenizer = self._open(grammar.asked)
-        try:
-            limits = library.LLParserLimits(**LIMITS, verbose_errors=False)
-            matcher = library.LLMatcher(tokenizer, _source(library, grammar), log_level=0, limits=limits)
-            if not matcher.is_error():
-                matcher.compute_bitmask()  # a step's worth of work here, rather than in the engine's first
-            wrong = matcher.get_error()
-        except (ValueError, RecursionError) as error:  # what is no grammar at all
-            wrong = str(error) or type(error).__name__
+        matcher, wrong = self._matcher(library, tokenizer, grammar, short=True)
+        if wrong and grammar.kind == "json":  # parts that meet elsewhere may need longer numbers
+            matcher, longer = self._matcher(library, tokenizer, grammar, short=False)
+            wrong = longer and wrong
         if wrong:
             raise RequestError(f"{grammar.asked}: {_told(wrong)}")
         compiled = CompiledGrammar(matcher)
         with self._lock:
             self._kept.add(grammar, compiled)
         return compiled
+
+    def _matcher(self, library: Any, tokenizer: Any, grammar: Grammar, *, short: bool) -> tuple[Any, str]:
+        """A matcher at the beginning of a text, or what is wrong."""
+        try:
+            limits = library.LLParserLimits(**LIMITS, verbose_errors=False)
+            source = _source(library, grammar, short=short)
+            matcher = library.LLMatcher(tokenizer, source, log_level=0, limits=limits)
+            if not matcher.is_error():
+                matcher.compute_bitmask()  # a step's worth of work here, rather than in the engine's first
+            return matcher, str(matcher.get_error() or "")
+        except (ValueError, RecursionError) as error:  # what is no grammar at all
+            return None, str(error) or type(error).__name__
 
     def _open(self, asked: str) -> tuple[Any, Any]:
         """The library, and the vocabulary as it wants it."""
@@ -219,8 +228,8 @@ class GrammarCompiler:
         return made
 
 
-def _source(library: Any, grammar: Grammar) -> str:
-    """A grammar in the library's own form."""
+def _source(library: Any, grammar: Grammar, *, short: bool) -> str:
+    """A grammar in the library's own form. `short`: numbers of a schema come to an end."""
     if grammar.kind == "regex":
         return str(library.LLMatcher.grammar_from_regex(grammar.text))
     if grammar.kind == "lark":
@@ -228,7 +237,8 @@ def _source(library: Any, grammar: Grammar) -> str:
     options: dict[str, Any] = {"lenient": False, "whitespace_flexible": grammar.gaps is not None}
     if grammar.gaps is not None:
         options["whitespace_pattern"] = grammar.gaps
-    return str(library.LLMatcher.grammar_from_json_schema(grammar.text, overrides=options))
+    text = json.dumps(with_short_numbers(json.loads(grammar.text))) if short else grammar.text
+    return str(library.LLMatcher.grammar_from_json_schema(text, overrides=options))
 
 
 def _told(wrong: str) -> str:

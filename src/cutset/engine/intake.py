@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cutset.engine.bits import bits_of
 from cutset.engine.blocks import root_digest
 from cutset.engine.constraint import Constraint, Restriction
 from cutset.engine.detokenizer import Detokenizer, StreamingTokenizer
+from cutset.engine.grammar_compiler import GrammarCompiler
 from cutset.engine.params import SamplingParams
 from cutset.engine.request import Request
 from cutset.engine.sampler import TokenSampler
@@ -18,7 +20,7 @@ from cutset.engine.sequence import Sequence
 from cutset.errors import ConfigError, ContextLengthError, RequestError
 from cutset.models.run.executor import LoadedAdapter
 
-__all__ = ["check_fits", "check_ids", "check_sizes", "open_request", "truncated"]
+__all__ = ["check_fits", "check_ids", "check_sizes", "open_request", "restriction_of", "truncated"]
 
 
 def check_sizes(
@@ -66,6 +68,24 @@ def check_ids(
     return array.astype(np.int32)
 
 
+def restriction_of(
+    params: SamplingParams,
+    grammars: GrammarCompiler | None,  # None: there is no vocabulary for grammars and words
+    without_token: NDArray[np.bool_],  # (vocab,) ids for which the tokenizer has none
+) -> Restriction:
+    """What `params` leave of the vocabulary. Raises RequestError for a grammar that can't be kept, and ids outside."""
+    allowed, grammar, words, vocab_size = None, None, list[list[int]](), len(without_token)
+    if params.allowed_token_ids is not None:
+        found = check_ids("allowed_token_ids", params.allowed_token_ids, vocab_size, without_token)
+        allowed = bits_of(found.tolist(), vocab_size)
+    if params.grammar is not None or params.bad_words:
+        if grammars is None:
+            raise RequestError("This engine was made without a vocabulary for grammars and bad_words.")
+        grammar = None if params.grammar is None else grammars.compile(params.grammar)
+        words = grammars.spellings(tuple(params.bad_words or ()))
+    return Restriction(grammar, allowed, words)
+
+
 def check_fits(prompt_tokens: int, *, context: int, cache: int) -> None:
     """Raises RequestError for no tokens, ContextLengthError if the prompt and one token more fit nowhere.
 
@@ -108,6 +128,7 @@ def open_request(
     eos_ids = frozenset() if params.ignore_eos else eos_ids
     end_ids = eos_ids.union(params.stop_ids)
     request = Request(request_id, params, len(prompt_ids), arrival, added, eos_ids, end_ids, adapter)
+    request.scores = None if params.prompt_logprobs is None else []
     seed = int.from_bytes(os.urandom(8), "little") if params.seed is None else params.seed
     if params.max_tokens is not None:
         limit = min(limit, len(prompt_ids) + params.max_tokens)

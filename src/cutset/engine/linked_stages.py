@@ -10,14 +10,14 @@ from typing import Literal
 
 from cutset.cluster.coordinator.joining import open_rendezvous
 from cutset.config import Settings
-from cutset.engine.cluster_pipeline import ClusterPipeline, StageWorkers
+from cutset.engine.cluster_pipeline import ClusterPipeline
 from cutset.engine.local_stages import LocalStages
 from cutset.engine.prefix_context import check_store
 from cutset.engine.stage_divider import StageDivider
 from cutset.engine.stage_graph import StageLimits
 from cutset.engine.stage_item import StageSetup
 from cutset.engine.stage_planner import StageLoad
-from cutset.engine.stage_settings import stage_addresses, stage_count
+from cutset.engine.stage_settings import StageWorkers, stage_addresses, stage_count
 from cutset.errors import ConfigError
 from cutset.link.keys import load_keys
 from cutset.models.files.integer import Progress
@@ -130,7 +130,7 @@ class LinkedStages:
         states = settings.max_num_seqs + kept if spec.state_floats else 0
         kv_dtype: Literal["auto", "int8"] = "int8" if settings.kv_dtype == "int8" else "auto"
         most = settings.max_num_seqs * -(-self._context // settings.block_size)
-        return self.pipeline.fitting(StageSetup(wanted, settings.block_size, states, kv_dtype), most)
+        return self.pipeline.planning.fitting(StageSetup(wanted, settings.block_size, states, kv_dtype), most)
 
     @property
     def ready(self) -> bool:
@@ -142,9 +142,10 @@ class LinkedStages:
 
         Raises CutsetError: a stage that can't be used, a model that doesn't fit.
         """
-        self.pipeline.describe(setup)
-        assert self.pipeline.divider is not None
-        return self.pipeline.divider
+        planning = self.pipeline.planning
+        planning.describe(setup)
+        assert planning.divider is not None
+        return planning.divider
 
     def summary(self) -> str:
         """Which layers run where, in a line."""

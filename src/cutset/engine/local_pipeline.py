@@ -103,10 +103,7 @@ class LocalPipeline(StepPipeline):
         item = self._sent.popleft()
         if len(self._stages) == 1:
             [stage] = self._stages
-            try:
-                return StepResult(item.number, stage.choose(item, stage.forward(item)))
-            except BaseException as error:  # the engine raises what isn't an Exception
-                return StepResult(item.number, None, error)
+            return _result(item, _made(stage, item, None))
         made: Made = None
         for stage in self._stages:
             made = _made(stage, item, made)
@@ -135,7 +132,7 @@ def _made(stage: DecoderStage, item: StageItem, before: Made) -> Made:
         return before
     try:
         found = stage.forward(item, before if isinstance(before, np.ndarray) else None)
-        return stage.choose(item, found) if stage.last else found
+        return stage.choose(item, found) if stage.last and not item.pooled else found
     except BaseException as error:  # the engine raises what isn't an Exception
         return error
 
@@ -143,5 +140,6 @@ def _made(stage: DecoderStage, item: StageItem, before: Made) -> Made:
 def _result(item: StageItem, made: Made) -> StepResult:
     if isinstance(made, BaseException):
         return StepResult(item.number, None, made)
-    assert isinstance(made, list)
+    if isinstance(made, np.ndarray):
+        return StepResult(item.number, None, hidden=made)
     return StepResult(item.number, made)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.engine.constraint import Restriction
+from cutset.engine.embedding import EmbeddingJob
 from cutset.engine.engine import Engine
 from cutset.engine.handle import RequestHandle
 from cutset.engine.outputs import Delta, EngineStats
@@ -47,8 +48,9 @@ class _Ticket:
 
 @dataclass(frozen=True, slots=True)
 class _Command:
-    what: Literal["add", "cancel", "close"]
+    what: Literal["add", "cancel", "embed", "close"]
     ticket: _Ticket | None = None
+    job: EmbeddingJob | None = None
 
 
 class EngineLoop:
@@ -111,6 +113,14 @@ class EngineLoop:
         cancel = partial(self._commands.put, _Command("cancel", ticket))
         return RequestHandle(request_id, ids, prompt_text, None if on_delta else deltas, cancel)
 
+    def embed(self, job: EmbeddingJob) -> None:
+        """Hands in sequences to embed, of 1 to `max_model_len` tokens each that the cache can hold. Raises EngineError
+        if the engine has stopped."""
+        with self._lock:
+            if self._ended is not None:
+                raise EngineError(self._ended)
+            self._commands.put(_Command("embed", job=job))
+
     def stats(self) -> EngineStats:
         """How the engine stood after its last step."""
         return self._stats
@@ -158,6 +168,9 @@ class EngineLoop:
             except Empty:
                 return True
             ticket = command.ticket
+            if command.job is not None:
+                self._engine.embedding.add(command.job)
+                continue
             if ticket is None:
                 return False
             deltas: list[Delta] = []
@@ -212,6 +225,12 @@ class EngineLoop:
         with self._lock:
             self._ended = why
             tickets, self._tickets = list(self._tickets.values()), {}
+            while not self._commands.empty():
+                if (job := self._commands.get().job) is not None:
+                    self._engine.embedding.add(job)
+        ended = EngineError(why)
+        ended.__cause__ = error
+        self._engine.embedding.end(ended)
         for ticket in tickets:
             if error is None:
                 self._engine.abort(ticket.request_id)

@@ -80,6 +80,8 @@ class Delta:
     timings: Timings | None = None
     error: CutsetError | None = None  # why the request was ended; then finish_reason is "abort"
     special: tuple[tuple[int, str], ...] = ()  # special tokens that show: where in the sample's text, and what
+    # Of each token of the prompt, with the request's first token: nothing says how likely the first one is.
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
 
 
 @dataclass(slots=True)
@@ -108,6 +110,7 @@ class RequestOutput:
     usage: Usage | None
     timings: Timings | None
     finished: bool
+    prompt_logprobs: list[TokenLogprob | None] | None = None  # of each token of the prompt; None of the first one
 
     @property
     def text(self) -> str:
@@ -138,9 +141,12 @@ def collect(
     outputs: dict[int, CompletionOutput] = {}
     texts: dict[int, list[str]] = {}
     usage, timings, finished = None, None, False
+    prompt_logprobs: list[TokenLogprob | None] | None = None
     for delta in deltas:
         if delta.error is not None:
             raise delta.error
+        if delta.prompt_logprobs is not None:
+            prompt_logprobs = list(delta.prompt_logprobs)
         output = outputs.get(delta.index)
         if output is None:
             output = outputs[delta.index] = CompletionOutput(delta.index, "", [], None)
@@ -167,6 +173,7 @@ def collect(
         usage=usage,
         timings=timings,
         finished=finished,
+        prompt_logprobs=prompt_logprobs,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from reprlib import Repr
 from typing import Any, Self
 
 from cutset.engine.grammar import Grammar
@@ -27,7 +28,8 @@ UNDONE = {
     "structured_outputs are there",
     "best_of": "it would draw samples that nobody sees; give n",
     "use_beam_search": "tokens are drawn one by one",
-    "prompt_logprobs": "the model is asked for what follows a prompt alone",
+    "length_penalty": "it is of beams, and tokens are drawn one by one",
+    "early_stopping": "it is of beams, and tokens are drawn one by one",
     "flat_logprobs": "log-probabilities come in one form",
     "detokenize": "answers are texts; their token_ids are there too",
     "spaces_between_special_tokens": "special tokens come as they are",
@@ -35,7 +37,14 @@ UNDONE = {
     "extra_args": "there is nobody to read them",
     "thinking_token_budget": "nobody counts the tokens of a thought",
     "repetition_detection": "give a penalty, or max_tokens",
-    "skip_reading_prefix_cache": "give another cache_salt",
+    "logprob_token_ids": "logprobs are of the likeliest tokens; allowed_token_ids choose among given ones",
+    "prompt_logprob_token_ids": "prompt_logprobs are of the prompt's own tokens and of the likeliest",
+    "prompt_logprob_start": "prompt_logprobs are of all tokens of a prompt",
+    "stream_interval": "pieces come as they are made",
+    "trace_decode_token_ids": "give the tokens as part of the prompt, and prompt_logprobs",
+    "routed_experts_prompt_start": "nobody reports experts",
+    "skip_clone": "parameters never change",
+    "output_text_buffer_length": "it is vLLM's own",
 }
 
 
@@ -63,6 +72,8 @@ class SamplingParams:
     stop_token_ids: Sequence[int] | None = None  # becomes a tuple
     ignore_eos: bool = False
     logprobs: int | None = None  # report the sampled token and that many of the likeliest
+    prompt_logprobs: int | None = None  # the same of the prompt's tokens, which are all computed then
+    skip_reading_prefix_cache: bool | None = None  # compute all of the prompt, whatever is in the cache
     repetition_penalty: float = 1.0  # of tokens in prompt and output: divides positive logits, multiplies negative ones
     presence_penalty: float = 0.0  # subtracted from the logit of each token in the output
     frequency_penalty: float = 0.0  # the same, times how often it is there
@@ -100,14 +111,17 @@ class SamplingParams:
         _number("min_p", self.min_p, 0, 1)
         if self.seed is not None:
             _whole("seed", self.seed, -(2**63), 2**64 - 1)
-        if self.logprobs is not None:
-            _whole("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        for name in ("logprobs", "prompt_logprobs"):
+            if getattr(self, name) is not None:
+                _whole(name, getattr(self, name), 0, MAX_LOGPROBS)
         _number("repetition_penalty", self.repetition_penalty, 0, 100, above=True)
         _number("presence_penalty", self.presence_penalty, -2, 2)
         _number("frequency_penalty", self.frequency_penalty, -2, 2)
         for name in ("ignore_eos", "include_stop_str_in_output", "skip_special_tokens"):
             if not isinstance(getattr(self, name), bool):
                 raise _bad(name, getattr(self, name), "True or False")
+        if self.skip_reading_prefix_cache not in (None, True, False):
+            raise _bad("skip_reading_prefix_cache", self.skip_reading_prefix_cache, "True or False")
         object.__setattr__(self, "stop", _strings("stop", self.stop, MAX_STOP_STRINGS))
         object.__setattr__(self, "stop_token_ids", _ids("stop_token_ids", self.stop_token_ids, MAX_STOP_IDS))
         self._check_masks()
@@ -196,9 +210,15 @@ class SamplingParams:
         return SamplingParams.of({name: values[name] for name in self.named}, values | dict(defaults))
 
 
+_brief = Repr()  # of lists with a hundred thousand entries the first few
+_brief.maxlist = _brief.maxtuple = _brief.maxdict = 8
+_brief.maxstring = _brief.maxother = 90
+_brief.maxlong = 130
+
+
 def _bad(name: str, value: object, wanted: str) -> RequestError:
     huge = isinstance(value, int) and abs(value) >> 400  # Python itself refuses to write thousands of digits
-    shown = "a huge number" if huge else repr(value)
+    shown = "a huge number" if huge else _brief.repr(value)
     return RequestError(f"{name}={shown if len(shown) <= 80 else shown[:77] + '...'} can't be used: give {wanted}.")
 
 

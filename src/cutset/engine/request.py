@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from cutset.engine.outputs import Timings, Usage
+from cutset.engine.outputs import Timings, TokenLogprob, Usage
 from cutset.engine.params import SamplingParams
 from cutset.engine.sequence import Sequence, Status
 from cutset.models.run.executor import LoadedAdapter
@@ -31,6 +31,8 @@ class Request:
     cached_tokens: int | None = None  # of the prompt, found by the first sample when it started
     prefill_rows: int = 0
     prefill_seconds: float = 0.0  # of the steps with rows of its prompt
+    # Of the prompt's tokens from the second one on, as far as they are computed. None: nobody asks, or they are given.
+    scores: list[TokenLogprob] | None = None
 
     @property
     def unfinished(self) -> list[Sequence]:
@@ -53,6 +55,11 @@ class Request:
             prefill_tps=prefill_tps,
             decode_tps=_rate(self.generated - 1, self.last_token - self.first_token),
         )
+
+    def take_scores(self) -> tuple[TokenLogprob | None, ...] | None:
+        """The scores of the whole prompt, once; None where nobody asks."""
+        scores, self.scores = self.scores, None
+        return None if scores is None else (None, *scores)
 
     def count_prefill(self, rows: int, seconds: float) -> None:
         """Rows of its prompt were computed in a step that took so long."""

@@ -19,7 +19,7 @@ from cutset.engine.outputs import TokenLogprob
 from cutset.engine.params import SamplingParams
 from cutset.engine.token_history import TokenHistory
 
-__all__ = ["Choice", "SamplerState", "TokenSampler", "choose", "kept_tokens", "uniform"]
+__all__ = ["Choice", "SamplerState", "Scores", "TokenSampler", "choose", "kept_tokens", "score", "uniform"]
 
 
 ALWAYS = 2**31 - 1  # tokens
@@ -30,6 +30,13 @@ class Choice(NamedTuple):
 
     token_id: int
     logprob: TokenLogprob | None
+
+
+class Scores(NamedTuple):
+    """What is asked of rows whose next token is given: how likely that is."""
+
+    tokens: NDArray[np.int32]  # (rows,)
+    likeliest: NDArray[np.int32]  # (rows,) how many of the likeliest tokens are reported beside it
 
 
 class SamplerState(NamedTuple):
@@ -257,6 +264,12 @@ def choose(
             choices.append(choice)
             row += 1
     return choices
+
+
+def score(logits: NDArray[np.float32], scores: Scores) -> list[Choice | None]:
+    """The given tokens, and how likely each is by its row of logits (rows, vocab). None where these are no numbers."""
+    each = zip(logits, scores.tokens.tolist(), scores.likeliest.tolist(), strict=True)
+    return [Choice(token, _logprob(row, token, most)) if np.isfinite(row.max()) else None for row, token, most in each]
 
 
 def _choice(

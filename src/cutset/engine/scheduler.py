@@ -17,6 +17,7 @@ from cutset.engine.step import NONE, Step, make_step
 __all__ = ["Scheduler"]
 
 LEAST_ROWS = 128  # of a step, where there are that many: a matrix that is read for fewer costs more than they bring
+MOST_SCORED = 2**31 - 1  # rows
 AT_ONCE = 8  # blocks that are read from a store together
 RESTORED_BYTES = 16 << 20  # read from a store between two steps: some 10 ms, in which nobody gets a token
 
@@ -53,11 +54,13 @@ class Scheduler:
         states: StatePool | None = None,
         stored: StoredBlocks | StagedBlocks | None = None,
         speculation: Speculation | None = None,
+        most_scored: int = MOST_SCORED,
     ) -> None:
         self.pool = pool
         self.states = states
         self.stored = stored
         self.speculation = speculation
+        self.most_scored = most_scored  # rows of a step that score a prompt's tokens: each has logits
         self._restoring: dict[Sequence, bool] = {}  # those that read there, and whether their tokens count as found
         self._asked: set[Sequence] = set()  # of these, those for which stages were asked
         self.block_size = block_size
@@ -75,8 +78,9 @@ class Scheduler:
         self.stored_hits = 0  # of these, in the store
 
     def add(self, sequences: list[Sequence]) -> None:
-        """Queues the samples of a request. With prefix caching, all but the first wait for its prompt, to share it."""
-        for sequence in sequences[:1] if self.prefix_caching else sequences:
+        """Queues the samples of a request. With prefix caching, all but the first wait for its prompt, to share it, and
+        so they do for its scores: nobody gets a token before these."""
+        for sequence in sequences[:1] if self.prefix_caching or sequences[0].scoring else sequences:
             self.waiting[sequence] = None
 
     def finish(self, sequence: Sequence) -> None:
@@ -93,10 +97,12 @@ class Scheduler:
         self.groups, most = max(groups, 1), self.max_batch_tokens
         self._budget = most if groups <= 1 else max(-(-most // groups), min(LEAST_ROWS, most))
 
-    def lose(self) -> None:
-        """The cache has lost all that it held. Running sequences wait again, and will be computed from their tokens."""
-        for sequence in sorted(self.running, key=lambda one: one.age, reverse=True):
-            self._requeue(sequence)
+    def lose(self, beside: Scheduler) -> None:
+        """The cache has lost all that it held, also for who is `beside`. Running sequences wait again, and will be
+        computed from their tokens."""
+        for one in (self, beside):
+            for sequence in sorted(one.running, key=lambda each: each.age, reverse=True):
+                one._requeue(sequence)
         if isinstance(self.stored, StagedBlocks):
             self.stored.lose()
         self.pool.forget()
@@ -190,9 +196,8 @@ class Scheduler:
             sequence.settled = before + rows
             if self.states is not None:
                 self.states.advance(saves, {tokens: self._digest(sequence, tokens) for tokens, _ in saves})
-            if not self.prefix_caching:
-                continue
-            self._publish(sequence)
+            if self.prefix_caching:
+                self._publish(sequence)
             if sequence.index == 0 and before < sequence.prompt_tokens <= sequence.settled:
                 self._admit_siblings(sequence)
 
@@ -284,8 +289,16 @@ class Scheduler:
         budget = self._budget - sum(rows.values())
         for sequence in sequences:
             if budget and sequence not in rows and sequence.prefilling and sequence not in self._restoring:
-                rows[sequence] = min(sequence.uncomputed, budget)
-                budget -= rows[sequence]
+                budget -= self._take(sequence, rows, budget)
+
+    def _take(self, sequence: Sequence, rows: dict[Sequence, int], budget: int) -> int:
+        """Puts rows of a prompt into a step, at most `budget`; how many."""
+        count = min(sequence.uncomputed, budget)
+        if sequence.scoring:
+            count = min(count, self.most_scored - sum(rows[one] for one in rows if one.scoring))
+        if count > 0:
+            rows[sequence] = count
+        return max(count, 0)
 
     def _admit(self, rows: dict[Sequence, int], sequences: Iterable[Sequence]) -> None:
         budget = self._budget - sum(rows.values())
@@ -294,8 +307,7 @@ class Scheduler:
                 return  # those behind it wait too, or a long prompt would wait for ever
             if sequence in self._restoring:
                 continue
-            rows[sequence] = min(sequence.uncomputed, budget)
-            budget -= rows[sequence]
+            budget -= self._take(sequence, rows, budget)
 
     def _start(self, sequence: Sequence) -> bool:
         """Blocks for all known tokens of a waiting sequence, found or new. False if there are too few."""
@@ -309,6 +321,8 @@ class Scheduler:
         # preempted doesn't come back in the same step: it gave up fewer free blocks than it needs.
         if new + len(self.running) > free and (self.running or new > free):
             return False
+        if self.states is not None and not self.states.free:
+            return False
         self.pool.share(found)
         sequence.hold(found + self.pool.allocate(new))
         sequence.published = len(found)
@@ -319,7 +333,7 @@ class Scheduler:
             self.prefix_queries += sequence.known
             self.prefix_hits += sequence.cached
             counts = True
-        if self.stored is not None and sequence.cached < (sequence.known - 1) // self.block_size * self.block_size:
+        if self.stored is not None and sequence.cached < sequence.reusable // self.block_size * self.block_size:
             self._restoring[sequence] = counts
         if self.states is not None:
             wanted = sorted({mark * self.block_size for mark in marks if mark > len(found)})
@@ -337,7 +351,7 @@ class Scheduler:
         size, done = self.block_size, 0
         while self._restoring and (most is None or done < most):
             sequence, counts = next(iter(self._restoring.items()))
-            last = (sequence.known - 1) // size  # one token at least is left to compute
+            last = sequence.reusable // size
             wanted = self._blocks(sequence, min(last, sequence.published + AT_ONCE))
             assert self.stored is not None
             read = self.stored.read(wanted)
@@ -377,7 +391,7 @@ class Scheduler:
             if sequence in self._asked:
                 continue
             self._asked.add(sequence)
-            last = min((sequence.known - 1) // self.block_size, sequence.published + staged.most_fill)
+            last = min(sequence.reusable // self.block_size, sequence.published + staged.most_fill)
             staged.ask(sequence, self._blocks(sequence, last))
 
     def restored(self, result: BlocksResult) -> None:
@@ -389,12 +403,12 @@ class Scheduler:
             self._asked.discard(sequence)
             for _ in range(found):
                 self._found(sequence, self._restoring[sequence])
-            if found < len(wanted) or sequence.published == (sequence.known - 1) // self.block_size:
+            if found < len(wanted) or sequence.published == sequence.reusable // self.block_size:
                 del self._restoring[sequence]
 
     def _cached_blocks(self, sequence: Sequence) -> list[int]:
         found: list[int] = []
-        for block in range((sequence.known - 1) // self.block_size):  # one token at least is left to compute
+        for block in range(sequence.reusable // self.block_size):
             digest, tokens = sequence.digest(block, self.block_size), sequence.block_tokens(block, self.block_size)
             match = self.pool.find(digest, tokens)
             if match is None:

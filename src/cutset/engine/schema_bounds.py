@@ -13,7 +13,7 @@ from typing import Any
 
 from cutset.errors import RequestError
 
-__all__ = ["MOST_BYTES", "MOST_DEPTH", "check_lark", "check_regex", "check_schema", "check_size"]
+__all__ = ["DATA", "MOST_BOUND", "MOST_BYTES", "MOST_DEPTH", "check_lark", "check_regex", "check_schema", "check_size"]
 
 MOST_BYTES = 1 << 16  # of a grammar's text
 MOST_DEPTH = 64  # of a schema as JSON; its parser stops at 128
@@ -27,7 +27,7 @@ MOST_MEETING = 2000  # the product of the sizes of patterns that must hold toget
 DEEP = 3  # properties within each other, as far as it is looked for patterns that meet
 MOST_ENTRIES = 10_000  # numbers, strings, lists and objects in a schema
 MOST_MULTIPLE = 1000  # an automaton counts to it
-MOST_DIGITS = 18  # of a number that bounds another one
+MOST_BOUND = 9 * 10**18  # of a number; its compiler counts with 64 bits
 # Keywords whose value is data, no schema.
 DATA = frozenset({"enum", "const", "default", "examples", "required", "type", "title", "description", "$comment"})
 COUNT = re.compile(r"\{(\d*)(?:(,)(\d*))?\}")
@@ -73,8 +73,8 @@ def check_schema(what: str, schema: Any) -> None:
                         f"{what}: `multipleOf` counts to {multiple:.10g} with all that are in it; {MOST_MULTIPLE} is "
                         "the most"
                     )
-            elif name in RANGES and abs(value) >= 10**MOST_DIGITS:
-                raise RequestError(f"{what}: `{name}` has more than {MOST_DIGITS} digits: leave it out")
+            elif name in RANGES and abs(value) > MOST_BOUND:
+                raise RequestError(f"{what}: `{name}` is beyond {MOST_BOUND}: leave it out")
             elif name in COUNTS and value >= 2**31:
                 raise RequestError(f"{what}: `{name}` is more than {2**31 - 1}: leave it out")
     if patterns > 1:
@@ -180,7 +180,7 @@ def _walk(schema: Any) -> Iterator[tuple[str, Any, int, int]]:
 
 def _whole(value: float) -> int:
     """A multiple as an automaton over digits counts it: 0.05 in hundredths."""
-    if not 0 < abs(value) < 10**MOST_DIGITS:
+    if not 0 < abs(value) < MOST_BOUND:
         return 1  # the compiler refuses it, or MOST_MULTIPLE does
     if abs(value) >= MOST_MULTIPLE:
         return math.ceil(abs(value))

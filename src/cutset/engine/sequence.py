@@ -132,6 +132,27 @@ class Sequence:
         return max(self.prompt_tokens, self.known - 1)
 
     @property
+    def scoring(self) -> bool:
+        """Its rows say how likely the prompt's tokens are, and that isn't known of all: the first sample's do."""
+        scores = self.request.scores
+        return self.index == 0 and scores is not None and len(scores) < self.prompt_tokens - 1
+
+    @property
+    def reusable(self) -> int:
+        """Tokens, from the first one on, that needn't be computed if their keys and values are there: at least one must
+        be, for its logits, and all that are still to be scored."""
+        request = self.request
+        if self.scoring:
+            return len(request.scores or ())
+        if self.index == 0 and request.cached_tokens is None and request.params.skip_reading_prefix_cache:
+            return 0  # but its own, if it has to begin again
+        return self.known - 1
+
+    def pooled(self, start: int, rows: int) -> range | None:
+        """Which of so many tokens from `start` on give a hidden state for a vector; None: it is one that generates."""
+        return None
+
+    @property
     def age(self) -> tuple[int, int]:
         """Older sequences compare less."""
         return self.request.arrival, self.index

@@ -21,7 +21,7 @@ from cutset.partition.plan import COORDINATOR
 
 if TYPE_CHECKING:
     from cutset.cluster.messages import Card
-    from cutset.engine.cluster_pipeline import StageWorkers
+    from cutset.engine.stage_settings import StageWorkers
 
 __all__ = ["StageDivider"]
 

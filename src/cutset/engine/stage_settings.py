@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cutset.cluster.coordinator.joining import check_joining, is_joiner
@@ -10,10 +11,31 @@ from cutset.cluster.coordinator.reach import Addresses
 from cutset.config import Settings
 from cutset.errors import ConfigError
 from cutset.link.addresses import NAME
-from cutset.link.keys import load_public
-from cutset.link.rendezvous import SCHEME
+from cutset.link.keys import Keys, load_public
+from cutset.link.rendezvous import SCHEME, Rendezvous
+from cutset.partition.hop import Hop
 
-__all__ = ["Addresses", "check_stages", "has_stages", "stage_addresses", "stage_count"]
+__all__ = ["Addresses", "StageWorkers", "check_stages", "has_stages", "stage_addresses", "stage_count"]
+
+
+@dataclass(frozen=True)
+class StageWorkers:
+    """Who runs the stages, in this order, and who stands in for one that is gone."""
+
+    stages: Addresses
+    spares: Addresses = field(default_factory=dict)
+    keys: Keys | None = None  # this side's, with tcp
+    patience: float = 20.0  # seconds without a plan, after which requests end
+    silence: float = 2.4  # seconds without a heartbeat, after which a worker counts as gone: soon known, within 3 s
+    starting: float = 10.0  # seconds in which all stages must be there at the start
+    paces: Mapping[tuple[str, str], Hop] = field(default_factory=dict)  # hops that are emulated, by their ends' names
+    rendezvous: Rendezvous | None = None  # where those dial in whose address is join://NAME
+    joining: float = 60.0  # seconds in which these must be there at the start
+
+    @property
+    def all(self) -> dict[str, tuple[str, bytes | None]]:
+        """Stages and spares."""
+        return {**self.stages, **self.spares}
 
 
 def has_stages(settings: Settings) -> bool:

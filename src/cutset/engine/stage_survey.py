@@ -26,7 +26,7 @@ from cutset.partition.hop import MOST_LATENCY, Hop
 from cutset.partition.plan import COORDINATOR, Plan, StagePlan
 
 if TYPE_CHECKING:
-    from cutset.engine.cluster_pipeline import StageWorkers
+    from cutset.engine.stage_settings import StageWorkers
 
 __all__ = ["StageSurvey", "survey"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cutset.engine.constraint import StepMasks
 from cutset.engine.request import Request
-from cutset.engine.sampler import TokenSampler
+from cutset.engine.sampler import Scores, TokenSampler
 from cutset.engine.sequence import Sequence
 from cutset.engine.states import Saves
 from cutset.models.run.executor import Batch, States
@@ -36,6 +36,11 @@ class Step:
     saves: list[Saves]  # checkpoints of states that it makes of each; empty where there are no states
     drafts: list[list[int]]  # of each of the wanted, whose rows are wanted too; empty where there are none at all
     masks: StepMasks | None = None  # None where every token may come next
+    scored: list[tuple[int, int]] = field(
+        default_factory=list
+    )  # places, and rows of each, that score a prompt's tokens
+    pooled: bool = False  # hidden states are wanted in place of logits
+    scores: Scores | None = None  # what is asked of these rows, which are the last of `batch.logit_rows`
     sent: float = 0.0  # when, by the engine's clock
 
     def concerned(self) -> list[Sequence]:
@@ -73,6 +78,7 @@ def make_step(
     starts, before, epochs, context_lens = [0], [], [], []
     logit_rows, wanted, samplers, known = list[int](), [], [], []
     judged: list[list[int]] = []
+    scored, scoring, asked = list[tuple[int, int]](), list[range](), list[NDArray[np.int32]]()
     end = 0
     for i, (sequence, count) in enumerate(rows.items()):
         start, end, done = end, end + count, sequence.computed
@@ -91,12 +97,25 @@ def make_step(
         before.append(done)
         epochs.append(sequence.epoch)
         context_lens.append(done + end - start)
+        if (pooled := sequence.pooled(done, count)) is not None:
+            logit_rows += range(start + pooled.start - done, start + pooled.stop - done)
+            continue
+        if sequence.scoring:
+            # A row says how likely the next token is. Rows of before a preemption have done so.
+            first = max(done, len(sequence.request.scores or ()))
+            last = min(done + count, sequence.prompt_tokens - 1)
+            if first < last:
+                scored.append((i, last - first))
+                scoring.append(range(start + first - done, start + last - done))
+                asked.append(sequence.ids[first + 1 : last + 1])
         if done + count == sequence.known:
             logit_rows += range(end - 1 - len(drafted), end)
             judged.append(list(drafted))
             wanted.append(i)
             samplers.append(sequence.sampler)
             known.append(sequence.known)
+    for rows_of in scoring:
+        logit_rows += rows_of
     adapters = tuple([sequence.request.adapter for sequence in sequences])
     batch = Batch(
         token_ids=token_ids,
@@ -110,6 +129,11 @@ def make_step(
         states=_states(sequences),
     )
     step = Step(sequences, counts, before, epochs, wanted, samplers, known, batch, [], judged if drafts else [])
+    step.pooled = pooled is not None  # steps have sequences of one kind
+    if scored:
+        likeliest = [(sequences[place].request.params.prompt_logprobs or 0, count) for place, count in scored]
+        step.scored = scored
+        step.scores = Scores(np.concatenate(asked), np.repeat(*np.array(likeliest, dtype=np.int32).T))
     constraints = [sequences[place].constraint for place in wanted]
     if any(constraints):
         step.masks = StepMasks(constraints, known, step.drafts)

@@ -8,6 +8,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cutset.engine.sampler import Choice
 from cutset.engine.stage_blocks import BlocksItem, BlocksResult
 from cutset.engine.stage_item import StageItem, StageSetup
@@ -20,7 +23,8 @@ __all__ = ["StagesLost", "StepPipeline", "StepResult"]
 
 
 class StepResult(NamedTuple):
-    """What became of the item of this number: its choices, one for each wanted row (see `sampler.choose`), or an error.
+    """What became of the item of this number: its choices, one for each wanted row (see `sampler.choose`), or of one
+    that is pooled hidden states, or an error.
 
     With an error the requests in the step end; the stages go on, and their caches hold what they held.
     """
@@ -28,6 +32,7 @@ class StepResult(NamedTuple):
     number: int
     choices: list[Choice | None] | None
     error: BaseException | None = None
+    hidden: NDArray[np.float32] | None = None  # (wanted, hidden) after the final norm
 
 
 class StagesLost(NamedTuple):

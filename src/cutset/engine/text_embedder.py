@@ -1,8 +1,7 @@
-"""Texts to vectors: their tokens, the embedder that runs them, and what a model says of pooling."""
+"""Texts to vectors: their tokens, the engine that runs them, and what a model says of pooling."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from queue import SimpleQueue
 from typing import Any
@@ -10,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cutset.engine.embedding import Embedder, EmbeddingJob
+from cutset.engine.embedding import EmbeddingJob
 from cutset.engine.intake import check_ids
 from cutset.errors import ContextLengthError, RequestError
 from cutset.models.pooling import POOLINGS, Pooling
-from cutset.models.run.executor import Executor, LoadedAdapter
+from cutset.models.run.executor import LoadedAdapter
 from cutset.models.text.tokenizer import Tokenizer
 
 __all__ = ["TextEmbedder"]
@@ -28,29 +27,18 @@ class TextEmbedder:
 
     def __init__(
         self,
-        executor: Executor | None,  # None: parts of the model run elsewhere
+        hand_in: Callable[[EmbeddingJob], object],  # to the engine
         tokenizer: Tokenizer,
         *,
         vocab_size: int,
         without_token: Iterable[int],  # ids for which the tokenizer has no token
         limit: int,
         pooling: Pooling,  # where a request says nothing
-        max_batch_tokens: int,
-        block_size: int,
-        kv_dtype: str,
     ) -> None:
         self.limit, self.pooling = limit, pooling
-        self._executor, self._tokenizer = executor, tokenizer
+        self._hand_in, self._tokenizer = hand_in, tokenizer
         self._without_token = np.zeros(vocab_size, dtype=np.bool_)
         self._without_token[list(without_token)] = True
-        self._sizes: dict[str, Any] = {
-            "max_model_len": limit,
-            "max_batch_tokens": max_batch_tokens,
-            "block_size": block_size,
-            "kv_dtype": kv_dtype,
-        }
-        self._lock = threading.Lock()
-        self._embedder: Embedder | None = None
 
     def encode(self, text: str | Any, *, special: bool = True, truncate: int | None = None) -> Ids:
         """The token ids (tokens,) of a text, with `special` tokens around it or without, or ids that are checked. Of
@@ -84,17 +72,12 @@ class TextEmbedder:
         """Hands sequences in; a thread calls `done`, which must not block, with the vectors (sequences, hidden) as they
         are before they are normalised, or with what went wrong. The job cancels.
 
-        Raises RequestError for an unknown pooling, and where hidden states aren't to be had.
+        Raises RequestError for an unknown pooling, EngineError where the engine has stopped.
         """
         if pooling not in (None, *POOLINGS):
             raise RequestError(f"pooling={str(pooling)[:60]!r} can't be used: give {', '.join(POOLINGS)}")
-        if self._executor is None:
-            raise RequestError("Embeddings are made where the whole model runs: not with an offload, nor over stages.")
-        with self._lock:
-            if self._embedder is None:
-                self._embedder = Embedder(self._executor, **self._sizes)
         job = EmbeddingJob(sequences, pooling or self.pooling, adapter, done)
-        self._embedder.submit(job)
+        self._hand_in(job)
         return job
 
     def vectors(
@@ -110,8 +93,3 @@ class TextEmbedder:
         if isinstance(found, Exception):
             raise found
         return found
-
-    def close(self) -> None:
-        """Ends its thread; what still waits gets an EngineError. May be called twice."""
-        if self._embedder is not None:
-            self._embedder.close()

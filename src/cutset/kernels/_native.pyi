@@ -10,6 +10,7 @@ from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import CapsuleType
 
 from cutset.link._ring import Poller, Receiver, Sender
 
@@ -37,7 +38,8 @@ class Pool:
 
 class LinearF32:
     """y = x . W^T in float32; weight (outputs, depth) is copied into a packed form of as many bits: float32, float16,
-    or bfloat16 as uint16. What 16 bits give is, bit for bit, what the same numbers in float32 give."""
+    or bfloat16 as uint16. What 16 bits give is, bit for bit, what the same numbers in float32 give; but `amx` sums up
+    products with bfloat16 in another order, see reference_tiles.py."""
 
     @overload
     def __init__(self, weight: _Matrix, pool: Pool | None = None) -> None: ...
@@ -382,6 +384,27 @@ class Step:
         hidden: _Floats | None = None,
         head: bool = True,
     ) -> None: ...
+    def prepare(
+        self,
+        token_ids: _Ids,
+        *,
+        cos: _Floats,
+        sin: _Floats,
+        row_starts: _Ids,
+        context_lens: _Ids,
+        block_tables: _Ids,
+        logit_rows: _Ids,
+        key_mask: NDArray[np.bool_] | None = None,
+        adapters: list[Adapter | None] | None = None,
+        state_slots: _Ids | None = None,
+        state_sources: _Ids | None = None,
+        state_saves: _Ids | None = None,
+        query_scales: _Floats | None = None,
+        head: bool = True,
+    ) -> None:
+        """As `begin`, up to the hidden states, with which `start` begins."""
+
+    def start(self, hidden: _Floats | None = None) -> None: ...
     def resume(self, y: _Floats | None = None) -> None:
         """Goes on with the product y (rows, outputs), or with what was written to `output`."""
 
@@ -389,6 +412,10 @@ class Step:
     @property
     def waiting(self) -> tuple[_Site, int, int, _Floats] | None:
         """(site, layer, expert, rows), or None when the step is done; the rows hold until `resume`."""
+
+    @property
+    def hidden_bytes(self) -> int:
+        """of the hidden states that a prepared step takes or gives"""
 
     @property
     def output(self) -> _Floats:
@@ -646,3 +673,149 @@ class RingServer:
 
     def counted(self) -> tuple[dict[str, int], dict[int, dict[str, float]]]:
         """What was counted since the last time: of all, and by client."""
+
+_Window = tuple[int, int, int, int, int, int, int, int]
+
+class SparseMap:
+    """A feature map (rows, columns, channels) of float32 with a border of zeros that windows may reach into; zeros at
+    first. Incremental inference replaces positions of it; cutset.kernels.reference_sparse says what each layer
+    computes."""
+
+    def __init__(self, rows: int, columns: int, channels: int, border: int = 0) -> None: ...
+    @property
+    def values(self) -> _Floats:
+        """(rows, columns, channels), the map's own memory."""
+
+    @property
+    def border(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    def take(
+        self,
+        fresh: _Floats | _Bytes,
+        changed: _Bytes,
+        threshold: float = 0.0,
+        among: _Bytes | None = None,
+        pool: Pool | None = None,
+    ) -> int:
+        """Replaces the positions at which fresh (channels, rows, columns) differs by `threshold` or more, with 0 in a
+        bit, and writes 1 to changed (rows, columns) there. How many. None are looked at where `among` is 0."""
+
+class SparseTarget:
+    """Where a layer writes: positions (n,) int64 of `out`, rising, row * columns + column each. What differs from what
+    is held by `threshold` or more in a channel, with 0 in a bit, is replaced, and 1 written to changed there."""
+
+    def __init__(
+        self,
+        out: SparseMap,
+        positions: NDArray[np.int64],
+        changed: _Bytes,
+        threshold: float = 0.0,
+        first_channel: int = 0,
+        activation: str = "none",
+        parameter: float = 0.0,
+    ) -> None: ...
+
+class SparseConv:
+    """A convolution at some positions; weight (outputs, rows, columns, channels / groups) is packed."""
+
+    def __init__(self, weight: _Floats, bias: _Floats | None, groups: int, window: _Window) -> None:
+        """window: rows, columns, their strides, padding above and to the left, their dilations."""
+
+    def update(self, x: SparseMap, to: SparseTarget, pool: Pool | None = None) -> int:
+        """How many positions were replaced, as of all that follow."""
+
+    @property
+    def outputs(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+
+def sparse_pool(
+    x: SparseMap, window: _Window, mean: bool, divisor: int, to: SparseTarget, pool: Pool | None = None
+) -> int:
+    """The largest or the mean of what lies inside of the map; with a divisor above 0 the mean's is that."""
+
+def sparse_affine(x: SparseMap, scale: _Floats, shift: _Floats, to: SparseTarget, pool: Pool | None = None) -> int:
+    """x * scale + shift, both (channels,)"""
+
+def sparse_copy(x: SparseMap, first: int, channels: int, to: SparseTarget, pool: Pool | None = None) -> int:
+    """Some channels of x as they are"""
+
+def sparse_combine(kind: str, a: SparseMap, b: SparseMap, to: SparseTarget, pool: Pool | None = None) -> int:
+    """kind: add, sub, mul, div, max or min"""
+
+def sparse_resize(
+    x: SparseMap,
+    row_places: NDArray[np.int64],
+    row_shares: _Floats,
+    column_places: NDArray[np.int64],
+    column_shares: _Floats,
+    to: SparseTarget,
+    pool: Pool | None = None,
+) -> int:
+    """Places (2, rows) and (2, columns) that are blended; shares (rows,) and (columns,) of the second ones."""
+
+# Stages over rings: native/bindings/hop.cpp documents these.
+
+class HopEnd:
+    """What ended a wait of a StepHop: nothing where all is false."""
+
+    @property
+    def ran(self) -> bool: ...
+    @property
+    def started(self) -> bool:
+        """it ran, or failed"""
+
+    @property
+    def other(self) -> bool:
+        """a record came"""
+
+    @property
+    def client(self) -> int: ...
+    @property
+    def record(self) -> tuple[int, int, int, int, int]:
+        """that came and isn't what was expected"""
+
+    @property
+    def sent(self) -> float:
+        """by the sender's clock"""
+
+    @property
+    def came(self) -> float: ...
+    @property
+    def ended(self) -> float: ...
+    @property
+    def reason(self) -> str:
+        """why it failed"""
+
+def run_step(step: Step, linears: Linears, hidden: _Bytes | None = None) -> HopEnd:
+    """Starts a prepared step with the bytes of its hidden states, or of tokens, and runs it."""
+
+def frame_of(step: Step, front: bytes, clock: int) -> bytes:
+    """The bytes of a frame with what a step made behind `front`, sent now."""
+
+def send_hidden(step: Step, end: CapsuleType, front: bytes, clock: int) -> float:
+    """Puts what a step made into a ring, behind `front`: when it left, or 0 where there is no room. `end` is the
+    sender's."""
+
+class StepHop:
+    """Runs prepared steps with the hidden states that a ring brings. Clients are the poller's tokens."""
+
+    def __init__(self, poller: Poller) -> None: ...
+    @property
+    def since(self) -> float:
+        """when the step began that runs now, by the monotonic clock; 0 without one"""
+
+    def run(
+        self,
+        step: Step,
+        linears: Linears,
+        *,
+        client: int,
+        receiver: Receiver,
+        front: bytes,
+        clock: int,
+        sleep: float,
+        awake: float,
+    ) -> HopEnd:
+        """Waits asleep and then awake for the frame that begins so, and runs the step with it."""

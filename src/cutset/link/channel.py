@@ -54,6 +54,10 @@ class Channel(ABC):
         parts, _ = encode(header, arrays, self._limit)
         self._put(joined(parts), self._timeouts.send if timeout is None else timeout)
 
+    def send_frame(self, data: bytes, *, timeout: float) -> None:
+        """Sends the bytes of a frame that others have made. Raises as `send` does."""
+        self._put(data, timeout)
+
     def start(self, header: bytes, arrays: Sequence[ArrayLike] = ()) -> Callable[[], bool]:
         """Encodes a frame; each call of what is returned tries to send it without waiting, and says whether it did.
         Raises FrameError."""

@@ -136,6 +136,10 @@ class RingLink(Link):
         released."""
 
     @abstractmethod
+    def sending(self) -> Sender | None:
+        """This side's sending end for native code, as long as nobody sends otherwise; None once the link is over."""
+
+    @abstractmethod
     def put_back(self, record: Record) -> None:
         """A record that native code received and leaves to the next `recv`."""
 

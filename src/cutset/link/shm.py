@@ -101,6 +101,9 @@ class ShmLink(RingLink):
         self._release_all()
         return Rings(self._sender, self.receiver)
 
+    def sending(self) -> ring.Sender | None:
+        return None if self.why else self._sender
+
     def put_back(self, record: Record) -> None:
         self._returned = record
 

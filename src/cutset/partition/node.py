@@ -40,8 +40,8 @@ SHORT = {"_native_batch_norm_legit_no_training": "batch_norm", "_to_copy": "to",
 
 
 def short_name(op: str) -> str:
-    """`conv2d` of `aten.conv2d.default`."""
-    name = op.split(".")[1] if op.startswith("aten.") else op
+    """`conv2d` of `aten.conv2d.default`, `Conv` of `onnx.Conv.17`."""
+    name = op.split(".")[1] if op.startswith(("aten.", "onnx.")) else op
     return SHORT.get(name, name)
 
 
@@ -124,7 +124,7 @@ class Node:
 
     name: str  # unique: the module's path where it is the module's only node, else path, operator and number
     path: str  # of the module, as `features.0`; "" for what the outermost one does itself
-    op: str  # torch's name of the operator and its overload, as `aten.conv2d.default`
+    op: str  # torch's name of the operator and its overload, as `aten.conv2d.default`; ONNX's: `onnx.Conv.17`
     args: tuple[Argument, ...]
     kwargs: tuple[tuple[str, Argument], ...]
     outputs: tuple[Value | None, ...]

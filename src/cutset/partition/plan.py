@@ -29,6 +29,7 @@ class StagePlan:
 
     worker: str
     nodes: tuple[int, ...]
+    runtime: str = ""  # what computes them there; "": the worker's choice. Whoever runs stages knows which there are
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,23 +64,32 @@ class Plan:
         if len({stage.worker for stage in self.stages}) != len(self.stages):
             raise ConfigError("the plan names a worker twice; an item passes each once")
 
-    def edges(self, graph: Graph) -> tuple[tuple[str, ...], ...]:
+    def edges(self, graph: Graph, *, direct: bool = False) -> tuple[tuple[str, ...], ...]:
         """The names of the values on each hop: coordinator to first stage, stage to stage, last stage to coordinator.
 
         One more than there are stages. A value that a later stage needs is on every hop up to there, so a stage passes
-        on what it doesn't use. On the last hop are the graph's outputs.
+        on what it doesn't use; but where inputs go `direct` from the coordinator to their `readers`, they are on no hop
+        between stages. On the last hop are the graph's outputs.
         """
+        inputs = {value.name for value in graph.inputs} if direct else set()
         done: set[int] = set()
         found = [graph.cut(done).values]
         for stage in self.stages:
             done |= set(stage.nodes)
-            found.append(graph.cut(done).values)
+            last = len(done) == len(graph.nodes)
+            found.append(tuple(name for name in graph.cut(done).values if last or name not in inputs))
         return tuple(found)
 
+    def readers(self, graph: Graph) -> tuple[bool, ...]:
+        """Of each stage, whether it reads an input of the graph."""
+        inputs = {value.name for value in graph.inputs}
+        return tuple(any(not inputs.isdisjoint(graph.nodes[i].reads) for i in stage.nodes) for stage in self.stages)
 
-class _Stage(msgspec.Struct, forbid_unknown_fields=True):
+
+class _Stage(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     worker: str
     nodes: list[int | list[int]]  # numbers, and [first, last] for ranges
+    runtime: Annotated[str, msgspec.Meta(max_length=40)] = ""
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -92,7 +102,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 def write_plan(plan: Plan) -> bytes:
     """A plan as JSON, for a file or a message."""
-    stages = [_Stage(stage.worker, _ranges(stage.nodes)) for stage in plan.stages]
+    stages = [_Stage(stage.worker, _ranges(stage.nodes), stage.runtime) for stage in plan.stages]
     file = _File(FORMAT, plan.graph, stages, plan.input or ORDINARY, plan.scheduler)
     return msgspec.json.format(msgspec.json.encode(file), indent=1)
 
@@ -104,7 +114,7 @@ def read_plan(source: Path | bytes) -> Plan:
     json.loads(data, object_pairs_hook=_once)
     if file.format != FORMAT:
         raise ConfigError(f"this is not a plan: its format is not {FORMAT}")
-    stages = tuple(StagePlan(stage.worker, _numbers(stage.nodes)) for stage in file.stages)
+    stages = tuple(StagePlan(stage.worker, _numbers(stage.nodes), stage.runtime) for stage in file.stages)
     return Plan(file.graph, stages, "" if file.input == ORDINARY else file.input, file.scheduler)
 
 

@@ -64,8 +64,8 @@ def as_api_error(error: CutsetError) -> ApiError:
     if isinstance(error, ContextLengthError):
         return invalid(text, code="context_length_exceeded")
     if isinstance(error, RequestError | TokenizerError):
-        named = re.match(r"(\w+)(?:=| has the token id)", text)  # the parameter comes first
-        return invalid(text, named[1] if named else None)
+        named = re.match(r"(\w+)(?:=| has the token id)|(messages\b[\w.\[\]]*)", text)  # the parameter comes first
+        return invalid(text, (named[1] or named[2]) if named else None)
     log.error("a request failed: %s", error)
     status, code, what = 500, "", "the server failed"
     if isinstance(error, IntegrityError):

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, cast
 
 import msgspec
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -90,13 +91,17 @@ MODEL_APPLICATIONS: dict[str, Callable[[Service], ASGIApp]] = {
 }
 
 
-def build_dashboard(hub: Hub, auth: Auth) -> ASGIApp:
-    """The dashboard alone, for events that somebody else publishes."""
+def build_dashboard(hub: Hub, auth: Auth, metrics: Callable[[], bytes] | None = None) -> ASGIApp:
+    """The dashboard alone, for events that somebody else publishes; with `/metrics`, if there are any."""
 
     async def health(request: Request) -> Response:
         return _json({"status": "ok"})
 
-    return guarded([Route("/health", health), *dashboard_routes(hub)], auth)
+    async def numbers(request: Request) -> Response:
+        return Response(metrics() if metrics is not None else b"", media_type=CONTENT_TYPE_LATEST)
+
+    routes = [Route("/metrics", numbers)] if metrics is not None else []
+    return guarded([Route("/health", health), *routes, *dashboard_routes(hub)], auth)
 
 
 def guarded(

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cutset.engine.grammar import GAPS, Grammar
+from cutset.engine.schema_numbers import with_short_numbers
 from cutset.models.calls.call_parser import CallShape
 from cutset.models.calls.thinking import ReasoningMarks
 from cutset.serve.tool_fields import OfferedTool
@@ -124,6 +125,7 @@ class AnswerGrammar:
 
     def json(self, schema: Any, gaps: str | None = GAPS) -> str:
         """JSON that a schema holds for."""
+        schema = with_short_numbers(schema)
         if isinstance(schema, bool):
             schema = {} if schema else {"not": {}}
         guidance: dict[str, Any] = {"whitespace_flexible": gaps is not None, "lenient": False}

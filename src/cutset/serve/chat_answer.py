@@ -100,6 +100,7 @@ class ChatAnswer(Answer):
 
     def chunk(self, number: int, delta: Delta, with_usage: bool) -> bytes:
         """One piece of a choice as events; b"" for a piece that shows nothing."""
+        self._note_scores(number, delta)
         begins = number not in self._readers
         reader = self._reader(number)
         parts = [part for one in reader.feed(delta) if (part := self._delta(number, one)) is not None]
@@ -111,9 +112,11 @@ class ChatAnswer(Answer):
             parts.append({})
         chunks: list[bytes] = []
         for at, part in enumerate(parts):
-            shown = None if logprobs is None or at else self._report(logprobs)
+            shown = None if logprobs is None or at else self._report(number, logprobs)
             choice: dict[str, Any] = {"index": number, "delta": part, "logprobs": shown, "finish_reason": None}
             body = {"id": self.id, "object": self.chunk_name} | self._head | {"choices": [choice]}
+            if begins and not number and not at:
+                body |= self._of_prompts()
             if delta.finish_reason is not None and at == len(parts) - 1:
                 choice |= {"finish_reason": _finish(delta, reader), "stop_reason": delta.stop_reason}
                 body |= self._extra
@@ -145,10 +148,13 @@ class ChatAnswer(Answer):
         details = {"completion_tokens_details": {"reasoning_tokens": reasoning}} if reasoning else {}
         return usage(counted) | details
 
+    def _of_prompts(self) -> dict[str, Any]:
+        return self._scores_by_id(0)
+
     def _content(self, number: int, text: str) -> dict[str, Any]:
         return {"message": self._messages[number].message()}
 
-    def _report(self, logprobs: list[TokenLogprob]) -> dict[str, Any]:
+    def _report(self, number: int, logprobs: list[TokenLogprob], *, begins: bool = False) -> dict[str, Any]:
         return chat_logprobs(logprobs, self._texts)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from starlette.types import Receive, Scope, Send
 
 from cutset.engine.embedding import unit_vectors
+from cutset.errors import CutsetError
 from cutset.llm import Prompt
 from cutset.serve.api_errors import NO_RETRY, ApiError, invalid
 from cutset.serve.plain_requests import read_plain
@@ -115,6 +116,9 @@ class _Embedding:
             either: set[asyncio.Future[Any]] = {came, gone}
             await asyncio.wait(either, timeout=service.limits.request_s, return_when=asyncio.FIRST_COMPLETED)
             if came.done():
+                if isinstance(error := came.exception(), CutsetError):
+                    for watch in service.watches:
+                        watch.request_failed(error)
                 return came.result()
             if gone.done():
                 for watch in service.watches:
@@ -165,6 +169,8 @@ class Embeddings(_Embedding):
 class OllamaEmbed(_Embedding):
     """An ASGI application: `/api/embed`, several texts at once."""
 
+    several = True  # of `input` and `prompt` the first counts, where a client gives both
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter_ns()
         asked = await self._asked(scope, receive, send)
@@ -188,7 +194,7 @@ class OllamaEmbed(_Embedding):
         if request is None:
             return None
         model = service.check_model(request.model)
-        texts = request.input if request.prompt is None else request.prompt
+        texts = (request.input or request.prompt if self.several else request.prompt or request.input) or []
         inputs: list[Prompt] = [texts] if isinstance(texts, str) else list(texts)
         if not inputs:  # how clients have a model loaded
             return request, np.empty((0, 0), np.float32), 0
@@ -199,6 +205,8 @@ class OllamaEmbed(_Embedding):
 
 class OllamaEmbeddings(OllamaEmbed):
     """An ASGI application: `/api/embeddings`, the older one of one text."""
+
+    several = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = await self._asked(scope, receive, send)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from cutset.serve.answer_reader import ChatForm
 from cutset.serve.answers import Answer, CompletionAnswer
 from cutset.serve.api_errors import ApiError, as_api_error
 from cutset.serve.chat_answer import ChatAnswer
+from cutset.serve.prompt_scores import Echo, PromptReport, echo_of
 from cutset.serve.request_limits import read_body
 from cutset.serve.requests import ChatRequest, CompletionRequest, parse
 from cutset.serve.running_request import RunningRequest
@@ -57,9 +59,9 @@ class _Endpoint(ABC):
     def answer(self, request: Any, form: ChatForm | None, *args: Any) -> Answer:
         """An empty answer; `args` are Answer's."""
 
-    def echoed(self, request: Any, params: SamplingParams, prompts: Prompts) -> list[str]:
-        """What comes before the text of each choice; [] for nothing."""
-        return []
+    async def report(self, request: Any, params: SamplingParams, prompts: Prompts) -> PromptReport:
+        """What the answer says of its prompts."""
+        return PromptReport(params.n, listed=request.prompt_logprobs)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         service = self.service
@@ -77,7 +79,7 @@ class _Endpoint(ABC):
             self._check_room(prompts, request.limit())
             extra = {"cutset": {"mode": service.mode}}
             answer = self.answer(request, form, model, service.fingerprint, service.texts, extra)
-            answer.before = self.echoed(request, params, prompts)
+            answer.report = await self.report(request, params, prompts)
             salt = salted(scope.get("cutset.client"), request.cache_salt)
             adapter = service.adapter(model)
             running = service.generate(prompts, params, salt, stream=bool(request.stream), adapter=adapter)
@@ -165,16 +167,19 @@ class Completions(_Endpoint):
         """An empty answer."""
         return CompletionAnswer(*args)
 
-    def echoed(self, request: CompletionRequest, params: SamplingParams, prompts: Prompts) -> list[str]:
-        """The prompts, where they are asked for."""
+    async def report(self, request: CompletionRequest, params: SamplingParams, prompts: Prompts) -> PromptReport:
+        """With the prompts, where they are asked for."""
+        report = PromptReport(params.n, listed=request.prompt_logprobs)
         if not request.echo:
-            return []
-        tokenizer, texts = self.service.llm.tokenizer, list[str]()
+            return report
+        llm, scored, echoes = self.service.llm, request.logprobs is not None, list[Echo]()
         for given, ids in zip(request.prompts(), prompts, strict=True):
-            whole = isinstance(given, str) and params.truncate_prompt_tokens is None
-            text = given if whole else tokenizer.decode(ids, skip_special_tokens=params.skip_special_tokens)
-            texts += [str(text)] * params.n
-        return texts
+            llm.check(ids, params)  # its ids, before they are decoded
+            text = given if isinstance(given, str) and params.truncate_prompt_tokens is None else None
+            echo = partial(echo_of, llm.tokenizer, ids.tolist(), text, begins=scored)
+            hidden = params.skip_special_tokens
+            echoes.append(await self.service.in_turn(8 * len(ids), partial(echo, skip_special_tokens=hidden)))
+        return report._replace(echoes=echoes, echoed=request.logprobs, alone=request.scores_alone)
 
 
 class ChatCompletions(_Endpoint):

@@ -261,6 +261,14 @@ class LinksEvent(Event, tag="links", frozen=True):
     hops: list[HopState]
 
 
+class BoxState(msgspec.Struct, frozen=True):
+    """Something that was detected: left, top, right and bottom in pixels of the picture that the network took."""
+
+    label: str
+    score: float
+    box: tuple[float, float, float, float]
+
+
 class PictureEvent(Event, tag="picture", frozen=True):
     """A picture with its result. `tiles`: the changed share of each tile in 0..100, row by row; `image`: a data URL.
 
@@ -277,6 +285,7 @@ class PictureEvent(Event, tag="picture", frozen=True):
     grid: tuple[int, int]  # rows, columns of tiles
     tiles: list[int]
     image: str
+    boxes: list[BoxState] | None = None  # the best first, 100 at most; None: the network is no detector
 
 
 def encode_event(event: Event) -> bytes:

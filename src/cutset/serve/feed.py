@@ -19,6 +19,7 @@ from cutset.partition.graph import Graph
 from cutset.partition.node import short_name
 from cutset.partition.plan import COORDINATOR, Plan
 from cutset.serve.events import (
+    BoxState,
     GraphEvent,
     HopState,
     LayerInfo,
@@ -37,6 +38,8 @@ from cutset.serve.png import data_url
 
 if TYPE_CHECKING:
     from cutset.cluster.messages import Report
+    from cutset.serve.stream_metrics import StreamMetrics
+    from cutset.video.detection import Detections
     from cutset.video.result import Result
     from cutset.video.sources import Source
 
@@ -45,6 +48,7 @@ __all__ = ["Explain", "StreamFeed"]
 PACE_S = 0.1  # between two pictures that are shown
 MOST_SPANS = 200  # of a party's report
 MOST_COLUMNS = 32  # tiles across a picture
+MOST_BOXES = 100
 MOST_CLASSES = 100_000  # an output with more numbers is no list of classes
 Explain = Callable[[Plan], tuple[float | None, Sequence[tuple[str, float]]]]
 
@@ -56,8 +60,15 @@ class StreamFeed:
     take, and other plans that were compared, by name. Only source 0 is shown. Reports before `begin` are dropped.
     """
 
-    def __init__(self, hub: Hub, *, labels: Sequence[str] = (), explain: Explain | None = None) -> None:
-        self._hub, self._labels, self.explain = hub, labels, explain
+    def __init__(
+        self,
+        hub: Hub,
+        *,
+        labels: Sequence[str] = (),
+        explain: Explain | None = None,
+        metrics: StreamMetrics | None = None,
+    ) -> None:
+        self._hub, self._labels, self.explain, self.metrics = hub, labels, explain, metrics
         self._lock = threading.Lock()  # reports and results come from different threads
         self._graph: Graph | None = None
         self._known = self._newest = 0  # plans that have been shown, the number of the last one
@@ -160,8 +171,10 @@ class StreamFeed:
         if report.hop is not None:
             self._hub.publish(LinksEvent(time=time.monotonic(), hops=hops))
 
-    def result(self, result: Result) -> None:
-        """A picture is done."""
+    def result(self, result: Result, found: Detections | None = None) -> None:
+        """A picture is done; `found` is what a detector found in it, in pixels of the source's own picture."""
+        if self.metrics is not None:
+            self.metrics.result(result, found)
         if result.source != 0:
             return
         self._done.append(result.done)
@@ -178,12 +191,13 @@ class StreamFeed:
                 latency_ms=result.age * 1e3,
                 transit_ms=result.transit * 1e3,
                 rate=(len(self._done) - 1) / seconds if seconds > 0 else None,
-                result=self._classes(result),
+                result=self._classes(result) if found is None else [],
                 dropped=result.dropped,
                 size=(height, width),
                 grid=grid,
                 tiles=tiles,
                 image=data_url(result.pixels) if result.pixels.dtype == np.uint8 else "",
+                boxes=None if found is None else _boxes(result, found),
             )
         )
 
@@ -226,6 +240,14 @@ def _nodes(graph: Graph) -> list[LayerInfo]:
     return [
         LayerInfo(node.name, short_name(node.op), node.flops, graph.cuts[i + 1].nbytes if i + 1 in trunk else None)
         for i, node in enumerate(graph.nodes)
+    ]
+
+
+def _boxes(result: Result, found: Detections) -> list[BoxState]:
+    shown = found.in_picture(result.placement)
+    return [
+        BoxState(shown.label(i), float(shown.scores[i]), (float(left), float(top), float(right), float(bottom)))
+        for i, (left, top, right, bottom) in enumerate(shown.boxes[:MOST_BOXES])
     ]
 
 

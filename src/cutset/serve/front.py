@@ -38,7 +38,7 @@ class Front:
         return CORSMiddleware(
             app,
             allow_origins=self.origins,
-            allow_methods=("GET", "POST"),
+            allow_methods=("GET", "POST", "DELETE"),
             allow_headers=("*",),
             expose_headers=SHOWN,
         )

@@ -9,7 +9,7 @@ from typing import Any
 from cutset.engine.outputs import TokenLogprob
 from cutset.models.text.tokenizer import Tokenizer
 
-__all__ = ["TokenTexts", "chat_logprobs", "completion_logprobs"]
+__all__ = ["LEAST", "TokenTexts", "chat_logprobs", "completion_logprobs"]
 
 LEAST = -9999.0  # OpenAI's stand-in for what is impossible; JSON has no infinity
 

@@ -64,6 +64,8 @@ class _Asked(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     top_logprobs: int | None = None
     truncate: bool | None = None
     shift: bool | None = None
+    num_predict: int | None = None  # Open WebUI's place for it
+    metadata: Any = None  # who asks
 
 
 class OllamaChatRequest(_Asked):
@@ -71,6 +73,7 @@ class OllamaChatRequest(_Asked):
 
     messages: list[dict[str, Any]] = []
     tools: list[dict[str, Any]] | None = None
+    system: str | None = None  # Open WebUI's; Ollama has it in messages
 
 
 class OllamaGenerateRequest(_Asked):
@@ -93,7 +96,8 @@ class _Translated:
 
     async def _fields(self, request: _Asked) -> dict[str, Any]:
         """What both kinds of request have in common, by OpenAI's names."""
-        fields = openai_options(request.options or {})
+        options = {} if request.num_predict is None else {"num_predict": request.num_predict}
+        fields = openai_options(options | (request.options or {}))
         fields |= {"model": self.service.check_model(request.model), "stream": request.stream is not False}
         if fields["stream"]:
             fields["stream_options"] = {"include_usage": True}
@@ -131,10 +135,13 @@ class OllamaChat(_Translated):
             return
         fields = await self._fields(request)
         if not request.messages:  # how clients have a model loaded
-            done = {"message": {"role": "assistant", "content": ""}, "done_reason": "load", "done": True}
+            done = {"message": {"role": "assistant", "content": ""}, "done_reason": _loaded(request), "done": True}
             await send_json(send, {"model": request.model, "created_at": now()} | done)
             return
-        fields |= {"messages": openai_messages(request.messages)} | await self._think(request)
+        messages = openai_messages(request.messages)
+        if request.system and messages[0].get("role") != "system":
+            messages.insert(0, {"role": "system", "content": request.system})
+        fields |= {"messages": messages} | await self._think(request)
         if request.tools:
             fields["tools"] = request.tools
         await self._ask(self.chat, fields, ChatLines(request.model, started), scope, receive, send)
@@ -160,7 +167,8 @@ class OllamaGenerate(_Translated):
         if not request.prompt:
             await send_json(
                 send,
-                {"model": request.model, "created_at": now(), "response": "", "done_reason": "load", "done": True},
+                {"model": request.model, "created_at": now(), "response": ""}
+                | {"done_reason": _loaded(request), "done": True},
             )
             return
         lines = GenerateLines(request.model, started)
@@ -182,6 +190,11 @@ class OllamaGenerate(_Translated):
         room = service.llm.max_model_len - len(ids)
         fields = {"max_tokens": max(1, room)} | fields | {"prompt": ids.tolist()}
         await self._ask(self.completions, fields, lines, scope, receive, send)
+
+
+def _loaded(request: _Asked) -> str:
+    """What has become of a model that was asked nothing. It stays where Ollama would let go of it."""
+    return "unload" if request.keep_alive in (0, "0", "0s", "0m") else "load"
 
 
 def openai_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -239,7 +252,8 @@ def openai_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 function = call.get("function") if isinstance(call, dict) else None
                 if not isinstance(function, dict):
                     raise invalid(f"messages[{index}].tool_calls must be objects with a function", "messages")
-                waiting.append(f"call_{calls}")
+                given = call.get("id")
+                waiting.append(given if isinstance(given, str) and given else f"call_{calls}")
                 calls += 1
                 arguments = function.get("arguments", {})
                 text = arguments if isinstance(arguments, str) else msgspec.json.encode(arguments).decode()
@@ -248,7 +262,9 @@ def openai_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if kept.get("role") == "tool":
             if (name := kept.pop("tool_name", None)) is not None:
                 kept["name"] = name
-            if "tool_call_id" not in kept and waiting:
+            if kept.get("tool_call_id") in waiting:
+                waiting.remove(kept["tool_call_id"])
+            elif "tool_call_id" not in kept and waiting:
                 kept["tool_call_id"] = waiting.pop(0)
         kept.setdefault("content", "")
         found.append(kept)

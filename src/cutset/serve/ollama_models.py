@@ -81,9 +81,11 @@ def _named(catalogue: Catalogue, name: str) -> ModelFacts:
 
 
 def _entry(facts: ModelFacts) -> dict[str, Any]:
+    # Clients ask for NAME:latest where a name has no tag, and look for it here.
+    name = facts.name if ":" in facts.name else f"{facts.name}:latest"
     return {
-        "name": facts.name,
-        "model": facts.name,
+        "name": name,
+        "model": name,
         "modified_at": datetime.fromtimestamp(facts.modified, UTC).isoformat(),
         "size": facts.nbytes,
         "digest": facts.digest,

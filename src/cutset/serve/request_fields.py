@@ -40,7 +40,6 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "kv_transfer_params": (),
     "logits_processors": (),
     "prompt_embeds": (),
-    "prompt_logprobs": (),
     "return_token_ids": (),
     "return_tokens_as_token_ids": (),
     "spaces_between_special_tokens": (True,),

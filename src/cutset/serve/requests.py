@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from cutset.engine.params import SamplingParams
+from cutset.engine.params import MAX_LOGPROBS, SamplingParams
 from cutset.serve.answer_forms import grammar_of
 from cutset.serve.api_errors import invalid
 from cutset.serve.request_fields import NOTHING, TO_TEMPLATE, without_unserved
@@ -59,6 +59,8 @@ class _Common(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     allowed_token_ids: list[int] | None = None
     bad_words: list[str] | None = None
     truncate_prompt_tokens: int | None = None
+    prompt_logprobs: int | None = None
+    skip_reading_prefix_cache: bool | None = None
     # The form of the answer: see answer_forms.py.
     response_format: dict[str, Any] | None = None
     structured_outputs: dict[str, Any] | None = None
@@ -77,6 +79,15 @@ class _Common(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         """Most tokens of each sample, where the request says it."""
         return self.max_tokens
 
+    @property
+    def scores_alone(self) -> bool:
+        """Nothing is wanted but what can be said of the prompt."""
+        return False
+
+    def scored(self) -> int | None:
+        """How many of the likeliest tokens to report of the prompt's; None for no log-probabilities."""
+        return self.prompt_logprobs
+
     def check(self) -> None:
         """Raises ApiError for what isn't served."""
         if self.stream_options is not None:
@@ -85,8 +96,9 @@ class _Common(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             if self.stream_options.continuous_usage_stats:
                 name = "stream_options.continuous_usage_stats"
                 raise invalid(f"{name} isn't supported by this server: leave it out", name)
-        if self.limit() == 0:
-            raise invalid("max_tokens=0 can't be used: give 1 or more", "max_tokens")
+        if self.limit() == 0 and not self.scores_alone:
+            name = "max_tokens" if self.max_tokens == 0 else "max_completion_tokens"
+            raise invalid(f"{name}=0 can't be used: give 1 or more", name)
 
     def sampling(self, max_tokens: int | None, defaults: Mapping[str, Any]) -> SamplingParams:
         """The engine's parameters: what the request doesn't say is the model's `defaults` to say; `max_tokens` where
@@ -94,6 +106,9 @@ class _Common(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         self.check()
         asked = {name: getattr(self, name, None) for name in SamplingParams.names()}
         asked |= {"logprobs": self.reported(), "max_tokens": self.limit(), "structured_outputs": grammar_of(self)}
+        asked["prompt_logprobs"] = self.scored()
+        if self.scores_alone:
+            asked["max_tokens"] = 1  # the model gives one with the prompt's, which isn't shown
         given = {name: value for name, value in asked.items() if value is not None}
         return SamplingParams.of(given, {"max_tokens": max_tokens, **defaults})
 
@@ -111,14 +126,22 @@ class CompletionRequest(_Common):
         super().check()
         if self.best_of not in (None, self.n or 1):
             raise invalid("best_of isn't supported by this server: leave it out", "best_of")
-        if self.echo and self.logprobs is not None:
-            raise invalid("echo with logprobs isn't supported: nobody computes those of the prompt", "echo")
         if self.add_special_tokens is False:
             raise invalid("add_special_tokens: false isn't supported: give token ids instead", "add_special_tokens")
 
     def reported(self) -> int | None:
         """How many likeliest tokens are reported at each position; None for no log-probabilities."""
         return self.logprobs
+
+    @property
+    def scores_alone(self) -> bool:
+        """Nothing but the prompt is wanted, most often its log-probabilities."""
+        return bool(self.echo) and self.max_tokens == 0
+
+    def scored(self) -> int | None:
+        """Of tokens that are echoed as many are reported as of others."""
+        echoed = self.logprobs if self.echo else None
+        return max((one for one in (self.prompt_logprobs, echoed) if one is not None), default=None)
 
     def prompts(self) -> list[str | list[int]]:
         """One prompt or several, as several."""
@@ -194,6 +217,10 @@ class ChatRequest(_Common):
         """How many likeliest tokens are reported at each position; None for no log-probabilities."""
         if self.top_logprobs and not self.logprobs:
             raise invalid("top_logprobs needs logprobs: true", "top_logprobs")
+        if not 0 <= (self.top_logprobs or 0) <= MAX_LOGPROBS:
+            raise invalid(
+                f"top_logprobs={self.top_logprobs} can't be used: give 0 to {MAX_LOGPROBS}"[:200], "top_logprobs"
+            )
         return (self.top_logprobs or 0) if self.logprobs else None
 
     def limit(self) -> int | None:

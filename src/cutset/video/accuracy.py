@@ -13,13 +13,17 @@ from dataclasses import replace
 from cutset.codec import Budget
 from cutset.errors import ConfigError
 from cutset.video.check import difference
+from cutset.video.delta.box_agreement import Disagreement
+from cutset.video.network_model import NetworkModel
 from cutset.video.result import Result
-from cutset.video.torch_model import TorchModel
 
 __all__ = ["Accuracy"]
 
 DOWN = 0.8  # at least this step when the error is too large
 UP = 1.25
+MOST_SCALE = 8.0  # of the thresholds of delta compute
+STEADY = 4  # checks within the limit, after which they become rarer
+RAREST = 128  # one picture of so many is checked, at the least
 TINY = 2.0**-10  # of the thresholds: if that is too much, it isn't they
 
 
@@ -29,18 +33,34 @@ class Accuracy:
     `budget` and `levels` (of uint8 pictures) are the most that is tried; if neither leaves anything out, a threshold is
     looked for from `limit` on, upwards too. An error beyond the limit lasts until it is seen, `every` pictures at most;
     `line` says how often that was. Raises ConfigError.
+
+    With `incremental` the thresholds are those of stages that compute what changed alone, times `delta_scale`, and
+    `budget` and `levels` stay as they are given. Since a check costs more than what is saved then, they become rarer
+    while the error stays within the limit, down to one of RAREST. With a `disagreement` that is the error, in place of
+    the outputs' own.
     """
 
-    def __init__(self, limit: float, budget: Budget, levels: int = 0, every: int = 16) -> None:
+    def __init__(
+        self,
+        limit: float,
+        budget: Budget,
+        levels: int = 0,
+        every: int = 16,
+        *,
+        incremental: bool = False,
+        disagreement: Disagreement | None = None,
+    ) -> None:
         if not 0 <= limit < math.inf:
             raise ConfigError(f"the limit on the output's error must be 0 or above, not {limit:g}")
         if every < 1:
             raise ConfigError(f"one picture of so many is checked: at least 1, not {every}")
         self.limit, self.every = limit, every
-        self._searches = budget.exact and not levels
+        self._disagreement = disagreement
+        self._incremental, self._next, self._steady, self._apart = incremental, 1, 0, every
+        self._searches = budget.exact and not levels and not incremental
         self._most = replace(budget, threshold=limit) if self._searches else budget
         self._levels = levels
-        self._half = self._most.half and limit > 0
+        self._half = self._most.half and (limit > 0 or incremental)
         self._scale = 1.0 if limit else 0.0
         self.checked = self.above = 0
         self.largest = 0.0
@@ -48,27 +68,44 @@ class Accuracy:
     @property
     def budget(self) -> Budget:
         """What activations may be off by, from now on."""
-        return Budget(self._most.threshold * self._scale, self._half)
+        return self._most if self._incremental else Budget(self._most.threshold * self._scale, self._half)
 
     @property
     def levels(self) -> int:
         """What pixels may be off by, from now on."""
-        return int(self._levels * self._scale)
+        return self._levels if self._incremental else int(self._levels * self._scale)
+
+    @property
+    def delta_scale(self) -> float | None:
+        """What the thresholds of delta compute are multiplied with, from now on; None where that isn't used."""
+        return self._scale if self._incremental else None
 
     def wants(self, picture: int) -> bool:
         """Whether this picture is to be computed here too: more of the first ones, when the threshold is a guess."""
+        if self._incremental:
+            return picture >= self._next
         return picture % self.every == 0 or (picture < self.every and picture.bit_count() == 1)
 
-    def check(self, model: TorchModel, result: Result) -> bool:
+    def check(self, model: NetworkModel, result: Result) -> bool:
         """Computes a picture here if it is its turn; True if the thresholds changed."""
         if result.dropped or not self.wants(result.picture):
             return False
-        return self.observe(difference(result.outputs, model.run(result.pixels))[1])
+        self.looked(result.picture)
+        wanted = model.run(result.pixels)
+        if self._disagreement is not None:
+            return self.observe(self._disagreement(result.outputs, wanted))
+        return self.observe(difference(result.outputs, wanted)[1])
+
+    def looked(self, picture: int) -> None:
+        """A picture is checked: the next one of delta compute is so much later; more of the first ones."""
+        self._next = picture + (self._apart if picture >= self.every else max(picture, 1))
 
     def observe(self, error: float) -> bool:
         """Takes the error of an output; True if the thresholds changed."""
         self.checked += 1
         self.largest = max(self.largest, error)
+        if self._incremental:
+            return self._observe_incremental(error)
         before = self.budget, self.levels
         if not error <= self.limit:
             self.above += 1
@@ -79,10 +116,33 @@ class Accuracy:
             self._scale = UP * self._scale if self._searches else min(UP * self._scale, 1.0)
         return (self.budget, self.levels) != before
 
+    def _observe_incremental(self, error: float) -> bool:
+        before = self._scale
+        if not error <= self.limit:
+            self.above += 1
+            self._apart, self._steady = self.every, 0
+            self._scale *= min(max(self.limit / error, 0.1), DOWN) if 0 < error < math.inf else 0.1
+            if self._disagreement is not None:
+                self._disagreement.forget()
+            return True
+        self._steady += 1
+        if self._steady % STEADY == 0:
+            self._apart = min(2 * self._apart, RAREST)
+        if (self._disagreement is not None or error > 0) and error < self.limit / 2:
+            self._scale = min(UP * self._scale, MOST_SCALE)
+        return self._scale != before
+
     def line(self) -> str:
         """What is said at the end."""
         now = f"threshold {self.budget.threshold:.3g}" + (f", {self.levels} levels" if self._levels else "")
         now += ", float16" if self._half else ""
+        if self._incremental:
+            now = f"delta compute's thresholds times {self._scale:.3g}"
+        if self._disagreement is not None:
+            return (
+                f"agreement: {self.checked} pictures were computed here too; the least F1 {1 - self.largest:.3f}, "
+                f"{self.above} times below the limit of {1 - self.limit:g}; at the end {now}"
+            )
         return (
             f"accuracy: {self.checked} pictures were computed here too; largest error {self.largest:.2e} of the "
             f"largest element, {self.above} above the limit of {self.limit:g}; at the end {now}"

@@ -10,11 +10,9 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import nn
 
 from cutset.cluster.coordinator.advisor import Advisor
 from cutset.cluster.coordinator.coordinator import Planner
@@ -32,16 +30,23 @@ from cutset.partition.hop import DIRECT, Hop, connections, parse_hops
 from cutset.partition.node import ITEM_BYTES
 from cutset.partition.plan import COORDINATOR, Plan, read_plan
 from cutset.video.accuracy import Accuracy
+from cutset.video.delta.box_agreement import Detections, Disagreement
+from cutset.video.network_model import NetworkModel
+from cutset.video.networks import open_file, open_network, own_size, profile_name
 from cutset.video.picture_inputs import PictureInputs
-from cutset.video.planning import check_promise, measured_planner, profile_name, source_sizes
+from cutset.video.planning import check_promise, measured_planner, source_sizes
 from cutset.video.profile.setup import Progress, Wish, no_progress
+from cutset.video.runtimes.choose import choose_runtime, stamped
 from cutset.video.sources import Source, Tolerance, VideoCodec, open_source
 from cutset.video.sources.faults import no_log
-from cutset.video.torch_model import TorchModel
-from cutset.video.zoo import build
+from cutset.video.sources.letterboxed import LetterboxedSource
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["Addresses", "Assembly", "Given", "assemble"]
 
+DELTA_ERROR = 0.01  # of the output's largest element, where delta compute is asked for without a limit
 STARTING = 30.0  # seconds that workers on a busy machine may take to start, and others to dial in
 
 
@@ -51,10 +56,11 @@ class Given:
 
     workers: Addresses | None = None  # by name: address and public key
     plan: Plan | None = None
-    planner: Advisor | Callable[[TorchModel, Sequence[str], str], Plan] | None = None
+    planner: Advisor | Callable[[Any, Sequence[str], str], Plan] | None = None
     keys: Keys | None = None
     links: Mapping[tuple[str, str], Hop] | None = None  # to emulate, by sender and receiver
     options: Options | None = None
+    detections: Detections | None = None  # of the outputs, for `min_agreement`
 
 
 @dataclass
@@ -62,7 +68,7 @@ class Assembly:
     """All that a coordinator is made of. `close` ends the planner and closes the sources that were opened here."""
 
     settings: StreamSettings
-    model: TorchModel
+    model: NetworkModel
     sources: list[Iterable[Any]]
     workers: int | Addresses  # so many to start here, or where they are
     options: Options
@@ -74,6 +80,7 @@ class Assembly:
     accuracy: Accuracy | None
     parts: contextlib.ExitStack = field(repr=False)
     rendezvous: Rendezvous | None = None  # where workers dial in
+    runtime: str = ""  # what plans name that name nothing else; "": the network's reference
 
     @property
     def names(self) -> list[str]:
@@ -111,7 +118,7 @@ class Assembly:
 
 
 def assemble(
-    model: str | nn.Module | TorchModel,
+    model: str | nn.Module | NetworkModel,
     sources: Sequence[Any],
     settings: StreamSettings,
     given: Given | None = None,
@@ -131,10 +138,9 @@ def assemble(
     measures = given.planner is None and _measures(settings, given)
     with contextlib.ExitStack() as parts:
         options = given.options or options_of(settings)
-        accuracy = None
-        if settings.max_error is not None:
-            accuracy = Accuracy(settings.max_error, options.budget, options.levels)
-            options = replace(options, budget=accuracy.budget, levels=accuracy.levels)
+        accuracy = _accuracy(settings, options, given)
+        if accuracy is not None:
+            options = replace(options, budget=accuracy.budget, levels=accuracy.levels, delta_scale=accuracy.delta_scale)
         workers = given.workers if given.workers is not None else workers_of(settings)
         if isinstance(workers, int):  # they are on their way
             options = replace(options, gather=max(options.gather, STARTING))
@@ -147,12 +153,14 @@ def assemble(
             options = replace(options, gather=max(options.gather, STARTING))
         if rendezvous is not None:
             parts.callback(rendezvous.close)
-        read = _opened(sources, settings, parts, on_source or log)
-        if not isinstance(model, TorchModel):
-            first, read[0] = _peek(read[0])
-            label, exported = _exported(model, first, settings, log)
+        network = open_file(model)
+        read = _opened(sources, settings, settings.picture_size or own_size(network), parts, on_source or log)
+        if isinstance(network, NetworkModel):
+            label, exported = "a network", network
         else:
-            label, exported = "a network", model
+            first, read[0] = _peek(read[0])
+            label, exported = _exported(network, first, settings, log)
+        runtime = choose_runtime(exported, settings.runtime, settings.tolerance, settings.threads, log)
         found = Assembly(
             settings=settings,
             model=exported,
@@ -167,6 +175,7 @@ def assemble(
             planner=lambda alive, why: even_plan(exported, alive),
             accuracy=accuracy,
             parts=parts,
+            runtime=runtime,
         )
         if plan is not None:
             check_fits(plan, exported, names, found.inputs)
@@ -182,6 +191,7 @@ def assemble(
                 _wish(found),
                 None if live else source_sizes(exported, source, progress),
                 packets=None not in found.codecs,
+                runtime=runtime,
                 log=log,
                 progress=progress,
             )
@@ -191,6 +201,26 @@ def assemble(
         found.planner = _planner(found, given.planner, log)
         found.parts = parts.pop_all()
         return found
+
+
+def _accuracy(settings: StreamSettings, options: Options, given: Given) -> Accuracy | None:
+    """What keeps the error within its limit; None where everything is exact. Raises ConfigError."""
+    limit, disagreement = settings.max_error, None
+    if settings.min_agreement is not None:
+        if not settings.delta_compute:
+            raise ConfigError("--min-agreement is for --delta-compute; --max-error limits what links leave out")
+        if limit is not None:
+            raise ConfigError("give either --max-error or --min-agreement, not both")
+        if given.detections is None:
+            raise ConfigError("--min-agreement needs a detector: nothing says what this network's outputs detect")
+        limit, disagreement = 1 - settings.min_agreement, Disagreement(given.detections)
+    elif limit is None and settings.delta_compute:
+        limit = DELTA_ERROR
+    if limit is None:
+        return None
+    return Accuracy(
+        limit, options.budget, options.levels, incremental=settings.delta_compute, disagreement=disagreement
+    )
 
 
 def _measures(settings: StreamSettings, given: Given) -> bool:
@@ -253,17 +283,26 @@ def _links(settings: StreamSettings, names: Sequence[str]) -> Mapping[tuple[str,
 
 
 def _opened(
-    sources: Sequence[Any], settings: StreamSettings, parts: contextlib.ExitStack, log: Callable[[str], None]
+    sources: Sequence[Any],
+    settings: StreamSettings,
+    size: tuple[int, int] | None,
+    parts: contextlib.ExitStack,
+    log: Callable[[str], None],
 ) -> list[Iterable[Any]]:
     """The sources, those that are named opened."""
+    letterbox = settings.fit == "letterbox"
+    if letterbox and size is None:
+        raise ConfigError("--fit letterbox needs the rows and columns that the network takes: --size 640x640")
     tolerance = Tolerance(settings.bad_packets, settings.source_timeout, settings.source_patience)
     found: list[Iterable[Any]] = []
     for source in sources:
         if isinstance(source, str | Path):
             opened = open_source(
-                str(source), limit=settings.limit, size=settings.picture_size, tolerance=tolerance, log=log
+                str(source), limit=settings.limit, size=None if letterbox else size, tolerance=tolerance, log=log
             )
             parts.callback(opened.close)
+            if letterbox and size is not None:
+                opened = LetterboxedSource(opened, size)
             found.append(opened)
         else:
             found.append(source if settings.limit is None else _limited(source, settings.limit))
@@ -289,8 +328,8 @@ def _peek(source: Iterable[Any]) -> tuple[Any, Iterable[Any]]:
 
 
 def _exported(
-    model: str | nn.Module, first: Any, settings: StreamSettings, log: Callable[[str], None]
-) -> tuple[str, TorchModel]:
+    network: Any, first: Any, settings: StreamSettings, log: Callable[[str], None]
+) -> tuple[str, NetworkModel]:
     """The network for pictures like this one, and its name in a profile. Raises CutsetError."""
     try:
         picture = np.asarray(getattr(first, "pixels", first))
@@ -301,13 +340,8 @@ def _exported(
     shape = picture.shape if picture.ndim == 4 else (1, *picture.shape)
     if len(shape) != 4 or shape[0] != 1:
         raise RequestError(f"a picture has shape (channels, height, width), not {list(picture.shape)}")
-    name = type(model).__name__
-    if isinstance(model, str):
-        if shape[1] != 3 or picture.dtype != np.uint8:
-            raise RequestError(f"pictures are uint8 (3, height, width), not {picture.dtype} {list(picture.shape)}")
-        name = profile_name(model, settings.features)
-        model = build(model, head=not settings.features, weights=settings.weights, seed=settings.seed, log=log)
-    return name, TorchModel.of(model, shape, getattr(torch, picture.dtype.name), picture)
+    model = open_network(network, shape, picture.dtype.name, settings, picture=picture, log=log)
+    return profile_name(network, settings.features), model
 
 
 def _wish(found: Assembly) -> Wish:
@@ -319,16 +353,25 @@ def _wish(found: Assembly) -> Wish:
         names=names,
         objective=found.settings.objective,
         in_flight=found.options.in_flight,
-        rate=found.options.rate,
+        rate=_rate(found.options, len(found.sources)),
         mode="delta" if found.options.deltas else "full",
         pictures_stay=found.settings.pictures_stay,
     )
+
+
+def _rate(options: Options, sources: int) -> float | None:
+    """Pictures a second of all sources, where that is known."""
+    rates = [options.rate_of(i) for i in range(sources)]
+    return sum(rate for rate in rates if rate is not None) if None not in rates else None
 
 
 def _planner(found: Assembly, given: Any, log: Callable[[str], None]) -> Planner:
     """Plays the plan that was given while its workers are there, and asks whoever makes plans else."""
 
     def plan(alive: Sequence[str], why: str) -> Plan:
+        return stamped(chosen(alive, why), found.runtime)
+
+    def chosen(alive: Sequence[str], why: str) -> Plan:
         if found.plan is not None:
             missing = lacking(found.plan, alive)
             if not missing:

@@ -15,7 +15,7 @@ from cutset.cluster.values import Array, Bytes
 from cutset.errors import ConfigError, FrameError
 from cutset.partition.node import Value
 from cutset.video.picture_forms import FORMS
-from cutset.video.result import Result
+from cutset.video.result import PictureNote, Result
 from cutset.video.sources.codec import CODECS, LARGEST, MAX_EXTRADATA, VideoCodec
 from cutset.video.sources.history import PacketHistory, Restart
 from cutset.video.sources.packets import PacketDecoder
@@ -25,6 +25,7 @@ __all__ = ["ENCODINGS", "PictureDecoder", "PictureEncoder", "PictureInputs"]
 
 Pixels = NDArray[np.uint8]
 ENCODINGS = (*FORMS, "packets")
+NOTED = ("index", "placement", "original")
 MOST_PACKETS = 64 << 20  # bytes of a group of pictures, as PacketHistory keeps
 
 Side = Annotated[int, msgspec.Meta(ge=1, le=LARGEST)]
@@ -69,8 +70,13 @@ class PictureInputs:
         """A picture: an array, or something that has `pixels` and may have more of a Picture's fields."""
         time, packets = getattr(item, "time", None), getattr(item, "packets", None)
         own = None if packets is None else Restart(tuple(packets), item.skipped, item.opens)
+        note = PictureNote(*(getattr(item, name, None) for name in NOTED)) if hasattr(item, "pixels") else None
         return SourceItem(
-            getattr(item, "pixels", item), None if time is None else float(time), getattr(item, "captured", None), own
+            getattr(item, "pixels", item),
+            None if time is None else float(time),
+            getattr(item, "captured", None),
+            own,
+            note,
         )
 
     def keep(self, source: int, number: int, given: SourceItem, oldest: int) -> None:

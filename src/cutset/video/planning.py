@@ -20,6 +20,8 @@ from cutset.partition.live_planner import LivePlanner
 from cutset.partition.plan import Plan
 from cutset.partition.problem import Problem
 from cutset.partition.profile import Profile, Sizes, read_profile
+from cutset.video.network_model import NetworkModel
+from cutset.video.networks import open_file, open_network, own_size, profile_name
 from cutset.video.profile.setup import (
     WORDS,
     Progress,
@@ -30,11 +32,10 @@ from cutset.video.profile.setup import (
     problem_of,
     sizes_of,
 )
+from cutset.video.runtimes.choose import choose_runtime
 from cutset.video.sources import Picture, open_source
 from cutset.video.sparsity.forecast import Forecast
 from cutset.video.sparsity.predictor import read_trained
-from cutset.video.torch_model import TorchModel
-from cutset.video.zoo import build
 
 __all__ = [
     "ZooModel",
@@ -53,11 +54,12 @@ MOST_SIZED = 48  # pictures of a list, among which those are typical
 
 @dataclass(frozen=True)
 class ZooModel:
-    """A network of the zoo for pictures of one size, as commands that measure and plan take it."""
+    """A network for pictures of one size, as commands that measure and plan take it."""
 
     name: str  # as a profile has it
-    model: TorchModel
+    model: NetworkModel
     source: str | None
+    runtime: str = ""  # what computes it, as plans name it; "": the reference
 
     @property
     def size(self) -> tuple[int, int]:
@@ -69,7 +71,14 @@ class ZooModel:
         """This machine's profile of it."""
         model = self.model
         return measure_profile(
-            self.name, model.graph, model.digest, model.tensors, threads=threads, fresh=fresh, progress=progress
+            self.name,
+            model.graph,
+            model.digest,
+            model.tensors,
+            threads=threads,
+            fresh=fresh,
+            progress=progress,
+            runtime=self.runtime,
         )
 
     def sizes(self, count: int, *, progress: Progress = no_progress) -> Sizes:
@@ -80,31 +89,35 @@ class ZooModel:
         )
 
 
-def load_network(name: str, settings: StreamSettings, source: str | None) -> ZooModel:
-    """A network of the zoo for pictures of the settings' size, else of the source's. Raises CutsetError."""
-    size = settings.picture_size
+def load_network(
+    network: Any,
+    settings: StreamSettings,
+    source: str | None,
+    *,
+    threads: int | None = None,
+    log: Callable[[str], None] = lambda line: None,
+) -> ZooModel:
+    """A network (a name of the zoo, an ONNX file or a torch module) for pictures of the settings' size, else of its
+    own or the source's, and what computes it with so many threads (the settings' without). Raises CutsetError."""
+    network = open_file(network)
+    size = settings.picture_size or own_size(network)
     if source and size is None:
         with open_source(source) as opened:
             size = opened.size
-    module = build(name, head=not settings.features, weights=settings.weights, seed=settings.seed)
-    return ZooModel(
-        profile_name(name, settings.features), TorchModel.of(module, (1, 3, *(size or DEFAULT_SIZE))), source
-    )
-
-
-def profile_name(name: str, features: bool) -> str:
-    """What a profile calls a network of the zoo."""
-    return f"{name} --features" if features else name
+    model = open_network(network, (1, 3, *(size or DEFAULT_SIZE)), "uint8", settings)
+    runtime = choose_runtime(model, settings.runtime, settings.tolerance, threads or settings.threads, log)
+    return ZooModel(profile_name(network, settings.features), model, source, runtime)
 
 
 def measured_planner(
     name: str,
-    model: TorchModel,
+    model: NetworkModel,
     settings: StreamSettings,
     wish: Wish,
     sizes: Sizes | None,
     *,
     packets: bool,
+    runtime: str = "",
     log: Callable[[str], None],
     progress: Progress,
 ) -> Advisor:
@@ -121,7 +134,13 @@ def measured_planner(
         if profile.threads != settings.threads and isinstance(settings.workers, int):
             log(f"the profile of {worker} is for {profile.threads} threads; --threads gives it {settings.threads}")
     measured = measure_profile(
-        name, model.graph, model.digest, model.tensors, threads=settings.threads, progress=progress
+        name,
+        model.graph,
+        model.digest,
+        model.tensors,
+        threads=settings.threads,
+        progress=progress,
+        runtime=runtime,
     )
     problem = problem_of(model.graph, model.digest, measured, sizes, replace(wish, profiles=given))
     if not packets:
@@ -134,7 +153,7 @@ def measured_planner(
     return Advisor(planner, settings.look, log, forecast)
 
 
-def source_sizes(model: TorchModel, source: Any, progress: Progress) -> Sizes | None:
+def source_sizes(model: NetworkModel, source: Any, progress: Progress) -> Sizes | None:
     """What values cost to send, measured on a source: the text of one that isn't live, or a list of uint8 pictures.
 
     None for all others, whose pictures can't be had twice.
@@ -167,7 +186,7 @@ def check_promise(settings: StreamSettings, plan: Plan | None, planner: LivePlan
             raise ConfigError(f"{settings.plan or 'the plan'}: {why} (--pictures-stay)")
 
 
-def _forecast(path: Path, model: TorchModel, log: Callable[[str], None]) -> Forecast:
+def _forecast(path: Path, model: NetworkModel, log: Callable[[str], None]) -> Forecast:
     trained = read_trained(path)
     if graph_digest(trained.graph) != model.digest:
         raise ConfigError(f"{path} was trained for another network or picture size; see `cutset stream train`")

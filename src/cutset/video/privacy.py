@@ -9,12 +9,12 @@ of a picture leaves, in whatever colours or size; it does not say that nobody co
 from __future__ import annotations
 
 from cutset.partition.graph import Graph
-from cutset.partition.node import Node, Weight, short_name
+from cutset.partition.node import Argument, Node, Weight, short_name
 
 __all__ = ["mixes", "picture_like"]
 
-CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "convolution")
-PRODUCTS = ("linear", "addmm", "mm", "bmm", "matmul", "addmv", "mv")
+CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "convolution", "Conv")
+PRODUCTS = ("linear", "addmm", "mm", "bmm", "matmul", "addmv", "mv", "Gemm", "MatMul")
 GROUPS = {"convolution": 8}  # the argument's place; 6 for the others
 
 
@@ -30,7 +30,7 @@ def picture_like(graph: Graph) -> frozenset[str]:
 def mixes(graph: Graph, node: Node) -> bool:
     """Whether the node is one of the layers after which a value isn't picture-like any more."""
     name = short_name(node.op)
-    weight = next((a.name for a in node.args[1:] if isinstance(a, Weight) and len(graph.weights[a.name].shape) > 1), "")
+    weight = next((n for a in node.args[1:] for n in _read(a) if len(graph.weights[n].shape) > 1), "")
     if not weight:
         return False
     if name in PRODUCTS:
@@ -38,5 +38,13 @@ def mixes(graph: Graph, node: Node) -> bool:
     if name in CONVOLUTIONS:
         place = GROUPS.get(name, 6)
         groups = node.args[place] if len(node.args) > place else dict(node.kwargs).get("groups", 1)
+        groups = dict(node.kwargs).get("group", 1) if name == "Conv" else groups
         return groups == 1 and any(size > 1 for size in graph.weights[weight].shape[2:])
     return False
+
+
+def _read(argument: Argument) -> list[str]:
+    """The weights of an argument: itself, or a quantised one of which ONNX's operators make floats."""
+    if isinstance(argument, Weight):
+        return [argument.name]
+    return [name for one in argument for name in _read(one)] if isinstance(argument, tuple) else []

@@ -1,51 +1,61 @@
-"""What workers of streams compute with: torch, and the encodings of pictures."""
+"""Torch alone as what a worker computes with, and the encodings of pictures; see `worker_runtime` for any runtime."""
 
 from __future__ import annotations
 
+import timeit
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
 
 from cutset.cluster.stage import WeightFile
-from cutset.cluster.values import Array
-from cutset.errors import DeviceError, GraphError
+from cutset.cluster.values import Array, empty
+from cutset.errors import ConfigError, DeviceError
 from cutset.partition.graph import Graph
 from cutset.partition.node import Value
+from cutset.video.delta.delta_stage import DeltaStage
 from cutset.video.picture_inputs import PictureDecoder
+from cutset.video.runtimes.torch_kernels import open_torch_stage
 from cutset.video.torch_stage import TorchStage, to_array, to_tensor
 from cutset.video.zoo.weights import open_weights
 
-__all__ = ["TorchRuntime"]
+__all__ = ["TorchRuntime", "check_device", "open_torch_weights"]
 
 
 class TorchRuntime:
     """Stages run by torch on one device, with so many threads each. Raises DeviceError. See `cutset.cluster.stage`."""
 
     def __init__(self, threads: int = 1, device: str = "cpu") -> None:
-        try:
-            torch.empty(1, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise DeviceError(f"--device {device}: {str(error).splitlines()[0][:200]}") from None
+        check_device(device)
         self.software, self.device, self._threads = f"torch {torch.__version__}", device, threads
 
     def begin_thread(self) -> None:
         """OpenMP keeps the number of threads by thread."""
         torch.set_num_threads(self._threads)
 
-    def stage(self, graph: Graph, nodes: Collection[int], weights: Mapping[str, Array]) -> TorchStage:
-        """A stage of these nodes that ran once, on zeros, so that the first picture doesn't pay for what torch sets up.
+    def stage(
+        self, graph: Graph, nodes: Collection[int], weights: Mapping[str, Array], runtime: str = ""
+    ) -> TorchStage:
+        """See `open_torch_stage`. Raises ConfigError for another runtime than torch."""
+        if runtime not in ("", "torch"):
+            raise ConfigError(f"the plan names {runtime[:40]!r} for a worker that computes with torch alone")
+        return open_torch_stage(graph, nodes, weights, self.device)
 
-        Raises GraphError where they can't be a stage, a weight is missing, or it can't run here.
-        """
+    def incremental_stage(
+        self, graph: Graph, nodes: Collection[int], weights: Mapping[str, Array], scale: float
+    ) -> DeltaStage:
+        """The same, computing what changed alone where that is quicker. Raises DeviceError where it can't be done."""
+        if self.device != "cpu":
+            raise DeviceError(
+                f"what changed alone is computed on processors, not on {self.device}: leave out --delta-compute"
+            )
+        dense = self.stage(graph, nodes, weights)
+        zeros = {name: empty(graph.values[name]) for name in dense.inputs}
+        for array in zeros.values():
+            array[...] = 0
+        seconds = min(timeit.repeat(lambda: dense.run(0, zeros), number=1, repeat=2))
         tensors = {name: to_tensor(weight, graph.weights[name]) for name, weight in weights.items()}
-        stage = TorchStage(graph, nodes, tensors, self.device)
-        values = (graph.values[name] for name in stage.inputs)
-        try:
-            stage.forward({v.name: torch.zeros(v.shape, dtype=getattr(torch, v.dtype)) for v in values})
-        except RuntimeError as error:
-            raise GraphError(f"the stage can't run here: {str(error).splitlines()[0][:200]}") from None
-        return stage
+        return DeltaStage(graph, nodes, tensors, dense, threads=self._threads, scale=scale, dense_seconds=seconds)
 
     def decoder(self, encoding: str, value: Value, settings: bytes) -> PictureDecoder:
         """The worker's end of an encoding of pictures. Raises ConfigError."""
@@ -53,12 +63,25 @@ class TorchRuntime:
 
     def open_weights(self, path: Path) -> WeightFile:
         """A file of weights by name, each as the dtype that is asked for. Raises CheckpointError."""
-        named = open_weights(path)
+        return open_torch_weights(path)
 
-        def find(name: str, value: Value) -> Array | None:
-            tensor = named.get(name)
-            if tensor is None or tuple(tensor.shape) != value.shape:
-                return None
-            return to_array(tensor.to(getattr(torch, value.dtype)))
 
-        return find
+def check_device(device: str) -> None:
+    """Raises DeviceError unless torch can compute there."""
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise DeviceError(f"--device {device}: {str(error).splitlines()[0][:200]}") from None
+
+
+def open_torch_weights(path: Path) -> WeightFile:
+    """A file of weights by name, each as the dtype that is asked for. Raises CheckpointError."""
+    named = open_weights(path)
+
+    def find(name: str, value: Value) -> Array | None:
+        tensor = named.get(name)
+        if tensor is None or tuple(tensor.shape) != value.shape:
+            return None
+        return to_array(tensor.to(getattr(torch, value.dtype)))
+
+    return find

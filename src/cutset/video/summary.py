@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cutset.cluster.messages import Report
+from cutset.partition.graph import Graph
 from cutset.partition.plan import COORDINATOR, Plan
 from cutset.video.result import Result
 
@@ -32,15 +33,22 @@ class Summary:
     transits: list[float] = field(default_factory=list)  # from the last sending to the result
     done: list[float] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
+    left_out: int = 0  # pictures that live sources dropped before the stream took them
     again: int = 0  # pictures that were sent more than once
     hops: dict[tuple[str, str], list[int]] = field(default_factory=lambda: defaultdict(list))  # bytes of each picture
     compute: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # seconds of each picture
     kinds: Counter[str] = field(default_factory=Counter)  # of payloads
+    graph: Graph | None = None  # for what delta compute saved
+    computed: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # operations of each picture
+    of_all: dict[str, int] = field(default_factory=dict)  # operations of all layers that the party has
+    _index: dict[int, int] = field(default_factory=dict)  # of the last picture of each source
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def result(self, result: Result) -> None:
         """Counts a result."""
         self.again += result.attempts > 1
+        self.left_out += max(result.index - self._index.get(result.source, result.index - 1) - 1, 0)
+        self._index[result.source] = result.index
         if result.dropped:
             self.dropped[result.dropped] += 1
             return
@@ -60,6 +68,12 @@ class Summary:
             spent = [span.end - span.start for span in report.spans if span.kind == "compute"]
             if spent:
                 self.compute[report.party].append(sum(spent))
+            if report.shares is not None and self.graph is not None:
+                nodes = sorted(next(stage.nodes for stage in plan.stages if stage.worker == report.party))
+                if len(nodes) == len(report.shares):
+                    flops = (self.graph.nodes[i].flops for i in nodes)
+                    self.computed[report.party].append(sum(f * s for f, s in zip(flops, report.shares, strict=True)))
+                    self.of_all[report.party] = sum(self.graph.nodes[i].flops for i in nodes)
 
     @property
     def rate(self) -> float | None:
@@ -71,6 +85,8 @@ class Summary:
     def lines(self) -> list[str]:
         """What is said at the end."""
         found = [f"{len(self.done)} pictures, {sum(self.dropped.values())} dropped, {self.again} sent again"]
+        if self.left_out:
+            found.append(f"{self.left_out} pictures came faster than they were taken, and were left out")
         if self.latencies:
             speed = f", {self.rate:.2f} pictures/s" if self.rate is not None else ""
             found.append(f"latency from capture to result: {_spread(self.latencies)}{speed}")
@@ -82,6 +98,12 @@ class Summary:
                 found.append(f"{sender} → {receiver}: {text}, {sum(sizes) / 1e6:.2f} MB in all")
             for party, seconds in self.compute.items():
                 found.append(f"{party}: computes {statistics.median(seconds) * 1e3:.1f} ms a picture")
+            for party, spent in self.computed.items():
+                whole, steady = max(self.of_all[party], 1), statistics.median(spent)
+                found.append(
+                    f"{party}: delta compute did {sum(spent) / len(spent) / whole:.1%} of {whole / 1e9:.2f} GFLOP a "
+                    f"picture, median {steady / whole:.1%}"
+                )
         found += [f"dropped: {reason} ({count}×)" for reason, count in self.dropped.items()]
         return found
 

@@ -7,24 +7,23 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from cutset.cluster.model import Model
 from cutset.cluster.values import Array, copied, readable
 from cutset.partition.graph import Graph
 from cutset.partition.node import Value
 from cutset.video.imports.export import export, inference
 from cutset.video.imports.trial import call
+from cutset.video.network_model import NetworkModel
 from cutset.video.torch_stage import TorchStage, to_array, to_tensor
 
 __all__ = ["TorchModel"]
 
 
-class TorchModel(Model):
+class TorchModel(NetworkModel):
     """A network for pictures of one size."""
 
     def __init__(self, graph: Graph, tensors: Mapping[str, Tensor], module: nn.Module | None = None) -> None:
         """`module` is what the graph was exported from, to compare with."""
-        super().__init__(graph, {name: to_array(tensor) for name, tensor in tensors.items()})
-        self.tensors = dict(tensors)
+        super().__init__(graph, {name: to_array(tensor) for name, tensor in tensors.items()}, dict(tensors))
         self._module = module
         self._whole: TorchStage | None = None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import queue
 import threading
 import time
@@ -18,26 +17,33 @@ from cutset.cluster.coordinator import reach as reaching
 from cutset.cluster.coordinator.coordinator import Coordinator
 from cutset.cluster.coordinator.feeding import Inbox
 from cutset.cluster.coordinator.plans import NoPlan
+from cutset.cluster.coordinator.run_events import Events
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.item_result import ItemResult, StateLost
+from cutset.cluster.messages import HopReport, Report, Work
 from cutset.cluster.model import Model
 from cutset.cluster.stage import WeightFile
 from cutset.cluster.values import Array
+from cutset.cluster.wire import ArrivedItem
+from cutset.cluster.worker.inputs_ahead import InputsAhead, RestOfItem
+from cutset.cluster.worker.listening import Turns
 from cutset.cluster.worker.worker_settings import WorkerSettings
-from cutset.errors import ConfigError, CutsetError, LinkError, RequestError
+from cutset.errors import ConfigError, CutsetError, FrameError, LinkError, RequestError
 from cutset.partition.graph import Graph
+from cutset.partition.hop import Hop
 from cutset.partition.node import Node, Read, Value
-from cutset.partition.plan import Plan, StagePlan
+from cutset.partition.plan import COORDINATOR, Plan, StagePlan
 
 MOST = 4096
 
 
-def model(state: int = 0) -> Model:
-    """Bytes → those with what came before in front, twice: each of the two nodes remembers the items that it saw."""
+def model(state: int = 0, both: bool = False) -> Model:
+    """Bytes → those with what came before in front, twice: each of the two nodes remembers the items that it saw. With
+    `both` the second reads the first one's input, too."""
     values = [Value(name, (MOST,), "uint8", bounded=True) for name in ("x", "a", "b")]
     nodes = tuple(
-        Node(made.name, "", "append", (Read(read.name),), (), (made,), False, 1, state)
-        for read, made in itertools.pairwise(values)
+        Node(made.name, "", "append", tuple(map(Read, reads)), (), (made,), False, 1, state)
+        for reads, made in zip((("x",), ("a", "x") if both else ("a",)), values[1:], strict=True)
     )
     return Model(Graph((values[0],), ("b",), nodes, {}), {})
 
@@ -58,7 +64,8 @@ class Appending:
             assert self.hold.wait(20.0)
         found = {name: array.tobytes() for name, array in values.items()}
         for node in self._nodes:
-            self._seen[node.name] = found[node.name] = self._seen[node.name] + found[node.reads[0]]
+            self._seen[node.name] += b"".join(found[name] for name in node.reads)
+            found[node.name] = self._seen[node.name]
         return {name: np.frombuffer(found[name], np.uint8) for name in self.outputs}
 
 
@@ -89,12 +96,13 @@ class Run:
         self.workers: dict[str, Running] = {}
         for name in names:
             self.start(name)
-        self.model = model(options.pop("state", 0))
+        self.model = model(options.pop("state", 0), options.pop("both", False))
+        paces = options.pop("paces", None)
         self.inbox = Inbox(self.model.input)
         self.wanted = list(names)
         options = {"stateful": True, "deltas": False, "gather": 0.0, "patience": 2.0} | options
         addresses = {name: (f"ipc://{folder}/{name}", None) for name in names}
-        self.coordinator = Coordinator(self.model, addresses, self.plan, [self.inbox], Options(**options))
+        self.coordinator = Coordinator(self.model, addresses, self.plan, [self.inbox], Options(**options), paces=paces)
 
     def start(self, name: str) -> None:
         self.workers[name] = Running(
@@ -153,6 +161,134 @@ def test_items_of_any_size_pass_and_leave_their_state(begin: Callable[..., Run])
         run.inbox.put(np.zeros(MOST + 1, np.uint8))
     with pytest.raises(RequestError, match="float32"):
         run.inbox.put(np.zeros(3, np.float32))
+
+
+@pytest.mark.parametrize("late", [None, "input", "rest"])
+def test_an_input_that_goes_straight_to_every_stage_meets_the_rest_of_its_item(
+    begin: Callable[..., Run], late: str | None
+) -> None:
+    """Whichever comes first."""
+    way = {"input": (COORDINATOR, "w1"), "rest": ("w0", "w1")}
+    run = begin("w0", "w1", both=True, direct=True, paces={way[late]: Hop(latency=0.1)} if late else None)
+    for text in ("a", "bc", ""):
+        run.put(text)
+    # The second has a a, then abc bc, then abc and nothing.
+    assert [run.take() for _ in range(3)] == ["aa", "aaabcbc", "aaabcbcabc"]
+    session = run.workers["w1"].worker._session
+    assert session is not None
+    [planned] = session._plans.values()
+    assert planned.run is not None
+    assert planned.run.takes == ("a",)
+    assert planned.run.ahead is not None
+    assert (planned.run.ahead._values, planned.run.ahead._rests) == ({}, {})
+
+
+def test_inputs_and_rests_that_wait_are_bounded_and_come_once() -> None:
+    def arrived(number: int) -> ArrivedItem:
+        return ArrivedItem(Work(1, 0, 0, number, [], [3], 0.0), [np.zeros(3, np.uint8)], HopReport(3, 0.0, 0.0, 0.0))
+
+    def rest(number: int) -> RestOfItem:
+        return RestOfItem(arrived(number), lambda wanted: None)
+
+    ahead = InputsAhead([Value("x", (4,), "uint8", bounded=True)], 1, 1)
+    for number in range(10):
+        assert ahead.came(arrived(number))[1] is None
+        assert not ahead.completes(rest(100 + number))
+    assert ahead.completes(rest(3))
+    for wrong in (lambda: ahead.came(arrived(3)), lambda: ahead.completes(rest(103))):
+        with pytest.raises(FrameError, match="twice"):
+            wrong()
+    for wrong in (lambda: ahead.came(arrived(10)), lambda: ahead.completes(rest(110))):
+        with pytest.raises(FrameError, match="more than agreed"):
+            wrong()
+    assert ahead.take(arrived(4).work)["x"].size == ahead.take(arrived(3).work)["x"].size == 3
+    assert (ahead.came(arrived(103))[1] or rest(0)).arrival.work.number == 103
+    with pytest.raises(FrameError, match="came twice"):
+        ahead.take(arrived(3).work)
+    with pytest.raises(FrameError, match="the most is 4"):
+        ahead.came(ArrivedItem(Work(1, 0, 0, 50, [], [5], 0.0), [np.zeros(5, np.uint8)], HopReport(5, 0.0, 0.0, 0.0)))
+
+
+def test_whoever_brings_an_item_moves_it_unless_somebody_is_at_it_or_the_plan_may_change() -> None:
+    done: list[str] = []
+    ours = threading.get_ident()
+
+    def note(what: str) -> Callable[[], None]:
+        return lambda: done.append(f"{what} {'here' if threading.get_ident() == ours else 'elsewhere'}")
+
+    def fail() -> None:
+        raise LinkError("it failed")
+
+    events = Events(
+        lambda event: None, lambda report: done.append(f"report {report.number}"), note("moved"), at_once=True
+    )
+    events.put(note("small"), small=True)
+    assert done == ["small here", "moved here"]
+    done.clear()
+    report = Report(1, 0, 0, 7, "w0")
+    events.put(report)
+    events.put(note("large"))
+    assert done == [], "for the coordinator's thread"
+    events.put(note("small"), small=True)
+    assert done == ["moved here"], "what came before it is taken first"
+    done.clear()
+    assert events.take_all()
+    assert done == ["large here", "small here", "report 7"]
+    done.clear()
+    with events.turn:
+        other = threading.Thread(target=events.put, args=(note("small"),), kwargs={"small": True})
+        other.start()
+        other.join()
+        assert done == [], "another one is at it, and takes it"
+        assert not events.take_all(), "it changes no plan"
+    assert done == ["small here"]
+    events.put(fail, small=True)
+    assert isinstance(events.failure, LinkError)
+    later = Events(lambda event: None, lambda report: done.append("report"), note("moved"), at_once=False)
+    done.clear()
+    later.put(note("small"), small=True)
+    assert done == []
+    later.report([report])
+    assert done == ["report"], "without state a report is taken at once"
+
+
+def test_one_thread_listens_and_another_one_only_while_that_computes_for_long() -> None:
+    computing = 0.0
+    turns, other = Turns(lambda: computing), threading.Event()
+    assert turns.take(lambda: False)
+    assert turns.take(lambda: False), "it keeps its turn"
+
+    def listen() -> None:
+        if turns.take(other.is_set):
+            took.append(threading.get_ident())
+            other.wait(20)
+            turns.give()
+
+    took: list[int] = []
+    threads = [threading.Thread(target=listen)]
+    threads[0].start()
+    time.sleep(0.15)
+    assert not took
+    turns.leave()
+    until = time.monotonic() + 10
+    while not took:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    turns.leave()  # it has its turn no more, so this changes nothing
+    assert turns._away == 0.0
+    other.set()
+    threads[0].join()
+    assert turns.take(lambda: False), "it was given back"
+    computing = time.monotonic() - 1  # in native code, which says so
+    other.clear()
+    threads = [threading.Thread(target=listen)]
+    threads[0].start()
+    while len(took) < 2:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    other.set()
+    threads[0].join()
+    assert not turns.take(lambda: True), "whoever stops listens no more"
 
 
 def test_what_was_on_its_way_is_lost_with_the_state_and_not_sent_again(begin: Callable[..., Run]) -> None:

@@ -110,6 +110,21 @@ def test_costs_of_profiles(tmp_path: Path) -> None:
     assert main(["stream", "show", "costs", edge_file, other_file, "--json", str(out)]) == 2
 
 
+def test_what_delta_compute_does_is_drawn_and_foreseen(measured: Path, tmp_path: Path) -> None:
+    source = ["--features", "--source", "generated:64x80,seed=2,shapes=1", "--limit", "40"]
+    data, model, out = (str(tmp_path / name) for name in ("data.npz", "model.npz", "x.json"))
+    assert main(["stream", "train", "alexnet", *source, "--delta-compute", "0.5", "--keep", data, "-o", model]) == 0
+    shown = ["--data", data, "--sparsity", model, "-o", str(tmp_path / "x.png"), "--json", out]
+    assert main(["stream", "show", "dirty", *shown]) == 0
+    document = json.loads(Path(out).read_text())
+    assert 0.02 < np.mean(document["done"]) < 0.98
+    assert document["foreseen"]["off_mean"] < 0.2, "of ten pictures, after thirty"
+    assert "features.0" in document["layers"]
+    assert sum(document["flops"]) == pytest.approx(1)
+    assert (tmp_path / "x.png").stat().st_size > 10_000
+    assert main(["stream", "show", "dirty", "--data", str(measured / "data.npz"), "--json", out]) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -125,7 +140,13 @@ def test_costs_of_profiles(tmp_path: Path) -> None:
         (["show", "pair", "alexnet", "a.png", "-o", "x.png"], "two image files"),
         (["show", "pair", "alexnet", "a.txt", "b.txt", "-o", "x.png"], "ends in none"),
         (["show", "sizes", "alexnet", "extra", "-o", "x.png"], "takes no extra"),
+        (["show", "dirty", "alexnet", "--source", "generated:64x64", "--scale", "-1", "-o", "x.png"], "--scale"),
+        (["show", "dirty", "-o", "x.png"], "say what to measure"),
         (["train", "alexnet", "-o", "x.npz"], "say what to measure"),
+        (
+            ["train", "alexnet", "--source", "generated:64x64", "--delta-compute", "nan", "-o", "x.npz"],
+            "--delta-compute",
+        ),
         (["train", "alexnet", "--source", "generated:64x64", "-o", "x.json"], ".npz"),
         (["train", "alexnet", "--source", "generated:64x64", "--limit", "1", "-o", "x.npz"], "--limit"),
         (["train", "alexnet", "--source", "generated:64x64", "--holdout", "1.5", "-o", "x.npz"], "--holdout"),

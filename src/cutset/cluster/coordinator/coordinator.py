@@ -1,8 +1,11 @@
-"""The thread that decides: which plan is used, and what to do when something breaks."""
+"""The thread that decides: which plan is used, and what to do when something breaks.
+
+Where workers keep state, an item is sent by the thread that gives it, and its result is taken by the thread that
+receives it, as long as nobody else is at it (see `Events`).
+"""
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,9 +18,10 @@ from cutset.cluster.coordinator.dispatch import Dispatcher
 from cutset.cluster.coordinator.feeding import Inbox
 from cutset.cluster.coordinator.links import Links, aligned
 from cutset.cluster.coordinator.membership import Membership
-from cutset.cluster.coordinator.plans import NoPlan, check_fits, lacking
+from cutset.cluster.coordinator.plans import NoPlan, check_fits, crowded, lacking
 from cutset.cluster.coordinator.remote import Remote, RemoteEvent, dial_all
 from cutset.cluster.coordinator.routes import Routes
+from cutset.cluster.coordinator.run_events import Events
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.inputs import Inputs, PlainInputs
 from cutset.cluster.messages import (
@@ -31,6 +35,7 @@ from cutset.cluster.messages import (
     Prepared,
     Ready,
     Report,
+    Reports,
     Tune,
 )
 from cutset.cluster.model import Model
@@ -86,7 +91,7 @@ class Coordinator:
         if not workers:
             raise ConfigError("a run needs at least one worker")
         self.model, self.options, self.planner = model, options, planner
-        self._events: queue.SimpleQueue[RemoteEvent | Callable[[], None] | None] = queue.SimpleQueue()
+        self._events = Events(self._take, self._report, self._move, at_once=options.stateful)
         self._observe, self._log = observe, log
         self._advisor = advisor
         self._inputs: Inputs = PlainInputs() if inputs is None else inputs
@@ -101,14 +106,14 @@ class Coordinator:
         self._moved = time.monotonic()  # when a party last reported an item
         self._late = 0  # how often items were late since the last result
         self._owed = 0  # reports of items whose results are there
-        self._stopped = self._woken = False
+        self._stopped = False
         self._ticked = 0.0  # when it was last looked whether something is to be done
         self.remotes = dial_all(
             workers, self._events.put, paces=self._paces, keys=keys, rendezvous=rendezvous, handshake=handshake
         )
         self._routes = Routes(model, self.remotes, self._paces, self.links, self._inputs, log)
         self._members = Membership(self.remotes, options, self._queued, log)
-        self._dispatcher = Dispatcher(model, sources, self._inputs, options, self._wake)
+        self._dispatcher = Dispatcher(model, sources, self._inputs, options, lambda: self._events.put(None))
         self.results = self._dispatcher.results
         self._thread = threading.Thread(target=self._run, name="cutset-coordinator", daemon=True)
         self._thread.start()
@@ -151,53 +156,50 @@ class Coordinator:
 
         self._events.put(take)
 
-    def allow(self, budget: Budget, levels: int) -> None:
-        """From now on activations may be off by the budget, and uint8 inputs by levels, wherever they are sent."""
+    def allow(self, budget: Budget, levels: int, delta_scale: float | None = None) -> None:
+        """From now on activations may be off by the budget, and uint8 inputs by levels, wherever they are sent.
+
+        `delta_scale` is that of stages that compute what changed alone; None leaves it.
+        """
 
         def change() -> None:
-            self.options = replace(self.options, budget=budget, levels=levels)
+            scale = self.options.delta_scale if delta_scale is None else delta_scale
+            self.options = replace(self.options, budget=budget, levels=levels, delta_scale=scale)
             self._routes.allow(self.options)
             for remote in self.remotes.values():
-                remote.say(Allow(budget.threshold, budget.half, levels))
+                remote.say(Allow(budget.threshold, budget.half, levels, scale))
 
         self._events.put(change)
 
     def took(self) -> None:
         """A result was taken from `results`: there is room for another item."""
-        self._dispatcher.took()
-        self._wake()
+        self._events.put(self._dispatcher.took, small=True)
 
     def close(self) -> None:
         """Ends the run, whatever is in flight."""
         self._stopped = True
-        self._events.put(None)
+        self._events.wake()
         self._thread.join(10.0)
 
-    def _wake(self) -> None:
-        if not self._woken:
-            self._woken = True
-            self._events.put(None)
-
-    # The coordinator's thread, all of it.
+    # The coordinator's thread, all of it; what takes and moves items also others (see `Events`).
 
     def _run(self) -> None:
         end: CutsetError | None = None
         try:
-            while not self._stopped and not self._dispatcher.done:
+            while not self._stopped and not self._done:
                 idle = not len(self._dispatcher.items) and self._routes.current and not self._routes.switch
-                if self._take_events(IDLE_TICK if idle else TICK) or time.monotonic() - self._ticked >= TICK:
-                    self._ticked = time.monotonic()
-                    self._tick()
-                    self._replan()
-                route = self._routes.current
-                if route is not None and route.whole:
-                    self._routes.retire(self._dispatcher.items.oldest_plan())
-                    self._dispatcher.dispatch(route)
-                for report in self._dispatcher.deliver():
-                    self._report(report)
+                self._events.wait(TICK, IDLE_TICK if idle else TICK)
+                with self._events.turn:
+                    if self._events.take_all() or time.monotonic() - self._ticked >= TICK:
+                        self._ticked = time.monotonic()
+                        self._tick()
+                        self._replan()
+                    self._move()
             until = time.monotonic() + LAST_WORDS
             while self._owed > 0 and not self._stopped and time.monotonic() < until:
-                self._take_events()
+                self._events.wait(TICK, TICK)
+                with self._events.turn:
+                    self._events.take_all()
         except CutsetError as error:
             end = error
         except Exception as error:  # a bug, here or in a planner: whoever waits for results must get it
@@ -212,23 +214,21 @@ class Coordinator:
                 closer.join(3.0)
             self.results.put(end)
 
-    def _take_events(self, wait: float = TICK) -> bool:
-        """Waits for an event, and takes all that have come. Whether there was one by which the plan may change: items
-        and reports, of which there are many, and who wakes this thread for a new item, aren't such."""
-        decisive = False
-        try:
-            event = self._events.get(timeout=wait)
-            self._woken = False
-            while True:
-                if isinstance(event, RemoteEvent):
-                    decisive = decisive or not isinstance(event.message, ArrivedItem | Report)
-                    self._take(event)
-                elif event is not None:
-                    decisive = True
-                    event()
-                event = self._events.get_nowait()
-        except queue.Empty:
-            return decisive
+    @property
+    def _done(self) -> bool:
+        """Every item was delivered. Raises what a source, or a thread that took an event, ended with."""
+        with self._events.turn:
+            if self._events.failure is not None:
+                raise self._events.failure
+            return self._dispatcher.done
+
+    def _move(self) -> None:
+        """Sends what may be sent, and delivers what has come."""
+        route = self._routes.current
+        if route is not None and route.whole:
+            self._routes.retire(self._dispatcher.items.oldest_plan())
+            self._dispatcher.dispatch(route)
+        self._events.report(self._dispatcher.deliver())
 
     def _take(self, event: RemoteEvent) -> None:
         remote, message = event.remote, event.message
@@ -254,6 +254,10 @@ class Coordinator:
         elif isinstance(message, Report):
             self._owed -= 1
             self._report(message)
+        elif isinstance(message, Reports):
+            self._owed -= len(message.reports)
+            for report in message.reports:
+                self._report(report)
         elif isinstance(message, Lost):
             item = self._dispatcher.items.ended(message.plan, message.source, message.number)
             if self.options.stateful and item is not None:
@@ -424,7 +428,7 @@ class Coordinator:
         if missing := lacking(plan, alive):
             reasons = self._members.reasons(missing)
             raise ConfigError(f"the plan needs {', '.join(missing)}, which can't be reached: {reasons}")
-        if self.options.stateful and current is not None and self._crowded(plan, current):
+        if self.options.stateful and current is not None and crowded(self.remotes, plan, current):
             self._break(why)
             self._wanted = ""
         routes.start(plan, why, self.options, self._dispatcher.items.oldest_plan())
@@ -444,8 +448,3 @@ class Coordinator:
             reasons = f". {self._members.reasons(absent)}" if absent else ""
             raise LinkError(f"{error}{reasons}")
         self._want(why)
-
-    def _crowded(self, plan: Plan, current: Plan) -> bool:
-        """Whether a worker with a limit of memory would hold its stages of both plans at once."""
-        both = {stage.worker for stage in plan.stages} & {stage.worker for stage in current.stages}
-        return any((card := self.remotes[name].card) is not None and card.memory for name in both)

@@ -80,6 +80,9 @@ class Feeder:
     With `rate`, items come no faster than that, counted from when the first one is taken, and one that nobody takes in
     time waits: whether it is then too old is for the deadline to say.
 
+    Of a source that is `live` the next item is read when the one before it was taken, not ahead: it drops the oldest
+    itself, and what waited here would grow old.
+
     An item is captured when its source says (`captured`, of what is live), else when it is due at the rate, else when
     it is read. What was read ahead before the run could take items counts from when it could.
     """
@@ -102,6 +105,9 @@ class Feeder:
         self._open = True
         self._began = 0.0  # when the first item was taken
         self._begun = threading.Event()
+        self._live = bool(getattr(source, "live", False))
+        self._wanted = threading.Event()
+        self._wanted.set()
         self._thread = threading.Thread(target=self._read, name=f"cutset-source-{number}", daemon=True)
         self._thread.start()
 
@@ -111,6 +117,7 @@ class Feeder:
             item, live = self._ready.get_nowait()
         except queue.Empty:
             return None
+        self._wanted.set()
         if not self._begun.is_set():
             self._began = time.monotonic()
             self._begun.set()
@@ -139,11 +146,14 @@ class Feeder:
                 item, live = self._item(number, thing, due)
                 while self._open:
                     try:
+                        self._wanted.clear()
                         self._ready.put((item, live), timeout=SLICE)
                         self._notify()
                         break
                     except queue.Full:
                         continue
+                while self._live and self._open and not self._wanted.wait(SLICE):
+                    continue
                 if not self._open:
                     return
         except CutsetError as error:

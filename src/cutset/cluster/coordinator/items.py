@@ -41,7 +41,8 @@ class Items:
     def __init__(self, result: type[ItemResult] = ItemResult) -> None:
         self._result = result
         self._queues: dict[int, deque[Item]] = {}
-        self._abandoned: set[tuple[int, int, int]] = set()  # plan, source, number: delivered, but still in flight
+        # By plan, source and number: when what was delivered, but is still in flight, was sent.
+        self._abandoned: dict[tuple[int, int, int], float] = {}
 
     def __iter__(self) -> Iterator[Item]:
         for queue in self._queues.values():
@@ -77,9 +78,16 @@ class Items:
         """How many are in flight, those that were given up included."""
         return sum(item.in_flight for item in self) + len(self._abandoned)
 
+    def sent(self, plan: int, source: int, number: int) -> float | None:
+        """When an item that is in flight by that plan was sent, whether it was delivered or not; None for others."""
+        item = self.find(source, number)
+        if item is not None and item.plan == plan:
+            return item.sent
+        return self._abandoned.get((plan, source, number))
+
     def ended(self, plan: int, source: int, number: int) -> Item | None:
         """An item of that plan came back or got lost; the item, if it was not delivered yet."""
-        self._abandoned.discard((plan, source, number))
+        self._abandoned.pop((plan, source, number), None)
         item = self.find(source, number)
         if item is not None and item.plan == plan:
             item.plan = -1
@@ -117,6 +125,7 @@ class Items:
             done=now,
             attempts=item.attempts,
             input=item.given.array,
+            note=item.given.note,
         )
 
     def deliver(self) -> Iterator[Item]:
@@ -125,5 +134,5 @@ class Items:
             while queue and queue[0].result is not None:
                 item = queue.popleft()
                 if item.in_flight:
-                    self._abandoned.add((item.plan, item.source, item.number))
+                    self._abandoned[item.plan, item.source, item.number] = item.sent
                 yield item

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+from cutset.cluster.coordinator.remote import Remote
 from cutset.cluster.inputs import Inputs
 from cutset.cluster.messages import MOST_EDGES
 from cutset.cluster.model import Model
 from cutset.errors import ConfigError
 from cutset.partition.plan import Plan, StagePlan
 
-__all__ = ["NoPlan", "check_fits", "even_plan", "lacking"]
+__all__ = ["NoPlan", "check_fits", "crowded", "even_plan", "lacking"]
 
 
 class NoPlan(ConfigError):
@@ -35,6 +36,12 @@ def check_fits(plan: Plan, model: Model, workers: Collection[str], inputs: Input
 def lacking(plan: Plan, workers: Collection[str]) -> list[str]:
     """The workers of a plan that aren't among these."""
     return [stage.worker for stage in plan.stages if stage.worker not in workers]
+
+
+def crowded(remotes: Mapping[str, Remote], plan: Plan, current: Plan) -> bool:
+    """Whether a worker with a limit of memory would hold its stages of both plans at once."""
+    both = {stage.worker for stage in plan.stages} & {stage.worker for stage in current.stages}
+    return any((card := remotes[name].card) is not None and card.memory for name in both)
 
 
 def even_plan(model: Model, workers: Sequence[str]) -> Plan:

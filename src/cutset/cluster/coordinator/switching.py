@@ -30,8 +30,11 @@ class Options:
     in_flight: int = 4
     budget: Budget = field(default_factory=Budget)  # of activations
     levels: int = 0  # that uint8 inputs may be off by
+    delta_scale: float | None = None  # stages compute what changed alone, with so many times their thresholds
     deadline: float | None = None  # seconds after capture, when an item is dropped
     rate: float | None = None  # items a second of each source
+    deadlines: tuple[float | None, ...] = ()  # of each source, in order, where it has one of its own
+    rates: tuple[float | None, ...] = ()
     profile: bool = False  # workers report the seconds of every layer
     silence: float = 3.0  # without a heartbeat, after which a worker counts as dead
     beat: float = 0.25  # between two pings
@@ -42,6 +45,9 @@ class Options:
     # Workers keep of an item what later ones need. An item can't be sent again then: when a plan ends, its items are
     # dropped, and whoever gave them hears of a `StateLost`.
     stateful: bool = False
+    # The input of an item goes straight to every stage that reads it, not from stage to stage, where it is bounded: so
+    # a stage can get ready for an item before the values of the stage before are there.
+    direct: bool = False
 
     def __post_init__(self) -> None:
         if not self.deltas and (self.budget.threshold or self.levels):
@@ -49,6 +55,16 @@ class Options:
                 "a threshold and levels leave out what changed little, and the mode full sends all: choose the mode "
                 "delta, or float16"
             )
+
+    def deadline_of(self, source: int) -> float | None:
+        """Of the items of a source."""
+        own = self.deadlines[source] if source < len(self.deadlines) else None
+        return self.deadline if own is None else own
+
+    def rate_of(self, source: int) -> float | None:
+        """Items a second of a source."""
+        own = self.rates[source] if source < len(self.rates) else None
+        return self.rate if own is None else own
 
 
 class Route:
@@ -66,7 +82,10 @@ class Route:
     ) -> None:
         self.number, self.epoch, self.plan = number, epoch, plan
         self.remotes, self._links = remotes, [remote.links for remote in remotes]
-        hops = plan.edges(model.graph)
+        self.direct = options.direct and model.input.bounded and not plan.input
+        hops, reads = plan.edges(model.graph, direct=self.direct), plan.readers(model.graph)
+        # Those that get the input, too, beside the first.
+        self.also = [one for one, own in zip(remotes[1:], reads[1:], strict=True) if own and self.direct]
         self.sender = Sender(
             [model.graph.values[name] for name in hops[0]], plan=number, epoch=epoch, deltas=options.deltas
         )
@@ -200,6 +219,8 @@ class Switch:
                     pace=paces.get((remote.name, to)) if after is not None else None,
                     back=paces.get((remote.name, COORDINATOR)),
                     inputs=route.settings if i == 0 else b"",
+                    delta_scale=options.delta_scale,
+                    direct=route.direct,
                 )
             )
 

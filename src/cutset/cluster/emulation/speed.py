@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from cutset.errors import ConfigError
 
@@ -15,6 +15,7 @@ LEAST = 1e-3
 LATELY = 9  # times that work of a kind was done
 KINDS = 8  # of work that are remembered
 MOST_AHEAD = -0.01  # seconds of debt
+FREE = nullcontext()
 SHORTEST = 1e-4  # seconds; shorter sleeps are saved up, since the system's own are longer
 
 
@@ -78,12 +79,12 @@ class Speed:
         # A sleep that was far too long is the system's, not the machine's.
         self._debt = max(self._debt - (self._clock() - start), MOST_AHEAD)
 
-    @contextmanager
-    def work(self, same: Hashable = None) -> Iterator[None]:
+    def work(self, same: Hashable = None) -> AbstractContextManager[None]:
         """Pays for the CPU time of this thread within. `same` names work that is the same every time."""
-        if self._factor == 1:
-            yield
-            return
+        return FREE if self._factor == 1 else self._paid(same)
+
+    @contextmanager
+    def _paid(self, same: Hashable) -> Iterator[None]:
         start = self._cpu()
         try:
             yield

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from cutset.cluster.messages import (
+    MOST_REPORTS,
     Allow,
     Connect,
     Inventory,
@@ -17,6 +18,7 @@ from cutset.cluster.messages import (
     Ping,
     Pong,
     Prepare,
+    Reports,
     Retire,
     Tune,
     WeightPart,
@@ -24,8 +26,10 @@ from cutset.cluster.messages import (
 )
 from cutset.cluster.values import Bytes
 from cutset.cluster.wire import ArrivedItem, Assembler, Outbox
-from cutset.cluster.worker.pipeline import Pipeline
-from cutset.cluster.worker.preparation import Preparation
+from cutset.cluster.worker.inputs_ahead import RestOfItem
+from cutset.cluster.worker.pipeline import Pipeline, RanItem
+from cutset.cluster.worker.preparation import Planned, Preparation
+from cutset.cluster.worker.ring_hop import AwaitedItem, Got, RingHop
 from cutset.cluster.worker.worker_settings import WorkerSettings
 from cutset.codec import KeyRequest
 from cutset.errors import FrameError, HandshakeError
@@ -40,15 +44,25 @@ class CoordinatorSession:
     """Made when a coordinator says hello; `close` ends it. What takes long is done in a thread of its own."""
 
     def __init__(
-        self, secret: bytes, name: str, link: Link, settings: WorkerSettings, expect: Callable[[frozenset[bytes]], None]
+        self,
+        secret: bytes,
+        name: str,
+        link: Link,
+        settings: WorkerSettings,
+        expect: Callable[[frozenset[bytes]], None],
+        *,
+        rings: bool = False,
     ) -> None:
+        """`rings`: `wait` will be called."""
         self.secret, self.name, self.link = secret, name, link
         self.heard = time.monotonic()
         self.over = ""  # why the session is over
-        self._settings, self._expect = settings, expect
+        self._settings, self._expect, self._rings = settings, expect, rings
         self.outbox = Outbox(link, f"{name}-back", lambda error: self.end(str(error)))
         self.say = self.outbox.say
         self._pipeline = Pipeline(name, settings.runtime, self.say, settings.speed)
+        self.reports = self._pipeline.reports
+        self._awaited: dict[tuple[int, int], AwaitedItem] = {}  # whose input is here; by source and number, in order
         self._preparation = Preparation(secret, name, settings, self.outbox, expect)
         self._plans = self._preparation.plans
         self._upstream: dict[Link, Assembler] = {link: Assembler()}
@@ -104,6 +118,9 @@ class CoordinatorSession:
         elif isinstance(message, Allow):
             self._preparation.allow(message)
         elif isinstance(message, Inventory | Prepare | WeightPart | Connect | Retire):
+            if isinstance(message, Retire):  # what is kept for later would keep weights and caches
+                self._pipeline.forget(message.before)
+                self._awaited = {key: one for key, one in self._awaited.items() if one.run.number >= message.before}
             self._preparation.put(message, [np.array(array) for array in arrays])
         else:
             raise FrameError("this message is not for a worker")
@@ -124,15 +141,66 @@ class CoordinatorSession:
         planned = self._plans.get(work.plan)
         if planned is None or planned.run is None or planned.order.epoch != work.epoch:
             return  # of a plan that is over
-        if planned.run.first != (link is self.link):
+        run = planned.run
+        ask: Callable[[KeyRequest], None] = self._outboxes[link].say
+        if run.ahead is not None and link is self.link:
+            values, rest = run.expect(arrival)
+            if rest is None:
+                if run.native is not None and self._rings:
+                    self._awaited[work.source, work.number] = AwaitedItem(run, work, values, time.monotonic())
+                else:
+                    self._pipeline.prepare(run, work, values)
+                return
+            arrival, ask = rest
+        elif run.first != (link is self.link):
             raise FrameError("an item came from another party than the plan says")
+        elif run.ahead is not None and not run.ahead.completes(RestOfItem(arrival, ask)):
+            return
         if self._pipeline.waiting >= 2 * planned.order.in_flight + 8:
             raise FrameError(f"{self._pipeline.waiting} items wait here, more than agreed")
+        self._awaited.pop((work.source, work.number), None)
+        if (to := self._towards(planned, work)) is not None:
+            self._pipeline.put(run, arrival, ask, to)
+
+    def _towards(self, planned: Planned, work: Work) -> Outbox | None:
+        """Where what is made of an item goes; None where nobody is, which the coordinator is told."""
+        assert planned.run is not None
         to = self.outbox if planned.run.last else planned.next.outbox if planned.next else None
         if to is None:
             self.say(Lost(work.plan, work.source, work.number, "the next worker isn't connected"))
-            return
-        self._pipeline.put(planned.run, arrival, self._outboxes[link].say, to)
+        return to
+
+    def wait(self, ring: RingHop, timeout: float) -> Got | bool:
+        """Waits for the rest of the item that is next, and does it by native code. A frame that came instead, and whose
+        it is; or True, and the turn to listen may be another thread's. False where nothing is waited for so."""
+        if not self._awaited or len(self._upstream) != 2 or not self._pipeline.hold():
+            return False
+        try:
+            awaited = next(iter(self._awaited.values()))
+            planned = self._plans.get(awaited.run.number)
+            if planned is None or planned.run is not awaited.run:
+                self._awaited.clear()  # its plan is over
+                return False
+            link = next(one for one in self._upstream if one is not self.link)
+            to = planned.next.outbox if planned.next is not None else None
+            found = ring.wait(awaited, link, to, timeout)
+            if not isinstance(found, RanItem):
+                return found
+            work = awaited.work
+            self._awaited.pop((work.source, work.number), None)
+            assert awaited.run.ahead is not None
+            awaited.run.ahead.take(work)
+            if (to := self._towards(planned, work)) is not None:
+                self._pipeline.ran(found, to)
+        finally:
+            self._pipeline.let_go()
+        return True
+
+    def report(self) -> None:
+        """Sends the reports of items that have gone on since the last call."""
+        while self.reports:
+            count = min(len(self.reports), MOST_REPORTS)
+            self.say(Reports([self.reports.popleft() for _ in range(count)]))
 
     def claim(self) -> Callable[[], None] | None:
         """See Pipeline.claim."""

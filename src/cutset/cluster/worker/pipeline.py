@@ -13,18 +13,21 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from cutset.cluster.codecs import Gap
 from cutset.cluster.emulation import Speed
-from cutset.cluster.messages import Failed, Lost, Message, Report
+from cutset.cluster.messages import EdgeReport, Failed, Lost, Message, Report, Work
 from cutset.cluster.stage import Runtime
 from cutset.cluster.values import Array
 from cutset.cluster.wire import ArrivedItem, Outbox, piece_bytes, pieces
+from cutset.cluster.worker.native_item import NativeItem, ready_item
 from cutset.cluster.worker.plan_run import PlanRun
 from cutset.codec import KeyRequest
+from cutset.codec.changed import Changed
 from cutset.errors import CutsetError, printable
 
-__all__ = ["Pipeline", "PipelineItem"]
+__all__ = ["Pipeline", "PipelineItem", "RanItem"]
 
 WAITING = 2  # items between two threads
 
@@ -39,7 +42,16 @@ class PipelineItem:
     ask: Callable[[KeyRequest], None]  # asks the sender for a key
     to: Outbox
     values: dict[str, Array] = field(default_factory=dict)
+    changed: dict[str, Changed] = field(default_factory=dict)  # of its values, where the stage wants to know
     came: float = field(default_factory=time.monotonic)
+
+
+class RanItem(NamedTuple):
+    """An item that native code has run."""
+
+    run: PlanRun
+    arrival: ArrivedItem
+    item: NativeItem
 
 
 class Pipeline:
@@ -53,6 +65,9 @@ class Pipeline:
         self._plain: deque[PipelineItem] = deque()  # those that `claim` runs
         self._claimed = False
         self._plain_speed = Speed(speed)
+        self._ready: NativeItem | None = None  # the one that is next, whose other value will come
+        # What was done for items without codecs, of which there may be thousands a second: the session says it later.
+        self.reports: deque[Report] = deque()
         self.waiting = 0  # items that came and haven't left; counted for the session, which bounds it
         self._lock = threading.Lock()
         self.open = True
@@ -65,9 +80,7 @@ class Pipeline:
 
     def put(self, run: PlanRun, arrival: ArrivedItem, ask: Callable[[KeyRequest], None], to: Outbox) -> None:
         """Queues an item. Never waits."""
-        work = arrival.work
-        report = Report(run.number, run.order.epoch, work.source, work.number, self._name, hop=arrival.hop)
-        item = PipelineItem(run, arrival, report, ask, to)
+        item = PipelineItem(run, arrival, self._report(run, arrival), ask, to)
         with self._lock:
             self.waiting += 1
             if run.plain:
@@ -82,6 +95,36 @@ class Pipeline:
                 return None
             self._claimed = True
         return self._run_plain
+
+    def hold(self) -> bool:
+        """Keeps items without codecs from being run until `let_go`, unless one is run, or waits: then False. Whoever
+        holds them may run one, and have it sent on (`ran`)."""
+        with self._lock:
+            if self._claimed or self._plain:
+                return False
+            self._claimed = True
+        return True
+
+    def let_go(self) -> None:
+        """They may be run again."""
+        with self._lock:
+            self._claimed = False
+
+    def ran(self, found: RanItem, to: Outbox) -> None:
+        """Sends on what was made of an item."""
+        run, arrival = found.run, found.arrival
+        item = PipelineItem(run, arrival, self._report(run, arrival), lambda request: None, to)
+        with self._lock:
+            self.waiting += 1
+
+        def finish(item: PipelineItem, speed: Speed) -> bool:
+            return self._finish(item, found.item, speed)
+
+        self._guarded(item, finish, None, self._plain_speed)
+
+    def _report(self, run: PlanRun, arrival: ArrivedItem) -> Report:
+        work = arrival.work
+        return Report(run.number, run.order.epoch, work.source, work.number, self._name, hop=arrival.hop)
 
     def _run_plain(self) -> None:
         while True:
@@ -151,7 +194,68 @@ class Pipeline:
                 self.waiting -= 1
 
     def _whole(self, item: PipelineItem, speed: Speed) -> bool:
-        return all(work(item, speed) for work in (self._decode_one, self._compute_one, self._encode_one))
+        if not self._decode_one(item, speed):
+            return False
+        if item.run.native is not None and speed.factor == 1 and (native := self._native(item)) is not None:
+            if not item.run.last:
+                native.aim(item.to)
+            native.run(None if item.run.first else item.values[item.run.takes[0]])
+            return self._finish(item, native, speed)
+        return self._compute_one(item, speed) and self._encode_one(item, speed)
+
+    def prepare(self, run: PlanRun, work: Work, values: dict[str, Array]) -> None:
+        """Gets ready for an item whose other value will come, unless another one is run, or waits."""
+        if run.native is None or not self.hold():
+            return
+        try:
+            self._drop_ready()
+            self._ready = ready_item(run.native, work, values)
+        finally:
+            self.let_go()
+
+    def forget(self, before: int) -> None:
+        """Plans with lower numbers are over."""
+        ready = self._ready
+        if ready is not None and ready.work.plan < before:
+            self._ready = None
+
+    def _drop_ready(self) -> None:
+        ready, self._ready = self._ready, None
+        if ready is not None:
+            ready.close()
+
+    def _native(self, item: PipelineItem) -> NativeItem | None:
+        """The step of an item, ready to run; None where that must be done in Python."""
+        stage, work, ready = item.run.native, item.arrival.work, self._ready
+        if stage is None:
+            return None
+        if ready is not None and ready.stage is stage and ready.is_of(work):
+            self._ready = None
+        else:
+            self._drop_ready()
+            if item.run.first:
+                stage.expect(work.source, item.values)
+            ready = ready_item(stage, work, item.values)
+        if ready is not None and not item.run.first and item.values[item.run.takes[0]].size != ready.nbytes:
+            ready.close()  # an error on its way, or a mistake
+            return None
+        return ready
+
+    def _finish(self, item: PipelineItem, native: NativeItem, speed: Speed) -> bool:
+        """Sends on what native code made of an item, unless it did."""
+        sent = native.sent
+        report, hop, end = item.report, item.arrival.hop, native.end
+        if not report.spans:
+            report.note("receive", hop.first, hop.last, hop.nbytes)
+        if end is not None:
+            report.note("compute", end.came, end.ended)
+        item.values = native.close()
+        if not sent:
+            return self._encode_one(item, speed)
+        report.edges = [EdgeReport(name, "key", native.nbytes, 1.0, native.nbytes, 0.0, 0.0) for name in item.run.gives]
+        report.note("send", sent, time.monotonic(), native.nbytes)
+        self.reports.append(report)
+        return True
 
     def _decode_one(self, item: PipelineItem, speed: Speed) -> bool:
         start, report, hop = time.monotonic(), item.report, item.arrival.hop
@@ -166,6 +270,7 @@ class Pipeline:
             if not gap.stale:
                 self._say(Lost(report.plan, report.source, report.number, str(gap)))
             return False
+        item.changed = item.run.receiver.changed(report.source)
         item.arrival.free()
         report.note("decode", start, time.monotonic())
         return True
@@ -173,7 +278,9 @@ class Pipeline:
     def _compute_one(self, item: PipelineItem, speed: Speed) -> bool:
         start, report = time.monotonic(), item.report
         with speed.work(item.run.number):  # layers cost the same whatever the item
-            item.values, seconds = item.run.compute(report.source, item.values)
+            item.values, seconds = item.run.compute(report.source, item.values, item.changed)
+        if item.run.incremental is not None:
+            report.shares = item.run.incremental.shares
         if seconds is not None:
             report.layer_seconds = [speed.seconds(one) for one in seconds]
         report.note("compute", start, time.monotonic())
@@ -188,6 +295,9 @@ class Pipeline:
 
         def left(begin: float, end: float) -> None:
             report.note("send", begin, end, sum(made.lengths))
-            self._say(report)
+            if run.plain:
+                self.reports.append(report)
+            else:
+                self._say(report)
 
         return item.to.data(pieces(made, parts, piece_bytes(run.sender.bandwidth)), done=left, direct=run.plain)

@@ -167,7 +167,9 @@ class Preparation:
         graph = self._graph(order)
         plan = read_plan(order.stages)
         plan.check(graph, order.graph)
-        limit, need = self._settings.memory, memory_of(graph, plan, order.name, order.in_flight)
+        incremental = order.delta_scale is not None
+        limit = self._settings.memory
+        need = memory_of(graph, plan, order.name, order.in_flight, incremental=incremental)
         if limit and need > limit:
             raise ConfigError(
                 f"this stage needs about {need / 2**20:,.0f} MiB; this worker may use {limit >> 20} (--memory)"

@@ -1,7 +1,7 @@
 """A worker's receiving side: admits one coordinator and the workers that it announces, and hands on what they say.
 
 Two threads take turns. One listens; when it gets an item that needs no codecs, it runs it, since to wake a thread would
-take longer than what else a hop costs, and the other one listens meanwhile.
+take longer than what else a hop costs. Where that takes long, the other one listens meanwhile.
 
 Nothing that a peer sends ends a worker. What isn't right gets one line, and that link is closed.
 """
@@ -23,10 +23,14 @@ from cutset.cluster.stage import Abilities, Runtime
 from cutset.cluster.wire import LIMITS, unpack
 from cutset.cluster.worker.coordinator_session import CoordinatorSession
 from cutset.cluster.worker.freed import give_back
+from cutset.cluster.worker.listening import Turns
+from cutset.cluster.worker.ring_hop import RingHop
 from cutset.cluster.worker.worker_settings import WorkerSettings
 from cutset.config import usable_cores
 from cutset.errors import ConfigError, CutsetError, FrameError, HandshakeError
+from cutset.kernels import native
 from cutset.link import Frame, Link, Listener, Timeouts, listen
+from cutset.link.interface import RingListener
 from cutset.link.joiner import Joiner
 from cutset.link.keys import key_allowed, listening_keys
 from cutset.link.peer import Hello, is_hello, peer_key, read_about, refusal
@@ -62,7 +66,10 @@ class Worker:
         self._session: CoordinatorSession | None = None
         self._ending: CoordinatorSession | None = None  # whose threads haven't all ended yet
         self._beat = self._looked = 0.0
-        self._listening = threading.Lock()  # whoever has it listens
+        # Over shared memory native code takes the usual items.
+        rings = isinstance(listener, RingListener) and settings.speed == 1 and native.available()
+        self._ring = RingHop(listener) if isinstance(listener, RingListener) and rings else None
+        self._turns = Turns(lambda: 0.0 if self._ring is None else self._ring.since)
         self._partner: threading.Thread | None = None
         self.handshake = settings.handshake.with_keys(settings.keys)
         self.card = Card(
@@ -98,20 +105,32 @@ class Worker:
 
     def _alternate(self, stopped: Callable[[], bool]) -> None:
         self.settings.runtime.begin_thread()
-        while True:
-            with self._listening:
+        try:
+            while self._turns.take(stopped):
                 work = None
                 while work is None:
                     if stopped():
                         return
                     work = self.turn(TURN)
-            work()
+                self._turns.leave()
+                work()
+        finally:
+            self._turns.give()
 
     def turn(self, timeout: float) -> Callable[[], None] | None:
         """Does what is due, and takes one frame, if one comes. What it gives is to be called by whoever no longer
         listens: it computes."""
         self._due()
-        got = self.listener.recv(timeout)
+        session, got = self._session, None
+        if session is not None and session.reports:
+            timeout = min(timeout, LOOK)
+        waited = session is not None and self._ring is not None and session.wait(self._ring, timeout)
+        if isinstance(waited, tuple):
+            got = waited
+        elif not waited:
+            got = self.listener.recv(timeout)
+        elif session is not None:
+            return session.claim() or _nothing
         if got is not None:
             link, frame = got
             try:
@@ -138,6 +157,7 @@ class Worker:
                 session.left(link)
         if session is None:
             return
+        session.report()
         dead = session.dead or ("cutset-partner" if self._partner and not self._partner.is_alive() else "")
         if dead:  # a worker that does nothing any more mustn't look alive
             session.end(f"the thread {dead} ended")
@@ -198,7 +218,8 @@ class Worker:
         if session is not None:
             self._end()
         self._welcome(link, hello)
-        self._session = CoordinatorSession(who.session, who.name, link, self.settings, self._expect)
+        rings = self._ring is not None
+        self._session = CoordinatorSession(who.session, who.name, link, self.settings, self._expect, rings=rings)
         self._log(f"session with {link.peer if len(link.peer) < 70 else 'a coordinator'}, as {who.name}")
 
     def _welcome(self, link: Link, hello: Hello) -> None:
@@ -219,6 +240,10 @@ class Worker:
     def _send(self, link: Link, header: bytes) -> None:
         with contextlib.suppress(CutsetError):  # it went away, or doesn't listen
             link.send(header, timeout=0.2)
+
+
+def _nothing() -> None:
+    """No items wait."""
 
 
 def _cpu() -> str:

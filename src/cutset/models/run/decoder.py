@@ -134,10 +134,12 @@ class ReferenceDecoder:
         with self.ops.inference():
             return self._forward(batch, cache, trace or _no_trace, hidden)
 
-    def final_hidden(self, batch: Batch, cache: KVCache) -> NDArray[np.float32]:
-        """See Executor."""
+    def final_hidden(
+        self, batch: Batch, cache: KVCache, *, hidden: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """See Executor and StageExecutor."""
         with self.ops.inference():
-            return self._forward(batch, cache, _no_trace, None, head=False)
+            return self._forward(batch, cache, _no_trace, hidden, head=False)
 
     def _forward(
         self, batch: Batch, cache: KVCache, trace: Trace, hidden: NDArray[np.float32] | None, *, head: bool = True

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cutset.models.files.adapter import LoraAdapter
 from cutset.models.spec import DecoderSpec
 
-__all__ = ["Batch", "Executor", "KVCache", "LoadedAdapter", "StageExecutor", "States"]
+__all__ = ["Batch", "Executor", "KVCache", "LoadedAdapter", "PreparingExecutor", "StageExecutor", "States"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,4 +172,24 @@ class StageExecutor(Protocol):
 
         Gives the residual stream (rows, hidden) of all rows in float32, or the last range's logits (wanted, vocab).
         """
+        ...
+
+    def final_hidden(
+        self, batch: Batch, cache: KVCache, *, hidden: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """As `forward` of the last range, but what the head would take: (wanted, hidden) after the final norm."""
+        ...
+
+
+class PreparingExecutor(StageExecutor, Protocol):
+    """A StageExecutor that can do some of a step before its hidden states are there."""
+
+    def prepare(self, batch: Batch) -> Any:
+        """What `forward` takes for this batch. From any thread."""
+        ...
+
+    def forward(
+        self, batch: Batch, cache: KVCache, *, hidden: NDArray[np.float32] | None = None, prepared: Any = None
+    ) -> NDArray[np.float32]:
+        """As StageExecutor.forward; `prepared` is what `prepare` gave for the batch, or None."""
         ...

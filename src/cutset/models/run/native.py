@@ -160,9 +160,9 @@ class NativeDecoder:
             packed.put(part.site, part.layer, part.expert, part.down, part.up, part.first, part.scale, part.scales)
         return LoadedAdapter(adapter.name, adapter.digest, packed)
 
-    def final_hidden(self, batch: Batch, cache: Any) -> Floats:
-        """See Executor."""
-        return self.forward(batch, cache, head=False)
+    def final_hidden(self, batch: Batch, cache: Any, *, hidden: Floats | None = None) -> Floats:
+        """See Executor and StageExecutor."""
+        return self.forward(batch, cache, hidden=hidden, head=False)
 
     def forward(
         self,
@@ -172,29 +172,16 @@ class NativeDecoder:
         *,
         hidden: Floats | None = None,
         head: bool = True,  # False: (wanted, hidden) after the final norm in place of logits
+        prepared: Mapping[str, Any] | None = None,
     ) -> Floats:
-        """Runs the rows of a batch; logits (wanted, vocab). A stage takes `hidden` and gives it: see StageExecutor."""
+        """Runs the rows of a batch; logits (wanted, vocab). A stage takes `hidden` and gives it: see StageExecutor and
+        PreparingExecutor."""
         self._move_in()
-        cos, sin = self.rope.rows(batch.positions, batch.row_starts, batch.limits)
         if trace is not None or not cache.idle:
             step = native.Step(self.core, cache.kv, self.pool, trace)
         else:
             step = cache.idle.pop()
-        step.begin(
-            batch.token_ids,
-            cos=cos.reshape(-1, cos.shape[-1]),
-            sin=sin.reshape(-1, sin.shape[-1]),
-            row_starts=batch.row_starts,
-            context_lens=batch.context_lens,
-            block_tables=batch.block_tables,
-            logit_rows=batch.logit_rows,
-            key_mask=batch.key_mask,
-            **_states(batch),
-            query_scales=query_scales(self.spec, batch.positions),
-            adapters=[None if one is None else one.handle for one in batch.adapters] if batch.adapters else None,
-            hidden=hidden,
-            head=head,
-        )
+        step.begin(hidden=hidden, head=head, **(self.prepare(batch) if prepared is None else prepared))
         if isinstance(self.linears, native.Linears):
             step.run(self.linears)
         elif isinstance(self.linears, StepLinears):
@@ -208,6 +195,41 @@ class NativeDecoder:
         if trace is None:
             cache.idle.append(step)
         return found
+
+    def ready_step(self, cache: NativeCache, prepared: Mapping[str, Any]) -> native.Step | None:
+        """A step that only needs its hidden states, for native code that has these; `close_step` follows. None where
+        products aren't computed here."""
+        if not isinstance(self.linears, native.Linears):
+            return None
+        self._move_in()
+        step = cache.idle.pop() if cache.idle else native.Step(self.core, cache.kv, self.pool)
+        step.prepare(**prepared)
+        return step
+
+    def close_step(self, cache: NativeCache, step: native.Step, end: native.HopEnd | None, sent: bool) -> Floats | None:
+        """What a step that ran has made, as `forward` gives it; None where it didn't, or that was `sent`. The step may
+        be used again."""
+        cache.idle.append(step)
+        if end is None or not end.ran or sent:
+            return None
+        return step.logits if self.layers.stop == self.spec.layers else step.hidden
+
+    def prepare(self, batch: Batch) -> Mapping[str, Any]:
+        """See PreparingExecutor: the arguments of a native.Step."""
+        cos, sin = self.rope.rows(batch.positions, batch.row_starts, batch.limits)
+        return {
+            "token_ids": batch.token_ids,
+            "row_starts": batch.row_starts,
+            "context_lens": batch.context_lens,
+            "block_tables": batch.block_tables,
+            "logit_rows": batch.logit_rows,
+            "key_mask": batch.key_mask,
+            "cos": cos.reshape(-1, cos.shape[-1]),
+            "sin": sin.reshape(-1, sin.shape[-1]),
+            "query_scales": query_scales(self.spec, batch.positions),
+            "adapters": [None if one is None else one.handle for one in batch.adapters] if batch.adapters else None,
+            **_states(batch),
+        }
 
     @property
     def mapped(self) -> bool:

@@ -1,6 +1,6 @@
 // A network over several machines: picture, plan, links, layers and cuts. The Gantt chart is in gantt.js.
 
-import { byId, bytes, fill, make, percent, rate, say, whole } from "./draw.js";
+import { byId, bytes, fill, make, percent, rate, say, shape, whole } from "./draw.js";
 import { Gantt } from "./gantt.js";
 
 const gantt = new Gantt(byId("gantt"), byId("legend"));
@@ -116,14 +116,49 @@ export function picture(event) {
   const image = byId("image");
   if (event.image) image.src = event.image;
   const changed = event.tiles.filter((share) => share > 0).length;
-  image.alt = `picture ${event.picture} of the video; ${changed} of ${event.tiles.length} tiles changed`;
+  const found = event.boxes ? counted(event.boxes) : "";
+  image.alt = `picture ${event.picture} of the video; ${changed} of ${event.tiles.length} tiles changed` + (event.boxes ? `; ${found}` : "");
   const [best] = event.result;
-  say("result", event.dropped ? `dropped: ${event.dropped}` : best ? `${best[0]} ${percent(best[1])}` : "done");
+  say("result", event.dropped ? `dropped: ${event.dropped}` : event.boxes ? found : best ? `${best[0]} ${percent(best[1])}` : "done");
+  byId("with-boxes").hidden = !event.boxes;
   const pace = event.rate === null ? "" : `, ${rate(event.rate)} pictures/s`;
   say("picture-note", `picture ${whole(event.picture)}: ${rate(event.latency_ms)} ms from capture, ` +
     `${rate(event.transit_ms)} ms of it links and layers${pace}; ` +
     `${percent(changed / Math.max(event.tiles.length, 1))} of its tiles changed`);
   paint();
+  outline();
+}
+
+/** "2 person, 1 dog": how many of each class, those that were found first in front. */
+function counted(boxes) {
+  const counts = new Map();
+  for (const { label } of boxes) counts.set(label, (counts.get(label) ?? 0) + 1);
+  return [...counts].map(([label, count]) => `${whole(count)} ${label}`).join(", ") || "nothing found";
+}
+
+/** A class has the same colour in every picture. */
+function hue(label) {
+  let sum = 0;
+  for (const letter of label) sum = (sum * 31 + letter.codePointAt(0)) % 1_000_003;
+  return `b${sum % 6}`;
+}
+
+/** Boxes with their labels, over the picture. */
+function outline() {
+  const frame = byId("boxes");
+  const [height, width] = shown?.size ?? [1, 1];
+  frame.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  const boxes = byId("show-boxes").checked ? shown?.boxes ?? [] : [];
+  const size = Math.max(height, width) / 32;
+  frame.replaceChildren(...[...boxes].reverse().flatMap(({ label, score, box: [left, top, right, bottom] }) => {
+    const text = `${label} ${percent(score)}`;
+    const above = top >= size * 1.3 ? top - size * 1.3 : top;
+    return [
+      shape("rect", { class: `frame-of ${hue(label)}`, x: left, y: top, width: right - left, height: bottom - top }),
+      shape("rect", { class: `plate ${hue(label)}`, x: left, y: above, width: text.length * size * 0.66, height: size * 1.3 }),
+      shape("text", { x: left + size * 0.2, y: above + size, "font-size": size }, text),
+    ];
+  }));
 }
 
 /** Tiles that stayed are veiled, so that what changed stands out. */
@@ -142,3 +177,4 @@ function paint() {
 }
 
 byId("show-tiles").addEventListener("change", paint);
+byId("show-boxes").addEventListener("change", outline);

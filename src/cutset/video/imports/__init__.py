@@ -1,1 +1,1 @@
-"""Networks from elsewhere become graphs and tensors: torch modules, through torch.export."""
+"""Networks from elsewhere become graphs and weights: torch modules through torch.export, and ONNX files."""

@@ -18,9 +18,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cutset.cluster.codecs import channel_of
 from cutset.codec import Decoder, EdgeSpec, Encoder, Verdict
@@ -29,12 +27,11 @@ from cutset.partition.graph import Graph
 from cutset.partition.node import Value
 from cutset.partition.traffic import Coded, Traffic
 from cutset.video.picture_forms import FORMS, PictureForm
+from cutset.video.runtimes import open_stage
 from cutset.video.sources import PacketDecoder
-from cutset.video.torch_stage import TorchStage, to_array
 
 __all__ = [
     "MeasuredValue",
-    "as_tensor",
     "form_input",
     "measure_sizes",
     "measure_value",
@@ -55,7 +52,7 @@ class MeasuredValue:
 
 def measure_sizes(
     graph: Graph,
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, Any],
     groups: Sequence[Sequence[NDArray[np.uint8]]],
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> dict[str, MeasuredValue]:
@@ -69,7 +66,7 @@ def measure_sizes(
         raise RequestError("sizes need at least two pictures in a row; the source has fewer")
     starts = tuple(accumulate((len(group) for group in groups[:-1]), initial=0))
     [picture] = graph.inputs
-    held = [{picture.name: as_tensor(each)} for group in groups for each in group]
+    held = [{picture.name: each} for group in groups for each in group]
     found = {picture.name: measure_value(picture, [each[picture.name] for each in held], starts)}
     places = sorted({*graph.trunk, 0, len(graph.nodes)})
     for begin, end in pairwise(places):
@@ -77,8 +74,8 @@ def measure_sizes(
         # The values that stay inside the block are outputs here, so that they can be looked at.
         inside = [value for i in nodes for value in graph.nodes[i].made]
         shown = replace(graph, outputs=tuple(dict.fromkeys((*graph.outputs, *(value.name for value in inside)))))
-        stage = TorchStage(shown, nodes, tensors)
-        made = [stage.forward(each) for each in held]
+        stage = open_stage(shown, nodes, tensors)
+        made = [stage.run(0, each) for each in held]
         for value in inside:
             found[value.name] = measure_value(value, [each[value.name] for each in made], starts)
         passes = graph.cuts[end].values
@@ -90,21 +87,24 @@ def measure_sizes(
     return found
 
 
-def as_tensor(picture: NDArray[np.uint8]) -> Tensor:
-    """The picture without a copy, unless it is read-only, of which torch warns."""
-    return torch.from_numpy(np.require(picture, requirements=["C", "W"]))
-
-
-def measure_value(value: Value, tensors: Sequence[Tensor], starts: Sequence[int] = (0,)) -> MeasuredValue:
-    """One value of consecutive pictures; `starts` are the places at which a group of them begins, with a key."""
+def measure_value(value: Value, given: Sequence[Any], starts: Sequence[int] = (0,)) -> MeasuredValue:
+    """One value of consecutive pictures, arrays or tensors; at `starts` a group of them begins, with a key."""
     spec = channel_of(0, value)
-    arrays = [to_array(tensor).astype(spec.dtype, copy=False) for tensor in tensors]
+    arrays = [_plain(one).astype(spec.dtype, copy=False) for one in given]
     ways = [_encode(spec, arrays, starts, bandwidth) for bandwidth in (FAST, SLOW)]
     rest = [i for i in range(len(arrays)) if i not in starts]
     keys, deltas = (tuple(_median([way[i][0] for i in chosen]) for way in ways) for chosen in (starts, rest))
     typical = deltas[0].nbytes
     mean = statistics.fmean(ways[0][i][0].nbytes for i in rest) / typical if typical else 1.0
     return MeasuredValue(Traffic(keys, deltas, mean), statistics.median(ways[0][i][1] for i in rest))
+
+
+def _plain(one: Any) -> NDArray[Any]:
+    if isinstance(one, np.ndarray):
+        return np.ascontiguousarray(one)
+    from cutset.video.torch_stage import to_array
+
+    return to_array(one)
 
 
 def _encode(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,10 +23,10 @@ from cutset.partition.timing import Run, measure_layers, quickest
 from cutset.partition.traffic import Coded, Mode, Traffic, changed, dense
 from cutset.video.picture_forms import FORMS, LOSSY
 from cutset.video.privacy import picture_like
+from cutset.video.runtimes import FUSED, has_onnx, installed, open_stage, packages, reference_of
+from cutset.video.runtimes.checked import made_up
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from cutset.video.sources import Picture, VideoCodec
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "other_inputs",
     "problem_of",
     "sizes_of",
+    "torch_threads",
     "typical_pairs",
 ]
 
@@ -77,30 +79,27 @@ def measure_profile(
     name: str,
     graph: Graph,
     digest: str,
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, Any],
     *,
     threads: int,
     fresh: bool = False,
     progress: Progress = no_progress,
+    runtime: str = "",
 ) -> Profile:
     """This machine's profile of a network, from the cache unless `fresh`, or if the network is much quicker now: the
-    machine was busy then. Sets torch's threads for measuring.
+    machine was busy then. Sets torch's threads for measuring. `tensors` and `runtime` are those of `open_stage`.
     """
-    import torch
-
     from cutset.codec.costs import measured
 
-    versions = {package: importlib.metadata.version(package) for package in ("cutset", "torch")}
-    run = network_run(graph, tensors)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    chosen = runtime or reference_of(graph)
+    versions = packages("cutset", chosen.partition("+")[0], *([] if has_onnx(graph) else ["torch"]))
+    versions |= {"runtime": FUSED} if chosen == FUSED else {}
+    with torch_threads(threads, graph):
+        run = network_run(graph, tensors, chosen, threads)
         known = None if fresh else kept(digest, threads, versions)
         if known is not None and known.whole <= QUICKER * quickest(run):
-            return known
+            return msgspec.structs.replace(known, model=name)  # a file may be called otherwise now
         times = measure_layers(run, progress=progress)
-    finally:
-        torch.set_num_threads(before)
     costs = measured()
     shape = graph.inputs[0].shape
     profile = Profile(
@@ -124,22 +123,43 @@ def measure_profile(
     return profile
 
 
-def network_run(graph: Graph, tensors: Mapping[str, Tensor]) -> Run:
-    """The whole network on made-up pictures, to be timed. Threads are torch's, as they are set."""
+@contextlib.contextmanager
+def torch_threads(threads: int, graph: Graph) -> Iterator[None]:
+    """Torch with so many threads, where a graph of it is run."""
+    if has_onnx(graph):
+        yield
+        return
     import torch
 
-    from cutset.video.torch_stage import TorchStage
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
-    stage = TorchStage(graph, range(len(graph.nodes)), tensors)
-    inputs = {}
-    for value in graph.inputs:
-        generator, kind = torch.Generator().manual_seed(0), getattr(torch, value.dtype)
-        if kind.is_floating_point:
-            inputs[value.name] = torch.randn(value.shape, generator=generator).to(kind)
-        else:
-            most = 2 if kind == torch.bool else 256
-            inputs[value.name] = torch.randint(0, most, value.shape, generator=generator).to(kind)
-    return lambda observe: stage.forward(inputs, None if observe is None else lambda node, seconds: observe(seconds))
+
+def network_run(graph: Graph, tensors: Mapping[str, Any], runtime: str = "", threads: int = 1) -> Run:
+    """The whole network on made-up pictures, to be timed. Torch's threads are as they are set.
+
+    Where a runtime fuses the nodes, they are observed as the graph's reference runs them, one by one: what each takes
+    of the whole is known from there.
+    """
+    everything, reference = range(len(graph.nodes)), reference_of(graph)
+    inputs = {value.name: made_up(value) for value in graph.inputs}
+    whole = open_stage(graph, everything, tensors, runtime, threads=threads)
+    apart = whole
+    if (runtime or reference) != "torch" and installed(reference):
+        apart = open_stage(graph, everything, tensors, reference, threads=threads, by_node=True)
+
+    def run(observe: Callable[[float], None] | None) -> None:
+        seen: list[float] = []
+        (whole if observe is None else apart).run(0, inputs, seen.append if observe else None)
+        if observe is not None:  # without the reference, by what moves and is computed
+            for part in seen or [node.flops + sum(v.nbytes for v in node.made) + 1.0 for node in graph.nodes]:
+                observe(part)
+
+    return run
 
 
 def guessed_traffic(graph: Graph, profile: Profile, share: float) -> dict[str, Traffic]:
@@ -156,7 +176,7 @@ def guessed_traffic(graph: Graph, profile: Profile, share: float) -> dict[str, T
 
 def measure_pictures(
     graph: Graph,
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, Any],
     source: str,
     *,
     size: tuple[int, int],
@@ -178,7 +198,7 @@ def measure_pictures(
 
 def sizes_of(
     graph: Graph,
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, Any],
     pictures: Sequence[Picture],
     codec: VideoCodec | None,
     source: str,
@@ -192,14 +212,14 @@ def sizes_of(
     `count` of those `among` them go through the network, as typical pairs. Packets are decoded from the first on, so it
     must open a group. `source` is their name.
     """
-    from cutset.video.profile.payloads import as_tensor, measure_sizes, measure_value, measured_inputs
+    from cutset.video.profile.payloads import measure_sizes, measure_value, measured_inputs
 
     ways = measured_inputs(codec, pictures)
     chosen = pictures[among]
     groups = typical_pairs([picture.pixels for picture in chosen], count)
     values = measure_sizes(graph, tensors, groups, progress)
     first = graph.inputs[0]
-    values[first.name] = measure_value(first, [as_tensor(each.pixels) for each in chosen])
+    values[first.name] = measure_value(first, [each.pixels for each in chosen])
     return Sizes(
         source=source,
         items=sum(map(len, groups)),

@@ -17,6 +17,7 @@ from cutset.video.sources.libav import libav, reason, to_rgb
 from cutset.video.sources.orientation import UPRIGHT, frame_orientation, turned_size
 from cutset.video.sources.packets import size_text
 from cutset.video.sources.picture import Picture, Source, check_size
+from cutset.video.sources.placement import Placement
 
 __all__ = ["ContainerSource"]
 
@@ -204,7 +205,9 @@ class ContainerSource(Source):
             raise SourceError(f"{self.name}, picture {number}: {reason(error)}") from None
         self._time = self._when(shown.stamp)
         self._damage.picture()
-        return Picture(number, pixels, self._time, shown.packets, shown.opens, shown.skipped)
+        native = turned_size(coded, self._orientation)
+        placement = None if native == self.size else Placement.stretch(native, self.size)
+        return Picture(number, pixels, self._time, shown.packets, shown.opens, shown.skipped, placement=placement)
 
     def _adopt(self, coded: tuple[int, int]) -> None:
         """The first picture decides, whatever its container says."""

@@ -63,7 +63,7 @@ class FolderSource(Source):
                         "give a size to scale all of them to"
                     )
                 for picture in source:
-                    yield Picture(index, picture.pixels, index / RATE)
+                    yield Picture(index, picture.pixels, index / RATE, placement=picture.placement)
                     break
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cutset.errors import SourceError
 from cutset.video.sources.codec import VideoCodec
 from cutset.video.sources.faults import Faults
+from cutset.video.sources.placement import Placement
 
 __all__ = ["LARGEST", "Picture", "Source", "check_size"]
 
@@ -31,6 +32,8 @@ class Picture:
     `opens`: a group begins here, so a decoder must begin anew, and a new one can begin.
     `skipped`: how many pictures that a live source dropped or a container hides come out of a decoder before this one.
     `captured`: of what is live, when it came, on the clock of `time.monotonic()`.
+    `placement`: where the source's own picture lies in this one, where it was scaled; `original`: that picture's
+    pixels, where they are there.
     """
 
     index: int
@@ -40,6 +43,8 @@ class Picture:
     opens: bool = False
     skipped: int = 0
     captured: float | None = None
+    placement: Placement | None = None
+    original: NDArray[np.uint8] | None = None
 
 
 class Source(ABC):

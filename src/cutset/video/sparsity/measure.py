@@ -6,17 +6,15 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cutset.codec.costs import kernels
 from cutset.errors import RequestError
 from cutset.kernels.reference_delta import bits, nested_room
 from cutset.partition.graph import Graph
 from cutset.partition.node import Value
+from cutset.video.runtimes import open_stage
 from cutset.video.sparsity.changes import Changes, channels, tile_shares
-from cutset.video.torch_stage import TorchStage, to_array
 
 __all__ = ["compare", "measure"]
 
@@ -25,7 +23,7 @@ Array = np.ndarray[Any, Any]
 
 def measure(
     graph: Graph,
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, Any],
     pictures: Iterable[NDArray[np.uint8]],
     *,
     source: str = "",
@@ -36,7 +34,7 @@ def measure(
     Holds all values of one picture at a time. `progress` hears how many pictures are done.
     Raises RequestError for fewer than two pictures and for one of another size.
     """
-    stages = [TorchStage(graph, [i], tensors) for i in range(len(graph.nodes))]
+    stages = [open_stage(graph, [i], tensors) for i in range(len(graph.nodes))]
     last_reader = {name: max((n for n in own if n < len(stages)), default=-1) for name, own in graph.readers.items()}
     held: dict[str, Array] = {}
     changed: dict[str, list[NDArray[np.float32]]] = {name: [] for name in graph.values}
@@ -46,11 +44,11 @@ def measure(
     count = 0
     [first] = graph.inputs
     for pixels in pictures:
-        live: dict[str, Tensor] = {}
+        live: dict[str, Array] = {}
         row: dict[str, tuple[float, int]] = {}
 
-        def note(name: str, tensor: Tensor, row: dict[str, tuple[float, int]] = row) -> None:
-            fresh = to_array(tensor).reshape(-1)
+        def note(name: str, array: Array, row: dict[str, tuple[float, int]] = row) -> None:
+            fresh = array.reshape(-1)
             if name in held:
                 fractions, nbytes = compare(graph.values[name], held[name], fresh)
                 changed[name].append(fractions)
@@ -64,12 +62,12 @@ def measure(
         if first.name in held:
             before = held[first.name].reshape(first.shape)
             tiles.append(tile_shares((before != pixels).any(axis=(0, 1))))
-        live[first.name] = torch.from_numpy(np.array(pixels))
+        live[first.name] = np.array(pixels)
         note(first.name, live[first.name])
         for i, stage in enumerate(stages):
-            made = stage.forward(live)
-            for name, tensor in made.items():
-                note(name, tensor)
+            made = stage.run(0, live)
+            for name, array in made.items():
+                note(name, array)
             live |= made
             for name in [name for name in live if last_reader[name] <= i]:
                 del live[name]

@@ -1,7 +1,9 @@
-"""Convolutional networks with torchvision's parameter names, so that its weight files load; random weights otherwise.
+"""Convolutional networks with torchvision's parameter names, so that its weight files load, and timm's; random weights
+otherwise.
 
 A network takes pictures (n, 3, height, width): uint8 in 0..255 as a camera gives them, which it normalises itself, or
-float32 that is normalised already. It gives logits (n, 1000), or with `head=False` the feature map before the head.
+float32 that is normalised already. It gives logits (n, 1000), or with `head=False` the feature map before the head;
+a detector gives logits and offsets of its anchors.
 """
 
 from __future__ import annotations
@@ -25,7 +27,15 @@ ZOO = {
     "vgg16": ("cutset.video.zoo.vgg", "VGG16"),
     "vgg19": ("cutset.video.zoo.vgg", "VGG19"),
     "googlenet": ("cutset.video.zoo.googlenet", "GoogLeNet"),
+    "resnet18": ("cutset.video.zoo.resnet", "ResNet18"),
+    "resnet34": ("cutset.video.zoo.resnet", "ResNet34"),
     "resnet50": ("cutset.video.zoo.resnet", "ResNet50"),
+    "resnet101": ("cutset.video.zoo.resnet", "ResNet101"),
+    "mobilenet_v3_large": ("cutset.video.zoo.mobilenet", "MobileNetV3Large"),
+    "mobilenet_v3_small": ("cutset.video.zoo.mobilenet", "MobileNetV3Small"),
+    "efficientnet_b0": ("cutset.video.zoo.efficientnet", "EfficientNetB0"),
+    "convnext_tiny": ("cutset.video.zoo.convnext", "ConvNextTiny"),
+    "ssdlite320_mobilenet_v3_large": ("cutset.video.zoo.ssdlite", "SsdLite"),
 }
 
 
@@ -45,7 +55,9 @@ def build(
     Raises ModelError for an unknown name or where torch isn't installed, CheckpointError for weights that don't fit.
     """
     if name not in ZOO:
-        raise ModelError(f"the zoo has no {name!r}{did_you_mean(name, ZOO)}")
+        raise ModelError(
+            f"the zoo has no {name!r}{did_you_mean(name, ZOO)}; it has {', '.join(ZOO)}. Files of ONNX end in .onnx"
+        )
     try:
         import torch
     except ImportError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -52,3 +54,10 @@ class Network(nn.Module):
     def gain(name: str) -> float:
         """The scale of a random parameter, where the usual one would let activations grow with depth."""
         return 1.0
+
+    def timm_names(self) -> Iterable[tuple[str, str]]:
+        """The names that timm gives parameters, with those of this network; none where they are the same."""
+        return ()
+
+    def become_timm(self) -> None:
+        """What else timm's network of this kind has otherwise, beside the names."""

@@ -55,7 +55,7 @@ def load_weights(network: Network, path: Path) -> list[str]:
     or unexpected is a CheckpointError. A `.safetensors` file is mapped; another one must be a state dictionary that
     torch reads without unpickling objects.
     """
-    found = open_weights(path)
+    found = _own_names(network, open_weights(path))
     wanted = dict(network.state_dict())
     for name, target in wanted.items():
         tensor = found.get(name)
@@ -76,6 +76,22 @@ def load_weights(network: Network, path: Path) -> list[str]:
         if not name.startswith(network.HEAD + network.UNUSED):
             raise CheckpointError(f"{path}: tensor {name} is unexpected; is it a file of another network?")
     return rest
+
+
+def _own_names(network: Network, found: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The tensors by this network's names, where a file has timm's."""
+    table = dict(network.timm_names())
+    named = [name for name in found if name in table]
+    own = [name for name in network.state_dict() if name in found]
+    if len(named) <= len(own):
+        return found
+    network.become_timm()
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    renamed = {table.get(name, name): found[name] for name in found}
+    return {
+        name: tensor.reshape(shapes[name]) if name in shapes and tensor.numel() == shapes[name].numel() else tensor
+        for name, tensor in renamed.items()
+    }
 
 
 def _dtype(tensor: Tensor) -> str:

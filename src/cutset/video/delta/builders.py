@@ -1,0 +1,303 @@
+"""Which operators are computed by positions, and the layers that do so.
+
+A builder gives the layer of a node; True where it became part of another one, False where it is computed whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutset.kernels.reference_sparse import Window
+from cutset.partition.node import Read, Weight, short_name
+from cutset.video.delta.calls import NodeCall, is_map
+from cutset.video.delta.sparse_layers import (
+    Affine,
+    ChannelSlice,
+    Concatenation,
+    Convolution,
+    Gate,
+    Pair,
+    Pool,
+    Resize,
+    SparseLayer,
+)
+
+if TYPE_CHECKING:
+    from cutset.video.delta.compiling import Compiler
+
+__all__ = ["BUILDERS", "PARTS", "Build", "part"]
+
+Array = NDArray[Any]
+Build = Callable[["Compiler", NodeCall], "SparseLayer | bool"]
+
+MOST_WINDOW = 64  # rows or columns of a pool that is computed by positions
+PARTS = ("split", "split_with_sizes", "chunk")  # operators that make several values of one
+
+
+def _conv(compiler: Compiler, call: NodeCall) -> SparseLayer | bool:
+    source, weight = compiler.map(call.arg(0)), call.arg(1)
+    rest = 6 if short_name(call.node.op) == "conv2d" else 8  # convolution is also told whether it is transposed
+    bias = call.arg(2)
+    if source is None or not isinstance(weight, Weight) or not (bias is None or isinstance(bias, Weight)):
+        return False
+    if rest == 8 and call.arg(6, False):
+        return False
+    array = np.asarray(compiler.weights[weight.name])
+    if array.ndim != 4 or array.dtype != np.float32:
+        return False
+    stride, dilation, padding = call.sides(3, 1), call.sides(5, 1), call.arg(4, 0)
+    if stride is None or dilation is None:
+        return False
+    if padding == "same":
+        sides = tuple(d * (k - 1) // 2 for d, k in zip(dilation, array.shape[2:], strict=True))
+        before: tuple[int, int] | None = (sides[0], sides[1])
+    else:
+        before = (0, 0) if padding == "valid" else call.sides(4, 0)
+    groups = call.arg(rest, 1)
+    if before is None or type(groups) is not int:
+        return False
+    return Convolution(
+        **compiler.common(call, source),
+        weight=np.ascontiguousarray(array.transpose(0, 2, 3, 1)),
+        bias=np.zeros(len(array), np.float32) if bias is None else np.asarray(compiler.weights[bias.name], np.float32),
+        groups=groups,
+        place=Window(array.shape[2], array.shape[3], *stride, *before, *dilation),
+    )
+
+
+def _batch_norm(compiler: Compiler, call: NodeCall) -> SparseLayer | bool:
+    if not is_map(call.value):
+        return False
+    plain = call.node.op.startswith("aten.batch_norm")  # which is also told whether it is in training
+    epsilon = call.arg(7 if plain else 6)
+    if not isinstance(epsilon, float) or (plain and call.arg(5, False)) or None in (call.arg(3), call.arg(4)):
+        return False
+    found = [compiler.statistic(call.arg(at), call.value.shape[1], x) for at, x in ((1, 1.0), (2, 0.0), (3, 0), (4, 1))]
+    gain, shift, mean, variance = found
+    if gain is None or shift is None or mean is None or variance is None:
+        return False
+    scale = gain / np.sqrt(variance + epsilon)
+    return compiler.affine(call, scale, shift - mean * scale)
+
+
+def _activation(kind: str) -> Build:
+    def build(compiler: Compiler, call: NodeCall) -> SparseLayer | bool:
+        source = compiler.map(call.arg(0))
+        if source is None:
+            return False
+        name, parameter = kind, 0.0
+        if kind == "leaky_relu":
+            parameter = float(call.arg(1, 0.01, "negative_slope"))
+        elif kind == "gelu" and call.arg(1, "none", "approximate") == "tanh":
+            name = "gelu_tanh"
+        elif kind == "clamp":
+            least, most = call.arg(1, None, "min"), call.arg(2, None, "max")
+            if short_name(call.node.op) == "relu6":
+                least, most = 0, 6
+            if short_name(call.node.op) == "hardtanh":
+                least, most = call.arg(1, -1, "min_val"), call.arg(2, 1, "max_val")
+            if least != 0 or not isinstance(most, int | float):
+                return False
+            parameter = float(most)
+        before = compiler.before(call.arg(0), call.number)
+        if before is None:
+            channels = call.value.shape[1]
+            before = Affine(**compiler.common(call, source), scale=np.ones(channels), shift=np.zeros(channels))
+            before.activation, before.parameter = name, parameter
+            return before
+        before.activation, before.parameter = name, parameter
+        return compiler.join(before, call)
+
+    return build
+
+
+def _arithmetic(kind: str) -> Build:
+    def build(compiler: Compiler, call: NodeCall) -> SparseLayer | bool:
+        a, b = call.arg(0), call.arg(1)
+        if not is_map(call.value) or call.arg(2, 1, "alpha") != 1:
+            return False
+        if not isinstance(a, Read) and kind in ("add", "mul"):
+            a, b = b, a
+        first, second = compiler.map(a), compiler.map(b)
+        shape = call.value.shape
+        if first is None:
+            return False
+        if second is None:
+            own = compiler.constant(b, shape[1]) if compiler.graph.values[a.name].shape == shape else None
+            if own is None or kind in ("max", "min") or (kind == "div" and not own.all()) or a is not call.arg(0):
+                return False
+            one, none = np.ones_like(own), np.zeros_like(own)
+            by = {
+                "add": (one, own),
+                "sub": (one, -own),
+                "mul": (own, none),
+                "div": (1 / own if own.all() else one, none),
+            }
+            return compiler.affine(call, *by[kind])
+        shapes = compiler.graph.values[a.name].shape, compiler.graph.values[b.name].shape
+        if shapes == (shape, shape):
+            return Pair(**compiler.common(call, first, second), kind=kind)
+        gate = (1, shape[1], 1, 1)
+        if kind in ("add", "mul") and gate in shapes and shape in shapes:
+            reads = (first, second) if shapes[0] == shape else (second, first)
+            return Gate(**compiler.common(call, *reads), kind=kind)
+        return False
+
+    return build
+
+
+def _pool(mean: bool) -> Build:
+    def build(compiler: Compiler, call: NodeCall) -> SparseLayer | bool:
+        source, window = compiler.map(call.arg(0)), call.sides(1, None)
+        if source is None or window is None or max(window) > MOST_WINDOW:
+            return False
+        stride, padding = call.sides(2, window), call.sides(3, 0)
+        dilation = (1, 1) if mean else call.sides(4, 1)
+        if stride is None or padding is None or dilation is None:
+            return False
+        divisor = 0
+        if mean:
+            divisor = call.arg(6, None, "divisor_override") or 0
+            counted = bool(call.arg(5, True, "count_include_pad")) and padding != (0, 0)
+            if counted and call.arg(4, False, "ceil_mode"):
+                return False  # what lies beyond the padding isn't counted: that differs from window to window
+            if counted and not divisor:
+                divisor = window[0] * window[1]
+        return Pool(
+            **compiler.common(call, source),
+            place=Window(*window, *stride, *padding, *dilation),
+            mean=mean,
+            divisor=int(divisor),
+        )
+
+    return build
+
+
+def _adaptive(compiler: Compiler, call: NodeCall) -> SparseLayer | bool:
+    source = compiler.map(call.arg(0))
+    if source is None or not is_map(call.value):
+        return False
+    size, made = compiler.graph.values[call.arg(0).name].shape[2:], call.value.shape[2:]
+    window = tuple(s // m for s, m in zip(size, made, strict=True))
+    if any(s % m for s, m in zip(size, made, strict=True)) or made == (1, 1) or max(window) > MOST_WINDOW:
+        return False  # windows of several sizes, or one of all: computed whole
+    return Pool(**compiler.common(call, source), place=Window(*window, *window), mean=True)
+
+
+def _cat(compiler: Compiler, call: NodeCall) -> SparseLayer | bool:
+    parts, dim = call.arg(0), call.arg(1, 0, "dim")
+    if dim not in (1, -3) or not isinstance(parts, tuple) or not is_map(call.value):
+        return False
+    reads = [compiler.map(part) for part in parts]
+    channels = tuple(compiler.graph.values[part.name].shape[1] for part in parts if isinstance(part, Read))
+    if None in reads or len(channels) < len(parts):
+        return False
+    return Concatenation(**compiler.common(call, *(name for name in reads if name)), channels=channels)
+
+
+def part(compiler: Compiler, call: NodeCall) -> SparseLayer | bool:
+    """Channels of a map: one of the parts of an operator that makes several, or a slice."""
+    source, node = compiler.map(call.arg(0)), call.node
+    if source is None or not is_map(call.value):
+        return False
+    common = compiler.common(call, source)
+    if short_name(node.op) == "slice":
+        dim, first, step = call.arg(1, 0, "dim"), call.arg(2, None, "start") or 0, call.arg(4, 1, "step")
+        if dim not in (1, -3) or step != 1:
+            return False
+        total = compiler.graph.values[call.arg(0).name].shape[1]
+        first = min(max(first + total if first < 0 else first, 0), total)
+        return ChannelSlice(**common, first=first, count=call.value.shape[1])
+    if call.arg(2, 0, "dim") not in (1, -3):
+        return False
+    first = 0
+    for output in node.outputs:
+        if output is None:
+            return False  # its size isn't known
+        if output.name == call.value.name:
+            break
+        first += output.shape[1]
+    common["flops"] = 0
+    return ChannelSlice(**common, first=first, count=call.value.shape[1])
+
+
+def _resize(bilinear: bool) -> Build:
+    def build(compiler: Compiler, call: NodeCall) -> SparseLayer | bool:
+        source = compiler.map(call.arg(0))
+        if source is None or not is_map(call.value):
+            return False
+        scales = call.arg(3 if bilinear else 2, None, "scale_factors")
+        if call.node.op.endswith(".default"):
+            scales = (
+                call.arg(3 if bilinear else 2, None, "scales_h"),
+                call.arg(4 if bilinear else 3, None, "scales_w"),
+            )
+        align = bool(bilinear and call.arg(2, False, "align_corners"))
+        size, made = compiler.graph.values[call.arg(0).name].shape[2:], call.value.shape[2:]
+        sides: list[Array] = []
+        for axis in (0, 1):
+            given = scales[axis] if isinstance(scales, tuple) and len(scales) == 2 else None
+            sides += _between(size[axis], made[axis], given if isinstance(given, float) else None, bilinear, align)
+        rows, down, columns, right = sides
+        return Resize(
+            **compiler.common(call, source),
+            row_places=rows,
+            row_shares=down,
+            column_places=columns,
+            column_shares=right,
+        )
+
+    return build
+
+
+def _between(size: int, made: int, scale: float | None, bilinear: bool, align: bool) -> tuple[Array, Array]:
+    """Places (2, made) on one axis and the second one's shares, as torch defines them."""
+    step = np.float32(1 / scale if scale else size / made)
+    at = np.arange(made, dtype=np.float32)
+    if not bilinear:
+        first = np.minimum(np.floor(at * step).astype(np.int64), size - 1)
+        return np.stack([first, first]), np.zeros(made, np.float32)
+    if align:
+        at = at * np.float32((size - 1) / (made - 1) if made > 1 else 0)
+    else:
+        at = np.maximum((at + np.float32(0.5)) * step - np.float32(0.5), np.float32(0))
+    first = np.minimum(at.astype(np.int64), size - 1)
+    share = np.clip(at - first.astype(np.float32), 0, 1).astype(np.float32)
+    return np.stack([first, np.minimum(first + 1, size - 1)]), share
+
+
+def _same(compiler: Compiler, call: NodeCall) -> SparseLayer | bool:
+    """What gives its input as it is; a picture of bytes is held as floats anyway."""
+    argument = call.arg(0)
+    if not isinstance(argument, Read) or not is_map(call.value):
+        return False
+    value = compiler.graph.values[argument.name]
+    picture = value.dtype == "uint8" and value.name in compiler.inputs and value.shape == call.value.shape
+    if not picture and not (is_map(value) and value.shape == call.value.shape):
+        return False
+    compiler.found.alias[call.value.name] = compiler.found.name(argument.name)
+    return True
+
+
+BUILDERS: Mapping[str, Build] = {
+    **dict.fromkeys(("conv2d", "convolution"), _conv),
+    "batch_norm": _batch_norm,
+    **{name: _activation(name) for name in ("relu", "leaky_relu", "sigmoid", "tanh", "silu", "gelu")},
+    **{name: _activation(name) for name in ("hardsigmoid", "hardswish")},
+    **dict.fromkeys(("relu6", "hardtanh", "clamp"), _activation("clamp")),
+    **{name: _arithmetic(name) for name in ("add", "sub", "mul", "div")},
+    "maximum": _arithmetic("max"),
+    "minimum": _arithmetic("min"),
+    **dict.fromkeys(("max_pool2d", "max_pool2d_with_indices"), _pool(False)),
+    "avg_pool2d": _pool(True),
+    **dict.fromkeys(("adaptive_avg_pool2d", "_adaptive_avg_pool2d"), _adaptive),
+    **dict.fromkeys(("cat", "concat"), _cat),
+    **dict.fromkeys(("slice", "split", "split_with_sizes", "chunk"), part),
+    "upsample_nearest2d": _resize(False),
+    "upsample_bilinear2d": _resize(True),
+    **dict.fromkeys(("_to_copy", "to", "alias", "clone", "detach", "contiguous", "dropout"), _same),
+}

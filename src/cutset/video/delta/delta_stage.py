@@ -1,0 +1,138 @@
+"""A stage that computes again only what changed since the picture before, and dense where that is quicker."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+
+import numpy as np
+from torch import Tensor
+
+from cutset.cluster.stage import Stage
+from cutset.cluster.values import Array
+from cutset.codec.changed import Changed
+from cutset.partition.graph import Graph
+from cutset.video.delta.dense_switch import DenseSwitch
+from cutset.video.delta.program import HeldState, PictureWork, Program
+from cutset.video.delta.sparse_layers import Mask
+
+__all__ = ["DeltaStage"]
+
+ABANDON = 1.25  # times dense: a picture that would take longer is computed dense at once
+EARLY = 0.5  # of the dense seconds: no picture is abandoned after that
+RECENT = 64  # pictures of which the work is kept
+
+
+class DeltaStage:
+    """Computes by positions on our own kernels (`program`), or has `dense` compute, a stage of the same nodes.
+
+    `scale` times the thresholds (8 of 255 levels of pixels, 2 % of each layer's range) is what stays as it is held; 0:
+    every bit is followed. With `always`, dense is never used. Not for several threads at once, but for `scale`.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        nodes: Collection[int],
+        tensors: Mapping[str, Tensor],
+        dense: Stage,
+        *,
+        threads: int = 1,
+        scale: float = 0.0,
+        dense_seconds: float = 1e9,
+        always: bool = False,
+    ) -> None:
+        self.program = Program(graph, nodes, tensors, threads)
+        self.dense, self.scale = dense, scale
+        self.recent: deque[PictureWork] = deque(maxlen=RECENT)
+        self._always, self._dense_seconds = always, dense_seconds
+        self._states: dict[int, HeldState] = {}
+        self._switches: dict[int, DenseSwitch] = {}
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return self.program.inputs
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return self.program.outputs
+
+    @property
+    def shares(self) -> list[float]:
+        """Of each node, in the order of the graph, the share of its output that the last picture took."""
+        last = self.recent[-1].shares if self.recent else {}
+        return [last.get(i, 0.0) for i in self.program.nodes]
+
+    @property
+    def share(self) -> float:
+        """Of all operations, what the last picture took; 1 where it was dense."""
+        return self.recent[-1].share(self.program.flops) if self.recent else 1.0
+
+    def run(
+        self,
+        source: int,
+        values: Mapping[str, Array],
+        observe: Callable[[float], None] | None = None,
+        changed: Mapping[str, Changed] | None = None,
+    ) -> dict[str, Array]:
+        """As `cutset.cluster.stage` asks of a stage. `changed`: what of its inputs the decoder replaced since then."""
+        begin = time.perf_counter()
+        state = self._states.get(source)
+        if state is None:
+            state = self._states[source] = self.program.state()
+            self._switches[source] = DenseSwitch(self._dense_seconds)
+        switch = self._switches[source]
+        masks = self.program.take(state, values, changed, self.scale)
+        share = _share(masks)
+        kind = "delta" if self._always else switch.choose(share, state.stale)
+        work = None
+        if kind != "dense" and state.stale:
+            self.program.take(state, values)  # a key has what came, not what was near enough
+        if kind != "dense":
+            limit = switch.dense_seconds
+            expected = 0.0
+
+            def go_on(spent: float, rest: float) -> bool:
+                nonlocal expected
+                expected = spent + rest
+                return not (spent < EARLY * limit and expected > ABANDON * limit)
+
+            watched = go_on if kind == "delta" and not state.stale and not self._always else None
+            work = self.program.update(state, masks, self.scale, go_on=watched)
+            seconds = time.perf_counter() - begin
+            switch.took("delta" if watched else "key", max(seconds, expected) if work.abandoned else seconds, share)
+        if work is None or work.abandoned:
+            return self._whole(source, values, observe, switch, share)
+        self.recent.append(work)
+        if not self._always and switch.wants_dense():
+            start = time.perf_counter()
+            self.dense.run(source, values)
+            switch.took("dense", time.perf_counter() - start, share)
+        if observe is not None:
+            for i in self.program.nodes:
+                observe(work.seconds.get(i, 0.0))
+        return self.program.results(state)
+
+    def _whole(
+        self,
+        source: int,
+        values: Mapping[str, Array],
+        observe: Callable[[float], None] | None,
+        switch: DenseSwitch,
+        share: float,
+    ) -> dict[str, Array]:
+        start = time.perf_counter()
+        made = self.dense.run(source, values, observe)
+        switch.took("dense", time.perf_counter() - start, share)
+        self.recent.append(PictureWork(dict.fromkeys(self.program.nodes, 1.0)))
+        return made
+
+    def dense_pictures(self) -> int:
+        """How often delta compute was given up for a while, over all sources."""
+        return sum(switch.off_count for switch in self._switches.values())
+
+
+def _share(masks: Mapping[str, Mask | None]) -> float:
+    """The changed share of the inputs, the largest of them."""
+    return max((0.0 if mask is None else float(np.mean(mask)) for mask in masks.values()), default=0.0)

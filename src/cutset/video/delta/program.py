@@ -1,0 +1,240 @@
+"""A stage's layers in order, what is held of a source, and how a picture updates it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cutset.cluster.values import Array, copied
+from cutset.codec.changed import Changed
+from cutset.kernels import native
+from cutset.partition.graph import Graph
+from cutset.partition.node import Value
+from cutset.video.delta.calls import is_map
+from cutset.video.delta.compiling import DenseLayer, compile_layers
+from cutset.video.delta.sparse_layers import Mask, SparseLayer, Writing
+from cutset.video.torch_stage import TorchStage, to_array, to_tensor
+
+__all__ = ["LEVELS", "SHARE", "HeldState", "PictureWork", "Program"]
+
+LEVELS = 8.0  # of 255 that pixels may be off by, times the scale
+SHARE = 0.02  # of a layer's range that its output may be off by, times the scale
+
+
+@dataclass
+class HeldState:
+    """What is held of one source: maps, other tensors, and the range of each layer's output at the last key."""
+
+    maps: dict[str, native.SparseMap]
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    ranges: dict[str, float] = field(default_factory=dict)
+    stale: bool = True  # only the inputs' maps are of the last picture
+    seen: bool = False  # a picture was taken
+    costs: list[float] = field(default_factory=list)  # seconds of each layer at the last key
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the maps."""
+        return sum(one.nbytes for one in self.maps.values())
+
+
+@dataclass
+class PictureWork:
+    """What a picture took: of each node the share of its positions that were computed, and its seconds."""
+
+    shares: dict[int, float] = field(default_factory=dict)
+    seconds: dict[int, float] = field(default_factory=dict)
+    abandoned: bool = False
+
+    def share(self, flops: Mapping[int, int]) -> float:
+        """Of all operations."""
+        total = sum(flops.values())
+        return sum(flops[i] * share for i, share in self.shares.items()) / total if total else 0.0
+
+
+class Program:
+    """The layers of a stage. Keeps nothing of a source itself."""
+
+    def __init__(self, graph: Graph, nodes: Collection[int], tensors: Mapping[str, Tensor], threads: int = 1) -> None:
+        self.graph, self.nodes = graph, tuple(sorted(set(nodes)))
+        self.inputs, self.outputs = graph.boundary(self.nodes)
+        weights = {name: to_array(tensors[name]) for name in graph.weights_of(self.nodes)}
+        self.compiled = compile_layers(graph, self.nodes, weights)
+        self.pool = native.Pool(threads)
+        self.flops = {i: graph.nodes[i].flops for i in self.nodes}
+        self._dense = {
+            layer.node: TorchStage(graph, [layer.node], tensors)
+            for layer in self.compiled.layers
+            if isinstance(layer, DenseLayer)
+        }
+        self._borders = dict.fromkeys(self.compiled.maps, 0)
+        for layer in self.compiled.layers:
+            if isinstance(layer, SparseLayer):
+                made = self.compiled.maps[layer.made][:2]
+                for name in layer.reads:
+                    border = layer.window.border(self.compiled.maps[name][:2], made)
+                    self._borders[name] = max(self._borders[name], border)
+
+    @property
+    def sparse_flops(self) -> int:
+        """Operations of the layers that are computed by positions."""
+        return sum(layer.flops for layer in self.compiled.layers if isinstance(layer, SparseLayer))
+
+    def state(self) -> HeldState:
+        """Of a source that has shown nothing yet."""
+        return HeldState(
+            {name: native.SparseMap(*shape, self._borders[name]) for name, shape in self.compiled.maps.items()}
+        )
+
+    def take(
+        self,
+        state: HeldState,
+        values: Mapping[str, Array],
+        changed: Mapping[str, Changed] | None = None,
+        scale: float = 0.0,
+    ) -> dict[str, Mask | None]:
+        """Brings the inputs that are held up to a picture; where they changed.
+
+        `changed` is what the decoder replaced since the picture before, for inputs of which it is known.
+        """
+        masks: dict[str, Mask | None] = {}
+        for name in self.inputs:
+            value, array = self.graph.values[name], values[name]
+            if name not in state.maps:
+                tensor = to_tensor(array, value)
+                same = name in state.tensors and torch.equal(state.tensors[name], tensor)
+                state.tensors[name] = tensor.clone()
+                masks[name] = None if same else np.ones((1, 1), np.uint8)
+                continue
+            among = None
+            known = (changed or {}).get(name)
+            if known is not None and state.seen and not known.everything:
+                if not known.count:
+                    masks[name] = None
+                    continue
+                among = known.mask()[0].any(axis=0).view(np.uint8)
+            mask = np.zeros(self.compiled.maps[name][:2], np.uint8)
+            threshold = scale * (LEVELS if value.dtype == "uint8" else SHARE * state.ranges.get(name, 0.0))
+            held = state.maps[name]
+            masks[name] = mask if held.take(np.ascontiguousarray(array[0]), mask, threshold, among, self.pool) else None
+        state.seen = True
+        return masks
+
+    def update(
+        self,
+        state: HeldState,
+        masks: dict[str, Mask | None],
+        scale: float = 0.0,
+        *,
+        go_on: Callable[[float, float], bool] | None = None,
+    ) -> PictureWork:
+        """Brings the state up to inputs that were taken and changed at `masks`; those of a stale state all did.
+
+        `scale` times SHARE of a layer's range is its threshold; 0 leaves nothing out. `go_on` is asked after each
+        layer, with the seconds so far and those to come at its share; False leaves a stale state and ends.
+        """
+        key, work, begin = state.stale, PictureWork(), time.perf_counter()
+        state.stale = True  # until all of it is done
+        if key:
+            masks = {name: self._all(state, name) for name in masks}
+        seconds: list[float] = []
+        for layer in self.compiled.layers:
+            start = time.perf_counter()
+            threshold = 0.0 if key else scale * SHARE
+            if isinstance(layer, DenseLayer):
+                numbers, share = [layer.node], self._whole(layer, state, masks, threshold, key)
+            else:
+                numbers, share = layer.nodes, self._some(layer, state, masks, threshold, key)
+            for i in numbers:
+                work.shares[i], work.seconds[i] = share, 0.0
+            now = time.perf_counter()
+            work.seconds[numbers[0]] = now - start
+            seconds.append(now - start)
+            if go_on is not None and not go_on(now - begin, share * sum(state.costs[len(seconds) :])):
+                work.abandoned = True
+                return work
+        if key:
+            self._measure(state)
+            state.costs = seconds
+        state.stale = False
+        return work
+
+    def results(self, state: HeldState) -> dict[str, Array]:
+        """The outputs as they are held, each in memory of its own."""
+        found = {}
+        for name in self.outputs:
+            held, value = self.compiled.name(name), self.graph.values[name]
+            if held in state.maps:
+                found[name] = copied(state.maps[held].values.transpose(2, 0, 1)[None], value)
+            else:
+                found[name] = copied(to_array(state.tensors[held]), value)
+        return found
+
+    def _some(
+        self, layer: SparseLayer, state: HeldState, masks: dict[str, Mask | None], threshold: float, key: bool
+    ) -> float:
+        """Computes a layer by positions; their share."""
+        size = self.compiled.maps[layer.made][:2]
+        dirty = np.ones(size, np.uint8) if key else layer.dirty([masks[name] for name in layer.reads], size)
+        positions = np.empty(0, np.int64) if dirty is None else np.flatnonzero(dirty.view(bool))
+        masks[layer.made] = None
+        if not len(positions):
+            return 0.0
+        changed = np.zeros(size, np.uint8)
+        limit = threshold * state.ranges.get(layer.made, 0.0) if layer.held_back else 0.0
+        replaced = layer.compute(state.maps, Writing(state.maps[layer.made], positions, changed, limit, self.pool))
+        if key or replaced:
+            masks[layer.made] = dirty if key else changed
+        return len(positions) / math.prod(size)
+
+    def _whole(
+        self, layer: DenseLayer, state: HeldState, masks: dict[str, Mask | None], threshold: float, key: bool
+    ) -> float:
+        """Computes a node whole, unless nothing changed that it reads."""
+        node = self.graph.nodes[layer.node]
+        made = self._dense[layer.node].outputs
+        if not key and all(masks[name] is None for name in layer.reads):
+            masks |= dict.fromkeys(made)
+            return 0.0
+        reads = {name: self._tensor(state, held, name) for name, held in zip(node.reads, layer.reads, strict=True)}
+        for name, tensor in self._dense[layer.node].forward(reads).items():
+            if name in state.maps:
+                mask = np.zeros(self.compiled.maps[name][:2], np.uint8)
+                limit = threshold * state.ranges.get(name, 0.0)
+                count = state.maps[name].take(tensor[0].contiguous().numpy(), mask, limit, None, self.pool)
+                masks[name] = self._all(state, name) if key else mask if count else None
+                continue
+            same = not key and name in state.tensors and torch.equal(state.tensors[name], tensor)
+            state.tensors[name] = tensor
+            masks[name] = None if same else np.ones((1, 1), np.uint8)
+        return 1.0
+
+    def _tensor(self, state: HeldState, held: str, name: str) -> Tensor:
+        """What is held, as the graph's value of that name."""
+        if held not in state.maps:
+            return state.tensors[held]
+        value: Value = self.graph.values[name]
+        tensor = torch.from_numpy(state.maps[held].values).permute(2, 0, 1)[None]
+        return tensor if is_map(value) else tensor.to(getattr(torch, value.dtype))
+
+    def _all(self, state: HeldState, name: str) -> Mask:
+        return np.ones(self.compiled.maps[name][:2] if name in state.maps else (1, 1), np.uint8)
+
+    def _measure(self, state: HeldState) -> None:
+        """The range of everything that a threshold is for."""
+        names: set[Any] = {
+            layer.made for layer in self.compiled.layers if isinstance(layer, SparseLayer) and layer.held_back
+        }
+        names |= {n for n in state.maps if n in self.inputs}
+        names |= {n for stage in self._dense.values() for n in stage.outputs if n in state.maps}
+        for name in names:
+            values = state.maps[name].values
+            span = float(values.max() - values.min())
+            state.ranges[name] = span if math.isfinite(span) else 0.0

@@ -1,0 +1,295 @@
+"""A stage that computes what changed alone: against torch, against itself with everything changed, and its limits."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cutset.codec import Decoder, EdgeSpec, Encoder
+from cutset.codec.changed import Changed
+from cutset.partition.graph import Graph
+from cutset.video.delta.compiling import DenseLayer
+from cutset.video.delta.delta_stage import DeltaStage
+from cutset.video.delta.dense_switch import FIRST_WAIT, DenseSwitch
+from cutset.video.delta.program import Program
+from cutset.video.imports.export import export
+from cutset.video.runtime import TorchRuntime
+from cutset.video.torch_stage import TorchStage
+from cutset.video.zoo.network import Network
+from video.networks import filled
+
+
+class Everything(Network):
+    """Every layer that is computed by positions, and some that can't be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 10, 3, 2, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(10)
+        self.deep = nn.Conv2d(10, 10, 3, padding=1, groups=10)
+        self.grouped = nn.Conv2d(10, 12, 3, padding=2, dilation=2, groups=2)
+        self.one = nn.Conv2d(12, 10, 1)
+        self.gate = nn.Conv2d(10, 10, 1)
+        self.last = nn.Conv2d(25, 6, (1, 3), padding=(0, 1))
+        self.alone = nn.BatchNorm2d(6)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        x = functional.silu(self.norm(self.first(self.pictures(pictures))))
+        y = functional.hardswish(self.grouped(functional.relu6(self.deep(x))))
+        y = functional.gelu(self.one(y)) + x
+        y = y * torch.sigmoid(self.gate(functional.adaptive_avg_pool2d(y, 1)))
+        a, b = torch.split(y, [4, 6], 1)
+        pooled = functional.max_pool2d(y, 3, 2, 1)
+        small = functional.avg_pool2d(functional.leaky_relu(b, 0.1), 2)
+        up = functional.interpolate(pooled, scale_factor=2.0, mode="nearest")
+        blend = functional.interpolate(small, scale_factor=2.0, mode="bilinear", align_corners=False)
+        z = torch.cat([a - 0.5, up, blend, functional.relu(y[:, 2:7]) * 0.25], 1)
+        z = self.alone(self.last(z)).tanh()
+        return z, self.head(z.mean((2, 3)))
+
+
+def pictures(count: int, rows: int = 24, columns: int = 28, seed: int = 1) -> list[np.ndarray[Any, Any]]:
+    """A still scene in which a few places change each time."""
+    rng = np.random.default_rng(seed)
+    now = rng.integers(0, 256, (1, 3, rows, columns), np.uint8)
+    found = [now.copy()]
+    for _ in range(count - 1):
+        r, c = rng.integers(0, rows - 4), rng.integers(0, columns - 4)
+        now[..., r : r + 4, c : c + 3] = rng.integers(0, 256, (1, 3, 4, 3), np.uint8)
+        found.append(now.copy())
+    return found
+
+
+def exported(module: nn.Module, shape: tuple[int, ...] = (1, 3, 24, 28)) -> tuple[Graph, Mapping[str, Tensor]]:
+    graph, tensors = export(module, torch.zeros(shape, dtype=torch.uint8))
+    return graph, tensors
+
+
+def stage(graph: Graph, tensors: Mapping[str, Tensor], nodes: Collection[int] | None = None, **more: Any) -> DeltaStage:
+    nodes = range(len(graph.nodes)) if nodes is None else nodes
+    return DeltaStage(graph, nodes, tensors, TorchStage(graph, nodes, tensors), **more)
+
+
+@pytest.fixture(scope="module")
+def everything() -> tuple[Graph, Mapping[str, Tensor]]:
+    module = filled(Everything())
+    module.pictures.reset()
+    return exported(module)
+
+
+def test_what_changed_alone_has_the_bits_of_everything_changed(everything: Any) -> None:
+    graph, tensors = everything
+    delta = stage(graph, tensors, always=True)
+    dense = TorchStage(graph, range(len(graph.nodes)), tensors)
+    for k, picture in enumerate(pictures(6)):
+        values = {graph.inputs[0].name: picture}
+        found = delta.run(0, values)
+        whole = stage(graph, tensors, always=True, threads=3).run(0, values)  # nothing is held: all of it
+        expected = dense.run(0, values)
+        assert list(found) == list(delta.outputs)
+        for name in graph.outputs:
+            assert found[name].tobytes() == whole[name].tobytes()
+            np.testing.assert_allclose(found[name], expected[name], rtol=2e-4, atol=2e-5)
+        assert np.abs(found[graph.outputs[0]]).max() > 0.01, "zeros would prove nothing"
+        assert (delta.share == 1.0) == (k == 0)
+
+
+def test_every_layer_but_those_over_all_places_is_computed_by_positions(everything: Any) -> None:
+    graph, tensors = everything
+    program = Program(graph, range(len(graph.nodes)), tensors)
+    whole = [layer for layer in program.compiled.layers if isinstance(layer, DenseLayer)]
+    assert {graph.nodes[layer.node].op.split(".")[1] for layer in whole} <= {
+        *("adaptive_avg_pool2d", "_adaptive_avg_pool2d", "mean", "linear", "addmm", "view", "t", "permute")
+    }
+
+
+def test_a_stage_of_the_middle_and_its_masks(everything: Any) -> None:
+    """The mask of the decoder says where to look; what came between two pictures counts too."""
+    graph, tensors = everything
+    half = len(graph.nodes) // 2
+    first = TorchStage(graph, range(half), tensors)
+    told, blind = (stage(graph, tensors, range(half, len(graph.nodes)), always=True) for _ in range(2))
+    spec = {n: EdgeSpec(0, n, "<f4", graph.values[n].shape) for n in told.inputs}
+    senders, receivers = ({n: end(spec[n]) for n in spec} for end in (Encoder, Decoder))
+    pending: dict[str, Changed] = {}
+    everywhere = pictures(7)
+    for k, picture in enumerate(everywhere):
+        made = first.run(0, {graph.inputs[0].name: picture})
+        values = {}
+        for name in told.inputs:
+            packed = senders[name].encode(np.ascontiguousarray(made[name]), k)
+            update = receivers[name].decode(packed.payload, packed.arrays)
+            assert update.changed is not None
+            pending[name] = pending[name] | update.changed if name in pending else update.changed.copy()
+            values[name] = np.array(update.tensor)
+        if k == 3:  # dropped
+            continue
+        results = [told.run(0, values, None, pending), blind.run(0, values)]
+        pending = {}
+        for name in told.outputs:
+            assert results[0][name].tobytes() == results[1][name].tobytes()
+
+
+def test_sources_are_apart(everything: Any) -> None:
+    graph, tensors = everything
+    delta = stage(graph, tensors, always=True)
+    many = [pictures(3, seed=seed) for seed in (1, 2)]
+    for k in range(3):
+        for source in (0, 1):
+            values = {graph.inputs[0].name: many[source][k]}
+            found = delta.run(source, values)
+            alone = stage(graph, tensors, always=True).run(0, values)
+            assert all(found[name].tobytes() == alone[name].tobytes() for name in alone)
+
+
+def test_errors_do_not_add_up() -> None:
+    """A picture that fades, by less than the threshold at a time, is followed: what is held is never far from it."""
+    module = filled(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 3, padding=1)))
+    graph, tensors = export(module, torch.zeros(1, 3, 16, 16))
+    delta, dense = stage(graph, tensors, scale=1.0, always=True), stage(graph, tensors, always=True)
+    base = np.random.default_rng(0).random((1, 3, 16, 16), np.float32)
+    [output] = graph.outputs
+    for k in range(60):
+        values = {graph.inputs[0].name: base + np.float32(0.004 * k)}
+        found, expected = delta.run(0, values)[output], dense.run(0, values)[output]
+        span = np.ptp(expected)
+        assert np.abs(found - expected).max() < 0.25 * span
+    shares = [work.share(delta.program.flops) for work in delta.recent]
+    assert 0 < np.mean(shares[1:]) < 0.9
+
+
+def test_noise_below_the_thresholds_costs_nothing(everything: Any) -> None:
+    graph, tensors = everything
+    delta = stage(graph, tensors, scale=1.0, always=True)
+    rng = np.random.default_rng(0)
+    base = rng.integers(20, 200, (1, 3, 24, 28), np.uint8)
+    first = delta.run(0, {graph.inputs[0].name: base})
+    for _ in range(3):
+        noisy = base + rng.integers(0, 8, base.shape, np.uint8)
+        again = delta.run(0, {graph.inputs[0].name: noisy})
+        assert delta.share == 0
+        assert all(again[name].tobytes() == first[name].tobytes() for name in first)
+    delta.scale = 0.0
+    delta.run(0, {graph.inputs[0].name: noisy})
+    assert delta.share > 0.9
+
+
+def test_results_are_the_callers_own(everything: Any) -> None:
+    graph, tensors = everything
+    delta = stage(graph, tensors, always=True)
+    few = pictures(2)
+    first = delta.run(0, {graph.inputs[0].name: few[0]})
+    kept = {name: array.copy() for name, array in first.items()}
+    for array in first.values():
+        array[...] = 77
+    second = delta.run(0, {graph.inputs[0].name: few[0]})
+    assert all(second[name].tobytes() == kept[name].tobytes() for name in kept)
+
+
+def test_a_scene_that_moves_turns_it_off_within_two_pictures_and_a_key_begins_again() -> None:
+    switch = DenseSwitch(1.0)
+    assert switch.choose(1.0, stale=True) == "key"
+    switch.took("key", 1.5, 1.0)
+    for _ in range(20):
+        assert switch.choose(0.01, stale=False) == "delta"
+        switch.took("delta", 0.2, 0.01)
+    seen = []
+    for _ in range(4):
+        seen.append(switch.choose(0.9, stale=False))
+        switch.took(seen[-1], 1.3 if seen[-1] == "delta" else 1.0, 0.9)
+    assert seen == ["delta", "delta", "dense", "dense"]
+    for _ in range(100):  # as long as it moves
+        assert switch.choose(0.8, stale=True) == "dense"
+        switch.took("dense", 1.0, 0.8)
+    calm = []
+    while not calm or calm[-1] == "dense":
+        calm.append(switch.choose(0.02, stale=True))
+        switch.took(calm[-1], 1.0, 0.02)
+    assert len(calm) <= FIRST_WAIT
+    assert calm[-1] == "key"
+
+
+def test_a_scene_that_is_never_calm_for_long_is_tried_ever_more_rarely() -> None:
+    switch, tries = DenseSwitch(1.0), 0
+    kinds = []
+    for _ in range(1000):
+        kind = switch.choose(0.5 if switch.on else 0.1, stale=not kinds or kinds[-1] == "dense")
+        kinds.append(kind)
+        tries += kind == "key"
+        switch.took(kind, 1.3, 0.5)
+    assert 2 <= tries <= 9
+    assert sum(kind != "dense" for kind in kinds) < 0.03 * len(kinds)
+
+
+class Slow:
+    """A stage that notes its calls."""
+
+    def __init__(self, inner: TorchStage) -> None:
+        self.inner, self.calls = inner, 0
+        self.inputs, self.outputs = inner.inputs, inner.outputs
+
+    def run(self, source: int, values: Any, observe: Any = None) -> Any:
+        self.calls += 1
+        return self.inner.run(source, values, observe)
+
+
+def test_dense_is_the_runtimes_own_and_what_follows_is_right(everything: Any) -> None:
+    """Where dense takes no time at all, pictures are computed dense, with its bits; and every picture is right."""
+    graph, tensors = everything
+    inner = TorchStage(graph, range(len(graph.nodes)), tensors)
+    dense = Slow(inner)
+    delta = DeltaStage(graph, range(len(graph.nodes)), tensors, dense, dense_seconds=1e-9)
+    for k, picture in enumerate(pictures(8)):
+        values = {graph.inputs[0].name: picture}
+        seconds: list[float] = []
+        found, expected = delta.run(0, values, seconds.append), inner.run(0, values)
+        assert len(seconds) == len(graph.nodes)
+        for name in graph.outputs:
+            if k > 2:
+                assert found[name].tobytes() == expected[name].tobytes()
+            np.testing.assert_allclose(found[name], expected[name], rtol=2e-4, atol=2e-5)
+    assert dense.calls >= 5
+    assert delta.share == 1.0
+
+
+def test_the_runtime_makes_one(everything: Any) -> None:
+    graph, tensors = everything
+    weights = {name: tensor.numpy() for name, tensor in tensors.items()}
+    made = TorchRuntime().incremental_stage(graph, range(len(graph.nodes)), weights, 0.5)
+    picture = pictures(1)[0]
+    found = made.run(0, {graph.inputs[0].name: picture})
+    expected = made.dense.run(0, {graph.inputs[0].name: picture})
+    for name in graph.outputs:
+        np.testing.assert_allclose(found[name], expected[name], rtol=2e-4, atol=2e-5)
+    assert made.scale == 0.5
+    assert len(made.shares) == len(graph.nodes)
+
+
+def test_dense_is_timed_again_where_it_decides() -> None:
+    switch = DenseSwitch(4.0)
+    looks = 0
+    for _ in range(60):
+        assert switch.choose(0.3, stale=False) == "delta"
+        switch.took("delta", 1.5, 0.3)
+        if switch.wants_dense():
+            looks += 1
+            switch.took("dense", 1.0, 0.3)
+    assert not looks, "far from it"
+    slow = DenseSwitch(4.0)
+    kinds = []
+    for _ in range(60):
+        kinds.append(slow.choose(0.3, stale=False))
+        slow.took(kinds[-1], 3.5 if kinds[-1] == "delta" else 1.0, 0.3)
+        if slow.wants_dense():
+            looks += 1
+            slow.took("dense", 1.0, 0.3)
+    assert looks
+    assert kinds[-1] == "dense"

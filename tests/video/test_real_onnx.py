@@ -1,0 +1,119 @@
+"""Trained networks as people have them, and networks exported from torch: whole as onnxruntime, cut as whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("openvino")
+torch = pytest.importorskip("torch")
+
+from cluster.run.pictures import moving
+from cutset import Stream
+from cutset.cluster.coordinator.switching import Options
+from cutset.cluster.launch.local import LocalWorkers
+from cutset.video.check import range_error
+from cutset.video.onnx_model import OnnxModel
+from cutset.video.runtimes import FUSED, open_stage
+from cutset.video.zoo import ZOO, build
+
+TOLERANCE = 1e-4
+
+
+def page(height: int, width: int) -> NDArray[np.uint8]:
+    """Dark strokes like letters on light paper."""
+    random = np.random.default_rng(4)
+    paper = np.full((1, 3, height, width), 235, np.uint8)
+    for line in range(12, height - 16, 24):
+        for x in range(10, width - 12, 8):
+            if random.random() < 0.8:
+                paper[:, :, line : line + 12, x : x + 2] = 20
+                middle = line + int(random.integers(0, 10))
+                paper[:, :, middle : middle + 2, x : x + 6] = 20
+    return paper
+
+
+def of_onnxruntime(path: Path, pixels: NDArray[np.uint8], scale: tuple[float, float]) -> dict[str, Any]:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    mean, deviation = (np.float32(part) for part in scale)
+    given = {session.get_inputs()[0].name: (pixels.astype(np.float32) - mean) / deviation}
+    return dict(zip([one.name for one in session.get_outputs()], session.run(None, given), strict=True))
+
+
+def in_thirds(model: OnnxModel, pixels: Any, runtime: str) -> dict[str, Any]:
+    graph, values = model.graph, {model.graph.inputs[0].name: pixels}
+    count = len(graph.nodes)
+    for first, last in ((0, count // 3), (count // 3, 2 * count // 3), (2 * count // 3, count)):
+        values |= open_stage(graph, range(first, last), model.weights, runtime).run(0, values)
+    return {name: values[name] for name in graph.outputs}
+
+
+def holds(path: Path, pixels: NDArray[np.uint8], pixel: str, scale: tuple[float, float]) -> dict[str, Any]:
+    """Whole within the tolerance of onnxruntime; cut to the bit, and in other runtimes within the tolerance."""
+    height, width = pixels.shape[2:]
+    model = OnnxModel.of(path, (height, width), pixels=pixel)
+    found = model.run(pixels)
+    assert range_error(found, of_onnxruntime(path, pixels, scale)) <= TOLERANCE
+    cut = in_thirds(model, pixels, "")
+    assert all(cut[name].tobytes() == array.tobytes() for name, array in found.items())
+    for runtime in (FUSED, "openvino"):
+        assert range_error(in_thirds(model, pixels, runtime), found) <= TOLERANCE, runtime
+    return found
+
+
+def test_the_detector_of_text(text_detector: Path) -> None:
+    found = holds(text_detector, page(96, 128), "signed", (127.5, 127.5))
+    [shares] = found.values()
+    assert shares.shape == (1, 1, 96, 128)
+    assert shares.max() > 0.8, "it finds text"
+    assert shares.min() < 0.05
+
+
+def test_a_yolo(yolo: Path) -> None:
+    found = holds(yolo, page(96, 128), "unit", (0, 255))
+    assert [array.shape for array in found.values()] == [(1, 22, (12 * 16 + 6 * 8 + 3 * 4))]
+
+
+def exported(name: str, folder: Path) -> Path:
+    """A network of the zoo as torch's exporter writes it, for float pictures of 64 x 64."""
+    network = build(name, head=name not in ("alexnet", "vgg16", "vgg19"), seed=3)
+    path = folder / f"{name}.onnx"
+    with torch.no_grad():
+        program = torch.onnx.export(network, (torch.zeros(1, 3, 64, 64),), dynamo=True, verbose=False)
+    program.save(str(path))
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_exported_networks_over_three_workers(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    pictures = [picture.astype(np.float32) / 255 for picture in moving(2, 64, 64)]
+    assert len(ZOO) >= 12
+    options = Options(gather=30.0)  # workers may still be starting
+    with LocalWorkers(3) as workers:
+        for name in ZOO:
+            path = exported(name, tmp_path)
+            model = OnnxModel.of(path, (64, 64), "float32")
+            for pixels in pictures:
+                found = model.run(pixels)
+                scaled = of_onnxruntime(path, pixels, (0, 1))
+                assert range_error(found, scaled) <= TOLERANCE, name
+                with torch.no_grad():
+                    made = build(name, head=name not in ("alexnet", "vgg16", "vgg19"), seed=3)(torch.from_numpy(pixels))
+                torches = [one.numpy() for one in (made if isinstance(made, tuple) else (made,))]
+                named = dict(zip(found, torches, strict=True))
+                assert range_error(found, named) <= TOLERANCE, name
+            with Stream(model, pictures, workers=workers.addresses, scheduler="even", options=options) as stream:
+                for result, pixels in zip(stream, pictures, strict=True):
+                    assert {n: a.tobytes() for n, a in result.outputs.items()} == {
+                        n: a.tobytes() for n, a in model.run(pixels).items()
+                    }, name
+            assert range_error(in_thirds(model, pictures[0], "openvino"), model.run(pictures[0])) <= TOLERANCE, name
