@@ -226,6 +226,7 @@ class CoordinatorSession:
     def close(self) -> None:
         """Ends all threads and links of the session."""
         self._pipeline.close()
+        self._awaited.clear()
         self._preparation.close()
         for outbox in list(self._outboxes.values()):
             outbox.close()

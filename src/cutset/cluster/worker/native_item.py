@@ -81,7 +81,7 @@ class NativeItem:
             if (sender := link.sending()) is not None:
                 self._to, self._send = to, partial(native.send_hidden, self.step, sender.end(), *self.front)
         elif isinstance(link, Channel):
-            self._to, self._send = to, partial(self._send_frame, link, *self.front)
+            self._to, self._send = to, partial(_send_frame, self.step, link, *self.front)
 
     def run(self, hidden: Bytes | None) -> None:
         """With the `nbytes` bytes of its hidden states; None at the first stage, whose step takes tokens."""
@@ -103,9 +103,10 @@ class NativeItem:
         """The outputs of an item that was run; {} where it wasn't, or they were sent. Raises CutsetError."""
         return self.stage.close_step(self.values, self.step, self.end, sent=self.sent > 0)
 
-    def _send_frame(self, link: Channel, front: bytes, clock: int) -> float:
-        link.send_frame(native.frame_of(self.step, front, clock), timeout=0.0)
-        return time.monotonic()
+
+def _send_frame(step: native.Step, link: Channel, front: bytes, clock: int) -> float:
+    link.send_frame(native.frame_of(step, front, clock), timeout=0.0)
+    return time.monotonic()
 
 
 def ready_item(stage: NativeStage, work: Work, values: dict[str, Array]) -> NativeItem | None:

@@ -138,6 +138,8 @@ class Pipeline:
     def close(self) -> None:
         """Ends the threads as soon as each is done with what it does; items that wait are dropped."""
         self.open = False
+        self._plain.clear()  # with what they keep: stages
+        self._ready = None
         self._come.put(None)
 
     def _decode(self) -> None:
@@ -205,7 +207,7 @@ class Pipeline:
 
     def prepare(self, run: PlanRun, work: Work, values: dict[str, Array]) -> None:
         """Gets ready for an item whose other value will come, unless another one is run, or waits."""
-        if run.native is None or not self.hold():
+        if run.native is None or not self.open or not self.hold():
             return
         try:
             self._drop_ready()

@@ -114,6 +114,7 @@ class Worker:
                     work = self.turn(TURN)
                 self._turns.leave()
                 work()
+                del work  # it keeps a session
         finally:
             self._turns.give()
 
