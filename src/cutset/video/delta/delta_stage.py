@@ -82,8 +82,11 @@ class DeltaStage:
         if state is None:
             state = self._states[source] = self.program.state()
             self._switches[source] = DenseSwitch(self._dense_seconds)
-        switch = self._switches[source]
-        masks = self.program.take(state, values, changed, self.scale)
+        switch, scale = self._switches[source], self.scale
+        if scale < state.scale:  # what is held may be off by more than is allowed now, where nothing changes any more
+            state.stale = True
+        state.scale = scale
+        masks = self.program.take(state, values, changed, scale)
         share = _share(masks)
         kind = "delta" if self._always else switch.choose(share, state.stale)
         work = None
@@ -99,7 +102,7 @@ class DeltaStage:
                 return not (spent < EARLY * limit and expected > ABANDON * limit)
 
             watched = go_on if kind == "delta" and not state.stale and not self._always else None
-            work = self.program.update(state, masks, self.scale, go_on=watched)
+            work = self.program.update(state, masks, scale, go_on=watched)
             seconds = time.perf_counter() - begin
             switch.took("delta" if watched else "key", max(seconds, expected) if work.abandoned else seconds, share)
         if work is None or work.abandoned:

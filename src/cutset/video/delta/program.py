@@ -37,6 +37,7 @@ class HeldState:
     ranges: dict[str, float] = field(default_factory=dict)
     stale: bool = True  # only the inputs' maps are of the last picture
     seen: bool = False  # a picture was taken
+    scale: float = 0.0  # of the thresholds by which it is held
     costs: list[float] = field(default_factory=list)  # seconds of each layer at the last key
 
     @property
