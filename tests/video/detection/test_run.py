@@ -178,6 +178,33 @@ def test_events_in_zones(play: Callable[..., int], tmp_path: Path, capsys: pytes
     assert "red 1 leaves middle" in capsys.readouterr().err.replace("red 2", "red 1")
 
 
+def test_events_over_mqtt(play: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("paho.mqtt.client")
+    from video.zones.broker import BROKER, Broker, Subscriber
+
+    if BROKER is None:
+        pytest.skip("Debian's mosquitto is not installed")
+    monkeypatch.setenv("CUTSET_MQTT_PASSWORD", "secret")
+    zones = tmp_path / "zones.toml"
+    zones.write_text("[zones.middle]\npolygon = [[24, 0], [40, 0], [40, 64], [24, 64]]\n")
+    broker = Broker(tmp_path)
+    try:
+        listener = Subscriber(broker.port, "house/#")
+        try:
+            where = f"mqtt://me@127.0.0.1:{broker.port}/house/events"
+            assert play("--zones", str(zones), "--mqtt", where, "--camera", "gate", "--quiet") == 0
+            heard = [listener.next() for _ in range(4)]
+        finally:
+            listener.close()
+    finally:
+        broker.stop()
+    assert [topic for topic, _ in heard] == [f"house/events{end}" for end in ("/available", "", "", "/available")]
+    assert [(one["event"], one["camera"], one["picture"]) for _, one in heard[1:3]] == [
+        ("enters", "gate", 4),
+        ("leaves", "gate", 8),
+    ]
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
