@@ -32,7 +32,17 @@ DESCRIPTION = (
 )
 SIZE = (320, 320)  # Frigate's own
 DEADLINE = 0.2  # seconds that its plugin waits
-LEFT_OUT = ("fit", "limit", "rate", "bad_packets", "source_timeout", "source_patience", "features", "max_error")
+LEFT_OUT = (
+    "fit",
+    "limit",
+    "rate",
+    "bad_packets",
+    "source_timeout",
+    "source_patience",
+    "features",
+    "max_error",
+    "min_agreement",
+)
 READY_S = 0.05  # between two looks whether workers are ready
 
 
@@ -55,20 +65,20 @@ def run(args: argparse.Namespace) -> int:
     from cutset.stream import Stream
     from cutset.video.assembly import Given, assemble, options_of
     from cutset.video.frigate.frigate_server import FrigateServer
+    from cutset.video.networks import open_file, own_size
 
-    deadline = settings.deadline or DEADLINE
+    network, deadline = open_file(args.model), settings.deadline or DEADLINE
+    size = settings.picture_size or own_size(network) or SIZE
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(Interruption())
         server = stack.enter_context(
-            FrigateServer(
-                args.frigate, settings.picture_size or SIZE, deadline=deadline, model=args.model_name, log=_log
-            )
+            FrigateServer(args.frigate, size, deadline=deadline, model=args.model_name, log=_log)
         )
         given = Given(options=_with_deadline(options_of(settings), deadline))
         with Progress() as progress:
-            assembly = assemble(args.model, [server.pictures], settings, given, log=_log, progress=progress)
+            assembly = assemble(network, [server.pictures], settings, given, log=_log, progress=progress)
         stack.callback(assembly.close)
-        decoder = decoder_from(args, assembly.model.graph, getattr(assembly.model, "metadata", {}), "a detector")
+        decoder = decoder_from(args, assembly.model.graph, assembly.model.metadata, "a detector")
         assert decoder is not None
         reader = result_decoder(args, decoder)
         _log(f"listens at {server.address} for pictures of {server.size[0]}x{server.size[1]}")

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from cutset.stream import Stream
     from cutset.video.assembly import Assembly
     from cutset.video.check import ResultCheck
+    from cutset.video.detection.late_boxes import LateBoxes
 
 __all__ = ["DESCRIPTION", "HELP", "configure", "run"]
 
@@ -82,10 +83,12 @@ def run(args: argparse.Namespace) -> int:
     # Before torch is loaded, which reads it then: --check needs the workers' number for the same bits.
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(settings.threads)
     from cutset.video.assembly import Given, assemble, options_of
+    from cutset.video.detection.late_boxes import LateBoxes
 
     network = network_from(args, _log)
     rates, deadlines = own_limits(args.camera)
-    given = Given(options=replace(options_of(settings), rates=rates, deadlines=deadlines))
+    boxes = LateBoxes() if settings.min_agreement is not None else None
+    given = Given(options=replace(options_of(settings), rates=rates, deadlines=deadlines), detections=boxes)
     watch = SourceWatch(_log)
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(Interruption())
@@ -95,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
                 network, args.source, settings, given, log=_log, on_source=watch.message, progress=progress
             )
         stack.callback(assembly.close)
-        outputs = _outputs(args, assembly, stack)
+        outputs = _outputs(args, assembly, stack, boxes)
         return _play(args, assembly, watch, signals, outputs)
 
 
@@ -103,15 +106,19 @@ def _log(line: str) -> None:
     log(f"stream: {line}")
 
 
-def _outputs(args: argparse.Namespace, assembly: Assembly, stack: contextlib.ExitStack) -> DetectionOutputs | None:
-    """Where detections go, if the network finds any."""
-    needed = wanted_for(args)
+def _outputs(
+    args: argparse.Namespace, assembly: Assembly, stack: contextlib.ExitStack, boxes: LateBoxes | None
+) -> DetectionOutputs | None:
+    """Where detections go, if the network finds any; and `boxes` knows the decoder from now on."""
+    needed = wanted_for(args) or ("" if boxes is None else "--min-agreement")
     if assembly.settings.features and args.detector == "auto" and not needed:
         return None
-    decoder = decoder_from(args, assembly.model.graph, getattr(assembly.model, "metadata", {}), needed)
+    decoder = decoder_from(args, assembly.model.graph, assembly.model.metadata, needed)
     cameras = camera_names([source.name for source in assembly.opened], args.camera)
     if decoder is None:
         return None
+    if boxes is not None:
+        boxes.decoder = decoder
     rates = [assembly.options.rate_of(i) or source.rate for i, source in enumerate(assembly.opened)]
     outputs = DetectionOutputs(args, result_decoder(args, decoder), cameras, rates, _log)
     stack.callback(outputs.close)

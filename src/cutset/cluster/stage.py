@@ -147,6 +147,6 @@ class IncrementalRuntime(Runtime, Protocol):
     """A runtime whose stages may compute what changed alone."""
 
     def incremental_stage(
-        self, graph: Graph, nodes: Collection[int], weights: Mapping[str, Array], scale: float
+        self, graph: Graph, nodes: Collection[int], weights: Mapping[str, Array], scale: float, runtime: str = ""
     ) -> IncrementalStage:
-        """Like `stage`. Raises DeviceError where it can't be done here."""
+        """Like `stage`; `runtime` computes dense. Raises ConfigError and DeviceError where it can't be done here."""

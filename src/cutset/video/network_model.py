@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from cutset.cluster.model import Model
@@ -17,8 +18,11 @@ class NetworkModel(Model):
     """A graph of torch's or ONNX's operators, its weights, and the whole network in one piece to compare with.
 
     `tensors` are the weights as whoever opens stages in this process takes them: torch's for a torch module, arrays for
-    an ONNX file. See `cutset.video.runtimes.open_stage`.
+    an ONNX file. See `cutset.video.runtimes.open_stage`. `metadata` is what a file says of itself, names of classes for
+    instance; whoever made it may have written anything.
     """
+
+    metadata: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, graph: Graph, weights: Mapping[str, Array], tensors: Mapping[str, Any] | None = None) -> None:
         super().__init__(graph, weights)

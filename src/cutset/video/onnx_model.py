@@ -42,7 +42,9 @@ class OnnxModel(NetworkModel):
         """
         opened = file if isinstance(file, OnnxFile) else read_onnx(Path(file))
         graph, weights = import_onnx(opened, size or opened.size or (480, 720), dtype=dtype, pixels=pixels, bgr=bgr)
-        return cls(graph, weights, threads)
+        model = cls(graph, weights, threads)
+        model.metadata = opened.metadata
+        return model
 
     def run(self, picture: Array) -> dict[str, Array]:
         """The outputs of the network in one piece, computed here: what every plan must give."""

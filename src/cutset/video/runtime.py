@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import timeit
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
 
 from cutset.cluster.stage import WeightFile
-from cutset.cluster.values import Array, empty
+from cutset.cluster.values import Array
 from cutset.errors import ConfigError, DeviceError
 from cutset.partition.graph import Graph
 from cutset.partition.node import Value
-from cutset.video.delta.delta_stage import DeltaStage
+from cutset.video.delta.delta_stage import DeltaStage, check_incremental
 from cutset.video.picture_inputs import PictureDecoder
 from cutset.video.runtimes.torch_kernels import open_torch_stage
-from cutset.video.torch_stage import TorchStage, to_array, to_tensor
+from cutset.video.torch_stage import TorchStage, to_array
 from cutset.video.zoo.weights import open_weights
 
 __all__ = ["TorchRuntime", "check_device", "open_torch_weights"]
@@ -42,20 +41,12 @@ class TorchRuntime:
         return open_torch_stage(graph, nodes, weights, self.device)
 
     def incremental_stage(
-        self, graph: Graph, nodes: Collection[int], weights: Mapping[str, Array], scale: float
+        self, graph: Graph, nodes: Collection[int], weights: Mapping[str, Array], scale: float, runtime: str = ""
     ) -> DeltaStage:
         """The same, computing what changed alone where that is quicker. Raises DeviceError where it can't be done."""
-        if self.device != "cpu":
-            raise DeviceError(
-                f"what changed alone is computed on processors, not on {self.device}: leave out --delta-compute"
-            )
-        dense = self.stage(graph, nodes, weights)
-        zeros = {name: empty(graph.values[name]) for name in dense.inputs}
-        for array in zeros.values():
-            array[...] = 0
-        seconds = min(timeit.repeat(lambda: dense.run(0, zeros), number=1, repeat=2))
-        tensors = {name: to_tensor(weight, graph.weights[name]) for name, weight in weights.items()}
-        return DeltaStage(graph, nodes, tensors, dense, threads=self._threads, scale=scale, dense_seconds=seconds)
+        check_incremental(graph, self.device)
+        dense = self.stage(graph, nodes, weights, runtime)
+        return DeltaStage.timed(graph, nodes, weights, dense, threads=self._threads, scale=scale)
 
     def decoder(self, encoding: str, value: Value, settings: bytes) -> PictureDecoder:
         """The worker's end of an encoding of pictures. Raises ConfigError."""

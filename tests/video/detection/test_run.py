@@ -24,7 +24,7 @@ from cutset.cli import main
 from cutset.cli.stream_detections import camera_names, own_limits
 from cutset.cluster.launch.local import LocalWorkers
 from cutset.errors import ConfigError
-from cutset.video import assembly
+from cutset.video import zoo
 from cutset.video.detection.lines import LineFile
 from cutset.video.sources.libav import libav
 from video.detection.spots import NAMES, Spots, box_of, picture
@@ -59,7 +59,7 @@ def play(workers: LocalWorkers, folder: Path, monkeypatch: pytest.MonkeyPatch) -
         return Spots(sizes[-1]).eval()
 
     sizes = [SIZE]
-    monkeypatch.setattr(assembly, "build", build)
+    monkeypatch.setattr(zoo, "build", build)
 
     def run(*flags: str, source: Path = folder, size: tuple[int, int] = SIZE) -> int:
         sizes.append(size)

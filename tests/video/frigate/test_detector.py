@@ -18,7 +18,7 @@ from cutset.cli.stream_detector import serve_results
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.launch.local import LocalWorkers
 from cutset.stream import Stream
-from cutset.video import assembly
+from cutset.video import zoo
 from cutset.video.detection import HeadLimits, ResultDecoder, choose_decoder, facts_of
 from cutset.video.frigate.frigate_server import FrigateServer
 from cutset.video.torch_model import TorchModel
@@ -102,7 +102,7 @@ def test_a_thousand_requests_with_a_worker_killed_on_the_way(workers: LocalWorke
 def test_the_command(
     workers: LocalWorkers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(assembly, "build", lambda name, **more: Spots(SIZE).eval())
+    monkeypatch.setattr(zoo, "build", lambda name, **more: Spots(SIZE).eval())
     made: list[Stream] = []
     begin = Stream.of
 

@@ -84,7 +84,7 @@ class PlanRun:
         if order.delta_scale is None:
             self.stage: Stage = runtime.stage(graph, nodes, weights, *chosen)
         elif isinstance(runtime, IncrementalRuntime):
-            self.stage = self.incremental = runtime.incremental_stage(graph, nodes, weights, order.delta_scale)
+            self.stage = self.incremental = runtime.incremental_stage(graph, nodes, weights, order.delta_scale, *chosen)
         else:
             raise ConfigError(f"{runtime.software} can't compute what changed alone; leave out --delta-compute")
         self._expects = self.stage if isinstance(self.stage, ExpectingStage) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import timeit
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 
@@ -10,14 +11,17 @@ import numpy as np
 from torch import Tensor
 
 from cutset.cluster.stage import Stage
-from cutset.cluster.values import Array
+from cutset.cluster.values import Array, empty
 from cutset.codec.changed import Changed
+from cutset.errors import ConfigError, DeviceError
 from cutset.partition.graph import Graph
 from cutset.video.delta.dense_switch import DenseSwitch
 from cutset.video.delta.program import HeldState, PictureWork, Program
 from cutset.video.delta.sparse_layers import Mask
+from cutset.video.runtimes import has_onnx
+from cutset.video.torch_stage import to_tensor
 
-__all__ = ["DeltaStage"]
+__all__ = ["DeltaStage", "check_incremental"]
 
 ABANDON = 1.25  # times dense: a picture that would take longer is computed dense at once
 EARLY = 0.5  # of the dense seconds: no picture is abandoned after that
@@ -49,6 +53,25 @@ class DeltaStage:
         self._always, self._dense_seconds = always, dense_seconds
         self._states: dict[int, HeldState] = {}
         self._switches: dict[int, DenseSwitch] = {}
+
+    @classmethod
+    def timed(
+        cls,
+        graph: Graph,
+        nodes: Collection[int],
+        weights: Mapping[str, Array],
+        dense: Stage,
+        *,
+        threads: int,
+        scale: float,
+    ) -> DeltaStage:
+        """One that knows how long `dense` takes: that ran on zeros twice. `weights` as parties keep them."""
+        zeros = {name: empty(graph.values[name]) for name in dense.inputs}
+        for array in zeros.values():
+            array[...] = 0
+        seconds = min(timeit.repeat(lambda: dense.run(0, zeros), number=1, repeat=2))
+        tensors = {name: to_tensor(weight, graph.weights[name]) for name, weight in weights.items()}
+        return cls(graph, nodes, tensors, dense, threads=threads, scale=scale, dense_seconds=seconds)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -139,3 +162,11 @@ class DeltaStage:
 def _share(masks: Mapping[str, Mask | None]) -> float:
     """The changed share of the inputs, the largest of them."""
     return max((0.0 if mask is None else float(np.mean(mask)) for mask in masks.values()), default=0.0)
+
+
+def check_incremental(graph: Graph, device: str = "cpu") -> None:
+    """Raises ConfigError or DeviceError where what changed alone can't be computed."""
+    if device != "cpu":
+        raise DeviceError(f"what changed alone is computed on processors, not on {device}: leave out --delta-compute")
+    if has_onnx(graph):
+        raise ConfigError("--delta-compute is for networks of torch, not for ONNX files")

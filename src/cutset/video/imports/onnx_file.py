@@ -32,6 +32,7 @@ LARGEST = 16384  # rows or columns of a picture
 DTYPES = {number: name for name, number in ELEMENTS.items()}
 MOST_EXTERNAL = 1 << 34  # bytes of weights that lie beside a file
 MOST_NODES = 20_000
+MOST_METADATA = 100
 
 
 def shown(name: str) -> str:
@@ -60,6 +61,11 @@ class OnnxFile:
     def dtype(self) -> str:
         """Of its input."""
         return DTYPES[self.picture.type.tensor_type.elem_type]
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What its exporter wrote beside the network; the first entries."""
+        return {one.key: one.value for one in self.model.metadata_props[:MOST_METADATA]}
 
     def fitting(self, size: tuple[int, int]) -> tuple[int, ...]:
         """The shape of its input for pictures of this size. Raises GraphError for another than it takes."""
