@@ -91,6 +91,7 @@ def test_an_opponent_runs_in_a_process_that_has_nothing_of_cutset(tmp_path: Path
         Process(command, name="rival", quiet=True)
 
 
+@pytest.mark.slow
 def test_transformers_runs_beside_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("transformers")

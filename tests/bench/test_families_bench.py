@@ -54,6 +54,7 @@ def test_a_model_is_read_and_has_its_size(name: str, quick: bool) -> None:
         assert 180e6 < spec.parameter_count() < 250e6
 
 
+@pytest.mark.slow
 def test_one_family_beside_transformers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("transformers")

@@ -189,7 +189,7 @@ def test_a_loop_that_ends_tells_who_waits() -> None:
 
 
 def test_hidden_states_of_another_size_are_refused() -> None:
-    from cutset.engine.stage_item import decode_hidden, encode_hidden
+    from cutset.engine.stage_result import decode_hidden, encode_hidden
 
     rows = np.arange(6, dtype=np.float32).reshape(2, 3)
     assert decode_hidden(encode_hidden(rows), wanted=2, hidden=3).tobytes() == rows.tobytes()

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from cutset.cluster.messages import Card
+from cutset.cluster.messages import MINOR, Card
 from cutset.engine import SamplingParams
 from cutset.engine.stage_graph import BUILD, DESCRIPTION, StageLimits, StageModel, decoder_graph, stage_model
 from cutset.engine.stage_item import StageSetup
@@ -214,11 +214,11 @@ def test_workers_that_do_not_fit_are_refused_and_stay_up(tmp_path: Path, monkeyp
             LLM("story", **stages.settings(*how), **SMALL)
         with LLM(str(tmp_path / "other"), **stages.settings(*how), **(SMALL | {"max_model_len": 32})) as llm:
             assert len(workers_of(llm)) == 2, "they serve their own"
-        monkeypatch.setattr("cutset.cluster.messages.MINOR", 2)
-        monkeypatch.setattr("cutset.cluster.coordinator.remote.MINOR", 2)
-        with pytest.raises(CutsetError, match=r"speaks version 4\.2 .* this side 4\.0"):
+        monkeypatch.setattr("cutset.cluster.messages.MINOR", MINOR + 2)
+        monkeypatch.setattr("cutset.cluster.coordinator.remote.MINOR", MINOR + 2)
+        with pytest.raises(CutsetError, match=rf"speaks version 4\.{MINOR + 2} .* this side 4\.{MINOR}"):
             LLM(str(tmp_path / "other"), **stages.settings(*how), **(SMALL | {"max_model_len": 32}))
-        monkeypatch.setattr("cutset.cluster.coordinator.remote.MINOR", 1)
-        monkeypatch.setattr("cutset.cluster.messages.MINOR", 1)
+        monkeypatch.setattr("cutset.cluster.coordinator.remote.MINOR", MINOR + 1)
+        monkeypatch.setattr("cutset.cluster.messages.MINOR", MINOR + 1)
         with LLM(str(tmp_path / "other"), **stages.settings(*how), **(SMALL | {"max_model_len": 32})) as llm:
             assert len(workers_of(llm)) == 2, "one minor version apart"

@@ -141,6 +141,7 @@ def test_the_engine_is_the_same_however_it_runs(backend: str) -> None:
             assert [one for d in deltas if d.request_id == str(number) for one in d.token_ids] == tokens
 
 
+@pytest.mark.slow
 def test_perplexity_hardly_rises_on_real_text(smollm2: Path) -> None:
     with LLM(smollm2, dtype="float32", generation_config=False) as llm:
         executor, found = llm.executor, {}

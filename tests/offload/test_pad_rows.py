@@ -66,7 +66,7 @@ def wire(loaded: Loaded, count: int, right: list[int], kind: Any, at: int, hot: 
 
 
 @pytest.mark.parametrize("mode", ["masked", "masked+verified"])
-@pytest.mark.parametrize("at", [0, 2, 7])
+@pytest.mark.parametrize("at", [0, pytest.param(2, marks=pytest.mark.slow), pytest.param(7, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("kind", "hot"), [(Odd, True), (SMALL, True), (SMALL, False)], ids=["native", "small", "slow"])
 def test_the_wire_is_the_same_for_all_counts_of_a_bucket(
     mode: str, at: int, kind: Any, hot: bool, loaded: Loaded, expected: dict[int, list[int]]
@@ -93,6 +93,7 @@ def test_native_code_answers_all_counts(
     assert stops[Stop.DONE] >= 2  # of 3; on a busy machine an answer may take too long
 
 
+@pytest.mark.slow
 def test_times_do_not_tell_exact_powers_of_two(loaded: Loaded) -> None:
     """Half of these took another way through the code before, and then 15 rows took longer than 16."""
     first = SamplingParams(max_tokens=1, temperature=0, ignore_eos=True)

@@ -46,6 +46,7 @@ def test_what_a_ring_is_too_small_for_is_sent_in_several_calls(
     assert stops[Stop.DONE] >= 6
 
 
+@pytest.mark.slow
 def test_a_call_in_the_middle_of_a_product_is_finished_by_the_slow_twin(
     loaded: Loaded, stops: Counter[Stop], monkeypatch: pytest.MonkeyPatch
 ) -> None:
