@@ -88,13 +88,16 @@ class VideoSetting:
 
 def measure_video(name: str, model: TorchModel, module: Any, scene: Scene, setting: VideoSetting) -> list[Row]:
     """Rows of a network over a scene: seconds of each system, their ratio, and the error of ours."""
-    from cutset.video.runtime import TorchRuntime
+    from cutset.video.delta.delta_stage import DeltaStage
+    from cutset.video.worker_runtime import VideoRuntime
 
     clock, graph = CLOCKS[setting.clock], model.graph
-    runtime = TorchRuntime(setting.threads)
+    runtime = VideoRuntime(setting.threads)
     runtime.begin_thread()
     accuracy = Accuracy(setting.max_error, EXACT, incremental=True)
-    stage = runtime.incremental_stage(graph, range(len(graph.nodes)), model.weights, accuracy.delta_scale or 0.0)
+    nodes, scale = range(len(graph.nodes)), accuracy.delta_scale or 0.0
+    dense = runtime.stage(graph, nodes, model.weights)
+    stage = DeltaStage.timed(graph, nodes, model.weights, dense, threads=setting.threads, scale=scale)
     opponents = _opponents(module, model, setting)
     seconds: dict[str, list[float]] = {OURS: [], **{one: [] for one in opponents}}
     shares: list[float] = []

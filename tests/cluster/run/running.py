@@ -13,9 +13,9 @@ from cutset.link import listen
 
 def torch_settings(**fields: Any) -> WorkerSettings:
     """Of a worker that computes with torch, in one thread."""
-    from cutset.video.runtime import TorchRuntime
+    from cutset.video.worker_runtime import VideoRuntime
 
-    return WorkerSettings(TorchRuntime(), **fields)
+    return WorkerSettings(VideoRuntime(), **fields)
 
 
 class Running:

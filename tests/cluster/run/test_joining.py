@@ -20,7 +20,7 @@ from cutset.link.keys import new_keys, save_keys
 from cutset.partition.hop import Hop, relayed
 from cutset.partition.plan import COORDINATOR
 from cutset.stream import Stream
-from cutset.video.runtime import TorchRuntime
+from cutset.video.worker_runtime import VideoRuntime
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def meeting(tmp_path: Path) -> Iterator[str]:
     workers = [
         open_worker(
             None,
-            TorchRuntime(1),
+            VideoRuntime(1),
             threads=1,
             join=address,
             key=str(tmp_path / f"{name}.key"),
@@ -80,11 +80,11 @@ def test_a_worker_either_listens_or_joins(tmp_path: Path) -> None:
     key, allow = str(tmp_path / "a.key"), str(tmp_path / "a.pub")
     for address, join in ((None, None), (f"ipc://{tmp_path}/w", "tcp://127.0.0.1:7000")):
         with pytest.raises(ConfigError, match="either listens or joins"):
-            open_worker(address, TorchRuntime(1), threads=1, join=join, key=key, allow=allow)
+            open_worker(address, VideoRuntime(1), threads=1, join=join, key=key, allow=allow)
     with pytest.raises(ConfigError, match="listens at tcp://HOST:PORT"):
-        open_worker(None, TorchRuntime(1), threads=1, join=f"ipc://{tmp_path}/w", key=key, allow=allow)
+        open_worker(None, VideoRuntime(1), threads=1, join=f"ipc://{tmp_path}/w", key=key, allow=allow)
     with pytest.raises((ConfigError, LinkError), match="host and the port"):
-        open_worker(None, TorchRuntime(1), threads=1, join="tcp://127.0.0.1:0", key=key, allow=allow)
+        open_worker(None, VideoRuntime(1), threads=1, join="tcp://127.0.0.1:0", key=key, allow=allow)
 
 
 def test_a_relayed_hop_takes_as_long_as_both_of_its_ways() -> None:

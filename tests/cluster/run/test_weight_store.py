@@ -55,11 +55,11 @@ def test_weights_of_a_file_are_found_by_digest(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     from safetensors.torch import save_file
 
-    from cutset.video.runtime import TorchRuntime
+    from cutset.video.worker_runtime import VideoRuntime
 
     right, wrong, path = torch.arange(6, dtype=torch.float32), torch.ones(6), tmp_path / "w.safetensors"
     save_file({"a": right, "b": wrong}, path)
-    store = WeightStore(None, lambda: TorchRuntime().open_weights(path))
+    store = WeightStore(None, lambda: VideoRuntime().open_weights(path))
     digest = digest_of(right.numpy(), Value("a", (6,), "float32"))
     found = store.find("a", Value("a", (6,), "float32"), digest)
     assert found is not None

@@ -20,8 +20,8 @@ from cutset.video.delta.delta_stage import DeltaStage
 from cutset.video.delta.dense_switch import FIRST_WAIT, DenseSwitch
 from cutset.video.delta.program import Program
 from cutset.video.imports.export import export
-from cutset.video.runtime import TorchRuntime
 from cutset.video.torch_stage import TorchStage
+from cutset.video.worker_runtime import VideoRuntime
 from cutset.video.zoo.network import Network
 from video.networks import filled
 
@@ -268,7 +268,7 @@ def test_dense_is_the_runtimes_own_and_what_follows_is_right(everything: Any) ->
 def test_the_runtime_makes_one(everything: Any) -> None:
     graph, tensors = everything
     weights = {name: tensor.numpy() for name, tensor in tensors.items()}
-    made = TorchRuntime().incremental_stage(graph, range(len(graph.nodes)), weights, 0.5)
+    made = VideoRuntime().incremental_stage(graph, range(len(graph.nodes)), weights, 0.5)
     picture = pictures(1)[0]
     found = made.run(0, {graph.inputs[0].name: picture})
     expected = made.dense.run(0, {graph.inputs[0].name: picture})
