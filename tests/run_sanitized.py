@@ -41,7 +41,7 @@ def main() -> int:
         shutil.copy(extension, PACKAGE / "link")
     tests = ["tests/kernels", "tests/models/test_native.py", "tests/models/test_integer.py"]
     tests += ["tests/models/test_grouped_models.py"]
-    tests += ["tests/link/test_ring.py", "tests/link/test_shm.py"]
+    tests += ["tests/link/test_ring.py", "tests/link/test_shm.py", "tests/link/test_shm_hostile.py"]
     tests += ["tests/codec"]
     offload = ("fronts", "batcher", "session", "ring_calls", "several_calls")
     tests += [f"tests/offload/test_{name}.py" for name in offload]

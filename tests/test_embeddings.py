@@ -17,8 +17,9 @@ transformers = pytest.importorskip("transformers")
 from cutset import LLM
 from cutset.errors import CheckpointError, ContextLengthError, EngineError, RequestError
 from cutset.models.pooling import stated_pooling
+from models.family_cases import CASES
+from models.family_checkpoints import write_checkpoint
 from models.test_adapter import write_adapter
-from models.test_families import CASES, write_checkpoint
 
 SIZES = {"max_position_embeddings": 256}
 RNG = np.random.default_rng(5)

@@ -73,3 +73,4 @@ class PyStep {
 }  // namespace cutset::bindings
 
 void bind_decoder(nanobind::module_& m);
+void bind_step(nanobind::module_& m);

@@ -34,6 +34,7 @@ NB_MODULE(_native, m) {
   bind_glue(m);
   bind_field(m);
   bind_decoder(m);
+  bind_step(m);
   bind_delta(m);
   bind_remote(m);
   bind_server(m);

@@ -117,30 +117,51 @@ bool put_factors(const PanelFactors& form, std::size_t groups, const GivenFactor
   return right;
 }
 
-// The low or only bits of a slab's 16 codes of one output, and the upper ones.
-void put_slab(int bits, const std::uint8_t* codes, std::size_t column, std::uint8_t* slab) {
-  const std::size_t half = column / 16, c = column % 16;
-  for (std::size_t step = 0; step < 4; ++step, codes += 4) {
-    for (std::size_t i = 0; i < 4; ++i) {
-      const std::size_t place = static_cast<std::size_t>(kBytePlace[i]);
-      if (bits == 8) {
-        slab[(step * kPanel + column) * 4 + place] = codes[i];
-      } else {
-        std::uint8_t& byte = slab[(step * 16 + c) * 4 + place];
-        byte = static_cast<std::uint8_t>(byte | (codes[i] & 15u) << (4 * half));
-      }
+constexpr std::uint64_t kNibbles = 0x0F0F0F0F0F0F0F0F;
+
+// Bytes 0, 2, 1, 3 of each four: kBytePlace is its own inverse.
+std::uint64_t placed(std::uint64_t eight) {
+  constexpr std::uint64_t kKept = 0xFF0000FFFF0000FF, kSecond = 0x0000FF000000FF00;
+  return (eight & kKept) | (eight & kSecond) << 8 | (eight >> 8 & kSecond);
+}
+
+void put_words(std::uint64_t eight, std::uint8_t* first, std::uint8_t* second) {
+  const std::uint32_t words[2] = {static_cast<std::uint32_t>(eight), static_cast<std::uint32_t>(eight >> 32)};
+  std::memcpy(first, words, 4);
+  std::memcpy(second, words + 1, 4);
+}
+
+// The lowest two bits of each byte: of columns 0 and 2 at 0 and 2, of 1 and 3 at 16 and 18.
+std::uint32_t spread(std::uint32_t four) {
+  return (four & 3u) | (four & 0x300u) << 8 | (four >> 14 & 0xCu) | (four >> 6 & 0xC0000u);
+}
+
+// A slab's 16 codes of the outputs c and c + 16: the low or only bits, eight columns at a time, and the upper ones.
+void put_slab(int bits, const std::uint8_t* low, const std::uint8_t* high, std::size_t c, std::uint8_t* slab) {
+  for (std::size_t k = 0; k < kSlab; k += 8) {
+    std::uint64_t a, b;
+    std::memcpy(&a, low + k, 8);
+    std::memcpy(&b, high + k, 8);
+    if (bits == 8) {
+      std::uint8_t* at = slab + (k / 4 * kPanel + c) * 4;
+      put_words(placed(a), at, at + kPanel * 4);
+      put_words(placed(b), at + 64, at + 64 + kPanel * 4);
+    } else {
+      std::uint8_t* at = slab + (k / 4 * 16 + c) * 4;
+      put_words(placed((a & kNibbles) | (b & kNibbles) << 4), at, at + 64);
     }
   }
   if (bits != 5 && bits != 6) return;
-  codes -= kSlab;
-  std::uint32_t word = 0;
-  std::uint8_t* at = slab + 256 + 4 * c + (bits == 6 ? 64 * half : 0);
-  std::memcpy(&word, at, 4);
-  for (std::size_t k = 0; k < kSlab; ++k) {
-    const std::size_t place = 16 * (k % 2) + 4 * (k / 4) + 2 * (k % 4 / 2) + (bits == 5 ? half : 0);
-    word |= static_cast<std::uint32_t>(codes[k] >> 4) << place;
+  std::uint32_t upper[2] = {};
+  for (std::size_t half = 0; half < 2; ++half) {
+    for (std::size_t step = 0; step < kSlab / 4; ++step) {
+      std::uint32_t four;
+      std::memcpy(&four, (half ? high : low) + 4 * step, 4);
+      upper[bits == 5 ? 0 : half] |= spread(four >> 4) << (4 * step + (bits == 5 ? half : 0));
+    }
   }
-  std::memcpy(at, &word, 4);
+  std::memcpy(slab + 256 + 4 * c, upper, 4);
+  if (bits == 6) std::memcpy(slab + 320 + 4 * c, upper + 1, 4);
 }
 
 unsigned code_at(int bits, const std::uint8_t* slab, std::size_t column, std::size_t k) {
@@ -254,7 +275,9 @@ bool PackedGrouped::pack(const std::vector<GroupedPart>& parts, std::size_t pane
   for (std::size_t c = 0; c < count; ++c) {
     const Row row = rows[c] = row_of(parts, panel * kPanel + c);
     const std::uint8_t* codes = row.part->codes + row.index * depth_;
-    right = right && (*std::max_element(codes, codes + depth_) >> form_.bits) == 0;
+    std::uint8_t all = 0;
+    for (std::size_t k = 0; k < depth_; ++k) all = static_cast<std::uint8_t>(all | codes[k]);
+    right = right && all >> form_.bits == 0;
     right = put_factors(form_.scales, form_.groups, row.part->scales, row.index, c, at) && right;
     if (form_.minima.kind != FactorKind::kNone) {
       right = put_factors(form_.minima, form_.groups, row.part->minima, row.index, c, at) && right;
@@ -264,15 +287,18 @@ bool PackedGrouped::pack(const std::vector<GroupedPart>& parts, std::size_t pane
     }
   }
   // Some columns of all outputs before the next ones: an output at a time would write every line 32 times.
+  std::uint8_t edges[2][kSlab];
+  const auto codes_of = [&](std::size_t c, std::size_t k, std::uint8_t* edge) -> const std::uint8_t* {
+    const std::uint8_t* codes = c < count ? rows[c].part->codes + rows[c].index * depth_ + k : nullptr;
+    if (codes && depth_ - k >= kSlab) return codes;
+    std::memset(edge, 0, kSlab);
+    if (codes) std::memcpy(edge, codes, depth_ - k);
+    return edge;
+  };
   for (std::size_t k = 0; k < depth_; k += kSlab) {
-    for (std::size_t c = 0; c < count; ++c) {
-      const std::uint8_t* codes = rows[c].part->codes + rows[c].index * depth_ + k;
-      std::uint8_t edge[kSlab] = {};
-      if (depth_ - k < kSlab) {
-        std::memcpy(edge, codes, depth_ - k);
-        codes = edge;
-      }
-      put_slab(form_.bits, codes, c, at + k / kSlab * step);
+    for (std::size_t c = 0; c < std::min(count, kPanel / 2); ++c) {
+      const std::uint8_t *low = codes_of(c, k, edges[0]), *high = codes_of(c + kPanel / 2, k, edges[1]);
+      put_slab(form_.bits, low, high, c, at + k / kSlab * step);
     }
   }
   return right;

@@ -10,7 +10,7 @@ __all__ = ["ARITHMETIC", "compatible", "software"]
 
 # Raised by every change after which a kernel or an executor gives other bits than before, on any instruction set:
 # parties that compute one model together have the same.
-ARITHMETIC = 2
+ARITHMETIC = 3
 RELEASE = re.compile(r"cutset ([0-9]+)\.([0-9]+)(?:\.([0-9]+))?")
 
 

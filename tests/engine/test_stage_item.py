@@ -117,8 +117,8 @@ def test_masks_and_biases_come_back_as_they_were() -> None:
             for one, other in zip(theirs or (), ours or (), strict=True):
                 assert allowed_ids(one, VOCAB).tolist() == allowed_ids(other, VOCAB).tolist()
         logits = np.random.default_rng(1).standard_normal((2, VOCAB)).astype(np.float32) * 3
-        choices = choose(logits, made, known, (), own)
-        assert choose(logits, found.samplers, known, (), found.masks.found) == choices
+        choices = choose(logits, made, known, (), StepMasks.of(own).parts)
+        assert choose(logits, found.samplers, known, (), found.masks.parts) == choices
         assert [one is None for one in choices] == [one == [] for one in own]
         if own[1]:
             assert choices[1].token_id in (3, 298, 77)

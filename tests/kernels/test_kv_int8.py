@@ -10,7 +10,8 @@ import pytest
 
 import cutset.kernels._native as native
 from cutset.kernels import reference
-from kernels.test_glue import Case, close, nothing, twin_attention
+from kernels.attention_cases import Case, twin_attention
+from kernels.comparing import close, nothing
 
 
 @pytest.fixture(params=native.available_isas(), autouse=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import cutset.kernels._native as native
-from kernels.test_glue import ISAS, Floats, close, floats, nothing
+from kernels.comparing import ISAS, Floats, close, floats, nothing
 
 
 @pytest.fixture(params=ISAS)

@@ -21,7 +21,8 @@ from cutset.models.families import load_spec
 from cutset.models.files.adapter import read_adapter, rounded
 from cutset.models.files.checkpoint import Checkpoint, check_tensors
 from cutset.models.run.native import NativeDecoder, thread_pool
-from models.test_families import CASES, reference, relative_error, whole_logits, write_checkpoint
+from models.family_cases import CASES
+from models.family_checkpoints import reference, relative_error, whole_logits, write_checkpoint
 
 IDS = np.random.default_rng(4).integers(0, 131, size=(3, 21)).astype(np.int32)
 DEFAULTS = ("q_proj", "v_proj")

@@ -17,8 +17,9 @@ from cutset import LLM, SamplingParams
 from cutset.errors import CutsetError
 from cutset.models.families import load_spec
 from cutset.models.files.adapter import read_adapter
+from models.family_cases import CASES
+from models.family_checkpoints import reference, relative_error, whole_logits, write_checkpoint
 from models.test_adapter import native_decoder
-from models.test_families import CASES, reference, relative_error, whole_logits, write_checkpoint
 
 IDS = np.random.default_rng(4).integers(0, 131, size=(3, 21)).astype(np.int32)
 GATE_UP, DOWN = "gate_up_proj", "down_proj"

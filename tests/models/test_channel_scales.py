@@ -21,8 +21,9 @@ from cutset.models.run.backend import build_executor
 from cutset.models.run.decoder import ReferenceDecoder
 from cutset.models.run.numpy_ops import NumpyOps
 from cutset.models.run.recipe import CalibratedRecipe
+from models.family_cases import CASES
+from models.family_checkpoints import reference, relative_error, whole_logits, write_checkpoint
 from models.test_adapter import ALL, write_adapter
-from models.test_families import CASES, reference, relative_error, whole_logits, write_checkpoint
 
 IDS = np.random.default_rng(1).integers(0, 131, size=(2, 19)).astype(np.int32)
 

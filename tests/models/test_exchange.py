@@ -23,7 +23,7 @@ from cutset.models.files.writer import write_safetensors
 from cutset.models.random import RandomModel
 from cutset.models.run.decoder import FloatLinears, ReferenceDecoder
 from cutset.models.run.numpy_ops import NumpyOps
-from models.test_families import relative_error, whole_logits
+from models.family_checkpoints import relative_error, whole_logits
 
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {},

@@ -30,8 +30,9 @@ from cutset.models.run.native import NativeDecoder
 from cutset.models.stages import cuts, split, stage_tensors
 from cutset.offload.accelerator.clients import Quota
 from cutset.offload.accelerator.loading import open_accelerator
+from models.family_cases import CASES
+from models.family_checkpoints import relative_error, write_checkpoint
 from models.test_adapter import merged_logits, write_adapter
-from models.test_families import CASES, relative_error, write_checkpoint
 from offload.conftest import serve_in_thread
 
 torch.set_num_threads(1)  # of models so small that more only wait for each other

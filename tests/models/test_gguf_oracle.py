@@ -18,8 +18,8 @@ from cutset.models.files.source import open_source
 from cutset.models.run.decoder import FloatLinears, ReferenceDecoder
 from cutset.models.run.executor import Batch
 from cutset.models.run.numpy_ops import NumpyOps
+from models.family_checkpoints import relative_error
 from models.gguf_files import Written, write_gguf
-from models.test_families import relative_error
 
 # Those that transformers reads as llama.cpp writes them.
 CASES = ["llama", "llama-tied", "qwen2", "qwen3", "qwen3moe", "gemma2", "gemma3", "phi3"]

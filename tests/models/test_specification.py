@@ -25,7 +25,7 @@ from cutset.models.run.decoder import FloatLinears, ReferenceDecoder
 from cutset.models.run.native import NativeDecoder
 from cutset.models.run.numpy_ops import NumpyOps
 from cutset.models.spec import DecoderSpec, TensorName, TensorNames
-from models.test_families import whole_logits
+from models.family_checkpoints import whole_logits
 from runner.files import CONFIGS, RUNNER, config_of, drawn, inputs_of, logits_of, refused, write_directory, write_file
 
 native = extension()

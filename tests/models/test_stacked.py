@@ -19,7 +19,8 @@ from cutset.models.files.checkpoint import Checkpoint, SafetensorsFile, check_te
 from cutset.models.files.source import open_source, specify
 from cutset.models.files.stacked import mxfp4_bits
 from cutset.models.files.writer import write_safetensors
-from models.test_families import CASES, reference, relative_error, whole_logits, write_checkpoint
+from models.family_cases import CASES
+from models.family_checkpoints import reference, relative_error, whole_logits, write_checkpoint
 from runner.files import RUNNER, assert_equal, encoded_ids, logits_of
 
 torch = pytest.importorskip("torch")

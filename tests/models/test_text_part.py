@@ -21,8 +21,9 @@ from cutset.models.files.writer import write_safetensors
 
 pytest.importorskip("transformers")
 
+from models.family_cases import CASES
+from models.family_checkpoints import write_checkpoint
 from models.test_adapter import write_adapter
-from models.test_families import CASES, write_checkpoint
 
 IDS = np.random.default_rng(3).integers(0, 131, 12).tolist()
 GREEDY = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True, logprobs=1)

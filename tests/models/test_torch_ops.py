@@ -13,7 +13,8 @@ from cutset.models.families import load_spec
 from cutset.models.files.checkpoint import Checkpoint, check_tensors
 from cutset.models.run.decoder import FloatLinears, ReferenceDecoder
 from cutset.models.run.executor import Batch
-from models.test_families import CASES, reference, whole_logits, write_checkpoint
+from models.family_cases import CASES
+from models.family_checkpoints import reference, whole_logits, write_checkpoint
 
 torch = pytest.importorskip("torch")
 

@@ -21,8 +21,8 @@ from cutset.serve.auth import Auth
 from cutset.serve.request_limits import RequestLimits
 from cutset.serve.server import Server, bind, serve_in_thread
 from cutset.serve.service import Service
+from models.family_checkpoints import write_checkpoint
 from models.test_adapter import write_adapter
-from models.test_families import write_checkpoint
 
 PROMPT = [5, 9, 3, 77, 12]
 

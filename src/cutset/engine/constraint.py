@@ -19,7 +19,7 @@ from cutset.engine.bits import Bits, bits_of, has
 from cutset.engine.grammar_compiler import CompiledGrammar
 from cutset.engine.params import SamplingParams
 
-__all__ = ["Constraint", "MaskThread", "Restriction", "StepMasks"]
+__all__ = ["Constraint", "MaskThread", "Restriction", "RowMasks", "StepMasks"]
 
 ALWAYS = 2**31 - 1  # tokens
 WORTH = 150e-6  # seconds
@@ -89,6 +89,15 @@ class Constraint:
         with self._lock:
             return int(self._matcher.validate_tokens(list(drafts)))
 
+    def surely_allows(self, known: int, token_id: int) -> bool:
+        """Whether the mask after `known` tokens certainly has this one: to ask takes a tenth of computing it. False
+        says nothing."""
+        if known < self._least or self._bad or not has(self._inside, token_id):
+            return False
+        with self._lock:
+            matcher = self._matcher
+            return matcher is None or (not matcher.is_error() and int(matcher.validate_tokens([token_id])) == 1)
+
     def rows(self, known: int, drafts: Sequence[int] = ()) -> list[Bits]:
         """The mask for the next token after `known` tokens, and one behind each draft that those before it allow.
 
@@ -155,52 +164,97 @@ class Constraint:
         )
 
 
-class StepMasks:
-    """The masks of a step: of each sequence with wanted rows those of its rows, or None where anything may come.
+class RowMasks:
+    """The masks of one sequence in a step: one for its next token, and one behind each draft.
 
     There may be fewer of them than rows: nothing is drawn behind a draft that isn't allowed, nor behind a text's end.
     """
 
-    def __init__(
-        self, constraints: Sequence[Constraint | None], known: Sequence[int], drafts: Sequence[Sequence[int]]
-    ) -> None:
-        self._parts = constraints, known, drafts or [()] * len(known)
-        self._found: list[list[Bits] | None] = []
-        self._computed = False
+    def __init__(self, constraint: Constraint | None, known: int, drafts: Sequence[int]) -> None:
+        self._parts = constraint, known, drafts
+        self._rows: list[Bits] | None = None
         self._lock = threading.Lock()  # of who computes them
-        self.seconds = 0.0  # that they took
+
+    @classmethod
+    def of(cls, rows: list[Bits]) -> RowMasks:
+        """Masks that are there."""
+        made = cls(None, 0, ())
+        made._rows = rows
+        return made
+
+    def compute(self) -> list[Bits]:
+        """Computed by the first one to ask; the others wait for it."""
+        with self._lock:
+            if self._rows is None:
+                self._rows = self._computed()
+            return self._rows
+
+    def _computed(self) -> list[Bits]:
+        constraint, known, drafts = self._parts
+        assert constraint is not None
+        try:
+            return constraint.rows(known, drafts)
+        except BaseException as error:  # rather no token than one that isn't allowed
+            constraint.failed = constraint.failed or f"a mask failed: {error}"
+            return []
+
+    def row(self, number: int) -> Bits | None:
+        """The mask of one of the sequence's rows, if it has one."""
+        rows = self.compute()
+        return rows[number] if number < len(rows) else None
+
+    def allows(self, number: int, token_id: int) -> bool:
+        """Whether a token may come in a row. Masks that nobody has computed are left so where they aren't needed for
+        that."""
+        constraint, known, drafts = self._parts
+        if constraint is not None and not drafts and self._rows is None and constraint.surely_allows(known, token_id):
+            return True
+        mask = self.row(number)
+        return mask is not None and has(mask, token_id)
+
+
+class StepMasks:
+    """The masks of a step: RowMasks for each sequence with wanted rows, or None where anything may come.
+
+    `soon`: of which sequences they are needed for certain. Of the others one token is asked about first, the likeliest.
+    """
+
+    def __init__(
+        self,
+        constraints: Sequence[Constraint | None],
+        known: Sequence[int],
+        drafts: Sequence[Sequence[int]],
+        soon: Sequence[bool] = (),
+    ) -> None:
+        each = zip(constraints, known, drafts or [()] * len(known), strict=True)
+        self.parts = [None if one is None else RowMasks(one, length, ahead) for one, length, ahead in each]
+        wanted = soon or [True] * len(self.parts)
+        self._soon = [part for part, now in zip(self.parts, wanted, strict=True) if now and part is not None]
+        self.seconds = 0.0  # that those took which are needed for certain
 
     @classmethod
     def of(cls, found: list[list[Bits] | None]) -> StepMasks:
         """Masks that are there."""
         made = cls((), (), ())
-        made._found, made._computed = found, True
+        made.parts = [None if one is None else RowMasks.of(one) for one in found]
         return made
 
     @property
     def found(self) -> list[list[Bits] | None]:
         """Computes them, or waits for whoever does."""
-        self.compute()
-        return self._found
+        return [None if part is None else part.compute() for part in self.parts]
+
+    @property
+    def waits(self) -> bool:
+        """Some are needed for certain."""
+        return bool(self._soon)
 
     def compute(self) -> None:
-        """What the first one to ask does; the others wait for it."""
-        with self._lock:
-            if not self._computed:
-                started = time.perf_counter()
-                self._compute()
-                self.seconds = time.perf_counter() - started
-                self._computed = True
-
-    def _compute(self) -> None:
-        try:
-            for constraint, known, drafts in zip(*self._parts, strict=True):
-                self._found.append(None if constraint is None else constraint.rows(known, drafts))
-        except BaseException as error:  # rather no token than one that isn't allowed
-            for constraint in self._parts[0]:
-                if constraint is not None:
-                    constraint.failed = constraint.failed or f"a mask failed: {error}"
-            self._found += [None if one is None else [] for one in self._parts[0][len(self._found) :]]
+        """Those that are needed for certain."""
+        started = time.perf_counter()
+        for part in self._soon:
+            part.compute()
+        self.seconds = time.perf_counter() - started
 
 
 class MaskThread:
@@ -214,6 +268,8 @@ class MaskThread:
 
     def begin(self, masks: StepMasks) -> StepMasks:
         """Has these computed: by the thread, or else by whoever asks for them."""
+        if not masks.waits:
+            return masks
         if self._latest is not None:
             self._seconds += (self._latest.seconds - self._seconds) / 8
         self._latest = masks

@@ -208,7 +208,7 @@ class DecoderStage:
             raise EngineError(f"the executor gave logits {logits.shape} instead of {wanted}")
         if self._masked.size:
             logits[:, self._masked] = -np.inf
-        masks = () if item.masks is None else item.masks.found
+        masks = () if item.masks is None else item.masks.parts
         scores, drawn = item.scores, len(logits) - item.scored
         found = choose(logits[:drawn], item.samplers, item.known, item.drafts(), masks)
         return found if scores is None else found + score(logits[drawn:], scores)

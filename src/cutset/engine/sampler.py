@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cutset.engine.bits import Bits, allowed_flags, allowed_ids, has
+from cutset.engine.bits import Bits, allowed_flags, allowed_ids
+from cutset.engine.constraint import RowMasks
 from cutset.engine.outputs import TokenLogprob
 from cutset.engine.params import SamplingParams
 from cutset.engine.token_history import TokenHistory
@@ -231,13 +232,13 @@ def choose(
     samplers: Sequence[TokenSampler],
     known: Sequence[int],
     drafts: Sequence[Sequence[int]] = (),
-    masks: Sequence[Sequence[Bits] | None] = (),
+    masks: Sequence[RowMasks | None] = (),
 ) -> list[Choice | None]:
     """The next token of each sequence: logits (sequences, vocab), its sampler, and how many tokens it has.
 
     None where the logits are NaN, infinite or all masked: sampling from them would give nonsense.
 
-    `masks` has one for each sequence, or none at all: what may be drawn in its rows (see StepMasks), None for anything.
+    `masks` has RowMasks for each sequence, or there are none at all: what may be drawn in its rows, None for anything.
     For a row without a mask of its own there is None.
 
     A sequence with drafts (one list for each sequence, or none at all) has a row more for each: logits (rows, vocab).
@@ -277,7 +278,7 @@ def _choice(
     likeliest: int,
     sampler: TokenSampler,
     known: int,
-    masks: Sequence[Bits] | None,  # of the sequence's rows
+    masks: RowMasks | None,  # of the sequence's rows
     number: int,  # which of them it is
 ) -> Choice | None:
     token: int | None
@@ -286,12 +287,11 @@ def _choice(
     plain = sampler.plain(known)
     if masks is None:
         token = likeliest if plain else sampler.draw(logits, known)
-    elif number >= len(masks):
-        return None
-    elif plain and has(masks[number], likeliest):
+    elif plain and masks.allows(number, likeliest):
         token = likeliest
     else:
-        token = sampler.draw(logits, known, masks[number])
+        mask = masks.row(number)
+        token = None if mask is None else sampler.draw(logits, known, mask)
     if token is None:
         return None
     wanted = sampler.params.logprobs

@@ -136,7 +136,10 @@ def make_step(
         step.scores = Scores(np.concatenate(asked), np.repeat(*np.array(likeliest, dtype=np.int32).T))
     constraints = [sequences[place].constraint for place in wanted]
     if any(constraints):
-        step.masks = StepMasks(constraints, known, step.drafts)
+        soon = [not one.plain(length) for one, length in zip(samplers, known, strict=True)]
+        if drafts:
+            soon = [one or bool(own) for one, own in zip(soon, step.drafts, strict=True)]
+        step.masks = StepMasks(constraints, known, step.drafts, soon)
     return step
 
 
