@@ -204,6 +204,20 @@ def test_detectors_that_give_chosen_boxes() -> None:
     )
 
 
+def test_chosen_boxes_that_are_no_numbers() -> None:
+    boxes = np.array([[box for _, _, box in WANTED] * 2], np.float32)
+    scores = np.array([[score for _, score, _ in WANTED] * 2], np.float32)
+    labels = np.array([[number for number, _, _ in WANTED] + [np.nan, np.inf, -1]], np.float32)
+    outputs = {"boxes": boxes, "scores": scores, "classes": labels, "num_detections": np.float32([6])}
+    decoder = choose_decoder(HeadFacts([(n, a.shape) for n, a in outputs.items()], PICTURE, NAMES), HeadLimits())
+    assert decoder is not None
+    with np.errstate(all="raise"):
+        assert [int(c) for c in decoder.decode(outputs).classes] == [1, 0, 2]
+        for count, found in ((2, 2), (np.nan, 0), (np.inf, 3), (-np.inf, 0), (-1, 0), (1e30, 3)):
+            outputs["num_detections"] = np.float32([count])
+            assert len(decoder.decode(outputs)) == found, count
+
+
 @pytest.mark.parametrize("nothing", [False, True])
 @pytest.mark.parametrize("names", [(), NAMES])
 def test_detr_heads(nothing: bool, names: tuple[str, ...]) -> None:

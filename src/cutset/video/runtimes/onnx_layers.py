@@ -239,6 +239,14 @@ def _layer_norm(call: OnnxCall, inputs: Inputs) -> tuple[Tensor, ...]:
     return found, mean, torch.rsqrt(variance + epsilon)
 
 
+def _group_norm(call: OnnxCall, inputs: Inputs) -> Tensor:
+    x, scale, bias = inputs
+    groups = call.get("num_groups")
+    if call.opset < 21:  # one for each group, not for each channel
+        scale, bias = (one.repeat_interleave(x.shape[1] // groups) for one in (scale, bias))
+    return F.group_norm(x, groups, scale, bias, call.get("epsilon", 1e-5))
+
+
 LAYERS: dict[str, Operator] = {
     "Conv": _conv,
     "ConvTranspose": _conv_transposed,
@@ -250,6 +258,7 @@ LAYERS: dict[str, Operator] = {
     "InstanceNormalization": lambda call, inputs: F.instance_norm(
         inputs[0], None, None, inputs[1], inputs[2], True, 0.0, call.get("epsilon", 1e-5)
     ),
+    "GroupNormalization": _group_norm,
     "LayerNormalization": _layer_norm,
     "Pad": _pad,
     "Resize": _resize,
