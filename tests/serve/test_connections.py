@@ -50,6 +50,12 @@ def many() -> Iterator[contextlib.ExitStack]:
         yield stack
 
 
+@pytest.mark.parametrize("host", ["a..b", "a" * 64, "no.such.host.invalid"])
+def test_hosts_that_are_none(host: str) -> None:
+    with pytest.raises(ConfigError, match="can't listen on"):
+        bind(host, 0)
+
+
 def test_an_answer_does_not_wait_for_acknowledgements() -> None:
     """Its body would stand behind its head for 40 ms, on every connection that is used again."""
 

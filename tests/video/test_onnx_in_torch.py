@@ -111,6 +111,51 @@ def test_networks_have_the_same_bits_however_they_are_cut(make: Any, tmp_path: P
         assert all(held[name].tobytes() == array.tobytes() for name, array in whole.items()), k
 
 
+RESIZED = [
+    (mode, policy, sizes, where)
+    for mode in ("nearest", "linear")
+    for policy in ("stretch", "not_larger", "not_smaller")
+    for sizes in ((20, 17), (23, 31), (7, 40))
+    for where in ("half_pixel", "asymmetric")
+]
+TRANSPOSED: list[dict[str, Any]] = [
+    {"output_shape": [32, 48], "strides": [2, 2]},
+    {"output_shape": [31, 47], "strides": [2, 2]},
+    {"output_shape": [32, 48], "strides": [2, 2], "auto_pad": "SAME_UPPER"},
+    {"auto_pad": "SAME_UPPER", "strides": [2, 2]},
+    {"auto_pad": "SAME_LOWER", "strides": [2, 2]},
+    {"pads": [1, 1, 1, 1], "strides": [2, 2], "output_padding": [1, 1]},
+    {"dilations": [2, 1], "group": 1, "pads": [2, 0, 1, 1]},
+]
+
+
+def like_onnxruntime(net: Builder, tmp_path: Path) -> None:
+    """Torch gives what onnxruntime gives for the whole file."""
+    proto = net.model(["out"])
+    model = OnnxModel.of(save(proto, tmp_path / "net.onnx"))
+    wanted = session(proto)(picture().astype(np.float32) / np.float32(255))
+    found = open_stage(model.graph, range(len(model.graph.nodes)), model.weights, "torch")
+    assert range_error(found.run(0, {model.input.name: picture()}), wanted) <= 1e-5
+
+
+@pytest.mark.parametrize(("mode", "policy", "sizes", "where"), RESIZED)
+def test_sizes_that_keep_proportions(
+    mode: str, policy: str, sizes: tuple[int, int], where: str, tmp_path: Path
+) -> None:
+    net = Builder(18)
+    given = net.constant("sizes", np.array(sizes, np.int64))
+    how = {"mode": mode, "keep_aspect_ratio_policy": policy, "coordinate_transformation_mode": where}
+    net.add("Resize", ["images", "", "", given], "out", axes=[2, 3], **how)
+    like_onnxruntime(net, tmp_path)
+
+
+@pytest.mark.parametrize("attributes", TRANSPOSED, ids=str)
+def test_where_transposed_convolutions_begin(attributes: dict[str, Any], tmp_path: Path) -> None:
+    net = Builder()
+    net.add("ConvTranspose", ["images", net.weight("w", 3, 4, 3, 3), net.weight("b", 4)], "out", **attributes)
+    like_onnxruntime(net, tmp_path)
+
+
 @pytest.mark.parametrize("opset", [18, 21])
 @pytest.mark.parametrize("groups", [1, 2, 6])
 def test_norms_of_groups(opset: int, groups: int, tmp_path: Path) -> None:

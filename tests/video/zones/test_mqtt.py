@@ -159,6 +159,7 @@ def test_addresses(text: str, parts: tuple[Any, ...]) -> None:
         *("mqtt://h/#", "mqtt://h/$SYS", "mqtt://h/" + "a" * 501, "mqtt:///a"),
         *("mqtt://u:hidden@h o/a", "mqtt://:hidden@h/a", "mqtt://u:hid/hidden@h/a", "mqtt:/u:hidden@h/a"),
         *("u:hidden@h/a", "mqtt://u:hidden@x@h/a", "mqtt://h//", "mqtt://h/%2F"),
+        *("mqtt://a..b/t", "mqtt://" + "a" * 64 + "/t", "mqtt://./t"),
     ],
 )
 def test_addresses_that_are_none(text: str) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Self
 from urllib.parse import unquote
 
 from cutset.errors import ConfigError, DeviceError
+from cutset.link.addresses import HOST_NAME
 
 __all__ = ["MqttAddress", "MqttPublisher"]
 
@@ -48,8 +49,7 @@ class MqttAddress:
         """`password` is for an address that has none. Raises ConfigError, which doesn't repeat the password."""
         shown = re.sub(r"(?s)^(\w+://)?.*@", r"\1…@", text)[:200]  # a password may have a '/' in it
         found = re.fullmatch(
-            r"(mqtts?)://(?:([^@/:]*)(?::([^@/]*))?@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]{1,253})(?::([0-9]{1,5}))?/(.+)",
-            text,
+            rf"(mqtts?)://(?:([^@/:]*)(?::([^@/]*))?@)?(\[[0-9A-Fa-f:.]+\]|{HOST_NAME})(?::([0-9]{{1,5}}))?/(.+)", text
         )
         if not found:
             raise ConfigError(f"{shown!r} is no address of an MQTT broker: {FORM}")
