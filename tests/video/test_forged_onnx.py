@@ -76,7 +76,7 @@ FORGED = {
     "no text: it may be damaged ": renamed("aaaa"),
     "no text: it may be damaged  ": renamed("nnnn"),
     "no text: it may be damaged   ": renamed("kkkk"),
-    "functions come to more than": calls(60, "Relu"),
+    "functions come to more than": calls(18, "Relu"),
     "functions come to more than ": calls(3, "f1"),
 }
 
