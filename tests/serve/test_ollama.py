@@ -198,6 +198,19 @@ def test_no_limit_is_the_end_of_the_context(server: Running, client: Any) -> Non
         assert found.eval_count + found.prompt_eval_count <= server.service.llm.max_model_len
 
 
+def test_more_tokens_than_fit_are_as_many_as_fit(server: Running, client: Any) -> None:
+    """As Ollama has it; OpenAI's API refuses them."""
+    context = server.service.llm.max_model_len
+    options = {"temperature": 0, "num_predict": context}
+    for found in (
+        client.chat("tale", MESSAGES, options=options),
+        client.generate("tale", "Once upon", options=options),
+        client.generate("tale", "Once upon", options=options, raw=True),
+        list(client.generate("tale", "Once upon", options=options, stream=True))[-1],
+    ):
+        assert 12 < found.eval_count <= context - found.prompt_eval_count
+
+
 def test_nothing_to_say_loads_the_model(client: Any) -> None:
     assert client.generate("tale").done_reason == "load"
     assert client.chat("tale", []).done_reason == "load"

@@ -40,8 +40,9 @@ class _Endpoint(ABC):
     kind: type[CompletionRequest] | type[ChatRequest]
     default_tokens: int | None = None  # where a request doesn't say how many; None: to the end of the context
 
-    def __init__(self, service: Service) -> None:
-        self.service = service
+    def __init__(self, service: Service, *, cuts: bool = False) -> None:
+        """`cuts`: an answer that doesn't fit ends with the context, rather than that it is refused."""
+        self.service, self._cuts = service, cuts
 
     def read(self, body: bytes, client: str | None) -> Any:
         """The request of `client`, where there are keys. Raises ApiError."""
@@ -76,7 +77,8 @@ class _Endpoint(ABC):
             found, form = await self.prompts(request)
             prompts = [truncated(ids, params, service.llm.max_model_len) for ids in found]
             params = await service.formed(params, form)
-            self._check_room(prompts, request.limit())
+            if not self._cuts:
+                self._check_room(prompts, request.limit())
             extra = {"cutset": {"mode": service.mode}}
             answer = self.answer(request, form, model, service.fingerprint, service.texts, extra)
             answer.report = await self.report(request, params, prompts)
