@@ -20,6 +20,7 @@ from cutset.serve.answers import Answer, CompletionAnswer
 from cutset.serve.api_errors import ApiError, as_api_error
 from cutset.serve.chat_answer import ChatAnswer
 from cutset.serve.prompt_scores import Echo, PromptReport, echo_of
+from cutset.serve.replies import until_gone
 from cutset.serve.request_limits import read_body
 from cutset.serve.requests import ChatRequest, CompletionRequest, parse
 from cutset.serve.running_request import RunningRequest
@@ -91,7 +92,7 @@ class _Endpoint(ABC):
     async def _answer(
         self, request: Any, n: int, generation: RunningRequest, answer: Answer, receive: Receive, send: Send
     ) -> None:
-        watcher = asyncio.create_task(_until_gone(receive, generation))
+        watcher = asyncio.create_task(_end_once_gone(receive, generation))
         try:
             if request.stream:
                 wants_usage = bool(request.stream_options and request.stream_options.include_usage)
@@ -204,7 +205,6 @@ class ChatCompletions(_Endpoint):
         return ChatAnswer(*args, form=form)
 
 
-async def _until_gone(receive: Receive, generation: RunningRequest) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+async def _end_once_gone(receive: Receive, generation: RunningRequest) -> None:
+    await until_gone(receive)
     generation.end(ClientGone())

@@ -81,9 +81,9 @@ class SsdHead:
         scores = outputs[self._scores]
         if self._classes:
             best = scores.reshape(-1).astype(np.float32)
-            classes = outputs[self._classes].reshape(-1).astype(np.float64)
-            best[~((classes >= 0) & (classes < MOST_CLASSES))] = np.nan  # of no class: of no use
-            classes = np.nan_to_num(classes).clip(0, MOST_CLASSES).astype(np.int64)
+            named = outputs[self._classes].reshape(-1).astype(np.float64)
+            best[~((named >= 0) & (named < MOST_CLASSES))] = np.nan  # of no class: of no use
+            classes = np.nan_to_num(named).clip(0, MOST_CLASSES).astype(np.int64)
             count = float(outputs[self._count].reshape(-1)[0]) if self._count else len(boxes)
             some = slice(0, int(np.nan_to_num(count).clip(0, len(boxes))))
             return best_of(Detections(boxes[some], best[some], classes[some], self.names), self._least, self._limits)
