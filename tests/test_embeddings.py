@@ -196,3 +196,25 @@ def test_what_files_say_of_pooling(content: Any, pooling: str | None, tmp_path: 
             stated_pooling(tmp_path)
     else:
         assert stated_pooling(tmp_path) == pooling
+
+
+@pytest.mark.parametrize(
+    ("kind", "pooling"), [(None, None), (0, None), (-1, None), (1, "mean"), (2, "cls"), (3, "last"), (4, ""), ([1], "")]
+)
+def test_what_gguf_files_say_of_pooling(kind: Any, pooling: str | None, tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    path = tmp_path / "model.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    if isinstance(kind, list):
+        writer.add_array("llama.pooling_type", kind)
+    elif kind is not None:
+        writer.add_int32("llama.pooling_type", kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    if pooling == "":
+        with pytest.raises(CheckpointError, match="asks for the pooling"):
+            stated_pooling(path)
+    else:
+        assert stated_pooling(path) == pooling

@@ -64,6 +64,12 @@ def printable(text: str, *, lines: bool = True) -> str:
     return OBEYED.sub("\ufffd", text if lines else text.replace("\n", "\ufffd"))
 
 
+def first_line(error: BaseException, most: int = 200) -> str:
+    """The first line of a library's error that says something, else its kind, for a message of ours."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return printable(next((line for line in lines if line), type(error).__name__), lines=False)[:most]
+
+
 class CutsetError(Exception):
     """What the user can act on. Its message is shown as it is, without a traceback."""
 

@@ -94,6 +94,7 @@ class LoadedModel:
         masked = mode is not None and mode.masked
         check_speculation(self.settings, self.spec, mode.name if mode is not None else "", masked=masked)
         self.tokenizer = Tokenizer.load(found.directory)
+        pooling = stated_pooling(found.directory) or "last"  # before there is anything to be closed again
         self._template_override = chat_template or found.overrides.chat_template
         self._template: ChatTemplate | None = None
         self._template_lock = threading.Lock()
@@ -165,7 +166,7 @@ class LoadedModel:
             vocab_size=self.spec.vocab_size,
             without_token=self.tokenizer.ids_without_token(self.spec.vocab_size).tolist(),
             limit=self.max_model_len,
-            pooling=stated_pooling(found.directory) or "last",
+            pooling=pooling,
         )
         self.load_s = time.perf_counter() - started
 

@@ -116,6 +116,19 @@ def test_reasoning_comes_first(script: Script, client: openai.OpenAI) -> None:
         jsonschema.validate(json.loads(found.content), SCHEMA)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [("a/b", "a/b"), (r"a\/b", "a/b"), (r"a\\/b", "a\\/b"), ("a\nb", "a\nb"), ("a\\\nb", "a\nb"), (r"[/\n]\\", "/\\")],
+)
+def test_a_regular_expression_behind_reasoning(script: Script, client: openai.OpenAI, pattern: str, text: str) -> None:
+    """It stands between slashes there, which may be in it, and on one line."""
+    plain = {name: value for name, value in ASKED.items() if name != "tools"}
+    with script.template(TEMPLATE + "{% if add_generation_prompt %}<think>\n{% endif %}"):
+        script.say(f"Well.\n</think>\n\n{text}")
+        found = client.chat.completions.create(**plain, extra_body={"guided_regex": pattern}).choices[0].message
+        assert found.content == text
+
+
 def test_a_form_of_the_answer_beside_tools(script: Script, client: openai.OpenAI) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
     for strict in (STRICT, LOOSE):

@@ -24,6 +24,7 @@ from cutset.serve.ollama_answers import ChatLines
 from cutset.serve.server import Server, bind, serve_in_thread
 from cutset.serve.service import Service
 from tests.serve.conftest import Running
+from tests.serve.scripted import TEMPLATE
 
 MESSAGES = [{"role": "system", "content": "Once upon"}, {"role": "user", "content": " a time there was a"}]
 GREEDY: dict[str, Any] = {"temperature": 0, "num_predict": 12}
@@ -45,6 +46,22 @@ def test_a_chat_says_what_openai_s_api_says(server: Running, client: Any) -> Non
     assert (found.prompt_eval_count, found.eval_count) == (wanted.usage.prompt_tokens, 12)
     assert found.total_duration >= found.eval_duration >= 0
     assert found.created_at.endswith("Z")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_how_long_it_took_adds_up(client: Any, stream: bool) -> None:
+    """Clients divide tokens by it."""
+    for ask in (
+        lambda: client.chat("tale", MESSAGES, options=GREEDY, stream=stream),
+        lambda: client.generate("tale", "Once upon", options=GREEDY, stream=stream),
+        lambda: client.generate("tale", "Once upon", options=GREEDY, stream=stream, raw=True),
+    ):
+        made = ask()
+        found = list(made)[-1] if stream else made
+        assert found.eval_count == GREEDY["num_predict"]
+        assert found.eval_duration > 0
+        assert found.prompt_eval_duration > 0
+        assert found.load_duration + found.prompt_eval_duration + found.eval_duration == found.total_duration
 
 
 def test_a_stream_is_a_line_for_each_piece(server: Running, client: Any) -> None:
@@ -126,6 +143,34 @@ def test_tools_are_called(scripted: Any) -> None:
     client._client.close()
 
 
+def test_a_thought_is_asked_for_as_each_template_has_it(scripted: Any) -> None:
+    script, server = scripted
+    client = ollama.Client(host=server.url)
+    asked: dict[str, Any] = {"model": "tale", "messages": [{"role": "user", "content": "x"}], "options": GREEDY}
+    levels = TEMPLATE + "{{ reasoning_effort }}{% if add_generation_prompt %}<think>\n{% endif %}"
+    switch = TEMPLATE + "{{ enable_thinking }}{% if enable_thinking is false %}<think></think>{% endif %}"
+    always = TEMPLATE + "{% if add_generation_prompt %}<think>\n{% endif %}"
+    for template, think, variables in (
+        (levels, True, {}),  # gpt-oss's own level
+        (levels, "high", {"reasoning_effort": "high"}),
+        (switch, True, {"enable_thinking": True}),
+        (switch, "high", {"enable_thinking": True}),
+        (switch, False, {"enable_thinking": False}),
+        (always, True, {}),
+        (always, "low", {}),
+    ):
+        with script.template(template):
+            script.say("Yes." if template is switch else "</think>Yes.")
+            found = client.chat(**asked, think=think)
+            assert found.message.content == "Yes."
+            llm = server.service.llm
+            prompt = llm.render_chat(asked["messages"], add_generation_prompt=True, **variables)
+            assert found.prompt_eval_count == len(llm.encode_rendered(prompt)), (template, think)
+    with pytest.raises(ollama.ResponseError, match="think must be"):
+        client.chat(**asked, think="somewhat")
+    client._client.close()
+
+
 def test_logprobs_are_openai_s(server: Running, client: Any) -> None:
     body = {"model": "tale", "messages": MESSAGES, "options": GREEDY, "stream": False, "logprobs": True}
     found = httpx.post(f"{server.url}/api/chat", json=body | {"top_logprobs": 2}).json()
@@ -151,6 +196,19 @@ def test_no_limit_is_the_end_of_the_context(server: Running, client: Any) -> Non
         found = client.generate("tale", "Once upon a time", raw=True, options={"temperature": 0} | limit)
         assert found.eval_count > 16
         assert found.eval_count + found.prompt_eval_count <= server.service.llm.max_model_len
+
+
+def test_more_tokens_than_fit_are_as_many_as_fit(server: Running, client: Any) -> None:
+    """As Ollama has it; OpenAI's API refuses them."""
+    context = server.service.llm.max_model_len
+    options = {"temperature": 0, "num_predict": context}
+    for found in (
+        client.chat("tale", MESSAGES, options=options),
+        client.generate("tale", "Once upon", options=options),
+        client.generate("tale", "Once upon", options=options, raw=True),
+        list(client.generate("tale", "Once upon", options=options, stream=True))[-1],
+    ):
+        assert 12 < found.eval_count <= context - found.prompt_eval_count
 
 
 def test_nothing_to_say_loads_the_model(client: Any) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from cutset.engine import SamplingParams, TokenLogprob
+from cutset.engine.outputs import Delta
+from cutset.engine.params import MAX_N
 from cutset.models.text.tokenizer import Tokenizer
 from cutset.serve.prompt_scores import echo_of
+from cutset.serve.running_request import MOST_TAKEN, RunningRequest
 from models.tokenizers_to_test import byte_level
 from tests.serve.conftest import Running
 
@@ -40,8 +45,6 @@ def scores(server: Running, prompt: str | list[int], likeliest: int) -> list[Tok
     """As they come from the engine."""
     llm = server.service.llm
     ids = llm.encode(prompt)
-    import asyncio
-
     params = SamplingParams(max_tokens=1, prompt_logprobs=likeliest)
     found = asyncio.run(llm.generate(ids, params)).prompt_logprobs
     assert found is not None
@@ -223,6 +226,45 @@ def test_a_long_prompt_is_scored_while_its_client_reads_slowly(server: Running) 
     [whole] = answered(server, prompt=long, logprobs=20, echo=True, max_tokens=2)["choices"]
     assert found[0]["choices"][0]["logprobs"]["tokens"] == whole["logprobs"]["tokens"][:-1]
     assert whole["text"].startswith(long)
+
+
+class Given:
+    """An engine whose deltas are the test's, and a mailbox that hands them on at once."""
+
+    def check(self, ids: Any, params: SamplingParams) -> None:
+        pass
+
+    def submit(self, ids: Any, params: SamplingParams, *, on_delta: Any, **more: Any) -> Any:
+        self.on_delta = on_delta
+        return self
+
+    def cancel(self) -> None:
+        pass
+
+    def put(self, take: Any, delta: Delta) -> None:
+        take(delta)
+
+
+def test_scores_of_a_prompt_stay_where_pieces_wait_for_a_slow_client() -> None:
+    engine: Any = Given()
+    count = MOST_TAKEN + 2
+    params = SamplingParams(n=MAX_N, prompt_logprobs=0)
+    running = RunningRequest(engine, engine, [np.arange(2, dtype=np.int32)], params)
+    score = TokenLogprob(1, -0.5, 1, ())
+    for index in range(count):
+        scores = (None, score) if not index else None
+        engine.on_delta(Delta("x", index, "a", (1,), prompt_logprobs=scores))
+    for index in range(count):
+        ended = index == count - 1
+        engine.on_delta(Delta("x", index, "b", (2,), "length", finished=ended))
+
+    async def taken() -> list[Delta]:
+        return [delta for some in [one async for one in running.pieces()] for _, delta in some]
+
+    found = asyncio.run(taken())
+    assert [one.prompt_logprobs for one in found if one.prompt_logprobs] == [(None, score)]
+    assert "".join(one.text for one in found if not one.index) == "ab"
+    assert [one.finish_reason for one in found if not one.index][-1] == "length"
 
 
 @pytest.mark.parametrize("text", ["añ 😀 b", "<|endoftext|>one<|endoftext|>", "日本 x", " lead", "a"])

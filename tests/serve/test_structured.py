@@ -157,6 +157,7 @@ def test_vllm_s_names(server: Running, fields: dict[str, Any], pattern: str) -> 
         ({"structured_outputs": {"jsn": {}}}, "structured_outputs", "jsn"),
         ({"structured_outputs": {"json": {}, "regex": "a"}}, "structured_outputs", "regex"),
         ({"guided_regex": "a", "response_format": FORMAT}, "guided_regex", "response_format"),
+        ({"guided_regex": "a", "guided_choice": ["a"]}, "guided_regex", "one of guided_regex, guided_choice"),
         ({"logit_bias": {"a": 1}}, "logit_bias", "logit_bias"),
         ({"logit_bias": {"1": 101}}, "logit_bias", "100"),
         ({"logit_bias": {"999999": 1}}, "logit_bias", "outside"),

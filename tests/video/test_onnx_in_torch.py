@@ -23,7 +23,7 @@ from cutset.video.runtimes import open_stage
 from cutset.video.runtimes.onnx_calls import OnnxCall
 from cutset.video.runtimes.onnx_torch_stage import OPERATORS
 from cutset.video.runtimes.submodel import ELEMENTS
-from video.onnx_networks import Builder, detector, picture, quantised, save
+from video.onnx_networks import Builder, detector, picture, quantised, save, session
 
 # What torch does otherwise, or not at all, and says so.
 REFUSED = 0.2  # share of the examples
@@ -109,6 +109,86 @@ def test_networks_have_the_same_bits_however_they_are_cut(make: Any, tmp_path: P
         held |= stages[0, k].run(0, held)
         held |= stages[k, count].run(0, held)
         assert all(held[name].tobytes() == array.tobytes() for name, array in whole.items()), k
+
+
+RESIZED = [
+    (mode, policy, sizes, where)
+    for mode in ("nearest", "linear")
+    for policy in ("stretch", "not_larger", "not_smaller")
+    for sizes in ((20, 17), (23, 31), (7, 40))
+    for where in ("half_pixel", "asymmetric")
+]
+TRANSPOSED: list[dict[str, Any]] = [
+    {"output_shape": [32, 48], "strides": [2, 2]},
+    {"output_shape": [31, 47], "strides": [2, 2]},
+    {"output_shape": [32, 48], "strides": [2, 2], "auto_pad": "SAME_UPPER"},
+    {"auto_pad": "SAME_UPPER", "strides": [2, 2]},
+    {"auto_pad": "SAME_LOWER", "strides": [2, 2]},
+    {"pads": [1, 1, 1, 1], "strides": [2, 2], "output_padding": [1, 1]},
+    {"dilations": [2, 1], "group": 1, "pads": [2, 0, 1, 1]},
+]
+
+
+def like_onnxruntime(net: Builder, tmp_path: Path) -> None:
+    """Torch gives what onnxruntime gives for the whole file."""
+    proto = net.model(["out"])
+    model = OnnxModel.of(save(proto, tmp_path / "net.onnx"))
+    wanted = session(proto)(picture().astype(np.float32) / np.float32(255))
+    found = open_stage(model.graph, range(len(model.graph.nodes)), model.weights, "torch")
+    assert range_error(found.run(0, {model.input.name: picture()}), wanted) <= 1e-5
+
+
+@pytest.mark.parametrize(("mode", "policy", "sizes", "where"), RESIZED)
+def test_sizes_that_keep_proportions(
+    mode: str, policy: str, sizes: tuple[int, int], where: str, tmp_path: Path
+) -> None:
+    net = Builder(18)
+    given = net.constant("sizes", np.array(sizes, np.int64))
+    how = {"mode": mode, "keep_aspect_ratio_policy": policy, "coordinate_transformation_mode": where}
+    net.add("Resize", ["images", "", "", given], "out", axes=[2, 3], **how)
+    like_onnxruntime(net, tmp_path)
+
+
+@pytest.mark.parametrize("attributes", TRANSPOSED, ids=str)
+def test_where_transposed_convolutions_begin(attributes: dict[str, Any], tmp_path: Path) -> None:
+    net = Builder()
+    net.add("ConvTranspose", ["images", net.weight("w", 3, 4, 3, 3), net.weight("b", 4)], "out", **attributes)
+    like_onnxruntime(net, tmp_path)
+
+
+@pytest.mark.parametrize("opset", [18, 21])
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_norms_of_groups(opset: int, groups: int, tmp_path: Path) -> None:
+    """The library infers no shape for them. Up to operator set 20 each group has a scale, from 21 on each channel."""
+    net = Builder(opset)
+    many = net.add("Conv", ["images", net.weight("w", 6, 3, 1, 1)], "six")
+    parts = [net.weight(name, 6 if opset > 20 else groups) for name in ("scale", "bias")]
+    net.add("GroupNormalization", [many, *parts], "out", num_groups=groups, epsilon=0.1)
+    proto = net.model(["out"])
+    model = OnnxModel.of(save(proto, tmp_path / "net.onnx"))
+    pixels = picture()
+    wanted = session(proto)(pixels.astype(np.float32) / np.float32(255))
+    assert range_error(model.run(pixels), wanted) <= 1e-6
+    found = open_stage(model.graph, range(len(model.graph.nodes)), model.weights, "torch")
+    assert range_error(found.run(0, {model.input.name: pixels}), wanted) <= 1e-5
+
+
+def test_an_operator_without_a_shape_of_its_own(tmp_path: Path) -> None:
+    net = Builder()
+    net.add("MeanVarianceNormalization", ["images"], "out", axes=[2, 3])
+    proto = net.model(["out"])
+    wanted = session(proto)(picture().astype(np.float32) / np.float32(255))
+    assert range_error(OnnxModel.of(save(proto, tmp_path / "net.onnx")).run(picture()), wanted) <= 1e-6
+
+
+def test_outputs_that_torch_gives_not(tmp_path: Path) -> None:
+    net = Builder()
+    net.nodes.append(helper.make_node("Dropout", ["images"], ["kept", "mask"]))
+    net.add("Where", ["mask", "kept", net.constant("zero", np.float32(0))], "out")
+    model = OnnxModel.of(save(net.model(["out"]), tmp_path / "net.onnx"), pixels="bytes")
+    assert np.array_equal(model.run(picture())["out"], picture())
+    with pytest.raises(GraphError, match="torch gives 1 of its outputs, and more are read"):
+        open_stage(model.graph, range(len(model.graph.nodes)), model.weights, "torch")
 
 
 def test_an_operator_that_torch_has_not(tmp_path: Path) -> None:

@@ -92,7 +92,8 @@ def exported(name: str, folder: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
+# torch's exporter warns of a part of torch that it uses itself.
+@pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.. is deprecated:FutureWarning")
 def test_exported_networks_over_three_workers(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     pictures = [picture.astype(np.float32) / 255 for picture in moving(2, 64, 64)]

@@ -132,10 +132,6 @@ class BenchStages(LocalWorkers):
             found |= {"stage_keys": [str(self.directory / f"{name}.pub") for name in chosen]}
         return found
 
-    def name_of(self, address: str) -> str:
-        """Which of these listens at an address."""
-        return next(name for name, place in self._places.items() if place == address)
-
     def wait(self) -> None:
         """Until all of them answer."""
         keys = load_keys(self.directory / "engine.key") if self._scheme == "tcp" else None

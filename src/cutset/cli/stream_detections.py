@@ -166,7 +166,7 @@ class DetectionOutputs:
         log: Callable[[str], None],
     ) -> None:
         """`rates`: pictures a second of each source, where that is known. Raises ConfigError, DeviceError."""
-        from cutset.video.detection.annotate import AnnotatedFolder
+        from cutset.video.detection.annotate import AnnotatedFolder, safe_name
         from cutset.video.detection.lines import LineFile
         from cutset.video.zones.mqtt import MqttAddress, MqttPublisher
         from cutset.video.zones.watch_zones import ZoneWatch
@@ -191,8 +191,11 @@ class DetectionOutputs:
                 address = MqttAddress.parse(args.mqtt, os.environ.get(PASSWORD))
                 self._publisher = parts.enter_context(MqttPublisher(address, ca=args.mqtt_ca, log=log))
             if args.annotate and not _is_video(args.annotate):
-                for i, camera in enumerate(cameras):
-                    self._writers[i] = AnnotatedFolder(args.annotate, camera, f".{args.annotate_as}")
+                names = [safe_name(camera) for camera in cameras]
+                if len(set(names)) < len(names):  # what makes them differ can't stand in a file's name
+                    names = [f"{name}-{i}" for i, name in enumerate(names)]
+                for i, name in enumerate(names):
+                    self._writers[i] = AnnotatedFolder(args.annotate, name, f".{args.annotate_as}")
             elif args.annotate:
                 from cutset.video.detection.box_drawing import pillow
 

@@ -102,7 +102,7 @@ def serve_results(stream: Stream, server: FrigateServer, reader: ResultDecoder) 
     try:
         for result in stream:
             if result.dropped:
-                server.failed(result.picture, "late" if "after capture" in result.dropped else "lost")
+                server.failed(result.picture, "late" if result.late else "lost")
             else:
                 server.found(result.picture, reader.read(result))
     finally:

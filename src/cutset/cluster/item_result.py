@@ -8,7 +8,10 @@ from typing import Any
 
 from cutset.cluster.values import Array
 
-__all__ = ["ItemResult", "StateLost"]
+__all__ = ["LATE", "ItemResult", "StateLost"]
+
+
+LATE = "after capture"  # in what is said of an item whose deadline was over
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,11 @@ class ItemResult:
         if not self.outputs:
             raise KeyError(f"item {self.number} of source {self.source} was dropped: {self.dropped}")
         return next(iter(self.outputs.values()))
+
+    @property
+    def late(self) -> bool:
+        """It was dropped because its deadline was over, and not lost."""
+        return LATE in self.dropped
 
     @property
     def age(self) -> float:

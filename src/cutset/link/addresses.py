@@ -9,12 +9,14 @@ from cutset.config import did_you_mean
 from cutset.errors import ConfigError
 from cutset.link.users import USER
 
-__all__ = ["NAME", "SCHEMES", "Address", "parse_address"]
+__all__ = ["HOST_NAME", "NAME", "SCHEMES", "Address", "parse_address"]
 
 SCHEMES = ("inproc", "shm", "ipc", "tcp")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 OF_USER = re.compile(rf"({USER})@(.*)")
-HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.%a-z]{2,60}\]|\*")
+# The name of a host, by labels as IDNA has them: of others Python raises a UnicodeError wherever they are looked up.
+HOST_NAME = r"(?=[A-Za-z0-9._-]{1,253}(?![A-Za-z0-9._-]))[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?"
+HOST = re.compile(rf"{HOST_NAME}|\[[0-9A-Fa-f:.%a-z]{{2,60}}\]|\*")
 MAX_PATH = 100  # a Unix socket's path has 108 bytes, with its end
 
 

@@ -16,6 +16,7 @@ Pooling = Literal["last", "mean", "cls"]  # the last token's, the mean of all, t
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 FOLDER = "1_Pooling"
 GGUF_TYPES: dict[Any, Pooling] = {1: "mean", 2: "cls", 3: "last"}
+DONE = "mean, cls and lasttoken"
 # sentence-transformers' names, older as flags and newer as one value.
 FLAGS: dict[str, Pooling] = {
     "pooling_mode_lasttoken": "last",
@@ -29,7 +30,12 @@ def stated_pooling(directory: Path) -> Pooling | None:
     """What a model directory or a GGUF file says, or None. Raises CheckpointError for a pooling that isn't done."""
     if is_gguf(directory):
         metadata = read_gguf(directory).metadata
-        return GGUF_TYPES.get(metadata.get(f"{metadata.get('general.architecture')}.pooling_type"))
+        number = metadata.get(f"{metadata.get('general.architecture')}.pooling_type")
+        if number in (None, 0, -1):
+            return None
+        if not isinstance(number, int) or number not in GGUF_TYPES:
+            raise CheckpointError(f"{directory} asks for the pooling {str(number)[:60]}; 1 to 3 are done: {DONE}")
+        return GGUF_TYPES[number]
     path = directory / FOLDER / "config.json"
     if not path.is_file():
         return None
@@ -40,5 +46,5 @@ def stated_pooling(directory: Path) -> Pooling | None:
     known = FLAGS | NAMES
     if len(asked) != 1 or not asked <= known.keys():
         names = ", ".join(sorted(asked))[:200] or "nothing"
-        raise CheckpointError(f"{path} asks for {names}; one of lasttoken, mean and cls is done, each alone")
+        raise CheckpointError(f"{path} asks for {names}; one of {DONE} is done, each alone")
     return known[asked.pop()]

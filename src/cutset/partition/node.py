@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +16,7 @@ __all__ = [
     "Read",
     "Value",
     "Weight",
+    "free_name",
     "short_name",
     "strides_of",
 ]
@@ -43,6 +44,14 @@ def short_name(op: str) -> str:
     """`conv2d` of `aten.conv2d.default`, `Conv` of `onnx.Conv.17`."""
     name = op.split(".")[1] if op.startswith(("aten.", "onnx.")) else op
     return SHORT.get(name, name)
+
+
+def free_name(name: str, taken: Container[str]) -> str:
+    """The name, with a number where it is taken."""
+    found, number = name, 2
+    while found in taken:
+        found, number = f"{name}#{number}", number + 1
+    return found
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,8 @@ def grammar_of(request: _Asks) -> Grammar | None:
         }
         if guided.keys() & {"json", "regex", "choice", "grammar"}:
             names = {inner: name for name, inner in GUIDED.items()}
-            found.append(StructuredOutputsParams(**guided).to_grammar("guided_json", names))
+            asked = next(name for name, inner in GUIDED.items() if inner in guided)
+            found.append(StructuredOutputsParams(**guided).to_grammar(asked, names))
         elif guided:
             listed = ", ".join(name for name, inner in GUIDED.items() if inner in guided)
             raise RequestError(f"{listed} can't be used alone: say what the answer must be, or leave it out")

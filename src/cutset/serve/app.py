@@ -74,7 +74,7 @@ def build_app(service: Service, auth: Auth, front: Front | None = None, sinks: S
 
 
 def _ollama_generate(service: Service) -> OllamaGenerate:
-    return OllamaGenerate(service, ChatCompletions(service), Completions(service))
+    return OllamaGenerate(service, ChatCompletions(service, cuts=True), Completions(service, cuts=True))
 
 
 # What one model answers, by path: each is a POST, whose body may name the model.
@@ -84,7 +84,7 @@ MODEL_APPLICATIONS: dict[str, Callable[[Service], ASGIApp]] = {
     "/v1/embeddings": Embeddings,
     "/tokenize": Tokenize,
     "/detokenize": Detokenize,
-    "/api/chat": lambda service: OllamaChat(service, ChatCompletions(service)),
+    "/api/chat": lambda service: OllamaChat(service, ChatCompletions(service, cuts=True)),
     "/api/generate": _ollama_generate,
     "/api/embed": OllamaEmbed,
     "/api/embeddings": OllamaEmbeddings,

@@ -19,6 +19,7 @@ from cutset.serve.tool_fields import OfferedTool
 __all__ = ["AnswerGrammar", "arguments_of"]
 
 ANY = "(?s:.*)"
+BETWEEN_SLASHES = re.compile(r"\\?[/\n]|\\.")  # what has to be written otherwise there, and escapes, which stay whole
 QUOTED = re.compile(r"[.^$*+?()\[\]{}|\\/&~#-]")
 
 
@@ -81,8 +82,7 @@ class AnswerGrammar:
         if grammar.kind == "json":
             written = self.json(json.loads(grammar.text), grammar.gaps)
         elif grammar.kind == "regex":
-            slashed = re.sub(r"(?<!\\)/", r"\\/", grammar.text)
-            written = f"/{slashed}/"
+            written = f"/{BETWEEN_SLASHES.sub(_slashed, grammar.text)}/"
         else:
             written = f"%lark {{\n{grammar.text}\n}}"
         self._rules.append(f"asked_for: {written}")
@@ -152,6 +152,11 @@ def _start(shape: CallShape, tools: Sequence[OfferedTool]) -> str:
     if before:
         return r"\s*" + _quoted(shape.first + before)
     return rf"\s*({'|'.join(_quoted(tool.name) for tool in tools)}){_quoted(middle)}"
+
+
+def _slashed(found: re.Match[str]) -> str:
+    """A part of a regular expression that BETWEEN_SLASHES finds, as it stands between slashes."""
+    return {"/": r"\/", "\n": r"\n", "\\\n": r"\n"}.get(found[0], found[0])
 
 
 def _quoted(text: str) -> str:

@@ -20,6 +20,7 @@ from cutset.serve.answers import Answer, CompletionAnswer
 from cutset.serve.api_errors import ApiError, as_api_error
 from cutset.serve.chat_answer import ChatAnswer
 from cutset.serve.prompt_scores import Echo, PromptReport, echo_of
+from cutset.serve.replies import until_gone
 from cutset.serve.request_limits import read_body
 from cutset.serve.requests import ChatRequest, CompletionRequest, parse
 from cutset.serve.running_request import RunningRequest
@@ -40,8 +41,9 @@ class _Endpoint(ABC):
     kind: type[CompletionRequest] | type[ChatRequest]
     default_tokens: int | None = None  # where a request doesn't say how many; None: to the end of the context
 
-    def __init__(self, service: Service) -> None:
-        self.service = service
+    def __init__(self, service: Service, *, cuts: bool = False) -> None:
+        """`cuts`: an answer that doesn't fit ends with the context, rather than that it is refused."""
+        self.service, self._cuts = service, cuts
 
     def read(self, body: bytes, client: str | None) -> Any:
         """The request of `client`, where there are keys. Raises ApiError."""
@@ -76,7 +78,8 @@ class _Endpoint(ABC):
             found, form = await self.prompts(request)
             prompts = [truncated(ids, params, service.llm.max_model_len) for ids in found]
             params = await service.formed(params, form)
-            self._check_room(prompts, request.limit())
+            if not self._cuts:
+                self._check_room(prompts, request.limit())
             extra = {"cutset": {"mode": service.mode}}
             answer = self.answer(request, form, model, service.fingerprint, service.texts, extra)
             answer.report = await self.report(request, params, prompts)
@@ -89,7 +92,7 @@ class _Endpoint(ABC):
     async def _answer(
         self, request: Any, n: int, generation: RunningRequest, answer: Answer, receive: Receive, send: Send
     ) -> None:
-        watcher = asyncio.create_task(_until_gone(receive, generation))
+        watcher = asyncio.create_task(_end_once_gone(receive, generation))
         try:
             if request.stream:
                 wants_usage = bool(request.stream_options and request.stream_options.include_usage)
@@ -202,7 +205,6 @@ class ChatCompletions(_Endpoint):
         return ChatAnswer(*args, form=form)
 
 
-async def _until_gone(receive: Receive, generation: RunningRequest) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+async def _end_once_gone(receive: Receive, generation: RunningRequest) -> None:
+    await until_gone(receive)
     generation.end(ClientGone())

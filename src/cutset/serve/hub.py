@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from cutset.serve.api_errors import ApiError
 from cutset.serve.events import Event, encode_event
+from cutset.serve.replies import until_gone
 
 __all__ = ["Hub", "Watchers"]
 
@@ -111,7 +112,7 @@ class Watchers:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self.hub.watching() as watcher:
-            gone = asyncio.create_task(_until_gone(receive, watcher))
+            gone = asyncio.create_task(_end_once_gone(receive, watcher))
             try:
                 headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -124,8 +125,7 @@ class Watchers:
                     await gone
 
 
-async def _until_gone(receive: Receive, watcher: _Watcher) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+async def _end_once_gone(receive: Receive, watcher: _Watcher) -> None:
+    await until_gone(receive)
     watcher.ended = True
     watcher.wake()

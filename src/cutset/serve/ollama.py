@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from cutset.models.calls.registered import reasoning_of
 from cutset.serve.api_errors import ApiError, invalid
 from cutset.serve.ollama_answers import ChatLines, GenerateLines, Lines, now
 from cutset.serve.plain_requests import read_plain
@@ -51,6 +52,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "tfs_z": (1,),
     "typical_p": (1,),
 }
+LEVELS = ("low", "medium", "high")  # of thinking
 
 
 class _Asked(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -108,14 +110,18 @@ class _Translated:
         return fields
 
     async def _think(self, request: _Asked) -> dict[str, Any]:
-        if request.think is None:
+        """A level is for templates that know some, and just true to others; a model that thinks anyway does."""
+        think = request.think
+        if think is None:
             return {}
-        known = await self.service.template_variables()
-        if isinstance(request.think, bool) and "enable_thinking" in known:
-            return {"chat_template_kwargs": {"enable_thinking": request.think}}
-        if isinstance(request.think, str) and "reasoning_effort" in known:
-            return {"reasoning_effort": request.think}
-        if request.think:
+        if isinstance(think, str) and think not in LEVELS:
+            raise invalid(f"think must be true, false, {', '.join(LEVELS)}, not {think[:60]!r}", "think")
+        template = await self.service.template()
+        if isinstance(think, str) and "reasoning_effort" in template.variables:
+            return {"reasoning_effort": think}
+        if "enable_thinking" in template.variables:
+            return {"chat_template_kwargs": {"enable_thinking": bool(think)}}
+        if think and not reasoning_of(template.source):
             raise invalid(f"{request.model!r} does not support thinking: leave think out", "think")
         return {}
 
@@ -144,7 +150,9 @@ class OllamaChat(_Translated):
         fields |= {"messages": messages} | await self._think(request)
         if request.tools:
             fields["tools"] = request.tools
-        await self._ask(self.chat, fields, ChatLines(request.model, started), scope, receive, send)
+        await self._ask(
+            self.chat, fields, ChatLines(request.model, started, self.service.running), scope, receive, send
+        )
 
 
 class OllamaGenerate(_Translated):
@@ -171,7 +179,7 @@ class OllamaGenerate(_Translated):
                 | {"done_reason": _loaded(request), "done": True},
             )
             return
-        lines = GenerateLines(request.model, started)
+        lines = GenerateLines(request.model, started, service.running)
         if service.llm.template_source is not None and not request.raw:
             messages = [{"role": "user", "content": request.prompt}]
             if request.system:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 from starlette.types import Message, Send
+
+from cutset.serve.running_request import RunningRequest
 
 __all__ = ["ChatLines", "GenerateLines", "Lines", "now"]
 
@@ -24,8 +27,9 @@ def now() -> str:
 class Lines:
     """Turns one answer, whole or in events, while it is sent."""
 
-    def __init__(self, model: str, started: int) -> None:  # started: time.perf_counter_ns
-        self.model, self._started = model, started
+    def __init__(self, model: str, started: int, running: Mapping[str, RunningRequest] = MappingProxyType({})) -> None:
+        """`started`: by time.perf_counter_ns. `running`: requests by the ids of their answers."""
+        self.model, self._started, self._running = model, started, running
         self._first: int | None = None  # when the first piece came
         self._usage: Mapping[str, Any] = {}
         self._reason = "stop"
@@ -76,7 +80,9 @@ class Lines:
         choice = answer["choices"][0]
         said = choice.get("message") or {"content": choice.get("text")}
         self._reason = choice["finish_reason"]
-        self._first = None
+        running = self._running.get(answer.get("id", ""))
+        if running is not None and running.first_token is not None:
+            self._first = round(running.first_token * 1e9)
         for number, call in enumerate(said.get("tool_calls") or ()):
             self._calls[number] = {"name": call["function"]["name"], "arguments": call["function"]["arguments"]}
         body = self._line(said.get("content") or "", _thinking(said), self._called(), choice.get("logprobs"))

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
+from cutset.models.calls.registered import reasoning_of
 from cutset.serve.api_errors import ApiError
 from cutset.serve.model_facts import Catalogue, ModelFacts
 from cutset.serve.plain_requests import parse_plain
@@ -110,7 +111,7 @@ def _shown(facts: ModelFacts) -> dict[str, Any]:
     able = ["completion", "embedding"]
     if facts.template is not None and "tools" in facts.template:
         able.append("tools")
-    if facts.template is not None and "enable_thinking" in facts.template:
+    if facts.template is not None and ("enable_thinking" in facts.template or reasoning_of(facts.template)):
         able.append("thinking")
     return {
         "modelfile": "",

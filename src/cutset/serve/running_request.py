@@ -152,10 +152,17 @@ class RunningRequest:
 
     def _keep(self, number: int, delta: Delta) -> None:
         before = self._newest.get((number, delta.index))
-        if before is not None and delta.logprobs is None and len(self._pieces) >= MOST_TAKEN:
+        scored = delta.logprobs is not None or (before is not None and before.delta.logprobs is not None)
+        if before is not None and not scored and len(self._pieces) >= MOST_TAKEN:
             ids = before.delta.token_ids + delta.token_ids
             special = before.delta.special + delta.special
-            before.delta = replace(delta, text=before.delta.text + delta.text, token_ids=ids, special=special)
+            before.delta = replace(
+                delta,
+                text=before.delta.text + delta.text,
+                token_ids=ids,
+                special=special,
+                prompt_logprobs=before.delta.prompt_logprobs,  # which the first piece brings
+            )
             before.nbytes += len(delta.text)
             self._unread += len(delta.text)
         else:

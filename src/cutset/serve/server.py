@@ -38,12 +38,13 @@ def bind(host: str, port: int) -> socket.socket:
     Raises ConfigError.
     """
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
-            0
-        ]
-        found = socket.socket(family, kind)
-    except OSError as error:
-        raise ConfigError(f"can't listen on {host}: {error.strerror or error}") from None
+        [first, *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = first
+        # By the protocol asyncio knows that Nagle's algorithm is to be off: the body of an answer would wait behind its
+        # head until the client acknowledges that, for 40 ms.
+        found = socket.socket(family, kind, protocol)
+    except (OSError, UnicodeError) as error:  # of a name that no host can have
+        raise ConfigError(f"can't listen on {host[:100]}: {getattr(error, 'strerror', None) or error}") from None
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)

@@ -20,6 +20,7 @@ from cutset.engine.params import SamplingParams
 from cutset.errors import ConfigError, RequestError
 from cutset.llm import AsyncLLM, Prompt
 from cutset.models.calls.registered import check_names
+from cutset.models.text.chat import ChatTemplate
 from cutset.models.text.template_process import MOST_PROCESSES
 from cutset.serve.answer_reader import ChatForm
 from cutset.serve.api_errors import NO_RETRY, ApiError, invalid
@@ -163,10 +164,9 @@ class Service:
         encode = self.llm.embeddings.encode
         return await self.in_turn(len(text), lambda: encode(text, special=special, truncate=truncate))
 
-    async def template_variables(self) -> frozenset[str]:
-        """What the chat template reads. Raises TokenizerError where there is none."""
-        read = asyncio.get_running_loop().run_in_executor
-        return await read(self._rendering, lambda: self.llm.chat_template().variables)
+    async def template(self) -> ChatTemplate:
+        """The chat template. Raises TokenizerError where there is none."""
+        return await asyncio.get_running_loop().run_in_executor(self._rendering, self.llm.chat_template)
 
     async def render(self, request: ChatRequest) -> tuple[str, ChatForm]:
         """A conversation as the chat template writes it, and how its answers are read. The event loop never waits for a

@@ -63,7 +63,7 @@ class StreamMetrics:
         if gap > 0:
             self._dropped.labels(camera, "left out").inc(gap)
         if result.dropped:
-            self._dropped.labels(camera, "late" if "after capture" in result.dropped else "lost").inc()
+            self._dropped.labels(camera, "late" if result.late else "lost").inc()
             return
         self._pictures.labels(camera).inc()
         self._latency.labels(camera).observe(result.age)

@@ -23,7 +23,7 @@ from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.emulation import parse_speeds
 from cutset.codec import Budget
 from cutset.config import StreamSettings
-from cutset.errors import ConfigError, RequestError
+from cutset.errors import ConfigError, RequestError, first_line
 from cutset.link.keys import Keys, load_keys, load_public
 from cutset.link.rendezvous import Rendezvous
 from cutset.partition.hop import DIRECT, Hop, connections, parse_hops
@@ -337,7 +337,7 @@ def _exported(
     try:
         picture = np.asarray(getattr(first, "pixels", first))
     except (TypeError, ValueError, RuntimeError) as error:
-        raise RequestError(f"a picture must be an array: {str(error).splitlines()[0][:200]}") from None
+        raise RequestError(f"a picture must be an array: {first_line(error)}") from None
     if picture.dtype.name not in ITEM_BYTES:
         raise RequestError(f"pictures of dtype {picture.dtype} can't be sent; known: {', '.join(ITEM_BYTES)}")
     shape = picture.shape if picture.ndim == 4 else (1, *picture.shape)

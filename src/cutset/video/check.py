@@ -26,7 +26,7 @@ def difference(found: Mapping[str, NDArray[Any]], wanted: Mapping[str, NDArray[A
         if (one.shape, one.dtype) == (right.shape, right.dtype) and one.tobytes() == right.tobytes():
             continue
         equal = False
-        error = _error(one, right) if (one.shape, one.dtype.kind) == (right.shape, right.dtype.kind) else np.inf
+        error = _error(one, right) if _alike(one, right) else np.inf
         finite = right[np.isfinite(right)]
         most = max((abs(float(bound)) for bound in (finite.max(), finite.min())), default=0.0) if finite.size else 0.0
         worst = max(worst, error)
@@ -60,10 +60,9 @@ class Ranges:
 
     def errors(self, found: Mapping[str, NDArray[Any]], wanted: Mapping[str, NDArray[Any]]) -> dict[str, float]:
         """The largest error of an element, by output."""
-        alike = {
-            name: (found[name].shape, found[name].dtype.kind) == (w.shape, w.dtype.kind) for name, w in wanted.items()
+        return {
+            name: _error(found[name], right) if _alike(found[name], right) else np.inf for name, right in wanted.items()
         }
-        return {name: _error(found[name], right) if alike[name] else np.inf for name, right in wanted.items()}
 
     def share(self, errors: Mapping[str, float]) -> float:
         """Of such errors, the largest as a share of the output's range as it is known now."""

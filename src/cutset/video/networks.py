@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cutset.cluster.values import Array
 from cutset.config import StreamSettings
-from cutset.errors import ConfigError, RequestError, printable
+from cutset.errors import ConfigError, RequestError, first_line
 from cutset.video.network_model import NetworkModel
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ def open_network(
         from cutset.video.onnx_model import OnnxModel
 
         _plain_only(settings, ("features", "weights", "seed"), "an ONNX file is run as it is, with the weights in it")
+        if not model.dtype.startswith("float"):
+            _plain_only(settings, ("pixels",), "the network takes pixels as they are")
         if shape[:2] != (1, 3):
             raise RequestError(f"pictures of an ONNX file's network have three channels, not {list(shape)}")
         rows, columns = shape[2:]
@@ -115,8 +117,7 @@ def load_module(spec: str, log: Callable[[str], None]) -> nn.Module:
         module = getattr(code, name, None)
         made = module() if callable(module) else module
     except Exception as error:  # whatever the user's code raises
-        text = printable(next(iter(str(error).splitlines()), ""))[:200]
-        raise ConfigError(f"--module: {spec} fails with {type(error).__name__}: {text}") from error
+        raise ConfigError(f"--module: {spec} fails with {type(error).__name__}: {first_line(error)}") from error
     from torch import nn
 
     if not isinstance(made, nn.Module):

@@ -8,7 +8,7 @@ import torch
 
 from cutset.cluster.stage import WeightFile
 from cutset.cluster.values import Array
-from cutset.errors import DeviceError
+from cutset.errors import DeviceError, first_line
 from cutset.partition.node import Value
 from cutset.video.torch_stage import to_array
 from cutset.video.zoo.weights import open_weights
@@ -21,7 +21,7 @@ def check_device(device: str) -> None:
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise DeviceError(f"--device {device}: {str(error).splitlines()[0][:200]}") from None
+        raise DeviceError(f"--device {device}: {first_line(error)}") from None
 
 
 def open_torch_weights(path: Path) -> WeightFile:

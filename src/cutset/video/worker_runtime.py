@@ -10,6 +10,7 @@ from cutset.cluster.values import Array
 from cutset.errors import DeviceError
 from cutset.partition.graph import Graph
 from cutset.partition.node import Value
+from cutset.video.networks import is_onnx
 from cutset.video.picture_inputs import PictureDecoder
 from cutset.video.runtimes import RUNTIMES, installed, open_stage, packages
 
@@ -87,7 +88,7 @@ class VideoRuntime:
 
     def open_weights(self, path: Path) -> WeightFile:
         """A file of weights by name, an ONNX file's initializers among them. Raises CheckpointError, GraphError."""
-        if path.suffix == ".onnx":
+        if is_onnx(path):
             from cutset.video.imports.onnx_file import open_initializers
 
             return open_initializers(path)

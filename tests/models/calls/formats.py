@@ -108,6 +108,13 @@ WHOLE: list[tuple[str, str, str, list[Call]]] = [
         "",
         [("now", '{"a": ["\\ud800"]}')],
     ),
+    (
+        "glm45",
+        "<tool_call>now<arg_key>a</arg_key><arg_value>1e999</arg_value><arg_key>b</arg_key>"
+        "<arg_value>[-1e999]</arg_value><arg_key>c</arg_key><arg_value>NaN</arg_value></tool_call>",
+        "",
+        [("now", '{"a": "1e999", "b": "[-1e999]", "c": "NaN"}')],
+    ),
     ("glm4", 'Let me see.\nweather\n{"city": "Paris", "days": 2}\nnow\n{}', "Let me see.", [PARIS, NOW]),
     ("gemma", '<|tool_call>call:weather{city:<|"|>Paris<|"|>,days:2}<tool_call|>', "", [PARIS]),
     (
@@ -140,6 +147,8 @@ BROKEN: list[tuple[str, str]] = [
     ("hermes", '<tool_call>{"name": "now", "arguments": {"a": 01}}</tool_call>'),
     ("hermes", '<tool_call>{"name": "now", "arguments": {"a": NaN}}</tool_call>'),
     ("hermes", '<tool_call>{"name": "now", "arguments": {"a": 1,}}</tool_call>'),
+    ("hermes", '<tool_call>{"name": "now", "arguments": "{\\"a\\": NaN}"}</tool_call>'),
+    ("hermes", '<tool_call>{"name": "now", "arguments": "{\\"a\\": -Infinity}"}</tool_call>'),
     ("hermes", "<tool_call>{'name': 'now', 'arguments': {}}</tool_call>"),
     ("hermes", '<tool_call>{"name": "now", "arguments": {}} stray</tool_call>'),
     ("hermes", '<tool_call>{"arguments": {}}</tool_call>'),

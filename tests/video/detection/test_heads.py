@@ -85,6 +85,22 @@ def test_yolo_heads(names: tuple[str, ...], logits: bool, turned: bool, objectne
     check({"output0": head.transpose(0, 2, 1) if turned else head}, "yolo", names=names)
 
 
+@pytest.mark.parametrize(("classes", "objectness"), [(80, False), (83, True), (84, False), (2, False)])
+def test_a_yolo_head_with_about_as_many_columns_as_places(classes: int, objectness: bool) -> None:
+    """YOLOv8 has 84 columns for COCO, and 84 places in pictures of 64 x 64."""
+    names = tuple(map(str, range(classes)))
+    count = 84 * (3 if objectness else 1)
+    head = np.zeros((count, 4 + objectness + classes), np.float32)
+    head[20, :4] = 30, 20, 10, 8
+    head[20, 4 : 5 + objectness] = 0.9
+    array = (head if objectness else head.T)[None]
+    decoder = choose_decoder(HeadFacts([("o", array.shape)], (64, 64), names), HeadLimits(), "yolo")
+    assert decoder is not None
+    found = decoder.decode({"o": array})
+    assert found.boxes.tolist() == [[25, 16, 35, 24]]
+    assert found.classes.tolist() == [0]
+
+
 def test_a_yolo_head_with_further_columns_and_one_that_has_chosen() -> None:
     boxes, shares = places(GRID, 3)
     masks = np.random.default_rng(0).normal(size=(GRID, 32)) * 9
@@ -202,6 +218,20 @@ def test_detectors_that_give_chosen_boxes() -> None:
         "ssd",
         names=NAMES,
     )
+
+
+def test_chosen_boxes_that_are_no_numbers() -> None:
+    boxes = np.array([[box for _, _, box in WANTED] * 2], np.float32)
+    scores = np.array([[score for _, score, _ in WANTED] * 2], np.float32)
+    labels = np.array([[number for number, _, _ in WANTED] + [np.nan, np.inf, -1]], np.float32)
+    outputs = {"boxes": boxes, "scores": scores, "classes": labels, "num_detections": np.float32([6])}
+    decoder = choose_decoder(HeadFacts([(n, a.shape) for n, a in outputs.items()], PICTURE, NAMES), HeadLimits())
+    assert decoder is not None
+    with np.errstate(all="raise"):
+        assert [int(c) for c in decoder.decode(outputs).classes] == [1, 0, 2]
+        for count, found in ((2, 2), (np.nan, 0), (np.inf, 3), (-np.inf, 0), (-1, 0), (1e30, 3)):
+            outputs["num_detections"] = np.float32([count])
+            assert len(decoder.decode(outputs)) == found, count
 
 
 @pytest.mark.parametrize("nothing", [False, True])

@@ -244,6 +244,14 @@ def test_what_is_refused(
     assert says in capsys.readouterr().err
 
 
+def test_cameras_whose_names_no_file_can_have(play: Callable[..., int], tmp_path: Path, folder: Path) -> None:
+    for names, files in ((("вход", "выход"), ("camera-0", "camera-1")), (("a b", "a/b"), ("a-b-0", "a-b-1"))):
+        drawn = tmp_path / files[0]
+        both = ["--source", str(folder), "--camera", names[0], "--camera", names[1]]
+        assert play(*both, "--annotate", str(drawn), "--limit", "1", "--quiet") == 0
+        assert sorted(path.name for path in drawn.iterdir()) == [f"{name}-000000.jpg" for name in files]
+
+
 def test_names_of_cameras() -> None:
     assert camera_names(["a.mp4", "b.mp4", "a.mp4", "a.mp4"], None) == ["a.mp4", "b.mp4", "a.mp4#2", "a.mp4#3"]
     assert camera_names(["x", "y"], ["door", "yard"]) == ["door", "yard"]

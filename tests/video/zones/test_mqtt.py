@@ -44,6 +44,18 @@ def test_events_arrive_in_order_with_who_is_there(broker: Broker) -> None:
         listener.close()
 
 
+def test_what_is_published_at_once_before_the_end_arrives(broker: Broker) -> None:
+    listener = Subscriber(broker.port, "a")
+    try:
+        for i in range(3):
+            with MqttPublisher(MqttAddress.parse(f"mqtt://127.0.0.1:{broker.port}/a")) as publisher:
+                publisher.publish({"number": i})
+            assert (publisher.sent, publisher.dropped) == (1, 0)
+            assert listener.next() == ("a", {"number": i})
+    finally:
+        listener.close()
+
+
 @pytest.mark.slow
 def test_a_broker_that_goes_gets_what_waited_and_the_oldest_is_dropped(broker: Broker) -> None:
     said: list[str] = []
@@ -145,7 +157,9 @@ def test_addresses(text: str, parts: tuple[Any, ...]) -> None:
     [
         *("", "h/a", "http://h/a", "mqtt://h", "mqtt://h/", "mqtt://h:0/a", "mqtt://h:70000/a", "mqtt://h/a+b"),
         *("mqtt://h/#", "mqtt://h/$SYS", "mqtt://h/" + "a" * 501, "mqtt:///a"),
-        *("mqtt://u:hidden@h o/a", "mqtt://:hidden@h/a"),
+        *("mqtt://u:hidden@h o/a", "mqtt://:hidden@h/a", "mqtt://u:hid/hidden@h/a", "mqtt:/u:hidden@h/a"),
+        *("u:hidden@h/a", "mqtt://u:hidden@x@h/a", "mqtt://h//", "mqtt://h/%2F"),
+        *("mqtt://a..b/t", "mqtt://" + "a" * 64 + "/t", "mqtt://./t"),
     ],
 )
 def test_addresses_that_are_none(text: str) -> None:

@@ -13,7 +13,7 @@ from cutset.cluster.coordinator.feeding import Feeder, Inbox
 from cutset.cluster.coordinator.items import Item, Items
 from cutset.cluster.coordinator.switching import Options, Route
 from cutset.cluster.inputs import Inputs
-from cutset.cluster.item_result import ItemResult, StateLost
+from cutset.cluster.item_result import LATE, ItemResult, StateLost
 from cutset.cluster.messages import Report
 from cutset.cluster.model import Model
 from cutset.cluster.values import readable
@@ -137,7 +137,7 @@ class Dispatcher:
     def _late(self, item: Item, now: float) -> str:
         """Why an item that isn't done by now is dropped, or ""."""
         deadline = self.options.deadline_of(item.source)
-        return f"not done {deadline:g} s after capture" if deadline and now - item.captured > deadline else ""
+        return f"not done {deadline:g} s {LATE}" if deadline and now - item.captured > deadline else ""
 
     def _send(self, route: Route, item: Item) -> None:
         start = time.monotonic()

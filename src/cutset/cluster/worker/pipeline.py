@@ -25,7 +25,7 @@ from cutset.cluster.worker.native_item import NativeItem, ready_item
 from cutset.cluster.worker.plan_run import PlanRun
 from cutset.codec import KeyRequest
 from cutset.codec.changed import Changed
-from cutset.errors import CutsetError, printable
+from cutset.errors import CutsetError, first_line, printable
 
 __all__ = ["Pipeline", "PipelineItem", "RanItem"]
 
@@ -187,8 +187,7 @@ class Pipeline:
             self._say(Failed(item.run.number, self._name, "there is not enough memory for an item"))
         except Exception as error:  # the runtime's own errors; a bug of ours ends the plan here, not the worker
             traceback.print_exc()
-            lines = str(error).splitlines() or [type(error).__name__]
-            self._say(Failed(item.run.number, self._name, f"{type(error).__name__}: {printable(lines[0])[:300]}"))
+            self._say(Failed(item.run.number, self._name, f"{type(error).__name__}: {first_line(error, 300)}"))
         if ok and to is not None:
             self._pass(to, item)
         else:

@@ -19,6 +19,7 @@ __all__ = [
     "json_text",
     "json_value",
     "number",
+    "strict_json",
 ]
 
 MOST_DEPTH = 64  # brackets within each other
@@ -33,9 +34,19 @@ def _ignore(text: str) -> None:
 
 
 def as_json(value: Any) -> str:
-    """A value as JSON. Half of a surrogate pair, which is no Unicode, stays an escape."""
-    text = json.dumps(value, ensure_ascii=False)
+    """A value as JSON. Half of a surrogate pair, which is no Unicode, stays an escape. Raises ValueError for a number
+    that is infinite or none."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     return text if text.isprintable() or not SURROGATE.search(text) else json.dumps(value)
+
+
+def strict_json(text: str) -> Any:
+    """The value of a JSON text. Raises ValueError for another one: NaN, which Python's module reads, is no JSON."""
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
 
 
 def json_text(text: str) -> str:
@@ -187,7 +198,7 @@ def _held_arguments(parser: CallParser, first: str) -> Scan[str]:
     if first == '"':
         text = json.loads(text)
         try:
-            inner = json.loads(text)
+            inner = strict_json(text)
         except (ValueError, RecursionError):
             raise Malformed from None
         if not isinstance(inner, dict) or SURROGATE.search(text):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from cutset.models.calls.call_parser import CallParser, CallShape, Malformed, Scan
-from cutset.models.calls.json_scan import as_json, json_call, json_text
+from cutset.models.calls.json_scan import as_json, json_call, json_text, strict_json
 
 __all__ = ["GlmCalls", "QwenCoderCalls"]
 
@@ -145,14 +145,9 @@ def _as_json(text: str, kinds: set[str], trimmed: bool) -> str:
     stripped = text.strip()
     stripped = {"True": "true", "False": "false", "None": "null"}.get(stripped, stripped)
     try:
-        value = json.loads(stripped, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        value = None
-    else:
+        value = strict_json(stripped)
         if not (isinstance(value, str) and "string" not in kinds and kinds):
             return as_json(value)
+    except (ValueError, RecursionError):  # a text; or a number beyond all, which can't be written as one
+        pass
     return json.dumps(text[: -1 if trimmed and text.endswith("\n") else None], ensure_ascii=False)
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")

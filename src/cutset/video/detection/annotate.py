@@ -34,7 +34,7 @@ class AnnotatedVideo:
         av = libav()
         check_writable(path)
         self._rate = rate if rate and 0 < rate < 1000 else 25.0
-        options = {"movflags": "frag_keyframe+empty_moov+default_base_moof"} if path.suffix != ".mkv" else {}
+        options = {"movflags": "frag_keyframe+empty_moov+default_base_moof"} if path.suffix.lower() != ".mkv" else {}
         try:
             self._container: Any = av.open(str(path), "w", options=options)
             self._stream: Any = self._container.add_stream("libx264", rate=Fraction(self._rate).limit_denominator(1000))

@@ -17,6 +17,7 @@ MOST_LABELS = 100_000
 LONGEST = 200  # characters of a name
 MOST_TEXT = 1 << 20  # characters of metadata
 NUMBERED = re.compile(r"\s*([0-9]{1,6})(?:\s*[:,=]\s*|\s+)(\S.*?)\s*")
+NUMBER = re.compile("[0-9]{1,6}")
 TEXTS = re.compile(r"""'(?:[^'\\\n]|\\.)*+'|"(?:[^"\\\n]|\\.)*+\"""")
 PLAIN = re.compile(r"[\s0-9,:]*+[\[{(][\s0-9,:]*+[\]})][\s,]*+")  # one list or dictionary, once its texts are taken out
 
@@ -52,6 +53,8 @@ def labels_of(metadata: Mapping[str, str]) -> tuple[str, ...]:
         value = dict(enumerate(value))
     if not isinstance(value, dict) or not 0 < len(value) <= MOST_LABELS:
         return ()
+    if all(isinstance(key, str) and NUMBER.fullmatch(key) for key in value):  # JSON has no other keys
+        value = {int(key): name for key, name in value.items()}
     right = all(
         type(number) is int and 0 <= number < MOST_LABELS and isinstance(name, str) for number, name in value.items()
     )

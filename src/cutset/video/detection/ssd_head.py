@@ -30,6 +30,7 @@ SCORE = 0.25
 VARIANCES = np.array([0.1, 0.1, 0.2, 0.2], np.float32)  # torchvision's weights 10, 10, 5, 5, and Caffe's SSD
 SCALES = (0.2, 0.35, 0.5, 0.65, 0.8, 0.95, 1.0)  # of torchvision's SSDLite: the sides of its anchors, map after map
 RATIOS = (2, 3)
+MOST_CLASSES = 1_000_000
 LARGEST_GROWTH = 4.135  # of a side's logarithm: 62 times
 
 
@@ -80,9 +81,11 @@ class SsdHead:
         scores = outputs[self._scores]
         if self._classes:
             best = scores.reshape(-1).astype(np.float32)
-            classes = outputs[self._classes].reshape(-1).astype(np.int64)
-            count = len(boxes) if not self._count else int(outputs[self._count].reshape(-1)[0])
-            some = slice(0, max(min(count, len(boxes), len(best), len(classes)), 0))
+            named = outputs[self._classes].reshape(-1).astype(np.float64)
+            best[~((named >= 0) & (named < MOST_CLASSES))] = np.nan  # of no class: of no use
+            classes = np.nan_to_num(named).clip(0, MOST_CLASSES).astype(np.int64)
+            count = float(outputs[self._count].reshape(-1)[0]) if self._count else len(boxes)
+            some = slice(0, int(np.nan_to_num(count).clip(0, len(boxes))))
             return best_of(Detections(boxes[some], best[some], classes[some], self.names), self._least, self._limits)
         shares, first = self._shares(rows_of(scores, self._scores))
         classes = shares.argmax(axis=1)

@@ -40,10 +40,13 @@ class YoloHead:
         self._logits = logits_seen()
         grids = box_counts(facts.picture)
         self._chosen = last == 6 and first <= FEW_ROWS and first not in grids and len(facts.names) != 1
-        if (first in grids) != (last in grids):
+        widths = (4 + len(facts.names), 5 + len(facts.names)) if facts.names else ()
+        if first != last and (first in widths) != (last in widths):
+            self._turned = first in widths
+        elif (first in grids) != (last in grids):
             self._turned = last in grids
-        else:
-            self._turned = first < last
+        else:  # as many columns as places: v8's way, if there are as many as v8 has
+            self._turned = first == 4 + len(facts.names) if first == last else first < last
         if self._chosen:
             return
         columns = first if self._turned else last

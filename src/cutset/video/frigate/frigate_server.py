@@ -24,7 +24,6 @@ from cutset.link.addresses import parse_address
 from cutset.link.zeromq import bind_file
 from cutset.video.detection.boxes import Detections
 from cutset.video.frigate.protocol import (
-    LONGEST_HEADER,
     answer,
     envelope,
     model_answer,
@@ -37,6 +36,8 @@ from cutset.video.sources.picture import Picture, Source, check_size
 __all__ = ["FrigateServer", "RequestedPictures"]
 
 MOST_WAITING = 16  # requests; of more, the oldest is dropped
+AHEAD = 4  # messages of a client that are read before they are looked at; a REQ socket sends one at a time
+MOST_TENSOR = 4 * 3 * 640 * 640  # bytes: the largest that Frigate is set up for, of float32
 POLL = 100  # ms
 LOCAL = ("127.", "localhost:", "[::1]:")
 
@@ -195,8 +196,9 @@ class FrigateServer:
             )
         sock = self._socket
         sock.linger = 0
-        sock.sndhwm = sock.rcvhwm = 4 * MOST_WAITING
-        sock.maxmsgsize = max(3 * self.size[0] * self.size[1], LONGEST_HEADER)
+        sock.sndhwm = 4 * MOST_WAITING
+        # ZeroMQ drops who sends more, and says nothing: a client whose pictures are merely too large must hear why.
+        sock.rcvhwm, sock.maxmsgsize = AHEAD, max(MOST_TENSOR, 3 * self.size[0] * self.size[1])
         self._answers.bind("inproc://answers")
         self._out.connect("inproc://answers")
         if where.scheme == "ipc":

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cutset.errors import GraphError
+from cutset.errors import GraphError, first_line
 from cutset.video.imports.explain import line_of
 from cutset.video.imports.operators import UNDEFINED, draws
 
@@ -56,8 +56,7 @@ class Constants:
             changed = any(self._made[n][0] is not self._made[n][1] for n in node.all_input_nodes)
             self._made[node] = first, self._call(node, 1) if changed else first
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            text = next(iter(str(error).splitlines()), "")[:200]
-            raise GraphError(f"operator {node.target} fails: {text}{line_of(node)}") from None
+            raise GraphError(f"operator {node.target} fails: {first_line(error)}{line_of(node)}") from None
         return True
 
     def _call(self, node: Any, which: int) -> Any:

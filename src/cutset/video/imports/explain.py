@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from cutset.errors import first_line
+
 __all__ = ["explain", "line_of"]
 
 PYTHON = sysconfig.get_path("stdlib")
@@ -21,7 +23,7 @@ def explain(name: str, error: BaseException) -> str:
     """The message for a module of class `name` that torch.export raised `error` for."""
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
     where = f" at {Path(own[-1].filename).name}:{own[-1].lineno} `{(own[-1].line or '')[:120]}`" if own else ""
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    text = first_line(error, 1000)
     text = re.sub(r"\s*\(unhinted:.*", "", text)
     if kind := re.match(r"Found <class '([^']+)'> in output", text):
         text = f"it returns a {kind[1].rpartition('.')[2]}; tensors may be in tuples, lists and dictionaries alone"

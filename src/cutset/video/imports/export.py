@@ -7,12 +7,11 @@ what does nothing in inference (dropout, assertions, copies) is left out.
 from __future__ import annotations
 
 import io
-import itertools
 import logging
 import operator
 import re
 import warnings
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -24,7 +23,7 @@ from torch.nn.parameter import is_lazy
 
 from cutset.errors import GraphError
 from cutset.partition.graph import Graph
-from cutset.partition.node import ITEM_BYTES, Argument, Keyword, Node, Read, Value, Weight
+from cutset.partition.node import ITEM_BYTES, Argument, Keyword, Node, Read, Value, Weight, free_name
 from cutset.video.imports.constants import Constants
 from cutset.video.imports.explain import explain, line_of
 from cutset.video.imports.flops import flops
@@ -190,7 +189,7 @@ class _Reader:
             if isinstance(output, Weight) or not computes:
                 if output not in copied:
                     before = (values if isinstance(output, Read) else self.weights)[output.name]
-                    value = Value(_free(f"{output.name}.clone", values), before.shape, before.dtype)
+                    value = Value(free_name(f"{output.name}.clone", values), before.shape, before.dtype)
                     nodes.append(Node(value.name, "", "aten.clone.default", (output,), (), (value,), False, 0))
                     values[value.name], copied[output] = value, value.name
                 names.append(copied[output])
@@ -299,17 +298,11 @@ class _Reader:
         if node not in self.known:
             parent = node.args[0] if _is_item(node) else node
             name = self.names[parent] + (f":{node.args[1]}" if _is_item(node) else "")
-            name = _free(name, self.weights)
+            name = free_name(name, self.weights)
             self.weights[name] = _value(node, name, made)
             self.tensors[name], self.folded[name] = made, node
             self.known[node] = Weight(name)
         return self.known[node]
-
-
-def _free(name: str, taken: Container[str]) -> str:
-    """The name, with a number if it is taken."""
-    names = itertools.chain([name], (f"{name}#{i}" for i in itertools.count(2)))
-    return next(one for one in names if one not in taken)
 
 
 def _needed(results: list[Any]) -> set[Any]:

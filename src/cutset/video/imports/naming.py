@@ -33,8 +33,3 @@ def node_names(nodes: list[Any], taken: set[str]) -> dict[Any, str]:
         seen[name] += 1
         names[node] = name if seen[name] == 1 else f"{name}#{seen[name]}"
     return names
-
-
-def _operator(node: Any) -> str:
-    target = str(node.target)
-    return short_name(target) if target.startswith("aten.") else str(node.name)

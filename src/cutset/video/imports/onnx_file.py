@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ try:
     import onnx
     import onnx.inliner
     from google.protobuf.message import DecodeError
-    from onnx import ModelProto, TensorProto, ValueInfoProto, numpy_helper
+    from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 except ImportError:
     raise GraphError("ONNX files need a few packages more: pip install 'cutset[onnx]'") from None
 
@@ -33,6 +34,7 @@ DTYPES = {number: name for name, number in ELEMENTS.items()}
 MOST_EXTERNAL = 1 << 34  # bytes of weights that lie beside a file
 MOST_NODES = 20_000
 MOST_METADATA = 100
+DEEPEST = 100  # functions that call each other
 
 
 def shown(name: str) -> str:
@@ -65,7 +67,8 @@ class OnnxFile:
     @property
     def metadata(self) -> dict[str, str]:
         """What its exporter wrote beside the network; the first entries."""
-        return {one.key: one.value for one in self.model.metadata_props[:MOST_METADATA]}
+        found = {one.key: one.value for one in self.model.metadata_props[:MOST_METADATA]}
+        return {key: value for key, value in found.items() if isinstance(key, str) and isinstance(value, str)}
 
     def fitting(self, size: tuple[int, int]) -> tuple[int, ...]:
         """The shape of its input for pictures of this size. Raises GraphError for another than it takes."""
@@ -90,7 +93,12 @@ def read_onnx(path: Path) -> OnnxFile:
         raise GraphError(
             f"{path} has operator set {', '.join(map(str, opsets)) or 'none'}; {OLDEST} to {NEWEST} can be run"
         )
+    for part in (model.graph, *model.functions):
+        if not all(isinstance(text, str) for text in _texts(part)):
+            raise GraphError(f"{path} has a name that is no text: it may be damaged")
     if model.functions:
+        if _written_out(model) > MOST_NODES:
+            raise GraphError(f"{path}: its functions come to more than {MOST_NODES:,} nodes, the most that can be cut")
         try:
             model = onnx.inliner.inline_local_functions(model)
         except Exception as error:  # the library's own kinds
@@ -125,6 +133,39 @@ def _parsed(path: Path) -> ModelProto:
     if not model.graph.node or not model.graph.output:
         raise GraphError(f"{path} is not an ONNX file with a network in it, or it is cut off")
     return model
+
+
+def _texts(message: Any) -> Iterator[str | bytes]:
+    """Names in a part of a file, and in what it is made of; as bytes where they aren't UTF-8."""
+    for field, value in message.ListFields():
+        if field.name in ("doc_string", "metadata_props"):
+            continue
+        if field.type == field.TYPE_STRING:
+            yield from (value,) if isinstance(value, str | bytes) else value
+        elif field.type == field.TYPE_MESSAGE:
+            for part in (value,) if hasattr(value, "ListFields") else value:
+                yield from _texts(part)
+
+
+def _written_out(model: ModelProto) -> int:
+    """How many nodes there are once calls of functions are what they stand for. A few functions that call each other
+    twice come to more than any memory holds. What calls itself counts as too many."""
+    functions = {(one.domain, one.name): one for one in model.functions}
+    counts: dict[tuple[str, str], int] = {}
+
+    def count(nodes: Iterable[NodeProto], depth: int) -> int:
+        total = 0
+        for node in nodes:
+            key = (node.domain, node.op_type)
+            if key in functions and key not in counts:
+                counts[key] = MOST_NODES + 1 if depth > DEEPEST else count(functions[key].node, depth + 1)
+            total += counts.get(key, 1)
+            total += sum(count(one.g.node, depth + 1) for one in node.attribute if one.HasField("g"))
+            if total > MOST_NODES:
+                break
+        return total
+
+    return count(model.graph.node, 0)
 
 
 def _sides(path: Path, picture: ValueInfoProto) -> tuple[bool, tuple[int | None, int | None]]:
@@ -194,7 +235,7 @@ def _external(path: Path, tensor: TensorProto, nbytes: int) -> Array:
             data = np.empty(nbytes, np.uint8)
             if file.readinto(data.data) != nbytes:
                 raise GraphError(f"{path}: {shown(location)!r} is cut off")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:  # a link to itself is a RuntimeError
         raise GraphError(
             f"{path}: the data of {name} can't be read: {getattr(error, 'strerror', None) or error}"
         ) from None

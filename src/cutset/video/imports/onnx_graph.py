@@ -10,6 +10,7 @@ attributes.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -21,11 +22,11 @@ from onnx.reference import ReferenceEvaluator
 from cutset.cluster.values import Array, as_kept
 from cutset.errors import GraphError
 from cutset.partition.graph import Graph
-from cutset.partition.node import ITEM_BYTES, Argument, Node, Read, Value, Weight
+from cutset.partition.node import ITEM_BYTES, Argument, Node, Read, Value, Weight, free_name
 from cutset.video.imports.onnx_costs import node_flops
 from cutset.video.imports.onnx_file import DTYPES, OnnxFile, shown
 from cutset.video.imports.onnx_pictures import PIXELS, picture_nodes
-from cutset.video.runtimes.submodel import ELEMENTS, KINDS, operator
+from cutset.video.runtimes.submodel import ELEMENTS, KINDS, check_node
 
 __all__ = ["ImportedOnnx", "import_onnx"]
 
@@ -33,6 +34,8 @@ MOST_VALUE = 1 << 33  # bytes of a value
 MOST_FOLDED = 1 << 28  # bytes of what is computed once, and in all
 MOST_WORK = 1 << 28  # operations of a node that is computed once; the reference is slow
 SMALL = 4096  # elements of a constant on which shapes may depend
+# What they make is like what they take, which the library's inference doesn't know.
+KEEPS = ("GroupNormalization", "MeanVarianceNormalization")
 GROWING = ("ConstantOfShape", "Expand", "EyeLike", "OneHot", "Pad", "Range", "Resize", "Tile", "Upsample")
 
 
@@ -75,6 +78,7 @@ class _Importer:
         self.nodes: list[Node] = []
         self.names: dict[str, str] = {}  # the file's names, and those of the graph
         self.taken: set[str] = set()
+        self.taken_nodes: set[str] = set()
         self.folded = 0  # bytes
         self.hint = ""  # what else may be wrong where shapes don't fit
 
@@ -85,7 +89,14 @@ class _Importer:
         if self.proto.sparse_initializer:
             raise GraphError("it has sparse weights, which stages can't have")
         before = picture_nodes(
-            self.file.picture.name, self.file.fitting(size), self.file.dtype, dtype, self.file.last, PIXELS[pixels], bgr
+            self.file.picture.name,
+            self.file.fitting(size),
+            self.file.dtype,
+            dtype,
+            self.file.last,
+            PIXELS[pixels],
+            bgr,
+            {*self.held, *(name for node in self.proto.node for name in (*node.input, *node.output))},
         )
         first = Value(before.input, (1, 3, *size), dtype)
         self.names[before.input] = self._free(before.input)
@@ -110,7 +121,7 @@ class _Importer:
                 "operators"
             )
         try:
-            operator(node.op_type, self.file.opset)
+            check_node(node, self.file.opset)
             self._taken(node, live, wanted)
         except GraphError as error:
             raise GraphError(f"{where}: {error}") from None
@@ -285,6 +296,9 @@ class _Importer:
 
         Nothing where its shape isn't known and needn't be. Raises GraphError.
         """
+        if node.op_type in KEEPS and (shape := self._shape(inputs[0])) is not None:
+            dtype = (self.values[inputs[0]] if inputs[0] in self.values else self._constant(inputs[0])).dtype
+            return [Value(node.output[0], shape, getattr(dtype, "name", dtype))]
         infos, initializers, names = [], [], []
         for i, name in enumerate(inputs):
             names.append(f"in{i}" if name else "")
@@ -309,7 +323,7 @@ class _Importer:
         try:
             found = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
         except Exception as error:  # the library's own kinds
-            text = " ".join(str(error).split()).rpartition("[ShapeInferenceError]")[2].strip()
+            text = re.split(r"\[\w+InferenceError\]", " ".join(str(error).split()))[-1].strip()
             raise GraphError(f"its inputs don't go together: {text[:160]}{self.hint}") from None
         types = {info.name: info.type for info in found.graph.value_info}
         made = []
@@ -326,11 +340,9 @@ class _Importer:
 
     def _free(self, name: str, *, nodes: bool = False) -> str:
         """A name that can be shown, with a number where it is taken. Nodes have names of their own."""
-        plain, mark = shown(name) or "value", "node " if nodes else ""
-        found, number = plain, 2
-        while mark + found in self.taken:
-            found, number = f"{plain}#{number}", number + 1
-        self.taken.add(mark + found)
+        taken = self.taken_nodes if nodes else self.taken
+        found = free_name(shown(name) or "value", taken)
+        taken.add(found)
         return found
 
 

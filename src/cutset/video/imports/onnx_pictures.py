@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,7 @@ from onnx import NodeProto, helper
 
 from cutset.cluster.values import Array
 from cutset.errors import GraphError
+from cutset.partition.node import free_name
 from cutset.video.runtimes.submodel import ELEMENTS
 
 __all__ = ["PIXELS", "PictureNodes", "picture_nodes"]
@@ -42,17 +44,20 @@ def picture_nodes(
     last: bool,
     scale: tuple[tuple[float, ...], tuple[float, ...]],
     bgr: bool,
+    taken: Container[str] = (),
 ) -> PictureNodes:
     """For an input `name` of this shape and dtype `wants`, from pictures (1, 3, rows, columns) of dtype `given`.
 
-    Floats that are given count as scaled already. Raises GraphError where neither makes the other.
+    `taken`: names of the network, which may have an `images.mean` of its own. Floats that are given count as scaled
+    already. Raises GraphError where neither makes the other.
     """
     steps: list[tuple[str, list[str], dict[str, Any]]] = []
     constants: dict[str, Array] = {}
 
     def constant(word: str, array: Array) -> str:
-        constants[f"{name}.{word}"] = array
-        return f"{name}.{word}"
+        own = free_name(f"{name}.{word}", taken)
+        constants[own] = array
+        return own
 
     if bgr:
         steps.append(("Gather", [constant("channels", np.array([2, 1, 0], np.int64))], {"axis": 1}))
@@ -74,10 +79,10 @@ def picture_nodes(
         steps.append(("Transpose", [], {"perm": [0, 2, 3, 1]}))
     if not steps:
         return PictureNodes(name)
-    found = PictureNodes(f"{name}.pictures", [], constants)
+    found = PictureNodes(free_name(f"{name}.pictures", taken), [], constants)
     before = found.input
     for i, (kind, more, attributes) in enumerate(steps):
-        after = name if i == len(steps) - 1 else f"{name}.{kind.lower()}{i}"
+        after = name if i == len(steps) - 1 else free_name(f"{name}.{kind.lower()}{i}", taken)
         found.nodes.append(helper.make_node(kind, [before, *more], [after], f"{name}.{kind}{i}", **attributes))
         before = after
     return found

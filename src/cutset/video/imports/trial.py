@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 from torch.utils._pytree import tree_leaves
 
-from cutset.errors import GraphError
+from cutset.errors import GraphError, first_line
 from cutset.partition.graph import Graph
 from cutset.partition.node import ITEM_BYTES, Node, Value
 from cutset.video.imports.state import Attributes, same_bits
@@ -108,8 +108,7 @@ class Trial:
         except GraphError:
             raise
         except Exception as error:
-            text = next(iter(str(error).splitlines()), "")[:200]
-            raise GraphError(f"a call of it fails with {type(error).__name__}: {text}") from error
+            raise GraphError(f"a call of it fails with {type(error).__name__}: {first_line(error)}") from error
 
     def _run(self, graph: Graph, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Layout], list[Tensor]]:
         """How each value lies in memory, and the outputs."""
@@ -130,7 +129,7 @@ class Trial:
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             done = [node.name for node in graph.nodes if all(value.name in layouts for value in node.made)]
             last = f" after {done[-1]}" if done else ""
-            raise GraphError(f"its graph can't be run{last}: {str(error).splitlines()[0][:200]}") from None
+            raise GraphError(f"its graph can't be run{last}: {first_line(error)}") from None
         return layouts, [made[name] for name in graph.outputs]
 
 

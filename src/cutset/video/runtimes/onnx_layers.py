@@ -67,7 +67,7 @@ def _conv_transposed(call: OnnxCall, inputs: Inputs) -> Tensor:
     wanted = call.shape[2:]
     for i in range(dims):
         over = found.shape[2 + i] - wanted[i]
-        begin = pads[i] if plain else (over + 1) // 2 if call.get("auto_pad") == "SAME_LOWER" else over // 2
+        begin = pads[i] if plain else over // 2 if call.get("auto_pad") == "SAME_UPPER" else (over + 1) // 2
         if begin < 0 or begin + wanted[i] > found.shape[2 + i]:
             raise GraphError("its output reaches over what it computes, which torch doesn't")
         found = found.narrow(2 + i, begin, wanted[i])
@@ -150,7 +150,7 @@ def _resize(call: OnnxCall, inputs: Inputs) -> Tensor:
     scales = [number for one in inputs[1:3] if one is not None and one.dim() == 1 for number in numbers(one)]
     axes = [axis % x.dim() for axis in call.get("axes", range(x.dim()))]
     by_size = len(inputs) > 3 and inputs[3] is not None
-    named = dict(zip(axes, scales[-len(axes) :], strict=False)) if not by_size else {}
+    named = _proportions(call, x, axes, inputs[3]) if by_size else dict(zip(axes, scales[-len(axes) :], strict=False))
     for axis, (size, wanted) in enumerate(zip(x.shape, call.shape, strict=True)):
         if size == wanted and named.get(axis, 1.0) == 1:
             continue
@@ -164,6 +164,15 @@ def _resize(call: OnnxCall, inputs: Inputs) -> Tensor:
             first, second = (place.to(torch.int64).clamp(0, size - 1).to(x.device) for place in (low, low + 1))
             x = x.index_select(axis, first) * (1 - weight) + x.index_select(axis, second) * weight
     return x
+
+
+def _proportions(call: OnnxCall, x: Tensor, axes: Sequence[int], sizes: Tensor) -> dict[int, float]:
+    """By how much axes are scaled whose proportions are kept; their sizes are rounded. {} where they needn't be."""
+    policy = call.get("keep_aspect_ratio_policy", "stretch")
+    if policy == "stretch":
+        return {}
+    scales = [size / x.shape[axis] for axis, size in zip(axes, numbers(sizes), strict=True)]
+    return dict.fromkeys(axes, min(scales) if policy == "not_larger" else max(scales))
 
 
 def _coordinates(where: str, size: int, wanted: int, scale: float) -> Tensor:
@@ -239,6 +248,14 @@ def _layer_norm(call: OnnxCall, inputs: Inputs) -> tuple[Tensor, ...]:
     return found, mean, torch.rsqrt(variance + epsilon)
 
 
+def _group_norm(call: OnnxCall, inputs: Inputs) -> Tensor:
+    x, scale, bias = inputs
+    groups = call.get("num_groups")
+    if call.opset < 21:  # one for each group, not for each channel
+        scale, bias = (one.repeat_interleave(x.shape[1] // groups) for one in (scale, bias))
+    return F.group_norm(x, groups, scale, bias, call.get("epsilon", 1e-5))
+
+
 LAYERS: dict[str, Operator] = {
     "Conv": _conv,
     "ConvTranspose": _conv_transposed,
@@ -250,6 +267,7 @@ LAYERS: dict[str, Operator] = {
     "InstanceNormalization": lambda call, inputs: F.instance_norm(
         inputs[0], None, None, inputs[1], inputs[2], True, 0.0, call.get("epsilon", 1e-5)
     ),
+    "GroupNormalization": _group_norm,
     "LayerNormalization": _layer_norm,
     "Pad": _pad,
     "Resize": _resize,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cutset.cluster.values import Array
-from cutset.errors import GraphError
+from cutset.errors import GraphError, first_line
 from cutset.partition.graph import Graph
 from cutset.partition.node import Argument, Node, Read, Weight
 from cutset.video.runtimes.checked import zeros
@@ -99,9 +99,11 @@ class OnnxTorchStage:
         except GraphError as error:
             raise GraphError(f"{node.name}: {error}") from None
         except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, NotImplementedError) as error:
-            text = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            raise GraphError(f"{node.name}: torch can't compute it: {text}") from None
-        for value, tensor in zip(node.outputs, made if isinstance(made, tuple | list) else (made,), strict=False):
+            raise GraphError(f"{node.name}: torch can't compute it: {first_line(error)}") from None
+        made = made if isinstance(made, tuple | list) else (made,)
+        if any(value is not None for value in node.outputs[len(made) :]):
+            raise GraphError(f"{node.name}: torch gives {len(made)} of its outputs, and more are read")
+        for value, tensor in zip(node.outputs, made, strict=False):
             if value is None:
                 continue
             if tuple(tensor.shape) != value.shape or str(tensor.dtype) != f"torch.{value.dtype}":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -133,4 +134,4 @@ def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
     for mark in (" : FAIL : ", " : INVALID_GRAPH : ", " : NOT_IMPLEMENTED : ", " : INVALID_ARGUMENT : "):
         text = text.partition(mark)[2] or text
-    return text[:240]
+    return re.sub(r"/\S*/onnxruntime/\S+ ", "", text)[:240]

@@ -19,9 +19,9 @@ from onnx.defs import OpSchema
 from cutset.cluster.values import Array, as_bytes
 from cutset.errors import GraphError
 from cutset.partition.graph import Graph
-from cutset.partition.node import Argument, Node, Read, Value, Weight
+from cutset.partition.node import Argument, Node, Read, Value, Weight, free_name
 
-__all__ = ["ELEMENTS", "KINDS", "MOST_MODEL", "NEWEST", "OLDEST", "operator", "submodel"]
+__all__ = ["ELEMENTS", "KINDS", "MOST_MODEL", "NEWEST", "OLDEST", "check_node", "operator", "submodel"]
 
 OLDEST, NEWEST = 7, int(onnx.defs.onnx_opset_version())  # operator sets
 MOST_MODEL = (1 << 31) - (1 << 20)  # bytes of a model: what protobuf can carry
@@ -68,6 +68,21 @@ def operator(name: str, opset: int) -> OpSchema:
     return schema
 
 
+def check_node(node: NodeProto, opset: int) -> None:
+    """Raises GraphError for a node that isn't one of the standard's: an operator that a stage can't run, with inputs
+    that are missing or too many, or attributes of another kind than it has."""
+    schema, kind = operator(node.op_type, opset), node.op_type
+    if not schema.min_input <= len(node.input) <= schema.max_input or len(node.output) > schema.max_output:
+        raise GraphError(f"{len(node.input)} inputs and {len(node.output)} outputs, which operator {kind} can't have")
+    for i, name in enumerate(node.input):
+        formal = schema.inputs[min(i, len(schema.inputs) - 1)]
+        if not name and formal.option != OpSchema.FormalParameterOption.Optional:
+            raise GraphError(f"its input {formal.name} is left out, which operator {kind} needs")
+    for one in node.attribute:
+        if one.name in schema.attributes and one.type != _kind(schema.attributes[one.name]):
+            raise GraphError(f"the attribute {one.name} of operator {kind} has another kind of value")
+
+
 def _kind(attribute: OpSchema.Attribute) -> int:
     """One of AttributeProto's kinds."""
     kind: Any = attribute.type
@@ -83,8 +98,9 @@ def submodel(graph: Graph, nodes: Collection[int], weights: Mapping[str, Array])
     chosen = [graph.nodes[i] for i in sorted(nodes)]
     opset = _opset(chosen)
     made: list[NodeProto] = []
+    taken = {*graph.values, *graph.weights}
     for node in chosen:
-        _add(node, opset, made)
+        _add(node, opset, made, taken)
     needed = graph.weights_of(nodes)
     if sum(graph.weights[name].nbytes for name in needed) > MOST_MODEL:
         raise GraphError("the weights of this stage are more than 2 GiB, which no ONNX model can carry: cut it further")
@@ -109,11 +125,19 @@ def _opset(nodes: Collection[Node]) -> int:
     return int(found.pop())
 
 
-def _add(node: Node, opset: int, made: list[NodeProto]) -> None:
-    """The node, after what it computes out of weights alone."""
-    outputs = [value.name if value is not None else f"{node.name}:unread{i}" for i, value in enumerate(node.outputs)]
+def _add(node: Node, opset: int, made: list[NodeProto], taken: set[str]) -> None:
+    """The node, after what it computes out of weights alone. `taken`: names of values, some of which end in `:0`."""
+
+    def own(name: str) -> str:
+        found = free_name(name, taken)
+        taken.add(found)
+        return found
+
+    outputs = [
+        value.name if value is not None else own(f"{node.name}:unread{i}") for i, value in enumerate(node.outputs)
+    ]
     try:
-        inputs = [_input(argument, opset, f"{node.name}:{i}", made) for i, argument in enumerate(node.args)]
+        inputs = [_input(argument, opset, own(f"{node.name}:{i}"), made) for i, argument in enumerate(node.args)]
         made.append(_node(node.op.split(".")[1], opset, inputs, outputs, dict(node.kwargs)))
     except GraphError as error:
         raise GraphError(f"{node.name}: {error}") from None

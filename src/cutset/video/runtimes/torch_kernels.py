@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cutset.errors import GraphError
+from cutset.errors import GraphError, first_line
 from cutset.partition.graph import Graph
 from cutset.video.torch_stage import TorchStage, to_tensor
 
@@ -32,5 +32,5 @@ def open_torch_stage(
     try:
         stage.forward({v.name: torch.zeros(v.shape, dtype=getattr(torch, v.dtype)) for v in values})
     except RuntimeError as error:
-        raise GraphError(f"the stage can't run here: {str(error).splitlines()[0][:200]}") from None
+        raise GraphError(f"the stage can't run here: {first_line(error)}") from None
     return stage

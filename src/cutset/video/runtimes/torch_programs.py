@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cutset.errors import DeviceError, GraphError
+from cutset.errors import DeviceError, GraphError, first_line
 from cutset.partition.graph import Graph
 from cutset.partition.node import Argument, Keyword, Read, Weight
 from cutset.video.imports.operators import keyword, operator_of
@@ -89,7 +89,7 @@ def openvino_of(graph: Graph, nodes: Collection[int], weights: Mapping[str, Any]
     except GraphError:
         raise
     except Exception as error:  # the kinds of two libraries, for an operator that one doesn't know
-        raise GraphError(f"OpenVINO can't read the stage: {_line(error)}") from None
+        raise GraphError(f"OpenVINO can't read the stage: {first_line(error)}") from None
 
 
 def onnx_of(graph: Graph, nodes: Collection[int], weights: Mapping[str, Any]) -> tuple[bytes, list[str]]:
@@ -111,7 +111,7 @@ def onnx_of(graph: Graph, nodes: Collection[int], weights: Mapping[str, Any]) ->
     except GraphError:
         raise
     except Exception as error:
-        raise GraphError(f"the stage can't become an ONNX model: {_line(error)}") from None
+        raise GraphError(f"the stage can't become an ONNX model: {first_line(error)}") from None
 
 
 @contextlib.contextmanager
@@ -125,8 +125,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-def _line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines or [type(error).__name__])[0][:240]

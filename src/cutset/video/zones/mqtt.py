@@ -17,6 +17,7 @@ from typing import Any, Self
 from urllib.parse import unquote
 
 from cutset.errors import ConfigError, DeviceError
+from cutset.link.addresses import HOST_NAME
 
 __all__ = ["MqttAddress", "MqttPublisher"]
 
@@ -46,25 +47,22 @@ class MqttAddress:
     @classmethod
     def parse(cls, text: str, password: str | None = None) -> MqttAddress:
         """`password` is for an address that has none. Raises ConfigError, which doesn't repeat the password."""
-        shown = re.sub(r"//[^/]*@", "//…@", text)[:200]
+        shown = re.sub(r"(?s)^(\w+://)?.*@", r"\1…@", text)[:200]  # a password may have a '/' in it
         found = re.fullmatch(
-            r"(mqtts?)://(?:([^@/:]*)(?::([^@/]*))?@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]{1,253})(?::([0-9]{1,5}))?/(.+)",
-            text,
+            rf"(mqtts?)://(?:([^@/:]*)(?::([^@/]*))?@)?(\[[0-9A-Fa-f:.]+\]|{HOST_NAME})(?::([0-9]{{1,5}}))?/(.+)", text
         )
         if not found:
             raise ConfigError(f"{shown!r} is no address of an MQTT broker: {FORM}")
         scheme, user, secret, host, port, topic = found.groups()
-        topic, number = unquote(topic), int(port or PORTS[scheme])
+        topic, number = unquote(topic).strip("/"), int(port or PORTS[scheme])
         if not 0 < number < 1 << 16:
             raise ConfigError(f"{shown!r}: a port is from 1 to 65535")
-        if re.search("[+#\0]", topic) or topic.startswith("$") or len(topic.encode()) > 500:
-            raise ConfigError(f"{shown!r}: a topic is at most 500 bytes without '+' and '#', and begins with no '$'")
+        if re.search("[+#\0]", topic) or topic.startswith("$") or not 0 < len(topic.encode()) <= 500:
+            raise ConfigError(f"{shown!r}: a topic is 1 to 500 bytes without '+' and '#', and begins with no '$'")
         secret = unquote(secret) if secret is not None else password
         if secret is not None and not user:
             raise ConfigError(f"{shown!r}: a password needs a user: {FORM}")
-        return cls(
-            host.strip("[]"), number, topic.strip("/"), scheme == "mqtts", unquote(user) if user else None, secret
-        )
+        return cls(host.strip("[]"), number, topic, scheme == "mqtts", unquote(user) if user else None, secret)
 
 
 class MqttPublisher:
@@ -93,6 +91,7 @@ class MqttPublisher:
         self._waiting: deque[bytes] = deque()
         self._changed = threading.Condition()
         self._connected = self._closing = False
+        self._tried = False  # the broker was there once, or couldn't be reached
         self._unanswered: set[int] = set()  # numbers of messages, as those that follow
         self._early: set[int] = set()  # answered before `publish` had returned
         self._hellos: set[int] = set()
@@ -163,7 +162,8 @@ class MqttPublisher:
                 while not self._may_send():
                     if self._closing:
                         until = until or time.monotonic() + GOODBYE
-                        if not (self._waiting or self._unanswered) or time.monotonic() >= until or not self._connected:
+                        away = self._tried and not self._connected
+                        if not (self._waiting or self._unanswered) or time.monotonic() >= until or away:
                             return
                     self._changed.wait(0.1 if self._closing else None)
                 data = self._waiting.popleft()
@@ -185,13 +185,14 @@ class MqttPublisher:
 
     def _on_connect(self, client: Any, data: Any, flags: Any, reason: Any, properties: Any) -> None:
         if reason.is_failure:
+            self._has_tried()
             self._say(f"{self.address} refuses the connection: {reason}")
             return
         self._say(f"{self.address} is connected")
         hello = client.publish(self._available, "online", qos=1, retain=True)
         with self._changed:
             self._hellos.add(hello.mid)
-            self._connected = True
+            self._connected = self._tried = True
             self._changed.notify_all()
 
     def _on_disconnect(self, client: Any, data: Any, flags: Any, reason: Any, properties: Any) -> None:
@@ -201,7 +202,13 @@ class MqttPublisher:
         if was and not self._closing:
             self._say(f"{self.address} is gone: {reason}; events wait")
 
+    def _has_tried(self) -> None:
+        with self._changed:
+            self._tried = True
+            self._changed.notify_all()
+
     def _on_connect_fail(self, client: Any, data: Any) -> None:
+        self._has_tried()
         self._say(f"{self.address} can't be reached; trying again")
 
     def _on_publish(self, client: Any, data: Any, number: int, reason: Any, properties: Any) -> None:

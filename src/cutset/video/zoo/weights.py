@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cutset.errors import CheckpointError
+from cutset.errors import CheckpointError, first_line
 from cutset.models.files.checkpoint import FLOATS, SafetensorsFile
 from cutset.models.files.lfs import check_no_pointer_at
 from cutset.video.zoo.network import Network
@@ -108,9 +108,8 @@ def open_weights(path: Path) -> Mapping[str, Tensor]:
     try:
         table = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch each raise their own; none of them is a bug of ours
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise CheckpointError(
-            f"{path} can't be read as torch weights ({lines[0][:120]}); save a state dictionary or safetensors"
+            f"{path} can't be read as torch weights ({first_line(error, 120)}); save a state dictionary or safetensors"
         ) from None
     if not isinstance(table, dict) or not all(isinstance(n, str) and isinstance(t, Tensor) for n, t in table.items()):
         raise CheckpointError(f"{path} holds something else than a state dictionary; save `module.state_dict()`")
