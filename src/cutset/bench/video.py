@@ -154,7 +154,7 @@ def measure_video(name: str, model: NetworkModel, module: Any, scene: Scene, set
     nodes, scale = range(len(graph.nodes)), _scale(setting, accuracy)
     word = choose_runtime(model, "auto", TOLERANCE, setting.threads, setting.log) if has_onnx(graph) else ""
     dense = runtime.stage(graph, nodes, model.weights, word)
-    stage = DeltaStage.timed(graph, nodes, model.weights, dense, threads=setting.threads, scale=scale)
+    stage = DeltaStage.timed(graph, nodes, model.weights, dense, threads=setting.threads, scale=scale, runtime=word)
     opponents = _opponents(module, model, setting)
     seconds: dict[str, list[float]] = {OURS: [], **{one: [] for one in opponents}}
     ours = _Ours(boxes=None if detections is None else BoxAgreement())

@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cutset.cli.bench_rows import rows_table, save_rows
-from cutset.cli.options import add_json, add_settings
+from cutset.cli.options import add_json, add_settings, stream_settings_from
 from cutset.cli.output import log
 from cutset.compare.results import Row
-from cutset.config import STREAM_OPTIONS, load_stream_settings, parse_size
+from cutset.config import STREAM_OPTIONS, parse_size
 from cutset.errors import RequestError
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def _networks(args: argparse.Namespace, name: str) -> Iterator[tuple[Scene, Netw
         for scene in _scenes(args, parse_size(args.size or SIZE), None):
             yield scene, TorchModel.of(module, (1, 3, *scene.video.size), torch.uint8), module
         return
-    settings = load_stream_settings({"pixels": args.pixels, "bgr": args.bgr, "threads": args.threads})
+    settings = replace(stream_settings_from(args), threads=args.threads)
     size = parse_size(args.size) if args.size else own_size(file)
     if size is None:
         raise RequestError(f"{name} takes pictures of any size: give --size HxW, for many networks in multiples of 32")

@@ -81,8 +81,15 @@ def convolution(
     """The layer of a weight (outputs, channels / groups, rows, columns) and a bias (outputs,)."""
     if weight.ndim != 4 or weight.dtype != np.float32 or not is_map(call.value):
         return False
+    numbers, flops = list(call.numbers), call.flops
+    scaled = compiler.scaled_by(call.arg(0), call.numbers)
+    if scaled is not None:  # what multiplies pixels is part of the weights that follow
+        numbers, flops, source = [*numbers, *scaled.nodes], flops + scaled.flops, scaled.reads[0]
+        each = np.split(scaled.scale, groups)
+        by = np.stack([each[i // (len(weight) // groups)] for i in range(len(weight))])
+        weight = np.asarray(weight * by[:, :, None, None], np.float32)
     return Convolution(
-        **compiler.common(call, source),
+        **(compiler.common(call, source) | {"nodes": numbers, "flops": flops}),
         weight=np.ascontiguousarray(weight.transpose(0, 2, 3, 1)),
         bias=np.zeros(len(weight), np.float32) if bias is None else np.asarray(bias, np.float32),
         groups=groups,

@@ -196,6 +196,15 @@ class Compiler:
             return layer if layer is not None and layer.activation == "none" else None
         return None
 
+    def scaled_by(self, argument: Argument, numbers: Collection[int]) -> Affine | None:
+        """What multiplies each channel of what these nodes alone read, and adds nothing: it is then no layer any more."""
+        layer = self.before(argument, numbers)
+        if not isinstance(layer, Affine) or layer.shift.any():
+            return None
+        self.found.layers = [one for one in self.found.layers if one is not layer]
+        del self.found.maps[layer.made], self.maker[layer.made]
+        return layer
+
     def join(self, layer: SparseLayer, call: NodeCall) -> bool:
         """Makes a node part of the layer before it."""
         del self.found.maps[layer.made], self.maker[layer.made]

@@ -16,7 +16,7 @@ from cutset.kernels import native
 from cutset.partition.graph import Graph
 from cutset.video.delta.compiling import DenseLayer, compile_layers
 from cutset.video.delta.sparse_layers import Mask, SparseLayer, Writing
-from cutset.video.runtimes import installed, open_stage, reference_of
+from cutset.video.runtimes import open_stage
 
 __all__ = ["LEVELS", "SHARE", "HeldState", "PictureWork", "Program"]
 
@@ -60,8 +60,7 @@ class PictureWork:
 class Program:
     """The layers of a stage. Keeps nothing of a source itself.
 
-    Nodes that can't be computed by positions are computed by the graph's reference, or by `runtime` where that isn't
-    installed.
+    Nodes that can't be computed by positions are computed by `runtime`, "" for the graph's reference.
     """
 
     def __init__(
@@ -74,9 +73,8 @@ class Program:
         self.compiled = compile_layers(graph, self.nodes, arrays)
         self.pool = native.Pool(threads)
         self.flops = {i: graph.nodes[i].flops for i in self.nodes}
-        word = "" if installed(reference_of(graph)) else runtime
         self._dense = {
-            layer.nodes[0]: open_stage(graph, layer.nodes, weights, word, threads=threads)
+            layer.nodes[0]: open_stage(graph, layer.nodes, weights, runtime, threads=threads)
             for layer in self.compiled.layers
             if isinstance(layer, DenseLayer)
         }
