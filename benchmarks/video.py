@@ -13,11 +13,11 @@ import numpy as np
 from cutset.bench.video import DenseSystem, MakeSystem, Pixels
 from cutset.cli import bench_video
 from cutset.cli.bench_video import HELP, configure
-from cutset.video.torch_model import TorchModel
+from cutset.video.network_model import NetworkModel
 
 __all__ = ["DESCRIPTION", "HELP", "configure", "run"]
 
-DESCRIPTION = bench_video.DESCRIPTION + " OpenVINO and onnxruntime run the same module, exported."
+DESCRIPTION = bench_video.DESCRIPTION + " They run the same module, exported, or the same file."
 
 
 def run(args: argparse.Namespace) -> int:
@@ -31,13 +31,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def openvino_system(module: Any, model: TorchModel, threads: int) -> DenseSystem:
-    """The module in float32."""
+def openvino_system(module: Any, model: NetworkModel, threads: int) -> DenseSystem:
+    """The module, or the file's network, in float32."""
     import openvino
-    import torch
 
-    converted = openvino.convert_model(module, example_input=torch.zeros(model.input.shape, dtype=torch.uint8))
-    converted.reshape(list(model.input.shape))
+    if module is None:
+        converted = openvino.Core().read_model(_file(model))
+    else:
+        import torch
+
+        converted = openvino.convert_model(module, example_input=torch.zeros(model.input.shape, dtype=torch.uint8))
+        converted.reshape(list(model.input.shape))
     options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     compiled = openvino.Core().compile_model(converted, "CPU", options)
 
@@ -48,20 +52,33 @@ def openvino_system(module: Any, model: TorchModel, threads: int) -> DenseSystem
     return system
 
 
-def onnxruntime_system(module: Any, model: TorchModel, threads: int) -> DenseSystem:
-    """The module, exported to ONNX."""
+def onnxruntime_system(module: Any, model: NetworkModel, threads: int) -> DenseSystem:
+    """The module, exported to ONNX, or the file's network."""
     import onnxruntime  # type: ignore[import-not-found,import-untyped,unused-ignore]
-    import torch
 
-    memory: Any = io.BytesIO()
-    example = (torch.zeros(model.input.shape, dtype=torch.uint8),)
-    torch.onnx.export(module, example, memory, input_names=["pictures"], dynamo=False)
+    if module is None:
+        data = _file(model)
+    else:
+        import torch
+
+        memory: Any = io.BytesIO()
+        example = (torch.zeros(model.input.shape, dtype=torch.uint8),)
+        torch.onnx.export(module, example, memory, input_names=["pictures"], dynamo=False)
+        data = memory.getvalue()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(memory.getvalue(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    [given] = session.get_inputs()
 
     def system(picture: Pixels) -> Sequence[Any]:
-        made: Sequence[Any] = session.run(None, {"pictures": picture})
+        made: Sequence[Any] = session.run(None, {given.name: picture})
         return made
 
     return system
+
+
+def _file(model: NetworkModel) -> bytes:
+    """A file's network with what scales 8-bit pictures for it, so that every program is given the same."""
+    from cutset.video.runtimes.submodel import submodel
+
+    return submodel(model.graph, range(len(model.graph.nodes)), model.weights)

@@ -6,11 +6,14 @@
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "bindings/arrays.h"
 #include "bindings/common.h"
@@ -168,6 +171,31 @@ std::size_t resize(const SparseMap& x, const AnyArray& row_places, const AnyArra
                        static_cast<const float*>(column_shares.data()), update);
 }
 
+std::size_t spread(const SparseMap& x, std::size_t down, std::size_t across, bool apart, const Target& to,
+                   ThreadPool* pool) {
+  const SparseUpdate update = to.update();
+  nb::gil_scoped_release release;
+  return sparse_spread(pool_or_alone(pool), x, down, across, apart, update);
+}
+
+nb::object reached(const std::vector<AnyArray>& masks, const Sides& sides, std::size_t rows, std::size_t columns) {
+  constexpr std::size_t kMost = std::size_t{1} << 20;
+  if (masks.empty()) refuse("there must be a mask");
+  if (rows > kMost || columns > kMost) refuse("an output has at most 2^20 rows and columns");
+  const SparseWindow window = window_of(sides);
+  std::vector<const std::uint8_t*> marked;
+  for (const AnyArray& mask : masks) {
+    check_array<std::uint8_t>(mask, "mask", 2, "uint8");
+    check_shape(mask, "mask", masks[0].shape(0), masks[0].shape(1));
+    marked.push_back(static_cast<const std::uint8_t*>(mask.data()));
+  }
+  const std::vector<std::int64_t> found =
+      sparse_reached(marked, {masks[0].shape(0), masks[0].shape(1)}, window, {rows, columns});
+  auto made = new_array<std::int64_t>({found.size()});
+  std::copy(found.begin(), found.end(), made.data());
+  return nb::cast(made);
+}
+
 std::size_t take(SparseMap& self, const AnyArray& fresh, const AnyOutput& changed, double threshold,
                  const std::optional<AnyArray>& among, ThreadPool* pool) {
   const bool bytes = fresh.dtype() == nb::dtype<std::uint8_t>();
@@ -238,4 +266,6 @@ void bind_sparse(nb::module_& m) {
   m.def("sparse_combine", &combine, "kind"_a, "a"_a, "b"_a, "to"_a, "pool"_a.none() = nb::none());
   m.def("sparse_resize", &resize, "x"_a, "row_places"_a, "row_shares"_a, "column_places"_a, "column_shares"_a, "to"_a,
         "pool"_a.none() = nb::none());
+  m.def("sparse_reached", &reached, "masks"_a, "window"_a, "rows"_a, "columns"_a);
+  m.def("sparse_spread", &spread, "x"_a, "down"_a, "across"_a, "apart"_a, "to"_a, "pool"_a.none() = nb::none());
 }

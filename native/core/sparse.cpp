@@ -320,6 +320,64 @@ std::size_t sparse_resize(ThreadPool& pool, const SparseMap& x, const std::int64
   });
 }
 
+std::size_t sparse_spread(ThreadPool& pool, const SparseMap& x, std::size_t down, std::size_t across, bool apart,
+                          const SparseUpdate& to) {
+  const std::size_t most = x.channels();
+  require(down && across && down <= most && across <= most && most % (down * across) == 0,
+          "the channels must divide into the places of a block");
+  require(&x != &to.out && to.out.rows() % down == 0 && to.out.columns() % across == 0 &&
+              to.out.rows() / down == x.rows() && to.out.columns() / across == x.columns(),
+          "the map that is written must have a block for each position");
+  const std::size_t places = down * across, channels = most / places;
+  const auto rows = static_cast<std::int64_t>(down), columns = static_cast<std::int64_t>(across);
+  return update_each(pool, to, channels, [&](std::int64_t row, std::int64_t column, float* y) {
+    const float* from = x.at(row / rows, column / columns);
+    const auto place = static_cast<std::size_t>(row % rows * columns + column % columns);
+    if (!apart) {
+      std::memcpy(y, from + place * channels, channels * sizeof(float));
+      return;
+    }
+    for (std::size_t c = 0; c < channels; ++c) y[c] = from[c * places + place];
+  });
+}
+
+std::vector<std::int64_t> sparse_reached(const std::vector<const std::uint8_t*>& masks, SparseSize from,
+                                         const SparseWindow& w, SparseSize made) {
+  const auto side = [](std::size_t x) { return static_cast<std::ptrdiff_t>(x); };
+  std::vector<std::int64_t> found;
+  std::vector<std::uint8_t> line(from.columns), marks(made.columns);
+  for (std::size_t row = 0; row < made.rows; ++row) {
+    bool any = false;  // what any row of the window has in each column
+    for (std::size_t t = 0; t < w.rows; ++t) {
+      const std::ptrdiff_t at = side(row * w.row_stride + t * w.row_dilation) - side(w.top);
+      if (at < 0 || at >= side(from.rows)) continue;
+      for (const std::uint8_t* mask : masks) {
+        const std::uint8_t* marked = mask + at * side(from.columns);
+        if (!std::memchr(marked, 1, from.columns)) continue;
+        if (!any) std::fill(line.begin(), line.end(), std::uint8_t{0});
+        any = true;
+        for (std::size_t c = 0; c < from.columns; ++c) line[c] |= marked[c];
+      }
+    }
+    if (!any) continue;
+    std::fill(marks.begin(), marks.end(), std::uint8_t{0});
+    const std::ptrdiff_t stride = side(w.column_stride);
+    for (std::size_t t = 0; t < w.columns; ++t) {
+      const std::ptrdiff_t offset = side(t * w.column_dilation) - side(w.left);
+      const std::ptrdiff_t first = offset < 0 ? (-offset + stride - 1) / stride : 0;
+      const std::ptrdiff_t room = side(from.columns) - 1 - offset;
+      const std::ptrdiff_t end = room < 0 ? 0 : std::min(side(made.columns), room / stride + 1);
+      for (std::ptrdiff_t c = first; c < end; ++c) {
+        marks[static_cast<std::size_t>(c)] |= line[static_cast<std::size_t>(c * stride + offset)];
+      }
+    }
+    for (std::size_t c = 0; c < made.columns; ++c) {
+      if (marks[c]) found.push_back(static_cast<std::int64_t>(row * made.columns + c));
+    }
+  }
+  return found;
+}
+
 template <class Element>
 std::size_t sparse_take(ThreadPool& pool, const Element* fresh, const std::uint8_t* among, float threshold,
                         SparseMap& held, std::uint8_t* changed) {

@@ -101,6 +101,17 @@ std::size_t sparse_combine(ThreadPool& pool, Combine kind, const SparseMap& a, c
 // columns alike. Shares of 0 copy.
 std::size_t sparse_resize(ThreadPool& pool, const SparseMap& x, const std::int64_t* row_places, const float* row_shares,
                           const std::int64_t* column_places, const float* column_shares, const SparseUpdate& to);
+// Channels of x go to places: each position becomes `down` x `across` of them, which have a part of its channels each.
+// The channels of a place lie side by side, or (`apart`) one channel's of all places do.
+std::size_t sparse_spread(ThreadPool& pool, const SparseMap& x, std::size_t down, std::size_t across, bool apart,
+                          const SparseUpdate& to);
+// The positions of an output (rows, columns), rising, whose windows meet a mark of 1 in one of the masks (from.rows x
+// from.columns) of what is read.
+struct SparseSize {
+  std::size_t rows, columns;
+};
+std::vector<std::int64_t> sparse_reached(const std::vector<const std::uint8_t*>& masks, SparseSize from,
+                                         const SparseWindow& window, SparseSize made);
 // Brings `held` up to what came, (channels, rows, columns) of floats or bytes; `among` (rows, columns), where it isn't
 // null, is 0 where nothing is new.
 template <class Element>

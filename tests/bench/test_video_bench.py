@@ -39,6 +39,37 @@ def test_scenes_are_what_they_are_called() -> None:
     assert changed["shaking"] > 0.3
 
 
+def test_an_onnx_file_of_a_detector(tmp_path: Path) -> None:
+    """A map of text is held against the dense one by its boxes, with thresholds of 0 to the last."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("scipy")
+    from video.onnx_networks import Builder, save
+
+    net = Builder()
+    mean = net.constant("mean", np.full((1, 3, 3, 3), 1.0, np.float32))
+    dark = net.add("Conv", ["images", mean, net.constant("bias", np.float32([-18.0]))], "dark", pads=[1] * 4)
+    net.add("Sigmoid", [dark], "out")
+    path, out = save(net.model(["out"], (1, 3, 128, 160)), tmp_path / "net.onnx"), tmp_path / "video.json"
+    arguments = ["--model", str(path), "--no-videos", "--scene", "texts", "--pictures", "4", "--system", "onnxruntime"]
+    assert main(["bench", "video", *arguments, "--thresholds", "0", "--clock", "cpu", "--json", str(out)]) == 0
+    rows = {(row["system"], row["metric"]): row["value"] for row in json.loads(out.read_text())["rows"]}
+    ours = "cutset, delta compute"
+    assert rows[ours, "largest error"] < 1e-4
+    assert rows[ours, "agreement"] > 0.9
+    assert rows[ours, "dense detections"] > 0
+    assert rows["onnxruntime", "picture"] > 0
+    assert not any("checks beyond" in metric for _, metric in rows)
+
+
+def test_text_is_written_into_every_picture() -> None:
+    first, second = (SCENES["texts"]((192, 256)).pictures(2) for _ in range(2))
+    quiet = SCENES["quiet"]((192, 256)).pictures(2)
+    for one, again, plain in zip(first, second, quiet, strict=True):
+        assert one.tobytes() == again.tobytes()
+        assert 0.005 < (one != plain).any(axis=1).mean() < 0.3
+
+
 def test_wrong_arguments(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "video", "--pictures", "0"]) == 2
-    assert "--pictures" in capsys.readouterr().err
+    for words in (["--pictures", "0"], ["--min-agreement", "0"], ["--thresholds", "-1"], ["--size", "native"]):
+        assert main(["bench", "video", "--model", "alexnet", *words]) == 2
+        assert words[0] in capsys.readouterr().err

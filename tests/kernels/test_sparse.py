@@ -109,6 +109,11 @@ def test_what_spreads_covers_what_changes():
         before, after = (reference.convolved(v, weight, None, groups, window, made) for v in (x, other))
         spread = window.spread(marked, made)
         assert spread.shape == made
+        assert (native.sparse_reached([marked], window, *made) == np.flatnonzero(spread)).all()
+        second = (rng.random((rows, columns)) < 0.05).astype(np.uint8)
+        both = native.sparse_reached([marked, second, 0 * marked], window, *made)
+        assert (both == np.flatnonzero(window.spread(marked | second, made))).all()
+        assert not native.sparse_reached([0 * marked], window, *made).size
         assert ((before != after).any(axis=-1) == spread.view(bool)).all()
 
 
@@ -139,6 +144,19 @@ def test_pairs_channels_and_constants():
     np.testing.assert_allclose(found, a * scale + shift, rtol=1e-5, atol=1e-6)
     found, _ = updated(lambda to: native.sparse_copy(map_of(a), 3, 20, to), (5, 4, 20))
     assert found.tobytes() == np.ascontiguousarray(a[..., 3:23]).tobytes()
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_spreads(apart):
+    rng = np.random.default_rng(7)
+    x = normal(rng, 4, 5, 6 * 19)
+    found, _ = updated(lambda to: native.sparse_spread(map_of(x, 1), 2, 3, apart, to), (8, 15, 19))
+    assert found.tobytes() == np.ascontiguousarray(reference.spread(x, (2, 3), apart)).tobytes()
+    place = x.reshape(4, 5, 19, 6)[..., 4] if apart else x.reshape(4, 5, 6, 19)[..., 4, :]
+    assert found[1::2, 1::3].tobytes() == np.ascontiguousarray(place).tobytes()  # the second row's second place
+    for shape, block in (((8, 15, 19), (3, 2)), ((8, 15, 19), (2, 0)), ((8, 16, 19), (2, 3)), ((8, 15, 18), (2, 3))):
+        with pytest.raises(ValueError, match=r"block|channels"):
+            updated(lambda to, b=block: native.sparse_spread(map_of(x), *b, apart, to), shape)
 
 
 def test_resizes():
@@ -240,6 +258,10 @@ def test_what_does_not_fit_is_refused():
         native.sparse_copy(out, 0, 8, target())
     with pytest.raises(ValueError, match="divide"):
         native.SparseConv(np.zeros((8, 3, 3, 8), np.float32), None, 3, Window(3, 3))
+    with pytest.raises(ValueError, match="there must be a mask"):
+        native.sparse_reached([], Window(1, 1), 4, 4)
+    with pytest.raises(ValueError, match="mask must have shape"):
+        native.sparse_reached([changed, np.zeros((4, 5), np.uint8)], Window(1, 1), 4, 4)
     with pytest.raises(ValueError, match="window"):
         native.SparseConv(np.zeros((8, 3, 3, 8), np.float32), None, 1, Window(3, 3, 0, 1))
     with pytest.raises(ValueError, match="lies beyond"):

@@ -90,18 +90,35 @@ def test_a_check_that_compared_nothing_says_so() -> None:
 
 def test_delta_computes_thresholds_are_scaled_and_nothing_else() -> None:
     kept = Accuracy(0.01, Budget(0.25), levels=3, incremental=True)
-    assert (kept.delta_scale, kept.budget, kept.levels) == (1.0, Budget(0.25), 3)
+    assert (kept.delta_scale, kept.budget, kept.levels) == (0.25, Budget(0.25), 3)
     for _ in range(40):
-        kept.observe(0.03 * (kept.delta_scale or 0.0))
-    assert 0.1 < (kept.delta_scale or 0.0) <= 0.334
-    assert (kept.budget, kept.levels) == (Budget(0.25), 3)
+        kept.observe(0.06 * (kept.delta_scale or 0.0))
     tight = kept.delta_scale
+    assert tight is not None
+    assert 0.05 < tight <= 1 / 6
+    assert (kept.budget, kept.levels) == (Budget(0.25), 3)
     for _ in range(40):
         kept.observe(0.0009 * (kept.delta_scale or 0.0))
-    assert tight is not None
     assert 2.0 < (kept.delta_scale or 0.0) <= 8.0
     assert Accuracy(0.01, Budget()).delta_scale is None
     assert Accuracy(0.0, Budget(), incremental=True).delta_scale == 0.0
+
+
+@pytest.mark.parametrize("much", [0.002, 0.02, 0.2])
+def test_nearly_all_checked_pictures_are_within_the_limit(much: float) -> None:
+    """Errors differ from picture to picture, and what is held is less far off just after a key picture."""
+    kept, rng = Accuracy(0.01, Budget(), incremental=True), np.random.default_rng(0)
+    since = 0
+    for picture in range(2000):
+        since += 1
+        if kept.wants(picture):
+            kept.looked(picture)
+            before = kept.delta_scale or 0.0
+            kept.observe(much * before * min(since / 10, 1.0) * float(rng.lognormal(0, 0.25)))
+            since = 0 if (kept.delta_scale or 0.0) < before else since
+    assert kept.checked > 20
+    assert kept.above <= 0.1 * kept.checked
+    assert 0.15 < much * (kept.delta_scale or 0.0) / kept.limit < 1
 
 
 def test_checks_of_delta_compute_become_rarer_while_all_is_well() -> None:
@@ -115,6 +132,7 @@ def test_checks_of_delta_compute_become_rarer_while_all_is_well() -> None:
     assert checked[:4] == [1, 2, 4, 8]
     assert apart.max() == 128
     assert len(checked) < 25
+    assert kept.delta_scale == 0.25, "it isn't below half of the limit"
     kept.observe(0.02)
     kept.looked(1200)
     assert kept.wants(1216)

@@ -21,21 +21,9 @@ from cutset.video.check import range_error
 from cutset.video.onnx_model import OnnxModel
 from cutset.video.runtimes import FUSED, open_stage
 from cutset.video.zoo import ZOO, build
+from video.exported import exported, page
 
 TOLERANCE = 1e-4
-
-
-def page(height: int, width: int) -> NDArray[np.uint8]:
-    """Dark strokes like letters on light paper."""
-    random = np.random.default_rng(4)
-    paper = np.full((1, 3, height, width), 235, np.uint8)
-    for line in range(12, height - 16, 24):
-        for x in range(10, width - 12, 8):
-            if random.random() < 0.8:
-                paper[:, :, line : line + 12, x : x + 2] = 20
-                middle = line + int(random.integers(0, 10))
-                paper[:, :, middle : middle + 2, x : x + 6] = 20
-    return paper
 
 
 def of_onnxruntime(path: Path, pixels: NDArray[np.uint8], scale: tuple[float, float]) -> dict[str, Any]:
@@ -79,16 +67,6 @@ def test_the_detector_of_text(text_detector: Path) -> None:
 def test_a_yolo(yolo: Path) -> None:
     found = holds(yolo, page(96, 128), "unit", (0, 255))
     assert [array.shape for array in found.values()] == [(1, 22, (12 * 16 + 6 * 8 + 3 * 4))]
-
-
-def exported(name: str, folder: Path) -> Path:
-    """A network of the zoo as torch's exporter writes it, for float pictures of 64 x 64."""
-    network = build(name, head=name not in ("alexnet", "vgg16", "vgg19"), seed=3)
-    path = folder / f"{name}.onnx"
-    with torch.no_grad():
-        program = torch.onnx.export(network, (torch.zeros(1, 3, 64, 64),), dynamo=True, verbose=False)
-    program.save(str(path))
-    return path
 
 
 @pytest.mark.slow

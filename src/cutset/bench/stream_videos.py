@@ -28,9 +28,9 @@ class Video:
     size: tuple[int, int]
 
     @contextmanager
-    def open(self, limit: int | None = None) -> Iterator[Source]:
-        """The source, from its first picture."""
-        with open_source(self.text, limit=limit) as source:
+    def open(self, limit: int | None = None, size: tuple[int, int] | None = None) -> Iterator[Source]:
+        """The source, from its first picture; `size`: rows and columns that pictures are scaled to."""
+        with open_source(self.text, limit=limit, size=size) as source:
             yield source
 
     def pictures(self, count: int, start: int = 0) -> list[Picture]:

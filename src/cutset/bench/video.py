@@ -1,7 +1,8 @@
 """`cutset bench video`: a network over videos in one process, delta compute beside dense runtimes, picture by picture.
 
 Every picture goes through every system before the next one, so that a noisy neighbour disturbs all alike. What
-keeps delta compute's error within its limit counts as its time: the pictures that are computed dense to check.
+keeps delta compute's error within its limit counts as its time: the pictures that are computed dense to check, as a
+stream does it. Of a detector what both find is held against each other as well, over all pictures.
 """
 
 from __future__ import annotations
@@ -17,17 +18,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.bench.stream_videos import Video
+from cutset.bench.text_board import TextBoard
 from cutset.codec import EXACT
 from cutset.compare.results import Row, summarise
+from cutset.errors import RequestError
 from cutset.video.accuracy import Accuracy
 from cutset.video.check import difference
-from cutset.video.torch_model import TorchModel
+from cutset.video.delta.box_agreement import BoxAgreement, Detections, Disagreement
+from cutset.video.network_model import NetworkModel
+from cutset.video.runtimes import FUSED, has_onnx, installed, open_stage
 
-__all__ = ["CLOCKS", "OURS", "SCENES", "DenseSystem", "MakeSystem", "Pixels", "Scene", "VideoSetting", "measure_video"]
+__all__ = [
+    "CLOCKS",
+    "OURS",
+    "SCENES",
+    "DenseSystem",
+    "MakeSystem",
+    "Pixels",
+    "Scene",
+    "TextScene",
+    "VideoSetting",
+    "detections_of",
+    "measure_video",
+]
 
 CLOCKS: Mapping[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 WARMUP = 2  # pictures that don't count
 OURS = "cutset, delta compute"
+TOLERANCE = 1e-4  # of the output's range, within which the quickest runtime is taken for dense pictures of ONNX files
+LEAST = 0.25  # score of detections that are compared
 Pixels = NDArray[np.uint8]
 
 
@@ -38,11 +57,12 @@ class Scene:
     name: str
     video: Video
     moves: int = 0  # pixels that the camera moves at most, up or down and left or right, anew for each picture
+    size: tuple[int, int] | None = None  # rows and columns that pictures are scaled to; none: the video's own
 
     def pictures(self, count: int) -> Iterator[Pixels]:
         """(1, 3, rows, columns) each, the same at every call."""
         rng = np.random.default_rng(1)
-        with self.video.open(limit=count) as source:
+        with self.video.open(limit=count, size=self.size) as source:
             for picture in islice(source, count):
                 pixels = np.array(picture.pixels)
                 if self.moves:
@@ -60,7 +80,24 @@ SCENES: Mapping[str, Callable[[tuple[int, int]], Scene]] = {
     "quiet": lambda size: _made_up("quiet", size, "seed=1,noise=0.19,shapes=1"),
     "busy": lambda size: _made_up("busy", size, "seed=1,noise=0.19,shapes=8", moves=40),
     "shaking": lambda size: _made_up("shaking", size, "seed=1,noise=0.19,shapes=1", moves=2),
+    "texts": lambda size: TextScene.of(size),
 }
+
+
+@dataclass(frozen=True)
+class TextScene(Scene):
+    """Lines of text before the quiet scene, as of a station's board; one moves, and two tell the time."""
+
+    @classmethod
+    def of(cls, size: tuple[int, int]) -> TextScene:
+        """Pictures of so many rows and columns."""
+        quiet = _made_up("texts", size, "seed=1,noise=0.19,shapes=1")
+        return cls(quiet.name, quiet.video)
+
+    def pictures(self, count: int) -> Iterator[Pixels]:
+        board = TextBoard(self.video.size)
+        for number, picture in enumerate(super().pictures(count)):
+            yield board.written(picture, number)
 
 
 class DenseSystem(Protocol):
@@ -69,8 +106,8 @@ class DenseSystem(Protocol):
     def __call__(self, picture: Pixels) -> Sequence[NDArray[Any]]: ...
 
 
-# Of a module, its graph, and threads.
-MakeSystem = Callable[[Any, TorchModel, int], DenseSystem]
+# Of a module (None for an ONNX file), its graph, and threads.
+MakeSystem = Callable[[Any, NetworkModel, int], DenseSystem]
 
 
 @dataclass
@@ -84,87 +121,167 @@ class VideoSetting:
     log: Callable[[str], None]
     systems: Sequence[str] = ()  # that ours is held against; none: all
     others: Mapping[str, MakeSystem] = field(default_factory=dict)  # beside torch
+    min_agreement: float | None = None  # of detections, in place of the error
+    thresholds: float | None = None  # times the usual ones in every picture, without checks
 
 
-def measure_video(name: str, model: TorchModel, module: Any, scene: Scene, setting: VideoSetting) -> list[Row]:
-    """Rows of a network over a scene: seconds of each system, their ratio, and the error of ours."""
+@dataclass
+class _Ours:
+    """What came of delta compute: seconds of a picture and of checks, and how far off it was."""
+
+    checks: float = 0.0
+    shares: list[float] = field(default_factory=list)
+    errors: list[float] = field(default_factory=list)
+    dense: list[bool] = field(default_factory=list)
+    sampled: list[float] = field(default_factory=list)
+    boxes: BoxAgreement | None = None
+
+
+def measure_video(name: str, model: NetworkModel, module: Any, scene: Scene, setting: VideoSetting) -> list[Row]:
+    """Rows of a network over a scene: seconds of each system, their ratio, and the error of ours.
+
+    `module` is None for a network of an ONNX file. Raises CutsetError.
+    """
     from cutset.video.delta.delta_stage import DeltaStage
+    from cutset.video.runtimes.choose import choose_runtime
     from cutset.video.worker_runtime import VideoRuntime
 
     clock, graph = CLOCKS[setting.clock], model.graph
     runtime = VideoRuntime(setting.threads)
     runtime.begin_thread()
-    accuracy = Accuracy(setting.max_error, EXACT, incremental=True)
-    nodes, scale = range(len(graph.nodes)), accuracy.delta_scale or 0.0
-    dense = runtime.stage(graph, nodes, model.weights)
-    stage = DeltaStage.timed(graph, nodes, model.weights, dense, threads=setting.threads, scale=scale)
+    detections = detections_of(model)
+    accuracy = _accuracy(setting, detections)
+    nodes, scale = range(len(graph.nodes)), _scale(setting, accuracy)
+    word = choose_runtime(model, "auto", TOLERANCE, setting.threads, setting.log) if has_onnx(graph) else ""
+    dense = runtime.stage(graph, nodes, model.weights, word)
+    stage = DeltaStage.timed(graph, nodes, model.weights, dense, threads=setting.threads, scale=scale, runtime=word)
     opponents = _opponents(module, model, setting)
     seconds: dict[str, list[float]] = {OURS: [], **{one: [] for one in opponents}}
-    shares: list[float] = []
-    errors: list[float] = []
-    checks = 0.0
+    ours = _Ours(boxes=None if detections is None else BoxAgreement())
     for number, picture in enumerate(scene.pictures(setting.pictures + WARMUP)):
         start = clock()
         found = stage.run(0, {model.input.name: picture})
-        spent = clock() - start
-        reference: Sequence[NDArray[Any]] = ()
-        took = {}
-        for one, system in opponents.items():
-            start = clock()
-            made = system(picture)
-            took[one] = clock() - start
-            reference = reference or made
-        error = difference(found, dict(zip(graph.outputs, reference, strict=True)))[1]
-        checked = 0.0
-        if accuracy.wants(number):
+        spent, share = clock() - start, stage.share
+        made, took = _dense(opponents, picture, clock)
+        reference = dict(zip(graph.outputs, made, strict=True))
+        error, checked = difference(found, reference)[1], 0.0
+        if setting.thresholds is None and accuracy.wants(number):
             accuracy.looked(number)
-            checked = took[next(iter(took))]
-            if accuracy.observe(error):
-                stage.scale = accuracy.delta_scale or 0.0
+            start = clock()
+            wanted = model.run(picture)
+            checked = clock() - start
+            off = (
+                difference(found, wanted)[1] if accuracy.disagreement is None else accuracy.disagreement(found, wanted)
+            )
+            ours.sampled.append(off)
+            if accuracy.observe(off):
+                stage.scale = _scale(setting, accuracy)
         if number >= WARMUP:
             seconds[OURS].append(spent)
-            checks += checked
-            shares.append(stage.share)
-            errors.append(error)
+            ours.checks += checked
+            ours.shares.append(share)
+            ours.dense.append(stage.whole)
+            ours.errors.append(error)
+            if ours.boxes is not None and detections is not None:
+                ours.boxes.add(detections(found), detections(reference))
             for one, value in took.items():
                 seconds[one].append(value)
         if number % 25 == 24:
-            setting.log(f"{name}, {scene.name}: {number + 1} pictures, computes {statistics.mean(shares):.1%}")
+            text = f"{number + 1} pictures, computes {statistics.mean(ours.shares):.1%}, scale {stage.scale:.3g}"
+            setting.log(f"{name}, {scene.name}: {text}")
     workload = f"{name}, {scene.name}, {setting.threads} threads, {setting.clock} time"
-    return _rows(workload, seconds, checks, shares, errors, setting)
+    return _rows(workload, seconds, ours, accuracy.limit, setting)
+
+
+def _accuracy(setting: VideoSetting, detections: Detections | None) -> Accuracy:
+    """What keeps ours within its limit. Raises RequestError for an agreement of a network that detects nothing."""
+    if setting.min_agreement is None:
+        return Accuracy(setting.max_error, EXACT, incremental=True)
+    if detections is None:
+        raise RequestError("--min-agreement needs a detector: nothing says what this network's outputs detect")
+    return Accuracy(1 - setting.min_agreement, EXACT, incremental=True, disagreement=Disagreement(detections))
+
+
+def _scale(setting: VideoSetting, accuracy: Accuracy) -> float:
+    return setting.thresholds if setting.thresholds is not None else accuracy.delta_scale or 0.0
+
+
+def detections_of(model: NetworkModel) -> Detections | None:
+    """Boxes of a detector's outputs, those of a score of LEAST or more; None for other networks."""
+    from cutset.video.detection import HeadLimits, choose_decoder, facts_of
+    from cutset.video.detection.late_boxes import LateBoxes
+
+    facts = facts_of(model.graph, model.metadata)
+    decoder = choose_decoder(facts, HeadLimits(LEAST), "auto", model.metadata)
+    return None if decoder is None else LateBoxes(decoder)
+
+
+def _dense(
+    opponents: Mapping[str, DenseSystem], picture: Pixels, clock: Callable[[], float]
+) -> tuple[Sequence[NDArray[Any]], dict[str, float]]:
+    """What the first one gives, and the seconds of each."""
+    reference: Sequence[NDArray[Any]] = ()
+    took = {}
+    for one, system in opponents.items():
+        start = clock()
+        made = system(picture)
+        took[one] = clock() - start
+        reference = reference or made
+    return reference, took
 
 
 def _rows(
-    workload: str,
-    seconds: Mapping[str, Sequence[float]],
-    checks: float,
-    shares: Sequence[float],
-    errors: Sequence[float],
-    setting: VideoSetting,
+    workload: str, seconds: Mapping[str, Sequence[float]], ours: _Ours, limit: float, setting: VideoSetting
 ) -> list[Row]:
     rows = [summarise(workload, one, "picture", list(values), "s") for one, values in seconds.items()]
     count = len(seconds[OURS])
-    ours = (sum(seconds[OURS]) + checks) / count
-    rows.append(Row(workload, OURS, "picture, mean with checks", ours, "s"))
+    mean = (sum(seconds[OURS]) + ours.checks) / count
+    rows.append(Row(workload, OURS, "picture, mean with checks", mean, "s"))
     others = {one: sum(values) / count for one, values in seconds.items() if one != OURS}
     best = min(others, key=lambda one: others[one])
-    for one, mean in others.items():
-        rows.append(Row(workload, one, "picture, mean", mean, "s"))
-        rows.append(Row(workload, OURS, f"times as fast as {one}", mean / ours, "x"))
-    rows.append(Row(workload, OURS, "times as fast as the best", others[best] / ours, "x"))
-    rows.append(Row(workload, OURS, "operations that were done", 100 * statistics.mean(shares), "%"))
-    beyond = 100 * sum(error > setting.max_error for error in errors) / count
+    for one, other in others.items():
+        rows.append(Row(workload, one, "picture, mean", other, "s"))
+        rows.append(Row(workload, OURS, f"times as fast as {one}", other / mean, "x"))
+    rows.append(Row(workload, OURS, "times as fast as the best", others[best] / mean, "x"))
+    rows.append(Row(workload, OURS, "operations that were done", 100 * statistics.mean(ours.shares), "%"))
+    rows.append(Row(workload, OURS, "pictures that were dense", 100 * statistics.mean(ours.dense), "%"))
+    beyond = 100 * sum(error > setting.max_error for error in ours.errors) / count
     rows.append(Row(workload, OURS, "pictures beyond the error", beyond, "%"))
-    rows.append(Row(workload, OURS, "largest error", max(errors), "rel error"))
+    rows.append(Row(workload, OURS, "largest error", max(ours.errors), "rel error"))
+    if ours.sampled:
+        beyond = 100 * sum(error > limit for error in ours.sampled) / len(ours.sampled)
+        rows.append(Row(workload, OURS, f"checks beyond the limit, of {len(ours.sampled)}", beyond, "%"))
+    if ours.boxes is not None:
+        rows.append(Row(workload, OURS, "agreement", ours.boxes.f1, "F1"))
+        rows.append(Row(workload, OURS, "dense detections", float(ours.boxes.truth), "boxes"))
     return rows
 
 
-def _opponents(module: Any, model: TorchModel, setting: VideoSetting) -> dict[str, DenseSystem]:
+def _opponents(module: Any, model: NetworkModel, setting: VideoSetting) -> dict[str, DenseSystem]:
     """What computes dense; the first one's results are what ours is held against."""
-    found: dict[str, DenseSystem] = {"torch": _torch(module, False), "torch, channels last": _torch(module, True)}
+    found: dict[str, DenseSystem] = {}
+    if module is not None:
+        found |= {"torch": _torch(module, False), "torch, channels last": _torch(module, True)}
+    else:
+        for name, word in (("onnxruntime", FUSED), ("openvino", "openvino")):
+            if installed(name):
+                found[name] = _stage_system(model, word, setting.threads)
     found |= {one: make(module, model, setting.threads) for one, make in setting.others.items()}
     wanted = {one: system for one, system in found.items() if not setting.systems or one in setting.systems}
-    return wanted or {"torch": found["torch"]}
+    if not wanted:
+        raise RequestError(f"--system: there is none of these; there are {', '.join(found) or 'none installed'}")
+    return wanted
+
+
+def _stage_system(model: NetworkModel, word: str, threads: int) -> DenseSystem:
+    """A runtime that computes all nodes of an ONNX file as one stage."""
+    stage = open_stage(model.graph, range(len(model.graph.nodes)), model.weights, word, threads=threads)
+
+    def run(picture: Pixels) -> Sequence[NDArray[Any]]:
+        made = stage.run(0, {model.input.name: picture})
+        return [made[name] for name in model.graph.outputs]
+
+    return run
 
 
 def _torch(module: Any, channels_last: bool) -> DenseSystem:

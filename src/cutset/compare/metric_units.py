@@ -11,7 +11,20 @@ from cutset.errors import ConfigError
 
 __all__ = ["format_value", "higher_is_better"]
 
-RATES = ("tok/s", "GB/s", "MB/s", "MiB/s", "GFLOP/s", "GOP/s", "TOP/s", "pictures/s", "requests/s", "rows/s", "x")
+RATES = (
+    "tok/s",
+    "GB/s",
+    "MB/s",
+    "MiB/s",
+    "GFLOP/s",
+    "GOP/s",
+    "TOP/s",
+    "pictures/s",
+    "requests/s",
+    "rows/s",
+    "x",
+    "boxes",
+)
 COSTS = (
     "s",
     "ms",

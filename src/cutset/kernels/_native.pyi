@@ -755,6 +755,14 @@ def sparse_resize(
 ) -> int:
     """Places (2, rows) and (2, columns) that are blended; shares (rows,) and (columns,) of the second ones."""
 
+def sparse_reached(masks: Sequence[_Bytes], window: _Window, rows: int, columns: int) -> NDArray[np.int64]:
+    """The positions of an output (rows, columns), rising, whose windows meet a mark of 1 in one of the masks of what is
+    read, all of one shape."""
+
+def sparse_spread(x: SparseMap, down: int, across: int, apart: bool, to: SparseTarget, pool: Pool | None = None) -> int:
+    """Each position becomes down x across places, which have a part of its channels each: side by side, or (apart) one
+    channel's of all places."""
+
 # Stages over rings: native/bindings/hop.cpp documents these.
 
 class HopEnd:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Window", "activated", "blended", "combined", "convolved", "pooled", "settled"]
+__all__ = ["Window", "activated", "blended", "combined", "convolved", "pooled", "settled", "spread"]
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -123,6 +123,16 @@ def blended(
         side + x[places][:, column_places[1]] * right for side, places in zip((above, below), row_places, strict=True)
     )
     return np.asarray(above * (1 - down) + below * down, np.float32)
+
+
+def spread(x: Floats, block: tuple[int, int], apart: bool) -> Floats:
+    """Each position becomes a block of places, which have a part of its channels each: those of a place lie side by
+    side, or (apart) one channel's of all places."""
+    rows, columns, channels = x.shape
+    down, across = block
+    parts = x.reshape(rows, columns, -1, down, across) if apart else x.reshape(rows, columns, down, across, -1)
+    order = (0, 3, 1, 4, 2) if apart else (0, 2, 1, 3, 4)
+    return parts.transpose(order).reshape(rows * down, columns * across, channels // (down * across))
 
 
 def activated(kind: str, x: Floats, parameter: float = 0.0) -> Floats:

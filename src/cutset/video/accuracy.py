@@ -21,9 +21,13 @@ __all__ = ["Accuracy"]
 
 DOWN = 0.8  # at least this step when the error is too large
 UP = 1.25
-MOST_SCALE = 8.0  # of the thresholds of delta compute
 STEADY = 4  # checks within the limit, after which they become rarer
 RAREST = 128  # one picture of so many is checked, at the least
+# The scale of delta compute's thresholds.
+FIRST_SCALE, MOST_SCALE = 0.25, 8.0
+AIM = 0.4  # of the limit: where the largest of a few errors is to lie
+SEEN = 3  # errors by one scale, after which it may rise: what is held takes some pictures to be as far off as it can be
+LOWER, RISE = 0.7, 2.0  # a step down at least, a step up at most
 TINY = 2.0**-10  # of the thresholds: if that is too much, it isn't they
 
 
@@ -55,13 +59,14 @@ class Accuracy:
         if every < 1:
             raise ConfigError(f"one picture of so many is checked: at least 1, not {every}")
         self.limit, self.every = limit, every
-        self._disagreement = disagreement
+        self.disagreement = disagreement
         self._incremental, self._next, self._steady, self._apart = incremental, 1, 0, every
         self._searches = budget.exact and not levels and not incremental
         self._most = replace(budget, threshold=limit) if self._searches else budget
         self._levels = levels
         self._half = self._most.half and (limit > 0 or incremental)
-        self._scale = 1.0 if limit else 0.0
+        self._scale = (FIRST_SCALE if incremental else 1.0) if limit else 0.0
+        self._errors: list[float] = []  # by this scale
         self.checked = self.above = 0
         self.largest = 0.0
 
@@ -92,8 +97,8 @@ class Accuracy:
             return False
         self.looked(result.picture)
         wanted = model.run(result.pixels)
-        if self._disagreement is not None:
-            return self.observe(self._disagreement(result.outputs, wanted))
+        if self.disagreement is not None:
+            return self.observe(self.disagreement(result.outputs, wanted))
         return self.observe(difference(result.outputs, wanted)[1])
 
     def looked(self, picture: int) -> None:
@@ -121,15 +126,22 @@ class Accuracy:
         if not error <= self.limit:
             self.above += 1
             self._apart, self._steady = self.every, 0
-            self._scale *= min(max(self.limit / error, 0.1), DOWN) if 0 < error < math.inf else 0.1
-            if self._disagreement is not None:
-                self._disagreement.forget()
+            self._scale *= min(max(AIM * self.limit / error, 0.1), LOWER) if 0 < error < math.inf else 0.1
+            self._errors.clear()
+            if self.disagreement is not None:
+                self.disagreement.forget()
             return True
         self._steady += 1
         if self._steady % STEADY == 0:
             self._apart = min(2 * self._apart, RAREST)
-        if (self._disagreement is not None or error > 0) and error < self.limit / 2:
-            self._scale = min(UP * self._scale, MOST_SCALE)
+        self._errors.append(error)
+        worst = max(self._errors[-SEEN:])
+        known = worst > 0 if self.disagreement is None else self.disagreement.boxes * self.limit >= 1
+        if known and len(self._errors) >= SEEN and worst < AIM * self.limit and self._scale < MOST_SCALE:
+            step = min(AIM * self.limit / worst, RISE) if worst else RISE
+            self._scale = min(max(step, UP) * self._scale, MOST_SCALE)
+            self._errors.clear()
+            self._apart, self._steady = max(self._apart // 2, self.every), 0
         return self._scale != before
 
     def line(self) -> str:
@@ -138,7 +150,7 @@ class Accuracy:
         now += ", float16" if self._half else ""
         if self._incremental:
             now = f"delta compute's thresholds times {self._scale:.3g}"
-        if self._disagreement is not None:
+        if self.disagreement is not None:
             return (
                 f"agreement: {self.checked} pictures were computed here too; the least F1 {1 - self.largest:.3f}, "
                 f"{self.above} times below the limit of {1 - self.limit:g}; at the end {now}"

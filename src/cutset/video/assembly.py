@@ -36,7 +36,6 @@ from cutset.video.networks import open_file, open_network, own_size, profile_nam
 from cutset.video.picture_inputs import PictureInputs
 from cutset.video.planning import check_promise, measured_planner, source_sizes
 from cutset.video.profile.setup import Progress, Wish, no_progress
-from cutset.video.runtimes import has_onnx
 from cutset.video.runtimes.choose import choose_runtime, stamped
 from cutset.video.sources import Source, Tolerance, VideoCodec, open_source
 from cutset.video.sources.faults import no_log
@@ -161,8 +160,6 @@ def assemble(
         else:
             first, read[0] = _peek(read[0])
             label, exported = _exported(network, first, settings, log)
-        if settings.delta_compute and has_onnx(exported.graph):
-            raise ConfigError("--delta-compute is for networks of torch, not for ONNX files; leave it out")
         runtime = choose_runtime(exported, settings.runtime, settings.tolerance, settings.threads, log)
         found = Assembly(
             settings=settings,

@@ -75,12 +75,12 @@ class VideoRuntime:
     def incremental_stage(
         self, graph: Graph, nodes: Collection[int], weights: Mapping[str, Array], scale: float, runtime: str = ""
     ) -> IncrementalStage:
-        """The same, computing what changed alone where that is quicker. Raises ConfigError, DeviceError."""
+        """The same, computing what changed alone where that is quicker. Raises GraphError, DeviceError."""
         from cutset.video.delta.delta_stage import DeltaStage, check_incremental
 
-        check_incremental(graph, self.device)
+        check_incremental(self.device)
         dense = self.stage(graph, nodes, weights, runtime)
-        return DeltaStage.timed(graph, nodes, weights, dense, threads=self._threads, scale=scale)
+        return DeltaStage.timed(graph, nodes, weights, dense, threads=self._threads, scale=scale, runtime=runtime)
 
     def decoder(self, encoding: str, value: Value, settings: bytes) -> PictureDecoder:
         """The worker's end of an encoding of pictures. Raises ConfigError."""

@@ -60,9 +60,16 @@ def test_what_is_watched_is_the_last_pictures_with_boxes() -> None:
 
 
 def test_thresholds_follow_from_agreement() -> None:
-    kept = Accuracy(0.02, Budget(), incremental=True, disagreement=Disagreement(lambda outputs: outputs["boxes"]))
-    for _ in range(10):
-        kept.observe(0.0)
+    watched = Disagreement(lambda outputs: outputs["boxes"])
+    kept = Accuracy(0.02, Budget(), incremental=True, disagreement=watched)
+    begun = kept.delta_scale
+    one = {"boxes": boxes(BOX)}
+    for _ in range(40):  # of 16 pictures with one box each: one more would be beyond the limit
+        kept.observe(watched(one, one))
+    assert kept.delta_scale == begun
+    many = {"boxes": boxes(*([left, 0.0, left + 5, 5.0, 0.5, 0.0] for left in range(0, 100, 10)))}
+    for _ in range(60):
+        kept.observe(watched(many, many))
     assert kept.delta_scale == 8.0
     assert kept.observe(0.1)
     assert (kept.delta_scale or 0.0) <= 1.6

@@ -2,7 +2,9 @@
 
 sparse_layers  what computes some positions of a feature map, and which
 calls          a node as builders see it
-builders       which operators are computed by positions, and by which layers
+builders       which of torch's operators are computed by positions, and by which layers
+onnx_builders  the same of ONNX's
+activations    what several nodes compute that are one activation
 compiling      from the nodes of a graph to layers, with batch norms and activations joined to what they follow
 program        layers in order, the state of a source, an update of it
 dense_switch   when the runtime's own dense stage is quicker

@@ -81,8 +81,13 @@ class Disagreement:
         ours, truth = self._detections(found), self._detections(wanted)
         if len(ours) or len(truth):
             self._recent.append((matched(ours, truth), len(ours) + len(truth)))
-        boxes = sum(both for _, both in self._recent)
-        return 1 - 2 * sum(pairs for pairs, _ in self._recent) / boxes if boxes else 0.0
+        both = sum(boxes for _, boxes in self._recent)
+        return 1 - 2 * sum(pairs for pairs, _ in self._recent) / both if both else 0.0
+
+    @property
+    def boxes(self) -> float:
+        """How many each side had in these pictures: with fewer than 1 / limit, one more that is off is too many."""
+        return sum(boxes for _, boxes in self._recent) / 2
 
     def forget(self) -> None:
         """What was seen was by other thresholds."""

@@ -1,4 +1,4 @@
-"""Which operators are computed by positions, and the layers that do so.
+"""Which of torch's operators are computed by positions, and the layers that do so.
 
 A builder gives the layer of a node; True where it became part of another one, False where it is computed whole.
 """
@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.kernels.reference_sparse import Window
-from cutset.partition.node import Read, Weight, short_name
+from cutset.partition.node import Argument, Read, Weight, short_name
 from cutset.video.delta.calls import NodeCall, is_map
 from cutset.video.delta.sparse_layers import (
-    Affine,
     ChannelSlice,
     Concatenation,
     Convolution,
@@ -29,13 +28,26 @@ from cutset.video.delta.sparse_layers import (
 if TYPE_CHECKING:
     from cutset.video.delta.compiling import Compiler
 
-__all__ = ["BUILDERS", "PARTS", "Build", "part"]
+__all__ = [
+    "BUILDERS",
+    "MOST_WINDOW",
+    "PART_NAMES",
+    "Build",
+    "arithmetic",
+    "concatenated",
+    "convolution",
+    "everywhere",
+    "normalised",
+    "part",
+    "same",
+]
 
 Array = NDArray[Any]
 Build = Callable[["Compiler", NodeCall], "SparseLayer | bool"]
 
 MOST_WINDOW = 64  # rows or columns of a pool that is computed by positions
-PARTS = ("split", "split_with_sizes", "chunk")  # operators that make several values of one
+MOST_SIDE = 4096  # of a map that is pooled as a whole
+PART_NAMES = ("split", "split_with_sizes", "chunk")  # operators that make several values of one
 
 
 def _conv(compiler: Compiler, call: NodeCall) -> SparseLayer | bool:
@@ -47,10 +59,8 @@ def _conv(compiler: Compiler, call: NodeCall) -> SparseLayer | bool:
     if rest == 8 and call.arg(6, False):
         return False
     array = np.asarray(compiler.weights[weight.name])
-    if array.ndim != 4 or array.dtype != np.float32:
-        return False
     stride, dilation, padding = call.sides(3, 1), call.sides(5, 1), call.arg(4, 0)
-    if stride is None or dilation is None:
+    if stride is None or dilation is None or array.ndim != 4:
         return False
     if padding == "same":
         sides = tuple(d * (k - 1) // 2 for d, k in zip(dilation, array.shape[2:], strict=True))
@@ -60,12 +70,30 @@ def _conv(compiler: Compiler, call: NodeCall) -> SparseLayer | bool:
     groups = call.arg(rest, 1)
     if before is None or type(groups) is not int:
         return False
+    own = None if bias is None else np.asarray(compiler.weights[bias.name])
+    place = Window(array.shape[2], array.shape[3], *stride, *before, *dilation)
+    return convolution(compiler, call, source, array, own, groups, place)
+
+
+def convolution(
+    compiler: Compiler, call: NodeCall, source: str, weight: Array, bias: Array | None, groups: int, place: Window
+) -> SparseLayer | bool:
+    """The layer of a weight (outputs, channels / groups, rows, columns) and a bias (outputs,)."""
+    if weight.ndim != 4 or weight.dtype != np.float32 or not is_map(call.value):
+        return False
+    numbers, flops = list(call.numbers), call.flops
+    scaled = compiler.scaled_by(call.arg(0), call.numbers)
+    if scaled is not None:  # what multiplies pixels is part of the weights that follow
+        numbers, flops, source = [*numbers, *scaled.nodes], flops + scaled.flops, scaled.reads[0]
+        each = np.split(scaled.scale, groups)
+        by = np.stack([each[i // (len(weight) // groups)] for i in range(len(weight))])
+        weight = np.asarray(weight * by[:, :, None, None], np.float32)
     return Convolution(
-        **compiler.common(call, source),
-        weight=np.ascontiguousarray(array.transpose(0, 2, 3, 1)),
-        bias=np.zeros(len(array), np.float32) if bias is None else np.asarray(compiler.weights[bias.name], np.float32),
+        **(compiler.common(call, source) | {"nodes": numbers, "flops": flops}),
+        weight=np.ascontiguousarray(weight.transpose(0, 2, 3, 1)),
+        bias=np.zeros(len(weight), np.float32) if bias is None else np.asarray(bias, np.float32),
         groups=groups,
-        place=Window(array.shape[2], array.shape[3], *stride, *before, *dilation),
+        place=place,
     )
 
 
@@ -76,19 +104,22 @@ def _batch_norm(compiler: Compiler, call: NodeCall) -> SparseLayer | bool:
     epsilon = call.arg(7 if plain else 6)
     if not isinstance(epsilon, float) or (plain and call.arg(5, False)) or None in (call.arg(3), call.arg(4)):
         return False
-    found = [compiler.statistic(call.arg(at), call.value.shape[1], x) for at, x in ((1, 1.0), (2, 0.0), (3, 0), (4, 1))]
+    return normalised(compiler, call, [call.arg(at) for at in (1, 2, 3, 4)], epsilon)
+
+
+def normalised(compiler: Compiler, call: NodeCall, given: list[Argument], epsilon: float) -> SparseLayer | bool:
+    """A batch norm by the gain, shift, mean and variance of each channel."""
+    channels = call.value.shape[1]
+    found = [compiler.statistic(one, channels, x) for one, x in zip(given, (1.0, 0.0, 0.0, 1.0), strict=True)]
     gain, shift, mean, variance = found
     if gain is None or shift is None or mean is None or variance is None:
         return False
     scale = gain / np.sqrt(variance + epsilon)
-    return compiler.affine(call, scale, shift - mean * scale)
+    return compiler.affine(call, scale, shift - mean * scale, call.arg(0))
 
 
 def _activation(kind: str) -> Build:
     def build(compiler: Compiler, call: NodeCall) -> SparseLayer | bool:
-        source = compiler.map(call.arg(0))
-        if source is None:
-            return False
         name, parameter = kind, 0.0
         if kind == "leaky_relu":
             parameter = float(call.arg(1, 0.01, "negative_slope"))
@@ -103,24 +134,18 @@ def _activation(kind: str) -> Build:
             if least != 0 or not isinstance(most, int | float):
                 return False
             parameter = float(most)
-        before = compiler.before(call.arg(0), call.number)
-        if before is None:
-            channels = call.value.shape[1]
-            before = Affine(**compiler.common(call, source), scale=np.ones(channels), shift=np.zeros(channels))
-            before.activation, before.parameter = name, parameter
-            return before
-        before.activation, before.parameter = name, parameter
-        return compiler.join(before, call)
+        return compiler.activate(call, call.arg(0), name, parameter)
 
     return build
 
 
-def _arithmetic(kind: str) -> Build:
+def arithmetic(kind: str) -> Build:
     def build(compiler: Compiler, call: NodeCall) -> SparseLayer | bool:
         a, b = call.arg(0), call.arg(1)
         if not is_map(call.value) or call.arg(2, 1, "alpha") != 1:
             return False
-        if not isinstance(a, Read) and kind in ("add", "mul"):
+        turned = not isinstance(a, Read)  # a constant comes first
+        if turned:
             a, b = b, a
         first, second = compiler.map(a), compiler.map(b)
         shape = call.value.shape
@@ -128,16 +153,19 @@ def _arithmetic(kind: str) -> Build:
             return False
         if second is None:
             own = compiler.constant(b, shape[1]) if compiler.graph.values[a.name].shape == shape else None
-            if own is None or kind in ("max", "min") or (kind == "div" and not own.all()) or a is not call.arg(0):
+            if own is None or kind in ("max", "min") or (kind == "div" and (turned or not own.all())):
                 return False
             one, none = np.ones_like(own), np.zeros_like(own)
             by = {
                 "add": (one, own),
-                "sub": (one, -own),
+                "sub": (-one, own) if turned else (one, -own),
                 "mul": (own, none),
                 "div": (1 / own if own.all() else one, none),
             }
-            return compiler.affine(call, *by[kind])
+            scale, shift = by[kind]
+            if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
+                return False
+            return compiler.affine(call, scale, shift, a)
         shapes = compiler.graph.values[a.name].shape, compiler.graph.values[b.name].shape
         if shapes == (shape, shape):
             return Pair(**compiler.common(call, first, second), kind=kind)
@@ -182,15 +210,46 @@ def _adaptive(compiler: Compiler, call: NodeCall) -> SparseLayer | bool:
     if source is None or not is_map(call.value):
         return False
     size, made = compiler.graph.values[call.arg(0).name].shape[2:], call.value.shape[2:]
+    if made == (1, 1):
+        return everywhere(compiler, call, source, mean=True)
     window = tuple(s // m for s, m in zip(size, made, strict=True))
-    if any(s % m for s, m in zip(size, made, strict=True)) or made == (1, 1) or max(window) > MOST_WINDOW:
-        return False  # windows of several sizes, or one of all: computed whole
+    if any(s % m for s, m in zip(size, made, strict=True)) or max(window) > MOST_WINDOW:
+        return False  # windows of several sizes: computed whole
     return Pool(**compiler.common(call, source), place=Window(*window, *window), mean=True)
+
+
+def everywhere(compiler: Compiler, call: NodeCall, source: str, *, mean: bool) -> SparseLayer | bool:
+    """A pool of a whole map: first of each row, so that only rows in which something changed are read again."""
+    _, channels, rows, columns = compiler.graph.values[call.arg(0).name].shape
+    if max(rows, columns) > MOST_SIDE or call.value.shape != (1, channels, 1, 1) or not is_map(call.value):
+        return False
+    between = compiler.between(call, (rows, 1, channels))
+    common = compiler.common(call, source) | {"made": between}
+    compiler.add(Pool(**common, place=Window(1, columns), mean=mean))
+    common = compiler.common(call, between) | {"flops": 0}
+    return Pool(**common, place=Window(rows, 1), mean=mean, held_back=True)
+
+
+def _mean(compiler: Compiler, call: NodeCall) -> SparseLayer | bool:
+    """Over rows and columns."""
+    source, dims = compiler.map(call.arg(0)), call.arg(1, (), "dim")
+    if source is None or not isinstance(dims, tuple) or not call.arg(2, False, "keepdim"):
+        return False
+    if sorted(d % 4 for d in dims if isinstance(d, int)) != [2, 3] or call.arg(3, None, "dtype") is not None:
+        return False
+    return everywhere(compiler, call, source, mean=True)
 
 
 def _cat(compiler: Compiler, call: NodeCall) -> SparseLayer | bool:
     parts, dim = call.arg(0), call.arg(1, 0, "dim")
-    if dim not in (1, -3) or not isinstance(parts, tuple) or not is_map(call.value):
+    if dim not in (1, -3) or not isinstance(parts, tuple):
+        return False
+    return concatenated(compiler, call, parts)
+
+
+def concatenated(compiler: Compiler, call: NodeCall, parts: tuple[Argument, ...]) -> SparseLayer | bool:
+    """The channels of several maps, one after another."""
+    if not is_map(call.value):
         return False
     reads = [compiler.map(part) for part in parts]
     channels = tuple(compiler.graph.values[part.name].shape[1] for part in parts if isinstance(part, Read))
@@ -270,13 +329,13 @@ def _between(size: int, made: int, scale: float | None, bilinear: bool, align: b
     return np.stack([first, np.minimum(first + 1, size - 1)]), share
 
 
-def _same(compiler: Compiler, call: NodeCall) -> SparseLayer | bool:
+def same(compiler: Compiler, call: NodeCall) -> SparseLayer | bool:
     """What gives its input as it is; a picture of bytes is held as floats anyway."""
     argument = call.arg(0)
-    if not isinstance(argument, Read) or not is_map(call.value):
+    if not isinstance(argument, Read) or not is_map(call.value) or call.node.outputs[0] is not call.value:
         return False
     value = compiler.graph.values[argument.name]
-    picture = value.dtype == "uint8" and value.name in compiler.inputs and value.shape == call.value.shape
+    picture = compiler.picture(argument) is not None and value.shape == call.value.shape
     if not picture and not (is_map(value) and value.shape == call.value.shape):
         return False
     compiler.found.alias[call.value.name] = compiler.found.name(argument.name)
@@ -289,15 +348,16 @@ BUILDERS: Mapping[str, Build] = {
     **{name: _activation(name) for name in ("relu", "leaky_relu", "sigmoid", "tanh", "silu", "gelu")},
     **{name: _activation(name) for name in ("hardsigmoid", "hardswish")},
     **dict.fromkeys(("relu6", "hardtanh", "clamp"), _activation("clamp")),
-    **{name: _arithmetic(name) for name in ("add", "sub", "mul", "div")},
-    "maximum": _arithmetic("max"),
-    "minimum": _arithmetic("min"),
+    **{name: arithmetic(name) for name in ("add", "sub", "mul", "div")},
+    "maximum": arithmetic("max"),
+    "minimum": arithmetic("min"),
     **dict.fromkeys(("max_pool2d", "max_pool2d_with_indices"), _pool(False)),
     "avg_pool2d": _pool(True),
+    "mean": _mean,
     **dict.fromkeys(("adaptive_avg_pool2d", "_adaptive_avg_pool2d"), _adaptive),
     **dict.fromkeys(("cat", "concat"), _cat),
     **dict.fromkeys(("slice", "split", "split_with_sizes", "chunk"), part),
     "upsample_nearest2d": _resize(False),
     "upsample_bilinear2d": _resize(True),
-    **dict.fromkeys(("_to_copy", "to", "alias", "clone", "detach", "contiguous", "dropout"), _same),
+    **dict.fromkeys(("_to_copy", "to", "alias", "clone", "detach", "contiguous", "dropout"), same),
 }

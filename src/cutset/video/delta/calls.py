@@ -17,11 +17,24 @@ def is_map(value: Value) -> bool:
 
 @dataclass(frozen=True)
 class NodeCall:
-    """A node with its arguments by place."""
+    """A node with its arguments by place, or several nodes, of which it is the last, that are one operation."""
 
     number: int
     node: Node
     value: Value  # that it makes
+    numbers: tuple[int, ...] = ()  # of all its nodes
+    flops: int = 0  # of all its nodes
+
+    @classmethod
+    def of(cls, number: int, node: Node, value: Value) -> NodeCall:
+        """One node alone."""
+        return cls(number, node, value, (number,), node.flops)
+
+    @property
+    def opset(self) -> int:
+        """ONNX's operator set; 0 for torch's operators."""
+        last = self.node.op.rpartition(".")[2]
+        return int(last) if self.node.op.startswith("onnx.") and last.isdecimal() else 0
 
     def arg(self, at: int, default: Argument = None, name: str = "") -> Any:
         """An argument that is a number, a text or a list of them."""
@@ -29,6 +42,11 @@ class NodeCall:
             if key == name:
                 return argument
         return self.node.args[at] if at < len(self.node.args) else default
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Those of an ONNX node."""
+        return dict(self.node.kwargs)
 
     def sides(self, at: int, default: Argument) -> tuple[int, int] | None:
         """Rows and columns of a window's argument; None where it is none."""

@@ -6,20 +6,18 @@ import time
 import timeit
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from cutset.cluster.stage import Stage
 from cutset.cluster.values import Array, empty
 from cutset.codec.changed import Changed
-from cutset.errors import ConfigError, DeviceError
+from cutset.errors import DeviceError
 from cutset.partition.graph import Graph
 from cutset.video.delta.dense_switch import DenseSwitch
 from cutset.video.delta.program import HeldState, PictureWork, Program
 from cutset.video.delta.sparse_layers import Mask
-from cutset.video.runtimes import has_onnx
-from cutset.video.torch_stage import to_tensor
 
 __all__ = ["DeltaStage", "check_incremental"]
 
@@ -39,15 +37,17 @@ class DeltaStage:
         self,
         graph: Graph,
         nodes: Collection[int],
-        tensors: Mapping[str, Tensor],
+        weights: Mapping[str, Any],
         dense: Stage,
         *,
         threads: int = 1,
         scale: float = 0.0,
         dense_seconds: float = 1e9,
         always: bool = False,
+        runtime: str = "",
     ) -> None:
-        self.program = Program(graph, nodes, tensors, threads)
+        """`weights` and `runtime` as of `Program`. Raises GraphError, DeviceError."""
+        self.program = Program(graph, nodes, weights, threads, runtime)
         self.dense, self.scale = dense, scale
         self.recent: deque[PictureWork] = deque(maxlen=RECENT)
         self._always, self._dense_seconds = always, dense_seconds
@@ -64,14 +64,14 @@ class DeltaStage:
         *,
         threads: int,
         scale: float,
+        runtime: str = "",
     ) -> DeltaStage:
-        """One that knows how long `dense` takes: that ran on zeros twice. `weights` as parties keep them."""
+        """One that knows how long `dense` takes: that ran on zeros twice."""
         zeros = {name: empty(graph.values[name]) for name in dense.inputs}
         for array in zeros.values():
             array[...] = 0
         seconds = min(timeit.repeat(lambda: dense.run(0, zeros), number=1, repeat=2))
-        tensors = {name: to_tensor(weight, graph.weights[name]) for name, weight in weights.items()}
-        return cls(graph, nodes, tensors, dense, threads=threads, scale=scale, dense_seconds=seconds)
+        return cls(graph, nodes, weights, dense, threads=threads, scale=scale, dense_seconds=seconds, runtime=runtime)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -91,6 +91,11 @@ class DeltaStage:
     def share(self) -> float:
         """Of all operations, what the last picture took; 1 where it was dense."""
         return self.recent[-1].share(self.program.flops) if self.recent else 1.0
+
+    @property
+    def whole(self) -> bool:
+        """Whether `dense` computed the last picture."""
+        return bool(self.recent) and self.recent[-1].dense
 
     def run(
         self,
@@ -112,6 +117,8 @@ class DeltaStage:
         masks = self.program.take(state, values, changed, scale)
         share = _share(masks)
         kind = "delta" if self._always else switch.choose(share, state.stale)
+        if not self.program.sparse_flops and not self._always:
+            kind = "dense"  # nothing can be left out
         work = None
         if kind != "dense" and state.stale:
             self.program.take(state, values)  # a key has what came, not what was near enough
@@ -151,7 +158,7 @@ class DeltaStage:
         start = time.perf_counter()
         made = self.dense.run(source, values, observe)
         switch.took("dense", time.perf_counter() - start, share)
-        self.recent.append(PictureWork(dict.fromkeys(self.program.nodes, 1.0)))
+        self.recent.append(PictureWork(dict.fromkeys(self.program.nodes, 1.0), dense=True))
         return made
 
     def dense_pictures(self) -> int:
@@ -164,9 +171,7 @@ def _share(masks: Mapping[str, Mask | None]) -> float:
     return max((0.0 if mask is None else float(np.mean(mask)) for mask in masks.values()), default=0.0)
 
 
-def check_incremental(graph: Graph, device: str = "cpu") -> None:
-    """Raises ConfigError or DeviceError where what changed alone can't be computed."""
+def check_incremental(device: str = "cpu") -> None:
+    """Raises DeviceError where what changed alone can't be computed."""
     if device != "cpu":
         raise DeviceError(f"what changed alone is computed on processors, not on {device}: leave out --delta-compute")
-    if has_onnx(graph):
-        raise ConfigError("--delta-compute is for networks of torch, not for ONNX files")

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cutset.errors import RequestError
 from cutset.partition.graph import Graph
@@ -26,7 +25,7 @@ MARK = " by delta compute"  # ends the name of what was measured here
 
 def measure_dirty(
     graph: Graph,
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, Any],
     pictures: Iterable[NDArray[np.uint8]],
     *,
     scale: float = 1.0,

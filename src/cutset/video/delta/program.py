@@ -9,18 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from cutset.cluster.values import Array, copied
+from cutset.cluster.values import DTYPES, Array, as_bytes, copied
 from cutset.codec.changed import Changed
 from cutset.kernels import native
 from cutset.partition.graph import Graph
-from cutset.partition.node import Value
-from cutset.video.delta.calls import is_map
 from cutset.video.delta.compiling import DenseLayer, compile_layers
 from cutset.video.delta.sparse_layers import Mask, SparseLayer, Writing
-from cutset.video.torch_stage import TorchStage, to_array, to_tensor
+from cutset.video.runtimes import open_stage
 
 __all__ = ["LEVELS", "SHARE", "HeldState", "PictureWork", "Program"]
 
@@ -33,7 +29,7 @@ class HeldState:
     """What is held of one source: maps, other tensors, and the range of each layer's output at the last key."""
 
     maps: dict[str, native.SparseMap]
-    tensors: dict[str, Tensor] = field(default_factory=dict)
+    tensors: dict[str, Array] = field(default_factory=dict)
     ranges: dict[str, float] = field(default_factory=dict)
     stale: bool = True  # only the inputs' maps are of the last picture
     seen: bool = False  # a picture was taken
@@ -53,6 +49,7 @@ class PictureWork:
     shares: dict[int, float] = field(default_factory=dict)
     seconds: dict[int, float] = field(default_factory=dict)
     abandoned: bool = False
+    dense: bool = False  # by the runtime's own stage
 
     def share(self, flops: Mapping[int, int]) -> float:
         """Of all operations."""
@@ -61,17 +58,23 @@ class PictureWork:
 
 
 class Program:
-    """The layers of a stage. Keeps nothing of a source itself."""
+    """The layers of a stage. Keeps nothing of a source itself.
 
-    def __init__(self, graph: Graph, nodes: Collection[int], tensors: Mapping[str, Tensor], threads: int = 1) -> None:
+    Nodes that can't be computed by positions are computed by `runtime`, "" for the graph's reference.
+    """
+
+    def __init__(
+        self, graph: Graph, nodes: Collection[int], weights: Mapping[str, Any], threads: int = 1, runtime: str = ""
+    ) -> None:
+        """`weights`: arrays as parties keep them, or torch's tensors. Raises GraphError, DeviceError."""
         self.graph, self.nodes = graph, tuple(sorted(set(nodes)))
         self.inputs, self.outputs = graph.boundary(self.nodes)
-        weights = {name: to_array(tensors[name]) for name in graph.weights_of(self.nodes)}
-        self.compiled = compile_layers(graph, self.nodes, weights)
+        arrays = {name: _as_array(weights[name]) for name in graph.weights_of(self.nodes)}
+        self.compiled = compile_layers(graph, self.nodes, arrays)
         self.pool = native.Pool(threads)
         self.flops = {i: graph.nodes[i].flops for i in self.nodes}
         self._dense = {
-            layer.node: TorchStage(graph, [layer.node], tensors)
+            layer.nodes[0]: open_stage(graph, layer.nodes, weights, runtime, threads=threads)
             for layer in self.compiled.layers
             if isinstance(layer, DenseLayer)
         }
@@ -80,8 +83,7 @@ class Program:
             if isinstance(layer, SparseLayer):
                 made = self.compiled.maps[layer.made][:2]
                 for name in layer.reads:
-                    border = layer.window.border(self.compiled.maps[name][:2], made)
-                    self._borders[name] = max(self._borders[name], border)
+                    self._borders[name] = max(self._borders[name], layer.border(self.compiled.maps[name][:2], made))
 
     @property
     def sparse_flops(self) -> int:
@@ -109,9 +111,8 @@ class Program:
         for name in self.inputs:
             value, array = self.graph.values[name], values[name]
             if name not in state.maps:
-                tensor = to_tensor(array, value)
-                same = name in state.tensors and torch.equal(state.tensors[name], tensor)
-                state.tensors[name] = tensor.clone()
+                same = name in state.tensors and _same_bits(state.tensors[name], array)
+                state.tensors[name] = array.copy()
                 masks[name] = None if same else np.ones((1, 1), np.uint8)
                 continue
             among = None
@@ -150,13 +151,14 @@ class Program:
             start = time.perf_counter()
             threshold = 0.0 if key else scale * SHARE
             if isinstance(layer, DenseLayer):
-                numbers, share = [layer.node], self._whole(layer, state, masks, threshold, key)
+                share = self._whole(layer, state, masks, threshold, key)
             else:
-                numbers, share = layer.nodes, self._some(layer, state, masks, threshold, key)
-            for i in numbers:
-                work.shares[i], work.seconds[i] = share, 0.0
+                share = self._some(layer, state, masks, threshold, key)
+            for i in layer.nodes:  # of which one may be several layers
+                work.shares[i] = max(share, work.shares.get(i, 0.0))
+                work.seconds.setdefault(i, 0.0)
             now = time.perf_counter()
-            work.seconds[numbers[0]] = now - start
+            work.seconds[layer.nodes[0]] += now - start
             seconds.append(now - start)
             if go_on is not None and not go_on(now - begin, share * sum(state.costs[len(seconds) :])):
                 work.abandoned = True
@@ -171,11 +173,8 @@ class Program:
         """The outputs as they are held, each in memory of its own."""
         found = {}
         for name in self.outputs:
-            held, value = self.compiled.name(name), self.graph.values[name]
-            if held in state.maps:
-                found[name] = copied(state.maps[held].values.transpose(2, 0, 1)[None], value)
-            else:
-                found[name] = copied(to_array(state.tensors[held]), value)
+            value = self.graph.values[name]
+            found[name] = copied(self._given(state, self.compiled.name(name), name), value)
         return found
 
     def _some(
@@ -183,8 +182,8 @@ class Program:
     ) -> float:
         """Computes a layer by positions; their share."""
         size = self.compiled.maps[layer.made][:2]
-        dirty = np.ones(size, np.uint8) if key else layer.dirty([masks[name] for name in layer.reads], size)
-        positions = np.empty(0, np.int64) if dirty is None else np.flatnonzero(dirty.view(bool))
+        places = math.prod(size)
+        positions = np.arange(places) if key else layer.positions([masks[name] for name in layer.reads], size)
         masks[layer.made] = None
         if not len(positions):
             return 0.0
@@ -192,38 +191,37 @@ class Program:
         limit = threshold * state.ranges.get(layer.made, 0.0) if layer.held_back else 0.0
         replaced = layer.compute(state.maps, Writing(state.maps[layer.made], positions, changed, limit, self.pool))
         if key or replaced:
-            masks[layer.made] = dirty if key else changed
-        return len(positions) / math.prod(size)
+            masks[layer.made] = self._all(state, layer.made) if key else changed
+        return len(positions) / places
 
     def _whole(
         self, layer: DenseLayer, state: HeldState, masks: dict[str, Mask | None], threshold: float, key: bool
     ) -> float:
         """Computes a node whole, unless nothing changed that it reads."""
-        node = self.graph.nodes[layer.node]
-        made = self._dense[layer.node].outputs
+        stage = self._dense[layer.nodes[0]]
         if not key and all(masks[name] is None for name in layer.reads):
-            masks |= dict.fromkeys(made)
+            masks |= dict.fromkeys(stage.outputs)
             return 0.0
-        reads = {name: self._tensor(state, held, name) for name, held in zip(node.reads, layer.reads, strict=True)}
-        for name, tensor in self._dense[layer.node].forward(reads).items():
+        reads = {
+            name: np.ascontiguousarray(self._given(state, held, name)).reshape(self.graph.values[name].shape)
+            for name, held in zip(stage.inputs, layer.reads, strict=True)
+        }
+        for name, array in stage.run(0, reads).items():
             if name in state.maps:
                 mask = np.zeros(self.compiled.maps[name][:2], np.uint8)
                 limit = threshold * state.ranges.get(name, 0.0)
-                count = state.maps[name].take(tensor[0].contiguous().numpy(), mask, limit, None, self.pool)
+                count = state.maps[name].take(np.ascontiguousarray(array[0]), mask, limit, None, self.pool)
                 masks[name] = self._all(state, name) if key else mask if count else None
                 continue
-            same = not key and name in state.tensors and torch.equal(state.tensors[name], tensor)
-            state.tensors[name] = tensor
+            same = not key and name in state.tensors and _same_bits(state.tensors[name], array)
+            state.tensors[name] = array
             masks[name] = None if same else np.ones((1, 1), np.uint8)
         return 1.0
 
-    def _tensor(self, state: HeldState, held: str, name: str) -> Tensor:
-        """What is held, as the graph's value of that name."""
-        if held not in state.maps:
-            return state.tensors[held]
-        value: Value = self.graph.values[name]
-        tensor = torch.from_numpy(state.maps[held].values).permute(2, 0, 1)[None]
-        return tensor if is_map(value) else tensor.to(getattr(torch, value.dtype))
+    def _given(self, state: HeldState, held: str, name: str) -> Array:
+        """What is held, as parties keep the graph's value of that name; a view where it can be one."""
+        array = state.maps[held].values.transpose(2, 0, 1)[None] if held in state.maps else state.tensors[held]
+        return array.astype(DTYPES[self.graph.values[name].dtype], copy=False)
 
     def _all(self, state: HeldState, name: str) -> Mask:
         return np.ones(self.compiled.maps[name][:2] if name in state.maps else (1, 1), np.uint8)
@@ -239,3 +237,15 @@ class Program:
             values = state.maps[name].values
             span = float(values.max() - values.min())
             state.ranges[name] = span if math.isfinite(span) else 0.0
+
+
+def _as_array(weight: Any) -> Array:
+    if isinstance(weight, np.ndarray):
+        return weight
+    from cutset.video.torch_stage import to_array
+
+    return to_array(weight)
+
+
+def _same_bits(one: Array, other: Array) -> bool:
+    return one.shape == other.shape and one.dtype == other.dtype and np.array_equal(as_bytes(one), as_bytes(other))

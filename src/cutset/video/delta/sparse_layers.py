@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -22,12 +23,14 @@ __all__ = [
     "Pool",
     "Resize",
     "SparseLayer",
+    "Spread",
     "Writing",
 ]
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.uint8]  # (rows, columns) of a map, 1 where something changed
 Size = tuple[int, int]
+NOWHERE = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -64,14 +67,14 @@ class SparseLayer:
         """What a position of the output reads of every input."""
         return Window(1, 1)
 
-    def dirty(self, masks: Sequence[Mask | None], size: Size) -> Mask | None:
-        """The positions of an output of this size to compute, given what changed in what it reads; None for none."""
-        found: Mask | None = None
-        for mask in masks:
-            if mask is not None:
-                own = mask if self.window == (1, 1, 1, 1, 0, 0, 1, 1) else self.window.spread(mask, size)
-                found = own if found is None else found | own
-        return found
+    def border(self, size: Size, made: Size) -> int:
+        """Zeros that it needs around a map of this size that it reads."""
+        return 0
+
+    def positions(self, masks: Sequence[Mask | None], size: Size) -> NDArray[np.int64]:
+        """Those of an output of this size to compute, rising, given what changed in what it reads."""
+        marked = [mask for mask in masks if mask is not None]
+        return native.sparse_reached(marked, self.window, *size) if marked else NOWHERE
 
     def compute(self, maps: Mapping[str, native.SparseMap], to: Writing) -> int:
         """Computes positions, and replaces those that differ: how many."""
@@ -93,6 +96,9 @@ class Convolution(SparseLayer):
     def window(self) -> Window:
         return self.place
 
+    def border(self, size: Size, made: Size) -> int:
+        return self.place.border(size, made)
+
     def scaled(self, scale: NDArray[np.float64], shift: NDArray[np.float64]) -> None:
         """Takes in that every output is multiplied and added to, by channel."""
         self.weight = np.asarray(self.weight * scale[:, None, None, None], np.float32)
@@ -112,10 +118,14 @@ class Pool(SparseLayer):
     place: Window
     mean: bool = False
     divisor: int = 0
+    held_back: bool = False
 
     @property
     def window(self) -> Window:
         return self.place
+
+    def border(self, size: Size, made: Size) -> int:
+        return self.place.border(size, made)
 
     def compute(self, maps: Mapping[str, native.SparseMap], to: Writing) -> int:
         return native.sparse_pool(maps[self.reads[0]], self.place, self.mean, self.divisor, to.target(self), to.pool)
@@ -153,8 +163,8 @@ class Gate(SparseLayer):
 
     kind: str  # add or mul
 
-    def dirty(self, masks: Sequence[Mask | None], size: Size) -> Mask | None:
-        return masks[0] if masks[1] is None else np.ones(size, np.uint8)
+    def positions(self, masks: Sequence[Mask | None], size: Size) -> NDArray[np.int64]:
+        return super().positions(masks[:1], size) if masks[1] is None else np.arange(math.prod(size))
 
     def compute(self, maps: Mapping[str, native.SparseMap], to: Writing) -> int:
         gate = np.array(maps[self.reads[1]].values[0, 0])
@@ -167,11 +177,13 @@ class Concatenation(SparseLayer):
     """The channels of all that is read, one after another."""
 
     channels: tuple[int, ...]  # of each
+    begins: tuple[int, ...] = ()  # the first channel of each; none: 0
 
     def compute(self, maps: Mapping[str, native.SparseMap], to: Writing) -> int:
         first = replaced = 0
-        for name, count in zip(self.reads, self.channels, strict=True):
-            replaced += native.sparse_copy(maps[name], 0, count, to.target(self, first), to.pool)
+        begins = self.begins or (0,) * len(self.reads)
+        for name, begin, count in zip(self.reads, begins, self.channels, strict=True):
+            replaced += native.sparse_copy(maps[name], begin, count, to.target(self, first), to.pool)
             first += count
         return replaced
 
@@ -188,6 +200,32 @@ class ChannelSlice(SparseLayer):
 
 
 @dataclass(kw_only=True)
+class Spread(SparseLayer):
+    """Channels go to places: each position becomes a block of rows x columns, of which each has a part of them.
+
+    The channels of a place lie side by side, or (`apart`) one channel's of all places do. `products` is what made the
+    map for this layer alone, as for a transposed convolution whose windows don't overlap.
+    """
+
+    block: Size
+    apart: bool = False
+    products: Convolution | None = None
+
+    def scaled(self, scale: NDArray[np.float64], shift: NDArray[np.float64]) -> None:
+        """Takes in that every output is multiplied and added to, by channel. Only with `products`."""
+        assert self.products is not None
+        places = self.block[0] * self.block[1]
+        self.products.scaled(np.tile(scale, places), np.tile(shift, places))
+
+    def positions(self, masks: Sequence[Mask | None], size: Size) -> NDArray[np.int64]:
+        [mask] = masks
+        return NOWHERE if mask is None else np.flatnonzero(mask.repeat(self.block[0], 0).repeat(self.block[1], 1))
+
+    def compute(self, maps: Mapping[str, native.SparseMap], to: Writing) -> int:
+        return native.sparse_spread(maps[self.reads[0]], *self.block, self.apart, to.target(self), to.pool)
+
+
+@dataclass(kw_only=True)
 class Resize(SparseLayer):
     """Rows and columns between two of the input: places (2, n), and the share (n,) of the second one."""
 
@@ -200,15 +238,15 @@ class Resize(SparseLayer):
     def __post_init__(self) -> None:
         self._blends = bool(self.row_shares.any() or self.column_shares.any())
 
-    def dirty(self, masks: Sequence[Mask | None], size: Size) -> Mask | None:
+    def positions(self, masks: Sequence[Mask | None], size: Size) -> NDArray[np.int64]:
         [mask] = masks
         if mask is None:
-            return None
+            return NOWHERE
         found: Mask = mask[self.row_places[0]]
         if self._blends:
             found = found | mask[self.row_places[1]]
         first: Mask = found[:, self.column_places[0]]
-        return first | found[:, self.column_places[1]] if self._blends else first
+        return np.flatnonzero(first | found[:, self.column_places[1]] if self._blends else first)
 
     def compute(self, maps: Mapping[str, native.SparseMap], to: Writing) -> int:
         return native.sparse_resize(

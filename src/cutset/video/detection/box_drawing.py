@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cutset.errors import DeviceError, printable
 from cutset.video.detection.boxes import Detections
 
-__all__ = ["annotated", "pillow"]
+__all__ = ["annotated", "font", "pillow"]
 
 # Colours that differ from each other and from most scenes; a class has one by its name.
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#f032e6", "#9a6324", "#800000", "#808000")
@@ -46,11 +46,11 @@ def annotated(
     image = image_module.Image.fromarray(np.ascontiguousarray(pixels[0].transpose(1, 2, 0)))
     draw = image_module.ImageDraw.Draw(image)
     short = min(image.size)
-    width, font = max(1, round(short / 240)), _font(max(9, round(short / 30)))
+    width, letters = max(1, round(short / 240)), font(max(9, round(short / 30)))
     for name, polygon in zones:
         points = [(float(x), float(y)) for x, y in polygon]
         draw.line([*points, points[0]], fill=ZONE, width=width, joint="curve")
-        _write(draw, font, points[0], name, ZONE, image.size)
+        _write(draw, letters, points[0], name, ZONE, image.size)
     for i in reversed(range(len(found))):  # the best on top
         label = found.label(i)
         colour = colour_of(label)
@@ -63,7 +63,7 @@ def annotated(
             right, bottom = max(right - 1, left), max(bottom - 1, top)
             draw.rectangle([left, top, right, bottom], outline=colour, width=width)
         place = (float(found.boxes[i, 0]), float(found.boxes[i, 1]))
-        _write(draw, font, place, f"{label[:LONGEST]} {found.scores[i]:.2f}", colour, image.size)
+        _write(draw, letters, place, f"{label[:LONGEST]} {found.scores[i]:.2f}", colour, image.size)
     return np.asarray(image)
 
 
@@ -73,7 +73,8 @@ def colour_of(label: str) -> str:
 
 
 @lru_cache(maxsize=8)
-def _font(size: int) -> Any:
+def font(size: int) -> Any:
+    """Letters of so many pixels. Raises DeviceError without Pillow."""
     fonts = pillow().ImageFont
     found = find_spec("matplotlib")  # it brings a font that has more than ASCII
     for folder in (found.submodule_search_locations or ()) if found is not None else ():

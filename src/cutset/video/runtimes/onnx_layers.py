@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,23 +11,9 @@ from torch.nn import functional as F
 
 from cutset.errors import GraphError
 from cutset.video.runtimes.onnx_calls import Inputs, OnnxCall, Operator, numbers
+from cutset.video.runtimes.onnx_windows import pads_of, resize_axis, resize_scales, unknown_resize
 
 __all__ = ["LAYERS"]
-
-
-def _pads(
-    call: OnnxCall, sizes: Sequence[int], kernel: Sequence[int], steps: Sequence[int], gaps: Sequence[int]
-) -> Any:
-    """What is added in front of each dimension, and behind it."""
-    dims, auto = len(kernel), call.get("auto_pad", "NOTSET")
-    if auto in ("NOTSET", "VALID", ""):
-        pads = list(call.get("pads", [0] * 2 * dims)) if auto != "VALID" else [0] * 2 * dims
-        return pads[:dims], pads[dims:]
-    found = []
-    for size, window, step, gap in zip(sizes, kernel, steps, gaps, strict=True):
-        found.append(max((-(-size // step) - 1) * step + (window - 1) * gap + 1 - size, 0))
-    small, large = [one // 2 for one in found], [one - one // 2 for one in found]
-    return (small, large) if auto == "SAME_UPPER" else (large, small)
 
 
 def _around(x: Tensor, before: Sequence[int], after: Sequence[int], value: float = 0.0) -> Tensor:
@@ -41,7 +26,7 @@ def _conv(call: OnnxCall, inputs: Inputs) -> Tensor:
     kernel = weight.shape[2:]
     dims = len(kernel)
     steps, gaps = call.get("strides", (1,) * dims), call.get("dilations", (1,) * dims)
-    before, after = _pads(call, x.shape[2:], kernel, steps, gaps)
+    before, after = pads_of(call.attributes, x.shape[2:], kernel, steps, gaps)
     pads = before
     if before != after:
         x, pads = _around(x, before, after), [0] * dims
@@ -80,7 +65,7 @@ def _max_pool(call: OnnxCall, inputs: Inputs) -> Tensor:
         raise GraphError("it gives places of maxima, which torch counts otherwise")
     dims = len(kernel)
     steps, gaps = call.get("strides", (1,) * dims), call.get("dilations", (1,) * dims)
-    before, after = _pads(call, x.shape[2:], kernel, steps, gaps)
+    before, after = pads_of(call.attributes, x.shape[2:], kernel, steps, gaps)
     most = [window // 2 for window in kernel]
     if before != after or any(pad > half for pad, half in zip(before, most, strict=True)):
         lowest = -math.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
@@ -94,7 +79,7 @@ def _average_pool(call: OnnxCall, inputs: Inputs) -> Tensor:
     [x], kernel = inputs, call.get("kernel_shape")
     dims = len(kernel)
     steps, gaps = call.get("strides", (1,) * dims), call.get("dilations", (1,) * dims)
-    before, after = _pads(call, x.shape[2:], kernel, steps, gaps)
+    before, after = pads_of(call.attributes, x.shape[2:], kernel, steps, gaps)
     most = [window // 2 for window in kernel]
     if any(gap != 1 for gap in gaps):
         raise GraphError("it leaves gaps in its windows, which torch doesn't")
@@ -142,61 +127,23 @@ def _pad(call: OnnxCall, inputs: Inputs) -> Tensor:
 def _resize(call: OnnxCall, inputs: Inputs) -> Tensor:
     """Dimension by dimension, by the standard's formulas: places of the nearest elements, or of two and a weight."""
     x: Tensor = inputs[0]
-    how = call.get("mode", "nearest")
-    where = call.get("coordinate_transformation_mode", "half_pixel" if call.opset >= 11 else "asymmetric")
-    known = ("half_pixel", "pytorch_half_pixel", "half_pixel_symmetric", "asymmetric", "align_corners")
-    if how not in ("nearest", "linear") or where not in known or call.get("antialias", 0):
-        raise GraphError(f"it resizes by {how[:20]} and {where[:30]}, which isn't known here")
-    scales = [number for one in inputs[1:3] if one is not None and one.dim() == 1 for number in numbers(one)]
-    axes = [axis % x.dim() for axis in call.get("axes", range(x.dim()))]
-    by_size = len(inputs) > 3 and inputs[3] is not None
-    named = _proportions(call, x, axes, inputs[3]) if by_size else dict(zip(axes, scales[-len(axes) :], strict=False))
+    if why := unknown_resize(call.attributes, call.opset):
+        raise GraphError(why)
+    given = [number for one in inputs[1:3] if one is not None and one.dim() == 1 for number in numbers(one)]
+    sizes = numbers(inputs[3]) if len(inputs) > 3 and inputs[3] is not None else None
+    scales = resize_scales(call.attributes, x.shape, given, sizes)
     for axis, (size, wanted) in enumerate(zip(x.shape, call.shape, strict=True)):
-        if size == wanted and named.get(axis, 1.0) == 1:
+        if size == wanted and scales.get(axis, 1.0) == 1:
             continue
-        at = _coordinates(where, size, wanted, named.get(axis, wanted / size))
-        if how == "nearest":
-            x = x.index_select(axis, _nearest(call, at).clamp(0, size - 1).to(x.device))
+        between = resize_axis(call.attributes, call.opset, size, wanted, scales.get(axis))
+        first, second = (torch.from_numpy(place).to(x.device) for place in between[:2])
+        if call.get("mode", "nearest") == "nearest":
+            x = x.index_select(axis, first)
         else:
-            at = at.clamp(0, size - 1)
-            low = at.floor()
-            weight = (at - low).to(x.dtype).to(x.device).reshape([-1 if d == axis else 1 for d in range(x.dim())])
-            first, second = (place.to(torch.int64).clamp(0, size - 1).to(x.device) for place in (low, low + 1))
+            weight = torch.from_numpy(between.share).to(x.dtype).to(x.device)
+            weight = weight.reshape([-1 if d == axis else 1 for d in range(x.dim())])
             x = x.index_select(axis, first) * (1 - weight) + x.index_select(axis, second) * weight
     return x
-
-
-def _proportions(call: OnnxCall, x: Tensor, axes: Sequence[int], sizes: Tensor) -> dict[int, float]:
-    """By how much axes are scaled whose proportions are kept; their sizes are rounded. {} where they needn't be."""
-    policy = call.get("keep_aspect_ratio_policy", "stretch")
-    if policy == "stretch":
-        return {}
-    scales = [size / x.shape[axis] for axis, size in zip(axes, numbers(sizes), strict=True)]
-    return dict.fromkeys(axes, min(scales) if policy == "not_larger" else max(scales))
-
-
-def _coordinates(where: str, size: int, wanted: int, scale: float) -> Tensor:
-    out = torch.arange(wanted, dtype=torch.float32)
-    if where == "asymmetric":
-        return out / scale
-    if where == "align_corners":
-        length = scale * size
-        return out * (size - 1) / (length - 1) if wanted > 1 else torch.zeros(1)
-    if where == "pytorch_half_pixel" and wanted <= 1:
-        return torch.zeros(1)
-    at = (out + 0.5) / scale - 0.5
-    if where == "half_pixel_symmetric":
-        at = at + size / 2 * (1 - wanted / (scale * size))
-    return at
-
-
-def _nearest(call: OnnxCall, at: Tensor) -> Tensor:
-    mode = call.get("nearest_mode", "round_prefer_floor" if call.opset >= 11 else "floor")
-    if mode == "floor":
-        return at.floor().to(torch.int64)
-    if mode == "ceil":
-        return at.ceil().to(torch.int64)
-    return (torch.ceil(at - 0.5) if mode == "round_prefer_floor" else torch.floor(at + 0.5)).to(torch.int64)
 
 
 def _along(call: OnnxCall, x: Tensor, factor: Tensor) -> Tensor:
