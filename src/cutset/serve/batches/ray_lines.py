@@ -90,8 +90,8 @@ class LineActor:
         threading.Thread(target=self._loop.run_forever, name="cutset-batch", daemon=True).start()
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Rows as RayLines sends them, and `line`, `ok` and `text` of their answers. Raises EngineError where this engine
-        can't go on."""
+        """Rows as RayLines sends them; `line`, `ok` and `text` of their answers. Raises EngineError where it can't
+        go on."""
         import ray
 
         rows = batch["data"].tolist()
