@@ -16,6 +16,7 @@ from cutset.cli.options import add_settings, output_path, settings_from
 from cutset.cli.output import log
 from cutset.cli.progress import Progress
 from cutset.cli.serve_front import template_from
+from cutset.config import OPTIONS
 from cutset.errors import ConfigError, CutsetError, EngineError
 
 if TYPE_CHECKING:
@@ -23,12 +24,13 @@ if TYPE_CHECKING:
     from cutset.batches.line_results import LineResults
     from cutset.batches.shard_folder import ShardFolder
     from cutset.config import Settings
-    from cutset.llm import AsyncLLM
+    from cutset.serve.batches.model_order import ModelOrder
     from cutset.serve.service import Service
 
 __all__ = ["configure", "run"]
 
 ENDING = ".parts"
+OWN = ("ray", "place", "insecure_ray")  # here they are of whole engines, not of stages
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -84,7 +86,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tool-parser", default="auto", metavar="NAME", help="as `cutset serve` has it (default auto)")
     parser.add_argument("--reasoning-parser", default="auto", metavar="NAME", help="likewise (default auto)")
-    add_settings(parser)
+    group = parser.add_argument_group("over a cluster", "each actor has an engine of its own; needs the extra ray")
+    group.add_argument(
+        "--ray", metavar="local|auto|ADDRESS", help="a Ray cluster here for this run, the one that is here, or its head"
+    )
+    group.add_argument("--ray-actors", type=int, default=0, metavar="N", help="engines (default: one a node)")
+    group.add_argument(
+        "--insecure-ray", action="store_true", help="accept a cluster without Ray's token authentication"
+    )
+    add_settings(parser, *(name for name in OPTIONS if name not in OWN))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -99,26 +109,32 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("cutset batch needs a few packages more: pip install 'cutset[serve]'") from None
     from cutset.batches.input_lines import survey
     from cutset.models.calls.registered import check_names
-    from cutset.serve.batches.batch_lines import ENVELOPE, custom_id
+    from cutset.serve.batches.batch_lines import custom_id
 
+    if args.ray:
+        if not 0 <= args.ray_actors <= 4096:
+            raise ConfigError("--ray-actors must be from 0 to 4096")
+        from cutset.serve.batches.ray_lines import check_ray
+
+        check_ray(args.ray, insecure=args.insecure_ray)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     check_names(args.tool_parser, args.reasoning_parser)
     if os.path.realpath(args.input) == os.path.realpath(args.output):
         raise ConfigError("-o names the input: give another file")
     if args.output.exists() and not args.output.is_file():
         raise ConfigError(f"{args.output} is no regular file: the answers are put together beside it and then renamed")
-    longest = (args.max_body << 10) + ENVELOPE
-    found = survey(args.input, longest, custom_id)
+    order = _order(args, settings)
+    found = survey(args.input, order.longest, custom_id)
     if not found.items:
         raise ConfigError(f"{args.input} has no requests in it: write one a line")
-    if _complete(args, found, longest):
+    if _complete(args, found, order.longest):
         _log(f"{args.output} is complete: nothing is left to do")
         return 0
     if found.repeated:
         _log(f"{found.repeated} lines have the custom_id of an earlier line: each gets an error, the first its answer")
     with _folder(args, found) as folder, Interruption() as signals:
         try:
-            return _with_model(args, settings, found, folder, signals)
+            return _run(args, order, found, folder, signals)
         except ConfigError:
             raise
         except (CutsetError, OSError, MemoryError, Interrupted):
@@ -162,95 +178,105 @@ def _complete(args: argparse.Namespace, found: Survey, longest: int) -> bool:
     return answers_all(args.input, args.output, found, longest)
 
 
-def _with_model(
-    args: argparse.Namespace, settings: Settings, found: Survey, folder: ShardFolder, signals: Interruption
-) -> int:
-    from cutset.batches.line_results import LineResults
+def _order(args: argparse.Namespace, settings: Settings) -> ModelOrder:
     from cutset.cli.serve import adapters_from
-    from cutset.llm import AsyncLLM
-    from cutset.serve.request_limits import RequestLimits
-    from cutset.serve.service import Service
+    from cutset.serve.batches.model_order import ModelOrder
+
+    own = {"adapter": str(args.adapter)} if args.adapter else {}
+    return ModelOrder(
+        model=args.model,
+        settings=settings,
+        adapters=adapters_from(args.lora_modules) | own,
+        names=tuple(args.served_model_name),
+        adapter="adapter" if args.adapter else None,
+        chat_template=template_from(args),
+        parsers=(args.tool_parser, args.reasoning_parser),
+        body_bytes=args.max_body << 10,
+    )
+
+
+def _run(args: argparse.Namespace, order: ModelOrder, found: Survey, folder: ShardFolder, signals: Interruption) -> int:
+    from cutset.batches.line_results import LineResults
 
     results = LineResults(folder, found.lines)
     if results.done:
         _log(f"{results.done} of {found.items} answers are there")
-    adapters: dict[str, str | Path] = {**adapters_from(args.lora_modules)}
-    if args.adapter:
-        adapters["adapter"] = args.adapter
-    llm = AsyncLLM(
-        args.model, settings=settings, adapters=adapters, progress=Progress(), chat_template=template_from(args)
-    )
+    progress = BatchProgress(found.items, results, _log)
+    whole = (_over_ray if args.ray else _here)(args, order, found, results, progress, signals)
+    progress.clear()
+    if not whole:
+        _log(f"{signals.name}: {results.done} of {found.items} answers are kept; go on with: {_again(args)}")
+        return 128 + signals.number
+    results.assemble(args.output, mode=0o600)
+    folder.remove()
+    _log(f"{progress.summary('requests')}; {args.output}")
+    return 0
+
+
+def _over_ray(
+    args: argparse.Namespace,
+    order: ModelOrder,
+    found: Survey,
+    results: LineResults,
+    progress: BatchProgress,
+    signals: Interruption,
+) -> bool:
+    """Answers what has no answer by actors of a cluster. A signal ends it by Interrupted."""
+    from cutset.serve.batches.ray_lines import RayLines
+
+    RayLines(args.input, found, results, order).run(args.ray, actors=args.ray_actors, changed=progress.changed)
+    return True
+
+
+def _here(
+    args: argparse.Namespace,
+    order: ModelOrder,
+    found: Survey,
+    results: LineResults,
+    progress: BatchProgress,
+    signals: Interruption,
+) -> bool:
+    """Answers what has no answer by a model in this process; False where a signal stopped it."""
+    from cutset.serve.batches.model_order import answer_facts
+
+    service = order.open(Progress())
+    llm = service.llm
     try:
         warn_of(llm, _log)
-        service = Service(
-            llm,
-            names=args.served_model_name,
-            limits=RequestLimits(body_bytes=args.max_body << 10),
-            tool_parser=args.tool_parser,
-            reasoning_parser=args.reasoning_parser,
-            adapter="adapter" if args.adapter else None,
-        )
-        folder.require(_facts(llm, service))
-        progress = BatchProgress(found.items, results, _log)
-        whole = asyncio.run(_answer(args, service, found, results, progress, signals))
+        results.folder.require(answer_facts(service))
+        progress.begin()
+        whole = asyncio.run(_answer(args, order, service, found, results, progress, signals))
         progress.clear()
-        if whole:
-            results.assemble(args.output, mode=0o600)
-            folder.remove()
-            _log(f"{progress.summary('requests')}; {args.output}")
-        else:
-            _log(f"{signals.name}: {results.done} of {found.items} answers are kept; go on with: {_again(args)}")
         for line in (speculated(llm), llm.offload.summary() if llm.offload is not None else ""):
             if line:
                 log(line)
         if llm.stages is not None:
             log(llm.stages.summary())
-        return 0 if whole else 128 + signals.number
+        return whole
     finally:
         llm.close()
 
 
-def _facts(llm: AsyncLLM, service: Service) -> dict[str, object]:
-    """What answers depend on, beside the requests."""
-    import hashlib
-
-    template = llm.template_source
-    return {
-        "model": llm.name,
-        "names": list(service.names),
-        "computed by": f"{llm.choice.backend} {llm.choice.dtype}",
-        "context": llm.max_model_len,
-        "adapters": {name: found.digest.hex() for name in llm.adapters if (found := llm.adapter(name)) is not None},
-        "chat template": hashlib.sha256(template.encode()).hexdigest() if template else None,
-        "defaults": {name: str(value) for name, value in llm.generation.values.items()},
-    }
-
-
 async def _answer(
     args: argparse.Namespace,
+    order: ModelOrder,
     service: Service,
     found: Survey,
     results: LineResults,
     progress: BatchProgress,
     signals: Interruption,
 ) -> bool:
-    from cutset.serve.app import model_applications
-    from cutset.serve.batches.batch_lines import ENVELOPE, LineAnswerer
     from cutset.serve.batches.batch_run import BatchRun, NotAnswering
-    from cutset.serve.responses.response_store import ResponseStore
 
     loop, stopped = asyncio.get_running_loop(), asyncio.Event()
     signals.on_signal(lambda: loop.call_soon_threadsafe(stopped.set))
-    apps = model_applications(service, ResponseStore())
-    longest = service.limits.body_bytes + ENVELOPE
-    answerer = LineAnswerer(apps, found.sha256, longest=longest)
     at_once = args.at_once or 2 * service.llm.settings.max_num_seqs
     run = BatchRun(
         args.input,
         found,
         results,
-        answerer.answer,
-        longest=longest,
+        order.answerer(service, found.sha256).answer,
+        longest=order.longest,
         at_once=lambda: at_once,
         check_open=service.check_open,
         changed=progress.changed,

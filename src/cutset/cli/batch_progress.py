@@ -38,6 +38,11 @@ class BatchProgress:
         self._before = results.done  # by an earlier run
         self._seen: deque[tuple[float, int]] = deque([(self._began, results.done)])
 
+    def begin(self) -> None:
+        """The rate counts from here: what came before was preparation."""
+        self._began = self._said = self._clock()
+        self._seen[0] = (self._began, self._results.done)
+
     def changed(self) -> None:
         """Shows how it stands."""
         now, done = self._clock(), self._results.done

@@ -13,41 +13,24 @@ import secrets
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from cutset.batches.input_lines import InputLine, LineReader, Survey
 from cutset.batches.line_results import LineResults
-from cutset.config import Settings
 from cutset.errors import ConfigError, EngineError
-from cutset.serve.batches.batch_lines import LineAnswer, LineAnswerer
+from cutset.serve.batches.batch_lines import LineAnswer
+from cutset.serve.batches.model_order import ModelOrder, answer_facts
 
-__all__ = ["ActorOrder", "RayLines", "ray_version"]
+__all__ = ["RayLines", "check_ray"]
 
 VERSION = (2, 60)
 STORE = 256 << 20  # bytes of a local cluster's object store
-AT_A_TIME = 16  # lines of a batch of Ray Data's, for each place of the engine a quarter at most
-LATE_S = 600.0  # for an actor to load its model
-
-
-@dataclass(frozen=True)
-class ActorOrder:
-    """What an actor serves, as the command was told."""
-
-    model: str
-    settings: Settings
-    adapters: Mapping[str, str]
-    names: Sequence[str]
-    adapter: str | None
-    chat_template: str | None
-    parsers: tuple[str, str]
-    body_bytes: int
-    digest: str  # of the input
-    longest: int  # bytes of a line
+AT_A_TIME = 16  # lines that go to an actor together
 
 
 class LineSource:
@@ -64,27 +47,10 @@ class LineSource:
 class LineActor:
     """An engine, and answers of lines by their places in the input. Ray Data calls it with columns, from threads."""
 
-    def __init__(self, order: ActorOrder, source: Any) -> None:
-        from cutset.llm import AsyncLLM
-        from cutset.serve.app import model_applications
-        from cutset.serve.request_limits import RequestLimits
-        from cutset.serve.responses.response_store import ResponseStore
-        from cutset.serve.service import Service
-
-        llm = AsyncLLM(
-            order.model, settings=order.settings, adapters=dict(order.adapters), chat_template=order.chat_template
-        )
-        tools, reasoning = order.parsers
-        self._service = Service(
-            llm,
-            names=order.names,
-            limits=RequestLimits(body_bytes=order.body_bytes),
-            tool_parser=tools,
-            reasoning_parser=reasoning,
-            adapter=order.adapter,
-        )
-        apps = model_applications(self._service, ResponseStore())
-        self._answerer = LineAnswerer(apps, order.digest, longest=order.longest)
+    def __init__(self, order: ModelOrder, digest: str, source: Any) -> None:
+        self._service = order.open()
+        self._facts = msgspec.json.encode(answer_facts(self._service))
+        self._answerer = order.answerer(self._service, digest)
         self._source, self._longest = source, order.longest
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="cutset-batch", daemon=True).start()
@@ -105,7 +71,9 @@ class LineActor:
             raise EngineError("an engine has stopped; the log of its node says why")
         answers = np.empty(len(found), dtype=object)
         answers[:] = [one.text for one in found]
-        return {"line": batch["data"][:, 0], "ok": np.array([one.ok for one in found]), "text": answers}
+        facts = np.array([self._facts, *[b""] * (len(found) - 1)], dtype=object)
+        ok = np.array([one.ok for one in found])
+        return {"line": batch["data"][:, 0], "ok": ok, "text": answers, "facts": facts}
 
     async def _answer(self, given: Sequence[tuple[InputLine, int | None]]) -> list[LineAnswer]:
         return list(await asyncio.gather(*(self._answerer.answer(line, first) for line, first in given)))
@@ -114,7 +82,7 @@ class LineActor:
 class RayLines:
     """The lines of one file that have no answer yet, over a cluster."""
 
-    def __init__(self, source: Path, found: Survey, results: LineResults, order: ActorOrder) -> None:
+    def __init__(self, source: Path, found: Survey, results: LineResults, order: ModelOrder) -> None:
         self._source, self._found, self._results, self._order = source, found, results, order
 
     def run(self, where: str, *, actors: int, changed: Any) -> None:
@@ -151,7 +119,7 @@ class RayLines:
             .repartition(min(blocks, 4096))
             .map_batches(
                 LineActor,
-                fn_constructor_args=(self._order, reader),
+                fn_constructor_args=(self._order, self._found.sha256, reader),
                 batch_size=at_a_time,
                 batch_format="numpy",
                 num_cpus=settings.threads or 1,
@@ -166,6 +134,8 @@ class RayLines:
             rows = zip(batch["line"].tolist(), batch["ok"].tolist(), batch["text"].tolist(), strict=True)
             for line, ok, text in rows:
                 self._results.add(line, ok, text)
+            for facts in filter(None, batch["facts"].tolist()):
+                self._results.folder.require(msgspec.json.decode(facts))
             if self._results.wait_s == 0.0:
                 self._results.commit()
             changed()
@@ -185,8 +155,9 @@ class RayLines:
         return np.array(found, np.int64).reshape(-1, 4), reader.sha256
 
 
-def ray_version() -> None:
-    """Raises ConfigError without Ray, or with another one."""
+def check_ray(where: str, *, insecure: bool) -> None:
+    """Raises ConfigError without Ray, with another one, and for a cluster without its token authentication: whoever may
+    join it runs code in the actors."""
     try:
         import ray
         import ray.data
@@ -196,6 +167,11 @@ def ray_version() -> None:
     if found != VERSION:
         wanted = ".".join(map(str, VERSION))
         raise ConfigError(f"--ray needs Ray {wanted}, not {ray.__version__}: pip install 'cutset[ray]'")
+    if where != "local" and not insecure and os.environ.get("RAY_AUTH_MODE") != "token":
+        raise ConfigError(
+            "--ray needs Ray's token authentication (RAY_AUTH_MODE=token here and on all nodes), or accept a cluster "
+            "that anybody may join with --insecure-ray"
+        )
 
 
 @contextmanager
