@@ -7,6 +7,7 @@ Lines and answers go through Ray's object store as text; nothing of a model does
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 import logging
 import os
 import secrets
@@ -28,7 +29,7 @@ from cutset.serve.batches.model_order import ModelOrder, answer_facts
 
 __all__ = ["RayLines", "check_ray"]
 
-VERSION = (2, 60)
+VERSION = "2.60"
 STORE = 256 << 20  # bytes of a local cluster's object store
 AT_A_TIME = 16  # lines that go to an actor together
 
@@ -158,15 +159,12 @@ class RayLines:
 def check_ray(where: str, *, insecure: bool) -> None:
     """Raises ConfigError without Ray, with another one, and for a cluster without its token authentication: whoever may
     join it runs code in the actors."""
-    try:
-        import ray
-        import ray.data
-    except ImportError:
+    try:  # not imported yet: Ray reads then how it authenticates
+        found = importlib.metadata.version("ray")
+    except importlib.metadata.PackageNotFoundError:
         raise ConfigError("--ray needs Ray: pip install 'cutset[ray]'") from None
-    found = tuple(int(part) for part in ray.__version__.split(".")[:2])
-    if found != VERSION:
-        wanted = ".".join(map(str, VERSION))
-        raise ConfigError(f"--ray needs Ray {wanted}, not {ray.__version__}: pip install 'cutset[ray]'")
+    if found.split(".")[:2] != VERSION.split("."):
+        raise ConfigError(f"--ray needs Ray {VERSION}, not {found}: pip install 'cutset[ray]'")
     if where != "local" and not insecure and os.environ.get("RAY_AUTH_MODE") != "token":
         raise ConfigError(
             "--ray needs Ray's token authentication (RAY_AUTH_MODE=token here and on all nodes), or accept a cluster "
@@ -177,7 +175,6 @@ def check_ray(where: str, *, insecure: bool) -> None:
 @contextmanager
 def _connected(where: str, actors: int, threads: int) -> Iterator[Any]:
     """Ray, connected; a local cluster ends with the block. Raises ConfigError."""
-    logging.getLogger("ray").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     more: dict[str, Any] = {}
     if where == "local":
@@ -193,8 +190,9 @@ def _connected(where: str, actors: int, threads: int) -> Iterator[Any]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         text = _reason(error)
         raise ConfigError(f"there is no Ray cluster at {where}: {text}; start one, or give --ray local") from None
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    for name in ("ray", "ray.data"):  # set up anew when they were imported
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         yield ray
     finally:
