@@ -97,6 +97,8 @@ class Survey:
 
     def first(self, line: int) -> int | None:
         """The line that had the name of this one first; None where this one is the first, or has none."""
+        if not len(self._again):
+            return None
         at = int(np.searchsorted(self._again, line))
         return int(self._first[at]) if at < len(self._again) and self._again[at] == line else None
 

@@ -77,7 +77,7 @@ class BatchWorker:
         for batch in self.batches.unfinished():
             if len(self._tasks) >= MOST_ACTIVE:
                 return
-            if batch.id not in self._tasks and batch.owner not in busy:
+            if batch.id not in self._tasks and (batch.owner not in busy or batch.status == "cancelling"):
                 busy.add(batch.owner)
                 self._tasks[batch.id] = batch, asyncio.create_task(self._guarded(batch))
 
