@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +22,9 @@ pytest.importorskip("python_multipart")
 
 import openai
 
-from cutset.llm import AsyncLLM
+from cutset.engine.params import SamplingParams
+from cutset.errors import ConfigError
+from cutset.llm import LLM, AsyncLLM
 from cutset.serve.app import build_app
 from cutset.serve.auth import Auth
 from cutset.serve.batches.batch_api import BatchApi
@@ -321,8 +325,82 @@ def test_inputs_that_are_no_batch_fail(begin: Begin, tmp_path: Path) -> None:
             assert message in done.errors.data[0].message
 
 
+def test_what_isn_t_its_own_is_left_alone_and_two_servers_don_t_share(begin: Begin, tmp_path: Path) -> None:
+    own, half = f"file-{'0' * 24}.data", f".file-{'0' * 24}.data.0a1b.tmp"
+    for folder, names in (("files", ["notes.txt", "file-mine.data", ".hidden", own, half]), ("batches", ["mine"])):
+        (tmp_path / "kept" / folder).mkdir(parents=True)
+        for name in names:
+            (tmp_path / "kept" / folder / name).write_text("x")
+    (tmp_path / "kept" / "batches" / "batch_of_photos").mkdir()
+    (tmp_path / "kept" / "batches" / f"batch_{'0' * 24}").mkdir()
+    with begin(tmp_path / "kept"):
+        assert sorted(os.listdir(tmp_path / "kept" / "files")) == [".hidden", "file-mine.data", "notes.txt"]
+        assert sorted(os.listdir(tmp_path / "kept" / "batches")) == ["batch_of_photos", "mine"]
+        with pytest.raises(ConfigError, match="another server keeps its batches in"):
+            BatchApi(tmp_path / "kept")
+    with begin(tmp_path / "kept"):
+        pass
+
+
 def test_off_by_default(begin: Begin) -> None:
     with begin(None) as server:
         for path in ("/v1/files", "/v1/batches", "/v1/files/x/content"):
             answer = httpx.get(f"{server.url}{path}")
             assert (answer.status_code, "--batch-dir" in answer.text) == (404, True)
+
+
+def test_flags_that_can_t_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cutset.cli import main
+
+    (tmp_path / "file").write_text("")
+    serve = ["serve", "story", "--port", "0", "--threads", "1", "--batch-dir"]
+    for more, message in (
+        ([str(tmp_path / "file")], "batches can't be kept in"),
+        ([str(tmp_path / "kept"), "--batch-space", "0"], "--batch-space must be from 1"),
+    ):
+        assert main([*serve, *more]) == 2
+        assert message in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "python_multipart", None)
+    assert main([*serve, str(tmp_path / "kept")]) == 2
+    assert "--batch-dir needs a package more: pip install 'cutset[serve]'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_goes_on_with_its_batches(tmp_path: Path) -> None:
+    """Killed three times; each line has its one answer, that of the server."""
+    command = [sys.executable, "-m", "cutset.cli", "serve", "story", "--threads", "1", "--max-num-seqs", "4"]
+    lines = [request(str(one), body=URLS["/v1/completions"] | {"seed": one, "max_tokens": 8}) for one in range(600)]
+    with bind("127.0.0.1", 0) as free:
+        port = free.getsockname()[1]
+    url, name, done = f"http://127.0.0.1:{port}", "", None
+    for turn in range(4):
+        process = subprocess.Popen([*command, "--port", str(port), "--batch-dir", str(tmp_path / "kept")])
+        server = Batching.__new__(Batching)
+        server.url, server._clients = url, {}
+        try:
+            end = time.monotonic() + 60
+            while time.monotonic() < end:
+                with contextlib.suppress(httpx.HTTPError):
+                    if httpx.get(f"{url}/health").status_code == 200:
+                        break
+                time.sleep(0.05)
+            if not turn:
+                name = server.batch(lines).id
+            if turn == 3:
+                done = server.wait(name, seconds=200)
+                found = server.lines(done.output_file_id)
+            else:
+                time.sleep(1.5 + turn)
+        finally:
+            process.kill()
+            process.wait()
+            server.close()
+    assert done is not None
+    assert (done.status, done.request_counts.completed) == ("completed", 600)
+    assert [line["custom_id"] for line in found] == [str(one) for one in range(600)]
+    with LLM("story", threads=1) as llm:
+        for one in (0, 300, 599):
+            params = SamplingParams(max_tokens=8, temperature=0.9, seed=one, logprobs=1)
+            assert found[one]["response"]["body"]["choices"][0]["text"] == llm.generate("Once", params)[0].text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import logging
 import os
@@ -17,6 +16,7 @@ from typing import IO, Any, NamedTuple, Self
 
 import msgspec
 
+from cutset.batches.folder_lock import FolderLock
 from cutset.errors import ConfigError
 from cutset.files import appearing
 from cutset.reading import MALFORMED
@@ -64,14 +64,10 @@ class ShardFolder:
         """Makes the directory, or goes on with it. Raises ConfigError where another process writes there, and where
         the run that is there is of something else: it says of what."""
         self.path = path
-        self._lock = -1
+        self._lock: FolderLock | None = None
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = os.open(path / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ConfigError(f"another process works on {path}: wait for it, or end it") from None
+            self._lock = FolderLock(path / LOCK, f"another process works on {path}: wait for it, or end it")
             self._sweep()
             before = self._read_manifest()
             self.fresh = before is None
@@ -171,9 +167,8 @@ class ShardFolder:
 
     def close(self) -> None:
         """Lets others write. A second call does nothing."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        if self._lock is not None:
+            self._lock.close()
 
     def __enter__(self) -> Self:
         return self

@@ -36,6 +36,7 @@ DESCRIPTION = (
     "files that are new or have changed."
 )
 PARTS, LISTED = ".parts", "files.jsonl"
+NOT_HERE = ("ray", "place", "insecure_ray")  # workers stay from file to file, so they are started here
 # Settings that change results.
 FACTS = (
     *("size", "features", "weights", "seed", "pixels", "bgr", "fit", "limit"),
@@ -58,7 +59,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", type=output_folder, required=True, metavar="DIR", help="where NAME.jsonl of each file goes"
     )
     parser.add_argument("--resume", action="store_true", help="go on with what is in DIR: files that are done stay so")
-    add_settings(parser, options=STREAM_OPTIONS)
+    add_settings(parser, *(name for name in STREAM_OPTIONS if name not in NOT_HERE), options=STREAM_OPTIONS)
     add_detections(parser)
 
 

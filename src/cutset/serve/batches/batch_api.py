@@ -14,6 +14,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from cutset.batches.folder_lock import FolderLock
 from cutset.errors import ConfigError
 from cutset.serve.api_errors import ApiError, invalid
 from cutset.serve.batches.batch_lines import URLS
@@ -53,6 +54,9 @@ class BatchApi:
         self.limits = limits or StoreLimits()
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = FolderLock(
+                folder / "lock", f"another server keeps its batches in {folder}: name another directory"
+            )
             self.files = FileStore(folder / "files", self.limits)
             self.batches = BatchStore(folder / "batches", self.limits)
         except OSError as error:
@@ -103,6 +107,7 @@ class BatchApi:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+            self._lock.close()
 
 
 class _Upload:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import shutil
 import time
@@ -19,6 +20,7 @@ BatchStatus = Literal[
     "validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"
 ]
 ENDED = ("failed", "completed", "expired", "cancelled")
+OWN = re.compile(r"batch_[0-9a-f]{24}")
 WINDOW_S = 24 * 3600  # after which what isn't answered expires
 
 
@@ -79,7 +81,9 @@ class BatchStore:
         self._batches: dict[str, StoredBatch] = {one.id: one for one in sorted(found, key=lambda batch: batch.created)}
         running = {one.id for one in self.unfinished()}
         for path in folder.iterdir():
-            if path.is_dir() and path.name not in running:  # a server ended between the last two steps of a batch
+            if (
+                path.is_dir() and OWN.fullmatch(path.name) and path.name not in running
+            ):  # a server ended between the last two steps of a batch
                 shutil.rmtree(path, ignore_errors=True)
 
     def of(self, owner: str | None) -> list[StoredBatch]:

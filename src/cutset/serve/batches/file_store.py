@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
@@ -21,6 +22,7 @@ from cutset.serve.api_errors import ApiError
 __all__ = ["FileStore", "Receiving", "StoreLimits", "StoredFile", "read_record", "save_record"]
 
 MOST_RECORD = 1 << 20  # bytes of a record on disk
+OWN = re.compile(r"(?P<half>\.)?(?P<name>file-[0-9a-f]{24})\.(data|json)(\.[0-9a-f]+\.tmp)?")
 
 
 class StoreLimits(msgspec.Struct, frozen=True):
@@ -74,7 +76,8 @@ class FileStore:
                 if self.path(one.id).stat().st_size == one.nbytes:
                     self._files[one.id] = one
         for path in folder.iterdir():
-            if path.stem not in self._files or path.name.startswith("."):
+            own = OWN.fullmatch(path.name)  # nothing else that may be here is touched
+            if own is not None and (own["half"] or own["name"] not in self._files):
                 path.unlink(missing_ok=True)
 
     def path(self, name: str) -> Path:
