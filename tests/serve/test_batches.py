@@ -27,6 +27,7 @@ from cutset.errors import ConfigError
 from cutset.llm import LLM, AsyncLLM
 from cutset.serve.app import build_app
 from cutset.serve.auth import Auth
+from cutset.serve.batches import batch_store
 from cutset.serve.batches.batch_api import BatchApi
 from cutset.serve.batches.file_store import StoreLimits
 from cutset.serve.front import Front
@@ -323,6 +324,34 @@ def test_inputs_that_are_no_batch_fail(begin: Begin, tmp_path: Path) -> None:
             done = server.wait(server.batch(lines).id)
             assert (done.status, done.errors.data[0].code) == ("failed", "invalid_file")
             assert message in done.errors.data[0].message
+
+
+def test_what_isn_t_answered_in_time_expires(begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_store, "WINDOW_S", 0.7)
+    body = {"prompt": "Once", "max_tokens": 100, "ignore_eos": True}
+    with begin(tmp_path / "kept") as server:
+        lines = [*(request(str(one), body=body) for one in range(3000)), b"{\n"]
+        done = server.wait(server.batch(lines).id)
+        assert done.status == "expired"
+        assert done.expired_at is not None
+        counts = done.request_counts
+        assert (counts.total, counts.completed + counts.failed) == (3001, 3001)
+        assert counts.failed > 0
+        wrong = server.lines(done.error_file_id)
+        assert {line["error"]["code"] for line in wrong} <= {"batch_expired", "invalid_json_line"}
+        right = server.lines(done.output_file_id) if done.output_file_id else []
+        names = [line["custom_id"] for line in (*right, *wrong)]
+        assert sorted(names, key=str) == sorted([*(str(one) for one in range(3000)), None], key=str)
+
+
+def test_answers_count_to_what_a_key_may_keep(begin: Begin, tmp_path: Path) -> None:
+    lines = [request(str(one)) for one in range(200)]
+    size = sum(len(json.dumps(line)) + 1 for line in lines)
+    with begin(tmp_path / "kept", space=size + 20_000) as server:
+        done = server.wait(server.batch(lines).id)
+        assert (done.status, done.errors.data[0].code) == ("failed", "storage_limit_exceeded")
+        assert 0 < done.request_counts.completed < 200
+        assert len(server.lines(done.output_file_id)) == done.request_counts.completed
 
 
 def test_what_isn_t_its_own_is_left_alone_and_two_servers_don_t_share(begin: Begin, tmp_path: Path) -> None:

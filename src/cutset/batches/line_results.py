@@ -106,8 +106,8 @@ class LineResults:
         return len(self._lines(ok))
 
     def nbytes(self) -> int:
-        """Of all committed results."""
-        return int(self._length.sum(dtype=np.int64))
+        """Of all results."""
+        return int(self._length.sum(dtype=np.int64)) + self.pending_bytes
 
     def _lines(self, ok: bool | None) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
         there = self._shard >= 0
