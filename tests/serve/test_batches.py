@@ -187,7 +187,7 @@ def test_what_is_another_key_s_is_not_there(begin: Begin, tmp_path: Path) -> Non
 
 def test_a_batch_goes_on_after_a_restart(begin: Begin, tmp_path: Path) -> None:
     body = {"prompt": "Once", "max_tokens": 20, "temperature": 0.9, "seed": 5}
-    lines = [request(str(one), body=body | {"seed": one}) for one in range(400)]
+    lines = [request(str(one), body=body | {"seed": one}) for one in range(200)]
     with begin(tmp_path / "kept") as server:
         name = server.batch(lines).id
         end = time.monotonic() + 60
@@ -197,10 +197,10 @@ def test_a_batch_goes_on_after_a_restart(begin: Begin, tmp_path: Path) -> None:
         assert before.status == "in_progress"
     with begin(tmp_path / "kept") as server:
         done = server.wait(name)
-        assert (done.status, done.request_counts.completed) == ("completed", 400)
+        assert (done.status, done.request_counts.completed) == ("completed", 200)
         found = server.lines(done.output_file_id)
-        assert [line["custom_id"] for line in found] == [str(one) for one in range(400)]
-        assert len({line["id"] for line in found}) == 400
+        assert [line["custom_id"] for line in found] == [str(one) for one in range(200)]
+        assert len({line["id"] for line in found}) == 200
         direct = server.client().completions.create(model="tale", **lines[7]["body"]).choices[0].text
         assert found[7]["response"]["body"]["choices"][0]["text"] == direct
         assert not [path for path in (tmp_path / "kept" / "batches").iterdir() if path.is_dir()]
@@ -210,7 +210,7 @@ def test_a_batch_can_be_cancelled(begin: Begin, tmp_path: Path) -> None:
     with begin(tmp_path / "kept") as server:
         client = server.client()
         lines = [
-            request(str(one), body={"prompt": "Once", "max_tokens": 100, "ignore_eos": True}) for one in range(3000)
+            request(str(one), body={"prompt": "Once", "max_tokens": 100, "ignore_eos": True}) for one in range(900)
         ]
         batch = server.batch(lines)
         with pytest.raises(openai.BadRequestError, match="isn't over"):
@@ -219,7 +219,7 @@ def test_a_batch_can_be_cancelled(begin: Begin, tmp_path: Path) -> None:
         done = server.wait(batch.id)
         assert done.status == "cancelled"
         assert None not in (done.cancelling_at, done.cancelled_at)
-        assert done.request_counts.completed < 3000
+        assert done.request_counts.completed < 900
         if done.output_file_id:
             assert len(server.lines(done.output_file_id)) == done.request_counts.completed
         assert client.batches.cancel(batch.id).status == "cancelled"
@@ -330,18 +330,18 @@ def test_what_isn_t_answered_in_time_expires(begin: Begin, tmp_path: Path, monke
     monkeypatch.setattr(batch_store, "WINDOW_S", 0.7)
     body = {"prompt": "Once", "max_tokens": 100, "ignore_eos": True}
     with begin(tmp_path / "kept") as server:
-        lines = [*(request(str(one), body=body) for one in range(3000)), b"{\n"]
+        lines = [*(request(str(one), body=body) for one in range(900)), b"{\n"]
         done = server.wait(server.batch(lines).id)
         assert done.status == "expired"
         assert done.expired_at is not None
         counts = done.request_counts
-        assert (counts.total, counts.completed + counts.failed) == (3001, 3001)
+        assert (counts.total, counts.completed + counts.failed) == (901, 901)
         assert counts.failed > 0
         wrong = server.lines(done.error_file_id)
         assert {line["error"]["code"] for line in wrong} <= {"batch_expired", "invalid_json_line"}
         right = server.lines(done.output_file_id) if done.output_file_id else []
         names = [line["custom_id"] for line in (*right, *wrong)]
-        assert sorted(names, key=str) == sorted([*(str(one) for one in range(3000)), None], key=str)
+        assert sorted(names, key=str) == sorted([*(str(one) for one in range(900)), None], key=str)
 
 
 def test_answers_count_to_what_a_key_may_keep(begin: Begin, tmp_path: Path) -> None:
