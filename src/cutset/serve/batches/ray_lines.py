@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from cutset.batches.input_lines import InputLine, LineReader, Survey
 from cutset.batches.line_results import LineResults
-from cutset.errors import ConfigError, EngineError
+from cutset.errors import ConfigError, CutsetError, EngineError
 from cutset.serve.batches.batch_lines import LineAnswer
 from cutset.serve.batches.model_order import ModelOrder, answer_facts
 
@@ -49,7 +49,12 @@ class LineActor:
     """An engine, and answers of lines by their places in the input. Ray Data calls it with columns, from threads."""
 
     def __init__(self, order: ModelOrder, digest: str, source: Any) -> None:
-        self._service = order.open()
+        self._failed = ""
+        try:
+            self._service = order.open()
+        except CutsetError as error:  # said by the driver: what is raised here Ray prints, and tries again
+            self._failed = str(error)
+            return
         self._facts = msgspec.json.encode(answer_facts(self._service))
         self._answerer = order.answerer(self._service, digest)
         self._source, self._longest = source, order.longest
@@ -57,10 +62,11 @@ class LineActor:
         threading.Thread(target=self._loop.run_forever, name="cutset-batch", daemon=True).start()
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Rows as RayLines sends them; `line`, `ok` and `text` of their answers. Raises EngineError where it can't
-        go on."""
+        """Rows as RayLines sends them; `line`, `ok` and `text` of their answers, or why there are none."""
         import ray
 
+        if self._failed:
+            return _failure(self._failed)
         rows = batch["data"].tolist()
         texts = ray.get(self._source.read.remote([(begin, min(size, self._longest)) for _, begin, size, _ in rows]))
         given = [
@@ -69,7 +75,7 @@ class LineActor:
         ]
         found = asyncio.run_coroutine_threadsafe(self._answer(given), self._loop).result()
         if any(one.status >= 500 for one in found) and not self._service.ready:
-            raise EngineError("an engine has stopped; the log of its node says why")
+            return _failure("an engine has stopped; the log of its node says why")
         answers = np.empty(len(found), dtype=object)
         answers[:] = [one.text for one in found]
         facts = np.array([self._facts, *[b""] * (len(found) - 1)], dtype=object)
@@ -132,6 +138,8 @@ class RayLines:
             )
         )
         for batch in data.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
+            if (batch["line"] < 0).any():
+                raise EngineError(f"an actor can't go on: {msgspec.json.decode(batch['text'][batch['line'] < 0][0])}")
             rows = zip(batch["line"].tolist(), batch["ok"].tolist(), batch["text"].tolist(), strict=True)
             for line, ok, text in rows:
                 self._results.add(line, ok, text)
@@ -156,6 +164,12 @@ class RayLines:
         return np.array(found, np.int64).reshape(-1, 4), reader.sha256
 
 
+def _failure(why: str) -> dict[str, Any]:
+    """What an actor gives instead of answers."""
+    said = np.array([msgspec.json.encode(why)], dtype=object)
+    return {"line": np.array([-1]), "ok": np.array([False]), "text": said, "facts": np.array([b""], dtype=object)}
+
+
 def check_ray(where: str, *, insecure: bool) -> None:
     """Raises ConfigError without Ray, with another one, and for a cluster without its token authentication: whoever may
     join it runs code in the actors."""
@@ -176,6 +190,7 @@ def check_ray(where: str, *, insecure: bool) -> None:
 def _connected(where: str, actors: int, threads: int) -> Iterator[Any]:
     """Ray, connected; a local cluster ends with the block. Raises ConfigError."""
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     more: dict[str, Any] = {}
     if where == "local":
         # A token for this cluster alone: nobody else on this machine may use it.
@@ -192,7 +207,7 @@ def _connected(where: str, actors: int, threads: int) -> Iterator[Any]:
         raise ConfigError(f"there is no Ray cluster at {where}: {text}; start one, or give --ray local") from None
     ray.data.DataContext.get_current().enable_progress_bars = False
     for name in ("ray", "ray.data"):  # set up anew when they were imported
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what ends a run is said once, by us
     try:
         yield ray
     finally:
