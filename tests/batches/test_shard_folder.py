@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import random
 import stat
@@ -9,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from cutset.batches.file_records import FileRecords
 from cutset.batches.line_results import LineResults
 from cutset.batches.shard_folder import Record, ShardFolder
 from cutset.errors import ConfigError
+from mutations import mutations
 
 OF = {"of": "requests", "input": "abc"}
 
@@ -122,3 +126,26 @@ def test_results_that_can_t_be_written_are_written_later(tmp_path: Path, monkeyp
         assert bodies(folder) == [("1", True, b"1"), ("2", True, b"2")]
         assert results.pending_bytes == 0
         assert results.wait_s is None
+
+
+def test_whatever_is_in_its_files_it_begins_or_says_so(tmp_path: Path) -> None:
+    with ShardFolder(tmp_path / "run", OF) as folder:
+        folder.require({"model": "story"})
+        [stored, *_] = folder.commit(
+            [Record(str(line), line > 1, b'{"file": "a", "sha256": "b"}') for line in range(3)]
+        )
+    manifest, shard = tmp_path / "run" / "manifest.json", tmp_path / "run" / stored.shard
+    good, whole = manifest.read_bytes(), shard.read_bytes()
+    shard.unlink()
+    for data in mutations(good, 150, 1):
+        manifest.write_bytes(data)
+        with contextlib.suppress(ConfigError), ShardFolder(tmp_path / "run", OF) as folder:
+            folder.require({"model": "story"})
+    manifest.write_bytes(good)
+    for data in mutations(whole, 150, 2):  # with the digest that belongs to it
+        path = tmp_path / "run" / f"00000001-{hashlib.sha256(data).hexdigest()[:32]}.shard"
+        path.write_bytes(data)
+        with ShardFolder(tmp_path / "run", OF) as folder:
+            LineResults(folder, 3)
+            FileRecords(folder)
+        path.unlink(missing_ok=True)

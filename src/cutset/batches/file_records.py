@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from cutset.batches.shard_folder import Record, ShardFolder
+from cutset.reading import MALFORMED
 
 __all__ = ["FileRecord", "FileRecords", "begin_record", "digest_of"]
 
@@ -36,7 +38,10 @@ class FileRecords:
         self.late = 0  # records that came again
         self._records: dict[str, FileRecord] = {}
         for stored in folder.records():
-            self._take(msgspec.json.decode(folder.read(stored), type=FileRecord))
+            with contextlib.suppress(*MALFORMED):  # it is done again
+                record = msgspec.json.decode(folder.read(stored), type=FileRecord)
+                if "/" not in record.output:
+                    self._take(record)
 
     def find(self, path: Path) -> FileRecord | None:
         """The record of a file as it is now, or None. Raises OSError."""

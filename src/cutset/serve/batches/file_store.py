@@ -176,9 +176,10 @@ def save_record(path: Path, record: msgspec.Struct) -> None:
 
 
 def read_record(path: Path, kind: type[Any]) -> Any:
-    """A record, None where it is damaged."""
+    """A record, None where it is damaged, or another one's."""
     try:
         with path.open("rb") as file:
-            return msgspec.json.decode(file.read(MOST_RECORD), type=kind)
+            found = msgspec.json.decode(file.read(MOST_RECORD), type=kind)
     except (*MALFORMED, OSError):
         return None
+    return found if found.id == path.stem else None
