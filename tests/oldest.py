@@ -11,7 +11,7 @@ from pathlib import Path
 
 TOOLS = ("dev",)
 ROOT = Path(__file__).resolve().parent.parent
-BOUND = re.compile(r"(?P<name>[A-Za-z0-9_.-]+)(\[[^]]*\])?>=(?P<version>[0-9][0-9A-Za-z.]*)")
+BOUND = re.compile(r"(?P<name>[A-Za-z0-9_.-]+)(\[[^]]*\])?(>=|==)(?P<version>[0-9][0-9A-Za-z.]*?)(\.\*)?")
 
 
 def lowest() -> dict[str, str]:

@@ -17,7 +17,7 @@ ROOT = Path(cutset.__file__).parent
 # other, nor do the faces, but for those named in ALLOWED.
 FLOORS = [
     {"errors", "config", "version", "files", "reading"},
-    {"link", "kernels"},
+    {"link", "kernels", "batches"},
     {"models"},
     {"codec", "partition"},
     {"cluster"},

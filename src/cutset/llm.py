@@ -183,6 +183,7 @@ class AsyncLLM(LoadedModel):
         on_delta: Callable[[Delta], object],
         cache_salt: str | None = None,
         adapter: str | None = None,
+        background: bool = False,  # all other requests go before it
     ) -> RequestHandle:
         """Hands in a prompt; the engine's thread calls `on_delta`, which must not block, with each piece of the answer.
 
@@ -190,7 +191,9 @@ class AsyncLLM(LoadedModel):
         what is cached. Raises RequestError at once for a prompt that can't be run, EngineError if the engine stopped.
         """
         own = self.adapter(adapter)
-        return self._loop.submit(ids, self.params(params), on_delta=on_delta, cache_salt=cache_salt, adapter=own)
+        return self._loop.submit(
+            ids, self.params(params), on_delta=on_delta, cache_salt=cache_salt, adapter=own, background=background
+        )
 
     async def _elsewhere(
         self, encode: Callable[[], NDArray[np.int32]], params: SamplingParams | None

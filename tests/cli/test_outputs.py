@@ -23,6 +23,7 @@ COMMANDS = [
     (["generate", "story", "--prompt", "a"], ["--json", "--output", "--trace"]),
     (["chat", "story"], ["--trace"]),
     (["serve", "story"], ["--trace"]),
+    (["batch", "story", "in.jsonl"], ["--output"]),
     (["forward", "model.json"], ["--json", "--output"]),
     (["compare", "a", "b"], ["--json"]),
     (["tokenize", "story", "a"], ["--json"]),

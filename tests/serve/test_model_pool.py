@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from cutset.config import load_settings
 from cutset.errors import ConfigError
 from cutset.models.random import RandomModel
 from cutset.serve.auth import Auth
+from cutset.serve.batches.batch_api import BatchApi
 from cutset.serve.model_pool import ModelPool, PooledModel
 from cutset.serve.pool_app import PoolApplications, build_pool_app, merged
 from cutset.serve.pooled import pooled_models
@@ -78,14 +80,18 @@ def start(texts: list[str]) -> Iterator[Callable[..., Pooled]]:
 
     with contextlib.ExitStack() as stack:
 
-        def begin(room: float, change: Callable[[list[PooledModel]], None] = lambda models: None) -> Pooled:
+        def begin(
+            room: float,
+            change: Callable[[list[PooledModel]], None] = lambda models: None,
+            batches: BatchApi | None = None,
+        ) -> Pooled:
             models = pooled_models(texts, load_settings(SETTINGS), 1 << 40)
             change(models)
             said, made = list[str](), PoolApplications()
             memory = int(room * max(model.nbytes for model in models))
             pool = ModelPool(models, memory, limits=RequestLimits(request_s=30), applications=made, report=said.append)
             stack.callback(pool.close_models)
-            server = Server(build_pool_app(pool, made, Auth([], "127.0.0.1")), pool)
+            server = Server(build_pool_app(pool, made, Auth([], "127.0.0.1"), batches=batches), pool)
             found = Pooled(pool, stack.enter_context(serve_in_thread(server, bind("127.0.0.1", 0))), said)
             stack.callback(found.client.close)
             return found
@@ -102,6 +108,28 @@ def test_each_model_answers_as_it_does_alone(start: Callable[..., Pooled], wante
     assert [model.loads for model in server.pool.models.values()] == [1, 1, 1]
     first = httpx.post(f"{server.url}/v1/completions", json={"prompt": PROMPT}).json()  # without a name: the first
     assert first["model"] == "a"
+
+
+def test_a_batch_names_several_models(start: Callable[..., Pooled], wanted: dict[str, str], tmp_path: Path) -> None:
+    pytest.importorskip("python_multipart")
+    server = start(room=1, batches=BatchApi(tmp_path / "kept"))
+    body = {"prompt": PROMPT, "max_tokens": 8, "temperature": 0, "ignore_eos": True}
+    names = ("a", "b", "none", "a")
+    lines = [
+        {"custom_id": str(i), "method": "POST", "url": "/v1/completions", "body": body | {"model": name}}
+        for i, name in enumerate(names)
+    ]
+    data = "".join(f"{json.dumps(line)}\n" for line in lines).encode()
+    file = server.client.files.create(file=("in.jsonl", data), purpose="batch")
+    create = server.client.batches.create
+    batch = create(input_file_id=file.id, endpoint="/v1/completions", completion_window="24h")
+    end = time.monotonic() + 60
+    while (found := server.client.batches.retrieve(batch.id)).status != "completed" and time.monotonic() < end:
+        time.sleep(0.02)
+    assert (found.request_counts.completed, found.request_counts.failed) == (3, 1)
+    answers = [json.loads(line) for line in server.client.files.content(found.output_file_id).text.splitlines()]
+    said = [one["response"]["body"]["choices"][0]["text"] for one in answers]
+    assert said == [wanted[name] for name in names if name != "none"]
 
 
 def test_what_was_used_longest_ago_makes_room(start: Callable[..., Pooled], wanted: dict[str, str]) -> None:

@@ -37,6 +37,7 @@ COMMANDS = {
     "generate": Command("cutset.cli.generate", "continue a prompt"),
     "chat": Command("cutset.cli.chat", "talk with a model"),
     "serve": Command("cutset.cli.serve", "answer OpenAI's clients over HTTP, with a dashboard"),
+    "batch": Command("cutset.cli.batch", "answer a file of requests, each once, whatever interrupts it"),
     "tokenize": Command("cutset.cli.tokenize", "show how a text becomes tokens"),
     "models": Command("cutset.cli.models", "list the bundled and the registered models"),
     "config": Command("cutset.cli.config", "show the settings in force, and where each comes from"),

@@ -28,7 +28,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self.number = 0  # of the signal that was noted
-        self._stop: Callable[[], None] | None = None
+        self._stop: Callable[[], object] | None = None
         self._before: dict[int, Any] = {}
 
     @property
@@ -36,7 +36,7 @@ class Interruption:
         """Of the signal that was noted, or empty."""
         return signal.Signals(self.number).name if self.number else ""
 
-    def on_signal(self, stop: Callable[[], None]) -> None:
+    def on_signal(self, stop: Callable[[], object]) -> None:
         """`stop` is called from a signal handler: it may do little."""
         self._stop = stop
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from cutset.cli.answer import speculated, warn_of
 from cutset.cli.options import add_settings, settings_from
 from cutset.cli.progress import Progress
+from cutset.cli.serve_batches import add_batches, batches_from
 from cutset.cli.serve_front import add_front, memory_from, reached_from, template_from
 from cutset.cli.tracing import add_trace, check_trace, traced
 from cutset.config import read_bounded
@@ -120,6 +121,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_trace(parser)
     add_front(parser)
+    add_batches(parser)
     group = parser.add_argument_group("limits")
     for name, default, _, _, text in LIMITS:
         group.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default {default})")
@@ -241,7 +243,7 @@ def _serve(args: argparse.Namespace, llm: AsyncLLM, limits: RequestLimits, reach
         tool_parser=args.tool_parser,
         reasoning_parser=args.reasoning_parser,
     )
-    app = build_app(service, reached.auth, reached.front, reached.sinks)
+    app = build_app(service, reached.auth, reached.front, reached.sinks, batches_from(args))
     own_logs = args.log_format == "text"
     server = Server(app, service, say, _proxies(args), tls=reached.tls, watch=reached.watch, own_logs=own_logs)
     how = f"mode {llm.mode}" if llm.mode else f"{llm.choice.backend} {llm.choice.dtype}"
@@ -282,7 +284,7 @@ def _serve_pool(
     try:
         pool.preload(found[0])
         own_logs = args.log_format == "text"
-        app = build_pool_app(pool, made, reached.auth, reached.front, reached.sinks)
+        app = build_pool_app(pool, made, reached.auth, reached.front, reached.sinks, batches_from(args))
         server = Server(app, pool, reached.say, _proxies(args), tls=reached.tls, watch=reached.watch, own_logs=own_logs)
         how = f"within {memory / (1 << 20):,.0f} MiB"
         _say_where(reached, ", ".join(pool.models), how, listening)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from cutset.cli import (
+    stream_batch,
     stream_detector,
     stream_graph,
     stream_plan,
@@ -20,6 +21,7 @@ from cutset.cli import (
 __all__ = ["configure", "run"]
 
 ACTIONS = (
+    ("batch", stream_batch),
     ("detector", stream_detector),
     ("graph", stream_graph),
     ("run", stream_run),

@@ -45,9 +45,11 @@ class EmbeddingJob:
         pooling: Pooling,
         adapter: LoadedAdapter | None,
         done: Callable[[Floats | Exception], object],
+        *,
+        background: bool = False,
     ) -> None:
         self.sequences, self.pooling, self.adapter = list(sequences), pooling, adapter
-        self._done = done
+        self._done, self.background = done, background
         self._vectors: list[Floats | None] = [None] * len(self.sequences)
         self._left = len(self.sequences)
         self.begun = 0  # sequences that were taken
@@ -124,29 +126,33 @@ class EmbeddingSteps:
         self._tokenizer, self._arrivals = tokenizer, arrivals
         self._params = SamplingParams(max_tokens=1)
         self._jobs: deque[EmbeddingJob] = deque()
+        self._background: deque[EmbeddingJob] = deque()  # those that all others go before
         self._sequences: dict[PooledSequence, None] = {}
         self._numbers = count()
 
     @property
     def has_work(self) -> bool:
         """A job hasn't ended."""
-        return bool(self._jobs or self._sequences)
+        return bool(self._jobs or self._background or self._sequences)
 
     def add(self, job: EmbeddingJob) -> None:
         """Queues a job; its sequences have at least one token each, and no more than the cache holds."""
-        self._jobs.append(job)
+        (self._background if job.background else self._jobs).append(job)
 
     def schedule(self) -> Step | None:
         """The next step of its own, or None if there is nothing to do or no room."""
         for sequence in [one for one in self._sequences if one.job.ended]:
             self._finish(sequence)
-        while self._jobs and len(self._sequences) < WAITING:
-            job = self._jobs[0]
-            if job.ended or job.begun == len(job.sequences):
-                self._jobs.popleft()
-                continue
-            self._begin(job)
-            self._jobs.rotate(-1)
+        for jobs in (self._jobs, self._background):
+            while (
+                jobs and sum(one.request.background is (jobs is self._background) for one in self._sequences) < WAITING
+            ):
+                job = jobs[0]
+                if job.ended or job.begun == len(job.sequences):
+                    jobs.popleft()
+                    continue
+                self._begin(job)
+                jobs.rotate(-1)
         return self.scheduler.schedule_prefill(list(self._sequences)) if self._sequences else None
 
     def update(self, step: Step, hidden: Floats) -> None:
@@ -172,7 +178,7 @@ class EmbeddingSteps:
 
     def end(self, error: BaseException | None) -> None:
         """Ends all jobs."""
-        jobs = dict.fromkeys([*(one.job for one in self._sequences), *self._jobs])
+        jobs = dict.fromkeys([*(one.job for one in self._sequences), *self._jobs, *self._background])
         self._end(jobs, error)
 
     def _end(self, jobs: dict[EmbeddingJob, None], error: BaseException | None) -> None:
@@ -181,12 +187,14 @@ class EmbeddingSteps:
         for sequence in [one for one in self._sequences if one.job in jobs]:
             self._finish(sequence)
         self._jobs = deque(job for job in self._jobs if job not in jobs)
+        self._background = deque(job for job in self._background if job not in jobs)
 
     def _begin(self, job: EmbeddingJob) -> None:
         number, job.begun = job.begun, job.begun + 1
         size, name = len(job.sequences[number]), f"embedding-{next(self._numbers)}"
         none = frozenset[int]()
         request = Request(name, self._params, size, next(self._arrivals), 0.0, none, none, job.adapter)
+        request.background = job.background
         sequence = PooledSequence(job, number, request, Detokenizer(self._tokenizer))
         request.sequences.append(sequence)
         self._sequences[sequence] = None

@@ -94,10 +94,9 @@ class Engine:
         self._without_token[list(without_token)] = True
         self.max_model_len = spec.context if max_model_len is None else max_model_len
         self.cache_tokens = blocks * block_size
-        self.clock = clock
         eos = spec.eos_token_ids if eos_token_ids is None else eos_token_ids
         self.eos_token_ids = frozenset(one for one in eos if 0 <= one < self.vocab_size)
-        self._tokenizer = tokenizer
+        self._tokenizer, self.clock = tokenizer, clock
         states: StatePool | None = None
         if spec.recurrent_layers:
             if draft_states is None:
@@ -105,9 +104,9 @@ class Engine:
             ahead = draft_states if drafter is not None else 0
             states = StatePool(max_num_seqs, kept_states if prefix_caching else 0, ahead)
         masked = tuple(np.flatnonzero(self._without_token).tolist())
-        slots = 0 if states is None else states.slots
         kept_as: Literal["auto", "int8"] = "int8" if kv_dtype == "int8" else "auto"
         rows, sequences = min(max_batch_tokens, MOST_ROWS), min(max_num_seqs, MOST_SEQUENCES)
+        slots = 0 if states is None else states.slots
         self._pipeline.open(StageSetup(blocks, block_size, slots, kept_as, masked, rows, sequences))
         self._cache = self._pipeline.cache
         self._pool = BlockPool(blocks)
@@ -184,6 +183,7 @@ class Engine:
         adapter: LoadedAdapter | None = None,  # of this engine's executor
         added: float | None = None,  # when it was handed in, by `clock`; None: now
         restriction: Restriction | None = None,  # of `params`, where it is at hand
+        background: bool = False,  # others go before it
     ) -> None:
         """Queues a request. It shares blocks only with requests of the same `cache_salt` and `adapter`.
 
@@ -208,6 +208,7 @@ class Engine:
             cache_salt=cache_salt,
             adapter=adapter,
             restriction=restriction,
+            background=background,
         )
         self._requests[request_id] = request
         self._scheduler.add(request.sequences)
@@ -300,8 +301,7 @@ class Engine:
         depth, groups = self._pipeline.depth, self._pipeline.groups
         if groups != self._scheduler.groups:
             self._scheduler.share_out(groups)
-        if most is not None:
-            depth = min(most, depth)
+        depth = depth if most is None else min(most, depth)
         while len(self._in_flight) < depth:
             step = schedule()
             self._send_blocks()

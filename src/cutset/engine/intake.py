@@ -122,6 +122,7 @@ def open_request(
     cache_salt: str | None,
     adapter: LoadedAdapter | None = None,
     restriction: Restriction | None = None,  # of `params`
+    background: bool = False,
 ) -> Request:
     """A request with its n sequences, none of which has begun."""
     model_eos = eos_ids
@@ -129,6 +130,7 @@ def open_request(
     end_ids = eos_ids.union(params.stop_ids)
     request = Request(request_id, params, len(prompt_ids), arrival, added, eos_ids, end_ids, adapter)
     request.scores = None if params.prompt_logprobs is None else []
+    request.background = background
     seed = int.from_bytes(os.urandom(8), "little") if params.seed is None else params.seed
     if params.max_tokens is not None:
         limit = min(limit, len(prompt_ids) + params.max_tokens)

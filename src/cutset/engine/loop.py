@@ -43,6 +43,7 @@ class _Ticket:
     adapter: LoadedAdapter | None
     restriction: Restriction | None
     added: float
+    background: bool
     receive: Callable[[Delta], object]
 
 
@@ -87,6 +88,7 @@ class EngineLoop:
         prompt_text: str | None = None,  # only handed on to `RequestHandle.result`
         cache_salt: str | None = None,  # as in Engine.add
         adapter: LoadedAdapter | None = None,  # as in Engine.add
+        background: bool = False,  # as in Engine.add
         on_delta: Callable[[Delta], object] | None = None,
     ) -> RequestHandle:
         """Hands in a request. Raises RequestError at once if it can't be run, EngineError if the engine has stopped.
@@ -107,7 +109,8 @@ class EngineLoop:
                 request_id = f"request-{next(self._numbers)}"
             if request_id in self._tickets:
                 raise RequestError(f"The request id {request_id!r} is in use: give another.")
-            ticket = _Ticket(request_id, ids, params, cache_salt, adapter, restriction, added, on_delta or deltas.put)
+            receive = on_delta or deltas.put
+            ticket = _Ticket(request_id, ids, params, cache_salt, adapter, restriction, added, background, receive)
             self._tickets[request_id] = ticket
             self._commands.put(_Command("add", ticket))
         cancel = partial(self._commands.put, _Command("cancel", ticket))
@@ -191,6 +194,7 @@ class EngineLoop:
                 adapter=ticket.adapter,
                 restriction=ticket.restriction,
                 added=ticket.added,
+                background=ticket.background,
             )
         except Exception as error:  # it was checked before; what is wrong with it must not end the others
             shown = EngineError(f"Request {ticket.request_id!r} couldn't be added: {error}.")

@@ -33,6 +33,7 @@ class Request:
     prefill_seconds: float = 0.0  # of the steps with rows of its prompt
     # Of the prompt's tokens from the second one on, as far as they are computed. None: nobody asks, or they are given.
     scores: list[TokenLogprob] | None = None
+    background: bool = False  # others go before it, and get its place
 
     @property
     def unfinished(self) -> list[Sequence]:

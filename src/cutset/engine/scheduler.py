@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from itertools import islice
 
 from cutset.engine.blocks import BlockPool
 from cutset.engine.prefix_store import StoredBlocks
@@ -13,6 +11,7 @@ from cutset.engine.speculation import Speculation
 from cutset.engine.stage_blocks import BlocksResult, StagedBlocks, StoredBlock
 from cutset.engine.states import StatePool
 from cutset.engine.step import NONE, Step, make_step
+from cutset.engine.waiting_line import WaitingLine
 
 __all__ = ["Scheduler"]
 
@@ -27,7 +26,8 @@ class Scheduler:
 
     Sequences that decode come first, then prompts that have been begun, then waiting ones; a long prompt is computed
     in chunks. A waiting sequence starts when there are blocks for all of its known tokens. One that decodes and finds
-    no block preempts the youngest: that one gives back its blocks and computes them again later.
+    no block preempts the youngest: that one gives back its blocks and computes them again later. Sequences in the
+    background start when no other waits, and are preempted when one does and finds no place.
 
     Where the decoder has states of sequences (`states`), a prefix is used again up to the last checkpoint in it. Two
     are made on the way through a prompt: at the end of its last full block, for the same prompt with more behind it,
@@ -69,7 +69,7 @@ class Scheduler:
         self.max_model_len = max_model_len
         self.prefix_caching = prefix_caching
         self.running: dict[Sequence, None] = {}  # a dict for its order and O(1) removal
-        self.waiting: OrderedDict[Sequence, None] = OrderedDict()
+        self.waiting = WaitingLine()
         self.groups = 1  # steps that may be on their way; see `share_out`
         self._budget = max_batch_tokens  # rows of a step
         self.preemptions = 0
@@ -81,12 +81,12 @@ class Scheduler:
         """Queues the samples of a request. With prefix caching, all but the first wait for its prompt, to share it, and
         so they do for its scores: nobody gets a token before these."""
         for sequence in sequences[:1] if self.prefix_caching or sequences[0].scoring else sequences:
-            self.waiting[sequence] = None
+            self.waiting.put(sequence)
 
     def finish(self, sequence: Sequence) -> None:
         """Takes a sequence out, whatever it does. Its blocks are free at once."""
         self.running.pop(sequence, None)
-        self.waiting.pop(sequence, None)
+        self.waiting.discard(sequence)
         sequence.status = Status.FINISHED
         self._release(sequence)
         if self.speculation is not None:
@@ -113,14 +113,14 @@ class Scheduler:
         """The next step, or None if there is nothing to do."""
         rows: dict[Sequence, int] = {}
         self._decodes(rows, self._share())
-        decoding = len(rows)
-        self._prompts(rows, self.running)
-        self._admit(rows, self.waiting)
+        decodes = list(rows)
+        self._fill(rows)
         if self._restoring:
             self._restore(RESTORED_BYTES)
             self._prompts(rows, self.running)
-        if self.speculation is not None and rows and (len(rows) == decoding or self.speculation.constant):
-            return self._drafted(rows, list(rows)[:decoding])  # beside rows of prompts none is nearly free
+        decoding = [sequence for sequence in decodes if sequence in rows]
+        if self.speculation is not None and rows and (len(rows) == len(decoding) or self.speculation.constant):
+            return self._drafted(rows, decoding)  # beside rows of prompts none is nearly free
         return self._step(rows)
 
     def prefilling(self, sequences: list[Sequence]) -> list[Sequence]:
@@ -130,8 +130,7 @@ class Scheduler:
     def schedule_prefill(self, sequences: list[Sequence]) -> Step | None:
         """A step with rows of the prompts of these sequences only, or None if there is no room or nothing to do."""
         rows: dict[Sequence, int] = {}
-        self._prompts(rows, [sequence for sequence in sequences if sequence in self.running])
-        self._admit(rows, [sequence for sequence in sequences if sequence in self.waiting])
+        self._fill(rows, sequences)
         if self._restoring:
             self._restore()
             self._prompts(rows, [sequence for sequence in sequences if sequence in self.running])
@@ -233,8 +232,7 @@ class Scheduler:
         for sibling in reversed(first.request.sequences[1:]):
             # The first sample may come here again after a preemption.
             if sibling.status is Status.WAITING and sibling not in self.waiting:
-                self.waiting[sibling] = None
-                self.waiting.move_to_end(sibling, last=False)  # they came before all that wait
+                self.waiting.put(sibling, first=True)  # they came before all that wait
 
     def _decodes(self, rows: dict[Sequence, int], most: int) -> None:
         """One row for each of at most `most` running sequences with one token to compute."""
@@ -250,7 +248,7 @@ class Scheduler:
         if not self.pool.free and self.speculation is not None:
             self._take_back()
         while not self.pool.free:
-            youngest = max(self.running, key=lambda one: one.age)
+            youngest = max(self.running, key=lambda one: (one.request.background, one.age))
             rows.pop(youngest, None)
             self._preempt(youngest)
             if youngest is sequence:
@@ -282,8 +280,30 @@ class Scheduler:
             history.renew()
         del self.running[sequence]
         sequence.status = Status.WAITING
-        self.waiting[sequence] = None
-        self.waiting.move_to_end(sequence, last=False)
+        self.waiting.put(sequence, first=True)
+
+    def _fill(self, rows: dict[Sequence, int], among: list[Sequence] | None = None) -> None:
+        """Rows of prompts: of those that have been begun, then of those that wait; what is in the background comes
+        after all that isn't, and makes way for it. `among`: of these alone."""
+        running = list(self.running) if among is None else among
+        for background in (False, True):
+            begun = [one for one in running if one in self.running and one.request.background is background]
+            self._prompts(rows, begun)
+            self._admit(rows, background, among)
+            while not background and self._make_way(rows, among):
+                self._admit(rows, background, among)
+
+    def _make_way(self, rows: dict[Sequence, int], among: list[Sequence] | None) -> bool:
+        """Preempts the youngest in the background, where another waits for its place; whether there was one."""
+        if sum(rows.values()) >= self._budget or not self.waiting.next(1, background=False, among=among):
+            return False
+        behind = [one for one in self.running if one.request.background]
+        if not behind:
+            return False
+        youngest = max(behind, key=lambda one: one.age)
+        rows.pop(youngest, None)
+        self._preempt(youngest)
+        return True
 
     def _prompts(self, rows: dict[Sequence, int], sequences: Iterable[Sequence]) -> None:
         budget = self._budget - sum(rows.values())
@@ -300,9 +320,9 @@ class Scheduler:
             rows[sequence] = count
         return max(count, 0)
 
-    def _admit(self, rows: dict[Sequence, int], sequences: Iterable[Sequence]) -> None:
+    def _admit(self, rows: dict[Sequence, int], background: bool, among: list[Sequence] | None) -> None:
         budget = self._budget - sum(rows.values())
-        for sequence in list(islice(sequences, self.max_num_seqs - len(self.running))):
+        for sequence in self.waiting.next(self.max_num_seqs - len(self.running), background=background, among=among):
             if not budget or not self._start(sequence):
                 return  # those behind it wait too, or a long prompt would wait for ever
             if sequence in self._restoring:
@@ -340,7 +360,7 @@ class Scheduler:
             sequence.state = self.states.start(self._digest(sequence, sequence.cached) if found else None, wanted)
         sequence.status = Status.RUNNING
         self.running[sequence] = None
-        del self.waiting[sequence]
+        self.waiting.discard(sequence)
         return True
 
     def _restore(self, most: int | None = None) -> None:

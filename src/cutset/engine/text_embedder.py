@@ -68,6 +68,7 @@ class TextEmbedder:
         *,
         pooling: Pooling | None = None,
         adapter: LoadedAdapter | None = None,
+        background: bool = False,  # all others go before it
     ) -> EmbeddingJob:
         """Hands sequences in; a thread calls `done`, which must not block, with the vectors (sequences, hidden) as they
         are before they are normalised, or with what went wrong. The job cancels.
@@ -76,7 +77,7 @@ class TextEmbedder:
         """
         if pooling not in (None, *POOLINGS):
             raise RequestError(f"pooling={str(pooling)[:60]!r} can't be used: give {', '.join(POOLINGS)}")
-        job = EmbeddingJob(sequences, pooling or self.pooling, adapter, done)
+        job = EmbeddingJob(sequences, pooling or self.pooling, adapter, done, background=background)
         self._hand_in(job)
         return job
 

@@ -19,7 +19,7 @@ from cutset.errors import (
     TokenizerError,
 )
 
-__all__ = ["NO_RETRY", "ApiError", "as_api_error", "invalid"]
+__all__ = ["NO_RETRY", "ApiError", "as_api_error", "invalid", "server_failed"]
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,11 @@ class ApiError(Exception):
 def invalid(message: str, param: str | None = None, code: str | None = None) -> ApiError:
     """A request that can't be served as it is."""
     return ApiError(400, message, param=param, code=code)
+
+
+def server_failed() -> ApiError:
+    """The answer where a bug was met. What went wrong is the operator's to know, and is in the log."""
+    return ApiError(500, "the server failed; its log says why", kind="server_error", headers=NO_RETRY)
 
 
 def as_api_error(error: CutsetError) -> ApiError:

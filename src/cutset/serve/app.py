@@ -17,8 +17,9 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cutset.errors import CutsetError
-from cutset.serve.api_errors import NO_RETRY, ApiError, as_api_error
+from cutset.serve.api_errors import ApiError, as_api_error, server_failed
 from cutset.serve.auth import Auth, Guard, refuse
+from cutset.serve.batches.batch_api import BatchApi
 from cutset.serve.embeddings import Embeddings, OllamaEmbed, OllamaEmbeddings
 from cutset.serve.endpoints import ChatCompletions, Completions
 from cutset.serve.front import Front
@@ -31,23 +32,35 @@ from cutset.serve.pages import dashboard_routes
 from cutset.serve.readings import Ticker
 from cutset.serve.records import Recorded, Sink
 from cutset.serve.request_limits import CLOSE
-from cutset.serve.responses.response_endpoints import response_routes
+from cutset.serve.responses.response_endpoints import RESPONSES, Responses, stored_routes
+from cutset.serve.responses.response_store import ResponseStore
 from cutset.serve.service import Service
 from cutset.serve.tokens import Detokenize, Tokenize
 
-__all__ = ["MODEL_APPLICATIONS", "build_app", "build_dashboard", "guarded"]
+__all__ = ["MODEL_APPLICATIONS", "build_app", "build_dashboard", "guarded", "model_applications"]
 
 
-def build_app(service: Service, auth: Auth, front: Front | None = None, sinks: Sequence[Sink] = ()) -> ASGIApp:
-    """The server's application, behind the guard. `sinks` get a record of each request that has ended."""
+def build_app(
+    service: Service,
+    auth: Auth,
+    front: Front | None = None,
+    sinks: Sequence[Sink] = (),
+    batches: BatchApi | None = None,
+) -> ASGIApp:
+    """The server's application, behind the guard. `sinks` get a record of each request that has ended; `batches`: files
+    of requests, where they are offered."""
     front = front or Front()
-    pages = Pages(service)
+    pages, stored = Pages(service), ResponseStore()
+    apps = model_applications(service, stored)
+    batches = batches or BatchApi(None)
+    batches.answer_by(apps, service.check_open, at_once=2 * service.llm.settings.max_num_seqs)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         ticker = asyncio.create_task(Ticker(service).run())
         try:
-            yield
+            async with batches.running():
+                yield
         finally:
             ticker.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -58,8 +71,9 @@ def build_app(service: Service, auth: Auth, front: Front | None = None, sinks: S
         [
             Route("/v1/models", pages.models),
             Route("/v1/models/{name:path}", pages.model),
-            *(Route(path, make(service), methods=["POST"]) for path, make in MODEL_APPLICATIONS.items()),
-            *response_routes(service),
+            *(Route(path, one, methods=["POST"]) for path, one in apps.items()),
+            *stored_routes(stored),
+            *batches.routes(service.limits, front.origins),
             *ollama_pages(service, service.limits),
             Route("/health", pages.health),
             Route("/metrics", pages.metrics),
@@ -89,6 +103,12 @@ MODEL_APPLICATIONS: dict[str, Callable[[Service], ASGIApp]] = {
     "/api/embed": OllamaEmbed,
     "/api/embeddings": OllamaEmbeddings,
 }
+
+
+def model_applications(service: Service, stored: ResponseStore) -> dict[str, ASGIApp]:
+    """What a model answers, by path; responses are kept in `stored`."""
+    apps = {path: make(service) for path, make in MODEL_APPLICATIONS.items()}
+    return apps | {RESPONSES: Responses(service, stored)}
 
 
 def build_dashboard(hub: Hub, auth: Auth, metrics: Callable[[], bytes] | None = None) -> ASGIApp:
@@ -198,8 +218,7 @@ def _http(request: Request, error: Exception) -> ApiError:
 
 
 def _bug(request: Request, error: Exception) -> ApiError:
-    # What went wrong is the operator's to know, and is in the log.
-    return ApiError(500, "the server failed; its log says why", kind="server_error", headers=NO_RETRY)
+    return server_failed()
 
 
 ANSWERS = {ApiError: _known, CutsetError: _known, HTTPException: _http, Exception: _bug}

@@ -92,7 +92,8 @@ class Auth:
 
 
 class Guard:
-    """Middleware that lets through what `Auth` allows; `scope["cutset.client"]` says who it is."""
+    """Middleware that lets through what `Auth` allows; `scope["cutset.client"]` says who it is where there are several,
+    `scope["cutset.owner"]` wherever a key is needed."""
 
     def __init__(self, app: ASGIApp, auth: Auth, refused: Callable[[int], object] = lambda status: None) -> None:
         self.app, self.auth, self.refused = app, auth, refused
@@ -104,8 +105,11 @@ class Guard:
         headers = dict(scope["headers"])
         error = self._refusal(scope["path"], headers)
         if error is None:
-            if self.auth.several:
-                scope["cutset.client"] = self.auth.client(headers.get(b"authorization", b""))
+            if self.auth.needed:
+                client = self.auth.client(headers.get(b"authorization", b""))
+                scope["cutset.owner"] = client  # of what outlives this server, where keys may become several
+                if self.auth.several:
+                    scope["cutset.client"] = client
             await self.app(scope, receive, send)
             return
         await refuse(error, send, self.refused, scope["path"])

@@ -20,6 +20,7 @@ from cutset.serve.api_errors import NO_RETRY, ApiError, invalid
 from cutset.serve.plain_requests import read_plain
 from cutset.serve.records import current_record
 from cutset.serve.replies import send_json, until_gone
+from cutset.serve.request_limits import BACKGROUND
 from cutset.serve.service import Service
 
 __all__ = ["Embeddings", "OllamaEmbed", "OllamaEmbeddings"]
@@ -70,6 +71,7 @@ class _Embedding:
         special: bool = True,
         truncate: int | None = None,
         normalise: bool = True,
+        background: bool = False,
     ) -> tuple[NDArray[np.float32], int] | None:
         """The vectors (inputs, dimensions), and how many tokens there were; None if the client has left."""
         service = self.service
@@ -81,9 +83,9 @@ class _Embedding:
         if truncate is not None and not 1 <= truncate <= service.llm.max_model_len:
             text = f"truncate_prompt_tokens must be -1 or 1 to {service.llm.max_model_len}"
             raise invalid(text, "truncate_prompt_tokens")
-        with service.admission.admit(1):
+        with service.admission.admit(1, background=background):
             sequences = [await service.encode_to_embed(one, special=special, truncate=truncate) for one in inputs]
-            found = await self._run(sequences, model, receive)
+            found = await self._run(sequences, model, receive, background=background)
             if found is None:
                 return None
         tokens = sum(len(one) for one in sequences)
@@ -92,7 +94,7 @@ class _Embedding:
         return unit_vectors(found, dimensions, normalise=normalise), tokens
 
     async def _run(
-        self, sequences: list[NDArray[np.int32]], model: str, receive: Receive
+        self, sequences: list[NDArray[np.int32]], model: str, receive: Receive, *, background: bool
     ) -> NDArray[np.float32] | None:
         service, loop = self.service, asyncio.get_running_loop()
         came: asyncio.Future[NDArray[np.float32]] = loop.create_future()
@@ -110,11 +112,12 @@ class _Embedding:
                 loop.call_soon_threadsafe(settle, result)
 
         own = service.llm.adapter(service.adapter(model))
-        job = service.llm.embeddings.submit(sequences, done, adapter=own)
+        job = service.llm.embeddings.submit(sequences, done, adapter=own, background=background)
+        patience = None if background else service.limits.request_s
         gone = asyncio.create_task(until_gone(receive))
         try:
             either: set[asyncio.Future[Any]] = {came, gone}
-            await asyncio.wait(either, timeout=service.limits.request_s, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(either, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
             if came.done():
                 if isinstance(error := came.exception(), CutsetError):
                     for watch in service.watches:
@@ -153,6 +156,7 @@ class Embeddings(_Embedding):
             special=request.add_special_tokens,
             truncate=service.llm.max_model_len if truncate == -1 else truncate,
             normalise=request.normalize,
+            background=bool(scope.get(BACKGROUND)),
         )
         if found is None:
             return

@@ -21,7 +21,7 @@ from cutset.serve.api_errors import ApiError, as_api_error
 from cutset.serve.chat_answer import ChatAnswer
 from cutset.serve.prompt_scores import Echo, PromptReport, echo_of
 from cutset.serve.replies import until_gone
-from cutset.serve.request_limits import read_body
+from cutset.serve.request_limits import BACKGROUND, read_body
 from cutset.serve.requests import ChatRequest, CompletionRequest, parse
 from cutset.serve.running_request import RunningRequest
 from cutset.serve.service import Service, salted
@@ -74,7 +74,8 @@ class _Endpoint(ABC):
         request = self.read(body, scope.get("cutset.client"))
         model = service.check_model(request.model)
         params = request.sampling(self.default_tokens, service.llm.generation.values)
-        with service.admission.admit(self.count(request) * params.n):  # to make its prompts takes time too
+        background = bool(scope.get(BACKGROUND))
+        with service.admission.admit(self.count(request) * params.n, background=background):  # prompts take time too
             found, form = await self.prompts(request)
             prompts = [truncated(ids, params, service.llm.max_model_len) for ids in found]
             params = await service.formed(params, form)
@@ -85,8 +86,10 @@ class _Endpoint(ABC):
             answer.report = await self.report(request, params, prompts)
             salt = salted(scope.get("cutset.client"), request.cache_salt)
             adapter = service.adapter(model)
-            running = service.generate(prompts, params, salt, stream=bool(request.stream), adapter=adapter)
-            with running as generation, service.watching(answer.id, generation, model):
+            running = service.generate(
+                prompts, params, salt, stream=bool(request.stream), adapter=adapter, background=background
+            )
+            with running as generation, service.watching(answer.id, generation, model, background=background):
                 await self._answer(request, params.n, generation, answer, receive, send)
 
     async def _answer(

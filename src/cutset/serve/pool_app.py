@@ -14,8 +14,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from cutset.serve.app import MODEL_APPLICATIONS, guarded
+from cutset.serve.app import MODEL_APPLICATIONS, guarded, model_applications
 from cutset.serve.auth import Auth
+from cutset.serve.batches.batch_api import BatchApi
 from cutset.serve.front import Front
 from cutset.serve.metrics import Metrics
 from cutset.serve.model_facts import model_card
@@ -25,13 +26,11 @@ from cutset.serve.ollama_models import ollama_pages
 from cutset.serve.pages import dashboard_routes
 from cutset.serve.readings import SECONDS, Ticker, model_event
 from cutset.serve.records import Sink
-from cutset.serve.responses.response_endpoints import Responses, stored_routes
+from cutset.serve.responses.response_endpoints import RESPONSES, stored_routes
 from cutset.serve.responses.response_store import ResponseStore
 from cutset.serve.service import Service
 
 __all__ = ["PoolApplications", "build_pool_app"]
-
-RESPONSES = "/v1/responses"
 
 SAMPLE = re.compile(r"^([A-Za-z_:][\w:]*)(?:\{(.*)\})? (.*)$")
 OF_PROCESS = "process_"
@@ -44,15 +43,23 @@ class PoolApplications:
         self.responses = ResponseStore()
 
     def __call__(self, service: Service) -> Applications:
-        by_path = {path: make(service) for path, make in MODEL_APPLICATIONS.items()}
-        return Applications(by_path | {RESPONSES: Responses(service, self.responses)}, Metrics(service).text)
+        return Applications(model_applications(service, self.responses), Metrics(service).text)
 
 
 def build_pool_app(
-    pool: ModelPool, made: PoolApplications, auth: Auth, front: Front | None = None, sinks: Sequence[Sink] = ()
+    pool: ModelPool,
+    made: PoolApplications,
+    auth: Auth,
+    front: Front | None = None,
+    sinks: Sequence[Sink] = (),
+    batches: BatchApi | None = None,
 ) -> ASGIApp:
     """As build_app, for the models of a pool, whose applications were `made` so."""
     front = front or Front()
+    router = ModelRouter(pool)
+    apps: dict[str, ASGIApp] = dict.fromkeys((*MODEL_APPLICATIONS, RESPONSES), router)
+    batches = batches or BatchApi(None)
+    batches.answer_by(apps, pool.check_open, at_once=pool.limits.queue // 4 or 1)
 
     async def models(request: Request) -> Response:
         return _json({"object": "list", "data": [model_card(facts, pool) for facts in pool.served()]})
@@ -72,19 +79,20 @@ def build_pool_app(
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         ticker = asyncio.create_task(_tick(pool))
         try:
-            yield
+            async with batches.running():
+                yield
         finally:
             ticker.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await ticker
 
-    router = ModelRouter(pool)
     return guarded(
         [
             Route("/v1/models", models),
             Route("/v1/models/{name:path}", model),
-            *(Route(path, router, methods=["POST"]) for path in (*MODEL_APPLICATIONS, RESPONSES)),
+            *(Route(path, one, methods=["POST"]) for path, one in apps.items()),
             *stored_routes(made.responses),
+            *batches.routes(pool.limits, front.origins),
             *ollama_pages(pool, pool.limits),
             Route("/health", health),
             Route("/metrics", metrics),

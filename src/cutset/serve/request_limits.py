@@ -11,7 +11,9 @@ from starlette.types import Receive, Scope, Send
 
 from cutset.serve.api_errors import ApiError
 
-__all__ = ["CLOSE", "Admission", "RequestLimits", "read_body"]
+__all__ = ["BACKGROUND", "CLOSE", "Admission", "RequestLimits", "read_body"]
+
+BACKGROUND = "cutset.background"  # in a scope: nobody waits for the answer, so all other requests go first
 
 DRAIN_BYTES, DRAIN_SECONDS = 256 << 20, 5.0  # read and dropped of a body that is too large
 
@@ -40,11 +42,15 @@ class Admission:
         self.most, self.taken = most, 0
 
     @contextmanager
-    def admit(self, samples: int) -> Iterator[None]:
-        """Room for so many samples. Raises ApiError 429 if there isn't."""
+    def admit(self, samples: int, *, background: bool = False) -> Iterator[None]:
+        """Room for so many samples. Raises ApiError 429 if there isn't. Those in the background take nobody's room: who
+        hands them in hands in few at a time."""
+        if samples > self.most:
+            raise ApiError(400, f"the request has {samples} samples; this server takes at most {self.most} at once")
+        if background:
+            yield
+            return
         if self.taken + samples > self.most:
-            if samples > self.most:
-                raise ApiError(400, f"the request has {samples} samples; this server takes at most {self.most} at once")
             raise ApiError(
                 429,
                 f"the server is busy: {self.taken} samples run or wait and {self.most} may; try again soon",

@@ -55,6 +55,8 @@ class RunningRequest:
         watches: Sequence[Watch] = (),
         most_unread: int | None = None,  # bytes of memory; None: nobody can read yet
         adapter: str | None = None,
+        *,
+        background: bool = False,  # all other requests go before it
     ) -> None:
         self.started = time.perf_counter()
         self.prompt_tokens = sum(len(ids) for ids in prompts)
@@ -76,7 +78,9 @@ class RunningRequest:
         try:
             for number, ids in enumerate(prompts):
                 receive = partial(mailbox.put, partial(self._receive, number))
-                handle = llm.submit(ids, params, on_delta=receive, cache_salt=salt, adapter=adapter)
+                handle = llm.submit(
+                    ids, params, on_delta=receive, cache_salt=salt, adapter=adapter, background=background
+                )
                 self._handles.append(handle)
         except BaseException:
             self.cancel()

@@ -58,10 +58,12 @@ class Service:
         on_integrity_error: Policy = "refuse",
         tool_parser: str = "auto",
         reasoning_parser: str = "auto",
+        adapter: str | None = None,  # of requests that name the model itself, or none
     ) -> None:
         check_names(tool_parser, reasoning_parser)
         self.tool_parser, self.reasoning_parser = tool_parser, reasoning_parser
         self.llm, self.limits = llm, limits or RequestLimits()
+        self._adapter = adapter
         self.names = (*(names or (llm.name,)), *llm.adapters)  # an adapter is a model to clients
         if len(set(self.names)) != len(self.names):
             raise ConfigError(f"a name stands for two things: {', '.join(self.names)}; rename an adapter")
@@ -103,7 +105,7 @@ class Service:
 
     def adapter(self, name: str) -> str | None:
         """The LoRA adapter that a served name stands for; None for the model itself."""
-        return name if name in self.llm.adapters else None
+        return name if name in self.llm.adapters else self._adapter
 
     def check_open(self) -> None:
         """Raises ApiError 503 while the server stops, once its engine has ended, or after a wrong product."""
@@ -145,7 +147,7 @@ class Service:
         return self.mode
 
     def _parent(self, name: str) -> str | None:
-        return None if self.adapter(name) is None else self.names[0]
+        return self.names[0] if name in self.llm.adapters else None
 
     async def encode(self, prompt: Prompt, *, special: bool = True) -> NDArray[np.int32]:
         """As LLM.encode, or without `special` tokens around it. Raises ApiError for a text that is far too long."""
@@ -252,16 +254,24 @@ class Service:
         *,
         stream: bool,
         adapter: str | None = None,
+        background: bool = False,
     ) -> RunningRequest:
         """Hands prompts in. Raises what RunningRequest raises."""
         unread = self.limits.unread_bytes if stream else None
         if self._mailbox is None:
             self._mailbox = Mailbox(asyncio.get_running_loop())
-        return RunningRequest(self.llm, self._mailbox, list(prompts), params, salt, self.watches, unread, adapter)
+        given = list(prompts), params, salt, self.watches, unread, adapter
+        return RunningRequest(self.llm, self._mailbox, *given, background=background)
 
     @contextmanager
-    def watching(self, name: str, generation: RunningRequest, model: str = "") -> Iterator[None]:
-        """While it runs, it has a time limit, and a stopping server ends it with an error."""
+    def watching(
+        self, name: str, generation: RunningRequest, model: str = "", *, background: bool = False
+    ) -> Iterator[None]:
+        """While it runs, it has a time limit, and a stopping server ends it with an error. One in the background runs
+        until whoever asked gives it up."""
+        if background:
+            yield
+            return
         self.running[name] = generation
         late = ApiError(
             504, f"the answer took longer than {self.limits.request_s:g} s", kind="timeout", headers=NO_RETRY

@@ -18,7 +18,9 @@ from cutset.serve.responses.response_fields import ResponseChat, parse_response
 from cutset.serve.responses.response_store import ResponseStore
 from cutset.serve.service import Service
 
-__all__ = ["Responses", "response_routes", "stored_routes"]
+__all__ = ["RESPONSES", "Responses", "stored_routes"]
+
+RESPONSES = "/v1/responses"
 
 
 class Responses(ChatCompletions):
@@ -72,12 +74,6 @@ class _Stored:
 
     def _found(self, request: Request) -> Any:
         return self._stored.get(request.scope.get("cutset.client"), request.path_params["name"])
-
-
-def response_routes(service: Service) -> list[BaseRoute]:
-    """All paths below `/v1/responses`, with a store of their own."""
-    store = ResponseStore()
-    return [Route("/v1/responses", Responses(service, store), methods=["POST"]), *stored_routes(store)]
 
 
 def stored_routes(store: ResponseStore) -> list[BaseRoute]:

@@ -1,0 +1,92 @@
+"""What has come of files of which each is an item: by their digests, so that one which changed is done again."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from pathlib import Path
+
+import msgspec
+
+from cutset.batches.shard_folder import Record, ShardFolder
+from cutset.reading import MALFORMED
+
+__all__ = ["FileRecord", "FileRecords", "begin_record", "digest_of"]
+
+CHUNK = 1 << 20
+
+
+class FileRecord(msgspec.Struct, omit_defaults=True):
+    """A file that is done: the `output` that was written, or the `error`."""
+
+    file: str
+    sha256: str
+    nbytes: int
+    changed: int  # nanoseconds since 1970
+    output: str = ""
+    items: int = 0
+    error: str = ""
+
+
+class FileRecords:
+    """Records of a run's files. `add` returns when the record is on disk; a second one of a file takes the place of the
+    first where the file has changed, and is dropped where it hasn't."""
+
+    def __init__(self, folder: ShardFolder) -> None:
+        self.folder = folder
+        self.late = 0  # records that came again
+        self._records: dict[str, FileRecord] = {}
+        for stored in folder.records():
+            with contextlib.suppress(*MALFORMED):  # it is done again
+                record = msgspec.json.decode(folder.read(stored), type=FileRecord)
+                if "/" not in record.output:
+                    self._take(record)
+
+    def find(self, path: Path) -> FileRecord | None:
+        """The record of a file as it is now, or None. Raises OSError."""
+        known, stat = self._records.get(str(path)), path.stat()
+        if known is None or known.nbytes != stat.st_size:
+            return None
+        if known.changed == stat.st_mtime_ns or known.sha256 == digest_of(path):
+            return known
+        return None
+
+    def name_for(self, path: Path) -> str:
+        """What its output is called: as before, or by its own name, with a number where another file has that."""
+        if (known := self._records.get(str(path))) is not None and known.output:
+            return known.output
+        taken = {one.output for one in self._records.values()}
+        names = (f"{path.name}{f'-{number}' if number else ''}.jsonl" for number in range(len(taken) + 1))
+        return next(name for name in names if name not in taken)
+
+    def add(self, record: FileRecord) -> bool:
+        """False for one that was there. Raises OSError."""
+        if not self._take(record):
+            return False
+        self.folder.commit([Record(record.sha256, not record.error, msgspec.json.encode(record))])
+        return True
+
+    def _take(self, record: FileRecord) -> bool:
+        known = self._records.get(record.file)
+        if known is not None and known.sha256 == record.sha256:
+            self.late += 1
+            return False
+        self._records[record.file] = record
+        return True
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file, in hex. Raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def begin_record(path: Path) -> FileRecord:
+    """A record with what identifies a file. Raises OSError."""
+    with path.open("rb") as file:
+        stat = os.fstat(file.fileno())
+    return FileRecord(str(path), digest_of(path), stat.st_size, stat.st_mtime_ns)

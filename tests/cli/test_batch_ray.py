@@ -1,0 +1,134 @@
+"""`cutset batch --ray`: the lines of a file over actors, of which some die."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("starlette")
+
+from cutset.cli import main
+
+COUNT = 400
+
+
+def write(path: Path, count: int = COUNT) -> Path:
+    body = {"max_tokens": 8, "temperature": 0.9}
+    lines = [
+        {
+            "custom_id": f"r {n}",
+            "method": "POST",
+            "url": "/v1/completions",
+            "body": body | {"prompt": f"{n}", "seed": n},
+        }
+        for n in range(count)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + "{\n")
+    return path
+
+
+def texts(path: Path) -> list[Any]:
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    return [
+        (one["id"], one["error"] or one["response"]["body"]["choices"][0]["text"], one["custom_id"]) for one in found
+    ]
+
+
+@pytest.mark.parametrize(
+    ("version", "mode", "flags", "message"),
+    [
+        (None, None, ["--ray", "local"], "--ray needs Ray: pip install 'cutset[ray]'"),
+        ("2.9.1", None, ["--ray", "local"], "--ray needs Ray 2.60, not 2.9.1: pip install 'cutset[ray]'"),
+        ("2.60.1", None, ["--ray", "auto"], "--ray needs Ray's token authentication"),
+        ("2.60.1", None, ["--ray", "10.0.0.1:6379"], "--insecure-ray"),
+        ("2.60.1", "token", ["--ray", "auto", "--ray-actors", "-1"], "--ray-actors must be from 0"),
+    ],
+)
+def test_what_ray_needs_is_one_line(
+    version: str | None,
+    mode: str | None,
+    flags: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    real: Callable[[str], str] = importlib.metadata.version
+
+    def installed(name: str) -> str:
+        if name != "ray":
+            return real(name)
+        if version is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version
+
+    monkeypatch.setattr(importlib.metadata, "version", installed)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    if mode:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    source = write(tmp_path / "in.jsonl", 1)
+    assert main(["batch", "story", str(source), "-o", str(tmp_path / "out.jsonl"), *flags]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+    assert sorted(os.listdir(tmp_path)) == ["in.jsonl"]
+
+
+def actors() -> list[int]:
+    """Processes of Ray's that have an engine."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if b"MapWorker" in path.read_bytes():
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.slow
+def test_an_actor_and_then_the_driver_die(tmp_path: Path) -> None:
+    pytest.importorskip("ray.data")
+    source = write(tmp_path / "in.jsonl")
+    here, out = tmp_path / "here.jsonl", tmp_path / "out.jsonl"
+    common = [
+        sys.executable,
+        "-m",
+        "cutset.cli",
+        "batch",
+        "story",
+        str(source),
+        "--threads",
+        "1",
+        "--max-num-seqs",
+        "4",
+    ]
+    subprocess.run([*common, "-o", str(here)], check=True, timeout=300)
+    over = [*common, "-o", str(out), "--ray", "local", "--ray-actors", "2", "--resume"]
+    before = set(actors())
+    process = subprocess.Popen(over, stderr=subprocess.PIPE, text=True)
+    shards, killed, end = out.with_name("out.jsonl.parts"), False, time.monotonic() + 300
+    while process.poll() is None and time.monotonic() < end:
+        time.sleep(0.1)
+        written = len(list(shards.glob("*.shard")))
+        if written and not killed and (victims := set(actors()) - before):
+            os.kill(min(victims), signal.SIGKILL)
+            killed = True
+        elif killed and written > 2:
+            process.kill()
+    process.communicate()
+    assert killed
+    done = subprocess.run(over, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    assert texts(out) == texts(here)
+    assert sorted(os.listdir(tmp_path)) == ["here.jsonl", "in.jsonl", "out.jsonl"]
