@@ -10,20 +10,34 @@ import queue
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cutset.cluster.launch.party_needs import Needs
 from cutset.cluster.launch.ray_driver import RayDriver
 from cutset.cluster.launch.ray_party import RayParty
 from cutset.errors import CutsetError, EngineError
+from cutset.link.keys import Keys, load_keys
+
+
+class OnLoopback(RayParty):
+    """Of which a node's address is known without Ray."""
+
+    keys: Keys  # which the test knows, to try what is to be refused
+
+    def host(self) -> str:
+        return "127.0.0.1"
+
+    def enrolled(self, secret: Path) -> None:
+        self.keys = load_keys(secret)
 
 
 @dataclass(eq=False)
 class FakeAttempt:
     index: int
     order: dict[str, Any]
-    party: RayParty = field(default_factory=RayParty)
+    party: OnLoopback
     node: str = ""  # where it runs; "" while there is no room
     over: bool = False
 
@@ -40,13 +54,6 @@ class FakeEvent:
     why: str = ""
 
 
-class OnLoopback(RayParty):
-    """Of which a node's address is known without Ray."""
-
-    def host(self) -> str:
-        return "127.0.0.1"
-
-
 class FakeCluster:
     """Nodes by name, with so many processors. A node that is removed takes its parties with it, and their places go to
     another node that has room, or wait for one."""
@@ -59,7 +66,6 @@ class FakeCluster:
         self.made: list[FakeAttempt] = []
         self.closed = 0
         self.head = True  # can be reached
-        self.alter: Any = None  # changes what a party says of its place
         self._needs: list[Needs] = []
         self._placed: dict[int, str] = {}  # place to node
         self._came: queue.Queue[FakeEvent] = queue.Queue()
@@ -106,7 +112,6 @@ class FakeCluster:
                 if attempt.over:
                     attempt.party.stop()
                 place = {name: place[name] for name in ("address", "key", "pid")} | {"node": attempt.node}
-                place = place if self.alter is None else self.alter(attempt, place)
                 self._came.put(FakeEvent(attempt, place))
                 why = attempt.party.wait()
             except Exception as error:
@@ -197,13 +202,19 @@ class FakeDriver:
         return event
 
     def end(self, patience: float = 1.0) -> None:
-        self._commands.put(None)
-        self._thread.join(patience)
+        if not self.dead:
+            self._commands.put(None)
+            self._thread.join(patience)
 
     def die(self) -> None:
         """As when Ray ends it, a minute after its head: no word, and parties go on for a while."""
         self.dead = True
         self._events.put("")
+
+    def end_parties(self) -> None:
+        """As when nodes end what a driver left that is dead."""
+        self._commands.put(None)
+        self._thread.join(20.0)
 
 
 class Fakes:

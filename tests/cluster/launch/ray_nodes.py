@@ -15,7 +15,7 @@ def main() -> None:
     from ray.cluster_utils import Cluster
 
     store = 80 << 20
-    node = {"num_cpus": 2, "node_ip_address": "127.0.0.1", "object_store_memory": store}
+    node = {"num_cpus": 2, "object_store_memory": store}
     cluster = Cluster(initialize_head=True, head_node_args=node | {"num_cpus": 0, "include_dashboard": False})
     for _ in range(int(sys.argv[1])):
         cluster.add_node(wait=False, **node)

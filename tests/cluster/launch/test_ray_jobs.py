@@ -24,6 +24,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Fakes:
     return found
 
 
+@pytest.mark.slow
 def test_a_node_goes_in_the_middle_of_a_stream(fakes: Fakes) -> None:
     pytest.importorskip("torch")
     from cluster.run.pictures import expected, moving, same, small_model

@@ -8,15 +8,14 @@ from typing import Any
 
 import pytest
 
-from cluster.launch.fake_ray import FakeCluster, FakeDriver, Fakes, until
+from cluster.launch.fake_ray import FakeCluster, FakeDriver, Fakes, OnLoopback, until
 from cutset.cluster.launch import ray_launcher
 from cutset.cluster.launch.party_needs import Needs
 from cutset.cluster.launch.ray_launcher import PartyOrder, RayLauncher, RayOptions
-from cutset.cluster.launch.ray_party import RayParty
 from cutset.engine.params import SamplingParams
-from cutset.errors import LinkError
+from cutset.errors import EngineError, LinkError
 from cutset.link import Timeouts, connect
-from cutset.link.keys import Keys, load_keys
+from cutset.link.keys import Keys
 from cutset.llm import LLM
 
 PROMPT, PARAMS = "Once upon a time", SamplingParams(temperature=0, max_tokens=200, ignore_eos=True)
@@ -59,7 +58,7 @@ def placed(llm: LLM) -> RayLauncher:
     return launcher
 
 
-def party_of(fakes: Fakes, launcher: RayLauncher, name: str) -> RayParty:
+def party_of(fakes: Fakes, launcher: RayLauncher, name: str) -> OnLoopback:
     """What runs on the node."""
     pid = launcher.process_id(name)
     parties = [one.party for one in fakes.cluster.made if one.party._child is not None]
@@ -118,7 +117,7 @@ def test_a_node_goes_in_the_middle_of_an_answer(llm: LLM, fakes: Fakes, whole: l
     until(lambda: all_in_use(llm))
     launcher, before = placed(llm), placed(llm).addresses
     node = launcher.nodes["stage1"]
-    old = load_keys(party_of(fakes, launcher, "stage1")._directory / "party.key")
+    old = party_of(fakes, launcher, "stage1").keys
     assert old.public == before["stage1"][1]
     assert admits(launcher, "stage2", old), "the one before it is its neighbour"
     assert answer(llm, lambda: fakes.cluster.remove_node(node), lost=True) == whole
@@ -129,11 +128,12 @@ def test_a_node_goes_in_the_middle_of_an_answer(llm: LLM, fakes: Fakes, whole: l
     assert key not in launcher.revoked
     assert launcher.addresses["stage0"] == before["stage0"]
     assert answer(llm) == whole
-    assert load_keys(party_of(fakes, launcher, "stage1")._directory / "party.key").public == key
+    assert party_of(fakes, launcher, "stage1").keys.public == key
     assert not admits(launcher, "stage2", old), "who has the old key is nobody any more"
     assert address.startswith("tcp://127.0.0.1:")
 
 
+@pytest.mark.slow
 def test_a_party_is_killed_in_the_middle_of_an_answer(llm: LLM, fakes: Fakes, whole: list[int]) -> None:
     until(lambda: all_in_use(llm))
     launcher, before = placed(llm), placed(llm).locate("stage2")
@@ -146,6 +146,7 @@ def test_a_party_is_killed_in_the_middle_of_an_answer(llm: LLM, fakes: Fakes, wh
     assert answer(llm) == whole
 
 
+@pytest.mark.slow
 def test_without_room_the_others_go_on_until_a_node_joins(llm: LLM, fakes: Fakes, whole: list[int]) -> None:
     until(lambda: all_in_use(llm))
     launcher = placed(llm)
@@ -161,6 +162,7 @@ def test_without_room_the_others_go_on_until_a_node_joins(llm: LLM, fakes: Fakes
     assert answer(llm) == whole
 
 
+@pytest.mark.slow
 def test_ray_is_gone_and_comes_back(llm: LLM, fakes: Fakes, whole: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Parties go on while their nodes do; a head that is back takes over, and places all of them anew."""
     monkeypatch.setattr(ray_launcher, "FIRST_PAUSE", 0.1)
@@ -173,7 +175,7 @@ def test_ray_is_gone_and_comes_back(llm: LLM, fakes: Fakes, whole: list[int], mo
     assert answer(llm) == whole
     fakes.cluster.head = True
     until(lambda: not {key for _, key in launcher.addresses.values()} & {key for _, key in before.values()})
-    old.end(10.0)  # Ray ends the nodes of before
+    old.end_parties()
     assert {key for _, key in before.values()} <= launcher.revoked
     assert answer(llm) == whole
 
@@ -216,6 +218,25 @@ def test_a_party_that_cannot_start_says_why_and_nobody_stays() -> None:
     assert cluster.living() == []
 
 
+class Scripted:
+    """A driver that says what a test wants, and starts nobody."""
+
+    def __init__(self, *events: dict[str, Any]) -> None:
+        self._events = [{"event": "placed", "where": "a cluster"}, *events]
+
+    def ask(self, command: Any) -> None: ...
+
+    def answer(self) -> dict[str, Any]:
+        if not self._events:
+            raise EngineError("Ray's driver ended with 0")
+        return self._events.pop(0)
+
+    def end(self, patience: float = 1.0) -> None: ...
+
+
+GOOD = {"event": "up", "name": "stage0", "address": "tcp://10.0.0.1:7000", "key": "ab" * 32, "node": "a", "pid": 7}
+
+
 @pytest.mark.parametrize(
     "lie",
     [
@@ -223,18 +244,36 @@ def test_a_party_that_cannot_start_says_why_and_nobody_stays() -> None:
         {"key": "Z" * 64},
         {"address": "ipc:///tmp/x"},
         {"address": "nonsense"},
-        {"key": "same"},
+        {"name": "stage1"},
     ],
+    ids=str,
 )
 def test_what_the_cluster_says_of_keys_is_looked_at(lie: dict[str, str]) -> None:
-    cluster = FakeCluster({"a": 2})
-    first: list[str] = []
-
-    def alter(attempt: Any, place: dict[str, Any]) -> dict[str, Any]:
-        first.append(place["key"])
-        return place | ({"key": first[0]} if lie.get("key") == "same" else lie)
-
-    cluster.alter = alter
+    """The last: two parties with one key."""
+    orders = {f"stage{i}": PartyOrder(STAGE, 1, Needs()) for i in range(2)}
     with pytest.raises(LinkError, match="not a new key of its own"):
-        begun(cluster)
-    assert cluster.living() == []
+        RayLauncher(orders, RayOptions("auto"), driver=lambda: Scripted(GOOD, GOOD | lie))
+
+
+def test_a_key_that_was_revoked_does_not_come_back() -> None:
+    other = GOOD | {"key": "cd" * 32}
+    gone = {"event": "gone", "name": "stage0", "why": "its node is gone"}
+    said: list[str] = []
+    events = [GOOD, gone, other, gone, GOOD]
+    with pytest.raises(LinkError, match="can't be started"):
+        RayLauncher(
+            {"stage0": PartyOrder(STAGE, 1, Needs()), "stage1": PartyOrder(STAGE, 1, Needs())},
+            RayOptions("auto"),
+            driver=lambda: Scripted(*events),
+            log=said.append,
+        )
+    until(lambda: "stage0: its address and key aren't believed" in said)
+
+
+def test_what_a_cluster_says_ends_no_terminal_line() -> None:
+    said: list[str] = []
+    order = {"stage0": PartyOrder(STAGE, 1, Needs())}
+    RayLauncher(
+        order, RayOptions("auto"), driver=lambda: Scripted(GOOD | {"node": "a\x1b[2Jb"}), log=said.append
+    ).close()
+    assert said[1] == "stage0 runs on a\ufffd[2Jb"

@@ -23,7 +23,7 @@ from cutset.errors import ConfigError, LinkError
 
 __all__ = ["ActorAttempt", "ActorEvent", "RayCluster"]
 
-LOOPBACK = "127.0.0.1"
+LOOPBACK = "127.0.0.2"  # for 127.0.0.1 Ray takes another address of the machine when it dials
 REACHABLE = 5.0  # seconds until a head must accept a connection
 STORE = 80 << 20  # bytes of a local node's object store, in which nothing lies; Ray wants 75 MiB
 STARTING = 90.0  # seconds until all local nodes must be there
@@ -69,6 +69,7 @@ class RayCluster:
             # A token for this cluster alone: nobody else on this machine may use it.
             os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
             os.environ.pop("RAY_AUTH_TOKEN_PATH", None)
+            os.environ["RAY_enable_worker_prestart"] = "0"  # processes for tasks that nobody will ask for
             where = self._start_nodes(order)
         elif where != "auto":
             _check_reachable(where)
@@ -82,6 +83,7 @@ class RayCluster:
                 configure_logging=False,
                 logging_level=logging.ERROR,
                 log_to_driver=False,
+                **({} if self._local is None else {"_node_ip_address": LOOPBACK}),
             )
         except AuthenticationError:
             raise LinkError(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shutil
 import sys
 import tempfile
 import threading
@@ -44,7 +43,6 @@ class RayParty:
 
     def __init__(self) -> None:
         self._child: Child | None = None
-        self._directory: Path | None = None
         self._said: deque[str] = deque(maxlen=LAST_WORDS)
 
     def begin(self, order: dict[str, Any]) -> dict[str, Any]:
@@ -63,8 +61,8 @@ class RayParty:
 
     def start(self, command: Sequence[str], threads: int, allowed: Sequence[str], host: str) -> dict[str, Any]:
         """`begin` for a node whose address is known."""
-        directory = self._directory = Path(tempfile.mkdtemp(prefix="cutset-ray-"))  # mode 0700
-        try:
+        with tempfile.TemporaryDirectory(prefix="cutset-ray-") as name:  # mode 0700
+            directory = Path(name)
             keys = new_keys()
             secret, _ = save_keys(keys, KEPT, directory)
             allow = directory / "allowed"
@@ -78,11 +76,13 @@ class RayParty:
             except BaseException:
                 child.kill()
                 raise
-        except BaseException:
-            self._remove()
-            raise
+            self.enrolled(secret)
+        # It has read its keys, and their files are gone: nothing stays on the node, however Ray ends this process.
         threading.Thread(target=self._pass_on, args=(child,), name="cutset-party-words", daemon=True).start()
         return {"address": address, "key": keys.public.hex(), "pid": child.process.pid, "host": host}
+
+    def enrolled(self, secret: Path) -> None:
+        """The party listens; its pair is in that file for a moment more."""
 
     def _pass_on(self, child: Child) -> None:
         """What it says goes to the actor's log; a pipe that nobody reads would stop it."""
@@ -96,7 +96,6 @@ class RayParty:
         """Until the party's process has ended: why, in a line."""
         assert self._child is not None
         code = self._child.process.wait()
-        self._remove()
         said = re.sub(r"\s+", " ", self._said[-1])[:200] if self._said else "nothing"
         return f"its process ended with {code}, and last said: {said}"
 
@@ -104,8 +103,3 @@ class RayParty:
         """Ends the party in order."""
         if self._child is not None:
             self._child.end()
-        self._remove()
-
-    def _remove(self) -> None:
-        if self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
