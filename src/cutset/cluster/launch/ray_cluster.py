@@ -69,7 +69,7 @@ class RayCluster:
             # A token for this cluster alone: nobody else on this machine may use it.
             os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
             os.environ.pop("RAY_AUTH_TOKEN_PATH", None)
-            os.environ["RAY_enable_worker_prestart"] = "0"  # processes for tasks that nobody will ask for
+            os.environ |= {"RAY_enable_worker_prestart": "0"}  # processes for tasks that nobody will ask for
             where = self._start_nodes(order)
         elif where != "auto":
             _check_reachable(where)

@@ -31,6 +31,7 @@ __all__ = ["PartyCluster", "PartyEvent", "RayDriver", "serve"]
 
 TICK = 0.25  # seconds that a look at the parties takes at most
 ROOM = 20.0  # seconds that the cluster gets to make room for all parties
+LONGEST_WHY = 300  # characters
 SLOW = 10.0  # seconds after which it is said that a party waits for room
 
 
@@ -126,11 +127,17 @@ class RayDriver:
             else:
                 self._since.pop(name, None)
                 self._cluster.end(self._attempts.pop(name))
-                self._say({"event": "gone", "name": name, "why": printable(event.why)[:400]})
+                self._say({"event": "gone", "name": name, "why": _one_line(event.why)})
         now = time.monotonic()
         for name in [name for name, since in self._since.items() if now - since > SLOW]:
             del self._since[name]
             self._say({"event": "waiting", "name": name, "why": f"no node has room yet: {self._cluster.free()}"})
+
+
+def _one_line(why: str) -> str:
+    """The end of a text, in which most often the reason is."""
+    words = printable(" ".join(why.split()))
+    return words if len(words) <= LONGEST_WHY else f"… {words[-LONGEST_WHY:]}"
 
 
 def _no_room(needs: Sequence[Needs], where: str, free: str) -> str:
