@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cutset.cluster.launch.party_cluster import PartyEvent
 from cutset.cluster.launch.party_needs import Needs
 from cutset.cluster.launch.ray_driver import RayDriver
 from cutset.cluster.launch.ray_party import RayParty
@@ -47,13 +48,6 @@ class FakeAttempt:
             self.party._child.kill()
 
 
-@dataclass(frozen=True)
-class FakeEvent:
-    attempt: FakeAttempt
-    place: Mapping[str, Any] | None = None
-    why: str = ""
-
-
 class FakeCluster:
     """Nodes by name, with so many processors. A node that is removed takes its parties with it, and their places go to
     another node that has room, or wait for one."""
@@ -68,7 +62,7 @@ class FakeCluster:
         self.head = True  # can be reached
         self._needs: list[Needs] = []
         self._placed: dict[int, str] = {}  # place to node
-        self._came: queue.Queue[FakeEvent] = queue.Queue()
+        self._came: queue.Queue[PartyEvent] = queue.Queue()
         self._lock = threading.RLock()
 
     def open(self, order: Mapping[str, Any]) -> str:
@@ -112,16 +106,16 @@ class FakeCluster:
                 if attempt.over:
                     attempt.party.stop()
                 place = {name: place[name] for name in ("address", "key", "pid")} | {"node": attempt.node}
-                self._came.put(FakeEvent(attempt, place))
+                self._came.put(PartyEvent(attempt, place))
                 why = attempt.party.wait()
             except Exception as error:
                 why = str(error)
             if not attempt.over:
-                self._came.put(FakeEvent(attempt, why=why))
+                self._came.put(PartyEvent(attempt, why=why))
 
         threading.Thread(target=live, daemon=True).start()
 
-    def wait(self, attempts: Sequence[FakeAttempt], seconds: float) -> Sequence[FakeEvent]:
+    def wait(self, attempts: Sequence[FakeAttempt], seconds: float) -> Sequence[PartyEvent]:
         try:
             event = self._came.get(timeout=seconds)
         except queue.Empty:
@@ -157,7 +151,7 @@ class FakeCluster:
             for attempt in gone:
                 attempt.over = True
                 attempt.kill()
-                self._came.put(FakeEvent(attempt, why="its node is gone"))
+                self._came.put(PartyEvent(attempt, why="its node is gone"))
             self._place()
             return lost
 
@@ -231,6 +225,14 @@ class Fakes:
     def open(self) -> FakeDriver:
         self.drivers.append(FakeDriver(self.cluster))
         return self.drivers[-1]
+
+
+def lives(pid: int) -> bool:
+    """Whether a process runs: one that has ended, and that nobody has taken note of, doesn't."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def until(true: Any, seconds: float = 60.0) -> None:

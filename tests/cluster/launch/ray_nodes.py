@@ -21,14 +21,21 @@ def main() -> None:
         cluster.add_node(wait=False, **node)
     cluster.wait_for_nodes(120)
     print(json.dumps({"address": cluster.address}), file=events)
+    port = 0
     for line in sys.stdin:
         what = json.loads(line)["do"]
         if what == "remove":
             cluster.remove_node(sorted(cluster.worker_nodes, key=id)[0], allow_graceful=False)
         elif what == "add":
             cluster.add_node(**node)
-        elif what == "head":
+        elif what == "end head":
+            port = int(cluster.address.rpartition(":")[2])
             cluster.remove_node(cluster.head_node, allow_graceful=False)
+        elif what == "new head":
+            for old in list(cluster.worker_nodes):
+                cluster.remove_node(old, allow_graceful=False)
+            args = node | {"num_cpus": 4, "include_dashboard": False, "gcs_server_port": port, "redis_port": port}
+            cluster = Cluster(initialize_head=True, head_node_args=args)
         print(json.dumps({"done": what}), file=events)
     cluster.shutdown()
 

@@ -16,7 +16,7 @@ import pytest
 
 pytest.importorskip("ray")
 
-from cluster.launch.fake_ray import until
+from cluster.launch.fake_ray import lives, until
 from cutset.cluster.launch.ray_launcher import RayLauncher
 from cutset.engine.params import SamplingParams
 from cutset.errors import CutsetError
@@ -123,7 +123,7 @@ def test_an_actor_is_killed(llm: LLM, whole: list[int]) -> None:
     assert answer(llm, lambda: os.kill(actor, signal.SIGKILL)) == whole
     until(lambda: all_in_use(llm) and launcher.locate("stage1") != before)
     assert before[1] in launcher.revoked
-    until(lambda: not Path(f"/proc/{party}").exists())
+    until(lambda: not lives(party))
     assert answer(llm) == whole
 
 
@@ -134,6 +134,25 @@ def test_a_node_is_removed(llm: LLM, nodes: Nodes, whole: list[int]) -> None:
     until(lambda: all_in_use(llm) and launcher.addresses != before, 120.0)
     assert answer(llm) == whole
     nodes.do(do="add")
+
+
+def test_the_head_is_killed_and_comes_back(token: dict[str, str], whole: list[int]) -> None:
+    """Answers go on while the nodes live; then they end with an error, or wait; another head takes over."""
+    nodes = Nodes(2, token)
+    try:
+        with LLM("story", stages=2, ray=nodes.address, patience=5.0, **SMALL) as llm:
+            launcher, before = placed(llm), placed(llm).addresses
+            assert answer(llm, lambda: nodes.do(do="end head")) == whole
+            assert answer(llm) == whole
+            assert launcher.addresses == before
+            until(lambda: not any(lives(launcher.process_id(name)) for name in before), 150.0)
+            with pytest.raises(CutsetError, match="no worker is left"):
+                answer(llm)
+            nodes.do(do="new head")
+            until(lambda: all(launcher.addresses[name] != before[name] for name in before), 120.0)
+            assert answer(llm) == whole
+    finally:
+        nodes.close()
 
 
 def test_another_token_is_refused(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:

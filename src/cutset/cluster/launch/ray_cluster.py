@@ -17,13 +17,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cutset.cluster.launch.party_cluster import PartyEvent
 from cutset.cluster.launch.party_needs import Needs
 from cutset.cluster.launch.ray_party import RayParty
 from cutset.errors import ConfigError, LinkError
 
-__all__ = ["ActorAttempt", "ActorEvent", "RayCluster"]
+__all__ = ["ActorAttempt", "RayCluster"]
 
-LOOPBACK = "127.0.0.2"  # for 127.0.0.1 Ray takes another address of the machine when it dials
+LOOPBACK = "127.0.0.1"  # with which Ray's processes listen there alone
 REACHABLE = 5.0  # seconds until a head must accept a connection
 STORE = 80 << 20  # bytes of a local node's object store, in which nothing lies; Ray wants 75 MiB
 STARTING = 90.0  # seconds until all local nodes must be there
@@ -41,15 +42,6 @@ class ActorAttempt:
     actor: Any
     pending: Any
     there: bool = False
-
-
-@dataclass(frozen=True)
-class ActorEvent:
-    """See PartyEvent."""
-
-    attempt: ActorAttempt
-    place: Mapping[str, Any] | None = None
-    why: str = ""
 
 
 class RayCluster:
@@ -103,11 +95,14 @@ class RayCluster:
         return f"the Ray cluster at {self._address}"
 
     def _start_nodes(self, order: Mapping[str, Any]) -> str:
+        import ray._private.services
         import ray._private.utils
         from ray.cluster_utils import Cluster
 
-        # Nobody else's `auto` shall find this cluster: its address is written nowhere.
+        # Nobody else's `auto` shall find this cluster: its address is written nowhere. And when Ray dials the loopback
+        # address it takes another one of this machine, where nobody listens: it shall take the one that it is given.
         ray._private.utils.write_ray_address = ray._private.utils.reset_ray_address = lambda *where: None
+        ray._private.services.resolve_ip_for_localhost = lambda host: host
         node = {"num_cpus": order["cpus"], "node_ip_address": LOOPBACK, "object_store_memory": STORE}
         head = node | {"include_dashboard": False, "dashboard_host": LOOPBACK, "temp_dir": order["folder"]}
         self._local = Cluster(initialize_head=True, head_node_args=head)
@@ -136,7 +131,7 @@ class RayCluster:
         actor = made.remote()
         return ActorAttempt(actor, actor.begin.remote(dict(order)))
 
-    def wait(self, attempts: Sequence[ActorAttempt], seconds: float) -> Sequence[ActorEvent]:
+    def wait(self, attempts: Sequence[ActorAttempt], seconds: float) -> list[PartyEvent]:
         """See PartyCluster."""
         import ray
 
@@ -148,14 +143,14 @@ class RayCluster:
             try:
                 came = ray.get(ref, timeout=seconds + 5.0)
             except Exception as error:  # of the party, or of Ray: either way it isn't there
-                found.append(ActorEvent(attempt, why=_reason(error)))
+                found.append(PartyEvent(attempt, why=_reason(error)))
                 continue
             if attempt.there:
-                found.append(ActorEvent(attempt, why=str(came)))
+                found.append(PartyEvent(attempt, why=str(came)))
             else:
                 attempt.there, attempt.pending = True, attempt.actor.wait.remote()
                 place = {"address": str(came["address"]), "key": str(came["key"]), "node": str(came["host"])}
-                found.append(ActorEvent(attempt, place | {"pid": int(came["pid"])}))
+                found.append(PartyEvent(attempt, place | {"pid": int(came["pid"])}))
         return found
 
     def end(self, attempt: ActorAttempt) -> None:

@@ -22,50 +22,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
+from cutset.cluster.launch.party_cluster import PartyCluster
 from cutset.cluster.launch.party_needs import Needs, describe_needs
 from cutset.errors import CutsetError, LinkError, printable
 
-__all__ = ["PartyCluster", "PartyEvent", "RayDriver", "serve"]
+__all__ = ["RayDriver", "serve"]
 
 TICK = 0.25  # seconds that a look at the parties takes at most
 ROOM = 20.0  # seconds that the cluster gets to make room for all parties
 LONGEST_WHY = 300  # characters
 SLOW = 10.0  # seconds after which it is said that a party waits for room
-
-
-class PartyEvent(Protocol):
-    """What became of an attempt. `place`: where the party is, once it is there; `why`: it is gone, and why."""
-
-    attempt: Any
-    place: Mapping[str, Any] | None
-    why: str
-
-
-class PartyCluster(Protocol):
-    """The small part of Ray that is used; an attempt is one actor, from its making to its end."""
-
-    def open(self, order: Mapping[str, Any]) -> str:
-        """Connects to the cluster that `order` names, or starts one; its name, for messages. Raises CutsetError."""
-
-    def reserve(self, needs: Sequence[Needs], seconds: float) -> str:
-        """Places as many parties, spread over the nodes: "" or, after so many seconds, what is free."""
-
-    def begin(self, index: int, order: Mapping[str, Any]) -> Any:
-        """Starts the party of that place: an attempt. Waits for nothing."""
-
-    def wait(self, attempts: Sequence[Any], seconds: float) -> Sequence[PartyEvent]:
-        """What became of them, as soon as there is something."""
-
-    def end(self, attempt: Any) -> None:
-        """Ends an attempt at once, wherever it is."""
-
-    def free(self) -> str:
-        """What is free on each node, in words."""
-
-    def close(self) -> None:
-        """Gives back all places, and ends a cluster that `open` started."""
 
 
 class RayDriver:
@@ -131,7 +99,7 @@ class RayDriver:
         now = time.monotonic()
         for name in [name for name, since in self._since.items() if now - since > SLOW]:
             del self._since[name]
-            self._say({"event": "waiting", "name": name, "why": f"no node has room yet: {self._cluster.free()}"})
+            self._say({"event": "waiting", "name": name, "why": f"it isn't there yet; free: {self._cluster.free()}"})
 
 
 def _one_line(why: str) -> str:
