@@ -130,8 +130,12 @@ def test_an_actor_is_killed(llm: LLM, whole: list[int]) -> None:
 def test_a_node_is_removed(llm: LLM, nodes: Nodes, whole: list[int]) -> None:
     until(lambda: all_in_use(llm))
     launcher, before = placed(llm), placed(llm).addresses
+    parties = [launcher.process_id(name) for name in before]
     assert answer(llm, lambda: nodes.do(do="remove")) == whole
     until(lambda: all_in_use(llm) and launcher.addresses != before, 120.0)
+    now = [launcher.process_id(name) for name in before]
+    until(lambda: not any(lives(pid) for pid in set(parties) - set(now)))
+    assert set(parties) & set(now), "the others stayed where they were"
     assert answer(llm) == whole
     nodes.do(do="add")
 

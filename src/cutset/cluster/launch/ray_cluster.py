@@ -61,7 +61,8 @@ class RayCluster:
             # A token for this cluster alone: nobody else on this machine may use it.
             os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
             os.environ.pop("RAY_AUTH_TOKEN_PATH", None)
-            os.environ |= {"RAY_enable_worker_prestart": "0"}  # processes for tasks that nobody will ask for
+            # No processes for tasks that nobody will ask for; and parties compute at the usual priority.
+            os.environ |= {"RAY_enable_worker_prestart": "0", "RAY_worker_niceness": "0"}
             where = self._start_nodes(order)
         elif where != "auto":
             _check_reachable(where)
