@@ -46,6 +46,8 @@ def other(option: Option) -> tuple[Any, str]:
         "speed": ((0.5, 1.0), "0.5, 1"),
         "scheduler": ("edge", "edge"),
         "min_agreement": (0.98, "0.98"),
+        "ray": ("auto", "auto"),
+        "place": (("worker1=gpu:1,node:edge", "worker2=cpu:2"), "worker1=gpu:1,node:edge;worker2=cpu:2"),
     }
     if option.name in special:
         return special[option.name]
@@ -104,8 +106,8 @@ def test_a_field_comes_from_each_of_its_sources(name: str, place: Path, monkeypa
     assert value != option.default
     assert getattr(StreamSettings(**{name: value}), name) == value
     flags = [option.flag] if option.kind is bool else [f"{option.flag}={text}"]
-    if name == "link":
-        flags = [f"--link={one}" for one in value]
+    if name in ("link", "place"):
+        flags = [f"--{name}={one}" for one in value]
     settings = parsed(*flags)
     assert (getattr(settings, name), settings.sources[name]) == (value, option.flag)
     assert settings.by_hand(name)
@@ -182,6 +184,9 @@ WRONG = {
     "key": ["a\0b"],
     "worker_keys": ["a\0b"],
     "workers_listen": ["a\0b"],
+    "ray": ["somewhere", "head:x", "a\0b"],
+    "place": ["a\0b"],
+    "insecure_ray": ["perhaps"],
     "threads": ["0", "1025"],
     "link": ["a\0b", "x" * 5000],
     "speed": ["0", "2", "fast", "1,x"],

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from cutset.cluster.coordinator.advisor import Advisor
 from cutset.cluster.coordinator.coordinator import Coordinator
 from cutset.cluster.coordinator.switching import Options
+from cutset.cluster.launch import Launcher
 from cutset.cluster.launch.local import LocalWorkers
+from cutset.cluster.launch.supervisor import Supervisor
 from cutset.cluster.messages import Report
 from cutset.config import StreamSettings, load_stream_settings
 from cutset.errors import ConfigError, CutsetError, RequestError
@@ -21,6 +23,7 @@ from cutset.partition.plan import Plan
 from cutset.video.assembly import Addresses, Assembly, Given, assemble
 from cutset.video.delta.box_agreement import Detections
 from cutset.video.network_model import NetworkModel
+from cutset.video.ray_workers import ray_workers
 from cutset.video.result import Result
 from cutset.video.runtimes.choose import stamped
 
@@ -106,19 +109,32 @@ class Stream:
         self._assembly, self._over = assembly, False
         self._local: LocalWorkers | None = None
         self._coordinator: Coordinator | None = None
+        self._started = contextlib.ExitStack()  # workers, and what looks after them
+        launcher: Launcher | None = None
+        keys = assembly.keys
         try:
-            if isinstance(assembly.workers, int):
-                self._local = LocalWorkers(assembly.workers, threads=assembly.settings.threads, speeds=assembly.speeds)
-                self._local.stock(self.model)
+            if assembly.ray is not None:
+                launcher = placed = ray_workers(assembly.ray, assembly, log)
+                self._started.callback(placed.close)
+                keys = placed.keys
+            elif isinstance(assembly.workers, int):
+                settings = assembly.settings
+                local = LocalWorkers(assembly.workers, threads=settings.threads, speeds=assembly.speeds)
+                self._started.callback(local.close)
+                launcher = self._local = local
+                local.stock(self.model)
+            if launcher is not None:
+                self._started.callback(Supervisor(launcher, log).close)
             self._coordinator = Coordinator(
                 self.model,
-                self._local.addresses if self._local is not None else assembly.addresses,
+                launcher.addresses if launcher is not None else assembly.addresses,
                 assembly.planner,
                 assembly.sources,
                 assembly.options,
                 inputs=assembly.inputs,
-                keys=assembly.keys,
+                keys=keys,
                 rendezvous=assembly.rendezvous,
+                locate=launcher.locate if launcher is not None else None,
                 paces=assembly.links,
                 observe=observe,
                 advisor=assembly.advisor,
@@ -177,8 +193,7 @@ class Stream:
         """Stops whatever is on its way, and the workers that were started. A second call does nothing."""
         coordinator, self._coordinator = self._coordinator, None
         with contextlib.ExitStack() as parts:  # from last to first; a signal meanwhile leaves none of them open
-            if self._local is not None:
-                parts.callback(self._local.close)
+            parts.callback(self._started.close)
             parts.callback(self._assembly.close)
             if coordinator is not None:
                 parts.callback(coordinator.close)

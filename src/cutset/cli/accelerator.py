@@ -6,18 +6,22 @@ import argparse
 import signal
 import time
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from cutset.cli.options import add_settings, settings_from
 from cutset.cli.output import log
 from cutset.cli.progress import Progress
 from cutset.errors import ConfigError
 
+if TYPE_CHECKING:
+    from cutset.config import Settings
+
 __all__ = ["configure", "run"]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a directory, a name of models.yaml, or story (the bundled one)")
-    parser.add_argument("--listen", required=True, metavar="ADDRESS", help="shm://NAME, ipc://PATH or tcp://HOST:PORT")
+    parser.add_argument("--listen", metavar="ADDRESS", help="shm://NAME, ipc://PATH or tcp://HOST:PORT; not with --ray")
     parser.add_argument("--key", metavar="FILE", help="with tcp: this side's secret key, see `cutset keys`")
     parser.add_argument("--allow", metavar="PATH", help="with tcp: a file or directory of the clients' public keys")
     parser.add_argument(
@@ -49,7 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--report", type=float, metavar="S", help="say every S seconds what was done for all clients together"
     )
     parser.add_argument("--no-pads", action="store_true", help="refuse to make pads for clients of other accelerators")
-    add_settings(parser, "threads", "device", "offline", "download", "models_file")
+    add_settings(parser, "threads", "device", "offline", "download", "models_file", "ray", "place", "insecure_ray")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -60,6 +64,10 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--clients must be from 1 to 1024, --clients-per-key at least 1")
     if not 1 <= args.idle <= 86400 or (args.report is not None and not 0.05 <= args.report <= 86400):
         raise ConfigError("--idle must be from 1 to 86400 seconds, --report from 0.05 to 86400")
+    if settings.ray or settings.place or settings.insecure_ray:
+        return _placed(args, settings)
+    if args.listen is None:
+        raise ConfigError("say where to listen, with --listen shm://NAME, ipc://PATH or tcp://HOST:PORT")
     stop: list[int] = []
 
     def stopping(number: int, frame: FrameType | None) -> None:
@@ -110,6 +118,27 @@ def run(args: argparse.Namespace) -> int:
     finally:
         accelerator.close()
     log(f"stopped: {_totals(accelerator.totals())}")
+    return 0
+
+
+def _placed(args: argparse.Namespace, settings: Settings) -> int:
+    """Has Ray place it, and says where it is, and by which key it is known, as often as that changes."""
+    from cutset.link.keys import load_allowed
+    from cutset.offload.accelerator.placed import PASSED_ON, PlacedAccelerator
+
+    for name in ("listen", "key", "allow_user", "ring_files"):
+        if getattr(args, name):
+            raise ConfigError(f"--{name.replace('_', '-')} and --ray don't go together: leave one of them out")
+    if args.allow is None:
+        raise ConfigError("--ray needs --allow, the clients' public keys; see `cutset keys`")
+    stop: list[int] = []
+    words = [word for name in PASSED_ON for word in (f"--{name.replace('_', '-')}", str(getattr(args, name)))]
+    words += ["--no-pads"] if args.no_pads else []
+    with PlacedAccelerator(args.model, words, load_allowed(args.allow), settings, log) as placed:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, frame: stop.append(number))
+        placed.serve(lambda: bool(stop))
+    log("stopped")
     return 0
 
 

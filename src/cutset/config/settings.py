@@ -77,6 +77,19 @@ DIVIDED = (
     "but for a model of less than 64 MB without --objective. With --stages, so only accepted here"
 )
 OBJECTIVE = "what stages are to make good: tokens a second of all sequences, or a token of one. Only accepted here"
+RAY = (
+    "place them by Ray (cutset[ray]), as many as the number says: on a local cluster, the one that runs here (auto) or "
+    "that of a head. Only accepted here: its nodes see what they compute"
+)
+PLACE = "with --ray, what one of them needs of its node, as stage0=gpu:1,node:edge; may be repeated"
+INSECURE_RAY = "with --ray: accept a cluster without Ray's token authentication, whose users could vouch for any key"
+RAY_FORM: dict[str, Any] = {
+    "pattern": r"|local|auto|(ray://)?[A-Za-z0-9._:\[\]-]{1,200}:[0-9]{1,5}",
+    "expected": "local, auto or HOST:PORT",
+    "metavar": "local|auto|HOST:PORT",
+    "flag_only": True,
+}
+PLACES: dict[str, Any] = {"type": str, "separator": ";", "metavar": "NAME=RESOURCE:N,…", "flag_only": True}
 NAMES: dict[str, Any] = {"type": str, "separator": ",", "metavar": "A,B,C", "flag_only": True}
 SECONDS: dict[str, Any] = {"type": float, "low": 1e-9, "high": 1e9, "metavar": "S", "unit": "seconds"}
 BESIDE = "models.yaml, the registered models; looked for beside cutset.toml, then in the current directory"
@@ -156,6 +169,9 @@ class Settings(Sourced):
     spares: Sequence[str] = _setting((), SPARES, NAMES)
     spare_keys: Sequence[Path] = _setting((), SPARE_KEYS, NAMES | {"type": Path})
     patience: float = _setting(20.0, STAGE_PATIENCE, SECONDS)
+    ray: str = _setting("", RAY, RAY_FORM)
+    place: Sequence[str] = _setting((), PLACE, PLACES)
+    insecure_ray: bool = _setting(False, INSECURE_RAY, flag_only=True)
     scheduler: str = _setting("auto", DIVIDED, choices=("auto", "optimal", "even"), flag_only=True)
     objective: Literal["latency", "throughput"] = _setting(
         "throughput", OBJECTIVE, choices=("throughput", "latency"), flag_only=True
@@ -271,6 +287,9 @@ class StreamSettings(Sourced):
     workers_listen: str = _setting(
         "", WHOSE_DOOR, WORKERS, pattern=r"|tcp://[^\0]{1,200}", choices=("tcp://HOST:PORT",), flag_only=True
     )
+    ray: str = _setting("", RAY, RAY_FORM, WORKERS)
+    place: Sequence[str] = _setting((), PLACE.replace("stage0", "worker1"), PLACES, WORKERS)
+    insecure_ray: bool = _setting(False, INSECURE_RAY, WORKERS, flag_only=True)
     threads: int = _setting(1, "of each local worker", WORKERS, low=1, high=1024)
     link: Sequence[str] = _setting((), LINKS, WORKERS, type=str, separator=";", metavar="8MB/s,20ms")
     speed: Sequence[float] = _setting((), SPEEDS, WORKERS, type=float, separator=",", low=1e-3, high=1, metavar="S,S,S")

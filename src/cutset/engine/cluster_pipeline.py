@@ -222,6 +222,7 @@ class ClusterPipeline(StepPipeline):
             keys=workers.keys,
             rendezvous=workers.rendezvous,
             handshake=self.planning.handshake,
+            locate=workers.locate,
             observe=self._report,
             paces=workers.paces,
             log=self._log,

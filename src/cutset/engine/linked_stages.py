@@ -9,15 +9,19 @@ from itertools import permutations
 from typing import Literal
 
 from cutset.cluster.coordinator.joining import open_rendezvous
+from cutset.cluster.launch import Launcher
+from cutset.cluster.launch.given import GivenAddresses
+from cutset.cluster.launch.supervisor import Supervisor
 from cutset.config import Settings
 from cutset.engine.cluster_pipeline import ClusterPipeline
 from cutset.engine.local_stages import LocalStages
 from cutset.engine.prefix_context import check_store
+from cutset.engine.ray_stages import ray_stages
 from cutset.engine.stage_divider import StageDivider
 from cutset.engine.stage_graph import StageLimits
 from cutset.engine.stage_item import StageSetup
 from cutset.engine.stage_planner import StageLoad
-from cutset.engine.stage_settings import StageWorkers, stage_addresses, stage_count
+from cutset.engine.stage_settings import StageWorkers, ray_options, stage_addresses, stage_count
 from cutset.errors import ConfigError
 from cutset.link.keys import load_keys
 from cutset.models.files.integer import Progress
@@ -69,17 +73,26 @@ class LinkedStages:
             )
         limits = StageLimits(settings.max_batch_tokens, min(settings.max_num_seqs, settings.max_batch_tokens), context)
         self.local: LocalStages | None = None
+        ray = ray_options(settings)
         with contextlib.ExitStack() as parts:
-            if local:
+            keys = load_keys(settings.key) if settings.key is not None else None
+            launcher: Launcher
+            if ray is not None:
+                placed = ray_stages(ray, count, source, settings, choice, log)
+                parts.callback(placed.close)
+                launcher, named, keys = placed, placed.addresses, placed.keys
+            elif local:
                 threads = max(1, settings.thread_count // count)
                 prefixes = None
                 if settings.prefix_cache is not None:
                     prefixes = settings.prefix_cache.absolute(), settings.prefix_cache_size
                 self.local = LocalStages(count, source.path, threads=threads, prefixes=prefixes)
                 parts.callback(self.local.close)
-                named = self.local.addresses
-            keys = load_keys(settings.key) if settings.key is not None else None
-            starting = LOCAL_STARTING if self.local is not None else STARTING
+                launcher, named = self.local, self.local.addresses
+            else:
+                launcher = GivenAddresses(named)
+            parts.callback(Supervisor(launcher, log).close)
+            starting = LOCAL_STARTING if local else STARTING
             rendezvous = open_rendezvous(settings.stages_listen, {**named, **spares}, keys, log)
             if rendezvous is not None:
                 parts.callback(rendezvous.close)
@@ -93,11 +106,12 @@ class LinkedStages:
                 paces=paces,
                 rendezvous=rendezvous,
                 joining=max(JOINING, settings.patience),
+                launcher=launcher,
             )
             divider = None
             if self._measured(source):
                 load = StageLoad(settings.objective, context, limits.sequences)
-                every = self.local is not None
+                every = self.local is not None or (ray is not None and ray.where == "local")
                 divider = StageDivider(workers, load, choice.threads, all_of_them=every, fresh=fresh, progress=progress)
             self.pipeline = ClusterPipeline(
                 source,

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from cutset.cluster.coordinator.joining import check_joining, is_joiner
 from cutset.cluster.coordinator.reach import Addresses
+from cutset.cluster.launch import Launcher
+from cutset.cluster.launch.ray_launcher import RayOptions, check_ray
 from cutset.config import Settings
 from cutset.errors import ConfigError
 from cutset.link.addresses import NAME
@@ -15,7 +17,7 @@ from cutset.link.keys import Keys, load_public
 from cutset.link.rendezvous import SCHEME, Rendezvous
 from cutset.partition.hop import Hop
 
-__all__ = ["Addresses", "StageWorkers", "check_stages", "has_stages", "stage_addresses", "stage_count"]
+__all__ = ["Addresses", "StageWorkers", "check_stages", "has_stages", "ray_options", "stage_addresses", "stage_count"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,13 @@ class StageWorkers:
     paces: Mapping[tuple[str, str], Hop] = field(default_factory=dict)  # hops that are emulated, by their ends' names
     rendezvous: Rendezvous | None = None  # where those dial in whose address is join://NAME
     joining: float = 60.0  # seconds in which these must be there at the start
+    launcher: Launcher | None = None  # who started the stages, and starts them again, maybe elsewhere
+
+    def locate(self, name: str) -> tuple[str, bytes | None]:
+        """Where a stage or spare is now. Raises LinkError while it is nowhere."""
+        if self.launcher is not None and name in self.stages:
+            return self.launcher.locate(name)
+        return self.all[name]
 
     @property
     def all(self) -> dict[str, tuple[str, bytes | None]]:
@@ -50,8 +59,19 @@ def stage_count(settings: Settings) -> int:
     return len(settings.stages) or len(settings.stage_keys)
 
 
+def ray_options(settings: Settings) -> RayOptions | None:
+    """How Ray places the stages, None where it doesn't. Raises ConfigError."""
+    counted = isinstance(settings.stages, int) and not settings.stages_listen
+    found = check_ray(settings.ray, settings.place, insecure=settings.insecure_ray, counted=counted, flag="--stages")
+    for name in ("key", "spares", "prefix_cache") if found is not None else ():
+        if getattr(settings, name) and settings.by_hand(name):
+            raise ConfigError(f"--{name.replace('_', '-')} and --ray don't go together: leave one of them out")
+    return found
+
+
 def check_stages(settings: Settings) -> None:
     """Raises ConfigError for settings that don't go together with stages."""
+    ray_options(settings)
     if not has_stages(settings):
         for name in ("stage_keys", "spares", "spare_keys"):
             if getattr(settings, name):

@@ -220,6 +220,14 @@ def libraries(root: Path) -> Iterator[Finding]:
         yield Finding("libraries", f"without {', '.join(missing)}", "bad", f"pip install {' '.join(missing)}")
 
 
+def ray(root: Path) -> Iterator[Finding]:
+    """Whether parties can be placed by Ray, and what of its security is off."""
+    from cutset.cluster.launch.ray_security import ray_findings
+
+    for found, verdict, advice in ray_findings():
+        yield Finding("Ray", found, verdict, advice)
+
+
 CHECKS: dict[str, Callable[[Path], Iterator[Finding]]] = {
     "threads": threads,
     "huge pages": huge_pages,
@@ -229,6 +237,7 @@ CHECKS: dict[str, Callable[[Path], Iterator[Finding]]] = {
     "clock": clock,
     "instructions": instructions,
     "libraries": libraries,
+    "Ray": ray,
 }
 
 

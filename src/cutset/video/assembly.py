@@ -21,6 +21,7 @@ from cutset.cluster.coordinator.plans import check_fits, even_plan, lacking
 from cutset.cluster.coordinator.reach import Addresses
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.emulation import parse_speeds
+from cutset.cluster.launch.ray_launcher import RayOptions, check_ray
 from cutset.codec import Budget
 from cutset.config import StreamSettings
 from cutset.errors import ConfigError, RequestError, first_line
@@ -80,6 +81,7 @@ class Assembly:
     accuracy: Accuracy | None
     parts: contextlib.ExitStack = field(repr=False)
     rendezvous: Rendezvous | None = None  # where workers dial in
+    ray: RayOptions | None = None  # how Ray places those that are started here
     runtime: str = ""  # what plans name that name nothing else; "": the network's reference
 
     @property
@@ -142,6 +144,7 @@ def assemble(
         if accuracy is not None:
             options = replace(options, budget=accuracy.budget, levels=accuracy.levels, delta_scale=accuracy.delta_scale)
         workers = given.workers if given.workers is not None else workers_of(settings)
+        ray = _ray(settings, workers)
         if isinstance(workers, int):  # they are on their way
             options = replace(options, gather=max(options.gather, STARTING))
         plan = given.plan or (read_plan(settings.plan) if settings.plan else None)
@@ -175,6 +178,7 @@ def assemble(
             planner=lambda alive, why: even_plan(exported, alive),
             accuracy=accuracy,
             parts=parts,
+            ray=ray,
             runtime=runtime,
         )
         if plan is not None:
@@ -269,6 +273,11 @@ def workers_of(settings: StreamSettings) -> int | Addresses:
     found: Addresses = {name: (name, public[i] if public else None) for i, name in enumerate(names)}
     check_joining(settings.workers_listen, found, "workers")
     return found
+
+
+def _ray(settings: StreamSettings, workers: int | Addresses) -> RayOptions | None:
+    counted, insecure = isinstance(workers, int), settings.insecure_ray
+    return check_ray(settings.ray, settings.place, insecure=insecure, counted=counted, flag="--workers")
 
 
 def _names(workers: int | Addresses) -> list[str]:

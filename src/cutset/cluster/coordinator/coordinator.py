@@ -75,6 +75,7 @@ class Coordinator:
         keys: Any = None,
         rendezvous: Rendezvous | None = None,
         handshake: Handshake = HANDSHAKE,
+        locate: Callable[[str], tuple[str, bytes | None]] | None = None,
         paces: Mapping[tuple[str, str], Hop] | None = None,
         observe: Callable[[Report, Plan, float], None] | None = None,
         advisor: Advisor | None = None,
@@ -83,8 +84,8 @@ class Coordinator:
         """`workers`: name to address and public key; `inputs` says what sources give (arrays, without it); `log` is
         called with lines that say what happens.
 
-        `rendezvous` is where those dial in whose address is join://NAME. `handshake`: what each side must prove.
-        `paces` are emulated connections, by sender and receiver: workers get theirs.
+        `rendezvous`: where those dial in whose address is join://NAME; `locate`: where a worker is now (see Launcher).
+        `handshake`: what each side must prove; `paces`: emulated connections, by their ends; workers get theirs.
         `observe` gets every report, times on this side's clock, its plan, and the seconds of the report's hop.
         `advisor` gets the same of machines, links and values, and what workers report of their weights and memory.
         """
@@ -108,9 +109,8 @@ class Coordinator:
         self._owed = 0  # reports of items whose results are there
         self._stopped = False
         self._ticked = 0.0  # when it was last looked whether something is to be done
-        self.remotes = dial_all(
-            workers, self._events.put, paces=self._paces, keys=keys, rendezvous=rendezvous, handshake=handshake
-        )
+        how = {"keys": keys, "rendezvous": rendezvous, "handshake": handshake, "locate": locate}
+        self.remotes = dial_all(workers, self._events.put, paces=self._paces, **how)
         self._routes = Routes(model, self.remotes, self._paces, self.links, self._inputs, log)
         self._members = Membership(self.remotes, options, self._queued, log)
         self._dispatcher = Dispatcher(model, sources, self._inputs, options, lambda: self._events.put(None))

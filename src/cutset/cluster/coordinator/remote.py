@@ -58,7 +58,8 @@ class RemoteEvent:
 class Remote:
     """`callback` gets every event, from this remote's thread. `pace` is emulated in the direction to the worker, from
     the handshake on; `back`, in the other one, by the worker from its first plan on. `handshake`: what each side must
-    prove. A worker whose address is join://NAME dials in at the rendezvous, and is reached through it.
+    prove. A worker whose address is join://NAME dials in at the rendezvous, and is reached through it. `locate` says
+    where it is now, with which key, before each time that it is dialled: it may have been started again elsewhere.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Remote:
         pace: Hop | None = None,
         back: Hop | None = None,
         connect_timeout: float = 5.0,
+        locate: Callable[[str], tuple[str, bytes | None]] | None = None,
     ) -> None:
         self.name, self.address, self.key = name, address, key
         self.up = False
@@ -92,6 +94,8 @@ class Remote:
         self._rendezvous = rendezvous if self.joins else None
         if self.joins and (rendezvous is None or key is None):
             raise ConfigError(f"{address}: nobody listens for those who dial in")
+        self._locate = None if self.joins else locate
+        self._own, self._proven = keys, handshake
         self._keys = dialling_keys(address if rendezvous is None or not self.joins else rendezvous.own, keys, key)
         self._handshake = handshake.with_keys(self._keys)
         self._timeouts = Timeouts(connect=connect_timeout, recv=connect_timeout)
@@ -162,6 +166,7 @@ class Remote:
         while self._open:
             self.trips = RoundTrips(self.emulated)
             try:
+                self._find()
                 link = self._dial()
             except CutsetError as error:
                 self.why, self.refused = str(error), isinstance(error, HandshakeError)
@@ -182,9 +187,27 @@ class Remote:
             outbox.close()
             self._rest(FIRST_PAUSE)
 
+    def _find(self) -> None:
+        """Takes the address and the key that the worker has now, in place of those before. Raises LinkError while it is
+        nowhere."""
+        if self._locate is None:
+            return
+        place = self._locate(self.name)
+        if place != (self.address, self.key):
+            self.address, self.key = place
+            self._keys = dialling_keys(self.address, self._own, self.key)
+            self._handshake = self._proven.with_keys(self._keys)
+
+    def _moved(self) -> bool:
+        """Whether the worker was started again somewhere else."""
+        try:
+            return self._locate is not None and self._locate(self.name) != (self.address, self.key)
+        except CutsetError:
+            return False
+
     def _rest(self, seconds: float) -> None:
         until = time.monotonic() + seconds
-        while self._open and time.monotonic() < until:
+        while self._open and time.monotonic() < until and not self._moved():
             time.sleep(0.05)
 
     def _dial(self) -> Link:

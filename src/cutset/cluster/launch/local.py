@@ -55,6 +55,15 @@ class LocalWorkers:
         """Name to address and key, as a coordinator takes them."""
         return {name: (f"ipc://{self.directory}/{name}", None) for name in self.names}
 
+    def locate(self, name: str) -> tuple[str, bytes | None]:
+        """See Launcher: always at the same socket."""
+        return self.addresses[name]
+
+    def ended(self) -> dict[str, str]:
+        """See Launcher."""
+        codes = {name: child.process.poll() for name, child in list(self._children.items())}
+        return {name: f"its process ended with {code}" for name, code in codes.items() if code is not None}
+
     def start(self, name: str) -> None:
         """Starts a worker, or starts it again."""
         if name in self._children:

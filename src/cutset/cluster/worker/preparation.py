@@ -175,8 +175,7 @@ class Preparation:
                 f"this stage needs about {need / 2**20:,.0f} MiB; this worker may use {limit >> 20} (--memory)"
             )
         if order.previous is not None:
-            known = {p.order.previous for p in self.plans.values()} | {order.previous}
-            self._expect(frozenset(key for key in known if key is not None))
+            self._admit(order.previous)
         if order.back is not None:
             self._outbox.pace(order.back)
         planned = Planned(order, graph, plan, set())
@@ -289,6 +288,12 @@ class Preparation:
                 if planned.next is neighbour:
                     self._say(Failed(number, neighbour.name, str(message)[:500]))
 
+    def _admit(self, *more: bytes) -> None:
+        """Lets those connect whom a plan names as the worker before this one, and nobody else: not one any more whom
+        only plans named that are over, whose key may have been revoked since."""
+        named = {planned.order.previous for planned in self.plans.values()} | set(more)
+        self._expect(frozenset(key for key in named if key is not None))
+
     def _retire(self, before: int) -> None:
         self.retired = max(self.retired, before)
         over = [number for number in self.plans if number < before]
@@ -301,6 +306,7 @@ class Preparation:
                 neighbour.close()
                 del self._nexts[key]
         if over:
+            self._admit()
             give_back()
 
 

@@ -1,0 +1,161 @@
+"""The process that talks to Ray: places parties, starts them, and reports which of them are there and which are gone.
+
+It is a child of the process that serves, which thus loads nothing of Ray's: no pickle from the cluster is read beside a
+secret key, a driver that Ray ends (as when the head is gone for a minute) ends alone, and one that hangs is killed.
+Commands come as lines of JSON on stdin, events go as lines of JSON to stdout:
+
+    → {"command": "begin", "where", "nodes", "cpus", "folder", "insecure", "parties": {name: {"needs", "order"}}}
+    → {"command": "start", "name"}                         ← {"event": "step", "what"}
+    → {"command": "end"}                                   ← {"event": "placed", "nodes"}
+                                                           ← {"event": "up", "name", "address", "key", "node"}
+                                                           ← {"event": "waiting", "name", "why"}
+                                                           ← {"event": "gone", "name", "why"}
+                                                           ← {"event": "failed", "why"}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from cutset.cluster.launch.party_cluster import PartyCluster
+from cutset.cluster.launch.party_needs import Needs, describe_needs
+from cutset.errors import CutsetError, LinkError, printable
+
+__all__ = ["RayDriver", "serve"]
+
+TICK = 0.25  # seconds that a look at the parties takes at most
+ROOM = 20.0  # seconds that the cluster gets to make room for all parties
+LONGEST_WHY = 300  # characters
+SLOW = 10.0  # seconds after which it is said that a party waits for room
+
+
+class RayDriver:
+    """Runs until `end`, or until nobody sends commands any more. `say` gets the events."""
+
+    def __init__(self, cluster: PartyCluster, say: Callable[[dict[str, Any]], None]) -> None:
+        self._cluster, self._say = cluster, say
+        self._orders: dict[str, Mapping[str, Any]] = {}
+        self._attempts: dict[str, Any] = {}  # that are being started, or run
+        self._since: dict[str, float] = {}  # when one was begun that isn't there yet
+        self._where = ""
+
+    def run(self, commands: queue.Queue[dict[str, Any] | None]) -> None:
+        """Raises CutsetError where the parties can't be placed."""
+        try:
+            while True:
+                try:
+                    command = commands.get(timeout=None if not self._attempts else 0.0)
+                except queue.Empty:
+                    self._look()
+                    continue
+                if command is None or command["command"] == "end":
+                    return
+                if command["command"] == "begin":
+                    self._begin(command)
+                elif command["command"] == "start":
+                    self._start(command["name"])
+        finally:
+            for attempt in self._attempts.values():
+                self._cluster.end(attempt)
+            self._cluster.close()
+
+    def _begin(self, command: Mapping[str, Any]) -> None:
+        self._say({"event": "step", "what": "connecting"})
+        self._where = self._cluster.open(command)
+        self._orders = {name: party["order"] for name, party in command["parties"].items()}
+        needs = [Needs(**party["needs"]) for party in command["parties"].values()]
+        self._say({"event": "step", "what": "placing"})
+        free = self._cluster.reserve(needs, ROOM)
+        if free:
+            raise LinkError(_no_room(needs, self._where, free))
+        self._say({"event": "placed", "where": self._where})
+        for name in self._orders:
+            self._start(name)
+
+    def _start(self, name: str) -> None:
+        if name in self._attempts:
+            self._cluster.end(self._attempts.pop(name))
+        self._attempts[name] = self._cluster.begin(list(self._orders).index(name), self._orders[name])
+        self._since[name] = time.monotonic()
+
+    def _look(self) -> None:
+        names = {id(attempt): name for name, attempt in self._attempts.items()}
+        for event in self._cluster.wait(list(self._attempts.values()), TICK):
+            name = names[id(event.attempt)]
+            if event.place is not None:
+                self._since.pop(name, None)
+                self._say({"event": "up", "name": name, **event.place})
+            else:
+                self._since.pop(name, None)
+                self._cluster.end(self._attempts.pop(name))
+                self._say({"event": "gone", "name": name, "why": _one_line(event.why)})
+        now = time.monotonic()
+        for name in [name for name, since in self._since.items() if now - since > SLOW]:
+            del self._since[name]
+            self._say({"event": "waiting", "name": name, "why": f"it isn't there yet; free: {self._cluster.free()}"})
+
+
+def _one_line(why: str) -> str:
+    """The end of a text, in which most often the reason is."""
+    words = printable(" ".join(why.split()))
+    return words if len(words) <= LONGEST_WHY else f"… {words[-LONGEST_WHY:]}"
+
+
+def _no_room(needs: Sequence[Needs], where: str, free: str) -> str:
+    kinds: dict[str, int] = {}
+    for one in needs:
+        words = describe_needs(one)
+        kinds[words] = kinds.get(words, 0) + 1
+    wanted = " and ".join(f"{count} × ({words})" for words, count in kinds.items())
+    return (
+        f"{where} has no room for the plan: it needs {wanted}; free: {free}. Free some, start nodes with `ray start "
+        "--address=…`, or ask for fewer or smaller parties (--stages, --workers, --threads, --place)"
+    )
+
+
+def serve(cluster: Callable[[], PartyCluster]) -> None:
+    """Serves the parent by stdin and stdout. What others print goes to stderr: stdout has events alone."""
+    events = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    commands: queue.Queue[dict[str, Any] | None] = queue.Queue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            commands.put(json.loads(line))
+        commands.put(None)
+
+    def say(event: dict[str, Any]) -> None:
+        events.write(json.dumps(event) + "\n")
+        events.flush()
+
+    threading.Thread(target=read, name="cutset-ray-commands", daemon=True).start()
+    try:
+        RayDriver(cluster(), say).run(commands)
+    except CutsetError as error:
+        say({"event": "failed", "why": str(error)})
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        say({"event": "failed", "why": printable(f"Ray failed: {type(error).__name__}: {lines[-1]}")[:400]})
+
+
+def main() -> None:
+    """With the Ray that is installed."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # before Ray is loaded: it sends nothing to its makers
+
+    def cluster() -> PartyCluster:
+        from cutset.cluster.launch.ray_cluster import RayCluster
+
+        return RayCluster()
+
+    serve(cluster)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""Real Ray: several nodes on this machine, by ray.cluster_utils.Cluster. Starting it takes tens of seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("ray")
+
+from cluster.launch.fake_ray import lives, until
+from cutset.cluster.launch.ray_launcher import RayLauncher
+from cutset.engine.params import SamplingParams
+from cutset.errors import CutsetError
+from cutset.link.launch import PIPE, Child, environment
+from cutset.llm import LLM
+
+pytestmark = pytest.mark.slow
+
+PROMPT, PARAMS = "Once upon a time", SamplingParams(temperature=0, max_tokens=200, ignore_eos=True)
+SMALL: dict[str, Any] = {"threads": 1, "max_model_len": 256, "cache_mib": 8}
+TOKEN = "9f" * 32
+
+
+class Nodes:
+    """A cluster of nodes in a process of its own (`ray_nodes`), so that no test loads Ray."""
+
+    def __init__(self, count: int, env: dict[str, str]) -> None:
+        here = Path(__file__).parents[2]
+        env = environment() | {"PYTHONPATH": str(here)} | env
+        self._child = Child(
+            "nodes",
+            [str(here / "cluster" / "launch" / "ray_nodes.py"), str(count)],
+            own=False,
+            env=env,
+            prefix=[sys.executable],
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=None,
+        )
+        self.address: str = self._child.answer()["address"]
+
+    def do(self, **what: Any) -> dict[str, Any]:
+        self._child.ask(what)
+        return self._child.answer()
+
+    def close(self) -> None:
+        self._child.end(20.0)
+
+
+@pytest.fixture(scope="module")
+def token() -> Iterator[dict[str, str]]:
+    env = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in env.items():
+            patch.setenv(name, value)
+        yield env
+
+
+@pytest.fixture(scope="module")
+def nodes(token: dict[str, str]) -> Iterator[Nodes]:
+    """Three with two processors each, and a head with none."""
+    found = Nodes(3, token)
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def whole() -> list[int]:
+    with LLM("story", **SMALL) as llm:
+        return list(llm.generate(PROMPT, PARAMS)[0].outputs[0].token_ids)
+
+
+@pytest.fixture(scope="module")
+def llm(nodes: Nodes) -> Iterator[LLM]:
+    with LLM("story", stages=3, ray=nodes.address, **SMALL) as llm:
+        yield llm
+
+
+def placed(llm: LLM) -> RayLauncher:
+    assert llm.stages is not None
+    launcher = llm.stages.pipeline.workers.launcher
+    assert isinstance(launcher, RayLauncher)
+    return launcher
+
+
+def all_in_use(llm: LLM) -> bool:
+    assert llm.stages is not None
+    plan = llm.stages.pipeline.plan
+    return plan is not None and len(plan.stages) == 3
+
+
+def answer(llm: LLM, disturb: Any = None) -> list[int]:
+    found, done = list[int](), disturb is None
+    for delta in llm.stream(PROMPT, PARAMS):
+        found += delta.token_ids
+        if len(found) >= 10 and not done:
+            done = True
+            disturb()
+    assert done
+    return found
+
+
+def test_three_stages_on_three_nodes(llm: LLM, whole: list[int]) -> None:
+    assert answer(llm) == whole
+    assert len({key for _, key in placed(llm).addresses.values()}) == 3
+
+
+def test_an_actor_is_killed(llm: LLM, whole: list[int]) -> None:
+    """With its process group: the party is its child, and ends with it."""
+    until(lambda: all_in_use(llm))
+    launcher, before = placed(llm), placed(llm).locate("stage1")
+    party = launcher.process_id("stage1")
+    actor = int(Path(f"/proc/{party}/stat").read_text().rpartition(")")[2].split()[1])
+    assert answer(llm, lambda: os.kill(actor, signal.SIGKILL)) == whole
+    until(lambda: all_in_use(llm) and launcher.locate("stage1") != before)
+    assert before[1] in launcher.revoked
+    until(lambda: not lives(party))
+    assert answer(llm) == whole
+
+
+def test_a_node_is_removed(llm: LLM, nodes: Nodes, whole: list[int]) -> None:
+    until(lambda: all_in_use(llm))
+    launcher, before = placed(llm), placed(llm).addresses
+    parties = [launcher.process_id(name) for name in before]
+    assert answer(llm, lambda: nodes.do(do="remove")) == whole
+    until(lambda: all_in_use(llm) and launcher.addresses != before, 120.0)
+    now = [launcher.process_id(name) for name in before]
+    until(lambda: not any(lives(pid) for pid in set(parties) - set(now)))
+    assert set(parties) & set(now), "the others stayed where they were"
+    assert answer(llm) == whole
+    nodes.do(do="add")
+
+
+def test_the_head_is_killed_and_comes_back(token: dict[str, str], whole: list[int]) -> None:
+    """Answers go on while the nodes live; then they end with an error, or wait; another head takes over."""
+    nodes = Nodes(2, token)
+    try:
+        with LLM("story", stages=2, ray=nodes.address, patience=5.0, **SMALL) as llm:
+            launcher, before = placed(llm), placed(llm).addresses
+            assert answer(llm, lambda: nodes.do(do="end head")) == whole
+            assert answer(llm) == whole
+            assert launcher.addresses == before
+            until(lambda: not any(lives(launcher.process_id(name)) for name in before), 150.0)
+            with pytest.raises(CutsetError, match="no worker is left"):
+                answer(llm)
+            nodes.do(do="new head")
+            until(lambda: all(launcher.addresses[name] != before[name] for name in before), 120.0)
+            assert answer(llm) == whole
+    finally:
+        nodes.close()
+
+
+def test_another_token_is_refused(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "00" * 32)
+    with pytest.raises(CutsetError) as caught:
+        LLM("story", stages=2, ray=nodes.address, **SMALL)
+    assert "\n" not in str(caught.value)
+    assert TOKEN not in str(caught.value)
+
+
+def test_no_room(nodes: Nodes) -> None:
+    with pytest.raises(CutsetError, match=r"has no room for the plan.*free"):
+        LLM("story", stages=3, ray=nodes.address, place=["stage0=cpu:50"], **SMALL)
+
+
+def test_a_node_that_is_not_there(nodes: Nodes) -> None:
+    with pytest.raises(CutsetError, match="no node of the cluster is 'edge'"):
+        LLM("story", stages=3, ray=nodes.address, place=["stage0=node:edge"], **SMALL)
+
+
+def test_nobody_listens() -> None:
+    with pytest.raises(CutsetError, match="no Ray cluster can be reached"):
+        LLM("story", stages=2, ray="127.0.0.1:1", insecure_ray=True, **SMALL)
+
+
+def test_one_command_with_a_local_ray_and_nothing_stays(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cutset.cli", "generate", "story", "--prompt", PROMPT, "--max-tokens", "20"]
+    alone = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    begun = time.time()
+    placed = subprocess.run(
+        [*command, "--stages", "3", "--ray", "local", "--json", str(tmp_path / "o.json")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert placed.returncode == 0, placed.stderr
+    assert placed.stdout == alone.stdout
+    assert json.loads((tmp_path / "o.json").read_text())
+    until(lambda: not [pid for pid in _raylets() if _started(pid) > begun])
+
+
+def _raylets() -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if any(word.endswith((b"raylet", b"gcs_server")) for word in words[:1]):
+            found.append(int(path.parent.name))
+    return found
+
+
+def _started(pid: int) -> float:
+    try:
+        return Path(f"/proc/{pid}").stat().st_mtime
+    except OSError:
+        return 0.0
