@@ -23,6 +23,7 @@ from cutset.engine.engine import Engine
 from cutset.engine.handle import RequestHandle
 from cutset.engine.outputs import Delta, EngineStats
 from cutset.engine.params import SamplingParams
+from cutset.engine.resumption import Resumption
 from cutset.errors import EngineError, RequestError
 from cutset.models.run.executor import LoadedAdapter
 
@@ -44,6 +45,7 @@ class _Ticket:
     restriction: Restriction | None
     added: float
     receive: Callable[[Delta], object]
+    resumption: Resumption | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ class EngineLoop:
         cache_salt: str | None = None,  # as in Engine.add
         adapter: LoadedAdapter | None = None,  # as in Engine.add
         on_delta: Callable[[Delta], object] | None = None,
+        resumption: Resumption | None = None,  # as in Engine.add
     ) -> RequestHandle:
         """Hands in a request. Raises RequestError at once if it can't be run, EngineError if the engine has stopped.
 
@@ -99,6 +102,7 @@ class EngineLoop:
         restriction = self._engine.restriction(params)  # in the caller's thread: a new grammar takes a while
         ids = self._engine.check(prompt_ids, params, restriction)
         deltas: SimpleQueue[Delta | None] = SimpleQueue()
+        receive = on_delta or deltas.put
         made_up = request_id is None
         with self._lock:
             if self._ended is not None:
@@ -107,7 +111,7 @@ class EngineLoop:
                 request_id = f"request-{next(self._numbers)}"
             if request_id in self._tickets:
                 raise RequestError(f"The request id {request_id!r} is in use: give another.")
-            ticket = _Ticket(request_id, ids, params, cache_salt, adapter, restriction, added, on_delta or deltas.put)
+            ticket = _Ticket(request_id, ids, params, cache_salt, adapter, restriction, added, receive, resumption)
             self._tickets[request_id] = ticket
             self._commands.put(_Command("add", ticket))
         cancel = partial(self._commands.put, _Command("cancel", ticket))
@@ -191,6 +195,7 @@ class EngineLoop:
                 adapter=ticket.adapter,
                 restriction=ticket.restriction,
                 added=ticket.added,
+                resumption=ticket.resumption,
             )
         except Exception as error:  # it was checked before; what is wrong with it must not end the others
             shown = EngineError(f"Request {ticket.request_id!r} couldn't be added: {error}.")
