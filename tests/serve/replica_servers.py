@@ -44,12 +44,28 @@ def small_settings(folder: Path, **more: Any) -> Settings:
     return load_settings(values)
 
 
+class SlowReplicas(LocalReplicas):
+    """Those of `slow_replica`."""
+
+    module = "tests.serve.slow_replica"
+
+
 class Replicated(Running):
     """The server, and its replicas."""
 
-    def __init__(self, service: Service, url: str, llm: ReplicatedLLM) -> None:
+    def __init__(self, service: Service, url: str, llm: ReplicatedLLM, folder: Path) -> None:
         super().__init__(service, url)
         self.llm, self.replicas = llm, llm.replicas
+        self._slow = folder / "slow"
+
+    @contextlib.contextmanager
+    def slow(self) -> Iterator[None]:
+        """Replicas take their time meanwhile."""
+        self._slow.touch()
+        try:
+            yield
+        finally:
+            self._slow.unlink(missing_ok=True)
 
     def pids(self, *, busy: bool = False) -> dict[str, int]:
         """Of the processes of replicas, or of those that run something."""
@@ -58,6 +74,10 @@ class Replicated(Running):
             found = {one.name: getattr(one.launched, "pid", 0) for one in up if one.work or not busy}
         assert all(found.values())
         return found
+
+    def go_on(self) -> None:
+        """At full speed."""
+        self._slow.unlink(missing_ok=True)
 
     def kill(self, *, busy: bool = False) -> list[str]:
         """Kills replicas, as the system does that has no more memory."""
@@ -87,13 +107,15 @@ def replicated(
     tool_parser: str = "hermes",
 ) -> Iterator[Replicated]:
     """A server of `tale` over replicas."""
-    launcher = LocalReplicas("tale", settings, threads=1)
+    launcher = SlowReplicas("tale", settings, threads=1)
     llm = ReplicatedLLM("tale", launcher, scale or ReplicaScale(2, 2), settings=settings, times=times)
     with contextlib.ExitStack() as stack:
         stack.callback(llm.close)
         service = Service(llm, limits=RequestLimits(), tool_parser=tool_parser)
         server = Server(build_app(service, Auth(keys, "127.0.0.1")), service)
-        found = Replicated(service, stack.enter_context(serve_in_thread(server, bind("127.0.0.1", 0))), llm)
+        found = Replicated(
+            service, stack.enter_context(serve_in_thread(server, bind("127.0.0.1", 0))), llm, launcher.directory
+        )
         stack.callback(found.close)
         yield found
 

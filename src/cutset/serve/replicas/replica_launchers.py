@@ -91,8 +91,11 @@ class LocalReplicas:
     """Processes on this machine, at sockets in a directory that only this user can open. They end with this process,
     however it does.
 
-    `threads`: of each. `adapters`: LoRA adapters by name. `report` gets what they say, a line at a time.
+    `threads`: of each. `module`: what runs as one, with the arguments of a command line. `adapters`: LoRA adapters by
+    name. `report` gets what they say, a line at a time.
     """
+
+    module = "cutset.cli"
 
     def __init__(
         self,
@@ -106,7 +109,7 @@ class LocalReplicas:
         self.directory = Path(tempfile.mkdtemp(prefix="cutset-"))  # mode 0700
         self._threads, self._report = threads, report
         self._starts = count(1)
-        self._command = ["cutset.cli", "replica", model, *setting_flags(settings, threads=threads)]
+        self._command = [self.module, "replica", model, *setting_flags(settings, threads=threads)]
         if adapters:
             self._command += ["--lora-modules", *(f"{name}={where}" for name, where in adapters.items())]
 

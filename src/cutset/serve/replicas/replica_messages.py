@@ -197,12 +197,14 @@ def pack(link: Link, message: msgspec.Struct, timeout: float | None = None) -> N
 
 def read_from_front(frame: Frame) -> SubmitRequest | EmbedTexts | CancelRequest:
     """A message of the front's. Raises FrameError."""
-    return _read(frame, _of_front)
+    message: SubmitRequest | EmbedTexts | CancelRequest = _read(frame, _of_front)
+    return message
 
 
 def read_from_replica(frame: Frame) -> ReplicaFacts | Pieces | TextVectors | ReplicaBeat:
     """A message of a replica's. Raises FrameError."""
-    return _read(frame, _of_replica)
+    message: ReplicaFacts | Pieces | TextVectors | ReplicaBeat = _read(frame, _of_replica)
+    return message
 
 
 def _read(frame: Frame, decoder: msgspec.msgpack.Decoder[Any]) -> Any:
