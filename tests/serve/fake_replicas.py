@@ -21,9 +21,9 @@ from cutset.serve.replicas.replica_messages import (
     REPLICA_HANDSHAKE,
     CancelRequest,
     EmbedTexts,
-    Pieces,
     ReplicaBeat,
     ReplicaFacts,
+    ReplicaPieces,
     SubmitRequest,
     WireDelta,
     pack,
@@ -82,7 +82,7 @@ class Fake:
         one = WireDelta(number, 0, f"{token} ", (token,), "length" if last else None, finished=last, usage=usage)
         one.cached_tokens = 0
         assert self._link is not None
-        pack(self._link, Pieces([one]))
+        pack(self._link, ReplicaPieces([one]))
 
     def _run(self) -> None:
         said = 0.0

@@ -31,9 +31,9 @@ from cutset.serve.replicas.replica_messages import (
     REPLICA_HANDSHAKE,
     CancelRequest,
     EmbedTexts,
-    Pieces,
     ReplicaBeat,
     ReplicaFacts,
+    ReplicaPieces,
     SubmitRequest,
     TextVectors,
     WireDelta,
@@ -108,9 +108,9 @@ class _Outbox:
         except CutsetError as error:
             self.broken = self.broken or str(error)
 
-    def _taken(self, wait: float) -> list[Pieces | TextVectors]:
+    def _taken(self, wait: float) -> list[ReplicaPieces | TextVectors]:
         """All that is there, the pieces together."""
-        found: list[Pieces | TextVectors] = []
+        found: list[ReplicaPieces | TextVectors] = []
         pieces: list[WireDelta] = []
         with contextlib.suppress(queue.Empty):
             one = self._queue.get(timeout=wait)
@@ -124,7 +124,7 @@ class _Outbox:
                 pieces.append(one)
             elif one is not None:
                 found.append(one)
-        return [Pieces(pieces), *found] if pieces else found
+        return [ReplicaPieces(pieces), *found] if pieces else found
 
 
 class _Serving:

@@ -21,9 +21,9 @@ from cutset.serve.replicas.replica_messages import (
     LIMITS,
     REPLICA_HANDSHAKE,
     CancelRequest,
-    Pieces,
     ReplicaBeat,
     ReplicaFacts,
+    ReplicaPieces,
     TextVectors,
     pack,
     read_from_replica,
@@ -155,12 +155,12 @@ class ReplicaConnection:
             self._outbox.put(None)
             self._ended(self)
 
-    def _take(self, message: ReplicaFacts | Pieces | TextVectors | ReplicaBeat) -> None:
+    def _take(self, message: ReplicaFacts | ReplicaPieces | TextVectors | ReplicaBeat) -> None:
         if isinstance(message, ReplicaBeat):
             self.stats = message.stats
         elif isinstance(message, TextVectors):
             self._take_vectors(message)
-        elif isinstance(message, Pieces):
+        elif isinstance(message, ReplicaPieces):
             for piece in message.deltas:
                 flight = self.work.get(piece.number)
                 if isinstance(flight, Flight):

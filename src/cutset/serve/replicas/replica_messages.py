@@ -29,9 +29,9 @@ __all__ = [
     "CancelRequest",
     "EmbedTexts",
     "Failure",
-    "Pieces",
     "ReplicaBeat",
     "ReplicaFacts",
+    "ReplicaPieces",
     "ResumedOutputs",
     "SubmitRequest",
     "TextVectors",
@@ -160,7 +160,7 @@ class WireDelta(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
         )
 
 
-class Pieces(msgspec.Struct, tag="pieces", array_like=True, forbid_unknown_fields=True):
+class ReplicaPieces(msgspec.Struct, tag="pieces", array_like=True, forbid_unknown_fields=True):
     """What some steps have brought, in order."""
 
     deltas: list[WireDelta]
@@ -185,8 +185,8 @@ _encoder = msgspec.msgpack.Encoder()
 _of_front: msgspec.msgpack.Decoder[SubmitRequest | EmbedTexts | CancelRequest] = msgspec.msgpack.Decoder(
     SubmitRequest | EmbedTexts | CancelRequest
 )
-_of_replica: msgspec.msgpack.Decoder[ReplicaFacts | Pieces | TextVectors | ReplicaBeat] = msgspec.msgpack.Decoder(
-    ReplicaFacts | Pieces | TextVectors | ReplicaBeat
+_of_replica: msgspec.msgpack.Decoder[ReplicaFacts | ReplicaPieces | TextVectors | ReplicaBeat] = (
+    msgspec.msgpack.Decoder(ReplicaFacts | ReplicaPieces | TextVectors | ReplicaBeat)
 )
 
 
@@ -201,9 +201,9 @@ def read_from_front(frame: Frame) -> SubmitRequest | EmbedTexts | CancelRequest:
     return message
 
 
-def read_from_replica(frame: Frame) -> ReplicaFacts | Pieces | TextVectors | ReplicaBeat:
+def read_from_replica(frame: Frame) -> ReplicaFacts | ReplicaPieces | TextVectors | ReplicaBeat:
     """A message of a replica's. Raises FrameError."""
-    message: ReplicaFacts | Pieces | TextVectors | ReplicaBeat = _read(frame, _of_replica)
+    message: ReplicaFacts | ReplicaPieces | TextVectors | ReplicaBeat = _read(frame, _of_replica)
     return message
 
 
