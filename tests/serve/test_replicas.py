@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -218,6 +219,36 @@ def test_metrics_are_of_all_and_of_each(two: Replicated) -> None:
         assert f'cutset_replica_up{{replica="{name}"}} 1.0' in text
     assert readings(two.url)["cutset_replicas"] == 2
     assert readings(two.url)["cutset_ready"] == 1
+
+
+@pytest.mark.slow
+def test_beginnings_are_found_nearly_as_often_as_by_one_engine(one: Running, two: Replicated) -> None:
+    """Sixteen clients, four of each beginning, with three turns each."""
+    two.whole()
+    beginnings = [f"{PROMPT} Number {number}. " * 6 for number in range(4)]
+
+    def client(url: str, number: int) -> None:
+        text = beginnings[number % 4] + f"Client {number}: "
+        for turn in range(3):
+            body = {"prompt": text, "max_tokens": 8, "ignore_eos": True, "temperature": 0, "cache_salt": "hits"}
+            text += httpx.post(f"{url}/v1/completions", json=body, timeout=60).json()["choices"][0]["text"]
+            text += f" And then, in turn {turn}, the dog ran to the park and played all day. "
+
+    def hits(server: Running) -> float:
+        before = server.service.llm.stats()
+        for number in range(4):  # those who come first
+            client(server.url, number)
+        with ThreadPoolExecutor(12) as pool:
+            list(pool.map(lambda number: client(server.url, number), range(4, 16)))
+        two.until(lambda: server.service.llm.stats().running == 0)
+        time.sleep(1.2)  # two heartbeats
+        after = server.service.llm.stats()
+        return (after.prefix_hits - before.prefix_hits) / (after.prefix_queries - before.prefix_queries)
+
+    alone, together = hits(one), hits(two)
+    assert together > 0.9 * alone > 0.4
+    samples = [one.stats.generated_tokens for one in two.replicas.states() if one.stats is not None]
+    assert min(samples) > 0.2 * sum(samples), "both have their share"
 
 
 @pytest.mark.slow

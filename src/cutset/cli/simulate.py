@@ -28,6 +28,10 @@ EXAMPLE = """the file:
   link = "100MB/s,1ms"
   bandwidth = "60GB/s"         # at which it reads weights
   gflops = 900                 # that it computes with many rows
+  [serving]                    # many machines that are alike: groups of them, each with the whole model in stages
+  requests = 40                # a second
+  prompt = 500                 # tokens; answer = 200
+  mtbf = "30d"                 # of a machine; restart = "5min", detect = "3s", spares = 20, cost = 1.5 (an hour)
 
 Networks of pictures: cutset stream simulate.
 """
@@ -61,6 +65,15 @@ def run(args: argparse.Namespace) -> int:
         beside = args.file.parent / scenario.model
         ref = resolve(str(beside) if beside.exists() else scenario.model, settings)
         source, name = open_source(ref.directory), ref.name
+    if scenario.serving is not None:
+        from cutset.cli.simulate_fleet import show_fleet
+        from cutset.engine.fleet_plan import plan_fleet
+        from cutset.engine.stage_simulation import simulated_planner
+
+        with Progress() as progress:
+            planner, machines, mesh = simulated_planner(scenario, source, settings, progress)
+        show_fleet(plan_fleet(planner, machines, mesh, scenario.serving), planner, args, name)
+        return 0
     with Progress() as progress:
         choices, spec = simulated_choices(scenario, source, settings, progress)
     show_choices(choices, args, name, spec)
