@@ -27,7 +27,7 @@ from cutset.serve.server import Server, bind, serve_in_thread
 from cutset.serve.service import Service
 from tests.serve.conftest import Running
 
-__all__ = ["Replicated", "choices", "replicated", "small_settings", "stream"]
+__all__ = ["Replicated", "SlowReplicas", "choices", "replicated", "small_settings", "stream"]
 
 Body = dict[str, Any]
 TEMPLATE = (
@@ -105,10 +105,12 @@ def replicated(
     keys: tuple[str, ...] = (),
     times: ReplicaTimes | None = None,
     tool_parser: str = "hermes",
+    model: str = "tale",
+    launcher: SlowReplicas | None = None,
 ) -> Iterator[Replicated]:
-    """A server of `tale` over replicas."""
-    launcher = SlowReplicas("tale", settings, threads=1)
-    llm = ReplicatedLLM("tale", launcher, scale or ReplicaScale(2, 2), settings=settings, times=times)
+    """A server of a model over replicas."""
+    launcher = launcher or SlowReplicas(model, settings, threads=1)
+    llm = ReplicatedLLM(model, launcher, scale or ReplicaScale(2, 2), settings=settings, times=times)
     with contextlib.ExitStack() as stack:
         stack.callback(llm.close)
         service = Service(llm, limits=RequestLimits(), tool_parser=tool_parser)

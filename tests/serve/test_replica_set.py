@@ -36,6 +36,7 @@ from cutset.serve.replicas.replica_messages import (
 )
 from cutset.serve.replicas.replica_scale import ReplicaScale, read_bounds
 from cutset.serve.replicas.replica_set import ReplicaSet
+from cutset.serve.replicas.replicated_llm import cache_of_each
 from tests.serve.fake_replicas import FACTS, Fake, answer, faked, until
 
 Message = SubmitRequest | EmbedTexts | CancelRequest
@@ -317,6 +318,16 @@ def first_piece(link: Any) -> Any:
         message = read_from_replica(link.recv(10))
         for one in getattr(message, "deltas", ()):
             return one
+
+
+def test_caches_share_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_settings({"threads": 1})
+    assert cache_of_each("story", settings, 4) == 0, "each gets all that it could need"
+    assert cache_of_each("story", load_settings({"cache_mib": 7}), 4) == 7
+    monkeypatch.setattr("cutset.models.run.backend.free_bytes", lambda device: 64 << 20)
+    both, four = cache_of_each("story", settings, 2), cache_of_each("story", settings, 4)
+    assert 0 < four <= both // 2
+    assert 2 * both <= 64
 
 
 def test_flags_give_the_same_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

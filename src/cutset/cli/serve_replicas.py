@@ -67,7 +67,7 @@ def open_served(
         raise ConfigError("--trace is of one engine: leave --replicas out")
     from cutset.serve.replicas.replica_launchers import GivenReplicas, LocalReplicas, ReplicaLauncher
     from cutset.serve.replicas.replica_scale import MOST_REPLICAS, ReplicaScale, read_bounds
-    from cutset.serve.replicas.replicated_llm import ReplicatedLLM, check_replicated
+    from cutset.serve.replicas.replicated_llm import ReplicatedLLM, cache_of_each, check_replicated
 
     check_replicated(settings)
     launcher: ReplicaLauncher
@@ -89,7 +89,8 @@ def open_served(
         least, most = read_bounds(args.replicas)
         scale = ReplicaScale(least, most)
         threads = max(1, settings.thread_count // most)
-        launcher = LocalReplicas(model, settings, threads=threads, adapters=adapters, report=report)
+        cache = cache_of_each(model, settings, most, progress)
+        launcher = LocalReplicas(model, settings, threads=threads, cache_mib=cache, adapters=adapters, report=report)
     every = isinstance(launcher, LocalReplicas)
     try:
         return ReplicatedLLM(

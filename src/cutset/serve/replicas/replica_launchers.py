@@ -103,13 +103,15 @@ class LocalReplicas:
         settings: Settings,
         *,
         threads: int,
+        cache_mib: int = 0,  # of each; 0: as the settings say
         adapters: Mapping[str, str] | None = None,
         report: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="cutset-"))  # mode 0700
         self._threads, self._report = threads, report
         self._starts = count(1)
-        self._command = [self.module, "replica", model, *setting_flags(settings, threads=threads)]
+        flags = setting_flags(settings, threads=threads, cache_mib=cache_mib or settings.cache_mib)
+        self._command = [self.module, "replica", model, *flags]
         if adapters:
             self._command += ["--lora-modules", *(f"{name}={where}" for name, where in adapters.items())]
 

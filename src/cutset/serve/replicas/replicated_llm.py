@@ -23,14 +23,16 @@ from cutset.link.keys import load_keys
 from cutset.llm import AsyncLLM
 from cutset.models.files.fingerprint import fingerprint
 from cutset.models.files.integer import Progress
+from cutset.models.files.source import open_source
 from cutset.models.pooling import stated_pooling
-from cutset.models.run.backend import BackendChoice
+from cutset.models.registry import resolve, settings_for
+from cutset.models.run.backend import BackendChoice, choose, shared_cache_mib, stored_dtype
 from cutset.models.run.executor import LoadedAdapter
 from cutset.serve.replicas.replica_launchers import ReplicaLauncher
 from cutset.serve.replicas.replica_scale import ReplicaScale
 from cutset.serve.replicas.replica_set import ReplicaSet, ReplicaTimes
 
-__all__ = ["ALONE", "ReplicatedLLM", "check_replicated"]
+__all__ = ["ALONE", "ReplicatedLLM", "cache_of_each", "check_replicated"]
 
 ALONE = ("offload", "mode", "pads_from", "stages_listen", "spares")
 
@@ -45,6 +47,16 @@ def check_replicated(settings: Settings) -> None:
             "--replicas and --stages at addresses don't go together, since a stage serves one engine: give --stages a "
             "number, or start each replica with its own stages (`cutset replica MODEL --stages …`)"
         )
+
+
+def cache_of_each(model: str, settings: Settings, count: int, progress: Progress | None = None) -> int:
+    """The setting `cache_mib` of each of so many replicas on this machine. Reads the model's headers. Raises what
+    opening it would."""
+    found = resolve(model, settings, progress)
+    own = settings_for(found, settings)
+    source = open_source(found.directory, own.verify)
+    choice = choose(own, stored_dtype(source))
+    return shared_cache_mib(source.spec, choice, own, own.max_model_len or source.spec.context, count)
 
 
 class ReplicatedLLM(AsyncLLM):
