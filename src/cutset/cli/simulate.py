@@ -33,7 +33,17 @@ EXAMPLE = """the file:
   prompt = 500                 # tokens; answer = 200
   mtbf = "30d"                 # of a machine; restart = "5min", detect = "3s", spares = 20, cost = 1.5 (an hour)
 
-Networks of pictures: cutset stream simulate.
+or, of cameras:
+  model = "alexnet"            # also: size, profile = FILE of `cutset stream profile`, changed = 0.2
+  rate = 5                     # pictures a second of a camera
+  [cloud]
+  machines = 40                # also: speed, in times of the profile's machine; cost of each for an hour
+  [[site]]
+  cameras = 50                 # also: count = 20, of sites alike; name, cost
+  link = "12MB/s,25ms"         # to the cloud; local = "125MB/s,0.5ms", from cameras to the box
+  speed = 0.5                  # of the box
+
+One network on machines in a line: cutset stream simulate.
 """
 
 
@@ -53,6 +63,14 @@ def run(args: argparse.Namespace) -> int:
     different(args, "output", "gantt", "json")
     check_steps(args)
     settings = settings_from(args)
+
+    from cutset.partition.machine_file import read_machine_file
+    from cutset.video.profile.site_scenario import is_of_sites
+
+    if is_of_sites(read_machine_file(args.file)):
+        from cutset.cli.simulate_sites import run_sites_file
+
+        return run_sites_file(args)
 
     from cutset.engine.stage_scenario import read_decoder_scenario
     from cutset.engine.stage_simulation import simulated_choices
